@@ -1,0 +1,1 @@
+"""Migrate a PostgreSQL schema on Lambda cold start."""

@@ -1,0 +1,162 @@
+"""What happens, as frozen values handed to a one-method observer.
+
+Durations are seconds. ``target`` names the database's item in the lease table, ``migration`` is a
+migration's name (``0003_add_status``). No event carries a secret.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = [
+    "CheckFailed",
+    "CheckFinished",
+    "Event",
+    "LeaseTakenOver",
+    "MigrationApplied",
+    "MigrationBroke",
+    "MigrationReverted",
+    "MigrationStarted",
+    "Observer",
+    "Waiting",
+    "null_observer",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckFinished:
+    """A cold start may serve. Exactly one `CheckFinished` or `CheckFailed` ends each check.
+
+    Attributes:
+        target: The database's item.
+        digest: The manifest that is now served.
+        outcome: ``UP_TO_DATE``, ``MIGRATED`` or ``WAITED``.
+        seconds: From the first instruction of the check to its end.
+        waited_seconds: Of these, spent waiting for another instance.
+        lease_calls: Calls made to the lease table.
+        applied: Names of the migrations that this instance applied.
+        fence: The token under which it migrated; 0 if it did not.
+        owner: Who this instance was in the lease table.
+    """
+
+    target: str
+    digest: str
+    outcome: str
+    seconds: float
+    waited_seconds: float
+    lease_calls: int
+    applied: tuple[str, ...]
+    fence: int
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckFailed:
+    """A cold start may not serve; the error is about to be raised."""
+
+    target: str
+    digest: str
+    error: str
+    message: str
+    retryable: bool
+    migration: str
+    sqlstate: str
+    attempts: int
+    retry_at_ms: int | None
+    seconds: float
+    waited_seconds: float
+    lease_calls: int
+    applied: tuple[str, ...]
+    fence: int
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Another instance holds the lease; one event for each pause before the next read."""
+
+    target: str
+    holder: str
+    waited_seconds: float
+    delay_seconds: float
+    progress: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseTakenOver:
+    """The lease of a holder that did not renew it passed to this instance."""
+
+    target: str
+    previous_owner: str
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationStarted:
+    """A migration is about to run; ``position`` of ``total`` pending ones, from 1."""
+
+    target: str
+    migration: str
+    position: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationApplied:
+    """A migration and its history row have been committed."""
+
+    target: str
+    migration: str
+    position: int
+    total: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationReverted:
+    """A migration's down script has been committed and its history row removed."""
+
+    target: str
+    migration: str
+    position: int
+    total: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationBroke:
+    """A migration failed in this instance; nothing of it was committed."""
+
+    target: str
+    migration: str
+    sqlstate: str
+    cause: str
+    seconds: float
+
+
+Event = (
+    CheckFinished
+    | CheckFailed
+    | Waiting
+    | LeaseTakenOver
+    | MigrationStarted
+    | MigrationApplied
+    | MigrationReverted
+    | MigrationBroke
+)
+
+
+class Observer(Protocol):
+    """Whoever wants to know: a telemetry backend, a progress bar, a test."""
+
+    def observe(self, event: Event) -> None:
+        """Take note of ``event``. Must not raise and should return at once."""
+
+
+class _NullObserver:
+    def observe(self, event: Event) -> None:
+        """Forget it."""
+
+
+null_observer: Observer = _NullObserver()

@@ -1,0 +1,1 @@
+"""Who may try: the lease of a target, kept in DynamoDB."""

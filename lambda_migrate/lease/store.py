@@ -1,0 +1,58 @@
+"""The port to wherever leases are kept; `table` is the real one, `memory` the one for tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lambda_migrate.lease.state import Failure, Lease, LeaseState, Progress, Ready
+
+__all__ = ["LeaseStore"]
+
+
+class LeaseStore(Protocol):
+    """One target's state item; every write is a single conditional call.
+
+    Every method may raise `LeaseStoreUnavailable` (try again later) or `ConfigurationError` (the
+    table or a permission is missing). Methods that take a `Lease` raise `LeaseLost` where the item
+    no longer carries its owner *and* fence; their own write that was retried after a lost answer
+    counts as done, not as lost.
+    """
+
+    calls: int
+    """Requests made so far, for telemetry."""
+
+    def read(self, *, consistent: bool = False) -> LeaseState:
+        """Read the item; eventually consistent unless told otherwise."""
+
+    def acquire(self, owner: str, *, seen: LeaseState | None = None) -> Lease | LeaseState:
+        """Take the lease if it is free, over, or already ``owner``'s.
+
+        Args:
+            owner: Who asks; fresh for every attempt, the same for its retries.
+            seen: A reading whose lease the caller has watched for its whole length without a
+                renewal: it counts as over whatever the clocks say.
+
+        Returns:
+            The lease, or, to the loser, the state that was in the way.
+        """
+
+    def renew(self, lease: Lease, progress: Progress | None = None) -> Lease:
+        """Extend the lease from now on and publish ``progress``."""
+
+    def lift(self, lease: Lease, fence: int) -> Lease:
+        """Raise the item's fence to ``fence``, because PostgreSQL has seen a higher one."""
+
+    def withdraw(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> Lease:
+        """Replace ``ready`` while the lease is held: before a rollback."""
+
+    def complete(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> None:
+        """Store ``ready`` and free the lease in one write; any failure is forgotten."""
+
+    def fail(self, lease: Lease, failure: Failure) -> None:
+        """Store ``failure`` and free the lease in one write."""
+
+    def release(self, lease: Lease) -> None:
+        """Free the lease and change nothing else."""

@@ -1,0 +1,104 @@
+"""The ordered migrations that a code version ships, and the digest that names them."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from lambda_migrate.errors import ManifestError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from lambda_migrate.migrations.migration import Migration
+
+__all__ = ["EMPTY_DIGEST", "Manifest", "chain"]
+
+EMPTY_DIGEST = hashlib.sha256(b"lambda-migrate manifest v1").hexdigest()
+"""Names the manifest without migrations; the first link of every chain."""
+
+
+def chain(previous: str, version: int, checksum: str) -> str:
+    """The digest after one more migration: SHA-256 of the one before, the version, the checksum."""
+    return hashlib.sha256(f"{previous}:{version}:{checksum}".encode()).hexdigest()
+
+
+class Manifest:
+    """The migrations of one code version, in the order of their versions.
+
+    Two manifests with the same digest hold the same migrations; one is a prefix of another exactly
+    when its digest stands in the other's chain.
+
+    Args:
+        migrations: In any order.
+
+    Raises:
+        ManifestError: Two migrations have the same version.
+    """
+
+    __slots__ = ("_by_version", "digests", "migrations")
+
+    def __init__(self, migrations: Iterable[Migration] = ()) -> None:
+        self.migrations: tuple[Migration, ...] = tuple(sorted(migrations, key=lambda m: m.version))
+        self._by_version = {migration.version: migration for migration in self.migrations}
+        if len(self._by_version) != len(self.migrations):
+            raise ManifestError(_duplicates(self.migrations), heading="migrations collide:")
+        digests: list[str] = []
+        for migration in self.migrations:
+            previous = digests[-1] if digests else EMPTY_DIGEST
+            digests.append(chain(previous, migration.version, migration.checksum))
+        self.digests: tuple[str, ...] = tuple(digests)
+        """``digests[i]`` names the manifest that ends with ``migrations[i]``."""
+
+    @property
+    def digest(self) -> str:
+        """The name of this manifest: 64 hexadecimal digits."""
+        return self.digests[-1] if self.digests else EMPTY_DIGEST
+
+    @property
+    def version(self) -> int:
+        """The highest version, or 0 without migrations."""
+        return self.migrations[-1].version if self.migrations else 0
+
+    def get(self, version: int) -> Migration | None:
+        """The migration of that version, if there is one."""
+        return self._by_version.get(version)
+
+    def digest_at(self, version: int) -> str:
+        """The digest of the manifest that ends with ``version``.
+
+        Raises:
+            KeyError: There is no such version.
+        """
+        for migration, digest in zip(self.migrations, self.digests, strict=True):
+            if migration.version == version:
+                return digest
+        raise KeyError(version)
+
+    def up_to(self, version: int) -> Manifest:
+        """The manifest of the migrations whose version is at most ``version``."""
+        return Manifest(m for m in self.migrations if m.version <= version)
+
+    def __len__(self) -> int:
+        return len(self.migrations)
+
+    def __iter__(self) -> Iterator[Migration]:
+        return iter(self.migrations)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Manifest) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        return f"Manifest({len(self.migrations)} migrations, digest {self.digest[:12]})"
+
+
+def _duplicates(migrations: tuple[Migration, ...]) -> list[str]:
+    return [
+        f"version {later.version} stands twice: {earlier.path or earlier.name} and "
+        f"{later.path or later.name}; renumber one of them"
+        for earlier, later in zip(migrations, migrations[1:], strict=False)
+        if earlier.version == later.version
+    ]

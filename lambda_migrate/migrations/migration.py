@@ -1,0 +1,58 @@
+"""One versioned change: its two scripts and what identifies it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+__all__ = ["Migration", "Script", "checksum_of", "normalise"]
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One half of a migration file, as written.
+
+    Attributes:
+        sql: The text between its marker and the next one, sent to PostgreSQL unchanged.
+        line: The line of the file on which ``sql`` begins, from 1.
+        transactional: False for ``transaction:false``: one statement, outside a transaction.
+    """
+
+    sql: str
+    line: int = 1
+    transactional: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One versioned change.
+
+    Attributes:
+        version: The digits of the file's name, as a number; at most 18 digits (a ``bigint``).
+        name: The file's name without ``.sql``: ``0003_add_status``.
+        up: The script that makes the change.
+        down: The script that takes it back, or None where the author gave none.
+        checksum: SHA-256 of the normalised file, hexadecimal.
+        path: Where the file was read, for messages.
+    """
+
+    version: int
+    name: str
+    up: Script
+    down: Script | None
+    checksum: str
+    path: str = field(default="", compare=False)
+
+
+def normalise(text: str) -> str:
+    r"""Return ``text`` as it is hashed: CRLF as LF, no byte order mark.
+
+    Git's ``autocrlf`` rewrites line ends between machines; a lone CR is left alone, because it may
+    stand inside a string literal (sqlx #2659).
+    """
+    return text.removeprefix("\ufeff").replace("\r\n", "\n")
+
+
+def checksum_of(text: str) -> str:
+    """SHA-256 of the normalised text, in hexadecimal."""
+    return hashlib.sha256(normalise(text).encode()).hexdigest()

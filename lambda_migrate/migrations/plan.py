@@ -1,0 +1,180 @@
+"""A manifest held against the history: what is to be done, decided before anything is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lambda_migrate.migrations.manifest import Manifest
+    from lambda_migrate.migrations.migration import Migration, Script
+
+__all__ = ["Divergence", "HistoryRow", "Plan", "RowState", "make_plan"]
+
+
+class RowState(str, Enum):
+    """How far a history row is; all but ``APPLIED`` exist for non-transactional ones alone."""
+
+    APPLIED = "applied"
+    STARTED = "started"
+    """Its statement was about to run, and nobody has said yet how it ended."""
+    REVERTING = "reverting"
+    """The statement of its down script was about to run."""
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRow:
+    """One row of ``history``: what PostgreSQL says of a migration.
+
+    Attributes:
+        version: See `Migration`.
+        name: See `Migration`.
+        checksum: The file's checksum when it was applied.
+        digest: The chain digest up to this migration when it was applied.
+        state: How far it is.
+        down: The down script as it was when applied.
+        started_at: ISO 8601 in UTC.
+        applied_at: ISO 8601 in UTC; None while in doubt.
+        duration_ms: What applying took, in milliseconds.
+        fence: The token under which it was applied.
+        owner: Who applied it.
+        baseline: True where it was only declared to be applied.
+        up: The statement of a row in doubt, which tells what to look for; else None.
+    """
+
+    version: int
+    name: str
+    checksum: str
+    digest: str
+    state: RowState = RowState.APPLIED
+    down: Script | None = None
+    started_at: str = ""
+    applied_at: str | None = None
+    duration_ms: int = 0
+    fence: int = 0
+    owner: str = ""
+    baseline: bool = False
+    up: Script | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """One contradiction between history and manifest.
+
+    Attributes:
+        kind: ``edited`` (the file changed after it was applied), ``missing`` (applied, but not
+            here, though the manifest reaches beyond it) or ``out-of-order`` (pending below the
+            highest applied version).
+        version: Which migration.
+        name: Its name.
+        advice: What a person can do about it.
+    """
+
+    kind: str
+    version: int
+    name: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.advice}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What stands between a database and a manifest.
+
+    Attributes:
+        pending: To be applied, in order.
+        applied: Rows that agree with the manifest, in the order of their versions.
+        ahead: Rows above the manifest's last version: code newer than this one was here.
+        in_doubt: Rows of interrupted non-transactional migrations, to be settled first.
+        divergences: Contradictions; while there is one, nothing is applied.
+    """
+
+    pending: tuple[Migration, ...] = ()
+    applied: tuple[HistoryRow, ...] = ()
+    ahead: tuple[HistoryRow, ...] = ()
+    in_doubt: tuple[HistoryRow, ...] = ()
+    divergences: tuple[Divergence, ...] = ()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the manifest may be served on this database as it is."""
+        return not (self.pending or self.in_doubt or self.divergences)
+
+
+def make_plan(
+    manifest: Manifest, history: Sequence[HistoryRow], *, allow_out_of_order: bool = False
+) -> Plan:
+    """Hold ``manifest`` against ``history``.
+
+    Args:
+        manifest: What this code ships.
+        history: All rows, in any order.
+        allow_out_of_order: Apply pending migrations below the highest applied one as well.
+
+    Returns:
+        The plan; it applies nothing.
+    """
+    rows = sorted(history, key=lambda row: row.version)
+    in_doubt = tuple(row for row in rows if row.state is not RowState.APPLIED)
+    done = {row.version: row for row in rows if row.state is RowState.APPLIED}
+    settled = {row.version for row in rows}
+    divergences: list[Divergence] = []
+    applied: list[HistoryRow] = []
+    ahead: list[HistoryRow] = []
+    for row in done.values():
+        migration = manifest.get(row.version)
+        if migration is not None and migration.checksum == row.checksum:
+            applied.append(row)
+        elif migration is not None:
+            divergences.append(_edited(row, migration))
+        elif row.version > manifest.version:
+            ahead.append(row)
+        else:
+            divergences.append(_missing(row))
+    pending = tuple(m for m in manifest if m.version not in settled)
+    if not allow_out_of_order:
+        highest = max(done, default=0)
+        divergences += [_out_of_order(m, highest) for m in pending if m.version < highest]
+    return Plan(
+        pending=pending,
+        applied=tuple(applied),
+        ahead=tuple(ahead),
+        in_doubt=in_doubt,
+        divergences=tuple(sorted(divergences, key=lambda d: d.version)),
+    )
+
+
+def _edited(row: HistoryRow, migration: Migration) -> Divergence:
+    where = f" ({migration.path})" if migration.path else ""
+    return Divergence(
+        "edited",
+        row.version,
+        migration.name,
+        f"the file{where} changed after it was applied; restore it and write a new migration, "
+        f"or accept the new text with `lambda-migrate repair {row.version} --as edited`",
+    )
+
+
+def _missing(row: HistoryRow) -> Divergence:
+    return Divergence(
+        "missing",
+        row.version,
+        row.name,
+        "it was applied but its file is not here; deploy it again, or take it back with "
+        f"`lambda-migrate down --only {row.version}`",
+    )
+
+
+def _out_of_order(migration: Migration, highest: int) -> Divergence:
+    return Divergence(
+        "out-of-order",
+        migration.version,
+        migration.name,
+        f"it is pending below version {highest}, which is applied; renumber it above, "
+        "or allow it with LAMBDA_MIGRATE_ALLOW_OUT_OF_ORDER=true",
+    )

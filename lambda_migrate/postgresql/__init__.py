@@ -1,0 +1,1 @@
+"""What is true: history, fence and migrations in PostgreSQL."""
