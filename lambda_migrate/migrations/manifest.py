@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ManifestError
@@ -99,6 +100,6 @@ def _duplicates(migrations: tuple[Migration, ...]) -> list[str]:
     return [
         f"version {later.version} stands twice: {earlier.path or earlier.name} and "
         f"{later.path or later.name}; renumber one of them"
-        for earlier, later in zip(migrations, migrations[1:], strict=False)
+        for earlier, later in pairwise(migrations)
         if earlier.version == later.version
     ]

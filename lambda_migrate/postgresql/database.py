@@ -34,7 +34,7 @@ class Grant:
     request_id: str = ""
 
 
-class FenceStale(Exception):  # noqa: N818 - an answer that the runner acts on, not a fault
+class FenceStale(Exception):
     """PostgreSQL has seen a token at least as high as the one offered.
 
     Attributes:
