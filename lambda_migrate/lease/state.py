@@ -100,11 +100,9 @@ class Lease:
         trusted_until: Monotonic seconds; from then on the holder must behave as if it were lost.
             Counted from *before* the write that gave it.
         state: The item as the acquisition left it.
-        taken_from: The owner whose lease had run out, or None.
     """
 
     owner: str
     fence: int
     trusted_until: float
     state: LeaseState
-    taken_from: str | None = None

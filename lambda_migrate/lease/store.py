@@ -24,6 +24,9 @@ class LeaseStore(Protocol):
     calls: int
     """Requests made so far, for telemetry."""
 
+    staleness_seconds: float
+    """How long an eventually consistent `read` may show the past."""
+
     def read(self, *, consistent: bool = False) -> LeaseState:
         """Read the item; eventually consistent unless told otherwise."""
 

@@ -120,12 +120,19 @@ def make_plan(
         The plan; it applies nothing.
     """
     rows = sorted(history, key=lambda row: row.version)
-    in_doubt = tuple(row for row in rows if row.state is not RowState.APPLIED)
+    in_doubt = tuple(
+        row for row in rows if row.state is not RowState.APPLIED and row.version <= manifest.version
+    )
     done = {row.version: row for row in rows if row.state is RowState.APPLIED}
     settled = {row.version for row in rows}
     divergences: list[Divergence] = []
     applied: list[HistoryRow] = []
-    ahead: list[HistoryRow] = []
+    ahead: list[HistoryRow] = [
+        # Doubt about what only newer code needs is for newer code to settle.
+        row
+        for row in rows
+        if row.state is not RowState.APPLIED and row.version > manifest.version
+    ]
     for row in done.values():
         migration = manifest.get(row.version)
         if migration is not None and migration.checksum == row.checksum:
@@ -143,7 +150,7 @@ def make_plan(
     return Plan(
         pending=pending,
         applied=tuple(applied),
-        ahead=tuple(ahead),
+        ahead=tuple(sorted(ahead, key=lambda row: row.version)),
         in_doubt=in_doubt,
         divergences=tuple(sorted(divergences, key=lambda d: d.version)),
     )

@@ -25,6 +25,7 @@ class Grant:
         owner: Who holds the lease.
         environment: ``staging``, ``production``: stamped by the first run, then compared.
         request_id: The invocation's id, for the history.
+        restamp: Accept a database stamped with another environment and stamp it anew.
     """
 
     target: str
@@ -32,6 +33,7 @@ class Grant:
     owner: str
     environment: str = ""
     request_id: str = ""
+    restamp: bool = False
 
 
 class FenceStale(Exception):

@@ -1,0 +1,194 @@
+"""The state item as DynamoDB stores it: attribute values in and out, and nothing believed blindly.
+
+Layout, version 1 (partition key ``target``):
+
+=============  ====  =========================================================================
+``format``     N     layout version
+``fence``      N     acquisitions so far
+``owner``      S     present while the lease is held
+``lease_until``  N   milliseconds since the epoch, present with ``owner``
+``ready``      M     digest -> {``at`` N, ``version`` N}
+``progress``   M     {``migration`` S, ``done`` N, ``total`` N, ``started`` N, ``remaining`` N?}
+``failure``    M     {``digest`` S, ``migration`` S, ``version`` N, ``sqlstate`` S, ``cause`` S,
+                     ``attempts`` N, ``at`` N, ``retry_at`` N}
+``database``   S     fingerprint
+=============  ====  =========================================================================
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.lease.state import Failure, LeaseState, Progress, Ready
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["FORMAT", "decode", "encode_failure", "encode_progress", "encode_ready"]
+
+FORMAT = 1
+"""The layout that this version of the library reads and writes."""
+
+AttributeValue = dict[str, Any]
+
+
+def decode(item: Mapping[str, AttributeValue] | None, *, target: str) -> LeaseState:
+    """Read an item; a missing one is an empty state.
+
+    Args:
+        item: Attribute name -> typed value (``{"N": "7"}``), as the API answers.
+        target: For messages.
+
+    Raises:
+        ConfigurationError: The layout is unknown, or an attribute has another type or range.
+    """
+    if not item or set(item) == {"target"}:
+        return LeaseState()
+    reader = _Reader(item, f"item {target!r}")
+    layout = reader.number("format")
+    if layout != FORMAT:
+        raise ConfigurationError(
+            f"the lease table's item {target!r} has format {layout}, this version of "
+            f"lambda-migrate knows {FORMAT}; deploy the newer library to every function of "
+            "this target"
+        )
+    return LeaseState(
+        fence=reader.number("fence", 0),
+        owner=reader.optional_text("owner"),
+        lease_until_ms=reader.number("lease_until", 0),
+        ready={d: _ready(r) for d, r in reader.children("ready")},
+        progress=_progress(reader.child("progress")),
+        failure=_failure(reader.child("failure")),
+        database=reader.optional_text("database"),
+    )
+
+
+def encode_ready(ready: Mapping[str, Ready]) -> AttributeValue:
+    """``ready`` as a map attribute."""
+    return {
+        "M": {
+            digest: {"M": {"at": _n(entry.at_ms), "version": _n(entry.version)}}
+            for digest, entry in ready.items()
+        }
+    }
+
+
+def encode_progress(progress: Progress) -> AttributeValue:
+    """``progress`` as a map attribute."""
+    fields = {
+        "migration": {"S": progress.migration},
+        "done": _n(progress.done),
+        "total": _n(progress.total),
+        "started": _n(progress.started_ms),
+    }
+    if progress.remaining_ms is not None:
+        fields["remaining"] = _n(progress.remaining_ms)
+    return {"M": fields}
+
+
+def encode_failure(failure: Failure) -> AttributeValue:
+    """``failure`` as a map attribute."""
+    return {
+        "M": {
+            "digest": {"S": failure.digest},
+            "migration": {"S": failure.migration},
+            "version": _n(failure.version),
+            "sqlstate": {"S": failure.sqlstate},
+            "cause": {"S": failure.cause},
+            "attempts": _n(failure.attempts),
+            "at": _n(failure.at_ms),
+            "retry_at": _n(failure.retry_at_ms),
+        }
+    }
+
+
+def _n(number: int) -> AttributeValue:
+    return {"N": str(number)}
+
+
+def _ready(reader: _Reader) -> Ready:
+    return Ready(at_ms=reader.number("at"), version=reader.number("version"))
+
+
+def _progress(reader: _Reader | None) -> Progress | None:
+    if reader is None:
+        return None
+    return Progress(
+        migration=reader.text("migration"),
+        done=reader.number("done"),
+        total=reader.number("total"),
+        started_ms=reader.number("started"),
+        remaining_ms=reader.number("remaining") if "remaining" in reader.fields else None,
+    )
+
+
+def _failure(reader: _Reader | None) -> Failure | None:
+    if reader is None:
+        return None
+    return Failure(
+        digest=reader.text("digest"),
+        migration=reader.text("migration"),
+        version=reader.number("version"),
+        sqlstate=reader.text("sqlstate"),
+        cause=reader.text("cause"),
+        attempts=reader.number("attempts"),
+        at_ms=reader.number("at"),
+        retry_at_ms=reader.number("retry_at"),
+    )
+
+
+class _Reader:
+    """Typed access to a map of attribute values; says which one is wrong."""
+
+    __slots__ = ("fields", "where")
+
+    def __init__(self, fields: Mapping[str, AttributeValue], where: str) -> None:
+        self.fields = fields
+        self.where = where
+
+    def number(self, name: str, default: int | None = None) -> int:
+        text = self._value(name, "N", default if default is None else str(default))
+        digits = str(text)
+        if not digits.removeprefix("-").isdecimal() or len(digits) > 20:
+            raise self._fault(name, "a whole number")
+        return int(digits)
+
+    def text(self, name: str) -> str:
+        return str(self._value(name, "S", None))
+
+    def optional_text(self, name: str) -> str | None:
+        return self.text(name) if name in self.fields else None
+
+    def child(self, name: str) -> _Reader | None:
+        if name not in self.fields:
+            return None
+        return _Reader(self._value(name, "M", None), f"{self.where}, attribute {name!r}")
+
+    def children(self, name: str) -> list[tuple[str, _Reader]]:
+        parent = self.child(name)
+        if parent is None:
+            return []
+        keys = list(parent.fields)
+        return [(key, _require(parent.child(key), parent, key)) for key in keys]
+
+    def _value(self, name: str, kind: str, default: str | None) -> Any:
+        value = self.fields.get(name)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, dict) or kind not in value:
+            raise self._fault(name, {"N": "a number", "S": "a string", "M": "a map"}[kind])
+        return value[kind]
+
+    def _fault(self, name: str, expected: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"the lease table's {self.where}: attribute {name!r} is not {expected}; something "
+            "else writes to this item. Put it right, or delete it: the next cold start makes a "
+            "new one from PostgreSQL's history"
+        )
+
+
+def _require(child: _Reader | None, parent: _Reader, key: str) -> _Reader:
+    if child is None:
+        raise parent._fault(key, "a map")
+    return child

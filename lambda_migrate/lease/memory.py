@@ -1,0 +1,119 @@
+"""Leases in this process's memory: for tests, and for a workstation without a table."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lambda_migrate.deadline import SYSTEM_CLOCK
+from lambda_migrate.errors import LeaseLost
+from lambda_migrate.lease.decide import SKEW_MS, lease_is_over
+from lambda_migrate.lease.state import Lease, LeaseState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lambda_migrate.deadline import Clock
+    from lambda_migrate.lease.state import Failure, Progress, Ready
+
+__all__ = ["InMemoryLeaseTable"]
+
+
+class InMemoryLeaseTable:
+    """`LeaseStore` without DynamoDB, under the same contract.
+
+    Share one instance between the runners that are to compete. With a runner of its own it stands
+    for "no table": PostgreSQL's fence alone keeps holders apart then.
+
+    Args:
+        lease_seconds: Length of a lease.
+        clock: Time.
+    """
+
+    staleness_seconds = 0.0
+
+    def __init__(self, *, lease_seconds: float = 20.0, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.calls = 0
+        self.lease_seconds = lease_seconds
+        self.state = LeaseState()
+        """The item; tests may set it."""
+        self._clock = clock
+        self._lock = threading.Lock()
+
+    def read(self, *, consistent: bool = False) -> LeaseState:  # noqa: ARG002 - always consistent
+        """See `LeaseStore.read`."""
+        with self._lock:
+            self.calls += 1
+            return self.state
+
+    def acquire(self, owner: str, *, seen: LeaseState | None = None) -> Lease | LeaseState:
+        """See `LeaseStore.acquire`."""
+        trusted_until, until_ms = self._term()
+        with self._lock:
+            self.calls += 1
+            state = self.state
+            free = state.owner in (None, owner) or lease_is_over(state, self._clock.wall_ms())
+            if not free and not _same_term(seen, state):
+                return state
+            self.state = replace(state, fence=state.fence + 1, owner=owner, lease_until_ms=until_ms)
+            return Lease(owner, self.state.fence, trusted_until, self.state)
+
+    def renew(self, lease: Lease, progress: Progress | None = None) -> Lease:
+        """See `LeaseStore.renew`."""
+        trusted_until, until_ms = self._term()
+        with self._lock:
+            state = self._mine(lease)
+            self.state = replace(
+                state, lease_until_ms=until_ms, progress=progress or state.progress
+            )
+        return replace(lease, trusted_until=trusted_until)
+
+    def lift(self, lease: Lease, fence: int) -> Lease:
+        """See `LeaseStore.lift`."""
+        with self._lock:
+            self.state = replace(self._mine(lease), fence=fence)
+        return replace(lease, fence=fence)
+
+    def withdraw(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> Lease:
+        """See `LeaseStore.withdraw`."""
+        with self._lock:
+            self.state = replace(self._mine(lease), ready=dict(ready), database=database)
+            return replace(lease, state=self.state)
+
+    def complete(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> None:
+        """See `LeaseStore.complete`."""
+        with self._lock:
+            freed = _freed(self._mine(lease))
+            self.state = replace(freed, ready=dict(ready), database=database, failure=None)
+
+    def fail(self, lease: Lease, failure: Failure) -> None:
+        """See `LeaseStore.fail`."""
+        with self._lock:
+            self.state = replace(_freed(self._mine(lease)), failure=failure)
+
+    def release(self, lease: Lease) -> None:
+        """See `LeaseStore.release`."""
+        with self._lock:
+            self.state = _freed(self._mine(lease))
+
+    def _mine(self, lease: Lease) -> LeaseState:
+        self.calls += 1
+        if (self.state.owner, self.state.fence) != (lease.owner, lease.fence):
+            raise LeaseLost(f"the lease under fence {lease.fence} is lost")
+        return self.state
+
+    def _term(self) -> tuple[float, int]:
+        trusted_until = self._clock.monotonic() + self.lease_seconds - SKEW_MS / 1000
+        return trusted_until, self._clock.wall_ms() + round(self.lease_seconds * 1000)
+
+
+def _freed(state: LeaseState) -> LeaseState:
+    return replace(state, owner=None, lease_until_ms=0, progress=None)
+
+
+def _same_term(seen: LeaseState | None, state: LeaseState) -> bool:
+    return seen is not None and (seen.fence, seen.lease_until_ms) == (
+        state.fence,
+        state.lease_until_ms,
+    )

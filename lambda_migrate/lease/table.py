@@ -1,0 +1,355 @@
+"""Leases in DynamoDB: one item per target, each write one conditional call.
+
+Facts that this file is built on, each with a test:
+
+- A retry after a lost answer meets its own write as a failed condition. The owner id is fresh for
+  every attempt, so the item tells.
+- Some engines answer a failed condition without the item (``ALL_OLD``): one consistent read more.
+- The SDK's own retries are off: they cannot be bounded by a deadline, and the caller's loop, which
+  can, does the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from lambda_migrate.deadline import SYSTEM_CLOCK
+from lambda_migrate.errors import ConfigurationError, LeaseLost, LeaseStoreUnavailable
+from lambda_migrate.lease.decide import SKEW_MS
+from lambda_migrate.lease.item import (
+    FORMAT,
+    decode,
+    encode_failure,
+    encode_progress,
+    encode_ready,
+)
+from lambda_migrate.lease.state import Lease
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from lambda_migrate.deadline import Clock
+    from lambda_migrate.lease.state import Failure, LeaseState, Progress, Ready
+
+__all__ = ["CONNECT_SECONDS", "READ_SECONDS", "DynamoDBLeaseTable", "make_client"]
+
+CONNECT_SECONDS = 0.8
+READ_SECONDS = 0.9
+"""Together below the default safety margin of 2 s, so that a call begun before the deadline ends
+before it. DynamoDB answers in single-digit milliseconds; botocore's own default is 60 s each."""
+
+STALENESS_SECONDS = 2.0
+"""How long an eventually consistent read may show the past. DynamoDB's guide: "usually reached
+within one second or less"; twice that."""
+
+
+def make_client(region: str | None = None) -> Any:
+    """A DynamoDB client with its retries off and its timeouts short; loads boto3.
+
+    Raises:
+        ConfigurationError: No region is configured.
+    """
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
+
+    config = Config(
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": 1},
+        tcp_keepalive=True,
+    )
+    try:
+        return boto3.client("dynamodb", region_name=region, config=config)
+    except BotoCoreError as error:
+        raise ConfigurationError(f"no DynamoDB client: {error}") from error
+
+
+class DynamoDBLeaseTable:
+    """`LeaseStore` on one DynamoDB item.
+
+    Args:
+        table: Name or ARN of the table.
+        target: Partition key of the item.
+        client: Makes the boto3 client when it is first needed.
+        lease_seconds: Length of a lease.
+        clock: Time.
+    """
+
+    staleness_seconds = STALENESS_SECONDS
+
+    def __init__(
+        self,
+        table: str,
+        target: str,
+        *,
+        client: Callable[[], Any] = make_client,
+        lease_seconds: float = 20.0,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self.table = table
+        self.target = target
+        self.calls = 0
+        self.lease_seconds = lease_seconds
+        self._make_client = client
+        self._made: Any = None
+        self._clock = clock
+
+    def read(self, *, consistent: bool = False) -> LeaseState:
+        """See `LeaseStore.read`."""
+        answer = self._call("get_item", ConsistentRead=consistent)
+        return decode(answer.get("Item"), target=self.target)
+
+    def acquire(self, owner: str, *, seen: LeaseState | None = None) -> Lease | LeaseState:
+        """See `LeaseStore.acquire`."""
+        free = "attribute_not_exists(#owner) OR #owner = :owner OR lease_until < :over"
+        values: dict[str, Any] = {
+            ":one": {"N": "1"},
+            ":owner": {"S": owner},
+            ":over": {"N": str(self._clock.wall_ms() - SKEW_MS)},
+        }
+        if seen is not None:
+            free += " OR (fence = :seen_fence AND lease_until = :seen_until)"
+            values[":seen_fence"] = {"N": str(seen.fence)}
+            values[":seen_until"] = {"N": str(seen.lease_until_ms)}
+        return self._take(owner, free, values)
+
+    def _take(self, owner: str, free: str, values: dict[str, Any]) -> Lease | LeaseState:
+        trusted_until, until_ms = self._term()
+        try:
+            answer = self._update(
+                "SET #owner = :owner, lease_until = :until, #format = :format ADD fence :one",
+                f"(attribute_not_exists(#format) OR #format = :format) AND ({free})",
+                {**values, ":until": {"N": str(until_ms)}, ":format": {"N": str(FORMAT)}},
+                names={"#format": "format"},
+            )
+        except _ConditionFailed as failed:
+            return self._state_of(failed)
+        state = decode(answer["Attributes"], target=self.target)
+        return Lease(owner, state.fence, trusted_until, state)
+
+    def renew(self, lease: Lease, progress: Progress | None = None) -> Lease:
+        """See `LeaseStore.renew`."""
+        trusted_until, until_ms = self._term()
+        changes = "SET lease_until = :until"
+        values: dict[str, Any] = {":until": {"N": str(until_ms)}}
+        if progress is not None:
+            changes += ", progress = :progress"
+            values[":progress"] = encode_progress(progress)
+        self._own(lease, changes, values)
+        return replace(lease, trusted_until=trusted_until)
+
+    def lift(self, lease: Lease, fence: int) -> Lease:
+        """See `LeaseStore.lift`."""
+        try:
+            self._own(lease, "SET fence = :fence", {":fence": {"N": str(fence)}})
+        except LeaseLost:
+            # The answer to our own write may have been lost: then the item carries its result.
+            state = self.read(consistent=True)
+            if state.owner != lease.owner or state.fence != fence:
+                raise
+        return replace(lease, fence=fence)
+
+    def withdraw(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> Lease:
+        """See `LeaseStore.withdraw`."""
+        values = {":ready": encode_ready(ready), ":database": {"S": database}}
+        self._own(lease, "SET ready = :ready, #database = :database", values, _DATABASE)
+        return replace(lease, state=replace(lease.state, ready=dict(ready), database=database))
+
+    def complete(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> None:
+        """See `LeaseStore.complete`."""
+        values = {":ready": encode_ready(ready), ":database": {"S": database}}
+        changes = f"SET ready = :ready, #database = :database {_FREE}, failure"
+        self._finish(lease, changes, values, lambda state: state.ready == ready, _DATABASE)
+
+    def fail(self, lease: Lease, failure: Failure) -> None:
+        """See `LeaseStore.fail`."""
+        values = {":failure": encode_failure(failure)}
+        changes = f"SET failure = :failure {_FREE}"
+        self._finish(lease, changes, values, lambda state: state.failure == failure)
+
+    def release(self, lease: Lease) -> None:
+        """See `LeaseStore.release`."""
+        self._finish(lease, _FREE, {}, lambda _state: True)
+
+    def _term(self) -> tuple[float, int]:
+        """When a lease asked for now stops being trusted, and when it runs out for others."""
+        trusted_until = self._clock.monotonic() + self.lease_seconds - SKEW_MS / 1000
+        return trusted_until, self._clock.wall_ms() + round(self.lease_seconds * 1000)
+
+    def _finish(
+        self,
+        lease: Lease,
+        changes: str,
+        values: dict[str, Any],
+        shows_it: Callable[[LeaseState], bool],
+        names: dict[str, str] | None = None,
+    ) -> None:
+        """A write that frees the lease: its own retry finds no owner, which is not a loss."""
+        try:
+            self._update(changes, _MINE, {**values, **_mine(lease)}, names=names)
+        except _ConditionFailed as failed:
+            state = self._state_of(failed)
+            if state.owner is None and state.fence == lease.fence and shows_it(state):
+                return
+            raise self._lost(lease, state) from None
+
+    def _own(
+        self,
+        lease: Lease,
+        changes: str,
+        values: dict[str, Any],
+        names: dict[str, str] | None = None,
+    ) -> None:
+        try:
+            self._update(changes, _MINE, {**values, **_mine(lease)}, names=names)
+        except _ConditionFailed as failed:
+            raise self._lost(lease, self._state_of(failed)) from None
+
+    def _lost(self, lease: Lease, state: LeaseState) -> LeaseLost:
+        holder = f"{state.owner} holds it" if state.owner else "nobody holds it now"
+        return LeaseLost(
+            f"the lease on {self.target!r} under fence {lease.fence} is lost: {holder}, "
+            f"at fence {state.fence}; this instance stops, the next invocation goes on"
+        )
+
+    def _state_of(self, failed: _ConditionFailed) -> LeaseState:
+        if failed.item is None:
+            return self.read(consistent=True)
+        return decode(failed.item, target=self.target)
+
+    def _update(
+        self,
+        changes: str,
+        condition: str,
+        values: dict[str, Any],
+        *,
+        names: dict[str, str] | None = None,
+    ) -> Any:
+        return self._call(
+            "update_item",
+            UpdateExpression=changes,
+            ConditionExpression=condition,
+            ExpressionAttributeNames={"#owner": "owner", **(names or {})},
+            ExpressionAttributeValues=values,
+            ReturnValues="ALL_NEW",
+            ReturnValuesOnConditionCheckFailure="ALL_OLD",
+        )
+
+    def _call(self, operation: str, **arguments: Any) -> Any:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        if self._made is None:
+            self._made = self._make_client()
+        self.calls += 1
+        key = {"target": {"S": self.target}}
+        try:
+            return getattr(self._made, operation)(TableName=self.table, Key=key, **arguments)
+        except ClientError as error:
+            raise self._translated(operation, error) from error
+        except BotoCoreError as error:
+            raise self._unreachable(error) from error
+
+    def _translated(self, operation: str, error: Any) -> Exception:
+        """The answer's error as ours; messages hold names, never credentials."""
+        answer: dict[str, Any] = error.response
+        code = str(answer.get("Error", {}).get("Code", ""))
+        message = str(answer.get("Error", {}).get("Message", ""))
+        status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        if code == "ConditionalCheckFailedException":
+            return _ConditionFailed(answer.get("Item"))
+        if code in _BUSY or status >= 500:
+            return LeaseStoreUnavailable(f"DynamoDB, table {self.table!r}: {code} {message}")
+        if code == "ResourceNotFoundException":
+            return ConfigurationError(self._missing_table())
+        if code in _DENIED:
+            return ConfigurationError(self._missing_permission(operation, message))
+        return ConfigurationError(
+            f"DynamoDB refused {operation} on table {self.table!r}: {code}: {message}; the table "
+            "needs the partition key `target` of type S and no sort key, see "
+            "`lambda-migrate table create --cloudformation`"
+        )
+
+    def _unreachable(self, error: Exception) -> Exception:
+        from botocore import exceptions
+
+        permanent = (
+            exceptions.NoCredentialsError,
+            exceptions.PartialCredentialsError,
+            exceptions.CredentialRetrievalError,
+            exceptions.NoRegionError,
+            exceptions.ParamValidationError,
+            exceptions.InvalidRegionError,
+        )
+        if isinstance(error, permanent):
+            return ConfigurationError(f"DynamoDB, table {self.table!r}: {error}")
+        return LeaseStoreUnavailable(
+            f"DynamoDB did not answer for table {self.table!r}: {type(error).__name__}: {error}"
+        )
+
+    def _missing_table(self) -> str:
+        return (
+            f"DynamoDB has no table {self.table!r} in {self._region()}; create it with "
+            f"`lambda-migrate table create --table {self.table}` or the CloudFormation snippet of "
+            "`lambda-migrate table create --cloudformation`, or correct LAMBDA_MIGRATE_TABLE"
+        )
+
+    def _missing_permission(self, operation: str, message: str) -> str:
+        action = {"get_item": "dynamodb:GetItem", "update_item": "dynamodb:UpdateItem"}[operation]
+        name = self.table.rpartition("/")[2]
+        return (
+            f"{action} on table {self.table!r} is not allowed ({message}); add to the function's "
+            "role:\n"
+            '  {"Effect": "Allow", "Action": ["dynamodb:GetItem", "dynamodb:UpdateItem"],\n'
+            f'   "Resource": "arn:aws:dynamodb:{self._region()}:<account>:table/{name}",\n'
+            '   "Condition": {"ForAllValues:StringEquals": {"dynamodb:LeadingKeys": '
+            f'["{self.target}"]}}}}}}'
+        )
+
+    def _region(self) -> str:
+        return str(self._made.meta.region_name) if self._made is not None else "<region>"
+
+
+_MINE = "#owner = :mine AND fence = :my_fence"
+_FREE = "REMOVE #owner, lease_until, progress"
+_DATABASE = {"#database": "database"}
+
+_BUSY = frozenset(
+    {
+        "InternalServerError",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "RequestTimeout",
+        "RequestTimeoutException",
+        "ServiceUnavailable",
+        "ThrottlingException",
+        "Throttling",
+        "TransactionConflictException",
+        "LimitExceededException",
+    }
+)
+
+_DENIED = frozenset(
+    {
+        "AccessDeniedException",
+        "AccessDenied",
+        "ExpiredTokenException",
+        "IncompleteSignature",
+        "InvalidClientTokenId",
+        "InvalidSignatureException",
+        "MissingAuthenticationToken",
+        "NotAuthorized",
+        "UnrecognizedClientException",
+    }
+)
+
+
+def _mine(lease: Lease) -> dict[str, Any]:
+    return {":mine": {"S": lease.owner}, ":my_fence": {"N": str(lease.fence)}}
+
+
+class _ConditionFailed(Exception):
+    def __init__(self, item: Mapping[str, Any] | None) -> None:
+        self.item = item
+        super().__init__("the condition did not hold")
