@@ -37,7 +37,7 @@ class Manifest:
         ManifestError: Two migrations have the same version.
     """
 
-    __slots__ = ("_by_version", "digests", "migrations")
+    __slots__ = ("_by_version", "_digest_at", "digests", "migrations")
 
     def __init__(self, migrations: Iterable[Migration] = ()) -> None:
         self.migrations: tuple[Migration, ...] = tuple(sorted(migrations, key=lambda m: m.version))
@@ -50,6 +50,7 @@ class Manifest:
             digests.append(chain(previous, migration.version, migration.checksum))
         self.digests: tuple[str, ...] = tuple(digests)
         """``digests[i]`` names the manifest that ends with ``migrations[i]``."""
+        self._digest_at = dict(zip(self._by_version, self.digests, strict=True))
 
     @property
     def digest(self) -> str:
@@ -71,10 +72,7 @@ class Manifest:
         Raises:
             KeyError: There is no such version.
         """
-        for migration, digest in zip(self.migrations, self.digests, strict=True):
-            if migration.version == version:
-                return digest
-        raise KeyError(version)
+        return self._digest_at[version]
 
     def up_to(self, version: int) -> Manifest:
         """The manifest of the migrations whose version is at most ``version``."""

@@ -1,0 +1,259 @@
+"""What a holder does between acquiring the lease and giving it back, whatever it came to do."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lambda_migrate.deadline import SYSTEM_CLOCK, system_random
+from lambda_migrate.errors import (
+    ConfigurationError,
+    LeaseLost,
+    MigrateError,
+    MigrationFailed,
+    NotReady,
+)
+from lambda_migrate.events import null_observer
+from lambda_migrate.lease.decide import LONGEST_PAUSE_MS
+from lambda_migrate.lease.heartbeat import Heartbeat
+from lambda_migrate.lease.state import READY_KEPT, Failure, Ready
+from lambda_migrate.postgresql.database import FenceStale, Grant
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from lambda_migrate.deadline import Clock, Deadline, Random
+    from lambda_migrate.events import Observer
+    from lambda_migrate.lease.state import Lease, LeaseState, Progress
+    from lambda_migrate.lease.store import LeaseStore
+    from lambda_migrate.postgresql.database import Database, HeldDatabase
+
+__all__ = ["Hold", "Policy", "Target", "new_owner", "next_failure", "with_ready"]
+
+_LIFTS = 5
+"""A fence row that outruns the lease table this often in a row is being moved by somebody."""
+
+_ABORT_GRACE_SECONDS = 0.5
+"""PostgreSQL cancels at the deadline by itself; the heartbeat aborts a little later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How a runner behaves; see the settings of the same names for what each means.
+
+    Attributes:
+        mode: ``migrate``, ``require`` or ``off``.
+        lease_seconds: Length of the lease.
+        wait_seconds: Longest wait for another holder.
+        safety_margin_seconds: How long before an invocation's deadline everything has ended.
+        failure_pause_seconds: Pause after the first failure; it doubles with each.
+        allow_out_of_order: Apply below the highest applied version.
+        check_database_if_store_is_gone: Ask PostgreSQL, read-only, when DynamoDB is away.
+    """
+
+    mode: str = "migrate"
+    lease_seconds: float = 20.0
+    wait_seconds: float = 25.0
+    safety_margin_seconds: float = 2.0
+    failure_pause_seconds: float = 10.0
+    allow_out_of_order: bool = False
+    check_database_if_store_is_gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One database with its item in the lease table, and what is needed to work on it.
+
+    Attributes:
+        name: Partition key of the item.
+        store: The lease table.
+        database: PostgreSQL.
+        environment: Compared with what the database is stamped with.
+        policy: How to behave.
+        clock: Time.
+        random: Chance.
+        observer: Who is told.
+    """
+
+    name: str
+    store: LeaseStore
+    database: Database
+    environment: str = ""
+    policy: Policy = Policy()
+    clock: Clock = SYSTEM_CLOCK
+    random: Random = field(default_factory=system_random)
+    observer: Observer = null_observer
+
+
+def new_owner() -> str:
+    """A name for one attempt: function, process, and a fresh random part.
+
+    Snapshots clone memory and managed instances run several processes in one environment, so
+    neither the function nor the process is enough.
+    """
+    function = os.environ.get("AWS_LAMBDA_FUNCTION_NAME") or "cli"
+    return f"{function}/{os.getpid()}/{os.urandom(16).hex()}"
+
+
+class Hold:
+    """A lease kept alive, and the database under its fence, for one holder.
+
+    Args:
+        target: What is held.
+        lease: As acquired.
+        deadline: Past it nothing of ours may run.
+        request_id: The invocation's, for the history.
+        evict: End older holders' backends; see `Database.take_over`.
+        restamp: Stamp the database with this environment.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        lease: Lease,
+        deadline: Deadline,
+        *,
+        request_id: str = "",
+        evict: bool = True,
+        restamp: bool = False,
+    ) -> None:
+        self.target = target
+        self.deadline = deadline
+        self._request_id = request_id
+        self._evict = evict
+        self._restamp = restamp
+        self._heartbeat = Heartbeat(
+            target.store,
+            lease,
+            lease_seconds=target.policy.lease_seconds,
+            deadline=deadline.earlier(-_ABORT_GRACE_SECONDS),
+            clock=target.clock,
+        )
+
+    @property
+    def lease(self) -> Lease:
+        """The lease as it stands."""
+        return self._heartbeat.lease
+
+    @contextmanager
+    def database(self) -> Iterator[HeldDatabase]:
+        """The database under our fence; the heartbeat runs for as long as the block.
+
+        Raises:
+            LeaseLost: A successor took over.
+            MigrationFailed: The deadline came.
+        """
+        with self._heartbeat as heartbeat:
+            try:
+                with self._take_over() as held:
+                    heartbeat.on_end = held.abort
+                    heartbeat.check()
+                    yield held
+            except LeaseLost:
+                if heartbeat.is_overdue:
+                    raise MigrationFailed(_OVERDUE) from None
+                raise
+
+    def publish(self, progress: Progress) -> None:
+        """Make sure that the lease is still ours; publish ``progress`` with the next renewal."""
+        self._heartbeat.progress = progress
+        self._heartbeat.check()
+
+    def withdraw(self, ready: Mapping[str, Ready]) -> None:
+        """Take digests out of ``ready`` before what they need is taken away."""
+        target = self.target
+        self._heartbeat.change(
+            lambda lease: target.store.withdraw(lease, ready, target.database.fingerprint)
+        )
+
+    def complete(self, ready: Mapping[str, Ready]) -> None:
+        """Store ``ready`` and give the lease back."""
+        lease = self._heartbeat.stop()
+        self.target.store.complete(lease, ready, self.target.database.fingerprint)
+
+    def fail(self, failure: Failure) -> None:
+        """Store ``failure`` and give the lease back, as far as that can be done."""
+        lease = self._heartbeat.stop()
+        with suppress(NotReady):
+            self.target.store.fail(lease, failure)
+
+    def release(self) -> None:
+        """Give the lease back, as far as that can be done: it runs out by itself otherwise."""
+        lease = self._heartbeat.stop()
+        with suppress(NotReady):
+            self.target.store.release(lease)
+
+    def _take_over(self) -> HeldDatabase:
+        for _ in range(_LIFTS):
+            try:
+                return self.target.database.take_over(
+                    self._grant(), self.deadline, evict=self._evict
+                )
+            except FenceStale as stale:
+                self._lift(stale.seen + 1)
+        raise ConfigurationError(
+            f"PostgreSQL's fence for {self.target.name!r} keeps outrunning the lease table's: two "
+            "lease tables or two targets use one schema of one database; give each its own"
+        )
+
+    def _lift(self, fence: int) -> None:
+        """The table was made anew, or its item was: go on above what PostgreSQL has seen."""
+        self._heartbeat.change(lambda lease: self.target.store.lift(lease, fence))
+
+    def _grant(self) -> Grant:
+        return Grant(
+            target=self.target.name,
+            fence=self.lease.fence,
+            owner=self.lease.owner,
+            environment=self.target.environment,
+            request_id=self._request_id,
+            restamp=self._restamp,
+        )
+
+
+_OVERDUE = "it was still running when the invocation's deadline came, and was cancelled"
+
+
+def with_ready(
+    state: LeaseState, database: str, digest: str, *, version: int, now_ms: int
+) -> dict[str, Ready]:
+    """``ready`` of a database with one more digest, the oldest forgotten.
+
+    What the item says of another database does not count.
+    """
+    known = dict(state.ready) if state.database == database else {}
+    known[digest] = Ready(at_ms=now_ms, version=version)
+    newest = sorted(known.items(), key=lambda entry: entry[1].at_ms, reverse=True)
+    return dict(newest[:READY_KEPT])
+
+
+def next_failure(
+    state: LeaseState,
+    error: MigrateError,
+    *,
+    digest: str,
+    version: int,
+    pause_seconds: float,
+    now_ms: int,
+) -> Failure:
+    """What to store for a failed attempt: the pause doubles with each one at the same digest."""
+    before = state.failure
+    attempts = before.attempts + 1 if before is not None and before.digest == digest else 1
+    pause_ms = min(LONGEST_PAUSE_MS, round(pause_seconds * 1000) * 2 ** min(attempts - 1, 20))
+    failed = error if isinstance(error, MigrationFailed) else MigrationFailed(str(error))
+    return Failure(
+        digest=digest,
+        migration=failed.migration,
+        version=version,
+        sqlstate=failed.sqlstate,
+        cause=failed.cause[:_CAUSE_LENGTH],
+        attempts=attempts,
+        at_ms=now_ms,
+        retry_at_ms=now_ms + pause_ms,
+    )
+
+
+_CAUSE_LENGTH = 300
+"""The item stays far below the 4 KB that half a read unit pays for."""

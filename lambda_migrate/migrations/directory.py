@@ -1,0 +1,463 @@
+"""Migration files, read: from a directory, from a package's resources, from inside a zip.
+
+The format is dbmate's, a file ``<version>_<name>.sql`` with two marked sections::
+
+    -- migrate:up
+    create table orders (id bigint primary key);
+
+    -- migrate:down
+    drop table orders;
+
+A marker may end in ``transaction:false``. Everything wrong with a folder is told in one error. This
+runs on every cold start, so nothing here reads SQL beyond the first thing that is not a comment;
+that is `statements`' work, done where a migration is pending.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lambda_migrate.errors import ManifestError
+from lambda_migrate.migrations.manifest import Manifest
+from lambda_migrate.migrations.migration import Migration, Script, checksum_of, normalise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from importlib.abc import Traversable
+    from zipfile import ZipFile, ZipInfo
+
+    _Found = tuple[str, bytes | str]
+    """A file's name and its bytes, or the sentence that says why they cannot be had."""
+
+__all__ = ["parse", "read_manifest"]
+
+_PACKAGE = "package:"
+_MAX_DIGITS = 18  # as many nines fit a PostgreSQL bigint
+_FILE_NAME = re.compile(r"([0-9]+)_(.+)\.sql")
+_UNREADABLE_ASCII = re.compile(r"[^A-Za-z0-9_.+\u0080-\U0010ffff-]")
+_MARKER = re.compile(r"--[ \t]+migrate:(up|down)(?:[ \t]+(.*?))?[ \t]*")
+# Every line that its author may have meant as a marker, in dbmate's spelling or a neighbour's.
+_SUSPECT = re.compile(
+    r"""^[^\S\n]*--+[^\S\n]*(?:
+          migrate:\S
+        | \+?migrate[^\S\n]*[:;=.][^\S\n]*(?:up|down)\b
+        | \+?(?:migrate|goose)[ \t_-]*(?:up|down)[^\S\n]*(?:transaction[^\n]*)?$
+        )[^\n]*""",
+    re.MULTILINE | re.IGNORECASE | re.VERBOSE,
+)
+# PostgreSQL's own idea of white space and of a line's end within a comment.
+_NOTHING = re.compile(r"(?:[ \t\n\r\f\v;]+|--[^\n\r]*)*")
+_COMMENT_EDGE = re.compile(r"/\*|\*/")
+_OPTIONS = {"transaction:false": False, "transaction:true": True}
+
+
+def parse(text_bytes: bytes, *, filename: str, path: str) -> Migration:
+    """Read one migration file.
+
+    Args:
+        text_bytes: The file's content: UTF-8, with or without a byte order mark.
+        filename: ``0003_add_status.sql``.
+        path: What to call the file in messages.
+
+    Raises:
+        ManifestError: With every fault of the file.
+    """
+    faults = [f"{path}: {fault}" for fault in _name_faults(filename)]
+    text = _decode(text_bytes, path=path, faults=faults)
+    scripts = {} if text is None else _scripts(normalise(text), path=path, faults=faults)
+    if faults or text is None:
+        raise ManifestError(faults, heading=f"the migration {path} cannot be used:")
+    return Migration(
+        version=int(filename.partition("_")[0]),
+        name=filename.removesuffix(".sql"),
+        up=scripts["up"],
+        down=scripts.get("down"),
+        checksum=checksum_of(text),
+        path=path,
+    )
+
+
+def read_manifest(
+    source: str | os.PathLike[str], *, relative_to: str | os.PathLike[str] | None = None
+) -> Manifest:
+    """Read every migration of a folder.
+
+    Only the folder's own ``.sql`` files count; hidden files and sub-folders do not.
+
+    Args:
+        source: A directory; ``package:dotted.name`` or ``package:name/folder`` for a package's
+            resources; or a zip or a path into one: ``bundle.zip/migrations``.
+        relative_to: Where a relative path begins; the working directory unless given.
+
+    Returns:
+        The manifest; an empty one for a folder without migrations.
+
+    Raises:
+        ManifestError: The folder is missing, or files are at fault: all of them are listed.
+    """
+    named = os.fspath(source)
+    try:
+        if named.startswith(_PACKAGE):
+            place, found = named, _from_package(named)
+        else:
+            path = _resolve(named, relative_to=relative_to)
+            place, found = str(path), _from_path(path)
+    except OSError as error:
+        why = f"cannot be read: {error.strerror}; check its permissions"
+        raise _unusable(named, why) from error
+    return _manifest(found, shown=named.rstrip("/"), place=place)
+
+
+def _manifest(found: Iterable[_Found], *, shown: str, place: str) -> Manifest:
+    migrations: list[Migration] = []
+    faults: list[str] = []
+    names: list[str] = []
+    for name, content in sorted(found, key=lambda each: each[0]):
+        names.append(name)
+        path = f"{shown}/{_legible(name)}"
+        if isinstance(content, str):
+            faults.append(f"{path}: {content}")
+            continue
+        try:
+            migrations.append(parse(content, filename=name, path=path))
+        except ManifestError as error:
+            faults += error.faults
+    faults += _collisions(names, shown=shown)
+    if faults:
+        raise ManifestError(faults, heading=_heading(len(faults), place))
+    return Manifest(migrations)
+
+
+def _heading(count: int, place: str) -> str:
+    return f"{count} {'fault' if count == 1 else 'faults'} in the migrations of {place}:"
+
+
+def _unusable(place: str, why: str) -> ManifestError:
+    return ManifestError(f"the migrations folder {_legible(place)} {why}")
+
+
+# --- what a file is called
+
+
+def _is_candidate(name: str) -> bool:
+    return name.lower().endswith(".sql") and not name.startswith(".")
+
+
+def _name_faults(filename: str) -> Iterator[str]:
+    match = _FILE_NAME.fullmatch(filename)
+    if match is None:
+        yield "not a migration's name; call it <version>_<name>.sql, for example 0001_create_it.sql"
+        return
+    version, name = match.groups()
+    if len(version) > _MAX_DIGITS:
+        yield f"a version has at most {_MAX_DIGITS} digits, this one has {len(version)}; shorten it"
+    elif int(version) == 0:
+        yield "versions begin at 1; renumber it"
+    if _UNREADABLE_ASCII.search(name) or not name.isprintable():
+        yield (
+            "the name holds spaces, punctuation or invisible characters; "
+            "rename it with letters, digits and any of _ . + -"
+        )
+
+
+def _legible(name: str) -> str:
+    """``name`` with everything invisible, or misleading on a terminal, written as an escape."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
+def _collisions(names: Iterable[str], *, shown: str) -> Iterator[str]:
+    first: dict[int, str] = {}
+    for name in names:
+        match = _FILE_NAME.fullmatch(name)
+        if match is None or len(match[1]) > _MAX_DIGITS:
+            continue
+        earlier = first.setdefault(int(match[1]), name)
+        if earlier is not name:
+            yield (
+                f"{shown}/{_legible(name)}: version {int(match[1])} is taken by "
+                f"{_legible(earlier)}; renumber one of them"
+            )
+
+
+# --- what a file holds
+
+
+def _decode(content: bytes, *, path: str, faults: list[str]) -> str | None:
+    nul = content.find(b"\0")
+    if nul >= 0:
+        faults.append(
+            f"{path}:{_line_of(content, nul)}: a NUL byte at offset {nul}, which PostgreSQL cannot "
+            "take; remove it, and save the file as UTF-8 if it is UTF-16"
+        )
+        return None
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        faults.append(
+            f"{path}:{_line_of(content, error.start)}: not UTF-8: byte "
+            f"0x{content[error.start]:02x} at offset {error.start}; save the file as UTF-8"
+        )
+        return None
+
+
+def _line_of(content: bytes, offset: int) -> int:
+    return content.count(b"\n", 0, offset) + 1
+
+
+def _scripts(text: str, *, path: str, faults: list[str]) -> dict[str, Script]:
+    """The scripts by direction; blank ones are left out."""
+    known = len(faults)
+    markers = list(_markers(text, path=path, faults=faults))
+    if len(faults) == known:  # else what is missing may only be misspelt
+        faults += (f"{path}:{fault}" for fault in _order_faults(text, markers))
+    scripts: dict[str, Script] = {}
+    ends = [*(marker.start for marker in markers[1:]), len(text)]
+    for marker, end in zip(markers, ends, strict=False):  # without markers, an end stays over
+        sql = text[marker.end : end]
+        if _first_sql(sql) is not None:
+            scripts[marker.direction] = Script(sql, marker.line + 1, marker.transactional)
+        elif marker.direction == "up":
+            faults.append(
+                f"{path}:{marker.line}: the up script is empty; write its SQL below the marker, "
+                "or delete the file"
+            )
+    return scripts
+
+
+class _Marker:
+    __slots__ = ("direction", "end", "line", "start", "transactional")
+
+    def __init__(self, direction: str, *, start: int, end: int, line: int) -> None:
+        self.direction = direction
+        self.start = start
+        self.end = end
+        self.line = line
+        self.transactional = True
+
+
+def _markers(text: str, *, path: str, faults: list[str]) -> Iterator[_Marker]:
+    line, counted = 1, 0
+    for suspect in _SUSPECT.finditer(text):
+        line += text.count("\n", counted, suspect.start())
+        counted = suspect.start()
+        match = None if "\r" in suspect[0] else _MARKER.fullmatch(suspect[0])
+        if match is None:
+            faults.append(f"{path}:{line}: {_malformed(suspect[0])}")
+            continue
+        end = min(suspect.end() + 1, len(text))
+        marker = _Marker(match[1], start=suspect.start(), end=end, line=line)
+        for option in (match[2] or "").split():
+            if option in _OPTIONS:
+                marker.transactional = _OPTIONS[option]
+            else:
+                faults.append(f"{path}:{line}: {_unknown_option(option, match[1])}")
+        yield marker
+
+
+def _malformed(line: str) -> str:
+    if "\r" in line:
+        return "the line ends in a lone carriage return; save the file with LF line ends"
+    return (
+        f"`{_legible(line.strip())[:60]}` looks like a marker but is not one; write "
+        "`-- migrate:up` or `-- migrate:down` at the beginning of the line, in lower case"
+    )
+
+
+def _unknown_option(option: str, direction: str) -> str:
+    return (
+        f"unknown option `{_legible(option)[:40]}` on the marker; write "
+        f"`-- migrate:{direction}` or `-- migrate:{direction} transaction:false`"
+    )
+
+
+def _order_faults(text: str, markers: list[_Marker]) -> Iterator[str]:
+    ups = [marker for marker in markers if marker.direction == "up"]
+    downs = [marker for marker in markers if marker.direction == "down"]
+    for marker in (*ups[1:], *downs[1:]):
+        which = marker.direction
+        first = (ups if which == "up" else downs)[0]
+        yield (
+            f"{marker.line}: a second `-- migrate:{which}` (the first is on line {first.line}); "
+            "put each change into a file of its own"
+        )
+    if not ups:
+        yield "1: there is no `-- migrate:up` line; put one above the SQL that makes the change"
+    elif downs and downs[0].start < ups[0].start:
+        yield f"{downs[0].line}: `-- migrate:down` stands above `-- migrate:up`; exchange them"
+    if ups:
+        yield from _preamble_faults(text[: markers[0].start])
+
+
+def _preamble_faults(preamble: str) -> Iterator[str]:
+    at = _first_sql(preamble)
+    if at is not None:
+        line = preamble.count("\n", 0, at) + 1
+        yield f"{line}: only comments may stand above the first marker; move this SQL below it"
+
+
+def _first_sql(text: str) -> int | None:
+    """Where the first thing stands that is neither white space, comment nor empty statement."""
+    at = 0
+    while True:
+        match = _NOTHING.match(text, at)
+        at = match.end() if match else at
+        if at == len(text):
+            return None
+        after = _after_block_comment(text, at) if text.startswith("/*", at) else None
+        if after is None:
+            return at
+        at = after
+
+
+def _after_block_comment(text: str, at: int) -> int | None:
+    """Where the comment that opens at ``at`` ends; they nest. None if it never does."""
+    depth = 0
+    for edge in _COMMENT_EDGE.finditer(text, at):
+        depth += 1 if edge[0] == "/*" else -1
+        if depth == 0:
+            return edge.end()
+    return None
+
+
+# --- where files are
+
+
+def _resolve(named: str, *, relative_to: str | os.PathLike[str] | None) -> Path:
+    if not named.strip():
+        raise ManifestError("the migrations folder has no name; set LAMBDA_MIGRATE_DIRECTORY")
+    if "\0" in named:
+        raise _unusable(named, "has a NUL character in its name; correct the setting")
+    return Path(relative_to or "").absolute() / named
+
+
+def _from_path(path: Path) -> list[_Found]:
+    try:
+        with os.scandir(path) as entries:
+            return list(_from_directory(path, entries))
+    except (FileNotFoundError, NotADirectoryError):
+        return _from_zip(path)
+
+
+def _from_directory(folder: Path, entries: Iterable[os.DirEntry[str]]) -> Iterator[_Found]:
+    for entry in entries:
+        if not _is_candidate(entry.name):
+            continue
+        if entry.is_symlink():
+            fault = _link_fault(folder, Path(entry.path))
+            if fault:
+                yield entry.name, fault
+                continue
+        if entry.is_file():
+            yield entry.name, _content(entry.path)
+        elif not entry.is_dir():
+            yield entry.name, "not a regular file; replace it with one"
+
+
+def _link_fault(folder: Path, link: Path) -> str:
+    """Why the link is not followed, or "" if it stays in the folder."""
+    try:
+        real = link.resolve(strict=True)
+    except (OSError, RuntimeError):  # RuntimeError: a loop, before Python 3.13
+        return "a symbolic link that leads nowhere; replace it with the file itself"
+    if real.is_relative_to(folder.resolve()):
+        return ""
+    return f"a symbolic link that leaves the folder, to {real}; replace it with the file itself"
+
+
+def _content(path: str) -> bytes | str:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        return f"cannot be read: {error.strerror}; check its permissions"
+
+
+def _from_zip(path: Path) -> list[_Found]:
+    archive = next((each for each in (path, *path.parents) if each.is_file()), None)
+    if archive is None:
+        raise _unusable(str(path), "does not exist; create it, or correct LAMBDA_MIGRATE_DIRECTORY")
+    import zipfile  # not at import: migrations mostly lie in plain directories
+
+    if not zipfile.is_zipfile(archive):
+        raise _unusable(str(path), f"is not a folder: {archive} is a file and not a zip")
+    inner = os.path.normpath(path.relative_to(archive)).replace(os.sep, "/")
+    prefix = "" if inner == "." else f"{inner}/"
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            return list(_members(opened, prefix=prefix, path=path))
+    except zipfile.BadZipFile as error:
+        raise _unusable(str(path), f"lies in a damaged zip ({error}); build it anew") from error
+
+
+def _members(archive: ZipFile, *, prefix: str, path: Path) -> Iterator[_Found]:
+    inside = [info for info in archive.infolist() if info.filename.startswith(prefix)]
+    if prefix and not inside:
+        raise _unusable(
+            str(path), "does not exist inside the zip; correct LAMBDA_MIGRATE_DIRECTORY"
+        )
+    for info in inside:
+        name = info.filename[len(prefix) :]
+        if "/" not in name and _is_candidate(name):
+            yield name, _member(archive, info)
+
+
+def _member(archive: ZipFile, info: ZipInfo) -> bytes | str:
+    import stat
+    import zipfile
+    import zlib
+
+    if stat.S_ISLNK(info.external_attr >> 16):
+        return "a symbolic link inside a zip; pack the file itself"
+    if info.flag_bits & 1:
+        return "encrypted; pack it without a password"
+    try:
+        return archive.read(info)
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
+        return f"cannot be unpacked: {error}; build the zip anew"
+
+
+def _from_package(named: str) -> list[_Found]:
+    folder = _package_folder(named)
+    if isinstance(folder, Path):
+        return _from_path(folder)
+    return [
+        (each.name, each.read_bytes())
+        for each in folder.iterdir()
+        if _is_candidate(each.name) and each.is_file()
+    ]
+
+
+def _package_folder(named: str) -> Traversable:
+    dotted, _, inner = named.removeprefix(_PACKAGE).strip("/").partition("/")
+    if not re.fullmatch(r"\w+(\.\w+)*", dotted):
+        raise _unusable(named, "names no package; write package:name or package:name/folder")
+    folder = _anchor(dotted, named=named)
+    for part in filter(None, inner.split("/")):
+        if part == "..":
+            raise _unusable(named, "leaves its package; name the package that holds it")
+        folder = folder.joinpath(part)
+    if not folder.is_dir():
+        raise _unusable(named, "does not exist; was it left out of the package's data files?")
+    return folder
+
+
+def _anchor(dotted: str, *, named: str) -> Traversable:
+    """The folder of a package, or a folder in it: in a zip, only packages can be imported."""
+    from importlib.resources import files
+
+    try:
+        return files(dotted)
+    except (ModuleNotFoundError, NotADirectoryError) as error:
+        # Anything else missing is the package's own trouble, and must not look like ours. A folder
+        # without __init__.py is "not a directory" in a zip.
+        missing = getattr(error, "name", dotted)
+        if not f"{dotted}.".startswith(f"{missing}."):
+            raise
+        parent, _, last = dotted.rpartition(".")
+        if not parent:
+            raise _unusable(named, f"names no package: no module {dotted!r} is there") from error
+        return _anchor(parent, named=named).joinpath(last)
+    except TypeError as error:
+        raise _unusable(named, f"names the module {dotted}, not a package") from error

@@ -1,0 +1,566 @@
+"""One connection to PostgreSQL, whose socket is ours.
+
+We open the socket and wrap it in TLS ourselves, and hand it to pg8000, so that a read can be
+bounded for one message and ended from another thread. What goes wrong is said in three words:
+
+- `ConnectFailed`: no connection came to be; ``permanent`` says whether trying again can help.
+- `PostgresError`: the server refused a statement; the connection lives on.
+- `ConnectionLost`: the connection is gone, and whatever ran on it ended one way or the other.
+
+These are internal to this wing; what its callers see is `lambda_migrate.errors`. No message holds
+a password.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import struct
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from lambda_migrate.deadline import SYSTEM_CLOCK, Clock, Deadline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from lambda_migrate.postgresql.address import DatabaseAddress
+    from lambda_migrate.postgresql.driver import Driver
+
+    Credentials = Callable[[], tuple[str, str | None]]
+
+__all__ = [
+    "ConnectFailed",
+    "Connection",
+    "ConnectionLost",
+    "PostgresError",
+    "TransactionStatus",
+    "connect",
+]
+
+TransactionStatus = Literal["idle", "transaction", "failed"]
+
+_STATUSES: dict[bytes, TransactionStatus] = {b"I": "idle", b"T": "transaction", b"E": "failed"}
+_STARTUP = {"client_encoding": "UTF8", "standard_conforming_strings": "on"}
+_GOODBYE_SECONDS = 1.0
+"""How long `Connection.close` may take over its parting message."""
+
+_KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+"""Seconds, seconds, probes: a peer that vanished is noticed after 25 s without traffic."""
+
+_PERMANENT_CLASSES = ("28", "3D", "42", "22", "0A")
+"""Not authenticated, no such database, no privilege or parameter, wrong value, unsupported
+(appendix A of PostgreSQL's manual)."""
+
+_PROTOCOL_VIOLATION = "08P01"
+"""What poolers answer to a startup parameter that they do not know."""
+
+
+class PostgresError(Exception):
+    """The server refused a statement; the connection lives on.
+
+    Attributes:
+        sqlstate: Five characters.
+        message: The server's primary message.
+        detail: Its second line, or "".
+        hint: What it suggests, or "".
+        position: The character of the SQL sent at which it stumbled, from 1; None if it told none.
+        where: The call stack of functions, or "".
+        severity: ``ERROR``.
+        schema, table, column, constraint: Names of what was concerned, or "".
+    """
+
+    def __init__(self, fields: Mapping[str, str]) -> None:
+        self.sqlstate = fields.get("C", "")
+        self.message = fields.get("M", "")
+        self.detail = fields.get("D", "")
+        self.hint = fields.get("H", "")
+        self.position = int(fields["P"]) if fields.get("P", "").isdigit() else None
+        self.where = fields.get("W", "")
+        self.severity = _severity(fields)
+        self.schema = fields.get("s", "")
+        self.table = fields.get("t", "")
+        self.column = fields.get("c", "")
+        self.constraint = fields.get("n", "")
+        super().__init__(f"{self.message} [{self.sqlstate}]")
+
+
+class ConnectionLost(Exception):
+    """The connection is gone: network, timeout, abort, or the server ended it.
+
+    Attributes:
+        reason: One sentence.
+        sqlstate: What the server said last (``57P01``: an administrator ended it), or "".
+    """
+
+    def __init__(self, reason: str, *, sqlstate: str = "") -> None:
+        self.reason = reason
+        self.sqlstate = sqlstate
+        super().__init__(f"{reason} [{sqlstate}]" if sqlstate else reason)
+
+
+class ConnectFailed(Exception):
+    """No connection came to be.
+
+    Attributes:
+        reason: One sentence, with host, port, database and user.
+        permanent: Whether it will fail the same way until somebody changes something.
+        sqlstate: The server's code, or "" where it said nothing.
+        answered: Whether the server was there, so that with or without TLS may make a difference.
+    """
+
+    def __init__(
+        self, reason: str, *, permanent: bool, sqlstate: str = "", answered: bool = False
+    ) -> None:
+        self.reason = reason
+        self.permanent = permanent
+        self.sqlstate = sqlstate
+        self.answered = answered
+        super().__init__(reason)
+
+    @property
+    def is_authentication(self) -> bool:
+        """Whether fresh credentials may help: the role or its password was refused."""
+        return self.sqlstate.startswith("28")
+
+
+def connect(
+    address: DatabaseAddress,
+    *,
+    credentials: Credentials | None = None,
+    application_name: str,
+    startup: Mapping[str, str] | None = None,
+    timeout: float,
+    clock: Clock = SYSTEM_CLOCK,
+) -> Connection:
+    """Open a connection, in plaintext or TLS as the address demands.
+
+    ``allow`` tries plaintext first and ``prefer`` TLS first; each tries the other where the server
+    answered with a refusal.
+
+    Args:
+        address: Where.
+        credentials: Asked once, before the first attempt, for user and password; None: the
+            address's own.
+        application_name: What ``pg_stat_activity`` shows; 63 bytes at most are kept.
+        startup: Further settings for the session, such as ``lock_timeout``.
+        timeout: Seconds at most until it is ready, the address's ``connect_timeout`` included
+            where that is shorter. Resolving the name is not bounded.
+        clock: For the timeout.
+
+    Raises:
+        ConnectFailed: See ``permanent``.
+    """
+    user, password = credentials() if credentials else (address.user, address.password)
+    seconds = min(timeout, address.connect_timeout or timeout)
+    attempt = _Attempt(
+        address=address,
+        user=user,
+        password=password,
+        application_name=application_name,
+        startup={**_STARTUP, **(startup or {})},
+        deadline=Deadline.after(seconds, clock),
+        seconds=seconds,
+    )
+    first, *others = _ENCRYPTIONS[address.tls_mode]
+    try:
+        return attempt.connect(first)
+    except ConnectFailed as failed:
+        if not failed.answered or not others:
+            raise
+        return _second_chance(attempt, others[0], failed)
+
+
+def _second_chance(attempt: _Attempt, encryption: _Encryption, before: ConnectFailed) -> Connection:
+    try:
+        return attempt.connect(encryption)
+    except ConnectFailed as failed:
+        reasons = dict.fromkeys((before.reason, failed.reason))
+        raise ConnectFailed(
+            "; then, ".join(reasons),
+            permanent=before.permanent and failed.permanent,
+            sqlstate=failed.sqlstate or before.sqlstate,
+            answered=True,
+        ) from failed
+
+
+_Encryption = Literal["none", "if offered", "demanded"]
+_ENCRYPTIONS: dict[str, tuple[_Encryption, ...]] = {
+    "disable": ("none",),
+    "allow": ("none", "demanded"),
+    "prefer": ("if offered", "none"),
+    "require": ("demanded",),
+    "verify-ca": ("demanded",),
+    "verify-full": ("demanded",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Attempt:
+    """Everything that the steps of connecting need to know."""
+
+    address: DatabaseAddress
+    user: str
+    password: str | None
+    application_name: str
+    startup: Mapping[str, str]
+    deadline: Deadline
+    seconds: float
+
+    def connect(self, encryption: _Encryption) -> Connection:
+        sock = self._open()
+        try:
+            sock = self._encrypted(sock, encryption)
+            driver = self._login(sock)
+            sock.settimeout(None)
+        except BaseException:
+            sock.close()
+            raise
+        return Connection(driver, sock)
+
+    def _open(self) -> socket.socket:
+        try:
+            sock = self._unix() if self.address.socket_dir else self._tcp()
+        except (OSError, UnicodeError) as error:  # UnicodeError: no name that DNS could hold
+            permanent = isinstance(error, (PermissionError, UnicodeError))
+            raise self._failed(self._words(error), permanent=permanent) from error
+        return sock
+
+    def _unix(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(self._remaining())
+            sock.connect(f"{self.address.socket_dir.rstrip('/')}/.s.PGSQL.{self.address.port}")
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _tcp(self) -> socket.socket:
+        place = (self.address.host, self.address.port)
+        sock = socket.create_connection(place, timeout=self._remaining())
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE.items():
+            if hasattr(socket, option):  # macOS has other names for some
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        return sock
+
+    def _encrypted(self, sock: socket.socket, encryption: _Encryption) -> socket.socket:
+        if encryption == "none":
+            return sock
+        import ssl
+
+        from lambda_migrate.postgresql import tls
+
+        try:
+            context = tls.context_for(self.address)
+            sock.settimeout(self._remaining())
+            if tls.server_offers_tls(sock):
+                return context.wrap_socket(sock, server_hostname=self.address.host)
+        except tls.RootCertificateMissing as error:
+            raise self._failed(str(error), permanent=True) from error
+        except ssl.SSLCertVerificationError as error:
+            raise self._failed(
+                _distrust(error, self.address), permanent=True, answered=True
+            ) from error
+        except TimeoutError as error:
+            raise self._failed(self._words(error), permanent=False) from error
+        except OSError as error:
+            reason = f"the TLS handshake failed: {error}"
+            raise self._failed(reason, permanent=False, answered=True) from error
+        if encryption == "demanded":
+            raise self._failed(
+                f"the server offers no TLS, and sslmode={self.address.tls_mode} demands it",
+                permanent=True,
+                answered=True,
+            )
+        return sock
+
+    def _login(self, sock: socket.socket) -> Driver:
+        from lambda_migrate.postgresql.driver import Driver, LoginRefused, ScramException
+
+        sock.settimeout(self._remaining())
+        try:
+            return Driver(
+                user=self.user,
+                password=self.password,
+                host=None,
+                database=self.address.database,
+                application_name=self.application_name,
+                startup_params=dict(self.startup),
+                sock=sock,
+                ssl_context=False,
+                channel_binding=self.address.channel_binding,
+            )
+        except (LoginRefused, ScramException) as error:
+            raise self._failed(str(error), permanent=True, answered=True) from error
+        except _driver_faults() as error:
+            raise self._refused(error) from error
+
+    def _refused(self, error: Exception) -> ConnectFailed:
+        fields = _fields(error)
+        if fields:
+            return self._failed(
+                fields.get("M", "") + _advice(fields, self.address),
+                permanent=_is_permanent(fields.get("C", "")),
+                sqlstate=fields.get("C", ""),
+                answered=True,
+            )
+        # pg8000 refuses a way of authenticating with an error of its own, the rest is network.
+        words = self._words(error)
+        return self._failed(words, permanent="Authentication method" in words)
+
+    def _failed(
+        self, reason: str, *, permanent: bool, sqlstate: str = "", answered: bool = False
+    ) -> ConnectFailed:
+        who = f"user {self.user} at {self.address.fingerprint}"
+        code = f" [{sqlstate}]" if sqlstate else ""
+        return ConnectFailed(
+            f"cannot connect as {who}: {reason}{code}",
+            permanent=permanent,
+            sqlstate=sqlstate,
+            answered=answered,
+        )
+
+    def _remaining(self) -> float:
+        # 0 would make the socket non-blocking.
+        return max(self.deadline.remaining(), 0.001)
+
+    def _words(self, error: Exception) -> str:
+        return _words(error, f"no answer within {self.seconds:g} s")
+
+
+class Connection:
+    """An open connection. One thread runs statements; any thread may `abort`.
+
+    Attributes:
+        pid: The backend's process id as the server announced it; 0 if it did not. Behind RDS
+            Proxy it is the proxy's: ask ``pg_backend_pid()`` for the real one.
+        server_version: As ``server_version_num``: 180004 for 18.4; 0 if unknown.
+        is_encrypted: Whether it goes over TLS.
+    """
+
+    def __init__(self, driver: Driver, sock: socket.socket) -> None:
+        self._driver = driver
+        self._sock = sock
+        self._guard = threading.Lock()
+        self._is_closed = False
+        self._end = "the connection is closed"
+        self._is_aborted = False
+        self.pid = driver.pid
+        self.server_version = _version_number(driver.parameter_statuses.get("server_version", ""))
+        self.is_encrypted = hasattr(sock, "getpeercert")
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The last message's command tags (``CREATE TABLE``, ``UPDATE 3``), one per statement."""
+        return tuple(self._driver.tags)
+
+    @property
+    def completed(self) -> int:
+        """How many statements of the last message finished."""
+        return len(self._driver.tags)
+
+    @property
+    def status(self) -> TransactionStatus:
+        """Where the session stands, as the server said after the last message."""
+        return _STATUSES[self._driver.transaction_status]
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction block is open, failed ones included."""
+        return self.status != "idle"
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing can run here any more."""
+        return self._is_closed
+
+    def run(self, sql: str, *, timeout: float | None = None) -> list[list[Any]]:
+        """Send SQL exactly as written, in one message of the simple protocol.
+
+        A script that changed ``client_encoding`` is undone before the next message, by one of
+        ours. ``COPY ... FROM STDIN`` fails with 57014, what ``COPY ... TO STDOUT`` writes is
+        dropped.
+
+        Args:
+            sql: Any number of statements.
+            timeout: Seconds that the server may be silent; then the connection is given up. None
+                waits for ever. A backstop: a server that goes on talking renews it, so set
+                ``statement_timeout`` as well.
+
+        Returns:
+            The rows of all statements. Booleans, integers and floats arrive as such, NULL as None,
+            everything else as the server's text.
+
+        Raises:
+            PostgresError: A statement was refused, or COMMIT met a transaction that had failed.
+            ConnectionLost: Whether it took effect is unknown.
+            ValueError: It holds a NUL or half a surrogate pair, which PostgreSQL cannot read.
+                Nothing was sent.
+        """
+        _check_sendable(sql)
+        if not self._driver.speaks_utf8 and self.status != "failed":
+            self._exchange("SET client_encoding TO 'UTF8'", timeout)
+        return self._exchange(sql, timeout)
+
+    def _exchange(self, sql: str, timeout: float | None) -> list[list[Any]]:
+        self._driver.begin_message()
+        if self._is_closed or self._is_aborted:
+            raise self._lost(self._end)
+        try:
+            self._sock.settimeout(None if timeout is None else max(timeout, 0.001))
+            return self._driver.run(sql) or []
+        except _driver_faults() as error:
+            fields = _fields(error)
+            if fields and not _is_fatal(fields):
+                raise PostgresError(fields) from error
+            raise self._lost(self._reason(error, timeout)) from error
+        except BaseException:
+            self._discard("the connection was left in the middle of an answer")
+            raise
+
+    def _reason(self, error: Exception, timeout: float | None) -> str:
+        if self._is_aborted:
+            return self._end
+        said = self._driver.last_error
+        if _is_fatal(said):
+            return f"the server ended the connection: {said.get('M', '')}"
+        return _words(error, f"the server was silent for {timeout or 0:g} s")
+
+    def _lost(self, reason: str) -> ConnectionLost:
+        self._discard(reason)
+        said = self._driver.last_error
+        return ConnectionLost(reason, sqlstate=said.get("C", "") if _is_fatal(said) else "")
+
+    def abort(self) -> None:
+        """End whatever runs, from any thread: who runs it gets `ConnectionLost` at once.
+
+        The server is not told, it notices the closed connection when it next writes (or checks,
+        see ``client_connection_check_interval``). Never raises.
+        """
+        with self._guard:
+            if self._is_closed:
+                return
+            self._end = "the connection was aborted"
+            self._is_aborted = True
+            # Of the plain socket: SSLSocket.shutdown would drop the TLS layer under the reader,
+            # which could then send in plaintext.
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Say goodbye and close. Idempotent, never raises."""
+        if self._is_closed:
+            return
+        with contextlib.suppress(OSError, ValueError):
+            if not self._is_aborted:
+                self._sock.settimeout(_GOODBYE_SECONDS)
+                self._sock.sendall(b"X\0\0\0\4")
+        self._discard(self._end)
+
+    def _discard(self, reason: str) -> None:
+        with self._guard:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._end = reason
+            # First, so that closing pg8000's file does not wait for what it would still write.
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+            self._driver.close()
+            self._sock.close()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _driver_faults() -> tuple[type[Exception], ...]:
+    """What comes out of pg8000 when the server refuses or the socket breaks underneath it.
+
+    ``ValueError``: its file or TLS layer was closed; ``KeyError``: a message it does not know;
+    ``AttributeError``: it let go of its file; the others: half a message.
+    """
+    from lambda_migrate.postgresql.driver import DatabaseError, InterfaceError
+
+    return (
+        DatabaseError,
+        InterfaceError,
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        struct.error,
+    )
+
+
+def _fields(error: Exception) -> dict[str, str]:
+    """The fields of an ErrorResponse by their letter; {} for any other error."""
+    fields = error.args[0] if error.args else None
+    return fields if isinstance(fields, dict) else {}
+
+
+def _severity(fields: Mapping[str, str]) -> str:
+    # V is never translated; some poolers send S alone.
+    return fields.get("V", fields.get("S", ""))
+
+
+def _is_fatal(fields: Mapping[str, str]) -> bool:
+    # Not the class 08: postgres_fdw and dblink raise it, as an ERROR, for connections of theirs.
+    return _severity(fields) in ("FATAL", "PANIC")
+
+
+def _is_permanent(sqlstate: str) -> bool:
+    return sqlstate[:2] in _PERMANENT_CLASSES or sqlstate == _PROTOCOL_VIOLATION
+
+
+def _words(error: Exception, on_timeout: str) -> str:
+    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    if isinstance(cause, TimeoutError):
+        return on_timeout
+    if isinstance(cause, KeyError):
+        return f"the server sent a message that is not understood: {cause}"
+    if isinstance(cause, OSError):
+        return cause.strerror or str(cause) or type(cause).__name__
+    text = str(cause)
+    return "the connection broke off" if text == "network error" else text or type(cause).__name__
+
+
+def _distrust(error: Exception, address: DatabaseAddress) -> str:
+    why = getattr(error, "verify_message", "") or str(error)
+    advice = (
+        "set sslrootcert (LAMBDA_MIGRATE_SSLROOTCERT) to the authority's certificate; for Amazon "
+        "RDS that is global-bundle.pem from truststore.pki.rds.amazonaws.com"
+    )
+    if "match" in why.lower():  # "Hostname mismatch", "IP address mismatch"
+        advice = "connect by a name that the certificate holds"
+    return f"the server's certificate is refused (sslmode={address.tls_mode}): {why}; {advice}"
+
+
+def _advice(fields: Mapping[str, str], address: DatabaseAddress) -> str:
+    text = fields.get("M", "")
+    if "no encryption" in text or "SSL off" in text:
+        return f"; it may demand TLS: sslmode={address.tls_mode} does not use it"
+    return ""
+
+
+def _version_number(text: str) -> int:
+    """180004 from ``18.4 (Debian 18.4-1)``; 0 from what is not a version of 10 or later."""
+    match = re.match(r"(\d+)(?:\.(\d+))?", text)
+    if match is None or int(match[1]) < 10:
+        return 0
+    return int(match[1]) * 10000 + int(match[2] or 0)
+
+
+def _check_sendable(sql: str) -> None:
+    at = sql.find("\0")
+    if at >= 0:
+        raise ValueError(f"the SQL holds a NUL character at offset {at}; PostgreSQL ends there")
+    sql.encode()

@@ -1,0 +1,312 @@
+"""A connection under a fence: opened by a takeover, opened again when it breaks, ended by a loss.
+
+Every transaction of a holder begins here, with the fence row locked and its token compared, so
+that a stale holder can begin none, and one that was frozen inside a transaction is ended by its
+successor before the token changes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lambda_migrate.errors import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    LeaseHeld,
+    LeaseLost,
+    MigrationFailed,
+)
+from lambda_migrate.postgresql.connection import ConnectFailed, ConnectionLost, PostgresError
+from lambda_migrate.postgresql.database import FenceStale
+from lambda_migrate.postgresql.sql import DISCARD_ALL, LAYOUT, Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lambda_migrate.deadline import Deadline, Random
+    from lambda_migrate.postgresql.connection import Connection
+    from lambda_migrate.postgresql.database import Grant
+    from lambda_migrate.postgresql.sql import Queries
+
+__all__ = ["FencedConnection", "Opener"]
+
+Opener = "Callable[[float], Connection]"
+
+_FENCE_LOCK_MS = 500
+"""How long a takeover waits for the fence row before it ends who holds it."""
+
+_END_WAIT_MS = 2_000
+"""How long it then waits for that backend to be gone."""
+
+_GRACE_SECONDS = 1.0
+"""By how much the socket outwaits ``statement_timeout``: the server's own word is the clearer."""
+
+LOCK_NOT_AVAILABLE = "55P03"
+INSUFFICIENT_PRIVILEGE = "42501"
+
+
+class FencedConnection:
+    """One holder's connection; `run` and `transaction` only ever act under its fence.
+
+    Args:
+        open_connection: Opens a connection, given the seconds that it may take.
+        queries: Our SQL.
+        grant: The holder's right.
+        random: Chance, for jitter.
+        lock_seconds: ``lock_timeout`` of a migration's transaction.
+    """
+
+    def __init__(
+        self,
+        open_connection: Callable[[float], Connection],
+        queries: Queries,
+        grant: Grant,
+        *,
+        random: Random,
+        lock_seconds: float,
+    ) -> None:
+        self.queries = queries
+        self.grant = grant
+        self.is_aborted = False
+        self._open = open_connection
+        self._random = random
+        self._lock_ms = round(lock_seconds * 1000)
+        self._connection: Connection | None = None
+
+    # --- opening and ending
+
+    def attach(self, deadline: Deadline, *, evict: bool = True) -> None:
+        """Connect and make this grant the only one that can commit.
+
+        Raises:
+            FenceStale: A token at least as high was seen.
+            LeaseLost: `abort` was called.
+            LeaseHeld: An older holder is alive and ``evict`` is False.
+            ConfigurationError: Privileges or the environment are wrong.
+            DatabaseUnavailable: Not before the deadline.
+        """
+        self.close()
+        self._connection = self._connect(deadline)
+        try:
+            self._bootstrap(deadline)
+            self._take(deadline, evict=evict)
+        except PostgresError as error:
+            self.close()
+            raise _as_configuration(error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def reattach(self, deadline: Deadline) -> None:
+        """Connect again after the connection broke, under the same fence.
+
+        Raises:
+            LeaseLost: `abort` was called, or a successor has taken over.
+        """
+        try:
+            self.attach(deadline)
+        except FenceStale as stale:
+            raise self.lost(stale.seen) from stale
+
+    def abort(self) -> None:
+        """End the running statement from another thread; nothing runs on this grant any more."""
+        self.is_aborted = True
+        connection = self._connection
+        if connection is not None:
+            connection.abort()
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def lost(self, seen: int | None = None) -> LeaseLost:
+        """The error for a holder that was overtaken."""
+        by = f" by fence {seen}" if seen is not None else ""
+        return LeaseLost(
+            f"this instance's fence {self.grant.fence} on {self.grant.target!r} was passed{by}; "
+            "nothing more of it was committed"
+        )
+
+    # --- running
+
+    @property
+    def connection(self) -> Connection:
+        """The open connection.
+
+        Raises:
+            ConnectionLost: There is none.
+        """
+        if self.is_aborted:
+            raise self.lost()
+        if self._connection is None:
+            raise ConnectionLost("the connection is closed")
+        return self._connection
+
+    def run(self, sql: str, deadline: Deadline) -> list[list[Any]]:
+        """Send one message and read its rows, for no longer than the deadline allows."""
+        return self.connection.run(sql, timeout=deadline.remaining() + _GRACE_SECONDS)
+
+    def limits(self, deadline: Deadline, *, waits_for_locks: bool = False) -> Limits:
+        """The server-side limits for what is to be done by ``deadline``.
+
+        Raises:
+            MigrationFailed: No time is left.
+        """
+        left = deadline.remaining()
+        if left <= 0:
+            raise MigrationFailed("the invocation's deadline has passed")
+        return Limits(
+            lock=0 if waits_for_locks else self._lock_ms,
+            statement=max(1, round(left * 1000)),
+            server_version=self.connection.server_version,
+        )
+
+    def begin(self, deadline: Deadline) -> str:
+        """Open a transaction, lock the fence, compare it; returns the transaction's id.
+
+        Raises:
+            LeaseLost: The token is another's.
+        """
+        rows = self.run(self.queries.begin(self.limits(deadline)), deadline)
+        token, owner, transaction = rows[-1]
+        if (token, owner) != (self.grant.fence, self.grant.owner):
+            self.run("ROLLBACK", deadline)
+            raise self.lost(token)
+        return str(transaction)
+
+    def commit(self, writes: str, deadline: Deadline) -> list[Any]:
+        """Undo what a script left in the session, write and commit; returns the last row."""
+        rows = self.run(self.queries.commit(writes, self.limits(deadline)), deadline)
+        return rows[-1]
+
+    def write(self, writes: str, deadline: Deadline) -> list[Any]:
+        """A transaction of our own: begin under the fence, write, commit."""
+        self.begin(deadline)
+        return self.commit(writes, deadline)
+
+    def undo(self, deadline: Deadline) -> None:
+        """Roll back, and forget what a script left in the session.
+
+        Prepared statements, for one, outlive a rollback.
+        """
+        self.run("ROLLBACK", deadline)
+        self.run(DISCARD_ALL, deadline)
+
+    def jitter(self, attempt: int) -> float:
+        """Seconds before the next attempt, the first being 1: up to 5, full jitter."""
+        return float(min(5.0, 0.1 * 2**attempt) * self._random.random())
+
+    # --- inside attach
+
+    def _connect(self, deadline: Deadline) -> Connection:
+        from tenacity import RetryCallState, Retrying, retry_if_exception
+
+        def wait(state: RetryCallState) -> float:
+            return min(self.jitter(state.attempt_number), deadline.remaining())
+
+        retrying = Retrying(
+            retry=retry_if_exception(_is_worth_retrying),
+            stop=lambda _state: deadline.is_over or self.is_aborted,
+            wait=wait,
+            sleep=deadline.clock.sleep,
+            reraise=True,
+        )
+        try:
+            connection = retrying(lambda: self._open(max(0.1, deadline.remaining())))
+        except ConnectFailed as failed:
+            if failed.permanent:
+                raise ConfigurationError(str(failed)) from failed
+            raise DatabaseUnavailable(str(failed)) from failed
+        if self.is_aborted:
+            connection.close()
+            raise self.lost()
+        return connection
+
+    def _bootstrap(self, deadline: Deadline) -> None:
+        has_schema, has_tables = self.run(self.queries.probe(), deadline)[0]
+        if not has_tables:
+            self.run(self.queries.bootstrap(create_schema=not has_schema), deadline)
+
+    def _take(self, deadline: Deadline, *, evict: bool) -> None:
+        """Set the token; end whoever is in the way, then and after."""
+        while True:
+            self._check_fence(deadline)
+            if not evict:
+                self._refuse_if_held(deadline)
+            self._end_others(deadline)
+            if self._set_token(deadline):
+                break
+        self._end_others(deadline)
+
+    def _check_fence(self, deadline: Deadline) -> None:
+        layout, token, owner, environment = self.run(self.queries.read_fence(), deadline)[0]
+        if layout != LAYOUT:
+            raise ConfigurationError(
+                f"the database's lambda-migrate tables have layout {layout}, this version of "
+                f"the library knows {LAYOUT}; deploy the newer library"
+            )
+        self._check_environment(environment)
+        if (token, owner) != (self.grant.fence, self.grant.owner) and token >= self.grant.fence:
+            raise FenceStale(token)
+
+    def _check_environment(self, stamped: str) -> None:
+        mine = self.grant.environment
+        if stamped in ("", mine) or self.grant.restamp:
+            return
+        named = f"environment {mine!r}" if mine else "no environment"
+        raise ConfigurationError(
+            f"this database belongs to environment {stamped!r}, this function names {named}; "
+            f"correct its database, or set LAMBDA_MIGRATE_ENVIRONMENT={stamped}. If the database "
+            "is a copy that changed hands, run `lambda-migrate repair --environment`"
+        )
+
+    def _refuse_if_held(self, deadline: Deadline) -> None:
+        others = self.run(self.queries.count_other_holders(self.grant), deadline)[0][0]
+        if others:
+            raise LeaseHeld("somebody else is migrating this database; try again when it is done")
+
+    def _end_others(self, deadline: Deadline) -> None:
+        """End earlier holders' backends until none is left."""
+        while True:
+            try:
+                sql = self.queries.end_other_holders(self.grant, wait_ms=_END_WAIT_MS)
+                if all(ended for (ended,) in self.run(sql, deadline)):
+                    return
+            except PostgresError as error:
+                if error.sqlstate != INSUFFICIENT_PRIVILEGE:
+                    raise
+                raise ConfigurationError(
+                    "an earlier holder's backend runs under another role and may not be ended: "
+                    "use one role for all functions of a target, or GRANT pg_signal_backend"
+                ) from error
+            if deadline.is_over:
+                raise DatabaseUnavailable("an earlier holder's backend could not be ended")
+
+    def _set_token(self, deadline: Deadline) -> bool:
+        sql = self.queries.take_fence(
+            self.grant,
+            lock_ms=_FENCE_LOCK_MS,
+            statement_ms=max(1, round(deadline.remaining() * 1000)),
+        )
+        try:
+            return bool(self.run(sql, deadline))
+        except PostgresError as error:
+            self.run("ROLLBACK", deadline)
+            if error.sqlstate != LOCK_NOT_AVAILABLE or deadline.is_over:
+                raise
+            return False
+
+
+def _is_worth_retrying(error: BaseException) -> bool:
+    return isinstance(error, ConnectFailed) and not error.permanent
+
+
+def _as_configuration(error: PostgresError) -> Exception:
+    if error.sqlstate == INSUFFICIENT_PRIVILEGE:
+        return ConfigurationError(
+            f"PostgreSQL refused to prepare the lambda-migrate schema: {error.message}; let the "
+            "migrating role own that schema, or GRANT it CREATE on the database"
+        )
+    return DatabaseUnavailable(f"PostgreSQL failed while taking over: {error.message}")

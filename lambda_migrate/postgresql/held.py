@@ -1,0 +1,129 @@
+"""A database under one holder's fence: the real `HeldDatabase`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lambda_migrate.errors import DatabaseUnavailable, MigrationFailed
+from lambda_migrate.migrations import HistoryRow, RowState, Script
+from lambda_migrate.postgresql.apply import apply_in_transaction, revert_in_transaction
+from lambda_migrate.postgresql.concurrent import apply_outside, revert_outside, settle
+from lambda_migrate.postgresql.connection import ConnectionLost, PostgresError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+    from lambda_migrate.deadline import Deadline
+    from lambda_migrate.migrations import Migration
+    from lambda_migrate.postgresql.fenced import FencedConnection
+
+__all__ = ["HeldPostgreSQL", "history_row"]
+
+
+class HeldPostgreSQL:
+    """`HeldDatabase` on a `FencedConnection` that is attached.
+
+    Args:
+        fenced: The connection.
+        deadline: For what has no deadline of its own.
+    """
+
+    def __init__(self, fenced: FencedConnection, deadline: Deadline) -> None:
+        self._fenced = fenced
+        self._deadline = deadline
+
+    def history(self) -> list[HistoryRow]:
+        """See `HeldDatabase.history`."""
+        rows = self._ours(
+            lambda: self._fenced.run(self._fenced.queries.read_history(), self._deadline)
+        )
+        return [history_row(row) for row in rows]
+
+    def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
+        """See `HeldDatabase.apply`."""
+        if migration.up.transactional:
+            return apply_in_transaction(self._fenced, migration, digest, deadline)
+        return apply_outside(self._fenced, migration, digest, deadline)
+
+    def revert(self, row: HistoryRow, deadline: Deadline) -> int:
+        """See `HeldDatabase.revert`."""
+        if row.down is None or row.down.transactional:
+            return revert_in_transaction(self._fenced, row, deadline)
+        return revert_outside(self._fenced, row, deadline)
+
+    def settle(self, row: HistoryRow, deadline: Deadline) -> None:
+        """See `HeldDatabase.settle`."""
+        settle(self._fenced, row, deadline)
+
+    def record(self, migrations: Sequence[tuple[Migration, str]], *, baseline: bool) -> None:
+        """See `HeldDatabase.record`."""
+        if migrations:
+            self._write(
+                self._fenced.queries.record(migrations, self._fenced.grant, baseline=baseline)
+            )
+
+    def forget(self, versions: Sequence[int]) -> None:
+        """See `HeldDatabase.forget`."""
+        if versions:
+            self._write(self._fenced.queries.delete(versions))
+
+    def abort(self) -> None:
+        """See `HeldDatabase.abort`."""
+        self._fenced.abort()
+
+    def close(self) -> None:
+        """See `HeldDatabase.close`."""
+        self._fenced.close()
+
+    def __enter__(self) -> HeldPostgreSQL:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _write(self, writes: str) -> None:
+        self._ours(lambda: self._fenced.write(f"{writes}; SELECT 1", self._deadline))
+
+    def _ours(self, act: Callable[[], Any]) -> Any:
+        """Run a statement of ours; try once more on a new connection."""
+        try:
+            try:
+                return act()
+            except ConnectionLost:
+                self._fenced.reattach(self._deadline)
+                return act()
+        except ConnectionLost as lost:
+            raise DatabaseUnavailable(f"the connection to PostgreSQL broke: {lost}") from lost
+        except PostgresError as error:
+            raise MigrationFailed(
+                f"the lambda-migrate tables could not be used: {error.message}",
+                sqlstate=error.sqlstate,
+            ) from error
+
+
+def history_row(row: list[Any]) -> HistoryRow:
+    """A row of `Queries.read_history`."""
+    down = None
+    if row[12] is not None:
+        down = Script(row[12], line=row[13] or 1, transactional=row[14] is not False)
+    return HistoryRow(
+        version=row[0],
+        name=row[1],
+        checksum=row[2],
+        digest=row[3],
+        state=RowState(row[4]),
+        started_at=row[5],
+        applied_at=row[6],
+        duration_ms=row[7],
+        fence=row[8],
+        owner=row[9],
+        baseline=row[10],
+        up=Script(row[11], transactional=False) if row[11] is not None else None,
+        down=down,
+    )

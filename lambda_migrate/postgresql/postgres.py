@@ -1,0 +1,85 @@
+"""A PostgreSQL database: the real `Database`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lambda_migrate.deadline import system_random
+from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
+from lambda_migrate.postgresql.connection import ConnectFailed, ConnectionLost, PostgresError
+from lambda_migrate.postgresql.fenced import FencedConnection
+from lambda_migrate.postgresql.held import HeldPostgreSQL, history_row
+from lambda_migrate.postgresql.sql import Queries, application_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lambda_migrate.deadline import Deadline, Random
+    from lambda_migrate.migrations import HistoryRow
+    from lambda_migrate.postgresql.connection import Connection
+    from lambda_migrate.postgresql.database import Grant
+
+__all__ = ["PostgreSQLDatabase"]
+
+_READ_SECONDS = 30.0
+"""For reading the history where the caller has more time than this."""
+
+
+@dataclass(frozen=True, slots=True)
+class PostgreSQLDatabase:
+    """`Database` that opens its connections through ``connect``.
+
+    Attributes:
+        fingerprint: See `Database`.
+        connect: Opens a connection: application name, seconds it may take.
+        schema: Where our tables are.
+        lock_timeout_seconds: For each lock that a transactional migration wants.
+        random: Chance, for jitter.
+    """
+
+    fingerprint: str
+    connect: Callable[[str, float], Connection]
+    schema: str = "lambda_migrate"
+    lock_timeout_seconds: float = 3.0
+    random: Random | None = None
+
+    def read_history(self, deadline: Deadline) -> list[HistoryRow]:
+        """See `Database.read_history`."""
+        queries = Queries(self.schema)
+        limit = deadline.or_after(_READ_SECONDS)
+        try:
+            connection = self.connect("lambda-migrate status", limit.remaining())
+        except ConnectFailed as failed:
+            if failed.permanent:
+                raise ConfigurationError(str(failed)) from failed
+            raise DatabaseUnavailable(str(failed)) from failed
+        try:
+            if not connection.run(queries.probe(), timeout=limit.remaining())[0][1]:
+                return []
+            rows = connection.run(queries.read_history(), timeout=limit.remaining())
+        except ConnectionLost as lost:
+            raise DatabaseUnavailable(f"the connection to PostgreSQL broke: {lost}") from lost
+        except PostgresError as error:
+            raise ConfigurationError(
+                f"the history in schema {self.schema!r} cannot be read: {error.message}"
+            ) from error
+        finally:
+            connection.close()
+        return [history_row(row) for row in rows]
+
+    def take_over(self, grant: Grant, deadline: Deadline, *, evict: bool = True) -> HeldPostgreSQL:
+        """See `Database.take_over`."""
+        name = application_name(grant.target, grant.fence)
+        fenced = FencedConnection(
+            lambda seconds: self.connect(name, seconds),
+            Queries(self.schema),
+            grant,
+            random=self.random or system_random(),
+            lock_seconds=self.lock_timeout_seconds,
+        )
+        try:
+            fenced.attach(deadline, evict=evict)
+        except ConnectionLost as lost:
+            raise DatabaseUnavailable(f"the connection to PostgreSQL broke: {lost}") from lost
+        return HeldPostgreSQL(fenced, deadline)

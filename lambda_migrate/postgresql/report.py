@@ -1,0 +1,97 @@
+"""A PostgreSQL error told as a person reads it: file, line, caret, hint, next step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lambda_migrate.errors import MigrationFailed
+from lambda_migrate.migrations.statements import excerpt, redact, split
+
+if TYPE_CHECKING:
+    from lambda_migrate.migrations.migration import Script
+    from lambda_migrate.postgresql.connection import PostgresError
+
+__all__ = ["failure_of"]
+
+QUERY_CANCELED = "57014"
+TRANSACTION_TIMEOUT = "25P04"
+_CAUSE_LENGTH = 300
+
+
+def failure_of(
+    error: PostgresError, script: Script, *, name: str, path: str, completed: int, overdue: bool
+) -> MigrationFailed:
+    """The failure of a script.
+
+    Args:
+        error: What the server said.
+        script: What was running.
+        name: The migration's name.
+        path: Its file, or the name again for a stored down script.
+        completed: How many of its statements had finished, for errors without a position.
+        overdue: Whether the deadline cancelled it.
+    """
+    cause = _cause(error, overdue=overdue)
+    lines = [f"{name} failed: {cause} [{error.sqlstate}]"]
+    lines += _place(error, script, path=path, completed=completed)
+    lines += [
+        f"  {label}: {redact(text)}"
+        for label, text in (
+            ("detail", error.detail),
+            ("hint", error.hint),
+            ("where", error.where),
+            ("next", _next_step(error, overdue=overdue)),
+        )
+        if text
+    ]
+    return MigrationFailed(cause, migration=name, sqlstate=error.sqlstate, detail="\n".join(lines))
+
+
+def _cause(error: PostgresError, *, overdue: bool) -> str:
+    if overdue and error.sqlstate in (QUERY_CANCELED, TRANSACTION_TIMEOUT):
+        return "it was still running when the invocation's deadline came, and was cancelled"
+    return redact(error.message)[:_CAUSE_LENGTH]
+
+
+def _place(error: PostgresError, script: Script, *, path: str, completed: int) -> list[str]:
+    position = error.position or _start_of_statement(script, completed)
+    if position is None:
+        return [f"  in {path}"]
+    shown = excerpt(script.sql, position, first_line=script.line)
+    number = str(shown.line)
+    margin = " " * (len(number) + 4)
+    where = f"{path}:{shown.line}"
+    if error.position:
+        where += f":{shown.column}"
+    return [
+        f"  {where}",
+        f"  {number} | {redact(shown.text)}",
+        *([f"{margin}{shown.caret}"] if error.position else []),
+    ]
+
+
+def _start_of_statement(script: Script, completed: int) -> int | None:
+    """Where the statement begins that failed without saying where, from 1."""
+    statements = split(script.sql)
+    if completed >= len(statements):
+        return None
+    return statements[completed].start + 1
+
+
+def _next_step(error: PostgresError, *, overdue: bool) -> str:
+    if overdue:
+        return (
+            "give the function a longer timeout, split the migration, or run it with "
+            "`lambda-migrate up` from a place without a deadline"
+        )
+    return _NEXT_STEPS.get(error.sqlstate, "")
+
+
+_NEXT_STEPS = {
+    "55P03": "a lock was not to be had in time; see who holds it in pg_locks, or raise "
+    "LAMBDA_MIGRATE_LOCK_TIMEOUT_SECONDS",
+    "42501": "grant the migrating role what it lacks, or run the migration as the owner",
+    "25001": "put the statement into a file of its own marked `-- migrate:up transaction:false`",
+    "42P07": "the object exists already; if the database was made by other means, see "
+    "`lambda-migrate baseline`",
+}

@@ -1,0 +1,420 @@
+"""All SQL of ours. Names are quoted as identifiers, values as literals; nothing is pasted.
+
+Statements go out in the simple protocol, several in one message, because each message is a round
+trip. `standard_conforming_strings` is on in every connection, so a literal needs its quotes
+doubled and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pg8000.native import identifier as _identifier
+from pg8000.native import literal as _literal
+
+from lambda_migrate._version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from lambda_migrate.migrations import Migration, Script
+    from lambda_migrate.postgresql.database import Grant
+
+__all__ = [
+    "DISCARD_ALL",
+    "LAYOUT",
+    "Limits",
+    "Queries",
+    "application_name",
+    "application_prefix",
+    "identifier",
+    "literal",
+]
+
+LAYOUT = 1
+"""The layout of our schema that this version of the library reads and writes."""
+
+_NAME_BYTES = 63
+"""PostgreSQL cuts ``application_name`` here (NAMEDATALEN - 1)."""
+
+
+def literal(value: str | int | bool | None) -> str:
+    """``value`` as an SQL literal."""
+    return str(_literal(value))
+
+
+def identifier(name: str) -> str:
+    """``name`` as a quoted SQL identifier."""
+    return str(_identifier(name))
+
+
+def application_prefix(target: str) -> str:
+    """What the application names of all holders of a target begin with, fence excluded."""
+    tag = "".join(c if c.isascii() and (c.isalnum() or c in "-_./") else "_" for c in target)
+    room = _NAME_BYTES - len("lambda-migrate::") - 19
+    if tag != target or len(tag) > room:
+        import hashlib
+
+        tag = tag[: room - 9] + "." + hashlib.sha256(target.encode()).hexdigest()[:8]
+    return f"lambda-migrate:{tag}:"
+
+
+def application_name(target: str, fence: int) -> str:
+    """The application name of a holder: a successor finds its backend by it."""
+    return f"{application_prefix(target)}{fence}"
+
+
+class Limits:
+    """How long the server lets a transaction wait, run and idle, in milliseconds.
+
+    Args:
+        lock: Longest wait for one lock; 0 for no limit.
+        statement: Longest single statement.
+        server_version: ``server_version_num``; 17 and later can limit the whole transaction.
+    """
+
+    IDLE = 10_000
+    """Our own pauses inside a transaction are round trips. A holder that is killed leaves its
+    locks for no longer than this, even if nobody takes over."""
+
+    CLIENT_CHECK = 1_000
+    """While a statement runs the server looks this often whether we are still there."""
+
+    def __init__(self, *, lock: int, statement: int, server_version: int) -> None:
+        self._settings = {
+            "lock_timeout": lock,
+            "statement_timeout": statement,
+            "idle_in_transaction_session_timeout": self.IDLE,
+            "client_connection_check_interval": self.CLIENT_CHECK,
+        }
+        if server_version >= 170000:
+            # statement_timeout counts each statement of a script anew; this one counts them all.
+            # It ends the session, so the gentler one is to come first.
+            self._settings["transaction_timeout"] = statement + 500
+
+    def set_local(self) -> str:
+        """For the current transaction."""
+        return " ".join(f"SET LOCAL {name} = {value};" for name, value in self._settings.items())
+
+    def set_session(self) -> str:
+        """For a statement that runs outside a transaction."""
+        return " ".join(
+            f"SET {name} = {value};"
+            for name, value in self._settings.items()
+            if name != "transaction_timeout"
+        )
+
+
+class Queries:
+    """Our statements for one schema.
+
+    Args:
+        schema: Its name, unquoted.
+    """
+
+    def __init__(self, schema: str) -> None:
+        self._name = schema
+        self._schema = identifier(schema)
+        self._history = f"{self._schema}.history"
+        self._fence = f"{self._schema}.fence"
+
+    # --- the schema itself
+
+    def probe(self) -> str:
+        """One row: is the schema there, are its tables there."""
+        return (
+            f"SELECT to_regnamespace({literal(self._schema)}) IS NOT NULL,"
+            f" to_regclass({literal(self._fence)}) IS NOT NULL"
+            f" AND to_regclass({literal(self._history)}) IS NOT NULL"
+        )
+
+    def bootstrap(self, *, create_schema: bool) -> str:
+        """Create what is missing; the advisory lock lets one creator in at a time.
+
+        ``IF NOT EXISTS`` alone races: two creators both find nothing, and one of them fails on a
+        unique index of the catalog (alembic #694, node-pg-migrate #821).
+        """
+        schema = f"CREATE SCHEMA IF NOT EXISTS {self._schema};" if create_schema else ""
+        return f"""
+            BEGIN;
+            SET LOCAL client_min_messages = warning;
+            SELECT pg_advisory_xact_lock(hashtext({literal("lambda-migrate " + self._name)}));
+            {schema}
+            CREATE TABLE IF NOT EXISTS {self._fence} (
+                singleton    boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+                layout       integer NOT NULL DEFAULT {LAYOUT},
+                token        bigint NOT NULL DEFAULT 0,
+                owner        text NOT NULL DEFAULT '',
+                target       text NOT NULL DEFAULT '',
+                environment  text NOT NULL DEFAULT '',
+                backend_pid  integer,
+                backend_start timestamptz,
+                taken_at     timestamptz
+            );
+            CREATE TABLE IF NOT EXISTS {self._history} (
+                version      bigint PRIMARY KEY CHECK (version > 0),
+                name         text NOT NULL,
+                checksum     text NOT NULL,
+                digest       text NOT NULL,
+                state        text NOT NULL CHECK (state IN ('started', 'applied', 'reverting')),
+                started_at   timestamptz NOT NULL,
+                applied_at   timestamptz,
+                duration_ms  bigint NOT NULL DEFAULT 0,
+                fence        bigint NOT NULL,
+                owner        text NOT NULL,
+                request_id   text NOT NULL DEFAULT '',
+                library_version text NOT NULL,
+                baseline     boolean NOT NULL DEFAULT false,
+                up           text,
+                down         text,
+                down_line    integer,
+                down_transactional boolean
+            );
+            INSERT INTO {self._fence} DEFAULT VALUES ON CONFLICT DO NOTHING;
+            COMMIT;"""
+
+    # --- the fence
+
+    def read_fence(self) -> str:
+        """Layout, token, owner, environment; without a lock."""
+        return f"SELECT layout, token, owner, environment FROM {self._fence}"
+
+    def take_fence(self, grant: Grant, *, lock_ms: int, statement_ms: int) -> str:
+        """Set the token, if it is higher or already this owner's; answers a row if so.
+
+        The holder before may be inside a transaction that has the row locked: then this fails
+        with 55P03 after ``lock_ms``, and its backend is to be ended first.
+        """
+        return f"""
+            BEGIN;
+            SET LOCAL lock_timeout = {lock_ms}; SET LOCAL statement_timeout = {statement_ms};
+            UPDATE {self._fence} SET
+                token = {literal(grant.fence)}, owner = {literal(grant.owner)},
+                target = {literal(grant.target)}, environment = {literal(grant.environment)},
+                backend_pid = pg_backend_pid(), taken_at = clock_timestamp(),
+                backend_start = (
+                    SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())
+            WHERE token < {literal(grant.fence)}
+               OR (token = {literal(grant.fence)} AND owner = {literal(grant.owner)})
+            RETURNING token;
+            COMMIT;"""
+
+    def _other_holders(self, grant: Grant) -> str:
+        """Backends of this target's holders up to our own fence, but for this connection.
+
+        They are found by their application name and, because a script may have changed that, by
+        the process that the fence row names; its start time tells it from a later process with
+        the same number.
+        """
+        prefix = literal(application_prefix(grant.target))
+        suffix = f"substr(application_name, {len(application_prefix(grant.target)) + 1})"
+        return f"""
+            FROM pg_stat_activity
+            WHERE datname = current_database() AND pid <> pg_backend_pid()
+              AND ((starts_with(application_name, {prefix}) AND {suffix} ~ '^[0-9]{{1,18}}$'
+                    AND CASE WHEN {suffix} ~ '^[0-9]{{1,18}}$'
+                             THEN {suffix}::bigint <= {literal(grant.fence)} END)
+                   OR (pid, backend_start) IN (SELECT backend_pid, backend_start FROM {self._fence}
+                       WHERE token <= {literal(grant.fence)}))"""
+
+    def count_other_holders(self, grant: Grant) -> str:
+        """How many connections of earlier holders are open."""
+        return f"SELECT count(*) {self._other_holders(grant)}"
+
+    def end_other_holders(self, grant: Grant, *, wait_ms: int) -> str:
+        """End them, and wait up to ``wait_ms`` for each; a row with false is one that stayed."""
+        return f"SELECT pg_terminate_backend(pid, {wait_ms}) {self._other_holders(grant)}"
+
+    # --- a migration's transaction
+
+    def begin(self, limits: Limits) -> str:
+        """Open the transaction and lock the fence; answers token, owner, transaction id."""
+        return f"""
+            BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+            {limits.set_local()}
+            SELECT token, owner, pg_current_xact_id()::text FROM {self._fence} FOR UPDATE;"""
+
+    def commit(self, writes: str, limits: Limits) -> str:
+        """Undo what the script left in the session, write, commit: all or nothing."""
+        return f"{_RESET} {limits.set_local()} {writes}; COMMIT;"
+
+    # --- history
+
+    def read_history(self) -> str:
+        """All rows, in the order of versions."""
+        return f"""
+            SELECT version, name, checksum, digest, state, {_iso("started_at")},
+                   {_iso("applied_at")}, duration_ms, fence, owner, baseline, up,
+                   down, down_line, down_transactional
+            FROM {self._history} ORDER BY version"""
+
+    def read_row(self, version: int) -> str:
+        """State, checksum and duration of one version; no row if it was never begun."""
+        return (
+            f"SELECT state, checksum, duration_ms FROM {self._history}"
+            f" WHERE version = {literal(version)}"
+        )
+
+    def insert_applied(
+        self, migration: Migration, digest: str, grant: Grant, *, transaction: str
+    ) -> str:
+        """The history row of a migration that ran in transaction ``transaction``."""
+        state = _only_in(transaction, "applied")
+        return f"""
+            INSERT INTO {self._history} ({_COLUMNS}, state, started_at, applied_at, duration_ms)
+            VALUES ({_values(migration, digest, grant)}, {state},
+                transaction_timestamp(), clock_timestamp(), {_ELAPSED})
+            RETURNING duration_ms"""
+
+    def insert_started(self, migration: Migration, digest: str, grant: Grant) -> str:
+        """The intent to run a non-transactional migration."""
+        return f"""
+            INSERT INTO {self._history} ({_COLUMNS}, state, started_at, up)
+            VALUES ({_values(migration, digest, grant)}, 'started', clock_timestamp(),
+                    {literal(migration.up.sql)})"""
+
+    def finish_started(self, version: int) -> str:
+        """A non-transactional migration is complete."""
+        return f"""
+            UPDATE {self._history} SET state = 'applied', up = NULL,
+                applied_at = clock_timestamp(),
+                duration_ms = extract(epoch FROM clock_timestamp() - started_at) * 1000
+            WHERE version = {literal(version)} RETURNING duration_ms"""
+
+    def start_reverting(self, version: int) -> str:
+        """The intent to run a non-transactional down script."""
+        return f"""
+            UPDATE {self._history} SET state = 'reverting' WHERE version = {literal(version)}"""
+
+    def still_applied(self, version: int) -> str:
+        """A row in doubt turned out to be untouched."""
+        return f"""
+            UPDATE {self._history} SET state = 'applied', up = NULL
+            WHERE version = {literal(version)}"""
+
+    def delete_reverted(self, version: int, *, transaction: str) -> str:
+        """Remove the row of a migration that was reverted in ``transaction``."""
+        state = _only_in(transaction, "reverting")
+        return (
+            f"UPDATE {self._history} SET state = {state} WHERE version = {literal(version)};"
+            f" DELETE FROM {self._history} WHERE version = {literal(version)}"
+            f" RETURNING {_ELAPSED}"
+        )
+
+    def delete(self, versions: Iterable[int]) -> str:
+        """Remove rows; what they named is pending again."""
+        listed = ", ".join(literal(version) for version in versions)
+        return f"DELETE FROM {self._history} WHERE version IN ({listed})"
+
+    def record(
+        self, migrations: Sequence[tuple[Migration, str]], grant: Grant, *, baseline: bool
+    ) -> str:
+        """Declare migrations applied; rows that exist are stamped anew."""
+        rows = ", ".join(
+            f"({_values(migration, digest, grant)}, 'applied', clock_timestamp(),"
+            f" clock_timestamp(), {literal(baseline)})"
+            for migration, digest in migrations
+        )
+        return f"""
+            INSERT INTO {self._history} ({_COLUMNS}, state, started_at, applied_at, baseline)
+            VALUES {rows}
+            ON CONFLICT (version) DO UPDATE SET
+                name = excluded.name, checksum = excluded.checksum, digest = excluded.digest,
+                state = 'applied', up = NULL, down = excluded.down,
+                applied_at = coalesce(history.applied_at, excluded.applied_at),
+                down_line = excluded.down_line,
+                down_transactional = excluded.down_transactional"""
+
+
+# --- what a non-transactional statement left behind
+
+
+def find_index(name: str, *, table: str) -> str:
+    """Qualified name and validity of a table's index; ``table`` is an SQL name, perhaps quoted."""
+    return f"""
+        SELECT i.indexrelid::regclass::text, i.indisvalid
+        FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+        WHERE i.indrelid = to_regclass({literal(table)}) AND c.relname = {literal(name)}"""
+
+
+def find_relation(name: str) -> str:
+    """Whether a relation exists, and, if it is an index, whether it is valid."""
+    return f"""
+        SELECT r::text, (SELECT indisvalid FROM pg_index WHERE indexrelid = r)
+        FROM to_regclass({literal(name)}) AS r WHERE r IS NOT NULL"""
+
+
+def find_rebuilds(relation: str) -> str:
+    """Invalid leftovers of REINDEX CONCURRENTLY of an index, or of a table's indexes."""
+    return f"""
+        SELECT i.indexrelid::regclass::text FROM pg_index i
+        JOIN pg_class c ON c.oid = i.indexrelid
+        WHERE NOT i.indisvalid AND c.relname ~ '_cc(new|old)[0-9]*$'
+          AND i.indrelid IN (
+            SELECT to_regclass({literal(relation)})::oid UNION ALL
+            SELECT indrelid FROM pg_index WHERE indexrelid = to_regclass({literal(relation)}))"""
+
+
+def find_enum_value(kind: str, value: str) -> str:
+    """One row if the enum type has the value."""
+    return f"""
+        SELECT 1 FROM pg_enum
+        WHERE enumtypid = to_regtype({literal(kind)}) AND enumlabel = {literal(value)}"""
+
+
+def drop_index(qualified: str) -> str:
+    """Drop an index by the name that the catalog gave, which is quoted already."""
+    return f"DROP INDEX CONCURRENTLY IF EXISTS {qualified}"
+
+
+_RESET = (
+    "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; CLOSE ALL; DEALLOCATE ALL; UNLISTEN *;"
+    " SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES;"
+)
+"""What DISCARD ALL does, in the form that is allowed inside a transaction."""
+
+DISCARD_ALL = "DISCARD ALL"
+
+_COLUMNS = (
+    "version, name, checksum, digest, fence, owner, request_id, library_version,"
+    " down, down_line, down_transactional"
+)
+
+_ELAPSED = "(extract(epoch FROM clock_timestamp() - transaction_timestamp()) * 1000)::bigint"
+
+
+def _values(migration: Migration, digest: str, grant: Grant) -> str:
+    values = (
+        migration.version,
+        migration.name,
+        migration.checksum,
+        digest,
+        grant.fence,
+        grant.owner,
+        grant.request_id,
+        __version__,
+        *_down(migration.down),
+    )
+    return ", ".join(literal(value) for value in values)
+
+
+def _down(script: Script | None) -> tuple[str | None, int | None, bool | None]:
+    if script is None:
+        return None, None, None
+    return script.sql, script.line, script.transactional
+
+
+def _only_in(transaction: str, state: str) -> str:
+    """``state`` if we are still in that transaction, else NULL, which the column refuses.
+
+    A script that ends the transaction it was given, in a way that its reading did not notice,
+    cannot get a history row in another one.
+    """
+    return (
+        "CASE WHEN pg_catalog.pg_current_xact_id_if_assigned()::text"
+        f" = {literal(transaction)} THEN {literal(state)} END"
+    )
+
+
+def _iso(column: str) -> str:
+    return f"to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')"

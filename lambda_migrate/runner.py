@@ -1,0 +1,412 @@
+"""`MigrationRunner`: brings lease, migrations and database together; owns no SQL and no HTTP.
+
+::
+
+    ready here already?   -> serve, no I/O
+    read the item         -> decide:
+      Serve    -> serve
+      Refuse   -> raise MigrationFailed, the same cause as the instance that tried
+      Wait     -> read again later, bounded by the deadline
+      Acquire  -> take over the fence, read the history, plan, apply, complete
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from lambda_migrate.deadline import Deadline
+from lambda_migrate.errors import (
+    Diverged,
+    LeaseLost,
+    LeaseStoreUnavailable,
+    ManifestError,
+    MigrateError,
+    MigrationFailed,
+)
+from lambda_migrate.events import (
+    CheckFailed,
+    CheckFinished,
+    LeaseTakenOver,
+    MigrationApplied,
+    MigrationBroke,
+    MigrationStarted,
+    Waiting,
+)
+from lambda_migrate.holder import Hold, Target, new_owner, next_failure, with_ready
+from lambda_migrate.lease.backoff import Backoff
+from lambda_migrate.lease.decide import Acquire, Refuse, Serve, Step, Wait, Watch, decide
+from lambda_migrate.lease.state import Lease, LeaseState, Progress
+from lambda_migrate.migrations import make_plan
+
+if TYPE_CHECKING:
+    from lambda_migrate.migrations import Manifest, Migration, Plan
+    from lambda_migrate.postgresql.database import HeldDatabase
+
+__all__ = ["MigrationRunner", "Outcome"]
+
+WITHOUT_DEADLINE_SECONDS = 900.0
+"""Lambda's longest timeout, for callers that name no deadline."""
+
+_STORE_GONE_SECONDS = 2.0
+"""How long the lease table may be away before ``check`` asks PostgreSQL instead."""
+
+
+class Outcome(str, Enum):
+    """Why a cold start may serve."""
+
+    UP_TO_DATE = "UP_TO_DATE"
+    """The schema was ready."""
+    MIGRATED = "MIGRATED"
+    """This instance held the lease and saw to it."""
+    WAITED = "WAITED"
+    """Another instance did, while this one waited."""
+
+
+class MigrationRunner:
+    """Makes sure that a database satisfies a manifest before anything is served.
+
+    Constructing one does no I/O. One runner serves one process; several threads may share it.
+
+    Args:
+        manifest: The migrations that this code ships.
+        target: The database with its item in the lease table, and how to behave.
+    """
+
+    def __init__(self, manifest: Manifest, target: Target) -> None:
+        self.manifest = manifest
+        self.target = target
+        self._is_ready = False
+
+    def ensure(self, deadline: Deadline | None = None, *, request_id: str = "") -> Outcome:
+        """Return as soon as the database satisfies the manifest; migrate it if need be.
+
+        Args:
+            deadline: The invocation's end. Everything ends ``safety_margin_seconds`` before it.
+            request_id: The invocation's id, for the history.
+
+        Returns:
+            Why it may be served. The answer is remembered: later calls do nothing at all.
+
+        Raises:
+            NotReady: Not before the deadline; another invocation may succeed.
+            MigrationFailed: A migration failed, here or, a moment ago, elsewhere.
+            ConfigurationError: Something must be mended and deployed.
+        """
+        if self._is_ready or self.target.policy.mode == "off":
+            return Outcome.UP_TO_DATE
+        check = _Check(self.manifest, self.target, deadline, request_id=request_id)
+        try:
+            outcome = check.run()
+        except MigrateError as error:
+            self.target.observer.observe(check.failed(error))
+            raise
+        self._is_ready = True
+        self.target.observer.observe(check.finished(outcome))
+        return outcome
+
+    def forget(self) -> None:
+        """Forget that the schema was ready: after a snapshot of this process was restored."""
+        self._is_ready = False
+
+
+@dataclass
+class _Check:
+    """One cold start's way through the drawing above."""
+
+    manifest: Manifest
+    target: Target
+    invocation: Deadline | None
+    request_id: str = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        clock, policy = self.target.clock, self.target.policy
+        self.started = clock.monotonic()
+        self.waited = 0.0
+        self.applied: list[str] = []
+        self.owner = new_owner()
+        self.fence = 0
+        self.deadline = (
+            self.invocation.earlier(policy.safety_margin_seconds)
+            if self.invocation is not None
+            else Deadline.after(WITHOUT_DEADLINE_SECONDS, clock)
+        )
+        self._calls_before = self.target.store.calls
+        self._watch = Watch(policy.lease_seconds)
+
+    def run(self) -> Outcome:
+        """Decide and do, until it may be served or cannot be."""
+        step = self._first_look()
+        while True:
+            if isinstance(step, Serve):
+                return Outcome.WAITED if self.waited else Outcome.UP_TO_DATE
+            if isinstance(step, Refuse):
+                raise _refusal(step)
+            if isinstance(step, Wait):
+                step = self._wait(step.state)
+                continue
+            state = self._acquire(step)
+            if isinstance(state, Lease):
+                self._announce(step, state)
+                if self._hold(state):
+                    return Outcome.MIGRATED
+                state = LeaseState()
+            step = self._after_losing(state)
+
+    # --- reading and waiting
+
+    def _look(self) -> Step:
+        return self._decide(self.target.store.read())
+
+    def _first_look(self) -> Step:
+        try:
+            return self._look()
+        except LeaseStoreUnavailable:
+            return Wait(LeaseState())
+
+    def _decide(self, state: LeaseState) -> Step:
+        clock = self.target.clock
+        return decide(
+            state,
+            digest=self.manifest.digest,
+            database=self.target.database.fingerprint,
+            owner=self.owner,
+            now_ms=clock.wall_ms(),
+            may_migrate=self.target.policy.mode != "require",
+            watched=self._watch.unchanged(state, clock.monotonic()),
+        )
+
+    def _after_losing(self, state: LeaseState) -> Step:
+        """Decide from the item that was in the way, but do not run into it again at once."""
+        step = self._decide(state)
+        return Wait(state) if isinstance(step, Acquire) else step
+
+    def _wait(self, state: LeaseState) -> Step:
+        """Read again and again, each time later, until there is something else to do.
+
+        Raises:
+            NotReady: Not before the deadline.
+        """
+        from lambda_migrate.lease.waiting import Waiter
+
+        target, policy = self.target, self.target.policy
+        checks_database = policy.check_database_if_store_is_gone
+        began = target.clock.monotonic()
+        waiter = Waiter(
+            self._look,
+            until=self.deadline.or_after(policy.wait_seconds - self.waited),
+            backoff=Backoff(target.random),
+            on_pause=self._tell_waiting,
+            store_seconds=_STORE_GONE_SECONDS if checks_database else None,
+        )
+        try:
+            return waiter.wait(state)
+        except LeaseStoreUnavailable:
+            if checks_database and self._database_is_current():
+                return Serve()
+            raise
+        finally:
+            self.waited += target.clock.monotonic() - began
+
+    def _tell_waiting(self, state: LeaseState, waited: float, delay: float) -> None:
+        progress = state.progress.migration if state.progress is not None else ""
+        self.target.observer.observe(
+            Waiting(self.target.name, state.owner or "", waited, delay, progress)
+        )
+
+    def _database_is_current(self) -> bool:
+        return make_plan(
+            self.manifest,
+            self.target.database.read_history(self.deadline),
+            allow_out_of_order=self.target.policy.allow_out_of_order,
+        ).is_current
+
+    # --- holding the lease
+
+    def _acquire(self, step: Acquire) -> Lease | LeaseState:
+        seen = step.over if step.watched else None
+        try:
+            return self.target.store.acquire(self.owner, seen=seen)
+        except LeaseStoreUnavailable:
+            # Whether it was taken is for the next reading to say.
+            return LeaseState()
+
+    def _announce(self, step: Acquire, lease: Lease) -> None:
+        self.fence = lease.fence
+        if step.over is not None and step.over.owner is not None:
+            self.target.observer.observe(
+                LeaseTakenOver(self.target.name, step.over.owner, lease.fence)
+            )
+
+    def _hold(self, lease: Lease) -> bool:
+        """Do what a holder does; False if the lease was lost when all was done."""
+        hold = Hold(self.target, lease, self.deadline, request_id=self.request_id)
+        try:
+            with hold.database() as database:
+                self._migrate(hold, database)
+                return self._complete(hold, lease.state)
+        except LeaseLost:
+            raise
+        except MigrateError as error:
+            if error.retryable:
+                hold.release()
+            else:
+                self._record(hold, error)
+            raise
+        except BaseException:
+            hold.release()
+            raise
+
+    def _complete(self, hold: Hold, state: LeaseState) -> bool:
+        """Tell the table. PostgreSQL is current by now, whatever the table answers."""
+        ready = with_ready(
+            state,
+            self.target.database.fingerprint,
+            self.manifest.digest,
+            version=self.manifest.version,
+            now_ms=self.target.clock.wall_ms(),
+        )
+        try:
+            hold.complete(ready)
+        except LeaseLost:
+            # A successor has its own view of this database, perhaps a rollback: ask again.
+            return False
+        except LeaseStoreUnavailable:
+            # The lease runs out by itself, and the next instance tells the table.
+            return True
+        return True
+
+    def _record(self, hold: Hold, error: MigrateError) -> None:
+        """Store the failure, so that the others fail at once and nobody tries before the pause."""
+        name = error.migration if isinstance(error, MigrationFailed) else ""
+        failure = next_failure(
+            hold.lease.state,
+            error,
+            digest=self.manifest.digest,
+            version=next((m.version for m in self.manifest if m.name == name), 0),
+            pause_seconds=self.target.policy.failure_pause_seconds,
+            now_ms=self.target.clock.wall_ms(),
+        )
+        hold.fail(failure)
+        if isinstance(error, MigrationFailed):
+            error.attempts = failure.attempts
+            error.retry_at_ms = failure.retry_at_ms
+
+    # --- migrating
+
+    def _migrate(self, hold: Hold, database: HeldDatabase) -> None:
+        plan = self._plan(database)
+        if plan.in_doubt:
+            for row in plan.in_doubt:
+                database.settle(row, self.deadline)
+            plan = self._plan(database)
+        _require_sound(plan)
+        for position, migration in enumerate(plan.pending, 1):
+            self._apply(hold, database, migration, position=position, total=len(plan.pending))
+
+    def _plan(self, database: HeldDatabase) -> Plan:
+        plan = make_plan(
+            self.manifest,
+            database.history(),
+            allow_out_of_order=self.target.policy.allow_out_of_order,
+        )
+        if plan.divergences:
+            raise Diverged(
+                f"the history contradicts this code: {plan.divergences[0]}",
+                migration=plan.divergences[0].name,
+                detail="\n".join(
+                    ["the history contradicts this code:"]
+                    + [f"  - {divergence}" for divergence in plan.divergences]
+                ),
+            )
+        return plan
+
+    def _apply(
+        self,
+        hold: Hold,
+        database: HeldDatabase,
+        migration: Migration,
+        *,
+        position: int,
+        total: int,
+    ) -> None:
+        target, clock = self.target, self.target.clock
+        hold.publish(Progress(migration.name, position - 1, total, clock.wall_ms()))
+        target.observer.observe(MigrationStarted(target.name, migration.name, position, total))
+        began = clock.monotonic()
+        digest = self.manifest.digest_at(migration.version)
+        try:
+            milliseconds = database.apply(migration, digest, self.deadline)
+        except MigrationFailed as failed:
+            target.observer.observe(
+                MigrationBroke(
+                    target.name,
+                    migration.name,
+                    failed.sqlstate,
+                    failed.cause,
+                    clock.monotonic() - began,
+                )
+            )
+            raise
+        self.applied.append(migration.name)
+        target.observer.observe(
+            MigrationApplied(target.name, migration.name, position, total, milliseconds / 1000)
+        )
+
+    # --- telling
+
+    def finished(self, outcome: Outcome) -> CheckFinished:
+        """The event for an end that may serve."""
+        return CheckFinished(outcome=outcome.value, **self._facts())
+
+    def failed(self, error: MigrateError) -> CheckFailed:
+        """The event for an end that may not."""
+        failed = error if isinstance(error, MigrationFailed) else MigrationFailed("", attempts=0)
+        return CheckFailed(
+            error=type(error).__name__,
+            message=failed.summary or str(error),
+            retryable=error.retryable,
+            migration=failed.migration,
+            sqlstate=failed.sqlstate,
+            attempts=failed.attempts,
+            retry_at_ms=failed.retry_at_ms,
+            **self._facts(),
+        )
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "target": self.target.name,
+            "digest": self.manifest.digest,
+            "seconds": self.target.clock.monotonic() - self.started,
+            "waited_seconds": self.waited,
+            "lease_calls": self.target.store.calls - self._calls_before,
+            "applied": tuple(self.applied),
+            "fence": self.fence,
+            "owner": self.owner,
+        }
+
+
+def _require_sound(plan: Plan) -> None:
+    """Refuse scripts that cannot run before the first of them has.
+
+    Raises:
+        ManifestError: With every fault.
+    """
+    if plan.pending:
+        from lambda_migrate.migrations.statements import check
+
+        faults = [fault for migration in plan.pending for fault in check(migration)]
+        if faults:
+            raise ManifestError(faults, heading="pending migrations cannot be applied:")
+
+
+def _refusal(step: Refuse) -> MigrationFailed:
+    failure = step.failure
+    return MigrationFailed(
+        failure.cause,
+        migration=failure.migration,
+        sqlstate=failure.sqlstate,
+        attempts=failure.attempts,
+        retry_at_ms=failure.retry_at_ms,
+    )
