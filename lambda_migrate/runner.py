@@ -142,7 +142,7 @@ class _Check:
             if isinstance(step, Serve):
                 return Outcome.WAITED if self.waited else Outcome.UP_TO_DATE
             if isinstance(step, Refuse):
-                raise _refusal(step)
+                raise _refusal(step, self.target.clock.wall_ms())
             if isinstance(step, Wait):
                 step = self._wait(step.state)
                 continue
@@ -401,12 +401,19 @@ def _require_sound(plan: Plan) -> None:
             raise ManifestError(faults, heading="pending migrations cannot be applied:")
 
 
-def _refusal(step: Refuse) -> MigrationFailed:
+def _refusal(step: Refuse, now_ms: int) -> MigrationFailed:
+    """The failure of the instance that tried, told by one that did not."""
     failure = step.failure
-    return MigrationFailed(
+    refused = MigrationFailed(
         failure.cause,
         migration=failure.migration,
         sqlstate=failure.sqlstate,
         attempts=failure.attempts,
         retry_at_ms=failure.retry_at_ms,
     )
+    seconds = max(0, failure.retry_at_ms - now_ms) / 1000
+    refused.args = (
+        f"{refused.summary}; attempt {failure.attempts} failed elsewhere, the next one may begin "
+        f"in {seconds:.0f} s, or at once with other migration files",
+    )
+    return refused

@@ -21,11 +21,13 @@ class LeaseStore(Protocol):
     counts as done, not as lost.
     """
 
-    calls: int
-    """Requests made so far, for telemetry."""
+    @property
+    def calls(self) -> int:
+        """Requests made so far, for telemetry."""
 
-    staleness_seconds: float
-    """How long an eventually consistent `read` may show the past."""
+    @property
+    def staleness_seconds(self) -> float:
+        """How long an eventually consistent `read` may show the past."""
 
     def read(self, *, consistent: bool = False) -> LeaseState:
         """Read the item; eventually consistent unless told otherwise."""

@@ -445,9 +445,12 @@ def _package_folder(named: str) -> Traversable:
 
 def _anchor(dotted: str, *, named: str) -> Traversable:
     """The folder of a package, or a folder in it: in a zip, only packages can be imported."""
+    from importlib import import_module
     from importlib.resources import files
 
     try:
+        if not hasattr(import_module(dotted), "__path__"):
+            raise _unusable(named, f"names the module {dotted}, which is not a package")
         return files(dotted)
     except (ModuleNotFoundError, NotADirectoryError) as error:
         # Anything else missing is the package's own trouble, and must not look like ours. A folder
@@ -459,5 +462,3 @@ def _anchor(dotted: str, *, named: str) -> Traversable:
         if not parent:
             raise _unusable(named, f"names no package: no module {dotted!r} is there") from error
         return _anchor(parent, named=named).joinpath(last)
-    except TypeError as error:
-        raise _unusable(named, f"names the module {dotted}, not a package") from error

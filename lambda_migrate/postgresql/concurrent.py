@@ -173,7 +173,7 @@ class _Statement:
                 limits = self._fenced.limits(self._deadline, waits_for_locks=True)
                 self._fenced.run(limits.set_session(), self._deadline)
                 self._fenced.run(self._script.sql, self._deadline)
-                return
+                break
             except PostgresError as error:
                 failure = self._failure(error)
                 if error.sqlstate in RETRIED and self._may_try_again(attempt):
@@ -181,7 +181,8 @@ class _Statement:
                 self._after_failure(failure, on_clean_failure)
                 raise failure from error
             except ConnectionLost as lost:
-                return self._after_loss(lost, on_clean_failure)
+                self._after_loss(lost, on_clean_failure)
+                break
 
     def _may_try_again(self, attempt: int) -> bool:
         """After a deadlock, say: clear up, wait a little, and see whether there is time."""

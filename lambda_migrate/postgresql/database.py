@@ -116,8 +116,9 @@ class HeldDatabase(Protocol):
 class Database(Protocol):
     """A PostgreSQL database that has, or will have, our schema."""
 
-    fingerprint: str
-    """Where it is, without secrets: ``host:port/name`` or a secret's ARN."""
+    @property
+    def fingerprint(self) -> str:
+        """Where it is, without secrets: ``host:port/name`` or a secret's ARN."""
 
     def read_history(self, deadline: Deadline) -> list[HistoryRow]:
         """Read the history through one short connection, without a fence; [] if there is none."""

@@ -1,4 +1,4 @@
-"""A PostgreSQL database: the real `Database`."""
+"""A PostgreSQL database: the real `Database`. Loads the driver when it first connects."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING
 from lambda_migrate.deadline import system_random
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
 from lambda_migrate.postgresql.connection import ConnectFailed, ConnectionLost, PostgresError
-from lambda_migrate.postgresql.fenced import FencedConnection
-from lambda_migrate.postgresql.held import HeldPostgreSQL, history_row
-from lambda_migrate.postgresql.sql import Queries, application_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +16,7 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations import HistoryRow
     from lambda_migrate.postgresql.connection import Connection
     from lambda_migrate.postgresql.database import Grant
+    from lambda_migrate.postgresql.held import HeldPostgreSQL
 
 __all__ = ["PostgreSQLDatabase"]
 
@@ -46,6 +44,9 @@ class PostgreSQLDatabase:
 
     def read_history(self, deadline: Deadline) -> list[HistoryRow]:
         """See `Database.read_history`."""
+        from lambda_migrate.postgresql.held import history_row
+        from lambda_migrate.postgresql.sql import Queries
+
         queries = Queries(self.schema)
         limit = deadline.or_after(_READ_SECONDS)
         try:
@@ -70,6 +71,10 @@ class PostgreSQLDatabase:
 
     def take_over(self, grant: Grant, deadline: Deadline, *, evict: bool = True) -> HeldPostgreSQL:
         """See `Database.take_over`."""
+        from lambda_migrate.postgresql.fenced import FencedConnection
+        from lambda_migrate.postgresql.held import HeldPostgreSQL
+        from lambda_migrate.postgresql.sql import Queries, application_name
+
         name = application_name(grant.target, grant.fence)
         fenced = FencedConnection(
             lambda seconds: self.connect(name, seconds),

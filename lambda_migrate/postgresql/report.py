@@ -59,7 +59,7 @@ def _place(error: PostgresError, script: Script, *, path: str, completed: int) -
         return [f"  in {path}"]
     shown = excerpt(script.sql, position, first_line=script.line)
     number = str(shown.line)
-    margin = " " * (len(number) + 4)
+    margin = " " * len(f"  {number} | ")
     where = f"{path}:{shown.line}"
     if error.position:
         where += f":{shown.column}"

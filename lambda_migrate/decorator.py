@@ -1,0 +1,191 @@
+"""``@migrate_on_cold_start``: the schema is ready before the handler sees its first event."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lambda_migrate.errors import MigrateError
+    from lambda_migrate.runner import MigrationRunner
+
+    Handler = Callable[..., Any]
+    Answer = Callable[[Any, Any, MigrateError], Any]
+
+__all__ = ["migrate_on_cold_start", "service_unavailable"]
+
+H = TypeVar("H", bound="Callable[..., Any]")
+
+LONG_INITS = frozenset({"provisioned-concurrency", "snap-start", "lambda-managed-instances"})
+"""Where Lambda gives initialisation 130 s or the function's timeout, whichever is longer, instead
+of 10 s (AWS Lambda Developer Guide, "Understanding the Lambda execution environment lifecycle")."""
+
+_INIT_SECONDS = 125.0
+
+
+@overload
+def migrate_on_cold_start(handler: H, /) -> H: ...
+
+
+@overload
+def migrate_on_cold_start(
+    *,
+    runner: MigrationRunner | None = None,
+    on_not_ready: Answer | None = None,
+    **settings: object,
+) -> Callable[[H], H]: ...
+
+
+def migrate_on_cold_start(
+    handler: H | None = None,
+    /,
+    *,
+    runner: MigrationRunner | None = None,
+    on_not_ready: Answer | None = None,
+    **settings: object,
+) -> H | Callable[[H], H]:
+    """Bring the database to this code's schema before the first event is handled.
+
+    Bare, everything comes from the environment; with arguments, these come first::
+
+        @migrate_on_cold_start
+        def handler(event, context): ...
+
+
+        @migrate_on_cold_start(target="orders", on_not_ready=service_unavailable)
+        def handler(event, context): ...
+
+    The first invocation checks, within its own deadline; a warm one costs a function call. Below
+    or above other decorators, the name and signature of the handler stay what they were.
+
+    Args:
+        handler: A Lambda handler, ``(event, context) -> anything``.
+        runner: A runner that was made by hand, instead of settings.
+        on_not_ready: Called with event, context and the error (`NotReady` or `MigrationFailed`)
+            when the schema is not ready; what it returns is the invocation's answer. By default
+            the error is raised, which makes the invocation fail and asynchronous ones be retried.
+        **settings: By the names of `Settings`.
+
+    Raises:
+        MigrateError: From the first invocation, not from here: what `MigrationRunner.ensure` does.
+    """
+
+    def decorate(function: H) -> H:
+        gate = _Gate(runner, settings, on_not_ready)
+
+        @functools.wraps(function)
+        def guarded(event: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
+            if gate.is_open:
+                return function(event, context, *args, **kwargs)
+            return gate.call(function, event, context, *args, **kwargs)
+
+        gate.run_at_init()
+        return guarded  # type: ignore[return-value]  # wraps() keeps the signature, mypy loses it
+
+    return decorate if handler is None else decorate(handler)
+
+
+def service_unavailable(_event: Any, _context: Any, error: MigrateError) -> dict[str, Any]:
+    """Answer 503 with Retry-After, for handlers behind API Gateway, a load balancer or a URL.
+
+    The body says no more than that; the log has the cause.
+    """
+    seconds = max(1, round(getattr(error, "retry_after_seconds", 10.0)))
+    return {
+        "statusCode": 503,
+        "headers": {"Retry-After": str(seconds), "Content-Type": "application/json"},
+        "body": '{"message": "The service is being updated. Please try again."}',
+        "isBase64Encoded": False,
+    }
+
+
+class _Gate:
+    """Closed until the schema is ready, once for each process."""
+
+    __slots__ = ("_given", "_guard", "_on_not_ready", "_runner", "_settings", "is_open")
+
+    def __init__(
+        self,
+        runner: MigrationRunner | None,
+        settings: dict[str, object],
+        on_not_ready: Answer | None,
+    ) -> None:
+        self.is_open = False
+        self._given = runner
+        self._runner = runner
+        self._settings = settings
+        self._on_not_ready = on_not_ready
+        self._guard = threading.Lock()
+
+    def call(self, function: Handler, event: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
+        from lambda_migrate.errors import MigrationFailed, NotReady
+
+        try:
+            with self._guard:
+                self._ensure(context)
+        except (NotReady, MigrationFailed) as error:
+            if self._on_not_ready is None:
+                raise
+            return self._on_not_ready(event, context, error)
+        return function(event, context, *args, **kwargs)
+
+    def _ensure(self, context: Any) -> None:
+        """Two threads of one process may come here together: the second finds it open."""
+        from lambda_migrate.deadline import Deadline
+
+        if self.is_open:
+            return
+        runner = self._made()
+        request_id = str(getattr(context, "aws_request_id", ""))
+        runner.ensure(Deadline.of_invocation(context), request_id=request_id)
+        self.is_open = True
+
+    def _made(self) -> MigrationRunner:
+        """The runner; made on the first invocation, because settings are read from its environment.
+
+        A fault is told like every other end of a check: with one structured line.
+        """
+        if self._runner is None:
+            from lambda_migrate.errors import ConfigurationError
+            from lambda_migrate.wiring import make_runner, tell_misconfigured
+
+            try:
+                self._runner = make_runner(None, arguments=self._settings)
+            except ConfigurationError as error:
+                tell_misconfigured(error)
+                raise
+        return self._runner
+
+    def run_at_init(self) -> None:
+        """Check during initialisation, where that is asked for and long enough.
+
+        What goes wrong here is left to the first invocation, which tries again and can tell a
+        caller; the log has it already.
+        """
+        kind = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
+        if kind == "snap-start":
+            from snapshot_restore_py import register_after_restore
+
+            register_after_restore(self.forget)
+        asked = self._settings.get("init") or os.environ.get("LAMBDA_MIGRATE_INIT")
+        if asked != "when-long" or kind not in LONG_INITS:
+            return
+        from lambda_migrate.deadline import Deadline
+        from lambda_migrate.errors import MigrateError
+
+        try:
+            self._made().ensure(Deadline.after(_INIT_SECONDS))
+            self.is_open = True
+        except MigrateError:
+            self.is_open = False
+
+    def forget(self) -> None:
+        """After a snapshot was restored: sockets are dead and the schema may have moved on."""
+        self.is_open = False
+        self._runner = self._given
+        if self._given is not None:
+            self._given.forget()

@@ -1,0 +1,1 @@
+"""Real engines on one machine: PostgreSQL, a DynamoDB API, Lambda. For workstations and tests."""

@@ -1,0 +1,127 @@
+"""A process of ours: in a session of its own, logged into a file, and gone when we are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import signal
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lambda_migrate.local.guard import guard
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+__all__ = ["Account", "Child", "EngineFailed", "spawn", "tail", "unprivileged_account"]
+
+
+class EngineFailed(RuntimeError):
+    """A local engine did not start or does not answer; the message ends with its log's tail."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The user that a process runs as."""
+
+    uid: int
+    gid: int
+
+
+def unprivileged_account() -> Account | None:
+    """Who a server that refuses root must run as: None unless we are root."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            entry = pwd.getpwnam(name)
+            return Account(entry.pw_uid, entry.pw_gid)
+    return Account(65534, 65534)
+
+
+class Child:
+    """A running process and the group that it leads."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._killed = False
+        self.pid = process.pid
+
+    def poll(self) -> int | None:
+        """Exit status, negative for a signal; None while it runs."""
+        status = self._process.poll()
+        if status is not None:
+            guard().forget(self.pid)
+        return status
+
+    def wait(self, seconds: float | None = None) -> int:
+        """Wait for the end.
+
+        Raises:
+            subprocess.TimeoutExpired: It still runs after ``seconds``.
+        """
+        status = self._process.wait(seconds)
+        guard().forget(self.pid)
+        return status
+
+    def signal(self, number: int) -> None:
+        """Send ``number`` to the process alone; nothing happens if it has ended."""
+        self._process.send_signal(number)
+
+    def signal_group(self, number: int) -> None:
+        """Send ``number`` to the process and to what it started, even when it has ended itself."""
+        if not self._killed:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+    def kill(self) -> int:
+        """End the whole group at once, frozen or not, and wait for it. Idempotent."""
+        self.signal_group(signal.SIGKILL)
+        self._killed = True  # from now on the number may be somebody else's
+        return self.wait()
+
+
+def spawn(
+    command: Sequence[str | Path],
+    *,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+    account: Account | None = None,
+    end_signal: int = signal.SIGKILL,
+) -> Child:
+    """Start ``command`` with its output appended to ``log``.
+
+    Args:
+        command: Program and arguments.
+        log: File for standard output and error.
+        environment: All its variables; ours if None.
+        directory: Where it starts.
+        account: Who it runs as; us if None.
+        end_signal: How the guard ends it if we cannot.
+    """
+    with log.open("ab") as output:
+        process = subprocess.Popen(  # noqa: S603 - our callers' own commands, no shell
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=None if environment is None else dict(environment),
+            cwd=directory,
+            start_new_session=True,
+            user=None if account is None else account.uid,
+            group=None if account is None else account.gid,
+            extra_groups=None if account is None else [],
+        )
+    guard().watch(process.pid, end_signal=end_signal)
+    return Child(process)
+
+
+def tail(log: Path, *, lines: int = 20) -> str:
+    """The last lines of a log, for an error message."""
+    with contextlib.suppress(FileNotFoundError):
+        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+    return ""

@@ -1,0 +1,140 @@
+"""Nothing is left behind: a small process that outlives its parent for just long enough to tidy up.
+
+Every process that `lambda_migrate.local` starts is told to the guard over a pipe. When the parent
+ends, in whatever way (``kill -9`` included), the pipe closes, and the guard ends what is still
+running and removes its directories. The kernel's own parent-death signal would not do: it fires
+when the *thread* that forked ends, is lost on a change of user, and does not reach grandchildren.
+
+This file is also the guard's program. It is run by its path and without site-packages, so it
+imports the standard library only.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import IO, Any
+
+__all__ = ["Guard", "guard"]
+
+GRACE_SECONDS = 6.0
+"""For those that end by another signal than SIGKILL; PostgreSQL's immediate mode takes up to 5."""
+
+
+class Guard:
+    """The parent's end of the pipe. Starts the guard process with the first thing to watch."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def watch(self, pid: int, *, end_signal: int = signal.SIGKILL) -> None:
+        """End the process group ``pid`` with ``end_signal`` after us."""
+        self._tell({"watch": pid, "signal": int(end_signal)})
+
+    def watch_directory(self, path: str) -> None:
+        """Remove the directory after us, once the processes have ended."""
+        self._tell({"watch": path})
+
+    def forget(self, subject: int | str) -> None:
+        """The process has been waited for, or the directory removed.
+
+        A process's number may soon belong to somebody else.
+        """
+        self._tell({"forget": subject})
+
+    def close(self) -> None:
+        """Let the guard do its work now, and wait until it has."""
+        with self._lock:
+            process, self._process = self._process, None
+        if process is not None and process.stdin is not None:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+            process.wait()
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        with self._lock:
+            if self._process is None:
+                self._process = _start()
+            assert self._process.stdin is not None  # noqa: S101 - for mypy: it is a PIPE
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+
+
+def guard() -> Guard:
+    """The guard of this process; a forked child gets one of its own."""
+    return _guard_of(os.getpid())
+
+
+@functools.lru_cache(maxsize=1)
+def _guard_of(_pid: int) -> Guard:
+    made = Guard()
+    atexit.register(made.close)
+    return made
+
+
+def _start() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: S603 - this file, by its own path
+        [sys.executable, "-I", "-S", __file__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        start_new_session=True,  # Ctrl-C is meant for the parent, whose end the guard then sees
+    )
+
+
+def _serve(messages: IO[bytes]) -> None:
+    watched: dict[int | str, int] = {}
+    for line in messages:
+        message = json.loads(line)
+        if "forget" in message:
+            watched.pop(message["forget"], None)
+        else:
+            watched[message["watch"]] = message.get("signal", signal.SIGKILL)
+    _end({pid: number for pid, number in watched.items() if isinstance(pid, int)})
+    for directory in watched:
+        if isinstance(directory, str):
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _end(watched: dict[int, int]) -> None:
+    for pid, number in watched.items():
+        _signal(pid, number)
+        _signal(pid, signal.SIGCONT)  # one that is frozen sees no signal but SIGKILL
+    _wait_for([pid for pid, number in watched.items() if number != signal.SIGKILL])
+    for pid in watched:
+        _signal(pid, signal.SIGKILL)
+
+
+def _wait_for(pids: list[int]) -> None:
+    give_up = time.monotonic() + GRACE_SECONDS
+    while any(_runs(pid) for pid in pids) and time.monotonic() < give_up:
+        time.sleep(0.02)
+
+
+def _runs(pid: int) -> bool:
+    """Whether it still does something; a zombie may wait long for a slow init to collect it."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:  # noqa: PTH123 - pathlib doubles our start-up
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
+
+
+if __name__ == "__main__":
+    _serve(sys.stdin.buffer)

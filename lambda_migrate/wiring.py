@@ -1,0 +1,165 @@
+"""The one place that reads the environment and puts the parts together.
+
+Nothing here connects to anything; boto3, pg8000 and Powertools are loaded by the parts that use
+them, when they first do.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING
+
+from lambda_migrate.deadline import SYSTEM_CLOCK
+from lambda_migrate.events import CheckFailed
+from lambda_migrate.holder import Policy, Target
+from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.table import DynamoDBLeaseTable
+from lambda_migrate.migrations.directory import read_manifest
+from lambda_migrate.postgresql.credentials import (
+    Credentials,
+    IamCredentials,
+    SecretCredentials,
+    UrlCredentials,
+    open_connection,
+)
+from lambda_migrate.postgresql.postgres import PostgreSQLDatabase
+from lambda_migrate.runner import MigrationRunner
+from lambda_migrate.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lambda_migrate.deadline import Clock
+    from lambda_migrate.errors import MigrateError
+    from lambda_migrate.events import Observer
+    from lambda_migrate.lease.store import LeaseStore
+    from lambda_migrate.migrations import Manifest
+    from lambda_migrate.postgresql.database import Database
+
+__all__ = [
+    "default_observer",
+    "make_database",
+    "make_manifest",
+    "make_runner",
+    "make_store",
+    "make_target",
+    "tell_misconfigured",
+]
+
+
+def make_runner(
+    environ: Mapping[str, str] | None = None,
+    *,
+    arguments: Mapping[str, object] | None = None,
+    observer: Observer | None = None,
+) -> MigrationRunner:
+    """The runner of a Lambda function.
+
+    Args:
+        environ: Settings; the process's environment by default.
+        arguments: Settings by name (``table``, ``directory``); they beat the environment's.
+        observer: Who is told; by default Powertools' Logger and Metrics.
+
+    Raises:
+        ConfigurationError: Settings or migration files are wrong.
+    """
+    environ = os.environ if environ is None else environ
+    settings = Settings.load(environ, **(arguments or {})).require(table=True, database=True)
+    target = make_target(settings, observer=observer or default_observer())
+    return MigrationRunner(make_manifest(settings, environ), target)
+
+
+def make_manifest(settings: Settings, environ: Mapping[str, str]) -> Manifest:
+    """Read the migrations; a relative directory lies where Lambda unpacks the function."""
+    return read_manifest(settings.directory, relative_to=environ.get("LAMBDA_TASK_ROOT"))
+
+
+def make_target(settings: Settings, *, observer: Observer, clock: Clock = SYSTEM_CLOCK) -> Target:
+    """The database with its item in the lease table."""
+    return Target(
+        name=settings.target,
+        store=make_store(settings, clock=clock),
+        database=make_database(settings),
+        environment=settings.environment,
+        policy=make_policy(settings),
+        clock=clock,
+        observer=observer,
+    )
+
+
+def make_store(settings: Settings, *, clock: Clock = SYSTEM_CLOCK) -> LeaseStore:
+    """The lease table; without one, this process's memory and PostgreSQL's fence alone."""
+    if not settings.table:
+        return InMemoryLeaseTable(lease_seconds=settings.lease_seconds, clock=clock)
+    return DynamoDBLeaseTable(
+        settings.table, settings.target, lease_seconds=settings.lease_seconds, clock=clock
+    )
+
+
+def make_database(settings: Settings) -> Database:
+    """The database that the settings name."""
+    credentials = make_credentials(settings)
+    return PostgreSQLDatabase(
+        fingerprint=credentials.fingerprint,
+        connect=partial(open_connection, credentials),
+        schema=settings.schema,
+        lock_timeout_seconds=settings.lock_timeout_seconds,
+    )
+
+
+def make_credentials(settings: Settings) -> Credentials:
+    """Where the database is and how to get in: a URL, a secret, an IAM token."""
+    address = settings.require(database=True).address
+    if settings.database_secret:
+        return SecretCredentials(
+            settings.database_secret,
+            address=address,
+            sslmode=settings.sslmode,
+            sslrootcert=settings.sslrootcert,
+        )
+    assert address is not None  # noqa: S101 - `require` has made sure of one of the two
+    return IamCredentials(address) if settings.database_iam else UrlCredentials(address)
+
+
+def make_policy(settings: Settings) -> Policy:
+    """How the runner behaves."""
+    return Policy(
+        mode=settings.mode,
+        lease_seconds=settings.lease_seconds,
+        wait_seconds=settings.wait_seconds,
+        safety_margin_seconds=settings.safety_margin_seconds,
+        failure_pause_seconds=settings.failure_pause_seconds,
+        allow_out_of_order=settings.allow_out_of_order,
+        check_database_if_store_is_gone=settings.on_lease_store_unavailable == "check",
+    )
+
+
+def default_observer() -> Observer:
+    """Powertools' Logger and Metrics, loaded with the first event."""
+    from lambda_migrate.telemetry import PowertoolsObserver
+
+    return PowertoolsObserver()
+
+
+def tell_misconfigured(error: MigrateError) -> None:
+    """Tell the default observer of a check that ended before there was a runner."""
+    default_observer().observe(
+        CheckFailed(
+            target=os.environ.get("LAMBDA_MIGRATE_TARGET", "default"),
+            digest="",
+            error=type(error).__name__,
+            message=str(error),
+            retryable=error.retryable,
+            migration="",
+            sqlstate="",
+            attempts=0,
+            retry_at_ms=None,
+            seconds=0.0,
+            waited_seconds=0.0,
+            lease_calls=0,
+            applied=(),
+            fence=0,
+            owner="",
+        )
+    )
