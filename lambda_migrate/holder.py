@@ -11,14 +11,12 @@ from lambda_migrate.deadline import SYSTEM_CLOCK, system_random
 from lambda_migrate.errors import (
     ConfigurationError,
     LeaseLost,
-    MigrateError,
     MigrationFailed,
     NotReady,
 )
 from lambda_migrate.events import null_observer
-from lambda_migrate.lease.decide import LONGEST_PAUSE_MS
 from lambda_migrate.lease.heartbeat import Heartbeat
-from lambda_migrate.lease.state import READY_KEPT, Failure, Ready
+from lambda_migrate.lease.state import Failure, Ready
 from lambda_migrate.postgresql.database import FenceStale, Grant
 
 if TYPE_CHECKING:
@@ -26,11 +24,11 @@ if TYPE_CHECKING:
 
     from lambda_migrate.deadline import Clock, Deadline, Random
     from lambda_migrate.events import Observer
-    from lambda_migrate.lease.state import Lease, LeaseState, Progress
+    from lambda_migrate.lease.state import Lease, Progress
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.postgresql.database import Database, HeldDatabase
 
-__all__ = ["Hold", "Policy", "Target", "new_owner", "next_failure", "with_ready"]
+__all__ = ["Hold", "Policy", "Target", "new_owner"]
 
 _LIFTS = 5
 """A fence row that outruns the lease table this often in a row is being moved by somebody."""
@@ -214,46 +212,3 @@ class Hold:
 
 
 _OVERDUE = "it was still running when the invocation's deadline came, and was cancelled"
-
-
-def with_ready(
-    state: LeaseState, database: str, digest: str, *, version: int, now_ms: int
-) -> dict[str, Ready]:
-    """``ready`` of a database with one more digest, the oldest forgotten.
-
-    What the item says of another database does not count.
-    """
-    known = dict(state.ready) if state.database == database else {}
-    known[digest] = Ready(at_ms=now_ms, version=version)
-    newest = sorted(known.items(), key=lambda entry: entry[1].at_ms, reverse=True)
-    return dict(newest[:READY_KEPT])
-
-
-def next_failure(
-    state: LeaseState,
-    error: MigrateError,
-    *,
-    digest: str,
-    version: int,
-    pause_seconds: float,
-    now_ms: int,
-) -> Failure:
-    """What to store for a failed attempt: the pause doubles with each one at the same digest."""
-    before = state.failure
-    attempts = before.attempts + 1 if before is not None and before.digest == digest else 1
-    pause_ms = min(LONGEST_PAUSE_MS, round(pause_seconds * 1000) * 2 ** min(attempts - 1, 20))
-    failed = error if isinstance(error, MigrationFailed) else MigrationFailed(str(error))
-    return Failure(
-        digest=digest,
-        migration=failed.migration,
-        version=version,
-        sqlstate=failed.sqlstate,
-        cause=failed.cause[:_CAUSE_LENGTH],
-        attempts=attempts,
-        at_ms=now_ms,
-        retry_at_ms=now_ms + pause_ms,
-    )
-
-
-_CAUSE_LENGTH = 300
-"""The item stays far below the 4 KB that half a read unit pays for."""

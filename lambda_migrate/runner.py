@@ -16,12 +16,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from lambda_migrate.applying import bring_up_to_date, complete, record_failure
 from lambda_migrate.deadline import Deadline
 from lambda_migrate.errors import (
-    Diverged,
     LeaseLost,
     LeaseStoreUnavailable,
-    ManifestError,
     MigrateError,
     MigrationFailed,
 )
@@ -29,20 +28,16 @@ from lambda_migrate.events import (
     CheckFailed,
     CheckFinished,
     LeaseTakenOver,
-    MigrationApplied,
-    MigrationBroke,
-    MigrationStarted,
     Waiting,
 )
-from lambda_migrate.holder import Hold, Target, new_owner, next_failure, with_ready
+from lambda_migrate.holder import Hold, Target, new_owner
 from lambda_migrate.lease.backoff import Backoff
 from lambda_migrate.lease.decide import Acquire, Refuse, Serve, Step, Wait, Watch, decide
-from lambda_migrate.lease.state import Lease, LeaseState, Progress
+from lambda_migrate.lease.state import Lease, LeaseState
 from lambda_migrate.migrations import make_plan
 
 if TYPE_CHECKING:
-    from lambda_migrate.migrations import Manifest, Migration, Plan
-    from lambda_migrate.postgresql.database import HeldDatabase
+    from lambda_migrate.migrations import Manifest
 
 __all__ = ["MigrationRunner", "Outcome"]
 
@@ -244,31 +239,24 @@ class _Check:
         hold = Hold(self.target, lease, self.deadline, request_id=self.request_id)
         try:
             with hold.database() as database:
-                self._migrate(hold, database)
-                return self._complete(hold, lease.state)
+                bring_up_to_date(hold, database, self.manifest, on_applied=self.applied.append)
+                return self._complete(hold)
         except LeaseLost:
             raise
         except MigrateError as error:
             if error.retryable:
                 hold.release()
             else:
-                self._record(hold, error)
+                record_failure(hold, self.manifest, error)
             raise
         except BaseException:
             hold.release()
             raise
 
-    def _complete(self, hold: Hold, state: LeaseState) -> bool:
+    def _complete(self, hold: Hold) -> bool:
         """Tell the table. PostgreSQL is current by now, whatever the table answers."""
-        ready = with_ready(
-            state,
-            self.target.database.fingerprint,
-            self.manifest.digest,
-            version=self.manifest.version,
-            now_ms=self.target.clock.wall_ms(),
-        )
         try:
-            hold.complete(ready)
+            complete(hold, self.manifest)
         except LeaseLost:
             # A successor has its own view of this database, perhaps a rollback: ask again.
             return False
@@ -276,83 +264,6 @@ class _Check:
             # The lease runs out by itself, and the next instance tells the table.
             return True
         return True
-
-    def _record(self, hold: Hold, error: MigrateError) -> None:
-        """Store the failure, so that the others fail at once and nobody tries before the pause."""
-        name = error.migration if isinstance(error, MigrationFailed) else ""
-        failure = next_failure(
-            hold.lease.state,
-            error,
-            digest=self.manifest.digest,
-            version=next((m.version for m in self.manifest if m.name == name), 0),
-            pause_seconds=self.target.policy.failure_pause_seconds,
-            now_ms=self.target.clock.wall_ms(),
-        )
-        hold.fail(failure)
-        if isinstance(error, MigrationFailed):
-            error.attempts = failure.attempts
-            error.retry_at_ms = failure.retry_at_ms
-
-    # --- migrating
-
-    def _migrate(self, hold: Hold, database: HeldDatabase) -> None:
-        plan = self._plan(database)
-        if plan.in_doubt:
-            for row in plan.in_doubt:
-                database.settle(row, self.deadline)
-            plan = self._plan(database)
-        _require_sound(plan)
-        for position, migration in enumerate(plan.pending, 1):
-            self._apply(hold, database, migration, position=position, total=len(plan.pending))
-
-    def _plan(self, database: HeldDatabase) -> Plan:
-        plan = make_plan(
-            self.manifest,
-            database.history(),
-            allow_out_of_order=self.target.policy.allow_out_of_order,
-        )
-        if plan.divergences:
-            raise Diverged(
-                f"the history contradicts this code: {plan.divergences[0]}",
-                migration=plan.divergences[0].name,
-                detail="\n".join(
-                    ["the history contradicts this code:"]
-                    + [f"  - {divergence}" for divergence in plan.divergences]
-                ),
-            )
-        return plan
-
-    def _apply(
-        self,
-        hold: Hold,
-        database: HeldDatabase,
-        migration: Migration,
-        *,
-        position: int,
-        total: int,
-    ) -> None:
-        target, clock = self.target, self.target.clock
-        hold.publish(Progress(migration.name, position - 1, total, clock.wall_ms()))
-        target.observer.observe(MigrationStarted(target.name, migration.name, position, total))
-        began = clock.monotonic()
-        digest = self.manifest.digest_at(migration.version)
-        try:
-            milliseconds = database.apply(migration, digest, self.deadline)
-        except MigrationFailed as failed:
-            target.observer.observe(
-                MigrationBroke(
-                    target.name,
-                    migration.name,
-                    failed.sqlstate,
-                    failed.cause,
-                    clock.monotonic() - began,
-                )
-            )
-            raise
-        self.applied.append(migration.name)
-        target.observer.observe(
-            MigrationApplied(target.name, migration.name, position, total, milliseconds / 1000)
-        )
 
     # --- telling
 
@@ -385,20 +296,6 @@ class _Check:
             "fence": self.fence,
             "owner": self.owner,
         }
-
-
-def _require_sound(plan: Plan) -> None:
-    """Refuse scripts that cannot run before the first of them has.
-
-    Raises:
-        ManifestError: With every fault.
-    """
-    if plan.pending:
-        from lambda_migrate.migrations.statements import check
-
-        faults = [fault for migration in plan.pending for fault in check(migration)]
-        if faults:
-            raise ManifestError(faults, heading="pending migrations cannot be applied:")
 
 
 def _refusal(step: Refuse, now_ms: int) -> MigrationFailed:

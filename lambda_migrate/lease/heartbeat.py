@@ -76,6 +76,7 @@ class Heartbeat:
 
         Raises:
             LeaseLost: It may not.
+            LeaseStoreUnavailable: Trust is over, and the store does not answer.
         """
         if self._lost is not None:
             raise self._lost
@@ -132,9 +133,10 @@ class Heartbeat:
         except LeaseLost as lost:
             self._lost = lost
         except MigrateError as error:
-            if self._clock.monotonic() >= self._lease.trusted_until:
+            trusted = self._lease.trusted_until - self._clock.monotonic()
+            if trusted <= 0:
                 self._lost = LeaseLost(
                     f"the lease under fence {self._lease.fence} could not be renewed: {error}"
                 )
-            return self._interval / 5
+            return min(self._interval / 5, max(0.0, trusted))
         return self._interval

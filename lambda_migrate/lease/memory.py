@@ -56,7 +56,9 @@ class InMemoryLeaseTable:
             free = state.owner in (None, owner) or lease_is_over(state, self._clock.wall_ms())
             if not free and not _same_term(seen, state):
                 return state
-            self.state = replace(state, fence=state.fence + 1, owner=owner, lease_until_ms=until_ms)
+            self.state = replace(
+                _freed(state), fence=state.fence + 1, owner=owner, lease_until_ms=until_ms
+            )
             return Lease(owner, self.state.fence, trusted_until, self.state)
 
     def renew(self, lease: Lease, progress: Progress | None = None) -> Lease:
@@ -71,9 +73,11 @@ class InMemoryLeaseTable:
 
     def lift(self, lease: Lease, fence: int) -> Lease:
         """See `LeaseStore.lift`."""
+        lifted = replace(lease, fence=max(fence, lease.fence))
         with self._lock:
-            self.state = replace(self._mine(lease), fence=fence)
-        return replace(lease, fence=fence)
+            if not self._shows(lifted.owner, lifted.fence):
+                self.state = replace(self._mine(lease), fence=lifted.fence)
+        return lifted
 
     def withdraw(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> Lease:
         """See `LeaseStore.withdraw`."""
@@ -84,22 +88,31 @@ class InMemoryLeaseTable:
     def complete(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> None:
         """See `LeaseStore.complete`."""
         with self._lock:
+            if self._shows(None, lease.fence) and self.state.ready == ready:
+                return
             freed = _freed(self._mine(lease))
             self.state = replace(freed, ready=dict(ready), database=database, failure=None)
 
     def fail(self, lease: Lease, failure: Failure) -> None:
         """See `LeaseStore.fail`."""
         with self._lock:
+            if self._shows(None, lease.fence) and self.state.failure == failure:
+                return
             self.state = replace(_freed(self._mine(lease)), failure=failure)
 
     def release(self, lease: Lease) -> None:
         """See `LeaseStore.release`."""
         with self._lock:
-            self.state = _freed(self._mine(lease))
+            if not self._shows(None, lease.fence):
+                self.state = _freed(self._mine(lease))
+
+    def _shows(self, owner: str | None, fence: int) -> bool:
+        """Whether the item is what a write left whose answer was lost: no loss, but done."""
+        return (self.state.owner, self.state.fence) == (owner, fence)
 
     def _mine(self, lease: Lease) -> LeaseState:
         self.calls += 1
-        if (self.state.owner, self.state.fence) != (lease.owner, lease.fence):
+        if not self._shows(lease.owner, lease.fence):
             raise LeaseLost(f"the lease under fence {lease.fence} is lost")
         return self.state
 

@@ -48,7 +48,7 @@ def make_client(region: str | None = None) -> Any:
     """A DynamoDB client with its retries off and its timeouts short; loads boto3.
 
     Raises:
-        ConfigurationError: No region is configured.
+        ConfigurationError: No region is configured, or the endpoint's URL cannot be read.
     """
     import boto3
     from botocore.config import Config
@@ -62,7 +62,7 @@ def make_client(region: str | None = None) -> Any:
     )
     try:
         return boto3.client("dynamodb", region_name=region, config=config)
-    except BotoCoreError as error:
+    except (BotoCoreError, ValueError) as error:  # ValueError: AWS_ENDPOINT_URL is no URL
         raise ConfigurationError(f"no DynamoDB client: {error}") from error
 
 
@@ -103,7 +103,10 @@ class DynamoDBLeaseTable:
 
     def acquire(self, owner: str, *, seen: LeaseState | None = None) -> Lease | LeaseState:
         """See `LeaseStore.acquire`."""
-        free = "attribute_not_exists(#owner) OR #owner = :owner OR lease_until < :over"
+        free = (
+            "attribute_not_exists(#owner) OR #owner = :owner"
+            " OR attribute_not_exists(lease_until) OR lease_until < :over"
+        )
         values: dict[str, Any] = {
             ":one": {"N": "1"},
             ":owner": {"S": owner},
@@ -119,7 +122,8 @@ class DynamoDBLeaseTable:
         trusted_until, until_ms = self._term()
         try:
             answer = self._update(
-                "SET #owner = :owner, lease_until = :until, #format = :format ADD fence :one",
+                "SET #owner = :owner, lease_until = :until, #format = :format"
+                " REMOVE progress ADD fence :one",
                 f"(attribute_not_exists(#format) OR #format = :format) AND ({free})",
                 {**values, ":until": {"N": str(until_ms)}, ":format": {"N": str(FORMAT)}},
                 names={"#format": "format"},
@@ -142,6 +146,7 @@ class DynamoDBLeaseTable:
 
     def lift(self, lease: Lease, fence: int) -> Lease:
         """See `LeaseStore.lift`."""
+        fence = max(fence, lease.fence)
         try:
             self._own(lease, "SET fence = :fence", {":fence": {"N": str(fence)}})
         except LeaseLost:

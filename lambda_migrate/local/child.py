@@ -8,15 +8,15 @@ import pwd
 import signal
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lambda_migrate.local.guard import guard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
-__all__ = ["Account", "Child", "EngineFailed", "spawn", "tail", "unprivileged_account"]
+__all__ = ["Account", "Child", "EngineFailed", "spawn", "state_of", "tail", "unprivileged_account"]
 
 
 class EngineFailed(RuntimeError):
@@ -56,6 +56,14 @@ class Child:
         if status is not None:
             guard().forget(self.pid)
         return status
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it runs no more; unlike `poll` also right while another thread is in `wait`.
+
+        A process that was killed is a zombie some moments before anybody may collect it.
+        """
+        return self._process.returncode is not None or state_of(self.pid) in {"", "Z", "X"}
 
     def wait(self, seconds: float | None = None) -> int:
         """Wait for the end.
@@ -118,6 +126,13 @@ def spawn(
         )
     guard().watch(process.pid, end_signal=end_signal)
     return Child(process)
+
+
+def state_of(pid: int) -> str:
+    """The kernel's letter for a process (``R``, ``S``, ``T`` stopped, ``Z``); "" if it is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return ""
 
 
 def tail(log: Path, *, lines: int = 20) -> str:

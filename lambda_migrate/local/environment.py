@@ -226,7 +226,7 @@ class Environment:
     @property
     def has_exited(self) -> bool:
         """Whether its process is no more, though nobody may have noticed yet."""
-        return self._child is not None and self._child.poll() is not None
+        return self._child is not None and self._child.has_ended
 
     async def bury(self) -> None:
         """Take note that its process ended while nobody used it."""

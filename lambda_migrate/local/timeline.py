@@ -220,7 +220,7 @@ def _place(bands: Sequence[Band], scale: _Scale) -> list[_Label]:
 def _positions(rows: Sequence[Row], top: float) -> tuple[float, list[tuple[float, float]]]:
     """Where the last row ends, and top and height of each: thinner the more there are."""
     pitch = min(22.0, max(1.6, 430 / len(rows)))
-    gap = 5.0 if pitch > 14 else min(1.0, pitch * 0.22)
+    gap = 5.0 if pitch > 14 else 1.0 if pitch > 3 else 0.0  # half pixels would only shimmer
     positions = []
     y = top + 4
     for row in rows:

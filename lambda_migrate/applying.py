@@ -1,0 +1,200 @@
+"""The apply loop, under a lease: history, plan, settle, apply one by one, tell the table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lambda_migrate.errors import Diverged, ManifestError, MigrateError, MigrationFailed
+from lambda_migrate.events import MigrationApplied, MigrationBroke, MigrationStarted
+from lambda_migrate.lease.decide import LONGEST_PAUSE_MS
+from lambda_migrate.lease.state import READY_KEPT, Failure, Progress, Ready
+from lambda_migrate.migrations import make_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lambda_migrate.holder import Hold
+    from lambda_migrate.lease.state import LeaseState
+    from lambda_migrate.migrations import Manifest, Migration, Plan
+    from lambda_migrate.postgresql.database import HeldDatabase
+
+__all__ = [
+    "bring_up_to_date",
+    "complete",
+    "next_failure",
+    "plan_for",
+    "record_failure",
+    "require_agreement",
+    "with_ready",
+]
+
+_CAUSE_LENGTH = 300
+"""The item stays far below the 4 KB that half a read unit pays for."""
+
+
+def bring_up_to_date(
+    hold: Hold, database: HeldDatabase, manifest: Manifest, *, on_applied: Callable[[str], None]
+) -> None:
+    """Apply what is pending.
+
+    Args:
+        hold: The lease.
+        database: The database under its fence.
+        manifest: What is to be satisfied.
+        on_applied: Told the name of each migration once it is committed.
+
+    Raises:
+        Diverged: History and manifest contradict each other; nothing was applied.
+        ManifestError: A pending script cannot be run; nothing was applied.
+        MigrationFailed: One failed; those before it stay.
+    """
+    plan = plan_for(hold, database, manifest)
+    require_agreement(plan)
+    if plan.in_doubt:
+        for row in plan.in_doubt:
+            database.settle(row, hold.deadline)
+        plan = plan_for(hold, database, manifest)
+    _require_sound(plan)
+    for position, migration in enumerate(plan.pending, 1):
+        _apply(
+            hold,
+            database,
+            migration,
+            digest=manifest.digest_at(migration.version),
+            position=position,
+            total=len(plan.pending),
+        )
+        on_applied(migration.name)
+
+
+def plan_for(hold: Hold, database: HeldDatabase, manifest: Manifest) -> Plan:
+    """The plan for a manifest, from the history as it stands."""
+    out_of_order = hold.target.policy.allow_out_of_order
+    return make_plan(manifest, database.history(), allow_out_of_order=out_of_order)
+
+
+def require_agreement(plan: Plan) -> None:
+    """Refuse to go on while history and manifest contradict each other.
+
+    Raises:
+        Diverged: With every contradiction.
+    """
+    if plan.divergences:
+        heading = "the history contradicts this code:"
+        raise Diverged(
+            f"{heading} {plan.divergences[0]}",
+            detail="\n".join([heading, *(f"  - {each}" for each in plan.divergences)]),
+        )
+
+
+def _require_sound(plan: Plan) -> None:
+    """Refuse scripts that cannot run before the first of them has.
+
+    Raises:
+        ManifestError: With every fault.
+    """
+    if plan.pending:
+        from lambda_migrate.migrations.statements import check
+
+        faults = [fault for migration in plan.pending for fault in check(migration)]
+        if faults:
+            raise ManifestError(faults, heading="pending migrations cannot be applied:")
+
+
+def _apply(
+    hold: Hold,
+    database: HeldDatabase,
+    migration: Migration,
+    *,
+    digest: str,
+    position: int,
+    total: int,
+) -> None:
+    target, clock = hold.target, hold.target.clock
+    hold.publish(Progress(migration.name, position - 1, total, clock.wall_ms()))
+    target.observer.observe(MigrationStarted(target.name, migration.name, position, total))
+    began = clock.monotonic()
+    try:
+        milliseconds = database.apply(migration, digest, hold.deadline)
+    except MigrationFailed as failed:
+        took = clock.monotonic() - began
+        target.observer.observe(
+            MigrationBroke(target.name, migration.name, failed.sqlstate, failed.cause, took)
+        )
+        raise
+    target.observer.observe(
+        MigrationApplied(target.name, migration.name, position, total, milliseconds / 1000)
+    )
+
+
+def complete(hold: Hold, manifest: Manifest) -> None:
+    """Tell the table that the database satisfies ``manifest``, and give the lease back."""
+    target = hold.target
+    hold.complete(
+        with_ready(
+            hold.lease.state,
+            target.database.fingerprint,
+            manifest.digest,
+            version=manifest.version,
+            now_ms=target.clock.wall_ms(),
+        )
+    )
+
+
+def record_failure(hold: Hold, manifest: Manifest, error: MigrateError) -> None:
+    """Store a failure, so that the others fail at once and nobody tries before its pause is over.
+
+    ``error`` learns how many attempts there were and when the next one may begin.
+    """
+    name = error.migration if isinstance(error, MigrationFailed) else ""
+    failure = next_failure(
+        hold.lease.state,
+        error,
+        digest=manifest.digest,
+        version=next((m.version for m in manifest if m.name == name), 0),
+        pause_seconds=hold.target.policy.failure_pause_seconds,
+        now_ms=hold.target.clock.wall_ms(),
+    )
+    hold.fail(failure)
+    if isinstance(error, MigrationFailed):
+        error.attempts = failure.attempts
+        error.retry_at_ms = failure.retry_at_ms
+
+
+def with_ready(
+    state: LeaseState, database: str, digest: str, *, version: int, now_ms: int
+) -> dict[str, Ready]:
+    """``ready`` of a database with one more digest, the oldest forgotten.
+
+    What the item says of another database does not count.
+    """
+    known = dict(state.ready) if state.database == database else {}
+    known[digest] = Ready(at_ms=now_ms, version=version)
+    newest = sorted(known.items(), key=lambda entry: entry[1].at_ms, reverse=True)
+    return dict(newest[:READY_KEPT])
+
+
+def next_failure(
+    state: LeaseState,
+    error: MigrateError,
+    *,
+    digest: str,
+    version: int,
+    pause_seconds: float,
+    now_ms: int,
+) -> Failure:
+    """What to store for a failed attempt: the pause doubles with each one at the same digest."""
+    before = state.failure
+    attempts = before.attempts + 1 if before is not None and before.digest == digest else 1
+    pause_ms = min(LONGEST_PAUSE_MS, round(pause_seconds * 1000) * 2 ** min(attempts - 1, 20))
+    failed = error if isinstance(error, MigrationFailed) else MigrationFailed(str(error))
+    return Failure(
+        digest=digest,
+        migration=failed.migration,
+        version=version,
+        sqlstate=failed.sqlstate,
+        cause=failed.cause[:_CAUSE_LENGTH],
+        attempts=attempts,
+        at_ms=now_ms,
+        retry_at_ms=now_ms + pause_ms,
+    )

@@ -1,0 +1,374 @@
+"""What people do to a target: look, migrate at once, roll back, baseline, repair, resync, release.
+
+The command line and the functions in ``deploy`` share it. Whatever writes takes the same lease and
+fence as a starting function does.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lambda_migrate.applying import (
+    bring_up_to_date,
+    complete,
+    plan_for,
+    record_failure,
+    with_ready,
+)
+from lambda_migrate.errors import ConfigurationError, LeaseHeld, LeaseLost, MigrateError
+from lambda_migrate.events import LeaseTakenOver, MigrationReverted
+from lambda_migrate.holder import Hold, new_owner
+from lambda_migrate.lease.decide import lease_is_over
+from lambda_migrate.lease.state import Lease, LeaseState, Progress
+from lambda_migrate.lease.waiting import describe
+from lambda_migrate.migrations import HistoryRow, RowState, make_plan
+from lambda_migrate.migrations.rollback import choose_rollback
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from lambda_migrate.deadline import Deadline
+    from lambda_migrate.holder import Target
+    from lambda_migrate.migrations import Manifest, Migration, Plan
+    from lambda_migrate.postgresql.database import HeldDatabase
+
+__all__ = ["Maintenance", "Status", "Verification"]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A target as it stands.
+
+    Attributes:
+        history: All rows.
+        plan: The manifest held against them.
+        lease: The item, read consistently.
+        is_marked_ready: Whether the item says that this manifest may be served.
+    """
+
+    history: tuple[HistoryRow, ...]
+    plan: Plan
+    lease: LeaseState
+    is_marked_ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Whether files, history and item agree.
+
+    Attributes:
+        status: What was compared.
+        problems: One sentence for each disagreement, with what to do.
+        resynced: Whether the item was mended just now.
+    """
+
+    status: Status
+    problems: tuple[str, ...]
+    resynced: bool = False
+
+
+class Maintenance:
+    """One target and one manifest, for a person at work.
+
+    Args:
+        manifest: The migration files at hand.
+        target: The database with its item.
+        evict: End the backend of an older holder that is still alive. Without a lease table there
+            is nobody else to say that it is dead, so then: False.
+    """
+
+    def __init__(self, manifest: Manifest, target: Target, *, evict: bool = True) -> None:
+        self.manifest = manifest
+        self.target = target
+        self._evict = evict
+
+    # --- looking
+
+    def status(self, deadline: Deadline) -> Status:
+        """Read history and item; changes nothing."""
+        history = self.target.database.read_history(deadline)
+        lease = self.target.store.read(consistent=True)
+        out_of_order = self.target.policy.allow_out_of_order
+        return Status(
+            history=tuple(history),
+            plan=make_plan(self.manifest, history, allow_out_of_order=out_of_order),
+            lease=lease,
+            is_marked_ready=lease.is_ready(self.manifest.digest, self.target.database.fingerprint),
+        )
+
+    def verify(self, deadline: Deadline, *, resync: bool = False) -> Verification:
+        """Compare files, history and item.
+
+        Args:
+            deadline: For all of it.
+            resync: Mend the item by what the history says, as after a restore.
+        """
+        status = self.status(deadline)
+        problems = tuple(self._problems(status))
+        if resync:
+            self.resync(deadline)
+        return Verification(status, problems, resynced=resync)
+
+    def _problems(self, status: Status) -> Iterator[str]:
+        for divergence in status.plan.divergences:
+            yield str(divergence)
+        for row in status.plan.in_doubt:
+            yield f"{row.name}: it is in doubt ({row.state.value}); the next `up` settles it"
+        known = {row.digest for row in status.history if row.state is RowState.APPLIED}
+        unproved = set(status.lease.ready) - known - {self.manifest.digest}
+        if status.is_marked_ready and not status.plan.is_current:
+            yield (
+                "the lease table says that this code may be served, the history says it may not: "
+                "the database was restored or changed by hand; run `lambda-migrate verify --resync`"
+            )
+        elif unproved and status.lease.database == self.target.database.fingerprint:
+            yield (
+                f"the lease table vouches for {len(unproved)} other code version(s) that the "
+                "history does not prove; run `lambda-migrate verify --resync`"
+            )
+
+    # --- writing
+
+    def up(self, deadline: Deadline, *, to: int | None = None) -> tuple[str, ...]:
+        """Apply what is pending, now, whatever the item says and however short ago it failed.
+
+        Args:
+            deadline: For all of it.
+            to: Stop after this version.
+
+        Returns:
+            Names of the migrations applied.
+
+        Raises:
+            LeaseHeld: Somebody else is at it.
+            MigrationFailed: One failed; those before it stay.
+        """
+        manifest = self.manifest if to is None else self._up_to(to)
+        applied: list[str] = []
+        with self._hold(deadline, records_failure=manifest) as (hold, database):
+            bring_up_to_date(hold, database, manifest, on_applied=applied.append)
+            complete(hold, manifest)
+        return tuple(applied)
+
+    def down(
+        self,
+        deadline: Deadline,
+        *,
+        to: int | None = None,
+        steps: int | None = None,
+        only: int | None = None,
+        confirm: Callable[[Sequence[HistoryRow]], bool] = lambda _rows: True,
+    ) -> tuple[str, ...]:
+        """Roll back by the stored down scripts, the newest first; see `choose_rollback`.
+
+        The item stops vouching for the code versions concerned before the first script runs, and
+        reads that may still show the past are waited out.
+
+        Args:
+            deadline: For all of it.
+            to: See `choose_rollback`.
+            steps: See `choose_rollback`.
+            only: See `choose_rollback`.
+            confirm: Asked with the rows before anything is changed.
+
+        Returns:
+            Names of the migrations reverted; () if it was not confirmed or there was nothing.
+        """
+        rows = choose_rollback(
+            self.target.database.read_history(deadline), to=to, steps=steps, only=only
+        )
+        if not rows or not confirm(rows):
+            return ()
+        with self._hold(deadline) as (hold, database):
+            if choose_rollback(database.history(), to=to, steps=steps, only=only) != rows:
+                raise LeaseHeld("somebody else changed the history meanwhile; look and try again")
+            self._withdraw(hold, lowest=rows[-1].version)
+            for position, row in enumerate(rows, 1):
+                self._revert(hold, database, row, position=position, total=len(rows))
+            self._finish(hold, database)
+        return tuple(row.name for row in rows)
+
+    def _revert(
+        self, hold: Hold, database: HeldDatabase, row: HistoryRow, *, position: int, total: int
+    ) -> None:
+        target = self.target
+        hold.publish(Progress(row.name, position - 1, total, target.clock.wall_ms()))
+        milliseconds = database.revert(row, hold.deadline)
+        target.observer.observe(
+            MigrationReverted(target.name, row.name, position, total, milliseconds / 1000)
+        )
+
+    def _withdraw(self, hold: Hold, *, lowest: int) -> None:
+        """Stop vouching for every code version that needs ``lowest`` or anything above it."""
+        ready = hold.lease.state.ready
+        kept = {digest: entry for digest, entry in ready.items() if entry.version < lowest}
+        hold.withdraw(kept)
+        if len(kept) < len(ready):
+            self.target.clock.sleep(self.target.store.staleness_seconds)
+
+    def _finish(self, hold: Hold, database: HeldDatabase) -> None:
+        """Vouch for the manifest that ends where the history ends now, and give the lease back."""
+        applied = [row for row in database.history() if row.state is RowState.APPLIED]
+        if not applied:
+            hold.release()
+            return
+        hold.complete(
+            with_ready(
+                hold.lease.state,
+                self.target.database.fingerprint,
+                applied[-1].digest,
+                version=applied[-1].version,
+                now_ms=self.target.clock.wall_ms(),
+            )
+        )
+
+    def baseline(self, version: int, deadline: Deadline) -> tuple[str, ...]:
+        """Declare everything up to ``version`` applied, without running it.
+
+        For a database that was made by other means. Rows that exist stay as they are.
+
+        Returns:
+            Names of the migrations declared.
+        """
+        manifest = self._up_to(version)
+        with self._hold(deadline) as (hold, database):
+            there = {row.version for row in database.history()}
+            missing = [m for m in manifest if m.version not in there]
+            database.record([(m, manifest.digest_at(m.version)) for m in missing], baseline=True)
+            self._give_back(hold, database, manifest)
+        return tuple(m.name for m in missing)
+
+    def repair(self, version: int, deadline: Deadline, *, declared: str) -> str:
+        """Settle by a person's word what cannot be told from outside.
+
+        Args:
+            version: Which migration.
+            deadline: For all of it.
+            declared: ``applied`` or ``pending`` for one in doubt; ``edited`` to accept a file that
+                changed after it was applied.
+
+        Returns:
+            The migration's name.
+
+        Raises:
+            ConfigurationError: There is no such row, or no such file.
+        """
+        with self._hold(deadline) as (hold, database):
+            row = next((r for r in database.history() if r.version == version), None)
+            if declared == "pending":
+                name = self._forget(hold, database, row, version=version)
+            else:
+                name = self._stamp(database, row, version=version, declared=declared)
+            self._give_back(hold, database, self.manifest)
+        return name
+
+    def _forget(
+        self, hold: Hold, database: HeldDatabase, row: HistoryRow | None, *, version: int
+    ) -> str:
+        if row is None:
+            raise ConfigurationError(f"version {version} is pending already: it has no history row")
+        self._withdraw(hold, lowest=version)
+        database.forget([version])
+        return row.name
+
+    def _stamp(
+        self, database: HeldDatabase, row: HistoryRow | None, *, version: int, declared: str
+    ) -> str:
+        migration = self._file(version)
+        if row is None and declared == "edited":
+            raise ConfigurationError(f"{migration.name} was never applied; there is no row to mend")
+        database.record([(migration, self.manifest.digest_at(version))], baseline=False)
+        return migration.name
+
+    def stamp_environment(self, deadline: Deadline) -> None:
+        """Stamp the database with this target's environment, whatever it was: a copy moved."""
+        with self._hold(deadline, restamp=True) as (hold, database):
+            self._give_back(hold, database, self.manifest)
+
+    def resync(self, deadline: Deadline) -> None:
+        """Make the item vouch for exactly those code versions that the history proves."""
+        with self._hold(deadline) as (hold, database):
+            proved = {
+                row.digest: row.version
+                for row in database.history()
+                if row.state is RowState.APPLIED
+            }
+            hold.withdraw({d: entry for d, entry in hold.lease.state.ready.items() if d in proved})
+            self._give_back(hold, database, self.manifest)
+
+    def release_lease(self) -> LeaseState:
+        """Free a lease whose holder is known to be dead, without waiting for its end.
+
+        Returns:
+            The state as it was.
+
+        Raises:
+            LeaseHeld: It was renewed meanwhile: its holder lives.
+        """
+        state = self.target.store.read(consistent=True)
+        if state.owner is None:
+            return state
+        lease = self.target.store.acquire(new_owner(), seen=state)
+        if not isinstance(lease, Lease):
+            raise LeaseHeld(f"its holder lives and has just renewed it: {describe(lease)}")
+        self.target.store.release(lease)
+        return state
+
+    # --- the lease
+
+    @contextmanager
+    def _hold(
+        self,
+        deadline: Deadline,
+        *,
+        restamp: bool = False,
+        records_failure: Manifest | None = None,
+    ) -> Iterator[tuple[Hold, HeldDatabase]]:
+        hold = Hold(self.target, self._acquire(), deadline, evict=self._evict, restamp=restamp)
+        try:
+            with hold.database() as database:
+                yield hold, database
+        except LeaseLost:
+            raise
+        except MigrateError as error:
+            if records_failure is not None and not error.retryable:
+                record_failure(hold, records_failure, error)
+            else:
+                hold.release()
+            raise
+        except BaseException:
+            hold.release()
+            raise
+
+    def _acquire(self) -> Lease:
+        before = self.target.store.read(consistent=True)
+        lease = self.target.store.acquire(new_owner())
+        if not isinstance(lease, Lease):
+            raise LeaseHeld(f"somebody else is at it: {describe(lease)}")
+        if before.owner is not None and lease_is_over(before, self.target.clock.wall_ms()):
+            self.target.observer.observe(
+                LeaseTakenOver(self.target.name, before.owner, lease.fence)
+            )
+        return lease
+
+    def _give_back(self, hold: Hold, database: HeldDatabase, manifest: Manifest) -> None:
+        """Vouch for ``manifest`` if the database satisfies it, and free the lease."""
+        if plan_for(hold, database, manifest).is_current:
+            complete(hold, manifest)
+        else:
+            hold.release()
+
+    def _up_to(self, version: int) -> Manifest:
+        self._file(version)
+        return self.manifest.up_to(version)
+
+    def _file(self, version: int) -> Migration:
+        migration = self.manifest.get(version)
+        if migration is None:
+            known = ", ".join(str(m.version) for m in self.manifest) or "none"
+            raise ConfigurationError(
+                f"there is no migration file of version {version}; there are: {known}"
+            )
+        return migration

@@ -1,0 +1,77 @@
+"""Which rows a rollback takes back, decided before anything is taken back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.migrations.plan import RowState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lambda_migrate.migrations.plan import HistoryRow
+
+__all__ = ["choose_rollback"]
+
+
+def choose_rollback(
+    history: Sequence[HistoryRow],
+    *,
+    to: int | None = None,
+    steps: int | None = None,
+    only: int | None = None,
+) -> tuple[HistoryRow, ...]:
+    """The rows to revert, the newest first.
+
+    Args:
+        history: All rows.
+        to: Revert everything above this version; 0 reverts all.
+        steps: Revert so many of the newest.
+        only: Revert this version and no other.
+
+    Raises:
+        ConfigurationError: Not exactly one of the three is given, a version is not in the history,
+            or a row to revert has no down script or is in doubt.
+    """
+    if sum(choice is not None for choice in (to, steps, only)) != 1:
+        raise ConfigurationError("say how far to roll back: one of --to, --steps and --only")
+    newest_first = sorted(history, key=lambda row: row.version, reverse=True)
+    if steps is not None:
+        if steps < 1:
+            raise ConfigurationError(f"--steps {steps}: write a number from 1")
+        chosen = newest_first[:steps]
+    elif only is not None:
+        _require_known(only, newest_first, option="--only")
+        chosen = [row for row in newest_first if row.version == only]
+    else:
+        assert to is not None  # noqa: S101 - one of the three is given
+        if to != 0:
+            _require_known(to, newest_first, option="--to")
+        chosen = [row for row in newest_first if row.version > to]
+    _require_reversible(chosen)
+    return tuple(chosen)
+
+
+def _require_known(version: int, history: Sequence[HistoryRow], *, option: str) -> None:
+    if all(row.version != version for row in history):
+        known = ", ".join(str(row.version) for row in reversed(history)) or "none"
+        raise ConfigurationError(
+            f"{option} {version}: no such version was applied; applied are {known}"
+        )
+
+
+def _require_reversible(rows: Sequence[HistoryRow]) -> None:
+    faults = [
+        f"{row.name} was applied without a down script; write a new migration that takes it back"
+        for row in rows
+        if row.state is RowState.APPLIED and row.down is None
+    ]
+    faults += [
+        f"{row.name} is in doubt ({row.state.value}); settle it first, with `lambda-migrate up` "
+        "or `lambda-migrate repair`"
+        for row in rows
+        if row.state is RowState.STARTED
+    ]
+    if faults:
+        raise ConfigurationError(faults, heading="nothing was rolled back:")

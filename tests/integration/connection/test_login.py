@@ -1,0 +1,151 @@
+"""Credentials from a secret or from IAM, taken to a real server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from lambda_migrate.local.postgresql import LocalPostgreSQL
+from lambda_migrate.postgresql.address import DatabaseAddress
+from lambda_migrate.postgresql.connection import ConnectFailed
+from lambda_migrate.postgresql.credentials import (
+    Credentials,
+    IamCredentials,
+    SecretCredentials,
+    UrlCredentials,
+    open_connection,
+)
+
+from .conftest import PASSWORD, Authorities
+
+SECRET = "orders/database"
+
+
+@pytest.fixture(autouse=True)
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    with mock_aws():
+        yield
+
+
+def put_secret(address: DatabaseAddress, password: str) -> None:
+    content = {
+        "engine": "postgres",
+        "host": address.host,
+        "port": address.port,
+        "username": "scram",
+        "password": password,
+        "dbname": address.database,
+    }
+    client = boto3.client("secretsmanager")
+    try:
+        client.create_secret(Name=SECRET, SecretString=json.dumps(content))
+    except client.exceptions.ResourceExistsException:
+        client.put_secret_value(SecretId=SECRET, SecretString=json.dumps(content))
+
+
+def who(credentials: Credentials) -> str:
+    with open_connection(credentials, "test_login", 30) as connection:
+        assert connection.is_encrypted
+        return str(connection.run("SELECT current_user")[0][0])
+
+
+def test_a_secret_says_where_and_as_whom(
+    tls_address: DatabaseAddress, authorities: Authorities
+) -> None:
+    put_secret(tls_address, PASSWORD)
+
+    assert who(SecretCredentials(SECRET, sslrootcert=authorities.right)) == "scram"
+
+
+def test_a_rotated_secret_is_read_again_when_the_old_password_is_refused(
+    tls_address: DatabaseAddress, authorities: Authorities
+) -> None:
+    credentials = SecretCredentials(SECRET, sslrootcert=authorities.right)
+    put_secret(tls_address, "the old one")
+    assert credentials.address().password == "the old one"
+    put_secret(tls_address, PASSWORD)
+    assert credentials.address().password == "the old one"
+
+    assert who(credentials) == "scram"
+
+
+def test_a_secret_with_a_wrong_password_is_named_and_its_content_is_not(
+    tls_address: DatabaseAddress, authorities: Authorities
+) -> None:
+    put_secret(tls_address, "s3cr3t")
+
+    with pytest.raises(ConnectFailed, match=SECRET) as failed:
+        who(SecretCredentials(SECRET, sslrootcert=authorities.right))
+
+    assert failed.value.permanent
+    assert "s3cr3t" not in repr(failed.value)
+
+
+def test_a_wrong_password_that_was_replaced_by_a_wrong_password_is_refused(
+    tls_address: DatabaseAddress, authorities: Authorities
+) -> None:
+    credentials = SecretCredentials(SECRET, sslrootcert=authorities.right)
+    put_secret(tls_address, "one")
+    credentials.address()
+    put_secret(tls_address, "two")
+
+    with pytest.raises(ConnectFailed, match="were they rotated"):
+        who(credentials)
+
+
+def test_a_wrong_password_in_a_url_is_refused_once(tls_address: DatabaseAddress) -> None:
+    address = replace(tls_address, user="scram", password="wrong", sslmode="require")
+
+    with pytest.raises(ConnectFailed) as failed:
+        who(UrlCredentials(address))
+
+    assert failed.value.reason.endswith("[28P01]")
+
+
+class RememberedTokens:
+    """The RDS client, asked once: a token's text depends on the second in which it is made."""
+
+    def __init__(self, address: DatabaseAddress) -> None:
+        self.token = boto3.client("rds").generate_db_auth_token(
+            DBHostname=address.host, Port=address.port, DBUsername="token"
+        )
+        self.asked: list[dict[str, Any]] = []
+
+    def generate_db_auth_token(self, **arguments: Any) -> str:
+        self.asked.append(arguments)
+        return str(self.token)
+
+
+def test_an_iam_token_is_sent_as_the_password(
+    tls_address: DatabaseAddress, tls_server: LocalPostgreSQL, authorities: Authorities
+) -> None:
+    tokens = RememberedTokens(tls_address)
+    tls_server.execute(f"ALTER ROLE token PASSWORD '{tokens.token}'")
+    address = replace(tls_address, user="token", sslrootcert=authorities.right)
+
+    assert who(IamCredentials(address, client=tokens)) == "token"
+    place = {"DBHostname": "localhost", "Port": tls_server.port, "DBUsername": "token"}
+    assert tokens.asked == [place]
+
+
+def test_a_refused_iam_login_names_the_permission(
+    tls_address: DatabaseAddress, tls_server: LocalPostgreSQL
+) -> None:
+    tls_server.execute("ALTER ROLE token PASSWORD 'no token'")
+    tokens = RememberedTokens(tls_address)
+    address = replace(tls_address, user="token", sslmode="require")
+
+    with pytest.raises(ConnectFailed, match="rds-db:connect") as failed:
+        who(IamCredentials(address, client=tokens))
+
+    assert failed.value.permanent
+    assert tokens.token not in repr(failed.value)

@@ -1,0 +1,277 @@
+"""libpq's sslmode, mode by mode, against servers that offer TLS, demand it, or have none."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lambda_migrate.postgresql.address import SSLMODES, DatabaseAddress
+from lambda_migrate.postgresql.connection import (
+    ConnectFailed,
+    Connection,
+    ConnectionLost,
+    connect,
+)
+
+from .conftest import PASSWORD, Authorities
+
+
+def opened(address: DatabaseAddress) -> Connection:
+    return connect(address, application_name="test_tls", timeout=30)
+
+
+def is_encrypted(address: DatabaseAddress) -> bool:
+    with opened(address) as connection:
+        said = connection.run("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+        assert said == [[connection.is_encrypted]]
+        return said == [[True]]
+
+
+def refusal(address: DatabaseAddress) -> ConnectFailed:
+    with pytest.raises(ConnectFailed) as failed:
+        opened(address)
+    return failed.value
+
+
+@pytest.mark.parametrize("mode", ["verify-full", "verify-ca", "require", "prefer", "allow"])
+def test_the_right_authority_is_trusted(
+    mode: str, tls_address: DatabaseAddress, authorities: Authorities
+) -> None:
+    address = replace(tls_address, sslmode=mode, sslrootcert=authorities.right)
+
+    assert is_encrypted(address) is (mode != "allow")
+
+
+def test_a_root_certificate_without_a_mode_means_verify_full(
+    tls_address: DatabaseAddress, authorities: Authorities
+) -> None:
+    assert is_encrypted(replace(tls_address, sslrootcert=authorities.right))
+    assert refusal(replace(tls_address, sslrootcert=authorities.wrong)).permanent
+
+
+@pytest.mark.parametrize("mode", ["verify-full", "verify-ca", "require"])
+def test_a_wrong_authority_is_refused_for_good(
+    mode: str, tls_address: DatabaseAddress, authorities: Authorities
+) -> None:
+    failed = refusal(replace(tls_address, sslmode=mode, sslrootcert=authorities.wrong))
+
+    assert failed.permanent
+    assert "certificate is refused" in failed.reason
+    assert "sslrootcert" in failed.reason
+
+
+@pytest.mark.parametrize("mode", ["verify-full", "verify-ca"])
+def test_without_a_root_certificate_the_system_store_decides(
+    mode: str, tls_address: DatabaseAddress
+) -> None:
+    failed = refusal(replace(tls_address, sslmode=mode))
+
+    assert failed.permanent
+    assert "global-bundle.pem" in failed.reason
+
+
+def test_sslrootcert_system_decides_by_the_system_store(tls_address: DatabaseAddress) -> None:
+    assert refusal(replace(tls_address, sslrootcert="system")).permanent
+
+
+def test_the_system_store_is_openssls(
+    tls_address: DatabaseAddress, authorities: Authorities, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", authorities.right)
+
+    assert is_encrypted(replace(tls_address, sslrootcert="system"))
+    assert is_encrypted(replace(tls_address, sslmode="verify-ca"))
+
+
+def test_a_wrong_host_name_is_refused_by_verify_full_alone(
+    tls_address: DatabaseAddress, authorities: Authorities
+) -> None:
+    address = replace(tls_address, host="127.0.0.1", sslrootcert=authorities.right)
+
+    assert is_encrypted(replace(address, sslmode="verify-ca"))
+    assert is_encrypted(replace(address, sslmode="require"))
+    failed = refusal(replace(address, sslmode="verify-full"))
+    assert failed.permanent
+    assert "connect by a name that the certificate holds" in failed.reason
+
+
+def test_require_without_a_root_certificate_encrypts_and_verifies_nothing(
+    tls_address: DatabaseAddress,
+) -> None:
+    assert is_encrypted(replace(tls_address, host="127.0.0.1", sslmode="require"))
+
+
+@pytest.mark.parametrize("mode", ["require", "verify-ca", "verify-full"])
+def test_a_server_without_tls_is_refused_where_tls_is_demanded(
+    mode: str, plain_address: DatabaseAddress
+) -> None:
+    failed = refusal(replace(plain_address, sslmode=mode))
+
+    assert failed.permanent
+    assert f"offers no TLS, and sslmode={mode} demands it" in failed.reason
+
+
+@pytest.mark.parametrize("mode", ["prefer", "allow", "disable", ""])
+def test_a_server_without_tls_serves_those_who_do_not_demand_it(
+    mode: str, plain_address: DatabaseAddress
+) -> None:
+    assert not is_encrypted(replace(plain_address, sslmode=mode))
+
+
+@pytest.mark.parametrize("mode", SSLMODES)
+def test_a_unix_socket_is_never_encrypted(mode: str, socket_address: DatabaseAddress) -> None:
+    assert not is_encrypted(replace(socket_address, sslmode=mode))
+
+
+def test_plaintext_to_a_server_that_demands_tls_is_refused_with_the_remedy(
+    tls_address: DatabaseAddress,
+) -> None:
+    failed = refusal(replace(tls_address, user="tls_only", sslmode="disable"))
+
+    assert failed.permanent
+    assert failed.sqlstate == "28000"
+    assert "sslmode=disable" in failed.reason
+
+
+@pytest.mark.parametrize(
+    ("user", "mode", "encrypted"),
+    [
+        ("postgres", "allow", False),
+        ("postgres", "prefer", True),
+        ("tls_only", "allow", True),
+        ("tls_only", "prefer", True),
+        ("plain_only", "allow", False),
+        ("plain_only", "prefer", False),
+    ],
+)
+def test_allow_and_prefer_try_the_other_way_where_the_server_refuses_the_first(
+    user: str, mode: str, encrypted: bool, tls_address: DatabaseAddress
+) -> None:
+    assert is_encrypted(replace(tls_address, user=user, sslmode=mode)) is encrypted
+
+
+def test_prefer_falls_back_to_plaintext_where_the_certificate_is_refused(
+    tls_address: DatabaseAddress, authorities: Authorities
+) -> None:
+    address = replace(tls_address, sslmode="prefer", sslrootcert=authorities.wrong)
+
+    assert not is_encrypted(address)
+
+
+def test_two_refusals_are_both_told(tls_address: DatabaseAddress) -> None:
+    failed = refusal(replace(tls_address, user="shut_out", sslmode="prefer"))
+
+    assert failed.permanent
+    assert failed.sqlstate == "28000"
+    assert "SSL encryption" in failed.reason
+    assert "no encryption" in failed.reason
+
+
+def test_one_refusal_met_twice_is_told_once(tls_address: DatabaseAddress) -> None:
+    failed = refusal(replace(tls_address, user="scram", password="wrong", sslmode="prefer"))
+
+    assert failed.permanent
+    assert failed.reason.count("password authentication failed") == 1
+
+
+@pytest.mark.parametrize("mode", ["disable", "require"])
+def test_scram_takes_the_right_password(mode: str, tls_address: DatabaseAddress) -> None:
+    address = replace(tls_address, user="scram", password=PASSWORD, sslmode=mode)
+
+    assert is_encrypted(address) is (mode == "require")
+
+
+def test_scram_is_bound_to_the_tls_connection(tls_address: DatabaseAddress) -> None:
+    address = replace(
+        tls_address,
+        user="scram",
+        password=PASSWORD,
+        sslmode="require",
+        channel_binding="require",
+    )
+
+    assert is_encrypted(address)
+
+
+@pytest.mark.parametrize("user", ["postgres", "token"])
+def test_a_demanded_channel_binding_refuses_every_other_login(
+    user: str, tls_address: DatabaseAddress
+) -> None:
+    address = replace(tls_address, user=user, password="secret-word", sslmode="require")
+    failed = refusal(replace(address, channel_binding="require"))
+
+    assert failed.permanent
+    assert "channel_binding=require" in failed.reason
+
+
+@pytest.mark.parametrize("mode", ["disable", "require"])
+def test_a_wrong_password_is_permanent_and_told_to_nobody(
+    mode: str, tls_address: DatabaseAddress
+) -> None:
+    failed = refusal(replace(tls_address, user="scram", password="s3cr3t", sslmode=mode))
+
+    assert failed.permanent
+    assert failed.is_authentication
+    assert failed.sqlstate == "28P01"
+    assert "s3cr3t" not in repr(failed)
+    assert "user scram at localhost:" in failed.reason
+
+
+def test_a_missing_password_is_said_to_be_missing(tls_address: DatabaseAddress) -> None:
+    failed = refusal(replace(tls_address, user="scram", sslmode="require"))
+
+    assert failed.permanent
+    assert "asks for a password and none is configured" in failed.reason
+
+
+@pytest.mark.parametrize("content", [None, "", "no certificate"])
+def test_a_root_certificate_file_that_cannot_be_used_is_named(
+    content: str | None, tls_address: DatabaseAddress, tmp_path: Path
+) -> None:
+    path = tmp_path / "roots.pem"
+    if content is not None:
+        path.write_text(content)
+
+    failed = refusal(replace(tls_address, sslmode="require", sslrootcert=str(path)))
+
+    assert failed.permanent
+    assert str(path) in failed.reason
+    assert "PEM" in failed.reason
+
+
+def test_an_abort_ends_a_statement_over_tls_and_nothing_is_sent_in_plaintext(
+    tls_address: DatabaseAddress,
+) -> None:
+    connection = opened(replace(tls_address, sslmode="require"))
+    lost: list[ConnectionLost] = []
+    runner = threading.Thread(target=collecting(lost, connection))
+    runner.start()
+    wait_until_asleep(tls_address, connection.pid)
+
+    connection.abort()
+    runner.join(timeout=60)
+
+    assert not runner.is_alive()
+    assert [error.reason for error in lost] == ["the connection was aborted"]
+    connection.close()
+
+
+def collecting(lost: list[ConnectionLost], connection: Connection) -> Callable[[], None]:
+    def run() -> None:
+        try:
+            connection.run("SELECT pg_sleep(120)")
+        except ConnectionLost as error:
+            lost.append(error)
+
+    return run
+
+
+def wait_until_asleep(address: DatabaseAddress, pid: int) -> None:
+    with opened(address) as other:
+        sql = f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid} AND wait_event = 'PgSleep'"
+        while not other.run(sql):
+            pass

@@ -1,0 +1,206 @@
+"""Database URLs as libpq reads them, and what is refused where libpq would guess."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.postgresql.address import SSLMODES, DatabaseAddress, parse_url
+
+PASSWORD = "hunter2"
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgresql://h/db", {"host": "h", "database": "db"}),
+        ("postgres://h/db", {"host": "h", "database": "db"}),
+        ("postgresql://u@h", {"host": "h", "database": "u", "user": "u"}),
+        ("postgresql://u:@h/db", {"host": "h", "database": "db", "user": "u"}),
+        (
+            "postgresql://u:p@h:6543/db",
+            {"host": "h", "database": "db", "user": "u", "password": "p", "port": 6543},
+        ),
+        (
+            "postgresql://a%40b:p%2F%3A%25%C3%A9@h/d%20b",
+            {"host": "h", "database": "d b", "user": "a@b", "password": "p/:%é"},
+        ),
+        (
+            "postgresql://u:a:b@h/db",
+            {"host": "h", "database": "db", "user": "u", "password": "a:b"},
+        ),
+        (
+            "postgresql://u:a+b@h/db",
+            {"host": "h", "database": "db", "user": "u", "password": "a+b"},
+        ),
+        ("postgresql://[::1]/db", {"host": "::1", "database": "db"}),
+        (
+            "postgresql://[2001:db8::1]:6543/db",
+            {"host": "2001:db8::1", "database": "db", "port": 6543},
+        ),
+        (
+            "postgresql://u@/db?host=/run/pg",
+            {"socket_dir": "/run/pg", "database": "db", "user": "u"},
+        ),
+        (
+            "postgresql:///db?host=/run/pg&port=1",
+            {"socket_dir": "/run/pg", "database": "db", "port": 1},
+        ),
+        ("postgresql://%2Frun%2Fpg/db", {"socket_dir": "/run/pg", "database": "db"}),
+        ("postgresql://%2Frun:6543/db", {"socket_dir": "/run", "database": "db", "port": 6543}),
+        ("postgresql://x/db?host=h", {"host": "h", "database": "db"}),
+        (
+            "postgresql://?host=h&user=u&password=p&dbname=db&port=7",
+            {"host": "h", "user": "u", "password": "p", "database": "db", "port": 7},
+        ),
+        (
+            "postgresql://h/db?sslmode=require",
+            {"host": "h", "database": "db", "sslmode": "require"},
+        ),
+        ("postgresql://h/db?ssl=true", {"host": "h", "database": "db", "sslmode": "require"}),
+        (
+            "postgresql://h/db?sslmode=verify-ca&sslrootcert=/opt/a%20b.pem",
+            {"host": "h", "database": "db", "sslmode": "verify-ca", "sslrootcert": "/opt/a b.pem"},
+        ),
+        (
+            "postgresql://h/db?connect_timeout=7",
+            {"host": "h", "database": "db", "connect_timeout": 7.0},
+        ),
+        ("postgresql://h/db?connect_timeout=0", {"host": "h", "database": "db"}),
+        (
+            "postgresql://h/db?channel_binding=require&application_name=app",
+            {
+                "host": "h",
+                "database": "db",
+                "channel_binding": "require",
+                "application_name": "app",
+            },
+        ),
+        (
+            "postgresql://h/db?gssencmode=disable&client_encoding=UTF8",
+            {"host": "h", "database": "db"},
+        ),
+    ],
+)
+def test_a_url_is_read_as_libpq_reads_it(url: str, expected: dict[str, Any]) -> None:
+    assert parse_url(url) == DatabaseAddress(**expected)
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("", "does not begin with postgresql://"),
+        ("mysql://u:hunter2@h/db", "does not begin with postgresql://"),
+        ("host=h password=hunter2", "does not begin with postgresql://"),
+        ("postgresql://", "no host"),
+        ("postgresql:///db", "no host"),
+        ("postgresql://h", "no database"),
+        ("postgresql://h1,h2/db", "several hosts"),
+        ("postgresql://h1:1,h2:2/db", "several hosts"),
+        ("postgresql:///db?host=h1,h2", "several hosts"),
+        ("postgresql://h/db?port=1,2", "several hosts"),
+        ("postgresql://u:hunter2@h:0/db", "1 to 65535"),
+        ("postgresql://u:hunter2@h:65536/db", "1 to 65535"),
+        ("postgresql://u:hunter2@h:abc/db", "1 to 65535"),
+        ("postgresql://h:99999999999999999999/db", "1 to 65535"),
+        ("postgresql://u:hunter2/x@h/db", "%40"),
+        ("postgresql://u:hunter2/x", "percent-encoded"),
+        ("postgresql://u:hun@ter2@h/db", "%40"),
+        ("postgresql://u:hun?hunter2=x@h/db", "%40"),
+        ("postgresql://u:hunter2%zz@h/db", "hexadecimal"),
+        ("postgresql://u:hunter2%@h/db", "hexadecimal"),
+        ("postgresql://u:hunter2%00@h/db", "hexadecimal"),
+        ("postgresql://u:hunter2%ff@h/db", "UTF-8"),
+        ("postgresql://[::1/db", r"\[::1\]"),
+        ("postgresql://[::1]x/db", r"\[::1\]"),
+        ("postgresql://%40abstract/db", "abstract"),
+        ("postgresql://h/db?sslmode=verify", "sslmode 'verify' is unknown"),
+        ("postgresql://h/db?sslmode=require&sslrootcert=system", "too weak"),
+        ("postgresql://h/db?sslmode=disable&sslrootcert=system", "too weak"),
+        ("postgresql://h/db?sslmode=disable&channel_binding=require", "needs TLS"),
+        ("postgresql://h/db?channel_binding=disable", "prefer or require"),
+        ("postgresql://h/db?connect_timeout=soon", "whole number"),
+        ("postgresql://h/db?connect_timeout=-1", "whole number"),
+        ("postgresql://h/db?sslmode", "has no value"),
+        ("postgresql://h/db?sslmode=require&sslmode=disable", "stands twice"),
+        ("postgresql://h/db?options=-csearch_path%3Dx", "SET LOCAL"),
+        ("postgresql://h/db?sslcert=x", "client certificates"),
+        ("postgresql://h/db?hostaddr=10.0.0.1", "name the host"),
+        ("postgresql://h/db?target_session_attrs=read-write", "takes writes"),
+        ("postgresql://h/db?gssencmode=require", "'gssencmode' is not supported"),
+        ("postgresql://h/db?nonsense=1", "'nonsense' is not supported.*sslmode"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_and_no_password_repeated(url: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told) as error:
+        parse_url(url)
+
+    assert PASSWORD not in str(error.value)
+
+
+def test_every_fault_is_told_at_once() -> None:
+    with pytest.raises(ConfigurationError) as error:
+        parse_url("postgresql://u:hunter2@h:x/db?sslmode=no&connect_timeout=never")
+
+    assert len(error.value.faults) == 3
+
+
+def test_no_text_of_an_address_holds_the_password() -> None:
+    address = parse_url("postgresql://u:hunter2@h/db")
+
+    assert PASSWORD not in f"{address} {address!r} {address.fingerprint}"
+    assert copy.copy(address).password == PASSWORD
+
+
+@pytest.mark.parametrize(
+    ("url", "fingerprint"),
+    [
+        ("postgresql://u:p@DB.Example/Orders", "db.example:5432/Orders"),
+        ("postgresql://[::1]:1/db", "[::1]:1/db"),
+        ("postgresql:///db?host=/Run/pg", "/Run/pg:5432/db"),
+    ],
+)
+def test_a_fingerprint_says_where_and_nothing_else(url: str, fingerprint: str) -> None:
+    assert parse_url(url).fingerprint == fingerprint
+
+
+@pytest.mark.parametrize(
+    ("host", "mode"),
+    [
+        ("localhost", "prefer"),
+        ("LocalHost", "prefer"),
+        ("127.0.0.1", "prefer"),
+        ("127.8.9.10", "prefer"),
+        ("::1", "prefer"),
+        ("127.evil.example.com", "verify-full"),
+        ("127.0.0.1.example.com", "verify-full"),
+        ("10.0.0.1", "verify-full"),
+        ("db.example", "verify-full"),
+        ("localhost.example", "verify-full"),
+    ],
+)
+def test_off_loopback_the_default_is_verify_full(host: str, mode: str) -> None:
+    assert DatabaseAddress(database="db", host=host).tls_mode == mode
+
+
+@pytest.mark.parametrize("mode", SSLMODES)
+def test_an_asked_mode_is_the_mode_except_on_a_unix_socket(mode: str) -> None:
+    assert DatabaseAddress(database="db", host="h", sslmode=mode).tls_mode == mode
+    assert DatabaseAddress(database="db", socket_dir="/run", sslmode=mode).tls_mode == "disable"
+
+
+def test_a_root_certificate_on_loopback_is_meant_to_be_used() -> None:
+    address = DatabaseAddress(database="db", host="localhost", sslrootcert="/ca.pem")
+
+    assert address.tls_mode == "verify-full"
+
+
+def test_other_tls_settings_replace_only_what_they_name() -> None:
+    address = DatabaseAddress(database="db", host="h", sslmode="require", sslrootcert="/a")
+
+    assert address.with_tls(sslmode="verify-ca").sslrootcert == "/a"
+    assert address.with_tls(sslrootcert="/b").sslmode == "require"
+    assert address.with_tls() == address
