@@ -1,0 +1,189 @@
+"""The holder killed with SIGKILL at every stage, and frozen with SIGSTOP past its lease."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pg8000.native
+import pytest
+
+from lambda_migrate.local.function import LocalFunction
+from tests.stage import COUNTERS, HANDLER, Stage, busy, effect, ends, running, sleeps_once, until
+
+CONCURRENT = """
+-- migrate:up transaction:false
+CREATE INDEX CONCURRENTLY orders_amount ON orders (amount);
+-- migrate:down transaction:false
+DROP INDEX CONCURRENTLY orders_amount;
+"""
+
+SLEEPS_IN_3 = {
+    "1_counters": COUNTERS,
+    "2_before": effect(2),
+    "3_sleeps": effect(3, sleeps_once(120)),
+    "4_after": effect(4),
+}
+
+
+@contextmanager
+def session(stage: Stage) -> Iterator[Any]:
+    """A connection of somebody else."""
+    connection = pg8000.native.Connection(
+        "postgres", database=stage.name, unix_sock=str(stage.postgresql.socket)
+    )
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def signal_holder(function: LocalFunction, number: signal.Signals) -> int:
+    """Signal the only environment that is at work; returns its process."""
+    (holder,) = busy(function)
+    os.kill(holder.pid, number)
+    return holder.pid
+
+
+def test_a_holder_killed_before_its_first_transaction_leaves_nothing_in_the_way(
+    stage: Stage,
+) -> None:
+    code = stage.code({"1_counters": COUNTERS, "2_more": effect(2)})
+    # The tables are there, so that a lock on one of them can hold the holder up.
+    stage.maintenance(stage.code({})).up(_forever())
+    with stage.function(code) as function, session(stage) as other:
+        other.run("BEGIN")
+        other.run("LOCK TABLE lambda_migrate.fence IN ACCESS EXCLUSIVE MODE")
+        doomed = function.submit()
+        until(running(stage, "fence"), what="the holder waits for the fence")
+        signal_holder(function, signal.SIGKILL)
+        assert doomed.result().status == "crashed"
+        other.run("ROLLBACK")
+        assert function.invoke().ok
+    assert stage.effects() == {1: 1, 2: 1}
+
+
+def test_a_holder_killed_inside_a_transaction_is_followed_by_one_that_goes_on_from_there(
+    stage: Stage,
+) -> None:
+    with stage.function(stage.code(SLEEPS_IN_3)) as function:
+        doomed = function.submit()
+        until(running(stage, "pg_sleep"), what="migration 3 sleeps")
+        first = stage.item()
+        signal_holder(function, signal.SIGKILL)
+        assert doomed.result().status == "crashed"
+        result = function.invoke()
+        assert result.ok
+        (end,) = ends(function)
+    assert end["applied"] == ["3_sleeps", "4_after"], "1 and 2 had been committed"
+    assert end["fence"] > first.fence
+    assert stage.effects() == {1: 1, 2: 1, 3: 1, 4: 1}
+    assert stage.holders() == []
+
+
+STUCK_BEFORE_THE_TABLE = HANDLER.replace(
+    "from lambda_migrate import migrate_on_cold_start",
+    """
+import time
+from lambda_migrate import migrate_on_cold_start
+from lambda_migrate.holder import Hold
+
+# No signal can be aimed at the instant between PostgreSQL's answer and the next request.
+Hold.complete = lambda hold, ready: time.sleep(300)
+""",
+)
+
+
+def test_a_holder_killed_between_its_last_commit_and_the_table_leaves_work_to_nobody(
+    stage: Stage,
+) -> None:
+    migrations = {"1_counters": COUNTERS, "2_more": effect(2)}
+    with stage.function(stage.code(migrations, handler=STUCK_BEFORE_THE_TABLE)) as function:
+        doomed = function.submit()
+        until(lambda: _is_applied(stage, 2), what="2 is committed")
+        signal_holder(function, signal.SIGKILL)
+        assert doomed.result().status == "crashed"
+    assert stage.item().owner is not None, "nobody gave the lease back"
+    with stage.function(stage.code(migrations)) as function:
+        assert function.invoke().ok
+        (end,) = ends(function)
+    assert end["applied"] == []
+    assert stage.effects() == {1: 1, 2: 1}
+    assert stage.item().owner is None
+
+
+def test_a_holder_killed_while_an_index_builds_leaves_no_invalid_index(stage: Stage) -> None:
+    code = stage.code({"1_counters": COUNTERS, "2_index": CONCURRENT, "3_more": effect(3)})
+    stage.maintenance(stage.code({"1_counters": COUNTERS})).up(_forever())
+    with stage.function(code) as function, session(stage) as other:
+        other.run("BEGIN")
+        other.run("UPDATE orders SET amount = amount WHERE id = 1")
+        doomed = function.submit()
+        until(running(stage, "CREATE INDEX"), what="the index waits for an older transaction")
+        until(stage.invalid_indexes, what="it is in the catalog, invalid")
+        signal_holder(function, signal.SIGKILL)
+        assert doomed.result().status == "crashed"
+        assert stage.history()[-1] == (2, "started")
+        other.run("ROLLBACK")
+        assert function.invoke().ok
+    assert stage.invalid_indexes() == []
+    assert stage.query("SELECT count(*) FROM pg_indexes WHERE indexname = 'orders_amount'") == [[1]]
+    assert stage.history() == [(1, "applied"), (2, "applied"), (3, "applied")]
+
+
+@pytest.mark.parametrize("woken", ["after the successor", "never before its own deadline"])
+def test_a_holder_frozen_inside_a_transaction_past_its_lease_commits_nothing(
+    stage: Stage, woken: str
+) -> None:
+    with stage.function(stage.code(SLEEPS_IN_3)) as function:
+        frozen = function.submit()
+        until(running(stage, "pg_sleep"), what="migration 3 sleeps")
+        pid = signal_holder(function, signal.SIGSTOP)
+        assert function.invoke().ok, "the successor takes over"
+        before = _everything(stage)
+        if woken == "after the successor":
+            os.kill(pid, signal.SIGCONT)
+            result = frozen.result()
+            assert (result.status, result.error_type) == ("error", "LeaseLost")
+        else:
+            os.kill(pid, signal.SIGKILL)
+            assert frozen.result().status == "crashed"
+        assert _everything(stage) == before, "as if it had never woken"
+        assert function.invoke().ok
+    assert stage.effects() == {1: 1, 2: 1, 3: 1, 4: 1}
+
+
+def test_a_holder_frozen_for_less_than_its_lease_goes_on(stage: Stage) -> None:
+    code = stage.code({"1_counters": COUNTERS, "2_sleeps": effect(2, "SELECT pg_sleep(1);")})
+    with stage.function(code, lease_seconds="20") as function:
+        frozen = function.submit()
+        until(running(stage, "pg_sleep"), what="migration 2 sleeps")
+        pid = signal_holder(function, signal.SIGSTOP)
+        until(lambda: not running(stage, "pg_sleep")(), what="the statement is over")
+        os.kill(pid, signal.SIGCONT)
+        assert frozen.result().ok
+    assert stage.effects() == {1: 1, 2: 1}
+
+
+def _is_applied(stage: Stage, version: int) -> bool:
+    there = stage.query("SELECT to_regclass('lambda_migrate.history') IS NOT NULL")[0][0]
+    return bool(there) and (version, "applied") in stage.history()
+
+
+def _everything(stage: Stage) -> list[Any]:
+    """All that a stale holder could have changed."""
+    return [
+        stage.query("SELECT * FROM effects ORDER BY 1, 2"),
+        stage.query("SELECT version, state, fence, owner FROM lambda_migrate.history ORDER BY 1"),
+        stage.query("SELECT token, owner FROM lambda_migrate.fence"),
+        stage.item(),
+    ]
+
+
+def _forever() -> Any:
+    from lambda_migrate.deadline import Deadline
+
+    return Deadline.after(300)

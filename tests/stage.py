@@ -1,0 +1,205 @@
+"""A stage for tests with real processes: PostgreSQL, a DynamoDB API, and functions to deploy."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lambda_migrate.deadline import Deadline
+from lambda_migrate.events import null_observer
+from lambda_migrate.lease.item import decode
+from lambda_migrate.lease.state import LeaseState
+from lambda_migrate.lease.table import DynamoDBLeaseTable
+from lambda_migrate.local.dynamodb import LocalDynamoDB
+from lambda_migrate.local.function import EnvironmentView, LocalFunction
+from lambda_migrate.local.postgresql import LocalPostgreSQL
+from lambda_migrate.maintenance import Maintenance
+from lambda_migrate.settings import Settings
+from lambda_migrate.wiring import make_manifest, make_target
+
+TABLE = "lambda-migrate"
+_numbers = itertools.count(1)
+
+HANDLER = """
+from lambda_migrate import migrate_on_cold_start
+
+@migrate_on_cold_start
+def handler(event, context):
+    return {"served": True}
+"""
+
+COUNTERS = """
+-- migrate:up
+CREATE TABLE effects (version int NOT NULL, backend int NOT NULL DEFAULT pg_backend_pid());
+-- Sequences are not transactional: they count attempts, failed ones included.
+CREATE SEQUENCE attempts;
+CREATE TABLE orders (id bigint PRIMARY KEY, amount int NOT NULL);
+INSERT INTO orders SELECT n, n FROM generate_series(1, 1000) AS n;
+INSERT INTO effects VALUES (1);
+-- migrate:down
+DROP TABLE orders;
+DROP SEQUENCE attempts;
+DROP TABLE effects;
+"""
+
+
+def effect(version: int, body: str = "") -> str:
+    """A migration whose effect can be counted in the database."""
+    return f"""
+-- migrate:up
+{body}
+INSERT INTO effects (version) VALUES ({version});
+-- migrate:down
+DELETE FROM effects WHERE version = {version};
+"""
+
+
+def sleeps_once(seconds: int) -> str:
+    """SQL that sleeps in the first attempt and in no later one."""
+    return f"SELECT CASE WHEN nextval('attempts') = 1 THEN pg_sleep({seconds}) END;"
+
+
+class Stage:
+    """One database and one target, on servers that other stages may share."""
+
+    def __init__(self, postgresql: LocalPostgreSQL, dynamodb: LocalDynamoDB, root: Path) -> None:
+        self.postgresql = postgresql
+        self.dynamodb = dynamodb
+        self.root = root
+        self.name = f"stage_{next(_numbers)}"
+        self.url = postgresql.create_database(self.name)
+
+    # --- deploying
+
+    def code(self, migrations: Mapping[str, str], *, handler: str = HANDLER) -> Path:
+        """A deployment package: a handler and migration files by name, without ``.sql``."""
+        folder = self.root / f"code_{next(_numbers)}"
+        (folder / "migrations").mkdir(parents=True)
+        (folder / "app.py").write_text(handler)
+        for name, text in migrations.items():
+            (folder / "migrations" / f"{name}.sql").write_text(text.lstrip())
+        return folder
+
+    def environment(self, **settings: str) -> dict[str, str]:
+        """The variables of a function on this stage."""
+        return {
+            "AWS_ENDPOINT_URL_DYNAMODB": self.dynamodb.endpoint_url,
+            "LAMBDA_MIGRATE_TABLE": TABLE,
+            "LAMBDA_MIGRATE_TARGET": self.name,
+            "LAMBDA_MIGRATE_DATABASE_URL": self.url,
+            "LAMBDA_MIGRATE_LEASE_SECONDS": "6",
+            "LAMBDA_MIGRATE_WAIT_SECONDS": "60",
+            **{f"LAMBDA_MIGRATE_{name.upper()}": value for name, value in settings.items()},
+        }
+
+    @contextmanager
+    def function(
+        self, code: Path, *, timeout: float = 90.0, **settings: str
+    ) -> Iterator[LocalFunction]:
+        """Deploy ``code``."""
+        variables = self.environment(**settings)
+        # A name of its own: the DynamoDB API counts requests by function and environment.
+        name = f"function{next(_numbers)}"
+        with LocalFunction(
+            code=code, environment=variables, timeout=timeout, name=name
+        ) as function:
+            yield function
+
+    def maintenance(self, code: Path, **settings: str) -> Maintenance:
+        """An operator with the files of ``code`` at hand, in this process."""
+        environ = self.environment(directory=str(code / "migrations"), **settings)
+        loaded = Settings.load(environ)
+        store = DynamoDBLeaseTable(
+            TABLE, self.name, client=self.dynamodb.client, lease_seconds=loaded.lease_seconds
+        )
+        target = replace(make_target(loaded, observer=null_observer), store=store)
+        return Maintenance(make_manifest(loaded, environ), target)
+
+    # --- looking
+
+    def query(self, sql: str) -> list[list[Any]]:
+        """Rows of one statement."""
+        return self.postgresql.execute(sql, database=self.name)
+
+    def effects(self) -> dict[int, int]:
+        """Version -> how often its effects are in the database."""
+        rows = self.query("SELECT version, count(*) FROM effects GROUP BY version ORDER BY 1")
+        return {int(version): int(count) for version, count in rows}
+
+    def history(self) -> list[tuple[int, str]]:
+        """Version and state of every history row."""
+        rows = self.query("SELECT version, state FROM lambda_migrate.history ORDER BY version")
+        return [(version, state) for version, state in rows]
+
+    def attempts(self) -> int:
+        """How often a migration that draws from ``attempts`` was tried."""
+        rows = self.query("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM attempts")
+        return int(rows[0][0])
+
+    def holders(self) -> list[list[Any]]:
+        """State and statement of our connections to this database."""
+        return self.query(
+            "SELECT pid, state, query FROM pg_stat_activity WHERE datname = current_database()"
+            " AND application_name LIKE 'lambda-migrate:%'"
+        )
+
+    def invalid_indexes(self) -> list[list[Any]]:
+        """Indexes that a concurrent build left half done."""
+        return self.query("SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid")
+
+    def item(self) -> LeaseState:
+        """The state item as it is."""
+        key = {"target": {"S": self.name}}
+        answer = self.dynamodb.client().get_item(TableName=TABLE, Key=key, ConsistentRead=True)
+        return decode(answer.get("Item"), target=self.name)
+
+    def end_the_pause(self) -> None:
+        """Let the pause after a failure be over, as if its time had passed."""
+        self.dynamodb.client().update_item(
+            TableName=TABLE,
+            Key={"target": {"S": self.name}},
+            UpdateExpression="SET failure.retry_at = :past",
+            ExpressionAttributeValues={":past": {"N": "1"}},
+        )
+
+
+def lines(function: LocalFunction, environment_id: str) -> list[dict[str, Any]]:
+    """The structured lines that the library wrote in an environment."""
+    found = []
+    for line in function.logs(environment_id).splitlines():
+        if line.startswith("{") and '"lambda_migrate": {' in line.replace('":{', '": {'):
+            found.append(json.loads(line))
+    return found
+
+
+def ends(function: LocalFunction) -> list[dict[str, Any]]:
+    """How every check of every environment ended, by the library's own lines."""
+    environments = [view.environment_id for view in function.environments()]
+    return [line["lambda_migrate"] for each in environments for line in lines(function, each)]
+
+
+def until(condition: Callable[[], Any], *, what: str, seconds: float = 60.0) -> Any:
+    """Wait for the real world to come so far; fails loudly if it does not."""
+    deadline = Deadline.after(seconds)
+    while not deadline.is_over:
+        answer = condition()
+        if answer:
+            return answer
+        time.sleep(0.02)
+    raise AssertionError(f"not within {seconds:g} s: {what}")
+
+
+def running(stage: Stage, text: str) -> Callable[[], bool]:
+    """Whether one of our connections is executing a statement that contains ``text``."""
+    return lambda: any(state == "active" and text in query for _, state, query in stage.holders())
+
+
+def busy(function: LocalFunction) -> Iterable[EnvironmentView]:
+    """The environments that have an invocation."""
+    return [view for view in function.environments() if view.state == "busy"]
