@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from lambda_migrate.deadline import Random
     from lambda_migrate.lease.state import LeaseState
 
-__all__ = ["CAP_SECONDS", "FIRST_SECONDS", "GROWTH", "Backoff"]
+__all__ = ["CAP_SECONDS", "FAILED_CAP_SECONDS", "FIRST_SECONDS", "GROWTH", "Backoff"]
 
 FIRST_SECONDS = 0.2
 """Upper bound of the first delay: half of it, on average, is lost on a migration that is nearly
@@ -21,6 +21,10 @@ late by a share of the migration's own length, and reads grow with its logarithm
 CAP_SECONDS = 4.0
 """Upper bound of every delay. 1,000 waiters then read 500 times a second on average, a quarter of
 a thousand read units, against the 3,000 that one partition sustains."""
+
+FAILED_CAP_SECONDS = 8.0
+"""Upper bound after reads that failed. The bound doubles with each: readers who come back at the
+same pace to a table that cannot keep up see to it that it never does."""
 
 
 class Backoff:
@@ -38,20 +42,29 @@ class Backoff:
     def __init__(self, random: Random) -> None:
         self._random = random
 
-    def delay(self, waited: float, *, state: LeaseState | None = None, now_ms: int = 0) -> float:
+    def delay(
+        self,
+        waited: float,
+        *,
+        state: LeaseState | None = None,
+        now_ms: int = 0,
+        failures: int = 0,
+    ) -> float:
         """Seconds until the next read.
 
         Args:
             waited: Seconds waited so far.
+            failures: How many reads in a row were not answered, or answered with "slow down".
             state: The newest reading, for the progress that the holder published.
             now_ms: Wall clock, to tell how old that progress is.
         """
         bound = min(CAP_SECONDS, max(FIRST_SECONDS, GROWTH * waited))
         expected = _expected_seconds(state, now_ms)
         if expected is not None:
-            # Half of what is left: an estimate is one, and coming back at its very end together
-            # with everybody else is what jitter is against.
+            # No later than the end that the holder expects; jitter spreads the readers before it.
             bound = min(CAP_SECONDS, max(FIRST_SECONDS, min(bound, expected)))
+        if failures:
+            bound = max(bound, min(FAILED_CAP_SECONDS, FIRST_SECONDS * 2 ** min(failures, 10)))
         return bound * self._random.random()
 
 

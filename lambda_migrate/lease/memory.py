@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.deadline import SYSTEM_CLOCK
 from lambda_migrate.errors import LeaseLost
@@ -75,8 +75,8 @@ class InMemoryLeaseTable:
         """See `LeaseStore.lift`."""
         lifted = replace(lease, fence=max(fence, lease.fence))
         with self._lock:
-            if not self._shows(lifted.owner, lifted.fence):
-                self.state = replace(self._mine(lease), fence=lifted.fence)
+            state = self._mine(lease, lifted)
+            self.state = replace(state, fence=lifted.fence)
         return lifted
 
     def withdraw(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> Lease:
@@ -87,33 +87,31 @@ class InMemoryLeaseTable:
 
     def complete(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> None:
         """See `LeaseStore.complete`."""
-        with self._lock:
-            if self._shows(None, lease.fence) and self.state.ready == ready:
-                return
-            freed = _freed(self._mine(lease))
-            self.state = replace(freed, ready=dict(ready), database=database, failure=None)
+        self._finish(lease, ready=dict(ready), database=database, failure=None)
 
     def fail(self, lease: Lease, failure: Failure) -> None:
         """See `LeaseStore.fail`."""
-        with self._lock:
-            if self._shows(None, lease.fence) and self.state.failure == failure:
-                return
-            self.state = replace(_freed(self._mine(lease)), failure=failure)
+        self._finish(lease, failure=failure)
 
     def release(self, lease: Lease) -> None:
         """See `LeaseStore.release`."""
+        self._finish(lease)
+
+    def _finish(self, lease: Lease, **changes: Any) -> None:
+        """A write that frees the lease; its own retry finds it done, which is not a loss."""
         with self._lock:
-            if not self._shows(None, lease.fence):
-                self.state = _freed(self._mine(lease))
+            done = replace(_freed(self.state), **changes)
+            if (self.state, self.state.fence) == (done, lease.fence):
+                self.calls += 1
+                return
+            self._mine(lease)
+            self.state = done
 
-    def _shows(self, owner: str | None, fence: int) -> bool:
-        """Whether the item is what a write left whose answer was lost: no loss, but done."""
-        return (self.state.owner, self.state.fence) == (owner, fence)
-
-    def _mine(self, lease: Lease) -> LeaseState:
+    def _mine(self, *leases: Lease) -> LeaseState:
+        """The item, which is to carry the owner and the fence of one of these."""
         self.calls += 1
-        if not self._shows(lease.owner, lease.fence):
-            raise LeaseLost(f"the lease under fence {lease.fence} is lost")
+        if (self.state.owner, self.state.fence) not in [(own.owner, own.fence) for own in leases]:
+            raise LeaseLost(f"the lease under fence {leases[0].fence} is lost")
         return self.state
 
     def _term(self) -> tuple[float, int]:

@@ -270,6 +270,11 @@ class DynamoDBLeaseTable:
             return ConfigurationError(self._missing_table())
         if code in _DENIED:
             return ConfigurationError(self._missing_permission(operation, message))
+        if code in _UNKNOWN_CALLER:
+            return ConfigurationError(
+                f"DynamoDB does not accept the credentials used for table {self.table!r}: {code}: "
+                f"{message}; sign in again, or correct them"
+            )
         return ConfigurationError(
             f"DynamoDB refused {operation} on table {self.table!r}: {code}: {message}; the table "
             "needs the partition key `target` of type S and no sort key, see "
@@ -283,6 +288,8 @@ class DynamoDBLeaseTable:
             exceptions.NoCredentialsError,
             exceptions.PartialCredentialsError,
             exceptions.CredentialRetrievalError,
+            exceptions.TokenRetrievalError,
+            exceptions.SSOError,
             exceptions.NoRegionError,
             exceptions.ParamValidationError,
             exceptions.InvalidRegionError,
@@ -302,12 +309,16 @@ class DynamoDBLeaseTable:
 
     def _missing_permission(self, operation: str, message: str) -> str:
         action = {"get_item": "dynamodb:GetItem", "update_item": "dynamodb:UpdateItem"}[operation]
-        name = self.table.rpartition("/")[2]
+        resource = (
+            self.table
+            if self.table.startswith("arn:")
+            else f"arn:aws:dynamodb:{self._region()}:<account>:table/{self.table}"
+        )
         return (
             f"{action} on table {self.table!r} is not allowed ({message}); add to the function's "
             "role:\n"
             '  {"Effect": "Allow", "Action": ["dynamodb:GetItem", "dynamodb:UpdateItem"],\n'
-            f'   "Resource": "arn:aws:dynamodb:{self._region()}:<account>:table/{name}",\n'
+            f'   "Resource": "{resource}",\n'
             '   "Condition": {"ForAllValues:StringEquals": {"dynamodb:LeadingKeys": '
             f'["{self.target}"]}}}}}}'
         )
@@ -335,16 +346,17 @@ _BUSY = frozenset(
     }
 )
 
-_DENIED = frozenset(
+_DENIED = frozenset({"AccessDeniedException", "AccessDenied", "NotAuthorized"})
+
+_UNKNOWN_CALLER = frozenset(
     {
-        "AccessDeniedException",
-        "AccessDenied",
         "ExpiredTokenException",
         "IncompleteSignature",
+        "IncompleteSignatureException",
         "InvalidClientTokenId",
         "InvalidSignatureException",
         "MissingAuthenticationToken",
-        "NotAuthorized",
+        "MissingAuthenticationTokenException",
         "UnrecognizedClientException",
     }
 )

@@ -52,6 +52,7 @@ class Waiter:
         self._began = self._clock.monotonic()
         self._answered = self._began
         self._state = LeaseState()
+        self._failures = 0
 
     def wait(self, state: LeaseState) -> Step:
         """Wait, beginning with ``state``, which was just read.
@@ -82,13 +83,23 @@ class Waiter:
 
     def _delay(self, call: RetryCallState) -> float:
         self._note(call)
-        delay = self._backoff.delay(self._waited, state=self._state, now_ms=self._clock.wall_ms())
+        delay = self._backoff.delay(
+            self._waited,
+            state=self._state,
+            now_ms=self._clock.wall_ms(),
+            failures=self._failures,
+        )
         return min(delay, self._until.remaining())
 
     def _note(self, call: RetryCallState) -> None:
-        if call.outcome is not None and not call.outcome.failed:
-            self._state = call.outcome.result().state
-            self._answered = self._clock.monotonic()
+        if call.outcome is None:
+            return
+        if call.outcome.failed:
+            self._failures += 1
+            return
+        self._failures = 0
+        self._state = call.outcome.result().state
+        self._answered = self._clock.monotonic()
 
     def _is_over(self, call: RetryCallState) -> bool:
         if self._until.is_over:

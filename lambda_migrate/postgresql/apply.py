@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import MigrationFailed, RepairRequired
 from lambda_migrate.migrations.statements import check_script
 from lambda_migrate.postgresql.connection import ConnectionLost, PostgresError
-from lambda_migrate.postgresql.report import failure_of
+from lambda_migrate.postgresql.report import TRANSACTION_TIMEOUT, failure_of, overdue_cause
 
 if TYPE_CHECKING:
     from lambda_migrate.deadline import Deadline
@@ -19,8 +20,8 @@ __all__ = [
     "CANCEL_SLACK_SECONDS",
     "LOST_AT_MOST",
     "RETRIED",
-    "UNIQUE_VIOLATION",
     "apply_in_transaction",
+    "require_migration",
     "require_runnable",
     "revert_in_transaction",
 ]
@@ -28,11 +29,20 @@ __all__ = [
 RETRIED = frozenset({"55P03", "40P01", "40001"})
 """Lock not available, deadlock, serialization failure: the next time it may succeed."""
 
-NOT_NULL_VIOLATION = "23502"
-UNIQUE_VIOLATION = "23505"
-
 LOST_AT_MOST = 5
 """A script whose connection breaks this often in a row is what breaks it."""
+
+
+def require_migration(migration: Migration) -> None:
+    """Refuse a migration whose script cannot run, or whose history row could not be written.
+
+    Raises:
+        MigrationFailed: With every fault and its line.
+    """
+    path = migration.path or migration.name
+    require_runnable(migration.up, name=migration.name, path=path)
+    if migration.down is not None and _unsendable(migration.down, path=path):
+        require_runnable(migration.down, name=migration.name, path=path)
 
 
 def require_runnable(script: Script, *, name: str, path: str) -> None:
@@ -41,9 +51,22 @@ def require_runnable(script: Script, *, name: str, path: str) -> None:
     Raises:
         MigrationFailed: With every fault and its line.
     """
-    faults = check_script(script, path=path)
+    faults = _unsendable(script, path=path) or check_script(script, path=path)
     if faults:
         raise MigrationFailed(faults[0], migration=name, detail="\n".join([f"{name}:", *faults]))
+
+
+def _unsendable(script: Script, *, path: str) -> list[str]:
+    """Characters that files cannot hold, `migrations.directory` sees to that, but code can."""
+    match = _UNSENDABLE.search(script.sql)
+    if match is None:
+        return []
+    line = script.line + script.sql.count("\n", 0, match.start())
+    what = "a NUL" if match[0] == "\0" else "half a surrogate pair"
+    return [f"{path}:{line}: {what} at offset {match.start()}, which PostgreSQL cannot hold"]
+
+
+_UNSENDABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def apply_in_transaction(
@@ -51,7 +74,7 @@ def apply_in_transaction(
 ) -> int:
     """Apply one migration; see `HeldDatabase.apply`."""
     path = migration.path or migration.name
-    require_runnable(migration.up, name=migration.name, path=path)
+    require_migration(migration)
 
     def row(transaction: str) -> str:
         return fenced.queries.insert_applied(
@@ -107,6 +130,7 @@ class _Run:
         self._path = path
         self._deadline = deadline
         self._losses = 0
+        self._before: MigrationFailed | None = None
 
     def until_done(
         self, write: Callable[[str], str], already_done: Callable[[], int | None]
@@ -134,6 +158,11 @@ class _Run:
             raise again.failure from again
 
     def _attempt(self, write: Callable[[str], str], already_done: Callable[[], int | None]) -> int:
+        if self._deadline.is_over:
+            # What it failed of before says more than that time is over.
+            raise self._before or MigrationFailed(
+                "the invocation's deadline has passed", migration=self._name
+            )
         try:
             if self._losses:
                 self._fenced.reattach(self._deadline)
@@ -141,28 +170,36 @@ class _Run:
                 if done is not None:
                     return done
             return self._once(write)
+        except _TryAgain as again:
+            self._before = again.failure
+            raise
         except ConnectionLost as lost:
             raise self._lost(lost) from lost
 
     def _once(self, write: Callable[[str], str]) -> int:
         fenced = self._fenced
+        transaction = ""
         try:
             transaction = fenced.begin(self._deadline)
             fenced.run(self._script.sql, self._deadline)
         except PostgresError as error:
-            completed = fenced.connection.completed
+            completed = fenced.connection.completed if transaction else None
             fenced.undo(self._deadline)
             raise self._failed(error, completed=completed) from error
         try:
             return int(fenced.commit(write(transaction), self._deadline)[0])
         except PostgresError as error:
             fenced.undo(self._deadline)
-            if error.sqlstate == NOT_NULL_VIOLATION and error.column == "state":
+            if fenced.queries.is_out_of_transaction(error):
                 raise self._ended_its_transaction() from error
             # Deferred constraints speak up at commit.
-            raise self._failed(error, completed=1 << 30) from error
+            raise self._failed(error, completed=None) from error
+        except MigrationFailed:
+            # No time is left to commit in.
+            fenced.undo(self._deadline)
+            raise MigrationFailed(overdue_cause(), migration=self._name) from None
 
-    def _failed(self, error: PostgresError, *, completed: int) -> Exception:
+    def _failed(self, error: PostgresError, *, completed: int | None) -> Exception:
         failure = failure_of(
             error,
             self._script,
@@ -178,8 +215,12 @@ class _Run:
         if self._fenced.is_aborted:
             return self._fenced.lost()
         self._losses += 1
-        failure = MigrationFailed(
-            f"the connection to PostgreSQL broke: {lost}", migration=self._name
+        self._before = failure = MigrationFailed(
+            overdue_cause()
+            if lost.sqlstate == TRANSACTION_TIMEOUT
+            else f"the connection to PostgreSQL broke: {lost}",
+            migration=self._name,
+            sqlstate=lost.sqlstate,
         )
         return _TryAgain(failure) if self._losses < LOST_AT_MOST else failure
 

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from enum import Enum
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from lambda_migrate.errors import MigrationFailed, RepairRequired
+from lambda_migrate.errors import DatabaseUnavailable, MigrationFailed, RepairRequired
 from lambda_migrate.migrations.plan import RowState
 from lambda_migrate.migrations.statements import classify, split
 from lambda_migrate.postgresql import sql
@@ -25,7 +25,7 @@ from lambda_migrate.postgresql.apply import (
     CANCEL_SLACK_SECONDS,
     LOST_AT_MOST,
     RETRIED,
-    UNIQUE_VIOLATION,
+    require_migration,
     require_runnable,
 )
 from lambda_migrate.postgresql.connection import ConnectionLost, PostgresError
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from lambda_migrate.postgresql.fenced import FencedConnection
 
 __all__ = ["apply_outside", "revert_outside", "settle"]
+
+UNIQUE_VIOLATION = "23505"
+_T = TypeVar("_T")
 
 
 class Left(Enum):
@@ -56,11 +59,16 @@ def apply_outside(
 ) -> int:
     """Apply one non-transactional migration; see `HeldDatabase.apply`."""
     path = migration.path or migration.name
-    require_runnable(migration.up, name=migration.name, path=path)
+    require_migration(migration)
     statement = _Statement(fenced, migration.up, name=migration.name, path=path, deadline=deadline)
-    statement.refuse_to_hide()
+    statement.look_before()
     queries = fenced.queries
-    statement.write(queries.insert_started(migration, digest, fenced.grant) + " RETURNING 0")
+    if statement.write(queries.insert_started(migration, digest, fenced.grant)) != [True]:
+        raise MigrationFailed(
+            f"version {migration.version} stands in the history already",
+            migration=migration.name,
+            sqlstate=UNIQUE_VIOLATION,
+        )
     statement.run(on_clean_failure=queries.delete([migration.version]) + " RETURNING 0")
     return int(statement.write(queries.finish_started(migration.version))[0])
 
@@ -73,6 +81,7 @@ def revert_outside(fenced: FencedConnection, row: HistoryRow, deadline: Deadline
     statement = _Statement(fenced, script, name=row.name, path=path, deadline=deadline)
     queries = fenced.queries
     began = deadline.clock.monotonic()
+    statement.look_before()
     statement.write(queries.start_reverting(row.version) + " RETURNING 0")
     statement.run(on_clean_failure=queries.still_applied(row.version) + " RETURNING 0")
     statement.write(queries.delete([row.version]) + " RETURNING 0")
@@ -127,31 +136,28 @@ class _Statement:
         self._path = path
         self._deadline = deadline
         self._build: Build = classify(split(script.sql)[0])
+        self._stood_before = False
+        self._losses = 0
 
     def write(self, writes: str) -> list[Any]:
         """A transaction of ours, begun anew on another connection if this one breaks.
 
         Each of these writes may be repeated: they set a row to what it is to be.
         """
-        for _ in range(LOST_AT_MOST):
-            try:
-                return self._fenced.write(writes, self._deadline)
-            except ConnectionLost as lost:
-                self._reattach(lost)
-            except PostgresError as error:
-                if error.sqlstate == UNIQUE_VIOLATION:
-                    # Our own intent, committed before its answer was lost.
-                    self._fenced.undo(self._deadline)
-                    return [0]
-                raise self._failure(error) from error
-        raise MigrationFailed("the connection to PostgreSQL keeps breaking", migration=self._name)
+        try:
+            return self._persist(lambda: self._fenced.write(writes, self._deadline))
+        except PostgresError as error:
+            raise self._failure(error, is_ours=True) from error
 
-    def refuse_to_hide(self) -> None:
-        """Refuse an index whose name is taken by an INVALID one that no attempt of ours left.
+    def look_before(self) -> None:
+        """Remember what stands there already: the statement's error is not to be taken for it.
 
+        An index whose name is taken by an INVALID one that no attempt of ours left is refused:
         ``IF NOT EXISTS`` would take it for the index that was asked for.
         """
-        if self._look() is Left.INVALID:
+        left = self._look()
+        self._stood_before = left is Left.COMPLETE
+        if left is Left.INVALID and self._build.kind == "create-index":
             raise MigrationFailed(
                 f"an INVALID index {self._build.names[0]} stands in the way, left by something "
                 f"else; DROP INDEX CONCURRENTLY {self._build.names[0]}, then try again",
@@ -181,32 +187,44 @@ class _Statement:
                 self._after_failure(failure, on_clean_failure)
                 raise failure from error
             except ConnectionLost as lost:
-                self._after_loss(lost, on_clean_failure)
-                break
+                if self._after_loss(lost, on_clean_failure):
+                    break
+                self._pause(attempt)
 
     def _may_try_again(self, attempt: int) -> bool:
         """After a deadlock, say: clear up, wait a little, and see whether there is time."""
-        self._fenced.run(sql.DISCARD_ALL, self._deadline)
-        if self.clear_up() is not False:
+        if self._deadline.is_over or self.clear_up() is not False:
             return False
-        self._deadline.clock.sleep(self._fenced.jitter(attempt))
+        self._pause(attempt)
         return not self._deadline.is_over
+
+    def _pause(self, attempt: int) -> None:
+        seconds = min(self._fenced.jitter(attempt), self._deadline.remaining())
+        self._deadline.clock.sleep(seconds)
 
     def _after_failure(self, failure: MigrationFailed, on_clean_failure: str) -> None:
         """Leave nothing behind; what time does not allow, the next attempt does."""
         try:
-            self._fenced.run(sql.DISCARD_ALL, self._deadline)
-            if self.clear_up() is not True:
-                self._fenced.write(on_clean_failure, self._deadline.earlier(-_CLEAR_UP_SECONDS))
-        except (ConnectionLost, PostgresError, MigrationFailed) as error:
+            if self._stood_before or self.clear_up() is not True:
+                self._persist(lambda: self._fenced.write(on_clean_failure, self._extended))
+        except (ConnectionLost, PostgresError, MigrationFailed, DatabaseUnavailable) as error:
             failure.detail += f"\n  and clearing up failed, which the next attempt does: {error}"
+            failure.args = (failure.detail,)
 
-    def _after_loss(self, lost: ConnectionLost, on_clean_failure: str) -> None:
-        """The connection broke in the middle: look what became of it, on a new one."""
-        self._reattach(lost)
+    def _after_loss(self, lost: ConnectionLost, on_clean_failure: str) -> bool:
+        """The connection broke in the middle: look what became of it, on a new one.
+
+        Returns:
+            Whether the statement took effect; if not, it may be tried again.
+        """
+        if self._fenced.is_aborted:
+            raise self._fenced.lost() from lost
+        self._losses += 1
+        self._persist(lambda: self._fenced.reattach(self._deadline))
         happened = self.clear_up()
-        if happened:
-            return
+        may_try_again = self._losses < LOST_AT_MOST and not self._deadline.is_over
+        if happened or (happened is False and may_try_again):
+            return happened
         failure = MigrationFailed(
             f"the connection to PostgreSQL broke in the middle: {lost}", migration=self._name
         )
@@ -228,9 +246,12 @@ class _Statement:
         return {Left.COMPLETE: True, Left.ABSENT: False}.get(left)
 
     def _drop_half_built(self) -> None:
-        drops = [sql.drop_index(name) for name in self._invalid_indexes()]
-        for drop in drops:
-            self._read(drop)
+        """Drop it, which waits for older transactions as building it does."""
+        for name in self._invalid_indexes():
+            limits = self._fenced.limits(self._extended, waits_for_locks=True)
+            self._read(sql.DISCARD_ALL)
+            self._read(limits.set_session())
+            self._read(sql.drop_index(name))
 
     def _invalid_indexes(self) -> list[str]:
         build = self._build
@@ -282,22 +303,42 @@ class _Statement:
 
     def _read(self, statement: str) -> list[list[Any]]:
         try:
-            return self._fenced.run(statement, self._deadline.earlier(-_CLEAR_UP_SECONDS))
+            return self._persist(lambda: self._fenced.run(statement, self._extended))
         except PostgresError as error:
-            raise self._failure(error) from error
+            raise self._failure(error, is_ours=True) from error
 
-    def _reattach(self, lost: ConnectionLost) -> None:
-        if self._fenced.is_aborted:
-            raise self._fenced.lost() from lost
-        self._fenced.reattach(self._deadline)
+    @property
+    def _extended(self) -> Deadline:
+        return self._deadline.earlier(-_CLEAR_UP_SECONDS)
 
-    def _failure(self, error: PostgresError) -> MigrationFailed:
+    def _persist(self, act: Callable[[], _T]) -> _T:
+        """Do what may be done twice, on a new connection if this one breaks.
+
+        Raises:
+            LeaseLost: `FencedConnection.abort` was called, or a successor has taken over.
+            DatabaseUnavailable: It breaks again and again.
+        """
+        broken: ConnectionLost | None = None
+        for _ in range(LOST_AT_MOST):
+            try:
+                if broken is not None:
+                    self._fenced.reattach(self._deadline)
+                return act()
+            except ConnectionLost as lost:
+                if self._fenced.is_aborted:
+                    raise self._fenced.lost() from lost
+                broken = lost
+            if self._deadline.is_over:
+                break
+        raise DatabaseUnavailable(f"the connection to PostgreSQL keeps breaking: {broken}")
+
+    def _failure(self, error: PostgresError, *, is_ours: bool = False) -> MigrationFailed:
         return failure_of(
             error,
             self._script,
             name=self._name,
             path=self._path,
-            completed=0,
+            completed=None if is_ours else 0,
             overdue=self._deadline.remaining() < CANCEL_SLACK_SECONDS,
         )
 

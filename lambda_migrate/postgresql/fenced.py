@@ -28,12 +28,17 @@ if TYPE_CHECKING:
     from lambda_migrate.postgresql.database import Grant
     from lambda_migrate.postgresql.sql import Queries
 
-__all__ = ["FencedConnection", "Opener"]
+__all__ = ["FencedConnection", "Opener", "require_layout"]
 
 Opener = "Callable[[float], Connection]"
 
 _FENCE_LOCK_MS = 500
-"""How long a takeover waits for the fence row before it ends who holds it."""
+"""How long a takeover waits for the fence row before it looks again who holds it."""
+
+_NOT_OURS_TO_END = (
+    "an earlier holder's backend runs under another role and may not be ended: use one role for "
+    "all functions of a target, or GRANT pg_signal_backend"
+)
 
 _END_WAIT_MS = 2_000
 """How long it then waits for that backend to be gone."""
@@ -86,6 +91,8 @@ class FencedConnection:
             DatabaseUnavailable: Not before the deadline.
         """
         self.close()
+        if self.is_aborted:
+            raise self.lost()
         self._connection = self._connect(deadline)
         try:
             self._bootstrap(deadline)
@@ -157,9 +164,10 @@ class FencedConnection:
         left = deadline.remaining()
         if left <= 0:
             raise MigrationFailed("the invocation's deadline has passed")
+        statement = max(1, round(left * 1000))
         return Limits(
-            lock=0 if waits_for_locks else self._lock_ms,
-            statement=max(1, round(left * 1000)),
+            lock=0 if waits_for_locks else _shorter(self._lock_ms, statement),
+            statement=statement,
             server_version=self.connection.server_version,
         )
 
@@ -169,8 +177,11 @@ class FencedConnection:
         Raises:
             LeaseLost: The token is another's.
         """
+        if self.connection.in_transaction:
+            # BEGIN would only warn, and what stands open would be committed with what is to come.
+            self.undo(deadline)
         rows = self.run(self.queries.begin(self.limits(deadline)), deadline)
-        token, owner, transaction = rows[-1]
+        token, owner, transaction = rows[-1] if rows else (None, "", "")
         if (token, owner) != (self.grant.fence, self.grant.owner):
             self.run("ROLLBACK", deadline)
             raise self.lost(token)
@@ -183,8 +194,12 @@ class FencedConnection:
 
     def write(self, writes: str, deadline: Deadline) -> list[Any]:
         """A transaction of our own: begin under the fence, write, commit."""
-        self.begin(deadline)
-        return self.commit(writes, deadline)
+        try:
+            self.begin(deadline)
+            return self.commit(writes, deadline)
+        except PostgresError:
+            self.undo(deadline)
+            raise
 
     def undo(self, deadline: Deadline) -> None:
         """Roll back, and forget what a script left in the session.
@@ -196,7 +211,7 @@ class FencedConnection:
 
     def jitter(self, attempt: int) -> float:
         """Seconds before the next attempt, the first being 1: up to 5, full jitter."""
-        return float(min(5.0, 0.1 * 2**attempt) * self._random.random())
+        return float(min(5.0, 0.1 * 2 ** min(attempt, 10)) * self._random.random())
 
     # --- inside attach
 
@@ -216,6 +231,8 @@ class FencedConnection:
         try:
             connection = retrying(lambda: self._open(max(0.1, deadline.remaining())))
         except ConnectFailed as failed:
+            if self.is_aborted:
+                raise self.lost() from failed
             if failed.permanent:
                 raise ConfigurationError(str(failed)) from failed
             raise DatabaseUnavailable(str(failed)) from failed
@@ -227,26 +244,29 @@ class FencedConnection:
     def _bootstrap(self, deadline: Deadline) -> None:
         has_schema, has_tables = self.run(self.queries.probe(), deadline)[0]
         if not has_tables:
-            self.run(self.queries.bootstrap(create_schema=not has_schema), deadline)
+            self._create(deadline, create_schema=not has_schema)
+
+    def _create(self, deadline: Deadline, *, create_schema: bool) -> None:
+        self.run(self.queries.bootstrap(create_schema=create_schema), deadline)
 
     def _take(self, deadline: Deadline, *, evict: bool) -> None:
-        """Set the token; end whoever is in the way, then and after."""
+        """Set the token; end whoever is in the way, then and after, and see them gone."""
         while True:
             self._check_fence(deadline)
             if not evict:
                 self._refuse_if_held(deadline)
-            self._end_others(deadline)
-            if self._set_token(deadline):
+            if self._set_token(deadline, evict=evict):
                 break
         self._end_others(deadline)
 
     def _check_fence(self, deadline: Deadline) -> None:
-        layout, token, owner, environment = self.run(self.queries.read_fence(), deadline)[0]
-        if layout != LAYOUT:
-            raise ConfigurationError(
-                f"the database's lambda-migrate tables have layout {layout}, this version of "
-                f"the library knows {LAYOUT}; deploy the newer library"
-            )
+        rows = self.run(self.queries.read_fence(), deadline)
+        if not rows:
+            # Somebody emptied the table. A token is compared for equality, so none comes alive.
+            self._create(deadline, create_schema=False)
+            rows = self.run(self.queries.read_fence(), deadline)
+        layout, token, owner, environment = rows[0]
+        require_layout(layout)
         self._check_environment(environment)
         if (token, owner) != (self.grant.fence, self.grant.owner) and token >= self.grant.fence:
             raise FenceStale(token)
@@ -277,26 +297,44 @@ class FencedConnection:
             except PostgresError as error:
                 if error.sqlstate != INSUFFICIENT_PRIVILEGE:
                     raise
-                raise ConfigurationError(
-                    "an earlier holder's backend runs under another role and may not be ended: "
-                    "use one role for all functions of a target, or GRANT pg_signal_backend"
-                ) from error
+                raise ConfigurationError(_NOT_OURS_TO_END) from error
             if deadline.is_over:
                 raise DatabaseUnavailable("an earlier holder's backend could not be ended")
 
-    def _set_token(self, deadline: Deadline) -> bool:
+    def _set_token(self, deadline: Deadline, *, evict: bool) -> bool:
         sql = self.queries.take_fence(
             self.grant,
             lock_ms=_FENCE_LOCK_MS,
             statement_ms=max(1, round(deadline.remaining() * 1000)),
+            evict=evict,
         )
         try:
-            return bool(self.run(sql, deadline))
+            return self.run(sql, deadline)[-1:] == [[self.grant.owner]]
         except PostgresError as error:
             self.run("ROLLBACK", deadline)
+            if error.sqlstate == INSUFFICIENT_PRIVILEGE and "terminate" in error.message:
+                raise ConfigurationError(_NOT_OURS_TO_END) from error
             if error.sqlstate != LOCK_NOT_AVAILABLE or deadline.is_over:
                 raise
             return False
+
+
+def require_layout(layout: int) -> None:
+    """Refuse tables that another version of the library has laid out.
+
+    Raises:
+        ConfigurationError: They are.
+    """
+    if layout != LAYOUT:
+        raise ConfigurationError(
+            f"the database's lambda-migrate tables have layout {layout}, this version of "
+            f"the library knows {LAYOUT}; deploy the newer library"
+        )
+
+
+def _shorter(lock: int, statement: int) -> int:
+    """A ``lock_timeout`` that comes before ``statement_timeout``: it tells what was waited for."""
+    return max(1, min(lock, statement * 9 // 10))
 
 
 def _is_worth_retrying(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING
 
 from lambda_migrate.deadline import system_random
@@ -38,12 +39,13 @@ class PostgreSQLDatabase:
 
     fingerprint: str
     connect: Callable[[str, float], Connection]
-    schema: str = "lambda_migrate"
+    schema: str = "lambda_migrate"  # sql.DEFAULT_SCHEMA, which is not loaded before it is needed
     lock_timeout_seconds: float = 3.0
     random: Random | None = None
 
     def read_history(self, deadline: Deadline) -> list[HistoryRow]:
         """See `Database.read_history`."""
+        from lambda_migrate.postgresql.fenced import require_layout
         from lambda_migrate.postgresql.held import history_row
         from lambda_migrate.postgresql.sql import Queries
 
@@ -58,6 +60,8 @@ class PostgreSQLDatabase:
         try:
             if not connection.run(queries.probe(), timeout=limit.remaining())[0][1]:
                 return []
+            for layout, *_ in connection.run(queries.read_fence(), timeout=limit.remaining()):
+                require_layout(layout)
             rows = connection.run(queries.read_history(), timeout=limit.remaining())
         except ConnectionLost as lost:
             raise DatabaseUnavailable(f"the connection to PostgreSQL broke: {lost}") from lost
@@ -75,7 +79,7 @@ class PostgreSQLDatabase:
         from lambda_migrate.postgresql.held import HeldPostgreSQL
         from lambda_migrate.postgresql.sql import Queries, application_name
 
-        name = application_name(grant.target, grant.fence)
+        name = application_name(grant.target, grant.fence, self.schema)
         fenced = FencedConnection(
             lambda seconds: self.connect(name, seconds),
             Queries(self.schema),
@@ -83,8 +87,15 @@ class PostgreSQLDatabase:
             random=self.random or system_random(),
             lock_seconds=self.lock_timeout_seconds,
         )
-        try:
-            fenced.attach(deadline, evict=evict)
-        except ConnectionLost as lost:
-            raise DatabaseUnavailable(f"the connection to PostgreSQL broke: {lost}") from lost
+        for attempt in count(1):
+            try:
+                fenced.attach(deadline, evict=evict)
+                break
+            except ConnectionLost as lost:
+                # Perhaps a successor's doing, which the next attempt finds out.
+                if deadline.is_over:
+                    raise DatabaseUnavailable(
+                        f"the connection to PostgreSQL broke: {lost}"
+                    ) from lost
+                deadline.clock.sleep(min(fenced.jitter(attempt), deadline.remaining()))
         return HeldPostgreSQL(fenced, deadline)

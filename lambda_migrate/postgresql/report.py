@@ -11,15 +11,22 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations.migration import Script
     from lambda_migrate.postgresql.connection import PostgresError
 
-__all__ = ["failure_of"]
+__all__ = ["TRANSACTION_TIMEOUT", "failure_of", "overdue_cause"]
 
 QUERY_CANCELED = "57014"
 TRANSACTION_TIMEOUT = "25P04"
+ACTIVE_TRANSACTION = "25001"
 _CAUSE_LENGTH = 300
 
 
 def failure_of(
-    error: PostgresError, script: Script, *, name: str, path: str, completed: int, overdue: bool
+    error: PostgresError,
+    script: Script,
+    *,
+    name: str,
+    path: str,
+    completed: int | None,
+    overdue: bool,
 ) -> MigrationFailed:
     """The failure of a script.
 
@@ -28,7 +35,8 @@ def failure_of(
         script: What was running.
         name: The migration's name.
         path: Its file, or the name again for a stored down script.
-        completed: How many of its statements had finished, for errors without a position.
+        completed: How many of its statements had finished, for errors without a position; None
+            where it was a statement of ours that failed, whose position is none in the script.
         overdue: Whether the deadline cancelled it.
     """
     cause = _cause(error, overdue=overdue)
@@ -47,13 +55,20 @@ def failure_of(
     return MigrationFailed(cause, migration=name, sqlstate=error.sqlstate, detail="\n".join(lines))
 
 
+def overdue_cause() -> str:
+    """The cause of a failure that the deadline brought about."""
+    return "it was still running when the invocation's deadline came, and was cancelled"
+
+
 def _cause(error: PostgresError, *, overdue: bool) -> str:
     if overdue and error.sqlstate in (QUERY_CANCELED, TRANSACTION_TIMEOUT):
-        return "it was still running when the invocation's deadline came, and was cancelled"
+        return overdue_cause()
     return redact(error.message)[:_CAUSE_LENGTH]
 
 
-def _place(error: PostgresError, script: Script, *, path: str, completed: int) -> list[str]:
+def _place(error: PostgresError, script: Script, *, path: str, completed: int | None) -> list[str]:
+    if completed is None:
+        return [f"  in {path}"]
     position = error.position or _start_of_statement(script, completed)
     if position is None:
         return [f"  in {path}"]
@@ -79,11 +94,13 @@ def _start_of_statement(script: Script, completed: int) -> int | None:
 
 
 def _next_step(error: PostgresError, *, overdue: bool) -> str:
-    if overdue:
+    if overdue and error.sqlstate in (QUERY_CANCELED, TRANSACTION_TIMEOUT):
         return (
             "give the function a longer timeout, split the migration, or run it with "
             "`lambda-migrate up` from a place without a deadline"
         )
+    if error.sqlstate == ACTIVE_TRANSACTION and error.message.startswith("SET TRANSACTION"):
+        return "remove it: a migration runs READ COMMITTED in the transaction that checks the fence"
     return _NEXT_STEPS.get(error.sqlstate, "")
 
 
@@ -91,7 +108,8 @@ _NEXT_STEPS = {
     "55P03": "a lock was not to be had in time; see who holds it in pg_locks, or raise "
     "LAMBDA_MIGRATE_LOCK_TIMEOUT_SECONDS",
     "42501": "grant the migrating role what it lacks, or run the migration as the owner",
-    "25001": "put the statement into a file of its own marked `-- migrate:up transaction:false`",
+    ACTIVE_TRANSACTION: "put the statement into a file of its own marked "
+    "`-- migrate:up transaction:false`",
     "42P07": "the object exists already; if the database was made by other means, see "
     "`lambda-migrate baseline`",
 }

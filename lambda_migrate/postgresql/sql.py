@@ -1,16 +1,13 @@
 """All SQL of ours. Names are quoted as identifiers, values as literals; nothing is pasted.
 
 Statements go out in the simple protocol, several in one message, because each message is a round
-trip. `standard_conforming_strings` is on in every connection, so a literal needs its quotes
-doubled and nothing else.
+trip. The server reads the whole message before it runs any of it, so a `RESET` at its head comes
+too late for a literal behind it: see `literal`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-
-from pg8000.native import identifier as _identifier
-from pg8000.native import literal as _literal
 
 from lambda_migrate._version import __version__
 
@@ -18,9 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from lambda_migrate.migrations import Migration, Script
+    from lambda_migrate.postgresql.connection import PostgresError
     from lambda_migrate.postgresql.database import Grant
 
 __all__ = [
+    "DEFAULT_SCHEMA",
     "DISCARD_ALL",
     "LAYOUT",
     "Limits",
@@ -34,34 +33,54 @@ __all__ = [
 LAYOUT = 1
 """The layout of our schema that this version of the library reads and writes."""
 
+DEFAULT_SCHEMA = "lambda_migrate"
+
+_NOT_NULL_VIOLATION = "23502"
+
 _NAME_BYTES = 63
 """PostgreSQL cuts ``application_name`` here (NAMEDATALEN - 1)."""
 
 
 def literal(value: str | int | bool | None) -> str:
-    """``value`` as an SQL literal."""
-    return str(_literal(value))
+    """``value`` as an SQL literal, read alike whatever a script did to the session.
+
+    With a backslash it is an ``E''`` string: plain ones mean something else once a script has
+    turned ``standard_conforming_strings`` off.
+    """
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return "TRUE" if value else "FALSE"
+    if isinstance(value, int):
+        return str(value)
+    quoted = "'" + value.replace("'", "''") + "'"
+    return " E" + quoted.replace("\\", "\\\\") if "\\" in quoted else quoted
 
 
 def identifier(name: str) -> str:
     """``name`` as a quoted SQL identifier."""
-    return str(_identifier(name))
+    return '"' + name.replace('"', '""') + '"'
 
 
-def application_prefix(target: str) -> str:
-    """What the application names of all holders of a target begin with, fence excluded."""
+def application_prefix(target: str, schema: str = DEFAULT_SCHEMA) -> str:
+    """What the application names of all holders of a target begin with, fence excluded.
+
+    Two services may share a database, each with a schema of its own and both with the default
+    target: neither may take the other's backends for its own.
+    """
     tag = "".join(c if c.isascii() and (c.isalnum() or c in "-_./") else "_" for c in target)
     room = _NAME_BYTES - len("lambda-migrate::") - 19
-    if tag != target or len(tag) > room:
+    if tag != target or len(tag) > room or schema != DEFAULT_SCHEMA:
         import hashlib
 
-        tag = tag[: room - 9] + "." + hashlib.sha256(target.encode()).hexdigest()[:8]
+        named = target if schema == DEFAULT_SCHEMA else f"{target}\0{schema}"
+        tag = tag[: room - 9] + "." + hashlib.sha256(named.encode()).hexdigest()[:8]
     return f"lambda-migrate:{tag}:"
 
 
-def application_name(target: str, fence: int) -> str:
+def application_name(target: str, fence: int, schema: str = DEFAULT_SCHEMA) -> str:
     """The application name of a holder: a successor finds its backend by it."""
-    return f"{application_prefix(target)}{fence}"
+    return f"{application_prefix(target, schema)}{fence}"
 
 
 class Limits:
@@ -136,7 +155,7 @@ class Queries:
         """
         schema = f"CREATE SCHEMA IF NOT EXISTS {self._schema};" if create_schema else ""
         return f"""
-            BEGIN;
+            {_BEGIN};
             SET LOCAL client_min_messages = warning;
             SELECT pg_advisory_xact_lock(hashtext({literal("lambda-migrate " + self._name)}));
             {schema}
@@ -179,24 +198,30 @@ class Queries:
         """Layout, token, owner, environment; without a lock."""
         return f"SELECT layout, token, owner, environment FROM {self._fence}"
 
-    def take_fence(self, grant: Grant, *, lock_ms: int, statement_ms: int) -> str:
-        """Set the token, if it is higher or already this owner's; answers a row if so.
+    def take_fence(self, grant: Grant, *, lock_ms: int, statement_ms: int, evict: bool) -> str:
+        """Set the token, if it is higher or already this owner's; answers the owner last if so.
 
-        The holder before may be inside a transaction that has the row locked: then this fails
-        with 55P03 after ``lock_ms``, and its backend is to be ended first.
+        The environment is compared again, because two first runs may be under way at once.
+        The holder before may be inside a transaction that has the row locked. Its backend is ended
+        in the same breath, not waited for: by the time it has connected again, we stand first in
+        the queue for the row. Who still has the row after ``lock_ms`` makes this fail with 55P03.
         """
+        end = f"SELECT count(pg_terminate_backend(pid)) {self._other_holders(grant)};"
         return f"""
-            BEGIN;
+            {_BEGIN};
             SET LOCAL lock_timeout = {lock_ms}; SET LOCAL statement_timeout = {statement_ms};
+            {end if evict else ""}
             UPDATE {self._fence} SET
                 token = {literal(grant.fence)}, owner = {literal(grant.owner)},
                 target = {literal(grant.target)}, environment = {literal(grant.environment)},
                 backend_pid = pg_backend_pid(), taken_at = clock_timestamp(),
                 backend_start = (
                     SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())
-            WHERE token < {literal(grant.fence)}
-               OR (token = {literal(grant.fence)} AND owner = {literal(grant.owner)})
-            RETURNING token;
+            WHERE (token < {literal(grant.fence)}
+                   OR (token = {literal(grant.fence)} AND owner = {literal(grant.owner)}))
+              AND (environment IN ('', {literal(grant.environment)})
+                   OR {literal(grant.restamp)})
+            RETURNING owner;
             COMMIT;"""
 
     def _other_holders(self, grant: Grant) -> str:
@@ -206,8 +231,9 @@ class Queries:
         the process that the fence row names; its start time tells it from a later process with
         the same number.
         """
-        prefix = literal(application_prefix(grant.target))
-        suffix = f"substr(application_name, {len(application_prefix(grant.target)) + 1})"
+        start = application_prefix(grant.target, self._name)
+        prefix = literal(start)
+        suffix = f"substr(application_name, {len(start) + 1})"
         return f"""
             FROM pg_stat_activity
             WHERE datname = current_database() AND pid <> pg_backend_pid()
@@ -230,7 +256,7 @@ class Queries:
     def begin(self, limits: Limits) -> str:
         """Open the transaction and lock the fence; answers token, owner, transaction id."""
         return f"""
-            BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+            {_BEGIN};
             {limits.set_local()}
             SELECT token, owner, pg_current_xact_id()::text FROM {self._fence} FOR UPDATE;"""
 
@@ -267,11 +293,19 @@ class Queries:
             RETURNING duration_ms"""
 
     def insert_started(self, migration: Migration, digest: str, grant: Grant) -> str:
-        """The intent to run a non-transactional migration."""
+        """The intent to run a non-transactional migration; answers a row if it stands.
+
+        It may stand already, committed before its answer was lost. Anybody else's row answers
+        nothing.
+        """
         return f"""
             INSERT INTO {self._history} ({_COLUMNS}, state, started_at, up)
             VALUES ({_values(migration, digest, grant)}, 'started', clock_timestamp(),
-                    {literal(migration.up.sql)})"""
+                    {literal(migration.up.sql)})
+            ON CONFLICT (version) DO UPDATE SET state = 'started'
+            WHERE history.state = 'started' AND history.fence = {literal(grant.fence)}
+              AND history.owner = {literal(grant.owner)}
+            RETURNING true"""
 
     def finish_started(self, version: int) -> str:
         """A non-transactional migration is complete."""
@@ -291,6 +325,14 @@ class Queries:
         return f"""
             UPDATE {self._history} SET state = 'applied', up = NULL
             WHERE version = {literal(version)}"""
+
+    def is_out_of_transaction(self, error: PostgresError) -> bool:
+        """Whether the history refused a row because the script had ended its transaction."""
+        return error.sqlstate == _NOT_NULL_VIOLATION and (
+            error.schema,
+            error.table,
+            error.column,
+        ) == (self._name, "history", "state")
 
     def delete_reverted(self, version: int, *, transaction: str) -> str:
         """Remove the row of a migration that was reverted in ``transaction``."""
@@ -367,11 +409,19 @@ def drop_index(qualified: str) -> str:
     return f"DROP INDEX CONCURRENTLY IF EXISTS {qualified}"
 
 
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+"""Said in full: a role or a database may have other defaults."""
+
 _RESET = (
-    "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; CLOSE ALL; DEALLOCATE ALL; UNLISTEN *;"
-    " SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES;"
+    "SET CONSTRAINTS ALL IMMEDIATE; RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; CLOSE ALL;"
+    " DEALLOCATE ALL; UNLISTEN *; SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP;"
+    " DISCARD SEQUENCES;"
 )
-"""What DISCARD ALL does, in the form that is allowed inside a transaction."""
+"""What DISCARD ALL does, in the form that is allowed inside a transaction.
+
+Deferred constraints come first: their triggers are to run in the session as the script left it, and
+a temporary table cannot be dropped while it waits for some.
+"""
 
 DISCARD_ALL = "DISCARD ALL"
 

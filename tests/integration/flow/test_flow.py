@@ -254,10 +254,11 @@ def test_another_environments_function_is_refused(stage: Stage) -> None:
 
 def test_two_schemas_of_one_database_do_not_see_each_other(stage: Stage) -> None:
     other = {"1_other": "-- migrate:up\nCREATE TABLE other (id int);\n"}
-    mine = {"target": f"{stage.name}_other", "schema": "Other Schema"}
-    with stage.function(stage.code(V1)) as function, stage.function(stage.code(other), **mine) as o:
+    theirs = f"{stage.name}_other"
+    with stage.function(stage.code(V1)) as function:
         assert function.invoke().ok
-        assert o.invoke().ok
+    with stage.function(stage.code(other), target=theirs, schema="Other Schema") as function:
+        assert function.invoke().ok
     assert stage.query('SELECT name FROM "Other Schema".history') == [["1_other"]]
     assert stage.effects() == {1: 1, 2: 1}
 

@@ -1,0 +1,438 @@
+"""Fakes for tests of code that uses lambda-migrate: time, chance, a lease table, a database.
+
+::
+
+    clock = FakeClock()
+    database = InMemoryDatabase(clock=clock)
+    target = Target("orders", InMemoryLeaseTable(clock=clock), database, clock=clock)
+    MigrationRunner(read_manifest("migrations"), target).ensure()
+    assert database.effects == ["0001_create_orders", "0002_index_orders"]
+
+They pass the same contract tests as DynamoDB and PostgreSQL do, and run no SQL.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timezone
+from itertools import cycle
+from typing import TYPE_CHECKING, TypeVar
+
+from lambda_migrate.deadline import SYSTEM_CLOCK
+from lambda_migrate.errors import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    LeaseHeld,
+    LeaseLost,
+    MigrationFailed,
+    RepairRequired,
+)
+from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.migrations import HistoryRow, RowState
+from lambda_migrate.migrations.statements import check_script
+from lambda_migrate.postgresql.database import FenceStale
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from types import TracebackType
+
+    from lambda_migrate.deadline import Clock, Deadline
+    from lambda_migrate.events import Event
+    from lambda_migrate.migrations import Migration, Script
+    from lambda_migrate.postgresql.database import Grant
+
+__all__ = [
+    "FakeClock",
+    "FixedRandom",
+    "InMemoryDatabase",
+    "InMemoryHeldDatabase",
+    "InMemoryLeaseTable",
+    "RecordingObserver",
+]
+
+E = TypeVar("E")
+
+
+# --- time and chance
+
+
+class FakeClock:
+    """`Clock` that stands still until it is told otherwise; `sleep` advances it at once.
+
+    Args:
+        monotonic: Seconds on the scale that waiting is measured on.
+        wall_ms: Milliseconds since the epoch.
+    """
+
+    def __init__(self, *, monotonic: float = 1_000.0, wall_ms: int = 1_700_000_000_000) -> None:
+        self.slept: list[float] = []
+        """The argument of each `sleep` so far, in seconds."""
+        self._began = self._monotonic = monotonic
+        self._wall_ms = wall_ms
+        self._guard = threading.Lock()
+
+    def monotonic(self) -> float:
+        """See `Clock.monotonic`."""
+        with self._guard:
+            return self._monotonic
+
+    def wall_ms(self) -> int:
+        """See `Clock.wall_ms`."""
+        with self._guard:
+            return self._wall_ms + round((self._monotonic - self._began) * 1000)
+
+    def sleep(self, seconds: float) -> None:
+        """Let ``seconds`` pass without waiting for them."""
+        self.slept.append(seconds)
+        self.advance(seconds)
+
+    def advance(self, seconds: float) -> None:
+        """Let ``seconds`` pass, as when the process was frozen."""
+        with self._guard:
+            self._monotonic += max(0.0, seconds)
+
+    def jump(self, seconds: float) -> None:
+        """Set the wall clock forward or, below 0, back, as an operator or NTP does."""
+        with self._guard:
+            self._wall_ms += round(seconds * 1000)
+
+
+class FixedRandom:
+    """`Random` that returns the numbers given, over and over.
+
+    Args:
+        numbers: In [0, 1).
+    """
+
+    def __init__(self, *numbers: float) -> None:
+        self._numbers = cycle(numbers or (0.5,))
+
+    def random(self) -> float:
+        """See `Random.random`."""
+        return next(self._numbers)
+
+
+class RecordingObserver:
+    """`Observer` that keeps every event in order."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def observe(self, event: Event) -> None:
+        """See `Observer.observe`."""
+        self.events.append(event)
+
+    def of(self, kind: type[E]) -> list[E]:
+        """The events of one class, in order."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+# --- the database
+
+
+class InMemoryDatabase:
+    """`Database` without PostgreSQL: the same fence, history and errors, but scripts do not run.
+
+    Share one instance between the runners that are to compete. Scripts are refused where
+    `lambda_migrate` itself would refuse them; what they would do to a schema is not known here.
+
+    Args:
+        fingerprint: See `Database.fingerprint`.
+        clock: For what is stored in the history.
+    """
+
+    def __init__(
+        self, *, fingerprint: str = "memory:5432/test", clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        self.effects: list[str] = []
+        """Names of the migrations whose up script was committed, in that order."""
+        self.reverted: list[str] = []
+        """Names of the migrations whose down script was committed, in that order."""
+        self.during: Callable[[int], None] | None = None
+        """Called with the version in the middle of each script, before it is committed."""
+        self.is_down = False
+        """While True nobody can connect, and whoever is connected gets `DatabaseUnavailable`."""
+        self.connections = 0
+        """How many times a connection was opened, status reads included."""
+        self.token = 0
+        """The highest fence seen."""
+        self.environment = ""
+        """What the database is stamped with."""
+        self._fingerprint = fingerprint
+        self._clock = clock
+        self._owner = ""
+        self._rows: dict[int, HistoryRow] = {}
+        self._took_effect: dict[int, bool | None] = {}
+        self._failures: dict[int, MigrationFailed] = {}
+        self._open: set[InMemoryHeldDatabase] = set()
+        self._guard = threading.RLock()
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Database.fingerprint`."""
+        return self._fingerprint
+
+    # --- what a test arranges
+
+    def fail(self, version: int, failure: MigrationFailed | None) -> None:
+        """Let every script of ``version`` fail from now on; None mends it."""
+        if failure is None:
+            self._failures.pop(version, None)
+        else:
+            self._failures[version] = failure
+
+    def leave_in_doubt(
+        self,
+        migration: Migration,
+        digest: str,
+        *,
+        took_effect: bool | None,
+        reverting: bool = False,
+    ) -> None:
+        """Leave a row as a holder does that is killed while a non-transactional script runs.
+
+        Args:
+            migration: The one that it was at.
+            digest: The chain digest that ends with it.
+            took_effect: Whether its statement did; None if nobody can tell from outside.
+            reverting: It was at the down script.
+        """
+        with self._guard:
+            state = RowState.REVERTING if reverting else RowState.STARTED
+            row = self._row(migration, digest, fence=self.token, owner=self._owner)
+            self._rows[migration.version] = replace(
+                row, state=state, applied_at=None, up=None if reverting else migration.up
+            )
+            self._took_effect[migration.version] = took_effect
+
+    # --- the port
+
+    def read_history(self, deadline: Deadline) -> list[HistoryRow]:
+        """See `Database.read_history`."""
+        with self._guard:
+            self._connect(deadline)
+            return self._history()
+
+    def take_over(
+        self, grant: Grant, deadline: Deadline, *, evict: bool = True
+    ) -> InMemoryHeldDatabase:
+        """See `Database.take_over`."""
+        with self._guard:
+            self._connect(deadline)
+            self._check_environment(grant)
+            if self.token >= grant.fence and not self._is_held_by(grant):
+                raise FenceStale(self.token)
+            if self._open and not evict:
+                raise LeaseHeld("somebody else is migrating this database")
+            self._open.clear()
+            self.token, self._owner = grant.fence, grant.owner
+            self.environment = grant.environment
+            held = InMemoryHeldDatabase(self, grant, deadline)
+            self._open.add(held)
+            return held
+
+    # --- what its holders share
+
+    def _connect(self, deadline: Deadline) -> None:
+        if self.is_down or deadline.is_over:
+            raise DatabaseUnavailable("the in-memory database is down")
+        self.connections += 1
+
+    def _check_environment(self, grant: Grant) -> None:
+        if self.environment not in ("", grant.environment) and not grant.restamp:
+            raise ConfigurationError(
+                f"this database belongs to environment {self.environment!r}, this function names "
+                f"{grant.environment or 'none'!r}; correct its database, or set "
+                f"LAMBDA_MIGRATE_ENVIRONMENT={self.environment}"
+            )
+
+    def _is_held_by(self, grant: Grant) -> bool:
+        return (self.token, self._owner) == (grant.fence, grant.owner)
+
+    def _history(self) -> list[HistoryRow]:
+        return [self._rows[version] for version in sorted(self._rows)]
+
+    def _row(self, migration: Migration, digest: str, *, fence: int, owner: str) -> HistoryRow:
+        now = _iso(self._clock.wall_ms())
+        return HistoryRow(
+            version=migration.version,
+            name=migration.name,
+            checksum=migration.checksum,
+            digest=digest,
+            down=migration.down,
+            started_at=now,
+            applied_at=now,
+            fence=fence,
+            owner=owner,
+        )
+
+
+class InMemoryHeldDatabase:
+    """`HeldDatabase` of an `InMemoryDatabase`; its `take_over` makes them.
+
+    Args:
+        database: What is held.
+        grant: The holder's right.
+        deadline: For what has no deadline of its own.
+    """
+
+    def __init__(self, database: InMemoryDatabase, grant: Grant, deadline: Deadline) -> None:
+        self.grant = grant
+        self._database = database
+        self._deadline = deadline
+        self._is_aborted = False
+
+    def history(self) -> list[HistoryRow]:
+        """See `HeldDatabase.history`."""
+        with self._under_fence() as database:
+            return database._history()
+
+    def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
+        """See `HeldDatabase.apply`."""
+        version, path = migration.version, migration.path or migration.name
+        with self._under_fence() as database:
+            if version in database._rows:
+                raise MigrationFailed(
+                    f"version {version} stands in the history already",
+                    migration=migration.name,
+                    sqlstate=UNIQUE_VIOLATION,
+                )
+            row = database._row(migration, digest, fence=self.grant.fence, owner=self.grant.owner)
+        took_ms = self._run(migration.up, version, name=migration.name, path=path, by=deadline)
+        with self._under_fence() as database:
+            applied_at = _iso(database._clock.wall_ms())
+            database._rows[version] = replace(row, applied_at=applied_at, duration_ms=took_ms)
+            database.effects.append(migration.name)
+        return took_ms
+
+    def revert(self, row: HistoryRow, deadline: Deadline) -> int:
+        """See `HeldDatabase.revert`."""
+        if row.down is None:
+            raise MigrationFailed("it was applied without a down script", migration=row.name)
+        path = f"{row.name} (stored down script)"
+        took_ms = self._run(row.down, row.version, name=row.name, path=path, by=deadline)
+        with self._under_fence() as database:
+            if database._rows.pop(row.version, None) is not None:
+                database.reverted.append(row.name)
+        return took_ms
+
+    def settle(self, row: HistoryRow, deadline: Deadline) -> None:
+        """See `HeldDatabase.settle`."""
+        with self._under_fence(deadline) as database:
+            took_effect = database._took_effect.get(row.version)
+            if took_effect is None:
+                raise RepairRequired(
+                    "it was interrupted, and nobody can tell from outside whether its statement "
+                    "took effect; look, then `lambda-migrate repair`",
+                    migration=row.name,
+                )
+            del database._took_effect[row.version]
+            self._settled(database, row, took_effect=took_effect)
+
+    def record(self, migrations: Sequence[tuple[Migration, str]], *, baseline: bool) -> None:
+        """See `HeldDatabase.record`."""
+        with self._under_fence(self._deadline) as database:
+            for migration, digest in migrations:
+                database._rows[migration.version] = self._stamped(
+                    database, migration, digest, baseline=baseline
+                )
+
+    def forget(self, versions: Sequence[int]) -> None:
+        """See `HeldDatabase.forget`."""
+        with self._under_fence(self._deadline) as database:
+            for version in versions:
+                database._rows.pop(version, None)
+
+    def abort(self) -> None:
+        """See `HeldDatabase.abort`."""
+        self._is_aborted = True
+
+    def close(self) -> None:
+        """See `HeldDatabase.close`."""
+        with self._database._guard:
+            self._database._open.discard(self)
+
+    def __enter__(self) -> InMemoryHeldDatabase:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- how
+
+    @contextmanager
+    def _under_fence(self, deadline: Deadline | None = None) -> Iterator[InMemoryDatabase]:
+        """The database, locked, as long as this grant is the newest and time is left."""
+        with self._database._guard:
+            if self._is_aborted or not self._database._is_held_by(self.grant):
+                raise LeaseLost(
+                    f"this instance's fence {self.grant.fence} on {self.grant.target!r} was "
+                    f"passed by fence {self._database.token}; nothing more of it was committed"
+                )
+            if self._database.is_down:
+                raise DatabaseUnavailable("the in-memory database is down")
+            if deadline is not None and deadline.is_over:
+                raise MigrationFailed("the invocation's deadline has passed")
+            yield self._database
+
+    def _run(self, script: Script, version: int, *, name: str, path: str, by: Deadline) -> int:
+        """Everything of a script but its effects, outside the lock; returns milliseconds."""
+        faults = check_script(script, path=path)
+        if faults:
+            raise MigrationFailed(faults[0], migration=name, detail="\n".join([name, *faults]))
+        with self._under_fence(by) as database:
+            began = database._clock.monotonic()
+            hook, failure = database.during, database._failures.get(version)
+        if hook is not None:
+            hook(version)
+        if failure is not None:
+            raise failure
+        if by.is_over:
+            raise MigrationFailed("the invocation's deadline has passed", migration=name)
+        return round((database._clock.monotonic() - began) * 1000)
+
+    def _settled(self, database: InMemoryDatabase, row: HistoryRow, *, took_effect: bool) -> None:
+        started = row.state is RowState.STARTED
+        if took_effect:
+            (database.effects if started else database.reverted).append(row.name)
+        if took_effect is not started:
+            del database._rows[row.version]
+            return
+        applied_at = row.applied_at or _iso(database._clock.wall_ms())
+        database._rows[row.version] = replace(
+            row, state=RowState.APPLIED, applied_at=applied_at, up=None
+        )
+
+    def _stamped(
+        self, database: InMemoryDatabase, migration: Migration, digest: str, *, baseline: bool
+    ) -> HistoryRow:
+        fresh = database._row(migration, digest, fence=self.grant.fence, owner=self.grant.owner)
+        known = database._rows.get(migration.version)
+        if known is None:
+            return replace(fresh, baseline=baseline)
+        return replace(
+            known,
+            name=fresh.name,
+            checksum=fresh.checksum,
+            digest=digest,
+            state=RowState.APPLIED,
+            applied_at=known.applied_at or fresh.applied_at,
+            down=fresh.down,
+            up=None,
+        )
+
+
+UNIQUE_VIOLATION = "23505"
+
+
+def _iso(wall_ms: int) -> str:
+    """As the history has it: ``2026-01-31T12:00:00.000Z``."""
+    moment = datetime.fromtimestamp(wall_ms / 1000, tz=timezone.utc)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{wall_ms % 1000:03d}Z"

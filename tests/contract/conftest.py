@@ -1,0 +1,72 @@
+"""The two ports, each on what we ship for tests and on the real thing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from uuid import uuid4
+
+import pytest
+
+from lambda_migrate.local.dynamodb import (
+    DynamoDBEndpoint,
+    DynamoDBLocal,
+    dynamodb_from_environment,
+)
+from lambda_migrate.local.postgresql import LocalPostgreSQL
+from tests.contract.databases import DatabaseBench, MemoryBench, PostgreSQLBench, Server
+from tests.contract.leases import DynamoDBTables, LeaseBench, MemoryTables
+
+EXTERNAL_DATABASE = "LAMBDA_MIGRATE_TEST_DATABASE_URL"
+DYNAMODB = "LAMBDA_MIGRATE_TEST_DYNAMODB"
+
+
+@pytest.fixture(scope="session")
+def dynamodb() -> Iterator[DynamoDBEndpoint]:
+    """Moto with its writes serialised, unless the environment names another engine."""
+    chosen = os.environ.get(DYNAMODB, "")
+    assert chosen in ("", "moto", "dynamodb-local"), f"{DYNAMODB} is moto or dynamodb-local"
+    engine = DynamoDBLocal() if chosen == "dynamodb-local" else dynamodb_from_environment()
+    with engine as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def tables(dynamodb: DynamoDBEndpoint) -> DynamoDBTables:
+    return DynamoDBTables(dynamodb, dynamodb.create_table(f"leases-{uuid4().hex[:8]}"))
+
+
+@pytest.fixture(params=["memory", "dynamodb"])
+def leases(request: pytest.FixtureRequest) -> LeaseBench:
+    """A target of its own for the test."""
+    if request.param == "memory":
+        return LeaseBench(MemoryTables())
+    tables: DynamoDBTables = request.getfixturevalue("tables")
+    return LeaseBench(tables)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A PostgreSQL of our own, unless the environment names another one."""
+    external = os.environ.get(EXTERNAL_DATABASE)
+    if external:
+        yield Server(external)
+        return
+    with LocalPostgreSQL() as own:
+        yield Server(own.url())
+
+
+@pytest.fixture
+def fresh_database(server: Server) -> Iterator[PostgreSQLBench]:
+    with server.fresh_database() as bench:
+        yield bench
+
+
+@pytest.fixture(params=["memory", "postgresql"])
+def bench(request: pytest.FixtureRequest) -> DatabaseBench:
+    """A database of its own for the test."""
+    make: dict[str, Callable[[], DatabaseBench]] = {
+        "memory": MemoryBench,
+        "postgresql": lambda: request.getfixturevalue("fresh_database"),
+    }
+    return make[request.param]()

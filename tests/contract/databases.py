@@ -1,0 +1,233 @@
+"""What the laws of the database are tried on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol
+from uuid import uuid4
+
+from lambda_migrate.deadline import Deadline
+from lambda_migrate.errors import MigrateError, MigrationFailed
+from lambda_migrate.migrations import HistoryRow, Manifest, Migration, RowState, Script
+from lambda_migrate.migrations.migration import checksum_of
+from lambda_migrate.postgresql.address import DatabaseAddress, parse_url
+from lambda_migrate.postgresql.connection import connect
+from lambda_migrate.postgresql.credentials import UrlCredentials, open_connection
+from lambda_migrate.postgresql.database import Database, Grant, HeldDatabase
+from lambda_migrate.postgresql.postgres import PostgreSQLDatabase
+from lambda_migrate.postgresql.sql import Queries, identifier, literal
+from lambda_migrate.testing import InMemoryDatabase
+
+SCHEMA = "lambda_migrate"
+
+
+def migration(version: int, name: str, up: str = "", down: str | None = "") -> Migration:
+    """One whose scripts note down their own effects, unless they are given."""
+    full = f"{version:04d}_{name}"
+    up_sql = up or f"INSERT INTO effects VALUES ({literal(full)})"
+    down_sql = f"DELETE FROM effects WHERE name = {literal(full)}" if down == "" else down
+    return Migration(
+        version,
+        full,
+        up=Script(up_sql, transactional="CONCURRENTLY" not in up_sql),
+        down=None if down_sql is None else Script(down_sql, line=3),
+        checksum=checksum_of(up_sql),
+    )
+
+
+FIRST, SECOND, THIRD = (migration(n, name) for n, name in enumerate(("a", "b", "c"), 1))
+MANIFEST = Manifest([FIRST, SECOND, THIRD])
+
+
+def grant(fence: int, owner: str = "", **fields: Any) -> Grant:
+    return Grant("orders", fence, owner or f"owner-{fence}", **fields)
+
+
+def soon() -> Deadline:
+    """Far enough for everything, near enough for a test that hangs."""
+    return Deadline.after(30)
+
+
+def over() -> Deadline:
+    return Deadline.after(0)
+
+
+class DatabaseBench(Protocol):
+    """A database, and a view of it that the port does not give."""
+
+    @property
+    def database(self) -> Database:
+        """The port."""
+
+    def effects(self) -> list[str]:
+        """Migrations whose effects are committed and not reverted, in the order of versions."""
+
+    def breaking(self, broken: Migration, sqlstate: str) -> Migration:
+        """The same migration, but it fails half-way."""
+
+    def mend(self, broken: Migration) -> None:
+        """Take away what makes it fail."""
+
+    def in_the_middle(
+        self, run: Callable[[Migration], object], slow: Migration, act: Callable[[], object]
+    ) -> MigrateError | None:
+        """Call ``act`` while ``run(slow)`` is in the middle of its script; how that ended."""
+
+    def leave_in_doubt(
+        self,
+        held: HeldDatabase,
+        interrupted: Migration,
+        *,
+        took_effect: bool | None,
+        reverting: bool = False,
+    ) -> HistoryRow:
+        """What a holder leaves that is killed while a non-transactional script runs."""
+
+
+class MemoryBench:
+    def __init__(self) -> None:
+        self.database = InMemoryDatabase()
+
+    def effects(self) -> list[str]:
+        return sorted(set(self.database.effects) - set(self.database.reverted))
+
+    def breaking(self, broken: Migration, sqlstate: str) -> Migration:
+        self.database.fail(
+            broken.version,
+            MigrationFailed("as planned", migration=broken.name, sqlstate=sqlstate),
+        )
+        return broken
+
+    def mend(self, broken: Migration) -> None:
+        self.database.fail(broken.version, None)
+
+    def in_the_middle(
+        self, run: Callable[[Migration], object], slow: Migration, act: Callable[[], object]
+    ) -> MigrateError | None:
+        def once(version: int) -> None:
+            assert version == slow.version
+            self.database.during = None
+            act()
+
+        self.database.during = once
+        return _error_of(partial(run, slow))
+
+    def leave_in_doubt(
+        self,
+        held: HeldDatabase,
+        interrupted: Migration,
+        *,
+        took_effect: bool | None,
+        reverting: bool = False,
+    ) -> HistoryRow:
+        self.database.leave_in_doubt(
+            interrupted, "digest", took_effect=took_effect, reverting=reverting
+        )
+        return held.history()[-1]
+
+
+class PostgreSQLBench:
+    """A database of its own on a real server; see `Server.fresh_database`."""
+
+    def __init__(self, address: DatabaseAddress) -> None:
+        credentials = UrlCredentials(address)
+        self._run = partial(_run, address)
+        self.database = PostgreSQLDatabase(
+            credentials.fingerprint, partial(open_connection, credentials), schema=SCHEMA
+        )
+        self._run("CREATE TABLE effects (name text NOT NULL)")
+        self._run("CREATE TABLE orders (id bigint)")
+
+    def effects(self) -> list[str]:
+        return [name for (name,) in self._run("SELECT name FROM effects ORDER BY name")]
+
+    def breaking(self, broken: Migration, sqlstate: str) -> Migration:
+        raising = f"DO $$BEGIN RAISE 'as planned' USING ERRCODE = {literal(sqlstate)}; END$$"
+        return replace(broken, up=Script(f"{broken.up.sql};\n{raising}"))
+
+    def mend(self, broken: Migration) -> None:
+        """Whoever runs the migration as it was runs one that is whole."""
+
+    def in_the_middle(
+        self, run: Callable[[Migration], object], slow: Migration, act: Callable[[], object]
+    ) -> MigrateError | None:
+        sleeping = replace(slow, up=Script(f"{slow.up.sql}; SELECT pg_sleep(60)"))
+        with ThreadPoolExecutor(1) as pool:
+            ended = pool.submit(_error_of, partial(run, sleeping))
+            self._wait_until_it_sleeps()
+            act()
+            return ended.result()
+
+    def leave_in_doubt(
+        self,
+        held: HeldDatabase,
+        interrupted: Migration,
+        *,
+        took_effect: bool | None,
+        reverting: bool = False,
+    ) -> HistoryRow:
+        held.record([(interrupted, "digest")], baseline=False)
+        state = RowState.REVERTING if reverting else RowState.STARTED
+        up = "NULL" if reverting else literal(interrupted.up.sql)
+        self._run(
+            f"UPDATE {SCHEMA}.history SET state = {literal(state.value)}, applied_at = NULL,"
+            f" up = {up}, down_transactional = false WHERE version = {interrupted.version}"
+        )
+        if took_effect is not None and took_effect is not reverting:
+            self._run(interrupted.up.sql)
+        return held.history()[-1]
+
+    def tables(self) -> list[str]:
+        """Our own tables, that are to exist only once somebody migrates."""
+        probe = Queries(SCHEMA).probe()
+        return [str(row) for row in self._run(probe)]
+
+    def _wait_until_it_sleeps(self) -> None:
+        give_up = time.monotonic() + 20
+        while not self._run(_SLEEPING):
+            assert time.monotonic() < give_up, "the migration never came to its middle"
+            time.sleep(0.02)
+
+
+_SLEEPING = (
+    "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A PostgreSQL server on which we may create databases.
+
+    Attributes:
+        url: Of a database on it, as a role that may.
+    """
+
+    url: str
+
+    @contextmanager
+    def fresh_database(self) -> Iterator[PostgreSQLBench]:
+        name = f"contract_{uuid4().hex[:12]}"
+        address = parse_url(self.url)
+        _run(address, f"CREATE DATABASE {identifier(name)}")
+        try:
+            yield PostgreSQLBench(replace(address, database=name))
+        finally:
+            _run(address, f"DROP DATABASE {identifier(name)} WITH (FORCE)")
+
+
+def _run(address: DatabaseAddress, sql: str) -> list[list[Any]]:
+    with connect(address, application_name="contract tests", timeout=20) as connection:
+        return connection.run(sql, timeout=20)
+
+
+def _error_of(act: Callable[[], object]) -> MigrateError | None:
+    try:
+        act()
+    except MigrateError as error:
+        return error
+    return None

@@ -1,0 +1,101 @@
+"""What the laws of the lease table are tried on."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+from uuid import uuid4
+
+from lambda_migrate.lease.state import Failure, Lease, LeaseState, Ready
+from lambda_migrate.lease.store import LeaseStore
+from lambda_migrate.lease.table import DynamoDBLeaseTable
+from lambda_migrate.local.dynamodb import DynamoDBEndpoint
+from lambda_migrate.testing import FakeClock, InMemoryLeaseTable
+
+LEASE_SECONDS = 20.0
+READY = {"a" * 64: Ready(1_700_000_000_000, 3), "b" * 64: Ready(1_700_000_000_001, 4)}
+DATABASE = "db.internal:5432/orders"
+
+
+def failure(attempts: int = 1) -> Failure:
+    return Failure(
+        digest="a" * 64,
+        migration="0003_größer",
+        version=3,
+        sqlstate="42P01",
+        cause='relation "orders" does not exist',
+        attempts=attempts,
+        at_ms=1_700_000_000_000,
+        retry_at_ms=1_700_000_010_000,
+    )
+
+
+class Tables(Protocol):
+    """An engine."""
+
+    def stores(self, count: int, clock: FakeClock) -> list[LeaseStore]:
+        """So many instances' views of the item of one new target."""
+
+
+class MemoryTables:
+    def stores(self, count: int, clock: FakeClock) -> list[LeaseStore]:
+        return [InMemoryLeaseTable(lease_seconds=LEASE_SECONDS, clock=clock)] * count
+
+
+class DynamoDBTables:
+    def __init__(self, engine: DynamoDBEndpoint, table: str) -> None:
+        self.table = table
+        self._client = engine.client(retries={"total_max_attempts": 1}, max_pool_connections=50)
+
+    def store(self, target: str, clock: FakeClock) -> DynamoDBLeaseTable:
+        return DynamoDBLeaseTable(
+            self.table,
+            target,
+            client=lambda: self._client,
+            lease_seconds=LEASE_SECONDS,
+            clock=clock,
+        )
+
+    def stores(self, count: int, clock: FakeClock) -> list[LeaseStore]:
+        target = f"orders-{uuid4().hex}"
+        return [self.store(target, clock) for _ in range(count)]
+
+    def put(self, target: str, **attributes: Any) -> None:
+        self._client.put_item(TableName=self.table, Item={"target": {"S": target}, **attributes})
+
+    def delete(self, target: str) -> None:
+        self._client.delete_item(TableName=self.table, Key={"target": {"S": target}})
+
+    def item(self, target: str) -> dict[str, Any]:
+        answer = self._client.get_item(
+            TableName=self.table, Key={"target": {"S": target}}, ConsistentRead=True
+        )
+        item: dict[str, Any] = answer.get("Item", {})
+        return item
+
+
+class LeaseBench:
+    """One target's item, with a clock that the test moves."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.tables = tables
+        self.clock = FakeClock()
+        self.store = tables.stores(1, self.clock)[0]
+
+    def state(self) -> LeaseState:
+        return self.store.read(consistent=True)
+
+    def acquire(self, owner: str, seen: LeaseState | None = None) -> Lease:
+        """Acquire and win."""
+        lease = self.store.acquire(owner, seen=seen)
+        assert isinstance(lease, Lease)
+        return lease
+
+    def lose(self, owner: str, seen: LeaseState | None = None) -> LeaseState:
+        """Try to acquire and lose."""
+        state = self.store.acquire(owner, seen=seen)
+        assert isinstance(state, LeaseState)
+        return state
+
+    def outlast(self) -> None:
+        """Let the lease run out, the margin for clocks that differ included."""
+        self.clock.advance(LEASE_SECONDS + 1.001)

@@ -1,0 +1,516 @@
+"""What every database keeps: the one in memory and a real PostgreSQL alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from lambda_migrate.errors import (
+    ConfigurationError,
+    LeaseHeld,
+    LeaseLost,
+    MigrationFailed,
+    NotReady,
+    RepairRequired,
+)
+from lambda_migrate.migrations import HistoryRow, Migration, RowState, Script, make_plan
+from lambda_migrate.postgresql.database import FenceStale, HeldDatabase
+from tests.contract.databases import (
+    FIRST,
+    MANIFEST,
+    SECOND,
+    THIRD,
+    DatabaseBench,
+    grant,
+    migration,
+    over,
+    soon,
+)
+
+DIGEST = {m.version: MANIFEST.digest_at(m.version) for m in MANIFEST}
+
+
+def hold(bench: DatabaseBench, fence: int = 1, owner: str = "") -> HeldDatabase:
+    return bench.database.take_over(grant(fence, owner), soon())
+
+
+def apply(held: HeldDatabase, *migrations: Migration) -> None:
+    for one in migrations:
+        held.apply(one, DIGEST[one.version], soon())
+
+
+def versions(bench: DatabaseBench) -> list[int]:
+    return [row.version for row in bench.database.read_history(soon())]
+
+
+# --- history
+
+
+def test_a_database_that_nobody_migrated_has_no_history(bench: DatabaseBench) -> None:
+    assert bench.database.read_history(soon()) == []
+
+
+def test_a_first_holder_finds_no_history(bench: DatabaseBench) -> None:
+    with hold(bench) as held:
+        assert held.history() == []
+
+
+def test_a_row_says_what_was_applied_by_whom_and_how_to_take_it_back(
+    bench: DatabaseBench,
+) -> None:
+    with hold(bench, 7) as held:
+        took_ms = held.apply(FIRST, DIGEST[1], soon())
+        (row,) = held.history()
+    assert row == HistoryRow(
+        version=1,
+        name="0001_a",
+        checksum=FIRST.checksum,
+        digest=DIGEST[1],
+        state=RowState.APPLIED,
+        down=FIRST.down,
+        started_at=row.started_at,
+        applied_at=row.applied_at,
+        duration_ms=took_ms,
+        fence=7,
+        owner="owner-7",
+        baseline=False,
+        up=None,
+    )
+    assert row.applied_at is not None
+    assert row.started_at <= row.applied_at
+    assert row.applied_at[10] == "T"
+    assert row.applied_at.endswith("Z")
+
+
+def test_the_history_is_the_same_with_and_without_the_fence(bench: DatabaseBench) -> None:
+    with hold(bench) as held:
+        apply(held, FIRST, SECOND)
+        assert held.history() == bench.database.read_history(soon())
+
+
+def test_the_history_is_in_the_order_of_versions(bench: DatabaseBench) -> None:
+    with hold(bench) as held:
+        apply(held, THIRD, FIRST, SECOND)
+    assert versions(bench) == [1, 2, 3]
+
+
+def test_a_manifest_applied_in_order_is_current(bench: DatabaseBench) -> None:
+    with hold(bench) as held:
+        apply(held, *MANIFEST)
+        assert make_plan(MANIFEST, held.history()).is_current
+    assert bench.effects() == ["0001_a", "0002_b", "0003_c"]
+
+
+# --- effects and row: together, at most once
+
+
+def test_a_migration_takes_effect_at_most_once(bench: DatabaseBench) -> None:
+    with hold(bench) as held:
+        apply(held, FIRST)
+        with pytest.raises(MigrationFailed) as caught:
+            apply(held, FIRST)
+        assert caught.value.sqlstate == "23505"
+        assert len(held.history()) == 1
+    assert bench.effects() == ["0001_a"]
+
+
+def test_many_who_try_at_once_have_one_effect(bench: DatabaseBench) -> None:
+    def migrate(fence: int) -> str:
+        try:
+            with bench.database.take_over(grant(fence), soon()) as held:
+                if not held.history():
+                    apply(held, FIRST)
+        except (FenceStale, NotReady, MigrationFailed) as error:
+            return type(error).__name__
+        return "done"
+
+    with ThreadPoolExecutor(6) as pool:
+        ends = list(pool.map(migrate, range(1, 7)))
+    assert "done" in ends
+    # Who is evicted while it still connects cannot tell by whom: that is DatabaseUnavailable.
+    assert set(ends) <= {"done", "FenceStale", "LeaseLost", "DatabaseUnavailable"}
+    assert bench.effects() == ["0001_a"]
+    assert versions(bench) == [1]
+
+
+def test_a_failed_migration_leaves_nothing_and_what_came_before_stays(
+    bench: DatabaseBench,
+) -> None:
+    with hold(bench) as held:
+        apply(held, FIRST)
+        with pytest.raises(MigrationFailed) as caught:
+            apply(held, bench.breaking(SECOND, "22012"))
+        assert (caught.value.migration, caught.value.sqlstate) == ("0002_b", "22012")
+        assert [row.version for row in held.history()] == [1]
+    assert bench.effects() == ["0001_a"]
+
+
+def test_a_holder_goes_on_after_a_failure(bench: DatabaseBench) -> None:
+    with hold(bench) as held:
+        broken = bench.breaking(FIRST, "P0001")
+        with pytest.raises(MigrationFailed):
+            apply(held, broken)
+        bench.mend(broken)
+        apply(held, FIRST, SECOND)
+    assert bench.effects() == ["0001_a", "0002_b"]
+
+
+def test_a_script_that_would_end_its_own_transaction_is_refused(bench: DatabaseBench) -> None:
+    script = f"{FIRST.up.sql}; COMMIT; SELECT 1"
+    with hold(bench) as held:
+        with pytest.raises(MigrationFailed, match="0001_a"):
+            apply(held, replace(FIRST, up=Script(script)))
+        assert held.history() == []
+    assert bench.effects() == []
+
+
+def test_nothing_is_begun_after_the_deadline(bench: DatabaseBench) -> None:
+    with hold(bench) as held:
+        with pytest.raises(MigrationFailed, match="deadline"):
+            held.apply(FIRST, DIGEST[1], over())
+        assert held.history() == []
+    assert bench.effects() == []
+
+
+# --- the fence
+
+
+@pytest.mark.parametrize("offered", [1, 6, 7])
+def test_a_fence_that_is_not_higher_is_stale_and_is_told_what_was_seen(
+    bench: DatabaseBench, offered: int
+) -> None:
+    hold(bench, 7).close()
+    with pytest.raises(FenceStale) as caught:
+        hold(bench, offered, owner="late")
+    assert caught.value.seen == 7
+
+
+def test_the_fence_outlives_the_holder_and_only_grows(bench: DatabaseBench) -> None:
+    for fence in (1, 2, 10):
+        hold(bench, fence).close()
+        with pytest.raises(FenceStale) as caught:
+            hold(bench, fence, owner="late")
+        assert caught.value.seen == fence
+
+
+def test_a_stale_fence_disturbs_nobody(bench: DatabaseBench) -> None:
+    with hold(bench, 7) as held:
+        with pytest.raises(FenceStale):
+            hold(bench, 6)
+        apply(held, FIRST)
+    assert bench.effects() == ["0001_a"]
+
+
+def test_the_same_holder_may_connect_again(bench: DatabaseBench) -> None:
+    hold(bench, 7).close()
+    with hold(bench, 7) as again:
+        apply(again, FIRST)
+    assert versions(bench) == [1]
+
+
+ROW = HistoryRow(1, FIRST.name, FIRST.checksum, DIGEST[1], down=FIRST.down)
+INDEX = migration(
+    3,
+    "index",
+    "CREATE INDEX CONCURRENTLY orders_by_id ON orders (id)",
+    "DROP INDEX CONCURRENTLY orders_by_id",
+)
+CALLS: dict[str, Callable[[HeldDatabase], object]] = {
+    "history": lambda held: held.history(),
+    "apply": lambda held: held.apply(SECOND, DIGEST[2], soon()),
+    "apply outside a transaction": lambda held: held.apply(INDEX, "digest", soon()),
+    "revert": lambda held: held.revert(ROW, soon()),
+    "settle": lambda held: held.settle(replace(ROW, state=RowState.STARTED, up=INDEX.up), soon()),
+    "record": lambda held: held.record([(SECOND, DIGEST[2])], baseline=True),
+    "forget": lambda held: held.forget([1]),
+}
+every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+
+
+@every_call
+def test_a_holder_that_was_overtaken_can_do_nothing_more(
+    bench: DatabaseBench, call: Callable[[HeldDatabase], object]
+) -> None:
+    with hold(bench, 1) as older:
+        apply(older, FIRST)
+        with hold(bench, 2):
+            before = bench.database.read_history(soon())
+            with pytest.raises(LeaseLost):
+                call(older)
+            assert bench.database.read_history(soon()) == before
+    assert bench.effects() == ["0001_a"]
+
+
+def test_a_holder_stays_overtaken_after_its_successor_has_gone(bench: DatabaseBench) -> None:
+    with hold(bench, 1) as older:
+        hold(bench, 2).close()
+        with pytest.raises(LeaseLost):
+            apply(older, FIRST)
+        with pytest.raises(LeaseLost):
+            older.history()
+    assert bench.effects() == []
+
+
+def test_a_successor_applies_what_the_one_overtaken_in_the_middle_could_not_commit(
+    bench: DatabaseBench,
+) -> None:
+    successors: list[HeldDatabase] = []
+    with hold(bench, 1) as older:
+        ended = bench.in_the_middle(
+            lambda slow: apply(older, slow), FIRST, lambda: successors.append(hold(bench, 2))
+        )
+    assert isinstance(ended, LeaseLost)
+    assert bench.effects() == []
+    with successors[0] as successor:
+        assert successor.history() == []
+        apply(successor, FIRST)
+    assert bench.effects() == ["0001_a"]
+    assert [row.fence for row in bench.database.read_history(soon())] == [2]
+
+
+# --- abort and close
+
+
+def test_abort_ends_what_runs_and_nothing_of_it_is_committed(bench: DatabaseBench) -> None:
+    with hold(bench) as held:
+        ended = bench.in_the_middle(lambda slow: apply(held, slow), FIRST, held.abort)
+    assert isinstance(ended, LeaseLost)
+    assert bench.effects() == []
+    assert versions(bench) == []
+
+
+@every_call
+def test_nothing_runs_after_an_abort(
+    bench: DatabaseBench, call: Callable[[HeldDatabase], object]
+) -> None:
+    with hold(bench) as held:
+        apply(held, FIRST)
+        held.abort()
+        held.abort()
+        with pytest.raises(LeaseLost):
+            call(held)
+    assert versions(bench) == [1]
+
+
+def test_close_may_be_called_twice(bench: DatabaseBench) -> None:
+    held = hold(bench)
+    held.close()
+    held.close()
+
+
+# --- evict
+
+
+def test_who_does_not_evict_is_refused_while_an_older_holder_is_connected(
+    bench: DatabaseBench,
+) -> None:
+    with hold(bench, 1) as older:
+        with pytest.raises(LeaseHeld):
+            bench.database.take_over(grant(2), soon(), evict=False)
+        apply(older, FIRST)
+    assert bench.effects() == ["0001_a"]
+
+
+def test_who_does_not_evict_goes_on_once_the_older_holder_has_left(bench: DatabaseBench) -> None:
+    hold(bench, 1).close()
+    with bench.database.take_over(grant(2), soon(), evict=False) as held:
+        apply(held, FIRST)
+    assert bench.effects() == ["0001_a"]
+
+
+# --- environment
+
+
+@pytest.mark.parametrize(
+    ("stamped", "mine", "restamp", "is_let_in"),
+    [
+        ("", "", False, True),
+        ("", "staging", False, True),
+        ("staging", "staging", False, True),
+        ("staging", "production", False, False),
+        ("staging", "", False, False),
+        ("staging", "production", True, True),
+    ],
+)
+def test_a_function_of_another_environment_is_refused(
+    bench: DatabaseBench, stamped: str, mine: str, restamp: bool, is_let_in: bool
+) -> None:
+    bench.database.take_over(grant(1, environment=stamped), soon()).close()
+    mine_now = grant(2, environment=mine, restamp=restamp)
+    if is_let_in:
+        bench.database.take_over(mine_now, soon()).close()
+        return
+    with pytest.raises(ConfigurationError, match=f"environment '{stamped}'"):
+        bench.database.take_over(mine_now, soon())
+
+
+def test_who_is_refused_for_its_environment_leaves_stamp_and_holder_alone(
+    bench: DatabaseBench,
+) -> None:
+    with bench.database.take_over(grant(1, environment="staging"), soon()) as held:
+        with pytest.raises(ConfigurationError):
+            bench.database.take_over(grant(2, environment="production"), soon())
+        apply(held, FIRST)
+    bench.database.take_over(grant(2, environment="staging"), soon()).close()
+
+
+def test_a_new_stamp_shuts_the_old_environment_out(bench: DatabaseBench) -> None:
+    bench.database.take_over(grant(1, environment="staging"), soon()).close()
+    moved = grant(2, environment="production", restamp=True)
+    bench.database.take_over(moved, soon()).close()
+    with pytest.raises(ConfigurationError, match="'production'"):
+        bench.database.take_over(grant(3, environment="staging"), soon())
+
+
+# --- revert
+
+
+def test_revert_undoes_the_effects_and_removes_the_row(bench: DatabaseBench) -> None:
+    with hold(bench) as held:
+        apply(held, FIRST, SECOND)
+        held.revert(held.history()[-1], soon())
+        assert [row.version for row in held.history()] == [1]
+    assert bench.effects() == ["0001_a"]
+
+
+def test_revert_runs_the_down_script_as_it_was_when_applied(bench: DatabaseBench) -> None:
+    with hold(bench, 1) as held:
+        apply(held, FIRST)
+    with hold(bench, 2) as other_code:
+        (row,) = other_code.history()
+        assert row.down == FIRST.down
+        other_code.revert(row, soon())
+    assert bench.effects() == []
+
+
+def test_what_was_reverted_can_be_applied_again(bench: DatabaseBench) -> None:
+    with hold(bench) as held:
+        apply(held, FIRST)
+        held.revert(held.history()[0], soon())
+        assert bench.effects() == []
+        assert make_plan(MANIFEST, held.history()).pending[0] == FIRST
+
+
+def test_a_migration_without_a_down_script_cannot_be_reverted(bench: DatabaseBench) -> None:
+    for_good = migration(1, "for_good", down=None)
+    with hold(bench) as held:
+        held.apply(for_good, "digest", soon())
+        with pytest.raises(MigrationFailed, match="without a down script"):
+            held.revert(held.history()[0], soon())
+        assert len(held.history()) == 1
+    assert bench.effects() == ["0001_for_good"]
+
+
+def test_a_down_script_that_would_end_its_transaction_is_refused(bench: DatabaseBench) -> None:
+    bad = migration(1, "bad", down="DELETE FROM effects; COMMIT")
+    with hold(bench) as held:
+        held.apply(bad, "digest", soon())
+        with pytest.raises(MigrationFailed, match="0001_bad"):
+            held.revert(held.history()[0], soon())
+        assert len(held.history()) == 1
+    assert bench.effects() == ["0001_bad"]
+
+
+# --- record and forget
+
+
+def test_a_baseline_declares_without_running(bench: DatabaseBench) -> None:
+    with hold(bench, 4) as held:
+        held.record([(FIRST, DIGEST[1]), (SECOND, DIGEST[2])], baseline=True)
+        rows = held.history()
+        assert make_plan(MANIFEST, rows).pending == (THIRD,)
+    assert [(r.version, r.state, r.baseline, r.duration_ms, r.fence) for r in rows] == [
+        (1, RowState.APPLIED, True, 0, 4),
+        (2, RowState.APPLIED, True, 0, 4),
+    ]
+    assert bench.effects() == []
+
+
+def test_recording_a_known_version_stamps_it_anew_and_keeps_who_applied_it(
+    bench: DatabaseBench,
+) -> None:
+    with hold(bench, 1) as held:
+        apply(held, FIRST)
+        (before,) = held.history()
+    edited = replace(FIRST, name="0001_edited", checksum="e" * 64, down=Script("SELECT 2", line=9))
+    with hold(bench, 2) as held:
+        held.record([(edited, "d" * 64)], baseline=True)
+        (after,) = held.history()
+    assert after == replace(
+        before, name="0001_edited", checksum="e" * 64, digest="d" * 64, down=edited.down
+    )
+
+
+def test_recording_settles_a_row_in_doubt(bench: DatabaseBench) -> None:
+    with hold(bench) as held:
+        bench.leave_in_doubt(held, INDEX, took_effect=True)
+        held.record([(INDEX, "digest")], baseline=False)
+        (row,) = held.history()
+    assert (row.state, row.up) == (RowState.APPLIED, None)
+    assert row.applied_at is not None
+
+
+def test_forgetting_makes_pending_and_undoes_nothing(bench: DatabaseBench) -> None:
+    with hold(bench) as held:
+        apply(held, FIRST, SECOND)
+        held.forget([2, 99])
+        assert make_plan(MANIFEST, held.history()).pending == (SECOND, THIRD)
+    assert bench.effects() == ["0001_a", "0002_b"]
+
+
+def test_recording_and_forgetting_nothing_does_nothing(bench: DatabaseBench) -> None:
+    with hold(bench) as held:
+        apply(held, FIRST)
+        held.record([], baseline=True)
+        held.forget([])
+        assert [row.version for row in held.history()] == [1]
+
+
+# --- settle
+
+
+@pytest.mark.parametrize(
+    ("reverting", "took_effect", "is_applied"),
+    [(False, True, True), (False, False, False), (True, True, False), (True, False, True)],
+)
+def test_a_row_in_doubt_is_settled_by_what_the_database_holds(
+    bench: DatabaseBench, reverting: bool, took_effect: bool, is_applied: bool
+) -> None:
+    with hold(bench) as held:
+        row = bench.leave_in_doubt(held, INDEX, took_effect=took_effect, reverting=reverting)
+        assert row.state is (RowState.REVERTING if reverting else RowState.STARTED)
+        held.settle(row, soon())
+        rows = held.history()
+    assert [r.state for r in rows] == [RowState.APPLIED] * is_applied
+
+
+def test_a_row_that_cannot_be_told_apart_stays_in_doubt_and_names_repair(
+    bench: DatabaseBench,
+) -> None:
+    opaque = migration(3, "opaque", up="ALTER DATABASE nowhere RESET ALL")
+    with hold(bench) as held:
+        row = bench.leave_in_doubt(held, opaque, took_effect=None)
+        with pytest.raises(RepairRequired, match="lambda-migrate repair"):
+            held.settle(row, soon())
+        assert [r.state for r in held.history()] == [RowState.STARTED]
+
+
+def test_a_successor_settles_what_a_dead_holder_left(bench: DatabaseBench) -> None:
+    with hold(bench, 1) as dead:
+        bench.leave_in_doubt(dead, INDEX, took_effect=False)
+    with hold(bench, 2) as successor:
+        (row,) = successor.history()
+        successor.settle(row, soon())
+        successor.apply(INDEX, "digest", soon())
+        assert [r.state for r in successor.history()] == [RowState.APPLIED]
+
+
+# --- who it is
+
+
+def test_the_fingerprint_names_no_secret_and_stays_the_same(bench: DatabaseBench) -> None:
+    assert bench.database.fingerprint == bench.database.fingerprint != ""
+    assert "@" not in bench.database.fingerprint

@@ -1,0 +1,185 @@
+"""What only a table that others can reach may meet: items that are not ours, or are gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from lambda_migrate.errors import ConfigurationError, LeaseLost
+from lambda_migrate.lease.state import Lease, LeaseState
+from lambda_migrate.lease.table import DynamoDBLeaseTable, make_client
+from lambda_migrate.local.dynamodb import DynamoDBEndpoint
+from lambda_migrate.testing import FakeClock
+from tests.contract.leases import DATABASE, READY, DynamoDBTables, failure
+
+
+@pytest.fixture
+def target() -> str:
+    return f"orders-{uuid4().hex}"
+
+
+@pytest.fixture
+def store(tables: DynamoDBTables, target: str) -> DynamoDBLeaseTable:
+    return tables.store(target, FakeClock())
+
+
+def acquired(store: DynamoDBLeaseTable, owner: str) -> Lease:
+    lease = store.acquire(owner)
+    assert isinstance(lease, Lease)
+    return lease
+
+
+def test_an_item_of_an_unknown_format_is_refused_when_read(
+    tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
+) -> None:
+    tables.put(target, format={"N": "2"}, fence={"N": "7"})
+    with pytest.raises(ConfigurationError, match=r"has format 2, this version .* knows 1"):
+        store.read()
+
+
+def test_an_item_of_an_unknown_format_is_never_acquired(
+    tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
+) -> None:
+    tables.put(target, format={"N": "2"}, fence={"N": "7"})
+    before = tables.item(target)
+    with pytest.raises(ConfigurationError, match="has format 2"):
+        store.acquire("a")
+    assert tables.item(target) == before
+
+
+def test_an_item_with_an_attribute_that_is_not_ours_is_refused_by_its_name(
+    tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
+) -> None:
+    tables.put(target, format={"N": "1"}, fence={"S": "seven"})
+    with pytest.raises(ConfigurationError, match=r"'fence' is not a number"):
+        store.read()
+
+
+def test_an_owner_without_an_end_of_its_lease_holds_nothing(
+    tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
+) -> None:
+    tables.put(target, format={"N": "1"}, fence={"N": "7"}, owner={"S": "nobody knows"})
+    assert acquired(store, "a").fence == 8
+
+
+def test_an_item_of_its_key_alone_is_as_good_as_none(
+    tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
+) -> None:
+    tables.put(target)
+    assert store.read() == LeaseState()
+    assert acquired(store, "a").fence == 1
+
+
+def test_attributes_of_a_later_version_within_the_format_are_kept(
+    tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
+) -> None:
+    tables.put(target, format={"N": "1"}, note={"S": "from a newer library"})
+    store.complete(acquired(store, "a"), READY, DATABASE)
+    assert tables.item(target)["note"] == {"S": "from a newer library"}
+
+
+def test_the_stored_item_is_the_documented_layout(
+    tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
+) -> None:
+    store.complete(acquired(store, "a"), READY, DATABASE)
+    store.fail(acquired(store, "b"), failure())
+    item = tables.item(target)
+    assert {name: next(iter(value)) for name, value in item.items()} == {
+        "target": "S",
+        "format": "N",
+        "fence": "N",
+        "ready": "M",
+        "database": "S",
+        "failure": "M",
+    }
+
+
+def test_a_holder_whose_item_vanished_has_lost_its_lease(
+    tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
+) -> None:
+    lease = acquired(store, "a")
+    tables.delete(target)
+    with pytest.raises(LeaseLost, match="nobody holds it now, at fence 0"):
+        store.renew(lease)
+    assert tables.item(target) == {}
+
+
+def test_a_holder_whose_item_was_made_anew_has_lost_its_lease(
+    tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
+) -> None:
+    store.release(acquired(store, "a"))
+    lease = acquired(store, "b")
+    tables.delete(target)
+    acquired(store, "c")
+    with pytest.raises(LeaseLost, match="c holds it, at fence 1"):
+        store.complete(lease, READY, DATABASE)
+
+
+def test_an_item_made_anew_is_lifted_above_what_postgresql_has_seen(
+    tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
+) -> None:
+    store.release(acquired(store, "a"))
+    tables.delete(target)
+    lifted = store.lift(acquired(store, "b"), 9)
+    store.complete(lifted, READY, DATABASE)
+    assert acquired(store, "c").fence == 10
+
+
+def test_targets_of_one_table_do_not_meet(tables: DynamoDBTables, target: str) -> None:
+    clock = FakeClock()
+    first, second = tables.store(target, clock), tables.store(f"{target}-2", clock)
+    assert [acquired(first, "a").fence, acquired(second, "b").fence] == [1, 1]
+
+
+@pytest.fixture
+def own_client(dynamodb: DynamoDBEndpoint, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The client that a function makes, pointed here by botocore's own variables."""
+    for name, value in dynamodb.environment().items():
+        monkeypatch.setenv(name, value)
+    client = make_client()
+    yield client
+    client.close()
+
+
+def test_a_table_that_vanished_in_the_middle_is_named_with_its_region(
+    dynamodb: DynamoDBEndpoint, own_client: Any
+) -> None:
+    table = dynamodb.create_table(f"gone-{uuid4().hex[:8]}")
+    store = DynamoDBLeaseTable(table, "orders", client=lambda: own_client)
+    lease = acquired(store, "a")
+    own_client.delete_table(TableName=table)
+    with pytest.raises(ConfigurationError) as caught:
+        store.renew(lease)
+    told = str(caught.value)
+    assert f"no table '{table}' in us-east-1" in told
+    assert f"`lambda-migrate table create --table {table}`" in told
+
+
+def test_a_table_made_anew_starts_over(dynamodb: DynamoDBEndpoint, own_client: Any) -> None:
+    table = dynamodb.create_table(f"again-{uuid4().hex[:8]}")
+    store = DynamoDBLeaseTable(table, "orders", client=lambda: own_client)
+    store.release(acquired(store, "a"))
+    lease = acquired(store, "b")
+    own_client.delete_table(TableName=table)
+    dynamodb.create_table(table)
+    with pytest.raises(LeaseLost):
+        store.renew(lease)
+    assert acquired(store, "c").fence == 1
+
+
+def test_a_table_with_another_key_is_refused_with_the_key_it_needs(
+    dynamodb: DynamoDBEndpoint, own_client: Any
+) -> None:
+    table = f"other-{uuid4().hex[:8]}"
+    own_client.create_table(
+        TableName=table,
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    store = DynamoDBLeaseTable(table, "orders", client=lambda: own_client)
+    with pytest.raises(ConfigurationError, match="partition key `target` of type S"):
+        store.read()

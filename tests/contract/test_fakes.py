@@ -1,0 +1,145 @@
+"""What the fakes do for tests beside what their contract says."""
+
+from __future__ import annotations
+
+import pytest
+
+from lambda_migrate.deadline import Deadline
+from lambda_migrate.errors import DatabaseUnavailable, MigrationFailed
+from lambda_migrate.testing import FakeClock, FixedRandom, InMemoryDatabase
+from tests.contract.databases import FIRST, SECOND, grant, migration
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def database(clock: FakeClock) -> InMemoryDatabase:
+    return InMemoryDatabase(clock=clock)
+
+
+@pytest.fixture
+def deadline(clock: FakeClock) -> Deadline:
+    return Deadline.after(60, clock)
+
+
+def test_time_stands_still_until_it_is_told_otherwise(clock: FakeClock) -> None:
+    assert (clock.monotonic(), clock.wall_ms()) == (clock.monotonic(), clock.wall_ms())
+    before, wall_before = clock.monotonic(), clock.wall_ms()
+    clock.sleep(1.5)
+    clock.advance(2)
+    assert (clock.monotonic(), clock.wall_ms()) == (before + 3.5, wall_before + 3_500)
+    assert clock.slept == [1.5]
+
+
+def test_a_wall_clock_that_jumps_moves_nothing_that_is_waited_for(clock: FakeClock) -> None:
+    before, wall_before = clock.monotonic(), clock.wall_ms()
+    clock.jump(-3600)
+    assert (clock.monotonic(), clock.wall_ms()) == (before, wall_before - 3_600_000)
+
+
+def test_monotonic_time_never_goes_back(clock: FakeClock) -> None:
+    before = clock.monotonic()
+    clock.advance(-5)
+    assert clock.monotonic() == before
+
+
+def test_chance_repeats_what_it_was_given() -> None:
+    chance = FixedRandom(0.1, 0.9)
+    assert [chance.random() for _ in range(3)] == [0.1, 0.9, 0.1]
+    assert FixedRandom().random() == 0.5
+
+
+def test_a_database_that_is_down_is_unavailable_to_all(
+    database: InMemoryDatabase, deadline: Deadline
+) -> None:
+    with database.take_over(grant(1), deadline) as held:
+        database.is_down = True
+        with pytest.raises(DatabaseUnavailable):
+            held.history()
+        with pytest.raises(DatabaseUnavailable):
+            database.take_over(grant(2), deadline)
+        with pytest.raises(DatabaseUnavailable):
+            database.read_history(deadline)
+        database.is_down = False
+        assert held.history() == []
+
+
+def test_nobody_connects_after_the_deadline(database: InMemoryDatabase, clock: FakeClock) -> None:
+    with pytest.raises(DatabaseUnavailable):
+        database.take_over(grant(1), Deadline.after(0, clock))
+    assert (database.connections, database.token) == (0, 0)
+
+
+def test_a_script_takes_as_long_as_the_hook_lets_pass(
+    database: InMemoryDatabase, clock: FakeClock, deadline: Deadline
+) -> None:
+    database.during = lambda version: clock.advance(version * 1.5)
+    with database.take_over(grant(1), deadline) as held:
+        assert held.apply(SECOND, "digest", deadline) == 3_000
+        assert held.history()[0].duration_ms == 3_000
+
+
+def test_a_script_that_outlasts_the_deadline_commits_nothing(
+    database: InMemoryDatabase, clock: FakeClock, deadline: Deadline
+) -> None:
+    database.during = lambda _version: clock.advance(61)
+    with database.take_over(grant(1), deadline) as held:
+        with pytest.raises(MigrationFailed, match="deadline"):
+            held.apply(FIRST, "digest", deadline)
+        assert held.history() == []
+    assert database.effects == []
+
+
+def test_a_planned_failure_stays_until_it_is_mended(
+    database: InMemoryDatabase, deadline: Deadline
+) -> None:
+    failure = MigrationFailed("as planned", migration=FIRST.name)
+    database.fail(1, failure)
+    with database.take_over(grant(1), deadline) as held:
+        for _ in range(2):
+            with pytest.raises(MigrationFailed, match="as planned"):
+                held.apply(FIRST, "digest", deadline)
+        held.apply(SECOND, "digest", deadline)
+        database.fail(1, None)
+        held.apply(FIRST, "digest", deadline)
+    assert database.effects == ["0002_b", "0001_a"]
+
+
+def test_a_planned_failure_fails_the_down_script_too(
+    database: InMemoryDatabase, deadline: Deadline
+) -> None:
+    with database.take_over(grant(1), deadline) as held:
+        held.apply(FIRST, "digest", deadline)
+        database.fail(1, MigrationFailed("as planned"))
+        with pytest.raises(MigrationFailed):
+            held.revert(held.history()[0], deadline)
+        assert len(held.history()) == 1
+    assert database.reverted == []
+
+
+def test_a_settled_row_counts_as_what_it_was(
+    database: InMemoryDatabase, deadline: Deadline
+) -> None:
+    with database.take_over(grant(1), deadline) as held:
+        database.leave_in_doubt(FIRST, "digest", took_effect=True)
+        database.leave_in_doubt(SECOND, "digest", took_effect=True, reverting=True)
+        for row in held.history():
+            held.settle(row, deadline)
+        assert [row.version for row in held.history()] == [1]
+    assert (database.effects, database.reverted) == (["0001_a"], ["0002_b"])
+
+
+def test_refused_scripts_are_refused_as_by_the_real_one(
+    database: InMemoryDatabase, deadline: Deadline
+) -> None:
+    two = migration(
+        1, "two", up="CREATE INDEX CONCURRENTLY a ON t (b); CREATE INDEX CONCURRENTLY c ON t (d)"
+    )
+    with (
+        database.take_over(grant(1), deadline) as held,
+        pytest.raises(MigrationFailed, match="exactly one statement"),
+    ):
+        held.apply(two, "digest", deadline)

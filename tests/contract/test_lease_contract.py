@@ -1,0 +1,443 @@
+"""What every lease table keeps: the one in memory and DynamoDB over HTTP alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from threading import Barrier
+
+import pytest
+
+from lambda_migrate.errors import LeaseLost
+from lambda_migrate.lease.decide import SKEW_MS, Acquire, Wait, Watch, decide
+from lambda_migrate.lease.state import READY_KEPT, Lease, LeaseState, Progress, Ready
+from lambda_migrate.lease.store import LeaseStore
+from tests.contract.leases import DATABASE, LEASE_SECONDS, READY, LeaseBench, failure
+
+PROGRESS = Progress("0003_größer", 2, 5, 1_700_000_000_000, 4_000)
+
+Write = Callable[[LeaseStore, Lease], object]
+
+KEEPING: dict[str, Write] = {
+    "renew": lambda store, lease: store.renew(lease, PROGRESS),
+    "lift": lambda store, lease: store.lift(lease, 100),
+    "withdraw": lambda store, lease: store.withdraw(lease, READY, DATABASE),
+}
+FREEING: dict[str, Write] = {
+    "complete": lambda store, lease: store.complete(lease, READY, DATABASE),
+    "fail": lambda store, lease: store.fail(lease, failure()),
+    "release": lambda store, lease: store.release(lease),
+}
+WRITES = KEEPING | FREEING
+
+every_write = pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+every_keeping_write = pytest.mark.parametrize("write", KEEPING.values(), ids=KEEPING)
+every_freeing_write = pytest.mark.parametrize("write", FREEING.values(), ids=FREEING)
+
+
+# --- acquiring
+
+
+def test_an_item_that_never_was_reads_as_nothing(leases: LeaseBench) -> None:
+    assert leases.store.read() == leases.state() == LeaseState()
+
+
+def test_the_first_acquisition_has_fence_one_and_the_item_as_it_left_it(
+    leases: LeaseBench,
+) -> None:
+    lease = leases.acquire("a")
+    until_ms = leases.clock.wall_ms() + round(LEASE_SECONDS * 1000)
+    assert (lease.owner, lease.fence) == ("a", 1)
+    assert lease.state == LeaseState(fence=1, owner="a", lease_until_ms=until_ms)
+    assert leases.state() == lease.state
+
+
+def test_trust_ends_before_the_lease_does(leases: LeaseBench) -> None:
+    asked_at = leases.clock.monotonic()
+    lease = leases.acquire("a")
+    assert lease.trusted_until == asked_at + LEASE_SECONDS - SKEW_MS / 1000
+    leases.clock.advance(5)
+    assert leases.store.renew(lease).trusted_until == lease.trusted_until + 5
+
+
+def test_the_loser_is_told_what_was_in_the_way(leases: LeaseBench) -> None:
+    lease = leases.acquire("a")
+    assert leases.lose("b") == lease.state == leases.state()
+
+
+def test_one_of_many_who_ask_at_once_wins(leases: LeaseBench) -> None:
+    count = 20
+    for _ in range(3):
+        stores = leases.tables.stores(count, leases.clock)
+        barrier = Barrier(count)
+
+        def ask(number: int, stores: list[LeaseStore] = stores, gate: Barrier = barrier) -> object:
+            gate.wait()
+            return stores[number].acquire(f"owner-{number}")
+
+        with ThreadPoolExecutor(count) as pool:
+            answers = list(pool.map(ask, range(count)))
+        won = [answer for answer in answers if isinstance(answer, Lease)]
+        assert len(won) == 1
+        state = stores[0].read(consistent=True)
+        assert (state.owner, state.fence) == (won[0].owner, 1)
+        assert {answer.owner for answer in answers if isinstance(answer, LeaseState)} == {
+            won[0].owner
+        }
+
+
+def test_one_of_many_takes_an_expired_lease_over(leases: LeaseBench) -> None:
+    count = 20
+    stores = leases.tables.stores(count, leases.clock)
+    stores[0].acquire("dead")
+    leases.outlast()
+    barrier = Barrier(count)
+
+    def ask(number: int) -> object:
+        barrier.wait()
+        return stores[number].acquire(f"owner-{number}")
+
+    with ThreadPoolExecutor(count) as pool:
+        won = [answer for answer in pool.map(ask, range(count)) if isinstance(answer, Lease)]
+    assert [lease.fence for lease in won] == [2]
+
+
+def test_the_fence_grows_by_one_with_every_acquisition(leases: LeaseBench) -> None:
+    fences = []
+    for owner in ("a", "b", "a", "c"):
+        lease = leases.acquire(owner)
+        fences.append(lease.fence)
+        leases.store.release(lease)
+    assert fences == [1, 2, 3, 4]
+
+
+@every_write
+def test_no_write_lowers_the_fence(leases: LeaseBench, write: Write) -> None:
+    leases.store.release(leases.acquire("a"))
+    lease = leases.acquire("b")
+    write(leases.store, lease)
+    assert leases.state().fence >= 2
+
+
+# --- when a lease is over
+
+
+@pytest.mark.parametrize("after", [0.0, LEASE_SECONDS, LEASE_SECONDS + SKEW_MS / 1000])
+def test_a_live_lease_is_not_taken(leases: LeaseBench, after: float) -> None:
+    leases.acquire("a")
+    leases.clock.advance(after)
+    assert leases.lose("b").owner == "a"
+
+
+def test_an_expired_lease_is_taken_under_a_higher_fence(leases: LeaseBench) -> None:
+    leases.acquire("a")
+    leases.outlast()
+    lease = leases.acquire("b")
+    assert (lease.owner, lease.fence) == ("b", 2)
+
+
+def test_a_renewed_lease_is_live_again(leases: LeaseBench) -> None:
+    lease = leases.acquire("a")
+    leases.clock.advance(LEASE_SECONDS)
+    leases.store.renew(lease)
+    leases.clock.advance(LEASE_SECONDS)
+    assert leases.lose("b").owner == "a"
+
+
+def test_a_takeover_forgets_the_progress_of_the_holder_before(leases: LeaseBench) -> None:
+    leases.store.renew(leases.acquire("a"), PROGRESS)
+    leases.outlast()
+    assert leases.acquire("b").state.progress is None
+    assert leases.state().progress is None
+
+
+def test_a_lease_watched_over_its_whole_length_is_taken_whatever_the_clocks_say(
+    leases: LeaseBench,
+) -> None:
+    leases.acquire("a")
+    leases.clock.jump(-3600)
+    watch = Watch(LEASE_SECONDS)
+    assert not watch.unchanged(leases.state(), leases.clock.monotonic())
+    leases.clock.advance(LEASE_SECONDS + 1.001)
+    seen = leases.state()
+    watched = watch.unchanged(seen, leases.clock.monotonic())
+    step = decide(
+        seen,
+        digest="d",
+        database=DATABASE,
+        owner="b",
+        now_ms=leases.clock.wall_ms(),
+        watched=watched,
+    )
+    assert step == Acquire(seen, watched=True)
+    assert leases.lose("b").owner == "a"  # not without having watched
+    assert leases.acquire("b", seen=seen).fence == 2
+
+
+def test_a_lease_renewed_since_it_was_seen_is_not_taken(leases: LeaseBench) -> None:
+    lease = leases.acquire("a")
+    seen = leases.state()
+    leases.clock.advance(1)
+    leases.store.renew(lease)
+    assert leases.lose("b", seen=seen).owner == "a"
+
+
+def test_a_successor_of_the_lease_that_was_seen_is_not_taken(leases: LeaseBench) -> None:
+    lease = leases.acquire("a")
+    seen = leases.state()
+    leases.store.release(lease)
+    leases.acquire("c")
+    assert leases.lose("b", seen=seen).owner == "c"
+
+
+def test_having_seen_nothing_takes_nothing(leases: LeaseBench) -> None:
+    leases.acquire("a")
+    assert leases.lose("b", seen=LeaseState()).owner == "a"
+
+
+@pytest.mark.parametrize("ahead_seconds", [0.5, 1.0])
+def test_clocks_that_differ_by_the_margin_take_no_live_lease(
+    leases: LeaseBench, ahead_seconds: float
+) -> None:
+    leases.acquire("a")
+    leases.clock.advance(LEASE_SECONDS)
+    leases.clock.jump(ahead_seconds)
+    assert leases.lose("b").owner == "a"
+
+
+def test_clocks_that_differ_by_an_hour_cost_a_lease_but_never_a_fence(leases: LeaseBench) -> None:
+    slow = leases.acquire("slow clock")
+    leases.clock.jump(3600)
+    fast = leases.acquire("fast clock")
+    assert fast.fence > slow.fence
+    with pytest.raises(LeaseLost):
+        leases.store.renew(slow)
+
+
+# --- whose lease it is
+
+
+@every_write
+def test_a_holder_that_was_stopped_and_thawed_writes_nothing(
+    leases: LeaseBench, write: Write
+) -> None:
+    lease = leases.acquire("a")
+    leases.outlast()
+    leases.acquire("b")
+    before = leases.state()
+    with pytest.raises(LeaseLost, match="fence 1"):
+        write(leases.store, lease)
+    assert leases.state() == before
+
+
+@every_write
+def test_a_holder_whose_successor_has_finished_writes_nothing(
+    leases: LeaseBench, write: Write
+) -> None:
+    lease = leases.acquire("a")
+    leases.outlast()
+    leases.store.complete(leases.acquire("b"), READY, DATABASE)
+    before = leases.state()
+    with pytest.raises(LeaseLost):
+        write(leases.store, lease)
+    assert leases.state() == before
+
+
+@every_write
+def test_the_owner_under_an_older_fence_writes_nothing(leases: LeaseBench, write: Write) -> None:
+    older = leases.acquire("a")
+    leases.acquire("a")
+    before = leases.state()
+    with pytest.raises(LeaseLost):
+        write(leases.store, older)
+    assert leases.state() == before
+
+
+@every_write
+def test_somebody_else_under_the_same_fence_writes_nothing(
+    leases: LeaseBench, write: Write
+) -> None:
+    lease = leases.acquire("a")
+    with pytest.raises(LeaseLost):
+        write(leases.store, replace(lease, owner="b"))
+    assert leases.state() == lease.state
+
+
+@every_keeping_write
+def test_a_lease_given_back_cannot_be_written_under(leases: LeaseBench, write: Write) -> None:
+    lease = leases.acquire("a")
+    leases.store.release(lease)
+    before = leases.state()
+    with pytest.raises(LeaseLost):
+        write(leases.store, lease)
+    assert leases.state() == before
+
+
+@pytest.mark.parametrize("write", [FREEING["complete"], FREEING["fail"]], ids=["complete", "fail"])
+def test_a_result_after_the_lease_was_given_back_is_lost(leases: LeaseBench, write: Write) -> None:
+    lease = leases.acquire("a")
+    leases.store.release(lease)
+    with pytest.raises(LeaseLost):
+        write(leases.store, lease)
+    assert leases.state() == LeaseState(fence=1)
+
+
+@every_write
+def test_a_lease_on_an_item_that_is_not_there_is_lost(leases: LeaseBench, write: Write) -> None:
+    with pytest.raises(LeaseLost):
+        write(leases.store, Lease("a", 7, 0.0, LeaseState()))
+    assert leases.state() == LeaseState()
+
+
+# --- one's own write, again
+
+
+def test_an_acquisition_whose_answer_was_lost_is_won_again(leases: LeaseBench) -> None:
+    leases.acquire("a")
+    again = leases.acquire("a")
+    assert again.fence == 2
+    assert leases.store.renew(again).fence == 2
+
+
+@every_write
+def test_a_write_whose_answer_was_lost_is_done_not_lost(leases: LeaseBench, write: Write) -> None:
+    lease = leases.acquire("a")
+    write(leases.store, lease)
+    once = leases.state()
+    write(leases.store, lease)
+    assert leases.state() == once
+
+
+@every_freeing_write
+def test_a_write_repeated_under_a_successor_is_lost(leases: LeaseBench, write: Write) -> None:
+    lease = leases.acquire("a")
+    write(leases.store, lease)
+    leases.acquire("b")
+    before = leases.state()
+    with pytest.raises(LeaseLost):
+        write(leases.store, lease)
+    assert leases.state() == before
+
+
+def test_another_result_than_the_one_stored_is_not_taken_for_it(leases: LeaseBench) -> None:
+    lease = leases.acquire("a")
+    leases.store.fail(lease, failure(attempts=1))
+    with pytest.raises(LeaseLost):
+        leases.store.fail(lease, failure(attempts=2))
+    with pytest.raises(LeaseLost):
+        leases.store.complete(lease, READY, DATABASE)
+
+
+# --- what each write does
+
+
+def test_renew_extends_the_lease_and_publishes_progress(leases: LeaseBench) -> None:
+    lease = leases.acquire("a")
+    leases.clock.advance(7)
+    leases.store.renew(lease, PROGRESS)
+    assert leases.state() == replace(
+        lease.state, lease_until_ms=lease.state.lease_until_ms + 7_000, progress=PROGRESS
+    )
+
+
+def test_renew_without_progress_keeps_what_was_published(leases: LeaseBench) -> None:
+    lease = leases.acquire("a")
+    leases.store.renew(lease, PROGRESS)
+    leases.store.renew(lease)
+    assert leases.state().progress == PROGRESS
+
+
+def test_complete_stores_ready_frees_and_forgets_the_failure(leases: LeaseBench) -> None:
+    leases.store.fail(leases.acquire("a"), failure())
+    lease = leases.acquire("b")
+    leases.store.renew(lease, PROGRESS)
+    leases.store.complete(lease, READY, DATABASE)
+    assert leases.state() == LeaseState(fence=2, ready=READY, database=DATABASE)
+
+
+def test_complete_replaces_what_was_ready(leases: LeaseBench) -> None:
+    leases.store.complete(leases.acquire("a"), READY, DATABASE)
+    newer = {"c" * 64: Ready(1_700_000_000_002, 5)}
+    leases.store.complete(leases.acquire("b"), newer, "elsewhere:5432/orders")
+    assert leases.state() == LeaseState(fence=2, ready=newer, database="elsewhere:5432/orders")
+
+
+def test_fail_stores_the_failure_frees_and_keeps_what_is_ready(leases: LeaseBench) -> None:
+    leases.store.complete(leases.acquire("a"), READY, DATABASE)
+    lease = leases.acquire("b")
+    leases.store.renew(lease, PROGRESS)
+    leases.store.fail(lease, failure())
+    assert leases.state() == LeaseState(2, ready=READY, database=DATABASE, failure=failure())
+
+
+def test_release_frees_and_changes_nothing_else(leases: LeaseBench) -> None:
+    leases.store.complete(leases.acquire("a"), READY, DATABASE)
+    leases.store.fail(leases.acquire("b"), failure())
+    before = leases.state()
+    lease = leases.acquire("c")
+    leases.store.renew(lease, PROGRESS)
+    leases.store.release(lease)
+    assert leases.state() == replace(before, fence=3)
+
+
+def test_lift_raises_the_fence_and_the_lease_lives_on_under_it(leases: LeaseBench) -> None:
+    lease = leases.acquire("a")
+    lifted = leases.store.lift(lease, 41)
+    assert (lifted.owner, lifted.fence) == ("a", 41)
+    assert (leases.state().owner, leases.state().fence) == ("a", 41)
+    leases.store.renew(lifted)
+    with pytest.raises(LeaseLost):
+        leases.store.renew(lease)
+    leases.store.release(lifted)
+    assert leases.acquire("b").fence == 42
+
+
+def test_lift_never_lowers_the_fence(leases: LeaseBench) -> None:
+    lifted = leases.store.lift(leases.acquire("a"), 41)
+    assert leases.store.lift(lifted, 7).fence == 41
+    assert leases.state().fence == 41
+
+
+def test_withdraw_replaces_ready_and_keeps_the_lease(leases: LeaseBench) -> None:
+    leases.store.complete(leases.acquire("a"), READY, DATABASE)
+    lease = leases.acquire("b")
+    fewer = {"a" * 64: READY["a" * 64]}
+    withdrawn = leases.store.withdraw(lease, fewer, DATABASE)
+    assert withdrawn.state.ready == leases.state().ready == fewer
+    assert leases.state().owner == "b"
+    leases.store.release(withdrawn)
+    assert leases.state().ready == fewer
+
+
+def test_withdraw_can_leave_nothing_ready(leases: LeaseBench) -> None:
+    leases.store.complete(leases.acquire("a"), READY, DATABASE)
+    leases.store.withdraw(leases.acquire("b"), {}, DATABASE)
+    assert leases.state().ready == {}
+
+
+def test_as_many_digests_as_are_kept_come_back_as_they_were(leases: LeaseBench) -> None:
+    ready = {f"{n:064x}": Ready(1_700_000_000_000 + n, 10**17 + n) for n in range(READY_KEPT)}
+    leases.store.complete(leases.acquire("a"), ready, DATABASE)
+    assert leases.state().ready == ready
+
+
+@every_write
+def test_each_write_is_one_call(leases: LeaseBench, write: Write) -> None:
+    lease = leases.acquire("a")
+    before = leases.store.calls
+    write(leases.store, lease)
+    assert leases.store.calls == before + 1
+
+
+def test_a_waiter_decides_from_the_item_that_was_in_the_way(leases: LeaseBench) -> None:
+    leases.acquire("a")
+    in_the_way = leases.lose("b")
+    step = decide(
+        in_the_way,
+        digest="d",
+        database=DATABASE,
+        owner="b",
+        now_ms=leases.clock.wall_ms(),
+    )
+    assert step == Wait(in_the_way)

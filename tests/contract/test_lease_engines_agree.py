@@ -1,0 +1,95 @@
+"""The table in memory and DynamoDB give the same answers to any sequence of calls."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lambda_migrate.errors import LeaseLost
+from lambda_migrate.lease.state import Lease, LeaseState, Progress
+from lambda_migrate.lease.store import LeaseStore
+from lambda_migrate.testing import FakeClock
+from tests.contract.leases import DATABASE, READY, DynamoDBTables, MemoryTables, failure
+
+
+class Call(NamedTuple):
+    what: str
+    owner: str
+    number: int
+
+
+CALLS = st.builds(
+    Call,
+    what=st.sampled_from(
+        ["acquire", "seize", "renew", "lift", "withdraw", "complete", "fail", "release", "pass"]
+    ),
+    owner=st.sampled_from("ab"),
+    number=st.integers(0, 30),
+)
+
+
+class Instances:
+    """Two owners that use one store, each with the lease that it believes to hold."""
+
+    def __init__(self, store: LeaseStore, clock: FakeClock) -> None:
+        self.store = store
+        self.clock = clock
+        self.leases = {o: Lease(o, 1, 0.0, LeaseState()) for o in "ab"}
+
+    def do(self, call: Call) -> object:
+        if call.what == "pass":
+            self.clock.advance(call.number)
+            return None
+        try:
+            answer = self._do(call, self.leases[call.owner])
+        except LeaseLost:
+            return "lost"
+        if isinstance(answer, Lease):
+            self.leases[call.owner] = answer
+            return answer.fence, answer.trusted_until
+        return answer
+
+    def _do(self, call: Call, lease: Lease) -> object:
+        store = self.store
+        if call.what == "acquire":
+            return store.acquire(call.owner)
+        if call.what == "seize":
+            return store.acquire(call.owner, seen=store.read(consistent=True))
+        if call.what == "renew":
+            return store.renew(lease, Progress("0001_a", call.number, 30, 1))
+        if call.what == "lift":
+            return store.lift(lease, call.number)
+        if call.what == "withdraw":
+            return store.withdraw(lease, {}, DATABASE)
+        if call.what == "complete":
+            store.complete(lease, READY, DATABASE)
+        elif call.what == "fail":
+            store.fail(lease, failure(call.number))
+        else:
+            store.release(lease)
+        return "freed"
+
+
+@given(calls=st.lists(CALLS, max_size=15))
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_memory_and_dynamodb_answer_alike_and_the_fence_only_grows(
+    tables: DynamoDBTables, calls: list[Call]
+) -> None:
+    sides = []
+    for engine in (MemoryTables(), tables):
+        clock = FakeClock()
+        sides.append(Instances(engine.stores(1, clock)[0], clock))
+    fence = 0
+    for call in calls:
+        first, second = (side.do(call) for side in sides)
+        assert first == second
+        left, right = (side.store.read(consistent=True) for side in sides)
+        assert left == right
+        assert left.fence >= fence
+        fence = left.fence

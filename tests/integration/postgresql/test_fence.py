@@ -1,0 +1,190 @@
+"""A holder that was overtaken commits nothing more, whatever it was doing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from lambda_migrate.errors import LeaseHeld, LeaseLost
+from lambda_migrate.postgresql.database import FenceStale
+from lambda_migrate.postgresql.held import HeldPostgreSQL
+
+from .bench import Bench, Running, migration, soon, until
+
+
+@pytest.mark.parametrize(("fence", "owner"), [(2, "me"), (3, "me"), (1, "other"), (3, "")])
+def test_a_stale_grant_is_told_what_was_seen(bench: Bench, fence: int, owner: str) -> None:
+    bench.apply(fence=3, grant={"owner": "first"})
+    with pytest.raises(FenceStale) as stale, bench.holder(fence, owner):
+        pass
+    assert stale.value.seen == 3
+
+
+def test_ones_own_fence_may_be_taken_again(bench: Bench) -> None:
+    with bench.holder(3) as first, bench.holder(3) as again:
+        again.apply(migration("CREATE TABLE t ()"), "d", soon())
+        assert len(first.history()) == 1
+
+
+def _overtake(bench: Bench) -> None:
+    with bench.holder(2, "successor"):
+        pass
+
+
+def test_a_holder_overtaken_between_two_migrations_commits_nothing_more(bench: Bench) -> None:
+    with bench.holder() as held:
+        held.apply(migration("CREATE TABLE a ()"), "d", soon())
+        _overtake(bench)
+        with pytest.raises(LeaseLost):
+            held.apply(migration("CREATE TABLE b ()", 2), "d", soon())
+    assert (bench.has("a"), bench.has("b"), bench.versions()) == (True, False, [1])
+
+
+_SLOW = "CREATE TABLE b (); SELECT pg_sleep(30) /* slow */"
+
+
+def test_a_holder_overtaken_inside_its_script_commits_nothing(each_bench: Bench) -> None:
+    with each_bench.holder() as held:
+        slow = Running(lambda: held.apply(migration(_SLOW), "d", soon()))
+        until(lambda: each_bench.is_running("slow"))
+        _overtake(each_bench)
+        assert isinstance(slow.outcome(), LeaseLost)
+    assert (each_bench.has("b"), each_bench.versions()) == (False, [])
+
+
+def test_a_holder_overtaken_before_its_commit_commits_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bench.holder() as held:
+        commit = held._fenced.commit
+
+        def late(writes: str, deadline: object) -> list[object]:
+            monkeypatch.undo()
+            _overtake(bench)
+            return commit(writes, deadline)  # type: ignore[arg-type]  # passed on as it came
+
+        monkeypatch.setattr(held._fenced, "commit", late)
+        with pytest.raises(LeaseLost):
+            held.apply(migration("CREATE TABLE b ()"), "d", soon())
+    assert (bench.has("b"), bench.versions()) == (False, [])
+
+
+def test_a_holder_overtaken_inside_a_statement_without_transaction_goes_no_further(
+    bench: Bench,
+) -> None:
+    bench.execute("CREATE TABLE orders (id int)")
+    with bench.connect() as old, bench.holder() as held:
+        old.run("BEGIN; SELECT count(*) FROM orders; LOCK orders IN SHARE MODE")
+        build = migration("CREATE INDEX CONCURRENTLY i ON orders (id)", outside=True)
+        slow = Running(lambda: held.apply(build, "d", soon()))
+        until(lambda: bench.is_running("CREATE INDEX"))
+        _overtake(bench)
+        assert not bench.is_running("CREATE INDEX")
+        assert isinstance(slow.outcome(), LeaseLost)
+    assert bench.states() == {1: "started"}
+    assert bench.is_valid("i") is not True
+
+
+@pytest.mark.parametrize("act", ["record", "forget"])
+def test_an_overtaken_holder_declares_nothing(bench: Bench, act: str) -> None:
+    one = migration("SELECT 1")
+    with bench.holder() as held:
+        _overtake(bench)
+        acts = {
+            "record": lambda: held.record([(one, "d")], baseline=True),
+            "forget": lambda: held.forget([1]),
+        }
+        with pytest.raises(LeaseLost):
+            acts[act]()
+    assert bench.versions() == []
+
+
+# --- who is ended
+
+
+@pytest.fixture
+def older(bench: Bench) -> Iterator[HeldPostgreSQL]:
+    with bench.holder() as held:
+        yield held
+
+
+def _assert_ended(bench: Bench, older: HeldPostgreSQL) -> None:
+    (before,) = bench.holders() or bench.pids("application_name = 'disguised'")
+    with bench.holder(2, "successor") as successor:
+        successor.apply(migration("CREATE TABLE after ()", 9), "d", soon())
+        assert before not in bench.pids("true")
+    assert bench.versions() == [9]
+
+
+def test_an_idle_older_holder_is_ended(bench: Bench, older: HeldPostgreSQL) -> None:
+    _assert_ended(bench, older)
+
+
+def test_an_older_holder_with_the_fence_row_locked_is_ended(
+    bench: Bench, older: HeldPostgreSQL
+) -> None:
+    older._fenced.begin(soon())
+    _assert_ended(bench, older)
+
+
+def test_an_older_holder_that_changed_its_name_is_ended(
+    bench: Bench, older: HeldPostgreSQL
+) -> None:
+    script = migration("SET application_name = 'disguised'; SELECT pg_sleep(30) /* slow */")
+    slow = Running(lambda: older.apply(script, "d", soon()))
+    until(lambda: bench.is_running("slow"))
+    _assert_ended(bench, older)
+    assert isinstance(slow.outcome(), LeaseLost)
+
+
+def test_others_are_not_ended(bench: Bench) -> None:
+    """Another target's holder, the same target's in another schema, and whoever else is there."""
+    with (
+        bench.holder(schema="theirs", grant={"target": "billing"}),
+        bench.holder(schema="other service"),
+        bench.connect("unrelated"),
+        bench.connect("lambda-migrate:shop:later"),
+    ):
+        before = set(bench.pids("true"))
+        with bench.holder(7, "successor"):
+            assert before < set(bench.pids("true"))
+    assert len(before) == 4
+
+
+def test_a_living_older_holder_is_respected_where_that_was_asked(bench: Bench) -> None:
+    with bench.holder() as held:
+        with pytest.raises(LeaseHeld), bench.holder(2, evict=False):
+            pass
+        held.apply(migration("SELECT 1"), "d", soon())
+    bench.apply(migration("SELECT 1", 2), fence=2, evict=False)
+    assert bench.versions() == [1, 2]
+
+
+def test_our_own_abort_ends_the_statement_and_everything_after(each_bench: Bench) -> None:
+    with each_bench.holder() as held:
+        slow = Running(lambda: held.apply(migration(_SLOW), "d", soon()))
+        until(lambda: each_bench.is_running("slow"))
+        held.abort()
+        assert isinstance(slow.outcome(), LeaseLost)
+        with pytest.raises(LeaseLost):
+            held.apply(migration("SELECT 1", 2), "d", soon())
+        with pytest.raises(LeaseLost):
+            held.history()
+    until(lambda: not each_bench.is_running("slow"))
+    assert (each_bench.has("b"), each_bench.versions()) == (False, [])
+
+
+def test_an_abort_of_a_statement_without_transaction_is_the_successors_to_settle(
+    bench: Bench,
+) -> None:
+    with bench.holder() as held:
+        statement = migration("VACUUM /* slow */ t", outside=True)
+        bench.execute("CREATE TABLE t ()")
+        with bench.connect() as old:
+            old.run("BEGIN; LOCK t")
+            slow = Running(lambda: held.apply(statement, "d", soon()))
+            until(lambda: bench.is_running("VACUUM /* slow"))
+            held.abort()
+            assert isinstance(slow.outcome(), LeaseLost)
+    assert bench.states() == {1: "started"}

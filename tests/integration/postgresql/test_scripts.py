@@ -1,0 +1,249 @@
+"""A script is sent as written, stays in the transaction it was given, and leaves no session."""
+
+from __future__ import annotations
+
+import pytest
+
+from lambda_migrate.errors import MigrationFailed, RepairRequired
+from lambda_migrate.migrations import Migration
+from lambda_migrate.migrations.migration import Script
+from lambda_migrate.postgresql import apply as apply_module
+
+from .bench import Bench, migration, soon
+
+# --- its own transaction
+
+
+@pytest.mark.parametrize(
+    "control",
+    [
+        "BEGIN",
+        "START TRANSACTION",
+        "COMMIT",
+        "END",
+        "ROLLBACK",
+        "ABORT",
+        "COMMIT AND CHAIN",
+        "PREPARE TRANSACTION 'x'",
+        "ROLLBACK PREPARED 'x'",
+        "/* hidden */ Commit",
+    ],
+)
+def test_a_script_that_controls_its_transaction_is_refused_before_it_runs(
+    bench: Bench, control: str
+) -> None:
+    script = f"CREATE TABLE a ();\n\n{control};\nCREATE TABLE b ()"
+    with pytest.raises(MigrationFailed, match=r"migrations/0001_m\.sql:6: ") as failed:
+        bench.apply(migration(script, line=4))
+    assert failed.value.migration == "0001_m"
+    assert (bench.has("a"), bench.has("b"), bench.versions()) == (False, False, [])
+
+
+_PROCEDURE = "CREATE PROCEDURE p() LANGUAGE plpgsql AS $$ BEGIN COMMIT; END $$; CALL p()"
+
+
+@pytest.mark.parametrize("inner", ["DO $$ BEGIN COMMIT; END $$", _PROCEDURE])
+def test_a_commit_inside_a_block_is_refused_by_postgresql(each_bench: Bench, inner: str) -> None:
+    with pytest.raises(MigrationFailed) as failed:
+        each_bench.apply(migration(f"CREATE TABLE a (); {inner}"))
+    assert failed.value.sqlstate == "2D000"
+    assert (each_bench.has("a"), each_bench.versions()) == (False, [])
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "CREATE TABLE a (); COMMIT",
+        "CREATE TABLE a (); COMMIT; BEGIN; CREATE TABLE b ()",
+        "CREATE TABLE a (); COMMIT AND CHAIN",
+        "CREATE TABLE a (); ROLLBACK",
+        "CREATE TABLE a (); ROLLBACK; BEGIN",
+    ],
+)
+def test_a_script_that_fools_the_lexer_gets_no_history_row(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    monkeypatch.setattr(apply_module, "check_script", lambda _script, **_more: [])
+    with bench.holder() as held:
+        with pytest.raises(RepairRequired, match="ended the transaction"):
+            held.apply(migration(script), "d", soon())
+        assert held.history() == []
+        held.apply(migration("SELECT 1", 2), "d", soon())
+    assert bench.versions() == [2]
+    assert not bench.has("b")
+
+
+def test_a_down_script_that_fools_the_lexer_keeps_its_history_row(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.apply(migration("SELECT 1", down="SELECT 1; COMMIT"))
+    (row,) = bench.history()
+    monkeypatch.setattr(apply_module, "check_script", lambda _script, **_more: [])
+    with bench.holder(2) as held, pytest.raises(RepairRequired):
+        held.revert(row, soon())
+    assert bench.versions() == [1]
+
+
+def test_savepoints_are_the_scripts_own(bench: Bench) -> None:
+    bench.apply(
+        migration(
+            "CREATE TABLE a (); SAVEPOINT s; CREATE TABLE b (); ROLLBACK TO SAVEPOINT s;"
+            " SAVEPOINT again; CREATE TABLE c (); RELEASE again"
+        )
+    )
+    assert [bench.has(name) for name in "abc"] == [True, False, True]
+
+
+# --- what it leaves in the session
+
+_LEFT_BEHIND = {
+    "search_path": "CREATE SCHEMA s; SET search_path = s",
+    "role": "SET ROLE pg_monitor",
+    "authorization": "CREATE ROLE {role}; SET SESSION AUTHORIZATION {role}",
+    "strings": "SET standard_conforming_strings = off",
+    "encoding": "SET client_encoding = 'LATIN1'",
+    "prepared": "PREPARE q AS SELECT 1",
+    "listen": "LISTEN news",
+    "temporary": "CREATE TEMP TABLE t (x int); INSERT INTO t VALUES (1)",
+    "advisory": "SELECT pg_advisory_lock(42)",
+    "cursor": "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
+    "timeout": "SET statement_timeout = 0; SET lock_timeout = 0",
+    "read only": "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+    "isolation": "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+    "name": "SET application_name = 'disguised'",
+    "datestyle": "SET datestyle = 'German'; SET timezone = 'Asia/Tokyo'",
+    "sequence": "CREATE SEQUENCE n; SELECT nextval('n')",
+    "replica": "SET session_replication_role = replica",
+}
+
+_SESSION = """
+    CREATE TABLE public.seen AS SELECT
+        current_setting('search_path') AS p, current_user = session_user AS same,
+        current_setting('standard_conforming_strings') AS s,
+        current_setting('client_encoding') AS e,
+        (SELECT count(*) FROM pg_prepared_statements) AS q,
+        (SELECT count(*) FROM pg_listening_channels()) AS l,
+        to_regclass('pg_temp.t') AS t, (SELECT count(*) FROM pg_cursors) AS c,
+        (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()) AS a,
+        current_setting('lock_timeout') AS lt, current_setting('statement_timeout') <> '0' AS st,
+        current_setting('transaction_read_only') AS ro,
+        current_setting('transaction_isolation') AS i,
+        current_setting('application_name') AS n, current_setting('session_replication_role') AS r
+"""
+_CLEAN = [
+    '"$user", public', True, "on", "UTF8", 0, 0, None, 0, 0, "200ms", True, "off",
+    "read committed", "lambda-migrate:shop:1", "origin",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("left", list(_LEFT_BEHIND))
+def test_session_state_reaches_neither_our_row_nor_the_next_migration(
+    bench: Bench, left: str
+) -> None:
+    role = f"left_{bench.address.database}"
+    down = "SELECT 'back\\slash', 'größe ✓', '\\'';"
+    with bench.holder() as held:
+        held.apply(migration(_LEFT_BEHIND[left].format(role=role), down=down), "d", soon())
+        held.apply(migration(_SESSION, 2), "d", soon())
+        first, second = held.history()
+    assert bench.execute("SELECT * FROM public.seen") == [_CLEAN]
+    assert first.down is not None
+    assert first.down.sql == down
+    assert second.started_at.endswith("Z")
+    bench.execute(f"DROP ROLE IF EXISTS {role}")
+
+
+@pytest.mark.parametrize("left", ["prepared", "advisory", "temporary", "search_path", "encoding"])
+def test_session_state_of_a_failed_script_is_gone_too(bench: Bench, left: str) -> None:
+    with bench.holder() as held:
+        with pytest.raises(MigrationFailed):
+            held.apply(migration(_LEFT_BEHIND[left] + "; SELECT 1/0"), "d", soon())
+        held.apply(migration(_SESSION, 2), "d", soon())
+    assert bench.execute("SELECT * FROM public.seen") == [_CLEAN]
+
+
+# --- as written
+
+_AS_WRITTEN = {
+    "dollar quotes": ("SELECT $a$it's; $$ -- $a$", "it's; $$ -- "),
+    "dollar parameter": ("SELECT '$1 and $2'", "$1 and $2"),
+    "percent": ("SELECT '100 % %s %(x)s %%'", "100 % %s %(x)s %%"),
+    "colons": ("SELECT ':name :1' || '5'::text", ":name :15"),
+    "slices": ("SELECT (ARRAY['a','b','c'])[1:2]::text", "{a,b}"),
+    "question": ("SELECT ('{\"a\":1}'::jsonb ? 'a')::text", "true"),
+    "backslash": (r"SELECT 'C:\new\' ", "C:\\new\\"),
+    "escapes": (r"SELECT E'it\'s\tü\\'", "it's\tü\\"),
+    "unicode escape": (r"SELECT U&'d\0061t\+000061'", "data"),
+    "continued": ("SELECT 'a'\n  'b'", "ab"),
+    "semicolon": ("SELECT ';' /* ; /* ; */ */ -- ;", ";"),
+    "non-ascii": ("SELECT 'größe 漢字 😀'", "größe 漢字 😀"),
+    "carriage return": ("SELECT 'a\r\nb'", "a\r\nb"),
+}
+
+
+@pytest.mark.parametrize("name", list(_AS_WRITTEN))
+def test_a_script_reaches_the_server_as_written(bench: Bench, name: str) -> None:
+    script, value = _AS_WRITTEN[name]
+    bench.apply(migration(f"CREATE TABLE t AS SELECT x FROM ({script}\n) AS s (x)"))
+    assert bench.column("SELECT x FROM t") == [value]
+
+
+def test_names_may_be_of_any_language(each_bench: Bench) -> None:
+    each_bench.apply(migration('CREATE TABLE größe ("naïve ""col""" int); CREATE TABLE "漢字" ()'))
+    assert each_bench.has('"größe"')
+    assert each_bench.has('"漢字"')
+
+
+def test_functions_and_blocks_of_every_kind_apply(each_bench: Bench) -> None:
+    each_bench.apply(
+        migration(
+            """
+            CREATE FUNCTION one() RETURNS int LANGUAGE sql
+                BEGIN ATOMIC SELECT 1; SELECT CASE WHEN true THEN 1 END; END;
+            CREATE FUNCTION two() RETURNS int LANGUAGE plpgsql AS $body$
+                BEGIN RETURN 2; END; $body$;
+            DO $$ BEGIN EXECUTE 'CREATE TABLE made ()'; END $$;;
+            ;; -- nothing
+            """
+        )
+    )
+    assert each_bench.execute("SELECT one(), two()") == [[1, 2]]
+    assert each_bench.has("made")
+
+
+@pytest.mark.parametrize("end", ["", ";", "; -- no newline", "; /* the end */", ";;;", "\n\n"])
+def test_a_script_may_end_as_it_likes(bench: Bench, end: str) -> None:
+    bench.apply(migration(f"CREATE TABLE t (){end}"))
+    assert bench.has("t")
+
+
+def test_a_script_of_5_mb_applies(each_bench: Bench) -> None:
+    rows = ",".join(f"({n}, '{'ü' * 40}')" for n in range(60_000))
+    script = f"CREATE TABLE t (n int, s text); INSERT INTO t VALUES {rows}"
+    assert len(script.encode()) > 5_000_000
+    each_bench.apply(migration(script))
+    assert each_bench.column("SELECT count(*) FROM t") == [60_000]
+
+
+@pytest.mark.parametrize("character", ["\0", "\ud83d"])
+@pytest.mark.parametrize("outside", [False, True])
+def test_what_cannot_be_sent_is_refused_with_its_place(
+    bench: Bench, character: str, outside: bool
+) -> None:
+    bad = Migration(
+        1, "0001_m", Script(f"SELECT\n'{character}'", 3, not outside), None, "c", "m/0001_m.sql"
+    )
+    with pytest.raises(MigrationFailed, match=r"m/0001_m\.sql:4: .* at offset 8"):
+        bench.apply(bad)
+    assert bench.versions() == []
+
+
+def test_a_down_script_that_cannot_be_stored_is_refused_before_anything_runs(
+    bench: Bench,
+) -> None:
+    bad = Migration(
+        1, "0001_m", Script("CREATE TABLE t ()"), Script("SELECT '\0'", 5), "c", "m/0001_m.sql"
+    )
+    with pytest.raises(MigrationFailed, match=r"m/0001_m\.sql:5: a NUL at offset 8"):
+        bench.apply(bad)
+    assert not bench.has("t")

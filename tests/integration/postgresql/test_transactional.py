@@ -1,0 +1,379 @@
+"""Effects and history row together or not at all, whatever breaks, and how a failure reads."""
+
+from __future__ import annotations
+
+import pytest
+
+from lambda_migrate.errors import MigrationFailed, RepairRequired
+from lambda_migrate.local.postgresql import LocalPostgreSQL, find_binaries
+from lambda_migrate.postgresql.address import parse_url
+
+from .bench import NEWEST, Bench, Running, migration, soon, until
+from .proxy import Proxy, through
+
+INCREMENT = "UPDATE counter SET n = n + 1"
+
+
+def _counter(bench: Bench) -> int:
+    return int(bench.column("SELECT n FROM counter")[0])
+
+
+@pytest.fixture
+def counting(bench: Bench) -> Bench:
+    bench.execute("CREATE TABLE counter (n int); INSERT INTO counter VALUES (0)")
+    return bench
+
+
+def test_effects_and_history_row_stand_together(each_bench: Bench) -> None:
+    each_bench.apply(migration("CREATE TABLE a (x int); INSERT INTO a VALUES (1), (2)"))
+    assert each_bench.column("SELECT count(*) FROM a") == [2]
+    (row,) = each_bench.history()
+    assert (row.version, row.name, row.state.value, row.digest) == (
+        1,
+        "0001_m",
+        "applied",
+        "digest-1",
+    )
+
+
+def test_a_failure_leaves_nothing(each_bench: Bench) -> None:
+    with pytest.raises(MigrationFailed) as failed:
+        each_bench.apply(migration("CREATE TABLE a (); SELECT 1/0"))
+    assert failed.value.sqlstate == "22012"
+    assert (each_bench.has("a"), each_bench.versions()) == (False, [])
+
+
+def test_after_a_failure_the_next_one_applies_on_the_same_connection(bench: Bench) -> None:
+    with bench.holder() as held:
+        with pytest.raises(MigrationFailed):
+            held.apply(migration("CREATE TABLE a (); SELECT nothing"), "d", soon())
+        held.apply(migration("CREATE TABLE b ()", 2), "d", soon())
+    assert (bench.has("a"), bench.has("b"), bench.versions()) == (False, True, [2])
+
+
+def test_a_migration_applies_once_however_often_it_is_asked_for(counting: Bench) -> None:
+    one = migration(INCREMENT)
+    counting.apply(one)
+    with pytest.raises(MigrationFailed) as failed:
+        counting.apply(one, fence=2)
+    assert (failed.value.sqlstate, _counter(counting)) == ("23505", 1)
+    assert " | " not in str(failed.value), "no line of the script is to blame"
+
+
+# --- how a failure reads
+
+
+def _report(bench: Bench, script: str, *, line: int = 1) -> str:
+    with pytest.raises(MigrationFailed) as failed:
+        bench.apply(migration(script, line=line))
+    return str(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("script", "word", "place"),
+    [
+        ("SELECT missing", "missing", "4:8"),
+        ("SELECT 1;\n\n\tSELECT 1,\tmissing", "missing", "6:12"),
+        ("SELECT 'größe ✓', missing", "missing", "4:19"),
+        ("SELECT '漢字', missing", "missing", "4:14"),
+        ("SELECT '😀', missing", "missing", "4:13"),
+        ("CREATE TABLE t ();\r\nSELECT missing", "missing", "5:8"),
+        ("SELECT 1 FRM t", "t", "4:14"),
+    ],
+)
+def test_the_caret_stands_under_the_fault(bench: Bench, script: str, word: str, place: str) -> None:
+    lines = _report(bench, script, line=4).splitlines()
+    assert lines[1] == f"  migrations/0001_m.sql:{place}"
+    shown, caret = lines[2], lines[3]
+    wide = sum(c in "漢字😀" for c in shown[: shown.rindex(word)])
+    assert caret.rstrip() == " " * (shown.rindex(word) + wide) + "^"
+
+
+def test_an_error_without_a_position_names_its_statement(bench: Bench) -> None:
+    report = _report(bench, "SELECT 1;\n-- why\nSELECT 2;\n\nSELECT 1 / 0;\nSELECT 3", line=10)
+    assert "migrations/0001_m.sql:14\n" in report
+    assert "14 | SELECT 1 / 0" in report
+    assert "^" not in report
+
+
+def test_detail_hint_and_next_step_are_told(bench: Bench) -> None:
+    bench.execute("CREATE TABLE t (x int UNIQUE); INSERT INTO t VALUES (5)")
+    report = _report(bench, "INSERT INTO t VALUES (5)")
+    assert "[23505]" in report
+    assert "detail: Key (x)=(5) already exists." in report
+    assert "hint: Perhaps you meant" in _report(bench, "SELECT xx FROM (SELECT 1 AS xy) s")
+    assert "lambda-migrate baseline" in _report(bench, "CREATE TABLE t ()")
+
+
+def test_a_password_in_a_failing_line_is_hidden(bench: Bench) -> None:
+    report = _report(bench, "CREATE ROLE r PASSWORD 'hush' NONSENSE")
+    assert "hush" not in report
+
+
+def test_a_script_may_not_choose_its_isolation(bench: Bench) -> None:
+    report = _report(bench, "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
+    assert "[25001]" in report
+    assert "remove it" in report
+    assert "transaction:false" not in report
+
+
+def test_a_deferred_constraint_speaks_up_and_nothing_stays(each_bench: Bench) -> None:
+    each_bench.execute(
+        "CREATE TABLE p (id int PRIMARY KEY);"
+        "CREATE TABLE c (p int REFERENCES p DEFERRABLE INITIALLY DEFERRED)"
+    )
+    with pytest.raises(MigrationFailed) as failed:
+        each_bench.apply(migration("INSERT INTO c VALUES (1)"))
+    assert failed.value.sqlstate == "23503"
+    assert (each_bench.column("SELECT count(*) FROM c"), each_bench.versions()) == ([0], [])
+
+
+def test_deferred_triggers_run_in_the_session_as_the_script_left_it(bench: Bench) -> None:
+    bench.execute(
+        "CREATE SCHEMA app; CREATE TABLE app.log (said text);"
+        "CREATE FUNCTION app.note() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN INSERT INTO log VALUES ('ran'); RETURN NULL; END $$;"
+        "CREATE TABLE app.t (x int); CREATE CONSTRAINT TRIGGER g AFTER INSERT ON app.t"
+        " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION app.note()"
+    )
+    bench.apply(migration("SET search_path = app; INSERT INTO t VALUES (1)"))
+    assert bench.column("SELECT said FROM app.log") == ["ran"]
+
+
+def test_a_constraint_of_the_users_is_not_taken_for_ours(bench: Bench) -> None:
+    """A column called ``state`` that refuses NULL says nothing of transactions."""
+    bench.execute(
+        "CREATE TABLE history (state text NOT NULL); CREATE TABLE t (x int);"
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN INSERT INTO history VALUES (NULL); RETURN NULL; END $$;"
+        "CREATE CONSTRAINT TRIGGER g AFTER INSERT ON t"
+        " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION note()"
+    )
+    with pytest.raises(MigrationFailed) as failed:
+        bench.apply(migration("INSERT INTO t VALUES (1)"))
+    assert not isinstance(failed.value, RepairRequired)
+    assert failed.value.sqlstate == "23502"
+
+
+def test_a_temporary_table_that_waits_for_its_triggers_is_dropped_all_the_same(
+    bench: Bench,
+) -> None:
+    bench.apply(
+        migration(
+            "CREATE TEMP TABLE p (id int PRIMARY KEY);"
+            "CREATE TEMP TABLE c (p int REFERENCES p DEFERRABLE INITIALLY DEFERRED);"
+            "INSERT INTO c VALUES (1); INSERT INTO p VALUES (1)"
+        )
+    )
+    assert bench.versions() == [1]
+
+
+# --- what is tried again
+
+
+def test_a_lock_that_is_let_go_is_had_in_the_end(each_bench: Bench) -> None:
+    each_bench.execute("CREATE TABLE t (x int)")
+    with each_bench.connect() as other, each_bench.holder() as held:
+        other.run("BEGIN; LOCK t")
+        alter = migration("ALTER TABLE t ADD y int")
+        waiting = Running(lambda: held.apply(alter, "d", soon()))
+        until(lambda: each_bench.is_running("ALTER"))
+        until(lambda: not each_bench.is_running("ALTER"))
+        other.run("ROLLBACK")
+        assert isinstance(waiting.outcome(), int)
+    assert each_bench.versions() == [1]
+
+
+def test_a_lock_that_is_never_let_go_is_the_cause_told_at_the_deadline(bench: Bench) -> None:
+    bench.execute("CREATE TABLE t (x int)")
+    with bench.connect() as other, bench.holder() as held:
+        other.run("BEGIN; LOCK t")
+        with pytest.raises(MigrationFailed) as failed:
+            held.apply(migration("ALTER TABLE t ADD y int"), "d", soon(0.7))
+        assert failed.value.sqlstate == "55P03"
+        assert "lock timeout" in failed.value.cause
+        assert "pg_locks" in str(failed.value)
+    assert bench.versions() == []
+
+
+def test_the_lock_is_told_even_where_the_deadline_comes_first(bench: Bench) -> None:
+    """``statement_timeout`` would else fire first and hide what was waited for."""
+    bench.execute("CREATE TABLE t (x int)")
+    with bench.connect() as other, bench.holder(lock_timeout_seconds=60) as held:
+        other.run("BEGIN; LOCK t")
+        with pytest.raises(MigrationFailed) as failed:
+            held.apply(migration("ALTER TABLE t ADD y int"), "d", soon(0.5))
+    assert failed.value.sqlstate == "55P03"
+
+
+def test_a_deadlock_is_tried_again(counting: Bench) -> None:
+    counting.execute("CREATE TABLE a (); CREATE TABLE b ()")
+    with counting.connect() as other, counting.holder(lock_timeout_seconds=10) as held:
+        other.run("SET deadlock_timeout = '60s'; BEGIN; LOCK b")
+        script = f"{INCREMENT}; LOCK a; LOCK b"
+        ours = Running(lambda: held.apply(migration(script), "d", soon()))
+        until(lambda: counting.pids("wait_event_type = 'Lock' AND query LIKE '%LOCK b%'"))
+        theirs = Running(lambda: other.run("LOCK a; COMMIT"))
+        assert isinstance(ours.outcome(), int)
+        theirs.outcome()
+    assert (counting.versions(), _counter(counting)) == ([1], 1)
+
+
+def test_a_serialization_failure_is_tried_again(counting: Bench) -> None:
+    """Raised by what the script calls: its own transaction is READ COMMITTED."""
+    counting.execute("CREATE SEQUENCE tries")
+    script = (
+        f"{INCREMENT}; DO $$ BEGIN IF nextval('tries') < 3 THEN"
+        " RAISE EXCEPTION 'again' USING ERRCODE = '40001'; END IF; END $$"
+    )
+    counting.apply(migration(script))
+    assert counting.column("SELECT last_value FROM tries") == [3]
+    assert _counter(counting) == 1
+
+
+# --- the deadline
+
+
+def test_one_long_statement_is_cancelled_at_the_deadline(each_bench: Bench) -> None:
+    with each_bench.holder() as held, pytest.raises(MigrationFailed) as failed:
+        held.apply(migration("CREATE TABLE t (); SELECT pg_sleep(30)"), "d", soon(0.4))
+    assert (failed.value.sqlstate, each_bench.has("t")) == ("57014", False)
+    assert "deadline" in failed.value.cause
+    assert "longer timeout" in str(failed.value)
+
+
+def test_many_short_statements_are_ended_at_the_deadline(each_bench: Bench) -> None:
+    """PostgreSQL 17 limits the whole transaction; before that the heartbeat's abort does."""
+    script = "CREATE TABLE t ();" + "SELECT pg_sleep(0.1);" * 300
+    with each_bench.holder() as held:
+        version = held._fenced.connection.server_version
+        slow = Running(lambda: held.apply(migration(script), "d", soon(0.5)))
+        if version < 170000:
+            until(lambda: each_bench.is_running("pg_sleep"))
+            held.abort()
+        error = slow.outcome()
+    if version >= 170000:
+        assert isinstance(error, MigrationFailed)
+        assert (error.sqlstate, "deadline" in error.cause) == ("25P04", True)
+    until(lambda: not each_bench.is_running("pg_sleep"))
+    assert (each_bench.has("t"), each_bench.versions()) == (False, [])
+
+
+def test_nothing_begins_after_the_deadline(bench: Bench) -> None:
+    with bench.holder() as held, pytest.raises(MigrationFailed, match=r"0001_m.*deadline"):
+        held.apply(migration("CREATE TABLE t ()"), "d", soon(0))
+    assert bench.versions() == []
+
+
+def test_a_commit_for_which_no_time_is_left_leaves_no_transaction_open(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bench.holder() as held:
+        limits = held._fenced.limits
+        deadlines = iter([soon(), soon(0)])
+        monkeypatch.setattr(held._fenced, "limits", lambda _deadline: limits(next(deadlines)))
+        with pytest.raises(MigrationFailed, match="deadline"):
+            held.apply(migration("CREATE TABLE a ()"), "d", soon())
+        monkeypatch.undo()
+        held.apply(migration("CREATE TABLE b ()", 2), "d", soon())
+    assert (bench.has("a"), bench.has("b"), bench.versions()) == (False, True, [2])
+
+
+def test_the_server_keeps_limits_of_its_own(each_bench: Bench) -> None:
+    names = (
+        "lock_timeout",
+        "idle_in_transaction_session_timeout",
+        "client_connection_check_interval",
+    )
+    shown = ", ".join(f"current_setting('{name}') AS {name}" for name in names)
+    each_bench.apply(migration(f"CREATE TABLE limits AS SELECT {shown}"))
+    assert each_bench.execute("SELECT * FROM limits") == [["200ms", "10s", "1s"]]
+
+
+# --- lost connections
+
+
+@pytest.mark.parametrize("deliver", [True, False], ids=["answer lost", "commit lost"])
+def test_a_commit_in_doubt_takes_effect_once(counting: Bench, deliver: bool) -> None:
+    one = migration(INCREMENT)
+    with (
+        Proxy(counting.address, needle=one.checksum.encode(), deliver=deliver) as proxy,
+        counting.holder(**through(proxy)) as held,
+    ):
+        assert isinstance(held.apply(one, "d", soon()), int)
+        assert proxy.cuts == 1
+    assert (counting.versions(), _counter(counting)) == ([1], 1)
+
+
+@pytest.mark.parametrize("deliver", [True, False], ids=["answer lost", "commit lost"])
+def test_a_rollback_in_doubt_takes_effect_once(counting: Bench, deliver: bool) -> None:
+    counting.apply(migration("SELECT 1", down=INCREMENT))
+    (row,) = counting.history()
+    with (
+        Proxy(counting.address, needle=b"DELETE FROM", deliver=deliver) as proxy,
+        counting.holder(2, **through(proxy)) as held,
+    ):
+        held.revert(row, soon())
+        assert proxy.cuts == 1
+    assert (counting.versions(), _counter(counting)) == ([], 1)
+
+
+def test_a_declaration_in_doubt_is_made_once(bench: Bench) -> None:
+    one = migration("SELECT 1")
+    with (
+        Proxy(bench.address, needle=one.checksum.encode(), deliver=True) as proxy,
+        bench.holder(**through(proxy)) as held,
+    ):
+        held.record([(one, "d")], baseline=True)
+        assert proxy.cuts == 1
+    assert [row.baseline for row in bench.history()] == [True]
+
+
+def test_a_script_that_breaks_every_connection_is_given_up(counting: Bench) -> None:
+    with (
+        Proxy(counting.address, needle=b"n + 1", deliver=False, times=99) as proxy,
+        counting.holder(**through(proxy)) as held,
+        pytest.raises(MigrationFailed, match="connection"),
+    ):
+        held.apply(migration(INCREMENT), "d", soon())
+    assert (proxy.cuts, _counter(counting)) == (5, 0)
+
+
+def test_a_backend_ended_in_the_middle_applies_once_in_the_end(counting: Bench) -> None:
+    with counting.connect() as other, counting.holder(lock_timeout_seconds=20) as held:
+        counting.execute("CREATE TABLE gate ()")
+        other.run("BEGIN; LOCK gate")
+        script = migration(f"{INCREMENT}; LOCK gate /* slow */")
+        slow = Running(lambda: held.apply(script, "d", soon()))
+        until(lambda: counting.is_running("slow"))
+        counting.terminate(counting.holders()[0])
+        other.run("COMMIT")
+        assert isinstance(slow.outcome(), int)
+    assert (counting.versions(), _counter(counting)) == ([1], 1)
+
+
+def test_a_takeover_that_loses_its_connection_tries_again(bench: Bench) -> None:
+    with (
+        Proxy(bench.address, needle=b"to_regclass", deliver=True, times=2) as proxy,
+        bench.holder(**through(proxy)) as held,
+    ):
+        assert proxy.cuts == 2
+        assert held.history() == []
+
+
+def test_a_server_restarted_in_the_middle_applies_once() -> None:
+    durable = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
+    with LocalPostgreSQL(binaries=find_binaries(NEWEST), settings=durable) as server:
+        bench = Bench(parse_url(server.url()))
+        bench.execute("CREATE TABLE counter (n int); INSERT INTO counter VALUES (0)")
+        bench.execute("CREATE TABLE gate ()")
+        with bench.holder(lock_timeout_seconds=20) as held:
+            other = bench.connect()
+            other.run("BEGIN; LOCK gate")
+            script = migration(f"{INCREMENT}; LOCK gate /* slow */")
+            slow = Running(lambda: held.apply(script, "d", soon()))
+            until(lambda: bench.is_running("slow"))
+            server.restart("immediate")
+            assert isinstance(slow.outcome(), int)
+            other.close()
+        assert (bench.versions(), _counter(bench)) == ([1], 1)

@@ -1,0 +1,59 @@
+"""The fakes that we ship can stand where the real parts do: for mypy, which reads this, and here.
+
+Each assignment below is the test; a fake that lost a method or changed a signature fails mypy.
+"""
+
+from __future__ import annotations
+
+from lambda_migrate.deadline import Clock, Deadline, Random
+from lambda_migrate.events import (
+    CheckFinished,
+    LeaseTakenOver,
+    MigrationApplied,
+    MigrationStarted,
+    Observer,
+)
+from lambda_migrate.holder import Target
+from lambda_migrate.lease.store import LeaseStore
+from lambda_migrate.migrations import Manifest, Migration, Script
+from lambda_migrate.postgresql.database import Database, Grant, HeldDatabase
+from lambda_migrate.runner import MigrationRunner, Outcome
+from lambda_migrate.testing import (
+    FakeClock,
+    FixedRandom,
+    InMemoryDatabase,
+    InMemoryLeaseTable,
+    RecordingObserver,
+)
+
+
+def test_every_fake_is_what_it_stands_for() -> None:
+    fake_clock = FakeClock()
+    fake_database = InMemoryDatabase(clock=fake_clock)
+    clock: Clock = fake_clock
+    random: Random = FixedRandom(0.25)
+    observer: Observer = RecordingObserver()
+    store: LeaseStore = InMemoryLeaseTable(clock=clock)
+    database: Database = fake_database
+    held: HeldDatabase = fake_database.take_over(Grant("t", 1, "me"), Deadline.after(1, clock))
+    target = Target("t", store, database, clock=clock, random=random, observer=observer)
+    assert (target.store, target.database) == (store, database)
+    assert held.history() == []
+
+
+def test_a_users_whole_test_needs_nothing_else() -> None:
+    clock, observer = FakeClock(), RecordingObserver()
+    database = InMemoryDatabase(clock=clock)
+    store = InMemoryLeaseTable(clock=clock)
+    target = Target("orders", store, database, clock=clock, observer=observer)
+    manifest = Manifest([Migration(1, "0001_a", Script("SELECT 1"), None, "checksum")])
+
+    assert MigrationRunner(manifest, target).ensure() is Outcome.MIGRATED
+    assert MigrationRunner(manifest, target).ensure() is Outcome.UP_TO_DATE
+    assert database.effects == ["0001_a"]
+    assert database.connections == 1
+    applied: list[MigrationApplied] = observer.of(MigrationApplied)
+    assert [event.migration for event in applied] == ["0001_a"]
+    assert len(observer.of(MigrationStarted)) == 1
+    assert len(observer.of(CheckFinished)) == 2
+    assert observer.of(LeaseTakenOver) == []

@@ -1,0 +1,503 @@
+"""The commands, against the fakes that we ship: answers, exit codes, questions."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lambda_migrate.cli import main
+from lambda_migrate.errors import MigrationFailed
+from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.state import Failure, LeaseState, Progress
+from lambda_migrate.migrations import read_manifest
+from lambda_migrate.testing import InMemoryDatabase
+
+NOW_MS = 1_700_000_000_000
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    directory = tmp_path / "migrations"
+    directory.mkdir()
+    for version, name in enumerate(("orders", "status", "index"), 1):
+        (directory / f"{version:04d}_{name}.sql").write_text(
+            f"-- migrate:up\ncreate table {name} (id int);\n-- migrate:down\ndrop table {name};\n"
+        )
+    return directory
+
+
+@pytest.fixture
+def database() -> InMemoryDatabase:
+    return InMemoryDatabase()
+
+
+@pytest.fixture
+def store() -> InMemoryLeaseTable:
+    return InMemoryLeaseTable()
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    folder: Path,
+    database: InMemoryDatabase,
+    store: InMemoryLeaseTable,
+) -> Run:
+    monkeypatch.setattr("lambda_migrate.wiring.make_database", lambda _settings: database)
+    monkeypatch.setattr("lambda_migrate.wiring.make_store", lambda _settings, **_parts: store)
+    monkeypatch.setenv("LAMBDA_MIGRATE_DIRECTORY", str(folder))
+    monkeypatch.setenv("LAMBDA_MIGRATE_DATABASE_URL", "postgresql://app:hunter2@localhost/orders")
+    monkeypatch.setenv("LAMBDA_MIGRATE_TABLE", "leases")
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = main(arguments)
+        captured = capsys.readouterr()
+        assert "hunter2" not in captured.out + captured.err
+        return code, captured.out, captured.err
+
+    return call
+
+
+def answer(run: Run, *arguments: str) -> tuple[int, Mapping[str, Any]]:
+    code, out, err = run(*arguments, "--format", "json")
+    assert err == ""
+    document: dict[str, Any] = json.loads(out)
+    return code, document
+
+
+# --- looking
+
+
+def test_status_tells_pending_from_applied(run: Run) -> None:
+    run("up", "--to", "2")
+    code, out, _ = run("status")
+    assert code == 0
+    assert [line.split()[:2] for line in out.splitlines() if line.startswith("000")] == [
+        ["0001_orders", "applied"],
+        ["0002_status", "applied"],
+        ["0003_index", "pending"],
+    ]
+    assert "2 applied, 1 pending" in out
+
+
+@pytest.mark.parametrize(("applied", "code"), [(0, 3), (2, 3), (3, 0)])
+def test_status_exits_with_three_while_something_is_pending(
+    run: Run, applied: int, code: int
+) -> None:
+    if applied:
+        run("up", "--to", str(applied))
+    assert run("status", "--exit-code")[0] == code
+    assert run("status")[0] == 0
+
+
+def test_status_without_migrations_names_the_next_step(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    code, out, _ = run("status", "--directory", str(tmp_path / "none"))
+    assert code == 0
+    assert "no migrations yet" in out
+    assert "lambda-migrate new" in out
+
+
+def test_status_shows_holder_progress_and_failure(run: Run, store: InMemoryLeaseTable) -> None:
+    failure = Failure("d", "0002_status", 2, "42P01", "no such table", 2, NOW_MS, NOW_MS + 1)
+    store.state = LeaseState(
+        fence=7,
+        owner="orders/8/ab",
+        lease_until_ms=NOW_MS,
+        progress=Progress("0002_status", 1, 3, NOW_MS),
+        failure=failure,
+    )
+    _, out, _ = run("status")
+    assert "held by orders/8/ab, fence 7, ran out" in out
+    assert "at 0002_status" in out
+    assert "1 of 3 done" in out
+    assert "0002_status: no such table [42P01]" in out
+    assert "attempt 2" in out
+
+
+def test_an_edited_file_is_told_with_its_repair(run: Run, folder: Path) -> None:
+    run("up")
+    path = folder / "0002_status.sql"
+    path.write_text(path.read_text() + "-- changed\n")
+    code, out, _ = run("plan")
+    assert code == 1
+    assert "repair 2 --as edited" in out
+    assert run("up")[0] == 1
+    assert run("repair", "2", "--as", "edited", "--yes")[0] == 0
+    assert run("plan")[0] == 0
+
+
+def test_plan_shows_statements_and_whether_they_are_transactional(run: Run, folder: Path) -> None:
+    (folder / "0004_late.sql").write_text(
+        "-- migrate:up transaction:false\ncreate index concurrently i on orders (id);\n"
+    )
+    code, document = answer(run, "plan")
+    assert code == 0
+    assert [(step["name"], step["transactional"]) for step in document["pending"]] == [
+        ("0001_orders", True),
+        ("0002_status", True),
+        ("0003_index", True),
+        ("0004_late", False),
+    ]
+    assert document["pending"][3]["first_statements"] == [
+        "create index concurrently i on orders (id)"
+    ]
+    assert "1 statement outside a transaction, no down script" in run("plan")[1]
+
+
+def test_plan_stops_where_up_would(run: Run) -> None:
+    _, document = answer(run, "plan", "--to", "2")
+    assert [step["version"] for step in document["pending"]] == [1, 2]
+
+
+def test_plan_hides_passwords_in_statements(run: Run, folder: Path) -> None:
+    (folder / "0004_role.sql").write_text(
+        "-- migrate:up\ncreate role app password 'hunter2';\n-- migrate:down\n"
+    )
+    assert "password '***'" in run("plan")[1] or "***" in run("plan")[1]
+
+
+def test_a_script_that_cannot_run_fails_the_plan(run: Run, folder: Path) -> None:
+    (folder / "0004_commit.sql").write_text("-- migrate:up\nselect 1; commit;\n")
+    code, out, _ = run("plan")
+    assert code == 1
+    assert "0004_commit.sql:2" in out
+    assert run("up")[0] == 2
+
+
+# --- up and down
+
+
+def test_up_applies_in_order_and_marks_ready(run: Run, database: InMemoryDatabase) -> None:
+    code, document = answer(run, "up")
+    assert code == 0
+    assert document["applied"] == ["0001_orders", "0002_status", "0003_index"] == database.effects
+    assert answer(run, "status")[1]["is_marked_ready"] is True
+    assert answer(run, "up")[1]["applied"] == []
+
+
+def test_up_without_anything_to_do_says_so(run: Run) -> None:
+    run("up")
+    assert "nothing to do" in run("up")[1]
+
+
+def test_a_failed_migration_is_told_with_what_stays(run: Run, database: InMemoryDatabase) -> None:
+    report = "0002_status failed: no [42601]\n  f.sql:3:4\n  3 | select nott\n             ^"
+    database.fail(
+        2, MigrationFailed("no", migration="0002_status", sqlstate="42601", detail=report)
+    )
+    code, _, err = run("up")
+    assert code == 1
+    assert "  3 | select nott\n             ^\n" in err
+    assert "1 before it stays" in err
+    code, document = answer(run, "up")
+    assert document["error"]["sqlstate"] == "42601"
+    assert document["error"]["exit_code"] == code == 1
+
+
+def test_whoever_meets_a_holder_exits_with_four(run: Run, store: InMemoryLeaseTable) -> None:
+    store.acquire("orders/8/ab")
+    code, _, err = run("up")
+    assert code == 4
+    assert "orders/8/ab" in err
+    assert answer(run, "up")[1]["error"]["retryable"] is True
+
+
+def test_up_waits_for_the_holder_if_asked(
+    run: Run, store: InMemoryLeaseTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = store.acquire("orders/8/ab")
+    slept: list[float] = []
+
+    def sleep(_self: object, seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            store.release(lease)  # type: ignore[arg-type]  # it was free, so this is a lease
+
+    monkeypatch.setattr("lambda_migrate.deadline.SystemClock.sleep", sleep)
+    code, out, _ = run("up", "--wait")
+    assert code == 0
+    assert len(slept) == 3
+    assert min(slept) >= 0.2
+    assert out.count("waiting") == 1
+
+
+def test_down_without_a_terminal_needs_yes(run: Run, database: InMemoryDatabase) -> None:
+    run("up")
+    code, out, err = run("down", "--steps", "1")
+    assert (code, out) == (2, "")
+    assert "0003_index" in err
+    assert "--yes" in err
+    assert database.reverted == []
+    code, document = answer(run, "down", "--steps", "1", "--yes")
+    assert (code, document["reverted"]) == (0, ["0003_index"])
+
+
+@pytest.mark.parametrize(
+    ("choice", "reverted"),
+    [
+        (("--to", "1"), ["0003_index", "0002_status"]),
+        (("--to", "0"), ["0003_index", "0002_status", "0001_orders"]),
+        (("--steps", "2"), ["0003_index", "0002_status"]),
+        (("--only", "2"), ["0002_status"]),
+        (("--steps", "9"), ["0003_index", "0002_status", "0001_orders"]),
+    ],
+)
+def test_down_goes_as_far_as_it_is_told(
+    run: Run, choice: tuple[str, ...], reverted: list[str]
+) -> None:
+    run("up")
+    assert answer(run, "down", *choice, "--yes")[1]["reverted"] == reverted
+
+
+@pytest.mark.parametrize("choice", [(), ("--to", "1", "--steps", "1"), ("--to", "77")])
+def test_down_refuses_what_does_not_say_how_far(run: Run, choice: tuple[str, ...]) -> None:
+    run("up")
+    assert run("down", *choice, "--yes")[0] == 2
+
+
+@pytest.mark.parametrize(("said", "code"), [("y", 0), ("yes", 0), ("", 1), ("n", 1)])
+def test_a_question_is_answered_at_the_terminal(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    database: InMemoryDatabase,
+    said: str,
+    code: int,
+) -> None:
+    run("up")
+
+    class Keyboard:
+        def isatty(self) -> bool:
+            return True
+
+        def readline(self) -> str:
+            return said + "\n"
+
+    monkeypatch.setattr("sys.stdin", Keyboard())
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    assert main(("down", "--steps", "1")) == code
+    assert database.reverted == (["0003_index"] if code == 0 else [])
+
+
+# --- by a person's word
+
+
+def test_baseline_runs_nothing(run: Run, database: InMemoryDatabase) -> None:
+    assert run("baseline", "2")[0] == 2
+    code, document = answer(run, "baseline", "2", "--yes")
+    assert (code, document["declared"]) == (0, ["0001_orders", "0002_status"])
+    assert database.effects == []
+    assert [row["baseline"] for row in answer(run, "status")[1]["migrations"]] == [
+        True,
+        True,
+        False,
+    ]
+
+
+def test_baseline_refuses_a_version_without_a_file(run: Run) -> None:
+    code, _, err = run("baseline", "9", "--yes")
+    assert code == 2
+    assert "no migration file of version 9" in err
+
+
+def test_repair_as_pending_forgets_the_row(run: Run) -> None:
+    run("up")
+    assert run("repair", "3", "--as", "pending")[0] == 2
+    assert answer(run, "repair", "3", "--as", "pending", "--yes")[1]["repaired"] == "0003_index"
+    assert answer(run, "status")[1]["migrations"][2]["state"] == "pending"
+
+
+def test_repair_settles_one_in_doubt(run: Run, database: InMemoryDatabase, folder: Path) -> None:
+    run("up", "--to", "2")
+    manifest = read_manifest(folder)
+    last = manifest.migrations[2]
+    database.leave_in_doubt(last, manifest.digest, took_effect=None)
+    assert answer(run, "status")[1]["migrations"][2]["state"] == "in_doubt"
+    assert run("up")[0] == 1
+    assert run("repair", "3", "--as", "applied", "--yes")[0] == 0
+    assert answer(run, "status")[1]["is_current"] is True
+
+
+@pytest.mark.parametrize("arguments", [(), ("3",), ("--as", "applied"), ("3", "--as", "odd")])
+def test_repair_refuses_half_a_request(run: Run, arguments: tuple[str, ...]) -> None:
+    assert run("repair", *arguments, "--yes")[0] == 2
+
+
+def test_repair_environment_stamps_a_copy(
+    run: Run, database: InMemoryDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("up", "--environment", "production")
+    assert run("up", "--environment", "staging")[0] == 2
+    assert run("repair", "--environment", "staging", "--yes")[0] == 0
+    assert database.environment == "staging"
+    monkeypatch.setenv("LAMBDA_MIGRATE_ENVIRONMENT", "test")
+    assert run("repair", "--environment", "--yes")[0] == 0
+    assert database.environment == "test"
+
+
+def test_repair_environment_needs_a_name(run: Run) -> None:
+    code, _, err = run("repair", "--environment", "--yes")
+    assert code == 2
+    assert "--environment NAME" in err
+
+
+# --- verify, lease
+
+
+def test_verify_finds_a_restored_database_and_resync_mends_the_item(
+    run: Run, database: InMemoryDatabase
+) -> None:
+    run("up")
+    database._rows.clear()  # as a restore to a moment before the first migration does
+    code, document = answer(run, "verify")
+    assert code == 1
+    assert "verify --resync" in document["problems"][0]
+    assert answer(run, "verify", "--resync")[1]["agree"] is True
+    assert answer(run, "status")[1]["is_marked_ready"] is False
+    assert "agree" in run("verify")[1]
+
+
+def test_lease_release_frees_a_dead_holder_and_only_if_told(
+    run: Run, store: InMemoryLeaseTable
+) -> None:
+    store.acquire("orders/8/ab")
+    assert answer(run, "lease", "show")[1]["owner"] == "orders/8/ab"
+    assert run("lease", "release")[0] == 2
+    code, document = answer(run, "lease", "release", "--yes")
+    assert (code, document["released"], document["owner"]) == (0, True, "orders/8/ab")
+    assert store.state.owner is None
+    assert answer(run, "lease", "release")[1]["released"] is False
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("lease", "show"), ("lease", "release"), ("table", "create"), ("verify", "--resync")],
+)
+def test_what_needs_a_table_says_so(
+    run: Run, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.delenv("LAMBDA_MIGRATE_TABLE")
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert "LAMBDA_MIGRATE_TABLE" in err
+
+
+@pytest.mark.parametrize(("host", "notes"), [("localhost", 0), ("db.example.com", 1)])
+def test_a_remote_database_without_a_table_is_noted_once(
+    run: Run, monkeypatch: pytest.MonkeyPatch, host: str, notes: int
+) -> None:
+    monkeypatch.delenv("LAMBDA_MIGRATE_TABLE")
+    code, _, err = run("up", "--database-url", f"postgresql://app:hunter2@{host}/orders")
+    assert code == 0
+    assert err.count("no lease table is named") == notes
+
+
+def test_cloudformation_keeps_the_table_when_the_stack_goes(run: Run) -> None:
+    code, out, _ = run("table", "create", "--cloudformation")
+    assert code == 0
+    assert "DeletionPolicy: Retain" in out
+    assert 'TableName: "leases"' in out
+    document = answer(run, "table", "create", "--cloudformation")[1]
+    assert document["LeaseTable"]["DeletionPolicy"] == "Retain"
+
+
+# --- usage
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("status", "--nope"),
+        ("staus",),
+        ("status", "--timeout", "soon"),
+        ("status", "--timeout", "0"),
+        ("status", "--timeout", "nan"),
+        ("status", "--format", "xml"),
+        ("baseline",),
+        ("baseline", "one"),
+        ("status", "postgresql://app:hunter2@h/db"),
+        ("--target", "x", "status"),
+        ("lease",),
+        (),
+    ],
+)
+def test_wrong_usage_exits_with_two(run: Run, arguments: tuple[str, ...]) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err
+
+
+def test_a_common_option_before_the_command_is_sent_behind_it(run: Run) -> None:
+    assert "Write --target after the command" in run("--target", "x", "status")[2]
+
+
+def test_wrong_usage_is_json_where_json_is_asked_for(run: Run) -> None:
+    code, document = answer(run, "status", "--nope")
+    assert code == 2
+    assert document["error"]["kind"] == "UsageError"
+
+
+def test_every_wrong_setting_is_listed(run: Run) -> None:
+    code, _, err = run("status", "--schema", "pg_x", "--database-url", "mysql://app:hunter2@h/x")
+    assert code == 2
+    assert "pg_x" in err
+    assert "postgresql://" in err
+
+
+def test_what_nobody_foresaw_is_one_sentence_without_its_text(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(_settings: object) -> None:
+        raise RuntimeError("hunter2")
+
+    monkeypatch.setattr("lambda_migrate.wiring.make_database", explode)
+    code, out, err = run("status")
+    assert (code, out) == (1, "")
+    assert "RuntimeError" in err
+    assert "LAMBDA_MIGRATE_TRACEBACK=1" in err
+    monkeypatch.setenv("LAMBDA_MIGRATE_TRACEBACK", "1")
+    with pytest.raises(RuntimeError, match="hunter2"):
+        main(("status",))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_with_the_shells_exit_code(
+    run: Run, monkeypatch: pytest.MonkeyPatch, signum: int
+) -> None:
+    def interrupt(_settings: object) -> None:
+        signal.raise_signal(signum)
+
+    monkeypatch.setattr("lambda_migrate.wiring.make_database", interrupt)
+    code, _, err = run("status")
+    assert code == 128 + signum
+    assert "interrupted" in err
+
+
+def test_a_missing_extra_is_one_sentence() -> None:
+    program = (
+        "import sys; sys.modules['typer'] = None\n"
+        "from lambda_migrate.cli import main; sys.exit(main(['status']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "pip install 'lambda-migrate[cli]'" in done.stderr
+
+
+def test_the_demo_without_its_extra_is_one_sentence(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    code, _, err = run("demo")
+    assert code == 2
+    assert "pip install 'lambda-migrate[local]'" in err

@@ -1,0 +1,191 @@
+"""What a person reads, at the widths at which it is read."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console, RenderableType
+
+from lambda_migrate.cli.entries import Entry, Gap, abridged
+from lambda_migrate.cli.failures import told
+from lambda_migrate.cli.preview import preview_of
+from lambda_migrate.cli.render import plan_view, status_view
+from lambda_migrate.cli.times import duration, until
+from lambda_migrate.errors import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    LeaseHeld,
+    LeaseLost,
+    MigrateError,
+    MigrationFailed,
+)
+from lambda_migrate.lease.state import LeaseState
+from lambda_migrate.maintenance import Status
+from lambda_migrate.migrations import HistoryRow, Manifest, Migration, Script, make_plan
+from lambda_migrate.migrations.migration import checksum_of
+
+PLACE = {
+    "target": "default",
+    "database": "db:5432/orders",
+    "environment": "",
+    "schema": "lambda_migrate",
+    "directory": "migrations",
+}
+WIDTHS = (60, 80, 160)
+
+
+def printed(views: list[RenderableType], *, width: int) -> list[str]:
+    file = io.StringIO()
+    console = Console(file=file, width=width, markup=False, highlight=False)
+    for view in views:
+        console.print(view)
+    return file.getvalue().splitlines()
+
+
+def manifest_of(count: int) -> Manifest:
+    return Manifest(
+        Migration(
+            version=n,
+            name=f"{n:04d}_a_migration_with_quite_a_long_name_{n}",
+            up=Script(f"create table t{n} (id int);\ninsert into t{n} values (1)"),
+            down=None,
+            checksum=checksum_of(str(n)),
+        )
+        for n in range(1, count + 1)
+    )
+
+
+def row_of(migration: Migration, manifest: Manifest) -> HistoryRow:
+    return HistoryRow(
+        version=migration.version,
+        name=migration.name,
+        checksum=migration.checksum,
+        digest=manifest.digest_at(migration.version),
+        applied_at="2026-01-02T03:04:05.678901Z",
+        duration_ms=1234,
+        owner="orders-api/8/0123456789abcdef",
+    )
+
+
+def shown_status(count: int, applied: int, *, width: int, whole: bool = False) -> list[str]:
+    manifest = manifest_of(count)
+    history = tuple(row_of(m, manifest) for m in manifest.migrations[:applied])
+    status = Status(history, make_plan(manifest, history), LeaseState(), is_marked_ready=False)
+    views = status_view(
+        status, manifest, PLACE, has_table=False, now_ms=0, width=width, whole=whole
+    )
+    return printed(views, width=width)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("count", [0, 1, 25, 500])
+def test_no_line_of_status_is_wider_than_the_terminal(count: int, width: int) -> None:
+    lines = shown_status(count, count // 2, width=width, whole=True)
+    assert max(map(len, lines)) <= width
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_state_and_time_are_never_cut(width: int) -> None:
+    lines = [line for line in shown_status(5, 3, width=width) if line.startswith("000")]
+    assert sum("applied" in line and "2026-01-02 " in line for line in lines) == 3
+    assert sum("pending" in line for line in lines) == 2
+
+
+@pytest.mark.parametrize("applied", [0, 1, 250, 499, 500])
+def test_five_hundred_migrations_fit_one_screen(applied: int) -> None:
+    lines = shown_status(500, applied, width=80)
+    assert len(lines) <= 40
+    assert any("(--all)" in line for line in lines)
+    assert len(shown_status(500, applied, width=80, whole=True)) > 500
+
+
+def test_the_newest_applied_and_the_next_pending_are_kept() -> None:
+    entries = [Entry(n, str(n), "applied" if n <= 400 else "pending") for n in range(1, 501)]
+    lines = abridged(entries)
+    assert lines[0] == Gap(397, "applied")
+    kept = [line.version for line in lines if isinstance(line, Entry)]
+    assert kept == [398, 399, 400, *range(401, 411), 500]
+    assert sum(line.count if isinstance(line, Gap) else 1 for line in lines) == 500
+
+
+def test_a_short_list_is_shown_whole() -> None:
+    entries = [Entry(n, str(n), "applied") for n in range(25)]
+    assert abridged(entries) == entries
+
+
+def test_what_is_wrong_is_kept_in_a_long_list() -> None:
+    entries = [Entry(n, str(n), "edited" if n == 7 else "applied") for n in range(500)]
+    assert entries[7] in abridged(entries)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("count", [0, 1, 500])
+def test_no_line_of_plan_is_wider_than_the_terminal(count: int, width: int) -> None:
+    manifest = manifest_of(count)
+    preview = preview_of(make_plan(manifest, []), manifest)
+    for whole in (False, True):
+        lines = printed(plan_view(preview, PLACE, width=width, whole=whole), width=width)
+        assert max(map(len, lines)) <= width
+    assert whole
+
+
+def test_a_long_plan_is_abridged() -> None:
+    manifest = manifest_of(500)
+    preview = preview_of(make_plan(manifest, []), manifest)
+    lines = printed(plan_view(preview, PLACE, width=80, whole=False), width=80)
+    assert len(lines) <= 40
+    assert "485 more" in lines[-1]
+
+
+@pytest.mark.parametrize("width", [30, 40, 60, 100])
+def test_the_caret_stays_under_its_place(width: int) -> None:
+    code = "  3 | create table orders (id bigint primary key, placed_at timestamptz nott null);"
+    caret = " " * code.index("nott") + "^"
+    error = MigrationFailed(
+        "no",
+        migration="m",
+        detail=f"m failed: no [42601]\n  m.sql:3:78\n{code}\n{caret}\n  hint: h",
+    )
+    lines = printed(told(error, committed=[], width=width), width=width)
+    at = next(n for n, line in enumerate(lines) if line.strip() == "^")
+    column = lines[at].index("^")
+    assert lines[at - 1][column : column + 4] == "nott"
+    assert lines[at - 1].startswith("  3 | ")
+    assert "  hint: h" in [line.rstrip() for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("error", "first"),
+    [
+        (ConfigurationError("set it"), "error: set it"),
+        (ConfigurationError(["a", "b"]), "2 settings are wrong:"),
+        (LeaseHeld("x"), "busy"),
+        (LeaseLost("x"), "the lease was lost"),
+        (DatabaseUnavailable("x"), "the database cannot be reached"),
+        (MigrateError("x"), "failed"),
+    ],
+)
+def test_an_error_begins_with_what_it_is(error: MigrateError, first: str) -> None:
+    assert printed(told(error, committed=[], width=80), width=80)[0].rstrip() == first
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 ms"),
+        (0.0042, "4 ms"),
+        (1.24, "1.2 s"),
+        (34.4, "34 s"),
+        (200, "3 min 20 s"),
+        (7_500, "2 h 5 min"),
+        (400_000, "4 days"),
+    ],
+)
+def test_durations_are_written_as_people_say_them(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_moments_are_told_from_now() -> None:
+    assert until(34_000, now_ms=0) == "in 34 s"
+    assert until(0, now_ms=120_000) == "2 min 0 s ago"

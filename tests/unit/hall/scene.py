@@ -1,0 +1,191 @@
+"""A target on fakes, with everything that a test may want to break or to count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from lambda_migrate.deadline import Deadline
+from lambda_migrate.errors import LeaseStoreUnavailable
+from lambda_migrate.holder import Policy, Target
+from lambda_migrate.lease.state import Failure, Lease, LeaseState, Progress, Ready
+from lambda_migrate.maintenance import Maintenance
+from lambda_migrate.migrations import Manifest, Migration, Script
+from lambda_migrate.migrations.migration import checksum_of
+from lambda_migrate.runner import MigrationRunner
+from lambda_migrate.testing import (
+    FakeClock,
+    FixedRandom,
+    InMemoryDatabase,
+    InMemoryLeaseTable,
+    RecordingObserver,
+)
+
+T = TypeVar("T")
+
+LEASE_SECONDS = 20.0
+
+
+def migration(
+    version: int,
+    sql: str = "SELECT 1",
+    *,
+    down: str | None = "SELECT 2",
+    transactional: bool = True,
+) -> Migration:
+    """A migration; its name is ``000<version>_m``."""
+    return Migration(
+        version=version,
+        name=f"{version:04d}_m",
+        up=Script(sql, transactional=transactional),
+        down=None if down is None else Script(down, transactional=transactional),
+        checksum=checksum_of(f"{version} {sql} {down}"),
+        path=f"migrations/{version:04d}_m.sql",
+    )
+
+
+def manifest(*versions: int) -> Manifest:
+    """Migrations of these versions."""
+    return Manifest(migration(version) for version in versions)
+
+
+class SceneClock(FakeClock):
+    """A clock that makes things happen at their time, as others' doing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._plans: list[tuple[float, Callable[[], object]]] = []
+
+    def at(self, seconds: float, act: Callable[[], object]) -> None:
+        """Let ``act`` happen ``seconds`` from now."""
+        self._plans.append((self.monotonic() + seconds, act))
+        self._plans.sort(key=lambda plan: plan[0])
+
+    def advance(self, seconds: float) -> None:
+        end = self.monotonic() + max(0.0, seconds)
+        while self._plans and self._plans[0][0] <= end:
+            when, act = self._plans.pop(0)
+            super().advance(when - self.monotonic())
+            act()
+        super().advance(end - self.monotonic())
+
+
+class SceneTable(InMemoryLeaseTable):
+    """A lease table that writes down its calls and can be made to fail before or after each."""
+
+    def __init__(self, *, clock: FakeClock) -> None:
+        super().__init__(lease_seconds=LEASE_SECONDS, clock=clock)
+        self.log: list[str] = []
+        self.is_down = False
+        self.before: dict[str, Callable[[], object]] = {}
+        """What happens once, just before the next call of that name."""
+        self.after: dict[str, Callable[[], object]] = {}
+        """What happens once, when the next call of that name was done but not yet answered."""
+
+    def read(self, *, consistent: bool = False) -> LeaseState:
+        return self._through("read", lambda: super(SceneTable, self).read(consistent=consistent))
+
+    def acquire(self, owner: str, *, seen: LeaseState | None = None) -> Lease | LeaseState:
+        return self._through("acquire", lambda: super(SceneTable, self).acquire(owner, seen=seen))
+
+    def renew(self, lease: Lease, progress: Progress | None = None) -> Lease:
+        return self._through("renew", lambda: super(SceneTable, self).renew(lease, progress))
+
+    def lift(self, lease: Lease, fence: int) -> Lease:
+        return self._through("lift", lambda: super(SceneTable, self).lift(lease, fence))
+
+    def withdraw(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> Lease:
+        return self._through(
+            "withdraw", lambda: super(SceneTable, self).withdraw(lease, ready, database)
+        )
+
+    def complete(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> None:
+        self._through("complete", lambda: super(SceneTable, self).complete(lease, ready, database))
+
+    def fail(self, lease: Lease, failure: Failure) -> None:
+        self._through("fail", lambda: super(SceneTable, self).fail(lease, failure))
+
+    def release(self, lease: Lease) -> None:
+        self._through("release", lambda: super(SceneTable, self).release(lease))
+
+    def _through(self, name: str, act: Callable[[], T]) -> T:
+        self.log.append(name)
+        if self.is_down:
+            self.calls += 1
+            raise LeaseStoreUnavailable("DynamoDB did not answer")
+        self.before.pop(name, lambda: None)()
+        answer = act()
+        self.after.pop(name, lambda: None)()
+        return answer
+
+
+def raises(error: BaseException) -> Callable[[], None]:
+    """Something that raises ``error`` when it is called."""
+
+    def act() -> None:
+        raise error
+
+    return act
+
+
+@dataclass
+class Scene:
+    """One target and all that it stands on."""
+
+    clock: SceneClock = field(default_factory=SceneClock)
+    observer: RecordingObserver = field(default_factory=RecordingObserver)
+    environment: str = ""
+
+    def __post_init__(self) -> None:
+        self.table = SceneTable(clock=self.clock)
+        self.database = InMemoryDatabase(clock=self.clock)
+
+    def target(self, **policy: Any) -> Target:
+        return Target(
+            name="orders",
+            store=self.table,
+            database=self.database,
+            environment=self.environment,
+            policy=Policy(**policy),
+            clock=self.clock,
+            random=FixedRandom(0.5),
+            observer=self.observer,
+        )
+
+    def runner(self, manifest: Manifest, **policy: Any) -> MigrationRunner:
+        return MigrationRunner(manifest, self.target(**policy))
+
+    def maintenance(self, manifest: Manifest, *, evict: bool = True, **policy: Any) -> Maintenance:
+        return Maintenance(manifest, self.target(**policy), evict=evict)
+
+    def deadline(self, seconds: float = 60.0) -> Deadline:
+        return Deadline.after(seconds, self.clock)
+
+    def migrated(self, manifest: Manifest) -> Manifest:
+        """Bring database and item to ``manifest``; forget how."""
+        self.runner(manifest).ensure(self.deadline())
+        self.table.log.clear()
+        self.observer.events.clear()
+        return manifest
+
+    def held_by(self, owner: str, *, seconds: float = LEASE_SECONDS) -> Lease:
+        """Somebody else holds the lease for so long."""
+        lease = InMemoryLeaseTable.acquire(self.table, owner)
+        assert isinstance(lease, Lease)
+        until = self.clock.wall_ms() + round(seconds * 1000)
+        self.table.state = replace(self.table.state, lease_until_ms=until)
+        return lease
+
+    def finish(self, lease: Lease, manifest: Manifest) -> None:
+        """Somebody else completes ``manifest``."""
+        ready = {manifest.digest: Ready(self.clock.wall_ms(), manifest.version)}
+        InMemoryLeaseTable.complete(self.table, lease, ready, self.database.fingerprint)
+
+    def lose(self, version: int) -> None:
+        """A row is gone, as after a restore or a change by hand."""
+        del self.database._rows[version]
+
+    def change(self, **changes: Any) -> None:
+        """Write the item past every condition."""
+        self.table.state = replace(self.table.state, **changes)

@@ -1,0 +1,163 @@
+"""A lease kept alive while its holder works, and what ends the work."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from lambda_migrate.errors import (
+    ConfigurationError,
+    LeaseLost,
+    LeaseStoreUnavailable,
+    MigrateError,
+    MigrationFailed,
+)
+from lambda_migrate.events import MigrationBroke
+from lambda_migrate.holder import Hold, new_owner
+from lambda_migrate.lease.state import Lease, Progress
+from lambda_migrate.testing import InMemoryHeldDatabase
+from tests.unit.hall.scene import Scene, manifest, raises
+
+V2 = manifest(1, 2)
+
+BEATING = 0.03
+"""A lease in real seconds that makes the heartbeat's thread renew every 10 ms; the table's own is
+on the fake clock."""
+
+PATIENCE = 20.0
+"""Real seconds after which a thread that never came is a failure."""
+
+
+@pytest.fixture
+def aborted(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set once the heartbeat has aborted the running statement."""
+    event = threading.Event()
+    abort = InMemoryHeldDatabase.abort
+
+    def told(self: InMemoryHeldDatabase) -> None:
+        abort(self)
+        event.set()
+
+    monkeypatch.setattr(InMemoryHeldDatabase, "abort", told)
+    return event
+
+
+def stalls(aborted: threading.Event, first: Callable[[], object]) -> Callable[[int], None]:
+    """A migration that goes on until it is aborted, deaf to PostgreSQL's own timeout."""
+
+    def during(_version: int) -> None:
+        first()
+        assert aborted.wait(PATIENCE)
+        raise LeaseLost("the connection was closed by an abort")
+
+    return during
+
+
+def test_a_lease_lost_in_the_middle_aborts_the_running_migration(
+    scene: Scene, aborted: threading.Event
+) -> None:
+    scene.database.during = stalls(
+        aborted, lambda: scene.change(owner="successor", fence=scene.table.state.fence + 1)
+    )
+    with pytest.raises(LeaseLost):
+        scene.runner(V2, lease_seconds=BEATING).ensure(scene.deadline())
+    assert scene.database.effects == []
+    assert scene.table.state.owner == "successor"
+    assert scene.table.state.failure is None
+    assert not {"fail", "complete", "release"} & set(scene.table.log)
+    assert scene.observer.of(MigrationBroke) == []
+
+
+def test_a_migration_that_runs_past_the_deadline_is_aborted_and_a_failure(
+    scene: Scene, aborted: threading.Event
+) -> None:
+    scene.database.during = stalls(aborted, lambda: scene.clock.advance(19.6))
+    with pytest.raises(MigrationFailed, match=r"0001_m: it was still running when .* deadline"):
+        scene.runner(V2, lease_seconds=BEATING, safety_margin_seconds=1).ensure(scene.deadline(20))
+    assert scene.database.effects == []
+    assert scene.table.state.owner is None
+    failure = scene.table.state.failure
+    assert failure is not None
+    assert (failure.migration, failure.version) == ("0001_m", 1)
+    assert [broke.migration for broke in scene.observer.of(MigrationBroke)] == ["0001_m"]
+
+
+def test_progress_is_published_with_the_renewals(scene: Scene) -> None:
+    published: list[Progress] = []
+
+    def during(_version: int) -> None:
+        renewed = threading.Event()
+        scene.table.after["renew"] = renewed.set
+        assert renewed.wait(PATIENCE)
+        assert scene.table.state.progress is not None
+        published.append(scene.table.state.progress)
+
+    scene.database.during = during
+    scene.runner(V2, lease_seconds=BEATING).ensure(scene.deadline())
+    now = scene.clock.wall_ms()
+    assert published == [Progress("0001_m", 0, 2, now), Progress("0002_m", 1, 2, now)]
+    assert scene.table.state.progress is None
+
+
+def test_the_heartbeat_ends_with_the_work(scene: Scene) -> None:
+    scene.runner(V2, lease_seconds=BEATING).ensure(scene.deadline())
+    names = {thread.name for thread in threading.enumerate()}
+    assert "lambda-migrate-heartbeat" not in names
+
+
+def hold(scene: Scene, **policy: float) -> Hold:
+    lease = scene.table.acquire(new_owner())
+    assert isinstance(lease, Lease)
+    return Hold(scene.target(**policy), lease, scene.deadline())
+
+
+def test_a_lease_lost_while_connecting_lets_nobody_begin(scene: Scene) -> None:
+    held = hold(scene)
+    take_over = scene.database.take_over
+
+    def slowly(*arguments: object, **options: object) -> object:
+        answer = take_over(*arguments, **options)  # type: ignore[arg-type]  # passed on as it came
+        scene.clock.advance(3600)
+        scene.held_by("successor")
+        return answer
+
+    scene.database.take_over = slowly  # type: ignore[assignment,method-assign]  # a slow connection
+    with pytest.raises(LeaseLost), held.database():
+        pytest.fail("the block must not begin")
+
+
+def test_a_lost_lease_is_not_taken_for_the_deadline(scene: Scene) -> None:
+    held = hold(scene)
+    with pytest.raises(LeaseLost, match="gone"), held.until_deadline("0001_m"):
+        raise LeaseLost("gone")
+
+
+@pytest.mark.parametrize(
+    "error", [LeaseLost("x"), LeaseStoreUnavailable("x"), ConfigurationError("x")]
+)
+def test_giving_back_never_hides_what_went_wrong(scene: Scene, error: MigrateError) -> None:
+    held = hold(scene)
+    scene.table.before["release"] = raises(error)
+    held.release()
+    assert scene.table.log == ["acquire", "release"]
+
+
+def test_owners_are_never_alike_and_name_the_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "orders")
+    owners = {new_owner() for _ in range(1_000)}
+    assert len(owners) == 1_000
+    assert all(owner.startswith("orders/") for owner in owners)
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "")
+    assert new_owner().startswith("cli/")
+
+
+def test_the_environment_guard_refuses_and_frees_the_lease(scene: Scene) -> None:
+    scene.environment = "production"
+    scene.migrated(manifest(1))
+    scene.environment = "staging"
+    with pytest.raises(ConfigurationError, match="belongs to environment 'production'"):
+        scene.runner(V2).ensure(scene.deadline())
+    assert scene.table.state.owner is None
+    assert scene.database.effects == ["0001_m"]

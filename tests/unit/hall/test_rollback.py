@@ -1,0 +1,81 @@
+"""Which rows a rollback takes back: decided before anything is taken back."""
+
+from __future__ import annotations
+
+import pytest
+
+from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.migrations import HistoryRow, RowState, Script
+from lambda_migrate.migrations.rollback import choose_rollback
+
+
+def row(
+    version: int, *, state: RowState = RowState.APPLIED, down: str | None = "DROP"
+) -> HistoryRow:
+    script = None if down is None else Script(down)
+    return HistoryRow(version, f"{version:04d}_m", "c", "d", state=state, down=script)
+
+
+HISTORY = [row(1), row(3), row(2), row(10)]
+
+
+@pytest.mark.parametrize(
+    ("choice", "chosen"),
+    [
+        ({"steps": 1}, [10]),
+        ({"steps": 2}, [10, 3]),
+        ({"steps": 99}, [10, 3, 2, 1]),
+        ({"to": 10}, []),
+        ({"to": 2}, [10, 3]),
+        ({"to": 0}, [10, 3, 2, 1]),
+        ({"only": 2}, [2]),
+        ({"only": 10}, [10]),
+    ],
+)
+def test_the_newest_is_taken_back_first(choice: dict[str, int], chosen: list[int]) -> None:
+    assert [each.version for each in choose_rollback(HISTORY, **choice)] == chosen
+
+
+@pytest.mark.parametrize(
+    ("choice", "fault"),
+    [
+        ({}, "one of --to, --steps and --only"),
+        ({"to": 1, "steps": 1}, "one of --to, --steps and --only"),
+        ({"to": 1, "steps": 1, "only": 1}, "one of --to, --steps and --only"),
+        ({"steps": 0}, "--steps 0: write a number from 1"),
+        ({"steps": -3}, "--steps -3: write a number from 1"),
+        ({"to": 4}, "--to 4: no such version was applied; applied are 1, 2, 3, 10"),
+        ({"only": 4}, "--only 4: no such version was applied; applied are 1, 2, 3, 10"),
+        ({"only": 0}, "--only 0: no such version"),
+    ],
+)
+def test_a_choice_that_makes_no_sense_is_refused(choice: dict[str, int], fault: str) -> None:
+    with pytest.raises(ConfigurationError, match=fault):
+        choose_rollback(HISTORY, **choice)
+
+
+def test_nothing_applied_has_nothing_to_take_back() -> None:
+    assert choose_rollback([], steps=3) == ()
+    assert choose_rollback([], to=0) == ()
+    with pytest.raises(ConfigurationError, match="applied are none"):
+        choose_rollback([], only=1)
+
+
+def test_all_rows_that_cannot_be_taken_back_are_named_at_once() -> None:
+    history = [row(1, down=None), row(2, state=RowState.STARTED), row(3, down=None), row(4)]
+    with pytest.raises(ConfigurationError) as caught:
+        choose_rollback(history, to=0)
+    assert len(caught.value.faults) == 3
+    assert [any(name in fault for fault in caught.value.faults) for name in ("0001", "0002")]
+    assert "0004" not in str(caught.value)
+    assert "in doubt (started)" in str(caught.value)
+
+
+def test_a_row_without_a_down_script_below_the_goal_is_no_obstacle() -> None:
+    history = [row(1, down=None), row(2)]
+    assert [each.version for each in choose_rollback(history, to=1)] == [2]
+
+
+def test_a_rollback_that_was_interrupted_is_gone_on_with() -> None:
+    history = [row(1), row(2, state=RowState.REVERTING)]
+    assert [each.version for each in choose_rollback(history, steps=1)] == [2]

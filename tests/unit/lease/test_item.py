@@ -1,0 +1,173 @@
+"""The stored layout: what is written is what is read, and nothing else is believed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.lease.item import (
+    FORMAT,
+    decode,
+    encode_failure,
+    encode_progress,
+    encode_ready,
+)
+from lambda_migrate.lease.state import Failure, LeaseState, Progress, Ready
+
+whole = st.integers(-(10**19) + 1, 10**19 - 1)
+words = st.text(st.characters(codec="utf-8"), max_size=40)
+
+progresses = st.builds(Progress, words, whole, whole, whole, st.none() | whole)
+failures = st.builds(Failure, words, words, whole, words, words, whole, whole, whole)
+states = st.builds(
+    LeaseState,
+    fence=whole,
+    owner=st.none() | words,
+    lease_until_ms=whole,
+    ready=st.dictionaries(words, st.builds(Ready, whole, whole), max_size=4),
+    progress=st.none() | progresses,
+    failure=st.none() | failures,
+    database=st.none() | words,
+)
+
+
+def encode(state: LeaseState) -> dict[str, Any]:
+    """An item as the table's writes leave it."""
+    item: dict[str, Any] = {
+        "target": {"S": "orders"},
+        "format": {"N": str(FORMAT)},
+        "fence": {"N": str(state.fence)},
+        "lease_until": {"N": str(state.lease_until_ms)},
+        "ready": encode_ready(state.ready),
+    }
+    if state.owner is not None:
+        item["owner"] = {"S": state.owner}
+    if state.progress is not None:
+        item["progress"] = encode_progress(state.progress)
+    if state.failure is not None:
+        item["failure"] = encode_failure(state.failure)
+    if state.database is not None:
+        item["database"] = {"S": state.database}
+    return item
+
+
+FULL = encode(
+    LeaseState(
+        fence=7,
+        owner="a",
+        lease_until_ms=1,
+        ready={"d" * 64: Ready(1, 3)},
+        progress=Progress("0003_c", 1, 3, 1_700_000_000_000, 4_000),
+        failure=Failure("d" * 64, "0003_c", 3, "42P01", "no such table", 2, 1, 2),
+        database="db:5432/orders",
+    )
+)
+
+WRONG: dict[str, list[Any]] = {
+    "N": [
+        *({"N": number} for number in ("", "1.5", "1E+3", "--7", "seven", "9" * 21)),
+        *({"S": "7"}, {"M": {}}, {"NULL": True}, {"L": []}, {}, "7", 7),
+    ],
+    "S": [{"N": "7"}, {"M": {}}, {"NULL": True}, {"BOOL": True}, {"B": b"x"}, {}, "text"],
+    "M": [{"S": "x"}, {"N": "7"}, {"L": []}, {"NULL": True}, {}, "map"],
+}
+
+
+def paths(fields: dict[str, Any], *above: str) -> Iterator[tuple[str, ...]]:
+    """Every attribute but the key, and within maps every field."""
+    for name, value in fields.items():
+        if name == "target":
+            continue
+        yield (*above, name)
+        if "M" in value:
+            yield from paths(value["M"], *above, name)
+
+
+def at(item: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    """The map that holds the last name of ``path``."""
+    for name in path[:-1]:
+        item = item[name]["M"]
+    return item
+
+
+PLANTED = [
+    (path, wrong)
+    for path in paths(FULL)
+    for kind in at(FULL, path)[path[-1]]
+    for wrong in WRONG[kind]
+]
+
+OPTIONAL = {
+    ("fence",),
+    ("owner",),
+    ("lease_until",),
+    ("ready",),
+    ("ready", "d" * 64),
+    ("progress",),
+    ("progress", "remaining"),
+    ("failure",),
+    ("database",),
+}
+
+
+@given(state=states)
+@settings(deadline=None)
+def test_what_is_written_is_what_is_read(state: LeaseState) -> None:
+    assert decode(encode(state), target="orders") == state
+
+
+@pytest.mark.parametrize("item", [None, {}, {"target": {"S": "orders"}}])
+def test_an_item_without_anything_of_ours_reads_as_nothing(item: dict[str, Any] | None) -> None:
+    assert decode(item, target="orders") == LeaseState()
+
+
+def test_attributes_that_nobody_knows_are_passed_over() -> None:
+    item = FULL | {"note": {"S": "newer"}}
+    assert decode(item, target="orders") == decode(FULL, target="orders")
+
+
+@pytest.mark.parametrize(
+    ("path", "wrong"), PLANTED, ids=[f"{'.'.join(p)[-30:]}={w!r}"[:60] for p, w in PLANTED]
+)
+def test_a_wrong_type_or_size_is_refused_by_the_attributes_name(
+    path: tuple[str, ...], wrong: Any
+) -> None:
+    item = copy.deepcopy(FULL)
+    at(item, path)[path[-1]] = wrong
+    with pytest.raises(ConfigurationError) as caught:
+        decode(item, target="orders")
+    told = str(caught.value)
+    assert f"attribute '{path[-1]}' is not a" in told
+    assert "item 'orders'" in told
+    assert all(f"'{name}'" in told for name in path)
+
+
+@pytest.mark.parametrize("path", list(paths(FULL)), ids=lambda path: ".".join(path)[-30:])
+def test_what_is_missing_is_refused_unless_it_may_be(path: tuple[str, ...]) -> None:
+    item = copy.deepcopy(FULL)
+    del at(item, path)[path[-1]]
+    if path in OPTIONAL:
+        decode(item, target="orders")
+        return
+    with pytest.raises(ConfigurationError, match=f"'{path[-1]}'"):
+        decode(item, target="orders")
+
+
+@pytest.mark.parametrize("layout", ["0", "2", "-1", "999"])
+def test_an_unknown_format_is_refused_with_the_next_step(layout: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        decode(FULL | {"format": {"N": layout}}, target="orders")
+    told = str(caught.value)
+    assert f"has format {layout}, this version of lambda-migrate knows {FORMAT}" in told
+    assert "deploy the newer library" in told
+
+
+def test_an_unknown_format_is_refused_before_anything_else_is_read() -> None:
+    with pytest.raises(ConfigurationError, match="has format 2"):
+        decode({"format": {"N": "2"}, "fence": {"M": {}}}, target="orders")

@@ -1,0 +1,553 @@
+"""What can go wrong between us and DynamoDB; each fault has one outcome, and a name."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import boto3
+import pytest
+from botocore import exceptions
+from botocore.exceptions import ClientError
+from botocore.stub import ANY, Stubber
+from moto import mock_aws
+
+from lambda_migrate.deadline import SYSTEM_CLOCK
+from lambda_migrate.errors import ConfigurationError, LeaseLost, LeaseStoreUnavailable
+from lambda_migrate.lease.decide import Acquire, decide
+from lambda_migrate.lease.state import Failure, Lease, LeaseState, Progress, Ready
+from lambda_migrate.lease.table import (
+    CONNECT_SECONDS,
+    READ_SECONDS,
+    DynamoDBLeaseTable,
+    make_client,
+)
+from lambda_migrate.testing import FakeClock
+
+TABLE = "leases"
+LEASE = Lease("me", 3, 0.0, LeaseState(fence=3, owner="me"))
+FAILURE = Failure("d", "0003_c", 3, "42P01", "no such table", 1, 1, 2)
+READY = {"d": Ready(1, 3)}
+
+CALLS: dict[str, Callable[[DynamoDBLeaseTable, Lease], object]] = {
+    "read": lambda table, _lease: table.read(),
+    "acquire": lambda table, _lease: table.acquire("me"),
+    "renew": lambda table, lease: table.renew(lease, Progress("0001_a", 0, 1, 1)),
+    "lift": lambda table, lease: table.lift(lease, 9),
+    "withdraw": lambda table, lease: table.withdraw(lease, READY, "db"),
+    "complete": lambda table, lease: table.complete(lease, READY, "db"),
+    "fail": lambda table, lease: table.fail(lease, FAILURE),
+    "release": lambda table, lease: table.release(lease),
+}
+WRITES = {name: call for name, call in CALLS.items() if name not in ("read", "acquire")}
+every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+every_write = pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+
+
+class Answers:
+    """A client that gives the answers it was told, the last one for ever."""
+
+    meta = SimpleNamespace(region_name="eu-west-1")
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+
+    def get_item(self, **arguments: Any) -> Any:
+        return self._answer("get_item", arguments)
+
+    def update_item(self, **arguments: Any) -> Any:
+        return self._answer("update_item", arguments)
+
+    def _answer(self, operation: str, arguments: dict[str, Any]) -> Any:
+        self.asked.append((operation, arguments))
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def refusal(
+    code: str, message: str = "said so", *, status: int = 400, item: dict[str, Any] | None = None
+) -> ClientError:
+    response: Any = {
+        "Error": {"Code": code, "Message": message},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+        **({} if item is None else {"Item": item}),
+    }
+    return ClientError(response, "UpdateItem")
+
+
+def table_of(client: Any, *, table: str = TABLE, target: str = "orders") -> DynamoDBLeaseTable:
+    return DynamoDBLeaseTable(table, target, client=lambda: client, clock=FakeClock())
+
+
+def item(fence: int, owner: str | None = None) -> dict[str, Any]:
+    held = {} if owner is None else {"owner": {"S": owner}, "lease_until": {"N": "1"}}
+    return {"format": {"N": "1"}, "fence": {"N": str(fence)}, **held}
+
+
+# --- the store is away: try again later
+
+
+BUSY = [
+    refusal("ProvisionedThroughputExceededException"),
+    refusal("ThrottlingException"),
+    refusal("Throttling"),
+    refusal("RequestLimitExceeded"),
+    refusal("TransactionConflictException"),
+    refusal("LimitExceededException"),
+    refusal("RequestTimeout"),
+    refusal("InternalServerError", status=500),
+    refusal("ServiceUnavailable", status=503),
+    refusal("Something new", status=502),
+    refusal("", "", status=504),
+]
+SILENT = [
+    exceptions.ConnectTimeoutError(endpoint_url="http://x"),
+    exceptions.ReadTimeoutError(endpoint_url="http://x"),
+    exceptions.EndpointConnectionError(endpoint_url="http://x"),
+    exceptions.ConnectionClosedError(endpoint_url="http://x"),
+    exceptions.ResponseStreamingError(error="cut off"),
+    exceptions.SSLError(endpoint_url="http://x", error=OSError("handshake")),
+]
+
+
+def name_of(value: object) -> str | None:
+    if isinstance(value, ClientError):
+        return value.response["Error"]["Code"] or "no code"
+    return type(value).__name__ if isinstance(value, Exception) else None
+
+
+@pytest.mark.parametrize("fault", BUSY, ids=name_of)
+def test_throttling_and_server_errors_are_retryable_and_say_what_dynamodb_said(
+    fault: ClientError,
+) -> None:
+    with pytest.raises(LeaseStoreUnavailable, match=f"'{TABLE}'") as caught:
+        table_of(Answers(fault)).read()
+    assert caught.value.retryable
+    assert fault.response["Error"]["Code"] in str(caught.value)
+
+
+@pytest.mark.parametrize("fault", SILENT, ids=name_of)
+def test_silence_is_retryable_and_says_how_it_was_silent(fault: Exception) -> None:
+    with pytest.raises(LeaseStoreUnavailable, match=f"'{TABLE}'") as caught:
+        table_of(Answers(fault)).read()
+    assert type(fault).__name__ in str(caught.value)
+
+
+@every_call
+@pytest.mark.parametrize(
+    "fault", [refusal("ThrottlingException"), refusal("InternalServerError", status=500), SILENT[1]]
+)
+def test_every_call_is_retryable_while_the_store_is_away(
+    call: Callable[[DynamoDBLeaseTable, Lease], object], fault: Exception
+) -> None:
+    with pytest.raises(LeaseStoreUnavailable):
+        call(table_of(Answers(fault)), LEASE)
+
+
+# --- something must be mended: say what
+
+
+@every_call
+def test_a_vanished_table_is_named_with_its_region_and_the_command_that_makes_it(
+    call: Callable[[DynamoDBLeaseTable, Lease], object],
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        call(table_of(Answers(refusal("ResourceNotFoundException"))), LEASE)
+    told = str(caught.value)
+    assert f"no table '{TABLE}' in eu-west-1" in told
+    assert f"`lambda-migrate table create --table {TABLE}`" in told
+    assert "LAMBDA_MIGRATE_TABLE" in told
+
+
+ARN = "arn:aws-cn:dynamodb:cn-north-1:123456789012:table/leases"
+
+
+@pytest.mark.parametrize(
+    ("call", "action"),
+    [
+        (CALLS[name], "dynamodb:GetItem" if name == "read" else "dynamodb:UpdateItem")
+        for name in CALLS
+    ],
+    ids=CALLS,
+)
+@pytest.mark.parametrize(
+    ("table", "resource"),
+    [(TABLE, f"arn:aws:dynamodb:eu-west-1:<account>:table/{TABLE}"), (ARN, ARN)],
+    ids=["name", "arn"],
+)
+def test_a_missing_permission_is_named_with_the_statement_to_add(
+    call: Callable[[DynamoDBLeaseTable, Lease], object], action: str, table: str, resource: str
+) -> None:
+    client = Answers(refusal("AccessDeniedException", "User is not authorized"))
+    with pytest.raises(ConfigurationError) as caught:
+        call(table_of(client, table=table), LEASE)
+    told = str(caught.value)
+    assert told.startswith(f"{action} on table '{table}' is not allowed (User is not authorized)")
+    assert json.loads(told.partition("role:\n")[2]) == {
+        "Effect": "Allow",
+        "Action": ["dynamodb:GetItem", "dynamodb:UpdateItem"],
+        "Resource": resource,
+        "Condition": {"ForAllValues:StringEquals": {"dynamodb:LeadingKeys": ["orders"]}},
+    }
+
+
+@pytest.mark.parametrize("code", ["UnrecognizedClientException", "ExpiredTokenException"])
+def test_credentials_that_nobody_knows_are_no_missing_permission(code: str) -> None:
+    with pytest.raises(ConfigurationError, match="does not accept the credentials") as caught:
+        table_of(Answers(refusal(code))).read()
+    assert "Effect" not in str(caught.value)
+
+
+def test_a_table_of_another_shape_is_told_the_key_it_needs() -> None:
+    fault = refusal("ValidationException", "The provided key element does not match the schema")
+    with pytest.raises(ConfigurationError) as caught:
+        table_of(Answers(fault)).read()
+    told = str(caught.value)
+    assert "does not match the schema" in told
+    assert "partition key `target` of type S" in told
+
+
+PERMANENT = [
+    exceptions.NoCredentialsError(),
+    exceptions.PartialCredentialsError(provider="env", cred_var="AWS_SECRET_ACCESS_KEY"),
+    exceptions.CredentialRetrievalError(provider="process", error_msg="exit 1"),
+    exceptions.NoRegionError(),
+    exceptions.InvalidRegionError(region_name="e u"),
+    exceptions.ParamValidationError(report="no"),
+    exceptions.UnauthorizedSSOTokenError(),
+    exceptions.TokenRetrievalError(provider="sso", error_msg="expired"),
+]
+
+
+@pytest.mark.parametrize("fault", PERMANENT, ids=name_of)
+def test_what_no_retry_can_mend_is_a_configuration_error(fault: Exception) -> None:
+    with pytest.raises(ConfigurationError, match=f"'{TABLE}'"):
+        table_of(Answers(fault)).read()
+
+
+def test_an_error_of_our_own_is_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError):
+        table_of(Answers(ZeroDivisionError())).read()
+
+
+# --- a failed condition, with and without the item
+
+
+def condition_failed(old: dict[str, Any] | None) -> ClientError:
+    return refusal("ConditionalCheckFailedException", item=old)
+
+
+def test_a_lost_condition_with_the_item_needs_no_second_read() -> None:
+    client = Answers(condition_failed(item(7, "other")))
+    state = table_of(client).acquire("me")
+    assert state == LeaseState(fence=7, owner="other", lease_until_ms=1)
+    assert [operation for operation, _ in client.asked] == ["update_item"]
+
+
+def test_a_lost_condition_without_the_item_costs_one_consistent_read() -> None:
+    client = Answers(condition_failed(None), {"Item": item(7, "other")})
+    table = table_of(client)
+    assert table.acquire("me") == LeaseState(fence=7, owner="other", lease_until_ms=1)
+    assert [operation for operation, _ in client.asked] == ["update_item", "get_item"]
+    assert client.asked[1][1]["ConsistentRead"] is True
+    assert table.calls == 2
+
+
+@every_write
+@pytest.mark.parametrize(
+    ("old", "told"),
+    [
+        (item(4, "other"), "other holds it, at fence 4"),
+        (item(4), "nobody holds it now, at fence 4"),
+        (item(1), "nobody holds it now, at fence 1"),
+    ],
+    ids=["taken over", "successor has finished", "item was made anew"],
+)
+@pytest.mark.parametrize("has_item", [True, False], ids=["with item", "without"])
+def test_a_lost_condition_is_a_lost_lease_that_says_whose_it_is(
+    write: Callable[[DynamoDBLeaseTable, Lease], object],
+    old: dict[str, Any],
+    told: str,
+    has_item: bool,
+) -> None:
+    client = Answers(condition_failed(old if has_item else None), {"Item": old})
+    with pytest.raises(LeaseLost, match=f"'orders' under fence 3 is lost: {told}"):
+        write(table_of(client), LEASE)
+
+
+@every_write
+def test_a_vanished_item_is_a_lost_lease(
+    write: Callable[[DynamoDBLeaseTable, Lease], object],
+) -> None:
+    client = Answers(condition_failed(None), {})
+    with pytest.raises(LeaseLost, match="nobody holds it now, at fence 0"):
+        write(table_of(client), LEASE)
+
+
+@every_call
+def test_an_item_of_an_unknown_format_is_refused_by_every_call_that_meets_it(
+    call: Callable[[DynamoDBLeaseTable, Lease], object],
+) -> None:
+    strange = item(3, "other") | {"format": {"N": "2"}}
+    client = Answers(
+        *([{"Item": strange}] if call is CALLS["read"] else [condition_failed(strange)])
+    )
+    with pytest.raises(ConfigurationError, match="has format 2"):
+        call(table_of(client), LEASE)
+
+
+# --- ambiguous writes: the write was made, its answer was lost
+
+
+class LosesAnswers:
+    """A client whose next answer is lost after the write was made; another that hides items."""
+
+    meta = Answers.meta
+
+    def __init__(self, client: Any, *, hides_items: bool) -> None:
+        self._client = client
+        self._hides_items = hides_items
+        self.is_losing = False
+
+    def get_item(self, **arguments: Any) -> Any:
+        return self._client.get_item(**arguments)
+
+    def update_item(self, **arguments: Any) -> Any:
+        if self._hides_items:
+            arguments.pop("ReturnValuesOnConditionCheckFailure")
+        answer = self._client.update_item(**arguments)
+        if self.is_losing:
+            self.is_losing = False
+            raise exceptions.ReadTimeoutError(endpoint_url="http://x")
+        return answer
+
+
+@pytest.fixture(scope="module")
+def in_process() -> Iterator[Any]:
+    with mock_aws():
+        client = boto3.client("dynamodb", region_name="eu-west-1")
+        client.create_table(
+            TableName=TABLE,
+            KeySchema=[{"AttributeName": "target", "KeyType": "HASH"}],
+            AttributeDefinitions=[{"AttributeName": "target", "AttributeType": "S"}],
+            BillingMode="PAY_PER_REQUEST",
+        )
+        yield client
+
+
+@pytest.fixture(params=[False, True], ids=["ALL_OLD", "no ALL_OLD"])
+def losing(request: pytest.FixtureRequest, in_process: Any) -> LosesAnswers:
+    return LosesAnswers(in_process, hides_items=request.param)
+
+
+@pytest.fixture
+def table(request: pytest.FixtureRequest, losing: LosesAnswers) -> DynamoDBLeaseTable:
+    return table_of(losing, target=request.node.name)
+
+
+def acquired(table: DynamoDBLeaseTable, owner: str) -> Lease:
+    lease = table.acquire(owner)
+    assert isinstance(lease, Lease)
+    return lease
+
+
+def lose(losing: LosesAnswers, write: Callable[[], object]) -> None:
+    losing.is_losing = True
+    with pytest.raises(LeaseStoreUnavailable):
+        write()
+
+
+def test_an_ambiguous_acquisition_is_seen_as_ones_own_and_won_again(
+    table: DynamoDBLeaseTable, losing: LosesAnswers
+) -> None:
+    lose(losing, lambda: table.acquire("me"))
+    seen = table.read(consistent=True)
+    assert (seen.owner, seen.fence) == ("me", 1)
+    step = decide(seen, digest="d", database="db", owner="me", now_ms=seen.lease_until_ms - 1)
+    assert step == Acquire()
+    assert acquired(table, "me").fence == 2
+
+
+def test_an_ambiguous_acquisition_keeps_everybody_else_out(
+    table: DynamoDBLeaseTable, losing: LosesAnswers
+) -> None:
+    lose(losing, lambda: table.acquire("me"))
+    assert isinstance(table.acquire("other"), LeaseState)
+
+
+@every_write
+def test_an_ambiguous_write_is_done_once_its_retry_sees_it(
+    table: DynamoDBLeaseTable,
+    losing: LosesAnswers,
+    write: Callable[[DynamoDBLeaseTable, Lease], object],
+) -> None:
+    lease = acquired(table, "me")
+    lose(losing, lambda: write(table, lease))
+    done = table.read(consistent=True)
+    write(table, lease)
+    assert table.read(consistent=True) == done
+
+
+@pytest.mark.parametrize("name", ["complete", "fail", "release"])
+def test_an_ambiguous_end_is_lost_once_a_successor_has_begun(
+    table: DynamoDBLeaseTable, losing: LosesAnswers, name: str
+) -> None:
+    lease = acquired(table, "me")
+    lose(losing, lambda: WRITES[name](table, lease))
+    successor = acquired(table, "other")
+    with pytest.raises(LeaseLost, match="other holds it, at fence 2"):
+        WRITES[name](table, lease)
+    table.renew(successor)
+
+
+# --- what is sent
+
+
+def test_trust_counts_from_before_the_call_however_slow_it_is() -> None:
+    clock = FakeClock()
+
+    class Slow(Answers):
+        def update_item(self, **arguments: Any) -> Any:
+            clock.advance(5)
+            return super().update_item(**arguments)
+
+    client = Slow({"Attributes": item(1, "me")})
+    table = DynamoDBLeaseTable(TABLE, "orders", client=lambda: client, clock=clock)
+    before = clock.monotonic()
+    lease = acquired(table, "me")
+    assert lease.trusted_until == before + 19
+    before = clock.monotonic()
+    assert table.renew(lease).trusted_until == before + 19
+
+
+def test_a_read_is_eventually_consistent_unless_it_must_not_be() -> None:
+    client = Answers({})
+    table = table_of(client)
+    table.read()
+    table.read(consistent=True)
+    assert [arguments["ConsistentRead"] for _, arguments in client.asked] == [False, True]
+
+
+@every_call
+def test_every_call_is_one_that_dynamodb_understands(
+    call: Callable[[DynamoDBLeaseTable, Lease], object], in_process: Any
+) -> None:
+    with Stubber(in_process) as stubber:
+        expected = {"TableName": TABLE, "Key": {"target": {"S": "orders"}}}
+        if call is CALLS["read"]:
+            stubber.add_response("get_item", {}, expected | {"ConsistentRead": False})
+        else:
+            stubber.add_response(
+                "update_item",
+                {"Attributes": item(3, "me")},
+                expected
+                | {
+                    "UpdateExpression": ANY,
+                    "ConditionExpression": ANY,
+                    "ExpressionAttributeNames": ANY,
+                    "ExpressionAttributeValues": ANY,
+                    "ReturnValues": "ALL_NEW",
+                    "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+                },
+            )
+        call(table_of(in_process), LEASE)
+        stubber.assert_no_pending_responses()
+
+
+# --- the client that a function makes
+
+
+@pytest.fixture
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """No region, no credentials, no endpoint, and none to be found."""
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_ENDPOINT_URL_DYNAMODB"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    return monkeypatch
+
+
+@pytest.fixture
+def own_client(bare_environment: pytest.MonkeyPatch) -> Any:
+    bare_environment.setenv("AWS_ACCESS_KEY_ID", "test")
+    bare_environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    return make_client("eu-west-1")
+
+
+def test_retries_and_timeouts_are_set_and_not_left_to_the_release_of_botocore(
+    own_client: Any,
+) -> None:
+    config = own_client.meta.config
+    assert config.retries["mode"] == "standard"
+    assert config.retries["total_max_attempts"] == 1
+    assert (config.connect_timeout, config.read_timeout) == (CONNECT_SECONDS, READ_SECONDS)
+    assert CONNECT_SECONDS + READ_SECONDS < 2.0  # the default safety margin
+
+
+def test_without_a_region_the_setting_is_named(bare_environment: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError, match="region"):
+        make_client()
+
+
+def test_an_endpoint_that_is_no_url_is_a_configuration_error(
+    bare_environment: pytest.MonkeyPatch,
+) -> None:
+    bare_environment.setenv("AWS_ENDPOINT_URL_DYNAMODB", "nonsense")
+    with pytest.raises(ConfigurationError, match="nonsense"):
+        make_client("eu-west-1")
+
+
+def test_without_credentials_nothing_is_sent(bare_environment: pytest.MonkeyPatch) -> None:
+    table = DynamoDBLeaseTable(TABLE, "orders", client=lambda: make_client("eu-west-1"))
+    with pytest.raises(ConfigurationError, match="credentials"):
+        table.read()
+
+
+def test_a_closed_port_is_tried_once_and_is_retryable(own_client: Any) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        client = boto3.client(
+            "dynamodb",
+            region_name="eu-west-1",
+            endpoint_url=endpoint,
+            config=own_client.meta.config,
+        )
+        tries: list[object] = []
+        client.meta.events.register("before-send", lambda **_: tries.append(1))
+        with pytest.raises(LeaseStoreUnavailable, match="EndpointConnectionError"):
+            table_of(client).read()
+    assert tries == [1]
+
+
+def test_making_a_table_object_makes_no_client() -> None:
+    def refuse() -> Any:
+        raise AssertionError("a constructor does no I/O")
+
+    table = DynamoDBLeaseTable(TABLE, "orders", client=refuse)
+    assert (table.calls, table.lease_seconds) == (0, 20.0)
+
+
+def test_one_client_serves_all_calls() -> None:
+    made: list[Answers] = []
+
+    def make() -> Answers:
+        made.append(Answers({}))
+        return made[-1]
+
+    table = DynamoDBLeaseTable(TABLE, "orders", client=make, clock=SYSTEM_CLOCK)
+    table.read()
+    table.read()
+    assert len(made) == 1
+    assert table.calls == 2
