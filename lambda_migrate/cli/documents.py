@@ -1,0 +1,134 @@
+"""Answers as JSON documents. Their shape is promised in ``docs/command-line.md``."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from lambda_migrate.cli.entries import counts, entries_of
+
+if TYPE_CHECKING:
+    from lambda_migrate.cli.entries import Entry
+    from lambda_migrate.cli.preview import Preview, Step
+    from lambda_migrate.lease.state import Failure, LeaseState, Progress
+    from lambda_migrate.maintenance import Status
+    from lambda_migrate.migrations import Divergence, Manifest
+
+__all__ = ["iso", "lease_document", "plan_document", "status_document"]
+
+
+def iso(wall_ms: int) -> str:
+    """Milliseconds since the epoch as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(wall_ms / 1000, timezone.utc).isoformat(timespec="milliseconds")
+
+
+def status_document(
+    status: Status, manifest: Manifest, place: dict[str, str], *, has_table: bool
+) -> dict[str, Any]:
+    """The answer of ``status``.
+
+    Args:
+        status: What was found.
+        manifest: The migrations at hand.
+        place: ``target``, ``database``, ``environment``, ``schema``, ``directory``.
+        has_table: Whether there is a lease table.
+    """
+    entries = entries_of(status)
+    return {
+        **place,
+        "digest": manifest.digest,
+        "is_current": status.plan.is_current,
+        "is_marked_ready": status.is_marked_ready if has_table else None,
+        "counts": {state.replace(" ", "_"): n for state, n in counts(entries).items()},
+        "migrations": [_entry(entry) for entry in entries],
+        "divergences": [_divergence(each) for each in status.plan.divergences],
+        "lease": lease_document(status.lease) if has_table else None,
+    }
+
+
+def _entry(entry: Entry) -> dict[str, Any]:
+    row = entry.row
+    return {
+        "version": entry.version,
+        "name": entry.name,
+        "state": entry.state.replace(" ", "_"),
+        "started_at": row.started_at if row else None,
+        "applied_at": row.applied_at if row else None,
+        "duration_ms": row.duration_ms if row and row.applied_at and not row.baseline else None,
+        "baseline": row.baseline if row else False,
+        "fence": row.fence if row else None,
+        "owner": row.owner if row else None,
+        "has_down_script": row.down is not None if row else None,
+    }
+
+
+def _divergence(divergence: Divergence) -> dict[str, Any]:
+    return {
+        "version": divergence.version,
+        "name": divergence.name,
+        "kind": divergence.kind.replace("-", "_"),
+        "advice": divergence.advice,
+    }
+
+
+def lease_document(state: LeaseState) -> dict[str, Any]:
+    """The item in the lease table."""
+    held = state.owner is not None
+    return {
+        "fence": state.fence,
+        "owner": state.owner,
+        "lease_until": iso(state.lease_until_ms) if held else None,
+        "progress": _progress(state.progress) if state.progress else None,
+        "failure": _failure(state.failure) if state.failure else None,
+        "database": state.database,
+        "ready": [
+            {"digest": digest, "version": entry.version, "at": iso(entry.at_ms)}
+            for digest, entry in sorted(state.ready.items(), key=lambda each: each[1].at_ms)
+        ],
+    }
+
+
+def _progress(progress: Progress) -> dict[str, Any]:
+    return {
+        "migration": progress.migration,
+        "done": progress.done,
+        "total": progress.total,
+        "started_at": iso(progress.started_ms),
+    }
+
+
+def _failure(failure: Failure) -> dict[str, Any]:
+    return {
+        "digest": failure.digest,
+        "migration": failure.migration,
+        "sqlstate": failure.sqlstate,
+        "cause": failure.cause,
+        "attempts": failure.attempts,
+        "at": iso(failure.at_ms),
+        "retry_at": iso(failure.retry_at_ms),
+    }
+
+
+def plan_document(preview: Preview, place: dict[str, str]) -> dict[str, Any]:
+    """The answer of ``plan``."""
+    return {
+        **place,
+        "digest": preview.digest,
+        "can_go_on": preview.can_go_on,
+        "in_doubt": [row.name for row in preview.in_doubt],
+        "pending": [_step(step) for step in preview.steps],
+        "divergences": [_divergence(each) for each in preview.divergences],
+    }
+
+
+def _step(step: Step) -> dict[str, Any]:
+    return {
+        "version": step.version,
+        "name": step.name,
+        "path": step.path,
+        "transactional": step.transactional,
+        "has_down_script": step.has_down_script,
+        "statements": len(step.statements),
+        "first_statements": list(step.statements[:3]),
+        "faults": list(step.faults),
+    }

@@ -1,0 +1,110 @@
+"""Where answers, notes and questions go."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.text import Text
+
+from lambda_migrate.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["Format", "Terminal"]
+
+_UNBOUNDED = 10_000
+"""Columns where nobody looks: a file or a pipe gets its lines whole."""
+
+
+class Format(str, Enum):
+    """How answers are written."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+class Terminal:
+    """Standard output for the answer, standard error for everything else.
+
+    Args:
+        form: ``json`` writes one document to standard output and nothing else.
+    """
+
+    def __init__(self, form: Format = Format.TABLE) -> None:
+        self.form = form
+        self.out = _console(stderr=False)
+        self.err = _console(stderr=True)
+
+    @property
+    def is_json(self) -> bool:
+        """Whether a program reads the answer."""
+        return self.form is Format.JSON
+
+    @property
+    def width(self) -> int:
+        """Columns of the answer."""
+        return self.out.width
+
+    def answer(self, document: dict[str, Any], *shown: RenderableType) -> None:
+        """Write the answer: ``document`` as JSON, or ``shown`` for a person."""
+        if self.is_json:
+            self.out.file.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+            return
+        for each in shown:
+            _write(self.out, each)
+
+    def say(self, text: str | Text) -> None:
+        """A line for a person on the way to the answer."""
+        if not self.is_json:
+            _write(self.out, text)
+
+    def note(self, *shown: RenderableType) -> None:
+        """Something to know that is not the answer."""
+        for each in shown:
+            _write(self.err, each)
+
+    def confirm(self, question: str, *, yes: bool, shown: RenderableType = "") -> bool:
+        """Ask before something is destroyed.
+
+        Args:
+            question: To be answered with y or n.
+            yes: It was answered on the command line.
+            shown: What is about to happen.
+
+        Raises:
+            ConfigurationError: Nobody is there to be asked.
+        """
+        if yes:
+            return True
+        self.note(shown)
+        if not (sys.stdin.isatty() and self.err.is_terminal):
+            raise ConfigurationError(
+                "this asks before it goes on, and there is no terminal to ask on: look at what "
+                "it would do, then say --yes"
+            )
+        self.err.print(Text.assemble((question, "bold"), " [y/N] "), end="")
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    if not console.is_terminal:
+        console.width = _UNBOUNDED
+    return console
+
+
+def _write(console: Console, shown: RenderableType) -> None:
+    if console.is_terminal:
+        console.print(shown)
+        return
+    with console.capture() as captured:
+        console.print(shown)
+    # Tables fill their last column up, which nobody wants in a file.
+    text = "".join(line.rstrip() + "\n" for line in captured.get().splitlines())
+    console.file.write(text)
+    console.file.flush()

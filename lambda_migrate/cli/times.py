@@ -1,0 +1,46 @@
+"""Times and durations as a person reads them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+__all__ = ["clock_time", "duration", "local_time", "until"]
+
+
+def local_time(text: str | None) -> str:
+    """``2026-11-22 19:26`` in this machine's zone, from ISO 8601 in UTC."""
+    if not text:
+        return ""
+    moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def clock_time(wall_ms: int, *, now_ms: int) -> str:
+    """``19:26:03``, with the date unless it is today."""
+    moment = datetime.fromtimestamp(wall_ms / 1000).astimezone()
+    today = datetime.fromtimestamp(now_ms / 1000).astimezone().date()
+    return moment.strftime("%H:%M:%S" if moment.date() == today else "%Y-%m-%d %H:%M:%S")
+
+
+def until(wall_ms: int, *, now_ms: int) -> str:
+    """``in 34 s``, ``2 min ago``."""
+    seconds = (wall_ms - now_ms) / 1000
+    if seconds < 0:
+        return f"{duration(-seconds)} ago"
+    return f"in {duration(seconds)}"
+
+
+def duration(seconds: float) -> str:
+    """``4 ms``, ``1.2 s``, ``34 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} days"

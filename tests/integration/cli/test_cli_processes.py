@@ -1,0 +1,290 @@
+"""The command line as real processes, against a real PostgreSQL and a DynamoDB API."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from lambda_migrate.cli import main
+from lambda_migrate.local.dynamodb import LocalDynamoDB
+from lambda_migrate.local.postgresql import LocalPostgreSQL
+
+COMMAND = (sys.executable, "-m", "lambda_migrate")
+NUMBERS = count()
+
+
+@dataclass
+class Bench:
+    """One database, one item in the lease table, one folder of migrations."""
+
+    server: LocalPostgreSQL
+    dynamodb: LocalDynamoDB
+    database: str
+    folder: Path
+    variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def environ(self) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        return {
+            **kept,
+            **self.dynamodb.environment(),
+            "DATABASE_URL": self.server.url(self.database),
+            "LAMBDA_MIGRATE_DIRECTORY": str(self.folder),
+            "LAMBDA_MIGRATE_TARGET": self.database,
+            "LAMBDA_MIGRATE_TABLE": "leases",
+            "TERM": "xterm-256color",
+            **self.variables,
+        }
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*COMMAND, *arguments],
+            env=self.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=60)
+        assert "Traceback" not in err
+        assert "\x1b" not in out + err
+        return process.returncode, out, err
+
+    def answer(self, *arguments: str) -> tuple[int, dict[str, Any]]:
+        """The same in this process, which is quicker."""
+        out = io.StringIO()
+        with patch.dict(os.environ, self.environ, clear=True), redirect_stdout(out):
+            code = main([*arguments, "--format", "json"])
+        document: dict[str, Any] = json.loads(out.getvalue())
+        return code, document
+
+    def write(self, name: str, up: str, down: str = "", *, option: str = "") -> None:
+        text = f"-- migrate:up{option}\n{up}\n-- migrate:down{option}\n{down}\n"
+        (self.folder / f"{name}.sql").write_text(text)
+
+    def rows(self, sql: str) -> list[list[Any]]:
+        return self.server.execute(sql, self.database)
+
+    def wait_for(self, is_so: Callable[[], bool]) -> None:
+        give_up = time.monotonic() + 20
+        while not is_so():
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LocalPostgreSQL]:
+    with LocalPostgreSQL(tcp_port=0) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def dynamodb() -> Iterator[LocalDynamoDB]:
+    with LocalDynamoDB() as running:
+        running.create_table("leases")
+        yield running
+
+
+@pytest.fixture
+def bench(server: LocalPostgreSQL, dynamodb: LocalDynamoDB, tmp_path: Path) -> Bench:
+    name = f"cli{next(NUMBERS)}"
+    server.create_database(name)
+    folder = tmp_path / "migrations"
+    folder.mkdir()
+    return Bench(server, dynamodb, name, folder)
+
+
+def test_the_whole_way_from_new_to_down(bench: Bench) -> None:
+    assert bench.run("new", "create_orders")[0] == 0
+    bench.write("30000101000000_second", "CREATE TABLE second (id int);", "DROP TABLE second;")
+    assert bench.run("status", "--exit-code")[0] == 3
+    assert [step["statements"] for step in bench.answer("plan")[1]["pending"]] == [1, 1]
+    code, out, _ = bench.run("up")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["applied"] * 3
+    assert bench.run("status", "--exit-code")[0] == 0
+    assert bench.answer("status")[1]["is_marked_ready"] is True
+    assert bench.answer("verify")[1]["agree"] is True
+    assert bench.run("down", "--steps", "1")[0] == 2
+    code, document = bench.answer("down", "--steps", "1", "--yes")
+    assert (code, document["reverted"]) == (0, ["30000101000000_second"])
+    assert bench.rows("SELECT to_regclass('second')") == [[None]]
+
+
+def test_baseline_repair_and_lease_on_the_real_thing(bench: Bench) -> None:
+    bench.write("1_a", "CREATE TABLE a (id int);", "DROP TABLE a;")
+    bench.rows("CREATE TABLE a (id int)")
+    assert bench.run("up")[0] == 1
+    assert "42P07" in bench.answer("status")[1]["lease"]["failure"]["sqlstate"]
+    assert bench.answer("baseline", "1", "--yes")[1]["declared"] == ["1_a"]
+    assert bench.answer("repair", "1", "--as", "pending", "--yes")[0] == 0
+    assert bench.answer("repair", "1", "--as", "applied", "--yes")[0] == 0
+    assert bench.answer("repair", "--environment", "test", "--yes")[1]["stamped"] == "test"
+    assert bench.run("up", "--environment", "production")[0] == 2
+    assert bench.answer("lease", "show")[1]["owner"] is None
+    assert bench.answer("lease", "release")[1]["released"] is False
+    assert bench.answer("verify", "--resync", "--environment", "test")[1]["agree"] is True
+
+
+def test_a_failing_script_is_shown_with_its_line_and_caret(bench: Bench) -> None:
+    bench.write("1_bad", "CREATE TABLE t (\n  id int nott null\n);")
+    code, out, err = bench.run("up")
+    assert code == 1
+    assert out.startswith("failed    1_bad")
+    lines = err.splitlines()
+    at = next(n for n, line in enumerate(lines) if "nott null" in line)
+    assert f"{bench.folder}/1_bad.sql:3:10" in lines[at - 1]
+    assert lines[at + 1].index("^") == lines[at].index("nott")
+
+
+def test_the_lease_table_is_made_once_and_a_strangers_is_refused(bench: Bench) -> None:
+    client = bench.dynamodb.client()
+    assert bench.answer("table", "create", "--table", "fresh")[1]["created"] is True
+    assert bench.answer("table", "create", "--table", "fresh")[1]["created"] is False
+    backups = client.describe_continuous_backups(TableName="fresh")["ContinuousBackupsDescription"]
+    recovery = backups["PointInTimeRecoveryDescription"]["PointInTimeRecoveryStatus"]
+    assert recovery == "ENABLED"
+    client.create_table(
+        TableName="other",
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    code, _, err = bench.run("table", "create", "--table", "other")
+    assert code == 2
+    assert "id (HASH, S)" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("up", "--table", "nowhere"), 2, "table create --table nowhere"),
+        (("up", "--directory", "nowhere"), 2, "does not exist"),
+        (("up", "--database-url", "postgresql://u:hunter2@127.0.0.1:1/x"), 1, "refused"),
+        (("up", "--nope"), 2, "--nope"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    bench: Bench, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    bench.write("1_a", "SELECT 1;")
+    found, out, err = bench.run(*arguments)
+    assert (found, out) == (code, "")
+    assert said in err
+    assert "hunter2" not in err
+    found, out, err = bench.run(*arguments, "--format", "json")
+    assert json.loads(out)["error"]["exit_code"] == code == found
+    assert err == ""
+
+
+@pytest.mark.parametrize("table", ["leases", ""])
+def test_of_two_at_once_one_does_it_and_the_other_is_busy(bench: Bench, table: str) -> None:
+    bench.variables = {"LAMBDA_MIGRATE_TABLE": table}
+    bench.write("1_log", "CREATE TABLE log (n int); INSERT INTO log VALUES (1);")
+    bench.write("2_slow", "SELECT pg_sleep(1.5); INSERT INTO log VALUES (2);")
+    both = [bench.start("up"), bench.start("up")]
+    outputs = [process.communicate(timeout=60) for process in both]
+    codes = [process.returncode for process in both]
+    assert sorted(codes) == [0, 4], outputs
+    assert bench.rows("SELECT n FROM log ORDER BY n") == [[1], [2]]
+    assert outputs[codes.index(4)][1].startswith("busy")
+
+
+def test_whoever_waits_goes_on_when_the_holder_is_done(bench: Bench) -> None:
+    bench.write("1_slow", "CREATE TABLE log (n int); SELECT pg_sleep(1.5);")
+    first = bench.start("up")
+    bench.wait_for(lambda: _is_at(bench, "pg_sleep(1.5)"))
+    code, out, _ = bench.run("up", "--wait")
+    assert code == 0
+    assert "waiting: " in out
+    assert "nothing to do" in out
+    first.communicate(timeout=60)
+    assert first.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("signum", "table"),
+    [(signal.SIGINT, "leases"), (signal.SIGTERM, "leases"), (signal.SIGINT, "")],
+)
+def test_an_interrupted_up_leaves_nothing_half_done_and_frees_the_lease(
+    bench: Bench, signum: signal.Signals, table: str
+) -> None:
+    bench.variables = {"LAMBDA_MIGRATE_TABLE": table}
+    bench.write("1_kept", "CREATE TABLE kept (n int);")
+    bench.write("2_slow", "CREATE TABLE half (n int); SELECT pg_sleep(60);")
+    process = bench.start("up")
+    bench.wait_for(lambda: _is_at(bench, "pg_sleep(60)"))
+    process.send_signal(signum)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 128 + signum
+    assert "applied   1_kept" in out
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    bench.wait_for(lambda: not _is_at(bench, "pg_sleep(60)"))
+    assert bench.rows("SELECT to_regclass('kept') IS NULL, to_regclass('half')") == [[False, None]]
+    bench.write("2_slow", "CREATE TABLE half (n int);")
+    assert bench.answer("up")[1]["applied"] == ["2_slow"]
+
+
+def _is_at(bench: Bench, text: str) -> bool:
+    active = "SELECT query FROM pg_stat_activity WHERE state = 'active' AND datname = :name"
+    rows = bench.server.execute(active, name=bench.database)
+    return any(text in row[0] for row in rows)
+
+
+def test_on_a_terminal_progress_is_drawn_and_a_question_asked(bench: Bench) -> None:
+    bench.write("1_slow", "SELECT pg_sleep(0.3);", "SELECT 1;")
+    shown = _on_a_terminal(bench, "up")
+    assert b"1_slow" in shown
+    assert b"\x1b[" in shown
+    shown = _on_a_terminal(bench, "down", "--steps", "1", typed=b"n\n")
+    assert b"take back 1 migration?" in shown
+    assert b"nothing was changed" in shown
+    assert bench.answer("status")[1]["counts"]["applied"] == 1
+
+
+def test_no_color_means_no_color_on_a_terminal(bench: Bench) -> None:
+    bench.write("1_a", "SELECT 1;")
+    coloured = _on_a_terminal(bench, "status")
+    bench.variables = {"NO_COLOR": "1"}
+    plain = _on_a_terminal(bench, "status")
+    assert b"\x1b[33m" in coloured
+    assert b"\x1b[33m" not in plain
+
+
+def _on_a_terminal(bench: Bench, *arguments: str, typed: bytes = b"") -> bytes:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], env=bench.environ, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    os.write(ours, typed)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 4096):
+            shown += chunk
+    except OSError:  # Linux says EIO where the last writer has closed
+        pass
+    finally:
+        os.close(ours)
+    process.wait(timeout=20)
+    return shown
