@@ -8,14 +8,14 @@ from lambda_migrate.errors import Diverged, ManifestError, MigrateError, Migrati
 from lambda_migrate.events import MigrationApplied, MigrationBroke, MigrationStarted
 from lambda_migrate.lease.decide import LONGEST_PAUSE_MS
 from lambda_migrate.lease.state import READY_KEPT, Failure, Progress, Ready
-from lambda_migrate.migrations import make_plan
+from lambda_migrate.migrations import EMPTY_DIGEST, RowState, chain, make_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from lambda_migrate.holder import Hold
     from lambda_migrate.lease.state import LeaseState
-    from lambda_migrate.migrations import Manifest, Migration, Plan
+    from lambda_migrate.migrations import HistoryRow, Manifest, Migration, Plan
     from lambda_migrate.postgresql.database import HeldDatabase
 
 __all__ = [
@@ -23,6 +23,8 @@ __all__ = [
     "complete",
     "next_failure",
     "plan_for",
+    "proved",
+    "ready_of",
     "record_failure",
     "require_agreement",
     "with_ready",
@@ -48,12 +50,12 @@ def bring_up_to_date(
         ManifestError: A pending script cannot be run; nothing was applied.
         MigrationFailed: One failed; those before it stay.
     """
-    plan = plan_for(hold, database, manifest)
-    require_agreement(plan)
+    plan = _agreed_plan(hold, database, manifest)
     if plan.in_doubt:
         for row in plan.in_doubt:
             database.settle(row, hold.deadline)
-        plan = plan_for(hold, database, manifest)
+        # What was settled is held against its file, and against what lies above it, only now.
+        plan = _agreed_plan(hold, database, manifest)
     _require_sound(plan)
     for position, migration in enumerate(plan.pending, 1):
         _apply(
@@ -71,6 +73,12 @@ def plan_for(hold: Hold, database: HeldDatabase, manifest: Manifest) -> Plan:
     """The plan for a manifest, from the history as it stands."""
     out_of_order = hold.target.policy.allow_out_of_order
     return make_plan(manifest, database.history(), allow_out_of_order=out_of_order)
+
+
+def _agreed_plan(hold: Hold, database: HeldDatabase, manifest: Manifest) -> Plan:
+    plan = plan_for(hold, database, manifest)
+    require_agreement(plan)
+    return plan
 
 
 def require_agreement(plan: Plan) -> None:
@@ -115,7 +123,8 @@ def _apply(
     target.observer.observe(MigrationStarted(target.name, migration.name, position, total))
     began = clock.monotonic()
     try:
-        milliseconds = database.apply(migration, digest, hold.deadline)
+        with hold.until_deadline(migration.name):
+            milliseconds = database.apply(migration, digest, hold.deadline)
     except MigrationFailed as failed:
         took = clock.monotonic() - began
         target.observer.observe(
@@ -168,10 +177,32 @@ def with_ready(
 
     What the item says of another database does not count.
     """
-    known = dict(state.ready) if state.database == database else {}
-    known[digest] = Ready(at_ms=now_ms, version=version)
+    known = ready_of(state, database)
+    known.pop(digest, None)
     newest = sorted(known.items(), key=lambda entry: entry[1].at_ms, reverse=True)
-    return dict(newest[:READY_KEPT])
+    # Whatever the clocks said: what has just become true is never what is forgotten.
+    return {digest: Ready(at_ms=now_ms, version=version), **dict(newest[: READY_KEPT - 1])}
+
+
+def ready_of(state: LeaseState, database: str) -> dict[str, Ready]:
+    """What the item says of ``database``: nothing, if it speaks of another one."""
+    return dict(state.ready) if state.database == database else {}
+
+
+def proved(history: Sequence[HistoryRow]) -> dict[str, int]:
+    """Digest -> last version of every manifest that the history satisfies, the longest last.
+
+    Counted anew from versions and checksums: the digest in a row is the one of its day, and what
+    lies below it may have been taken back, added or mended since.
+    """
+    digests = {EMPTY_DIGEST: 0}
+    digest = EMPTY_DIGEST
+    for row in sorted(history, key=lambda row: row.version):
+        if row.state is not RowState.APPLIED:
+            break
+        digest = chain(digest, row.version, row.checksum)
+        digests[digest] = row.version
+    return digests
 
 
 def next_failure(
@@ -193,7 +224,7 @@ def next_failure(
         migration=failed.migration,
         version=version,
         sqlstate=failed.sqlstate,
-        cause=failed.cause[:_CAUSE_LENGTH],
+        cause=" ".join(failed.cause.split())[:_CAUSE_LENGTH],
         attempts=attempts,
         at_ms=now_ms,
         retry_at_ms=now_ms + pause_ms,

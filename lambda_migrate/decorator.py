@@ -120,6 +120,12 @@ class _Gate:
         self._settings = settings
         self._on_not_ready = on_not_ready
         self._guard = threading.Lock()
+        if runner is not None and settings.keys() - {"init"}:
+            names = ", ".join(sorted(settings.keys() - {"init"}))
+            raise TypeError(
+                f"migrate_on_cold_start got a runner and settings ({names}): the runner has "
+                "settings of its own; give one or the other"
+            )
 
     def call(self, function: Handler, event: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
         from lambda_migrate.errors import MigrationFailed, NotReady
@@ -140,8 +146,9 @@ class _Gate:
         if self.is_open:
             return
         runner = self._made()
-        request_id = str(getattr(context, "aws_request_id", ""))
-        runner.ensure(Deadline.of_invocation(context), request_id=request_id)
+        request_id = str(getattr(context, "aws_request_id", None) or "")
+        deadline = Deadline.of_invocation(context, runner.target.clock)
+        runner.ensure(deadline, request_id=request_id)
         self.is_open = True
 
     def _made(self) -> MigrationRunner:
@@ -156,7 +163,7 @@ class _Gate:
             try:
                 self._runner = make_runner(None, arguments=self._settings)
             except ConfigurationError as error:
-                tell_misconfigured(error)
+                tell_misconfigured(error, target=str(self._settings.get("target") or ""))
                 raise
         return self._runner
 
@@ -171,14 +178,15 @@ class _Gate:
             from snapshot_restore_py import register_after_restore
 
             register_after_restore(self.forget)
-        asked = self._settings.get("init") or os.environ.get("LAMBDA_MIGRATE_INIT")
-        if asked != "when-long" or kind not in LONG_INITS:
+        asked = self._settings.get("init") or os.environ.get("LAMBDA_MIGRATE_INIT", "")
+        if str(asked).strip().lower() != "when-long" or kind not in LONG_INITS:
             return
         from lambda_migrate.deadline import Deadline
         from lambda_migrate.errors import MigrateError
 
         try:
-            self._made().ensure(Deadline.after(_INIT_SECONDS))
+            runner = self._made()
+            runner.ensure(Deadline.after(_INIT_SECONDS, runner.target.clock))
             self.is_open = True
         except MigrateError:
             self.is_open = False

@@ -11,8 +11,8 @@ from lambda_migrate.deadline import SYSTEM_CLOCK, system_random
 from lambda_migrate.errors import (
     ConfigurationError,
     LeaseLost,
+    MigrateError,
     MigrationFailed,
-    NotReady,
 )
 from lambda_migrate.events import null_observer
 from lambda_migrate.lease.heartbeat import Heartbeat
@@ -143,16 +143,28 @@ class Hold:
             LeaseLost: A successor took over.
             MigrationFailed: The deadline came.
         """
-        with self._heartbeat as heartbeat:
-            try:
-                with self._take_over() as held:
-                    heartbeat.on_end = held.abort
-                    heartbeat.check()
-                    yield held
-            except LeaseLost:
-                if heartbeat.is_overdue:
-                    raise MigrationFailed(_OVERDUE) from None
-                raise
+        with (
+            self._heartbeat as heartbeat,
+            self.until_deadline(),
+            self._take_over() as held,
+        ):
+            heartbeat.on_end = held.abort
+            heartbeat.check()
+            yield held
+
+    @contextmanager
+    def until_deadline(self, migration: str = "") -> Iterator[None]:
+        """Tell what the heartbeat aborted at the deadline from what a successor put an end to.
+
+        Raises:
+            MigrationFailed: The deadline came while ``migration`` ran.
+        """
+        try:
+            yield
+        except LeaseLost:
+            if self._heartbeat.is_overdue:
+                raise MigrationFailed(_OVERDUE, migration=migration) from None
+            raise
 
     def publish(self, progress: Progress) -> None:
         """Make sure that the lease is still ours; publish ``progress`` with the next renewal."""
@@ -174,13 +186,13 @@ class Hold:
     def fail(self, failure: Failure) -> None:
         """Store ``failure`` and give the lease back, as far as that can be done."""
         lease = self._heartbeat.stop()
-        with suppress(NotReady):
+        with suppress(MigrateError):  # the failure itself is what the caller is to hear of
             self.target.store.fail(lease, failure)
 
     def release(self) -> None:
         """Give the lease back, as far as that can be done: it runs out by itself otherwise."""
         lease = self._heartbeat.stop()
-        with suppress(NotReady):
+        with suppress(MigrateError):
             self.target.store.release(lease)
 
     def _take_over(self) -> HeldDatabase:

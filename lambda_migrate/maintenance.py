@@ -14,6 +14,8 @@ from lambda_migrate.applying import (
     bring_up_to_date,
     complete,
     plan_for,
+    proved,
+    ready_of,
     record_failure,
     with_ready,
 )
@@ -31,10 +33,14 @@ if TYPE_CHECKING:
 
     from lambda_migrate.deadline import Deadline
     from lambda_migrate.holder import Target
+    from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.migrations import Manifest, Migration, Plan
     from lambda_migrate.postgresql.database import HeldDatabase
 
-__all__ = ["Maintenance", "Status", "Verification"]
+__all__ = ["Maintenance", "Status", "Verification", "release_lease"]
+
+
+_DECLARED = ("applied", "pending", "edited")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +104,18 @@ class Maintenance:
             is_marked_ready=lease.is_ready(self.manifest.digest, self.target.database.fingerprint),
         )
 
+    def plan(self, deadline: Deadline, *, to: int | None = None) -> tuple[Plan, Manifest]:
+        """What `up` would do, and the manifest that it would satisfy; changes nothing.
+
+        Args:
+            deadline: For reading the history.
+            to: As of `up`.
+        """
+        manifest = self.manifest if to is None else self._up_to(to)
+        history = self.target.database.read_history(deadline)
+        out_of_order = self.target.policy.allow_out_of_order
+        return make_plan(manifest, history, allow_out_of_order=out_of_order), manifest
+
     def verify(self, deadline: Deadline, *, resync: bool = False) -> Verification:
         """Compare files, history and item.
 
@@ -116,8 +134,7 @@ class Maintenance:
             yield str(divergence)
         for row in status.plan.in_doubt:
             yield f"{row.name}: it is in doubt ({row.state.value}); the next `up` settles it"
-        known = {row.digest for row in status.history if row.state is RowState.APPLIED}
-        unproved = set(status.lease.ready) - known - {self.manifest.digest}
+        unproved = status.lease.ready.keys() - proved(status.history) - {self.manifest.digest}
         if status.is_marked_ready and not status.plan.is_current:
             yield (
                 "the lease table says that this code may be served, the history says it may not: "
@@ -202,7 +219,7 @@ class Maintenance:
 
     def _withdraw(self, hold: Hold, *, lowest: int) -> None:
         """Stop vouching for every code version that needs ``lowest`` or anything above it."""
-        ready = hold.lease.state.ready
+        ready = ready_of(hold.lease.state, self.target.database.fingerprint)
         kept = {digest: entry for digest, entry in ready.items() if entry.version < lowest}
         hold.withdraw(kept)
         if len(kept) < len(ready):
@@ -210,16 +227,16 @@ class Maintenance:
 
     def _finish(self, hold: Hold, database: HeldDatabase) -> None:
         """Vouch for the manifest that ends where the history ends now, and give the lease back."""
-        applied = [row for row in database.history() if row.state is RowState.APPLIED]
-        if not applied:
+        digest, version = list(proved(database.history()).items())[-1]
+        if not version:
             hold.release()
             return
         hold.complete(
             with_ready(
                 hold.lease.state,
                 self.target.database.fingerprint,
-                applied[-1].digest,
-                version=applied[-1].version,
+                digest,
+                version=version,
                 now_ms=self.target.clock.wall_ms(),
             )
         )
@@ -255,6 +272,11 @@ class Maintenance:
         Raises:
             ConfigurationError: There is no such row, or no such file.
         """
+        if declared not in _DECLARED:
+            raise ConfigurationError(
+                f"{declared!r} says nothing about version {version}: write one of "
+                f"{', '.join(_DECLARED)}"
+            )
         with self._hold(deadline) as (hold, database):
             row = next((r for r in database.history() if r.version == version), None)
             if declared == "pending":
@@ -279,6 +301,10 @@ class Maintenance:
         migration = self._file(version)
         if row is None and declared == "edited":
             raise ConfigurationError(f"{migration.name} was never applied; there is no row to mend")
+        if declared == "edited" and row is not None and row.state is not RowState.APPLIED:
+            raise ConfigurationError(
+                f"{migration.name} is in doubt ({row.state.value}): declare it applied or pending"
+            )
         database.record([(migration, self.manifest.digest_at(version))], baseline=False)
         return migration.name
 
@@ -290,12 +316,8 @@ class Maintenance:
     def resync(self, deadline: Deadline) -> None:
         """Make the item vouch for exactly those code versions that the history proves."""
         with self._hold(deadline) as (hold, database):
-            proved = {
-                row.digest: row.version
-                for row in database.history()
-                if row.state is RowState.APPLIED
-            }
-            hold.withdraw({d: entry for d, entry in hold.lease.state.ready.items() if d in proved})
+            known = proved(database.history())
+            hold.withdraw({d: entry for d, entry in hold.lease.state.ready.items() if d in known})
             self._give_back(hold, database, self.manifest)
 
     def release_lease(self) -> LeaseState:
@@ -307,14 +329,7 @@ class Maintenance:
         Raises:
             LeaseHeld: It was renewed meanwhile: its holder lives.
         """
-        state = self.target.store.read(consistent=True)
-        if state.owner is None:
-            return state
-        lease = self.target.store.acquire(new_owner(), seen=state)
-        if not isinstance(lease, Lease):
-            raise LeaseHeld(f"its holder lives and has just renewed it: {describe(lease)}")
-        self.target.store.release(lease)
-        return state
+        return release_lease(self.target.store)
 
     # --- the lease
 
@@ -372,3 +387,22 @@ class Maintenance:
                 f"there is no migration file of version {version}; there are: {known}"
             )
         return migration
+
+
+def release_lease(store: LeaseStore) -> LeaseState:
+    """Free a lease whose holder is known to be dead, without waiting for its end.
+
+    Returns:
+        The state as it was.
+
+    Raises:
+        LeaseHeld: It was renewed meanwhile: its holder lives.
+    """
+    state = store.read(consistent=True)
+    if state.owner is None:
+        return state
+    lease = store.acquire(new_owner(), seen=state)
+    if not isinstance(lease, Lease):
+        raise LeaseHeld(f"its holder lives and has just renewed it: {describe(lease)}")
+    store.release(lease)
+    return state

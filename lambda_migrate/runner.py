@@ -23,6 +23,7 @@ from lambda_migrate.errors import (
     LeaseStoreUnavailable,
     MigrateError,
     MigrationFailed,
+    NotReady,
 )
 from lambda_migrate.events import (
     CheckFailed,
@@ -37,6 +38,7 @@ from lambda_migrate.lease.state import Lease, LeaseState
 from lambda_migrate.migrations import make_plan
 
 if TYPE_CHECKING:
+    from lambda_migrate.lease.waiting import Waiter
     from lambda_migrate.migrations import Manifest
 
 __all__ = ["MigrationRunner", "Outcome"]
@@ -94,7 +96,7 @@ class MigrationRunner:
         check = _Check(self.manifest, self.target, deadline, request_id=request_id)
         try:
             outcome = check.run()
-        except MigrateError as error:
+        except Exception as error:
             self.target.observer.observe(check.failed(error))
             raise
         self._is_ready = True
@@ -129,6 +131,7 @@ class _Check:
         )
         self._calls_before = self.target.store.calls
         self._watch = Watch(policy.lease_seconds)
+        self._waiter: Waiter | None = None
 
     def run(self) -> Outcome:
         """Decide and do, until it may be served or cannot be."""
@@ -147,6 +150,7 @@ class _Check:
                 if self._hold(state):
                     return Outcome.MIGRATED
                 state = LeaseState()
+                self._waiter = None
             step = self._after_losing(state)
 
     # --- reading and waiting
@@ -157,8 +161,8 @@ class _Check:
     def _first_look(self) -> Step:
         try:
             return self._look()
-        except LeaseStoreUnavailable:
-            return Wait(LeaseState())
+        except LeaseStoreUnavailable as error:
+            return self._without_store(error) if self._until.is_over else Wait(LeaseState())
 
     def _decide(self, state: LeaseState) -> Step:
         clock = self.target.clock
@@ -183,32 +187,45 @@ class _Check:
         Raises:
             NotReady: Not before the deadline.
         """
+        clock = self.target.clock
+        began = clock.monotonic()
+        # One waiter for all waits: acquisitions that fail again and again come ever later, too.
+        self._waiter = self._waiter or self._new_waiter()
+        try:
+            return self._waiter.wait(state)
+        except LeaseStoreUnavailable as error:
+            return self._without_store(error)
+        finally:
+            self.waited += clock.monotonic() - began
+
+    def _new_waiter(self) -> Waiter:
         from lambda_migrate.lease.waiting import Waiter
 
-        target, policy = self.target, self.target.policy
-        checks_database = policy.check_database_if_store_is_gone
-        began = target.clock.monotonic()
-        waiter = Waiter(
+        checks_database = self.target.policy.check_database_if_store_is_gone
+        return Waiter(
             self._look,
-            until=self.deadline.or_after(policy.wait_seconds - self.waited),
-            backoff=Backoff(target.random),
+            until=self._until,
+            backoff=Backoff(self.target.random),
             on_pause=self._tell_waiting,
             store_seconds=_STORE_GONE_SECONDS if checks_database else None,
         )
-        try:
-            return waiter.wait(state)
-        except LeaseStoreUnavailable:
-            if checks_database and self._database_is_current():
-                return Serve()
-            raise
-        finally:
-            self.waited += target.clock.monotonic() - began
+
+    @property
+    def _until(self) -> Deadline:
+        """When waiting ends."""
+        return self.deadline.or_after(self.target.policy.wait_seconds - self.waited)
 
     def _tell_waiting(self, state: LeaseState, waited: float, delay: float) -> None:
         progress = state.progress.migration if state.progress is not None else ""
         self.target.observer.observe(
             Waiting(self.target.name, state.owner or "", waited, delay, progress)
         )
+
+    def _without_store(self, error: LeaseStoreUnavailable) -> Serve:
+        """Serve if PostgreSQL may be asked instead and says so; fail closed otherwise."""
+        if self.target.policy.check_database_if_store_is_gone and self._database_is_current():
+            return Serve()
+        raise error
 
     def _database_is_current(self) -> bool:
         return make_plan(
@@ -220,12 +237,22 @@ class _Check:
     # --- holding the lease
 
     def _acquire(self, step: Acquire) -> Lease | LeaseState:
+        if self.deadline.is_over:
+            raise NotReady(self._too_late())
         seen = step.over if step.watched else None
         try:
             return self.target.store.acquire(self.owner, seen=seen)
         except LeaseStoreUnavailable:
             # Whether it was taken is for the next reading to say.
             return LeaseState()
+
+    def _too_late(self) -> str:
+        margin = self.target.policy.safety_margin_seconds
+        return (
+            "the schema is not ready, and no time is left to migrate it in this invocation "
+            f"({margin:g} s are kept free at its end): give the function a longer timeout, or set "
+            "LAMBDA_MIGRATE_SAFETY_MARGIN_SECONDS lower"
+        )
 
     def _announce(self, step: Acquire, lease: Lease) -> None:
         self.fence = lease.fence
@@ -239,6 +266,7 @@ class _Check:
         hold = Hold(self.target, lease, self.deadline, request_id=self.request_id)
         try:
             with hold.database() as database:
+                self.fence = hold.lease.fence  # PostgreSQL may have had it lifted
                 bring_up_to_date(hold, database, self.manifest, on_applied=self.applied.append)
                 return self._complete(hold)
         except LeaseLost:
@@ -271,13 +299,15 @@ class _Check:
         """The event for an end that may serve."""
         return CheckFinished(outcome=outcome.value, **self._facts())
 
-    def failed(self, error: MigrateError) -> CheckFailed:
+    def failed(self, error: Exception) -> CheckFailed:
         """The event for an end that may not."""
         failed = error if isinstance(error, MigrationFailed) else MigrationFailed("", attempts=0)
+        # What others raise may hold anything, secrets included; Python shows it where it surfaces.
+        message = str(error) if isinstance(error, MigrateError) else "an error that nobody expected"
         return CheckFailed(
             error=type(error).__name__,
-            message=failed.summary or str(error),
-            retryable=error.retryable,
+            message=failed.summary or message,
+            retryable=isinstance(error, MigrateError) and error.retryable,
             migration=failed.migration,
             sqlstate=failed.sqlstate,
             attempts=failed.attempts,

@@ -117,10 +117,23 @@ def _service() -> str:
 
 
 def _logger() -> Any:
-    """A logger of our own name: a function's Logger keeps its keys and its level."""
+    """A logger of our own: a function's Logger keeps its keys, its level and its handler.
+
+    Powertools names the logger behind a Logger after its service, so that one of the function's
+    service would be the function's own; ours has another name and tells the service as a key.
+    """
+    import logging
+
     from aws_lambda_powertools import Logger
 
-    return Logger(service=_service(), name="lambda_migrate", location=None)
+    logger = Logger(service=_LOGGER, name="lambda_migrate", location=None)
+    logger.append_keys(service=_service())
+    # Lambda's own handler hangs on the root logger and would write the line once more.
+    logging.getLogger(_LOGGER).propagate = False
+    return logger
+
+
+_LOGGER = "lambda_migrate.telemetry"
 
 
 def _fields(event: CheckFinished | CheckFailed) -> dict[str, Any]:

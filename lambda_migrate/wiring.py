@@ -142,11 +142,16 @@ def default_observer() -> Observer:
     return PowertoolsObserver()
 
 
-def tell_misconfigured(error: MigrateError) -> None:
-    """Tell the default observer of a check that ended before there was a runner."""
+def tell_misconfigured(error: MigrateError, *, target: str = "") -> None:
+    """Tell the default observer of a check that ended before there was a runner.
+
+    Args:
+        error: Why there is none.
+        target: As given by an argument; the environment's by default.
+    """
     default_observer().observe(
         CheckFailed(
-            target=os.environ.get("LAMBDA_MIGRATE_TARGET", "default"),
+            target=target or os.environ.get("LAMBDA_MIGRATE_TARGET") or "default",
             digest="",
             error=type(error).__name__,
             message=str(error),

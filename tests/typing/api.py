@@ -1,0 +1,129 @@
+"""The public API as a type checker sees it: mypy reads this file, nothing runs it.
+
+`warn_unused_ignores`, which `strict` turns on, makes each ``type: ignore`` below an assertion: what
+it stands on must be an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from lambda_migrate import (
+    Manifest,
+    Migration,
+    MigrationRunner,
+    Outcome,
+    Plan,
+    Settings,
+    __version__,
+    errors,
+    migrate_on_cold_start,
+    service_unavailable,
+)
+from lambda_migrate.deadline import Deadline
+from lambda_migrate.holder import Policy, Target
+from lambda_migrate.testing import (
+    FakeClock,
+    FixedRandom,
+    InMemoryDatabase,
+    InMemoryLeaseTable,
+    RecordingObserver,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import assert_type
+
+Event = dict[str, str]
+
+
+class Context:
+    aws_request_id: str = ""
+
+
+# --- a decorated handler keeps its exact type
+
+
+@migrate_on_cold_start
+def bare(event: Event, context: Context) -> int:
+    return len(event)
+
+
+@migrate_on_cold_start()
+def called(event: Event, context: Context) -> int:
+    return len(event)
+
+
+@migrate_on_cold_start(target="orders", wait_seconds=10, on_not_ready=service_unavailable)
+def with_settings(event: Event, context: Context, *, dry: bool = False) -> str | None:
+    return None
+
+
+def check_handlers(context: Context) -> None:
+    assert_type(bare({}, context), int)
+    assert_type(called({}, context), int)
+    assert_type(with_settings({}, context, dry=True), str | None)
+    typed: Callable[[Event, Context], int] = bare
+    assert_type(typed({}, context), int)
+    bare("not an event", context)  # type: ignore[arg-type]  # the event is a dict
+    bare({})  # type: ignore[call-arg]  # the context is missing
+    with_settings({}, context, wet=True)  # type: ignore[call-arg]  # there is no such argument
+
+
+def check_decorating(runner: MigrationRunner, handler: Callable[[Event, Any], bytes]) -> None:
+    assert_type(migrate_on_cold_start(handler), Callable[[Event, Any], bytes])
+    assert_type(migrate_on_cold_start(runner=runner)(handler), Callable[[Event, Any], bytes])
+    migrate_on_cold_start("orders")  # type: ignore[call-overload]  # a handler, or arguments by name
+    migrate_on_cold_start(runner="r")  # type: ignore[call-overload]  # a runner
+    migrate_on_cold_start(on_not_ready=lambda: None)  # type: ignore[arg-type,misc]  # takes 3
+
+
+def check_answering(context: Context) -> None:
+    def later(event: Event, context: Context, error: errors.MigrateError) -> str:
+        return str(error)
+
+    migrate_on_cold_start(on_not_ready=later)
+    answer = service_unavailable({}, context, errors.NotReady("busy"))
+    assert_type(answer, dict[str, Any])
+
+
+# --- a runner by hand
+
+
+def check_runner(migration: Migration, settings: Settings) -> None:
+    clock = FakeClock()
+    manifest = Manifest([migration])
+    target = Target(
+        "orders",
+        InMemoryLeaseTable(clock=clock),
+        InMemoryDatabase(clock=clock),
+        policy=Policy(mode="require"),
+        clock=clock,
+        random=FixedRandom(0.5),
+        observer=RecordingObserver(),
+    )
+    runner = MigrationRunner(manifest, target)
+    assert_type(runner.ensure(), Outcome)
+    assert_type(runner.ensure(Deadline.after(5, clock), request_id="r"), Outcome)
+    assert_type(runner.forget(), None)
+    assert_type(runner.manifest, Manifest)
+    assert_type(manifest.digest, str)
+    assert_type(list(manifest), list[Migration])
+    assert_type(Settings.load({}, target="orders"), Settings)
+    assert_type(settings.lease_seconds, float)
+    assert_type(Plan().is_current, bool)
+    assert_type(Plan().pending, tuple[Migration, ...])
+    assert_type(__version__, str)
+    assert_type(Outcome("MIGRATED"), Outcome)
+    runner.ensure(5)  # type: ignore[arg-type]  # a Deadline, not seconds
+
+
+def check_errors(error: errors.MigrateError) -> None:
+    assert_type(error.retryable, bool)
+    if isinstance(error, errors.MigrationFailed):
+        assert_type(error.migration, str)
+        assert_type(error.retry_at_ms, int | None)
+    if isinstance(error, errors.NotReady):
+        assert_type(error.retry_after_seconds, float)
+    if isinstance(error, errors.ConfigurationError):
+        assert_type(error.faults, tuple[str, ...])
