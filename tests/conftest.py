@@ -40,3 +40,14 @@ def own_stage(tmp_path: Path) -> Iterator[Stage]:
     with LocalPostgreSQL(settings=durable) as server, LocalDynamoDB() as api:
         api.create_table(TABLE)
         yield Stage(server, api, tmp_path)
+
+
+QUICK = ("tests/unit/", "tests/integration/postgresql/", "tests/integration/connection/")
+OLDER = ("[pg14", "[pg15", "[pg16", "[pg17")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make test-unit` runs: one process, at most one PostgreSQL server, no real time."""
+    for item in items:
+        if item.nodeid.startswith(QUICK) and not any(older in item.nodeid for older in OLDER):
+            item.add_marker(pytest.mark.quick)

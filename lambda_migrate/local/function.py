@@ -104,8 +104,8 @@ class LocalFunction:
         self._thread: threading.Thread | None = None
         self._launch = Launch(
             command=[python, "-m", "awslambdaric", handler],
-            directory=code,
-            variables=_variables(name, handler, code, memory) | dict(environment or {}),
+            directory=code.resolve(),
+            variables=_variables(name, handler, code.resolve(), memory) | dict(environment or {}),
             init_seconds=init_timeout,
             freeze=freeze,
             clock=clock,

@@ -1,0 +1,92 @@
+"""A real PostgreSQL, a DynamoDB API, and the function as Lambda loads it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lambda_migrate.local.dynamodb import LocalDynamoDB
+from lambda_migrate.local.postgresql import LocalPostgreSQL
+
+CODE = Path(__file__).parents[1]
+
+Call = Callable[..., tuple[int, Any]]
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[LocalPostgreSQL]:
+    """PostgreSQL with an empty database ``orders``."""
+    with LocalPostgreSQL(databases=["orders"]) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def variables(server: LocalPostgreSQL) -> Iterator[dict[str, str]]:
+    """What the function is configured with."""
+    with LocalDynamoDB() as dynamodb:
+        yield {
+            **dynamodb.environment(),
+            "DATABASE_URL": server.url("orders"),
+            "LAMBDA_MIGRATE_TABLE": dynamodb.create_table("lambda-migrate"),
+            "LAMBDA_MIGRATE_TARGET": "orders",
+            "POWERTOOLS_METRICS_NAMESPACE": "Orders",
+            "POWERTOOLS_SERVICE_NAME": "orders",
+        }
+
+
+@pytest.fixture(scope="session")
+def app(variables: dict[str, str]) -> Iterator[ModuleType]:
+    """The module ``app``, loaded as Lambda does: by its name, from the code's directory."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**variables, "LAMBDA_TASK_ROOT": str(CODE)}.items():
+            patch.setenv(name, value)
+        patch.syspath_prepend(str(CODE))
+        yield importlib.import_module("app")
+        sys.modules.pop("app")
+
+
+@pytest.fixture
+def call(app: ModuleType) -> Call:
+    """Send a request through API Gateway: ``call("GET", "/orders/1") -> (status, body)``."""
+
+    def send(method: str, path: str, body: Any = None, **query: str) -> tuple[int, Any]:
+        answer = app.handler(request(method, path, body, query), context())
+        return answer["statusCode"], json.loads(answer["body"])
+
+    return send
+
+
+def request(method: str, path: str, body: Any, query: dict[str, str]) -> dict[str, Any]:
+    """The event of an HTTP API, payload format 2.0."""
+    return {
+        "version": "2.0",
+        "routeKey": "$default",
+        "rawPath": path,
+        "headers": {"content-type": "application/json"},
+        "queryStringParameters": query,
+        "requestContext": {
+            "http": {"method": method, "path": path},
+            "requestId": "test",
+            "stage": "$default",
+        },
+        "body": body if isinstance(body, str) else json.dumps(body),
+        "isBase64Encoded": False,
+    }
+
+
+def context() -> SimpleNamespace:
+    """What Powertools and lambda-migrate read of Lambda's context."""
+    return SimpleNamespace(
+        function_name="orders",
+        memory_limit_in_mb=512,
+        invoked_function_arn="arn:aws:lambda:us-east-1:123456789012:function:orders",
+        aws_request_id="00000000-0000-0000-0000-000000000000",
+        get_remaining_time_in_millis=lambda: 30_000,
+    )

@@ -1,0 +1,149 @@
+"""The API, on a schema that its own first invocation has made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from lambda_migrate import MigrationRunner, migrate_on_cold_start
+from lambda_migrate.errors import NotReady
+from lambda_migrate.holder import Policy, Target
+from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.local.deployment import place_order
+from lambda_migrate.local.function import LocalFunction
+from lambda_migrate.local.postgresql import LocalPostgreSQL
+from lambda_migrate.migrations.directory import read_manifest
+from lambda_migrate.testing import FakeClock, InMemoryDatabase
+
+Call = Callable[..., tuple[int, Any]]
+
+CODE = Path(__file__).parents[1]
+TEA = {"email": "Ada@example.com", "item": "tea", "quantity": 2, "unit_cents": 450}
+
+
+def test_an_order_that_was_placed_can_be_read(call: Call) -> None:
+    status, placed = call("POST", "/orders", TEA)
+    assert status == 201
+    assert placed == {
+        "order_id": placed["order_id"],
+        "email": "ada@example.com",
+        "item": "tea",
+        "quantity": 2,
+        "unit_cents": 450,
+        "total_cents": 900,
+        "status": "placed",
+    }
+    assert call("GET", f"/orders/{placed['order_id']}") == (200, placed)
+
+
+def test_one_is_ordered_where_no_quantity_is_given(call: Call) -> None:
+    order = {name: value for name, value in TEA.items() if name != "quantity"}
+    assert call("POST", "/orders", order)[1]["quantity"] == 1
+
+
+def test_a_customer_sees_the_newest_twenty_of_their_own(call: Call) -> None:
+    placed = [
+        call("POST", "/orders", {**TEA, "email": "bob@example.com"})[1]["order_id"]
+        for _ in range(21)
+    ]
+    call("POST", "/orders", TEA)
+    status, listed = call("GET", "/orders", email="bob@example.com")
+    assert status == 200
+    assert [order["order_id"] for order in listed["orders"]] == placed[:0:-1]
+
+
+def test_a_customer_unknown_has_no_orders(call: Call) -> None:
+    assert call("GET", "/orders", email="nobody@example.com") == (200, {"orders": []})
+
+
+def test_cancelling_twice_is_cancelling_once(call: Call) -> None:
+    order_id = call("POST", "/orders", TEA)[1]["order_id"]
+    first = call("DELETE", f"/orders/{order_id}")
+    assert first[1]["status"] == "cancelled"
+    assert call("DELETE", f"/orders/{order_id}") == first
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "not json",
+        None,
+        [],
+        {**TEA, "email": "ada"},
+        {**TEA, "email": "ada@example.com\0"},
+        {**TEA, "item": " "},
+        {**TEA, "quantity": 0},
+        {**TEA, "quantity": True},
+        {**TEA, "quantity": 10**9},
+        {**TEA, "unit_cents": -1},
+        {**TEA, "unit_cents": "450"},
+    ],
+    ids=repr,
+)
+def test_an_order_that_makes_no_sense_is_refused(call: Call, body: Any) -> None:
+    status, said = call("POST", "/orders", body)
+    assert (status, said["statusCode"]) == (400, 400)
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+@pytest.mark.parametrize("order_id", ["999999999", "tea", "9" * 19, "-1"])
+def test_an_order_that_is_not_there_is_not_found(call: Call, method: str, order_id: str) -> None:
+    assert call(method, f"/orders/{order_id}")[0] == 404
+
+
+def test_the_first_invocation_has_brought_the_schema(call: Call, server: LocalPostgreSQL) -> None:
+    call("GET", "/orders", email="ada@example.com")
+    rows = server.execute("SELECT name FROM lambda_migrate.history ORDER BY 1", database="orders")
+    assert [name for (name,) in rows][:2] == ["0001_customers", "0002_orders"]
+    assert len(rows) == 7
+
+
+def test_an_environment_has_one_connection_and_lambda_migrate_none(
+    call: Call, server: LocalPostgreSQL
+) -> None:
+    for _ in range(3):
+        call("GET", "/orders", email="ada@example.com")
+    rows = server.execute(
+        "SELECT application_name FROM pg_stat_activity WHERE datname = 'orders'"
+        " AND backend_type = 'client backend' AND application_name <> 'lambda_migrate.local'"
+    )
+    assert rows == [["orders"]]
+
+
+def test_what_the_business_counts_is_written(
+    call: Call, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call("POST", "/orders", TEA)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert any(line.get("OrdersPlaced") == [1.0] for line in lines)
+
+
+def test_no_order_is_taken_while_somebody_else_migrates(
+    app: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fail closed, with a retryable error, before any code of ours. On a clock that is not real."""
+    clock = FakeClock()
+    store = InMemoryLeaseTable(clock=clock)
+    store.acquire("another environment")
+    target = Target("orders", store, InMemoryDatabase(), clock=clock, policy=Policy(wait_seconds=5))
+    runner = MigrationRunner(read_manifest(str(CODE / "migrations")), target)
+    handler = migrate_on_cold_start(runner=runner)(app.api.resolve)
+    monkeypatch.setattr(app, "orders", lambda: pytest.fail("an order was looked up"))
+    with pytest.raises(NotReady, match="another environment"):
+        handler({}, None)
+
+
+def test_a_real_runtime_serves_without_an_xray_daemon(variables: dict[str, str]) -> None:
+    """Tracing is on, as in Lambda, and nobody listens to it."""
+    own = {name: value for name, value in variables.items() if name != "AWS_ACCESS_KEY_ID"}
+    with LocalFunction(code=CODE, environment=own) as function:
+        [result] = function.storm(1, place_order())
+        log = function.logs(result.environment_id)
+    assert result.ok, result.error_message
+    assert result.payload["statusCode"] == 201
+    assert "Traceback" not in log

@@ -1,0 +1,206 @@
+"""What the demo refuses to call a success, and how it reads what the environments have noted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from lambda_migrate.local.environment import Happening, InvocationResult, Phase, Status
+from lambda_migrate.local.evidence import Check, Spread, Storm, read_check, spans_of
+from lambda_migrate.local.findings import Findings, Rollback, faults
+from lambda_migrate.local.report import draw, summary
+from lambda_migrate.local.sampler import Sample
+from lambda_migrate.local.timeline import Band, Row, Span
+
+
+def result(status: Status = "ok", *, code: int = 201, message: str = "") -> InvocationResult:
+    return InvocationResult(
+        request_id="id",
+        environment_id="env0001",
+        cold=True,
+        status=status,
+        payload={"statusCode": code} if status == "ok" else None,
+        error_type="",
+        error_message=message,
+        init_seconds=0.5,
+        duration_seconds=1.0,
+        started=10.0,
+        ended=11.0,
+    )
+
+
+def check(name: str, *, ended: float, waited: float = 0.0, fence: int = 0) -> Check:
+    outcome = "MIGRATED" if fence else "WAITED" if waited else "UP_TO_DATE"
+    return Check(name, outcome, ended, waited + 0.1, waited, 3, fence, ("0001_a",) if fence else ())
+
+
+STORM = Storm(
+    1,
+    [result(), result()],
+    {
+        "env0001": check("env0001", ended=10.5, fence=1),
+        "env0002": check("env0002", ended=10.9, waited=0.6),
+    },
+    warm=[result(code=200)],
+    bands=[Band("0001_a", 10.2, 10.4)],
+)
+ROLLBACK = Rollback(("0002_b",), 1.5, [Band("0002_b down", 12.0, 12.1)], {"0002_b": 1}, STORM)
+GOOD = Findings(
+    environments=2,
+    seconds=5.0,
+    storms=[STORM, replace(STORM, version=2)],
+    effects=[{"0001_a": 1}, {"0001_a": 1, "0002_b": 1}],
+    traffic=[result(code=200)],
+    rollback=ROLLBACK,
+    samples=[Sample(10.0, 0, 0), Sample(10.02, 1, 1), Sample(10.06, 0, 2)],
+    troubles=(),
+    dynamodb={"GetItem": 4, "UpdateItem": 2},
+    warm={"bare": 0.03, "passed_through": 0.15, "decorated": 0.16},
+    postgresql="18.4",
+)
+
+
+def test_a_demo_that_went_well_has_no_fault() -> None:
+    assert faults(GOOD) == []
+    assert summary(GOOD)["passed"] is True
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"effects": [{"0001_a": 2}]}, "0001_a took effect 2 times instead of once."),
+        ({"effects": [{"0001_a": 0}]}, "0001_a took effect 0 times instead of once."),
+        (
+            {"samples": [Sample(10.0, 2, 0)]},
+            "2 PostgreSQL connections of lambda-migrate were open at once",
+        ),
+        ({"samples": []}, "the connections were never counted"),
+        ({"troubles": ["The rollback failed: no"]}, "The rollback failed: no"),
+        (
+            {
+                "storms": [
+                    replace(STORM, results=[result(), result("crashed", message="gone\nlog")])
+                ]
+            },
+            "1 of 2 cold starts of version 1 failed; the first: gone",
+        ),
+        (
+            {"storms": [replace(STORM, warm=[result(code=500)])]},
+            "1 of 1 warm invocations of version 1 failed",
+        ),
+        (
+            {"traffic": [result(), result("timeout", message="late")]},
+            "1 of 2 invocations of version 1 while the schema changed failed; the first: late",
+        ),
+        (
+            {"rollback": replace(ROLLBACK, taken_back={"0002_b": 2})},
+            "0002_b was taken back 2 times instead of once.",
+        ),
+    ],
+)
+def test_each_broken_promise_is_a_fault_with_its_sentence(
+    change: dict[str, Any], sentence: str
+) -> None:
+    broken = replace(GOOD, **change)
+    [fault] = faults(broken)
+    assert fault.startswith(sentence)
+    assert summary(broken)["passed"] is False
+
+
+def test_a_client_error_is_an_answer_and_no_failure() -> None:
+    assert faults(replace(GOOD, traffic=[result(code=404)])) == []
+
+
+def test_the_release_is_when_the_migrator_was_done() -> None:
+    after = STORM.after_release()
+    assert after is not None
+    assert after.worst == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("values", "spread"),
+    [
+        ([], None),
+        ([3.0], Spread(1, 3.0, 3.0, 3.0)),
+        ([float(n) for n in range(200, 0, -1)], Spread(200, 100.5, 198.0, 200.0)),
+    ],
+)
+def test_a_spread_is_of_the_nearest_rank(values: list[float], spread: Spread | None) -> None:
+    assert Spread.of(values) == spread
+
+
+LINE = json.dumps(
+    {
+        "level": "INFO",
+        "timestamp": "1970-01-01 00:01:40,250+0000",
+        "lambda_migrate": {
+            "outcome": "WAITED",
+            "duration_ms": 1500,
+            "waited_ms": 1200,
+            "lease_calls": 5,
+            "fence": 0,
+            "applied": [],
+        },
+    },
+    separators=(",", ":"),
+)
+
+
+def test_the_line_of_the_library_is_found_among_others() -> None:
+    found = read_check("env0007", f'noise\n{{"message": "x"}}\n{LINE}\nmore\n', epoch=90.0)
+    assert found == Check("env0007", "WAITED", 10.25, 1.5, 1.2, 5, 0, ())
+    assert read_check("env0007", "noise\n", epoch=90.0) is None
+
+
+def happenings(*phases: Phase) -> list[Happening]:
+    return [Happening("env0001", phase, float(at)) for at, phase in enumerate(phases)]
+
+
+@pytest.mark.parametrize(
+    ("seen", "checked", "spans"),
+    [
+        (
+            happenings("started", "ready", "invoked"),
+            check("env0001", ended=5.0, waited=2.0),
+            [Span("starting", 0, 3), Span("waiting", 3, 5), Span("serving", 5, 9)],
+        ),
+        (
+            happenings("started", "ready", "invoked"),
+            check("env0001", ended=5.0, fence=1),
+            [Span("starting", 0, 4), Span("migrating", 4, 5), Span("serving", 5, 9)],
+        ),
+        (
+            happenings("started", "ready", "invoked"),
+            check("env0001", ended=2.5),
+            [Span("starting", 0, 2.5), Span("serving", 2.5, 9)],
+        ),
+        (
+            happenings("started", "ready", "invoked"),
+            replace(check("env0001", ended=5.0, waited=2.0), outcome="MigrationFailed"),
+            [Span("starting", 0, 3), Span("waiting", 3, 5), Span("failed", 5, 9)],
+        ),
+        (
+            happenings("started", "ready", "invoked", "returned", "ended"),
+            None,
+            [Span("starting", 0, 3), Span("failed", 3, 4)],
+        ),
+        (happenings("started"), None, [Span("starting", 0, 9)]),
+        ([], None, []),
+    ],
+    ids=["waited", "migrated", "up to date", "refused", "crashed", "still starting", "never began"],
+)
+def test_the_phases_of_an_environment(
+    seen: list[Happening], checked: Check | None, spans: list[Span]
+) -> None:
+    assert spans_of(seen, checked, connected=4.0, until=9.0) == spans
+
+
+def test_the_picture_names_the_migrations_and_begins_shortly_before_the_first_question() -> None:
+    rows = [Row("v1 env0001", [Span("starting", -90, 10.2), Span("migrating", 10.2, 10.5)])]
+    svg = draw(GOOD, rows)
+    assert "0001_a" in svg
+    assert "0002_b down" in svg
+    assert ">20<" not in svg  # an axis of a hundred seconds would have it
