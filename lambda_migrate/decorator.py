@@ -145,11 +145,19 @@ class _Gate:
 
         if self.is_open:
             return
+        if self._is_switched_off():
+            self.is_open = True
+            return
         runner = self._made()
         request_id = str(getattr(context, "aws_request_id", None) or "")
         deadline = Deadline.of_invocation(context, runner.target.clock)
         runner.ensure(deadline, request_id=request_id)
         self.is_open = True
+
+    def _is_switched_off(self) -> bool:
+        """Whether the mode is ``off``: a kill switch needs nothing else to be right."""
+        mode = self._settings.get("mode") or os.environ.get("LAMBDA_MIGRATE_MODE", "")
+        return self._given is None and str(mode).strip().lower() == "off"
 
     def _made(self) -> MigrationRunner:
         """The runner; made on the first invocation, because settings are read from its environment.
@@ -184,6 +192,8 @@ class _Gate:
         from lambda_migrate.deadline import Deadline
         from lambda_migrate.errors import MigrateError
 
+        if self._is_switched_off():
+            return
         try:
             runner = self._made()
             runner.ensure(Deadline.after(_INIT_SECONDS, runner.target.clock))

@@ -223,4 +223,4 @@ class Hold:
         )
 
 
-_OVERDUE = "it was still running when the invocation's deadline came, and was cancelled"
+_OVERDUE = "it was still running when the deadline came, and was cancelled"

@@ -21,7 +21,12 @@ OnLeaseStoreUnavailable = Literal["fail", "check"]
 Init = Literal["never", "when-long"]
 
 PREFIX = "LAMBDA_MIGRATE_"
-_NOT_SETTINGS = ("LAMBDA_MIGRATE_ENGINES", "LAMBDA_MIGRATE_TEST_", "LAMBDA_MIGRATE_LOCAL_")
+_NOT_SETTINGS = (
+    "LAMBDA_MIGRATE_ENGINES",
+    "LAMBDA_MIGRATE_LOCAL_",
+    "LAMBDA_MIGRATE_TEST_",
+    "LAMBDA_MIGRATE_TRACEBACK",
+)
 """Beginnings of variables that belong to workstations, not to the library."""
 
 _INFINITY = float("inf")

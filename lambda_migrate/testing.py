@@ -379,7 +379,7 @@ class InMemoryHeldDatabase:
             if self._database.is_down:
                 raise DatabaseUnavailable("the in-memory database is down")
             if deadline is not None and deadline.is_over:
-                raise MigrationFailed("the invocation's deadline has passed")
+                raise MigrationFailed("the deadline has passed")
             yield self._database
 
     def _run(self, script: Script, version: int, *, name: str, path: str, by: Deadline) -> int:
@@ -395,7 +395,7 @@ class InMemoryHeldDatabase:
         if failure is not None:
             raise failure
         if by.is_over:
-            raise MigrationFailed("the invocation's deadline has passed", migration=name)
+            raise MigrationFailed("the deadline has passed", migration=name)
         return round((database._clock.monotonic() - began) * 1000)
 
     def _settled(self, database: InMemoryDatabase, row: HistoryRow, *, took_effect: bool) -> None:

@@ -73,8 +73,7 @@ class Call:
     @cached_property
     def settings(self) -> Settings:
         """Options, then variables, then defaults."""
-        environ = {name: text for name, text in self._environ.items() if name != TRACEBACK}
-        return Settings.load(environ, **self.options.settings)
+        return Settings.load(self._environ, **self.options.settings)
 
     @cached_property
     def manifest(self) -> Manifest:

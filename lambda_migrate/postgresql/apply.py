@@ -160,9 +160,7 @@ class _Run:
     def _attempt(self, write: Callable[[str], str], already_done: Callable[[], int | None]) -> int:
         if self._deadline.is_over:
             # What it failed of before says more than that time is over.
-            raise self._before or MigrationFailed(
-                "the invocation's deadline has passed", migration=self._name
-            )
+            raise self._before or MigrationFailed("the deadline has passed", migration=self._name)
         try:
             if self._losses:
                 self._fenced.reattach(self._deadline)

@@ -163,7 +163,7 @@ class FencedConnection:
         """
         left = deadline.remaining()
         if left <= 0:
-            raise MigrationFailed("the invocation's deadline has passed")
+            raise MigrationFailed("the deadline has passed")
         statement = max(1, round(left * 1000))
         return Limits(
             lock=0 if waits_for_locks else _shorter(self._lock_ms, statement),

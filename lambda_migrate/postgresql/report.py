@@ -57,7 +57,7 @@ def failure_of(
 
 def overdue_cause() -> str:
     """The cause of a failure that the deadline brought about."""
-    return "it was still running when the invocation's deadline came, and was cancelled"
+    return "it was still running when the deadline came, and was cancelled"
 
 
 def _cause(error: PostgresError, *, overdue: bool) -> str:

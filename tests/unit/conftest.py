@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
-import botocore.loaders
+import pytest
+from botocore.loaders import JSONFileLoader
 
-_load = functools.cache(botocore.loaders.JSONFileLoader().load_file)
 
-
-def _load_once(_loader: object, file_path: str) -> Any:
+@pytest.fixture(scope="session", autouse=True)
+def service_models_are_read_once() -> Iterator[None]:
     """A client's service model is 0.3 s of JSON, the same for every client of every test."""
-    return _load(file_path)
+    load = functools.cache(JSONFileLoader().load_file)
 
+    def load_once(_loader: object, file_path: str) -> Any:
+        return load(file_path)
 
-botocore.loaders.JSONFileLoader.load_file = _load_once  # type: ignore[method-assign]  # see above
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", load_once)
+        yield

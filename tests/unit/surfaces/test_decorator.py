@@ -358,6 +358,21 @@ def test_service_unavailable_is_a_503_that_says_when_and_no_more(
 # --- initialisation
 
 
+@pytest.mark.parametrize("as_argument", [True, False])
+def test_the_kill_switch_needs_nothing_else_to_be_right(
+    as_argument: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAMBDA_MIGRATE_LEASE_SECONDS", "soon")
+    monkeypatch.setenv("LAMBDA_MIGRATE_MODE", "migrate" if as_argument else " Off ")
+    settings: dict[str, Any] = {"mode": "off"} if as_argument else {}
+
+    @migrate_on_cold_start(**settings)
+    def handler(event: Any, context: Any) -> str:
+        return "served"
+
+    assert handler({}, None) == "served"
+
+
 @pytest.mark.parametrize("kind", ["on-demand", *sorted(LONG_INITS)])
 @pytest.mark.parametrize(
     ("argument", "variable", "asked"),
