@@ -53,7 +53,8 @@ def sampled_connections(stage: Stage) -> Iterator[list[int]]:
 def test_one_environment_migrates_the_next_reads_once_and_warm_ones_ask_nobody(
     stage: Stage,
 ) -> None:
-    with stage.function(stage.code(V2)) as function:
+    # Renewed after 20 s at the earliest, so that the requests can be counted.
+    with stage.function(stage.code(V2), lease_seconds="60") as function:
         assert function.invoke().ok
         (first,) = function.environments()
         after_first = stage.dynamodb.requests(first.access_key)
