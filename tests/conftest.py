@@ -46,7 +46,6 @@ QUICK = (
     "tests/unit/",
     "tests/integration/postgresql/test_fence.py",
     "tests/integration/postgresql/test_history.py",
-    "tests/integration/postgresql/test_outside.py",
 )
 NOT_QUICK = ("tests/unit/cli/test_cli_render.py", "[pg14", "[pg15", "[pg16", "[pg17")
 
