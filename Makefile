@@ -5,6 +5,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MAJORS := 14 15 16 17 18
 
+# Bytecode is written even where the machine's owner would rather not: without it, every process of
+# every test compiles the library and its own test files anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test lint test-unit test-real test-dynamodb-local format clean
 
 # 100 Lambda runtimes start at once against a real PostgreSQL.
