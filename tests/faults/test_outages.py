@@ -11,7 +11,7 @@ from tests.stage import COUNTERS, Stage, effect, ends, lines, running, until
 
 def test_the_deadline_inside_a_migration_cancels_it_and_frees_the_lease(stage: Stage) -> None:
     code = stage.code({"1_counters": COUNTERS, "2_long": effect(2, "SELECT pg_sleep(300);")})
-    with stage.function(code, timeout=8) as function:
+    with stage.function(code, timeout=12) as function:
         result = function.invoke()
         assert (result.status, result.error_type) == ("error", "MigrationFailed"), (
             "it ends by itself, before Lambda kills it"
@@ -31,7 +31,7 @@ def test_the_deadline_inside_a_migration_cancels_it_and_frees_the_lease(stage: S
 def test_many_short_statements_do_not_outlive_the_deadline_together(stage: Stage) -> None:
     script = "\n".join(["SELECT pg_sleep(0.5);"] * 600)
     code = stage.code({"1_counters": COUNTERS, "2_many": effect(2, script)})
-    with stage.function(code, timeout=8) as function:
+    with stage.function(code, timeout=12) as function:
         result = function.invoke()
     assert (result.status, result.error_type) == ("error", "MigrationFailed")
     assert stage.effects() == {1: 1}
@@ -74,7 +74,7 @@ def test_a_dynamodb_api_away_for_good_fails_closed_before_the_deadline(own_stage
     stage = own_stage
     code = stage.code({"1_counters": COUNTERS})
     stage.dynamodb.stop()
-    with stage.function(code, timeout=8) as function:
+    with stage.function(code, timeout=12) as function:
         result = function.invoke()
         assert (result.status, result.error_type) == ("error", "LeaseStoreUnavailable")
         (end,) = ends(function)
@@ -92,9 +92,9 @@ def test_a_dynamodb_api_away_for_good_is_served_by_setting_if_postgresql_is_curr
         assert function.invoke().ok
     stage.dynamodb.stop()
     check = {"on_lease_store_unavailable": "check"}
-    with stage.function(code, timeout=20, **check) as function:
+    with stage.function(code, **check) as function:
         assert function.invoke().ok
-    with stage.function(newer, timeout=8, **check) as function:
+    with stage.function(newer, **check) as function:
         result = function.invoke()
     assert (result.status, result.error_type) == ("error", "LeaseStoreUnavailable")
     assert stage.effects() == {1: 1}
