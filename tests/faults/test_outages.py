@@ -91,10 +91,9 @@ def test_a_dynamodb_api_away_for_good_is_served_by_setting_if_postgresql_is_curr
     with stage.function(code) as function:
         assert function.invoke().ok
     stage.dynamodb.stop()
-    check = {"on_lease_store_unavailable": "check"}
-    with stage.function(code, **check) as function:
+    with stage.function(code, on_lease_store_unavailable="check") as function:
         assert function.invoke().ok
-    with stage.function(newer, **check) as function:
+    with stage.function(newer, on_lease_store_unavailable="check") as function:
         result = function.invoke()
     assert (result.status, result.error_type) == ("error", "LeaseStoreUnavailable")
     assert stage.effects() == {1: 1}
