@@ -36,8 +36,8 @@ test-real: .venv/installed-dev .engines/installed
 # The lease's contract and the concurrent tests on Amazon's own DynamoDB Local (needs Java).
 test-dynamodb-local: .venv/installed-dev .engines/installed
 	$(BIN)/python -m lambda_migrate.local.dynamodb install
-	LAMBDA_MIGRATE_TEST_DYNAMODB=dynamodb-local $(BIN)/python -m pytest \
-		tests/contract tests/integration/flow
+	LAMBDA_MIGRATE_TEST_DYNAMODB=dynamodb-local $(BIN)/python -m pytest tests/contract \
+		tests/integration/flow -k "lease or dynamodb or at_once or failing or roll"
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

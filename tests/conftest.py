@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lambda_migrate.local.dynamodb import LocalDynamoDB
+from lambda_migrate.local.dynamodb import DynamoDBLocal, LocalDynamoDB
 from lambda_migrate.local.postgresql import LocalPostgreSQL
 from tests.stage import TABLE, Stage
 
@@ -19,15 +20,18 @@ def stage_postgresql() -> Iterator[LocalPostgreSQL]:
 
 
 @pytest.fixture(scope="session")
-def stage_dynamodb() -> Iterator[LocalDynamoDB]:
-    with LocalDynamoDB() as api:
+def stage_dynamodb() -> Iterator[LocalDynamoDB | DynamoDBLocal]:
+    amazons = os.environ.get("LAMBDA_MIGRATE_TEST_DYNAMODB") == "dynamodb-local"
+    with DynamoDBLocal() if amazons else LocalDynamoDB() as api:
         api.create_table(TABLE)
         yield api
 
 
 @pytest.fixture
 def stage(
-    stage_postgresql: LocalPostgreSQL, stage_dynamodb: LocalDynamoDB, tmp_path: Path
+    stage_postgresql: LocalPostgreSQL,
+    stage_dynamodb: LocalDynamoDB | DynamoDBLocal,
+    tmp_path: Path,
 ) -> Stage:
     """A database and a target of its own, on the shared servers."""
     return Stage(stage_postgresql, stage_dynamodb, tmp_path)

@@ -16,7 +16,7 @@ from lambda_migrate.events import null_observer
 from lambda_migrate.lease.item import decode
 from lambda_migrate.lease.state import LeaseState
 from lambda_migrate.lease.table import DynamoDBLeaseTable
-from lambda_migrate.local.dynamodb import LocalDynamoDB
+from lambda_migrate.local.dynamodb import DynamoDBLocal, LocalDynamoDB
 from lambda_migrate.local.function import EnvironmentView, LocalFunction
 from lambda_migrate.local.postgresql import LocalPostgreSQL
 from lambda_migrate.maintenance import Maintenance
@@ -68,7 +68,9 @@ def sleeps_once(seconds: int) -> str:
 class Stage:
     """One database and one target, on servers that other stages may share."""
 
-    def __init__(self, postgresql: LocalPostgreSQL, dynamodb: LocalDynamoDB, root: Path) -> None:
+    def __init__(
+        self, postgresql: LocalPostgreSQL, dynamodb: LocalDynamoDB | DynamoDBLocal, root: Path
+    ) -> None:
         self.postgresql = postgresql
         self.dynamodb = dynamodb
         self.root = root
