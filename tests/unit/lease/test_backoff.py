@@ -94,3 +94,11 @@ def test_a_thousand_waiters_stay_far_below_what_one_partition_sustains() -> None
         reads += 1
     units_a_second = 1_000 * reads / 900 / 2  # an eventually consistent read is half a unit
     assert units_a_second < 3_000 / 8
+
+
+@pytest.mark.parametrize(
+    ("failures", "bound"), [(1, 0.4), (2, 0.8), (4, 3.2), (6, 8.0), (999, 8.0)]
+)
+def test_reads_that_fail_come_back_ever_later_up_to_a_bound(failures: int, bound: float) -> None:
+    almost_one = FixedRandom(0.999999)
+    assert Backoff(almost_one).delay(0.0, failures=failures) == pytest.approx(bound, rel=1e-3)
