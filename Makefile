@@ -9,7 +9,12 @@ MAJORS := 14 15 16 17 18
 # every test compiles the library and its own test files anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test lint test-unit test-real test-dynamodb-local format clean
+# How many chaos schedules, and from which seed on: make chaos ROUNDS=1000 SEED=7
+ROUNDS := 200
+SEED :=
+
+.PHONY: demo test lint test-unit test-real test-dynamodb-local storm bench simulate chaos mutants \
+	audit format clean
 
 # 100 Lambda runtimes start at once against a real PostgreSQL.
 demo: .venv/installed-local
@@ -39,6 +44,30 @@ test-dynamodb-local: .venv/installed-dev .engines/installed
 	LAMBDA_MIGRATE_TEST_DYNAMODB=dynamodb-local $(BIN)/python -m pytest tests/contract \
 		tests/integration/flow -k "lease or dynamodb or at_once or failing or roll"
 
+# Cold-start storms with Locust; reports go to storm-report/.
+storm: .venv/installed-load
+	$(BIN)/python -m load.storm
+
+# Ratios against the peers, side by side; the table goes to docs/benchmarks.md.
+bench: .venv/installed-bench
+	$(BIN)/python -m load.bench
+
+# How long to wait between two reads: policies compared by simulation.
+simulate: .venv/installed-load
+	$(BIN)/python -m load.simulate
+
+# Random faults at random moments; repeatable by its seed.
+chaos: .venv/installed-load
+	$(BIN)/python -m load.chaos --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
+
+# Take one safeguard away at a time and see which tests notice.
+mutants: .venv/installed-dev .engines/installed
+	$(BIN)/python -m tests.mutants
+
+# Known vulnerabilities of what is installed; needs the advisory database's network.
+audit: .venv/installed-dev
+	$(BIN)/python -m pip_audit --skip-editable
+
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -50,9 +79,17 @@ format: .venv/installed-dev
 	$(PIP) --editable '.[local]'
 	@touch $@
 
+.venv/installed-load: .venv/bin/python pyproject.toml
+	$(PIP) --editable '.[load]'
+	@touch $@ .venv/installed-local
+
+.venv/installed-bench: .venv/bin/python pyproject.toml
+	$(PIP) --editable '.[bench]'
+	@touch $@ .venv/installed-load .venv/installed-local
+
 .venv/installed-dev: .venv/bin/python pyproject.toml
 	$(PIP) --editable '.[dev]'
-	@touch $@ .venv/installed-local
+	@touch $@ .venv/installed-load .venv/installed-local
 
 # Servers of every supported major version, with TLS; the one in the wheel is built without.
 .engines/installed: .venv/installed-dev
@@ -60,4 +97,4 @@ format: .venv/installed-dev
 	@touch $@
 
 clean:
-	rm -rf .venv .engines .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage demo-report
+	rm -rf .venv .engines .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage *-report
