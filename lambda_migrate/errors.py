@@ -15,15 +15,17 @@
        └─ DatabaseUnavailable     PostgreSQL did not answer
 
 A class exists where a caller acts differently on it. Messages name what is at fault and what to
-do next, and never hold a password, a token or a whole connection string.
+do next, and never hold a password, a token or a whole connection string. Some of their words come
+from files, from the server or from the lease table, where others may have written them: what a
+terminal would obey, or a reader would not see, is shown as an escape (`legible`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import ClassVar
 
 __all__ = [
     "ConfigurationError",
@@ -39,11 +41,23 @@ __all__ = [
     "RepairRequired",
 ]
 
+_SPACES = "\t\xa0\u202f"
+"""The last two are those that French servers write between quotation marks."""
+
+KEPT_IN_TEXT = "\n" + _SPACES
+"""What `legible` leaves in texts of several lines."""
+
+_FAULTS_TOLD = 100
+"""A message is one log event, which CloudWatch cuts at 256 KB."""
+
 
 class MigrateError(Exception):
     """The root of the tree: catch it to catch everything of lambda-migrate."""
 
     retryable: ClassVar[bool] = False
+
+    def __str__(self) -> str:
+        return legible(super().__str__(), keep=KEPT_IN_TEXT)
 
 
 class ConfigurationError(MigrateError):
@@ -59,7 +73,10 @@ class ConfigurationError(MigrateError):
             super().__init__(self.faults[0])
         else:
             lines = [heading or f"{len(self.faults)} settings are wrong:"]
-            super().__init__("\n".join(lines + [f"  - {fault}" for fault in self.faults]))
+            lines += [f"  - {fault}" for fault in self.faults[:_FAULTS_TOLD]]
+            if len(self.faults) > _FAULTS_TOLD:
+                lines.append(f"  and {len(self.faults) - _FAULTS_TOLD} more")
+            super().__init__("\n".join(lines))
 
 
 class ManifestError(ConfigurationError):
@@ -88,9 +105,9 @@ class MigrationFailed(MigrateError):
         retry_at_ms: int | None = None,
         detail: str = "",
     ) -> None:
-        self.migration = migration
-        self.sqlstate = sqlstate
-        self.cause = cause
+        self.migration = legible(migration)
+        self.sqlstate = legible(sqlstate)
+        self.cause = legible(" ".join(cause.split()))
         self.attempts = attempts
         self.retry_at_ms = retry_at_ms
         self.detail = detail
@@ -112,7 +129,7 @@ class RepairRequired(MigrationFailed):
 
 
 class NotReady(MigrateError):
-    """The schema is not ready yet; the same invocation may succeed later.
+    """The schema is not ready yet; the same invocation may succeed later. One line says why.
 
     Attributes:
         retry_after_seconds: What to put into a Retry-After header.
@@ -122,7 +139,7 @@ class NotReady(MigrateError):
 
     def __init__(self, message: str, *, retry_after_seconds: float = 1.0) -> None:
         self.retry_after_seconds = retry_after_seconds
-        super().__init__(message)
+        super().__init__(legible(message, keep=_SPACES))
 
 
 class LeaseStoreUnavailable(NotReady):
@@ -139,3 +156,17 @@ class LeaseHeld(NotReady):
 
 class DatabaseUnavailable(NotReady):
     """PostgreSQL refused the connection or did not answer in time."""
+
+
+def legible(text: str, *, keep: str = "") -> str:
+    r"""``text`` with everything invisible, or obeyed by a terminal, written as an escape.
+
+    ESC becomes ``\x1b``, the override that turns text round ``\u202e``.
+
+    Args:
+        text: Anything, half surrogate pairs included.
+        keep: Characters that stay all the same.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in text)

@@ -6,8 +6,13 @@ migration's name (``0003_add_status``). No event carries a secret.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from lambda_migrate.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+else:
+    Protocol = object  # importing typing takes 10 ms, and nothing asks at run time
 
 __all__ = [
     "CheckFailed",

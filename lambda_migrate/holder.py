@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lambda_migrate.deadline import SYSTEM_CLOCK, system_random
 from lambda_migrate.errors import (
     ConfigurationError,
     LeaseLost,
     MigrateError,
     MigrationFailed,
 )
-from lambda_migrate.events import null_observer
 from lambda_migrate.lease.heartbeat import Heartbeat
 from lambda_migrate.lease.state import Failure, Ready
 from lambda_migrate.postgresql.database import FenceStale, Grant
@@ -22,77 +18,18 @@ from lambda_migrate.postgresql.database import FenceStale, Grant
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from lambda_migrate.deadline import Clock, Deadline, Random
-    from lambda_migrate.events import Observer
+    from lambda_migrate.deadline import Deadline
     from lambda_migrate.lease.state import Lease, Progress
-    from lambda_migrate.lease.store import LeaseStore
-    from lambda_migrate.postgresql.database import Database, HeldDatabase
+    from lambda_migrate.postgresql.database import HeldDatabase
+    from lambda_migrate.target import Target
 
-__all__ = ["Hold", "Policy", "Target", "new_owner"]
+__all__ = ["Hold"]
 
 _LIFTS = 5
 """A fence row that outruns the lease table this often in a row is being moved by somebody."""
 
 _ABORT_GRACE_SECONDS = 0.5
 """PostgreSQL cancels at the deadline by itself; the heartbeat aborts a little later."""
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """How a runner behaves; see the settings of the same names for what each means.
-
-    Attributes:
-        mode: ``migrate``, ``require`` or ``off``.
-        lease_seconds: Length of the lease.
-        wait_seconds: Longest wait for another holder.
-        safety_margin_seconds: How long before an invocation's deadline everything has ended.
-        failure_pause_seconds: Pause after the first failure; it doubles with each.
-        allow_out_of_order: Apply below the highest applied version.
-        check_database_if_store_is_gone: Ask PostgreSQL, read-only, when DynamoDB is away.
-    """
-
-    mode: str = "migrate"
-    lease_seconds: float = 20.0
-    wait_seconds: float = 25.0
-    safety_margin_seconds: float = 2.0
-    failure_pause_seconds: float = 10.0
-    allow_out_of_order: bool = False
-    check_database_if_store_is_gone: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One database with its item in the lease table, and what is needed to work on it.
-
-    Attributes:
-        name: Partition key of the item.
-        store: The lease table.
-        database: PostgreSQL.
-        environment: Compared with what the database is stamped with.
-        policy: How to behave.
-        clock: Time.
-        random: Chance.
-        observer: Who is told.
-    """
-
-    name: str
-    store: LeaseStore
-    database: Database
-    environment: str = ""
-    policy: Policy = Policy()
-    clock: Clock = SYSTEM_CLOCK
-    random: Random = field(default_factory=system_random)
-    observer: Observer = null_observer
-
-
-def new_owner() -> str:
-    """A name for one attempt: function, process, and a fresh random part.
-
-    Snapshots clone memory and managed instances run several processes in one environment, so
-    neither the function nor the process is enough.
-    """
-    function = os.environ.get("AWS_LAMBDA_FUNCTION_NAME") or "cli"
-    return f"{function}/{os.getpid()}/{os.urandom(16).hex()}"
 
 
 class Hold:

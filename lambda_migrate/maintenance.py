@@ -21,21 +21,22 @@ from lambda_migrate.applying import (
 )
 from lambda_migrate.errors import ConfigurationError, LeaseHeld, LeaseLost, MigrateError
 from lambda_migrate.events import LeaseTakenOver, MigrationReverted
-from lambda_migrate.holder import Hold, new_owner
+from lambda_migrate.holder import Hold
 from lambda_migrate.lease.decide import lease_is_over
 from lambda_migrate.lease.state import Lease, LeaseState, Progress
 from lambda_migrate.lease.waiting import describe
 from lambda_migrate.migrations import HistoryRow, RowState, make_plan
 from lambda_migrate.migrations.rollback import choose_rollback
+from lambda_migrate.target import new_owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from lambda_migrate.deadline import Deadline
-    from lambda_migrate.holder import Target
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.migrations import Manifest, Migration, Plan
     from lambda_migrate.postgresql.database import HeldDatabase
+    from lambda_migrate.target import Target
 
 __all__ = ["Maintenance", "Status", "Verification", "release_lease"]
 
@@ -221,9 +222,13 @@ class Maintenance:
         """Stop vouching for every code version that needs ``lowest`` or anything above it."""
         ready = ready_of(hold.lease.state, self.target.database.fingerprint)
         kept = {digest: entry for digest, entry in ready.items() if entry.version < lowest}
-        hold.withdraw(kept)
-        if len(kept) < len(ready):
-            self.target.clock.sleep(self.target.store.staleness_seconds)
+        try:
+            hold.withdraw(kept)
+        finally:
+            # Even if the answer was lost: the write may have been done, and whoever tries next
+            # would find nothing to withdraw, and so nothing to wait for.
+            if len(kept) < len(ready):
+                self.target.clock.sleep(self.target.store.staleness_seconds)
 
     def _finish(self, hold: Hold, database: HeldDatabase) -> None:
         """Vouch for the manifest that ends where the history ends now, and give the lease back."""

@@ -12,11 +12,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from contextlib import suppress
 from enum import Enum
-from typing import TYPE_CHECKING, Any
 
-from lambda_migrate.applying import bring_up_to_date, complete, record_failure
 from lambda_migrate.deadline import Deadline
 from lambda_migrate.errors import (
     LeaseLost,
@@ -31,15 +29,19 @@ from lambda_migrate.events import (
     LeaseTakenOver,
     Waiting,
 )
-from lambda_migrate.holder import Hold, Target, new_owner
-from lambda_migrate.lease.backoff import Backoff
 from lambda_migrate.lease.decide import Acquire, Refuse, Serve, Step, Wait, Watch, decide
 from lambda_migrate.lease.state import Lease, LeaseState
-from lambda_migrate.migrations import make_plan
+from lambda_migrate.migrations.digest import DeferredManifest
+from lambda_migrate.target import new_owner
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
+    from lambda_migrate.holder import Hold
     from lambda_migrate.lease.waiting import Waiter
     from lambda_migrate.migrations import Manifest
+    from lambda_migrate.target import Target
 
 __all__ = ["MigrationRunner", "Outcome"]
 
@@ -71,10 +73,19 @@ class MigrationRunner:
         target: The database with its item in the lease table, and how to behave.
     """
 
-    def __init__(self, manifest: Manifest, target: Target) -> None:
-        self.manifest = manifest
+    def __init__(self, manifest: Manifest | DeferredManifest, target: Target) -> None:
         self.target = target
+        self._shipped = manifest
         self._is_ready = False
+
+    @property
+    def manifest(self) -> Manifest:
+        """The migrations that this code ships; their files are read now if not before.
+
+        Raises:
+            ManifestError: Files are at fault.
+        """
+        return _loaded(self._shipped)
 
     def ensure(self, deadline: Deadline | None = None, *, request_id: str = "") -> Outcome:
         """Return as soon as the database satisfies the manifest; migrate it if need be.
@@ -93,12 +104,14 @@ class MigrationRunner:
         """
         if self._is_ready or self.target.policy.mode == "off":
             return Outcome.UP_TO_DATE
-        check = _Check(self.manifest, self.target, deadline, request_id=request_id)
+        check = _Check(self._shipped, self.target, deadline, request_id=request_id)
         try:
             outcome = check.run()
         except Exception as error:
             self.target.observer.observe(check.failed(error))
             raise
+        finally:
+            self.target.store.close()
         self._is_ready = True
         self.target.observer.observe(check.finished(outcome))
         return outcome
@@ -108,29 +121,41 @@ class MigrationRunner:
         self._is_ready = False
 
 
-@dataclass
+def _loaded(manifest: Manifest | DeferredManifest) -> Manifest:
+    return manifest.load() if isinstance(manifest, DeferredManifest) else manifest
+
+
 class _Check:
-    """One cold start's way through the drawing above."""
+    """One cold start's way through the drawing above.
 
-    manifest: Manifest
-    target: Target
-    invocation: Deadline | None
-    request_id: str = field(kw_only=True)
+    Whatever only a holder needs is loaded when there is a lease to hold: a cold start that finds
+    the schema ready, or waits until it is, never loads it.
+    """
 
-    def __post_init__(self) -> None:
-        clock, policy = self.target.clock, self.target.policy
-        self.started = clock.monotonic()
+    def __init__(
+        self,
+        manifest: Manifest | DeferredManifest,
+        target: Target,
+        invocation: Deadline | None,
+        *,
+        request_id: str,
+    ) -> None:
+        self.digest = manifest.digest
+        self.target = target
+        self.request_id = request_id
+        self.started = target.clock.monotonic()
         self.waited = 0.0
         self.applied: list[str] = []
         self.owner = new_owner()
         self.fence = 0
         self.deadline = (
-            self.invocation.earlier(policy.safety_margin_seconds)
-            if self.invocation is not None
-            else Deadline.after(WITHOUT_DEADLINE_SECONDS, clock)
+            invocation.earlier(target.policy.safety_margin_seconds)
+            if invocation is not None
+            else Deadline.after(WITHOUT_DEADLINE_SECONDS, target.clock)
         )
-        self._calls_before = self.target.store.calls
-        self._watch = Watch(policy.lease_seconds)
+        self._shipped = manifest
+        self._calls_before = target.store.calls
+        self._watch = Watch(target.policy.lease_seconds)
         self._waiter: Waiter | None = None
 
     def run(self) -> Outcome:
@@ -146,6 +171,10 @@ class _Check:
                 continue
             state = self._acquire(step)
             if isinstance(state, Lease):
+                news = self._news(state)
+                if news is not None:
+                    step = news
+                    continue
                 self._announce(step, state)
                 if self._hold(state):
                     return Outcome.MIGRATED
@@ -168,7 +197,7 @@ class _Check:
         clock = self.target.clock
         return decide(
             state,
-            digest=self.manifest.digest,
+            digest=self.digest,
             database=self.target.database.fingerprint,
             owner=self.owner,
             now_ms=clock.wall_ms(),
@@ -199,6 +228,7 @@ class _Check:
             self.waited += clock.monotonic() - began
 
     def _new_waiter(self) -> Waiter:
+        from lambda_migrate.lease.backoff import Backoff
         from lambda_migrate.lease.waiting import Waiter
 
         checks_database = self.target.policy.check_database_if_store_is_gone
@@ -228,8 +258,10 @@ class _Check:
         raise error
 
     def _database_is_current(self) -> bool:
+        from lambda_migrate.migrations.plan import make_plan
+
         return make_plan(
-            self.manifest,
+            _loaded(self._shipped),
             self.target.database.read_history(self.deadline),
             allow_out_of_order=self.target.policy.allow_out_of_order,
         ).is_current
@@ -239,12 +271,25 @@ class _Check:
     def _acquire(self, step: Acquire) -> Lease | LeaseState:
         if self.deadline.is_over:
             raise NotReady(self._too_late())
+        _loaded(self._shipped)  # files that cannot be used are told before anybody is kept waiting
         seen = step.over if step.watched else None
         try:
             return self.target.store.acquire(self.owner, seen=seen)
         except LeaseStoreUnavailable:
             # Whether it was taken is for the next reading to say.
             return LeaseState()
+
+    def _news(self, lease: Lease) -> Serve | Refuse | None:
+        """What became known between our reading and our acquiring; the lease is given back then.
+
+        Of a hundred that read "nobody is at it", some acquire only after the first of them is done.
+        """
+        step = self._decide(lease.state)
+        if not isinstance(step, Serve | Refuse):
+            return None
+        with suppress(MigrateError):  # it runs out by itself otherwise
+            self.target.store.release(lease)
+        return step
 
     def _too_late(self) -> str:
         margin = self.target.policy.safety_margin_seconds
@@ -263,34 +308,41 @@ class _Check:
 
     def _hold(self, lease: Lease) -> bool:
         """Do what a holder does; False if the lease was lost when all was done."""
+        from lambda_migrate.applying import bring_up_to_date, record_failure
+        from lambda_migrate.holder import Hold
+
+        manifest = _loaded(self._shipped)
         hold = Hold(self.target, lease, self.deadline, request_id=self.request_id)
         try:
             with hold.database() as database:
                 self.fence = hold.lease.fence  # PostgreSQL may have had it lifted
-                bring_up_to_date(hold, database, self.manifest, on_applied=self.applied.append)
-                return self._complete(hold)
+                bring_up_to_date(hold, database, manifest, on_applied=self.applied.append)
+                return self._complete(hold, manifest)
         except LeaseLost:
             raise
         except MigrateError as error:
             if error.retryable:
                 hold.release()
             else:
-                record_failure(hold, self.manifest, error)
+                record_failure(hold, manifest, error)
             raise
         except BaseException:
             hold.release()
             raise
 
-    def _complete(self, hold: Hold) -> bool:
-        """Tell the table. PostgreSQL is current by now, whatever the table answers."""
+    def _complete(self, hold: Hold, manifest: Manifest) -> bool:
+        """Tell the table; whether PostgreSQL is still current by then."""
+        from lambda_migrate.applying import complete
+
         try:
-            complete(hold, self.manifest)
+            complete(hold, manifest)
         except LeaseLost:
             # A successor has its own view of this database, perhaps a rollback: ask again.
             return False
         except LeaseStoreUnavailable:
-            # The lease runs out by itself, and the next instance tells the table.
-            return True
+            # The lease runs out by itself, and the next instance tells the table. Frozen for longer
+            # than that, we may have had a successor, and it may have rolled back: ask again.
+            return self.target.clock.monotonic() < hold.lease.trusted_until
         return True
 
     # --- telling
@@ -318,7 +370,7 @@ class _Check:
     def _facts(self) -> dict[str, Any]:
         return {
             "target": self.target.name,
-            "digest": self.manifest.digest,
+            "digest": self.digest,
             "seconds": self.target.clock.monotonic() - self.started,
             "waited_seconds": self.waited,
             "lease_calls": self.target.store.calls - self._calls_before,

@@ -5,20 +5,22 @@ Light: this is on the fast path of every cold start.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
-
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.postgresql.address import DatabaseAddress, parse_url
+from lambda_migrate.values import dataclass, field
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Any, Literal
+
+    Mode = Literal["migrate", "require", "off"]
+    OnLeaseStoreUnavailable = Literal["fail", "check"]
+    Init = Literal["never", "when-long"]
+else:
+    Mode = OnLeaseStoreUnavailable = Init = str
 
 __all__ = ["Init", "Mode", "OnLeaseStoreUnavailable", "Settings"]
-
-Mode = Literal["migrate", "require", "off"]
-OnLeaseStoreUnavailable = Literal["fail", "check"]
-Init = Literal["never", "when-long"]
 
 PREFIX = "LAMBDA_MIGRATE_"
 _NOT_SETTINGS = (
@@ -131,6 +133,15 @@ class Settings:
         if self.database_iam and address.tls_mode == "prefer" and not address.sslmode:
             return address.with_tls(sslmode="require")
         return address
+
+    @property
+    def fingerprint(self) -> str:
+        """Where the database is, without secrets: an address, or the secret that tells it.
+
+        `Credentials.fingerprint` says the same.
+        """
+        address = self.address
+        return self.database_secret if address is None else address.fingerprint
 
     def require(self, *, table: bool = False, database: bool = False) -> Settings:
         """Return self if what a caller cannot do without is set.
@@ -280,6 +291,8 @@ def _unknown_fault(kind: str, name: str, known: list[str]) -> str:
 def _read_text(value: object) -> str:
     if not isinstance(value, str):
         raise _Unreadable("write a text")
+    if not value.isprintable():  # half a surrogate pair is not, either
+        raise _Unreadable("write a text without NUL, control or invisible characters")
     return value
 
 
@@ -300,15 +313,17 @@ def _read_key(value: object) -> str:
 
 def _read_schema(value: object) -> str:
     text = _read_text(value)
-    if not 0 < len(text.encode()) <= _NAME_BYTES or "\0" in text:
-        raise _Unreadable(f"write a PostgreSQL name of 1 to {_NAME_BYTES} bytes without NUL")
+    if not 0 < len(text.encode()) <= _NAME_BYTES:
+        raise _Unreadable(f"write a PostgreSQL name of 1 to {_NAME_BYTES} bytes")
     if text.lower().startswith("pg_"):
         raise _Unreadable("PostgreSQL keeps names that begin with pg_ for itself; write another")
     return text
 
 
 def _read_url(value: object) -> str:
-    text = _read_text(value)
+    if not isinstance(value, str):
+        raise _Unreadable("write a text")
+    text = value  # `parse_url` says what it must not hold
     try:
         parse_url(text)
     except ConfigurationError as error:

@@ -1,4 +1,9 @@
-"""The default observer: Powertools' Logger and Metrics. Only `wiring` knows it.
+"""The default observer: Powertools' Logger and Metrics. Only the wiring and the decorator know it.
+
+Loading Powertools takes 50 ms of CPU, and every cold start writes a line. So the two lines of a
+check that found the schema ready, or waited until it was, are written here, as Powertools would
+have written them (a test holds the two together); for all else, and wherever a variable of
+Powertools asks for something out of the ordinary, Powertools writes them.
 
 One line per outcome, whatever it is. Metrics (dimensions ``service`` and ``target``):
 
@@ -15,8 +20,7 @@ One line per outcome, whatever it is. Metrics (dimensions ``service`` and ``targ
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+import os
 
 from lambda_migrate.events import (
     CheckFailed,
@@ -26,8 +30,14 @@ from lambda_migrate.events import (
     MigrationBroke,
 )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from lambda_migrate.events import Event
+
+    Metric = tuple[str, str, float]
 
 __all__ = ["METRICS", "NAMESPACE", "PowertoolsObserver"]
 
@@ -53,11 +63,14 @@ class PowertoolsObserver:
     """
 
     def __init__(self) -> None:
-        self._metrics: list[tuple[str, str, float]] = []
+        self._metrics: list[Metric] = []
 
     def observe(self, event: Event) -> None:
         """See `Observer.observe`."""
         if isinstance(event, CheckFinished):
+            if not (event.applied or self._metrics) and _is_ordinary(os.environ):
+                _write_plainly(event)
+                return
             self._log_finished(event)
             self._end(event)
         elif isinstance(event, CheckFailed):
@@ -82,21 +95,15 @@ class PowertoolsObserver:
         log(f"schema not ready: {event.message}", extra=_fields(event))
 
     def _end(self, event: CheckFinished | CheckFailed) -> None:
-        self._add("ColdStartCheckTime", "Milliseconds", event.seconds * 1000)
-        if event.waited_seconds:
-            self._add("LeaseWaitTime", "Milliseconds", event.waited_seconds * 1000)
+        collected, self._metrics = self._metrics + _times(event), []
         if event.applied:
-            self._add("MigrationsApplied", "Count", len(event.applied))
-        collected, self._metrics = self._metrics, []
+            collected.append(("MigrationsApplied", "Count", len(event.applied)))
         self._flush(event.target, collected)
 
-    def _flush(self, target: str, collected: list[tuple[str, str, float]]) -> None:
-        import os
-
+    def _flush(self, target: str, collected: list[Metric]) -> None:
         from aws_lambda_powertools.metrics import EphemeralMetrics
 
-        namespace = os.environ.get("POWERTOOLS_METRICS_NAMESPACE") or NAMESPACE
-        metrics = EphemeralMetrics(namespace=namespace, service=_service())
+        metrics = EphemeralMetrics(namespace=_namespace(), service=_service())
         metrics.add_dimension("target", target)
         for name, unit, value in collected:
             metrics.add_metric(name=name, unit=unit, value=value)
@@ -110,9 +117,18 @@ _FINISHED = {
 }
 
 
-def _service() -> str:
-    import os
+def _times(event: CheckFinished | CheckFailed) -> list[Metric]:
+    times = [("ColdStartCheckTime", "Milliseconds", event.seconds * 1000)]
+    if event.waited_seconds:
+        times.append(("LeaseWaitTime", "Milliseconds", event.waited_seconds * 1000))
+    return times
 
+
+def _namespace() -> str:
+    return os.environ.get("POWERTOOLS_METRICS_NAMESPACE") or NAMESPACE
+
+
+def _service() -> str:
     return os.environ.get("POWERTOOLS_SERVICE_NAME") or "service_undefined"
 
 
@@ -138,7 +154,7 @@ _LOGGER = "lambda_migrate.telemetry"
 
 def _fields(event: CheckFinished | CheckFailed) -> dict[str, Any]:
     """What an engineer wants to know at night, under one key, with times in milliseconds."""
-    facts = asdict(event)
+    facts = {name: getattr(event, name) for name in event.__slots__}
     facts.pop("message", None)
     return {
         "lambda_migrate": {
@@ -147,3 +163,76 @@ def _fields(event: CheckFinished | CheckFailed) -> dict[str, Any]:
             "waited_ms": round(event.waited_seconds * 1000),
         }
     }
+
+
+# --- the same without Powertools
+
+_LEVELS = ("POWERTOOLS_LOG_LEVEL", "LOG_LEVEL", "AWS_LAMBDA_LOG_LEVEL")
+_HARMLESS = (
+    "POWERTOOLS_SERVICE_NAME",
+    "POWERTOOLS_METRICS_NAMESPACE",
+    "POWERTOOLS_LOG_LEVEL",
+    "POWERTOOLS_TRACE",
+    "POWERTOOLS_PARAMETERS_",
+    "POWERTOOLS_IDEMPOTENCY_",
+)
+"""Beginnings of Powertools' variables that leave the two lines as they are, or are read here."""
+
+
+def _is_ordinary(environ: Mapping[str, str]) -> bool:
+    """Whether nothing asks Powertools for another level, another format or for silence."""
+    levels = {environ.get(name, "").upper() for name in _LEVELS}
+    return levels <= {"", "INFO"} and not any(
+        name.startswith("POWERTOOLS_") and not name.startswith(_HARMLESS) for name in environ
+    )
+
+
+def _write_plainly(event: CheckFinished) -> None:
+    import sys
+    import time
+
+    now = time.time()
+    lines = (_line(event, now), _emf(event.target, _times(event), now))
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
+
+
+def _line(event: CheckFinished, now: float) -> str:
+    """The structured line. Keys and their order are those of Powertools' formatter."""
+    import json
+    import time
+
+    local = time.localtime(now)
+    milliseconds = f"{int(now * 1000) % 1000:03d}"
+    line = {
+        "level": "INFO",
+        "message": _FINISHED[event.outcome],
+        "timestamp": time.strftime(f"%Y-%m-%d %H:%M:%S,{milliseconds}%z", local),
+        "service": _service(),
+        "name": "lambda_migrate",
+        **_fields(event),
+    }
+    trace = os.environ.get("_X_AMZN_TRACE_ID", "")
+    if trace:
+        line["xray_trace_id"] = trace.split(";")[0].replace("Root=", "")
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+
+
+def _emf(target: str, metrics: list[Metric], now: float) -> str:
+    """The metrics in CloudWatch's embedded metric format."""
+    import json
+
+    directive = {
+        "Namespace": _namespace(),
+        "Dimensions": [["target", "service"]],
+        "Metrics": [{"Name": name, "Unit": unit} for name, unit, _ in metrics],
+    }
+    return json.dumps(
+        {
+            "_aws": {"Timestamp": int(now * 1000), "CloudWatchMetrics": [directive]},
+            "target": target,
+            "service": _service(),
+            **{name: [value] for name, _, value in metrics},
+        },
+        separators=(",", ":"),
+    )

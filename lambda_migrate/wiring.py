@@ -7,34 +7,27 @@ them, when they first do.
 from __future__ import annotations
 
 import os
-from functools import partial
-from typing import TYPE_CHECKING
 
 from lambda_migrate.deadline import SYSTEM_CLOCK
-from lambda_migrate.events import CheckFailed
-from lambda_migrate.holder import Policy, Target
-from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.signed.reader import SignedReader
 from lambda_migrate.lease.table import DynamoDBLeaseTable
-from lambda_migrate.migrations.directory import read_manifest
-from lambda_migrate.postgresql.credentials import (
-    Credentials,
-    IamCredentials,
-    SecretCredentials,
-    UrlCredentials,
-    open_connection,
-)
+from lambda_migrate.migrations.digest import DeferredManifest, read_digest
 from lambda_migrate.postgresql.postgres import PostgreSQLDatabase
 from lambda_migrate.runner import MigrationRunner
 from lambda_migrate.settings import Settings
+from lambda_migrate.target import Policy, Target
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from lambda_migrate.deadline import Clock
     from lambda_migrate.errors import MigrateError
     from lambda_migrate.events import Observer
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.migrations import Manifest
+    from lambda_migrate.postgresql.connection import Connection
+    from lambda_migrate.postgresql.credentials import Credentials
     from lambda_migrate.postgresql.database import Database
 
 __all__ = [
@@ -67,11 +60,22 @@ def make_runner(
     environ = os.environ if environ is None else environ
     settings = Settings.load(environ, **(arguments or {})).require(table=True, database=True)
     target = make_target(settings, observer=observer or default_observer())
-    return MigrationRunner(make_manifest(settings, environ), target)
+    return MigrationRunner(_make_deferred_manifest(settings, environ), target)
+
+
+def _make_deferred_manifest(
+    settings: Settings, environ: Mapping[str, str]
+) -> Manifest | DeferredManifest:
+    digest = read_digest(settings.directory, relative_to=environ.get("LAMBDA_TASK_ROOT"))
+    if digest is None:
+        return make_manifest(settings, environ)
+    return DeferredManifest(digest, lambda: make_manifest(settings, environ))
 
 
 def make_manifest(settings: Settings, environ: Mapping[str, str]) -> Manifest:
     """Read the migrations; a relative directory lies where Lambda unpacks the function."""
+    from lambda_migrate.migrations.directory import read_manifest
+
     return read_manifest(settings.directory, relative_to=environ.get("LAMBDA_TASK_ROOT"))
 
 
@@ -91,25 +95,50 @@ def make_target(settings: Settings, *, observer: Observer, clock: Clock = SYSTEM
 def make_store(settings: Settings, *, clock: Clock = SYSTEM_CLOCK) -> LeaseStore:
     """The lease table; without one, this process's memory and PostgreSQL's fence alone."""
     if not settings.table:
+        from lambda_migrate.lease.memory import InMemoryLeaseTable
+
         return InMemoryLeaseTable(lease_seconds=settings.lease_seconds, clock=clock)
     return DynamoDBLeaseTable(
-        settings.table, settings.target, lease_seconds=settings.lease_seconds, clock=clock
+        settings.table,
+        settings.target,
+        reader=SignedReader(os.environ, clock=clock),
+        lease_seconds=settings.lease_seconds,
+        clock=clock,
     )
 
 
 def make_database(settings: Settings) -> Database:
     """The database that the settings name."""
-    credentials = make_credentials(settings)
     return PostgreSQLDatabase(
-        fingerprint=credentials.fingerprint,
-        connect=partial(open_connection, credentials),
+        fingerprint=settings.require(database=True).fingerprint,
+        connect=_make_connect(settings),
         schema=settings.schema,
         lock_timeout_seconds=settings.lock_timeout_seconds,
     )
 
 
+def _make_connect(settings: Settings) -> Callable[[str, float], Connection]:
+    """Opens connections; the first one makes the credentials, which later ones share."""
+    made: list[Credentials] = []
+
+    def connect(application_name: str, seconds: float) -> Connection:
+        from lambda_migrate.postgresql.credentials import open_connection
+
+        if not made:
+            made.append(make_credentials(settings))
+        return open_connection(made[0], application_name, seconds)
+
+    return connect
+
+
 def make_credentials(settings: Settings) -> Credentials:
     """Where the database is and how to get in: a URL, a secret, an IAM token."""
+    from lambda_migrate.postgresql.credentials import (
+        IamCredentials,
+        SecretCredentials,
+        UrlCredentials,
+    )
+
     address = settings.require(database=True).address
     if settings.database_secret:
         return SecretCredentials(
@@ -149,6 +178,8 @@ def tell_misconfigured(error: MigrateError, *, target: str = "") -> None:
         error: Why there is none.
         target: As given by an argument; the environment's by default.
     """
+    from lambda_migrate.events import CheckFailed
+
     default_observer().observe(
         CheckFailed(
             target=target or os.environ.get("LAMBDA_MIGRATE_TARGET") or "default",

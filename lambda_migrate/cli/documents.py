@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 __all__ = ["iso", "lease_document", "plan_document", "status_document"]
 
 
-def iso(wall_ms: int) -> str:
-    """Milliseconds since the epoch as ISO 8601 in UTC."""
-    return datetime.fromtimestamp(wall_ms / 1000, timezone.utc).isoformat(timespec="milliseconds")
+def iso(wall_ms: int) -> str | None:
+    """Milliseconds since the epoch as ISO 8601 in UTC; None if that is no date."""
+    try:
+        moment = datetime.fromtimestamp(wall_ms / 1000, timezone.utc)
+    except (OverflowError, OSError, ValueError):  # the lease table may hold any number
+        return None
+    return moment.isoformat(timespec="milliseconds")
 
 
 def status_document(

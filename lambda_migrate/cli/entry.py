@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from lambda_migrate.cli.app import COMMON, CURRENT, app
 from lambda_migrate.cli.call import TRACEBACK
 from lambda_migrate.cli.failures import FAILED, WRONG, exit_code_of, failure_document, told
 from lambda_migrate.cli.interruption import Interrupted, interruptible
-from lambda_migrate.cli.terminal import Format, Terminal
+from lambda_migrate.cli.terminal import Format, Terminal, written
 from lambda_migrate.errors import MigrateError
 from lambda_migrate.migrations.statements import redact
 
@@ -84,7 +83,7 @@ def _format_of(arguments: Sequence[str]) -> Format:
 def _fail(terminal: Terminal, error: dict[str, Any], shown: Sequence[Any], *, code: int) -> int:
     if terminal.is_json:
         document = {"error": {**error, "exit_code": code, "committed": _committed()}}
-        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(written(document))
     else:
         terminal.note(*shown)
     return code

@@ -24,6 +24,7 @@ from lambda_migrate.cli.render import (
     lease_facts,
     number,
 )
+from lambda_migrate.errors import legible
 
 
 @command(lease_app, "show")
@@ -58,7 +59,7 @@ def lease_release(call: Call, yes: Yes = False) -> int:
         call.terminal.answer({**place, "confirmed": False}, "nothing was changed")
         return FAILED
     before = release_lease(call.store)
-    said = f"freed; {before.owner} held it" if before.owner else "nobody holds it"
+    said = f"freed; {legible(before.owner)} held it" if before.owner else "nobody holds it"
     call.terminal.answer(
         {**place, "released": before.owner is not None, "owner": before.owner},
         Text(said, style="green"),

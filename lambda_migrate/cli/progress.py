@@ -15,6 +15,7 @@ from rich.progress import (
 from rich.text import Text
 
 from lambda_migrate.cli.times import duration
+from lambda_migrate.errors import legible
 from lambda_migrate.events import (
     LeaseTakenOver,
     MigrationApplied,
@@ -66,7 +67,7 @@ class Reporter:
         """Somebody else is at it; said once, then shown on a terminal."""
         if not self._is_waiting:
             self._is_waiting = True
-            self._terminal.say(f"waiting: {reason}")
+            self._terminal.say(f"waiting: {legible(reason)}")
         self._show(f"waiting {duration(seconds)}", done=0, total=0)
 
     def observe(self, event: Event) -> None:
@@ -81,7 +82,8 @@ class Reporter:
         elif isinstance(event, MigrationBroke):
             self._line("failed", event.migration, event.seconds, style="bold red")
         elif isinstance(event, LeaseTakenOver):
-            self._terminal.say(f"took the lease over from {event.previous_owner}, which is gone")
+            before = legible(event.previous_owner)
+            self._terminal.say(f"took the lease over from {before}, which is gone")
 
     def _finished(self, verb: str, event: MigrationApplied | MigrationReverted) -> None:
         self.done.append(event.migration)
@@ -91,7 +93,7 @@ class Reporter:
 
     def _line(self, verb: str, name: str, seconds: float, *, style: str) -> None:
         took = (f"  {duration(seconds)}", "dim")
-        self._terminal.say(Text.assemble((f"{verb:<8}", style), f"  {name}", took))
+        self._terminal.say(Text.assemble((f"{verb:<8}", style), f"  {legible(name)}", took))
 
     def _show(self, name: str, *, done: int, total: int) -> None:
         if self._terminal.is_json or not self._terminal.out.is_terminal:
@@ -136,7 +138,7 @@ class _LiveBar:
             self._progress.reset(self._task)  # the time is the migration's own
         self._name = name
         self._progress.update(
-            self._task, description=name, completed=done, total=total or None, refresh=True
+            self._task, description=legible(name), completed=done, total=total or None, refresh=True
         )
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from lambda_migrate.cli.entries import Entry, Gap, abridged, counts, entries_of
 from lambda_migrate.cli.times import clock_time, duration, local_time, until
+from lambda_migrate.errors import legible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -65,7 +66,7 @@ def facts(pairs: Sequence[tuple[str, RenderableType]]) -> Table:
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in pairs:
-        grid.add_row(name, value)
+        grid.add_row(name, legible(value) if isinstance(value, str) else value)
     return grid
 
 
@@ -167,7 +168,7 @@ def _holder(state: LeaseState, *, now_ms: int) -> Text:
     verb = "ran out" if is_over else "until"
     style = "red" if is_over else "yellow"
     return Text.assemble(
-        (f"held by {state.owner}", style), f", fence {state.fence}, {verb} {at} ({when})"
+        (f"held by {legible(state.owner)}", style), f", fence {state.fence}, {verb} {at} ({when})"
     )
 
 
@@ -179,7 +180,7 @@ def _failure(failure: Failure, *, now_ms: int) -> Text:
         retry = f"functions try again at {at} ({until(failure.retry_at_ms, now_ms=now_ms)})"
     else:
         retry = "the next start tries again"
-    return Text.assemble((what + code, "red"), f"\nattempt {failure.attempts}; {retry}")
+    return Text.assemble((legible(what + code), "red"), f"\nattempt {failure.attempts}; {retry}")
 
 
 def _entry_table(lines: Sequence[Entry | Gap], *, width: int) -> Table:
@@ -233,11 +234,11 @@ def _took(entry: Entry) -> str:
 def _who(entry: Entry) -> str:
     """Function and process; the random rest of an owner tells a person nothing."""
     row = entry.row
-    return row.owner.rpartition("/")[0] or row.owner if row else ""
+    return legible(row.owner.rpartition("/")[0] or row.owner) if row else ""
 
 
 _COLUMNS: tuple[tuple[str, Callable[[Entry], str]], ...] = (
-    ("migration", lambda entry: entry.name),
+    ("migration", lambda entry: legible(entry.name)),
     ("state", _state_text),
     ("applied", _applied_text),
     ("took", _took),
@@ -355,7 +356,7 @@ def row_list(rows: Sequence[HistoryRow]) -> Table:
     grid.add_column(no_wrap=True, overflow="ellipsis")
     grid.add_column(no_wrap=True, style="dim")
     for row in rows[:_STEPS_SHOWN]:
-        grid.add_row("  " + row.name, f"applied {local_time(row.applied_at)}")
+        grid.add_row("  " + legible(row.name), f"applied {local_time(row.applied_at)}")
     if len(rows) > _STEPS_SHOWN:
         grid.add_row(f"  … and {len(rows) - _STEPS_SHOWN} more", "")
     return grid

@@ -8,14 +8,17 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.segment import Segment
 from rich.text import Text
 
-from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.errors import KEPT_IN_TEXT, ConfigurationError, legible
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from collections.abc import Iterator
 
-__all__ = ["Format", "Terminal"]
+    from rich.console import ConsoleOptions, RenderableType
+
+__all__ = ["Format", "Terminal", "written"]
 
 _UNBOUNDED = 10_000
 """Columns where nobody looks: a file or a pipe gets its lines whole."""
@@ -53,7 +56,7 @@ class Terminal:
     def answer(self, document: dict[str, Any], *shown: RenderableType) -> None:
         """Write the answer: ``document`` as JSON, or ``shown`` for a person."""
         if self.is_json:
-            self.out.file.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+            self.out.file.write(written(document))
             return
         for each in shown:
             _write(self.out, each)
@@ -87,8 +90,36 @@ class Terminal:
                 "this asks before it goes on, and there is no terminal to ask on: look at what "
                 "it would do, then say --yes"
             )
-        self.err.print(Text.assemble((question, "bold"), " [y/N] "), end="")
+        self.err.print(Text.assemble((legible(question), "bold"), " [y/N] "), end="")
         return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def written(document: dict[str, Any]) -> str:
+    """``document`` as JSON for a person's eye as well: what is invisible stands by its number."""
+    lines = json.dumps(document, indent=2, ensure_ascii=False).split("\n")
+    return "".join(f"{line if line.isprintable() else _escaped(line)}\n" for line in lines)
+
+
+def _escaped(line: str) -> str:
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
+
+
+class _Legible:
+    """Shows what others wrote and keeps a terminal from obeying it.
+
+    Names, owners and causes come from files, from the server and from the lease table. Styles are
+    ours and no part of any text, so whatever is left in a text to be obeyed is not ours.
+    """
+
+    def __init__(self, shown: RenderableType) -> None:
+        self._shown = shown
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for segment in console.render(self._shown, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(legible(segment.text, keep=KEPT_IN_TEXT), segment.style)
 
 
 def _console(*, stderr: bool) -> Console:
@@ -99,6 +130,7 @@ def _console(*, stderr: bool) -> Console:
 
 
 def _write(console: Console, shown: RenderableType) -> None:
+    shown = _Legible(shown)
     if console.is_terminal:
         console.print(shown)
         return

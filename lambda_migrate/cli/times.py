@@ -16,8 +16,11 @@ def local_time(text: str | None) -> str:
 
 
 def clock_time(wall_ms: int, *, now_ms: int) -> str:
-    """``19:26:03``, with the date unless it is today."""
-    moment = datetime.fromtimestamp(wall_ms / 1000).astimezone()
+    """``19:26:03``, with the date unless it is today; no date at all if no calendar has it."""
+    try:
+        moment = datetime.fromtimestamp(wall_ms / 1000).astimezone()
+    except (OverflowError, OSError, ValueError):
+        return f"no date: {wall_ms} ms"
     today = datetime.fromtimestamp(now_ms / 1000).astimezone().date()
     return moment.strftime("%H:%M:%S" if moment.date() == today else "%Y-%m-%d %H:%M:%S")
 

@@ -1,37 +1,60 @@
-"""How long a waiter sleeps before it reads again."""
+"""How long a waiter sleeps before it reads again. The figures behind it: docs/waiting.md.
+
+::
+
+    waited     0        0.26 s     3.3 s                  60 s
+    bound      0.4 s -> 0.66 s ... 0.66 s -> a fifth of it -> 12 s ... 12 s
+    delay      evenly distributed between half the bound and all of it
+
+Of all ways to look N times into a span, looking at even intervals finds its end soonest, so the
+jitter is as small as it can be for readers who began together to lose step with each other: half
+jitter reads a sixth less often than full jitter for the same median delay.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lambda_migrate.deadline import Random
     from lambda_migrate.lease.state import LeaseState
 
-__all__ = ["CAP_SECONDS", "FAILED_CAP_SECONDS", "FIRST_SECONDS", "GROWTH", "Backoff"]
+__all__ = [
+    "CAP_SECONDS",
+    "FAILED_CAP_SECONDS",
+    "FIRST_SECONDS",
+    "GROWTH",
+    "PACE_SECONDS",
+    "Backoff",
+    "failed_bound",
+]
 
-FIRST_SECONDS = 0.2
-"""Upper bound of the first delay: half of it, on average, is lost on a migration that is nearly
-nothing."""
+FIRST_SECONDS = 0.4
+"""Upper bound of the first delay. Most migrations are over by then: they are small."""
 
-GROWTH = 0.4
-"""Upper bound of a delay, as a share of the time already waited: a waiter that comes back late is
-late by a share of the migration's own length, and reads grow with its logarithm only."""
+PACE_SECONDS = 0.66
+"""Upper bound of the next ones: a read every half a second. What is over within a few seconds is
+served a quarter of a second later in the median, and a 3 s migration costs eight calls."""
 
-CAP_SECONDS = 4.0
-"""Upper bound of every delay. 1,000 waiters then read 500 times a second on average, a quarter of
-a thousand read units, against the 3,000 that one partition sustains."""
+GROWTH = 0.2
+"""Upper bound of a delay, as a share of the time already waited: whoever comes back late is late by
+a fifth at most of what it has waited, and reads grow with the logarithm of that only."""
 
-FAILED_CAP_SECONDS = 8.0
+CAP_SECONDS = 12.0
+"""Upper bound of every delay. 10,000 waiters then ask for some 560 read units a second, against the
+3,000 that one partition sustains. With 8 s, 100,000 that wait for ten minutes keep their holder
+from renewing its lease; with 12 s they do not."""
+
+FAILED_CAP_SECONDS = 24.0
 """Upper bound after reads that failed. The bound doubles with each: readers who come back at the
-same pace to a table that cannot keep up see to it that it never does."""
+same pace to a table that cannot keep up see to it that it never does. Shorter than the default of
+``LAMBDA_MIGRATE_WAIT_SECONDS``."""
 
 
 class Backoff:
-    """Delays that grow with the time waited, with full jitter, ended early by known progress.
+    """Delays that follow the time waited, with half jitter, ended early by known progress.
 
-    Full jitter (uniform from 0) spreads readers that began together; see the AWS Architecture
-    Blog, "Exponential Backoff And Jitter".
+    Jitter as in the AWS Architecture Blog, "Exponential Backoff And Jitter", where this kind is
+    called equal jitter.
 
     Args:
         random: Where chance comes from.
@@ -54,18 +77,23 @@ class Backoff:
 
         Args:
             waited: Seconds waited so far.
+            state: The newest reading, for the end that its holder expects, if it knows one.
+            now_ms: Wall clock, to tell how old that is.
             failures: How many reads in a row were not answered, or answered with "slow down".
-            state: The newest reading, for the progress that the holder published.
-            now_ms: Wall clock, to tell how old that progress is.
         """
-        bound = min(CAP_SECONDS, max(FIRST_SECONDS, GROWTH * waited))
-        expected = _expected_seconds(state, now_ms)
-        if expected is not None:
-            # No later than the end that the holder expects; jitter spreads the readers before it.
-            bound = min(CAP_SECONDS, max(FIRST_SECONDS, min(bound, expected)))
+        bound = min(CAP_SECONDS, max(min(PACE_SECONDS, FIRST_SECONDS + waited), GROWTH * waited))
+        roll = self._random.random()
         if failures:
-            bound = max(bound, min(FAILED_CAP_SECONDS, FIRST_SECONDS * 2 ** min(failures, 10)))
-        return bound * self._random.random()
+            return max(bound, failed_bound(failures)) * (1 + roll) / 2
+        delay = bound * (1 + roll) / 2
+        expected = _expected_seconds(state, now_ms)
+        # Just past the end, where a read is worth most; a wrong estimate costs no more than a read.
+        return delay if expected is None else min(delay, expected + FIRST_SECONDS * roll)
+
+
+def failed_bound(failures: int) -> float:
+    """Upper bound of the delay after so many failures in a row."""
+    return float(min(FAILED_CAP_SECONDS, PACE_SECONDS * 2 ** min(failures, 10)))
 
 
 def _expected_seconds(state: LeaseState | None, now_ms: int) -> float | None:

@@ -11,9 +11,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from lambda_migrate.values import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lambda_migrate.lease.state import Failure, LeaseState
 

@@ -17,20 +17,21 @@ Layout, version 1 (partition key ``target``):
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.lease.state import Failure, LeaseState, Progress, Ready
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
 __all__ = ["FORMAT", "decode", "encode_failure", "encode_progress", "encode_ready"]
 
 FORMAT = 1
 """The layout that this version of the library reads and writes."""
 
-AttributeValue = dict[str, Any]
+if TYPE_CHECKING:
+    AttributeValue = dict[str, Any]
 
 
 def decode(item: Mapping[str, AttributeValue] | None, *, target: str) -> LeaseState:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.deadline import SYSTEM_CLOCK
 from lambda_migrate.errors import LeaseLost
 from lambda_migrate.lease.decide import SKEW_MS, lease_is_over
 from lambda_migrate.lease.state import Lease, LeaseState
+from lambda_migrate.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,6 +106,9 @@ class InMemoryLeaseTable:
                 return
             self._mine(lease)
             self.state = done
+
+    def close(self) -> None:
+        """See `LeaseStore.close`; there is no connection."""
 
     def _mine(self, *leases: Lease) -> LeaseState:
         """The item, which is to carry the owner and the fence of one of these."""

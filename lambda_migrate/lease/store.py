@@ -61,3 +61,6 @@ class LeaseStore(Protocol):
 
     def release(self, lease: Lease) -> None:
         """Free the lease and change nothing else."""
+
+    def close(self) -> None:
+        """Leave no connection open; the next call opens one again. Idempotent."""

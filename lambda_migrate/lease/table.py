@@ -11,11 +11,9 @@ Facts that this file is built on, each with a test:
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
-
 from lambda_migrate.deadline import SYSTEM_CLOCK
 from lambda_migrate.errors import ConfigurationError, LeaseLost, LeaseStoreUnavailable
+from lambda_migrate.lease.calling import BUSY, CONNECT_SECONDS, READ_SECONDS
 from lambda_migrate.lease.decide import SKEW_MS
 from lambda_migrate.lease.item import (
     FORMAT,
@@ -25,19 +23,18 @@ from lambda_migrate.lease.item import (
     encode_ready,
 )
 from lambda_migrate.lease.state import Lease
+from lambda_migrate.values import replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Any
 
     from lambda_migrate.deadline import Clock
+    from lambda_migrate.lease.signed.reader import SignedReader
     from lambda_migrate.lease.state import Failure, LeaseState, Progress, Ready
 
 __all__ = ["CONNECT_SECONDS", "READ_SECONDS", "DynamoDBLeaseTable", "make_client"]
-
-CONNECT_SECONDS = 0.8
-READ_SECONDS = 0.9
-"""Together below the default safety margin of 2 s, so that a call begun before the deadline ends
-before it. DynamoDB answers in single-digit milliseconds; botocore's own default is 60 s each."""
 
 STALENESS_SECONDS = 2.0
 """How long an eventually consistent read may show the past. DynamoDB's guide: "usually reached
@@ -73,6 +70,7 @@ class DynamoDBLeaseTable:
         table: Name or ARN of the table.
         target: Partition key of the item.
         client: Makes the boto3 client when it is first needed.
+        reader: Asked first when the item is read, before boto3; this table's alone.
         lease_seconds: Length of a lease.
         clock: Time.
     """
@@ -85,21 +83,36 @@ class DynamoDBLeaseTable:
         target: str,
         *,
         client: Callable[[], Any] = make_client,
+        reader: SignedReader | None = None,
         lease_seconds: float = 20.0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.table = table
         self.target = target
-        self.calls = 0
         self.lease_seconds = lease_seconds
+        self._calls = 0
         self._make_client = client
+        self._reader = reader
         self._made: Any = None
         self._clock = clock
 
+    @property
+    def calls(self) -> int:
+        """See `LeaseStore.calls`."""
+        return self._calls + (0 if self._reader is None else self._reader.requests)
+
     def read(self, *, consistent: bool = False) -> LeaseState:
         """See `LeaseStore.read`."""
-        answer = self._call("get_item", ConsistentRead=consistent)
-        return decode(answer.get("Item"), target=self.target)
+        return decode(self._item(consistent=consistent), target=self.target)
+
+    def _item(self, *, consistent: bool) -> Mapping[str, Any] | None:
+        """By the signed reader; on any doubt by boto3."""
+        if self._reader is not None:
+            item = self._reader.get_item(self.table, self.target, consistent=consistent)
+            if item is not None:
+                return item
+        answer: dict[str, Any] = self._call("get_item", ConsistentRead=consistent)
+        return answer.get("Item")
 
     def acquire(self, owner: str, *, seen: LeaseState | None = None) -> Lease | LeaseState:
         """See `LeaseStore.acquire`."""
@@ -178,6 +191,13 @@ class DynamoDBLeaseTable:
         """See `LeaseStore.release`."""
         self._finish(lease, _FREE, {}, lambda _state: True)
 
+    def close(self) -> None:
+        """See `LeaseStore.close`."""
+        if self._reader is not None:
+            self._reader.close()
+        if self._made is not None:
+            self._made.close()
+
     def _term(self) -> tuple[float, int]:
         """When a lease asked for now stops being trusted, and when it runs out for others."""
         trusted_until = self._clock.monotonic() + self.lease_seconds - SKEW_MS / 1000
@@ -247,7 +267,7 @@ class DynamoDBLeaseTable:
 
         if self._made is None:
             self._made = self._make_client()
-        self.calls += 1
+        self._calls += 1
         key = {"target": {"S": self.target}}
         try:
             return getattr(self._made, operation)(TableName=self.table, Key=key, **arguments)
@@ -264,7 +284,7 @@ class DynamoDBLeaseTable:
         status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         if code == "ConditionalCheckFailedException":
             return _ConditionFailed(answer.get("Item"))
-        if code in _BUSY or status >= 500:
+        if code in BUSY or status >= 500:
             return LeaseStoreUnavailable(f"DynamoDB, table {self.table!r}: {code} {message}")
         if code == "ResourceNotFoundException":
             return ConfigurationError(self._missing_table())
@@ -330,21 +350,6 @@ class DynamoDBLeaseTable:
 _MINE = "#owner = :mine AND fence = :my_fence"
 _FREE = "REMOVE #owner, lease_until, progress"
 _DATABASE = {"#database": "database"}
-
-_BUSY = frozenset(
-    {
-        "InternalServerError",
-        "ProvisionedThroughputExceededException",
-        "RequestLimitExceeded",
-        "RequestTimeout",
-        "RequestTimeoutException",
-        "ServiceUnavailable",
-        "ThrottlingException",
-        "Throttling",
-        "TransactionConflictException",
-        "LimitExceededException",
-    }
-)
 
 _DENIED = frozenset({"AccessDeniedException", "AccessDenied", "NotAuthorized"})
 

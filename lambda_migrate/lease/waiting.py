@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from tenacity import Retrying, retry_if_exception_type, retry_if_result
-
 from lambda_migrate.errors import LeaseStoreUnavailable, NotReady
 from lambda_migrate.lease.decide import Step, Wait
 from lambda_migrate.lease.state import LeaseState
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from tenacity import RetryCallState
 
     from lambda_migrate.deadline import Deadline
     from lambda_migrate.lease.backoff import Backoff
@@ -24,7 +19,9 @@ __all__ = ["Waiter", "describe"]
 class Waiter:
     """Waits through reads of the state item.
 
-    Throttling and an absent store are reasons to wait longer, not errors, until time is over.
+    Throttling and an absent store are reasons to wait longer, not errors, until time is over. The
+    loop is our own: tenacity, which the other retries are driven by, takes 31 ms of CPU to import,
+    and with a hundred waiters on few processors that is in the way of the first request.
 
     Args:
         look: Reads the item and decides.
@@ -64,63 +61,54 @@ class Waiter:
             NotReady: Time is over.
             LeaseStoreUnavailable: Time is over and the store was not there at the end.
         """
-        looks = iter((lambda: Wait(state),))
-        retrying = Retrying(
-            retry=retry_if_result(lambda step: isinstance(step, Wait))
-            | retry_if_exception_type(LeaseStoreUnavailable),
-            wait=self._delay,
-            stop=self._is_over,
-            before_sleep=self._tell,
-            sleep=self._clock.sleep,
-            retry_error_callback=self._give_up,
-        )
-        step: Step = retrying(lambda: next(looks, self._look)())
+        step: Step = Wait(state)
+        while isinstance(step, Wait):
+            self._note(step.state)
+            step = self._look_later()
         return step
 
-    @property
-    def _waited(self) -> float:
-        return self._clock.monotonic() - self._began
+    def _look_later(self) -> Step:
+        """Sleep and look, again and again until there is an answer."""
+        while True:
+            self._pause()
+            try:
+                return self._look()
+            except LeaseStoreUnavailable:
+                self._failures += 1
+                if self._until.is_over or self._is_silent:
+                    raise
 
-    def _delay(self, call: RetryCallState) -> float:
-        self._note(call)
+    def _pause(self) -> None:
+        if self._until.is_over:
+            raise NotReady(
+                f"the schema is not ready after waiting {self._waited:.1f} s: "
+                f"{describe(self._state)}",
+                retry_after_seconds=round(min(30.0, max(1.0, self._waited / 2))),
+            )
         delay = self._backoff.delay(
             self._waited,
             state=self._state,
             now_ms=self._clock.wall_ms(),
             failures=self._failures,
         )
-        return min(delay, self._until.remaining())
+        delay = min(delay, self._until.remaining())
+        self._on_pause(self._state, self._waited, delay)
+        self._clock.sleep(delay)
 
-    def _note(self, call: RetryCallState) -> None:
-        if call.outcome is None:
-            return
-        if call.outcome.failed:
-            self._failures += 1
-            return
+    def _note(self, state: LeaseState) -> None:
+        self._state = state
         self._failures = 0
-        self._state = call.outcome.result().state
         self._answered = self._clock.monotonic()
 
-    def _is_over(self, call: RetryCallState) -> bool:
-        if self._until.is_over:
-            return True
-        is_away = call.outcome is not None and call.outcome.failed
+    @property
+    def _waited(self) -> float:
+        return self._clock.monotonic() - self._began
+
+    @property
+    def _is_silent(self) -> bool:
+        """Whether the store has been away for as long as it may be."""
         silence = self._clock.monotonic() - self._answered
-        return is_away and self._store_seconds is not None and silence >= self._store_seconds
-
-    def _tell(self, call: RetryCallState) -> None:
-        self._on_pause(self._state, self._waited, call.upcoming_sleep)
-
-    def _give_up(self, call: RetryCallState) -> Step:
-        self._note(call)
-        if call.outcome is not None and call.outcome.failed:
-            error = call.outcome.exception()
-            assert isinstance(error, LeaseStoreUnavailable)  # noqa: S101 - nothing else is retried
-            raise error
-        raise NotReady(
-            f"the schema is not ready after waiting {self._waited:.1f} s: {describe(self._state)}",
-            retry_after_seconds=round(min(30.0, max(1.0, self._waited / 2))),
-        )
+        return self._store_seconds is not None and silence >= self._store_seconds
 
 
 def describe(state: LeaseState) -> str:

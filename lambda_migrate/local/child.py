@@ -7,6 +7,7 @@ import os
 import pwd
 import signal
 import subprocess
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from lambda_migrate.local.guard import guard
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = ["Account", "Child", "EngineFailed", "spawn", "state_of", "tail", "unprivileged_account"]
 
@@ -85,6 +86,18 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, number)
 
+    def when_ended(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once it has ended.
+
+        A thread waits for the process: it costs nothing meanwhile and notices at once.
+        """
+
+        def wait() -> None:
+            self.wait()
+            callback()
+
+        threading.Thread(target=wait, daemon=True, name=f"wait for {self.pid}").start()
+
     def kill(self) -> int:
         """End the whole group at once, frozen or not, and wait for it. Idempotent."""
         self.signal_group(signal.SIGKILL)
@@ -100,6 +113,7 @@ def spawn(
     directory: Path | None = None,
     account: Account | None = None,
     end_signal: int = signal.SIGKILL,
+    pass_fds: Sequence[int] = (),
 ) -> Child:
     """Start ``command`` with its output appended to ``log``.
 
@@ -110,6 +124,7 @@ def spawn(
         directory: Where it starts.
         account: Who it runs as; us if None.
         end_signal: How the guard ends it if we cannot.
+        pass_fds: Open files of ours that it keeps.
     """
     with log.open("ab") as output:
         process = subprocess.Popen(  # noqa: S603 - our callers' own commands, no shell
@@ -123,6 +138,7 @@ def spawn(
             user=None if account is None else account.uid,
             group=None if account is None else account.gid,
             extra_groups=None if account is None else [],
+            pass_fds=pass_fds,
         )
     guard().watch(process.pid, end_signal=end_signal)
     return Child(process)

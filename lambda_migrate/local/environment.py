@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lambda_migrate.deadline import Clock
-from lambda_migrate.local.child import Child, spawn, tail
+from lambda_migrate.local.child import Child, EngineFailed, tail
+from lambda_migrate.local.forking import ForkedChild
 from lambda_migrate.local.runtime_api import Answer, Invocation, RuntimeApi, RuntimeFault
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
 
 __all__ = [
     "Environment",
@@ -28,6 +31,7 @@ __all__ = [
 Status = Literal["ok", "error", "timeout", "crashed", "throttled"]
 Phase = Literal["started", "ready", "invoked", "returned", "ended"]
 State = Literal["starting", "idle", "busy", "ended"]
+Process: TypeAlias = "Child | ForkedChild"
 
 KILL_AFTER_SECONDS = 0.1
 """Lambda kills slightly after the deadline that it told, so code may see 0 ms left."""
@@ -111,16 +115,14 @@ class Launch:
     """How environments are started.
 
     Attributes:
-        command: The runtime.
-        directory: Where it starts: the code.
+        start: Starts the runtime with these variables and this log. In a thread: it may take long.
         variables: All but the few that differ from one environment to the next.
         init_seconds: It is killed if it takes longer to its first ``/next``.
         freeze: Whether it is stopped between invocations.
         clock: For ``started`` and ``ended``.
     """
 
-    command: Sequence[str]
-    directory: Path
+    start: Callable[[Mapping[str, str], Path], Process]
     variables: Mapping[str, str]
     init_seconds: float
     freeze: bool
@@ -157,8 +159,8 @@ class Environment:
     invocations: int = 0
     last_used: float = 0.0
     init_took: float = 0.0
-    _child: Child | None = None
-    _spawning: asyncio.Future[Child] | None = None
+    _child: Process | None = None
+    _spawning: asyncio.Future[Process] | None = None
     _api: RuntimeApi = field(default_factory=RuntimeApi)
     _exited: asyncio.Event = field(default_factory=asyncio.Event)
     _ending: Ending | None = None
@@ -173,12 +175,19 @@ class Environment:
         """Start the process and return when it waits in ``/next``, or has ended.
 
         An environment that failed is ``ended``; the invocation that it was started for reports why.
+
+        Raises:
+            EngineFailed, OSError: The machine has no room for one more process.
         """
         began = self.launch.clock.monotonic()
         variables = self._variables(await self._api.open())
         loop = asyncio.get_running_loop()
         self._spawning = loop.run_in_executor(None, self._spawn, variables)
-        child = await asyncio.shield(self._spawning)  # `_end` must learn of it in any case
+        try:
+            child = await asyncio.shield(self._spawning)  # `_end` must learn of it in any case
+        except (OSError, EngineFailed) as error:
+            await self._end(Ending("crashed", "Runtime.ExitError", str(error)))
+            raise
         self._tell("started", began)
         self._watch(child)
         try:
@@ -302,30 +311,24 @@ class Environment:
         self._ending = ending
         self.state = "ended"
         if self._spawning is not None:
-            child = await self._spawning
-            await asyncio.to_thread(child.kill)
-            self._tell("ended", self.launch.clock.monotonic())
+            with contextlib.suppress(OSError, EngineFailed):  # then there is nothing to be ended
+                child = await self._spawning
+                await asyncio.to_thread(child.kill)
+                self._tell("ended", self.launch.clock.monotonic())
         await self._api.close()
 
-    def _spawn(self, variables: Mapping[str, str]) -> Child:
-        self._child = spawn(
-            self.launch.command,
-            log=self.log,
-            environment=variables,
-            directory=self.launch.directory,
-        )
+    def _spawn(self, variables: Mapping[str, str]) -> Process:
+        self._child = self.launch.start(variables, self.log)
         return self._child
 
-    def _watch(self, child: Child) -> None:
-        """A thread waits for the process: it costs nothing meanwhile and notices at once."""
+    def _watch(self, child: Process) -> None:
         loop = asyncio.get_running_loop()
 
-        def wait() -> None:
-            child.wait()
+        def ended() -> None:
             with contextlib.suppress(RuntimeError):  # the loop may be closed by then
                 loop.call_soon_threadsafe(self._exited.set)
 
-        threading.Thread(target=wait, daemon=True, name=self.environment_id).start()
+        child.when_ended(ended)
 
     def _signal(self, number: int) -> None:
         if self._child is not None:

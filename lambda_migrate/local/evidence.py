@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from statistics import median
 from typing import Any
 
 from lambda_migrate.local.environment import Happening, InvocationResult
-from lambda_migrate.local.timeline import Band, Span
+from lambda_migrate.local.timeline import Band, Row, Span
 
-__all__ = ["Check", "Spread", "Storm", "bands_of", "read_check", "spans_of"]
+__all__ = [
+    "Check",
+    "Spread",
+    "Storm",
+    "bands_of",
+    "connected_by_fence",
+    "read_check",
+    "read_checks",
+    "ready_at",
+    "rows_of",
+    "spans_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +39,7 @@ class Check:
         lease_calls: Calls to DynamoDB.
         fence: The fencing token; 0 if it never held the lease.
         applied: Names of the migrations that it applied.
+        cause: Migration and SQLSTATE, where it failed because of them.
     """
 
     environment: str
@@ -38,6 +50,7 @@ class Check:
     lease_calls: int
     fence: int
     applied: tuple[str, ...]
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,19 +123,24 @@ class Storm:
 
 
 def read_check(environment: str, log: str, *, epoch: float) -> Check | None:
-    """Find the line of lambda-migrate in an environment's log.
+    """Find the first line of lambda-migrate in an environment's log.
 
     Args:
         environment: Its name.
         log: All that it wrote.
         epoch: What is to be subtracted from seconds since the epoch for monotonic ones.
     """
+    return next(read_checks(environment, log, epoch=epoch), None)
+
+
+def read_checks(environment: str, log: str, *, epoch: float) -> Iterator[Check]:
+    """Every check of an environment, in order: one that failed is repeated; see `read_check`."""
     for line in log.splitlines():
         if '"lambda_migrate":' not in line:
             continue
         said = json.loads(line)
         facts: dict[str, Any] = said["lambda_migrate"]
-        return Check(
+        yield Check(
             environment=environment,
             outcome=facts.get("outcome") or facts["error"],
             ended=_seconds(said["timestamp"]) - epoch,
@@ -131,8 +149,13 @@ def read_check(environment: str, log: str, *, epoch: float) -> Check | None:
             lease_calls=facts["lease_calls"],
             fence=facts["fence"],
             applied=tuple(facts["applied"]),
+            cause=_cause(facts),
         )
-    return None
+
+
+def _cause(facts: Mapping[str, Any]) -> str:
+    said = (facts.get("migration"), facts.get("sqlstate"))
+    return " ".join(str(one) for one in said if one)
 
 
 def _seconds(timestamp: str) -> float:
@@ -143,6 +166,50 @@ def _seconds(timestamp: str) -> float:
 def bands_of(rows: Sequence[Sequence[Any]], *, epoch: float) -> list[Band]:
     """Rows of name, started and applied (seconds since the epoch) as bands of a timeline."""
     return [Band(name, start - epoch, end - epoch) for name, start, end in rows]
+
+
+def connected_by_fence(sessions: Mapping[str, float], *, epoch: float) -> dict[int, float]:
+    """When each holder connected to PostgreSQL, by its fence: its application name ends with it.
+
+    Args:
+        sessions: See `ConnectionSampler.sessions`.
+        epoch: See `read_check`.
+    """
+    ends = {name.rpartition(":")[2]: at - epoch for name, at in sessions.items()}
+    return {int(fence): at for fence, at in ends.items() if fence.isdigit()}
+
+
+def rows_of(
+    happenings: Iterable[Happening],
+    checks: Mapping[str, Check],
+    *,
+    label: str,
+    connected: Mapping[int, float],
+    until: float,
+) -> list[Row]:
+    """One function's environments, in the order in which they could serve.
+
+    Args:
+        happenings: Of all of them, in order.
+        checks: The first of each environment.
+        label: Goes before each name.
+        connected: See `connected_by_fence`.
+        until: Where the picture ends.
+    """
+    by_environment: dict[str, list[Happening]] = {}
+    for one in happenings:
+        by_environment.setdefault(one.environment_id, []).append(one)
+    rows = []
+    for name, own in by_environment.items():
+        check = checks.get(name)
+        since = connected.get(check.fence) if check is not None else None
+        rows.append(Row(f"{label} {name}", spans_of(own, check, connected=since, until=until)))
+    return sorted((row for row in rows if row.spans), key=ready_at)
+
+
+def ready_at(row: Row) -> tuple[float, float]:
+    """What rows are ordered by."""
+    return (row.spans[-1].start, row.spans[0].start)
 
 
 def spans_of(

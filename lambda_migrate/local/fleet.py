@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError
@@ -13,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from lambda_migrate.deadline import SYSTEM_CLOCK, Clock
 from lambda_migrate.local.deployment import get_order, order_id_of, place_order
-from lambda_migrate.local.environment import EnvironmentView, Happening, InvocationResult
-from lambda_migrate.local.evidence import Check, Storm, read_check, spans_of
+from lambda_migrate.local.environment import EnvironmentView, InvocationResult
+from lambda_migrate.local.evidence import Check, Storm, connected_by_fence, read_check, rows_of
 from lambda_migrate.local.findings import is_served
 from lambda_migrate.local.function import LocalFunction
 from lambda_migrate.local.timeline import Row
@@ -63,7 +61,6 @@ class Fleet:
         self._tally = tally
         self._epoch = epoch
         self._clock = clock
-        self._gone: list[Happening] = []
         self._closed: float | None = None
         self.function = LocalFunction(
             code=code,
@@ -72,7 +69,8 @@ class Fleet:
             timeout=_TIMEOUT_SECONDS,
             init_timeout=_TIMEOUT_SECONDS,
             log_directory=logs,
-            observer=self._note,
+            observer=tally.note,
+            niceness=_NICENESS,
         )
 
     def __enter__(self) -> Fleet:
@@ -86,13 +84,6 @@ class Fleet:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _note(self, happening: Happening) -> None:
-        self._tally.note(happening)
-        if happening.phase == "started":
-            with suppress(KeyError, ProcessLookupError):
-                pid = self.function.environment(happening.environment_id).pid
-                os.setpriority(os.PRIO_PROCESS, pid, _NICENESS)
 
     def close(self) -> None:
         """End every environment. Idempotent."""
@@ -126,18 +117,7 @@ class Fleet:
         """End all but the ``to`` that were ready first, as Lambda ends what nobody needs."""
         idle = [view for view in self.function.environments() if view.state == "idle"]
         ending = sorted(idle, key=self._since)[to:]
-        for view in ending:
-            with suppress(ProcessLookupError):
-                os.killpg(view.pid, signal.SIGKILL)
-        for view in ending:
-            self._until_ended(view.environment_id)
-            self._gone.append(Happening(view.environment_id, "ended", self._clock.monotonic()))
-            self._tally.put(view.environment_id, "ended")
-
-    def _until_ended(self, environment_id: str) -> None:
-        """A process that was killed lives for some moments more, and must serve nobody then."""
-        while self.function.environment(environment_id).state != "ended":
-            self._clock.sleep(0.005)
+        self.function.end_idle(view.environment_id for view in ending)
 
     def _since(self, view: EnvironmentView) -> float:
         check = self.checks.get(view.environment_id)
@@ -150,27 +130,13 @@ class Fleet:
             sessions: Application names of lambda-migrate's connections and when each was opened.
             until: Where the picture ends.
         """
-        happenings: dict[str, list[Happening]] = {}
-        for one in sorted([*self.function.timeline(), *self._gone], key=lambda h: h.at):
-            happenings.setdefault(one.environment_id, []).append(one)
-        connected = {
-            int(name.rpartition(":")[2]): at - self._epoch
-            for name, at in sessions.items()
-            if name.rpartition(":")[2].isdigit()
-        }
-        end = until if self._closed is None else min(until, self._closed)
-        rows = []
-        for name, own in happenings.items():
-            check = self.checks.get(name)
-            since = connected.get(check.fence) if check is not None else None
-            rows.append(
-                Row(f"v{self.version} {name}", spans_of(own, check, connected=since, until=end))
-            )
-        return sorted((row for row in rows if row.spans), key=_ready_at)
-
-
-def _ready_at(row: Row) -> tuple[float, float]:
-    return (row.spans[-1].start, row.spans[0].start)
+        return rows_of(
+            self.function.timeline(),
+            self.checks,
+            label=f"v{self.version}",
+            connected=connected_by_fence(sessions, epoch=self._epoch),
+            until=until if self._closed is None else min(until, self._closed),
+        )
 
 
 class Traffic:

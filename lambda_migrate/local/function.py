@@ -20,27 +20,30 @@ import sys
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lambda_migrate.deadline import SYSTEM_CLOCK, Clock
+from lambda_migrate.local.child import spawn
 from lambda_migrate.local.environment import (
     Environment,
     EnvironmentView,
     Happening,
     InvocationResult,
     Launch,
+    Process,
 )
+from lambda_migrate.local.forking import Zygote
 from lambda_migrate.local.guard import guard
 from lambda_migrate.local.runtime_api import Invocation
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["EnvironmentView", "Happening", "InvocationResult", "LocalFunction"]
+__all__ = ["EnvironmentView", "Gate", "Happening", "InvocationResult", "LocalFunction"]
 
 T = TypeVar("T")
 
@@ -50,7 +53,32 @@ ACCOUNT = "123456789012"
 _INHERITED = ("PATH", "LD_LIBRARY_PATH", "TMPDIR")
 """All that an environment gets of our own variables: no credentials, no Python switches."""
 
+_FIRST_TO_GO = "1000"
+"""Where memory runs out, the kernel ends an environment, which is noticed, and not the server, the
+test or the editor beside it."""
+
 _OPEN_FILES = 16_384  # an environment takes about three of ours; the usual soft limit is 1,024
+
+
+class Gate:
+    """Opens when so many have arrived, and stays open.
+
+    Args:
+        number: How many.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._missing = number
+        self._lock = threading.Lock()
+        self._opened: Future[None] = Future()
+
+    def arrive(self) -> Future[None]:
+        """Be one of them; the future is done when the gate opens."""
+        with self._lock:
+            self._missing -= 1
+            if self._missing <= 0 and not self._opened.done():
+                self._opened.set_result(None)
+        return self._opened
 
 
 class LocalFunction:
@@ -68,6 +96,12 @@ class LocalFunction:
         concurrency: No more environments than these.
         freeze: Whether environments are stopped between invocations.
         python: The interpreter; it must have ``awslambdaric``.
+        preload: Fork environments from one parent that has imported these modules (names, or paths
+            of files), and what the runtime imports, beforehand: each is a process of its own all
+            the same, but starts in a few milliseconds and shares the memory of what was imported.
+            The modules must start no threads, and must not be the function's. None: a fresh
+            interpreter for each.
+        niceness: Of the environments: what they run beside in AWS has processors of its own.
         log_directory: One file per environment goes there; a temporary one, which goes with
             `close`, if None.
         observer: Told of everything that happens, from a thread of ours; must return at once.
@@ -87,6 +121,8 @@ class LocalFunction:
         concurrency: int = 1000,
         freeze: bool = True,
         python: str = sys.executable,
+        preload: Sequence[str] | None = None,
+        niceness: int = 0,
         log_directory: Path | None = None,
         observer: Callable[[Happening], None] | None = None,
         clock: Clock = SYSTEM_CLOCK,
@@ -102,10 +138,15 @@ class LocalFunction:
         self._happenings: list[Happening] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._handler = handler
+        self._code = code.resolve()
+        self._python = python
+        self._preload = preload
+        self._niceness = niceness
+        self._zygote: Zygote | None = None
         self._launch = Launch(
-            command=[python, "-m", "awslambdaric", handler],
-            directory=code.resolve(),
-            variables=_variables(name, handler, code.resolve(), memory) | dict(environment or {}),
+            start=self._start_process,
+            variables=_variables(name, handler, self._code, memory) | dict(environment or {}),
             init_seconds=init_timeout,
             freeze=freeze,
             clock=clock,
@@ -134,6 +175,11 @@ class LocalFunction:
             self._temporary_logs = Path(tempfile.mkdtemp(prefix="lm-lambda-"))
             guard().watch_directory(str(self._temporary_logs))
         self._logs().mkdir(parents=True, exist_ok=True)
+        if self._preload is not None:
+            self._zygote = Zygote(
+                self._python, modules=self._preload, log=self._logs() / "zygote.log"
+            )
+            self._zygote.start(_inherited())
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name=f"lambda {self.name}", daemon=True
@@ -151,6 +197,8 @@ class LocalFunction:
             self._thread.join()
             self._loop.close()
             self._loop = None
+            if self._zygote is not None:
+                self._zygote.stop()
             if self._temporary_logs is not None:
                 shutil.rmtree(self._temporary_logs, ignore_errors=True)
                 guard().forget(str(self._temporary_logs))
@@ -191,7 +239,31 @@ class LocalFunction:
         started = self._run(self._start(n)).result()
         return [environment.environment_id for environment in started]
 
+    def submit_cold(
+        self, event: Any = None, *, gate: Gate | None = None
+    ) -> Future[InvocationResult]:
+        """Start an environment, invoke it and come back at once; see `invoke`.
+
+        Args:
+            event: JSON.
+            gate: What it has to pass between starting and being invoked.
+        """
+        return self._run(self._cold(_encode(event), gate))
+
+    def end_idle(self, environment_ids: Iterable[str] | None = None) -> list[str]:
+        """End idle environments, as Lambda ends what nobody needs; return the ids of the ended.
+
+        Args:
+            environment_ids: Only those of these that are idle; all if None.
+        """
+        return self._run(self._end_idle(environment_ids)).result()
+
     # -- looking ------------------------------------------------------------------------------
+
+    @property
+    def parent(self) -> int:
+        """The process that forked environments come from; 0 if they are not forked."""
+        return 0 if self._zygote is None else self._zygote.pid
 
     def environments(self) -> list[EnvironmentView]:
         """All environments so far, oldest first, the ended ones included."""
@@ -284,6 +356,24 @@ class LocalFunction:
         [environment] = await self._start(1, claim=True)
         return await self._deliver(environment, body)
 
+    async def _cold(self, body: bytes, gate: Gate | None) -> InvocationResult:
+        fresh = await self._start(1, claim=True) if self._room() > 0 else []
+        if gate is not None:
+            await asyncio.wrap_future(gate.arrive())
+        return await self._deliver(fresh[0], body) if fresh else self._throttled()
+
+    async def _end_idle(self, environment_ids: Iterable[str] | None) -> list[str]:
+        wanted = None if environment_ids is None else set(environment_ids)
+        ending = [
+            one
+            for one in self._environments
+            if one.state == "idle" and (wanted is None or one.environment_id in wanted)
+        ]
+        for environment in ending:
+            environment.state = "ended"  # before the first await: nobody else may take it
+        await asyncio.gather(*(environment.end() for environment in ending))
+        return [environment.environment_id for environment in ending]
+
     async def _end_all(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
@@ -304,6 +394,21 @@ class LocalFunction:
         )
         self._environments.append(environment)
         return environment
+
+    def _start_process(self, variables: Mapping[str, str], log: Path) -> Process:
+        process: Process
+        if self._zygote is not None:
+            process = self._zygote.fork(
+                self._handler, variables=variables, directory=self._code, log=log
+            )
+        else:
+            command = [self._python, "-m", "awslambdaric", self._handler]
+            process = spawn(command, log=log, environment=variables, directory=self._code)
+        with suppress(OSError):  # it has ended already
+            if self._niceness:
+                os.setpriority(os.PRIO_PROCESS, process.pid, self._niceness)
+            Path(f"/proc/{process.pid}/oom_score_adj").write_text(_FIRST_TO_GO)
+        return process
 
     def _room(self) -> int:
         return self.concurrency - sum(one.state != "ended" for one in self._environments)
@@ -344,8 +449,7 @@ class LocalFunction:
 def _variables(name: str, handler: str, code: Path, memory: int) -> dict[str, str]:
     """What Lambda sets, but for what differs between environments."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    inherited = {key: os.environ[key] for key in _INHERITED if key in os.environ}
-    return inherited | {
+    return _inherited() | {
         "AWS_DEFAULT_REGION": REGION,
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_EXECUTION_ENV": f"AWS_Lambda_python{version}",
@@ -364,6 +468,10 @@ def _variables(name: str, handler: str, code: Path, memory: int) -> dict[str, st
         "TZ": ":UTC",
         "_HANDLER": handler,
     }
+
+
+def _inherited() -> dict[str, str]:
+    return {key: os.environ[key] for key in _INHERITED if key in os.environ}
 
 
 def _encode(event: Any) -> bytes:

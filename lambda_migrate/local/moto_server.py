@@ -7,7 +7,9 @@ requests a second, a server of one thread, which has to close every connection, 
 one client that is frozen half-way through a request stops that server for everybody.
 
 It also counts the requests by operation and by access key, which stands in the signature and is
-all that tells one client from another. GET /lambda-migrate/counters returns the counts.
+all that tells one client from another. GET /lambda-migrate/counters returns the counts, GET
+/lambda-migrate/rates how many came in each tenth of a second since the epoch. dynalite_server.js
+does the same.
 """
 
 from __future__ import annotations
@@ -16,15 +18,17 @@ import json
 import logging
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from lambda_migrate.local.loopback import HOST
 
-__all__ = ["COUNTERS_PATH", "serve"]
+__all__ = ["COUNTERS_PATH", "RATES_PATH", "serve"]
 
 COUNTERS_PATH = "/lambda-migrate/counters"
+RATES_PATH = "/lambda-migrate/rates"
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -38,10 +42,13 @@ class _OneAtATime:
         self._application = application
         self._lock = threading.Lock()
         self._counts: dict[str, Counter[str]] = {}
+        self._rates: dict[int, Counter[str]] = {}
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if environ["PATH_INFO"] == COUNTERS_PATH:
-            return self._answer_counts(start_response)
+            return self._answer(self._counts, start_response)
+        if environ["PATH_INFO"] == RATES_PATH:
+            return self._answer(self._rates, start_response)
         with self._lock:
             self._count(environ)
             return list(self._application(environ, start_response))
@@ -50,10 +57,11 @@ class _OneAtATime:
         operation = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]  # DynamoDB_2012.GetItem
         client = _access_key(environ.get("HTTP_AUTHORIZATION", ""))
         self._counts.setdefault(client, Counter())[operation] += 1
+        self._rates.setdefault(int(time.time() * 10), Counter())[operation] += 1
 
-    def _answer_counts(self, start_response: StartResponse) -> Iterable[bytes]:
+    def _answer(self, counts: object, start_response: StartResponse) -> Iterable[bytes]:
         with self._lock:
-            body = json.dumps(self._counts).encode()
+            body = json.dumps(counts).encode()
         start_response("200 OK", [("Content-Length", str(len(body)))])
         return [body]
 

@@ -605,15 +605,29 @@ def unpack_npm(package: str, into: Path) -> None:
     Raises:
         ConfigurationError: npm is missing, or says why it failed.
     """
+    said = _npm(package, ["pack", package, "--silent", "--pack-destination", str(into)])
+    with tarfile.open(into / said.split()[-1]) as archive:
+        archive.extractall(into, filter="data")
+
+
+def install_npm(package: str, into: Path) -> None:
+    """Download a package and what it depends on, without running any of their scripts.
+
+    Raises:
+        ConfigurationError: npm is missing, or says why it failed.
+    """
+    quiet = ("--no-audit", "--no-fund", "--ignore-scripts", "--silent")
+    _npm(package, ["install", package, "--prefix", str(into), *quiet])
+
+
+def _npm(package: str, arguments: Sequence[str]) -> str:
     npm = shutil.which("npm")
     if npm is None:
         raise ConfigurationError(f"npm is needed to fetch {package}: install Node.js first")
-    command = [npm, "pack", package, "--silent", "--pack-destination", str(into)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - no shell
+    done = subprocess.run([npm, *arguments], capture_output=True, text=True, check=False)  # noqa: S603 - no shell
     if done.returncode != 0:
         raise ConfigurationError(f"npm could not fetch {package}: {done.stderr.strip()}")
-    with tarfile.open(into / done.stdout.split()[-1]) as archive:
-        archive.extractall(into, filter="data")
+    return done.stdout
 
 
 def _hydrate(native: Path) -> None:

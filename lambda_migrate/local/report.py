@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lambda_migrate.local.environment import InvocationResult
 from lambda_migrate.local.evidence import Spread, Storm
 from lambda_migrate.local.findings import Findings, Rollback, faults, is_served
-from lambda_migrate.local.timeline import Row, Series, render
+from lambda_migrate.local.timeline import Row, Series, clip, render
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -214,7 +214,7 @@ def draw(findings: Findings, rows: Sequence[Row]) -> str:
     since = _first_question(findings) - _PRELUDE_SECONDS
     samples = [sample for sample in findings.samples if sample.at >= since]
     return render(
-        list(_from(rows, since)),
+        list(clip(rows, since)),
         bands=bands,
         series=[
             Series("connections of lambda-migrate", [(s.at, s.ours) for s in samples]),
@@ -230,12 +230,6 @@ def _first_question(findings: Findings) -> float:
     checks = [check for storm in findings.storms for check in storm.checks.values()]
     first = min((check.ended - check.waited for check in checks), default=0.0)
     return min([first, *(band.start for storm in findings.storms for band in storm.bands)])
-
-
-def _from(rows: Sequence[Row], since: float) -> Iterator[Row]:
-    for row in rows:
-        spans = [span for span in row.spans if span.end > since]
-        yield Row(row.label, [replace(span, start=max(span.start, since)) for span in spans])
 
 
 def _subtitle(findings: Findings) -> str:

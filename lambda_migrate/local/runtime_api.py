@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from lambda_migrate.local.loopback import HOST
+from lambda_migrate.local.plain_http import PlainServer, Request, Response
 
 __all__ = ["Answer", "Invocation", "RuntimeApi", "RuntimeFault"]
 
 _PREFIX = "/2018-06-01/runtime/"
-_REASONS = {200: "OK", 202: "Accepted", 404: "Not Found", 413: "Payload Too Large"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,43 +72,23 @@ class RuntimeFault(Exception):
         super().__init__(message)
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    method: str
-    path: str
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _Response:
-    status: int
-    body: bytes = b""
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
 class RuntimeApi:
     """One environment's API. Every method belongs to the event loop that `open` ran in."""
 
     def __init__(self) -> None:
-        self._server: asyncio.Server | None = None
+        self._server = PlainServer(self._answer)
         self._polls: asyncio.Queue[asyncio.Future[Invocation]] = asyncio.Queue()
         self._answers: dict[str, asyncio.Future[Answer]] = {}
-        self._connections: set[asyncio.Task[None]] = set()
         self._poll: asyncio.Future[Invocation] | None = None
         self.init_fault: asyncio.Future[RuntimeFault] = asyncio.get_running_loop().create_future()
 
     async def open(self) -> str:
         """Listen, and return the value of ``AWS_LAMBDA_RUNTIME_API``."""
-        self._server = await asyncio.start_server(self._connected, HOST, 0)
-        return f"{HOST}:{self._server.sockets[0].getsockname()[1]}"
+        return await self._server.open()
 
     async def close(self) -> None:
         """Stop listening and drop every connection. Idempotent."""
-        if self._server is not None:
-            self._server.close()
-        for task in self._connections:
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        await self._server.close()
 
     async def polled(self) -> None:
         """Return when the runtime waits in ``/next``."""
@@ -129,22 +107,7 @@ class RuntimeApi:
 
     # -- HTTP ---------------------------------------------------------------------------------
 
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(self._converse(reader, writer))
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
-
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while request := await _read(reader):
-                _write(writer, await self._answer(request))
-                await writer.drain()
-        except ConnectionError:
-            pass  # the process has ended; its environment sees that by itself
-        finally:
-            writer.close()
-
-    async def _answer(self, request: _Request) -> _Response:
+    async def _answer(self, request: Request) -> Response:
         path = request.path.removeprefix(_PREFIX)
         if request.method == "GET":
             return await self._get(path)
@@ -152,17 +115,17 @@ class RuntimeApi:
             return self._failed_init(request.body)
         return self._posted(path, request.body)
 
-    async def _get(self, path: str) -> _Response:
+    async def _get(self, path: str) -> Response:
         if path == "restore/next":
-            return _Response(200)  # a snapshot is restored the moment it was taken
+            return Response(200)  # a snapshot is restored the moment it was taken
         if path != "invocation/next":
-            return _Response(404)
+            return Response(404)
         poll: asyncio.Future[Invocation] = asyncio.get_running_loop().create_future()
         self._polls.put_nowait(poll)
         invocation = await poll
-        return _Response(200, invocation.body, invocation.headers())
+        return Response(200, invocation.body, invocation.headers())
 
-    def _failed_init(self, body: bytes) -> _Response:
+    def _failed_init(self, body: bytes) -> Response:
         said = _decode(body)
         if not self.init_fault.done():
             self.init_fault.set_result(
@@ -170,37 +133,18 @@ class RuntimeApi:
                 if isinstance(said, dict)
                 else RuntimeFault("Runtime.Unknown", str(said))
             )
-        return _Response(202, b'{"status":"OK"}')
+        return Response(202, b'{"status":"OK"}')
 
-    def _posted(self, path: str, body: bytes) -> _Response:
+    def _posted(self, path: str, body: bytes) -> Response:
         """``invocation/<id>/response`` or ``invocation/<id>/error``."""
         kind, _, rest = path.partition("/")
         request_id, _, outcome = rest.partition("/")
         future = self._answers.pop(request_id, None)
         if kind != "invocation" or outcome not in {"response", "error"} or future is None:
-            return _Response(404, b'{"errorType":"InvalidRequestID"}')
+            return Response(404, b'{"errorType":"InvalidRequestID"}')
         if not future.done():
             future.set_result(Answer(outcome == "error", _decode(body)))
-        return _Response(202, b'{"status":"OK"}')
-
-
-async def _read(reader: asyncio.StreamReader) -> _Request | None:
-    """The next request of a connection; None when the peer has closed it."""
-    try:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        method, path, _ = head[0].split(" ", 2)
-        headers = dict(line.lower().split(":", 1) for line in head[1:] if line)
-        body = await reader.readexactly(int(headers.get("content-length", "0")))
-    except asyncio.IncompleteReadError:
-        return None
-    return _Request(method, path, body)
-
-
-def _write(writer: asyncio.StreamWriter, response: _Response) -> None:
-    headers = {**response.headers, "Content-Length": str(len(response.body))}
-    lines = [f"HTTP/1.1 {response.status} {_REASONS[response.status]}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + response.body)
+        return Response(202, b'{"status":"OK"}')
 
 
 def _decode(body: bytes) -> Any:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lambda_migrate.deadline import SYSTEM_CLOCK
-from lambda_migrate.events import Event, MigrationReverted
+from lambda_migrate.events import Event, MigrationReverted, Observer
 from lambda_migrate.lease.table import DynamoDBLeaseTable
 from lambda_migrate.local.board import Board
 from lambda_migrate.local.deployment import APPLICATION, DATABASE, TABLE, Example
-from lambda_migrate.local.dynamodb import LocalDynamoDB
+from lambda_migrate.local.dynamodb import DynamoDBEndpoint, LocalDynamoDB
 from lambda_migrate.local.evidence import bands_of
 from lambda_migrate.local.fleet import Fleet
 from lambda_migrate.local.postgresql import LocalPostgreSQL
@@ -28,7 +28,14 @@ from lambda_migrate.wiring import make_manifest, make_target
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Reversions", "Stage", "open_stage"]
+__all__ = [
+    "Reversions",
+    "Stage",
+    "connect_monitor",
+    "make_operator",
+    "open_stage",
+    "read_migrations",
+]
 
 _HISTORY = """
 SELECT name, extract(epoch FROM started_at)::float8,
@@ -84,27 +91,11 @@ class Stage:
 
     def migrations(self) -> list[Band]:
         """All rows of the history as they are now; none if nobody came so far as to make it."""
-        there = self.server.execute(
-            "SELECT to_regclass('lambda_migrate.history') IS NOT NULL", database=DATABASE
-        )
-        rows = self.server.execute(_HISTORY, database=DATABASE) if there[0][0] else []
-        return bands_of(rows, epoch=self.epoch)
+        return read_migrations(self.server, DATABASE, epoch=self.epoch)
 
     def operator(self, fleet: Fleet, observer: Reversions) -> Maintenance:
         """What ``lambda-migrate down`` uses, with the code of ``fleet`` at hand."""
-        environ = {
-            **self.variables(),
-            "LAMBDA_MIGRATE_DIRECTORY": str(fleet.code / "migrations"),
-        }
-        settings = Settings.load(environ)
-        store = DynamoDBLeaseTable(
-            TABLE,
-            settings.target,
-            client=lambda: self.dynamodb.client(client="operator"),
-            lease_seconds=settings.lease_seconds,
-        )
-        target = replace(make_target(settings, observer=observer), store=store)
-        return Maintenance(make_manifest(settings, environ), target)
+        return make_operator(fleet.code, self.variables(), self.dynamodb, observer)
 
     def calls(self) -> Counter[str]:
         """Calls of the environments by operation: without ours and the operator's."""
@@ -129,7 +120,7 @@ def open_stage(
     with ExitStack() as stack:
         server = LocalPostgreSQL(databases=[DATABASE], settings=room)
         sampler = ConnectionSampler(
-            lambda: _monitor(server), database=DATABASE, application=APPLICATION
+            lambda: connect_monitor(server), database=DATABASE, application=APPLICATION
         )
         board = Board(console, latest=lambda: sampler.latest)
         stack.enter_context(board.live())
@@ -143,7 +134,40 @@ def open_stage(
         yield Stage(home, example, server, dynamodb, sampler, board, epoch)
 
 
-def _monitor(server: LocalPostgreSQL) -> object:
+def read_migrations(server: LocalPostgreSQL, database: str, *, epoch: float) -> list[Band]:
+    """All rows of the history as they are now; none if nobody came so far as to make it."""
+    there = server.execute(
+        "SELECT to_regclass('lambda_migrate.history') IS NOT NULL", database=database
+    )
+    rows = server.execute(_HISTORY, database=database) if there[0][0] else []
+    return bands_of(rows, epoch=epoch)
+
+
+def make_operator(
+    code: Path, variables: Mapping[str, str], dynamodb: DynamoDBEndpoint, observer: Observer
+) -> Maintenance:
+    """What ``lambda-migrate down`` uses, with the files of ``code`` at hand.
+
+    Args:
+        code: What was deployed.
+        variables: The function's.
+        dynamodb: Where the lease table is.
+        observer: Told what happens.
+    """
+    environ = {**variables, "LAMBDA_MIGRATE_DIRECTORY": str(code / "migrations")}
+    settings = Settings.load(environ)
+    store = DynamoDBLeaseTable(
+        variables["LAMBDA_MIGRATE_TABLE"],
+        settings.target,
+        client=lambda: dynamodb.client(client="operator"),
+        lease_seconds=settings.lease_seconds,
+    )
+    target = replace(make_target(settings, observer=observer), store=store)
+    return Maintenance(make_manifest(settings, environ), target)
+
+
+def connect_monitor(server: LocalPostgreSQL) -> object:
+    """The connection that a `ConnectionSampler` counts through."""
     import pg8000.native
 
     return pg8000.native.Connection(

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-__all__ = ["PHASES", "Band", "Row", "Series", "Span", "render"]
+__all__ = ["PHASES", "Band", "Row", "Series", "Span", "clip", "render"]
 
 PHASES = {
     "starting": "#e3e5e8",
@@ -70,6 +70,16 @@ class Row:
         return any(span.phase == "migrating" for span in self.spans)
 
 
+def clip(rows: Iterable[Row], since: float, until: float = math.inf) -> Iterator[Row]:
+    """As much of the rows as lies between two moments."""
+    for row in rows:
+        spans = [span for span in row.spans if span.end > since and span.start < until]
+        yield Row(
+            row.label,
+            [Span(span.phase, max(span.start, since), min(span.end, until)) for span in spans],
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Band:
     """One migration, across all rows."""
@@ -120,7 +130,7 @@ def render(
     """Draw ``rows`` from the top in their order, and return the SVG.
 
     Args:
-        rows: Environments; readable for 1 to 300.
+        rows: Environments; up to 300 can be told apart, more are a picture of how many did what.
         bands: Migrations, named along the top.
         series: Each an area chart below, on the same time axis.
         title: In large type.
@@ -219,7 +229,8 @@ def _place(bands: Sequence[Band], scale: _Scale) -> list[_Label]:
 
 def _positions(rows: Sequence[Row], top: float) -> tuple[float, list[tuple[float, float]]]:
     """Where the last row ends, and top and height of each: thinner the more there are."""
-    pitch = min(22.0, max(1.6, 430 / len(rows)))
+    crowded = 500 / len(rows)
+    pitch = min(22.0, max(430 / len(rows), min(1.6, crowded)))
     gap = 5.0 if pitch > 14 else 1.0 if pitch > 3 else 0.0  # half pixels would only shimmer
     positions = []
     y = top + 4

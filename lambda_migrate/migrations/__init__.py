@@ -1,9 +1,17 @@
-"""What is to be applied: migrations, the manifest that orders them, the plan against a history."""
+"""What is to be applied: migrations, the manifest that orders them, the plan against a history.
 
-from lambda_migrate.migrations.directory import parse, read_manifest
-from lambda_migrate.migrations.manifest import EMPTY_DIGEST, Manifest, chain
-from lambda_migrate.migrations.migration import Migration, Script
-from lambda_migrate.migrations.plan import Divergence, HistoryRow, Plan, RowState, make_plan
+Nothing is loaded before it is asked for: a cold start's fast path needs `digest` and no more.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lambda_migrate.migrations.digest import EMPTY_DIGEST, chain
+    from lambda_migrate.migrations.directory import parse, read_manifest
+    from lambda_migrate.migrations.manifest import Manifest
+    from lambda_migrate.migrations.migration import Migration, Script
+    from lambda_migrate.migrations.plan import Divergence, HistoryRow, Plan, RowState, make_plan
 
 __all__ = [
     "EMPTY_DIGEST",
@@ -19,3 +27,21 @@ __all__ = [
     "parse",
     "read_manifest",
 ]
+
+_MODULES = {
+    "digest": ("EMPTY_DIGEST", "chain"),
+    "directory": ("parse", "read_manifest"),
+    "manifest": ("Manifest",),
+    "migration": ("Migration", "Script"),
+    "plan": ("Divergence", "HistoryRow", "Plan", "RowState", "make_plan"),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a name when it is first asked for (PEP 562)."""
+    import importlib
+
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

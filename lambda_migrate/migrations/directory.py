@@ -20,9 +20,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lambda_migrate.errors import ManifestError
+from lambda_migrate.errors import ManifestError, legible
+from lambda_migrate.migrations.digest import checksum_of, is_candidate, normalise
 from lambda_migrate.migrations.manifest import Manifest
-from lambda_migrate.migrations.migration import Migration, Script, checksum_of, normalise
+from lambda_migrate.migrations.migration import Migration, Script
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -36,6 +37,9 @@ __all__ = ["parse", "read_manifest"]
 
 _PACKAGE = "package:"
 _MAX_DIGITS = 18  # as many nines fit a PostgreSQL bigint
+_MAX_BYTES = 64 * 2**20
+"""Of one file. It is held several times over while it is applied, and a zip's member may be made of
+nothing but zeros."""
 _FILE_NAME = re.compile(r"([0-9]+)_(.+)\.sql")
 _UNREADABLE_ASCII = re.compile(r"[^A-Za-z0-9_.+\u0080-\U0010ffff-]")
 _MARKER = re.compile(r"--[ \t]+migrate:(up|down)(?:[ \t]+(.*?))?[ \t]*")
@@ -117,7 +121,7 @@ def _manifest(found: Iterable[_Found], *, shown: str, place: str) -> Manifest:
     names: list[str] = []
     for name, content in sorted(found, key=lambda each: each[0]):
         names.append(name)
-        path = f"{shown}/{_legible(name)}"
+        path = f"{shown}/{legible(name)}"
         if isinstance(content, str):
             faults.append(f"{path}: {content}")
             continue
@@ -136,14 +140,10 @@ def _heading(count: int, place: str) -> str:
 
 
 def _unusable(place: str, why: str) -> ManifestError:
-    return ManifestError(f"the migrations folder {_legible(place)} {why}")
+    return ManifestError(f"the migrations folder {legible(place)} {why}")
 
 
 # --- what a file is called
-
-
-def _is_candidate(name: str) -> bool:
-    return name.lower().endswith(".sql") and not name.startswith(".")
 
 
 def _name_faults(filename: str) -> Iterator[str]:
@@ -163,11 +163,6 @@ def _name_faults(filename: str) -> Iterator[str]:
         )
 
 
-def _legible(name: str) -> str:
-    """``name`` with everything invisible, or misleading on a terminal, written as an escape."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
-
-
 def _collisions(names: Iterable[str], *, shown: str) -> Iterator[str]:
     first: dict[int, str] = {}
     for name in names:
@@ -177,8 +172,8 @@ def _collisions(names: Iterable[str], *, shown: str) -> Iterator[str]:
         earlier = first.setdefault(int(match[1]), name)
         if earlier is not name:
             yield (
-                f"{shown}/{_legible(name)}: version {int(match[1])} is taken by "
-                f"{_legible(earlier)}; renumber one of them"
+                f"{shown}/{legible(name)}: version {int(match[1])} is taken by "
+                f"{legible(earlier)}; renumber one of them"
             )
 
 
@@ -261,14 +256,14 @@ def _malformed(line: str) -> str:
     if "\r" in line:
         return "the line ends in a lone carriage return; save the file with LF line ends"
     return (
-        f"`{_legible(line.strip())[:60]}` looks like a marker but is not one; write "
+        f"`{legible(line.strip())[:60]}` looks like a marker but is not one; write "
         "`-- migrate:up` or `-- migrate:down` at the beginning of the line, in lower case"
     )
 
 
 def _unknown_option(option: str, direction: str) -> str:
     return (
-        f"unknown option `{_legible(option)[:40]}` on the marker; write "
+        f"unknown option `{legible(option)[:40]}` on the marker; write "
         f"`-- migrate:{direction}` or `-- migrate:{direction} transaction:false`"
     )
 
@@ -343,7 +338,7 @@ def _from_path(path: Path) -> list[_Found]:
 
 def _from_directory(folder: Path, entries: Iterable[os.DirEntry[str]]) -> Iterator[_Found]:
     for entry in entries:
-        if not _is_candidate(entry.name):
+        if not is_candidate(entry.name):
             continue
         if entry.is_symlink():
             fault = _link_fault(folder, Path(entry.path))
@@ -369,9 +364,17 @@ def _link_fault(folder: Path, link: Path) -> str:
 
 def _content(path: str) -> bytes | str:
     try:
-        return Path(path).read_bytes()
+        size = Path(path).stat().st_size
+        return _too_large(size) if size > _MAX_BYTES else Path(path).read_bytes()
     except OSError as error:
         return f"cannot be read: {error.strerror}; check its permissions"
+
+
+def _too_large(size: int) -> str:
+    return (
+        f"{size >> 20} MB are more than the {_MAX_BYTES >> 20} MB that a migration may have; split "
+        "it, or load its data by other means"
+    )
 
 
 def _from_zip(path: Path) -> list[_Found]:
@@ -399,7 +402,7 @@ def _members(archive: ZipFile, *, prefix: str, path: Path) -> Iterator[_Found]:
         )
     for info in inside:
         name = info.filename[len(prefix) :]
-        if "/" not in name and _is_candidate(name):
+        if "/" not in name and is_candidate(name):
             yield name, _member(archive, info)
 
 
@@ -412,6 +415,8 @@ def _member(archive: ZipFile, info: ZipInfo) -> bytes | str:
         return "a symbolic link inside a zip; pack the file itself"
     if info.flag_bits & 1:
         return "encrypted; pack it without a password"
+    if info.file_size > _MAX_BYTES:  # no more than that is unpacked, whatever follows
+        return _too_large(info.file_size)
     try:
         return archive.read(info)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
@@ -425,7 +430,7 @@ def _from_package(named: str) -> list[_Found]:
     return [
         (each.name, each.read_bytes())
         for each in folder.iterdir()
-        if _is_candidate(each.name) and each.is_file()
+        if is_candidate(each.name) and each.is_file()
     ]
 
 

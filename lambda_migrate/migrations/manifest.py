@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ManifestError
+from lambda_migrate.migrations.digest import EMPTY_DIGEST, chain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from lambda_migrate.migrations.migration import Migration
 
-__all__ = ["EMPTY_DIGEST", "Manifest", "chain"]
-
-EMPTY_DIGEST = hashlib.sha256(b"lambda-migrate manifest v1").hexdigest()
-"""Names the manifest without migrations; the first link of every chain."""
-
-
-def chain(previous: str, version: int, checksum: str) -> str:
-    """The digest after one more migration: SHA-256 of the one before, the version, the checksum."""
-    return hashlib.sha256(f"{previous}:{version}:{checksum}".encode()).hexdigest()
+__all__ = ["Manifest"]
 
 
 class Manifest:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 
-__all__ = ["Migration", "Script", "checksum_of", "normalise"]
+__all__ = ["Migration", "Script"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +41,3 @@ class Migration:
     down: Script | None
     checksum: str
     path: str = field(default="", compare=False)
-
-
-def normalise(text: str) -> str:
-    r"""Return ``text`` as it is hashed: CRLF as LF, no byte order mark.
-
-    Git's ``autocrlf`` rewrites line ends between machines; a lone CR is left alone, because it may
-    stand inside a string literal (sqlx #2659).
-    """
-    return text.removeprefix("\ufeff").replace("\r\n", "\n")
-
-
-def checksum_of(text: str) -> str:
-    """SHA-256 of the normalised text, in hexadecimal."""
-    return hashlib.sha256(normalise(text).encode()).hexdigest()

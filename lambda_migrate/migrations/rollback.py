@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["choose_rollback"]
 
+_SHOWN = 50
+"""How many versions an error lists."""
+
 
 def choose_rollback(
     history: Sequence[HistoryRow],
@@ -55,9 +58,11 @@ def choose_rollback(
 
 def _require_known(version: int, history: Sequence[HistoryRow], *, option: str) -> None:
     if all(row.version != version for row in history):
-        known = ", ".join(str(row.version) for row in reversed(history)) or "none"
+        known = [str(row.version) for row in reversed(history[:_SHOWN])]
+        hidden = len(history) - len(known)
+        shown = ", ".join([f"{hidden} older ones"] * bool(hidden) + known) or "none"
         raise ConfigurationError(
-            f"{option} {version}: no such version was applied; applied are {known}"
+            f"{option} {version}: no such version was applied; applied are {shown}"
         )
 
 

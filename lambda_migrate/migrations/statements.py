@@ -656,7 +656,7 @@ _SECRET = re.compile(
       passw(?:or)?d["']?{_BETWEEN}(?:(?:=>|:=|[=:,])\s*)?
         (?P<literal>''[^']+''|\\'[^']*'|{_STRING}|(?P<tag>{_TAG})(?:.*?(?P=tag)|.*))
     | (?:passw(?:or)?d)\s*=\s*(?P<bare>[^\s'",;()]+)
-    | ://[^\s:/@'"]*:(?P<url>[^\s@'"]+)@
+    | ://[^\s:/@'"]*:(?P<url>[^\s'"]+)@
     """,
     re.VERBOSE | re.DOTALL | re.IGNORECASE,
 )

@@ -5,9 +5,8 @@ Light enough for the cold start's fast path: it loads no driver, no TLS, no ``ur
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-
 from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.values import dataclass, field, replace
 
 __all__ = ["DEFAULT_PORT", "SSLMODES", "SYSTEM_ROOTS", "DatabaseAddress", "parse_url"]
 
@@ -121,6 +120,11 @@ def parse_url(url: str) -> DatabaseAddress:
     Raises:
         ConfigurationError: It cannot be read. No fault repeats user, password or host.
     """
+    if not url.isprintable():
+        raise ConfigurationError(
+            "the database URL holds a control or invisible character, perhaps a line's end; take "
+            "it out, or write it percent-encoded"
+        )
     scheme = next((s for s in _SCHEMES if url.startswith(s)), None)
     if scheme is None:
         raise ConfigurationError(

@@ -18,7 +18,7 @@ import re
 import socket
 import struct
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from lambda_migrate.deadline import SYSTEM_CLOCK, Clock, Deadline
@@ -53,6 +53,8 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 _PERMANENT_CLASSES = ("28", "3D", "42", "22", "0A")
 """Not authenticated, no such database, no privilege or parameter, wrong value, unsupported
 (appendix A of PostgreSQL's manual)."""
+
+_UNSENDABLE = re.compile("[\0\ud800-\udfff]")
 
 _PROTOCOL_VIOLATION = "08P01"
 """What poolers answer to a startup parameter that they do not know."""
@@ -203,13 +205,14 @@ class _Attempt:
 
     address: DatabaseAddress
     user: str
-    password: str | None
+    password: str | None = field(repr=False)
     application_name: str
     startup: Mapping[str, str]
     deadline: Deadline
     seconds: float
 
     def connect(self, encryption: _Encryption) -> Connection:
+        self._check_login()
         sock = self._open()
         try:
             sock = self._encrypted(sock, encryption)
@@ -219,6 +222,17 @@ class _Attempt:
             sock.close()
             raise
         return Connection(driver, sock)
+
+    def _check_login(self) -> None:
+        """A NUL ends a field of the login message: what follows would be read as another field."""
+        for what, text in (
+            ("user", self.user),
+            ("password", self.password or ""),
+            ("database name", self.address.database),
+        ):
+            if _UNSENDABLE.search(text):
+                reason = f"the {what} holds a NUL or half a surrogate pair; correct it"
+                raise self._failed(reason, permanent=True)
 
     def _open(self) -> socket.socket:
         try:
@@ -326,8 +340,7 @@ class _Attempt:
         )
 
     def _remaining(self) -> float:
-        # 0 would make the socket non-blocking.
-        return max(self.deadline.remaining(), 0.001)
+        return _bounded(self.deadline.remaining())
 
     def _words(self, error: Exception) -> str:
         return _words(error, f"no answer within {self.seconds:g} s")
@@ -412,12 +425,13 @@ class Connection:
         if self._is_closed or self._is_aborted:
             raise self._lost(self._end)
         try:
-            self._sock.settimeout(None if timeout is None else max(timeout, 0.001))
+            self._sock.settimeout(None if timeout is None else _bounded(timeout))
             return self._driver.run(sql) or []
         except _driver_faults() as error:
             fields = _fields(error)
             if fields and not _is_fatal(fields):
-                raise PostgresError(fields) from error
+                # Not chained: pg8000's shows every field, the row that a DETAIL quotes included.
+                raise PostgresError(fields) from None
             raise self._lost(self._reason(error, timeout)) from error
         except BaseException:
             self._discard("the connection was left in the middle of an answer")
@@ -557,6 +571,11 @@ def _version_number(text: str) -> int:
     if match is None or int(match[1]) < 10:
         return 0
     return int(match[1]) * 10000 + int(match[2] or 0)
+
+
+def _bounded(seconds: float) -> float:
+    # 0 would make the socket non-blocking, and a C timeval ends somewhere.
+    return min(max(seconds, 0.001), 1e6)
 
 
 def _check_sendable(sql: str) -> None:

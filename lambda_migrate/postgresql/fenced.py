@@ -40,6 +40,10 @@ _NOT_OURS_TO_END = (
     "all functions of a target, or GRANT pg_signal_backend"
 )
 
+_FARTHEST_JUMP = 10**12
+"""By how much a token may exceed the last one: 30 years of acquisitions, 1,000 a second. A higher
+one was written by somebody else, and taking it over would leave PostgreSQL no room above it."""
+
 _END_WAIT_MS = 2_000
 """How long it then waits for that backend to be gone."""
 
@@ -270,6 +274,12 @@ class FencedConnection:
         self._check_environment(environment)
         if (token, owner) != (self.grant.fence, self.grant.owner) and token >= self.grant.fence:
             raise FenceStale(token)
+        if self.grant.fence - token > _FARTHEST_JUMP:
+            raise ConfigurationError(
+                f"the lease table's fence of {self.grant.target!r} is {self.grant.fence}, and "
+                f"PostgreSQL's is {token}: something else writes to the item. Delete the item: the "
+                "next start makes a new one above what PostgreSQL has seen"
+            )
 
     def _check_environment(self, stamped: str) -> None:
         mine = self.grant.environment

@@ -1,15 +1,14 @@
-"""A PostgreSQL database: the real `Database`. Loads the driver when it first connects."""
+"""A PostgreSQL database: the real `Database`. Loads everything else when it first connects."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING
 
 from lambda_migrate.deadline import system_random
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
-from lambda_migrate.postgresql.connection import ConnectFailed, ConnectionLost, PostgresError
+from lambda_migrate.values import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -45,6 +44,11 @@ class PostgreSQLDatabase:
 
     def read_history(self, deadline: Deadline) -> list[HistoryRow]:
         """See `Database.read_history`."""
+        from lambda_migrate.postgresql.connection import (
+            ConnectFailed,
+            ConnectionLost,
+            PostgresError,
+        )
         from lambda_migrate.postgresql.fenced import require_layout
         from lambda_migrate.postgresql.held import history_row
         from lambda_migrate.postgresql.sql import Queries
@@ -75,6 +79,7 @@ class PostgreSQLDatabase:
 
     def take_over(self, grant: Grant, deadline: Deadline, *, evict: bool = True) -> HeldPostgreSQL:
         """See `Database.take_over`."""
+        from lambda_migrate.postgresql.connection import ConnectionLost
         from lambda_migrate.postgresql.fenced import FencedConnection
         from lambda_migrate.postgresql.held import HeldPostgreSQL
         from lambda_migrate.postgresql.sql import Queries, application_name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import MigrationFailed
@@ -17,6 +18,13 @@ QUERY_CANCELED = "57014"
 TRANSACTION_TIMEOUT = "25P04"
 ACTIVE_TRANSACTION = "25001"
 _CAUSE_LENGTH = 300
+_DATA_EXCEPTION = "22"
+"""The class whose messages quote a value: ``invalid input syntax for type integer: "..."``."""
+_QUOTED = re.compile(
+    r'(?:"|\u00bb|\u00ab|\u201e|\u201c).*(?:"|\u00ab|\u00bb|\u201c|\u201d)', re.DOTALL
+)
+"""From the first quotation mark to the last, as a value may hold some; other languages have others.
+"""
 
 
 def failure_of(
@@ -39,8 +47,8 @@ def failure_of(
             where it was a statement of ours that failed, whose position is none in the script.
         overdue: Whether the deadline cancelled it.
     """
-    cause = _cause(error, overdue=overdue)
-    lines = [f"{name} failed: {cause} [{error.sqlstate}]"]
+    message = _message(error, overdue=overdue)
+    lines = [f"{name} failed: {message} [{error.sqlstate}]"]
     lines += _place(error, script, path=path, completed=completed)
     lines += [
         f"  {label}: {redact(text)}"
@@ -52,7 +60,12 @@ def failure_of(
         )
         if text
     ]
-    return MigrationFailed(cause, migration=name, sqlstate=error.sqlstate, detail="\n".join(lines))
+    return MigrationFailed(
+        _without_data(message, error.sqlstate),
+        migration=name,
+        sqlstate=error.sqlstate,
+        detail="\n".join(lines),
+    )
 
 
 def overdue_cause() -> str:
@@ -60,10 +73,15 @@ def overdue_cause() -> str:
     return "it was still running when the deadline came, and was cancelled"
 
 
-def _cause(error: PostgresError, *, overdue: bool) -> str:
+def _message(error: PostgresError, *, overdue: bool) -> str:
     if overdue and error.sqlstate in (QUERY_CANCELED, TRANSACTION_TIMEOUT):
         return overdue_cause()
     return redact(error.message)[:_CAUSE_LENGTH]
+
+
+def _without_data(message: str, sqlstate: str) -> str:
+    """The message as it may go to logs, alarms and the lease table."""
+    return _QUOTED.sub('"***"', message) if sqlstate.startswith(_DATA_EXCEPTION) else message
 
 
 def _place(error: PostgresError, script: Script, *, path: str, completed: int | None) -> list[str]:

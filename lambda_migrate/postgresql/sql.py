@@ -3,6 +3,12 @@
 Statements go out in the simple protocol, several in one message, because each message is a round
 trip. The server reads the whole message before it runs any of it, so a `RESET` at its head comes
 too late for a literal behind it: see `literal`.
+
+Whoever may create objects in a schema of the role's ``search_path`` could have functions and
+operators of theirs run by our role, by making one that fits our arguments better than
+PostgreSQL's own (CVE-2018-1058). So each message of ours is said under `_OWN_PATH`, in its
+transaction alone; the few that must look through the role's own path, because they look up what a
+script named, name the schema of everything else. Scripts run under the role's path.
 """
 
 from __future__ import annotations
@@ -99,7 +105,11 @@ class Limits:
     CLIENT_CHECK = 1_000
     """While a statement runs the server looks this often whether we are still there."""
 
+    LONGEST = 2**31 - 1
+    """The highest value that PostgreSQL takes, 24 days: as good as no limit."""
+
     def __init__(self, *, lock: int, statement: int, server_version: int) -> None:
+        lock, statement = min(lock, self.LONGEST), min(statement, self.LONGEST - 500)
         self._settings = {
             "lock_timeout": lock,
             "statement_timeout": statement,
@@ -142,7 +152,7 @@ class Queries:
     def probe(self) -> str:
         """One row: is the schema there, are its tables there."""
         return (
-            f"SELECT to_regnamespace({literal(self._schema)}) IS NOT NULL,"
+            f"{_OWN_PATH} SELECT to_regnamespace({literal(self._schema)}) IS NOT NULL,"
             f" to_regclass({literal(self._fence)}) IS NOT NULL"
             f" AND to_regclass({literal(self._history)}) IS NOT NULL"
         )
@@ -155,7 +165,7 @@ class Queries:
         """
         schema = f"CREATE SCHEMA IF NOT EXISTS {self._schema};" if create_schema else ""
         return f"""
-            {_BEGIN};
+            {_BEGIN}; {_OWN_PATH}
             SET LOCAL client_min_messages = warning;
             SELECT pg_advisory_xact_lock(hashtext({literal("lambda-migrate " + self._name)}));
             {schema}
@@ -196,7 +206,7 @@ class Queries:
 
     def read_fence(self) -> str:
         """Layout, token, owner, environment; without a lock."""
-        return f"SELECT layout, token, owner, environment FROM {self._fence}"
+        return f"{_OWN_PATH} SELECT layout, token, owner, environment FROM {self._fence}"
 
     def take_fence(self, grant: Grant, *, lock_ms: int, statement_ms: int, evict: bool) -> str:
         """Set the token, if it is higher or already this owner's; answers the owner last if so.
@@ -208,8 +218,9 @@ class Queries:
         """
         end = f"SELECT count(pg_terminate_backend(pid)) {self._other_holders(grant)};"
         return f"""
-            {_BEGIN};
-            SET LOCAL lock_timeout = {lock_ms}; SET LOCAL statement_timeout = {statement_ms};
+            {_BEGIN}; {_OWN_PATH}
+            SET LOCAL lock_timeout = {lock_ms};
+            SET LOCAL statement_timeout = {min(statement_ms, Limits.LONGEST)};
             {end if evict else ""}
             UPDATE {self._fence} SET
                 token = {literal(grant.fence)}, owner = {literal(grant.owner)},
@@ -229,27 +240,33 @@ class Queries:
 
         They are found by their application name and, because a script may have changed that, by
         the process that the fence row names; its start time tells it from a later process with
-        the same number.
+        the same number. Anybody may give their session any name, so a name counts only for a
+        session that we may end, or that did hold: else every login could stand in the way of every
+        migration.
         """
         start = application_prefix(grant.target, self._name)
         prefix = literal(start)
         suffix = f"substr(application_name, {len(start) + 1})"
-        return f"""
-            FROM pg_stat_activity
-            WHERE datname = current_database() AND pid <> pg_backend_pid()
-              AND ((starts_with(application_name, {prefix}) AND {suffix} ~ '^[0-9]{{1,18}}$'
-                    AND CASE WHEN {suffix} ~ '^[0-9]{{1,18}}$'
-                             THEN {suffix}::bigint <= {literal(grant.fence)} END)
-                   OR (pid, backend_start) IN (SELECT backend_pid, backend_start FROM {self._fence}
-                       WHERE token <= {literal(grant.fence)}))"""
+        fence = literal(grant.fence)
+        # Without indents: pg_stat_activity shows the first 1,024 bytes of a message.
+        return (
+            "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            f" AND (starts_with(application_name, {prefix})"
+            f" AND CASE WHEN {suffix} ~ '^[0-9]{{1,18}}$' THEN {suffix}::bigint <= {fence} END"
+            " AND (pg_has_role(usesysid, 'USAGE') OR pg_has_role('pg_signal_backend', 'USAGE')"
+            f" OR pid IN (SELECT backend_pid FROM {self._fence}))"
+            " OR (pid, backend_start) IN (SELECT backend_pid, backend_start"
+            f" FROM {self._fence} WHERE token <= {fence}))"
+        )
 
     def count_other_holders(self, grant: Grant) -> str:
         """How many connections of earlier holders are open."""
-        return f"SELECT count(*) {self._other_holders(grant)}"
+        return f"{_OWN_PATH} SELECT count(*) {self._other_holders(grant)}"
 
     def end_other_holders(self, grant: Grant, *, wait_ms: int) -> str:
         """End them, and wait up to ``wait_ms`` for each; a row with false is one that stayed."""
-        return f"SELECT pg_terminate_backend(pid, {wait_ms}) {self._other_holders(grant)}"
+        end = f"pg_terminate_backend(pid, {wait_ms})"
+        return f"{_OWN_PATH} SELECT {end} {self._other_holders(grant)}"
 
     # --- a migration's transaction
 
@@ -258,17 +275,19 @@ class Queries:
         return f"""
             {_BEGIN};
             {limits.set_local()}
-            SELECT token, owner, pg_current_xact_id()::text FROM {self._fence} FOR UPDATE;"""
+            SELECT token, owner, pg_catalog.pg_current_xact_id()::pg_catalog.text
+            FROM {self._fence} FOR UPDATE;"""
 
     def commit(self, writes: str, limits: Limits) -> str:
         """Undo what the script left in the session, write, commit: all or nothing."""
-        return f"{_RESET} {limits.set_local()} {writes}; COMMIT;"
+        return f"{_RESET} {limits.set_local()} {_OWN_PATH} {writes}; COMMIT;"
 
     # --- history
 
     def read_history(self) -> str:
         """All rows, in the order of versions."""
         return f"""
+            {_OWN_PATH}
             SELECT version, name, checksum, digest, state, {_iso("started_at")},
                    {_iso("applied_at")}, duration_ms, fence, owner, baseline, up,
                    down, down_line, down_transactional
@@ -277,7 +296,7 @@ class Queries:
     def read_row(self, version: int) -> str:
         """State, checksum and duration of one version; no row if it was never begun."""
         return (
-            f"SELECT state, checksum, duration_ms FROM {self._history}"
+            f"{_OWN_PATH} SELECT state, checksum, duration_ms FROM {self._history}"
             f" WHERE version = {literal(version)}"
         )
 
@@ -374,40 +393,58 @@ class Queries:
 def find_index(name: str, *, table: str) -> str:
     """Qualified name and validity of a table's index; ``table`` is an SQL name, perhaps quoted."""
     return f"""
-        SELECT i.indexrelid::regclass::text, i.indisvalid
-        FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-        WHERE i.indrelid = to_regclass({literal(table)}) AND c.relname = {literal(name)}"""
+        SELECT {_qualified("i.indexrelid")}, i.indisvalid
+        FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid {_IS} i.indexrelid
+        WHERE i.indrelid {_IS} {_oid_of(table)}
+          AND c.relname {_IS} {literal(name)}::pg_catalog.name"""
 
 
 def find_relation(name: str) -> str:
     """Whether a relation exists, and, if it is an index, whether it is valid."""
     return f"""
-        SELECT r::text, (SELECT indisvalid FROM pg_index WHERE indexrelid = r)
-        FROM to_regclass({literal(name)}) AS r WHERE r IS NOT NULL"""
+        SELECT {_qualified("r")},
+            (SELECT indisvalid FROM pg_catalog.pg_index WHERE indexrelid {_IS} r)
+        FROM (SELECT {_oid_of(name)} AS r) AS found WHERE r IS NOT NULL"""
 
 
 def find_rebuilds(relation: str) -> str:
     """Invalid leftovers of REINDEX CONCURRENTLY of an index, or of a table's indexes."""
     return f"""
-        SELECT i.indexrelid::regclass::text FROM pg_index i
-        JOIN pg_class c ON c.oid = i.indexrelid
-        WHERE NOT i.indisvalid AND c.relname ~ '_cc(new|old)[0-9]*$'
-          AND i.indrelid IN (
-            SELECT to_regclass({literal(relation)})::oid UNION ALL
-            SELECT indrelid FROM pg_index WHERE indexrelid = to_regclass({literal(relation)}))"""
+        SELECT {_qualified("i.indexrelid")} FROM pg_catalog.pg_index i
+        JOIN pg_catalog.pg_class c ON c.oid {_IS} i.indexrelid
+        WHERE NOT i.indisvalid
+          AND c.relname::pg_catalog.text OPERATOR(pg_catalog.~) '_cc(new|old)[0-9]*$'
+          AND (i.indrelid {_IS} {_oid_of(relation)} OR i.indrelid {_IS} (
+            SELECT indrelid FROM pg_catalog.pg_index WHERE indexrelid {_IS} {_oid_of(relation)}))"""
 
 
 def find_enum_value(kind: str, value: str) -> str:
     """One row if the enum type has the value."""
     return f"""
-        SELECT 1 FROM pg_enum
-        WHERE enumtypid = to_regtype({literal(kind)}) AND enumlabel = {literal(value)}"""
+        SELECT 1 FROM pg_catalog.pg_enum
+        WHERE enumtypid {_IS} pg_catalog.to_regtype({literal(kind)})::pg_catalog.oid
+          AND enumlabel {_IS} {literal(value)}::pg_catalog.name"""
 
 
 def drop_index(qualified: str) -> str:
     """Drop an index by the name that the catalog gave, which is quoted already."""
     return f"DROP INDEX CONCURRENTLY IF EXISTS {qualified}"
 
+
+def _oid_of(relation: str) -> str:
+    """The relation's number; NULL without one."""
+    return f"pg_catalog.to_regclass({literal(relation)})::pg_catalog.oid"
+
+
+def _qualified(number: str) -> str:
+    """The name of the relation with that number, quoted, with its schema where that is needed."""
+    return f"{number}::pg_catalog.regclass::pg_catalog.text"
+
+
+_IS = "OPERATOR(pg_catalog.=)"
+
+_OWN_PATH = "SET LOCAL search_path = pg_catalog, pg_temp;"
+"""For the transaction that it stands in; a message of several statements is one."""
 
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 """Said in full: a role or a database may have other defaults."""

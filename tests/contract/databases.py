@@ -14,7 +14,7 @@ from uuid import uuid4
 from lambda_migrate.deadline import Deadline
 from lambda_migrate.errors import MigrateError, MigrationFailed
 from lambda_migrate.migrations import HistoryRow, Manifest, Migration, RowState, Script
-from lambda_migrate.migrations.migration import checksum_of
+from lambda_migrate.migrations.digest import checksum_of
 from lambda_migrate.postgresql.address import DatabaseAddress, parse_url
 from lambda_migrate.postgresql.connection import connect
 from lambda_migrate.postgresql.credentials import UrlCredentials, open_connection

@@ -22,7 +22,7 @@ from lambda_migrate import (
     service_unavailable,
 )
 from lambda_migrate.deadline import Deadline
-from lambda_migrate.holder import Policy, Target
+from lambda_migrate.target import Policy, Target
 from lambda_migrate.testing import (
     FakeClock,
     FixedRandom,

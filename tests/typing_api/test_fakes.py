@@ -13,11 +13,11 @@ from lambda_migrate.events import (
     MigrationStarted,
     Observer,
 )
-from lambda_migrate.holder import Target
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.migrations import Manifest, Migration, Script
 from lambda_migrate.postgresql.database import Database, Grant, HeldDatabase
 from lambda_migrate.runner import MigrationRunner, Outcome
+from lambda_migrate.target import Target
 from lambda_migrate.testing import (
     FakeClock,
     FixedRandom,

@@ -8,13 +8,13 @@ import pytest
 
 from lambda_migrate import MigrationRunner
 from lambda_migrate.deadline import Deadline
-from lambda_migrate.holder import Target
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.local.postgresql import LocalPostgreSQL
 from lambda_migrate.maintenance import Maintenance
 from lambda_migrate.migrations import Manifest
 from lambda_migrate.migrations.directory import read_manifest
 from lambda_migrate.settings import Settings
+from lambda_migrate.target import Target
 from lambda_migrate.testing import InMemoryDatabase
 from lambda_migrate.wiring import make_database
 

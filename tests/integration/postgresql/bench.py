@@ -11,7 +11,7 @@ from typing import Any
 
 from lambda_migrate.deadline import Deadline
 from lambda_migrate.migrations import HistoryRow, Migration, Script
-from lambda_migrate.migrations.migration import checksum_of
+from lambda_migrate.migrations.digest import checksum_of
 from lambda_migrate.postgresql.address import DatabaseAddress
 from lambda_migrate.postgresql.connection import Connection, connect
 from lambda_migrate.postgresql.database import Grant

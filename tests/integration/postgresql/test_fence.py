@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from lambda_migrate.errors import LeaseHeld, LeaseLost
+from lambda_migrate.deadline import Deadline
+from lambda_migrate.errors import DatabaseUnavailable, LeaseHeld, LeaseLost
 from lambda_migrate.postgresql.database import FenceStale
 from lambda_migrate.postgresql.held import HeldPostgreSQL
 
@@ -39,6 +40,36 @@ def test_a_holder_overtaken_between_two_migrations_commits_nothing_more(bench: B
         with pytest.raises(LeaseLost):
             held.apply(migration("CREATE TABLE b ()", 2), "d", soon())
     assert (bench.has("a"), bench.has("b"), bench.versions()) == (True, False, [1])
+
+
+def _hide(bench: Bench, held: HeldPostgreSQL) -> None:
+    """As behind a pooler: nobody finds the backend that is to be ended."""
+    held._fenced.run("SET application_name = 'pooled'", soon())
+    bench.execute("UPDATE lambda_migrate.fence SET backend_pid = NULL")
+
+
+def test_an_overtaken_holder_whom_nobody_could_end_commits_nothing_all_the_same(
+    bench: Bench,
+) -> None:
+    with bench.holder() as held:
+        _hide(bench, held)
+        _overtake(bench)
+        with pytest.raises(LeaseLost, match="passed by fence 2"):
+            held.apply(migration("CREATE TABLE b ()"), "d", soon())
+        with pytest.raises(LeaseLost, match="passed by fence 2"):
+            held.record([(migration("SELECT 1"), "d")], baseline=True)
+    assert (bench.has("b"), bench.versions()) == (False, [])
+
+
+def test_no_token_is_passed_while_a_transaction_under_it_is_open(bench: Bench) -> None:
+    with bench.holder() as held:
+        _hide(bench, held)
+        held._fenced.begin(soon())
+        with pytest.raises(DatabaseUnavailable), bench.holder(2, deadline=Deadline.after(1)):
+            pass
+        held._fenced.commit("SELECT 1", soon())
+        held.apply(migration("CREATE TABLE b ()"), "d", soon())
+    assert (bench.has("b"), bench.versions()) == (True, [1])
 
 
 _SLOW = "CREATE TABLE b (); SELECT pg_sleep(30) /* slow */"

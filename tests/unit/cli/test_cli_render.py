@@ -23,7 +23,7 @@ from lambda_migrate.errors import (
 from lambda_migrate.lease.state import LeaseState
 from lambda_migrate.maintenance import Status
 from lambda_migrate.migrations import HistoryRow, Manifest, Migration, Script, make_plan
-from lambda_migrate.migrations.migration import checksum_of
+from lambda_migrate.migrations.digest import checksum_of
 
 PLACE = {
     "target": "default",

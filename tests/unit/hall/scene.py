@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 from lambda_migrate.deadline import Deadline
 from lambda_migrate.errors import LeaseStoreUnavailable
-from lambda_migrate.holder import Policy, Target
 from lambda_migrate.lease.state import Failure, Lease, LeaseState, Progress, Ready
 from lambda_migrate.maintenance import Maintenance
 from lambda_migrate.migrations import Manifest, Migration, Script
-from lambda_migrate.migrations.migration import checksum_of
+from lambda_migrate.migrations.digest import checksum_of
 from lambda_migrate.runner import MigrationRunner
+from lambda_migrate.target import Policy, Target
 from lambda_migrate.testing import (
     FakeClock,
     FixedRandom,

@@ -15,8 +15,9 @@ from lambda_migrate.errors import (
     MigrationFailed,
 )
 from lambda_migrate.events import MigrationBroke
-from lambda_migrate.holder import Hold, new_owner
+from lambda_migrate.holder import Hold
 from lambda_migrate.lease.state import Lease, Progress
+from lambda_migrate.target import new_owner
 from lambda_migrate.testing import InMemoryHeldDatabase
 from tests.unit.hall.scene import Scene, manifest, raises
 

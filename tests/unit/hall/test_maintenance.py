@@ -13,6 +13,7 @@ from lambda_migrate.errors import (
     Diverged,
     LeaseHeld,
     LeaseLost,
+    LeaseStoreUnavailable,
     MigrationFailed,
 )
 from lambda_migrate.events import LeaseTakenOver, MigrationReverted
@@ -21,7 +22,7 @@ from lambda_migrate.lease.state import Ready
 from lambda_migrate.maintenance import Maintenance, release_lease
 from lambda_migrate.migrations import HistoryRow, Manifest, RowState
 from lambda_migrate.runner import Outcome
-from tests.unit.hall.scene import Scene, manifest, migration
+from tests.unit.hall.scene import Scene, manifest, migration, raises
 
 V1, V2, V3 = manifest(1), manifest(1, 2), manifest(1, 2, 3)
 
@@ -234,6 +235,20 @@ def test_digests_are_withdrawn_and_stale_reads_waited_out_before_anything_is_rev
     )
     scene.maintenance(V3).down(scene.deadline(), to=1)
     assert seen == [({V1.digest}, [3.0])] * 2
+
+
+def test_stale_reads_are_waited_out_under_the_lease_even_if_the_withdrawal_got_no_answer(
+    scene: Scene,
+) -> None:
+    scene.migrated(V2)
+    scene.table.staleness_seconds = 3.0
+    waited: list[list[float]] = []
+    scene.table.after["withdraw"] = raises(LeaseStoreUnavailable("DynamoDB did not answer"))
+    scene.table.before["release"] = lambda: waited.append(list(scene.clock.slept))
+    with pytest.raises(LeaseStoreUnavailable):
+        scene.maintenance(V2).down(scene.deadline(), steps=1)
+    assert waited == [[3.0]], "whoever comes next finds nothing left to withdraw, and does not wait"
+    assert scene.maintenance(V2).down(scene.deadline(), steps=1) == ("0002_m",)
 
 
 def test_nothing_is_waited_for_where_nothing_was_vouched_for(scene: Scene) -> None:

@@ -253,6 +253,32 @@ def test_the_first_instance_migrates_and_gives_the_lease_back(scene: Scene) -> N
     assert scene.database.token == 1
 
 
+def test_what_became_ready_before_the_acquisition_is_served_without_a_connection(
+    scene: Scene,
+) -> None:
+    scene.table.before["acquire"] = lambda: scene.finish(scene.held_by("faster"), V2)
+    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.UP_TO_DATE
+    assert (scene.table.log, scene.database.connections) == (["read", "acquire", "release"], 0)
+    assert scene.table.state.owner is None
+
+
+def test_what_failed_before_the_acquisition_is_not_tried_again_before_its_pause(
+    scene: Scene,
+) -> None:
+    fails = failure(scene, V2.digest)
+    scene.table.before["acquire"] = lambda: scene.change(failure=fails)
+    with pytest.raises(MigrationFailed, match="no such table"):
+        scene.runner(V2).ensure(scene.deadline())
+    assert (scene.table.log, scene.database.connections) == (["read", "acquire", "release"], 0)
+    assert (scene.table.state.owner, scene.table.state.failure) == (None, fails)
+
+
+def test_a_lease_that_cannot_be_given_back_at_once_is_no_reason_not_to_serve(scene: Scene) -> None:
+    scene.table.before["acquire"] = lambda: scene.finish(scene.held_by("faster"), V2)
+    scene.table.before["release"] = raises(LeaseStoreUnavailable("DynamoDB did not answer"))
+    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.UP_TO_DATE
+
+
 def test_a_lost_answer_to_an_acquisition_ends_with_this_very_owner_holding_it(
     scene: Scene,
 ) -> None:
@@ -394,6 +420,20 @@ def test_a_store_that_is_gone_when_all_was_done_does_not_keep_it_from_serving(
     assert scene.runner(V2).ensure(scene.deadline()) is Outcome.MIGRATED
     assert scene.database.effects == ["0001_m", "0002_m"]
     assert V2.digest in scene.table.state.ready
+
+
+def test_a_store_that_is_gone_when_the_lease_is_not_trusted_any_more_is_asked_again(
+    scene: Scene,
+) -> None:
+    def thaw_after_a_rollback() -> None:
+        scene.clock.advance(30)
+        scene.maintenance(V2).down(scene.deadline(), to=0)
+        raise LeaseStoreUnavailable("gone")
+
+    scene.table.before["complete"] = thaw_after_a_rollback
+    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.MIGRATED
+    assert scene.database.effects == ["0001_m", "0002_m"] * 2
+    assert scene.database.reverted == ["0002_m", "0001_m"]
 
 
 # --- PostgreSQL away

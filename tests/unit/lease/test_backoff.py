@@ -2,71 +2,141 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lambda_migrate.lease.backoff import CAP_SECONDS, FIRST_SECONDS, GROWTH, Backoff
+from lambda_migrate.lease.backoff import (
+    CAP_SECONDS,
+    FAILED_CAP_SECONDS,
+    FIRST_SECONDS,
+    GROWTH,
+    PACE_SECONDS,
+    Backoff,
+)
 from lambda_migrate.lease.state import LeaseState, Progress
+from lambda_migrate.settings import Settings
 from lambda_migrate.testing import FixedRandom
 
 NOW = 1_700_000_000_000
 ALMOST_ONE = 1 - 2**-53
 
-waiting = st.floats(0, 10_000)
+waiting = st.floats(0, 1e9)
 chance = st.floats(0, ALMOST_ONE)
 milliseconds = st.integers(-(10**9), 10**9)
+failing = st.integers(0, 10**6)
 
 
 def busy(remaining_ms: int | None, *, started_ms: int = NOW) -> LeaseState:
     return LeaseState(1, "other", NOW, progress=Progress("0001_a", 0, 1, started_ms, remaining_ms))
 
 
-def bound(waited: float, state: LeaseState | None = None) -> float:
-    return Backoff(FixedRandom(ALMOST_ONE)).delay(waited, state=state, now_ms=NOW)
+def delay(
+    waited: float, roll: float, state: LeaseState | None = None, *, failures: int = 0
+) -> float:
+    backoff = Backoff(FixedRandom(roll))
+    return backoff.delay(waited, state=state, now_ms=NOW, failures=failures)
+
+
+def bound(waited: float, state: LeaseState | None = None, *, failures: int = 0) -> float:
+    return delay(waited, ALMOST_ONE, state, failures=failures)
+
+
+# --- bounded
 
 
 @given(waited=waiting, roll=chance, remaining=st.none() | milliseconds)
 @settings(deadline=None)
-def test_a_delay_is_never_negative_and_never_above_the_cap(
+def test_a_delay_is_above_zero_and_never_above_the_cap(
     waited: float, roll: float, remaining: int | None
 ) -> None:
-    delay = Backoff(FixedRandom(roll)).delay(waited, state=busy(remaining), now_ms=NOW)
-    assert 0 <= delay <= CAP_SECONDS
+    assert 0 < delay(waited, roll, busy(remaining)) <= CAP_SECONDS
+
+
+@given(waited=waiting, roll=chance, failures=failing)
+@settings(deadline=None)
+def test_failures_never_raise_it_above_their_own_cap(
+    waited: float, roll: float, failures: int
+) -> None:
+    assert 0 < delay(waited, roll, failures=failures) <= FAILED_CAP_SECONDS
 
 
 @given(waited=waiting)
 @settings(deadline=None)
 def test_a_waiter_comes_back_late_by_a_share_of_what_it_has_waited(waited: float) -> None:
-    assert bound(waited) <= max(FIRST_SECONDS, GROWTH * waited)
+    assert bound(waited) <= max(PACE_SECONDS, GROWTH * waited)
 
 
-@given(waited=waiting, roll=chance)
+@pytest.mark.parametrize(
+    ("waited", "expected"),
+    [
+        (0.0, FIRST_SECONDS),
+        (0.1, FIRST_SECONDS + 0.1),
+        (1.0, PACE_SECONDS),
+        (PACE_SECONDS / GROWTH, PACE_SECONDS),
+        (10.0, 10 * GROWTH),
+        (CAP_SECONDS / GROWTH, CAP_SECONDS),
+        (1e9, CAP_SECONDS),
+    ],
+)
+def test_the_bound_starts_short_keeps_a_pace_and_then_grows_to_a_cap(
+    waited: float, expected: float
+) -> None:
+    assert bound(waited) == pytest.approx(expected)
+
+
+@given(first=waiting, second=waiting, failures=failing)
 @settings(deadline=None)
-def test_jitter_is_full(waited: float, roll: float) -> None:
-    delay = Backoff(FixedRandom(roll)).delay(waited)
-    assert delay == pytest.approx(bound(waited) * roll)
-
-
-@given(first=waiting, second=waiting)
-@settings(deadline=None)
-def test_who_has_waited_longer_sleeps_no_less(first: float, second: float) -> None:
+def test_who_has_waited_longer_sleeps_no_less(first: float, second: float, failures: int) -> None:
     assume(first <= second)
-    assert bound(first) <= bound(second)
+    assert bound(first, failures=failures) <= bound(second, failures=failures)
 
 
-@given(waited=waiting, remaining=milliseconds)
+def test_even_the_longest_delay_is_shorter_than_the_time_that_waiting_may_take() -> None:
+    (default,) = (field.default for field in fields(Settings) if field.name == "wait_seconds")
+    assert isinstance(default, float)
+    assert default > FAILED_CAP_SECONDS
+
+
+# --- spread
+
+
+@given(waited=waiting, roll=chance, failures=failing)
 @settings(deadline=None)
-def test_known_progress_only_ever_shortens_a_delay(waited: float, remaining: int) -> None:
-    assert bound(waited, busy(remaining)) <= bound(waited)
+def test_jitter_is_half(waited: float, roll: float, failures: int) -> None:
+    low, high = delay(waited, 0.0, failures=failures), bound(waited, failures=failures)
+    assert low == pytest.approx(high / 2)
+    assert delay(waited, roll, failures=failures) == pytest.approx(low + (high - low) * roll)
 
 
-@given(waited=waiting, remaining=st.integers(1, 10**9))
+# --- what the holder publishes
+
+
+@given(waited=waiting, roll=chance, remaining=milliseconds)
+@settings(deadline=None)
+def test_known_progress_only_ever_shortens_a_delay(
+    waited: float, roll: float, remaining: int
+) -> None:
+    assert delay(waited, roll, busy(remaining)) <= delay(waited, roll)
+
+
+@given(waited=waiting, roll=chance, remaining=st.integers(1, 10**9))
 @settings(deadline=None)
 def test_nobody_sleeps_past_the_expected_end_by_more_than_a_first_delay(
-    waited: float, remaining: int
+    waited: float, roll: float, remaining: int
 ) -> None:
-    assert bound(waited, busy(remaining)) <= max(FIRST_SECONDS, remaining / 1000)
+    assert delay(waited, roll, busy(remaining)) <= remaining / 1000 + FIRST_SECONDS
+
+
+@given(waited=waiting, roll=chance, remaining=st.integers(1, 10**9))
+@settings(deadline=None)
+def test_nobody_who_would_have_slept_longer_wakes_before_the_expected_end(
+    waited: float, roll: float, remaining: int
+) -> None:
+    guided = delay(waited, roll, busy(remaining))
+    assert guided == delay(waited, roll) or guided >= remaining / 1000
 
 
 @pytest.mark.parametrize(
@@ -83,7 +153,33 @@ def test_nobody_sleeps_past_the_expected_end_by_more_than_a_first_delay(
     ids=["no item", "no holder", "unknown", "none left", "below none", "just over", "long over"],
 )
 def test_an_estimate_that_is_missing_or_over_says_nothing(state: LeaseState | None) -> None:
-    assert bound(60.0, state) == bound(60.0) == pytest.approx(CAP_SECONDS)
+    assert bound(600.0, state) == bound(600.0) == pytest.approx(CAP_SECONDS)
+
+
+# --- a table that cannot keep up
+
+
+@pytest.mark.parametrize(
+    ("failures", "doublings"), [(0, 0), (1, 1), (2, 2), (3, 3), (5, 5), (6, 99), (10**9, 99)]
+)
+def test_reads_that_fail_come_back_ever_later_up_to_a_bound(failures: int, doublings: int) -> None:
+    doubled = min(FAILED_CAP_SECONDS, PACE_SECONDS * 2**doublings)
+    assert bound(1.0, failures=failures) == pytest.approx(doubled)
+
+
+@given(waited=waiting, failures=st.integers(1, 10**6))
+@settings(deadline=None)
+def test_a_failure_never_brings_anybody_back_sooner(waited: float, failures: int) -> None:
+    assert bound(waited, failures=failures) >= bound(waited)
+    assert bound(waited, failures=failures) >= bound(waited, failures=failures - 1)
+
+
+@given(waited=waiting, remaining=milliseconds)
+@settings(deadline=None)
+def test_what_was_known_before_a_failure_does_not_shorten_the_delay_after_it(
+    waited: float, remaining: int
+) -> None:
+    assert bound(waited, busy(remaining), failures=1) == bound(waited, failures=1)
 
 
 def test_a_thousand_waiters_stay_far_below_what_one_partition_sustains() -> None:
@@ -93,12 +189,5 @@ def test_a_thousand_waiters_stay_far_below_what_one_partition_sustains() -> None
         waited += backoff.delay(waited)
         reads += 1
     units_a_second = 1_000 * reads / 900 / 2  # an eventually consistent read is half a unit
-    assert units_a_second < 3_000 / 8
-
-
-@pytest.mark.parametrize(
-    ("failures", "bound"), [(1, 0.4), (2, 0.8), (4, 3.2), (6, 8.0), (999, 8.0)]
-)
-def test_reads_that_fail_come_back_ever_later_up_to_a_bound(failures: int, bound: float) -> None:
-    almost_one = FixedRandom(0.999999)
-    assert Backoff(almost_one).delay(0.0, failures=failures) == pytest.approx(bound, rel=1e-3)
+    assert units_a_second < 3_000 / 40
+    assert 1_000 / backoff.delay(1.0) / 2 < 3_000 / 2  # at their fastest

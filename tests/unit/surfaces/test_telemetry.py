@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -258,3 +259,69 @@ def test_the_metrics_namespace_is_the_functions_if_it_names_one(
     _, (emf,) = lines.read()
     assert emf["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "Shop"
     assert emf["service"] == "service_undefined"
+
+
+# --- the lines that are written without Powertools
+
+
+@pytest.mark.parametrize("event", [UP_TO_DATE, WAITED], ids=["up to date", "waited"])
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"POWERTOOLS_SERVICE_NAME": "orders", "POWERTOOLS_METRICS_NAMESPACE": "Shop"},
+        {"_X_AMZN_TRACE_ID": "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=5;Sampled=1"},
+        {"POWERTOOLS_LOG_LEVEL": "INFO", "AWS_LAMBDA_LOG_LEVEL": "INFO", "TZ": "Asia/Kolkata"},
+        {"POWERTOOLS_SERVICE_NAME": "Bestellungen für Ümläute"},
+    ],
+    ids=["nothing", "names", "trace", "levels", "letters"],
+)
+def test_a_line_written_without_powertools_is_the_line_that_powertools_would_write(
+    lines: Lines, monkeypatch: pytest.MonkeyPatch, event: CheckFinished, variables: dict[str, str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    time.tzset()
+    monkeypatch.setattr("time.time", lambda: 1_790_000_000.25)
+    monkeypatch.setattr("time.time_ns", lambda: 1_790_000_000_250_000_000)
+    observe(event)
+    (plain,), (plain_emf,) = lines.read()
+    monkeypatch.setenv("POWERTOOLS_SOMETHING_NEW", "1")  # which only Powertools may know
+    observe(event)
+    (rich,), (rich_emf,) = lines.read()
+    monkeypatch.undo()
+    time.tzset()
+    assert list(plain.items()) == list(rich.items())
+    rich_emf["_aws"]["Timestamp"] = plain_emf["_aws"]["Timestamp"]
+    assert sorted(plain_emf["_aws"]["CloudWatchMetrics"][0].pop("Dimensions")[0]) == sorted(
+        rich_emf["_aws"]["CloudWatchMetrics"][0].pop("Dimensions")[0]
+    )
+    assert plain_emf == rich_emf
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"POWERTOOLS_LOG_LEVEL": "WARNING"},
+        {"AWS_LAMBDA_LOG_LEVEL": "ERROR"},
+        {"LOG_LEVEL": "CRITICAL"},
+    ],
+)
+def test_a_higher_log_level_silences_the_line_and_not_the_metrics(
+    lines: Lines, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    observe(UP_TO_DATE)
+    logged, emf = lines.read()
+    assert logged == []
+    assert values(emf) == {"ColdStartCheckTime": [10.0]}
+
+
+def test_switching_powertools_metrics_off_switches_ours_off(
+    lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POWERTOOLS_METRICS_DISABLED", "true")
+    observe(UP_TO_DATE)
+    logged, emf = lines.read()
+    assert (len(logged), emf) == (1, [])

@@ -12,7 +12,6 @@ from lambda_migrate import migrate_on_cold_start, wiring
 from lambda_migrate.deadline import Deadline
 from lambda_migrate.errors import ConfigurationError, ManifestError, MigrateError
 from lambda_migrate.events import CheckFailed, null_observer
-from lambda_migrate.holder import Policy
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.table import DynamoDBLeaseTable
 from lambda_migrate.postgresql.credentials import (
@@ -23,6 +22,7 @@ from lambda_migrate.postgresql.credentials import (
 from lambda_migrate.postgresql.postgres import PostgreSQLDatabase
 from lambda_migrate.runner import MigrationRunner, Outcome
 from lambda_migrate.settings import Settings
+from lambda_migrate.target import Policy
 from lambda_migrate.telemetry import PowertoolsObserver
 from lambda_migrate.testing import FakeClock, RecordingObserver
 from tests.unit.hall.scene import Scene

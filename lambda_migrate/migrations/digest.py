@@ -1,0 +1,138 @@
+"""What names a manifest, and the fast path's way to it: the digest alone, no script looked at.
+
+Everything here is light, because every cold start runs it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from lambda_migrate.migrations.manifest import Manifest
+
+__all__ = [
+    "EMPTY_DIGEST",
+    "DeferredManifest",
+    "chain",
+    "checksum_of",
+    "is_candidate",
+    "normalise",
+    "read_digest",
+]
+
+EMPTY_DIGEST = hashlib.sha256(b"lambda-migrate manifest v1").hexdigest()
+"""Names the manifest without migrations; the first link of every chain."""
+
+_PLAIN_NAME = re.compile(r"([0-9]{1,18})_[A-Za-z0-9_.+-]+\.sql")
+
+
+def normalise(text: str) -> str:
+    r"""Return ``text`` as it is hashed: CRLF as LF, no byte order mark.
+
+    Git's ``autocrlf`` rewrites line ends between machines; a lone CR is left alone, because it may
+    stand inside a string literal (sqlx #2659).
+    """
+    return text.removeprefix("\ufeff").replace("\r\n", "\n")
+
+
+def checksum_of(text: str) -> str:
+    """SHA-256 of the normalised text, in hexadecimal."""
+    return hashlib.sha256(normalise(text).encode()).hexdigest()
+
+
+def chain(previous: str, version: int, checksum: str) -> str:
+    """The digest after one more migration: SHA-256 of the one before, the version, the checksum."""
+    return hashlib.sha256(f"{previous}:{version}:{checksum}".encode()).hexdigest()
+
+
+def is_candidate(name: str) -> bool:
+    """Whether a file of this name is meant to be a migration, as it looks in a listing."""
+    if not name.isprintable():  # one that is taken for a migration is not to be passed over
+        name = "".join(filter(str.isprintable, name))
+    return name.rstrip().lower().endswith(".sql") and not name.startswith(".")
+
+
+def read_digest(source: str, *, relative_to: str | None = None) -> str | None:
+    """The digest of a plain directory of migrations, or None on any doubt.
+
+    What `directory.read_manifest` refuses may get a digest here. No harm is done: nobody can have
+    completed it, so no lease table knows it.
+
+    Args:
+        source: As `directory.read_manifest` takes it; only a directory is read here.
+        relative_to: Where a relative path begins; the working directory unless given.
+
+    Returns:
+        The same as ``read_manifest(source).digest``. None where that one has to be asked: a zip, a
+        package, a link, a name out of the ordinary, a file that cannot be read.
+    """
+    if source.startswith("package:") or not source.strip():
+        return None
+    try:
+        with os.scandir(os.path.join(relative_to or "", source)) as entries:  # noqa: PTH118 - importing pathlib takes 10 ms
+            return _digest(_checksums(entries))
+    except (OSError, ValueError):  # ValueError: not UTF-8, a NUL in the name, or `_Doubt`
+        return None
+
+
+class DeferredManifest:
+    """A manifest known by its digest, whose scripts are read when somebody has to migrate.
+
+    Args:
+        digest: What `read_digest` said.
+        read: Reads the whole.
+    """
+
+    __slots__ = ("_manifest", "_read", "digest")
+
+    def __init__(self, digest: str, read: Callable[[], Manifest]) -> None:
+        self.digest = digest
+        self._read = read
+        self._manifest: Manifest | None = None
+
+    def load(self) -> Manifest:
+        """The manifest; read once.
+
+        Raises:
+            ManifestError: Files are at fault, or were changed since the digest was taken.
+        """
+        if self._manifest is None:
+            manifest = self._read()
+            if manifest.digest != self.digest:
+                from lambda_migrate.errors import ManifestError
+
+                raise ManifestError(
+                    "the migration files were changed while this instance started; deploy them "
+                    "together with the code, and start it again"
+                )
+            self._manifest = manifest
+        return self._manifest
+
+
+class _Doubt(ValueError):
+    """Something that only the whole reader can judge."""
+
+
+def _digest(checksums: Iterable[tuple[int, str]]) -> str:
+    digest, last = EMPTY_DIGEST, 0
+    for version, checksum in sorted(checksums):
+        if version == last:
+            raise _Doubt("two files of one version, or version 0")
+        digest, last = chain(digest, version, checksum), version
+    return digest
+
+
+def _checksums(entries: Iterable[os.DirEntry[str]]) -> Iterator[tuple[int, str]]:
+    for entry in entries:
+        if not is_candidate(entry.name):
+            continue
+        match = _PLAIN_NAME.fullmatch(entry.name)
+        if match is None or not entry.is_file(follow_symlinks=False):
+            raise _Doubt(entry.name)
+        with open(entry.path, "rb") as file:  # noqa: PTH123 - importing pathlib takes 10 ms
+            yield int(match[1]), checksum_of(file.read().decode())

@@ -1,0 +1,436 @@
+"""How each peer is set up, the way its own documentation tells, to apply the same migrations.
+
+A project is a directory. What it runs takes the database from ``DATABASE_URL``.
+"""
+
+from __future__ import annotations
+
+import compileall
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from load.bench.engines import install_dbmate
+from load.bench.migrations import Change
+
+__all__ = [
+    "ALEMBIC",
+    "ALEMBIC_LOCKED",
+    "BY_HAND",
+    "BY_HAND_RETRYING",
+    "DBMATE",
+    "DJANGO",
+    "GATE",
+    "OURS",
+    "PEERS",
+    "YOYO",
+    "Peer",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Python:
+    """A fresh interpreter; what it imports has its bytecode, as everywhere.
+
+    Attributes:
+        load: What an environment does before its first event.
+        act: What brings the database up to date.
+    """
+
+    load: str
+    act: str
+
+    def command(self) -> Sequence[str]:
+        """One after the other."""
+        return (sys.executable, "-c", f"{self.load}\n{self.act}")
+
+    def gated(self) -> Sequence[str]:
+        """With a gate between them, so that all act at the same moment."""
+        return (sys.executable, "-c", f"{self.load}\n{GATE}\n{self.act}")
+
+
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """A program of another language: it loads in no time."""
+
+    find: Callable[[], Sequence[str]]
+
+    def command(self) -> Sequence[str]:
+        """As it is."""
+        return self.find()
+
+    def gated(self) -> Sequence[str]:
+        """A shell waits, and then becomes it."""
+        return ("sh", "-c", _SHELL_GATE, "gate", *self.find())
+
+
+Start = Python | Binary
+
+GATE = """
+import os, sys
+with open(os.environ["BENCH_READY"], "a") as ready: ready.write(".")
+sys.stdin.read()
+"""
+"""Says that it is there, and waits until whoever started it closes its standard input."""
+
+_SHELL_GATE = 'printf . >>"$BENCH_READY"; read _; exec "$@"'
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A way to bring a schema up to date.
+
+    Attributes:
+        key: Its name in files.
+        title: Its name for people.
+        scheme: What its database URLs begin with.
+        source: Whose advice its set-up follows.
+        write: Writes its project for some migrations into a directory.
+        start: What brings a database up to date, run in that directory.
+    """
+
+    key: str
+    title: str
+    scheme: str
+    source: str
+    write: Callable[[Path, Sequence[Change]], None]
+    start: Start
+
+    def make(self, home: Path, changes: Sequence[Change]) -> Path:
+        """Write the project, with its bytecode, and return where it is."""
+        home.mkdir(parents=True)
+        self.write(home, changes)
+        compileall.compile_dir(home, quiet=2)
+        return home
+
+
+def _python(load: str, act: str) -> Python:
+    return Python(textwrap.dedent(load).strip(), textwrap.dedent(act).strip())
+
+
+def _lay(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(textwrap.dedent(text).lstrip())
+
+
+# -- Alembic ------------------------------------------------------------------------------------
+
+_ALEMBIC_ENV = """
+    import os
+
+    from alembic import context
+    from sqlalchemy import create_engine, pool, text
+
+    engine = create_engine(os.environ["DATABASE_URL"], poolclass=pool.NullPool)
+    with engine.connect() as connection:
+        context.configure(connection=connection, target_metadata=None)
+        with context.begin_transaction():
+            {lock}
+            context.run_migrations()
+"""
+
+_ALEMBIC_LOCK = 'connection.execute(text("SELECT pg_advisory_xact_lock(4711)"))'
+
+_ALEMBIC_REVISION = """
+    from alembic import op
+
+    revision = "{version:04}"
+    down_revision = {before!r}
+
+
+    def upgrade():
+        for statement in {statements!r}:
+            op.execute(statement)
+
+
+    def downgrade():
+        pass
+"""
+
+
+def _alembic(lock: str) -> Callable[[Path, Sequence[Change]], None]:
+    def write(home: Path, changes: Sequence[Change]) -> None:
+        _lay(home / "alembic.ini", "[alembic]\nscript_location = %(here)s/alembic\n")
+        _lay(home / "alembic" / "env.py", textwrap.dedent(_ALEMBIC_ENV).format(lock=lock))
+        before: str | None = None
+        for change in changes:
+            text = textwrap.dedent(_ALEMBIC_REVISION).format(
+                version=change.version, before=before, statements=change.statements
+            )
+            _lay(home / "alembic" / "versions" / f"{change.stem}.py", text)
+            before = f"{change.version:04}"
+
+    return write
+
+
+_UPGRADE = _python(
+    """
+    import psycopg
+    import sqlalchemy.dialects.postgresql.psycopg
+    from alembic import command
+    from alembic.config import Config
+    """,
+    'command.upgrade(Config("alembic.ini"), "head")',
+)
+
+ALEMBIC = Peer(
+    "alembic",
+    "Alembic",
+    "postgresql+psycopg",
+    "its generic template, command.upgrade; psycopg 3, no pool",
+    _alembic("pass"),
+    _UPGRADE,
+)
+ALEMBIC_LOCKED = Peer(
+    "alembic-locked",
+    "Alembic, advisory lock in env.py",
+    "postgresql+psycopg",
+    "the same, pg_advisory_xact_lock before run_migrations (sqlalchemy/alembic#633)",
+    _alembic(_ALEMBIC_LOCK),
+    _UPGRADE,
+)
+
+# -- Django -------------------------------------------------------------------------------------
+
+_DJANGO_SETTINGS = """
+    import os
+    from urllib.parse import urlsplit
+
+    url = urlsplit(os.environ["DATABASE_URL"])
+    INSTALLED_APPS = ["shop"]
+    USE_TZ = True
+    DATABASES = {
+        "default": {
+            "ENGINE": "django.db.backends.postgresql",
+            "NAME": url.path.lstrip("/"),
+            "USER": url.username,
+            "HOST": url.hostname,
+            "PORT": url.port,
+        }
+    }
+"""
+
+_DJANGO_MIGRATION = """
+    from django.db import migrations
+
+
+    class Migration(migrations.Migration):
+        dependencies = {dependencies!r}
+        operations = [migrations.RunSQL({statements!r})]
+"""
+
+
+def _django(home: Path, changes: Sequence[Change]) -> None:
+    _lay(home / "settings.py", _DJANGO_SETTINGS)
+    _lay(home / "shop" / "__init__.py", "")
+    _lay(home / "shop" / "migrations" / "__init__.py", "")
+    before: list[tuple[str, str]] = []
+    for change in changes:
+        text = textwrap.dedent(_DJANGO_MIGRATION).format(
+            dependencies=before, statements=list(change.statements)
+        )
+        _lay(home / "shop" / "migrations" / f"{change.stem}.py", text)
+        before = [("shop", change.stem)]
+
+
+DJANGO = Peer(
+    "django",
+    "Django",
+    "postgresql",
+    "its migrate command by call_command; psycopg 3",
+    _django,
+    _python(
+        """
+        import os
+
+        os.environ["DJANGO_SETTINGS_MODULE"] = "settings"
+        import django
+        from django.core.management import call_command
+        from django.core.management.commands import migrate
+
+        django.setup()
+        """,
+        'call_command("migrate", interactive=False, verbosity=0)',
+    ),
+)
+
+# -- yoyo ---------------------------------------------------------------------------------------
+
+
+def _yoyo(home: Path, changes: Sequence[Change]) -> None:
+    before = ""
+    for change in changes:
+        depends = f"-- depends: {before}\n" if before else ""
+        _lay(home / "migrations" / f"{change.stem}.sql", depends + change.script)
+        before = change.stem
+
+
+YOYO = Peer(
+    "yoyo",
+    "yoyo",
+    "postgresql",
+    "its manual, 'Calling Yoyo from Python code': with its lock; psycopg2, SQL files",
+    _yoyo,
+    _python(
+        """
+        import os
+
+        import psycopg2
+        from yoyo import get_backend, read_migrations
+        from yoyo.backends.core import postgresql
+        """,
+        """
+        backend = get_backend(os.environ["DATABASE_URL"])
+        migrations = read_migrations("migrations")
+        with backend.lock():
+            backend.apply_migrations(backend.to_apply(migrations))
+        """,
+    ),
+)
+
+# -- dbmate, and what reads its files -----------------------------------------------------------
+
+
+def _sql_files(home: Path, changes: Sequence[Change]) -> None:
+    for change in changes:
+        text = f"-- migrate:up\n{change.script}\n-- migrate:down\n"
+        _lay(home / "migrations" / f"{change.stem}.sql", text)
+
+
+DBMATE = Peer(
+    "dbmate",
+    "dbmate",
+    "postgres",
+    "its manual: dbmate migrate, without dumping the schema",
+    _sql_files,
+    Binary(
+        lambda: (
+            str(install_dbmate()),
+            "--migrations-dir",
+            "migrations",
+            "--no-dump-schema",
+            "migrate",
+        )
+    ),
+)
+
+_BY_HAND_MODULE = """
+    import os
+    import random
+    import time
+    from pathlib import Path
+    from urllib.parse import urlsplit
+
+    import pg8000.native
+
+
+    def connect(attempts):
+        url = urlsplit(os.environ["DATABASE_URL"])
+        for attempt in range(attempts):
+            try:
+                return pg8000.native.Connection(
+                    url.username, host=url.hostname, port=url.port, database=url.path[1:]
+                )
+            except (pg8000.native.DatabaseError, pg8000.native.InterfaceError, OSError):
+                if attempt == attempts - 1:
+                    raise
+                time.sleep(random.uniform(0, min(5.0, 0.1 * 2**attempt)))
+
+
+    def migrate(attempts=1):
+        connection = connect(attempts)
+        connection.run("SELECT pg_advisory_lock(4711)")
+        try:
+            connection.run("CREATE TABLE IF NOT EXISTS versions (version text PRIMARY KEY)")
+            applied = {row[0] for row in connection.run("SELECT version FROM versions")}
+            for path in sorted(Path("migrations").glob("*.sql")):
+                if path.stem not in applied:
+                    apply(connection, path)
+        finally:
+            connection.run("SELECT pg_advisory_unlock(4711)")
+            connection.close()
+
+
+    def apply(connection, path):
+        script = path.read_text().partition("-- migrate:up")[2].partition("-- migrate:down")[0]
+        connection.run("BEGIN")
+        try:
+            connection.run(script)
+            connection.run("INSERT INTO versions VALUES (:version)", version=path.stem)
+            connection.run("COMMIT")
+        except Exception:
+            connection.run("ROLLBACK")
+            raise
+"""
+
+
+def _by_hand(home: Path, changes: Sequence[Change]) -> None:
+    _sql_files(home, changes)
+    _lay(home / "by_hand.py", _BY_HAND_MODULE)
+
+
+BY_HAND = Peer(
+    "by-hand",
+    "pg_advisory_lock by hand",
+    "postgresql",
+    "40 lines with pg8000: lock, compare, one transaction for each",
+    _by_hand,
+    _python("import by_hand", "by_hand.migrate()"),
+)
+BY_HAND_RETRYING = Peer(
+    "by-hand-retrying",
+    "the same, connecting again with full jitter",
+    "postgresql",
+    "the same, up to 30 attempts to connect, pauses up to 5 s",
+    _by_hand,
+    _python("import by_hand", "by_hand.migrate(attempts=30)"),
+)
+
+# -- ours ---------------------------------------------------------------------------------------
+
+_OUR_MODULE = """
+    import time
+
+    from lambda_migrate import migrate_on_cold_start
+
+
+    class Context:
+        aws_request_id = "bench"
+        function_name = "bench"
+
+        def get_remaining_time_in_millis(self):
+            return 120_000
+
+
+    @migrate_on_cold_start
+    def handler(event, context):
+        return time.time()
+"""
+
+
+def _ours(home: Path, changes: Sequence[Change]) -> None:
+    _sql_files(home, changes)
+    _lay(home / "app.py", _OUR_MODULE)
+
+
+OURS = Peer(
+    "lambda-migrate",
+    "lambda-migrate",
+    "postgresql",
+    "a decorated handler, called once",
+    _ours,
+    _python("import app", "app.handler({}, app.Context())"),
+)
+
+PEERS = (
+    ALEMBIC,
+    ALEMBIC_LOCKED,
+    DJANGO,
+    YOYO,
+    DBMATE,
+    BY_HAND,
+    BY_HAND_RETRYING,
+    OURS,
+)

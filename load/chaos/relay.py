@@ -1,0 +1,242 @@
+"""The network between the environments and PostgreSQL, with faults that it can be told to have.
+
+Bytes are carried by tasks of an event loop that runs in a thread of its own (`Loop`); everything
+that changes a relay runs in that loop, too, so that there is nothing to lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lambda_migrate.local.loopback import HOST
+
+__all__ = ["MOMENT_SECONDS", "Loop", "Note", "PostgreSQLRelay"]
+
+_T = TypeVar("_T")
+_CHUNK = 1 << 16
+
+MOMENT_SECONDS = 0.1
+"""How long an answer waits for a signal to arrive at its process."""
+
+Note = Callable[[str, str], None]
+"""Told that a fault struck: its kind and what it struck."""
+
+
+class Loop:
+    """An event loop in a thread."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+
+    def __enter__(self) -> Loop:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.run(self._cancel_all())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(10)
+        self.loop.close()
+
+    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Run in the loop and wait for it."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(60)
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Run in the loop, soon."""
+        self.loop.call_soon_threadsafe(function)
+
+    async def _cancel_all(self) -> None:
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _Link:
+    """One connection and its two directions."""
+
+    def __init__(self) -> None:
+        self.passes = asyncio.Event()
+        self.passes.set()
+        self.is_muted = False
+        self.writers: list[asyncio.StreamWriter] = []
+
+    def cut(self) -> None:
+        self.passes.set()
+        for writer in self.writers:
+            writer.transport.abort()
+
+
+class PostgreSQLRelay:
+    """Carries connections from a TCP port to a server's Unix socket.
+
+    Args:
+        loop: Where it runs.
+        server: The server's socket.
+        note: Told of each fault that strikes.
+    """
+
+    def __init__(self, loop: Loop, server: Path, note: Note) -> None:
+        self.port = 0
+        self._loop = loop
+        self._socket = server
+        self._note = note
+        self._links: set[_Link] = set()
+        self._silent = 0
+        self._refusing = 0
+        self._unanswered = 0
+        self._late: list[float] = []
+        self._moments: list[Callable[[], None]] = []
+        self._server: asyncio.AbstractServer | None = None
+
+    def __enter__(self) -> PostgreSQLRelay:
+        self._server = self._loop.run(asyncio.start_server(self._serve, HOST, 0))
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        async def close() -> None:
+            assert self._server is not None  # noqa: S101 - it was entered
+            self._server.close()
+            self._cut_all()
+            await asyncio.sleep(0)
+
+        self._loop.run(close())
+
+    # --- faults; each is called in any thread
+
+    def refuse(self, seconds: float) -> None:
+        """Break all connections, take no new ones for so long."""
+
+        def begin() -> None:
+            self._refusing += 1
+            self._cut_all()
+            self._loop.loop.call_later(seconds, end)
+
+        def end() -> None:
+            self._refusing -= 1
+
+        self._loop.call(begin)
+
+    def silence(self, seconds: float, *, new_ones_too: bool) -> None:
+        """Hold back everything for so long, then deliver it, as a network that heals does."""
+
+        def begin() -> None:
+            held = list(self._links)
+            for link in held:
+                link.passes.clear()
+            if held or new_ones_too:
+                self._note("postgresql-silent" if new_ones_too else "postgresql-stuck", "")
+            self._silent += new_ones_too
+            self._loop.loop.call_later(seconds, lambda: end(held))
+
+        def end(held: list[_Link]) -> None:
+            self._silent -= new_ones_too
+            for link in list(self._links) if new_ones_too else held:
+                link.passes.set()
+
+        self._loop.call(begin)
+
+    def lose_answer_of_next_commit(self) -> None:
+        """Break the connection between the next COMMIT and its answer."""
+
+        def arm() -> None:
+            self._unanswered += 1
+
+        self._loop.call(arm)
+
+    def delay_next_commit(self, seconds: float) -> None:
+        """Deliver the next COMMIT so much later."""
+        self._loop.call(lambda: self._late.append(seconds))
+
+    def at_next_commit(self, act: Callable[[], None]) -> None:
+        """Act when the next COMMIT is on its way, and before its answer is."""
+        self._loop.call(lambda: self._moments.append(act))
+
+    def calm(self) -> None:
+        """End what still lies in wait."""
+
+        def end() -> None:
+            self._unanswered = 0
+            self._late.clear()
+            self._moments.clear()
+
+        self._loop.call(end)
+
+    # --- carrying
+
+    def _cut_all(self) -> None:
+        if self._links:
+            self._note("postgresql-refused", f"{len(self._links)} connections")
+        for link in list(self._links):
+            link.cut()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        link = _Link()
+        link.writers.append(writer)
+        if self._refusing:
+            self._note("postgresql-refused", "a new connection")
+            link.cut()
+            return
+        if self._silent:
+            link.passes.clear()
+        self._links.add(link)
+        try:
+            back, forth = await asyncio.open_unix_connection(str(self._socket))
+            link.writers.append(forth)
+            await asyncio.gather(self._up(reader, forth, link), self._down(back, writer, link))
+        except OSError:
+            pass  # the server is not there, or either end has gone: both are to know
+        finally:
+            self._links.discard(link)
+            link.cut()
+
+    async def _up(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: _Link
+    ) -> None:
+        while data := await reader.read(_CHUNK):
+            if b"COMMIT" in data:
+                await self._before_commit(link)
+            await link.passes.wait()
+            writer.write(data)
+            await writer.drain()
+            if b"COMMIT" in data and self._moments:
+                self._after_commit(link)
+        await link.passes.wait()
+        with contextlib.suppress(OSError, NotImplementedError):
+            writer.write_eof()
+
+    def _after_commit(self, link: _Link) -> None:
+        """Its answer waits until whatever is done now has been done."""
+        link.passes.clear()
+        self._loop.loop.call_later(MOMENT_SECONDS, link.passes.set)
+        self._moments.pop()()
+
+    async def _before_commit(self, link: _Link) -> None:
+        if self._late:
+            seconds = self._late.pop()
+            self._note("commit-late", f"{seconds:.2f} s")
+            await asyncio.sleep(seconds)
+        if self._unanswered:
+            self._unanswered -= 1
+            self._note("commit-unanswered", "")
+            link.is_muted = True
+
+    async def _down(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: _Link
+    ) -> None:
+        while data := await reader.read(_CHUNK):
+            await link.passes.wait()
+            if link.is_muted:
+                break
+            writer.write(data)
+            await writer.drain()
+        await link.passes.wait()
+        link.cut()

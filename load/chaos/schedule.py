@@ -1,0 +1,355 @@
+"""What is to happen in one round of chaos: plain data, made from a seed, printed and replayed.
+
+The moments are seconds after the round begins. The same seed makes the same schedule; what the
+processes make of it depends on the machine's own timing as well, as it would anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+__all__ = [
+    "KINDS",
+    "Environment",
+    "Fault",
+    "Rollback",
+    "Schedule",
+    "Step",
+    "from_json",
+    "generate",
+    "to_json",
+]
+
+KINDS = {
+    "kill": "SIGKILL",
+    "freeze": "SIGSTOP, and SIGCONT later",
+    "kill-at-commit": "SIGKILL while a COMMIT is on its way",
+    "kill-at-write": "SIGKILL between a write to DynamoDB and its answer",
+    "freeze-at-commit": "SIGSTOP while a COMMIT is on its way, and SIGCONT later",
+    "freeze-at-write": "SIGSTOP between a write to DynamoDB and its answer, and SIGCONT later",
+    "postgresql-restart": "PostgreSQL restarted in immediate mode",
+    "postgresql-cut": "connections ended by pg_terminate_backend",
+    "postgresql-refused": "connections broken, new ones refused for a while",
+    "postgresql-silent": "nothing passes to or from PostgreSQL for a while",
+    "postgresql-stuck": "the connections open now go silent, new ones work",
+    "commit-unanswered": "the connection breaks after a COMMIT went through",
+    "commit-late": "a COMMIT arrives late",
+    "dynamodb-error": "DynamoDB answers 500",
+    "dynamodb-throttled": "DynamoDB throttles",
+    "dynamodb-slow": "DynamoDB answers late",
+    "dynamodb-unreached": "requests to DynamoDB are lost",
+    "dynamodb-unanswered": "DynamoDB's answers are lost, after the write was done",
+    "dynamodb-stale": "eventually consistent reads show the past",
+    "dynamodb-item-lost": "the target's item is deleted",
+    "granted-twice-stolen": "a lease that is held is granted to another, by the table",
+    "granted-twice-alike": "two are told that they hold the same fence",
+    "granted-twice-unwritten": "the next fence is given out and forgotten by the table",
+    "clock": "an environment's wall clock is off, or jumps, by up to a minute",
+}
+"""Every kind of fault, in words. ``timeout`` and ``roll back`` are no faults but ordinary life."""
+
+HOLDER = "holder"
+"""The target of a signal: whoever holds the lease at that moment."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One migration.
+
+    Attributes:
+        kind: ``base``, ``table``, ``balance``, ``alter``, ``index``, ``long``, ``many``.
+        seconds: How long a ``long`` or ``many`` one sleeps.
+    """
+
+    kind: str
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One execution environment.
+
+    Attributes:
+        at: When it starts.
+        code: ``old``, ``new`` or ``mended``.
+        timeout: Of each invocation.
+        invocations: How often it is invoked at most: again only after an error.
+        outlives: It is not killed at its deadline, as one that is frozen after its answer is not.
+        clock: By how many seconds its wall clock is off.
+        jump_after: When, in its own life, its wall clock jumps; 0 for never.
+        jump: By how many seconds.
+    """
+
+    at: float
+    code: str
+    timeout: float
+    invocations: int = 1
+    outlives: bool = False
+    clock: float = 0.0
+    jump_after: float = 0.0
+    jump: float = 0.0
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault.
+
+    Attributes:
+        kind: See `KINDS`.
+        at: When.
+        seconds: For how long; for an armed one, how long it lies in wait.
+        target: An environment's number or ``holder``, for signals.
+        share: Which share of the requests it hits while it lasts.
+    """
+
+    kind: str
+    at: float
+    seconds: float = 0.0
+    target: str = ""
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """Somebody rolls back, in a process of its own.
+
+    Attributes:
+        at: When.
+        to: Down to this version.
+    """
+
+    at: float
+    to: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One round.
+
+    Attributes:
+        seed: Where it comes from.
+        lease_seconds: Length of the lease.
+        entrance: ``handler``, the decorator with settings from the environment, or ``runner``.
+        steps: The migrations of the newest code, version 1 first.
+        old: How many of these ``old`` code has.
+        broken: The version that fails in ``new`` code and is mended in ``mended``; 0 for none.
+        traffic: Whether an application writes to the migrated tables meanwhile.
+        environments: Who starts.
+        faults: What goes wrong.
+        rollback: Somebody rolls back meanwhile.
+    """
+
+    seed: int
+    lease_seconds: float
+    entrance: str
+    steps: tuple[Step, ...]
+    old: int
+    broken: int
+    traffic: bool
+    environments: tuple[Environment, ...]
+    faults: tuple[Fault, ...]
+    rollback: Rollback | None = None
+
+    def lines(self) -> Iterator[str]:
+        """The schedule for a person to read."""
+        kinds = " ".join(
+            f"{version}:{step.kind}" + (f"({step.seconds:g}s)" if step.seconds else "")
+            for version, step in enumerate(self.steps, 1)
+        )
+        yield f"seed {self.seed}: lease {self.lease_seconds:g} s, through the {self.entrance}"
+        yield (
+            f"  migrations {kinds}; old code has {self.old}"
+            + (f", {self.broken} fails in new code" if self.broken else "")
+            + (", under traffic" if self.traffic else "")
+        )
+        for number, environment in enumerate(self.environments):
+            yield f"  {environment.at:5.2f}  environment {number}: " + _words(environment)
+        happenings = sorted(self.faults, key=lambda fault: fault.at)
+        for fault in happenings:
+            yield f"  {fault.at:5.2f}  {KINDS[fault.kind]}" + _details(fault)
+        if self.rollback is not None:
+            yield f"  {self.rollback.at:5.2f}  roll back to version {self.rollback.to}"
+
+
+def _words(environment: Environment) -> str:
+    words = [f"{environment.code} code", f"timeout {environment.timeout:g} s"]
+    if environment.invocations > 1:
+        words.append(f"up to {environment.invocations} invocations")
+    if environment.outlives:
+        words.append("not killed at its deadline")
+    if environment.clock:
+        words.append(f"clock {environment.clock:+.0f} s")
+    if environment.jump:
+        words.append(f"clock jumps {environment.jump:+.0f} s after {environment.jump_after:g} s")
+    return ", ".join(words)
+
+
+def _details(fault: Fault) -> str:
+    target = f" to {fault.target if fault.target == HOLDER else 'environment ' + fault.target}"
+    share = f", {fault.share:.0%} of them" if fault.share < 1 else ""
+    return (
+        (target if fault.target else "")
+        + (f" for {fault.seconds:.2f} s" if fault.seconds else "")
+        + share
+    )
+
+
+# --- to and from JSON
+
+
+def to_json(schedule: Schedule) -> str:
+    """The schedule as a file."""
+    return json.dumps(asdict(schedule), indent=1)
+
+
+def from_json(text: str) -> Schedule:
+    """The schedule in a file; see `to_json`."""
+    data: dict[str, Any] = json.loads(text)
+    data["steps"] = tuple(Step(**step) for step in data["steps"])
+    data["environments"] = tuple(Environment(**each) for each in data["environments"])
+    data["faults"] = tuple(Fault(**fault) for fault in data["faults"])
+    data["rollback"] = Rollback(**data["rollback"]) if data.get("rollback") else None
+    known = {field.name for field in fields(Schedule)}
+    return Schedule(**{name: value for name, value in data.items() if name in known})
+
+
+# --- from a seed
+
+
+def generate(seed: int) -> Schedule:
+    """The schedule of a seed."""
+    chance = random.Random(seed)  # noqa: S311 - repeatable on purpose
+    steps = _steps(chance)
+    broken = _broken(chance, steps)
+    old = chance.randint(1, (broken or len(steps)) - (1 if broken else 0))
+    schedule = Schedule(
+        seed=seed,
+        lease_seconds=chance.choice([3.0, 3.0, 5.0]),
+        entrance="runner",
+        steps=steps,
+        old=old,
+        broken=broken,
+        traffic=any(step.kind in ("index", "alter") for step in steps) and chance.random() < 0.8,
+        environments=_environments(chance, is_broken=bool(broken)),
+        faults=(),
+    )
+    if schedule.lease_seconds >= 5.0:
+        schedule = replace(schedule, entrance="handler")
+    if chance.random() < 0.3:
+        to = chance.randint(1, len(steps) - 1)
+        schedule = replace(schedule, rollback=Rollback(_moment(chance, 1.0, 5.0), to))
+    schedule = replace(schedule, faults=_faults(chance, schedule))
+    return _with_clocks(chance, schedule)
+
+
+def _moment(chance: random.Random, first: float, last: float) -> float:
+    return round(chance.uniform(first, last), 2)
+
+
+def _steps(chance: random.Random) -> tuple[Step, ...]:
+    kinds = ["table", "balance", "alter", "index", "index", "long", "long", "long", "many"]
+    steps = [Step("base")]
+    for kind in (chance.choice(kinds) for _ in range(chance.randint(2, 7))):
+        seconds = 0.0
+        if kind == "long":
+            # Now and then longer than the shorter timeouts.
+            seconds = _moment(chance, 0.3, 2.0) if chance.random() < 0.85 else 4.0
+        elif kind == "many":
+            seconds = _moment(chance, 0.5, 1.5)
+        steps.append(Step(kind, seconds))
+    return tuple(steps)
+
+
+def _broken(chance: random.Random, steps: tuple[Step, ...]) -> int:
+    able = [v for v, step in enumerate(steps, 1) if v > 1 and step.kind != "many"]
+    return chance.choice(able) if able and chance.random() < 0.25 else 0
+
+
+def _environments(chance: random.Random, *, is_broken: bool) -> tuple[Environment, ...]:
+    codes = ["old", "new", "new", "mended"] if is_broken else ["old", "new", "new", "new"]
+    together = chance.random() < 0.5
+    return tuple(
+        Environment(
+            at=_moment(chance, 0.0, 0.3 if together or number < 2 else 4.0),
+            code=chance.choice(codes),
+            timeout=chance.choice([5.0, 7.0, 9.0, 12.0]),
+            invocations=chance.choice([1, 2, 3]),
+        )
+        for number in range(chance.randint(3, 7))
+    )
+
+
+_WEIGHTS = {
+    "kill": 5,
+    "kill-at-commit": 2,
+    "kill-at-write": 3,
+    "freeze": 5,
+    "freeze-at-commit": 2,
+    "freeze-at-write": 3,
+    "postgresql-restart": 1,
+    "postgresql-cut": 3,
+    "postgresql-refused": 2,
+    "postgresql-silent": 2,
+    "postgresql-stuck": 2,
+    "commit-unanswered": 3,
+    "commit-late": 2,
+    "dynamodb-error": 2,
+    "dynamodb-throttled": 2,
+    "dynamodb-slow": 2,
+    "dynamodb-unreached": 2,
+    "dynamodb-unanswered": 4,
+    "dynamodb-stale": 3,
+    "dynamodb-item-lost": 1,
+    "granted-twice-stolen": 2,
+    "granted-twice-alike": 2,
+    "granted-twice-unwritten": 2,
+}
+
+
+def _faults(chance: random.Random, schedule: Schedule) -> tuple[Fault, ...]:
+    kinds = chance.choices(list(_WEIGHTS), list(_WEIGHTS.values()), k=chance.randint(1, 8))
+    return tuple(_fault(chance, kind, schedule) for kind in kinds)
+
+
+def _fault(chance: random.Random, kind: str, schedule: Schedule) -> Fault:
+    lease = schedule.lease_seconds
+    numbers = [str(number) for number in range(len(schedule.environments))]
+    target = HOLDER if chance.random() < 0.75 else chance.choice(numbers)
+    # Most of what can go wrong is begun early; what lies in wait is there before its moment.
+    early = kind.startswith("granted-twice") or "-at-" in kind or chance.random() < 0.5
+    fault = Fault(kind, at=_moment(chance, 0.0, 2.0 if early else 5.0))
+    if kind == "kill":
+        return replace(fault, target=target)
+    if kind.startswith("freeze"):
+        longest = 2 * lease if chance.random() < 0.5 else 0.8 * lease
+        aimed = target if kind == "freeze" else ""
+        return replace(fault, target=aimed, seconds=_moment(chance, 0.2, longest))
+    if kind in ("postgresql-refused", "postgresql-silent", "commit-late"):
+        return replace(fault, seconds=_moment(chance, 0.2, 1.5 * lease))
+    if kind == "postgresql-stuck":
+        return replace(fault, seconds=_moment(chance, 1.0, 3 * lease))
+    if kind.startswith("dynamodb") and kind != "dynamodb-item-lost":
+        share = chance.choice([0.3, 0.7, 1.0])
+        return replace(fault, seconds=_moment(chance, 0.5, lease), share=share)
+    return fault
+
+
+def _with_clocks(chance: random.Random, schedule: Schedule) -> Schedule:
+    """Some environments outlive their deadline; in the runner's schedules some clocks are off."""
+    frozen = any(fault.kind.startswith("freeze") for fault in schedule.faults)
+    outlive = frozen and chance.random() < 0.5
+    clocks = schedule.entrance == "runner" and chance.random() < 0.3
+    changed = []
+    for environment in schedule.environments:
+        each = replace(environment, outlives=outlive and chance.random() < 0.5)
+        if clocks and chance.random() < 0.6:
+            each = replace(each, clock=round(chance.uniform(-60, 60)))
+        if clocks and chance.random() < 0.2:
+            jump = round(chance.uniform(-60, 60))
+            each = replace(each, jump_after=_moment(chance, 0.2, 3.0), jump=jump)
+        changed.append(each)
+    return replace(schedule, environments=tuple(changed))

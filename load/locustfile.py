@@ -1,0 +1,308 @@
+"""Cold starts as Locust users.
+
+A storm on this machine, against ``python -m load.storm.host`` (``python -m load.storm`` does all of
+it, and judges the outcome)::
+
+    python -m locust -f load/locustfile.py --headless --storm together -n 100 --control http://127.0.0.1:PORT
+
+A stack that is deployed::
+
+    python -m locust -f load/locustfile.py --headless --storm together -n 100 --function orders
+    python -m locust -f load/locustfile.py --headless --storm ramp -n 100 --host https://....amazonaws.com
+
+What can be controlled differs. Here every cold start is a new environment, started for it, and
+`together` means the same instant. Of a stack Lambda alone decides: it starts an environment when
+all that there are have a request, so that a storm is cold right after a deployment, and to the
+extent that requests overlap. ``--function`` reads from Lambda's own report whether an invocation
+was cold; behind a URL nobody can tell, and all are called ``request``.
+
+``--master`` and ``--worker`` work as ever: the users are on the workers, the shape on the master.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from locust import LoadTestShape, User, events, task  # before boto3: it patches the sockets
+from locust.argument_parser import LocustArgumentParser
+from locust.env import Environment
+
+from load.storm.control import Control, ControlFailed
+from load.storm.remote import DeployedFunction, DeployedUrl, Reply
+
+STARTED_PER_SECOND = 100
+"""Lambda starts 1,000 environments in 10 s for each function."""
+
+SHOP_SECONDS = 3.0
+"""So long do clients use the old version alone, before and after."""
+
+
+class InvocationFailed(Exception):
+    """An invocation that was not served; the message is the kind of failure."""
+
+
+# -- options --------------------------------------------------------------------------------------
+
+
+@events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]  # Locust's own
+def _add_options(parser: LocustArgumentParser) -> None:
+    group = parser.add_argument_group("cold-start storms")
+    group.add_argument("--storm", choices=sorted(SHAPES), default="together", help="the shape")
+    group.add_argument("-n", "--environments", type=int, default=10, help="cold starts")
+    group.add_argument("--waves", type=int, default=3, help="of the shape `waves`")
+    group.add_argument("--clients", type=int, default=0, help="who use the old version meanwhile")
+    group.add_argument("--warm", type=int, default=1, help="warm invocations after each cold one")
+    group.add_argument("--control", default="", help="URL of python -m load.storm.host")
+    group.add_argument("--function", default="", help="name of a deployed function")
+    group.add_argument("--event", default="{}", help="JSON that a deployed stack is sent")
+
+
+@events.init.add_listener  # type: ignore[untyped-decorator]  # Locust's own
+def _choose_shape(environment: Environment, **_: Any) -> None:
+    options = environment.parsed_options
+    if options is None:
+        return
+    shape = SHAPES[options.storm]()
+    shape.runner = environment.runner
+    shape.options = options
+    environment.shape_class = shape
+
+
+# -- users ----------------------------------------------------------------------------------------
+
+
+class _StormUser(User):
+    """What all users here have in common: where they send to, and how they report it."""
+
+    abstract = True
+
+    def on_start(self) -> None:
+        """Know who is at the other end."""
+        self.options: Any = self.environment.parsed_options
+        self.control = Control(self.options.control) if self.options.control else None
+
+    def fire(self, name: str, seconds: float, failure: str = "", *, length: int = 0) -> None:
+        """Tell Locust of one invocation."""
+        self.environment.events.request.fire(
+            request_type="lambda",
+            name=name,
+            response_time=seconds * 1000,
+            response_length=length,
+            exception=InvocationFailed(failure) if failure else None,
+            context={},
+        )
+
+    def ask(self, name: str, path: str, **body: Any) -> dict[str, Any] | None:
+        """Have the local Lambda do something; None, and a failure, if it could not."""
+        began = time.perf_counter()
+        try:
+            if self.control is None:
+                raise ControlFailed("--control is missing: the local Lambda is elsewhere")
+            return self.control.ask(path, **body)
+        except ControlFailed as error:
+            self.fire(name, time.perf_counter() - began, f"control: {error}")
+            return None
+
+    def tell(self, name: str, answer: dict[str, Any] | None) -> bool:
+        """Fire the event of an invocation of the local Lambda; whether it was served."""
+        if answer is None:
+            return False
+        self.fire(name, answer["duration_seconds"], answer["failure"])
+        return not answer["failure"]
+
+    def rest(self) -> None:
+        """Nothing more to do: an environment is cold once."""
+        while True:
+            time.sleep(3600)
+
+
+class ColdStart(_StormUser):
+    """One execution environment: cold once, then warm."""
+
+    @task
+    def live(self) -> None:
+        """Start, and be invoked again."""
+        if self.control is not None:
+            self._start_here()
+        else:
+            for _ in range(1 + self.options.warm):
+                self._report(_stack(self.options, self.host)())
+        self.rest()
+
+    def _start_here(self) -> None:
+        answer = self.ask("cold", "/cold")
+        if answer is None:
+            return
+        self.fire("init", answer["init_seconds"])
+        self.tell("cold", answer)
+        for _ in range(self.options.warm):
+            self.tell("warm", self.ask("warm", "/invoke", kind="warm", version=answer["version"]))
+
+    def _report(self, reply: Reply) -> None:
+        if reply.init_seconds:
+            self.fire("init", reply.init_seconds)
+        self.fire(reply.name, reply.seconds, reply.failure, length=reply.length)
+
+
+class Shopper(_StormUser):
+    """A client of version 1, who writes and reads what was written, all the time."""
+
+    @task
+    def shop(self) -> None:
+        """Place an order, look at it, pause."""
+        placed = self.ask("write", "/invoke", kind="write", subject=1)
+        if self.tell("write", placed) and placed is not None:
+            order = _order_of(placed["payload"])
+            self.tell("read", self.ask("read", "/invoke", kind="read", subject=order))
+        time.sleep(0.2)
+
+
+class Operator(_StormUser):
+    """Takes version 2 back, when the storm breaks."""
+
+    @task
+    def roll_back(self) -> None:
+        """Once."""
+        answer = self.ask("rollback", "/rollback")
+        if answer is not None:
+            self.fire("rollback", answer["seconds"])
+        self.rest()
+
+
+def _order_of(payload: dict[str, Any]) -> int:
+    import json
+
+    return int(json.loads(payload["body"])["order_id"])
+
+
+def _stack(options: Any, host: str | None) -> Callable[[], Reply]:
+    if options.function:
+        return DeployedFunction(options.function, options.event)
+    if host:
+        return DeployedUrl(host)
+    raise SystemExit("name --control, --function or --host")
+
+
+# -- shapes ---------------------------------------------------------------------------------------
+
+Tick = tuple[int, float, list[type[User]]]
+
+
+class _Shape(LoadTestShape):
+    """A shape that ends when all has been answered, which the statistics tell on a master too."""
+
+    abstract = True
+    options: Any = None
+    _over_at: float | None = None
+
+    def tick(self) -> Tick | None:
+        """Who is to be there now; None when it is over."""
+        return None if self._is_over() else self.stage()
+
+    def stage(self) -> Tick:
+        """Who is to be there now."""
+        raise NotImplementedError
+
+    @property
+    def age(self) -> float:
+        """Seconds since it began."""
+        return time.perf_counter() - float(self.start_time)
+
+    def answered(self, *names: str) -> int:
+        """How many of these have been, well or not."""
+        if self.runner is None:
+            return 0
+        entries = self.runner.stats.entries  # not `get`, which makes what it does not find
+        found = (entries.get((name, "lambda")) for name in names)
+        return sum(int(entry.num_requests) for entry in found if entry is not None)
+
+    def _is_over(self) -> bool:
+        wanted = self.options.environments * (1 + self.options.warm)
+        if self.answered("cold", "warm", "request") < wanted:
+            return False
+        if self._over_at is None:
+            self._over_at = self.age + self.lingers
+        return self.age >= self._over_at
+
+    lingers: ClassVar[float] = 0.0
+    """Seconds that it goes on after the last cold start."""
+
+
+class Together(_Shape):
+    """All at once."""
+
+    def stage(self) -> Tick:
+        """Everybody."""
+        n = self.options.environments
+        return n, float(n), [ColdStart]
+
+
+class LambdaRamp(_Shape):
+    """As fast as Lambda itself starts environments."""
+
+    def stage(self) -> Tick:
+        """A hundred more each second."""
+        return self.options.environments, float(STARTED_PER_SECOND), [ColdStart]
+
+
+class FailingMigration(_Shape):
+    """A few each second, longer than several of the pauses that a failing migration is given."""
+
+    def stage(self) -> Tick:
+        """Four more each second."""
+        return self.options.environments, 4.0, [ColdStart]
+
+
+class Waves(_Shape):
+    """The next comes when the one before has been answered."""
+
+    def stage(self) -> Tick:
+        """As many waves as may have come."""
+        n, waves = self.options.environments, self.options.waves
+        size = n // waves
+        done = min(self.answered("cold", "request") // size if size else 0, waves - 1)
+        there = n if done == waves - 1 else size * (done + 1)
+        return there, float(n), [ColdStart]
+
+
+class DeploymentUnderTraffic(_Shape):
+    """Clients use version 1; then version 2 comes, and they go on."""
+
+    lingers = SHOP_SECONDS
+
+    def stage(self) -> Tick:
+        """Clients, then cold starts beside them."""
+        clients, n = self.options.clients, self.options.environments
+        if self.age < SHOP_SECONDS:
+            return clients, float(clients), [Shopper]
+        return clients + n, float(n), [ColdStart]
+
+
+class RollbackUnderLoad(_Shape):
+    """Clients use version 1; version 2 is taken back while environments of version 1 start."""
+
+    lingers = SHOP_SECONDS
+
+    def stage(self) -> Tick:
+        """Clients, the operator, cold starts."""
+        clients, n = self.options.clients, self.options.environments
+        if self.age < SHOP_SECONDS:
+            return clients, float(clients), [Shopper]
+        if self.age < SHOP_SECONDS + 1.5:
+            return clients + 1, 1.0, [Operator]
+        return clients + 1 + n, float(n), [ColdStart]
+
+    def _is_over(self) -> bool:
+        return super()._is_over() and self.answered("rollback") > 0
+
+
+SHAPES: dict[str, type[_Shape]] = {
+    "together": Together,
+    "ramp": LambdaRamp,
+    "trickle": FailingMigration,
+    "waves": Waves,
+    "deployment": DeploymentUnderTraffic,
+    "rollback": RollbackUnderLoad,
+}

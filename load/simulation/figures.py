@@ -1,0 +1,104 @@
+"""A run in numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from load.simulation.world import Run, Start
+
+__all__ = [
+    "READ_DOLLARS",
+    "WRITE_DOLLARS",
+    "Figures",
+    "delay_of",
+    "figures_of",
+    "quantile",
+    "waiters",
+]
+
+READ_DOLLARS = 0.125e-6
+"""A read request unit on demand in us-east-1 since November 2024. Other regions, and tables with
+provisioned capacity: https://aws.amazon.com/dynamodb/pricing/on-demand/."""
+
+WRITE_DOLLARS = 0.625e-6
+"""A write request unit, the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What is compared. NaN where nobody waited.
+
+    Attributes:
+        waiting: How many environments waited for another one's migrations, and served.
+        not_served: How many gave up.
+        holders: How many times the lease was acquired.
+        delay_median: From the last commit to serving, of those who waited; seconds.
+        delay_p99: The same, 99 in 100.
+        calls_median: Their DynamoDB calls, the first read and a lost bid for the lease included.
+        calls_mean: The same.
+        peak_units: Most units asked of the partition within one second.
+        turned_away: Share of all requests that the partition did not serve.
+        dollars: What DynamoDB costs for all environments.
+    """
+
+    waiting: int
+    not_served: int
+    holders: float
+    delay_median: float
+    delay_p99: float
+    calls_median: float
+    calls_mean: float
+    peak_units: float
+    turned_away: float
+    dollars: float
+
+
+def waiters(run: Run) -> list[Start]:
+    """Who came before the last commit, waited for it, and served: what a storm measures, too."""
+    committed = math.inf if run.committed is None else run.committed
+    return [
+        start
+        for start in run.starts
+        if start.waited and not start.held and start.served is not None
+        if start.arrived < committed
+    ]
+
+
+def delay_of(run: Run, start: Start) -> float:
+    """From the last commit to serving."""
+    if run.committed is None or start.served is None:
+        return math.nan
+    return start.served - run.committed
+
+
+def figures_of(runs: Sequence[Run]) -> Figures:
+    """Several runs of one scenario, taken together; costs are those of one run."""
+    seen = [(run, start) for run in runs for start in waiters(run)]
+    delays = sorted(delay_of(run, start) for run, start in seen)
+    calls = sorted(float(start.calls) for _, start in seen)
+    stands_for, count = runs[0].scenario.stands_for, len(runs)
+    read_units = sum(run.partition.read_units for run in runs)
+    write_units = sum(run.partition.write_units for run in runs)
+    unserved = sum(start.served is None for run in runs for start in run.starts)
+    return Figures(
+        waiting=round(len(seen) * stands_for / count),
+        not_served=round(unserved * stands_for / count),
+        holders=sum(len(run.acquired) for run in runs) / count,
+        delay_median=quantile(delays, 0.5),
+        delay_p99=quantile(delays, 0.99),
+        calls_median=quantile(calls, 0.5),
+        calls_mean=sum(calls) / len(calls) if calls else math.nan,
+        peak_units=max(max(run.partition.asked_units_in.values()) for run in runs) * stands_for,
+        turned_away=sum(run.partition.turned_away for run in runs)
+        / sum(run.partition.asked for run in runs),
+        dollars=(read_units * READ_DOLLARS + write_units * WRITE_DOLLARS) * stands_for / count,
+    )
+
+
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """The smallest value that so large a share of them does not exceed; NaN of none."""
+    if not ordered:
+        return math.nan
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]

@@ -1,0 +1,162 @@
+"""Which runs are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from load.simulation.figures import Figures, figures_of
+from load.simulation.policies import FAMILIES, GUIDED, LIBRARY, MakePolicy
+from load.simulation.scenario import AT_ONCE, RAMP, Scenario
+from load.simulation.world import simulate
+
+__all__ = [
+    "DEFAULT",
+    "FAMILIES",
+    "LENGTHS",
+    "SIZES",
+    "Point",
+    "frontier",
+    "guidance",
+    "standard",
+    "troubles",
+]
+
+DEFAULT = "library"
+
+LENGTHS = (0.1, 3.0, 60.0, 600.0)
+SIZES = (100, 1_000, 10_000, 100_000)
+
+SIMULATED = 1_000
+"""So many environments are simulated at most, each standing for as many as need be; the partition
+serves a share as small. What one of them sees does not change with that: the tests say so."""
+
+SIMULATED_LONG = 200
+"""The same for the families and migrations of a minute and more, where each reads often."""
+
+UNTIL_LOST = 99
+"""More tries than a lease is long: the holder tries to free it until it is lost. Where families are
+compared: whether a single try is turned away is chance, and hides what the policies do."""
+
+
+ERRORS = (None, 1.0, 1.1, 1.25, 2.0, 4.0)
+"""By what factor the holder's estimate is wrong at most; None: it publishes none, as today."""
+
+GUIDANCE_ROUNDS = 10
+"""One estimate is wrong for all waiters alike, so that one run says little."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One policy in one scenario.
+
+    Attributes:
+        study: Which comparison it belongs to.
+        policy: The family's name, or `DEFAULT`.
+        parameter: The family's number, or None.
+        scenario: What was simulated.
+        figures: What came of it.
+    """
+
+    study: str
+    policy: str
+    parameter: float | None
+    scenario: Scenario
+    figures: Figures
+
+
+def frontier(seed: int) -> Iterator[Point]:
+    """Every family over its parameter: 1,000 starts and four lengths, 3 s and four sizes."""
+    for length in LENGTHS:
+        at_most = SIMULATED if length < 10 else SIMULATED_LONG
+        scenario = Scenario(migration=length, freeing_tries=UNTIL_LOST)
+        yield from _families("length", _sized(scenario, at_most), seed)
+    for size in SIZES:
+        scenario = Scenario(environments=size, freeing_tries=UNTIL_LOST)
+        yield from _families("size", _sized(scenario), seed)
+
+
+def standard(seed: int) -> Iterator[Point]:
+    """The library's default in every size, length and kind of arrival."""
+    for arrival in (RAMP, AT_ONCE):
+        for length in LENGTHS:
+            for size in SIZES:
+                scenario = _sized(Scenario(environments=size, migration=length, arrival=arrival))
+                yield _point("default", DEFAULT, None, scenario, LIBRARY, seed)
+
+
+def guidance(seed: int) -> Iterator[Point]:
+    """A holder that publishes what remains, right or wrong: what guiding by it is worth."""
+    for length in (3.0, 60.0):
+        for error in ERRORS:
+            scenario = _sized(Scenario(migration=length, remaining_error=error))
+            yield _point("guidance", DEFAULT, None, scenario, LIBRARY, seed, rounds=GUIDANCE_ROUNDS)
+            if error is not None:
+                number = GUIDED.values[0]
+                guided = GUIDED.make(number)
+                rounds = GUIDANCE_ROUNDS
+                yield _point("guidance", GUIDED.name, number, scenario, guided, seed, rounds=rounds)
+
+
+TROUBLES: dict[str, Scenario] = {
+    "nothing goes wrong": Scenario(),
+    "the holder is killed after 1 s": Scenario(holder_dies_after=1.0),
+    "clocks differ by up to 0.5 s, it is killed": Scenario(holder_dies_after=1.0, skew=0.5),
+    "clocks differ by up to 60 s, it is killed": Scenario(holder_dies_after=1.0, skew=60.0),
+    "clocks differ by up to 60 s": Scenario(skew=60.0),
+    "replicas lag 0.5 s": Scenario(stale_mean=0.5),
+    "requests take 50 ms": Scenario(read=0.05, read_minimum=0.02),
+    "the partition serves 100 read, 33 write units": Scenario(
+        partition_read_units=100.0, partition_write_units=33.0
+    ),
+    "60 s, waiting ends after 25 s": Scenario(migration=60.0, wait=25.0),
+    "10,000 at once": Scenario(environments=10_000),
+    "10,000 at once, freeing tried again": Scenario(environments=10_000, freeing_tries=UNTIL_LOST),
+    "100,000 at once": Scenario(environments=100_000),
+    "100,000 at once, 600 s, freeing tried again": Scenario(
+        environments=100_000, migration=600.0, freeing_tries=UNTIL_LOST
+    ),
+    "100,000 at once, freeing tried again": Scenario(
+        environments=100_000, freeing_tries=UNTIL_LOST
+    ),
+}
+
+
+def troubles(seed: int) -> Iterator[Point]:
+    """The library's default when something goes wrong; the study's name says what."""
+    for name, scenario in TROUBLES.items():
+        yield _point(
+            name,
+            DEFAULT,
+            None,
+            _sized(scenario),
+            LIBRARY,
+            seed,
+            rounds=4 if scenario.migration < 100 else 1,
+        )
+
+
+def _families(study: str, scenario: Scenario, seed: int) -> Iterator[Point]:
+    yield _point(study, DEFAULT, None, scenario, LIBRARY, seed)
+    for family in FAMILIES:
+        for number in family.values:
+            yield _point(study, family.name, number, scenario, family.make(number), seed)
+
+
+def _point(
+    study: str,
+    policy: str,
+    parameter: float | None,
+    scenario: Scenario,
+    make_policy: MakePolicy,
+    seed: int,
+    *,
+    rounds: int | None = None,
+) -> Point:
+    count = rounds or max(1, SIMULATED // scenario.simulated if scenario.migration < 10 else 1)
+    runs = [simulate(scenario, make_policy, seed=seed + number) for number in range(count)]
+    return Point(study, policy, parameter, scenario, figures_of(runs))
+
+
+def _sized(scenario: Scenario, at_most: int | None = None) -> Scenario:
+    return replace(scenario, stands_for=max(1, scenario.environments // (at_most or SIMULATED)))

@@ -1,0 +1,1 @@
+"""Cold-start storms: ``python -m load.storm``."""

@@ -1,0 +1,165 @@
+"""``python -m load.storm``: cold-start storms with real runtimes, judged and told.
+
+Exit codes: 0, every verdict passed; 1, one failed; 2, wrong usage, or something is not installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.local.child import EngineFailed
+from lambda_migrate.local.dynamodb import install_dynalite
+from load.storm.evidence import Evidence, gather
+from load.storm.host import Host, serve
+from load.storm.packages import Package, package_of
+from load.storm.report import write, write_index
+from load.storm.scenarios import SCENARIOS, STANDARD, Scenario, make
+from load.storm.stage import open_stage
+from load.storm.verdicts import Verdict, verdicts
+
+__all__ = ["main", "run"]
+
+_LOCUSTFILE = Path(__file__).parents[1] / "locustfile.py"
+_LOCUST_SECONDS = 900.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the storms that were asked for."""
+    parser = _parser()
+    asked = parser.parse_args(arguments)
+    if asked.environments is not None and asked.environments < 1:
+        parser.error(f"-n {asked.environments}: write a number from 1")
+    scenarios = _chosen(asked)
+    try:
+        if any(scenario.engine == "dynalite" for scenario in scenarios):
+            install_dynalite(say=lambda _: None)
+        return _run_all(scenarios, asked.out)
+    except (ConfigurationError, EngineFailed) as fault:
+        print(fault, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted; every process has been ended.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m load.storm", description=__doc__)
+    parser.add_argument(
+        "scenarios",
+        nargs="*",
+        metavar="SCENARIO",
+        help=f"{', '.join(SCENARIOS)}; without any, the standard set",
+    )
+    parser.add_argument("-n", type=int, dest="environments", help="cold starts in each")
+    parser.add_argument("--engine", choices=("moto", "dynalite", "dynamodb-local"))
+    parser.add_argument("--processes", choices=("separate", "forked"))
+    parser.add_argument("--out", type=Path, default=Path("storm-report"))
+    return parser
+
+
+def _chosen(asked: argparse.Namespace) -> list[Scenario]:
+    unknown = sorted(set(asked.scenarios) - set(SCENARIOS))
+    if unknown:
+        _parser().error(f"no such scenario: {', '.join(unknown)}")
+    standard = [entry for entry in STANDARD if not asked.scenarios or entry[0] in asked.scenarios]
+    own = any((asked.environments, asked.engine, asked.processes))
+    if asked.scenarios and own:  # once each, instead of the several sizes of the standard set
+        standard = list({entry[0]: entry for entry in reversed(standard)}.values())[::-1]
+    return [
+        make(
+            name,
+            asked.environments or n,
+            engine=asked.engine or engine,
+            processes=asked.processes or processes,
+        )
+        for name, n, engine, processes in standard
+    ]
+
+
+def _run_all(scenarios: Sequence[Scenario], out: Path) -> int:
+    out.mkdir(parents=True, exist_ok=True)
+    done: list[tuple[Evidence, list[Verdict]]] = []
+    began = time.monotonic()
+    for scenario in scenarios:
+        print(f"{time.monotonic() - began:6.1f} s  {scenario.name}, {scenario.engine} ...")
+        evidence = run(scenario, package_of(scenario.kind), out / scenario.name)
+        found = verdicts(evidence)
+        write(evidence, found, out / scenario.name)
+        done.append((evidence, found))
+        write_index(done, out)
+        _tell(found)
+    failed = sum(one.state == "failed" for _, found in done for one in found)
+    print(f"{time.monotonic() - began:6.1f} s  {len(done)} storms; {out / 'index.html'}")
+    print(f"FAILED: {failed} verdicts" if failed else "All passed.")
+    return 1 if failed else 0
+
+
+def _tell(found: Sequence[Verdict]) -> None:
+    widest = max(len(one.what) for one in found)
+    for one in found:
+        mark = {"passed": "passed", "failed": "FAILED", "not measured": "  ?   "}[one.state]
+        print(f"          {mark}  {one.what:<{widest}}  {one.found}")
+
+
+def run(scenario: Scenario, package: Package, out: Path) -> Evidence:
+    """One storm: everything is started for it, and ended after it.
+
+    Args:
+        scenario: Which.
+        package: What is deployed.
+        out: The folder for Locust's report.
+
+    Raises:
+        ConfigurationError: Something is not installed.
+        EngineFailed: A server did not start, or Locust failed.
+    """
+    began = time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="lm-storm-") as home,
+        open_stage(scenario, package, Path(home)) as stage,
+    ):
+        host = Host(stage)
+        host.prepare()
+        with serve(host) as url:
+            drive(scenario, url, out)
+        return gather(host, locust=out / "locust", seconds=time.monotonic() - began)
+
+
+def drive(scenario: Scenario, url: str, out: Path) -> None:
+    """Let Locust run the scenario's shape against ``url``.
+
+    Raises:
+        EngineFailed: Locust itself did not come to an end as it should.
+    """
+    command = [
+        *(sys.executable, "-m", "locust", "-f", str(_LOCUSTFILE), "--headless", "--only-summary"),
+        *("--storm", scenario.shape, "-n", str(scenario.environments), "--control", url),
+        *("--waves", str(len(scenario.waves)), "--clients", str(scenario.clients)),
+        *("--warm", str(scenario.warm), "--exit-code-on-error", "0", "--stop-timeout", "5"),
+        *("--csv", str(out / "locust"), "--html", str(out / "locust.html")),
+        *("--loglevel", "WARNING"),
+    ]
+    log = out / "locust.log"
+    with log.open("w") as output:
+        done = subprocess.run(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            timeout=_LOCUST_SECONDS,
+            check=False,
+            cwd=_LOCUSTFILE.parents[1],
+        )
+    if done.returncode != 0:
+        raise EngineFailed(f"Locust failed ({done.returncode}):\n{log.read_text()[-2000:]}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

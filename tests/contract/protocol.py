@@ -1,0 +1,558 @@
+"""Many instances of the library's own runner, of which one at a time runs, and only when told to.
+
+Each instance is a thread that stops in front of every call to the lease table or the database, and
+in front of every sleep, until it is given its turn. Whoever gives the turns decides the order of
+everything, what goes wrong with each call, and how much time passes; nothing ever really waits.
+An instance that gets no turn is frozen. What the promises of the library say is looked at with
+every call, and a promise that was broken is noted in `World.broken`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol, TypeVar
+from unittest.mock import patch
+
+from lambda_migrate import holder
+from lambda_migrate.deadline import Deadline
+from lambda_migrate.errors import (
+    LeaseLost,
+    LeaseStoreUnavailable,
+    MigrateError,
+    MigrationFailed,
+)
+from lambda_migrate.lease.decide import LONGEST_PAUSE_MS, SKEW_MS
+from lambda_migrate.lease.heartbeat import Heartbeat
+from lambda_migrate.lease.state import Failure, Lease, LeaseState, Progress, Ready
+from lambda_migrate.lease.store import LeaseStore
+from lambda_migrate.maintenance import Maintenance
+from lambda_migrate.migrations import Manifest
+from lambda_migrate.postgresql.database import Database
+from lambda_migrate.runner import MigrationRunner, Outcome
+from lambda_migrate.target import Policy, Target
+from lambda_migrate.testing import FixedRandom
+
+T = TypeVar("T")
+
+LEASE_SECONDS = 20.0
+INVOCATION_SECONDS = 60.0
+SLOW_SECONDS = 3.0
+STALENESS_SECONDS = 2.0
+WRITES_WITHOUT_HEARTBEAT = ("renew", "lift", "withdraw")
+_TURN_SECONDS = 60.0
+"""Of real time: an instance that does not come back from its turn by then never will."""
+_EPOCH_MS = 1_700_000_000_000
+
+
+class Fault(Enum):
+    """What becomes of a call."""
+
+    NONE = "none"
+    REQUEST_LOST = "the request never arrived"
+    ANSWER_LOST = "it was done, and the answer was lost"
+    TWICE = "the answer was lost below us, where it was sent once more"
+    STALE = "a read shows the past"
+    SLOW = "the request is seconds on its way"
+
+
+class Killed(BaseException):
+    """The process is gone: nothing that would still be done takes effect."""
+
+
+class Turns:
+    """A thread's side and the other side of taking turns: exactly one of both runs."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self._go = threading.Lock()
+        self._back = threading.Lock()
+        self._go.acquire()
+        self._back.acquire()
+
+    def give(self) -> None:
+        """Let the thread run until it waits for its next turn, or ends."""
+        self._go.release()
+        self.until_it_waits()
+
+    def until_it_waits(self) -> None:
+        assert self._back.acquire(timeout=_TURN_SECONDS), "it never came back from its turn"
+
+    def wait(self) -> None:
+        """In the thread: hand back, and wait for the next turn."""
+        self._back.release()
+        self._go.acquire()
+
+    def end(self) -> None:
+        """In the thread: there will be no next turn."""
+        self.is_over = True
+        self._back.release()
+
+    def let_go(self) -> None:
+        """Let the thread run to its end beside us: somebody is about to join it."""
+        self._go.release()
+
+
+class World:
+    """Time, what stands in the table and in the database, and every promise that was broken."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.now = 1_000.0
+        self.broken: list[str] = []
+        self.instances: list[Instance] = []
+        self.current: Instance | None = None
+        self._past: list[tuple[float, LeaseState]] = []
+        self._facts = engine.facts()
+
+    def start(
+        self, manifest: Manifest, *, skew: float = 0.0, rollback_to: int | None = None
+    ) -> Instance:
+        """A cold start, or a person who rolls back."""
+        instance = Instance(self, manifest, skew=skew, rollback_to=rollback_to)
+        self.instances.append(instance)
+        instance.begin()
+        return instance
+
+    def note(self, promise: str, holds: bool, what: str) -> None:
+        if not holds:
+            who = self.current.name if self.current is not None else "nobody"
+            self.broken.append(f"{promise}: {what} ({who}, at {self.now:.2f})")
+
+    # --- the item's past, for reads that show it
+
+    def remember(self) -> None:
+        """Keep what the item says, before it says something else."""
+        self._past.append((self.now, self.engine.item()))
+
+    def stale_item(self) -> LeaseState | None:
+        """The oldest state that an eventually consistent read may still show."""
+        past = [state for at, state in self._past if at >= self.now - STALENESS_SECONDS]
+        return past[0] if past else None
+
+    # --- what the database says after each turn
+
+    def look(self) -> None:
+        """Compare the database with what it was before this turn."""
+        if not self.engine.has_changed():
+            return
+        before, after = self._facts, self.engine.facts()
+        self._facts = after
+        doubled = [name for name in set(after.effects) if after.effects.count(name) > 1]
+        self.note("I1", not doubled, f"{doubled} took effect more than once")
+        applied = {row.name for row in after.rows if row.applied}
+        begun = {row.name for row in after.rows}  # what cannot share a transaction with its row
+        self.note(
+            "I1",
+            applied <= set(after.effects) <= begun,
+            f"history {after.rows}, effects {sorted(after.effects)}",
+        )
+        if (before.rows, before.effects) != (after.rows, after.effects):
+            fence = self._fence_in_turn()
+            self.note("I2", fence == before.token, f"{fence} wrote, though {before.token} passed")
+        self.note("I2", after.token >= before.token, f"{before.token} became {after.token}")
+
+    def _fence_in_turn(self) -> int:
+        """The token of whoever had the last turn, as it believes."""
+        instance = self.current
+        return instance.heart.lease.fence if instance is not None and instance.heart else 0
+
+    def satisfies(self, manifest: Manifest) -> bool:
+        applied = {row.name for row in self.engine.facts().rows if row.applied}
+        return applied >= {migration.name for migration in manifest}
+
+    def close(self) -> None:
+        for instance in self.instances:
+            instance.kill()
+        self.engine.close()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A history row."""
+
+    name: str
+    fence: int
+    applied: bool
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the database says, looked at from outside, all at one moment."""
+
+    token: int = 0
+    rows: tuple[Row, ...] = ()
+    effects: tuple[str, ...] = ()
+
+
+class Engine(Protocol):
+    """A lease table and a database, fresh for one example."""
+
+    @property
+    def manifests(self) -> list[Manifest]:
+        """The code versions that are about: older, newer, and newer but failing."""
+
+    def store(self, instance: Instance) -> LeaseStore: ...
+
+    def database(self, instance: Instance) -> Database: ...
+
+    def item(self) -> LeaseState: ...
+
+    def free_lease(self) -> None:
+        """Take the lease from its holder, as if the table had granted it twice."""
+
+    def delete_item(self) -> None: ...
+
+    def has_changed(self) -> bool:
+        """Whether a turn may have changed the database since `facts` was asked."""
+
+    def facts(self) -> Facts: ...
+
+    def close(self) -> None: ...
+
+
+class InstanceClock:
+    """The world's time, on a wall clock that may be wrong; to sleep is to wait for a turn."""
+
+    def __init__(self, instance: Instance, skew: float) -> None:
+        self._instance = instance
+        self._skew = skew
+
+    def monotonic(self) -> float:
+        return self._instance.world.now
+
+    def wall_ms(self) -> int:
+        return _EPOCH_MS + round((self._instance.world.now + self._skew) * 1000)
+
+    def sleep(self, seconds: float) -> None:
+        instance, world = self._instance, self._instance.world
+        due = world.now + seconds
+        in_time = due <= instance.until + 0.001 or instance.rolls_back
+        world.note("I4", in_time, "sleeps beyond its deadline")
+        instance.turn("sleep")
+        world.now = max(world.now, due)
+
+
+class Instance:
+    """One cold start: `MigrationRunner.ensure` in a thread that runs when it is its turn.
+
+    Or a rollback, by `Maintenance.down`.
+    """
+
+    def __init__(
+        self, world: World, manifest: Manifest, *, skew: float, rollback_to: int | None = None
+    ) -> None:
+        self.world = world
+        self.manifest = manifest
+        self.name = f"instance {len(world.instances) + 1}"
+        self.clock = InstanceClock(self, skew)
+        self.at = ""
+        self.outcome: Outcome | None = None
+        self.error: BaseException | None = None
+        self.granted: Lease | None = None
+        self.granted_ms = 0
+        self.has_held = False
+        self.is_killed = False
+        self.connections = 0
+        self.opened = 0
+        self.slow = 0.0
+        self.heart: SteppedHeartbeat | None = None
+        self.until = world.now + INVOCATION_SECONDS
+        """When the invocation ends."""
+        self._fault = Fault.NONE
+        self._turns = Turns()
+        self.store = SteppedStore(self, world.engine.store(self))
+        target = Target(
+            name="orders",
+            store=self.store,
+            database=world.engine.database(self),
+            policy=Policy(lease_seconds=LEASE_SECONDS),
+            clock=self.clock,
+            random=FixedRandom(0.5),
+        )
+        self.rolls_back = rollback_to is not None
+        self._rollback_to = rollback_to
+        self._target = target
+        self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+
+    @property
+    def is_over(self) -> bool:
+        return self._turns.is_over
+
+    # --- what the machine does with it
+
+    def begin(self) -> None:
+        self._thread.start()
+        self._turns.until_it_waits()
+
+    def step(self, fault: Fault = Fault.NONE) -> None:
+        """Let it do what it stands in front of, and go on to what comes next."""
+        if self.is_over:
+            return
+        self._fault = fault
+        self.world.current = self
+        self._turns.give()
+        self._look()
+
+    def go_to(self, call: str, *, turns: int) -> None:
+        """Let it go on until it stands in front of ``call``, for at most so many turns."""
+        for _ in range(turns):
+            if self.is_over or self.at.startswith(call):
+                break
+            self.step()
+
+    def beat(self, fault: Fault = Fault.NONE) -> None:
+        """Let its heartbeat's time come, unless it would only wait for the write under way."""
+        if self.at in WRITES_WITHOUT_HEARTBEAT or self.is_over:
+            return
+        if self.heart is not None and not self.heart.turns.is_over:
+            self.world.current = self
+            self.heart.beat(fault)
+            self._look()
+
+    def kill(self) -> None:
+        """End the process; what it has open in PostgreSQL stays as it is."""
+        self.is_killed = True
+        if not self.is_over:
+            self.world.current = self
+            self._turns.give()
+
+    # --- its own side
+
+    def turn(self, at: str) -> Fault:
+        """Stand in front of ``at`` until it is our turn; says what is to go wrong with it."""
+        if self.is_killed:
+            raise Killed
+        if threading.current_thread() is not self._thread:
+            assert self.heart is not None
+            return self.heart.next_fault()
+        self.at = at
+        self._turns.wait()
+        if self.is_killed:
+            raise Killed
+        fault, self._fault = self._fault, Fault.NONE
+        self.slow = SLOW_SECONDS if fault is Fault.SLOW else 0.0
+        return fault
+
+    def on_its_way(self) -> None:
+        """Called while a request travels."""
+        slow, self.slow = self.slow, 0.0
+        self.world.now += slow
+
+    def opens_a_connection(self) -> None:
+        """Look whether it may: nobody but a holder, and no holder of what is ready or failed."""
+        world, granted = self.world, self.granted
+        self.connections += 1
+        self.opened += 1
+        if self.rolls_back:
+            return
+        if granted is None:
+            world.note("I3", False, "connects without holding the lease")
+            return
+        state, digest = granted.state, self.manifest.digest
+        world.note("I3", digest not in state.ready, "connects, though the table says ready")
+        failure = state.failure
+        if failure is not None and failure.digest == digest:
+            pause = failure.retry_at_ms - self.granted_ms
+            world.note(
+                "I6", not 0 < pause <= LONGEST_PAUSE_MS, f"tries again {pause} ms before the pause"
+            )
+
+    def begins_a_commit(self) -> None:
+        self.world.note("I4", self.world.now < self.until, "commits after its deadline")
+
+    def closes_a_connection(self) -> None:
+        self.connections -= 1
+
+    def _run(self) -> None:
+        try:
+            self.turn("start")
+            self._do(Deadline(self.until, self.clock))
+        except (Exception, Killed) as error:  # noqa: BLE001 - `_look` judges it
+            self.error = error
+        finally:
+            self._turns.end()
+
+    def _do(self, deadline: Deadline) -> None:
+        if self._rollback_to is None:
+            self.outcome = MigrationRunner(self.manifest, self._target).ensure(deadline)
+        else:
+            Maintenance(self.manifest, self._target).down(deadline, to=self._rollback_to)
+
+    def _look(self) -> None:
+        world = self.world
+        world.look()
+        if self.at in ("read", "acquire") and not (self.is_over or self.rolls_back):
+            world.note("I3", self.connections == 0, f"has a connection at {self.at}")
+        if self.is_over and not self.is_killed:
+            self._look_at_the_end()
+
+    def _look_at_the_end(self) -> None:
+        world = self.world
+        world.note("I3", self.connections == 0, "left a connection open")
+        if self.heart is not None:
+            world.note("I4", self.heart.turns.is_over, "left its heartbeat running")
+        if self.outcome is not None:
+            world.note("I7", world.satisfies(self.manifest), f"serves, {self.outcome.value}")
+            if not self.has_held:
+                world.note("I3", self.opened == 0, "connected without ever holding the lease")
+        elif self.error is not None or not self.rolls_back:
+            world.note("I8", isinstance(self.error, MigrateError), f"ended by {self.error!r}")
+
+
+class SteppedHeartbeat(Heartbeat):
+    """The library's heartbeat, whose time comes when the machine says so."""
+
+    def __init__(self, store: SteppedStore, lease: Lease, **arguments: Any) -> None:
+        self.turns = Turns()
+        self._instance = store.instance
+        self._due = 0.0
+        self._fault = Fault.NONE
+        self._instance.heart = self
+        super().__init__(store, lease, wait=self._wait_for_turn, **arguments)
+
+    def beat(self, fault: Fault) -> None:
+        world = self._instance.world
+        world.now = max(world.now, self._due)
+        self._fault = fault
+        self.turns.give()
+
+    def next_fault(self) -> Fault:
+        fault, self._fault = self._fault, Fault.NONE
+        self._instance.slow = SLOW_SECONDS if fault is Fault.SLOW else 0.0
+        return fault
+
+    def stop(self) -> Lease:
+        self._stopped.set()
+        if self._thread.is_alive() and not self.turns.is_over:
+            self.turns.let_go()
+        return super().stop()
+
+    def __enter__(self) -> Heartbeat:
+        entered = super().__enter__()
+        self.turns.until_it_waits()
+        return entered
+
+    def _wait_for_turn(self, stopped: threading.Event, seconds: float) -> bool:
+        self._due = self._instance.world.now + seconds
+        self.turns.wait()
+        return stopped.is_set()
+
+    def _run(self) -> None:
+        try:
+            super()._run()
+        finally:
+            self.turns.end()
+
+
+@contextmanager
+def stepped_heartbeats() -> Iterator[None]:
+    """Holders inside this block have heartbeats that take turns."""
+    with patch.object(holder, "Heartbeat", SteppedHeartbeat):
+        yield
+
+
+class SteppedStore:
+    """`LeaseStore` of one instance: each call waits for its turn, and may go wrong."""
+
+    def __init__(self, instance: Instance, store: LeaseStore) -> None:
+        self.instance = instance
+        self._store = store
+        self._world = instance.world
+
+    @property
+    def calls(self) -> int:
+        return self._store.calls
+
+    @property
+    def staleness_seconds(self) -> float:
+        return STALENESS_SECONDS
+
+    def close(self) -> None:
+        """The connection is shared."""
+
+    def read(self, *, consistent: bool = False) -> LeaseState:
+        fault = self.instance.turn("read")
+        self._lose(fault, Fault.REQUEST_LOST, Fault.ANSWER_LOST)
+        past = self._world.stale_item() if fault is Fault.STALE and not consistent else None
+        return past or self._store.read(consistent=consistent)
+
+    def acquire(self, owner: str, *, seen: LeaseState | None = None) -> Lease | LeaseState:
+        instance, world = self.instance, self._world
+        instance.granted = None
+        world.note("I4", world.now < instance.until, "acquires after its deadline")
+        fault = instance.turn("acquire")
+        answer = self._write(fault, lambda: self._store.acquire(owner, seen=seen))
+        if isinstance(answer, Lease):
+            instance.granted, instance.granted_ms = answer, instance.clock.wall_ms()
+            instance.has_held = True
+        return answer
+
+    def renew(self, lease: Lease, progress: Progress | None = None) -> Lease:
+        return self._own("renew", lease, lambda: self._store.renew(lease, progress))
+
+    def lift(self, lease: Lease, fence: int) -> Lease:
+        return self._own("lift", lease, lambda: self._store.lift(lease, fence))
+
+    def withdraw(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> Lease:
+        return self._own("withdraw", lease, lambda: self._store.withdraw(lease, ready, database))
+
+    def complete(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> None:
+        self._own("complete", lease, lambda: self._store.complete(lease, ready, database))
+
+    def fail(self, lease: Lease, failure: Failure) -> None:
+        self._own("fail", lease, lambda: self._store.fail(lease, failure))
+
+    def release(self, lease: Lease) -> None:
+        self._own("release", lease, lambda: self._store.release(lease))
+
+    def _own(self, name: str, lease: Lease, act: Callable[[], T]) -> T:
+        """A write that only the lease's holder may make."""
+        fault = self.instance.turn(name)
+        before = self._world.engine.item()
+        mine = (before.owner, before.fence) == (lease.owner, lease.fence)
+        try:
+            return self._write(fault, act)
+        finally:
+            after = self._world.engine.item()
+            self._world.note(
+                "I2", mine or after == before, f"{name} changed an item that is not its own"
+            )
+
+    def _write(self, fault: Fault, act: Callable[[], T]) -> T:
+        self._lose(fault, Fault.REQUEST_LOST)
+        self._world.remember()
+        began = self._world.now
+        answer = act()
+        if fault is Fault.TWICE:
+            answer = self._again(answer, act)
+        if isinstance(answer, Lease):
+            most = began + LEASE_SECONDS - SKEW_MS / 1000
+            self._world.note(
+                "I2", answer.trusted_until <= most, "trusts its lease for longer than it was given"
+            )
+        self._lose(fault, Fault.ANSWER_LOST)
+        return answer
+
+    def _again(self, answer: T, act: Callable[[], T]) -> T:
+        """The same write once more, nothing having come between."""
+        try:
+            second = act()
+        except LeaseLost:
+            self._world.note("I8", False, "takes its own write for a loss")
+            raise
+        same = type(second) is type(answer)
+        self._world.note("I8", same, "takes its own lease for somebody else's")
+        return second
+
+    def _lose(self, fault: Fault, *lost: Fault) -> None:
+        if fault in lost:
+            raise LeaseStoreUnavailable(f"as planned: {fault.value}")
+
+
+def refuses(error: BaseException | None, manifest: Manifest) -> bool:
+    """Whether ``error`` is how a cold start of a failing manifest is to end."""
+    return isinstance(error, MigrationFailed) and error.migration in {m.name for m in manifest}

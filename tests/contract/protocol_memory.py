@@ -1,0 +1,199 @@
+"""The protocol's engine in memory: what ships for users' tests, under the same schedules."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+
+from lambda_migrate.deadline import Deadline
+from lambda_migrate.errors import DatabaseUnavailable, MigrationFailed
+from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.state import LeaseState
+from lambda_migrate.lease.store import LeaseStore
+from lambda_migrate.migrations import HistoryRow, Manifest, Migration, RowState
+from lambda_migrate.postgresql.database import Database, Grant, HeldDatabase
+from lambda_migrate.testing import FakeClock, InMemoryDatabase
+from tests.contract.databases import migration
+from tests.contract.protocol import LEASE_SECONDS, Facts, Fault, Instance, Row
+
+A, B, C, D = (migration(n, name) for n, name in enumerate("abcd", 1))
+BROKEN = migration(9, "broken")
+
+
+@dataclass
+class Item:
+    """The state item, shared by the views of all instances."""
+
+    state: LeaseState = field(default_factory=LeaseState)
+
+
+class View(InMemoryLeaseTable):
+    """The lease table as one instance sees it: by its own clock."""
+
+    def __init__(self, item: Item, instance: Instance) -> None:
+        self._item = Item()  # the constructor empties it
+        self._instance = instance
+        super().__init__(lease_seconds=LEASE_SECONDS, clock=instance.clock)
+        self._item = item
+
+    @property
+    def state(self) -> LeaseState:
+        return self._item.state
+
+    @state.setter
+    def state(self, state: LeaseState) -> None:
+        self._item.state = state
+
+    def _term(self) -> tuple[float, int]:
+        term = super()._term()
+        self._instance.on_its_way()
+        return term
+
+
+class MemoryEngine:
+    """`Engine` on the fakes."""
+
+    def __init__(self) -> None:
+        self.manifests = [Manifest([A, B]), Manifest([A, B, C, D]), Manifest([A, B, C, D, BROKEN])]
+        self._item = Item()
+        self._database = InMemoryDatabase(clock=FakeClock())
+        self._database.during = self._in_the_middle
+        broken = MigrationFailed("as planned", migration=BROKEN.name, sqlstate="P0001")
+        self._database.fail(BROKEN.version, broken)
+        self._running: Instance | None = None
+
+    def store(self, instance: Instance) -> LeaseStore:
+        return View(self._item, instance)
+
+    def database(self, instance: Instance) -> Database:
+        return SteppedDatabase(self, instance, self._database)
+
+    def item(self) -> LeaseState:
+        return self._item.state
+
+    def free_lease(self) -> None:
+        self._item.state = replace(self._item.state, owner=None, lease_until_ms=0)
+
+    def delete_item(self) -> None:
+        self._item.state = LeaseState()
+
+    def has_changed(self) -> bool:
+        return True
+
+    def facts(self) -> Facts:
+        rows = self._database._rows.values()
+        return Facts(
+            self._database.token,
+            tuple(Row(row.name, row.fence, row.state is RowState.APPLIED) for row in rows),
+            tuple((Counter(self._database.effects) - Counter(self._database.reverted)).elements()),
+        )
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def running(self, instance: Instance) -> None:
+        """The next script that runs is this instance's."""
+        self._running = instance
+
+    def _in_the_middle(self, version: int) -> None:
+        assert self._running is not None
+        self._running.begins_a_commit()
+        if self._running.turn(f"commit {version}") is Fault.REQUEST_LOST:
+            raise DatabaseUnavailable("as planned: the connection broke")
+
+
+class SteppedDatabase:
+    """`Database` of one instance."""
+
+    def __init__(self, engine: MemoryEngine, instance: Instance, database: Database) -> None:
+        self.engine = engine
+        self.instance = instance
+        self._database = database
+
+    @property
+    def fingerprint(self) -> str:
+        return self._database.fingerprint
+
+    def read_history(self, deadline: Deadline) -> list[HistoryRow]:
+        self.instance.turn("read the history")
+        self.instance.opens_a_connection()
+        self.instance.closes_a_connection()
+        return self._database.read_history(deadline)
+
+    def take_over(self, grant: Grant, deadline: Deadline, *, evict: bool = True) -> HeldDatabase:
+        if self.instance.turn("take over") in (Fault.REQUEST_LOST, Fault.ANSWER_LOST):
+            raise DatabaseUnavailable("as planned: nobody answers")
+        held = self._database.take_over(grant, deadline, evict=evict)
+        self.instance.opens_a_connection()
+        return SteppedHeld(self, held)
+
+
+class SteppedHeld:
+    """`HeldDatabase` of one instance."""
+
+    def __init__(self, database: SteppedDatabase, held: HeldDatabase) -> None:
+        self._engine = database.engine
+        self._instance = database.instance
+        self._held = held
+        self._is_open = True
+
+    def history(self) -> list[HistoryRow]:
+        fault = self._turn("history")
+        history = self._held.history()
+        self._lose(fault)
+        return history
+
+    def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
+        fault = self._turn(f"apply {migration.name}")
+        self._engine.running(self._instance)
+        milliseconds = self._held.apply(migration, digest, deadline)
+        self._lose(fault)
+        return milliseconds
+
+    def revert(self, row: HistoryRow, deadline: Deadline) -> int:
+        fault = self._turn(f"revert {row.name}")
+        self._engine.running(self._instance)
+        milliseconds = self._held.revert(row, deadline)
+        self._lose(fault)
+        return milliseconds
+
+    def settle(self, row: HistoryRow, deadline: Deadline) -> None:
+        raise NotImplementedError
+
+    def record(self, migrations: Sequence[tuple[Migration, str]], *, baseline: bool) -> None:
+        raise NotImplementedError
+
+    def forget(self, versions: Sequence[int]) -> None:
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        self._held.abort()
+
+    def close(self) -> None:
+        if self._is_open and not self._instance.is_killed:
+            self._is_open = False
+            self._instance.closes_a_connection()
+            self._held.close()
+
+    def __enter__(self) -> SteppedHeld:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _turn(self, at: str) -> Fault:
+        fault = self._instance.turn(at)
+        if fault is Fault.REQUEST_LOST:
+            raise DatabaseUnavailable("as planned: the connection broke")
+        return fault
+
+    def _lose(self, fault: Fault) -> None:
+        if fault is Fault.ANSWER_LOST:
+            raise DatabaseUnavailable("as planned: the connection broke before the answer")

@@ -1,0 +1,268 @@
+"""The protocol's engine in earnest: a DynamoDB API over HTTP, and PostgreSQL message by message.
+
+An instance stops in front of every message to PostgreSQL, so it can be frozen, killed or cut off
+between the lock on the fence, the script, and the commit.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from itertools import count
+from types import TracebackType
+from typing import Any
+from uuid import uuid4
+
+from lambda_migrate.deadline import Clock
+from lambda_migrate.lease.state import LeaseState
+from lambda_migrate.lease.store import LeaseStore
+from lambda_migrate.lease.table import DynamoDBLeaseTable
+from lambda_migrate.local.dynamodb import DynamoDBEndpoint
+from lambda_migrate.migrations import Manifest, Migration, Script
+from lambda_migrate.postgresql.address import parse_url
+from lambda_migrate.postgresql.connection import ConnectFailed, Connection, PostgresError
+from lambda_migrate.postgresql.credentials import UrlCredentials, open_connection
+from lambda_migrate.postgresql.database import Database, Grant
+from lambda_migrate.postgresql.postgres import PostgreSQLDatabase
+from lambda_migrate.postgresql.sql import Queries, identifier, literal
+from lambda_migrate.testing import FakeClock, FixedRandom
+from tests.contract.databases import Server, migration
+from tests.contract.protocol import LEASE_SECONDS, Facts, Fault, Instance, Row
+
+UNDEFINED_TABLE = "42P01"
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+_MY_PID = "backend_pid = pg_backend_pid()"
+_NUMBERS = count(1)
+
+
+class RealServers:
+    """What all examples share: the servers, a database, and a connection to look through."""
+
+    def __init__(self, dynamodb: DynamoDBEndpoint, server: Server) -> None:
+        self.table = dynamodb.create_table(f"machine-{uuid4().hex[:8]}")
+        self.client = dynamodb.client(retries={"total_max_attempts": 1})
+        self._server = parse_url(server.url)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> RealServers:
+        name = f"machine_{uuid4().hex[:12]}"
+        self.credentials = UrlCredentials(self._server)
+        admin = self._stack.enter_context(self.open("admin"))
+        admin.run(f"CREATE DATABASE {name}")
+        self._stack.callback(admin.run, f"DROP DATABASE {name} WITH (FORCE)")
+        self.credentials = UrlCredentials(replace(self._server, database=name))
+        self.outside = self._stack.enter_context(self.open("outside"))
+        taken = Queries("any").take_fence(
+            Grant("any", 1, "me"), lock_ms=1, statement_ms=1, evict=True
+        )
+        assert taken.count(_BEGIN) == taken.count(_MY_PID) == 1  # else nothing would be pooled
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def open(self, name: str) -> Connection:
+        return open_connection(self.credentials, name, 20.0)
+
+
+class RealEngine:
+    """`Engine` on a target, a schema and tables of its own."""
+
+    def __init__(self, servers: RealServers) -> None:
+        self._servers = servers
+        self._target = f"orders-{uuid4().hex}"
+        self.schema = f"machine_{next(_NUMBERS)}"
+        self._effects = identifier(f"{self.schema}_effects")
+        self._orders = f"{self.schema}_orders"
+        self._index = f"{self.schema}_by_id"
+        self._opened: list[SteppedConnection] = []
+        self._view = self._table(servers.client, FakeClock())
+        self._changed = True
+        self._pooled = False
+        servers.outside.run(
+            f"CREATE TABLE {self._effects} (name text);"
+            f"CREATE TABLE {identifier(self._orders)} (id bigint)"
+        )
+        a, b, d = (self._noting(number, name) for number, name in ((1, "a"), (2, "b"), (4, "d")))
+        c = self._building(3, "c")
+        broken = self._noting(9, "broken", then="; DO $$BEGIN RAISE 'as planned'; END$$")
+        self.manifests = [Manifest([a, b]), Manifest([a, b, c, d]), Manifest([a, b, c, d, broken])]
+
+    def _noting(self, version: int, name: str, *, then: str = "") -> Migration:
+        effect = f"'{version:04d}_{name}'"
+        noting = f"INSERT INTO {self._effects} VALUES ({effect}){then}"
+        taking_back = f"DELETE FROM {self._effects} WHERE name = {effect}"
+        return migration(version, name, up=noting, down=taking_back)
+
+    def _building(self, version: int, name: str) -> Migration:
+        build = f"CREATE INDEX CONCURRENTLY {self._index} ON {self._orders} (id)"
+        one = migration(version, name, up=build, down=f"DROP INDEX {self._index}")
+        return replace(one, up=Script(build, transactional=False))
+
+    def store(self, instance: Instance) -> LeaseStore:
+        return self._table(Client(self._servers.client, instance), instance.clock)
+
+    def _table(self, client: Any, clock: Clock) -> DynamoDBLeaseTable:
+        return DynamoDBLeaseTable(
+            self._servers.table,
+            self._target,
+            client=lambda: client,
+            lease_seconds=LEASE_SECONDS,
+            clock=clock,
+        )
+
+    def database(self, instance: Instance) -> Database:
+        return PostgreSQLDatabase(
+            self._servers.credentials.fingerprint,
+            partial(self._connect, instance),
+            schema=self.schema,
+            random=FixedRandom(0.5),
+        )
+
+    def _connect(self, instance: Instance, name: str, seconds: float) -> Connection:
+        if instance.turn("connect") is Fault.REQUEST_LOST:
+            raise ConnectFailed("as planned: nobody answers", permanent=False)
+        self._changed = True
+        instance.opens_a_connection()
+        connection = self._open(instance, name)
+        self._opened.append(connection)
+        return connection
+
+    def _open(self, instance: Instance, name: str) -> SteppedConnection:
+        self._pooled = not self._pooled
+        if self._pooled:
+            return PooledConnection(self, instance, self._servers.open("pooled"), name)
+        return SteppedConnection(self, instance, self._servers.open(name))
+
+    def item(self) -> LeaseState:
+        return self._view.read(consistent=True)
+
+    def free_lease(self) -> None:
+        if self.item() != LeaseState():
+            self._servers.client.update_item(
+                **self._key,
+                UpdateExpression="REMOVE #owner, lease_until",
+                ExpressionAttributeNames={"#owner": "owner"},
+            )
+
+    def delete_item(self) -> None:
+        self._servers.client.delete_item(**self._key)
+
+    @property
+    def _key(self) -> dict[str, Any]:
+        return {"TableName": self._servers.table, "Key": {"target": {"S": self._target}}}
+
+    def touch(self) -> None:
+        """A message went to PostgreSQL."""
+        self._changed = True
+
+    def has_changed(self) -> bool:
+        changed, self._changed = self._changed, False
+        return changed
+
+    def facts(self) -> Facts:
+        """All in one statement, so that it is all of one moment."""
+        schema = identifier(self.schema)
+        index = f"to_regclass({literal(self._index)})"
+        built = f"SELECT 1 FROM pg_index WHERE indexrelid = {index} AND indisvalid"
+        try:
+            rows = self._servers.outside.run(f"""
+                SELECT 'token', '', token, false FROM {schema}.fence
+                UNION ALL SELECT 'row', name, fence, state = 'applied' FROM {schema}.history
+                UNION ALL SELECT 'effect', name, 0, false FROM {self._effects}
+                UNION ALL SELECT 'effect', '0003_c', 0, false WHERE EXISTS ({built})""")
+        except PostgresError as error:
+            if error.sqlstate != UNDEFINED_TABLE:
+                raise
+            return Facts()
+        found: list[tuple[str, str, int, bool]] = [(row[0], row[1], row[2], row[3]) for row in rows]
+        return Facts(
+            max((number for kind, _, number, _ in found if kind == "token"), default=0),
+            tuple(Row(name, n, applied) for kind, name, n, applied in found if kind == "row"),
+            tuple(name for kind, name, _, _ in found if kind == "effect"),
+        )
+
+    def close(self) -> None:
+        for connection in self._opened:
+            connection.close_for_good()
+
+
+class SteppedConnection(Connection):
+    """A connection of one instance: each message waits for its turn, and may be cut off."""
+
+    def __init__(self, engine: RealEngine, instance: Instance, plain: Connection) -> None:
+        super().__init__(plain._driver, plain._sock)
+        self._engine = engine
+        self._instance = instance
+        self._counts = True
+
+    def run(self, sql: str, *, timeout: float | None = None) -> list[list[Any]]:
+        at = " ".join(sql.split())[:60]
+        if self.in_transaction and "COMMIT" in sql:
+            self._instance.begins_a_commit()
+            at = "commit"
+        fault = self._instance.turn(at)
+        self._engine.touch()
+        if fault is Fault.REQUEST_LOST:
+            self.abort()
+        rows = self.send(sql, timeout)
+        if fault is Fault.ANSWER_LOST:
+            self.abort()
+            return super().run("SELECT 'as planned: the answer was lost'")
+        return rows
+
+    def send(self, sql: str, timeout: float | None) -> list[list[Any]]:
+        """What happens when it is this message's turn."""
+        return super().run(sql, timeout=timeout)
+
+    def close(self) -> None:
+        """A process that was killed says no goodbye: its session stays as it is."""
+        if not self._instance.is_killed:
+            self.close_for_good()
+
+    def close_for_good(self) -> None:
+        super().close()
+        if self._counts:
+            self._counts = False
+            self._instance.closes_a_connection()
+
+
+class PooledConnection(SteppedConnection):
+    """One through a pooler: between transactions no successor finds a backend to end.
+
+    It can only be the comparison of the token that keeps such a holder from beginning another.
+    """
+
+    def __init__(
+        self, engine: RealEngine, instance: Instance, plain: Connection, name: str
+    ) -> None:
+        super().__init__(engine, instance, plain)
+        self._name = literal(name)
+
+    def send(self, sql: str, timeout: float | None) -> list[list[Any]]:
+        named = f"{_BEGIN}; SET LOCAL application_name = {self._name}"
+        return super().send(
+            sql.replace(_BEGIN, named).replace(_MY_PID, "backend_pid = NULL"), timeout
+        )
+
+
+class Client:
+    """A DynamoDB client whose requests may be long on their way."""
+
+    def __init__(self, client: Any, instance: Instance) -> None:
+        self._client = client
+        self._instance = instance
+        self.meta = client.meta
+
+    def get_item(self, **arguments: Any) -> Any:
+        return self._client.get_item(**arguments)
+
+    def update_item(self, **arguments: Any) -> Any:
+        self._instance.on_its_way()
+        return self._client.update_item(**arguments)

@@ -1,0 +1,227 @@
+"""The lease and fence protocol under every order of events that Hypothesis can think of.
+
+The rules give turns to instances of the real runner, on fakes and on the real engines, and let
+calls be lost, repeated and late, holders freeze and die, leases run out, be granted twice and be
+deleted, and rollbacks begin in the midst of it. What must hold is what docs/how-it-works.md
+promises: see `protocol` for I1 to I4 and I6 to I8, which are looked at with every call. I5 is tried
+at the end of each example, from wherever its rules have left everybody: whoever starts then
+succeeds, and those who thaw later spoil nothing.
+
+The examples are the same in every run. ``LAMBDA_MIGRATE_TEST_EXAMPLES=5000`` looks for new ones.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from lambda_migrate.errors import MigrationFailed
+from lambda_migrate.lease.decide import LONGEST_PAUSE_MS
+from lambda_migrate.local.dynamodb import DynamoDBEndpoint
+from tests.contract.databases import Server
+from tests.contract.protocol import (
+    LEASE_SECONDS,
+    Engine,
+    Fault,
+    Instance,
+    World,
+    refuses,
+    stepped_heartbeats,
+)
+from tests.contract.protocol_memory import MemoryEngine
+from tests.contract.protocol_postgresql import RealEngine, RealServers
+
+EXAMPLES = "LAMBDA_MIGRATE_TEST_EXAMPLES"
+OLDER, NEWER, FAILING = range(3)
+AT_ONCE = 4
+FAR = 40
+"""Turns: enough for a cold start to get to its end."""
+LONG_ENOUGH = 400
+"""Turns: far more than any cold start needs, and few enough to tell that one never ends."""
+
+# Choices do not depend on what came before: an example that is run again makes the same ones.
+whom = st.integers(0, AT_ONCE - 1)
+faults = st.sampled_from([fault for fault in Fault if fault is not Fault.NONE])
+calls = st.sampled_from(["acquire", "commit", "complete", "fail"])
+skews = st.sampled_from([0.0, 0.0, 0.4, -0.4, 60.0, -60.0])
+starters = st.tuples(st.sampled_from([OLDER, NEWER, NEWER, FAILING]), skews)
+times = st.sampled_from([0.1, 1.0, LEASE_SECONDS / 3, LEASE_SECONDS + 1.5, 58.5, 700.0])
+
+
+class Protocol(RuleBasedStateMachine):
+    """Instances of three code versions, and everything that can happen to them."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__()
+        self.world = World(engine)
+
+    @property
+    def running(self) -> list[Instance]:
+        return [instance for instance in self.world.instances if not instance.is_over]
+
+    def pick(self, which: int) -> Instance | None:
+        running = self.running
+        return running[which % len(running)] if running else None
+
+    @initialize(fleet=st.lists(starters, min_size=2, max_size=AT_ONCE))
+    def start_at_once(self, fleet: list[tuple[int, float]]) -> None:
+        for version, skew in fleet:
+            self.world.start(self.world.engine.manifests[version], skew=skew)
+
+    @rule(starter=starters)
+    def starts(self, starter: tuple[int, float]) -> None:
+        """A cold start, of which at most so many are under way."""
+        version, skew = starter
+        if len(self.running) < AT_ONCE:
+            self.world.start(self.world.engine.manifests[version], skew=skew)
+
+    @rule(to=st.sampled_from([0, 2]))
+    def somebody_rolls_back(self, to: int) -> None:
+        if len(self.running) < AT_ONCE:
+            self.world.start(self.world.engine.manifests[NEWER], rollback_to=to)
+
+    @rule(which=whom, turns=st.integers(1, 25))
+    def goes_on(self, which: int, turns: int) -> None:
+        """Whoever gets no turn is frozen meanwhile, perhaps in the middle of a transaction."""
+        instance = self.pick(which)
+        for _ in range(turns):
+            if instance is not None:
+                instance.step()
+
+    @rule(which=whom, call=calls)
+    def goes_on_until(self, which: int, call: str) -> None:
+        """It stands in front of a call that matters, and may be frozen or killed there."""
+        instance = self.pick(which)
+        if instance is not None:
+            instance.go_to(call, turns=FAR)
+
+    @rule(which=whom, call=st.sampled_from(["", ""]) | calls, fault=faults, turns=st.integers(0, 3))
+    def meets(self, which: int, call: str, fault: Fault, turns: int) -> None:
+        """The next call goes wrong, or the next of a kind, and what it does then follows."""
+        instance = self.pick(which)
+        if instance is not None:
+            instance.go_to(call, turns=FAR)
+            instance.step(fault)
+            for _ in range(turns):
+                instance.step()
+
+    @rule(which=whom, fault=st.sampled_from([Fault.NONE, Fault.NONE, *Fault]))
+    def beats(self, which: int, fault: Fault) -> None:
+        instance = self.pick(which)
+        if instance is not None:
+            instance.beat(fault)
+
+    @rule(which=whom)
+    def is_killed(self, which: int) -> None:
+        instance = self.pick(which)
+        if instance is not None:
+            instance.kill()
+
+    @rule(seconds=times)
+    def time_passes(self, seconds: float) -> None:
+        self.world.now += seconds
+
+    @rule()
+    def lease_is_granted_twice(self) -> None:
+        self.world.remember()
+        self.world.engine.free_lease()
+
+    @rule()
+    def item_is_deleted(self) -> None:
+        self.world.remember()
+        self.world.engine.delete_item()
+
+    @invariant()
+    def keeps_its_promises(self) -> None:
+        assert not self.world.broken, "\n".join(self.world.broken)
+
+    def teardown(self) -> None:
+        """I5: whatever happened, the next one succeeds; those who thaw then spoil nothing."""
+        try:
+            if not self.world.broken:
+                self.next_one_succeeds()
+                self.rest_thaws()
+                self.next_one_succeeds()
+                self.failing_one_says_why()
+        finally:
+            self.world.close()
+
+    def next_one_succeeds(self) -> None:
+        newest = self.let_end(self.world.start(self.world.engine.manifests[NEWER]))
+        if isinstance(newest.error, MigrationFailed):  # somebody's time was over in the middle
+            self.world.now += LONGEST_PAUSE_MS / 1000
+            newest = self.let_end(self.world.start(self.world.engine.manifests[NEWER]))
+        assert newest.outcome is not None, f"I5: {newest.error!r}"
+
+    def failing_one_says_why(self) -> None:
+        self.world.now += LONGEST_PAUSE_MS / 1000
+        manifest = self.world.engine.manifests[FAILING]
+        failing = self.let_end(self.world.start(manifest))
+        assert refuses(failing.error, manifest), f"I7: {failing.outcome} {failing.error!r}"
+
+    def rest_thaws(self) -> None:
+        while self.running:
+            for instance in self.running:
+                instance.step()
+        assert not self.world.broken, "\n".join(self.world.broken)
+
+    def let_end(self, instance: Instance) -> Instance:
+        for _ in range(LONG_ENOUGH):
+            if instance.is_over:
+                break
+            instance.step()
+        assert instance.is_over, f"I5: {instance.name} never ends, it is at {instance.at}"
+        assert not self.world.broken, "\n".join(self.world.broken)
+        return instance
+
+
+@pytest.fixture(autouse=True)
+def heartbeats() -> Iterator[None]:
+    with stepped_heartbeats():
+        yield
+
+
+def explore(make_engine: Callable[[], Engine], *, examples: int, steps: int, shrink: bool) -> None:
+    asked = int(os.environ.get(EXAMPLES, "0"))
+    phases = [Phase.generate, Phase.shrink] if shrink else [Phase.generate]
+
+    class Explored(Protocol):
+        def __init__(self) -> None:
+            super().__init__(make_engine())
+
+    run_state_machine_as_test(
+        Explored,
+        settings=settings(
+            max_examples=asked or examples,
+            stateful_step_count=steps,
+            derandomize=not asked,
+            database=None,
+            deadline=None,
+            phases=phases,
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_fakes_keep_the_promises_in_any_order_of_events() -> None:
+    explore(MemoryEngine, examples=200, steps=40, shrink=True)
+
+
+def test_dynamodb_and_postgresql_keep_the_promises_in_any_order_of_events(
+    dynamodb: DynamoDBEndpoint, server: Server
+) -> None:
+    """Not shrunk: an example takes half a second, and its steps are few."""
+    with RealServers(dynamodb, server) as servers:
+        explore(lambda: RealEngine(servers), examples=20, steps=20, shrink=False)

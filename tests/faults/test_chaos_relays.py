@@ -1,0 +1,214 @@
+"""The faults that chaos counts on are what their names say, on real servers."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pg8000.native
+import pytest
+
+from lambda_migrate.errors import LeaseLost, LeaseStoreUnavailable
+from lambda_migrate.lease.state import Lease, LeaseState
+from lambda_migrate.lease.table import DynamoDBLeaseTable, make_client
+from lambda_migrate.local.dynamodb import DynamoDBEndpoint, LocalDynamoDB
+from lambda_migrate.local.postgresql import LocalPostgreSQL
+from load.chaos.dynamodb import DynamoDBRelay
+from load.chaos.relay import Loop, PostgreSQLRelay
+from tests.stage import TABLE, until
+
+FOREVER = 600.0
+
+
+class Struck(list[str]):
+    """The faults that struck."""
+
+    def note(self, kind: str, _detail: str) -> None:
+        self.append(kind)
+
+
+@pytest.fixture
+def struck() -> Struck:
+    return Struck()
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[Loop]:
+    with Loop() as loop:
+        yield loop
+
+
+# --- DynamoDB
+
+
+@pytest.fixture
+def relay(loop: Loop, stage_dynamodb: LocalDynamoDB, struck: Struck) -> Iterator[DynamoDBRelay]:
+    chance = random.Random(1)
+    with DynamoDBRelay(loop, stage_dynamodb.endpoint_url, struck.note, chance=chance) as relay:
+        yield relay
+
+
+@pytest.fixture
+def table(
+    relay: DynamoDBRelay, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> DynamoDBLeaseTable:
+    """A target of the test's own, seen through the relay."""
+    for name, value in DynamoDBEndpoint(relay.url).environment().items():
+        monkeypatch.setenv(name, value)
+    target = request.node.name
+    return DynamoDBLeaseTable(TABLE, target, client=make_client, lease_seconds=20.0)
+
+
+def acquired(answer: Lease | LeaseState) -> Lease:
+    assert isinstance(answer, Lease)
+    return answer
+
+
+def test_without_a_fault_everything_passes(table: DynamoDBLeaseTable, relay: DynamoDBRelay) -> None:
+    lease = acquired(table.acquire("me"))
+    assert (relay.owner, table.read().owner) == ("me", "me")
+    table.release(lease)
+    assert (relay.owner, table.read().owner) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "kind", ["dynamodb-error", "dynamodb-throttled", "dynamodb-unreached", "dynamodb-unanswered"]
+)
+def test_only_an_answer_that_is_lost_leaves_a_write_behind(
+    table: DynamoDBLeaseTable, relay: DynamoDBRelay, struck: Struck, kind: str
+) -> None:
+    relay.change(kind, FOREVER, 1.0)
+    with pytest.raises(LeaseStoreUnavailable):
+        table.acquire("me")
+    relay.calm()
+    assert struck == [kind]
+    assert table.read(consistent=True).owner == ("me" if kind == "dynamodb-unanswered" else None)
+
+
+def test_a_stale_read_shows_the_past_and_a_consistent_one_never_does(
+    table: DynamoDBLeaseTable, relay: DynamoDBRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = acquired(table.acquire("me"))
+    monkeypatch.setattr(relay._chance, "uniform", lambda _low, high: high)
+    relay.change("dynamodb-stale", FOREVER, 1.0)
+    assert table.read() == LeaseState(), "as it was before"
+    assert table.read(consistent=True).owner == "me"
+    assert lease.state.owner == "me"
+
+
+def test_a_lease_granted_twice_belongs_to_two(
+    table: DynamoDBLeaseTable, relay: DynamoDBRelay, struck: Struck
+) -> None:
+    first = acquired(table.acquire("first"))
+    for kind, fence, holder in (
+        ("granted-twice-alike", first.fence, "first"),
+        ("granted-twice-unwritten", first.fence + 1, "first"),
+        ("granted-twice-stolen", first.fence + 1, "second"),
+    ):
+        relay.arm(kind)
+        assert table.read().owner is None, "it looks free to who is to ask for it"
+        second = acquired(table.acquire("second"))
+        assert (second.owner, second.fence) == ("second", fence)
+        assert table.read(consistent=True).owner == holder
+        assert struck[-1] == kind
+    with pytest.raises(LeaseLost):
+        table.renew(first)
+
+
+def test_a_moment_is_after_the_write_and_before_its_answer(
+    table: DynamoDBLeaseTable, relay: DynamoDBRelay, stage_dynamodb: LocalDynamoDB
+) -> None:
+    seen: list[str] = []
+    relay.at_next_write(seen.append)
+    lease = acquired(table.acquire("me"))
+    table.renew(lease)
+    assert seen == ["me"], "once, and told whose write it was"
+
+
+def test_every_write_is_kept_for_the_search_for_secrets(
+    table: DynamoDBLeaseTable, relay: DynamoDBRelay
+) -> None:
+    table.acquire("me")
+    assert [json.loads(body)["TableName"] for body in relay.written] == [TABLE]
+
+
+# --- PostgreSQL
+
+
+@pytest.fixture
+def connect(
+    loop: Loop, stage_postgresql: LocalPostgreSQL, struck: Struck
+) -> Iterator[tuple[PostgreSQLRelay, Callable[[], Any]]]:
+    with PostgreSQLRelay(loop, stage_postgresql.socket, struck.note) as relay:
+        yield (
+            relay,
+            lambda: pg8000.native.Connection(
+                "postgres", host="127.0.0.1", port=relay.port, database="postgres", timeout=20
+            ),
+        )
+
+
+Network = tuple[PostgreSQLRelay, Callable[[], Any]]
+BROKEN = (pg8000.native.InterfaceError, OSError)
+
+
+def test_a_commit_whose_answer_is_lost_is_committed(
+    connect: Network, stage_postgresql: LocalPostgreSQL, struck: Struck
+) -> None:
+    relay, open_connection = connect
+    connection = open_connection()
+    connection.run("CREATE TABLE IF NOT EXISTS chaos_unanswered (id int)")
+    relay.lose_answer_of_next_commit()
+    connection.run("BEGIN")
+    connection.run("INSERT INTO chaos_unanswered VALUES (1)")
+    with pytest.raises(BROKEN):
+        connection.run("COMMIT")
+    assert struck == ["commit-unanswered"]
+    assert stage_postgresql.execute("SELECT count(*) FROM chaos_unanswered") == [[1]]
+    assert open_connection().run("SELECT 1") == [[1]]
+
+
+def test_who_is_refused_is_cut_off_and_may_come_back(connect: Network, struck: Struck) -> None:
+    relay, open_connection = connect
+    connection = open_connection()
+    relay.refuse(0.3)
+    until(lambda: struck, what="the connections are broken")
+    with pytest.raises(BROKEN):
+        connection.run("SELECT 1")
+    until(lambda: _works(open_connection), what="it takes connections again")
+
+
+@pytest.mark.parametrize("new_ones_too", [True, False])
+def test_what_is_held_back_arrives_when_the_network_heals(
+    connect: Network, struck: Struck, new_ones_too: bool
+) -> None:
+    relay, open_connection = connect
+    connection = open_connection()
+    relay.silence(0.3, new_ones_too=new_ones_too)
+    until(lambda: struck, what="the silence begins")
+    if not new_ones_too:
+        assert open_connection().run("SELECT 2") == [[2]]
+    assert connection.run("SELECT 1") == [[1]]
+
+
+def test_a_late_commit_commits_late(
+    connect: Network, stage_postgresql: LocalPostgreSQL, struck: Struck
+) -> None:
+    relay, open_connection = connect
+    connection = open_connection()
+    connection.run("CREATE TABLE IF NOT EXISTS chaos_late (id int)")
+    relay.delay_next_commit(0.3)
+    connection.run("BEGIN")
+    connection.run("INSERT INTO chaos_late VALUES (1)")
+    connection.run("COMMIT")
+    assert struck == ["commit-late"]
+    assert stage_postgresql.execute("SELECT count(*) FROM chaos_late") == [[1]]
+
+
+def _works(open_connection: Callable[[], Any]) -> bool:
+    try:
+        return bool(open_connection().run("SELECT 1") == [[1]])
+    except BROKEN:
+        return False

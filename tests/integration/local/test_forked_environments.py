@@ -1,0 +1,163 @@
+"""Environments forked from one warm interpreter: processes like any other, but for what they share.
+
+`test_local_function` holds them to all that holds for separate interpreters.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lambda_migrate.local.child import EngineFailed
+from lambda_migrate.local.function import Gate, LocalFunction
+
+CODE = Path(__file__).parent / "function"
+
+
+@pytest.fixture
+def function() -> Iterator[LocalFunction]:
+    options = {"COLOUR": "blue"}
+    with LocalFunction(
+        "probe.handler", code=CODE, timeout=60, preload=["colorsys"], environment=options
+    ) as opened:
+        yield opened
+
+
+def test_each_has_a_process_a_session_and_chance_of_its_own(function: LocalFunction) -> None:
+    seen = [one.payload for one in function.storm(5, {"identity": True})]
+    for name in ("pid", "session", "group", "chance", "uuid"):
+        assert len({each[name] for each in seen}) == 5, name
+    assert all(each["pid"] == each["session"] == each["group"] for each in seen)
+    assert {each["parent"] for each in seen} == {function.parent}
+
+
+def test_each_has_the_variables_the_directory_and_the_path_of_a_runtime(
+    function: LocalFunction,
+) -> None:
+    forked = function.invoke({"identity": True}).payload
+    with LocalFunction("probe.handler", code=CODE, environment={"COLOUR": "blue"}) as separate:
+        fresh = separate.invoke({"identity": True}).payload
+    for name in ("directory", "first_path", "arguments", "nice"):
+        assert forked[name] == fresh[name], name
+    own = {"AWS_LAMBDA_RUNTIME_API", "_X_AMZN_TRACE_ID"}
+    assert {k: v for k, v in forked["variables"].items() if k not in own} == {
+        k: v for k, v in fresh["variables"].items() if k not in own
+    }
+
+
+def test_what_was_preloaded_is_there_and_the_function_is_not(function: LocalFunction) -> None:
+    loaded = function.invoke({"identity": True}).payload["loaded"]
+    assert "colorsys" in loaded
+    with LocalFunction("probe.handler", code=CODE, preload=[]) as other:
+        assert "colorsys" not in other.invoke({"identity": True}).payload["loaded"]
+    parent = psutil.Process(function.parent)
+    assert not any("awslambdaric" in mapped.path for mapped in parent.memory_maps())
+
+
+def test_no_file_of_the_parent_or_of_a_sibling_stays_open(function: LocalFunction) -> None:
+    function.storm(5, {})
+    files = function.invoke({"identity": True}).payload["files"]
+    [last] = function.storm(1, {"identity": True})
+    assert len(last.payload["files"]) <= len(files)
+    assert not any("pidfd" in name or "eventpoll" in name for name in last.payload["files"])
+
+
+def test_memory_of_what_was_preloaded_is_shared() -> None:
+    with LocalFunction("probe.handler", code=CODE, preload=["boto3", "pg8000.native"]) as function:
+        function.start_environments(10)
+        pids = [view.pid for view in function.environments()]
+        own = [psutil.Process(pid).memory_full_info() for pid in pids]
+    assert all(memory.uss < memory.rss / 2 for memory in own)
+
+
+def test_without_its_parent_every_environment_ends_and_says_so(function: LocalFunction) -> None:
+    function.start_environments(2)
+    running = function.submit({"sleep": 600})
+    while not any(view.state == "busy" for view in function.environments()):
+        time.sleep(0.005)
+    pids = [view.pid for view in function.environments()]
+    os.kill(function.parent, signal.SIGKILL)
+    assert running.result().status == "crashed"
+    _, alive = psutil.wait_procs([psutil.Process(p) for p in pids if psutil.pid_exists(p)], 20)
+    assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
+    with pytest.raises(EngineFailed, match="gone"):
+        function.start_environments(1)
+
+
+def test_what_cannot_be_preloaded_is_told_at_once(tmp_path: Path) -> None:
+    function = LocalFunction(
+        "probe.handler", code=CODE, preload=["no_such_module"], log_directory=tmp_path
+    )
+    with pytest.raises(EngineFailed, match="no_such_module"):
+        function.open()
+    function.close()
+
+
+THREADED = """
+import sys
+import time
+from lambda_migrate.local import zygote
+sys.path.insert(0, sys.argv.pop())
+zygote.main()
+"""
+
+
+def test_a_module_that_starts_a_thread_is_refused_for_forks_would_lack_it() -> None:
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, its:
+        ended = subprocess.run(
+            [sys.executable, "-c", THREADED, str(its.fileno()), "threaded", str(CODE)],
+            pass_fds=[its.fileno()],
+            capture_output=True,
+            text=True,
+        )
+    assert ended.returncode == 1
+    assert "started a thread" in ended.stderr
+
+
+def test_idle_environments_can_be_ended_and_busy_ones_are_left_alone(
+    function: LocalFunction,
+) -> None:
+    ids = function.start_environments(4)
+    busy = function.submit({"sleep": 1.0})
+    ended = function.end_idle(ids[:2]) + function.end_idle()
+    assert busy.result().ok
+    assert sorted(ended) == sorted(set(ids) - {busy.result().environment_id})
+    states = {view.environment_id: view.state for view in function.environments()}
+    assert {name for name, state in states.items() if state == "ended"} == set(ended)
+    last_words = [one.phase for one in function.timeline() if one.environment_id == ended[0]]
+    assert last_words[-1] == "ended"
+
+
+def test_cold_starts_pass_a_gate_together(function: LocalFunction) -> None:
+    gate = Gate(4)
+    early = [function.submit_cold({}, gate=gate) for _ in range(3)]
+    assert not any(one.done() for one in early)
+    results = [one.result() for one in (*early, function.submit_cold({}, gate=gate))]
+    assert all(one.ok and one.cold for one in results)
+    timeline = function.timeline()
+    ready = max(one.at for one in timeline if one.phase == "ready")
+    assert ready <= min(one.at for one in timeline if one.phase == "invoked")
+    assert function.submit_cold({}, gate=gate).result().cold  # it stays open
+
+
+def test_a_cold_start_above_the_cap_is_throttled_and_holds_up_nobody() -> None:
+    with LocalFunction("probe.handler", code=CODE, preload=[], concurrency=1) as function:
+        gate = Gate(2)
+        results = [one.result() for one in [function.submit_cold({}, gate=gate) for _ in range(2)]]
+    assert sorted(one.status for one in results) == ["ok", "throttled"]
+
+
+def test_niceness_is_of_the_environments_alone() -> None:
+    with LocalFunction("probe.handler", code=CODE, preload=[], niceness=7) as function:
+        assert function.invoke({"identity": True}).payload["nice"] == 7
+        assert psutil.Process(function.parent).nice() == psutil.Process().nice()

@@ -1,0 +1,517 @@
+"""Shows that the tests can fail: takes one safeguard away at a time and runs what should notice.
+
+::
+
+    python -m tests.mutants                  all of them, against the tests chosen for each
+    python -m tests.mutants fence watch      those whose name contains one of these words
+    python -m tests.mutants --list           their names
+
+Each mutant is one exact replacement in a copy of the project. A pattern that does not match exactly
+once ends the run: the code has moved and the mutant must move with it (tests/unit/test_mutants.py
+says so within a second). The chosen tests run on the unchanged copy first. Exit code 1: a mutant
+survived, so a test is missing; 2: the tests fail without any mutant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lambda_migrate.local.postgresql import engines_directory
+
+ROOT = Path(__file__).parents[1]
+COPIED = ("lambda_migrate", "tests", "docs", "examples", "load")
+TIMEOUT_SECONDS = 180
+"""A mutant that makes a group of tests take longer than this is caught, too: see `_Result`."""
+
+_NEWEST = ("-k", "not pg14 and not pg15 and not pg16 and not pg17")
+_POSTGRESQL = "tests/integration/postgresql"
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "hall": ("tests/unit/hall",),
+    "lease": tuple(
+        f"tests/unit/lease/test_{n}.py" for n in ("decide", "heartbeat", "table", "waiting")
+    ),
+    "contract, lease": ("tests/contract/test_lease_contract.py",),
+    "contract, database": ("tests/contract/test_database_contract.py",),
+    "machine, fakes": ("tests/contract/test_protocol_machine.py", "-k", "fakes"),
+    "machine, real": ("tests/contract/test_protocol_machine.py", "-k", "postgresql"),
+    "fence": (f"{_POSTGRESQL}/test_fence.py", *_NEWEST),
+    "scripts": (f"{_POSTGRESQL}/test_transactional.py", f"{_POSTGRESQL}/test_scripts.py", *_NEWEST),
+    "outside": (f"{_POSTGRESQL}/test_outside.py", *_NEWEST),
+    "holder dies": ("tests/faults/test_holder_dies.py",),
+}
+"""What pytest is told, cheap ones first."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One safeguard taken away.
+
+    Attributes:
+        name: What is missing.
+        file: Below ``lambda_migrate/``.
+        old: Text that stands there exactly once.
+        new: What takes its place.
+        groups: Which of `GROUPS` should notice.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    groups: tuple[str, ...]
+
+
+MUTANTS = (
+    # --- the fence in PostgreSQL (I1, I2)
+    Mutant(
+        "the fence is not compared in a migration's transaction",
+        "postgresql/fenced.py",
+        "if (token, owner) != (self.grant.fence, self.grant.owner):",
+        "if False:",
+        ("contract, database", "fence", "machine, real"),
+    ),
+    Mutant(
+        "the fence is not compared by the fake",
+        "testing.py",
+        "if self._is_aborted or not self._database._is_held_by(self.grant):",
+        "if self._is_aborted:",
+        ("contract, database", "machine, fakes"),
+    ),
+    Mutant(
+        "the fence row is read without a lock",
+        "postgresql/sql.py",
+        "FROM {self._fence} FOR UPDATE;",
+        "FROM {self._fence};",
+        ("contract, database", "fence"),
+    ),
+    Mutant(
+        "a takeover ends nobody",
+        "postgresql/sql.py",
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        "WHERE datname = current_database() AND pid = 0",
+        ("contract, database", "fence", "holder dies", "machine, real"),
+    ),
+    Mutant(
+        "a takeover ends nobody before it sets the token",
+        "postgresql/sql.py",
+        '{end if evict else ""}',
+        "",
+        ("contract, database", "fence", "machine, real"),
+    ),
+    Mutant(
+        "a takeover ends nobody after it has set the token",
+        "postgresql/fenced.py",
+        "                break\n        self._end_others(deadline)",
+        "                break",
+        ("contract, database", "fence", "machine, real"),
+    ),
+    Mutant(
+        "a lower token is taken over like a higher one",
+        "postgresql/sql.py",
+        "WHERE (token < {literal(grant.fence)}",
+        "WHERE (token <> {literal(grant.fence)}",
+        ("fence", "machine, real"),
+    ),
+    # --- a migration and its history row (I1)
+    Mutant(
+        "the history row is written in another transaction",
+        "postgresql/apply.py",
+        "return int(fenced.commit(write(transaction), self._deadline)[0])",
+        'fenced.run("COMMIT", self._deadline)\n'
+        "            transaction = fenced.begin(self._deadline)\n"
+        "            return int(fenced.commit(write(transaction), self._deadline)[0])",
+        ("scripts", "machine, real"),
+    ),
+    Mutant(
+        "the history row does not notice that it is in another transaction",
+        "postgresql/sql.py",
+        "= {literal(transaction)} THEN {literal(state)} END",
+        "= {literal(transaction)} OR true THEN {literal(state)} END",
+        ("scripts",),
+    ),
+    Mutant(
+        "a commit in doubt is not looked up",
+        "postgresql/apply.py",
+        "done = already_done()",
+        "done = None",
+        ("scripts", "machine, real"),
+    ),
+    Mutant(
+        "a half-built index is left",
+        "postgresql/concurrent.py",
+        "            self._drop_half_built()\n",
+        "            pass\n",
+        ("outside",),
+    ),
+    Mutant(
+        "a row in doubt is not settled",
+        "applying.py",
+        "database.settle(row, hold.deadline)",
+        "pass",
+        ("hall", "machine, real"),
+    ),
+    # --- the lease (I2, I8)
+    Mutant(
+        "the owner of a lease is not compared",
+        "lease/table.py",
+        '_MINE = "#owner = :mine AND fence = :my_fence"',
+        '_MINE = "attribute_exists(target) OR (#owner = :mine AND fence = :my_fence)"',
+        ("lease", "contract, lease", "machine, real"),
+    ),
+    Mutant(
+        "the owner of a lease is not compared by the fake",
+        "lease/memory.py",
+        "not in [(own.owner, own.fence) for own in leases]",
+        "is None",
+        ("hall", "contract, lease", "machine, fakes"),
+    ),
+    Mutant(
+        "one's own acquisition, sent again, is somebody else's",
+        "lease/table.py",
+        "attribute_not_exists(#owner) OR #owner = :owner",
+        "attribute_not_exists(#owner)",
+        ("lease", "contract, lease", "machine, real"),
+    ),
+    Mutant(
+        "one's own acquisition, sent again, is somebody else's to the fake",
+        "lease/memory.py",
+        "free = state.owner in (None, owner) or",
+        "free = state.owner is None or",
+        ("hall", "contract, lease", "machine, fakes"),
+    ),
+    Mutant(
+        "one's own last write, sent again, is a loss",
+        "lease/table.py",
+        "if state.owner is None and state.fence == lease.fence and shows_it(state):",
+        "if False:",
+        ("lease", "contract, lease", "machine, real"),
+    ),
+    Mutant(
+        "one's own last write, sent again, is a loss to the fake",
+        "lease/memory.py",
+        "if (self.state, self.state.fence) == (done, lease.fence):",
+        "if False:",
+        ("contract, lease", "machine, fakes"),
+    ),
+    Mutant(
+        "one's own lift, sent again, is a loss",
+        "lease/table.py",
+        "if state.owner != lease.owner or state.fence != fence:",
+        "if True:",
+        ("contract, lease", "machine, real"),
+    ),
+    Mutant(
+        "a lease is trusted from the answer on",
+        "lease/table.py",
+        "return Lease(owner, state.fence, trusted_until, state)",
+        "return Lease(owner, state.fence, self._term()[0], state)",
+        ("lease", "machine, real"),
+    ),
+    Mutant(
+        "a renewed lease is trusted from the answer on",
+        "lease/table.py",
+        "return replace(lease, trusted_until=trusted_until)",
+        "return replace(lease, trusted_until=self._term()[0])",
+        ("lease", "machine, real"),
+    ),
+    Mutant(
+        "a lease is trusted to its very end",
+        "lease/table.py",
+        "trusted_until = self._clock.monotonic() + self.lease_seconds - SKEW_MS / 1000",
+        "trusted_until = self._clock.monotonic() + self.lease_seconds",
+        ("lease", "contract, lease", "machine, real"),
+    ),
+    Mutant(
+        "the margin for clocks is taken the wrong way by the table",
+        "lease/table.py",
+        "str(self._clock.wall_ms() - SKEW_MS)",
+        "str(self._clock.wall_ms() + SKEW_MS)",
+        ("contract, lease",),
+    ),
+    Mutant(
+        "the margin for clocks is taken the wrong way by the reader",
+        "lease/decide.py",
+        "return state.lease_until_ms + SKEW_MS < now_ms",
+        "return state.lease_until_ms - SKEW_MS < now_ms",
+        ("lease",),
+    ),
+    Mutant(
+        "a lease that nobody renews is not noticed",
+        "lease/decide.py",
+        "return now - self._since > self.lease_seconds + SKEW_MS / 1000",
+        "return False",
+        ("lease", "hall", "machine, fakes"),
+    ),
+    Mutant(
+        "a table made anew is not lifted above PostgreSQL's fence",
+        "holder.py",
+        "self._lift(stale.seen + 1)",
+        "self._lift(stale.seen)",
+        ("hall", "machine, fakes", "machine, real"),
+    ),
+    Mutant(
+        "a thawed holder does not ask whose the lease is",
+        "lease/heartbeat.py",
+        "if self._clock.monotonic() >= self._lease.trusted_until:",
+        "if False:",
+        ("lease", "hall"),
+    ),
+    Mutant(
+        "a lost lease does not end what runs",
+        "lease/heartbeat.py",
+        "            self.on_end()\n",
+        "            pass\n",
+        ("lease",),
+    ),
+    # --- what a starting instance believes (I3, I6, I7)
+    Mutant(
+        "what another database satisfies is believed of this one",
+        "lease/state.py",
+        "return self.database == database and digest in self.ready",
+        "return digest in self.ready",
+        ("lease", "hall"),
+    ),
+    Mutant(
+        "what became known before the acquisition is not looked at",
+        "runner.py",
+        "if news is not None:",
+        "if False:",
+        ("hall", "machine, fakes", "machine, real"),
+    ),
+    Mutant(
+        "a failure's pause is ignored",
+        "lease/decide.py",
+        "return 0 < failure.retry_at_ms - now_ms <= LONGEST_PAUSE_MS",
+        "return False",
+        ("lease", "hall", "machine, fakes"),
+    ),
+    Mutant(
+        "a failure's pause does not grow",
+        "applying.py",
+        " * 2 ** min(attempts - 1, 20))",
+        ")",
+        ("hall",),
+    ),
+    Mutant(
+        "a failure is not recorded",
+        "runner.py",
+        "                record_failure(hold, manifest, error)\n",
+        "                hold.release()\n",
+        ("hall",),
+    ),
+    Mutant(
+        "a contradiction between history and files is not refused",
+        "applying.py",
+        "    if plan.divergences:\n        heading",
+        "    if False:\n        heading",
+        ("hall",),
+    ),
+    Mutant(
+        "stale reads are not waited out before a rollback",
+        "maintenance.py",
+        "self.target.clock.sleep(self.target.store.staleness_seconds)",
+        "pass",
+        ("hall",),
+    ),
+    # --- the deadline (I4)
+    Mutant(
+        "PostgreSQL is not told the deadline",
+        "postgresql/fenced.py",
+        "statement = max(1, round(left * 1000))",
+        "statement = 3_600_000",
+        ("contract, database", "scripts", "outside"),
+    ),
+    Mutant(
+        "a commit begins when no time is left",
+        "postgresql/fenced.py",
+        "        if left <= 0:\n            raise MigrationFailed",
+        "        if False:\n            raise MigrationFailed",
+        ("scripts", "machine, real"),
+    ),
+    Mutant(
+        "a waiter sleeps past its deadline",
+        "lease/waiting.py",
+        "min(delay, self._until.remaining())",
+        "delay",
+        ("lease", "hall", "machine, fakes"),
+    ),
+    Mutant(
+        "the lease is acquired when no time is left",
+        "runner.py",
+        "        if self.deadline.is_over:\n            raise NotReady",
+        "        if False:\n            raise NotReady",
+        ("hall",),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class _Result:
+    """How one group of tests ended: the first test that failed, or why there is none."""
+
+    caught_by: str
+    seconds: float
+
+
+class Copy:
+    """A copy of the project in which one file at a time is changed.
+
+    Args:
+        directory: Where it goes.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        for name in COPIED:
+            shutil.copytree(
+                ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__")
+            )
+        shutil.copy(ROOT / "pyproject.toml", directory)
+
+    @contextmanager
+    def mutated(self, mutant: Mutant) -> Iterator[None]:
+        path = self.directory / "lambda_migrate" / mutant.file
+        before = path.read_text()
+        path.write_text(mutate(before, mutant))
+        self._forget_bytecode(path)
+        try:
+            yield
+        finally:
+            path.write_text(before)
+            self._forget_bytecode(path)
+
+    def run(self, group: str) -> _Result:
+        """Run one group until its first failure."""
+        began = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pytest", *GROUPS[group], "-x", "-q", "-p", "no:cacheprovider"],
+            cwd=self.directory,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(self.directory),
+                "LAMBDA_MIGRATE_ENGINES": str(engines_directory()),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            output = process.communicate(timeout=TIMEOUT_SECONDS)[0]
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.communicate()
+            return _Result(f"{group}: not done in {TIMEOUT_SECONDS} s", time.monotonic() - began)
+        return _Result(first_failure(process.returncode, output), time.monotonic() - began)
+
+    @staticmethod
+    def _forget_bytecode(path: Path) -> None:
+        """Its key is the size and the second of the source, and a mutant may share both."""
+        Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
+
+
+def mutate(source: str, mutant: Mutant) -> str:
+    """The source without the safeguard.
+
+    Raises:
+        ValueError: The pattern does not stand there exactly once.
+    """
+    found = source.count(mutant.old)
+    if found != 1:
+        raise ValueError(
+            f"mutant {mutant.name!r}: its pattern stands {found} times in {mutant.file}:\n"
+            f"{mutant.old}"
+        )
+    return source.replace(mutant.old, mutant.new)
+
+
+def first_failure(code: int, output: str) -> str:
+    """The node id of the test that failed; "" if all passed.
+
+    Raises:
+        RuntimeError: pytest ended otherwise: it found no test, or it was interrupted.
+    """
+    if code == 0:
+        return ""
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
+    if code != 1 or failed is None:
+        raise RuntimeError(f"pytest ended with {code} and no failed test:\n{output[-3000:]}")
+    return failed[1]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the mutants; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("words", nargs="*", help="only mutants whose name contains one of these")
+    parser.add_argument("--list", action="store_true", help="print the names and stop")
+    options = parser.parse_args(arguments)
+    chosen = [
+        mutant
+        for mutant in MUTANTS
+        if not options.words or any(word in mutant.name for word in options.words)
+    ]
+    if options.list:
+        print("\n".join(mutant.name for mutant in chosen))  # noqa: T201 - what was asked for
+        return 0
+    with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
+        return _run(chosen, Copy(Path(directory)))
+
+
+def _run(chosen: Sequence[Mutant], copy: Copy) -> int:
+    needed = [name for name in GROUPS if any(name in mutant.groups for mutant in chosen)]
+    if not _passes_unchanged(needed, copy):
+        return 2
+    survivors = [mutant.name for mutant in chosen if not _try(mutant, copy)]
+    if survivors:
+        _say(f"{len(survivors)} of {len(chosen)} survived:", *survivors)
+        return 1
+    _say(f"all {len(chosen)} were caught")
+    return 0
+
+
+def _passes_unchanged(groups: Sequence[str], copy: Copy) -> bool:
+    """Whether there is anything to be learnt from these tests."""
+    _say("nothing is missing")
+    results = {group: copy.run(group) for group in groups}
+    for group, result in results.items():
+        _say(_row(group, result))
+    return not any(result.caught_by for result in results.values())
+
+
+def _row(group: str, result: _Result) -> str:
+    return f"  {group:<20} {result.seconds:>6.1f} s  {result.caught_by or '-'}"
+
+
+def _try(mutant: Mutant, copy: Copy) -> bool:
+    """Print one row of the table for each group; True if one of them noticed."""
+    _say(mutant.name)
+    caught = False
+    with copy.mutated(mutant):
+        for group in mutant.groups:
+            result = copy.run(group)
+            caught = caught or bool(result.caught_by)
+            _say(_row(group, result))
+    return caught
+
+
+def _say(*lines: str) -> None:
+    print("\n  ".join(lines), flush=True)  # noqa: T201 - a program for people at a terminal
+
+
+if __name__ == "__main__":
+    sys.exit(main())

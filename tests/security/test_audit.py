@@ -1,0 +1,43 @@
+"""The audit fails on what is known to be vulnerable, and says when it knows nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.security.audit import Answer, read, verdict
+
+FINE = {"name": "boto3", "version": "1.35.0", "vulns": []}
+SKIPPED = {"name": "ours", "skip_reason": "Dependency not found on PyPI"}
+KNOWN = {"id": "PYSEC-2023-74", "fix_versions": ["2.31.0"], "aliases": [], "description": ""}
+BAD = {"name": "requests", "version": "2.19.0", "vulns": [KNOWN]}
+
+
+def answer(*packages: dict[str, Any]) -> Answer:
+    return read(json.dumps({"dependencies": packages, "fixes": []}))
+
+
+def test_a_known_vulnerability_fails_and_is_named_with_its_remedy() -> None:
+    code, text = verdict([answer(FINE, SKIPPED, BAD)])
+    assert code == 1
+    assert "requests 2.19.0: PYSEC-2023-74; mended in 2.31.0" in text
+
+
+def test_where_everything_was_skipped_nothing_was_audited() -> None:
+    assert verdict([answer(SKIPPED, SKIPPED), Answer()])[0] == 0
+    assert "not audited" in verdict([answer(SKIPPED), Answer()])[1]
+
+
+def test_where_one_service_knows_nothing_the_next_is_asked() -> None:
+    assert verdict([answer(SKIPPED), answer(BAD)])[0] == 1
+    assert verdict([answer(SKIPPED), answer(FINE)]) == (0, "1 packages, no known vulnerability")
+
+
+def test_what_could_not_be_looked_up_is_named() -> None:
+    code, text = verdict([answer(FINE, SKIPPED)])
+    assert (code, text) == (0, "1 packages, no known vulnerability; unknown there: ours")
+
+
+def test_what_is_no_report_is_no_answer() -> None:
+    for text in ("", "Traceback", "{}", "[]", '{"dependencies": null}'):
+        assert read(text) == Answer()

@@ -1,0 +1,352 @@
+"""Names that would be SQL, a search path that would be ours, a session that would be a holder's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from uuid import uuid4
+
+import pytest
+
+from lambda_migrate.errors import ConfigurationError, LeaseHeld
+from lambda_migrate.migrations import Migration, RowState
+from lambda_migrate.postgresql import sql
+from lambda_migrate.postgresql.connection import Connection, ConnectionLost, PostgresError
+from lambda_migrate.postgresql.sql import (
+    DEFAULT_SCHEMA,
+    application_name,
+    identifier,
+    literal,
+)
+from tests.integration.postgresql.bench import MAJORS, Bench, ServerURL, migration, soon
+
+from .hostile import OBEYED, SQL
+
+NAMES = {**SQL, **{k: v for k, v in OBEYED.items() if k != "tag"}, "63 bytes": "\u017c" * 31 + '"'}
+
+
+def everything(bench: Bench, *, schema: str = DEFAULT_SCHEMA) -> None:
+    """Every kind of statement of ours, from the first to the last."""
+    rows = [
+        migration("CREATE TABLE a (x int)", 1, down="DROP TABLE a"),
+        migration("CREATE INDEX CONCURRENTLY i ON a (x)", 2, outside=True, down="DROP INDEX i"),
+        migration("CREATE TYPE mood AS ENUM ('sad')", 3, down="DROP TYPE mood"),
+        migration("ALTER TYPE mood ADD VALUE 'o''k'", 4, outside=True),
+        migration("REINDEX INDEX CONCURRENTLY i", 5, outside=True),
+        migration("DROP INDEX CONCURRENTLY i", 6, outside=True),
+    ]
+    with bench.holder(schema=schema) as held:
+        for each in rows:
+            held.apply(each, f"digest-{each.version}", soon())
+        held.record([(migration("SELECT 1", 7), "digest-7")], baseline=True)
+        for version in (2, 4, 5, 6):  # as if interrupted
+            row = next(row for row in held.history() if row.version == version)
+            held.settle(replace(row, state=RowState.STARTED, up=rows[version - 1].up), soon())
+        held.forget([row.version for row in held.history() if row.version > 3])
+        for row in reversed(held.history()):
+            if row.version in (1, 3):
+                held.revert(row, soon())
+    bench.database(schema=schema).read_history(soon())
+
+
+@pytest.fixture
+def victim(bench: Bench) -> Iterator[Bench]:
+    bench.execute("CREATE TABLE victim (x int); INSERT INTO victim VALUES (1)")
+    yield bench
+    assert bench.column("SELECT x FROM victim") == [1]
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_a_schema_is_a_name_and_nothing_else(victim: Bench, kind: str) -> None:
+    name = NAMES[kind]
+    everything(victim, schema=name)
+    listed = victim.column("SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|info)'")
+    assert sorted(listed) == sorted(["public", name])
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_what_is_written_to_the_history_is_read_back_to_the_letter(
+    victim: Bench, kind: str
+) -> None:
+    text = NAMES[kind]
+    one = Migration(
+        1,
+        text,
+        migration(f"SELECT {literal(text)}").up,
+        migration(f"SELECT {literal(text)}").up,
+        text,
+        text,
+    )
+    right = {"target": text, "environment": text, "request_id": text}
+    with victim.holder(owner=text, grant=right) as held:
+        held.apply(one, text, soon())
+        held.record([(replace(one, version=2), text)], baseline=True)
+    first, second = victim.history()
+    for row in (first, second):
+        assert (row.name, row.checksum, row.digest, row.owner) == (text,) * 4
+        assert row.down == one.down
+    stamped = victim.execute("SELECT owner, target, environment FROM lambda_migrate.fence")
+    assert stamped == [[text, text, text]]
+    with pytest.raises(ConfigurationError), victim.holder(2, grant={"target": text}):
+        pass
+
+
+@pytest.mark.parametrize("text", NAMES.values(), ids=NAMES)
+@pytest.mark.parametrize("conforming", ["on", "off"])
+def test_literals_and_identifiers_mean_their_text(bench: Bench, text: str, conforming: str) -> None:
+    """Whatever a script did to the session."""
+    with bench.connect() as connection:
+        connection.run(f"SET standard_conforming_strings = {conforming}")
+        rows = connection.run(f"SELECT {literal(text)} AS {identifier(text[:20])}")
+    assert rows == [[text]]
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_a_target_is_found_by_its_holders_name_and_no_other_is(victim: Bench, kind: str) -> None:
+    """The name of a session is 63 bytes of ASCII to PostgreSQL, whatever the target is."""
+    target = NAMES[kind]
+    name = application_name(target, 10**18 - 1, 'sch"ema')
+    assert name.isascii()
+    assert len(name) <= 63
+    ours, others = application_name(target, 1), "lambda-migrate:"
+    with victim.connect(ours) as older, victim.connect(others) as other:
+        with victim.holder(2, grant={"target": target}):
+            pass
+        assert other.run("SELECT 1") == [[1]]
+        with pytest.raises(ConnectionLost):
+            older.run("SELECT 1")
+
+
+# --- CVE-2018-1058: somebody else's objects on the role's path
+
+_TRAP = """
+    CREATE FUNCTION evil.trap(what text) RETURNS void LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'hijacked: %', what; END $$;
+"""
+_HIJACKERS = {
+    "pg_terminate_backend": "(int) RETURNS bool",
+    "pg_terminate_backend ": "(int, int) RETURNS bool",
+    "pg_backend_pid": "() RETURNS int",
+    "pg_current_xact_id": "() RETURNS xid8",
+    "pg_current_xact_id_if_assigned": "() RETURNS xid8",
+    "pg_advisory_xact_lock": "(int) RETURNS void",
+    "pg_has_role": "(oid, text) RETURNS bool",
+    "pg_has_role ": "(text, text) RETURNS bool",
+    "hashtext": "(text) RETURNS int",
+    "clock_timestamp": "() RETURNS timestamptz",
+    "transaction_timestamp": "() RETURNS timestamptz",
+    "to_regclass": "(text) RETURNS regclass",
+    "to_regtype": "(text) RETURNS regtype",
+    "to_regnamespace": "(text) RETURNS regnamespace",
+    "starts_with": "(text, text) RETURNS bool",
+    "substr": "(text, int) RETURNS text",
+    "to_char": "(timestamp, text) RETURNS text",
+    "timezone": "(text, timestamptz) RETURNS timestamp",
+    "current_database": "() RETURNS name",
+    "count": "(bool) RETURNS bigint",
+}
+_OPERATORS = [
+    ("=", "oid", "regclass", "bool"),
+    ("=", "oid", "oid", "bool"),
+    ("=", "oid", "regtype", "bool"),
+    ("=", "name", "name", "bool"),
+    ("=", "text", "text", "bool"),
+    ("=", "bigint", "bigint", "bool"),
+    ("=", "bigint", "int", "bool"),
+    ("<", "bigint", "int", "bool"),
+    ("<=", "bigint", "int", "bool"),
+    (">", "bigint", "int", "bool"),
+    ("<>", "int", "int", "bool"),
+    ("~", "name", "name", "bool"),
+    ("~", "text", "text", "bool"),
+    ("*", "numeric", "int", "numeric"),
+    ("-", "timestamptz", "timestamptz", "interval"),
+]
+_RELATIONS = ["pg_class", "pg_index", "pg_enum", "pg_stat_activity", "history", "fence"]
+
+
+def _traps() -> Iterator[str]:
+    yield "CREATE SCHEMA evil; CREATE SCHEMA lambda_migrate_2"
+    yield _TRAP
+    for name, signature in _HIJACKERS.items():
+        result = signature.partition("RETURNS ")[2]
+        yield (
+            f"CREATE FUNCTION evil.{name.strip()}{signature} LANGUAGE plpgsql VOLATILE AS"
+            f" $$ BEGIN PERFORM evil.trap('{name}'); RETURN NULL::{result}; END $$"
+            if result != "void"
+            else f"CREATE FUNCTION evil.{name.strip()}{signature} LANGUAGE plpgsql AS"
+            f" $$ BEGIN PERFORM evil.trap('{name}'); END $$"
+        )
+    for number, (operator, left, right, result) in enumerate(_OPERATORS):
+        yield (
+            f"CREATE FUNCTION evil.op{number}({left}, {right}) RETURNS {result} LANGUAGE plpgsql AS"
+            f" $$ BEGIN PERFORM evil.trap('{operator}'); RETURN NULL; END $$;"
+            f"CREATE OPERATOR evil.{operator} (LEFTARG = {left}, RIGHTARG = {right},"
+            f" FUNCTION = evil.op{number})"
+        )
+    for name in _RELATIONS:
+        yield f"CREATE TABLE evil.{name} (trap int)"
+    for name in ("text", "timestamptz"):
+        yield f"CREATE DOMAIN evil.{name} AS pg_catalog.{name} CHECK (false)"
+
+
+PATHS = ["evil", "evil, public", "evil, pg_catalog", "pg_catalog, evil"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_nobody_elses_functions_operators_and_tables_are_run_by_our_role(
+    bench: Bench, path: str
+) -> None:
+    bench.execute(";".join(_traps()))
+    with search_path(bench, path), bench.connect(application_name("shop", 1)):
+        _trapped(bench)
+        _everything_qualified(bench)
+
+
+@contextmanager
+def search_path(bench: Bench, path: str) -> Iterator[None]:
+    bench.execute(f"ALTER DATABASE {_database(bench)} SET search_path = {path}")
+    try:
+        yield
+    finally:
+        bench.execute(f"ALTER DATABASE {_database(bench)} RESET search_path")
+
+
+def _database(bench: Bench) -> str:
+    return identifier(bench.address.database)
+
+
+def _trapped(bench: Bench) -> None:
+    """The traps are set: whoever names no schema walks into one."""
+    with bench.connect() as connection, pytest.raises(PostgresError, match="hijacked"):
+        connection.run("SELECT extract(epoch FROM pg_catalog.now()) * 1000")
+
+
+def _everything_qualified(bench: Bench) -> None:
+    """As `everything`, by scripts that are on their guard themselves."""
+    rows = [
+        migration("CREATE TABLE public.a (x int)", 1, down="DROP TABLE public.a"),
+        migration("CREATE INDEX CONCURRENTLY i ON public.a (x)", 2, outside=True),
+        migration("CREATE TYPE public.mood AS ENUM ('sad')", 3, down="DROP TYPE public.mood"),
+        migration("ALTER TYPE public.mood ADD VALUE 'ok'", 4, outside=True),
+        migration("REINDEX INDEX CONCURRENTLY public.i", 5, outside=True),
+        migration("DROP INDEX CONCURRENTLY public.i", 6, outside=True),
+    ]
+    with bench.holder(2) as held:
+        for each in rows[:3]:
+            held.apply(each, "digest", soon())
+        for each in rows[3:]:
+            held.apply(each, "digest", soon())
+        for version in (2, 4, 5, 6):
+            row = next(row for row in held.history() if row.version == version)
+            held.settle(replace(row, state=RowState.STARTED, up=rows[version - 1].up), soon())
+        held.record([(migration("SELECT 1", 7), "digest-7")], baseline=True)
+        held.forget([row.version for row in held.history() if row.version > 3])
+        for row in reversed(held.history()):
+            if row.version in (1, 3):
+                held.revert(row, soon())
+    with (
+        bench.connect(application_name("shop", 2)),
+        pytest.raises(LeaseHeld),
+        bench.holder(3, evict=False),
+    ):
+        pass
+    bench.history()
+
+
+def test_a_script_runs_under_the_roles_own_path(bench: Bench) -> None:
+    bench.execute("CREATE SCHEMA app")
+    with search_path(bench, "app"):
+        bench.apply(
+            migration("CREATE TABLE t (x int)"),
+            migration("CREATE INDEX CONCURRENTLY t_x ON t (x)", 2, outside=True),
+            migration("INSERT INTO t VALUES (1)", 3),
+        )
+    assert bench.has("app.t")
+    assert bench.is_valid("app.t_x")
+    assert bench.versions() == [1, 2, 3]
+
+
+def test_our_path_ends_with_its_transaction(bench: Bench) -> None:
+    with bench.connect() as connection:
+        connection.run(f"{sql._OWN_PATH} SELECT 1")
+        assert connection.run("SHOW search_path") == [['"$user", public']]
+
+
+# --- anybody may give their session any name
+
+
+@contextmanager
+def login(bench: Bench, *, more: str = "") -> Iterator[Callable[[str], Connection]]:
+    """A role without rights that may log in."""
+    role = f"other_{uuid4().hex[:8]}"
+    bench.execute(f"CREATE ROLE {role} LOGIN {more}")
+    other = Bench(replace(bench.address, user=role))
+    try:
+        yield other.connect
+    finally:
+        bench.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+@pytest.fixture
+def plain(bench: Bench) -> Iterator[Bench]:
+    """The same database, as a role that is no superuser."""
+    role = f"migrating_{uuid4().hex[:8]}"
+    bench.execute(
+        f"CREATE ROLE {role} LOGIN; GRANT CREATE ON DATABASE {_database(bench)} TO {role};"
+        f"GRANT CREATE ON SCHEMA public TO {role}"
+    )
+    yield Bench(replace(bench.address, user=role))
+    bench.execute(
+        f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}"
+    )
+
+
+def test_a_session_of_another_role_that_took_our_name_is_in_nobodys_way(
+    plain: Bench, bench: Bench
+) -> None:
+    with login(bench) as connect, connect(application_name("shop", 1)) as other:
+        plain.apply(migration("CREATE TABLE a (x int)"), fence=2)
+        with plain.holder(3, evict=False):
+            pass
+        assert other.run("SELECT 1") == [[1]]
+
+
+def test_a_login_that_may_do_nothing_can_neither_read_nor_move_the_fence(
+    plain: Bench, bench: Bench
+) -> None:
+    plain.apply(migration("CREATE TABLE a (x int)"))
+    with login(bench) as connect, connect("anybody") as other:
+        for statement in (
+            "SELECT * FROM lambda_migrate.fence",
+            "UPDATE lambda_migrate.fence SET token = 99",
+            "BEGIN; LOCK TABLE lambda_migrate.fence; COMMIT",
+            "SELECT * FROM lambda_migrate.history",
+            "DELETE FROM lambda_migrate.history",
+            "CREATE TABLE lambda_migrate.x (x int)",
+        ):
+            with pytest.raises(PostgresError, match="permission denied"):
+                other.run(statement)
+            other.run("ROLLBACK")
+
+
+def test_an_older_holder_of_another_role_is_still_told(plain: Bench, bench: Bench) -> None:
+    """It is in the fence row: it did hold, and is not to be passed over."""
+    bench.apply(migration("SELECT 1"))
+    bench.execute(
+        f"GRANT ALL ON SCHEMA lambda_migrate TO {plain.address.user};"
+        f"GRANT ALL ON ALL TABLES IN SCHEMA lambda_migrate TO {plain.address.user}"
+    )
+    with bench.holder(2), pytest.raises(ConfigurationError, match="one role"), plain.holder(3):
+        pass
+
+
+def test_the_oldest_server_understands_all_of_it(
+    servers: Callable[[int], str], databases: Callable[[str], ServerURL]
+) -> None:
+    """Functions and rules of resolution differ between versions; the other tests run on one."""
+    bench = Bench(databases(servers(MAJORS[0])).address)
+    bench.execute("DROP SCHEMA IF EXISTS lambda_migrate CASCADE")
+    everything(bench)
+    assert bench.versions() == []

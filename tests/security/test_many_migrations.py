@@ -1,0 +1,187 @@
+"""Ten times the migrations cost ten times the work, and neither memory nor messages run away."""
+
+from __future__ import annotations
+
+import sys
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from lambda_migrate.applying import proved, with_ready
+from lambda_migrate.cli.documents import status_document
+from lambda_migrate.cli.entries import entries_of
+from lambda_migrate.cli.render import status_view
+from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.lease.item import encode_ready
+from lambda_migrate.lease.state import LeaseState
+from lambda_migrate.maintenance import Status
+from lambda_migrate.migrations import HistoryRow, Manifest, make_plan, read_manifest
+from lambda_migrate.migrations.digest import read_digest
+from lambda_migrate.migrations.rollback import choose_rollback
+from lambda_migrate.postgresql.database import Grant
+from lambda_migrate.postgresql.sql import Queries
+
+FEW, MANY = 1_000, 10_000
+PLACE = {"target": "t", "database": "d", "environment": "", "schema": "s", "directory": "m"}
+
+
+def _folder(root: Path, count: int) -> Path:
+    folder = root / str(count)
+    folder.mkdir()
+    for version in range(1, count + 1):
+        name = f"{version:05}_change_number_{version}"
+        (folder / f"{name}.sql").write_text(
+            f"-- migrate:up\nCREATE TABLE t{version} (x int);\n"
+            f"-- migrate:down\nDROP TABLE t{version};\n"
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    root = tmp_path_factory.mktemp("many")
+    return {count: _folder(root, count) for count in (FEW, MANY)}
+
+
+@pytest.fixture(scope="module")
+def manifests(folders: dict[int, Path]) -> dict[int, Manifest]:
+    return {count: read_manifest(folder) for count, folder in folders.items()}
+
+
+def history(manifest: Manifest) -> list[HistoryRow]:
+    """As if all were applied."""
+    return [
+        HistoryRow(m.version, m.name, m.checksum, manifest.digest_at(m.version), down=m.down)
+        for m in manifest
+    ]
+
+
+def calls(act: Callable[[], object]) -> int:
+    """How many functions are called, Python's own included."""
+    count = 0
+
+    def note(_frame: object, event: str, _argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        act()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+def peak(act: Callable[[], object]) -> int:
+    """Bytes allocated at most at once."""
+    tracemalloc.start()
+    try:
+        act()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def _status(manifest: Manifest, rows: list[HistoryRow]) -> Status:
+    plan = make_plan(manifest, rows)
+    return Status(tuple(rows), plan, LeaseState(), is_marked_ready=False)
+
+
+ACTS: dict[str, Callable[[Path, Manifest], Any]] = {
+    "reading": lambda folder, _: read_manifest(folder),
+    "the digest alone": lambda folder, _: read_digest(str(folder)),
+    "ordering": lambda _, manifest: Manifest(reversed(manifest.migrations)),
+    "a plan of nothing applied": lambda _, manifest: make_plan(manifest, []),
+    "a plan of all applied": lambda _, manifest: make_plan(manifest, history(manifest)),
+    "a plan of all edited": lambda _, manifest: make_plan(
+        manifest, [HistoryRow(m.version, m.name, "other", "other") for m in manifest]
+    ),
+    "a plan out of order": lambda _, manifest: make_plan(manifest, history(manifest)[-1:]),
+    "a part": lambda _, manifest: manifest.up_to(manifest.version // 2),
+    "what is proved": lambda _, manifest: proved(history(manifest)),
+    "a rollback": lambda _, manifest: choose_rollback(history(manifest), to=0),
+    "a status": lambda _, manifest: status_document(
+        _status(manifest, history(manifest)), manifest, PLACE, has_table=True
+    ),
+    "a baseline": lambda _, manifest: Queries("s").record(
+        [(m, manifest.digest_at(m.version)) for m in manifest],
+        Grant("t", 1, "o"),
+        baseline=True,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ACTS)
+def test_ten_times_the_migrations_are_ten_times_the_work(
+    name: str, folders: dict[int, Path], manifests: dict[int, Manifest]
+) -> None:
+    act = ACTS[name]
+    few = calls(lambda: act(folders[FEW], manifests[FEW]))
+    many = calls(lambda: act(folders[MANY], manifests[MANY]))
+    assert many <= 12 * few
+
+
+@pytest.mark.parametrize("name", ["reading", "the digest alone", "a plan of all applied"])
+def test_ten_times_the_migrations_are_ten_times_the_memory(
+    name: str, folders: dict[int, Path], manifests: dict[int, Manifest]
+) -> None:
+    act = ACTS[name]
+    few = peak(lambda: act(folders[FEW], manifests[FEW]))
+    many = peak(lambda: act(folders[MANY], manifests[MANY]))
+    assert many <= 20 * few  # lists keep room to grow; a square would be 100
+    assert many < 30 * 2**20
+
+
+def test_the_fast_way_and_the_whole_way_name_them_alike(
+    folders: dict[int, Path], manifests: dict[int, Manifest]
+) -> None:
+    assert read_digest(str(folders[MANY])) == manifests[MANY].digest
+
+
+def test_a_zip_of_ten_thousand_is_read_like_the_folder(
+    folders: dict[int, Path], manifests: dict[int, Manifest], tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        for path in folders[MANY].iterdir():
+            archive.write(path, path.name)
+    assert read_manifest(tmp_path / "b.zip") == manifests[MANY]
+
+
+def test_the_item_is_as_small_for_ten_thousand_as_for_one(manifests: dict[int, Manifest]) -> None:
+    state = LeaseState()
+    for count in range(MANY - 100, MANY):
+        ready = with_ready(state, "d", manifests[MANY].digests[count], version=count, now_ms=count)
+        state = LeaseState(ready=ready, database="d")
+    assert len(state.ready) == 20
+    assert len(repr(encode_ready(state.ready))) < 3_000
+
+
+@pytest.mark.parametrize("applied", [0, 5_000, MANY])
+def test_the_status_of_ten_thousand_fits_a_screen_or_two(
+    manifests: dict[int, Manifest], applied: int
+) -> None:
+    manifest = manifests[MANY]
+    status = _status(manifest, history(manifest)[:applied])
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    shown = status_view(status, manifest, PLACE, has_table=True, now_ms=0, width=100, whole=False)
+    with console.capture() as captured:
+        for each in shown:
+            console.print(each)
+    assert len(captured.get().splitlines()) < 50
+    assert len(entries_of(status)) == MANY
+
+
+def test_a_version_that_is_not_among_ten_thousand_is_refused_in_a_line(
+    manifests: dict[int, Manifest],
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        choose_rollback(history(manifests[MANY]), to=123_456)
+    told = str(caught.value)
+    assert "9950 older ones, 9951, " in told
+    assert len(told) < 500

@@ -1,0 +1,189 @@
+"""Somebody else writes to the item: refused by name, or outlived; never a crash, never for ever."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lambda_migrate.applying import with_ready
+from lambda_migrate.deadline import Deadline
+from lambda_migrate.errors import ConfigurationError, NotReady
+from lambda_migrate.lease.backoff import Backoff
+from lambda_migrate.lease.decide import LONGEST_PAUSE_MS
+from lambda_migrate.lease.item import decode, encode_failure, encode_progress, encode_ready
+from lambda_migrate.lease.state import Failure, LeaseState, Progress, Ready
+from lambda_migrate.runner import Outcome
+from lambda_migrate.testing import FixedRandom
+from tests.integration.postgresql.bench import Bench, migration
+from tests.unit.hall.scene import LEASE_SECONDS, Scene, manifest
+
+from .hostile import OBEYED, SQL, obeyed
+
+FAR = 10**18
+NUMBERS = [
+    "1e400",
+    "NaN",
+    "-Infinity",
+    "-0",
+    "1.0",
+    "0x10",
+    "9" * 38,
+    "-" + "9" * 38,
+    "1_000",
+    " 7",
+]
+
+values = st.recursive(
+    st.fixed_dictionaries({"S": st.text(max_size=9)})
+    | st.fixed_dictionaries({"N": st.sampled_from(NUMBERS) | st.integers().map(str)})
+    | st.sampled_from([{"NULL": True}, {"BOOL": False}, {"B": b"\0"}, {"SS": ["a"]}, {}, None, 7]),
+    lambda inner: (
+        st.fixed_dictionaries({"M": st.dictionaries(st.text(max_size=9), inner, max_size=3)})
+        | st.fixed_dictionaries({"L": st.lists(inner, max_size=3)})
+    ),
+    max_leaves=6,
+)
+known = st.sampled_from(
+    ["format", "fence", "owner", "lease_until", "ready", "progress", "failure", "database", "x"]
+)
+
+
+@given(item=st.dictionaries(known, values, max_size=6))
+@settings(deadline=None, max_examples=400)
+def test_any_item_is_a_state_or_a_configuration_error(item: dict[str, Any]) -> None:
+    for planted in (item, {**item, "format": {"N": "1"}}):
+        told = ""
+        try:
+            assert isinstance(decode(planted, target="orders"), LeaseState)
+        except ConfigurationError as error:
+            told = str(error)
+        assert obeyed(told) == ""
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_number_that_is_no_whole_one_is_refused_by_its_name(number: str) -> None:
+    if number == "-0":
+        assert decode({"format": {"N": "1"}, "fence": {"N": number}}, target="o").fence == 0
+        return
+    with pytest.raises(ConfigurationError, match="'fence' is not a whole number"):
+        decode({"format": {"N": "1"}, "fence": {"N": number}}, target="orders")
+
+
+def test_a_map_as_deep_as_dynamodb_takes_is_refused_by_its_name() -> None:
+    deep: dict[str, Any] = {"S": "x" * 1000}
+    for _ in range(31):
+        deep = {"M": {"progress": deep}}
+    with pytest.raises(ConfigurationError, match="'migration' is not a string"):
+        decode({"format": {"N": "1"}, "progress": deep}, target="orders")
+
+
+@pytest.mark.parametrize("kind", OBEYED)
+def test_the_name_of_a_planted_attribute_is_shown_harmlessly(kind: str) -> None:
+    item: dict[str, Any] = {"format": {"N": "1"}, "ready": {"M": {OBEYED[kind]: {"S": "x"}}}}
+    with pytest.raises(ConfigurationError) as caught:
+        decode(item, target="orders")
+    assert obeyed(str(caught.value)) == ""
+
+
+# --- what could keep others out for ever
+
+
+def held(until_ms: int, **more: Any) -> LeaseState:
+    return LeaseState(fence=7, owner="a stranger", lease_until_ms=until_ms, **more)
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        held(FAR),
+        held(FAR, progress=Progress("0001_m", 0, 1, FAR, FAR)),
+        held(FAR, progress=Progress("0001_m", -5, -9, -FAR, -FAR)),
+        held(FAR, ready={f"{n:064x}": Ready(FAR, -1) for n in range(5_000)}),
+    ],
+    ids=["owner", "endless progress", "progress of the past", "many digests"],
+)
+def test_an_owner_for_ever_is_outlived_within_two_leases(planted: LeaseState) -> None:
+    scene = Scene()
+    scene.table.state = planted
+    began = scene.clock.monotonic()
+    assert scene.runner(manifest(1)).ensure(Deadline.after(60.0, scene.clock)) is Outcome.MIGRATED
+    assert scene.clock.monotonic() - began < 2 * LEASE_SECONDS
+    assert len(scene.table.state.ready) <= 20
+
+
+def test_a_pause_for_ever_is_not_obeyed() -> None:
+    scene = Scene()
+    runner = scene.runner(manifest(1))
+    digest = runner.manifest.digest
+    now = scene.clock.wall_ms()
+    for retry in (FAR, now + LONGEST_PAUSE_MS + 1):
+        scene.table.state = LeaseState(
+            failure=Failure(digest, "m", 1, "", "planted", 1, now, retry)
+        )
+        assert scene.runner(manifest(1)).ensure(Deadline.after(60.0, scene.clock)) is not None
+
+
+@given(
+    waited=st.floats(0, 900),
+    started=st.integers(-FAR, FAR),
+    remaining=st.integers(-FAR, FAR),
+    failures=st.integers(0, 10**6),
+)
+@settings(deadline=None)
+def test_no_progress_makes_a_waiter_sleep_longer_than_none(
+    waited: float, started: int, remaining: int, failures: int
+) -> None:
+    state = held(FAR, progress=Progress("m", 0, 1, started, remaining))
+    backoff = Backoff(FixedRandom(0.999))
+    delay = backoff.delay(waited, state=state, now_ms=10**12, failures=failures)
+    assert 0 <= delay <= backoff.delay(waited, failures=failures)
+
+
+def test_what_was_planted_as_ready_is_forgotten_in_favour_of_what_is_true() -> None:
+    planted = held(1, database="here", ready={f"{n:064x}": Ready(FAR, 1) for n in range(9_000)})
+    kept = with_ready(planted, "here", "d" * 64, version=3, now_ms=5)
+    assert len(kept) == 20
+    assert kept["d" * 64] == Ready(5, 3)
+
+
+def test_no_item_of_ours_comes_near_the_limit_of_400_kb() -> None:
+    """Names as long as file names get, every number at its longest, 4-byte characters."""
+    wide = "\U0001f418"
+    ready = {f"{n:064x}": Ready(FAR, FAR) for n in range(20)}
+    written = [
+        encode_ready(ready),
+        encode_progress(Progress(wide * 63, 10**6, 10**6, FAR, FAR)),
+        encode_failure(Failure("d" * 64, wide * 63, FAR, "42P01", wide * 300, 10**6, FAR, FAR)),
+    ]
+    assert len(repr(written).encode()) < 8_000
+
+
+# --- in PostgreSQL
+
+
+@pytest.mark.parametrize("planted", [10**13, 2**62, 2**63 - 1, 2**63, 10**19])
+def test_a_planted_fence_does_not_reach_postgresql(bench: Bench, planted: int) -> None:
+    """The item can be made anew; a token with no room above it could not be passed again."""
+    bench.apply(migration("CREATE TABLE a (x int)"), fence=1)
+    with pytest.raises(ConfigurationError, match="Delete the item"), bench.holder(planted):
+        pass
+    assert bench.column("SELECT token FROM lambda_migrate.fence") == [1]
+    bench.apply(migration("CREATE TABLE b (x int)", 2), fence=2)
+    assert bench.versions() == [1, 2]
+
+
+def test_a_fence_that_was_lifted_by_a_year_of_storms_passes(bench: Bench) -> None:
+    bench.apply(migration("CREATE TABLE a (x int)"), fence=3 * 10**10)
+    assert bench.versions() == [1]
+
+
+@pytest.mark.parametrize("owner", [*OBEYED.values(), *SQL.values()], ids=[*OBEYED, *SQL])
+def test_a_stranger_in_the_item_is_only_named(owner: str) -> None:
+    scene = Scene()
+    scene.table.state = LeaseState(fence=1, owner=owner, lease_until_ms=FAR)
+    with pytest.raises(NotReady) as caught:
+        scene.runner(manifest(1)).ensure(Deadline.after(5.0, scene.clock))
+    assert obeyed(str(caught.value)) == ""

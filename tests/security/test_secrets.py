@@ -1,0 +1,225 @@
+"""No password, token or row of a user's data leaves by an error, a line, an event or an item."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+
+from lambda_migrate.cli.call import Call, CommonOptions
+from lambda_migrate.deadline import Deadline
+from lambda_migrate.errors import MigrationFailed
+from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.migrations import Manifest
+from lambda_migrate.migrations.statements import redact
+from lambda_migrate.postgresql.address import parse_url
+from lambda_migrate.postgresql.connection import ConnectFailed, PostgresError, _Attempt, connect
+from lambda_migrate.postgresql.credentials import IamCredentials, SecretCredentials, UrlCredentials
+from lambda_migrate.runner import MigrationRunner
+from lambda_migrate.settings import Settings
+from lambda_migrate.target import Policy, Target
+from lambda_migrate.testing import RecordingObserver
+from tests.integration.postgresql.bench import Bench, migration
+
+PASSWORD = "hunter2-Tr0ub4dor"
+PERSON = "alice@example.com"
+
+
+def chain(error: BaseException) -> str:
+    """What Python, a Logger and a terminal print of an error, and of those that it came from."""
+    return "".join(traceback.format_exception(error)) + str(error) + repr(error)
+
+
+def test_no_value_that_holds_a_password_shows_it() -> None:
+    url = f"postgresql://app:{PASSWORD}@127.0.0.1:1/d"
+    settings = Settings.load({}, database_url=url)
+    address = parse_url(url)
+    attempt = _Attempt(
+        address=address,
+        user="app",
+        password=PASSWORD,
+        application_name="x",
+        startup={},
+        deadline=Deadline.after(1),
+        seconds=1,
+    )
+    shown = [
+        settings,
+        settings.address,
+        address,
+        attempt,
+        UrlCredentials(address),
+        IamCredentials(address),
+        SecretCredentials("arn", address=address),
+        CommonOptions(database_url=url),
+        Call(CommonOptions(database_url=url), environ={}),
+    ]
+    for value in shown:
+        assert PASSWORD not in f"{value!r} {value}"
+
+
+def test_a_refused_connection_shows_no_password() -> None:
+    address = parse_url(f"postgresql://app:{PASSWORD}@127.0.0.1:1/d")
+    with pytest.raises(ConnectFailed) as caught:
+        connect(address, application_name="x", timeout=5)
+    assert PASSWORD not in chain(caught.value)
+
+
+# --- rows of a user's table
+
+SCRIPTS = {
+    "a duplicate key, whose DETAIL quotes the row": (
+        f"CREATE TABLE people (email text UNIQUE); INSERT INTO people VALUES ('{PERSON}');"
+        f"INSERT INTO people SELECT email FROM people",
+        "23505",
+    ),
+    "a failed check, whose DETAIL quotes the row": (
+        f"CREATE TABLE people (email text CHECK (email = ''));INSERT INTO people SELECT '{PERSON}'",
+        "23514",
+    ),
+    "a foreign key, whose DETAIL quotes the key": (
+        "CREATE TABLE people (email text PRIMARY KEY);"
+        f"CREATE TABLE orders AS SELECT '{PERSON}'::text AS email;"
+        "ALTER TABLE orders ADD FOREIGN KEY (email) REFERENCES people",
+        "23503",
+    ),
+    "a value of the wrong type, which the message quotes": (
+        f"CREATE TABLE people AS SELECT '{PERSON}'::text AS email;"
+        "ALTER TABLE people ALTER email TYPE int USING email::int",
+        "22P02",
+    ),
+    "a value of the wrong type that holds quotation marks": (
+        f"""CREATE TABLE people AS SELECT '"{PERSON}" "x'::text AS email;"""
+        "ALTER TABLE people ALTER email TYPE int USING email::int",
+        "22P02",
+    ),
+    "JSON that is none, which the DETAIL quotes": (
+        f"CREATE TABLE people AS SELECT '{PERSON}'::text AS email;"
+        "ALTER TABLE people ALTER email TYPE json USING email::json",
+        "22P02",
+    ),
+    "a date that is none": (
+        f"CREATE TABLE people AS SELECT '{PERSON}'::text AS born;"
+        "ALTER TABLE people ALTER born TYPE date USING born::date",
+        "22007",
+    ),
+}
+
+
+class Place:
+    """A real database, with everything that it tells others written down."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.store = InMemoryLeaseTable()
+        self.observer = RecordingObserver()
+        self._target = Target(
+            "orders",
+            store=self.store,
+            database=bench.database(),
+            policy=Policy(),
+            observer=self.observer,
+        )
+
+    def fail(self, manifest: Manifest) -> MigrationFailed:
+        with pytest.raises(MigrationFailed) as caught:
+            MigrationRunner(manifest, self._target).ensure(Deadline.after(20.0))
+        return caught.value
+
+    @property
+    def told(self) -> str:
+        """Every event and the item."""
+        events = [asdict(event) for event in self.observer.events]
+        return json.dumps(events) + repr(self.store.state)
+
+
+@pytest.mark.parametrize("kind", SCRIPTS)
+def test_no_row_of_a_user_reaches_the_item_an_event_or_another_instance(
+    bench: Bench, kind: str
+) -> None:
+    """The instance that tried tells the whole report, once, to whoever reads its error."""
+    script, sqlstate = SCRIPTS[kind]
+    place = Place(bench)
+    manifest = Manifest([migration(script)])
+    tried = place.fail(manifest)
+    told_of_it = place.fail(manifest)
+    assert tried.sqlstate == told_of_it.sqlstate == sqlstate
+    assert tried.cause == told_of_it.cause
+    assert PERSON not in tried.summary + tried.cause
+    assert PERSON not in chain(told_of_it)
+    assert PERSON not in place.told
+    assert sqlstate in place.told
+
+
+def test_an_error_is_not_chained_to_what_the_driver_printed(bench: Bench) -> None:
+    """pg8000's error shows all fields: DETAIL and context would stand in every traceback again."""
+    with bench.connect() as connection, pytest.raises(PostgresError) as caught:
+        connection.run(
+            f"CREATE TEMP TABLE t (e text UNIQUE); INSERT INTO t VALUES ('{PERSON}'), ('{PERSON}')"
+        )
+    assert PERSON in caught.value.detail
+    assert PERSON not in chain(caught.value)
+    assert "pg8000" not in chain(caught.value).rpartition("Traceback")[2].partition("PostgresE")[2]
+
+
+@contextmanager
+def role(bench: Bench) -> Iterator[str]:
+    yield "secretive"
+    bench.execute("DROP ROLE IF EXISTS secretive")
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        f"CREATE ROLE secretive PASSWORD '{PASSWORD}' NONSENSE",
+        f"CREATE ROLE secretive PASSWORD '{PASSWORD}'; CREATE ROLE secretive",
+        f"CREATE ROLE secretive; ALTER ROLE secretive WITH PASSWORD '{PASSWORD}' VALID UNTIL 'x'",
+        f"DO $$ BEGIN RAISE EXCEPTION 'postgresql://app:{PASSWORD}@h/d is away'; END $$",
+        f"DO $$ BEGIN RAISE EXCEPTION 'no' USING DETAIL = 'password={PASSWORD}'; END $$",
+        f"SELECT 'postgresql://app:{PASSWORD}@h/d'::int",
+    ],
+)
+def test_a_password_in_a_script_is_in_no_error_and_no_item(bench: Bench, script: str) -> None:
+    with role(bench):
+        place = Place(bench)
+        failed = place.fail(Manifest([migration(script)]))
+        assert PASSWORD not in str(failed) + failed.cause + failed.detail
+        assert PASSWORD not in place.told
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"postgresql://app:{PASSWORD}@host/d",
+        f"postgres://app:{PASSWORD}@@host/d",
+        f"postgres://app:a@{PASSWORD}@host/d",
+        f"host=h password={PASSWORD} user=app",
+        f"password = '{PASSWORD}'",
+        f"PGPASSWORD={PASSWORD} psql",
+    ],
+)
+def test_what_looks_like_a_password_is_hidden_wherever_it_is_quoted(text: str) -> None:
+    assert PASSWORD not in redact(text)
+
+
+def test_a_wrong_argument_that_holds_a_url_is_repeated_without_its_password(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from lambda_migrate.cli import main
+
+    for form in ("table", "json"):
+        url = f"postgresql://app:{PASSWORD}@h/d"
+        for arguments in (["status", url], ["--database-url", url, "status"], [url]):
+            assert main([*arguments, "--format", form]) == 2
+    written = capsys.readouterr()
+    assert PASSWORD not in written.out + written.err
+
+
+def test_a_replaced_address_keeps_its_password_to_itself() -> None:
+    address = replace(parse_url("postgresql://app@h/d"), password=PASSWORD)
+    as_text: dict[str, Any] = {"address": address}
+    assert PASSWORD not in str(as_text)

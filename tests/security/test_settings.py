@@ -1,0 +1,110 @@
+"""Settings with a will of their own: taken as names, or refused with one clear error."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import traceback
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.postgresql.address import DatabaseAddress
+from lambda_migrate.postgresql.connection import ConnectFailed, connect
+from lambda_migrate.settings import Settings
+
+from .hostile import OBEYED, SQL, obeyed
+
+NAMES = [each.name for each in dataclasses.fields(Settings)]
+TEXTS = ("table", "target", "environment", "schema", "database_secret")
+NUL = {"nul": "a\0b", "half a pair": "a\ud800b"}
+
+
+def refused(**arguments: object) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.load({}, **arguments)
+    fault = str(caught.value)
+    assert obeyed(fault) == ""
+    return fault
+
+
+def told(arguments: dict[str, object]) -> str:
+    """What is wrong with settings, or ""; any other error is a defect."""
+    try:
+        assert isinstance(Settings.load({}, **arguments), Settings)
+    except ConfigurationError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("kind", [*OBEYED, *NUL])
+def test_a_name_with_something_invisible_in_it_is_refused(name: str, kind: str) -> None:
+    fault = refused(**{name: {**OBEYED, **NUL}[kind]})
+    assert f"LAMBDA_MIGRATE_{name.upper()}" in fault
+    assert "without NUL, control or invisible characters" in fault
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("text", SQL.values(), ids=SQL)
+def test_a_name_may_mean_anything_to_anybody_else(name: str, text: str) -> None:
+    assert getattr(Settings.load({}, **{name: text}), name) == text
+
+
+@given(name=st.sampled_from(NAMES), value=st.text(max_size=30) | st.binary() | st.floats())
+@settings(deadline=None, max_examples=300)
+def test_nothing_but_a_configuration_error_comes_of_a_value(name: str, value: object) -> None:
+    assert obeyed(told({name: value})) == ""
+
+
+@given(value=st.text(st.characters(exclude_characters="\0"), max_size=30))
+@settings(deadline=None)
+def test_nothing_but_a_configuration_error_comes_of_a_url(value: str) -> None:
+    for url in (value, f"postgresql://u:p@h/{value}", f"postgresql://u:{value}@h/d?{value}"):
+        assert obeyed(told({"database_url": url})) == ""
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://app\0database\0other:hunter2@h/d",
+        "postgresql://app:hunter2\0@h/d",
+        "postgresql://app:hunter2@h/d\n",
+        "postgresql://app:hunter2@h/d\u202e",
+        "postgresql://app:hunter2\ud800@h/d",
+        "postgresql://app:hunter2@h/d?application_name=\x1b[2J",
+    ],
+    ids=ascii,
+)
+def test_a_url_that_would_say_more_than_one_thing_is_refused(url: str) -> None:
+    fault = refused(database_url=url)
+    assert "control or invisible character" in fault
+    assert "hunter2" not in fault
+
+
+@pytest.mark.parametrize(
+    ("what", "login"),
+    [
+        ("user", {"user": "app\0database\0other", "password": "hunter2"}),
+        ("password", {"user": "app", "password": "hunter2\0x"}),
+        ("password", {"user": "app", "password": "hunter2\ud800"}),
+        ("database name", {"user": "app", "password": "hunter2", "database": "d\0user\0root"}),
+    ],
+)
+def test_a_login_that_would_say_more_than_one_thing_is_not_sent(
+    what: str, login: dict[str, str]
+) -> None:
+    """A secret's fields come as they are: a NUL would end one, and begin another of the message."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        place = DatabaseAddress(**{"database": "d", "host": "127.0.0.1", "port": port, **login})
+        with pytest.raises(ConnectFailed) as caught:
+            connect(place, application_name="test", timeout=5)
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+    assert caught.value.permanent
+    assert f"the {what} holds a NUL or half a surrogate pair" in str(caught.value)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))

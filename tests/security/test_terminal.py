@@ -1,0 +1,255 @@
+"""What others wrote is shown and never obeyed: by the terminal, by its reader, by the log."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lambda_migrate import errors
+from lambda_migrate.cli import main
+from lambda_migrate.errors import MigrationFailed, legible
+from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.lease.state import Failure, LeaseState, Progress, Ready
+from lambda_migrate.migrations import HistoryRow, RowState
+from lambda_migrate.testing import InMemoryDatabase
+
+from .hostile import OBEYED, SQL, obeyed
+
+FAR = 10**18
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(params=["terminal", "pipe"])
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where the answer goes."""
+    if request.param == "terminal":
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("COLUMNS", "200")
+    return str(request.param)
+
+
+@pytest.fixture
+def store() -> InMemoryLeaseTable:
+    return InMemoryLeaseTable()
+
+
+@pytest.fixture
+def database() -> InMemoryDatabase:
+    return InMemoryDatabase()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "migrations"
+    made.mkdir()
+    (made / "0001_a.sql").write_text("-- migrate:up\nselect 1;\n-- migrate:down\nselect 2;\n")
+    return made
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    store: InMemoryLeaseTable,
+    database: InMemoryDatabase,
+    folder: Path,
+    tmp_path: Path,
+) -> Iterator[Run]:
+    monkeypatch.setattr("lambda_migrate.wiring.make_database", lambda _settings: database)
+    monkeypatch.setattr("lambda_migrate.wiring.make_store", lambda _settings, **_parts: store)
+    monkeypatch.setenv("LAMBDA_MIGRATE_DATABASE_URL", "postgresql://app:hunter2@localhost/orders")
+    monkeypatch.setenv("LAMBDA_MIGRATE_DIRECTORY", str(folder))
+    monkeypatch.setenv("LAMBDA_MIGRATE_TABLE", "leases")
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str]:
+        code = main(arguments)
+        captured = capsys.readouterr()
+        written = captured.out + captured.err
+        assert obeyed(written) == ""
+        assert "hunter2" not in written
+        assert "should not happen" not in written
+        return code, written
+
+    yield call
+    # Rich remembers what it was told of the terminal for as long as a console lives.
+    assert not sys.stdout.isatty()
+
+
+def planted(text: str, *, now_ms: int = FAR) -> LeaseState:
+    """An item in which everything that is a text is this one."""
+    return LeaseState(
+        fence=FAR,
+        owner=text,
+        lease_until_ms=now_ms,
+        ready={text: Ready(FAR, FAR)},
+        progress=Progress(text, -1, FAR, -FAR, FAR),
+        failure=Failure(text, text, FAR, text, text, FAR, FAR, FAR),
+        database=text,
+    )
+
+
+COMMANDS = [
+    ("lease", "show"),
+    ("status",),
+    ("plan",),
+    ("verify",),
+    ("up",),
+    ("down", "--steps", "1", "--yes"),
+    ("repair", "1", "--as", "pending", "--yes"),
+    ("lease", "release", "--yes"),
+]
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("kind", OBEYED)
+def test_no_command_lets_a_planted_item_speak(
+    run: Run, store: InMemoryLeaseTable, kind: str
+) -> None:
+    for command in COMMANDS:
+        store.state = planted(OBEYED[kind])
+        _, written = run(*command)
+        assert "\nerror: all is lost" not in written
+        store.state = planted(OBEYED[kind])
+        code, _ = run(*command, "--format", "json")
+        assert code in (0, 1, 2, 4)
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("kind", OBEYED)
+def test_no_command_lets_a_history_row_speak(
+    run: Run, database: InMemoryDatabase, kind: str
+) -> None:
+    text = OBEYED[kind]
+    row = HistoryRow(7, text, text, text, owner=text, applied_at="2026-01-01T00:00:00.000Z")
+    for state in (RowState.APPLIED, RowState.STARTED):
+        for command in (("status", "--all"), ("plan",), ("verify",), ("down", "--only", "7")):
+            database._rows[7] = replace(row, state=state)
+            run(*command)
+            run(*command, "--format", "json")
+
+
+@pytest.mark.parametrize("text", SQL.values(), ids=SQL)
+def test_what_is_printable_is_shown_to_the_letter(
+    run: Run, store: InMemoryLeaseTable, text: str
+) -> None:
+    """Markup, formats and quotes have no meaning here."""
+    store.state = planted(text)
+    assert f"held by {text}" in run("lease", "show")[1]
+
+
+def test_what_is_escaped_is_told_apart_by_its_number(run: Run, store: InMemoryLeaseTable) -> None:
+    store.state = planted("a\x1b[2J\u202eb\nc")
+    assert r"held by a\x1b[2J\u202eb\nc, fence" in run("lease", "show")[1]
+
+
+@pytest.mark.parametrize("kind", OBEYED)
+def test_json_holds_every_text_as_it_is(run: Run, store: InMemoryLeaseTable, kind: str) -> None:
+    store.state = planted(OBEYED[kind])
+    document: dict[str, Any] = json.loads(run("lease", "show", "--format", "json")[1])
+    assert document["owner"] == OBEYED[kind]
+    assert document["failure"]["cause"] == OBEYED[kind]
+
+
+@pytest.mark.parametrize("moment", [FAR, -FAR, 10**19, 253_402_300_800_000])
+def test_a_moment_that_no_calendar_has_is_none(
+    run: Run, store: InMemoryLeaseTable, moment: int
+) -> None:
+    store.state = planted("somebody", now_ms=moment)
+    document = json.loads(run("lease", "show", "--format", "json")[1])
+    assert document["lease_until"] is None
+    assert f"no date: {moment} ms" in run("lease", "show")[1]
+
+
+# --- what is typed
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(("new", text) for text in OBEYED.values()),
+        *(("status", "--target", text) for text in OBEYED.values()),
+        *(("status", "--directory", text) for text in OBEYED.values()),
+        *(("status", f"--{text}") for text in OBEYED.values()),
+        ("new", "../../x"),
+        ("new", "/etc/x"),
+        ("new", "a/b"),
+        ("new", ""),
+        ("new", "x" * 5_000),
+        ("new", "x", "--directory", "/dev/zero"),
+        ("status", "--directory", "/dev/zero"),
+        ("plan", "--to", str(10**40)),
+        ("up", "--to", str(10**40)),
+        ("up", "--to", "-1"),
+        ("up", "--to", "9" * 5_000),
+        ("down", "--to", str(10**40)),
+        ("down", "--steps", "-1"),
+        ("down", "--steps", "0"),
+        ("baseline", str(10**40), "--yes"),
+        ("repair", str(10**40), "--as", "applied", "--yes"),
+        ("status", "--timeout", "nan"),
+        ("status", "--timeout", "inf"),
+        ("status", "--timeout", "-1"),
+        ("status", "--database-url", "postgresql://app:hunter2\x1b@h/d"),
+    ],
+    ids=lambda arguments: ascii(" ".join(arguments))[:50],
+)
+def test_what_is_typed_wrongly_is_wrong_usage_and_writes_nothing(
+    run: Run, folder: Path, arguments: tuple[str, ...]
+) -> None:
+    before = sorted(folder.parent.rglob("*"))
+    assert run(*arguments)[0] == 2
+    assert sorted(folder.parent.rglob("*")) == before
+
+
+def test_as_many_steps_as_there_are_numbers_is_all_of_them(run: Run) -> None:
+    run("up")
+    assert run("down", "--steps", str(10**40), "--yes")[0] == 0
+
+
+def test_a_timeout_of_ages_is_a_timeout(run: Run) -> None:
+    assert run("up", "--timeout", "1e300")[0] == 0
+
+
+# --- errors, wherever they surface
+
+ERRORS = [getattr(errors, name) for name in errors.__all__]
+
+
+@pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("text", OBEYED.values(), ids=OBEYED)
+def test_no_error_holds_what_a_terminal_obeys(kind: type[Exception], text: str) -> None:
+    told = str(kind(text))
+    assert obeyed(told) == ""
+    if issubclass(kind, (errors.NotReady, MigrationFailed)):
+        assert "\n" not in told
+
+
+def test_the_servers_words_in_any_language_stay_as_they_are() -> None:
+    for words in (
+        "la relation \u00ab\u00a0x\u00a0\u00bb n'existe pas",
+        "\u8868 \u300cx\u300d",
+        "a\tb",
+    ):
+        assert str(errors.DatabaseUnavailable(words)) == words
+
+
+@pytest.mark.parametrize("text", OBEYED.values(), ids=OBEYED)
+def test_the_facts_of_a_failure_are_harmless_as_well(text: str) -> None:
+    failed = MigrationFailed(text, migration=text, sqlstate=text, detail=text)
+    for told in (failed.summary, failed.cause, failed.migration, failed.sqlstate):
+        assert obeyed(told, keep="") == ""
+    assert obeyed(str(failed)) == ""
+
+
+def test_making_a_text_legible_twice_changes_nothing_more() -> None:
+    for text in (*OBEYED.values(), *SQL.values(), "a\ud800b"):
+        assert legible(legible(text)) == legible(text)
+        assert legible(text).isprintable()

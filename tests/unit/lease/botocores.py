@@ -1,0 +1,63 @@
+"""What botocore would send for the same environment."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import botocore.session
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+from botocore.config import Config
+from botocore.loaders import Loader
+
+_LOADER = Loader()
+"""Shared, because reading a service's model takes half a second."""
+
+
+class Sent(NamedTuple):
+    """A request that was about to leave."""
+
+    url: str
+    headers: dict[str, str]
+    body: bytes
+    endpoint: str
+    region: str
+    verify: object
+
+
+def get_item(environ: dict[str, str], table: str, target: str, *, consistent: bool = False) -> Sent:
+    """The GetItem that a client made in ``environ`` alone would send; nothing leaves."""
+    sent: list[AWSPreparedRequest] = []
+
+    def catch(request: AWSPreparedRequest, **_: Any) -> AWSResponse:
+        sent.append(request)
+        return AWSResponse(request.url, 200, {}, _Empty())
+
+    with patch.dict(os.environ, environ, clear=True):
+        session = botocore.session.Session()
+        session.register_component("data_loader", _LOADER)
+        client = session.create_client("dynamodb", config=Config(retries={"total_max_attempts": 1}))
+        client.meta.events.register("before-send.dynamodb.GetItem", catch)
+        client.get_item(TableName=table, Key={"target": {"S": target}}, ConsistentRead=consistent)
+        client.close()
+    request = sent[0]
+    headers = {name: _text(value) for name, value in request.headers.items()}
+    verify = client._endpoint.http_session._verify
+    return Sent(
+        request.url,
+        headers,
+        request.body,
+        client.meta.endpoint_url,
+        client.meta.region_name,
+        verify,
+    )
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+class _Empty:
+    def stream(self) -> list[bytes]:
+        return [b"{}"]

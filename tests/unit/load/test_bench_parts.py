@@ -1,0 +1,94 @@
+"""The peers get the same migrations, and the storm's report and errors are read right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from load.bench.calls import best, measure
+from load.bench.findings import Verdict
+from load.bench.migrations import simple, small, storm
+from load.bench.peers import PEERS, Peer
+from load.bench.storms import commonest
+from load.bench.within.answer import find
+
+
+@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.key)
+def test_a_project_holds_every_statement(peer: Peer, tmp_path: Path) -> None:
+    changes = storm(pending=True)
+    home = peer.make(tmp_path / "project", changes)
+    text = "".join(path.read_text() for path in home.rglob("*.*") if path.suffix != ".pyc")
+    for change in changes:
+        assert all(statement in text for statement in change.statements)
+
+
+def test_the_storm_goes_on_from_where_it_began() -> None:
+    before, after = storm(pending=False), storm(pending=True)
+    assert after[: len(before)] == before
+    assert [change.version for change in after] == list(range(1, 16))
+
+
+def test_each_pending_migration_leaves_a_trace_of_having_run() -> None:
+    for change in storm(pending=True)[5:]:
+        assert f"INSERT INTO effects VALUES ({change.version})" in change.statements
+
+
+def test_migrations_come_in_the_number_asked_for() -> None:
+    assert len(simple(50)) == 50
+    assert len({change.stem for change in small(1000)}) == 1000
+
+
+def test_the_commonest_error_is_told_whatever_its_numbers() -> None:
+    outputs = [
+        "Traceback\n  File\nLockTimeout: Process 12 has locked\n",
+        "Traceback\n  File\nLockTimeout: Process 13 has locked\n",
+        "pkg.Error: something else\n(Background at: 7)\n",
+    ]
+    assert commonest(outputs) == "LockTimeout: Process 12 has locked"
+    assert commonest([]) == ""
+
+
+def test_an_error_is_found_above_its_hints() -> None:
+    output = "x.OperationalError: too many clients\n\n(Background on this error)\n"
+    assert commonest([output]) == "x.OperationalError: too many clients"
+
+
+def test_figures_are_found_among_whatever_else_was_written() -> None:
+    assert find('{"level": "INFO"}\n\nBENCH [1, 2]\nmore\n') == [1, 2]
+    with pytest.raises(ValueError, match="told nothing"):
+        find("nothing")
+
+
+def _report(**changed: Any) -> dict[str, Any]:
+    return {"n": 1000, "migration_seconds": 3.2, "waits": {"lease_calls": [5, 6, 7]}} | changed
+
+
+def test_a_storm_that_is_too_small_or_another_one_does_not_count() -> None:
+    path = Path(__file__)
+    for other in (
+        _report(n=100),
+        _report(migration_seconds=30.0),
+        _report(waits={"lease_calls": []}),
+        {"n": 1000},
+        [],
+    ):
+        assert best([(path, other)]) is None
+    assert best([(path, _report())]) == (path, _report())
+
+
+def test_without_a_storm_the_calls_are_not_measured(tmp_path: Path) -> None:
+    (check,) = measure(tmp_path).checks
+    assert check.verdict is Verdict.NOT_MEASURED
+    assert "make storm" in check.note
+
+
+def test_the_calls_are_those_of_the_storm(tmp_path: Path) -> None:
+    home = tmp_path / "storm-report" / "at-once-1000"
+    home.mkdir(parents=True)
+    text = '{"n": 1000, "migration_seconds": 3.1, "waits": {"lease_calls": [5, 9, 7]}}'
+    (home / "report.json").write_text(text)
+    (check,) = measure(tmp_path / "storm-report").checks
+    assert check.value == 7
+    assert check.range == (5, 9)

@@ -1,0 +1,53 @@
+"""What one partition serves, and what it turns away."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from load.simulation.partition import BUCKET_SECONDS, READ_UNITS, WRITE_UNITS, Partition
+
+requests = st.lists(st.tuples(st.floats(0, 0.05), st.booleans()), min_size=1, max_size=400)
+
+
+@given(requests=requests)
+@settings(deadline=None)
+def test_no_span_of_time_is_served_more_than_the_limit_and_one_bucket(
+    requests: list[tuple[float, bool]],
+) -> None:
+    partition = Partition(read_units=30, write_units=10)
+    now, served = 0.0, [(0.0, 0.0)]
+    for pause, reads in requests:
+        now += pause
+        serves = partition.serves_read if reads else partition.serves_write
+        if serves(now):
+            served.append((now, READ_UNITS / 30 if reads else WRITE_UNITS / 10))
+    largest = WRITE_UNITS / 10
+    for first, (began, _) in enumerate(served):
+        seconds = sum(cost for _, cost in served[first:])
+        assert seconds <= now - began + BUCKET_SECONDS + 2 * largest + 1e-9
+
+
+def test_what_is_asked_at_the_limit_is_served_and_what_goes_beyond_is_turned_away() -> None:
+    at_limit, beyond = Partition(3_000, 1_000), Partition(3_000, 1_000)
+    for number in range(60_000):
+        at_limit.serves_read(number / 6_000)
+        beyond.serves_read(number / 12_000)
+    assert at_limit.turned_away == 0
+    assert beyond.turned_away / beyond.asked > 0.35
+
+
+def test_reads_and_writes_share_what_a_partition_has() -> None:
+    partition = Partition(read_units=3_000, write_units=1_000)
+    while partition.serves_write(0.0):
+        pass
+    assert not partition.serves_read(0.0)
+    assert partition.serves_read(0.01)
+
+
+def test_what_is_turned_away_is_not_paid_for() -> None:
+    partition = Partition(read_units=10, write_units=10)
+    answers = [partition.serves_read(0.0) for _ in range(100)]
+    assert partition.read_units == answers.count(True) * READ_UNITS
+    assert partition.turned_away == answers.count(False) > 0
+    assert partition.asked_units_in[0] == 100 * READ_UNITS

@@ -1,0 +1,95 @@
+"""The command: a storm's report is read, replayed and drawn."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from load import simulate as command
+from load.simulation import study
+from load.simulation.figures import delay_of, waiters
+from load.simulation.measured import compare, load_storm
+from load.simulation.policies import LIBRARY
+from load.simulation.scenario import Scenario
+from load.simulation.world import simulate
+
+
+def storm_report(folder: Path) -> Path:
+    """A report like one of `load.storm`, of a storm that was simulated, too."""
+    run = simulate(Scenario(environments=60, stale_mean=0.0), LIBRARY, seed=5)
+    assert run.committed is not None
+    document: dict[str, Any] = {
+        "n": 60,
+        "migration_seconds": run.committed - run.acquired[0],
+        "arrivals_seconds": [start.arrived - run.starts[0].arrived for start in run.starts],
+        "waits": {
+            "delay_after_commit_seconds": [delay_of(run, start) for start in waiters(run)],
+            "lease_calls": [start.calls for start in waiters(run)],
+        },
+        "anything": "else",
+    }
+    path = folder / "storm" / "report.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same comparisons, of fewer and shorter ones."""
+    monkeypatch.setattr(study, "SIMULATED", 10)
+    monkeypatch.setattr(study, "SIMULATED_LONG", 4)
+    monkeypatch.setattr(study, "GUIDANCE_ROUNDS", 1)
+    monkeypatch.setattr(study, "ERRORS", (None, 1.0))
+    monkeypatch.setattr(study, "LENGTHS", (0.1, 1.0, 3.0, 5.0))
+    few = tuple(replace(family, values=family.values[2:4]) for family in study.FAMILIES)
+    monkeypatch.setattr(study, "FAMILIES", few)
+
+
+def test_a_storm_that_keeps_the_models_assumptions_is_predicted(tmp_path: Path) -> None:
+    comparison = compare(load_storm(storm_report(tmp_path)), seed=1)
+    rows = {what: (predicted, measured) for what, predicted, measured in comparison.rows()}
+    predicted, measured = rows["delay median"]
+    assert predicted == pytest.approx(measured, abs=0.08)
+    predicted, measured = rows["calls median"]
+    assert abs(predicted - measured) <= 1
+
+
+NOBODY = '{"n": 1, "migration_seconds": 1, "arrivals_seconds": [0], "waits": {"lease_calls": []}}'
+
+
+@pytest.mark.parametrize("document", ["{}", '{"n": 3, "waits": null}', NOBODY, "not JSON"])
+def test_reports_without_waits_are_left_out_by_name_and_nothing_is_held_against_none(
+    document: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(document)
+    assert command.main(["--against", str(path), "--into", str(tmp_path / "out")]) == 2
+    assert str(path) in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("small")
+def test_the_command_prints_tables_and_writes_numbers_and_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storm, out = storm_report(tmp_path), tmp_path / "out"
+    assert command.main(["--seed", "3", "--against", str(storm), "--into", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert "The library's default" in told
+    assert "predicted" in told
+    assert {path.name for path in out.iterdir()} == {
+        "simulation.json",
+        "waiting.png",
+        "waiting.svg",
+        "waiting-calibration.png",
+        "waiting-calibration.svg",
+    }
+    document = json.loads((out / "simulation.json").read_text())
+    assert document["seed"] == 3
+    assert {point["policy"] for point in document["frontier"]} >= {"library", "fixed"}
+    assert document["against"][0]["n"] == 60

@@ -1,0 +1,205 @@
+"""The simulated world keeps the laws of the real one, and the library's default meets its bars."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from lambda_migrate.lease.decide import SKEW_MS
+from load.simulation.figures import Figures, figures_of, quantile, waiters
+from load.simulation.policies import FAMILIES, LIBRARY, MakePolicy
+from load.simulation.scenario import AT_ONCE, RAMP, RAMP_BURST, RAMP_RATE, Scenario, arrivals
+from load.simulation.world import simulate
+
+CALM = Scenario(environments=400, stale_mean=0.0, read=0.002, read_minimum=0.001)
+"""Nothing in the way of a policy's own delays."""
+
+FIXED, _, FULL, HALF = FAMILIES
+
+SERVES_LITTLE = replace(CALM, partition_read_units=100.0, partition_write_units=33.0)
+
+
+def figures(scenario: Scenario, make: MakePolicy = LIBRARY, *, rounds: int = 1) -> Figures:
+    return figures_of([simulate(scenario, make, seed=seed) for seed in range(rounds)])
+
+
+# --- the library's default
+
+
+@pytest.mark.parametrize("seconds", [3.0, 3.1, 3.2])
+def test_the_default_serves_a_hundred_waiters_soon_after_a_migration_of_three_seconds(
+    seconds: float,
+) -> None:
+    seen = figures(Scenario(environments=100, migration=seconds), rounds=10)
+    assert seen.delay_median <= 0.3
+    assert seen.delay_p99 <= 1.0
+
+
+@pytest.mark.parametrize("arrival_takes", [0.3, 1.0])
+@pytest.mark.parametrize("seconds", [3.0, 3.1, 3.2])
+def test_the_default_costs_a_thousand_waiters_eight_calls_for_three_seconds(
+    seconds: float, arrival_takes: float
+) -> None:
+    seen = figures(Scenario(migration=seconds, start_spread=arrival_takes))
+    assert seen.waiting > 900
+    assert seen.calls_median <= 8
+    assert seen.peak_units < 3_000 / 2
+    assert seen.turned_away == 0
+
+
+@pytest.mark.parametrize("seconds", [10.0, 30.0, 60.0])
+def test_the_default_is_late_by_a_fifth_of_the_wait_at_most(seconds: float) -> None:
+    seen = figures(replace(CALM, environments=100, migration=seconds))
+    assert seen.delay_p99 <= 0.2 * (seconds + 1)
+    assert seen.delay_median <= 0.1 * (seconds + 1)
+
+
+def test_a_hundred_thousand_that_wait_for_minutes_leave_room_for_their_holder() -> None:
+    many = Scenario(environments=100_000, migration=400.0, stands_for=500, freeing_tries=99)
+    run = simulate(many, LIBRARY, seed=1)
+    late = [units for second, units in run.partition.asked_units_in.items() if second > 120]
+    assert sum(late) / len(late) * many.stands_for < 2 * 3_000
+
+
+def test_ten_thousand_at_once_are_turned_away_at_first_and_served_soon_all_the_same() -> None:
+    seen = figures(Scenario(environments=10_000, stands_for=10, freeing_tries=99))
+    assert seen.turned_away > 0.2
+    assert seen.not_served == 0
+    assert seen.delay_p99 < 10
+
+
+# --- what is known of policies
+
+
+@pytest.mark.parametrize("interval", [0.4, 1.0, 2.0])
+def test_a_fixed_interval_is_late_by_half_of_itself(interval: float) -> None:
+    run = simulate(replace(CALM, migration=10.0), FIXED.make(interval), seed=1)
+    assert run.committed is not None
+    delays = [start.served - run.committed for start in waiters(run) if start.served is not None]
+    assert sum(delays) / len(delays) == pytest.approx(interval / 2, rel=0.1)
+    assert max(delays) <= interval + 0.05
+
+
+def test_a_fixed_interval_reads_once_for_each_interval_of_the_wait() -> None:
+    seen = figures(replace(CALM, migration=20.0), FIXED.make(0.5))
+    assert seen.calls_mean == pytest.approx(20 / 0.5 + 1.5, rel=0.03)
+
+
+def test_half_jitter_reads_less_often_than_full_jitter_for_the_same_delay() -> None:
+    full = figures(replace(CALM, migration=30.0), FULL.make(0.4))
+    half = figures(replace(CALM, migration=30.0), HALF.make(0.35))
+    assert half.delay_median <= full.delay_median * 1.1
+    assert half.calls_mean < full.calls_mean * 0.8
+
+
+# --- the world
+
+
+def test_one_seed_is_one_history() -> None:
+    first, again = (simulate(Scenario(environments=50), LIBRARY, seed=7) for _ in range(2))
+    other = simulate(Scenario(environments=50), LIBRARY, seed=8)
+    assert first.starts == again.starts
+    assert first.starts != other.starts
+
+
+def test_one_holds_the_lease_and_all_are_served_after_its_last_commit() -> None:
+    run = simulate(CALM, LIBRARY, seed=1)
+    assert run.committed is not None
+    assert sum(start.held for start in run.starts) == len(run.acquired) == 1
+    assert all(start.served is not None and start.served > run.committed for start in run.starts)
+
+
+def test_who_comes_after_the_release_reads_once_and_serves() -> None:
+    late = replace(CALM, replay=(0.0, 10.0, 11.0), migration=3.0)
+    run = simulate(late, LIBRARY, seed=1)
+    assert [start.calls for start in run.starts[1:]] == [1, 1]
+    assert not any(start.waited for start in run.starts[1:])
+
+
+@pytest.mark.parametrize("lease", [5.0, 20.0])
+def test_a_dead_holder_is_taken_over_once_its_lease_and_the_margin_are_over(lease: float) -> None:
+    dies = replace(CALM, lease=lease, migration=60.0, holder_dies_after=1.0)
+    run = simulate(dies, LIBRARY, seed=1)
+    first, second = run.acquired
+    assert lease + SKEW_MS / 1000 < second - first < lease + SKEW_MS / 1000 + 0.5
+    assert run.committed is not None
+    assert run.committed - second > 60.0  # the one that it was at begins anew
+
+
+def test_a_holder_that_lives_keeps_its_lease_for_as_long_as_it_takes() -> None:
+    run = simulate(replace(CALM, environments=50, migration=600.0), LIBRARY, seed=1)
+    assert len(run.acquired) == 1
+
+
+def test_a_dead_holder_is_noticed_by_whoever_watched_it_whatever_the_clocks_say() -> None:
+    behind = replace(CALM, environments=50, holder_dies_after=1.0, skew=3_600.0)
+    run = simulate(behind, LIBRARY, seed=3)
+    assert run.committed is not None
+    unserved = [start for start in run.starts if start.served is None]
+    assert all(start.held for start in unserved), "only those whose lease was taken fail"
+
+
+def test_nobody_waits_longer_than_it_may() -> None:
+    run = simulate(replace(CALM, environments=50, migration=60.0, wait=25.0), LIBRARY, seed=1)
+    served = [start for start in run.starts if start.served is not None]
+    assert [start.held for start in served] == [True]
+    assert figures_of([run]).not_served == 49
+
+
+def test_the_partition_serves_no_more_than_its_limit() -> None:
+    run = simulate(SERVES_LITTLE, LIBRARY, seed=1)
+    ended = max(start.served or 0.0 for start in run.starts)
+    seconds = run.partition.read_units / 100 + run.partition.write_units / 33
+    assert run.partition.turned_away > 0
+    assert seconds <= ended + 1.5
+
+
+def test_stale_reads_delay_and_mislead_but_never_serve_too_early() -> None:
+    run = simulate(replace(CALM, stale_mean=0.5), LIBRARY, seed=1)
+    assert run.committed is not None
+    waited = waiters(run)
+    assert min(start.served or 0.0 for start in waited) >= run.committed
+    assert figures_of([run]).delay_median > figures(CALM).delay_median
+
+
+def test_one_that_stands_for_ten_sees_what_ten_would_have_seen() -> None:
+    every = Scenario(environments=2_000, migration=1.0, partition_read_units=1_500.0)
+    whole = figures(every)
+    tenth = figures(replace(every, stands_for=10), rounds=4)
+    assert tenth.calls_mean == pytest.approx(whole.calls_mean, rel=0.1)
+    assert tenth.delay_median == pytest.approx(whole.delay_median, rel=0.15)
+    assert tenth.peak_units == pytest.approx(whole.peak_units, rel=0.15)
+    assert tenth.dollars == pytest.approx(whole.dollars, rel=0.1)
+
+
+# --- arrivals
+
+
+def test_lambdas_ramp_is_a_thousand_at_once_and_then_a_hundred_a_second() -> None:
+    at = arrivals(Scenario(environments=3_000, arrival=RAMP, start_spread=0.0), Random(1))
+    assert sum(moment == 0 for moment in at) == RAMP_BURST + 1
+    assert at[-1] == pytest.approx((3_000 - RAMP_BURST) / RAMP_RATE, abs=0.02)
+
+
+def test_all_at_once_differ_by_their_process_start_alone() -> None:
+    at = arrivals(Scenario(environments=500, arrival=AT_ONCE, start_spread=0.3), Random(1))
+    assert 0 <= at[0] <= at[-1] < 0.3
+
+
+# --- figures
+
+
+@pytest.mark.parametrize(
+    ("share", "value"), [(0.0, 1.0), (0.5, 2.0), (0.51, 3.0), (0.99, 4.0), (1.0, 4.0)]
+)
+def test_a_quantile_is_a_value_that_was_seen(share: float, value: float) -> None:
+    assert quantile([1.0, 2.0, 3.0, 4.0], share) == value
+
+
+def test_dollars_are_units_times_their_price() -> None:
+    run = simulate(CALM, LIBRARY, seed=1)
+    reads, writes = run.partition.read_units, run.partition.write_units
+    expected = reads * 0.125e-6 + writes * 0.625e-6
+    assert figures_of([run]).dollars == pytest.approx(expected)
