@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lambda_migrate.errors import Diverged, ManifestError, MigrateError, MigrationFailed
+from lambda_migrate.errors import (
+    Diverged,
+    ManifestError,
+    MigrateError,
+    MigrationFailed,
+    NotReady,
+)
 from lambda_migrate.events import MigrationApplied, MigrationBroke, MigrationStarted
 from lambda_migrate.lease.decide import LONGEST_PAUSE_MS
 from lambda_migrate.lease.state import READY_KEPT, Failure, Progress, Ready
@@ -30,6 +36,8 @@ __all__ = [
     "with_ready",
 ]
 
+_DIVERGENCES_TOLD = 100
+
 _CAUSE_LENGTH = 300
 """The item stays far below the 4 KB that half a read unit pays for."""
 
@@ -49,6 +57,7 @@ def bring_up_to_date(
         Diverged: History and manifest contradict each other; nothing was applied.
         ManifestError: A pending script cannot be run; nothing was applied.
         MigrationFailed: One failed; those before it stay.
+        NotReady: Time is over before the next one could begin; those before it stay.
     """
     plan = _agreed_plan(hold, database, manifest)
     if plan.in_doubt:
@@ -89,9 +98,12 @@ def require_agreement(plan: Plan) -> None:
     """
     if plan.divergences:
         heading = "the history contradicts this code:"
+        told = [f"  - {each}" for each in plan.divergences[:_DIVERGENCES_TOLD]]
+        if len(told) < len(plan.divergences):
+            told.append(f"  - and {len(plan.divergences) - len(told)} more")
         raise Diverged(
             f"{heading} {plan.divergences[0]}",
-            detail="\n".join([heading, *(f"  - {each}" for each in plan.divergences)]),
+            detail="\n".join([heading, *told]),
         )
 
 
@@ -119,6 +131,9 @@ def _apply(
     total: int,
 ) -> None:
     target, clock = hold.target, hold.target.clock
+    if hold.deadline.is_over:
+        # Nothing was tried, so nothing failed: a pause would keep those from it who have time.
+        raise NotReady(f"no time is left to begin {migration.name}; the next invocation goes on")
     hold.publish(Progress(migration.name, position - 1, total, clock.wall_ms()))
     target.observer.observe(MigrationStarted(target.name, migration.name, position, total))
     began = clock.monotonic()
@@ -216,7 +231,8 @@ def next_failure(
 ) -> Failure:
     """What to store for a failed attempt: the pause doubles with each one at the same digest."""
     before = state.failure
-    attempts = before.attempts + 1 if before is not None and before.digest == digest else 1
+    is_same = before is not None and before.digest == digest
+    attempts = max(0, before.attempts) + 1 if before is not None and is_same else 1
     pause_ms = min(LONGEST_PAUSE_MS, round(pause_seconds * 1000) * 2 ** min(attempts - 1, 20))
     failed = error if isinstance(error, MigrationFailed) else MigrationFailed(str(error))
     return Failure(

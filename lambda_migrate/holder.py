@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
+from itertools import count
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import (
     ConfigurationError,
     LeaseLost,
+    LeaseStoreUnavailable,
     MigrateError,
     MigrationFailed,
 )
@@ -16,7 +18,7 @@ from lambda_migrate.lease.state import Failure, Ready
 from lambda_migrate.postgresql.database import FenceStale, Grant
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from lambda_migrate.deadline import Deadline
     from lambda_migrate.lease.state import Lease, Progress
@@ -27,6 +29,10 @@ __all__ = ["Hold"]
 
 _LIFTS = 5
 """A fence row that outruns the lease table this often in a row is being moved by somebody."""
+
+_FIRST_PAUSE_SECONDS = 0.2
+_LONGEST_PAUSE_SECONDS = 1.0
+"""Between two attempts to give the lease back. There is one holder: its writes are no storm."""
 
 _ABORT_GRACE_SECONDS = 0.5
 """PostgreSQL cancels at the deadline by itself; the heartbeat aborts a little later."""
@@ -117,20 +123,37 @@ class Hold:
 
     def complete(self, ready: Mapping[str, Ready]) -> None:
         """Store ``ready`` and give the lease back."""
-        lease = self._heartbeat.stop()
-        self.target.store.complete(lease, ready, self.target.database.fingerprint)
+        store, database = self.target.store, self.target.database
+        self._give_back(lambda lease: store.complete(lease, ready, database.fingerprint))
 
     def fail(self, failure: Failure) -> None:
         """Store ``failure`` and give the lease back, as far as that can be done."""
-        lease = self._heartbeat.stop()
         with suppress(MigrateError):  # the failure itself is what the caller is to hear of
-            self.target.store.fail(lease, failure)
+            self._give_back(lambda lease: self.target.store.fail(lease, failure))
 
     def release(self) -> None:
         """Give the lease back, as far as that can be done: it runs out by itself otherwise."""
-        lease = self._heartbeat.stop()
         with suppress(MigrateError):
-            self.target.store.release(lease)
+            self._give_back(self.target.store.release)
+
+    def _give_back(self, write: Callable[[Lease], None]) -> None:
+        """Write until it is answered: all who wait would otherwise wait until the lease is over.
+
+        Raises:
+            LeaseStoreUnavailable: Not while the lease could be trusted, or not before the deadline.
+        """
+        lease = self._heartbeat.stop()
+        until = min(lease.trusted_until, self.deadline.at)
+        clock = self.target.clock
+        for attempt in count():
+            try:
+                return write(lease)
+            except LeaseStoreUnavailable:
+                pause = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(attempt, 8))
+                pause *= (1 + self.target.random.random()) / 2
+                if clock.monotonic() + pause >= until:
+                    raise
+                clock.sleep(pause)
 
     def _take_over(self) -> HeldDatabase:
         for _ in range(_LIFTS):

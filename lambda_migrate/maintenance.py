@@ -387,7 +387,9 @@ class Maintenance:
     def _file(self, version: int) -> Migration:
         migration = self.manifest.get(version)
         if migration is None:
-            known = ", ".join(str(m.version) for m in self.manifest) or "none"
+            versions = [str(migration.version) for migration in self.manifest]
+            # The newest are what is asked for; thousands would drown the sentence.
+            known = ("..., " if len(versions) > 20 else "") + (", ".join(versions[-20:]) or "none")
             raise ConfigurationError(
                 f"there is no migration file of version {version}; there are: {known}"
             )

@@ -157,6 +157,7 @@ class _Check:
         self._calls_before = target.store.calls
         self._watch = Watch(target.policy.lease_seconds)
         self._waiter: Waiter | None = None
+        self._failures = 0
 
     def run(self) -> Outcome:
         """Decide and do, until it may be served or cannot be."""
@@ -191,7 +192,10 @@ class _Check:
         try:
             return self._look()
         except LeaseStoreUnavailable as error:
-            return self._without_store(error) if self._until.is_over else Wait(LeaseState())
+            if self._until.is_over:
+                return self._without_store(error)
+            self._failures = 1
+            return Wait(LeaseState())
 
     def _decide(self, state: LeaseState) -> Step:
         clock = self.target.clock
@@ -221,10 +225,11 @@ class _Check:
         # One waiter for all waits: acquisitions that fail again and again come ever later, too.
         self._waiter = self._waiter or self._new_waiter()
         try:
-            return self._waiter.wait(state)
+            return self._waiter.wait(state, failures=self._failures)
         except LeaseStoreUnavailable as error:
             return self._without_store(error)
         finally:
+            self._failures = 0
             self.waited += clock.monotonic() - began
 
     def _new_waiter(self) -> Waiter:

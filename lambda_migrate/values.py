@@ -6,7 +6,7 @@ it loads ``inspect``; the whole rest of the fast path takes about as long (``pyt
 the same words, for the modules that the fast path loads. Everything else uses the real one.
 
 To a type checker it *is* the real one. To ``dataclasses.replace``, ``asdict``, ``fields`` and
-``is_dataclass`` as well: they find a ``__dataclass_fields__`` that is made when first asked for.
+``is_dataclass`` as well: they find the attributes that they look for, made when they ask.
 """
 
 from __future__ import annotations
@@ -95,14 +95,16 @@ else:
         members["__slots__"] = tuple(fields)
         members["__match_args__"] = tuple(n for n, f in fields.items() if not f.kw_only)
         members["__qualname__"] = plain.__qualname__
-        members["__dataclass_fields__"] = _StandardFields(plain, kw_only)
+        for name in ("__dataclass_fields__", "__dataclass_params__"):
+            members[name] = _Standard(name, plain, kw_only)
         members["_value_fields"] = fields
         return type(plain.__name__, (), members)
 
-    class _StandardFields:
-        """``__dataclass_fields__``, as the standard library would have made it."""
+    class _Standard:
+        """An attribute as the standard library would have made it."""
 
-        def __init__(self, plain, kw_only):
+        def __init__(self, name, plain, kw_only):
+            self._name = name
             self._plain = plain
             self._kw_only = kw_only
 
@@ -118,8 +120,10 @@ else:
                     options["default_factory"] = each.default_factory
                 members[name] = dataclasses.field(**options)
             members["__module__"] = self._plain.__module__
-            twin = dataclasses.dataclass(type(self._plain.__name__, (), members))
-            return twin.__dataclass_fields__
+            twin = dataclasses.dataclass(frozen=True, kw_only=self._kw_only)(
+                type(self._plain.__name__, (), members)
+            )
+            return getattr(twin, self._name)
 
     def _init(self, *args, **kwargs):
         fields = self._value_fields

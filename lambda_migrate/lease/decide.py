@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lambda_migrate.lease.state import Failure, LeaseState
 
 __all__ = [
+    "LONGEST_LEASE_MS",
     "LONGEST_PAUSE_MS",
     "SKEW_MS",
     "Acquire",
@@ -36,6 +37,11 @@ keeps Lambda's clocks within milliseconds; a second is a generous bound on that.
 
 LONGEST_PAUSE_MS = 600_000
 """The longest pause after a failure. A longer one in the item is not ours and is not obeyed."""
+
+
+LONGEST_LEASE_MS = 2 * 900_000
+"""A lease that ends later than this from now is not ours (a lease lasts 900 s at most; the rest is
+for clocks that differ) and keeps nobody waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +69,8 @@ class Acquire:
 
     Attributes:
         over: The reading of a lease that ran out and was not given back, if there is one.
-        watched: That lease was seen unchanged for its whole length, so it is over whatever the
-            clocks say.
+        watched: That lease was seen unchanged for its whole length, or is longer than any, so it
+            is over whatever the clocks say.
     """
 
     over: LeaseState | None = None
@@ -104,6 +110,7 @@ def decide(
     if failure is not None and failure.digest == digest and _is_paused(failure, now_ms):
         return Refuse(failure)
     held = state.owner is not None and state.owner != owner
+    watched = watched or state.lease_until_ms - now_ms > LONGEST_LEASE_MS
     if held and not watched and not lease_is_over(state, now_ms):
         return Wait(state)
     if not may_migrate:

@@ -105,7 +105,8 @@ def encode_failure(failure: Failure) -> AttributeValue:
 
 
 def _n(number: int) -> AttributeValue:
-    return {"N": str(number)}
+    # Whatever was reckoned from a number that somebody planted: what is written can be read again.
+    return {"N": str(int(number))}
 
 
 def _ready(reader: _Reader) -> Ready:

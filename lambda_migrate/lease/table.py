@@ -272,7 +272,8 @@ class DynamoDBLeaseTable:
         try:
             return getattr(self._made, operation)(TableName=self.table, Key=key, **arguments)
         except ClientError as error:
-            raise self._translated(operation, error) from error
+            # Not chained: AWS may quote the signed request, session token and all.
+            raise self._translated(operation, error) from None
         except BotoCoreError as error:
             raise self._unreachable(error) from error
 
@@ -280,7 +281,7 @@ class DynamoDBLeaseTable:
         """The answer's error as ours; messages hold names, never credentials."""
         answer: dict[str, Any] = error.response
         code = str(answer.get("Error", {}).get("Code", ""))
-        message = str(answer.get("Error", {}).get("Message", ""))
+        message = str(answer.get("Error", {}).get("Message", "")).partition("\n")[0]
         status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         if code == "ConditionalCheckFailedException":
             return _ConditionFailed(answer.get("Item"))
@@ -292,8 +293,8 @@ class DynamoDBLeaseTable:
             return ConfigurationError(self._missing_permission(operation, message))
         if code in _UNKNOWN_CALLER:
             return ConfigurationError(
-                f"DynamoDB does not accept the credentials used for table {self.table!r}: {code}: "
-                f"{message}; sign in again, or correct them"
+                f"DynamoDB does not accept the credentials used for table {self.table!r}: {code}; "
+                "sign in again, or correct them"
             )
         return ConfigurationError(
             f"DynamoDB refused {operation} on table {self.table!r}: {code}: {message}; the table "

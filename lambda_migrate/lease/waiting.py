@@ -51,8 +51,12 @@ class Waiter:
         self._state = LeaseState()
         self._failures = 0
 
-    def wait(self, state: LeaseState) -> Step:
+    def wait(self, state: LeaseState, *, failures: int = 0) -> Step:
         """Wait, beginning with ``state``, which was just read.
+
+        Args:
+            state: The reading.
+            failures: How many readings had failed before; then ``state`` is none, but a blank.
 
         Returns:
             The first step that is not to wait.
@@ -61,10 +65,10 @@ class Waiter:
             NotReady: Time is over.
             LeaseStoreUnavailable: Time is over and the store was not there at the end.
         """
-        step: Step = Wait(state)
-        while isinstance(step, Wait):
+        self._note(state)
+        self._failures = failures
+        while isinstance(step := self._look_later(), Wait):
             self._note(step.state)
-            step = self._look_later()
         return step
 
     def _look_later(self) -> Step:

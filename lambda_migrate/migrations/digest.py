@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EMPTY_DIGEST",
+    "MAX_BYTES",
     "DeferredManifest",
     "chain",
     "checksum_of",
@@ -27,6 +28,10 @@ __all__ = [
 
 EMPTY_DIGEST = hashlib.sha256(b"lambda-migrate manifest v1").hexdigest()
 """Names the manifest without migrations; the first link of every chain."""
+
+MAX_BYTES = 64 * 2**20
+"""Of one file. It is held several times over while it is applied, and a zip's member may be made of
+nothing but zeros."""
 
 _PLAIN_NAME = re.compile(r"([0-9]{1,18})_[A-Za-z0-9_.+-]+\.sql")
 
@@ -133,6 +138,8 @@ def _checksums(entries: Iterable[os.DirEntry[str]]) -> Iterator[tuple[int, str]]
             continue
         match = _PLAIN_NAME.fullmatch(entry.name)
         if match is None or not entry.is_file(follow_symlinks=False):
+            raise _Doubt(entry.name)
+        if entry.stat().st_size > MAX_BYTES:
             raise _Doubt(entry.name)
         with open(entry.path, "rb") as file:  # noqa: PTH123 - importing pathlib takes 10 ms
             yield int(match[1]), checksum_of(file.read().decode())

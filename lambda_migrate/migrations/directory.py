@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ManifestError, legible
-from lambda_migrate.migrations.digest import checksum_of, is_candidate, normalise
+from lambda_migrate.migrations.digest import MAX_BYTES, checksum_of, is_candidate, normalise
 from lambda_migrate.migrations.manifest import Manifest
 from lambda_migrate.migrations.migration import Migration, Script
 
@@ -37,9 +37,6 @@ __all__ = ["parse", "read_manifest"]
 
 _PACKAGE = "package:"
 _MAX_DIGITS = 18  # as many nines fit a PostgreSQL bigint
-_MAX_BYTES = 64 * 2**20
-"""Of one file. It is held several times over while it is applied, and a zip's member may be made of
-nothing but zeros."""
 _FILE_NAME = re.compile(r"([0-9]+)_(.+)\.sql")
 _UNREADABLE_ASCII = re.compile(r"[^A-Za-z0-9_.+\u0080-\U0010ffff-]")
 _MARKER = re.compile(r"--[ \t]+migrate:(up|down)(?:[ \t]+(.*?))?[ \t]*")
@@ -365,14 +362,14 @@ def _link_fault(folder: Path, link: Path) -> str:
 def _content(path: str) -> bytes | str:
     try:
         size = Path(path).stat().st_size
-        return _too_large(size) if size > _MAX_BYTES else Path(path).read_bytes()
+        return _too_large(size) if size > MAX_BYTES else Path(path).read_bytes()
     except OSError as error:
         return f"cannot be read: {error.strerror}; check its permissions"
 
 
 def _too_large(size: int) -> str:
     return (
-        f"{size >> 20} MB are more than the {_MAX_BYTES >> 20} MB that a migration may have; split "
+        f"{size >> 20} MB are more than the {MAX_BYTES >> 20} MB that a migration may have; split "
         "it, or load its data by other means"
     )
 
@@ -415,7 +412,7 @@ def _member(archive: ZipFile, info: ZipInfo) -> bytes | str:
         return "a symbolic link inside a zip; pack the file itself"
     if info.flag_bits & 1:
         return "encrypted; pack it without a password"
-    if info.file_size > _MAX_BYTES:  # no more than that is unpacked, whatever follows
+    if info.file_size > MAX_BYTES:  # no more than that is unpacked, whatever follows
         return _too_large(info.file_size)
     try:
         return archive.read(info)

@@ -48,7 +48,7 @@ ROWS: Mapping[str, Row] = {
         stage, count=200 if quick else 1000, rounds=1 if quick else 3
     ),
     "memory": lambda stage, quick: growth.measure(
-        stage, processes=3 if quick else 5, share=0.2 if quick else 1.0
+        stage, processes=3 if quick else 5, share=0.5 if quick else 1.0
     ),
     "leftovers": lambda stage, _quick: leftovers.measure(stage),
 }

@@ -53,8 +53,8 @@ def bars(chart: Chart) -> str:
 def areas(chart: Areas) -> str:
     """One strip for each peer: its connections over time, all on the same scales."""
     seconds = max([at for row in chart.rows for at, _ in row.points] + [1.0])
-    most = max([value for row in chart.rows for _, value in row.points] + [1.0])
-    left, room = _MARGIN + 220, _WIDTH - 220 - 2 * _MARGIN
+    most = max([chart.most, *(value for row in chart.rows for _, value in row.points)])
+    left, room = _MARGIN + _LABEL, _WIDTH - _LABEL - 2 * _MARGIN
     drawing = [
         _text(_MARGIN, 40, chart.title, size=17, weight=650),
         _text(_MARGIN, 60, chart.subtitle, size=12, fill=_FAINT),

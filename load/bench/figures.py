@@ -55,11 +55,6 @@ class Interval:
     low: float
     high: float
 
-    @property
-    def shows_growth(self) -> bool:
-        """Whether all of the interval lies above 0."""
-        return self.low > 0
-
 
 def spread(values: Sequence[float]) -> Spread:
     """Median and range.

@@ -116,11 +116,12 @@ class Area:
 
 @dataclass(frozen=True, slots=True)
 class Areas:
-    """The same number over time for several peers, one strip each."""
+    """The same number over time for several peers, one strip each, as high as ``most``."""
 
     name: str
     title: str
     subtitle: str
+    most: float
     rows: Sequence[Area]
 
 

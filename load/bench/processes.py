@@ -92,11 +92,17 @@ def run_at_once(programs: Sequence[Program]) -> list[Finished]:
         return crowd.collect(began)
 
 
-def run_gated(programs: Sequence[Program]) -> list[Finished]:
+def run_gated(
+    programs: Sequence[Program], *, on_open: Callable[[], object] = lambda: None
+) -> list[Finished]:
     """Start all, wait until each stands at its gate, open it for all at the same moment.
 
     What loads before the gate would otherwise spread their arrivals: they share two cores here,
     and have one each in Lambda.
+
+    Args:
+        programs: Each with a gate in it; see `load.bench.peers.GATE`.
+        on_open: Called just before it opens.
     """
     with _Crowd() as crowd, tempfile.NamedTemporaryFile(prefix="lm-bench-") as ready:
         gate, key = os.pipe()
@@ -104,6 +110,7 @@ def run_gated(programs: Sequence[Program]) -> list[Finished]:
             for program in programs:
                 crowd.start(program, gate=gate, ready=Path(ready.name))
             crowd.wait_until(lambda: Path(ready.name).stat().st_size >= len(programs))
+            on_open()
             began = time.monotonic()
         finally:
             os.close(key)

@@ -153,7 +153,7 @@ table { border-collapse: collapse; width: 100%; background: #fff; margin: 1rem 0
 td, th { padding: .4rem .7rem; border-bottom: 1px solid #e8eaed; text-align: left; }
 th { font-weight: 600; color: #6b7480; font-size: 13px; }
 .mark { color: #fff; border-radius: 4px; padding: .1rem .5rem; font-size: 12px; }
-.mark { white-space: nowrap; }
+.mark, td:nth-child(3) { white-space: nowrap; }
 svg { max-width: 100%; height: auto; }
 li, p.small { color: #6b7480; font-size: 13px; }
 pre { background: #fff; padding: .7rem; }

@@ -77,9 +77,8 @@ class Stage:
         Those that are open are not in it. The superuser's own questions go to another database.
         """
         rows = self.server.execute(
-            "SELECT sessions, session_time / 1000 FROM pg_stat_database WHERE datname = :database",
-            "postgres",
-            database=database,
+            "SELECT sessions, session_time / 1000 FROM pg_stat_database WHERE datname = :name",
+            name=database,
         )
         return int(rows[0][0]), float(rows[0][1])
 

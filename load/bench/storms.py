@@ -109,7 +109,7 @@ def _storm(stage: Stage, peer: Peer, size: int) -> Trial:
     program = stage.program(peer, after, database, command=peer.start.gated())
     sessions, seconds = stage.sessions(database)
     with _Watcher(stage, database) as watcher:
-        finished = run_gated([program] * size)
+        finished = run_gated([program] * size, on_open=watcher.begin)
     sessions_then, seconds_then = stage.sessions(database)
     effects = stage.ask(database, "SELECT count(*) FROM effects GROUP BY migration")
     balance = stage.ask(database, "SELECT balance FROM accounts")
@@ -137,6 +137,7 @@ class _Watcher:
         self._database = database
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="connections", daemon=True)
+        self._began: float | None = None
         self.points: list[tuple[float, float]] = []
 
     def __enter__(self) -> _Watcher:
@@ -156,11 +157,15 @@ class _Watcher:
         self._thread.join()
         self._connection.close()
 
+    def begin(self) -> None:
+        """Count from now on."""
+        self._began = time.monotonic()
+
     def _watch(self) -> None:
-        began = time.monotonic()
         while not self._stop.wait(_INTERVAL_SECONDS):
             count = self._connection.run(_QUERY, database=self._database)[0][0]
-            self.points.append((round(time.monotonic() - began, 3), float(count)))
+            if self._began is not None:
+                self.points.append((round(time.monotonic() - self._began, 3), float(count)))
 
 
 def commonest(outputs: Sequence[str]) -> str:
@@ -249,7 +254,8 @@ def _chart(size: int, trials: Mapping[str, Sequence[Trial]]) -> Areas:
     return Areas(
         f"storm-{size}",
         f"{size} cold starts at once: connections to PostgreSQL",
-        "Each strip is 0 to 100 connections high; it ends when the last process has ended.",
+        "Each strip is 100 connections high: all there are. It ends with the last process.",
+        100.0,
         [
             Area(title, _caption(one), one.points, is_bad=bool(one.failed or one.repeated))
             for title, one in first.items()

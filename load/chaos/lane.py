@@ -357,8 +357,8 @@ class _Round:
             self._postgresql.refuse(seconds)
         elif kind in ("postgresql-silent", "postgresql-stuck"):
             self._postgresql.silence(seconds, new_ones_too=kind == "postgresql-silent")
-        elif kind == "commit-unanswered":
-            self._postgresql.lose_answer_of_next_commit()
+        elif kind in ("commit-unanswered", "takeover-unanswered"):
+            self._postgresql.lose_answer_of_next(kind.partition("-")[0])
         elif kind == "commit-late":
             self._postgresql.delay_next_commit(seconds)
         elif kind.startswith("granted-twice"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from load.chaos.code import index_name, versions_of
 from load.chaos.evidence import Check, Evidence, Life
@@ -116,7 +117,9 @@ def _served(evidence: Evidence) -> Iterator[str]:
         broken = versions_of(evidence.schedule, check.code).get(evidence.schedule.broken)
         if broken is not None and broken[1]:
             yield f"{check.who} was served with code whose migration cannot have been applied"
-        elif check.versions is not None:
+        elif check.versions is None:
+            yield f"{check.who} was served, and the database could not be looked at"
+        else:
             yield from _missing(evidence, check)
 
 
@@ -156,14 +159,14 @@ def _may_be_dropping(evidence: Evidence) -> bool:
 # --- how each environment ended
 
 
-_ORDINARY = {
-    "DatabaseUnavailable",
-    "LeaseHeld",
-    "LeaseLost",
-    "LeaseStoreUnavailable",
-    "MigrationFailed",
-    "NotReady",
-}
+_ORDINARY = {"DatabaseUnavailable", "LeaseHeld", "LeaseLost", "LeaseStoreUnavailable", "NotReady"}
+"""Come back later: these fit everything that can go wrong here."""
+
+_FORCED = ("deadline", "the connection to PostgreSQL broke", "lock timeout")
+"""What a sound migration may fail of, in the words of its failure."""
+
+_BROKEN = ("division by zero", "could not create unique index", "the history contradicts")
+"""What one that is broken on purpose fails of, and what is said once it was mended."""
 
 
 def _named_ends(evidence: Evidence) -> Iterator[str]:
@@ -172,17 +175,19 @@ def _named_ends(evidence: Evidence) -> Iterator[str]:
         if life.exit_code not in (0, None) and not life.killed:
             yield f"{life.name} ended with code {life.exit_code}, see its log"
         for event in life.events:
-            if event["event"] == "raised" and not _fits(evidence, life, event["error"]):
+            if event["event"] == "raised" and not _fits(evidence, life, event):
                 yield f"{life.name} raised {event['error']}: {event['message']}"
 
 
-def _fits(evidence: Evidence, life: Life, error: str) -> bool:
+def _fits(evidence: Evidence, life: Life, event: dict[str, Any]) -> bool:
+    error, message = event["error"], event["message"]
     if error in _ORDINARY:
         return True
-    if life.name == "rollback":
-        return error == "ConfigurationError"  # there is nothing yet to roll back to
+    if life.name == "rollback" and error == "ConfigurationError":
+        return "no such version" in message  # there is nothing yet to roll back
     # Two texts under one version: whoever comes second is told.
-    return error == "Diverged" and bool(evidence.schedule.broken)
+    words = _FORCED + (_BROKEN if evidence.schedule.broken else ())
+    return error in ("MigrationFailed", "Diverged") and any(word in message for word in words)
 
 
 def _deadlines(evidence: Evidence) -> Iterator[str]:

@@ -91,7 +91,7 @@ class PostgreSQLRelay:
         self._links: set[_Link] = set()
         self._silent = 0
         self._refusing = 0
-        self._unanswered = 0
+        self._unanswered: list[str] = []
         self._late: list[float] = []
         self._moments: list[Callable[[], None]] = []
         self._server: asyncio.AbstractServer | None = None
@@ -144,13 +144,9 @@ class PostgreSQLRelay:
 
         self._loop.call(begin)
 
-    def lose_answer_of_next_commit(self) -> None:
-        """Break the connection between the next COMMIT and its answer."""
-
-        def arm() -> None:
-            self._unanswered += 1
-
-        self._loop.call(arm)
+    def lose_answer_of_next(self, what: str) -> None:
+        """Break the connection between the next ``commit``, or ``takeover``, and its answer."""
+        self._loop.call(lambda: self._unanswered.append(what))
 
     def delay_next_commit(self, seconds: float) -> None:
         """Deliver the next COMMIT so much later."""
@@ -164,7 +160,7 @@ class PostgreSQLRelay:
         """End what still lies in wait."""
 
         def end() -> None:
-            self._unanswered = 0
+            self._unanswered.clear()
             self._late.clear()
             self._moments.clear()
 
@@ -202,12 +198,13 @@ class PostgreSQLRelay:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: _Link
     ) -> None:
         while data := await reader.read(_CHUNK):
-            if b"COMMIT" in data:
-                await self._before_commit(link)
+            what = _what_is_committed(data)
+            if what:
+                await self._before_commit(link, what)
             await link.passes.wait()
             writer.write(data)
             await writer.drain()
-            if b"COMMIT" in data and self._moments:
+            if what == "commit" and self._moments:
                 self._after_commit(link)
         await link.passes.wait()
         with contextlib.suppress(OSError, NotImplementedError):
@@ -219,14 +216,14 @@ class PostgreSQLRelay:
         self._loop.loop.call_later(MOMENT_SECONDS, link.passes.set)
         self._moments.pop()()
 
-    async def _before_commit(self, link: _Link) -> None:
-        if self._late:
+    async def _before_commit(self, link: _Link, what: str) -> None:
+        if self._late and what == "commit":
             seconds = self._late.pop()
             self._note("commit-late", f"{seconds:.2f} s")
             await asyncio.sleep(seconds)
-        if self._unanswered:
-            self._unanswered -= 1
-            self._note("commit-unanswered", "")
+        if what in self._unanswered:
+            self._unanswered.remove(what)
+            self._note(f"{what}-unanswered", "")
             link.is_muted = True
 
     async def _down(
@@ -240,3 +237,11 @@ class PostgreSQLRelay:
             await writer.drain()
         await link.passes.wait()
         link.cut()
+
+
+def _what_is_committed(data: bytes) -> str:
+    """``takeover`` for the fence's row and for our tables, ``commit`` for all else, or nothing."""
+    if b"COMMIT" not in data:
+        return ""
+    is_ours = b"backend_start" in data or b"pg_advisory_xact_lock" in data
+    return "takeover" if is_ours else "commit"

@@ -142,6 +142,7 @@ _FAMILIES = {
     "freeze": "#3b82c4",
     "postgresql": "#8a5fbf",
     "commit": "#8a5fbf",
+    "takeover": "#8a5fbf",
     "dynamodb": "#d98a00",
     "granted": "#c2367a",
 }
@@ -240,15 +241,15 @@ def _legend() -> str:
 
 _STYLE = """
 :root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1400px; padding: 0 1rem;
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1320px; padding: 0 1rem;
   color: #222; background: #fbfaf8; }
 h1 { font-size: 1.7rem; margin: 0; } h2 { font-size: 1.05rem; margin: 1.5rem 0 .4rem; }
 h1 span { font-weight: 400; } .red { color: #c62828; } .green { color: #2e7d4f; }
 .lead { color: #555; margin: .2rem 0 0; }
-.columns { display: flex; flex-wrap: wrap; gap: 0 3rem; align-items: flex-start; }
-table { border-collapse: collapse; font-size: .86rem; }
+.columns { display: flex; flex-wrap: wrap; gap: 0 2.2rem; align-items: flex-start; }
+table { border-collapse: collapse; font-size: .8rem; }
 th { text-align: left; font-weight: 600; color: #777; padding-right: 1rem; }
-td { padding: .08rem 1rem .08rem 0; border-top: 1px solid #e8e4dd; }
+td { padding: .05rem .8rem .05rem 0; border-top: 1px solid #e8e4dd; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; }
 .rounds { display: grid; grid-template-columns: repeat(auto-fill, minmax(400px, 1fr)); gap: 1rem; }
 figure { margin: 0; padding: .6rem .8rem; background: #fff; border: 1px solid #e8e4dd;

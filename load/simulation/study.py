@@ -34,11 +34,6 @@ serves a share as small. What one of them sees does not change with that: the te
 SIMULATED_LONG = 200
 """The same for the families and migrations of a minute and more, where each reads often."""
 
-UNTIL_LOST = 99
-"""More tries than a lease is long: the holder tries to free it until it is lost. Where families are
-compared: whether a single try is turned away is chance, and hides what the policies do."""
-
-
 ERRORS = (None, 1.0, 1.1, 1.25, 2.0, 4.0)
 """By what factor the holder's estimate is wrong at most; None: it publishes none, as today."""
 
@@ -69,10 +64,10 @@ def frontier(seed: int) -> Iterator[Point]:
     """Every family over its parameter: 1,000 starts and four lengths, 3 s and four sizes."""
     for length in LENGTHS:
         at_most = SIMULATED if length < 10 else SIMULATED_LONG
-        scenario = Scenario(migration=length, freeing_tries=UNTIL_LOST)
+        scenario = Scenario(migration=length)
         yield from _families("length", _sized(scenario, at_most), seed)
     for size in SIZES:
-        scenario = Scenario(environments=size, freeing_tries=UNTIL_LOST)
+        scenario = Scenario(environments=size)
         yield from _families("size", _sized(scenario), seed)
 
 
@@ -111,14 +106,9 @@ TROUBLES: dict[str, Scenario] = {
     ),
     "60 s, waiting ends after 25 s": Scenario(migration=60.0, wait=25.0),
     "10,000 at once": Scenario(environments=10_000),
-    "10,000 at once, freeing tried again": Scenario(environments=10_000, freeing_tries=UNTIL_LOST),
+    "10,000 at once, its end told once": Scenario(environments=10_000, freeing_tries=1),
     "100,000 at once": Scenario(environments=100_000),
-    "100,000 at once, 600 s, freeing tried again": Scenario(
-        environments=100_000, migration=600.0, freeing_tries=UNTIL_LOST
-    ),
-    "100,000 at once, freeing tried again": Scenario(
-        environments=100_000, freeing_tries=UNTIL_LOST
-    ),
+    "100,000 at once, 600 s": Scenario(environments=100_000, migration=600.0),
 }
 
 

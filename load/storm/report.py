@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
@@ -292,40 +292,44 @@ def _three(what: str, values: Sequence[float]) -> Iterator[tuple[str, str]]:
         yield f"{what}: median, 99 in 100, worst", told
 
 
-def write_index(done: Sequence[tuple[Evidence, Sequence[Verdict]]], out: Path) -> None:
-    """``index.html``: a line for each storm."""
+def write_index(out: Path) -> Path:
+    """``index.html``: a line for each storm whose report is there, also of earlier runs."""
     head = (
         "<tr><th></th><th>storm</th><th>served</th><th>migrations once</th><th>connections</th>"
         "<th>commit to answer<br>median, 99 in 100</th><th>calls<br>median</th><th>memory</th></tr>"
     )
-    rows = "".join(_index_row(evidence, found) for evidence, found in done)
+    reports = sorted(out.glob("*/report.json"), key=lambda path: path.stat().st_mtime)
+    rows = "".join(_index_row(json.loads(path.read_text())) for path in reports)
     body = [
         "<h1>Cold-start storms</h1>",
         '<p class="lead">Real Lambda runtimes, a real PostgreSQL, Locust as the crowd.</p>',
         f"<table>{head}{rows}</table>",
     ]
-    (out / "index.html").write_text(_document("Cold-start storms", body))
+    path = out / "index.html"
+    path.write_text(_document("Cold-start storms", body))
+    return path
 
 
-def _index_row(evidence: Evidence, found: Sequence[Verdict]) -> str:
-    scenario = evidence.scenario
-    state = "failed" if any(one.state == "failed" for one in found) else "passed"
-    served = sum(not failure_of(one.result) for one in evidence.observed)
-    once = sum(times == 1 for times in evidence.effects.values())
-    delays, calls, memory = Spread.of(evidence.delays), evidence.calls, evidence.memory
+def _index_row(said: Mapping[str, Any]) -> str:
+    name, state = said["scenario"]["name"], "passed" if said["passed"] else "failed"
+    kinds = said["invocations"].values()
+    served, count = (sum(kind[which] for kind in kinds) for which in ("served", "count"))
+    once = sum(times == 1 for times in said["effects"].values())
+    delays, calls = said["commit_to_answer"], said["dynamodb_calls_of_each_waiter"]
+    memory = said["memory_megabytes"]
     cells = [
-        f"{served:,} of {len(evidence.observed):,}",
-        f"{once} of {len(evidence.effects)}",
-        f"{evidence.sessions_at_most}",
-        f"{delays.median:.2f}, {delays.p99:.2f} s" if delays else "",
-        f"{calls.median:g}" if calls else "",
-        f"{sum(memory.pss) + memory.shared_parent:,.0f} MB" if memory else "",
+        f"{served:,} of {count:,}",
+        f"{once} of {len(said['effects'])}",
+        f"{said['connections']['at_most_by_the_server_s_log']}",
+        f"{delays['median']:.2f}, {delays['p99']:.2f} s" if delays else "",
+        f"{calls['median']:g}" if calls else "",
+        f"{memory['pss_in_all'] + memory['pss_of_the_parent']:,.0f} MB" if memory else "",
     ]
     numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
-    link = f'<a href="{scenario.name}/report.html">{escape(scenario.name)}</a>'
     return (
         f'<tr><td><span class="{state}">{state}</span></td>'
-        f'<td>{link}<br><span class="faint">{scenario.engine}</span></td>{numbers}</tr>'
+        f'<td><a href="{escape(name)}/report.html">{escape(name)}</a><br>'
+        f'<span class="faint">{escape(said["scenario"]["engine"])}</span></td>{numbers}</tr>'
     )
 
 

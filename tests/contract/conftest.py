@@ -36,13 +36,24 @@ def tables(dynamodb: DynamoDBEndpoint) -> DynamoDBTables:
     return DynamoDBTables(dynamodb, dynamodb.create_table(f"leases-{uuid4().hex[:8]}"))
 
 
-@pytest.fixture(params=["memory", "dynamodb"])
-def leases(request: pytest.FixtureRequest) -> LeaseBench:
+@pytest.fixture(scope="session")
+def signed_tables(dynamodb: DynamoDBEndpoint) -> DynamoDBTables:
+    """Tables whose stores read by the signed reader, and write by boto3."""
+    return DynamoDBTables(
+        dynamodb, dynamodb.create_table(f"signed-{uuid4().hex[:8]}"), is_signed=True
+    )
+
+
+@pytest.fixture(params=["memory", "dynamodb", "dynamodb, signed reader"])
+def leases(request: pytest.FixtureRequest) -> Iterator[LeaseBench]:
     """A target of its own for the test."""
     if request.param == "memory":
-        return LeaseBench(MemoryTables())
-    tables: DynamoDBTables = request.getfixturevalue("tables")
-    return LeaseBench(tables)
+        yield LeaseBench(MemoryTables())
+        return
+    fixture = "tables" if request.param == "dynamodb" else "signed_tables"
+    bench = LeaseBench(request.getfixturevalue(fixture))
+    yield bench
+    bench.store.close()
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 from uuid import uuid4
 
+from lambda_migrate.lease.signed.reader import SignedReader
 from lambda_migrate.lease.state import Failure, Lease, LeaseState, Ready
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.lease.table import DynamoDBLeaseTable
@@ -42,8 +43,17 @@ class MemoryTables:
 
 
 class DynamoDBTables:
-    def __init__(self, engine: DynamoDBEndpoint, table: str) -> None:
+    """Stores on a real table.
+
+    Args:
+        engine: Where it is.
+        table: Its name.
+        is_signed: Whether the stores read by the signed reader rather than by boto3.
+    """
+
+    def __init__(self, engine: DynamoDBEndpoint, table: str, *, is_signed: bool = False) -> None:
         self.table = table
+        self._environ = {**engine.environment(), "HOME": "/nonexistent"} if is_signed else None
         self._client = engine.client(retries={"total_max_attempts": 1}, max_pool_connections=50)
 
     def store(self, target: str, clock: FakeClock) -> DynamoDBLeaseTable:
@@ -51,6 +61,7 @@ class DynamoDBTables:
             self.table,
             target,
             client=lambda: self._client,
+            reader=None if self._environ is None else SignedReader(self._environ),
             lease_seconds=LEASE_SECONDS,
             clock=clock,
         )

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -158,16 +160,16 @@ class Protocol(RuleBasedStateMachine):
             self.world.close()
 
     def next_one_succeeds(self) -> None:
-        newest = self.let_end(self.world.start(self.world.engine.manifests[NEWER]))
+        newest = let_end(self.world.start(self.world.engine.manifests[NEWER]))
         if isinstance(newest.error, MigrationFailed):  # somebody's time was over in the middle
             self.world.now += LONGEST_PAUSE_MS / 1000
-            newest = self.let_end(self.world.start(self.world.engine.manifests[NEWER]))
+            newest = let_end(self.world.start(self.world.engine.manifests[NEWER]))
         assert newest.outcome is not None, f"I5: {newest.error!r}"
 
     def failing_one_says_why(self) -> None:
         self.world.now += LONGEST_PAUSE_MS / 1000
         manifest = self.world.engine.manifests[FAILING]
-        failing = self.let_end(self.world.start(manifest))
+        failing = let_end(self.world.start(manifest))
         assert refuses(failing.error, manifest), f"I7: {failing.outcome} {failing.error!r}"
 
     def rest_thaws(self) -> None:
@@ -175,15 +177,6 @@ class Protocol(RuleBasedStateMachine):
             for instance in self.running:
                 instance.step()
         assert not self.world.broken, "\n".join(self.world.broken)
-
-    def let_end(self, instance: Instance) -> Instance:
-        for _ in range(LONG_ENOUGH):
-            if instance.is_over:
-                break
-            instance.step()
-        assert instance.is_over, f"I5: {instance.name} never ends, it is at {instance.at}"
-        assert not self.world.broken, "\n".join(self.world.broken)
-        return instance
 
 
 @pytest.fixture(autouse=True)
@@ -225,3 +218,109 @@ def test_dynamodb_and_postgresql_keep_the_promises_in_any_order_of_events(
     """Not shrunk: an example takes half a second, and its steps are few."""
     with RealServers(dynamodb, server) as servers:
         explore(lambda: RealEngine(servers), examples=20, steps=20, shrink=False)
+
+
+# --- the same instances, with one thing going wrong, at every moment in turn
+
+
+Play = Callable[[World, int], bool]
+"""One example, given the moment; False if the instance was done by then."""
+
+
+def frozen_and_overtaken(world: World, moment: int) -> bool:
+    """One is frozen, another takes the fence over, the first thaws, and the other goes on."""
+    manifest = world.engine.manifests[NEWER]
+    first = world.start(manifest)
+    if not after(first, moment):
+        return False
+    passed = world.engine.facts().token
+    world.now += LEASE_SECONDS + 1.5
+    second = world.start(manifest)
+    for _ in range(FAR):
+        if world.engine.facts().token > passed or second.is_over:
+            break
+        second.step()
+    assert world.engine.facts().token > passed or second.is_over, f"not taken over: {second.at}"
+    let_end(first)
+    let_end(second)  # meanwhile the first may have been the one to wait, and to take over in turn
+    assert let_end(world.start(manifest)).outcome is not None
+    return True
+
+
+def killed(world: World, moment: int) -> bool:
+    manifest = world.engine.manifests[NEWER]
+    first = world.start(manifest)
+    if not after(first, moment):
+        return False
+    first.kill()
+    world.now += LEASE_SECONDS + 1.5
+    assert let_end(world.start(manifest)).outcome is not None
+    return True
+
+
+def meeting(fault: Fault, world: World, moment: int) -> bool:
+    """One call goes wrong; the instance may fail of it, and the next one succeeds."""
+    manifest = world.engine.manifests[NEWER]
+    first = world.start(manifest)
+    if not after(first, moment):
+        return False
+    first.step(fault)
+    let_end(first)
+    world.now += LEASE_SECONDS + 1.5
+    assert let_end(world.start(manifest)).outcome is not None
+    return True
+
+
+def after(instance: Instance, moment: int) -> bool:
+    """Whether it still runs after so many turns."""
+    for _ in range(moment):
+        instance.step()
+    return not instance.is_over
+
+
+def let_end(instance: Instance) -> Instance:
+    for _ in range(LONG_ENOUGH):
+        if instance.is_over:
+            break
+        instance.step()
+    assert instance.is_over, f"I5: {instance.name} never ends, it is at {instance.at}"
+    assert not instance.world.broken, "\n".join(instance.world.broken)
+    return instance
+
+
+def at_every_moment(play: Play, make_engine: Callable[[], Engine]) -> None:
+    for moment in count():
+        world = World(make_engine())
+        try:
+            if not play(world, moment):
+                break
+        finally:
+            world.close()
+    assert moment > len(world.engine.manifests[NEWER].migrations), "hardly anything was tried"
+
+
+PLAYS: dict[str, Play] = {
+    "frozen and overtaken": frozen_and_overtaken,
+    "killed": killed,
+    **{fault.value: partial(meeting, fault) for fault in Fault if fault is not Fault.NONE},
+}
+
+
+@pytest.mark.parametrize("play", PLAYS.values(), ids=PLAYS)
+def test_fakes_keep_the_promises_whenever_one_thing_happens(play: Play) -> None:
+    at_every_moment(play, MemoryEngine)
+
+
+ON_REAL_ENGINES = {
+    name: PLAYS[name]
+    for name in ("frozen and overtaken", Fault.ANSWER_LOST.value, Fault.TWICE.value)
+}
+"""What needs real locks, real sessions, and real conditions."""
+
+
+@pytest.mark.parametrize("play", ON_REAL_ENGINES.values(), ids=ON_REAL_ENGINES)
+def test_dynamodb_and_postgresql_keep_the_promises_whenever_one_thing_happens(
+    play: Play, dynamodb: DynamoDBEndpoint, server: Server
+) -> None:
+    with RealServers(dynamodb, server) as servers:
+        at_every_moment(play, lambda: RealEngine(servers))

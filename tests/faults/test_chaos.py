@@ -30,7 +30,9 @@ from load.chaos.schedule import (
 )
 from load.chaos.shrink import shrink
 
-SEEDS = range(20)
+SEEDS = range(180, 200)
+"""Twenty in a row that have every kind of fault between them."""
+
 KEPT = sorted((Path(__file__).parent / "schedules").glob("*.json"))
 
 # --- the rounds
@@ -226,6 +228,11 @@ def test_being_served_without_a_migration_is_found(quiet: Evidence) -> None:
         assert only(replace(quiet, checks=[lacking])) == "served on its schema"
 
 
+def test_not_having_been_able_to_look_is_no_excuse(quiet: Evidence) -> None:
+    (check,) = [check for check in quiet.checks if check.who == "environment 0"]
+    assert only(replace(quiet, checks=[replace(check, versions=None)])) == "served on its schema"
+
+
 def test_being_served_after_a_rollback_is_found_and_before_it_is_not(quiet: Evidence) -> None:
     check = Check("environment 0", "new", 100.0, 110.0, 110.1, (1,), ("orders_3",))
 
@@ -261,9 +268,11 @@ def test_failing_code_that_is_served_afterwards_is_found(quiet: Evidence) -> Non
     assert only(evidence) == "a fresh cold start"
 
 
-@pytest.mark.parametrize("error", ["RepairRequired", "ConfigurationError", "Diverged"])
+@pytest.mark.parametrize(
+    "error", ["RepairRequired", "ConfigurationError", "Diverged", "MigrationFailed"]
+)
 def test_an_error_that_fits_nothing_that_went_wrong_is_found(quiet: Evidence, error: str) -> None:
-    raised = {"event": "raised", "error": error, "message": "?", "at": 1.0, "wall": 1.0}
+    raised = {"event": "raised", "error": error, "message": "duplicate key", "at": 1.0, "wall": 1.0}
     life = Life("environment 0", "new", ended=1.0, exit_code=0, events=[raised])
     assert only(replace(quiet, lives=[life])) == "named ends"
 

@@ -160,7 +160,8 @@ def test_a_commit_whose_answer_is_lost_is_committed(
     relay, open_connection = connect
     connection = open_connection()
     connection.run("CREATE TABLE IF NOT EXISTS chaos_unanswered (id int)")
-    relay.lose_answer_of_next_commit()
+    relay.lose_answer_of_next("takeover")  # which this is not
+    relay.lose_answer_of_next("commit")
     connection.run("BEGIN")
     connection.run("INSERT INTO chaos_unanswered VALUES (1)")
     with pytest.raises(BROKEN):

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lambda_migrate.applying import with_ready
+from lambda_migrate.applying import next_failure, with_ready
 from lambda_migrate.deadline import Deadline
-from lambda_migrate.errors import ConfigurationError, NotReady
+from lambda_migrate.errors import ConfigurationError, MigrationFailed, NotReady
 from lambda_migrate.lease.backoff import Backoff
 from lambda_migrate.lease.decide import LONGEST_PAUSE_MS
 from lambda_migrate.lease.item import decode, encode_failure, encode_progress, encode_ready
@@ -142,6 +142,17 @@ def test_no_progress_makes_a_waiter_sleep_longer_than_none(
     assert 0 <= delay <= backoff.delay(waited, failures=failures)
 
 
+@pytest.mark.parametrize("attempts", [-FAR, -4, -1, 0, FAR])
+def test_a_failure_after_a_planted_one_can_be_read_again(attempts: int) -> None:
+    planted = LeaseState(failure=Failure("d", "m", 1, "", "planted", attempts, 0, 0))
+    failure = next_failure(
+        planted, MigrationFailed("no"), digest="d", version=1, pause_seconds=10, now_ms=10**12
+    )
+    state = decode({"format": {"N": "1"}, "failure": encode_failure(failure)}, target="orders")
+    assert state.failure is not None
+    assert 0 <= state.failure.retry_at_ms - 10**12 <= LONGEST_PAUSE_MS
+
+
 def test_what_was_planted_as_ready_is_forgotten_in_favour_of_what_is_true() -> None:
     planted = held(1, database="here", ready={f"{n:064x}": Ready(FAR, 1) for n in range(9_000)})
     kept = with_ready(planted, "here", "d" * 64, version=3, now_ms=5)
@@ -187,3 +198,14 @@ def test_a_stranger_in_the_item_is_only_named(owner: str) -> None:
     with pytest.raises(NotReady) as caught:
         scene.runner(manifest(1)).ensure(Deadline.after(5.0, scene.clock))
     assert obeyed(str(caught.value)) == ""
+
+
+def test_a_digest_planted_as_ready_is_served_and_verify_finds_it() -> None:
+    """The limit of what can be defended: the table is what the fast path believes."""
+    scene = Scene()
+    files = manifest(1)
+    ready = {files.digest: Ready(1, 1)}
+    scene.table.state = LeaseState(database=scene.database.fingerprint, ready=ready)
+    assert scene.runner(files).ensure(scene.deadline()) is Outcome.UP_TO_DATE
+    found = scene.maintenance(files).verify(scene.deadline())
+    assert "the history says it may not" in found.problems[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+import pprint
 from types import SimpleNamespace
 from typing import Any
 
@@ -116,6 +117,7 @@ def test_the_standard_librarys_own_functions_take_it(of: Any) -> None:
     ]
     assert dataclasses.asdict(point) == {"x": 1, "y": 2, "labels": ["a"], "secret": "s"}
     assert dataclasses.replace(point, y=7).sum == 8
+    assert pprint.pformat(point) == "Point(x=1, y=2, labels=['a'])"
     assert dataclasses.astuple(of.Named(name="n")) == ("n", 1.0)
 
 

@@ -1,4 +1,8 @@
-"""How large a process is after so many calls: ``python -m load.bench.within.growth what how``."""
+"""How large a process is after so many calls: ``python -m load.bench.within.growth what how``.
+
+What Python has allocated is traced from its start (``-X tracemalloc``): else everything that was
+made before and is made anew later would look like growth.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import gc
 import os
 import sys
 import tracemalloc
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +25,6 @@ __all__ = ["main"]
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _SAMPLES = 20
-_WARM_UP = 0.2  # of the calls, before the first sample
 
 
 def main(what: str, how: str, calls: int) -> None:
@@ -30,20 +34,19 @@ def main(what: str, how: str, calls: int) -> None:
         what: ``warm`` invocations, cold checks through a new ``decorator`` each, or through a new
             ``runner`` each.
         how: ``resident``: the kernel's figure; ``traced``: what Python has allocated.
-        calls: How many, after the warm-up.
+        calls: How many, after as many that fill caches and free lists.
     """
     size = {"resident": _resident, "traced": _traced}[how]
     call = {"warm": _warm, "decorator": _decorator, "runner": _runner}[what]()
-    _repeat(call, round(calls * _WARM_UP))
-    if how == "traced":
-        tracemalloc.start()
-        _repeat(call, round(calls * _WARM_UP))
-    counts, sizes = [0], [_settled(size)]
-    for _ in range(_SAMPLES):
+    _repeat(call, calls)
+    # Made before anything is measured: a list that grows with the samples would be in them.
+    sizes = array("q", [0] * (_SAMPLES + 1))
+    sizes[0] = _settled(size)
+    for sample in range(1, _SAMPLES + 1):
         _repeat(call, calls // _SAMPLES)
-        counts.append(counts[-1] + calls // _SAMPLES)
-        sizes.append(_settled(size))
-    tell({"counts": counts, "sizes": sizes})
+        sizes[sample] = _settled(size)
+    counts = [calls // _SAMPLES * sample for sample in range(_SAMPLES + 1)]
+    tell({"counts": counts, "sizes": list(sizes)})
 
 
 def _repeat(call: Callable[[], object], times: int) -> None:
@@ -62,6 +65,8 @@ def _resident() -> int:
 
 
 def _traced() -> int:
+    if not tracemalloc.is_tracing():
+        raise RuntimeError("start it with -X tracemalloc: else this is always 0")
     return tracemalloc.get_traced_memory()[0]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
@@ -13,24 +15,35 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.child import EngineFailed
 from lambda_migrate.local.dynamodb import (
+    Dynalite,
     DynamoDBEndpoint,
     DynamoDBLocal,
     LocalDynamoDB,
     dynamodb_from_environment,
+    install_dynalite,
+    main,
 )
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
 
 CLIENTS = 50
 ONCE: dict[str, Any] = {"retries": {"total_max_attempts": 1}}
 
 
-@pytest.fixture(scope="module")
-def dynamodb() -> Iterator[LocalDynamoDB]:
-    with LocalDynamoDB() as running:
+Engine: TypeAlias = "LocalDynamoDB | Dynalite"
+
+
+@pytest.fixture(scope="module", params=[LocalDynamoDB, Dynalite])
+def dynamodb(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    if request.param is Dynalite:
+        install_dynalite()  # nothing to do from the second time on
+    with request.param() as running:
         running.create_table("leases")
         yield running
 
 
-def test_a_conditional_write_has_one_winner_among_fifty_clients(dynamodb: LocalDynamoDB) -> None:
+def test_a_conditional_write_has_one_winner_among_fifty_clients(dynamodb: Engine) -> None:
     barrier = Barrier(CLIENTS)
     answers: list[tuple[str, bool]] = []
     clients = [dynamodb.client(**ONCE) for _ in range(CLIENTS)]
@@ -58,10 +71,12 @@ def test_a_conditional_write_has_one_winner_among_fifty_clients(dynamodb: LocalD
     with ThreadPoolExecutor(CLIENTS) as pool:
         won = list(pool.map(attempt, range(CLIENTS)))
     assert [sum(column) for column in zip(*won, strict=True)] == [1] * 5
-    assert answers == [("ConditionalCheckFailedException", True)] * (5 * (CLIENTS - 1))
+    tells_the_item = isinstance(dynamodb, LocalDynamoDB)
+    refused = ("ConditionalCheckFailedException", tells_the_item)
+    assert answers == [refused] * (5 * (CLIENTS - 1))
 
 
-def test_requests_are_counted_by_operation_and_by_client(dynamodb: LocalDynamoDB) -> None:
+def test_requests_are_counted_by_operation_and_by_client(dynamodb: Engine) -> None:
     client = dynamodb.client(client="counted")
     for _ in range(3):
         client.get_item(TableName="leases", Key={"target": {"S": "x"}})
@@ -73,7 +88,22 @@ def test_requests_are_counted_by_operation_and_by_client(dynamodb: LocalDynamoDB
     assert dynamodb.requests("nobody") == {}
 
 
-def test_a_paused_api_takes_requests_and_answers_them_later(dynamodb: LocalDynamoDB) -> None:
+def test_requests_are_counted_by_tenths_of_a_second_too(dynamodb: Engine) -> None:
+    client = dynamodb.client(client="timed")
+    before = dynamodb.rates()
+    began = int(time.time() * 10)
+    for _ in range(20):
+        client.get_item(TableName="leases", Key={"target": {"S": "x"}})
+    ended = int(time.time() * 10)
+    fresh = {
+        tenth: counts["GetItem"] - before.get(tenth, {}).get("GetItem", 0)
+        for tenth, counts in dynamodb.rates().items()
+    }
+    assert sum(fresh.values()) == 20
+    assert all(began <= tenth <= ended for tenth, count in fresh.items() if count)
+
+
+def test_a_paused_api_takes_requests_and_answers_them_later(dynamodb: Engine) -> None:
     client = dynamodb.client(read_timeout=0.2, connect_timeout=0.2, **ONCE)
     dynamodb.pause()
     try:
@@ -85,8 +115,8 @@ def test_a_paused_api_takes_requests_and_answers_them_later(dynamodb: LocalDynam
     assert "Item" not in patient.get_item(TableName="leases", Key={"target": {"S": "x"}})
 
 
-def test_a_restart_keeps_the_address_and_loses_the_tables() -> None:
-    with LocalDynamoDB() as own:
+def test_a_restart_keeps_the_address_and_loses_the_tables(dynamodb: Engine) -> None:
+    with type(dynamodb)() as own:
         own.create_table("leases")
         address, old = own.endpoint_url, own.pid
         own.restart()
@@ -99,7 +129,7 @@ def test_a_restart_keeps_the_address_and_loses_the_tables() -> None:
 
 
 def test_the_environment_names_another_engine(
-    monkeypatch: pytest.MonkeyPatch, dynamodb: LocalDynamoDB
+    monkeypatch: pytest.MonkeyPatch, dynamodb: Engine
 ) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL_DYNAMODB", raising=False)
     assert isinstance(dynamodb_from_environment(), LocalDynamoDB)
@@ -108,7 +138,7 @@ def test_the_environment_names_another_engine(
         assert type(other) is DynamoDBEndpoint
         assert other.environment()["AWS_ENDPOINT_URL_DYNAMODB"] == dynamodb.endpoint_url
         assert "leases" in other.client().list_tables()["TableNames"]
-        assert (other.requests(), other.clients()) == ({}, ())
+        assert (other.requests(), other.clients(), other.rates()) == ({}, (), None)
     assert dynamodb.pid  # leaving the endpoint did not end what somebody else runs
 
 
@@ -118,3 +148,16 @@ def test_amazons_engine_that_is_not_there_is_named_with_the_command(
     monkeypatch.setenv("LAMBDA_MIGRATE_ENGINES", str(tmp_path_factory.mktemp("engines")))
     with pytest.raises(ConfigurationError, match="dynamodb install"):
         DynamoDBLocal().start()
+
+
+def test_dynalite_that_is_not_there_is_named_with_the_command(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="dynamodb install dynalite"):
+        Dynalite(directory=tmp_path).start()
+
+
+def test_an_engine_is_fetched_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["install", "dynalite"]) == 0
+    assert "dynalite is in" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main(["install", "redis"])
+    assert ended.value.code == 2

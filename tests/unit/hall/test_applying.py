@@ -14,9 +14,15 @@ from lambda_migrate.errors import (
     ManifestError,
     MigrateError,
     MigrationFailed,
+    NotReady,
     RepairRequired,
 )
-from lambda_migrate.events import CheckFailed, MigrationBroke, MigrationStarted
+from lambda_migrate.events import (
+    CheckFailed,
+    MigrationApplied,
+    MigrationBroke,
+    MigrationStarted,
+)
 from lambda_migrate.lease.state import READY_KEPT, LeaseState, Ready
 from lambda_migrate.migrations import (
     EMPTY_DIGEST,
@@ -203,6 +209,23 @@ def test_the_deadline_reached_while_migrating_is_a_failure_that_says_so(scene: S
     assert failure.migration == "0001_m"
     (broke,) = scene.observer.of(MigrationBroke)
     assert (broke.migration, broke.seconds) == ("0001_m", 30.0)
+
+
+def test_a_deadline_that_comes_between_two_migrations_is_no_failure_of_the_second(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def advance(event: object) -> None:
+        scene.observer.events.append(event)  # type: ignore[arg-type]  # it is one of ours
+        if isinstance(event, MigrationApplied):
+            scene.clock.advance(18.5)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scene.observer, "observe", advance)
+        with pytest.raises(NotReady, match="no time is left to begin 0002_m"):
+            scene.runner(V2).ensure(scene.deadline(20))
+    assert scene.database.effects == ["0001_m"]
+    assert (scene.table.state.owner, scene.table.state.failure) == (None, None)
+    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.MIGRATED, "at once, without a pause"
 
 
 # --- contradictions

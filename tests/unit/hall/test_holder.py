@@ -142,7 +142,8 @@ def test_giving_back_never_hides_what_went_wrong(scene: Scene, error: MigrateErr
     held = hold(scene)
     scene.table.before["release"] = raises(error)
     held.release()
-    assert scene.table.log == ["acquire", "release"]
+    again = ["release"] if isinstance(error, LeaseStoreUnavailable) else []
+    assert scene.table.log == ["acquire", "release", *again]
 
 
 def test_owners_are_never_alike_and_name_the_function(monkeypatch: pytest.MonkeyPatch) -> None:

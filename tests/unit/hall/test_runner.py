@@ -23,6 +23,7 @@ from lambda_migrate.events import (
     MigrationStarted,
     Waiting,
 )
+from lambda_migrate.lease.backoff import failed_bound
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.state import Failure, Lease, LeaseState, Progress, Ready
 from lambda_migrate.postgresql.database import FenceStale
@@ -319,7 +320,7 @@ def test_a_free_lease_is_not_announced_as_taken_over(scene: Scene) -> None:
 def test_a_lease_watched_for_its_whole_length_is_over_whatever_the_clocks_say(
     scene: Scene,
 ) -> None:
-    scene.held_by("dead", seconds=100_000)
+    scene.held_by("dead", seconds=1_000)
     runner = scene.runner(V1, wait_seconds=60)
     assert runner.ensure(scene.deadline(120)) is Outcome.MIGRATED
     waited = scene.observer.of(CheckFinished)[0].waited_seconds
@@ -413,13 +414,54 @@ def test_a_lease_lost_when_all_was_done_makes_a_waiter_that_serves(scene: Scene)
 def test_a_store_that_is_gone_when_all_was_done_does_not_keep_it_from_serving(
     scene: Scene,
 ) -> None:
-    scene.table.before["complete"] = raises(LeaseStoreUnavailable("gone"))
+    def go() -> None:
+        scene.table.is_down = True
+        raise LeaseStoreUnavailable("gone")
+
+    scene.table.before["complete"] = go
     assert scene.runner(V2).ensure(scene.deadline()) is Outcome.MIGRATED
     assert scene.table.state.ready == {}
+    scene.table.is_down = False
     scene.clock.advance(30)
     assert scene.runner(V2).ensure(scene.deadline()) is Outcome.MIGRATED
     assert scene.database.effects == ["0001_m", "0002_m"]
     assert V2.digest in scene.table.state.ready
+
+
+@pytest.mark.parametrize("lost", ["request", "answer"])
+def test_one_write_that_is_not_answered_keeps_nobody_waiting_for_the_leases_end(
+    scene: Scene, lost: str
+) -> None:
+    planned = scene.table.before if lost == "request" else scene.table.after
+    planned["complete"] = raises(LeaseStoreUnavailable("throttled"))
+    began = scene.clock.monotonic()
+    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.MIGRATED
+    assert scene.table.log.count("complete") == 2
+    assert scene.clock.monotonic() - began <= 0.2
+    assert scene.table.state.owner is None
+    assert V2.digest in scene.table.state.ready
+
+
+def test_giving_back_ends_with_the_leases_trust_or_the_deadline(scene: Scene) -> None:
+    def go() -> None:
+        scene.table.is_down = True
+        raise LeaseStoreUnavailable("gone")
+
+    scene.table.before["complete"] = go
+    began = scene.clock.monotonic()
+    assert scene.runner(V2).ensure(scene.deadline(8)) is Outcome.MIGRATED
+    assert scene.clock.monotonic() - began <= 8
+    assert scene.table.log.count("complete") > 3
+
+
+def test_waiting_after_a_first_read_that_failed_begins_as_after_any_that_failed(
+    scene: Scene,
+) -> None:
+    scene.migrated(V2)
+    scene.table.before["read"] = raises(LeaseStoreUnavailable("throttled"))
+    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.WAITED
+    [pause] = scene.observer.of(Waiting)
+    assert pause.delay_seconds >= failed_bound(1) / 2
 
 
 def test_a_store_that_is_gone_when_the_lease_is_not_trusted_any_more_is_asked_again(

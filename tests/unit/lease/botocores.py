@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 import botocore.session
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+from botocore.compat import HTTPHeaders
 from botocore.config import Config
 from botocore.loaders import Loader
 
@@ -32,16 +33,19 @@ def get_item(environ: dict[str, str], table: str, target: str, *, consistent: bo
 
     def catch(request: AWSPreparedRequest, **_: Any) -> AWSResponse:
         sent.append(request)
-        return AWSResponse(request.url, 200, {}, _Empty())
+        return AWSResponse(request.url, 200, HTTPHeaders(), _Empty())
 
     with patch.dict(os.environ, environ, clear=True):
         session = botocore.session.Session()
         session.register_component("data_loader", _LOADER)
-        client = session.create_client("dynamodb", config=Config(retries={"total_max_attempts": 1}))
+        client: Any = session.create_client(
+            "dynamodb", config=Config(retries={"total_max_attempts": 1})
+        )
         client.meta.events.register("before-send.dynamodb.GetItem", catch)
         client.get_item(TableName=table, Key={"target": {"S": target}}, ConsistentRead=consistent)
         client.close()
     request = sent[0]
+    assert isinstance(request.body, bytes)
     headers = {name: _text(value) for name, value in request.headers.items()}
     verify = client._endpoint.http_session._verify
     return Sent(

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lambda_migrate.lease.decide import (
+    LONGEST_LEASE_MS,
     LONGEST_PAUSE_MS,
     SKEW_MS,
     Acquire,
@@ -168,9 +169,10 @@ def test_a_clock_that_is_ahead_by_the_margin_ends_no_lease(until: int, now: int,
         assert not lease_is_over(LeaseState(1, OTHER, until), now + skew)
 
 
-@given(wait_ms=st.integers(0, 10**13), behind_ms=st.integers(0, 10**12))
+@given(wait_ms=st.integers(0, 10**13), behind_ms=st.integers(0, 15 * 60_000))
 @settings(deadline=None)
 def test_a_clock_that_is_behind_only_waits_longer(wait_ms: int, behind_ms: int) -> None:
+    """By up to a quarter of an hour; beyond that it may take a lease for one that cannot be."""
     late, right = (step(HELD, now_ms=NOW + wait_ms - b) for b in (behind_ms, 0))
     assert isinstance(right, Acquire) or isinstance(late, Wait)
 
@@ -226,3 +228,16 @@ def test_a_stale_reading_starts_the_watch_again() -> None:
     watch = Watch(LEASE)
     for now, seen in enumerate([HELD, renewed, HELD, renewed]):
         assert not watch.unchanged(seen, now * WHOLE)
+
+
+def test_a_lease_longer_than_any_keeps_nobody_waiting() -> None:
+    planted = replace(HELD, lease_until_ms=NOW + LONGEST_LEASE_MS + 1)
+    assert step(planted) == Acquire(planted, watched=True)
+    assert step(planted, may_migrate=False) == Wait(planted)
+    longest = replace(HELD, lease_until_ms=NOW + LONGEST_LEASE_MS)
+    assert step(longest) == Wait(longest)
+
+
+def test_a_free_item_is_free_whatever_else_it_says() -> None:
+    odd = replace(FREE, lease_until_ms=NOW + LONGEST_LEASE_MS + 1)
+    assert step(odd) == Acquire()

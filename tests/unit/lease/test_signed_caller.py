@@ -350,7 +350,7 @@ CHOICES = {
 """What botocore takes for these, where it would not take anything."""
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(environments)
 @example(LAMBDA)
 @example({**PLAIN, **dict.fromkeys(HARMLESS, "1"), **CHOICES})

@@ -63,7 +63,7 @@ own_headers = st.dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     access_key=words,
     secret=words,

@@ -12,7 +12,9 @@ from load.bench.findings import Area, Areas, Chart, Check, Section, Table
 from load.bench.report import Report, markdown, page, write_docs, write_report
 
 BARS = Chart("cost", "What <it> costs", "ms", [("lambda-migrate", 2, 1, 3), ("them", 9, 8, 9)], 5)
-STRIPS = Areas("storm", "A storm", "of 100", [Area("them", "9 failed", [(0.1, 3), (0.2, 9)], True)])
+STRIPS = Areas(
+    "storm", "A storm", "of 100", 100.0, [Area("them", "9 failed", [(0.1, 3), (0.2, 9)], True)]
+)
 SECTION = Section(
     key="cost",
     title="The cost",

@@ -114,3 +114,11 @@ def test_what_both_ways_read_has_one_digest(
     assert digest in (None, manifest.digest)
     plain = all(name.isascii() and " " not in name for name in files)
     assert digest is not None or not plain
+
+
+def test_a_file_that_is_too_large_is_not_even_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(tmp_path, **{"0001_a": UP})
+    monkeypatch.setattr("lambda_migrate.migrations.digest.MAX_BYTES", len(UP) - 1)
+    assert read_digest(str(folder)) is None

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from lambda_migrate.deadline import SYSTEM_CLOCK
 from lambda_migrate.lease.item import FORMAT, encode_ready
 from lambda_migrate.lease.state import Ready
 from lambda_migrate.migrations import read_manifest
@@ -138,8 +139,12 @@ HELD = {
     "format": {"N": str(FORMAT)},
     "fence": {"N": "3"},
     "owner": {"S": "somebody/1/x"},
-    "lease_until": {"N": "99999999999999"},
 }
+
+
+def held() -> dict[str, Any]:
+    """The item while somebody migrates."""
+    return HELD | {"lease_until": {"N": str(SYSTEM_CLOCK.wall_ms() + 60_000)}}
 
 
 def run(folder: Path, table: Table, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -176,7 +181,7 @@ def told(done: subprocess.CompletedProcess[str], what: str) -> list[str]:
 def test_whoever_does_not_migrate_loads_nothing_heavy_and_leaves_nothing_open(
     migrations: Path, serve: Any, held_for: int
 ) -> None:
-    table = serve([HELD] * held_for + [ready(migrations)])
+    table = serve([held()] * held_for + [ready(migrations)])
     done = run(migrations, table)
     heavy = {name for name in told(done, "loaded") if name.partition(".")[0] in HEAVY}
     assert heavy == set()

@@ -1,0 +1,141 @@
+"""The storms' server, and small storms that must be judged bad because they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lambda_migrate.errors import ConfigurationError
+from load.storm.control import Control, ControlFailed
+from load.storm.host import Host, serve
+from load.storm.packages import Counting
+from load.storm.report import write, write_index
+from load.storm.scenarios import make
+from load.storm.stage import open_stage
+from load.storm.verdicts import verdicts
+from tests.integration.load.storming import judged, play
+
+# It opens a connection as lambda-migrate would, where one that waits should have none.
+TWO_CONNECTIONS = """
+import os
+from urllib.parse import parse_qs, urlsplit
+
+import pg8000.native
+
+from lambda_migrate import migrate_on_cold_start
+
+parts = urlsplit(os.environ["DATABASE_URL"])
+folder = parse_qs(parts.query)["host"][0]
+connection = pg8000.native.Connection(
+    "postgres", database=parts.path[1:], unix_sock=f"{folder}/.s.PGSQL.5432",
+    application_name="lambda-migrate:storm:0",
+)
+
+
+@migrate_on_cold_start
+def handler(event, context):
+    return {"served": True}
+"""
+
+RAISES = """
+from lambda_migrate import migrate_on_cold_start
+
+
+@migrate_on_cold_start
+def handler(event, context):
+    if event["kind"] == "warm":
+        raise ValueError("no such order")
+    return {"served": True}
+"""
+
+
+def test_effects_that_doubled_and_connections_that_are_two_are_found(tmp_path: Path) -> None:
+    scenario = make("together", 3, engine="moto", processes="forked")
+    found = judged(play(scenario, Counting(double=4, handler=TWO_CONNECTIONS), tmp_path))
+    assert found["each migration took effect once"].state == "failed"
+    assert "0004_effect 2 times" in found["each migration took effect once"].found
+    assert found["never two PostgreSQL connections of ours at once"].state == "failed"
+    assert found["nor in any sample"].state == "failed"
+    assert found["no invocation failed"].state == "passed"
+
+
+def test_a_storm_that_went_well_is_reported_in_figures_and_for_people(tmp_path: Path) -> None:
+    scenario = make("together", 3, engine="moto", processes="forked")
+    evidence = play(scenario, Counting(), tmp_path)
+    found = verdicts(evidence)
+    assert {one.what for one in found if one.state != "passed"} == set()
+    folder = tmp_path / "out" / scenario.name
+    write(evidence, found, folder)
+    index = write_index(tmp_path / "out").read_text()
+    figures = json.loads((folder / "report.json").read_text())
+    assert figures["passed"] is True
+    assert figures["outcomes"] == {"MIGRATED": 1, "WAITED": 2}
+    assert figures["commit_to_answer"]["count"] == 2
+    assert (
+        0 < figures["commit_to_answer"]["median"] < figures["invocations"]["cold"]["took"]["worst"]
+    )
+    assert figures["connections"]["in_all"] == 1
+    assert 3.0 < figures["connections"]["connection_seconds"] < 60.0
+    assert figures["memory_megabytes"]["environments"] == 3
+    page = (folder / "report.html").read_text()
+    assert page.count("<svg") == 5
+    assert "0006_slow" in page
+    assert "together-3-forked/report.html" in index
+
+
+def test_a_handler_that_fails_is_found(tmp_path: Path) -> None:
+    scenario = make("waves", 3, engine="moto", processes="forked")
+    found = judged(play(scenario, Counting(handler=RAISES), tmp_path))
+    assert found["no invocation failed"].state == "failed"
+    assert "3 ValueError" in found["no invocation failed"].found
+    assert found["each migration took effect once"].state == "passed"
+    assert found["each migration took effect once"].found.startswith("12 of 12")
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Iterator[Control]:
+    scenario = make("ramp", 1, engine="moto", processes="forked")
+    with (
+        open_stage(scenario, Counting(fails=True), tmp_path) as stage,
+        serve(Host(stage)) as url,
+    ):
+        yield Control(url)
+
+
+def test_the_server_tells_failures_by_their_kind_and_refuses_what_it_does_not_know(
+    control: Control,
+) -> None:
+    cold = control.ask("/cold")
+    assert (cold["failure"], cold["environment"]) == ("MigrationFailed", "v1 env0001")
+    assert cold["init_seconds"] > 0 < cold["duration_seconds"]
+    warm = control.ask("/invoke", kind="warm", version=1)
+    assert warm["failure"] == "MigrationFailed"
+    assert control.ask("/progress") == {"answered": 2}
+    with pytest.raises(ControlFailed, match="every cold start of the storm has come"):
+        control.ask("/cold")
+    with pytest.raises(ControlFailed, match="there is no /coffee"):
+        control.ask("/coffee")
+    assert control.ask("/progress") == {"answered": 2}
+
+
+@pytest.mark.parametrize("url", ["", "127.0.0.1:80", "http://127.0.0.1"])
+def test_a_control_url_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(ControlFailed, match="write http://host:port"):
+        Control(url)
+
+
+def test_a_server_that_is_gone_is_told() -> None:
+    with pytest.raises(ControlFailed, match="/cold"):
+        Control("http://127.0.0.1:9").ask("/cold")
+
+
+def test_a_storm_for_which_there_is_no_memory_does_not_begin(tmp_path: Path) -> None:
+    scenario = make("together", 10_000_000, engine="moto", processes="separate")
+    with (
+        pytest.raises(ConfigurationError, match="choose a smaller -n"),
+        open_stage(scenario, Counting(), tmp_path),
+    ):
+        pass

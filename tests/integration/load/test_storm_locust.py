@@ -1,0 +1,163 @@
+"""Locust itself, always in processes of its own: it patches whatever imports it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from lambda_migrate.local.function import LocalFunction
+from lambda_migrate.local.loopback import free_port
+from lambda_migrate.local.plain_http import Request, Response
+from load.storm.__main__ import main
+from load.storm.evidence import read_statistics
+from load.storm.host import Host, serve
+from load.storm.packages import Counting
+from load.storm.scenarios import make
+from load.storm.stage import open_stage
+
+ROOT = Path(__file__).parents[3]
+PROBE = ROOT / "tests" / "integration" / "local" / "function"
+LOCUST = [sys.executable, "-m", "locust", "-f", "load/locustfile.py", "--headless"]
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *command], capture_output=True, text=True, cwd=ROOT, timeout=240
+    )
+
+
+def test_a_storm_runs_is_judged_and_written_down(tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    asked = ("together", "-n", "4", "--engine", "moto", "--processes", "separate")
+    ran = run("load.storm", *asked, "--out", str(out))
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "All passed." in ran.stdout
+    folder = out / "together-4-separate"
+    written = {path.name for path in folder.iterdir()}
+    assert {"report.json", "report.html", "locust.html", "locust_stats.csv"} <= written
+    figures = json.loads((folder / "report.json").read_text())
+    assert figures["locust"]["cold"] == [4, 0]
+    assert figures["locust"]["init"] == [4, 0]
+    assert "together-4-separate" in (out / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "asked", [["whirlwind"], ["together", "-n", "0"], ["together", "--engine", "redis"]]
+)
+def test_wrong_usage_is_exit_code_2(asked: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(asked)
+    assert ended.value.code == 2
+
+
+def test_a_master_and_two_workers_drive_one_storm(tmp_path: Path) -> None:
+    scenario = make("waves", 6, engine="moto", processes="forked")
+    with (
+        open_stage(scenario, Counting(), tmp_path) as stage,
+        serve(host := Host(stage)) as url,
+    ):
+        port = str(free_port())
+        storm = ["--storm", "waves", "--waves", "3", "-n", "6", "--control", url]
+        csvs = ["--csv", str(tmp_path / "locust"), "--exit-code-on-error", "0"]
+        master = [*LOCUST, *storm, *csvs, "--master", "--expect-workers", "2"]
+        worker = [*LOCUST[:-1], *storm, "--worker", "--master-host", "127.0.0.1"]
+        processes = [
+            subprocess.Popen([*master, "--master-bind-port", port], cwd=ROOT),
+            subprocess.Popen([*worker, "--master-port", port], cwd=ROOT),
+            subprocess.Popen([*worker, "--master-port", port], cwd=ROOT),
+        ]
+        try:
+            assert [process.wait(240) for process in processes] == [0, 0, 0]
+        finally:
+            for process in processes:
+                process.kill()
+    assert [one.wave for one in host.observed if one.kind == "cold"] == [1, 1, 2, 2, 3, 3]
+    statistics = read_statistics(tmp_path / "locust")
+    assert statistics == {"cold": (6, 0), "init": (6, 0), "warm": (6, 0)}
+
+
+# -- a stack that is deployed: here, the local Lambda behind Lambda's own Invoke API --------------
+
+
+@contextmanager
+def deployed(function: LocalFunction) -> Iterator[str]:
+    """Lambda's Invoke API as far as boto3 needs it, and the same function behind a URL."""
+
+    async def answer(request: Request) -> Response:
+        body = json.loads(request.body) if request.body else {}
+        result = await asyncio.wrap_future(function.submit(body))
+        report = "REPORT RequestId: x Duration: 1.00 ms"
+        if result.cold:
+            report += f" Init Duration: {result.init_seconds * 1000:.2f} ms"
+        headers = {"X-Amz-Log-Result": base64.b64encode(report.encode()).decode()}
+        if result.ok:
+            return Response(200, json.dumps(result.payload).encode(), headers)
+        headers["X-Amz-Function-Error"] = "Unhandled"
+        said = {"errorType": result.error_type, "errorMessage": result.error_message}
+        return Response(200 if request.body else 500, json.dumps(said).encode(), headers)
+
+    with serve(cast(Host, SimpleNamespace(answer=answer))) as url:
+        yield url
+
+
+@pytest.mark.parametrize("event", ["{}", '{"raise": "x"}'])
+def test_a_function_is_invoked_by_its_name_and_lambda_tells_what_was_cold(
+    tmp_path: Path, event: str
+) -> None:
+    with (
+        LocalFunction("probe.handler", code=PROBE, preload=[]) as function,
+        deployed(function) as url,
+    ):
+        environ: dict[str, Any] = {
+            "AWS_ENDPOINT_URL_LAMBDA": url,
+            "AWS_ACCESS_KEY_ID": "x",
+            "AWS_SECRET_ACCESS_KEY": "x",
+            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "PATH": "/usr/bin",
+        }
+        asked = ["--function", "orders", "--event", event, "-n", "3", "--warm", "2"]
+        csvs = ["--csv", str(tmp_path / "locust"), "--exit-code-on-error", "0"]
+        ran = subprocess.run(
+            [*LOCUST, *asked, *csvs],
+            cwd=ROOT,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        started = len(function.environments())
+    assert ran.returncode == 0, ran.stderr
+    found = read_statistics(tmp_path / "locust")
+    assert found["cold"][0] + found["warm"][0] == 9
+    assert found["cold"][0] == found["init"][0] == started
+    failures = found["cold"][1] + found["warm"][1]
+    assert failures == (9 if "raise" in event else 0)
+    if failures:
+        assert "ValueError" in (tmp_path / "locust_failures.csv").read_text()
+
+
+def test_a_url_is_asked_and_what_is_cold_behind_it_is_not_claimed(tmp_path: Path) -> None:
+    with (
+        LocalFunction("probe.handler", code=PROBE, preload=[]) as function,
+        deployed(function) as url,
+    ):
+        ran = subprocess.run(
+            [*LOCUST, "--host", url, "-n", "2", "--csv", str(tmp_path / "locust")],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert ran.returncode == 0, ran.stderr
+    assert read_statistics(tmp_path / "locust") == {"request": (4, 0)}

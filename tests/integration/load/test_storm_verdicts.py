@@ -1,0 +1,181 @@
+"""What a storm must show is shown by a good one, and found missing in each bad one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from lambda_migrate.local.environment import InvocationResult
+from lambda_migrate.local.evidence import Check
+from lambda_migrate.local.sampler import Sample
+from load.storm.evidence import Evidence, Session, overlap_of, sessions_of
+from load.storm.host import Observed
+from load.storm.scenarios import make
+from load.storm.verdicts import peak_of, verdicts
+
+SERVED = InvocationResult(
+    "r", "env0001", True, "ok", {"served": True}, "", "", 0.1, 1.0, 10.0, 14.0
+)
+CHECK = Check("v1 env0001", "WAITED", 14.0, 4.0, 3.9, 3, 0, ())
+HOLDER = Check("v1 env0002", "MIGRATED", 13.5, 3.5, 0.0, 4, 1, ("0001_effect",))
+
+
+def observed(result: InvocationResult = SERVED, kind: str = "cold") -> Observed:
+    return Observed(kind, 1, 1, result)
+
+
+GOOD = Evidence(
+    scenario=make("together", 2, engine="moto", processes="separate"),
+    observed=[observed(), observed(replace(SERVED, environment_id="env0002"))],
+    checks={"v1 env0001": [CHECK], "v1 env0002": [HOLDER]},
+    effects={"0001_effect": 1},
+    committed=13.4,
+    samples=[Sample(10.0, 0, 0), Sample(11.0, 1, 0), Sample(12.0, 1, 0), Sample(14.0, 0, 0)],
+    sessions=[Session("lambda-migrate:storm:1", 10.5, 13.5)],
+    requests={"GetItem": 5, "UpdateItem": 2},
+    requests_of={"v1 env0001": 3, "v1 env0002": 4},
+    rates={100: {"GetItem": 5, "UpdateItem": 2}},
+    locust={"cold": (2, 0)},
+)
+
+
+def failed(evidence: Evidence) -> list[str]:
+    return [one.what for one in verdicts(evidence) if one.state == "failed"]
+
+
+def test_a_good_storm_passes() -> None:
+    assert failed(GOOD) == []
+    assert {one.state for one in verdicts(GOOD)} == {"passed"}
+
+
+CRASHED = replace(SERVED, status="crashed", error_type="Runtime.ExitError")
+REFUSED = replace(SERVED, payload={"statusCode": 503})
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"observed": [observed(), observed(CRASHED)]}, "no invocation failed"),
+        ({"observed": [observed(), observed(REFUSED)]}, "no invocation failed"),
+        ({"observed": [observed()]}, "every cold start took place"),
+        (
+            {"observed": [observed(), observed(replace(SERVED, cold=False))]},
+            "every cold start took place",
+        ),
+        ({"effects": {"0001_effect": 2}}, "each migration took effect once"),
+        ({"effects": {"0001_effect": 0}}, "each migration took effect once"),
+        ({"effects": {}}, "each migration took effect once"),
+        (
+            {"sessions": [*GOOD.sessions, Session("lambda-migrate:storm:2", 13.0, 13.1)]},
+            "never two PostgreSQL connections of ours at once",
+        ),
+        ({"sessions": []}, "never two PostgreSQL connections of ours at once"),
+        ({"samples": [Sample(11.0, 2, 0), Sample(12.0, 0, 0)]}, "nor in any sample"),
+        ({"rates": {1: {"GetItem": 3000}}}, "below the limits of one DynamoDB partition"),
+        (
+            {"rates": {1: {"GetItem": 1, "UpdateItem": 1000}}},
+            "below the limits of one DynamoDB partition",
+        ),
+        ({"rates": {}}, "below the limits of one DynamoDB partition"),
+        ({"requests_of": {"v1 env0001": 4}}, "lease_calls in the logs is what the engine counted"),
+        ({"requests_of": {"v1 env9": 1}}, "lease_calls in the logs is what the engine counted"),
+        ({"locust": {"cold": (2, 1)}}, "Locust has counted the same"),
+        ({"locust": {}}, "Locust has counted the same"),
+        ({"troubles": ["the rollback failed"]}, "nothing else went wrong"),
+    ],
+)
+def test_each_thing_that_is_wrong_is_found(change: Mapping[str, Any], what: str) -> None:
+    assert what in failed(replace(GOOD, **change))
+
+
+def test_what_an_engine_does_not_count_is_called_not_measured() -> None:
+    found = {one.what: one.state for one in verdicts(replace(GOOD, rates=None, requests_of={}))}
+    assert found["below the limits of one DynamoDB partition"] == "not measured"
+    assert found["lease_calls in the logs is what the engine counted"] == "not measured"
+
+
+FAILURE = replace(SERVED, status="error", error_type="MigrationFailed", payload=None)
+TOLD = replace(CHECK, outcome="MigrationFailed", cause="0005_effect 42P01")
+FAILING = replace(
+    GOOD,
+    scenario=make("failing", 2, engine="moto", processes="separate"),
+    observed=[observed(FAILURE), observed(replace(FAILURE, environment_id="env0002"))],
+    checks={
+        "v1 env0001": [TOLD, replace(TOLD, fence=1, ended=10.0)],
+        "v1 env0002": [replace(TOLD, fence=2, ended=13.1)],
+    },
+    requests_of={},
+    attempts=2,
+    locust={"cold": (2, 2)},
+)
+
+
+def test_a_failing_migration_that_is_tried_once_in_each_pause_passes() -> None:
+    assert failed(FAILING) == []
+
+
+EARLY = {"v1 env0001": [replace(TOLD, fence=1, ended=10.0), replace(TOLD, fence=2, ended=12.0)]}
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"observed": GOOD.observed}, "every invocation failed because of the migration"),
+        (
+            {"observed": [observed(FAILURE), observed(CRASHED)]},
+            "every invocation failed because of the migration",
+        ),
+        (
+            {"checks": {"v1 env0001": [TOLD, replace(TOLD, cause="0002 42P01")]}},
+            "all tell the same cause",
+        ),
+        ({"checks": {"v1 env0001": [replace(TOLD, cause="")]}}, "all tell the same cause"),
+        ({"attempts": 3}, "at most one try in each pause"),
+        ({"checks": EARLY}, "at most one try in each pause"),
+        ({"attempts": 0, "checks": {"v1 env0001": [TOLD]}}, "at most one try in each pause"),
+    ],
+)
+def test_each_way_to_fail_wrongly_is_found(change: Mapping[str, Any], what: str) -> None:
+    assert what in failed(replace(FAILING, **change))
+
+
+def test_the_busiest_second_begins_anywhere() -> None:
+    rates = {tenth: {"GetItem": 1} for tenth in range(100)}
+    rates |= {tenth: {"GetItem": 50} for tenth in range(15, 25)}
+    rates[200] = {"UpdateItem": 7, "PutItem": 2, "DescribeTable": 99}
+    assert peak_of(rates).reads == 500
+    assert peak_of(rates).writes == 9
+    assert peak_of({}).reads == 0
+
+
+def test_connections_overlap_only_while_both_are_open() -> None:
+    assert overlap_of([(0, 1), (1, 2), (5, 6)]) == 1
+    assert overlap_of([(0, 1), (0.5, 2), (0.9, 1)]) == 3
+    assert overlap_of([]) == 0
+
+
+OPENED = "LOG:  connection authorized: user=postgres database=storm application_name"
+LOG = f"""\
+2026-01-31 12:00:00.000 UTC [10] LOG:  connection received: host=[local]
+2026-01-31 12:00:00.500 UTC [10] {OPENED}=lambda-migrate:storm:1
+2026-01-31 12:00:00.600 UTC [11] {OPENED}=orders
+2026-01-31 12:00:00.700 UTC [11] LOG:  disconnection: session time: 0:00:00.100 user=postgres
+2026-01-31 12:00:02.000 UTC [10] LOG:  disconnection: session time: 0:00:01.500 user=postgres
+2026-01-31 12:00:03.000 UTC [10] {OPENED}=lambda-migrate:storm:2
+"""
+
+
+def test_the_servers_log_tells_when_each_connection_of_ours_was_open() -> None:
+    noon = 1769860800.0
+    first, second = sessions_of(LOG, epoch=noon)
+    assert (first.name, first.opened, first.closed) == ("lambda-migrate:storm:1", 0.5, 2.0)
+    assert (second.name, second.opened, second.closed) == ("lambda-migrate:storm:2", 3.0, 3.0)
+
+
+def test_the_delay_is_counted_from_the_commit_for_those_that_waited_alone() -> None:
+    assert GOOD.delays == [pytest.approx(0.6)]
+    assert GOOD.check_delays == [pytest.approx(0.6)]
+    assert replace(GOOD, committed=None).delays == []
