@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from enum import Enum
 
 from lambda_migrate.deadline import Deadline
@@ -292,6 +291,8 @@ class _Check:
         step = self._decide(lease.state)
         if not isinstance(step, Serve | Refuse):
             return None
+        from contextlib import suppress  # the one thing here that a plain start need not load
+
         with suppress(MigrateError):  # it runs out by itself otherwise
             self.target.store.release(lease)
         return step

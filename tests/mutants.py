@@ -51,7 +51,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "fence": (f"{_POSTGRESQL}/test_fence.py", *_NEWEST),
     "scripts": (f"{_POSTGRESQL}/test_transactional.py", f"{_POSTGRESQL}/test_scripts.py", *_NEWEST),
     "outside": (f"{_POSTGRESQL}/test_outside.py", *_NEWEST),
-    "holder dies": ("tests/faults/test_holder_dies.py",),
 }
 """What pytest is told, cheap ones first."""
 
@@ -103,7 +102,7 @@ MUTANTS = (
         "postgresql/sql.py",
         "WHERE datname = current_database() AND pid <> pg_backend_pid()",
         "WHERE datname = current_database() AND pid = 0",
-        ("contract, database", "fence", "holder dies", "machine, real"),
+        ("contract, database", "fence", "machine, real"),
     ),
     Mutant(
         "a takeover ends nobody before it sets the token",

@@ -24,8 +24,9 @@ from load.bench import (
     warm,
 )
 from load.bench.engines import install_dbmate
-from load.bench.findings import Section, Verdict, missed
+from load.bench.findings import Check, Section, Verdict, missed
 from load.bench.machine import BUSY, busy_share, describe
+from load.bench.processes import MeasurementFailed
 from load.bench.report import Report, write_docs, write_report
 from load.bench.stage import Stage
 
@@ -101,7 +102,7 @@ def _measure(names: Sequence[str], *, quick: bool) -> Report:
         machine = describe(stage.server.version)
         for name in names:
             print(f"{name} ...", flush=True)
-            section = ROWS[name](stage, quick)
+            section = _row(name, stage, quick=quick)
             _tell(section)
             sections.append(section)
     return Report(
@@ -111,6 +112,16 @@ def _measure(names: Sequence[str], *, quick: bool) -> Report:
         seconds=time.monotonic() - began,
         provisional=_doubts(busy, quick=quick),
     )
+
+
+def _row(name: str, stage: Stage, *, quick: bool) -> Section:
+    """One row; where a measured process fails, the others are measured all the same."""
+    try:
+        return ROWS[name](stage, quick)
+    except MeasurementFailed as failed:
+        print(failed, file=sys.stderr)
+        first = str(failed).partition("\n")[0]
+        return Section(name, name, [Check(name, bar=0, value=None, note=first)])
 
 
 def _tell(section: Section) -> None:

@@ -66,7 +66,7 @@ def measure(stage: Stage, *, processes: int, share: float = 1.0) -> Section:
             )
         ],
         notes=[
-            "The slope of the least-squares line through 21 samples in one process, after as many "
+            "The slope of the least-squares line through 21 samples in one process, after 2,000 "
             f"calls to warm up; {processes} processes of each kind; the interval is Student's, of "
             f"their mean. Growth is seen where all of it lies above {SEEN:g} byte a call: the "
             "smallest object that could be left behind has 16.",

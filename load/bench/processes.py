@@ -15,9 +15,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Finished", "Program", "by_turns", "run", "run_at_once", "run_gated"]
+__all__ = [
+    "Finished",
+    "MeasurementFailed",
+    "Program",
+    "by_turns",
+    "run",
+    "run_at_once",
+    "run_gated",
+]
 
 _TIMEOUT_SECONDS = 400.0
+
+
+class MeasurementFailed(RuntimeError):
+    """A measured process did not do what it was to do; its row has no figure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +69,10 @@ class Finished:
         """Return self if it succeeded.
 
         Raises:
-            RuntimeError: It failed; with its output.
+            MeasurementFailed: It failed; with its output.
         """
         if self.status != 0:
-            raise RuntimeError(f"a measured process ended with {self.status}:\n{self.output}")
+            raise MeasurementFailed(f"a measured process ended with {self.status}:\n{self.output}")
         return self
 
 
@@ -162,14 +174,14 @@ class _Crowd:
         """Wait for something that they do.
 
         Raises:
-            RuntimeError: One of them ended, or time is over, and it did not come about.
+            MeasurementFailed: One of them ended, or time is over, and it did not come about.
         """
         while not holds():
             if time.monotonic() > self._until:
-                raise RuntimeError("some processes never came to their gate")
+                raise MeasurementFailed("some processes never came to their gate")
             for process, log in self._running.values():
                 if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                    raise RuntimeError(f"one ended before its gate:\n{log.read_text()}")
+                    raise MeasurementFailed(f"one ended before its gate:\n{log.read_text()}")
             time.sleep(0.02)
 
     def collect(self, began: float) -> list[Finished]:

@@ -8,7 +8,7 @@ from load.bench.figures import spread
 from load.bench.findings import Chart, Check, Section, Table, number
 from load.bench.migrations import small
 from load.bench.peers import ALEMBIC, BY_HAND, DBMATE, DJANGO, OURS, YOYO, Peer
-from load.bench.processes import Finished, run
+from load.bench.processes import Finished, MeasurementFailed, run
 from load.bench.stage import Stage
 
 __all__ = ["measure"]
@@ -55,7 +55,7 @@ def _apply(stage: Stage, peer: Peer, count: int) -> Finished:
     finished = run(stage.program(peer, project, database))
     applied = stage.ask(database, "SELECT count(*) FROM pg_tables WHERE tablename ~ '^things_'")
     if applied != [[count // 2]]:
-        raise RuntimeError(f"{peer.title} applied {applied} tables of {count // 2}")
+        raise MeasurementFailed(f"{peer.title} applied {applied} tables of {count // 2}")
     stage.drop_database(database)
     return finished
 

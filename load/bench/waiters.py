@@ -9,7 +9,7 @@ from load.bench.figures import Spread, percentile, spread
 from load.bench.findings import Chart, Check, Section, Table, number
 from load.bench.migrations import LONG_SECONDS, storm
 from load.bench.peers import GATE, OURS
-from load.bench.processes import run_gated
+from load.bench.processes import MeasurementFailed, run_gated
 from load.bench.stage import Stage
 from load.bench.within.answer import find
 
@@ -41,11 +41,13 @@ class Run:
         delays: Seconds from the commit to the handler, of each that had begun before it and did
             not migrate.
         late: How many began after it.
+        failed: How many were not served at all.
         migration_seconds: From the gate's opening to the commit.
     """
 
     delays: list[float]
     late: int
+    failed: int
     migration_seconds: float
 
 
@@ -61,6 +63,7 @@ def measure(stage: Stage, *, runs: int) -> Section:
         checks=[
             _check(f"median wait {where}", 0.3, median),
             _check(f"99 in 100 wait at most {where}", 1.0, last),
+            Check(f"failed of {INSTANCES} at once", bar=0, value=max(one.failed for one in found)),
         ],
         tables=[
             Table(
@@ -105,12 +108,16 @@ def _run(stage: Stage) -> Run:
     finished = run_gated([program] * INSTANCES)
     commit, owner = stage.ask(database, _COMMIT)[0]
     holder = int(str(owner).split("/")[1])
-    told = {one.pid: find(one.check().output) for one in finished}
+    told = {one.pid: find(one.output) for one in finished if one.status == 0}
     others = [(began, served) for pid, (began, served) in told.items() if pid != holder]
     stage.drop_database(database)
+    delays = sorted(served - commit for began, served in others if began < commit)
+    if not delays:
+        raise MeasurementFailed("nobody waited: all the others failed, or began too late")
     return Run(
-        delays=sorted(served - commit for began, served in others if began < commit),
+        delays=delays,
         late=sum(began >= commit for began, _ in others),
+        failed=sum(one.status != 0 for one in finished),
         migration_seconds=commit - min(began for began, _ in told.values()),
     )
 

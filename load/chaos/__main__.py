@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from load.chaos.report import write_report
+from load.chaos.report import rounds, write_report
 from load.chaos.rounds import Result, Rounds
 from load.chaos.schedule import Schedule, from_json, generate, to_json
 from load.chaos.shrink import shrink
@@ -27,13 +27,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = Path(options.out)
     began = time.monotonic()
     results: list[Result] = []
-    with Rounds(options.workers) as rounds:
-        for result in rounds.play(schedules):
+    with Rounds(options.workers) as lanes:
+        for result in lanes.play(schedules):
             results.append(result)
             _tell(result, done=len(results), total=len(schedules), began=began)
         failed = [result for result in results if result.broken]
         for result in failed:
-            _keep(result, rounds, out / "failures", tries=options.shrink)
+            _keep(result, lanes, out / "failures", tries=options.shrink)
     _clear_line()
     write_report(results, out, seconds=time.monotonic() - began)
     _summarise(results, out)
@@ -96,7 +96,7 @@ def _indented(lines: Sequence[str]) -> list[str]:
     return ["  " + line.replace("\n", "\n  ") for line in lines]
 
 
-def _keep(result: Result, rounds: Rounds, folder: Path, *, tries: int) -> None:
+def _keep(result: Result, lanes: Rounds, folder: Path, *, tries: int) -> None:
     """Print a failing schedule, make it smaller, and write it down."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{result.schedule.seed}.json"
@@ -104,7 +104,7 @@ def _keep(result: Result, rounds: Rounds, folder: Path, *, tries: int) -> None:
     laws = {broken.partition(":")[0] for broken in result.broken}
 
     def still_fails(schedule: Schedule) -> bool:
-        broken = rounds.play_one(schedule).broken
+        broken = lanes.play_one(schedule).broken
         return bool(laws & {sentence.partition(":")[0] for sentence in broken})
 
     small, played = shrink(result.schedule, still_fails, tries=tries)
@@ -119,7 +119,7 @@ def _summarise(results: Sequence[Result], out: Path) -> None:
     broken = sum(1 for result in results if result.broken)
     strikes = sum(sum(result.evidence.strikes.values()) for result in results)
     print(
-        f"{len(results)} rounds, {strikes} faults struck, {broken} rounds broke a law; "
+        f"{rounds(len(results))}, {strikes} faults struck, {rounds(broken)} broke a law; "
         f"see {out / 'report.html'}"
     )
 

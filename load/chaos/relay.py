@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -241,7 +242,11 @@ class PostgreSQLRelay:
 
 def _what_is_committed(data: bytes) -> str:
     """``takeover`` for the fence's row and for our tables, ``commit`` for all else, or nothing."""
-    if b"COMMIT" not in data:
+    if not _COMMIT.search(data):
         return ""
     is_ours = b"backend_start" in data or b"pg_advisory_xact_lock" in data
     return "takeover" if is_ours else "commit"
+
+
+_COMMIT = re.compile(rb"\bCOMMIT\s*[;\0]")
+"""The statement, and not the isolation level of a BEGIN."""

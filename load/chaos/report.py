@@ -15,7 +15,7 @@ from load.chaos.laws import LAWS
 from load.chaos.rounds import Result
 from load.chaos.schedule import KINDS, to_json
 
-__all__ = ["write_report"]
+__all__ = ["rounds", "write_report"]
 
 
 def write_report(results: Sequence[Result], out: Path, *, seconds: float) -> None:
@@ -51,21 +51,26 @@ def _end(life: Life) -> str:
     return str(told[-1].get("error", told[-1]["event"])) if told else ""
 
 
+def rounds(number: int) -> str:
+    """So many rounds, in words."""
+    return "1 round" if number == 1 else f"{number} rounds"
+
+
 # --- the page
 
 
 def _page(results: Sequence[Result], *, seconds: float) -> str:
     broken = sum(1 for result in results if result.broken)
-    verdict = f"{broken} rounds broke a law" if broken else "no law was broken"
+    verdict = f"{rounds(broken)} broke a law" if broken else "no law was broken"
     strikes = sum(sum(result.evidence.strikes.values()) for result in results)
     starts = sum(len(result.evidence.lives) for result in results)
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Chaos: {len(results)} rounds, {verdict}</title>
+<title>Chaos: {rounds(len(results))}, {verdict}</title>
 <style>{_STYLE}</style>
 <h1>Chaos <span class="{"red" if broken else "green"}">{verdict}</span></h1>
-<p class="lead">{len(results)} rounds in {seconds / 60:.1f} min: {starts} processes,
+<p class="lead">{rounds(len(results))} in {seconds / 60:.1f} min: {starts} processes,
 {strikes} faults that struck, {len(LAWS)} laws held against each round.</p>
 <div class="columns">{_kinds(results)}{_laws(results)}{_ends(results)}</div>
 <h2>Every round</h2>

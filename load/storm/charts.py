@@ -21,7 +21,8 @@ _BINS = 30
 def bars(values: Sequence[int], *, title: str, unit: str) -> str:
     """How often each whole number comes; those between the least and the most are all there."""
     counts = Counter(values)
-    least, most = min(counts), max(counts)
+    least = min(counts)
+    most = max(*counts, least + 7)  # or else one column would fill it all
     if most - least >= 2 * _BINS:
         return histogram([float(value) for value in values], title=title, unit=unit)
     heights = [counts[number] for number in range(least, most + 1)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import itertools
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -84,7 +84,8 @@ class Evidence:
         taken_back: The same of down scripts; empty without a rollback.
         attempts: How often the failing migration was tried; None if none is to fail.
         bands: Each migration, and each down script.
-        committed: When PostgreSQL committed the last migration, by its own account.
+        committed: When PostgreSQL committed the last migration, by its own account; None where
+            none was to succeed.
         samples: Connections, by asking every so often.
         sessions: Connections, by the server's log, which misses none.
         requests: To DynamoDB by operation; empty where the engine does not count.
@@ -178,9 +179,9 @@ class Evidence:
 
     @property
     def sample_gaps(self) -> Spread | None:
-        """Seconds between two samples while cold starts were going on."""
+        """Seconds between two samples, from the first cold start to the last answer."""
         began = min((one.result.started for one in self.cold), default=0.0)
-        ended = max((one.result.ended for one in self.cold), default=0.0)
+        ended = max((one.result.ended for one in self.observed), default=0.0)
         at = [sample.at for sample in self.samples if began <= sample.at <= ended]
         return Spread.of([after - before for before, after in itertools.pairwise(at)])
 
@@ -265,6 +266,8 @@ def _rows(stage: StormStage, checks: Mapping[str, Sequence[Check]]) -> list[Row]
 
 def _committed(stage: StormStage) -> float | None:
     database = stage.package.database
+    if stage.scenario.kind == "failing":
+        return None  # there is none that was waited for
     if not read_migrations(stage.server, database, epoch=stage.epoch):
         return None
     committed = stage.server.execute(_COMMITTED, database=database)[0][0]
@@ -331,16 +334,14 @@ def measure_memory(stage: StormStage) -> Memory | None:
     )
 
 
-def _rollup(pid: int) -> Counter[str]:
-    """Megabytes, as the kernel adds them up; nothing for a process that is no more."""
-    found: Counter[str] = Counter()
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-    except OSError:
-        return found
-    for line in lines:
-        name, _, rest = line.partition(":")
-        found[name] += float(rest.split()[0]) / 1024  # type: ignore[assignment]  # a Counter adds
+def _rollup(pid: int) -> dict[str, float]:
+    """Megabytes, as the kernel adds them up; zeros for a process that is no more."""
+    found = dict.fromkeys(("Pss", "Private_Clean", "Private_Dirty"), 0.0)
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
+            name, _, rest = line.partition(":")
+            if name in found:
+                found[name] = float(rest.split()[0]) / 1024
     return found
 
 

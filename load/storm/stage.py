@@ -60,7 +60,6 @@ class StormStage:
         epoch: Seconds since the epoch when the monotonic clock stood at 0.
         functions: By version.
         codes: What was deployed, by version.
-        setup_calls: Requests to DynamoDB before the storm, by operation.
     """
 
     scenario: Scenario

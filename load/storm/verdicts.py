@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from lambda_migrate.local.evidence import Check
 from lambda_migrate.local.findings import is_served
 from load.storm.evidence import Evidence
 from load.storm.host import failure_of
@@ -23,6 +24,10 @@ State = Literal["passed", "failed", "not measured"]
 
 _CLOCK_SLACK = 0.2
 """Seconds: a pause is counted by the holder from its failure on, and we see only its log line."""
+
+
+_TOLD_SECONDS = 1.0
+"""From a commit until DynamoDB has been told of it, on a machine that is busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,7 @@ def verdicts(evidence: Evidence) -> list[Verdict]:
         *_sampled(evidence),
         _below_the_limit(evidence),
         *_counted_alike(evidence),
+        *_asked_once(evidence),
         _locust_agrees(evidence),
     ]
     if evidence.scenario.rollback:
@@ -98,7 +104,8 @@ def _all_failed_alike(evidence: Evidence) -> Iterator[Verdict]:
     alike = set(kinds) == {"MigrationFailed"}
     yield _judge("every invocation failed because of the migration", alike, told)
     causes = {check.cause for checks in evidence.checks.values() for check in checks}
-    yield _judge("all tell the same cause", len(causes) == 1 and "" not in causes, str(causes))
+    told = ", ".join(sorted(cause or "none" for cause in causes))
+    yield _judge("all tell the same cause", len(causes) == 1 and "" not in causes, told)
     yield _one_try_per_pause(evidence)
 
 
@@ -190,6 +197,27 @@ def _counted_alike(evidence: Evidence) -> Iterator[Verdict]:
         name, (said, counted) = next(iter(differ.items()))
         told += f"; {len(differ)} environments differ, {name}: {said} and {counted}"
     yield _judge(what, not differ, told)
+
+
+def _asked_once(evidence: Evidence) -> Iterator[Verdict]:
+    """The fast path: an environment that finds the schema current, as nothing is being migrated."""
+    current = [
+        check
+        for check in evidence.first_checks
+        if check.outcome == "UP_TO_DATE" and not check.fence and not _is_beside(check, evidence)
+    ]
+    if current:
+        more = sum(check.lease_calls != 1 for check in current)
+        told = f"{len(current) - more} of {len(current)}"
+        yield _judge("who finds the schema current asks DynamoDB once", not more, told)
+
+
+def _is_beside(check: Check, evidence: Evidence) -> bool:
+    """Whether a migration was going on, or just over, at some moment of the check."""
+    began = check.ended - check.seconds
+    return any(
+        band.start < check.ended and began < band.end + _TOLD_SECONDS for band in evidence.bands
+    )
 
 
 def _locust_agrees(evidence: Evidence) -> Verdict:

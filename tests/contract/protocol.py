@@ -483,7 +483,8 @@ class SteppedStore:
     def acquire(self, owner: str, *, seen: LeaseState | None = None) -> Lease | LeaseState:
         instance, world = self.instance, self._world
         instance.granted = None
-        world.note("I4", world.now < instance.until, "acquires after its deadline")
+        in_time = world.now < instance.until or instance.rolls_back  # a person may
+        world.note("I4", in_time, "acquires after its deadline")
         fault = instance.turn("acquire")
         answer = self._write(fault, lambda: self._store.acquire(owner, seen=seen))
         if isinstance(answer, Lease):

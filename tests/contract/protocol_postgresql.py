@@ -33,6 +33,7 @@ from tests.contract.protocol import LEASE_SECONDS, Facts, Fault, Instance, Row
 UNDEFINED_TABLE = "42P01"
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 _MY_PID = "backend_pid = pg_backend_pid()"
+_INTENT = "SET state = 'started'"
 _NUMBERS = count(1)
 
 
@@ -236,20 +237,22 @@ class SteppedConnection(Connection):
 class PooledConnection(SteppedConnection):
     """One through a pooler: between transactions no successor finds a backend to end.
 
-    It can only be the comparison of the token that keeps such a holder from beginning another.
+    It can only be the comparison of the token that keeps such a holder from beginning another. What
+    runs outside a transaction compares nothing, and has a session of its own, which can be ended.
     """
 
     def __init__(
         self, engine: RealEngine, instance: Instance, plain: Connection, name: str
     ) -> None:
         super().__init__(engine, instance, plain)
-        self._name = literal(name)
+        self._name = f"application_name = {literal(name)}"
 
     def send(self, sql: str, timeout: float | None) -> list[list[Any]]:
-        named = f"{_BEGIN}; SET LOCAL application_name = {self._name}"
-        return super().send(
-            sql.replace(_BEGIN, named).replace(_MY_PID, "backend_pid = NULL"), timeout
-        )
+        named = sql.replace(_BEGIN, f"{_BEGIN}; SET LOCAL {self._name}")
+        rows = super().send(named.replace(_MY_PID, "backend_pid = NULL"), timeout)
+        if _INTENT in sql:
+            super().send(f"SET {self._name}", timeout)
+        return rows
 
 
 class Client:

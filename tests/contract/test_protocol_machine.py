@@ -215,9 +215,9 @@ def test_fakes_keep_the_promises_in_any_order_of_events() -> None:
 def test_dynamodb_and_postgresql_keep_the_promises_in_any_order_of_events(
     dynamodb: DynamoDBEndpoint, server: Server
 ) -> None:
-    """Not shrunk: an example takes half a second, and its steps are few."""
+    """Not shrunk: an example takes up to a second, and its steps are few."""
     with RealServers(dynamodb, server) as servers:
-        explore(lambda: RealEngine(servers), examples=20, steps=20, shrink=False)
+        explore(lambda: RealEngine(servers), examples=15, steps=20, shrink=False)
 
 
 # --- the same instances, with one thing going wrong, at every moment in turn

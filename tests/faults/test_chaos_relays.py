@@ -162,7 +162,7 @@ def test_a_commit_whose_answer_is_lost_is_committed(
     connection.run("CREATE TABLE IF NOT EXISTS chaos_unanswered (id int)")
     relay.lose_answer_of_next("takeover")  # which this is not
     relay.lose_answer_of_next("commit")
-    connection.run("BEGIN")
+    connection.run("BEGIN ISOLATION LEVEL READ COMMITTED")
     connection.run("INSERT INTO chaos_unanswered VALUES (1)")
     with pytest.raises(BROKEN):
         connection.run("COMMIT")

@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Mapping
+    from typing import Any
 
     from lambda_migrate.deadline import Deadline
     from lambda_migrate.lease.signed.caller import Endpoint
@@ -84,15 +85,12 @@ def connect(endpoint: Endpoint, context: ssl.SSLContext | None, until: Deadline)
     try:
         plain.settimeout(_left(until))
         return Connection(context.wrap_socket(plain, server_hostname=_ascii(endpoint)), endpoint)
-    except TimeoutError:
-        plain.close()
-        raise Unanswered("no TLS handshake in time") from None
+    except (TimeoutError, ConnectionError) as error:
+        raise Unanswered(f"no TLS handshake: {type(error).__name__}") from None
     except (OSError, ValueError) as error:  # SSLError; a name that no certificate can bear
-        plain.close()
         raise Doubtful(f"no TLS: {type(error).__name__}") from None
-    except BaseException:
-        plain.close()
-        raise
+    finally:
+        plain.close()  # a wrapped one has given its descriptor away
 
 
 def _dial(endpoint: Endpoint, until: Deadline) -> socket.socket:
@@ -102,21 +100,25 @@ def _dial(endpoint: Endpoint, until: Deadline) -> socket.socket:
     except OSError as error:
         raise Unanswered(f"{endpoint.host} has no address: {error}") from None
     problem = "it has no address"
-    for index, (family, kind, protocol, _, address) in enumerate(places):
-        dialled = socket.socket(family, kind, protocol)
+    for index, place in enumerate(places):
         try:
-            dialled.settimeout(_left(until) / (len(places) - index))
-            dialled.connect(address)
-            dialled.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return _dial_one(place, _left(until) / (len(places) - index))
         except OSError as error:
-            dialled.close()
             problem = f"{type(error).__name__}: {error}"
-        except BaseException:
-            dialled.close()
-            raise
-        else:
-            return dialled
     raise Unanswered(problem)
+
+
+def _dial_one(place: tuple[Any, ...], seconds: float) -> socket.socket:
+    family, kind, protocol, _, address = place
+    dialled = socket.socket(family, kind, protocol)
+    try:
+        dialled.settimeout(seconds)
+        dialled.connect(address)
+        dialled.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except BaseException:
+        dialled.close()
+        raise
+    return dialled
 
 
 def _ascii(endpoint: Endpoint) -> bytes:

@@ -25,6 +25,8 @@ __all__ = ["main"]
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _SAMPLES = 20
+_WARM_UP = 2_000
+"""Calls. The interpreter's tables and free lists go on growing for the first thousand or so."""
 
 
 def main(what: str, how: str, calls: int) -> None:
@@ -34,11 +36,11 @@ def main(what: str, how: str, calls: int) -> None:
         what: ``warm`` invocations, cold checks through a new ``decorator`` each, or through a new
             ``runner`` each.
         how: ``resident``: the kernel's figure; ``traced``: what Python has allocated.
-        calls: How many, after as many that fill caches and free lists.
+        calls: How many, after the warm-up.
     """
     size = {"resident": _resident, "traced": _traced}[how]
     call = {"warm": _warm, "decorator": _decorator, "runner": _runner}[what]()
-    _repeat(call, calls)
+    _repeat(call, _WARM_UP)
     # Made before anything is measured: a list that grows with the samples would be in them.
     sizes = array("q", [0] * (_SAMPLES + 1))
     sizes[0] = _settled(size)

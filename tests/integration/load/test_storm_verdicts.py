@@ -11,6 +11,7 @@ import pytest
 from lambda_migrate.local.environment import InvocationResult
 from lambda_migrate.local.evidence import Check
 from lambda_migrate.local.sampler import Sample
+from lambda_migrate.local.timeline import Band
 from load.storm.evidence import Evidence, Session, overlap_of, sessions_of
 from load.storm.host import Observed
 from load.storm.scenarios import make
@@ -89,6 +90,20 @@ REFUSED = replace(SERVED, payload={"statusCode": 503})
 )
 def test_each_thing_that_is_wrong_is_found(change: Mapping[str, Any], what: str) -> None:
     assert what in failed(replace(GOOD, **change))
+
+
+def test_who_finds_the_schema_current_asks_once() -> None:
+    law = "who finds the schema current asks DynamoDB once"
+    for calls, state in ((1, "passed"), (2, "failed")):
+        check = replace(CHECK, outcome="UP_TO_DATE", waited=0.0, lease_calls=calls)
+        evidence = replace(GOOD, checks={"v1 env0001": [check]}, requests_of={})
+        assert {one.what: one.state for one in verdicts(evidence)}[law] == state
+        # Who began while something was migrated may have tried for the lease, and that is well.
+        beside = replace(evidence, bands=[Band("0001_effect", 9.0, 10.5)])
+        assert law not in [one.what for one in verdicts(beside)]
+        before = replace(evidence, bands=[Band("0001_effect", 5.0, 6.5)])
+        assert {one.what: one.state for one in verdicts(before)}[law] == state
+    assert law not in [one.what for one in verdicts(GOOD)]
 
 
 def test_what_an_engine_does_not_count_is_called_not_measured() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -96,7 +97,7 @@ def test_requests_are_counted_by_tenths_of_a_second_too(dynamodb: Engine) -> Non
         client.get_item(TableName="leases", Key={"target": {"S": "x"}})
     ended = int(time.time() * 10)
     fresh = {
-        tenth: counts["GetItem"] - before.get(tenth, {}).get("GetItem", 0)
+        tenth: counts["GetItem"] - before.get(tenth, Counter())["GetItem"]
         for tenth, counts in dynamodb.rates().items()
     }
     assert sum(fresh.values()) == 20

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
 from lambda_migrate.deadline import Deadline
 from lambda_migrate.errors import DatabaseUnavailable, LeaseHeld, LeaseLost
 from lambda_migrate.postgresql.database import FenceStale
+from lambda_migrate.postgresql.fenced import FencedConnection
 from lambda_migrate.postgresql.held import HeldPostgreSQL
 
 from .bench import Bench, Running, migration, soon, until
@@ -167,6 +169,22 @@ def test_an_older_holder_that_changed_its_name_is_ended(
     until(lambda: bench.is_running("slow"))
     _assert_ended(bench, older)
     assert isinstance(slow.outcome(), LeaseLost)
+
+
+def test_a_holder_that_came_back_while_it_was_overtaken_is_ended_too(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_token = FencedConnection._set_token
+    with ExitStack() as stack:
+
+        def and_back(successor: FencedConnection, deadline: Deadline, *, evict: bool) -> bool:
+            was_set = set_token(successor, deadline, evict=evict)
+            stack.enter_context(bench.connect("lambda-migrate:shop:1"))
+            return was_set
+
+        monkeypatch.setattr(FencedConnection, "_set_token", and_back)
+        with bench.holder(2, "successor"):
+            assert len(bench.holders()) == 1
 
 
 def test_others_are_not_ended(bench: Bench) -> None:

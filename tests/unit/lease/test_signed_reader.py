@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -230,6 +231,7 @@ DOUBTS: dict[str, bytes] = {
     "a length of many digits": response({}, content_length="9" * 5000),
     "a length shorter than the body": response({}, content_length="1"),
     "chunks": response(b"2\r\n{}\r\n0\r\n\r\n", transfer_encoding="chunked"),
+    "chunks beside a length": response({}, transfer_encoding="chunked"),
     "compression": response({}, content_encoding="gzip"),
     "another checksum": response({}, x_amz_crc32="1"),
     "a redirect": response({}, status="301 Moved Permanently", location="http://elsewhere/"),
@@ -403,7 +405,9 @@ def test_every_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch) -> No
     with Server() as server:
         kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
         places = [
-            (*kind, ("127.0.0.1", port)) for port in (a_port_where_nobody_listens(), server.port)
+            (999, socket.SOCK_STREAM, 6, "", ("of a family that this machine has not", 1)),
+            (*kind, ("127.0.0.1", a_port_where_nobody_listens())),
+            (*kind, ("127.0.0.1", server.port)),
         ]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: places)
         asked = SignedReader(environ("http://ddb.test"))
@@ -529,7 +533,27 @@ def test_a_server_without_tls_is_a_doubt(pem: str) -> None:
 def test_a_handshake_that_nobody_answers_is_silence(pem: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"https://127.0.0.1:{listener.getsockname()[1]}"
-        assert "no TLS handshake in time" in refused(SignedReader(environ(url, AWS_CA_BUNDLE=pem)))
+        assert "no TLS handshake: TimeoutError" in refused(
+            SignedReader(environ(url, AWS_CA_BUNDLE=pem))
+        )
+
+
+def test_a_handshake_that_is_cut_off_is_silence(pem: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+
+        def cut_off() -> None:
+            connection, _ = listener.accept()
+            connection.recv(1)
+            linger = struct.pack("ii", 1, 0)  # close with a reset
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            connection.close()
+
+        thread = threading.Thread(target=cut_off)
+        thread.start()
+        told = refused(SignedReader(environ(url, AWS_CA_BUNDLE=pem)))
+        thread.join()
+    assert "no TLS handshake: ConnectionResetError" in told
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"], ids=["missing", "no PEM"])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from load.bench.calls import best, measure
+from load.bench.calls import best, calls_in, measure
 from load.bench.findings import Verdict
 from load.bench.migrations import simple, small, storm
 from load.bench.peers import PEERS, Peer
@@ -61,21 +63,41 @@ def test_figures_are_found_among_whatever_else_was_written() -> None:
         find("nothing")
 
 
-def _report(**changed: Any) -> dict[str, Any]:
-    return {"n": 1000, "migration_seconds": 3.2, "waits": {"lease_calls": [5, 6, 7]}} | changed
+def _report(environments: int = 1000, **changed: Any) -> dict[str, Any]:
+    wave = {"environments": environments}
+    calls = {"count": environments - 1, "median": 7, "p99": 9, "worst": 15}
+    report = {
+        "passed": True,
+        "scenario": {"shape": "together", "waves": [wave]},
+        "dynamodb_calls_of_each_waiter": calls,
+    }
+    return report | changed
 
 
 def test_a_storm_that_is_too_small_or_another_one_does_not_count() -> None:
-    path = Path(__file__)
-    for other in (
-        _report(n=100),
-        _report(migration_seconds=30.0),
-        _report(waits={"lease_calls": []}),
+    others: list[Any] = [
+        _report(100),
+        _report(scenario={"shape": "ramp", "waves": [{"environments": 1000}]}),
+        _report(dynamodb_calls_of_each_waiter=None),
         {"n": 1000},
         [],
-    ):
-        assert best([(path, other)]) is None
-    assert best([(path, _report())]) == (path, _report())
+    ]
+    assert [calls_in(other) for other in others] == [None] * len(others)
+
+
+def test_the_newest_storm_counts(tmp_path: Path) -> None:
+    for name, moment in (("old", 1), ("new", 2), ("small", 3)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (moment, moment))
+    found = best(
+        [
+            (tmp_path / "new", _report(1200)),
+            (tmp_path / "old", _report()),
+            (tmp_path / "small", _report(30)),
+        ]
+    )
+    assert found is not None
+    assert found[1].environments == 1200
 
 
 def test_without_a_storm_the_calls_are_not_measured(tmp_path: Path) -> None:
@@ -84,11 +106,12 @@ def test_without_a_storm_the_calls_are_not_measured(tmp_path: Path) -> None:
     assert "make storm" in check.note
 
 
-def test_the_calls_are_those_of_the_storm(tmp_path: Path) -> None:
-    home = tmp_path / "storm-report" / "at-once-1000"
+@pytest.mark.parametrize(("passed", "said"), [(True, "15 calls at most"), (False, "failed")])
+def test_the_calls_are_those_of_the_storm(passed: bool, said: str, tmp_path: Path) -> None:
+    home = tmp_path / "storm-report" / "together-1000-forked"
     home.mkdir(parents=True)
-    text = '{"n": 1000, "migration_seconds": 3.1, "waits": {"lease_calls": [5, 9, 7]}}'
-    (home / "report.json").write_text(text)
+    (home / "report.json").write_text(json.dumps(_report(passed=passed)))
     (check,) = measure(tmp_path / "storm-report").checks
     assert check.value == 7
-    assert check.range == (5, 9)
+    assert said in check.note
+    assert "storm-report/together-1000-forked" in check.note
