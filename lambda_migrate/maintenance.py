@@ -193,10 +193,19 @@ class Maintenance:
 
         Returns:
             Names of the migrations reverted; () if it was not confirmed or there was nothing.
+
+        Raises:
+            LeaseHeld: Somebody else is at it.
+            ConfigurationError: See `choose_rollback`.
         """
-        rows = choose_rollback(
-            self.target.database.read_history(deadline), to=to, steps=steps, only=only
-        )
+        history = self.target.database.read_history(deadline)
+        try:
+            rows = choose_rollback(history, to=to, steps=steps, only=only)
+        except ConfigurationError:
+            if any(row.state is not RowState.APPLIED for row in history):
+                # What looks like a row in doubt may be what somebody is at work on.
+                self._refuse_if_held()
+            raise
         if not rows or not confirm(rows):
             return ()
         with self._hold(deadline) as (hold, database):
@@ -361,6 +370,11 @@ class Maintenance:
         except BaseException:
             hold.release()
             raise
+
+    def _refuse_if_held(self) -> None:
+        state = self.target.store.read(consistent=True)
+        if state.owner is not None and not lease_is_over(state, self.target.clock.wall_ms()):
+            raise LeaseHeld(f"somebody else is at it: {describe(state)}")
 
     def _acquire(self) -> Lease:
         before = self.target.store.read(consistent=True)

@@ -68,6 +68,8 @@ def measure_check(stage: Stage, *, rounds: int) -> Section:
         notes=[
             f"{MIGRATIONS} migrations, all applied. Processor time of whole processes (user and "
             "system), less that of a bare interpreter in the same round.",
+            "The DynamoDB API speaks HTTP here, to boto3 and to us alike; what TLS adds in AWS (a "
+            "context, OpenSSL's pages) is in neither.",
             "The bare runtime is a process that has imported `awslambdaric` and called a handler "
             "without the decorator; memory is the kernel's VmHWM.",
         ],

@@ -169,6 +169,10 @@ _BROKEN = ("division by zero", "could not create unique index", "the history con
 """What one that is broken on purpose fails of, and what is said once it was mended."""
 
 
+_NOTHING_TO_ROLL_BACK = ("no such version", "is in doubt")
+"""What a person is told who comes too early, or after a holder that died half-way."""
+
+
 def _named_ends(evidence: Evidence) -> Iterator[str]:
     """An end is an answer, a named error that fits what went wrong, or a kill of ours."""
     for life in evidence.lives:
@@ -184,7 +188,7 @@ def _fits(evidence: Evidence, life: Life, event: dict[str, Any]) -> bool:
     if error in _ORDINARY:
         return True
     if life.name == "rollback" and error == "ConfigurationError":
-        return "no such version" in message  # there is nothing yet to roll back
+        return any(word in message for word in _NOTHING_TO_ROLL_BACK)
     # Two texts under one version: whoever comes second is told.
     words = _FORCED + (_BROKEN if evidence.schedule.broken else ())
     return error in ("MigrationFailed", "Diverged") and any(word in message for word in words)

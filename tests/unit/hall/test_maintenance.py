@@ -237,6 +237,17 @@ def test_digests_are_withdrawn_and_stale_reads_waited_out_before_anything_is_rev
     assert seen == [({V1.digest}, [3.0])] * 2
 
 
+def test_a_row_that_somebody_is_at_work_on_is_not_called_in_doubt(scene: Scene) -> None:
+    scene.migrated(V1)
+    scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=None)
+    scene.held_by("somebody")
+    with pytest.raises(LeaseHeld, match="somebody"):
+        scene.maintenance(V2).down(scene.deadline(), to=0)
+    scene.clock.advance(30)  # now nobody is
+    with pytest.raises(ConfigurationError, match="in doubt"):
+        scene.maintenance(V2).down(scene.deadline(), to=0)
+
+
 def test_stale_reads_are_waited_out_under_the_lease_even_if_the_withdrawal_got_no_answer(
     scene: Scene,
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -43,6 +44,20 @@ def says(data: bytes, *, hangs_up: bool = False) -> Play:
     def play(connection: socket.socket) -> bool:
         connection.sendall(data)
         return hangs_up
+
+    return play
+
+
+def will_reset(connection: socket.socket) -> None:
+    """Closing it will cut the client off instead of saying goodbye."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def resets_after(data: bytes) -> Play:
+    def play(connection: socket.socket) -> bool:
+        connection.sendall(data)
+        will_reset(connection)
+        return True
 
     return play
 

@@ -7,7 +7,6 @@ import json
 import os
 import socket
 import ssl
-import struct
 import subprocess
 import sys
 import threading
@@ -20,7 +19,7 @@ from typing import Any
 import pytest
 import trustme
 
-from lambda_migrate.deadline import SystemClock
+from lambda_migrate.deadline import Deadline, SystemClock
 from lambda_migrate.errors import LeaseStoreUnavailable
 from lambda_migrate.lease.calling import BUSY
 from lambda_migrate.lease.signed import caller, reader, wire
@@ -38,9 +37,11 @@ from tests.unit.lease.misbehaving import (
     drips,
     fault,
     hangs_up,
+    resets_after,
     response,
     says,
     says_nothing,
+    will_reset,
 )
 
 # A connection that somebody forgot to close fails the test that left it.
@@ -165,6 +166,16 @@ def test_a_connection_that_the_server_will_close_is_not_kept(data: bytes) -> Non
 
 def test_a_kept_connection_that_was_closed_meanwhile_is_replaced_by_a_fresh_one() -> None:
     with Server([says(response({"Item": ITEM}), hangs_up=True)]) as server:
+        asked = reader_of(server)
+        assert ask(asked) == ITEM
+        server.hung_up.acquire()
+        assert ask(asked) == ITEM
+        asked.close()
+        assert (server.connections, asked.requests) == (2, 2)
+
+
+def test_a_kept_connection_that_was_reset_meanwhile_is_replaced_by_a_fresh_one() -> None:
+    with Server([resets_after(response({"Item": ITEM}))]) as server:
         asked = reader_of(server)
         assert ask(asked) == ITEM
         server.hung_up.acquire()
@@ -378,6 +389,18 @@ def test_a_port_where_nobody_listens_is_silence() -> None:
     assert asked.requests == 1
 
 
+def test_a_name_that_takes_all_the_time_is_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    place = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 9))
+
+    def slowly(*_: object, **__: object) -> list[Any]:
+        clock.advance(5.0)
+        return [place]
+
+    monkeypatch.setattr(socket, "getaddrinfo", slowly)
+    assert "no answer in time" in refused(SignedReader(environ("http://ddb.test"), clock=clock))
+
+
 @pytest.mark.usefixtures("in_a_hurry")
 def test_a_connection_that_nobody_accepts_is_silence() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
@@ -538,6 +561,22 @@ def test_a_handshake_that_nobody_answers_is_silence(pem: str) -> None:
         )
 
 
+def test_a_connection_made_too_late_for_a_handshake_is_closed() -> None:
+    class OverOnceConnected(SystemClock):
+        def __init__(self) -> None:
+            self.times = [0.0, 9.0]
+
+        def monotonic(self) -> float:
+            return self.times.pop(0)
+
+    with Server() as server:
+        endpoint = Endpoint(True, "127.0.0.1", server.port)
+        context = ssl.create_default_context()
+        with pytest.raises(wire.Unanswered, match="no answer in time"):
+            wire.connect(endpoint, context, Deadline(1.0, OverOnceConnected()))
+        server.hung_up.acquire()
+
+
 def test_a_handshake_that_is_cut_off_is_silence(pem: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"https://127.0.0.1:{listener.getsockname()[1]}"
@@ -545,8 +584,7 @@ def test_a_handshake_that_is_cut_off_is_silence(pem: str) -> None:
         def cut_off() -> None:
             connection, _ = listener.accept()
             connection.recv(1)
-            linger = struct.pack("ii", 1, 0)  # close with a reset
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            will_reset(connection)
             connection.close()
 
         thread = threading.Thread(target=cut_off)
