@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from lambda_migrate.deadline import SYSTEM_CLOCK
-from lambda_migrate.lease.signed.reader import SignedReader
+from lambda_migrate.lease.signed.client import SignedClient
 from lambda_migrate.lease.table import DynamoDBLeaseTable
 from lambda_migrate.migrations.digest import DeferredManifest, read_digest
 from lambda_migrate.postgresql.postgres import PostgreSQLDatabase
@@ -101,7 +101,7 @@ def make_store(settings: Settings, *, clock: Clock = SYSTEM_CLOCK) -> LeaseStore
     return DynamoDBLeaseTable(
         settings.table,
         settings.target,
-        reader=SignedReader(os.environ, clock=clock),
+        signed=SignedClient(os.environ, clock=clock),
         lease_seconds=settings.lease_seconds,
         clock=clock,
     )

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["BUSY", "CONNECT_SECONDS", "READ_SECONDS"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+__all__ = ["BUSY", "CONNECT_SECONDS", "READ_SECONDS", "ConditionFailed"]
 
 CONNECT_SECONDS = 0.8
 READ_SECONDS = 0.9
@@ -24,3 +29,15 @@ BUSY = frozenset(
     }
 )
 """Codes by which it says that the same call may succeed later; so does every 5xx."""
+
+
+class ConditionFailed(Exception):
+    """The condition of a write did not hold; nothing was written.
+
+    Attributes:
+        item: What was in the way, where the engine tells it.
+    """
+
+    def __init__(self, item: Mapping[str, Any] | None) -> None:
+        self.item = item
+        super().__init__("the condition did not hold")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from lambda_migrate.deadline import SYSTEM_CLOCK
 from lambda_migrate.errors import ConfigurationError, LeaseLost, LeaseStoreUnavailable
-from lambda_migrate.lease.calling import BUSY, CONNECT_SECONDS, READ_SECONDS
+from lambda_migrate.lease.calling import BUSY, CONNECT_SECONDS, READ_SECONDS, ConditionFailed
 from lambda_migrate.lease.decide import SKEW_MS
 from lambda_migrate.lease.item import (
     FORMAT,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lambda_migrate.deadline import Clock
-    from lambda_migrate.lease.signed.reader import SignedReader
+    from lambda_migrate.lease.signed.client import SignedClient
     from lambda_migrate.lease.state import Failure, LeaseState, Progress, Ready
 
 __all__ = ["CONNECT_SECONDS", "READ_SECONDS", "DynamoDBLeaseTable", "make_client"]
@@ -70,7 +70,7 @@ class DynamoDBLeaseTable:
         table: Name or ARN of the table.
         target: Partition key of the item.
         client: Makes the boto3 client when it is first needed.
-        reader: Asked first when the item is read, before boto3; this table's alone.
+        signed: Asked first, before boto3; this table's alone.
         lease_seconds: Length of a lease.
         clock: Time.
     """
@@ -83,7 +83,7 @@ class DynamoDBLeaseTable:
         target: str,
         *,
         client: Callable[[], Any] = make_client,
-        reader: SignedReader | None = None,
+        signed: SignedClient | None = None,
         lease_seconds: float = 20.0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -92,23 +92,23 @@ class DynamoDBLeaseTable:
         self.lease_seconds = lease_seconds
         self._calls = 0
         self._make_client = client
-        self._reader = reader
+        self._signed = signed
         self._made: Any = None
         self._clock = clock
 
     @property
     def calls(self) -> int:
         """See `LeaseStore.calls`."""
-        return self._calls + (0 if self._reader is None else self._reader.requests)
+        return self._calls + (0 if self._signed is None else self._signed.requests)
 
     def read(self, *, consistent: bool = False) -> LeaseState:
         """See `LeaseStore.read`."""
         return decode(self._item(consistent=consistent), target=self.target)
 
     def _item(self, *, consistent: bool) -> Mapping[str, Any] | None:
-        """By the signed reader; on any doubt by boto3."""
-        if self._reader is not None:
-            item = self._reader.get_item(self.table, self.target, consistent=consistent)
+        """By the signed client; on any doubt by boto3."""
+        if self._signed is not None:
+            item = self._signed.get_item(self.table, self.target, consistent=consistent)
             if item is not None:
                 return item
         answer: dict[str, Any] = self._call("get_item", ConsistentRead=consistent)
@@ -134,16 +134,16 @@ class DynamoDBLeaseTable:
     def _take(self, owner: str, free: str, values: dict[str, Any]) -> Lease | LeaseState:
         trusted_until, until_ms = self._term()
         try:
-            answer = self._update(
+            item = self._update(
                 "SET #owner = :owner, lease_until = :until, #format = :format"
                 " REMOVE progress ADD fence :one",
                 f"(attribute_not_exists(#format) OR #format = :format) AND ({free})",
                 {**values, ":until": {"N": str(until_ms)}, ":format": {"N": str(FORMAT)}},
                 names={"#format": "format"},
             )
-        except _ConditionFailed as failed:
+        except ConditionFailed as failed:
             return self._state_of(failed)
-        state = decode(answer["Attributes"], target=self.target)
+        state = decode(item, target=self.target)
         return Lease(owner, state.fence, trusted_until, state)
 
     def renew(self, lease: Lease, progress: Progress | None = None) -> Lease:
@@ -193,8 +193,8 @@ class DynamoDBLeaseTable:
 
     def close(self) -> None:
         """See `LeaseStore.close`."""
-        if self._reader is not None:
-            self._reader.close()
+        if self._signed is not None:
+            self._signed.close()
         if self._made is not None:
             self._made.close()
 
@@ -214,7 +214,7 @@ class DynamoDBLeaseTable:
         """A write that frees the lease: its own retry finds no owner, which is not a loss."""
         try:
             self._update(changes, _MINE, {**values, **_mine(lease)}, names=names)
-        except _ConditionFailed as failed:
+        except ConditionFailed as failed:
             state = self._state_of(failed)
             if state.owner is None and state.fence == lease.fence and shows_it(state):
                 return
@@ -229,7 +229,7 @@ class DynamoDBLeaseTable:
     ) -> None:
         try:
             self._update(changes, _MINE, {**values, **_mine(lease)}, names=names)
-        except _ConditionFailed as failed:
+        except ConditionFailed as failed:
             raise self._lost(lease, self._state_of(failed)) from None
 
     def _lost(self, lease: Lease, state: LeaseState) -> LeaseLost:
@@ -239,7 +239,7 @@ class DynamoDBLeaseTable:
             f"at fence {state.fence}; this instance stops, the next invocation goes on"
         )
 
-    def _state_of(self, failed: _ConditionFailed) -> LeaseState:
+    def _state_of(self, failed: ConditionFailed) -> LeaseState:
         if failed.item is None:
             return self.read(consistent=True)
         return decode(failed.item, target=self.target)
@@ -251,16 +251,22 @@ class DynamoDBLeaseTable:
         values: dict[str, Any],
         *,
         names: dict[str, str] | None = None,
-    ) -> Any:
-        return self._call(
-            "update_item",
-            UpdateExpression=changes,
-            ConditionExpression=condition,
-            ExpressionAttributeNames={"#owner": "owner", **(names or {})},
-            ExpressionAttributeValues=values,
-            ReturnValues="ALL_NEW",
-            ReturnValuesOnConditionCheckFailure="ALL_OLD",
-        )
+    ) -> Mapping[str, Any]:
+        """Write if the condition holds; returns the item as it then is."""
+        change = {
+            "UpdateExpression": changes,
+            "ConditionExpression": condition,
+            "ExpressionAttributeNames": {"#owner": "owner", **(names or {})},
+            "ExpressionAttributeValues": values,
+            "ReturnValues": "ALL_NEW",
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+        if self._signed is not None:
+            item = self._signed.update_item(self.table, self.target, change)
+            if item is not None:
+                return item
+        answer: dict[str, dict[str, Any]] = self._call("update_item", **change)
+        return answer["Attributes"]
 
     def _call(self, operation: str, **arguments: Any) -> Any:
         from botocore.exceptions import BotoCoreError, ClientError
@@ -284,7 +290,7 @@ class DynamoDBLeaseTable:
         message = str(answer.get("Error", {}).get("Message", "")).partition("\n")[0]
         status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         if code == "ConditionalCheckFailedException":
-            return _ConditionFailed(answer.get("Item"))
+            return ConditionFailed(answer.get("Item"))
         if code in BUSY or status >= 500:
             return LeaseStoreUnavailable(f"DynamoDB, table {self.table!r}: {code} {message}")
         if code == "ResourceNotFoundException":
@@ -370,9 +376,3 @@ _UNKNOWN_CALLER = frozenset(
 
 def _mine(lease: Lease) -> dict[str, Any]:
     return {":mine": {"S": lease.owner}, ":my_fence": {"N": str(lease.fence)}}
-
-
-class _ConditionFailed(Exception):
-    def __init__(self, item: Mapping[str, Any] | None) -> None:
-        self.item = item
-        super().__init__("the condition did not hold")

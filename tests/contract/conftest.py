@@ -38,13 +38,13 @@ def tables(dynamodb: DynamoDBEndpoint) -> DynamoDBTables:
 
 @pytest.fixture(scope="session")
 def signed_tables(dynamodb: DynamoDBEndpoint) -> DynamoDBTables:
-    """Tables whose stores read by the signed reader, and write by boto3."""
+    """Tables whose stores call by the signed client."""
     return DynamoDBTables(
         dynamodb, dynamodb.create_table(f"signed-{uuid4().hex[:8]}"), is_signed=True
     )
 
 
-@pytest.fixture(params=["memory", "dynamodb", "dynamodb, signed reader"])
+@pytest.fixture(params=["memory", "dynamodb", "dynamodb, signed client"])
 def leases(request: pytest.FixtureRequest) -> Iterator[LeaseBench]:
     """A target of its own for the test."""
     if request.param == "memory":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 from uuid import uuid4
 
-from lambda_migrate.lease.signed.reader import SignedReader
+from lambda_migrate.lease.signed.client import SignedClient
 from lambda_migrate.lease.state import Failure, Lease, LeaseState, Ready
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.lease.table import DynamoDBLeaseTable
@@ -48,7 +48,7 @@ class DynamoDBTables:
     Args:
         engine: Where it is.
         table: Its name.
-        is_signed: Whether the stores read by the signed reader rather than by boto3.
+        is_signed: Whether the stores read by the signed client rather than by boto3.
     """
 
     def __init__(self, engine: DynamoDBEndpoint, table: str, *, is_signed: bool = False) -> None:
@@ -61,7 +61,7 @@ class DynamoDBTables:
             self.table,
             target,
             client=lambda: self._client,
-            reader=None if self._environ is None else SignedReader(self._environ),
+            signed=None if self._environ is None else SignedClient(self._environ),
             lease_seconds=LEASE_SECONDS,
             clock=clock,
         )

@@ -1,8 +1,9 @@
-"""One DynamoDB GetItem by the standard library alone, so that reading the item loads no boto3.
+"""DynamoDB's GetItem and UpdateItem by the standard library alone: no boto3 is loaded for them.
 
 ::
 
-    reader    asks, and judges the answer: the item, "come back later", or no answer
+    client    asks, and tells the item, "come back later", or nothing
+    answer    what came back, judged
     caller    who signs and where to, as botocore would resolve it; or None
     sigv4     the signature
     wire      one HTTP/1.1 exchange on a socket, bounded in time and size

@@ -1,10 +1,13 @@
-"""What an answer of DynamoDB's means: an item, "come back later", or a doubt. Pure."""
+"""What an answer of DynamoDB's means: an item, a failed condition, "come back later", or a doubt.
+
+Pure.
+"""
 
 from __future__ import annotations
 
 import json
 
-from lambda_migrate.lease.calling import BUSY
+from lambda_migrate.lease.calling import BUSY, ConditionFailed
 from lambda_migrate.lease.signed.wire import Doubtful
 
 TYPE_CHECKING = False
@@ -14,9 +17,8 @@ if TYPE_CHECKING:
 
     from lambda_migrate.lease.signed.wire import Answer
 
-__all__ = ["Busy", "item_of"]
+__all__ = ["Busy", "item_of", "updated_of"]
 
-_PARTS = frozenset({"Item", "ConsumedCapacity"})
 _KINDS = frozenset({"B", "BOOL", "BS", "L", "M", "N", "NS", "NULL", "S", "SS"})
 
 
@@ -35,15 +37,41 @@ def item_of(answer: Answer, target: str) -> Mapping[str, Any]:
         Busy: It is none, and says to come back.
         Doubtful: It is anything else.
     """
+    item = _only(_accepted(answer, target), "Item", target)
+    return {} if item is None else item
+
+
+def updated_of(answer: Answer, target: str) -> Mapping[str, Any]:
+    """The item as an UpdateItem (``ALL_NEW``) left it.
+
+    Args:
+        answer: Of any status.
+        target: The partition key; the item has to carry it.
+
+    Raises:
+        ConditionFailed: It was not written; with the item, where that came with the answer.
+        Busy: It says to come back.
+        Doubtful: It is anything else: perhaps it was written, perhaps not.
+    """
+    item = _only(_accepted(answer, target), "Attributes", target)
+    if item is None:
+        raise Doubtful("the answer to UpdateItem holds no item")
+    return item
+
+
+def _accepted(answer: Answer, target: str) -> dict[str, Any]:
+    """The document of an answer that is no error."""
     if answer.status >= 500:
         raise Busy(f"HTTP {answer.status}")
     document = _document(answer)
     if answer.status == 200:
-        return _item(document, target)
+        return document
     code = str(document.get("__type", "")).rpartition("#")[2]
     if code in BUSY:
         # Its first line: what follows in some messages quotes the request.
         raise Busy(f"{code} {str(document.get('message', '')).partition(chr(10))[0]}")
+    if answer.status == 400 and code == "ConditionalCheckFailedException":
+        raise ConditionFailed(_found(document.get("Item"), target))
     raise Doubtful(f"HTTP {answer.status} {code}")
 
 
@@ -70,15 +98,23 @@ def _is_whole(answer: Answer) -> bool:
     return told == str(crc32(answer.body))
 
 
-def _item(document: dict[str, Any], target: str) -> dict[str, Any]:
-    item: Any = document.get("Item", {})
+def _only(document: dict[str, Any], part: str, target: str) -> dict[str, Any] | None:
+    """The item in a document that holds nothing else."""
+    if not document.keys() <= {part, "ConsumedCapacity"}:
+        raise Doubtful("the answer is none to the request")
+    return _found(document.get(part), target)
+
+
+def _found(item: Any, target: str) -> dict[str, Any] | None:
+    """An item of ours, or none."""
+    if item is None:
+        return None
     is_ours = (
-        document.keys() <= _PARTS
-        and isinstance(item, dict)
+        isinstance(item, dict)
         and all(isinstance(v, dict) and len(v) == 1 and v.keys() <= _KINDS for v in item.values())
-        and ("Item" not in document or item.get("target") == {"S": target})
+        and item.get("target") == {"S": target}
     )
     if not is_ours:
-        raise Doubtful("the answer is no answer to GetItem")
+        raise Doubtful("the item is not the one that was asked for")
     found: dict[str, Any] = item
     return found

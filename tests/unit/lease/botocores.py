@@ -29,6 +29,17 @@ class Sent(NamedTuple):
 
 def get_item(environ: dict[str, str], table: str, target: str, *, consistent: bool = False) -> Sent:
     """The GetItem that a client made in ``environ`` alone would send; nothing leaves."""
+    return _sent(environ, "get_item", table, target, {"ConsistentRead": consistent})
+
+
+def update_item(environ: dict[str, str], table: str, target: str, change: dict[str, Any]) -> Sent:
+    """Likewise the UpdateItem."""
+    return _sent(environ, "update_item", table, target, change)
+
+
+def _sent(
+    environ: dict[str, str], operation: str, table: str, target: str, more: dict[str, Any]
+) -> Sent:
     sent: list[AWSPreparedRequest] = []
 
     def catch(request: AWSPreparedRequest, **_: Any) -> AWSResponse:
@@ -41,8 +52,8 @@ def get_item(environ: dict[str, str], table: str, target: str, *, consistent: bo
         client: Any = session.create_client(
             "dynamodb", config=Config(retries={"total_max_attempts": 1})
         )
-        client.meta.events.register("before-send.dynamodb.GetItem", catch)
-        client.get_item(TableName=table, Key={"target": {"S": target}}, ConsistentRead=consistent)
+        client.meta.events.register("before-send.dynamodb", catch)
+        getattr(client, operation)(TableName=table, Key={"target": {"S": target}}, **more)
         client.close()
     request = sent[0]
     assert isinstance(request.body, bytes)

@@ -10,7 +10,7 @@ from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
 from lambda_migrate.lease.signed.caller import HARMLESS, Caller, Endpoint, resolve
-from lambda_migrate.lease.signed.reader import request_of
+from lambda_migrate.lease.signed.client import request_of
 from lambda_migrate.lease.signed.sigv4 import AccessKey, authorization
 from tests.unit.lease import botocores
 
@@ -370,7 +370,12 @@ def test_the_body_and_the_headers_of_the_operation_are_botocores(
     caller = resolve(LAMBDA)
     assert caller is not None
     theirs = botocores.get_item(LAMBDA, "leases", target, consistent=consistent)
-    sent = request_of(caller, "leases", target, consistent=consistent, wall_ms=1_700_000_000_000)
+    asked = {
+        "TableName": "leases",
+        "Key": {"target": {"S": target}},
+        "ConsistentRead": consistent,
+    }
+    sent = request_of(caller, "GetItem", asked, wall_ms=1_700_000_000_000)
     head, _, body = sent.partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
     ours = dict(line.split(": ", 1) for line in lines)
@@ -381,6 +386,24 @@ def test_the_body_and_the_headers_of_the_operation_are_botocores(
     assert ours["Content-Length"] == str(len(body))
     assert ours["X-Amz-Date"] == "20231114T221320Z"
     assert ours["Host"] == "dynamodb.eu-west-1.amazonaws.com"
+
+
+def test_an_update_is_botocores_to_the_last_byte() -> None:
+    caller = resolve(LAMBDA)
+    assert caller is not None
+    change = {
+        "UpdateExpression": "SET #owner = :o ADD fence :one",
+        "ConditionExpression": "attribute_not_exists(#owner)",
+        "ExpressionAttributeNames": {"#owner": "owner"},
+        "ExpressionAttributeValues": {":o": {"S": 'grö"ßer'}, ":one": {"N": "1"}},
+        "ReturnValues": "ALL_NEW",
+        "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+    }
+    theirs = botocores.update_item(LAMBDA, "leases", "orders", change)
+    asked = {"TableName": "leases", "Key": {"target": {"S": "orders"}}, **change}
+    head, _, body = request_of(caller, "UpdateItem", asked, wall_ms=0).partition(b"\r\n\r\n")
+    assert body == theirs.body
+    assert f"X-Amz-Target: {theirs.headers['X-Amz-Target']}" in head.decode().split("\r\n")
 
 
 def test_no_representation_of_a_caller_shows_a_secret() -> None:

@@ -1,17 +1,22 @@
-"""`SignedReader`: asks DynamoDB for one item, and says nothing where it is not sure.
+"""`SignedClient`: reads and updates one item, and says nothing where it is not sure.
 
 ::
 
     the item, or an empty one     -> answered
+    the condition did not hold    -> ConditionFailed, with the item
     throttled, 5xx                -> LeaseStoreUnavailable, as boto3's way would end
     silence                       -> LeaseStoreUnavailable, where DynamoDB is known to be there
     anything else                 -> no answer: the caller asks boto3
 
 "Known to be there" means that it has answered this process before, or that a setting names the
 endpoint: boto3 would then meet the same silence, a second time and 0.2 s of CPU later. Elsewhere
-silence may be this reader's own mistake, and boto3 is asked.
+silence may be this client's own mistake, and boto3 is asked.
 
-A reader that was once in doubt is never asked again in its process: boto3 is loaded by then, and
+An update whose answer is in doubt, or was lost, may have been done. It is sent again all the same,
+by the caller, by boto3 or over a fresh connection: each of ours knows its own result when it meets
+it.
+
+A client that was once in doubt is never asked again in its process: boto3 is loaded by then, and
 one call must not become two. A doubt that took long to arise ends the call as well, because what
 is left before the deadline is kept for one call, not for two.
 """
@@ -23,21 +28,21 @@ import time
 from lambda_migrate._version import __version__
 from lambda_migrate.deadline import SYSTEM_CLOCK, Deadline
 from lambda_migrate.errors import LeaseStoreUnavailable
-from lambda_migrate.lease.calling import CONNECT_SECONDS, READ_SECONDS
+from lambda_migrate.lease.calling import CONNECT_SECONDS, READ_SECONDS, ConditionFailed
 from lambda_migrate.lease.signed.caller import resolve
 from lambda_migrate.lease.signed.sigv4 import authorization
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from lambda_migrate.deadline import Clock
     from lambda_migrate.lease.signed.caller import Caller
     from lambda_migrate.lease.signed.wire import Answer, Connection
 
-__all__ = ["HAND_OVER_SECONDS", "SignedReader", "request_of"]
+__all__ = ["HAND_OVER_SECONDS", "SignedClient", "request_of"]
 
 HAND_OVER_SECONDS = 0.3
 """How late a doubt may be and boto3 still be asked within the default safety margin of 2 s."""
@@ -45,8 +50,8 @@ HAND_OVER_SECONDS = 0.3
 _IN_TABLE_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 
 
-class SignedReader:
-    """Reads items with the standard library alone.
+class SignedClient:
+    """Reads and updates items with the standard library alone.
 
     Constructing one does no I/O and loads nothing; several threads may share it.
 
@@ -85,13 +90,30 @@ class SignedReader:
         Raises:
             LeaseStoreUnavailable: DynamoDB is busy, or silent.
         """
-        if self._is_retired:
-            return None
-        caller = resolve(self._environ)
-        if caller is None or not set(table) <= _IN_TABLE_NAME:
-            self._retire()
-            return None
-        return self._ask(caller, table, target, consistent=consistent)
+        from lambda_migrate.lease.signed.answer import item_of
+
+        return self._ask("GetItem", table, target, {"ConsistentRead": consistent}, item_of)
+
+    def update_item(
+        self, table: str, target: str, change: Mapping[str, Any]
+    ) -> Mapping[str, Any] | None:
+        """Change the item whose partition key ``target`` is ``target``, if its condition holds.
+
+        Args:
+            table: Name of the table.
+            target: The key.
+            change: What UpdateItem takes besides; ``ReturnValues`` has to be ``ALL_NEW``.
+
+        Returns:
+            The item as it now is; None where there is any doubt.
+
+        Raises:
+            ConditionFailed: It did not.
+            LeaseStoreUnavailable: DynamoDB is busy, or silent; perhaps it was done.
+        """
+        from lambda_migrate.lease.signed.answer import updated_of
+
+        return self._ask("UpdateItem", table, target, change, updated_of)
 
     def close(self) -> None:
         """Leave no connection open; the next call opens one again. Idempotent."""
@@ -103,28 +125,41 @@ class SignedReader:
         self.close()
 
     def _ask(
-        self, caller: Caller, table: str, target: str, *, consistent: bool
+        self,
+        operation: str,
+        table: str,
+        target: str,
+        more: Mapping[str, Any],
+        read: Callable[[Answer, str], Mapping[str, Any]],
     ) -> Mapping[str, Any] | None:
-        from lambda_migrate.lease.signed.answer import Busy, item_of
+        caller = None if self._is_retired else resolve(self._environ)
+        if caller is None or not set(table) <= _IN_TABLE_NAME:
+            self._retire()
+            return None
+        asked = {"TableName": table, "Key": {"target": {"S": target}}, **more}
+        return self._answered(caller, operation, asked, lambda answer: read(answer, target))
+
+    def _answered(
+        self,
+        caller: Caller,
+        operation: str,
+        asked: Mapping[str, Any],
+        read: Callable[[Answer], Mapping[str, Any]],
+    ) -> Mapping[str, Any] | None:
+        from lambda_migrate.lease.signed.answer import Busy
         from lambda_migrate.lease.signed.wire import Doubtful, Unanswered
 
+        table = str(asked["TableName"])
         began = self._clock.monotonic()
         problem: Exception
         try:
             context = self._context(caller)
             began = self._clock.monotonic()
-            answer = self._exchange(
-                caller,
-                context,
-                request_of(
-                    caller,
-                    table,
-                    target,
-                    consistent=consistent,
-                    wall_ms=self._clock.wall_ms(),
-                ),
-            )
-            item = item_of(answer, target)
+            request = request_of(caller, operation, asked, wall_ms=self._clock.wall_ms())
+            item = read(self._exchange(caller, context, request))
+        except ConditionFailed:
+            self._has_answered = True
+            raise
         except Busy as busy:
             self._has_answered = True
             raise LeaseStoreUnavailable(f"DynamoDB, table {table!r}: {busy}") from None
@@ -193,21 +228,16 @@ def _unavailable(table: str, problem: Exception) -> LeaseStoreUnavailable:
     return LeaseStoreUnavailable(f"DynamoDB did not answer for table {table!r}: {problem}")
 
 
-def request_of(caller: Caller, table: str, target: str, *, consistent: bool, wall_ms: int) -> bytes:
+def request_of(caller: Caller, operation: str, asked: Mapping[str, Any], *, wall_ms: int) -> bytes:
     """The signed request as it is sent."""
     from json import dumps
 
-    asked = {
-        "TableName": table,
-        "Key": {"target": {"S": target}},
-        "ConsistentRead": consistent,
-    }
     body = dumps(asked).encode("ascii")
     moment = time.gmtime(wall_ms // 1000)
     signed = {
         "Host": caller.endpoint.authority,
         "Content-Type": "application/x-amz-json-1.0",
-        "X-Amz-Target": "DynamoDB_20120810.GetItem",
+        "X-Amz-Target": f"DynamoDB_20120810.{operation}",
         "X-Amz-Date": time.strftime("%Y%m%dT%H%M%SZ", moment),
     }
     if caller.key.token:

@@ -21,10 +21,11 @@ import trustme
 
 from lambda_migrate.deadline import Deadline, SystemClock
 from lambda_migrate.errors import LeaseStoreUnavailable
-from lambda_migrate.lease.calling import BUSY
-from lambda_migrate.lease.signed import caller, reader, wire
+from lambda_migrate.lease.calling import BUSY, ConditionFailed
+from lambda_migrate.lease.signed import caller, wire
+from lambda_migrate.lease.signed import client as signed_client
 from lambda_migrate.lease.signed.caller import Caller, Endpoint
-from lambda_migrate.lease.signed.reader import SignedReader
+from lambda_migrate.lease.signed.client import SignedClient
 from lambda_migrate.lease.signed.sigv4 import AccessKey
 from lambda_migrate.lease.state import LeaseState
 from lambda_migrate.lease.table import DynamoDBLeaseTable
@@ -69,15 +70,15 @@ def environ(url: str, **more: str) -> dict[str, str]:
     return {**ENVIRON, "AWS_ENDPOINT_URL_DYNAMODB": url, **more}
 
 
-def reader_of(server: Server, **more: str) -> SignedReader:
-    return SignedReader(environ(server.url, **more))
+def client_of(server: Server, **more: str) -> SignedClient:
+    return SignedClient(environ(server.url, **more))
 
 
-def ask(asked: SignedReader, target: str = "orders") -> Mapping[str, Any] | None:
+def ask(asked: SignedClient, target: str = "orders") -> Mapping[str, Any] | None:
     return asked.get_item(TABLE, target)
 
 
-def refused(asked: SignedReader) -> str:
+def refused(asked: SignedClient) -> str:
     """Ask and be told to come back; whatever is told holds no secret, causes included."""
     with pytest.raises(LeaseStoreUnavailable) as caught:
         ask(asked)
@@ -91,7 +92,7 @@ def refused(asked: SignedReader) -> str:
 def answers_once(plays: list[Play]) -> Mapping[str, Any] | None:
     """What one read makes of a server that plays; nothing of it stays open."""
     with Server(plays) as server:
-        asked = reader_of(server)
+        asked = client_of(server)
         try:
             return ask(asked)
         finally:
@@ -132,7 +133,7 @@ def test_an_answer_in_pieces_is_put_together() -> None:
 
 def test_an_ipv6_endpoint_is_reached() -> None:
     with Server(family=socket.AF_INET6) as server:
-        asked = reader_of(server)
+        asked = client_of(server)
         assert ask(asked) == ITEM
         asked.close()
         assert f"Host: [::1]:{server.port}\r\n".encode() in server.requests[0]
@@ -143,7 +144,7 @@ def test_an_ipv6_endpoint_is_reached() -> None:
 
 def test_a_connection_is_used_again() -> None:
     with Server() as server:
-        asked = reader_of(server)
+        asked = client_of(server)
         assert [ask(asked) for _ in range(3)] == [ITEM] * 3
         asked.close()
         assert (server.connections, len(server.requests), asked.requests) == (1, 3, 3)
@@ -159,14 +160,14 @@ def test_a_connection_is_used_again() -> None:
 )
 def test_a_connection_that_the_server_will_close_is_not_kept(data: bytes) -> None:
     with Server([says(data)]) as server:
-        asked = reader_of(server)
+        asked = client_of(server)
         assert [ask(asked), ask(asked)] == [ITEM] * 2
         assert server.connections == 2
 
 
 def test_a_kept_connection_that_was_closed_meanwhile_is_replaced_by_a_fresh_one() -> None:
     with Server([says(response({"Item": ITEM}), hangs_up=True)]) as server:
-        asked = reader_of(server)
+        asked = client_of(server)
         assert ask(asked) == ITEM
         server.hung_up.acquire()
         assert ask(asked) == ITEM
@@ -176,7 +177,7 @@ def test_a_kept_connection_that_was_closed_meanwhile_is_replaced_by_a_fresh_one(
 
 def test_a_kept_connection_that_was_reset_meanwhile_is_replaced_by_a_fresh_one() -> None:
     with Server([resets_after(response({"Item": ITEM}))]) as server:
-        asked = reader_of(server)
+        asked = client_of(server)
         assert ask(asked) == ITEM
         server.hung_up.acquire()
         assert ask(asked) == ITEM
@@ -186,7 +187,7 @@ def test_a_kept_connection_that_was_reset_meanwhile_is_replaced_by_a_fresh_one()
 
 def test_a_kept_connection_that_is_closed_instead_of_an_answer_is_replaced_once() -> None:
     with Server([says(response({"Item": ITEM})), hangs_up]) as server:
-        asked = reader_of(server)
+        asked = client_of(server)
         assert ask(asked) == ITEM
         assert "closed" in refused(asked)
         assert (server.connections, len(server.requests), asked.requests) == (2, 3, 2)
@@ -194,7 +195,7 @@ def test_a_kept_connection_that_is_closed_instead_of_an_answer_is_replaced_once(
 
 def test_closing_hangs_up_and_the_next_read_opens_one_again() -> None:
     with Server() as server:
-        asked = reader_of(server)
+        asked = client_of(server)
         assert ask(asked) == ITEM
         asked.close()
         asked.close()
@@ -207,16 +208,16 @@ def test_closing_hangs_up_and_the_next_read_opens_one_again() -> None:
 def test_a_connection_to_an_endpoint_that_the_environment_has_left_is_not_used() -> None:
     with Server() as first, Server([says(response({}))]) as second:
         changing = environ(first.url)
-        asked = SignedReader(changing)
+        asked = SignedClient(changing)
         assert ask(asked) == ITEM
         changing["AWS_ENDPOINT_URL_DYNAMODB"] = second.url
         assert ask(asked) == {}
         asked.close()
 
 
-def test_threads_may_share_one_reader() -> None:
+def test_threads_may_share_one_client() -> None:
     with Server() as server:
-        asked = reader_of(server)
+        asked = client_of(server)
         with ThreadPoolExecutor(8) as pool:
             assert list(pool.map(lambda _: ask(asked), range(40))) == [ITEM] * 40
         asked.close()
@@ -277,9 +278,9 @@ DOUBTS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("data", DOUBTS.values(), ids=DOUBTS)
-def test_a_doubt_is_no_answer_and_the_reader_is_not_asked_again(data: bytes) -> None:
+def test_a_doubt_is_no_answer_and_the_client_is_not_asked_again(data: bytes) -> None:
     with Server([says(data)]) as server:
-        asked = reader_of(server)
+        asked = client_of(server)
         assert ask(asked) is None
         server.hung_up.acquire()
         assert ask(asked) is None
@@ -289,14 +290,14 @@ def test_a_doubt_is_no_answer_and_the_reader_is_not_asked_again(data: bytes) -> 
 @pytest.mark.parametrize("table", ["arn:aws:dynamodb:eu-west-1:1:table/x", "größe", "a/b", "a\r\n"])
 def test_a_table_that_is_no_plain_name_is_a_doubt_without_a_request(table: str) -> None:
     with Server() as server:
-        asked = reader_of(server)
+        asked = client_of(server)
         assert asked.get_item(table, "orders") is None
         assert (server.connections, asked.requests) == (0, 0)
 
 
 def test_an_environment_in_doubt_is_one_without_a_request() -> None:
     with Server() as server:
-        asked = reader_of(server, AWS_PROFILE="dev")
+        asked = client_of(server, AWS_PROFILE="dev")
         assert ask(asked) is None
         assert (server.connections, asked.requests) == (0, 0)
 
@@ -305,11 +306,11 @@ def test_a_doubt_that_took_long_ends_the_call_and_boto3_has_the_next() -> None:
     clock = FakeClock()
 
     def takes_long(connection: socket.socket) -> None:
-        clock.advance(reader.HAND_OVER_SECONDS + 0.1)
+        clock.advance(signed_client.HAND_OVER_SECONDS + 0.1)
         connection.sendall(DOUBTS["a page"])
 
     with Server([takes_long]) as server:
-        asked = SignedReader(environ(server.url), clock=clock)
+        asked = SignedClient(environ(server.url), clock=clock)
         refused(asked)
         assert ask(asked) is None
         assert len(server.requests) == 1
@@ -321,7 +322,7 @@ def test_a_doubt_that_took_long_ends_the_call_and_boto3_has_the_next() -> None:
 @pytest.mark.parametrize("code", sorted(BUSY))
 def test_throttling_is_told_as_such_with_dynamodbs_words(code: str) -> None:
     with Server([says(fault(code, "slow down")), says(response({"Item": ITEM}))]) as server:
-        asked = reader_of(server)
+        asked = client_of(server)
         assert refused(asked).endswith(f"{code} slow down")
         assert ask(asked) == ITEM
         asked.close()
@@ -339,7 +340,7 @@ def test_throttling_is_told_as_such_with_dynamodbs_words(code: str) -> None:
 )
 def test_a_server_error_is_told_whatever_its_body(data: bytes) -> None:
     with Server([says(data), says(response({"Item": ITEM}))]) as server:
-        asked = reader_of(server)
+        asked = client_of(server)
         assert "HTTP 50" in refused(asked)
         assert ask(asked) == ITEM
         asked.close()
@@ -348,7 +349,7 @@ def test_a_server_error_is_told_whatever_its_body(data: bytes) -> None:
 def test_of_what_dynamodb_says_only_the_first_line_is_told() -> None:
     quoting = f"slow down\nx-amz-security-token:{SECRETS[2]}"
     with Server([says(fault("ThrottlingException", quoting))]) as server:
-        asked = reader_of(server)
+        asked = client_of(server)
         assert refused(asked).endswith("slow down")
         asked.close()
 
@@ -368,15 +369,15 @@ SILENCES: dict[str, Play] = {
 
 @pytest.fixture
 def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "CONNECT_SECONDS", 0.2)
-    monkeypatch.setattr(reader, "READ_SECONDS", 0.04)
+    monkeypatch.setattr(signed_client, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(signed_client, "READ_SECONDS", 0.04)
 
 
 @pytest.mark.usefixtures("in_a_hurry")
 @pytest.mark.parametrize("play", SILENCES.values(), ids=SILENCES)
 def test_silence_is_retryable_and_ends_in_time(play: Play) -> None:
     with Server([play, says(response({"Item": ITEM}))]) as server:
-        asked = reader_of(server)
+        asked = client_of(server)
         refused(asked)
         server.hung_up.acquire()
         assert ask(asked) == ITEM
@@ -384,7 +385,7 @@ def test_silence_is_retryable_and_ends_in_time(play: Play) -> None:
 
 
 def test_a_port_where_nobody_listens_is_silence() -> None:
-    asked = SignedReader(environ(f"http://127.0.0.1:{a_port_where_nobody_listens()}"))
+    asked = SignedClient(environ(f"http://127.0.0.1:{a_port_where_nobody_listens()}"))
     assert "ConnectionRefusedError" in refused(asked)
     assert asked.requests == 1
 
@@ -398,7 +399,7 @@ def test_a_name_that_takes_all_the_time_is_silence(monkeypatch: pytest.MonkeyPat
         return [place]
 
     monkeypatch.setattr(socket, "getaddrinfo", slowly)
-    assert "no answer in time" in refused(SignedReader(environ("http://ddb.test"), clock=clock))
+    assert "no answer in time" in refused(SignedClient(environ("http://ddb.test"), clock=clock))
 
 
 @pytest.mark.usefixtures("in_a_hurry")
@@ -411,7 +412,7 @@ def test_a_connection_that_nobody_accepts_is_silence() -> None:
             each.setblocking(False)
             each.connect_ex(address)
             waiting.append(each)
-        refused(SignedReader(environ(f"http://127.0.0.1:{address[1]}")))
+        refused(SignedClient(environ(f"http://127.0.0.1:{address[1]}")))
         for each in waiting:
             each.close()
 
@@ -421,7 +422,7 @@ def test_a_name_without_an_address_is_silence(monkeypatch: pytest.MonkeyPatch) -
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", nobody)
-    assert "ddb.test has no address" in refused(SignedReader(environ("http://ddb.test")))
+    assert "ddb.test has no address" in refused(SignedClient(environ("http://ddb.test")))
 
 
 def test_every_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -433,16 +434,16 @@ def test_every_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch) -> No
             (*kind, ("127.0.0.1", server.port)),
         ]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: places)
-        asked = SignedReader(environ("http://ddb.test"))
+        asked = SignedClient(environ("http://ddb.test"))
         assert ask(asked) == ITEM
         asked.close()
 
 
-def found_by_itself(monkeypatch: pytest.MonkeyPatch, port: int) -> SignedReader:
-    """A reader whose endpoint no setting names."""
+def found_by_itself(monkeypatch: pytest.MonkeyPatch, port: int) -> SignedClient:
+    """A client whose endpoint no setting names."""
     key, endpoint = AccessKey("a", "b"), Endpoint(False, "127.0.0.1", port)
-    monkeypatch.setattr(reader, "resolve", lambda _: Caller(key, "us-east-1", endpoint, ""))
-    return SignedReader({})
+    monkeypatch.setattr(signed_client, "resolve", lambda _: Caller(key, "us-east-1", endpoint, ""))
+    return SignedClient({})
 
 
 def test_silence_at_an_endpoint_that_nobody_named_is_a_doubt_at_first(
@@ -484,7 +485,7 @@ def test_a_verified_server_is_answered_and_its_connection_used_again(
 ) -> None:
     for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
         with tls_server(authority.issue_cert("127.0.0.1")) as server:
-            asked = reader_of(server, **{name: pem})
+            asked = client_of(server, **{name: pem})
             assert [ask(asked), ask(asked)] == [ITEM, ITEM]
             asked.close()
             assert server.connections == 1
@@ -499,7 +500,7 @@ def test_a_server_is_asked_for_by_its_name(
         server._context.sni_callback = lambda _socket, name, _context: asked_for.append(name)
         url = server.url.replace("127.0.0.1", "localhost")
         monkeypatch.setattr(socket, "getaddrinfo", _only_ipv4(server.port))
-        asked = SignedReader(environ(url, AWS_CA_BUNDLE=pem))
+        asked = SignedClient(environ(url, AWS_CA_BUNDLE=pem))
         assert ask(asked) == ITEM
         asked.close()
     assert asked_for == ["localhost"]
@@ -525,13 +526,13 @@ def test_a_server_that_is_not_verified_is_never_sent_a_request(
     authority: trustme.CA, pem: str, issue: Callable[[trustme.CA], trustme.LeafCert]
 ) -> None:
     with tls_server(issue(authority)) as server:
-        assert ask(reader_of(server, AWS_CA_BUNDLE=pem)) is None
+        assert ask(client_of(server, AWS_CA_BUNDLE=pem)) is None
         assert server.requests == []
 
 
 def test_a_server_is_not_verified_by_the_systems_authorities_alone(authority: trustme.CA) -> None:
     with tls_server(authority.issue_cert("127.0.0.1")) as server:
-        assert ask(reader_of(server)) is None
+        assert ask(client_of(server)) is None
         assert server.requests == []
 
 
@@ -547,7 +548,7 @@ def test_a_server_without_tls_is_a_doubt(pem: str) -> None:
 
         thread = threading.Thread(target=greet)
         thread.start()
-        asked = SignedReader(environ(f"https://127.0.0.1:{port}", AWS_CA_BUNDLE=pem))
+        asked = SignedClient(environ(f"https://127.0.0.1:{port}", AWS_CA_BUNDLE=pem))
         assert ask(asked) is None
         thread.join()
 
@@ -557,7 +558,7 @@ def test_a_handshake_that_nobody_answers_is_silence(pem: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"https://127.0.0.1:{listener.getsockname()[1]}"
         assert "no TLS handshake: TimeoutError" in refused(
-            SignedReader(environ(url, AWS_CA_BUNDLE=pem))
+            SignedClient(environ(url, AWS_CA_BUNDLE=pem))
         )
 
 
@@ -589,7 +590,7 @@ def test_a_handshake_that_is_cut_off_is_silence(pem: str) -> None:
 
         thread = threading.Thread(target=cut_off)
         thread.start()
-        told = refused(SignedReader(environ(url, AWS_CA_BUNDLE=pem)))
+        told = refused(SignedClient(environ(url, AWS_CA_BUNDLE=pem)))
         thread.join()
     assert "no TLS handshake: ConnectionResetError" in told
 
@@ -599,7 +600,7 @@ def test_a_bundle_that_cannot_be_used_is_a_doubt(tmp_path: Path, content: str | 
     bundle = tmp_path / "ca.pem"
     if content is not None:
         bundle.write_text(content)
-    asked = SignedReader(environ("https://127.0.0.1:1", AWS_CA_BUNDLE=str(bundle)))
+    asked = SignedClient(environ("https://127.0.0.1:1", AWS_CA_BUNDLE=str(bundle)))
     assert ask(asked) is None
     assert asked.requests == 0
 
@@ -624,7 +625,7 @@ class NoClient:
 
 def table_of(server: Server, client: Callable[[], Any]) -> DynamoDBLeaseTable:
     return DynamoDBLeaseTable(
-        TABLE, "orders", client=client, reader=reader_of(server), clock=FakeClock()
+        TABLE, "orders", client=client, signed=client_of(server), clock=FakeClock()
     )
 
 
@@ -690,8 +691,8 @@ SCRIPT = """
 import os, sys
 before = set(sys.modules)
 from lambda_migrate.lease.table import DynamoDBLeaseTable
-from lambda_migrate.lease.signed.reader import SignedReader
-table = DynamoDBLeaseTable("leases", "orders", reader=SignedReader(os.environ))
+from lambda_migrate.lease.signed.client import SignedClient
+table = DynamoDBLeaseTable("leases", "orders", signed=SignedClient(os.environ))
 assert "socket" not in sys.modules and "json" not in sys.modules
 assert table.read().fence == 7
 table.close()
@@ -733,7 +734,7 @@ def test_a_read_by_tls_loads_ssl_and_nothing_else_that_is_heavy(
 
 def test_no_representation_shows_a_secret() -> None:
     with Server() as server:
-        asked = reader_of(server)
+        asked = client_of(server)
         ask(asked)
         shown = repr(asked) + repr(vars(asked)["_kept"]) + repr(caller.resolve(environ(server.url)))
         asked.close()
@@ -746,7 +747,7 @@ def test_the_secret_key_is_never_sent_and_the_date_is_the_clocks() -> None:
             return 1_772_366_400_999
 
     with Server() as server:
-        asked = SignedReader(environ(server.url), clock=InMarch())
+        asked = SignedClient(environ(server.url), clock=InMarch())
         assert ask(asked) == ITEM
         asked.close()
         request = server.requests[0].decode()
@@ -759,3 +760,110 @@ def test_the_secret_key_is_never_sent_and_the_date_is_the_clocks() -> None:
         "Key": {"target": {"S": "orders"}},
         "ConsistentRead": False,
     }
+
+
+# --- writing
+
+CHANGE = {
+    "UpdateExpression": "SET fence = :seven",
+    "ConditionExpression": "fence = :six",
+    "ExpressionAttributeValues": {":seven": {"N": "7"}, ":six": {"N": "6"}},
+    "ReturnValues": "ALL_NEW",
+    "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+}
+
+
+def updates_once(plays: list[Play]) -> Mapping[str, Any] | None:
+    """What one update makes of a server that plays; nothing of it stays open."""
+    with Server(plays) as server:
+        asked = client_of(server)
+        try:
+            return asked.update_item(TABLE, "orders", CHANGE)
+        finally:
+            asked.close()
+
+
+def condition_failed(**more: Any) -> bytes:
+    kind = "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException"
+    document = {"__type": kind, "message": "The conditional request failed", **more}
+    return response(document, status="400 Bad Request")
+
+
+def test_an_update_answers_the_item_as_it_now_is() -> None:
+    assert updates_once([says(response({"Attributes": ITEM}))]) == ITEM
+
+
+def test_an_update_is_sent_as_it_was_asked_for() -> None:
+    with Server([says(response({"Attributes": ITEM}))]) as server:
+        asked = client_of(server)
+        asked.update_item(TABLE, "orders", CHANGE)
+        asked.close()
+        head, _, body = server.requests[0].partition(b"\r\n\r\n")
+    assert b"X-Amz-Target: DynamoDB_20120810.UpdateItem\r\n" in head
+    assert json.loads(body) == {"TableName": TABLE, "Key": {"target": {"S": "orders"}}, **CHANGE}
+
+
+def test_a_condition_that_failed_brings_the_item_that_was_in_the_way() -> None:
+    with pytest.raises(ConditionFailed) as caught:
+        updates_once([says(condition_failed(Item=ITEM))])
+    assert caught.value.item == ITEM
+
+
+def test_some_engines_tell_no_item_with_it() -> None:
+    with pytest.raises(ConditionFailed) as caught:
+        updates_once([says(condition_failed())])
+    assert caught.value.item is None
+
+
+OTHERS = {"target": {"S": "others"}, "fence": {"N": "1"}}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        response({}),
+        response({"Attributes": OTHERS}),
+        response({"Attributes": ITEM, "Item": ITEM}),
+        condition_failed(Item=OTHERS),
+        condition_failed(Item="text"),
+        condition_failed(Item=ITEM).replace(b"400 Bad", b"418 Odd"),
+        fault("ValidationException"),
+        fault("AccessDeniedException"),
+        b"nonsense\r\n\r\n",
+    ],
+    ids=["none", "another", "more", "in-the-way", "shape", "status", "invalid", "denied", "noise"],
+)
+def test_an_update_in_doubt_is_left_to_boto3(data: bytes) -> None:
+    assert updates_once([says(data)]) is None
+
+
+@pytest.mark.parametrize(
+    "data", [fault("ThrottlingException"), response({}, status="500 Oops")], ids=["slow", "500"]
+)
+def test_an_update_that_is_turned_away_is_to_be_tried_later(data: bytes) -> None:
+    with pytest.raises(LeaseStoreUnavailable):
+        updates_once([says(data)])
+
+
+def test_an_update_over_a_connection_that_was_closed_meanwhile_is_sent_again() -> None:
+    plays = [says(response({"Item": ITEM}), hangs_up=True), says(response({"Attributes": ITEM}))]
+    with Server(plays) as server:
+        asked = client_of(server)
+        assert ask(asked) == ITEM
+        assert asked.update_item(TABLE, "orders", CHANGE) == ITEM
+        asked.close()
+        assert asked.requests == 2
+
+
+def test_a_lost_bid_for_the_lease_loads_no_boto3() -> None:
+    held = {**ITEM, "owner": {"S": "other"}, "lease_until": {"N": "99"}}
+    with Server([says(condition_failed(Item=held))]) as server:
+        signed = client_of(server)
+        table = DynamoDBLeaseTable(
+            TABLE, "orders", client=lambda: pytest.fail("boto3 was asked"), signed=signed
+        )
+        state = table.acquire("me")
+        table.close()
+    assert isinstance(state, LeaseState)
+    assert state.owner == "other"
+    assert table.calls == 1

@@ -1,4 +1,4 @@
-"""The signed reader against a real DynamoDB API over HTTP: what it says is what boto3 says."""
+"""The signed client against a real DynamoDB API over HTTP: what it says is what boto3 says."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.lease.signed.reader import SignedReader
+from lambda_migrate.lease.signed.client import SignedClient
 from lambda_migrate.lease.state import LeaseState
 from lambda_migrate.lease.table import DynamoDBLeaseTable
 from lambda_migrate.local.dynamodb import DynamoDBEndpoint
@@ -27,8 +27,8 @@ def environ(dynamodb: DynamoDBEndpoint) -> dict[str, str]:
 
 
 @pytest.fixture
-def reader(environ: dict[str, str]) -> Iterator[SignedReader]:
-    made = SignedReader(environ)
+def signed(environ: dict[str, str]) -> Iterator[SignedClient]:
+    made = SignedClient(environ)
     yield made
     made.close()
 
@@ -39,14 +39,14 @@ def target() -> str:
 
 
 def test_an_item_that_never_was_is_an_empty_one(
-    reader: SignedReader, tables: DynamoDBTables, target: str
+    signed: SignedClient, tables: DynamoDBTables, target: str
 ) -> None:
-    assert reader.get_item(tables.table, target) == {}
+    assert signed.get_item(tables.table, target) == {}
 
 
 @pytest.mark.parametrize("consistent", [True, False])
 def test_a_lease_as_the_table_wrote_it_reads_alike_by_both_ways(
-    reader: SignedReader, tables: DynamoDBTables, target: str, consistent: bool
+    signed: SignedClient, tables: DynamoDBTables, target: str, consistent: bool
 ) -> None:
     store = tables.store(target, FakeClock())
     lease = LeaseBench(tables).acquire("other target")
@@ -57,7 +57,7 @@ def test_a_lease_as_the_table_wrote_it_reads_alike_by_both_ways(
     again = store.acquire("again")
     assert not isinstance(again, LeaseState)
     store.fail(again, failure())
-    item = reader.get_item(tables.table, target, consistent=consistent)
+    item = signed.get_item(tables.table, target, consistent=consistent)
     assert item == tables.item(target)
     assert item
 
@@ -84,11 +84,11 @@ values = st.recursive(
     attributes=st.dictionaries(st.from_regex(r"[a-s_]{1,12}", fullmatch=True), values, max_size=4),
 )
 def test_whatever_stands_in_an_item_reads_as_boto3_reads_it(
-    reader: SignedReader, tables: DynamoDBTables, target: str, attributes: dict[str, Any]
+    signed: SignedClient, tables: DynamoDBTables, target: str, attributes: dict[str, Any]
 ) -> None:
     serialize: Callable[[Any], Any] = TypeSerializer().serialize
     tables.put(target, **{name: serialize(value) for name, value in attributes.items()})
-    assert _sorted(reader.get_item(tables.table, target)) == _sorted(tables.item(target))
+    assert _sorted(signed.get_item(tables.table, target)) == _sorted(tables.item(target))
 
 
 def _sorted(item: Mapping[str, Any] | None) -> object:
@@ -110,8 +110,8 @@ def test_a_missing_table_is_a_doubt_and_boto3_then_says_what_to_do(
 ) -> None:
     table = f"never-{uuid4().hex[:8]}"
     client = dynamodb.client()
-    reader = SignedReader(environ)
-    store = DynamoDBLeaseTable(table, "orders", client=lambda: client, reader=reader)
+    signed = SignedClient(environ)
+    store = DynamoDBLeaseTable(table, "orders", client=lambda: client, signed=signed)
     with pytest.raises(ConfigurationError, match=f"no table '{table}'"):
         store.read()
     store.close()
@@ -119,7 +119,7 @@ def test_a_missing_table_is_a_doubt_and_boto3_then_says_what_to_do(
 
 
 def test_a_table_of_another_shape_is_a_doubt(
-    reader: SignedReader, dynamodb: DynamoDBEndpoint
+    signed: SignedClient, dynamodb: DynamoDBEndpoint
 ) -> None:
     table = f"other-{uuid4().hex[:8]}"
     client = dynamodb.client()
@@ -130,17 +130,17 @@ def test_a_table_of_another_shape_is_a_doubt(
         BillingMode="PAY_PER_REQUEST",
     )
     client.close()
-    assert reader.get_item(table, "orders") is None
+    assert signed.get_item(table, "orders") is None
 
 
 def test_its_request_is_counted_as_a_getitem_of_its_caller(
     dynamodb: DynamoDBEndpoint, tables: DynamoDBTables, target: str
 ) -> None:
     name = f"READER{uuid4().hex[:12]}"
-    reader = SignedReader({**dynamodb.environment(client=name), "HOME": "/nonexistent"})
-    assert [reader.get_item(tables.table, target) for _ in range(3)] == [{}] * 3
-    reader.close()
-    assert reader.requests == 3
+    signed = SignedClient({**dynamodb.environment(client=name), "HOME": "/nonexistent"})
+    assert [signed.get_item(tables.table, target) for _ in range(3)] == [{}] * 3
+    signed.close()
+    assert signed.requests == 3
     if name in dynamodb.clients():  # engines that do not count name nobody
         assert dynamodb.requests(name) == {"GetItem": 3}
 
