@@ -85,9 +85,9 @@ def migrate_on_cold_start(
 
         @functools.wraps(function)
         def guarded(event: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
-            if gate.is_open:
-                return function(event, context, *args, **kwargs)
-            return gate.call(function, event, context, *args, **kwargs)
+            if args or kwargs or not gate.is_open:
+                return gate.call(function, event, context, *args, **kwargs)
+            return function(event, context)  # spreading empty arguments would double its cost
 
         gate.run_at_init()
         return guarded  # type: ignore[return-value]  # wraps() keeps the signature, mypy loses it
@@ -137,8 +137,9 @@ class _Gate:
         from lambda_migrate.errors import MigrationFailed, NotReady
 
         try:
-            with self._guard:
-                self._ensure(context)
+            if not self.is_open:
+                with self._guard:
+                    self._ensure(context)
         except (NotReady, MigrationFailed) as error:
             if self._on_not_ready is None:
                 raise

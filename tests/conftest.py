@@ -53,7 +53,13 @@ QUICK = (
 )
 NOT_QUICK = ("tests/unit/cli/test_cli_render.py", "[pg14", "[pg15", "[pg16", "[pg17")
 
-STORMS = ("tests/integration/flow/", "tests/integration/demo/", "tests/integration/local/", "exam")
+STORMS = (
+    "tests/integration/flow/",
+    "tests/integration/demo/",
+    "tests/integration/load/",
+    "tests/integration/local/",
+    "exam",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
