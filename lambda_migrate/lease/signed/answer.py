@@ -21,6 +21,10 @@ __all__ = ["Busy", "item_of", "updated_of"]
 
 _KINDS = frozenset({"B", "BOOL", "BS", "L", "M", "N", "NS", "NULL", "S", "SS"})
 
+_DECODER = json.JSONDecoder(parse_int=str, parse_float=str)
+"""There are no numbers in such a document, only texts: whatever else is there stays text, because
+a number of a million digits would take seconds to read."""
+
 
 class Busy(Exception):
     """DynamoDB says that the same call may succeed later."""
@@ -79,9 +83,7 @@ def _document(answer: Answer) -> dict[str, Any]:
     if not _is_whole(answer):
         raise Doubtful("the answer's checksum is another one")
     try:
-        # There are no numbers in such a document, only texts: whatever else is there stays text,
-        # because a number of a million digits would take seconds to read.
-        document = json.loads(answer.body.decode(), parse_int=str, parse_float=str)
+        document = _DECODER.decode(answer.body.decode())
     except (ValueError, RecursionError):
         raise Doubtful("the answer is no JSON") from None
     if not isinstance(document, dict):
