@@ -69,6 +69,28 @@ def figures(evidence: Evidence, found: Sequence[Verdict]) -> dict[str, Any]:
         "memory_megabytes": _memory(evidence),
         "rolled_back": evidence.rolled_back,
         "locust": {name: list(counts) for name, counts in evidence.locust.items()},
+        **_to_simulate(evidence),
+    }
+
+
+def _to_simulate(evidence: Evidence) -> dict[str, Any]:
+    """What ``python -m load.simulate --against`` reads; nothing where there was no one wave."""
+    committed, checks = evidence.committed, evidence.first_checks
+    if committed is None or evidence.scenario.shape not in ("together", "ramp"):
+        return {}
+    began = {check.environment: check.ended - check.seconds for check in checks}
+    first, holders = min(began.values()), [c for c in checks if c.applied]
+    waited = [check for check in evidence.waiters if check.ended > committed]
+    if not (holders and waited):
+        return {}
+    return {
+        "n": len(checks),
+        "migration_seconds": round(committed - began[holders[-1].environment], 4),
+        "arrivals_seconds": sorted(round(at - first, 4) for at in began.values()),
+        "waits": {
+            "delay_after_commit_seconds": [round(c.ended - committed, 4) for c in waited],
+            "lease_calls": [check.lease_calls for check in waited],
+        },
     }
 
 

@@ -60,8 +60,8 @@ class SignedClient:
         clock: Time.
 
     Attributes:
-        requests: How many were made so far. One that is repeated over a fresh connection, because
-            the kept one was found closed, counts once.
+        requests: How many were sent so far. One that is repeated over a fresh connection, because
+            the kept one was found closed, counts once; one that found nobody to take it does not.
     """
 
     def __init__(self, environ: Mapping[str, str], *, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -191,18 +191,20 @@ class SignedClient:
         """Ask over the connection kept from last time, or over a fresh one."""
         from lambda_migrate.lease.signed.wire import Unanswered, connect
 
-        self.requests += 1
         until = Deadline.after(CONNECT_SECONDS + READ_SECONDS, self._clock)
         kept = self._take()
-        if kept is not None and kept.endpoint == caller.endpoint:
+        if kept is not None and kept.endpoint != caller.endpoint:
+            kept.close()
+            kept = None
+        if kept is not None:
+            self.requests += 1
             try:
                 return self._over(kept, request, until)
             except Unanswered as problem:
                 if not problem.is_stale:
                     raise
-        elif kept is not None:
-            kept.close()
         fresh = connect(caller.endpoint, context, until.or_after(CONNECT_SECONDS))
+        self.requests += kept is None
         return self._over(fresh, request, until)
 
     def _over(self, connection: Connection, request: bytes, until: Deadline) -> Answer:

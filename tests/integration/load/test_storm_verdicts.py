@@ -14,6 +14,7 @@ from lambda_migrate.local.sampler import Sample
 from lambda_migrate.local.timeline import Band
 from load.storm.evidence import Evidence, Session, overlap_of, sessions_of
 from load.storm.host import Observed
+from load.storm.report import figures
 from load.storm.scenarios import make
 from load.storm.verdicts import peak_of, verdicts
 
@@ -194,3 +195,15 @@ def test_the_delay_is_counted_from_the_commit_for_those_that_waited_alone() -> N
     assert GOOD.delays == [pytest.approx(0.6)]
     assert GOOD.check_delays == [pytest.approx(0.6)]
     assert replace(GOOD, committed=None).delays == []
+
+
+def test_a_storm_of_one_wave_tells_the_simulator_when_everybody_came_and_waited() -> None:
+    told = figures(GOOD, [])
+    assert told["n"] == 2
+    assert told["migration_seconds"] == pytest.approx(3.4)
+    assert told["arrivals_seconds"] == [0.0, 0.0]
+    assert told["waits"] == {"delay_after_commit_seconds": [0.6], "lease_calls": [3]}
+
+
+def test_a_storm_without_a_commit_tells_the_simulator_nothing() -> None:
+    assert "waits" not in figures(replace(GOOD, committed=None), [])
