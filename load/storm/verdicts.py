@@ -176,10 +176,15 @@ def _below_the_limit(evidence: Evidence) -> Verdict:
     return _judge(what, held, told)
 
 
+_UNREAD = 0.01
+
+
 def _counted_alike(evidence: Evidence) -> Iterator[Verdict]:
     """The library's own account of its calls against the engine's, environment by environment.
 
     A renewal that is under way when the line is written may be missing from it: the holder's alone.
+    A request that its sender gives up before the engine, a thousand of them at once on its hands,
+    has read it is counted by the sender alone: one in a hundred at most may be such.
     """
     what = "lease_calls in the logs is what the engine counted"
     if not evidence.requests_of:
@@ -193,6 +198,11 @@ def _counted_alike(evidence: Evidence) -> Iterator[Verdict]:
         if own.get(name, 0) != counted and name not in holders
     }
     told = f"{sum(own.values())} by the logs, {sum(evidence.requests_of.values())} by the engine"
+    unread = sum(ours - counted for ours, counted in differ.values())
+    is_one_sided = all(ours > counted for ours, counted in differ.values())
+    if differ and is_one_sided and unread <= _UNREAD * sum(own.values()):
+        yield Verdict(what, "passed", f"{told}; {unread} were given up before it had read them")
+        return
     if differ:
         name, (said, counted) = next(iter(differ.items()))
         told += f"; {len(differ)} environments differ, {name}: {said} and {counted}"
