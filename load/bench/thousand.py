@@ -44,6 +44,9 @@ def measure(stage: Stage, *, count: int, rounds: int) -> Section:
             "INSERT by turns; each peer's own transactions (Alembic: one for all; the others and "
             "ours: one for each). The server does not wait for its disk (fsync off), so that the "
             "tools are compared, not the disk.",
+            "Ours sends three messages for each migration and waits for each answer: begin and "
+            "compare the fence; the script; its history row and commit. None of the peers has a "
+            "fence to compare.",
         ],
         data={"wall_seconds": wall, "cpu_seconds": cpu},
     )
