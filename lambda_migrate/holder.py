@@ -147,7 +147,8 @@ class Hold:
         clock = self.target.clock
         for attempt in count():
             try:
-                return write(lease)
+                write(lease)
+                return
             except LeaseStoreUnavailable:
                 pause = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(attempt, 8))
                 pause *= (1 + self.target.random.random()) / 2

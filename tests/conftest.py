@@ -51,7 +51,14 @@ QUICK = (
     "tests/integration/postgresql/test_fence.py",
     "tests/integration/postgresql/test_history.py",
 )
-NOT_QUICK = ("tests/unit/cli/test_cli_render.py", "[pg14", "[pg15", "[pg16", "[pg17")
+NOT_QUICK = (
+    "tests/unit/cli/test_cli_render.py",
+    "tests/unit/load/",
+    "[pg14",
+    "[pg15",
+    "[pg16",
+    "[pg17",
+)
 
 STORMS = (
     "tests/integration/flow/",

@@ -49,8 +49,8 @@ class Scenario:
         skew: How far an environment's wall clock is off at most, to either side.
         holder_dies_after: The first holder is killed so long after it got the lease.
         freeing: From the last commit to the write that frees the lease.
-        freeing_tries: How often that write is tried when it is turned away; the library tries for as
-            long as its lease can be trusted.
+        freeing_tries: How often that write is tried when it is turned away; the library tries
+            for as long as its lease can be trusted.
         serving: From the answer that says "ready" to serving.
         remaining_error: The holder publishes what remains before each migration, wrong by up to
             this factor to either side (1 is exact); None: as today, with the renewals, unknown.

@@ -211,7 +211,7 @@ def test_a_storm_without_a_commit_tells_the_simulator_nothing() -> None:
 
 def test_a_request_given_up_before_the_engine_read_it_is_the_senders_alone() -> None:
     many = replace(CHECK, lease_calls=300)
-    few = replace(GOOD, checks=GOOD.checks | {"v1 env0001": [many]})
+    few = replace(GOOD, checks={**GOOD.checks, "v1 env0001": [many]})
     assert failed(replace(few, requests_of={"v1 env0001": 299, "v1 env0002": 4})) == []
     counted = "lease_calls in the logs is what the engine counted"
     assert failed(replace(few, requests_of={"v1 env0001": 280, "v1 env0002": 4})) == [counted]
