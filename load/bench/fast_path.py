@@ -71,9 +71,9 @@ def measure_check(stage: Stage, *, rounds: int) -> Section:
             "The DynamoDB API speaks HTTP here, to boto3 and to us alike; what TLS adds in AWS (a "
             "context, OpenSSL's pages) is in neither.",
             "The bare runtime is a process that has imported `awslambdaric` and called a handler "
-            "without the decorator; memory is the kernel's VmHWM. Of what the check adds, the "
-            "library of OpenSSL is 3.6 MB, which `hashlib` loads; whatever speaks TLS loads it as well, boto3 "
-            "and every driver of PostgreSQL among it.",
+            "without the decorator; memory is the kernel's VmHWM. Of what the check adds, 3.6 MB "
+            "are the library of OpenSSL, which `hashlib` loads; whatever speaks TLS loads it as "
+            "well, boto3 and every driver of PostgreSQL among it.",
         ],
         data={"cpu_ms": cpu, "peak_kb": peaks, "connections": connections},
     )
