@@ -201,8 +201,8 @@ def draw_calibration(comparisons: Sequence[Comparison], path: Path) -> None:
             _steps(right, each.calls, each.storm.calls)
             left.axvline(BAR_DELAY, color="#9ccfb0", linewidth=1)
             right.axvline(BAR_CALLS, color="#9ccfb0", linewidth=1)
-            left.set_title(f"{each.storm.n:,} starts: delay after the last commit")
-            right.set_title(f"{each.storm.n:,} starts: DynamoDB calls")
+            left.set_title(f"{each.storm.name}: delay after the last commit")
+            right.set_title(f"{each.storm.name}: DynamoDB calls")
             left.set_xlabel("s")
             left.set_ylabel("share of waiters")
         figure.tight_layout(rect=(0, 0, 1, 1 - 0.75 / figure.get_figheight()))
@@ -211,6 +211,9 @@ def draw_calibration(comparisons: Sequence[Comparison], path: Path) -> None:
         _legend(figure, [rows[0, 0]])
         figure.subplots_adjust(bottom=0.95 / figure.get_figheight())
         _save(figure, path)
+
+
+_STEPS = 100
 
 
 def _steps(panel: Axes, runs: Sequence[Sequence[float]], measured: Sequence[float]) -> None:
@@ -225,10 +228,17 @@ def _steps(panel: Axes, runs: Sequence[Sequence[float]], measured: Sequence[floa
 
 def _shares(ordered: Sequence[float]) -> tuple[list[float], list[float]]:
     """Steps of the cumulative distribution."""
+    ordered = _thinned(ordered)
     count = len(ordered)
     across = [value for value in ordered for _ in (0, 1)]
     up = [share / count for number in range(count) for share in (number, number + 1)]
     return across, up
+
+
+def _thinned(ordered: Sequence[float]) -> Sequence[float]:
+    """As many steps as can be seen; a thousand for each line make a picture of a megabyte."""
+    last = len(ordered) - 1
+    return [ordered[last * n // (_STEPS - 1)] for n in range(_STEPS)] if last > _STEPS else ordered
 
 
 def _number(value: float) -> str:
