@@ -260,8 +260,17 @@ class Queries:
         )
 
     def count_other_holders(self, grant: Grant) -> str:
-        """How many connections of earlier holders are open."""
-        return f"{_OWN_PATH} SELECT count(*) {self._other_holders(grant)}"
+        """How many connections of earlier holders are open.
+
+        Of those that only came to try, who connected first is first: of two at the same instant one
+        sees the other, and not each the other.
+        """
+        mine = "SELECT backend_start, pid FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+        return (
+            f"{_OWN_PATH} SELECT count(*) {self._other_holders(grant)}"
+            f" AND ((backend_start, pid) < ({mine})"
+            f" OR (pid, backend_start) IN (SELECT backend_pid, backend_start FROM {self._fence}))"
+        )
 
     def end_other_holders(self, grant: Grant, *, wait_ms: int) -> str:
         """End them, and wait up to ``wait_ms`` for each; a row with false is one that stayed."""

@@ -194,7 +194,8 @@ def test_a_fence_that_was_lifted_by_a_year_of_storms_passes(bench: Bench) -> Non
 @pytest.mark.parametrize("owner", [*OBEYED.values(), *SQL.values()], ids=[*OBEYED, *SQL])
 def test_a_stranger_in_the_item_is_only_named(owner: str) -> None:
     scene = Scene()
-    scene.table.state = LeaseState(fence=1, owner=owner, lease_until_ms=FAR)
+    until = scene.clock.wall_ms() + 60_000
+    scene.table.state = LeaseState(fence=1, owner=owner, lease_until_ms=until)
     with pytest.raises(NotReady) as caught:
         scene.runner(manifest(1)).ensure(Deadline.after(5.0, scene.clock))
     assert obeyed(str(caught.value)) == ""

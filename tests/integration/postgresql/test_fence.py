@@ -9,9 +9,10 @@ import pytest
 
 from lambda_migrate.deadline import Deadline
 from lambda_migrate.errors import DatabaseUnavailable, LeaseHeld, LeaseLost
-from lambda_migrate.postgresql.database import FenceStale
+from lambda_migrate.postgresql.database import FenceStale, Grant
 from lambda_migrate.postgresql.fenced import FencedConnection
 from lambda_migrate.postgresql.held import HeldPostgreSQL
+from lambda_migrate.postgresql.sql import Queries
 
 from .bench import Bench, Running, migration, soon, until
 
@@ -208,6 +209,19 @@ def test_a_living_older_holder_is_respected_where_that_was_asked(bench: Bench) -
         held.apply(migration("SELECT 1"), "d", soon())
     bench.apply(migration("SELECT 1", 2), fence=2, evict=False)
     assert bench.versions() == [1, 2]
+
+
+def test_of_two_that_came_to_try_the_first_sees_nobody_and_the_second_sees_it(
+    bench: Bench,
+) -> None:
+    bench.apply(migration("SELECT 1"))
+    count = Queries("lambda_migrate").count_other_holders(Grant("shop", 2, "me"))
+    with bench.connect("lambda-migrate:shop:2") as first:
+        with bench.connect("lambda-migrate:shop:2") as second:
+            assert (first.run(count)[-1], second.run(count)[-1]) == ([0], [1])
+        until(lambda: len(bench.pids("application_name = 'lambda-migrate:shop:2'")) == 1)
+        with bench.connect("lambda-migrate:shop:2") as third:
+            assert (first.run(count)[-1], third.run(count)[-1]) == ([0], [1])
 
 
 def test_our_own_abort_ends_the_statement_and_everything_after(each_bench: Bench) -> None:
