@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,24 @@ import pytest
 from lambda_migrate.local.dynamodb import DynamoDBLocal, LocalDynamoDB
 from lambda_migrate.local.postgresql import LocalPostgreSQL
 from tests.stage import TABLE, Stage
+
+
+def _as_on_a_terminal() -> None:
+    """Heed the signals that `nohup` and a shell's background jobs leave ignored.
+
+    The command line keeps ignored what its caller ignores, and so would every process started
+    here; its tests are about what a terminal sends.
+    """
+    for signum, handler in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGTERM, signal.SIG_DFL),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
+        if signal.getsignal(signum) is signal.SIG_IGN:
+            signal.signal(signum, handler)
+
+
+_as_on_a_terminal()
 
 
 @pytest.fixture(scope="session")
