@@ -18,6 +18,7 @@ __all__ = [
     "CheckFailed",
     "CheckFinished",
     "Event",
+    "Holding",
     "LeaseTakenOver",
     "MigrationApplied",
     "MigrationBroke",
@@ -98,6 +99,19 @@ class LeaseTakenOver:
 
 
 @dataclass(frozen=True, slots=True)
+class Holding:
+    """This instance holds the lease: one event for each heartbeat, and one at the end.
+
+    Those of the heartbeats come from a thread of their own.
+    """
+
+    target: str
+    fence: int
+    held_seconds: float
+    is_over: bool
+
+
+@dataclass(frozen=True, slots=True)
 class MigrationStarted:
     """A migration is about to run; ``position`` of ``total`` pending ones, from 1."""
 
@@ -145,6 +159,7 @@ Event = (
     | CheckFailed
     | Waiting
     | LeaseTakenOver
+    | Holding
     | MigrationStarted
     | MigrationApplied
     | MigrationReverted

@@ -13,6 +13,7 @@ from lambda_migrate.errors import (
     MigrateError,
     MigrationFailed,
 )
+from lambda_migrate.events import Holding
 from lambda_migrate.lease.heartbeat import Heartbeat
 from lambda_migrate.lease.state import Failure, Ready
 from lambda_migrate.postgresql.database import FenceStale, Grant
@@ -72,6 +73,8 @@ class Hold:
             deadline=deadline.earlier(-_ABORT_GRACE_SECONDS),
             clock=target.clock,
         )
+        self._heartbeat.on_beat = self._tell_holding
+        self._began = target.clock.monotonic()
 
     @property
     def lease(self) -> Lease:
@@ -87,6 +90,7 @@ class Hold:
             MigrationFailed: The deadline came.
         """
         with (
+            self._telling(),
             self._heartbeat as heartbeat,
             self.until_deadline(),
             self._take_over() as held,
@@ -94,6 +98,17 @@ class Hold:
             heartbeat.on_end = held.abort
             heartbeat.check()
             yield held
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._tell_holding(is_over=True)
+
+    def _tell_holding(self, *, is_over: bool = False) -> None:
+        held = self.target.clock.monotonic() - self._began
+        self.target.observer.observe(Holding(self.target.name, self.lease.fence, held, is_over))
 
     @contextmanager
     def until_deadline(self, migration: str = "") -> Iterator[None]:

@@ -13,6 +13,8 @@ One line per outcome, whatever it is. Metrics (dimensions ``service`` and ``targ
 ``MigrationsApplied``    count         each check that applied some
 ``MigrationTime``        milliseconds  each migration that was applied
 ``MigrationFailed``      count         each migration that failed here, not those told of it
+``LeaseHeldTime``        milliseconds  each holder when it has done, and each of its heartbeats:
+                                       how long it has held the lease until then
 ``LeaseTakeover``        count         each lease taken from a holder that did not renew it
 ``NotReady``             count         each check that ended without a ready schema
 =======================  ============  =============================================================
@@ -25,6 +27,7 @@ import os
 from lambda_migrate.events import (
     CheckFailed,
     CheckFinished,
+    Holding,
     LeaseTakenOver,
     MigrationApplied,
     MigrationBroke,
@@ -46,6 +49,7 @@ NAMESPACE = "lambda-migrate"
 
 METRICS = (
     "ColdStartCheckTime",
+    "LeaseHeldTime",
     "LeaseTakeover",
     "LeaseWaitTime",
     "MigrationFailed",
@@ -83,9 +87,19 @@ class PowertoolsObserver:
             self._add("MigrationFailed", "Count", 1)
         elif isinstance(event, LeaseTakenOver):
             self._add("LeaseTakeover", "Count", 1)
+        elif isinstance(event, Holding):
+            self._tell_at_once(event)
 
     def _add(self, name: str, unit: str, value: float) -> None:
         self._metrics.append((name, unit, value))
+
+    def _tell_at_once(self, event: Holding) -> None:
+        """A migration that hangs is to be heard of while it does, not when its check ends."""
+        held: list[Metric] = [("LeaseHeldTime", "Milliseconds", event.held_seconds * 1000)]
+        if _is_ordinary(os.environ):
+            _write([_emf(event.target, held, _now())])
+        else:
+            self._flush(event.target, held)
 
     def _log_finished(self, event: CheckFinished) -> None:
         _logger().info(_FINISHED[event.outcome], extra=_fields(event))
@@ -188,13 +202,22 @@ def _is_ordinary(environ: Mapping[str, str]) -> bool:
 
 
 def _write_plainly(event: CheckFinished) -> None:
-    import sys
-    import time
+    now = _now()
+    _write([_line(event, now), _emf(event.target, _times(event), now)])
 
-    now = time.time()
-    lines = (_line(event, now), _emf(event.target, _times(event), now))
+
+def _write(lines: list[str]) -> None:
+    """All in one piece: the heartbeat's thread writes as well."""
+    import sys
+
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     sys.stdout.flush()
+
+
+def _now() -> float:
+    import time
+
+    return time.time()
 
 
 def _line(event: CheckFinished, now: float) -> str:

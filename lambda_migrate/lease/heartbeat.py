@@ -50,6 +50,8 @@ class Heartbeat:
     ) -> None:
         self.on_end: Callable[[], None] | None = None
         """Called from the thread. Whoever sets it late calls `check` afterwards."""
+        self.on_beat: Callable[[], None] | None = None
+        """Called from the thread after each attempt to renew. Must not raise."""
         self.progress: Progress | None = None
         """Published with the next renewal."""
         self.is_overdue = False
@@ -116,6 +118,8 @@ class Heartbeat:
                 self.is_overdue = True
                 break
             pause = self._beat()
+            if self.on_beat is not None:
+                self.on_beat()
             if self._lost is not None:
                 break
         else:

@@ -14,7 +14,7 @@ from lambda_migrate.errors import (
     MigrateError,
     MigrationFailed,
 )
-from lambda_migrate.events import MigrationBroke
+from lambda_migrate.events import Event, Holding, MigrationBroke
 from lambda_migrate.holder import Hold
 from lambda_migrate.lease.state import Lease, Progress
 from lambda_migrate.target import new_owner
@@ -100,6 +100,38 @@ def test_progress_is_published_with_the_renewals(scene: Scene) -> None:
     now = scene.clock.wall_ms()
     assert published == [Progress("0001_m", 0, 2, now), Progress("0002_m", 1, 2, now)]
     assert scene.table.state.progress is None
+
+
+def test_a_holder_tells_how_long_it_has_held_the_lease_while_a_migration_runs(
+    scene: Scene,
+) -> None:
+    def during(_version: int) -> None:
+        scene.clock.advance(7.0)
+        beaten = threading.Event()
+        told = scene.observer.observe
+
+        def observe(event: Event) -> None:
+            told(event)
+            if isinstance(event, Holding):
+                beaten.set()
+
+        scene.observer.observe = observe  # type: ignore[method-assign]  # tells us when
+        assert beaten.wait(PATIENCE)
+
+    scene.database.during = during
+    scene.runner(manifest(1), lease_seconds=BEATING).ensure(scene.deadline())
+    *going, end = scene.observer.of(Holding)
+    assert going
+    assert {(each.held_seconds, each.fence, each.is_over) for each in going} == {(7.0, 1, False)}
+    assert (end.held_seconds, end.is_over) == (7.0, True)
+
+
+def test_a_holder_that_fails_tells_how_long_it_held_the_lease(scene: Scene) -> None:
+    scene.database.fail(2, MigrationFailed("division by zero", migration="0002_m"))
+    with pytest.raises(MigrationFailed):
+        scene.runner(V2).ensure(scene.deadline())
+    (end,) = scene.observer.of(Holding)
+    assert end.is_over
 
 
 def test_the_heartbeat_ends_with_the_work(scene: Scene) -> None:

@@ -18,6 +18,7 @@ from lambda_migrate.errors import (
 from lambda_migrate.events import (
     CheckFailed,
     CheckFinished,
+    Holding,
     LeaseTakenOver,
     MigrationApplied,
     MigrationStarted,
@@ -569,6 +570,7 @@ def test_a_migrated_check_is_told_once_with_all_its_facts(scene: Scene) -> None:
         MigrationApplied,
         MigrationStarted,
         MigrationApplied,
+        Holding,
         CheckFinished,
     ]
     assert scene.observer.of(MigrationApplied)[1] == MigrationApplied("orders", "0002_m", 2, 2, 1.5)

@@ -16,6 +16,7 @@ from lambda_migrate.events import (
     CheckFailed,
     CheckFinished,
     Event,
+    Holding,
     LeaseTakenOver,
     MigrationApplied,
     MigrationBroke,
@@ -208,6 +209,7 @@ def test_all_the_metrics_that_alarms_may_name_are_written(lines: Lines) -> None:
         LeaseTakenOver("t", "dead", 7),
         MigrationApplied("t", "0001_m", 1, 2, 0.25),
         MigrationBroke("t", "0002_m", "22012", "division by zero", 0.1),
+        Holding("t", 7, 2.0, is_over=True),
         FAILED,
         WAITED,
     )
@@ -249,6 +251,28 @@ def test_what_happens_on_the_way_writes_nothing(lines: Lines) -> None:
         LeaseTakenOver("t", "dead", 1),
     )
     assert lines.read() == ([], [])
+
+
+def test_how_long_a_lease_is_held_is_told_while_it_is_held(lines: Lines) -> None:
+    observe(Holding("orders-db", 7, 6.5, is_over=False))
+    _, (emf,) = lines.read()
+    assert values([emf]) == {"LeaseHeldTime": [6500.0]}
+    assert emf["_aws"]["CloudWatchMetrics"][0]["Metrics"] == [
+        {"Name": "LeaseHeldTime", "Unit": "Milliseconds"}
+    ]
+    assert emf["target"] == "orders-db"
+
+
+def test_a_heartbeat_leaves_the_metrics_of_the_check_where_they_are(lines: Lines) -> None:
+    observe(
+        MigrationApplied("t", "0001_m", 1, 1, 0.25),
+        Holding("t", 7, 0.5, is_over=False),
+        FINISHED,
+    )
+    _, (held, check) = lines.read()
+    assert values([held]) == {"LeaseHeldTime": [500.0]}
+    assert "LeaseHeldTime" not in check
+    assert values([check])["MigrationTime"] == [250.0]
 
 
 def test_the_metrics_namespace_is_the_functions_if_it_names_one(
@@ -322,6 +346,6 @@ def test_switching_powertools_metrics_off_switches_ours_off(
     lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POWERTOOLS_METRICS_DISABLED", "true")
-    observe(UP_TO_DATE)
+    observe(Holding("t", 7, 2.0, is_over=True), UP_TO_DATE)
     logged, emf = lines.read()
     assert (len(logged), emf) == (1, [])
