@@ -13,14 +13,14 @@ export PYTHONDONTWRITEBYTECODE :=
 ROUNDS := 200
 SEED :=
 
-.PHONY: demo test lint test-unit test-real test-dynamodb-local storm bench simulate chaos mutants \
+.PHONY: demo test lint docs test-unit test-real test-dynamodb-local storm bench simulate chaos mutants \
 	audit format clean
 
 # 100 Lambda runtimes start at once against a real PostgreSQL.
 demo: .venv/installed-local
 	$(BIN)/lambda-migrate demo
 
-test: lint audit test-unit test-real
+test: lint audit docs test-unit test-real
 
 # Style, types, and the layers of the house.
 lint: .venv/installed-dev
@@ -28,6 +28,10 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The documentation site, into site/; a link or an anchor that leads nowhere is an error.
+docs: .venv/installed-dev
+	$(BIN)/python -m tests.site
 
 # Line and branch coverage of the library and its command line, in less than 30 s.
 test-unit: .venv/installed-dev .engines/installed
@@ -48,7 +52,7 @@ test-dynamodb-local: .venv/installed-dev .engines/installed
 storm: .venv/installed-load
 	$(BIN)/python -m load.storm
 
-# Ratios against the peers, side by side; the table goes to docs/benchmarks.md.
+# Ratios against the peers, side by side; the table goes to docs/reference/benchmarks.md.
 bench: .venv/installed-bench
 	$(BIN)/python -m load.bench
 
@@ -97,4 +101,4 @@ format: .venv/installed-dev
 	@touch $@
 
 clean:
-	rm -rf .venv .engines .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage *-report
+	rm -rf .venv .engines .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage *-report site .cache

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; the process's own by default.
 
     Returns:
-        The exit code, see ``docs/command-line.md``.
+        The exit code, see ``docs/reference/command-line.md``.
     """
     try:
         from lambda_migrate.cli.entry import run

@@ -1,4 +1,4 @@
-"""Answers as JSON documents. Their shape is promised in ``docs/command-line.md``."""
+"""Answers as JSON documents. Their shape is promised in ``docs/reference/command-line.md``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a waiter sleeps before it reads again. The figures behind it: docs/waiting.md.
+"""How long a waiter sleeps before it reads again; docs/explanation/waiting.md has the figures.
 
 ::
 

@@ -1,4 +1,6 @@
-"""What a starting instance does next: a pure function of what it read. Drawn in docs/how-it-works.
+"""What a starting instance does next: a pure function of what it read.
+
+Drawn in docs/explanation/how-it-works.md.
 
 ::
 

@@ -8,5 +8,5 @@ processes     one process or hundreds, and what the kernel says they used
 figures       medians, ratios of pairs, slopes
 findings      a figure, the bar beside it, and the verdict
 ...           one module for each row of the table
-report        JSON, the page, the charts and docs/benchmarks.md
+report        JSON, the page, the charts and docs/reference/benchmarks.md
 """

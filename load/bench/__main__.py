@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{options.report / 'index.html'}, {options.report / 'bench.json'}")
     if not options.quick and not options.only:
         write_docs(report, ROOT / "docs")
-        print("docs/benchmarks.md")
+        print("docs/reference/benchmarks.md")
     return 1 if missed(report.sections) else 0
 
 

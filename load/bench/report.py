@@ -1,4 +1,4 @@
-"""The report: JSON for programs, a page and pictures for people, and docs/benchmarks.md."""
+"""The report: JSON, a page and pictures for people, and docs/reference/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def write_report(report: Report, directory: Path) -> None:
 
 
 def write_docs(report: Report, docs: Path) -> None:
-    """``benchmarks.md`` and its pictures."""
+    """``reference/benchmarks.md`` and its pictures."""
     _write_pictures(report, docs / "images")
-    (docs / "benchmarks.md").write_text(markdown(report))
+    (docs / "reference" / "benchmarks.md").write_text(markdown(report))
 
 
 def _write_pictures(report: Report, directory: Path) -> None:
@@ -120,7 +120,7 @@ def markdown(report: Report) -> str:
 def _markdown_section(section: Section) -> list[str]:
     lines = [f"## {section.title}", ""]
     for chart in section.charts:
-        lines += [f"![{chart.title}](images/{_file(chart)})", ""]
+        lines += [f"![{chart.title}](../images/{_file(chart)})", ""]
     for table in section.tables:
         lines += _markdown_table(table)
     notes = [*(f"{check.what}: {check.note}" for check in section.checks if check.note)]

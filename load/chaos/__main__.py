@@ -1,4 +1,4 @@
-"""``python -m load.chaos --rounds 200 [--seed S]``; see docs/chaos.md."""
+"""``python -m load.chaos --rounds 200 [--seed S]``; see docs/reference/chaos.md."""
 
 from __future__ import annotations
 

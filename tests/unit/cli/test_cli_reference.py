@@ -1,4 +1,4 @@
-"""`docs/command-line.md` against the app: every command, every option, every JSON shape."""
+"""The reference page of the command line: every command, every option, every JSON shape."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.state import Failure, LeaseState, Progress, Ready
 from lambda_migrate.testing import InMemoryDatabase
 
-PAGE = Path(__file__).parents[3] / "docs" / "command-line.md"
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "command-line.md"
 
 
 def commands() -> dict[str, Any]:

@@ -72,11 +72,12 @@ def test_a_report_is_json_a_page_and_pictures(tmp_path: Path) -> None:
 
 
 def test_every_picture_of_the_docs_is_there(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
+    for folder in ("images", "reference"):
+        (tmp_path / folder).mkdir()
     write_docs(REPORT, tmp_path)
-    text = (tmp_path / "benchmarks.md").read_text()
+    text = (tmp_path / "reference" / "benchmarks.md").read_text()
     for name in ("benchmarks-cost.svg", "benchmarks-storm.svg"):
-        assert f"](images/{name})" in text
+        assert f"](../images/{name})" in text
         assert (tmp_path / "images" / name).exists()
 
 

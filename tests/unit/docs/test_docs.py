@@ -10,12 +10,12 @@ import pytest
 
 from lambda_migrate.settings import Settings
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ROOT = Path(__file__).parents[3]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def test_every_setting_is_documented_with_its_default() -> None:
-    page = (ROOT / "docs" / "settings.md").read_text()
+    page = (ROOT / "docs" / "reference" / "settings.md").read_text()
     rows = dict(re.findall(r"^\| `LAMBDA_MIGRATE_(\w+)` \| (.*?) \|", page, re.MULTILINE))
     for field in fields(Settings):
         stated = rows.pop(field.name.upper())
@@ -25,7 +25,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
     assert rows == {}, "no setting is documented that does not exist"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_relative_link_leads_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
         if not link.startswith("http"):
