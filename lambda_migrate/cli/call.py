@@ -8,18 +8,21 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from lambda_migrate.cli.progress import Reporter
+from lambda_migrate.cli.render import question_view
 from lambda_migrate.cli.terminal import Format, Terminal
 from lambda_migrate.deadline import SYSTEM_CLOCK, Deadline
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.settings import Settings
+from lambda_migrate.verbs.site import Site
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from rich.console import RenderableType
+
     from lambda_migrate.deadline import Clock
-    from lambda_migrate.lease.store import LeaseStore
-    from lambda_migrate.maintenance import Maintenance
-    from lambda_migrate.migrations import Manifest
+    from lambda_migrate.verbs.answer import Answer
+    from lambda_migrate.verbs.attendant import Question
 
 __all__ = ["TRACEBACK", "Call", "CommonOptions"]
 
@@ -48,7 +51,7 @@ class CommonOptions:
 
 
 class Call:
-    """One command at work.
+    """One command at work, and the person who gave it, as its `Attendant`.
 
     Args:
         options: As given.
@@ -68,6 +71,8 @@ class Call:
         self.clock = clock
         self.deadline = Deadline.after(options.timeout, clock)
         self.reporter = Reporter(self.terminal)
+        self.yes = False
+        """Whether every question was answered on the command line."""
         self._environ = os.environ if environ is None else environ
 
     @cached_property
@@ -76,70 +81,41 @@ class Call:
         return Settings.load(self._environ, **self.options.settings)
 
     @cached_property
-    def manifest(self) -> Manifest:
-        """The migration files."""
-        from lambda_migrate.wiring import make_manifest
+    def site(self) -> Site:
+        """What the verbs work on."""
+        return Site(
+            self.settings,
+            self.deadline,
+            self._environ,
+            attendant=self,
+            observer=self.reporter,
+            clock=self.clock,
+        )
 
-        return make_manifest(self.settings, self._environ)
+    # --- the attendant
 
-    @property
-    def has_table(self) -> bool:
-        """Whether there is a lease table."""
-        return bool(self.settings.table)
+    def confirm(self, question: Question) -> bool:
+        """See `Attendant.confirm`."""
+        shown = question_view(question, now_ms=self.clock.wall_ms())
+        agreed = self.terminal.confirm(question.ask, yes=self.yes, shown=shown)
+        if agreed and question.verb == "down":
+            self.reporter.expect([each["name"] for each in question.migrations])
+        return agreed
 
-    @cached_property
-    def store(self) -> LeaseStore:
-        """The lease table.
+    def wait(self, reason: str, *, seconds: float) -> None:
+        """See `Attendant.wait`."""
+        self.reporter.wait(reason, seconds=seconds)
 
-        Raises:
-            ConfigurationError: None is named.
-        """
-        from lambda_migrate.wiring import make_store
+    def note(self, text: str) -> None:
+        """See `Attendant.note`."""
+        self.terminal.note(text)
 
-        return make_store(self.settings.require(table=True), clock=self.clock)
-
-    @cached_property
-    def maintenance(self) -> Maintenance:
-        """The target, ready to be worked on.
-
-        Raises:
-            ConfigurationError: Settings or migration files are wrong.
-        """
-        from lambda_migrate.maintenance import Maintenance
-        from lambda_migrate.wiring import make_target
-
-        settings = self.settings.require(database=True)
-        target = make_target(settings, observer=self.reporter, clock=self.clock)
-        self._warn_without_table()
-        return Maintenance(self.manifest, target, evict=self.has_table)
-
-    @cached_property
-    def place(self) -> dict[str, str]:
-        """Where the work is done, as every answer says it; no secrets."""
-        settings = self.settings
-        return {
-            "target": settings.target,
-            "database": self.maintenance.target.database.fingerprint,
-            "environment": settings.environment,
-            "schema": settings.schema,
-            "directory": settings.directory,
-        }
-
-    def require_table(self) -> None:
-        """Refuse to go on without a lease table.
-
-        Raises:
-            ConfigurationError: None is named.
-        """
-        self.settings.require(table=True)
-
-    def _warn_without_table(self) -> None:
-        address = self.settings.address
-        if not self.has_table and not (address is not None and address.is_local):
-            self.terminal.note(
-                "no lease table is named (--table): PostgreSQL's fence alone keeps others away, "
-                "and functions learn of what is done here only when they look"
-            )
+    def answer(self, answer: Answer, *shown: RenderableType) -> int:
+        """Show an answer: its document as JSON, or ``shown`` for a person; and its exit code."""
+        self.terminal.answer(
+            answer.document, *(["nothing was changed"] if answer.was_refused else shown)
+        )
+        return answer.exit_code
 
 
 def require_positive(timeout: float) -> float:

@@ -11,11 +11,13 @@ from rich.text import Text
 
 from lambda_migrate.cli.app import COMMON, CURRENT, app
 from lambda_migrate.cli.call import TRACEBACK
-from lambda_migrate.cli.failures import FAILED, WRONG, exit_code_of, failure_document, told
+from lambda_migrate.cli.failures import told
 from lambda_migrate.cli.interruption import Interrupted, interruptible
 from lambda_migrate.cli.terminal import Format, Terminal, written
 from lambda_migrate.errors import MigrateError
 from lambda_migrate.migrations.statements import redact
+from lambda_migrate.verbs.answer import FAILED, WRONG
+from lambda_migrate.verbs.failures import exit_code_of, failure_document
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

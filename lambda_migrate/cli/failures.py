@@ -1,15 +1,14 @@
-"""What went wrong, as an exit code, a JSON document, and a text for a person."""
+"""What went wrong, as a text for a person."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lambda_migrate.cli.documents import iso
 from lambda_migrate.cli.render import bullets
 from lambda_migrate.errors import (
     ConfigurationError,
@@ -29,44 +28,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-__all__ = ["BUSY", "DONE", "FAILED", "PENDING", "WRONG", "exit_code_of", "failure_document", "told"]
-
-DONE = 0
-FAILED = 1
-WRONG = 2
-"""Wrong usage or configuration: the same command fails again until it, or a setting, is mended."""
-PENDING = 3
-BUSY = 4
-"""Somebody else holds the lease: the same command may succeed later."""
-
-
-def exit_code_of(error: MigrateError) -> int:
-    """The exit code for an error."""
-    if isinstance(error, ConfigurationError):
-        return WRONG
-    return BUSY if isinstance(error, LeaseHeld) else FAILED
-
-
-def failure_document(error: MigrateError) -> dict[str, Any]:
-    """The value of ``error`` in the JSON answer."""
-    document: dict[str, Any] = {
-        "kind": type(error).__name__,
-        "exit_code": exit_code_of(error),
-        "message": error.summary if isinstance(error, MigrationFailed) else str(error),
-        "retryable": error.retryable,
-    }
-    if isinstance(error, ConfigurationError):
-        document["faults"] = list(error.faults)
-    if isinstance(error, MigrationFailed):
-        document |= {
-            "migration": error.migration,
-            "sqlstate": error.sqlstate,
-            "cause": error.cause,
-            "detail": error.detail,
-            "attempts": error.attempts,
-            "retry_at": None if error.retry_at_ms is None else iso(error.retry_at_ms),
-        }
-    return document
+__all__ = ["told"]
 
 
 def told(error: MigrateError, *, committed: list[str], width: int) -> list[RenderableType]:

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Group
-from rich.text import Text
 
 from lambda_migrate.cli.call import Call
-from lambda_migrate.cli.documents import plan_document, status_document
-from lambda_migrate.cli.failures import DONE, FAILED, PENDING
-from lambda_migrate.cli.registry import (
-    Whole,
-    app,
-    command,
-)
-from lambda_migrate.cli.render import (
-    bullets,
-    number,
-    plan_view,
-    status_view,
-)
-
-if TYPE_CHECKING:
-    from lambda_migrate.maintenance import Verification
+from lambda_migrate.cli.registry import Whole, app, command
+from lambda_migrate.cli.render import plan_view, status_view, verdict
+from lambda_migrate.verbs import looking
 
 
 @command(app, "status")
@@ -36,19 +21,11 @@ def status(
     whole: Whole = False,
 ) -> int:
     """Show what is applied and who is at it."""
-    found = call.maintenance.status(call.deadline)
-    view = status_view(
-        found,
-        call.manifest,
-        call.place,
-        has_table=call.has_table,
-        now_ms=call.clock.wall_ms(),
-        width=call.terminal.width,
-        whole=whole,
+    answer = looking.status(call.site, exit_code=exit_code)
+    now_ms, width = call.clock.wall_ms(), call.terminal.width
+    return call.answer(
+        answer, *status_view(answer.document, now_ms=now_ms, width=width, whole=whole)
     )
-    document = status_document(found, call.manifest, call.place, has_table=call.has_table)
-    call.terminal.answer(document, *view)
-    return PENDING if exit_code and not found.plan.is_current else DONE
 
 
 @command(app, "plan")
@@ -58,15 +35,8 @@ def plan(
     whole: Whole = False,
 ) -> int:
     """Show what `up` would do."""
-    from lambda_migrate.cli.preview import preview_of
-
-    planned, manifest = call.maintenance.plan(call.deadline, to=to)
-    preview = preview_of(planned, manifest)
-    call.terminal.answer(
-        plan_document(preview, call.place),
-        *plan_view(preview, call.place, width=call.terminal.width, whole=whole),
-    )
-    return DONE if preview.can_go_on else FAILED
+    answer = looking.plan(call.site, to=to)
+    return call.answer(answer, *plan_view(answer.document, width=call.terminal.width, whole=whole))
 
 
 @command(app, "verify")
@@ -78,26 +48,5 @@ def verify(
     ] = False,
 ) -> int:
     """Compare files, history, lease table."""
-    if resync:
-        call.require_table()
-        call.maintenance.resync(call.deadline)
-    found = call.maintenance.verify(call.deadline)
-    document = {
-        **call.place,
-        "agree": not found.problems,
-        "problems": list(found.problems),
-        "resynced": resync,
-    }
-    call.terminal.answer(document, _verdict(found, resynced=resync))
-    return FAILED if found.problems else DONE
-
-
-def _verdict(found: Verification, *, resynced: bool) -> Group:
-    shown: list[Any] = ["the lease table now says what the history proves"] if resynced else []
-    if found.problems:
-        shown += [Text("they disagree:", style="bold red"), bullets(found.problems, style="red")]
-    else:
-        applied = number(len(found.status.plan.applied), "applied migration")
-        pending = f", {len(found.status.plan.pending)} pending" * bool(found.status.plan.pending)
-        shown.append(Text(f"files, history and lease table agree: {applied}{pending}", "green"))
-    return Group(*shown)
+    answer = looking.verify(call.site, resync=resync)
+    return call.answer(answer, verdict(answer.document))

@@ -10,7 +10,6 @@ import typer
 
 from lambda_migrate._version import __version__
 from lambda_migrate.cli.call import Call, CommonOptions, require_positive
-from lambda_migrate.cli.failures import FAILED
 from lambda_migrate.cli.terminal import Format
 
 __all__ = [
@@ -21,7 +20,6 @@ __all__ = [
     "app",
     "command",
     "lease_app",
-    "left_alone",
     "table_app",
 ]
 
@@ -155,9 +153,3 @@ def root(
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Whole = Annotated[bool, typer.Option("--all", help="Every migration, however many there are.")]
-
-
-def left_alone(call: Call) -> int:
-    """The answer where somebody said no."""
-    call.terminal.answer({**call.place, "confirmed": False}, "nothing was changed")
-    return FAILED

@@ -1,28 +1,26 @@
-"""Answers for a person: text and tables that fit the terminal."""
+"""Answers for a person: text and tables that fit the terminal, made from the JSON documents."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Group
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lambda_migrate.cli.entries import Entry, Gap, abridged, counts, entries_of
 from lambda_migrate.cli.times import clock_time, duration, local_time, until
 from lambda_migrate.errors import legible
+from lambda_migrate.verbs.documents import entries_in
+from lambda_migrate.verbs.entries import Entry, Gap, abridged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from rich.console import RenderableType
 
-    from lambda_migrate.cli.preview import Preview, Step
-    from lambda_migrate.lease.state import Failure, LeaseState
-    from lambda_migrate.maintenance import Status
-    from lambda_migrate.migrations import Divergence, HistoryRow, Manifest
+    from lambda_migrate.verbs.attendant import Question
 
 __all__ = [
     "bullets",
@@ -30,8 +28,9 @@ __all__ = [
     "lease_facts",
     "number",
     "plan_view",
-    "row_list",
+    "question_view",
     "status_view",
+    "verdict",
 ]
 
 _STYLES = {
@@ -50,9 +49,9 @@ _WIDE = 76
 _NAME_AT_LEAST = 12
 _OWNER_WIDTH = 32
 _DIGEST_SHOWN = 12
-_STATEMENTS_SHOWN = 3
 _STEPS_IN_FULL = 10
 _STEPS_SHOWN = 15
+_ASKED_SHOWN = 15
 
 
 def number(count: int, noun: str) -> str:
@@ -84,42 +83,33 @@ def bullets(lines: Sequence[str], *, style: str = "") -> Table:
 
 
 def status_view(
-    status: Status,
-    manifest: Manifest,
-    place: dict[str, str],
-    *,
-    has_table: bool,
-    now_ms: int,
-    width: int,
-    whole: bool,
+    document: Mapping[str, Any], *, now_ms: int, width: int, whole: bool
 ) -> list[RenderableType]:
     """The answer of ``status``, from top to bottom.
 
     Args:
-        status: What was found.
-        manifest: The migrations at hand.
-        place: Where it was found.
-        has_table: Whether there is a lease table.
+        document: See `status_document`.
         now_ms: Wall clock.
         width: Columns.
         whole: Every migration, however many.
     """
-    entries = entries_of(status)
+    entries = entries_in(document)
+    lease = document["lease"]
     pairs: list[tuple[str, RenderableType]] = [
-        ("target", place["target"]),
-        ("database", place["database"]),
-        ("environment", place["environment"] or Text("not named", style="dim")),
-        ("migrations", _manifest_fact(manifest, place["directory"])),
+        ("target", document["target"]),
+        ("database", document["database"]),
+        ("environment", document["environment"] or Text("not named", style="dim")),
+        ("migrations", _manifest_fact(document)),
     ]
-    pairs += lease_facts(status.lease, now_ms=now_ms) if has_table else [_NO_TABLE]
-    if has_table:
-        pairs.append(("ready", _ready_fact(status)))
+    pairs += lease_facts(lease, now_ms=now_ms) if lease is not None else [_NO_TABLE]
+    if lease is not None:
+        pairs.append(("ready", _ready_fact(document)))
     shown: list[RenderableType] = [facts(pairs), ""]
     if entries:
         lines = list(entries) if whole else abridged(entries)
         shown += [_entry_table(lines, width=width), ""]
-    shown.append(_summary(entries))
-    shown += _advice(status)
+    shown.append(_summary(document))
+    shown += _advice(document)
     return shown
 
 
@@ -129,58 +119,58 @@ _NO_TABLE: tuple[str, RenderableType] = (
 )
 
 
-def _manifest_fact(manifest: Manifest, directory: str) -> Text:
-    count = number(len(manifest), "migration")
-    return Text.assemble(
-        f"{directory}: {count}, digest ", (manifest.digest[:_DIGEST_SHOWN], "bold")
-    )
+def _manifest_fact(document: Mapping[str, Any]) -> Text:
+    count = number(document["files"], "migration")
+    digest = document["digest"][:_DIGEST_SHOWN]
+    return Text.assemble(f"{document['directory']}: {count}, digest ", (digest, "bold"))
 
 
-def _ready_fact(status: Status) -> Text:
-    if status.is_marked_ready and status.plan.is_current:
+def _ready_fact(document: Mapping[str, Any]) -> Text:
+    if document["is_marked_ready"] and document["is_current"]:
         return Text("yes: this code is served", style="green")
-    if status.is_marked_ready:
+    if document["is_marked_ready"]:
         return Text("marked so, but the history says no: see `verify`", style="bold red")
-    if status.plan.is_current:
+    if document["is_current"]:
         return Text("not marked yet: the next start, or `up`, marks it")
     return Text("no", style="yellow")
 
 
-def lease_facts(state: LeaseState, *, now_ms: int) -> list[tuple[str, RenderableType]]:
-    """Holder, progress and failure."""
-    pairs: list[tuple[str, RenderableType]] = [("lease", _holder(state, now_ms=now_ms))]
-    progress = state.progress
-    if state.owner is not None and progress is not None:
-        began = duration(max(0, now_ms - progress.started_ms) / 1000)
-        done = f"{progress.done} of {progress.total} done"
-        pairs.append(("progress", f"at {progress.migration} for {began}, {done}"))
-    if state.failure is not None:
-        pairs.append(("failure", _failure(state.failure, now_ms=now_ms)))
+def lease_facts(lease: Mapping[str, Any], *, now_ms: int) -> list[tuple[str, RenderableType]]:
+    """Holder, progress and failure of a `lease_document`."""
+    pairs: list[tuple[str, RenderableType]] = [("lease", _holder(lease, now_ms=now_ms))]
+    progress = lease["progress"]
+    if lease["owner"] is not None and progress is not None:
+        began = duration(max(0, now_ms - progress["started_ms"]) / 1000)
+        done = f"{progress['done']} of {progress['total']} done"
+        pairs.append(("progress", f"at {progress['migration']} for {began}, {done}"))
+    if lease["failure"] is not None:
+        pairs.append(("failure", _failure(lease["failure"], now_ms=now_ms)))
     return pairs
 
 
-def _holder(state: LeaseState, *, now_ms: int) -> Text:
-    if state.owner is None:
-        return Text(f"free, fence {state.fence}")
-    at = clock_time(state.lease_until_ms, now_ms=now_ms)
-    when = until(state.lease_until_ms, now_ms=now_ms)
-    is_over = state.lease_until_ms < now_ms
+def _holder(lease: Mapping[str, Any], *, now_ms: int) -> Text:
+    if lease["owner"] is None:
+        return Text(f"free, fence {lease['fence']}")
+    until_ms = lease["lease_until_ms"]
+    when = f"{clock_time(until_ms, now_ms=now_ms)} ({until(until_ms, now_ms=now_ms)})"
+    is_over = until_ms < now_ms
     verb = "ran out" if is_over else "until"
     style = "red" if is_over else "yellow"
     return Text.assemble(
-        (f"held by {legible(state.owner)}", style), f", fence {state.fence}, {verb} {at} ({when})"
+        (f"held by {legible(lease['owner'])}", style), f", fence {lease['fence']}, {verb} {when}"
     )
 
 
-def _failure(failure: Failure, *, now_ms: int) -> Text:
-    code = f" [{failure.sqlstate}]" if failure.sqlstate else ""
-    what = f"{failure.migration}: {failure.cause}" if failure.migration else failure.cause
-    if failure.retry_at_ms > now_ms:
-        at = clock_time(failure.retry_at_ms, now_ms=now_ms)
-        retry = f"functions try again at {at} ({until(failure.retry_at_ms, now_ms=now_ms)})"
+def _failure(failure: Mapping[str, Any], *, now_ms: int) -> Text:
+    code = f" [{failure['sqlstate']}]" if failure["sqlstate"] else ""
+    migration, cause, retry_ms = failure["migration"], failure["cause"], failure["retry_at_ms"]
+    what = f"{migration}: {cause}" if migration else cause
+    if retry_ms > now_ms:
+        at = clock_time(retry_ms, now_ms=now_ms)
+        retry = f"functions try again at {at} ({until(retry_ms, now_ms=now_ms)})"
     else:
         retry = "the next start tries again"
-    return Text.assemble((legible(what + code), "red"), f"\nattempt {failure.attempts}; {retry}")
+    return Text.assemble((legible(what + code), "red"), f"\nattempt {failure['attempts']}; {retry}")
 
 
 def _entry_table(lines: Sequence[Entry | Gap], *, width: int) -> Table:
@@ -203,15 +193,11 @@ def _entry_table(lines: Sequence[Entry | Gap], *, width: int) -> Table:
 
 
 def _state_text(entry: Entry) -> str:
-    return "baseline" if entry.state == "applied" and _is_baseline(entry.row) else entry.state
-
-
-def _is_baseline(row: HistoryRow | None) -> bool:
-    return row is not None and row.baseline
+    return "baseline" if entry.state == "applied" and entry.baseline else entry.state
 
 
 def _applied_text(entry: Entry) -> str:
-    return local_time(entry.row.applied_at) if entry.row else ""
+    return local_time(entry.applied_at)
 
 
 def _gap_cells(gap: Gap) -> list[Text]:
@@ -225,16 +211,13 @@ def _cells(entry: Entry, is_wide: bool) -> list[Text]:
 
 
 def _took(entry: Entry) -> str:
-    row = entry.row
-    if row is None or row.applied_at is None or row.baseline:
-        return ""
-    return duration(row.duration_ms / 1000)
+    return "" if entry.duration_ms is None else duration(entry.duration_ms / 1000)
 
 
 def _who(entry: Entry) -> str:
     """Function and process; the random rest of an owner tells a person nothing."""
-    row = entry.row
-    return legible(row.owner.rpartition("/")[0] or row.owner) if row else ""
+    owner = entry.owner or ""
+    return legible(owner.rpartition("/")[0] or owner)
 
 
 _COLUMNS: tuple[tuple[str, Callable[[Entry], str]], ...] = (
@@ -246,32 +229,32 @@ _COLUMNS: tuple[tuple[str, Callable[[Entry], str]], ...] = (
 )
 
 
-def _summary(entries: Sequence[Entry]) -> Text:
-    if not entries:
+def _summary(document: Mapping[str, Any]) -> Text:
+    if not document["migrations"]:
         return Text("no migrations yet: `lambda-migrate new NAME` writes the first")
     text = Text()
-    for state, count in counts(entries).items():
+    for key, count in document["counts"].items():
         if count:
+            state = key.replace("_", " ")
             text.append(", " if text else "")
-            text.append(f"{count} {state}", style=_STYLES[state])
+            text.append(f"{count} {state}", style=_STYLES.get(state, ""))
     return text
 
 
-def _advice(status: Status) -> Iterator[RenderableType]:
-    plan = status.plan
-    if plan.divergences:
+def _advice(document: Mapping[str, Any]) -> Iterator[RenderableType]:
+    if document["divergences"]:
         yield ""
-        yield _divergence_list(plan.divergences)
-    elif plan.in_doubt:
+        yield _divergence_list(document["divergences"])
+    elif document["in_doubt"]:
         yield Text("in doubt: interrupted outside a transaction; `lambda-migrate up` settles it")
-    elif plan.pending:
+    elif document["counts"]["pending"]:
         yield Text("`lambda-migrate plan` shows what is pending, `lambda-migrate up` applies it")
 
 
-def _divergence_list(divergences: Sequence[Divergence]) -> RenderableType:
+def _divergence_list(divergences: Sequence[Mapping[str, Any]]) -> RenderableType:
     heading = Text("files and history contradict each other; nothing is applied until they agree:")
     heading.stylize("bold red")
-    shown = [str(each) for each in divergences[:_STEPS_SHOWN]]
+    shown = [f"{each['name']}: {each['advice']}" for each in divergences[:_STEPS_SHOWN]]
     hidden = len(divergences) - len(shown)
     return Group(heading, bullets(shown + ([f"and {hidden} more"] if hidden else []), style="red"))
 
@@ -279,58 +262,53 @@ def _divergence_list(divergences: Sequence[Divergence]) -> RenderableType:
 # --- plan
 
 
-def plan_view(
-    preview: Preview, place: dict[str, str], *, width: int, whole: bool
-) -> list[RenderableType]:
+def plan_view(document: Mapping[str, Any], *, width: int, whole: bool) -> list[RenderableType]:
     """The answer of ``plan``.
 
     Args:
-        preview: What `up` would do.
-        place: Where.
+        document: See `plan_document`.
         width: Columns.
         whole: Every migration, with its first statements.
     """
-    if preview.divergences:
-        return [_divergence_list(preview.divergences)]
-    where = place["database"]
-    if not preview.steps and not preview.in_doubt:
-        return [Text(f"nothing to do: {where} has every migration of {place['directory']}")]
+    if document["divergences"]:
+        return [_divergence_list(document["divergences"])]
+    where, steps = document["database"], document["pending"]
+    if not steps and not document["in_doubt"]:
+        return [Text(f"nothing to do: {where} has every migration of {document['directory']}")]
     shown: list[RenderableType] = [
-        Text(
-            f"`lambda-migrate up` would apply {number(len(preview.steps), 'migration')} to {where}"
-        )
+        Text(f"`lambda-migrate up` would apply {number(len(steps), 'migration')} to {where}")
     ]
     shown += [
-        Text(f"first it would settle {row.name}, which was interrupted", style="red")
-        for row in preview.in_doubt
+        Text(f"first it would settle {name}, which was interrupted", style="red")
+        for name in document["in_doubt"]
     ]
     shown.append("")
-    most = len(preview.steps) if whole else _STEPS_SHOWN
-    few = whole or len(preview.steps) <= _STEPS_IN_FULL
-    shown += [_step_view(step, width=width, in_full=few) for step in preview.steps[:most]]
-    hidden = len(preview.steps) - most
+    most = len(steps) if whole else _STEPS_SHOWN
+    few = whole or len(steps) <= _STEPS_IN_FULL
+    shown += [_step_view(step, width=width, in_full=few) for step in steps[:most]]
+    hidden = len(steps) - most
     if hidden > 0:
         shown.append(Text(f"… {hidden} more (--all)", style="dim"))
-    hidden_faults = [fault for step in preview.steps[most:] for fault in step.faults]
+    hidden_faults = [fault for step in steps[most:] for fault in step["faults"]]
     if hidden_faults:
         shown.append(bullets(hidden_faults, style="bold red"))
-    if not preview.can_go_on:
+    if not document["can_go_on"]:
         shown.append(Text("nothing is applied until these files are mended", style="bold red"))
     return shown
 
 
-def _step_view(step: Step, *, width: int, in_full: bool) -> RenderableType:
-    manner = _manner(step)
-    fits = len(step.name) + 2 + len(manner) <= width
+def _step_view(step: Mapping[str, Any], *, width: int, in_full: bool) -> RenderableType:
+    manner, name = _manner(step), step["name"]
+    fits = len(name) + 2 + len(manner) <= width
     gap = "  " if fits else "\n    "
-    lines: list[RenderableType] = [Text.assemble((step.name, "bold"), (gap + manner, "dim"))]
+    lines: list[RenderableType] = [Text.assemble((name, "bold"), (gap + manner, "dim"))]
     if in_full:
-        lines += [_statement_line(each) for each in step.statements[:_STATEMENTS_SHOWN]]
-        rest = len(step.statements) - _STATEMENTS_SHOWN
+        lines += [_statement_line(each) for each in step["first_statements"]]
+        rest = step["statements"] - len(step["first_statements"])
         if rest > 0:
             lines.append(Padding(Text(f"… {rest} more", style="dim"), (0, 0, 0, 4)))
-    if step.faults:
-        lines.append(Padding(bullets(step.faults, style="bold red"), (0, 0, 0, 2)))
+    if step["faults"]:
+        lines.append(Padding(bullets(step["faults"], style="bold red"), (0, 0, 0, 2)))
     if in_full:
         lines.append("")
     return Group(*lines)
@@ -341,22 +319,55 @@ def _statement_line(statement: str) -> RenderableType:
     return Padding(text, (0, 0, 0, 4))
 
 
-def _manner(step: Step) -> str:
-    where = "in a transaction" if step.transactional else "outside a transaction"
-    down = "" if step.has_down_script else ", no down script"
-    return f"{number(len(step.statements), 'statement')} {where}{down}"
+def _manner(step: Mapping[str, Any]) -> str:
+    where = "in a transaction" if step["transactional"] else "outside a transaction"
+    down = "" if step["has_down_script"] else ", no down script"
+    return f"{number(step['statements'], 'statement')} {where}{down}"
 
 
-# --- what is about to be destroyed
+# --- verify
 
 
-def row_list(rows: Sequence[HistoryRow]) -> Table:
-    """History rows with their dates, the first fifteen."""
+def verdict(document: Mapping[str, Any]) -> Group:
+    """The answer of ``verify``."""
+    shown: list[RenderableType] = (
+        ["the lease table now says what the history proves"] if document["resynced"] else []
+    )
+    if document["problems"]:
+        shown += [
+            Text("they disagree:", style="bold red"),
+            bullets(document["problems"], style="red"),
+        ]
+    else:
+        applied = number(document["applied"], "applied migration")
+        pending = f", {document['pending']} pending" * bool(document["pending"])
+        shown.append(Text(f"files, history and lease table agree: {applied}{pending}", "green"))
+    return Group(*shown)
+
+
+# --- what is about to be destroyed or declared
+
+
+def question_view(question: Question, *, now_ms: int) -> Group:
+    """What a person should see before they say yes."""
+    shown: list[RenderableType] = []
+    if question.lease is not None:
+        shown.append(facts(lease_facts(question.lease, now_ms=now_ms)))
+    shown.append(Text(question.heading))
+    if question.migrations:
+        shown.append(_migration_list(question.migrations))
+    return Group(*shown)
+
+
+def _migration_list(migrations: Sequence[Mapping[str, Any]]) -> Table:
+    """Names with their dates, the first ones."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True, overflow="ellipsis")
     grid.add_column(no_wrap=True, style="dim")
-    for row in rows[:_STEPS_SHOWN]:
-        grid.add_row("  " + legible(row.name), f"applied {local_time(row.applied_at)}")
-    if len(rows) > _STEPS_SHOWN:
-        grid.add_row(f"  … and {len(rows) - _STEPS_SHOWN} more", "")
+    for each in migrations[:_ASKED_SHOWN]:
+        applied_at = each["applied_at"]
+        when = f"applied {local_time(applied_at)}" if applied_at else ""
+        grid.add_row("  " + legible(each["name"]), when)
+    if len(migrations) > _ASKED_SHOWN:
+        grid.add_row(f"  … and {len(migrations) - _ASKED_SHOWN} more", "")
     return grid

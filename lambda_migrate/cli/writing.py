@@ -10,12 +10,12 @@ import typer
 from rich.text import Text
 
 from lambda_migrate.cli.call import Call
-from lambda_migrate.cli.failures import DONE
 from lambda_migrate.cli.registry import (
     app,
     command,
 )
 from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.verbs.answer import DONE
 
 
 @command(app, "new")

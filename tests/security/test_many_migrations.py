@@ -13,8 +13,6 @@ import pytest
 from rich.console import Console
 
 from lambda_migrate.applying import proved, with_ready
-from lambda_migrate.cli.documents import status_document
-from lambda_migrate.cli.entries import entries_of
 from lambda_migrate.cli.render import status_view
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.lease.item import encode_ready
@@ -25,6 +23,8 @@ from lambda_migrate.migrations.digest import read_digest
 from lambda_migrate.migrations.rollback import choose_rollback
 from lambda_migrate.postgresql.database import Grant
 from lambda_migrate.postgresql.sql import Queries
+from lambda_migrate.verbs.documents import status_document
+from lambda_migrate.verbs.entries import entries_of
 
 FEW, MANY = 1_000, 10_000
 PLACE = {"target": "t", "database": "d", "environment": "", "schema": "s", "directory": "m"}
@@ -169,7 +169,8 @@ def test_the_status_of_ten_thousand_fits_a_screen_or_two(
     manifest = manifests[MANY]
     status = _status(manifest, history(manifest)[:applied])
     console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-    shown = status_view(status, manifest, PLACE, has_table=True, now_ms=0, width=100, whole=False)
+    document = status_document(status, manifest, PLACE, has_table=True)
+    shown = status_view(document, now_ms=0, width=100, whole=False)
     with console.capture() as captured:
         for each in shown:
             console.print(each)

@@ -7,9 +7,7 @@ import io
 import pytest
 from rich.console import Console, RenderableType
 
-from lambda_migrate.cli.entries import Entry, Gap, abridged
 from lambda_migrate.cli.failures import told
-from lambda_migrate.cli.preview import preview_of
 from lambda_migrate.cli.render import plan_view, status_view
 from lambda_migrate.cli.times import duration, until
 from lambda_migrate.errors import (
@@ -24,6 +22,9 @@ from lambda_migrate.lease.state import LeaseState
 from lambda_migrate.maintenance import Status
 from lambda_migrate.migrations import HistoryRow, Manifest, Migration, Script, make_plan
 from lambda_migrate.migrations.digest import checksum_of
+from lambda_migrate.verbs.documents import plan_document, status_document
+from lambda_migrate.verbs.entries import Entry, Gap, abridged
+from lambda_migrate.verbs.preview import preview_of
 
 PLACE = {
     "target": "default",
@@ -72,9 +73,8 @@ def shown_status(count: int, applied: int, *, width: int, whole: bool = False) -
     manifest = manifest_of(count)
     history = tuple(row_of(m, manifest) for m in manifest.migrations[:applied])
     status = Status(history, make_plan(manifest, history), LeaseState(), is_marked_ready=False)
-    views = status_view(
-        status, manifest, PLACE, has_table=False, now_ms=0, width=width, whole=whole
-    )
+    document = status_document(status, manifest, PLACE, has_table=False)
+    views = status_view(document, now_ms=0, width=width, whole=whole)
     return printed(views, width=width)
 
 
@@ -123,17 +123,17 @@ def test_what_is_wrong_is_kept_in_a_long_list() -> None:
 @pytest.mark.parametrize("count", [0, 1, 500])
 def test_no_line_of_plan_is_wider_than_the_terminal(count: int, width: int) -> None:
     manifest = manifest_of(count)
-    preview = preview_of(make_plan(manifest, []), manifest)
+    document = plan_document(preview_of(make_plan(manifest, []), manifest), PLACE)
     for whole in (False, True):
-        lines = printed(plan_view(preview, PLACE, width=width, whole=whole), width=width)
+        lines = printed(plan_view(document, width=width, whole=whole), width=width)
         assert max(map(len, lines)) <= width
     assert whole
 
 
 def test_a_long_plan_is_abridged() -> None:
     manifest = manifest_of(500)
-    preview = preview_of(make_plan(manifest, []), manifest)
-    lines = printed(plan_view(preview, PLACE, width=80, whole=False), width=80)
+    document = plan_document(preview_of(make_plan(manifest, []), manifest), PLACE)
+    lines = printed(plan_view(document, width=80, whole=False), width=80)
     assert len(lines) <= 40
     assert "485 more" in lines[-1]
 

@@ -34,13 +34,25 @@ class Entry:
         version: Its version.
         name: Its name.
         state: One of `STATES`.
-        row: What the history says, if it says anything.
+        started_at: ISO 8601 in UTC; this and what follows is None where the history has no row.
+        applied_at: ISO 8601 in UTC; None while in doubt as well.
+        duration_ms: What applying took, in milliseconds; None where nothing was run.
+        baseline: True where it was only declared to be applied.
+        fence: The token under which it was applied.
+        owner: Who applied it.
+        has_down_script: Whether it can be taken back.
     """
 
     version: int
     name: str
     state: str
-    row: HistoryRow | None = None
+    started_at: str | None = None
+    applied_at: str | None = None
+    duration_ms: int | None = None
+    baseline: bool = False
+    fence: int | None = None
+    owner: str | None = None
+    has_down_script: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +67,9 @@ def entries_of(status: Status) -> list[Entry]:
     """Every migration of manifest and history, in the order of versions."""
     plan = status.plan
     rows = {row.version: row for row in status.history}
-    found = [Entry(row.version, row.name, "applied", row) for row in plan.applied]
-    found += [Entry(row.version, row.name, _ahead(row), row) for row in plan.ahead]
-    found += [Entry(row.version, row.name, "in doubt", row) for row in plan.in_doubt]
+    found = [_entry(row, row.name, "applied") for row in plan.applied]
+    found += [_entry(row, row.name, _ahead(row)) for row in plan.ahead]
+    found += [_entry(row, row.name, "in doubt") for row in plan.in_doubt]
     found += [_diverged(each, rows.get(each.version)) for each in plan.divergences]
     taken = {entry.version for entry in found}
     found += [Entry(m.version, m.name, "pending") for m in plan.pending if m.version not in taken]
@@ -69,7 +81,26 @@ def _ahead(row: HistoryRow) -> str:
 
 
 def _diverged(divergence: Divergence, row: HistoryRow | None) -> Entry:
-    return Entry(divergence.version, divergence.name, divergence.kind.replace("-", " "), row)
+    state = divergence.kind.replace("-", " ")
+    if row is None:
+        return Entry(divergence.version, divergence.name, state)
+    return _entry(row, divergence.name, state)
+
+
+def _entry(row: HistoryRow, name: str, state: str) -> Entry:
+    was_run = row.applied_at and not row.baseline
+    return Entry(
+        version=row.version,
+        name=name,
+        state=state,
+        started_at=row.started_at,
+        applied_at=row.applied_at,
+        duration_ms=row.duration_ms if was_run else None,
+        baseline=row.baseline,
+        fence=row.fence,
+        owner=row.owner,
+        has_down_script=row.down is not None,
+    )
 
 
 def counts(entries: Sequence[Entry]) -> dict[str, int]:

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, fields
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from lambda_migrate.cli.entries import counts, entries_of
+from lambda_migrate.verbs.entries import Entry, counts, entries_of
 
 if TYPE_CHECKING:
-    from lambda_migrate.cli.entries import Entry
-    from lambda_migrate.cli.preview import Preview, Step
-    from lambda_migrate.lease.state import Failure, LeaseState, Progress
-    from lambda_migrate.maintenance import Status
-    from lambda_migrate.migrations import Divergence, Manifest
+    from collections.abc import Mapping
 
-__all__ = ["iso", "lease_document", "plan_document", "status_document"]
+    from lambda_migrate.lease.state import Failure, LeaseState, Progress
+    from lambda_migrate.maintenance import Status, Verification
+    from lambda_migrate.migrations import Divergence, Manifest
+    from lambda_migrate.verbs.preview import Preview, Step
+
+__all__ = [
+    "entries_in",
+    "iso",
+    "lease_document",
+    "plan_document",
+    "status_document",
+    "verify_document",
+]
+
+
+FIRST_STATEMENTS = 3
+"""So many of a migration's statements are quoted; the rest is counted."""
 
 
 def iso(wall_ms: int) -> str | None:
@@ -41,9 +54,11 @@ def status_document(
     return {
         **place,
         "digest": manifest.digest,
+        "files": len(manifest),
         "is_current": status.plan.is_current,
         "is_marked_ready": status.is_marked_ready if has_table else None,
         "counts": {state.replace(" ", "_"): n for state, n in counts(entries).items()},
+        "in_doubt": [row.name for row in status.plan.in_doubt],
         "migrations": [_entry(entry) for entry in entries],
         "divergences": [_divergence(each) for each in status.plan.divergences],
         "lease": lease_document(status.lease) if has_table else None,
@@ -51,19 +66,21 @@ def status_document(
 
 
 def _entry(entry: Entry) -> dict[str, Any]:
-    row = entry.row
-    return {
-        "version": entry.version,
-        "name": entry.name,
-        "state": entry.state.replace(" ", "_"),
-        "started_at": row.started_at if row else None,
-        "applied_at": row.applied_at if row else None,
-        "duration_ms": row.duration_ms if row and row.applied_at and not row.baseline else None,
-        "baseline": row.baseline if row else False,
-        "fence": row.fence if row else None,
-        "owner": row.owner if row else None,
-        "has_down_script": row.down is not None if row else None,
-    }
+    return {**asdict(entry), "state": entry.state.replace(" ", "_")}
+
+
+def entries_in(document: Mapping[str, Any]) -> list[Entry]:
+    """The migrations of a `status_document`."""
+    names = {each.name for each in fields(Entry)}
+    return [
+        Entry(
+            **{
+                **{key: value for key, value in each.items() if key in names},
+                "state": each["state"].replace("_", " "),
+            }
+        )
+        for each in document["migrations"]
+    ]
 
 
 def _divergence(divergence: Divergence) -> dict[str, Any]:
@@ -82,6 +99,7 @@ def lease_document(state: LeaseState) -> dict[str, Any]:
         "fence": state.fence,
         "owner": state.owner,
         "lease_until": iso(state.lease_until_ms) if held else None,
+        "lease_until_ms": state.lease_until_ms if held else None,
         "progress": _progress(state.progress) if state.progress else None,
         "failure": _failure(state.failure) if state.failure else None,
         "database": state.database,
@@ -98,6 +116,7 @@ def _progress(progress: Progress) -> dict[str, Any]:
         "done": progress.done,
         "total": progress.total,
         "started_at": iso(progress.started_ms),
+        "started_ms": progress.started_ms,
     }
 
 
@@ -110,6 +129,7 @@ def _failure(failure: Failure) -> dict[str, Any]:
         "attempts": failure.attempts,
         "at": iso(failure.at_ms),
         "retry_at": iso(failure.retry_at_ms),
+        "retry_at_ms": failure.retry_at_ms,
     }
 
 
@@ -125,6 +145,20 @@ def plan_document(preview: Preview, place: dict[str, str]) -> dict[str, Any]:
     }
 
 
+def verify_document(
+    found: Verification, place: dict[str, str], *, resynced: bool
+) -> dict[str, Any]:
+    """The answer of ``verify``."""
+    return {
+        **place,
+        "agree": not found.problems,
+        "problems": list(found.problems),
+        "resynced": resynced,
+        "applied": len(found.status.plan.applied),
+        "pending": len(found.status.plan.pending),
+    }
+
+
 def _step(step: Step) -> dict[str, Any]:
     return {
         "version": step.version,
@@ -133,6 +167,6 @@ def _step(step: Step) -> dict[str, Any]:
         "transactional": step.transactional,
         "has_down_script": step.has_down_script,
         "statements": len(step.statements),
-        "first_statements": list(step.statements[:3]),
+        "first_statements": list(step.statements[:FIRST_STATEMENTS]),
         "faults": list(step.faults),
     }
