@@ -1,0 +1,75 @@
+"""Alarms and dashboard look at what `lambda_migrate.telemetry` writes, and at nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from samtranslator.yaml_helper import yaml_parse
+
+from lambda_migrate.telemetry import METRICS
+
+ROOT = Path(__file__).parents[2]
+TEMPLATE: dict[str, Any] = yaml_parse((ROOT / "template.yaml").read_text())
+RESOURCES: dict[str, Any] = TEMPLATE["Resources"]
+ALARMS = {
+    name: resource["Properties"]
+    for name, resource in RESOURCES.items()
+    if resource["Type"] == "AWS::CloudWatch::Alarm"
+}
+OURS = {name: alarm for name, alarm in ALARMS.items() if "MetricName" in alarm}
+DIMENSIONS = {"service": {"Ref": "ServiceName"}, "target": {"Ref": "Target"}}
+
+
+def test_the_alarms_are_those_that_the_runbooks_answer() -> None:
+    assert set(ALARMS) == {
+        "ColdStartCheckTimeAlarm",
+        "LeaseHeldTimeAlarm",
+        "LeaseTakeoverAlarm",
+        "LeaseWaitTimeAlarm",
+        "MigrationFailedAlarm",
+        "NotReadyAlarm",
+        "TableThrottledAlarm",
+    }
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_an_alarm_names_a_metric_as_it_is_written(name: str) -> None:
+    alarm = OURS[name]
+    assert name == f"{alarm['MetricName']}Alarm"
+    assert alarm["MetricName"] in METRICS
+    assert {each["Name"]: each["Value"] for each in alarm["Dimensions"]} == DIMENSIONS
+    assert alarm["Namespace"] == {"Ref": "MetricsNamespace"}
+
+
+@pytest.mark.parametrize("name", ALARMS)
+def test_somebody_hears_of_an_alarm_and_of_its_end(name: str) -> None:
+    alarm = ALARMS[name]
+    assert alarm["AlarmActions"] == alarm["OKActions"] == [{"Ref": "AlarmTopic"}]
+    assert alarm["TreatMissingData"] == "notBreaching", "a target at rest writes nothing"
+
+
+@pytest.mark.parametrize("name", ALARMS)
+def test_an_alarm_tells_where_its_runbook_is(name: str) -> None:
+    assert f"docs/runbooks/alarms.md#{name.lower()}" in ALARMS[name]["AlarmDescription"]
+
+
+def test_the_functions_write_where_the_alarms_look() -> None:
+    variables = TEMPLATE["Globals"]["Function"]["Environment"]["Variables"]
+    assert variables["POWERTOOLS_METRICS_NAMESPACE"] == {"Ref": "MetricsNamespace"}
+    assert variables["POWERTOOLS_SERVICE_NAME"] == {"Ref": "ServiceName"}
+    assert variables["LAMBDA_MIGRATE_TARGET"] == {"Ref": "Target"}
+
+
+def test_the_dashboard_shows_every_metric_and_every_alarm() -> None:
+    body = RESOURCES["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
+    widgets = json.loads(body)["widgets"]
+    shown = [metric for each in widgets for metric in each["properties"].get("metrics", ())]
+    ours = [metric for metric in shown if metric[0] == "${MetricsNamespace}"]
+    assert {name for _, name, *_ in ours} == set(METRICS)
+    for _, _, *dimensions, _ in ours:
+        assert dimensions == ["service", "${ServiceName}", "target", "${Target}"]
+    assert set(re.findall(r"\$\{(\w+)\.Arn\}", body)) == set(ALARMS)
