@@ -22,13 +22,13 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.child import Child, EngineFailed, spawn, tail
 from lambda_migrate.local.guard import guard
 from lambda_migrate.local.loopback import HOST, free_port
-from lambda_migrate.local.moto_server import COUNTERS_PATH, RATES_PATH
+from lambda_migrate.local.moto_server import COUNTERS_PATH, RATES_PATH, THROTTLE_PATH
 from lambda_migrate.local.postgresql import engines_directory, install_npm, unpack_npm
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ __all__ = [
     "DynamoDBEndpoint",
     "DynamoDBLocal",
     "LocalDynamoDB",
+    "Throttled",
     "dynamodb_from_environment",
     "install",
     "install_dynalite",
@@ -53,6 +54,20 @@ ACCESS_KEY = "local"
 
 START_SECONDS = 60.0
 _STOP_SECONDS = 5.0
+
+
+class Throttled(NamedTuple):
+    """A request that a table had no capacity for.
+
+    Attributes:
+        table: Its name.
+        kind: ``Read`` or ``Write``.
+        at: Seconds since the epoch.
+    """
+
+    table: str
+    kind: str
+    at: float
 
 
 class DynamoDBEndpoint:
@@ -249,8 +264,7 @@ class _CountingProcess(_DynamoDBProcess):
         return {int(tenth): Counter(counted) for tenth, counted in counts.items()}
 
     def _count(self, path: str) -> Mapping[str, Mapping[str, int]]:
-        with urllib.request.urlopen(self.endpoint_url + path, timeout=10) as answer:  # noqa: S310 - our own http URL
-            counts: Mapping[str, Mapping[str, int]] = json.load(answer)
+        counts: Mapping[str, Mapping[str, int]] = _ask(self.endpoint_url + path)
         return counts
 
 
@@ -263,6 +277,18 @@ class LocalDynamoDB(_CountingProcess):
 
     def _command(self, port: int) -> Sequence[str | Path]:
         return [sys.executable, "-m", "lambda_migrate.local.moto_server", str(port)]
+
+    def throttle(self, requests: int) -> None:
+        """Refuse the next so many reads and writes, as a partition does that has had enough.
+
+        Args:
+            requests: 0 ends it.
+        """
+        _ask(self.endpoint_url + THROTTLE_PATH, str(requests).encode())
+
+    def throttled(self) -> list[Throttled]:
+        """The requests that were refused since `start`."""
+        return [Throttled(*each) for each in _ask(self.endpoint_url + THROTTLE_PATH)]
 
 
 class Dynalite(_CountingProcess):
@@ -335,6 +361,11 @@ def dynamodb_from_environment() -> DynamoDBEndpoint:
     """The engine that ``AWS_ENDPOINT_URL_DYNAMODB`` names, else a `LocalDynamoDB` to start."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_DYNAMODB")
     return DynamoDBEndpoint(endpoint) if endpoint else LocalDynamoDB()
+
+
+def _ask(url: str, body: bytes | None = None) -> Any:
+    with urllib.request.urlopen(url, body, timeout=10) as answer:  # noqa: S310 - our own http URL
+        return json.load(answer)
 
 
 def _answers(url: str) -> bool:

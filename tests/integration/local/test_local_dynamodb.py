@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
-from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.errors import ConfigurationError, LeaseStoreUnavailable
+from lambda_migrate.lease.signed.client import SignedClient
 from lambda_migrate.local.child import EngineFailed
 from lambda_migrate.local.dynamodb import (
     Dynalite,
@@ -162,3 +163,29 @@ def test_an_engine_is_fetched_once(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["install", "redis"])
     assert ended.value.code == 2
+
+
+def test_a_throttled_table_refuses_so_many_requests_and_tells_which() -> None:
+    with LocalDynamoDB() as api:
+        api.create_table("leases")
+        client = api.client(**ONCE)
+        key = {"target": {"S": "orders"}}
+        api.throttle(2)
+        for call in (client.get_item, client.update_item):
+            with pytest.raises(ClientError, match="ProvisionedThroughputExceeded"):
+                call(TableName="leases", Key=key)
+        client.put_item(TableName="leases", Item=key)
+        assert client.get_item(TableName="leases", Key=key)["Item"] == key
+        assert [each[:2] for each in api.throttled()] == [("leases", "Read"), ("leases", "Write")]
+
+
+def test_throttling_means_come_back_later_to_the_signed_client_as_well() -> None:
+    with LocalDynamoDB() as api:
+        api.create_table("leases")
+        environ = {**api.environment(), "AWS_SECRET_ACCESS_KEY": "local", "AWS_SESSION_TOKEN": "t"}
+        signed = SignedClient(environ)
+        assert signed.get_item("leases", "orders", consistent=False) == {}
+        api.throttle(1)
+        with pytest.raises(LeaseStoreUnavailable, match="ProvisionedThroughputExceeded"):
+            signed.get_item("leases", "orders", consistent=False)
+        assert signed.get_item("leases", "orders", consistent=False) == {}
