@@ -78,6 +78,13 @@ MUTANTS = (
     # --- the fence in PostgreSQL (I1, I2)
     Mutant(
         "the fence is not compared in a migration's transaction",
+        "postgresql/sql.py",
+        "THEN '0'\"\n            f\" ELSE",
+        "THEN '0'\"\n            f\" WHEN true THEN '0' ELSE",
+        ("contract, database", "fence", "machine, real"),
+    ),
+    Mutant(
+        "the fence is not compared in a write of our own",
         "postgresql/fenced.py",
         "if (token, owner) != (self.grant.fence, self.grant.owner):",
         "if False:",
@@ -91,7 +98,14 @@ MUTANTS = (
         ("contract, database", "machine, fakes"),
     ),
     Mutant(
-        "the fence row is read without a lock",
+        "a migration's transaction reads the fence row without a lock",
+        "postgresql/sql.py",
+        "FROM {self._fence} FOR UPDATE), '{_FENCE_SEEN}'",
+        "FROM {self._fence}), '{_FENCE_SEEN}'",
+        ("contract, database", "fence"),
+    ),
+    Mutant(
+        "a write of our own reads the fence row without a lock",
         "postgresql/sql.py",
         "FROM {self._fence} FOR UPDATE;",
         "FROM {self._fence};",
@@ -128,18 +142,16 @@ MUTANTS = (
     # --- a migration and its history row (I1)
     Mutant(
         "the history row is written in another transaction",
-        "postgresql/apply.py",
-        "return int(fenced.commit(write(transaction), self._deadline)[0])",
-        'fenced.run("COMMIT", self._deadline)\n'
-        "            transaction = fenced.begin(self._deadline)\n"
-        "            return int(fenced.commit(write(transaction), self._deadline)[0])",
+        "postgresql/sql.py",
+        'tail = f"\\n; {self.commit(writes, limits)}"',
+        'tail = f"\\n; COMMIT; {self.begin(limits)} {self.commit(writes, limits)}"',
         ("scripts", "machine, real"),
     ),
     Mutant(
         "the history row does not notice that it is in another transaction",
         "postgresql/sql.py",
-        "= {literal(transaction)} THEN {literal(state)} END",
-        "= {literal(transaction)} OR true THEN {literal(state)} END",
+        "::xid::text THEN {literal(state)} END",
+        "::xid::text OR true THEN {literal(state)} END",
         ("scripts",),
     ),
     Mutant(

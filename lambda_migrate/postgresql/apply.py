@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import MigrationFailed, RepairRequired
 from lambda_migrate.migrations.statements import check_script
-from lambda_migrate.postgresql.connection import ConnectionLost, PostgresError
+from lambda_migrate.postgresql.connection import ConnectionLost
+from lambda_migrate.postgresql.fenced import ScriptRefused
 from lambda_migrate.postgresql.report import TRANSACTION_TIMEOUT, failure_of, overdue_cause
 
 if TYPE_CHECKING:
     from lambda_migrate.deadline import Deadline
     from lambda_migrate.migrations import HistoryRow, Migration, Script
+    from lambda_migrate.postgresql.connection import PostgresError
     from lambda_migrate.postgresql.fenced import FencedConnection
 
 __all__ = [
@@ -76,16 +78,12 @@ def apply_in_transaction(
     path = migration.path or migration.name
     require_migration(migration)
 
-    def row(transaction: str) -> str:
-        return fenced.queries.insert_applied(
-            migration, digest, fenced.grant, transaction=transaction
-        )
-
     def already_done() -> int | None:
         rows = fenced.run(fenced.queries.read_row(migration.version), deadline)
         return rows[0][2] if rows and rows[0][:2] == ["applied", migration.checksum] else None
 
     run = _Run(fenced, migration.up, name=migration.name, path=path, deadline=deadline)
+    row = fenced.queries.insert_applied(migration, digest, fenced.grant)
     return run.until_done(row, already_done)
 
 
@@ -100,14 +98,11 @@ def revert_in_transaction(fenced: FencedConnection, row: HistoryRow, deadline: D
     path = f"{row.name} (stored down script)"
     require_runnable(script, name=row.name, path=path)
 
-    def deletion(transaction: str) -> str:
-        return fenced.queries.delete_reverted(row.version, transaction=transaction)
-
     def already_done() -> int | None:
         return None if fenced.run(fenced.queries.read_row(row.version), deadline) else 0
 
     run = _Run(fenced, script, name=row.name, path=path, deadline=deadline)
-    return run.until_done(deletion, already_done)
+    return run.until_done(fenced.queries.delete_reverted(row.version), already_done)
 
 
 class _TryAgain(Exception):
@@ -132,13 +127,11 @@ class _Run:
         self._losses = 0
         self._before: MigrationFailed | None = None
 
-    def until_done(
-        self, write: Callable[[str], str], already_done: Callable[[], int | None]
-    ) -> int:
+    def until_done(self, write: str, already_done: Callable[[], int | None]) -> int:
         """Run the script with ``write`` in its transaction; returns milliseconds.
 
         Args:
-            write: The history statement, given the transaction's id.
+            write: The history statement.
             already_done: What the history says after a connection was lost, None if undone.
         """
         from tenacity import Retrying, retry_if_exception_type
@@ -157,7 +150,7 @@ class _Run:
         except _TryAgain as again:
             raise again.failure from again
 
-    def _attempt(self, write: Callable[[str], str], already_done: Callable[[], int | None]) -> int:
+    def _attempt(self, write: str, already_done: Callable[[], int | None]) -> int:
         if self._deadline.is_over:
             # What it failed of before says more than that time is over.
             raise self._before or MigrationFailed("the deadline has passed", migration=self._name)
@@ -174,28 +167,13 @@ class _Run:
         except ConnectionLost as lost:
             raise self._lost(lost) from lost
 
-    def _once(self, write: Callable[[str], str]) -> int:
-        fenced = self._fenced
-        transaction = ""
+    def _once(self, write: str) -> int:
         try:
-            transaction = fenced.begin(self._deadline)
-            fenced.run(self._script.sql, self._deadline)
-        except PostgresError as error:
-            completed = fenced.connection.completed if transaction else None
-            fenced.undo(self._deadline)
-            raise self._failed(error, completed=completed) from error
-        try:
-            return int(fenced.commit(write(transaction), self._deadline)[0])
-        except PostgresError as error:
-            fenced.undo(self._deadline)
-            if fenced.queries.is_out_of_transaction(error):
-                raise self._ended_its_transaction() from error
-            # Deferred constraints speak up at commit.
-            raise self._failed(error, completed=None) from error
-        except MigrationFailed:
-            # No time is left to commit in.
-            fenced.undo(self._deadline)
-            raise MigrationFailed(overdue_cause(), migration=self._name) from None
+            return int(self._fenced.run_enclosed(self._script.sql, write, self._deadline)[0])
+        except ScriptRefused as refused:
+            if self._fenced.queries.is_out_of_transaction(refused.error):
+                raise self._ended_its_transaction() from refused
+            raise self._failed(refused.error, completed=refused.completed) from refused
 
     def _failed(self, error: PostgresError, *, completed: int | None) -> Exception:
         failure = failure_of(

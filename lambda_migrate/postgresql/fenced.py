@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lambda_migrate.postgresql.database import Grant
     from lambda_migrate.postgresql.sql import Queries
 
-__all__ = ["FencedConnection", "Opener", "require_layout"]
+__all__ = ["FencedConnection", "Opener", "ScriptRefused", "require_layout"]
 
 Opener = "Callable[[float], Connection]"
 
@@ -52,6 +52,20 @@ _GRACE_SECONDS = 1.0
 
 LOCK_NOT_AVAILABLE = "55P03"
 INSUFFICIENT_PRIVILEGE = "42501"
+
+
+class ScriptRefused(Exception):
+    """The server refused a script, or what we wrote after it; all of it is undone.
+
+    Attributes:
+        error: What the server said; its position, if any, is one in the script.
+        completed: How many statements of the script had finished; None if it had not begun.
+    """
+
+    def __init__(self, error: PostgresError, *, completed: int | None) -> None:
+        self.error = error
+        self.completed = completed
+        super().__init__(str(error))
 
 
 class FencedConnection:
@@ -195,6 +209,29 @@ class FencedConnection:
         """Undo what a script left in the session, write and commit; returns the last row."""
         rows = self.run(self.queries.commit(writes, self.limits(deadline)), deadline)
         return rows[-1]
+
+    def run_enclosed(self, script: str, writes: str, deadline: Deadline) -> list[Any]:
+        """Run a script's whole transaction in one message; returns the last row of ``writes``.
+
+        Raises:
+            LeaseLost: The token is another's; the script did not begin.
+            ScriptRefused: The server refused something; nothing of it was committed.
+        """
+        if self.connection.in_transaction:
+            # BEGIN would only warn, and what stands open would be committed with what is to come.
+            self.undo(deadline)
+        message = self.queries.enclose(script, writes, self.grant, self.limits(deadline))
+        try:
+            return self.run(message.sql, deadline)[-1]
+        except PostgresError as error:
+            completed = self.connection.completed
+            self.undo(deadline)
+            seen = message.seen(error, completed)
+            if seen is not None:
+                raise self.lost(seen if seen >= 0 else None) from error
+            completed_of_script = message.completed(completed, error.position)
+            error.position = message.position(error.position)
+            raise ScriptRefused(error, completed=completed_of_script) from error
 
     def write(self, writes: str, deadline: Deadline) -> list[Any]:
         """A transaction of our own: begin under the fence, write, commit."""

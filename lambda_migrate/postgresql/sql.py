@@ -13,6 +13,7 @@ script named, name the schema of everything else. Scripts run under the role's p
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lambda_migrate._version import __version__
@@ -28,6 +29,7 @@ __all__ = [
     "DEFAULT_SCHEMA",
     "DISCARD_ALL",
     "LAYOUT",
+    "Enclosed",
     "Limits",
     "Queries",
     "application_name",
@@ -42,6 +44,10 @@ LAYOUT = 1
 DEFAULT_SCHEMA = "lambda_migrate"
 
 _NOT_NULL_VIOLATION = "23502"
+_INVALID_TEXT = "22P02"
+
+_FENCE_SEEN = "fence "
+"""What a comparison that fails says before the token that it found."""
 
 _NAME_BYTES = 63
 """PostgreSQL cuts ``application_name`` here (NAMEDATALEN - 1)."""
@@ -121,6 +127,11 @@ class Limits:
             # It ends the session, so the gentler one is to come first.
             self._settings["transaction_timeout"] = statement + 500
 
+    @property
+    def count(self) -> int:
+        """How many statements `set_local` is."""
+        return len(self._settings)
+
     def set_local(self) -> str:
         """For the current transaction."""
         return " ".join(f"SET LOCAL {name} = {value};" for name, value in self._settings.items())
@@ -132,6 +143,50 @@ class Limits:
             for name, value in self._settings.items()
             if name != "transaction_timeout"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Enclosed:
+    """A script between our own statements, as one message.
+
+    Attributes:
+        sql: The message.
+        start: Where the script begins in it, in characters.
+        end: Where the script ends.
+        statements_before: How many statements of ours come first.
+    """
+
+    sql: str
+    start: int
+    end: int
+    statements_before: int
+
+    def position(self, position: int | None) -> int | None:
+        """A place in the message, from 1, as a place in the script; None outside of it."""
+        if position is None or not self.start < position <= self.end:
+            return None
+        return position - self.start
+
+    def completed(self, completed: int, position: int | None) -> int | None:
+        """How many of the script's own statements had finished; None if it had not begun.
+
+        The server reads a message as a whole before it runs any of it, so that a script that it
+        cannot read fails before our first statement, at a place in the script.
+        """
+        if self.position(position) is not None:
+            return max(0, completed - self.statements_before)
+        own = completed - self.statements_before
+        return own if own >= 0 else None
+
+    def seen(self, error: PostgresError, completed: int) -> int | None:
+        """The token that the fence row holds instead of ours, -1 without a row.
+
+        None if ``error`` is another one: it takes the very statement that compares.
+        """
+        if completed != self.statements_before - 1 or error.sqlstate != _INVALID_TEXT:
+            return None
+        token = error.message.rpartition(_FENCE_SEEN)[2].strip('"')
+        return int(token) if token.isdigit() else -1
 
 
 class Queries:
@@ -291,6 +346,35 @@ class Queries:
         """Undo what the script left in the session, write, commit: all or nothing."""
         return f"{_RESET} {limits.set_local()} {_OWN_PATH} {writes}; COMMIT;"
 
+    def enclose(self, script: str, writes: str, grant: Grant, limits: Limits) -> Enclosed:
+        """A script's whole transaction as one message: fence, script, ``writes``, commit.
+
+        Nothing runs unless the fence row holds this grant: the comparison fails on the server, and
+        the rest of the message is then not looked at. `Enclosed.seen` reads the failure.
+        """
+        head = f"{_BEGIN}; {limits.set_local()} {self._demand_fence(grant)};\n"
+        # A comment may stand at the script's end, and its last statement may lack the semicolon.
+        tail = f"\n; {self.commit(writes, limits)}"
+        return Enclosed(
+            head + script + tail,
+            start=len(head),
+            end=len(head) + len(script),
+            statements_before=limits.count + 2,
+        )
+
+    def _demand_fence(self, grant: Grant) -> str:
+        """Lock the fence row; fail unless it is this grant's.
+
+        The row is compared as it is once it is locked. What is said then becomes the text of a
+        failed cast, because SQL has no other way to fail in an expression.
+        """
+        return (
+            f"SELECT COALESCE((SELECT CASE WHEN token {_IS} {literal(grant.fence)}"
+            f" AND owner {_IS} {literal(grant.owner)} THEN '0'"
+            f" ELSE pg_catalog.concat('{_FENCE_SEEN}', token) END"
+            f" FROM {self._fence} FOR UPDATE), '{_FENCE_SEEN}')::pg_catalog.int4"
+        )
+
     # --- history
 
     def read_history(self) -> str:
@@ -309,11 +393,9 @@ class Queries:
             f" WHERE version = {literal(version)}"
         )
 
-    def insert_applied(
-        self, migration: Migration, digest: str, grant: Grant, *, transaction: str
-    ) -> str:
-        """The history row of a migration that ran in transaction ``transaction``."""
-        state = _only_in(transaction, "applied")
+    def insert_applied(self, migration: Migration, digest: str, grant: Grant) -> str:
+        """The history row of a migration that ran in the transaction that locked the fence."""
+        state = self._only_under_fence("applied")
         return f"""
             INSERT INTO {self._history} ({_COLUMNS}, state, started_at, applied_at, duration_ms)
             VALUES ({_values(migration, digest, grant)}, {state},
@@ -362,13 +444,26 @@ class Queries:
             error.column,
         ) == (self._name, "history", "state")
 
-    def delete_reverted(self, version: int, *, transaction: str) -> str:
-        """Remove the row of a migration that was reverted in ``transaction``."""
-        state = _only_in(transaction, "reverting")
+    def delete_reverted(self, version: int) -> str:
+        """Remove the row of a migration reverted in the transaction that locked the fence."""
+        state = self._only_under_fence("reverting")
         return (
             f"UPDATE {self._history} SET state = {state} WHERE version = {literal(version)};"
             f" DELETE FROM {self._history} WHERE version = {literal(version)}"
             f" RETURNING {_ELAPSED}"
+        )
+
+    def _only_under_fence(self, state: str) -> str:
+        """``state`` in the very transaction that locked the fence row, else NULL.
+
+        The column refuses NULL. So a script that ends the transaction it was given, in a way that
+        its reading did not notice, cannot get a history row in another one. A locked row's
+        ``xmax`` is the locking transaction (PostgreSQL, "System Columns"; nobody can share this
+        lock).
+        """
+        return (
+            f"CASE WHEN (SELECT xmax::text FROM {self._fence})"
+            f" = pg_current_xact_id_if_assigned()::xid::text THEN {literal(state)} END"
         )
 
     def delete(self, versions: Iterable[int]) -> str:
@@ -498,18 +593,6 @@ def _down(script: Script | None) -> tuple[str | None, int | None, bool | None]:
     if script is None:
         return None, None, None
     return script.sql, script.line, script.transactional
-
-
-def _only_in(transaction: str, state: str) -> str:
-    """``state`` if we are still in that transaction, else NULL, which the column refuses.
-
-    A script that ends the transaction it was given, in a way that its reading did not notice,
-    cannot get a history row in another one.
-    """
-    return (
-        "CASE WHEN pg_catalog.pg_current_xact_id_if_assigned()::text"
-        f" = {literal(transaction)} THEN {literal(state)} END"
-    )
 
 
 def _iso(column: str) -> str:

@@ -1,7 +1,8 @@
 """The protocol's engine in earnest: a DynamoDB API over HTTP, and PostgreSQL message by message.
 
 An instance stops in front of every message to PostgreSQL, so it can be frozen, killed or cut off
-between the lock on the fence, the script, and the commit.
+between any two: before a migration, which is one message from the fence to the commit; between the
+lock on the fence and the commit of a write of our own; around a build outside a transaction.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ UNDEFINED_TABLE = "42P01"
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 _MY_PID = "backend_pid = pg_backend_pid()"
 _INTENT = "SET state = 'started'"
+_HISTORY = "pg_current_xact_id_if_assigned"  # only what a migration writes asks for it
 _NUMBERS = count(1)
 
 
@@ -205,7 +207,7 @@ class SteppedConnection(Connection):
 
     def run(self, sql: str, *, timeout: float | None = None) -> list[list[Any]]:
         at = " ".join(sql.split())[:60]
-        if self.in_transaction and "COMMIT" in sql:
+        if sql.endswith("COMMIT;") and (self.in_transaction or _HISTORY in sql):
             self._instance.begins_a_commit()
             at = "commit"
         fault = self._instance.turn(at)

@@ -87,18 +87,46 @@ def test_a_holder_overtaken_inside_its_script_commits_nothing(each_bench: Bench)
     assert (each_bench.has("b"), each_bench.versions()) == (False, [])
 
 
-def test_a_holder_overtaken_before_its_commit_commits_nothing(
+def test_a_holder_overtaken_before_its_transaction_begins_does_not_begin_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.execute("CREATE SEQUENCE tries")  # no rollback takes a try back
+    with bench.holder() as held:
+        _hide(bench, held)
+        run = held._fenced.run
+
+        def late(sql: str, deadline: Deadline) -> list[list[object]]:
+            monkeypatch.undo()
+            _overtake(bench)
+            return run(sql, deadline)
+
+        monkeypatch.setattr(held._fenced, "run", late)
+        with pytest.raises(LeaseLost, match="passed by fence 2"):
+            held.apply(migration("SELECT nextval('tries'); CREATE TABLE b ()"), "d", soon())
+    assert (bench.has("b"), bench.versions()) == (False, [])
+    assert bench.column("SELECT is_called FROM tries") == [False]
+
+
+def test_a_holder_overtaken_before_the_commit_of_a_write_of_its_own_commits_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with bench.holder() as held:
         commit = held._fenced.commit
 
-        def late(writes: str, deadline: object) -> list[object]:
+        def late(writes: str, deadline: Deadline) -> list[object]:
             monkeypatch.undo()
             _overtake(bench)
-            return commit(writes, deadline)  # type: ignore[arg-type]  # passed on as it came
+            return commit(writes, deadline)
 
         monkeypatch.setattr(held._fenced, "commit", late)
+        with pytest.raises(LeaseLost):
+            held.record([(migration("SELECT 1"), "d")], baseline=True)
+    assert bench.versions() == []
+
+
+def test_a_holder_without_a_fence_row_does_not_begin(bench: Bench) -> None:
+    with bench.holder() as held:
+        bench.execute("DELETE FROM lambda_migrate.fence")
         with pytest.raises(LeaseLost):
             held.apply(migration("CREATE TABLE b ()"), "d", soon())
     assert (bench.has("b"), bench.versions()) == (False, [])

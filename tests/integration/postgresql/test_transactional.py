@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from lambda_migrate.deadline import Deadline
 from lambda_migrate.errors import MigrationFailed, RepairRequired
 from lambda_migrate.local.postgresql import LocalPostgreSQL, find_binaries
 from lambda_migrate.postgresql.address import parse_url
@@ -231,6 +232,58 @@ def test_a_serialization_failure_is_tried_again(counting: Bench) -> None:
     assert _counter(counting) == 1
 
 
+# --- one message
+
+
+def test_a_migration_is_one_message(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each message is a round trip, in which locks are held and a holder can be frozen."""
+    with bench.holder() as held:
+        run = held._fenced.run
+        sent: list[str] = []
+
+        def noted(sql: str, deadline: Deadline) -> list[list[object]]:
+            sent.append(sql)
+            return run(sql, deadline)
+
+        monkeypatch.setattr(held._fenced, "run", noted)
+        held.apply(migration("CREATE TABLE a (); CREATE TABLE b ()"), "d", soon())
+    assert len(sent) == 1
+    assert bench.versions() == [1]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "CREATE TABLE a ()",
+        "CREATE TABLE a ();",
+        "CREATE TABLE a () -- with a comment",
+        "CREATE TABLE a () /* with a comment */",
+        "CREATE TABLE a ();;\n;",
+        "-- first\nCREATE TABLE a ()\n;\n-- last",
+    ],
+)
+def test_a_script_may_end_as_it_likes(bench: Bench, script: str) -> None:
+    bench.apply(migration(script))
+    assert (bench.has("a"), bench.versions()) == (True, [1])
+
+
+@pytest.mark.parametrize(
+    ("script", "place"),
+    [
+        ("SELECT 1;\n\nSELECT oops", r"0001_m\.sql:3:8"),
+        ("CREATE SEQUENCE n;\n\nCREAT TABLE a ();", r"0001_m\.sql:3:1"),
+        ("SELECT 1;\nSELECT 1/0;", r"0001_m\.sql:2\n"),
+        ("SELECT (", r"in migrations/0001_m\.sql"),
+        ("é;\nSELECT 1", r"0001_m\.sql:1:1"),
+    ],
+    ids=["unknown column", "cannot be read", "no position", "ends too early", "not ASCII"],
+)
+def test_an_error_tells_its_place_in_the_script(bench: Bench, script: str, place: str) -> None:
+    with pytest.raises(MigrationFailed, match=place):
+        bench.apply(migration(script))
+    assert (bench.has("n"), bench.versions()) == (False, [])
+
+
 # --- the deadline
 
 
@@ -263,20 +316,6 @@ def test_nothing_begins_after_the_deadline(bench: Bench) -> None:
     with bench.holder() as held, pytest.raises(MigrationFailed, match=r"0001_m.*deadline"):
         held.apply(migration("CREATE TABLE t ()"), "d", soon(0))
     assert bench.versions() == []
-
-
-def test_a_commit_for_which_no_time_is_left_leaves_no_transaction_open(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with bench.holder() as held:
-        limits = held._fenced.limits
-        deadlines = iter([soon(), soon(0)])
-        monkeypatch.setattr(held._fenced, "limits", lambda _deadline: limits(next(deadlines)))
-        with pytest.raises(MigrationFailed, match="deadline"):
-            held.apply(migration("CREATE TABLE a ()"), "d", soon())
-        monkeypatch.undo()
-        held.apply(migration("CREATE TABLE b ()", 2), "d", soon())
-    assert (bench.has("a"), bench.has("b"), bench.versions()) == (False, True, [2])
 
 
 def test_the_server_keeps_limits_of_its_own(each_bench: Bench) -> None:
