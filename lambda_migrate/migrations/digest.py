@@ -5,9 +5,10 @@ Everything here is light, because every cold start runs it.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
+
+from lambda_migrate.hashing import sha256
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ __all__ = [
     "read_digest",
 ]
 
-EMPTY_DIGEST = hashlib.sha256(b"lambda-migrate manifest v1").hexdigest()
+EMPTY_DIGEST = sha256(b"lambda-migrate manifest v1").hexdigest()
 """Names the manifest without migrations; the first link of every chain."""
 
 MAX_BYTES = 64 * 2**20
@@ -47,12 +48,12 @@ def normalise(text: str) -> str:
 
 def checksum_of(text: str) -> str:
     """SHA-256 of the normalised text, in hexadecimal."""
-    return hashlib.sha256(normalise(text).encode()).hexdigest()
+    return sha256(normalise(text).encode()).hexdigest()
 
 
 def chain(previous: str, version: int, checksum: str) -> str:
     """The digest after one more migration: SHA-256 of the one before, the version, the checksum."""
-    return hashlib.sha256(f"{previous}:{version}:{checksum}".encode()).hexdigest()
+    return sha256(f"{previous}:{version}:{checksum}".encode()).hexdigest()
 
 
 def is_candidate(name: str) -> bool:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lambda_migrate._version import __version__
+from lambda_migrate.hashing import sha256
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -83,10 +84,8 @@ def application_prefix(target: str, schema: str = DEFAULT_SCHEMA) -> str:
     tag = "".join(c if c.isascii() and (c.isalnum() or c in "-_./") else "_" for c in target)
     room = _NAME_BYTES - len("lambda-migrate::") - 19
     if tag != target or len(tag) > room or schema != DEFAULT_SCHEMA:
-        import hashlib
-
         named = target if schema == DEFAULT_SCHEMA else f"{target}\0{schema}"
-        tag = tag[: room - 9] + "." + hashlib.sha256(named.encode()).hexdigest()[:8]
+        tag = tag[: room - 9] + "." + sha256(named.encode()).hexdigest()[:8]
     return f"lambda-migrate:{tag}:"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lambda_migrate.hashing import hmac_sha256, sha256
 from lambda_migrate.values import dataclass, field
 
 TYPE_CHECKING = False
@@ -51,8 +52,6 @@ def authorization(
         path: Normalised and percent-encoded.
         query: Sorted and percent-encoded.
     """
-    from hashlib import sha256
-
     canonical = {name.lower(): " ".join(value.split()) for name, value in headers.items()}
     names = sorted(canonical)
     lines = [f"{name}:{canonical[name]}" for name in names]
@@ -69,9 +68,7 @@ def authorization(
 
 
 def _signature(secret: str, terms: tuple[str, ...], text: str) -> str:
-    from hmac import digest
-
     derived = f"AWS4{secret}".encode()
     for term in terms:
-        derived = digest(derived, term.encode(), "sha256")
-    return digest(derived, text.encode(), "sha256").hex()
+        derived = hmac_sha256(derived, term.encode())
+    return hmac_sha256(derived, text.encode()).hex()
