@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from lambda_migrate.deadline import Deadline
+from lambda_migrate.deploy.answering import Schedule
+from lambda_migrate.errors import MigrateError
+from lambda_migrate.migrations import Manifest
+from lambda_migrate.runner import MigrationRunner
+from tests.answers import Office, office
+from tests.unit.hall.scene import Scene
+from tests.unit.surfaces.conftest import fresh_loggers, lines, no_settings
+from tests.unit.surfaces.lines import Context
+
+__all__ = ["fresh_loggers", "lines", "no_settings"]
+
+Deploy = Callable[..., MigrationRunner]
+
+
+class LambdaContext(Context):
+    """One that says where its log is, and whose time passes with a clock."""
+
+    log_group_name = "/aws/lambda/migrator"
+    log_stream_name = "2026/11/27/[$LATEST]0123456789abcdef"
+
+    def __init__(self, seconds: float = 30.0, *, clock: Any = time) -> None:
+        super().__init__(seconds)
+        self._clock = clock
+        self._end = clock.monotonic() + seconds
+
+    def get_remaining_time_in_millis(self) -> int:
+        return int(max(0, round((self._end - self._clock.monotonic()) * 1000)))
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+@pytest.fixture
+def post() -> Iterator[Office]:
+    """Takes every answer."""
+    with office() as opened:
+        yield opened
+
+
+@pytest.fixture
+def deploy(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Deploy:
+    """Let the hooks' function be one with these migrations, on the scene."""
+
+    def deploy(
+        shipped: Manifest, *, error: BaseException | None = None, **policy: Any
+    ) -> MigrationRunner:
+        def make_runner(*, arguments: dict[str, object]) -> MigrationRunner:
+            if error is not None:
+                raise error
+            return scene.runner(shipped, **{**arguments, **policy})
+
+        monkeypatch.setattr("lambda_migrate.wiring.make_runner", make_runner)
+        return scene.runner(shipped, **policy)
+
+    return deploy
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work's time is over at once; for answering there is enough."""
+
+    def of(_context: object, _clock: object) -> Schedule:
+        return Schedule(work=Deadline.after(0.05), answer=Deadline.after(30))
+
+    monkeypatch.setattr(Schedule, "of", of)
+
+
+def unexpected() -> list[BaseException]:
+    """What nobody expects of a migration: it is answered all the same."""
+    return [
+        RuntimeError("password=hunter2-s3cr3t"),
+        SystemExit(3),
+        MemoryError(),
+        RecursionError("hunter2-s3cr3t"),
+        ModuleNotFoundError("No module named 'pg8000'", name="pg8000"),
+        TimeoutError("hunter2-s3cr3t"),
+        MigrateError("the root of our own"),
+    ]
