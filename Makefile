@@ -13,7 +13,10 @@ export PYTHONDONTWRITEBYTECODE :=
 ROUNDS := 200
 SEED :=
 
-.PHONY: demo test lint docs test-unit test-real test-dynamodb-local storm bench simulate chaos mutants \
+# How many orders are in the tables when a release is rehearsed: make staging ORDERS=50000
+ORDERS := 1000000
+
+.PHONY: demo test lint docs test-unit test-real test-dynamodb-local storm staging bench simulate chaos mutants \
 	audit format clean
 
 # 100 Lambda runtimes start at once against a real PostgreSQL.
@@ -51,6 +54,10 @@ test-dynamodb-local: .venv/installed-dev .engines/installed
 # Cold-start storms with Locust; reports go to storm-report/.
 storm: .venv/installed-load
 	$(BIN)/python -m load.storm
+
+# A release rehearsed as in staging, with a million orders: go or no-go; staging-report/ says why.
+staging: .venv/installed-load
+	$(BIN)/python -m load.staging --orders $(ORDERS)
 
 # Ratios against the peers, side by side; the table goes to docs/reference/benchmarks.md.
 bench: .venv/installed-bench

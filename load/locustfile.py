@@ -171,10 +171,14 @@ class Operator(_StormUser):
         self.rest()
 
 
-def _order_of(payload: dict[str, Any]) -> int:
+def _order_of(payload: Any) -> int:
+    """The order that was placed; 1 where the function is not of the example, and tells none."""
     import json
 
-    return int(json.loads(payload["body"])["order_id"])
+    try:
+        return int(json.loads(payload["body"])["order_id"])
+    except (KeyError, TypeError, ValueError):
+        return 1
 
 
 def _stack(options: Any, host: str | None) -> Callable[[], Reply]:

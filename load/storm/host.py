@@ -29,7 +29,6 @@ from typing import Any
 
 from lambda_migrate.deadline import Deadline
 from lambda_migrate.errors import MigrateError
-from lambda_migrate.local.deployment import VERSIONS
 from lambda_migrate.local.environment import InvocationResult
 from lambda_migrate.local.findings import is_served
 from lambda_migrate.local.function import Gate
@@ -41,7 +40,7 @@ from load.storm.stage import StormStage, open_stage
 
 __all__ = ["Host", "Observed", "failure_of", "serve"]
 
-_ROLLBACK_SECONDS = 120.0
+_ROLLBACK_SECONDS = 900.0  # Lambda's longest timeout: so long may an admin function take
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +166,7 @@ class Host:
         stage = self.stage
         operator = make_operator(stage.codes[1], stage.variables(), stage.dynamodb, self.reversions)
         deadline = Deadline.after(_ROLLBACK_SECONDS)
-        operator.down(deadline, to=VERSIONS[1])
+        operator.down(deadline, to=operator.manifest.version)
         return _ROLLBACK_SECONDS - deadline.remaining()
 
     def _observe(self, observed: Observed) -> Response:

@@ -92,7 +92,13 @@ class StormStage:
 
 @contextmanager
 def open_stage(
-    scenario: Scenario, package: Package, home: Path, *, clock: Clock = SYSTEM_CLOCK
+    scenario: Scenario,
+    package: Package,
+    home: Path,
+    *,
+    handler: str = "app.handler",
+    tuning: Mapping[str, str] | None = None,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> Iterator[StormStage]:
     """Start everything, deploy every version, and begin to count connections.
 
@@ -100,6 +106,8 @@ def open_stage(
         scenario: Which storm.
         package: What is deployed.
         home: A directory that goes when the storm is over.
+        handler: Of the package, ``module.function``.
+        tuning: Settings of PostgreSQL, above those of every storm.
         clock: What happenings are timed by.
 
     Raises:
@@ -114,6 +122,7 @@ def open_stage(
         "log_disconnections": "on",
         "log_line_prefix": "%m [%p] ",
         "log_timezone": "UTC",
+        **(tuning or {}),
     }
     with ExitStack() as stack:
         server = LocalPostgreSQL(databases=[package.database], settings=settings)
@@ -128,7 +137,7 @@ def open_stage(
         stage = StormStage(scenario, package, server, dynamodb, sampler, epoch)
         for version in scenario.versions:
             stage.codes[version] = package.deploy(version, home)
-            stage.functions[version] = stack.enter_context(_function(stage, version, home))
+            stage.functions[version] = stack.enter_context(_function(stage, version, home, handler))
         yield stage
 
 
@@ -150,9 +159,10 @@ def _available_megabytes() -> float:
     return float("inf")
 
 
-def _function(stage: StormStage, version: int, home: Path) -> LocalFunction:
+def _function(stage: StormStage, version: int, home: Path, handler: str) -> LocalFunction:
     scenario = stage.scenario
     return LocalFunction(
+        handler,
         code=stage.codes[version],
         name=f"storm-v{version}",
         environment=stage.variables(),

@@ -9,6 +9,7 @@ COMMENT ON TABLE changelog IS 'One line for each change, for those who answer th
 CREATE TABLE customers (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     email      text NOT NULL UNIQUE,
+    name       text,
     created_at timestamptz NOT NULL DEFAULT now()
 );
 INSERT INTO customers (email) VALUES ('guest@example.com');

@@ -8,6 +8,7 @@ CREATE TABLE orders (
     quantity    integer NOT NULL CHECK (quantity > 0),
     unit_cents  integer NOT NULL CHECK (unit_cents >= 0),
     status      order_status NOT NULL DEFAULT 'placed',
+    note        text,
     created_at  timestamptz NOT NULL DEFAULT now()
 );
 

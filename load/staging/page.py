@@ -1,0 +1,258 @@
+"""The report for people: the decision first, then what it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from load.staging.rehearsal import Rehearsal
+from load.staging.traffic import latencies
+from load.staging.verdicts import CLIENTS, Step
+from load.storm.evidence import Evidence
+from load.storm.report import timeline
+
+__all__ = ["page"]
+
+_STYLE = """
+:root { --ink: #23282f; --faint: #6b7480; --line: #e3e6ea; --go: #1f7a5c; --no: #b3261e; }
+* { box-sizing: border-box; }
+body { font: 15px/1.5 system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif; color: var(--ink);
+       max-width: 1040px; margin: 0 auto; padding: 24px 16px 64px; background: #fff; }
+h2 { font-size: 18px; margin: 40px 0 4px; } h3 { font-size: 15px; margin: 24px 0 4px; }
+p.lead, .faint { color: var(--faint); } p.lead { margin: 0 0 12px; }
+.banner { display: flex; gap: 28px; align-items: center; border-radius: 10px; padding: 22px 28px;
+          color: #fff; }
+.banner.go { background: var(--go); } .banner.no-go { background: var(--no); }
+.banner .word { font-size: 46px; font-weight: 700; letter-spacing: .02em; white-space: nowrap; }
+.banner .what { font-size: 18px; }
+.banner .what small { display: block; opacity: .85; font-size: 14px; }
+.reasons { border: 1px solid var(--no); border-top: 0; border-radius: 0 0 10px 10px;
+           margin: -8px 0 0; padding: 18px 28px 12px 44px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px;
+         margin: 20px 0 0; }
+.tile { border: 1px solid var(--line); border-radius: 8px; padding: 10px 14px; }
+.tile b { display: block; font-size: 24px; font-weight: 600; font-variant-numeric: tabular-nums; }
+.tile span { color: var(--faint); font-size: 13px; }
+.tile.bad { border-color: var(--no); } .tile.bad b { color: var(--no); }
+.scroll { overflow-x: auto; }
+.verdicts td:first-child { width: 116px; } .verdicts td:nth-child(2) { width: 330px; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+td, th { padding: 5px 14px 5px 0; text-align: left; vertical-align: top; }
+th { font-weight: 500; color: var(--faint); font-size: 13px; }
+tr + tr td { border-top: 1px solid var(--line); }
+.number { text-align: right; white-space: nowrap; }
+code { font-size: 13px; background: #f3f4f6; border-radius: 4px; padding: 1px 5px; }
+.mark { white-space: nowrap; font-size: 13px; }
+.passed { color: var(--go); } .failed { color: #fff; background: var(--no); border-radius: 4px;
+          padding: 1px 6px; } .unmeasured { color: var(--faint); }
+.bar { display: inline-block; height: 10px; border-radius: 3px; background: #a9b8cc;
+       min-width: 2px; }
+.bar.bad { background: var(--no); }
+details { margin: 6px 0; } summary { cursor: pointer; color: var(--faint); }
+svg { max-width: 100%; height: auto; } a { color: #2f5f9e; }
+@media (max-width: 600px) { .banner { display: block; padding: 16px 20px; } }
+"""
+_CLASSES = {"passed": "passed", "failed": "failed", "not measured": "unmeasured"}
+_MARKS = {"passed": "✓ passed", "failed": "failed", "not measured": "? not measured"}
+
+
+def page(rehearsal: Rehearsal, said: Mapping[str, Any]) -> str:
+    """``report.html``.
+
+    Args:
+        rehearsal: What was seen.
+        said: The same as figures; see `report.figures`.
+    """
+    body = [
+        *_banner(said),
+        *_tiles(rehearsal),
+        *_steps(rehearsal.steps),
+        *_tables(rehearsal),
+        *_storms(rehearsal),
+        *_unmeasured(said),
+        *_again(said),
+    ]
+    joined = "\n".join(body)
+    title = f"{said['decision'].upper()}: {said['release']}"
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n{joined}\n"
+        "</body></html>\n"
+    )
+
+
+def _banner(said: Mapping[str, Any]) -> Iterator[str]:
+    count = sum(len(step["verdicts"]) for step in said["steps"])
+    passed = sum(v["state"] == "passed" for step in said["steps"] for v in step["verdicts"])
+    yield (
+        f'<div class="banner {said["decision"]}"><div class="word">{said["decision"].upper()}</div>'
+        f'<div class="what">{escape(said["release"])}<small>{passed} of {count} verdicts passed, '
+        f"in {said['seconds']:.0f} s</small></div></div>"
+    )
+    if said["reasons"]:
+        reasons = "".join(f"<li>{escape(reason)}</li>" for reason in said["reasons"])
+        yield f'<ul class="reasons">{reasons}</ul>'
+
+
+# -- the figures that decide ----------------------------------------------------------------------
+
+
+def _tiles(rehearsal: Rehearsal) -> Iterator[str]:
+    limits = rehearsal.wanted.limits
+    phases = list(rehearsal.phases.values())
+    rows = sum(size.rows for size in rehearsal.sizes)
+    tiles = [_tile(f"{rows:,}", "rows in the tables")]
+    requests = [o for phase in phases for o in phase.observed if o.kind in CLIENTS]
+    if requests:
+        slowest = max(one.result.duration_seconds for one in requests)
+        tiles.append(_limited(slowest, limits.request, "slowest request of a client"))
+        failed = sum(not one.result.ok for phase in phases for one in phase.observed)
+        every = sum(len(phase.observed) for phase in phases)
+        tiles.append(
+            _tile(f"{failed:,}", f"of {every:,} requests failed", bad=failed > limits.failed)
+        )
+    waits = [check.waited for phase in phases for check in phase.first_checks]
+    if waits:
+        tiles.append(_limited(max(waits), limits.wait, "longest wait of a cold start"))
+    tiles += [
+        _tile(f"{phase.rolled_back:.1f} s", "the way back")
+        for phase in phases
+        if phase.rolled_back is not None
+    ]
+    yield f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def _limited(value: float, limit: float, what: str) -> str:
+    return _tile(f"{value:.2f} s", f"{what} (limit {limit:g} s)", bad=value > limit)
+
+
+def _tile(value: str, what: str, *, bad: bool = False) -> str:
+    mark = " bad" if bad else ""
+    return f'<div class="tile{mark}"><b>{escape(value)}</b><span>{escape(what)}</span></div>'
+
+
+# -- steps ----------------------------------------------------------------------------------------
+
+
+def _steps(steps: Sequence[Step]) -> Iterator[str]:
+    yield "<h2>Step by step</h2>"
+    longest = max((step.seconds for step in steps), default=0.0) or 1.0
+    for number, step in enumerate(steps, 1):
+        width = 240 * step.seconds / longest
+        bad = any(one.state == "failed" for one in step.verdicts)
+        yield (
+            f"<h3>{number}. {escape(step.name)} "
+            f'<span class="bar{" bad" if bad else ""}" style="width:{width:.0f}px"></span> '
+            f'<span class="faint">{step.seconds:.1f} s</span></h3>'
+        )
+        rows = "".join(map(_verdict, step.verdicts))
+        yield f'<div class="scroll"><table class="verdicts">{rows}</table></div>'
+
+
+def _verdict(one: Any) -> str:
+    return (
+        f'<tr><td class="mark"><span class="{_CLASSES[one.state]}">{_MARKS[one.state]}</span></td>'
+        f"<td>{escape(one.what)}</td><td>{escape(one.found)}</td></tr>"
+    )
+
+
+# -- data -----------------------------------------------------------------------------------------
+
+
+def _tables(rehearsal: Rehearsal) -> Iterator[str]:
+    before = rehearsal.records.get("before")
+    if before is None:
+        return
+    yield "<h2>The data</h2>"
+    yield (
+        '<p class="lead">Every row that was there before, looked for by its key and compared '
+        "column by column. Rows that clients added meanwhile are counted, and left alone.</p>"
+    )
+    sizes = {size.table: size.size for size in rehearsal.sizes}
+    moments = [moment for moment in ("after", "rolled-back") if moment in rehearsal.records]
+    head = "".join(f"<th>{escape(moment)}</th>" for moment in moments)
+    yield (
+        '<div class="scroll"><table><tr><th>table</th><th class="number">rows</th>'
+        f'<th class="number">size</th><th>checksum before</th>{head}</tr>'
+    )
+    for table in before.tables:
+        cells = [
+            _became(next(one for one in rehearsal.records[m].tables if one.table == table.table))
+            for m in moments
+        ]
+        yield (
+            f"<tr><td>{escape(table.table)}</td><td class=number>{table.rows:,}</td>"
+            f"<td class=number>{_bytes(sizes.get(table.table, 0))}</td>"
+            f"<td><code>{table.checksum}</code></td>{''.join(cells)}</tr>"
+        )
+    yield "</table></div>"
+
+
+def _became(table: Any) -> str:
+    faults = [f"{table.lost:,} lost"] if table.lost else []
+    faults += [f"{column} differs in {count:,}" for column, count in table.changed.items()]
+    faults += [f"{column} is gone" for column in table.gone]
+    came = f' <span class="faint">+{table.came:,} rows</span>' if table.came else ""
+    if faults:
+        return f'<td><span class="failed">{escape(", ".join(faults))}</span>{came}</td>'
+    return f"<td><code>{table.checksum}</code>{came}</td>"
+
+
+def _bytes(size: int) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}"
+        size //= 1024
+    return f"{size:,} GB"
+
+
+# -- storms ---------------------------------------------------------------------------------------
+
+_TITLES = {"deployment": "While version 2 came", "rollback": "While version 2 was taken back"}
+
+
+def _storms(rehearsal: Rehearsal) -> Iterator[str]:
+    for name, evidence in rehearsal.phases.items():
+        yield f"<h2>{escape(_TITLES.get(name, name))}</h2>"
+        yield f'<p class="lead">{escape(_lead(evidence))}</p>'
+        yield latencies(evidence)
+        yield timeline(evidence)
+        yield f'<p>Locust: <a href="{name}/locust.html">report</a></p>'
+
+
+def _lead(evidence: Evidence) -> str:
+    clients = sum(one.kind in CLIENTS for one in evidence.observed)
+    return (
+        f"{len(evidence.cold)} cold starts at the same instant, and {clients:,} requests of "
+        "clients of version 1. Each dot is a request of theirs, as high as it took long; bands are "
+        "migrations. Below, each line is an execution environment."
+    )
+
+
+# -- the rest -------------------------------------------------------------------------------------
+
+
+def _unmeasured(said: Mapping[str, Any]) -> Iterator[str]:
+    if said["not_measured"]:
+        yield "<h2>Not measured</h2>"
+        yield "<ul>" + "".join(f"<li>{escape(one)}</li>" for one in said["not_measured"]) + "</ul>"
+
+
+def _again(said: Mapping[str, Any]) -> Iterator[str]:
+    limits, ran = said["limits"], said["machine"]
+    yield "<h2>Limits, and how to see it again</h2>"
+    yield (
+        f"<p>A lock that keeps others from writing: at most {limits['lock']:g} s "
+        f"(<code>--longest-lock</code>). A client's request: {limits['request']:g} s "
+        f"(<code>--slowest-request</code>). Requests that fail: {limits['failed']} "
+        f"(<code>--failed-requests</code>). A cold start's wait: {limits['wait']:g} s "
+        f"(<code>--longest-wait</code>).</p>"
+    )
+    yield (
+        f"<p><code>{escape(said['command'])}</code></p>"
+        f'<p class="faint">{ran["cpus"]} CPUs, {ran["memory_gigabytes"]} GB, '
+        f"Python {ran['python']}, {escape(ran['system'])}. Everything shares them: a time here is "
+        f'no time in AWS. All figures: <a href="report.json">report.json</a>.</p>'
+    )

@@ -1,0 +1,272 @@
+"""The rehearsal itself: step after step, on a local Lambda with a real PostgreSQL."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lambda_migrate.errors import MigrateError
+from lambda_migrate.local.environment import InvocationResult
+from load.staging.checks import Answer, Check, Moment, ask
+from load.staging.phases import deployment, play, way_back
+from load.staging.records import Kept, Records, Run, Size, compare, freeze, read_shape, read_sizes
+from load.staging.release import Release
+from load.staging.restore import TUNING, connected, fill, migrate, restore, runner
+from load.staging.shop import Shop
+from load.staging.verdicts import (
+    Limits,
+    Step,
+    judge,
+    of_checks,
+    of_orders,
+    of_phase,
+    of_records,
+    of_shape,
+)
+from load.storm.evidence import Evidence
+from load.storm.stage import StormStage, open_stage
+from load.storm.verdicts import Verdict
+
+__all__ = ["Rehearsal", "Wanted", "rehearse"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How a release is to be rehearsed.
+
+    Attributes:
+        environments: Cold starts of each storm.
+        clients: Who use the old version meanwhile.
+        limits: What is borne.
+        shop: Data of the example; None for another function.
+        dump: Schema and data, restored before the old version's migrations.
+        data: Data alone, read after them.
+        checks: A team's own questions.
+        may_change: Columns that the release may change, as ``table.column``.
+    """
+
+    environments: int = 40
+    clients: int = 6
+    limits: Limits = field(default_factory=Limits)
+    shop: Shop | None = None
+    dump: Path | None = None
+    data: Path | None = None
+    checks: tuple[Check, ...] = ()
+    may_change: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What was seen.
+
+    Attributes:
+        release: What was rehearsed.
+        wanted: How.
+        steps: In order.
+        sizes: Of the tables, before anything was migrated.
+        phases: The storms, by their names.
+        records: What became of the data, by moment.
+        answers: Of the checks, by moment and name.
+    """
+
+    release: Release
+    wanted: Wanted
+    steps: tuple[Step, ...]
+    sizes: tuple[Size, ...] = ()
+    phases: dict[str, Evidence] = field(default_factory=dict)
+    records: dict[Moment, Records] = field(default_factory=dict)
+    answers: dict[Moment, dict[str, Answer]] = field(default_factory=dict)
+
+
+Say = Callable[[str], object]
+Told = tuple[list[Verdict], dict[str, Any]]
+
+
+class Halted(Exception):
+    """A step after which the others mean nothing; its verdicts say why."""
+
+    def __init__(self, told: Told) -> None:
+        super().__init__("halted")
+        self.told = told
+
+
+def rehearse(
+    release: Release,
+    wanted: Wanted,
+    out: Path,
+    *,
+    on_step: Callable[[Step], object] = lambda _: None,
+) -> Rehearsal:
+    """From an empty database to a decision's grounds; everything that was started is ended.
+
+    Args:
+        release: What.
+        wanted: How.
+        out: The folder for the storms' reports.
+        on_step: Told of each step when it is done.
+
+    Raises:
+        ConfigurationError: The machine has too little memory, or something cannot be read.
+        EngineFailed: A server did not start, or Locust failed.
+    """
+    scenario = deployment(wanted.environments, wanted.clients)
+    with (
+        tempfile.TemporaryDirectory(prefix="lm-staging-") as home,
+        open_stage(scenario, release, Path(home), handler=release.handler, tuning=TUNING) as stage,
+        connected(stage.server, release.database) as connection,
+    ):
+        stage.sampler.stop()  # each storm has its own
+        scene = _Scene(release, wanted, stage, connection, runner(connection), out)
+        steps = tuple(_played(scene, on_step))
+        return Rehearsal(
+            release, wanted, steps, scene.sizes, scene.phases, scene.records, scene.answers
+        )
+
+
+def _played(scene: _Scene, on_step: Callable[[Step], object]) -> Iterator[Step]:
+    halted_by = ""
+    for name, act, phase in _STEPS:
+        if halted_by:
+            step = Step(name, 0.0, (Verdict("not done", "not measured", f"after {halted_by!r}"),))
+        else:
+            step = _act(scene, name, act, phase)
+            halted_by = name if step.halts else ""
+        on_step(step)
+        yield step
+
+
+def _act(scene: _Scene, name: str, act: Callable[[_Scene], Told], phase: str) -> Step:
+    began, halts = time.monotonic(), False
+    try:
+        verdicts, facts = act(scene)
+    except Halted as halted:
+        (verdicts, facts), halts = halted.told, True
+    except MigrateError as error:
+        verdicts, facts, halts = [Verdict("it came to its end", "failed", str(error))], {}, True
+    return Step(name, time.monotonic() - began, tuple(verdicts), facts, halts, phase)
+
+
+@dataclass
+class _Scene:
+    """What the steps hand to one another."""
+
+    release: Release
+    wanted: Wanted
+    stage: StormStage
+    connection: Any
+    run: Run
+    out: Path
+    kept: Sequence[Kept] = ()
+    sizes: tuple[Size, ...] = ()
+    phases: dict[str, Evidence] = field(default_factory=dict)
+    records: dict[Moment, Records] = field(default_factory=dict)
+    answers: dict[Moment, dict[str, Answer]] = field(default_factory=dict)
+
+
+# -- the steps ------------------------------------------------------------------------------------
+
+
+def _restored(scene: _Scene) -> Told:
+    wanted, stage = scene.wanted, scene.stage
+    if wanted.dump is not None:
+        restore(stage.server, scene.release.database, wanted.dump)
+    migrated = migrate(stage)
+    if wanted.shop is not None:
+        fill(scene.connection, wanted.shop)
+    if wanted.data is not None:
+        restore(stage.server, scene.release.database, wanted.data)
+    scene.run("ANALYZE")
+    scene.sizes = tuple(read_sizes(scene.run))
+    scene.kept = freeze(scene.run)
+    scene.records["before"] = Records(compare(scene.run, scene.kept).tables, read_shape(scene.run))
+    scene.answers["before"] = ask(scene.run, wanted.checks, "before")
+    rows = sum(kept.rows for kept in scene.kept)
+    found = [
+        judge("there is data", rows > 0, f"{rows:,} rows in {len(scene.kept)} tables"),
+        of_checks(wanted.checks, scene.answers, "before"),
+    ]
+    return found, {"migrated": list(migrated)}
+
+
+def _goes_on(scene: _Scene) -> Told:
+    faults = scene.release.faults()
+    names = [migration.name for migration in scene.release.pending]
+    what = "the new migrations go on from the old ones"
+    found = [judge(what, not faults, "; ".join(faults) or ", ".join(names))]
+    ways = [m.name for m in scene.release.pending if m.down is None]
+    told = ", ".join(ways) or f"{len(names)} of {len(names)}"
+    found.append(judge("each has a way back", not ways, told))
+    if faults:
+        raise Halted((found, {"pending": names}))
+    return found, {"pending": names}
+
+
+def _deployed(scene: _Scene) -> Told:
+    scenario = deployment(scene.wanted.environments, scene.wanted.clients)
+    evidence = _play(scene, scenario.name)
+    found = of_phase(evidence, scene.wanted.limits)
+    told: Told = found, {}
+    if any(times != 1 for times in evidence.effects.values()):
+        raise Halted(told)
+    return told
+
+
+def _taken_back(scene: _Scene) -> Told:
+    evidence = _play(scene, "rollback")
+    found = of_phase(evidence, scene.wanted.limits)
+    if evidence.rolled_back is not None:
+        found.insert(0, judge("the way back", True, f"{evidence.rolled_back:.2f} s"))
+    return found, {}
+
+
+def _play(scene: _Scene, name: str) -> Evidence:
+    make = deployment if name == "deployment" else way_back
+    scenario = make(scene.wanted.environments, scene.wanted.clients)
+    evidence = play(scene.stage, scenario, scene.out / name)
+    scene.phases[name] = evidence
+    return evidence
+
+
+def _compared(scene: _Scene) -> Told:
+    return _look(scene, "after"), {}
+
+
+def _compared_again(scene: _Scene) -> Told:
+    found = _look(scene, "rolled-back")
+    found.append(of_shape(scene.records["before"].shape, scene.records["rolled-back"].shape))
+    return found, {}
+
+
+def _look(scene: _Scene, moment: Moment) -> list[Verdict]:
+    wanted = scene.wanted
+    scene.records[moment] = compare(scene.run, scene.kept)
+    scene.answers[moment] = ask(scene.run, wanted.checks, moment)
+    told = scene.release.orders_told(_all_results(scene))
+    return [
+        *of_records(scene.records[moment], wanted.may_change),
+        of_checks(wanted.checks, scene.answers, moment),
+        *([of_orders(told, _count_orders(scene, told))] if told else []),
+    ]
+
+
+def _all_results(scene: _Scene) -> list[InvocationResult]:
+    return [one.result for phase in scene.phases.values() for one in phase.observed]
+
+
+def _count_orders(scene: _Scene, told: Sequence[int]) -> int:
+    rows = scene.connection.run("SELECT count(*) FROM orders WHERE id = ANY (:ids)", ids=list(told))
+    return int(rows[0][0])
+
+
+_STEPS: tuple[tuple[str, Callable[[_Scene], Told], str], ...] = (
+    ("restore the data", _restored, ""),
+    ("plan", _goes_on, ""),
+    ("deploy under traffic", _deployed, "deployment"),
+    ("check the data", _compared, ""),
+    ("roll back under traffic", _taken_back, "rollback"),
+    ("check the data again", _compared_again, ""),
+)
