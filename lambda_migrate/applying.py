@@ -12,6 +12,7 @@ from lambda_migrate.errors import (
     NotReady,
 )
 from lambda_migrate.events import MigrationApplied, MigrationBroke, MigrationStarted
+from lambda_migrate.flags import permit
 from lambda_migrate.lease.decide import LONGEST_PAUSE_MS
 from lambda_migrate.lease.state import READY_KEPT, Failure, Progress, Ready
 from lambda_migrate.migrations import EMPTY_DIGEST, RowState, chain, make_plan
@@ -57,7 +58,8 @@ def bring_up_to_date(
         Diverged: History and manifest contradict each other; nothing was applied.
         ManifestError: A pending script cannot be run; nothing was applied.
         MigrationFailed: One failed; those before it stay.
-        NotReady: Time is over before the next one could begin; those before it stay.
+        NotReady: Time is over, or a feature flag says to stop, before the next one could begin;
+            those before it stay.
     """
     plan = _agreed_plan(hold, database, manifest)
     if plan.in_doubt:
@@ -134,6 +136,7 @@ def _apply(
     if hold.deadline.is_over:
         # Nothing was tried, so nothing failed: a pause would keep those from it who have time.
         raise NotReady(f"no time is left to begin {migration.name}; the next invocation goes on")
+    permit(target, hold.deadline, version=migration.version, what=migration.name)
     hold.publish(Progress(migration.name, position - 1, total, clock.wall_ms()))
     target.observer.observe(MigrationStarted(target.name, migration.name, position, total))
     began = clock.monotonic()

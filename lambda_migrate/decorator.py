@@ -32,6 +32,9 @@ of 10 s (AWS Lambda Developer Guide, "Understanding the Lambda execution environ
 
 _INIT_SECONDS = 125.0
 
+_ONLY_ONCE = "UNCHECKED"
+"""``Outcome.UNCHECKED``; loading its module is for those who check."""
+
 
 @overload
 def migrate_on_cold_start(handler: H, /) -> H: ...
@@ -150,17 +153,16 @@ class _Gate:
         """Two threads of one process may come here together: the second finds it open."""
         if self.is_open:
             return
-        if not self._is_switched_off():
-            self._check(context)
-        self.is_open = True
+        self.is_open = self._is_switched_off() or self._check(context)
 
-    def _check(self, context: Any) -> None:
+    def _check(self, context: Any) -> bool:
+        """Check; whether the answer holds for the invocations to come."""
         from lambda_migrate.deadline import Deadline
 
         runner = self._made()
         request_id = str(getattr(context, "aws_request_id", None) or "")
         deadline = Deadline.of_invocation(context, runner.target.clock)
-        runner.ensure(deadline, request_id=request_id)
+        return runner.ensure(deadline, request_id=request_id) != _ONLY_ONCE
 
     def _is_switched_off(self) -> bool:
         """Whether the mode is ``off``: a kill switch needs nothing else to be right."""
@@ -204,8 +206,8 @@ class _Gate:
             return
         try:
             runner = self._made()
-            runner.ensure(Deadline.after(_INIT_SECONDS, runner.target.clock))
-            self.is_open = True
+            outcome = runner.ensure(Deadline.after(_INIT_SECONDS, runner.target.clock))
+            self.is_open = outcome != _ONLY_ONCE
         except MigrateError:
             self.is_open = False
 

@@ -12,6 +12,7 @@
        ├─ LeaseStoreUnavailable   DynamoDB did not answer
        ├─ LeaseLost               a successor took the lease over while this instance migrated
        ├─ LeaseHeld               somebody else is migrating, and the caller did not want to wait
+       ├─ FlagsUnavailable        feature flags are configured and could not be read
        └─ DatabaseUnavailable     PostgreSQL did not answer
 
 A class exists where a caller acts differently on it. Messages name what is at fault and what to
@@ -31,6 +32,7 @@ __all__ = [
     "ConfigurationError",
     "DatabaseUnavailable",
     "Diverged",
+    "FlagsUnavailable",
     "LeaseHeld",
     "LeaseLost",
     "LeaseStoreUnavailable",
@@ -152,6 +154,10 @@ class LeaseLost(NotReady):
 
 class LeaseHeld(NotReady):
     """Somebody else holds the lease and the caller chose not to wait."""
+
+
+class FlagsUnavailable(NotReady):
+    """Feature flags are configured and cannot be read, so nobody knows whether to migrate."""
 
 
 class DatabaseUnavailable(NotReady):

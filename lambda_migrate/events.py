@@ -18,6 +18,7 @@ __all__ = [
     "CheckFailed",
     "CheckFinished",
     "Event",
+    "FlagsIgnored",
     "Holding",
     "LeaseTakenOver",
     "MigrationApplied",
@@ -37,7 +38,7 @@ class CheckFinished:
     Attributes:
         target: The database's item.
         digest: The manifest that is now served.
-        outcome: ``UP_TO_DATE``, ``MIGRATED`` or ``WAITED``.
+        outcome: ``UP_TO_DATE``, ``MIGRATED``, ``WAITED`` or ``UNCHECKED``.
         seconds: From the first instruction of the check to its end.
         waited_seconds: Of these, spent waiting for another instance.
         lease_calls: Calls made to the lease table.
@@ -154,6 +155,14 @@ class MigrationBroke:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class FlagsIgnored:
+    """Feature flags could not be read, and a setting says to go on without them."""
+
+    target: str
+    reason: str
+
+
 Event = (
     CheckFinished
     | CheckFailed
@@ -164,6 +173,7 @@ Event = (
     | MigrationApplied
     | MigrationReverted
     | MigrationBroke
+    | FlagsIgnored
 )
 
 

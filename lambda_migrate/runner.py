@@ -7,7 +7,8 @@
       Serve    -> serve
       Refuse   -> raise MigrationFailed, the same cause as the instance that tried
       Wait     -> read again later, bounded by the deadline
-      Acquire  -> take over the fence, read the history, plan, apply, complete
+      Acquire  -> ask the feature flags, if there are any; then
+                  take over the fence, read the history, plan, apply, complete
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from enum import Enum
 
 from lambda_migrate.deadline import Deadline
 from lambda_migrate.errors import (
+    FlagsUnavailable,
     LeaseLost,
     LeaseStoreUnavailable,
     MigrateError,
@@ -37,6 +39,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from lambda_migrate.flags import Flags
     from lambda_migrate.holder import Hold
     from lambda_migrate.lease.waiting import Waiter
     from lambda_migrate.migrations import Manifest
@@ -60,6 +63,8 @@ class Outcome(str, Enum):
     """This instance held the lease and saw to it."""
     WAITED = "WAITED"
     """Another instance did, while this one waited."""
+    UNCHECKED = "UNCHECKED"
+    """Something is pending, and a feature flag says mode ``off``: served as it is, this once."""
 
 
 class MigrationRunner:
@@ -94,7 +99,8 @@ class MigrationRunner:
             request_id: The invocation's id, for the history.
 
         Returns:
-            Why it may be served. The answer is remembered: later calls do nothing at all.
+            Why it may be served. The answer is remembered, and later calls do nothing at all; but
+            for ``UNCHECKED``, which holds for this call alone.
 
         Raises:
             NotReady: Not before the deadline; another invocation may succeed.
@@ -111,7 +117,7 @@ class MigrationRunner:
             raise
         finally:
             self.target.store.close()
-        self._is_ready = True
+        self._is_ready = outcome is not Outcome.UNCHECKED
         self.target.observer.observe(check.finished(outcome))
         return outcome
 
@@ -153,6 +159,9 @@ class _Check:
             else Deadline.after(WITHOUT_DEADLINE_SECONDS, target.clock)
         )
         self._shipped = manifest
+        self._seen = LeaseState()
+        self._flags: Flags | None = None  # as last read
+        self._is_switched_off = False
         self._calls_before = target.store.calls
         self._watch = Watch(target.policy.lease_seconds)
         self._waiter: Waiter | None = None
@@ -162,8 +171,10 @@ class _Check:
         """Decide and do, until it may be served or cannot be."""
         step = self._first_look()
         while True:
+            if not isinstance(step, Wait):
+                step = self._obey_flags(step)
             if isinstance(step, Serve):
-                return Outcome.WAITED if self.waited else Outcome.UP_TO_DATE
+                return self._served()
             if isinstance(step, Refuse):
                 raise _refusal(step, self.target.clock.wall_ms())
             if isinstance(step, Wait):
@@ -182,6 +193,71 @@ class _Check:
                 self._waiter = None
             step = self._after_losing(state)
 
+    def _served(self) -> Outcome:
+        if self._is_switched_off:
+            return Outcome.UNCHECKED
+        return Outcome.WAITED if self.waited else Outcome.UP_TO_DATE
+
+    # --- feature flags
+
+    def _obey_flags(self, step: Step) -> Step:
+        """What becomes of ``step`` by the feature flags; they are asked if something is pending.
+
+        Raises:
+            NotReady: A flag stops it, or what they say cannot be read.
+        """
+        if self.target.flags is None or isinstance(step, Serve) or not self._may_migrate:
+            return step
+        try:
+            self._flags = self._read_flags()
+        except FlagsUnavailable:
+            if isinstance(step, Refuse):
+                return step  # that the migration fails is what somebody must know
+            raise
+        if self._flags.mode == "off":
+            self._is_switched_off = True
+            return Serve()
+        return step if isinstance(step, Refuse) else self._hold_back(self._flags) or step
+
+    def _read_flags(self) -> Flags:
+        from lambda_migrate.flags import flags_in_force
+
+        return flags_in_force(self.target, self.deadline)
+
+    def _hold_back(self, flags: Flags) -> Wait | None:
+        """Stop, or only wait, if the flags say so."""
+        if flags.paused:
+            raise self._stopped(flags.objection(0))
+        if flags.mode == "require":
+            return Wait(self._seen)
+        if self._has_all_that_is_allowed(self._seen):
+            raise self._stopped(flags.objection(_loaded(self._shipped).version))
+        return None
+
+    @property
+    def _may_migrate(self) -> bool:
+        by_flag = self._flags is None or self._flags.mode != "require"
+        return by_flag and self.target.policy.mode != "require"
+
+    def _allowed(self) -> Manifest:
+        """As much of the manifest as the flags let through; all of it: the manifest itself."""
+        manifest = _loaded(self._shipped)
+        return manifest if self._flags is None else self._flags.allowed(manifest)
+
+    def _has_all_that_is_allowed(self, state: LeaseState) -> bool:
+        """Whether part of the manifest is held back and all the rest is applied."""
+        if self._flags is None or not self._flags.hold_back_at:
+            return False
+        allowed = self._allowed()
+        if allowed is _loaded(self._shipped):
+            return False
+        return not allowed or state.is_ready(allowed.digest, self.target.database.fingerprint)
+
+    def _stopped(self, objection: str) -> NotReady:
+        from lambda_migrate.flags import held_back
+
+        return held_back(f"the schema is not ready, and {objection}")
+
     # --- reading and waiting
 
     def _look(self) -> Step:
@@ -198,13 +274,14 @@ class _Check:
 
     def _decide(self, state: LeaseState) -> Step:
         clock = self.target.clock
+        self._seen = state
         return decide(
             state,
             digest=self.digest,
             database=self.target.database.fingerprint,
             owner=self.owner,
             now_ms=clock.wall_ms(),
-            may_migrate=self.target.policy.mode != "require",
+            may_migrate=self._may_migrate,
             watched=self._watch.unchanged(state, clock.monotonic()),
         )
 
@@ -227,6 +304,13 @@ class _Check:
             return self._waiter.wait(state, failures=self._failures)
         except LeaseStoreUnavailable as error:
             return self._without_store(error)
+        except NotReady as error:
+            objection = self._flags.objection(0) if self._flags is not None else ""
+            if not objection:
+                raise
+            raise NotReady(
+                f"{error}; {objection}", retry_after_seconds=error.retry_after_seconds
+            ) from None
         finally:
             self._failures = 0
             self.waited += clock.monotonic() - began
@@ -283,13 +367,13 @@ class _Check:
             # Whether it was taken is for the next reading to say.
             return LeaseState()
 
-    def _news(self, lease: Lease) -> Serve | Refuse | None:
+    def _news(self, lease: Lease) -> Step | None:
         """What became known between our reading and our acquiring; the lease is given back then.
 
         Of a hundred that read "nobody is at it", some acquire only after the first of them is done.
         """
         step = self._decide(lease.state)
-        if not isinstance(step, Serve | Refuse):
+        if not isinstance(step, Serve | Refuse) and not self._has_all_that_is_allowed(lease.state):
             return None
         from contextlib import suppress  # the one thing here that a plain start need not load
 
@@ -313,17 +397,24 @@ class _Check:
             )
 
     def _hold(self, lease: Lease) -> bool:
-        """Do what a holder does; False if the lease was lost when all was done."""
-        from lambda_migrate.applying import bring_up_to_date, record_failure
+        """Do what a holder does; False if the lease was lost when all was done.
+
+        Raises:
+            NotReady: All was done that the feature flags let through, and it is not enough.
+        """
+        from lambda_migrate.applying import bring_up_to_date, plan_for, record_failure
         from lambda_migrate.holder import Hold
 
         manifest = _loaded(self._shipped)
+        allowed = self._allowed()
         hold = Hold(self.target, lease, self.deadline, request_id=self.request_id)
         try:
             with hold.database() as database:
                 self.fence = hold.lease.fence  # PostgreSQL may have had it lifted
-                bring_up_to_date(hold, database, manifest, on_applied=self.applied.append)
-                return self._complete(hold, manifest)
+                bring_up_to_date(hold, database, allowed, on_applied=self.applied.append)
+                if allowed is not manifest and plan_for(hold, database, manifest).is_current:
+                    allowed = manifest  # it was applied before it was held back
+                is_done = self._complete(hold, allowed)
         except LeaseLost:
             raise
         except MigrateError as error:
@@ -335,6 +426,9 @@ class _Check:
         except BaseException:
             hold.release()
             raise
+        if self._flags is not None and allowed is not manifest:
+            raise self._stopped(self._flags.objection(manifest.version))
+        return is_done
 
     def _complete(self, hold: Hold, manifest: Manifest) -> bool:
         """Tell the table; whether PostgreSQL is still current by then."""

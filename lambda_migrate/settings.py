@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
     Mode = Literal["migrate", "require", "off"]
     OnLeaseStoreUnavailable = Literal["fail", "check"]
+    OnFlagsUnavailable = Literal["fail", "ignore"]
     Init = Literal["never", "when-long"]
 else:
-    Mode = OnLeaseStoreUnavailable = Init = str
+    Mode = OnLeaseStoreUnavailable = OnFlagsUnavailable = Init = str
 
-__all__ = ["Init", "Mode", "OnLeaseStoreUnavailable", "Settings"]
+__all__ = ["Init", "Mode", "OnFlagsUnavailable", "OnLeaseStoreUnavailable", "Settings"]
 
 PREFIX = "LAMBDA_MIGRATE_"
 _NOT_SETTINGS = (
@@ -34,6 +35,7 @@ _NOT_SETTINGS = (
 _INFINITY = float("inf")
 _NAME_BYTES = 63  # NAMEDATALEN - 1: PostgreSQL cuts longer identifiers short
 _KEY_BYTES = 2048  # DynamoDB's limit for a partition key
+_APPCONFIG_NAME = 128  # AppConfig's limit for each of its identifiers
 _LEASE_SECONDS = (5.0, 900.0)  # shorter ones do not outlast a slow renewal; 900 is Lambda's limit
 _TRUE = ("true", "1", "yes", "on")
 _FALSE = ("false", "0", "no", "off")
@@ -71,6 +73,8 @@ class Settings:
         failure_pause_seconds: The first pause after a failed migration; it grows.
         lock_timeout_seconds: How long a migration may wait for each lock, each time.
         on_lease_store_unavailable: ``fail``, or ``check`` PostgreSQL through one connection.
+        flags: Feature flags in AppConfig: ``application/environment/profile``.
+        on_flags_unavailable: While they cannot be read, ``fail`` to migrate, or ``ignore`` it.
         init: ``never`` run before the first invocation, or ``when-long``: where Lambda gives
             initialisation minutes (provisioned concurrency, SnapStart).
     """
@@ -93,6 +97,8 @@ class Settings:
     failure_pause_seconds: float = 10.0
     lock_timeout_seconds: float = 3.0
     on_lease_store_unavailable: OnLeaseStoreUnavailable = "fail"
+    flags: str = ""
+    on_flags_unavailable: OnFlagsUnavailable = "fail"
     init: Init = "never"
 
     @classmethod
@@ -331,6 +337,17 @@ def _read_url(value: object) -> str:
     return text
 
 
+def _read_profile(value: object) -> str:
+    text = _read_text(value)
+    parts = text.split("/")
+    if len(parts) != 3 or not all(0 < len(part) <= _APPCONFIG_NAME for part in parts):
+        raise _Unreadable(
+            "write the AppConfig application, environment and configuration profile, each by name "
+            "or id: application/environment/profile"
+        )
+    return text
+
+
 def _read_flag(value: object) -> bool:
     if isinstance(value, bool):
         return value
@@ -392,5 +409,7 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "failure_pause_seconds": _seconds(0),
     "lock_timeout_seconds": _seconds(0.001),  # 0 would mean no limit to PostgreSQL
     "on_lease_store_unavailable": _one_of("fail", "check"),
+    "flags": _read_profile,
+    "on_flags_unavailable": _one_of("fail", "ignore"),
     "init": _one_of("never", "when-long"),
 }

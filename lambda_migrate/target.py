@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lambda_migrate.deadline import Clock, Random
     from lambda_migrate.events import Observer
+    from lambda_migrate.flags import FlagSource
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.postgresql.database import Database
 
@@ -30,6 +31,7 @@ class Policy:
         failure_pause_seconds: Pause after the first failure; it doubles with each.
         allow_out_of_order: Apply below the highest applied version.
         check_database_if_store_is_gone: Ask PostgreSQL, read-only, when DynamoDB is away.
+        stops_without_flags: Nothing is migrated while feature flags cannot be read.
     """
 
     mode: str = "migrate"
@@ -39,6 +41,7 @@ class Policy:
     failure_pause_seconds: float = 10.0
     allow_out_of_order: bool = False
     check_database_if_store_is_gone: bool = False
+    stops_without_flags: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ class Target:
         clock: Time.
         random: Chance.
         observer: Who is told.
+        flags: Feature flags, asked when there is something to migrate; None if there are none.
     """
 
     name: str
@@ -64,6 +68,7 @@ class Target:
     clock: Clock = SYSTEM_CLOCK
     random: Random = field(default_factory=system_random)
     observer: Observer = null_observer
+    flags: FlagSource | None = None
 
 
 def new_owner() -> str:

@@ -27,6 +27,7 @@ import os
 from lambda_migrate.events import (
     CheckFailed,
     CheckFinished,
+    FlagsIgnored,
     Holding,
     LeaseTakenOver,
     MigrationApplied,
@@ -89,6 +90,8 @@ class PowertoolsObserver:
             self._add("LeaseTakeover", "Count", 1)
         elif isinstance(event, Holding):
             self._tell_at_once(event)
+        elif isinstance(event, FlagsIgnored):
+            _logger().warning(f"going on without feature flags: {event.reason}")
 
     def _add(self, name: str, unit: str, value: float) -> None:
         self._metrics.append((name, unit, value))
@@ -128,6 +131,7 @@ _FINISHED = {
     "UP_TO_DATE": "schema is up to date",
     "MIGRATED": "schema was migrated by this instance",
     "WAITED": "schema was migrated by another instance",
+    "UNCHECKED": "schema is not ready; served all the same, by a feature flag that says mode off",
 }
 
 

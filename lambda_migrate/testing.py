@@ -1,4 +1,4 @@
-"""Fakes for tests of code that uses lambda-migrate: time, chance, a lease table, a database.
+"""Fakes for tests of code that uses lambda-migrate: time, chance, a lease table, a database, flags.
 
 ::
 
@@ -18,17 +18,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
 from itertools import cycle
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lambda_migrate.deadline import SYSTEM_CLOCK
 from lambda_migrate.errors import (
     ConfigurationError,
     DatabaseUnavailable,
+    FlagsUnavailable,
     LeaseHeld,
     LeaseLost,
     MigrationFailed,
     RepairRequired,
 )
+from lambda_migrate.flags import Flags
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import HistoryRow, RowState
 from lambda_migrate.migrations.statements import check_script
@@ -47,6 +49,7 @@ __all__ = [
     "FakeClock",
     "FixedRandom",
     "InMemoryDatabase",
+    "InMemoryFlags",
     "InMemoryHeldDatabase",
     "InMemoryLeaseTable",
     "RecordingObserver",
@@ -127,6 +130,42 @@ class RecordingObserver:
     def of(self, kind: type[E]) -> list[E]:
         """The events of one class, in order."""
         return [event for event in self.events if isinstance(event, kind)]
+
+
+# --- feature flags
+
+
+class InMemoryFlags:
+    """`FlagSource` that says what it was last told.
+
+    ::
+
+        flags = InMemoryFlags()
+        target = Target("orders", table, database, flags=flags)
+        flags.set(paused=True)  # from now on nobody migrates
+
+    Args:
+        flags: What it says at first: nothing that stops anybody, if None.
+    """
+
+    def __init__(self, flags: Flags | None = None) -> None:
+        self.flags = flags or Flags()
+        """What it says."""
+        self.is_down = False
+        """While True they cannot be read."""
+        self.asked = 0
+        """How many times they were."""
+
+    def set(self, **flags: Any) -> None:
+        """Say this instead of what was said, by the names of `Flags`; the others by default."""
+        self.flags = Flags(**flags)
+
+    def read(self, deadline: Deadline) -> Flags:  # noqa: ARG002 - memory takes no time
+        """See `FlagSource.read`."""
+        self.asked += 1
+        if self.is_down:
+            raise FlagsUnavailable("the in-memory feature flags are down")
+        return self.flags
 
 
 # --- the database

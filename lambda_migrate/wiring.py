@@ -21,9 +21,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from lambda_migrate.deadline import Clock
+    from lambda_migrate.deadline import Clock, Deadline
     from lambda_migrate.errors import MigrateError
     from lambda_migrate.events import Observer
+    from lambda_migrate.flags import Flags, FlagSource
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.postgresql.connection import Connection
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "default_observer",
     "make_database",
+    "make_flags",
     "make_manifest",
     "make_runner",
     "make_store",
@@ -89,7 +91,39 @@ def make_target(settings: Settings, *, observer: Observer, clock: Clock = SYSTEM
         policy=make_policy(settings),
         clock=clock,
         observer=observer,
+        flags=make_flags(settings, clock=clock),
     )
+
+
+def make_flags(settings: Settings, *, clock: Clock = SYSTEM_CLOCK) -> FlagSource | None:
+    """The feature flags that the settings name, if they name any; loaded when first read."""
+    return _LateFlags(settings, clock) if settings.flags else None
+
+
+class _LateFlags:
+    """Makes the real ones when they are first read, which most processes never do."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._made: FlagSource | None = None
+
+    def read(self, deadline: Deadline) -> Flags:
+        """See `FlagSource.read`."""
+        if self._made is None:
+            from lambda_migrate.appconfig import AppConfigFlags
+
+            self._made = AppConfigFlags(
+                self._settings.flags,
+                {
+                    "target": self._settings.target,
+                    "environment": self._settings.environment,
+                    "function": os.environ.get("AWS_LAMBDA_FUNCTION_NAME") or "cli",
+                },
+                port=os.environ.get("AWS_APPCONFIG_EXTENSION_HTTP_PORT", "").strip(),
+                clock=self._clock,
+            )
+        return self._made.read(deadline)
 
 
 def make_store(settings: Settings, *, clock: Clock = SYSTEM_CLOCK) -> LeaseStore:
@@ -161,6 +195,7 @@ def make_policy(settings: Settings) -> Policy:
         failure_pause_seconds=settings.failure_pause_seconds,
         allow_out_of_order=settings.allow_out_of_order,
         check_database_if_store_is_gone=settings.on_lease_store_unavailable == "check",
+        stops_without_flags=settings.on_flags_unavailable == "fail",
     )
 
 
