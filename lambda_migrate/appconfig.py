@@ -30,7 +30,8 @@ from aws_lambda_powertools.utilities.feature_flags.exceptions import (
 )
 from boto3.session import Session
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as NoConnection
 
 from lambda_migrate.deadline import SYSTEM_CLOCK
 from lambda_migrate.errors import FlagsUnavailable
@@ -204,11 +205,19 @@ class AppConfigFlags:
                 boto3_client=client,
             )
             return store.get_configuration()
-        except (BotoCoreError, ConfigurationStoreError, StoreClientError) as error:
+        except _FROM_POWERTOOLS as error:
             raise _Unusable(_reason(error)) from error
         finally:
             if client is not None:
                 client.close()
+
+
+_FROM_POWERTOOLS = (
+    BotoCoreError,
+    ConfigurationStoreError,
+    StoreClientError,
+    UnicodeDecodeError,  # it lets this one through
+)
 
 
 class _Unusable(Exception):
@@ -246,13 +255,14 @@ def _boto_config() -> Config:
 def _reason(error: BaseException) -> str:
     """What AWS or botocore said, which Powertools' errors have beneath them."""
     for each in _beneath(error):
-        code = getattr(each, "response", {}).get("Error", {}).get("Code")
-        if code:
+        if isinstance(each, ClientError):
+            code = each.response.get("Error", {}).get("Code", "nothing")
             advice = _ADVICE.get(code)
             return f"AppConfig said {code}" + (f": {advice}" if advice else "")
-    origin = next((each for each in _beneath(error) if isinstance(each, BotoCoreError)), None)
-    if origin is not None:
-        return f"AppConfig could not be asked: {origin}"
+        if isinstance(each, HTTPClientError | NoConnection):
+            return f"AppConfig did not answer ({_kind(each)})"  # its text has the session's token
+        if isinstance(each, BotoCoreError):
+            return f"AppConfig could not be asked: {each}"
     return "AppConfig sent no JSON, or nothing"
 
 

@@ -57,6 +57,8 @@ class LocalAppConfig:
         ``GetLatestConfiguration``."""
         self.behaviour = "answers"
         """One of `BEHAVIOURS`; can be changed at any time."""
+        self.hangs_at = ""
+        """If it hangs, then at this operation of the data API alone, and always as an extension."""
         self._clock = clock
         self._guard = threading.Lock()
         self._version = 0
@@ -129,7 +131,7 @@ class LocalAppConfig:
     def answer(self, method: str, target: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body for a request."""
         url = urlsplit(target)
-        operation = _OPERATIONS.get((method, url.path), "extension")
+        operation = _operation(method, target)
         with self._guard:
             self.requests[operation] += 1
             if self.behaviour == "fails":
@@ -143,9 +145,10 @@ class LocalAppConfig:
                 return self._latest(token)
             return self._from_extension(url.path)
 
-    def pause(self) -> bool:
-        """Wait as the behaviour says; True if nothing at all is to be answered."""
-        if self.behaviour != "hangs":
+    def hang(self, method: str, target: str) -> bool:
+        """Wait if the behaviour says so; True if nothing at all is to be answered."""
+        operation = _operation(method, target)
+        if self.behaviour != "hangs" or operation not in (self.hangs_at or operation, _EXTENSION):
             return False
         self._stopped.wait()
         return True
@@ -228,7 +231,7 @@ class _Answer(BaseHTTPRequestHandler):
     def _do(self) -> None:
         appconfig = self.server.appconfig
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if appconfig.pause():
+        if appconfig.hang(self.command, self.path):
             self.close_connection = True
             return
         status, headers, content = appconfig.answer(self.command, self.path, body)
@@ -261,6 +264,13 @@ _OPERATIONS = {
     ("POST", "/configurationsessions"): "StartConfigurationSession",
     ("GET", "/configuration"): "GetLatestConfiguration",
 }
+
+
+_EXTENSION = "extension"
+
+
+def _operation(method: str, target: str) -> str:
+    return _OPERATIONS.get((method, urlsplit(target).path), _EXTENSION)
 
 
 def _plain(content_type: str) -> dict[str, str]:

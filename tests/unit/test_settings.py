@@ -34,6 +34,8 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "failure_pause_seconds": ("5", 5.0),
     "lock_timeout_seconds": ("0.5", 0.5),
     "on_lease_store_unavailable": ("check", "check"),
+    "flags": ("orders/staging/lambda-migrate", "orders/staging/lambda-migrate"),
+    "on_flags_unavailable": ("IGNORE", "ignore"),
     "init": ("when-long", "when-long"),
 }
 """Of each setting a text, and what it means."""
@@ -105,6 +107,11 @@ def test_arguments_may_have_their_own_types(name: str, value: object, read: obje
         ("mode", "false", 'in YAML with quotes: "off"'),
         ("mode", "migrat", "migrate, require, off"),
         ("on_lease_store_unavailable", "retry", "fail, check"),
+        ("flags", "orders/staging", "application/environment/profile"),
+        ("flags", "a/b/c/d", "application/environment/profile"),
+        ("flags", "a//c", "application/environment/profile"),
+        ("flags", f"a/b/{'x' * 129}", "application/environment/profile"),
+        ("on_flags_unavailable", "off", "fail, ignore"),
         ("init", "always", "never, when-long"),
         ("allow_out_of_order", "maybe", "true or false"),
         ("database_iam", "iam", "true or false"),

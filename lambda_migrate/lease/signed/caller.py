@@ -56,8 +56,12 @@ HARMLESS = frozenset(
 )
 """Variables that change nothing in one GetItem which is not retried."""
 
-_HARMLESS_FAMILIES = ("AWS_LAMBDA_", "AWS_XRAY_", "AWS_ENDPOINT_URL_")
-"""The last one's other members name other services."""
+_HARMLESS_FAMILIES = (
+    "AWS_APPCONFIG_EXTENSION_",  # AppConfig's extension, which botocore does not know
+    "AWS_ENDPOINT_URL_",  # its other members name other services
+    "AWS_LAMBDA_",
+    "AWS_XRAY_",
+)
 
 _CONFIGURATION = (".aws/config", ".aws/credentials")
 

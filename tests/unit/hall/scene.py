@@ -18,6 +18,7 @@ from lambda_migrate.testing import (
     FakeClock,
     FixedRandom,
     InMemoryDatabase,
+    InMemoryFlags,
     InMemoryLeaseTable,
     RecordingObserver,
 )
@@ -136,6 +137,7 @@ class Scene:
     clock: SceneClock = field(default_factory=SceneClock)
     observer: RecordingObserver = field(default_factory=RecordingObserver)
     environment: str = ""
+    flags: InMemoryFlags | None = None
 
     def __post_init__(self) -> None:
         self.table = SceneTable(clock=self.clock)
@@ -151,6 +153,7 @@ class Scene:
             clock=self.clock,
             random=FixedRandom(0.5),
             observer=self.observer,
+            flags=self.flags,
         )
 
     def runner(self, manifest: Manifest, **policy: Any) -> MigrationRunner:

@@ -181,11 +181,15 @@ def told(done: subprocess.CompletedProcess[str], what: str) -> list[str]:
 
 
 @pytest.mark.parametrize("held_for", [0, 2], ids=["ready", "waited"])
+@pytest.mark.parametrize("flags", ["", "orders/staging/lambda-migrate"], ids=["", "flags"])
 def test_whoever_does_not_migrate_loads_nothing_heavy_and_leaves_nothing_open(
-    migrations: Path, serve: Any, held_for: int
+    migrations: Path, serve: Any, held_for: int, flags: str
 ) -> None:
     table = serve([held()] * held_for + [ready(migrations)])
-    done = run(migrations, table)
+    # Nobody listens at port 1: asking would be told as FlagsUnavailable.
+    done = run(migrations, table, LAMBDA_MIGRATE_FLAGS=flags, AWS_APPCONFIG_EXTENSION_HTTP_PORT="1")
+    for module in ("lambda_migrate.flags", "lambda_migrate.appconfig"):
+        assert module not in told(done, "loaded")
     heavy = {name for name in told(done, "loaded") if name.partition(".")[0] in HEAVY}
     assert heavy == set()
     assert told(done, "sockets") == ["0"]

@@ -1,0 +1,183 @@
+"""Feature flags on real processes: AppConfig over HTTP, both ways, changed while functions run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from lambda_migrate.flags import HOLD_BACK_AT, MODE, PAUSED
+from lambda_migrate.local.appconfig import LocalAppConfig
+from lambda_migrate.local.function import LocalFunction
+from tests.stage import COUNTERS, HANDLER, Stage, effect, ends, until
+
+PROFILE = "orders/staging/lambda-migrate"
+WAYS = ("extension", "api")
+MIGRATIONS = {"1_counters": COUNTERS, "2_more": effect(2), "3_last": effect(3)}
+
+
+def plain(default: object) -> dict[str, Any]:
+    return {"default": default, "boolean_type": isinstance(default, bool)}
+
+
+GO = {PAUSED: plain(False)}
+STOP = {PAUSED: plain(True)}
+
+
+@pytest.fixture
+def appconfig() -> Iterator[LocalAppConfig]:
+    with LocalAppConfig(PROFILE, GO) as served:
+        yield served
+
+
+@contextmanager
+def deployed(
+    stage: Stage,
+    appconfig: LocalAppConfig,
+    migrations: Mapping[str, str] = MIGRATIONS,
+    *,
+    way: str = "extension",
+    timeout: float = 90.0,
+    **settings: str,
+) -> Iterator[LocalFunction]:
+    """A function that asks this AppConfig."""
+    variables = stage.environment(flags=PROFILE, **settings)
+    variables |= getattr(appconfig, way)()
+    code = stage.code(migrations, handler=HANDLER)
+    with LocalFunction(
+        code=code, environment=variables, timeout=timeout, name=f"{stage.name}{way}"
+    ) as function:
+        yield function
+
+
+def _ends(function: LocalFunction) -> Counter[str]:
+    return Counter(str(end.get("outcome", end.get("error"))) for end in ends(function))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_paused_a_storm_gets_not_ready_and_when_the_pause_is_lifted_all_serve(
+    stage: Stage, appconfig: LocalAppConfig, way: str
+) -> None:
+    appconfig.document = STOP
+    with deployed(stage, appconfig, way=way) as function:
+        refused = function.storm(10)
+        assert Counter(result.error_type for result in refused) == Counter({"NotReady": 10})
+        assert all(PAUSED in str(result.payload) for result in refused)
+        assert stage.item().fence == 0, "nobody acquired"
+        told = ends(function)
+        assert all(end["retryable"] for end in told)
+        assert len(told) == 10
+        appconfig.document = GO
+        assert all(result.ok for result in function.storm(10))
+        everywhere = [function.submit() for _ in range(20)]
+        assert all(invocation.result().ok for invocation in everywhere), "those of before as well"
+        ended = _ends(function)
+    assert ended["MIGRATED"] == 1
+    assert stage.effects() == {1: 1, 2: 1, 3: 1}
+
+
+def test_the_fast_path_asks_nothing_of_an_appconfig_that_is_there(
+    stage: Stage, appconfig: LocalAppConfig
+) -> None:
+    with deployed(stage, appconfig) as function:
+        assert function.invoke().ok
+        asked = appconfig.requests.total()
+        assert asked > 0
+        assert all(result.ok for result in function.storm(3))
+        assert appconfig.requests.total() == asked
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_held_back_at_a_version_the_schema_goes_that_far_and_no_further(
+    stage: Stage, appconfig: LocalAppConfig, way: str
+) -> None:
+    appconfig.document = {HOLD_BACK_AT: plain(2)}
+    older = {name: MIGRATIONS[name] for name in ("1_counters", "2_more")}
+    with deployed(stage, appconfig, way=way) as function:
+        result = function.invoke()
+        assert result.error_type == "NotReady"
+        assert HOLD_BACK_AT in str(result.payload)
+        assert stage.effects() == {1: 1, 2: 1}
+    with deployed(stage, appconfig, older, way=way) as function:
+        assert function.invoke().ok, "code that needs no more than version 2 is served"
+        assert [end["outcome"] for end in ends(function)] == ["UP_TO_DATE"]
+    appconfig.document = {HOLD_BACK_AT: plain(0)}
+    with deployed(stage, appconfig, way=way) as function:
+        assert function.invoke().ok
+    assert stage.effects() == {1: 1, 2: 1, 3: 1}
+
+
+def test_a_kill_switch_stops_a_long_list_of_migrations_between_two(
+    stage: Stage, appconfig: LocalAppConfig
+) -> None:
+    many = {f"{n}_slow": effect(n, "SELECT pg_sleep(0.5);") for n in range(2, 22)}
+    with deployed(stage, appconfig, {"1_counters": COUNTERS, **many}) as function:
+        invocation = function.submit()
+        until(lambda: _applied(stage) >= 2, what="migrations that run")
+        appconfig.document = STOP
+        result = invocation.result()
+        assert result.error_type == "NotReady"
+        assert PAUSED in str(result.payload)
+        stopped_at = _applied(stage)
+        (end,) = ends(function)
+        assert len(end["applied"]) == stopped_at
+        assert 2 <= stopped_at < 21
+        assert stage.holders() == []
+        assert stage.item().owner is None
+        appconfig.document = GO
+        until(lambda: function.invoke().ok, what="an environment that goes on", seconds=90)
+    assert stage.effects() == dict.fromkeys(range(1, 22), 1)
+
+
+def _applied(stage: Stage) -> int:
+    found = stage.query("SELECT to_regclass('lambda_migrate.history') IS NOT NULL")
+    return len(stage.history()) if found[0][0] else 0
+
+
+def test_mode_off_serves_as_it_is_and_is_forgotten_when_it_is_lifted(
+    stage: Stage, appconfig: LocalAppConfig
+) -> None:
+    appconfig.document = {MODE: plain("off")}
+    with deployed(stage, appconfig) as function:
+        assert function.invoke().ok
+        assert function.invoke().ok
+        assert [end["outcome"] for end in ends(function)] == ["UNCHECKED"] * 2
+        assert stage.item().fence == 0
+        appconfig.document = GO
+        until(lambda: function.invoke().ok and stage.item().fence, what="a migration")
+        assert len(function.environments()) == 1, "the same environment all along"
+    assert stage.effects() == {1: 1, 2: 1, 3: 1}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("behaviour", ["fails", "hangs"])
+def test_an_appconfig_that_is_no_use_stops_migrating_or_is_ignored_by_setting(
+    stage: Stage, appconfig: LocalAppConfig, behaviour: str, way: str
+) -> None:
+    appconfig.behaviour = behaviour
+    with deployed(stage, appconfig, way=way) as function:
+        assert function.invoke().error_type == "FlagsUnavailable"
+        assert stage.item().fence == 0
+    with deployed(stage, appconfig, way=way, on_flags_unavailable="ignore") as function:
+        assert function.invoke().ok
+        assert [end["outcome"] for end in ends(function)] == ["MIGRATED"]
+        (view,) = function.environments()
+        assert "going on without feature flags" in function.logs(view.environment_id)
+    assert stage.effects() == {1: 1, 2: 1, 3: 1}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_appconfig_that_hangs_is_given_up_before_the_invocations_end(
+    stage: Stage, appconfig: LocalAppConfig, way: str
+) -> None:
+    appconfig.behaviour = "hangs"
+    # Without a deadline asking takes up to 4 s; here 3 are left. Lambda kills what overstays.
+    with deployed(
+        stage, appconfig, way=way, timeout=8, safety_margin_seconds="5", lease_seconds="12"
+    ) as function:
+        result = function.invoke()
+    assert result.status == "error", "not a timeout"
+    assert result.error_type == "FlagsUnavailable"
