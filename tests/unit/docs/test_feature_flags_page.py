@@ -1,0 +1,69 @@
+"""The documents on the page about feature flags do what the page says."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+from aws_lambda_powertools.utilities.feature_flags import SchemaValidator
+
+from lambda_migrate.appconfig import API_SECONDS, EXTENSION_SECONDS, LONGEST_SECONDS, AppConfigFlags
+from lambda_migrate.deadline import Deadline
+from lambda_migrate.flags import NAMES, Flags
+from lambda_migrate.local.appconfig import LocalAppConfig
+
+PAGE = (Path(__file__).parents[3] / "docs/how-to/feature-flags.md").read_text(encoding="utf-8")
+DOCUMENTS: list[dict[str, Any]] = [
+    json.loads(dedent(block))
+    for block in re.findall(r"^ *```json\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE)
+]
+FLAGS, ROLE, STOP = DOCUMENTS
+
+
+def said(document: object, **context: str) -> Flags:
+    """What a function reads that is deployed with ``document``."""
+    profile = "orders/production/lambda-migrate"
+    with LocalAppConfig(profile, document) as appconfig:
+        source = AppConfigFlags(
+            profile,
+            {"target": "x", "environment": "x", "function": "x", **context},
+            port=appconfig.extension()["AWS_APPCONFIG_EXTENSION_HTTP_PORT"],
+        )
+        return source.read(Deadline.after(30))
+
+
+def test_the_document_is_one_of_powertools_and_has_all_flags() -> None:
+    SchemaValidator(FLAGS).validate()
+    assert set(FLAGS) == set(NAMES)
+
+
+def test_the_document_holds_back_whom_its_rule_names_and_nobody_else() -> None:
+    assert said(FLAGS, target="orders", environment="production") == Flags(hold_back_at=7)
+    assert said(FLAGS, target="orders", environment="staging") == Flags()
+    assert said(FLAGS, target="invoices", environment="production") == Flags()
+
+
+def test_the_stop_stops() -> None:
+    assert said(STOP) == Flags(paused=True)
+
+
+def test_the_role_may_do_what_is_asked_and_no_more() -> None:
+    assert ROLE["Action"] == [
+        "appconfig:StartConfigurationSession",
+        "appconfig:GetLatestConfiguration",
+    ]
+    assert "*" not in ROLE["Resource"]
+
+
+def test_the_times_are_those_of_the_code() -> None:
+    text = " ".join(PAGE.split())
+    assert f"An answer of the extension is good for {EXTENSION_SECONDS:g} s" in text
+    assert f"which charges for each, for {API_SECONDS:g} s" in text
+    assert f"Asking ends after {LONGEST_SECONDS:g} s" in text
+
+
+def test_every_flag_is_in_the_table() -> None:
+    assert set(re.findall(r"^\| `(lambda_migrate_\w+)` \|", PAGE, re.MULTILINE)) == set(NAMES)
