@@ -59,7 +59,7 @@ def migrate_on_cold_start(
 ) -> H | Callable[[H], H]:
     """Bring the database to this code's schema before the first event is handled.
 
-    Bare, everything comes from the environment; with arguments, these come first::
+    Bare, everything comes from the environment; with arguments, these come first:
 
         @migrate_on_cold_start
         def handler(event, context): ...

@@ -1,0 +1,132 @@
+"""How to write a safe migration: the page's own SQL, run, with the old version at work."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pg8000.native
+import pytest
+
+from lambda_migrate.deadline import Deadline
+from lambda_migrate.errors import ConfigurationError, MigrateError, MigrationFailed, RepairRequired
+from lambda_migrate.maintenance import Maintenance
+from tests.stage import Stage, running, until
+from tests.unit.docs.pages import DOCS, fences
+
+PAGE = DOCS / "how-to" / "write-a-safe-migration.md"
+ROWS = 20_000
+BACKFILL = 5
+CONTRACT = 9
+
+OLD_VERSION = (
+    "INSERT INTO orders (customer_id, amount) VALUES (1, 7)",
+    "UPDATE orders SET amount = 8 WHERE id = (SELECT max(id) FROM orders)",
+    "SELECT id, customer_id, amount FROM orders WHERE id = (SELECT max(id) FROM orders)",
+)
+
+
+def migrations() -> dict[str, str]:
+    """The files of the page, by name."""
+    files = [fence for fence in fences(PAGE, "sql") if fence.title]
+    return {Path(fence.title).stem: fence.text for fence in files}
+
+
+@pytest.fixture
+def orders(stage: Stage) -> Maintenance:
+    """The table with rows of the old version."""
+    maintenance = stage.maintenance(stage.code(migrations()))
+    maintenance.up(Deadline.after(60), to=1)
+    stage.query(
+        "INSERT INTO orders (customer_id, amount)"
+        f" SELECT n % 100, n FROM generate_series(1, {ROWS}) AS n"
+    )
+    return maintenance
+
+
+def up(maintenance: Maintenance, to: int) -> tuple[str, ...]:
+    return maintenance.up(Deadline.after(60), to=to)
+
+
+def at_work(work: Callable[[], Any]) -> tuple[threading.Thread, list[MigrateError]]:
+    """Do it in another thread; what it raises is kept."""
+    raised: list[MigrateError] = []
+
+    def run() -> None:
+        try:
+            work()
+        except MigrateError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, raised
+
+
+def other_session(stage: Stage) -> Any:
+    socket = str(stage.postgresql.socket)
+    return pg8000.native.Connection("postgres", database=stage.name, unix_sock=socket)
+
+
+def filled(stage: Stage) -> int:
+    return int(stage.query("SELECT count(total_cents) FROM orders")[0][0])
+
+
+def test_the_old_version_works_until_the_contract(orders: Maintenance, stage: Stage) -> None:
+    for version in range(2, CONTRACT + 1):
+        up(orders, version)
+        for statement in OLD_VERSION:
+            stage.query(statement)
+    assert stage.query("SELECT count(*) FROM orders WHERE total_cents <> amount * 100") == [[0]]
+
+
+def test_both_versions_see_what_either_writes(orders: Maintenance, stage: Stage) -> None:
+    up(orders, CONTRACT)
+    stage.query("INSERT INTO orders (customer_id, total_cents) VALUES (1, 1250)")
+    assert stage.query("SELECT amount FROM orders ORDER BY id DESC LIMIT 1") == [[12]]
+    stage.query("UPDATE orders SET total_cents = 900 WHERE id = 1")
+    assert stage.query("SELECT amount FROM orders WHERE id = 1") == [[9]]
+
+
+def test_the_new_version_works_after_the_contract(orders: Maintenance, stage: Stage) -> None:
+    up(orders, CONTRACT + 1)
+    stage.query("INSERT INTO orders (customer_id, total_cents) VALUES (1, 1250)")
+    assert stage.invalid_indexes() == []
+    with pytest.raises(ConfigurationError, match="without a down script"):
+        orders.down(Deadline.after(60), steps=1)
+
+
+def test_what_was_expanded_can_be_taken_back(orders: Maintenance, stage: Stage) -> None:
+    up(orders, BACKFILL - 1)
+    orders.down(Deadline.after(60), to=1)
+    assert stage.query("SELECT sum(amount), count(*) FROM orders") == [
+        [ROWS * (ROWS + 1) // 2, ROWS]
+    ]
+
+
+@pytest.mark.parametrize("is_killed", [False, True], ids=["at the deadline", "by a kill"])
+def test_a_backfill_that_was_interrupted_goes_on_after_its_last_batch(
+    orders: Maintenance, stage: Stage, *, is_killed: bool
+) -> None:
+    up(orders, BACKFILL - 1)
+    with closing(other_session(stage)) as other:
+        other.run("BEGIN")
+        other.run(f"SELECT 1 FROM orders WHERE id = {ROWS // 2 + 1} FOR UPDATE")
+        seconds = 60.0 if is_killed else 8.0
+        thread, raised = at_work(lambda: orders.up(Deadline.after(seconds), to=BACKFILL))
+        until(lambda: filled(stage) == ROWS // 2, what="half of the rows filled in")
+        until(running(stage, "CALL"), what="the next batch waits for a row")
+        if is_killed:
+            [[pid, *_]] = stage.holders()
+            stage.query(f"SELECT pg_terminate_backend({pid})")
+        thread.join()
+    expected = RepairRequired if is_killed else MigrationFailed
+    assert [type(error) for error in raised] == [expected]
+    assert filled(stage) == ROWS // 2
+    if is_killed:
+        orders.repair(BACKFILL, Deadline.after(60), declared="pending")
+    assert up(orders, CONTRACT)[0] == "0005_backfill_total_cents"
+    assert filled(stage) == ROWS

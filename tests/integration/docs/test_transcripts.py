@@ -1,0 +1,79 @@
+"""Pages followed from top to bottom: every command runs, and prints what it is said to print."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lambda_migrate.local.postgresql import find_binaries
+from lambda_migrate.migrations.directory import read_manifest
+from tests.integration.docs.transcript import plain, promised, run
+from tests.stage import Stage
+from tests.unit.docs.pages import DOCS, fences
+
+
+def assert_printed_in_order(printed: str, page: Path) -> None:
+    lines = iter(plain(printed))
+    missing = [line for line in promised(page) if not any(line == each for each in lines)]
+    assert missing == [], f"{page.name} promises what was not printed:\n{printed}"
+
+
+def test_the_quickstart(tmp_path: Path) -> None:
+    page = DOCS / "quickstart.md"
+    assert_printed_in_order(run(page, tmp_path, {}), page)
+
+
+MADE_BY_HAND = """
+    CREATE TABLE customers (id bigint PRIMARY KEY, email text NOT NULL UNIQUE);
+    CREATE TYPE status AS ENUM ('placed', 'sent');
+    CREATE TABLE orders (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        customer_id bigint NOT NULL REFERENCES customers (id),
+        status status NOT NULL DEFAULT 'placed'
+    );
+    CREATE FUNCTION sent() RETURNS bigint LANGUAGE sql AS $$
+        SELECT count(*) FROM orders WHERE status = 'sent' $$;
+    CREATE VIEW placed AS SELECT * FROM orders WHERE status = 'placed';
+    INSERT INTO customers VALUES (1, 'ada@example.com');
+"""
+
+
+def test_adopting_an_existing_database(stage: Stage, tmp_path: Path) -> None:
+    for statement in MADE_BY_HAND.split(";\n"):
+        if statement.strip():
+            stage.query(statement)
+    page = DOCS / "how-to" / "adopt-an-existing-database.md"
+    folder = tmp_path / "service"
+    folder.mkdir()
+    environment = {
+        "DATABASE_URL": stage.url,
+        "EMPTY_URL": stage.postgresql.create_database(f"{stage.name}_empty"),
+        "PATH": f"{find_binaries()}{os.pathsep}{os.environ['PATH']}",
+    }
+    assert_printed_in_order(run(page, folder, environment), page)
+    assert stage.query("SELECT version, baseline FROM lambda_migrate.history") == [[1, True]]
+    assert stage.query("SELECT email FROM customers") == [["ada@example.com"]]
+
+
+def test_files_of_golang_migrate_are_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "migrations").mkdir()
+    (tmp_path / "old" / "000001_orders.up.sql").write_text("CREATE TABLE orders ();\n")
+    (tmp_path / "old" / "000001_orders.down.sql").write_text("DROP TABLE orders;\n")
+    (tmp_path / "old" / "000002_more.up.sql").write_text("CREATE TABLE more ();\n")
+    monkeypatch.chdir(tmp_path)
+    page = DOCS / "how-to" / "adopt-an-existing-database.md"
+    [program] = [each.text for each in fences(page, "python") if each.title == "convert.py"]
+    exec(program, {})
+    first, second = read_manifest("migrations")
+    assert (first.version, first.down is not None) == (1, True)
+    assert (second.version, second.down) == (2, None)
+
+
+def test_testing_migrations_in_ci(tmp_path: Path) -> None:
+    page = DOCS / "how-to" / "test-migrations-in-ci.md"
+    assert_printed_in_order(run(page, tmp_path, {}), page)

@@ -1,0 +1,92 @@
+"""The reference pages say what the code says."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from lambda_migrate import errors, telemetry
+from lambda_migrate.errors import MigrateError
+from lambda_migrate.events import CheckFailed, CheckFinished
+from lambda_migrate.lease import item
+from lambda_migrate.postgresql.sql import Queries
+from lambda_migrate.verbs.failures import exit_code_of
+from tests.unit.docs.pages import DOCS, ROOT, rows, section
+
+CLASSES = [name for name in errors.__all__ if name != "legible"]
+PAGE = {path.stem: path.read_text() for path in (DOCS / "reference").glob("*.md")}
+
+
+def raised(name: str) -> MigrateError:
+    kind: type[MigrateError] = getattr(errors, name)
+    return kind("why")
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_error_is_on_its_page_with_what_to_do(name: str) -> None:
+    [row] = [row for row in rows(PAGE["errors"]) if row[0] == f"[`{name}`](#{name.lower()})"]
+    error = raised(name)
+    assert row[1:3] == ["yes" if error.retryable else "no", str(exit_code_of(error))]
+    assert len(row[3]) > 10
+    assert section(PAGE["errors"], f"`{name}`").strip()
+
+
+def test_no_error_is_on_the_page_that_does_not_exist() -> None:
+    assert set(re.findall(r"^## `(\w+)`$", PAGE["errors"], re.M)) == set(CLASSES)
+
+
+def test_the_api_shows_every_error() -> None:
+    shown = re.findall(r"^        - (\w+)$", PAGE["api"].partition("## Errors")[2], re.M)
+    assert set(CLASSES) <= set(shown)
+
+
+def test_every_metric_is_on_its_page_with_its_unit() -> None:
+    listed = {
+        row[0].strip("`"): row[1] for row in rows(section(PAGE["metrics-and-logs"], "Metrics"))
+    }
+    assert set(listed) == set(telemetry.METRICS)
+    documented = re.findall(r"^``(\w+)``\s+(\w+)", telemetry.__doc__ or "", re.M)
+    assert dict(documented) == listed
+
+
+def test_every_key_of_the_line_is_on_its_page() -> None:
+    keys = {row[0].strip("`") for row in rows(section(PAGE["metrics-and-logs"], "The line"))}
+    for event in (CheckFinished, CheckFailed):
+        fields = set(event.__slots__) - {"message", "seconds", "waited_seconds"}
+        assert fields | {"duration_ms", "waited_ms"} <= keys
+
+
+def test_every_attribute_of_the_item_is_on_its_page() -> None:
+    listed = {
+        row[0].strip("`"): row[1] for row in rows(section(PAGE["stored"], "The item in DynamoDB"))
+    }
+    layout = dict(re.findall(r"^``(\w+)``\s+([SNM]) ", item.__doc__ or "", re.M))
+    assert listed == {**layout, "target": "S"}
+
+
+@pytest.mark.parametrize("table", ["fence", "history"])
+def test_every_column_is_on_its_page_with_its_type(table: str) -> None:
+    listed = {row[0].strip("`"): row[1] for row in rows(section(PAGE["stored"], f"`{table}`"))}
+    script = Queries("s").bootstrap(create_schema=True)
+    [body] = re.findall(rf'NOT EXISTS "s"\.{table} \((.*?)\n            \);', script, re.S)
+    assert listed == dict(re.findall(r"^ +(\w+) +(\w+)", body, re.M))
+
+
+def test_every_test_and_page_that_a_requirement_names_exists() -> None:
+    table = rows((DOCS / "requirements.md").read_text())
+    for requirement, tests, page in table:
+        named = re.findall(r"`((?:tests|examples)/[^`]+)`", tests)
+        linked = re.findall(r"\]\(([^)#]+)", page)
+        assert named, requirement
+        assert linked, requirement
+        assert [path for path in named if not (ROOT / path).exists()] == []
+        assert [path for path in linked if not (DOCS / path).exists()] == []
+
+
+def test_the_targets_of_make_that_are_named_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([\w-]+):", makefile, re.M))
+    for path in [ROOT / "README.md", *DOCS.rglob("*.md")]:
+        named = set(re.findall(r"(?:`|^|\$ )make ([a-z-]+)", path.read_text(), re.M))
+        assert named <= targets, path

@@ -1,0 +1,69 @@
+"""What a deployment costs: the page, the formula and the simulation say the same."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lambda_migrate.events import CheckFinished
+from lambda_migrate.telemetry import METRICS, PowertoolsObserver
+from load.simulation.cost import LOG_BYTES, cost_of_cold_starts, cost_of_deployment
+from load.simulation.figures import figures_of
+from load.simulation.policies import LIBRARY
+from load.simulation.scenario import Scenario
+from load.simulation.world import simulate
+
+PAGE = (Path(__file__).parents[3] / "docs" / "explanation" / "cost-per-deployment.md").read_text()
+ROW = re.compile(
+    r"\| ([\d,]+) \| ([\d.]+) s \| \$([\d.]+) \| \$([\d.]+) \| \$([\d.]+) \| \$(.+) \|"
+)
+ROWS = ROW.findall(PAGE)
+
+
+def test_the_page_has_deployments() -> None:
+    assert len(ROWS) >= 5
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row[0]} for {row[1]} s")
+def test_the_page_says_what_the_formula_says(row: tuple[str, ...]) -> None:
+    environments, seconds, *stated = row
+    cost = cost_of_deployment(int(environments.replace(",", "")), float(seconds))
+    for text, value in zip(
+        stated, (cost.dynamodb, cost.waiting, cost.logs, cost.total), strict=True
+    ):
+        places = len(text.partition(".")[2])
+        assert text == f"{value:.{places}f}"
+
+
+def test_the_page_says_what_a_million_cold_starts_cost() -> None:
+    cost = cost_of_cold_starts(1_000_000)
+    figures = (cost.dynamodb, cost.waiting, cost.logs, cost.total)
+    assert "| " + " | ".join(f"${value:.2f}" for value in figures) + " |" in PAGE
+
+
+@pytest.mark.parametrize("seconds", [0.1, 3.0, 20.0, 60.0])
+@pytest.mark.parametrize("environments", [100, 1_000])
+def test_the_formula_is_within_a_tenth_of_the_simulation(environments: int, seconds: float) -> None:
+    scenario = Scenario(environments=environments, migration=seconds)
+    simulated = figures_of([simulate(scenario, LIBRARY, seed=seed) for seed in range(3)])
+    assert cost_of_deployment(environments, seconds).dynamodb == pytest.approx(
+        simulated.dollars, rel=0.1
+    )
+
+
+def test_a_check_that_waited_writes_as_many_bytes_as_the_page_says(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    owner = f"orders-api/8/{'f' * 32}"
+    event = CheckFinished("orders", "a" * 64, "WAITED", 3.5, 3.25, 8, (), 0, owner)
+    PowertoolsObserver().observe(event)
+    written = len(capsys.readouterr().out)
+    assert written <= LOG_BYTES
+    assert written == pytest.approx(int(re.findall(r"(\d+) bytes long", PAGE)[0]), abs=20)
+
+
+def test_the_page_counts_the_metrics() -> None:
+    assert len(METRICS) == 8
+    assert f"${0.30 * len(METRICS):.2f} a month" in PAGE
