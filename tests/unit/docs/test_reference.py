@@ -57,6 +57,13 @@ def test_every_key_of_the_line_is_on_its_page() -> None:
         assert fields | {"duration_ms", "waited_ms"} <= keys
 
 
+def test_every_message_of_a_ready_line_is_on_its_page() -> None:
+    table = rows(section(PAGE["metrics-and-logs"], "The line"))
+    listed = {row[0].strip("`"): row[2].strip("`") for row in table if len(row) == 3}
+    for outcome, message in telemetry._FINISHED.items():
+        assert listed[message] == outcome
+
+
 def test_every_attribute_of_the_item_is_on_its_page() -> None:
     listed = {
         row[0].strip("`"): row[1] for row in rows(section(PAGE["stored"], "The item in DynamoDB"))
