@@ -65,6 +65,8 @@ _EXTENSION_READ_SECONDS = 3.0  # the first time, it asks AppConfig itself
 _ATTEMPTS = 2
 _LARGEST = 4 * 1024 * 1024  # AppConfig's own limit for a document
 
+_TOLD = 500
+
 _TIME_KEYS = ("CURRENT_TIME", "CURRENT_DAY_OF_WEEK", "CURRENT_DATETIME")
 _MODES = ("migrate", "require", "off")
 _PREFIX = "lambda_migrate_"
@@ -135,7 +137,8 @@ class AppConfigFlags:
             return self._unavailable(f"no answer within {seconds:.1f} s")
 
     def _unavailable(self, why: str) -> FlagsUnavailable:
-        return FlagsUnavailable(f"the feature flags {self._profile} cannot be used: {why}")
+        told = why if len(why) <= _TOLD else f"{why[:_TOLD]}..."  # a document may be of any size
+        return FlagsUnavailable(f"the feature flags {self._profile} cannot be used: {told}")
 
     # --- asking
 

@@ -103,21 +103,24 @@ def flags_in_force(target: Target, deadline: Deadline) -> Flags:
         return Flags()
 
 
-def permit(target: Target, deadline: Deadline, *, version: int, what: str) -> None:
+def permit(
+    target: Target, deadline: Deadline, *, version: int, what: str, advice: str = ""
+) -> None:
     """Ask whether ``version`` may be applied now.
 
     Args:
         target: Whose flags.
         deadline: For asking.
         version: The highest that is about to be applied.
-        what: Who would begin, for the message.
+        what: What would begin, for the message.
+        advice: What else could be done, as the end of the message.
 
     Raises:
         NotReady: It may not, by the flag that the message names.
     """
     objection = flags_in_force(target, deadline).objection(version)
     if objection:
-        raise held_back(f"{what} was not begun: {objection}")
+        raise held_back(f"{what} was not begun: {objection}{advice}")
 
 
 def held_back(message: str) -> NotReady:

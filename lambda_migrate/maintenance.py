@@ -21,6 +21,7 @@ from lambda_migrate.applying import (
 )
 from lambda_migrate.errors import ConfigurationError, LeaseHeld, LeaseLost, MigrateError
 from lambda_migrate.events import LeaseTakenOver, MigrationReverted
+from lambda_migrate.flags import permit
 from lambda_migrate.holder import Hold
 from lambda_migrate.lease.decide import lease_is_over
 from lambda_migrate.lease.state import Lease, LeaseState, Progress
@@ -28,6 +29,7 @@ from lambda_migrate.lease.waiting import describe
 from lambda_migrate.migrations import HistoryRow, RowState, make_plan
 from lambda_migrate.migrations.rollback import choose_rollback
 from lambda_migrate.target import new_owner
+from lambda_migrate.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Maintenance", "Status", "Verification", "release_lease"]
 
+
+_DESPITE_FLAGS = "; lift it, or run `up --despite-flags`"
 
 _DECLARED = ("applied", "pending", "edited")
 
@@ -149,12 +153,15 @@ class Maintenance:
 
     # --- writing
 
-    def up(self, deadline: Deadline, *, to: int | None = None) -> tuple[str, ...]:
+    def up(
+        self, deadline: Deadline, *, to: int | None = None, despite_flags: bool = False
+    ) -> tuple[str, ...]:
         """Apply what is pending, now, whatever the item says and however short ago it failed.
 
         Args:
             deadline: For all of it.
             to: Stop after this version.
+            despite_flags: Do not ask the feature flags.
 
         Returns:
             Names of the migrations applied.
@@ -162,10 +169,13 @@ class Maintenance:
         Raises:
             LeaseHeld: Somebody else is at it.
             MigrationFailed: One failed; those before it stay.
+            NotReady: A feature flag says to stop, before the first one or between two.
         """
         manifest = self.manifest if to is None else self._up_to(to)
+        target = replace(self.target, flags=None) if despite_flags else self.target
+        permit(target, deadline, version=manifest.version, what="`up`", advice=_DESPITE_FLAGS)
         applied: list[str] = []
-        with self._hold(deadline, records_failure=manifest) as (hold, database):
+        with self._hold(deadline, target=target, records_failure=manifest) as (hold, database):
             bring_up_to_date(hold, database, manifest, on_applied=applied.append)
             complete(hold, manifest)
         return tuple(applied)
@@ -352,10 +362,13 @@ class Maintenance:
         self,
         deadline: Deadline,
         *,
+        target: Target | None = None,
         restamp: bool = False,
         records_failure: Manifest | None = None,
     ) -> Iterator[tuple[Hold, HeldDatabase]]:
-        hold = Hold(self.target, self._acquire(), deadline, evict=self._evict, restamp=restamp)
+        hold = Hold(
+            target or self.target, self._acquire(), deadline, evict=self._evict, restamp=restamp
+        )
         try:
             with hold.database() as database:
                 yield hold, database

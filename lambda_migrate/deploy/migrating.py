@@ -76,6 +76,9 @@ _OVERDUE = (
     "committed stays"
 )
 _SWITCHED_OFF = Ending(OFF, "LAMBDA_MIGRATE_MODE is off: nothing was looked at")
+_SWITCHED_OFF_BY_FLAG = Ending(
+    OFF, "the feature flag lambda_migrate_mode says off: nothing was migrated"
+)
 
 
 def ending_of(work: Callable[[Deadline], Ending], deadline: Deadline) -> Ending:
@@ -115,7 +118,8 @@ def migrate(deadline: Deadline, *, request_id: str) -> Ending:
     runner = _make_runner()
     if runner.target.policy.mode == "off":
         return _SWITCHED_OFF
-    return Ending(_ensure_patiently(runner, deadline, request_id).value)
+    outcome = _ensure_patiently(runner, deadline, request_id).value
+    return _SWITCHED_OFF_BY_FLAG if outcome == "UNCHECKED" else Ending(outcome)
 
 
 def look(deadline: Deadline) -> Ending:

@@ -15,7 +15,9 @@ from lambda_migrate.errors import (
     LeaseLost,
     MigrationFailed,
 )
+from lambda_migrate.flags import Flags
 from lambda_migrate.runner import Outcome
+from lambda_migrate.testing import InMemoryFlags
 from tests.unit.deploy.conftest import Deploy, unexpected
 from tests.unit.hall.scene import Scene, manifest, raises
 from tests.unit.surfaces.lines import Lines
@@ -92,6 +94,27 @@ def test_switched_off_it_does_nothing_and_fails_nobody(deploy: Deploy, scene: Sc
         assert not ending.failed
         assert not ending.is_ready
     assert scene.table.log == scene.database.effects == []
+
+
+def test_switched_off_by_a_feature_flag_it_says_so(
+    scene: Scene, deploy: Deploy, run: Callable[..., Ending]
+) -> None:
+    scene.flags = InMemoryFlags(Flags(mode="off"))
+    deploy(V2)
+    ending = run()
+    assert (ending.outcome, ending.failed) == ("OFF", False)
+    assert "lambda_migrate_mode" in ending.cause
+    assert scene.database.effects == []
+
+
+def test_paused_by_a_feature_flag_it_fails_and_names_it(
+    scene: Scene, deploy: Deploy, run: Callable[..., Ending]
+) -> None:
+    scene.flags = InMemoryFlags(Flags(paused=True))
+    deploy(V2)
+    ending = ending_of(lambda _until: run(), scene.deadline())
+    assert ending.failed
+    assert "lambda_migrate_paused" in ending.cause
 
 
 # --- what may pass is tried again: nobody calls a hook a second time

@@ -337,6 +337,51 @@ def test_the_lease_table_comes_first(scene: Scene, flags: InMemoryFlags) -> None
     assert flags.asked == 0
 
 
+# --- a person at work
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [({"paused": True}, PAUSED), ({"mode": "off"}, MODE), ({"hold_back_at": 1}, HOLD_BACK_AT)],
+)
+def test_up_is_refused_before_it_takes_the_lease_unless_told_otherwise(
+    scene: Scene, flags: InMemoryFlags, said: dict[str, Any], named: str
+) -> None:
+    flags.set(**said)
+    up = scene.maintenance(V2).up
+    with pytest.raises(NotReady, match=f"`up` was not begun: .*{named}.*`up --despite-flags`"):
+        up(scene.deadline())
+    assert scene.table.log == []
+    assert up(scene.deadline(), despite_flags=True) == ("0001_m", "0002_m")
+
+
+def test_up_to_what_is_not_held_back_is_not_refused(scene: Scene, flags: InMemoryFlags) -> None:
+    flags.set(hold_back_at=2)
+    assert scene.maintenance(V3).up(scene.deadline(), to=2) == ("0001_m", "0002_m")
+
+
+@pytest.mark.parametrize("despite_flags", [False, True])
+def test_a_pause_stops_up_between_two_migrations_unless_told_otherwise(
+    scene: Scene, flags: InMemoryFlags, despite_flags: bool
+) -> None:
+    scene.database.during = lambda _version: flags.set(paused=True)
+    up = scene.maintenance(V2).up
+    if despite_flags:
+        assert up(scene.deadline(), despite_flags=True) == ("0001_m", "0002_m")
+        assert flags.asked == 0
+    else:
+        with pytest.raises(NotReady, match="0002_m was not begun"):
+            up(scene.deadline())
+        assert scene.database.effects == ["0001_m"]
+    assert scene.table.state.owner is None
+
+
+def test_going_back_asks_no_flag(scene: Scene, flags: InMemoryFlags) -> None:
+    scene.migrated(V2)
+    flags.set(paused=True)
+    assert scene.maintenance(V2).down(scene.deadline(), steps=1) == ("0002_m",)
+
+
 # --- the value
 
 

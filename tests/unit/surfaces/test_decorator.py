@@ -38,10 +38,11 @@ class Runner:
     """What the gate asks of a runner; answers what it is told to.
 
     Args:
-        answers: Errors to raise, one for each call, or None for an answer; None at the end.
+        answers: Errors to raise or outcomes, one for each call; None for the usual one, as at the
+            end.
     """
 
-    def __init__(self, *answers: MigrateError | None) -> None:
+    def __init__(self, *answers: MigrateError | Outcome | None) -> None:
         self.answers = list(answers)
         self.asked: list[tuple[Deadline | None, str]] = []
         self.forgotten = 0
@@ -50,9 +51,9 @@ class Runner:
     def ensure(self, deadline: Deadline | None = None, *, request_id: str = "") -> Outcome:
         self.asked.append((deadline, request_id))
         answer = self.answers.pop(0) if self.answers else None
-        if answer is not None:
+        if isinstance(answer, BaseException):
             raise answer
-        return Outcome.UP_TO_DATE
+        return answer or Outcome.UP_TO_DATE
 
     def forget(self) -> None:
         self.forgotten += 1
@@ -239,6 +240,24 @@ def test_a_check_that_failed_is_made_again_by_the_next_invocation(error: Excepti
     assert guarded("e", Context()) == {"event": "e"}
     assert guarded("e", Context()) == {"event": "e"}
     assert len(runner.asked) == 3
+
+
+def test_what_was_served_unchecked_is_checked_by_the_next_invocation() -> None:
+    runner = Runner(Outcome.UNCHECKED, Outcome.UNCHECKED)
+    guarded = guard(runner, served)
+    for _ in range(5):
+        assert guarded("e", Context()) == {"event": "e"}
+    assert len(runner.asked) == 3
+
+
+def test_what_initialisation_left_unchecked_is_checked_by_the_first_invocation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "provisioned-concurrency")
+    runner = Runner(Outcome.UNCHECKED)
+    guarded = guard(runner, served, init="when-long")
+    guarded("e", Context())
+    assert len(runner.asked) == 2
 
 
 def test_the_handlers_own_errors_pass_and_do_not_close_the_gate() -> None:

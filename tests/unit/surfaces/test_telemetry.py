@@ -16,6 +16,7 @@ from lambda_migrate.events import (
     CheckFailed,
     CheckFinished,
     Event,
+    FlagsIgnored,
     Holding,
     LeaseTakenOver,
     MigrationApplied,
@@ -30,6 +31,7 @@ from tests.unit.surfaces.lines import Lines
 FINISHED = CheckFinished("orders-db", "d1", "MIGRATED", 2.5, 0.5, 3, ("0001_m", "0002_m"), 7, "me")
 UP_TO_DATE = CheckFinished("orders-db", "d1", "UP_TO_DATE", 0.01, 0.0, 1, (), 0, "me")
 WAITED = CheckFinished("orders-db", "d1", "WAITED", 4.0, 3.9, 9, (), 0, "me")
+UNCHECKED = CheckFinished("orders-db", "d1", "UNCHECKED", 0.2, 0.0, 1, (), 0, "me")
 FAILED = CheckFailed(
     target="orders-db",
     digest="d1",
@@ -70,6 +72,16 @@ def values(emf: list[dict[str, Any]]) -> dict[str, list[float]]:
         (FINISHED, "INFO", "schema was migrated by this instance"),
         (UP_TO_DATE, "INFO", "schema is up to date"),
         (WAITED, "INFO", "schema was migrated by another instance"),
+        (
+            UNCHECKED,
+            "INFO",
+            "schema is not ready; served all the same, by a feature flag that says mode off",
+        ),
+        (
+            FlagsIgnored("orders-db", "the feature flags a/b/c cannot be used: no answer"),
+            "WARNING",
+            "going on without feature flags: the feature flags a/b/c cannot be used: no answer",
+        ),
         (FAILED, "ERROR", "schema not ready: 0002_m: division by zero [22012]"),
     ],
 )

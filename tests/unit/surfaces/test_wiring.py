@@ -12,8 +12,10 @@ from lambda_migrate import migrate_on_cold_start, wiring
 from lambda_migrate.deadline import Deadline
 from lambda_migrate.errors import ConfigurationError, ManifestError, MigrateError
 from lambda_migrate.events import CheckFailed, CheckFinished, null_observer
+from lambda_migrate.flags import PAUSED, Flags
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.table import DynamoDBLeaseTable
+from lambda_migrate.local.appconfig import LocalAppConfig
 from lambda_migrate.postgresql.credentials import (
     IamCredentials,
     SecretCredentials,
@@ -84,6 +86,7 @@ def test_every_setting_that_a_policy_has_reaches_it() -> None:
         failure_pause_seconds=34,
         allow_out_of_order=True,
         on_lease_store_unavailable="check",
+        on_flags_unavailable="ignore",
     )
     assert wiring.make_policy(settings) == Policy(
         mode="require",
@@ -93,11 +96,43 @@ def test_every_setting_that_a_policy_has_reaches_it() -> None:
         failure_pause_seconds=34,
         allow_out_of_order=True,
         check_database_if_store_is_gone=True,
+        stops_without_flags=False,
     )
 
 
 def test_defaults_of_settings_and_of_policy_are_the_same() -> None:
     assert wiring.make_policy(Settings()) == Policy()
+
+
+def test_without_a_profile_there_are_no_flags() -> None:
+    assert wiring.make_flags(Settings()) is None
+
+
+def test_the_flags_are_read_where_the_settings_say_for_this_function(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rules = {
+        "this function": {
+            "when_match": True,
+            "conditions": [
+                {"action": "EQUALS", "key": key, "value": value}
+                for key, value in (
+                    ("target", "orders"),
+                    ("environment", "staging"),
+                    ("function", "orders-api"),
+                )
+            ],
+        }
+    }
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "orders-api")
+    settings = Settings.load({}, flags="a/b/c", target="orders", environment="staging")
+    with LocalAppConfig("a/b/c", {PAUSED: {"default": False, "rules": rules}}) as appconfig:
+        monkeypatch.setenv(*next(iter(appconfig.extension().items())))
+        flags = wiring.make_flags(settings)
+        assert flags is not None
+        assert appconfig.requests.total() == 0, "making them asks nobody"
+        assert [flags.read(Deadline.after(30)) for _ in range(2)] == [Flags(paused=True)] * 2
+        assert appconfig.requests == {"extension": 1}
 
 
 def test_without_a_table_the_lease_is_in_this_process() -> None:

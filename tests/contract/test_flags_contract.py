@@ -1,0 +1,112 @@
+"""The laws of a source of feature flags, on what we ship for tests and on AppConfig both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import pytest
+
+from lambda_migrate.appconfig import API_SECONDS, AppConfigFlags
+from lambda_migrate.deadline import Deadline
+from lambda_migrate.errors import FlagsUnavailable
+from lambda_migrate.flags import HOLD_BACK_AT, MODE, PAUSED, Flags, FlagSource
+from lambda_migrate.local.appconfig import LocalAppConfig
+from lambda_migrate.testing import FakeClock, InMemoryFlags
+
+PROFILE = "orders/staging/lambda-migrate"
+CONTEXT = {"target": "orders", "environment": "staging", "function": "orders-api"}
+
+
+class Bench(Protocol):
+    """A source, and whoever decides what it says."""
+
+    @property
+    def source(self) -> FlagSource:
+        """The source."""
+
+    def say(self, flags: Flags) -> None:
+        """Say this from now on."""
+
+    def go_down(self) -> None:
+        """Be of no use from now on."""
+
+
+class MemoryBench:
+    def __init__(self) -> None:
+        self.source = self._flags = InMemoryFlags()
+
+    def say(self, flags: Flags) -> None:
+        self._flags.is_down = False
+        self._flags.flags = flags
+
+    def go_down(self) -> None:
+        self._flags.is_down = True
+
+
+class AppConfigBench:
+    def __init__(self, served: LocalAppConfig, source: AppConfigFlags, clock: FakeClock) -> None:
+        self.source = source
+        self._served = served
+        self._clock = clock
+
+    def say(self, flags: Flags) -> None:
+        self._served.behaviour = "answers"
+        self._served.document = {
+            MODE: {"default": flags.mode, "boolean_type": False},
+            HOLD_BACK_AT: {"default": flags.hold_back_at, "boolean_type": False},
+            PAUSED: {"default": flags.paused},
+        }
+        self._clock.advance(API_SECONDS)  # what was read before is out of date
+
+    def go_down(self) -> None:
+        self._served.behaviour = "fails"
+        self._clock.advance(API_SECONDS)
+
+
+@pytest.fixture(params=["memory", "extension", "api"])
+def bench(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    if request.param == "memory":
+        yield MemoryBench()
+        return
+    clock = FakeClock()
+    with LocalAppConfig(PROFILE, {PAUSED: {"default": False}}) as served:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+            monkeypatch.setenv(name, "local")
+        monkeypatch.setenv(*next(iter(served.api().items())))
+        port = str(served.port) if request.param == "extension" else ""
+        source = AppConfigFlags(PROFILE, CONTEXT, port=port, clock=clock)
+        source._uses_api = not port
+        yield AppConfigBench(served, source, clock)
+
+
+@pytest.fixture
+def deadline() -> Deadline:
+    return Deadline.after(60)
+
+
+def test_at_first_they_stop_nobody(bench: Bench, deadline: Deadline) -> None:
+    assert bench.source.read(deadline) == Flags()
+
+
+@pytest.mark.parametrize(
+    "said", [Flags(paused=True), Flags(mode="off"), Flags(mode="require", hold_back_at=20261127)]
+)
+def test_what_was_said_last_is_what_is_read(bench: Bench, deadline: Deadline, said: Flags) -> None:
+    bench.source.read(deadline)
+    bench.say(said)
+    assert bench.source.read(deadline) == said
+    bench.say(Flags())
+    assert bench.source.read(deadline) == Flags()
+
+
+def test_what_cannot_be_read_is_an_error_that_may_be_tried_again(
+    bench: Bench, deadline: Deadline
+) -> None:
+    bench.source.read(deadline)
+    bench.go_down()
+    with pytest.raises(FlagsUnavailable) as error:
+        bench.source.read(deadline)
+    assert error.value.retryable
+    bench.say(Flags(paused=True))
+    assert bench.source.read(deadline) == Flags(paused=True)
