@@ -1,11 +1,11 @@
-"""AWS AppConfig over HTTP on this machine: the extension's endpoint, and the data API's.
+"""AWS AppConfig over HTTP on this machine: its extension, its data API, and how one deploys to it.
 
     with LocalAppConfig("orders/staging/lambda-migrate", {...}) as appconfig:
         variables = appconfig.extension()  # or appconfig.api()
         appconfig.document = {...}         # what a deployment would have done
 
-It holds one document of one profile, answers as the two real ones do, as far as their
-documentation tells, and can be told to misbehave.
+It holds one document of one profile, whose names are its ids as well, answers as the real ones do,
+as far as their documentation tells, and can be told to misbehave.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ BEHAVIOURS = ("answers", "fails", "hangs", "dribbles", "garbage")
 """What it may be told: to answer; with status 500; not at all; one byte at a time, for ever; or
 with what is no JSON."""
 
+AT_ONCE = "AppConfig.AllAtOnce"
+"""The one deployment strategy that is known here; it is AppConfig's own."""
+
 POLL_SECONDS = 15
 """The shortest time between two polls of one session, as in AppConfig."""
 
@@ -53,8 +56,7 @@ class LocalAppConfig:
     def __init__(self, profile: str, document: object, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self.profile = profile
         self.requests: Counter[str] = Counter()
-        """Requests so far: ``extension``, ``StartConfigurationSession``,
-        ``GetLatestConfiguration``."""
+        """Requests so far: ``extension``, or by the API's name of the operation."""
         self.behaviour = "answers"
         """One of `BEHAVIOURS`; can be changed at any time."""
         self.hangs_at = ""
@@ -64,6 +66,8 @@ class LocalAppConfig:
         self._version = 0
         self._body = b""
         self._tokens: dict[str, _Session] = {}
+        self._hosted: list[bytes] = []
+        self._deployments = 0
         self._server: _Server | None = None
         self._stopped = threading.Event()
         self.document = document
@@ -111,6 +115,10 @@ class LocalAppConfig:
         """Variables of a function that has not, and asks the API."""
         return {"AWS_ENDPOINT_URL_APPCONFIGDATA": f"http://{HOST}:{self.port}"}
 
+    def operator(self) -> dict[str, str]:
+        """Variables of whoever deploys documents, with the AWS command line or boto3."""
+        return {"AWS_ENDPOINT_URL_APPCONFIG": f"http://{HOST}:{self.port}"}
+
     def start(self) -> None:
         """Listen on a free port."""
         self._stopped.clear()
@@ -132,6 +140,10 @@ class LocalAppConfig:
         """Status, headers and body for a request."""
         url = urlsplit(target)
         operation = _operation(method, target)
+        if operation == "CreateHostedConfigurationVersion":
+            return self._host(url.path, body)
+        if operation == "StartDeployment":
+            return self._deploy(url.path, json.loads(body))
         with self._guard:
             self.requests[operation] += 1
             if self.behaviour == "fails":
@@ -159,13 +171,34 @@ class LocalAppConfig:
         return self._stopped
 
     def _from_extension(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        parts = [unquote(part) for part in path.split("/")]
-        asked = "/".join(parts[2::2])
-        if parts[1::2] != ["applications", "environments", "configurations"]:
+        parts = _parts(path)
+        asked = "/".join(parts[1::2])
+        if parts[::2] != ["applications", "environments", "configurations"]:
             return _error(400, "BadRequestException", "no such path")
         if asked != self.profile:
             return _error(404, "ResourceNotFoundException", f"there is no {asked}")
         return 200, _plain("application/json"), self._body
+
+    def _host(self, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        application, profile = _parts(path)[1:5:2]
+        with self._guard:
+            self._hosted.append(body)
+            number = str(len(self._hosted))
+        named = {"Application-Id": application, "Configuration-Profile-Id": profile}
+        return 201, {**_plain("application/json"), **named, "Version-Number": number}, body
+
+    def _deploy(self, path: str, asked: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+        application, environment = _parts(path)[1:5:2]
+        named = f"{application}/{environment}/{asked['ConfigurationProfileId']}"
+        version = int(asked["ConfigurationVersion"])
+        if named != self.profile or not 0 < version <= len(self._hosted):
+            return _error(404, "ResourceNotFoundException", f"no version {version} of {named}")
+        if asked["DeploymentStrategyId"] != AT_ONCE:
+            return _error(400, "BadRequestException", f"only {AT_ONCE} is known here")
+        self.document = self._hosted[version - 1]
+        self._deployments += 1
+        answer = {"DeploymentNumber": self._deployments, "State": "BAKING", **asked}
+        return 201, _plain("application/json"), json.dumps(answer).encode()
 
     def _start_session(self, asked: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
         keys = ("Application", "Environment", "ConfigurationProfile")
@@ -263,6 +296,8 @@ class _Answer(BaseHTTPRequestHandler):
 _OPERATIONS = {
     ("POST", "/configurationsessions"): "StartConfigurationSession",
     ("GET", "/configuration"): "GetLatestConfiguration",
+    ("POST", "hostedconfigurationversions"): "CreateHostedConfigurationVersion",
+    ("POST", "deployments"): "StartDeployment",
 }
 
 
@@ -270,7 +305,14 @@ _EXTENSION = "extension"
 
 
 def _operation(method: str, target: str) -> str:
-    return _OPERATIONS.get((method, urlsplit(target).path), _EXTENSION)
+    path = urlsplit(target).path
+    return _OPERATIONS.get((method, path)) or _OPERATIONS.get(
+        (method, path.rpartition("/")[2]), _EXTENSION
+    )
+
+
+def _parts(path: str) -> list[str]:
+    return [unquote(part) for part in path.strip("/").split("/")]
 
 
 def _plain(content_type: str) -> dict[str, str]:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
+from typing import Any, cast
 
+import boto3
+import pytest
 from aws_lambda_powertools.utilities.feature_flags import SchemaValidator
 
 from lambda_migrate.appconfig import API_SECONDS, EXTENSION_SECONDS, LONGEST_SECONDS, AppConfigFlags
@@ -48,6 +53,42 @@ def test_the_document_holds_back_whom_its_rule_names_and_nobody_else() -> None:
 
 def test_the_stop_stops() -> None:
     assert said(STOP) == Flags(paused=True)
+
+
+def commands() -> Iterator[tuple[str, dict[str, str]]]:
+    """The page's calls of the AWS command line: the operation as boto3 has it, and its options."""
+    [script] = re.findall(r"^ *```sh\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE)
+    for call in re.findall(r"aws appconfig ([^\n)]+)", script.replace("\\\n", " ")):
+        operation, *words = shlex.split(call)
+        given = pairwise(words)
+        options = {word.removeprefix("--"): value for word, value in given if word[:2] == "--"}
+        yield operation.replace("-", "_"), options
+
+
+def test_the_commands_deploy_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, "local")
+    known = {
+        "$APPLICATION": "app1",
+        "$ENVIRONMENT": "env1",
+        "$PROFILE": "prof1",
+        "fileb://stop.json": json.dumps(STOP),
+    }
+    with LocalAppConfig("app1/env1/prof1", {}) as appconfig:
+        monkeypatch.setenv(*next(iter(appconfig.operator().items())))
+        client: Any = boto3.Session().client("appconfig")
+        for operation, options in commands():
+            parameters = {
+                option.title().replace("-", ""): known.get(value, value)
+                for option, value in options.items()
+                if option not in ("query", "output")
+            }
+            version = parameters.get("ConfigurationVersion")
+            assert version in (None, known.get("$version"))
+            answer = getattr(client, operation)(**parameters)
+            known["$version"] = str(answer.get("VersionNumber"))
+        assert json.loads(cast(bytes, appconfig.document)) == STOP
+        assert appconfig.requests.total() == 0, "deploying is not reading"
 
 
 def test_the_role_may_do_what_is_asked_and_no_more() -> None:
