@@ -35,6 +35,7 @@ from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import HistoryRow, RowState
 from lambda_migrate.migrations.statements import check_script
 from lambda_migrate.postgresql.database import FenceStale
+from lambda_migrate.postgresql.measured import Measured
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from lambda_migrate.events import Event
     from lambda_migrate.migrations import Migration, Script
     from lambda_migrate.postgresql.database import Grant
+    from lambda_migrate.postgresql.measured import MovedSequence
 
 __all__ = [
     "FakeClock",
@@ -52,6 +54,7 @@ __all__ = [
     "InMemoryFlags",
     "InMemoryHeldDatabase",
     "InMemoryLeaseTable",
+    "InMemoryRehearsal",
     "RecordingObserver",
 ]
 
@@ -199,13 +202,17 @@ class InMemoryDatabase:
         """The highest fence seen."""
         self.environment = ""
         """What the database is stamped with."""
+        self.measured: dict[int, Measured] = {}
+        """What a rehearsal says of a version, but for its time, which is what passes in it."""
+        self.moved: tuple[MovedSequence, ...] = ()
+        """What a rehearsal says of sequences."""
         self._fingerprint = fingerprint
         self._clock = clock
         self._owner = ""
         self._rows: dict[int, HistoryRow] = {}
         self._took_effect: dict[int, bool | None] = {}
         self._failures: dict[int, MigrationFailed] = {}
-        self._open: set[InMemoryHeldDatabase] = set()
+        self._open: set[_Holder] = set()
         self._guard = threading.RLock()
 
     @property
@@ -272,6 +279,20 @@ class InMemoryDatabase:
             self._open.add(held)
             return held
 
+    def rehearse(self, grant: Grant, deadline: Deadline) -> InMemoryRehearsal:
+        """See `Database.rehearse`."""
+        with self._guard:
+            self._connect(deadline)
+            rehearsal = InMemoryRehearsal(self, grant)
+            rehearsal.begin(deadline)
+            return rehearsal
+
+    def read_environment(self, deadline: Deadline) -> str:
+        """See `Database.read_environment`."""
+        with self._guard:
+            self._connect(deadline)
+            return self.environment
+
     # --- what its holders share
 
     def _connect(self, deadline: Deadline) -> None:
@@ -286,6 +307,15 @@ class InMemoryDatabase:
                 f"{grant.environment or 'none'!r}; correct its database, or set "
                 f"LAMBDA_MIGRATE_ENVIRONMENT={self.environment}"
             )
+
+    def _run(self, version: int, *, name: str, by: Deadline) -> None:
+        hook, failure = self.during, self._failures.get(version)
+        if hook is not None:
+            hook(version)
+        if failure is not None:
+            raise failure
+        if by.is_over:
+            raise MigrationFailed("the deadline has passed", migration=name)
 
     def _is_held_by(self, grant: Grant) -> bool:
         return (self.token, self._owner) == (grant.fence, grant.owner)
@@ -423,18 +453,10 @@ class InMemoryHeldDatabase:
 
     def _run(self, script: Script, version: int, *, name: str, path: str, by: Deadline) -> int:
         """Everything of a script but its effects, outside the lock; returns milliseconds."""
-        faults = check_script(script, path=path)
-        if faults:
-            raise MigrationFailed(faults[0], migration=name, detail="\n".join([name, *faults]))
+        _require_runnable(script, name=name, path=path)
         with self._under_fence(by) as database:
             began = database._clock.monotonic()
-            hook, failure = database.during, database._failures.get(version)
-        if hook is not None:
-            hook(version)
-        if failure is not None:
-            raise failure
-        if by.is_over:
-            raise MigrationFailed("the deadline has passed", migration=name)
+        database._run(version, name=name, by=by)
         return round((database._clock.monotonic() - began) * 1000)
 
     def _settled(self, database: InMemoryDatabase, row: HistoryRow, *, took_effect: bool) -> None:
@@ -468,7 +490,103 @@ class InMemoryHeldDatabase:
         )
 
 
+class InMemoryRehearsal:
+    """`Rehearsal` of an `InMemoryDatabase`; its `rehearse` makes them.
+
+    Args:
+        database: What is rehearsed on.
+        grant: Under which right.
+    """
+
+    def __init__(self, database: InMemoryDatabase, grant: Grant) -> None:
+        self.grant = grant
+        self._database = database
+        self._is_lost = False
+        self._rows: list[HistoryRow] = []
+
+    def begin(self, deadline: Deadline) -> None:
+        """See `Rehearsal.begin`."""
+        self.close()
+        with self._database._guard:
+            database = self._database
+            self._require_alive()
+            if database.is_down or deadline.is_over:
+                raise DatabaseUnavailable("the in-memory database is down")
+            database._check_environment(self.grant)
+            if database.token >= self.grant.fence and not database._is_held_by(self.grant):
+                raise FenceStale(database.token)
+            if database._open:
+                raise LeaseHeld("somebody else is migrating this database")
+            self._rows = database._history()
+            database._open.add(self)
+
+    def history(self) -> list[HistoryRow]:
+        """See `Rehearsal.history`."""
+        return list(self._rows)
+
+    def run(self, migration: Migration, deadline: Deadline) -> Measured:
+        """See `Rehearsal.run`."""
+        name, clock = migration.name, self._database._clock
+        _require_runnable(migration.up, name=name, path=migration.path or name)
+        if not migration.up.transactional:
+            raise MigrationFailed("it runs outside a transaction", migration=name)
+        self._require_alive()
+        if deadline.is_over:
+            raise MigrationFailed("the deadline has passed", migration=name)
+        began = clock.monotonic()
+        self._database._run(migration.version, name=name, by=deadline)
+        self._require_alive()
+        measured = self._database.measured.get(migration.version, Measured(0))
+        return replace(measured, seconds=clock.monotonic() - began)
+
+    def end(self) -> tuple[MovedSequence, ...]:
+        """See `Rehearsal.end`."""
+        self._require_alive()
+        self.close()
+        return self._database.moved
+
+    def abort(self) -> None:
+        """See `Rehearsal.abort`."""
+        self._is_lost = True
+
+    def close(self) -> None:
+        """See `Rehearsal.close`."""
+        with self._database._guard:
+            self._database._open.discard(self)
+
+    def __enter__(self) -> InMemoryRehearsal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _require_alive(self) -> None:
+        """A successor ends a rehearsal, as it ends a holder."""
+        database = self._database
+        overtaken = database.token > self.grant.fence
+        if self._is_lost or overtaken:
+            raise LeaseLost(
+                f"this instance's fence {self.grant.fence} on {self.grant.target!r} was passed; "
+                "nothing of it was committed"
+            )
+        if database.is_down:
+            raise DatabaseUnavailable("the in-memory database is down")
+
+
+_Holder = InMemoryHeldDatabase | InMemoryRehearsal
+
 UNIQUE_VIOLATION = "23505"
+
+
+def _require_runnable(script: Script, *, name: str, path: str) -> None:
+    faults = check_script(script, path=path)
+    if faults:
+        raise MigrationFailed(faults[0], migration=name, detail="\n".join([name, *faults]))
 
 
 def _iso(wall_ms: int) -> str:

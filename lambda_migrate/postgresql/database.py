@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 
     from lambda_migrate.deadline import Deadline
     from lambda_migrate.migrations import HistoryRow, Migration
+    from lambda_migrate.postgresql.measured import Measured, MovedSequence
 
-__all__ = ["Database", "FenceStale", "Grant", "HeldDatabase"]
+__all__ = ["Database", "FenceStale", "Grant", "HeldDatabase", "Rehearsal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,58 @@ class HeldDatabase(Protocol):
     ) -> None: ...
 
 
+class Rehearsal(Protocol):
+    """One transaction in which migrations run one after the other, and which is never committed.
+
+    While it is open it holds every lock that they take, and the fence row: nobody can migrate.
+    Neither the token nor the environment's stamp is changed. It raises what a `HeldDatabase` does.
+    """
+
+    def begin(self, deadline: Deadline) -> None:
+        """Open the transaction; one that is open already is rolled back first.
+
+        Raises:
+            LeaseHeld: Somebody is migrating.
+        """
+
+    def history(self) -> list[HistoryRow]:
+        """Every row as it was before the rehearsal, in the order of versions; [] on a first run."""
+
+    def run(self, migration: Migration, deadline: Deadline) -> Measured:
+        """Run a transactional up script after those before it, and measure it.
+
+        Raises:
+            MigrationFailed: As `HeldDatabase.apply` would; nothing of it is left, and what ran
+                before it still stands, so that the next one can be run, unless the script ended
+                the transaction.
+        """
+
+    def end(self) -> tuple[MovedSequence, ...]:
+        """Roll everything back, and make sure of it.
+
+        Returns:
+            Sequences that gave out numbers, which no rollback takes back.
+
+        Raises:
+            RepairRequired: PostgreSQL says that the transaction was not rolled back.
+        """
+
+    def abort(self) -> None:
+        """See `HeldDatabase.abort`."""
+
+    def close(self) -> None:
+        """Roll back and close the connection. Idempotent."""
+
+    def __enter__(self) -> Rehearsal: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
 class Database(Protocol):
     """A PostgreSQL database that has, or will have, our schema."""
 
@@ -137,3 +190,22 @@ class Database(Protocol):
             DatabaseUnavailable: Not reached before the deadline.
             LeaseHeld: An older holder is alive and ``evict`` is False.
         """
+
+    def rehearse(self, grant: Grant, deadline: Deadline) -> Rehearsal:
+        """Connect, and begin a transaction that will be rolled back; commits nothing.
+
+        No holder's backend is ended for it. A successor ends ours.
+
+        Args:
+            grant: The right to work; its fence must be higher than any seen before.
+            deadline: For connecting and for all of it.
+
+        Raises:
+            FenceStale: Its fence is not higher.
+            ConfigurationError: Another environment's database, or a privilege is missing.
+            DatabaseUnavailable: Not reached before the deadline.
+            LeaseHeld: A holder is alive.
+        """
+
+    def read_environment(self, deadline: Deadline) -> str:
+        """What the database is stamped with, through one short connection; "" if with nothing."""

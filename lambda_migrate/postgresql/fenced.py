@@ -122,6 +122,37 @@ class FencedConnection:
             self.close()
             raise
 
+    def look(self, deadline: Deadline) -> tuple[bool, bool]:
+        """Connect without taking the fence, for who commits nothing and ends nobody.
+
+        Returns:
+            Whether our schema is there, and whether our tables are, with a fence in them.
+
+        Raises:
+            FenceStale: A token at least as high was seen.
+            LeaseLost: `abort` was called.
+            LeaseHeld: A holder is alive.
+            ConfigurationError: Privileges or the environment are wrong.
+            DatabaseUnavailable: Not before the deadline.
+        """
+        self.close()
+        if self.is_aborted:
+            raise self.lost()
+        self._connection = self._connect(deadline)
+        try:
+            has_schema, has_tables = self.run(self.queries.probe(), deadline)[0]
+            rows = self.run(self.queries.read_fence(), deadline) if has_tables else []
+            for row in rows:
+                self._judge_fence(row)
+                self._refuse_if_held(deadline)
+        except PostgresError as error:
+            self.close()
+            raise _as_configuration(error) from error
+        except BaseException:
+            self.close()
+            raise
+        return has_schema, bool(rows)
+
     def reattach(self, deadline: Deadline) -> None:
         """Connect again after the connection broke, under the same fence.
 
@@ -306,7 +337,10 @@ class FencedConnection:
             # Somebody emptied the table. A token is compared for equality, so none comes alive.
             self._create(deadline, create_schema=False)
             rows = self.run(self.queries.read_fence(), deadline)
-        layout, token, owner, environment = rows[0]
+        self._judge_fence(rows[0])
+
+    def _judge_fence(self, row: list[Any]) -> None:
+        layout, token, owner, environment = row
         require_layout(layout)
         self._check_environment(environment)
         if (token, owner) != (self.grant.fence, self.grant.owner) and token >= self.grant.fence:

@@ -11,12 +11,15 @@ from lambda_migrate.values import dataclass
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from lambda_migrate.deadline import Deadline, Random
     from lambda_migrate.migrations import HistoryRow
     from lambda_migrate.postgresql.connection import Connection
     from lambda_migrate.postgresql.database import Grant
+    from lambda_migrate.postgresql.fenced import FencedConnection
     from lambda_migrate.postgresql.held import HeldPostgreSQL
+    from lambda_migrate.postgresql.rehearsal import PostgreSQLRehearsal
 
 __all__ = ["PostgreSQLDatabase"]
 
@@ -44,13 +47,27 @@ class PostgreSQLDatabase:
 
     def read_history(self, deadline: Deadline) -> list[HistoryRow]:
         """See `Database.read_history`."""
+        from lambda_migrate.postgresql.held import history_row
+        from lambda_migrate.postgresql.sql import Queries
+
+        rows = self._read(Queries(self.schema).read_history(), deadline)
+        return [history_row(row) for row in rows]
+
+    def read_environment(self, deadline: Deadline) -> str:
+        """See `Database.read_environment`."""
+        from lambda_migrate.postgresql.sql import Queries
+
+        rows = self._read(Queries(self.schema).read_fence(), deadline)
+        return str(rows[0][3]) if rows else ""
+
+    def _read(self, sql: str, deadline: Deadline) -> list[list[Any]]:
+        """Rows of our tables through one short connection; [] if they are not there."""
         from lambda_migrate.postgresql.connection import (
             ConnectFailed,
             ConnectionLost,
             PostgresError,
         )
         from lambda_migrate.postgresql.fenced import require_layout
-        from lambda_migrate.postgresql.held import history_row
         from lambda_migrate.postgresql.sql import Queries
 
         queries = Queries(self.schema)
@@ -66,7 +83,7 @@ class PostgreSQLDatabase:
                 return []
             for layout, *_ in connection.run(queries.read_fence(), timeout=limit.remaining()):
                 require_layout(layout)
-            rows = connection.run(queries.read_history(), timeout=limit.remaining())
+            return connection.run(sql, timeout=limit.remaining())
         except ConnectionLost as lost:
             raise DatabaseUnavailable(f"the connection to PostgreSQL broke: {lost}") from lost
         except PostgresError as error:
@@ -75,27 +92,50 @@ class PostgreSQLDatabase:
             ) from error
         finally:
             connection.close()
-        return [history_row(row) for row in rows]
 
     def take_over(self, grant: Grant, deadline: Deadline, *, evict: bool = True) -> HeldPostgreSQL:
         """See `Database.take_over`."""
-        from lambda_migrate.postgresql.connection import ConnectionLost
-        from lambda_migrate.postgresql.fenced import FencedConnection
         from lambda_migrate.postgresql.held import HeldPostgreSQL
+
+        fenced = self._fenced(grant)
+        self._until_connected(fenced, lambda: fenced.attach(deadline, evict=evict), deadline)
+        return HeldPostgreSQL(fenced, deadline)
+
+    def rehearse(self, grant: Grant, deadline: Deadline) -> PostgreSQLRehearsal:
+        """See `Database.rehearse`."""
+        from lambda_migrate.postgresql.rehearsal import PostgreSQLRehearsal
+
+        fenced = self._fenced(grant)
+        rehearsal = PostgreSQLRehearsal(fenced, deadline, lock_seconds=self.lock_timeout_seconds)
+        try:
+            self._until_connected(fenced, lambda: rehearsal.begin(deadline), deadline)
+        except BaseException:
+            rehearsal.close()
+            raise
+        return rehearsal
+
+    def _fenced(self, grant: Grant) -> FencedConnection:
+        from lambda_migrate.postgresql.fenced import FencedConnection
         from lambda_migrate.postgresql.sql import Queries, application_name
 
         name = application_name(grant.target, grant.fence, self.schema)
-        fenced = FencedConnection(
+        return FencedConnection(
             lambda seconds: self.connect(name, seconds),
             Queries(self.schema),
             grant,
             random=self.random or system_random(),
             lock_seconds=self.lock_timeout_seconds,
         )
+
+    def _until_connected(
+        self, fenced: FencedConnection, attach: Callable[[], None], deadline: Deadline
+    ) -> None:
+        from lambda_migrate.postgresql.connection import ConnectionLost
+
         for attempt in count(1):
             try:
-                fenced.attach(deadline, evict=evict)
-                break
+                attach()
+                return
             except ConnectionLost as lost:
                 # Perhaps a successor's doing, which the next attempt finds out.
                 if deadline.is_over:
@@ -103,4 +143,3 @@ class PostgreSQLDatabase:
                         f"the connection to PostgreSQL broke: {lost}"
                     ) from lost
                 deadline.clock.sleep(min(fenced.jitter(attempt), deadline.remaining()))
-        return HeldPostgreSQL(fenced, deadline)

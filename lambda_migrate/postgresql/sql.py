@@ -217,9 +217,12 @@ class Queries:
         ``IF NOT EXISTS`` alone races: two creators both find nothing, and one of them fails on a
         unique index of the catalog (alembic #694, node-pg-migrate #821).
         """
+        return f"{_BEGIN}; {self._creation(create_schema=create_schema)} COMMIT;"
+
+    def _creation(self, *, create_schema: bool) -> str:
         schema = f"CREATE SCHEMA IF NOT EXISTS {self._schema};" if create_schema else ""
         return f"""
-            {_BEGIN}; {_OWN_PATH}
+            {_OWN_PATH}
             SET LOCAL client_min_messages = warning;
             SELECT pg_advisory_xact_lock(hashtext({literal("lambda-migrate " + self._name)}));
             {schema}
@@ -253,8 +256,7 @@ class Queries:
                 down_line    integer,
                 down_transactional boolean
             );
-            INSERT INTO {self._fence} DEFAULT VALUES ON CONFLICT DO NOTHING;
-            COMMIT;"""
+            INSERT INTO {self._fence} DEFAULT VALUES ON CONFLICT DO NOTHING;"""
 
     # --- the fence
 
@@ -489,6 +491,159 @@ class Queries:
                 down_line = excluded.down_line,
                 down_transactional = excluded.down_transactional"""
 
+    # --- a rehearsal: one transaction for all migrations, never committed
+
+    def begin_first(self, limits: Limits, *, create_schema: bool) -> str:
+        """As `begin`, where our tables are not there: they are made in the same transaction."""
+        return f"""
+            {_BEGIN}; {limits.set_local()} {self._creation(create_schema=create_schema)}
+            SELECT token, owner, pg_current_xact_id()::text FROM {self._fence} FOR UPDATE;"""
+
+    def survey(self) -> str:
+        """All relations of users, not ours: number, name, kind, file, estimated rows, table."""
+        return f"""
+            SELECT c.oid, format('%I.%I', n.nspname, c.relname), c.relkind::text,
+                   c.relfilenode::bigint, c.reltuples::bigint, i.indrelid
+            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            LEFT JOIN pg_index i ON i.indexrelid = c.oid
+            WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema',
+                  {literal(self._name)}) AND c.relkind IN ('r', 'p', 'i', 'I', 'S', 'v', 'm', 'f')
+            """
+
+
+# --- a rehearsal
+
+_TRIPWIRE = "lambda_migrate_rehearsal"
+_STEP = "lambda_migrate_step"
+
+NEVER_COMMIT = (
+    f"DECLARE {_TRIPWIRE} NO SCROLL CURSOR WITH HOLD FOR"
+    " SELECT 1 OPERATOR(pg_catalog./) pg_catalog.count(*)"
+    " FROM (VALUES (pg_catalog.pg_backend_pid())) AS never(pid) WHERE pid IS NULL;"
+)
+"""Makes PostgreSQL refuse to commit this transaction.
+
+A cursor WITH HOLD is carried out when its transaction commits, and this one divides by zero.
+PREPARE TRANSACTION refuses such cursors altogether. Nobody fetches from it before.
+"""
+
+NEVER_WRITE_OUTSIDE = "SET default_transaction_read_only = on"
+"""For whatever a script sends behind a ROLLBACK of its own.
+
+Said outside of the transaction, it is what a rollback goes back to. Ours says READ WRITE."""
+
+ROLL_BACK_STEP = f"ROLLBACK TO SAVEPOINT {_STEP}; RELEASE SAVEPOINT {_STEP}"
+
+
+def begin_step(limits: Limits) -> str:
+    """A session as a migration finds it at the beginning of its own transaction."""
+    return f"{_FORGET} {limits.set_local()} {NEVER_COMMIT} SAVEPOINT {_STEP}"
+
+
+def end_step(limits: Limits, *, deferred: str) -> str:
+    """Keep what a migration did and forget what it left in the session; for measuring.
+
+    Args:
+        limits: For what comes next.
+        deferred: What `find_deferrable` named to be deferred again, as in a new transaction.
+    """
+    again = f"SET CONSTRAINTS {deferred} DEFERRED;" if deferred else ""
+    return (
+        f"RELEASE SAVEPOINT {_STEP}; {again} {_FORGET} {limits.set_local()} {NEVER_COMMIT}"
+        f" {_OWN_PATH} SELECT pg_current_xact_id_if_assigned()::text"
+    )
+
+
+def measuring(limits: Limits) -> str:
+    """A session for our own measuring, before the first migration."""
+    return f"{_FORGET} {limits.set_local()} {_OWN_PATH}"
+
+
+def find_deferrable() -> str:
+    """Names of all deferrable constraints, and of those that begin a transaction deferred.
+
+    SET CONSTRAINTS ALL would hold for the rest of the transaction and for constraints that later
+    migrations make; by their names each is put back as a new transaction has it. A name that
+    several constraints of a schema share is left immediate unless all of them begin deferred.
+    """
+    return f"""
+        SELECT pg_catalog.string_agg(name, ', '),
+               pg_catalog.string_agg(name, ', ') FILTER (WHERE is_deferred)
+        FROM (SELECT pg_catalog.format('%I.%I', n.nspname, c.conname) AS name,
+                     pg_catalog.bool_or(c.condeferrable) AS is_deferrable,
+                     pg_catalog.bool_and(c.condeferred) AS is_deferred
+              FROM pg_catalog.pg_constraint c
+              JOIN pg_catalog.pg_namespace n ON n.oid {_IS} c.connamespace
+              GROUP BY 1) AS constraints
+        WHERE is_deferrable"""
+
+
+def check_deferred(names: str) -> str:
+    """Have deferred constraints checked now, as the commit would."""
+    return f"SET CONSTRAINTS {names} IMMEDIATE"
+
+
+LOCKS_HELD = """
+    SELECT relation, mode FROM pg_locks
+    WHERE pid = pg_backend_pid() AND locktype = 'relation' AND granted
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+"""What our own backend has locked: relation, mode."""
+
+ROWS_COUNTED = """
+    SELECT relid, n_tup_ins, n_tup_upd, n_tup_del, seq_tup_read FROM pg_stat_xact_all_tables
+    WHERE n_tup_ins + n_tup_upd + n_tup_del + seq_tup_read > 0"""
+"""What this transaction has done so far: table, rows inserted, updated, deleted, scanned."""
+
+DEFINITIONS_WRITTEN = """
+    SELECT relation, string_agg(DISTINCT writer::text, ',') FROM (
+        SELECT oid AS relation, xmin AS writer FROM pg_class
+        UNION ALL SELECT attrelid, xmin FROM pg_attribute
+        UNION ALL SELECT adrelid, xmin FROM pg_attrdef
+        UNION ALL SELECT conrelid, xmin FROM pg_constraint
+        UNION ALL SELECT indrelid, xmin FROM pg_index
+        UNION ALL SELECT tgrelid, xmin FROM pg_trigger
+        UNION ALL SELECT polrelid, xmin FROM pg_policy
+        UNION ALL SELECT ev_class, xmin FROM pg_rewrite
+    ) AS written WHERE age(writer) <= 0 AND relation <> 0 GROUP BY relation"""
+"""Whose definition this transaction has written: relation, and the subtransactions that did.
+
+Each migration is a subtransaction of its own, so that a new one here tells which migration it was.
+"""
+
+DOES_COUNT = "SELECT current_setting('track_counts')::boolean"
+
+
+def sizes(tables: Iterable[int] | None = None) -> str:
+    """Bytes of tables with their indexes and TOAST; of all, but for those that others have locked.
+
+    Looking at a table takes a lock for an instant, so that one locked by ACCESS EXCLUSIVE would
+    have us wait.
+    """
+    if tables is None:
+        which = (
+            "NOT EXISTS (SELECT FROM pg_locks l WHERE l.relation = c.oid AND l.granted"
+            " AND l.mode = 'AccessExclusiveLock' AND l.pid <> pg_backend_pid())"
+        )
+    else:
+        which = f"c.oid IN ({', '.join(map(literal, tables)) or 'NULL'})"
+    return f"""
+        SELECT c.oid, pg_total_relation_size(c.oid) FROM pg_class c
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'm') AND n.nspname !~ '^pg_'
+          AND n.nspname <> 'information_schema' AND {which}"""
+
+
+def sequence_values(*, lock_ms: int) -> str:
+    """Name and last value of every sequence that we may read."""
+    return f"""
+        {_OWN_PATH} SET LOCAL lock_timeout = {lock_ms};
+        SELECT format('%I.%I', schemaname, sequencename), last_value FROM pg_sequences"""
+
+
+def transaction_status(transaction: str) -> str:
+    """How a transaction ended, in PostgreSQL's own word: ``aborted``, ``committed``."""
+    return f"{_OWN_PATH} SELECT pg_xact_status({literal(transaction)}::xid8)"
+
 
 # --- what a non-transactional statement left behind
 
@@ -552,11 +707,12 @@ _OWN_PATH = "SET LOCAL search_path = pg_catalog, pg_temp;"
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 """Said in full: a role or a database may have other defaults."""
 
-_RESET = (
-    "SET CONSTRAINTS ALL IMMEDIATE; RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; CLOSE ALL;"
-    " DEALLOCATE ALL; UNLISTEN *; SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP;"
-    " DISCARD SEQUENCES;"
+_FORGET = (
+    "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; CLOSE ALL; DEALLOCATE ALL; UNLISTEN *;"
+    " SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES;"
 )
+
+_RESET = f"SET CONSTRAINTS ALL IMMEDIATE; {_FORGET}"
 """What DISCARD ALL does, in the form that is allowed inside a transaction.
 
 Deferred constraints come first: their triggers are to run in the session as the script left it, and

@@ -13,7 +13,7 @@ from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.state import LeaseState
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.migrations import HistoryRow, Manifest, Migration, RowState
-from lambda_migrate.postgresql.database import Database, Grant, HeldDatabase
+from lambda_migrate.postgresql.database import Database, Grant, HeldDatabase, Rehearsal
 from lambda_migrate.testing import FakeClock, InMemoryDatabase
 from tests.contract.databases import migration
 from tests.contract.protocol import LEASE_SECONDS, Facts, Fault, Instance, Row
@@ -128,6 +128,12 @@ class SteppedDatabase:
         held = self._database.take_over(grant, deadline, evict=evict)
         self.instance.opens_a_connection()
         return SteppedHeld(self, held)
+
+    def rehearse(self, grant: Grant, deadline: Deadline) -> Rehearsal:
+        return self._database.rehearse(grant, deadline)  # no starting instance does
+
+    def read_environment(self, deadline: Deadline) -> str:
+        return self._database.read_environment(deadline)
 
 
 class SteppedHeld:
