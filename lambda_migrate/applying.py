@@ -34,6 +34,7 @@ __all__ = [
     "ready_of",
     "record_failure",
     "require_agreement",
+    "require_sound",
     "with_ready",
 ]
 
@@ -67,7 +68,7 @@ def bring_up_to_date(
             database.settle(row, hold.deadline)
         # What was settled is held against its file, and against what lies above it, only now.
         plan = _agreed_plan(hold, database, manifest)
-    _require_sound(plan)
+    require_sound(plan)
     for position, migration in enumerate(plan.pending, 1):
         _apply(
             hold,
@@ -109,7 +110,7 @@ def require_agreement(plan: Plan) -> None:
         )
 
 
-def _require_sound(plan: Plan) -> None:
+def require_sound(plan: Plan) -> None:
     """Refuse scripts that cannot run before the first of them has.
 
     Raises:

@@ -23,6 +23,7 @@ __all__ = [
     "LeaseTakenOver",
     "MigrationApplied",
     "MigrationBroke",
+    "MigrationRehearsed",
     "MigrationReverted",
     "MigrationStarted",
     "Observer",
@@ -145,6 +146,17 @@ class MigrationReverted:
 
 
 @dataclass(frozen=True, slots=True)
+class MigrationRehearsed:
+    """A migration ran in a transaction that will be rolled back."""
+
+    target: str
+    migration: str
+    position: int
+    total: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class MigrationBroke:
     """A migration failed in this instance; nothing of it was committed."""
 
@@ -172,6 +184,7 @@ Event = (
     | MigrationStarted
     | MigrationApplied
     | MigrationReverted
+    | MigrationRehearsed
     | MigrationBroke
     | FlagsIgnored
 )

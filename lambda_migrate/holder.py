@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager, suppress
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lambda_migrate.errors import (
     ConfigurationError,
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
     from lambda_migrate.deadline import Deadline
     from lambda_migrate.lease.state import Lease, Progress
-    from lambda_migrate.postgresql.database import HeldDatabase
+    from lambda_migrate.postgresql.database import HeldDatabase, Rehearsal
     from lambda_migrate.target import Target
 
 __all__ = ["Hold"]
+
+_Opened = TypeVar("_Opened")
 
 _LIFTS = 5
 """A fence row that outruns the lease table this often in a row is being moved by somebody."""
@@ -98,6 +100,26 @@ class Hold:
             heartbeat.on_end = held.abort
             heartbeat.check()
             yield held
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[Rehearsal]:
+        """A transaction on the database that is never committed; the heartbeat runs as long.
+
+        Raises:
+            LeaseLost: A successor took over.
+            LeaseHeld: An older holder is still at work.
+        """
+        with (
+            self._telling(),
+            self._heartbeat as heartbeat,
+            self.until_deadline(),
+            self._above_fence(
+                lambda grant: self.target.database.rehearse(grant, self.deadline)
+            ) as rehearsal,
+        ):
+            heartbeat.on_end = rehearsal.abort
+            heartbeat.check()
+            yield rehearsal
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
@@ -172,11 +194,14 @@ class Hold:
                 clock.sleep(pause)
 
     def _take_over(self) -> HeldDatabase:
+        return self._above_fence(
+            lambda grant: self.target.database.take_over(grant, self.deadline, evict=self._evict)
+        )
+
+    def _above_fence(self, open_database: Callable[[Grant], _Opened]) -> _Opened:
         for _ in range(_LIFTS):
             try:
-                return self.target.database.take_over(
-                    self._grant(), self.deadline, evict=self._evict
-                )
+                return open_database(self._grant())
             except FenceStale as stale:
                 self._lift(stale.seen + 1)
         raise ConfigurationError(

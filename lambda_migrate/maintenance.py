@@ -17,6 +17,8 @@ from lambda_migrate.applying import (
     proved,
     ready_of,
     record_failure,
+    require_agreement,
+    require_sound,
     with_ready,
 )
 from lambda_migrate.errors import ConfigurationError, LeaseHeld, LeaseLost, MigrateError
@@ -28,6 +30,7 @@ from lambda_migrate.lease.state import Lease, LeaseState, Progress
 from lambda_migrate.lease.waiting import describe
 from lambda_migrate.migrations import HistoryRow, RowState, make_plan
 from lambda_migrate.migrations.rollback import choose_rollback
+from lambda_migrate.rehearsing import Rehearsed, lasting_effects_of, rehearse
 from lambda_migrate.target import new_owner
 from lambda_migrate.values import replace
 
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
     from lambda_migrate.postgresql.database import HeldDatabase
     from lambda_migrate.target import Target
 
-__all__ = ["Maintenance", "Status", "Verification", "release_lease"]
+__all__ = ["Forecast", "Maintenance", "Status", "Verification", "release_lease"]
 
 
 _DESPITE_FLAGS = "; lift it, or run `up --despite-flags`"
@@ -80,6 +83,31 @@ class Verification:
     resynced: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a rehearsal is about to run, and where.
+
+    Attributes:
+        plan: What is pending.
+        manifest: What would be satisfied.
+        environment: What the database is stamped with, or, unstamped, what this target names.
+    """
+
+    plan: Plan
+    manifest: Manifest
+    environment: str
+
+    @property
+    def is_production(self) -> bool:
+        """Whether users are likely to be kept waiting by it."""
+        return self.environment.lower().startswith(("prod", "live"))
+
+    @property
+    def lasting(self) -> tuple[str, ...]:
+        """What the rollback will not undo, as far as the scripts' words tell."""
+        return lasting_effects_of(self.plan.pending)
+
+
 class Maintenance:
     """One target and one manifest, for a person at work.
 
@@ -101,10 +129,9 @@ class Maintenance:
         """Read history and item; changes nothing."""
         history = self.target.database.read_history(deadline)
         lease = self.target.store.read(consistent=True)
-        out_of_order = self.target.policy.allow_out_of_order
         return Status(
             history=tuple(history),
-            plan=make_plan(self.manifest, history, allow_out_of_order=out_of_order),
+            plan=self._plan_of(self.manifest, history),
             lease=lease,
             is_marked_ready=lease.is_ready(self.manifest.digest, self.target.database.fingerprint),
         )
@@ -117,9 +144,56 @@ class Maintenance:
             to: As of `up`.
         """
         manifest = self.manifest if to is None else self._up_to(to)
-        history = self.target.database.read_history(deadline)
+        return self._plan_of(manifest, self.target.database.read_history(deadline)), manifest
+
+    def _plan_of(self, manifest: Manifest, history: Sequence[HistoryRow]) -> Plan:
         out_of_order = self.target.policy.allow_out_of_order
-        return make_plan(manifest, history, allow_out_of_order=out_of_order), manifest
+        return make_plan(manifest, history, allow_out_of_order=out_of_order)
+
+    def rehearse(
+        self,
+        deadline: Deadline,
+        *,
+        to: int | None = None,
+        confirm: Callable[[Forecast], bool] = lambda _forecast: True,
+    ) -> Rehearsed | None:
+        """Do what `up` would do in one transaction, measure it, and roll all of it back.
+
+        It takes the lease, so that nobody migrates meanwhile and those that start wait without a
+        connection, and holds the fence row for those that have no lease. It gives the lease back
+        as it was: neither a failure nor a digest is recorded. No other holder's backend is ended.
+
+        Args:
+            deadline: For all of it.
+            to: As of `up`.
+            confirm: Asked before anything runs, as it takes real locks.
+
+        Returns:
+            What was measured, a failure included; None if it was not confirmed.
+
+        Raises:
+            LeaseHeld: Somebody else is at it.
+            Diverged: As `up`; nothing ran.
+            ManifestError: As `up`; nothing ran.
+        """
+        plan, manifest = self.plan(deadline, to=to)
+        require_agreement(plan)
+        require_sound(plan)
+        if not (plan.pending or plan.in_doubt):
+            return Rehearsed()
+        stamped = self.target.database.read_environment(deadline)
+        if not confirm(Forecast(plan, manifest, stamped or self.target.environment)):
+            return None
+        hold = Hold(self.target, self._acquire(), deadline, evict=False)
+        try:
+            with hold.rehearsal() as rehearsal:
+                if self._plan_of(manifest, rehearsal.history()) != plan:
+                    raise LeaseHeld(
+                        "somebody else changed the history meanwhile; look and try again"
+                    )
+                return rehearse(hold, rehearsal, plan)
+        finally:
+            hold.release()
 
     def verify(self, deadline: Deadline, *, resync: bool = False) -> Verification:
         """Compare files, history and item.
