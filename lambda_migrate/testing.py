@@ -501,6 +501,7 @@ class InMemoryRehearsal:
     def __init__(self, database: InMemoryDatabase, grant: Grant) -> None:
         self.grant = grant
         self._database = database
+        self._has_begun = False
         self._is_lost = False
         self._rows: list[HistoryRow] = []
 
@@ -509,7 +510,8 @@ class InMemoryRehearsal:
         self.close()
         with self._database._guard:
             database = self._database
-            self._require_alive()
+            if self._has_begun:
+                self._require_alive()
             if database.is_down or deadline.is_over:
                 raise DatabaseUnavailable("the in-memory database is down")
             database._check_environment(self.grant)
@@ -517,6 +519,7 @@ class InMemoryRehearsal:
                 raise FenceStale(database.token)
             if database._open:
                 raise LeaseHeld("somebody else is migrating this database")
+            self._has_begun = True
             self._rows = database._history()
             database._open.add(self)
 

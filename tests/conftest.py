@@ -69,6 +69,7 @@ QUICK = (
     "tests/unit/",
     "tests/integration/postgresql/test_fence.py",
     "tests/integration/postgresql/test_history.py",
+    "tests/integration/postgresql/test_rehearsal.py",
 )
 NOT_QUICK = (
     "tests/unit/cli/test_cli_render.py",

@@ -122,7 +122,7 @@ class Rehearsal(Protocol):
     """
 
     def begin(self, deadline: Deadline) -> None:
-        """Open the transaction; one that is open already is rolled back first.
+        """Begin anew; what is open is rolled back first. `Database.rehearse` has begun already.
 
         Raises:
             LeaseHeld: Somebody is migrating.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lambda_migrate.postgresql.database import Grant
     from lambda_migrate.postgresql.sql import Queries
 
-__all__ = ["FencedConnection", "Opener", "ScriptRefused", "require_layout"]
+__all__ = ["FencedConnection", "Opener", "ScriptRefused", "as_configuration", "require_layout"]
 
 Opener = "Callable[[float], Connection]"
 
@@ -117,7 +117,7 @@ class FencedConnection:
             self._take(deadline, evict=evict)
         except PostgresError as error:
             self.close()
-            raise _as_configuration(error) from error
+            raise as_configuration(error) from error
         except BaseException:
             self.close()
             raise
@@ -147,7 +147,7 @@ class FencedConnection:
                 self._refuse_if_held(deadline)
         except PostgresError as error:
             self.close()
-            raise _as_configuration(error) from error
+            raise as_configuration(error) from error
         except BaseException:
             self.close()
             raise
@@ -422,7 +422,8 @@ def _is_worth_retrying(error: BaseException) -> bool:
     return isinstance(error, ConnectFailed) and not error.permanent
 
 
-def _as_configuration(error: PostgresError) -> Exception:
+def as_configuration(error: PostgresError) -> Exception:
+    """What a refusal of our own preparations is to a caller."""
     if error.sqlstate == INSUFFICIENT_PRIVILEGE:
         return ConfigurationError(
             f"PostgreSQL refused to prepare the lambda-migrate schema: {error.message}; let the "

@@ -28,13 +28,13 @@ from lambda_migrate.postgresql import sql
 from lambda_migrate.postgresql.apply import CANCEL_SLACK_SECONDS, require_migration
 from lambda_migrate.postgresql.connection import ConnectionLost, PostgresError
 from lambda_migrate.postgresql.database import FenceStale
-from lambda_migrate.postgresql.fenced import LOCK_NOT_AVAILABLE
+from lambda_migrate.postgresql.fenced import LOCK_NOT_AVAILABLE, as_configuration
 from lambda_migrate.postgresql.held import history_row
 from lambda_migrate.postgresql.measured import MODES, Lock, Measured, MovedSequence, TableChange
 from lambda_migrate.postgresql.report import TRANSACTION_TIMEOUT, failure_of, overdue_cause
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
     from lambda_migrate.deadline import Deadline
@@ -103,6 +103,7 @@ class PostgreSQLRehearsal:
         self._fenced = fenced
         self._deadline = deadline
         self._lock_ms = max(1, round(lock_seconds * 1000))
+        self._has_begun = False
         self._transaction = ""
         self._rows: list[HistoryRow] = []
         self._sequences: dict[str, int | None] = {}
@@ -114,8 +115,25 @@ class PostgreSQLRehearsal:
     # --- the port
 
     def begin(self, deadline: Deadline) -> None:
-        """See `Rehearsal.begin`."""
-        self._roll_back(deadline)
+        """See `Rehearsal.begin`; whoever begins for the first time is told of a stale fence.
+
+        Raises:
+            FenceStale: Of the first time.
+            ConnectionLost: Of the first time.
+        """
+        if not self._has_begun:
+            self._begin(deadline)
+            self._has_begun = True
+            return
+        try:
+            self._roll_back(deadline)
+            self._begin(deadline)
+        except FenceStale as stale:
+            raise self._fenced.lost(stale.seen) from stale
+        except ConnectionLost as lost:
+            raise DatabaseUnavailable(f"the connection to PostgreSQL broke: {lost}") from lost
+
+    def _begin(self, deadline: Deadline) -> None:
         has_schema, has_tables = self._fenced.look(deadline)
         try:
             self._sequences = self._read_sequences(deadline)
@@ -133,9 +151,7 @@ class PostgreSQLRehearsal:
                 raise LeaseHeld(
                     "somebody else is migrating this database; try again when it is done"
                 ) from error
-            raise MigrationFailed(
-                f"the rehearsal could not begin: {error.message}", sqlstate=error.sqlstate
-            ) from error
+            raise as_configuration(error) from error
         except BaseException:
             self.close()
             raise
@@ -237,17 +253,17 @@ class PostgreSQLRehearsal:
         fenced, clock = self._fenced, deadline.clock
         fenced.run(sql.begin_step(self._limits(migration, deadline)), deadline)
         began = clock.monotonic()
-        has_begun = False
+        tags: tuple[str, ...] | None = None
         try:
             fenced.run(migration.up.sql, deadline)
-            has_begun = True
+            tags = fenced.connection.tags
             deferred = self._check_deferred(deadline)
             seconds = clock.monotonic() - began
             limits = self._limits(migration, deadline)
             rows = fenced.run(sql.end_step(limits, deferred=deferred), deadline)
         except PostgresError as error:
-            completed = None if has_begun else fenced.connection.completed
-            self._take_back(migration, deadline)
+            completed = fenced.connection.completed if tags is None else None
+            self._take_back(migration, tags or fenced.connection.tags, deadline)
             raise failure_of(
                 error,
                 migration.up,
@@ -257,7 +273,7 @@ class PostgreSQLRehearsal:
                 overdue=deadline.remaining() < CANCEL_SLACK_SECONDS,
             ) from error
         if rows[-1][0] != self._transaction:
-            raise self._ended_its_transaction(migration)
+            raise _ended_its_transaction(migration, tags)
         return seconds
 
     def _limits(self, migration: Migration, deadline: Deadline) -> sql.Limits:
@@ -273,24 +289,17 @@ class PostgreSQLRehearsal:
             self._fenced.run(sql.check_deferred(names), deadline)
         return deferred or ""
 
-    def _take_back(self, migration: Migration, deadline: Deadline) -> None:
+    def _take_back(self, migration: Migration, tags: Sequence[str], deadline: Deadline) -> None:
         """Undo one migration, so that the next one can be tried."""
         if not self._fenced.connection.in_transaction:
             # It tried to commit, PostgreSQL refused, and all of the rehearsal is gone with it.
-            raise self._ended_its_transaction(migration)
+            raise _ended_its_transaction(migration, tags)
         try:
             self._fenced.run(sql.ROLL_BACK_STEP, deadline)
             self._fenced.run(sql.measuring(self._limits(migration, deadline)), deadline)
             self._before = self._look(deadline)  # what was undone is counted all the same
         except PostgresError as error:
-            raise self._ended_its_transaction(migration) from error
-
-    def _ended_its_transaction(self, migration: Migration) -> MigrationFailed:
-        return MigrationFailed(
-            "it tries to end the transaction that it runs in, and has ended the rehearsal; take "
-            "its COMMIT or ROLLBACK out",
-            migration=migration.name,
-        )
+            raise _ended_its_transaction(migration, tags) from error
 
     def _gone(self, lost: ConnectionLost, migration: Migration, deadline: Deadline) -> MigrateError:
         """Why the connection is gone, and the transaction with it."""
@@ -350,6 +359,26 @@ class PostgreSQLRehearsal:
             locks=deed.locks(),
             tables=tuple(sorted(changes, key=lambda change: change.table)),
         )
+
+
+def _ended_its_transaction(migration: Migration, tags: Sequence[str]) -> MigrationFailed:
+    """The error for a script that reading it took for one that would not.
+
+    Args:
+        migration: Its migration.
+        tags: The command tags of its statements that were done.
+    """
+    if "COMMIT" in tags:
+        return RepairRequired(
+            "it ended the transaction that it ran in and committed another, so part of it may be "
+            "committed: look at the database, and take its COMMIT out",
+            migration=migration.name,
+        )
+    return MigrationFailed(
+        "it tries to end the transaction that it runs in, and has ended the rehearsal; take its "
+        "COMMIT or ROLLBACK out",
+        migration=migration.name,
+    )
 
 
 _NOTHING = _Sight({}, frozenset(), {}, {}, is_counting=False)

@@ -17,7 +17,7 @@ from lambda_migrate.errors import (
     RepairRequired,
 )
 from lambda_migrate.migrations import HistoryRow, Migration, RowState, Script, make_plan
-from lambda_migrate.postgresql.database import FenceStale, HeldDatabase
+from lambda_migrate.postgresql.database import FenceStale, HeldDatabase, Rehearsal
 from tests.contract.databases import (
     FIRST,
     MANIFEST,
@@ -514,3 +514,169 @@ def test_a_successor_settles_what_a_dead_holder_left(bench: DatabaseBench) -> No
 def test_the_fingerprint_names_no_secret_and_stays_the_same(bench: DatabaseBench) -> None:
     assert bench.database.fingerprint == bench.database.fingerprint != ""
     assert "@" not in bench.database.fingerprint
+
+
+# --- a rehearsal
+
+
+def rehearse(bench: DatabaseBench, fence: int = 1, *, environment: str = "") -> Rehearsal:
+    return bench.database.rehearse(grant(fence, environment=environment), soon())
+
+
+def test_a_rehearsal_leaves_neither_effects_nor_history_behind(bench: DatabaseBench) -> None:
+    with rehearse(bench) as rehearsal:
+        assert rehearsal.history() == []
+        for one in MANIFEST:
+            assert rehearsal.run(one, soon()).seconds >= 0
+        rehearsal.end()
+        assert (bench.effects(), versions(bench)) == ([], [])
+    assert (bench.effects(), versions(bench)) == ([], [])
+
+
+def test_a_rehearsal_that_is_only_closed_leaves_nothing_behind_either(
+    bench: DatabaseBench,
+) -> None:
+    with rehearse(bench) as rehearsal:
+        rehearsal.run(FIRST, soon())
+    rehearsal.close()
+    assert (bench.effects(), versions(bench)) == ([], [])
+
+
+def test_a_rehearsal_knows_the_history(bench: DatabaseBench) -> None:
+    with hold(bench) as held:
+        apply(held, FIRST)
+    with rehearse(bench, 2) as rehearsal:
+        assert rehearsal.history() == bench.database.read_history(soon())
+        rehearsal.run(SECOND, soon())
+    assert bench.effects() == ["0001_a"]
+
+
+def test_a_rehearsal_neither_raises_the_fence_nor_stamps_the_database(bench: DatabaseBench) -> None:
+    bench.database.take_over(grant(1), soon()).close()
+    with rehearse(bench, 9, environment="staging") as rehearsal:
+        rehearsal.run(FIRST, soon())
+        rehearsal.end()
+    assert bench.database.read_environment(soon()) == ""
+    with bench.database.take_over(grant(2, environment="production"), soon()) as held:
+        assert bench.database.read_environment(soon()) == "production"
+        apply(held, FIRST)
+
+
+def test_a_failure_in_a_rehearsal_is_told_as_by_apply_and_the_next_can_be_tried(
+    bench: DatabaseBench,
+) -> None:
+    broken = bench.breaking(SECOND, "22012")
+    with rehearse(bench) as rehearsal:
+        rehearsal.run(FIRST, soon())
+        with pytest.raises(MigrationFailed) as rehearsed:
+            rehearsal.run(broken, soon())
+        rehearsal.run(THIRD, soon())
+        rehearsal.end()
+    with hold(bench) as held, pytest.raises(MigrationFailed) as applied:
+        apply(held, broken)
+    assert str(rehearsed.value) == str(applied.value)
+    assert rehearsed.value.sqlstate == applied.value.sqlstate == "22012"
+    assert bench.effects() == []
+
+
+def test_a_rehearsal_may_begin_anew(bench: DatabaseBench) -> None:
+    with rehearse(bench) as rehearsal:
+        rehearsal.run(FIRST, soon())
+        rehearsal.begin(soon())
+        rehearsal.run(FIRST, soon())
+        rehearsal.end()
+        rehearsal.begin(soon())
+        rehearsal.run(FIRST, soon())
+    assert bench.effects() == []
+
+
+@pytest.mark.parametrize("script", ["COMMIT", "SELECT 1; ROLLBACK", "END; SELECT 1"])
+def test_a_script_that_would_end_the_transaction_is_not_rehearsed(
+    bench: DatabaseBench, script: str
+) -> None:
+    with rehearse(bench) as rehearsal:
+        with pytest.raises(MigrationFailed, match="0001_a"):
+            rehearsal.run(replace(FIRST, up=Script(f"{FIRST.up.sql}; {script}")), soon())
+        rehearsal.run(SECOND, soon())
+    assert bench.effects() == []
+
+
+def test_what_runs_outside_a_transaction_is_not_rehearsed(bench: DatabaseBench) -> None:
+    with rehearse(bench) as rehearsal, pytest.raises(MigrationFailed, match="outside"):
+        rehearsal.run(INDEX, soon())
+    with hold(bench) as held:
+        held.apply(INDEX, "digest", soon())
+
+
+def test_nobody_rehearses_beside_a_holder_and_no_holder_is_ended_for_it(
+    bench: DatabaseBench,
+) -> None:
+    with hold(bench, 1) as held:
+        with pytest.raises(LeaseHeld):
+            rehearse(bench, 2)
+        apply(held, FIRST)
+    rehearse(bench, 3).close()
+    assert bench.effects() == ["0001_a"]
+
+
+def test_nobody_rehearses_or_migrates_unasked_beside_a_rehearsal(bench: DatabaseBench) -> None:
+    hold(bench, 1).close()
+    with rehearse(bench, 2) as rehearsal:
+        with pytest.raises(LeaseHeld):
+            rehearse(bench, 3)
+        with pytest.raises(LeaseHeld):
+            bench.database.take_over(grant(3), soon(), evict=False)
+        rehearsal.run(FIRST, soon())
+    hold(bench, 3).close()
+
+
+def test_a_successor_ends_a_rehearsal(bench: DatabaseBench) -> None:
+    hold(bench, 1).close()
+    with rehearse(bench, 2) as rehearsal:
+        rehearsal.run(FIRST, soon())
+        with hold(bench, 3) as held:
+            with pytest.raises(LeaseLost):
+                rehearsal.run(SECOND, soon())
+            apply(held, THIRD)
+    assert bench.effects() == ["0003_c"]
+
+
+@pytest.mark.parametrize("offered", [1, 7])
+def test_a_rehearsal_under_a_fence_that_is_not_higher_is_stale(
+    bench: DatabaseBench, offered: int
+) -> None:
+    hold(bench, 7).close()
+    with pytest.raises(FenceStale) as caught:
+        bench.database.rehearse(grant(offered, owner="late"), soon())
+    assert caught.value.seen == 7
+
+
+def test_a_rehearsal_that_was_overtaken_does_not_begin_anew(bench: DatabaseBench) -> None:
+    with rehearse(bench) as rehearsal:
+        rehearsal.end()
+        hold(bench, 2).close()
+        with pytest.raises(LeaseLost):
+            rehearsal.begin(soon())
+
+
+def test_a_rehearsal_in_another_environments_database_is_refused(bench: DatabaseBench) -> None:
+    bench.database.take_over(grant(1, environment="production"), soon()).close()
+    with pytest.raises(ConfigurationError, match="'production'"):
+        rehearse(bench, 2, environment="staging")
+
+
+def test_an_aborted_rehearsal_is_over(bench: DatabaseBench) -> None:
+    with rehearse(bench) as rehearsal:
+        ended = bench.in_the_middle(
+            lambda slow: rehearsal.run(slow, soon()), FIRST, rehearsal.abort
+        )
+        assert isinstance(ended, LeaseLost)
+        with pytest.raises(LeaseLost):
+            rehearsal.run(SECOND, soon())
+    assert bench.effects() == []
+
+
+def test_no_rehearsal_begins_a_migration_after_the_deadline(bench: DatabaseBench) -> None:
+    with rehearse(bench) as rehearsal, pytest.raises(MigrationFailed, match="deadline"):
+        rehearsal.run(FIRST, over())
+    assert bench.effects() == []

@@ -13,6 +13,7 @@ from lambda_migrate.local.postgresql import LocalPostgreSQL, find_binaries
 from lambda_migrate.postgresql.address import parse_url
 
 from .bench import MAJORS, NEWEST, Bench, ServerURL
+from .rehearsals import SHOP
 
 _SETTINGS = {"deadlock_timeout": "100ms", "max_connections": "60"}
 
@@ -84,6 +85,13 @@ Databases = Callable[[str], ServerURL]
 def bench(servers: Servers, databases: Databases) -> Bench:
     """An empty database on the newest version."""
     return _bench(databases(servers(NEWEST)))
+
+
+@pytest.fixture
+def shop(bench: Bench) -> Bench:
+    """Customers and orders, for rehearsals."""
+    bench.execute(SHOP)
+    return bench
 
 
 @pytest.fixture(params=MAJORS, ids=lambda major: f"pg{major}")
