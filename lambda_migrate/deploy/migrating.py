@@ -39,6 +39,7 @@ _WAIT_SECONDS = 900.0
 _PATIENCE_SECONDS = 60.0
 """How long PostgreSQL may be away: Aurora takes about 15 s to resume from a pause."""
 
+_SHORTEST_ATTEMPT_SECONDS = 1.0
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 10.0
 
@@ -157,13 +158,15 @@ def _make_runner() -> MigrationRunner:
 
 def _ensure_patiently(runner: MigrationRunner, deadline: Deadline, request_id: str) -> Outcome:
     target = runner.target
-    patience = deadline.or_after(_PATIENCE_SECONDS)
+    # One more attempt without the time for it would only hide why the others failed.
+    last = deadline.earlier(target.policy.safety_margin_seconds + _SHORTEST_ATTEMPT_SECONDS)
+    patience = last.or_after(_PATIENCE_SECONDS)
     for attempt in count():
         try:
             return runner.ensure(deadline, request_id=request_id)
         except NotReady as error:
             # Whoever took our lease over is at it: that is worth all the time there is.
-            until = deadline if isinstance(error, LeaseLost) else patience
+            until = last if isinstance(error, LeaseLost) else patience
             pause = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(attempt, 8))
             pause *= (1 + target.random.random()) / 2
             if target.clock.monotonic() + pause >= until.at:

@@ -1,0 +1,108 @@
+"""Hooks deployed on the local Lambda, and the events that CloudFormation and CodeDeploy send."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lambda_migrate
+from lambda_migrate.local.function import LocalFunction
+from tests.answers import Letter, Office
+from tests.stage import COUNTERS, Stage, effect
+
+LIBRARY = Path(lambda_migrate.__file__).parents[1]
+"""What these tests have imported is what the hooks are to run."""
+
+V1 = {"1_counters": COUNTERS}
+V2 = {**V1, "2_more": effect(2)}
+BAD = {**V2, "3_bad": effect(3, "SELECT 1 / 0;")}
+SLOW = {**V2, "3_slow": effect(3, "SELECT pg_sleep(300);")}
+
+PASSWORD = "hunter2-s3cr3t"
+STACK = "arn:aws:cloudformation:us-east-1:123456789012:stack/shop/5c6d0e90-6e2a-11ef-8f5b-0a1b"
+FUNCTION = "arn:aws:lambda:us-east-1:123456789012:function:migrator"
+
+_numbers = itertools.count(1)
+
+
+@contextmanager
+def hook(
+    stage: Stage,
+    module: str,
+    migrations: Mapping[str, str],
+    *,
+    post: Office,
+    timeout: float = 120.0,
+    files: Mapping[str, str] | None = None,
+    variables: Mapping[str, str] | None = None,
+    **settings: str,
+) -> Iterator[LocalFunction]:
+    """A function whose handler is that of ``lambda_migrate.deploy.<module>``."""
+    handler = f"from lambda_migrate.deploy.{module} import handler\n"
+    code = stage.code(migrations, handler=handler)
+    for name, text in (files or {}).items():
+        (code / name).parent.mkdir(exist_ok=True)
+        (code / name).write_text(text)
+    environment = {
+        **stage.environment(**settings),
+        "AWS_ENDPOINT_URL_CODEDEPLOY": post.base,
+        "POWERTOOLS_SERVICE_NAME": "migrator",
+        "PYTHONPATH": os.pathsep.join([str(code), str(LIBRARY)]),
+        **(variables or {}),
+    }
+    with LocalFunction(
+        code=code, environment=environment, timeout=timeout, name=f"hook{next(_numbers)}"
+    ) as function:
+        yield function
+
+
+def request(kind: str, post: Office, version: int = 1, before: int = 0) -> dict[str, Any]:
+    """What CloudFormation sends."""
+    event: dict[str, Any] = {
+        "RequestType": kind,
+        "ServiceToken": FUNCTION,
+        "ResponseURL": post.url(f"answer{next(_numbers)}"),
+        "StackId": STACK,
+        "RequestId": str(uuid.uuid4()),
+        "LogicalResourceId": "Migrations",
+        "ResourceType": "Custom::Migrations",
+        "ResourceProperties": {"ServiceToken": FUNCTION, "Version": f"{FUNCTION}:{version}"},
+    }
+    if kind != "Create":
+        event["PhysicalResourceId"] = "lambda-migrate:5c6d0e90-6e2a-11ef-8f5b-0a1b:Migrations"
+    if kind == "Update":
+        event["OldResourceProperties"] = {
+            "ServiceToken": FUNCTION,
+            "Version": f"{FUNCTION}:{before}",
+        }
+    return event
+
+
+def deployment() -> dict[str, str]:
+    """What CodeDeploy sends."""
+    return {
+        "DeploymentId": f"d-{uuid.uuid4().hex[:9].upper()}",
+        "LifecycleEventHookExecutionId": uuid.uuid4().hex,
+    }
+
+
+def logs(function: LocalFunction) -> str:
+    """Everything that its environments wrote."""
+    return "".join(function.logs(view.environment_id) for view in function.environments())
+
+
+def answers_to(event: Mapping[str, Any], post: Office) -> list[Letter]:
+    """What was put at an event's own URL, every attempt."""
+    path = "/" + event["ResponseURL"].partition("//")[2].partition("/")[2]
+    return [letter for letter in post.letters if letter.path == path]
+
+
+def answer_to(event: Mapping[str, Any], post: Office) -> Any:
+    """The one answer to an event."""
+    [letter] = answers_to(event, post)
+    return letter.json
