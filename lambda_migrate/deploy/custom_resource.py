@@ -22,9 +22,9 @@ own that only grows). Lambda gives out no number twice, so that one that shrinks
 than the schema is served, so on the way back there is nothing to migrate; what the schema may lack
 is told in ``Reason`` and ``Data``, and each cold start still checks for itself.
 
-``PhysicalResourceId`` never changes, so that no update makes CloudFormation delete anything. `Data`
-has ``Outcome`` (``UP_TO_DATE``, ``MIGRATED``, ``WAITED``, ``OFF``, ``NOT_READY``) and ``Ready``
-(``true``, ``false``), in every answer to a ``Create`` or an ``Update``.
+``PhysicalResourceId`` never changes, so that no update makes CloudFormation delete anything. In
+every answer to a ``Create`` or an ``Update``, ``Data`` has ``Outcome`` (``UP_TO_DATE``,
+``MIGRATED``, ``WAITED``, ``UNCHECKED``, ``NOT_READY``) and ``Ready`` (``true``, ``false``).
 
 A process that is killed cannot answer. Lambda invokes it again then, twice at most, because
 CloudFormation's invocation is an asynchronous one; after that CloudFormation waits until the

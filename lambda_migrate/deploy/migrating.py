@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from lambda_migrate.deadline import Deadline
     from lambda_migrate.runner import MigrationRunner, Outcome
 
-__all__ = ["NOT_READY", "OFF", "Ending", "ending_of", "look", "migrate", "tell"]
+__all__ = ["NOT_READY", "UNCHECKED", "Ending", "ending_of", "look", "migrate", "tell"]
 
 _LOG = logging.getLogger(__name__)
 
 NOT_READY = "NOT_READY"
-OFF = "OFF"
+UNCHECKED = "UNCHECKED"
 
 _READY = ("UP_TO_DATE", "MIGRATED", "WAITED")
 
@@ -49,7 +49,7 @@ class Ending:
     """How it ended.
 
     Attributes:
-        outcome: A name of `Outcome`, ``OFF`` or ``NOT_READY``.
+        outcome: A name of `Outcome`, ``UNCHECKED`` or ``NOT_READY``.
         cause: Why, in a line without secrets; "" where the outcome says it all.
         is_untold: Whether nobody has written a line and a metric of it yet; see `tell`.
     """
@@ -76,9 +76,9 @@ _OVERDUE = (
     "it had not ended when its time was over, and nothing more was heard of it; what had been "
     "committed stays"
 )
-_SWITCHED_OFF = Ending(OFF, "LAMBDA_MIGRATE_MODE is off: nothing was looked at")
+_SWITCHED_OFF = Ending(UNCHECKED, "LAMBDA_MIGRATE_MODE is off: nothing was looked at")
 _SWITCHED_OFF_BY_FLAG = Ending(
-    OFF, "the feature flag lambda_migrate_mode says off: nothing was migrated"
+    UNCHECKED, "the feature flag lambda_migrate_mode says off: nothing was migrated"
 )
 
 

@@ -90,7 +90,7 @@ def test_a_wait_that_is_set_is_kept(
 def test_switched_off_it_does_nothing_and_fails_nobody(deploy: Deploy, scene: Scene) -> None:
     deploy(V2, mode="off")
     for ending in (migrate(scene.deadline(), request_id=""), look(scene.deadline())):
-        assert ending.outcome == "OFF"
+        assert ending.outcome == "UNCHECKED"
         assert not ending.failed
         assert not ending.is_ready
     assert scene.table.log == scene.database.effects == []

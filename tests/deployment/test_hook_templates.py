@@ -1,0 +1,114 @@
+"""The templates of the how-to pages: clean, transformed as AWS does, and true to the code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from cfnlint.api import ManualArgs, lint
+from samtranslator.translator.managed_policy_translator import ManagedPolicyLoader
+from samtranslator.translator.transform import transform
+from samtranslator.yaml_helper import yaml_parse
+
+HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
+REGION = "eu-central-1"
+
+
+def templates(page: str) -> list[str]:
+    """The whole templates on a page, as they are written there."""
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (HOW_TO / page).read_text(), re.M | re.S)
+    return [block for block in blocks if "AWSTemplateFormatVersion" in block]
+
+
+def only(page: str) -> str:
+    [template] = templates(page)
+    return template
+
+
+def transformed(text: str) -> dict[str, Any]:
+    """What AWS makes of it, with the package in S3."""
+    template = yaml_parse(text)
+    template["Globals"]["Function"]["CodeUri"] = "s3://packages/function.zip"
+    with patch.dict(os.environ, AWS_DEFAULT_REGION=REGION):
+        made = transform(template, {}, ManagedPolicyLoader(None))
+    resources: dict[str, Any] = made["Resources"]
+    return resources
+
+
+PAGES = ["custom-resource.md", "codedeploy.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_pages_template_is_clean(page: str) -> None:
+    # The page is read by a team whose package lies in src/; here there is none.
+    found = lint(only(page), config=ManualArgs(regions=[REGION]))
+    assert [str(match) for match in found] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_handler_of_ours_that_a_page_names_is_there(page: str) -> None:
+    named = re.findall(r"lambda_migrate\.deploy\.(\w+)\.handler", (HOW_TO / page).read_text())
+    assert named
+    for module in named:
+        assert callable(importlib.import_module(f"lambda_migrate.deploy.{module}").handler)
+
+
+def properties(resources: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any] = resources[name]["Properties"]
+    return found
+
+
+def test_the_custom_resources_version_is_one_that_lambda_publishes_with_every_change() -> None:
+    resources = transformed(only("custom-resource.md"))
+    migrations = properties(resources, "Migrations")
+    published = migrations["Version"]["Ref"]
+    assert resources[published]["Type"] == "AWS::Lambda::Version"
+    assert properties(resources, published)["FunctionName"] == {"Ref": "MigratorFunction"}
+    assert migrations["ServiceToken"] == {"Fn::GetAtt": ["MigratorFunction", "Arn"]}
+
+
+def test_the_functions_that_serve_get_their_code_after_the_migration() -> None:
+    resources = transformed(only("custom-resource.md"))
+    assert resources["OrdersFunction"]["DependsOn"] in ("Migrations", ["Migrations"])
+
+
+def test_cloudformation_waits_for_a_killed_invocation_and_for_the_one_that_repeats_it() -> None:
+    resources = transformed(only("custom-resource.md"))
+    timeout = properties(resources, "MigratorFunction")["Timeout"]
+    waits = properties(resources, "Migrations")["ServiceTimeout"]
+    assert timeout <= 900
+    assert 2 * timeout + 60 <= waits <= 3600
+    assert "EventInvokeConfig" not in only("custom-resource.md"), "Lambda repeats, by default"
+
+
+def test_the_hook_is_one_that_codedeploy_may_invoke_and_that_may_answer() -> None:
+    resources = transformed(only("codedeploy.md"))
+    update = resources["OrdersFunctionAliaslive"]["UpdatePolicy"]["CodeDeployLambdaAliasUpdate"]
+    assert update["BeforeAllowTrafficHook"] == {"Ref": "BeforeTrafficFunction"}
+    hook = properties(resources, "BeforeTrafficFunction")
+    assert hook["FunctionName"]["Fn::Sub"].startswith("CodeDeployHook_")
+    policies = properties(resources, "BeforeTrafficFunctionRole")["Policies"]
+    statements = [s for policy in policies for s in policy["PolicyDocument"]["Statement"]]
+    [answering] = [s for s in statements if "codedeploy" in str(s["Action"])]
+    assert answering["Action"] == [
+        "codedeploy:GetDeployment",
+        "codedeploy:PutLifecycleEventHookExecutionStatus",
+    ]
+    assert answering["Resource"]["Fn::Sub"].endswith(
+        ":deploymentgroup:${ServerlessDeploymentApplication}/${OrdersFunctionDeploymentGroup}"
+    )
+
+
+def test_where_a_table_is_only_read_the_mode_is_require() -> None:
+    resources = transformed(only("custom-resource.md"))
+    serving = properties(resources, "OrdersFunction")["Environment"]["Variables"]
+    assert serving["LAMBDA_MIGRATE_MODE"] == "require"
+    assert serving["LAMBDA_MIGRATE_TABLE"] == {"Ref": "LeaseTable"}, "with what all have"
+    policies = properties(resources, "OrdersFunctionRole")["Policies"]
+    statements = [s for policy in policies for s in policy["PolicyDocument"]["Statement"]]
+    assert [s["Action"] for s in statements if "dynamodb" in str(s)] == ["dynamodb:GetItem"]
