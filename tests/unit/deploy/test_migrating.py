@@ -102,7 +102,7 @@ def test_switched_off_by_a_feature_flag_it_says_so(
     scene.flags = InMemoryFlags(Flags(mode="off"))
     deploy(V2)
     ending = run()
-    assert (ending.outcome, ending.failed) == ("OFF", False)
+    assert (ending.outcome, ending.failed) == ("UNCHECKED", False)
     assert "lambda_migrate_mode" in ending.cause
     assert scene.database.effects == []
 
