@@ -17,6 +17,7 @@ else:
 __all__ = [
     "CheckFailed",
     "CheckFinished",
+    "CommandEnded",
     "Event",
     "FlagsIgnored",
     "Holding",
@@ -78,6 +79,33 @@ class CheckFailed:
     applied: tuple[str, ...]
     fence: int
     owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommandEnded:
+    """The admin function has run a command, or refused to.
+
+    Attributes:
+        target: The database's item.
+        command: ``up``, ``lease show``; "" where the event named none.
+        request: The command's id, the same however often it was asked for.
+        exit_code: As of the command line.
+        error: The kind of the error; "" if it did what it was told.
+        message: What went wrong.
+        seconds: From the event to the answer.
+        applied: Names of the migrations applied.
+        is_repeated: Whether this only tells what an earlier invocation did.
+    """
+
+    target: str
+    command: str
+    request: str
+    exit_code: int
+    error: str
+    message: str
+    seconds: float
+    applied: tuple[str, ...]
+    is_repeated: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +206,7 @@ class FlagsIgnored:
 Event = (
     CheckFinished
     | CheckFailed
+    | CommandEnded
     | Waiting
     | LeaseTakenOver
     | Holding

@@ -116,12 +116,16 @@ class Maintenance:
         target: The database with its item.
         evict: End the backend of an older holder that is still alive. Without a lease table there
             is nobody else to say that it is dead, so then: False.
+        request_id: Of the command, for the history and for the name in the lease table.
     """
 
-    def __init__(self, manifest: Manifest, target: Target, *, evict: bool = True) -> None:
+    def __init__(
+        self, manifest: Manifest, target: Target, *, evict: bool = True, request_id: str = ""
+    ) -> None:
         self.manifest = manifest
         self.target = target
         self._evict = evict
+        self._request_id = request_id
 
     # --- looking
 
@@ -441,7 +445,12 @@ class Maintenance:
         records_failure: Manifest | None = None,
     ) -> Iterator[tuple[Hold, HeldDatabase]]:
         hold = Hold(
-            target or self.target, self._acquire(), deadline, evict=self._evict, restamp=restamp
+            target or self.target,
+            self._acquire(),
+            deadline,
+            request_id=self._request_id,
+            evict=self._evict,
+            restamp=restamp,
         )
         try:
             with hold.database() as database:
@@ -465,7 +474,7 @@ class Maintenance:
 
     def _acquire(self) -> Lease:
         before = self.target.store.read(consistent=True)
-        lease = self.target.store.acquire(new_owner())
+        lease = self.target.store.acquire(new_owner(self._request_id))
         if not isinstance(lease, Lease):
             raise LeaseHeld(f"somebody else is at it: {describe(lease)}")
         if before.owner is not None and lease_is_over(before, self.target.clock.wall_ms()):

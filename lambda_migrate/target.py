@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.postgresql.database import Database
 
-__all__ = ["Policy", "Target", "new_owner"]
+__all__ = ["Policy", "Target", "is_owner_of", "new_owner"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +71,20 @@ class Target:
     flags: FlagSource | None = None
 
 
-def new_owner() -> str:
+def new_owner(request_id: str = "") -> str:
     """A name for one attempt: function, process, and a fresh random part.
 
     Snapshots clone memory and managed instances run several processes in one environment, so
     neither the function nor the process is enough.
+
+    Args:
+        request_id: Whose attempt it is, where that is to be told from its name; see `is_owner_of`.
     """
     function = os.environ.get("AWS_LAMBDA_FUNCTION_NAME") or "cli"
-    return f"{function}/{os.getpid()}/{os.urandom(16).hex()}"
+    fresh = f"{request_id}.{os.urandom(4).hex()}" if request_id else os.urandom(16).hex()
+    return f"{function}/{os.getpid()}/{fresh}"
+
+
+def is_owner_of(request_id: str, owner: str) -> bool:
+    """Whether ``owner`` is the name of an attempt of this request."""
+    return owner.rpartition("/")[2].rpartition(".")[0] == request_id

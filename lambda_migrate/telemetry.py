@@ -27,6 +27,7 @@ import os
 from lambda_migrate.events import (
     CheckFailed,
     CheckFinished,
+    CommandEnded,
     FlagsIgnored,
     Holding,
     LeaseTakenOver,
@@ -82,6 +83,9 @@ class PowertoolsObserver:
             self._log_failed(event)
             self._add("NotReady", "Count", 1)
             self._end(event)
+        elif isinstance(event, CommandEnded):
+            self._log_command(event)
+            self._end(event)
         elif isinstance(event, MigrationApplied):
             self._add("MigrationTime", "Milliseconds", event.seconds * 1000)
         elif isinstance(event, MigrationBroke):
@@ -111,11 +115,19 @@ class PowertoolsObserver:
         log = _logger().warning if event.retryable else _logger().error
         log(f"schema not ready: {event.message}", extra=_fields(event))
 
-    def _end(self, event: CheckFinished | CheckFailed) -> None:
-        collected, self._metrics = self._metrics + _times(event), []
+    def _log_command(self, event: CommandEnded) -> None:
+        log = _logger().error if event.exit_code == _FAILED else _logger().info
+        what = event.command or "no command"
+        ended = f"{what} ended with exit code {event.exit_code}"
+        log(f"{ended}: {event.message}" if event.message else ended, extra=_fields(event))
+
+    def _end(self, event: CheckFinished | CheckFailed | CommandEnded) -> None:
+        times = [] if isinstance(event, CommandEnded) else _times(event)
+        collected, self._metrics = self._metrics + times, []
         if event.applied:
             collected.append(("MigrationsApplied", "Count", len(event.applied)))
-        self._flush(event.target, collected)
+        if collected:
+            self._flush(event.target, collected)
 
     def _flush(self, target: str, collected: list[Metric]) -> None:
         from aws_lambda_powertools.metrics import EphemeralMetrics
@@ -126,6 +138,9 @@ class PowertoolsObserver:
             metrics.add_metric(name=name, unit=unit, value=value)
         metrics.flush_metrics()
 
+
+_FAILED = 1
+"""The exit code of a command that failed; others tell of wrong usage, or of somebody at it."""
 
 _FINISHED = {
     "UP_TO_DATE": "schema is up to date",
@@ -170,17 +185,15 @@ def _logger() -> Any:
 _LOGGER = "lambda_migrate.telemetry"
 
 
-def _fields(event: CheckFinished | CheckFailed) -> dict[str, Any]:
+def _fields(event: CheckFinished | CheckFailed | CommandEnded) -> dict[str, Any]:
     """What an engineer wants to know at night, under one key, with times in milliseconds."""
     facts = {name: getattr(event, name) for name in event.__slots__}
     facts.pop("message", None)
-    return {
-        "lambda_migrate": {
-            **{key: value for key, value in facts.items() if not key.endswith("seconds")},
-            "duration_ms": round(event.seconds * 1000),
-            "waited_ms": round(event.waited_seconds * 1000),
-        }
-    }
+    times = {"duration_ms": round(event.seconds * 1000)}
+    if not isinstance(event, CommandEnded):
+        times["waited_ms"] = round(event.waited_seconds * 1000)
+    rest = {key: value for key, value in facts.items() if not key.endswith("seconds")}
+    return {"lambda_migrate": {**rest, **times}}
 
 
 # --- the same without Powertools

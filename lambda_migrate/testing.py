@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from lambda_migrate.deadline import Clock, Deadline
+    from lambda_migrate.deploy.requests import Run
     from lambda_migrate.events import Event
     from lambda_migrate.migrations import Migration, Script
     from lambda_migrate.postgresql.database import Grant
@@ -55,6 +56,7 @@ __all__ = [
     "InMemoryHeldDatabase",
     "InMemoryLeaseTable",
     "InMemoryRehearsal",
+    "InMemoryRequestLog",
     "RecordingObserver",
 ]
 
@@ -169,6 +171,34 @@ class InMemoryFlags:
         if self.is_down:
             raise FlagsUnavailable("the in-memory feature flags are down")
         return self.flags
+
+
+# --- what the admin function was asked for
+
+
+class InMemoryRequestLog:
+    """`RequestLog` of this process; share one between the invocations that are to meet in it."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, Run] = {}
+        """The runs so far, by the ids of their requests."""
+
+    def begin(self, request: str, run: Run) -> Run | None:
+        """See `RequestLog.begin`."""
+        found = self.runs.setdefault(request, run)
+        return None if found.invocation == run.invocation else found
+
+    def read(self, request: str) -> Run | None:
+        """See `RequestLog.read`."""
+        return self.runs.get(request)
+
+    def concern(self, request: str, run: Run) -> None:
+        """See `RequestLog.concern`."""
+        self.runs[request] = run
+
+    def end(self, request: str, run: Run) -> None:
+        """See `RequestLog.end`."""
+        self.runs[request] = run
 
 
 # --- the database

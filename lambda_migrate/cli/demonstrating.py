@@ -15,6 +15,7 @@ from lambda_migrate.errors import ConfigurationError, MigrateError
 
 @app.command("demo")
 def demo(
+    context: typer.Context,
     environments: Annotated[
         int, typer.Option("--environments", min=1, help="How many start at once.")
     ] = 100,
@@ -25,6 +26,8 @@ def demo(
     """Watch 100 Lambda runtimes start at once."""
     from lambda_migrate.cli.interruption import by_default
 
+    if context.obj is not None:
+        raise ConfigurationError("`demo` does its work here: leave --function out")
     _require_local_extra()
     from lambda_migrate.local.child import EngineFailed
     from lambda_migrate.local.demo import run_demo

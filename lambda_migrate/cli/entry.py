@@ -10,14 +10,14 @@ import typer
 from rich.text import Text
 
 from lambda_migrate.cli.app import COMMON, CURRENT, app
-from lambda_migrate.cli.call import TRACEBACK
+from lambda_migrate.cli.call import TRACEBACK, AnsweredError
 from lambda_migrate.cli.failures import told
 from lambda_migrate.cli.interruption import Interrupted, interruptible
 from lambda_migrate.cli.terminal import Format, Terminal, written
-from lambda_migrate.errors import MigrateError
+from lambda_migrate.errors import MigrateError, MigrationFailed
 from lambda_migrate.migrations.statements import redact
 from lambda_migrate.verbs.answer import FAILED, WRONG
-from lambda_migrate.verbs.failures import exit_code_of, failure_document
+from lambda_migrate.verbs.failures import error_of, exit_code_of, failure_document
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +47,8 @@ def run(arguments: Sequence[str]) -> int:
             told(error, committed=_committed(), width=terminal.err.width),
             code=exit_code_of(error),
         )
+    except AnsweredError as answered:
+        return _answered(terminal, answered)
     except _UsageError as error:
         return _misused(terminal, error)
     except Interrupted as interrupted:
@@ -60,18 +62,43 @@ def run(arguments: Sequence[str]) -> int:
     return answer if isinstance(answer, int) else 0
 
 
+def _answered(terminal: Terminal, answered: AnsweredError) -> int:
+    """A function's error, shown as one from here."""
+    document = answered.document
+    committed = [str(name) for name in document.get("committed", ())]
+    error = error_of(document)
+    shown = told(error, committed=committed, width=terminal.err.width)
+    if committed and not isinstance(error, MigrationFailed):
+        shown.append(Text(f"committed before: {', '.join(committed[-3:])}"))
+    return _fail(terminal, document, shown, code=answered.exit_code, committed=committed)
+
+
 def _committed() -> list[str]:
     return CURRENT[0].reporter.done if CURRENT else []
 
 
 def _with_environment(arguments: list[str]) -> list[str]:
     """``repair --environment`` without a name means the one that the variable holds."""
-    if arguments[:1] != ["repair"] or "--environment" not in arguments:
+    command = [each for each in _without_function(arguments) if not each.startswith("-")]
+    if command[:1] != ["repair"] or "--environment" not in arguments:
         return arguments
     at = arguments.index("--environment") + 1
     if at < len(arguments) and not arguments[at].startswith("-"):
         return arguments
-    return [*arguments[:at], os.environ.get("LAMBDA_MIGRATE_ENVIRONMENT", ""), *arguments[at:]]
+    # A function has a variable of its own.
+    is_here = len(_without_function(arguments)) == len(arguments)
+    name = os.environ.get("LAMBDA_MIGRATE_ENVIRONMENT", "") if is_here else ""
+    return [*arguments[:at], name, *arguments[at:]]
+
+
+def _without_function(arguments: Sequence[str]) -> list[str]:
+    kept: list[str] = []
+    before = ""
+    for each in arguments:
+        if each != "--function" and not each.startswith("--function=") and before != "--function":
+            kept.append(each)
+        before = each
+    return kept
 
 
 def _format_of(arguments: Sequence[str]) -> Format:
@@ -82,9 +109,17 @@ def _format_of(arguments: Sequence[str]) -> Format:
     return Format.TABLE
 
 
-def _fail(terminal: Terminal, error: dict[str, Any], shown: Sequence[Any], *, code: int) -> int:
+def _fail(
+    terminal: Terminal,
+    error: dict[str, Any],
+    shown: Sequence[Any],
+    *,
+    code: int,
+    committed: list[str] | None = None,
+) -> int:
     if terminal.is_json:
-        document = {"error": {**error, "exit_code": code, "committed": _committed()}}
+        committed = _committed() if committed is None else committed
+        document = {"error": {**error, "exit_code": code, "committed": committed}}
         sys.stdout.write(written(document))
     else:
         terminal.note(*shown)
@@ -109,7 +144,10 @@ def _misused(terminal: Terminal, error: Any) -> int:
 
 def _interrupted(terminal: Terminal, code: int) -> int:
     message = "interrupted"
-    if CURRENT and CURRENT[0].reporter.has_begun:
+    if CURRENT and CURRENT[0].reporter.asked:
+        function = CURRENT[0].reporter.asked
+        message += f" here; {function} goes on: see `status` and `lease show` with --function"
+    elif CURRENT and CURRENT[0].reporter.has_begun:
         message += ": the lease is free, and what was not committed is undone"
     if _committed():
         message += f"; committed before: {', '.join(_committed()[-3:])}"

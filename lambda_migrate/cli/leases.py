@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 from rich.text import Text
 
 from lambda_migrate.cli import lease_table
@@ -22,33 +23,40 @@ from lambda_migrate.cli.render import (
     number,
 )
 from lambda_migrate.errors import legible
-from lambda_migrate.verbs import leases
 from lambda_migrate.verbs.answer import DONE
 
 
 @command(lease_app, "show")
 def lease_show(call: Call) -> int:
     """Show the holder and the last failure."""
-    answer = leases.lease_show(call.site)
-    document = answer.document
-    pairs = [
-        ("target", document["target"]),
-        ("table", document["table"]),
-        *lease_facts(document, now_ms=call.clock.wall_ms()),
-        ("ready", f"{number(len(document['ready']), 'code version')} vouched for"),
-        ("database", document["database"] or "none so far"),
-    ]
-    return call.answer(answer, facts(pairs))
+    return call.answer(
+        call.do("lease show"), lambda document: [_lease_facts(document, call.clock.wall_ms())]
+    )
+
+
+def _lease_facts(document: dict[str, Any], now_ms: int) -> Table:
+    return facts(
+        [
+            ("target", document["target"]),
+            ("table", document["table"]),
+            *lease_facts(document, now_ms=now_ms),
+            ("ready", f"{number(len(document['ready']), 'code version')} vouched for"),
+            ("database", document["database"] or "none so far"),
+        ]
+    )
 
 
 @command(lease_app, "release")
 def lease_release(call: Call, yes: Yes = False) -> int:
     """Free the lease of a holder that is dead."""
     call.yes = yes
-    answer = leases.lease_release(call.site)
-    owner = answer.document.get("owner")
+    return call.answer(call.do("lease release"), _released)
+
+
+def _released(document: dict[str, Any]) -> list[Text]:
+    owner = document["owner"]
     said = f"freed; {legible(owner)} held it" if owner else "nobody holds it"
-    return call.answer(answer, Text(said, style="green"))
+    return [Text(said, style="green")]
 
 
 @command(table_app, "create")

@@ -9,7 +9,6 @@ import typer
 from lambda_migrate.cli.call import Call
 from lambda_migrate.cli.registry import Whole, app, command
 from lambda_migrate.cli.render import plan_view, status_view, verdict
-from lambda_migrate.verbs import looking
 
 
 @command(app, "status")
@@ -21,10 +20,11 @@ def status(
     whole: Whole = False,
 ) -> int:
     """Show what is applied and who is at it."""
-    answer = looking.status(call.site, exit_code=exit_code)
-    now_ms, width = call.clock.wall_ms(), call.terminal.width
     return call.answer(
-        answer, *status_view(answer.document, now_ms=now_ms, width=width, whole=whole)
+        call.do("status", exit_code=exit_code),
+        lambda document: status_view(
+            document, now_ms=call.clock.wall_ms(), width=call.terminal.width, whole=whole
+        ),
     )
 
 
@@ -35,8 +35,10 @@ def plan(
     whole: Whole = False,
 ) -> int:
     """Show what `up` would do."""
-    answer = looking.plan(call.site, to=to)
-    return call.answer(answer, *plan_view(answer.document, width=call.terminal.width, whole=whole))
+    return call.answer(
+        call.do("plan", to=to),
+        lambda document: plan_view(document, width=call.terminal.width, whole=whole),
+    )
 
 
 @command(app, "verify")
@@ -48,5 +50,4 @@ def verify(
     ] = False,
 ) -> int:
     """Compare files, history, lease table."""
-    answer = looking.verify(call.site, resync=resync)
-    return call.answer(answer, verdict(answer.document))
+    return call.answer(call.do("verify", resync=resync), lambda document: [verdict(document)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -11,8 +11,6 @@ from rich.text import Text
 from lambda_migrate.cli.call import Call
 from lambda_migrate.cli.registry import Yes, app, command
 from lambda_migrate.cli.render import number
-from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.verbs import mending
 
 
 @command(app, "baseline")
@@ -23,10 +21,12 @@ def baseline(
 ) -> int:
     """Record migrations as applied unrun."""
     call.yes = yes
-    answer = mending.baseline(call.site, version)
-    count = len(answer.document.get("declared", ()))
-    said = f"recorded {number(count, 'migration')} as applied; nothing was run"
-    return call.answer(answer, Text(said, style="green"))
+    return call.answer(call.do("baseline", version=version), _recorded)
+
+
+def _recorded(document: dict[str, Any]) -> list[Text]:
+    count = number(len(document["declared"]), "migration")
+    return [Text(f"recorded {count} as applied; nothing was run", style="green")]
 
 
 class Declared(str, Enum):
@@ -52,19 +52,18 @@ def repair(
 ) -> int:
     """Settle what only a person can tell."""
     call.yes = yes
-    if version is None and declared is None and call.options.environment is not None:
-        return _stamp(call)
-    if version is None or declared is None:
-        raise ConfigurationError(
-            "say what to repair: `repair VERSION --as applied|pending|edited`, or "
-            "`repair --environment NAME` for a database that changed hands"
-        )
-    answer = mending.repair(call.site, version, declared=declared.value)
-    said = f"{answer.document.get('repaired')} is recorded as {declared.value}"
-    return call.answer(answer, Text(said, style="green"))
+    answer = call.do(
+        "repair",
+        version=version,
+        environment=call.options.environment,
+        **{"as": None if declared is None else declared.value},
+    )
+    return call.answer(answer, _repaired)
 
 
-def _stamp(call: Call) -> int:
-    answer = mending.stamp(call.site)
-    said = f"{answer.document['database']} now belongs to {answer.document.get('stamped')!r}"
-    return call.answer(answer, Text(said, style="green"))
+def _repaired(document: dict[str, Any]) -> list[Text]:
+    if "stamped" in document:
+        said = f"{document['database']} now belongs to {document['stamped']!r}"
+    else:
+        said = f"{document['repaired']} is recorded as {document['as']}"
+    return [Text(said, style="green")]

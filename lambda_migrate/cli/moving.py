@@ -11,7 +11,6 @@ from lambda_migrate.cli.call import Call
 from lambda_migrate.cli.registry import Yes, app, command
 from lambda_migrate.cli.render import number
 from lambda_migrate.cli.times import duration
-from lambda_migrate.verbs import moving
 
 
 @command(app, "up")
@@ -25,8 +24,9 @@ def up(
     ] = False,
 ) -> int:
     """Apply what is pending."""
-    answer = moving.up(call.site, to=to, wait=wait)
-    return call.answer(answer, _applied(answer.document, to=to))
+    return call.answer(
+        call.do("up", to=to, wait=wait), lambda document: [_applied(document, to=to)]
+    )
 
 
 def _applied(document: dict[str, Any], *, to: int | None) -> Text:
@@ -58,7 +58,10 @@ def down(
 ) -> int:
     """Take migrations back, the newest first."""
     call.yes = yes
-    answer = moving.down(call.site, to=to, steps=steps, only=only)
-    count = len(answer.document.get("reverted", ()))
-    shown = f"took back {number(count, 'migration')}" if count else "nothing to take back"
-    return call.answer(answer, Text(shown, style="green"))
+    return call.answer(call.do("down", to=to, steps=steps, only=only), _reverted)
+
+
+def _reverted(document: dict[str, Any]) -> list[Text]:
+    count = len(document["reverted"])
+    said = f"took back {number(count, 'migration')}" if count else "nothing to take back"
+    return [Text(said, style="green")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.progress import (
     BarColumn,
@@ -25,7 +25,7 @@ from lambda_migrate.events import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
     from lambda_migrate.cli.terminal import Terminal
@@ -51,6 +51,8 @@ class Reporter:
         """Names of the migrations that were committed, or taken back, so far."""
         self.has_begun = False
         """Whether a migration was started, or one was about to be taken back."""
+        self.asked = ""
+        """The function that was asked to do it; it goes on without us."""
         self._terminal = terminal
         self._bar: _Bar | None = None
         self._coming: Sequence[str] = ()
@@ -62,6 +64,21 @@ class Reporter:
         self.has_begun = True
         if names:
             self._show(names[0], done=0, total=len(names))
+
+    def ask(self, function: str, command: str) -> None:
+        """A function was asked to run a command; how far it is can only be told at the end."""
+        self.asked = function
+        self._show(f"{function}: {command}", done=0, total=0)
+
+    def tell(self, told: Sequence[Mapping[str, Any]]) -> None:
+        """What the function saw on the way to its answer."""
+        for each in told:
+            if "migration" in each:
+                style = "bold red" if each.get("what") == "failed" else "green"
+                what, seconds = str(each.get("what", "")), float(each.get("seconds", 0))
+                self._line(what, str(each["migration"]), seconds, style=style)
+            elif "owner" in each:
+                self._took_over(str(each["owner"]))
 
     def wait(self, reason: str, *, seconds: float) -> None:
         """Somebody else is at it; said once, then shown on a terminal."""
@@ -82,8 +99,10 @@ class Reporter:
         elif isinstance(event, MigrationBroke):
             self._line("failed", event.migration, event.seconds, style="bold red")
         elif isinstance(event, LeaseTakenOver):
-            before = legible(event.previous_owner)
-            self._terminal.say(f"took the lease over from {before}, which is gone")
+            self._took_over(event.previous_owner)
+
+    def _took_over(self, owner: str) -> None:
+        self._terminal.say(f"took the lease over from {legible(owner)}, which is gone")
 
     def _finished(self, verb: str, event: MigrationApplied | MigrationReverted) -> None:
         self.done.append(event.migration)

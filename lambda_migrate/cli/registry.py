@@ -9,7 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from lambda_migrate._version import __version__
-from lambda_migrate.cli.call import Call, CommonOptions, require_positive
+from lambda_migrate.cli.call import (
+    Call,
+    CommonOptions,
+    refuse_what_the_function_knows,
+    require_positive,
+)
 from lambda_migrate.cli.terminal import Format
 
 __all__ = [
@@ -31,7 +36,13 @@ def _common(*names: str, text: str, metavar: str | None = None) -> Any:
     return typer.Option(*names, help=text, metavar=metavar, rich_help_panel=_EVERYWHERE)
 
 
+Function = Annotated[
+    str | None,
+    _common("--function", text="Have this admin function do it.", metavar="NAME[:ALIAS]"),
+]
+
 COMMON: dict[str, tuple[Any, Any]] = {
+    "function": (Function, None),
     "format": (
         Annotated[Format, _common("--format", text="How to answer.")],
         Format.TABLE,
@@ -98,8 +109,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-lease_app = typer.Typer(no_args_is_help=True, help="Look at the lease, or free it.")
-table_app = typer.Typer(no_args_is_help=True, help="The DynamoDB table of leases.")
+lease_app = typer.Typer(name="lease", no_args_is_help=True, help="Look at the lease, or free it.")
+table_app = typer.Typer(name="table", no_args_is_help=True, help="The DynamoDB table of leases.")
 app.add_typer(lease_app, name="lease")
 app.add_typer(table_app, name="table")
 
@@ -119,12 +130,20 @@ def command(group: typer.Typer, name: str) -> Callable[[Callable[..., int]], Cal
 
         def run(**values: Any) -> int:
             require_positive(values["timeout"])
+            before: typer.Context = values.pop("context")
+            if values["function"] is None:
+                values["function"] = before.obj
             call = Call(CommonOptions(**{key: values.pop(key) for key in COMMON}))
             CURRENT[:] = [call]
+            full_name = f"{group.info.name} {name}" if group in (lease_app, table_app) else name
+            refuse_what_the_function_knows(call.options, command=full_name)
             with call.reporter:
                 return act(call, **values)
 
-        parameters = [*own, *common]
+        context = inspect.Parameter(
+            "context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context
+        )
+        parameters = [context, *own, *common]
         # Typer reads a command's options from its signature; this one has two authors.
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # see above
         run.__annotations__ = {each.name: each.annotation for each in parameters}
@@ -143,12 +162,15 @@ def _say_version(wanted: bool) -> None:
 
 @app.callback()
 def root(
+    context: typer.Context,
+    function: Function = None,
     _version: Annotated[
         bool,
         typer.Option("--version", callback=_say_version, is_eager=True, help="Say which it is."),
     ] = False,
 ) -> None:
     """Migrate a PostgreSQL schema, as the functions that start on it do."""
+    context.obj = function
 
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lambda_migrate.lease.signed.client import SignedClient
     from lambda_migrate.lease.state import Failure, LeaseState, Progress, Ready
 
-__all__ = ["CONNECT_SECONDS", "READ_SECONDS", "DynamoDBLeaseTable", "make_client"]
+__all__ = ["CONNECT_SECONDS", "READ_SECONDS", "DynamoDBLeaseTable", "TableItem", "make_client"]
 
 STALENESS_SECONDS = 2.0
 """How long an eventually consistent read may show the past. DynamoDB's guide: "usually reached
@@ -63,19 +63,15 @@ def make_client(region: str | None = None) -> Any:
         raise ConfigurationError(f"no DynamoDB client: {error}") from error
 
 
-class DynamoDBLeaseTable:
-    """`LeaseStore` on one DynamoDB item.
+class TableItem:
+    """One item of a DynamoDB table, and what can go wrong with calling it.
 
     Args:
         table: Name or ARN of the table.
         target: Partition key of the item.
         client: Makes the boto3 client when it is first needed.
-        signed: Asked first, before boto3; this table's alone.
-        lease_seconds: Length of a lease.
-        clock: Time.
+        signed: Asked first, before boto3; this item's alone.
     """
-
-    staleness_seconds = STALENESS_SECONDS
 
     def __init__(
         self,
@@ -84,28 +80,20 @@ class DynamoDBLeaseTable:
         *,
         client: Callable[[], Any] = make_client,
         signed: SignedClient | None = None,
-        lease_seconds: float = 20.0,
-        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.table = table
         self.target = target
-        self.lease_seconds = lease_seconds
         self._calls = 0
         self._make_client = client
         self._signed = signed
         self._made: Any = None
-        self._clock = clock
 
     @property
     def calls(self) -> int:
         """See `LeaseStore.calls`."""
         return self._calls + (0 if self._signed is None else self._signed.requests)
 
-    def read(self, *, consistent: bool = False) -> LeaseState:
-        """See `LeaseStore.read`."""
-        return decode(self._item(consistent=consistent), target=self.target)
-
-    def _item(self, *, consistent: bool) -> Mapping[str, Any] | None:
+    def get(self, *, consistent: bool) -> Mapping[str, Any] | None:
         """By the signed client; on any doubt by boto3."""
         if self._signed is not None:
             item = self._signed.get_item(self.table, self.target, consistent=consistent)
@@ -114,149 +102,18 @@ class DynamoDBLeaseTable:
         answer: dict[str, Any] = self._call("get_item", ConsistentRead=consistent)
         return answer.get("Item")
 
-    def acquire(self, owner: str, *, seen: LeaseState | None = None) -> Lease | LeaseState:
-        """See `LeaseStore.acquire`."""
-        free = (
-            "attribute_not_exists(#owner) OR #owner = :owner"
-            " OR attribute_not_exists(lease_until) OR lease_until < :over"
-        )
-        values: dict[str, Any] = {
-            ":one": {"N": "1"},
-            ":owner": {"S": owner},
-            ":over": {"N": str(self._clock.wall_ms() - SKEW_MS)},
-        }
-        if seen is not None:
-            free += " OR (fence = :seen_fence AND lease_until = :seen_until)"
-            values[":seen_fence"] = {"N": str(seen.fence)}
-            values[":seen_until"] = {"N": str(seen.lease_until_ms)}
-        return self._take(owner, free, values)
-
-    def _take(self, owner: str, free: str, values: dict[str, Any]) -> Lease | LeaseState:
-        trusted_until, until_ms = self._term()
-        try:
-            item = self._update(
-                "SET #owner = :owner, lease_until = :until, #format = :format"
-                " REMOVE progress ADD fence :one",
-                f"(attribute_not_exists(#format) OR #format = :format) AND ({free})",
-                {**values, ":until": {"N": str(until_ms)}, ":format": {"N": str(FORMAT)}},
-                names={"#format": "format"},
-            )
-        except ConditionFailed as failed:
-            return self._state_of(failed)
-        state = decode(item, target=self.target)
-        return Lease(owner, state.fence, trusted_until, state)
-
-    def renew(self, lease: Lease, progress: Progress | None = None) -> Lease:
-        """See `LeaseStore.renew`."""
-        trusted_until, until_ms = self._term()
-        changes = "SET lease_until = :until"
-        values: dict[str, Any] = {":until": {"N": str(until_ms)}}
-        if progress is not None:
-            changes += ", progress = :progress"
-            values[":progress"] = encode_progress(progress)
-        self._own(lease, changes, values)
-        return replace(lease, trusted_until=trusted_until)
-
-    def lift(self, lease: Lease, fence: int) -> Lease:
-        """See `LeaseStore.lift`."""
-        fence = max(fence, lease.fence)
-        try:
-            self._own(lease, "SET fence = :fence", {":fence": {"N": str(fence)}})
-        except LeaseLost:
-            # The answer to our own write may have been lost: then the item carries its result.
-            state = self.read(consistent=True)
-            if state.owner != lease.owner or state.fence != fence:
-                raise
-        return replace(lease, fence=fence)
-
-    def withdraw(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> Lease:
-        """See `LeaseStore.withdraw`."""
-        values = {":ready": encode_ready(ready), ":database": {"S": database}}
-        self._own(lease, "SET ready = :ready, #database = :database", values, _DATABASE)
-        return replace(lease, state=replace(lease.state, ready=dict(ready), database=database))
-
-    def complete(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> None:
-        """See `LeaseStore.complete`."""
-        values = {":ready": encode_ready(ready), ":database": {"S": database}}
-        changes = f"SET ready = :ready, #database = :database {_FREE}, failure"
-        self._finish(lease, changes, values, lambda state: state.ready == ready, _DATABASE)
-
-    def fail(self, lease: Lease, failure: Failure) -> None:
-        """See `LeaseStore.fail`."""
-        values = {":failure": encode_failure(failure)}
-        changes = f"SET failure = :failure {_FREE}"
-        self._finish(lease, changes, values, lambda state: state.failure == failure)
-
-    def release(self, lease: Lease) -> None:
-        """See `LeaseStore.release`."""
-        self._finish(lease, _FREE, {}, lambda _state: True)
-
-    def close(self) -> None:
-        """See `LeaseStore.close`."""
-        if self._signed is not None:
-            self._signed.close()
-        if self._made is not None:
-            self._made.close()
-
-    def _term(self) -> tuple[float, int]:
-        """When a lease asked for now stops being trusted, and when it runs out for others."""
-        trusted_until = self._clock.monotonic() + self.lease_seconds - SKEW_MS / 1000
-        return trusted_until, self._clock.wall_ms() + round(self.lease_seconds * 1000)
-
-    def _finish(
-        self,
-        lease: Lease,
-        changes: str,
-        values: dict[str, Any],
-        shows_it: Callable[[LeaseState], bool],
-        names: dict[str, str] | None = None,
-    ) -> None:
-        """A write that frees the lease: its own retry finds no owner, which is not a loss."""
-        try:
-            self._update(changes, _MINE, {**values, **_mine(lease)}, names=names)
-        except ConditionFailed as failed:
-            state = self._state_of(failed)
-            if state.owner is None and state.fence == lease.fence and shows_it(state):
-                return
-            raise self._lost(lease, state) from None
-
-    def _own(
-        self,
-        lease: Lease,
-        changes: str,
-        values: dict[str, Any],
-        names: dict[str, str] | None = None,
-    ) -> None:
-        try:
-            self._update(changes, _MINE, {**values, **_mine(lease)}, names=names)
-        except ConditionFailed as failed:
-            raise self._lost(lease, self._state_of(failed)) from None
-
-    def _lost(self, lease: Lease, state: LeaseState) -> LeaseLost:
-        holder = f"{state.owner} holds it" if state.owner else "nobody holds it now"
-        return LeaseLost(
-            f"the lease on {self.target!r} under fence {lease.fence} is lost: {holder}, "
-            f"at fence {state.fence}; this instance stops, the next invocation goes on"
-        )
-
-    def _state_of(self, failed: ConditionFailed) -> LeaseState:
-        if failed.item is None:
-            return self.read(consistent=True)
-        return decode(failed.item, target=self.target)
-
-    def _update(
-        self,
-        changes: str,
-        condition: str,
-        values: dict[str, Any],
-        *,
-        names: dict[str, str] | None = None,
+    def update(
+        self, changes: str, condition: str, values: dict[str, Any], *, names: dict[str, str]
     ) -> Mapping[str, Any]:
-        """Write if the condition holds; returns the item as it then is."""
+        """Write if the condition holds; returns the item as it then is.
+
+        Raises:
+            ConditionFailed: It does not hold.
+        """
         change = {
             "UpdateExpression": changes,
             "ConditionExpression": condition,
-            "ExpressionAttributeNames": {"#owner": "owner", **(names or {})},
+            "ExpressionAttributeNames": names,
             "ExpressionAttributeValues": values,
             "ReturnValues": "ALL_NEW",
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
@@ -267,6 +124,13 @@ class DynamoDBLeaseTable:
                 return item
         answer: dict[str, dict[str, Any]] = self._call("update_item", **change)
         return answer["Attributes"]
+
+    def close(self) -> None:
+        """See `LeaseStore.close`."""
+        if self._signed is not None:
+            self._signed.close()
+        if self._made is not None:
+            self._made.close()
 
     def _call(self, operation: str, **arguments: Any) -> Any:
         from botocore.exceptions import BotoCoreError, ClientError
@@ -352,6 +216,172 @@ class DynamoDBLeaseTable:
 
     def _region(self) -> str:
         return str(self._made.meta.region_name) if self._made is not None else "<region>"
+
+
+class DynamoDBLeaseTable(TableItem):
+    """`LeaseStore` on one DynamoDB item.
+
+    Args:
+        table: Name or ARN of the table.
+        target: Partition key of the item.
+        client: Makes the boto3 client when it is first needed.
+        signed: Asked first, before boto3; this table's alone.
+        lease_seconds: Length of a lease.
+        clock: Time.
+    """
+
+    staleness_seconds = STALENESS_SECONDS
+
+    def __init__(
+        self,
+        table: str,
+        target: str,
+        *,
+        client: Callable[[], Any] = make_client,
+        signed: SignedClient | None = None,
+        lease_seconds: float = 20.0,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        super().__init__(table, target, client=client, signed=signed)
+        self.lease_seconds = lease_seconds
+        self._clock = clock
+
+    def read(self, *, consistent: bool = False) -> LeaseState:
+        """See `LeaseStore.read`."""
+        return decode(self.get(consistent=consistent), target=self.target)
+
+    def acquire(self, owner: str, *, seen: LeaseState | None = None) -> Lease | LeaseState:
+        """See `LeaseStore.acquire`."""
+        free = (
+            "attribute_not_exists(#owner) OR #owner = :owner"
+            " OR attribute_not_exists(lease_until) OR lease_until < :over"
+        )
+        values: dict[str, Any] = {
+            ":one": {"N": "1"},
+            ":owner": {"S": owner},
+            ":over": {"N": str(self._clock.wall_ms() - SKEW_MS)},
+        }
+        if seen is not None:
+            free += " OR (fence = :seen_fence AND lease_until = :seen_until)"
+            values[":seen_fence"] = {"N": str(seen.fence)}
+            values[":seen_until"] = {"N": str(seen.lease_until_ms)}
+        return self._take(owner, free, values)
+
+    def _take(self, owner: str, free: str, values: dict[str, Any]) -> Lease | LeaseState:
+        trusted_until, until_ms = self._term()
+        try:
+            item = self._update(
+                "SET #owner = :owner, lease_until = :until, #format = :format"
+                " REMOVE progress ADD fence :one",
+                f"(attribute_not_exists(#format) OR #format = :format) AND ({free})",
+                {**values, ":until": {"N": str(until_ms)}, ":format": {"N": str(FORMAT)}},
+                names={"#format": "format"},
+            )
+        except ConditionFailed as failed:
+            return self._state_of(failed)
+        state = decode(item, target=self.target)
+        return Lease(owner, state.fence, trusted_until, state)
+
+    def renew(self, lease: Lease, progress: Progress | None = None) -> Lease:
+        """See `LeaseStore.renew`."""
+        trusted_until, until_ms = self._term()
+        changes = "SET lease_until = :until"
+        values: dict[str, Any] = {":until": {"N": str(until_ms)}}
+        if progress is not None:
+            changes += ", progress = :progress"
+            values[":progress"] = encode_progress(progress)
+        self._own(lease, changes, values)
+        return replace(lease, trusted_until=trusted_until)
+
+    def lift(self, lease: Lease, fence: int) -> Lease:
+        """See `LeaseStore.lift`."""
+        fence = max(fence, lease.fence)
+        try:
+            self._own(lease, "SET fence = :fence", {":fence": {"N": str(fence)}})
+        except LeaseLost:
+            # The answer to our own write may have been lost: then the item carries its result.
+            state = self.read(consistent=True)
+            if state.owner != lease.owner or state.fence != fence:
+                raise
+        return replace(lease, fence=fence)
+
+    def withdraw(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> Lease:
+        """See `LeaseStore.withdraw`."""
+        values = {":ready": encode_ready(ready), ":database": {"S": database}}
+        self._own(lease, "SET ready = :ready, #database = :database", values, _DATABASE)
+        return replace(lease, state=replace(lease.state, ready=dict(ready), database=database))
+
+    def complete(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> None:
+        """See `LeaseStore.complete`."""
+        values = {":ready": encode_ready(ready), ":database": {"S": database}}
+        changes = f"SET ready = :ready, #database = :database {_FREE}, failure"
+        self._finish(lease, changes, values, lambda state: state.ready == ready, _DATABASE)
+
+    def fail(self, lease: Lease, failure: Failure) -> None:
+        """See `LeaseStore.fail`."""
+        values = {":failure": encode_failure(failure)}
+        changes = f"SET failure = :failure {_FREE}"
+        self._finish(lease, changes, values, lambda state: state.failure == failure)
+
+    def release(self, lease: Lease) -> None:
+        """See `LeaseStore.release`."""
+        self._finish(lease, _FREE, {}, lambda _state: True)
+
+    def _term(self) -> tuple[float, int]:
+        """When a lease asked for now stops being trusted, and when it runs out for others."""
+        trusted_until = self._clock.monotonic() + self.lease_seconds - SKEW_MS / 1000
+        return trusted_until, self._clock.wall_ms() + round(self.lease_seconds * 1000)
+
+    def _finish(
+        self,
+        lease: Lease,
+        changes: str,
+        values: dict[str, Any],
+        shows_it: Callable[[LeaseState], bool],
+        names: dict[str, str] | None = None,
+    ) -> None:
+        """A write that frees the lease: its own retry finds no owner, which is not a loss."""
+        try:
+            self._update(changes, _MINE, {**values, **_mine(lease)}, names=names)
+        except ConditionFailed as failed:
+            state = self._state_of(failed)
+            if state.owner is None and state.fence == lease.fence and shows_it(state):
+                return
+            raise self._lost(lease, state) from None
+
+    def _own(
+        self,
+        lease: Lease,
+        changes: str,
+        values: dict[str, Any],
+        names: dict[str, str] | None = None,
+    ) -> None:
+        try:
+            self._update(changes, _MINE, {**values, **_mine(lease)}, names=names)
+        except ConditionFailed as failed:
+            raise self._lost(lease, self._state_of(failed)) from None
+
+    def _lost(self, lease: Lease, state: LeaseState) -> LeaseLost:
+        holder = f"{state.owner} holds it" if state.owner else "nobody holds it now"
+        return LeaseLost(
+            f"the lease on {self.target!r} under fence {lease.fence} is lost: {holder}, "
+            f"at fence {state.fence}; this instance stops, the next invocation goes on"
+        )
+
+    def _state_of(self, failed: ConditionFailed) -> LeaseState:
+        if failed.item is None:
+            return self.read(consistent=True)
+        return decode(failed.item, target=self.target)
+
+    def _update(
+        self,
+        changes: str,
+        condition: str,
+        values: dict[str, Any],
+        *,
+        names: dict[str, str] | None = None,
+    ) -> Mapping[str, Any]:
+        return self.update(changes, condition, values, names={"#owner": "owner", **(names or {})})
 
 
 _MINE = "#owner = :mine AND fence = :my_fence"

@@ -21,6 +21,7 @@ class Question:
         verb: The command that asks: ``down``, ``baseline``, ``repair``, ``lease release``.
         ask: The question itself.
         heading: What the command is about to do, as a sentence.
+        place: Where, as every answer of the command says it.
         migrations: ``name`` and ``applied_at`` (or None) of each one concerned, in order.
         lease: The lease concerned, as `lease_document` gives it, if it is one.
     """
@@ -28,6 +29,7 @@ class Question:
     verb: str
     ask: str
     heading: str
+    place: dict[str, str]
     migrations: Sequence[dict[str, Any]] = ()
     lease: dict[str, Any] | None = None
 

@@ -29,6 +29,7 @@ def lease_release(site: Site) -> Answer:
         verb="lease release",
         ask="free it?",
         heading="free it only if its holder is dead: one that lives loses what it is doing",
+        place=_place(site),
         lease=lease_document(state),
     )
     if state.owner is not None and not site.attendant.confirm(question):

@@ -11,7 +11,7 @@ from lambda_migrate.verbs.attendant import Question
 if TYPE_CHECKING:
     from lambda_migrate.verbs.site import Site
 
-__all__ = ["baseline", "repair", "stamp"]
+__all__ = ["baseline", "repair"]
 
 
 def baseline(site: Site, version: int) -> Answer:
@@ -28,6 +28,7 @@ def baseline(site: Site, version: int) -> Answer:
         verb="baseline",
         ask=f"record {len(names)} migration{'s' * (len(names) != 1)} as applied?",
         heading=f"this records as applied, without running them, on {site.place['database']}:",
+        place=site.place,
         migrations=[{"name": name, "applied_at": None} for name in names],
     )
     if names and not site.attendant.confirm(question):
@@ -36,14 +37,33 @@ def baseline(site: Site, version: int) -> Answer:
     return Answer({**site.place, "declared": list(declared)})
 
 
-def repair(site: Site, version: int, *, declared: str) -> Answer:
-    """Settle what cannot be told from outside; asks.
+def repair(
+    site: Site,
+    version: int | None = None,
+    *,
+    declared: str | None = None,
+    environment: str | None = None,
+) -> Answer:
+    """Settle what only a person can tell; asks.
 
     Args:
         site: Where.
         version: Which migration.
         declared: ``applied`` or ``pending`` for one in doubt; ``edited`` to accept a changed file.
+        environment: Given, with neither of the two: stamp the database with the environment of the
+            site's settings, which this is.
     """
+    if version is None and declared is None and environment is not None:
+        return _stamp(site)
+    if version is None or declared is None:
+        raise ConfigurationError(
+            "say what to repair: `repair VERSION --as applied|pending|edited`, or "
+            "`repair --environment NAME` for a database that changed hands"
+        )
+    return _settle(site, version, declared)
+
+
+def _settle(site: Site, version: int, declared: str) -> Answer:
     consequence = _CONSEQUENCES.get(declared)
     if consequence is None:
         raise ConfigurationError(
@@ -55,6 +75,7 @@ def repair(site: Site, version: int, *, declared: str) -> Answer:
         verb="repair",
         ask=f"record {name} as {declared}?",
         heading=consequence.format(name=name, database=site.place["database"]),
+        place=site.place,
     )
     if not site.attendant.confirm(question):
         return _left_alone(site)
@@ -84,8 +105,8 @@ def _name_of(site: Site, version: int) -> str:
     return migration.name if migration is not None else f"version {version}"
 
 
-def stamp(site: Site) -> Answer:
-    """Stamp the database with the environment of the settings, whatever it was; asks."""
+def _stamp(site: Site) -> Answer:
+    """Stamp the database with the environment of the settings, whatever it was."""
     environment = site.settings.environment
     if not environment:
         raise ConfigurationError("say which: repair --environment NAME")
@@ -94,6 +115,7 @@ def stamp(site: Site) -> Answer:
         verb="repair",
         ask=f"stamp it with {environment!r}?",
         heading=f"{where} will belong to {environment!r}; functions of others are refused there.",
+        place=site.place,
     )
     if not site.attendant.confirm(question):
         return _left_alone(site)

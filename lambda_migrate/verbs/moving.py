@@ -69,7 +69,7 @@ def down(
 
     def confirm(rows: Sequence[HistoryRow]) -> bool:
         nonlocal agreed
-        agreed = site.attendant.confirm(_rollback_question(rows, site.place["database"]))
+        agreed = site.attendant.confirm(_rollback_question(rows, site.place))
         return agreed
 
     reverted = site.maintenance.down(site.deadline, to=to, steps=steps, only=only, confirm=confirm)
@@ -78,11 +78,12 @@ def down(
     return Answer({**site.place, "reverted": list(reverted)})
 
 
-def _rollback_question(rows: Sequence[HistoryRow], database: str) -> Question:
+def _rollback_question(rows: Sequence[HistoryRow], place: dict[str, str]) -> Question:
     what = f"{len(rows)} migration" + "s" * (len(rows) != 1)
     return Question(
         verb="down",
         ask=f"take back {what}?",
-        heading=f"this runs the down scripts of {what} on {database}:",
+        heading=f"this runs the down scripts of {what} on {place['database']}:",
+        place=place,
         migrations=[{"name": row.name, "applied_at": row.applied_at} for row in rows],
     )

@@ -32,6 +32,7 @@ class Site:
         environ: Where the process runs; a relative directory lies in its ``LAMBDA_TASK_ROOT``.
         attendant: Who is asked and told.
         observer: Who sees events.
+        request_id: The command's id, for the history.
         clock: Time.
     """
 
@@ -43,6 +44,7 @@ class Site:
         *,
         attendant: Attendant | None = None,
         observer: Observer = null_observer,
+        request_id: str = "",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.settings = settings
@@ -51,6 +53,7 @@ class Site:
         self.clock = clock
         self._environ = environ
         self._observer = observer
+        self._request_id = request_id
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -92,7 +95,7 @@ class Site:
         settings = self.settings.require(database=True)
         target = make_target(settings, observer=self._observer, clock=self.clock)
         self._note_without_table()
-        return Maintenance(self.manifest, target, evict=self.has_table)
+        return Maintenance(self.manifest, target, evict=self.has_table, request_id=self._request_id)
 
     @cached_property
     def place(self) -> dict[str, str]:

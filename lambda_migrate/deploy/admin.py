@@ -1,0 +1,370 @@
+"""The admin function: the command line's verbs inside the VPC, where the database is.
+
+``lambda-migrate --function NAME`` invokes it; so may a pipeline, or a person by AWS's own tools::
+
+    {"command": "up", "options": {"to": 3}}
+    -> {"exit_code": 0, "document": {...}, "told": [...], "library": "1.0", "request": "..."}
+    -> {"exit_code": 1, "error": {...}, ...}
+
+Documents, errors and exit codes are those of ``--format json``. It has no trigger: whoever may
+invoke it may migrate. What is expected to go wrong is an answer and never a failed invocation.
+
+::
+
+    read the event        -> error: what to write
+    changes nothing?      -> do it
+    begin it in the log   -> new: do it, log the answer
+                          -> known: its answer, if it has ended
+                                    wait for it, as long as it may run
+                                    what the history tells of it, if its invocation was killed
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from lambda_migrate._version import __version__
+from lambda_migrate.deadline import SYSTEM_CLOCK, Deadline
+from lambda_migrate.deploy.abridging import abridged
+from lambda_migrate.deploy.requests import RequestTable, Run
+from lambda_migrate.errors import ConfigurationError, LeaseHeld, MigrateError
+from lambda_migrate.events import (
+    CommandEnded,
+    LeaseTakenOver,
+    MigrationApplied,
+    MigrationBroke,
+    MigrationReverted,
+)
+from lambda_migrate.settings import Settings
+from lambda_migrate.target import is_owner_of
+from lambda_migrate.verbs.answer import BUSY, FAILED
+from lambda_migrate.verbs.errand import Errand, mark_of
+from lambda_migrate.verbs.failures import exit_code_of, failure_document
+from lambda_migrate.verbs.site import Site
+from lambda_migrate.wiring import default_observer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from lambda_migrate.deadline import Clock
+    from lambda_migrate.deploy.requests import RequestLog
+    from lambda_migrate.events import Event, Observer
+    from lambda_migrate.verbs.attendant import Question
+
+__all__ = ["AdminFunction", "handler"]
+
+_WITHOUT_DEADLINE_SECONDS = 900.0
+_KILL_SECONDS = 3.0
+"""How long after its deadline an invocation has surely been killed, clocks that differ included."""
+
+_LOOK_SECONDS = 1.0
+"""Between two looks at a run of the same request."""
+
+_TRACEBACK = "LAMBDA_MIGRATE_TRACEBACK"
+
+
+def handler(event: Any, context: Any) -> dict[str, Any]:
+    """Run one command; see `AdminFunction`."""
+    return AdminFunction(os.environ).answer(event, context)
+
+
+class AdminFunction:
+    """Answers events.
+
+    Args:
+        environ: Where settings are read.
+        make_log: Makes the log of requests.
+        observer: Who sees events besides the answer; Powertools' Logger and Metrics by default.
+        clock: Time.
+    """
+
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        *,
+        make_log: Callable[[Settings], RequestLog] | None = None,
+        observer: Observer | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._environ = environ
+        self._make_log = make_log or self._default_log
+        self._observer = observer or default_observer()
+        self._clock = clock
+
+    def answer(self, event: Any, context: Any) -> dict[str, Any]:
+        """Run the command that ``event`` names.
+
+        Args:
+            event: See the module.
+            context: Lambda's.
+
+        Returns:
+            The answer. It is an answer in every case that can be foreseen, so that Lambda does not
+            take the invocation for a failed one and repeat it.
+        """
+        began = self._clock.monotonic()
+        invocation = _Invocation(
+            str(getattr(context, "aws_request_id", "")),
+            Deadline.of_invocation(context, self._clock)
+            or Deadline.after(_WITHOUT_DEADLINE_SECONDS, self._clock),
+        )
+        command, request = "", invocation.request_id
+        recorder = _Recorder(self._observer)
+
+        def run() -> dict[str, Any]:
+            nonlocal command, request
+            errand = Errand.read(event, request=invocation.request_id or "none")
+            command, request = errand.command.name, errand.request
+            return self._run(errand, invocation, recorder)
+
+        answer = self._answered(run, recorder)
+        error = answer.get("error", {})
+        self._observer.observe(
+            CommandEnded(
+                target=self._environ.get("LAMBDA_MIGRATE_TARGET") or "default",
+                command=command,
+                request=request,
+                exit_code=answer["exit_code"],
+                error=str(error.get("kind", "")),
+                message=str(error.get("message", "")),
+                seconds=self._clock.monotonic() - began,
+                applied=tuple(recorder.applied),
+                is_repeated=bool(answer.get("repeated")),
+            )
+        )
+        return abridged({**answer, "library": __version__, "request": request})
+
+    # --- running
+
+    def _run(self, errand: Errand, invocation: _Invocation, recorder: _Recorder) -> dict[str, Any]:
+        named = {name: errand.options.get(name) or None for name in ("environment",)}
+        settings = Settings.load(self._environ, **named).require(table=True)
+        deadline = invocation.deadline.earlier(settings.safety_margin_seconds)
+        if errand.timeout is not None:
+            deadline = deadline.or_after(errand.timeout)
+        attendant = _Attendant(errand)
+        site = Site(
+            settings,
+            deadline,
+            self._environ,
+            attendant=attendant,
+            observer=recorder,
+            request_id=errand.request,
+            clock=self._clock,
+        )
+        if not errand.writes:
+            return _done(errand, site, recorder)
+        log = self._make_log(settings)
+        run = self._new_run(errand, invocation)
+        found = log.begin(errand.request, run)
+        if found is not None:
+            return self._find(errand, site, log, found)
+
+        def note(question: Question) -> None:
+            nonlocal run
+            if question.verb == "down":
+                names = tuple(each["name"] for each in question.migrations)
+                run = replace(run, concerned=names)
+                log.concern(errand.request, run)
+
+        attendant.on_yes = note
+        answer = self._answered(lambda: _done(errand, site, recorder), recorder)
+        log.end(errand.request, replace(run, answer=answer))
+        return answer
+
+    def _new_run(self, errand: Errand, invocation: _Invocation) -> Run:
+        now_ms = self._clock.wall_ms()
+        left = invocation.deadline.remaining() + _KILL_SECONDS
+        return Run(
+            asked=errand.asked,
+            invocation=invocation.request_id,
+            began_ms=now_ms,
+            until_ms=now_ms + round(left * 1000),
+        )
+
+    def _answered(self, act: Callable[[], dict[str, Any]], recorder: _Recorder) -> dict[str, Any]:
+        """What ``act`` answers, or what went wrong with it as an answer."""
+        try:
+            return act()
+        except MigrateError as error:
+            document = failure_document(error)
+            if isinstance(error, _Unconfirmed):
+                document |= {"kind": "ConfigurationError", **error.facts}
+            return _failed(document, exit_code_of(error), recorder)
+        except Exception as error:
+            if self._environ.get(_TRACEBACK):
+                raise
+            return _failed(_surprise(error), FAILED, recorder)
+
+    # --- finding itself
+
+    def _find(self, errand: Errand, site: Site, log: RequestLog, found: Run) -> dict[str, Any]:
+        """What became of a run of the same request; wait for it as long as it may run."""
+        if found.asked != errand.asked:
+            raise ConfigurationError(
+                f"request {errand.request} was another command: each needs an id of its own"
+            )
+        while found.answer is None:
+            if found.invocation in errand.ended or self._clock.wall_ms() > found.until_ms:
+                return _post_mortem(errand, site, found)
+            if site.deadline.remaining() <= _LOOK_SECONDS:
+                return self._still_runs(errand, found)
+            self._clock.sleep(_LOOK_SECONDS)
+            found = log.read(errand.request) or found
+        return {**found.answer, "repeated": True}
+
+    def _still_runs(self, errand: Errand, found: Run) -> dict[str, Any]:
+        seconds = max(0, self._clock.wall_ms() - found.began_ms) / 1000
+        error = LeaseHeld(
+            f"`{errand.command.name}` still runs, for {seconds:.0f} s so far: ask again with the "
+            f"same request, {errand.request}, to hear how it ends"
+        )
+        document = {**failure_document(error), "committed": []}
+        return {"exit_code": BUSY, "error": document, "running": True}
+
+    def _default_log(self, settings: Settings) -> RequestLog:
+        return RequestTable(settings.table, settings.target, clock=self._clock)
+
+
+def _done(errand: Errand, site: Site, recorder: _Recorder) -> dict[str, Any]:
+    done = errand.command.act(site, **errand.arguments)
+    return {"exit_code": done.exit_code, "document": done.document, "told": recorder.told}
+
+
+def _failed(document: dict[str, Any], code: int, recorder: _Recorder) -> dict[str, Any]:
+    error = {**document, "exit_code": code, "committed": recorder.committed}
+    return {"exit_code": code, "error": error, "told": recorder.told}
+
+
+def _post_mortem(errand: Errand, site: Site, run: Run) -> dict[str, Any]:
+    """What the history tells of a run that ended without an answer."""
+    history = site.maintenance.target.database.read_history(site.deadline)
+    if errand.command.name == "down":
+        there = {row.name for row in history}
+        committed = [name for name in run.concerned if name not in there]
+        what = f"{len(committed)} of {len(run.concerned)} migrations that it set out to take back"
+    else:
+        committed = [row.name for row in history if is_owner_of(errand.request, row.owner)]
+        what = f"{len(committed)} migration{'s' * (len(committed) != 1)} that it recorded"
+    message = (
+        f"the invocation that ran `{errand.command.name}` ended without an answer: its time was "
+        f"over, or it was stopped. {what[0].upper()}{what[1:]} stayed committed; what was running "
+        "then is undone, and the lease runs out by itself. It is not run again: see `status`, then "
+        "give the command anew"
+    )
+    error = {
+        "kind": "Interrupted",
+        "exit_code": FAILED,
+        "message": message,
+        "retryable": True,
+        "committed": committed,
+    }
+    return {"exit_code": FAILED, "error": error, "repeated": True}
+
+
+def _surprise(error: Exception) -> dict[str, Any]:
+    """Its type, and where it came from: its text may hold anything."""
+    for frame in traceback.extract_tb(error.__traceback__):
+        sys.stderr.write(f"{frame.filename}:{frame.lineno} in {frame.name}\n")
+    kind = type(error).__name__
+    message = (
+        f"this should not happen: {type(error).__module__}.{kind}; the function's log says where. "
+        f"Set {_TRACEBACK}=1 on the function for the traceback, and please report it"
+    )
+    return {"kind": kind, "message": message, "retryable": False}
+
+
+# --- the parts of one invocation
+
+
+class _Invocation:
+    """Lambda's own facts.
+
+    Attributes:
+        request_id: Lambda's id; the same for all tries of an asynchronous invocation.
+        deadline: When Lambda kills.
+    """
+
+    def __init__(self, request_id: str, deadline: Deadline) -> None:
+        self.request_id = request_id
+        self.deadline = deadline
+
+
+class _Unconfirmed(ConfigurationError):
+    """A question that nobody has answered yet."""
+
+    def __init__(self, question: Question) -> None:
+        self.facts = {"question": asdict(question), "mark": mark_of(question)}
+        super().__init__(
+            f"{question.heading} {_names(question)}"
+            'To have it done, give the option "yes": true with a new request'
+        )
+
+
+def _names(question: Question) -> str:
+    names = [str(each["name"]) for each in question.migrations]
+    if not names:
+        return ""
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"{', '.join(names[:10])}{more}. "
+
+
+class _Attendant:
+    """Whoever sent the event: they have said yes, to everything or to one question, or not yet."""
+
+    def __init__(self, errand: Errand) -> None:
+        self._yes = errand.yes
+        self.on_yes: Callable[[Question], None] = lambda _question: None
+
+    def confirm(self, question: Question) -> bool:
+        """See `Attendant.confirm`."""
+        if not self._yes:
+            raise _Unconfirmed(question)
+        if self._yes is not True and self._yes != mark_of(question):
+            raise LeaseHeld(
+                "what it would do is no longer what was asked about: somebody else was here "
+                "meanwhile; look and try again"
+            )
+        self.on_yes(question)
+        return True
+
+    def wait(self, reason: str, *, seconds: float) -> None:
+        """See `Attendant.wait`."""
+
+    def note(self, text: str) -> None:
+        """See `Attendant.note`."""
+
+
+class _Recorder:
+    """`Observer` that keeps what a terminal would have shown on the way to the answer."""
+
+    def __init__(self, inner: Observer) -> None:
+        self.told: list[dict[str, Any]] = []
+        self.committed: list[str] = []
+        self.applied: list[str] = []
+        self._inner = inner
+
+    def observe(self, event: Event) -> None:
+        """See `Observer.observe`."""
+        self._inner.observe(event)
+        if isinstance(event, MigrationApplied):
+            self.applied.append(event.migration)
+            self._tell("applied", event)
+        elif isinstance(event, MigrationReverted):
+            self._tell("reverted", event)
+        elif isinstance(event, MigrationBroke):
+            self.told.append(_line("failed", event.migration, event.seconds))
+        elif isinstance(event, LeaseTakenOver):
+            self.told.append({"what": "took over", "owner": event.previous_owner})
+
+    def _tell(self, what: str, event: MigrationApplied | MigrationReverted) -> None:
+        self.committed.append(event.migration)
+        self.told.append(_line(what, event.migration, event.seconds))
+
+
+def _line(what: str, migration: str, seconds: float) -> dict[str, Any]:
+    return {"what": what, "migration": migration, "seconds": round(seconds, 3)}
