@@ -186,7 +186,7 @@ class InMemoryRequestLog:
     def begin(self, request: str, run: Run) -> Run | None:
         """See `RequestLog.begin`."""
         found = self.runs.setdefault(request, run)
-        return None if found.invocation == run.invocation else found
+        return None if found.attempt == run.attempt else found
 
     def read(self, request: str) -> Run | None:
         """See `RequestLog.read`."""

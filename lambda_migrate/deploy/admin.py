@@ -181,6 +181,7 @@ class AdminFunction:
         left = invocation.deadline.remaining() + _KILL_SECONDS
         return Run(
             asked=errand.asked,
+            attempt=os.urandom(16).hex(),
             invocation=invocation.request_id,
             began_ms=now_ms,
             until_ms=now_ms + round(left * 1000),

@@ -48,6 +48,7 @@ class Run:
 
     Attributes:
         asked: What was asked for; see `Errand.asked`.
+        attempt: Fresh for every run: the tries of an asynchronous invocation share their id.
         invocation: Lambda's id of the invocation that runs it.
         began_ms: Milliseconds since the epoch.
         until_ms: Past this its invocation has ended, one way or another.
@@ -56,6 +57,7 @@ class Run:
     """
 
     asked: str
+    attempt: str
     invocation: str
     began_ms: int
     until_ms: int
@@ -128,7 +130,7 @@ class RequestTable:
                 runs = self._runs()
         found = runs.get(request)
         # The answer to our own writing may have been lost.
-        return None if found is None or found.invocation == run.invocation else found
+        return None if found is None or found.attempt == run.attempt else found
 
     def read(self, request: str) -> Run | None:
         """See `RequestLog.read`."""
@@ -176,6 +178,7 @@ def _encode(run: Run) -> dict[str, Any]:
     return {
         "M": {
             "asked": {"S": run.asked},
+            "attempt": {"S": run.attempt},
             "invocation": {"S": run.invocation},
             "began": {"N": str(run.began_ms)},
             "until": {"N": str(run.until_ms)},
@@ -200,6 +203,7 @@ def _decode(value: Mapping[str, Any]) -> Run:
     concerned, answer = json.loads(zlib.decompress(bytes(value["rest"]["B"])))
     run = Run(
         asked=value["asked"]["S"],
+        attempt=value["attempt"]["S"],
         invocation=value["invocation"]["S"],
         began_ms=int(value["began"]["N"]),
         until_ms=int(value["until"]["N"]),

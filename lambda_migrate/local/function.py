@@ -215,9 +215,18 @@ class LocalFunction:
         """
         return self.submit(event, wait=wait).result()
 
-    def submit(self, event: Any = None, *, wait: float = 0.0) -> Future[InvocationResult]:
-        """Invoke once and come back at once; see `invoke`."""
-        return self._run(self._invoke(_encode(event), wait))
+    def submit(
+        self, event: Any = None, *, wait: float = 0.0, request_id: str | None = None
+    ) -> Future[InvocationResult]:
+        """Invoke once and come back at once; see `invoke`.
+
+        Args:
+            event: JSON.
+            wait: See `invoke`.
+            request_id: Lambda's id of it; a fresh one if None. All tries of an asynchronous
+                invocation have the same.
+        """
+        return self._run(self._invoke(_encode(event), wait, request_id))
 
     def storm(self, n: int, event: Any = None, *, together: bool = True) -> list[InvocationResult]:
         """Invoke ``n`` new environments at the same time, each cold exactly once.
@@ -298,15 +307,17 @@ class LocalFunction:
             raise RuntimeError("this function is not open: use it in a with statement")
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    async def _invoke(self, body: bytes, wait: float) -> InvocationResult:
+    async def _invoke(self, body: bytes, wait: float, request_id: str | None) -> InvocationResult:
         environment = await self._acquire(wait)
         if environment is None:
             return self._throttled()
-        return await self._deliver(environment, body)
+        return await self._deliver(environment, body, request_id)
 
-    async def _deliver(self, environment: Environment, body: bytes) -> InvocationResult:
+    async def _deliver(
+        self, environment: Environment, body: bytes, request_id: str | None = None
+    ) -> InvocationResult:
         invocation = Invocation(
-            request_id=str(uuid.uuid4()),
+            request_id=request_id or str(uuid.uuid4()),
             body=body,
             deadline_ms=self._clock.wall_ms() + int(self.timeout * 1000),
             function_arn=f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{self.name}",

@@ -18,6 +18,7 @@ _REASONS = {
     400: "Bad Request",
     404: "Not Found",
     413: "Payload Too Large",
+    429: "Too Many Requests",
     500: "Internal Server Error",
 }
 _BACKLOG = 1024  # a thousand clients may connect at the same instant
@@ -25,11 +26,19 @@ _BACKLOG = 1024  # a thousand clients may connect at the same instant
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client sent."""
+    """What a client sent.
+
+    Attributes:
+        method: ``GET``.
+        path: With its query, as it was sent.
+        body: May be empty.
+        headers: By their names in small letters.
+    """
 
     method: str
     path: str
     body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +101,12 @@ async def _read(reader: asyncio.StreamReader) -> Request | None:
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         method, path, _ = head[0].split(" ", 2)
-        headers = dict(line.lower().split(":", 1) for line in head[1:] if line)
+        pairs = [line.split(":", 1) for line in head[1:] if line]
+        headers = {name.lower(): value.strip() for name, value in pairs}
         body = await reader.readexactly(int(headers.get("content-length", "0")))
     except asyncio.IncompleteReadError:
         return None
-    return Request(method, path, body)
+    return Request(method, path, body, headers)
 
 
 def _write(writer: asyncio.StreamWriter, response: Response) -> None:

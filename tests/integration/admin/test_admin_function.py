@@ -1,0 +1,360 @@
+"""`lambda-migrate --function`: boto3, a Lambda API over HTTP, Lambda's runtime, real servers."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+import lambda_migrate
+from lambda_migrate.cli import main
+from lambda_migrate.cli.remote import RemoteFunction, make_client
+from lambda_migrate.deadline import Deadline
+from lambda_migrate.local.function import LocalFunction
+from lambda_migrate.local.invoke_api import InvokeApi
+from lambda_migrate.verbs.commands import COMMANDS
+from lambda_migrate.verbs.errand import Errand
+from tests.stage import COUNTERS, Stage, effect, running, until
+
+HANDLER = "lambda_migrate.deploy.admin.handler"
+MIGRATIONS = {
+    "0001_counters": COUNTERS,
+    "0002_two": effect(2),
+    "0003_three": effect(3),
+}
+
+
+def slow(version: int, seconds: float) -> str:
+    """A migration that takes its time, and whose tries can be counted."""
+    return effect(version, f"SELECT nextval('attempts'); SELECT pg_sleep({seconds});")
+
+
+@dataclass
+class Vpc:
+    """An admin function, and a laptop that can reach nothing but Lambda's API."""
+
+    stage: Stage
+    function: LocalFunction
+    api: InvokeApi
+
+    @property
+    def laptop(self) -> dict[str, str]:
+        return {**self.api.environment(), "PATH": os.environ["PATH"], "PYTHONPATH": _ours()}
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        """One command, in this process."""
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            patch.dict(os.environ, self.laptop, clear=True),
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
+            code = main(["--function", self.function.name, *arguments])
+        return code, out.getvalue(), err.getvalue()
+
+    def answer(self, *arguments: str) -> tuple[int, dict[str, Any]]:
+        code, out, _ = self.run(*arguments, "--format", "json")
+        document: dict[str, Any] = json.loads(out)
+        return code, document
+
+    def client(self, read_seconds: float = 60.0) -> Any:
+        with patch.dict(os.environ, self.laptop, clear=True):
+            return make_client(read_seconds)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """The same as a process of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "lambda_migrate", "--function", self.function.name, *arguments],
+            env=self.laptop,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+def _ours() -> str:
+    """Where the library under test is."""
+    return str(Path(lambda_migrate.__file__).parents[1])
+
+
+@contextmanager
+def opened(
+    stage: Stage, migrations: Mapping[str, str], *, timeout: float = 60.0, **more: Any
+) -> Iterator[Vpc]:
+    code = stage.code(migrations)
+    with (
+        LocalFunction(
+            HANDLER,
+            code=code,
+            environment={**stage.environment(), "PYTHONPATH": f"{code}{os.pathsep}{_ours()}"},
+            timeout=timeout,
+            name=f"admin-{stage.name}",
+            **more,
+        ) as function,
+        InvokeApi([function]) as api,
+    ):
+        yield Vpc(stage, function, api)
+
+
+@pytest.fixture
+def vpc(stage: Stage) -> Iterator[Vpc]:
+    with opened(stage, MIGRATIONS) as opened_vpc:
+        yield opened_vpc
+
+
+# --- every verb
+
+
+def test_every_verb_does_through_a_function_what_it_does_here(vpc: Vpc) -> None:
+    stage = vpc.stage
+    assert vpc.run("status", "--exit-code")[0] == 3
+    code, out, _ = vpc.run("plan")
+    assert code == 0
+    assert "would apply 3 migrations" in out
+    code, out, _ = vpc.run("up", "--to", "2")
+    assert code == 0
+    assert [line.split()[:2] for line in out.splitlines()[:2]] == [
+        ["applied", "0001_counters"],
+        ["applied", "0002_two"],
+    ]
+    assert "applied 2 migrations to" in out
+    assert vpc.answer("up")[1]["applied"] == ["0003_three"]
+    assert stage.effects() == {1: 1, 2: 1, 3: 1}
+    code, document = vpc.answer("status", "--exit-code")
+    assert (code, document["is_current"], document["is_marked_ready"]) == (0, True, True)
+    assert vpc.answer("verify")[1]["agree"] is True
+    assert vpc.answer("verify", "--resync")[1]["resynced"] is True
+    code, _, err = vpc.run("down", "--steps", "1")
+    assert code == 2
+    assert "0003_three" in err
+    assert "--yes" in err
+    assert vpc.answer("down", "--steps", "1", "--yes")[1]["reverted"] == ["0003_three"]
+    assert vpc.answer("baseline", "3", "--yes")[1]["declared"] == ["0003_three"]
+    assert stage.effects() == {1: 1, 2: 1}
+    code, document = vpc.answer("repair", "3", "--as", "pending", "--yes")
+    assert (code, document["repaired"]) == (0, "0003_three")
+    assert vpc.answer("repair", "--environment", "staging", "--yes")[1]["stamped"] == "staging"
+    assert vpc.run("up")[0] == 2  # its settings name no environment, or another
+    assert vpc.answer("lease", "show")[1]["owner"] is None
+    code, document = vpc.answer("lease", "release", "--yes")
+    assert (code, document["released"]) == (0, False)
+
+
+def test_the_history_says_which_command_it_was(vpc: Vpc) -> None:
+    vpc.run("up")
+    request = vpc.api.invoked[0].event["request"]
+    rows = vpc.stage.query("SELECT DISTINCT request_id FROM lambda_migrate.history")
+    assert rows == [[request]]
+
+
+def test_an_alias_is_a_function(vpc: Vpc) -> None:
+    with patch.dict(os.environ, vpc.laptop, clear=True):
+        assert main(["status", "--function", f"{vpc.function.name}:live"]) == 0
+        assert main(["status", "--function", f"{vpc.function.name}:gone"]) == 2
+
+
+def test_a_migration_that_fails_is_told_with_its_line(stage: Stage) -> None:
+    broken = "-- migrate:up\nSELECT 1;\nSELECT nott;\n-- migrate:down\n"
+    with opened(stage, {**MIGRATIONS, "0004_broken": broken}) as vpc:
+        code, out, err = vpc.run("up")
+        assert code == 1
+        assert out.count("applied ") == 3
+        assert "0004_broken.sql:3" in err
+        assert "3 before it stay" in err
+        code, document = vpc.answer("up")
+    assert (code, document["error"]["sqlstate"]) == (1, "42703")
+    assert document["error"]["exit_code"] == 1
+
+
+# --- answers that are lost
+
+
+@pytest.mark.parametrize("moment", ["start", "end"])
+def test_an_up_whose_answer_was_lost_finds_itself(stage: Stage, moment: Any) -> None:
+    with opened(stage, {**MIGRATIONS, "0004_slow": slow(4, 2)}) as vpc:
+        vpc.api.lose_answers(at=moment)
+        code, document = vpc.answer("up")
+        asked = [each.event["request"] for each in vpc.api.invoked]
+    assert code == 0
+    assert document["applied"] == [*MIGRATIONS, "0004_slow"]
+    assert len(asked) > 1
+    assert len(set(asked)) == 1
+    assert stage.effects() == {1: 1, 2: 1, 3: 1, 4: 1}
+    assert stage.attempts() == 1
+
+
+def test_a_down_whose_answer_was_lost_takes_nothing_more_back(vpc: Vpc) -> None:
+    vpc.run("up")
+    vpc.api.lose_answers(2)
+    code, document = vpc.answer("down", "--steps", "1", "--yes")
+    assert (code, document["reverted"]) == (0, ["0003_three"])
+    assert vpc.stage.effects() == {1: 1, 2: 1}
+    assert len({each.request_id for each in vpc.api.invoked[1:]}) == 3
+
+
+def test_a_failure_whose_answer_was_lost_is_told_and_not_tried_again(stage: Stage) -> None:
+    once = "-- migrate:up\nSELECT nextval('attempts'); SELECT 1/0;\n-- migrate:down\n"
+    with opened(stage, {"0001_counters": COUNTERS, "0002_once": once}) as vpc:
+        vpc.api.lose_answers()
+        code, document = vpc.answer("up")
+    assert (code, document["error"]["sqlstate"]) == (1, "22012")
+    assert document["error"]["committed"] == ["0001_counters"]
+    assert stage.attempts() == 1
+
+
+def test_a_read_timeout_of_the_client_runs_nothing_twice(stage: Stage) -> None:
+    with opened(stage, {**MIGRATIONS, "0004_slow": slow(4, 4)}) as vpc:
+        remote = RemoteFunction(
+            vpc.function.name, Deadline.after(90), client=lambda: vpc.client(read_seconds=1.5)
+        )
+        errand = Errand(command=COMMANDS["up"], request=str(uuid.uuid4()))
+        answer = remote.ask(errand)
+        assert len(vpc.api.invoked) > 1
+    assert answer["repeated"] is True
+    assert answer["document"]["applied"] == [*MIGRATIONS, "0004_slow"]
+    assert stage.attempts() == 1
+
+
+def test_throttled_calls_come_back_later(vpc: Vpc) -> None:
+    vpc.api.throttle(3)
+    code, out, _ = vpc.run("status")
+    assert code == 0
+    assert "waiting: Lambda" in out
+
+
+def test_a_function_with_one_environment_is_asked_until_it_is_free(stage: Stage) -> None:
+    migrations = {**MIGRATIONS, "0004_slow": slow(4, 2)}
+    with opened(stage, migrations, concurrency=1) as vpc:
+        vpc.api.lose_answers(at="start")
+        code, document = vpc.answer("up")
+    assert (code, len(document["applied"])) == (0, 4)
+    assert stage.attempts() == 1
+
+
+# --- functions that end in the midst
+
+
+def test_a_function_killed_by_its_timeout_is_reported_with_what_stayed(stage: Stage) -> None:
+    """It is frozen, so that nothing of its own can end the migration in time."""
+    migrations = {**MIGRATIONS, "0004_slow": slow(4, 60)}
+    with opened(stage, migrations, timeout=8.0) as vpc:
+        with ThreadPoolExecutor() as pool:
+            laptop = pool.submit(vpc.answer, "up")
+            until(running(stage, "pg_sleep"), what="the migration runs")
+            (environment,) = vpc.function.environments()
+            os.kill(environment.pid, 19)  # frozen: nothing of its own ends it before Lambda does
+            code, document = laptop.result()
+        assert code == 1
+        assert document["error"]["kind"] == "Interrupted"
+        assert document["error"]["committed"] == list(MIGRATIONS)
+        assert stage.effects() == {1: 1, 2: 1, 3: 1}
+        assert stage.attempts() == 1
+
+
+def test_a_function_that_is_killed_does_not_take_back_more_when_lambda_tries_again(
+    stage: Stage,
+) -> None:
+    """An asynchronous invocation that failed is repeated twice by Lambda itself."""
+    down = "SELECT nextval('attempts'); DELETE FROM effects WHERE version = 4;"
+    down += " SELECT pg_sleep(60);"
+    late = f"-- migrate:up\nINSERT INTO effects VALUES (4);\n-- migrate:down\n{down}\n"
+    with opened(stage, {**MIGRATIONS, "0004_late": late}, timeout=8.0) as vpc:
+        assert vpc.run("up")[0] == 0
+        event = {"command": "down", "options": {"steps": 1, "yes": True}}
+        vpc.client().invoke(
+            FunctionName=vpc.function.name,
+            InvocationType="Event",
+            Payload=json.dumps(event).encode(),
+        )
+        until(running(stage, "pg_sleep"), what="the rollback runs")
+        busy = next(each for each in vpc.function.environments() if each.state == "busy")
+        os.kill(busy.pid, 19)
+
+        def ended() -> int:
+            return sum(each.phase == "returned" for each in vpc.function.timeline())
+
+        until(lambda: ended() == 3, what="the second try of it returns")
+        tries = [each.request_id for each in vpc.api.invoked if each.event == event]
+        assert len(tries) == 2
+        assert len(set(tries)) == 1
+    assert stage.effects() == {1: 1, 2: 1, 3: 1, 4: 1}
+    assert [version for version, _ in stage.history()] == [1, 2, 3, 4]
+    assert stage.attempts() == 1
+
+
+def test_a_crash_is_heard_at_once_and_not_at_the_timeout(stage: Stage) -> None:
+    migrations = {**MIGRATIONS, "0004_slow": slow(4, 60)}
+    with opened(stage, migrations, timeout=600.0) as vpc:
+        with ThreadPoolExecutor() as pool:
+            laptop = pool.submit(vpc.answer, "up")
+            until(running(stage, "pg_sleep"), what="the migration runs")
+            os.kill(vpc.function.environments()[0].pid, 9)
+            code, document = laptop.result(timeout=120)
+        assert (code, document["error"]["kind"]) == (1, "Interrupted")
+        assert document["error"]["committed"] == list(MIGRATIONS)
+
+
+# --- others who are at it
+
+
+def test_of_several_ups_at_once_one_applies_and_the_others_are_told(stage: Stage) -> None:
+    with opened(stage, {**MIGRATIONS, "0004_slow": slow(4, 2)}) as vpc:
+        laptops = [vpc.start("up", "--format", "json") for _ in range(3)]
+        ended = [(*each.communicate(timeout=120), each.returncode) for each in laptops]
+    answers = [json.loads(out) for out, _, _ in ended]
+    applied = [each for each in answers if each.get("applied")]
+    assert len(applied) == 1
+    assert {code for _, _, code in ended} <= {0, 4}
+    assert stage.effects() == {1: 1, 2: 1, 3: 1, 4: 1}
+    assert stage.attempts() == 1
+
+
+def test_an_up_that_waits_goes_on_when_the_other_has_done(stage: Stage) -> None:
+    with opened(stage, {**MIGRATIONS, "0004_slow": slow(4, 3)}) as vpc:
+        first = vpc.start("up")
+        until(running(stage, "pg_sleep"), what="the first one migrates")
+        assert vpc.run("up")[0] == 4
+        assert vpc.answer("up", "--wait")[1]["applied"] == []
+        assert first.wait(timeout=60) == 0
+        first.communicate()
+
+
+# --- what is not ours
+
+
+def test_another_function_is_told_from_ours(stage: Stage) -> None:
+    code = stage.code({}, handler="def handler(event, context):\n    return {'statusCode': 200}\n")
+    err = io.StringIO()
+    with (
+        LocalFunction("app.handler", code=code, name="orders") as function,
+        InvokeApi([function]) as api,
+        patch.dict(os.environ, api.environment()),
+        redirect_stderr(err),
+    ):
+        assert main(["--function", "orders", "status"]) == 2
+    assert "lambda_migrate.deploy.admin.handler" in err.getvalue()
+
+
+def test_a_function_that_cannot_start_is_a_matter_of_configuration(stage: Stage) -> None:
+    err = io.StringIO()
+    with (
+        LocalFunction("gone.handler", code=stage.code({}), name="gone") as function,
+        InvokeApi([function]) as api,
+        patch.dict(os.environ, api.environment()),
+        redirect_stderr(err),
+    ):
+        assert main(["--function", "gone", "up"]) == 2
+    assert "cannot start" in err.getvalue()
