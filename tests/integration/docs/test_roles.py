@@ -1,0 +1,48 @@
+"""The roles that the pages tell one to make can do what they are for, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lambda_migrate.cli import main
+from lambda_migrate.local.postgresql import LocalPostgreSQL
+from tests.unit.docs.pages import DOCS, fences
+
+
+@pytest.fixture
+def server() -> Iterator[LocalPostgreSQL]:
+    """A server of its own, because roles are the server's; RDS has the role ``rds_iam``."""
+    with LocalPostgreSQL(databases=["orders"]) as own:
+        own.execute("CREATE ROLE rds_iam")
+        yield own
+
+
+def make_roles(server: LocalPostgreSQL) -> None:
+    page = DOCS / "how-to" / "rds-proxy-and-iam.md"
+    [script] = [fence.text for fence in fences(page, "sql")]
+    for line in script.splitlines():
+        server.execute(line, "orders")
+
+
+def test_the_application_may_write_rows_and_change_no_table(
+    server: LocalPostgreSQL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_roles(server)
+    (tmp_path / "0001_orders.sql").write_text(
+        "-- migrate:up\nCREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY, item text);\n"
+    )
+    monkeypatch.setenv("LAMBDA_MIGRATE_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("LAMBDA_MIGRATE_DATABASE_URL", server.url("orders", user="migrator"))
+    assert main(["up"]) == 0
+    server.execute("SET ROLE app; INSERT INTO orders (item) VALUES ('tea')", "orders")
+    for forbidden in (
+        "ALTER TABLE orders ADD COLUMN x int",
+        "CREATE TABLE another ()",
+        "DELETE FROM lambda_migrate.history",
+        "UPDATE lambda_migrate.fence SET token = 99",
+    ):
+        with pytest.raises(Exception, match="42501"):
+            server.execute(f"SET ROLE app; {forbidden}", "orders")
