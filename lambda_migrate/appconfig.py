@@ -14,7 +14,7 @@ import threading
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TookTooLong
 from http.client import HTTPConnection, HTTPException
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 from urllib.parse import quote
 
 from aws_lambda_powertools.utilities.feature_flags import (
@@ -53,7 +53,7 @@ EXTENSION_PORT = 2772
 EXTENSION_SECONDS = 2.0
 API_SECONDS = 15.0
 """How old an answer may be before it is asked for again. The extension answers from its own memory;
-the API charges for each document, and wants no session polled sooner than that."""
+the API charges for each document, and what does not answer would be waited for again and again."""
 
 LONGEST_SECONDS = 4.0
 """The end of asking, whatever the network does: a name that does not resolve, an address that does
@@ -122,7 +122,8 @@ class AppConfigFlags:
 
     def _is_old(self) -> bool:
         """By both clocks: the one may stand still while Lambda freezes us, the other may jump."""
-        keep = API_SECONDS if self._uses_api else EXTENSION_SECONDS
+        is_cheap = isinstance(self._answer, Flags) and not self._uses_api
+        keep = EXTENSION_SECONDS if is_cheap else API_SECONDS
         monotonic, wall_ms = self._answered
         elapsed = self._clock.monotonic() - monotonic
         return elapsed >= keep or not 0 <= self._clock.wall_ms() - wall_ms < keep * 1000
@@ -324,6 +325,7 @@ def flags_of(document: object, context: Mapping[str, str]) -> Flags:
         ) from None
     _check_rules(ours, context)
     powertools = FeatureFlags(store=_Document(ours))
+    powertools.validation_exception_handler(Exception)(_refuse_rule)  # type: ignore[arg-type]  # its hint says instance
     said = {
         name: powertools.evaluate(name=name, context=dict(context), default=None) for name in ours
     }
@@ -356,6 +358,11 @@ def _check_rules(flags: Mapping[str, Any], context: Mapping[str, str]) -> None:
                         f"rule {rule!r} of {name} looks at {condition['key']!r}; a rule can look "
                         f"at {', '.join(known)}"
                     )
+
+
+def _refuse_rule(error: BaseException) -> NoReturn:
+    """Powertools takes a rule that cannot be evaluated for one that does not apply."""
+    raise _Unusable(f"a rule cannot be evaluated: {error}") from None
 
 
 def _mode(value: object) -> str:

@@ -70,6 +70,7 @@ class PowertoolsObserver:
 
     def __init__(self) -> None:
         self._metrics: list[Metric] = []
+        self._warned: set[str] = set()
 
     def observe(self, event: Event) -> None:
         """See `Observer.observe`."""
@@ -95,7 +96,13 @@ class PowertoolsObserver:
         elif isinstance(event, Holding):
             self._tell_at_once(event)
         elif isinstance(event, FlagsIgnored):
-            _logger().warning(f"going on without feature flags: {event.reason}")
+            self._warn(f"going on without feature flags: {event.reason}")
+
+    def _warn(self, message: str) -> None:
+        """Say it, but once in a check: it may be true of a hundred migrations."""
+        if message not in self._warned:
+            self._warned.add(message)
+            _logger().warning(message)
 
     def _add(self, name: str, unit: str, value: float) -> None:
         self._metrics.append((name, unit, value))
@@ -124,6 +131,7 @@ class PowertoolsObserver:
     def _end(self, event: CheckFinished | CheckFailed | CommandEnded) -> None:
         times = [] if isinstance(event, CommandEnded) else _times(event)
         collected, self._metrics = self._metrics + times, []
+        self._warned.clear()
         if event.applied:
             collected.append(("MigrationsApplied", "Count", len(event.applied)))
         if collected:

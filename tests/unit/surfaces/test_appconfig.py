@@ -328,6 +328,20 @@ def test_flags_of_the_application_in_the_same_document_may_be_anything() -> None
             },
             "rule 'typo' of lambda_migrate_paused looks at 'enviroment'",
         ),
+        (
+            {
+                PAUSED: {
+                    "default": False,
+                    "rules": {
+                        "odd": {
+                            "when_match": True,
+                            "conditions": [{"action": "IN", "key": "target", "value": 5}],
+                        }
+                    },
+                }
+            },
+            "a rule cannot be evaluated: argument of type 'int' is not",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else json.dumps(value)[:40],
 )

@@ -66,6 +66,13 @@ def values(emf: list[dict[str, Any]]) -> dict[str, list[float]]:
     return found
 
 
+def test_that_flags_are_ignored_is_told_once_in_a_check(lines: Lines) -> None:
+    ignored = FlagsIgnored("orders-db", "no answer")
+    observe(ignored, ignored, FINISHED, ignored)
+    written, _ = lines.read()
+    assert [line["level"] for line in written] == ["WARNING", "INFO", "WARNING"]
+
+
 @pytest.mark.parametrize(
     ("event", "level", "message"),
     [
