@@ -51,6 +51,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "fence": (f"{_POSTGRESQL}/test_fence.py", *_NEWEST),
     "scripts": (f"{_POSTGRESQL}/test_transactional.py", f"{_POSTGRESQL}/test_scripts.py", *_NEWEST),
     "outside": (f"{_POSTGRESQL}/test_outside.py", *_NEWEST),
+    "appconfig": ("tests/unit/surfaces/test_appconfig.py",),
 }
 """What pytest is told, cheap ones first."""
 
@@ -366,6 +367,63 @@ MUTANTS = (
         "        if self.deadline.is_over:\n            raise NotReady",
         "        if False:\n            raise NotReady",
         ("hall",),
+    ),
+    # --- feature flags
+    Mutant(
+        "a check acquires without asking the flags",
+        "runner.py",
+        "if self.target.flags is None or isinstance(step, Serve)",
+        "if True or isinstance(step, Serve)",
+        ("hall",),
+    ),
+    Mutant(
+        "a holder does not ask the flags between two migrations",
+        "applying.py",
+        "    permit(target, hold.deadline, version=migration.version, what=migration.name)\n",
+        "",
+        ("hall",),
+    ),
+    Mutant(
+        "flags that cannot be read stop nobody",
+        "flags.py",
+        "if target.policy.stops_without_flags:",
+        "if False:",
+        ("hall",),
+    ),
+    Mutant(
+        "all of the manifest is vouched for when part of it is held back",
+        "runner.py",
+        "self._complete(hold, allowed)",
+        "self._complete(hold, manifest)",
+        ("hall",),
+    ),
+    Mutant(
+        "what was served unchecked is remembered as ready",
+        "runner.py",
+        "self._is_ready = outcome is not Outcome.UNCHECKED",
+        "self._is_ready = True",
+        ("hall",),
+    ),
+    Mutant(
+        "flags are trusted for as long as a frozen clock stands still",
+        "appconfig.py",
+        "not 0 <= self._clock.wall_ms() - wall_ms < keep * 1000",
+        "False",
+        ("appconfig",),
+    ),
+    Mutant(
+        "AppConfig is waited for as long as it takes",
+        "appconfig.py",
+        "return outcome.result(timeout=seconds)",
+        "return outcome.result(timeout=seconds + 60)",
+        ("appconfig",),
+    ),
+    Mutant(
+        "a misspelt flag is passed over",
+        "appconfig.py",
+        "if name.startswith(_PREFIX) and name not in NAMES:",
+        "if False:",
+        ("appconfig",),
     ),
 )
 
