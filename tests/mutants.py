@@ -108,8 +108,8 @@ MUTANTS = (
     Mutant(
         "a write of our own reads the fence row without a lock",
         "postgresql/sql.py",
-        "FROM {self._fence} FOR UPDATE;",
-        "FROM {self._fence};",
+        "            FROM {self._fence} FOR UPDATE;",
+        "            FROM {self._fence};",
         ("contract, database", "fence"),
     ),
     Mutant(
