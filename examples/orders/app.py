@@ -13,9 +13,10 @@ from __future__ import annotations
 import functools
 import json
 import os
+import ssl
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 import pg8000.native
 from aws_lambda_powertools import Logger, Metrics, Tracer
@@ -23,6 +24,7 @@ from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import BadRequestError, NotFoundError
 from aws_lambda_powertools.logging import correlation_paths
 from aws_lambda_powertools.metrics import MetricUnit
+from pg8000.exceptions import InterfaceError
 
 from lambda_migrate import migrate_on_cold_start
 
@@ -34,9 +36,6 @@ metrics = Metrics()
 tracer = Tracer(patch_modules=("botocore",))  # by default it loads every driver it can trace
 api = APIGatewayHttpResolver()
 
-APPLICATION_NAME = "orders"
-"""What ``pg_stat_activity`` shows for our connections."""
-
 
 @functools.cache
 def orders() -> Orders:
@@ -45,7 +44,20 @@ def orders() -> Orders:
     Opened by the first order and not at import: an environment that still waits for the schema
     holds no connection.
     """
-    return Orders(connect(os.environ["DATABASE_URL"]))
+    return Orders(connect())
+
+
+@api.exception_handler(InterfaceError)  # type: ignore[untyped-decorator]  # Powertools' is
+def say_again_later(_error: InterfaceError) -> Response[dict[str, Any]]:
+    """The connection is gone, with the server or with a failover; the next order opens another."""
+    orders.cache_clear()
+    logger.exception("the connection to PostgreSQL was lost")
+    return Response(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        content_type="application/json",
+        headers={"Retry-After": "1"},
+        body={"message": "The service is not available. Please try again."},
+    )
 
 
 @api.post("/orders")
@@ -150,6 +162,71 @@ def _found(order: dict[str, Any] | None, order_id: str) -> dict[str, Any]:
     return order
 
 
+# -- where the database is, and as whom we come --------------------------------------------------
+#
+# On a workstation DATABASE_URL says both. In AWS LAMBDA_MIGRATE_DATABASE_URL says where, and the
+# secret that ORDERS_DATABASE_SECRET names says as whom: a role that serves orders and owns nothing
+# (roles.sql).
+
+
+APPLICATION_NAME = "orders"
+"""What ``pg_stat_activity`` shows for our connections."""
+
+_AWS_SECONDS = 3
+_SECONDS = 25
+"""For connecting, and for each answer: a little less than an HTTP API waits for us."""
+
+_LOOPBACK = ("", "localhost", "127.0.0.1", "::1")
+
+
+def connect() -> pg8000.native.Connection:
+    """Connect to ``postgresql://user:password@host:port/name``, or ``?host=/socket/directory``."""
+    secret = os.environ.get("ORDERS_DATABASE_SECRET")
+    parts = urlsplit(os.environ["LAMBDA_MIGRATE_DATABASE_URL" if secret else "DATABASE_URL"])
+    parameters = parse_qs(parts.query)
+    port = parts.port or int(parameters.get("port", ["5432"])[0])
+    directory = parameters.get("host", [""])[0]
+    place = {"unix_sock": f"{directory}/.s.PGSQL.{port}"} if directory else {"host": parts.hostname}
+    user, password = _login_of(secret) if secret else _login_in(parts)
+    return pg8000.native.Connection(
+        user,
+        database=unquote(parts.path.lstrip("/")),
+        password=password,
+        port=port,
+        application_name=APPLICATION_NAME,
+        ssl_context=_tls("" if directory else parts.hostname or ""),
+        timeout=_SECONDS,
+        tcp_keepalive=not directory,
+        **place,
+    )
+
+
+def _login_in(parts: SplitResult) -> tuple[str, str | None]:
+    password = None if parts.password is None else unquote(parts.password)
+    return unquote(parts.username or ""), password
+
+
+def _login_of(secret: str) -> tuple[str, str]:
+    """User and password of a secret in the RDS format."""
+    from aws_lambda_powertools.utilities.parameters import SecretsProvider
+    from botocore.config import Config
+
+    config = Config(connect_timeout=_AWS_SECONDS, read_timeout=_AWS_SECONDS)
+    content: Any = SecretsProvider(boto_config=config).get(secret, transform="json")
+    return content["username"], content["password"]
+
+
+def _tls(host: str) -> ssl.SSLContext | bool:
+    """Off this machine, verify the server's certificate and name, as lambda-migrate does.
+
+    By the same file of certificates; pg8000 by itself would verify nothing.
+    """
+    if host in _LOOPBACK:
+        return False
+    file = os.environ.get("LAMBDA_MIGRATE_SSLROOTCERT", "system")
+    return ssl.create_default_context(cafile=None if file == "system" else file)
+
+
 # -- the orders in PostgreSQL ---------------------------------------------------------------------
 #
 # Only what version 1 of the schema has is read and written: while version 2 migrates, and after it
@@ -157,24 +234,6 @@ def _found(order: dict[str, Any] | None, order_id: str) -> dict[str, Any]:
 
 
 _COLUMNS = "o.id, c.email, o.item, o.quantity, o.unit_cents, o.status::text"
-
-
-def connect(url: str) -> pg8000.native.Connection:
-    """Connect to ``postgresql://user:password@host:port/name``, or ``?host=/socket/directory``."""
-    parts = urlsplit(url)
-    parameters = parse_qs(parts.query)
-    port = parts.port or int(parameters.get("port", ["5432"])[0])
-    directory = parameters.get("host", [""])[0]
-    place = {"unix_sock": f"{directory}/.s.PGSQL.{port}"} if directory else {"host": parts.hostname}
-    return pg8000.native.Connection(
-        unquote(parts.username or ""),
-        database=unquote(parts.path.lstrip("/")),
-        password=None if parts.password is None else unquote(parts.password),
-        port=port,
-        application_name=APPLICATION_NAME,
-        tcp_keepalive=not directory,
-        **place,
-    )
 
 
 class Orders:
