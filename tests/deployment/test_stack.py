@@ -1,0 +1,197 @@
+"""The stack as it stands after a deployment, read back through the services' own APIs.
+
+In moto, whose gaps `tests.deployment.stack` names. Of what it does make, it forgets a function's
+processor and tracing, and a table's encryption and backups: for these the template's word is taken.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from moto.cloudformation.parsing import resource_class_from_type
+
+from lambda_migrate.telemetry import METRICS
+from tests.deployment.stack import GAPS, NAME, TEMPLATE, Stack
+
+from .conftest import APPLICATION, MIGRATOR
+
+FUNCTIONS = ("OrdersFunction", "AdminFunction", "BeforeTrafficFunction")
+
+
+def test_moto_still_has_the_gaps_that_are_named() -> None:
+    """When this fails, moto has learnt something: take it out of `GAPS`, and less is by hand."""
+    unknown = {kind for kind in GAPS if resource_class_from_type(kind) is None}
+    assert GAPS - unknown == {"AWS::RDS::DBInstance"}, "known, but not as part of Aurora"
+
+
+def test_cfn_lint_finds_nothing() -> None:
+    command = [Path(sys.executable).with_name("cfn-lint"), TEMPLATE]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+
+
+def test_the_table_holds_leases_and_is_hard_to_lose(stack: Stack) -> None:
+    dynamodb = stack.aws.service("dynamodb")
+    name = stack.physical["LeaseTable"]
+    table = dynamodb.describe_table(TableName=name)["Table"]
+    assert table["KeySchema"] == [{"AttributeName": "target", "KeyType": "HASH"}]
+    assert table["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
+    assert table["DeletionProtectionEnabled"] is True
+    resource = stack.body["Resources"]["LeaseTable"]
+    properties = resource["Properties"]  # of these two moto's CloudFormation makes nothing
+    assert properties["SSESpecification"] == {"SSEEnabled": True}
+    recovery = properties["PointInTimeRecoverySpecification"]
+    assert recovery == {"PointInTimeRecoveryEnabled": True}
+    assert resource["DeletionPolicy"] == resource["UpdateReplacePolicy"] == "Retain"
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_every_function_is_in_the_vpc_and_names_the_same_place(stack: Stack, function: str) -> None:
+    """An item that was written for another database does not count."""
+    configuration = stack.function(function)
+    assert configuration["Runtime"] == "python3.13"
+    network = configuration["VpcConfig"]
+    assert network["SubnetIds"] == stack.parameters["SubnetIds"].split(",")
+    assert network["SecurityGroupIds"] == [stack.physical["FunctionSecurityGroup"]]
+    variables = configuration["Environment"]["Variables"]
+    assert variables["LAMBDA_MIGRATE_TABLE"] == stack.physical["LeaseTable"]
+    assert variables["LAMBDA_MIGRATE_TARGET"] == "orders"
+    assert variables["LAMBDA_MIGRATE_DATABASE_URL"] == "postgresql://db.example.com:5432/orders"
+    assert variables["LAMBDA_MIGRATE_DATABASE_SECRET"] == MIGRATOR
+
+
+def test_who_serves_logs_in_as_another_than_who_migrates(stack: Stack) -> None:
+    variables = stack.function("OrdersFunction")["Environment"]["Variables"]
+    assert variables["ORDERS_DATABASE_SECRET"] == APPLICATION
+
+
+def test_who_only_waits_has_no_business_with_the_migrators_secret(requiring_stack: Stack) -> None:
+    variables = requiring_stack.function("OrdersFunction")["Environment"]["Variables"]
+    assert variables["LAMBDA_MIGRATE_MODE"] == "require"
+    assert MIGRATOR not in variables.values()
+    admin = requiring_stack.function("AdminFunction")["Environment"]["Variables"]
+    assert admin["LAMBDA_MIGRATE_DATABASE_SECRET"] == MIGRATOR
+    assert admin.get("LAMBDA_MIGRATE_MODE", "migrate") == "migrate"
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_processor_and_tracing_are_as_the_parameters_say(stack: Stack, function: str) -> None:
+    """From the template: moto forgets them."""
+    properties = stack.template.properties(function)
+    assert properties["Architectures"] == ["arm64"]
+    assert properties["TracingConfig"] == {"Mode": "Active"}
+
+
+def test_nobody_invokes_the_admin_function_unasked(stack: Stack) -> None:
+    kinds = ("AWS::Lambda::Permission", "AWS::Lambda::Url", "AWS::Lambda::EventSourceMapping")
+    made = [stack.template.of_type(kind) for kind in kinds]
+    names = {each["FunctionName"] for found in made for each in found.values()}
+    assert names == {"OrdersFunctionAliaslive"}, "the API may invoke the alias, and that is all"
+    retries = stack.template.properties("AdminFunctionEventInvokeConfig")
+    assert retries["MaximumRetryAttempts"] == 0
+
+
+def test_alarms_roll_a_canary_back_and_a_hook_goes_before_it(stack: Stack) -> None:
+    group = stack.template.properties("OrdersFunctionDeploymentGroup")
+    assert {alarm["Name"] for alarm in group["AlarmConfiguration"]["Alarms"]} == {
+        "LeaseWaitTimeAlarm",
+        "MigrationFailedAlarm",
+        "NotReadyAlarm",
+    }
+    assert "DEPLOYMENT_STOP_ON_ALARM" in group["AutoRollbackConfiguration"]["Events"]
+    style = group["DeploymentConfigName"]
+    assert style == "CodeDeployDefault.LambdaCanary10Percent5Minutes"
+    update = stack.body["Resources"]["OrdersFunctionAliaslive"]["UpdatePolicy"]
+    hook = update["CodeDeployLambdaAliasUpdate"]["BeforeAllowTrafficHook"]
+    assert hook == {"Ref": "BeforeTrafficFunction"}
+    assert stack.physical["BeforeTrafficFunction"].startswith("CodeDeployHook_"), "its policy's"
+
+
+def test_alarms_watch_what_the_functions_write(stack: Stack) -> None:
+    found = stack.aws.service("cloudwatch").describe_alarms()["MetricAlarms"]
+    alarms = {each["AlarmName"].removeprefix(f"{NAME}-"): each for each in found}
+    assert len(alarms) == 7
+    throttled = alarms.pop("TableThrottledAlarm")
+    watched = [each["MetricStat"]["Metric"] for each in throttled["Metrics"][1:]]
+    assert {metric["MetricName"] for metric in watched} == {
+        "ReadThrottleEvents",
+        "WriteThrottleEvents",
+    }
+    table = stack.physical["LeaseTable"]
+    for metric in watched:
+        assert metric["Namespace"] == "AWS/DynamoDB"
+        assert metric["Dimensions"] == [{"Name": "TableName", "Value": table}]
+    variables = stack.function("OrdersFunction")["Environment"]["Variables"]
+    for alarm in alarms.values():
+        assert alarm["Namespace"] == variables["POWERTOOLS_METRICS_NAMESPACE"]
+        assert alarm["MetricName"] in METRICS
+        assert {each["Name"]: each["Value"] for each in alarm["Dimensions"]} == {
+            "service": variables["POWERTOOLS_SERVICE_NAME"],
+            "target": variables["LAMBDA_MIGRATE_TARGET"],
+        }
+        assert alarm["AlarmActions"] == [stack.physical["AlarmTopic"]]
+
+
+def test_the_dashboard_is_one_that_cloudwatch_can_draw(stack: Stack) -> None:
+    cloudwatch = stack.aws.service("cloudwatch")
+    answer = cloudwatch.get_dashboard(DashboardName=stack.physical["Dashboard"])
+    widgets = json.loads(answer["DashboardBody"])["widgets"]
+    assert {each["type"] for each in widgets} == {"alarm", "metric"}
+    assert "${" not in answer["DashboardBody"], "every name was filled in"
+
+
+def test_the_flags_are_a_document_that_powertools_can_read(stack: Stack) -> None:
+    from aws_lambda_powertools.utilities.feature_flags import SchemaValidator
+
+    content = json.loads(stack.template.properties("FlagsVersion")["Content"])
+    SchemaValidator(content).validate()
+    assert {name: flag["default"] for name, flag in content.items()} == {
+        "lambda_migrate_paused": False,
+        "lambda_migrate_mode": "migrate",
+        "lambda_migrate_hold_back_at": 0,
+    }
+
+
+def test_what_a_function_without_nat_needs_has_an_endpoint(stack: Stack) -> None:
+    found = stack.aws.service("ec2").describe_vpc_endpoints()["VpcEndpoints"]
+    services = {each["ServiceName"].rpartition(".")[2]: each["VpcEndpointType"] for each in found}
+    assert services == {
+        "appconfigdata": "Interface",
+        "codedeploy": "Interface",
+        "dynamodb": "Gateway",
+        "secretsmanager": "Interface",
+    }
+
+
+def test_only_the_functions_reach_the_database(whole_stack: Stack) -> None:
+    ec2 = whole_stack.aws.service("ec2")
+    group = whole_stack.physical["DatabaseSecurityGroup"]
+    [described] = ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"]
+    [rule] = described["IpPermissions"]
+    assert (rule["FromPort"], rule["ToPort"], rule["IpRanges"]) == (5432, 5432, [])
+    [source] = rule["UserIdGroupPairs"]
+    assert source["GroupId"] == whole_stack.physical["FunctionSecurityGroup"]
+
+
+def test_a_database_of_its_own_is_encrypted_kept_and_logs_in_by_a_managed_secret(
+    whole_stack: Stack,
+) -> None:
+    """Made through RDS's API, which refuses properties that it does not know."""
+    properties: dict[str, Any] = whole_stack.template.properties("DatabaseCluster")
+    rds = whole_stack.aws.service("rds")
+    properties["Port"] = int(properties["Port"])  # a parameter arrives as a text
+    rds.create_db_cluster(DBClusterIdentifier="orders", **properties)
+    [cluster] = rds.describe_db_clusters(DBClusterIdentifier="orders")["DBClusters"]
+    assert cluster["StorageEncrypted"] is True
+    assert cluster["DeletionProtection"] is True, "in production"
+    assert (
+        cluster["VpcSecurityGroups"][0]["VpcSecurityGroupId"]
+        == (whole_stack.physical["DatabaseSecurityGroup"])
+    )
+    assert properties["ManageMasterUserPassword"] is True
+    assert whole_stack.body["Resources"]["DatabaseCluster"]["DeletionPolicy"] == "Snapshot"
