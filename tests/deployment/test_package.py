@@ -1,0 +1,176 @@
+"""What `make package` builds: only what Lambda needs, with bytecode, the same every time."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.local import package
+from lambda_migrate.local.archive import Archive, find_interpreter, write_zip
+from lambda_migrate.local.package import ROOT, Recipe, build
+
+from .runtime import ARCHITECTURE, Runtime
+
+EXAMPLE = ROOT / "examples" / "orders"
+UNCHECKED_HASH = (1).to_bytes(4, "little")
+"""The flags of bytecode that is compared with nothing (PEP 552)."""
+
+
+def recipe_for(runtime: Runtime) -> Recipe:
+    return Recipe(EXAMPLE, runtime.version, ARCHITECTURE, find_interpreter(runtime.version))
+
+
+@pytest.fixture(scope="module")
+def archives(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> list[Archive]:
+    return build(recipe_for(runtime), tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture(scope="module")
+def function(archives: list[Archive], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The function's zip, unpacked as by Lambda: with other times than it was built with."""
+    folder = tmp_path_factory.mktemp("task")
+    zipfile.ZipFile(archives[0].path).extractall(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def layer(archives: list[Archive], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("opt")
+    zipfile.ZipFile(archives[1].path).extractall(folder)
+    return folder / "python"
+
+
+def names(archive: Archive) -> list[str]:
+    return zipfile.ZipFile(archive.path).namelist()
+
+
+def test_two_builds_of_the_same_source_are_identical(
+    archives: list[Archive], runtime: Runtime, tmp_path: Path
+) -> None:
+    again = build(recipe_for(runtime), tmp_path)
+    for first, second in zip(archives, again, strict=True):
+        assert names(first) == names(second)
+        assert first.path.read_bytes() == second.path.read_bytes(), first.path.name
+
+
+def test_names_are_in_order_and_no_time_or_permission_is_an_accident(
+    archives: list[Archive],
+) -> None:
+    for archive in archives:
+        entries = zipfile.ZipFile(archive.path).infolist()
+        assert [each.filename for each in entries] == sorted(each.filename for each in entries)
+        assert {each.date_time for each in entries} == {(1980, 1, 1, 0, 0, 0)}
+        assert {each.external_attr >> 16 for each in entries} <= {0o100644, 0o100755}
+
+
+def test_only_what_lambda_needs_is_inside(archives: list[Archive]) -> None:
+    function, layer = map(names, archives)
+    for name in function + layer:
+        top, _, rest = name.removeprefix("python/").partition("/")
+        assert top not in {"boto3", "botocore", "s3transfer", "bin", "tests", "typer", "rich"}
+        assert not name.endswith((".pyi", ".c", ".md", "py.typed", "requirements.txt"))
+        if top == "lambda_migrate":
+            assert rest.split("/")[0] not in {"cli", "local", "testing.py", "__main__.py"}
+    assert {"app.py", "migrations/0001_customers.sql"} <= set(function)
+    assert "roles.sql" not in function, "an administrator's, not the function's"
+    assert "python/app.py" not in layer
+
+
+def test_every_source_has_bytecode_that_nobody_checks(function: Path, runtime: Runtime) -> None:
+    tag = f"cpython-{runtime.version.replace('.', '')}"
+    sources = list(function.rglob("*.py"))
+    assert len(sources) > 300
+    for source in sources:
+        compiled = source.parent / "__pycache__" / f"{source.stem}.{tag}.pyc"
+        assert compiled.read_bytes()[4:8] == UNCHECKED_HASH, source
+
+
+def test_the_bytecode_is_what_runs(function: Path, runtime: Runtime) -> None:
+    """Sources that fail to compile are not even looked at, and nothing is written anew."""
+    compiled = {path: path.read_bytes() for path in function.rglob("*.pyc")}
+    sources = {path: path.read_bytes() for path in function.rglob("*.py")}
+    try:
+        for source in sources:
+            source.write_text("this is no Python\n")
+        said = runtime.run("import app; print(app.handler.__name__)", path=function)
+    finally:
+        for source, content in sources.items():
+            source.write_bytes(content)
+    assert said.strip() == "handler"
+    assert {path: path.read_bytes() for path in function.rglob("*.pyc")} == compiled
+
+
+@pytest.mark.parametrize("place", ["function", "layer"])
+def test_everything_of_the_library_that_is_inside_can_be_loaded(
+    place: str, runtime: Runtime, request: pytest.FixtureRequest
+) -> None:
+    """With boto3 as the runtime has it, and nothing else: no dependency was forgotten."""
+    folder: Path = request.getfixturevalue(place)
+    paths = sorted((folder / "lambda_migrate").rglob("*.py"))
+    modules = [
+        ".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(".__init__")
+        for path in paths
+    ]
+    program = f"import importlib\nfor name in {json.dumps(modules)}: importlib.import_module(name)"
+    runtime.run(program, path=folder)
+    assert "lambda_migrate.deploy.codedeploy" in modules
+
+
+# --- what is refused
+
+
+def test_a_requirement_that_is_not_pinned_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("lambda-migrate\npg8000>=1.31  # any\nsix==1.17.0\n")
+    with pytest.raises(ConfigurationError, match=r"requirements.txt: pg8000>=1.31: write name=="):
+        package.make_function(Recipe(tmp_path), tmp_path / "out")
+
+
+def test_an_application_without_requirements_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"requirements\.txt is not there"):
+        package.make_function(Recipe(tmp_path), tmp_path / "out")
+
+
+def test_a_python_that_is_not_here_is_named_with_what_to_do() -> None:
+    with pytest.raises(ConfigurationError, match=r"no CPython 2\.0 .* --no-bytecode"):
+        find_interpreter("2.0")
+
+
+def test_an_interpreter_of_another_version_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"/bin/sh is no CPython 3\.13"):
+        find_interpreter("3.13", named="/bin/sh")
+
+
+def test_a_command_that_cannot_build_says_why_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        package.main(["--application", str(tmp_path), "--no-bytecode", "--output", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "requirements.txt is not there" in capsys.readouterr().err
+
+
+def test_a_page_gets_the_sizes_between_its_marks(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{package._BEGIN}\nold\n{package._END}\nafter\n")
+    package._write_into(page, "| new |")
+    assert page.read_text() == f"before\n{package._BEGIN}\n| new |\n{package._END}\nafter\n"
+
+
+def test_a_page_without_a_place_for_sizes_is_left_alone(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("nothing")
+    with pytest.raises(ConfigurationError, match="no place for the sizes"):
+        package._write_into(page, "| new |")
+    assert page.read_text() == "nothing"
+
+
+def test_what_a_zip_holds_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("12345")
+    archive = write_zip(tmp_path / "in", tmp_path / "out.zip", below="python/")
+    assert (archive.files, archive.unpacked) == (1, 5)
+    assert names(archive) == ["python/a.txt"]
