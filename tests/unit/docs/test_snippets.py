@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shlex
@@ -15,7 +16,7 @@ import yaml
 from lambda_migrate.cli.app import app
 from lambda_migrate.migrations.directory import parse
 from lambda_migrate.migrations.statements import check
-from tests.unit.docs.pages import ROOT, Fence, all_fences
+from tests.unit.docs.pages import PAGES, ROOT, Fence, all_fences
 
 PYTHON = all_fences("python")
 SQL = [fence for fence in all_fences("sql") if "-- migrate:" in fence.text]
@@ -88,6 +89,16 @@ CloudFormation.add_multi_constructor("!", lambda _loader, suffix, node: (suffix,
 def test_json_is_read(fence: Fence) -> None:
     for line in [fence.text] if not fence.text.startswith('{"level') else fence.text.split("\n\n"):
         json.loads(line)
+
+
+def test_modules_that_the_pages_run_exist() -> None:
+    pattern = re.compile(r"python3? -m ((?:lambda_migrate|load|tests)[\w.]*)")
+    pages = {*PAGES, ROOT / "Makefile"}
+    named = {name for page in pages for name in pattern.findall(page.read_text())}
+    assert "lambda_migrate.local.postgresql" in named
+    assert [
+        name for name in sorted(named) if importlib.util.find_spec(name.rstrip(".")) is None
+    ] == []
 
 
 def test_files_that_the_pages_name_exist() -> None:
