@@ -30,27 +30,33 @@ def only(page: str) -> str:
     return template
 
 
-def transformed(text: str) -> dict[str, Any]:
-    """What AWS makes of it, with the package in S3."""
+def transformed(text: str, *, layer: str = "layer") -> dict[str, Any]:
+    """What AWS makes of it, with packages and layer in S3."""
     template = yaml_parse(text)
-    template["Globals"]["Function"]["CodeUri"] = "s3://packages/function.zip"
+    template["Globals"]["Function"].pop("CodeUri", None)
+    for resource in template["Resources"].values():
+        if resource["Type"] == "AWS::Serverless::Function":
+            resource["Properties"]["CodeUri"] = "s3://packages/function.zip"
+        if resource["Type"] == "AWS::Serverless::LayerVersion":
+            resource["Properties"]["ContentUri"] = f"s3://packages/{layer}.zip"
     with patch.dict(os.environ, AWS_DEFAULT_REGION=REGION):
         made = transform(template, {}, ManagedPolicyLoader(None))
     resources: dict[str, Any] = made["Resources"]
     return resources
 
 
-PAGES = ["custom-resource.md", "codedeploy.md"]
+HOOKS = ["custom-resource.md", "codedeploy.md", "several-functions-on-one-database.md"]
+LONG = "provisioned-concurrency-and-snapstart.md"
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_a_pages_template_is_clean(page: str) -> None:
-    # The page is read by a team whose package lies in src/; here there is none.
-    found = lint(only(page), config=ManualArgs(regions=[REGION]))
-    assert [str(match) for match in found] == []
+@pytest.mark.parametrize("page", [*HOOKS, LONG])
+def test_a_pages_templates_are_clean(page: str) -> None:
+    for template in templates(page):
+        found = lint(template, config=ManualArgs(regions=[REGION]))
+        assert [str(match) for match in found] == []
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", HOOKS)
 def test_every_handler_of_ours_that_a_page_names_is_there(page: str) -> None:
     named = re.findall(r"lambda_migrate\.deploy\.(\w+)\.handler", (HOW_TO / page).read_text())
     assert named
@@ -112,3 +118,42 @@ def test_where_a_table_is_only_read_the_mode_is_require() -> None:
     policies = properties(resources, "OrdersFunctionRole")["Policies"]
     statements = [s for policy in policies for s in policy["PolicyDocument"]["Statement"]]
     assert [s["Action"] for s in statements if "dynamodb" in str(s)] == ["dynamodb:GetItem"]
+
+
+def test_a_layers_number_is_what_changes_with_the_migrations_and_the_functions_is_not() -> None:
+    page = only("several-functions-on-one-database.md")
+    before, after = transformed(page, layer="one"), transformed(page, layer="two")
+    layers = []
+    for resources in (before, after):
+        layer = properties(resources, "Migrations")["Version"]["Ref"]
+        assert resources[layer]["Type"] == "AWS::Lambda::LayerVersion"
+        assert properties(resources, "OrdersFunction")["Layers"] == [{"Ref": layer}]
+        layers.append((layer, properties(resources, layer)["LayerName"]))
+    assert layers[0][0] != layers[1][0], "a new version"
+    assert layers[0][1] == layers[1][1], "of the same layer, so that its number grows"
+    published = transformed(only("custom-resource.md"))
+    assert [name for name in published if "MigratorFunctionVersion" in name]
+
+
+def test_one_function_migrates_and_the_others_require() -> None:
+    resources = transformed(only("several-functions-on-one-database.md"))
+    modes = {
+        name: resource["Properties"]["Environment"]["Variables"]["LAMBDA_MIGRATE_MODE"]
+        for name, resource in resources.items()
+        if resource["Type"] == "AWS::Lambda::Function"
+    }
+    assert modes == {
+        "MigratorFunction": "migrate",
+        "OrdersFunction": "require",
+        "BillingFunction": "require",
+    }
+
+
+def test_environments_that_are_made_beforehand_check_beforehand() -> None:
+    provisioned, snap = (transformed(template) for template in templates(LONG))
+    alias = properties(provisioned, "OrdersFunctionAliaslive")
+    assert alias["ProvisionedConcurrencyConfig"] == {"ProvisionedConcurrentExecutions": 20}
+    assert properties(snap, "OrdersFunction")["SnapStart"] == {"ApplyOn": "PublishedVersions"}
+    for resources in (provisioned, snap):
+        variables = properties(resources, "OrdersFunction")["Environment"]["Variables"]
+        assert variables == {"LAMBDA_MIGRATE_INIT": "when-long"}

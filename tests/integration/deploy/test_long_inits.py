@@ -1,0 +1,87 @@
+"""What docs/how-to/provisioned-concurrency-and-snapstart.md says, on real runtimes and servers."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import pytest
+
+from lambda_migrate.local.function import LocalFunction
+from tests.integration.deploy.hooks import BAD, LIBRARY, V2
+from tests.stage import HANDLER, Stage, ends
+
+LONG = ["provisioned-concurrency", "snap-start", "lambda-managed-instances"]
+
+
+@contextmanager
+def function(
+    stage: Stage, migrations: Mapping[str, str], kind: str, **settings: str
+) -> Iterator[LocalFunction]:
+    """A function that Lambda initialises in this way, and that may migrate meanwhile."""
+    code = stage.code(migrations, handler=HANDLER)
+    environment = {
+        **stage.environment(init="when-long", lease_seconds="60", **settings),
+        "AWS_LAMBDA_INITIALIZATION_TYPE": kind,
+        "PYTHONPATH": os.pathsep.join([str(code), str(LIBRARY)]),
+    }
+    name = f"{kind}{stage.name}"
+    with LocalFunction(code=code, environment=environment, timeout=90, name=name) as deployed:
+        yield deployed
+
+
+def outcomes(deployed: LocalFunction) -> list[str]:
+    return [str(end.get("outcome", end.get("error"))) for end in ends(deployed)]
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_initialisation_migrates_before_anybody_is_served(stage: Stage, kind: str) -> None:
+    with function(stage, V2, kind) as deployed:
+        deployed.start_environments(4)
+        assert stage.effects() == {1: 1, 2: 1}
+        counted = Counter(outcomes(deployed))
+        assert counted["MIGRATED"] == 1
+        assert counted.total() == 4
+
+
+def test_on_demand_nothing_happens_before_the_first_invocation(stage: Stage) -> None:
+    with function(stage, V2, "on-demand") as deployed:
+        deployed.start_environments(1)
+        assert outcomes(deployed) == []
+        assert deployed.invoke().ok
+        assert outcomes(deployed) == ["MIGRATED"]
+
+
+def test_a_provisioned_environment_asks_nobody_any_more(stage: Stage) -> None:
+    with function(stage, V2, "provisioned-concurrency") as deployed:
+        deployed.start_environments(1)
+        (environment,) = deployed.environments()
+        before = stage.dynamodb.requests(environment.access_key)
+        assert deployed.invoke().ok
+        assert stage.dynamodb.requests(environment.access_key) == before
+
+
+def test_a_restored_snapshot_asks_once_more(stage: Stage) -> None:
+    with function(stage, V2, "snap-start") as deployed:
+        deployed.start_environments(1)
+        (environment,) = deployed.environments()
+        before = stage.dynamodb.requests(environment.access_key)
+        assert all(deployed.invoke().ok for _ in range(2))
+        after = stage.dynamodb.requests(environment.access_key)
+        assert after - before == Counter({"GetItem": 1})
+        assert outcomes(deployed) == ["MIGRATED", "UP_TO_DATE"]
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_what_fails_in_initialisation_is_told_to_the_first_invocation(
+    stage: Stage, kind: str
+) -> None:
+    with function(stage, BAD, kind, failure_pause_seconds="300") as deployed:
+        deployed.start_environments(1)
+        assert outcomes(deployed) == ["MigrationFailed"]
+        result = deployed.invoke()
+        assert result.error_type == "MigrationFailed"
+        assert "3_bad: division by zero" in result.error_message
+    assert stage.effects() == {1: 1, 2: 1}

@@ -1,0 +1,125 @@
+"""What docs/how-to/several-functions-on-one-database.md says, on real runtimes and servers."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from lambda_migrate.deadline import Deadline
+from lambda_migrate.local.function import LocalFunction
+from tests.integration.deploy.hooks import LIBRARY, V1, V2
+from tests.stage import HANDLER, Stage, effect, ends
+
+V3 = {**V2, "3_more": effect(3)}
+
+
+@pytest.fixture
+def layer(stage: Stage) -> Path:
+    """A folder of migrations outside every function's code, as a layer is."""
+    return stage.code(V2) / "migrations"
+
+
+@contextmanager
+def function(
+    stage: Stage, name: str, migrations: Mapping[str, str] | None = None, **settings: str
+) -> Iterator[LocalFunction]:
+    """One function of a service; without files of its own it has those of the layer."""
+    code = stage.code(migrations or {}, handler=HANDLER)
+    environment = {
+        **stage.environment(**settings),
+        "PYTHONPATH": os.pathsep.join([str(code), str(LIBRARY)]),
+    }
+    with LocalFunction(
+        code=code, environment=environment, timeout=90, name=f"{name}{stage.name}"
+    ) as deployed:
+        yield deployed
+
+
+def outcomes(deployed: LocalFunction) -> list[str]:
+    return [str(end.get("outcome", end.get("error"))) for end in ends(deployed)]
+
+
+def test_functions_that_share_a_layer_migrate_once_whichever_starts_first(
+    stage: Stage, layer: Path
+) -> None:
+    with (
+        function(stage, "orders", directory=str(layer)) as orders,
+        function(stage, "billing", directory=str(layer)) as billing,
+    ):
+        orders.start_environments(5)
+        billing.start_environments(5)
+        invocations = [each.submit() for _ in range(5) for each in (orders, billing)]
+        assert all(invocation.result().ok for invocation in invocations)
+        counted = Counter(outcomes(orders) + outcomes(billing))
+    assert counted["MIGRATED"] == 1
+    assert counted.total() == 10
+    assert stage.effects() == {1: 1, 2: 1}
+
+
+def test_one_that_requires_only_reads_and_is_served_when_another_has_migrated(
+    stage: Stage, layer: Path
+) -> None:
+    with (
+        function(stage, "web", directory=str(layer), mode="require") as web,
+        function(stage, "migrator", directory=str(layer)) as migrator,
+    ):
+        waiting = web.submit()
+        assert migrator.invoke().ok
+        assert waiting.result().ok
+        (environment,) = web.environments()
+        assert set(stage.dynamodb.requests(environment.access_key)) == {"GetItem"}
+    assert stage.effects() == {1: 1, 2: 1}
+
+
+def test_one_with_an_older_folder_is_served_while_the_schema_is_ahead(stage: Stage) -> None:
+    with function(stage, "older", V1) as older, function(stage, "newer", V2) as newer:
+        assert newer.invoke().ok
+        assert older.invoke().ok
+        assert outcomes(older) == ["MIGRATED"], "it held the lease, and found nothing to do"
+    assert stage.effects() == {1: 1, 2: 1}
+
+
+def test_one_that_requires_what_was_passed_by_waits_until_somebody_has_looked_with_its_files(
+    stage: Stage,
+) -> None:
+    """Nobody has ever vouched for the folder in between: the newest alone is noted."""
+    with function(stage, "migrator", V3) as migrator:
+        assert migrator.invoke().ok
+    with function(stage, "web", V2, mode="require", wait_seconds="1") as web:
+        assert web.invoke().error_type == "NotReady"
+        assert stage.maintenance(stage.code(V2)).up(Deadline.after(60)) == ()
+        assert web.invoke().ok
+
+
+def test_folders_that_know_nothing_of_each_other_need_a_target_and_a_schema_each(
+    stage: Stage,
+) -> None:
+    # One bookkeeping, two folders: each lacks what the other has applied.
+    with function(stage, "orders", {"1_orders": "-- migrate:up\nCREATE TABLE a ();\n"}) as orders:
+        assert orders.invoke().ok
+    others = {"2_billing": "-- migrate:up\nCREATE TABLE b ();\n"}
+    with function(stage, "billing", others) as billing:
+        assert billing.invoke().error_type == "Diverged"
+    with function(stage, "billing", others, target=f"{stage.name}/wrong") as billing:
+        assert billing.invoke().error_type == "Diverged"
+    with function(
+        stage, "billing", others, target=f"{stage.name}/billing", schema="billing_migrations"
+    ) as billing:
+        result = billing.invoke()
+        assert result.ok, result.error_message
+    [[tables]] = stage.query("SELECT count(*) FROM pg_tables WHERE tablename IN ('a', 'b')")
+    assert tables == 2
+
+
+def test_an_item_that_speaks_of_another_database_vouches_for_nothing(stage: Stage) -> None:
+    """Named in two ways, by its socket and by its port, one database counts as two."""
+    with function(stage, "orders", V1) as orders:
+        assert orders.invoke().ok
+    other = stage.postgresql.tcp_url(stage.name)
+    with function(stage, "web", V1, mode="require", wait_seconds="1", database_url=other) as web:
+        assert web.invoke().error_type == "NotReady"
