@@ -14,6 +14,7 @@ from lambda_migrate.errors import (
     ConfigurationError,
     DatabaseUnavailable,
     Diverged,
+    FlagsUnavailable,
     LeaseHeld,
     LeaseLost,
     LeaseStoreUnavailable,
@@ -62,6 +63,7 @@ _TITLES: tuple[tuple[type[MigrateError], str], ...] = (
     (LeaseLost, "the lease was lost"),
     (DatabaseUnavailable, "the database cannot be reached"),
     (LeaseStoreUnavailable, "the lease table cannot be reached"),
+    (FlagsUnavailable, "the feature flags cannot be read"),
     (NotReady, "not now"),
 )
 
@@ -118,6 +120,8 @@ def _next_steps(error: MigrateError, committed: list[str]) -> list[str]:
         verb = "stays" if len(committed) == 1 else "stay"
         stays = f"{len(committed)} before it {verb}; " if committed else ""
         return [f"nothing of it was committed; {stays}mend it and run the same command again"]
+    if isinstance(error, FlagsUnavailable):
+        return ["mend it, or run `lambda-migrate up --despite-flags`"]
     if isinstance(error, LeaseHeld):
         return ["wait for it with `lambda-migrate up --wait`, or see `lambda-migrate lease show`"]
     return []

@@ -22,10 +22,14 @@ def up(
     wait: Annotated[
         bool, typer.Option("--wait", help="If somebody else is at it, wait and go on then.")
     ] = False,
+    despite_flags: Annotated[
+        bool, typer.Option("--despite-flags", help="Do not ask the feature flags.")
+    ] = False,
 ) -> int:
     """Apply what is pending."""
     return call.answer(
-        call.do("up", to=to, wait=wait), lambda document: [_applied(document, to=to)]
+        call.do("up", to=to, wait=wait, despite_flags=despite_flags),
+        lambda document: [_applied(document, to=to)],
     )
 
 

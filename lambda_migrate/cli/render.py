@@ -104,6 +104,8 @@ def status_view(
     pairs += lease_facts(lease, now_ms=now_ms) if lease is not None else [_NO_TABLE]
     if lease is not None:
         pairs.append(("ready", _ready_fact(document)))
+    if document.get("flags"):
+        pairs.append(("flags", _flags_fact(document["flags"])))
     shown: list[RenderableType] = [facts(pairs), ""]
     if entries:
         lines = list(entries) if whole else abridged(entries)
@@ -123,6 +125,18 @@ def _manifest_fact(document: Mapping[str, Any]) -> Text:
     count = number(document["files"], "migration")
     digest = document["digest"][:_DIGEST_SHOWN]
     return Text.assemble(f"{document['directory']}: {count}, digest ", (digest, "bold"))
+
+
+def _flags_fact(flags: Mapping[str, Any]) -> Text:
+    if flags["unavailable"]:
+        return Text(flags["unavailable"], style="red")
+    said = [
+        "paused" if flags["paused"] else "",
+        f"held back at {flags['hold_back_at']}" if flags["hold_back_at"] else "",
+        f"mode {flags['mode']}" if flags["mode"] != "migrate" else "",
+    ]
+    shown = ", ".join(each for each in said if each)
+    return Text(shown, style="yellow") if shown else Text("stop nobody", style="dim")
 
 
 def _ready_fact(document: Mapping[str, Any]) -> Text:

@@ -75,7 +75,12 @@ COMMANDS: dict[str, Command] = {
         Command("status", status, (Option("exit_code", bool),)),
         Command("plan", plan, (_TO,)),
         Command("verify", verify, (Option("resync", bool),), changes_with="resync"),
-        Command("up", up, (_TO, Option("wait", bool)), changes=True),
+        Command(
+            "up",
+            up,
+            (_TO, Option("wait", bool), Option("despite_flags", bool)),
+            changes=True,
+        ),
         Command(
             "down",
             down,

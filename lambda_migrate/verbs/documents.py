@@ -11,6 +11,7 @@ from lambda_migrate.verbs.entries import Entry, counts, entries_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from lambda_migrate.flags import Flags
     from lambda_migrate.lease.state import Failure, LeaseState, Progress
     from lambda_migrate.maintenance import Status, Verification
     from lambda_migrate.migrations import Divergence, Manifest
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "entries_in",
+    "flags_document",
     "iso",
     "lease_document",
     "plan_document",
@@ -130,6 +132,16 @@ def _failure(failure: Failure) -> dict[str, Any]:
         "at": iso(failure.at_ms),
         "retry_at": iso(failure.retry_at_ms),
         "retry_at_ms": failure.retry_at_ms,
+    }
+
+
+def flags_document(flags: Flags | None, *, unavailable: str | None = None) -> dict[str, Any]:
+    """The feature flags in force; None: they cannot be read, because of ``unavailable``."""
+    return {
+        "mode": flags.mode if flags else None,
+        "hold_back_at": flags.hold_back_at if flags else None,
+        "paused": flags.paused if flags else None,
+        "unavailable": unavailable,
     }
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from lambda_migrate.errors import FlagsUnavailable
 from lambda_migrate.verbs.answer import DONE, FAILED, PENDING, Answer
-from lambda_migrate.verbs.documents import plan_document, status_document, verify_document
+from lambda_migrate.verbs.documents import (
+    flags_document,
+    plan_document,
+    status_document,
+    verify_document,
+)
 from lambda_migrate.verbs.preview import preview_of
 
 if TYPE_CHECKING:
@@ -23,7 +29,19 @@ def status(site: Site, *, exit_code: bool = False) -> Answer:
     """
     found = site.maintenance.status(site.deadline)
     document = status_document(found, site.manifest, site.place, has_table=site.has_table)
+    document["flags"] = _flags(site)
     return Answer(document, PENDING if exit_code and not found.plan.is_current else DONE)
+
+
+def _flags(site: Site) -> dict[str, Any] | None:
+    """The feature flags in force; None if there are none."""
+    source = site.maintenance.target.flags
+    if source is None:
+        return None
+    try:
+        return flags_document(source.read(site.deadline))
+    except FlagsUnavailable as error:
+        return flags_document(None, unavailable=str(error))
 
 
 def plan(site: Site, *, to: int | None = None) -> Answer:

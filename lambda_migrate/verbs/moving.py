@@ -20,17 +20,24 @@ _WAIT_AT_LEAST = 0.2
 """Seconds between two attempts of ``up --wait``, each of which may open a connection."""
 
 
-def up(site: Site, *, to: int | None = None, wait: bool = False) -> Answer:
+def up(
+    site: Site, *, to: int | None = None, wait: bool = False, despite_flags: bool = False
+) -> Answer:
     """Apply what is pending.
 
     Args:
         site: Where.
         to: Stop after this version.
         wait: If somebody else holds the lease, wait and go on then.
+        despite_flags: Do not ask the feature flags.
     """
     began = site.clock.monotonic()
     site.maintenance.status(site.deadline)  # says at once what else would be retried for an hour
-    applied = _when_free(site, lambda: site.maintenance.up(site.deadline, to=to), wait=wait)
+
+    def act() -> tuple[str, ...]:
+        return site.maintenance.up(site.deadline, to=to, despite_flags=despite_flags)
+
+    applied = _when_free(site, act, wait=wait)
     seconds = round(site.clock.monotonic() - began, 3)
     return Answer({**site.place, "applied": list(applied), "seconds": seconds})
 

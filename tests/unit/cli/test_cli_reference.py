@@ -14,7 +14,7 @@ from lambda_migrate.cli import main
 from lambda_migrate.cli.app import COMMON, app
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.state import Failure, LeaseState, Progress, Ready
-from lambda_migrate.testing import InMemoryDatabase
+from lambda_migrate.testing import InMemoryDatabase, InMemoryFlags
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "command-line.md"
 
@@ -84,6 +84,9 @@ def fakes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> InMemoryLeaseTable
         (tmp_path / f"000{version}_{name}.sql").write_text(text)
     monkeypatch.setattr("lambda_migrate.wiring.make_database", lambda _settings: database)
     monkeypatch.setattr("lambda_migrate.wiring.make_store", lambda _settings, **_parts: store)
+    monkeypatch.setattr(
+        "lambda_migrate.wiring.make_flags", lambda _settings, **_parts: InMemoryFlags()
+    )
     monkeypatch.setattr("lambda_migrate.cli.lease_table.make_client", lambda: None)
     monkeypatch.setattr("lambda_migrate.cli.lease_table.create", lambda *_args, **_named: True)
     monkeypatch.setenv("LAMBDA_MIGRATE_TABLE", "leases")

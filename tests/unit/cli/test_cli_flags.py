@@ -1,0 +1,116 @@
+"""Feature flags as a person at a terminal meets them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lambda_migrate.cli import main
+from lambda_migrate.flags import PAUSED
+from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.testing import InMemoryDatabase, InMemoryFlags
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def flags() -> InMemoryFlags:
+    return InMemoryFlags()
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    flags: InMemoryFlags,
+) -> Run:
+    (tmp_path / "0001_orders.sql").write_text("-- migrate:up\ncreate table orders (id int);\n")
+    parts = {
+        "make_database": InMemoryDatabase(),
+        "make_store": InMemoryLeaseTable(),
+        "make_flags": flags,
+    }
+    for name, part in parts.items():
+        monkeypatch.setattr(f"lambda_migrate.wiring.{name}", lambda *_, part=part, **__: part)
+    monkeypatch.setenv("LAMBDA_MIGRATE_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("LAMBDA_MIGRATE_DATABASE_URL", "postgresql://app@localhost/orders")
+    monkeypatch.setenv("LAMBDA_MIGRATE_TABLE", "leases")
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = main(arguments)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def answer(run: Run, *arguments: str) -> tuple[int, dict[str, Any]]:
+    code, out, _ = run(*arguments, "--format", "json")
+    document: dict[str, Any] = json.loads(out)
+    return code, document
+
+
+def test_up_is_refused_while_paused_and_says_how_to_go_on(run: Run, flags: InMemoryFlags) -> None:
+    flags.set(paused=True)
+    code, _, err = run("up")
+    assert code == 1
+    assert PAUSED in err
+    assert "--despite-flags" in err
+    code, document = answer(run, "up")
+    assert (code, document["error"]["kind"]) == (1, "NotReady")
+    assert answer(run, "up", "--despite-flags")[1]["applied"] == ["0001_orders"]
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ({}, "stop nobody"),
+        ({"paused": True}, "paused"),
+        ({"hold_back_at": 7, "mode": "require"}, "held back at 7, mode require"),
+    ],
+)
+def test_status_shows_the_flags_in_force(
+    run: Run, flags: InMemoryFlags, said: dict[str, Any], shown: str
+) -> None:
+    flags.set(**said)
+    assert shown in run("status")[1]
+    document = answer(run, "status")[1]["flags"]
+    assert document == {
+        "mode": "migrate",
+        "hold_back_at": 0,
+        "paused": False,
+        "unavailable": None,
+        **said,
+    }
+
+
+def test_up_does_not_begin_while_the_flags_cannot_be_read(run: Run, flags: InMemoryFlags) -> None:
+    flags.is_down = True
+    code, _, err = run("up")
+    assert code == 1
+    assert "the feature flags cannot be read" in err
+    assert "next: mend it, or run `lambda-migrate up --despite-flags`" in err
+    assert answer(run, "up")[1]["error"]["kind"] == "FlagsUnavailable"
+
+
+def test_status_shows_why_the_flags_cannot_be_read(run: Run, flags: InMemoryFlags) -> None:
+    flags.is_down = True
+    code, out, _ = run("status")
+    assert code == 0
+    assert "flags are down" in out
+    document = answer(run, "status")[1]["flags"]
+    assert document["paused"] is None
+    assert "flags are down" in document["unavailable"]
+
+
+def test_where_none_are_configured_status_says_nothing_of_them(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lambda_migrate.wiring.make_flags", lambda *_, **__: None)
+    assert "\nflags " not in run("status")[1]
+    assert answer(run, "status")[1]["flags"] is None
