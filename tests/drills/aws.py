@@ -1,0 +1,40 @@
+#!/usr/bin/env python3
+"""``aws``, as far as the runbooks use it: one call of boto3, and one member of its answer.
+
+The AWS command line is no part of what the project installs. This takes the options as that one
+does, and botocore's model of the service says whether there are such an operation and parameters.
+"""
+
+from __future__ import annotations
+
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import boto3
+
+_OURS = ("query", "output")
+
+
+def main(service: str, operation: str, *words: str) -> None:
+    """Run ``aws <service> <operation> <options>``."""
+    given = {
+        word.removeprefix("--"): value for word, value in pairwise(words) if word.startswith("--")
+    }
+    parameters = {
+        option.title().replace("-", ""): _value(value)
+        for option, value in given.items()
+        if option not in _OURS
+    }
+    client: Any = boto3.Session().client(service)  # type: ignore[call-overload]  # any service
+    answer = getattr(client, operation.replace("-", "_"))(**parameters)
+    print(answer[given["query"]] if "query" in given else answer)  # noqa: T201 - that is its output
+
+
+def _value(text: str) -> str | bytes:
+    return Path(text.removeprefix("fileb://")).read_bytes() if text.startswith("fileb://") else text
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,270 @@
+"""Does what a runbook says: its own commands, in its own order, on a system that was broken."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pg8000.native
+
+from lambda_migrate.local.function import LocalFunction
+from tests.drills.page import FOR_READING, Block, Page
+from tests.stage import Stage, until
+
+SECONDS = 90
+"""For one command; the drills themselves end far earlier."""
+
+AWS = Path(__file__).with_name("aws.py")
+
+OVER = "How to know that it is over"
+
+_EXIT = re.compile(r"\s+# exits with (\d+)$")
+_VARIABLE = re.compile(r"(?<!:):(\w+)")
+
+
+class Play:
+    """One drill of one page.
+
+    Args:
+        name: The page.
+        stage: What was broken.
+        code: The folder in which the person at work stands: the deployment's, with its migrations.
+        stand_ins: Program -> what is done in its place, where it can only do its work in AWS.
+        documents: Is given the ``json`` blocks of the steps.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        stage: Stage,
+        code: Path,
+        *,
+        stand_ins: Mapping[str, Callable[[str], None]] | None = None,
+        documents: Callable[[Mapping[str, Any]], None] | None = None,
+        **variables: str,
+    ) -> None:
+        self.page = Page.read(name)
+        self.stage = stage
+        self.code = code
+        self.functions: list[LocalFunction] = []
+        """Whose logs are looked at."""
+        self.database = stage.name
+        """Where SQL is run."""
+        self._stand_ins = dict(stand_ins or {})
+        self._documents = documents
+        self.variables = variables
+        """Beside the function's settings, what the person has in the environment."""
+        self._ran: set[Block] = set()
+        self._answer = ""
+        self._row: dict[str, Any] = {}
+
+    # --- the page's sections
+
+    def see(self, section: str = "What you see") -> None:
+        """Look as the page says, and see what it says."""
+        for block in self.page.of(section):
+            if block.language == "json":
+                self._require_logged(block)
+            else:
+                self._run(block)
+
+    def do(
+        self,
+        section: str = "Steps",
+        *,
+        by_hand: Mapping[int, Callable[[], object]] | None = None,
+    ) -> None:
+        """Take the steps.
+
+        Args:
+            section: Which.
+            by_hand: By the step's number, what its words tell a person to do before its commands.
+        """
+        waiting = dict(by_hand or {})
+        for block in self.page.of(section):
+            for step in [step for step in waiting if step <= block.step]:
+                waiting.pop(step)()
+            if block.language == "json":
+                assert self._documents is not None, f"{block}: nobody takes this document"
+                self._documents(json.loads(block.text))
+                self._ran.add(block)
+            else:
+                self._run(block)
+        for act in waiting.values():
+            act()
+
+    def is_over(self) -> bool:
+        """Whether every block of that section says so: exit code 0, or no row."""
+        says = [self._says_over(block) for block in self.page.of(OVER)]  # every one is asked
+        return all(says)
+
+    def wait_until_over(self) -> None:
+        """Wait as a person would."""
+        until(self.is_over, what=f"{self.page.name}: {OVER}")
+
+    def finish(self, *others: Play) -> None:
+        """Fail if there is a block on the page that was not run, by us or by ``others``."""
+        self._ran = self._ran.union(*(other._ran for other in others))
+        left = [
+            str(block)
+            for block in self.page.blocks
+            if block not in self._ran and block.language not in FOR_READING
+        ]
+        assert not left, f"no drill runs {', '.join(left)}"
+
+    # --- one block
+
+    def _run(self, block: Block) -> None:
+        if block.language == "sh":
+            self._answer = ""
+            for command, code in self._commands(block.text):
+                self._command(command, code, block)
+        elif block.language == "sql":
+            self._query(block.text)
+        elif block.language == "text":
+            assert _pattern(block.text).search(_even(self._answer)), (
+                f"{block} promises\n{block.text}\n\nand this is what came:\n{self._answer}"
+            )
+        else:
+            assert block.language in FOR_READING, f"{block}: what is {block.language!r}?"
+        self._ran.add(block)
+
+    def _says_over(self, block: Block) -> bool:
+        self._ran.add(block)
+        if block.language == "sql":
+            return not self._query(block.text)
+        if block.language == "json":
+            return self._was_logged(block)
+        if block.language == "text":
+            return _pattern(block.text).search(_even(self._answer)) is not None
+        self._answer = ""
+        return all(self._execute(line) == code for line, code in self._commands(block.text))
+
+    def _command(self, command: str, code: int, block: Block) -> None:
+        program = command.split()[0]
+        if program in self._stand_ins:
+            self._stand_ins[program](command)
+            return
+        ended = self._execute(command)
+        assert ended == code, f"{block}: `{command}` exited with {ended}:\n{self._answer}"
+
+    def _commands(self, text: str) -> Sequence[tuple[str, int]]:
+        """Command and expected exit code of each line; a script that uses ``aws`` is one."""
+        return [(text, 0)] if "$(aws " in text else _commands(text)
+
+    def _execute(self, command: str) -> int:
+        assert re.match(r"lambda-migrate |\w+=\$\(aws ", command), f"{command}: who can run it?"
+        done = subprocess.run(
+            ["/bin/sh", "-euc", command],
+            env=self.environment(),
+            cwd=self.code,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        self._answer += done.stdout + done.stderr
+        return done.returncode
+
+    def environment(self) -> dict[str, str]:
+        """What the person at work has in the environment: the function's settings."""
+        path = os.pathsep.join([str(self._bin()), str(Path(sys.executable).parent), os.defpath])
+        return {
+            "PATH": path,
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            "HOME": str(self.stage.root),
+            "COLUMNS": "200",
+            "NO_COLOR": "1",
+            **self.stage.environment(),
+            **self.stage.dynamodb.environment(client="operator"),
+            **self.variables,
+        }
+
+    def _bin(self) -> Path:
+        """A folder with our ``aws`` in it, whatever this machine may have beside."""
+        folder = self.stage.root / "bin"
+        folder.mkdir(exist_ok=True)
+        aws = folder / "aws"
+        aws.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{AWS}" "$@"\n')
+        aws.chmod(0o755)
+        return folder
+
+    def _query(self, sql: str) -> list[dict[str, Any]]:
+        named = {name: self._row[name] for name in _VARIABLE.findall(sql) if name in self._row}
+        with _connected(self.stage, self.database) as connection:
+            rows = connection.run(sql.rstrip().rstrip(";"), **named) or []
+            names = [column["name"] for column in connection.columns or []]
+        found = [dict(zip(names, row, strict=True)) for row in rows]
+        self._row = found[0] if found else self._row
+        self._answer = "\n".join(" | ".join(map(str, row)) for row in rows)
+        return found
+
+    # --- log lines
+
+    def _require_logged(self, block: Block) -> None:
+        self._ran.add(block)
+        until(lambda: self._was_logged(block), what=f"{block} is in a log", seconds=20)
+
+    def _was_logged(self, block: Block) -> bool:
+        wanted = json.loads(block.text)
+        return any(_contains(line, wanted) for line in self.lines())
+
+    def lines(self) -> Iterator[Mapping[str, Any]]:
+        """Every structured line of every function."""
+        for function in self.functions:
+            for view in function.environments():
+                for line in function.logs(view.environment_id).splitlines():
+                    if line.startswith("{"):
+                        yield json.loads(line)
+
+
+def _contains(said: Any, wanted: Any) -> bool:
+    """Whether ``said`` has all that ``wanted`` has."""
+    if isinstance(wanted, dict):
+        return isinstance(said, dict) and all(
+            key in said and _contains(said[key], value) for key, value in wanted.items()
+        )
+    if isinstance(wanted, str) and isinstance(said, str):
+        return _pattern(wanted).fullmatch(_even(said)) is not None
+    return bool(said == wanted)
+
+
+def _commands(text: str) -> Sequence[tuple[str, int]]:
+    """Command and expected exit code of each line."""
+    found = []
+    for line in text.replace("\\\n", " ").splitlines():
+        expected = _EXIT.search(line)
+        command = _EXIT.sub("", line).partition(" # ")[0].strip()
+        if command and not command.startswith("#"):
+            found.append((command, int(expected[1]) if expected else 0))
+    return found
+
+
+def _even(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    return re.compile(re.escape(_even(text)).replace(re.escape("..."), ".*?"), re.DOTALL)
+
+
+@contextmanager
+def _connected(stage: Stage, database: str) -> Iterator[pg8000.native.Connection]:
+    connection = pg8000.native.Connection(
+        "postgres",
+        database=database,
+        unix_sock=str(stage.postgresql.socket),
+        application_name="psql",
+    )
+    try:
+        yield connection
+    finally:
+        connection.close()

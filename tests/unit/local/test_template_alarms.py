@@ -1,0 +1,97 @@
+"""The alarms of template.yaml whose times are too long to wait for, with their own thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lambda_migrate.events import CheckFinished, Event, Holding
+from lambda_migrate.local.cloudwatch import Alarm, CloudWatch, State, read_alarms
+from lambda_migrate.telemetry import PowertoolsObserver
+
+NOON = 1_790_000_040.0
+
+
+@pytest.fixture(scope="module")
+def alarms() -> dict[str, Alarm]:
+    return read_alarms(Path(__file__).parents[3] / "template.yaml")
+
+
+@pytest.fixture
+def cloudwatch() -> CloudWatch:
+    return CloudWatch()
+
+
+@pytest.fixture
+def happen(
+    cloudwatch: CloudWatch, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[float, Event], None]:
+    """Let an event happen so many seconds after noon, and CloudWatch read what was printed."""
+    monkeypatch.setenv("POWERTOOLS_METRICS_NAMESPACE", "Orders")
+    monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", "orders")
+    observer = PowertoolsObserver()
+
+    def happen(seconds: float, event: Event) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr("time.time", lambda: NOON + seconds)
+            observer.observe(event)
+        assert cloudwatch.read(capsys.readouterr().out)
+
+    return happen
+
+
+def check(seconds: float, *, waited: float = 0.0) -> CheckFinished:
+    outcome = "WAITED" if waited else "UP_TO_DATE"
+    return CheckFinished("orders", "d", outcome, seconds, waited, 1, (), 0, "me")
+
+
+def test_a_lease_held_for_more_than_five_minutes_pages_somebody_while_it_is_held(
+    alarms: dict[str, Alarm], cloudwatch: CloudWatch, happen: Callable[[float, Event], None]
+) -> None:
+    alarm = alarms["LeaseHeldTimeAlarm"]
+    for beat in range(1, 45):
+        happen(beat * 20 / 3, Holding("orders", 7, beat * 20 / 3, is_over=False))
+    assert not cloudwatch.has_reached(alarm), "293 s are not too long yet"
+    happen(306.0, Holding("orders", 7, 306.0, is_over=False))
+    assert cloudwatch.state(alarm, at=NOON + 360) is State.ALARM
+    happen(420.0, Holding("orders", 7, 420.0, is_over=True))
+    assert cloudwatch.is_over(alarm)
+
+
+@pytest.mark.parametrize(("waited", "is_paged"), [(19.0, False), (21.0, True)])
+def test_an_instance_that_waits_for_more_than_twenty_seconds_pages_somebody(
+    alarms: dict[str, Alarm],
+    cloudwatch: CloudWatch,
+    happen: Callable[[float, Event], None],
+    waited: float,
+    is_paged: bool,
+) -> None:
+    happen(30.0, check(waited + 0.1, waited=waited))
+    assert cloudwatch.has_reached(alarms["LeaseWaitTimeAlarm"]) is is_paged
+
+
+@pytest.mark.parametrize(("minutes", "is_paged"), [(4, False), (15, True)])
+def test_slow_checks_in_three_periods_in_a_row_page_somebody(
+    alarms: dict[str, Alarm],
+    cloudwatch: CloudWatch,
+    happen: Callable[[float, Event], None],
+    minutes: int,
+    is_paged: bool,
+) -> None:
+    for minute in range(30):
+        slow = minute < minutes
+        happen(minute * 60.0 + 1, check(1.5 if slow else 0.05))
+        happen(minute * 60.0 + 2, check(0.05 if not slow else 1.1))
+    alarm = alarms["ColdStartCheckTimeAlarm"]
+    assert cloudwatch.has_reached(alarm) is is_paged
+    assert cloudwatch.is_over(alarm)
+
+
+def test_a_few_slow_checks_among_many_page_nobody(
+    alarms: dict[str, Alarm], cloudwatch: CloudWatch, happen: Callable[[float, Event], None]
+) -> None:
+    for number in range(900):
+        happen(number, check(9.0 if number % 12 == 0 else 0.05))
+    assert not cloudwatch.has_reached(alarms["ColdStartCheckTimeAlarm"])
