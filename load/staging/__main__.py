@@ -17,7 +17,7 @@ from typing import Any
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.child import EngineFailed
 from load.staging.checks import read_checks
-from load.staging.rehearsal import Wanted, rehearse
+from load.staging.rehearsal import TEMPLATE, Wanted, rehearse
 from load.staging.release import Release, make_release, of_the_example
 from load.staging.report import write
 from load.staging.shop import Shop
@@ -78,10 +78,18 @@ def _parser() -> argparse.ArgumentParser:
     how = parser.add_argument_group("how")
     how.add_argument("-n", type=_number, dest="environments", default=40, help="cold starts (40)")
     how.add_argument("--clients", type=_number, default=6, help="who use the old version (6)")
+    how.add_argument(
+        "--processes",
+        choices=("separate", "forked"),
+        default="separate",
+        help="forked ones start sooner and take less memory",
+    )
     how.add_argument("--checks", type=Path, help="SQL file of questions to the data")
     how.add_argument(
         "--may-change", action="append", default=[], metavar="TABLE.COLUMN", help="may be another"
     )
+    how.add_argument("--template", type=Path, default=TEMPLATE, help="whose alarms are looked at")
+    how.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE", help="of it")
     how.add_argument("--out", type=Path, default=Path("staging-report"))
     borne = parser.add_argument_group("what is borne")
     borne.add_argument(
@@ -106,9 +114,10 @@ def _refuse_contradictions(parser: argparse.ArgumentParser, asked: argparse.Name
     theirs = [asked.old, asked.through, asked.event, asked.dump, asked.data, *asked.variable]
     if not own and any(one is not None for one in theirs):
         parser.error("--old, --from, --event, --variable, --dump and --data go with --code")
-    for pair in asked.variable:
-        if not pair.partition("=")[1]:
-            parser.error(f"--variable {pair}: write NAME=VALUE")
+    for option, pairs in (("variable", asked.variable), ("parameter", asked.parameter)):
+        for pair in pairs:
+            if not pair.partition("=")[1]:
+                parser.error(f"--{option} {pair}: write NAME=VALUE")
 
 
 def _release(asked: argparse.Namespace) -> Release:
@@ -122,8 +131,12 @@ def _release(asked: argparse.Namespace) -> Release:
         bare=asked.migrations is not None,
         handler=asked.handler,
         event=_event(asked.event),
-        variables=dict(pair.split("=", 1) for pair in asked.variable),
+        variables=_pairs(asked.variable),
     )
+
+
+def _pairs(given: Sequence[str]) -> dict[str, str]:
+    return {name: value for name, _, value in (pair.partition("=") for pair in given)}
 
 
 def _event(text: str | None) -> Any:
@@ -142,6 +155,7 @@ def _wanted(asked: argparse.Namespace) -> Wanted:
     return Wanted(
         environments=asked.environments,
         clients=asked.clients,
+        processes=asked.processes,
         limits=Limits(
             asked.longest_lock, asked.slowest_request, asked.failed_requests, asked.longest_wait
         ),
@@ -150,6 +164,8 @@ def _wanted(asked: argparse.Namespace) -> Wanted:
         data=asked.data,
         checks=read_checks(checks) if checks else (),
         may_change=frozenset(asked.may_change),
+        template=asked.template,
+        parameters=_pairs(asked.parameter),
     )
 
 

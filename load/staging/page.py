@@ -66,8 +66,9 @@ def page(rehearsal: Rehearsal, said: Mapping[str, Any]) -> str:
     """
     body = [
         *_banner(said),
-        *_tiles(rehearsal),
+        *_tiles(rehearsal, said),
         *_steps(rehearsal.steps),
+        *_migrations(said),
         *_tables(rehearsal),
         *_storms(rehearsal),
         *_unmeasured(said),
@@ -99,7 +100,7 @@ def _banner(said: Mapping[str, Any]) -> Iterator[str]:
 # -- the figures that decide ----------------------------------------------------------------------
 
 
-def _tiles(rehearsal: Rehearsal) -> Iterator[str]:
+def _tiles(rehearsal: Rehearsal, said: Mapping[str, Any]) -> Iterator[str]:
     limits = rehearsal.wanted.limits
     phases = list(rehearsal.phases.values())
     rows = sum(size.rows for size in rehearsal.sizes)
@@ -113,6 +114,9 @@ def _tiles(rehearsal: Rehearsal) -> Iterator[str]:
         tiles.append(
             _tile(f"{failed:,}", f"of {every:,} requests failed", bad=failed > limits.failed)
         )
+    blocked = longest_blocking(said)
+    if blocked is not None:
+        tiles.append(_limited(blocked, limits.lock, "longest lock that keeps others from writing"))
     waits = [check.waited for phase in phases for check in phase.first_checks]
     if waits:
         tiles.append(_limited(max(waits), limits.wait, "longest wait of a cold start"))
@@ -122,6 +126,19 @@ def _tiles(rehearsal: Rehearsal) -> Iterator[str]:
         if phase.rolled_back is not None
     ]
     yield f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def longest_blocking(said: Mapping[str, Any]) -> float | None:
+    """Seconds of the longest migration that takes a lock which others wait for; None without."""
+    return max(
+        (
+            one["seconds"] or 0.0
+            for step in said["steps"]
+            for one in step.get("dry_run", {}).get("migrations", ())
+            if any(lock["blocks"] for lock in one["locks"])
+        ),
+        default=None,
+    )
 
 
 def _limited(value: float, limit: float, what: str) -> str:
@@ -156,6 +173,60 @@ def _verdict(one: Any) -> str:
         f'<tr><td class="mark"><span class="{_CLASSES[one.state]}">{_MARKS[one.state]}</span></td>'
         f"<td>{escape(one.what)}</td><td>{escape(one.found)}</td></tr>"
     )
+
+
+# -- the dry run ----------------------------------------------------------------------------------
+
+
+def _migrations(said: Mapping[str, Any]) -> Iterator[str]:
+    found = next((step["dry_run"] for step in said["steps"] if "dry_run" in step), None)
+    if found is None:
+        return
+    yield "<h2>The migrations</h2>"
+    yield (
+        '<p class="lead">Executed on this data, and taken back. A lock is held until its migration '
+        "is committed, so for its time at most; rows that it changes are locked as long.</p>"
+    )
+    yield (
+        '<div class="scroll"><table><tr><th>migration</th><th class="number">time</th><th></th>'
+        "<th>locks that others wait for</th><th>rows, and size</th></tr>"
+    )
+    longest = max((one["seconds"] or 0.0 for one in found["migrations"]), default=0.0) or 1.0
+    yield from (_migration(one, longest, said["limits"]["lock"]) for one in found["migrations"])
+    yield "</table></div>"
+
+
+def _migration(one: Mapping[str, Any], longest: float, limit: float) -> str:
+    seconds = one["seconds"]
+    blocking = [lock for lock in one["locks"] if lock["blocks"]]
+    bad = bool(blocking) and (seconds or 0.0) > limit
+    width = 120 * (seconds or 0.0) / longest
+    locks = "<br>".join(
+        f"{escape(lock['mode'])} on {escape(lock['relation'])} "
+        f'<span class="faint">({" and ".join(lock["blocks"])} wait)</span>'
+        for lock in blocking
+    )
+    tables = "<br>".join(filter(None, map(_touched, one["tables"])))
+    told = escape(one["reason"]) if one["outcome"] != "rehearsed" else locks or "none"
+    time = "-" if seconds is None else f"{seconds:.2f} s"
+    return (
+        f"<tr><td>{escape(one['name'])}</td><td class=number>{time}</td>"
+        f'<td><span class="bar{" bad" if bad else ""}" style="width:{width:.0f}px"></span></td>'
+        f"<td>{told}</td><td>{tables}</td></tr>"
+    )
+
+
+def _touched(table: Mapping[str, Any]) -> str:
+    counts = [
+        f"{table[what]:,} {what}" for what in ("inserted", "updated", "deleted") if table[what]
+    ]
+    if table["rewritten"]:
+        counts.append("rewritten")
+    before, after = table["bytes_before"], table["bytes_after"]
+    if not counts:
+        return ""
+    size = f", {_bytes(before)} to {_bytes(after)}" if before and after else ""
+    return f"{escape(table['table'])}: {', '.join(counts)}{size}"
 
 
 # -- data -----------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ They are the storms of load/storm, on a database that stays.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,19 +22,23 @@ from load.storm.stage import StormStage
 __all__ = ["deployment", "play", "way_back"]
 
 
-def deployment(environments: int, clients: int) -> Scenario:
+def deployment(
+    environments: int, clients: int, settings: Mapping[str, str] | None = None
+) -> Scenario:
     """Version 2 starts, all at the same instant, beside the clients of version 1."""
+    waves = (Wave(2, environments),)
     return Scenario(
-        "deployment", "deployment", "orders", (Wave(2, environments),), ready=1, clients=clients
+        "deployment", "deployment", "orders", waves, ready=1, clients=clients, settings=settings
     )
 
 
-def way_back(environments: int, clients: int) -> Scenario:
+def way_back(
+    environments: int, clients: int, settings: Mapping[str, str] | None = None
+) -> Scenario:
     """Version 2 is taken back while version 1 starts, beside the same clients."""
+    back = deployment(environments, clients, settings)
     waves = (Wave(1, environments),)
-    return Scenario(
-        "rollback", "rollback", "orders", waves, ready=2, clients=clients, rollback=True
-    )
+    return replace(back, name="rollback", shape="rollback", waves=waves, ready=2, rollback=True)
 
 
 def play(stage: StormStage, scenario: Scenario, out: Path) -> Evidence:
@@ -56,6 +60,9 @@ def play(stage: StormStage, scenario: Scenario, out: Path) -> Evidence:
         with serve(host) as url:
             drive(scenario, url, out)
         evidence = gather(host, locust=out / "locust", seconds=time.monotonic() - began)
+        # What restored the data, and the dry run, are no part of this storm.
+        sessions = [one for one in evidence.sessions if one.opened >= began]
+        evidence = replace(evidence, sessions=sessions)
         for function in stage.functions.values():
             function.end_idle()
     return evidence

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lambda_migrate.errors import MigrateError
+from lambda_migrate.local.cloudwatch import Alarm
 from lambda_migrate.local.environment import InvocationResult
 from load.staging.checks import Answer, Check, Moment, ask
+from load.staging.dry_run import dry_run, facts_of, of_dry_run
+from load.staging.faults import (
+    NAMESPACE,
+    SERVICE,
+    Reached,
+    alarms_of,
+    break_in_turn,
+    measured_of,
+    reached_of,
+)
 from load.staging.phases import deployment, play, way_back
 from load.staging.records import Kept, Records, Run, Size, compare, freeze, read_shape, read_sizes
 from load.staging.release import Release
@@ -21,17 +32,24 @@ from load.staging.verdicts import (
     Limits,
     Step,
     judge,
+    of_alarms,
     of_checks,
+    of_faults,
+    of_lines,
     of_orders,
     of_phase,
     of_records,
     of_shape,
 )
 from load.storm.evidence import Evidence
+from load.storm.scenarios import Processes, Scenario
 from load.storm.stage import StormStage, open_stage
 from load.storm.verdicts import Verdict
 
 __all__ = ["Rehearsal", "Wanted", "rehearse"]
+
+
+TEMPLATE = Path(__file__).parents[2] / "template.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +59,28 @@ class Wanted:
     Attributes:
         environments: Cold starts of each storm.
         clients: Who use the old version meanwhile.
+        processes: See `Scenario`.
         limits: What is borne.
         shop: Data of the example; None for another function.
         dump: Schema and data, restored before the old version's migrations.
         data: Data alone, read after them.
         checks: A team's own questions.
         may_change: Columns that the release may change, as ``table.column``.
+        template: Whose alarms are looked at.
+        parameters: Of the template.
     """
 
     environments: int = 40
     clients: int = 6
+    processes: Processes = "separate"
     limits: Limits = field(default_factory=Limits)
     shop: Shop | None = None
     dump: Path | None = None
     data: Path | None = None
     checks: tuple[Check, ...] = ()
     may_change: frozenset[str] = frozenset()
+    template: Path = TEMPLATE
+    parameters: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,6 +95,7 @@ class Rehearsal:
         phases: The storms, by their names.
         records: What became of the data, by moment.
         answers: Of the checks, by moment and name.
+        faults: What came of each, and which alarms were reached.
     """
 
     release: Release
@@ -80,6 +105,7 @@ class Rehearsal:
     phases: dict[str, Evidence] = field(default_factory=dict)
     records: dict[Moment, Records] = field(default_factory=dict)
     answers: dict[Moment, dict[str, Answer]] = field(default_factory=dict)
+    faults: tuple[Reached, ...] = ()
 
 
 Say = Callable[[str], object]
@@ -100,6 +126,7 @@ def rehearse(
     out: Path,
     *,
     on_step: Callable[[Step], object] = lambda _: None,
+    last: str = "",
 ) -> Rehearsal:
     """From an empty database to a decision's grounds; everything that was started is ended.
 
@@ -108,26 +135,41 @@ def rehearse(
         wanted: How.
         out: The folder for the storms' reports.
         on_step: Told of each step when it is done.
+        last: The name of the step after which to end; "" for all of them.
 
     Raises:
         ConfigurationError: The machine has too little memory, or something cannot be read.
         EngineFailed: A server did not start, or Locust failed.
     """
-    scenario = deployment(wanted.environments, wanted.clients)
+    scenario = _scenario("deployment", release, wanted)
     with (
         tempfile.TemporaryDirectory(prefix="lm-staging-") as home,
         open_stage(scenario, release, Path(home), handler=release.handler, tuning=TUNING) as stage,
         connected(stage.server, release.database) as connection,
     ):
         stage.sampler.stop()  # each storm has its own
-        scene = _Scene(release, wanted, stage, connection, runner(connection), out)
-        steps = tuple(_played(scene, on_step))
+        scene = _Scene(release, wanted, stage, connection, runner(connection), out, Path(home))
+        steps = tuple(_played(scene, on_step, last))
         return Rehearsal(
-            release, wanted, steps, scene.sizes, scene.phases, scene.records, scene.answers
+            release=release,
+            wanted=wanted,
+            steps=steps,
+            sizes=scene.sizes,
+            phases=scene.phases,
+            records=scene.records,
+            answers=scene.answers,
+            faults=scene.faults,
         )
 
 
-def _played(scene: _Scene, on_step: Callable[[Step], object]) -> Iterator[Step]:
+def _scenario(name: str, release: Release, wanted: Wanted) -> Scenario:
+    metrics = {"POWERTOOLS_METRICS_NAMESPACE": NAMESPACE, "POWERTOOLS_SERVICE_NAME": SERVICE}
+    make = deployment if name == "deployment" else way_back
+    scenario = make(wanted.environments, wanted.clients, {**metrics, **release.variables})
+    return replace(scenario, processes=wanted.processes)
+
+
+def _played(scene: _Scene, on_step: Callable[[Step], object], last: str) -> Iterator[Step]:
     halted_by = ""
     for name, act, phase in _STEPS:
         if halted_by:
@@ -137,6 +179,8 @@ def _played(scene: _Scene, on_step: Callable[[Step], object]) -> Iterator[Step]:
             halted_by = name if step.halts else ""
         on_step(step)
         yield step
+        if name == last:
+            return
 
 
 def _act(scene: _Scene, name: str, act: Callable[[_Scene], Told], phase: str) -> Step:
@@ -160,6 +204,8 @@ class _Scene:
     connection: Any
     run: Run
     out: Path
+    home: Path
+    faults: tuple[Reached, ...] = ()
     kept: Sequence[Kept] = ()
     sizes: tuple[Size, ...] = ()
     phases: dict[str, Evidence] = field(default_factory=dict)
@@ -205,10 +251,17 @@ def _goes_on(scene: _Scene) -> Told:
     return found, {"pending": names}
 
 
+def _dry_run(scene: _Scene) -> Told:
+    rehearsed = dry_run(scene.stage)
+    told: Told = list(of_dry_run(rehearsed, scene.wanted.limits)), {"dry_run": facts_of(rehearsed)}
+    if rehearsed.error is not None:
+        raise Halted(told)
+    return told
+
+
 def _deployed(scene: _Scene) -> Told:
-    scenario = deployment(scene.wanted.environments, scene.wanted.clients)
-    evidence = _play(scene, scenario.name)
-    found = of_phase(evidence, scene.wanted.limits)
+    evidence = _play(scene, "deployment")
+    found = [*of_phase(evidence, scene.wanted.limits), of_lines(evidence)]
     told: Told = found, {}
     if any(times != 1 for times in evidence.effects.values()):
         raise Halted(told)
@@ -224,8 +277,7 @@ def _taken_back(scene: _Scene) -> Told:
 
 
 def _play(scene: _Scene, name: str) -> Evidence:
-    make = deployment if name == "deployment" else way_back
-    scenario = make(scene.wanted.environments, scene.wanted.clients)
+    scenario = _scenario(name, scene.release, scene.wanted)
     evidence = play(scene.stage, scenario, scene.out / name)
     scene.phases[name] = evidence
     return evidence
@@ -239,6 +291,28 @@ def _compared_again(scene: _Scene) -> Told:
     found = _look(scene, "rolled-back")
     found.append(of_shape(scene.records["before"].shape, scene.records["rolled-back"].shape))
     return found, {}
+
+
+def _paged(scene: _Scene) -> Told:
+    """Who would be paged by the release, and by each fault."""
+    wanted = scene.wanted
+    alarms = alarms_of(wanted.template, target=scene.release.database, **wanted.parameters)
+    quiet = measured_of(*scene.stage.functions.values())
+    scene.faults = tuple(break_in_turn(scene.stage, wanted.template, scene.home))
+    reads = {name: _told_by_us(alarm) for name, alarm in alarms.items()}
+    told = {metric.name for metric in quiet.metrics()}
+    for one in scene.faults:
+        told |= one.metrics
+    return [
+        of_alarms(reached_of(quiet, alarms), len(alarms)),
+        *of_faults(scene.faults, reads, frozenset(told)),
+    ], {}
+
+
+def _told_by_us(alarm: Alarm) -> frozenset[str]:
+    """Names of the metrics that it reads, but for those that AWS itself tells."""
+    read = (query.metric for query in alarm.queries.values() if query.metric is not None)
+    return frozenset(one.name for one in read if not one.namespace.startswith("AWS/"))
 
 
 def _look(scene: _Scene, moment: Moment) -> list[Verdict]:
@@ -265,8 +339,10 @@ def _count_orders(scene: _Scene, told: Sequence[int]) -> int:
 _STEPS: tuple[tuple[str, Callable[[_Scene], Told], str], ...] = (
     ("restore the data", _restored, ""),
     ("plan", _goes_on, ""),
+    ("dry run", _dry_run, ""),
     ("deploy under traffic", _deployed, "deployment"),
     ("check the data", _compared, ""),
     ("roll back under traffic", _taken_back, "rollback"),
     ("check the data again", _compared_again, ""),
+    ("see who would be paged", _paged, ""),
 )

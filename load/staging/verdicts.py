@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from lambda_migrate.local.findings import is_served
 from load.staging.checks import Answer, Check, Moment, contradictions
+from load.staging.faults import Reached
 from load.staging.records import Records, differences
 from load.storm.evidence import Evidence
 from load.storm.verdicts import Verdict
@@ -18,7 +19,10 @@ __all__ = [
     "Limits",
     "Step",
     "decide",
+    "of_alarms",
     "of_checks",
+    "of_faults",
+    "of_lines",
     "of_orders",
     "of_phase",
     "of_records",
@@ -203,3 +207,58 @@ def of_orders(told: Sequence[int], there: int) -> Verdict:
     if not told:
         return Verdict(what, "not measured", "this release takes no orders")
     return judge(what, there == len(told), f"{there} of {len(told)} are in the database")
+
+
+# -- alarms ---------------------------------------------------------------------------------------
+
+
+def of_alarms(reached: frozenset[str], looked_at: int) -> Verdict:
+    """Whether the release itself, all going well, would page nobody."""
+    told = ", ".join(sorted(reached)) or f"none of {looked_at} alarms"
+    return judge("who would be paged by this release", not reached, told)
+
+
+def of_lines(evidence: Evidence) -> Verdict:
+    """Whether each cold start has told how it ended, in a line that can be read."""
+    lines, cold = len(evidence.first_checks), len(evidence.cold)
+    return judge("each cold start has its line in the log", lines == cold, f"{lines} of {cold}")
+
+
+def of_faults(
+    reached: Sequence[Reached], alarms: Mapping[str, frozenset[str]], told: frozenset[str]
+) -> Iterator[Verdict]:
+    """Whether each alarm is reached by the fault that it is for, and by no other.
+
+    Args:
+        reached: What came of each fault.
+        alarms: Of the template: names of the metrics that each reads.
+        told: Names of all metrics that were told in the rehearsal, faults included.
+    """
+    wanted = sorted({name for one in reached for name in one.fault.alarms} | alarms.keys())
+    for name in wanted:
+        yield _of_alarm(name, reached, alarms)
+    for one in reached:
+        others = sorted(one.alarms - one.fault.alarms)
+        if others:
+            what = f"{one.fault.name}: no other alarm"
+            yield Verdict(what, "failed", f"{', '.join(others)} as well")
+    missing = sorted({m for metrics in alarms.values() for m in metrics} - told)
+    found = f"never told: {', '.join(missing)}" if missing else f"all of {len(alarms)} alarms"
+    yield judge("every metric that an alarm reads was told", not missing, found)
+
+
+def _of_alarm(
+    name: str, reached: Sequence[Reached], alarms: Mapping[str, frozenset[str]]
+) -> Verdict:
+    what = f"{name} is reached"
+    own = [one for one in reached if name in one.fault.alarms]
+    if name not in alarms:
+        return Verdict(what, "failed", f"the template has none, and {own[0].fault.name}")
+    if not own:
+        return Verdict(what, "not measured", "no fault is known for it")
+    troubles = [f"{one.fault.name}: {one.trouble}" for one in own if one.trouble]
+    if troubles:
+        return Verdict(what, "failed", "; ".join(troubles))
+    silent = [one.fault.name for one in own if name not in one.alarms]
+    told = "; ".join(one.fault.name for one in own)
+    return judge(what, not silent, told if not silent else f"not when {'; '.join(silent)}")
