@@ -71,7 +71,7 @@ def figures(rehearsal: Rehearsal, *, seconds: float, command: str) -> dict[str, 
             for moment, answers in rehearsal.answers.items()
         },
         "storms": {
-            step.name: storm_figures(rehearsal.phases[step.phase], step.verdicts)
+            step.phase: storm_figures(rehearsal.phases[step.phase], step.verdicts)
             for step in rehearsal.steps
             if step.phase in rehearsal.phases
         },
