@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from lambda_migrate.local.postgresql import find_binaries
 from lambda_migrate.migrations.directory import read_manifest
 from tests.integration.docs.transcript import plain, promised, run
 from tests.stage import Stage
-from tests.unit.docs.pages import DOCS, fences
+from tests.unit.docs.pages import DOCS, ROOT, fences
 
 
 def assert_printed_in_order(printed: str, page: Path) -> None:
@@ -77,3 +79,11 @@ def test_files_of_golang_migrate_are_converted(
 def test_testing_migrations_in_ci(tmp_path: Path) -> None:
     page = DOCS / "how-to" / "test-migrations-in-ci.md"
     assert_printed_in_order(run(page, tmp_path, {}), page)
+
+
+def test_the_examples_own_page() -> None:
+    [program] = [each.text for each in fences(ROOT / "examples/orders/README.md", "python")]
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 10
