@@ -87,7 +87,7 @@ def test_every_column_is_on_its_page_with_its_type(table: str) -> None:
 
 
 def test_every_test_and_page_that_a_requirement_names_exists() -> None:
-    table = rows((DOCS / "requirements.md").read_text())
+    table = rows((DOCS / "requirements.md").read_text().partition("\n## ")[0])
     for requirement, tests, page in table:
         named = re.findall(r"`((?:tests|examples)/[^`]+)`", tests)
         linked = re.findall(r"\]\(([^)#]+)", page)
