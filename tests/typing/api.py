@@ -27,6 +27,7 @@ from lambda_migrate.testing import (
     FakeClock,
     FixedRandom,
     InMemoryDatabase,
+    InMemoryFlags,
     InMemoryLeaseTable,
     RecordingObserver,
 )
@@ -101,6 +102,7 @@ def check_runner(migration: Migration, settings: Settings) -> None:
         clock=clock,
         random=FixedRandom(0.5),
         observer=RecordingObserver(),
+        flags=InMemoryFlags(),
     )
     runner = MigrationRunner(manifest, target)
     assert_type(runner.ensure(), Outcome)

@@ -13,6 +13,7 @@ from lambda_migrate.events import (
     MigrationStarted,
     Observer,
 )
+from lambda_migrate.flags import FlagSource
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.migrations import Manifest, Migration, Script
 from lambda_migrate.postgresql.database import Database, Grant, HeldDatabase
@@ -22,6 +23,7 @@ from lambda_migrate.testing import (
     FakeClock,
     FixedRandom,
     InMemoryDatabase,
+    InMemoryFlags,
     InMemoryLeaseTable,
     RecordingObserver,
 )
@@ -36,8 +38,11 @@ def test_every_fake_is_what_it_stands_for() -> None:
     store: LeaseStore = InMemoryLeaseTable(clock=clock)
     database: Database = fake_database
     held: HeldDatabase = fake_database.take_over(Grant("t", 1, "me"), Deadline.after(1, clock))
-    target = Target("t", store, database, clock=clock, random=random, observer=observer)
-    assert (target.store, target.database) == (store, database)
+    flags: FlagSource = InMemoryFlags()
+    target = Target(
+        "t", store, database, clock=clock, random=random, observer=observer, flags=flags
+    )
+    assert (target.store, target.database, target.flags) == (store, database, flags)
     assert held.history() == []
 
 

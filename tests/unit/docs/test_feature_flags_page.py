@@ -99,6 +99,16 @@ def test_the_role_may_do_what_is_asked_and_no_more() -> None:
     assert "*" not in ROLE["Resource"]
 
 
+def test_the_test_on_the_page_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "migrations").mkdir()
+    (tmp_path / "migrations" / "0001_create_orders.sql").write_text("-- migrate:up\nSELECT 1;\n")
+    monkeypatch.chdir(tmp_path)
+    [text] = re.findall(r"^```python\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {}
+    exec(compile(text, "feature-flags.md", "exec"), names)
+    names["test_a_pause_keeps_us_from_migrating"]()
+
+
 def test_the_times_are_those_of_the_code() -> None:
     text = " ".join(PAGE.split())
     assert f"An answer of the extension is good for {EXTENSION_SECONDS:g} s" in text
