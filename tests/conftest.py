@@ -73,6 +73,7 @@ QUICK = (
 )
 NOT_QUICK = (
     "tests/unit/cli/test_cli_render.py",
+    "tests/unit/docs/",
     "tests/unit/load/",
     "[pg14",
     "[pg15",

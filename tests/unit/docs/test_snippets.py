@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import re
@@ -61,13 +62,19 @@ def test_a_command_has_the_options_that_it_is_shown_with(fence: Fence, line: str
         accept(words[: ends[0]] if ends else words)
 
 
+@functools.cache
+def program() -> Any:
+    """The command line, made once for all commands."""
+    return typer.main.get_command(app)
+
+
 def accept(words: list[str]) -> None:
     """Let the command line read its arguments, without doing anything.
 
     Raises:
         click.UsageError: It would not accept them.
     """
-    command: Any = typer.main.get_command(app)
+    command = program()
     context = command.make_context("lambda-migrate", list(words))
     while isinstance(command, click.Group) or hasattr(command, "commands"):
         rest = [*context._protected_args, *context.args]
