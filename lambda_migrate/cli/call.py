@@ -162,15 +162,17 @@ class Call:
             clock=self.clock,
             on_wait=lambda reason, seconds: self.reporter.wait(reason, seconds=seconds),
         )
-        self.reporter.ask(function, errand.command.name)
-        answer = remote.ask(errand)
+        with self.reporter.asking(function, errand.command.name):
+            answer = remote.ask(errand)
         question = answer.get("error", {}).get("question")
         if question is not None:
             question = Question(**question)
             if not self.confirm(question):
                 return Answer({**question.place, "confirmed": False}, FAILED)
             mark = str(answer["error"]["mark"])
-            answer = remote.ask(replace(errand, yes=mark, request=str(uuid.uuid4())))
+            errand = replace(errand, yes=mark, request=str(uuid.uuid4()))
+            with self.reporter.asking(function, errand.command.name):
+                answer = remote.ask(errand)
         self._tell(function, answer)
         if "error" in answer:
             raise AnsweredError(answer["error"], answer["exit_code"])

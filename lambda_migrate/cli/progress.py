@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.progress import (
@@ -25,7 +26,7 @@ from lambda_migrate.events import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
     from lambda_migrate.cli.terminal import Terminal
@@ -52,7 +53,7 @@ class Reporter:
         self.has_begun = False
         """Whether a migration was started, or one was about to be taken back."""
         self.asked = ""
-        """The function that was asked to do it; it goes on without us."""
+        """The function that is at work for us; it goes on if we end."""
         self._terminal = terminal
         self._bar: _Bar | None = None
         self._coming: Sequence[str] = ()
@@ -65,10 +66,14 @@ class Reporter:
         if names:
             self._show(names[0], done=0, total=len(names))
 
-    def ask(self, function: str, command: str) -> None:
-        """A function was asked to run a command; how far it is can only be told at the end."""
+    @contextmanager
+    def asking(self, function: str, command: str) -> Iterator[None]:
+        """A function runs a command; how far it is can only be told at the end."""
         self.asked = function
         self._show(f"{function}: {command}", done=0, total=0)
+        yield
+        self.asked = ""
+        self._close()  # a question may follow
 
     def tell(self, told: Sequence[Mapping[str, Any]]) -> None:
         """What the function saw on the way to its answer."""
@@ -130,6 +135,9 @@ class Reporter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None

@@ -180,7 +180,13 @@ class RemoteFunction:
         return self._read(self._invoke(json.dumps(event).encode(), errand), errand)
 
     def _invoke(self, payload: bytes, errand: Errand) -> _Heard:
-        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            ConnectionError,  # noqa: A004 - botocore's, which is no OSError
+            HTTPClientError,
+            IncompleteReadError,
+        )
 
         if self._made is None:
             self._made = self._make_client()
@@ -196,7 +202,7 @@ class RemoteFunction:
         except ClientError as error:
             # Not chained: AWS may quote the signed request, session token and all.
             raise self._refused(error) from None
-        except HTTPClientError as error:
+        except (ConnectionError, HTTPClientError, IncompleteReadError) as error:
             raise self._unheard(error, errand) from None
         except BotoCoreError as error:
             raise ConfigurationError(f"Lambda, function {self.name!r}: {error}") from error
@@ -227,14 +233,10 @@ class RemoteFunction:
         return ConfigurationError(said)
 
     def _unheard(self, error: Exception, errand: Errand) -> _Unheard:
-        from botocore.exceptions import (
-            ConnectTimeoutError,
-            EndpointConnectionError,
-            ProxyConnectionError,
-        )
+        from botocore.exceptions import ConnectionError  # noqa: A004 - no OSError
 
         what = f"{type(error).__name__}: {_quoted(error)}"
-        if isinstance(error, (ConnectTimeoutError, EndpointConnectionError, ProxyConnectionError)):
+        if isinstance(error, ConnectionError):  # nothing was sent
             told = NotReady(f"Lambda cannot be reached: {what}")
         else:
             told = NotReady(

@@ -24,6 +24,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ from lambda_migrate._version import __version__
 from lambda_migrate.deadline import SYSTEM_CLOCK, Deadline
 from lambda_migrate.deploy.abridging import abridged
 from lambda_migrate.deploy.requests import RequestTable, Run
-from lambda_migrate.errors import ConfigurationError, LeaseHeld, MigrateError
+from lambda_migrate.errors import ConfigurationError, LeaseHeld, LeaseStoreUnavailable, MigrateError
 from lambda_migrate.events import (
     CommandEnded,
     LeaseTakenOver,
@@ -215,7 +216,8 @@ class AdminFunction:
             if site.deadline.remaining() <= _LOOK_SECONDS:
                 return self._still_runs(errand, found)
             self._clock.sleep(_LOOK_SECONDS)
-            found = log.read(errand.request) or found
+            with suppress(LeaseStoreUnavailable):  # it goes on all the same
+                found = log.read(errand.request) or found
         return {**found.answer, "repeated": True}
 
     def _still_runs(self, errand: Errand, found: Run) -> dict[str, Any]:
@@ -253,9 +255,9 @@ def _post_mortem(errand: Errand, site: Site, run: Run) -> dict[str, Any]:
         what = f"{len(committed)} migration{'s' * (len(committed) != 1)} that it recorded"
     message = (
         f"the invocation that ran `{errand.command.name}` ended without an answer: its time was "
-        f"over, or it was stopped. {what[0].upper()}{what[1:]} stayed committed; what was running "
-        "then is undone, and the lease runs out by itself. It is not run again: see `status`, then "
-        "give the command anew"
+        f"over, or it was stopped. {what[0].upper()}{what[1:]} stayed committed; what ran in a "
+        "transaction then is undone, and the lease runs out by itself. It is not run again: see "
+        "`status`, then give the command anew"
     )
     error = {
         "kind": "Interrupted",

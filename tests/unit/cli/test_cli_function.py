@@ -1,0 +1,544 @@
+"""`--function`, against the admin function in this process behind a Lambda that can be trusted to
+fail.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import typer
+from botocore import exceptions
+from botocore.exceptions import ClientError
+
+from lambda_migrate._version import __version__
+from lambda_migrate.cli import main, remote
+from lambda_migrate.cli.app import COMMON, app
+from lambda_migrate.deploy.admin import AdminFunction
+from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.testing import InMemoryDatabase, InMemoryRequestLog
+from lambda_migrate.verbs.commands import COMMANDS
+
+SECRET = "hunter2"
+Run = Callable[..., tuple[int, str, str]]
+Fault = Callable[[], dict[str, Any]]
+
+
+class Context:
+    """Of an invocation with half a minute left."""
+
+    def __init__(self) -> None:
+        self.aws_request_id = str(uuid.uuid4())
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 30_000
+
+
+class FakeLambda:
+    """boto3's client, with the admin function behind it and faults before, after or instead."""
+
+    def __init__(self, log: InMemoryRequestLog) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.names: list[str] = []
+        self.faults: list[Exception | Fault] = []
+        """For the next calls, one each; None lets one through."""
+        self.lost: list[Exception] = []
+        """Raised instead of the next answers, after the function has run."""
+        self.meta = SimpleNamespace(region_name="eu-central-1")
+        self.change: Callable[[dict[str, Any]], Any] = lambda answer: answer
+        self._log = log
+
+    def invoke(self, *, FunctionName: str, InvocationType: str, Payload: bytes) -> dict[str, Any]:  # noqa: N803 - boto3's names
+        assert InvocationType == "RequestResponse"
+        self.names.append(FunctionName)
+        self.events.append(json.loads(Payload))
+        if self.faults:
+            fault = self.faults.pop(0)
+            if isinstance(fault, Exception):
+                raise fault
+            return fault()
+        context = Context()
+        function = AdminFunction(dict(os.environ), make_log=lambda _settings: self._log)
+        answer = function.answer(self.events[-1], context)
+        if self.lost:
+            raise self.lost.pop(0)
+        return answered(self.change(answer), request_id=context.aws_request_id)
+
+
+def answered(payload: Any, *, request_id: str = "i-1", **more: Any) -> dict[str, Any]:
+    body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    return {
+        "Payload": io.BytesIO(body),
+        "ResponseMetadata": {"RequestId": request_id},
+        **more,
+    }
+
+
+def broken(kind: str, message: str = "", request_id: str = "i-1") -> Fault:
+    payload = {"errorType": kind, "errorMessage": message}
+    return lambda: answered(payload, request_id=request_id, FunctionError="Unhandled")
+
+
+def refused(code: str, status: int = 400, message: str = "no") -> ClientError:
+    response: Any = {
+        "Error": {"Code": code, "Message": message},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }
+    return ClientError(response, "Invoke")
+
+
+UNREACHABLE = exceptions.EndpointConnectionError(endpoint_url="https://lambda")
+READ_TIMEOUT = exceptions.ReadTimeoutError(endpoint_url="https://lambda")
+CLOSED = exceptions.ConnectionClosedError(endpoint_url="https://lambda")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for version, name in enumerate(("orders", "status", "index"), 1):
+        (tmp_path / f"{version:04d}_{name}.sql").write_text(
+            f"-- migrate:up\ncreate table {name} (id int);\n-- migrate:down\ndrop table {name};\n"
+        )
+    return tmp_path
+
+
+@pytest.fixture
+def database() -> InMemoryDatabase:
+    return InMemoryDatabase()
+
+
+@pytest.fixture
+def log() -> InMemoryRequestLog:
+    return InMemoryRequestLog()
+
+
+@pytest.fixture
+def aws(
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    database: InMemoryDatabase,
+    log: InMemoryRequestLog,
+) -> FakeLambda:
+    store = InMemoryLeaseTable()
+    monkeypatch.setattr("lambda_migrate.wiring.make_database", lambda _settings: database)
+    monkeypatch.setattr("lambda_migrate.wiring.make_store", lambda _settings, **_parts: store)
+    monkeypatch.setattr("lambda_migrate.deploy.admin.default_observer", lambda: Silence())
+    monkeypatch.setattr("lambda_migrate.deadline.SystemClock.sleep", lambda *_: None)
+    monkeypatch.setenv("LAMBDA_MIGRATE_DIRECTORY", str(folder))
+    monkeypatch.setenv("LAMBDA_MIGRATE_DATABASE_URL", f"postgresql://app:{SECRET}@h/orders")
+    monkeypatch.setenv("LAMBDA_MIGRATE_TABLE", "leases")
+    monkeypatch.delenv("LAMBDA_MIGRATE_ENVIRONMENT", raising=False)
+    client = FakeLambda(log)
+    monkeypatch.setattr("lambda_migrate.cli.remote.make_client", lambda: client)
+    return client
+
+
+class Silence:
+    def observe(self, event: object) -> None:
+        """Nobody listens."""
+
+
+@pytest.fixture
+def run(aws: FakeLambda, capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = main(("--function", "admin:live", *arguments))
+        captured = capsys.readouterr()
+        assert SECRET not in captured.out + captured.err
+        return code, captured.out, captured.err
+
+    return call
+
+
+def document(run: Run, *arguments: str) -> tuple[int, dict[str, Any]]:
+    code, out, _ = run(*arguments, "--format", "json")
+    found: dict[str, Any] = json.loads(out)
+    return code, found
+
+
+# --- the same as here
+
+
+def here(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = main(arguments)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def without_times(text: str) -> str:
+    return re.sub(r'"seconds": [\d.]+', "", text)
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+@pytest.mark.parametrize(
+    ("before", "command"),
+    [
+        ([], ["status"]),
+        ([["up", "--to", "2"]], ["status", "--all", "--exit-code"]),
+        ([], ["plan"]),
+        ([], ["plan", "--to", "2", "--all"]),
+        ([["up"]], ["plan"]),
+        ([["up"]], ["up"]),
+        ([["up"]], ["verify"]),
+        ([["up"]], ["verify", "--resync"]),
+        ([["up"]], ["down", "--steps", "1"]),
+        ([["up"]], ["down", "--to", "77", "--yes"]),
+        ([["up"]], ["down", "--steps", "1", "--yes"]),
+        ([], ["baseline", "2"]),
+        ([], ["baseline", "9", "--yes"]),
+        ([], ["repair", "3", "--as", "pending", "--yes"]),
+        ([], ["repair"]),
+        ([], ["lease", "show"]),
+        ([], ["lease", "release", "--yes"]),
+    ],
+)
+def test_a_function_is_shown_as_if_it_were_here(
+    run: Run,
+    capsys: pytest.CaptureFixture[str],
+    database: InMemoryDatabase,
+    before: list[list[str]],
+    command: list[str],
+    form: str,
+) -> None:
+    for each in before:
+        here(capsys, *each)
+    rows, reverted = dict(database._rows), list(database.reverted)
+    local = here(capsys, *command, "--format", form)
+    database._rows.clear()
+    database._rows.update(rows)
+    database.reverted[:] = reverted
+    afar = run(*command, "--format", form)
+    if "down" not in command and "baseline" not in command:
+        assert [without_times(each) for each in afar[1:]] == [
+            without_times(each) for each in local[1:]
+        ]
+        assert afar[0] == local[0]
+    else:  # who asks in vain is told of --yes in other words
+        assert afar[:2] == local[:2]
+        assert ("0003_index" in afar[2]) == ("0003_index" in local[2])
+
+
+def test_what_was_applied_is_told_line_by_line(run: Run) -> None:
+    _, out, _ = run("up", "--to", "2")
+    assert [line.split()[:2] for line in out.splitlines()[:2]] == [
+        ["applied", "0001_orders"],
+        ["applied", "0002_status"],
+    ]
+
+
+def test_every_option_of_a_command_goes_along_or_is_for_the_terminal() -> None:
+    root: Any = typer.main.get_command(app)
+    for name, command in COMMANDS.items():
+        found = root
+        for word in name.split():
+            found = found.commands[word]
+        here = {"whole", "yes", "help", *COMMON}
+        own = {each.name for each in found.params} - here
+        known = {option.argument for option in command.options} - {"environment"}
+        assert own == known, name
+        assert command.asks == ("yes" in {each.name for each in found.params})
+
+
+def test_the_function_may_be_named_behind_the_command(run: Run, aws: FakeLambda) -> None:
+    assert main(("status", "--function", "other")) == 0
+    assert main(("--function=third", "lease", "show")) == 0
+    assert aws.names == ["other", "third"]
+
+
+# --- what goes along
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--target", "x"),
+        ("--table", "x"),
+        ("--database-url", f"postgresql://app:{SECRET}@h/d"),
+        ("--directory", "x"),
+        ("--schema", "x"),
+        ("--environment", "x"),
+    ],
+)
+def test_what_the_functions_settings_say_is_refused(
+    run: Run, aws: FakeLambda, option: str, value: str
+) -> None:
+    code, _, err = run("status", option, value)
+    assert code == 2
+    assert option in err
+    assert aws.events == []
+
+
+def test_all_that_is_refused_is_told_at_once(run: Run) -> None:
+    _, found = document(run, "up", "--target", "x", "--schema", "y")
+    assert len(found["error"]["faults"]) == 2
+
+
+@pytest.mark.parametrize("command", [("new", "x"), ("table", "create"), ("demo",)])
+def test_what_works_here_takes_no_function(run: Run, command: tuple[str, ...]) -> None:
+    code, _, err = run(*command)
+    assert code == 2
+    assert "leave --function out" in err
+
+
+def test_a_function_needs_a_name(aws: FakeLambda) -> None:
+    assert main(("status", "--function", " ")) == 2
+
+
+def test_the_timeout_goes_along(run: Run, aws: FakeLambda) -> None:
+    run("status", "--timeout", "7")
+    assert 6 < aws.events[0]["options"]["timeout"] <= 7
+
+
+def test_stamping_without_a_name_takes_the_functions_own(
+    run: Run, aws: FakeLambda, database: InMemoryDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAMBDA_MIGRATE_ENVIRONMENT", "laptop")
+    run("repair", "--environment", "--yes")
+    assert aws.events[0]["options"]["environment"] == ""
+    assert run("repair", "--environment", "staging", "--yes")[0] == 0
+    assert database.environment == "staging"
+
+
+# --- questions
+
+
+class Keyboard:
+    def __init__(self, said: str) -> None:
+        self._said = said
+
+    def isatty(self) -> bool:
+        return True
+
+    def readline(self) -> str:
+        return self._said + "\n"
+
+
+@pytest.mark.parametrize(("said", "code"), [("y", 0), ("n", 1)])
+def test_a_question_is_asked_here_and_answered_there(
+    run: Run,
+    aws: FakeLambda,
+    database: InMemoryDatabase,
+    monkeypatch: pytest.MonkeyPatch,
+    said: str,
+    code: int,
+) -> None:
+    run("up")
+    monkeypatch.setattr("sys.stdin", Keyboard(said))
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    got, _, err = run("down", "--steps", "1")
+    assert got == code
+    assert "0003_index" in err
+    assert database.reverted == (["0003_index"] if said == "y" else [])
+    requests = [each["request"] for each in aws.events[1:]]
+    assert len(set(requests)) == len(requests) == (2 if said == "y" else 1)
+
+
+def test_a_yes_holds_only_for_what_was_shown(
+    run: Run, aws: FakeLambda, database: InMemoryDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("up")
+
+    class SlowReader(Keyboard):
+        def readline(self) -> str:
+            database._rows.pop(3)  # somebody else is quicker
+            return "y\n"
+
+    monkeypatch.setattr("sys.stdin", SlowReader(""))
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    code, _, err = run("down", "--steps", "1")
+    assert code == 4
+    assert "look and try again" in " ".join(err.split())
+    assert database.reverted == []
+
+
+# --- answers that do not come
+
+
+@pytest.mark.parametrize("fault", [READ_TIMEOUT, CLOSED])
+def test_a_lost_answer_is_asked_for_again_with_the_same_request(
+    run: Run, aws: FakeLambda, database: InMemoryDatabase, fault: Exception
+) -> None:
+    run("up")
+    aws.lost = [fault, fault]
+    code, found = document(run, "down", "--steps", "1", "--yes")
+    assert (code, found["reverted"]) == (0, ["0003_index"])
+    assert database.reverted == ["0003_index"]
+    assert len({each["request"] for each in aws.events[1:]}) == 1
+    assert len(aws.events) == 4
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        refused("TooManyRequestsException", 429),
+        refused("ServiceException", 500),
+        refused("EC2ThrottledException", 502),
+        refused("ResourceConflictException", 409),
+        UNREACHABLE,
+    ],
+)
+def test_what_may_pass_is_waited_out(run: Run, aws: FakeLambda, fault: Exception) -> None:
+    aws.faults = [fault, fault]
+    code, out, _ = run("up")
+    assert code == 0
+    assert out.count("waiting: ") == 1
+    assert len(aws.events) == 3
+
+
+def test_a_function_that_stays_silent_is_given_up(run: Run, aws: FakeLambda) -> None:
+    aws.faults = [READ_TIMEOUT] * 50
+    code, found = document(run, "up")
+    assert (code, found["error"]["kind"]) == (1, "NotReady")
+    assert "may still run there" in found["error"]["message"]
+    assert len(aws.events) < 20
+
+
+def test_throttling_is_waited_out_until_the_timeout(
+    run: Run, aws: FakeLambda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("lambda_migrate.deadline.SystemClock.monotonic", lambda _self: now[0])
+
+    def sleep(_self: object, seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr("lambda_migrate.deadline.SystemClock.sleep", sleep)
+    aws.faults = [refused("TooManyRequestsException", 429, "Rate Exceeded.")] * 10_000
+    code, found = document(run, "up", "--timeout", "60")
+    assert (code, found["error"]["retryable"]) == (1, True)
+    assert now[0] >= 60
+
+
+def test_a_run_that_goes_on_is_asked_after_again(
+    run: Run, aws: FakeLambda, database: InMemoryDatabase
+) -> None:
+    still = {
+        "exit_code": 4,
+        "running": True,
+        "error": {"kind": "LeaseHeld", "message": "`up` still runs", "exit_code": 4},
+    }
+    aws.faults = [lambda: answered(still)]
+    code, found = document(run, "up")
+    assert (code, len(found["applied"])) == (0, 3)
+    assert len({each["request"] for each in aws.events}) == 1
+
+
+def test_a_function_that_was_killed_is_asked_what_it_did(run: Run, aws: FakeLambda) -> None:
+    aws.faults = [broken("Sandbox.Timedout", "Task timed out after 3.00 seconds", "dead")]
+    assert document(run, "up")[0] == 0
+    assert aws.events[1]["ended"] == ["dead"]
+    assert aws.events[0]["request"] == aws.events[1]["request"]
+
+
+def test_a_function_that_dies_again_and_again_is_given_up(run: Run, aws: FakeLambda) -> None:
+    aws.faults = [broken("Runtime.ExitError", "signal: killed", str(n)) for n in range(9)]
+    code, _, err = run("up")
+    assert code == 1
+    assert "signal: killed" in err
+    assert len(aws.events) < 5
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "told"),
+    [
+        (broken("Sandbox.Timedout", "Task timed out after 3.00 seconds"), 1, "longer one"),
+        (broken("", "x Task timed out after 3.00 seconds"), 1, "longer one"),
+        (broken("Runtime.ImportModuleError", "No module named 'lambda_migrate'"), 2, "start"),
+        (broken("KeyError", f"password={SECRET}"), 1, "KeyError"),
+        (lambda: answered(b"hello"), 2, "lambda_migrate.deploy.admin.handler"),
+        (lambda: answered({"statusCode": 200}), 2, "lambda_migrate.deploy.admin.handler"),
+        (lambda: answered({"exit_code": 0}), 2, "lambda_migrate.deploy.admin.handler"),
+        (lambda: answered([1]), 2, "lambda_migrate.deploy.admin.handler"),
+        (lambda: answered(b"\xff", FunctionError="Unhandled"), 1, "no reason"),
+        (refused("ResourceNotFoundException", 404), 2, "there is no function 'admin:live'"),
+        (refused("AccessDeniedException", 403), 2, "lambda:InvokeFunction"),
+        (refused("ExpiredTokenException", 403), 2, "sign in again"),
+        (refused("InvalidParameterValueException", 400), 2, "InvalidParameterValueException"),
+        (exceptions.NoCredentialsError(), 2, "credentials"),
+        (exceptions.NoRegionError(), 2, "region"),
+    ],
+)
+def test_what_cannot_be_helped_by_waiting_is_told_at_once(
+    run: Run, aws: FakeLambda, fault: Any, code: int, told: str
+) -> None:
+    aws.faults = [fault] * 5
+    got, _, err = run("status")
+    assert got == code
+    assert told in " ".join(err.split())
+    assert len(aws.events) == 1
+
+
+# --- other versions
+
+
+def test_another_version_is_noted(run: Run, aws: FakeLambda) -> None:
+    aws.change = lambda answer: {**answer, "library": "0.0.1"}
+    code, _, err = run("status")
+    assert code == 0
+    assert f"admin:live runs lambda-migrate 0.0.1, this is {__version__}" in " ".join(err.split())
+
+
+def test_a_document_of_another_version_is_shown_as_it_is(run: Run, aws: FakeLambda) -> None:
+    aws.change = lambda answer: {**answer, "library": "9", "document": {"new": "shape"}}
+    code, out, _ = run("status")
+    assert code == 0
+    assert json.loads(out) == {"new": "shape"}
+
+
+def test_an_error_of_another_version_is_told_by_its_message(run: Run, aws: FakeLambda) -> None:
+    error = {"kind": "Newfangled", "message": "it is so", "committed": ["0001_orders"]}
+    aws.change = lambda _answer: {"exit_code": 1, "error": error, "library": "9"}
+    code, _, err = run("up")
+    assert code == 1
+    assert "it is so" in err
+    assert "committed before: 0001_orders" in err
+
+
+def test_an_abridged_answer_says_so(run: Run, aws: FakeLambda) -> None:
+    def cut(answer: dict[str, Any]) -> dict[str, Any]:
+        found = {**answer["document"], "abridged": {"migrations": 12}}
+        return {**answer, "document": found}
+
+    aws.change = cut
+    assert "left out: 12 of migrations" in " ".join(run("status")[2].split())
+
+
+# --- the client, and interruption
+
+
+def test_the_client_waits_longer_than_a_function_may_run_and_asks_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    config = remote.make_client().meta.config
+    assert config.read_timeout > 900
+    assert config.retries["total_max_attempts"] == 1
+    assert config.tcp_keepalive is True
+
+
+def test_a_client_without_a_region_is_a_matter_of_configuration(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name in ("AWS_DEFAULT_REGION", "AWS_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    assert main(("status", "--function", "admin")) == 2
+    assert "region" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_that_the_function_goes_on(run: Run, aws: FakeLambda) -> None:
+    def interrupt() -> dict[str, Any]:
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError
+
+    aws.faults = [interrupt]
+    code, _, err = run("up")
+    assert code == 130
+    assert "admin:live goes on" in " ".join(err.split())
