@@ -15,6 +15,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 from lambda_migrate.events import (
     CheckFailed,
     CheckFinished,
+    CommandEnded,
     Event,
     FlagsIgnored,
     Holding,
@@ -96,6 +97,47 @@ def test_each_outcome_is_one_line(lines: Lines, event: Event, level: str, messag
     observe(MigrationStarted("orders-db", "0001_m", 1, 2), event)
     ((line,), _) = lines.read()
     assert (line["level"], line["message"]) == (level, message)
+
+
+COMMAND = CommandEnded("orders-db", "up", "r1", 0, "", "", 2.5, ("0001_m",), False)
+
+
+@pytest.mark.parametrize(
+    ("event", "level", "message"),
+    [
+        (COMMAND, "INFO", "up ended with exit code 0"),
+        (replace(COMMAND, exit_code=4, message="busy"), "INFO", "up ended with exit code 4: busy"),
+        (replace(COMMAND, exit_code=1, message="no"), "ERROR", "up ended with exit code 1: no"),
+        (replace(COMMAND, command="", exit_code=2), "INFO", "no command ended with exit code 2"),
+    ],
+)
+def test_each_command_is_one_line(
+    lines: Lines, event: CommandEnded, level: str, message: str
+) -> None:
+    observe(event)
+    ((line,), _) = lines.read()
+    assert (line["level"], line["message"]) == (level, message)
+    assert line["lambda_migrate"]["request"] == "r1"
+    assert line["lambda_migrate"]["duration_ms"] == 2500
+
+
+def test_a_command_ends_with_the_metrics_of_what_it_did(lines: Lines) -> None:
+    observe(
+        MigrationApplied("orders-db", "0001_m", 1, 2, 1.5),
+        MigrationBroke("orders-db", "0002_m", "22012", "division by zero", 0.5),
+        replace(COMMAND, exit_code=1),
+    )
+    _, emf = lines.read()
+    assert values(emf) == {
+        "MigrationTime": [1500],
+        "MigrationFailed": [1],
+        "MigrationsApplied": [1],
+    }
+
+
+def test_a_command_that_only_looked_has_no_metrics(lines: Lines) -> None:
+    observe(replace(COMMAND, command="status", applied=()))
+    assert lines.read()[1] == []
 
 
 def test_what_may_be_tried_again_is_a_warning(lines: Lines) -> None:

@@ -1,0 +1,201 @@
+"""Lambda's Invoke as boto3 sees it, in front of local functions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError, ConnectionClosedError
+
+from lambda_migrate.local.function import LocalFunction
+from lambda_migrate.local.invoke_api import InvokeApi
+from tests.stage import until
+
+HANDLER = """
+import os
+import time
+
+def handler(event, context):
+    event = event or {}
+    if "sleep" in event:
+        time.sleep(event["sleep"])
+    if event.get("do") == "raise":
+        raise KeyError("no")
+    if event.get("do") == "exit":
+        os._exit(3)
+    if event.get("do") == "long":
+        return "x" * 7_000_000
+    return {"echo": event, "id": context.aws_request_id}
+"""
+
+
+@pytest.fixture(scope="module")
+def function(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFunction]:
+    code = tmp_path_factory.mktemp("echo")
+    (code / "app.py").write_text(HANDLER)
+    with LocalFunction("app.handler", code=code, name="echo", timeout=10.0) as opened:
+        yield opened
+
+
+@pytest.fixture
+def api(function: LocalFunction) -> Iterator[InvokeApi]:
+    with InvokeApi([function], aliases=["live", "canary"]) as opened:
+        yield opened
+
+
+def client_of(api: InvokeApi) -> Any:
+    return boto3.client(
+        "lambda",
+        endpoint_url=api.endpoint_url,
+        region_name="us-east-1",
+        aws_access_key_id="local",
+        aws_secret_access_key="local",
+        config=Config(retries={"total_max_attempts": 1}, read_timeout=60),
+    )
+
+
+def invoke(api: InvokeApi, event: Any = None, name: str = "echo", **more: Any) -> dict[str, Any]:
+    response = client_of(api).invoke(FunctionName=name, Payload=json.dumps(event).encode(), **more)
+    body = response["Payload"].read()
+    return {**response, "Payload": json.loads(body) if body else None}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "echo",
+        "echo:live",
+        "echo:$LATEST",
+        "arn:aws:lambda:us-east-1:123456789012:function:echo",
+        "arn:aws:lambda:us-east-1:123456789012:function:echo:canary",
+        "123456789012:function:echo",
+    ],
+)
+def test_a_function_answers_to_each_of_its_names(api: InvokeApi, name: str) -> None:
+    response = invoke(api, {"a": 1}, name)
+    assert response["Payload"]["echo"] == {"a": 1}
+    assert response["ResponseMetadata"]["RequestId"] == response["Payload"]["id"]
+    assert "FunctionError" not in response
+
+
+def test_a_qualifier_may_be_named_apart(api: InvokeApi) -> None:
+    assert invoke(api, {}, Qualifier="live")["StatusCode"] == 200
+    assert [each.qualifier for each in api.invoked] == ["live"]
+
+
+@pytest.mark.parametrize("name", ["other", "echo:gone"])
+def test_what_is_not_there_is_not_found(api: InvokeApi, name: str) -> None:
+    with pytest.raises(ClientError) as caught:
+        invoke(api, {}, name)
+    assert caught.value.response["Error"]["Code"] == "ResourceNotFoundException"
+    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 404
+    assert api.invoked == []
+
+
+@pytest.mark.parametrize(
+    ("event", "kind"),
+    [
+        ({"do": "raise"}, "KeyError"),
+        ({"do": "exit"}, "Runtime.ExitError"),
+        ({"do": "long"}, "Function.ResponseSizeTooLarge"),
+    ],
+)
+def test_a_function_that_fails_is_a_function_error(
+    api: InvokeApi, event: dict[str, Any], kind: str
+) -> None:
+    response = invoke(api, event)
+    assert response["FunctionError"] == "Unhandled"
+    assert response["Payload"]["errorType"] == kind
+
+
+def test_a_timeout_is_a_function_error(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(HANDLER)
+    with (
+        LocalFunction("app.handler", code=tmp_path, name="echo", timeout=1.0) as function,
+        InvokeApi([function]) as api,
+    ):
+        response = invoke(api, {"sleep": 60})
+    assert response["FunctionError"] == "Unhandled"
+    assert "Task timed out after 1.00 seconds" in response["Payload"]["errorMessage"]
+
+
+def test_throttled_calls_run_nothing(api: InvokeApi) -> None:
+    api.throttle(1)
+    with pytest.raises(ClientError) as caught:
+        invoke(api)
+    assert caught.value.response["Error"]["Code"] == "TooManyRequestsException"
+    assert invoke(api)["StatusCode"] == 200
+    assert len(api.invoked) == 1
+
+
+def test_a_busy_function_at_its_cap_is_throttled(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(HANDLER)
+    with (
+        LocalFunction("app.handler", code=tmp_path, name="echo", concurrency=1) as function,
+        InvokeApi([function]) as api,
+    ):
+        api.lose_answers(at="start")
+        with pytest.raises(ConnectionClosedError):
+            invoke(api, {"sleep": 5})
+        with pytest.raises(ClientError) as caught:
+            invoke(api)
+    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 429
+
+
+@pytest.mark.parametrize("moment", ["start", "end"])
+def test_a_lost_answer_is_a_closed_connection_and_the_invocation_runs(
+    api: InvokeApi, function: LocalFunction, moment: Any
+) -> None:
+    api.lose_answers(at=moment)
+    with pytest.raises(ConnectionClosedError):
+        invoke(api, {"sleep": 0.1})
+    (lost,) = api.invoked
+    assert lost.lost
+
+    def returned() -> bool:
+        return any(
+            each.phase == "returned" and each.request_id == lost.request_id
+            for each in function.timeline()
+        )
+
+    until(returned, what="the invocation ends by itself")
+    assert invoke(api)["StatusCode"] == 200
+
+
+def test_an_event_is_answered_at_once_and_tried_twice_more_if_it_fails(api: InvokeApi) -> None:
+    assert invoke(api, {"do": "raise"}, InvocationType="Event")["StatusCode"] == 202
+    until(lambda: len(api.invoked) == 3, what="two tries more")
+    assert len({each.request_id for each in api.invoked}) == 1
+
+
+def test_an_event_that_is_done_is_done_once(api: InvokeApi, function: LocalFunction) -> None:
+    response = invoke(api, {"a": 1}, InvocationType="Event")
+    request_id = response["ResponseMetadata"]["RequestId"]
+
+    def returned() -> bool:
+        return any(
+            each.phase == "returned" and each.request_id == request_id
+            for each in function.timeline()
+        )
+
+    until(returned, what="it runs")
+    assert invoke(api)["StatusCode"] == 200
+    assert len(api.invoked) == 2
+
+
+@pytest.mark.parametrize(("kind", "length"), [("Event", 1_100_000), ("RequestResponse", 6_300_000)])
+def test_what_is_too_long_is_refused(api: InvokeApi, kind: str, length: int) -> None:
+    with pytest.raises(ClientError) as caught:
+        invoke(api, "x" * length, InvocationType=kind)
+    assert caught.value.response["Error"]["Code"] == "RequestTooLargeException"
+
+
+def test_what_is_no_json_is_refused(api: InvokeApi) -> None:
+    with pytest.raises(ClientError) as caught:
+        client_of(api).invoke(FunctionName="echo", Payload=b"{")
+    assert caught.value.response["Error"]["Code"] == "InvalidRequestContentException"
