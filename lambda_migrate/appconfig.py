@@ -135,7 +135,10 @@ class AppConfigFlags:
         except _Unusable as error:
             return self._unavailable(str(error))
         except TookTooLong:
-            return self._unavailable(f"no answer within {seconds:.1f} s")
+            return self._unavailable(
+                f"no answer within {seconds:.1f} s; from a VPC without a way out, AppConfig is "
+                "reached through an interface endpoint for appconfigdata"
+            )
 
     def _unavailable(self, why: str) -> FlagsUnavailable:
         told = why if len(why) <= _TOLD else f"{why[:_TOLD]}..."  # a document may be of any size
