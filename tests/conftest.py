@@ -72,8 +72,11 @@ QUICK = (
     "tests/integration/postgresql/test_rehearsal.py",
 )
 NOT_QUICK = (
-    "tests/unit/cli/test_cli_render.py",
+    # Not about the library: its pages, its test bed, its mutants.
     "tests/unit/docs/",
+    "tests/unit/local/",
+    "tests/unit/test_mutants.py",
+    "tests/unit/cli/test_cli_render.py",
     "tests/unit/load/",
     "[pg14",
     "[pg15",
