@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import uuid
@@ -358,3 +360,34 @@ def test_a_function_that_cannot_start_is_a_matter_of_configuration(stage: Stage)
     ):
         assert main(["--function", "gone", "up"]) == 2
     assert "cannot start" in err.getvalue()
+
+
+# --- the page
+
+
+PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "run-commands-in-the-vpc.md"
+
+
+def test_the_commands_of_the_page_do_what_it_says(vpc: Vpc) -> None:
+    lines = [
+        shlex.split(line)[3:]
+        for line in PAGE.read_text().splitlines()
+        if line.startswith("lambda-migrate --function FUNCTION ")
+    ]
+    assert len(lines) == 9
+    for arguments in lines[:7]:
+        code, _, err = vpc.run(*arguments)
+        assert code == 0, (arguments, err)
+    assert vpc.stage.effects() == {1: 1, 2: 1}
+    assert [vpc.run(*arguments)[0] for arguments in lines[7:]] == [0, 0]
+    assert vpc.stage.effects() == {1: 1, 2: 1, 3: 1}
+
+
+def test_the_event_of_the_page_is_one(vpc: Vpc) -> None:
+    (text,) = re.findall(r'title="event.json"\n(.*?)```', PAGE.read_text(), re.DOTALL)
+    response = vpc.client().invoke(FunctionName=vpc.function.name, Payload=text.encode())
+    answer = json.loads(response["Payload"].read())
+    assert answer["document"]["applied"] == list(MIGRATIONS)
+    (example,) = re.findall(r'```json\n(\{"exit_code".*?)```', PAGE.read_text(), re.DOTALL)
+    assert set(answer) == set(json.loads(example))
+    assert set(answer["told"][0]) == set(json.loads(example)["told"][0])

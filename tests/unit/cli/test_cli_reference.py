@@ -40,7 +40,7 @@ def option_row(parameter: Any) -> str:
 
 
 def test_every_command_has_a_section_and_every_section_a_command() -> None:
-    others = {"Everywhere", "Exit codes", "JSON", "Progress, colours, interruption"}
+    others = {"Everywhere", "--function", "Exit codes", "JSON", "Progress, colours, interruption"}
     assert set(sections()) - others == set(commands())
 
 
