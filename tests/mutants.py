@@ -52,6 +52,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "scripts": (f"{_POSTGRESQL}/test_transactional.py", f"{_POSTGRESQL}/test_scripts.py", *_NEWEST),
     "outside": (f"{_POSTGRESQL}/test_outside.py", *_NEWEST),
     "appconfig": ("tests/unit/surfaces/test_appconfig.py",),
+    "hooks": ("tests/unit/deploy", "-k", "answer or resource or codedeploy"),
 }
 """What pytest is told, cheap ones first."""
 
@@ -424,6 +425,70 @@ MUTANTS = (
         "if name.startswith(_PREFIX) and name not in NAMES:",
         "if False:",
         ("appconfig",),
+    ),
+    # --- hooks of a deployment
+    Mutant(
+        "a hook: a rollback of a stack migrates",
+        "deploy/custom_resource.py",
+        "if request.direction is Direction.BACK:\n        return ending_of",
+        "if False:\n        return ending_of",
+        ("hooks",),
+    ),
+    Mutant(
+        "a hook: a failure blocks the rollback of a stack",
+        "deploy/custom_resource.py",
+        "ending.failed and (request.direction is Direction.FORWARD or bool(request.fault))",
+        "ending.failed",
+        ("hooks",),
+    ),
+    Mutant(
+        "a hook: versions are compared as texts",
+        "deploy/custom_resource.py",
+        "return (name, int(number)) if is_number",
+        "return (name, number) if is_number",
+        ("hooks",),
+    ),
+    Mutant(
+        "a hook: an answer may be longer than CloudFormation reads",
+        "deploy/custom_resource.py",
+        "if len(_encode(answer)) <= _BODY_BYTES or not length:",
+        "if True:",
+        ("hooks",),
+    ),
+    Mutant(
+        "a hook: an answer goes anywhere in plaintext",
+        "deploy/custom_resource.py",
+        'parts.scheme == "http" and host in _LOOPBACK',
+        'parts.scheme == "http"',
+        ("hooks",),
+    ),
+    Mutant(
+        "a hook: a failure blocks the rollback of a deployment",
+        "deploy/codedeploy.py",
+        'status = "Failed" if ending.failed and not is_rollback else "Succeeded"',
+        'status = "Failed" if ending.failed else "Succeeded"',
+        ("hooks",),
+    ),
+    Mutant(
+        "a hook: an answer is sent once, taken or not",
+        "deploy/answering.py",
+        "if clock.monotonic() + pause >= until.at:",
+        "if True:",
+        ("hooks",),
+    ),
+    Mutant(
+        "a hook: no time is kept for the answer",
+        "deploy/answering.py",
+        "work=end.earlier(min(_RESERVE_SECONDS, left / 4)),",
+        "work=end,",
+        ("hooks",),
+    ),
+    Mutant(
+        "a hook: what nobody expected is told with its words",
+        "deploy/migrating.py",
+        'f"{_unexpected(error)}; the log has its traceback"',
+        'f"{error} {_unexpected(error)}; the log has its traceback"',
+        ("hooks",),
     ),
 )
 

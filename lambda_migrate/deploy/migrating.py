@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from lambda_migrate.deploy.answering import Overdue, in_time
 from lambda_migrate.errors import (
     ConfigurationError,
+    DatabaseUnavailable,
+    FlagsUnavailable,
     LeaseLost,
     MigrateError,
     MigrationFailed,
@@ -37,7 +39,7 @@ _WAIT_SECONDS = 900.0
 """Nobody calls a hook again: it waits for another holder for as long as it has time."""
 
 _PATIENCE_SECONDS = 60.0
-"""How long PostgreSQL may be away: Aurora takes about 15 s to resume from a pause."""
+"""How long PostgreSQL, or AppConfig, may be away: Aurora resumes from a pause in about 15 s."""
 
 _SHORTEST_ATTEMPT_SECONDS = 1.0
 _FIRST_PAUSE_SECONDS = 1.0
@@ -100,12 +102,17 @@ def ending_of(work: Callable[[Deadline], Ending], deadline: Deadline) -> Ending:
 def tell(ending: Ending) -> None:
     """Write the line and the metric of an ending that nobody else could tell of.
 
-    Called when the answer is delivered, so that nothing here can be in its way.
+    Called when the answer is delivered, so that nothing here can be in its way. Nor may it fail
+    what is over: Lambda would invoke again.
     """
-    if ending.is_untold:
+    if not ending.is_untold:
+        return
+    try:
         from lambda_migrate.wiring import tell_misconfigured
 
         tell_misconfigured(NotReady(ending.cause))
+    except Exception as error:  # noqa: BLE001 - as said above; the log has it
+        _LOG.error("the metrics could not be written: %s", type(error).__name__)
 
 
 def migrate(deadline: Deadline, *, request_id: str) -> Ending:
@@ -164,7 +171,7 @@ def _ensure_patiently(runner: MigrationRunner, deadline: Deadline, request_id: s
     for attempt in count():
         try:
             return runner.ensure(deadline, request_id=request_id)
-        except NotReady as error:
+        except (DatabaseUnavailable, FlagsUnavailable, LeaseLost) as error:
             # Whoever took our lease over is at it: that is worth all the time there is.
             until = last if isinstance(error, LeaseLost) else patience
             pause = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(attempt, 8))

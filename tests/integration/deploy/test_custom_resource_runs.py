@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -192,6 +193,29 @@ def test_what_cannot_be_reached_or_is_set_wrong_is_answered(
     assert answer["Status"] == "FAILED"
     assert told in answer["Reason"]
     assert PASSWORD not in answer["Reason"]
+    assert answer_to(rollback, post)["Status"] == "SUCCESS"
+
+
+@pytest.fixture
+def silence() -> Iterator[str]:
+    """``host:port`` of somebody who takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("which", ["postgresql", "dynamodb"])
+def test_silence_is_answered_in_time(which: str, stage: Stage, post: Office, silence: str) -> None:
+    variables = {
+        "postgresql": {
+            "LAMBDA_MIGRATE_DATABASE_URL": f"postgresql://app@{silence}/shop?sslmode=disable"
+        },
+        "dynamodb": {"AWS_ENDPOINT_URL_DYNAMODB": f"http://{silence}"},
+    }[which]
+    create, rollback = request("Create", post), request("Update", post, 1, 2)
+    with hook(stage, MODULE, V1, post=post, timeout=16, variables=variables) as function:
+        served(function, create)
+        served(function, rollback)
+    assert answer_to(create, post)["Status"] == "FAILED"
     assert answer_to(rollback, post)["Status"] == "SUCCESS"
 
 

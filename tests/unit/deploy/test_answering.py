@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -138,3 +140,18 @@ def test_whatever_an_attempt_raises_the_answer_is_still_owed() -> None:
     send = Answerer(ValueError("a"), MemoryError(), ImportError("no boto3"))
     deliver(send, Deadline.after(30, FakeClock()))
     assert len(send.sent) == 4
+
+
+# --- what answering needs
+
+
+@pytest.mark.parametrize("module", ["custom_resource", "codedeploy"])
+def test_a_handler_is_loaded_without_anything_that_could_be_missing(module: str) -> None:
+    """A handler that cannot be loaded cannot answer."""
+    program = f"import sys, lambda_migrate.deploy.{module}; print(*sys.modules)"
+    printed = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    ).stdout
+    loaded = {name.partition(".")[0] for name in printed.split()}
+    assert not loaded & {"boto3", "botocore", "pg8000", "aws_lambda_powertools", "tenacity"}
+    assert "lambda_migrate.wiring" not in printed.split()

@@ -306,7 +306,14 @@ def test_what_is_no_request_is_refused_with_words_for_people(event: Any) -> None
 
 @pytest.mark.parametrize(
     "url",
-    ["http://example.com/a", "ftp://127.0.0.1/a", "https://", "https://[::1", "https://a:x/", "a"],
+    [
+        "http://answers.invalid/a",
+        "ftp://127.0.0.1/a",
+        "https://",
+        "https://[::1",
+        "https://a:x/",
+        "a",
+    ],
 )
 def test_nothing_is_sent_in_plaintext_beyond_loopback(url: str) -> None:
     with pytest.raises(ConfigurationError, match="no https address"):

@@ -14,6 +14,7 @@ from lambda_migrate.errors import (
     DatabaseUnavailable,
     LeaseLost,
     MigrationFailed,
+    NotReady,
 )
 from lambda_migrate.flags import Flags
 from lambda_migrate.runner import Outcome
@@ -179,6 +180,15 @@ def test_whoever_took_the_lease_over_is_waited_for_however_long_we_held_it(
     assert run(800) == Ending("MIGRATED")
 
 
+def test_what_a_person_has_stopped_is_not_tried_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, run: Callable[..., Ending]
+) -> None:
+    runner = _use(monkeypatch, _Unsteady(scene, NotReady("a feature flag says so")))
+    with pytest.raises(NotReady):
+        run()
+    assert runner.calls == 1
+
+
 def test_a_migration_that_failed_is_not_tried_again(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, run: Callable[..., Ending]
 ) -> None:
@@ -222,6 +232,18 @@ def test_work_that_never_ends_is_an_ending_too(scene: Scene, lines: Lines) -> No
     [line], [metrics] = lines.read()
     assert line["lambda_migrate"]["error"] == "NotReady"
     assert metrics["NotReady"] == [1.0]
+
+
+def test_metrics_that_cannot_be_written_fail_nothing_that_is_over(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: object) -> None:
+        raise RuntimeError("hunter2-s3cr3t")
+
+    monkeypatch.setattr("lambda_migrate.wiring.tell_misconfigured", broken)
+    tell(Ending("NOT_READY", "it hung", is_untold=True))
+    assert "could not be written: RuntimeError" in caplog.text
+    assert "hunter2" not in caplog.text
 
 
 def test_an_ending_that_the_runner_told_of_is_not_told_again(lines: Lines) -> None:
