@@ -143,7 +143,7 @@ def test_an_answer_that_nobody_takes_is_an_error_of_the_invocation(
     post.manners = [*REFUSE_ALL]
     deploy(V1)
     with pytest.raises(Undelivered):
-        respond(EVENT, LambdaContext(60), clock=FakeClock())
+        respond(EVENT, LambdaContext(8), clock=FakeClock())
 
 
 @pytest.mark.parametrize(
