@@ -22,7 +22,7 @@ ARCHITECTURE ?= arm64
 PACKAGE = $(or $(wildcard $(BIN)/python),$(PYTHON)) -m lambda_migrate.local.package \
 	--python $(PYTHON_VERSION) --architecture $(ARCHITECTURE)
 
-.PHONY: demo test lint docs test-unit test-real test-dynamodb-local storm staging bench simulate chaos mutants \
+.PHONY: demo test lint docs test-unit test-real test-dynamodb-local storm staging bench simulate dashboard chaos mutants \
 	audit format clean package build-OrdersFunction build-AdminFunction build-BeforeTrafficFunction
 
 # 100 Lambda runtimes start at once against a real PostgreSQL.
@@ -72,6 +72,10 @@ bench: .venv/installed-bench
 # How long to wait between two reads: policies compared by simulation.
 simulate: .venv/installed-load
 	$(BIN)/python -m load.simulate
+
+# The dashboard of template.yaml, drawn from a run of two minutes, into docs/images/dashboard.svg.
+dashboard: .venv/installed-load
+	$(BIN)/python -m load.dashboard
 
 # Random faults at random moments; repeatable by its seed.
 chaos: .venv/installed-load

@@ -1,0 +1,1 @@
+"""The dashboard of template.yaml, drawn from what a real run on this machine emitted."""
