@@ -116,7 +116,9 @@ class Call:
     def confirm(self, question: Question) -> bool:
         """See `Attendant.confirm`."""
         shown = question_view(question, now_ms=self.clock.wall_ms())
-        agreed = self.terminal.confirm(question.ask, yes=self.yes, shown=shown)
+        agreed = self.terminal.confirm(
+            question.ask, yes=self.yes, shown=shown, word=question.word, flag=question.flag
+        )
         if agreed and question.verb == "down":
             self.reporter.expect([each["name"] for each in question.migrations])
         return agreed

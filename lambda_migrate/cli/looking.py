@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from lambda_migrate.cli.call import Call
-from lambda_migrate.cli.registry import Whole, app, command
+from lambda_migrate.cli.registry import Whole, Yes, app, command
+from lambda_migrate.cli.rehearsal import rehearsal_view
 from lambda_migrate.cli.render import plan_view, status_view, verdict
 
 
@@ -32,12 +33,26 @@ def status(
 def plan(
     call: Call,
     to: Annotated[int | None, typer.Option("--to", help="As of `up`.", metavar="VERSION")] = None,
+    execute: Annotated[
+        bool,
+        typer.Option("--execute", help="Do it in a transaction, measure it, and roll it back."),
+    ] = False,
+    in_production: Annotated[
+        bool,
+        typer.Option("--in-production", help="Execute it even where users wait for its locks."),
+    ] = False,
     whole: Whole = False,
+    yes: Yes = False,
 ) -> int:
     """Show what `up` would do."""
+    call.yes = yes
     return call.answer(
-        call.do("plan", to=to),
-        lambda document: plan_view(document, width=call.terminal.width, whole=whole),
+        call.do("plan", to=to, execute=execute, in_production=in_production),
+        lambda document: (
+            rehearsal_view(document, width=call.terminal.width)
+            if "rehearsal" in document
+            else plan_view(document, width=call.terminal.width, whole=whole)
+        ),
     )
 
 

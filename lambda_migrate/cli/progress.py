@@ -21,6 +21,7 @@ from lambda_migrate.events import (
     LeaseTakenOver,
     MigrationApplied,
     MigrationBroke,
+    MigrationRehearsed,
     MigrationReverted,
     MigrationStarted,
 )
@@ -101,6 +102,8 @@ class Reporter:
             self._finished("applied", event)
         elif isinstance(event, MigrationReverted):
             self._finished("reverted", event)
+        elif isinstance(event, MigrationRehearsed):
+            self._line("ran", event.migration, event.seconds, style="green")
         elif isinstance(event, MigrationBroke):
             self._line("failed", event.migration, event.seconds, style="bold red")
         elif isinstance(event, LeaseTakenOver):

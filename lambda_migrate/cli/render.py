@@ -370,6 +370,8 @@ def question_view(question: Question, *, now_ms: int) -> Group:
     shown.append(Text(question.heading))
     if question.migrations:
         shown.append(_migration_list(question.migrations))
+    if question.notes:
+        shown.append(bullets(question.notes, style="yellow"))
     return Group(*shown)
 
 

@@ -71,27 +71,40 @@ class Terminal:
         for each in shown:
             _write(self.err, each)
 
-    def confirm(self, question: str, *, yes: bool, shown: RenderableType = "") -> bool:
+    def confirm(
+        self,
+        question: str,
+        *,
+        yes: bool,
+        shown: RenderableType = "",
+        word: str = "",
+        flag: str = "",
+    ) -> bool:
         """Ask before something is destroyed.
 
         Args:
             question: To be answered with y or n.
             yes: It was answered on the command line.
             shown: What is about to happen.
+            word: To be typed in place of y; then ``yes`` is no answer.
+            flag: The option that is one.
 
         Raises:
             ConfigurationError: Nobody is there to be asked.
         """
-        if yes:
+        if yes and not word:
             return True
         self.note(shown)
         if not (sys.stdin.isatty() and self.err.is_terminal):
+            option = f"--{flag.replace('_', '-')} as well" if word else "--yes"
             raise ConfigurationError(
                 "this asks before it goes on, and there is no terminal to ask on: look at what "
-                "it would do, then say --yes"
+                f"it would do, then say {option}"
             )
-        self.err.print(Text.assemble((legible(question), "bold"), " [y/N] "), end="")
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
+        wanted = f" [type {legible(word)} to go on] " if word else " [y/N] "
+        self.err.print(Text.assemble((legible(question), "bold"), wanted), end="")
+        said = sys.stdin.readline().strip()
+        return said == word if word else said.lower() in ("y", "yes")
 
 
 def written(document: dict[str, Any]) -> str:

@@ -18,12 +18,16 @@ class Question:
     """What is about to be destroyed or declared, to be answered with yes or no.
 
     Attributes:
-        verb: The command that asks: ``down``, ``baseline``, ``repair``, ``lease release``.
+        verb: The command that asks: ``down``, ``baseline``, ``repair``, ``lease release``, ``plan
+            --execute``.
         ask: The question itself.
         heading: What the command is about to do, as a sentence.
         place: Where, as every answer of the command says it.
         migrations: ``name`` and ``applied_at`` (or None) of each one concerned, in order.
         lease: The lease concerned, as `lease_document` gives it, if it is one.
+        notes: Sentences that should be read before it is answered.
+        word: What has to be typed in place of "y"; a "yes" given beforehand does not answer it.
+        flag: The option that says the same beforehand.
     """
 
     verb: str
@@ -32,6 +36,9 @@ class Question:
     place: dict[str, str]
     migrations: Sequence[dict[str, Any]] = ()
     lease: dict[str, Any] | None = None
+    notes: Sequence[str] = ()
+    word: str = ""
+    flag: str = ""
 
 
 class Attendant(Protocol):
@@ -63,8 +70,9 @@ class Unattended:
 
     def confirm(self, question: Question) -> bool:
         """See `Attendant.confirm`."""
-        if not self._yes:
-            raise ConfigurationError(f"{question.ask} Nobody is here to say so: give `yes`")
+        wanted = question.flag if question.word else "" if self._yes else "yes"
+        if wanted:
+            raise ConfigurationError(f"{question.ask} Nobody is here to say so: give `{wanted}`")
         return True
 
     def wait(self, reason: str, *, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""`status`, `plan`, `verify`: what look and change nothing in the database."""
+"""`status`, `plan`, `verify`: what look, and leave nothing changed in the database."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from lambda_migrate.verbs.documents import (
     status_document,
     verify_document,
 )
+from lambda_migrate.verbs.failures import exit_code_of
 from lambda_migrate.verbs.preview import preview_of
+from lambda_migrate.verbs.rehearsal import rehearsal_document, rehearsal_question
 
 if TYPE_CHECKING:
+    from lambda_migrate.maintenance import Forecast
     from lambda_migrate.verbs.site import Site
 
 __all__ = ["plan", "status", "verify"]
@@ -44,16 +47,38 @@ def _flags(site: Site) -> dict[str, Any] | None:
         return flags_document(None, unavailable=str(error))
 
 
-def plan(site: Site, *, to: int | None = None) -> Answer:
-    """What `up` would do; fails where it would refuse to begin.
+def plan(
+    site: Site, *, to: int | None = None, execute: bool = False, in_production: bool = False
+) -> Answer:
+    """What `up` would do; fails where it would refuse to begin, or fail.
 
     Args:
         site: Where.
         to: As of `up`.
+        execute: Do it, in a transaction that is rolled back; asks.
+        in_production: It may be done in production, where users wait for it.
     """
     planned, manifest = site.maintenance.plan(site.deadline, to=to)
     preview = preview_of(planned, manifest)
-    return Answer(plan_document(preview, site.place), DONE if preview.can_go_on else FAILED)
+    document = plan_document(preview, site.place)
+    if execute and preview.can_go_on:
+        return _rehearse(site, document, to=to, in_production=in_production)
+    return Answer(document, DONE if preview.can_go_on else FAILED)
+
+
+def _rehearse(
+    site: Site, document: dict[str, Any], *, to: int | None, in_production: bool
+) -> Answer:
+    def confirm(forecast: Forecast) -> bool:
+        where = site.place["database"]
+        question = rehearsal_question(forecast, where, in_production=in_production)
+        return site.attendant.confirm(question)
+
+    rehearsed = site.maintenance.rehearse(site.deadline, to=to, confirm=confirm)
+    if rehearsed is None:
+        return Answer({**site.place, "confirmed": False}, FAILED)
+    code = DONE if rehearsed.error is None else exit_code_of(rehearsed.error)
+    return Answer({**document, "rehearsal": rehearsal_document(rehearsed)}, code)
 
 
 def verify(site: Site, *, resync: bool = False) -> Answer:
