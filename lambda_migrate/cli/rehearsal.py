@@ -71,7 +71,7 @@ def _heading(found: Mapping[str, Any], where: str) -> Text:
     end = (
         "and rolled it all back"
         if found["rollback_confirmed"]
-        else "and lost the connection, with which PostgreSQL rolls back"
+        else "and was not told that all of it was rolled back"
     )
     of = "" if done == len(steps) else f"{done} of "
     return Text(

@@ -303,8 +303,8 @@ class _Unconfirmed(ConfigurationError):
     def __init__(self, question: Question) -> None:
         self.facts = {"question": asdict(question), "mark": mark_of(question)}
         super().__init__(
-            f"{question.heading} {_names(question)}"
-            'To have it done, give the option "yes": true with a new request'
+            f"{question.heading} {_names(question)}To have it done, give the option "
+            f'"{question.flag or "yes"}": true with a new request'
         )
 
 
@@ -325,7 +325,7 @@ class _Attendant:
 
     def confirm(self, question: Question) -> bool:
         """See `Attendant.confirm`."""
-        if not self._yes:
+        if not self._yes or (question.word and self._yes is True):
             raise _Unconfirmed(question)
         if self._yes is not True and self._yes != mark_of(question):
             raise LeaseHeld(

@@ -316,8 +316,8 @@ class PostgreSQLRehearsal:
             except FenceStale as stale:
                 return self._fenced.lost(stale.seen)
         return DatabaseUnavailable(
-            f"the connection to PostgreSQL broke in {migration.name}: {lost}; what was rehearsed "
-            "is undone with it"
+            f"the connection to PostgreSQL broke in {migration.name}: {lost}; a transaction ends "
+            "with its connection, and what was rehearsed is undone"
         )
 
     # --- measuring

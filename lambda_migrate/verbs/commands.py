@@ -73,7 +73,13 @@ COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
         Command("status", status, (Option("exit_code", bool),)),
-        Command("plan", plan, (_TO,)),
+        Command(
+            "plan",
+            plan,
+            (_TO, Option("execute", bool), Option("in_production", bool)),
+            asks=True,
+            changes_with="execute",
+        ),
         Command("verify", verify, (Option("resync", bool),), changes_with="resync"),
         Command(
             "up",

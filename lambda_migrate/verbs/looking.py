@@ -70,9 +70,9 @@ def _rehearse(
     site: Site, document: dict[str, Any], *, to: int | None, in_production: bool
 ) -> Answer:
     def confirm(forecast: Forecast) -> bool:
-        where = site.place["database"]
-        question = rehearsal_question(forecast, where, in_production=in_production)
-        return site.attendant.confirm(question)
+        return site.attendant.confirm(
+            rehearsal_question(forecast, site.place, in_production=in_production)
+        )
 
     rehearsed = site.maintenance.rehearse(site.deadline, to=to, confirm=confirm)
     if rehearsed is None:

@@ -16,15 +16,17 @@ if TYPE_CHECKING:
 __all__ = ["rehearsal_document", "rehearsal_question"]
 
 
-def rehearsal_question(forecast: Forecast, database: str, *, in_production: bool) -> Question:
+def rehearsal_question(
+    forecast: Forecast, place: dict[str, str], *, in_production: bool
+) -> Question:
     """What is asked before it begins, because it takes real locks.
 
     Args:
         forecast: What is about to run.
-        database: Where.
+        place: Where.
         in_production: Whether somebody has said already that production is meant.
     """
-    count = len(forecast.plan.pending)
+    count, database = len(forecast.plan.pending), place["database"]
     what = f"{count} migration{'s' * (count != 1)}"
     is_grave = forecast.is_production and not in_production
     return Question(
@@ -39,6 +41,7 @@ def rehearsal_question(forecast: Forecast, database: str, *, in_production: bool
             "their locks are real: whoever reads or writes what they lock waits, and functions "
             "that start wait as for a migration."
         ),
+        place=place,
         migrations=[
             {"name": migration.name, "applied_at": None} for migration in forecast.plan.pending
         ],
