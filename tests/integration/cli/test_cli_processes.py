@@ -245,6 +245,41 @@ def test_an_interrupted_up_leaves_nothing_half_done_and_frees_the_lease(
     assert bench.answer("up")[1]["applied"] == ["2_slow"]
 
 
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_rehearsal_leaves_nothing_and_blocks_nobody(
+    bench: Bench, signum: signal.Signals
+) -> None:
+    bench.write("1_kept", "CREATE TABLE kept (n int); INSERT INTO kept VALUES (1);")
+    bench.answer("up")
+    bench.write("2_alter", "ALTER TABLE kept ADD COLUMN m int; CREATE TABLE half (n int);")
+    bench.write("3_slow", "UPDATE kept SET n = 2; SELECT pg_sleep(60);")
+    process = bench.start("plan", "--execute", "--yes")
+    bench.wait_for(lambda: _is_at(bench, "pg_sleep(60)"))
+    process.send_signal(signum)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == (128 + signum if signum != signal.SIGKILL else -signum)
+    assert "ran       2_alter" in out
+    assert ("the lease is free" in err) is (signum != signal.SIGKILL)
+    assert "Traceback" not in err
+    bench.wait_for(lambda: not _is_at(bench, "pg_sleep(60)"))
+    assert bench.rows("SELECT * FROM kept") == [[1]]
+    assert bench.rows("SELECT to_regclass('half')") == [[None]]
+    code, status = bench.answer("status")
+    assert (code, status["counts"]["applied"], status["lease"]["failure"]) == (0, 1, None)
+    assert (status["lease"]["owner"] is None) is (signum != signal.SIGKILL)
+
+
+def test_a_rehearsal_asks_at_a_terminal_and_draws_what_it_runs(bench: Bench) -> None:
+    bench.write("1_slow", "CREATE TABLE half (n int); SELECT pg_sleep(0.3);")
+    shown = _on_a_terminal(bench, "plan", "--execute", typed=b"n\n")
+    assert b"rehearse 1 migration?" in shown
+    assert b"nothing was changed" in shown
+    shown = _on_a_terminal(bench, "plan", "--execute", typed=b"y\n")
+    assert b"rehearsed 1 migration on" in shown
+    assert b"\x1b[" in shown
+    assert bench.rows("SELECT to_regclass('half')") == [[None]]
+
+
 def _is_at(bench: Bench, text: str) -> bool:
     active = "SELECT query FROM pg_stat_activity WHERE state = 'active' AND datname = :name"
     rows = bench.server.execute(active, name=bench.database)

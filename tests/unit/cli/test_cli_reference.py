@@ -14,6 +14,7 @@ from lambda_migrate.cli import main
 from lambda_migrate.cli.app import COMMON, app
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.state import Failure, LeaseState, Progress, Ready
+from lambda_migrate.postgresql.measured import Lock, Measured, MovedSequence, TableChange
 from lambda_migrate.testing import InMemoryDatabase, InMemoryFlags
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "command-line.md"
@@ -68,15 +69,21 @@ def shape(value: Any) -> Any:
     return None
 
 
-def promised(title: str) -> Any:
-    match = re.search(r"```json\n(.*?)```", sections()[title], re.DOTALL)
-    assert match is not None
-    return shape(json.loads(match[1]))
+def promised(title: str, *, block: int = 0) -> Any:
+    blocks = re.findall(r"```json\n(.*?)```", sections()[title], re.DOTALL)
+    return shape(json.loads(blocks[block]))
 
 
 @pytest.fixture
-def fakes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> InMemoryLeaseTable:
-    store, database = InMemoryLeaseTable(), InMemoryDatabase()
+def rehearsed() -> InMemoryDatabase:
+    return InMemoryDatabase()
+
+
+@pytest.fixture
+def fakes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rehearsed: InMemoryDatabase
+) -> InMemoryLeaseTable:
+    store, database = InMemoryLeaseTable(), rehearsed
     for version, name in ((1, "create_orders"), (2, "add_status")):
         text = (
             f"-- migrate:up\ncreate table t{version} ();\n-- migrate:down\ndrop table t{version};\n"
@@ -147,3 +154,20 @@ def test_json_answers_have_the_promised_shape(
     if title == "verify":
         answer["problems"] = expected["problems"]
     assert answer == expected
+
+
+def test_a_rehearsal_has_the_promised_shape(
+    fakes: InMemoryLeaseTable,
+    rehearsed: InMemoryDatabase,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table = "public.orders"
+    change = TableChange(table, inserted=1)
+    rehearsed.measured = {1: Measured(0, (Lock(table, "table", "SHARE"),), (change,))}
+    rehearsed.moved = (MovedSequence("public.s", 1, 2),)
+    assert main(["plan", "--execute", "--yes", "--format", "json"]) == 0
+    answer = shape(json.loads(capsys.readouterr().out))
+    answer["rehearsal"]["retried"] = answer["rehearsal"]["not_undone"]["effects"] = [None]
+    assert {"rehearsal": answer.pop("rehearsal")} == promised("plan", block=1)
+    assert answer.keys() == promised("plan").keys()
+    assert fakes.state.owner is None

@@ -107,6 +107,31 @@ def test_every_answer_says_which_library_and_which_request_it_was(room: Room) ->
     assert room.send({"command": "status"}, invocation="lambda-1")["request"] == "lambda-1"
 
 
+def test_a_rehearsal_is_asked_for_once_run_once_and_leaves_nothing(room: Room) -> None:
+    asked = room.ask("plan", execute=True)
+    assert (asked["exit_code"], asked["error"]["question"]["verb"]) == (2, "plan --execute")
+    done = room.ask("plan", execute=True, yes=asked["error"]["mark"], request="rehearsal")
+    found = done["document"]["rehearsal"]
+    assert (done["exit_code"], found["outcome"], len(found["migrations"])) == (0, "passed", 3)
+    again = room.ask("plan", execute=True, yes=asked["error"]["mark"], request="rehearsal")
+    assert again["document"] == done["document"]
+    assert (room.database.effects, room.store.state.owner) == ([], None)
+    assert room.store.state.fence == 1
+
+
+def test_production_is_rehearsed_on_only_by_who_has_named_it_or_seen_the_question(
+    room: Room,
+) -> None:
+    room.environ["LAMBDA_MIGRATE_ENVIRONMENT"] = room.database.environment = "production"
+    refused = room.ask("plan", execute=True, yes=True)
+    assert (refused["exit_code"], room.store.state.fence) == (2, 0)
+    assert '"in_production": true' in refused["error"]["message"]
+    assert refused["error"]["question"]["word"] == "production"
+    assert room.ask("plan", execute=True, yes=refused["error"]["mark"])["exit_code"] == 0
+    assert room.ask("plan", execute=True, yes=True, in_production=True)["exit_code"] == 0
+    assert room.ask("plan", execute=True, in_production=True)["exit_code"] == 2
+
+
 def test_a_failed_migration_is_an_answer_with_what_stays(room: Room) -> None:
     room.database.fail(2, MigrationFailed("no", migration="0002_status", sqlstate="42601"))
     answer = room.ask("up")

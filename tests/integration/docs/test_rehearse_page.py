@@ -1,0 +1,106 @@
+"""How to rehearse a migration: the page's own migrations, its answer, and its filter."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from contextlib import redirect_stdout
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from lambda_migrate.cli import main
+from tests.stage import TABLE, Stage
+from tests.unit.docs.pages import DOCS, fences
+
+PAGE = DOCS / "how-to" / "rehearse-a-migration.md"
+SQL = list(fences(PAGE, "sql"))
+FILES = {Path(fence.title).stem: fence.text for fence in SQL if fence.title}
+(ROWS,) = (fence.text for fence in SQL if not fence.title)
+PASSED, FAILED = (fence.text for fence in fences(PAGE, "text"))
+
+
+class Orders:
+    """The page's table, with its first migration applied and fewer rows."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.query = stage.query
+        self.migrations = stage.code(FILES) / "migrations"
+        self._environ = {
+            **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
+            **stage.dynamodb.environment(),
+            "LAMBDA_MIGRATE_DATABASE_URL": stage.url,
+            "LAMBDA_MIGRATE_DIRECTORY": str(self.migrations),
+            "LAMBDA_MIGRATE_TABLE": TABLE,
+            "LAMBDA_MIGRATE_TARGET": stage.name,
+        }
+
+    def run(self, *arguments: str) -> tuple[int, str]:
+        """Exit code and standard output of the command line."""
+        out = io.StringIO()
+        with patch.dict(os.environ, self._environ, clear=True), redirect_stdout(out):
+            code = main(list(arguments))
+        return code, out.getvalue()
+
+
+@pytest.fixture
+def orders(stage: Stage) -> Orders:
+    made = Orders(stage)
+    assert made.run("up", "--to", "1")[0] == 0
+    for statement in filter(None, ROWS.replace("1000000", "20000").split(";\n")):
+        made.query(statement)
+    return made
+
+
+def told(text: str) -> list[str]:
+    """Migrations with their outcome, tables with their lock and whom it blocks."""
+    lines = [re.sub(r" in [\d.]+ m?s$", "", line) for line in text.splitlines()]
+    return [line[:52].rstrip() for line in lines if re.match(r"(\d{4}_\w+|  public\.\w+)  ", line)]
+
+
+def test_the_answer_is_the_pages_but_for_times_and_sizes(orders: Orders) -> None:
+    code, out = orders.run("plan", "--execute", "--yes")
+    assert code == 0
+    assert told(out) == told(PASSED)
+    assert len(told(PASSED)) == 7
+    assert "20,000 updated, 20,000 scanned" in out
+    assert out.splitlines()[-4:-1] == PASSED.splitlines()[-4:-1]
+
+
+def test_the_failure_is_the_pages(orders: Orders) -> None:
+    wrong = FILES["0003_fill_total"].replace("amount", "amont")
+    (orders.migrations / "0003_fill_total.sql").write_text(wrong)
+    code, out = orders.run("plan", "--execute", "--yes")
+    assert code == 1
+    assert told(out) == told(FAILED)
+    end = FAILED[FAILED.index("0003_fill_total failed: ") :].splitlines()
+    shown = out[out.index("0003_fill_total failed: ") :].splitlines()
+    assert [line for line in shown if "0003_fill_total.sql" not in line] == [
+        line for line in end if "0003_fill_total.sql" not in line
+    ]
+
+
+def test_it_leaves_the_table_and_the_history_as_they_were(orders: Orders) -> None:
+    before = orders.query("SELECT count(*), sum(amount) FROM orders")
+    orders.run("plan", "--execute", "--yes")
+    assert orders.query("SELECT count(*), sum(amount) FROM orders") == before
+    _, out = orders.run("status", "--format", "json")
+    assert json.loads(out)["counts"] == {
+        **dict.fromkeys(json.loads(out)["counts"], 0),
+        "applied": 1,
+        "pending": 4,
+    }
+
+
+def test_a_pipeline_reads_who_is_kept_waiting_and_for_how_long(orders: Orders) -> None:
+    _, out = orders.run("plan", "--execute", "--yes", "--format", "json")
+    migrations = json.loads(out)["rehearsal"]["migrations"]
+    blocking = [
+        each["name"]
+        for each in migrations
+        if (each["seconds"] or 0) > 0 and any(lock["blocks"] for lock in each["locks"])
+    ]
+    assert blocking == ["0002_add_total", "0004_wider_customers"]
