@@ -179,12 +179,15 @@ class Maintenance:
             LeaseHeld: Somebody else is at it.
             Diverged: As `up`; nothing ran.
             ManifestError: As `up`; nothing ran.
+            NotReady: A feature flag stops all migrating. One that only holds versions back does
+                not: what is held back may well be rehearsed.
         """
         plan, manifest = self.plan(deadline, to=to)
         require_agreement(plan)
         require_sound(plan)
         if not (plan.pending or plan.in_doubt):
             return Rehearsed()
+        permit(self.target, deadline, version=0, what="the rehearsal", advice="; lift it")
         stamped = self.target.database.read_environment(deadline)
         if not confirm(Forecast(plan, manifest, stamped or self.target.environment)):
             return None

@@ -14,9 +14,11 @@ from lambda_migrate.errors import (
     LeaseLost,
     ManifestError,
     MigrationFailed,
+    NotReady,
     RepairRequired,
 )
 from lambda_migrate.events import MigrationRehearsed, MigrationStarted
+from lambda_migrate.flags import Flags
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.maintenance import Forecast
 from lambda_migrate.migrations import Manifest, Migration, Script
@@ -24,7 +26,7 @@ from lambda_migrate.migrations.lasting import lasting_effects
 from lambda_migrate.postgresql.database import Grant
 from lambda_migrate.postgresql.measured import Lock, Measured, MovedSequence, TableChange
 from lambda_migrate.rehearsing import Rehearsed
-from lambda_migrate.testing import InMemoryRehearsal
+from lambda_migrate.testing import InMemoryFlags, InMemoryRehearsal
 from tests.unit.hall.scene import Scene, manifest, migration
 
 V1, V3 = manifest(1), manifest(1, 2, 3)
@@ -216,6 +218,26 @@ def test_a_recreated_table_is_lifted_above_the_fence(scene: Scene) -> None:
     scene.database.token = 41
     assert rehearse(scene).outcome == "passed"
     assert scene.table.state.fence == 42
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_stopped"),
+    [(Flags(paused=True), True), (Flags(mode="off"), True), (Flags(hold_back_at=1), False)],
+)
+def test_a_flag_that_stops_all_migrating_stops_a_rehearsal_and_one_that_holds_back_does_not(
+    scene: Scene, flags: Flags, is_stopped: bool
+) -> None:
+    maintenance = scene.maintenance(V3)
+    maintenance.target = replace(maintenance.target, flags=InMemoryFlags(flags))
+    asked = Asked()
+    if is_stopped:
+        with pytest.raises(NotReady, match="the rehearsal was not begun"):
+            maintenance.rehearse(scene.deadline(), confirm=asked)
+        assert (asked.forecasts, scene.table.log) == ([], [])
+        return
+    found = maintenance.rehearse(scene.deadline(), confirm=asked)
+    assert found is not None
+    assert len(found.steps) == 3
 
 
 # --- what cannot be rehearsed, and what that means for the rest
