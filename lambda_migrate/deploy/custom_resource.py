@@ -253,7 +253,9 @@ def _answerable(url: Any) -> SplitResult:
     except ValueError:
         host, port = None, 0
     is_safe = host and (parts.scheme == "https" or (parts.scheme == "http" and host in _LOOPBACK))
-    if not is_safe or port == 0:
+    # What http.client would refuse to send, it would show in its message.
+    is_whole = url.isascii() and url.isprintable() and " " not in url and port != 0
+    if not (is_safe and is_whole):
         raise ConfigurationError(
             "the request's ResponseURL is no https address: nobody is answered"
         )

@@ -320,6 +320,17 @@ def test_nothing_is_sent_in_plaintext_beyond_loopback(url: str) -> None:
         handler({"RequestType": "Delete", "ResponseURL": url}, LambdaContext())
 
 
+@pytest.mark.parametrize("odd", [" ", "\n", "\x00", "\x7f", "é", "\ud800"])
+def test_an_url_that_cannot_be_sent_is_not_shown(
+    odd: str, deploy: Deploy, caplog: pytest.LogCaptureFixture
+) -> None:
+    deploy(V1)
+    url = f"https://127.0.0.1/answer?X-Amz-Signature=hunter2{odd}"
+    with pytest.raises(ConfigurationError, match="no https address") as raised:
+        handler({"RequestType": "Delete", "ResponseURL": url}, LambdaContext())
+    assert "hunter2" not in str(raised.value) + caplog.text
+
+
 @pytest.mark.parametrize("kind", ["", "Read", None, 7])
 def test_an_unknown_kind_is_answered(kind: Any, post: Office, deploy: Deploy) -> None:
     deploy(V1)
