@@ -38,6 +38,8 @@ class Play:
         code: The folder in which the person at work stands: the deployment's, with its migrations.
         stand_ins: Program -> what is done in its place, where it can only do its work in AWS.
         documents: Is given the ``json`` blocks of the steps.
+        function: Run ``lambda-migrate`` through this admin function, and with no setting at hand.
+        variables: Beside the function's settings, what the person has in the environment.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Play:
         *,
         stand_ins: Mapping[str, Callable[[str], None]] | None = None,
         documents: Callable[[Mapping[str, Any]], None] | None = None,
+        function: str = "",
         **variables: str,
     ) -> None:
         self.page = Page.read(name)
@@ -60,7 +63,7 @@ class Play:
         self._stand_ins = dict(stand_ins or {})
         self._documents = documents
         self.variables = variables
-        """Beside the function's settings, what the person has in the environment."""
+        self._function = function
         self._ran: set[Block] = set()
         self._answer = ""
         self._row: dict[str, Any] = {}
@@ -162,7 +165,7 @@ class Play:
     def _execute(self, command: str) -> int:
         assert re.match(r"lambda-migrate |\w+=\$\(aws ", command), f"{command}: who can run it?"
         done = subprocess.run(
-            ["/bin/sh", "-euc", command],
+            ["/bin/sh", "-euc", self._through(command)],
             env=self.environment(),
             cwd=self.code,
             stdin=subprocess.DEVNULL,
@@ -174,6 +177,11 @@ class Play:
         self._answer += done.stdout + done.stderr
         return done.returncode
 
+    def _through(self, command: str) -> str:
+        if not self._function:
+            return command
+        return command.replace("lambda-migrate ", f"lambda-migrate --function {self._function} ")
+
     def environment(self) -> dict[str, str]:
         """What the person at work has in the environment: the function's settings."""
         path = os.pathsep.join([str(self._bin()), str(Path(sys.executable).parent), os.defpath])
@@ -183,7 +191,7 @@ class Play:
             "HOME": str(self.stage.root),
             "COLUMNS": "200",
             "NO_COLOR": "1",
-            **self.stage.environment(),
+            **({} if self._function else self.stage.environment()),
             **self.stage.dynamodb.environment(client="operator"),
             **self.variables,
         }

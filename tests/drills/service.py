@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ import pg8000.native
 
 from lambda_migrate.local.cloudwatch import Alarm, CloudWatch, read_alarms
 from lambda_migrate.local.function import LocalFunction
+from lambda_migrate.local.invoke_api import InvokeApi
 from tests.stage import TABLE, Stage
 
 ROOT = Path(__file__).parents[2]
@@ -91,6 +93,7 @@ def deployed(
     timeout: float = 60.0,
     database: str = "",
     variables: Mapping[str, str] | None = None,
+    handler: str = "app.handler",
     **settings: str,
 ) -> Iterator[LocalFunction]:
     """Deploy a version; it writes metrics as the template's function does."""
@@ -100,10 +103,12 @@ def deployed(
         "POWERTOOLS_SERVICE_NAME": SERVICE,
         "DATABASE": database or stage.name,
         "SOCKET": str(stage.postgresql.socket),
+        # A package that ships the library uses its own, others the one that is tested.
+        "PYTHONPATH": os.pathsep.join([str(code), str(ROOT)]),
         **(variables or {}),
     }
     with LocalFunction(
-        code=code, environment=environment, timeout=timeout, name=f"orders{next(_names)}"
+        handler, code=code, environment=environment, timeout=timeout, name=f"orders{next(_names)}"
     ) as function:
         yield function
 
@@ -147,6 +152,14 @@ def session(
     finally:
         with suppress(pg8000.native.InterfaceError):
             connection.close()
+
+
+@contextmanager
+def admin(stage: Stage, code: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """An admin function; its name, and what a laptop needs in its environment to reach it."""
+    handler = "lambda_migrate.deploy.admin.handler"
+    with deployed(stage, code, handler=handler) as function, InvokeApi([function]) as api:
+        yield function.name, {"AWS_ENDPOINT_URL_LAMBDA": api.endpoint_url}
 
 
 def measured(stage: Stage, *functions: LocalFunction) -> CloudWatch:

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
+
 import lambda_migrate
 from lambda_migrate.local.function import InvocationResult, LocalFunction
 from tests.drills.play import Play
-from tests.drills.service import V1, V2, Deployments, code
+from tests.drills.service import V1, V2, Deployments, admin, code
 from tests.stage import Stage
 
 NEXT = "99.0.0"
@@ -86,7 +88,8 @@ def test_a_rollback_of_code(stage: Stage) -> None:
         assert stage.history() == [(1, "applied"), (2, "applied")], "the schema stays"
 
 
-def test_a_rollback_of_the_schema_with_code_still_running(stage: Stage) -> None:
+@pytest.mark.parametrize("through", ["the database", "the admin function"])
+def test_a_rollback_of_the_schema_with_code_still_running(stage: Stage, through: str) -> None:
     with ExitStack() as stack:
         deployments = Deployments(stack, stage)
         old, new = code(stage, V1), code(stage, V2, reads="id, status")
@@ -94,7 +97,12 @@ def test_a_rollback_of_the_schema_with_code_still_running(stage: Stage) -> None:
         assert served(live.invoke())
         newer = deployments.of(new)
         assert served(newer.invoke())
-        play = Play("rollback-schema.md", stage, old)
+        function, variables = "", dict[str, str]()
+        if through == "the admin function":
+            function, reached = stack.enter_context(admin(stage, old))
+            variables.update(reached)
+        play = Play("rollback-schema.md", stage, old, function=function)
+        play.variables.update(variables)
         with traffic(live):
             play.see()
             assert not play.is_over()
