@@ -92,12 +92,23 @@ def test_a_stuck_lease(stage: Stage) -> None:
         play = Play("stuck-lease.md", stage, endless, stand_ins={"sam": deploy})
         play.see()
         assert not play.is_over()
+        end_its_session_and_see_it_connect_again(stage)
         play.do()
         until(answer.done, what="the holder has noticed")
         assert answer.result().payload["statusCode"] == 503
         play.wait_until_over()
         play.finish()
         assert stage.history() == [(1, "applied")]
+
+
+def end_its_session_and_see_it_connect_again(stage: Stage) -> None:
+    """What the page says not to do."""
+    [[ended, _, _]] = stage.holders()
+    stage.query(f"SELECT pg_terminate_backend({ended})")
+    until(
+        lambda: [pid for pid, _, query in stage.holders() if pid != ended and "pg_sleep" in query],
+        what="the holder is at it again",
+    )
 
 
 def test_a_connection_storm(tmp_path: Path) -> None:
