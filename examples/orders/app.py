@@ -24,7 +24,7 @@ from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import BadRequestError, NotFoundError
 from aws_lambda_powertools.logging import correlation_paths
 from aws_lambda_powertools.metrics import MetricUnit
-from pg8000.exceptions import InterfaceError
+from pg8000.exceptions import DatabaseError, InterfaceError
 
 from lambda_migrate import migrate_on_cold_start
 
@@ -47,17 +47,28 @@ def orders() -> Orders:
     return Orders(connect())
 
 
-@api.exception_handler(InterfaceError)  # type: ignore[untyped-decorator]  # Powertools' is
-def say_again_later(_error: InterfaceError) -> Response[dict[str, Any]]:
-    """The connection is gone, with the server or with a failover; the next order opens another."""
+_PASSING = ("53", "57P")
+"""Beginnings of SQLSTATEs that say "not now": no connection is left, the server goes or comes."""
+
+
+@api.exception_handler([InterfaceError, DatabaseError])  # type: ignore[untyped-decorator]  # theirs
+def say_again_later(error: InterfaceError | DatabaseError) -> Response[dict[str, Any]]:
+    """Answer 503 where the connection is lost; the next order opens another."""
+    if isinstance(error, DatabaseError) and not _sqlstate(error).startswith(_PASSING):
+        raise error
     orders.cache_clear()
-    logger.exception("the connection to PostgreSQL was lost")
+    logger.exception("PostgreSQL is not to be had")
     return Response(
         HTTPStatus.SERVICE_UNAVAILABLE,
         content_type="application/json",
         headers={"Retry-After": "1"},
         body={"message": "The service is not available. Please try again."},
     )
+
+
+def _sqlstate(error: DatabaseError) -> str:
+    said = error.args[0] if error.args else None
+    return str(said.get("C", "")) if isinstance(said, dict) else ""
 
 
 @api.post("/orders")

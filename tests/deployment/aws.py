@@ -25,6 +25,8 @@ __all__ = ["ACCOUNT", "REGION", "Call", "LocalAWS"]
 
 ACCOUNT = "123456789012"
 CALLS_PATH = "/lambda-migrate/calls"
+HOOKS_ANSWER = "CodeDeploy_20141006.PutLifecycleEventHookExecutionStatus"
+"""moto's CodeDeploy does not know it; it is taken here."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,9 @@ class _Recording(_OneAtATime):
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if environ["PATH_INFO"] == CALLS_PATH:
             return self._answer(self._calls, start_response)
+        if environ.get("HTTP_X_AMZ_TARGET") == HOOKS_ANSWER:
+            self._count(environ)
+            return self._answer({}, start_response)
         return super().__call__(environ, start_response)
 
     def _count(self, environ: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import zipfile
+from ast import literal_eval
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -121,7 +122,8 @@ class Stack:
             version = iam.get_policy(PolicyArn=policy["PolicyArn"])["Policy"]["DefaultVersionId"]
             answer = iam.get_policy_version(PolicyArn=policy["PolicyArn"], VersionId=version)
             documents.append(answer["PolicyVersion"]["Document"])
-        return [each for document in documents for each in _read(document)["Statement"]]
+        found = [each for document in documents for each in _read(document)["Statement"]]
+        return [each for each in found if each is not None]  # None: moto's AWS::NoValue in a list
 
     def fill_gaps(self) -> None:
         """Make alarms and flags through their own APIs."""
@@ -151,8 +153,10 @@ def deploy(aws: LocalAWS, **parameters: str) -> Stack:
 
 
 def _read(document: Any) -> dict[str, Any]:
-    """Moto tells a managed policy's document as a text."""
-    read: dict[str, Any] = json.loads(document) if isinstance(document, str) else document
+    """Moto tells a document as it is, as JSON, or (a role's own, from a template) as Python."""
+    if not isinstance(document, str):
+        return dict(document)
+    read: dict[str, Any] = literal_eval(document) if "'" in document[:2] else json.loads(document)
     return read
 
 

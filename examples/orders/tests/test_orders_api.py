@@ -115,6 +115,18 @@ def test_an_environment_has_one_connection_and_lambda_migrate_none(
     assert rows == [["orders"]]
 
 
+def test_a_lost_connection_costs_one_order_and_is_opened_anew(
+    call: Call, server: LocalPostgreSQL
+) -> None:
+    placed = call("POST", "/orders", TEA)[1]
+    server.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE application_name = 'orders'"
+    )
+    assert call("GET", f"/orders/{placed['order_id']}")[0] == 503
+    assert call("GET", f"/orders/{placed['order_id']}") == (200, placed)
+
+
 def test_what_the_business_counts_is_written(
     call: Call, capsys: pytest.CaptureFixture[str]
 ) -> None:

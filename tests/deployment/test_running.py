@@ -1,0 +1,360 @@
+"""What `sam build` has built runs as the stack says, and calls what its roles may call.
+
+The code is the built artefact, on a Lambda runtime's own Python; variables, handler and timeout are
+read back from the deployed stack; PostgreSQL is real, with TLS and passwords, DynamoDB and Secrets
+Manager are moto's, AppConfig our emulator.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from lambda_migrate.local.appconfig import LocalAppConfig
+from lambda_migrate.local.deployment import get_order, order_id_of, place_order
+from lambda_migrate.local.environment import InvocationResult
+from lambda_migrate.local.function import LocalFunction
+from lambda_migrate.local.package import ROOT
+from lambda_migrate.local.postgresql import LocalPostgreSQL
+from tests.stage import lines
+
+from .aws import ACCOUNT, REGION, LocalAWS
+from .permissions import Request, grants, is_allowed
+from .runtime import ARCHITECTURE, Runtime
+from .stack import Stack, deploy
+
+HOST = "127.0.0.2"
+"""On this machine, but not what the example takes for it: the certificate is verified."""
+
+PASSWORDS = {"orders_migrator": "Migrates-1", "orders_app": "Serves-1"}
+SAM = ROOT / ".sam" / "bin" / "sam"
+GROUP = (
+    f"arn:aws:codedeploy:{REGION}:{ACCOUNT}:deploymentgroup:"
+    "ServerlessDeploymentApplication/OrdersFunctionDeploymentGroup"
+)
+PROFILE = (
+    f"arn:aws:appconfig:{REGION}:{ACCOUNT}:application/FlagsApplication/environment/"
+    "FlagsEnvironment/configuration/FlagsProfile"
+)
+ADMIN_COMMANDS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("status", {}),
+    ("plan", {}),
+    ("verify", {}),
+    ("verify", {"resync": True}),
+    ("lease show", {}),
+    ("lease release", {"yes": True}),
+    ("down", {"steps": 1, "yes": True}),
+    ("up", {}),
+)
+
+
+@pytest.fixture(scope="module")
+def built(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``sam build``, without a container, of one of the three functions: they have one package."""
+    assert SAM.is_file(), "make .sam/installed"
+    folder = tmp_path_factory.mktemp("aws-sam")
+    command = [
+        *(SAM, "build", "OrdersFunction", "--build-dir", folder),
+        *("--parameter-overrides", f"PythonRuntime=python{runtime.version}"),
+    ]
+    done = sam(command, PYTHON_VERSION=runtime.version, ARCHITECTURE=ARCHITECTURE)
+    assert done.returncode == 0, done.stderr
+    return folder / "OrdersFunction"
+
+
+def sam(command: list[Any], **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **variables, "SAM_CLI_TELEMETRY": "0", "AWS_REGION": REGION}
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@dataclass
+class Production:
+    """A deployed stack, its database and its code.
+
+    Attributes:
+        calls: By function: what it has asked of AWS.
+    """
+
+    stack: Stack
+    server: LocalPostgreSQL
+    runtime: Runtime
+    code: Path
+    calls: dict[str, list[Request]] = field(default_factory=dict)
+
+    @contextmanager
+    def function(self, logical_id: str, **variables: str) -> Iterator[LocalFunction]:
+        """Run a function as it is configured; note its calls when it ends."""
+        configured = self.stack.function(logical_id)
+        document = json.loads(self.stack.template.properties("FlagsVersion")["Content"])
+        profile = configured["Environment"]["Variables"]["LAMBDA_MIGRATE_FLAGS"]
+        client = f"{logical_id}{len(self.calls)}"
+        with LocalAppConfig(profile, document) as appconfig:
+            environment = {
+                **configured["Environment"]["Variables"],
+                **self.stack.aws.environment(client=client),
+                **appconfig.api(),
+                "LAMBDA_MIGRATE_SSLMODE": "verify-full",  # as off this machine
+                **variables,
+            }
+            with LocalFunction(
+                configured["Handler"],
+                code=self.code,
+                environment=environment,
+                timeout=configured["Timeout"],
+                memory=configured["MemorySize"],
+                python=self.runtime.python,
+            ) as function:
+                yield function
+            asked = self._asked(client, appconfig.requests)
+        self.calls[logical_id] = self.calls.get(logical_id, []) + asked
+
+    def _asked(self, client: str, of_appconfig: Mapping[str, int]) -> list[Request]:
+        table = self.stack.physical["LeaseTable"]
+        arns = {table: self.stack.table_arn}
+        asked = [
+            Request(
+                call.action,
+                GROUP
+                if call.action.startswith("codedeploy:")
+                else arns.get(call.resource, call.resource),
+                call.key,
+            )
+            for call in self.stack.aws.calls(client)
+        ]
+        return asked + [Request(f"appconfig:{operation}", PROFILE) for operation in of_appconfig]
+
+    def query(self, sql: str) -> list[list[Any]]:
+        return self.server.execute(sql, database="orders")
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[Path, Path]]:
+    """The authority's file, and the server's certificate and key."""
+    folder = tmp_path_factory.mktemp("tls")
+    authority = trustme.CA()
+    issued = authority.issue_cert(HOST)
+    authority.cert_pem.write_to_path(str(folder / "bundle.pem"))
+    (folder / "server.crt").write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
+    issued.private_key_pem.write_to_path(str(folder / "server.key"))
+    return folder / "bundle.pem", (folder / "server.crt", folder / "server.key")
+
+
+@contextmanager
+def production(
+    certificate: tuple[Path, tuple[Path, Path]], runtime: Runtime, code: Path, **parameters: str
+) -> Iterator[Production]:
+    """Everything, from the database to the stack."""
+    bundle, tls = certificate
+    with ExitStack() as stack:
+        server = stack.enter_context(
+            LocalPostgreSQL(
+                tcp_port=0,
+                tls=tls,
+                settings={"listen_addresses": HOST},
+                hba=("local all all trust", f"hostssl orders all {HOST}/8 scram-sha-256"),
+                databases=["orders"],
+            )
+        )
+        server.execute((ROOT / "examples" / "orders" / "roles.sql").read_text(), "orders")
+        aws = stack.enter_context(LocalAWS())
+        arns = {name: _secret(aws, server, name) for name in PASSWORDS}
+        deployed = deploy(
+            aws,
+            DatabaseHost=HOST,
+            DatabasePort=str(server.port),
+            MigratorSecretArn=arns["orders_migrator"],
+            ApplicationSecretArn=arns["orders_app"],
+            SslRootCert=str(bundle),
+            **parameters,
+        )
+        yield Production(deployed, server, runtime, code)
+
+
+def _secret(aws: LocalAWS, server: LocalPostgreSQL, role: str) -> str:
+    server.execute(f"ALTER ROLE {role} PASSWORD '{PASSWORDS[role]}'")
+    content = json.dumps({"username": role, "password": PASSWORDS[role]})
+    answer = aws.service("secretsmanager").create_secret(Name=role, SecretString=content)
+    return str(answer["ARN"])
+
+
+@dataclass(frozen=True)
+class Lived:
+    """What a stack has gone through.
+
+    Attributes:
+        production: As it is after that.
+        first: Three requests at the same instant, to an empty database.
+        outcomes: How their checks ended.
+        second: One request to a new environment, later.
+        backends: Role and TLS of the connections that served.
+        admin: Command -> answer.
+        hook: What the hook answered.
+    """
+
+    production: Production
+    first: list[InvocationResult]
+    outcomes: list[str]
+    second: InvocationResult
+    backends: list[list[Any]]
+    admin: dict[str, dict[str, Any]]
+    hook: InvocationResult
+
+
+@pytest.fixture(scope="module")
+def lived(
+    certificate: tuple[Path, tuple[Path, Path]], runtime: Runtime, built: Path
+) -> Iterator[Lived]:
+    with production(certificate, runtime, built) as stage:
+        with stage.function("OrdersFunction") as function:
+            first = function.storm(3, place_order())
+            ended = [
+                line["lambda_migrate"]["outcome"]
+                for result in first
+                for line in lines(function, result.environment_id)
+            ]
+            [second] = function.storm(1, get_order(order_id_of(first[0])))
+            backends = stage.query(
+                "SELECT usename, ssl FROM pg_stat_activity JOIN pg_stat_ssl USING (pid)"
+                " WHERE application_name = 'orders'"
+            )
+        with stage.function("AdminFunction") as function:
+            admin = {}
+            for command, options in ADMIN_COMMANDS:
+                result = function.invoke({"command": command, "options": options}, wait=60)
+                assert result.ok, result.error_message
+                admin[" ".join([command, *options])] = result.payload
+            back = {"command": "down", "options": {"steps": 2, "yes": True}}  # for the hook
+            assert function.invoke(back, wait=60).payload["exit_code"] == 0
+        with stage.function("BeforeTrafficFunction") as function:
+            hook = function.invoke(_hook(stage.stack.aws))
+        yield Lived(stage, first, ended, second, backends, admin, hook)
+
+
+def _hook(aws: LocalAWS) -> dict[str, str]:
+    """What CodeDeploy sends for a deployment of ours."""
+    codedeploy = aws.service("codedeploy")
+    names = {"applicationName": "ServerlessDeploymentApplication"}
+    codedeploy.create_application(computePlatform="Lambda", **names)
+    names["deploymentGroupName"] = "OrdersFunctionDeploymentGroup"
+    role = f"arn:aws:iam::{ACCOUNT}:role/codedeploy"
+    codedeploy.create_deployment_group(serviceRoleArn=role, **names)
+    content = {"revisionType": "AppSpecContent", "appSpecContent": {"content": "{}"}}
+    deployment = codedeploy.create_deployment(revision=content, **names)["deploymentId"]
+    return {"DeploymentId": deployment, "LifecycleEventHookExecutionId": "execution-1"}
+
+
+# --- it works
+
+
+def test_sam_finds_the_template_valid() -> None:
+    assert SAM.is_file(), "make .sam/installed"
+    done = sam([SAM, "validate", "--lint"])
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_first_request_to_what_was_built_migrates_and_serves(lived: Lived) -> None:
+    assert [result.payload["statusCode"] for result in lived.first] == [201, 201, 201]
+    assert sorted(lived.outcomes) == ["MIGRATED", "WAITED", "WAITED"]
+    rows = lived.production.query("SELECT name, state FROM lambda_migrate.history ORDER BY 1")
+    assert len(rows) == 7
+    assert {state for _, state in rows} == {"applied"}
+
+
+def test_a_later_cold_start_reads_one_item_and_serves(lived: Lived) -> None:
+    assert lived.second.payload["statusCode"] == 200
+
+
+def test_the_migrator_owns_what_the_application_serves_over_tls(lived: Lived) -> None:
+    owners = lived.production.query(
+        "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname IN ('public', 'lambda_migrate')"
+    )
+    assert owners == [["orders_migrator"]]
+    assert lived.backends == [["orders_app", True]] * 4
+
+
+@pytest.mark.parametrize("command", [" ".join([name, *given]) for name, given in ADMIN_COMMANDS])
+def test_the_admin_function_answers(lived: Lived, command: str) -> None:
+    assert lived.admin[command]["exit_code"] == 0, lived.admin[command]
+
+
+def test_the_hook_migrates_and_lets_traffic_through(lived: Lived) -> None:
+    assert lived.hook.ok, lived.hook.error_message
+    assert lived.hook.payload == {"status": "Succeeded", "reason": "MIGRATED"}
+
+
+# --- and it may do what it does, and no more
+
+FUNCTIONS = ("OrdersFunction", "AdminFunction", "BeforeTrafficFunction")
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_every_call_that_a_function_makes_is_allowed(lived: Lived, function: str) -> None:
+    statements = lived.production.stack.statements(function)
+    made = set(lived.production.calls[function])
+    assert made, "it makes calls"
+    assert sorted(each for each in made if not is_allowed(each, statements)) == []
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_nothing_is_allowed_that_a_function_does_not_do(lived: Lived, function: str) -> None:
+    granted = set(grants(lived.production.stack.statements(function)))
+    assert sorted(granted - set(lived.production.calls[function])) == []
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_no_statement_has_a_wildcard_where_a_resource_has_a_name(
+    lived: Lived, function: str
+) -> None:
+    for statement in lived.production.stack.statements(function):
+        actions, resources = statement["Action"], statement["Resource"]
+        assert "*" not in json.dumps(actions)
+        everything = [each for each in [resources, *resources] if each == "*"]
+        if everything:
+            assert statement["Sid"] in {"NetworkInterfaces", "NotForTheFunctionsCode", "Traces"}
+
+
+def test_another_targets_item_is_out_of_reach(lived: Lived) -> None:
+    table = lived.production.stack.table_arn
+    statements = lived.production.stack.statements("OrdersFunction")
+    assert is_allowed(Request("dynamodb:UpdateItem", table, "orders"), statements)
+    for key in ("payments", "orders/requests", ""):
+        assert not is_allowed(Request("dynamodb:UpdateItem", table, key), statements)
+    for action in ("DeleteItem", "PutItem", "Query", "Scan"):
+        assert not is_allowed(Request(f"dynamodb:{action}", table, "orders"), statements)
+
+
+def test_who_only_waits_reads_one_item_and_serves_once_somebody_has_migrated(
+    certificate: tuple[Path, tuple[Path, Path]], runtime: Runtime, built: Path
+) -> None:
+    with production(certificate, runtime, built, Mode="require") as stage:
+        with stage.function("OrdersFunction", LAMBDA_MIGRATE_WAIT_SECONDS="1") as function:
+            early = function.invoke(place_order())
+        assert early.error_type == "NotReady", early
+        with stage.function("AdminFunction") as function:
+            assert function.invoke({"command": "up", "options": {}}).payload["exit_code"] == 0
+        with stage.function("OrdersFunction") as function:
+            assert function.invoke(place_order()).payload["statusCode"] == 201
+        statements = stage.stack.statements("OrdersFunction")
+        secret = stage.stack.parameters["ApplicationSecretArn"]
+        assert set(stage.calls["OrdersFunction"]) == set(grants(statements))
+        assert set(grants(statements)) == {
+            Request("dynamodb:GetItem", stage.stack.table_arn, "orders"),
+            Request("secretsmanager:GetSecretValue", secret),
+        }
