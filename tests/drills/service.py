@@ -162,6 +162,12 @@ def admin(stage: Stage, code: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
         yield function.name, {"AWS_ENDPOINT_URL_LAMBDA": api.endpoint_url}
 
 
+def copy_database(stage: Stage, name: str) -> str:
+    """A copy as it is now, under another name; returns its URL."""
+    stage.postgresql.execute(f'CREATE DATABASE "{name}" TEMPLATE "{stage.name}"')
+    return stage.postgresql.url(name)
+
+
 def measured(stage: Stage, *functions: LocalFunction) -> CloudWatch:
     """What CloudWatch knows of them, and of the lease table."""
     cloudwatch = CloudWatch()

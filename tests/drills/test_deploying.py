@@ -13,7 +13,7 @@ import pytest
 import lambda_migrate
 from lambda_migrate.local.function import InvocationResult, LocalFunction
 from tests.drills.play import Play
-from tests.drills.service import V1, V2, Deployments, admin, code
+from tests.drills.service import V1, V2, Deployments, admin, code, copy_database
 from tests.stage import Stage
 
 NEXT = "99.0.0"
@@ -51,13 +51,14 @@ def test_a_rollout(stage: Stage) -> None:
         deployments = Deployments(stack, stage)
         live = deployments.of(code(stage, V1))
         assert served(live.invoke())
+        copy = copy_database(stage, f"{stage.name}_copy")
         new = code(stage, V2, reads="id, status")
 
         def deploy(_command: str) -> None:
             play.functions = [deployments.of(new)]
             assert all(map(served, play.functions[0].storm(5)))
 
-        play = Play("rollout.md", stage, new, stand_ins={"sam": deploy})
+        play = Play("rollout.md", stage, new, stand_ins={"sam": deploy}, COPY_DATABASE_URL=copy)
         with traffic(live):
             play.see()
             assert not play.is_over()

@@ -6,14 +6,8 @@ from contextlib import ExitStack
 
 from lambda_migrate.local.dynamodb import LocalDynamoDB
 from tests.drills.play import Play
-from tests.drills.service import V1, V2, Deployments, code
+from tests.drills.service import V1, V2, Deployments, code, copy_database
 from tests.stage import Stage
-
-
-def copy_database(stage: Stage, name: str) -> str:
-    """A copy as it is now, under another name; returns its URL."""
-    stage.postgresql.execute(f'CREATE DATABASE "{name}" TEMPLATE "{stage.name}"')
-    return stage.postgresql.url(name)
 
 
 def test_a_lost_table(own_stage: Stage) -> None:
