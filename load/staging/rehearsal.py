@@ -225,7 +225,7 @@ def _restored(scene: _Scene) -> Told:
         fill(scene.connection, wanted.shop)
     if wanted.data is not None:
         restore(stage.server, scene.release.database, wanted.data)
-    scene.run("ANALYZE")
+    scene.run("VACUUM (ANALYZE)")
     scene.sizes = tuple(read_sizes(scene.run))
     scene.kept = freeze(scene.run)
     scene.records["before"] = Records(compare(scene.run, scene.kept).tables, read_shape(scene.run))
@@ -253,6 +253,8 @@ def _goes_on(scene: _Scene) -> Told:
 
 def _dry_run(scene: _Scene) -> Told:
     rehearsed = dry_run(scene.stage)
+    # What it wrote and took back is in the tables' files still, and would slow the real thing down.
+    scene.run("VACUUM (ANALYZE)")
     told: Told = list(of_dry_run(rehearsed, scene.wanted.limits)), {"dry_run": facts_of(rehearsed)}
     if rehearsed.error is not None:
         raise Halted(told)

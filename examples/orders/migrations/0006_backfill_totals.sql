@@ -9,6 +9,7 @@ UPDATE customers SET points = points + 1;
 INSERT INTO changelog (what) VALUES ('0006: totals filled in');
 
 -- migrate:down
-UPDATE customers SET points = points - 1;
+-- The long one first: a customer whose row is locked cannot place an order until this commits.
 UPDATE orders SET total_cents = NULL;
+UPDATE customers SET points = points - 1;
 INSERT INTO changelog (what) VALUES ('0006: taken back');
