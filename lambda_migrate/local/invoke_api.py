@@ -6,8 +6,9 @@
             boto3.client("lambda").invoke(FunctionName="admin", Payload=b"{}")
 
 ``RequestResponse`` and ``Event``, names, aliases and ARNs, ``X-Amz-Function-Error``, throttling,
-the limit of 6 MB, the two tries more of an asynchronous invocation that failed. Any credentials
-will do. Tests may have answers lost: the invocation runs, and whoever asked hears nothing of it.
+the limit of 6 MB, the report at the log's end (``LogType=Tail``), the two tries more of an
+asynchronous invocation that failed. Any credentials will do. Tests may have answers lost: the
+invocation runs, and whoever asked hears nothing of it.
 
 https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html
 """
@@ -15,6 +16,7 @@ https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import re
 import threading
@@ -43,6 +45,7 @@ _LATEST = "$LATEST"
 _PAYLOAD_BYTES = 6_291_556
 _EVENT_BYTES = 1_048_576
 _RETRIES = 2
+_LOG = "X-Amz-Log-Result"
 _POLL_SECONDS = 0.02
 
 Moment = Literal["start", "end"]
@@ -189,7 +192,11 @@ class InvokeApi:
             return _fault(429, "TooManyRequestsException", "Rate Exceeded.")
         if kind == "Event":
             return self._later(function, qualifier, event)
-        return await self._now(function, qualifier, event)
+        response = await self._now(function, qualifier, event)
+        if request.headers.get("x-amz-log-type") == "Tail":
+            return response
+        headers = {name: value for name, value in response.headers.items() if name != _LOG}
+        return Response(response.status, response.body, headers)
 
     async def _now(self, function: LocalFunction, qualifier: str, event: Any) -> Response:
         lost = self._to_lose.pop(0) if self._to_lose else None
@@ -238,6 +245,7 @@ def _response(result: InvocationResult) -> Response:
         "Content-Type": "application/json",
         "X-Amz-Executed-Version": _LATEST,
         "x-amzn-RequestId": result.request_id,
+        _LOG: base64.b64encode(_report(result).encode()).decode(),
     }
     body = json.dumps(result.payload).encode()
     if result.ok and len(body) <= _PAYLOAD_BYTES:
@@ -254,6 +262,13 @@ def _response(result: InvocationResult) -> Response:
         broken = {"errorType": result.error_type, "errorMessage": result.error_message}
     headers["X-Amz-Function-Error"] = "Unhandled"
     return Response(200, json.dumps(broken).encode(), headers)
+
+
+def _report(result: InvocationResult) -> str:
+    """The last line of an invocation's log, as Lambda writes it."""
+    duration = f"Duration: {result.duration_seconds * 1000:.2f} ms"
+    init = f"\tInit Duration: {result.init_seconds * 1000:.2f} ms" if result.cold else ""
+    return f"REPORT RequestId: {result.request_id}\t{duration}{init}\n"
 
 
 def _fault(status: int, code: str, message: str, request_id: str = "") -> Response:

@@ -17,10 +17,11 @@ from typing import Any
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.child import EngineFailed
 from load.staging.checks import read_checks
-from load.staging.rehearsal import TEMPLATE, Wanted, rehearse
+from load.staging.rehearsal import TEMPLATE, Rehearsal, Wanted, rehearse
 from load.staging.release import Release, make_release, of_the_example
 from load.staging.report import write
 from load.staging.shop import Shop
+from load.staging.stack import find, rehearse_stack
 from load.staging.verdicts import Limits, Step, decide
 
 __all__ = ["main"]
@@ -36,9 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _refuse_contradictions(parser, asked)
     began = time.monotonic()
     try:
-        release, wanted = _release(asked), _wanted(asked)
-        print(f"{release.name}: {_data_of(asked)}, {wanted.environments} cold starts")
-        rehearsal = rehearse(release, wanted, asked.out, on_step=_tell)
+        rehearsal = _rehearse_stack(asked) if _is_deployed(asked) else _rehearse(asked)
     except (ConfigurationError, EngineFailed) as fault:
         print(fault, file=sys.stderr)
         return 2
@@ -75,6 +74,13 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--variable", action="append", default=[], metavar="NAME=VALUE")
     own.add_argument("--dump", type=Path, help="schema and data, as pg_dump writes them")
     own.add_argument("--data", type=Path, help="data alone, read once the old schema is there")
+    stack = parser.add_argument_group("a stack that is deployed, instead of the local Lambda")
+    stack.add_argument("--stack", default="", help="of CloudFormation, as template.yaml makes it")
+    stack.add_argument("--function", default="", help="NAME or NAME:ALIAS, instead of the stack's")
+    stack.add_argument("--admin-function", default="", help="instead of the stack's")
+    stack.add_argument(
+        "--roll-back-to", type=_count, metavar="VERSION", help="take the schema back, and up again"
+    )
     how = parser.add_argument_group("how")
     how.add_argument("-n", type=_number, dest="environments", default=40, help="cold starts (40)")
     how.add_argument("--clients", type=_number, default=6, help="who use the old version (6)")
@@ -107,17 +113,48 @@ def _parser() -> argparse.ArgumentParser:
 
 def _refuse_contradictions(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> None:
     own = asked.code or asked.migrations
+    if own and _is_deployed(asked):
+        parser.error("--code and --migrations are rehearsed here: leave --stack and --function out")
+    if asked.roll_back_to is not None and not _is_deployed(asked):
+        parser.error("--roll-back-to goes with --stack or --admin-function")
     if asked.code and asked.migrations:
         parser.error("--code and --migrations: name one of them")
     if own and (asked.old is None) == (asked.through is None):
         parser.error("name what serves today: either --old FOLDER or --from VERSION")
-    theirs = [asked.old, asked.through, asked.event, asked.dump, asked.data, *asked.variable]
+    theirs = [asked.old, asked.through, asked.dump, asked.data, *asked.variable]
     if not own and any(one is not None for one in theirs):
-        parser.error("--old, --from, --event, --variable, --dump and --data go with --code")
+        parser.error("--old, --from, --variable, --dump and --data go with --code")
+    if asked.event is not None and not (own or _is_deployed(asked)):
+        parser.error("--event goes with --code, or with --stack")
     for option, pairs in (("variable", asked.variable), ("parameter", asked.parameter)):
         for pair in pairs:
             if not pair.partition("=")[1]:
                 parser.error(f"--{option} {pair}: write NAME=VALUE")
+
+
+def _is_deployed(asked: argparse.Namespace) -> bool:
+    return bool(asked.stack or asked.function or asked.admin_function)
+
+
+def _rehearse(asked: argparse.Namespace) -> Rehearsal:
+    release, wanted = _release(asked), _wanted(asked)
+    print(f"{release.name}: {_data_of(asked)}, {wanted.environments} cold starts", flush=True)
+    return rehearse(release, wanted, asked.out, on_step=_tell)
+
+
+def _rehearse_stack(asked: argparse.Namespace) -> Rehearsal:
+    named = find(stack=asked.stack, function=asked.function, admin=asked.admin_function)
+    event = json.dumps(_event(asked.event) or {})
+    told = ", ".join(filter(None, (named.stack, named.function, named.admin)))
+    print(f"{told}: {asked.environments} cold starts", flush=True)
+    return rehearse_stack(
+        named,
+        Wanted(environments=asked.environments, limits=_limits(asked)),
+        asked.out,
+        event=event,
+        roll_back_to=asked.roll_back_to,
+        on_step=_tell,
+    )
 
 
 def _release(asked: argparse.Namespace) -> Release:
@@ -156,9 +193,7 @@ def _wanted(asked: argparse.Namespace) -> Wanted:
         environments=asked.environments,
         clients=asked.clients,
         processes=asked.processes,
-        limits=Limits(
-            asked.longest_lock, asked.slowest_request, asked.failed_requests, asked.longest_wait
-        ),
+        limits=_limits(asked),
         shop=None if is_own else Shop(asked.orders, asked.seed, asked.until),
         dump=asked.dump,
         data=asked.data,
@@ -166,6 +201,12 @@ def _wanted(asked: argparse.Namespace) -> Wanted:
         may_change=frozenset(asked.may_change),
         template=asked.template,
         parameters=_pairs(asked.parameter),
+    )
+
+
+def _limits(asked: argparse.Namespace) -> Limits:
+    return Limits(
+        asked.longest_lock, asked.slowest_request, asked.failed_requests, asked.longest_wait
     )
 
 
@@ -182,7 +223,11 @@ def _repeat(asked: argparse.Namespace) -> str:
 
 
 def _own_of(asked: argparse.Namespace) -> dict[str, Any]:
-    if asked.code or asked.migrations:
+    if _is_deployed(asked):
+        named = {"stack": asked.stack or None, "function": asked.function or None}
+        named |= {"admin-function": asked.admin_function or None, "event": asked.event}
+        named |= {"roll-back-to": asked.roll_back_to}
+    elif asked.code or asked.migrations:
         named = {"code": asked.code, "migrations": asked.migrations, "old": asked.old}
         named |= {"from": asked.through, "dump": asked.dump, "data": asked.data}
         named |= {"checks": asked.checks}

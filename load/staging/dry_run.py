@@ -1,4 +1,8 @@
-"""Each pending migration, executed on the data and taken back: its time, its locks, its rows."""
+"""Each pending migration, executed on the data and taken back: its time, its locks, its rows.
+
+What is judged is the document that ``lambda-migrate plan --execute --format json`` answers with,
+whether it was asked here or in a function's VPC.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lambda_migrate.verbs.rehearsal import rehearsal_document
+
 from lambda_migrate.deadline import Deadline
 from lambda_migrate.events import null_observer
 from lambda_migrate.local.stage import make_operator
-from lambda_migrate.rehearsing import FAILED, REHEARSED, Rehearsed, RehearsedStep
 from load.staging.verdicts import Limits, judge
 from load.storm.stage import StormStage
 from load.storm.verdicts import Verdict
 
-__all__ = ["Blocking", "dry_run", "facts_of", "longest_of", "of_dry_run"]
+__all__ = ["Blocking", "dry_run", "longest_of", "of_dry_run"]
+
+Document = Mapping[str, Any]
 
 _SECONDS = 900.0  # Lambda's longest timeout
+_REHEARSED, _FAILED = "rehearsed", "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +44,7 @@ class Blocking:
     seconds: float
 
 
-def dry_run(stage: StormStage) -> Rehearsed:
+def dry_run(stage: StormStage) -> Document:
     """``lambda-migrate plan --execute``, with the new code's files at hand.
 
     Raises:
@@ -45,33 +53,35 @@ def dry_run(stage: StormStage) -> Rehearsed:
     operator = make_operator(stage.codes[2], stage.variables(), stage.dynamodb, null_observer)
     rehearsed = operator.rehearse(Deadline.after(_SECONDS))
     assert rehearsed is not None  # noqa: S101 - None is for those who do not confirm
-    return rehearsed
+    return rehearsal_document(rehearsed)
 
 
-# -- what it comes to -----------------------------------------------------------------------------
+def of_dry_run(found: Document, limits: Limits) -> Iterator[Verdict]:
+    """Whether all pending migrations run on this data, and how long they keep others waiting.
 
-
-def of_dry_run(rehearsed: Rehearsed, limits: Limits) -> Iterator[Verdict]:
-    """Whether all pending migrations run on this data, and how long they keep others waiting."""
+    Args:
+        found: The answer's ``rehearsal``.
+        limits: What is borne.
+    """
     what = "each pending migration runs on this data"
-    names = [step.name for step in rehearsed.steps if step.outcome == REHEARSED]
-    if rehearsed.error is not None:
-        failed = next((s.name for s in rehearsed.steps if s.outcome == FAILED), "")
-        said = str(rehearsed.error)
-        found = said if not failed or failed in said else f"{failed}: {said}"
-        yield Verdict(what, "failed", found)
+    steps: Sequence[Document] = found["migrations"]
+    if found["error"] is not None:
+        said = str(found["error"]["message"])
+        failed = next((step["name"] for step in steps if step["outcome"] == _FAILED), "")
+        yield Verdict(what, "failed", said if failed in said else f"{failed}: {said}")
         return
-    if names:
-        yield judge(what, True, f"{len(names)} of {len(rehearsed.steps)}")
-    for step in rehearsed.steps:
-        if step.outcome != REHEARSED:
-            yield Verdict(f"{step.name} runs on this data", "not measured", step.reason)
-    yield _longest(rehearsed, limits)
+    ran = [step for step in steps if step["outcome"] == _REHEARSED]
+    if ran:
+        yield judge(what, True, f"{len(ran)} of {len(steps)}")
+    for step in steps:
+        if step["outcome"] != _REHEARSED:
+            yield Verdict(f"{step['name']} runs on this data", "not measured", step["reason"])
+    yield _longest(found, limits)
 
 
-def _longest(rehearsed: Rehearsed, limits: Limits) -> Verdict:
+def _longest(found: Document, limits: Limits) -> Verdict:
     what = "longest lock that keeps others from writing"
-    longest = longest_of(rehearsed)
+    longest = longest_of(found)
     if longest is None:
         return judge(what, True, f"none (limit {limits.lock:g} s)")
     told = (
@@ -81,59 +91,14 @@ def _longest(rehearsed: Rehearsed, limits: Limits) -> Verdict:
     return judge(what, longest.seconds <= limits.lock, told)
 
 
-def longest_of(rehearsed: Rehearsed) -> Blocking | None:
+def longest_of(found: Document) -> Blocking | None:
     """The lock that is in others' way for the longest time; None if no migration takes any."""
-    return max(_blocking(rehearsed.steps), key=lambda one: one.seconds, default=None)
+    return max(_blocking(found["migrations"]), key=lambda one: one.seconds, default=None)
 
 
-def _blocking(steps: Sequence[RehearsedStep]) -> Iterator[Blocking]:
+def _blocking(steps: Sequence[Document]) -> Iterator[Blocking]:
     for step in steps:
-        for lock in step.measured.locks if step.measured else ():
-            if lock.blocks:
-                yield Blocking(step.name, lock.relation, lock.mode, step.seconds or 0.0)
-
-
-def facts_of(rehearsed: Rehearsed) -> Mapping[str, Any]:
-    """The same as figures, for the report."""
-    return {
-        "outcome": rehearsed.outcome,
-        "seconds_in_all": round(rehearsed.seconds, 2),
-        "migrations": [_step(step) for step in rehearsed.steps],
-        "retried": list(rehearsed.retried),
-        "lasting": list(rehearsed.lasting),
-    }
-
-
-def _step(step: RehearsedStep) -> dict[str, Any]:
-    measured = step.measured
-    return {
-        "name": step.name,
-        "outcome": step.outcome,
-        "reason": step.reason,
-        "seconds": None if step.seconds is None else round(step.seconds, 3),
-        "locks": [
-            {
-                "relation": lock.relation,
-                "kind": lock.kind,
-                "mode": lock.mode,
-                "blocks": list(lock.blocks),
-                "is_new": lock.is_new,
-                "since": lock.since,
-            }
-            for lock in (measured.locks if measured else ())
-        ],
-        "tables": [
-            {
-                "table": table.table,
-                "rows": table.rows,
-                "inserted": table.inserted,
-                "updated": table.updated,
-                "deleted": table.deleted,
-                "scanned": table.scanned,
-                "rewritten": table.rewritten,
-                "bytes_before": table.bytes_before,
-                "bytes_after": table.bytes_after,
-            }
-            for table in (measured.tables if measured else ())
-        ],
-    }
+        for lock in step["locks"]:
+            if lock["blocks"]:
+                seconds = step["seconds"] or 0.0
+                yield Blocking(step["name"], lock["relation"], lock["mode"], seconds)

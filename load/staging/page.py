@@ -104,7 +104,7 @@ def _tiles(rehearsal: Rehearsal, said: Mapping[str, Any]) -> Iterator[str]:
     limits = rehearsal.wanted.limits
     phases = list(rehearsal.phases.values())
     rows = sum(size.rows for size in rehearsal.sizes)
-    tiles = [_tile(f"{rows:,}", "rows in the tables")]
+    tiles = [_tile(f"{rows:,}", "rows in the tables")] if rows else []
     requests = [o for phase in phases for o in phase.observed if o.kind in CLIENTS]
     if requests:
         slowest = max(one.result.duration_seconds for one in requests)
@@ -207,7 +207,7 @@ def _migration(one: Mapping[str, Any], longest: float, limit: float) -> str:
         for lock in blocking
     )
     tables = "<br>".join(filter(None, map(_touched, one["tables"])))
-    told = escape(one["reason"]) if one["outcome"] != "rehearsed" else locks or "none"
+    told = locks or "none" if one["outcome"] == "rehearsed" else escape(one["reason"])
     time = "-" if seconds is None else f"{seconds:.2f} s"
     return (
         f"<tr><td>{escape(one['name'])}</td><td class=number>{time}</td>"

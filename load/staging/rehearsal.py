@@ -13,7 +13,7 @@ from lambda_migrate.errors import MigrateError
 from lambda_migrate.local.cloudwatch import Alarm
 from lambda_migrate.local.environment import InvocationResult
 from load.staging.checks import Answer, Check, Moment, ask
-from load.staging.dry_run import dry_run, facts_of, of_dry_run
+from load.staging.dry_run import dry_run, of_dry_run
 from load.staging.faults import (
     NAMESPACE,
     SERVICE,
@@ -46,7 +46,7 @@ from load.storm.scenarios import Processes, Scenario
 from load.storm.stage import StormStage, open_stage
 from load.storm.verdicts import Verdict
 
-__all__ = ["Rehearsal", "Wanted", "rehearse"]
+__all__ = ["Halted", "Rehearsal", "Told", "Wanted", "rehearse"]
 
 
 TEMPLATE = Path(__file__).parents[2] / "template.yaml"
@@ -88,7 +88,8 @@ class Rehearsal:
     """What was seen.
 
     Attributes:
-        release: What was rehearsed.
+        name: Of what was rehearsed.
+        pending: Names of the migrations that it brings.
         wanted: How.
         steps: In order.
         sizes: Of the tables, before anything was migrated.
@@ -98,7 +99,8 @@ class Rehearsal:
         faults: What came of each, and which alarms were reached.
     """
 
-    release: Release
+    name: str
+    pending: tuple[str, ...]
     wanted: Wanted
     steps: tuple[Step, ...]
     sizes: tuple[Size, ...] = ()
@@ -151,7 +153,8 @@ def rehearse(
         scene = _Scene(release, wanted, stage, connection, runner(connection), out, Path(home))
         steps = tuple(_played(scene, on_step, last))
         return Rehearsal(
-            release=release,
+            name=release.name,
+            pending=tuple(migration.name for migration in release.pending),
             wanted=wanted,
             steps=steps,
             sizes=scene.sizes,
@@ -252,11 +255,11 @@ def _goes_on(scene: _Scene) -> Told:
 
 
 def _dry_run(scene: _Scene) -> Told:
-    rehearsed = dry_run(scene.stage)
+    found = dry_run(scene.stage)
     # What it wrote and took back is in the tables' files still, and would slow the real thing down.
     scene.run("VACUUM (ANALYZE)")
-    told: Told = list(of_dry_run(rehearsed, scene.wanted.limits)), {"dry_run": facts_of(rehearsed)}
-    if rehearsed.error is not None:
+    told: Told = list(of_dry_run(found, scene.wanted.limits)), {"dry_run": found}
+    if found["error"] is not None:
         raise Halted(told)
     return told
 

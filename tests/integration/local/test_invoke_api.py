@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +64,14 @@ def invoke(api: InvokeApi, event: Any = None, name: str = "echo", **more: Any) -
     response = client_of(api).invoke(FunctionName=name, Payload=json.dumps(event).encode(), **more)
     body = response["Payload"].read()
     return {**response, "Payload": json.loads(body) if body else None}
+
+
+def test_the_report_tells_whoever_asks_for_it_what_was_cold(api: InvokeApi) -> None:
+    assert "LogResult" not in invoke(api)
+    warm = base64.b64decode(invoke(api, LogType="Tail")["LogResult"]).decode()
+    assert warm.startswith("REPORT RequestId: ")
+    assert "Duration: " in warm
+    assert "Init Duration" not in warm
 
 
 @pytest.mark.parametrize(

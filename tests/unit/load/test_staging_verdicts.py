@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lambda_migrate.verbs.rehearsal import rehearsal_document
 
 from lambda_migrate.errors import MigrationFailed
 from lambda_migrate.local.cloudwatch import CloudWatch
 from lambda_migrate.postgresql.measured import Lock, Measured, TableChange
 from lambda_migrate.rehearsing import FAILED, NOT_REHEARSED, REHEARSED, Rehearsed, RehearsedStep
-from load.staging.dry_run import facts_of, longest_of, of_dry_run
+from load.staging.dry_run import longest_of, of_dry_run
 from load.staging.faults import FAULTS, Fault, Reached
 from load.staging.records import Records, Size, TableRecord
 from load.staging.rehearsal import Rehearsal, Wanted
-from load.staging.release import of_the_example
 from load.staging.report import figures, write
 from load.staging.shop import Shop
 from load.staging.verdicts import (
@@ -162,7 +162,7 @@ def ran(name: str, seconds: float, *locks: Lock) -> RehearsedStep:
 
 
 def judged(*steps: RehearsedStep, error: MigrationFailed | None = None) -> dict[str, Verdict]:
-    found = of_dry_run(Rehearsed(steps, error), LIMITS)
+    found = of_dry_run(rehearsal_document(Rehearsed(steps, error)), LIMITS)
     return {one.what: one for one in found}
 
 
@@ -178,7 +178,8 @@ def test_a_lock_that_keeps_others_from_writing_counts_until_the_commit() -> None
 
 
 def test_a_table_that_the_release_makes_keeps_nobody_waiting() -> None:
-    assert longest_of(Rehearsed((ran("1", 9.0, replace(EXCLUSIVE, is_new=True)),))) is None
+    made = Rehearsed((ran("1", 9.0, replace(EXCLUSIVE, is_new=True)),))
+    assert longest_of(rehearsal_document(made)) is None
     assert judged(ran("1", 9.0))[LONGEST].found == "none (limit 1 s)"
 
 
@@ -267,10 +268,11 @@ def rehearsal(*verdicts: Verdict) -> Rehearsal:
     records = Records((replace(WHOLE, lost=0),), frozenset({"column a"}))
     after = Records((replace(WHOLE, lost=1, changed={"item": 2}),), frozenset({"column a"}))
     return Rehearsal(
-        release=of_the_example(),
+        name="orders 1 to 2",
+        pending=("0005_<totals>",),
         wanted=Wanted(shop=Shop(10, 1, date(2026, 2, 2))),
         steps=(
-            step(*verdicts, dry_run=facts_of(DRY)),
+            step(*verdicts, dry_run=rehearsal_document(DRY)),
             Step("storm", 2.0, (PASSED,), phase="deployment"),
         ),
         sizes=(Size("orders", 100, 5_000_000),),
@@ -303,7 +305,7 @@ def test_the_page_says_the_word_first_and_the_reasons_below_it(tmp_path: Path) -
 
 
 def test_a_rehearsal_that_ended_early_has_its_report(tmp_path: Path) -> None:
-    early = Rehearsal(of_the_example(), Wanted(), (step(BROKEN),))
+    early = Rehearsal("orders", (), Wanted(), (step(BROKEN),))
     assert "NO-GO" in write(early, tmp_path, seconds=1.0, command="").read_text()
     assert figures(early, seconds=1.0, command="")["storms"] == {}
 

@@ -1,0 +1,175 @@
+"""A stack that is deployed: moto has its resources and alarms, the local Lambda its functions."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+import lambda_migrate
+from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.local.function import LocalFunction
+from lambda_migrate.local.invoke_api import InvokeApi
+from load.staging.__main__ import main
+from load.staging.stack import find, of_statistics
+from load.staging.verdicts import Limits
+from tests.deployment.aws import LocalAWS
+from tests.deployment.stack import NAME, Stack, deploy
+from tests.stage import Stage, effect
+
+SECRET = "arn:aws:secretsmanager:us-east-1:123456789012:secret:"
+FIRST = """
+-- migrate:up
+CREATE TABLE effects (version int NOT NULL);
+INSERT INTO effects VALUES (1);
+-- migrate:down
+DROP TABLE effects;
+"""
+BROKEN = """
+-- migrate:up
+ALTER TABLE missing ADD COLUMN colour text;
+-- migrate:down
+"""
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    with LocalAWS() as aws:
+        yield deploy(
+            aws,
+            DatabaseHost="db.example.com",
+            MigratorSecretArn=f"{SECRET}migrator",
+            ApplicationSecretArn=f"{SECRET}application",
+        )
+
+
+@contextmanager
+def deployed(stage: Stage, stack: Stack, migrations: Mapping[str, str]) -> Iterator[LocalFunction]:
+    """The stack's two functions, under the names that it gave them; this process sees nothing else.
+
+    Yields:
+        The function that serves.
+    """
+    code = stage.code(migrations)
+    ours = str(Path(lambda_migrate.__file__).parents[1])
+    variables = {**stage.environment(), "PYTHONPATH": f"{code}{os.pathsep}{ours}"}
+    with (
+        LocalFunction(
+            code=code, environment=variables, name=stack.physical["OrdersFunction"], timeout=60
+        ) as serving,
+        LocalFunction(
+            "lambda_migrate.deploy.admin.handler",
+            code=code,
+            environment=variables,
+            name=stack.physical["AdminFunction"],
+            timeout=60,
+        ) as admin,
+        InvokeApi([serving, admin]) as api,
+        patch.dict(
+            os.environ,
+            {
+                **stack.aws.environment(),
+                **api.environment(),
+                "PATH": os.environ["PATH"],
+                "PYTHONPATH": ours,
+            },
+            clear=True,
+        ),
+    ):
+        yield serving
+
+
+def test_a_stack_is_rehearsed_by_its_name(
+    stage: Stage, stack: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    migrations = {"0001_effects": FIRST, "0002_two": effect(2)}
+    with deployed(stage, stack, migrations) as serving:
+        asked = ["--stack", NAME, "-n", "4", "--roll-back-to", "1", "--out", str(tmp_path)]
+        code = main(asked)
+        started = len(serving.environments())
+    said = capsys.readouterr().out
+    assert code == 0, said
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["decision"] == "go"
+    assert report["release"] == f"stack {NAME}"
+    assert report["pending"] == ["0001_effects", "0002_two"]
+    facts = {step["name"]: step for step in report["steps"]}
+    assert facts["dry run"]["dry_run"]["outcome"] == "passed"
+    assert facts["cold starts"]["locust"]["cold"]["requests"] == started
+    assert facts["roll back"]["reverted"] == ["0002_two"]
+    assert len(facts["see who would be paged"]["alarms_after"]) == 7
+    assert stage.effects() == {1: 1, 2: 1}
+    unseen = {one.partition(": ")[2].partition(": ")[0] for one in report["not_measured"]}
+    assert unseen == {
+        "clients of the old version",
+        "each migration took effect once",
+        "never two PostgreSQL connections of ours at once",
+        "rows and values that were there before",
+        "each alarm is reached by its fault",
+    }
+
+
+def test_a_stack_whose_migration_fails_is_a_no_go_before_anybody_calls_it(
+    stage: Stage, stack: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with deployed(stage, stack, {"0001_effects": FIRST, "0002_colour": BROKEN}) as serving:
+        code = main(["--stack", NAME, "-n", "2", "--out", str(tmp_path)])
+        assert serving.environments() == []
+    assert code == 1, capsys.readouterr().out
+    [reason] = json.loads((tmp_path / "report.json").read_text())["reasons"]
+    assert reason.startswith("dry run: each pending migration runs on this data: ")
+    assert 'relation "missing" does not exist' in reason
+
+
+def test_an_alarm_that_is_on_is_a_no_go(stage: Stage, stack: Stack, tmp_path: Path) -> None:
+    cloudwatch = stack.aws.service("cloudwatch")
+    alarm = f"{NAME}-NotReadyAlarm"
+    cloudwatch.set_alarm_state(AlarmName=alarm, StateValue="ALARM", StateReason="a test")
+    try:
+        with deployed(stage, stack, {"0001_effects": FIRST}):
+            assert main(["--stack", NAME, "-n", "1", "--out", str(tmp_path)]) == 1
+    finally:
+        cloudwatch.set_alarm_state(AlarmName=alarm, StateValue="OK", StateReason="it is over")
+    reasons = json.loads((tmp_path / "report.json").read_text())["reasons"]
+    assert [reason.partition(": ")[2] for reason in reasons] == [
+        f"no alarm is on before it begins: {alarm}",
+        f"no alarm is on after it: {alarm}",
+    ]
+
+
+def test_a_function_alone_is_called_and_what_nobody_named_is_not_measured(
+    stage: Stage, stack: Stack, tmp_path: Path
+) -> None:
+    with deployed(stage, stack, {"0001_effects": FIRST}) as serving:
+        code = main(["--function", f"{serving.name}:live", "-n", "2", "--out", str(tmp_path)])
+    assert code == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert any("no admin function was named" in one for one in report["not_measured"])
+    assert any("name the stack" in one for one in report["not_measured"])
+
+
+def test_a_stack_that_is_not_there_is_exit_code_2(
+    stage: Stage, stack: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with deployed(stage, stack, {"0001_effects": FIRST}):
+        with pytest.raises(ConfigurationError, match="--stack elsewhere"):
+            find(stack="elsewhere")
+        assert main(["--stack", "elsewhere"]) == 2
+    assert "--stack elsewhere" in capsys.readouterr().err
+
+
+def test_what_locust_saw_is_held_against_the_limits() -> None:
+    cold = {"requests": 10.0, "failures": 1.0, "slowest_seconds": 30.0}
+    warm = {"requests": 20.0, "failures": 0.0, "slowest_seconds": 0.2}
+    init = {"requests": 10.0, "failures": 0.0, "slowest_seconds": 0.9}
+    found = {v.what: v for v in of_statistics({"cold": cold, "warm": warm, "init": init}, Limits())}
+    assert found["requests that failed"].found == "1 of 30 (limit 0)"
+    assert found["requests that failed"].state == "failed"
+    assert found["longest cold start, its wait included"].state == "failed"
+    assert found["slowest warm request"].state == "passed"
+    assert {v.state for v in of_statistics({}, Limits())} == {"failed", "not measured"}
