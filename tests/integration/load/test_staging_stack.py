@@ -34,6 +34,7 @@ BROKEN = """
 -- migrate:up
 ALTER TABLE missing ADD COLUMN colour text;
 -- migrate:down
+SELECT 1;
 """
 
 
