@@ -39,7 +39,7 @@ def test_a_deployment_that_fails_and_the_one_that_takes_it_back(stage: Stage, po
 def test_a_migration_longer_than_the_deadline_fails_the_deployment(
     stage: Stage, post: Office
 ) -> None:
-    with hook(stage, MODULE, SLOW, post=post, timeout=20) as function:
+    with hook(stage, MODULE, SLOW, post=post, timeout=28) as function:
         result = function.invoke(deployment())
     assert result.ok
     assert "3_slow" in result.payload["reason"]
