@@ -53,6 +53,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "outside": (f"{_POSTGRESQL}/test_outside.py", *_NEWEST),
     "appconfig": ("tests/unit/surfaces/test_appconfig.py",),
     "hooks": ("tests/unit/deploy", "-k", "answer or resource or codedeploy"),
+    "admin": ("tests/unit/deploy/test_admin.py", "tests/unit/cli/test_cli_function.py"),
+    "request log": (
+        "tests/unit/deploy/test_requests.py",
+        "tests/contract/test_request_log_contract.py",
+    ),
 }
 """What pytest is told, cheap ones first."""
 
@@ -489,6 +494,63 @@ MUTANTS = (
         'f"{_unexpected(error)}; the log has its traceback"',
         'f"{error} {_unexpected(error)}; the log has its traceback"',
         ("hooks",),
+    # --- the admin function finds itself
+    Mutant(
+        "a request that has been run is run again",
+        "deploy/admin.py",
+        "        if found is not None:\n            return self._find(",
+        "        if False:\n            return self._find(",
+        ("admin",),
+    ),
+    Mutant(
+        "a try of Lambda's own is taken for one's own lost writing",
+        "deploy/admin.py",
+        "attempt=os.urandom(16).hex(),",
+        "attempt=invocation.request_id,",
+        ("admin",),
+    ),
+    Mutant(
+        "a run that goes on is taken for a dead one",
+        "deploy/admin.py",
+        "self._clock.wall_ms() > found.until_ms",
+        "self._clock.wall_ms() > 0",
+        ("admin",),
+    ),
+    Mutant(
+        "a yes to one question is a yes to all",
+        "deploy/admin.py",
+        "if self._yes is not True and self._yes != mark_of(question):",
+        "if False:",
+        ("admin",),
+    ),
+    Mutant(
+        "one request id serves two commands",
+        "deploy/admin.py",
+        "if found.asked != errand.asked:",
+        "if False:",
+        ("admin",),
+    ),
+    Mutant(
+        "a lost answer is asked for with another request",
+        "cli/remote.py",
+        "event = replace(errand, timeout=round(left, 3)).event",
+        "event = replace(errand, timeout=round(left, 3), request=str(self._clock.monotonic())"
+        ".replace('.', '-')).event",
+        ("admin",),
+    ),
+    Mutant(
+        "two that begin at once both may",
+        "deploy/requests.py",
+        '"attribute_not_exists(#run)"',
+        '"attribute_not_exists(other)"',
+        ("request log",),
+    ),
+    Mutant(
+        "a lost answer to one's own beginning is another's",
+        "deploy/requests.py",
+        "found is None or found.attempt == run.attempt",
+        "found is None",
+        ("request log",),
     ),
 )
 

@@ -65,6 +65,9 @@ _KILL_SECONDS = 3.0
 _LOOK_SECONDS = 1.0
 """Between two looks at a run of the same request."""
 
+_SETTLING_SECONDS = 2.0
+"""PostgreSQL looks every second whether the client of a running statement is still there."""
+
 _TRACEBACK = "LAMBDA_MIGRATE_TRACEBACK"
 
 
@@ -212,6 +215,7 @@ class AdminFunction:
             )
         while found.answer is None:
             if found.invocation in errand.ended or self._clock.wall_ms() > found.until_ms:
+                self._clock.sleep(min(_SETTLING_SECONDS, site.deadline.remaining()))
                 return _post_mortem(errand, site, found)
             if site.deadline.remaining() <= _LOOK_SECONDS:
                 return self._still_runs(errand, found)
@@ -255,9 +259,9 @@ def _post_mortem(errand: Errand, site: Site, run: Run) -> dict[str, Any]:
         what = f"{len(committed)} migration{'s' * (len(committed) != 1)} that it recorded"
     message = (
         f"the invocation that ran `{errand.command.name}` ended without an answer: its time was "
-        f"over, or it was stopped. {what[0].upper()}{what[1:]} stayed committed; what ran in a "
-        "transaction then is undone, and the lease runs out by itself. It is not run again: see "
-        "`status`, then give the command anew"
+        f"over, or it was stopped. {what[0].upper()}{what[1:]} stayed committed; what ran then is "
+        "undone as soon as PostgreSQL misses its client, and the lease runs out by itself. It is "
+        "not run again: see `status`, then give the command anew"
     )
     error = {
         "kind": "Interrupted",

@@ -19,6 +19,8 @@ import pytest
 import typer
 from botocore import exceptions
 from botocore.exceptions import ClientError
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lambda_migrate._version import __version__
 from lambda_migrate.cli import main, remote
@@ -66,6 +68,10 @@ class FakeLambda:
             if isinstance(fault, Exception):
                 raise fault
             return fault()
+        return self.answered()
+
+    def answered(self) -> dict[str, Any]:
+        """Have the function answer the newest event."""
         context = Context()
         function = AdminFunction(dict(os.environ), make_log=lambda _settings: self._log)
         answer = function.answer(self.events[-1], context)
@@ -473,6 +479,71 @@ def test_what_cannot_be_helped_by_waiting_is_told_at_once(
     assert got == code
     assert told in " ".join(err.split())
     assert len(aws.events) == 1
+
+
+# --- whatever happens
+
+
+class Calls:
+    """What may become of one call of Invoke."""
+
+    def __init__(self, aws: FakeLambda, log: InMemoryRequestLog) -> None:
+        self._aws = aws
+        self._log = log
+
+    def well(self) -> dict[str, Any]:
+        return self._aws.answered()
+
+    def lost(self) -> dict[str, Any]:
+        self._aws.answered()
+        raise CLOSED
+
+    def unreachable(self) -> dict[str, Any]:
+        raise UNREACHABLE
+
+    def throttled(self) -> dict[str, Any]:
+        raise refused("TooManyRequestsException", 429)
+
+    def killed_before(self) -> dict[str, Any]:
+        """Before it could begin."""
+        return broken("Sandbox.Timedout", "Task timed out", str(uuid.uuid4()))()
+
+    def killed_after(self) -> dict[str, Any]:
+        """When all was done and nothing was answered or written down."""
+        end, self._log.end = self._log.end, lambda *_: None  # type: ignore[method-assign]  # a fault
+        try:
+            response = self._aws.answered()
+        finally:
+            self._log.end = end  # type: ignore[method-assign]  # as it was
+        dead = response["ResponseMetadata"]["RequestId"]
+        return broken("Runtime.ExitError", "signal: killed", dead)()
+
+
+KINDS = [name for name in vars(Calls) if not name.startswith("_")]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(kinds=st.lists(st.sampled_from(KINDS), max_size=7))
+def test_whatever_happens_to_the_calls_one_command_is_run_at_most_once(
+    run: Run,
+    aws: FakeLambda,
+    database: InMemoryDatabase,
+    log: InMemoryRequestLog,
+    kinds: list[str],
+) -> None:
+    log.runs.clear()
+    assert run("up")[0] == 0
+    database.reverted.clear()
+    calls = Calls(aws, log)
+    aws.faults = [getattr(calls, kind) for kind in kinds]
+    code, out, err = run("down", "--steps", "1", "--yes", "--format", "json")
+    aws.faults = []
+    answer = json.loads(out)
+    assert database.reverted in ([], ["0003_index"]), err
+    if code == 0:
+        assert answer["reverted"] == ["0003_index"] == database.reverted
+    elif answer["error"]["kind"] == "Interrupted":
+        assert answer["error"]["committed"] == database.reverted
 
 
 # --- other versions

@@ -380,7 +380,7 @@ def test_an_invocation_known_to_have_ended_is_not_waited_for(room: Room) -> None
     event = {"command": "up", "request": "r1", "ended": ["earlier"]}
     begun(room, event)
     assert room.send(event)["error"]["kind"] == "Interrupted"
-    assert room.clock.slept == []
+    assert sum(room.clock.slept) == 2  # for PostgreSQL to miss its client
 
 
 def test_a_rollback_that_was_killed_says_what_is_gone(room: Room) -> None:
