@@ -43,6 +43,34 @@ def slow(version: int, seconds: float) -> str:
     return effect(version, f"SELECT nextval('attempts'); SELECT pg_sleep({seconds});")
 
 
+GATED = {
+    **MIGRATIONS,
+    "0004_gate": "-- migrate:up\nCREATE TABLE gate (open int);\n-- migrate:down\n",
+    "0005_gated": effect(
+        5,
+        "SELECT nextval('attempts'); DO $$ BEGIN WHILE NOT EXISTS (SELECT FROM gate) LOOP "
+        "PERFORM pg_sleep(0.05); END LOOP; END $$;",
+    ),
+}
+"""The last one goes on until somebody opens the gate."""
+
+
+def open_gate(stage: Stage) -> None:
+    stage.query("INSERT INTO gate VALUES (1) RETURNING open")
+
+
+class Impatient:
+    """A client that gives up soon the first time, and then waits."""
+
+    def __init__(self, *clients: Any) -> None:
+        self._clients = list(clients)
+        self.meta = clients[0].meta
+
+    def invoke(self, **arguments: Any) -> Any:
+        client = self._clients.pop(0) if len(self._clients) > 1 else self._clients[0]
+        return client.invoke(**arguments)
+
+
 @dataclass
 class Vpc:
     """An admin function, and a laptop that can reach nothing but Lambda's API."""
@@ -218,15 +246,17 @@ def test_a_failure_whose_answer_was_lost_is_told_and_not_tried_again(stage: Stag
 
 
 def test_a_read_timeout_of_the_client_runs_nothing_twice(stage: Stage) -> None:
-    with opened(stage, {**MIGRATIONS, "0004_slow": slow(4, 4)}) as vpc:
-        remote = RemoteFunction(
-            vpc.function.name, Deadline.after(90), client=lambda: vpc.client(read_seconds=1.5)
-        )
+    with opened(stage, GATED) as vpc:
+        client = Impatient(vpc.client(read_seconds=0.5), vpc.client())
+        remote = RemoteFunction(vpc.function.name, Deadline.after(90), client=lambda: client)
         errand = Errand(command=COMMANDS["up"], request=str(uuid.uuid4()))
-        answer = remote.ask(errand)
-        assert len(vpc.api.invoked) > 1
-    assert answer["repeated"] is True
-    assert answer["document"]["applied"] == [*MIGRATIONS, "0004_slow"]
+        with ThreadPoolExecutor() as pool:
+            answer = pool.submit(remote.ask, errand)
+            until(lambda: len(vpc.api.invoked) == 2, what="it is asked again")
+            until(running(stage, "gate"), what="the first run is at the gate")
+            open_gate(stage)
+            assert answer.result()["repeated"] is True
+    assert answer.result()["document"]["applied"] == list(GATED)
     assert stage.attempts() == 1
 
 
@@ -252,7 +282,7 @@ def test_a_function_with_one_environment_is_asked_until_it_is_free(stage: Stage)
 def test_a_function_killed_by_its_timeout_is_reported_with_what_stayed(stage: Stage) -> None:
     """It is frozen, so that nothing of its own can end the migration in time."""
     migrations = {**MIGRATIONS, "0004_slow": slow(4, 60)}
-    with opened(stage, migrations, timeout=8.0) as vpc:
+    with opened(stage, migrations, timeout=20.0) as vpc:
         with ThreadPoolExecutor() as pool:
             laptop = pool.submit(vpc.answer, "up")
             until(running(stage, "pg_sleep"), what="the migration runs")
@@ -273,7 +303,7 @@ def test_a_function_that_is_killed_does_not_take_back_more_when_lambda_tries_aga
     down = "SELECT nextval('attempts'); DELETE FROM effects WHERE version = 4;"
     down += " SELECT pg_sleep(60);"
     late = f"-- migrate:up\nINSERT INTO effects VALUES (4);\n-- migrate:down\n{down}\n"
-    with opened(stage, {**MIGRATIONS, "0004_late": late}, timeout=8.0) as vpc:
+    with opened(stage, {**MIGRATIONS, "0004_late": late}, timeout=20.0) as vpc:
         assert vpc.run("up")[0] == 0
         event = {"command": "down", "options": {"steps": 1, "yes": True}}
         vpc.client().invoke(
@@ -313,25 +343,30 @@ def test_a_crash_is_heard_at_once_and_not_at_the_timeout(stage: Stage) -> None:
 
 
 def test_of_several_ups_at_once_one_applies_and_the_others_are_told(stage: Stage) -> None:
-    with opened(stage, {**MIGRATIONS, "0004_slow": slow(4, 2)}) as vpc:
-        laptops = [vpc.start("up", "--format", "json") for _ in range(3)]
-        ended = [(*each.communicate(timeout=120), each.returncode) for each in laptops]
-    answers = [json.loads(out) for out, _, _ in ended]
-    applied = [each for each in answers if each.get("applied")]
-    assert len(applied) == 1
-    assert {code for _, _, code in ended} <= {0, 4}
-    assert stage.effects() == {1: 1, 2: 1, 3: 1, 4: 1}
+    with opened(stage, GATED) as vpc, ThreadPoolExecutor() as pool:
+        laptops = [pool.submit(vpc.start("up", "--format", "json").communicate) for _ in range(3)]
+        until(lambda: sum(each.done() for each in laptops) == 2, what="two are turned away")
+        open_gate(stage)
+        answers = [json.loads(each.result()[0]) for each in laptops]
+    assert sorted(len(each.get("applied", ())) for each in answers) == [0, 0, 5]
+    codes = [each["error"]["exit_code"] for each in answers if "error" in each]
+    assert codes == [4, 4]
+    assert stage.effects() == {1: 1, 2: 1, 3: 1, 5: 1}
     assert stage.attempts() == 1
 
 
 def test_an_up_that_waits_goes_on_when_the_other_has_done(stage: Stage) -> None:
-    with opened(stage, {**MIGRATIONS, "0004_slow": slow(4, 3)}) as vpc:
+    with opened(stage, GATED) as vpc, ThreadPoolExecutor() as pool:
         first = vpc.start("up")
-        until(running(stage, "pg_sleep"), what="the first one migrates")
+        until(running(stage, "gate"), what="the first one migrates")
         assert vpc.run("up")[0] == 4
-        assert vpc.answer("up", "--wait")[1]["applied"] == []
+        waiter = pool.submit(vpc.start("up", "--wait", "--format", "json").communicate)
+        until(lambda: len(vpc.api.invoked) == 3, what="the waiter is there")
+        open_gate(stage)
+        assert json.loads(waiter.result()[0])["applied"] == []
         assert first.wait(timeout=60) == 0
         first.communicate()
+    assert stage.attempts() == 1
 
 
 # --- what is not ours
