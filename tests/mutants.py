@@ -494,6 +494,7 @@ MUTANTS = (
         'f"{_unexpected(error)}; the log has its traceback"',
         'f"{error} {_unexpected(error)}; the log has its traceback"',
         ("hooks",),
+    ),
     # --- the admin function finds itself
     Mutant(
         "a request that has been run is run again",
