@@ -177,7 +177,7 @@ class AdminFunction:
 
         attendant.on_yes = note
         answer = self._answered(lambda: _done(errand, site, recorder), recorder)
-        log.end(errand.request, replace(run, answer=answer))
+        log.end(errand.request, replace(run, answer=_without_reports(answer)))
         return answer
 
     def _new_run(self, errand: Errand, invocation: _Invocation) -> Run:
@@ -240,6 +240,13 @@ class AdminFunction:
 def _done(errand: Errand, site: Site, recorder: _Recorder) -> dict[str, Any]:
     done = errand.command.act(site, **errand.arguments)
     return {"exit_code": done.exit_code, "document": done.document, "told": recorder.told}
+
+
+def _without_reports(value: Any) -> Any:
+    """An answer as it may be stored: PostgreSQL's own report may quote rows of users' data."""
+    if isinstance(value, dict):
+        return {k: "" if k == "detail" else _without_reports(v) for k, v in value.items()}
+    return [_without_reports(each) for each in value] if isinstance(value, list) else value
 
 
 def _failed(document: dict[str, Any], code: int, recorder: _Recorder) -> dict[str, Any]:

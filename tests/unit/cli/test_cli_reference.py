@@ -16,6 +16,7 @@ from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.state import Failure, LeaseState, Progress, Ready
 from lambda_migrate.postgresql.measured import Lock, Measured, MovedSequence, TableChange
 from lambda_migrate.testing import InMemoryDatabase, InMemoryFlags
+from lambda_migrate.verbs.commands import COMMANDS
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "command-line.md"
 
@@ -171,3 +172,12 @@ def test_a_rehearsal_has_the_promised_shape(
     assert {"rehearsal": answer.pop("rehearsal")} == promised("plan", block=1)
     assert answer.keys() == promised("plan").keys()
     assert fakes.state.owner is None
+
+
+def test_the_page_of_the_admin_function_names_every_command_and_option() -> None:
+    page = (PAGE.parents[1] / "how-to" / "run-commands-in-the-vpc.md").read_text()
+    rows = dict(re.findall(r"^\| `(command|options)` \| (.*) \|$", page, re.MULTILINE))
+    assert re.findall(r"`([^`]+)`", rows["command"]) == list(COMMANDS)
+    options = {option.name for command in COMMANDS.values() for option in command.options}
+    named = set(re.findall(r"`([^`]+)`", rows["options"].partition(";")[0]))
+    assert named == options

@@ -300,6 +300,18 @@ def test_a_failure_is_not_tried_again_by_the_same_request(room: Room) -> None:
     assert room.store.state.failure.attempts == 2
 
 
+def test_the_report_of_a_failure_is_told_once_and_not_stored(room: Room) -> None:
+    """PostgreSQL's DETAIL may quote a row."""
+    failed = MigrationFailed(
+        "duplicate key", migration="0002_status", detail="Key (email)=(ann@example.com)"
+    )
+    room.database.fail(2, failed)
+    assert "ann@example.com" in room.ask("up", request="r1")["error"]["detail"]
+    assert "ann@example.com" not in str(room.log.runs["r1"])
+    again = room.ask("up", request="r1")["error"]
+    assert (again["detail"], again["cause"]) == ("", "duplicate key")
+
+
 def test_a_try_of_lambdas_own_is_the_same_request(room: Room) -> None:
     room.ask("up")
     event = {"command": "down", "options": {"steps": 1, "yes": True}}

@@ -11,6 +11,7 @@ from lambda_migrate.errors import (
     ConfigurationError,
     DatabaseUnavailable,
     Diverged,
+    FlagsUnavailable,
     LeaseHeld,
     LeaseLost,
     LeaseStoreUnavailable,
@@ -38,6 +39,7 @@ ERRORS: list[MigrateError] = [
     LeaseLost("lost"),
     LeaseStoreUnavailable("away"),
     DatabaseUnavailable("away"),
+    FlagsUnavailable("away"),
     MigrateError("else"),
 ]
 
