@@ -51,6 +51,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "fence": (f"{_POSTGRESQL}/test_fence.py", *_NEWEST),
     "scripts": (f"{_POSTGRESQL}/test_transactional.py", f"{_POSTGRESQL}/test_scripts.py", *_NEWEST),
     "outside": (f"{_POSTGRESQL}/test_outside.py", *_NEWEST),
+    "alarms": (
+        "tests/unit/surfaces/test_telemetry.py",
+        "tests/unit/local/test_cloudwatch.py",
+        "tests/unit/local/test_template_alarms.py",
+    ),
     "appconfig": ("tests/unit/surfaces/test_appconfig.py",),
     "hooks": ("tests/unit/deploy", "-k", "answer or resource or codedeploy"),
     "admin": ("tests/unit/deploy/test_admin.py", "tests/unit/cli/test_cli_function.py"),
@@ -280,6 +285,34 @@ MUTANTS = (
         "self._lift(stale.seen + 1)",
         "self._lift(stale.seen)",
         ("hall", "machine, fakes", "machine, real"),
+    ),
+    Mutant(
+        "a holder that is at work says nothing of it",
+        "lease/heartbeat.py",
+        "            if self.on_beat is not None:",
+        "            if False:",
+        ("hall", "alarms"),
+    ),
+    Mutant(
+        "how long a lease is held is told when the check ends",
+        "telemetry.py",
+        "            self._tell_at_once(event)",
+        '            self._add("LeaseHeldTime", "Milliseconds", event.held_seconds * 1000)',
+        ("alarms",),
+    ),
+    Mutant(
+        "a metric goes without its target",
+        "telemetry.py",
+        '        "Dimensions": [["target", "service"]],',
+        '        "Dimensions": [["service"]],',
+        ("alarms",),
+    ),
+    Mutant(
+        "missing data of DynamoDB's own metrics is treated as the alarm says",
+        "local/cloudwatch.py",
+        'return "ignore" if is_dynamodbs else self.missing',
+        "return self.missing",
+        ("alarms",),
     ),
     Mutant(
         "a thawed holder does not ask whose the lease is",
@@ -577,7 +610,8 @@ class Copy:
             shutil.copytree(
                 ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__")
             )
-        shutil.copy(ROOT / "pyproject.toml", directory)
+        for name in ("pyproject.toml", "template.yaml"):
+            shutil.copy(ROOT / name, directory)
 
     @contextmanager
     def mutated(self, mutant: Mutant) -> Iterator[None]:
