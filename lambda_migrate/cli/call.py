@@ -119,7 +119,7 @@ class Call:
         agreed = self.terminal.confirm(
             question.ask, yes=self.yes, shown=shown, word=question.word, flag=question.flag
         )
-        if agreed and question.verb == "down":
+        if agreed and question.verb == "down" and self.options.function is None:
             self.reporter.expect([each["name"] for each in question.migrations])
         return agreed
 

@@ -121,7 +121,7 @@ class AdminFunction:
 
         def run() -> dict[str, Any]:
             nonlocal command, request
-            errand = Errand.read(event, request=invocation.request_id or "none")
+            errand = Errand.read(event, request=invocation.request_id or os.urandom(16).hex())
             command, request = errand.command.name, errand.request
             return self._run(errand, invocation, recorder)
 

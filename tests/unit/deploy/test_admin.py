@@ -17,6 +17,7 @@ from lambda_migrate.deploy.requests import Run
 from lambda_migrate.errors import LeaseStoreUnavailable, MigrationFailed
 from lambda_migrate.events import CommandEnded
 from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.migrations import HistoryRow
 from lambda_migrate.testing import (
     FakeClock,
     InMemoryDatabase,
@@ -327,6 +328,13 @@ def test_looking_is_done_anew_each_time(room: Room) -> None:
     assert "r1" not in room.log.runs
 
 
+def test_an_event_without_any_id_is_a_request_of_its_own(room: Room) -> None:
+    function = AdminFunction(room.environ, make_log=lambda _settings: room.log, clock=room.clock)
+    for command in ("up", "up"):
+        assert "repeated" not in function.answer({"command": command}, object())
+    assert len(room.log.runs) == 2
+
+
 def test_one_id_is_not_for_two_commands(room: Room) -> None:
     room.ask("up", request="r1", to=1)
     answer = room.ask("up", request="r1", to=2)
@@ -441,3 +449,16 @@ def test_the_handler_reads_the_process_environment(
     answer = handler({"command": "status"}, LambdaContext())
     assert answer["document"]["counts"]["pending"] == 3
     assert logging.getLogger("lambda_migrate.telemetry").propagate is False
+
+
+def test_an_answer_that_lambda_would_refuse_is_abridged_and_says_so(room: Room) -> None:
+    count = 25_000
+    for version in range(10_000, 10_000 + count):
+        room.database._rows[version] = HistoryRow(
+            version, f"{version}_{'x' * 60}", "c", "d", owner="orders/8/" + "0" * 32
+        )
+    document = room.ask("status")["document"]
+    assert len(json.dumps(document)) < 6_291_556
+    assert len(document["migrations"]) + document["abridged"]["migrations"] == count + 3
+    assert document["migrations"][-1]["version"] == 10_000 + count - 1
+    assert document["counts"]["ahead"] == count
