@@ -48,6 +48,9 @@ _LONGEST_PAUSE_SECONDS = 5.0
 _TRIED_AGAIN = frozenset({"55P03", "40P01", "40001"})
 """Lock not available, deadlock, serialization failure, for which `up` tries again as well."""
 
+_NOBODYS_WANT = ("53", "57", "58", "XX")
+"""Classes of failures that come from outside: no room, cancelled, ended, broken."""
+
 _UNSAFE_NEW_ENUM_VALUE = "55P04"
 _NO_MATCHING_INDEX = "42P10"
 
@@ -199,8 +202,8 @@ class _Run:
         self._plan = plan
         self._outside: dict[str, Script] = {}
         """What was not rehearsed because it runs outside a transaction."""
-        self._inside: list[str] = []
-        """What could not be rehearsed for want of those."""
+        self._unknown: list[str] = []
+        """What was not rehearsed and may have any effect: what comes later may need it."""
 
     def all(self) -> None:
         for row in self._plan.in_doubt:
@@ -212,14 +215,19 @@ class _Run:
     def _leave_in_doubt(self, row: HistoryRow) -> None:
         self.steps.append(RehearsedStep(row.version, row.name, NOT_REHEARSED, _IN_DOUBT))
         if row.up is not None:
-            self._outside[row.name] = row.up
+            self._leave_out(row.name, row.up)
+
+    def _leave_out(self, name: str, script: Script) -> None:
+        self._outside[name] = script
+        if any(build.kind == "other" for build in map(classify, split(script.sql))):
+            self._unknown.append(name)
 
     def _step(self, migration: Migration, *, position: int, total: int) -> RehearsedStep:
         step = RehearsedStep(migration.version, migration.name, NOT_REACHED)
         if self.error is not None:
             return step
         if not migration.up.transactional:
-            self._outside[migration.name] = migration.up
+            self._leave_out(migration.name, migration.up)
             return replace(step, outcome=NOT_REHEARSED, reason=_OUTSIDE)
         began = self._hold.target.clock.monotonic()
         try:
@@ -245,24 +253,32 @@ class _Run:
         self, step: RehearsedStep, migration: Migration, error: MigrateError
     ) -> RehearsedStep:
         """A failure, or no more than a sign of what was not rehearsed before."""
-        excuse = self._excuse(migration, error) if isinstance(error, MigrationFailed) else ""
+        excuse = ""
+        if isinstance(error, MigrationFailed):
+            excuse = self._excuse(migration, error)
         if not excuse:
             self.error = error
             return replace(step, outcome=FAILED)
-        self._inside.append(migration.name)
-        return replace(step, outcome=NOT_REHEARSED, reason=f"{excuse}: {_one_line(error)}")
+        self._unknown.append(migration.name)
+        return replace(step, outcome=NOT_REHEARSED, reason=excuse)
 
     def _excuse(self, migration: Migration, failed: MigrationFailed) -> str:
-        if failed.sqlstate in _TRIED_AGAIN or not failed.sqlstate:
+        """Why the failure proves nothing, and how it read; "" if it does."""
+        reason = self._reason(migration, failed)
+        return f"{reason}: {failed.cause} [{failed.sqlstate}]" if reason else ""
+
+    def _reason(self, migration: Migration, failed: MigrationFailed) -> str:
+        code = failed.sqlstate
+        if not code or code in _TRIED_AGAIN or code.startswith(_NOBODYS_WANT):
             return ""
-        if failed.sqlstate == _UNSAFE_NEW_ENUM_VALUE:
+        if code == _UNSAFE_NEW_ENUM_VALUE:
             own = (classify(each).value for each in split(migration.up.sql))
             return "" if any(value and value in failed.cause for value in own) else _NEW_VALUE
         for name, script in self._outside.items():
             if _is_wanted(script, failed):
                 return f"it needs what {name} makes, which was not rehearsed"
-        if self._inside:
-            return f"it may need what {self._inside[0]} does, which could not be rehearsed"
+        if self._unknown:
+            return f"it may need what {self._unknown[0]} does, which could not be rehearsed"
         return ""
 
 
@@ -279,7 +295,3 @@ def _is_wanted(script: Script, failed: MigrationFailed) -> bool:
 
 def _names(text: str, name: str) -> bool:
     return f'"{name}"' in text
-
-
-def _one_line(error: MigrateError) -> str:
-    return error.summary if isinstance(error, MigrationFailed) else str(error)

@@ -655,6 +655,13 @@ MUTANTS = (
         ("hall",),
     ),
     Mutant(
+        "a yes in advance is enough in production",
+        "deploy/admin.py",
+        "if not self._yes or (question.word and self._yes is True):",
+        "if not self._yes:",
+        ("admin",),
+    ),
+    Mutant(
         "a rehearsal excuses whatever fails",
         "rehearsing.py",
         "        if not excuse:\n",

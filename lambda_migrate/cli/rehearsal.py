@@ -53,6 +53,8 @@ def rehearsal_view(document: Mapping[str, Any], *, width: int) -> list[Renderabl
         shown += [Text("not rehearsed:", style="yellow"), bullets(reasons, style="yellow")]
     if found["retried"]:
         shown += [Text("begun anew, as others were in the way:"), bullets(found["retried"])]
+    if found["advice"]:
+        shown += [Text("advice:", style="bold"), bullets(found["advice"])]
     left = list(_left_behind(found["not_undone"]))
     if left:
         shown += [Text("what no rollback undoes:", style="bold"), bullets(left)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from lambda_migrate.verbs.advice import advice_on
 from lambda_migrate.verbs.attendant import Question
 from lambda_migrate.verbs.failures import failure_document
 
@@ -59,6 +60,7 @@ def rehearsal_document(rehearsed: Rehearsed) -> dict[str, Any]:
         "seconds": round(rehearsed.seconds, 3),
         "migrations": [_step(step) for step in rehearsed.steps],
         "retried": list(rehearsed.retried),
+        "advice": [sentence for step in rehearsed.steps for sentence in advice_on(step)],
         "not_undone": {
             "dead_rows": [
                 {"table": table, "rows": rows} for table, rows in rehearsed.dead_rows.items()

@@ -15,6 +15,7 @@ from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.maintenance import Maintenance
 from lambda_migrate.migrations import Manifest, Migration
 from lambda_migrate.postgresql.database import Grant
+from lambda_migrate.postgresql.measured import MovedSequence
 from lambda_migrate.rehearsing import Rehearsed
 from lambda_migrate.target import Target
 
@@ -93,6 +94,23 @@ def test_a_rehearsal_is_confirmed_by_postgresql_and_leaves_no_connection(each_be
     assert found.dead_rows == {ORDERS: 1000}
     assert fingerprint(each_bench) == before
     until(lambda: not each_bench.holders())
+
+
+def test_a_role_that_owns_no_more_than_it_migrates_can_rehearse(bench: Bench) -> None:
+    bench.execute(
+        "DROP ROLE IF EXISTS migrator; CREATE ROLE migrator LOGIN PASSWORD 'x';"
+        f" GRANT CREATE ON DATABASE {bench.address.database} TO migrator; CREATE SEQUENCE others;"
+        " CREATE TABLE secrets (id int); CREATE SCHEMA own AUTHORIZATION migrator;"
+        " SET ROLE migrator; CREATE TABLE own.t (id bigserial)"
+    )
+    own = replace(bench, address=replace(bench.address, user="migrator", password="x"))
+    try:
+        script = "ALTER TABLE own.t ADD COLUMN x int; INSERT INTO own.t (x) VALUES (1)"
+        found = rehearse_all(own, migration(script))
+        assert (found.outcome, found.is_confirmed) == ("passed", True)
+        assert found.sequences == (MovedSequence("own.t_id_seq", None, 1),)
+    finally:
+        bench.execute("DROP OWNED BY migrator CASCADE; DROP ROLE migrator")
 
 
 def test_a_value_that_an_earlier_one_adds_cannot_be_used_yet_and_that_is_no_failure(

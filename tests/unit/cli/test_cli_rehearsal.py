@@ -22,6 +22,7 @@ from lambda_migrate.migrations import Manifest, Migration, Plan, Script
 from lambda_migrate.postgresql.measured import Lock, Measured, MovedSequence, TableChange
 from lambda_migrate.rehearsing import Rehearsed, RehearsedStep
 from lambda_migrate.testing import InMemoryDatabase
+from lambda_migrate.verbs.advice import advice_on
 from lambda_migrate.verbs.attendant import Unattended
 from lambda_migrate.verbs.rehearsal import rehearsal_document, rehearsal_question
 
@@ -218,6 +219,55 @@ def test_nothing_pending_is_nothing_to_ask(run: Run) -> None:
     assert "nothing to rehearse" in out
 
 
+# --- advising
+
+
+def advised(lock: Lock | None, change: TableChange | None, *, seconds: float = 2.0) -> list[str]:
+    measured = Measured(seconds, (lock,) if lock else (), (change,) if change else ())
+    return list(advice_on(RehearsedStep(7, "0007_m", "rehearsed", measured=measured)))
+
+
+OPEN = TableChange(ORDERS, 0, 0, 0, 0, bytes_before=8192, bytes_after=8192)
+EXCLUSIVE = Lock(ORDERS, "table", "ACCESS EXCLUSIVE")
+
+
+@pytest.mark.parametrize(
+    ("lock", "change", "told"),
+    [
+        (EXCLUSIVE, replace(OPEN, rewritten=True, scanned=9), "add a new column instead"),
+        (Lock(ORDERS, "table", "SHARE"), replace(OPEN, scanned=9), "build it CONCURRENTLY"),
+        (EXCLUSIVE, replace(OPEN, updated=9), "in a migration of their own"),
+        (EXCLUSIVE, replace(OPEN, scanned=9), "NOT VALID"),
+        (EXCLUSIVE, OPEN, "do what is slow in a migration of its own"),
+        (EXCLUSIVE, None, "do what is slow in a migration of its own"),
+        (Lock(ORDERS, "table", "ROW EXCLUSIVE"), replace(OPEN, updated=10_000), "in batches"),
+        (replace(EXCLUSIVE, since="0001_m"), replace(OPEN, rewritten=True), "a new column"),
+    ],
+)
+def test_a_lock_held_for_long_has_a_known_way_around_it(
+    lock: Lock, change: TableChange | None, told: str
+) -> None:
+    (sentence,) = advised(lock, change)
+    assert told in sentence
+    assert "for up to 2.0 s" in sentence
+    assert advised(lock, change, seconds=0.9) == []
+
+
+@pytest.mark.parametrize(
+    ("lock", "change"),
+    [
+        (Lock(ORDERS, "table", "ROW EXCLUSIVE"), replace(OPEN, updated=9_999)),
+        (replace(EXCLUSIVE, since="0001_m"), replace(OPEN, scanned=9)),
+        (replace(EXCLUSIVE, is_new=True), replace(OPEN, updated=99_999, is_new=True)),
+        (None, None),
+    ],
+)
+def test_what_is_in_nobodys_way_or_not_proved_is_not_held_against_it(
+    lock: Lock | None, change: TableChange | None
+) -> None:
+    assert advised(lock, change) == []
+
+
 # --- showing
 
 
@@ -311,6 +361,9 @@ def test_each_migration_is_a_line_with_its_tables_in_columns_below() -> None:
         "- 0004_index: it runs outside a transaction",
         "begun anew, as others were in the way:",
         "- 0001_a: lock timeout [55P03]",
+        "advice:",
+        "- 0002_fill locks 300,015 rows of public.orders for up to 3.4 s: write them in batches,"
+        " each in a transaction of its own",
         "what no rollback undoes:",
         "- public.orders holds 300,015 dead row versions until it is vacuumed",
         "- public.s went from no value to 4",

@@ -303,9 +303,24 @@ def test_a_failure_after_one_that_could_not_run_cannot_be_judged(scene: Scene) -
     found = rehearse(scene, Manifest([build(1), migration(2), migration(3)]))
     assert outcomes(found) == ["not rehearsed"] * 3
     assert found.steps[2].reason == (
-        "it may need what 0002_m does, which could not be rehearsed: 0003_m: no unique constraint"
-        " [42830]"
+        "it may need what 0002_m does, which could not be rehearsed: no unique constraint [42830]"
     )
+
+
+@pytest.mark.parametrize("sqlstate", ["57014", "57P01", "53100", "55P03", ""])
+def test_what_comes_from_outside_is_a_failure_whatever_was_left_out(
+    scene: Scene, sqlstate: str
+) -> None:
+    scene.database.fail(2, failure(sqlstate))
+    found = rehearse(scene, Manifest([build(1, "CALL backfill(1000)"), migration(2)]))
+    assert outcomes(found) == ["not rehearsed", "failed"]
+
+
+def test_a_failure_after_a_procedure_that_was_not_called_cannot_be_judged(scene: Scene) -> None:
+    scene.database.fail(2, failure("23514", "check constraint is violated by some row"))
+    found = rehearse(scene, Manifest([build(1, "CALL backfill(1000)"), migration(2)]))
+    assert (outcomes(found), found.outcome) == (["not rehearsed"] * 2, "incomplete")
+    assert found.steps[1].reason.startswith("it may need what 0001_m does")
 
 
 @pytest.mark.parametrize(
