@@ -295,7 +295,7 @@ MUTANTS = (
         "lease/heartbeat.py",
         "            if self.on_beat is not None:",
         "            if False:",
-        ("hall", "alarms"),
+        ("hall",),
     ),
     Mutant(
         "how long a lease is held is told when the check ends",
