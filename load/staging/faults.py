@@ -46,6 +46,9 @@ _LEASE_SECONDS = "5"
 _SHORT = {"LeaseWaitTimeThreshold": "900", "LeaseHeldTimeThreshold": "900"}
 """Milliseconds: seconds are waited, not minutes."""
 
+_SILENT_SECONDS = 3.0
+"""Of DynamoDB: well above the second from which on a check is slow."""
+
 _PERIOD = 300.0
 """Seconds, of the alarm on slow checks, which looks at three of them."""
 
@@ -224,9 +227,10 @@ def _is_slow(place: _Place) -> CloudWatch:
     dynamodb = _throttling(place)
     with place.deployed(place.code(_CREATE)) as function:
         function.invoke()
+        function.end_idle()
         [fresh] = function.start_environments(1)
         dynamodb.pause()
-        resume = threading.Timer(1.5, dynamodb.resume)
+        resume = threading.Timer(_SILENT_SECONDS, dynamodb.resume)
         resume.start()
         try:
             function.invoke()

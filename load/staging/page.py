@@ -68,8 +68,9 @@ def page(rehearsal: Rehearsal, said: Mapping[str, Any]) -> str:
         *_banner(said),
         *_tiles(rehearsal, said),
         *_steps(rehearsal.steps),
-        *_migrations(said),
+        *_migrations(rehearsal, said),
         *_tables(rehearsal),
+        *_checks(rehearsal, said),
         *_storms(rehearsal),
         *_unmeasured(said),
         *_again(said),
@@ -178,25 +179,30 @@ def _verdict(one: Any) -> str:
 # -- the dry run ----------------------------------------------------------------------------------
 
 
-def _migrations(said: Mapping[str, Any]) -> Iterator[str]:
+def _migrations(rehearsal: Rehearsal, said: Mapping[str, Any]) -> Iterator[str]:
     found = next((step["dry_run"] for step in said["steps"] if "dry_run" in step), None)
     if found is None:
         return
     yield "<h2>The migrations</h2>"
     yield (
         '<p class="lead">Executed on this data, and taken back. A lock is held until its migration '
-        "is committed, so for its time at most; rows that it changes are locked as long.</p>"
+        "is committed, so for its time at most; rows that it changes are locked as long. The "
+        "second time is that of the deployment, under traffic.</p>"
     )
     yield (
-        '<div class="scroll"><table><tr><th>migration</th><th class="number">time</th><th></th>'
+        '<div class="scroll"><table><tr><th>migration</th><th class="number">dry run</th><th></th>'
+        '<th class="number">deployed</th>'
         "<th>locks that others wait for</th><th>rows, and size</th></tr>"
     )
     longest = max((one["seconds"] or 0.0 for one in found["migrations"]), default=0.0) or 1.0
-    yield from (_migration(one, longest, said["limits"]["lock"]) for one in found["migrations"])
+    deployed = rehearsal.phases.get("deployment")
+    live = {band.label: band.end - band.start for band in deployed.bands} if deployed else {}
+    for one in found["migrations"]:
+        yield _migration(one, longest, said["limits"]["lock"], live.get(one["name"]))
     yield "</table></div>"
 
 
-def _migration(one: Mapping[str, Any], longest: float, limit: float) -> str:
+def _migration(one: Mapping[str, Any], longest: float, limit: float, live: float | None) -> str:
     seconds = one["seconds"]
     blocking = [lock for lock in one["locks"] if lock["blocks"]]
     bad = bool(blocking) and (seconds or 0.0) > limit
@@ -208,11 +214,11 @@ def _migration(one: Mapping[str, Any], longest: float, limit: float) -> str:
     )
     tables = "<br>".join(filter(None, map(_touched, one["tables"])))
     told = locks or "none" if one["outcome"] == "rehearsed" else escape(one["reason"])
-    time = "-" if seconds is None else f"{seconds:.2f} s"
+    times = ["-" if each is None else f"{each:.2f} s" for each in (seconds, live)]
     return (
-        f"<tr><td>{escape(one['name'])}</td><td class=number>{time}</td>"
+        f"<tr><td>{escape(one['name'])}</td><td class=number>{times[0]}</td>"
         f'<td><span class="bar{" bad" if bad else ""}" style="width:{width:.0f}px"></span></td>'
-        f"<td>{told}</td><td>{tables}</td></tr>"
+        f"<td class=number>{times[1]}</td><td>{told}</td><td>{tables}</td></tr>"
     )
 
 
@@ -258,6 +264,21 @@ def _tables(rehearsal: Rehearsal) -> Iterator[str]:
             f"<td class=number>{_bytes(sizes.get(table.table, 0))}</td>"
             f"<td><code>{table.checksum}</code></td>{''.join(cells)}</tr>"
         )
+    yield "</table></div>"
+
+
+def _checks(rehearsal: Rehearsal, said: Mapping[str, Any]) -> Iterator[str]:
+    checks, answers = rehearsal.wanted.checks, said["checks"]
+    if not (checks and answers):
+        return
+    moments = list(answers)
+    yield "<h2>The team's own checks</h2>"
+    head = "".join(f"<th>{escape(moment)}</th>" for moment in moments)
+    yield f'<div class="scroll"><table><tr><th>what must be</th><th>expected</th>{head}</tr>'
+    for check in checks:
+        cells = "".join(f"<td>{escape(answers[m].get(check.name, ''))}</td>" for m in moments)
+        expected = "the same" if check.expect is None else check.expect
+        yield f"<tr><td>{escape(check.name)}</td><td>{escape(expected)}</td>{cells}</tr>"
     yield "</table></div>"
 
 

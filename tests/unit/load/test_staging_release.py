@@ -1,0 +1,101 @@
+"""What is rehearsed: which code is old, which is new, and what the new one brings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.local.environment import InvocationResult
+from load.staging.release import make_release, of_the_example
+
+UP = "-- migrate:up\nCREATE TABLE t{number} (a int);\n-- migrate:down\nDROP TABLE t{number};\n"
+
+
+def migrations(folder: Path, *numbers: int) -> Path:
+    folder.mkdir(parents=True)
+    for number in numbers:
+        (folder / f"{number:04d}_step.sql").write_text(UP.format(number=number))
+    return folder
+
+
+def code(folder: Path, *numbers: int) -> Path:
+    migrations(folder / "migrations", *numbers)
+    (folder / "app.py").write_text("def handler(event, context): ...\n")
+    (folder / "tests").mkdir()
+    return folder
+
+
+def deployed(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "migrations").iterdir())
+
+
+def test_two_folders_are_the_old_and_the_new_code(tmp_path: Path) -> None:
+    release = make_release(code(tmp_path / "b", 1, 2, 3), old=code(tmp_path / "a", 1, 2))
+    assert [migration.name for migration in release.pending] == ["0003_step"]
+    assert release.faults() == []
+    old, new = (release.deploy(version, tmp_path / "home") for version in (1, 2))
+    assert deployed(old) == ["0001_step.sql", "0002_step.sql"]
+    assert deployed(new) == ["0001_step.sql", "0002_step.sql", "0003_step.sql"]
+    assert sorted(path.name for path in new.iterdir()) == ["app.py", "migrations"]
+    assert release.name == "a to b"
+
+
+def test_one_folder_is_both_if_the_old_one_ends_earlier(tmp_path: Path) -> None:
+    release = make_release(code(tmp_path / "shop", 1, 2, 3), through=1)
+    assert [migration.version for migration in release.pending] == [2, 3]
+    assert deployed(release.deploy(1, tmp_path / "home")) == ["0001_step.sql"]
+
+
+def test_migrations_alone_are_given_a_handler(tmp_path: Path) -> None:
+    release = make_release(migrations(tmp_path / "sql", 1, 2), through=1, bare=True)
+    home = release.deploy(2, tmp_path / "home")
+    assert "@migrate_on_cold_start" in (home / "app.py").read_text()
+    assert len(deployed(home)) == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ((1, 2), (1, 3), "0002_step is no more in the new code"),
+        ((1, 3), (1, 2, 3), "0002_step comes before 0003_step, which is applied already"),
+    ],
+)
+def test_a_release_that_does_not_go_on_from_the_old_one_is_told(
+    tmp_path: Path, old: tuple[int, ...], new: tuple[int, ...], fault: str
+) -> None:
+    release = make_release(code(tmp_path / "b", *new), old=code(tmp_path / "a", *old))
+    assert fault in release.faults()
+
+
+def test_a_migration_that_was_edited_is_told(tmp_path: Path) -> None:
+    release = make_release(code(tmp_path / "b", 1, 2), old=code(tmp_path / "a", 1))
+    (tmp_path / "b" / "migrations" / "0001_step.sql").write_text(UP.format(number=9))
+    assert release.faults() == ["0001_step is another one in the new code"]
+
+
+def test_clients_send_what_they_are_told_to(tmp_path: Path) -> None:
+    release = make_release(code(tmp_path / "b", 1, 2), through=1, event={"path": "/"})
+    assert release.event("read", 7) == release.event("cold", 1) == {"path": "/"}
+    assert release.orders_told([]) == []
+
+
+def test_the_example_places_orders_and_knows_which_its_clients_were_told_of() -> None:
+    release = of_the_example()
+    assert [migration.version for migration in release.pending] == [5, 6, 7]
+    assert release.event("write", 1)["rawPath"] == "/orders"
+    placed = {"statusCode": 201, "body": '{"order_id": 12}'}
+    answers = (placed, {"statusCode": 200, "body": '{"order_id": 3}'}, None)
+    results = [
+        InvocationResult("r", "env1", False, "ok", payload, "", "", 0.0, 0.1, 1.0, 1.1)
+        for payload in answers
+    ]
+    assert release.orders_told(results) == [12]
+
+
+def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    broken = code(tmp_path / "b", 1, 2)
+    (broken / "migrations" / "0002_step.sql").write_text("SELECT 1;")
+    with pytest.raises(ConfigurationError, match="0002_step"):
+        make_release(broken, through=1)
