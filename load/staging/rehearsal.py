@@ -266,7 +266,8 @@ def _dry_run(scene: _Scene) -> Told:
 
 def _deployed(scene: _Scene) -> Told:
     evidence = _play(scene, "deployment")
-    found = [*of_phase(evidence, scene.wanted.limits), of_lines(evidence)]
+    counts = scene.release.example is not None
+    found = [*of_phase(evidence, scene.wanted.limits, counts=counts), of_lines(evidence)]
     told: Told = found, {}
     if any(times != 1 for times in evidence.effects.values()):
         raise Halted(told)
@@ -275,7 +276,8 @@ def _deployed(scene: _Scene) -> Told:
 
 def _taken_back(scene: _Scene) -> Told:
     evidence = _play(scene, "rollback")
-    found = of_phase(evidence, scene.wanted.limits)
+    counts = scene.release.example is not None
+    found = of_phase(evidence, scene.wanted.limits, counts=counts)
     if evidence.rolled_back is not None:
         found.insert(0, judge("the way back", True, f"{evidence.rolled_back:.2f} s"))
     return found, {}

@@ -114,11 +114,28 @@ def judge(what: str, held: bool, found: str) -> Verdict:
 _REPLACED = "no invocation failed"
 """The storms' own law, for which a team has its limit here."""
 
+_UNCOUNTED = {
+    "each migration took effect once": "each migration is in the history",
+    "each down script took effect once": "each is out of it",
+}
 
-def of_phase(evidence: Evidence, limits: Limits) -> list[Verdict]:
-    """What a storm must show, and what a team is ready to bear."""
+
+def of_phase(evidence: Evidence, limits: Limits, *, counts: bool = True) -> list[Verdict]:
+    """What a storm must show, and what a team is ready to bear.
+
+    Args:
+        evidence: Of the storm.
+        limits: What is borne.
+        counts: Whether the migrations' effects can be counted in the tables, as the example's can;
+            of others only the history tells.
+    """
     laws = [one for one in storm_verdicts(evidence) if one.what != _REPLACED]
-    return [*_borne(evidence, limits), *laws]
+    return [*_borne(evidence, limits), *(laws if counts else map(_by_history, laws))]
+
+
+def _by_history(law: Verdict) -> Verdict:
+    what = _UNCOUNTED.get(law.what)
+    return law if what is None else Verdict(what, law.state, law.found.partition(",")[0])
 
 
 def _borne(evidence: Evidence, limits: Limits) -> Iterator[Verdict]:

@@ -107,6 +107,12 @@ def test_a_failure_that_a_team_bears_is_none() -> None:
     assert failed(one_failed, replace(LIMITS, failed=1)) == []
 
 
+def test_effects_that_nobody_can_count_are_not_said_to_be_counted() -> None:
+    found = {one.what: one for one in of_phase(GOOD, LIMITS, counts=False)}
+    assert "each migration took effect once" not in found
+    assert found["each migration is in the history"].found == "1 of 1"
+
+
 def test_a_cold_start_without_a_line_is_noticed() -> None:
     assert of_lines(GOOD).state == "passed"
     assert of_lines(replace(GOOD, checks={})).state == "failed"
