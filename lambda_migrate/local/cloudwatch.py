@@ -476,9 +476,13 @@ def _queries(said: Mapping[str, Any]) -> tuple[dict[str, Query], str, int]:
             stat = entry["MetricStat"]
             queries[name] = Query(name, _metric(stat["Metric"]), stat["Stat"])
             periods.add(int(stat["Period"]))
-    [watched] = [e["Id"] for e in said["Metrics"] if e.get("ReturnData", True) is not False]
-    [period] = periods
-    return queries, watched, period
+    watched = [e["Id"] for e in said["Metrics"] if e.get("ReturnData", True) is not False]
+    if len(watched) != 1 or len(periods) != 1:
+        raise ConfigurationError(
+            "an alarm watches one of its metrics (ReturnData), and all have one period; here: "
+            f"{', '.join(watched) or 'none'}, over {', '.join(map(str, sorted(periods)))} s"
+        )
+    return queries, watched[0], periods.pop()
 
 
 def _metric(said: Mapping[str, Any]) -> Metric:

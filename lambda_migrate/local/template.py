@@ -80,7 +80,7 @@ class Template:
         return {
             logical_id: self.properties(logical_id)
             for logical_id, resource in self._body["Resources"].items()
-            if resource["Type"] == kind and self._is_made(resource)
+            if resource.get("Type") == kind and self._is_made(resource)
         }
 
     def properties(self, logical_id: str) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class Template:
             return self._resolve(choices)[int(index)]
         if name == "Fn::FindInMap":
             mapping, first, second = self._resolve(argument)
-            return self._body["Mappings"][mapping][first][second]
+            return self._stated("Mappings", mapping, first, second)
         raise ConfigurationError(f"{self._name}: {name} cannot be resolved on this machine")
 
     def _value(self, name: str) -> Any:
@@ -143,6 +143,14 @@ class Template:
             f"{self._name}: {name} has no value: give it one, it is neither a resource nor a "
             "parameter with a default"
         )
+
+    def _stated(self, *path: str) -> Any:
+        found: Any = self._body
+        for name in path:
+            if name not in found:
+                raise ConfigurationError(f"{self._name}: there is no {'.'.join(path)}")
+            found = found[name]
+        return found
 
     def _substitute(self, argument: Any) -> str:
         text, more = (argument, {}) if isinstance(argument, str) else argument
@@ -160,7 +168,7 @@ class Template:
 
     def _holds(self, condition: Any) -> bool:
         if isinstance(condition, str):
-            return self._holds(self._body["Conditions"][condition])
+            return self._holds(self._stated("Conditions", condition))
         [(name, argument)] = condition.items()
         if name == "Condition":
             return self._holds(argument)

@@ -361,6 +361,9 @@ def test_a_parameter_without_a_value_is_an_error_that_names_it(template: Path) -
             "Fn::ImportValue cannot be resolved",
         ),
         (TEMPLATE.replace("GreaterThanThreshold", "LessThanLowerThreshold"), "not known here"),
+        (TEMPLATE.replace("dev: {seconds: 60}, ", ""), r"there is no Mappings\.Patience\.dev"),
+        (TEMPLATE.replace("IsNot: !Not", "Else: !Not"), r"there is no Conditions\.IsNot"),
+        (TEMPLATE.replace("ReturnData: false", "Label: reads"), "here: all, r, over 60 s"),
     ],
 )
 def test_a_template_that_cannot_be_used_is_an_error(
