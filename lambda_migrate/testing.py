@@ -196,7 +196,7 @@ class InMemoryRequestLog:
         """See `RequestLog.concern`."""
         self.runs[request] = run
 
-    def end(self, request: str, run: Run) -> None:
+    def end(self, request: str, run: Run, deadline: Deadline) -> None:  # noqa: ARG002 - no time
         """See `RequestLog.end`."""
         self.runs[request] = run
 

@@ -8,7 +8,9 @@ the same id: the function finds the run that there is, and does not begin a seco
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.deadline import SYSTEM_CLOCK, system_random
@@ -28,10 +30,6 @@ READ_SECONDS = 930.0
 """Lambda's longest timeout is 900 s; the SDK's own read timeout of 60 s would give up before."""
 
 _CONNECT_SECONDS = 10.0
-_UNHEARD_TRIES = 6
-"""How often a function that cannot be heard is called, before a person had better look."""
-
-_KILLED_TRIES = 3
 _PAUSE_AT_LEAST = 0.2
 _QUOTED = 500
 
@@ -83,18 +81,29 @@ def make_client(read_seconds: float = READ_SECONDS) -> Any:
         raise ConfigurationError(f"no Lambda client: {error}") from error
 
 
+class _Kind(Enum):
+    """Why there is no answer; and how often that may happen before a person had better look."""
+
+    SILENCE = 6
+    """It cannot be reached, or its answer was lost."""
+    DEATH = 3
+    """It ended in the midst."""
+    HASTE = 0
+    """It is throttled, or being changed: however often, until the deadline."""
+
+
 class _Unheard(Exception):
     """There is no answer, and the same may be asked again.
 
     Attributes:
+        kind: Why.
         error: What to tell a person when there is to be no further try.
-        tries: How often that may happen.
         ended: The invocation that is known to have ended, or "".
     """
 
-    def __init__(self, error: MigrateError, *, tries: int | None, ended: str = "") -> None:
+    def __init__(self, kind: _Kind, error: MigrateError, *, ended: str = "") -> None:
+        self.kind = kind
         self.error = error
-        self.tries = tries
         self.ended = ended
         super().__init__(str(error))
 
@@ -153,26 +162,27 @@ class RemoteFunction:
             MigrateError: It failed before it could answer.
         """
         began = self._clock.monotonic()
-        tries: dict[int | None, int] = {}
+        unheard: Counter[_Kind] = Counter()
         while True:
             try:
                 answer = self._once(errand)
-            except _Unheard as unheard:
-                count = tries[unheard.tries] = tries.get(unheard.tries, 0) + 1
-                is_last = unheard.tries is not None and count >= unheard.tries
-                if is_last or self._deadline.is_over:
-                    raise unheard.error from None
-                reason = str(unheard.error)
-                if unheard.ended:
-                    errand = replace(errand, ended=(*errand.ended, unheard.ended))
+            except _Unheard as silence:
+                unheard[silence.kind] += 1
+                if unheard[silence.kind] == silence.kind.value or self._deadline.is_over:
+                    raise silence.error from None
+                reason = str(silence.error)
+                if silence.ended:
+                    errand = replace(errand, ended=(*errand.ended, silence.ended))
             else:
                 if not answer.get("running") or self._deadline.is_over:
                     return answer
                 reason = str(answer["error"]["message"])
-            waited = self._clock.monotonic() - began
-            self._on_wait(reason, waited)
-            pause = max(_PAUSE_AT_LEAST, self._backoff.delay(waited))
-            self._clock.sleep(min(pause, self._deadline.remaining()))
+            self._pause(reason, self._clock.monotonic() - began)
+
+    def _pause(self, reason: str, waited: float) -> None:
+        self._on_wait(reason, waited)
+        pause = max(_PAUSE_AT_LEAST, self._backoff.delay(waited))
+        self._clock.sleep(min(pause, self._deadline.remaining()))
 
     def _once(self, errand: Errand) -> dict[str, Any]:
         left = max(1.0, self._deadline.remaining())
@@ -215,7 +225,7 @@ class RemoteFunction:
         status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         said = f"Lambda, function {self.name!r}: {code} {message}"
         if code in _THROTTLED or code in _CHANGING or status == 429 or status >= 500:
-            return _Unheard(NotReady(said), tries=None)
+            return _Unheard(_Kind.HASTE, NotReady(said))
         if code == "ResourceNotFoundException":
             return ConfigurationError(
                 f"there is no function {self.name!r} in {self._made.meta.region_name} ({message}): "
@@ -247,7 +257,7 @@ class RemoteFunction:
                     else "try again"
                 )
             )
-        return _Unheard(told, tries=_UNHEARD_TRIES)
+        return _Unheard(_Kind.SILENCE, told)
 
     def _read(self, heard: _Heard, errand: Errand) -> dict[str, Any]:
         try:
@@ -277,7 +287,7 @@ class RemoteFunction:
         else:
             error = MigrateError(f"{self.name!r} failed before it could answer: {said}")
         if errand.writes:  # it knows, or the history does, how far it came
-            return _Unheard(error, tries=_KILLED_TRIES, ended=heard.invocation)
+            return _Unheard(_Kind.DEATH, error, ended=heard.invocation)
         return error
 
 

@@ -25,7 +25,7 @@ import os
 import sys
 import traceback
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate._version import __version__
@@ -111,11 +111,7 @@ class AdminFunction:
             take the invocation for a failed one and repeat it.
         """
         began = self._clock.monotonic()
-        invocation = _Invocation(
-            str(getattr(context, "aws_request_id", "")),
-            Deadline.of_invocation(context, self._clock)
-            or Deadline.after(_WITHOUT_DEADLINE_SECONDS, self._clock),
-        )
+        invocation = _Invocation.of(context, self._clock)
         command, request = "", invocation.request_id
         recorder = _Recorder(self._observer)
 
@@ -126,27 +122,34 @@ class AdminFunction:
             return self._run(errand, invocation, recorder)
 
         answer = self._answered(run, recorder)
-        error = answer.get("error", {})
         self._observer.observe(
-            CommandEnded(
-                target=self._environ.get("LAMBDA_MIGRATE_TARGET") or "default",
+            self._ended(
+                answer,
                 command=command,
                 request=request,
-                exit_code=answer["exit_code"],
-                error=str(error.get("kind", "")),
-                message=str(error.get("message", "")),
                 seconds=self._clock.monotonic() - began,
                 applied=tuple(recorder.applied),
-                is_repeated=bool(answer.get("repeated")),
             )
         )
         return abridged({**answer, "library": __version__, "request": request})
 
+    def _ended(self, answer: dict[str, Any], **facts: Any) -> CommandEnded:
+        error = answer.get("error", {})
+        return CommandEnded(
+            target=self._environ.get("LAMBDA_MIGRATE_TARGET") or "default",
+            exit_code=answer["exit_code"],
+            error=str(error.get("kind", "")),
+            message=str(error.get("message", "")),
+            is_repeated=bool(answer.get("repeated")),
+            **facts,
+        )
+
     # --- running
 
     def _run(self, errand: Errand, invocation: _Invocation, recorder: _Recorder) -> dict[str, Any]:
-        named = {name: errand.options.get(name) or None for name in ("environment",)}
-        settings = Settings.load(self._environ, **named).require(table=True)
+        # An empty one is the function's own: it stamps its database anew.
+        environment = errand.options.get("environment") or None
+        settings = Settings.load(self._environ, environment=environment).require(table=True)
         deadline = invocation.deadline.earlier(settings.safety_margin_seconds)
         if errand.timeout is not None:
             deadline = deadline.or_after(errand.timeout)
@@ -162,7 +165,18 @@ class AdminFunction:
         )
         if not errand.writes:
             return _done(errand, site, recorder)
-        log = self._make_log(settings)
+        return self._run_once(errand, site, invocation, attendant, recorder)
+
+    def _run_once(
+        self,
+        errand: Errand,
+        site: Site,
+        invocation: _Invocation,
+        attendant: _Attendant,
+        recorder: _Recorder,
+    ) -> dict[str, Any]:
+        """Run what changes something, unless this request was run already."""
+        log = self._make_log(site.settings)
         run = self._new_run(errand, invocation)
         found = log.begin(errand.request, run)
         if found is not None:
@@ -177,7 +191,8 @@ class AdminFunction:
 
         attendant.on_yes = note
         answer = self._answered(lambda: _done(errand, site, recorder), recorder)
-        log.end(errand.request, replace(run, answer=_without_reports(answer)))
+        ended = replace(run, answer=_without_reports(answer))
+        log.end(errand.request, ended, invocation.deadline)
         return answer
 
     def _new_run(self, errand: Errand, invocation: _Invocation) -> Run:
@@ -295,6 +310,7 @@ def _surprise(error: Exception) -> dict[str, Any]:
 # --- the parts of one invocation
 
 
+@dataclass(frozen=True, slots=True)
 class _Invocation:
     """Lambda's own facts.
 
@@ -303,9 +319,17 @@ class _Invocation:
         deadline: When Lambda kills.
     """
 
-    def __init__(self, request_id: str, deadline: Deadline) -> None:
-        self.request_id = request_id
-        self.deadline = deadline
+    request_id: str
+    deadline: Deadline
+
+    @classmethod
+    def of(cls, context: Any, clock: Clock) -> _Invocation:
+        """What the context tells; 15 minutes where it tells no end."""
+        return cls(
+            str(getattr(context, "aws_request_id", "")),
+            Deadline.of_invocation(context, clock)
+            or Deadline.after(_WITHOUT_DEADLINE_SECONDS, clock),
+        )
 
 
 class _Unconfirmed(ConfigurationError):

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lambda_migrate.deadline import SYSTEM_CLOCK
 from lambda_migrate.deploy.abridging import abridged
 from lambda_migrate.errors import LeaseStoreUnavailable, MigrateError
-from lambda_migrate.lease.calling import ConditionFailed
+from lambda_migrate.lease.calling import CONNECT_SECONDS, READ_SECONDS, ConditionFailed
 from lambda_migrate.lease.table import TableItem, make_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from lambda_migrate.deadline import Clock
+    from lambda_migrate.deadline import Clock, Deadline
 
 __all__ = ["RequestLog", "RequestTable", "Run"]
 
@@ -84,8 +84,8 @@ class RequestLog(Protocol):
     def concern(self, request: str, run: Run) -> None:
         """Write down what the run is about to take back."""
 
-    def end(self, request: str, run: Run) -> None:
-        """Write its answer down, as far as that can be done."""
+    def end(self, request: str, run: Run, deadline: Deadline) -> None:
+        """Write its answer down, as far as that can be done before the invocation's end."""
 
 
 class RequestTable:
@@ -140,11 +140,13 @@ class RequestTable:
         """See `RequestLog.concern`."""
         self._overwrite(request, run)
 
-    def end(self, request: str, run: Run) -> None:
+    def end(self, request: str, run: Run, deadline: Deadline) -> None:
         """See `RequestLog.end`."""
         for _ in range(_TRIES):
             with suppress(MigrateError):  # whoever asked is about to hear it anyway
                 self._overwrite(request, run)
+                return
+            if deadline.remaining() < _PAUSE_SECONDS + CONNECT_SECONDS + READ_SECONDS:
                 return
             self._clock.sleep(_PAUSE_SECONDS)
 

@@ -10,11 +10,13 @@ from uuid import uuid4
 
 import pytest
 
+from lambda_migrate.deadline import Deadline
 from lambda_migrate.deploy.requests import KEPT, RequestLog, RequestTable, Run
 from lambda_migrate.testing import FakeClock, InMemoryRequestLog
 from tests.contract.leases import DynamoDBTables
 
 MakeLog = Callable[[], RequestLog]
+SOON = Deadline.after(600)
 ANSWER: dict[str, Any] = {"exit_code": 0, "document": {"applied": ["0001_größer"], "seconds": 0.5}}
 
 
@@ -67,7 +69,7 @@ def test_what_was_begun_is_found_as_it_is(make_log: MakeLog) -> None:
 
 def test_an_answer_is_told_as_it_was_given(make_log: MakeLog) -> None:
     make_log().begin("r", run_of())
-    make_log().end("r", run_of(answer=ANSWER))
+    make_log().end("r", run_of(answer=ANSWER), SOON)
     found = make_log().begin("r", run_of("b"))
     assert found is not None
     assert found.answer == ANSWER
@@ -91,7 +93,7 @@ def test_what_a_run_sets_out_to_do_is_known_while_it_runs(make_log: MakeLog) -> 
 def test_requests_do_not_meet(make_log: MakeLog) -> None:
     make_log().begin("r1", run_of("a"))
     make_log().begin("r2", run_of("b"))
-    make_log().end("r1", run_of("a", answer=ANSWER))
+    make_log().end("r1", run_of("a", answer=ANSWER), SOON)
     found = make_log().read("r2")
     assert found is not None
     assert found.answer is None
@@ -102,12 +104,12 @@ def test_dynamodb_keeps_the_newest(tables: DynamoDBTables) -> None:
     log = RequestTable(tables.table, target, client=lambda: tables._client)
     for number in range(KEPT + 5):
         assert log.begin(f"r{number}", run_of(str(number), began_ms=number)) is None
-        log.end(f"r{number}", run_of(str(number), began_ms=number, answer=ANSWER))
+        log.end(f"r{number}", run_of(str(number), began_ms=number, answer=ANSWER), SOON)
     kept = [name for name in tables.item(f"{target}/requests") if name.startswith("request:")]
     assert len(kept) == KEPT
     assert log.read("r4") is None
     assert log.read("r5") is not None
-    log.end("r4", run_of("4", answer=ANSWER))  # late, and forgotten
+    log.end("r4", run_of("4", answer=ANSWER), SOON)  # late, and forgotten
     assert log.read("r4") is None
 
 
@@ -119,7 +121,7 @@ def test_twenty_answers_of_any_length_fit_into_one_item(tables: DynamoDBTables) 
     for number in range(KEPT):
         run = run_of(str(number), began_ms=number, concerned=tuple(names))
         assert log.begin(f"r{number}", run) is None
-        log.end(f"r{number}", replace(run, answer=answer))
+        log.end(f"r{number}", replace(run, answer=answer), SOON)
     found = log.read("r0")
     assert found is not None
     assert found.answer is not None

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from lambda_migrate.deadline import Deadline
 from lambda_migrate.deploy.requests import RequestTable, Run
 from lambda_migrate.errors import ConfigurationError, LeaseStoreUnavailable
 from lambda_migrate.testing import FakeClock
@@ -67,18 +68,25 @@ def test_what_vanished_between_two_looks_may_begin() -> None:
 
 
 def test_an_answer_is_written_down_as_far_as_that_can_be_done() -> None:
-    log, client, _ = log_of(BUSY, {"Attributes": {}})
-    log.end("r", RUN)
+    log, client, clock = log_of(BUSY, {"Attributes": {}})
+    log.end("r", RUN, Deadline.after(60, clock))
     assert len(client.asked) == 2
     log, client, clock = log_of(BUSY)
-    log.end("r", RUN)
+    log.end("r", RUN, Deadline.after(60, clock))
     assert len(client.asked) == 4
     assert sum(clock.slept) < 5
 
 
+def test_writing_an_answer_down_does_not_outlast_the_invocation() -> None:
+    log, client, clock = log_of(BUSY)
+    log.end("r", RUN, Deadline.after(1, clock))
+    assert len(client.asked) == 1
+    assert clock.slept == []
+
+
 def test_an_answer_that_was_forgotten_meanwhile_is_no_fault() -> None:
-    log, client, _ = log_of(LOST)
-    log.end("r", RUN)
+    log, client, clock = log_of(LOST)
+    log.end("r", RUN, Deadline.after(60, clock))
     assert len(client.asked) == 1
 
 
