@@ -5,7 +5,7 @@
 
 Only what Lambda needs goes in: the application without its tests, this package without what is
 for workstations, the dependencies that ``requirements.txt`` pins, and bytecode of the runtime's
-Python. boto3 and botocore do not: the runtime has them, and they are five times as large as all
+Python. boto3 and botocore do not: the runtime has them, and they are three times as large as all
 the rest.
 
 The standard library and pip suffice, so that `sam build` runs it with any Python.

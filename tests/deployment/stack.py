@@ -1,7 +1,7 @@
 """template.yaml as a stack: transformed as AWS does, and deployed into moto.
 
 moto's CloudFormation does not know all types. The gaps are named here, with what stands in for
-each; a test fails when moto learns one. Of those that moto has an API for, the resources are made
+each. Of those that moto has an API for, the resources are made
 through it, with the properties that the template gives them.
 """
 
@@ -56,9 +56,9 @@ GAPS = {
 _ALARM = f"arn:aws:cloudwatch:{REGION}:{ACCOUNT}:alarm:"
 
 
-def transformed(parameters: Mapping[str, str]) -> dict[str, Any]:
-    """What AWS makes of the template, with the package in S3."""
-    template = yaml_parse(TEMPLATE.read_text())
+def transformed(parameters: Mapping[str, str], *, text: str = "") -> dict[str, Any]:
+    """What AWS makes of the template (or of ``text``), with the package in S3."""
+    template = yaml_parse(text or TEMPLATE.read_text())
     for resource in template["Resources"].values():
         if resource["Type"] == "AWS::Serverless::Function":
             resource["Properties"]["CodeUri"] = "s3://packages/function.zip"

@@ -55,6 +55,8 @@ def test_somebody_hears_of_an_alarm_and_of_its_end(name: str) -> None:
 @pytest.mark.parametrize("name", ALARMS)
 def test_an_alarm_tells_where_its_runbook_is(name: str) -> None:
     assert f"docs/runbooks/alarms.md#{name.lower()}" in ALARMS[name]["AlarmDescription"]
+    page = (ROOT / "docs" / "runbooks" / "alarms.md").read_text()
+    assert f"\n## {name}\n" in page
 
 
 def test_the_functions_write_where_the_alarms_look() -> None:

@@ -70,3 +70,35 @@ def test_every_function_has_its_target_in_the_makefile() -> None:
         if resource["Type"] == "AWS::Serverless::Function":
             assert resource["Metadata"] == {"BuildMethod": "makefile"}
             assert re.search(rf"^build-.*\bbuild-{name}\b.*:|^build-{name}\b.*:", makefile, re.M)
+
+
+# --- samconfig.toml
+
+CONFIGURATION = (ROOT / "samconfig.toml").read_text()
+ENVIRONMENTS = ("dev", "staging", "production")
+
+
+def given(environment: str) -> dict[str, str]:
+    """The parameters that ``sam deploy --config-env`` passes."""
+    section = CONFIGURATION.partition(f"[{environment}.deploy.parameters]\n")[2].partition("\n[")[0]
+    return dict(re.findall(r'^  "(\w+)=(.*)",$', section, re.MULTILINE))
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_an_environment_gives_only_what_the_template_takes(environment: str) -> None:
+    values = given(environment)
+    assert values["Environment"] == environment
+    needed = {name for name, about in PARAMETERS.items() if "Default" not in about}
+    assert needed <= values.keys() <= PARAMETERS.keys()
+    for name, value in values.items():
+        allowed = PARAMETERS[name].get("AllowedValues")
+        assert allowed is None or value in map(str, allowed), name
+
+
+def test_environments_that_share_an_account_do_not_hear_each_others_alarms() -> None:
+    assert len({given(environment)["MetricsNamespace"] for environment in ENVIRONMENTS}) == 3
+
+
+def test_only_dev_moves_all_traffic_at_once() -> None:
+    types = {environment: given(environment)["DeploymentType"] for environment in ENVIRONMENTS}
+    assert [name for name, kind in types.items() if kind == "AllAtOnce"] == ["dev"]

@@ -204,6 +204,7 @@ class Lived:
         outcomes: How their checks ended.
         second: One request to a new environment, later.
         backends: Role and TLS of the connections that served.
+        metrics: What the library wrote, in CloudWatch's embedded format.
         admin: Command -> answer.
         hook: What the hook answered.
     """
@@ -213,6 +214,7 @@ class Lived:
     outcomes: list[str]
     second: InvocationResult
     backends: list[list[Any]]
+    metrics: list[dict[str, Any]]
     admin: dict[str, dict[str, Any]]
     hook: InvocationResult
 
@@ -230,6 +232,7 @@ def lived(
                 for line in lines(function, result.environment_id)
             ]
             [second] = function.storm(1, get_order(order_id_of(first[0])))
+            metrics = [each for result in first for each in written(function, result)]
             backends = stage.query(
                 "SELECT usename, ssl FROM pg_stat_activity JOIN pg_stat_ssl USING (pid)"
                 " WHERE application_name = 'orders'"
@@ -244,7 +247,17 @@ def lived(
             assert function.invoke(back, wait=60).payload["exit_code"] == 0
         with stage.function("BeforeTrafficFunction") as function:
             hook = function.invoke(_hook(stage.stack.aws))
-        yield Lived(stage, first, ended, second, backends, admin, hook)
+        yield Lived(stage, first, ended, second, backends, metrics, admin, hook)
+
+
+def written(function: LocalFunction, result: InvocationResult) -> list[dict[str, Any]]:
+    """The metrics of an environment that have our dimensions."""
+    found = [
+        json.loads(line)
+        for line in function.logs(result.environment_id).splitlines()
+        if line.startswith('{"') and "CloudWatchMetrics" in line
+    ]
+    return [each for each in found if "target" in each]
 
 
 def _hook(aws: LocalAWS) -> dict[str, str]:
@@ -297,6 +310,28 @@ def test_the_admin_function_answers(lived: Lived, command: str) -> None:
 def test_the_hook_migrates_and_lets_traffic_through(lived: Lived) -> None:
     assert lived.hook.ok, lived.hook.error_message
     assert lived.hook.payload == {"status": "Succeeded", "reason": "MIGRATED"}
+
+
+def test_what_it_measures_is_where_the_alarms_look(lived: Lived) -> None:
+    stack = lived.production.stack
+    alarms = stack.aws.service("cloudwatch").describe_alarms()["MetricAlarms"]
+    [place] = {
+        (each["Namespace"], *sorted((one["Name"], one["Value"]) for one in each["Dimensions"]))
+        for each in alarms
+        if "MetricName" in each
+    }
+    assert lived.metrics
+    for metric in lived.metrics:
+        [directive] = metric["_aws"]["CloudWatchMetrics"]
+        [names] = directive["Dimensions"]
+        assert (directive["Namespace"], *sorted((name, metric[name]) for name in names)) == place
+    watched = {each["MetricName"] for each in alarms if "MetricName" in each}
+    seen = {
+        each["Name"]
+        for one in lived.metrics
+        for each in one["_aws"]["CloudWatchMetrics"][0]["Metrics"]
+    }
+    assert {"ColdStartCheckTime", "LeaseHeldTime", "LeaseWaitTime"} <= seen & watched
 
 
 # --- and it may do what it does, and no more
