@@ -48,6 +48,7 @@ PROFILE = (
 ADMIN_COMMANDS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("status", {}),
     ("plan", {}),
+    ("plan", {"execute": True}),
     ("verify", {}),
     ("verify", {"resync": True}),
     ("lease show", {}),
