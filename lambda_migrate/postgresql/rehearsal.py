@@ -46,6 +46,13 @@ __all__ = ["PostgreSQLRehearsal"]
 _GOODBYE_SECONDS = 5.0
 """How long the rollback may take on the way out; what is left of it the server does by itself."""
 
+_ENDED = "57P01"
+"""What the server says to a backend that an administrator, or a successor, ends."""
+
+_LOOKS = 10
+_LOOK_PAUSE_SECONDS = 0.1
+"""How often and how far apart to look who it was."""
+
 _KINDS = {
     "r": "table",
     "p": "partitioned table",
@@ -310,15 +317,23 @@ class PostgreSQLRehearsal:
             return MigrationFailed(
                 overdue_cause(), migration=migration.name, sqlstate=lost.sqlstate
             )
-        with contextlib.suppress(MigrateError, ConnectionLost):
-            try:
-                self._fenced.look(deadline)
-            except FenceStale as stale:
-                return self._fenced.lost(stale.seen)
+        if lost.sqlstate == _ENDED and (seen := self._successor(deadline)) is not None:
+            return self._fenced.lost(seen)
         return DatabaseUnavailable(
             f"the connection to PostgreSQL broke in {migration.name}: {lost}; a transaction ends "
             "with its connection, and what was rehearsed is undone"
         )
+
+    def _successor(self, deadline: Deadline) -> int | None:
+        """The fence of whoever ended our backend to take over, which is set a moment later."""
+        for _ in range(_LOOKS):
+            with contextlib.suppress(MigrateError, ConnectionLost):
+                try:
+                    self._fenced.look(deadline)
+                except FenceStale as stale:
+                    return stale.seen
+            deadline.clock.sleep(min(_LOOK_PAUSE_SECONDS, deadline.remaining()))
+        return None
 
     # --- measuring
 
