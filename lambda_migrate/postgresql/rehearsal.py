@@ -46,12 +46,9 @@ __all__ = ["PostgreSQLRehearsal"]
 _GOODBYE_SECONDS = 5.0
 """How long the rollback may take on the way out; what is left of it the server does by itself."""
 
-_ENDED = "57P01"
-"""What the server says to a backend that an administrator, or a successor, ends."""
-
-_LOOKS = 10
+_LOOK_SECONDS = 2.0
 _LOOK_PAUSE_SECONDS = 0.1
-"""How often and how far apart to look who it was."""
+"""For how long and how often to look who ended our connection."""
 
 _KINDS = {
     "r": "table",
@@ -317,7 +314,8 @@ class PostgreSQLRehearsal:
             return MigrationFailed(
                 overdue_cause(), migration=migration.name, sqlstate=lost.sqlstate
             )
-        if lost.sqlstate == _ENDED and (seen := self._successor(deadline)) is not None:
+        seen = self._successor(deadline)
+        if seen is not None:
             return self._fenced.lost(seen)
         return DatabaseUnavailable(
             f"the connection to PostgreSQL broke in {migration.name}: {lost}; a transaction ends "
@@ -326,13 +324,14 @@ class PostgreSQLRehearsal:
 
     def _successor(self, deadline: Deadline) -> int | None:
         """The fence of whoever ended our backend to take over, which is set a moment later."""
-        for _ in range(_LOOKS):
+        limit = deadline.or_after(_LOOK_SECONDS)
+        while not limit.is_over:
             with contextlib.suppress(MigrateError, ConnectionLost):
                 try:
-                    self._fenced.look(deadline)
+                    self._fenced.look(limit)
                 except FenceStale as stale:
                     return stale.seen
-            deadline.clock.sleep(min(_LOOK_PAUSE_SECONDS, deadline.remaining()))
+            limit.clock.sleep(min(_LOOK_PAUSE_SECONDS, limit.remaining()))
         return None
 
     # --- measuring
