@@ -48,8 +48,9 @@ _LONGEST_PAUSE_SECONDS = 5.0
 _TRIED_AGAIN = frozenset({"55P03", "40P01", "40001"})
 """Lock not available, deadlock, serialization failure, for which `up` tries again as well."""
 
-_NOBODYS_WANT = ("53", "57", "58", "XX")
-"""Classes of failures that come from outside: no room, cancelled, ended, broken."""
+_NOBODYS_WANT = ("25", "53", "57", "58", "XX")
+"""Classes of failures that no missing object explains: about the transaction itself, no room,
+cancelled or ended, broken."""
 
 _UNSAFE_NEW_ENUM_VALUE = "55P04"
 _NO_MATCHING_INDEX = "42P10"

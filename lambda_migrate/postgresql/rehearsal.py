@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.errors import (
     DatabaseUnavailable,
@@ -48,7 +48,7 @@ _GOODBYE_SECONDS = 5.0
 
 _LOOK_SECONDS = 2.0
 _LOOK_PAUSE_SECONDS = 0.1
-"""For how long and how often to look who ended our connection."""
+"""For how long and how often to look who ended our connection, and what became of it."""
 
 _KINDS = {
     "r": "table",
@@ -108,6 +108,7 @@ class PostgreSQLRehearsal:
         self._deadline = deadline
         self._lock_ms = max(1, round(lock_seconds * 1000))
         self._has_begun = False
+        self._is_open = False
         self._transaction = ""
         self._rows: list[HistoryRow] = []
         self._sequences: dict[str, int | None] = {}
@@ -142,7 +143,6 @@ class PostgreSQLRehearsal:
         try:
             self._sequences = self._read_sequences(deadline)
             self._drawn, self._holders = set(), {}
-            self._fenced.run(sql.NEVER_WRITE_OUTSIDE, deadline)
             self._open(deadline, has_schema=has_schema, has_tables=has_tables)
             self._fenced.run(sql.measuring(self._fenced.limits(deadline)), deadline)
             rows = self._fenced.run(self._fenced.queries.read_history(), deadline)
@@ -151,10 +151,6 @@ class PostgreSQLRehearsal:
             self._sizes = self._measure_sizes(deadline)
         except PostgresError as error:
             self.close()
-            if error.sqlstate == LOCK_NOT_AVAILABLE:
-                raise LeaseHeld(
-                    "somebody else is migrating this database; try again when it is done"
-                ) from error
             raise as_configuration(error) from error
         except BaseException:
             self.close()
@@ -185,11 +181,10 @@ class PostgreSQLRehearsal:
 
     def end(self) -> tuple[MovedSequence, ...]:
         """See `Rehearsal.end`."""
-        transaction, deadline = self._transaction, self._deadline.earlier(-_GOODBYE_SECONDS)
+        deadline = self._deadline.earlier(-_GOODBYE_SECONDS)
         try:
             self._roll_back(deadline)
-            if transaction:
-                self._require_rolled_back(transaction, deadline)
+            self._require_rolled_back(deadline)
             after = self._read_sequences(deadline)
         except (PostgresError, ConnectionLost) as error:
             raise DatabaseUnavailable(
@@ -227,28 +222,50 @@ class PostgreSQLRehearsal:
 
     def _open(self, deadline: Deadline, *, has_schema: bool, has_tables: bool) -> None:
         fenced, limits = self._fenced, self._fenced.limits(deadline)
-        if has_tables:
-            rows = fenced.run(fenced.queries.begin(limits), deadline)
-        else:
-            first = fenced.queries.begin_first(limits, create_schema=not has_schema)
-            rows = fenced.run(first, deadline)
-        token, owner, self._transaction = rows[-1]
+        begin = (
+            fenced.queries.begin(limits)
+            if has_tables
+            else fenced.queries.begin_first(limits, create_schema=not has_schema)
+        )
+        fenced.run(sql.NEVER_WRITE_OUTSIDE, deadline)
+        self._is_open = True
+        try:
+            token, owner, self._transaction = fenced.run(begin, deadline)[-1]
+        except PostgresError as error:
+            if error.sqlstate != LOCK_NOT_AVAILABLE:
+                raise
+            raise LeaseHeld(
+                "somebody else is migrating this database; try again when it is done"
+            ) from error
         is_ours = (token, owner) == (fenced.grant.fence, fenced.grant.owner)
         if token >= fenced.grant.fence and not is_ours:
             raise fenced.lost(token)
 
     def _roll_back(self, deadline: Deadline) -> None:
-        if self._transaction:
-            self._transaction = ""
+        if self._is_open:
+            self._is_open = False
             self._fenced.undo(deadline)
 
-    def _require_rolled_back(self, transaction: str, deadline: Deadline) -> None:
-        status = self._fenced.run(sql.transaction_status(transaction), deadline)[0][0]
+    def _require_rolled_back(self, deadline: Deadline) -> None:
+        """Ask how the transaction ended; one whose connection broke may take a moment to end."""
+        if not self._transaction:
+            return
+        limit = deadline.or_after(_LOOK_SECONDS)
+        while (status := self._ask_status(deadline)) == "in progress":
+            if limit.is_over:
+                raise DatabaseUnavailable(
+                    "PostgreSQL has not noticed yet that the rehearsal's connection broke; it "
+                    "rolls back when it does"
+                )
+            limit.clock.sleep(_LOOK_PAUSE_SECONDS)
         if status not in ("aborted", None):  # None: so old that nobody remembers it
             raise RepairRequired(
-                f"PostgreSQL says that the rehearsal's transaction {transaction} is {status}; look "
-                "at the database"
+                f"PostgreSQL says that the rehearsal's transaction {self._transaction} is "
+                f"{status}; look at the database"
             )
+
+    def _ask_status(self, deadline: Deadline) -> Any:
+        return self._fenced.run(sql.transaction_status(self._transaction), deadline)[0][0]
 
     # --- one migration
 
@@ -307,7 +324,7 @@ class PostgreSQLRehearsal:
 
     def _gone(self, lost: ConnectionLost, migration: Migration, deadline: Deadline) -> MigrateError:
         """Why the connection is gone, and the transaction with it."""
-        self._transaction = ""
+        self._is_open = False
         if self._fenced.is_aborted:
             return self._fenced.lost()
         if lost.sqlstate == TRANSACTION_TIMEOUT:
@@ -355,7 +372,13 @@ class PostgreSQLRehearsal:
         return dict(self._fenced.run(sql.sizes(tables), deadline))
 
     def _read_sequences(self, deadline: Deadline) -> dict[str, int | None]:
-        rows = self._fenced.run(sql.sequence_values(lock_ms=self._lock_ms), deadline)
+        """Last values; of none if somebody has one of them locked, which is no reason to fail."""
+        try:
+            rows = self._fenced.run(sql.sequence_values(lock_ms=self._lock_ms), deadline)
+        except PostgresError as error:
+            if error.sqlstate != LOCK_NOT_AVAILABLE:
+                raise
+            return {}
         return {name: None if value is None else int(value) for name, value in rows}
 
     def _measured(self, name: str, seconds: float, deadline: Deadline) -> Measured:

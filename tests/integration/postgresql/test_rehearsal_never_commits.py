@@ -9,9 +9,10 @@ from lambda_migrate.errors import (
     MigrationFailed,
     RepairRequired,
 )
+from lambda_migrate.postgresql.measured import MovedSequence
 
 from .bench import Bench, Running, migration, soon, until
-from .rehearsals import fingerprint, rehearsing
+from .rehearsals import ORDERS, fingerprint, rehearsing
 
 
 @pytest.fixture
@@ -105,6 +106,17 @@ def test_a_backend_that_dies_in_the_middle_leaves_nothing(shop: Bench) -> None:
         shop.terminate(shop.holders()[0])
         assert isinstance(running.outcome(), DatabaseUnavailable)
     assert fingerprint(shop) == before
+
+
+def test_how_a_broken_transaction_ended_is_asked_over_another_connection(shop: Bench) -> None:
+    with rehearsing(shop) as rehearsal:
+        rehearsal.run(migration("INSERT INTO orders (total) VALUES (1)"), soon())
+        (pid,) = shop.holders()
+        shop.execute(f"SELECT pg_terminate_backend({pid})")
+        with pytest.raises(DatabaseUnavailable):
+            rehearsal.run(migration("SELECT 1", 2), soon())
+        assert rehearsal.end() == (MovedSequence(f"{ORDERS}_id_seq", 1000, 1001),)
+    assert shop.column("SELECT count(*) FROM orders") == [1000]
 
 
 def test_a_client_that_goes_away_leaves_nothing_and_blocks_nobody(shop: Bench) -> None:

@@ -41,6 +41,14 @@ def test_a_table_that_others_have_locked_does_not_keep_it_from_beginning(shop: B
     assert change(measured, "public.customers").updated == 10
 
 
+def test_a_sequence_that_others_have_locked_does_not_keep_it_from_beginning(shop: Bench) -> None:
+    with shop.connect() as other:
+        other.run("BEGIN; ALTER SEQUENCE orders_id_seq INCREMENT 2")
+        with rehearsing(shop) as rehearsal:
+            rehearsal.run(migration("UPDATE customers SET name = 'x'"), soon())
+            assert rehearsal.end() == ()
+
+
 def test_what_is_not_done_by_the_deadline_is_cancelled(each_bench: Bench) -> None:
     with rehearsing(each_bench) as rehearsal, pytest.raises(MigrationFailed, match="deadline"):
         rehearsal.run(migration("SELECT pg_sleep(60)"), soon(0.5))
