@@ -38,6 +38,7 @@ from lambda_migrate.events import (
     LeaseTakenOver,
     MigrationApplied,
     MigrationBroke,
+    MigrationRehearsed,
     MigrationReverted,
 )
 from lambda_migrate.settings import Settings
@@ -394,6 +395,8 @@ class _Recorder:
             self._tell("applied", event)
         elif isinstance(event, MigrationReverted):
             self._tell("reverted", event)
+        elif isinstance(event, MigrationRehearsed):
+            self.told.append(_line("ran", event.migration, event.seconds))
         elif isinstance(event, MigrationBroke):
             self.told.append(_line("failed", event.migration, event.seconds))
         elif isinstance(event, LeaseTakenOver):

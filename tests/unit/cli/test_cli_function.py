@@ -179,7 +179,7 @@ def here(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
 
 
 def without_times(text: str) -> str:
-    return re.sub(r'"seconds": [\d.]+', "", text)
+    return re.sub(r'"seconds": [\d.e-]+|\b\d+ ms\b', "", text)
 
 
 @pytest.mark.parametrize("form", ["table", "json"])
@@ -192,6 +192,8 @@ def without_times(text: str) -> str:
         ([], ["plan", "--to", "2", "--all"]),
         ([["up"]], ["plan"]),
         ([["up"]], ["up"]),
+        ([], ["plan", "--execute", "--yes"]),
+        ([["up"]], ["plan", "--execute", "--yes"]),
         ([["up"]], ["verify"]),
         ([["up"]], ["verify", "--resync"]),
         ([["up"]], ["down", "--steps", "1"]),
@@ -344,6 +346,27 @@ def test_a_question_is_asked_here_and_answered_there(
     assert database.reverted == (["0003_index"] if said == "y" else [])
     requests = [each["request"] for each in aws.events[1:]]
     assert len(set(requests)) == len(requests) == (2 if said == "y" else 1)
+
+
+@pytest.mark.parametrize(("said", "code"), [("production", 0), ("y", 1)])
+def test_production_is_typed_out_here_before_a_function_rehearses_there(
+    run: Run,
+    aws: FakeLambda,
+    database: InMemoryDatabase,
+    monkeypatch: pytest.MonkeyPatch,
+    said: str,
+    code: int,
+) -> None:
+    monkeypatch.setenv("LAMBDA_MIGRATE_ENVIRONMENT", "production")
+    database.environment = "production"
+    monkeypatch.setattr("sys.stdin", Keyboard(said))
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    got, out, err = run("plan", "--execute", "--yes")
+    assert got == code
+    assert "type production to go on" in err
+    assert ("rehearsed 3 migrations" in out) is (code == 0)
+    assert len(aws.events) == 2 - code
+    assert database.effects == []
 
 
 def test_a_yes_holds_only_for_what_was_shown(
