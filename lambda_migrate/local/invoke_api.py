@@ -147,6 +147,11 @@ class InvokeApi:
         """Answer the next calls with 429, without running anything."""
         self._to_throttle += count
 
+    def be_well(self) -> None:
+        """Forget the faults that have not come to pass."""
+        self._to_lose.clear()
+        self._to_throttle = 0
+
     # --- how, in the event loop
 
     def _run(self, work: Any) -> Any:

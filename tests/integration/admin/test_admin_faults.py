@@ -1,0 +1,95 @@
+"""Commands through a function under faults at random: what is told is what happened."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+
+import pytest
+
+from tests.integration.admin.test_admin_function import Vpc, opened
+from tests.stage import COUNTERS, Stage, effect, until
+
+MIGRATIONS = {
+    "0001_counters": COUNTERS,
+    **{f"000{n}_n{n}": effect(n, "SELECT pg_sleep(0.3);") for n in range(2, 6)},
+}
+STEPS = (
+    ("up", "--to", "3"),
+    ("down", "--steps", "1", "--yes"),
+    ("up",),
+    ("down", "--to", "2", "--yes"),
+    ("up",),
+)
+
+
+def names(stage: Stage) -> set[str]:
+    """What the history says is applied."""
+    if stage.query("SELECT to_regclass('lambda_migrate.history')") == [[None]]:
+        return set()
+    return {name for (name,) in stage.query("SELECT name FROM lambda_migrate.history")}
+
+
+def kill_one(vpc: Vpc, *, after: float, done: threading.Event) -> None:
+    """Kill an environment that is at work, unless the command is done before."""
+    while not done.is_set():
+        busy = [each for each in vpc.function.environments() if each.state == "busy"]
+        if busy:
+            if not done.wait(after):
+                os.kill(busy[0].pid, signal.SIGKILL)
+            return
+        time.sleep(0.02)
+
+
+def under_faults(vpc: Vpc, chance: random.Random, *command: str) -> tuple[int, dict[str, object]]:
+    """One command, with answers lost, calls throttled and perhaps a process killed."""
+    vpc.api.throttle(chance.randrange(2))
+    for _ in range(chance.randrange(3)):
+        vpc.api.lose_answers(at=chance.choice(("start", "end")))
+    done = threading.Event()
+    killer = threading.Thread(
+        target=kill_one, args=(vpc,), kwargs={"after": chance.uniform(0, 2), "done": done}
+    )
+    if chance.random() < 0.5:
+        killer.start()
+    try:
+        return vpc.answer(*command)
+    finally:
+        done.set()
+        if killer.ident is not None:
+            killer.join()
+        vpc.api.be_well()
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_what_is_told_is_what_happened_and_nothing_happens_twice(stage: Stage, seed: int) -> None:
+    chance = random.Random(seed)
+    with opened(stage, MIGRATIONS, timeout=15.0) as vpc:
+        for command in STEPS:
+            before = names(stage)
+            code, answer = under_faults(vpc, chance, *command)
+            changed = names(stage) ^ before
+            error = answer.get("error")
+            told = (
+                error["committed"]
+                if isinstance(error, dict)
+                else answer.get("applied", answer.get("reverted"))
+            )
+            assert isinstance(told, list), answer
+            where = f"seed {seed}, {command}: {code}, {answer}"
+            assert set(told) == changed if code == 0 else set(told) <= changed, where
+            if "--steps" in command:
+                assert len(changed) <= 1, where
+            versions = {int(name[:4]) for name in names(stage)}
+            if versions:
+                assert stage.effects() == dict.fromkeys(versions, 1), where
+            until(lambda: stage.item().owner is None or lease_is_over(stage), what="the lease ends")
+        assert vpc.answer("up", "--wait")[0] == 0
+    assert stage.effects() == dict.fromkeys(range(1, 6), 1)
+
+
+def lease_is_over(stage: Stage) -> bool:
+    return stage.item().lease_until_ms + 1_500 < time.time() * 1000
