@@ -1,4 +1,4 @@
-"""The documents on the page about feature flags do what the page says."""
+"""The documents on the page about feature flags, and on that of a stop, do what these say."""
 
 from __future__ import annotations
 
@@ -20,12 +20,18 @@ from lambda_migrate.deadline import Deadline
 from lambda_migrate.flags import NAMES, Flags
 from lambda_migrate.local.appconfig import LocalAppConfig
 
-PAGE = (Path(__file__).parents[3] / "docs/how-to/feature-flags.md").read_text(encoding="utf-8")
-DOCUMENTS: list[dict[str, Any]] = [
-    json.loads(dedent(block))
-    for block in re.findall(r"^ *```json\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE)
-]
-FLAGS, ROLE, STOP = DOCUMENTS
+DOCS = Path(__file__).parents[3] / "docs"
+PAGE = (DOCS / "how-to" / "feature-flags.md").read_text(encoding="utf-8")
+RUNBOOK = (DOCS / "runbooks" / "emergency-stop.md").read_text(encoding="utf-8")
+
+
+def documents(page: str) -> list[dict[str, Any]]:
+    blocks = re.findall(r"^ *```json\n(.*?)```", page, re.DOTALL | re.MULTILINE)
+    return [json.loads(dedent(block)) for block in blocks]
+
+
+FLAGS, ROLE = documents(PAGE)
+STOP, GO_ON = documents(RUNBOOK)
 
 
 def said(document: object, **context: str) -> Flags:
@@ -53,11 +59,13 @@ def test_the_document_holds_back_whom_its_rule_names_and_nobody_else() -> None:
 
 def test_the_stop_stops() -> None:
     assert said(STOP) == Flags(paused=True)
+    assert said(GO_ON) == Flags()
 
 
 def commands() -> Iterator[tuple[str, dict[str, str]]]:
-    """The page's calls of the AWS command line: the operation as boto3 has it, and its options."""
-    [script] = re.findall(r"^ *```sh\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE)
+    """The runbook's calls of the AWS command line: the operation as boto3 has it, its options."""
+    scripts = re.findall(r"^ *```sh\n(.*?)```", RUNBOOK, re.DOTALL | re.MULTILINE)
+    script = next(each for each in scripts if "aws appconfig" in each)
     for call in re.findall(r"aws appconfig ([^\n)]+)", script.replace("\\\n", " ")):
         operation, *words = shlex.split(call)
         given = pairwise(words)
@@ -72,7 +80,7 @@ def test_the_commands_deploy_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
         "$APPLICATION": "app1",
         "$ENVIRONMENT": "env1",
         "$PROFILE": "prof1",
-        "fileb://stop.json": json.dumps(STOP),
+        "fileb://flags.json": json.dumps(STOP),
     }
     with LocalAppConfig("app1/env1/prof1", {}) as appconfig:
         monkeypatch.setenv(*next(iter(appconfig.operator().items())))
