@@ -67,9 +67,11 @@ def _bands(bands: Sequence[Band], x: Scale, base: float) -> list[str]:
             f'<rect x="{left:.1f}" y="{_TOP}" width="{max(right - left, 1):.1f}" '
             f'height="{base - _TOP:.1f}" fill="{_BAND}" fill-opacity=".12"/>'
         )
-        lane = 0 if free_from[0] <= left else 1
-        free_from[lane] = left + _LABEL_WIDTH * len(band.label) + 8
-        drawn.append(_text(left, 18 + 15 * lane, band.label, "start", fill=_BAND))
+        width = _LABEL_WIDTH * len(band.label)
+        at = min(left, _WIDTH - _RIGHT - width)
+        lane = 0 if free_from[0] <= at else 1
+        free_from[lane] = at + width + 8
+        drawn.append(_text(at, 18 + 15 * lane, band.label, "start", fill=_BAND))
     return drawn
 
 
@@ -98,5 +100,6 @@ def _document(drawing: Sequence[str]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
         f'width="{_WIDTH}" height="{_HEIGHT}" font-family="{escape(_FONT)}">'
-        f"<title>Requests of clients over time</title>\n{body}\n</svg>"
+        "<title>Requests of clients over time</title>\n"
+        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#fff"/>\n{body}\n</svg>'
     )
