@@ -214,7 +214,8 @@ def of_shape(before: frozenset[str], now: frozenset[str]) -> Verdict:
     """Whether the schema is what it was, column by column and index by index."""
     lines = list(differences(before, now))
     more = f"; and {len(lines) - 3} more" if len(lines) > 3 else ""
-    told = "; ".join(lines[:3]) + more if lines else f"the same {len(now)} columns, indexes and constraints"
+    same = f"the same {len(now)} columns, indexes and constraints"
+    told = "; ".join(lines[:3]) + more if lines else same
     return judge("the schema is what it was before", not lines, told)
 
 
