@@ -43,6 +43,21 @@ _NOT_STARTED = (
 )
 _THROTTLED = frozenset({"TooManyRequestsException", "ThrottlingException", "Throttling"})
 _CHANGING = frozenset({"ResourceConflictException", "ResourceNotReadyException"})
+_MISCONFIGURED = frozenset(
+    {
+        "EC2AccessDeniedException",
+        "InvalidRuntimeException",
+        "InvalidSecurityGroupIDException",
+        "InvalidSubnetIDException",
+        "InvalidZipFileException",
+        "KMSAccessDeniedException",
+        "KMSDisabledException",
+        "KMSInvalidStateException",
+        "KMSNotFoundException",
+    }
+)
+"""Lambda answers these with 502, and would tomorrow."""
+
 _DENIED = frozenset({"AccessDeniedException", "AccessDenied"})
 _UNKNOWN_CALLER = frozenset(
     {
@@ -85,7 +100,7 @@ class _Kind(Enum):
     """Why there is no answer; and how often that may happen before a person had better look."""
 
     SILENCE = 6
-    """It cannot be reached, or its answer was lost."""
+    """It cannot be reached, its answer was lost, or Lambda itself failed."""
     DEATH = 3
     """It ended in the midst."""
     HASTE = 0
@@ -224,8 +239,12 @@ class RemoteFunction:
         message = _quoted(answer.get("Error", {}).get("Message", ""))
         status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         said = f"Lambda, function {self.name!r}: {code} {message}"
-        if code in _THROTTLED or code in _CHANGING or status == 429 or status >= 500:
+        if code in _MISCONFIGURED:
+            return ConfigurationError(f"{said}; the function itself has to be mended")
+        if code in _THROTTLED or code in _CHANGING or status == 429:
             return _Unheard(_Kind.HASTE, NotReady(said))
+        if status >= 500:
+            return _Unheard(_Kind.SILENCE, NotReady(said))
         if code == "ResourceNotFoundException":
             return ConfigurationError(
                 f"there is no function {self.name!r} in {self._made.meta.region_name} ({message}): "

@@ -421,11 +421,21 @@ def test_what_may_pass_is_waited_out(run: Run, aws: FakeLambda, fault: Exception
     assert len(aws.events) == 3
 
 
-def test_a_function_that_stays_silent_is_given_up(run: Run, aws: FakeLambda) -> None:
-    aws.faults = [READ_TIMEOUT] * 50
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (READ_TIMEOUT, "may still run there"),
+        (UNREACHABLE, "cannot be reached"),
+        (refused("ServiceException", 500), "ServiceException"),
+    ],
+)
+def test_a_function_that_stays_silent_is_given_up(
+    run: Run, aws: FakeLambda, fault: Exception, told: str
+) -> None:
+    aws.faults = [fault] * 50
     code, found = document(run, "up")
     assert (code, found["error"]["kind"]) == (1, "NotReady")
-    assert "may still run there" in found["error"]["message"]
+    assert told in found["error"]["message"]
     assert len(aws.events) < 20
 
 
@@ -488,6 +498,8 @@ def test_a_function_that_dies_again_and_again_is_given_up(run: Run, aws: FakeLam
         (lambda: answered(b"\xff", FunctionError="Unhandled"), 1, "no reason"),
         (refused("ResourceNotFoundException", 404), 2, "there is no function 'admin:live'"),
         (refused("AccessDeniedException", 403), 2, "lambda:InvokeFunction"),
+        (refused("InvalidSubnetIDException", 502), 2, "has to be mended"),
+        (refused("KMSAccessDeniedException", 502), 2, "has to be mended"),
         (refused("ExpiredTokenException", 403), 2, "sign in again"),
         (refused("InvalidParameterValueException", 400), 2, "InvalidParameterValueException"),
         (exceptions.NoCredentialsError(), 2, "credentials"),
