@@ -234,8 +234,14 @@ def _tls(host: str) -> ssl.SSLContext | bool:
     """
     if host in _LOOPBACK:
         return False
-    file = os.environ.get("LAMBDA_MIGRATE_SSLROOTCERT", "system")
-    return ssl.create_default_context(cafile=None if file == "system" else file)
+    # ssl.create_default_context demands, since Python 3.13, what a private authority may leave out.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    file = os.environ.get("LAMBDA_MIGRATE_SSLROOTCERT") or "system"
+    if file == "system":
+        context.load_default_certs()
+    else:
+        context.load_verify_locations(file)
+    return context
 
 
 # -- the orders in PostgreSQL ---------------------------------------------------------------------

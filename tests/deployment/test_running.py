@@ -1,18 +1,21 @@
 """What `sam build` has built runs as the stack says, and calls what its roles may call.
 
-The code is the built artefact, on a Lambda runtime's own Python; variables, handler and timeout are
-read back from the deployed stack; PostgreSQL is real, with TLS and passwords, DynamoDB and Secrets
-Manager are moto's, AppConfig our emulator.
+The code is the zip that SAM uploads, on a Lambda runtime's own Python; variables, handler and
+timeout are read back from the deployed stack; PostgreSQL is real, with TLS and passwords, DynamoDB
+and Secrets Manager are moto's, AppConfig our emulator.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -60,22 +63,38 @@ ADMIN_COMMANDS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 @pytest.fixture(scope="module")
 def built(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``sam build``, without a container, of one of the three functions: they have one package."""
+    """What Lambda would unpack: built by ``sam build``, without a container, and uploaded."""
     assert SAM.is_file(), "make .sam/installed"
     folder = tmp_path_factory.mktemp("aws-sam")
-    command = [
-        *(SAM, "build", "OrdersFunction", "--build-dir", folder),
-        *("--parameter-overrides", f"PythonRuntime=python{runtime.version}"),
-    ]
-    done = sam(command, PYTHON_VERSION=runtime.version, ARCHITECTURE=ARCHITECTURE)
+    version = {"PYTHON_VERSION": runtime.version, "ARCHITECTURE": ARCHITECTURE}
+    done = sam(["build", "--build-dir", folder], **version)
     assert done.returncode == 0, done.stderr
-    return folder / "OrdersFunction"
+    with LocalAWS() as aws:
+        s3 = aws.service("s3")
+        s3.create_bucket(Bucket="packages")
+        package = [
+            "package",
+            "--template-file",
+            folder / "template.yaml",
+            "--s3-bucket",
+            "packages",
+        ]
+        written = ["--output-template-file", folder / "packaged.yaml"]
+        done = sam([*package, *written], **aws.environment())
+        assert done.returncode == 0, done.stderr
+        # By its content's hash: three functions that were built one by one are one package.
+        [uploaded] = s3.list_objects_v2(Bucket="packages")["Contents"]
+        content = s3.get_object(Bucket="packages", Key=uploaded["Key"])["Body"].read()
+    task = tmp_path_factory.mktemp("task")
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        archive.extractall(task)
+    return task
 
 
 def sam(command: list[Any], **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, **variables, "SAM_CLI_TELEMETRY": "0", "AWS_REGION": REGION}
     return subprocess.run(
-        command,
+        [SAM, *command],
         cwd=ROOT,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -279,7 +298,7 @@ def _hook(aws: LocalAWS) -> dict[str, str]:
 
 def test_sam_finds_the_template_valid() -> None:
     assert SAM.is_file(), "make .sam/installed"
-    done = sam([SAM, "validate", "--lint"])
+    done = sam(["validate", "--lint"])
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -335,6 +354,13 @@ def test_what_it_measures_is_where_the_alarms_look(lived: Lived) -> None:
     assert {"ColdStartCheckTime", "LeaseHeldTime", "LeaseWaitTime"} <= seen & watched
 
 
+def test_bytecode_reaches_lambda_as_it_was_made(built: Path, runtime: Runtime) -> None:
+    """SAM packs the folder in its own way; that it is valid is asked in test_package.py."""
+    compiled = list(built.rglob(f"*.cpython-{runtime.version.replace('.', '')}.pyc"))
+    assert len(compiled) == len(list(built.rglob("*.py")))
+    assert {path.read_bytes()[4:8] for path in compiled} == {b"\1\0\0\0"}, "unchecked-hash"
+
+
 # --- and it may do what it does, and no more
 
 FUNCTIONS = ("OrdersFunction", "AdminFunction", "BeforeTrafficFunction")
@@ -364,6 +390,19 @@ def test_no_statement_has_a_wildcard_where_a_resource_has_a_name(
         everything = [each for each in [resources, *resources] if each == "*"]
         if everything:
             assert statement["Sid"] in {"NetworkInterfaces", "NotForTheFunctionsCode", "Traces"}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_what_lambda_may_do_to_the_network_its_code_may_not(lived: Lived, function: str) -> None:
+    stack = lived.production.stack
+    statements = {each["Sid"]: each for each in stack.statements(function)}
+    allowed, denied = statements["NetworkInterfaces"], statements["NotForTheFunctionsCode"]
+    assert denied["Effect"] == "Deny"
+    assert denied["Action"] == allowed["Action"]
+    [(operator, names)] = denied["Condition"].items()
+    arn = stack.function(function)["FunctionArn"]
+    assert operator == "ArnLike"
+    assert any(fnmatchcase(arn, each) for each in names["lambda:SourceFunctionArn"])
 
 
 def test_another_targets_item_is_out_of_reach(lived: Lived) -> None:
