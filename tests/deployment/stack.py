@@ -118,9 +118,11 @@ class Stack:
             iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
             for name in iam.list_role_policies(RoleName=role)["PolicyNames"]
         ]
-        for policy in iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]:
-            version = iam.get_policy(PolicyArn=policy["PolicyArn"])["Policy"]["DefaultVersionId"]
-            answer = iam.get_policy_version(PolicyArn=policy["PolicyArn"], VersionId=version)
+        # moto's CloudFormation attaches no managed policies to a role: the template says which.
+        [logical] = [name for name, physical in self.physical.items() if physical == role]
+        for policy in self.template.properties(logical)["ManagedPolicyArns"]:
+            version = iam.get_policy(PolicyArn=policy)["Policy"]["DefaultVersionId"]
+            answer = iam.get_policy_version(PolicyArn=policy, VersionId=version)
             documents.append(answer["PolicyVersion"]["Document"])
         found = [each for document in documents for each in _read(document)["Statement"]]
         return [each for each in found if each is not None]  # None: moto's AWS::NoValue in a list
