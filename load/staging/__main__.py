@@ -96,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     how.add_argument("--template", type=Path, default=TEMPLATE, help="whose alarms are looked at")
     how.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE", help="of it")
+    how.add_argument("--postgresql", type=int, metavar="MAJOR", help="production's version")
     how.add_argument("--out", type=Path, default=Path("staging-report"))
     borne = parser.add_argument_group("what is borne")
     borne.add_argument(
@@ -160,7 +161,7 @@ def _rehearse_stack(asked: argparse.Namespace) -> Rehearsal:
 def _release(asked: argparse.Namespace) -> Release:
     new = asked.code or asked.migrations
     if new is None:
-        return of_the_example()
+        return of_the_example(_shop(asked))
     return make_release(
         new.resolve(),
         old=None if asked.old is None else asked.old.resolve(),
@@ -194,14 +195,19 @@ def _wanted(asked: argparse.Namespace) -> Wanted:
         clients=asked.clients,
         processes=asked.processes,
         limits=_limits(asked),
-        shop=None if is_own else Shop(asked.orders, asked.seed, asked.until),
+        shop=None if is_own else _shop(asked),
         dump=asked.dump,
         data=asked.data,
         checks=read_checks(checks) if checks else (),
         may_change=frozenset(asked.may_change),
         template=asked.template,
         parameters=_pairs(asked.parameter),
+        postgresql=asked.postgresql,
     )
+
+
+def _shop(asked: argparse.Namespace) -> Shop:
+    return Shop(asked.orders, asked.seed, asked.until)
 
 
 def _limits(asked: argparse.Namespace) -> Limits:

@@ -46,6 +46,8 @@ _LEASE_SECONDS = "5"
 _SHORT = {"LeaseWaitTimeThreshold": "900", "LeaseHeldTimeThreshold": "900"}
 """Milliseconds: seconds are waited, not minutes."""
 
+_LOWERED = "its threshold lowered to 0.9 s"
+
 _SILENT_SECONDS = 3.0
 """Of DynamoDB: well above the second from which on a check is slow."""
 
@@ -93,6 +95,7 @@ class Fault:
         act: Makes it happen, and returns what CloudWatch would know.
         alone: Whether nothing else may go on meanwhile.
         parameters: Of the template, instead of its defaults.
+        note: What is not as in production; "" if nothing.
     """
 
     name: str
@@ -100,6 +103,11 @@ class Fault:
     act: Callable[[_Place], CloudWatch]
     alone: bool = False
     parameters: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+
+    def __str__(self) -> str:
+        """Name and note."""
+        return f"{self.name} ({self.note})" if self.note else self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,12 +284,14 @@ FAULTS = (
         frozenset({"LeaseHeldTimeAlarm"}),
         _is_held,
         parameters=_SHORT,
+        note=_LOWERED,
     ),
     Fault(
         "others wait for it until they give up",
         frozenset({"LeaseWaitTimeAlarm", "NotReadyAlarm"}),
         _waits,
         parameters=_SHORT,
+        note=_LOWERED,
     ),
     Fault("code comes before its schema", frozenset({"NotReadyAlarm"}), _is_not_ready),
     Fault(
@@ -289,6 +299,7 @@ FAULTS = (
         frozenset({"ColdStartCheckTimeAlarm"}),
         _is_slow,
         alone=True,
+        note="one slow check, told three times, five minutes apart",
     ),
     Fault("the table refuses requests", frozenset({"TableThrottledAlarm"}), _is_throttled, True),
 )

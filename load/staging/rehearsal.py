@@ -12,6 +12,7 @@ from typing import Any
 from lambda_migrate.errors import MigrateError
 from lambda_migrate.local.cloudwatch import Alarm
 from lambda_migrate.local.environment import InvocationResult
+from lambda_migrate.local.postgresql import find_binaries
 from load.staging.checks import Answer, Check, Moment, ask
 from load.staging.dry_run import dry_run, of_dry_run
 from load.staging.faults import (
@@ -67,6 +68,7 @@ class Wanted:
         checks: A team's own questions.
         may_change: Columns that the release may change, as ``table.column``.
         template: Whose alarms are looked at.
+        postgresql: Major version; None: the newest that needs no installing.
         parameters: Of the template.
     """
 
@@ -80,6 +82,7 @@ class Wanted:
     checks: tuple[Check, ...] = ()
     may_change: frozenset[str] = frozenset()
     template: Path = TEMPLATE
+    postgresql: int | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -143,10 +146,19 @@ def rehearse(
         ConfigurationError: The machine has too little memory, or something cannot be read.
         EngineFailed: A server did not start, or Locust failed.
     """
+    alarms_of(wanted.template, target=release.database, **wanted.parameters)  # or else too late
+    binaries = find_binaries(wanted.postgresql)
     scenario = _scenario("deployment", release, wanted)
     with (
         tempfile.TemporaryDirectory(prefix="lm-staging-") as home,
-        open_stage(scenario, release, Path(home), handler=release.handler, tuning=TUNING) as stage,
+        open_stage(
+            scenario,
+            release,
+            Path(home),
+            handler=release.handler,
+            tuning=TUNING,
+            binaries=binaries,
+        ) as stage,
         connected(stage.server, release.database) as connection,
     ):
         stage.sampler.stop()  # each storm has its own
@@ -277,7 +289,7 @@ def _deployed(scene: _Scene) -> Told:
 def _taken_back(scene: _Scene) -> Told:
     evidence = _play(scene, "rollback")
     counts = scene.release.example is not None
-    found = of_phase(evidence, scene.wanted.limits, counts=counts)
+    found = [*of_phase(evidence, scene.wanted.limits, counts=counts), of_lines(evidence)]
     if evidence.rolled_back is not None:
         found.insert(0, judge("the way back", True, f"{evidence.rolled_back:.2f} s"))
     return found, {}

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.errors import ConfigurationError, ManifestError
-from lambda_migrate.local.deployment import VERSIONS, find_example
+from lambda_migrate.local.deployment import VERSIONS, find_example, place_order
 from lambda_migrate.migrations import Manifest
 from lambda_migrate.migrations.directory import read_manifest
+from load.staging.shop import Shop
 from load.storm.packages import Orders
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class Release:
         events: What clients send, by kind; see `Package.event`.
         variables: The function's own, beside the library's.
         example: What can count effects, where the release is the example's.
+        shop: Whose customers its clients are; strangers without one.
         bare: Whether the folders hold migrations alone, and a handler has to be made.
     """
 
@@ -58,8 +61,10 @@ class Release:
     events: Mapping[str, Any] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
     example: Orders | None = None
+    shop: Shop | None = None
     bare: bool = False
     database: str = "orders"
+    _turns: Iterator[int] = field(default_factory=count, compare=False, repr=False)
 
     # -- as a Package -----------------------------------------------------------------------------
 
@@ -78,8 +83,10 @@ class Release:
 
     def event(self, kind: str, subject: int) -> Any:
         """See `Package.event`."""
-        if self.example is not None:
+        if self.example is not None and (kind == "read" or self.shop is None):
             return self.example.event(kind, subject)
+        if self.shop is not None:
+            return place_order_of(self.shop.email(next(self._turns)))
         return self.events.get(kind, self.events.get("write", {}))
 
     def effects(self, server: LocalPostgreSQL, version: int) -> dict[str, int]:
@@ -152,8 +159,17 @@ class Release:
         return told
 
 
-def of_the_example() -> Release:
+def place_order_of(email: str) -> dict[str, Any]:
+    """The event of an order by a customer."""
+    event = place_order()
+    return {**event, "body": json.dumps({**json.loads(event["body"]), "email": email})}
+
+
+def of_the_example(shop: Shop | None = None) -> Release:
     """examples/orders, version 1 to 2.
+
+    Args:
+        shop: Whose customers place orders.
 
     Raises:
         ConfigurationError: It is not there.
@@ -165,6 +181,7 @@ def of_the_example() -> Release:
         example.directory,
         through=VERSIONS[1],
         example=Orders(example),
+        shop=shop,
     )
 
 

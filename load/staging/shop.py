@@ -99,6 +99,10 @@ class Shop:
         """How many; many of them never ordered anything."""
         return max(1, self.orders // _PER_CUSTOMER)
 
+    def email(self, turn: int) -> str:
+        """The address of one of the customers, each turn another one, from all over the table."""
+        return _email(GUEST + 1 + (turn * _coprime(self.customers)) % self.customers)
+
     def copy_customers(self) -> Iterator[bytes]:
         """Rows of `CUSTOMERS`, in the text format of COPY, some thousand at a time."""
         return _chunks(self._customer_rows())
@@ -153,7 +157,7 @@ class Shop:
             if draw < 0.00005:
                 name = _LONG_NAME
             credit = 500 if chance() < 0.3 else 0
-            email = _email(customer, long=draw > 0.9999)
+            email = _email(customer, "+" + "tag." * 50 if draw > 0.9999 else "")
             yield f"{customer}\t{email}\t{name}\t{stamp(at)}\t{credit}\n"
 
     def _joined(self) -> list[float | None]:
@@ -249,11 +253,8 @@ def _coprime(count: int) -> int:
     )
 
 
-def _email(customer: int, *, long: bool) -> str:
-    local = f"buyer{customer}"
-    if long:
-        local += "+" + "tag." * 50
-    return f"{local}@example.{('com', 'org', 'net')[customer % 3]}"
+def _email(customer: int, tag: str = "") -> str:
+    return f"buyer{customer}{tag}@example.{('com', 'org', 'net')[customer % 3]}"
 
 
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})

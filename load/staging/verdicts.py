@@ -278,5 +278,5 @@ def _of_alarm(
     if troubles:
         return Verdict(what, "failed", "; ".join(troubles))
     silent = [one.fault.name for one in own if name not in one.alarms]
-    told = "; ".join(one.fault.name for one in own)
+    told = "; ".join(str(one.fault) for one in own)
     return judge(what, not silent, told if not silent else f"not when {'; '.join(silent)}")

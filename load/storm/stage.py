@@ -98,6 +98,7 @@ def open_stage(
     *,
     handler: str = "app.handler",
     tuning: Mapping[str, str] | None = None,
+    binaries: Path | None = None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> Iterator[StormStage]:
     """Start everything, deploy every version, and begin to count connections.
@@ -108,6 +109,7 @@ def open_stage(
         home: A directory that goes when the storm is over.
         handler: Of the package, ``module.function``.
         tuning: Settings of PostgreSQL, above those of every storm.
+        binaries: Of PostgreSQL; see `LocalPostgreSQL`.
         clock: What happenings are timed by.
 
     Raises:
@@ -125,7 +127,7 @@ def open_stage(
         **(tuning or {}),
     }
     with ExitStack() as stack:
-        server = LocalPostgreSQL(databases=[package.database], settings=settings)
+        server = LocalPostgreSQL(binaries=binaries, databases=[package.database], settings=settings)
         stack.enter_context(server)
         dynamodb = stack.enter_context(_ENGINES[scenario.engine]())
         dynamodb.create_table(TABLE)

@@ -191,6 +191,8 @@ def test_wrong_usage_is_exit_code_2(
             "there is nothing to rehearse",
         ),
         (["--checks", "nowhere.sql"], "--checks nowhere.sql"),
+        (["--template", "nowhere.yaml"], "nowhere.yaml"),
+        (["--postgresql", "9"], "9"),
         (["--code", "examples/orders", "--from", "4", "--event", "{"], "--event {"),
     ],
 )

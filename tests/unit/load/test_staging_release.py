@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.environment import InvocationResult
 from load.staging.release import make_release, of_the_example
+from load.staging.shop import Shop
 
 UP = "-- migrate:up\nCREATE TABLE t{number} (a int);\n-- migrate:down\nDROP TABLE t{number};\n"
 
@@ -92,6 +95,16 @@ def test_the_example_places_orders_and_knows_which_its_clients_were_told_of() ->
         for payload in answers
     ]
     assert release.orders_told(results) == [12]
+
+
+def test_clients_of_a_shop_are_its_customers_in_turn() -> None:
+    shop = Shop(800, 1, date(2026, 2, 2))
+    release = of_the_example(shop)
+    emails = [json.loads(release.event("write", 1)["body"])["email"] for _ in range(100)]
+    assert len(set(emails)) == shop.customers
+    there = b"".join(shop.copy_customers()).decode()
+    assert all(f"\t{email}\t" in there for email in emails)
+    assert release.event("read", 5)["rawPath"] == "/orders/5"
 
 
 def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
