@@ -200,6 +200,12 @@ class InMemoryRequestLog:
         """See `RequestLog.end`."""
         self.runs[request] = run
 
+    def forget(self, request: str, run: Run) -> None:
+        """See `RequestLog.forget`."""
+        found = self.runs.get(request)
+        if found is not None and found.attempt == run.attempt:
+            del self.runs[request]
+
 
 # --- the database
 

@@ -43,7 +43,7 @@ from lambda_migrate.events import (
 )
 from lambda_migrate.settings import Settings
 from lambda_migrate.target import is_owner_of
-from lambda_migrate.verbs.answer import BUSY, FAILED
+from lambda_migrate.verbs.answer import BUSY, FAILED, WRONG
 from lambda_migrate.verbs.errand import Errand, mark_of
 from lambda_migrate.verbs.failures import exit_code_of, failure_document
 from lambda_migrate.verbs.site import Site
@@ -192,8 +192,11 @@ class AdminFunction:
 
         attendant.on_yes = note
         answer = self._answered(lambda: _done(errand, site, recorder), recorder)
-        ended = replace(run, answer=_without_reports(answer))
-        log.end(errand.request, ended, invocation.deadline)
+        if answer["exit_code"] in (WRONG, BUSY) and not recorder.committed:
+            log.forget(errand.request, run)  # it was turned away before it did anything
+        else:
+            ended = replace(run, answer=_without_reports(answer))
+            log.end(errand.request, ended, invocation.deadline)
         return answer
 
     def _new_run(self, errand: Errand, invocation: _Invocation) -> Run:

@@ -3,7 +3,7 @@
 An answer may be lost on its way, and whoever asked asks again; Lambda itself invokes a function
 again whose asynchronous invocation failed. Neither may run a command twice that changes something.
 So each of these is written down before it begins, and its answer when it has ended, in an item of
-its own beside the target's, ``<target>/requests``: the newest 20, which outlives any invocation.
+its own beside the target's, ``<target>/requests``: the newest 20 that did anything.
 
 PostgreSQL keeps what is safe; this only keeps a person from hearing of, or doing, the wrong thing.
 """
@@ -68,7 +68,7 @@ class Run:
 class RequestLog(Protocol):
     """The port to wherever runs are written down.
 
-    Every method but `end` may raise `LeaseStoreUnavailable` or `ConfigurationError`.
+    Every method but `end` and `forget` may raise `LeaseStoreUnavailable` or `ConfigurationError`.
     """
 
     def begin(self, request: str, run: Run) -> Run | None:
@@ -86,6 +86,9 @@ class RequestLog(Protocol):
 
     def end(self, request: str, run: Run, deadline: Deadline) -> None:
         """Write its answer down, as far as that can be done before the invocation's end."""
+
+    def forget(self, request: str, run: Run) -> None:
+        """The run changed nothing, and may be run again; as far as that can be written."""
 
 
 class RequestTable:
@@ -124,7 +127,8 @@ class RequestTable:
         runs = self._runs()
         if request not in runs:
             try:
-                self._write(request, run, "attribute_not_exists(#run)", drop=_outlived(runs))
+                drop = _outlived(runs, now_ms=self._clock.wall_ms())
+                self._write(request, run, "attribute_not_exists(#run)", drop=drop)
                 return None
             except ConditionFailed:
                 runs = self._runs()
@@ -150,6 +154,13 @@ class RequestTable:
                 return
             self._clock.sleep(_PAUSE_SECONDS)
 
+    def forget(self, request: str, run: Run) -> None:
+        """See `RequestLog.forget`."""
+        names = {"#run": _NAME + request, "#attempt": "attempt"}
+        values = {":mine": {"S": run.attempt}}
+        with suppress(ConditionFailed, MigrateError):  # else it is told as it was
+            self._item.update("REMOVE #run", "#run.#attempt = :mine", values, names=names)
+
     def _overwrite(self, request: str, run: Run) -> None:
         with suppress(ConditionFailed):  # twenty others have begun since
             self._write(request, run, "attribute_exists(#run)")
@@ -170,9 +181,10 @@ class RequestTable:
         }
 
 
-def _outlived(runs: Mapping[str, Run]) -> list[str]:
-    """Those to be forgotten, so that with one more there are `KEPT`."""
-    oldest = sorted(runs, key=lambda request: runs[request].began_ms)
+def _outlived(runs: Mapping[str, Run], *, now_ms: int) -> list[str]:
+    """Those to be forgotten, so that with one more there are `KEPT`; none that may still run."""
+    ended = [each for each, run in runs.items() if run.answer is not None or run.until_ms < now_ms]
+    oldest = sorted(ended, key=lambda request: runs[request].began_ms)
     return oldest[: max(0, len(runs) - KEPT + 1)]
 
 

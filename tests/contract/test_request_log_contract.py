@@ -90,6 +90,16 @@ def test_what_a_run_sets_out_to_do_is_known_while_it_runs(make_log: MakeLog) -> 
     assert found.answer is None
 
 
+def test_what_is_forgotten_may_begin_again(make_log: MakeLog) -> None:
+    make_log().begin("r", run_of("a"))
+    make_log().forget("r", run_of("b"))  # another's
+    assert make_log().read("r") is not None
+    make_log().forget("r", run_of("a"))
+    assert make_log().read("r") is None
+    assert make_log().begin("r", run_of("b")) is None
+    make_log().forget("none", run_of("a"))
+
+
 def test_requests_do_not_meet(make_log: MakeLog) -> None:
     make_log().begin("r1", run_of("a"))
     make_log().begin("r2", run_of("b"))
@@ -111,6 +121,20 @@ def test_dynamodb_keeps_the_newest(tables: DynamoDBTables) -> None:
     assert log.read("r5") is not None
     log.end("r4", run_of("4", answer=ANSWER), SOON)  # late, and forgotten
     assert log.read("r4") is None
+
+
+def test_dynamodb_keeps_what_may_still_run(tables: DynamoDBTables) -> None:
+    target, clock = f"orders-{uuid4().hex}", FakeClock()
+    log = RequestTable(tables.table, target, client=lambda: tables._client, clock=clock)
+    long = run_of("long", until_ms=clock.wall_ms() + 900_000)
+    assert log.begin("long", long) is None
+    for number in range(KEPT + 5):
+        assert log.begin(f"r{number}", run_of(str(number), began_ms=2 + number)) is None
+        log.end(f"r{number}", run_of(str(number), began_ms=2 + number, answer=ANSWER), SOON)
+    assert log.read("long") == long
+    clock.advance(901)
+    assert log.begin("last", run_of("last", began_ms=99)) is None
+    assert log.read("long") is None
 
 
 def test_twenty_answers_of_any_length_fit_into_one_item(tables: DynamoDBTables) -> None:

@@ -301,6 +301,15 @@ def test_a_failure_is_not_tried_again_by_the_same_request(room: Room) -> None:
     assert room.store.state.failure.attempts == 2
 
 
+def test_who_was_turned_away_may_come_again(room: Room) -> None:
+    lease = room.store.acquire("orders/8/ab")
+    assert room.ask("up", request="r1")["exit_code"] == 4
+    assert room.ask("baseline", request="r2", version=1)["exit_code"] == 2
+    assert room.log.runs == {}
+    room.store.release(lease)  # type: ignore[arg-type]  # it was free, so this is a lease
+    assert len(room.ask("up", request="r1")["document"]["applied"]) == 3
+
+
 def test_the_report_of_a_failure_is_told_once_and_not_stored(room: Room) -> None:
     """PostgreSQL's DETAIL may quote a row."""
     failed = MigrationFailed(

@@ -94,3 +94,11 @@ def test_a_missing_permission_names_the_item() -> None:
     log, _, _ = log_of({}, refusal("AccessDeniedException"))
     with pytest.raises(ConfigurationError, match="orders/requests"):
         log.begin("r", RUN)
+
+
+def test_forgetting_is_done_as_far_as_it_can_be() -> None:
+    answers: list[Any] = [{"Attributes": {}}, LOST, BUSY]
+    for answer in answers:
+        log, client, _ = log_of(answer)
+        log.forget("r", RUN)
+        assert len(client.asked) == 1
