@@ -9,7 +9,7 @@
 `dry_run`      each pending migration, executed and taken back
 `phases`       the storm of the new version, and the way back, under traffic
 `faults`       what somebody must be paged for
-`rehearsal`    step after step
+`rehearsal`    all of these, as `steps`; `stack`, of what is deployed
 `verdicts`     go, or no-go, and why: pure
 `report`       the same for pipelines; `page`, with `traffic`, for people
 =============  ==================================================================

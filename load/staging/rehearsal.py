@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lambda_migrate.errors import MigrateError
 from lambda_migrate.local.cloudwatch import Alarm
 from lambda_migrate.local.environment import InvocationResult
 from lambda_migrate.local.postgresql import find_binaries
@@ -29,6 +28,7 @@ from load.staging.records import Kept, Records, Run, Size, compare, freeze, read
 from load.staging.release import Release
 from load.staging.restore import TUNING, connected, fill, migrate, restore, runner
 from load.staging.shop import Shop
+from load.staging.steps import Deed, Halted, Told, played
 from load.staging.verdicts import (
     Limits,
     Step,
@@ -47,7 +47,7 @@ from load.storm.scenarios import Processes, Scenario
 from load.storm.stage import StormStage, open_stage
 from load.storm.verdicts import Verdict
 
-__all__ = ["Halted", "Rehearsal", "Told", "Wanted", "rehearse"]
+__all__ = ["TEMPLATE", "Rehearsal", "Wanted", "rehearse"]
 
 
 TEMPLATE = Path(__file__).parents[2] / "template.yaml"
@@ -113,18 +113,6 @@ class Rehearsal:
     faults: tuple[Reached, ...] = ()
 
 
-Say = Callable[[str], object]
-Told = tuple[list[Verdict], dict[str, Any]]
-
-
-class Halted(Exception):
-    """A step after which the others mean nothing; its verdicts say why."""
-
-    def __init__(self, told: Told) -> None:
-        super().__init__("halted")
-        self.told = told
-
-
 def rehearse(
     release: Release,
     wanted: Wanted,
@@ -163,7 +151,7 @@ def rehearse(
     ):
         stage.sampler.stop()  # each storm has its own
         scene = _Scene(release, wanted, stage, connection, runner(connection), out, Path(home))
-        steps = tuple(_played(scene, on_step, last))
+        steps = tuple(played(_deeds(scene), on_step, last=last))
         return Rehearsal(
             name=release.name,
             pending=tuple(migration.name for migration in release.pending),
@@ -182,31 +170,6 @@ def _scenario(name: str, release: Release, wanted: Wanted) -> Scenario:
     make = deployment if name == "deployment" else way_back
     scenario = make(wanted.environments, wanted.clients, {**metrics, **release.variables})
     return replace(scenario, processes=wanted.processes)
-
-
-def _played(scene: _Scene, on_step: Callable[[Step], object], last: str) -> Iterator[Step]:
-    halted_by = ""
-    for name, act, phase in _STEPS:
-        if halted_by:
-            step = Step(name, 0.0, (Verdict("not done", "not measured", f"after {halted_by!r}"),))
-        else:
-            step = _act(scene, name, act, phase)
-            halted_by = name if step.halts else ""
-        on_step(step)
-        yield step
-        if name == last:
-            return
-
-
-def _act(scene: _Scene, name: str, act: Callable[[_Scene], Told], phase: str) -> Step:
-    began, halts = time.monotonic(), False
-    try:
-        verdicts, facts = act(scene)
-    except Halted as halted:
-        (verdicts, facts), halts = halted.told, True
-    except MigrateError as error:
-        verdicts, facts, halts = [Verdict("it came to its end", "failed", str(error))], {}, True
-    return Step(name, time.monotonic() - began, tuple(verdicts), facts, halts, phase)
 
 
 @dataclass
@@ -355,13 +318,14 @@ def _count_orders(scene: _Scene, told: Sequence[int]) -> int:
     return int(rows[0][0])
 
 
-_STEPS: tuple[tuple[str, Callable[[_Scene], Told], str], ...] = (
-    ("restore the data", _restored, ""),
-    ("plan", _goes_on, ""),
-    ("dry run", _dry_run, ""),
-    ("deploy under traffic", _deployed, "deployment"),
-    ("check the data", _compared, ""),
-    ("roll back under traffic", _taken_back, "rollback"),
-    ("check the data again", _compared_again, ""),
-    ("see who would be paged", _paged, ""),
-)
+def _deeds(scene: _Scene) -> list[Deed]:
+    return [
+        Deed("restore the data", partial(_restored, scene)),
+        Deed("plan", partial(_goes_on, scene)),
+        Deed("dry run", partial(_dry_run, scene)),
+        Deed("deploy under traffic", partial(_deployed, scene), "deployment"),
+        Deed("check the data", partial(_compared, scene)),
+        Deed("roll back under traffic", partial(_taken_back, scene), "rollback"),
+        Deed("check the data again", partial(_compared_again, scene)),
+        Deed("see who would be paged", partial(_paged, scene)),
+    ]

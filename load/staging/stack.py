@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from lambda_migrate.local.child import EngineFailed
 from lambda_migrate.verbs.commands import COMMANDS
 from lambda_migrate.verbs.errand import Errand
 from load.staging.dry_run import of_dry_run
-from load.staging.rehearsal import Halted, Rehearsal, Told, Wanted
+from load.staging.rehearsal import Rehearsal, Wanted
+from load.staging.steps import Deed, Halted, Told, played
 from load.staging.verdicts import Limits, Step, judge
 from load.storm.verdicts import Verdict
 
@@ -81,17 +83,31 @@ def find(*, stack: str = "", function: str = "", admin: str = "") -> Named:
 
 
 def _resources(stack: str) -> list[Mapping[str, Any]]:
+    return _read(
+        "cloudformation", "list_stack_resources", "StackResourceSummaries", StackName=stack
+    )
+
+
+def _alarms(**which: Any) -> list[Mapping[str, Any]]:
+    return _read("cloudwatch", "describe_alarms", "MetricAlarms", **which)
+
+
+def _read(service: str, operation: str, key: str, **which: Any) -> list[Mapping[str, Any]]:
+    """All pages of an answer.
+
+    Raises:
+        ConfigurationError: With what AWS or the SDK said.
+    """
+    import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 
+    make: Any = boto3.client  # typed by the names of services, each its own
     try:
-        pages = _client("cloudformation").get_paginator("list_stack_resources")
-        return [
-            each
-            for page in pages.paginate(StackName=stack)
-            for each in page["StackResourceSummaries"]
-        ]
+        pages = make(service).get_paginator(operation).paginate(**which)
+        return [each for page in pages for each in page[key]]
     except (BotoCoreError, ClientError) as error:
-        raise ConfigurationError(f"--stack {stack}: {error}") from error
+        asked = ", ".join(f"{name} {value}" for name, value in which.items())
+        raise ConfigurationError(f"{operation} of {asked}: {error}") from error
 
 
 def _alarm_names(stack: str, resources: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
@@ -103,18 +119,6 @@ def _alarm_names(stack: str, resources: Mapping[str, Mapping[str, Any]]) -> tupl
     if not own:  # CloudFormation names them after the stack
         own = [each["AlarmName"] for each in _alarms(AlarmNamePrefix=f"{stack}-")]
     return tuple(sorted(own))
-
-
-def _alarms(**which: Any) -> list[Mapping[str, Any]]:
-    pages = _client("cloudwatch").get_paginator("describe_alarms").paginate(**which)
-    return [each for page in pages for each in page["MetricAlarms"]]
-
-
-def _client(service: str) -> Any:
-    import boto3
-
-    make: Any = boto3.client  # typed by the names of services, each its own
-    return make(service)
 
 
 # -- the steps ------------------------------------------------------------------------------------
@@ -152,14 +156,9 @@ def rehearse_stack(
         on_step: Told of each step when it is done.
     """
     scene = _Scene(named, wanted, event, roll_back_to, out, _asker(named.admin))
-    steps, halted_by = [], ""
-    for name, act in _STEPS:
-        step = _act(scene, name, act, halted_by=halted_by)
-        halted_by = halted_by or (name if step.halts else "")
-        on_step(step)
-        steps.append(step)
+    steps = tuple(played(_deeds(scene), on_step))
     title = f"stack {named.stack}" if named.stack else f"function {named.function}"
-    return Rehearsal(title, scene.pending, wanted, tuple(steps))
+    return Rehearsal(title, scene.pending, wanted, steps)
 
 
 def _asker(admin: str) -> Ask:
@@ -173,19 +172,6 @@ def _asker(admin: str) -> Ask:
         return RemoteFunction(admin, Deadline.after(_ADMIN_SECONDS)).ask(errand)
 
     return ask
-
-
-def _act(scene: _Scene, name: str, act: Callable[[_Scene], Told], *, halted_by: str) -> Step:
-    if halted_by:
-        return Step(name, 0.0, (Verdict("not done", "not measured", f"after {halted_by!r}"),))
-    began, halts = time.monotonic(), False
-    try:
-        verdicts, facts = act(scene)
-    except Halted as halted:
-        (verdicts, facts), halts = halted.told, True
-    except (MigrateError, EngineFailed) as error:
-        verdicts, facts, halts = [Verdict("it came to its end", "failed", str(error))], {}, True
-    return Step(name, time.monotonic() - began, tuple(verdicts), facts, halts)
 
 
 def _unseen(what: str, why: str) -> Verdict:
@@ -401,12 +387,13 @@ def _actions(scene: _Scene) -> Iterator[Verdict]:
         yield judge("each alarm tells somebody", not silent, told)
 
 
-_STEPS: tuple[tuple[str, Callable[[_Scene], Told]], ...] = (
-    ("look at the stack", _looked),
-    ("plan", _planned),
-    ("dry run", _dry_run),
-    ("cold starts", _stormed),
-    ("check the schema", _checked),
-    ("roll back", _taken_back),
-    ("see who would be paged", _paged),
-)
+def _deeds(scene: _Scene) -> list[Deed]:
+    return [
+        Deed("look at the stack", partial(_looked, scene)),
+        Deed("plan", partial(_planned, scene)),
+        Deed("dry run", partial(_dry_run, scene)),
+        Deed("cold starts", partial(_stormed, scene)),
+        Deed("check the schema", partial(_checked, scene)),
+        Deed("roll back", partial(_taken_back, scene)),
+        Deed("see who would be paged", partial(_paged, scene)),
+    ]

@@ -192,6 +192,10 @@ def test_wrong_usage_is_exit_code_2(
         ),
         (["--checks", "nowhere.sql"], "--checks nowhere.sql"),
         (["--template", "nowhere.yaml"], "nowhere.yaml"),
+        (
+            ["--code", "examples/orders", "--from", "4", "--dump", "nowhere.dump"],
+            "nowhere.dump: No such file",
+        ),
         (["--postgresql", "9"], "9"),
         (["--code", "examples/orders", "--from", "4", "--event", "{"], "--event {"),
     ],

@@ -158,10 +158,10 @@ def test_a_stack_that_is_not_there_is_exit_code_2(
     stage: Stage, stack: Stack, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with deployed(stage, stack, {"0001_effects": FIRST}):
-        with pytest.raises(ConfigurationError, match="--stack elsewhere"):
+        with pytest.raises(ConfigurationError, match="StackName elsewhere"):
             find(stack="elsewhere")
         assert main(["--stack", "elsewhere"]) == 2
-    assert "--stack elsewhere" in capsys.readouterr().err
+    assert "StackName elsewhere: " in capsys.readouterr().err
 
 
 def test_what_locust_saw_is_held_against_the_limits() -> None:
