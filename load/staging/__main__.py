@@ -27,6 +27,18 @@ from load.staging.verdicts import Limits, Step, decide
 __all__ = ["main"]
 
 _EXAMPLE_CHECKS = Path(__file__).parents[2] / "examples" / "orders" / "tests" / "checks.sql"
+_OURS = (
+    "AWS_ENDPOINT_URL",
+    "DATABASE_URL=",
+    "LAMBDA_MIGRATE_DATABASE",
+    "LAMBDA_MIGRATE_SCHEMA=",
+    "LAMBDA_MIGRATE_TABLE=",
+    "LAMBDA_MIGRATE_TARGET=",
+    "POWERTOOLS_METRICS_NAMESPACE=",
+    "POWERTOOLS_SERVICE_NAME=",
+)
+"""What the function's variables may not be, or begin with: the servers are the rehearsal's own."""
+
 _MARKS = {"passed": "passed", "failed": "FAILED", "not measured": "  ?   "}
 
 
@@ -131,6 +143,8 @@ def _refuse_contradictions(parser: argparse.ArgumentParser, asked: argparse.Name
         for pair in pairs:
             if not pair.partition("=")[1]:
                 parser.error(f"--{option} {pair}: write NAME=VALUE")
+            if option == "variable" and pair.startswith(_OURS):
+                parser.error(f"--variable {pair}: the rehearsal sets that itself")
 
 
 def _is_deployed(asked: argparse.Namespace) -> bool:

@@ -170,6 +170,13 @@ def test_the_example_is_a_go_and_the_report_says_why(
         (["--code", ".", "--migrations", "."], "name one of them"),
         (["--old", "."], "go with --code"),
         (["--code", ".", "--from", "1", "--variable", "X"], "--variable X: write NAME=VALUE"),
+        (
+            ["--code", ".", "--from", "1", "--variable", "LAMBDA_MIGRATE_SCHEMA=x"],
+            "the rehearsal sets that itself",
+        ),
+        (["--roll-back-to", "1"], "goes with --stack"),
+        (["--code", ".", "--from", "1", "--stack", "s"], "leave --stack and --function out"),
+        (["--event", "{}"], "--event goes with --code"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(
