@@ -79,6 +79,9 @@ NOT_QUICK = (
     "tests/unit/local/",
     "tests/unit/test_mutants.py",
     "tests/unit/cli/test_cli_render.py",
+    # Every command once more, from afar.
+    "test_cli_function.py::test_a_function_is_shown_as_if_it_were_here",
+    "test_cli_function.py::test_whatever_happens_to_the_calls",
     "tests/unit/load/",
     "[pg14",
     "[pg15",

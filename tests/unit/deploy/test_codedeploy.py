@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lambda_migrate.deploy import codedeploy
 from lambda_migrate.deploy.answering import Undelivered
 from lambda_migrate.deploy.codedeploy import handler, respond
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable, MigrationFailed
@@ -118,11 +119,14 @@ def test_a_creator_that_cannot_be_had_is_somebody_who_goes_forward(
     assert "Allow codedeploy:GetDeployment" in caplog.text
 
 
-def test_a_creator_that_is_never_told_is_not_waited_for(deploy: Deploy, post: Office) -> None:
+def test_a_creator_that_is_never_told_is_not_waited_for(
+    deploy: Deploy, post: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codedeploy, "_ASKING_SECONDS", 0.3)
     post.operations = ("GetDeployment",)
     post.manners = ["hang"]
     deploy(V1)
-    assert handler(EVENT, LambdaContext(6))["status"] == "Succeeded"
+    assert handler(EVENT, LambdaContext(60))["status"] == "Succeeded"
 
 
 # --- delivering
