@@ -47,9 +47,10 @@ test-unit: .venv/installed-dev .engines/installed
 	$(BIN)/python -m pytest tests/unit tests/integration/postgresql -m quick -q -n 2 --dist worksteal \
 		--cov --cov-report=term:skip-covered --cov-fail-under=90
 
-# Real PostgreSQL 14 to 18, a DynamoDB API over HTTP, real Lambda runtimes, real signals.
+# Real PostgreSQL 14 to 18, a DynamoDB API over HTTP, real Lambda runtimes, real signals; and every
+# law on random input, with all its examples.
 test-real: .venv/installed-dev .engines/installed .sam/installed
-	$(BIN)/python -m pytest tests examples -m "not quick" -n 2 --dist loadgroup
+	$(BIN)/python -m pytest tests examples -m "not quick or hypothesis" -n 2 --dist loadgroup
 
 # The lease's contract and the concurrent tests on Amazon's own DynamoDB Local (needs Java).
 test-dynamodb-local: .venv/installed-dev .engines/installed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 from lambda_migrate.local.dynamodb import DynamoDBLocal, LocalDynamoDB
@@ -32,6 +34,10 @@ def _as_on_a_terminal() -> None:
 
 
 _as_on_a_terminal()
+
+gc.set_threshold(200_000, 20, 100)
+"""Thousands of collected tests stay for good: to look through them over and over took a seventh of
+the unit tests' time."""
 
 
 @pytest.fixture(scope="session")
@@ -69,20 +75,36 @@ def own_stage(tmp_path: Path) -> Iterator[Stage]:
 
 QUICK = (
     "tests/unit/",
-    "tests/integration/postgresql/test_fence.py",
     "tests/integration/postgresql/test_history.py",
     "tests/integration/postgresql/test_rehearsal.py",
 )
-NOT_QUICK = (
-    # Not about the library: its pages, its test bed, its mutants.
-    "tests/unit/docs/",
-    "tests/unit/local/",
+ELSEWHERE = (
+    # Not about the library: its pages, its test bed, what loads it, its mutants.
+    "tests/unit/deploy/test_pages.py",
+    "tests/unit/docs",
+    "tests/unit/load",
+    "tests/unit/local",
     "tests/unit/test_mutants.py",
+)
+NOT_QUICK = (
+    *ELSEWHERE,
     "tests/unit/cli/test_cli_render.py",
     # Every command once more, from afar.
     "test_cli_function.py::test_a_function_is_shown_as_if_it_were_here",
     "test_cli_function.py::test_whatever_happens_to_the_calls",
-    "tests/unit/load/",
+    # Fresh processes.
+    "tests/unit/surfaces/test_cheap_starts.py",
+    # Servers that keep one waiting.
+    "test_appconfig.py::test_an_appconfig_that_does_not_answer",
+    "test_appconfig.py::test_with_all_time_in_the_world",
+    "test_appconfig.py::test_an_answer_that_does_not_come",
+    "test_codedeploy.py::test_a_creator_that_is_never_told",
+    "test_codedeploy.py::test_an_answer_that_nobody_takes",
+    "test_codedeploy.py::test_the_answer_is_sent_until",
+    "test_custom_resource.py::test_https_verifies_whom_it_answers",
+    # Hundreds of kilobytes of each kind.
+    "test_admin.py::test_an_answer_that_lambda_would_refuse",
+    "test_statements.py::test_no_script_takes_more_than_a_pass",
     "[pg14",
     "[pg15",
     "[pg16",
@@ -97,6 +119,28 @@ STORMS = (
     "tests/integration/local/",
     "exam",
 )
+
+
+settings.register_profile("quick", max_examples=20)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let laws on random input try fewer examples where all must be done in 30 s.
+
+    `make test-real` runs them once more, with as many as Hypothesis tries by default.
+    """
+    if _is_quick(config):
+        settings.load_profile("quick")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import what the quick ones leave out."""
+    place = collection_path.relative_to(config.rootpath).as_posix()
+    return True if _is_quick(config) and place in ELSEWHERE else None
+
+
+def _is_quick(config: pytest.Config) -> bool:
+    return bool(config.getoption("markexpr") == "quick")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

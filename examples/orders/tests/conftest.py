@@ -41,7 +41,7 @@ def variables(server: LocalPostgreSQL) -> Iterator[dict[str, str]]:
         }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def app(variables: dict[str, str]) -> Iterator[ModuleType]:
     """The module ``app``, loaded as Lambda does: by its name, from the code's directory."""
     with pytest.MonkeyPatch.context() as patch:

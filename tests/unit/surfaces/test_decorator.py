@@ -212,22 +212,27 @@ def test_a_warm_invocation_touches_neither_lease_nor_database_nor_clock(
 
 def test_ten_thousand_warm_invocations_leave_nothing_behind(scene: Scene) -> None:
     guarded = guard(scene.runner(V1), lambda _event, _context: None)
+    guarded(None, Context())
+    # Not a byte for each. What pytest and coverage do meanwhile is a few hundred in all, but for
+    # now and then; what a call leaves behind, it leaves behind every time.
+    assert any(_growth(guarded, 10_000) < 10_000 for _ in range(3))
+
+
+def _growth(guarded: Callable[..., object], calls: int) -> int:
+    """Bytes that so many calls leave behind."""
     context = Context()
-    guarded(None, context)
     tracemalloc.start()
     try:
         for _ in range(100):
             guarded(None, context)
         gc.collect()
         before, _ = tracemalloc.get_traced_memory()
-        for _ in itertools.repeat(None, 10_000):
+        for _ in itertools.repeat(None, calls):
             guarded(None, context)
         gc.collect()
-        after, _ = tracemalloc.get_traced_memory()
+        return tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    # Not a byte for each: what pytest and coverage do meanwhile is a few hundred in all.
-    assert after - before < 10_000
 
 
 @pytest.mark.parametrize("error", [NotReady("busy"), MigrationFailed("boom"), RuntimeError("x")])
