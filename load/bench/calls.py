@@ -1,4 +1,4 @@
-"""DynamoDB calls of a waiting environment among 1,000: read from the storm's report."""
+"""DynamoDB calls of a waiting environment among 1,000: read from the reports of storms."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from load.bench.figures import spread
 from load.bench.findings import Check, Section
 
-__all__ = ["INSTANCES", "Calls", "best", "calls_in", "measure"]
+__all__ = ["INSTANCES", "Calls", "calls_in", "fitting", "measure"]
 
 INSTANCES = 1000
 
@@ -39,30 +40,39 @@ class Calls:
 
 def measure(reports: Path) -> Section:
     """Nothing is run here: 1,000 environments are `make storm`'s business."""
-    found = best((path, json.loads(path.read_text())) for path in reports.rglob("report.json"))
-    if found is None:
+    found = fitting((path, json.loads(path.read_text())) for path in reports.rglob("report.json"))
+    if not found:
         note = f"no report of {INSTANCES:,} environments is there: run `make storm` before"
         return Section("calls", _TITLE, [Check(_WHAT, bar=8, value=None, note=note)])
-    path, calls = found
-    failed = "" if calls.passed else ", and the storm failed in other respects"
-    note = (
-        f"from {path.relative_to(reports.parent)}, which `make storm` wrote: "
-        f"{calls.environments:,} environments, {calls.waited:,} waited, {calls.worst:g} calls at "
-        f"most{failed}"
-    )
+    medians = spread([calls.median for _, calls in found])
     return Section(
         "calls",
         _TITLE,
-        [Check(f"{_WHAT}, in the median", bar=8, value=calls.median, note=note)],
-        data=asdict(calls),
+        [
+            Check(
+                f"{_WHAT}, in the median",
+                bar=8,
+                value=medians.median,
+                range=(medians.low, medians.high) if len(found) > 1 else None,
+                note="; ".join(_told(path.relative_to(reports.parent), one) for path, one in found),
+            )
+        ],
+        data={str(path): asdict(calls) for path, calls in found},
     )
 
 
-def best(reports: Iterable[tuple[Path, Any]]) -> tuple[Path, Calls] | None:
-    """The newest report of enough environments, all at once."""
-    read = ((path, calls_in(report)) for path, report in reports)
-    fitting = [(path, calls) for path, calls in read if calls is not None]
-    return max(fitting, key=lambda one: one[0].stat().st_mtime, default=None)
+def _told(path: Path, calls: Calls) -> str:
+    failed = "" if calls.passed else ", and the storm failed in other respects"
+    return (
+        f"{path}: {calls.environments:,} environments, {calls.waited:,} waited, "
+        f"{calls.median:g} calls in the median, {calls.worst:g} at most{failed}"
+    )
+
+
+def fitting(reports: Iterable[tuple[Path, Any]]) -> list[tuple[Path, Calls]]:
+    """Every report of enough environments, all at once."""
+    read = ((path, calls_in(report)) for path, report in sorted(reports, key=lambda one: one[0]))
+    return [(path, calls) for path, calls in read if calls is not None]
 
 
 def calls_in(report: Any) -> Calls | None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from load.bench.calls import best, calls_in, measure
+from load.bench.calls import calls_in, measure
 from load.bench.findings import Verdict
 from load.bench.migrations import simple, small, storm
 from load.bench.peers import PEERS, Peer
@@ -85,33 +84,34 @@ def test_a_storm_that_is_too_small_or_another_one_does_not_count() -> None:
     assert [calls_in(other) for other in others] == [None] * len(others)
 
 
-def test_the_newest_storm_counts(tmp_path: Path) -> None:
-    for name, moment in (("old", 1), ("new", 2), ("small", 3)):
-        (tmp_path / name).touch()
-        os.utime(tmp_path / name, (moment, moment))
-    found = best(
-        [
-            (tmp_path / "new", _report(1200)),
-            (tmp_path / "old", _report()),
-            (tmp_path / "small", _report(30)),
-        ]
-    )
-    assert found is not None
-    assert found[1].environments == 1200
-
-
 def test_without_a_storm_the_calls_are_not_measured(tmp_path: Path) -> None:
     (check,) = measure(tmp_path).checks
     assert check.verdict is Verdict.NOT_MEASURED
     assert "make storm" in check.note
 
 
-@pytest.mark.parametrize(("passed", "said"), [(True, "15 calls at most"), (False, "failed")])
+def _wrote(reports: Path, name: str, **changed: Any) -> None:
+    (reports / name).mkdir(parents=True)
+    (reports / name / "report.json").write_text(json.dumps(_report(**changed)))
+
+
+@pytest.mark.parametrize(("passed", "said"), [(True, "15 at most"), (False, "failed")])
 def test_the_calls_are_those_of_the_storm(passed: bool, said: str, tmp_path: Path) -> None:
-    home = tmp_path / "storm-report" / "together-1000-forked"
-    home.mkdir(parents=True)
-    (home / "report.json").write_text(json.dumps(_report(passed=passed)))
-    (check,) = measure(tmp_path / "storm-report").checks
-    assert check.value == 7
+    reports = tmp_path / "storm-report"
+    _wrote(reports, "together-1000-forked", passed=passed)
+    _wrote(reports, "small", environments=30)
+    (check,) = measure(reports).checks
+    assert (check.value, check.range) == (7, None)
     assert said in check.note
     assert "storm-report/together-1000-forked" in check.note
+    assert "small" not in check.note
+
+
+def test_of_several_storms_the_median_counts_and_each_is_told(tmp_path: Path) -> None:
+    reports = tmp_path / "storm-report"
+    for name, median in (("one", 7), ("two", 9), ("three", 8)):
+        calls = {"count": 999, "median": median, "p99": 9, "worst": 15}
+        _wrote(reports, name, dynamodb_calls_of_each_waiter=calls)
+    (check,) = measure(reports).checks
+    assert (check.value, check.range) == (8, (7, 9))
+    assert all(f"{name}/report.json" in check.note for name in ("one", "two", "three"))
