@@ -14,7 +14,6 @@ import json
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lambda_migrate.deadline import SYSTEM_CLOCK
@@ -114,14 +113,12 @@ class RequestTable:
 
     def begin(self, request: str, run: Run) -> Run | None:
         """See `RequestLog.begin`."""
-        for attempt in count(1):
+        for _ in range(_TRIES - 1):
             try:
                 return self._begin(request, run)
             except LeaseStoreUnavailable:
-                if attempt == _TRIES:
-                    raise
                 self._clock.sleep(_PAUSE_SECONDS)
-        raise AssertionError  # pragma: no cover - `count` has no end
+        return self._begin(request, run)
 
     def _begin(self, request: str, run: Run) -> Run | None:
         runs = self._runs()
