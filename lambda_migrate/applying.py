@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import (
+    DatabaseUnavailable,
     Diverged,
     ManifestError,
     MigrateError,
     MigrationFailed,
     NotReady,
 )
-from lambda_migrate.events import MigrationApplied, MigrationBroke, MigrationStarted
+from lambda_migrate.events import (
+    MigrationApplied,
+    MigrationBroke,
+    MigrationStarted,
+    TargetShared,
+)
 from lambda_migrate.flags import permit
 from lambda_migrate.lease.decide import LONGEST_PAUSE_MS
-from lambda_migrate.lease.state import READY_KEPT, Failure, Progress, Ready
+from lambda_migrate.lease.readiness import Check, record_check, sharing, withdraw_above
+from lambda_migrate.lease.state import Failure, Progress
 from lambda_migrate.migrations import EMPTY_DIGEST, RowState, chain, make_plan
 
 if TYPE_CHECKING:
@@ -26,16 +34,16 @@ if TYPE_CHECKING:
     from lambda_migrate.postgresql.database import HeldDatabase
 
 __all__ = [
+    "Proof",
     "bring_up_to_date",
     "complete",
     "next_failure",
     "plan_for",
     "proved",
-    "ready_of",
     "record_failure",
     "require_agreement",
     "require_sound",
-    "with_ready",
+    "withdraw",
 ]
 
 _DIVERGENCES_TOLD = 100
@@ -44,9 +52,22 @@ _CAUSE_LENGTH = 300
 """The item stays far below the 4 KB that half a read unit pays for."""
 
 
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a holder has seen of a history.
+
+    Attributes:
+        history: All rows, after the last commit.
+        before: Every digest that the history proved when the holder began.
+    """
+
+    history: tuple[HistoryRow, ...]
+    before: tuple[str, ...]
+
+
 def bring_up_to_date(
     hold: Hold, database: HeldDatabase, manifest: Manifest, *, on_applied: Callable[[str], None]
-) -> None:
+) -> Proof:
     """Apply what is pending.
 
     Args:
@@ -55,19 +76,25 @@ def bring_up_to_date(
         manifest: What is to be satisfied.
         on_applied: Told the name of each migration once it is committed.
 
+    Returns:
+        The history at the end, read after the last commit, and what it proved at the beginning.
+
     Raises:
         Diverged: History and manifest contradict each other; nothing was applied.
         ManifestError: A pending script cannot be run; nothing was applied.
         MigrationFailed: One failed; those before it stay.
         NotReady: Time is over, or a feature flag says to stop, before the next one could begin;
             those before it stay.
+        DatabaseUnavailable: What was committed is not in the history any more.
     """
-    plan = _agreed_plan(hold, database, manifest)
+    plan, history = _agreed_plan(hold, database, manifest)
+    before = tuple(proved(history))
     if plan.in_doubt:
+        _announce(hold, plan.in_doubt[0].name, total=len(plan.in_doubt) + len(plan.pending))
         for row in plan.in_doubt:
             database.settle(row, hold.deadline)
         # What was settled is held against its file, and against what lies above it, only now.
-        plan = _agreed_plan(hold, database, manifest)
+        plan, history = _agreed_plan(hold, database, manifest)
     require_sound(plan)
     for position, migration in enumerate(plan.pending, 1):
         _apply(
@@ -79,18 +106,31 @@ def bring_up_to_date(
             total=len(plan.pending),
         )
         on_applied(migration.name)
+    if plan.pending:
+        plan, history = _agreed_plan(hold, database, manifest)
+    if not plan.is_current:
+        names = ", ".join(migration.name for migration in plan.pending[:5])
+        raise DatabaseUnavailable(
+            f"the database has lost migrations that it had committed ({names}), as a failover to a "
+            "replica that was behind does; nothing is marked ready, and the next invocation "
+            "starts from what is there"
+        )
+    return Proof(tuple(history), before)
 
 
-def plan_for(hold: Hold, database: HeldDatabase, manifest: Manifest) -> Plan:
-    """The plan for a manifest, from the history as it stands."""
+def plan_for(hold: Hold, history: Sequence[HistoryRow], manifest: Manifest) -> Plan:
+    """The plan for a manifest and a history."""
     out_of_order = hold.target.policy.allow_out_of_order
-    return make_plan(manifest, database.history(), allow_out_of_order=out_of_order)
+    return make_plan(manifest, history, allow_out_of_order=out_of_order)
 
 
-def _agreed_plan(hold: Hold, database: HeldDatabase, manifest: Manifest) -> Plan:
-    plan = plan_for(hold, database, manifest)
+def _agreed_plan(
+    hold: Hold, database: HeldDatabase, manifest: Manifest
+) -> tuple[Plan, list[HistoryRow]]:
+    history = database.history()
+    plan = plan_for(hold, history, manifest)
     require_agreement(plan)
-    return plan
+    return plan, history
 
 
 def require_agreement(plan: Plan) -> None:
@@ -136,15 +176,21 @@ def _apply(
     target, clock = hold.target, hold.target.clock
     if hold.deadline.is_over:
         # Nothing was tried, so nothing failed: a pause would keep those from it who have time.
-        raise NotReady(f"no time is left to begin {migration.name}; the next invocation goes on")
+        raise NotReady(
+            f"not enough time left to start {migration.name}; the next invocation will continue"
+        )
     permit(target, hold.deadline, version=migration.version, what=migration.name)
-    hold.publish(Progress(migration.name, position - 1, total, clock.wall_ms()))
+    if position == 1:
+        _announce(hold, migration.name, total=total)
+    else:
+        hold.publish(Progress(migration.name, position - 1, total, clock.wall_ms()))
     target.observer.observe(MigrationStarted(target.name, migration.name, position, total))
-    began = clock.monotonic()
+    began, left = clock.monotonic(), hold.deadline.remaining()
     try:
         with hold.until_deadline(migration.name):
             milliseconds = database.apply(migration, digest, hold.deadline)
     except MigrationFailed as failed:
+        failed.had_ms = round(left * 1000) if failed.is_overdue else None
         took = clock.monotonic() - began
         target.observer.observe(
             MigrationBroke(target.name, migration.name, failed.sqlstate, failed.cause, took)
@@ -155,18 +201,77 @@ def _apply(
     )
 
 
-def complete(hold: Hold, manifest: Manifest) -> None:
-    """Tell the table that the database satisfies ``manifest``, and give the lease back."""
-    target = hold.target
-    hold.complete(
-        with_ready(
-            hold.lease.state,
-            target.database.fingerprint,
-            manifest.digest,
-            version=manifest.version,
-            now_ms=target.clock.wall_ms(),
+def _announce(hold: Hold, name: str, *, total: int) -> None:
+    """Publish what this holder begins with, unless holders before it were killed at just that.
+
+    Raises:
+        MigrationFailed: They were, `_KILLS` in a row, or one more since that was recorded.
+    """
+    state = hold.lease.state
+    before = state.progress.attempts if state.progress and state.progress.migration == name else 0
+    failure = state.failure
+    was_recorded = failure is not None and failure.is_kill and failure.migration == name
+    if before >= (1 if was_recorded else _KILLS):
+        raise MigrationFailed(
+            f"{before} process(es) in a row ended without a word while they applied it: killed "
+            "for want of memory, by a crash, or by a timeout; see the last lines of their logs "
+            "(REPORT: Max Memory Used), then give the function more memory or time, or run "
+            "`lambda-migrate up` elsewhere",
+            migration=name,
+            is_kill=True,
         )
+    hold.announce(Progress(name, 0, total, hold.target.clock.wall_ms(), attempts=before + 1))
+
+
+_KILLS = 3
+"""Holders that a migration may take with it before that is its failure. Each costs a lease."""
+
+
+def complete(
+    hold: Hold,
+    database: HeldDatabase,
+    history: Sequence[HistoryRow],
+    *,
+    served: str = "",
+    before: Sequence[str] = (),
+    is_resync: bool = False,
+) -> None:
+    """Publish every manifest that the history proves, and give the lease back.
+
+    Args:
+        hold: The lease.
+        database: What was looked at.
+        history: As it is.
+        served: The digest that this was done for.
+        before: Digests that the history proved at first, which the schema still satisfies.
+        is_resync: Nothing that the item says of this database may be relied on.
+    """
+    target, state = hold.target, hold.lease.state
+    check = Check(
+        identity=database.identity,
+        address=target.database.fingerprint,
+        digests=tuple(proved(history)),
+        fence=hold.lease.fence,
+        owner=hold.lease.owner,
+        at_ms=target.store.now_ms(),
+        served=served,
+        before=before,
+        distrusted=database.identity if is_resync else database.distrusted,
     )
+    databases = record_check(state.databases, check)
+    hold.complete(databases)
+    for other in sharing(databases, check):
+        target.observer.observe(
+            TargetShared(target.name, check.address, ", ".join(other.addresses), other.owner)
+        )
+
+
+def withdraw(hold: Hold, database: HeldDatabase, *, lowest: int) -> None:
+    """Mark no manifest ready any more that needs ``lowest`` or anything above it."""
+    kept = [row for row in database.history() if row.version < lowest]
+    state, address = hold.lease.state, hold.target.database.fingerprint
+    digests = list(proved(kept))
+    hold.withdraw(withdraw_above(state.databases, database.identity, address, digests))
 
 
 def record_failure(hold: Hold, manifest: Manifest, error: MigrateError) -> None:
@@ -179,9 +284,9 @@ def record_failure(hold: Hold, manifest: Manifest, error: MigrateError) -> None:
         hold.lease.state,
         error,
         digest=manifest.digest,
-        version=next((m.version for m in manifest if m.name == name), 0),
+        version=next((str(m.version) for m in manifest if m.name == name), ""),
         pause_seconds=hold.target.policy.failure_pause_seconds,
-        now_ms=hold.target.clock.wall_ms(),
+        now_ms=hold.target.store.now_ms(),
     )
     hold.fail(failure)
     if isinstance(error, MigrationFailed):
@@ -189,30 +294,11 @@ def record_failure(hold: Hold, manifest: Manifest, error: MigrateError) -> None:
         error.retry_at_ms = failure.retry_at_ms
 
 
-def with_ready(
-    state: LeaseState, database: str, digest: str, *, version: int, now_ms: int
-) -> dict[str, Ready]:
-    """``ready`` of a database with one more digest, the oldest forgotten.
-
-    What the item says of another database does not count.
-    """
-    known = ready_of(state, database)
-    known.pop(digest, None)
-    newest = sorted(known.items(), key=lambda entry: entry[1].at_ms, reverse=True)
-    # Whatever the clocks said: what has just become true is never what is forgotten.
-    return {digest: Ready(at_ms=now_ms, version=version), **dict(newest[: READY_KEPT - 1])}
-
-
-def ready_of(state: LeaseState, database: str) -> dict[str, Ready]:
-    """What the item says of ``database``: nothing, if it speaks of another one."""
-    return dict(state.ready) if state.database == database else {}
-
-
 def proved(history: Sequence[HistoryRow]) -> dict[str, int]:
     """Digest -> last version of every manifest that the history satisfies, the longest last.
 
-    Counted anew from versions and checksums: the digest in a row is the one of its day, and what
-    lies below it may have been taken back, added or mended since.
+    Computed from versions and checksums: the digest in a row is the one of its day, and what
+    lies below it may have been rolled back, added or repaired since.
     """
     digests = {EMPTY_DIGEST: 0}
     digest = EMPTY_DIGEST
@@ -229,7 +315,7 @@ def next_failure(
     error: MigrateError,
     *,
     digest: str,
-    version: int,
+    version: str,
     pause_seconds: float,
     now_ms: int,
 ) -> Failure:
@@ -248,4 +334,6 @@ def next_failure(
         attempts=attempts,
         at_ms=now_ms,
         retry_at_ms=now_ms + pause_ms,
+        had_ms=failed.had_ms,
+        is_kill=failed.is_kill,
     )

@@ -95,6 +95,8 @@ class MigrationFailed(MigrateError):
         attempts: How many times this manifest has failed, this one included.
         retry_at_ms: Earliest next attempt, milliseconds since the epoch; None if not paused.
         detail: The whole report for a terminal: file, line, caret, detail, hint.
+        is_overdue: Whether it only ran out of time, so that an attempt with more may succeed.
+        is_kill: Whether holders were killed while they applied it, so that no error is known.
     """
 
     def __init__(
@@ -106,6 +108,8 @@ class MigrationFailed(MigrateError):
         attempts: int = 1,
         retry_at_ms: int | None = None,
         detail: str = "",
+        is_overdue: bool = False,
+        is_kill: bool = False,
     ) -> None:
         self.migration = legible(migration)
         self.sqlstate = legible(sqlstate)
@@ -113,6 +117,10 @@ class MigrationFailed(MigrateError):
         self.attempts = attempts
         self.retry_at_ms = retry_at_ms
         self.detail = detail
+        self.is_overdue = is_overdue
+        self.is_kill = is_kill
+        self.had_ms: int | None = None
+        """How much time it had, where it ran out of it."""
         super().__init__(detail or self.summary)
 
     @property

@@ -28,6 +28,7 @@ __all__ = [
     "MigrationReverted",
     "MigrationStarted",
     "Observer",
+    "TargetShared",
     "Waiting",
     "null_observer",
 ]
@@ -203,6 +204,23 @@ class FlagsIgnored:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class TargetShared:
+    """Another database, with other migrations, uses the same target: give each one its own.
+
+    Attributes:
+        target: The item in the lease table.
+        address: Of the database that this instance checked.
+        other_addresses: Of the other database.
+        other_owner: Who checked that one last.
+    """
+
+    target: str
+    address: str
+    other_addresses: str
+    other_owner: str
+
+
 Event = (
     CheckFinished
     | CheckFailed
@@ -216,6 +234,7 @@ Event = (
     | MigrationRehearsed
     | MigrationBroke
     | FlagsIgnored
+    | TargetShared
 )
 
 

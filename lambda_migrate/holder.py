@@ -15,14 +15,14 @@ from lambda_migrate.errors import (
 )
 from lambda_migrate.events import Holding
 from lambda_migrate.lease.heartbeat import Heartbeat
-from lambda_migrate.lease.state import Failure, Ready
+from lambda_migrate.lease.state import Failure
 from lambda_migrate.postgresql.database import FenceStale, Grant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from lambda_migrate.deadline import Deadline
-    from lambda_migrate.lease.state import Lease, Progress
+    from lambda_migrate.lease.state import DatabaseRecord, Lease, Progress
     from lambda_migrate.postgresql.database import HeldDatabase, Rehearsal
     from lambda_migrate.target import Target
 
@@ -143,7 +143,7 @@ class Hold:
             yield
         except LeaseLost:
             if self._heartbeat.is_overdue:
-                raise MigrationFailed(_OVERDUE, migration=migration) from None
+                raise MigrationFailed(_OVERDUE, migration=migration, is_overdue=True) from None
             raise
 
     def publish(self, progress: Progress) -> None:
@@ -151,17 +151,18 @@ class Hold:
         self._heartbeat.progress = progress
         self._heartbeat.check()
 
-    def withdraw(self, ready: Mapping[str, Ready]) -> None:
-        """Take digests out of ``ready`` before what they need is taken away."""
-        target = self.target
-        self._heartbeat.change(
-            lambda lease: target.store.withdraw(lease, ready, target.database.fingerprint)
-        )
+    def announce(self, progress: Progress) -> None:
+        """Publish ``progress`` now, so that the item names the migration if this holder dies."""
+        self._heartbeat.progress = progress
+        self._heartbeat.change(lambda lease: self.target.store.renew(lease, progress))
 
-    def complete(self, ready: Mapping[str, Ready]) -> None:
-        """Store ``ready`` and give the lease back."""
-        store, database = self.target.store, self.target.database
-        self._give_back(lambda lease: store.complete(lease, ready, database.fingerprint))
+    def withdraw(self, databases: Mapping[str, DatabaseRecord]) -> None:
+        """Mark manifests as no longer ready before what they need is rolled back."""
+        self._heartbeat.change(lambda lease: self.target.store.withdraw(lease, databases))
+
+    def complete(self, databases: Mapping[str, DatabaseRecord]) -> None:
+        """Store what was found and give the lease back."""
+        self._give_back(lambda lease: self.target.store.complete(lease, databases))
 
     def fail(self, failure: Failure) -> None:
         """Store ``failure`` and give the lease back, as far as that can be done."""
@@ -221,6 +222,10 @@ class Hold:
             environment=self.target.environment,
             request_id=self._request_id,
             restamp=self._restamp,
+            known={
+                identity: (record.fence, record.owner)
+                for identity, record in self.lease.state.databases.items()
+            },
         )
 
 

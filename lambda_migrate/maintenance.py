@@ -13,20 +13,18 @@ from typing import TYPE_CHECKING
 from lambda_migrate.applying import (
     bring_up_to_date,
     complete,
-    plan_for,
     proved,
-    ready_of,
     record_failure,
     require_agreement,
     require_sound,
-    with_ready,
+    withdraw,
 )
 from lambda_migrate.errors import ConfigurationError, LeaseHeld, LeaseLost, MigrateError
 from lambda_migrate.events import LeaseTakenOver, MigrationReverted
 from lambda_migrate.flags import permit
 from lambda_migrate.holder import Hold
 from lambda_migrate.lease.decide import lease_is_over
-from lambda_migrate.lease.state import Lease, LeaseState, Progress
+from lambda_migrate.lease.state import Lease, LeaseState, Progress, join_marks, split_marks
 from lambda_migrate.lease.waiting import describe
 from lambda_migrate.migrations import HistoryRow, RowState, make_plan
 from lambda_migrate.migrations.rollback import choose_rollback
@@ -220,17 +218,25 @@ class Maintenance:
             yield str(divergence)
         for row in status.plan.in_doubt:
             yield f"{row.name}: it is in doubt ({row.state.value}); the next `up` settles it"
-        unproved = status.lease.ready.keys() - proved(status.history) - {self.manifest.digest}
         if status.is_marked_ready and not status.plan.is_current:
             yield (
                 "the lease table says that this code may be served, the history says it may not: "
                 "the database was restored or changed by hand; run `lambda-migrate verify --resync`"
             )
-        elif unproved and status.lease.database == self.target.database.fingerprint:
+        elif unproved := self._unproved(status):
             yield (
-                f"the lease table vouches for {len(unproved)} other code version(s) that the "
-                "history does not prove; run `lambda-migrate verify --resync`"
+                f"the lease table marks {unproved} version(s) ready that the history does not "
+                "support; run `lambda-migrate verify --resync`"
             )
+
+    def _unproved(self, status: Status) -> int:
+        """How many manifests are marked ready at this address that the history does not prove."""
+        address = self.target.database.fingerprint
+        record = status.lease.record_of(address)
+        if record is None:
+            return 0
+        marked = split_marks(record.ready)[: record.addresses[address][0]]
+        return len(set(marked) - set(split_marks(join_marks(proved(status.history)))))
 
     # --- writing
 
@@ -257,8 +263,8 @@ class Maintenance:
         permit(target, deadline, version=manifest.version, what="`up`", advice=_DESPITE_FLAGS)
         applied: list[str] = []
         with self._hold(deadline, target=target, records_failure=manifest) as (hold, database):
-            bring_up_to_date(hold, database, manifest, on_applied=applied.append)
-            complete(hold, manifest)
+            proof = bring_up_to_date(hold, database, manifest, on_applied=applied.append)
+            complete(hold, database, proof.history, served=manifest.digest, before=proof.before)
         return tuple(applied)
 
     def down(
@@ -272,8 +278,8 @@ class Maintenance:
     ) -> tuple[str, ...]:
         """Roll back by the stored down scripts, the newest first; see `choose_rollback`.
 
-        The item stops vouching for the code versions concerned before the first script runs, and
-        reads that may still show the past are waited out.
+        The code versions concerned are marked as no longer ready before the first script runs.
+        Nothing is served on an older reading: each cold start reads strongly consistently.
 
         Args:
             deadline: For all of it.
@@ -302,10 +308,10 @@ class Maintenance:
         with self._hold(deadline) as (hold, database):
             if choose_rollback(database.history(), to=to, steps=steps, only=only) != rows:
                 raise LeaseHeld("somebody else changed the history meanwhile; look and try again")
-            self._withdraw(hold, lowest=rows[-1].version)
+            withdraw(hold, database, lowest=rows[-1].version)
             for position, row in enumerate(rows, 1):
                 self._revert(hold, database, row, position=position, total=len(rows))
-            self._finish(hold, database)
+            complete(hold, database, database.history())
         return tuple(row.name for row in rows)
 
     def _revert(
@@ -316,34 +322,6 @@ class Maintenance:
         milliseconds = database.revert(row, hold.deadline)
         target.observer.observe(
             MigrationReverted(target.name, row.name, position, total, milliseconds / 1000)
-        )
-
-    def _withdraw(self, hold: Hold, *, lowest: int) -> None:
-        """Stop vouching for every code version that needs ``lowest`` or anything above it."""
-        ready = ready_of(hold.lease.state, self.target.database.fingerprint)
-        kept = {digest: entry for digest, entry in ready.items() if entry.version < lowest}
-        try:
-            hold.withdraw(kept)
-        finally:
-            # Even if the answer was lost: the write may have been done, and whoever tries next
-            # would find nothing to withdraw, and so nothing to wait for.
-            if len(kept) < len(ready):
-                self.target.clock.sleep(self.target.store.staleness_seconds)
-
-    def _finish(self, hold: Hold, database: HeldDatabase) -> None:
-        """Vouch for the manifest that ends where the history ends now, and give the lease back."""
-        digest, version = list(proved(database.history()).items())[-1]
-        if not version:
-            hold.release()
-            return
-        hold.complete(
-            with_ready(
-                hold.lease.state,
-                self.target.database.fingerprint,
-                digest,
-                version=version,
-                now_ms=self.target.clock.wall_ms(),
-            )
         )
 
     def baseline(self, version: int, deadline: Deadline) -> tuple[str, ...]:
@@ -359,7 +337,7 @@ class Maintenance:
             there = {row.version for row in database.history()}
             missing = [m for m in manifest if m.version not in there]
             database.record([(m, manifest.digest_at(m.version)) for m in missing], baseline=True)
-            self._give_back(hold, database, manifest)
+            complete(hold, database, database.history(), served=manifest.digest)
         return tuple(m.name for m in missing)
 
     def repair(self, version: int, deadline: Deadline, *, declared: str) -> str:
@@ -383,12 +361,15 @@ class Maintenance:
                 f"{', '.join(_DECLARED)}"
             )
         with self._hold(deadline) as (hold, database):
-            row = next((r for r in database.history() if r.version == version), None)
+            history = database.history()
+            row = next((r for r in history if r.version == version), None)
+            before: tuple[str, ...] = ()
             if declared == "pending":
                 name = self._forget(hold, database, row, version=version)
             else:
                 name = self._stamp(database, row, version=version, declared=declared)
-            self._give_back(hold, database, self.manifest)
+                before = tuple(proved(history))  # the schema is what it was
+            complete(hold, database, database.history(), served=self.manifest.digest, before=before)
         return name
 
     def _forget(
@@ -396,7 +377,7 @@ class Maintenance:
     ) -> str:
         if row is None:
             raise ConfigurationError(f"version {version} is pending already: it has no history row")
-        self._withdraw(hold, lowest=version)
+        withdraw(hold, database, lowest=version)
         database.forget([version])
         return row.name
 
@@ -416,14 +397,16 @@ class Maintenance:
     def stamp_environment(self, deadline: Deadline) -> None:
         """Stamp the database with this target's environment, whatever it was: a copy moved."""
         with self._hold(deadline, restamp=True) as (hold, database):
-            self._give_back(hold, database, self.manifest)
+            complete(hold, database, database.history(), served=self.manifest.digest)
 
     def resync(self, deadline: Deadline) -> None:
-        """Make the item vouch for exactly those code versions that the history proves."""
+        """Mark exactly those code versions ready that the history proves, for this address.
+
+        Other addresses of the same database look again before they serve anything.
+        """
         with self._hold(deadline) as (hold, database):
-            known = proved(database.history())
-            hold.withdraw({d: entry for d, entry in hold.lease.state.ready.items() if d in known})
-            self._give_back(hold, database, self.manifest)
+            history = database.history()
+            complete(hold, database, history, served=self.manifest.digest, is_resync=True)
 
     def release_lease(self) -> LeaseState:
         """Free a lease whose holder is known to be dead, without waiting for its end.
@@ -472,26 +455,19 @@ class Maintenance:
 
     def _refuse_if_held(self) -> None:
         state = self.target.store.read(consistent=True)
-        if state.owner is not None and not lease_is_over(state, self.target.clock.wall_ms()):
-            raise LeaseHeld(f"somebody else is at it: {describe(state)}")
+        if state.owner is not None and not lease_is_over(state, self.target.store.now_ms()):
+            raise LeaseHeld(f"another process holds the lease: {describe(state)}")
 
     def _acquire(self) -> Lease:
         before = self.target.store.read(consistent=True)
-        lease = self.target.store.acquire(new_owner(self._request_id))
+        lease = self.target.store.acquire(new_owner(self._request_id), seen=before)
         if not isinstance(lease, Lease):
-            raise LeaseHeld(f"somebody else is at it: {describe(lease)}")
-        if before.owner is not None and lease_is_over(before, self.target.clock.wall_ms()):
+            raise LeaseHeld(f"another process holds the lease: {describe(lease)}")
+        if before.owner is not None and lease_is_over(before, self.target.store.now_ms()):
             self.target.observer.observe(
                 LeaseTakenOver(self.target.name, before.owner, lease.fence)
             )
         return lease
-
-    def _give_back(self, hold: Hold, database: HeldDatabase, manifest: Manifest) -> None:
-        """Vouch for ``manifest`` if the database satisfies it, and free the lease."""
-        if plan_for(hold, database, manifest).is_current:
-            complete(hold, manifest)
-        else:
-            hold.release()
 
     def _up_to(self, version: int) -> Manifest:
         self._file(version)
@@ -521,7 +497,7 @@ def release_lease(store: LeaseStore) -> LeaseState:
     state = store.read(consistent=True)
     if state.owner is None:
         return state
-    lease = store.acquire(new_owner(), seen=state)
+    lease = store.acquire(new_owner(), seen=state, watched=True)
     if not isinstance(lease, Lease):
         raise LeaseHeld(f"its holder lives and has just renewed it: {describe(lease)}")
     store.release(lease)

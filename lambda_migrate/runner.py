@@ -8,7 +8,8 @@
       Refuse   -> raise MigrationFailed, the same cause as the instance that tried
       Wait     -> read again later, bounded by the deadline
       Acquire  -> ask the feature flags, if there are any; then
-                  take over the fence, read the history, plan, apply, complete
+                  take over the fence, read the history, plan, apply, complete;
+                  in mode ``require``: only look whether another address did that
 """
 
 from __future__ import annotations
@@ -30,7 +31,16 @@ from lambda_migrate.events import (
     LeaseTakenOver,
     Waiting,
 )
-from lambda_migrate.lease.decide import Acquire, Refuse, Serve, Step, Wait, Watch, decide
+from lambda_migrate.lease.decide import (
+    MORE_TIME,
+    Acquire,
+    Refuse,
+    Serve,
+    Step,
+    Wait,
+    Watch,
+    decide,
+)
 from lambda_migrate.lease.state import Lease, LeaseState
 from lambda_migrate.migrations.digest import DeferredManifest
 from lambda_migrate.target import new_owner
@@ -39,10 +49,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from lambda_migrate.applying import Proof
     from lambda_migrate.flags import Flags
     from lambda_migrate.holder import Hold
     from lambda_migrate.lease.waiting import Waiter
     from lambda_migrate.migrations import Manifest
+    from lambda_migrate.postgresql.database import HeldDatabase
     from lambda_migrate.target import Target
 
 __all__ = ["MigrationRunner", "Outcome"]
@@ -163,7 +175,7 @@ class _Check:
         self._flags: Flags | None = None  # as last read
         self._is_switched_off = False
         self._calls_before = target.store.calls
-        self._watch = Watch(target.policy.lease_seconds)
+        self._watch = Watch()
         self._waiter: Waiter | None = None
         self._failures = 0
 
@@ -176,7 +188,7 @@ class _Check:
             if isinstance(step, Serve):
                 return self._served()
             if isinstance(step, Refuse):
-                raise _refusal(step, self.target.clock.wall_ms())
+                raise _refusal(step, self.target.store.now_ms())
             if isinstance(step, Wait):
                 step = self._wait(step.state)
                 continue
@@ -261,11 +273,15 @@ class _Check:
     # --- reading and waiting
 
     def _look(self) -> Step:
-        return self._decide(self.target.store.read())
+        """Read and decide; what is to be served is confirmed by a strongly consistent read."""
+        step = self._decide(self.target.store.read())
+        if isinstance(step, Serve):
+            return self._decide(self.target.store.read(consistent=True))
+        return step
 
     def _first_look(self) -> Step:
         try:
-            return self._look()
+            return self._decide(self.target.store.read(consistent=True))
         except LeaseStoreUnavailable as error:
             if self._until.is_over:
                 return self._without_store(error)
@@ -273,17 +289,24 @@ class _Check:
             return Wait(LeaseState())
 
     def _decide(self, state: LeaseState) -> Step:
-        clock = self.target.clock
         self._seen = state
         return decide(
             state,
             digest=self.digest,
-            database=self.target.database.fingerprint,
+            address=self.target.database.fingerprint,
             owner=self.owner,
-            now_ms=clock.wall_ms(),
+            now_ms=self.target.store.now_ms(),
+            remaining_ms=round(self.deadline.remaining() * 1000),
+            length=self._length_for(state),
             may_migrate=self._may_migrate,
-            watched=self._watch.unchanged(state, clock.monotonic()),
+            watched=self._watch.unchanged(state, self.target.clock.monotonic()),
         )
+
+    def _length_for(self, state: LeaseState) -> int:
+        """How many migrations the manifest has, where that matters: files are read for it."""
+        if self._may_migrate or not any(each.dropped for each in state.databases.values()):
+            return 0
+        return len(_loaded(self._shipped))
 
     def _after_losing(self, state: LeaseState) -> Step:
         """Decide from the item that was in the way, but do not run into it again at once."""
@@ -325,6 +348,7 @@ class _Check:
             until=self._until,
             backoff=Backoff(self.target.random),
             on_pause=self._tell_waiting,
+            now_ms=self.target.store.now_ms,
             store_seconds=_STORE_GONE_SECONDS if checks_database else None,
         )
 
@@ -359,10 +383,9 @@ class _Check:
     def _acquire(self, step: Acquire) -> Lease | LeaseState:
         if self.deadline.is_over:
             raise NotReady(self._too_late())
-        _loaded(self._shipped)  # files that cannot be used are told before anybody is kept waiting
-        seen = step.over if step.watched else None
+        _loaded(self._shipped)  # files that cannot be used are told before others are kept waiting
         try:
-            return self.target.store.acquire(self.owner, seen=seen)
+            return self.target.store.acquire(self.owner, seen=step.seen, watched=step.watched)
         except LeaseStoreUnavailable:
             # Whether it was taken is for the next reading to say.
             return LeaseState()
@@ -370,7 +393,7 @@ class _Check:
     def _news(self, lease: Lease) -> Step | None:
         """What became known between our reading and our acquiring; the lease is given back then.
 
-        Of a hundred that read "nobody is at it", some acquire only after the first of them is done.
+        The reading may have been an old one, from before the holder in it was done.
         """
         step = self._decide(lease.state)
         if not isinstance(step, Serve | Refuse) and not self._has_all_that_is_allowed(lease.state):
@@ -391,10 +414,22 @@ class _Check:
 
     def _announce(self, step: Acquire, lease: Lease) -> None:
         self.fence = lease.fence
-        if step.over is not None and step.over.owner is not None:
-            self.target.observer.observe(
-                LeaseTakenOver(self.target.name, step.over.owner, lease.fence)
-            )
+        before = step.seen.owner
+        if before not in (None, self.owner):
+            self.target.observer.observe(LeaseTakenOver(self.target.name, before, lease.fence))
+
+    def _inspect(self, lease: Lease) -> Step:
+        """Look whether the database satisfies the manifest, without migrating it.
+
+        Made known for this address, whatever it shows, so that no other instance looks again
+        before something has changed.
+        """
+        from lambda_migrate.inspecting import inspect
+
+        try:
+            return self._decide(inspect(self.target, lease, _loaded(self._shipped), self.deadline))
+        except LeaseLost:
+            return Wait(LeaseState())
 
     def _hold(self, lease: Lease) -> bool:
         """Do what a holder does; False if the lease was lost when all was done.
@@ -411,10 +446,10 @@ class _Check:
         try:
             with hold.database() as database:
                 self.fence = hold.lease.fence  # PostgreSQL may have had it lifted
-                bring_up_to_date(hold, database, allowed, on_applied=self.applied.append)
-                if allowed is not manifest and plan_for(hold, database, manifest).is_current:
+                proof = bring_up_to_date(hold, database, allowed, on_applied=self.applied.append)
+                if allowed is not manifest and plan_for(hold, proof.history, manifest).is_current:
                     allowed = manifest  # it was applied before it was held back
-                is_done = self._complete(hold, allowed)
+                is_done = self._complete(hold, database, proof, served=allowed.digest)
         except LeaseLost:
             raise
         except MigrateError as error:
@@ -430,12 +465,12 @@ class _Check:
             raise self._stopped(self._flags.objection(manifest.version))
         return is_done
 
-    def _complete(self, hold: Hold, manifest: Manifest) -> bool:
-        """Tell the table; whether PostgreSQL is still current by then."""
+    def _complete(self, hold: Hold, database: HeldDatabase, proof: Proof, *, served: str) -> bool:
+        """Publish what the database satisfies; whether it still does by then."""
         from lambda_migrate.applying import complete
 
         try:
-            complete(hold, manifest)
+            complete(hold, database, proof.history, served=served, before=proof.before)
         except LeaseLost:
             # A successor has its own view of this database, perhaps a rollback: ask again.
             return False
@@ -455,7 +490,7 @@ class _Check:
         """The event for an end that may not."""
         failed = error if isinstance(error, MigrationFailed) else MigrationFailed("", attempts=0)
         # What others raise may hold anything, secrets included; Python shows it where it surfaces.
-        message = str(error) if isinstance(error, MigrateError) else "an error that nobody expected"
+        message = str(error) if isinstance(error, MigrateError) else "an unexpected error"
         return CheckFailed(
             error=type(error).__name__,
             message=failed.summary or message,
@@ -491,8 +526,11 @@ def _refusal(step: Refuse, now_ms: int) -> MigrationFailed:
         retry_at_ms=failure.retry_at_ms,
     )
     seconds = max(0, failure.retry_at_ms - now_ms) / 1000
+    sooner = "or at once with other migration files"
+    if failure.had_ms is not None:
+        sooner += f" or with more than {failure.had_ms * MORE_TIME / 1000:.1f} s left for it"
     refused.args = (
-        f"{refused.summary}; attempt {failure.attempts} failed elsewhere, the next one may begin "
-        f"in {seconds:.0f} s, or at once with other migration files",
+        f"{refused.summary}; attempt {failure.attempts} failed elsewhere, the next one may start "
+        f"in {seconds:.0f} s, {sooner}",
     )
     return refused

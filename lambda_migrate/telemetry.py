@@ -33,6 +33,7 @@ from lambda_migrate.events import (
     LeaseTakenOver,
     MigrationApplied,
     MigrationBroke,
+    TargetShared,
 )
 
 TYPE_CHECKING = False
@@ -58,6 +59,7 @@ METRICS = (
     "MigrationTime",
     "MigrationsApplied",
     "NotReady",
+    "TargetShared",
 )
 
 
@@ -97,6 +99,13 @@ class PowertoolsObserver:
             self._tell_at_once(event)
         elif isinstance(event, FlagsIgnored):
             self._warn(f"going on without feature flags: {event.reason}")
+        elif isinstance(event, TargetShared):
+            self._add("TargetShared", "Count", 1)
+            self._warn(
+                f"target {event.target!r} is shared by databases with different migrations: "
+                f"{event.address}, and {event.other_addresses} (last checked by "
+                f"{event.other_owner}); give each its own LAMBDA_MIGRATE_TARGET"
+            )
 
     def _warn(self, message: str) -> None:
         """Say it, but once in a check: it may be true of a hundred migrations."""

@@ -19,6 +19,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
 
 from lambda_migrate.deadline import SYSTEM_CLOCK
 from lambda_migrate.errors import (
@@ -34,7 +35,7 @@ from lambda_migrate.flags import Flags
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import HistoryRow, RowState
 from lambda_migrate.migrations.statements import check_script
-from lambda_migrate.postgresql.database import FenceStale
+from lambda_migrate.postgresql.database import FenceRow, FenceStale, Inspection, is_behind
 from lambda_migrate.postgresql.measured import Measured
 
 if TYPE_CHECKING:
@@ -238,6 +239,8 @@ class InMemoryDatabase:
         """The highest fence seen."""
         self.environment = ""
         """What the database is stamped with."""
+        self.identity = str(uuid4())
+        """Its own; two databases that share one are copies of each other."""
         self.measured: dict[int, Measured] = {}
         """What a rehearsal says of a version, but for its time, which is what passes in it."""
         self.moved: tuple[MovedSequence, ...] = ()
@@ -291,11 +294,16 @@ class InMemoryDatabase:
 
     # --- the port
 
-    def read_history(self, deadline: Deadline) -> list[HistoryRow]:
-        """See `Database.read_history`."""
+    def inspect(self, deadline: Deadline) -> Inspection:
+        """See `Database.inspect`."""
         with self._guard:
             self._connect(deadline)
-            return self._history()
+            fence = self._fence_row() if self.token else None
+            return Inspection(tuple(self._history()), fence, is_held=bool(self._open))
+
+    def read_history(self, deadline: Deadline) -> list[HistoryRow]:
+        """See `Database.read_history`."""
+        return list(self.inspect(deadline).history)
 
     def take_over(
         self, grant: Grant, deadline: Deadline, *, evict: bool = True
@@ -309,9 +317,12 @@ class InMemoryDatabase:
             if self._open and not evict:
                 raise LeaseHeld("somebody else is migrating this database")
             self._open.clear()
+            distrusted = self.identity if is_behind(self._fence_row(), grant.known) else ""
+            if distrusted:
+                self.identity = str(uuid4())
             self.token, self._owner = grant.fence, grant.owner
             self.environment = grant.environment
-            held = InMemoryHeldDatabase(self, grant, deadline)
+            held = InMemoryHeldDatabase(self, grant, deadline, distrusted=distrusted)
             self._open.add(held)
             return held
 
@@ -351,7 +362,10 @@ class InMemoryDatabase:
         if failure is not None:
             raise failure
         if by.is_over:
-            raise MigrationFailed("the deadline has passed", migration=name)
+            raise MigrationFailed("the deadline has passed", migration=name, is_overdue=True)
+
+    def _fence_row(self) -> FenceRow:
+        return FenceRow(self.token, self._owner, self.environment, self.identity)
 
     def _is_held_by(self, grant: Grant) -> bool:
         return (self.token, self._owner) == (grant.fence, grant.owner)
@@ -381,13 +395,27 @@ class InMemoryHeldDatabase:
         database: What is held.
         grant: The holder's right.
         deadline: For what has no deadline of its own.
+        distrusted: See `HeldDatabase.distrusted`.
     """
 
-    def __init__(self, database: InMemoryDatabase, grant: Grant, deadline: Deadline) -> None:
+    def __init__(
+        self,
+        database: InMemoryDatabase,
+        grant: Grant,
+        deadline: Deadline,
+        *,
+        distrusted: str = "",
+    ) -> None:
         self.grant = grant
+        self.distrusted = distrusted
         self._database = database
         self._deadline = deadline
         self._is_aborted = False
+
+    @property
+    def identity(self) -> str:
+        """See `HeldDatabase.identity`."""
+        return self._database.identity
 
     def history(self) -> list[HistoryRow]:
         """See `HeldDatabase.history`."""
@@ -484,7 +512,7 @@ class InMemoryHeldDatabase:
             if self._database.is_down:
                 raise DatabaseUnavailable("the in-memory database is down")
             if deadline is not None and deadline.is_over:
-                raise MigrationFailed("the deadline has passed")
+                raise MigrationFailed("the deadline has passed", is_overdue=True)
             yield self._database
 
     def _run(self, script: Script, version: int, *, name: str, path: str, by: Deadline) -> int:
@@ -571,7 +599,7 @@ class InMemoryRehearsal:
             raise MigrationFailed("it runs outside a transaction", migration=name)
         self._require_alive()
         if deadline.is_over:
-            raise MigrationFailed("the deadline has passed", migration=name)
+            raise MigrationFailed("the deadline has passed", migration=name, is_overdue=True)
         began = clock.monotonic()
         self._database._run(migration.version, name=name, by=deadline)
         self._require_alive()

@@ -40,10 +40,14 @@ def _lease_facts(document: dict[str, Any], now_ms: int) -> Table:
             ("target", document["target"]),
             ("table", document["table"]),
             *lease_facts(document, now_ms=now_ms),
-            ("ready", f"{number(len(document['ready']), 'code version')} vouched for"),
-            ("database", document["database"] or "none so far"),
+            *(_database(each) for each in document["databases"]),
         ]
     )
+
+
+def _database(database: dict[str, Any]) -> tuple[str, str]:
+    addresses = ", ".join(legible(each["address"]) for each in database["addresses"])
+    return "database", f"{addresses}: {number(database['versions_ready'], 'version')} ready"
 
 
 @command(lease_app, "release")

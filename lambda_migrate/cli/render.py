@@ -104,6 +104,7 @@ def status_view(
     pairs += lease_facts(lease, now_ms=now_ms) if lease is not None else [_NO_TABLE]
     if lease is not None:
         pairs.append(("ready", _ready_fact(document)))
+        pairs += _others(lease["databases"], document["database"])
     if document.get("flags"):
         pairs.append(("flags", _flags_fact(document["flags"])))
     shown: list[RenderableType] = [facts(pairs), ""]
@@ -149,6 +150,27 @@ def _ready_fact(document: Mapping[str, Any]) -> Text:
     return Text("no", style="yellow")
 
 
+def _others(
+    databases: Sequence[Mapping[str, Any]], address: str
+) -> list[tuple[str, RenderableType]]:
+    """Databases that share the target with the one at ``address``."""
+    others = [
+        ", ".join(legible(each["address"]) for each in database["addresses"])
+        for database in databases
+        if database["addresses"] and address not in _addresses(database)
+    ]
+    if not others:
+        return []
+    return [("shared with", Text("\n".join(others) + _SHARED, style="yellow"))]
+
+
+_SHARED = "\na target is for one database: give each its own LAMBDA_MIGRATE_TARGET"
+
+
+def _addresses(database: Mapping[str, Any]) -> list[str]:
+    return [each["address"] for each in database["addresses"]]
+
+
 def lease_facts(lease: Mapping[str, Any], *, now_ms: int) -> list[tuple[str, RenderableType]]:
     """Holder, progress and failure of a `lease_document`."""
     pairs: list[tuple[str, RenderableType]] = [("lease", _holder(lease, now_ms=now_ms))]
@@ -156,7 +178,7 @@ def lease_facts(lease: Mapping[str, Any], *, now_ms: int) -> list[tuple[str, Ren
     if lease["owner"] is not None and progress is not None:
         began = duration(max(0, now_ms - progress["started_ms"]) / 1000)
         done = f"{progress['done']} of {progress['total']} done"
-        pairs.append(("progress", f"at {progress['migration']} for {began}, {done}"))
+        pairs.append(("progress", f"applying {progress['migration']} for {began}, {done}"))
     if lease["failure"] is not None:
         pairs.append(("failure", _failure(lease["failure"], now_ms=now_ms)))
     return pairs

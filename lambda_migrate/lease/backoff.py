@@ -13,6 +13,8 @@ jitter reads a sixth less often than full jitter for the same median delay.
 
 from __future__ import annotations
 
+from lambda_migrate.lease.decide import SKEW_MS
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lambda_migrate.deadline import Random
@@ -51,7 +53,10 @@ same pace to a table that cannot keep up see to it that it never does. Shorter t
 
 
 class Backoff:
-    """Delays that follow the time waited, with half jitter, ended early by known progress.
+    """Delays that follow the time waited, with half jitter, ended early where something is due.
+
+    That is the end that the holder expects, and the instant at which its lease can be over: a
+    waiter that slept past it would leave a dead holder's migration undone for that long.
 
     Jitter as in the AWS Architecture Blog, "Exponential Backoff And Jitter", where this kind is
     called equal jitter.
@@ -86,9 +91,9 @@ class Backoff:
         if failures:
             return max(bound, failed_bound(failures)) * (1 + roll) / 2
         delay = bound * (1 + roll) / 2
-        expected = _expected_seconds(state, now_ms)
         # Just past the end, where a read is worth most; a wrong estimate costs no more than a read.
-        return delay if expected is None else min(delay, expected + FIRST_SECONDS * roll)
+        ends = [_expected_seconds(state, now_ms), _lease_seconds(state, now_ms)]
+        return min(delay, *(end + FIRST_SECONDS * roll for end in ends if end is not None))
 
 
 def failed_bound(failures: int) -> float:
@@ -101,4 +106,12 @@ def _expected_seconds(state: LeaseState | None, now_ms: int) -> float | None:
     if progress is None or progress.remaining_ms is None:
         return None
     left = progress.started_ms + progress.remaining_ms - now_ms
+    return left / 1000 if left > 0 else None
+
+
+def _lease_seconds(state: LeaseState | None, now_ms: int) -> float | None:
+    """Until the lease, if it is not renewed, counts as over."""
+    if state is None or state.owner is None:
+        return None
+    left = state.lease_until_ms + SKEW_MS + 1 - now_ms
     return left / 1000 if left > 0 else None

@@ -4,11 +4,13 @@ Drawn in docs/explanation/how-it-works.md.
 
 ::
 
-    digest in ready                              -> Serve
-    a failure of this digest, its pause not over -> Refuse
-    somebody else's lease, not over              -> Wait
-    may not migrate                              -> Wait
-    otherwise                                    -> Acquire
+    digest ready at this address                  -> Serve
+    a failure of this digest that holds for this
+      attempt, its pause not over                 -> Refuse
+    another process's lease, not over             -> Wait
+    may not migrate, and a look may find it ready -> Acquire, only to look
+    may not migrate                               -> Wait
+    otherwise                                     -> Acquire
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LONGEST_LEASE_MS",
     "LONGEST_PAUSE_MS",
+    "MORE_TIME",
     "SKEW_MS",
     "Acquire",
     "Refuse",
@@ -41,9 +44,13 @@ LONGEST_PAUSE_MS = 600_000
 """The longest pause after a failure. A longer one in the item is not ours and is not obeyed."""
 
 
-LONGEST_LEASE_MS = 2 * 900_000
-"""A lease that ends later than this from now is not ours (a lease lasts 900 s at most; the rest is
-for clocks that differ) and keeps nobody waiting."""
+LONGEST_LEASE_MS = 900_000
+"""The longest lease that settings allow. One that was seen unchanged for so long is over, whatever
+length the item names."""
+
+MORE_TIME = 1.1
+"""How much more time than an attempt that ran out of it another one must have to begin before the
+pause is over. Two starts of one function have the same time within some hundredths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +67,25 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Somebody else is at it, or must be (``require``): read again later."""
+    """Another process holds the lease, or has to take it (``require``): read again later."""
 
     state: LeaseState
 
 
 @dataclass(frozen=True, slots=True)
 class Acquire:
-    """Nobody is at it: try to take the lease.
+    """No process holds the lease: try to take it.
 
     Attributes:
-        over: The reading of a lease that ran out and was not given back, if there is one.
-        watched: That lease was seen unchanged for its whole length, or is longer than any, so it
-            is over whatever the clocks say.
+        seen: The reading; the lease is taken only if no other was taken since.
+        watched: The lease in it was seen unchanged for its whole length, so it is over whatever
+            the clocks say.
+        only_looks: To compare the database with the manifest, not to migrate.
     """
 
-    over: LeaseState | None = None
+    seen: LeaseState
     watched: bool = False
+    only_looks: bool = False
 
 
 Step = Serve | Refuse | Wait | Acquire
@@ -86,9 +95,11 @@ def decide(
     state: LeaseState,
     *,
     digest: str,
-    database: str,
+    address: str,
     owner: str,
     now_ms: int,
+    remaining_ms: int = LONGEST_LEASE_MS,
+    length: int = 0,
     may_migrate: bool = True,
     watched: bool = False,
 ) -> Step:
@@ -97,27 +108,31 @@ def decide(
     Args:
         state: The reading.
         digest: The manifest that this instance serves.
-        database: Fingerprint of its database.
+        address: Of its database.
         owner: Its owner id: its own lease, taken by a write whose answer was lost, is free to it.
         now_ms: Wall clock, milliseconds since the epoch.
+        remaining_ms: How long it could migrate.
+        length: How many migrations its manifest has.
         may_migrate: False in ``require`` mode.
         watched: `Watch` saw the lease unchanged for its whole length.
 
     Returns:
         The step; nothing has been done.
     """
-    if state.is_ready(digest, database):
+    if state.is_ready(digest, address):
         return Serve()
     failure = state.failure
-    if failure is not None and failure.digest == digest and _is_paused(failure, now_ms):
+    if failure is not None and failure.digest == digest and _holds(failure, now_ms, remaining_ms):
         return Refuse(failure)
     held = state.owner is not None and state.owner != owner
-    watched = watched or state.lease_until_ms - now_ms > LONGEST_LEASE_MS
     if held and not watched and not lease_is_over(state, now_ms):
         return Wait(state)
-    if not may_migrate:
-        return Wait(state)
-    return Acquire(state if held else None, watched=held and watched)
+    if may_migrate:
+        return Acquire(state, watched=held and watched)
+    # A holder that died may have left something running: to look is not enough then.
+    if state.owner is None and state.may_be_ready(address, length):
+        return Acquire(state, only_looks=True)
+    return Wait(state)
 
 
 def lease_is_over(state: LeaseState, now_ms: int) -> bool:
@@ -125,28 +140,27 @@ def lease_is_over(state: LeaseState, now_ms: int) -> bool:
     return state.lease_until_ms + SKEW_MS < now_ms
 
 
-def _is_paused(failure: Failure, now_ms: int) -> bool:
-    return 0 < failure.retry_at_ms - now_ms <= LONGEST_PAUSE_MS
+def _holds(failure: Failure, now_ms: int, remaining_ms: int) -> bool:
+    """Whether the failure turns this attempt away: its pause lasts, and time would not help."""
+    if not 0 < failure.retry_at_ms - now_ms <= LONGEST_PAUSE_MS:
+        return False
+    return failure.had_ms is None or remaining_ms <= failure.had_ms * MORE_TIME
 
 
 class Watch:
-    """Notices a lease that nobody renews, by this instance's own monotonic clock alone.
+    """Notices a lease that is not renewed, by this instance's own monotonic clock alone.
 
     A waiter whose wall clock is behind would otherwise wait for ever for a dead holder.
-
-    Args:
-        lease_seconds: How long a lease is without renewal.
     """
 
-    __slots__ = ("_since", "_term", "lease_seconds")
+    __slots__ = ("_since", "_term")
 
-    def __init__(self, lease_seconds: float) -> None:
-        self.lease_seconds = lease_seconds
+    def __init__(self) -> None:
         self._term: tuple[int, str | None, int] | None = None
         self._since = 0.0
 
     def unchanged(self, state: LeaseState, now: float) -> bool:
-        """Whether the lease has been seen unchanged for longer than a lease.
+        """Whether the lease has been seen unchanged for longer than its holder's lease lasts.
 
         Args:
             state: The newest reading.
@@ -155,4 +169,5 @@ class Watch:
         term = (state.fence, state.owner, state.lease_until_ms)
         if term != self._term:
             self._term, self._since = term, now
-        return now - self._since > self.lease_seconds + SKEW_MS / 1000
+        length_ms = min(state.lease_ms or LONGEST_LEASE_MS, LONGEST_LEASE_MS)
+        return now - self._since > (length_ms + SKEW_MS) / 1000

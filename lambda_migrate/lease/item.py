@@ -1,33 +1,41 @@
 """The state item as DynamoDB stores it: attribute values in and out, and nothing believed blindly.
 
-Layout, version 1 (partition key ``target``):
+Layout, version 2 (partition key ``target``):
 
 =============  ====  =========================================================================
 ``format``     N     layout version
 ``fence``      N     acquisitions so far
 ``owner``      S     present while the lease is held
 ``lease_until``  N   milliseconds since the epoch, present with ``owner``
-``ready``      M     digest -> {``at`` N, ``version`` N}
-``progress``   M     {``migration`` S, ``done`` N, ``total`` N, ``started`` N, ``remaining`` N?}
-``failure``    M     {``digest`` S, ``migration`` S, ``version`` N, ``sqlstate`` S, ``cause`` S,
-                     ``attempts`` N, ``at`` N, ``retry_at`` N}
-``database``   S     fingerprint
+``lease_ms``   N     length of the holder's lease, present with ``owner``
+``databases``  M     identity -> {``ready`` B, ``older`` B, ``dropped`` N, ``fence`` N, ``owner`` S,
+                     ``at`` N, ``addresses`` M: address -> {``confirmed`` N, ``fence`` N}}
+``progress``   M     {``migration`` S, ``done`` N, ``total`` N, ``started`` N, ``attempts`` N,
+                     ``remaining`` N?}
+``failure``    M     {``digest`` S, ``migration`` S, ``version`` S, ``sqlstate`` S, ``cause`` S,
+                     ``attempts`` N, ``at`` N, ``retry_at`` N, ``had`` N?, ``kill`` BOOL?}
 =============  ====  =========================================================================
 """
 
 from __future__ import annotations
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.lease.state import Failure, LeaseState, Progress, Ready
+from lambda_migrate.lease.state import (
+    MARK_BYTES,
+    DatabaseRecord,
+    Failure,
+    LeaseState,
+    Progress,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-__all__ = ["FORMAT", "decode", "encode_failure", "encode_progress", "encode_ready"]
+__all__ = ["FORMAT", "decode", "encode_databases", "encode_failure", "encode_progress"]
 
-FORMAT = 1
+FORMAT = 2
 """The layout that this version of the library reads and writes."""
 
 if TYPE_CHECKING:
@@ -50,27 +58,46 @@ def decode(item: Mapping[str, AttributeValue] | None, *, target: str) -> LeaseSt
     layout = reader.number("format")
     if layout != FORMAT:
         raise ConfigurationError(
-            f"the lease table's item {target!r} has format {layout}, this version of "
-            f"lambda-migrate knows {FORMAT}; deploy the newer library to every function of "
-            "this target"
+            f"the lease table's item {target!r} has layout {layout}, and this version of "
+            f"lambda-migrate reads {FORMAT} only; nothing was changed. "
+            + (
+                "Deploy the newer library to every function of this target"
+                if layout > FORMAT
+                else "Stop what still writes the older layout, then delete the item: the next "
+                "start makes a new one from PostgreSQL's history"
+            )
         )
     return LeaseState(
         fence=reader.number("fence", 0),
         owner=reader.optional_text("owner"),
         lease_until_ms=reader.number("lease_until", 0),
-        ready={d: _ready(r) for d, r in reader.children("ready")},
+        lease_ms=reader.number("lease_ms", 0),
+        databases={i: _database(r) for i, r in reader.children("databases")},
         progress=_progress(reader.child("progress")),
         failure=_failure(reader.child("failure")),
-        database=reader.optional_text("database"),
     )
 
 
-def encode_ready(ready: Mapping[str, Ready]) -> AttributeValue:
-    """``ready`` as a map attribute."""
+def encode_databases(databases: Mapping[str, DatabaseRecord]) -> AttributeValue:
+    """``databases`` as a map attribute."""
+    return {"M": {identity: _encoded(record) for identity, record in databases.items()}}
+
+
+def _encoded(record: DatabaseRecord) -> AttributeValue:
     return {
         "M": {
-            digest: {"M": {"at": _n(entry.at_ms), "version": _n(entry.version)}}
-            for digest, entry in ready.items()
+            "ready": {"B": record.ready},
+            "older": {"B": record.older},
+            "dropped": _n(record.dropped),
+            "fence": _n(record.fence),
+            "owner": {"S": record.owner},
+            "at": _n(record.at_ms),
+            "addresses": {
+                "M": {
+                    address: {"M": {"confirmed": _n(confirmed), "fence": _n(fence)}}
+                    for address, (confirmed, fence) in record.addresses.items()
+                }
+            },
         }
     }
 
@@ -82,6 +109,7 @@ def encode_progress(progress: Progress) -> AttributeValue:
         "done": _n(progress.done),
         "total": _n(progress.total),
         "started": _n(progress.started_ms),
+        "attempts": _n(progress.attempts),
     }
     if progress.remaining_ms is not None:
         fields["remaining"] = _n(progress.remaining_ms)
@@ -90,18 +118,21 @@ def encode_progress(progress: Progress) -> AttributeValue:
 
 def encode_failure(failure: Failure) -> AttributeValue:
     """``failure`` as a map attribute."""
-    return {
-        "M": {
-            "digest": {"S": failure.digest},
-            "migration": {"S": failure.migration},
-            "version": _n(failure.version),
-            "sqlstate": {"S": failure.sqlstate},
-            "cause": {"S": failure.cause},
-            "attempts": _n(failure.attempts),
-            "at": _n(failure.at_ms),
-            "retry_at": _n(failure.retry_at_ms),
-        }
+    fields: AttributeValue = {
+        "digest": {"S": failure.digest},
+        "migration": {"S": failure.migration},
+        "version": {"S": failure.version},
+        "sqlstate": {"S": failure.sqlstate},
+        "cause": {"S": failure.cause},
+        "attempts": _n(failure.attempts),
+        "at": _n(failure.at_ms),
+        "retry_at": _n(failure.retry_at_ms),
     }
+    if failure.had_ms is not None:
+        fields["had"] = _n(failure.had_ms)
+    if failure.is_kill:
+        fields["kill"] = {"BOOL": True}
+    return {"M": fields}
 
 
 def _n(number: int) -> AttributeValue:
@@ -109,8 +140,19 @@ def _n(number: int) -> AttributeValue:
     return {"N": str(int(number))}
 
 
-def _ready(reader: _Reader) -> Ready:
-    return Ready(at_ms=reader.number("at"), version=reader.number("version"))
+def _database(reader: _Reader) -> DatabaseRecord:
+    return DatabaseRecord(
+        ready=reader.marks("ready"),
+        older=reader.marks("older"),
+        dropped=max(0, reader.number("dropped")),
+        addresses={
+            address: (max(0, seen.number("confirmed")), seen.number("fence"))
+            for address, seen in reader.children("addresses")
+        },
+        fence=reader.number("fence"),
+        owner=reader.text("owner"),
+        at_ms=reader.number("at"),
+    )
 
 
 def _progress(reader: _Reader | None) -> Progress | None:
@@ -121,6 +163,7 @@ def _progress(reader: _Reader | None) -> Progress | None:
         done=reader.number("done"),
         total=reader.number("total"),
         started_ms=reader.number("started"),
+        attempts=reader.number("attempts"),
         remaining_ms=reader.number("remaining") if "remaining" in reader.fields else None,
     )
 
@@ -131,12 +174,14 @@ def _failure(reader: _Reader | None) -> Failure | None:
     return Failure(
         digest=reader.text("digest"),
         migration=reader.text("migration"),
-        version=reader.number("version"),
+        version=reader.text("version"),
         sqlstate=reader.text("sqlstate"),
         cause=reader.text("cause"),
         attempts=reader.number("attempts"),
         at_ms=reader.number("at"),
         retry_at_ms=reader.number("retry_at"),
+        had_ms=reader.number("had") if "had" in reader.fields else None,
+        is_kill="kill" in reader.fields,
     )
 
 
@@ -162,6 +207,21 @@ class _Reader:
     def optional_text(self, name: str) -> str | None:
         return self.text(name) if name in self.fields else None
 
+    def marks(self, name: str) -> bytes:
+        """A binary: bytes from boto3, base64 from the answer itself."""
+        value = self._value(name, "B", None)
+        if isinstance(value, str):
+            from base64 import b64decode
+
+            try:
+                value = b64decode(value, validate=True)
+            except ValueError:
+                raise self._fault(name, "a list of marks") from None
+        marks = bytes(value)
+        if len(marks) % MARK_BYTES:
+            raise self._fault(name, "a list of marks")
+        return marks
+
     def child(self, name: str) -> _Reader | None:
         if name not in self.fields:
             return None
@@ -179,13 +239,15 @@ class _Reader:
         if value is None and default is not None:
             return default
         if not isinstance(value, dict) or kind not in value:
-            raise self._fault(name, {"N": "a number", "S": "a string", "M": "a map"}[kind])
+            raise self._fault(
+                name, {"N": "a number", "S": "a string", "M": "a map", "B": "a binary"}[kind]
+            )
         return value[kind]
 
     def _fault(self, name: str, expected: str) -> ConfigurationError:
         return ConfigurationError(
             f"the lease table's {self.where}: attribute {name!r} is not {expected}; something "
-            "else writes to this item. Put it right, or delete it: the next cold start makes a "
+            "else writes to this item. Correct it, or delete it: the next cold start makes a "
             "new one from PostgreSQL's history"
         )
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lambda_migrate.deadline import Clock
-    from lambda_migrate.lease.state import Failure, Progress, Ready
+    from lambda_migrate.lease.state import DatabaseRecord, Failure, Progress
 
 __all__ = ["InMemoryLeaseTable"]
 
@@ -31,8 +31,6 @@ class InMemoryLeaseTable:
         clock: Time.
     """
 
-    staleness_seconds = 0.0
-
     def __init__(self, *, lease_seconds: float = 20.0, clock: Clock = SYSTEM_CLOCK) -> None:
         self.calls = 0
         self.lease_seconds = lease_seconds
@@ -47,18 +45,27 @@ class InMemoryLeaseTable:
             self.calls += 1
             return self.state
 
-    def acquire(self, owner: str, *, seen: LeaseState | None = None) -> Lease | LeaseState:
+    def now_ms(self) -> int:
+        """See `LeaseStore.now_ms`."""
+        return self._clock.wall_ms()
+
+    def acquire(
+        self, owner: str, *, seen: LeaseState | None = None, watched: bool = False
+    ) -> Lease | LeaseState:
         """See `LeaseStore.acquire`."""
         trusted_until, until_ms = self._term()
         with self._lock:
             self.calls += 1
             state = self.state
-            free = state.owner in (None, owner) or lease_is_over(state, self._clock.wall_ms())
-            if not free and not _same_term(seen, state):
+            if state.owner == owner:
+                self.state = self._renewed(state, until_ms)
+                return Lease(owner, state.fence, trusted_until, self.state)
+            is_newest = seen is None or seen.fence == state.fence
+            is_same = seen is not None and _term_of(seen) == _term_of(state)
+            is_over = state.owner is None or lease_is_over(state, self._clock.wall_ms())
+            if not is_newest or not (is_over or (watched and is_same)):
                 return state
-            self.state = replace(
-                _freed(state), fence=state.fence + 1, owner=owner, lease_until_ms=until_ms
-            )
+            self.state = replace(self._renewed(state, until_ms), fence=state.fence + 1, owner=owner)
             return Lease(owner, self.state.fence, trusted_until, self.state)
 
     def renew(self, lease: Lease, progress: Progress | None = None) -> Lease:
@@ -67,7 +74,7 @@ class InMemoryLeaseTable:
         with self._lock:
             state = self._mine(lease)
             self.state = replace(
-                state, lease_until_ms=until_ms, progress=progress or state.progress
+                self._renewed(state, until_ms), progress=progress or state.progress
             )
         return replace(lease, trusted_until=trusted_until)
 
@@ -79,15 +86,19 @@ class InMemoryLeaseTable:
             self.state = replace(state, fence=lifted.fence)
         return lifted
 
-    def withdraw(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> Lease:
+    def withdraw(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
         """See `LeaseStore.withdraw`."""
         with self._lock:
-            self.state = replace(self._mine(lease), ready=dict(ready), database=database)
+            self.state = replace(self._mine(lease), databases=dict(databases))
             return replace(lease, state=self.state)
 
-    def complete(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> None:
+    def complete(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
         """See `LeaseStore.complete`."""
-        self._finish(lease, ready=dict(ready), database=database, failure=None)
+        self._finish(lease, databases=dict(databases), failure=None)
+
+    def look(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
+        """See `LeaseStore.look`."""
+        self._finish(lease, databases=dict(databases))
 
     def fail(self, lease: Lease, failure: Failure) -> None:
         """See `LeaseStore.fail`."""
@@ -117,17 +128,17 @@ class InMemoryLeaseTable:
             raise LeaseLost(f"the lease under fence {leases[0].fence} is lost")
         return self.state
 
+    def _renewed(self, state: LeaseState, until_ms: int) -> LeaseState:
+        return replace(state, lease_until_ms=until_ms, lease_ms=round(self.lease_seconds * 1000))
+
     def _term(self) -> tuple[float, int]:
         trusted_until = self._clock.monotonic() + self.lease_seconds - SKEW_MS / 1000
         return trusted_until, self._clock.wall_ms() + round(self.lease_seconds * 1000)
 
 
 def _freed(state: LeaseState) -> LeaseState:
-    return replace(state, owner=None, lease_until_ms=0, progress=None)
+    return replace(state, owner=None, lease_until_ms=0, lease_ms=0, progress=None)
 
 
-def _same_term(seen: LeaseState | None, state: LeaseState) -> bool:
-    return seen is not None and (seen.fence, seen.lease_until_ms) == (
-        state.fence,
-        state.lease_until_ms,
-    )
+def _term_of(state: LeaseState) -> tuple[int, str | None, int]:
+    return (state.fence, state.owner, state.lease_until_ms)

@@ -6,20 +6,75 @@ from lambda_migrate.values import dataclass, field
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-__all__ = ["READY_KEPT", "Failure", "Lease", "LeaseState", "Progress", "Ready"]
+__all__ = [
+    "MARK_BYTES",
+    "READY_KEPT",
+    "DatabaseRecord",
+    "Failure",
+    "Lease",
+    "LeaseState",
+    "Progress",
+    "join_marks",
+    "split_marks",
+]
 
-READY_KEPT = 20
-"""How many digests the item remembers: as many code versions may serve at once."""
+MARK_BYTES = 8
+"""How much of each digest the item keeps: 64 bits. Two of a target's digests begin alike with a
+probability of n squared in 2**65: one in 10**13 for 1,000 migrations."""
+
+READY_KEPT = 200
+"""How many of the newest manifests a record lists. 200 of them, the older ones and all else stay
+below the 4 KB that one read unit pays for."""
+
+
+def join_marks(digests: Iterable[str]) -> bytes:
+    """The marks of hexadecimal digests, one behind the other."""
+    return b"".join(bytes.fromhex(digest[: 2 * MARK_BYTES]) for digest in digests)
+
+
+def split_marks(marks: bytes) -> list[bytes]:
+    """The marks in ``marks``, in order."""
+    return [marks[at : at + MARK_BYTES] for at in range(0, len(marks), MARK_BYTES)]
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """When the target came to satisfy a digest, and at which version that manifest ends."""
+class DatabaseRecord:
+    """What the item says of one database: of one of our schemas in it, to be exact.
 
-    at_ms: int
-    version: int
+    The manifests that a database satisfies are the prefixes of its history, so the record lists
+    them in order, and each address remembers how many of them were seen *through it*. That two
+    addresses lead to one database is never assumed: a snapshot's copy has the same identity.
+
+    Attributes:
+        ready: Marks of the newest manifests that the database satisfies, the shortest first.
+        older: Marks of others that it satisfies: too old for ``ready``, or from before a repair;
+            the last one confirmed first.
+        dropped: How many manifests shorter than the first in ``ready`` are not listed.
+        addresses: Address -> how many of ``ready`` a check through this address has confirmed, and
+            the fencing token of that check.
+        fence: The token under which this record last changed.
+        owner: Who held it.
+        at_ms: When, milliseconds since the epoch.
+    """
+
+    ready: bytes = b""
+    older: bytes = b""
+    dropped: int = 0
+    addresses: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    fence: int = 0
+    owner: str = ""
+    at_ms: int = 0
+
+    def is_ready(self, digest: str, address: str) -> bool:
+        """Whether the database at ``address`` satisfies ``digest``, as far as was confirmed."""
+        confirmed = self.addresses[address][0]
+        mark = join_marks([digest])
+        if mark in split_marks(self.ready[: confirmed * MARK_BYTES]):
+            return True
+        is_whole = 0 < confirmed == len(self.ready) // MARK_BYTES
+        return is_whole and mark in split_marks(self.older)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +86,8 @@ class Progress:
         done: How many of ``total`` pending migrations are committed.
         total: How many were pending when the holder began.
         started_ms: When the running migration began, milliseconds since the epoch.
+        attempts: How many holders in a row have begun with this migration, this one included; the
+            others ended without giving the lease back.
         remaining_ms: What is left as far as known; None if unknown.
     """
 
@@ -38,6 +95,7 @@ class Progress:
     done: int
     total: int
     started_ms: int
+    attempts: int = 1
     remaining_ms: int | None = None
 
 
@@ -48,22 +106,26 @@ class Failure:
     Attributes:
         digest: The manifest that failed.
         migration: The migration's name, or "" where none was at fault.
-        version: Its version, or 0.
+        version: Its version, or "".
         sqlstate: PostgreSQL's code, or "".
         cause: One short sentence without data or secrets.
         attempts: How many attempts at this digest have failed in a row.
         at_ms: When, milliseconds since the epoch.
-        retry_at_ms: Before this nobody tries again.
+        retry_at_ms: No process tries again before this.
+        had_ms: Where the attempt ran out of time: how much it had. One that has more may try.
+        is_kill: Whether its holders were killed, so that no error of theirs is known.
     """
 
     digest: str
     migration: str
-    version: int
+    version: str
     sqlstate: str
     cause: str
     attempts: int
     at_ms: int
     retry_at_ms: int
+    had_ms: int | None = None
+    is_kill: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,23 +136,51 @@ class LeaseState:
         fence: Number of acquisitions so far; the next token is one higher.
         owner: Who holds the lease, or None.
         lease_until_ms: Until when, by the holder's clock, milliseconds since the epoch.
-        ready: Digest -> when and at which version.
-        progress: What the holder last published.
+        lease_ms: The length of the holder's lease; 0 if no process holds it.
+        databases: Identity -> what is known of that database.
+        progress: What the holder last published; after a takeover, what the one before it did.
         failure: The last failure, if nothing has succeeded since.
-        database: Fingerprint of the database that ``ready`` speaks of.
     """
 
     fence: int = 0
     owner: str | None = None
     lease_until_ms: int = 0
-    ready: Mapping[str, Ready] = field(default_factory=dict)
+    lease_ms: int = 0
+    databases: Mapping[str, DatabaseRecord] = field(default_factory=dict)
     progress: Progress | None = None
     failure: Failure | None = None
-    database: str | None = None
 
-    def is_ready(self, digest: str, database: str) -> bool:
-        """Whether the item says that ``database`` satisfies ``digest``."""
-        return self.database == database and digest in self.ready
+    def is_ready(self, digest: str, address: str) -> bool:
+        """Whether the database at ``address`` was seen to satisfy ``digest``."""
+        record = self.record_of(address)
+        return record is not None and record.is_ready(digest, address)
+
+    def record_of(self, address: str) -> DatabaseRecord | None:
+        """The record of the database that ``address`` leads to, if that is known."""
+        for record in self.databases.values():
+            if address in record.addresses:
+                return record
+        return None
+
+    def identity_of(self, address: str) -> str | None:
+        """The identity of the database that ``address`` leads to, if that is known."""
+        for identity, record in self.databases.items():
+            if address in record.addresses:
+                return identity
+        return None
+
+    def may_be_ready(self, address: str, length: int) -> bool:
+        """Whether a look at PostgreSQL could find ready what is not marked ready.
+
+        Args:
+            address: Of the database.
+            length: How many migrations the manifest has.
+        """
+        record = self.record_of(address)
+        newest = max((each.fence for each in self.databases.values()), default=0)
+        if record is None:
+            return newest > 0
+        return newest > record.addresses[address][1] or length < record.dropped
 
 
 @dataclass(frozen=True, slots=True)

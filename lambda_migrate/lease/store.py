@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lambda_migrate.lease.state import Failure, Lease, LeaseState, Progress, Ready
+    from lambda_migrate.lease.state import (
+        DatabaseRecord,
+        Failure,
+        Lease,
+        LeaseState,
+        Progress,
+    )
 
 __all__ = ["LeaseStore"]
 
@@ -25,19 +31,22 @@ class LeaseStore(Protocol):
     def calls(self) -> int:
         """Requests made so far, for telemetry."""
 
-    @property
-    def staleness_seconds(self) -> float:
-        """How long an eventually consistent `read` may show the past."""
+    def now_ms(self) -> int:
+        """Milliseconds since the epoch, by the store's own clock as far as it is known."""
 
     def read(self, *, consistent: bool = False) -> LeaseState:
         """Read the item; eventually consistent unless told otherwise."""
 
-    def acquire(self, owner: str, *, seen: LeaseState | None = None) -> Lease | LeaseState:
-        """Take the lease if it is free, over, or already ``owner``'s.
+    def acquire(
+        self, owner: str, *, seen: LeaseState | None = None, watched: bool = False
+    ) -> Lease | LeaseState:
+        """Take the lease if it is free or over; one that is ``owner``'s already is renewed.
 
         Args:
             owner: Who asks; fresh for every attempt, the same for its retries.
-            seen: A reading whose lease the caller has watched for its whole length without a
+            seen: The reading that it is taken on: if the lease was taken since, it is not taken
+                again, so that a request that arrives late does nothing.
+            watched: The caller has watched the lease in ``seen`` for its whole length without a
                 renewal: it counts as over whatever the clocks say.
 
         Returns:
@@ -50,11 +59,14 @@ class LeaseStore(Protocol):
     def lift(self, lease: Lease, fence: int) -> Lease:
         """Raise the item's fence to ``fence``, because PostgreSQL has seen a higher one."""
 
-    def withdraw(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> Lease:
-        """Replace ``ready`` while the lease is held: before a rollback."""
+    def withdraw(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
+        """Replace what is said of databases while the lease is held: before a rollback."""
 
-    def complete(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> None:
-        """Store ``ready`` and free the lease in one write; any failure is forgotten."""
+    def complete(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
+        """Store what is said of databases and free the lease in one write; forget any failure."""
+
+    def look(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
+        """Store what is said of databases and free the lease in one write; nothing else."""
 
     def fail(self, lease: Lease, failure: Failure) -> None:
         """Store ``failure`` and free the lease in one write."""

@@ -18,9 +18,9 @@ from lambda_migrate.lease.decide import SKEW_MS
 from lambda_migrate.lease.item import (
     FORMAT,
     decode,
+    encode_databases,
     encode_failure,
     encode_progress,
-    encode_ready,
 )
 from lambda_migrate.lease.state import Lease
 from lambda_migrate.values import replace
@@ -32,13 +32,9 @@ if TYPE_CHECKING:
 
     from lambda_migrate.deadline import Clock
     from lambda_migrate.lease.signed.client import SignedClient
-    from lambda_migrate.lease.state import Failure, LeaseState, Progress, Ready
+    from lambda_migrate.lease.state import DatabaseRecord, Failure, LeaseState, Progress
 
 __all__ = ["CONNECT_SECONDS", "READ_SECONDS", "DynamoDBLeaseTable", "TableItem", "make_client"]
-
-STALENESS_SECONDS = 2.0
-"""How long an eventually consistent read may show the past. DynamoDB's guide: "usually reached
-within one second or less"; twice that."""
 
 
 def make_client(region: str | None = None) -> Any:
@@ -87,6 +83,8 @@ class TableItem:
         self._make_client = client
         self._signed = signed
         self._made: Any = None
+
+    clock_offset_ms = 0
 
     @property
     def calls(self) -> int:
@@ -230,8 +228,6 @@ class DynamoDBLeaseTable(TableItem):
         clock: Time.
     """
 
-    staleness_seconds = STALENESS_SECONDS
-
     def __init__(
         self,
         table: str,
@@ -250,43 +246,61 @@ class DynamoDBLeaseTable(TableItem):
         """See `LeaseStore.read`."""
         return decode(self.get(consistent=consistent), target=self.target)
 
-    def acquire(self, owner: str, *, seen: LeaseState | None = None) -> Lease | LeaseState:
+    def now_ms(self) -> int:
+        """See `LeaseStore.now_ms`."""
+        return self._clock.wall_ms() + self.clock_offset_ms
+
+    def acquire(
+        self, owner: str, *, seen: LeaseState | None = None, watched: bool = False
+    ) -> Lease | LeaseState:
         """See `LeaseStore.acquire`."""
         free = (
-            "attribute_not_exists(#owner) OR #owner = :owner"
-            " OR attribute_not_exists(lease_until) OR lease_until < :over"
+            "attribute_not_exists(#owner) OR attribute_not_exists(lease_until)"
+            " OR lease_until < :over"
         )
-        values: dict[str, Any] = {
-            ":one": {"N": "1"},
-            ":owner": {"S": owner},
-            ":over": {"N": str(self._clock.wall_ms() - SKEW_MS)},
-        }
+        values: dict[str, Any] = {":over": _n(self.now_ms() - SKEW_MS)}
+        if watched and seen is not None:
+            free += " OR (#owner = :seen_owner AND lease_until = :seen_until)"
+            values[":seen_owner"] = {"S": seen.owner or ""}
+            values[":seen_until"] = _n(seen.lease_until_ms)
+        condition = f"(attribute_not_exists(#format) OR #format = :format) AND ({free})"
         if seen is not None:
-            free += " OR (fence = :seen_fence AND lease_until = :seen_until)"
-            values[":seen_fence"] = {"N": str(seen.fence)}
-            values[":seen_until"] = {"N": str(seen.lease_until_ms)}
-        return self._take(owner, free, values)
+            is_newest = "fence = :seen_fence"
+            if not seen.fence:
+                is_newest = f"(attribute_not_exists(fence) OR {is_newest})"
+            condition += f" AND {is_newest}"
+            values[":seen_fence"] = _n(seen.fence)
+        return self._take(owner, condition, values)
 
-    def _take(self, owner: str, free: str, values: dict[str, Any]) -> Lease | LeaseState:
-        trusted_until, until_ms = self._term()
+    def _take(self, owner: str, condition: str, values: dict[str, Any]) -> Lease | LeaseState:
+        trusted_until, term = self._term()
         try:
             item = self._update(
-                "SET #owner = :owner, lease_until = :until, #format = :format"
-                " REMOVE progress ADD fence :one",
-                f"(attribute_not_exists(#format) OR #format = :format) AND ({free})",
-                {**values, ":until": {"N": str(until_ms)}, ":format": {"N": str(FORMAT)}},
+                "SET #owner = :owner, lease_until = :until, lease_ms = :length, #format = :format"
+                " ADD fence :one",
+                condition,
+                {
+                    **values,
+                    **term,
+                    ":one": _n(1),
+                    ":owner": {"S": owner},
+                    ":format": _n(FORMAT),
+                },
                 names={"#format": "format"},
             )
         except ConditionFailed as failed:
-            return self._state_of(failed)
+            state = self._state_of(failed)
+            if state.owner != owner:
+                return state
+            # Our own write, whose answer was lost. It began to count then, not now.
+            return self.renew(Lease(owner, state.fence, trusted_until, state))
         state = decode(item, target=self.target)
         return Lease(owner, state.fence, trusted_until, state)
 
     def renew(self, lease: Lease, progress: Progress | None = None) -> Lease:
         """See `LeaseStore.renew`."""
-        trusted_until, until_ms = self._term()
-        changes = "SET lease_until = :until"
-        values: dict[str, Any] = {":until": {"N": str(until_ms)}}
+        trusted_until, values = self._term()
+        changes = "SET lease_until = :until, lease_ms = :length"
         if progress is not None:
             changes += ", progress = :progress"
             values[":progress"] = encode_progress(progress)
@@ -297,7 +311,7 @@ class DynamoDBLeaseTable(TableItem):
         """See `LeaseStore.lift`."""
         fence = max(fence, lease.fence)
         try:
-            self._own(lease, "SET fence = :fence", {":fence": {"N": str(fence)}})
+            self._own(lease, "SET fence = :fence", {":fence": _n(fence)})
         except LeaseLost:
             # The answer to our own write may have been lost: then the item carries its result.
             state = self.read(consistent=True)
@@ -305,17 +319,23 @@ class DynamoDBLeaseTable(TableItem):
                 raise
         return replace(lease, fence=fence)
 
-    def withdraw(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> Lease:
+    def withdraw(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
         """See `LeaseStore.withdraw`."""
-        values = {":ready": encode_ready(ready), ":database": {"S": database}}
-        self._own(lease, "SET ready = :ready, #database = :database", values, _DATABASE)
-        return replace(lease, state=replace(lease.state, ready=dict(ready), database=database))
+        values = {":databases": encode_databases(databases)}
+        self._own(lease, "SET databases = :databases", values)
+        return replace(lease, state=replace(lease.state, databases=dict(databases)))
 
-    def complete(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> None:
+    def complete(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
         """See `LeaseStore.complete`."""
-        values = {":ready": encode_ready(ready), ":database": {"S": database}}
-        changes = f"SET ready = :ready, #database = :database {_FREE}, failure"
-        self._finish(lease, changes, values, lambda state: state.ready == ready, _DATABASE)
+        values = {":databases": encode_databases(databases)}
+        changes = f"SET databases = :databases {_FREE}, failure"
+        self._finish(lease, changes, values, lambda state: state.databases == databases)
+
+    def look(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
+        """See `LeaseStore.look`."""
+        values = {":databases": encode_databases(databases)}
+        changes = f"SET databases = :databases {_FREE}"
+        self._finish(lease, changes, values, lambda state: state.databases == databases)
 
     def fail(self, lease: Lease, failure: Failure) -> None:
         """See `LeaseStore.fail`."""
@@ -327,10 +347,11 @@ class DynamoDBLeaseTable(TableItem):
         """See `LeaseStore.release`."""
         self._finish(lease, _FREE, {}, lambda _state: True)
 
-    def _term(self) -> tuple[float, int]:
-        """When a lease asked for now stops being trusted, and when it runs out for others."""
+    def _term(self) -> tuple[float, dict[str, Any]]:
+        """When a lease asked for now stops being trusted, and what others are told of it."""
         trusted_until = self._clock.monotonic() + self.lease_seconds - SKEW_MS / 1000
-        return trusted_until, self._clock.wall_ms() + round(self.lease_seconds * 1000)
+        length_ms = round(self.lease_seconds * 1000)
+        return trusted_until, {":until": _n(self.now_ms() + length_ms), ":length": _n(length_ms)}
 
     def _finish(
         self,
@@ -338,34 +359,30 @@ class DynamoDBLeaseTable(TableItem):
         changes: str,
         values: dict[str, Any],
         shows_it: Callable[[LeaseState], bool],
-        names: dict[str, str] | None = None,
     ) -> None:
         """A write that frees the lease: its own retry finds no owner, which is not a loss."""
         try:
-            self._update(changes, _MINE, {**values, **_mine(lease)}, names=names)
+            self._update(changes, _MINE, {**values, **_mine(lease)})
         except ConditionFailed as failed:
             state = self._state_of(failed)
             if state.owner is None and state.fence == lease.fence and shows_it(state):
                 return
             raise self._lost(lease, state) from None
 
-    def _own(
-        self,
-        lease: Lease,
-        changes: str,
-        values: dict[str, Any],
-        names: dict[str, str] | None = None,
-    ) -> None:
+    def _own(self, lease: Lease, changes: str, values: dict[str, Any]) -> None:
         try:
-            self._update(changes, _MINE, {**values, **_mine(lease)}, names=names)
+            self._update(changes, _MINE, {**values, **_mine(lease)})
         except ConditionFailed as failed:
             raise self._lost(lease, self._state_of(failed)) from None
 
     def _lost(self, lease: Lease, state: LeaseState) -> LeaseLost:
-        holder = f"{state.owner} holds it" if state.owner else "nobody holds it now"
+        holder = f"{state.owner} holds it" if state.owner else "no process holds it now"
         return LeaseLost(
-            f"the lease on {self.target!r} under fence {lease.fence} is lost: {holder}, "
-            f"at fence {state.fence}; this instance stops, the next invocation goes on"
+            f"lost the lease on {self.target!r}: fencing token {lease.fence} was superseded by "
+            f"{state.fence} ({holder}); this instance stops, the next invocation will continue"
+            if state.fence != lease.fence
+            else f"lost the lease on {self.target!r} under fencing token {lease.fence}: {holder}; "
+            "this instance stops, the next invocation will continue"
         )
 
     def _state_of(self, failed: ConditionFailed) -> LeaseState:
@@ -385,8 +402,7 @@ class DynamoDBLeaseTable(TableItem):
 
 
 _MINE = "#owner = :mine AND fence = :my_fence"
-_FREE = "REMOVE #owner, lease_until, progress"
-_DATABASE = {"#database": "database"}
+_FREE = "REMOVE #owner, lease_until, lease_ms, progress"
 
 _DENIED = frozenset({"AccessDeniedException", "AccessDenied", "NotAuthorized"})
 
@@ -405,4 +421,8 @@ _UNKNOWN_CALLER = frozenset(
 
 
 def _mine(lease: Lease) -> dict[str, Any]:
-    return {":mine": {"S": lease.owner}, ":my_fence": {"N": str(lease.fence)}}
+    return {":mine": {"S": lease.owner}, ":my_fence": _n(lease.fence)}
+
+
+def _n(number: int) -> dict[str, Any]:
+    return {"N": str(number)}

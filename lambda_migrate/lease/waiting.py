@@ -28,6 +28,7 @@ class Waiter:
         until: When to give up.
         backoff: How long to sleep between two reads.
         on_pause: Told the newest reading, the seconds waited and the delay, before each sleep.
+        now_ms: The wall clock that leases are judged by; the deadline's own by default.
         store_seconds: Give up early if the store has not answered for so long.
     """
 
@@ -38,6 +39,7 @@ class Waiter:
         until: Deadline,
         backoff: Backoff,
         on_pause: Callable[[LeaseState, float, float], None],
+        now_ms: Callable[[], int] | None = None,
         store_seconds: float | None = None,
     ) -> None:
         self._look = look
@@ -45,6 +47,7 @@ class Waiter:
         self._clock = until.clock
         self._backoff = backoff
         self._on_pause = on_pause
+        self._now_ms = now_ms or self._clock.wall_ms
         self._store_seconds = store_seconds
         self._began = self._clock.monotonic()
         self._answered = self._began
@@ -92,7 +95,7 @@ class Waiter:
         delay = self._backoff.delay(
             self._waited,
             state=self._state,
-            now_ms=self._clock.wall_ms(),
+            now_ms=self._now_ms(),
             failures=self._failures,
         )
         delay = min(delay, self._until.remaining())
@@ -116,13 +119,13 @@ class Waiter:
 
 
 def describe(state: LeaseState) -> str:
-    """Who is at it and how far, in a few words."""
+    """The holder and its progress, in a few words."""
     if state.owner is None:
-        return "nobody is migrating it"
+        return "no process is migrating it"
     progress = state.progress
     if progress is None:
         return f"{state.owner} holds the lease"
     return (
-        f"{state.owner} is at {progress.migration} "
+        f"{state.owner} is applying {progress.migration} "
         f"({progress.done} of {progress.total} migrations done)"
     )

@@ -153,7 +153,9 @@ class _Run:
     def _attempt(self, write: str, already_done: Callable[[], int | None]) -> int:
         if self._deadline.is_over:
             # What it failed of before says more than that time is over.
-            raise self._before or MigrationFailed("the deadline has passed", migration=self._name)
+            raise self._before or MigrationFailed(
+                "the deadline has passed", migration=self._name, is_overdue=True
+            )
         try:
             if self._losses:
                 self._fenced.reattach(self._deadline)
@@ -197,6 +199,7 @@ class _Run:
             else f"the connection to PostgreSQL broke: {lost}",
             migration=self._name,
             sqlstate=lost.sqlstate,
+            is_overdue=lost.sqlstate == TRANSACTION_TIMEOUT,
         )
         return _TryAgain(failure) if self._losses < LOST_AT_MOST else failure
 

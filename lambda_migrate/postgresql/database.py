@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
     from lambda_migrate.deadline import Deadline
     from lambda_migrate.migrations import HistoryRow, Migration
     from lambda_migrate.postgresql.measured import Measured, MovedSequence
 
-__all__ = ["Database", "FenceStale", "Grant", "HeldDatabase", "Rehearsal"]
+__all__ = [
+    "Database",
+    "FenceRow",
+    "FenceStale",
+    "Grant",
+    "HeldDatabase",
+    "Inspection",
+    "Rehearsal",
+    "is_behind",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +35,10 @@ class Grant:
         owner: Who holds the lease.
         environment: ``staging``, ``production``: stamped by the first run, then compared.
         request_id: The invocation's id, for the history.
-        restamp: Accept a database stamped with another environment and stamp it anew.
+        restamp: Accept a database stamped with another environment and stamp it again.
+        known: Identity -> token and owner of the last holder that completed there, as the lease
+            table has them: a database of that identity that has not seen them is another one, a
+            copy or a restore from before.
     """
 
     target: str
@@ -35,6 +47,58 @@ class Grant:
     environment: str = ""
     request_id: str = ""
     restamp: bool = False
+    known: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FenceRow:
+    """The fence as it stands in the database.
+
+    Attributes:
+        token: The highest token seen.
+        owner: Who brought it.
+        environment: What the database is stamped with.
+        identity: The UUID that the row was made with.
+        system: Cluster and database in which the identity was last confirmed, or "".
+        live_system: Cluster and database that were asked; without the cluster where the role may
+            not read its identifier.
+    """
+
+    token: int
+    owner: str
+    environment: str
+    identity: str
+    system: str = ""
+    live_system: str = ""
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the row came here with a dump, a template or a restore into another cluster."""
+        pairs = zip(self.system.split("/"), self.live_system.split("/"), strict=False)
+        return any(stored and live and stored != live for stored, live in pairs)
+
+
+def is_behind(row: FenceRow, known: Mapping[str, tuple[int, str]]) -> bool:
+    """Whether the database has not seen the last holder that completed under its identity."""
+    if row.identity not in known:
+        return False
+    token, owner = known[row.identity]
+    return row.token < token or (row.token == token and row.owner != owner)
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A database as one short connection found it, without a fence.
+
+    Attributes:
+        history: Every row, in the order of versions.
+        fence: None where our tables are not there.
+        is_held: Whether a holder is at work on it.
+    """
+
+    history: tuple[HistoryRow, ...] = ()
+    fence: FenceRow | None = None
+    is_held: bool = False
 
 
 class FenceStale(Exception):
@@ -55,6 +119,14 @@ class HeldDatabase(Protocol):
     Every method raises `LeaseLost` once a higher token was seen, `DatabaseUnavailable` when
     PostgreSQL cannot be reached before the deadline, and nothing else that is not named here.
     """
+
+    @property
+    def identity(self) -> str:
+        """The database's own UUID; a copy was given one of its own by the takeover."""
+
+    @property
+    def distrusted(self) -> str:
+        """The identity of which the lease table may say what is no longer so, or ""."""
 
     def history(self) -> list[HistoryRow]:
         """Every row, in the order of versions."""
@@ -171,10 +243,16 @@ class Database(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Where it is, without secrets: ``host:port/name`` or a secret's ARN."""
+        """Its address, without secrets: ``host:port/name`` or a secret's ARN.
+
+        It names our schema too, where that is not the default one.
+        """
+
+    def inspect(self, deadline: Deadline) -> Inspection:
+        """Look through one short connection, without a fence."""
 
     def read_history(self, deadline: Deadline) -> list[HistoryRow]:
-        """Read the history through one short connection, without a fence; [] if there is none."""
+        """As `inspect`, the history alone; [] if there is none."""
 
     def take_over(self, grant: Grant, deadline: Deadline, *, evict: bool = True) -> HeldDatabase:
         """Connect, create what is missing, and make ``grant`` the only one that can commit.

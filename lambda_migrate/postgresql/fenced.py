@@ -7,7 +7,9 @@ successor before the token changes.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from lambda_migrate.errors import (
     ConfigurationError,
@@ -17,7 +19,7 @@ from lambda_migrate.errors import (
     MigrationFailed,
 )
 from lambda_migrate.postgresql.connection import ConnectFailed, ConnectionLost, PostgresError
-from lambda_migrate.postgresql.database import FenceStale
+from lambda_migrate.postgresql.database import FenceRow, FenceStale, is_behind
 from lambda_migrate.postgresql.sql import DISCARD_ALL, LAYOUT, Limits
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from lambda_migrate.postgresql.database import Grant
     from lambda_migrate.postgresql.sql import Queries
 
-__all__ = ["FencedConnection", "Opener", "ScriptRefused", "as_configuration", "require_layout"]
+__all__ = ["FencedConnection", "Opener", "ScriptRefused", "as_configuration", "read_fence_row"]
 
 Opener = "Callable[[float], Connection]"
 
@@ -91,10 +93,15 @@ class FencedConnection:
         self.queries = queries
         self.grant = grant
         self.is_aborted = False
+        self.identity = ""
+        """Of the database that was taken over; see `HeldDatabase.identity`."""
+        self.distrusted = ""
+        """See `HeldDatabase.distrusted`."""
         self._open = open_connection
         self._random = random
         self._lock_ms = round(lock_seconds * 1000)
         self._connection: Connection | None = None
+        self._reads_system = False
 
     # --- opening and ending
 
@@ -140,10 +147,11 @@ class FencedConnection:
             raise self.lost()
         self._connection = self._connect(deadline)
         try:
-            has_schema, has_tables = self.run(self.queries.probe(), deadline)[0]
-            rows = self.run(self.queries.read_fence(), deadline) if has_tables else []
+            has_schema, has_tables, reads_system = self.run(self.queries.probe(), deadline)[0]
+            read_fence = self.queries.read_fence(reads_system=reads_system)
+            rows = self.run(read_fence, deadline) if has_tables else []
             for row in rows:
-                self._judge_fence(row)
+                self._judge_fence(read_fence_row(row))
                 self._refuse_if_held(deadline)
         except PostgresError as error:
             self.close()
@@ -212,7 +220,7 @@ class FencedConnection:
         """
         left = deadline.remaining()
         if left <= 0:
-            raise MigrationFailed("the deadline has passed")
+            raise MigrationFailed("the deadline has passed", is_overdue=True)
         statement = max(1, round(left * 1000))
         return Limits(
             lock=0 if waits_for_locks else _shorter(self._lock_ms, statement),
@@ -314,7 +322,7 @@ class FencedConnection:
         return connection
 
     def _bootstrap(self, deadline: Deadline) -> None:
-        has_schema, has_tables = self.run(self.queries.probe(), deadline)[0]
+        has_schema, has_tables, self._reads_system = self.run(self.queries.probe(), deadline)[0]
         if not has_tables:
             self._create(deadline, create_schema=not has_schema)
 
@@ -324,33 +332,58 @@ class FencedConnection:
     def _take(self, deadline: Deadline, *, evict: bool) -> None:
         """Set the token; end whoever is in the way, then and after, and see them gone."""
         while True:
-            self._check_fence(deadline)
+            seen = self._check_fence(deadline)
             if not evict:
                 self._refuse_if_held(deadline)
-            if self._set_token(deadline, evict=evict):
+            if self._set_token(seen, deadline, evict=evict):
                 break
         self._end_others(deadline)
 
-    def _check_fence(self, deadline: Deadline) -> None:
-        rows = self.run(self.queries.read_fence(), deadline)
+    def _check_fence(self, deadline: Deadline) -> FenceRow:
+        """The fence as it stands, with the identity that it is to have from now on."""
+        read_fence = self.queries.read_fence(reads_system=self._reads_system)
+        rows = self.run(read_fence, deadline)
         if not rows:
-            # Somebody emptied the table. A token is compared for equality, so none comes alive.
+            # The table was emptied. A token is compared for equality, so none comes alive.
             self._create(deadline, create_schema=False)
-            rows = self.run(self.queries.read_fence(), deadline)
-        self._judge_fence(rows[0])
+            rows = self.run(read_fence, deadline)
+        row = read_fence_row(rows[0])
+        self._judge_fence(row)
+        return row
 
-    def _judge_fence(self, row: list[Any]) -> None:
-        layout, token, owner, environment = row
-        require_layout(layout)
-        self._check_environment(environment)
-        if (token, owner) != (self.grant.fence, self.grant.owner) and token >= self.grant.fence:
-            raise FenceStale(token)
-        if self.grant.fence - token > _FARTHEST_JUMP:
+    def _judge_fence(self, row: FenceRow) -> None:
+        self._check_environment(row.environment)
+        is_mine = (row.token, row.owner) == (self.grant.fence, self.grant.owner)
+        if not is_mine and row.token >= self.grant.fence:
+            raise FenceStale(row.token)
+        if self.grant.fence - row.token > _FARTHEST_JUMP:
             raise ConfigurationError(
                 f"the lease table's fence of {self.grant.target!r} is {self.grant.fence}, and "
-                f"PostgreSQL's is {token}: something else writes to the item. Delete the item: the "
-                "next start makes a new one above what PostgreSQL has seen"
+                f"PostgreSQL's is {row.token}: something else writes to the item. Delete the "
+                "item: the next start makes a new one above what PostgreSQL has seen"
             )
+
+    def _identify(self, row: FenceRow) -> str:
+        """The identity of the database from now on: its own, or a new one for a copy.
+
+        Raises:
+            DatabaseUnavailable: After a reconnection it is another database than before.
+        """
+        if self.identity:
+            if row.identity != self.identity:
+                raise DatabaseUnavailable(
+                    "after the connection broke, the same address led to another database, or to "
+                    f"a state from before this takeover (identity {row.identity} instead of "
+                    f"{self.identity}); nothing was applied there"
+                )
+            return self.identity
+        if row.is_copy:
+            return str(uuid4())
+        if is_behind(row, self.grant.known):
+            # Restored in place or copied with all that tells clusters apart: nobody can say which.
+            self.distrusted = row.identity
+            return str(uuid4())
+        return row.identity
 
     def _check_environment(self, stamped: str) -> None:
         mine = self.grant.environment
@@ -382,15 +415,20 @@ class FencedConnection:
             if deadline.is_over:
                 raise DatabaseUnavailable("an earlier holder's backend could not be ended")
 
-    def _set_token(self, deadline: Deadline, *, evict: bool) -> bool:
+    def _set_token(self, seen: FenceRow, deadline: Deadline, *, evict: bool) -> bool:
+        identity = self._identify(seen)
         sql = self.queries.take_fence(
             self.grant,
+            seen,
+            identity=identity,
             lock_ms=_FENCE_LOCK_MS,
             statement_ms=max(1, round(deadline.remaining() * 1000)),
             evict=evict,
         )
         try:
-            return self.run(sql, deadline)[-1:] == [[self.grant.owner]]
+            is_set = self.run(sql, deadline)[-1:] == [[self.grant.owner]]
+            self.identity = identity if is_set else self.identity
+            return is_set
         except PostgresError as error:
             self.run("ROLLBACK", deadline)
             if error.sqlstate == INSUFFICIENT_PRIVILEGE and "terminate" in error.message:
@@ -400,17 +438,33 @@ class FencedConnection:
             return False
 
 
-def require_layout(layout: int) -> None:
-    """Refuse tables that another version of the library has laid out.
+def read_fence_row(row: list[Any]) -> FenceRow:
+    """A row of `Queries.read_fence`.
 
     Raises:
-        ConfigurationError: They are.
+        ConfigurationError: Another version of the library has laid out the tables.
     """
+    fields = json.loads(row[0])
+    layout = fields.get("layout")
     if layout != LAYOUT:
         raise ConfigurationError(
-            f"the database's lambda-migrate tables have layout {layout}, this version of "
-            f"the library knows {LAYOUT}; deploy the newer library"
+            f"the database's lambda-migrate tables have layout {layout}, and this version of the "
+            f"library reads {LAYOUT} only; nothing was changed. "
+            + (
+                "Deploy the newer library"
+                if isinstance(layout, int) and layout > LAYOUT
+                else "There is no way to convert them: drop the schema that holds them, then "
+                "record what is applied with `lambda-migrate baseline`"
+            )
         )
+    return FenceRow(
+        token=fields["token"],
+        owner=fields["owner"],
+        environment=fields["environment"],
+        identity=fields["identity"],
+        system=fields["system"],
+        live_system=row[1],
+    )
 
 
 def _shorter(lock: int, statement: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lambda_migrate.errors import DatabaseUnavailable, MigrationFailed
+from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable, MigrationFailed
 from lambda_migrate.migrations import HistoryRow, RowState, Script
 from lambda_migrate.postgresql.apply import apply_in_transaction, revert_in_transaction
 from lambda_migrate.postgresql.concurrent import apply_outside, revert_outside, settle
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations import Migration
     from lambda_migrate.postgresql.fenced import FencedConnection
 
-__all__ = ["HeldPostgreSQL", "history_row"]
+__all__ = ["HeldPostgreSQL", "history_rows"]
 
 
 class HeldPostgreSQL:
@@ -33,12 +33,22 @@ class HeldPostgreSQL:
         self._fenced = fenced
         self._deadline = deadline
 
+    @property
+    def identity(self) -> str:
+        """See `HeldDatabase.identity`."""
+        return self._fenced.identity
+
+    @property
+    def distrusted(self) -> str:
+        """See `HeldDatabase.distrusted`."""
+        return self._fenced.distrusted
+
     def history(self) -> list[HistoryRow]:
         """See `HeldDatabase.history`."""
         rows = self._ours(
             lambda: self._fenced.run(self._fenced.queries.read_history(), self._deadline)
         )
-        return [history_row(row) for row in rows]
+        return history_rows(rows)
 
     def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
         """See `HeldDatabase.apply`."""
@@ -107,13 +117,17 @@ class HeldPostgreSQL:
             ) from error
 
 
-def history_row(row: list[Any]) -> HistoryRow:
-    """A row of `Queries.read_history`."""
+def history_rows(rows: list[list[Any]]) -> list[HistoryRow]:
+    """The rows of `Queries.read_history`, in the order of versions."""
+    return sorted(map(_history_row, rows), key=lambda row: row.version)
+
+
+def _history_row(row: list[Any]) -> HistoryRow:
     down = None
     if row[12] is not None:
         down = Script(row[12], line=row[13] or 1, transactional=row[14] is not False)
     return HistoryRow(
-        version=row[0],
+        version=_number(row[0]),
         name=row[1],
         checksum=row[2],
         digest=row[3],
@@ -127,3 +141,17 @@ def history_row(row: list[Any]) -> HistoryRow:
         up=Script(row[11], transactional=False) if row[11] is not None else None,
         down=down,
     )
+
+
+def _number(version: str) -> int:
+    """A version of our own format; the table has room for those of others.
+
+    Raises:
+        ConfigurationError: It is of another format.
+    """
+    if not (version.isascii() and version.isdigit()):
+        raise ConfigurationError(
+            f"the history holds version {version!r}, which is no number: another source of "
+            "migrations wrote it, which this version of the library does not read"
+        )
+    return int(version)

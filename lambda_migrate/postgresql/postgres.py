@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lambda_migrate.deadline import Deadline, Random
     from lambda_migrate.migrations import HistoryRow
     from lambda_migrate.postgresql.connection import Connection
-    from lambda_migrate.postgresql.database import Grant
+    from lambda_migrate.postgresql.database import Grant, Inspection
     from lambda_migrate.postgresql.fenced import FencedConnection
     from lambda_migrate.postgresql.held import HeldPostgreSQL
     from lambda_migrate.postgresql.rehearsal import PostgreSQLRehearsal
@@ -32,7 +32,7 @@ class PostgreSQLDatabase:
     """`Database` that opens its connections through ``connect``.
 
     Attributes:
-        fingerprint: See `Database`.
+        fingerprint: See `Database`; a schema of another name is added to it.
         connect: Opens a connection: application name, seconds it may take.
         schema: Where our tables are.
         lock_timeout_seconds: For each lock that a transactional migration wants.
@@ -45,32 +45,48 @@ class PostgreSQLDatabase:
     lock_timeout_seconds: float = 3.0
     random: Random | None = None
 
-    def read_history(self, deadline: Deadline) -> list[HistoryRow]:
-        """See `Database.read_history`."""
-        from lambda_migrate.postgresql.held import history_row
+    def __post_init__(self) -> None:
+        if self.schema != "lambda_migrate":
+            object.__setattr__(self, "fingerprint", f"{self.fingerprint}#{self.schema}")
+
+    def inspect(self, deadline: Deadline) -> Inspection:
+        """See `Database.inspect`."""
+        from lambda_migrate.postgresql.database import Inspection
+        from lambda_migrate.postgresql.fenced import read_fence_row
+        from lambda_migrate.postgresql.held import history_rows
         from lambda_migrate.postgresql.sql import Queries
 
-        rows = self._read(Queries(self.schema).read_history(), deadline)
-        return [history_row(row) for row in rows]
+        queries = Queries(self.schema)
+
+        def look(run: Callable[[str], list[list[Any]]]) -> Inspection:
+            _, has_tables, reads_system = run(queries.probe())[0]
+            if not has_tables:
+                return Inspection()
+            rows = run(queries.read_fence(reads_system=reads_system))
+            fence = read_fence_row(rows[0]) if rows else None
+            return Inspection(tuple(history_rows(run(queries.read_history()))), fence)
+
+        return self._look(look, deadline)
+
+    def read_history(self, deadline: Deadline) -> list[HistoryRow]:
+        """See `Database.read_history`."""
+        return list(self.inspect(deadline).history)
 
     def read_environment(self, deadline: Deadline) -> str:
         """See `Database.read_environment`."""
-        from lambda_migrate.postgresql.sql import Queries
+        fence = self.inspect(deadline).fence
+        return fence.environment if fence is not None else ""
 
-        rows = self._read(Queries(self.schema).read_fence(), deadline)
-        return str(rows[0][3]) if rows else ""
-
-    def _read(self, sql: str, deadline: Deadline) -> list[list[Any]]:
-        """Rows of our tables through one short connection; [] if they are not there."""
+    def _look(
+        self, look: Callable[[Callable[[str], list[list[Any]]]], Inspection], deadline: Deadline
+    ) -> Inspection:
+        """Look through one short connection."""
         from lambda_migrate.postgresql.connection import (
             ConnectFailed,
             ConnectionLost,
             PostgresError,
         )
-        from lambda_migrate.postgresql.fenced import require_layout
-        from lambda_migrate.postgresql.sql import Queries
 
-        queries = Queries(self.schema)
         limit = deadline.or_after(_READ_SECONDS)
         try:
             connection = self.connect("lambda-migrate status", limit.remaining())
@@ -79,11 +95,7 @@ class PostgreSQLDatabase:
                 raise ConfigurationError(str(failed)) from failed
             raise DatabaseUnavailable(str(failed)) from failed
         try:
-            if not connection.run(queries.probe(), timeout=limit.remaining())[0][1]:
-                return []
-            for layout, *_ in connection.run(queries.read_fence(), timeout=limit.remaining()):
-                require_layout(layout)
-            return connection.run(sql, timeout=limit.remaining())
+            return look(lambda sql: connection.run(sql, timeout=limit.remaining()))
         except ConnectionLost as lost:
             raise DatabaseUnavailable(f"the connection to PostgreSQL broke: {lost}") from lost
         except PostgresError as error:

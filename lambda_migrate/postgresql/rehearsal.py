@@ -29,7 +29,7 @@ from lambda_migrate.postgresql.apply import CANCEL_SLACK_SECONDS, require_migrat
 from lambda_migrate.postgresql.connection import ConnectionLost, PostgresError
 from lambda_migrate.postgresql.database import FenceStale
 from lambda_migrate.postgresql.fenced import LOCK_NOT_AVAILABLE, as_configuration
-from lambda_migrate.postgresql.held import history_row
+from lambda_migrate.postgresql.held import history_rows
 from lambda_migrate.postgresql.measured import MODES, Lock, Measured, MovedSequence, TableChange
 from lambda_migrate.postgresql.report import TRANSACTION_TIMEOUT, failure_of, overdue_cause
 
@@ -146,7 +146,7 @@ class PostgreSQLRehearsal:
             self._open(deadline, has_schema=has_schema, has_tables=has_tables)
             self._fenced.run(sql.measuring(self._fenced.limits(deadline)), deadline)
             rows = self._fenced.run(self._fenced.queries.read_history(), deadline)
-            self._rows = [history_row(row) for row in rows]
+            self._rows = history_rows(rows)
             self._first = self._before = self._look(deadline)
             self._sizes = self._measure_sizes(deadline)
         except PostgresError as error:

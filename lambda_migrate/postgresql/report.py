@@ -65,6 +65,7 @@ def failure_of(
         migration=name,
         sqlstate=error.sqlstate,
         detail="\n".join(lines),
+        is_overdue=overdue and error.sqlstate in (QUERY_CANCELED, TRANSACTION_TIMEOUT),
     )
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.migrations import Migration, Script
     from lambda_migrate.postgresql.connection import PostgresError
-    from lambda_migrate.postgresql.database import Grant
+    from lambda_migrate.postgresql.database import FenceRow, Grant
 
 __all__ = [
     "DEFAULT_SCHEMA",
@@ -39,7 +39,7 @@ __all__ = [
     "literal",
 ]
 
-LAYOUT = 1
+LAYOUT = 2
 """The layout of our schema that this version of the library reads and writes."""
 
 DEFAULT_SCHEMA = "lambda_migrate"
@@ -204,11 +204,12 @@ class Queries:
     # --- the schema itself
 
     def probe(self) -> str:
-        """One row: is the schema there, are its tables there."""
+        """One row: is the schema there, are its tables, may we read the cluster's identifier."""
         return (
             f"{_OWN_PATH} SELECT to_regnamespace({literal(self._schema)}) IS NOT NULL,"
             f" to_regclass({literal(self._fence)}) IS NOT NULL"
-            f" AND to_regclass({literal(self._history)}) IS NOT NULL"
+            f" AND to_regclass({literal(self._history)}) IS NOT NULL,"
+            " has_function_privilege('pg_control_system()', 'EXECUTE')"
         )
 
     def bootstrap(self, *, create_schema: bool) -> str:
@@ -233,12 +234,14 @@ class Queries:
                 owner        text NOT NULL DEFAULT '',
                 target       text NOT NULL DEFAULT '',
                 environment  text NOT NULL DEFAULT '',
+                identity     uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
+                system       text NOT NULL DEFAULT '',
                 backend_pid  integer,
                 backend_start timestamptz,
                 taken_at     timestamptz
             );
             CREATE TABLE IF NOT EXISTS {self._history} (
-                version      bigint PRIMARY KEY CHECK (version > 0),
+                version      text PRIMARY KEY CHECK (version <> ''),
                 name         text NOT NULL,
                 checksum     text NOT NULL,
                 digest       text NOT NULL,
@@ -260,14 +263,31 @@ class Queries:
 
     # --- the fence
 
-    def read_fence(self) -> str:
-        """Layout, token, owner, environment; without a lock."""
-        return f"{_OWN_PATH} SELECT layout, token, owner, environment FROM {self._fence}"
+    def read_fence(self, *, reads_system: bool = True) -> str:
+        """The fence row as JSON, of whatever layout it is, and the live `SYSTEM`; without a lock.
 
-    def take_fence(self, grant: Grant, *, lock_ms: int, statement_ms: int, evict: bool) -> str:
+        Args:
+            reads_system: Whether the role may read the cluster's identifier; see `probe`.
+        """
+        return (
+            f"{_OWN_PATH} SELECT to_jsonb(fence)::text, {_system(reads_system=reads_system)}"
+            f" FROM {self._fence} AS fence"
+        )
+
+    def take_fence(
+        self,
+        grant: Grant,
+        seen: FenceRow,
+        *,
+        identity: str,
+        lock_ms: int,
+        statement_ms: int,
+        evict: bool,
+    ) -> str:
         """Set the token, if it is higher or already this owner's; answers the owner last if so.
 
-        The environment is compared again, because two first runs may be under way at once.
+        Environment and identity are compared again, because two first runs may be under way at
+        once.
         The holder before may be inside a transaction that has the row locked. Its backend is ended
         in the same breath, not waited for: by the time it has connected again, we stand first in
         the queue for the row. Who still has the row after ``lock_ms`` makes this fail with 55P03.
@@ -281,6 +301,7 @@ class Queries:
             UPDATE {self._fence} SET
                 token = {literal(grant.fence)}, owner = {literal(grant.owner)},
                 target = {literal(grant.target)}, environment = {literal(grant.environment)},
+                identity = {literal(identity)}, system = {literal(seen.live_system)},
                 backend_pid = pg_backend_pid(), taken_at = clock_timestamp(),
                 backend_start = (
                     SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())
@@ -288,6 +309,7 @@ class Queries:
                    OR (token = {literal(grant.fence)} AND owner = {literal(grant.owner)}))
               AND (environment IN ('', {literal(grant.environment)})
                    OR {literal(grant.restamp)})
+              AND identity = {literal(seen.identity)}
             RETURNING owner;
             COMMIT;"""
 
@@ -379,19 +401,19 @@ class Queries:
     # --- history
 
     def read_history(self) -> str:
-        """All rows, in the order of versions."""
+        """All rows, in any order: how versions are ordered is for their source to say."""
         return f"""
             {_OWN_PATH}
             SELECT version, name, checksum, digest, state, {_iso("started_at")},
                    {_iso("applied_at")}, duration_ms, fence, owner, baseline, up,
                    down, down_line, down_transactional
-            FROM {self._history} ORDER BY version"""
+            FROM {self._history}"""
 
     def read_row(self, version: int) -> str:
         """State, checksum and duration of one version; no row if it was never begun."""
         return (
             f"{_OWN_PATH} SELECT state, checksum, duration_ms FROM {self._history}"
-            f" WHERE version = {literal(version)}"
+            f" WHERE version = {_version(version)}"
         )
 
     def insert_applied(self, migration: Migration, digest: str, grant: Grant) -> str:
@@ -424,18 +446,18 @@ class Queries:
             UPDATE {self._history} SET state = 'applied', up = NULL,
                 applied_at = clock_timestamp(),
                 duration_ms = extract(epoch FROM clock_timestamp() - started_at) * 1000
-            WHERE version = {literal(version)} RETURNING duration_ms"""
+            WHERE version = {_version(version)} RETURNING duration_ms"""
 
     def start_reverting(self, version: int) -> str:
         """The intent to run a non-transactional down script."""
         return f"""
-            UPDATE {self._history} SET state = 'reverting' WHERE version = {literal(version)}"""
+            UPDATE {self._history} SET state = 'reverting' WHERE version = {_version(version)}"""
 
     def still_applied(self, version: int) -> str:
         """A row in doubt turned out to be untouched."""
         return f"""
             UPDATE {self._history} SET state = 'applied', up = NULL
-            WHERE version = {literal(version)}"""
+            WHERE version = {_version(version)}"""
 
     def is_out_of_transaction(self, error: PostgresError) -> bool:
         """Whether the history refused a row because the script had ended its transaction."""
@@ -449,8 +471,8 @@ class Queries:
         """Remove the row of a migration reverted in the transaction that locked the fence."""
         state = self._only_under_fence("reverting")
         return (
-            f"UPDATE {self._history} SET state = {state} WHERE version = {literal(version)};"
-            f" DELETE FROM {self._history} WHERE version = {literal(version)}"
+            f"UPDATE {self._history} SET state = {state} WHERE version = {_version(version)};"
+            f" DELETE FROM {self._history} WHERE version = {_version(version)}"
             f" RETURNING {_ELAPSED}"
         )
 
@@ -469,7 +491,7 @@ class Queries:
 
     def delete(self, versions: Iterable[int]) -> str:
         """Remove rows; what they named is pending again."""
-        listed = ", ".join(literal(version) for version in versions)
+        listed = ", ".join(_version(version) for version in versions)
         return f"DELETE FROM {self._history} WHERE version IN ({listed})"
 
     def record(
@@ -731,7 +753,7 @@ _ELAPSED = "(extract(epoch FROM clock_timestamp() - transaction_timestamp()) * 1
 
 def _values(migration: Migration, digest: str, grant: Grant) -> str:
     values = (
-        migration.version,
+        str(migration.version),
         migration.name,
         migration.checksum,
         digest,
@@ -742,6 +764,19 @@ def _values(migration: Migration, digest: str, grant: Grant) -> str:
         *_down(migration.down),
     )
     return ", ".join(literal(value) for value in values)
+
+
+def _version(version: int) -> str:
+    """A version as the tables store it: text, so that those of other tools fit."""
+    return literal(str(version))
+
+
+def _system(*, reads_system: bool) -> str:
+    """Which cluster and which database this is: a copy by template or dump has another one."""
+    cluster = "(SELECT system_identifier FROM pg_control_system())" if reads_system else "''"
+    return (
+        f"concat({cluster}, '/', (SELECT oid FROM pg_database WHERE datname = current_database()))"
+    )
 
 
 def _down(script: Script | None) -> tuple[str | None, int | None, bool | None]:

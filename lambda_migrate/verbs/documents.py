@@ -6,13 +6,14 @@ from dataclasses import asdict, fields
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from lambda_migrate.lease.state import split_marks
 from lambda_migrate.verbs.entries import Entry, counts, entries_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lambda_migrate.flags import Flags
-    from lambda_migrate.lease.state import Failure, LeaseState, Progress
+    from lambda_migrate.lease.state import DatabaseRecord, Failure, LeaseState, Progress
     from lambda_migrate.maintenance import Status, Verification
     from lambda_migrate.migrations import Divergence, Manifest
     from lambda_migrate.verbs.preview import Preview, Step
@@ -104,11 +105,21 @@ def lease_document(state: LeaseState) -> dict[str, Any]:
         "lease_until_ms": state.lease_until_ms if held else None,
         "progress": _progress(state.progress) if state.progress else None,
         "failure": _failure(state.failure) if state.failure else None,
-        "database": state.database,
-        "ready": [
-            {"digest": digest, "version": entry.version, "at": iso(entry.at_ms)}
-            for digest, entry in sorted(state.ready.items(), key=lambda each: each[1].at_ms)
+        "databases": [_database(identity, record) for identity, record in state.databases.items()],
+    }
+
+
+def _database(identity: str, record: DatabaseRecord) -> dict[str, Any]:
+    return {
+        "identity": identity,
+        "versions_ready": record.dropped + len(split_marks(record.ready)),
+        "addresses": [
+            {"address": address, "versions_ready": record.dropped + confirmed if confirmed else 0}
+            for address, (confirmed, _) in sorted(record.addresses.items())
         ],
+        "checked_at": iso(record.at_ms),
+        "checked_by": record.owner,
+        "fence": record.fence,
     }
 
 
@@ -132,6 +143,7 @@ def _failure(failure: Failure) -> dict[str, Any]:
         "at": iso(failure.at_ms),
         "retry_at": iso(failure.retry_at_ms),
         "retry_at_ms": failure.retry_at_ms,
+        "had_ms": failure.had_ms,
     }
 
 

@@ -234,7 +234,7 @@ def request_of(caller: Caller, operation: str, asked: Mapping[str, Any], *, wall
     """The signed request as it is sent."""
     from json import dumps
 
-    body = dumps(asked).encode("ascii")
+    body = dumps(asked, default=_base64).encode("ascii")
     moment = time.gmtime(wall_ms // 1000)
     signed = {
         "Host": caller.endpoint.authority,
@@ -254,3 +254,10 @@ def request_of(caller: Caller, operation: str, asked: Mapping[str, Any], *, wall
     }
     lines = ["POST / HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode("ascii") + body
+
+
+def _base64(value: bytes) -> str:
+    """A binary attribute as JSON holds it."""
+    from binascii import b2a_base64
+
+    return b2a_base64(value, newline=False).decode("ascii")

@@ -1,0 +1,87 @@
+"""A look at the database under the lease that migrates nothing: for mode ``require``.
+
+An address that no check has gone through may lead to a database that another address has made
+ready: through a tunnel, say, where the functions name a secret. One instance looks, over one short
+connection, and publishes what it finds for all others.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from lambda_migrate.applying import proved
+from lambda_migrate.errors import ConfigurationError, MigrateError
+from lambda_migrate.lease.readiness import UNKNOWN, Check, record_check
+from lambda_migrate.migrations.plan import make_plan
+from lambda_migrate.postgresql.database import is_behind
+from lambda_migrate.values import replace
+
+if TYPE_CHECKING:
+    from lambda_migrate.deadline import Deadline
+    from lambda_migrate.lease.state import Lease, LeaseState
+    from lambda_migrate.migrations import Manifest
+    from lambda_migrate.postgresql.database import Inspection
+    from lambda_migrate.target import Target
+
+__all__ = ["inspect"]
+
+
+def inspect(target: Target, lease: Lease, manifest: Manifest, deadline: Deadline) -> LeaseState:
+    """Look, publish what was found, and give the lease back.
+
+    Returns:
+        The item as it then is.
+
+    Raises:
+        LeaseLost: The lease was over before that.
+        ConfigurationError: The role may not read the history, for one.
+        DatabaseUnavailable: PostgreSQL did not answer.
+    """
+    try:
+        found = target.database.inspect(deadline)
+    except ConfigurationError:
+        with suppress(MigrateError):  # it runs out by itself otherwise
+            _publish(target, lease, _nothing(target, lease))
+        raise
+    except BaseException:
+        with suppress(MigrateError):
+            target.store.release(lease)
+        raise
+    return _publish(target, lease, _check(target, lease, manifest, found))
+
+
+def _check(target: Target, lease: Lease, manifest: Manifest, found: Inspection) -> Check:
+    known = {i: (record.fence, record.owner) for i, record in lease.state.databases.items()}
+    fence = found.fence
+    if fence is None or fence.is_copy or is_behind(fence, known):
+        # To give a copy an identity of its own is for an instance that may write.
+        return _nothing(target, lease)
+    out_of_order = target.policy.allow_out_of_order
+    plan = make_plan(manifest, found.history, allow_out_of_order=out_of_order)
+    return replace(
+        _nothing(target, lease),
+        identity=fence.identity,
+        digests=tuple(proved(found.history)),
+        served=manifest.digest if plan.is_current else "",
+    )
+
+
+def _nothing(target: Target, lease: Lease) -> Check:
+    return Check(
+        identity=UNKNOWN,
+        address=target.database.fingerprint,
+        digests=(),
+        fence=lease.fence,
+        owner=lease.owner,
+        at_ms=target.store.now_ms(),
+        is_takeover=False,
+    )
+
+
+def _publish(target: Target, lease: Lease, check: Check) -> LeaseState:
+    databases = record_check(lease.state.databases, check)
+    target.store.look(lease, databases)
+    return replace(
+        lease.state, databases=databases, owner=None, lease_until_ms=0, lease_ms=0, progress=None
+    )

@@ -1,0 +1,198 @@
+"""What the item says of databases after a check or before a rollback: pure, table-tested.
+
+A check is one look at a database under the lease: its identity, its history, and so every manifest
+that it satisfies. It counts for the address that it was made through; other addresses of the same
+identity keep what they have, as far as it still agrees.
+"""
+
+from __future__ import annotations
+
+from lambda_migrate.lease.state import (
+    MARK_BYTES,
+    READY_KEPT,
+    DatabaseRecord,
+    join_marks,
+    split_marks,
+)
+from lambda_migrate.values import dataclass, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+__all__ = ["UNKNOWN", "Check", "record_check", "sharing", "withdraw_above"]
+
+UNKNOWN = "unknown"
+"""Stands for a database that was looked at and has no identity that the item could know."""
+
+OLDER_KEPT = 50
+"""How many manifests besides the newest ones a record lists: as many code versions that are old
+and still start."""
+
+_OTHERS_KEPT = 3
+"""How many databases besides the one checked the item remembers: they share its target by mistake,
+or are being moved from."""
+
+_READY_OF_OTHERS = 40
+_ADDRESSES_KEPT = 8
+"""A tunnel may come with another port each day."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What was found in one database.
+
+    Attributes:
+        identity: Of the database.
+        address: That led to it.
+        digests: Every manifest that its history satisfies, the shortest first.
+        fence: The token of the check.
+        owner: Who made it.
+        at_ms: When, milliseconds since the epoch.
+        served: The digest that the check was made for, or "".
+        before: What `digests` was when the check began; the schema still satisfies these.
+        is_takeover: Whether the token was written to the database: false for a mere look.
+        distrusted: The identity of which what the item says may be so no longer, or "".
+    """
+
+    identity: str
+    address: str
+    digests: Sequence[str]
+    fence: int
+    owner: str
+    at_ms: int
+    served: str = ""
+    before: Sequence[str] = ()
+    is_takeover: bool = True
+    distrusted: str = ""
+
+
+def record_check(
+    databases: Mapping[str, DatabaseRecord], check: Check
+) -> dict[str, DatabaseRecord]:
+    """The item's ``databases`` after a check."""
+    if check.distrusted in databases:
+        doubtful = databases[check.distrusted]
+        forgotten = replace(
+            doubtful, ready=b"", older=b"", addresses=dict.fromkeys(doubtful.addresses, (0, 0))
+        )
+        databases = {**databases, check.distrusted: forgotten}
+    known = databases.get(check.identity, DatabaseRecord())
+    record = _listed(known, check.digests)
+    confirmed = len(record.ready) // MARK_BYTES
+    addresses = {**record.addresses, check.address: (confirmed, check.fence)}
+    record = replace(
+        record,
+        older=_older(known, record, check),
+        addresses=_newest(addresses, _ADDRESSES_KEPT, key=lambda entry: entry[1]),
+        at_ms=check.at_ms,
+    )
+    if check.is_takeover:
+        record = replace(record, fence=check.fence, owner=check.owner)
+    return {check.identity: record, **_others(databases, check)}
+
+
+def sharing(databases: Mapping[str, DatabaseRecord], check: Check) -> Iterator[DatabaseRecord]:
+    """Other databases of the target whose migrations are others than those just checked."""
+    mine = set(split_marks(join_marks(check.digests)))
+    newest = join_marks(check.digests[-1:])
+    for identity, record in databases.items():
+        theirs = split_marks(record.ready)
+        if identity == check.identity or not theirs:
+            continue
+        if theirs[-1] not in mine and newest not in theirs:
+            yield record
+
+
+def withdraw_above(
+    databases: Mapping[str, DatabaseRecord], identity: str, address: str, digests: Sequence[str]
+) -> dict[str, DatabaseRecord]:
+    """The item's ``databases`` before a rollback.
+
+    Args:
+        databases: As they are.
+        identity: Of the database that is rolled back.
+        address: That led to it.
+        digests: What it will satisfy even afterwards, the shortest first.
+    """
+    known = databases.get(identity, DatabaseRecord())
+    left = set(split_marks(join_marks(digests)))
+    older = [mark for mark in split_marks(known.older) if mark in left]
+    left_behind = {i: _without(record, address) for i, record in databases.items()}
+    addresses = {**known.addresses, address: known.addresses.get(address, (0, 0))}
+    known = _listed(replace(known, addresses=addresses), digests)
+    return {**left_behind, identity: replace(known, older=b"".join(older))}
+
+
+def _without(record: DatabaseRecord, address: str) -> DatabaseRecord:
+    return replace(record, addresses={a: n for a, n in record.addresses.items() if a != address})
+
+
+def _listed(known: DatabaseRecord, digests: Sequence[str]) -> DatabaseRecord:
+    """The record with ``digests`` as what is ready; addresses keep what agrees with it."""
+    marks = split_marks(join_marks(digests))
+    dropped = max(0, len(marks) - READY_KEPT)
+    agreed = known.dropped
+    for before, now in zip(split_marks(known.ready), marks[known.dropped :], strict=False):
+        if before != now:
+            break
+        agreed += 1
+    return replace(
+        known,
+        ready=b"".join(marks[dropped:]),
+        dropped=dropped,
+        addresses={
+            address: (_carried(known.dropped + count, agreed, dropped) if count else 0, fence)
+            for address, (count, fence) in known.addresses.items()
+        },
+    )
+
+
+def _carried(confirmed: int, agreed: int, dropped: int) -> int:
+    """How much of what an address has confirmed is still listed."""
+    return max(0, min(confirmed, agreed) - dropped)
+
+
+def _older(known: DatabaseRecord, record: DatabaseRecord, check: Check) -> bytes:
+    listed = set(split_marks(record.ready))
+    served = [check.served] if check.served in (*check.digests, *check.before) else []
+    before = check.before[-READY_KEPT:]
+    candidates = [
+        *split_marks(join_marks([*served, *reversed(before)])),
+        *split_marks(known.older),
+    ]
+    return b"".join([mark for mark in dict.fromkeys(candidates) if mark not in listed][:OLDER_KEPT])
+
+
+def _others(databases: Mapping[str, DatabaseRecord], check: Check) -> dict[str, DatabaseRecord]:
+    """The other databases, without the address that was just seen to lead elsewhere."""
+    others = {}
+    for identity, record in databases.items():
+        other = _without(record, check.address)
+        if identity != check.identity and other.addresses:
+            others[identity] = _shortened(other)
+    return _newest(others, _OTHERS_KEPT, key=lambda record: record.fence)
+
+
+def _shortened(record: DatabaseRecord) -> DatabaseRecord:
+    gone = len(record.ready) // MARK_BYTES - _READY_OF_OTHERS
+    if gone <= 0:
+        return record
+    return replace(
+        record,
+        ready=record.ready[gone * MARK_BYTES :],
+        dropped=record.dropped + gone,
+        addresses={a: (max(0, n - gone), fence) for a, (n, fence) in record.addresses.items()},
+    )
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    V = TypeVar("V")
+
+
+def _newest(entries: dict[str, V], kept: int, *, key: Callable[[V], int]) -> dict[str, V]:
+    names: Iterable[str] = sorted(entries, key=lambda name: key(entries[name]), reverse=True)
+    return {name: entries[name] for name in list(names)[:kept]}
