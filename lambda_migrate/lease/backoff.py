@@ -93,7 +93,7 @@ class Backoff:
         delay = bound * (1 + roll) / 2
         # Just past the end, where a read is worth most; a wrong estimate costs no more than a read.
         ends = [_expected_seconds(state, now_ms), _lease_seconds(state, now_ms)]
-        return min(delay, *(end + FIRST_SECONDS * roll for end in ends if end is not None))
+        return min([delay, *(end + FIRST_SECONDS * roll for end in ends if end is not None)])
 
 
 def failed_bound(failures: int) -> float:
