@@ -227,9 +227,9 @@ class Maintenance:
             yield f"{row.name}: it is in doubt ({row.state.value}); the next `up` settles it"
         if status.is_elsewhere:
             yield (
-                f"{self.target.database.fingerprint} leads to another database than the lease table "
-                "knows it for, or to an earlier state of it: it was restored, or a secret or a name "
-                "was changed; run `lambda-migrate verify --resync`"
+                f"{self.target.database.fingerprint} leads to another database than the lease "
+                "table knows it for, or to an earlier state of it: it was restored, or a secret or "
+                "a name was changed; run `lambda-migrate verify --resync`"
             )
         elif status.is_marked_ready and not status.plan.is_current:
             yield (

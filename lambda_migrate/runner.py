@@ -198,6 +198,9 @@ class _Check:
                 if news is not None:
                     step = news
                     continue
+                if step.only_looks:
+                    step = self._inspect(state)
+                    continue
                 self._announce(step, state)
                 if self._hold(state):
                     return Outcome.MIGRATED
