@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = ["TookTooLong", "dial", "run_within"]
+__all__ = ["TookTooLong", "dial", "needs_configuration", "run_within"]
 
 _LONGEST_SECONDS = 1e6
 """Beyond it, a lock's timeout overflows."""
@@ -60,6 +60,26 @@ def run_within(seconds: float, act: Callable[[], T]) -> T:
     if errors:
         raise errors.pop()
     return values[0]
+
+
+def needs_configuration(error: Exception) -> bool:
+    """Whether an error of botocore's is one that trying again does not change; loads botocore."""
+    from botocore import exceptions
+
+    return isinstance(
+        error,
+        (
+            exceptions.NoCredentialsError,
+            exceptions.PartialCredentialsError,
+            exceptions.CredentialRetrievalError,
+            exceptions.TokenRetrievalError,
+            exceptions.SSOError,
+            exceptions.NoRegionError,
+            exceptions.ProfileNotFound,
+            exceptions.ParamValidationError,
+            exceptions.InvalidRegionError,
+        ),
+    )
 
 
 def dial(host: str | bytes, port: int, until: Deadline) -> socket.socket:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 
-from lambda_migrate.bounded import TookTooLong, run_within
+from lambda_migrate.bounded import TookTooLong, needs_configuration, run_within
 from lambda_migrate.deadline import SYSTEM_CLOCK
 from lambda_migrate.errors import ConfigurationError, LeaseLost, LeaseStoreUnavailable
 from lambda_migrate.lease.calling import (
@@ -304,20 +304,7 @@ class TableItem:
         return f"this machine's clock is {abs(seconds):.0f} s {way} DynamoDB's"
 
     def _unreachable(self, error: Exception) -> Exception:
-        from botocore import exceptions
-
-        permanent = (
-            exceptions.NoCredentialsError,
-            exceptions.PartialCredentialsError,
-            exceptions.CredentialRetrievalError,
-            exceptions.TokenRetrievalError,
-            exceptions.SSOError,
-            exceptions.NoRegionError,
-            exceptions.ProfileNotFound,
-            exceptions.ParamValidationError,
-            exceptions.InvalidRegionError,
-        )
-        if isinstance(error, permanent):
+        if needs_configuration(error):
             return ConfigurationError(f"DynamoDB, table {self.table!r}: {error}")
         return LeaseStoreUnavailable(
             f"DynamoDB did not answer for table {self.table!r}: {type(error).__name__}: {error}"
