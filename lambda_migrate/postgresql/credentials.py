@@ -42,12 +42,12 @@ _SOURCE_SECONDS = 30.0
 """For a source whose caller names no time: all attempts, providers of AWS credentials included."""
 
 _ROTATION_SECONDS = 20.0
-_ROTATION_PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
-_POLLS_ONLY = 2
+_ROTATION_PAUSES = (0.0, 0.5, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0)
+_SAME_AGAIN = frozenset({2, 4, 6, 8})
 """How a rotation is waited for after a refused login: the secret is read again after each pause,
-and what is new is tried at once. From the third time on the same password is tried as well: behind
-a proxy the secret may be ahead of the database. A password that is wrong for good is so sent 5
-times in 16 s. It may not be more: where the extension credcheck is loaded, a role is banned after
+and what is new is tried at once. After some of them the same password is tried, too: behind a proxy
+the secret may be ahead of the database. A password that is wrong for good is so sent 5 times in
+some 15 s. It may not be much more: where the extension credcheck is loaded, a role is banned after
 ``credcheck.max_auth_failure`` refusals (postgresql.org/about/news, credcheck v2.0.0)."""
 
 _TOKEN_SECONDS = 1.0
@@ -210,7 +210,7 @@ class SecretCredentials:
             current = self.address(fresh=True, seconds=until.remaining())
             candidates = [current] if current not in tried else self._pending(until)
             new = [each for each in candidates if each not in tried]
-            if not new and number < _POLLS_ONLY:
+            if not new and number not in _SAME_AGAIN:
                 continue
             tried += new
             yield new[0] if new else current
