@@ -102,9 +102,9 @@ def service_unavailable(event: Any, _context: Any, error: MigrateError) -> dict[
     """Answer an HTTP request with 503 and Retry-After; raise the error for every other event.
 
     An HTTP request is what API Gateway (REST, HTTP and WebSocket APIs), a load balancer, a function
-    URL or VPC Lattice sends. For everything else an answer would be a success: SQS would delete the
-    messages, EventBridge and SNS would not repeat the event, and an authorizer's answer is a policy.
-    The body says no more than that; the log has the cause.
+    URL or VPC Lattice sends. For everything else an answer would be a success: SQS would delete
+    the messages, EventBridge and SNS would not repeat the event. A Lambda authorizer's request is
+    none either: its answer is a policy. The body says no more than that; the log has the cause.
 
     Raises:
         MigrateError: ``error``, where the event is no HTTP request.
@@ -124,7 +124,7 @@ _WEBSOCKET_EVENTS = ("CONNECT", "MESSAGE", "DISCONNECT")
 
 
 def _is_http(event: Any) -> bool:
-    """Whether ``event`` is a request whose answer is an HTTP response, by the documented formats."""
+    """Whether the answer to ``event`` is an HTTP response, by the formats that AWS documents."""
     if not isinstance(event, dict) or "methodArn" in event or "routeArn" in event:
         return False  # the latter two are requests to an API Gateway Lambda authorizer
     context = event.get("requestContext")

@@ -265,7 +265,11 @@ def guarded(observer: Observer) -> Observer:
     The first failure is logged, without its text, which may hold anything. In the main thread
     KeyboardInterrupt and SystemExit still pass: they are meant for the process.
     """
-    return observer if isinstance(observer, (_GuardedObserver, _NullObserver)) else _GuardedObserver(observer)
+    return (
+        observer
+        if isinstance(observer, (_GuardedObserver, _NullObserver))
+        else _GuardedObserver(observer)
+    )
 
 
 class _GuardedObserver:
@@ -295,7 +299,9 @@ class _GuardedObserver:
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
         place = (
-            f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else ""
+            f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+            if trace is not None
+            else ""
         )
         logging.getLogger("lambda_migrate").warning(
             "the observer %s raised %s%s; this and its further errors are ignored",

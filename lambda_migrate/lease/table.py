@@ -7,9 +7,9 @@ Facts that this file is built on, each with a test:
 - Some engines answer a failed condition without the item (``ALL_OLD``): one consistent read more.
 - The SDK's own retries are off: they cannot be bounded by a deadline, and the caller's loop, which
   can, does the same.
-- The SDK's timeouts bound neither name resolution nor a provider of credentials (STS, a process), so
-  each of its calls runs in a thread that is waited for. A call that was given up may still be sent
-  when the name resolves at last: to the item it is a request that was long on its way, and its
+- The SDK's timeouts bound neither name resolution nor a provider of credentials (STS, a process),
+  so each of its calls runs in a thread that is waited for. A call that was given up may still be
+  sent when the name resolves at last: to the item it is a request that was long on its way, and its
   condition names its own owner and fence.
 """
 
@@ -527,7 +527,7 @@ _UNKNOWN_CALLER = frozenset(
 
 
 def _is_of_another_time(code: str, message: str) -> bool:
-    """Whether a signature was refused for its time: clocks that differ, or a request long underway."""
+    """Whether a signature was refused for its time: clocks differ, or it was long on its way."""
     return code in ("RequestExpired", "RequestTimeTooSkewed") or (
         code == "InvalidSignatureException"
         and message.startswith(("Signature expired", "Signature not yet current"))

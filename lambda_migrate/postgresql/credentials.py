@@ -125,8 +125,8 @@ class UrlCredentials:
     def address(
         self,
         *,
-        fresh: bool = False,
-        seconds: float = _SOURCE_SECONDS,  # noqa: ARG002 - a URL never changes
+        fresh: bool = False,  # noqa: ARG002 - a URL never changes
+        seconds: float = _SOURCE_SECONDS,  # noqa: ARG002 - and takes no time
     ) -> DatabaseAddress:
         """See `Credentials.address`."""
         return self._address
@@ -216,7 +216,7 @@ class SecretCredentials:
             yield new[0] if new else current
 
     def _pending(self, until: Deadline) -> list[DatabaseAddress]:
-        """What a rotation is about to make current, if there is such a version and we may read it."""
+        """What a rotation is about to make current, if it is there and may be read."""
         try:
             answer = run_within(
                 until.remaining(),
@@ -387,8 +387,8 @@ class IamCredentials:
         except TookTooLong:
             self._client = self._given
             raise DatabaseUnavailable(
-                f"{self._no_token}: no AWS credentials within {seconds:.1f} s; their provider (STS, "
-                "a container's or a process of the profile) did not answer"
+                f"{self._no_token}: no AWS credentials within {seconds:.1f} s; their provider "
+                "(STS, a container's or a process of the profile) did not answer"
             ) from None
         return replace(self._address, password=password)
 

@@ -89,9 +89,7 @@ class Served(LocalFunction):
     def invoke(self, event: Any = None, *, wait: float = 0.0) -> InvocationResult:
         return super().invoke(REQUEST if event is None else event, wait=wait)
 
-    def storm(
-        self, n: int, event: Any = None, *, together: bool = True
-    ) -> list[InvocationResult]:
+    def storm(self, n: int, event: Any = None, *, together: bool = True) -> list[InvocationResult]:
         return super().storm(n, REQUEST if event is None else event, together=together)
 
 

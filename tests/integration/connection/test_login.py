@@ -21,7 +21,6 @@ from lambda_migrate.postgresql.credentials import (
     UrlCredentials,
     open_connection,
 )
-
 from lambda_migrate.testing import FakeClock
 
 from .conftest import PASSWORD, Authorities

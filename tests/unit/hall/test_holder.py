@@ -156,7 +156,7 @@ def refuses_to_renew(scene: Scene, error: MigrateError) -> Callable[[], None]:
         raise error
 
     def begin() -> None:
-        scene.table.renew = renew  # type: ignore[method-assign]  # for the rest of the test
+        scene.table.renew = renew  # type: ignore[assignment,method-assign]  # for the rest
 
     return begin
 

@@ -339,7 +339,7 @@ def test_a_thawed_holder_whose_renewal_is_refused_says_why_and_not_who_held_it_m
     stage.clock.advance(3600)
     stage.table.fault = ConfigurationError("expired")
     for _ in range(2):
-        with pytest.raises(ConfigurationError, match="^the lease under .* renewed: expired"):
+        with pytest.raises(ConfigurationError, match=r"^the lease under .* renewed: expired"):
             stage.heartbeat.check()
     assert stage.table.renewals == 1
 

@@ -316,7 +316,7 @@ def test_a_token_waits_for_the_provider_of_aws_credentials_no_longer_than_it_may
             return "token"
 
     client = Hanging()
-    with pytest.raises(DatabaseUnavailable, match="no AWS credentials within 0.1 s"):
+    with pytest.raises(DatabaseUnavailable, match=r"no AWS credentials within 0\.1 s"):
         IamCredentials(REMOTE, client=client).address(seconds=0.1)
     client.goes_on.set()
 
@@ -439,10 +439,13 @@ def test_without_a_usable_pending_version_the_current_one_is_waited_for(
 def test_a_secret_that_is_ahead_of_the_database_is_tried_again() -> None:
     rotation = Rotation("new", (0, "new", "new"))
     rotation.takes = "not yet"
-    rotation.clock.sleep = lambda seconds: (  # type: ignore[method-assign]  # the database follows
-        rotation.clock.advance(seconds),
-        setattr(rotation, "takes", "new" if rotation.passed > 3 else "not yet"),
-    )[0]
+
+    def sleep(seconds: float) -> None:
+        rotation.clock.advance(seconds)
+        if rotation.passed > 3:
+            rotation.takes = "new"
+
+    rotation.clock.sleep = sleep  # type: ignore[method-assign]  # the database follows
     rotation.open()
     assert rotation.passwords.count("new") <= 4
 
@@ -456,7 +459,8 @@ def test_a_password_that_stays_wrong_is_refused_a_few_times_and_then_says_what_w
     assert rotation.passed <= 20
     told = str(failed.value)
     assert f"{len(rotation.logins)} logins were refused within {rotation.passed:.0f} s" in told
-    assert "AWSCURRENT" in told and "AWSPENDING" in told
+    assert "AWSCURRENT" in told
+    assert "AWSPENDING" in told
 
 
 def test_a_rotation_is_waited_for_no_longer_than_the_caller_has() -> None:
@@ -489,7 +493,9 @@ def test_a_secret_that_falls_silent_while_it_is_rotated_hides_no_refused_login()
         rotation.versions = ((0, ReadTimeoutError(endpoint_url="x"), None),)  # type: ignore[assignment]  # any error
         return Rotation.opened(rotation, address)
 
-    with pytest.raises(DatabaseUnavailable, match="^refused; then, Secrets Manager did not answer"):
+    with pytest.raises(
+        DatabaseUnavailable, match=r"^refused; then, Secrets Manager did not answer"
+    ):
         open_connection(credentials, "t", 9, opened=opened, clock=rotation.clock, random=RANDOM)
 
 
@@ -500,7 +506,7 @@ def test_a_refused_token_is_replaced_by_a_later_one_and_once_only() -> None:
         logins.append(clock.monotonic())
         raise PASSWORD_REFUSED
 
-    with pytest.raises(ConnectFailed, match="2 logins were refused .* rds-db:connect"):
+    with pytest.raises(ConnectFailed, match=r"2 logins were refused .* rds-db:connect"):
         open_connection(IamCredentials(REMOTE), "t", 60, opened=opened, clock=clock, random=RANDOM)
     assert len(logins) == 2
     assert logins[1] - logins[0] >= 1

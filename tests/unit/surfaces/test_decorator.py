@@ -309,7 +309,7 @@ def test_a_second_thread_waits_no_longer_than_its_own_invocation_has() -> None:
     def impatient() -> None:
         try:
             guarded("second", Context(margin + 0.05))
-        except BaseException as error:
+        except NotReady as error:
             errors.append(error)
 
     second = threading.Thread(target=impatient)
