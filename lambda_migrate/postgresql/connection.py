@@ -21,6 +21,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from lambda_migrate.bounded import dial
 from lambda_migrate.deadline import SYSTEM_CLOCK, Clock, Deadline
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def connect(
         application_name: What ``pg_stat_activity`` shows; 63 bytes at most are kept.
         startup: Further settings for the session, such as ``lock_timeout``.
         timeout: Seconds at most until it is ready, the address's ``connect_timeout`` included
-            where that is shorter. Resolving the name is not bounded.
+            where that is shorter.
         clock: For the timeout.
 
     Raises:
@@ -253,9 +254,7 @@ class _Attempt:
         return sock
 
     def _tcp(self) -> socket.socket:
-        place = (self.address.host, self.address.port)
-        sock = socket.create_connection(place, timeout=self._remaining())
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock = dial(self.address.host, self.address.port, self.deadline)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _KEEPALIVE.items():
             if hasattr(socket, option):  # macOS has other names for some
