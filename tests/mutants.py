@@ -423,7 +423,7 @@ MUTANTS = (
         "postgresql/fenced.py",
         "        if left <= 0:\n            raise MigrationFailed",
         "        if False:\n            raise MigrationFailed",
-        ("scripts", "machine, real"),
+        ("scripts",),
     ),
     Mutant(
         "a waiter sleeps past its deadline",
