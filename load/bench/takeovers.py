@@ -116,7 +116,7 @@ class Kill:
 
 
 def measure(stage: Stage, *, kills: int, chance: random.Random | None = None) -> Section:
-    """Several targets at the same time, until so many holders were killed."""
+    """Kill holders of several targets at the same time, ``kills`` of them in all."""
     chance = chance or random.Random()  # noqa: S311 - when to kill is no secret
     project = stage.project(OURS, "takeovers", [_MIGRATION])
     # A renewal comes every third of a lease, so that each moment between two is as likely.
@@ -134,7 +134,7 @@ def measure(stage: Stage, *, kills: int, chance: random.Random | None = None) ->
 
 
 class _Round:
-    """One target, from its holder's start until everybody serves."""
+    """One target, from its holder's start until all other processes serve."""
 
     def __init__(self, stage: Stage, project: Path, database: str, loop: Loop, logs: Path) -> None:
         self._stage = stage
@@ -147,13 +147,16 @@ class _Round:
         self._relay = DynamoDBRelay(loop, engine, lambda *_: None, chance=chance)
 
     def play(self, after: float) -> Kill:
-        """Kill the holder so long after all others wait."""
+        """Kill the holder ``after`` seconds after the last process began to wait."""
         self._stage.server.execute(_TABLES, self._database)
         with self._opened, self._relay:
             holder = self._start("holder")
             self._until(lambda: self._ask(_IS_RUNNING), "the holder never began its migration")
             waiters = {name: self._start(name) for name in map("waiter{}".format, range(WAITERS))}
-            self._until(lambda: waiters.keys() <= {one.client for one in self._relay.seen}, "...")
+            self._until(
+                lambda: waiters.keys() <= {one.client for one in self._relay.seen},
+                "some waiters never asked DynamoDB",
+            )
             time.sleep(after)
             self._stage.server.execute("UPDATE length SET seconds = 0", self._database)
             killed = time.time()
@@ -171,7 +174,7 @@ class _Round:
         )
         starts = self._ask("SELECT extract(epoch FROM at)::float8 FROM starts")
         if acquired is None or not starts:
-            raise MeasurementFailed(f"nobody took over:\n{self._output('waiter0')}")
+            raise MeasurementFailed(f"no process took over:\n{self._output('waiter0')}")
         began = {one.client: one.at for one in reversed(seen)}
         others = [name for name, at in told.items() if at and name != acquired.client]
         return Kill(
@@ -245,7 +248,7 @@ def _requests(seen: Iterable[Seen], client: str) -> Requests:
 
 def section_of(kills: Sequence[Kill]) -> Section:
     """The row of the table."""
-    started = [one.started / LEASE_SECONDS for one in kills]
+    acquired = [one.acquired / LEASE_SECONDS for one in kills]
     count = f"{len(kills)} kills"
     waiters = [requests for one in kills for requests in one.waiters]
     return Section(
@@ -253,11 +256,11 @@ def section_of(kills: Sequence[Kill]) -> Section:
         title="How soon another process takes over from one that was killed",
         checks=[
             Check(
-                f"from a holder's end by SIGKILL until its migration runs again, median of {count}",
+                f"from a holder's end by SIGKILL until another has the lease, median of {count}",
                 bar=1 + 1 / LEASE_SECONDS,
-                value=percentile(started, 50),
+                value=percentile(acquired, 50),
                 unit="leases",
-                range=(min(started), max(started)),
+                range=(min(acquired), max(acquired)),
             ),
             Check(
                 f"waiters that failed, of {count}", bar=0, value=sum(one.failed for one in kills)
@@ -295,7 +298,7 @@ def section_of(kills: Sequence[Kill]) -> Section:
                 ],
             ),
         ],
-        charts=[_chart(started)],
+        charts=[_chart(acquired)],
         notes=[
             f"The lease is {LEASE_SECONDS:g} s long. Each kill has a database, a target and a "
             f"relay in front of DynamoDB of its own; {WAITERS} processes wait, {_AT_ONCE} targets "
@@ -347,10 +350,10 @@ def _usage(who: str, requests: Sequence[Requests]) -> Sequence[str]:
     )
 
 
-def _chart(started: Sequence[float]) -> Chart:
-    bars = [
-        (f"{percent} in 100 within", value, value, value)
-        for percent, value in ((percent, percentile(started, percent)) for percent in _PERCENTS[1:])
-    ]
-    title = "From a kill until the migration runs again"
+def _chart(acquired: Sequence[float]) -> Chart:
+    bars = []
+    for percent in _PERCENTS[1:]:
+        value = percentile(acquired, percent)
+        bars.append((f"{percent} in 100 within", value, value, value))
+    title = "From a holder's end until another has the lease"
     return Chart("takeovers", title, "leases", bars, limit=1 + 1 / LEASE_SECONDS)

@@ -121,9 +121,9 @@ def test_of_several_storms_the_median_counts_and_each_is_told(tmp_path: Path) ->
 def _kill(seconds: float, **changed: Any) -> Kill:
     reads = Requests(consistent=1, eventual=6, writes=0)
     values: dict[str, Any] = {
-        "acquired": seconds - 0.2,
-        "started": seconds,
-        "served": [seconds + 0.1, seconds + 0.5],
+        "acquired": seconds,
+        "started": seconds + 0.5,
+        "served": [seconds + 0.6, seconds + 1.0],
         "failed": 0,
         "effects": 1,
         "waited": [12.0],
@@ -145,8 +145,8 @@ def test_a_takeover_is_told_in_leases_and_beyond_one() -> None:
     assert [check.verdict for check in section.checks] == [Verdict.PASS] * 3
     times, usage = section.tables
     shown = {(row[0], row[1]): (row[2], row[4], row[8]) for row in times.rows}
-    assert shown["the migration runs", "leases"] == ("1", "1.2", "2")
-    assert shown["the migration runs", "s beyond one lease"] == ("0", "1", "5")
+    assert shown["the lease is acquired", "leases"] == ("1", "1.2", "2")
+    assert shown["the migration runs", "s beyond one lease"] == ("0.5", "1.5", "5.5")
     assert usage.rows[0] == ("a waiter", "7 (7)", "1 (1)", "6 (6)", "0 (0)", "4 (4)")
     assert usage.rows[1][-1] == "1 (1)"
 
