@@ -181,6 +181,34 @@ MUTANTS = (
         ("scripts", "machine, real"),
     ),
     Mutant(
+        "the rows of a script are kept",
+        "postgresql/fenced.py",
+        "timeout=timeout, keep=keep)",
+        "timeout=timeout)",
+        ("scripts",),
+    ),
+    Mutant(
+        "a long row that is dropped is read as a whole",
+        "postgresql/driver.py",
+        "return self._keep == 0 or length > _PIECE",
+        "return self._keep == 0",
+        ("scripts",),
+    ),
+    Mutant(
+        "notices are kept",
+        "postgresql/driver.py",
+        '_UNREAD = b"NAHdc"',
+        '_UNREAD = b"AHdc"',
+        ("scripts",),
+    ),
+    Mutant(
+        "an error is kept as long as it is",
+        "postgresql/driver.py",
+        "_FIELD_BYTES = 4_000\n",
+        "_FIELD_BYTES = 4_000_000_000\n",
+        ("scripts",),
+    ),
+    Mutant(
         "a half-built index is left",
         "postgresql/concurrent.py",
         "            self._drop_half_built()\n",
@@ -398,7 +426,7 @@ MUTANTS = (
         "postgresql/fenced.py",
         "        if left <= 0:\n            raise MigrationFailed",
         "        if False:\n            raise MigrationFailed",
-        ("scripts", "machine, real"),
+        ("scripts",),
     ),
     Mutant(
         "a waiter sleeps past its deadline",
