@@ -29,6 +29,7 @@ from lambda_migrate.postgresql.postgres import PostgreSQLDatabase
 from lambda_migrate.postgresql.sql import Queries, identifier, literal
 from lambda_migrate.testing import FakeClock, FixedRandom
 from tests.contract.databases import Server, migration
+from tests.contract.leases import TableByOwnClock
 from tests.contract.protocol import LEASE_SECONDS, Facts, Fault, Instance, Row
 
 UNDEFINED_TABLE = "42P01"
@@ -112,7 +113,7 @@ class RealEngine:
         return self._table(Client(self._servers.client, instance), instance.clock)
 
     def _table(self, client: Any, clock: Clock) -> DynamoDBLeaseTable:
-        return DynamoDBLeaseTable(
+        return TableByOwnClock(
             self._servers.table,
             self._target,
             client=lambda: client,

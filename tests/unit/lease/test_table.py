@@ -19,7 +19,7 @@ from moto import mock_aws
 
 from lambda_migrate.deadline import SYSTEM_CLOCK
 from lambda_migrate.errors import ConfigurationError, LeaseLost, LeaseStoreUnavailable
-from lambda_migrate.lease.decide import Acquire, decide
+from lambda_migrate.lease.decide import SKEW_MS, Acquire, decide
 from lambda_migrate.lease.state import DatabaseRecord, Failure, Lease, LeaseState, Progress
 from lambda_migrate.lease.table import (
     CONNECT_SECONDS,
@@ -28,6 +28,7 @@ from lambda_migrate.lease.table import (
     make_client,
 )
 from lambda_migrate.testing import FakeClock
+from tests.contract.leases import TableByOwnClock
 
 TABLE = "leases"
 LEASE = Lease("me", 3, 0.0, LeaseState(fence=3, owner="me"))
@@ -85,7 +86,12 @@ def refusal(
 
 
 def table_of(client: Any, *, table: str = TABLE, target: str = "orders") -> DynamoDBLeaseTable:
-    return DynamoDBLeaseTable(table, target, client=lambda: client, clock=FakeClock())
+    return TableByOwnClock(table, target, client=lambda: client, clock=FakeClock())
+
+
+def aware_table_of(client: Any) -> DynamoDBLeaseTable:
+    """A table that learns the server's clock from its answers."""
+    return DynamoDBLeaseTable(TABLE, "orders", client=lambda: client, clock=FakeClock())
 
 
 def item(fence: int, owner: str | None = None) -> dict[str, Any]:
@@ -251,7 +257,7 @@ SERVER_DATE = {"HTTPHeaders": {"date": "Tue, 14 Nov 2023 22:27:20 GMT"}}
 def test_a_signature_of_another_time_is_retryable_and_says_how_wrong_the_clock_is(
     fault: ClientError,
 ) -> None:
-    table = table_of(Answers(fault))
+    table = aware_table_of(Answers(fault))
     with pytest.raises(LeaseStoreUnavailable, match="clock differs from DynamoDB's"):
         table.read()
     fault.response["ResponseMetadata"] |= SERVER_DATE  # type: ignore[typeddict-item]  # that is all we read
@@ -261,10 +267,22 @@ def test_a_signature_of_another_time_is_retryable_and_says_how_wrong_the_clock_i
 
 
 def test_the_servers_clock_is_read_from_every_answer() -> None:
-    table = table_of(Answers({"ResponseMetadata": SERVER_DATE}))
+    table = aware_table_of(Answers({"ResponseMetadata": SERVER_DATE}))
     assert table.clock_offset_ms == 0
     table.read()
     assert table.clock_offset_ms == 840_500
+
+
+def test_leases_are_judged_and_written_by_the_servers_clock_where_ones_own_is_wrong() -> None:
+    client = Answers({"ResponseMetadata": SERVER_DATE}, {"Attributes": item(1, "me")})
+    table = aware_table_of(client)
+    table.read()
+    acquired(table, "me")
+    values = client.asked[-1][1]["ExpressionAttributeValues"]
+    servers_ms = FakeClock().wall_ms() + 840_500
+    assert table.now_ms() == servers_ms
+    assert values[":over"] == {"N": str(servers_ms - SKEW_MS)}
+    assert values[":until"] == {"N": str(servers_ms + 20_000)}
 
 
 # --- credentials that expire
