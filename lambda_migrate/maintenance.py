@@ -29,6 +29,7 @@ from lambda_migrate.lease.decide import lease_is_over
 from lambda_migrate.lease.state import Lease, LeaseState, Progress
 from lambda_migrate.lease.waiting import describe
 from lambda_migrate.migrations import HistoryRow, RowState, make_plan
+from lambda_migrate.migrations.digest import require_migrations
 from lambda_migrate.migrations.rollback import choose_rollback
 from lambda_migrate.rehearsing import Rehearsed, lasting_effects_of, rehearse
 from lambda_migrate.target import new_owner
@@ -151,6 +152,7 @@ class Maintenance:
         return self._plan_of(manifest, self.target.database.read_history(deadline)), manifest
 
     def _plan_of(self, manifest: Manifest, history: Sequence[HistoryRow]) -> Plan:
+        self._require_migrations()
         out_of_order = self.target.policy.allow_out_of_order
         return make_plan(manifest, history, allow_out_of_order=out_of_order)
 
@@ -252,6 +254,7 @@ class Maintenance:
             MigrationFailed: One failed; those before it stay.
             NotReady: A feature flag says to stop, before the first one or between two.
         """
+        self._require_migrations()
         manifest = self.manifest if to is None else self._up_to(to)
         target = replace(self.target, flags=None) if despite_flags else self.target
         permit(target, deadline, version=manifest.version, what="`up`", advice=_DESPITE_FLAGS)
@@ -493,7 +496,11 @@ class Maintenance:
         else:
             hold.release()
 
+    def _require_migrations(self) -> None:
+        require_migrations(self.manifest.digest, allow_empty=self.target.policy.allow_empty)
+
     def _up_to(self, version: int) -> Manifest:
+        self._require_migrations()
         self._file(version)
         return self.manifest.up_to(version)
 

@@ -75,6 +75,10 @@ def answer(run: Run, *arguments: str) -> tuple[int, Mapping[str, Any]]:
     return code, document
 
 
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
 # --- looking
 
 
@@ -100,8 +104,46 @@ def test_status_exits_with_three_while_something_is_pending(
     assert run("status")[0] == 0
 
 
-def test_status_without_migrations_names_the_next_step(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("status",),
+        ("status", "--exit-code"),
+        ("plan",),
+        ("plan", "--execute", "--yes"),
+        ("verify",),
+        ("verify", "--resync"),
+        ("up",),
+        ("baseline", "1", "--yes"),
+    ],
+)
+def test_no_migrations_are_an_error_of_every_command_that_needs_them(
+    run: Run, tmp_path: Path, database: InMemoryDatabase, command: tuple[str, ...]
+) -> None:
+    for name in ("20240101000000_first", "20240102000000_second"):
+        (tmp_path / "prisma" / name).mkdir(parents=True)
+        (tmp_path / "prisma" / name / "migration.sql").write_text("SELECT 1;")
+    code, out, err = run(*command, "--directory", str(tmp_path / "prisma"))
+    assert (code, out) == (2, "")
+    assert "2 folders that contain .sql files; this looks like a Prisma layout" in one_line(err)
+    assert database.connections == 0
+
+
+@pytest.mark.parametrize("command", [("lease", "show"), ("new", "first")])
+def test_what_needs_no_migrations_works_without_any(
+    run: Run, tmp_path: Path, command: tuple[str, ...]
+) -> None:
     (tmp_path / "none").mkdir()
+    assert run(*command, "--directory", str(tmp_path / "none"))[0] == 0
+
+
+def test_status_without_migrations_names_the_next_step(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "none").mkdir()
+    monkeypatch.setenv("LAMBDA_MIGRATE_ALLOW_EMPTY", "true")
+    for command in ("plan", "up", "verify"):
+        assert run(command, "--directory", str(tmp_path / "none"))[0] == 0
     code, out, _ = run("status", "--directory", str(tmp_path / "none"))
     assert code == 0
     assert "no migrations yet" in out

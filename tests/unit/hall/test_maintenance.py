@@ -14,6 +14,7 @@ from lambda_migrate.errors import (
     LeaseHeld,
     LeaseLost,
     LeaseStoreUnavailable,
+    ManifestError,
     MigrationFailed,
 )
 from lambda_migrate.events import LeaseTakenOver, MigrationReverted
@@ -155,8 +156,27 @@ def test_up_to_a_version_without_a_file_is_refused_before_anything(scene: Scene)
     with pytest.raises(ConfigurationError, match="no migration file of version 7; there are: 1, 2"):
         scene.maintenance(V2).up(scene.deadline(), to=7)
     with pytest.raises(ConfigurationError, match="there are: none"):
-        scene.maintenance(manifest()).up(scene.deadline(), to=7)
+        scene.maintenance(manifest(), allow_empty=True).up(scene.deadline(), to=7)
     assert scene.table.log == []
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda m, s: m.status(s.deadline()),
+        lambda m, s: m.verify(s.deadline()),
+        lambda m, s: m.plan(s.deadline()),
+        lambda m, s: m.rehearse(s.deadline()),
+        lambda m, s: m.up(s.deadline()),
+        lambda m, s: m.baseline(1, s.deadline()),
+    ],
+)
+def test_an_empty_manifest_is_refused_before_anything(
+    scene: Scene, act: Callable[[Maintenance, Scene], object]
+) -> None:
+    with pytest.raises(ManifestError, match="holds no migrations"):
+        act(scene.maintenance(manifest()), scene)
+    assert "acquire" not in scene.table.log
 
 
 def test_up_does_not_obey_a_pause_but_begins_the_next_one(scene: Scene) -> None:
