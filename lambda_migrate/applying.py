@@ -16,6 +16,7 @@ from lambda_migrate.flags import permit
 from lambda_migrate.lease.decide import LONGEST_PAUSE_MS
 from lambda_migrate.lease.state import READY_KEPT, Failure, Progress, Ready
 from lambda_migrate.migrations import EMPTY_DIGEST, RowState, chain, make_plan
+from lambda_migrate.migrations.adoption import require_no_other_history
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,6 +57,7 @@ def bring_up_to_date(
         on_applied: Told the name of each migration once it is committed.
 
     Raises:
+        ConfigurationError: Another tool has migrated this database; nothing was applied.
         Diverged: History and manifest contradict each other; nothing was applied.
         ManifestError: A pending script cannot be run; nothing was applied.
         MigrationFailed: One failed; those before it stay.
@@ -63,6 +65,8 @@ def bring_up_to_date(
             those before it stay.
     """
     plan = _agreed_plan(hold, database, manifest)
+    ignore = hold.target.policy.ignore_other_history
+    require_no_other_history(plan, database.other_histories, ignore=ignore)
     if plan.in_doubt:
         for row in plan.in_doubt:
             database.settle(row, hold.deadline)

@@ -29,6 +29,7 @@ from lambda_migrate.lease.decide import lease_is_over
 from lambda_migrate.lease.state import Lease, LeaseState, Progress
 from lambda_migrate.lease.waiting import describe
 from lambda_migrate.migrations import HistoryRow, RowState, make_plan
+from lambda_migrate.migrations.adoption import choose_baseline, require_no_other_history
 from lambda_migrate.migrations.digest import require_migrations
 from lambda_migrate.migrations.rollback import choose_rollback
 from lambda_migrate.rehearsing import Rehearsed, lasting_effects_of, rehearse
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from lambda_migrate.deadline import Deadline
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.migrations import Manifest, Migration, Plan
+    from lambda_migrate.migrations.adoption import Baseline
     from lambda_migrate.postgresql.database import HeldDatabase
     from lambda_migrate.target import Target
 
@@ -141,15 +143,27 @@ class Maintenance:
             is_marked_ready=lease.is_ready(self.manifest.digest, self.target.database.fingerprint),
         )
 
-    def plan(self, deadline: Deadline, *, to: int | None = None) -> tuple[Plan, Manifest]:
+    def plan(
+        self, deadline: Deadline, *, to: int | None = None, ignore_other_history: bool = False
+    ) -> tuple[Plan, Manifest]:
         """What `up` would do, and the manifest that it would satisfy; changes nothing.
 
         Args:
             deadline: For reading the history.
             to: As of `up`.
+            ignore_other_history: As of `up`.
+
+        Raises:
+            ConfigurationError: Another tool has migrated this database; `up` would refuse.
         """
         manifest = self.manifest if to is None else self._up_to(to)
-        return self._plan_of(manifest, self.target.database.read_history(deadline)), manifest
+        plan = self._plan_of(manifest, self.target.database.read_history(deadline))
+        require_no_other_history(
+            plan,
+            lambda: self.target.database.read_other_histories(deadline),
+            ignore=ignore_other_history or self.target.policy.ignore_other_history,
+        )
+        return plan, manifest
 
     def _plan_of(self, manifest: Manifest, history: Sequence[HistoryRow]) -> Plan:
         self._require_migrations()
@@ -161,6 +175,7 @@ class Maintenance:
         deadline: Deadline,
         *,
         to: int | None = None,
+        ignore_other_history: bool = False,
         confirm: Callable[[Forecast], bool] = lambda _forecast: True,
     ) -> Rehearsed | None:
         """Do what `up` would do in one transaction, measure it, and roll all of it back.
@@ -172,6 +187,7 @@ class Maintenance:
         Args:
             deadline: For all of it.
             to: As of `up`.
+            ignore_other_history: As of `up`.
             confirm: Asked before anything runs, as it takes real locks.
 
         Returns:
@@ -184,7 +200,7 @@ class Maintenance:
             NotReady: A feature flag stops all migrating. One that only holds versions back does
                 not: what is held back may well be rehearsed.
         """
-        plan, manifest = self.plan(deadline, to=to)
+        plan, manifest = self.plan(deadline, to=to, ignore_other_history=ignore_other_history)
         require_agreement(plan)
         require_sound(plan)
         if not (plan.pending or plan.in_doubt):
@@ -237,7 +253,12 @@ class Maintenance:
     # --- writing
 
     def up(
-        self, deadline: Deadline, *, to: int | None = None, despite_flags: bool = False
+        self,
+        deadline: Deadline,
+        *,
+        to: int | None = None,
+        despite_flags: bool = False,
+        ignore_other_history: bool = False,
     ) -> tuple[str, ...]:
         """Apply what is pending, now, whatever the item says and however short ago it failed.
 
@@ -245,6 +266,7 @@ class Maintenance:
             deadline: For all of it.
             to: Stop after this version.
             despite_flags: Do not ask the feature flags.
+            ignore_other_history: Go on although another tool has migrated this database.
 
         Returns:
             Names of the migrations applied.
@@ -257,6 +279,8 @@ class Maintenance:
         self._require_migrations()
         manifest = self.manifest if to is None else self._up_to(to)
         target = replace(self.target, flags=None) if despite_flags else self.target
+        if ignore_other_history:
+            target = replace(target, policy=replace(target.policy, ignore_other_history=True))
         permit(target, deadline, version=manifest.version, what="`up`", advice=_DESPITE_FLAGS)
         applied: list[str] = []
         with self._hold(deadline, target=target, records_failure=manifest) as (hold, database):
@@ -349,21 +373,82 @@ class Maintenance:
             )
         )
 
-    def baseline(self, version: int, deadline: Deadline) -> tuple[str, ...]:
-        """Declare everything up to ``version`` applied, without running it.
+    def preview_baseline(
+        self,
+        version: int | None,
+        deadline: Deadline,
+        *,
+        source: str = "",
+        ignore_other_history: bool = False,
+    ) -> Baseline:
+        """What `baseline` would record; changes nothing.
+
+        Args:
+            version: As of `baseline`.
+            deadline: For reading the histories.
+            source: As of `baseline`.
+            ignore_other_history: As of `baseline`.
+
+        Raises:
+            ConfigurationError: See `choose_baseline`.
+        """
+        self._require_migrations()
+        if version is not None:
+            self._file(version)
+        return choose_baseline(
+            self.manifest,
+            self.target.database.read_history(deadline),
+            self.target.database.read_other_histories(deadline),
+            version=version,
+            source=source,
+            ignore=ignore_other_history,
+        )
+
+    def baseline(
+        self,
+        version: int | None,
+        deadline: Deadline,
+        *,
+        source: str = "",
+        ignore_other_history: bool = False,
+        expected: Baseline | None = None,
+    ) -> tuple[str, ...]:
+        """Record migrations as applied, without running them.
 
         For a database that was made by other means. Rows that exist stay as they are.
 
+        Args:
+            version: Everything up to it; None: exactly what another tool's history table says.
+            deadline: For all of it.
+            source: Which other tool, or which table of it, where there are several.
+            ignore_other_history: Record up to ``version`` whatever such a table says.
+            expected: What a person was shown; anything else is refused.
+
         Returns:
-            Names of the migrations declared.
+            Names of the migrations recorded.
+
+        Raises:
+            LeaseHeld: Another process holds the lease, or what is applied changed meanwhile.
+            ConfigurationError: See `choose_baseline`.
         """
-        manifest = self._up_to(version)
+        self._require_migrations()
+        if version is not None:
+            self._file(version)
         with self._hold(deadline) as (hold, database):
-            there = {row.version for row in database.history()}
-            missing = [m for m in manifest if m.version not in there]
-            database.record([(m, manifest.digest_at(m.version)) for m in missing], baseline=True)
-            self._give_back(hold, database, manifest)
-        return tuple(m.name for m in missing)
+            chosen = choose_baseline(
+                self.manifest,
+                database.history(),
+                database.other_histories(),
+                version=version,
+                source=source,
+                ignore=ignore_other_history,
+            )
+            if expected is not None and chosen != expected:
+                raise LeaseHeld("what is applied changed meanwhile; look and try again")
+            rows = [(m, chosen.manifest.digest_at(m.version)) for m in chosen.migrations]
+            database.record(rows, baseline=True)
+            self._give_back(hold, database, chosen.manifest)
+        return tuple(m.name for m in chosen.migrations)
 
     def repair(self, version: int, deadline: Deadline, *, declared: str) -> str:
         """Settle by a person's word what cannot be told from outside.

@@ -11,15 +11,19 @@ from lambda_migrate.values import dataclass
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, TypeVar
 
     from lambda_migrate.deadline import Deadline, Random
     from lambda_migrate.migrations import HistoryRow
+    from lambda_migrate.migrations.adoption import OtherHistory
     from lambda_migrate.postgresql.connection import Connection
     from lambda_migrate.postgresql.database import Grant
     from lambda_migrate.postgresql.fenced import FencedConnection
     from lambda_migrate.postgresql.held import HeldPostgreSQL
     from lambda_migrate.postgresql.rehearsal import PostgreSQLRehearsal
+
+    Run = Callable[[str], list[list[Any]]]
+    T = TypeVar("T")
 
 __all__ = ["PostgreSQLDatabase"]
 
@@ -60,17 +64,36 @@ class PostgreSQLDatabase:
         rows = self._read(Queries(self.schema).read_fence(), deadline)
         return str(rows[0][3]) if rows else ""
 
+    def read_other_histories(self, deadline: Deadline) -> list[OtherHistory]:
+        """See `Database.read_other_histories`."""
+        from lambda_migrate.postgresql.other_tools import read_other_histories
+
+        return self._look(read_other_histories, deadline, what="the catalog")
+
     def _read(self, sql: str, deadline: Deadline) -> list[list[Any]]:
         """Rows of our tables through one short connection; [] if they are not there."""
+        from lambda_migrate.postgresql.fenced import require_layout
+        from lambda_migrate.postgresql.sql import Queries
+
+        queries = Queries(self.schema)
+
+        def read(run: Run) -> list[list[Any]]:
+            if not run(queries.probe())[0][1]:
+                return []
+            for layout, *_ in run(queries.read_fence()):
+                require_layout(layout)
+            return run(sql)
+
+        return self._look(read, deadline, what=f"the history in schema {self.schema!r}")
+
+    def _look(self, read: Callable[[Run], list[T]], deadline: Deadline, *, what: str) -> list[T]:
+        """What ``read`` finds through one short connection."""
         from lambda_migrate.postgresql.connection import (
             ConnectFailed,
             ConnectionLost,
             PostgresError,
         )
-        from lambda_migrate.postgresql.fenced import require_layout
-        from lambda_migrate.postgresql.sql import Queries
 
-        queries = Queries(self.schema)
         limit = deadline.or_after(_READ_SECONDS)
         try:
             connection = self.connect("lambda-migrate status", limit.remaining())
@@ -79,17 +102,11 @@ class PostgreSQLDatabase:
                 raise ConfigurationError(str(failed)) from failed
             raise DatabaseUnavailable(str(failed)) from failed
         try:
-            if not connection.run(queries.probe(), timeout=limit.remaining())[0][1]:
-                return []
-            for layout, *_ in connection.run(queries.read_fence(), timeout=limit.remaining()):
-                require_layout(layout)
-            return connection.run(sql, timeout=limit.remaining())
+            return read(lambda sql: connection.run(sql, timeout=limit.remaining()))
         except ConnectionLost as lost:
             raise DatabaseUnavailable(f"the connection to PostgreSQL broke: {lost}") from lost
         except PostgresError as error:
-            raise ConfigurationError(
-                f"the history in schema {self.schema!r} cannot be read: {error.message}"
-            ) from error
+            raise ConfigurationError(f"{what} cannot be read: {error.message}") from error
         finally:
             connection.close()
 
