@@ -17,6 +17,7 @@ from lambda_migrate.errors import MigrationFailed
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.state import Failure, LeaseState, Progress
 from lambda_migrate.migrations import read_manifest
+from lambda_migrate.migrations.adoption import OtherEntry, OtherHistory
 from lambda_migrate.testing import InMemoryDatabase
 
 NOW_MS = 1_700_000_000_000
@@ -73,6 +74,12 @@ def answer(run: Run, *arguments: str) -> tuple[int, Mapping[str, Any]]:
     assert err == ""
     document: dict[str, Any] = json.loads(out)
     return code, document
+
+
+def dbmate(*versions: int) -> OtherHistory:
+    """Versions that dbmate has applied here."""
+    entries = (OtherEntry(f"{version:04d}", version=version) for version in versions)
+    return OtherHistory("dbmate", "public.schema_migrations", tuple(entries))
 
 
 def one_line(text: str) -> str:
@@ -344,6 +351,43 @@ def test_baseline_runs_nothing(run: Run, database: InMemoryDatabase) -> None:
         True,
         False,
     ]
+
+
+def test_baseline_shows_both_histories_and_records_what_was_applied(
+    run: Run, database: InMemoryDatabase
+) -> None:
+    database.others = [dbmate(1, 3, 0)]
+    code, _, err = run("baseline")
+    assert code == 2
+    assert "since dbmate has applied 3 versions to this database" in one_line(err)
+    assert [line.split() for line in err.splitlines() if line.startswith("000")] == [
+        ["0001", "0001_orders", "applied", "will", "be", "recorded"],
+        ["0003", "0003_index", "applied", "will", "be", "recorded"],
+        ["0000", "-", "applied", "no", "file"],
+    ]
+    assert "2 0002_status not applied stays pending" in one_line(err)
+    assert "LAMBDA_MIGRATE_ALLOW_OUT_OF_ORDER=true lambda-migrate up" in one_line(err)
+    code, out, _ = run("baseline", "--yes")
+    assert code == 0
+    assert "recorded 2 migrations as applied, as dbmate has them; nothing was run" in out
+    assert "without a file here: 0000" in out
+    assert "0002_status stays pending below what is recorded" in one_line(out)
+    assert database.effects == []
+
+
+def test_commands_that_migrate_refuse_another_tools_database(
+    run: Run, database: InMemoryDatabase
+) -> None:
+    database.others = [dbmate(1)]
+    for command in (("up",), ("plan",), ("plan", "--execute", "--yes")):
+        code, out, err = run(*command)
+        assert (code, out) == (2, "")
+        assert "Record what is applied: `lambda-migrate baseline`" in one_line(err)
+    assert run("baseline", "2", "--yes")[0] == 2
+    assert database.effects == []
+    assert run("plan", "--ignore-other-history")[0] == 0
+    assert run("up", "--ignore-other-history")[0] == 0
+    assert len(database.effects) == 3
 
 
 def test_baseline_refuses_a_version_without_a_file(run: Run) -> None:
