@@ -392,17 +392,19 @@ class Maintenance:
         Raises:
             ConfigurationError: See `choose_baseline`.
         """
-        self._require_migrations()
-        if version is not None:
-            self._file(version)
+        self._require_file(version)
         return choose_baseline(
             self.manifest,
             self.target.database.read_history(deadline),
             self.target.database.read_other_histories(deadline),
             version=version,
             source=source,
-            ignore=ignore_other_history,
+            ignore=self._ignores(version, asked=ignore_other_history),
         )
+
+    def _ignores(self, version: int | None, *, asked: bool) -> bool:
+        """Whether other tools' histories count; the setting is about what a person names."""
+        return asked or (version is not None and self.target.policy.ignore_other_history)
 
     def baseline(
         self,
@@ -431,9 +433,7 @@ class Maintenance:
             LeaseHeld: Another process holds the lease, or what is applied changed meanwhile.
             ConfigurationError: See `choose_baseline`.
         """
-        self._require_migrations()
-        if version is not None:
-            self._file(version)
+        self._require_file(version)
         with self._hold(deadline) as (hold, database):
             chosen = choose_baseline(
                 self.manifest,
@@ -441,7 +441,7 @@ class Maintenance:
                 database.other_histories(),
                 version=version,
                 source=source,
-                ignore=ignore_other_history,
+                ignore=self._ignores(version, asked=ignore_other_history),
             )
             if expected is not None and chosen != expected:
                 raise LeaseHeld("what is applied changed meanwhile; look and try again")
@@ -584,9 +584,13 @@ class Maintenance:
     def _require_migrations(self) -> None:
         require_migrations(self.manifest.digest, allow_empty=self.target.policy.allow_empty)
 
-    def _up_to(self, version: int) -> Manifest:
+    def _require_file(self, version: int | None) -> None:
         self._require_migrations()
-        self._file(version)
+        if version is not None:
+            self._file(version)
+
+    def _up_to(self, version: int) -> Manifest:
+        self._require_file(version)
         return self.manifest.up_to(version)
 
     def _file(self, version: int) -> Migration:

@@ -368,10 +368,10 @@ def question_view(question: Question, *, now_ms: int) -> Group:
     if question.lease is not None:
         shown.append(facts(lease_facts(question.lease, now_ms=now_ms)))
     shown.append(Text(question.heading))
-    if question.migrations:
-        shown.append(_migration_list(question.migrations))
     if question.compared:
         shown += _comparison(question.compared)
+    elif question.migrations:
+        shown.append(_migration_list(question.migrations))
     if question.notes:
         shown.append(bullets(question.notes, style="yellow"))
     return Group(*shown)

@@ -81,8 +81,8 @@ class OtherHistory:
     def __str__(self) -> str:
         if self.fault:
             return f"{self.tool} has a history table here ({self.table})"
-        last = self.entries[-1]
-        if last.covers:
+        last = next(reversed(self.entries), None)
+        if last is not None and last.covers:
             return f"{self.tool} has migrated this database to version {last.label} ({self.table})"
         count = sum(each.state != ROLLED_BACK for each in self.entries)
         return (

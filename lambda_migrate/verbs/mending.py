@@ -61,9 +61,7 @@ def _baseline_question(site: Site, chosen: Baseline) -> Question:
             f"this records as applied, without running them, on {site.place['database']}{since}:"
         ),
         place=site.place,
-        migrations=[]
-        if chosen.compared
-        else [{"name": name, "applied_at": None} for name in names],
+        migrations=[{"name": name, "applied_at": None} for name in names],
         notes=[gap_advice(chosen.gaps)] if chosen.gaps else [],
         compared=[asdict(each) for each in chosen.compared],
     )

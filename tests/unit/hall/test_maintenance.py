@@ -439,6 +439,15 @@ def test_a_baseline_that_another_tools_history_contradicts_records_nothing(
     assert len(recorded) == version
 
 
+def test_a_history_that_is_another_services_by_setting_contradicts_no_baseline(
+    scene: Scene,
+) -> None:
+    scene.database.others = [dbmate(1, 3)]
+    desk = scene.maintenance(V3, ignore_other_history=True)
+    assert desk.baseline(2, scene.deadline()) == ("0001_m", "0002_m")
+    assert desk.baseline(None, scene.deadline()) == ("0003_m",)
+
+
 # --- a database that another tool has migrated
 
 
