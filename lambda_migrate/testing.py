@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from lambda_migrate.deploy.requests import Run
     from lambda_migrate.events import Event
     from lambda_migrate.migrations import Migration, Script
+    from lambda_migrate.migrations.adoption import OtherHistory
     from lambda_migrate.postgresql.database import Grant
     from lambda_migrate.postgresql.measured import MovedSequence
 
@@ -241,6 +242,8 @@ class InMemoryDatabase:
         """What the database is stamped with."""
         self.identity = str(uuid4())
         """Its own; two databases that share one are copies of each other."""
+        self.others: list[OtherHistory] = []
+        """What other migration tools' history tables say."""
         self.measured: dict[int, Measured] = {}
         """What a rehearsal says of a version, but for its time, which is what passes in it."""
         self.moved: tuple[MovedSequence, ...] = ()
@@ -340,6 +343,12 @@ class InMemoryDatabase:
             self._connect(deadline)
             return self.environment
 
+    def read_other_histories(self, deadline: Deadline) -> list[OtherHistory]:
+        """See `Database.read_other_histories`."""
+        with self._guard:
+            self._connect(deadline)
+            return list(self.others)
+
     # --- what its holders share
 
     def _connect(self, deadline: Deadline) -> None:
@@ -421,6 +430,11 @@ class InMemoryHeldDatabase:
         """See `HeldDatabase.history`."""
         with self._under_fence() as database:
             return database._history()
+
+    def other_histories(self) -> list[OtherHistory]:
+        """See `HeldDatabase.other_histories`."""
+        with self._under_fence(self._deadline) as database:
+            return list(database.others)
 
     def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
         """See `HeldDatabase.apply`."""

@@ -82,7 +82,10 @@ def parse(text_bytes: bytes, *, filename: str, path: str) -> Migration:
 
 
 def read_manifest(
-    source: str | os.PathLike[str], *, relative_to: str | os.PathLike[str] | None = None
+    source: str | os.PathLike[str],
+    *,
+    relative_to: str | os.PathLike[str] | None = None,
+    allow_empty: bool = False,
 ) -> Manifest:
     """Read every migration of a folder.
 
@@ -92,12 +95,11 @@ def read_manifest(
         source: A directory; ``package:dotted.name`` or ``package:name/folder`` for a package's
             resources; or a zip or a path into one: ``bundle.zip/migrations``.
         relative_to: Where a relative path begins; the working directory unless given.
-
-    Returns:
-        The manifest; an empty one for a folder without migrations.
+        allow_empty: Return an empty manifest for a folder without migrations.
 
     Raises:
-        ManifestError: The folder is missing, or files are at fault: all of them are listed.
+        ManifestError: The folder is missing or holds no migrations, or files are at fault: all of
+            them are listed.
     """
     named = os.fspath(source)
     try:
@@ -109,7 +111,10 @@ def read_manifest(
     except OSError as error:
         why = f"cannot be read: {error.strerror}; check its permissions"
         raise _unusable(named, why) from error
-    return _manifest(found, shown=named.rstrip("/"), place=place)
+    manifest = _manifest(found, shown=named.rstrip("/"), place=place)
+    if not manifest and not allow_empty:
+        raise _empty(place)
+    return manifest
 
 
 def _manifest(found: Iterable[_Found], *, shown: str, place: str) -> Manifest:
@@ -128,12 +133,34 @@ def _manifest(found: Iterable[_Found], *, shown: str, place: str) -> Manifest:
             faults += error.faults
     faults += _collisions(names, shown=shown)
     if faults:
-        raise ManifestError(faults, heading=_heading(len(faults), place))
+        raise ManifestError(faults, heading=_heading(len(faults), place, names))
     return Manifest(migrations)
 
 
-def _heading(count: int, place: str) -> str:
-    return f"{count} {'fault' if count == 1 else 'faults'} in the migrations of {place}:"
+def _heading(count: int, place: str, names: Iterable[str]) -> str:
+    from lambda_migrate.migrations.layouts import GUIDE, recognise
+
+    tool = recognise(names)
+    looks = f" (these look like files of {tool}: see {GUIDE})" if tool else ""
+    return f"{count} {'fault' if count == 1 else 'faults'} in the migrations of {place}{looks}:"
+
+
+def _empty(place: str) -> ManifestError:
+    from lambda_migrate.migrations.layouts import explain
+
+    in_package = place.startswith(_PACKAGE)
+    folder = _package_folder(place) if in_package else _folder_of(Path(place))
+    return ManifestError(explain(place, folder, in_package=in_package))
+
+
+def _folder_of(path: Path) -> Traversable:
+    archive = _archive_of(path)
+    if archive is None:
+        return path
+    import zipfile
+
+    inner = _inner_of(path, archive)
+    return zipfile.Path(archive, f"{inner}/" if inner else "")
 
 
 def _unusable(place: str, why: str) -> ManifestError:
@@ -375,20 +402,30 @@ def _too_large(size: int) -> str:
 
 
 def _from_zip(path: Path) -> list[_Found]:
-    archive = next((each for each in (path, *path.parents) if each.is_file()), None)
+    archive = _archive_of(path)
     if archive is None:
         raise _unusable(str(path), "does not exist; create it, or correct LAMBDA_MIGRATE_DIRECTORY")
     import zipfile  # not at import: migrations mostly lie in plain directories
 
     if not zipfile.is_zipfile(archive):
         raise _unusable(str(path), f"is not a folder: {archive} is a file and not a zip")
-    inner = os.path.normpath(path.relative_to(archive)).replace(os.sep, "/")
-    prefix = "" if inner == "." else f"{inner}/"
+    inner = _inner_of(path, archive)
+    prefix = f"{inner}/" if inner else ""
     try:
         with zipfile.ZipFile(archive) as opened:
             return list(_members(opened, prefix=prefix, path=path))
     except zipfile.BadZipFile as error:
         raise _unusable(str(path), f"lies in a damaged zip ({error}); build it anew") from error
+
+
+def _archive_of(path: Path) -> Path | None:
+    """The file that ``path`` is, or leads into."""
+    return next((each for each in (path, *path.parents) if each.is_file()), None)
+
+
+def _inner_of(path: Path, archive: Path) -> str:
+    inner = os.path.normpath(path.relative_to(archive)).replace(os.sep, "/")
+    return "" if inner == "." else inner
 
 
 def _members(archive: ZipFile, *, prefix: str, path: Path) -> Iterator[_Found]:

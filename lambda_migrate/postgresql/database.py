@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.deadline import Deadline
     from lambda_migrate.migrations import HistoryRow, Migration
+    from lambda_migrate.migrations.adoption import OtherHistory
     from lambda_migrate.postgresql.measured import Measured, MovedSequence
 
 __all__ = [
@@ -130,6 +131,9 @@ class HeldDatabase(Protocol):
 
     def history(self) -> list[HistoryRow]:
         """Every row, in the order of versions."""
+
+    def other_histories(self) -> list[OtherHistory]:
+        """What other migration tools' tables in this database say, in every schema."""
 
     def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
         """Run the up script and write its history row, together or not at all.
@@ -287,3 +291,6 @@ class Database(Protocol):
 
     def read_environment(self, deadline: Deadline) -> str:
         """What the database is stamped with, through one short connection; "" if with nothing."""
+
+    def read_other_histories(self, deadline: Deadline) -> list[OtherHistory]:
+        """See `HeldDatabase.other_histories`; through one short connection."""

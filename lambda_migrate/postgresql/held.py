@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.deadline import Deadline
     from lambda_migrate.migrations import Migration
+    from lambda_migrate.migrations.adoption import OtherHistory
     from lambda_migrate.postgresql.fenced import FencedConnection
 
 __all__ = ["HeldPostgreSQL", "history_rows"]
@@ -49,6 +50,16 @@ class HeldPostgreSQL:
             lambda: self._fenced.run(self._fenced.queries.read_history(), self._deadline)
         )
         return history_rows(rows)
+
+    def other_histories(self) -> list[OtherHistory]:
+        """See `HeldDatabase.other_histories`."""
+        from lambda_migrate.postgresql.other_tools import read_other_histories
+
+        def run(sql: str) -> list[list[Any]]:
+            return self._fenced.run(sql, self._deadline)
+
+        found: list[OtherHistory] = self._ours(lambda: read_other_histories(run))
+        return found
 
     def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
         """See `HeldDatabase.apply`."""

@@ -721,6 +721,56 @@ def _qualified(number: str) -> str:
     return f"{number}::pg_catalog.regclass::pg_catalog.text"
 
 
+# --- other tools' history tables
+
+
+def find_tables(names: Sequence[str]) -> str:
+    """Tables of these names in all schemas: schema, name, ``column:type`` lines, may we read it.
+
+    Columns of types that are not PostgreSQL's own are left out: to turn one into text may call a
+    function of its owner's.
+    """
+    return f"""
+        {_OWN_PATH}
+        SELECT n.nspname, c.relname, string_agg(concat(a.attname, ':', t.typname), chr(10)),
+               has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+        JOIN pg_type t ON t.oid = a.atttypid AND t.typnamespace = 'pg_catalog'::regnamespace
+        WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_'
+          AND n.nspname <> 'information_schema' AND c.relname IN ({", ".join(map(literal, names))})
+        GROUP BY n.nspname, n.oid, c.relname, c.oid ORDER BY n.nspname, c.relname"""
+
+
+def read_versions(
+    table: tuple[str, str],
+    columns: tuple[str, str, str, str],
+    *,
+    where: str,
+    order: str,
+    limit: int,
+    lock_ms: int,
+) -> str:
+    """Rows of another tool's history table: key, label, state, whether it covers those before.
+
+    With row security off PostgreSQL fails where a policy of the table's owner would have to run.
+
+    Args:
+        table: Its schema and name, unquoted.
+        columns: SQL expressions of ours for the four.
+        where: Which rows count, in SQL of ours.
+        order: In which order, in SQL of ours.
+        limit: How many rows at most.
+        lock_ms: How long to wait for whoever has the table locked.
+    """
+    key, label, state, covers = columns
+    return (
+        f"{_OWN_PATH} SET LOCAL row_security = off; SET LOCAL lock_timeout = {lock_ms};"
+        f" SELECT {key}::text, {label}::text, {state}, {covers}"
+        f" FROM {'.'.join(map(identifier, table))} WHERE {where} ORDER BY {order} LIMIT {limit}"
+    )
+
+
 _IS = "OPERATOR(pg_catalog.=)"
 
 _OWN_PATH = "SET LOCAL search_path = pg_catalog, pg_temp;"

@@ -13,6 +13,7 @@ from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.state import LeaseState
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.migrations import HistoryRow, Manifest, Migration, RowState
+from lambda_migrate.migrations.adoption import OtherHistory
 from lambda_migrate.postgresql.database import Database, Grant, HeldDatabase, Rehearsal
 from lambda_migrate.testing import FakeClock, InMemoryDatabase
 from tests.contract.databases import migration
@@ -135,6 +136,9 @@ class SteppedDatabase:
     def read_environment(self, deadline: Deadline) -> str:
         return self._database.read_environment(deadline)
 
+    def read_other_histories(self, deadline: Deadline) -> list[OtherHistory]:
+        return self._database.read_other_histories(deadline)
+
 
 class SteppedHeld:
     """`HeldDatabase` of one instance."""
@@ -150,6 +154,9 @@ class SteppedHeld:
         history = self._held.history()
         self._lose(fault)
         return history
+
+    def other_histories(self) -> list[OtherHistory]:
+        return self._held.other_histories()
 
     def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
         fault = self._turn(f"apply {migration.name}")

@@ -10,6 +10,7 @@ import pytest
 
 from lambda_migrate.errors import (
     ConfigurationError,
+    DatabaseUnavailable,
     LeaseHeld,
     LeaseLost,
     MigrationFailed,
@@ -220,6 +221,7 @@ INDEX = migration(
 )
 CALLS: dict[str, Callable[[HeldDatabase], object]] = {
     "history": lambda held: held.history(),
+    "other histories": lambda held: held.other_histories(),
     "apply": lambda held: held.apply(SECOND, DIGEST[2], soon()),
     "apply outside a transaction": lambda held: held.apply(INDEX, "digest", soon()),
     "revert": lambda held: held.revert(ROW, soon()),
@@ -412,6 +414,21 @@ def test_a_down_script_that_would_end_its_transaction_is_refused(bench: Database
             held.revert(held.history()[0], soon())
         assert len(held.history()) == 1
     assert bench.effects() == ["0001_bad"]
+
+
+# --- other tools' histories
+
+
+def test_a_database_of_ours_alone_has_no_other_history(bench: DatabaseBench) -> None:
+    assert bench.database.read_other_histories(soon()) == []
+    with hold(bench) as held:
+        apply(held, FIRST)
+        assert held.other_histories() == []
+
+
+def test_other_histories_are_not_to_be_had_when_time_is_over(bench: DatabaseBench) -> None:
+    with pytest.raises(DatabaseUnavailable):
+        bench.database.read_other_histories(over())
 
 
 # --- record and forget
