@@ -603,7 +603,16 @@ class Build:
     unique: bool = False
     definition: str = ""
 
+    @property
+    def is_atomic(self) -> bool:
+        """Whether PostgreSQL undoes all of it when it fails."""
+        return self.kind == "atomic" or (self.kind in _ATOMIC_KINDS and not self.concurrently)
 
+
+_ATOMIC_KINDS = (
+    *("create-index", "drop-index", "add-enum-value"),
+    *("attach-partition", "detach-partition"),
+)
 _REPEATABLE = ("VACUUM", "ANALYZE", "ANALYSE", "REFRESH", "CLUSTER", "CHECKPOINT", "DISCARD")
 _ATOMIC = (
     *("ALTER", "COMMENT", "CREATE", "DELETE", "DROP", "EXPLAIN", "GRANT", "IMPORT", "INSERT"),

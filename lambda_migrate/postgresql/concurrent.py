@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations.statements import Build, Identifier
     from lambda_migrate.postgresql.fenced import FencedConnection
 
-__all__ = ["apply_outside", "revert_outside", "settle"]
+__all__ = ["apply_outside", "in_history", "revert_outside", "settle"]
 
 UNIQUE_VIOLATION = "23505"
 _T = TypeVar("_T")
@@ -94,13 +94,18 @@ def apply_outside(
     queries = fenced.queries
     started = queries.insert_started(migration, digest, fenced.grant, found=found)
     if statement.write(started) != [True]:
-        raise MigrationFailed(
-            f"version {migration.version} stands in the history already",
-            migration=migration.name,
-            sqlstate=UNIQUE_VIOLATION,
-        )
+        raise in_history(migration)
     statement.run(on_clean_failure=queries.delete([migration.version]) + " RETURNING 0")
     return int(statement.write(queries.finish_started(migration.version))[0])
+
+
+def in_history(migration: Migration) -> MigrationFailed:
+    """The error for a version that was applied before."""
+    return MigrationFailed(
+        f"version {migration.version} is in the history already",
+        migration=migration.name,
+        sqlstate=UNIQUE_VIOLATION,
+    )
 
 
 def revert_outside(fenced: FencedConnection, row: HistoryRow, deadline: Deadline) -> int:
@@ -300,7 +305,7 @@ class _Statement:
         """
         is_reading = error.position is not None and not error.where
         is_taken = error.sqlstate in _TAKEN and self._build.kind in _CREATING
-        return self._build.kind == "atomic" or is_reading or is_taken
+        return self._build.is_atomic or is_reading or is_taken
 
     def repair_required(
         self, cause: str, *, sqlstate: str = "", detail: str = ""
@@ -452,7 +457,10 @@ class _Statement:
         else:
             left = Left.ABSENT if is_same is False else Left.COMPLETE
         if is_same:
-            is_in_the_way, what = not self._build.conditional, f"the index {name}, just as defined"
+            is_in_the_way, what = (
+                not self._build.conditional,
+                f"the index {name}, defined like this,",
+            )
         else:
             is_in_the_way, what = True, f"an index {name} with another definition"
         return Look(left, (), self._taken(what) if is_in_the_way else "", _DUPLICATE_TABLE)
@@ -513,8 +521,8 @@ class _Statement:
     def _look_at_partition(self) -> Look:
         build, rows = self._build, self._partitions()
         if not rows:
-            # Before it begins, that is for PostgreSQL to refuse.
-            return Look(Left.UNKNOWN)
+            obstacle = self._gone(f"{build.table} or {build.names[0]}")
+            return Look(Left.UNKNOWN, (), "" if build.conditional else obstacle, _UNDEFINED_TABLE)
         whole, part, is_attached, is_pending, whole_name, part_name = rows[0]
         numbers, detaches = (whole, part), build.kind == "detach-partition"
         named = f"{part_name} of {whole_name}"

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 from lambda_migrate.errors import DatabaseUnavailable, MigrationFailed
 from lambda_migrate.migrations import HistoryRow, RowState, Script
 from lambda_migrate.postgresql.apply import apply_in_transaction, revert_in_transaction
-from lambda_migrate.postgresql.concurrent import apply_outside, revert_outside, settle
+from lambda_migrate.postgresql.concurrent import (
+    apply_outside,
+    in_history,
+    revert_outside,
+    settle,
+)
 from lambda_migrate.postgresql.connection import ConnectionLost, PostgresError
 
 if TYPE_CHECKING:
@@ -44,7 +49,8 @@ class HeldPostgreSQL:
         """See `HeldDatabase.apply`."""
         if migration.up.transactional:
             return apply_in_transaction(self._fenced, migration, digest, deadline)
-        self._settle_first(migration.version, deadline)
+        if self._settle_first(migration.version, deadline):
+            raise in_history(migration)
         return apply_outside(self._fenced, migration, digest, deadline)
 
     def revert(self, row: HistoryRow, deadline: Deadline) -> int:

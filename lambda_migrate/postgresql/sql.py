@@ -253,7 +253,7 @@ class Queries:
                 baseline     boolean NOT NULL DEFAULT false,
                 up           text,
                 up_repeatable boolean,
-                found        bigint[],
+                found        text,
                 down         text,
                 down_line    integer,
                 down_transactional boolean,
@@ -387,8 +387,7 @@ class Queries:
             {_OWN_PATH}
             SELECT version, name, checksum, digest, state, {_iso("started_at")},
                    {_iso("applied_at")}, duration_ms, fence, owner, baseline, up,
-                   down, down_line, down_transactional, down_repeatable, up_repeatable,
-                   array_to_string(found, ' ')
+                   down, down_line, down_transactional, down_repeatable, up_repeatable, found
             FROM {self._history} ORDER BY version"""
 
     def read_row(self, version: int) -> str:
@@ -716,8 +715,10 @@ def _definition(number: str) -> str:
             pg_catalog.pg_get_indexdef(i.indexrelid), pg_catalog.length(pg_catalog.format(
                 'CREATE %sINDEX %I ON %s%I.%I', CASE WHEN i.indisunique THEN 'UNIQUE ' END,
                 c.relname, CASE WHEN c.relkind {_IS} 'I' THEN 'ONLY ' END,
-                CASE WHEN n.oid {_IS} pg_catalog.pg_my_temp_schema() THEN 'pg_temp'
-                     ELSE n.nspname END, t.relname
+                CASE WHEN n.oid {_IS} pg_catalog.pg_my_temp_schema()
+                       AND pg_catalog.current_setting('server_version_num')::pg_catalog.int4
+                           OPERATOR(pg_catalog.>=) 150000
+                     THEN 'pg_temp' ELSE n.nspname END, t.relname
             )) OPERATOR(pg_catalog.+) 1))
         FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid {_IS} i.indexrelid
         JOIN pg_catalog.pg_class t ON t.oid {_IS} i.indrelid
@@ -921,8 +922,8 @@ def _down(script: Script | None) -> tuple[str | None, int | None, bool | None, b
 
 
 def _numbers(found: Sequence[int] | None) -> str:
-    """An array; NULL is not the empty one."""
-    return "NULL" if found is None else f"ARRAY[{', '.join(map(literal, found))}]::bigint[]"
+    """As the column ``found`` has them; NULL where nobody looked."""
+    return literal(None if found is None else " ".join(map(str, found)))
 
 
 def _iso(column: str) -> str:
