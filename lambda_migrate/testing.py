@@ -404,7 +404,7 @@ class InMemoryHeldDatabase:
         with self._under_fence() as database:
             if version in database._rows:
                 raise MigrationFailed(
-                    f"version {version} stands in the history already",
+                    f"version {version} is in the history already",
                     migration=migration.name,
                     sqlstate=UNIQUE_VIOLATION,
                 )
