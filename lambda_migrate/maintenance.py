@@ -30,7 +30,7 @@ from lambda_migrate.lease.waiting import describe
 from lambda_migrate.migrations import HistoryRow, RowState, make_plan
 from lambda_migrate.migrations.adoption import choose_baseline, require_no_other_history
 from lambda_migrate.migrations.digest import require_migrations
-from lambda_migrate.migrations.rollback import choose_rollback
+from lambda_migrate.migrations.rollback import choose_rollback, require_reversible
 from lambda_migrate.postgresql.database import is_behind
 from lambda_migrate.rehearsing import Rehearsed, lasting_effects_of, rehearse
 from lambda_migrate.target import new_owner
@@ -338,21 +338,41 @@ class Maintenance:
         history = self.target.database.read_history(deadline)
         try:
             rows = choose_rollback(history, to=to, steps=steps, only=only)
-        except ConfigurationError:
+        finally:
             if any(row.state is not RowState.APPLIED for row in history):
-                # What looks like a row in doubt may be what somebody is at work on.
+                # What looks like a row in doubt may be what another process is applying.
                 self._refuse_if_held()
-            raise
         if not rows or not confirm(rows):
             return ()
         with self._hold(deadline) as (hold, database):
             if choose_rollback(database.history(), to=to, steps=steps, only=only) != rows:
                 raise LeaseHeld("somebody else changed the history meanwhile; look and try again")
             withdraw(hold, database, lowest=rows[-1].version)
+            finished, rows = self._settle(hold, database, rows)
             for position, row in enumerate(rows, 1):
                 self._revert(hold, database, row, position=position, total=len(rows))
             complete(hold, database, database.history())
-        return tuple(row.name for row in rows)
+        return tuple(row.name for row in (*finished, *rows))
+
+    def _settle(
+        self, hold: Hold, database: HeldDatabase, rows: tuple[HistoryRow, ...]
+    ) -> tuple[tuple[HistoryRow, ...], tuple[HistoryRow, ...]]:
+        """Settle those rows that are in doubt, and decide anew by what the history says then.
+
+        Returns:
+            The rows whose interrupted rollback had taken effect, and those that are to be rolled
+            back: no others than were chosen before, and confirmed.
+        """
+        in_doubt = [row for row in rows if row.state is not RowState.APPLIED]
+        if not in_doubt:
+            return (), rows
+        for row in in_doubt:
+            database.settle(row, hold.deadline)
+        left = {row.version: row for row in database.history()}
+        applied = tuple(left[row.version] for row in rows if row.version in left)
+        require_reversible(applied)
+        finished = (row for row in in_doubt if row.state is RowState.REVERTING)
+        return tuple(row for row in finished if row.version not in left), applied
 
     def _revert(
         self, hold: Hold, database: HeldDatabase, row: HistoryRow, *, position: int, total: int

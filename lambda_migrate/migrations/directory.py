@@ -8,9 +8,9 @@ The format is dbmate's, a file ``<version>_<name>.sql`` with two marked sections
     -- migrate:down
     drop table orders;
 
-A marker may end in ``transaction:false``. Everything wrong with a folder is told in one error. This
-runs on every cold start, so nothing here reads SQL beyond the first thing that is not a comment;
-that is `statements`' work, done where a migration is pending.
+A marker may end in ``transaction:false``, and then in ``repeatable:true``. Everything wrong with a
+folder is told in one error. This runs on every cold start, so nothing here reads SQL beyond the
+first thing that is not a comment; that is `statements`' work, done where a migration is pending.
 """
 
 from __future__ import annotations
@@ -52,7 +52,11 @@ _SUSPECT = re.compile(
 # PostgreSQL's own idea of white space and of a line's end within a comment.
 _NOTHING = re.compile(r"(?:[ \t\n\r\f\v;]+|--[^\n\r]*)*")
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
-_OPTIONS = {"transaction:false": False, "transaction:true": True}
+_OPTIONS = {
+    f"{option}:{value}": (option, value == "true")
+    for option in ("transaction", "repeatable")
+    for value in ("true", "false")
+}
 
 
 def parse(text_bytes: bytes, *, filename: str, path: str) -> Migration:
@@ -237,7 +241,9 @@ def _scripts(text: str, *, path: str, faults: list[str]) -> dict[str, Script]:
     for marker, end in zip(markers, ends, strict=False):  # without markers, an end stays over
         sql = text[marker.end : end]
         if _first_sql(sql) is not None:
-            scripts[marker.direction] = Script(sql, marker.line + 1, marker.transactional)
+            scripts[marker.direction] = Script(
+                sql, marker.line + 1, marker.transactional, marker.repeatable
+            )
         elif marker.direction == "up":
             faults.append(
                 f"{path}:{marker.line}: the up script is empty; write its SQL below the marker, "
@@ -247,14 +253,22 @@ def _scripts(text: str, *, path: str, faults: list[str]) -> dict[str, Script]:
 
 
 class _Marker:
-    __slots__ = ("direction", "end", "line", "start", "transactional")
+    __slots__ = ("direction", "end", "line", "options", "start")
 
     def __init__(self, direction: str, *, start: int, end: int, line: int) -> None:
         self.direction = direction
         self.start = start
         self.end = end
         self.line = line
-        self.transactional = True
+        self.options: dict[str, bool] = {}
+
+    @property
+    def transactional(self) -> bool:
+        return self.options.get("transaction", True)
+
+    @property
+    def repeatable(self) -> bool:
+        return self.options.get("repeatable", False)
 
 
 def _markers(text: str, *, path: str, faults: list[str]) -> Iterator[_Marker]:
@@ -270,9 +284,12 @@ def _markers(text: str, *, path: str, faults: list[str]) -> Iterator[_Marker]:
         marker = _Marker(match[1], start=suspect.start(), end=end, line=line)
         for option in (match[2] or "").split():
             if option in _OPTIONS:
-                marker.transactional = _OPTIONS[option]
+                name, value = _OPTIONS[option]
+                marker.options[name] = value
             else:
                 faults.append(f"{path}:{line}: {_unknown_option(option, match[1])}")
+        if marker.repeatable and marker.transactional:
+            faults.append(f"{path}:{line}: {_NEEDLESSLY_REPEATABLE}")
         yield marker
 
 
@@ -287,9 +304,15 @@ def _malformed(line: str) -> str:
 
 def _unknown_option(option: str, direction: str) -> str:
     return (
-        f"unknown option `{legible(option)[:40]}` on the marker; write "
-        f"`-- migrate:{direction}` or `-- migrate:{direction} transaction:false`"
+        f"unknown option `{legible(option)[:40]}` on the marker; write `-- migrate:{direction}` "
+        f"with any of {', '.join(_OPTIONS)}"
     )
+
+
+_NEEDLESSLY_REPEATABLE = (
+    "`repeatable:true` without `transaction:false`: a script that fails in its transaction is "
+    "rolled back whole; remove `repeatable:true`"
+)
 
 
 def _order_faults(text: str, markers: list[_Marker]) -> Iterator[str]:

@@ -173,7 +173,9 @@ class SteppedHeld:
         return milliseconds
 
     def settle(self, row: HistoryRow, deadline: Deadline) -> None:
-        raise NotImplementedError
+        fault = self._turn(f"settle {row.name}")
+        self._held.settle(row, deadline)
+        self._lose(fault)
 
     def record(self, migrations: Sequence[tuple[Migration, str]], *, baseline: bool) -> None:
         raise NotImplementedError

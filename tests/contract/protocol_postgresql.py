@@ -20,7 +20,7 @@ from lambda_migrate.lease.state import LeaseState
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.lease.table import DynamoDBLeaseTable
 from lambda_migrate.local.dynamodb import DynamoDBEndpoint
-from lambda_migrate.migrations import Manifest, Migration, Script
+from lambda_migrate.migrations import Manifest, Migration
 from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.postgresql.connection import ConnectFailed, Connection, PostgresError
 from lambda_migrate.postgresql.credentials import UrlCredentials, open_connection
@@ -35,7 +35,7 @@ from tests.contract.protocol import LEASE_SECONDS, Facts, Fault, Instance, Row
 UNDEFINED_TABLE = "42P01"
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 _MY_PID = "backend_pid = pg_backend_pid()"
-_INTENT = "SET state = 'started'"
+_INTENTS = ("SET state = 'started'", "SET state = 'reverting'")
 _HISTORY = "pg_current_xact_id_if_assigned"  # only what a migration writes asks for it
 _NUMBERS = count(1)
 
@@ -106,8 +106,8 @@ class RealEngine:
 
     def _building(self, version: int, name: str) -> Migration:
         build = f"CREATE INDEX CONCURRENTLY {self._index} ON {self._orders} (id)"
-        one = migration(version, name, up=build, down=f"DROP INDEX {self._index}")
-        return replace(one, up=Script(build, transactional=False))
+        drop = f"DROP INDEX CONCURRENTLY {self._index}"
+        return migration(version, name, up=build, down=drop)
 
     def store(self, instance: Instance) -> LeaseStore:
         return self._table(Client(self._servers.client, instance), instance.clock)
@@ -255,7 +255,7 @@ class PooledConnection(SteppedConnection):
     def send(self, sql: str, timeout: float | None, keep: int | None) -> list[list[Any]]:
         named = sql.replace(_BEGIN, f"{_BEGIN}; SET LOCAL {self._name}")
         rows = super().send(named.replace(_MY_PID, "backend_pid = NULL"), timeout, keep)
-        if _INTENT in sql:
+        if any(intent in sql for intent in _INTENTS):
             super().send(f"SET {self._name}", timeout, None)
         return rows
 

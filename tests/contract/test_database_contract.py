@@ -515,6 +515,61 @@ def test_a_row_that_cannot_be_told_apart_stays_in_doubt_and_names_repair(
         assert [r.state for r in held.history()] == [RowState.STARTED]
 
 
+def test_a_row_in_doubt_of_a_repeatable_script_is_pending_again(bench: DatabaseBench) -> None:
+    up = Script("ALTER DATABASE nowhere RESET ALL", transactional=False, repeatable=True)
+    with hold(bench) as held:
+        one = replace(migration(3, "opaque", up=up.sql), up=up)
+        row = bench.leave_in_doubt(held, one, took_effect=None)
+        held.settle(row, soon())
+        assert held.history() == []
+
+
+@pytest.mark.parametrize("took_effect", [True, False])
+def test_a_statement_never_begins_over_a_row_in_doubt(
+    bench: DatabaseBench, took_effect: bool
+) -> None:
+    """It is settled first: what took effect is not done again, what did not is done once."""
+    with hold(bench) as held:
+        bench.leave_in_doubt(held, INDEX, took_effect=took_effect)
+        if took_effect:
+            with pytest.raises(MigrationFailed, match="in the history"):
+                held.apply(INDEX, "digest", soon())
+        else:
+            held.apply(INDEX, "digest", soon())
+        assert [r.state for r in held.history()] == [RowState.APPLIED]
+
+
+@pytest.mark.parametrize("reverting", [True, False])
+@pytest.mark.parametrize("took_effect", [True, False])
+def test_a_rollback_never_begins_over_a_row_in_doubt(
+    bench: DatabaseBench, took_effect: bool, reverting: bool
+) -> None:
+    with hold(bench) as held:
+        row = bench.leave_in_doubt(held, INDEX, took_effect=took_effect, reverting=reverting)
+        held.revert(row, soon())
+        assert held.history() == []
+
+
+def test_a_rollback_over_a_row_that_cannot_be_settled_does_not_begin(bench: DatabaseBench) -> None:
+    opaque = migration(3, "opaque", up="ALTER DATABASE nowhere RESET ALL", down="SELECT 1 / 0")
+    with hold(bench) as held:
+        row = bench.leave_in_doubt(held, opaque, took_effect=None)
+        with pytest.raises(RepairRequired, match="lambda-migrate repair 3 --as"):
+            held.revert(row, soon())
+        assert [r.state for r in held.history()] == [RowState.STARTED]
+
+
+def test_a_procedure_that_fails_leaves_its_row_in_doubt(bench: DatabaseBench) -> None:
+    """It may have committed a part, and nobody but its author knows what a second run does."""
+    raising = "DO $$BEGIN COMMIT; RAISE 'as planned'; END$$"
+    up = Script(raising, transactional=False)
+    broken = bench.breaking(replace(migration(3, "batches"), up=up), "P0001")
+    with hold(bench) as held:
+        with pytest.raises(RepairRequired, match="part of it may be committed"):
+            held.apply(replace(broken, up=up), "digest", soon())
+        assert [r.state for r in held.history()] == [RowState.STARTED]
+
+
 def test_a_successor_settles_what_a_dead_holder_left(bench: DatabaseBench) -> None:
     with hold(bench, 1) as dead:
         bench.leave_in_doubt(dead, INDEX, took_effect=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from lambda_migrate.errors import (
     LeaseStoreUnavailable,
     ManifestError,
     MigrationFailed,
+    RepairRequired,
 )
 from lambda_migrate.events import LeaseTakenOver, MigrationReverted
 from lambda_migrate.lease.memory import InMemoryLeaseTable
@@ -271,8 +273,41 @@ def test_a_row_that_somebody_is_at_work_on_is_not_called_in_doubt(scene: Scene) 
     with pytest.raises(LeaseHeld, match="somebody"):
         scene.maintenance(V2).down(scene.deadline(), to=0)
     scene.clock.advance(30)  # now nobody is
-    with pytest.raises(ConfigurationError, match="in doubt"):
+    with pytest.raises(RepairRequired, match="lambda-migrate repair 2 --as"):
         scene.maintenance(V2).down(scene.deadline(), to=0)
+
+
+@pytest.mark.parametrize("took_effect", [True, False])
+def test_a_rollback_that_was_interrupted_is_settled_and_then_decided_anew(
+    scene: Scene, took_effect: bool
+) -> None:
+    """Whether its statement took effect or not, it takes effect once, and nothing else does."""
+    scene.migrated(V2)
+    scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=took_effect, reverting=True)
+    assert scene.maintenance(V2).down(scene.deadline(), steps=1) == ("0002_m",)
+    assert scene.database.reverted == ["0002_m"]
+    assert [row.version for row in scene.database.read_history(scene.deadline())] == [1]
+
+
+@pytest.mark.parametrize(("took_effect", "reverted"), [(True, ("0002_m",)), (False, ())])
+def test_an_up_that_was_interrupted_is_settled_before_it_is_rolled_back(
+    scene: Scene, took_effect: bool, reverted: tuple[str, ...]
+) -> None:
+    scene.migrated(V1)
+    scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=took_effect)
+    assert scene.maintenance(V2).down(scene.deadline(), to=1) == reverted
+    assert scene.database.reverted == list(reverted)
+
+
+def test_a_row_that_turns_out_to_be_applied_without_a_down_script_is_not_rolled_back(
+    scene: Scene,
+) -> None:
+    scene.migrated(V1)
+    one = replace(migration(2), down=None)
+    scene.database.leave_in_doubt(one, V2.digest, took_effect=True)
+    with pytest.raises(ConfigurationError, match="without a down script"):
+        scene.maintenance(V2).down(scene.deadline(), to=0)
+    assert scene.database.reverted == []
 
 
 def test_stale_reads_are_waited_out_under_the_lease_even_if_the_withdrawal_got_no_answer(

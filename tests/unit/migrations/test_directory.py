@@ -68,6 +68,28 @@ def test_transaction_false_counts_for_its_own_direction_alone() -> None:
     assert (one.up.transactional, one.down.transactional) == (False, True)
 
 
+def test_repeatable_counts_for_its_own_direction_alone_and_in_any_order() -> None:
+    one = read(
+        "-- migrate:up repeatable:true transaction:false\ncall p()\n"
+        "-- migrate:down transaction:false repeatable:false\ncall q()"
+    )
+    assert one.down is not None
+    assert (one.up.repeatable, one.down.repeatable) == (True, False)
+    assert (one.up.transactional, one.down.transactional) == (False, False)
+
+
+@pytest.mark.parametrize("options", ["repeatable:true", "transaction:true repeatable:true"])
+def test_repeatable_without_transaction_false_is_refused(options: str) -> None:
+    with pytest.raises(ManifestError, match="remove `repeatable:true`"):
+        read(f"-- migrate:up {options}\nselect 1")
+
+
+def test_an_unknown_option_is_told_which_there_are() -> None:
+    known = "transaction:true, transaction:false, repeatable:true, repeatable:false"
+    with pytest.raises(ManifestError, match=f"unknown option `repeat:true`.*{known}"):
+        read("-- migrate:up repeat:true\nselect 1")
+
+
 def test_a_blank_down_section_is_none() -> None:
     assert read("-- migrate:up\nselect 1;\n-- migrate:down\n-- nothing\n").down is None
 
