@@ -12,7 +12,17 @@ import pytest
 from lambda_migrate.local.dynamodb import LocalDynamoDB
 from lambda_migrate.local.postgresql import LocalPostgreSQL
 from tests.drills.play import Play
-from tests.drills.service import ADD_STATUS, BROKEN, IN_PARTS, SLOW, V1, V2, Deployments, code, session
+from tests.drills.service import (
+    ADD_STATUS,
+    BROKEN,
+    IN_PARTS,
+    SLOW,
+    V1,
+    V2,
+    Deployments,
+    code,
+    session,
+)
 from tests.stage import TABLE, Stage, running, until
 
 
