@@ -288,7 +288,7 @@ MUTANTS = (
         "testing.py",
         "        if not self._settle_first(row.version, deadline):\n",
         "        if False:\n",
-        ("contract, database",),
+        ("hall", "contract, database"),
     ),
     Mutant(
         "`down` does not settle what is in doubt",

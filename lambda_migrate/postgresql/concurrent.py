@@ -463,6 +463,8 @@ class _Statement:
             )
         else:
             is_in_the_way, what = True, f"an index {name} with another definition"
+            if is_same is None:
+                what = f"an index {name}, which could not be compared with this one,"
         return Look(left, (), self._taken(what) if is_in_the_way else "", _DUPLICATE_TABLE)
 
     def _is_as_defined(self, number: int) -> bool | None:

@@ -138,6 +138,8 @@ class HeldDatabase(Protocol):
     def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
         """Run the up script and write its history row, together or not at all.
 
+        A non-transactional one is settled first if it is in doubt.
+
         Args:
             migration: What to apply.
             digest: The chain digest that ends with it.
@@ -148,14 +150,18 @@ class HeldDatabase(Protocol):
 
         Raises:
             MigrationFailed: Nothing of it was committed.
-            RepairRequired: A non-transactional one is in doubt.
+            RepairRequired: A non-transactional one is in doubt: it was interrupted, or failed and
+                may have committed a part.
         """
 
     def revert(self, row: HistoryRow, deadline: Deadline) -> int:
         """Run the stored down script and remove the history row, together or not at all.
 
+        A row in doubt is settled first; if it is gone then, nothing is run.
+
         Raises:
             MigrationFailed: Nothing of it was committed, or there is no down script.
+            RepairRequired: As of `apply`.
         """
 
     def settle(self, row: HistoryRow, deadline: Deadline) -> None:

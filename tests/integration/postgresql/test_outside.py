@@ -438,6 +438,10 @@ class Killed(BaseException):
     """The process is gone."""
 
 
+def _die(_statement: _Statement, **_arguments: Any) -> None:
+    raise Killed
+
+
 def _die_after_the_statement(patched: pytest.MonkeyPatch) -> None:
     real = _Statement.run
 
@@ -546,6 +550,32 @@ def _cancelled_half_way(bench: Bench, one: Migration, old: str) -> None:
     assert bench.states() == {1: "started"}
 
 
+def test_an_index_is_not_compared_where_the_role_may_not_make_a_copy(bench: Bench) -> None:
+    """What was not there before the intent is the statement's own; without an intent it counts not.
+
+    A database may refuse temporary tables.
+    """
+    bench.execute(
+        """DO $$BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'plain')
+            THEN CREATE ROLE plain LOGIN; END IF;
+            EXECUTE format('GRANT CREATE ON DATABASE %I TO plain', current_database());
+            EXECUTE format('REVOKE TEMP ON DATABASE %I FROM PUBLIC', current_database()); END$$;
+            CREATE TABLE orders (id int); ALTER TABLE orders OWNER TO plain;
+            GRANT CREATE ON SCHEMA public TO plain"""
+    )
+    plain = Bench(replace(bench.address, user="plain"))
+    with plain.holder() as held, pytest.MonkeyPatch.context() as patched:
+        _die_after_the_statement(patched)
+        with pytest.raises(Killed):
+            held.apply(outside(BUILD), "d", soon())
+    _settle(plain)
+    assert plain.states() == {1: "applied"}
+    with pytest.raises(MigrationFailed, match="could not be compared"):
+        plain.apply(outside(BUILD.replace("i ON", "IF NOT EXISTS i ON"), 2), fence=3)
+    grant = "GRANT TEMP ON DATABASE %I TO PUBLIC"
+    bench.execute(f"DO $$BEGIN EXECUTE format('{grant}', current_database()); END$$")
+
+
 def test_a_detach_that_was_interrupted_is_finished(each_bench: Bench) -> None:
     each_bench.execute(_PARTITIONS)
     detach = outside("ALTER TABLE p DETACH PARTITION p1 CONCURRENTLY")
@@ -572,6 +602,19 @@ def test_what_an_interrupted_reindex_left_on_the_toast_table_is_dropped(
     assert each_bench.states() == {1: "applied"}
 
 
+def test_what_an_interrupted_reindex_left_on_partitions_is_dropped(each_bench: Bench) -> None:
+    each_bench.execute(
+        "CREATE SCHEMA s; CREATE TABLE p (id int PRIMARY KEY, t text) PARTITION BY RANGE (id);"
+        'CREATE TABLE s."P 1" PARTITION OF p FOR VALUES FROM (0) TO (10)'
+    )
+    one = outside("REINDEX TABLE CONCURRENTLY p")
+    _cancelled_half_way(each_bench, one, "SELECT * FROM p")
+    assert each_bench.column("SELECT 1 FROM pg_index WHERE NOT indisvalid") != []
+    _settle(each_bench)
+    assert each_bench.column("SELECT 1 FROM pg_index WHERE NOT indisvalid") == []
+    assert each_bench.versions() == []
+
+
 def test_a_leftover_that_the_role_may_not_drop_is_told_once_and_then_left(bench: Bench) -> None:
     """No owner of a table may use the schema of its TOAST table."""
     bench.execute(
@@ -585,8 +628,12 @@ def test_a_leftover_that_the_role_may_not_drop_is_told_once_and_then_left(bench:
     _cancelled_half_way(plain, one, "SELECT * FROM docs")
     with pytest.raises(RepairRequired, match=r"DROP INDEX CONCURRENTLY pg_toast\..*--as pending"):
         _settle(plain)
-    with plain.holder(3) as held:
+    with plain.holder(3) as held, pytest.MonkeyPatch.context() as patched:
         held.forget([1])
+        patched.setattr(_Statement, "run", _die)
+        with pytest.raises(Killed):
+            held.apply(one, "d", soon())
+    with plain.holder(4) as held:
         held.apply(one, "d", soon())
     assert plain.states() == {1: "applied"}
     assert len(bench.column("SELECT indexrelid FROM pg_index WHERE NOT indisvalid")) == 1
