@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from lambda_migrate.deadline import SYSTEM_CLOCK, system_random
-from lambda_migrate.events import null_observer
+from lambda_migrate.events import guarded, null_observer
 from lambda_migrate.values import dataclass, field
 
 TYPE_CHECKING = False
@@ -56,7 +56,7 @@ class Target:
         policy: How to behave.
         clock: Time.
         random: Chance.
-        observer: Who is told.
+        observer: Who is told; nothing that it raises gets out, see `guarded`.
         flags: Feature flags, asked when there is something to migrate; None if there are none.
     """
 
@@ -69,6 +69,10 @@ class Target:
     random: Random = field(default_factory=system_random)
     observer: Observer = null_observer
     flags: FlagSource | None = None
+
+    def __post_init__(self) -> None:
+        """Guard the observer: here, so that none of its callers has to."""
+        object.__setattr__(self, "observer", guarded(self.observer))
 
 
 def new_owner(request_id: str = "") -> str:

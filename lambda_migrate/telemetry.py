@@ -35,6 +35,7 @@ from lambda_migrate.events import (
     LeaseTakenOver,
     MigrationApplied,
     MigrationBroke,
+    RenewalFailed,
     TargetShared,
 )
 
@@ -99,6 +100,11 @@ class PowertoolsObserver:
             self._add("LeaseTakeover", "Count", 1)
         elif isinstance(event, Holding):
             self._tell_at_once(event)
+        elif isinstance(event, RenewalFailed):
+            _logger().error(
+                f"the lease cannot be renewed: {event.cause}; the running migration is cancelled "
+                f"in {event.seconds_left:.0f} s unless this is fixed"
+            )
         elif isinstance(event, FlagsIgnored):
             self._warn(f"going on without feature flags: {event.reason}")
         elif isinstance(event, TargetShared):

@@ -213,9 +213,9 @@ def tell_misconfigured(error: MigrateError, *, target: str = "") -> None:
         error: Why there is none.
         target: As given by an argument; the environment's by default.
     """
-    from lambda_migrate.events import CheckFailed
+    from lambda_migrate.events import CheckFailed, guarded
 
-    default_observer().observe(
+    guarded(default_observer()).observe(
         CheckFailed(
             target=target or os.environ.get("LAMBDA_MIGRATE_TARGET") or "default",
             digest="",

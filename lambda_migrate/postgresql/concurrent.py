@@ -178,7 +178,7 @@ class _Statement:
             try:
                 limits = self._fenced.limits(self._deadline, waits_for_locks=True)
                 self._fenced.run(limits.set_session(), self._deadline)
-                self._fenced.run(self._script.sql, self._deadline)
+                self._fenced.run(self._script.sql, self._deadline, keep=0)
                 break
             except PostgresError as error:
                 failure = self._failure(error)

@@ -29,6 +29,7 @@ from lambda_migrate.postgresql.postgres import PostgreSQLDatabase
 from lambda_migrate.postgresql.sql import Queries, identifier, literal
 from lambda_migrate.testing import FakeClock, FixedRandom
 from tests.contract.databases import Server, migration
+from tests.contract.leases import TableByOwnClock
 from tests.contract.protocol import LEASE_SECONDS, Facts, Fault, Instance, Row
 
 UNDEFINED_TABLE = "42P01"
@@ -112,7 +113,7 @@ class RealEngine:
         return self._table(Client(self._servers.client, instance), instance.clock)
 
     def _table(self, client: Any, clock: Clock) -> DynamoDBLeaseTable:
-        return DynamoDBLeaseTable(
+        return TableByOwnClock(
             self._servers.table,
             self._target,
             client=lambda: client,
@@ -205,7 +206,9 @@ class SteppedConnection(Connection):
         self._instance = instance
         self._counts = True
 
-    def run(self, sql: str, *, timeout: float | None = None) -> list[list[Any]]:
+    def run(
+        self, sql: str, *, timeout: float | None = None, keep: int | None = None
+    ) -> list[list[Any]]:
         at = " ".join(sql.split())[:60]
         if sql.endswith("COMMIT;") and (self.in_transaction or _HISTORY in sql):
             self._instance.begins_a_commit()
@@ -214,15 +217,15 @@ class SteppedConnection(Connection):
         self._engine.touch()
         if fault is Fault.REQUEST_LOST:
             self.abort()
-        rows = self.send(sql, timeout)
+        rows = self.send(sql, timeout, keep)
         if fault is Fault.ANSWER_LOST:
             self.abort()
             return super().run("SELECT 'as planned: the answer was lost'")
         return rows
 
-    def send(self, sql: str, timeout: float | None) -> list[list[Any]]:
+    def send(self, sql: str, timeout: float | None, keep: int | None) -> list[list[Any]]:
         """What happens when it is this message's turn."""
-        return super().run(sql, timeout=timeout)
+        return super().run(sql, timeout=timeout, keep=keep)
 
     def close(self) -> None:
         """A process that was killed says no goodbye: its session stays as it is."""
@@ -249,11 +252,11 @@ class PooledConnection(SteppedConnection):
         super().__init__(engine, instance, plain)
         self._name = f"application_name = {literal(name)}"
 
-    def send(self, sql: str, timeout: float | None) -> list[list[Any]]:
+    def send(self, sql: str, timeout: float | None, keep: int | None) -> list[list[Any]]:
         named = sql.replace(_BEGIN, f"{_BEGIN}; SET LOCAL {self._name}")
-        rows = super().send(named.replace(_MY_PID, "backend_pid = NULL"), timeout)
+        rows = super().send(named.replace(_MY_PID, "backend_pid = NULL"), timeout, keep)
         if _INTENT in sql:
-            super().send(f"SET {self._name}", timeout)
+            super().send(f"SET {self._name}", timeout, None)
         return rows
 
 

@@ -24,6 +24,7 @@ from lambda_migrate.events import (
     MigrationBroke,
     MigrationReverted,
     MigrationStarted,
+    RenewalFailed,
     TargetShared,
     Waiting,
 )
@@ -102,6 +103,12 @@ def test_that_flags_are_ignored_is_told_once_in_a_check(lines: Lines) -> None:
             FlagsIgnored("orders-db", "the feature flags a/b/c cannot be used: no answer"),
             "WARNING",
             "going on without feature flags: the feature flags a/b/c cannot be used: no answer",
+        ),
+        (
+            RenewalFailed("orders-db", 7, "ConfigurationError", "the table vanished", 12.3),
+            "ERROR",
+            "the lease cannot be renewed: the table vanished; the running migration is cancelled "
+            "in 12 s unless this is fixed",
         ),
         (FAILED, "ERROR", "schema not ready: 0002_m: division by zero [22012]"),
     ],

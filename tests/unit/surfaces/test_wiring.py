@@ -59,7 +59,7 @@ def test_a_runner_is_put_together_without_connecting_to_anything(environ: dict[s
     assert (target.name, target.environment, target.policy) == ("shop", "", Policy())
     assert isinstance(target.store, DynamoDBLeaseTable)
     assert isinstance(target.database, PostgreSQLDatabase)
-    assert isinstance(target.observer, PowertoolsObserver)
+    assert isinstance(vars(target.observer)["inner"], PowertoolsObserver)  # guarded
     assert target.store.calls == 0
 
 
