@@ -179,6 +179,7 @@ class _Check:
         self._watch = Watch()
         self._waiter: Waiter | None = None
         self._failures = 0
+        self._confirms = False
 
     def run(self) -> Outcome:
         """Decide and do, until it may be served or cannot be."""
@@ -278,10 +279,18 @@ class _Check:
     # --- reading and waiting
 
     def _look(self) -> Step:
-        """Read and decide; what is to be served is confirmed by a strongly consistent read."""
-        step = self._decide(self.target.store.read())
-        if isinstance(step, Serve):
-            return self._decide(self.target.store.read(consistent=True))
+        """Read and decide; what is to be served is confirmed by a strongly consistent read.
+
+        One that was turned away is not begun with the other kind again: waiters who all learn at
+        once that they may serve would ask a table that cannot keep up for half as much again.
+        """
+        if not self._confirms:
+            step = self._decide(self.target.store.read())
+            self._confirms = isinstance(step, Serve)
+            if not self._confirms:
+                return step
+        step = self._decide(self.target.store.read(consistent=True))
+        self._confirms = False
         return step
 
     def _first_look(self) -> Step:

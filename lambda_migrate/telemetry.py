@@ -17,6 +17,8 @@ One line per outcome, whatever it is. Metrics (dimensions ``service`` and ``targ
                                        how long it has held the lease until then
 ``LeaseTakeover``        count         each lease taken from a holder that did not renew it
 ``NotReady``             count         each check that ended without a ready schema
+``TargetShared``         count         each full check that found another database, with other
+                                       migrations, under the same target
 =======================  ============  =============================================================
 """
 
