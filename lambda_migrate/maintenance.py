@@ -414,7 +414,7 @@ class Maintenance:
         )
 
     def _ignores(self, version: int | None, *, asked: bool) -> bool:
-        """Whether other tools' histories count; the setting is about what a person names."""
+        """Whether other tools' tables are passed over; without a version they are what is read."""
         return asked or (version is not None and self.target.policy.ignore_other_history)
 
     def baseline(

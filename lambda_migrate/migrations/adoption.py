@@ -304,6 +304,7 @@ def _from_history(
     there = {row.version for row in history}
     chosen = [m for m in manifest if comparison.has(m.version)]
     recorded = tuple(m for m in chosen if m.version not in there)
+    now = {m.version for m in recorded}
     rows = [
         Compared(
             comparison.label_of(m),
@@ -311,7 +312,7 @@ def _from_history(
             comparison.state_of(m.version),
             here="recorded before"
             if m.version in there
-            else ("recorded" if m in recorded else "pending"),
+            else ("recorded" if m.version in now else "pending"),
         )
         for m in manifest
     ]
@@ -384,8 +385,10 @@ def _contradictions(manifest: Manifest, comparison: _Comparison, version: int) -
                 if state == "not applied"
                 else (f"{migration.name} is recorded as {state} there")
             )
-        elif migration.version > version and state != "not applied":
+        elif migration.version > version and state in (APPLIED, FAILED):
             yield f"{migration.name} is recorded as {state} there, and would run again"
+    for label in comparison.ahead_of(manifest):
+        yield f"{label} is recorded as applied there, and newer code would run it again"
 
 
 def _listed(texts: Iterable[str]) -> str:

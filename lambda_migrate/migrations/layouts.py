@@ -32,7 +32,7 @@ _LAYOUTS = tuple(
         ("sqitch", r"(?:.*/)?(?:sqitch\.plan|deploy/.+\.sql)"),
         ("drizzle", r"(?:.*/)?meta/_journal\.json"),
         ("Flyway", r"(?:.*/)?(?:[VUB]\d[\d._]*|R)__.+\.sql"),
-        ("golang-migrate", r"(?:.*/)?\d+_.+\.(?:up|down)\.sql"),
+        ("golang-migrate or sqlx", r"(?:.*/)?\d+_.+\.(?:up|down)\.sql"),
         ("Liquibase", r"(?:.*/)?[\w.-]*change-?log[\w.-]*\.(?:xml|ya?ml|json)"),
         ("Alembic", r"(?:.*/)?(?:script\.py\.mako|versions/[^/]+\.py)"),
         ("Django", r"(?:.*/)?\d{4}_\w+\.py"),

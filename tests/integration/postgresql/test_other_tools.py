@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from lambda_migrate.migrations.adoption import OtherHistory
-from lambda_migrate.postgresql.other_tools import TOOLS
+from lambda_migrate.postgresql.other_tools import TOOLS, read_other_histories
 
 from .bench import Bench, migration, soon
 
@@ -289,6 +289,15 @@ def test_two_services_with_a_tool_each_are_told_apart(bench: Bench) -> None:
         ("golang-migrate", "billing.schema_migrations"),
         ("dbmate", "public.schema_migrations"),
     ]
+
+
+def test_reading_leaves_nothing_in_the_session(bench: Bench) -> None:
+    bench.execute(MADE["dbmate"][0])
+    settings = ("search_path", "row_security", "lock_timeout")
+    with bench.connect() as connection:
+        before = [connection.run(f"SHOW {name}") for name in settings]
+        assert read_other_histories(connection.run)
+        assert [connection.run(f"SHOW {name}") for name in settings] == before
 
 
 # --- a table that cannot be read

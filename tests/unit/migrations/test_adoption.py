@@ -212,6 +212,7 @@ def test_a_version_records_everything_up_to_it() -> None:
     assert names(choose(version=2)) == ["0001_a", "0002_b"]
     assert names(choose(dbmate(1, 2), version=2)) == ["0001_a", "0002_b"]
     assert names(choose(at(2), version=2)) == ["0001_a", "0002_b"]
+    assert names(choose(dbmate(1, 2, v3="rolled back"), version=2)) == ["0001_a", "0002_b"]
     assert names(choose(ALEMBIC, version=2)) == ["0001_a", "0002_b"]
     assert names(choose(version=3, history=[row(1)])) == ["0002_b", "0003_c"]
 
@@ -225,6 +226,7 @@ def test_a_version_records_everything_up_to_it() -> None:
         (dbmate(1, v2="rolled back"), 2, "0002_b is recorded as rolled back there"),
         (at(1), 2, "0002_b is not applied there"),
         (at(3), 2, "0003_c is recorded as applied there"),
+        (dbmate(1, 2, 3, 4), 3, "0004 is recorded as applied there, and newer code would run it"),
     ],
 )
 def test_a_version_that_the_other_history_contradicts_is_refused(

@@ -143,7 +143,7 @@ def test_a_link_inside_the_folder_is_followed(tmp_path: Path) -> None:
         (["2024-01-01-000000_a/up.sql", "2024-01-01-000000_a/down.sql"], "a diesel layout"),
         (["deploy/users.sql", "sqitch.plan"], "a sqitch layout"),
         (["sql/V1__a.sql"], "a Flyway layout"),
-        (["sql/000001_a.up.sql"], "a golang-migrate layout"),
+        (["sql/000001_a.up.sql"], "a golang-migrate or sqlx layout"),
         (["db.changelog-master.yaml"], "a Liquibase layout"),
         (["env.py", "script.py.mako", "versions/ab12_a.py"], "an Alembic layout"),
         (["versions/ab12_a.py"], "an Alembic layout"),
@@ -185,7 +185,10 @@ def test_a_zip_and_a_package_without_migrations_are_looked_into(
 
 @pytest.mark.parametrize(
     ("names", "tool"),
-    [(["V1__a.sql"], "Flyway"), (["000001_a.up.sql", "000001_a.down.sql"], "golang-migrate")],
+    [
+        (["V1__a.sql"], "Flyway"),
+        (["000001_a.up.sql", "000001_a.down.sql"], "golang-migrate or sqlx"),
+    ],
 )
 def test_files_of_another_tool_are_told_as_what_they_are(
     tmp_path: Path, names: list[str], tool: str
