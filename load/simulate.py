@@ -89,8 +89,8 @@ def _parts(seed: int) -> Iterator[_Part]:
 # --- on the terminal
 
 _HEAD = (
-    "starts", "arrive", "migration", "policy", "", "delay", "99 in 100", "calls", "read units", "peak units/s",
-    "turned away", "holders", "not served", "dollars",
+    "starts", "arrive", "migration", "policy", "", "delay", "99 in 100", "calls", "read units",
+    "peak units/s", "turned away", "holders", "not served", "dollars",
 )  # fmt: skip
 _WIDTHS = (8, 8, 10, 25, 6, 8, 10, 6, 10, 13, 12, 8, 11, 9)
 

@@ -1,9 +1,8 @@
 """The DynamoDB API as one target's environments see it, with faults that it can be told to have.
 
 An HTTP/1.1 relay in front of a real engine. It forges nothing but what DynamoDB or the network
-could do: an error, a late or a lost answer, a read of the past within the bound that the library
-counts with, and a lease granted twice, which DynamoDB promises not to do and the library promises
-to survive.
+could do: an error, a late or a lost answer, an eventually consistent read of the past, and a lease
+granted twice, which DynamoDB promises not to do and the library promises to survive.
 """
 
 from __future__ import annotations
@@ -24,8 +23,9 @@ from load.chaos.relay import MOMENT_SECONDS, Loop, Note
 
 __all__ = ["STALE_SECONDS", "DynamoDBRelay", "Request", "Seen"]
 
-STALE_SECONDS = 1.8
-"""How old a read may be here; the library counts with 2 s."""
+STALE_SECONDS = 6.0
+"""How old an eventually consistent read may be here. The library serves nothing on one, however old
+it is."""
 
 _SLOW_SECONDS = (0.05, 1.4)
 """How late an answer comes while DynamoDB is slow: from late to later than the client waits."""
@@ -304,11 +304,12 @@ class DynamoDBRelay:
             "fence": {"N": str(fence)},
             "owner": values[":owner"],
             "lease_until": values[":until"],
+            "lease_ms": values[":length"],
         }
         return _success({"Attributes": item})
 
 
-_HELD = ("owner", "lease_until", "progress")
+_HELD = ("owner", "lease_until", "lease_ms", "progress")
 
 
 class _Upstream:

@@ -37,8 +37,8 @@ _UNITS = {
     "GetItem": ("ConsumedReadCapacityUnits", 1),
     "UpdateItem": ("ConsumedWriteCapacityUnits", 1),
 }
-"""Of an item below 1 KB. Each read counts as strongly consistent, as the first one of a cold start is;
-a waiter's polls cost half of that."""
+"""Of an item below 1 KB. Each read counts as strongly consistent, as the first one of a cold start
+is; a waiter's polls cost half of that."""
 
 
 class _Life:

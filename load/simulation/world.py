@@ -261,9 +261,7 @@ class _Holder:
         return self.is_alive
 
     def _publish(self) -> None:
-        """Before each migration: the first one is announced at once, the others are told of with
-        the next renewal.
-        """
+        """Before each migration: the first is announced at once, others with the next renewal."""
         total = len(self.scenario.others) + 1
         now_ms = EPOCH_MS + round(self.world.environment.now * 1000) + self.skew_ms
         done = total - len(self.world.left)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -15,8 +16,8 @@ from typing import Any
 import pytest
 
 from lambda_migrate.deadline import SYSTEM_CLOCK
-from lambda_migrate.lease.item import FORMAT, encode_ready
-from lambda_migrate.lease.state import Ready
+from lambda_migrate.lease.item import FORMAT
+from lambda_migrate.lease.state import join_marks
 from lambda_migrate.migrations import read_manifest
 
 URL = "postgresql://app:geheim@127.0.0.1:1/shop"  # nobody listens there
@@ -127,13 +128,23 @@ def serve() -> Iterator[Any]:
 
 def ready(folder: Path) -> dict[str, Any]:
     """The item of a target that satisfies the folder."""
-    manifest = read_manifest(folder)
+    marks = base64.b64encode(join_marks([read_manifest(folder).digest])).decode()
+    record = {
+        "ready": {"B": marks},
+        "older": {"B": ""},
+        "dropped": {"N": "0"},
+        "fence": {"N": "3"},
+        "owner": {"S": "somebody/1/x"},
+        "at": {"N": "1"},
+        "addresses": {
+            "M": {"127.0.0.1:1/shop": {"M": {"confirmed": {"N": "1"}, "fence": {"N": "3"}}}}
+        },
+    }
     return {
         "target": {"S": "default"},
         "format": {"N": str(FORMAT)},
         "fence": {"N": "3"},
-        "database": {"S": "127.0.0.1:1/shop"},
-        "ready": encode_ready({manifest.digest: Ready(1, manifest.version)}),
+        "databases": {"M": {"2b1f6a34-0000-4000-8000-000000000001": {"M": record}}},
     }
 
 
@@ -147,7 +158,8 @@ HELD = {
 
 def held() -> dict[str, Any]:
     """The item while somebody migrates."""
-    return HELD | {"lease_until": {"N": str(SYSTEM_CLOCK.wall_ms() + 60_000)}}
+    until = SYSTEM_CLOCK.wall_ms() + 60_000
+    return HELD | {"lease_until": {"N": str(until)}, "lease_ms": {"N": "60000"}}
 
 
 def run(folder: Path, table: Table, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -186,6 +198,7 @@ def test_whoever_does_not_migrate_loads_nothing_heavy_and_leaves_nothing_open(
     migrations: Path, serve: Any, held_for: int, flags: str
 ) -> None:
     table = serve([held()] * held_for + [ready(migrations)])
+    reads = held_for + (2 if held_for else 1)  # what a waiter is to serve is confirmed
     # Nobody listens at port 1: asking would be told as FlagsUnavailable.
     done = run(migrations, table, LAMBDA_MIGRATE_FLAGS=flags, AWS_APPCONFIG_EXTENSION_HTTP_PORT="1")
     for module in ("lambda_migrate.flags", "lambda_migrate.appconfig"):
@@ -193,9 +206,9 @@ def test_whoever_does_not_migrate_loads_nothing_heavy_and_leaves_nothing_open(
     heavy = {name for name in told(done, "loaded") if name.partition(".")[0] in HEAVY}
     assert heavy == set()
     assert told(done, "sockets") == ["0"]
-    assert table.asked == ["DynamoDB_20120810.GetItem"] * (held_for + 1)
+    assert table.asked == ["DynamoDB_20120810.GetItem"] * reads
     line = json.loads(done.stdout.splitlines()[0])
-    assert line["lambda_migrate"]["lease_calls"] == held_for + 1
+    assert line["lambda_migrate"]["lease_calls"] == reads
     assert line["lambda_migrate"]["outcome"] == ("WAITED" if held_for else "UP_TO_DATE")
 
 
