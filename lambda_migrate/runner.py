@@ -198,6 +198,9 @@ class _Check:
                 if news is not None:
                     step = news
                     continue
+                if step.only_looks:
+                    step = self._inspect(state)
+                    continue
                 self._announce(step, state)
                 if self._hold(state):
                     return Outcome.MIGRATED
@@ -427,9 +430,10 @@ class _Check:
         from lambda_migrate.inspecting import inspect
 
         try:
-            return self._decide(inspect(self.target, lease, _loaded(self._shipped), self.deadline))
+            state = inspect(self.target, lease, _loaded(self._shipped), self.deadline)
         except LeaseLost:
-            return Wait(LeaseState())
+            state = LeaseState()
+        return self._after_losing(state)
 
     def _hold(self, lease: Lease) -> bool:
         """Do what a holder does; False if the lease was lost when all was done.
