@@ -107,13 +107,14 @@ def bring_up_to_date(
         )
         on_applied(migration.name)
     if plan.pending:
-        plan, history = _agreed_plan(hold, database, manifest)
+        history = database.history()
+        plan = plan_for(hold, history, manifest)
     if not plan.is_current:
         names = ", ".join(migration.name for migration in plan.pending[:5])
         raise DatabaseUnavailable(
-            f"the database has lost migrations that it had committed ({names}), as a failover to a "
-            "replica that was behind does; nothing is marked ready, and the next invocation "
-            "starts from what is there"
+            f"the history no longer has what was committed a moment ago ({names}), as after a "
+            "failover to a replica that was behind; nothing is marked ready, and the next "
+            "invocation starts from what is there"
         )
     return Proof(tuple(history), before)
 

@@ -14,7 +14,6 @@ from lambda_migrate.applying import proved
 from lambda_migrate.errors import ConfigurationError, MigrateError
 from lambda_migrate.lease.readiness import UNKNOWN, Check, record_check
 from lambda_migrate.migrations.plan import make_plan
-from lambda_migrate.postgresql.database import is_behind
 from lambda_migrate.values import replace
 
 if TYPE_CHECKING:
@@ -54,8 +53,9 @@ def inspect(target: Target, lease: Lease, manifest: Manifest, deadline: Deadline
 def _check(target: Target, lease: Lease, manifest: Manifest, found: Inspection) -> Check:
     known = {i: (record.fence, record.owner) for i, record in lease.state.databases.items()}
     fence = found.fence
-    if fence is None or fence.is_copy or is_behind(fence, known):
-        # To give a copy an identity of its own is for an instance that may write.
+    if fence is None or fence.is_copy or known.get(fence.identity) != (fence.token, fence.owner):
+        # A copy, a restore, or a holder that took the fence since the last completion: it may be
+        # frozen in the middle of a rollback, and only a takeover would keep it from committing.
         return _nothing(target, lease)
     out_of_order = target.policy.allow_out_of_order
     plan = make_plan(manifest, found.history, allow_out_of_order=out_of_order)

@@ -24,10 +24,12 @@ from lambda_migrate.events import LeaseTakenOver, MigrationReverted
 from lambda_migrate.flags import permit
 from lambda_migrate.holder import Hold
 from lambda_migrate.lease.decide import lease_is_over
+from lambda_migrate.lease.readiness import UNKNOWN
 from lambda_migrate.lease.state import Lease, LeaseState, Progress, join_marks, split_marks
 from lambda_migrate.lease.waiting import describe
 from lambda_migrate.migrations import HistoryRow, RowState, make_plan
 from lambda_migrate.migrations.rollback import choose_rollback
+from lambda_migrate.postgresql.database import is_behind
 from lambda_migrate.rehearsing import Rehearsed, lasting_effects_of, rehearse
 from lambda_migrate.target import new_owner
 from lambda_migrate.values import replace
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from lambda_migrate.deadline import Deadline
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.migrations import Manifest, Migration, Plan
-    from lambda_migrate.postgresql.database import HeldDatabase
+    from lambda_migrate.postgresql.database import FenceRow, HeldDatabase
     from lambda_migrate.target import Target
 
 __all__ = ["Forecast", "Maintenance", "Status", "Verification", "release_lease"]
@@ -58,12 +60,15 @@ class Status:
         plan: The manifest held against them.
         lease: The item, read consistently.
         is_marked_ready: Whether the item says that this manifest may be served.
+        is_elsewhere: Whether the item knows this address as that of another database, or of a
+            later state of this one.
     """
 
     history: tuple[HistoryRow, ...]
     plan: Plan
     lease: LeaseState
     is_marked_ready: bool
+    is_elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +134,15 @@ class Maintenance:
 
     def status(self, deadline: Deadline) -> Status:
         """Read history and item; changes nothing."""
-        history = self.target.database.read_history(deadline)
+        found = self.target.database.inspect(deadline)
         lease = self.target.store.read(consistent=True)
+        address = self.target.database.fingerprint
         return Status(
-            history=tuple(history),
-            plan=self._plan_of(self.manifest, history),
+            history=found.history,
+            plan=self._plan_of(self.manifest, found.history),
             lease=lease,
-            is_marked_ready=lease.is_ready(self.manifest.digest, self.target.database.fingerprint),
+            is_marked_ready=lease.is_ready(self.manifest.digest, address),
+            is_elsewhere=_is_elsewhere(found.fence, lease, address),
         )
 
     def plan(self, deadline: Deadline, *, to: int | None = None) -> tuple[Plan, Manifest]:
@@ -218,7 +225,13 @@ class Maintenance:
             yield str(divergence)
         for row in status.plan.in_doubt:
             yield f"{row.name}: it is in doubt ({row.state.value}); the next `up` settles it"
-        if status.is_marked_ready and not status.plan.is_current:
+        if status.is_elsewhere:
+            yield (
+                f"{self.target.database.fingerprint} leads to another database than the lease "
+                "table knows it for, or to an earlier state of it: it was restored, or a secret or "
+                "a name was changed; run `lambda-migrate verify --resync`"
+            )
+        elif status.is_marked_ready and not status.plan.is_current:
             yield (
                 "the lease table says that this code may be served, the history says it may not: "
                 "the database was restored or changed by hand; run `lambda-migrate verify --resync`"
@@ -483,6 +496,14 @@ class Maintenance:
                 f"there is no migration file of version {version}; there are: {known}"
             )
         return migration
+
+
+def _is_elsewhere(fence: FenceRow | None, lease: LeaseState, address: str) -> bool:
+    known = lease.identity_of(address)
+    if known in (None, UNKNOWN):
+        return False
+    marks = {i: (record.fence, record.owner) for i, record in lease.databases.items()}
+    return fence is None or fence.identity != known or fence.is_copy or is_behind(fence, marks)
 
 
 def release_lease(store: LeaseStore) -> LeaseState:

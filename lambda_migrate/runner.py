@@ -375,11 +375,16 @@ class _Check:
     def _database_is_current(self) -> bool:
         from lambda_migrate.migrations.plan import make_plan
 
-        return make_plan(
-            _loaded(self._shipped),
-            self.target.database.read_history(self.deadline),
-            allow_out_of_order=self.target.policy.allow_out_of_order,
-        ).is_current
+        found = self.target.database.inspect(self.deadline)
+        # A rollback may be under way: its history row goes only when it commits.
+        return (
+            not found.is_held
+            and make_plan(
+                _loaded(self._shipped),
+                found.history,
+                allow_out_of_order=self.target.policy.allow_out_of_order,
+            ).is_current
+        )
 
     # --- holding the lease
 

@@ -6,22 +6,32 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from lambda_migrate.lease.signed.client import SignedClient
-from lambda_migrate.lease.state import Failure, Lease, LeaseState, Ready
+from lambda_migrate.lease.state import DatabaseRecord, Failure, Lease, LeaseState, join_marks
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.lease.table import DynamoDBLeaseTable
 from lambda_migrate.local.dynamodb import DynamoDBEndpoint
 from lambda_migrate.testing import FakeClock, InMemoryLeaseTable
 
 LEASE_SECONDS = 20.0
-READY = {"a" * 64: Ready(1_700_000_000_000, 3), "b" * 64: Ready(1_700_000_000_001, 4)}
-DATABASE = "db.internal:5432/orders"
+ADDRESS = "db.internal:5432/orders"
+DATABASES = {
+    "2a1f0a2e": DatabaseRecord(
+        ready=join_marks(["a" * 64, "b" * 64]),
+        older=join_marks(["c" * 64]),
+        dropped=7,
+        addresses={ADDRESS: (2, 5), "größer:5432/orders": (1, 3)},
+        fence=5,
+        owner="orders/1/ab",
+        at_ms=1_700_000_000_000,
+    )
+}
 
 
 def failure(attempts: int = 1) -> Failure:
     return Failure(
         digest="a" * 64,
         migration="0003_größer",
-        version=3,
+        version="3",
         sqlstate="42P01",
         cause='relation "orders" does not exist',
         attempts=attempts,
@@ -95,15 +105,19 @@ class LeaseBench:
     def state(self) -> LeaseState:
         return self.store.read(consistent=True)
 
-    def acquire(self, owner: str, seen: LeaseState | None = None) -> Lease:
+    def acquire(
+        self, owner: str, seen: LeaseState | None = None, *, watched: bool = False
+    ) -> Lease:
         """Acquire and win."""
-        lease = self.store.acquire(owner, seen=seen)
+        lease = self.store.acquire(owner, seen=seen, watched=watched)
         assert isinstance(lease, Lease)
         return lease
 
-    def lose(self, owner: str, seen: LeaseState | None = None) -> LeaseState:
+    def lose(
+        self, owner: str, seen: LeaseState | None = None, *, watched: bool = False
+    ) -> LeaseState:
         """Try to acquire and lose."""
-        state = self.store.acquire(owner, seen=seen)
+        state = self.store.acquire(owner, seen=seen, watched=watched)
         assert isinstance(state, LeaseState)
         return state
 

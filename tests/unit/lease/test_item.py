@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 from collections.abc import Iterator
 from typing import Any
@@ -14,26 +15,50 @@ from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.lease.item import (
     FORMAT,
     decode,
+    encode_databases,
     encode_failure,
     encode_progress,
-    encode_ready,
 )
-from lambda_migrate.lease.state import Failure, LeaseState, Progress, Ready
+from lambda_migrate.lease.state import MARK_BYTES, DatabaseRecord, Failure, LeaseState, Progress
 
 whole = st.integers(-(10**19) + 1, 10**19 - 1)
 words = st.text(st.characters(codec="utf-8"), max_size=40)
 
-progresses = st.builds(Progress, words, whole, whole, whole, st.none() | whole)
-failures = st.builds(Failure, words, words, whole, words, words, whole, whole, whole)
+marks = st.lists(st.binary(min_size=MARK_BYTES, max_size=MARK_BYTES), max_size=4).map(b"".join)
+counts = st.integers(0, 10**19 - 1)
+progresses = st.builds(Progress, words, whole, whole, whole, whole, st.none() | whole)
+failures = st.builds(
+    Failure,
+    words,
+    words,
+    words,
+    words,
+    words,
+    whole,
+    whole,
+    whole,
+    st.none() | whole,
+    st.booleans(),
+)
+records = st.builds(
+    DatabaseRecord,
+    marks,
+    marks,
+    counts,
+    st.dictionaries(words, st.tuples(counts, whole), max_size=3),
+    whole,
+    words,
+    whole,
+)
 states = st.builds(
     LeaseState,
     fence=whole,
     owner=st.none() | words,
     lease_until_ms=whole,
-    ready=st.dictionaries(words, st.builds(Ready, whole, whole), max_size=4),
+    lease_ms=whole,
+    databases=st.dictionaries(words, records, max_size=4),
     progress=st.none() | progresses,
     failure=st.none() | failures,
-    database=st.none() | words,
 )
 
 
@@ -44,7 +69,8 @@ def encode(state: LeaseState) -> dict[str, Any]:
         "format": {"N": str(FORMAT)},
         "fence": {"N": str(state.fence)},
         "lease_until": {"N": str(state.lease_until_ms)},
-        "ready": encode_ready(state.ready),
+        "lease_ms": {"N": str(state.lease_ms)},
+        "databases": encode_databases(state.databases),
     }
     if state.owner is not None:
         item["owner"] = {"S": state.owner}
@@ -52,8 +78,6 @@ def encode(state: LeaseState) -> dict[str, Any]:
         item["progress"] = encode_progress(state.progress)
     if state.failure is not None:
         item["failure"] = encode_failure(state.failure)
-    if state.database is not None:
-        item["database"] = {"S": state.database}
     return item
 
 
@@ -62,10 +86,12 @@ FULL = encode(
         fence=7,
         owner="a",
         lease_until_ms=1,
-        ready={"d" * 64: Ready(1, 3)},
-        progress=Progress("0003_c", 1, 3, 1_700_000_000_000, 4_000),
-        failure=Failure("d" * 64, "0003_c", 3, "42P01", "no such table", 2, 1, 2),
-        database="db:5432/orders",
+        lease_ms=20_000,
+        databases={
+            "5f": DatabaseRecord(b"8 bytes.", b"8 more..", 1, {"db:5432/orders": (1, 2)}, 2, "b", 3)
+        },
+        progress=Progress("0003_c", 1, 3, 1_700_000_000_000, 2, 4_000),
+        failure=Failure("d" * 64, "0003_c", "3", "42P01", "no such table", 2, 1, 2, 7),
     )
 )
 
@@ -76,6 +102,7 @@ WRONG: dict[str, list[Any]] = {
     ],
     "S": [{"N": "7"}, {"M": {}}, {"NULL": True}, {"BOOL": True}, {"B": b"x"}, {}, "text"],
     "M": [{"S": "x"}, {"N": "7"}, {"L": []}, {"NULL": True}, {}, "map"],
+    "B": [{"S": "x"}, {"M": {}}, {"B": b"7 bytes"}, {"B": "not base64!"}, {"B": "AAAA"}, {}, b"x"],
 }
 
 
@@ -107,12 +134,15 @@ OPTIONAL = {
     ("fence",),
     ("owner",),
     ("lease_until",),
-    ("ready",),
-    ("ready", "d" * 64),
+    ("lease_ms",),
+    ("databases",),
+    ("databases", "5f"),
+    ("databases", "5f", "addresses"),
+    ("databases", "5f", "addresses", "db:5432/orders"),
     ("progress",),
     ("progress", "remaining"),
     ("failure",),
-    ("database",),
+    ("failure", "had"),
 }
 
 
@@ -159,15 +189,30 @@ def test_what_is_missing_is_refused_unless_it_may_be(path: tuple[str, ...]) -> N
         decode(item, target="orders")
 
 
-@pytest.mark.parametrize("layout", ["0", "2", "-1", "999"])
-def test_an_unknown_format_is_refused_with_the_next_step(layout: str) -> None:
+def test_marks_are_read_as_boto3_gives_them_and_as_json_holds_them() -> None:
+    as_json = copy.deepcopy(FULL)
+    as_json["databases"]["M"]["5f"]["M"]["ready"] = {"B": base64.b64encode(b"8 bytes.").decode()}
+    assert decode(as_json, target="orders") == decode(FULL, target="orders")
+
+
+@pytest.mark.parametrize(
+    ("layout", "advice"),
+    [
+        ("-1", "delete the item"),
+        ("1", "delete the item"),
+        ("3", "Deploy the newer library"),
+        ("999", "Deploy the newer library"),
+    ],
+)
+def test_another_layout_is_refused_with_the_next_step(layout: str, advice: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         decode(FULL | {"format": {"N": layout}}, target="orders")
     told = str(caught.value)
-    assert f"has format {layout}, this version of lambda-migrate knows {FORMAT}" in told
-    assert "deploy the newer library" in told
+    assert f"has layout {layout}, and this version of lambda-migrate reads {FORMAT} only" in told
+    assert "nothing was changed" in told
+    assert advice in told
 
 
-def test_an_unknown_format_is_refused_before_anything_else_is_read() -> None:
-    with pytest.raises(ConfigurationError, match="has format 2"):
-        decode({"format": {"N": "2"}, "fence": {"M": {}}}, target="orders")
+def test_another_layout_is_refused_before_anything_else_is_read() -> None:
+    with pytest.raises(ConfigurationError, match="has layout 3"):
+        decode({"format": {"N": "3"}, "fence": {"M": {}}}, target="orders")

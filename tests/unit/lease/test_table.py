@@ -19,7 +19,7 @@ from moto import mock_aws
 from lambda_migrate.deadline import SYSTEM_CLOCK
 from lambda_migrate.errors import ConfigurationError, LeaseLost, LeaseStoreUnavailable
 from lambda_migrate.lease.decide import Acquire, decide
-from lambda_migrate.lease.state import Failure, Lease, LeaseState, Progress, Ready
+from lambda_migrate.lease.state import DatabaseRecord, Failure, Lease, LeaseState, Progress
 from lambda_migrate.lease.table import (
     CONNECT_SECONDS,
     READ_SECONDS,
@@ -30,16 +30,17 @@ from lambda_migrate.testing import FakeClock
 
 TABLE = "leases"
 LEASE = Lease("me", 3, 0.0, LeaseState(fence=3, owner="me"))
-FAILURE = Failure("d", "0003_c", 3, "42P01", "no such table", 1, 1, 2)
-READY = {"d": Ready(1, 3)}
+FAILURE = Failure("d", "0003_c", "3", "42P01", "no such table", 1, 1, 2)
+DATABASES = {"5f": DatabaseRecord(b"8 bytes.", addresses={"db": (1, 1)}, fence=1)}
 
 CALLS: dict[str, Callable[[DynamoDBLeaseTable, Lease], object]] = {
     "read": lambda table, _lease: table.read(),
     "acquire": lambda table, _lease: table.acquire("me"),
     "renew": lambda table, lease: table.renew(lease, Progress("0001_a", 0, 1, 1)),
     "lift": lambda table, lease: table.lift(lease, 9),
-    "withdraw": lambda table, lease: table.withdraw(lease, READY, "db"),
-    "complete": lambda table, lease: table.complete(lease, READY, "db"),
+    "withdraw": lambda table, lease: table.withdraw(lease, DATABASES),
+    "complete": lambda table, lease: table.complete(lease, DATABASES),
+    "look": lambda table, lease: table.look(lease, DATABASES),
     "fail": lambda table, lease: table.fail(lease, FAILURE),
     "release": lambda table, lease: table.release(lease),
 }
@@ -88,7 +89,7 @@ def table_of(client: Any, *, table: str = TABLE, target: str = "orders") -> Dyna
 
 def item(fence: int, owner: str | None = None) -> dict[str, Any]:
     held = {} if owner is None else {"owner": {"S": owner}, "lease_until": {"N": "1"}}
-    return {"format": {"N": "1"}, "fence": {"N": str(fence)}, **held}
+    return {"format": {"N": "2"}, "fence": {"N": str(fence)}, **held}
 
 
 # --- the store is away: try again later
@@ -264,9 +265,9 @@ def test_a_lost_condition_without_the_item_costs_one_consistent_read() -> None:
 @pytest.mark.parametrize(
     ("old", "told"),
     [
-        (item(4, "other"), "other holds it, at fence 4"),
-        (item(4), "nobody holds it now, at fence 4"),
-        (item(1), "nobody holds it now, at fence 1"),
+        (item(4, "other"), "other holds it"),
+        (item(4), "no process holds it now"),
+        (item(1), "no process holds it now"),
     ],
     ids=["taken over", "successor has finished", "item was made anew"],
 )
@@ -278,7 +279,7 @@ def test_a_lost_condition_is_a_lost_lease_that_says_whose_it_is(
     has_item: bool,
 ) -> None:
     client = Answers(condition_failed(old if has_item else None), {"Item": old})
-    with pytest.raises(LeaseLost, match=f"'orders' under fence 3 is lost: {told}"):
+    with pytest.raises(LeaseLost, match=f"lost the lease on 'orders': fencing token 3 was.*{told}"):
         write(table_of(client), LEASE)
 
 
@@ -287,7 +288,7 @@ def test_a_vanished_item_is_a_lost_lease(
     write: Callable[[DynamoDBLeaseTable, Lease], object],
 ) -> None:
     client = Answers(condition_failed(None), {})
-    with pytest.raises(LeaseLost, match="nobody holds it now, at fence 0"):
+    with pytest.raises(LeaseLost, match=r"was superseded by 0 .no process"):
         write(table_of(client), LEASE)
 
 
@@ -295,11 +296,11 @@ def test_a_vanished_item_is_a_lost_lease(
 def test_an_item_of_an_unknown_format_is_refused_by_every_call_that_meets_it(
     call: Callable[[DynamoDBLeaseTable, Lease], object],
 ) -> None:
-    strange = item(3, "other") | {"format": {"N": "2"}}
+    strange = item(3, "other") | {"format": {"N": "3"}}
     client = Answers(
         *([{"Item": strange}] if call is CALLS["read"] else [condition_failed(strange)])
     )
-    with pytest.raises(ConfigurationError, match="has format 2"):
+    with pytest.raises(ConfigurationError, match="has layout 3"):
         call(table_of(client), LEASE)
 
 
@@ -364,15 +365,15 @@ def lose(losing: LosesAnswers, write: Callable[[], object]) -> None:
         write()
 
 
-def test_an_ambiguous_acquisition_is_seen_as_ones_own_and_won_again(
+def test_an_ambiguous_acquisition_is_seen_as_ones_own_and_goes_on_under_its_fence(
     table: DynamoDBLeaseTable, losing: LosesAnswers
 ) -> None:
     lose(losing, lambda: table.acquire("me"))
     seen = table.read(consistent=True)
     assert (seen.owner, seen.fence) == ("me", 1)
-    step = decide(seen, digest="d", database="db", owner="me", now_ms=seen.lease_until_ms - 1)
-    assert step == Acquire()
-    assert acquired(table, "me").fence == 2
+    step = decide(seen, digest="d" * 64, address="db", owner="me", now_ms=seen.lease_until_ms - 1)
+    assert step == Acquire(seen)
+    assert acquired(table, "me").fence == 1
 
 
 def test_an_ambiguous_acquisition_keeps_everybody_else_out(
@@ -395,14 +396,14 @@ def test_an_ambiguous_write_is_done_once_its_retry_sees_it(
     assert table.read(consistent=True) == done
 
 
-@pytest.mark.parametrize("name", ["complete", "fail", "release"])
+@pytest.mark.parametrize("name", ["complete", "look", "fail", "release"])
 def test_an_ambiguous_end_is_lost_once_a_successor_has_begun(
     table: DynamoDBLeaseTable, losing: LosesAnswers, name: str
 ) -> None:
     lease = acquired(table, "me")
     lose(losing, lambda: WRITES[name](table, lease))
     successor = acquired(table, "other")
-    with pytest.raises(LeaseLost, match="other holds it, at fence 2"):
+    with pytest.raises(LeaseLost, match=r"superseded by 2 .other holds it"):
         WRITES[name](table, lease)
     table.renew(successor)
 

@@ -67,7 +67,7 @@ class Room:
 
 @pytest.mark.parametrize(
     "step",
-    [Serve(), Acquire(), Acquire(HELD), Refuse(Failure("d", "", 0, "", "no", 1, 1, 2))],
+    [Serve(), Acquire(HELD), Refuse(Failure("d", "", "", "", "no", 1, 1, 2))],
     ids=lambda step: type(step).__name__,
 )
 def test_the_first_step_that_is_not_to_wait_ends_it(step: Step) -> None:
@@ -130,7 +130,7 @@ def test_not_ready_names_the_holder_its_progress_and_the_time() -> None:
         room.waiter.wait(HELD)
     told = str(caught.value)
     assert "after waiting 12.0 s" in told
-    assert "holder is at 0003_add_status (2 of 5 migrations done)" in told
+    assert "holder is applying 0003_add_status (2 of 5 migrations done)" in told
     assert caught.value.retryable
 
 
@@ -147,9 +147,9 @@ def test_the_next_try_is_advised_after_half_of_what_was_waited(
 @pytest.mark.parametrize(
     ("state", "told"),
     [
-        (LeaseState(), "nobody is migrating it"),
+        (LeaseState(), "no process is migrating it"),
         (HELD, "holder holds the lease"),
-        (BUSY, "holder is at 0003_add_status (2 of 5 migrations done)"),
+        (BUSY, "holder is applying 0003_add_status (2 of 5 migrations done)"),
     ],
 )
 def test_a_state_is_described_in_a_few_words(state: LeaseState, told: str) -> None:
