@@ -155,6 +155,16 @@ def restore(database: InMemoryDatabase, backup: InMemoryDatabase) -> None:
     database._took_effect = dict(backup._took_effect)
 
 
+def item_size(value: Any) -> int:
+    """How many bytes DynamoDB counts for an attribute value: names and values, as documented."""
+    kind, content = next(iter(value.items()))
+    if kind == "M":
+        return 3 + sum(len(key.encode()) + item_size(each) + 1 for key, each in content.items())
+    if kind == "N":
+        return len(content) // 2 + 2
+    return 1 if kind == "BOOL" else len(content.encode() if kind == "S" else content)
+
+
 def prefixes(manifest: Manifest) -> list[str]:
     """The digests of everything that a database with these migrations satisfies."""
     return [EMPTY_DIGEST, *(manifest.digest_at(each.version) for each in manifest)]
