@@ -176,7 +176,7 @@ class PostgreSQLBench:
         up = "NULL" if reverting else literal(interrupted.up.sql)
         self._run(
             f"UPDATE {SCHEMA}.history SET state = {literal(state.value)}, applied_at = NULL,"
-            f" up = {up}, down_transactional = false WHERE version = {literal(str(interrupted.version))}"
+            f" up = {up}, down_transactional = false WHERE version = '{interrupted.version}'"
         )
         if took_effect is not None and took_effect is not reverting:
             self._run(interrupted.up.sql)

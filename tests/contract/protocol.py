@@ -204,7 +204,8 @@ class World:
         return instance.heart.lease.fence if instance is not None and instance.heart else 0
 
     def satisfies(self, manifest: Manifest, place: Place) -> bool:
-        applied = {row.name for row in self.engine.facts(place).rows if row.applied}
+        home = Place.HOME if place is Place.TUNNEL else place
+        applied = {row.name for row in self.engine.facts(home).rows if row.applied}
         return applied >= {migration.name for migration in manifest}
 
     def close(self) -> None:

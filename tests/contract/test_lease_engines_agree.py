@@ -23,8 +23,7 @@ class Call(NamedTuple):
 CALLS = st.builds(
     Call,
     what=st.sampled_from(
-        ["acquire", "seize", "read", "arrive late", "renew", "lift", "withdraw"]
-        + ["complete", "look", "fail", "release", "pass"]
+        "acquire seize read late renew lift withdraw complete look fail release pass".split()
     ),
     owner=st.sampled_from("ab"),
     number=st.integers(0, 30),
@@ -62,7 +61,7 @@ class Instances:
             return store.acquire(call.owner)
         if call.what == "seize":
             return store.acquire(call.owner, seen=store.read(consistent=True), watched=True)
-        if call.what == "arrive late":
+        if call.what == "late":
             return store.acquire(call.owner, seen=self.seen)
         if call.what == "renew":
             return store.renew(lease, Progress("0001_a", call.number, 30, 1))

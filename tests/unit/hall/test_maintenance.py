@@ -482,7 +482,7 @@ def test_whatever_writes_gives_way_to_a_holder(
     scene.migrated(V1)
     scene.held_by("orders/7/abc")
     before = scene.database.read_history(scene.deadline())
-    with pytest.raises(LeaseHeld, match="another process holds the lease: orders/7/abc holds the lease"):
+    with pytest.raises(LeaseHeld, match="another process .*: orders/7/abc holds the lease"):
         write(scene.maintenance(V1), scene)
     assert scene.table.state.owner == "orders/7/abc"
     assert scene.database.read_history(scene.deadline()) == before
