@@ -446,9 +446,10 @@ class _Check:
         from lambda_migrate.inspecting import inspect
 
         try:
-            return self._decide(inspect(self.target, lease, _loaded(self._shipped), self.deadline))
+            state = inspect(self.target, lease, _loaded(self._shipped), self.deadline)
         except LeaseLost:
-            return Wait(LeaseState())
+            state = LeaseState()
+        return self._after_losing(state)
 
     def _hold(self, lease: Lease) -> bool:
         """Do what a holder does; False if the lease was lost when all was done.

@@ -179,7 +179,7 @@ class PostgreSQLBench:
         self._run(
             f"UPDATE {SCHEMA}.history SET state = {literal(state.value)}, applied_at = NULL,"
             f" up = {up}, up_repeatable = {literal(interrupted.up.repeatable)},"
-            f" down_transactional = false WHERE version = {interrupted.version}"
+            f" down_transactional = false WHERE version = '{interrupted.version}'"
         )
         if took_effect is not None and took_effect is not reverting:
             self._run(interrupted.up.sql)

@@ -158,7 +158,7 @@ def test_status_without_migrations_names_the_next_step(
 
 
 def test_status_shows_holder_progress_and_failure(run: Run, store: InMemoryLeaseTable) -> None:
-    failure = Failure("d", "0002_status", 2, "42P01", "no such table", 2, NOW_MS, NOW_MS + 1)
+    failure = Failure("d", "0002_status", "2", "42P01", "no such table", 2, NOW_MS, NOW_MS + 1)
     store.state = LeaseState(
         fence=7,
         owner="orders/8/ab",
@@ -168,7 +168,7 @@ def test_status_shows_holder_progress_and_failure(run: Run, store: InMemoryLease
     )
     _, out, _ = run("status")
     assert "held by orders/8/ab, fence 7, ran out" in out
-    assert "at 0002_status" in out
+    assert "applying 0002_status" in out
     assert "1 of 3 done" in out
     assert "0002_status: no such table [42P01]" in out
     assert "attempt 2" in out

@@ -13,7 +13,7 @@ import typer
 from lambda_migrate.cli import main
 from lambda_migrate.cli.app import COMMON, app
 from lambda_migrate.lease.memory import InMemoryLeaseTable
-from lambda_migrate.lease.state import Failure, LeaseState, Progress, Ready
+from lambda_migrate.lease.state import DatabaseRecord, Failure, LeaseState, Progress
 from lambda_migrate.migrations.adoption import OtherEntry, OtherHistory
 from lambda_migrate.postgresql.measured import Lock, Measured, MovedSequence, TableChange
 from lambda_migrate.testing import InMemoryDatabase, InMemoryFlags
@@ -107,9 +107,9 @@ def fakes(
 BUSY = LeaseState(
     fence=7,
     owner="orders/8/ab",
-    ready={"d": Ready(1, 1)},
+    databases={"d": DatabaseRecord(addresses={"memory:5432/test": (0, 7)}, fence=7)},
     progress=Progress("0002_add_status", 1, 2, 1),
-    failure=Failure("d", "0002_add_status", 2, "42P01", "no such table", 1, 1, 1),
+    failure=Failure("d", "0002_add_status", "2", "42P01", "no such table", 1, 1, 1),
 )
 
 
