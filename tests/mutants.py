@@ -706,8 +706,8 @@ MUTANTS = (
     Mutant(
         "an observer that hangs holds the heartbeat up",
         "lease/heartbeat.py",
-        "self._aside.join(min(_ASIDE_SECONDS, self._interval / BEATS_PER_LEASE))",
-        "self._aside.join()",
+        "self._observer_thread.join(min(_OBSERVER_SECONDS, self._interval / BEATS_PER_LEASE))",
+        "self._observer_thread.join()",
         ("lease",),
     ),
     Mutant(
