@@ -460,8 +460,8 @@ MUTANTS = (
     Mutant(
         "AppConfig is waited for as long as it takes",
         "appconfig.py",
-        "return outcome.result(timeout=seconds)",
-        "return outcome.result(timeout=seconds + 60)",
+        "document = run_within(seconds, self._document)",
+        "document = run_within(seconds + 60, self._document)",
         ("appconfig",),
     ),
     Mutant(
