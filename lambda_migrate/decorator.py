@@ -98,11 +98,19 @@ def migrate_on_cold_start(
     return decorate if handler is None else decorate(handler)
 
 
-def service_unavailable(_event: Any, _context: Any, error: MigrateError) -> dict[str, Any]:
-    """Answer 503 with Retry-After, for handlers behind API Gateway, a load balancer or a URL.
+def service_unavailable(event: Any, _context: Any, error: MigrateError) -> dict[str, Any]:
+    """Answer an HTTP request with 503 and Retry-After; raise the error for every other event.
 
-    The body says no more than that; the log has the cause.
+    An HTTP request is what API Gateway (REST, HTTP and WebSocket APIs), a load balancer, a function
+    URL or VPC Lattice sends. For everything else an answer would be a success: SQS would delete
+    the messages, EventBridge and SNS would not repeat the event. A Lambda authorizer's request is
+    none either: its answer is a policy. The body says no more than that; the log has the cause.
+
+    Raises:
+        MigrateError: ``error``, where the event is no HTTP request.
     """
+    if not _is_http(event):
+        raise error
     seconds = max(1, round(getattr(error, "retry_after_seconds", 10.0)))
     return {
         "statusCode": 503,
@@ -110,6 +118,27 @@ def service_unavailable(_event: Any, _context: Any, error: MigrateError) -> dict
         "body": '{"message": "The service is being updated. Please try again."}',
         "isBase64Encoded": False,
     }
+
+
+_WEBSOCKET_EVENTS = ("CONNECT", "MESSAGE", "DISCONNECT")
+
+
+def _is_http(event: Any) -> bool:
+    """Whether the answer to ``event`` is an HTTP response, by the formats that AWS documents."""
+    if not isinstance(event, dict) or "methodArn" in event or "routeArn" in event:
+        return False  # the latter two are requests to an API Gateway Lambda authorizer
+    context = event.get("requestContext")
+    if not isinstance(context, dict):
+        # VPC Lattice, version 1 of its event
+        return isinstance(event.get("raw_path"), str) and isinstance(event.get("method"), str)
+    if isinstance(event.get("httpMethod"), str):
+        return True  # API Gateway, format 1.0; a load balancer
+    http = context.get("http")
+    if isinstance(http, dict) and "method" in http:
+        return True  # API Gateway, format 2.0; a function URL
+    if "connectionId" in context:
+        return context.get("eventType") in _WEBSOCKET_EVENTS
+    return "serviceNetworkArn" in context and "method" in event  # VPC Lattice, version 2
 
 
 class _Gate:
@@ -141,13 +170,40 @@ class _Gate:
 
         try:
             if not self.is_open:
-                with self._guard:
+                self._enter(context)
+                try:
                     self._ensure(context)
+                finally:
+                    self._guard.release()
         except (NotReady, MigrationFailed) as error:
             if self._on_not_ready is None:
                 raise
             return self._on_not_ready(event, context, error)
         return function(event, context, *args, **kwargs)
+
+    def _enter(self, context: Any) -> None:
+        """Wait for another thread's check, for no longer than this invocation has.
+
+        Raises:
+            NotReady: It still runs.
+        """
+        if self._guard.acquire(blocking=False):
+            return
+        from lambda_migrate.deadline import Deadline
+        from lambda_migrate.errors import NotReady
+        from lambda_migrate.runner import WITHOUT_DEADLINE_SECONDS
+        from lambda_migrate.target import Policy
+
+        policy = Policy() if self._runner is None else self._runner.target.policy
+        deadline = Deadline.of_invocation(context)
+        seconds = WITHOUT_DEADLINE_SECONDS
+        if deadline is not None:
+            seconds = deadline.earlier(policy.safety_margin_seconds).remaining()
+        if not self._guard.acquire(timeout=seconds):
+            raise NotReady(
+                "the schema is not ready: another invocation in this process still checks it, "
+                f"and this one has waited {seconds:.1f} s"
+            )
 
     def _ensure(self, context: Any) -> None:
         """Two threads of one process may come here together: the second finds it open."""

@@ -28,8 +28,10 @@ __all__ = [
     "MigrationReverted",
     "MigrationStarted",
     "Observer",
+    "RenewalFailed",
     "TargetShared",
     "Waiting",
+    "guarded",
     "null_observer",
 ]
 
@@ -143,6 +145,28 @@ class Holding:
 
 
 @dataclass(frozen=True, slots=True)
+class RenewalFailed:
+    """A holder's lease cannot be renewed, for a reason that will not pass by itself.
+
+    Reported once for each reason, from the heartbeat's thread. Renewing is tried again until the
+    lease is over: then the running migration is cancelled.
+
+    Attributes:
+        target: The database's item.
+        fence: The holder's token.
+        error: The kind of the error.
+        cause: What went wrong and what to do.
+        seconds_left: Until the migration is cancelled.
+    """
+
+    target: str
+    fence: int
+    error: str
+    cause: str
+    seconds_left: float
+
+
+@dataclass(frozen=True, slots=True)
 class MigrationStarted:
     """A migration is about to run; ``position`` of ``total`` pending ones, from 1."""
 
@@ -228,6 +252,7 @@ Event = (
     | Waiting
     | LeaseTakenOver
     | Holding
+    | RenewalFailed
     | MigrationStarted
     | MigrationApplied
     | MigrationReverted
@@ -242,7 +267,7 @@ class Observer(Protocol):
     """Whoever wants to know: a telemetry backend, a progress bar, a test."""
 
     def observe(self, event: Event) -> None:
-        """Take note of ``event``. Must not raise and should return at once."""
+        """Take note of ``event``. Should return at once; what it raises is logged and dropped."""
 
 
 class _NullObserver:
@@ -251,3 +276,55 @@ class _NullObserver:
 
 
 null_observer: Observer = _NullObserver()
+
+
+def guarded(observer: Observer) -> Observer:
+    """``observer``, such that nothing it raises reaches a holder.
+
+    The first failure is logged, without its text, which may hold anything. In the main thread
+    KeyboardInterrupt and SystemExit still pass: they are meant for the process.
+    """
+    return (
+        observer
+        if isinstance(observer, (_GuardedObserver, _NullObserver))
+        else _GuardedObserver(observer)
+    )
+
+
+class _GuardedObserver:
+    def __init__(self, inner: Observer) -> None:
+        self.inner = inner
+        self._has_failed = False
+
+    def observe(self, event: Event) -> None:
+        try:
+            self.inner.observe(event)
+        except Exception as error:  # noqa: BLE001 - of a metrics backend, say: see `guarded`
+            self._report(error)
+        except BaseException as error:
+            from threading import current_thread, main_thread
+
+            if current_thread() is main_thread():
+                raise
+            self._report(error)
+
+    def _report(self, error: BaseException) -> None:
+        if self._has_failed:
+            return
+        self._has_failed = True
+        import logging
+
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        place = (
+            f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+            if trace is not None
+            else ""
+        )
+        logging.getLogger("lambda_migrate").warning(
+            "the observer %s raised %s%s; this and its further errors are ignored",
+            type(self.inner).__name__,
+            type(error).__name__,
+            place,
+        )

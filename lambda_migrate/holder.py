@@ -13,7 +13,7 @@ from lambda_migrate.errors import (
     MigrateError,
     MigrationFailed,
 )
-from lambda_migrate.events import Holding
+from lambda_migrate.events import Holding, RenewalFailed
 from lambda_migrate.lease.heartbeat import Heartbeat
 from lambda_migrate.lease.state import Failure
 from lambda_migrate.postgresql.database import FenceStale, Grant
@@ -76,7 +76,9 @@ class Hold:
             clock=target.clock,
         )
         self._heartbeat.on_beat = self._tell_holding
+        self._heartbeat.on_refusal = self._report_refusal
         self._began = target.clock.monotonic()
+        self._end: MigrateError | None = None
 
     @property
     def lease(self) -> Lease:
@@ -132,19 +134,40 @@ class Hold:
         held = self.target.clock.monotonic() - self._began
         self.target.observer.observe(Holding(self.target.name, self.lease.fence, held, is_over))
 
+    def _report_refusal(self, error: Exception, seconds_left: float) -> None:
+        cause = str(error) if isinstance(error, MigrateError) else "an unexpected error"
+        self.target.observer.observe(
+            RenewalFailed(
+                self.target.name, self.lease.fence, type(error).__name__, cause, seconds_left
+            )
+        )
+
     @contextmanager
     def until_deadline(self, migration: str = "") -> Iterator[None]:
-        """Tell what the heartbeat aborted at the deadline from what a successor put an end to.
+        """Tell apart why a running statement was aborted: deadline, heartbeat, or a successor.
 
         Raises:
             MigrationFailed: The deadline came while ``migration`` ran.
+            ConfigurationError: The lease could not be renewed, for a reason that will not pass.
+            LeaseLost: A successor took over, or the lease could not be renewed.
         """
         try:
             yield
-        except LeaseLost:
+        except MigrateError as error:
+            lost = self._heartbeat.lost
+            if error is self._end or not (isinstance(error, LeaseLost) or error is lost):
+                raise
             if self._heartbeat.is_overdue:
                 raise MigrationFailed(_OVERDUE, migration=migration, is_overdue=True) from None
-            raise
+            if lost is None:
+                raise
+            self._end = self._ended_by(lost, migration)
+            raise self._end from None
+
+    def _ended_by(self, lost: MigrateError, migration: str) -> MigrateError:
+        """What the heartbeat knows; the aborted connection only knows that it was aborted."""
+        what = migration or "the running work"
+        return type(lost)(f"{what} was cancelled, what it had not committed is rolled back: {lost}")
 
     def publish(self, progress: Progress) -> None:
         """Make sure that the lease is still ours; publish ``progress`` with the next renewal."""
@@ -165,7 +188,14 @@ class Hold:
         self._give_back(lambda lease: self.target.store.complete(lease, databases))
 
     def fail(self, failure: Failure) -> None:
-        """Store ``failure`` and give the lease back, as far as that can be done."""
+        """Store ``failure`` and give the lease back, as far as that can be done.
+
+        A lease that this holder could not renew says nothing about the migration: those who can
+        reach the table are not to pause for it.
+        """
+        if self._heartbeat.lost is not None:
+            self.release()
+            return
         with suppress(MigrateError):  # the failure itself is what the caller is to hear of
             self._give_back(lambda lease: self.target.store.fail(lease, failure))
 

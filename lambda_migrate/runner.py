@@ -42,7 +42,7 @@ from lambda_migrate.lease.decide import (
     decide,
 )
 from lambda_migrate.lease.state import Lease, LeaseState
-from lambda_migrate.migrations.digest import DeferredManifest
+from lambda_migrate.migrations.digest import DeferredManifest, require_migrations
 from lambda_migrate.target import new_owner
 
 TYPE_CHECKING = False
@@ -118,6 +118,7 @@ class MigrationRunner:
             NotReady: Not before the deadline; another invocation may succeed.
             MigrationFailed: A migration failed, here or, a moment ago, elsewhere.
             ConfigurationError: Something must be mended and deployed.
+            ManifestError: There are no migrations, and the policy does not allow that.
         """
         if self._is_ready or self.target.policy.mode == "off":
             return Outcome.UP_TO_DATE
@@ -178,9 +179,11 @@ class _Check:
         self._watch = Watch()
         self._waiter: Waiter | None = None
         self._failures = 0
+        self._confirms = False
 
     def run(self) -> Outcome:
         """Decide and do, until it may be served or cannot be."""
+        require_migrations(self.digest, allow_empty=self.target.policy.allow_empty)
         step = self._first_look()
         while True:
             if not isinstance(step, Wait):
@@ -276,10 +279,18 @@ class _Check:
     # --- reading and waiting
 
     def _look(self) -> Step:
-        """Read and decide; what is to be served is confirmed by a strongly consistent read."""
-        step = self._decide(self.target.store.read())
-        if isinstance(step, Serve):
-            return self._decide(self.target.store.read(consistent=True))
+        """Read and decide; what is to be served is confirmed by a strongly consistent read.
+
+        One that was turned away is not begun with the other kind again: waiters who all learn at
+        once that they may serve would ask a table that cannot keep up for half as much again.
+        """
+        if not self._confirms:
+            step = self._decide(self.target.store.read())
+            self._confirms = isinstance(step, Serve)
+            if not self._confirms:
+                return step
+        step = self._decide(self.target.store.read(consistent=True))
+        self._confirms = False
         return step
 
     def _first_look(self) -> Step:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from lambda_migrate.deadline import SYSTEM_CLOCK, system_random
-from lambda_migrate.events import null_observer
+from lambda_migrate.events import guarded, null_observer
 from lambda_migrate.values import dataclass, field
 
 TYPE_CHECKING = False
@@ -30,6 +30,8 @@ class Policy:
         safety_margin_seconds: How long before an invocation's deadline everything has ended.
         failure_pause_seconds: Pause after the first failure; it doubles with each.
         allow_out_of_order: Apply below the highest applied version.
+        allow_empty: A manifest without migrations is no error.
+        ignore_other_history: Migrate a database that another tool has migrated.
         check_database_if_store_is_gone: Ask PostgreSQL, read-only, when DynamoDB is away.
         stops_without_flags: Nothing is migrated while feature flags cannot be read.
     """
@@ -40,6 +42,8 @@ class Policy:
     safety_margin_seconds: float = 2.0
     failure_pause_seconds: float = 10.0
     allow_out_of_order: bool = False
+    allow_empty: bool = False
+    ignore_other_history: bool = False
     check_database_if_store_is_gone: bool = False
     stops_without_flags: bool = True
 
@@ -56,7 +60,7 @@ class Target:
         policy: How to behave.
         clock: Time.
         random: Chance.
-        observer: Who is told.
+        observer: Who is told; nothing that it raises gets out, see `guarded`.
         flags: Feature flags, asked when there is something to migrate; None if there are none.
     """
 
@@ -69,6 +73,10 @@ class Target:
     random: Random = field(default_factory=system_random)
     observer: Observer = null_observer
     flags: FlagSource | None = None
+
+    def __post_init__(self) -> None:
+        """Guard the observer: here, so that none of its callers has to."""
+        object.__setattr__(self, "observer", guarded(self.observer))
 
 
 def new_owner(request_id: str = "") -> str:

@@ -17,6 +17,8 @@ One line per outcome, whatever it is. Metrics (dimensions ``service`` and ``targ
                                        how long it has held the lease until then
 ``LeaseTakeover``        count         each lease taken from a holder that did not renew it
 ``NotReady``             count         each check that ended without a ready schema
+``TargetShared``         count         each full check that found another database, with other
+                                       migrations, under the same target
 =======================  ============  =============================================================
 """
 
@@ -33,6 +35,7 @@ from lambda_migrate.events import (
     LeaseTakenOver,
     MigrationApplied,
     MigrationBroke,
+    RenewalFailed,
     TargetShared,
 )
 
@@ -97,6 +100,11 @@ class PowertoolsObserver:
             self._add("LeaseTakeover", "Count", 1)
         elif isinstance(event, Holding):
             self._tell_at_once(event)
+        elif isinstance(event, RenewalFailed):
+            _logger().error(
+                f"the lease cannot be renewed: {event.cause}; the running migration is cancelled "
+                f"in {event.seconds_left:.0f} s unless this is fixed"
+            )
         elif isinstance(event, FlagsIgnored):
             self._warn(f"going on without feature flags: {event.reason}")
         elif isinstance(event, TargetShared):

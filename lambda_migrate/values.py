@@ -146,6 +146,8 @@ else:
                 )
             else:
                 put(self, name, each.make_default())
+        if hasattr(type(self), "__post_init__"):
+            self.__post_init__()
 
     def _named(self, fields, args, kwargs):
         """Positional arguments by their names, with the others."""

@@ -89,10 +89,10 @@ def _parts(seed: int) -> Iterator[_Part]:
 # --- on the terminal
 
 _HEAD = (
-    "starts", "arrive", "migration", "policy", "", "delay", "99 in 100", "calls", "peak units/s",
-    "turned away", "holders", "not served", "dollars",
+    "starts", "arrive", "migration", "policy", "", "delay", "99 in 100", "calls", "read units",
+    "peak units/s", "turned away", "holders", "not served", "dollars",
 )  # fmt: skip
-_WIDTHS = (8, 8, 10, 25, 6, 8, 10, 6, 13, 12, 8, 11, 9)
+_WIDTHS = (8, 8, 10, 25, 6, 8, 10, 6, 10, 13, 12, 8, 11, 9)
 
 
 def _print_part(part: _Part) -> None:
@@ -120,6 +120,7 @@ def _cells(point: Point) -> tuple[str, ...]:
         _seconds(figures.delay_median),
         _seconds(figures.delay_p99),
         "-" if math.isnan(figures.calls_median) else f"{figures.calls_median:g}",
+        f"{figures.read_units:.1f}",
         f"{figures.peak_units:,.0f}",
         f"{figures.turned_away:.0%}",
         f"{figures.holders:g}",

@@ -24,6 +24,7 @@ from lambda_migrate.events import (
     MigrationRehearsed,
     MigrationReverted,
     MigrationStarted,
+    RenewalFailed,
 )
 
 if TYPE_CHECKING:
@@ -108,6 +109,11 @@ class Reporter:
             self._line("failed", event.migration, event.seconds, style="bold red")
         elif isinstance(event, LeaseTakenOver):
             self._took_over(event.previous_owner)
+        elif isinstance(event, RenewalFailed):
+            self._terminal.note(
+                f"warning: the lease cannot be renewed: {legible(event.cause)}; the running "
+                f"migration is cancelled in {duration(event.seconds_left)} unless this is fixed"
+            )
 
     def _took_over(self, owner: str) -> None:
         self._terminal.say(f"took the lease over from {legible(owner)}, which is gone")

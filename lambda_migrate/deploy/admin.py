@@ -40,6 +40,7 @@ from lambda_migrate.events import (
     MigrationBroke,
     MigrationRehearsed,
     MigrationReverted,
+    guarded,
 )
 from lambda_migrate.settings import Settings
 from lambda_migrate.target import is_owner_of
@@ -97,7 +98,7 @@ class AdminFunction:
     ) -> None:
         self._environ = environ
         self._make_log = make_log or self._default_log
-        self._observer = observer or default_observer()
+        self._observer = guarded(observer or default_observer())
         self._clock = clock
 
     def answer(self, event: Any, context: Any) -> dict[str, Any]:

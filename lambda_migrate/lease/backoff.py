@@ -44,7 +44,7 @@ a fifth at most of what it has waited, and reads grow with the logarithm of that
 CAP_SECONDS = 12.0
 """Upper bound of every delay. 10,000 waiters then ask for some 560 read units a second, against the
 3,000 that one partition sustains. With 8 s, 100,000 that wait for ten minutes keep their holder
-from renewing its lease; with 12 s they do not."""
+from renewing its lease each time; with 12 s, one time in three."""
 
 FAILED_CAP_SECONDS = 24.0
 """Upper bound after reads that failed. The bound doubles with each: readers who come back at the

@@ -1,4 +1,4 @@
-"""How DynamoDB is called, whoever calls it: within which bounds, and what means "come back"."""
+"""How DynamoDB is called by both clients: the bounds, what means "try again", and its clock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-__all__ = ["BUSY", "CONNECT_SECONDS", "READ_SECONDS", "ConditionFailed"]
+__all__ = [
+    "BUSY",
+    "CONNECT_SECONDS",
+    "READ_SECONDS",
+    "ConditionFailed",
+    "clock_offset_ms",
+]
 
 CONNECT_SECONDS = 0.8
 READ_SECONDS = 0.9
@@ -17,18 +23,29 @@ before it. DynamoDB answers in single-digit milliseconds; botocore's own default
 BUSY = frozenset(
     {
         "InternalServerError",
+        "ItemCollectionSizeLimitExceededException",
         "ProvisionedThroughputExceededException",
+        "ReplicatedWriteConflictException",
         "RequestLimitExceeded",
         "RequestTimeout",
         "RequestTimeoutException",
+        "ResourceInUseException",
         "ServiceUnavailable",
         "ThrottlingException",
         "Throttling",
         "TransactionConflictException",
+        "TransactionInProgressException",
         "LimitExceededException",
     }
 )
-"""Codes by which it says that the same call may succeed later; so does every 5xx."""
+"""Codes by which it says that the same call may succeed later; so does every 5xx. Those that its
+developer guide marks "OK to retry" ("Error handling with DynamoDB"), and those that end by
+themselves: another Region's write to the item, a table that is being updated."""
+
+_NO_OFFSET_MS = 2_000
+"""A ``Date`` header has whole seconds, and the answer travelled: less than this says nothing."""
+
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 class ConditionFailed(Exception):
@@ -41,3 +58,38 @@ class ConditionFailed(Exception):
     def __init__(self, item: Mapping[str, Any] | None) -> None:
         self.item = item
         super().__init__("the condition did not hold")
+
+
+def clock_offset_ms(date: str, wall_ms: int) -> int | None:
+    """By how much the server's clock is ahead of ours; None where ``date`` is no date.
+
+    Args:
+        date: The ``Date`` header of an answer: ``Thu, 15 Mar 2012 23:56:23 GMT``.
+        wall_ms: Our clock when the answer came.
+
+    Returns:
+        Milliseconds, negative where ours is ahead; 0 where they agree as far as can be known.
+    """
+    try:
+        server_ms = _epoch_seconds(date) * 1000 + 500
+    except ValueError:
+        return None
+    offset = server_ms - wall_ms
+    return offset if abs(offset) > _NO_OFFSET_MS else 0
+
+
+def _epoch_seconds(date: str) -> int:
+    """As email.utils would read it, which takes 10 ms to import.
+
+    Raises:
+        ValueError: It has another form than HTTP's.
+    """
+    if len(date) != 29 or date[3:5] != ", " or date[25:] != " GMT" or not date.isascii():
+        raise ValueError(date)
+    year, month, day = int(date[12:16]), _MONTHS.index(date[8:11]) + 1, int(date[5:7])
+    hours, minutes, seconds = int(date[17:19]), int(date[20:22]), int(date[23:25])
+    # Days of the civil calendar, counted from 1 March so that a leap day ends a year.
+    year -= month < 3
+    shifted = (month + 9) % 12
+    days = 365 * year + year // 4 - year // 100 + year // 400 + (153 * shifted + 2) // 5 + day
+    return (days - 719_469) * 86_400 + hours * 3_600 + minutes * 60 + seconds

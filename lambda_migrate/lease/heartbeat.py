@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from lambda_migrate.errors import LeaseLost, MigrateError
+from lambda_migrate.errors import ConfigurationError, LeaseLost, MigrateError
+from lambda_migrate.lease.decide import SKEW_MS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,13 +21,17 @@ __all__ = ["Heartbeat"]
 BEATS_PER_LEASE = 3
 """Two renewals in a row may fail before the lease is in danger."""
 
+_ASIDE_SECONDS = 1.0
+"""How long a renewal may be delayed by who is told of the one before."""
+
 
 class Heartbeat:
     """A thread that renews a lease at a third of its length, for as long as the ``with`` block.
 
     It ends in one of three ways: the block ends (`stop`); the lease is lost, or has not been
     renewed while it was trusted; the deadline is over. In the last two it calls ``on_end`` once,
-    which is to end the running statement.
+    which is to end the running statement. Whatever a renewal raises, the next one is tried until
+    the lease is over: credentials, a permission or the table may be back by then.
 
     Args:
         store: Where the lease is kept.
@@ -51,12 +56,16 @@ class Heartbeat:
         self.on_end: Callable[[], None] | None = None
         """Called from the thread. Whoever sets it late calls `check` afterwards."""
         self.on_beat: Callable[[], None] | None = None
-        """Called from the thread after each attempt to renew. Must not raise."""
+        """Called after each attempt to renew, from a thread aside, so that it delays none."""
+        self.on_refusal: Callable[[Exception, float], None] | None = None
+        """Likewise, when an attempt failed for a reason that will not pass; once for each reason.
+        Given that error, and the seconds until the lease is over."""
         self.progress: Progress | None = None
         """Published with the next renewal."""
         self.is_overdue = False
         """Whether the deadline ended it."""
-        self._lost: LeaseLost | None = None
+        self.lost: MigrateError | None = None
+        """Why the lease may not be trusted any more; its ``retryable`` is the cause's."""
         self._store = store
         self._lease = lease
         self._interval = lease_seconds / BEATS_PER_LEASE
@@ -67,6 +76,8 @@ class Heartbeat:
         self._guard = threading.RLock()
         self._thread = threading.Thread(target=self._run, name="lambda-migrate-heartbeat")
         self._thread.daemon = True
+        self._aside: threading.Thread | None = None
+        self._refusals: set[str] = set()
 
     @property
     def lease(self) -> Lease:
@@ -78,14 +89,19 @@ class Heartbeat:
 
         Raises:
             LeaseLost: It may not.
+            ConfigurationError: It was not renewed in time, for a reason that will not pass.
             LeaseStoreUnavailable: Trust is over, and the store does not answer.
         """
-        if self._lost is not None:
-            raise self._lost
+        if self.lost is not None:
+            raise self.lost
         if self._clock.monotonic() >= self._lease.trusted_until:
             # Frozen, perhaps for an hour: only DynamoDB can say whose it is now.
-            with self._guard:
-                self._lease = self._store.renew(self._lease, self.progress)
+            try:
+                with self._guard:
+                    self._lease = self._store.renew(self._lease, self.progress)
+            except ConfigurationError as error:
+                self.lost = self._not_renewed(error)
+                raise self.lost from None
 
     def change(self, write: Callable[[Lease], Lease]) -> None:
         """Run a write that returns the changed lease, with no renewal in between."""
@@ -119,8 +135,8 @@ class Heartbeat:
                 break
             pause = self._beat()
             if self.on_beat is not None:
-                self.on_beat()
-            if self._lost is not None:
+                self._call_aside(self.on_beat)
+            if self.lost is not None:
                 break
         else:
             return
@@ -135,12 +151,42 @@ class Heartbeat:
                     return self._interval
                 self._lease = self._store.renew(self._lease, self.progress)
         except LeaseLost as lost:
-            self._lost = lost
-        except MigrateError as error:
+            self.lost = lost
+        except Exception as error:  # noqa: BLE001 - nobody else renews: see the class
             trusted = self._lease.trusted_until - self._clock.monotonic()
             if trusted <= 0:
-                self._lost = LeaseLost(
-                    f"the lease under fence {self._lease.fence} could not be renewed: {error}"
-                )
+                self.lost = self._not_renewed(error)
+            elif not getattr(error, "retryable", False):
+                self._report(error, trusted)
             return min(self._interval / 5, max(0.0, trusted))
         return self._interval
+
+    def _not_renewed(self, error: Exception) -> MigrateError:
+        what = f"the lease under fence {self._lease.fence} could not be renewed: {_told(error)}"
+        if self._clock.monotonic() < self._lease.trusted_until + SKEW_MS / 1000:
+            what = f"no other process held the lease, but {what}"
+        is_permanent = isinstance(error, MigrateError) and not error.retryable
+        return ConfigurationError(what) if is_permanent else LeaseLost(what)
+
+    def _report(self, error: Exception, trusted: float) -> None:
+        reason, report = _told(error), self.on_refusal
+        if (
+            report is not None
+            and reason not in self._refusals
+            and self._call_aside(lambda: report(error, trusted))
+        ):
+            self._refusals.add(reason)
+
+    def _call_aside(self, call: Callable[[], None]) -> bool:
+        """Call out, without being held up or ended by it; False: an earlier call still runs."""
+        if self._aside is not None and self._aside.is_alive():
+            return False
+        self._aside = threading.Thread(target=call, name="lambda-migrate-telling", daemon=True)
+        self._aside.start()
+        self._aside.join(min(_ASIDE_SECONDS, self._interval / BEATS_PER_LEASE))
+        return True
+
+
+def _told(error: Exception) -> str:
+    # The text of an error that is not ours may hold anything.
+    return str(error) if isinstance(error, MigrateError) else type(error).__name__

@@ -7,13 +7,26 @@ Facts that this file is built on, each with a test:
 - Some engines answer a failed condition without the item (``ALL_OLD``): one consistent read more.
 - The SDK's own retries are off: they cannot be bounded by a deadline, and the caller's loop, which
   can, does the same.
+- The SDK's timeouts bound neither name resolution nor a provider of credentials (STS, a process),
+  so each of its calls runs in a thread that is waited for. A call that was given up may still be
+  sent when the name resolves at last: to the item it is a request that was long on its way, and its
+  condition names its own owner and fence.
 """
 
 from __future__ import annotations
 
+import os
+
+from lambda_migrate.bounded import TookTooLong, needs_configuration, run_within
 from lambda_migrate.deadline import SYSTEM_CLOCK
 from lambda_migrate.errors import ConfigurationError, LeaseLost, LeaseStoreUnavailable
-from lambda_migrate.lease.calling import BUSY, CONNECT_SECONDS, READ_SECONDS, ConditionFailed
+from lambda_migrate.lease.calling import (
+    BUSY,
+    CONNECT_SECONDS,
+    READ_SECONDS,
+    ConditionFailed,
+    clock_offset_ms,
+)
 from lambda_migrate.lease.decide import SKEW_MS
 from lambda_migrate.lease.item import (
     FORMAT,
@@ -37,11 +50,21 @@ if TYPE_CHECKING:
 __all__ = ["CONNECT_SECONDS", "READ_SECONDS", "DynamoDBLeaseTable", "TableItem", "make_client"]
 
 
-def make_client(region: str | None = None) -> Any:
+_CALL_SECONDS = CONNECT_SECONDS + READ_SECONDS + 0.1
+"""For a whole call of boto3's: its own timeouts are for each address and each read, and do not
+count the resolution of the name. Below the default safety margin, see `CONNECT_SECONDS`."""
+
+
+def make_client(region: str | None = None, *, anew: bool = False) -> Any:
     """A DynamoDB client with its retries off and its timeouts short; loads boto3.
+
+    Args:
+        region: Where; by default as boto3 finds it.
+        anew: Read environment and profile again, instead of what boto3's default session has read.
 
     Raises:
         ConfigurationError: No region is configured, or the endpoint's URL cannot be read.
+        LeaseStoreUnavailable: The provider of credentials does not answer.
     """
     import boto3
     from botocore.config import Config
@@ -54,9 +77,27 @@ def make_client(region: str | None = None) -> Any:
         tcp_keepalive=True,
     )
     try:
-        return boto3.client("dynamodb", region_name=region, config=config)
+        session = (None if anew else boto3.DEFAULT_SESSION) or boto3.Session()
+        seconds = _credentials_seconds()
+        run_within(seconds, session.get_credentials)
+        return session.client("dynamodb", region_name=region, config=config)
+    except TookTooLong:
+        raise LeaseStoreUnavailable(_no_credentials(seconds)) from None
     except (BotoCoreError, ValueError) as error:  # ValueError: AWS_ENDPOINT_URL is no URL
         raise ConfigurationError(f"no DynamoDB client: {error}") from error
+
+
+def _credentials_seconds() -> float:
+    """How long a provider of credentials may take; on a terminal a user may have to type a code."""
+    return _CALL_SECONDS if "AWS_LAMBDA_FUNCTION_NAME" in os.environ else 60.0
+
+
+def _no_credentials(seconds: float) -> str:
+    return (
+        f"no AWS credentials within {seconds:.1f} s: their provider (STS, SSO, a container's or a "
+        "process of the profile) did not answer; in a VPC without a NAT gateway STS needs an "
+        "interface endpoint"
+    )
 
 
 class TableItem:
@@ -67,6 +108,7 @@ class TableItem:
         target: Partition key of the item.
         client: Makes the boto3 client when it is first needed.
         signed: Asked first, before boto3; this item's alone.
+        clock: Compared with the server's.
     """
 
     def __init__(
@@ -76,20 +118,31 @@ class TableItem:
         *,
         client: Callable[[], Any] = make_client,
         signed: SignedClient | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.table = table
         self.target = target
+        self._clock = clock
+        self._offset_ms: int | None = None  # as boto3's newest answer says
         self._calls = 0
         self._make_client = client
         self._signed = signed
         self._made: Any = None
 
-    clock_offset_ms = 0
-
     @property
     def calls(self) -> int:
         """See `LeaseStore.calls`."""
         return self._calls + (0 if self._signed is None else self._signed.requests)
+
+    @property
+    def clock_offset_ms(self) -> int:
+        """Server's clock minus ours, by the newest answer's ``Date``; 0 while it is unknown.
+
+        The header has whole seconds: a difference of up to 2 s counts as none.
+        """
+        if self._offset_ms is not None:
+            return self._offset_ms
+        return (0 if self._signed is None else self._signed.clock_offset_ms) or 0
 
     def get(self, *, consistent: bool) -> Mapping[str, Any] | None:
         """By the signed client; on any doubt by boto3."""
@@ -135,19 +188,70 @@ class TableItem:
 
         if self._made is None:
             self._made = self._make_client()
-        self._calls += 1
         key = {"target": {"S": self.target}}
+        request = {"TableName": self.table, "Key": key, **arguments}
         try:
-            return getattr(self._made, operation)(TableName=self.table, Key=key, **arguments)
+            try:
+                return self._ask(operation, request)
+            except ClientError as error:
+                if not self._has_other_credentials(error):
+                    raise
+                return self._ask(operation, request)
         except ClientError as error:
             # Not chained: AWS may quote the signed request, session token and all.
             raise self._translated(operation, error) from None
         except BotoCoreError as error:
             raise self._unreachable(error) from error
 
+    def _ask(self, operation: str, request: Mapping[str, Any]) -> Any:
+        """One request, and its credentials before it, each within its time."""
+        client = self._made
+        credentials = _credentials_of(client)
+        if _can_refresh(credentials) and credentials.refresh_needed():
+            seconds = _credentials_seconds()
+            try:
+                run_within(seconds, credentials.get_frozen_credentials)
+            except TookTooLong:
+                raise LeaseStoreUnavailable(_no_credentials(seconds)) from None
+        self._calls += 1
+        try:
+            answer = run_within(_CALL_SECONDS, lambda: getattr(client, operation)(**request))
+        except TookTooLong:
+            raise LeaseStoreUnavailable(
+                f"DynamoDB did not answer for table {self.table!r} within {_CALL_SECONDS:.1f} s, "
+                "the resolution of its name included"
+            ) from None
+        self._note_clock(answer)
+        return answer
+
+    def _note_clock(self, answer: Any) -> None:
+        date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+        offset = clock_offset_ms(date, self._clock.wall_ms())
+        if offset is not None:
+            self._offset_ms = offset
+
+    def _has_other_credentials(self, error: Any) -> bool:
+        """Whether what was refused as expired can be replaced; then the client is another one.
+
+        boto3 refreshes what it can refresh, but reads environment and profile only once: in a long
+        run they may have been renewed since.
+        """
+        if error.response.get("Error", {}).get("Code") not in _EXPIRED:
+            return False
+        is_ours = self._make_client is make_client
+        try:
+            other = make_client(anew=True) if is_ours else self._make_client()
+        except (ConfigurationError, LeaseStoreUnavailable):
+            return False
+        if _key_of(other) == _key_of(self._made):
+            return False
+        self._made = other
+        return True
+
     def _translated(self, operation: str, error: Any) -> Exception:
         """The answer's error as ours; messages hold names, never credentials."""
         answer: dict[str, Any] = error.response
+        self._note_clock(answer)
         code = str(answer.get("Error", {}).get("Code", ""))
         message = str(answer.get("Error", {}).get("Message", "")).partition("\n")[0]
         status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -155,35 +259,49 @@ class TableItem:
             return ConditionFailed(answer.get("Item"))
         if code in BUSY or status >= 500:
             return LeaseStoreUnavailable(f"DynamoDB, table {self.table!r}: {code} {message}")
+        if error.operation_name not in ("GetItem", "UpdateItem"):
+            return ConfigurationError(
+                f"no AWS credentials for table {self.table!r}: {error.operation_name} was refused: "
+                f"{code}: {message}"
+            )
+        if _is_of_another_time(code, message):
+            return LeaseStoreUnavailable(
+                f"DynamoDB refused the signature for table {self.table!r}: {code}: "
+                f"{self._clock_differs()}; correct this machine's clock"
+            )
         if code == "ResourceNotFoundException":
             return ConfigurationError(self._missing_table())
         if code in _DENIED:
             return ConfigurationError(self._missing_permission(operation, message))
-        if code in _UNKNOWN_CALLER:
+        refused = f"DynamoDB does not accept the credentials used for table {self.table!r}: {code}"
+        if code in _EXPIRED_TOKEN:
+            if _can_refresh(_credentials_of(self._made)):
+                return LeaseStoreUnavailable(f"{refused}: {message}; they are being refreshed")
             return ConfigurationError(
-                f"DynamoDB does not accept the credentials used for table {self.table!r}: {code}; "
-                "sign in again, or correct them"
+                f"{refused}: {message}; sign in again, with credentials that outlive the "
+                "migration or that can be refreshed (a profile with sso_session or role_arn)"
             )
-        return ConfigurationError(
-            f"DynamoDB refused {operation} on table {self.table!r}: {code}: {message}; the table "
-            "needs the partition key `target` of type S and no sort key, see "
+        if code in _UNKNOWN_CALLER:
+            return ConfigurationError(f"{refused}; sign in again, or correct them")
+        told = f"{code or f'HTTP {status}'}: {message}" if message else code or f"HTTP {status}"
+        advice = (
+            "; the table needs the partition key `target` of type S and no sort key, see "
             "`lambda-migrate table create --cloudformation`"
         )
+        return ConfigurationError(
+            f"DynamoDB refused {operation} on table {self.table!r}: {told}"
+            f"{advice if code == 'ValidationException' else ''}"
+        )
+
+    def _clock_differs(self) -> str:
+        seconds = self.clock_offset_ms / 1000
+        if not seconds:
+            return "this machine's clock differs from DynamoDB's"
+        way = "behind" if seconds > 0 else "ahead of"
+        return f"this machine's clock is {abs(seconds):.0f} s {way} DynamoDB's"
 
     def _unreachable(self, error: Exception) -> Exception:
-        from botocore import exceptions
-
-        permanent = (
-            exceptions.NoCredentialsError,
-            exceptions.PartialCredentialsError,
-            exceptions.CredentialRetrievalError,
-            exceptions.TokenRetrievalError,
-            exceptions.SSOError,
-            exceptions.NoRegionError,
-            exceptions.ParamValidationError,
-            exceptions.InvalidRegionError,
-        )
-        if isinstance(error, permanent):
+        if needs_configuration(error):
             return ConfigurationError(f"DynamoDB, table {self.table!r}: {error}")
         return LeaseStoreUnavailable(
             f"DynamoDB did not answer for table {self.table!r}: {type(error).__name__}: {error}"
@@ -238,9 +356,8 @@ class DynamoDBLeaseTable(TableItem):
         lease_seconds: float = 20.0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        super().__init__(table, target, client=client, signed=signed)
+        super().__init__(table, target, client=client, signed=signed, clock=clock)
         self.lease_seconds = lease_seconds
-        self._clock = clock
 
     def read(self, *, consistent: bool = False) -> LeaseState:
         """See `LeaseStore.read`."""
@@ -406,9 +523,13 @@ _FREE = "REMOVE #owner, lease_until, lease_ms, progress"
 
 _DENIED = frozenset({"AccessDeniedException", "AccessDenied", "NotAuthorized"})
 
+_EXPIRED_TOKEN = frozenset({"ExpiredToken", "ExpiredTokenException"})
+
+_EXPIRED = _EXPIRED_TOKEN | {"InvalidClientTokenId", "UnrecognizedClientException"}
+"""What credentials are refused with that were replaced by others: a key may be deleted by then."""
+
 _UNKNOWN_CALLER = frozenset(
     {
-        "ExpiredTokenException",
         "IncompleteSignature",
         "IncompleteSignatureException",
         "InvalidClientTokenId",
@@ -418,6 +539,33 @@ _UNKNOWN_CALLER = frozenset(
         "UnrecognizedClientException",
     }
 )
+
+
+def _is_of_another_time(code: str, message: str) -> bool:
+    """Whether a signature was refused for its time: clocks differ, or it was long on its way."""
+    return code in ("RequestExpired", "RequestTimeTooSkewed") or (
+        code == "InvalidSignatureException"
+        and message.startswith(("Signature expired", "Signature not yet current"))
+    )
+
+
+def _credentials_of(client: Any) -> Any:
+    """What a client signs with; None where there are none, or where it is no client of boto3's."""
+    return getattr(getattr(client, "_request_signer", None), "_credentials", None)
+
+
+def _can_refresh(credentials: Any) -> bool:
+    return hasattr(credentials, "refresh_needed")
+
+
+def _key_of(client: Any) -> object:
+    """Access key and session token, to compare."""
+    credentials = _credentials_of(client)
+    if credentials is None:
+        return None
+    if _can_refresh(credentials):
+        return client  # another client fetches others
+    return (credentials.access_key, credentials.token)
 
 
 def _mine(lease: Lease) -> dict[str, Any]:

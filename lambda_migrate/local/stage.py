@@ -41,7 +41,7 @@ _HISTORY = """
 SELECT name, extract(epoch FROM started_at)::float8,
        extract(epoch FROM coalesce(applied_at, started_at))::float8
 FROM lambda_migrate.history
-ORDER BY version
+ORDER BY version::numeric
 """
 
 

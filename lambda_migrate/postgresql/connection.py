@@ -21,6 +21,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from lambda_migrate.bounded import dial
 from lambda_migrate.deadline import SYSTEM_CLOCK, Clock, Deadline
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def connect(
         application_name: What ``pg_stat_activity`` shows; 63 bytes at most are kept.
         startup: Further settings for the session, such as ``lock_timeout``.
         timeout: Seconds at most until it is ready, the address's ``connect_timeout`` included
-            where that is shorter. Resolving the name is not bounded.
+            where that is shorter.
         clock: For the timeout.
 
     Raises:
@@ -253,9 +254,7 @@ class _Attempt:
         return sock
 
     def _tcp(self) -> socket.socket:
-        place = (self.address.host, self.address.port)
-        sock = socket.create_connection(place, timeout=self._remaining())
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock = dial(self.address.host, self.address.port, self.deadline)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _KEEPALIVE.items():
             if hasattr(socket, option):  # macOS has other names for some
@@ -392,22 +391,27 @@ class Connection:
         """Whether nothing can run here any more."""
         return self._is_closed
 
-    def run(self, sql: str, *, timeout: float | None = None) -> list[list[Any]]:
+    def run(
+        self, sql: str, *, timeout: float | None = None, keep: int | None = None
+    ) -> list[list[Any]]:
         """Send SQL exactly as written, in one message of the simple protocol.
 
         A script that changed ``client_encoding`` is undone before the next message, by one of
-        ours. ``COPY ... FROM STDIN`` fails with 57014, what ``COPY ... TO STDOUT`` writes is
-        dropped.
+        ours. ``COPY ... FROM STDIN`` fails with 57014. What ``COPY ... TO STDOUT`` writes is
+        dropped, and so are notices and notifications.
 
         Args:
             sql: Any number of statements.
             timeout: Seconds that the server may be silent; then the connection is given up. None
                 waits for ever. A backstop: a server that goes on talking renews it, so set
                 ``statement_timeout`` as well.
+            keep: How many rows to keep, the last ones, of up to 64 KiB each: 0 for a script, 1 for
+                one that a statement of ours follows. What a script selects may be of any size. None
+                keeps all rows, whatever their length.
 
         Returns:
-            The rows of all statements. Booleans, integers and floats arrive as such, NULL as None,
-            everything else as the server's text.
+            The rows of all statements, or the last of them. Booleans, integers and floats arrive
+            as such, NULL as None, everything else as the server's text.
 
         Raises:
             PostgresError: A statement was refused, or COMMIT met a transaction that had failed.
@@ -418,15 +422,16 @@ class Connection:
         _check_sendable(sql)
         if not self._driver.speaks_utf8 and self.status != "failed":
             self._exchange("SET client_encoding TO 'UTF8'", timeout)
-        return self._exchange(sql, timeout)
+        return self._exchange(sql, timeout, keep)
 
-    def _exchange(self, sql: str, timeout: float | None) -> list[list[Any]]:
-        self._driver.begin_message()
+    def _exchange(
+        self, sql: str, timeout: float | None, keep: int | None = None
+    ) -> list[list[Any]]:
         if self._is_closed or self._is_aborted:
             raise self._lost(self._end)
         try:
             self._sock.settimeout(None if timeout is None else _bounded(timeout))
-            return self._driver.run(sql) or []
+            return self._driver.run(sql, keep=keep)
         except _driver_faults() as error:
             fields = _fields(error)
             if fields and not _is_fatal(fields):

@@ -12,13 +12,16 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lambda_migrate.bounded import TookTooLong, needs_configuration, run_within
+from lambda_migrate.deadline import SYSTEM_CLOCK, Deadline, system_random
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
 from lambda_migrate.postgresql.address import DEFAULT_PORT, DatabaseAddress
 from lambda_migrate.postgresql.connection import ConnectFailed, connect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
+    from lambda_migrate.deadline import Clock, Random
     from lambda_migrate.postgresql.connection import Connection
 
 __all__ = [
@@ -35,17 +38,34 @@ SECRET_MAX_AGE_SECONDS = 30
 _AWS_SECONDS = 3
 """For connecting to an AWS service and for each of its answers; botocore's own default is 60."""
 
+_SOURCE_SECONDS = 30.0
+"""For a source whose caller names no time: all attempts, providers of AWS credentials included."""
+
+_ROTATION_SECONDS = 20.0
+_ROTATION_PAUSES = (0.0, 0.5, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0)
+_SAME_AGAIN = frozenset({2, 4, 6, 8})
+"""How a rotation is waited for after a refused login: the secret is read again after each pause,
+and what is new is tried at once. After some of them the same password is tried, too: behind a proxy
+the secret may be ahead of the database. A password that is wrong for good is so sent 5 times in
+some 15 s. It may not be much more: where the extension credcheck is loaded, a role is banned after
+``credcheck.max_auth_failure`` refusals (postgresql.org/about/news, credcheck v2.0.0)."""
+
+_TOKEN_SECONDS = 1.0
+"""Two tokens of one second are the same."""
+
+_EXPIRED = ("ExpiredToken", "ExpiredTokenException")
+
 _ENGINES = ("postgres", "postgresql", "aurora-postgresql")
 _RDS_HOST = re.compile(r"\.([a-z]{2}(?:-[a-z]+)+-\d+)\.rds\.amazonaws\.com(?:\.cn)?$")
 
 _NOT_TRANSIENT = {
     "AccessDeniedException": "grant {permission} on it to the function's role (and kms:Decrypt, "
     "where it is encrypted with a key of your own)",
-    "ResourceNotFoundException": "there is no such secret in this account and Region; mend "
+    "ResourceNotFoundException": "there is no such secret in this account and Region; correct "
     "LAMBDA_MIGRATE_DATABASE_SECRET",
     "DecryptionFailure": "grant kms:Decrypt on its key to the function's role",
     "InvalidRequestException": "it may be marked for deletion; restore it or name another one",
-    "ValidationException": "mend LAMBDA_MIGRATE_DATABASE_SECRET: a secret's name or ARN",
+    "ValidationException": "correct LAMBDA_MIGRATE_DATABASE_SECRET: a secret's name or ARN",
     "UnrecognizedClientException": "the function's AWS credentials are not valid",
     "InvalidSignatureException": "the function's AWS credentials are not valid",
     "ExpiredTokenException": "the function's AWS credentials have expired",
@@ -64,15 +84,28 @@ class Credentials(Protocol):
     def advice(self) -> str:
         """What to look at when PostgreSQL refuses the login; "" where there is nothing to add."""
 
-    def address(self, *, fresh: bool = False) -> DatabaseAddress:
+    def address(self, *, fresh: bool = False, seconds: float = _SOURCE_SECONDS) -> DatabaseAddress:
         """The address with user and password.
 
         Args:
             fresh: Ask the source again: what it gave before was refused.
+            seconds: How long the source may take, all its attempts together.
 
         Raises:
             ConfigurationError: A permission, a secret or a key in it is missing.
             DatabaseUnavailable: The source did not answer.
+        """
+
+    def attempts(self, until: Deadline, random: Random) -> Iterator[DatabaseAddress]:
+        """What to log in with; the next one is asked for when PostgreSQL has refused this one.
+
+        Args:
+            until: When to give up.
+            random: Chance, for the pauses.
+
+        Raises:
+            ConfigurationError: See `address`.
+            DatabaseUnavailable: See `address`.
         """
 
 
@@ -89,9 +122,18 @@ class UrlCredentials:
         """See `Credentials.fingerprint`."""
         return self._address.fingerprint
 
-    def address(self, *, fresh: bool = False) -> DatabaseAddress:  # noqa: ARG002 - a URL never changes
+    def address(
+        self,
+        *,
+        fresh: bool = False,  # noqa: ARG002 - a URL never changes
+        seconds: float = _SOURCE_SECONDS,  # noqa: ARG002 - and takes no time
+    ) -> DatabaseAddress:
         """See `Credentials.address`."""
         return self._address
+
+    def attempts(self, until: Deadline, random: Random) -> Iterator[DatabaseAddress]:  # noqa: ARG002 - likewise
+        """See `Credentials.attempts`."""
+        yield self._address
 
 
 class SecretCredentials:
@@ -132,40 +174,123 @@ class SecretCredentials:
     @property
     def advice(self) -> str:
         """See `Credentials.advice`."""
-        return f"user and password come from the secret {self._secret}; were they rotated?"
+        return (
+            f"user and password come from the secret {self._secret}, of which AWSCURRENT and then "
+            "AWSPENDING were tried; were they rotated?"
+        )
 
-    def address(self, *, fresh: bool = False) -> DatabaseAddress:
+    def address(self, *, fresh: bool = False, seconds: float = _SOURCE_SECONDS) -> DatabaseAddress:
         """See `Credentials.address`."""
-        content = self._content(self._read(fresh=fresh))
+        began = SYSTEM_CLOCK.monotonic()
+        try:
+            value = run_within(seconds, lambda: self._read(fresh=fresh))
+        except TookTooLong:
+            self._provider = None  # it still belongs to the call that was given up
+            raise self._silent(seconds) from None
+        except _Failed as failed:
+            raise self._unreadable(failed.error, SYSTEM_CLOCK.monotonic() - began) from failed.error
+        return self._address_of(value)
+
+    def _address_of(self, value: str | bytes) -> DatabaseAddress:
+        content = self._content(value)
         user, password = self._text(content, "username"), self._text(content, "password")
         place = self._address or self._place(content)
         return replace(place, user=user, password=password)
 
+    def attempts(self, until: Deadline, random: Random) -> Iterator[DatabaseAddress]:
+        """See `Credentials.attempts`; see `_ROTATION_PAUSES` for when."""
+        tried = [self.address(seconds=until.remaining())]
+        yield tried[0]
+        until = until.or_after(_ROTATION_SECONDS)
+        for number, pause in enumerate(_ROTATION_PAUSES):
+            pause *= (1 + random.random()) / 2
+            if pause >= until.remaining():
+                return
+            until.clock.sleep(pause)
+            current = self.address(fresh=True, seconds=until.remaining())
+            candidates = [current] if current not in tried else self._pending(until)
+            new = [each for each in candidates if each not in tried]
+            if not new and number not in _SAME_AGAIN:
+                continue
+            tried += new
+            yield new[0] if new else current
+
+    def _pending(self, until: Deadline) -> list[DatabaseAddress]:
+        """What a rotation is about to make current, if it is there and may be read."""
+        try:
+            answer = run_within(
+                until.remaining(),
+                lambda: self._provider.client.get_secret_value(
+                    SecretId=self._secret, VersionStage="AWSPENDING"
+                ),
+            )
+            return [self._address_of(answer.get("SecretString") or answer.get("SecretBinary", b""))]
+        except Exception:  # noqa: BLE001 - most secrets have none; AWSCURRENT is what counts
+            return []
+
     def _read(self, *, fresh: bool) -> str | bytes:
+        from botocore.exceptions import ClientError
+
+        try:
+            return self._read_once(fresh=fresh)
+        except _Failed as failed:
+            error = failed.error
+            if self._client is not None or not isinstance(error, ClientError):
+                raise
+            if error.response.get("Error", {}).get("Code") not in _EXPIRED:
+                raise
+            self._provider = None  # environment and profile may have others by now
+            return self._read_once(fresh=fresh)
+
+    def _read_once(self, *, fresh: bool) -> str | bytes:
         from aws_lambda_powertools.utilities.parameters.exceptions import GetParameterError
         from botocore.exceptions import BotoCoreError
 
         try:
-            self._provider = self._provider or _secrets_provider(self._client)
-            value: str | bytes = self._provider.get(
+            provider = self._provider = self._provider or _secrets_provider(self._client)
+            value: str | bytes = provider.get(
                 self._secret, max_age=SECRET_MAX_AGE_SECONDS, force_fetch=fresh
             )
         except GetParameterError as error:
-            raise self._unreadable(error.__context__ or error) from error
+            raise _Failed(error.__context__ or error) from error
         except BotoCoreError as error:
-            raise self._unreadable(error) from error
+            raise _Failed(error) from error
         return value
 
-    def _unreadable(self, error: BaseException) -> ConfigurationError | DatabaseUnavailable:
-        code = getattr(error, "response", {}).get("Error", {}).get("Code", type(error).__name__)
-        what = f"the secret {self._secret} cannot be read ({code})"
+    def _unreadable(
+        self, error: BaseException, seconds: float
+    ) -> ConfigurationError | DatabaseUnavailable:
+        from botocore.exceptions import ClientError
+
+        what = f"the secret {self._secret} cannot be read"
+        if not isinstance(error, ClientError):
+            if isinstance(error, Exception) and needs_configuration(error):
+                return ConfigurationError(f"{what}: {error}")
+            return self._silent(seconds, type(error).__name__)
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        message = str(error.response.get("Error", {}).get("Message", ""))
+        if error.operation_name != "GetSecretValue":
+            return ConfigurationError(
+                f"{what}: no AWS credentials, because {error.operation_name} was refused: {code}"
+            )
+        if message.startswith(("Signature expired", "Signature not yet current")):
+            return DatabaseUnavailable(
+                f"{what} ({code}): this machine's clock differs from Secrets Manager's; correct it"
+            )
         advice = _NOT_TRANSIENT.get(code)
         if advice is not None:
             text = advice.format(permission="secretsmanager:GetSecretValue")
-            return ConfigurationError(f"{what}: {text}")
-        if code in ("NoRegionError", "NoCredentialsError"):
-            return ConfigurationError(f"{what}: {error}")
-        return DatabaseUnavailable(f"{what}: Secrets Manager did not answer; try again")
+            return ConfigurationError(f"{what} ({code}): {text}")
+        return DatabaseUnavailable(
+            f"{what} ({code}): Secrets Manager refused it for now; try again"
+        )
+
+    def _silent(self, seconds: float, kind: str = "") -> DatabaseUnavailable:
+        return DatabaseUnavailable(
+            f"Secrets Manager did not answer within {seconds:.1f} s for the secret {self._secret}"
+            f"{f' ({kind})' if kind else ''}; in a VPC without a NAT gateway it needs an interface "
+            "endpoint for secretsmanager, whose security group admits the function"
+        )
 
     def _content(self, value: str | bytes) -> Mapping[str, Any]:
         try:
@@ -210,6 +335,14 @@ class SecretCredentials:
         return int(text)
 
 
+class _Failed(Exception):
+    """Powertools or botocore failed with ``error``; not for callers of this module."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+        super().__init__(type(error).__name__)
+
+
 class IamCredentials:
     """A token of RDS IAM authentication instead of a password, fresh for every connection.
 
@@ -222,6 +355,7 @@ class IamCredentials:
 
     def __init__(self, address: DatabaseAddress, *, client: Any = None) -> None:
         self._address = address
+        self._given = client
         self._client = client
 
     @property
@@ -239,28 +373,58 @@ class IamCredentials:
             f'and the role in PostgreSQL GRANT rds_iam TO "{user}"'
         )
 
-    def address(self, *, fresh: bool = False) -> DatabaseAddress:  # noqa: ARG002 - always fresh
-        """See `Credentials.address`."""
+    def address(self, *, fresh: bool = False, seconds: float = _SOURCE_SECONDS) -> DatabaseAddress:
+        """See `Credentials.address`; with ``fresh``, AWS credentials are looked for again."""
         if not self._address.demands_tls:
             raise ConfigurationError(
                 f"IAM authentication needs TLS, and sslmode={self._address.tls_mode} does not "
                 "demand it; write sslmode=verify-full"
             )
-        return replace(self._address, password=self._token())
+        if fresh:
+            self._client = self._given
+        try:
+            password = run_within(seconds, self._token)
+        except TookTooLong:
+            self._client = self._given
+            raise DatabaseUnavailable(
+                f"{self._no_token}: no AWS credentials within {seconds:.1f} s; their provider "
+                "(STS, a container's or a process of the profile) did not answer"
+            ) from None
+        return replace(self._address, password=password)
+
+    def attempts(self, until: Deadline, random: Random) -> Iterator[DatabaseAddress]:
+        """See `Credentials.attempts`: a second token, in case the first was signed too late."""
+        yield self.address(seconds=until.remaining())
+        pause = _TOKEN_SECONDS * (1 + random.random())
+        if pause < until.remaining():
+            until.clock.sleep(pause)
+            yield self.address(fresh=True, seconds=until.remaining())
+
+    @property
+    def _no_token(self) -> str:
+        return f"no IAM token for {self._address.user} at {self._address.fingerprint}"
 
     def _token(self) -> str:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            self._client = self._client or _rds_client(self._address.host)
-            token: str = self._client.generate_db_auth_token(
+            client = self._client = self._client or _rds_client(self._address.host)
+            token: str = client.generate_db_auth_token(
                 DBHostname=self._address.host,
                 Port=self._address.port,
                 DBUsername=self._address.user,
             )
-        except (BotoCoreError, ClientError) as error:
+        except ClientError as error:  # of STS; not chained, it may quote the request
+            code = error.response.get("Error", {}).get("Code", "")
             raise ConfigurationError(
-                f"no IAM token for {self._address.user} at {self._address.fingerprint}: {error}; "
+                f"{self._no_token}: no AWS credentials, because {error.operation_name} was "
+                f"refused: {code}"
+            ) from None
+        except BotoCoreError as error:
+            if not needs_configuration(error):
+                raise DatabaseUnavailable(f"{self._no_token}: {error}") from error
+            raise ConfigurationError(
+                f"{self._no_token}: {error}; "
                 "the function needs a Region and a role with rds-db:connect"
             ) from error
         return token
@@ -273,47 +437,57 @@ def open_connection(
     *,
     startup: Mapping[str, str] | None = None,
     opened: Callable[..., Connection] = connect,
+    clock: Clock = SYSTEM_CLOCK,
+    random: Random | None = None,
 ) -> Connection:
-    """Connect; where the login is refused, once more with what the source says now.
+    """Connect; where the login is refused, try what else the credentials have to offer.
+
+    A refused login is not yet a wrong setting: while a secret is rotated, PostgreSQL has the new
+    password before AWSCURRENT has it, or after. There is one holder, so its attempts are no storm.
 
     Args:
         credentials: Where, as whom.
         application_name: See `connect`.
-        seconds: At most, for each of the two attempts.
+        seconds: At most, for everything.
         startup: See `connect`.
         opened: For tests.
+        clock: Time.
+        random: Chance, for jitter.
 
     Raises:
         ConnectFailed: With the advice that belongs to the credentials.
         ConfigurationError: See `Credentials.address`.
         DatabaseUnavailable: See `Credentials.address`.
     """
-
-    def attempt(address: DatabaseAddress) -> Connection:
-        return opened(address, application_name=application_name, startup=startup, timeout=seconds)
-
-    address = credentials.address()
+    until = Deadline.after(seconds, clock)
+    refusals: list[ConnectFailed] = []
     try:
-        return attempt(address)
-    except ConnectFailed as refused:
-        if not refused.is_authentication:
+        for address in credentials.attempts(until, random or system_random()):
+            try:
+                return opened(
+                    address,
+                    application_name=application_name,
+                    startup=startup,
+                    timeout=until.remaining(),
+                )
+            except ConnectFailed as refused:
+                if not refused.is_authentication:
+                    raise
+                refusals.append(refused)
+    except DatabaseUnavailable as error:
+        if not refusals:
             raise
-        failure = refused
-    current = credentials.address(fresh=True)
-    if current == address:
-        raise _with_advice(failure, credentials.advice) from failure
-    try:
-        return attempt(current)
-    except ConnectFailed as refused:
-        raise _with_advice(refused, credentials.advice) from refused
+        raise DatabaseUnavailable(f"{refusals[-1].reason}; then, {error}") from error
+    passed = seconds - until.remaining()
+    raise _with_advice(refusals, passed, credentials.advice) from refusals[-1]
 
 
-def _with_advice(failed: ConnectFailed, advice: str) -> ConnectFailed:
+def _with_advice(refusals: list[ConnectFailed], seconds: float, advice: str) -> ConnectFailed:
+    last = refusals[-1]
+    count = f"{len(refusals)} logins were refused within {seconds:.0f} s"
+    told = [last.reason, *([count] if len(refusals) > 1 else []), *([advice] if advice else [])]
     return ConnectFailed(
-        f"{failed.reason}; {advice}" if advice else failed.reason,
-        permanent=failed.permanent,
-        sqlstate=failed.sqlstate,
-        answered=failed.answered,
+        "; ".join(told), permanent=last.permanent, sqlstate=last.sqlstate, answered=last.answered
     )
 
 
@@ -327,7 +501,7 @@ def _rds_client(host: str) -> Any:
     import boto3
 
     found = _RDS_HOST.search(host.lower())  # the token must be signed for the database's Region
-    return boto3.client("rds", region_name=found[1] if found else None)
+    return boto3.Session().client("rds", region_name=found[1] if found else None)
 
 
 def _boto_config() -> Any:

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections import defaultdict
-from struct import unpack_from
+from collections import defaultdict, deque
+from struct import Struct, unpack_from
 from typing import TYPE_CHECKING, Any
 
 from pg8000.exceptions import DatabaseError, InterfaceError
@@ -14,7 +14,7 @@ from pg8000.native import Connection as NativeConnection
 from scramp import ScramException  # type: ignore[import-untyped]  # publishes no types
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
 __all__ = ["DatabaseError", "Driver", "InterfaceError", "LoginRefused", "ScramException"]
 
@@ -23,6 +23,22 @@ _WITH_PASSWORD = (3, 5, 10)  # cleartext, MD5, SASL
 _SASL, _SASL_FINAL = 10, 12
 _FAILED = b"E"
 _COPY_FAIL = b"f"
+
+_HEAD = Struct("!ci")
+"""Kind and length of a message; the length counts its own four bytes."""
+
+_READY, _ERROR, _ROW = b"Z", b"E", b"D"
+_UNREAD = b"NAHdc"
+"""Notices, notifications, what COPY writes out: a script may cause any number, of any length."""
+
+_PIECE = 1 << 16
+"""How much is read at a time of what is not kept. No row that ends a script's message is longer:
+it is ours."""
+
+_FIELD_BYTES = 4_000
+"""How much of one field of an error is kept: a DETAIL may quote a value of 1 GB."""
+
+_CUT = b" [...]"
 
 _CONVERTERS: dict[int, Callable[[str], Any]] = {
     16: "t".__eq__,  # bool
@@ -56,16 +72,53 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
         self.tags: list[str] = []
         self.last_error: dict[str, str] = {}
         self.bound = False
+        self._keep: int | None = None
         self._binding_demanded = channel_binding == "require"
         self._server_proved = False
         self._sock: Any = None
         super().__init__(**arguments)
         self.pg_types = defaultdict(lambda: str, _CONVERTERS)
 
-    def begin_message(self) -> None:
-        """Forget what the message before left behind."""
+    def run(self, sql: str, *, keep: int | None = None) -> list[list[Any]]:
+        """Send one message; returns its rows, the last ``keep`` of them if that is not None.
+
+        What is not kept is not decoded either, and passes through in pieces of 64 KiB.
+        """
         self.tags = []
         self.last_error = {}
+        self._keep = keep
+        return [self._row(*row) for row in self.execute_simple(sql).rows or ()]
+
+    def handle_messages(self, context: Any) -> None:
+        # pg8000 reads each message as a whole, three times over. A script decides how long one is.
+        code = b""
+        while code != _READY:
+            code, length = _HEAD.unpack(self._read(5))
+            if self._is_unread(code, length):
+                for _ in self._pieces(length - 4):
+                    pass
+                continue
+            handle = self.message_types[code]
+            read = _abridged if code == _ERROR else b"".join
+            handle(read(self._pieces(length - 4)), context)
+        if context.error is not None:
+            raise context.error
+
+    def _is_unread(self, code: bytes, length: int) -> bool:
+        if code == _ROW and self._keep is not None:
+            return self._keep == 0 or length > _PIECE
+        return code in _UNREAD
+
+    def _read(self, length: int) -> bytes:
+        data: bytes = self._sock.read(length)
+        if len(data) < length:
+            raise InterfaceError("network error")
+        return data
+
+    def _pieces(self, length: int) -> Iterator[bytes]:
+        while length > 0:
+            yield self._read(min(length, _PIECE))
+            length -= _PIECE
 
     @property
     def speaks_utf8(self) -> bool:
@@ -109,7 +162,7 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
         return self._server_proved if code == _AUTHENTICATION_OK else code not in _WITH_PASSWORD
 
     def handle_ERROR_RESPONSE(self, data: bytes, context: Any) -> None:
-        super().handle_ERROR_RESPONSE(data, context)
+        super().handle_ERROR_RESPONSE(_abridged([data]), context)
         self.last_error = context.error.args[0]
 
     def handle_COMMAND_COMPLETE(self, data: bytes, context: Any) -> None:
@@ -127,37 +180,32 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
             converters.append(self.pg_types[unpack_from("!i", data, at + 6)[0]])
             at += 18
         context.input_funcs = converters
-        context.rows = context.rows or []
+        if context.rows is None:
+            context.rows = deque(maxlen=self._keep)
 
     def handle_DATA_ROW(self, data: bytes, context: Any) -> None:
+        context.rows.append((data, context.input_funcs))
+
+    def _row(self, data: bytes, converters: list[Callable[[str], Any]]) -> list[Any]:
         at = 2
         row = []
-        for convert in context.input_funcs:
+        for convert in converters:
             length = unpack_from("!i", data, at)[0]
             at += 4
             row.append(None if length < 0 else convert(self._text(data[at : at + length])))
             at += max(length, 0)
-        context.rows.append(row)
+        return row
 
     def handle_COPY_IN_RESPONSE(self, data: bytes, context: Any) -> None:
         # The server waits for rows. Telling it that none come keeps both sides in step.
         self._send_message(_COPY_FAIL, b"a migration has no standard input; use INSERT\0")
         self._sock.flush()
 
-    def handle_COPY_OUT_RESPONSE(self, data: bytes, context: Any) -> None:
-        """Nobody reads what a script copies out, as nobody reads the rows that it selects."""
-
-    def handle_COPY_DATA(self, data: bytes, context: Any) -> None:
-        """See `handle_COPY_OUT_RESPONSE`."""
-
     def handle_PARAMETER_STATUS(self, data: bytes, context: Any) -> None:
         # pg8000 would follow a script's SET client_encoding, with names of codecs that do not all
         # exist. We go on in UTF-8, and `connection` sets it again before the next message.
         name, value = data.split(b"\0")[:2]
         self.parameter_statuses[name.decode("ascii", errors="replace")] = self._text(value)
-
-    def handle_NOTIFICATION_RESPONSE(self, data: bytes, context: Any) -> None:
-        """Nobody listens; pg8000 would stumble over a payload that is not ASCII."""
 
     @staticmethod
     def _text(data: bytes) -> str:
@@ -169,6 +217,22 @@ def first_word(sql: str) -> str:
     blank = _BLANK.match(sql)
     word = re.match(r"\w*", sql[blank.end() :] if blank else sql)
     return word.group().upper() if word else ""
+
+
+def _abridged(pieces: Iterable[bytes]) -> bytes:
+    """An ErrorResponse, given in pieces, with the beginning of each of its fields."""
+    kept = bytearray()
+    room = _FIELD_BYTES
+    for piece in pieces:
+        for number, part in enumerate(piece.split(b"\0")):
+            if number:
+                kept.append(0)
+                room = _FIELD_BYTES
+            kept += part[: max(room, 0)]
+            if len(part) > room >= 0:
+                kept += _CUT
+            room -= len(part)
+    return bytes(kept)
 
 
 def _rolled_back_instead(word: str) -> dict[str, str]:

@@ -208,9 +208,13 @@ class FencedConnection:
             raise ConnectionLost("the connection is closed")
         return self._connection
 
-    def run(self, sql: str, deadline: Deadline) -> list[list[Any]]:
-        """Send one message and read its rows, for no longer than the deadline allows."""
-        return self.connection.run(sql, timeout=deadline.remaining() + _GRACE_SECONDS)
+    def run(self, sql: str, deadline: Deadline, *, keep: int | None = None) -> list[list[Any]]:
+        """Send one message and read its rows, for no longer than the deadline allows.
+
+        ``keep`` is for messages with a script in them; see `Connection.run`.
+        """
+        timeout = deadline.remaining() + _GRACE_SECONDS
+        return self.connection.run(sql, timeout=timeout, keep=keep)
 
     def limits(self, deadline: Deadline, *, waits_for_locks: bool = False) -> Limits:
         """The server-side limits for what is to be done by ``deadline``.
@@ -261,7 +265,7 @@ class FencedConnection:
             self.undo(deadline)
         message = self.queries.enclose(script, writes, self.grant, self.limits(deadline))
         try:
-            return self.run(message.sql, deadline)[-1]
+            return self.run(message.sql, deadline, keep=1)[-1]
         except PostgresError as error:
             completed = self.connection.completed
             self.undo(deadline)

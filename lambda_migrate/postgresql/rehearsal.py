@@ -276,7 +276,7 @@ class PostgreSQLRehearsal:
         began = clock.monotonic()
         tags: tuple[str, ...] | None = None
         try:
-            fenced.run(migration.up.sql, deadline)
+            fenced.run(migration.up.sql, deadline, keep=0)
             tags = fenced.connection.tags
             deferred = self._check_deferred(deadline)
             seconds = clock.monotonic() - began

@@ -18,7 +18,9 @@ from load.bench import (
     fast_path,
     growth,
     leftovers,
+    scripts,
     storms,
+    takeovers,
     thousand,
     waiters,
     warm,
@@ -41,6 +43,7 @@ ROWS: Mapping[str, Row] = {
         stage, sizes={30: 1} if quick else {100: 3, 300: 1}
     ),
     "waiters": lambda stage, quick: waiters.measure(stage, runs=1 if quick else 3),
+    "takeovers": lambda stage, quick: takeovers.measure(stage, kills=20 if quick else 100),
     "calls": lambda _stage, _quick: calls.measure(ROOT / "storm-report"),
     "fast-path": lambda stage, quick: fast_path.measure_check(stage, rounds=5 if quick else 20),
     "import": lambda stage, quick: fast_path.measure_import(stage, rounds=5 if quick else 20),
@@ -51,6 +54,7 @@ ROWS: Mapping[str, Row] = {
     "memory": lambda stage, quick: growth.measure(
         stage, processes=3 if quick else 5, share=0.5 if quick else 1.0
     ),
+    "scripts": lambda stage, quick: scripts.measure(stage, rows=10**6 if quick else 10**7),
     "leftovers": lambda stage, _quick: leftovers.measure(stage),
 }
 """The rows of the table, each with the effort of a quick run and of a whole one."""
@@ -132,6 +136,9 @@ def _tell(section: Section) -> None:
             f"{check.what}{mark}",
             flush=True,
         )
+    for table in section.tables:
+        for row in (table.header, *table.rows):
+            print("  " + " | ".join(row), flush=True)
 
 
 def _command(names: Sequence[str], *, quick: bool) -> str:

@@ -66,5 +66,5 @@ def _outcomes(stage: Stage, way: str) -> list[tuple[str, Any]]:
 
 def _holder(stage: Stage, database: str) -> int:
     """The process that migrated: an owner is called function/process/chance."""
-    rows = stage.ask(database, "SELECT owner FROM lambda_migrate.history ORDER BY version DESC")
+    rows = stage.ask(database, "SELECT owner FROM lambda_migrate.history LIMIT 1")
     return int(str(rows[0][0]).split("/")[1])

@@ -94,6 +94,7 @@ def markdown(report: Report) -> str:
         "",
         "```sh",
         report.command,
+        "python -m load.bench --only takeovers,scripts  # some rows of it; --help names all",
         "```",
         "",
     ]

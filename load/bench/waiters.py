@@ -29,7 +29,7 @@ tell([began, served])
 
 _COMMIT = """
 SELECT extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8, owner
-FROM lambda_migrate.history ORDER BY version DESC LIMIT 1
+FROM lambda_migrate.history ORDER BY version::numeric DESC LIMIT 1
 """
 
 

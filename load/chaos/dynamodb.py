@@ -1,9 +1,8 @@
 """The DynamoDB API as one target's environments see it, with faults that it can be told to have.
 
 An HTTP/1.1 relay in front of a real engine. It forges nothing but what DynamoDB or the network
-could do: an error, a late or a lost answer, a read of the past within the bound that the library
-counts with, and a lease granted twice, which DynamoDB promises not to do and the library promises
-to survive.
+could do: an error, a late or a lost answer, an eventually consistent read of the past, and a lease
+granted twice, which DynamoDB promises not to do and the library promises to survive.
 """
 
 from __future__ import annotations
@@ -22,10 +21,11 @@ from urllib.parse import urlsplit
 from lambda_migrate.local.loopback import HOST
 from load.chaos.relay import MOMENT_SECONDS, Loop, Note
 
-__all__ = ["STALE_SECONDS", "DynamoDBRelay", "Request"]
+__all__ = ["STALE_SECONDS", "DynamoDBRelay", "Request", "Seen"]
 
-STALE_SECONDS = 1.8
-"""How old a read may be here; the library counts with 2 s."""
+STALE_SECONDS = 6.0
+"""How old an eventually consistent read may be here. The library serves nothing on one, however old
+it is."""
 
 _SLOW_SECONDS = (0.05, 1.4)
 """How late an answer comes while DynamoDB is slow: from late to later than the client waits."""
@@ -59,9 +59,34 @@ class Request:
         return str(values.get(":owner", values.get(":mine", {})).get("S", ""))
 
     @property
+    def client(self) -> str:
+        """The access key that it is signed with."""
+        signed = _header(self.head, b"authorization")
+        return signed.partition("Credential=")[2].partition("/")[0]
+
+    @property
     def is_stale_read(self) -> bool:
         """Whether it may be answered with the past."""
         return self.operation == "GetItem" and not self.arguments.get("ConsistentRead")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A request that was answered.
+
+    Attributes:
+        at: Seconds since the epoch when the answer was there.
+        client: Whose it was.
+        operation: ``GetItem``, ``UpdateItem``.
+        may_be_stale: Whether it is an eventually consistent read.
+        succeeded: Whether DynamoDB did what was asked for.
+    """
+
+    at: float
+    client: str
+    operation: str
+    may_be_stale: bool
+    succeeded: bool
 
 
 @dataclass
@@ -102,6 +127,7 @@ class DynamoDBRelay:
     def __init__(self, loop: Loop, engine: str, note: Note, *, chance: random.Random) -> None:
         self.port = 0
         self.operations: Counter[str] = Counter()
+        self.seen: list[Seen] = []
         self.written: list[str] = []
         """Bodies of all writes, to be searched for secrets."""
         parts = urlsplit(engine)
@@ -193,6 +219,7 @@ class DynamoDBRelay:
                 answer = await self._answer(request)
                 if answer is None:
                     break
+                self.seen.append(_seen(request, answer))
                 writer.write(answer)
                 await writer.drain()
         except (OSError, asyncio.IncompleteReadError):
@@ -277,11 +304,12 @@ class DynamoDBRelay:
             "fence": {"N": str(fence)},
             "owner": values[":owner"],
             "lease_until": values[":until"],
+            "lease_ms": values[":length"],
         }
         return _success({"Attributes": item})
 
 
-_HELD = ("owner", "lease_until", "progress")
+_HELD = ("owner", "lease_until", "lease_ms", "progress")
 
 
 class _Upstream:
@@ -300,6 +328,11 @@ class _Upstream:
         finally:
             writer.transport.abort()
         return answer.replace(b"Connection: close\r\n", b"") + body
+
+
+def _seen(request: Request, answer: bytes) -> Seen:
+    stale = request.is_stale_read
+    return Seen(time.time(), request.client, request.operation, stale, _is_success(answer))
 
 
 async def _read(reader: asyncio.StreamReader) -> Request | None:

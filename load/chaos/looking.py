@@ -73,7 +73,7 @@ class Looker:
         if self._is_there("effects"):
             self._look_at_effects(facts)
         if self._is_there("lambda_migrate.history"):
-            rows = self.query("SELECT version, state FROM lambda_migrate.history ORDER BY version")
+            rows = self.query("SELECT version::int, state FROM lambda_migrate.history ORDER BY 1")
             facts.history = [(version, state) for version, state in rows]
         facts.indexes = {str(name): bool(valid) for name, valid in self.query(_INDEXES)}
         self._look_at_item(facts)

@@ -10,8 +10,16 @@ import math
 from dataclasses import dataclass
 
 from load.simulation.figures import READ_DOLLARS, WRITE_DOLLARS
+from load.simulation.partition import CONSISTENT_UNITS, READ_UNITS
 
-__all__ = ["Cost", "cost_of_cold_starts", "cost_of_deployment", "reads_of_waiter", "writes"]
+__all__ = [
+    "Cost",
+    "cost_of_cold_starts",
+    "cost_of_deployment",
+    "read_units_of_waiter",
+    "reads_of_waiter",
+    "writes",
+]
 
 GB_SECOND_DOLLARS = 13.3334e-6
 """A function on arm64; x86_64 costs a quarter more."""
@@ -22,17 +30,15 @@ LOG_GB_DOLLARS = 0.5
 LOG_BYTES = 800
 """The line and the metrics of one check; a test measures them."""
 
-HALF_A_UNIT = 0.5
-"""An eventually consistent read of an item of up to 4 KB."""
-
-BIDS = 0.04
+BIDS = 0.013
 """Of environments that start within 0.3 s, so many ask for the lease before they can read that it
 is taken, as simulated."""
 
 LEASE_SECONDS = 20.0
 RENEWALS_PER_LEASE = 3
-OTHER_WRITES = 2
-"""The holder's bid, and the write that frees the lease."""
+OTHER_WRITES = 3
+"""The holder's bid, the one that announces its first migration, and the one that frees the
+lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +64,21 @@ class Cost:
 def reads_of_waiter(migration_seconds: float) -> float:
     """How often an environment reads that waits for all of a migration, on average.
 
-    Two reads are there in any case. Until 3.3 s two more a second; then the pauses grow with the
-    time waited, until they are 9 s long on average.
+    Three reads are there in any case: the first, one that shows the schema ready, and the one that
+    confirms it. Until 3.3 s two more a second; then the pauses grow with the time waited, until
+    they are 9 s long on average.
     """
     if migration_seconds <= 3.3:
-        return 2 + 2 * migration_seconds
+        return 3 + 2 * migration_seconds
     if migration_seconds <= 60:
-        return 8 + 7.2 * math.log(migration_seconds / 3.3)
-    return 29 + (migration_seconds - 60) / 9
+        return 9 + 7.2 * math.log(migration_seconds / 3.3)
+    return 30 + (migration_seconds - 60) / 9
+
+
+def read_units_of_waiter(migration_seconds: float) -> float:
+    """Its read units: the first read and the last one are strongly consistent."""
+    polls = reads_of_waiter(migration_seconds) - 2
+    return 2 * CONSISTENT_UNITS + polls * READ_UNITS
 
 
 def writes(environments: int, migration_seconds: float) -> float:
@@ -84,9 +97,8 @@ def cost_of_deployment(
         migration_seconds: How long everything pending takes.
         memory_gb: Of the function.
     """
-    reads = environments * reads_of_waiter(migration_seconds)
     return Cost(
-        dynamodb=HALF_A_UNIT * reads * READ_DOLLARS
+        dynamodb=environments * read_units_of_waiter(migration_seconds) * READ_DOLLARS
         + writes(environments, migration_seconds) * WRITE_DOLLARS,
         waiting=environments * migration_seconds * memory_gb * GB_SECOND_DOLLARS,
         logs=environments * LOG_BYTES * 1e-9 * LOG_GB_DOLLARS,
@@ -102,7 +114,7 @@ def cost_of_cold_starts(cold_starts: int, *, seconds: float = 0.09, memory_gb: f
         memory_gb: Of the function.
     """
     return Cost(
-        dynamodb=cold_starts * HALF_A_UNIT * READ_DOLLARS,
+        dynamodb=cold_starts * CONSISTENT_UNITS * READ_DOLLARS,
         waiting=cold_starts * seconds * memory_gb * GB_SECOND_DOLLARS,
         logs=cold_starts * LOG_BYTES * 1e-9 * LOG_GB_DOLLARS,
     )

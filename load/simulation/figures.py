@@ -38,6 +38,7 @@ class Figures:
         delay_p99: The same, 99 in 100.
         calls_median: Their DynamoDB calls, the first read and a lost bid for the lease included.
         calls_mean: The same.
+        read_units: Of each environment, on average: what is paid for, whoever waited or not.
         peak_units: Most units asked of the partition within one second.
         turned_away: Share of all requests that the partition did not serve.
         dollars: What DynamoDB costs for all environments.
@@ -50,6 +51,7 @@ class Figures:
     delay_p99: float
     calls_median: float
     calls_mean: float
+    read_units: float
     peak_units: float
     turned_away: float
     dollars: float
@@ -90,6 +92,7 @@ def figures_of(runs: Sequence[Run]) -> Figures:
         delay_p99=quantile(delays, 0.99),
         calls_median=quantile(calls, 0.5),
         calls_mean=sum(calls) / len(calls) if calls else math.nan,
+        read_units=read_units / sum(len(run.starts) for run in runs),
         peak_units=max(max(run.partition.asked_units_in.values()) for run in runs) * stands_for,
         turned_away=sum(run.partition.turned_away for run in runs)
         / sum(run.partition.asked for run in runs),

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-__all__ = ["BUCKET_SECONDS", "READ_UNITS", "WRITE_UNITS", "Partition"]
+__all__ = ["BUCKET_SECONDS", "CONSISTENT_UNITS", "READ_UNITS", "WRITE_UNITS", "Partition"]
 
 READ_UNITS = 0.5
 """An eventually consistent read of up to 4 KB."""
+
+CONSISTENT_UNITS = 1.0
+"""A strongly consistent read of up to 4 KB."""
 
 WRITE_UNITS = 1.0
 """A write of up to 1 KB, whether its condition held or not."""
@@ -42,11 +45,11 @@ class Partition:
         self._level = BUCKET_SECONDS
         self._at = 0.0
 
-    def serves_read(self, now: float) -> bool:
-        """Whether an eventually consistent read is served at ``now``."""
-        if not self._serves(now, READ_UNITS, READ_UNITS * self._seconds_a_read_unit):
+    def serves_read(self, now: float, units: float = READ_UNITS) -> bool:
+        """Whether a read is served at ``now``."""
+        if not self._serves(now, units, units * self._seconds_a_read_unit):
             return False
-        self.read_units += READ_UNITS
+        self.read_units += units
         return True
 
     def serves_write(self, now: float, units: float = WRITE_UNITS) -> bool:

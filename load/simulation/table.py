@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from lambda_migrate.errors import LeaseStoreUnavailable
 from lambda_migrate.lease.memory import InMemoryLeaseTable
-from load.simulation.partition import WRITE_UNITS, Partition
+from load.simulation.partition import CONSISTENT_UNITS, READ_UNITS, WRITE_UNITS, Partition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from simpy import Environment
 
-    from lambda_migrate.lease.state import Lease, LeaseState, Progress, Ready
+    from lambda_migrate.lease.state import DatabaseRecord, Lease, LeaseState, Progress
     from load.simulation.scenario import Scenario
 
 __all__ = ["EPOCH_MS", "LeaseTable", "SimulatedClock"]
@@ -76,31 +76,34 @@ class LeaseTable:
         self._stale_rate = 1 / scenario.stale_mean if scenario.stale_mean else 0.0
         self._random = random
 
-    def read(self) -> LeaseState:
-        """What an eventually consistent read shows."""
+    def read(self, *, consistent: bool) -> LeaseState:
+        """What a read shows: the newest, or, if it is eventually consistent, perhaps the past."""
         now = self._environment.now
-        if not self.partition.serves_read(now):
+        if not self.partition.serves_read(now, CONSISTENT_UNITS if consistent else READ_UNITS):
             raise LeaseStoreUnavailable("throttled")
         newest = self._versions[-1]
-        if not self._stale_rate or self._random.random() >= self._stale_share:
+        is_newest = consistent or not self._stale_rate
+        if is_newest or self._random.random() >= self._stale_share:
             return newest[1]
         shown = now - self._random.expovariate(self._stale_rate)
         return next(state for at, state in reversed(self._versions) if at <= shown or at < 0)
 
-    def acquire(self, owner: str, skew_ms: int, *, seen: LeaseState | None) -> Lease | LeaseState:
+    def acquire(
+        self, owner: str, skew_ms: int, *, seen: LeaseState, watched: bool
+    ) -> Lease | LeaseState:
         """Try to take the lease, by the wall clock of whoever asks."""
         self._admit(WRITE_UNITS)
-        return self._write(lambda: self._item.acquire(owner, seen=seen), skew_ms)
+        return self._write(lambda: self._item.acquire(owner, seen=seen, watched=watched), skew_ms)
 
     def renew(self, lease: Lease, skew_ms: int, progress: Progress | None) -> Lease:
         """Renew it and publish progress."""
         self._admit(self._holder_units)
         return self._write(lambda: self._item.renew(lease, progress), skew_ms)
 
-    def complete(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> None:
-        """Say that the schema is ready, and free the lease."""
+    def complete(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
+        """Mark the schema ready, and free the lease."""
         self._admit(self._holder_units)
-        self._write(lambda: self._item.complete(lease, ready, database), 0)
+        self._write(lambda: self._item.complete(lease, databases), 0)
 
     def _admit(self, units: float) -> None:
         if not self.partition.serves_write(self._environment.now, units):

@@ -17,7 +17,9 @@ from simpy import Environment
 from lambda_migrate.errors import LeaseLost, LeaseStoreUnavailable
 from lambda_migrate.lease.decide import Acquire, Serve, Wait, Watch, decide
 from lambda_migrate.lease.heartbeat import BEATS_PER_LEASE
-from lambda_migrate.lease.state import Lease, LeaseState, Progress, Ready
+from lambda_migrate.lease.readiness import Check, record_check
+from lambda_migrate.lease.state import Lease, LeaseState, Progress
+from lambda_migrate.values import replace
 from load.simulation.scenario import arrivals
 from load.simulation.table import EPOCH_MS, LeaseTable
 
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "Start", "simulate"]
 
-DIGEST, DATABASE = "digest", "database"
+DIGEST, ADDRESS, IDENTITY = "d1" * 32, "address", "identity"
 
 
 @dataclass(slots=True)
@@ -124,7 +126,7 @@ class _ColdStart:
         self.owner = owner
         skew = world.scenario.skew
         self.skew_ms = round(1000 * skew * (2 * world.random.random() - 1)) if skew else 0
-        self.watch = Watch(world.scenario.lease)
+        self.watch = Watch()
         self.policy = world.make_policy(world.random)
 
     def run(self) -> Events:
@@ -133,6 +135,7 @@ class _ColdStart:
         began: float | None = None
         failures = 0
         state = LeaseState()
+        is_confirming = True  # the first read is strongly consistent, and so is the last one
         pause = start.arrived + world.way()
         while True:
             yield environment.timeout(pause)
@@ -140,11 +143,17 @@ class _ColdStart:
             way = world.way()  # back: what is decided now is decided that much later
             now = environment.now + way
             try:
-                state = world.table.read()
+                state = world.table.read(consistent=is_confirming)
                 step = self._decide(state, now)
                 failures = 0
+                if isinstance(step, Serve) and not is_confirming:
+                    is_confirming = True
+                    pause = way + world.way()
+                    continue
+                is_confirming = False
             except LeaseStoreUnavailable:
                 step = Wait(state)
+                is_confirming = is_confirming and began is not None
                 failures += began is not None
             if isinstance(step, Serve):
                 start.served = now + self.scenario.serving
@@ -159,6 +168,9 @@ class _ColdStart:
                     yield from _Holder(self, answer).run(way)
                     return
                 state, failures = answer, 0
+                if isinstance(self._decide(state, now), Serve):
+                    start.served = now + self.scenario.serving
+                    return
             # To wait, also after a lost bid: nobody runs into the same item again at once.
             if began is None:
                 began = now
@@ -175,7 +187,7 @@ class _ColdStart:
         return decide(
             state,
             digest=DIGEST,
-            database=DATABASE,
+            address=ADDRESS,
             owner=self.owner,
             now_ms=self._wall_ms(now),
             watched=self.watch.unchanged(state, now),
@@ -186,9 +198,10 @@ class _ColdStart:
 
     def _acquire(self, step: Acquire) -> Lease | LeaseState:
         self.start.calls += 1
-        seen = step.over if step.watched else None
         try:
-            return self.world.table.acquire(self.owner, self.skew_ms, seen=seen)
+            return self.world.table.acquire(
+                self.owner, self.skew_ms, seen=step.seen, watched=step.watched
+            )
         except LeaseStoreUnavailable:
             return LeaseState()
 
@@ -248,18 +261,19 @@ class _Holder:
         return self.is_alive
 
     def _publish(self) -> None:
-        """Before each migration. Today it is kept until the next renewal."""
+        """Before each migration: the first is announced at once, others with the next renewal."""
         total = len(self.scenario.others) + 1
         now_ms = EPOCH_MS + round(self.world.environment.now * 1000) + self.skew_ms
         done = total - len(self.world.left)
+        is_first = self.progress is None
         error = self.scenario.remaining_error
-        if error is None:
-            self.progress = Progress(str(done), done, total, now_ms)
-            return
-        wrong = error ** (2 * self.world.random.random() - 1)
-        remaining_ms = round(1000 * sum(self.world.left) * wrong)
-        self.progress = Progress(str(done), done, total, now_ms, remaining_ms)
-        self._renew()
+        self.progress = Progress(str(done), done, total, now_ms)
+        if error is not None:
+            wrong = error ** (2 * self.world.random.random() - 1)
+            remaining_ms = round(1000 * sum(self.world.left) * wrong)
+            self.progress = replace(self.progress, remaining_ms=remaining_ms)
+        if is_first or error is not None:
+            self._renew()
 
     def _renew(self) -> float:
         """Renew once; returns the pause before the next time, as `Heartbeat` does."""
@@ -295,9 +309,16 @@ class _Holder:
     def _complete(self) -> bool:
         """Whether there is nothing more to be told."""
         self.start.calls += 1
-        now_ms = EPOCH_MS + round(self.world.environment.now * 1000)
+        check = Check(
+            identity=IDENTITY,
+            address=ADDRESS,
+            digests=(DIGEST,),
+            fence=self.lease.fence,
+            owner=self.lease.owner,
+            at_ms=EPOCH_MS + round(self.world.environment.now * 1000),
+        )
         try:
-            self.world.table.complete(self.lease, {DIGEST: Ready(now_ms, 10)}, DATABASE)
+            self.world.table.complete(self.lease, record_check(self.lease.state.databases, check))
         except LeaseLost:
             return True
         except LeaseStoreUnavailable:

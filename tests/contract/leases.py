@@ -52,6 +52,12 @@ class MemoryTables:
         return [InMemoryLeaseTable(lease_seconds=LEASE_SECONDS, clock=clock)] * count
 
 
+class TableByOwnClock(DynamoDBLeaseTable):
+    """A table whose answers come from a server that does not know the test's clock."""
+
+    clock_offset_ms = 0
+
+
 class DynamoDBTables:
     """Stores on a real table.
 
@@ -67,7 +73,7 @@ class DynamoDBTables:
         self._client = engine.client(retries={"total_max_attempts": 1}, max_pool_connections=50)
 
     def store(self, target: str, clock: FakeClock) -> DynamoDBLeaseTable:
-        return DynamoDBLeaseTable(
+        return TableByOwnClock(
             self.table,
             target,
             client=lambda: self._client,

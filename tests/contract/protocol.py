@@ -554,7 +554,6 @@ class SteppedStore:
         world.note("I4", in_time, "acquires after its deadline")
         fault = instance.turn("acquire")
 
-
         def acquire() -> Lease | LeaseState:
             return self._store.acquire(owner, seen=seen, watched=watched)
 

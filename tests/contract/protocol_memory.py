@@ -13,6 +13,7 @@ from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.state import LeaseState
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.migrations import HistoryRow, Manifest, Migration, RowState
+from lambda_migrate.migrations.adoption import OtherHistory
 from lambda_migrate.postgresql.database import (
     Database,
     Grant,
@@ -80,7 +81,7 @@ class MemoryEngine:
     def database(self, instance: Instance) -> Database:
         if instance.place is Place.TUNNEL:
             home = Address(self._databases[Place.HOME], "localhost:15432/test")
-            return SteppedDatabase(self, instance, home)  # type: ignore[arg-type]  # stands for it
+            return SteppedDatabase(self, instance, home)
         return SteppedDatabase(self, instance, self._databases[instance.place])
 
     def item(self) -> LeaseState:
@@ -158,6 +159,9 @@ class SteppedDatabase:
     def read_environment(self, deadline: Deadline) -> str:
         return self._database.read_environment(deadline)
 
+    def read_other_histories(self, deadline: Deadline) -> list[OtherHistory]:
+        return self._database.read_other_histories(deadline)
+
 
 class SteppedHeld:
     """`HeldDatabase` of one instance."""
@@ -182,6 +186,9 @@ class SteppedHeld:
         self._lose(fault)
         return history
 
+    def other_histories(self) -> list[OtherHistory]:
+        return self._held.other_histories()
+
     def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
         fault = self._turn(f"apply {migration.name}")
         self._engine.running(self._instance)
@@ -197,7 +204,9 @@ class SteppedHeld:
         return milliseconds
 
     def settle(self, row: HistoryRow, deadline: Deadline) -> None:
-        raise NotImplementedError
+        fault = self._turn(f"settle {row.name}")
+        self._held.settle(row, deadline)
+        self._lose(fault)
 
     def record(self, migrations: Sequence[tuple[Migration, str]], *, baseline: bool) -> None:
         raise NotImplementedError

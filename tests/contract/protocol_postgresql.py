@@ -20,7 +20,7 @@ from lambda_migrate.lease.state import LeaseState
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.lease.table import DynamoDBLeaseTable
 from lambda_migrate.local.dynamodb import DynamoDBEndpoint
-from lambda_migrate.migrations import Manifest, Migration, Script
+from lambda_migrate.migrations import Manifest, Migration
 from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.postgresql.connection import ConnectFailed, Connection, PostgresError
 from lambda_migrate.postgresql.credentials import UrlCredentials, open_connection
@@ -29,12 +29,13 @@ from lambda_migrate.postgresql.postgres import PostgreSQLDatabase
 from lambda_migrate.postgresql.sql import Queries, identifier, literal
 from lambda_migrate.testing import FakeClock, FixedRandom
 from tests.contract.databases import Server, migration
+from tests.contract.leases import TableByOwnClock
 from tests.contract.protocol import LEASE_SECONDS, Facts, Fault, Instance, Place, Row
 
 UNDEFINED_TABLE = "42P01"
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 _MY_PID = "backend_pid = pg_backend_pid()"
-_INTENT = "SET state = 'started'"
+_INTENTS = ("SET state = 'started'", "SET state = 'reverting'")
 _HISTORY = "pg_current_xact_id_if_assigned"  # only what a migration writes asks for it
 _NUMBERS = count(1)
 
@@ -106,14 +107,14 @@ class RealEngine:
 
     def _building(self, version: int, name: str) -> Migration:
         build = f"CREATE INDEX CONCURRENTLY {self._index} ON {self._orders} (id)"
-        one = migration(version, name, up=build, down=f"DROP INDEX {self._index}")
-        return replace(one, up=Script(build, transactional=False))
+        drop = f"DROP INDEX CONCURRENTLY {self._index}"
+        return migration(version, name, up=build, down=drop)
 
     def store(self, instance: Instance) -> LeaseStore:
         return self._table(Client(self._servers.client, instance), instance.clock)
 
     def _table(self, client: Any, clock: Clock) -> DynamoDBLeaseTable:
-        return DynamoDBLeaseTable(
+        return TableByOwnClock(
             self._servers.table,
             self._target,
             client=lambda: client,
@@ -211,7 +212,9 @@ class SteppedConnection(Connection):
         self._instance = instance
         self._counts = True
 
-    def run(self, sql: str, *, timeout: float | None = None) -> list[list[Any]]:
+    def run(
+        self, sql: str, *, timeout: float | None = None, keep: int | None = None
+    ) -> list[list[Any]]:
         at = " ".join(sql.split())[:60]
         if sql.endswith("COMMIT;") and (self.in_transaction or _HISTORY in sql):
             self._instance.begins_a_commit()
@@ -220,15 +223,15 @@ class SteppedConnection(Connection):
         self._engine.touch()
         if fault is Fault.REQUEST_LOST:
             self.abort()
-        rows = self.send(sql, timeout)
+        rows = self.send(sql, timeout, keep)
         if fault is Fault.ANSWER_LOST:
             self.abort()
             return super().run("SELECT 'as planned: the answer was lost'")
         return rows
 
-    def send(self, sql: str, timeout: float | None) -> list[list[Any]]:
+    def send(self, sql: str, timeout: float | None, keep: int | None) -> list[list[Any]]:
         """What happens when it is this message's turn."""
-        return super().run(sql, timeout=timeout)
+        return super().run(sql, timeout=timeout, keep=keep)
 
     def close(self) -> None:
         """A process that was killed says no goodbye: its session stays as it is."""
@@ -255,11 +258,11 @@ class PooledConnection(SteppedConnection):
         super().__init__(engine, instance, plain)
         self._name = f"application_name = {literal(name)}"
 
-    def send(self, sql: str, timeout: float | None) -> list[list[Any]]:
+    def send(self, sql: str, timeout: float | None, keep: int | None) -> list[list[Any]]:
         named = sql.replace(_BEGIN, f"{_BEGIN}; SET LOCAL {self._name}")
-        rows = super().send(named.replace(_MY_PID, "backend_pid = NULL"), timeout)
-        if _INTENT in sql:
-            super().send(f"SET {self._name}", timeout)
+        rows = super().send(named.replace(_MY_PID, "backend_pid = NULL"), timeout, keep)
+        if any(intent in sql for intent in _INTENTS):
+            super().send(f"SET {self._name}", timeout, None)
         return rows
 
 

@@ -23,7 +23,20 @@ class Call(NamedTuple):
 CALLS = st.builds(
     Call,
     what=st.sampled_from(
-        "acquire seize read late renew lift withdraw complete look fail release pass".split()
+        [
+            "acquire",
+            "seize",
+            "read",
+            "late",
+            "renew",
+            "lift",
+            "withdraw",
+            "complete",
+            "look",
+            "fail",
+            "release",
+            "pass",
+        ]
     ),
     owner=st.sampled_from("ab"),
     number=st.integers(0, 30),

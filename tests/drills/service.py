@@ -7,10 +7,12 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pg8000.native
 
 from lambda_migrate.local.cloudwatch import Alarm, CloudWatch, read_alarms
+from lambda_migrate.local.environment import InvocationResult
 from lambda_migrate.local.function import LocalFunction
 from lambda_migrate.local.invoke_api import InvokeApi
 from tests.stage import TABLE, Stage
@@ -42,6 +44,15 @@ BROKEN = """
 -- migrate:up
 UPDATE orders SET state = 'open';
 -- migrate:down
+"""
+
+IN_PARTS = """
+-- migrate:up transaction:false
+DO $$ BEGIN
+    UPDATE orders SET amount = amount * 2 WHERE id <= 500;
+    COMMIT;
+    UPDATE orders SET amount = amount * 2 / (id - 1000) WHERE id > 500;
+END $$;
 """
 
 SLOW = """
@@ -77,6 +88,20 @@ def handler(event, context):
     return {{"statusCode": 200, "columns": COLUMNS, "body": str(rows[0])}}
 """
 
+REQUEST = {"requestContext": {"http": {"method": "GET", "path": "/orders"}}}
+"""As a function URL sends it, as far as anybody looks."""
+
+
+class Served(LocalFunction):
+    """A function that is invoked over HTTP, unless a test says otherwise."""
+
+    def invoke(self, event: Any = None, *, wait: float = 0.0) -> InvocationResult:
+        return super().invoke(REQUEST if event is None else event, wait=wait)
+
+    def storm(self, n: int, event: Any = None, *, together: bool = True) -> list[InvocationResult]:
+        return super().storm(n, REQUEST if event is None else event, together=together)
+
+
 _names = itertools.count(1)
 
 
@@ -107,7 +132,7 @@ def deployed(
         "PYTHONPATH": os.pathsep.join([str(code), str(ROOT)]),
         **(variables or {}),
     }
-    with LocalFunction(
+    with Served(
         handler, code=code, environment=environment, timeout=timeout, name=f"orders{next(_names)}"
     ) as function:
         yield function

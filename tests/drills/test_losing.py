@@ -100,15 +100,12 @@ def test_moving_a_target_to_another_database(stage: Stage) -> None:
             play.functions = [moved]
             assert moved.invoke().payload["statusCode"] == 200
 
-        def see_the_old_ones_go() -> None:
-            with_old_address.end_idle()
-
         play = Play(
             "move-target.md", stage, current, stand_ins={"sam": deploy}, NEW_DATABASE_URL=url
         )
         play.see()
         assert not play.is_over()
-        play.do(by_hand={5: see_the_old_ones_go})
+        play.do()
         assert play.functions[0].storm(1)[0].payload["statusCode"] == 200
         assert play.is_over()
         play.finish()

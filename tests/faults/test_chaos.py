@@ -171,7 +171,7 @@ WRONG = {
     "an effect twice": (sql("INSERT INTO effects VALUES (1)"), "effects exactly once"),
     "a balance too high": (sql("UPDATE accounts SET balance = 2"), "effects exactly once"),
     "a history row lost": (
-        sql("DELETE FROM lambda_migrate.history WHERE version = 3"),
+        sql("DELETE FROM lambda_migrate.history WHERE version = '3'"),
         "all is applied in the end",
     ),
     "a deed twice": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -71,6 +72,21 @@ def test_without_a_fault_everything_passes(table: DynamoDBLeaseTable, relay: Dyn
     assert (relay.owner, table.read().owner) == ("me", "me")
     table.release(lease)
     assert (relay.owner, table.read().owner) == (None, None)
+
+
+def test_the_relay_knows_who_asked_for_what_and_got_it(
+    table: DynamoDBLeaseTable, relay: DynamoDBRelay
+) -> None:
+    acquired(table.acquire("me"))
+    table.acquire("another")
+    table.read(consistent=True)
+    assert [(one.operation, one.succeeded) for one in relay.seen] == [
+        ("UpdateItem", True),
+        ("UpdateItem", False),
+        ("GetItem", True),
+    ]
+    assert not any(one.may_be_stale for one in relay.seen)
+    assert {one.client for one in relay.seen} == {os.environ["AWS_ACCESS_KEY_ID"]}
 
 
 @pytest.mark.parametrize(

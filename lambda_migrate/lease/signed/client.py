@@ -28,7 +28,12 @@ import time
 from lambda_migrate._version import __version__
 from lambda_migrate.deadline import SYSTEM_CLOCK, Deadline
 from lambda_migrate.errors import LeaseStoreUnavailable
-from lambda_migrate.lease.calling import CONNECT_SECONDS, READ_SECONDS, ConditionFailed
+from lambda_migrate.lease.calling import (
+    CONNECT_SECONDS,
+    READ_SECONDS,
+    ConditionFailed,
+    clock_offset_ms,
+)
 from lambda_migrate.lease.signed.caller import resolve
 from lambda_migrate.lease.signed.sigv4 import authorization
 
@@ -62,10 +67,12 @@ class SignedClient:
     Attributes:
         requests: How many were sent so far. One that is repeated over a fresh connection, because
             the kept one was found closed, counts once; one that found nobody to take it does not.
+        clock_offset_ms: Server's clock minus ours by the newest answer; None before the first.
     """
 
     def __init__(self, environ: Mapping[str, str], *, clock: Clock = SYSTEM_CLOCK) -> None:
         self.requests = 0
+        self.clock_offset_ms: int | None = None
         self._environ = environ
         self._clock = clock
         self._kept: list[Connection] = []
@@ -156,7 +163,9 @@ class SignedClient:
             context = self._context(caller)
             began = self._clock.monotonic()
             request = request_of(caller, operation, asked, wall_ms=self._clock.wall_ms())
-            item = read(self._exchange(caller, context, request))
+            answer = self._exchange(caller, context, request)
+            self._note_clock(answer)
+            item = read(answer)
         except ConditionFailed:
             self._has_answered = True
             raise
@@ -176,6 +185,11 @@ class SignedClient:
         if self._clock.monotonic() - began > HAND_OVER_SECONDS:
             raise _unavailable(table, problem)
         return None
+
+    def _note_clock(self, answer: Answer) -> None:
+        offset = clock_offset_ms(answer.headers.get("date", ""), self._clock.wall_ms())
+        if offset is not None:
+            self.clock_offset_ms = offset
 
     def _context(self, caller: Caller) -> ssl.SSLContext | None:
         """Made once, before any time is counted: reading the authorities is CPU, not waiting."""
@@ -227,6 +241,10 @@ class SignedClient:
 
 
 def _unavailable(table: str, problem: Exception) -> LeaseStoreUnavailable:
+    from lambda_migrate.lease.signed.wire import Doubtful
+
+    if isinstance(problem, Doubtful):
+        return LeaseStoreUnavailable(f"DynamoDB's answer for table {table!r} is no use: {problem}")
     return LeaseStoreUnavailable(f"DynamoDB did not answer for table {table!r}: {problem}")
 
 

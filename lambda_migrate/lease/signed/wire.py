@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import socket
 
+from lambda_migrate.bounded import dial
 from lambda_migrate.values import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Mapping
-    from typing import Any
 
     from lambda_migrate.deadline import Deadline
     from lambda_migrate.lease.signed.caller import Endpoint
@@ -94,31 +94,14 @@ def connect(endpoint: Endpoint, context: ssl.SSLContext | None, until: Deadline)
 
 
 def _dial(endpoint: Endpoint, until: Deadline) -> socket.socket:
-    """Try every address of the host, each for its share of the time left."""
     try:
-        places = socket.getaddrinfo(_ascii(endpoint), endpoint.port, type=socket.SOCK_STREAM)
-    except OSError as error:
+        return dial(_ascii(endpoint), endpoint.port, until)
+    except socket.gaierror as error:
         raise Unanswered(f"{endpoint.host} has no address: {error}") from None
-    problem = "it has no address"
-    for index, place in enumerate(places):
-        try:
-            return _dial_one(place, _left(until) / (len(places) - index))
-        except OSError as error:
-            problem = f"{type(error).__name__}: {error}"
-    raise Unanswered(problem)
-
-
-def _dial_one(place: tuple[Any, ...], seconds: float) -> socket.socket:
-    family, kind, protocol, _, address = place
-    dialled = socket.socket(family, kind, protocol)
-    try:
-        dialled.settimeout(seconds)
-        dialled.connect(address)
-        dialled.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except BaseException:
-        dialled.close()
-        raise
-    return dialled
+    except OSError as error:
+        is_late = until.remaining() <= 0
+        told = "no answer in time" if is_late else f"{type(error).__name__}: {error}"
+        raise Unanswered(told) from None
 
 
 def _ascii(endpoint: Endpoint) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.server
 import io
 import json
 import os
@@ -9,7 +10,10 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
@@ -323,3 +327,68 @@ def _on_a_terminal(bench: Bench, *arguments: str, typed: bytes = b"") -> bytes:
         os.close(ours)
     process.wait(timeout=20)
     return shown
+
+
+class Expiring(http.server.BaseHTTPRequestHandler):
+    """A way to DynamoDB on which the credentials expire at some moment."""
+
+    protocol_version = "HTTP/1.1"
+    upstream = ""
+    have_expired = threading.Event()
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        status, answer = (
+            400,
+            json.dumps(
+                {"__type": "x#ExpiredTokenException", "message": "The security token is expired"}
+            ).encode(),
+        )
+        if not self.have_expired.is_set():
+            kept = {k: v for k, v in self.headers.items() if k.lower() not in ("host",)}
+            request = urllib.request.Request(self.upstream, body, kept)
+            try:
+                with urllib.request.urlopen(request) as found:
+                    status, answer = found.status, found.read()
+            except urllib.error.HTTPError as found:
+                status, answer = found.code, found.read()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_credentials_that_expire_during_up_are_told_at_once_and_at_the_end(bench: Bench) -> None:
+    Expiring.upstream = bench.dynamodb.endpoint_url
+    way = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Expiring)
+    threading.Thread(target=way.serve_forever, daemon=True).start()
+    bench.variables["AWS_ENDPOINT_URL_DYNAMODB"] = f"http://127.0.0.1:{way.server_port}"
+    bench.variables["LAMBDA_MIGRATE_LEASE_SECONDS"] = "5"
+    bench.write("0001_long", "CREATE TABLE t (id int);\nSELECT pg_sleep(60);")
+    process = bench.start("up")
+    assert process.stderr is not None
+    bench.wait_for(lambda: _is_sleeping(bench))
+    Expiring.have_expired.set()
+    first = process.stderr.readline()
+    assert _is_sleeping(bench), "the migration still runs when the warning comes"
+    out, err = process.communicate(timeout=60)
+    way.shutdown()
+    way.server_close()
+    assert process.returncode == 2
+    assert "warning: the lease cannot be renewed" in first
+    told = " ".join((first + err + out).split())
+    assert told.count("warning:") == 1
+    assert "0001_long was cancelled, what it had not committed is rolled back" in told
+    assert "no other process held the lease" in told
+    assert told.count("ExpiredTokenException: The security token is expired") == 2
+    assert "outlive the migration" in told
+    assert "passed" not in told
+    assert bench.rows("SELECT count(*) FROM lambda_migrate.history") == [[0]]
+
+
+def _is_sleeping(bench: Bench) -> bool:
+    sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = "
+    return bench.rows(f"{sql}'{bench.database}'") == [[1]]

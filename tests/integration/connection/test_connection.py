@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -286,6 +287,35 @@ def test_copy_from_stdin_fails_and_leaves_the_connection_alive(connection: Conne
 def test_copy_to_stdout_is_read_and_dropped(connection: Connection) -> None:
     assert connection.run("COPY (SELECT 1) TO STDOUT; SELECT 2") == [[2]]
     assert connection.tags == ("COPY 1", "SELECT 1")
+
+
+def test_memory_does_not_grow_with_what_is_copied_out(connection: Connection) -> None:
+    def peak(sql: str) -> int:
+        tracemalloc.start()
+        try:
+            connection.run(sql)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    copied = "COPY (SELECT repeat('x', {}) FROM generate_series(1, 3)) TO STDOUT"
+    assert peak(copied.format(10_000_000)) < 2 * peak(copied.format(200_000))
+
+
+@pytest.mark.parametrize(
+    ("keep", "rows"), [(None, [[1], [2], [3]]), (2, [[2], [3]]), (1, [[3]]), (0, [])]
+)
+def test_the_last_rows_are_kept(
+    keep: int | None, rows: list[list[int]], connection: Connection
+) -> None:
+    assert connection.run("SELECT 1; SELECT generate_series(2, 3)", keep=keep) == rows
+    assert connection.completed == 2
+
+
+def test_a_long_row_is_kept_only_where_all_are(connection: Connection) -> None:
+    sql = "SELECT 1; SELECT repeat('x', 100000); SELECT 2"
+    assert connection.run(sql, keep=2) == [[1], [2]]
+    assert connection.run(sql) == [[1], ["x" * 100_000], [2]]
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "WIN866", "EUC_TW", "SJIS"])

@@ -21,6 +21,7 @@ from lambda_migrate.postgresql.credentials import (
     UrlCredentials,
     open_connection,
 )
+from lambda_migrate.testing import FakeClock
 
 from .conftest import PASSWORD, Authorities
 
@@ -52,8 +53,9 @@ def put_secret(address: DatabaseAddress, password: str) -> None:
         client.put_secret_value(SecretId=SECRET, SecretString=json.dumps(content))
 
 
-def who(credentials: Credentials) -> str:
-    with open_connection(credentials, "test_login", 30) as connection:
+def who(credentials: Credentials, clock: FakeClock | None = None) -> str:
+    opening = open_connection(credentials, "test_login", 30, clock=clock or FakeClock())
+    with opening as connection:
         assert connection.is_encrypted
         return str(connection.run("SELECT current_user")[0][0])
 
@@ -76,6 +78,37 @@ def test_a_rotated_secret_is_read_again_when_the_old_password_is_refused(
     assert credentials.address().password == "the old one"
 
     assert who(credentials) == "scram"
+
+
+def test_a_login_that_is_refused_during_a_rotation_succeeds_when_the_secret_follows(
+    tls_address: DatabaseAddress, authorities: Authorities
+) -> None:
+    class Clock(FakeClock):
+        def sleep(self, seconds: float) -> None:
+            super().sleep(seconds)
+            if sum(self.slept) > 1:
+                put_secret(tls_address, PASSWORD)
+
+    put_secret(tls_address, "the old one")
+
+    assert who(SecretCredentials(SECRET, sslrootcert=authorities.right), Clock()) == "scram"
+
+
+def test_the_version_that_a_rotation_has_pending_is_tried_at_once(
+    tls_address: DatabaseAddress, authorities: Authorities
+) -> None:
+    put_secret(tls_address, "the old one")
+    client = boto3.client("secretsmanager")
+    current = client.get_secret_value(SecretId=SECRET)["SecretString"]
+    client.put_secret_value(
+        SecretId=SECRET,
+        SecretString=current.replace("the old one", PASSWORD),
+        VersionStages=["AWSPENDING"],
+    )
+    clock = FakeClock()
+
+    assert who(SecretCredentials(SECRET, sslrootcert=authorities.right), clock) == "scram"
+    assert clock.slept in ([], [0.0])
 
 
 def test_a_secret_with_a_wrong_password_is_named_and_its_content_is_not(

@@ -55,7 +55,7 @@ def test_adopting_an_existing_database(stage: Stage, tmp_path: Path) -> None:
         "PATH": f"{find_binaries()}{os.pathsep}{os.environ['PATH']}",
     }
     assert_printed_in_order(run(page, folder, environment), page)
-    assert stage.query("SELECT version, baseline FROM lambda_migrate.history") == [[1, True]]
+    assert stage.query("SELECT version, baseline FROM lambda_migrate.history") == [["1", True]]
     assert stage.query("SELECT email FROM customers") == [["ada@example.com"]]
 
 

@@ -294,10 +294,12 @@ def test_a_handler_answers_503_while_the_schema_is_not_ready(stage: Stage) -> No
     ).replace("@migrate_on_cold_start", "@migrate_on_cold_start(on_not_ready=service_unavailable)")
     failing = {"1_bad": "-- migrate:up\nSELECT 1/0;\n"}
     with stage.function(stage.code(failing, handler=handler)) as function:
-        result = function.invoke()
+        result = function.invoke({"requestContext": {"http": {"method": "GET"}}})
+        queued = function.invoke({"Records": [{"eventSource": "aws:sqs", "body": "an order"}]})
     assert result.ok
     assert result.payload["statusCode"] == 503
     assert int(result.payload["headers"]["Retry-After"]) >= 1
+    assert queued.error_type == "MigrationFailed", "an answer would delete the message"
 
 
 def test_no_line_of_any_log_holds_the_password(stage: Stage) -> None:

@@ -95,10 +95,10 @@ def test_a_holder_overtaken_before_its_transaction_begins_does_not_begin_it(
         _hide(bench, held)
         run = held._fenced.run
 
-        def late(sql: str, deadline: Deadline) -> list[list[object]]:
+        def late(sql: str, deadline: Deadline, **more: int) -> list[list[object]]:
             monkeypatch.undo()
             _overtake(bench)
-            return run(sql, deadline)
+            return run(sql, deadline, **more)
 
         monkeypatch.setattr(held._fenced, "run", late)
         with pytest.raises(LeaseLost, match="passed by fence 2"):

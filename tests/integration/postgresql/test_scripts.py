@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Callable
+
 import pytest
 
 from lambda_migrate.errors import MigrationFailed, RepairRequired
@@ -10,6 +13,7 @@ from lambda_migrate.migrations.migration import Script
 from lambda_migrate.postgresql import apply as apply_module
 
 from .bench import Bench, migration, soon
+from .rehearsals import rehearsing
 
 # --- its own transaction
 
@@ -247,3 +251,104 @@ def test_a_down_script_that_cannot_be_stored_is_refused_before_anything_runs(
     with pytest.raises(MigrationFailed, match=r"m/0001_m\.sql:5: a NUL at offset 8"):
         bench.apply(bad)
     assert not bench.has("t")
+
+
+# --- what it answers
+
+_SELECT = "SELECT repeat('x', 20) || n FROM generate_series(1, {n}) n"
+_ANSWERS = {
+    "select": _SELECT,
+    "several": f"{_SELECT}; {_SELECT}; SELECT 1",
+    "returning": f"CREATE TABLE t (x text); INSERT INTO t {_SELECT} RETURNING x",
+    "execute": f"PREPARE q AS {_SELECT}; EXECUTE q",
+    "fetch": f"DECLARE c CURSOR FOR {_SELECT}; FETCH ALL FROM c",
+    "notices": "DO $$ BEGIN FOR n IN 1..{n} LOOP RAISE NOTICE '%', n; END LOOP; END $$",
+    "a long row": "SELECT repeat('x', 100 * {n})",
+    "a long notice": "DO $$ BEGIN RAISE NOTICE '%', repeat('x', 100 * {n}); END $$",
+}
+"""Scripts whose answer has {n} rows, or {n} times 100 bytes."""
+
+
+def _apply(bench: Bench, script: str) -> None:
+    bench.apply(migration(script))
+
+
+def _fail(bench: Bench, script: str) -> None:
+    with pytest.raises(MigrationFailed, match="P0001"):
+        bench.apply(migration(script))
+
+
+def _apply_outside(bench: Bench, script: str) -> None:
+    bench.apply(migration(script, outside=True))
+
+
+def _revert(bench: Bench, script: str) -> None:
+    with bench.holder() as held:
+        held.apply(migration("SELECT 1", down=script), "d", soon())
+        held.revert(held.history()[0], soon())
+
+
+def _revert_outside(bench: Bench, script: str) -> None:
+    with bench.holder() as held:
+        held.apply(migration("SELECT 1", down=script, down_outside=True), "d", soon())
+        held.revert(held.history()[0], soon())
+
+
+def _rehearse(bench: Bench, script: str) -> None:
+    with rehearsing(bench) as rehearsal:
+        rehearsal.run(migration(script), soon())
+        rehearsal.end()
+
+
+def _peak(call: Callable[[Bench, str], None], bench: Bench, script: str) -> int:
+    """The most bytes that Python had allocated at any moment of a call."""
+    bench.execute(
+        "SET client_min_messages = error;"
+        " DROP SCHEMA IF EXISTS lambda_migrate CASCADE; DROP TABLE IF EXISTS t"
+    )
+    tracemalloc.start()
+    try:
+        call(bench, script)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def _growth(call: Callable[[Bench, str], None], bench: Bench, script: str) -> float:
+    """Memory for 100,000 rows (or 10 MB) against memory for 2,000."""
+    few, many = script.format(n=2_000), script.format(n=100_000)
+    call(bench, few)  # what is loaded only once belongs to neither
+    base = _peak(call, bench, few)
+    return _peak(call, bench, many) / base
+
+
+@pytest.mark.parametrize("answer", list(_ANSWERS))
+def test_memory_does_not_grow_with_what_a_script_answers(bench: Bench, answer: str) -> None:
+    assert _growth(_apply, bench, _ANSWERS[answer]) < 2
+
+
+def test_memory_does_not_grow_with_an_error(bench: Bench) -> None:
+    script = "DO $$ BEGIN RAISE EXCEPTION 'no' USING DETAIL = repeat('x', 100 * {n}); END $$"
+    assert _growth(_fail, bench, script) < 2
+
+
+@pytest.mark.parametrize("call", [_apply_outside, _revert, _revert_outside, _rehearse])
+@pytest.mark.parametrize("answer", ["select", "a long row"])
+def test_memory_does_not_grow_however_a_script_is_run(
+    bench: Bench, answer: str, call: Callable[[Bench, str], None]
+) -> None:
+    assert _growth(call, bench, _ANSWERS[answer]) < 2
+
+
+def test_an_error_of_megabytes_is_cut_and_says_so(bench: Bench) -> None:
+    script = """
+        DO $$ DECLARE long text := repeat('x', 8000000); BEGIN
+            EXECUTE format(
+                'DO $do$ BEGIN RAISE EXCEPTION ''no %s'' USING DETAIL = %L, HINT = %L; END $do$',
+                long, long, long);
+        END $$"""
+    with pytest.raises(MigrationFailed, match="no x") as failed:
+        bench.apply(migration(script))
+    lines = str(failed.value).splitlines()
+    assert max(len(line) for line in lines) < 5_000
+    assert sum(line.endswith("[...]") for line in lines) == 3

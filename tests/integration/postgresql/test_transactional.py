@@ -8,8 +8,9 @@ from lambda_migrate.deadline import Deadline
 from lambda_migrate.errors import MigrationFailed, RepairRequired
 from lambda_migrate.local.postgresql import LocalPostgreSQL, find_binaries
 from lambda_migrate.postgresql.address import parse_url
+from lambda_migrate.testing import FakeClock
 
-from .bench import NEWEST, Bench, Running, migration, soon, until
+from .bench import NEWEST, PATIENCE, Bench, Running, migration, soon, until
 from .proxy import Proxy, through
 
 INCREMENT = "UPDATE counter SET n = n + 1"
@@ -241,9 +242,9 @@ def test_a_migration_is_one_message(bench: Bench, monkeypatch: pytest.MonkeyPatc
         run = held._fenced.run
         sent: list[str] = []
 
-        def noted(sql: str, deadline: Deadline) -> list[list[object]]:
+        def noted(sql: str, deadline: Deadline, **more: int) -> list[list[object]]:
             sent.append(sql)
-            return run(sql, deadline)
+            return run(sql, deadline, **more)
 
         monkeypatch.setattr(held._fenced, "run", noted)
         held.apply(migration("CREATE TABLE a (); CREATE TABLE b ()"), "d", soon())
@@ -316,6 +317,45 @@ def test_nothing_begins_after_the_deadline(bench: Bench) -> None:
     with bench.holder() as held, pytest.raises(MigrationFailed, match=r"0001_m.*deadline"):
         held.apply(migration("CREATE TABLE t ()"), "d", soon(0))
     assert bench.versions() == []
+
+
+def test_no_row_of_ours_is_written_after_the_deadline(bench: Bench) -> None:
+    clock = FakeClock()
+    one = migration("SELECT 1")
+    with bench.holder(deadline=Deadline.after(PATIENCE, clock)) as held:
+        clock.advance(PATIENCE)
+        with pytest.raises(MigrationFailed, match="deadline"):
+            held.record([(one, "d")], baseline=False)
+    assert bench.versions() == []
+
+
+def test_no_commit_begins_when_the_deadline_came_inside_the_transaction(bench: Bench) -> None:
+    one = migration("SELECT 1")
+    with bench.holder() as held:
+        fenced = held._fenced
+        fenced.begin(soon())
+        with pytest.raises(MigrationFailed, match="deadline"):
+            fenced.commit(fenced.queries.insert_applied(one, "d", fenced.grant), soon(0))
+    assert bench.versions() == []
+
+
+def test_no_script_begins_when_reconnecting_took_the_time_that_was_left(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server would not stop it: each of its statements may be shorter than a millisecond."""
+    clock = FakeClock()
+    with bench.holder() as held:
+        reattach = held._fenced.reattach
+
+        def slow(deadline: Deadline) -> None:
+            reattach(deadline)
+            clock.advance(PATIENCE)
+
+        monkeypatch.setattr(held._fenced, "reattach", slow)
+        bench.terminate(held._fenced.connection.pid)
+        with pytest.raises(MigrationFailed, match="deadline"):
+            held.apply(migration("CREATE TABLE t ()"), "d", Deadline.after(PATIENCE, clock))
+    assert (bench.has("t"), bench.versions()) == (False, [])
 
 
 def test_the_server_keeps_limits_of_its_own(each_bench: Bench) -> None:

@@ -14,12 +14,12 @@ from lambda_migrate.errors import (
     MigrateError,
     MigrationFailed,
 )
-from lambda_migrate.events import Event, Holding, MigrationBroke
+from lambda_migrate.events import Event, Holding, MigrationBroke, RenewalFailed
 from lambda_migrate.holder import Hold
 from lambda_migrate.lease.state import Lease, Progress
 from lambda_migrate.target import new_owner
-from lambda_migrate.testing import InMemoryHeldDatabase
-from tests.unit.hall.scene import Scene, manifest, raises
+from lambda_migrate.testing import InMemoryHeldDatabase, RecordingObserver
+from tests.unit.hall.scene import LEASE_SECONDS, Scene, manifest, raises
 
 V2 = manifest(1, 2)
 
@@ -138,6 +138,128 @@ def test_the_heartbeat_ends_with_the_work(scene: Scene) -> None:
     scene.runner(V2, lease_seconds=BEATING).ensure(scene.deadline())
     names = {thread.name for thread in threading.enumerate()}
     assert "lambda-migrate-heartbeat" not in names
+
+
+# --- a lease that cannot be renewed, though nobody else took it
+
+EXPIRED = ConfigurationError("ExpiredTokenException: the security token is expired")
+AWAY = LeaseStoreUnavailable("DynamoDB did not answer")
+
+
+def refuses_to_renew(scene: Scene, error: MigrateError) -> Callable[[], None]:
+    """From now on renewals fail, and in a moment the lease is over; everything else goes on."""
+
+    def renew(_lease: Lease, _progress: Progress | None = None) -> Lease:
+        scene.table.log.append("renew")
+        if len(scene.observer.of(RenewalFailed)) or error.retryable:
+            scene.clock.advance(LEASE_SECONDS - 0.5)
+        raise error
+
+    def begin() -> None:
+        scene.table.renew = renew  # type: ignore[assignment,method-assign]  # for the rest
+
+    return begin
+
+
+@pytest.mark.parametrize("error", [EXPIRED, AWAY])
+def test_a_lease_that_could_not_be_renewed_ends_with_its_cause_and_not_with_a_fence(
+    scene: Scene, aborted: threading.Event, error: MigrateError
+) -> None:
+    scene.database.during = stalls(aborted, refuses_to_renew(scene, error))
+    with pytest.raises(MigrateError) as caught:
+        scene.runner(V2, lease_seconds=BEATING).ensure(scene.deadline())
+    told = str(caught.value)
+    assert told.startswith("0001_m was cancelled, what it had not committed is rolled back")
+    assert "no other process held the lease" in told
+    assert str(error) in told
+    assert caught.value.retryable == error.retryable
+    assert scene.database.effects == []
+    assert scene.table.state.failure is None, "others may well migrate at once"
+
+
+def test_a_renewal_that_is_refused_for_good_is_reported_once_while_the_migration_runs(
+    scene: Scene, aborted: threading.Event
+) -> None:
+    scene.database.during = stalls(aborted, refuses_to_renew(scene, EXPIRED))
+    with pytest.raises(ConfigurationError):
+        scene.runner(V2, lease_seconds=BEATING).ensure(scene.deadline())
+    (reported,) = scene.observer.of(RenewalFailed)
+    assert (reported.error, reported.cause) == ("ConfigurationError", str(EXPIRED))
+    assert reported.seconds_left > LEASE_SECONDS / 2
+
+
+def test_a_lease_free_for_others_again_after_its_renewals_failed(
+    scene: Scene, aborted: threading.Event
+) -> None:
+    scene.database.during = stalls(aborted, refuses_to_renew(scene, EXPIRED))
+    with pytest.raises(ConfigurationError):
+        scene.runner(V2, lease_seconds=BEATING).ensure(scene.deadline())
+    assert scene.table.state.owner is None
+
+
+# --- observers
+
+
+class Raising(RecordingObserver):
+    """A metrics backend that is down."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+    def observe(self, event: Event) -> None:
+        super().observe(event)
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("down: s3cr3t"), AssertionError()])
+def test_no_observer_that_raises_harms_a_holder(
+    scene: Scene, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.observer = Raising(error)
+
+    def during(_version: int) -> None:
+        renewed = threading.Event()
+        for _ in range(2):
+            renewed.clear()
+            scene.table.after["renew"] = renewed.set
+            assert renewed.wait(PATIENCE)
+
+    scene.database.during = during
+    assert scene.runner(V2, lease_seconds=BEATING).ensure(scene.deadline()).value == "MIGRATED"
+    assert scene.observer.of(Holding)
+    (line,) = [record for record in caplog.records if "observer" in record.message]
+    assert f"the observer Raising raised {type(error).__name__} at " in line.message
+    assert "s3cr3t" not in caplog.text
+
+
+def test_an_exit_in_the_heartbeats_thread_ends_no_heartbeat(scene: Scene) -> None:
+    class Leaving(RecordingObserver):
+        def observe(self, event: Event) -> None:
+            super().observe(event)
+            if threading.current_thread() is not threading.main_thread():
+                raise SystemExit
+
+    scene.observer = Leaving()
+
+    def during(_version: int) -> None:
+        for _ in range(2):
+            renewed = threading.Event()
+            scene.table.after["renew"] = renewed.set
+            assert renewed.wait(PATIENCE)
+
+    scene.database.during = during
+    assert scene.runner(V2, lease_seconds=BEATING).ensure(scene.deadline()).value == "MIGRATED"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_of_the_main_thread_passes_and_frees_the_lease(
+    scene: Scene, error: type[BaseException]
+) -> None:
+    scene.observer = Raising(error())
+    with pytest.raises(error):
+        scene.runner(V2).ensure(scene.deadline())
+    assert scene.table.state.owner is None
 
 
 def hold(scene: Scene, **policy: float) -> Hold:

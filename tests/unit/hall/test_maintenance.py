@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,16 +15,25 @@ from lambda_migrate.errors import (
     LeaseHeld,
     LeaseLost,
     LeaseStoreUnavailable,
+    ManifestError,
     MigrationFailed,
+    RepairRequired,
 )
 from lambda_migrate.events import LeaseTakenOver, MigrationReverted
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.maintenance import Maintenance, release_lease
 from lambda_migrate.migrations import HistoryRow, Manifest, RowState
+from lambda_migrate.migrations.adoption import OtherEntry, OtherHistory
 from lambda_migrate.runner import Outcome
 from tests.unit.hall.scene import Scene, manifest, migration, raises
 
 V1, V2, V3 = manifest(1), manifest(1, 2), manifest(1, 2, 3)
+
+
+def dbmate(*versions: int) -> OtherHistory:
+    """Versions that dbmate has applied here."""
+    entries = (OtherEntry(f"{version:04d}", version=version) for version in versions)
+    return OtherHistory("dbmate", "public.schema_migrations", tuple(entries))
 
 
 def boom() -> MigrationFailed:
@@ -151,8 +161,27 @@ def test_up_to_a_version_without_a_file_is_refused_before_anything(scene: Scene)
     with pytest.raises(ConfigurationError, match="no migration file of version 7; there are: 1, 2"):
         scene.maintenance(V2).up(scene.deadline(), to=7)
     with pytest.raises(ConfigurationError, match="there are: none"):
-        scene.maintenance(manifest()).up(scene.deadline(), to=7)
+        scene.maintenance(manifest(), allow_empty=True).up(scene.deadline(), to=7)
     assert scene.table.log == []
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda m, s: m.status(s.deadline()),
+        lambda m, s: m.verify(s.deadline()),
+        lambda m, s: m.plan(s.deadline()),
+        lambda m, s: m.rehearse(s.deadline()),
+        lambda m, s: m.up(s.deadline()),
+        lambda m, s: m.baseline(1, s.deadline()),
+    ],
+)
+def test_an_empty_manifest_is_refused_before_anything(
+    scene: Scene, act: Callable[[Maintenance, Scene], object]
+) -> None:
+    with pytest.raises(ManifestError, match="holds no migrations"):
+        act(scene.maintenance(manifest()), scene)
+    assert "acquire" not in scene.table.log
 
 
 def test_up_does_not_obey_a_pause_but_begins_the_next_one(scene: Scene) -> None:
@@ -236,8 +265,41 @@ def test_a_row_that_somebody_is_at_work_on_is_not_called_in_doubt(scene: Scene) 
     with pytest.raises(LeaseHeld, match="somebody"):
         scene.maintenance(V2).down(scene.deadline(), to=0)
     scene.clock.advance(30)  # now nobody is
-    with pytest.raises(ConfigurationError, match="in doubt"):
+    with pytest.raises(RepairRequired, match="lambda-migrate repair 2 --as"):
         scene.maintenance(V2).down(scene.deadline(), to=0)
+
+
+@pytest.mark.parametrize("took_effect", [True, False])
+def test_a_rollback_that_was_interrupted_is_settled_and_then_decided_anew(
+    scene: Scene, took_effect: bool
+) -> None:
+    """Whether its statement took effect or not, it takes effect once, and nothing else does."""
+    scene.migrated(V2)
+    scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=took_effect, reverting=True)
+    assert scene.maintenance(V2).down(scene.deadline(), steps=1) == ("0002_m",)
+    assert scene.database.reverted == ["0002_m"]
+    assert [row.version for row in scene.database.read_history(scene.deadline())] == [1]
+
+
+@pytest.mark.parametrize(("took_effect", "reverted"), [(True, ("0002_m",)), (False, ())])
+def test_an_up_that_was_interrupted_is_settled_before_it_is_rolled_back(
+    scene: Scene, took_effect: bool, reverted: tuple[str, ...]
+) -> None:
+    scene.migrated(V1)
+    scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=took_effect)
+    assert scene.maintenance(V2).down(scene.deadline(), to=1) == reverted
+    assert scene.database.reverted == list(reverted)
+
+
+def test_a_row_that_turns_out_to_be_applied_without_a_down_script_is_not_rolled_back(
+    scene: Scene,
+) -> None:
+    scene.migrated(V1)
+    one = replace(migration(2), down=None)
+    scene.database.leave_in_doubt(one, V2.digest, took_effect=True)
+    with pytest.raises(ConfigurationError, match="without a down script"):
+        scene.maintenance(V2).down(scene.deadline(), to=0)
+    assert scene.database.reverted == []
 
 
 def test_a_withdrawal_without_an_answer_reverts_nothing(scene: Scene) -> None:
@@ -345,6 +407,85 @@ def test_a_baseline_leaves_rows_that_exist_as_they_are(scene: Scene) -> None:
     assert scene.maintenance(V2).baseline(2, scene.deadline()) == ()
     rows = scene.database.read_history(scene.deadline())
     assert [row.baseline for row in rows] == [False, True]
+
+
+def test_without_a_version_a_baseline_records_what_the_other_tool_applied(scene: Scene) -> None:
+    scene.database.others = [dbmate(1, 3)]
+    shown = scene.maintenance(V3).preview_baseline(None, scene.deadline())
+    assert shown.gaps == ("0002_m",)
+    recorded = scene.maintenance(V3).baseline(None, scene.deadline(), expected=shown)
+    assert recorded == ("0001_m", "0003_m")
+    assert scene.database.effects == []
+    assert scene.table.state.owner is None
+    assert V3 not in scene.ready(V3)
+    with pytest.raises(Diverged, match="pending below version 3"):
+        scene.maintenance(V3).up(scene.deadline())
+    out_of_order = scene.maintenance(V3, allow_out_of_order=True)
+    assert out_of_order.up(scene.deadline()) == ("0002_m",)
+    assert V3 in scene.ready(V3)
+
+
+def test_a_baseline_that_leaves_nothing_pending_makes_its_code_ready(scene: Scene) -> None:
+    scene.database.others = [dbmate(1, 2)]
+    scene.maintenance(V2).baseline(None, scene.deadline())
+    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.UP_TO_DATE
+    assert scene.database.effects == []
+
+
+def test_a_baseline_that_is_no_longer_what_was_shown_records_nothing(scene: Scene) -> None:
+    scene.database.others = [dbmate(1)]
+    shown = scene.maintenance(V3).preview_baseline(None, scene.deadline())
+    scene.database.others = [dbmate(1, 2)]
+    with pytest.raises(LeaseHeld, match="changed meanwhile"):
+        scene.maintenance(V3).baseline(None, scene.deadline(), expected=shown)
+    assert scene.database.read_history(scene.deadline()) == []
+    assert scene.table.state.owner is None
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_baseline_that_another_tools_history_contradicts_records_nothing(
+    scene: Scene, version: int
+) -> None:
+    scene.database.others = [dbmate(1, 3)]
+    with pytest.raises(ConfigurationError, match="0002_m is not applied there"):
+        scene.maintenance(V3).baseline(version, scene.deadline())
+    assert scene.database.read_history(scene.deadline()) == []
+    given: Any = {"ignore_other_history": True}
+    recorded = scene.maintenance(V3).baseline(version, scene.deadline(), **given)
+    assert len(recorded) == version
+
+
+def test_a_history_that_is_another_services_by_setting_contradicts_no_baseline(
+    scene: Scene,
+) -> None:
+    scene.database.others = [dbmate(1, 3)]
+    desk = scene.maintenance(V3, ignore_other_history=True)
+    assert desk.baseline(2, scene.deadline()) == ("0001_m", "0002_m")
+    assert desk.baseline(None, scene.deadline()) == ("0003_m",)
+
+
+# --- a database that another tool has migrated
+
+
+def test_up_and_plan_and_a_rehearsal_run_nothing_on_another_tools_database(scene: Scene) -> None:
+    scene.database.others = [dbmate(1, 2)]
+    desk = scene.maintenance(V3)
+    for act in (desk.plan, desk.rehearse, desk.up):
+        with pytest.raises(ConfigurationError, match="dbmate has applied 2 versions"):
+            act(scene.deadline())
+    assert scene.database.effects == []
+    failure = scene.table.state.failure
+    assert failure is not None
+    assert "lambda-migrate baseline" in failure.cause
+
+
+def test_another_tools_history_is_ignored_where_that_is_said(scene: Scene) -> None:
+    scene.database.others = [dbmate(1, 2)]
+    desk = scene.maintenance(V2)
+    assert desk.plan(scene.deadline(), ignore_other_history=True)[0].pending
+    assert desk.rehearse(scene.deadline(), ignore_other_history=True)
+    assert desk.up(scene.deadline(), ignore_other_history=True) == ("0001_m", "0002_m")
+    assert scene.maintenance(V3).up(scene.deadline()) == ("0003_m",)
 
 
 def test_a_baseline_that_contradicts_the_history_is_not_vouched_for(scene: Scene) -> None:
@@ -482,7 +623,7 @@ def test_whatever_writes_gives_way_to_a_holder(
     scene.migrated(V1)
     scene.held_by("orders/7/abc")
     before = scene.database.read_history(scene.deadline())
-    with pytest.raises(LeaseHeld, match="another process .*: orders/7/abc holds the lease"):
+    with pytest.raises(LeaseHeld, match=r"another process .*: orders/7/abc holds the lease"):
         write(scene.maintenance(V1), scene)
     assert scene.table.state.owner == "orders/7/abc"
     assert scene.database.read_history(scene.deadline()) == before

@@ -11,6 +11,7 @@ from lambda_migrate.errors import (
     DatabaseUnavailable,
     LeaseLost,
     LeaseStoreUnavailable,
+    ManifestError,
     MigrateError,
     MigrationFailed,
     NotReady,
@@ -27,6 +28,8 @@ from lambda_migrate.events import (
 from lambda_migrate.lease.backoff import failed_bound
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.state import Failure, Lease, LeaseState, Progress
+from lambda_migrate.migrations.adoption import OtherEntry, OtherHistory
+from lambda_migrate.migrations.digest import EMPTY_DIGEST, DeferredManifest
 from lambda_migrate.postgresql.database import FenceStale
 from lambda_migrate.runner import MigrationRunner, Outcome
 from lambda_migrate.testing import InMemoryDatabase
@@ -660,10 +663,43 @@ def test_an_owner_is_fresh_for_every_check(scene: Scene) -> None:
     assert len({event.owner for event in scene.observer.of(CheckFinished)}) == 3
 
 
-def test_an_empty_manifest_is_served_on_an_empty_database(scene: Scene) -> None:
-    assert scene.runner(manifest()).ensure(scene.deadline()) is Outcome.MIGRATED
+def test_an_empty_manifest_is_served_where_that_is_allowed(scene: Scene) -> None:
+    first = scene.runner(manifest(), allow_empty=True)
+    assert first.ensure(scene.deadline()) is Outcome.MIGRATED
     assert scene.database.effects == []
-    assert scene.runner(manifest()).ensure(scene.deadline()) is Outcome.UP_TO_DATE
+    second = scene.runner(manifest(), allow_empty=True)
+    assert second.ensure(scene.deadline()) is Outcome.UP_TO_DATE
+
+
+@pytest.mark.parametrize("mode", ["migrate", "require"])
+def test_an_empty_manifest_is_refused_before_the_lease_table_is_asked(
+    scene: Scene, mode: str
+) -> None:
+    scene.migrated(V1)
+    for shipped in (manifest(), DeferredManifest(EMPTY_DIGEST, manifest)):
+        with pytest.raises(ManifestError, match="LAMBDA_MIGRATE_ALLOW_EMPTY=true"):
+            MigrationRunner(shipped, scene.target(mode=mode)).ensure(scene.deadline())
+    assert scene.table.log == []
+    [first, _] = [e for e in scene.observer.events if isinstance(e, CheckFailed)]
+    assert (first.error, first.retryable, first.lease_calls) == ("ManifestError", False, 0)
+
+
+def test_a_cold_start_runs_nothing_on_a_database_that_another_tool_has_migrated(
+    scene: Scene,
+) -> None:
+    scene.database.others = [
+        OtherHistory("dbmate", "public.schema_migrations", (OtherEntry("0001", version=1),))
+    ]
+    with pytest.raises(ConfigurationError, match="dbmate has applied 1 version") as caught:
+        scene.runner(V2).ensure(scene.deadline())
+    assert not caught.value.retryable
+    assert scene.database.effects == []
+    connections = scene.database.connections
+    with pytest.raises(MigrationFailed, match="dbmate has applied 1 version"):
+        scene.runner(V2).ensure(scene.deadline())
+    assert scene.database.connections == connections, "a hundred starts are not a storm"
+    other = scene.runner(manifest(1, 2, 3), ignore_other_history=True)
+    assert other.ensure(scene.deadline()) is Outcome.MIGRATED
 
 
 def test_a_missing_item_reads_as_nobody_having_been_here(scene: Scene) -> None:

@@ -27,7 +27,7 @@ class Table(InMemoryLeaseTable):
 
     def __init__(self, clock: FakeClock) -> None:
         super().__init__(lease_seconds=LEASE_SECONDS, clock=clock)
-        self.fault: MigrateError | None = None
+        self.fault: Exception | None = None
         self.renewals = 0
 
     def renew(self, lease: Lease, progress: Progress | None = None) -> Lease:
@@ -246,15 +246,21 @@ def test_an_outage_shorter_than_trust_is_survived() -> None:
 
 
 @pytest.mark.parametrize(
-    "fault",
-    [LeaseStoreUnavailable("no answer"), ConfigurationError("the table vanished")],
-    ids=["unavailable", "vanished table"],
+    ("fault", "kind", "cause"),
+    [
+        (LeaseStoreUnavailable("no answer"), LeaseLost, "no answer"),
+        (ConfigurationError("the table vanished"), ConfigurationError, "the table vanished"),
+        (KeyError("a secret"), LeaseLost, "KeyError"),
+    ],
+    ids=["unavailable", "vanished table", "a fault of the store's own"],
 )
-def test_a_store_that_stays_away_until_trust_ends_has_lost_the_lease(fault: MigrateError) -> None:
+def test_a_store_that_stays_away_until_trust_ends_has_lost_the_lease_for_its_cause(
+    fault: Exception, kind: type[MigrateError], cause: str
+) -> None:
     stage = Stage([nothing] * 100)
     stage.table.fault = fault
-    told = f"could not be renewed: {fault}"
-    with stage.running() as heartbeat, pytest.raises(LeaseLost, match=told):
+    told = f"no other process held the lease, but .* could not be renewed: {cause}$"
+    with stage.running() as heartbeat, pytest.raises(kind, match=told):
         heartbeat.check()
     assert stage.ends == 1
     assert stage.now == pytest.approx(stage.first.trusted_until)
@@ -277,6 +283,81 @@ def test_a_loss_before_anybody_listens_is_found_by_the_check() -> None:
         with pytest.raises(LeaseLost):
             heartbeat.check()
     assert stage.ends == 0
+
+
+# --- a renewal that is refused for a reason that will not pass
+
+
+@dataclass
+class Told:
+    """What `Heartbeat.on_refusal` was given."""
+
+    causes: list[str] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def __call__(self, error: Exception, seconds: float) -> None:
+        self.causes.append(str(error))
+        self.seconds.append(seconds)
+
+
+def test_a_refusal_is_reported_with_the_first_beat_and_once_for_each_cause() -> None:
+    stage, told = Stage(), Told()
+
+    def refuse(cause: str) -> Callable[[], None]:
+        return lambda: setattr(stage.table, "fault", ConfigurationError(cause))
+
+    stage.acts += [refuse("expired"), nothing, nothing, refuse("denied"), nothing]
+    stage.heartbeat.on_refusal = told
+    with stage.running():
+        assert told.causes == ["expired", "denied"]
+        assert told.seconds[0] == pytest.approx(LEASE_SECONDS - 1 - THIRD)
+
+
+def test_silence_is_no_refusal() -> None:
+    stage, told = Stage(), Told()
+    stage.acts += [stage.go_away, nothing, nothing]
+    stage.heartbeat.on_refusal = told
+    with stage.running():
+        assert told.causes == []
+
+
+def test_a_refusal_that_passes_before_the_lease_is_over_ends_nothing() -> None:
+    stage = Stage()
+    stage.acts += [
+        lambda: setattr(stage.table, "fault", ConfigurationError("expired")),
+        nothing,
+        stage.come_back,
+        nothing,
+    ]
+    with stage.running() as heartbeat:
+        heartbeat.check()
+    assert (stage.ends, heartbeat.lost) == (0, None)
+
+
+def test_a_thawed_holder_whose_renewal_is_refused_says_why_and_not_who_held_it_meanwhile() -> None:
+    stage = Stage()
+    stage.clock.advance(3600)
+    stage.table.fault = ConfigurationError("expired")
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match=r"^the lease under .* renewed: expired"):
+            stage.heartbeat.check()
+    assert stage.table.renewals == 1
+
+
+# --- who is told of beats
+
+
+def test_renewing_goes_on_while_an_observer_of_the_last_beat_hangs() -> None:
+    stage, released, calls = Stage([nothing] * 4), threading.Event(), []
+
+    def hang() -> None:
+        calls.append(1)
+        released.wait(PATIENCE)
+
+    stage.heartbeat.on_beat = hang
+    with stage.running():
+        assert (stage.table.renewals, len(calls)) == (4, 1)
+        released.set()
 
 
 # --- the deadline

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,35 @@ def test_an_ipv6_endpoint_is_reached() -> None:
         assert ask(asked) == ITEM
         asked.close()
         assert f"Host: [::1]:{server.port}\r\n".encode() in server.requests[0]
+
+
+# --- the server's clock
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        response({"Item": ITEM}, date="Tue, 14 Nov 2023 22:27:20 GMT"),
+        response({}, status="503 Slow", date="Tue, 14 Nov 2023 22:27:20 GMT"),
+        response(
+            {"__type": "x#RequestTimeTooSkewed"},
+            status="400 Bad Request",
+            date="Tue, 14 Nov 2023 22:27:20 GMT",
+        ),
+    ],
+    ids=["an item", "busy", "a doubt"],
+)
+def test_every_answer_tells_the_servers_clock(data: bytes) -> None:
+    with Server([says(data), says(response({"Item": ITEM}))]) as server:
+        asked = SignedClient(environ(server.url), clock=FakeClock())
+        table = DynamoDBLeaseTable(TABLE, "orders", signed=asked, client=pytest.fail)
+        assert table.clock_offset_ms == 0
+        with suppress(LeaseStoreUnavailable):
+            ask(asked)
+        assert table.clock_offset_ms == 840_500
+        ask(asked)  # an answer without a date changes nothing
+        assert table.clock_offset_ms == 840_500
+        asked.close()
 
 
 # --- connections
@@ -400,6 +430,19 @@ def test_a_name_that_takes_all_the_time_is_silence(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(socket, "getaddrinfo", slowly)
     assert "no answer in time" in refused(SignedClient(environ("http://ddb.test"), clock=clock))
+
+
+@pytest.mark.usefixtures("in_a_hurry")
+def test_a_name_that_is_not_resolved_in_time_is_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = threading.Event()
+
+    def slow(*_: object, **__: object) -> list[Any]:
+        answers.wait(20)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    assert "was not resolved within" in refused(SignedClient(environ("http://ddb.test")))
+    answers.set()
 
 
 @pytest.mark.usefixtures("in_a_hurry")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from moto import mock_aws
 
 from lambda_migrate.deadline import SYSTEM_CLOCK
 from lambda_migrate.errors import ConfigurationError, LeaseLost, LeaseStoreUnavailable
-from lambda_migrate.lease.decide import Acquire, decide
+from lambda_migrate.lease.decide import SKEW_MS, Acquire, decide
 from lambda_migrate.lease.state import DatabaseRecord, Failure, Lease, LeaseState, Progress
 from lambda_migrate.lease.table import (
     CONNECT_SECONDS,
@@ -27,6 +28,7 @@ from lambda_migrate.lease.table import (
     make_client,
 )
 from lambda_migrate.testing import FakeClock
+from tests.contract.leases import TableByOwnClock
 
 TABLE = "leases"
 LEASE = Lease("me", 3, 0.0, LeaseState(fence=3, owner="me"))
@@ -84,7 +86,12 @@ def refusal(
 
 
 def table_of(client: Any, *, table: str = TABLE, target: str = "orders") -> DynamoDBLeaseTable:
-    return DynamoDBLeaseTable(table, target, client=lambda: client, clock=FakeClock())
+    return TableByOwnClock(table, target, client=lambda: client, clock=FakeClock())
+
+
+def aware_table_of(client: Any) -> DynamoDBLeaseTable:
+    """A table that learns the server's clock from its answers."""
+    return DynamoDBLeaseTable(TABLE, "orders", client=lambda: client, clock=FakeClock())
 
 
 def item(fence: int, owner: str | None = None) -> dict[str, Any]:
@@ -102,6 +109,10 @@ BUSY = [
     refusal("RequestLimitExceeded"),
     refusal("TransactionConflictException"),
     refusal("LimitExceededException"),
+    refusal("ReplicatedWriteConflictException"),
+    refusal("ResourceInUseException"),
+    refusal("ItemCollectionSizeLimitExceededException"),
+    refusal("TransactionInProgressException"),
     refusal("RequestTimeout"),
     refusal("InternalServerError", status=500),
     refusal("ServiceUnavailable", status=503),
@@ -150,6 +161,182 @@ def test_every_call_is_retryable_while_the_store_is_away(
 ) -> None:
     with pytest.raises(LeaseStoreUnavailable):
         call(table_of(Answers(fault)), LEASE)
+
+
+# --- a call ends in time, whatever it waits for
+
+
+class Hanging(Answers):
+    """A client whose calls do not end before the test does."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.goes_on = threading.Event()
+
+    def _answer(self, operation: str, arguments: dict[str, Any]) -> Any:
+        self.goes_on.wait(20)
+        return super()._answer(operation, arguments)
+
+
+def test_a_call_of_boto3s_that_hangs_is_given_up_as_silence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lambda_migrate.lease.table._CALL_SECONDS", 0.1)
+    client = Hanging()
+    with pytest.raises(LeaseStoreUnavailable, match=f"did not answer for table '{TABLE}' within"):
+        table_of(client).read()
+    client.goes_on.set()
+
+
+class Provided:
+    """Credentials that a provider fetches, like STS."""
+
+    access_key = token = "x"
+
+    def __init__(self, fetch: Callable[[], object] = lambda: None) -> None:
+        self.fetch = fetch
+        self.is_fetched = False
+
+    def refresh_needed(self) -> bool:
+        return not self.is_fetched
+
+    def get_frozen_credentials(self) -> None:
+        self.fetch()
+        self.is_fetched = True
+
+
+def signs_with(client: Answers, credentials: object) -> Answers:
+    client._request_signer = SimpleNamespace(_credentials=credentials)  # type: ignore[attr-defined]  # as boto3's has
+    return client
+
+
+def test_a_provider_of_credentials_that_hangs_ends_in_time_in_a_function(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "orders")
+    monkeypatch.setattr("lambda_migrate.lease.table._CALL_SECONDS", 0.1)
+    goes_on = threading.Event()
+    client = signs_with(Answers({}), Provided(lambda: goes_on.wait(20)))
+    with pytest.raises(LeaseStoreUnavailable, match="no AWS credentials within") as caught:
+        table_of(client).read()
+    assert "STS" in str(caught.value)
+    assert client.asked == []
+    goes_on.set()
+
+
+def test_credentials_are_fetched_before_the_time_of_the_call_is_counted() -> None:
+    credentials = Provided()
+    assert table_of(signs_with(Answers({}), credentials)).read() == LeaseState()
+    assert credentials.is_fetched
+
+
+def test_what_the_provider_of_credentials_was_refused_is_told_as_its_own() -> None:
+    def refuse() -> None:
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "AssumeRole")
+
+    with pytest.raises(ConfigurationError, match="AssumeRole was refused: AccessDenied: no"):
+        table_of(signs_with(Answers({}), Provided(refuse))).read()
+
+
+# --- clocks
+
+
+SERVER_DATE = {"HTTPHeaders": {"date": "Tue, 14 Nov 2023 22:27:20 GMT"}}
+"""840 s after the fake clock."""
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        refusal("InvalidSignatureException", "Signature expired: 1 is now earlier than 2"),
+        refusal("InvalidSignatureException", "Signature not yet current: 2 is still later than 1"),
+        refusal("RequestTimeTooSkewed"),
+        refusal("RequestExpired"),
+    ],
+)
+def test_a_signature_of_another_time_is_retryable_and_says_how_wrong_the_clock_is(
+    fault: ClientError,
+) -> None:
+    table = aware_table_of(Answers(fault))
+    with pytest.raises(LeaseStoreUnavailable, match="clock differs from DynamoDB's"):
+        table.read()
+    fault.response["ResponseMetadata"] |= SERVER_DATE  # type: ignore[typeddict-item]  # that is all we read
+    with pytest.raises(LeaseStoreUnavailable, match="clock is 840 s behind DynamoDB's; correct"):
+        table.read()
+    assert table.clock_offset_ms == 840_500
+
+
+def test_the_servers_clock_is_read_from_every_answer() -> None:
+    table = aware_table_of(Answers({"ResponseMetadata": SERVER_DATE}))
+    assert table.clock_offset_ms == 0
+    table.read()
+    assert table.clock_offset_ms == 840_500
+
+
+def test_leases_are_judged_and_written_by_the_servers_clock_where_ones_own_is_wrong() -> None:
+    client = Answers({"ResponseMetadata": SERVER_DATE}, {"Attributes": item(1, "me")})
+    table = aware_table_of(client)
+    table.read()
+    acquired(table, "me")
+    values = client.asked[-1][1]["ExpressionAttributeValues"]
+    servers_ms = FakeClock().wall_ms() + 840_500
+    assert table.now_ms() == servers_ms
+    assert values[":over"] == {"N": str(servers_ms - SKEW_MS)}
+    assert values[":until"] == {"N": str(servers_ms + 20_000)}
+
+
+# --- credentials that expire
+
+
+def test_expired_credentials_name_what_dynamodb_said_and_what_to_use_instead() -> None:
+    fault = refusal("ExpiredTokenException", "The security token is expired")
+    with pytest.raises(ConfigurationError) as caught:
+        table_of(Answers(fault)).read()
+    assert "ExpiredTokenException: The security token is expired" in str(caught.value)
+    assert "outlive the migration" in str(caught.value)
+
+
+def test_expired_credentials_that_can_be_refreshed_are_retryable() -> None:
+    client = signs_with(Answers(refusal("ExpiredTokenException")), Provided())
+    with pytest.raises(LeaseStoreUnavailable, match="ExpiredTokenException"):
+        table_of(client).read()
+
+
+def static(client: Answers, key: str) -> Answers:
+    return signs_with(client, SimpleNamespace(access_key=key, token=""))
+
+
+def test_a_client_whose_credentials_expired_is_made_again_where_there_are_others() -> None:
+    old = static(Answers({}, refusal("ExpiredTokenException")), "old")
+    new = static(Answers({"Item": item(7)}), "new")
+    clients = iter([old, new])
+    table = DynamoDBLeaseTable(TABLE, "orders", client=lambda: next(clients), clock=FakeClock())
+    assert table.read().fence == 0
+    assert [table.read().fence for _ in range(2)] == [7, 7]
+    assert (len(old.asked), len(new.asked), table.calls) == (2, 2, 4)
+
+
+def test_the_same_expired_credentials_are_not_sent_twice() -> None:
+    made = [static(Answers(refusal("ExpiredTokenException")), "old") for _ in range(2)]
+    clients = iter(made)
+    table = DynamoDBLeaseTable(TABLE, "orders", client=lambda: next(clients), clock=FakeClock())
+    with pytest.raises(ConfigurationError, match="ExpiredTokenException"):
+        table.read()
+    assert [len(each.asked) for each in made] == [1, 0]
+
+
+def test_the_real_client_reads_the_environment_again_when_it_is_made_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "old")
+    boto3.setup_default_session()
+    assert make_client()._request_signer._credentials.access_key == "old"
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "new")
+    assert make_client()._request_signer._credentials.access_key == "old"
+    assert make_client(anew=True)._request_signer._credentials.access_key == "new"
 
 
 # --- something must be mended: say what
@@ -213,6 +400,20 @@ def test_a_table_of_another_shape_is_told_the_key_it_needs() -> None:
     told = str(caught.value)
     assert "does not match the schema" in told
     assert "partition key `target` of type S" in told
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (refusal("", "Forbidden", status=403), "HTTP 403: Forbidden"),
+        (refusal("RequestEntityTooLarge", "", status=413), "RequestEntityTooLarge"),
+    ],
+)
+def test_a_refusal_of_another_kind_is_told_as_it_came_without_advice_about_keys(
+    fault: ClientError, told: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"'{TABLE}': {told}$"):
+        table_of(Answers(fault)).read()
 
 
 PERMANENT = [

@@ -13,6 +13,7 @@ from load.bench.findings import Verdict
 from load.bench.migrations import simple, small, storm
 from load.bench.peers import PEERS, Peer
 from load.bench.storms import commonest
+from load.bench.takeovers import Kill, Requests, section_of
 from load.bench.within.answer import find
 
 
@@ -115,3 +116,42 @@ def test_of_several_storms_the_median_counts_and_each_is_told(tmp_path: Path) ->
     (check,) = measure(reports).checks
     assert (check.value, check.range) == (8, (7, 9))
     assert all(f"{name}/report.json" in check.note for name in ("one", "two", "three"))
+
+
+def _kill(seconds: float, **changed: Any) -> Kill:
+    reads = Requests(consistent=1, eventual=6, writes=0)
+    values: dict[str, Any] = {
+        "acquired": seconds,
+        "started": seconds + 0.5,
+        "served": [seconds + 0.6, seconds + 1.0],
+        "failed": 0,
+        "effects": 1,
+        "waited": [12.0],
+        "waiters": [reads],
+        "fast": Requests(consistent=1, eventual=0, writes=0),
+    }
+    return Kill(**values | changed)
+
+
+def test_a_read_that_is_not_consistent_is_half_a_unit() -> None:
+    requests = Requests(consistent=3, eventual=5, writes=2)
+    assert (requests.calls, requests.read_units) == (10, 5.5)
+
+
+def test_a_takeover_is_told_in_leases_and_beyond_one() -> None:
+    section = section_of([_kill(seconds) for seconds in (5.0, 5.5, 6.0, 7.5, 10.0)])
+    start = section.checks[0]
+    assert (start.value, start.bar, start.range) == (1.2, 1.2, (1.0, 2.0))
+    assert [check.verdict for check in section.checks] == [Verdict.PASS] * 3
+    times, usage = section.tables
+    shown = {(row[0], row[1]): (row[2], row[4], row[8]) for row in times.rows}
+    assert shown["the lease is acquired", "leases"] == ("1", "1.2", "2")
+    assert shown["the migration runs", "s beyond one lease"] == ("0.5", "1.5", "5.5")
+    assert usage.rows[0] == ("a waiter", "7 (7)", "1 (1)", "6 (6)", "0 (0)", "4 (4)")
+    assert usage.rows[1][-1] == "1 (1)"
+
+
+@pytest.mark.parametrize("wrong", [{"failed": 1}, {"effects": 2}, {"effects": 0}])
+def test_a_waiter_that_failed_or_a_second_effect_misses_its_bar(wrong: dict[str, Any]) -> None:
+    section = section_of([_kill(5.5), _kill(5.5, **wrong)])
+    assert Verdict.MISS in [check.verdict for check in section.checks]

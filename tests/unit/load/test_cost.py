@@ -65,5 +65,5 @@ def test_a_check_that_waited_writes_as_many_bytes_as_the_page_says(
 
 
 def test_the_page_counts_the_metrics() -> None:
-    assert len(METRICS) == 8
+    assert len(METRICS) == 9
     assert f"${0.30 * len(METRICS):.2f} a month" in PAGE

@@ -5,7 +5,13 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from load.simulation.partition import BUCKET_SECONDS, READ_UNITS, WRITE_UNITS, Partition
+from load.simulation.partition import (
+    BUCKET_SECONDS,
+    CONSISTENT_UNITS,
+    READ_UNITS,
+    WRITE_UNITS,
+    Partition,
+)
 
 requests = st.lists(st.tuples(st.floats(0, 0.05), st.booleans()), min_size=1, max_size=400)
 
@@ -51,3 +57,9 @@ def test_what_is_turned_away_is_not_paid_for() -> None:
     assert partition.read_units == answers.count(True) * READ_UNITS
     assert partition.turned_away == answers.count(False) > 0
     assert partition.asked_units_in[0] == 100 * READ_UNITS
+
+
+def test_a_consistent_read_costs_twice_what_an_eventually_consistent_one_does() -> None:
+    partition = Partition(read_units=10, write_units=10)
+    assert partition.serves_read(0.0, CONSISTENT_UNITS)
+    assert partition.read_units == 2 * READ_UNITS == 1.0

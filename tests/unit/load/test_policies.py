@@ -60,7 +60,7 @@ def test_every_family_comes_back_later_to_a_table_that_turned_it_away(family: Fa
 
 
 def test_a_guided_one_reads_soon_after_the_end_that_the_holder_expects() -> None:
-    state = LeaseState(1, "other", NOW, progress=Progress("a", 0, 1, NOW, 5_000))
+    state = LeaseState(1, "other", NOW, progress=Progress("a", 0, 1, NOW, remaining_ms=5_000))
     for seed in range(100):
         delay = GUIDED.make(0.4)(Random(seed)).delay(1.0, state=state, now_ms=NOW + 2_000)
         assert 3.0 <= delay <= 3.4

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import socket
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import boto3
 import pytest
-from botocore.exceptions import ClientError, ConnectTimeoutError
+from botocore.exceptions import (
+    ClientError,
+    ConnectTimeoutError,
+    CredentialRetrievalError,
+    EndpointConnectionError,
+    ReadTimeoutError,
+)
 from moto import mock_aws
 
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
 from lambda_migrate.postgresql.address import DatabaseAddress
+from lambda_migrate.postgresql.connection import ConnectFailed
 from lambda_migrate.postgresql.credentials import (
     IamCredentials,
     SecretCredentials,
     UrlCredentials,
+    open_connection,
 )
+from lambda_migrate.testing import FakeClock, FixedRandom
 
 FULL = {"username": "app", "password": "s3cr3t", "host": "db.example", "engine": "postgres"}
 REMOTE = DatabaseAddress(database="orders", host="db.example", user="app")
@@ -150,8 +163,8 @@ class Refusing:
         raise self.error
 
 
-def answer(code: str) -> ClientError:
-    return ClientError({"Error": {"Code": code, "Message": "no"}}, "GetSecretValue")
+def answer(code: str, message: str = "no", operation: str = "GetSecretValue") -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": message}}, operation)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +189,9 @@ def test_what_waiting_does_not_mend_says_what_does(code: str, told: str) -> None
         answer("ThrottlingException"),
         answer("InternalServiceError"),
         ConnectTimeoutError(endpoint_url="https://secretsmanager"),
+        ReadTimeoutError(endpoint_url="https://secretsmanager"),
+        EndpointConnectionError(endpoint_url="https://secretsmanager"),
+        answer("InvalidSignatureException", "Signature expired: 1 is now earlier than 2"),
     ],
 )
 def test_a_service_that_does_not_answer_is_retryable(error: Exception) -> None:
@@ -230,3 +246,267 @@ def test_a_function_without_aws_credentials_gets_no_token(monkeypatch: pytest.Mo
 
     with pytest.raises(ConfigurationError, match="rds-db:connect"):
         IamCredentials(REMOTE, client=NoCredentials()).address()
+
+
+# --- a source that is silent, or whose own credentials are at fault
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """Something that accepts connections and never answers; its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_silent_secrets_manager_ends_in_the_time_that_is_left_and_is_told_as_what_it_is(
+    silent: str,
+) -> None:
+    client = boto3.client("secretsmanager", endpoint_url=silent)
+    with mock_aws_off(), pytest.raises(DatabaseUnavailable) as caught:
+        SecretCredentials("orders", client=client).address(seconds=0.2)
+    told = str(caught.value)
+    assert told.startswith("Secrets Manager did not answer within 0.2 s for the secret orders; ")
+    assert "interface endpoint" in told
+
+
+def test_a_secret_is_readable_again_after_a_read_that_was_given_up() -> None:
+    class Hanging:
+        def __init__(self) -> None:
+            self.goes_on = threading.Event()
+
+        def get_secret_value(self, **_: Any) -> dict[str, Any]:
+            self.goes_on.wait(20)
+            return {"SecretString": json.dumps(FULL)}
+
+    client = Hanging()
+    credentials = SecretCredentials("db", client=client)
+    with pytest.raises(DatabaseUnavailable):
+        credentials.address(seconds=0.05)
+    client.goes_on.set()
+    assert credentials.address().password == "s3cr3t"
+
+
+def test_how_a_silent_service_was_silent_is_said() -> None:
+    error = ReadTimeoutError(endpoint_url="https://secretsmanager")
+    with pytest.raises(DatabaseUnavailable, match=r"did not answer .* \(ReadTimeoutError\)"):
+        SecretCredentials("arn:db", client=Refusing(error)).address()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (answer("AccessDenied", operation="AssumeRole"), "AssumeRole was refused: AccessDenied"),
+        (CredentialRetrievalError(provider="process", error_msg="exit 1"), "exit 1"),
+    ],
+)
+def test_what_the_provider_of_aws_credentials_was_refused_is_told_as_its_own(
+    error: Exception, told: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        SecretCredentials("arn:db", client=Refusing(error)).address()
+
+
+def test_a_token_waits_for_the_provider_of_aws_credentials_no_longer_than_it_may() -> None:
+    class Hanging:
+        def __init__(self) -> None:
+            self.goes_on = threading.Event()
+
+        def generate_db_auth_token(self, **_: Any) -> str:
+            self.goes_on.wait(20)
+            return "token"
+
+    client = Hanging()
+    with pytest.raises(DatabaseUnavailable, match=r"no AWS credentials within 0\.1 s"):
+        IamCredentials(REMOTE, client=client).address(seconds=0.1)
+    client.goes_on.set()
+
+
+class ByKey(http.server.BaseHTTPRequestHandler):
+    """Secrets Manager for which the access key ``old`` has expired."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        status, body = 200, {"Name": "db", "SecretString": json.dumps(FULL)}
+        if "Credential=old/" in self.headers["Authorization"]:
+            status, body = 400, {"__type": "ExpiredTokenException", "message": "expired"}
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_expired_credentials_of_the_environment_are_read_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), ByKey)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "old")
+    credentials = SecretCredentials("db")
+    with mock_aws_off():
+        with pytest.raises(ConfigurationError, match="have expired"):
+            credentials.address()
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "renewed")
+        assert credentials.address().password == "s3cr3t"
+    server.shutdown()
+    server.server_close()
+
+
+@contextmanager
+def mock_aws_off() -> Iterator[None]:
+    """Requests really leave the process, to servers of the test."""
+    from moto.core.models import botocore_stubber
+
+    was, botocore_stubber.enabled = botocore_stubber.enabled, False
+    try:
+        yield
+    finally:
+        botocore_stubber.enabled = was
+
+
+# --- a refused login, while a secret is rotated
+
+RANDOM = FixedRandom(0.5)
+PASSWORD_REFUSED = ConnectFailed("refused", permanent=True, sqlstate="28P01", answered=True)
+
+
+class Rotation:
+    """PostgreSQL that takes one password, and a secret whose versions change at their time.
+
+    Args:
+        takes: The password that PostgreSQL takes.
+        versions: From so many seconds on: AWSCURRENT and AWSPENDING.
+    """
+
+    def __init__(self, takes: str, *versions: tuple[float, str, str | Exception | None]) -> None:
+        self.takes = takes
+        self.versions = versions
+        self.clock = FakeClock()
+        self.began = self.clock.monotonic()
+        self.logins: list[tuple[float, str]] = []
+        self.reads = 0
+
+    @property
+    def passed(self) -> float:
+        return self.clock.monotonic() - self.began
+
+    def get_secret_value(self, *, SecretId: str, VersionStage: str = "AWSCURRENT") -> Any:  # noqa: N803 - boto3's names
+        self.reads += 1
+        _, *stages = next(v for v in reversed(self.versions) if v[0] <= self.passed)
+        found = stages[VersionStage == "AWSPENDING"]
+        if not isinstance(found, str):
+            raise found or answer("ResourceNotFoundException")
+        return {"SecretString": json.dumps(FULL | {"password": found})}
+
+    def opened(self, address: DatabaseAddress, **_: Any) -> Any:
+        self.logins.append((round(self.passed, 1), str(address.password)))
+        if address.password != self.takes:
+            raise PASSWORD_REFUSED
+        return address
+
+    def open(self, seconds: float = 60.0) -> Any:
+        credentials = SecretCredentials("db", client=self)
+        return open_connection(
+            credentials, "test", seconds, opened=self.opened, clock=self.clock, random=RANDOM
+        )
+
+    @property
+    def passwords(self) -> list[str]:
+        return [password for _, password in self.logins]
+
+
+def test_a_password_that_postgresql_has_before_the_secret_says_so_is_found_as_pending() -> None:
+    rotation = Rotation("new", (0, "old", "new"))
+    rotation.open()
+    assert rotation.logins == [(0.0, "old"), (0.0, "new")]
+
+
+@pytest.mark.parametrize("pending", [None, answer("AccessDeniedException"), "of another rotation"])
+def test_without_a_usable_pending_version_the_current_one_is_waited_for(
+    pending: str | Exception | None,
+) -> None:
+    rotation = Rotation("new", (0, "old", pending), (3, "new", None))
+    rotation.open()
+    assert rotation.passwords[-1] == "new"
+    assert rotation.passed < 5
+    assert len(rotation.logins) <= 4
+
+
+def test_a_secret_that_is_ahead_of_the_database_is_tried_again() -> None:
+    rotation = Rotation("new", (0, "new", "new"))
+    rotation.takes = "not yet"
+
+    def sleep(seconds: float) -> None:
+        rotation.clock.advance(seconds)
+        if rotation.passed > 3:
+            rotation.takes = "new"
+
+    rotation.clock.sleep = sleep  # type: ignore[method-assign]  # the database follows
+    rotation.open()
+    assert rotation.passwords.count("new") <= 4
+
+
+def test_a_password_that_stays_wrong_is_refused_a_few_times_and_then_says_what_was_tried() -> None:
+    rotation = Rotation("other", (0, "wrong", "too"))
+    with pytest.raises(ConnectFailed) as failed:
+        rotation.open(900)
+    assert failed.value.permanent
+    assert len(rotation.logins) <= 6
+    assert rotation.passed <= 20
+    told = str(failed.value)
+    assert f"{len(rotation.logins)} logins were refused within {rotation.passed:.0f} s" in told
+    assert "AWSCURRENT" in told
+    assert "AWSPENDING" in told
+
+
+def test_a_rotation_is_waited_for_no_longer_than_the_caller_has() -> None:
+    rotation = Rotation("other", (0, "wrong", None))
+    with pytest.raises(ConnectFailed):
+        rotation.open(2.5)
+    assert rotation.passed <= 2.5
+
+
+def test_a_login_that_fails_for_another_reason_is_not_tried_again() -> None:
+    rotation = Rotation("other", (0, "old", None))
+    gone = ConnectFailed("no answer", permanent=False)
+
+    def opened(*_: Any, **__: Any) -> Any:
+        rotation.logins.append((0.0, ""))
+        raise gone
+
+    rotation.opened = opened  # type: ignore[method-assign]  # the server is away
+    with pytest.raises(ConnectFailed) as failed:
+        rotation.open()
+    assert failed.value is gone
+    assert len(rotation.logins) == 1
+
+
+def test_a_secret_that_falls_silent_while_it_is_rotated_hides_no_refused_login() -> None:
+    rotation = Rotation("new", (0, "old", None))
+    credentials = SecretCredentials("db", client=rotation)
+
+    def opened(address: DatabaseAddress, **_: Any) -> Any:
+        rotation.versions = ((0, ReadTimeoutError(endpoint_url="x"), None),)  # type: ignore[assignment]  # any error
+        return Rotation.opened(rotation, address)
+
+    with pytest.raises(
+        DatabaseUnavailable, match=r"^refused; then, Secrets Manager did not answer"
+    ):
+        open_connection(credentials, "t", 9, opened=opened, clock=rotation.clock, random=RANDOM)
+
+
+def test_a_refused_token_is_replaced_by_a_later_one_and_once_only() -> None:
+    clock, logins = FakeClock(), []
+
+    def opened(address: DatabaseAddress, **_: Any) -> Any:
+        logins.append(clock.monotonic())
+        raise PASSWORD_REFUSED
+
+    with pytest.raises(ConnectFailed, match=r"2 logins were refused .* rds-db:connect"):
+        open_connection(IamCredentials(REMOTE), "t", 60, opened=opened, clock=clock, random=RANDOM)
+    assert len(logins) == 2
+    assert logins[1] - logins[0] >= 1

@@ -155,7 +155,8 @@ HELD = {
 
 def held() -> dict[str, Any]:
     """The item while somebody migrates."""
-    return HELD | {"lease_until": {"N": str(SYSTEM_CLOCK.wall_ms() + 60_000)}}
+    until = SYSTEM_CLOCK.wall_ms() + 60_000
+    return HELD | {"lease_until": {"N": str(until)}, "lease_ms": {"N": "60000"}}
 
 
 def run(folder: Path, table: Table, **variables: str) -> subprocess.CompletedProcess[str]:

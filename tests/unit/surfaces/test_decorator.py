@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import itertools
+import json
 import threading
 import tracemalloc
 from collections.abc import Callable
@@ -299,6 +300,35 @@ def test_of_two_threads_that_enter_together_one_checks_and_the_other_waits() -> 
     assert len(runner.asked) == 1
 
 
+def test_a_second_thread_waits_no_longer_than_its_own_invocation_has() -> None:
+    runner = Runner()
+    errors: list[BaseException] = []
+    guarded = guard(runner, served)
+    margin = runner.target.policy.safety_margin_seconds
+
+    def impatient() -> None:
+        try:
+            guarded("second", Context(margin + 0.05))
+        except NotReady as error:
+            errors.append(error)
+
+    second = threading.Thread(target=impatient)
+    ensure = runner.ensure
+
+    def until_the_second_has_given_up(*arguments: Any, **named: Any) -> Outcome:
+        second.start()
+        second.join(20)
+        assert not second.is_alive()
+        return ensure(*arguments, **named)
+
+    runner.ensure = until_the_second_has_given_up  # type: ignore[method-assign]  # as above
+    assert guarded("first", Context()) == {"event": "first"}
+    assert [type(error) for error in errors] == [NotReady]
+    assert "another invocation in this process" in str(errors[0])
+    assert len(runner.asked) == 1
+    assert guarded("third", Context()) == {"event": "third"}
+
+
 class Bare:
     """A context of a test that somebody wrote by hand."""
 
@@ -373,11 +403,124 @@ def test_on_not_ready_is_not_asked_about_what_a_deployment_must_mend() -> None:
 def test_service_unavailable_is_a_503_that_says_when_and_no_more(
     error: MigrateError, seconds: str
 ) -> None:
-    answer = guard(Runner(error), served, on_not_ready=service_unavailable)("e", Context())
+    answer = guard(Runner(error), served, on_not_ready=service_unavailable)(URL, Context())
     assert answer["statusCode"] == 503
     assert answer["headers"]["Retry-After"] == seconds
     assert answer["isBase64Encoded"] is False
     assert "secret" not in answer["body"]
+
+
+# --- what is an HTTP request, by the events that AWS documents (their telling parts)
+
+REST = {
+    "resource": "/orders",
+    "path": "/orders",
+    "httpMethod": "GET",
+    "headers": {"Host": "example.org"},
+    "requestContext": {"resourcePath": "/orders", "httpMethod": "GET", "stage": "v1"},
+    "body": None,
+    "isBase64Encoded": False,
+}
+URL = {
+    "version": "2.0",
+    "routeKey": "$default",
+    "rawPath": "/orders",
+    "headers": {"host": "example.org"},
+    "requestContext": {"http": {"method": "GET", "path": "/orders"}, "stage": "$default"},
+    "isBase64Encoded": False,
+}
+BALANCER = {
+    "requestContext": {"elb": {"targetGroupArn": "arn:aws:elasticloadbalancing:us-east-1:1:tg"}},
+    "httpMethod": "GET",
+    "path": "/orders",
+    "headers": {"host": "example.org"},
+    "body": "",
+    "isBase64Encoded": False,
+}
+LATTICE = {
+    "raw_path": "/orders",
+    "method": "GET",
+    "headers": {"host": "example.org"},
+    "query_string_parameters": {},
+    "body": "",
+    "is_base64_encoded": False,
+}
+LATTICE_2 = {
+    "version": "2.0",
+    "path": "/orders",
+    "method": "GET",
+    "headers": {"host": ["example.org"]},
+    "requestContext": {"serviceNetworkArn": "arn:aws:vpc-lattice:us-east-1:1:servicenetwork/sn"},
+}
+
+
+def websocket(kind: str) -> dict[str, Any]:
+    return {
+        "requestContext": {"routeKey": f"${kind.lower()}", "eventType": kind, "connectionId": "c="},
+        "isBase64Encoded": False,
+    }
+
+
+REQUESTS = {
+    "REST API": REST,
+    "HTTP API, format 1.0": {"version": "1.0", **REST},
+    "HTTP API, format 2.0, and function URL": URL,
+    "WebSocket, connect": websocket("CONNECT"),
+    "WebSocket, message": {**websocket("MESSAGE"), "body": "hello"},
+    "WebSocket, disconnect": websocket("DISCONNECT"),
+    "load balancer": BALANCER,
+    "VPC Lattice, version 1": LATTICE,
+    "VPC Lattice, version 2": LATTICE_2,
+}
+AUTHORIZER = "arn:aws:execute-api:us-east-1:1:api/v1/GET/orders"
+OTHERS = {
+    "SQS": {"Records": [{"messageId": "1", "eventSource": "aws:sqs", "body": json.dumps(REST)}]},
+    "SNS": {"Records": [{"EventSource": "aws:sns", "Sns": {"Message": "m"}}]},
+    "S3": {"Records": [{"eventSource": "aws:s3", "s3": {"bucket": {"name": "b"}}}]},
+    "Kinesis": {"Records": [{"eventSource": "aws:kinesis", "kinesis": {"data": ""}}]},
+    "CloudFront": {"Records": [{"cf": {"request": {"method": "GET", "uri": "/"}}}]},
+    "Kafka": {"eventSource": "aws:kafka", "records": {"t-0": []}},
+    "EventBridge": {"version": "0", "source": "aws.events", "detail-type": "x", "detail": REST},
+    "EventBridge Pipes": [{"messageId": "1", "body": "m"}],
+    "Step Functions": {"input": {"order": 1}},
+    "destination": {
+        "version": "1.0",
+        "requestContext": {"requestId": "r", "functionArn": "f", "condition": "Success"},
+        "requestPayload": REST,
+    },
+    "Cognito": {"version": "1", "triggerSource": "PreSignUp_SignUp", "request": {}, "response": {}},
+    "AppSync": {"arguments": {}, "request": {"headers": {}}, "info": {"fieldName": "orders"}},
+    "AppSync authorizer": {"authorizationToken": "t", "requestContext": {"apiId": "a"}},
+    "Bedrock agent": {"messageVersion": "1.0", "apiPath": "/orders", "httpMethod": "GET"},
+    "authorizer, token": {"type": "TOKEN", "methodArn": AUTHORIZER, "authorizationToken": "t"},
+    "authorizer, request": {**REST, "type": "REQUEST", "methodArn": AUTHORIZER},
+    "authorizer, format 2.0": {**URL, "type": "REQUEST", "routeArn": AUTHORIZER},
+    "authorizer, WebSocket": {
+        **websocket("CONNECT"),
+        "type": "REQUEST",
+        "methodArn": AUTHORIZER,
+    },
+    "direct, a dict": {"method": "GET", "path": "/orders", "requestContext": {"user": "me"}},
+    "direct, an empty dict": {},
+    "direct, a text": "e",
+    "direct, nothing": None,
+}
+
+
+@pytest.mark.parametrize("event", REQUESTS.values(), ids=REQUESTS)
+def test_service_unavailable_answers_every_kind_of_http_request(event: object) -> None:
+    assert service_unavailable(event, Context(), NotReady("busy"))["statusCode"] == 503
+
+
+@pytest.mark.parametrize("error", [NotReady("busy"), MigrationFailed("boom")])
+@pytest.mark.parametrize("event", OTHERS.values(), ids=OTHERS)
+def test_service_unavailable_fails_an_event_that_is_no_http_request_so_that_it_is_repeated(
+    event: object, error: MigrateError
+) -> None:
+    guarded = guard(Runner(error), served, on_not_ready=service_unavailable)
+    with pytest.raises(type(error)) as caught:
+        guarded(event, Context())
+    assert caught.value is error
 
 
 # --- initialisation

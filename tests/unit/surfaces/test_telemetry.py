@@ -24,6 +24,7 @@ from lambda_migrate.events import (
     MigrationBroke,
     MigrationReverted,
     MigrationStarted,
+    RenewalFailed,
     TargetShared,
     Waiting,
 )
@@ -33,6 +34,7 @@ from tests.unit.surfaces.lines import Lines
 FINISHED = CheckFinished("orders-db", "d1", "MIGRATED", 2.5, 0.5, 3, ("0001_m", "0002_m"), 7, "me")
 UP_TO_DATE = CheckFinished("orders-db", "d1", "UP_TO_DATE", 0.01, 0.0, 1, (), 0, "me")
 WAITED = CheckFinished("orders-db", "d1", "WAITED", 4.0, 3.9, 9, (), 0, "me")
+SHARED = TargetShared("orders-db", "db-a:5432/orders", "db-b:5432/billing", "billing/8/f")
 UNCHECKED = CheckFinished("orders-db", "d1", "UNCHECKED", 0.2, 0.0, 1, (), 0, "me")
 FAILED = CheckFailed(
     target="orders-db",
@@ -68,6 +70,17 @@ def values(emf: list[dict[str, Any]]) -> dict[str, list[float]]:
     return found
 
 
+def test_a_shared_target_is_a_warning_that_names_both_databases_and_who_checked_the_other(
+    lines: Lines,
+) -> None:
+    observe(SHARED, FINISHED)
+    (warning, _), _ = lines.read()
+    assert warning["level"] == "WARNING"
+    for named in ("orders-db", "db-a:5432/orders", "db-b:5432/billing", "billing/8/f"):
+        assert named in warning["message"]
+    assert "LAMBDA_MIGRATE_TARGET" in warning["message"]
+
+
 def test_that_flags_are_ignored_is_told_once_in_a_check(lines: Lines) -> None:
     ignored = FlagsIgnored("orders-db", "no answer")
     observe(ignored, ignored, FINISHED, ignored)
@@ -90,6 +103,12 @@ def test_that_flags_are_ignored_is_told_once_in_a_check(lines: Lines) -> None:
             FlagsIgnored("orders-db", "the feature flags a/b/c cannot be used: no answer"),
             "WARNING",
             "going on without feature flags: the feature flags a/b/c cannot be used: no answer",
+        ),
+        (
+            RenewalFailed("orders-db", 7, "ConfigurationError", "the table vanished", 12.3),
+            "ERROR",
+            "the lease cannot be renewed: the table vanished; the running migration is cancelled "
+            "in 12 s unless this is fixed",
         ),
         (FAILED, "ERROR", "schema not ready: 0002_m: division by zero [22012]"),
     ],
@@ -268,6 +287,7 @@ def test_the_metrics_of_a_check_are_one_valid_emf_line(
 
 def test_all_the_metrics_that_alarms_may_name_are_written(lines: Lines) -> None:
     observe(
+        SHARED,
         LeaseTakenOver("t", "dead", 7),
         MigrationApplied("t", "0001_m", 1, 2, 0.25),
         MigrationBroke("t", "0002_m", "22012", "division by zero", 0.1),

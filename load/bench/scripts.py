@@ -1,0 +1,82 @@
+"""Peak memory of a process whose migration answers with millions of rows: that of any other."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from load.bench.findings import Check, Section, Table, number
+from load.bench.migrations import Change
+from load.bench.peers import OURS
+from load.bench.processes import run
+from load.bench.stage import Stage
+from load.bench.within.answer import find
+
+__all__ = ["measure"]
+
+_CODE = """
+import app
+from pathlib import Path
+from load.bench.within.answer import tell
+app.handler({}, app.Context())
+status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+tell(int(status["VmHWM"].split()[0]) / 1024)
+"""
+_BASE = "one row"
+_ROWS = "SELECT 'order ' || n AS name FROM generate_series(1, {rows}) n"
+
+
+def measure(stage: Stage, *, rows: int) -> Section:
+    """Each script in a process of its own, on an empty database of its own."""
+    many = f"{rows:,}"
+    scripts = {
+        _BASE: _ROWS.format(rows=1),
+        f"SELECT, {many} rows": _ROWS.format(rows=rows),
+        f"INSERT ... RETURNING, {many} rows": (
+            f"CREATE TABLE names AS {_ROWS.format(rows=0)};\n"
+            f"INSERT INTO names {_ROWS.format(rows=rows)} RETURNING name"
+        ),
+        f"{rows // 10:,} notices": (
+            f"DO $$ BEGIN FOR n IN 1..{rows // 10} LOOP RAISE NOTICE 'order %', n; END LOOP; END $$"
+        ),
+        f"one row of {rows / 50_000:,.0f} MB": f"SELECT repeat('x', {rows * 20})",
+    }
+    found = {name: _run(stage, number, text) for number, (name, text) in enumerate(scripts.items())}
+    base = found[_BASE]["megabytes"]
+    return Section(
+        key="scripts",
+        title="What a script's rows cost",
+        checks=[
+            Check(
+                f"peak memory of a process that migrates, {name} / {_BASE}",
+                bar=1.1,
+                value=one["megabytes"] / base,
+            )
+            for name, one in found.items()
+            if name != _BASE
+        ],
+        tables=[
+            Table(
+                ("a migration that answers with", "peak memory, MB", "seconds", "CPU seconds"),
+                [
+                    (name, *(number(one[key]) for key in ("megabytes", "wall", "cpu")))
+                    for name, one in found.items()
+                ],
+            )
+        ],
+        notes=[
+            "Whole processes, from the start of the interpreter to its end; memory is the kernel's "
+            "VmHWM. `COPY ... TO STDOUT` is refused in a migration."
+        ],
+        data=found,
+    )
+
+
+def _run(stage: Stage, number: int, script: str) -> Mapping[str, Any]:
+    project = stage.project(OURS, f"script-{number}", [Change(1, "answer", (script,))])
+    database = stage.new_database()
+    command = (sys.executable, "-c", _CODE)
+    finished = run(stage.program(OURS, project, database, command=command))
+    stage.drop_database(database)
+    return {"megabytes": find(finished.output), "wall": finished.wall, "cpu": finished.cpu}

@@ -1,0 +1,19 @@
+"""The measurement of takeovers: a real holder, killed in the middle of its migration."""
+
+from __future__ import annotations
+
+import random
+
+from load.bench.stage import Stage
+from load.bench.takeovers import WAITERS, measure
+
+
+def test_the_migration_of_a_killed_holder_takes_effect_once_and_all_waiters_serve() -> None:
+    with Stage() as stage:
+        section = measure(stage, kills=1, chance=random.Random(1))
+    (kill,) = section.data["kills"]
+    assert (kill["failed"], kill["effects"], len(kill["served"])) == (0, 1, WAITERS)
+    assert kill["acquired"] <= kill["started"] <= max(kill["served"])
+    assert len(kill["waiters"]) == WAITERS - 1
+    assert all(one["consistent"] + one["eventual"] > 0 for one in kill["waiters"])
+    assert kill["fast"]["consistent"] + kill["fast"]["eventual"] == 1
