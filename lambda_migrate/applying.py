@@ -24,6 +24,7 @@ from lambda_migrate.lease.decide import LONGEST_PAUSE_MS
 from lambda_migrate.lease.readiness import Check, record_check, sharing, withdraw_above
 from lambda_migrate.lease.state import Failure, Progress
 from lambda_migrate.migrations import EMPTY_DIGEST, RowState, chain, make_plan
+from lambda_migrate.migrations.adoption import require_no_other_history
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -80,6 +81,7 @@ def bring_up_to_date(
         The history at the end, read after the last commit, and what it proved at the beginning.
 
     Raises:
+        ConfigurationError: Another tool has migrated this database; nothing was applied.
         Diverged: History and manifest contradict each other; nothing was applied.
         ManifestError: A pending script cannot be run; nothing was applied.
         MigrationFailed: One failed; those before it stay.
@@ -89,6 +91,8 @@ def bring_up_to_date(
     """
     plan, history = _agreed_plan(hold, database, manifest)
     before = tuple(proved(history))
+    ignore = hold.target.policy.ignore_other_history
+    require_no_other_history(plan, database.other_histories, ignore=ignore)
     if plan.in_doubt:
         _announce(hold, plan.in_doubt[0].name, total=len(plan.in_doubt) + len(plan.pending))
         for row in plan.in_doubt:

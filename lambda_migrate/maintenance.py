@@ -28,7 +28,9 @@ from lambda_migrate.lease.readiness import UNKNOWN
 from lambda_migrate.lease.state import Lease, LeaseState, Progress, join_marks, split_marks
 from lambda_migrate.lease.waiting import describe
 from lambda_migrate.migrations import HistoryRow, RowState, make_plan
-from lambda_migrate.migrations.rollback import choose_rollback
+from lambda_migrate.migrations.adoption import choose_baseline, require_no_other_history
+from lambda_migrate.migrations.digest import require_migrations
+from lambda_migrate.migrations.rollback import choose_rollback, require_reversible
 from lambda_migrate.postgresql.database import is_behind
 from lambda_migrate.rehearsing import Rehearsed, lasting_effects_of, rehearse
 from lambda_migrate.target import new_owner
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from lambda_migrate.deadline import Deadline
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.migrations import Manifest, Migration, Plan
+    from lambda_migrate.migrations.adoption import Baseline
     from lambda_migrate.postgresql.database import FenceRow, HeldDatabase
     from lambda_migrate.target import Target
 
@@ -145,17 +148,30 @@ class Maintenance:
             is_elsewhere=_is_elsewhere(found.fence, lease, address),
         )
 
-    def plan(self, deadline: Deadline, *, to: int | None = None) -> tuple[Plan, Manifest]:
+    def plan(
+        self, deadline: Deadline, *, to: int | None = None, ignore_other_history: bool = False
+    ) -> tuple[Plan, Manifest]:
         """What `up` would do, and the manifest that it would satisfy; changes nothing.
 
         Args:
             deadline: For reading the history.
             to: As of `up`.
+            ignore_other_history: As of `up`.
+
+        Raises:
+            ConfigurationError: Another tool has migrated this database; `up` would refuse.
         """
         manifest = self.manifest if to is None else self._up_to(to)
-        return self._plan_of(manifest, self.target.database.read_history(deadline)), manifest
+        plan = self._plan_of(manifest, self.target.database.read_history(deadline))
+        require_no_other_history(
+            plan,
+            lambda: self.target.database.read_other_histories(deadline),
+            ignore=ignore_other_history or self.target.policy.ignore_other_history,
+        )
+        return plan, manifest
 
     def _plan_of(self, manifest: Manifest, history: Sequence[HistoryRow]) -> Plan:
+        self._require_migrations()
         out_of_order = self.target.policy.allow_out_of_order
         return make_plan(manifest, history, allow_out_of_order=out_of_order)
 
@@ -164,6 +180,7 @@ class Maintenance:
         deadline: Deadline,
         *,
         to: int | None = None,
+        ignore_other_history: bool = False,
         confirm: Callable[[Forecast], bool] = lambda _forecast: True,
     ) -> Rehearsed | None:
         """Do what `up` would do in one transaction, measure it, and roll all of it back.
@@ -175,6 +192,7 @@ class Maintenance:
         Args:
             deadline: For all of it.
             to: As of `up`.
+            ignore_other_history: As of `up`.
             confirm: Asked before anything runs, as it takes real locks.
 
         Returns:
@@ -187,7 +205,7 @@ class Maintenance:
             NotReady: A feature flag stops all migrating. One that only holds versions back does
                 not: what is held back may well be rehearsed.
         """
-        plan, manifest = self.plan(deadline, to=to)
+        plan, manifest = self.plan(deadline, to=to, ignore_other_history=ignore_other_history)
         require_agreement(plan)
         require_sound(plan)
         if not (plan.pending or plan.in_doubt):
@@ -254,7 +272,12 @@ class Maintenance:
     # --- writing
 
     def up(
-        self, deadline: Deadline, *, to: int | None = None, despite_flags: bool = False
+        self,
+        deadline: Deadline,
+        *,
+        to: int | None = None,
+        despite_flags: bool = False,
+        ignore_other_history: bool = False,
     ) -> tuple[str, ...]:
         """Apply what is pending, now, whatever the item says and however short ago it failed.
 
@@ -262,6 +285,7 @@ class Maintenance:
             deadline: For all of it.
             to: Stop after this version.
             despite_flags: Do not ask the feature flags.
+            ignore_other_history: Go on although another tool has migrated this database.
 
         Returns:
             Names of the migrations applied.
@@ -271,8 +295,11 @@ class Maintenance:
             MigrationFailed: One failed; those before it stay.
             NotReady: A feature flag says to stop, before the first one or between two.
         """
+        self._require_migrations()
         manifest = self.manifest if to is None else self._up_to(to)
         target = replace(self.target, flags=None) if despite_flags else self.target
+        if ignore_other_history:
+            target = replace(target, policy=replace(target.policy, ignore_other_history=True))
         permit(target, deadline, version=manifest.version, what="`up`", advice=_DESPITE_FLAGS)
         applied: list[str] = []
         with self._hold(deadline, target=target, records_failure=manifest) as (hold, database):
@@ -311,21 +338,41 @@ class Maintenance:
         history = self.target.database.read_history(deadline)
         try:
             rows = choose_rollback(history, to=to, steps=steps, only=only)
-        except ConfigurationError:
+        finally:
             if any(row.state is not RowState.APPLIED for row in history):
-                # What looks like a row in doubt may be what somebody is at work on.
+                # What looks like a row in doubt may be what another process is applying.
                 self._refuse_if_held()
-            raise
         if not rows or not confirm(rows):
             return ()
         with self._hold(deadline) as (hold, database):
             if choose_rollback(database.history(), to=to, steps=steps, only=only) != rows:
                 raise LeaseHeld("somebody else changed the history meanwhile; look and try again")
             withdraw(hold, database, lowest=rows[-1].version)
+            finished, rows = self._settle(hold, database, rows)
             for position, row in enumerate(rows, 1):
                 self._revert(hold, database, row, position=position, total=len(rows))
             complete(hold, database, database.history())
-        return tuple(row.name for row in rows)
+        return tuple(row.name for row in (*finished, *rows))
+
+    def _settle(
+        self, hold: Hold, database: HeldDatabase, rows: tuple[HistoryRow, ...]
+    ) -> tuple[tuple[HistoryRow, ...], tuple[HistoryRow, ...]]:
+        """Settle those rows that are in doubt, and decide anew by what the history says then.
+
+        Returns:
+            The rows whose interrupted rollback had taken effect, and those that are to be rolled
+            back: no others than were chosen before, and confirmed.
+        """
+        in_doubt = [row for row in rows if row.state is not RowState.APPLIED]
+        if not in_doubt:
+            return (), rows
+        for row in in_doubt:
+            database.settle(row, hold.deadline)
+        left = {row.version: row for row in database.history()}
+        applied = tuple(left[row.version] for row in rows if row.version in left)
+        require_reversible(applied)
+        finished = (row for row in in_doubt if row.state is RowState.REVERTING)
+        return tuple(row for row in finished if row.version not in left), applied
 
     def _revert(
         self, hold: Hold, database: HeldDatabase, row: HistoryRow, *, position: int, total: int
@@ -337,21 +384,82 @@ class Maintenance:
             MigrationReverted(target.name, row.name, position, total, milliseconds / 1000)
         )
 
-    def baseline(self, version: int, deadline: Deadline) -> tuple[str, ...]:
-        """Declare everything up to ``version`` applied, without running it.
+    def preview_baseline(
+        self,
+        version: int | None,
+        deadline: Deadline,
+        *,
+        source: str = "",
+        ignore_other_history: bool = False,
+    ) -> Baseline:
+        """What `baseline` would record; changes nothing.
+
+        Args:
+            version: As of `baseline`.
+            deadline: For reading the histories.
+            source: As of `baseline`.
+            ignore_other_history: As of `baseline`.
+
+        Raises:
+            ConfigurationError: See `choose_baseline`.
+        """
+        self._require_file(version)
+        return choose_baseline(
+            self.manifest,
+            self.target.database.read_history(deadline),
+            self.target.database.read_other_histories(deadline),
+            version=version,
+            source=source,
+            ignore=self._ignores(version, asked=ignore_other_history),
+        )
+
+    def _ignores(self, version: int | None, *, asked: bool) -> bool:
+        """Whether other tools' tables are passed over; without a version they are what is read."""
+        return asked or (version is not None and self.target.policy.ignore_other_history)
+
+    def baseline(
+        self,
+        version: int | None,
+        deadline: Deadline,
+        *,
+        source: str = "",
+        ignore_other_history: bool = False,
+        expected: Baseline | None = None,
+    ) -> tuple[str, ...]:
+        """Record migrations as applied, without running them.
 
         For a database that was made by other means. Rows that exist stay as they are.
 
+        Args:
+            version: Everything up to it; None: exactly what another tool's history table says.
+            deadline: For all of it.
+            source: Which other tool, or which table of it, where there are several.
+            ignore_other_history: Record up to ``version`` whatever such a table says.
+            expected: What a person was shown; anything else is refused.
+
         Returns:
-            Names of the migrations declared.
+            Names of the migrations recorded.
+
+        Raises:
+            LeaseHeld: Another process holds the lease, or what is applied changed meanwhile.
+            ConfigurationError: See `choose_baseline`.
         """
-        manifest = self._up_to(version)
+        self._require_file(version)
         with self._hold(deadline) as (hold, database):
-            there = {row.version for row in database.history()}
-            missing = [m for m in manifest if m.version not in there]
-            database.record([(m, manifest.digest_at(m.version)) for m in missing], baseline=True)
-            complete(hold, database, database.history(), served=manifest.digest)
-        return tuple(m.name for m in missing)
+            chosen = choose_baseline(
+                self.manifest,
+                database.history(),
+                database.other_histories(),
+                version=version,
+                source=source,
+                ignore=self._ignores(version, asked=ignore_other_history),
+            )
+            if expected is not None and chosen != expected:
+                raise LeaseHeld("what is applied changed meanwhile; look and try again")
+            rows = [(m, chosen.manifest.digest_at(m.version)) for m in chosen.migrations]
+            database.record(rows, baseline=True)
+            complete(hold, database, database.history(), served=chosen.manifest.digest)
+        return tuple(m.name for m in chosen.migrations)
 
     def repair(self, version: int, deadline: Deadline, *, declared: str) -> str:
         """Settle by a person's word what cannot be told from outside.
@@ -482,8 +590,16 @@ class Maintenance:
             )
         return lease
 
+    def _require_migrations(self) -> None:
+        require_migrations(self.manifest.digest, allow_empty=self.target.policy.allow_empty)
+
+    def _require_file(self, version: int | None) -> None:
+        self._require_migrations()
+        if version is not None:
+            self._file(version)
+
     def _up_to(self, version: int) -> Manifest:
-        self._file(version)
+        self._require_file(version)
         return self.manifest.up_to(version)
 
     def _file(self, version: int) -> Migration:

@@ -42,7 +42,7 @@ from lambda_migrate.lease.decide import (
     decide,
 )
 from lambda_migrate.lease.state import Lease, LeaseState
-from lambda_migrate.migrations.digest import DeferredManifest
+from lambda_migrate.migrations.digest import DeferredManifest, require_migrations
 from lambda_migrate.target import new_owner
 
 TYPE_CHECKING = False
@@ -118,6 +118,7 @@ class MigrationRunner:
             NotReady: Not before the deadline; another invocation may succeed.
             MigrationFailed: A migration failed, here or, a moment ago, elsewhere.
             ConfigurationError: Something must be mended and deployed.
+            ManifestError: There are no migrations, and the policy does not allow that.
         """
         if self._is_ready or self.target.policy.mode == "off":
             return Outcome.UP_TO_DATE
@@ -182,6 +183,7 @@ class _Check:
 
     def run(self) -> Outcome:
         """Decide and do, until it may be served or cannot be."""
+        require_migrations(self.digest, allow_empty=self.target.policy.allow_empty)
         step = self._first_look()
         while True:
             if not isinstance(step, Wait):
@@ -444,9 +446,10 @@ class _Check:
         from lambda_migrate.inspecting import inspect
 
         try:
-            return self._decide(inspect(self.target, lease, _loaded(self._shipped), self.deadline))
+            state = inspect(self.target, lease, _loaded(self._shipped), self.deadline)
         except LeaseLost:
-            return Wait(LeaseState())
+            state = LeaseState()
+        return self._after_losing(state)
 
     def _hold(self, lease: Lease) -> bool:
         """Do what a holder does; False if the lease was lost when all was done.

@@ -57,6 +57,7 @@ class Settings:
         target: The item's key in that table: one per database.
         environment: ``staging``, ``production``: a database keeps to the first one it sees.
         directory: Where the migration files are.
+        allow_empty: A folder without migrations is no error: a service that has none yet.
         mode: ``migrate``; ``require`` only waits until somebody else has; ``off`` asks nobody.
         lease_seconds: Length of a lease, 5 to 900.
         wait_seconds: How long to wait for another instance at most.
@@ -70,6 +71,8 @@ class Settings:
         sslmode: As libpq means it; beats the URL's.
         sslrootcert: A file of PEM certificates, or ``system``; beats the URL's.
         allow_out_of_order: Apply pending migrations below the highest applied one.
+        ignore_other_history: Migrate although another tool's history table says that it has
+            migrated this database: for a table that belongs to another service.
         failure_pause_seconds: The first pause after a failed migration; it grows.
         lock_timeout_seconds: How long a migration may wait for each lock, each time.
         on_lease_store_unavailable: ``fail``, or ``check`` PostgreSQL through one connection.
@@ -83,6 +86,7 @@ class Settings:
     target: str = "default"
     environment: str = ""
     directory: str = "migrations"
+    allow_empty: bool = False
     mode: Mode = "migrate"
     lease_seconds: float = 20.0
     wait_seconds: float = 25.0
@@ -94,6 +98,7 @@ class Settings:
     sslmode: str = ""
     sslrootcert: str = ""
     allow_out_of_order: bool = False
+    ignore_other_history: bool = False
     failure_pause_seconds: float = 10.0
     lock_timeout_seconds: float = 3.0
     on_lease_store_unavailable: OnLeaseStoreUnavailable = "fail"
@@ -395,6 +400,7 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "target": _read_key,
     "environment": _read_text,
     "directory": _read_path,
+    "allow_empty": _read_flag,
     "mode": _one_of("migrate", "require", "off"),
     "lease_seconds": _seconds(*_LEASE_SECONDS),
     "wait_seconds": _seconds(0),
@@ -406,6 +412,7 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "sslmode": _read_text,
     "sslrootcert": _read_text,
     "allow_out_of_order": _read_flag,
+    "ignore_other_history": _read_flag,
     "failure_pause_seconds": _seconds(0),
     "lock_timeout_seconds": _seconds(0.001),  # 0 would mean no limit to PostgreSQL
     "on_lease_store_unavailable": _one_of("fail", "check"),

@@ -34,7 +34,7 @@ from lambda_migrate.errors import (
 from lambda_migrate.flags import Flags
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import HistoryRow, RowState
-from lambda_migrate.migrations.statements import check_script
+from lambda_migrate.migrations.statements import check_script, classify, split
 from lambda_migrate.postgresql.database import FenceRow, FenceStale, Inspection, is_behind
 from lambda_migrate.postgresql.measured import Measured
 
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from lambda_migrate.deploy.requests import Run
     from lambda_migrate.events import Event
     from lambda_migrate.migrations import Migration, Script
+    from lambda_migrate.migrations.adoption import OtherHistory
     from lambda_migrate.postgresql.database import Grant
     from lambda_migrate.postgresql.measured import MovedSequence
 
@@ -241,6 +242,8 @@ class InMemoryDatabase:
         """What the database is stamped with."""
         self.identity = str(uuid4())
         """Its own; two databases that share one are copies of each other."""
+        self.others: list[OtherHistory] = []
+        """What other migration tools' history tables say."""
         self.measured: dict[int, Measured] = {}
         """What a rehearsal says of a version, but for its time, which is what passes in it."""
         self.moved: tuple[MovedSequence, ...] = ()
@@ -287,9 +290,7 @@ class InMemoryDatabase:
         with self._guard:
             state = RowState.REVERTING if reverting else RowState.STARTED
             row = self._row(migration, digest, fence=self.token, owner=self._owner)
-            self._rows[migration.version] = replace(
-                row, state=state, applied_at=None, up=None if reverting else migration.up
-            )
+            self._leave(row, state, up=None if reverting else migration.up)
             self._took_effect[migration.version] = took_effect
 
     # --- the port
@@ -340,6 +341,12 @@ class InMemoryDatabase:
             self._connect(deadline)
             return self.environment
 
+    def read_other_histories(self, deadline: Deadline) -> list[OtherHistory]:
+        """See `Database.read_other_histories`."""
+        with self._guard:
+            self._connect(deadline)
+            return list(self.others)
+
     # --- what its holders share
 
     def _connect(self, deadline: Deadline) -> None:
@@ -366,6 +373,11 @@ class InMemoryDatabase:
 
     def _fence_row(self) -> FenceRow:
         return FenceRow(self.token, self._owner, self.environment, self.identity)
+
+    def _leave(self, row: HistoryRow, state: RowState, *, up: Script | None = None) -> None:
+        """Leave a row in doubt, so far as nobody can tell what took effect."""
+        self._rows[row.version] = replace(row, state=state, applied_at=None, up=up)
+        self._took_effect[row.version] = None
 
     def _is_held_by(self, grant: Grant) -> bool:
         return (self.token, self._owner) == (grant.fence, grant.owner)
@@ -422,18 +434,31 @@ class InMemoryHeldDatabase:
         with self._under_fence() as database:
             return database._history()
 
+    def other_histories(self) -> list[OtherHistory]:
+        """See `HeldDatabase.other_histories`."""
+        with self._under_fence(self._deadline) as database:
+            return list(database.others)
+
     def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
         """See `HeldDatabase.apply`."""
         version, path = migration.version, migration.path or migration.name
+        self._settle_first(version, deadline)
         with self._under_fence() as database:
             if version in database._rows:
                 raise MigrationFailed(
-                    f"version {version} stands in the history already",
+                    f"version {version} is in the history already",
                     migration=migration.name,
                     sqlstate=UNIQUE_VIOLATION,
                 )
             row = database._row(migration, digest, fence=self.grant.fence, owner=self.grant.owner)
-        took_ms = self._run(migration.up, version, name=migration.name, path=path, by=deadline)
+        try:
+            took_ms = self._run(migration.up, version, name=migration.name, path=path, by=deadline)
+        except MigrationFailed as failed:
+            if _may_have_committed_a_part(migration.up):
+                with self._under_fence() as database:
+                    database._leave(row, RowState.STARTED, up=migration.up)
+                raise _repair_required(row, failed.cause) from failed
+            raise
         with self._under_fence() as database:
             applied_at = _iso(database._clock.wall_ms())
             database._rows[version] = replace(row, applied_at=applied_at, duration_ms=took_ms)
@@ -444,8 +469,17 @@ class InMemoryHeldDatabase:
         """See `HeldDatabase.revert`."""
         if row.down is None:
             raise MigrationFailed("it was applied without a down script", migration=row.name)
+        if not self._settle_first(row.version, deadline):
+            return 0
         path = f"{row.name} (stored down script)"
-        took_ms = self._run(row.down, row.version, name=row.name, path=path, by=deadline)
+        try:
+            took_ms = self._run(row.down, row.version, name=row.name, path=path, by=deadline)
+        except MigrationFailed as failed:
+            if _may_have_committed_a_part(row.down):
+                with self._under_fence() as database:
+                    database._leave(row, RowState.REVERTING)
+                raise _repair_required(row, failed.cause) from failed
+            raise
         with self._under_fence() as database:
             if database._rows.pop(row.version, None) is not None:
                 database.reverted.append(row.name)
@@ -454,15 +488,24 @@ class InMemoryHeldDatabase:
     def settle(self, row: HistoryRow, deadline: Deadline) -> None:
         """See `HeldDatabase.settle`."""
         with self._under_fence(deadline) as database:
+            reverting = row.state is RowState.REVERTING
+            script = row.down if reverting else row.up
             took_effect = database._took_effect.get(row.version)
             if took_effect is None:
-                raise RepairRequired(
-                    "it was interrupted, and nobody can tell from outside whether its statement "
-                    "took effect; look, then `lambda-migrate repair`",
-                    migration=row.name,
-                )
-            del database._took_effect[row.version]
+                if script is None or not script.repeatable:
+                    raise _repair_required(row, "it was interrupted")
+                took_effect = False
+            database._took_effect.pop(row.version, None)
             self._settled(database, row, took_effect=took_effect)
+
+    def _settle_first(self, version: int, deadline: Deadline) -> bool:
+        """Settle the version's row if it is in doubt; whether there is a row then."""
+        with self._under_fence() as database:
+            row = database._rows.get(version)
+        if row is None or row.state is RowState.APPLIED:
+            return row is not None
+        self.settle(row, deadline)
+        return version in self._database._rows
 
     def record(self, migrations: Sequence[tuple[Migration, str]], *, baseline: bool) -> None:
         """See `HeldDatabase.record`."""
@@ -648,6 +691,22 @@ class InMemoryRehearsal:
 _Holder = InMemoryHeldDatabase | InMemoryRehearsal
 
 UNIQUE_VIOLATION = "23505"
+
+
+def _may_have_committed_a_part(script: Script) -> bool:
+    """Whether a run of it that failed leaves its row in doubt."""
+    if script.transactional or script.repeatable:
+        return False
+    return classify(split(script.sql)[0]).kind == "other"
+
+
+def _repair_required(row: HistoryRow, cause: str) -> RepairRequired:
+    repair = f"lambda-migrate repair {row.version} --as"
+    return RepairRequired(
+        f"{cause}; part of it may be committed: look at the database, then `{repair} applied` or "
+        f"`{repair} pending`",
+        migration=row.name,
+    )
 
 
 def _require_runnable(script: Script, *, name: str, path: str) -> None:

@@ -11,7 +11,7 @@ import os
 from lambda_migrate.deadline import SYSTEM_CLOCK
 from lambda_migrate.lease.signed.client import SignedClient
 from lambda_migrate.lease.table import DynamoDBLeaseTable
-from lambda_migrate.migrations.digest import DeferredManifest, read_digest
+from lambda_migrate.migrations.digest import EMPTY_DIGEST, DeferredManifest, read_digest
 from lambda_migrate.postgresql.postgres import PostgreSQLDatabase
 from lambda_migrate.runner import MigrationRunner
 from lambda_migrate.settings import Settings
@@ -69,7 +69,7 @@ def _make_deferred_manifest(
     settings: Settings, environ: Mapping[str, str]
 ) -> Manifest | DeferredManifest:
     digest = read_digest(settings.directory, relative_to=environ.get("LAMBDA_TASK_ROOT"))
-    if digest is None:
+    if digest in (None, EMPTY_DIGEST):
         return make_manifest(settings, environ)
     return DeferredManifest(digest, lambda: make_manifest(settings, environ))
 
@@ -78,7 +78,11 @@ def make_manifest(settings: Settings, environ: Mapping[str, str]) -> Manifest:
     """Read the migrations; a relative directory lies where Lambda unpacks the function."""
     from lambda_migrate.migrations.directory import read_manifest
 
-    return read_manifest(settings.directory, relative_to=environ.get("LAMBDA_TASK_ROOT"))
+    return read_manifest(
+        settings.directory,
+        relative_to=environ.get("LAMBDA_TASK_ROOT"),
+        allow_empty=settings.allow_empty,
+    )
 
 
 def make_target(settings: Settings, *, observer: Observer, clock: Clock = SYSTEM_CLOCK) -> Target:
@@ -194,6 +198,8 @@ def make_policy(settings: Settings) -> Policy:
         safety_margin_seconds=settings.safety_margin_seconds,
         failure_pause_seconds=settings.failure_pause_seconds,
         allow_out_of_order=settings.allow_out_of_order,
+        allow_empty=settings.allow_empty,
+        ignore_other_history=settings.ignore_other_history,
         check_database_if_store_is_gone=settings.on_lease_store_unavailable == "check",
         stops_without_flags=settings.on_flags_unavailable == "fail",
     )

@@ -136,7 +136,7 @@ class Stage:
 
     def history(self) -> list[tuple[int, str]]:
         """Version and state of every history row."""
-        rows = self.query("SELECT version::int, state FROM lambda_migrate.history ORDER BY 1")
+        rows = self.query("SELECT version::bigint, state FROM lambda_migrate.history ORDER BY 1")
         return [(version, state) for version, state in rows]
 
     def attempts(self) -> int:

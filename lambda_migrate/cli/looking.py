@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lambda_migrate.cli.call import Call
-from lambda_migrate.cli.registry import Whole, Yes, app, command
+from lambda_migrate.cli.registry import IgnoreOtherHistory, Whole, Yes, app, command
 from lambda_migrate.cli.rehearsal import rehearsal_view
 from lambda_migrate.cli.render import plan_view, status_view, verdict
 
@@ -41,13 +41,20 @@ def plan(
         bool,
         typer.Option("--in-production", help="Execute it even where users wait for its locks."),
     ] = False,
+    ignore_other_history: IgnoreOtherHistory = False,
     whole: Whole = False,
     yes: Yes = False,
 ) -> int:
     """Show what `up` would do."""
     call.yes = yes
     return call.answer(
-        call.do("plan", to=to, execute=execute, in_production=in_production),
+        call.do(
+            "plan",
+            to=to,
+            execute=execute,
+            in_production=in_production,
+            ignore_other_history=ignore_other_history,
+        ),
         lambda document: (
             rehearsal_view(document, width=call.terminal.width)
             if "rehearsal" in document

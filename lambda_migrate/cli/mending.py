@@ -3,30 +3,66 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
 from lambda_migrate.cli.call import Call
-from lambda_migrate.cli.registry import Yes, app, command
+from lambda_migrate.cli.registry import IgnoreOtherHistory, Yes, app, command
 from lambda_migrate.cli.render import number
+from lambda_migrate.errors import legible
+from lambda_migrate.verbs.mending import gap_advice
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 @command(app, "baseline")
 def baseline(
     call: Call,
-    version: Annotated[int, typer.Argument(help="The last one that the database has already.")],
+    version: Annotated[
+        int | None,
+        typer.Argument(
+            help="The last one that the database has already; without it, as another tool's "
+            "history table says."
+        ),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Which tool, or which table of it, where there are several.",
+            metavar="TOOL",
+        ),
+    ] = None,
+    ignore_other_history: IgnoreOtherHistory = False,
     yes: Yes = False,
 ) -> int:
-    """Record migrations as applied unrun."""
+    """Mark migrations as applied without running them."""
     call.yes = yes
-    return call.answer(call.do("baseline", version=version), _recorded)
+    answer = call.do(
+        "baseline",
+        version=version,
+        ignore_other_history=ignore_other_history,
+        **{"from": source},
+    )
+    return call.answer(answer, _recorded)
 
 
-def _recorded(document: dict[str, Any]) -> list[Text]:
+def _recorded(document: dict[str, Any]) -> list[RenderableType]:
     count = number(len(document["declared"]), "migration")
-    return [Text(f"recorded {count} as applied; nothing was run", style="green")]
+    said = f"recorded {count} as applied; nothing was run"
+    other = document["from"]
+    if other is not None:
+        said = f"recorded {count} as applied, as {other['tool']} has them; nothing was run"
+    shown: list[RenderableType] = [Text(said, style="green")]
+    unknown = [each["version"] for each in document["compared"] if each["here"] == "no file"]
+    if unknown:
+        shown.append(Text(f"without a file here: {legible(', '.join(unknown))}", style="yellow"))
+    if document["gaps"]:
+        shown.append(Text(gap_advice(document["gaps"]), style="yellow"))
+    return shown
 
 
 class Declared(str, Enum):

@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from lambda_migrate.cli.call import Call
-from lambda_migrate.cli.registry import Yes, app, command
+from lambda_migrate.cli.registry import IgnoreOtherHistory, Yes, app, command
 from lambda_migrate.cli.render import number
 from lambda_migrate.cli.times import duration
 
@@ -25,10 +25,17 @@ def up(
     despite_flags: Annotated[
         bool, typer.Option("--despite-flags", help="Do not ask the feature flags.")
     ] = False,
+    ignore_other_history: IgnoreOtherHistory = False,
 ) -> int:
     """Apply what is pending."""
     return call.answer(
-        call.do("up", to=to, wait=wait, despite_flags=despite_flags),
+        call.do(
+            "up",
+            to=to,
+            wait=wait,
+            despite_flags=despite_flags,
+            ignore_other_history=ignore_other_history,
+        ),
         lambda document: [_applied(document, to=to)],
     )
 

@@ -20,6 +20,7 @@ from lambda_migrate.cli.terminal import Format
 __all__ = [
     "COMMON",
     "CURRENT",
+    "IgnoreOtherHistory",
     "Whole",
     "Yes",
     "app",
@@ -174,4 +175,11 @@ def root(
 
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+IgnoreOtherHistory = Annotated[
+    bool,
+    typer.Option(
+        "--ignore-other-history",
+        help="Go on although another tool's history table is in the database.",
+    ),
+]
 Whole = Annotated[bool, typer.Option("--all", help="Every migration, however many there are.")]

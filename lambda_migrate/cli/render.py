@@ -390,11 +390,43 @@ def question_view(question: Question, *, now_ms: int) -> Group:
     if question.lease is not None:
         shown.append(facts(lease_facts(question.lease, now_ms=now_ms)))
     shown.append(Text(question.heading))
-    if question.migrations:
+    if question.compared:
+        shown += _comparison(question.compared)
+    elif question.migrations:
         shown.append(_migration_list(question.migrations))
     if question.notes:
         shown.append(bullets(question.notes, style="yellow"))
     return Group(*shown)
+
+
+def _comparison(compared: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    """Another tool's history beside ours: whatever differs, and the newest of the rest."""
+    odd = [n for n, each in enumerate(compared) if each["here"] != "recorded"][:_ASKED_SHOWN]
+    plain = [n for n, each in enumerate(compared) if each["here"] == "recorded"]
+    chosen = sorted({*odd, *plain[max(0, len(plain) - _ASKED_SHOWN + len(odd)) :]})
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for title in ("version", "file", "there", "here"):
+        table.add_column(title, overflow="ellipsis", no_wrap=True)
+    for n in chosen:
+        each = compared[n]
+        style = "" if each["here"] == "recorded" else "yellow"
+        table.add_row(
+            legible(each["version"]),
+            legible(each["file"]) or "-",
+            each["theirs"],
+            _HERE[each["here"]],
+            style=style,
+        )
+    left_out = len(compared) - len(chosen)
+    return [table, *([Text(f"… and {left_out} more", style="dim")] if left_out else [])]
+
+
+_HERE = {
+    "recorded": "will be recorded",
+    "recorded before": "recorded already",
+    "pending": "stays pending",
+    "no file": "no file",
+}
 
 
 def _migration_list(migrations: Sequence[Mapping[str, Any]]) -> Table:

@@ -139,11 +139,13 @@ def look(deadline: Deadline) -> Ending:
         MigrateError: It cannot be said.
     """
     from lambda_migrate.migrations import make_plan
+    from lambda_migrate.migrations.digest import require_migrations
 
     runner = _make_runner()
     policy = runner.target.policy
     if policy.mode == "off":
         return _SWITCHED_OFF
+    require_migrations(runner.manifest.digest, allow_empty=policy.allow_empty)
     history = runner.target.database.read_history(deadline)
     plan = make_plan(runner.manifest, history, allow_out_of_order=policy.allow_out_of_order)
     if plan.is_current:

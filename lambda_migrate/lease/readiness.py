@@ -34,8 +34,11 @@ _OTHERS_KEPT = 3
 or are being moved from."""
 
 _READY_OF_OTHERS = 40
+_OLDER_OF_OTHERS = 20
 _ADDRESSES_KEPT = 8
 """A tunnel may come with another port each day."""
+
+_ADDRESSES_OF_OTHERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,14 +178,14 @@ def _others(databases: Mapping[str, DatabaseRecord], check: Check) -> dict[str, 
 
 
 def _shortened(record: DatabaseRecord) -> DatabaseRecord:
-    gone = len(record.ready) // MARK_BYTES - _READY_OF_OTHERS
-    if gone <= 0:
-        return record
+    gone = max(0, len(record.ready) // MARK_BYTES - _READY_OF_OTHERS)
+    addresses = _newest(dict(record.addresses), _ADDRESSES_OF_OTHERS, key=lambda entry: entry[1])
     return replace(
         record,
         ready=record.ready[gone * MARK_BYTES :],
+        older=record.older[: _OLDER_OF_OTHERS * MARK_BYTES],
         dropped=record.dropped + gone,
-        addresses={a: (max(0, n - gone), fence) for a, (n, fence) in record.addresses.items()},
+        addresses={a: (max(0, n - gone), fence) for a, (n, fence) in addresses.items()},
     )
 
 

@@ -373,10 +373,10 @@ class DynamoDBLeaseTable(TableItem):
         """See `LeaseStore.acquire`."""
         free = (
             "attribute_not_exists(#owner) OR attribute_not_exists(lease_until)"
-            " OR lease_until < :over"
+            " OR (lease_until < :over AND #owner <> :owner)"
         )
         values: dict[str, Any] = {":over": _n(self.now_ms() - SKEW_MS)}
-        if watched and seen is not None:
+        if watched and seen is not None and seen.owner != owner:
             free += " OR (#owner = :seen_owner AND lease_until = :seen_until)"
             values[":seen_owner"] = {"S": seen.owner or ""}
             values[":seen_until"] = _n(seen.lease_until_ms)

@@ -25,6 +25,7 @@ __all__ = [
     "is_candidate",
     "normalise",
     "read_digest",
+    "require_migrations",
 ]
 
 EMPTY_DIGEST = sha256(b"lambda-migrate manifest v1").hexdigest()
@@ -84,6 +85,26 @@ def read_digest(source: str, *, relative_to: str | None = None) -> str | None:
             return _digest(_checksums(entries))
     except (OSError, ValueError):  # ValueError: not UTF-8, a NUL in the name, or `_Doubt`
         return None
+
+
+def require_migrations(digest: str, *, allow_empty: bool) -> None:
+    """Refuse the manifest without migrations, with which every database would be up to date.
+
+    Args:
+        digest: Of the manifest.
+        allow_empty: Whether this service starts without migrations.
+
+    Raises:
+        ManifestError: It is that one.
+    """
+    if digest == EMPTY_DIGEST and not allow_empty:
+        from lambda_migrate.errors import ManifestError
+
+        raise ManifestError(
+            "the manifest holds no migrations: name the folder that holds them "
+            "(LAMBDA_MIGRATE_DIRECTORY), or set LAMBDA_MIGRATE_ALLOW_EMPTY=true (argument "
+            "allow_empty) if this service starts without any"
+        )
 
 
 class DeferredManifest:

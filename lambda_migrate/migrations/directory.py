@@ -8,9 +8,9 @@ The format is dbmate's, a file ``<version>_<name>.sql`` with two marked sections
     -- migrate:down
     drop table orders;
 
-A marker may end in ``transaction:false``. Everything wrong with a folder is told in one error. This
-runs on every cold start, so nothing here reads SQL beyond the first thing that is not a comment;
-that is `statements`' work, done where a migration is pending.
+A marker may end in ``transaction:false``, and then in ``repeatable:true``. Everything wrong with a
+folder is told in one error. This runs on every cold start, so nothing here reads SQL beyond the
+first thing that is not a comment; that is `statements`' work, done where a migration is pending.
 """
 
 from __future__ import annotations
@@ -52,7 +52,11 @@ _SUSPECT = re.compile(
 # PostgreSQL's own idea of white space and of a line's end within a comment.
 _NOTHING = re.compile(r"(?:[ \t\n\r\f\v;]+|--[^\n\r]*)*")
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
-_OPTIONS = {"transaction:false": False, "transaction:true": True}
+_OPTIONS = {
+    f"{option}:{value}": (option, value == "true")
+    for option in ("transaction", "repeatable")
+    for value in ("true", "false")
+}
 
 
 def parse(text_bytes: bytes, *, filename: str, path: str) -> Migration:
@@ -82,7 +86,10 @@ def parse(text_bytes: bytes, *, filename: str, path: str) -> Migration:
 
 
 def read_manifest(
-    source: str | os.PathLike[str], *, relative_to: str | os.PathLike[str] | None = None
+    source: str | os.PathLike[str],
+    *,
+    relative_to: str | os.PathLike[str] | None = None,
+    allow_empty: bool = False,
 ) -> Manifest:
     """Read every migration of a folder.
 
@@ -92,12 +99,11 @@ def read_manifest(
         source: A directory; ``package:dotted.name`` or ``package:name/folder`` for a package's
             resources; or a zip or a path into one: ``bundle.zip/migrations``.
         relative_to: Where a relative path begins; the working directory unless given.
-
-    Returns:
-        The manifest; an empty one for a folder without migrations.
+        allow_empty: Return an empty manifest for a folder without migrations.
 
     Raises:
-        ManifestError: The folder is missing, or files are at fault: all of them are listed.
+        ManifestError: The folder is missing or holds no migrations, or files are at fault: all of
+            them are listed.
     """
     named = os.fspath(source)
     try:
@@ -109,7 +115,10 @@ def read_manifest(
     except OSError as error:
         why = f"cannot be read: {error.strerror}; check its permissions"
         raise _unusable(named, why) from error
-    return _manifest(found, shown=named.rstrip("/"), place=place)
+    manifest = _manifest(found, shown=named.rstrip("/"), place=place)
+    if not manifest and not allow_empty:
+        raise _empty(place)
+    return manifest
 
 
 def _manifest(found: Iterable[_Found], *, shown: str, place: str) -> Manifest:
@@ -128,12 +137,34 @@ def _manifest(found: Iterable[_Found], *, shown: str, place: str) -> Manifest:
             faults += error.faults
     faults += _collisions(names, shown=shown)
     if faults:
-        raise ManifestError(faults, heading=_heading(len(faults), place))
+        raise ManifestError(faults, heading=_heading(len(faults), place, names))
     return Manifest(migrations)
 
 
-def _heading(count: int, place: str) -> str:
-    return f"{count} {'fault' if count == 1 else 'faults'} in the migrations of {place}:"
+def _heading(count: int, place: str, names: Iterable[str]) -> str:
+    from lambda_migrate.migrations.layouts import GUIDE, recognise
+
+    tool = recognise(names)
+    looks = f" (these look like files of {tool}: see {GUIDE})" if tool else ""
+    return f"{count} {'fault' if count == 1 else 'faults'} in the migrations of {place}{looks}:"
+
+
+def _empty(place: str) -> ManifestError:
+    from lambda_migrate.migrations.layouts import explain
+
+    in_package = place.startswith(_PACKAGE)
+    folder = _package_folder(place) if in_package else _folder_of(Path(place))
+    return ManifestError(explain(place, folder, in_package=in_package))
+
+
+def _folder_of(path: Path) -> Traversable:
+    archive = _archive_of(path)
+    if archive is None:
+        return path
+    import zipfile
+
+    inner = _inner_of(path, archive)
+    return zipfile.Path(archive, f"{inner}/" if inner else "")
 
 
 def _unusable(place: str, why: str) -> ManifestError:
@@ -210,7 +241,9 @@ def _scripts(text: str, *, path: str, faults: list[str]) -> dict[str, Script]:
     for marker, end in zip(markers, ends, strict=False):  # without markers, an end stays over
         sql = text[marker.end : end]
         if _first_sql(sql) is not None:
-            scripts[marker.direction] = Script(sql, marker.line + 1, marker.transactional)
+            scripts[marker.direction] = Script(
+                sql, marker.line + 1, marker.transactional, marker.repeatable
+            )
         elif marker.direction == "up":
             faults.append(
                 f"{path}:{marker.line}: the up script is empty; write its SQL below the marker, "
@@ -220,14 +253,22 @@ def _scripts(text: str, *, path: str, faults: list[str]) -> dict[str, Script]:
 
 
 class _Marker:
-    __slots__ = ("direction", "end", "line", "start", "transactional")
+    __slots__ = ("direction", "end", "line", "options", "start")
 
     def __init__(self, direction: str, *, start: int, end: int, line: int) -> None:
         self.direction = direction
         self.start = start
         self.end = end
         self.line = line
-        self.transactional = True
+        self.options: dict[str, bool] = {}
+
+    @property
+    def transactional(self) -> bool:
+        return self.options.get("transaction", True)
+
+    @property
+    def repeatable(self) -> bool:
+        return self.options.get("repeatable", False)
 
 
 def _markers(text: str, *, path: str, faults: list[str]) -> Iterator[_Marker]:
@@ -243,9 +284,12 @@ def _markers(text: str, *, path: str, faults: list[str]) -> Iterator[_Marker]:
         marker = _Marker(match[1], start=suspect.start(), end=end, line=line)
         for option in (match[2] or "").split():
             if option in _OPTIONS:
-                marker.transactional = _OPTIONS[option]
+                name, value = _OPTIONS[option]
+                marker.options[name] = value
             else:
                 faults.append(f"{path}:{line}: {_unknown_option(option, match[1])}")
+        if marker.repeatable and marker.transactional:
+            faults.append(f"{path}:{line}: {_NEEDLESSLY_REPEATABLE}")
         yield marker
 
 
@@ -260,9 +304,15 @@ def _malformed(line: str) -> str:
 
 def _unknown_option(option: str, direction: str) -> str:
     return (
-        f"unknown option `{legible(option)[:40]}` on the marker; write "
-        f"`-- migrate:{direction}` or `-- migrate:{direction} transaction:false`"
+        f"unknown option `{legible(option)[:40]}` on the marker; write `-- migrate:{direction}` "
+        f"with any of {', '.join(_OPTIONS)}"
     )
+
+
+_NEEDLESSLY_REPEATABLE = (
+    "`repeatable:true` without `transaction:false`: a script that fails in its transaction is "
+    "rolled back whole; remove `repeatable:true`"
+)
 
 
 def _order_faults(text: str, markers: list[_Marker]) -> Iterator[str]:
@@ -375,20 +425,30 @@ def _too_large(size: int) -> str:
 
 
 def _from_zip(path: Path) -> list[_Found]:
-    archive = next((each for each in (path, *path.parents) if each.is_file()), None)
+    archive = _archive_of(path)
     if archive is None:
         raise _unusable(str(path), "does not exist; create it, or correct LAMBDA_MIGRATE_DIRECTORY")
     import zipfile  # not at import: migrations mostly lie in plain directories
 
     if not zipfile.is_zipfile(archive):
         raise _unusable(str(path), f"is not a folder: {archive} is a file and not a zip")
-    inner = os.path.normpath(path.relative_to(archive)).replace(os.sep, "/")
-    prefix = "" if inner == "." else f"{inner}/"
+    inner = _inner_of(path, archive)
+    prefix = f"{inner}/" if inner else ""
     try:
         with zipfile.ZipFile(archive) as opened:
             return list(_members(opened, prefix=prefix, path=path))
     except zipfile.BadZipFile as error:
         raise _unusable(str(path), f"lies in a damaged zip ({error}); build it anew") from error
+
+
+def _archive_of(path: Path) -> Path | None:
+    """The file that ``path`` is, or leads into."""
+    return next((each for each in (path, *path.parents) if each.is_file()), None)
+
+
+def _inner_of(path: Path, archive: Path) -> str:
+    inner = os.path.normpath(path.relative_to(archive)).replace(os.sep, "/")
+    return "" if inner == "." else inner
 
 
 def _members(archive: ZipFile, *, prefix: str, path: Path) -> Iterator[_Found]:

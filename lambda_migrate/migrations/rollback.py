@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.migrations.plan import HistoryRow
 
-__all__ = ["choose_rollback"]
+__all__ = ["choose_rollback", "require_reversible"]
 
 _SHOWN = 50
 """How many versions an error lists."""
@@ -35,7 +35,8 @@ def choose_rollback(
 
     Raises:
         ConfigurationError: Not exactly one of the three is given, a version is not in the history,
-            or a row to revert has no down script or is in doubt.
+            or a row to revert has no down script. Whether one in doubt needs it is known once it
+            is settled; see `require_reversible`.
     """
     if sum(choice is not None for choice in (to, steps, only)) != 1:
         raise ConfigurationError("say how far to roll back: one of --to, --steps and --only")
@@ -52,7 +53,7 @@ def choose_rollback(
         if to != 0:
             _require_known(to, newest_first, option="--to")
         chosen = [row for row in newest_first if row.version > to]
-    _require_reversible(chosen)
+    require_reversible(chosen)
     return tuple(chosen)
 
 
@@ -66,17 +67,16 @@ def _require_known(version: int, history: Sequence[HistoryRow], *, option: str) 
         )
 
 
-def _require_reversible(rows: Sequence[HistoryRow]) -> None:
+def require_reversible(rows: Sequence[HistoryRow]) -> None:
+    """Refuse to roll back anything if one row has no down script.
+
+    Raises:
+        ConfigurationError: With every such row.
+    """
     faults = [
         f"{row.name} was applied without a down script; write a new migration that takes it back"
         for row in rows
         if row.state is RowState.APPLIED and row.down is None
-    ]
-    faults += [
-        f"{row.name} is in doubt ({row.state.value}); settle it first, with `lambda-migrate up` "
-        "or `lambda-migrate repair`"
-        for row in rows
-        if row.state is RowState.STARTED
     ]
     if faults:
         raise ConfigurationError(faults, heading="nothing was rolled back:")

@@ -251,12 +251,13 @@ class Identifier:
 class _Cursor:
     """Walks over a statement's tokens; whatever does not fit leaves it where it is."""
 
-    __slots__ = ("_at", "_sql", "_tokens")
+    __slots__ = ("_at", "_sql", "_starts", "_tokens")
 
     def __init__(self, sql: str) -> None:
         self._sql = sql
         self._at = 0
         self._tokens: list[tuple[str, str]] = []
+        self._starts: list[int] = []
 
     def peek(self, ahead: int = 0) -> tuple[str, str]:
         """Kind and text of a token to come; empty behind the last one."""
@@ -266,10 +267,12 @@ class _Cursor:
             kind, start, self._at = _next(_TOKEN, self._sql, self._at)
             if kind != "blank":
                 self._tokens.append((kind, self._sql[start : self._at]))
+                self._starts.append(start)
         return self._tokens[ahead]
 
     def _drop(self, count: int = 1) -> None:
         del self._tokens[:count]
+        del self._starts[:count]
 
     def sees(self, *words: str) -> bool:
         return all(
@@ -347,6 +350,11 @@ class _Cursor:
     @property
     def is_over(self) -> bool:
         return not self.peek()[0]
+
+    @property
+    def rest(self) -> str:
+        """What stands from the next token on."""
+        return "" if self.is_over else self._sql[self._starts[0] :]
 
 
 def _identifier(text: str) -> str | None:
@@ -545,7 +553,19 @@ def _clusters_all(cursor: _Cursor) -> bool:
 
 # --- what an interrupted statement was about
 
-Kind = Literal["create-index", "drop-index", "reindex", "add-enum-value", "repeatable", "other"]
+Kind = Literal[
+    "create-index",
+    "drop-index",
+    "reindex",
+    "add-enum-value",
+    "attach-partition",
+    "detach-partition",
+    "create-object",
+    "drop-object",
+    "repeatable",
+    "atomic",
+    "other",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -553,15 +573,23 @@ class Build:
     """What a non-transactional statement was about, for whoever finds it interrupted.
 
     Attributes:
-        kind: ``repeatable`` does no harm when run twice; of ``other`` nothing is known.
-        names: The indexes, the reindexed object, or the enumerated type. An index that is created
-            carries its table's schema, as PostgreSQL puts it there. Empty for an index without a
-            name and for ``REINDEX DATABASE`` without one.
-        table: The table of an index that is created.
-        of: ``INDEX``, ``TABLE``, ``SCHEMA``, ``DATABASE`` or ``SYSTEM`` that is reindexed.
+        kind: ``repeatable`` does no harm when run twice. ``atomic`` takes effect as a whole or,
+            if it fails, not at all. Of ``other`` nothing is known: it may commit in parts, as
+            CALL and DO do.
+        names: The indexes, the reindexed object, the enumerated type, the partition, or the
+            database, tablespace or subscription. An index that is created carries its table's
+            schema, as PostgreSQL puts it there. Empty for an index without a name and for
+            ``REINDEX DATABASE`` without one.
+        table: The table of an index that is created; what a partition is a partition of.
+        of: ``INDEX``, ``TABLE``, ``SCHEMA``, ``DATABASE`` or ``SYSTEM`` that is reindexed;
+            ``TABLE`` or ``INDEX`` that a partition is of; ``DATABASE``, ``TABLESPACE`` or
+            ``SUBSCRIPTION`` that is created or dropped.
         value: The value that an enumerated type gains.
         concurrently: Whether it says CONCURRENTLY.
         conditional: Whether it says IF EXISTS or IF NOT EXISTS.
+        finalize: Whether it says FINALIZE.
+        unique: Whether it says UNIQUE.
+        definition: Of an index that is created, all that stands behind its table.
     """
 
     kind: Kind
@@ -571,25 +599,51 @@ class Build:
     value: str = ""
     concurrently: bool = False
     conditional: bool = False
+    finalize: bool = False
+    unique: bool = False
+    definition: str = ""
+
+    @property
+    def is_atomic(self) -> bool:
+        """Whether PostgreSQL undoes all of it when it fails."""
+        return self.kind == "atomic" or (self.kind in _ATOMIC_KINDS and not self.concurrently)
 
 
+_ATOMIC_KINDS = (
+    *("create-index", "drop-index", "add-enum-value"),
+    *("attach-partition", "detach-partition"),
+)
 _REPEATABLE = ("VACUUM", "ANALYZE", "ANALYSE", "REFRESH", "CLUSTER", "CHECKPOINT", "DISCARD")
+_ATOMIC = (
+    *("ALTER", "COMMENT", "CREATE", "DELETE", "DROP", "EXPLAIN", "GRANT", "IMPORT", "INSERT"),
+    *("MERGE", "REASSIGN", "REVOKE", "SECURITY", "SELECT", "TABLE", "TRUNCATE", "UPDATE"),
+    *("VALUES", "WITH"),
+)
+# What is not undone with the transaction: files, other servers, other sessions.
+_NOT_ATOMIC = re.compile(
+    r"(?:CREATE|ALTER|DROP)\ (?:DATABASE|TABLESPACE|SYSTEM|SUBSCRIPTION)\b|.*\ CONCURRENTLY\b"
+)
 
 
 def classify(statement: Statement) -> Build:
     """Tell what a statement is about; ``other`` for anything that cannot be told for certain."""
-    for recognise in (_create_index, _drop_index, _reindex, _add_value):
+    for recognise in (_create_index, _drop_index, _reindex, _add_value, _partition, _object):
         build = recognise(_Cursor(statement.text))
         if build is not None:
             return build
-    words = statement.keywords
-    if "".join(words[:1]) in _REPEATABLE or words[:2] == ("ALTER", "SYSTEM"):
+    first, words = "".join(statement.keywords[:1]), " ".join(statement.keywords)
+    if first in _REPEATABLE or words.startswith("ALTER SYSTEM"):
         return Build("repeatable")
+    if words.startswith("ALTER DATABASE") and " SET TABLESPACE" in words:
+        return Build("repeatable")  # PostgreSQL moves nothing that is there already
+    if first in _ATOMIC and not _NOT_ATOMIC.match(words):
+        return Build("atomic")
     return Build("other")
 
 
 def _create_index(cursor: _Cursor) -> Build | None:
-    if not (cursor.accept("CREATE", "INDEX") or cursor.accept("CREATE", "UNIQUE", "INDEX")):
+    unique = cursor.accept("CREATE", "UNIQUE", "INDEX")
+    if not unique and not cursor.accept("CREATE", "INDEX"):
         return None
     concurrently = cursor.accept("CONCURRENTLY")
     conditional = cursor.accept("IF", "NOT", "EXISTS")
@@ -607,6 +661,8 @@ def _create_index(cursor: _Cursor) -> Build | None:
         table=table,
         concurrently=concurrently,
         conditional=conditional,
+        unique=unique,
+        definition=cursor.rest,
     )
 
 
@@ -645,6 +701,38 @@ def _add_value(cursor: _Cursor) -> Build | None:
     if value is None or cursor.peek()[0] == "string":
         return None
     return Build("add-enum-value", (name,), value=value, conditional=conditional)
+
+
+def _partition(cursor: _Cursor) -> Build | None:
+    of = cursor.accept_any("TABLE", "INDEX") if cursor.accept("ALTER") else ""
+    conditional = cursor.accept("IF", "EXISTS")
+    cursor.accept("ONLY")
+    whole = cursor.name() if of else None
+    cursor.accept_symbol("*")
+    act = cursor.accept_any("ATTACH", "DETACH")
+    part = cursor.name() if act and cursor.accept("PARTITION") else None
+    if whole is None or part is None:
+        return None
+    return Build(
+        "attach-partition" if act == "ATTACH" else "detach-partition",
+        (part,),
+        table=whole,
+        of=of,
+        concurrently=cursor.accept("CONCURRENTLY"),
+        conditional=conditional,
+        finalize=cursor.accept("FINALIZE"),
+    )
+
+
+def _object(cursor: _Cursor) -> Build | None:
+    act = cursor.accept_any("CREATE", "DROP")
+    of = cursor.accept_any("DATABASE", "TABLESPACE", "SUBSCRIPTION") if act else ""
+    conditional = cursor.accept("IF", "EXISTS")
+    name = cursor.identifier() if of else None
+    if name is None:
+        return None
+    kind: Kind = "create-object" if act == "CREATE" else "drop-object"
+    return Build(kind, (Identifier(name),), of=of, conditional=conditional)
 
 
 # --- showing a line of it

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.deadline import Deadline
     from lambda_migrate.migrations import HistoryRow, Migration
+    from lambda_migrate.migrations.adoption import OtherHistory
     from lambda_migrate.postgresql.measured import Measured, MovedSequence
 
 __all__ = [
@@ -131,8 +132,13 @@ class HeldDatabase(Protocol):
     def history(self) -> list[HistoryRow]:
         """Every row, in the order of versions."""
 
+    def other_histories(self) -> list[OtherHistory]:
+        """What other migration tools' tables in this database say, in every schema."""
+
     def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
         """Run the up script and write its history row, together or not at all.
+
+        A non-transactional one is settled first if it is in doubt.
 
         Args:
             migration: What to apply.
@@ -144,14 +150,18 @@ class HeldDatabase(Protocol):
 
         Raises:
             MigrationFailed: Nothing of it was committed.
-            RepairRequired: A non-transactional one is in doubt.
+            RepairRequired: A non-transactional one is in doubt: it was interrupted, or failed and
+                may have committed a part.
         """
 
     def revert(self, row: HistoryRow, deadline: Deadline) -> int:
         """Run the stored down script and remove the history row, together or not at all.
 
+        A row in doubt is settled first; if it is gone then, nothing is run.
+
         Raises:
             MigrationFailed: Nothing of it was committed, or there is no down script.
+            RepairRequired: As of `apply`.
         """
 
     def settle(self, row: HistoryRow, deadline: Deadline) -> None:
@@ -287,3 +297,6 @@ class Database(Protocol):
 
     def read_environment(self, deadline: Deadline) -> str:
         """What the database is stamped with, through one short connection; "" if with nothing."""
+
+    def read_other_histories(self, deadline: Deadline) -> list[OtherHistory]:
+        """See `HeldDatabase.other_histories`; through one short connection."""

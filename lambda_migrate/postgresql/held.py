@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable, MigrationFailed
 from lambda_migrate.migrations import HistoryRow, RowState, Script
 from lambda_migrate.postgresql.apply import apply_in_transaction, revert_in_transaction
-from lambda_migrate.postgresql.concurrent import apply_outside, revert_outside, settle
+from lambda_migrate.postgresql.concurrent import (
+    apply_outside,
+    in_history,
+    revert_outside,
+    settle,
+)
 from lambda_migrate.postgresql.connection import ConnectionLost, PostgresError
 
 if TYPE_CHECKING:
@@ -16,6 +21,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.deadline import Deadline
     from lambda_migrate.migrations import Migration
+    from lambda_migrate.migrations.adoption import OtherHistory
     from lambda_migrate.postgresql.fenced import FencedConnection
 
 __all__ = ["HeldPostgreSQL", "history_rows"]
@@ -50,14 +56,30 @@ class HeldPostgreSQL:
         )
         return history_rows(rows)
 
+    def other_histories(self) -> list[OtherHistory]:
+        """See `HeldDatabase.other_histories`."""
+        from lambda_migrate.postgresql.other_tools import read_other_histories
+
+        def run(sql: str) -> list[list[Any]]:
+            return self._fenced.run(sql, self._deadline)
+
+        found: list[OtherHistory] = self._ours(lambda: read_other_histories(run))
+        return found
+
     def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
         """See `HeldDatabase.apply`."""
         if migration.up.transactional:
             return apply_in_transaction(self._fenced, migration, digest, deadline)
+        if self._settle_first(migration.version, deadline):
+            raise in_history(migration)
         return apply_outside(self._fenced, migration, digest, deadline)
 
     def revert(self, row: HistoryRow, deadline: Deadline) -> int:
         """See `HeldDatabase.revert`."""
+        is_outside = row.down is not None and not row.down.transactional
+        may_be_in_doubt = row.state is not RowState.APPLIED or is_outside
+        if may_be_in_doubt and not self._settle_first(row.version, deadline):
+            return 0
         if row.down is None or row.down.transactional:
             return revert_in_transaction(self._fenced, row, deadline)
         return revert_outside(self._fenced, row, deadline)
@@ -65,6 +87,21 @@ class HeldPostgreSQL:
     def settle(self, row: HistoryRow, deadline: Deadline) -> None:
         """See `HeldDatabase.settle`."""
         settle(self._fenced, row, deadline)
+
+    def _settle_first(self, version: int, deadline: Deadline) -> bool:
+        """Settle the version's row if it is in doubt; whether there is a row then."""
+        state = self._state_of(version, deadline)
+        if state in (None, RowState.APPLIED.value):
+            return state is not None
+        for row in self.history():
+            if row.version == version:
+                self.settle(row, deadline)
+        return self._state_of(version, deadline) is not None
+
+    def _state_of(self, version: int, deadline: Deadline) -> str | None:
+        read = self._fenced.queries.read_row(version)
+        rows = self._ours(lambda: self._fenced.run(read, deadline))
+        return rows[0][0] if rows else None
 
     def record(self, migrations: Sequence[tuple[Migration, str]], *, baseline: bool) -> None:
         """See `HeldDatabase.record`."""
@@ -125,7 +162,15 @@ def history_rows(rows: list[list[Any]]) -> list[HistoryRow]:
 def _history_row(row: list[Any]) -> HistoryRow:
     down = None
     if row[12] is not None:
-        down = Script(row[12], line=row[13] or 1, transactional=row[14] is not False)
+        down = Script(
+            row[12],
+            line=row[13] or 1,
+            transactional=row[14] is not False,
+            repeatable=row[15] is True,
+        )
+    up = None
+    if row[11] is not None:
+        up = Script(row[11], transactional=False, repeatable=row[16] is True)
     return HistoryRow(
         version=_number(row[0]),
         name=row[1],
@@ -138,8 +183,9 @@ def _history_row(row: list[Any]) -> HistoryRow:
         fence=row[8],
         owner=row[9],
         baseline=row[10],
-        up=Script(row[11], transactional=False) if row[11] is not None else None,
+        up=up,
         down=down,
+        found=None if row[17] is None else tuple(map(int, row[17].split())),
     )
 
 

@@ -11,15 +11,19 @@ from lambda_migrate.values import dataclass
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, TypeVar
 
     from lambda_migrate.deadline import Deadline, Random
     from lambda_migrate.migrations import HistoryRow
+    from lambda_migrate.migrations.adoption import OtherHistory
     from lambda_migrate.postgresql.connection import Connection
     from lambda_migrate.postgresql.database import Grant, Inspection
     from lambda_migrate.postgresql.fenced import FencedConnection
     from lambda_migrate.postgresql.held import HeldPostgreSQL
     from lambda_migrate.postgresql.rehearsal import PostgreSQLRehearsal
+
+    Run = Callable[[str], list[list[Any]]]
+    T = TypeVar("T")
 
 __all__ = ["PostgreSQLDatabase"]
 
@@ -58,7 +62,7 @@ class PostgreSQLDatabase:
 
         queries = Queries(self.schema)
 
-        def look(run: Callable[[str], list[list[Any]]]) -> Inspection:
+        def look(run: Run) -> Inspection:
             _, has_tables, reads_system = run(queries.probe())[0]
             if not has_tables:
                 return Inspection()
@@ -66,7 +70,7 @@ class PostgreSQLDatabase:
             fence = read_fence_row(rows[0]) if rows else None
             return Inspection(tuple(history_rows(run(queries.read_history()))), fence)
 
-        return self._look(look, deadline)
+        return self._look(look, deadline, what=f"the history in schema {self.schema!r}")
 
     def read_history(self, deadline: Deadline) -> list[HistoryRow]:
         """See `Database.read_history`."""
@@ -77,10 +81,14 @@ class PostgreSQLDatabase:
         fence = self.inspect(deadline).fence
         return fence.environment if fence is not None else ""
 
-    def _look(
-        self, look: Callable[[Callable[[str], list[list[Any]]]], Inspection], deadline: Deadline
-    ) -> Inspection:
-        """Look through one short connection."""
+    def read_other_histories(self, deadline: Deadline) -> list[OtherHistory]:
+        """See `Database.read_other_histories`."""
+        from lambda_migrate.postgresql.other_tools import read_other_histories
+
+        return self._look(read_other_histories, deadline, what="the catalog")
+
+    def _look(self, read: Callable[[Run], T], deadline: Deadline, *, what: str) -> T:
+        """What ``read`` finds through one short connection."""
         from lambda_migrate.postgresql.connection import (
             ConnectFailed,
             ConnectionLost,
@@ -95,13 +103,11 @@ class PostgreSQLDatabase:
                 raise ConfigurationError(str(failed)) from failed
             raise DatabaseUnavailable(str(failed)) from failed
         try:
-            return look(lambda sql: connection.run(sql, timeout=limit.remaining()))
+            return read(lambda sql: connection.run(sql, timeout=limit.remaining()))
         except ConnectionLost as lost:
             raise DatabaseUnavailable(f"the connection to PostgreSQL broke: {lost}") from lost
         except PostgresError as error:
-            raise ConfigurationError(
-                f"the history in schema {self.schema!r} cannot be read: {error.message}"
-            ) from error
+            raise ConfigurationError(f"{what} cannot be read: {error.message}") from error
         finally:
             connection.close()
 

@@ -255,9 +255,12 @@ class Queries:
                 library_version text NOT NULL,
                 baseline     boolean NOT NULL DEFAULT false,
                 up           text,
+                up_repeatable boolean,
+                found        text,
                 down         text,
                 down_line    integer,
-                down_transactional boolean
+                down_transactional boolean,
+                down_repeatable boolean
             );
             INSERT INTO {self._fence} DEFAULT VALUES ON CONFLICT DO NOTHING;"""
 
@@ -406,7 +409,7 @@ class Queries:
             {_OWN_PATH}
             SELECT version, name, checksum, digest, state, {_iso("started_at")},
                    {_iso("applied_at")}, duration_ms, fence, owner, baseline, up,
-                   down, down_line, down_transactional
+                   down, down_line, down_transactional, down_repeatable, up_repeatable, found
             FROM {self._history}"""
 
     def read_row(self, version: int) -> str:
@@ -425,16 +428,26 @@ class Queries:
                 transaction_timestamp(), clock_timestamp(), {_ELAPSED})
             RETURNING duration_ms"""
 
-    def insert_started(self, migration: Migration, digest: str, grant: Grant) -> str:
+    def insert_started(
+        self, migration: Migration, digest: str, grant: Grant, *, found: Sequence[int] | None = None
+    ) -> str:
         """The intent to run a non-transactional migration; answers a row if it stands.
 
         It may stand already, committed before its answer was lost. Anybody else's row answers
         nothing.
+
+        Args:
+            migration: What is about to run.
+            digest: The chain digest that ends with it.
+            grant: Under which right.
+            found: See `HistoryRow.found`.
         """
+        up = migration.up
         return f"""
-            INSERT INTO {self._history} ({_COLUMNS}, state, started_at, up)
+            INSERT INTO {self._history}
+                ({_COLUMNS}, state, started_at, up, up_repeatable, found)
             VALUES ({_values(migration, digest, grant)}, 'started', clock_timestamp(),
-                    {literal(migration.up.sql)})
+                    {literal(up.sql)}, {literal(up.repeatable)}, {_numbers(found)})
             ON CONFLICT (version) DO UPDATE SET state = 'started'
             WHERE history.state = 'started' AND history.fence = {literal(grant.fence)}
               AND history.owner = {literal(grant.owner)}
@@ -443,20 +456,21 @@ class Queries:
     def finish_started(self, version: int) -> str:
         """A non-transactional migration is complete."""
         return f"""
-            UPDATE {self._history} SET state = 'applied', up = NULL,
+            UPDATE {self._history} SET state = 'applied', {_SETTLED},
                 applied_at = clock_timestamp(),
                 duration_ms = extract(epoch FROM clock_timestamp() - started_at) * 1000
             WHERE version = {_version(version)} RETURNING duration_ms"""
 
-    def start_reverting(self, version: int) -> str:
-        """The intent to run a non-transactional down script."""
+    def start_reverting(self, version: int, *, found: Sequence[int] | None = None) -> str:
+        """The intent to run a non-transactional down script; ``found`` as of `insert_started`."""
         return f"""
-            UPDATE {self._history} SET state = 'reverting' WHERE version = {_version(version)}"""
+            UPDATE {self._history} SET state = 'reverting', found = {_numbers(found)}
+            WHERE version = {_version(version)}"""
 
     def still_applied(self, version: int) -> str:
         """A row in doubt turned out to be untouched."""
         return f"""
-            UPDATE {self._history} SET state = 'applied', up = NULL
+            UPDATE {self._history} SET state = 'applied', {_SETTLED}
             WHERE version = {_version(version)}"""
 
     def is_out_of_transaction(self, error: PostgresError) -> bool:
@@ -508,10 +522,11 @@ class Queries:
             VALUES {rows}
             ON CONFLICT (version) DO UPDATE SET
                 name = excluded.name, checksum = excluded.checksum, digest = excluded.digest,
-                state = 'applied', up = NULL, down = excluded.down,
+                state = 'applied', {_SETTLED}, down = excluded.down,
                 applied_at = coalesce(history.applied_at, excluded.applied_at),
                 down_line = excluded.down_line,
-                down_transactional = excluded.down_transactional"""
+                down_transactional = excluded.down_transactional,
+                down_repeatable = excluded.down_repeatable"""
 
     # --- a rehearsal: one transaction for all migrations, never committed
 
@@ -670,32 +685,182 @@ def transaction_status(transaction: str) -> str:
 # --- what a non-transactional statement left behind
 
 
-def find_index(name: str, *, table: str) -> str:
-    """Qualified name and validity of a table's index; ``table`` is an SQL name, perhaps quoted."""
+def find_namesake(index: str, *, table: str) -> str:
+    """The relation that has the index's name where an index of ``table`` would be.
+
+    Number, qualified name, whether it is an index of this table, whether it is complete. An index
+    ``ON ONLY`` a partitioned table is complete although it is INVALID: it waits for those of the
+    partitions.
+
+    Args:
+        index: The index's name, unquoted and without its schema.
+        table: An SQL name, perhaps quoted.
+    """
     return f"""
-        SELECT {_qualified("i.indexrelid")}, i.indisvalid
+        SELECT c.oid, {_qualified("c.oid")}, (i.indrelid {_IS} t.oid) IS TRUE,
+               {_COMPLETE} IS TRUE
+        FROM pg_catalog.pg_class t JOIN pg_catalog.pg_class c
+          ON c.relnamespace {_IS} t.relnamespace
+        LEFT JOIN pg_catalog.pg_index i ON i.indexrelid {_IS} c.oid
+        WHERE t.oid {_IS} {_oid_of(table)} AND c.relname {_IS} {literal(index)}::pg_catalog.name"""
+
+
+def is_index_as_defined(
+    number: int, *, table: str, unique: bool, definition: str, limits: Limits
+) -> str:
+    """Whether an index is the one that ``definition`` describes; the last row says so.
+
+    PostgreSQL itself is asked what the definition means: it makes such an index on an empty copy
+    of the table, in a transaction that is rolled back.
+
+    Args:
+        number: Of the index.
+        table: An SQL name, perhaps quoted.
+        unique: Whether it is to be unique.
+        definition: What stands behind the table's name in its statement.
+        limits: For the transaction.
+    """
+    copy = "pg_temp.lambda_migrate_like"
+    asked = f"SELECT indexrelid FROM pg_catalog.pg_index WHERE indrelid {_IS} {_oid_of(copy)}"
+    return f"""
+        {_BEGIN}; {limits.set_local()}
+        CREATE TEMPORARY TABLE lambda_migrate_like (LIKE {table});
+        CREATE {"UNIQUE " if unique else ""}INDEX ON {copy} {definition}
+        ; SELECT {_definition(str(number))} {_IS} {_definition(f"({asked})")};
+        ROLLBACK"""
+
+
+def _definition(number: str) -> str:
+    """What PostgreSQL says of an index, without its name and its table's."""
+    return f"""(
+        SELECT pg_catalog.concat(i.indisunique, pg_catalog.substr(
+            pg_catalog.pg_get_indexdef(i.indexrelid), pg_catalog.length(pg_catalog.format(
+                'CREATE %sINDEX %I ON %s%I.%I', CASE WHEN i.indisunique THEN 'UNIQUE ' END,
+                c.relname, CASE WHEN c.relkind {_IS} 'I' THEN 'ONLY ' END,
+                CASE WHEN n.oid {_IS} pg_catalog.pg_my_temp_schema()
+                       AND pg_catalog.current_setting('server_version_num')::pg_catalog.int4
+                           OPERATOR(pg_catalog.>=) 150000
+                     THEN 'pg_temp' ELSE n.nspname END, t.relname
+            )) OPERATOR(pg_catalog.+) 1))
         FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid {_IS} i.indexrelid
-        WHERE i.indrelid {_IS} {_oid_of(table)}
-          AND c.relname {_IS} {literal(name)}::pg_catalog.name"""
+        JOIN pg_catalog.pg_class t ON t.oid {_IS} i.indrelid
+        JOIN pg_catalog.pg_namespace n ON n.oid {_IS} t.relnamespace
+        WHERE i.indexrelid {_IS} {number})"""
 
 
 def find_relation(name: str) -> str:
-    """Whether a relation exists, and, if it is an index, whether it is valid."""
-    return f"""
-        SELECT {_qualified("r")},
-            (SELECT indisvalid FROM pg_catalog.pg_index WHERE indexrelid {_IS} r)
-        FROM (SELECT {_oid_of(name)} AS r) AS found WHERE r IS NOT NULL"""
+    """Number and qualified name of a relation, and whether it is no index half dropped."""
+    return _relation(_oid_of(name))
 
 
-def find_rebuilds(relation: str) -> str:
-    """Invalid leftovers of REINDEX CONCURRENTLY of an index, or of a table's indexes."""
+def find_numbered(number: int) -> str:
+    """As `find_relation`, by the number that it had."""
+    return _relation(f"{literal(number)}::pg_catalog.oid")
+
+
+def _relation(number: str) -> str:
     return f"""
-        SELECT {_qualified("i.indexrelid")} FROM pg_catalog.pg_index i
-        JOIN pg_catalog.pg_class c ON c.oid {_IS} i.indexrelid
-        WHERE NOT i.indisvalid
+        SELECT c.oid, {_qualified("c.oid")}, {_COMPLETE} IS NOT FALSE
+        FROM pg_catalog.pg_class c
+        LEFT JOIN pg_catalog.pg_index i ON i.indexrelid {_IS} c.oid
+        WHERE c.oid {_IS} {number}"""
+
+
+def find_rebuilds(of: str, name: str) -> str:
+    """Invalid leftovers of REINDEX CONCURRENTLY: number, qualified name, whether we may drop it.
+
+    They are looked for on the tables concerned, their partitions and their TOAST tables, whose
+    indexes come last. Only a role that may use the schema ``pg_toast`` can drop one there: as a
+    rule a superuser, and not the table's owner.
+
+    Args:
+        of: ``INDEX``, ``TABLE``, ``SCHEMA`` or ``DATABASE``.
+        name: An SQL name, perhaps quoted; a schema's is unquoted.
+    """
+    tree = f"SELECT relid FROM pg_catalog.pg_partition_tree({_oid_of(name)}::pg_catalog.regclass)"
+    tables = {
+        "INDEX": f"""SELECT indrelid FROM pg_catalog.pg_index WHERE indexrelid {_IS} {_oid_of(name)}
+                     OR indexrelid {_IS} ANY ({tree})""",
+        "TABLE": f"SELECT {_oid_of(name)} UNION ALL {tree}",
+        "SCHEMA": f"""SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n
+                      ON n.oid {_IS} c.relnamespace WHERE n.nspname {_IS} {literal(name)}""",
+        "DATABASE": "SELECT oid FROM pg_catalog.pg_class",
+    }[of]
+    return f"""
+        SELECT i.indexrelid, {_qualified("i.indexrelid")},
+               pg_catalog.has_schema_privilege(c.relnamespace, 'USAGE')
+        FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid {_IS} i.indexrelid
+        JOIN pg_catalog.pg_class t ON t.oid {_IS} i.indrelid
+        WHERE NOT i.indisvalid AND c.relkind {_IS} 'i'
           AND c.relname::pg_catalog.text OPERATOR(pg_catalog.~) '_cc(new|old)[0-9]*$'
-          AND (i.indrelid {_IS} {_oid_of(relation)} OR i.indrelid {_IS} (
-            SELECT indrelid FROM pg_catalog.pg_index WHERE indexrelid {_IS} {_oid_of(relation)}))"""
+          AND (t.oid {_IS} ANY ({tables}) OR t.oid {_IS} ANY (
+            SELECT reltoastrelid FROM pg_catalog.pg_class WHERE oid {_IS} ANY ({tables})))
+        ORDER BY t.relkind {_IS} 't', 2"""
+
+
+def find_partition(whole: str, part: str) -> str:
+    """Numbers of both, whether it is a partition of the first, and whether a DETACH was begun.
+
+    No row if either is not there. Both are SQL names, perhaps quoted.
+    """
+    return _partition(_oid_of(whole), _oid_of(part))
+
+
+def find_partition_numbered(whole: int, part: int) -> str:
+    """As `find_partition`, by the numbers that they had."""
+    return _partition(f"{literal(whole)}::pg_catalog.oid", f"{literal(part)}::pg_catalog.oid")
+
+
+def _partition(whole: str, part: str) -> str:
+    return f"""
+        SELECT w.oid, p.oid, h.inhrelid IS NOT NULL, h.inhdetachpending IS TRUE,
+               {_full_name("w")}, {_full_name("p")}
+        FROM pg_catalog.pg_class w JOIN pg_catalog.pg_class p ON p.oid {_IS} {part}
+        LEFT JOIN pg_catalog.pg_inherits h
+          ON h.inhparent {_IS} w.oid AND h.inhrelid {_IS} p.oid
+        WHERE w.oid {_IS} {whole}"""
+
+
+def _full_name(relation: str) -> str:
+    """Its name with its schema, quoted: for a message under `_OWN_PATH`."""
+    return (
+        f"pg_catalog.concat({relation}.relnamespace::pg_catalog.regnamespace, '.',"
+        f" pg_catalog.quote_ident({relation}.relname))"
+    )
+
+
+def finalize(whole: str, part: str) -> str:
+    """Finish a DETACH that was begun; the names are as the catalog gave them."""
+    return f"ALTER TABLE {whole} DETACH PARTITION {part} FINALIZE"
+
+
+def find_object(of: str, name: str, *, number: int | None = None) -> str:
+    """A database, tablespace or subscription: its number, and whether it is whole.
+
+    Args:
+        of: ``DATABASE``, ``TABLESPACE`` or ``SUBSCRIPTION``.
+        name: Its name, unquoted.
+        number: Look for the one that has this number instead.
+    """
+    catalog, column, is_whole = {
+        # PostgreSQL says -2 of a database that was being dropped.
+        "DATABASE": ("pg_database", "datname", "datconnlimit OPERATOR(pg_catalog.<>) -2"),
+        "TABLESPACE": ("pg_tablespace", "spcname", "TRUE"),
+        "SUBSCRIPTION": ("pg_subscription", "subname", "TRUE"),
+    }[of]
+    here = (
+        f" AND subdbid {_IS} (SELECT oid FROM pg_catalog.pg_database"
+        f" WHERE datname {_IS} pg_catalog.current_database())"
+    )
+    which = (
+        f"{column} {_IS} {literal(name)}::pg_catalog.name"
+        if number is None
+        else f"oid {_IS} {literal(number)}::pg_catalog.oid"
+    )
+    return (
+        f"SELECT oid, {is_whole} FROM pg_catalog.{catalog} WHERE {which}"
+        f"{here if of == 'SUBSCRIPTION' else ''}"
+    )
 
 
 def find_enum_value(kind: str, value: str) -> str:
@@ -721,7 +886,60 @@ def _qualified(number: str) -> str:
     return f"{number}::pg_catalog.regclass::pg_catalog.text"
 
 
+# --- other tools' history tables
+
+
+def find_tables(names: Sequence[str]) -> str:
+    """Tables of these names in all schemas: schema, name, ``column:type`` lines, may we read it.
+
+    Columns of types that are not PostgreSQL's own are left out: to turn one into text may call a
+    function of its owner's.
+    """
+    return f"""
+        {_OWN_PATH}
+        SELECT n.nspname, c.relname, string_agg(concat(a.attname, ':', t.typname), chr(10)),
+               has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+        JOIN pg_type t ON t.oid = a.atttypid AND t.typnamespace = 'pg_catalog'::regnamespace
+        WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_'
+          AND n.nspname <> 'information_schema' AND c.relname IN ({", ".join(map(literal, names))})
+        GROUP BY n.nspname, n.oid, c.relname, c.oid ORDER BY n.nspname, c.relname"""
+
+
+def read_versions(
+    table: tuple[str, str],
+    columns: tuple[str, str, str, str],
+    *,
+    where: str,
+    order: str,
+    limit: int,
+    lock_ms: int,
+) -> str:
+    """Rows of another tool's history table: key, label, state, whether it covers those before.
+
+    With row security off PostgreSQL fails where a policy of the table's owner would have to run.
+
+    Args:
+        table: Its schema and name, unquoted.
+        columns: SQL expressions of ours for the four.
+        where: Which rows count, in SQL of ours.
+        order: In which order, in SQL of ours.
+        limit: How many rows at most.
+        lock_ms: How long to wait for whoever has the table locked.
+    """
+    key, label, state, covers = columns
+    return (
+        f"{_OWN_PATH} SET LOCAL row_security = off; SET LOCAL lock_timeout = {lock_ms};"
+        f" SELECT {key}::text, {label}::text, {state}, {covers}"
+        f" FROM {'.'.join(map(identifier, table))} WHERE {where} ORDER BY {order} LIMIT {limit}"
+    )
+
+
 _IS = "OPERATOR(pg_catalog.=)"
+
+_COMPLETE = "(i.indisvalid OR c.relkind OPERATOR(pg_catalog.=) 'I')"
+"""Of an index ``i`` whose relation is ``c``; NULL of what is no index."""
 
 _OWN_PATH = "SET LOCAL search_path = pg_catalog, pg_temp;"
 """For the transaction that it stands in; a message of several statements is one."""
@@ -745,8 +963,11 @@ DISCARD_ALL = "DISCARD ALL"
 
 _COLUMNS = (
     "version, name, checksum, digest, fence, owner, request_id, library_version,"
-    " down, down_line, down_transactional"
+    " down, down_line, down_transactional, down_repeatable"
 )
+
+_SETTLED = "up = NULL, up_repeatable = NULL, found = NULL"
+"""What only a row in doubt has."""
 
 _ELAPSED = "(extract(epoch FROM clock_timestamp() - transaction_timestamp()) * 1000)::bigint"
 
@@ -779,10 +1000,15 @@ def _system(*, reads_system: bool) -> str:
     )
 
 
-def _down(script: Script | None) -> tuple[str | None, int | None, bool | None]:
+def _down(script: Script | None) -> tuple[str | None, int | None, bool | None, bool | None]:
     if script is None:
-        return None, None, None
-    return script.sql, script.line, script.transactional
+        return None, None, None, None
+    return script.sql, script.line, script.transactional, script.repeatable
+
+
+def _numbers(found: Sequence[int] | None) -> str:
+    """As the column ``found`` has them; NULL where nobody looked."""
+    return literal(None if found is None else " ".join(map(str, found)))
 
 
 def _iso(column: str) -> str:

@@ -24,6 +24,7 @@ class Question:
         heading: What the command is about to do, as a sentence.
         place: Where, as every answer of the command says it.
         migrations: ``name`` and ``applied_at`` (or None) of each one concerned, in order.
+        compared: Each version in another tool's history and here, as `Compared` has it.
         lease: The lease concerned, as `lease_document` gives it, if it is one.
         notes: Sentences that should be read before it is answered.
         word: What has to be typed in place of "y"; a "yes" given beforehand does not answer it.
@@ -35,6 +36,7 @@ class Question:
     heading: str
     place: dict[str, str]
     migrations: Sequence[dict[str, Any]] = ()
+    compared: Sequence[dict[str, Any]] = ()
     lease: dict[str, Any] | None = None
     notes: Sequence[str] = ()
     word: str = ""

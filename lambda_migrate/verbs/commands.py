@@ -25,14 +25,12 @@ class Option:
     Attributes:
         name: As written on the command line, without dashes.
         kind: ``int``, ``bool`` or ``str``.
-        is_required: Whether the command means nothing without it.
         choices: The texts that it may be; any if there are none.
         parameter: The verb's argument, where that has another name.
     """
 
     name: str
     kind: type
-    is_required: bool = False
     choices: tuple[str, ...] = ()
     parameter: str = ""
 
@@ -68,6 +66,7 @@ class Command:
 
 
 _TO = Option("to", int)
+_IGNORE_OTHER_HISTORY = Option("ignore_other_history", bool)
 
 COMMANDS: dict[str, Command] = {
     command.name: command
@@ -76,7 +75,7 @@ COMMANDS: dict[str, Command] = {
         Command(
             "plan",
             plan,
-            (_TO, Option("execute", bool), Option("in_production", bool)),
+            (_TO, Option("execute", bool), Option("in_production", bool), _IGNORE_OTHER_HISTORY),
             asks=True,
             changes_with="execute",
         ),
@@ -84,7 +83,7 @@ COMMANDS: dict[str, Command] = {
         Command(
             "up",
             up,
-            (_TO, Option("wait", bool), Option("despite_flags", bool)),
+            (_TO, Option("wait", bool), Option("despite_flags", bool), _IGNORE_OTHER_HISTORY),
             changes=True,
         ),
         Command(
@@ -97,7 +96,11 @@ COMMANDS: dict[str, Command] = {
         Command(
             "baseline",
             baseline,
-            (Option("version", int, is_required=True),),
+            (
+                Option("version", int),
+                Option("from", str, parameter="source"),
+                _IGNORE_OTHER_HISTORY,
+            ),
             asks=True,
             changes=True,
         ),

@@ -158,9 +158,6 @@ def _faults(command: Command, given: Mapping[Any, Any]) -> Iterator[str]:
             yield "`timeout`: write a number of seconds above 0"
         elif name in options and not _fits(options[name], value):
             yield f"`{command.name}`, option `{name}`: {_wanted(options[name])}"
-    for option in command.options:
-        if option.is_required and given.get(option.name) is None:
-            yield f"`{command.name}` needs the option `{option.name}`: {_wanted(option)}"
 
 
 def _is_seconds(value: Any) -> bool:

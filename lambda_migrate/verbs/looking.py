@@ -48,7 +48,12 @@ def _flags(site: Site) -> dict[str, Any] | None:
 
 
 def plan(
-    site: Site, *, to: int | None = None, execute: bool = False, in_production: bool = False
+    site: Site,
+    *,
+    to: int | None = None,
+    execute: bool = False,
+    in_production: bool = False,
+    ignore_other_history: bool = False,
 ) -> Answer:
     """What `up` would do; fails where it would refuse to begin, or fail.
 
@@ -57,24 +62,26 @@ def plan(
         to: As of `up`.
         execute: Do it, in a transaction that is rolled back; asks.
         in_production: It may be done in production, where users wait for it.
+        ignore_other_history: As of `up`.
     """
-    planned, manifest = site.maintenance.plan(site.deadline, to=to)
+    given: dict[str, Any] = {"to": to, "ignore_other_history": ignore_other_history}
+    planned, manifest = site.maintenance.plan(site.deadline, **given)
     preview = preview_of(planned, manifest)
     document = plan_document(preview, site.place)
     if execute and preview.can_go_on:
-        return _rehearse(site, document, to=to, in_production=in_production)
+        return _rehearse(site, document, given, in_production=in_production)
     return Answer(document, DONE if preview.can_go_on else FAILED)
 
 
 def _rehearse(
-    site: Site, document: dict[str, Any], *, to: int | None, in_production: bool
+    site: Site, document: dict[str, Any], given: dict[str, Any], *, in_production: bool
 ) -> Answer:
     def confirm(forecast: Forecast) -> bool:
         return site.attendant.confirm(
             rehearsal_question(forecast, site.place, in_production=in_production)
         )
 
-    rehearsed = site.maintenance.rehearse(site.deadline, to=to, confirm=confirm)
+    rehearsed = site.maintenance.rehearse(site.deadline, confirm=confirm, **given)
     if rehearsed is None:
         return Answer({**site.place, "confirmed": False}, FAILED)
     code = DONE if rehearsed.error is None else exit_code_of(rehearsed.error)

@@ -2,39 +2,79 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.verbs.answer import FAILED, Answer
 from lambda_migrate.verbs.attendant import Question
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lambda_migrate.migrations.adoption import Baseline
     from lambda_migrate.verbs.site import Site
 
-__all__ = ["baseline", "repair"]
+__all__ = ["baseline", "gap_advice", "repair"]
 
 
-def baseline(site: Site, version: int) -> Answer:
+def baseline(
+    site: Site,
+    version: int | None = None,
+    *,
+    source: str = "",
+    ignore_other_history: bool = False,
+) -> Answer:
     """Record migrations as applied without running them; asks.
 
     Args:
         site: Where.
-        version: The last one that the database has already.
+        version: The last one that the database has already; None: those that another tool's
+            history table says were applied.
+        source: Which tool, or which table, where there are several.
+        ignore_other_history: Record up to ``version`` whatever such a table says.
     """
-    maintenance = site.maintenance
-    planned, _ = maintenance.plan(site.deadline, to=version)
-    names = [migration.name for migration in planned.pending]
-    question = Question(
+    given: dict[str, Any] = {"source": source, "ignore_other_history": ignore_other_history}
+    chosen = site.maintenance.preview_baseline(version, site.deadline, **given)
+    if chosen.migrations and not site.attendant.confirm(_baseline_question(site, chosen)):
+        return _left_alone(site)
+    declared = site.maintenance.baseline(version, site.deadline, expected=chosen, **given)
+    other = chosen.other
+    return Answer(
+        {
+            **site.place,
+            "declared": list(declared),
+            "from": None if other is None else {"tool": other.tool, "table": other.table},
+            "compared": [asdict(each) for each in chosen.compared],
+            "gaps": list(chosen.gaps),
+        }
+    )
+
+
+def _baseline_question(site: Site, chosen: Baseline) -> Question:
+    names = [migration.name for migration in chosen.migrations]
+    since = f", since {chosen.other}" if chosen.other is not None else ""
+    return Question(
         verb="baseline",
         ask=f"record {len(names)} migration{'s' * (len(names) != 1)} as applied?",
-        heading=f"this records as applied, without running them, on {site.place['database']}:",
+        heading=(
+            f"this records as applied, without running them, on {site.place['database']}{since}:"
+        ),
         place=site.place,
         migrations=[{"name": name, "applied_at": None} for name in names],
+        notes=[gap_advice(chosen.gaps)] if chosen.gaps else [],
+        compared=[asdict(each) for each in chosen.compared],
     )
-    if names and not site.attendant.confirm(question):
-        return _left_alone(site)
-    declared = maintenance.baseline(version, site.deadline)
-    return Answer({**site.place, "declared": list(declared)})
+
+
+def gap_advice(gaps: Sequence[str]) -> str:
+    """What to do about migrations that stay pending below one that is recorded."""
+    stay = "stays" if len(gaps) == 1 else "stay"
+    return (
+        f"{', '.join(gaps)} {stay} pending below what is recorded, and functions do not start "
+        "until that is settled: apply it with `LAMBDA_MIGRATE_ALLOW_OUT_OF_ORDER=true "
+        "lambda-migrate up`, or give it a version above"
+    )
 
 
 def repair(

@@ -21,7 +21,12 @@ _WAIT_AT_LEAST = 0.2
 
 
 def up(
-    site: Site, *, to: int | None = None, wait: bool = False, despite_flags: bool = False
+    site: Site,
+    *,
+    to: int | None = None,
+    wait: bool = False,
+    despite_flags: bool = False,
+    ignore_other_history: bool = False,
 ) -> Answer:
     """Apply what is pending.
 
@@ -30,12 +35,18 @@ def up(
         to: Stop after this version.
         wait: If somebody else holds the lease, wait and go on then.
         despite_flags: Do not ask the feature flags.
+        ignore_other_history: Go on although another tool has migrated this database.
     """
     began = site.clock.monotonic()
     site.maintenance.status(site.deadline)  # says at once what else would be retried for an hour
 
     def act() -> tuple[str, ...]:
-        return site.maintenance.up(site.deadline, to=to, despite_flags=despite_flags)
+        return site.maintenance.up(
+            site.deadline,
+            to=to,
+            despite_flags=despite_flags,
+            ignore_other_history=ignore_other_history,
+        )
 
     applied = _when_free(site, act, wait=wait)
     seconds = round(site.clock.monotonic() - began, 3)

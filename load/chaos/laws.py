@@ -169,8 +169,8 @@ _BROKEN = ("division by zero", "could not create unique index", "the history con
 """What one that is broken on purpose fails of, and what is said once it was mended."""
 
 
-_NOTHING_TO_ROLL_BACK = ("no such version", "is in doubt")
-"""What a person is told who comes too early, or after a holder that died half-way."""
+_NOTHING_TO_ROLL_BACK = ("no such version",)
+"""What a person is told who comes too early."""
 
 
 def _named_ends(evidence: Evidence) -> Iterator[str]:

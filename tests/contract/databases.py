@@ -35,7 +35,9 @@ def migration(version: int, name: str, up: str = "", down: str | None = "") -> M
         version,
         full,
         up=Script(up_sql, transactional="CONCURRENTLY" not in up_sql),
-        down=None if down_sql is None else Script(down_sql, line=3),
+        down=None
+        if down_sql is None
+        else Script(down_sql, line=3, transactional="CONCURRENTLY" not in down_sql),
         checksum=checksum_of(up_sql),
     )
 
@@ -176,7 +178,8 @@ class PostgreSQLBench:
         up = "NULL" if reverting else literal(interrupted.up.sql)
         self._run(
             f"UPDATE {SCHEMA}.history SET state = {literal(state.value)}, applied_at = NULL,"
-            f" up = {up}, down_transactional = false WHERE version = {interrupted.version}"
+            f" up = {up}, up_repeatable = {literal(interrupted.up.repeatable)},"
+            f" down_transactional = false WHERE version = '{interrupted.version}'"
         )
         if took_effect is not None and took_effect is not reverting:
             self._run(interrupted.up.sql)

@@ -25,9 +25,9 @@ from lambda_migrate.errors import (
     MigrateError,
     MigrationFailed,
 )
-from lambda_migrate.lease.decide import LONGEST_PAUSE_MS, SKEW_MS
+from lambda_migrate.lease.decide import LONGEST_PAUSE_MS, MORE_TIME, SKEW_MS
 from lambda_migrate.lease.heartbeat import Heartbeat
-from lambda_migrate.lease.state import Failure, Lease, LeaseState, Progress, Ready
+from lambda_migrate.lease.state import DatabaseRecord, Failure, Lease, LeaseState, Progress
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.maintenance import Maintenance
 from lambda_migrate.migrations import Manifest
@@ -57,6 +57,15 @@ class Fault(Enum):
     TWICE = "the answer was lost below us, where it was sent once more"
     STALE = "a read shows the past"
     SLOW = "the request is seconds on its way"
+    LATE = "the request arrives, and once more much later"
+
+
+class Place(Enum):
+    """What an instance's address leads to."""
+
+    HOME = "the database"
+    TUNNEL = "the same database by another address"
+    COPY = "a copy of it"
 
 
 class Killed(BaseException):
@@ -106,13 +115,24 @@ class World:
         self.instances: list[Instance] = []
         self.current: Instance | None = None
         self._past: list[tuple[float, LeaseState]] = []
-        self._facts = engine.facts()
+        self._late: list[Callable[[], None]] = []
+        self._facts = {Place.HOME: engine.facts(Place.HOME)}
 
     def start(
-        self, manifest: Manifest, *, skew: float = 0.0, rollback_to: int | None = None
+        self,
+        manifest: Manifest,
+        *,
+        skew: float = 0.0,
+        rollback_to: int | None = None,
+        place: Place = Place.HOME,
+        mode: str = "migrate",
     ) -> Instance:
         """A cold start, or a person who rolls back."""
-        instance = Instance(self, manifest, skew=skew, rollback_to=rollback_to)
+        if place is Place.COPY and not self.has_copy:
+            place = Place.HOME
+        instance = Instance(
+            self, manifest, skew=skew, rollback_to=rollback_to, place=place, mode=mode
+        )
         self.instances.append(instance)
         instance.begin()
         return instance
@@ -121,6 +141,26 @@ class World:
         if not holds:
             who = self.current.name if self.current is not None else "nobody"
             self.broken.append(f"{promise}: {what} ({who}, at {self.now:.2f})")
+
+    @property
+    def has_copy(self) -> bool:
+        return Place.COPY in self._facts
+
+    def copy(self) -> None:
+        """Copy the database, with its fence and its identity, as a snapshot does; once."""
+        if not self.has_copy and self.engine.copy():
+            self._facts[Place.COPY] = self.engine.facts(Place.COPY)
+
+    # --- requests that arrive a second time, long after
+
+    def postpone(self, arrive: Callable[[], None]) -> None:
+        self._late.append(arrive)
+
+    def late_requests_arrive(self) -> None:
+        """Each acquisition that was sent twice is asked for once more."""
+        late, self._late = self._late, []
+        for arrive in late:
+            arrive()
 
     # --- the item's past, for reads that show it
 
@@ -136,11 +176,14 @@ class World:
     # --- what the database says after each turn
 
     def look(self) -> None:
-        """Compare the database with what it was before this turn."""
-        if not self.engine.has_changed():
-            return
-        before, after = self._facts, self.engine.facts()
-        self._facts = after
+        """Compare the databases with what they were before this turn."""
+        if self.engine.has_changed():
+            for place in self._facts:
+                self._look_at(place)
+
+    def _look_at(self, place: Place) -> None:
+        before, after = self._facts[place], self.engine.facts(place)
+        self._facts[place] = after
         doubled = [name for name in set(after.effects) if after.effects.count(name) > 1]
         self.note("I1", not doubled, f"{doubled} took effect more than once")
         applied = {row.name for row in after.rows if row.applied}
@@ -160,8 +203,9 @@ class World:
         instance = self.current
         return instance.heart.lease.fence if instance is not None and instance.heart else 0
 
-    def satisfies(self, manifest: Manifest) -> bool:
-        applied = {row.name for row in self.engine.facts().rows if row.applied}
+    def satisfies(self, manifest: Manifest, place: Place) -> bool:
+        home = Place.HOME if place is Place.TUNNEL else place
+        applied = {row.name for row in self.engine.facts(home).rows if row.applied}
         return applied >= {migration.name for migration in manifest}
 
     def close(self) -> None:
@@ -209,7 +253,11 @@ class Engine(Protocol):
     def has_changed(self) -> bool:
         """Whether a turn may have changed the database since `facts` was asked."""
 
-    def facts(self) -> Facts: ...
+    def facts(self, place: Place = Place.HOME) -> Facts:
+        """Of the database that is there; the tunnel leads home."""
+
+    def copy(self) -> bool:
+        """Copy the database as it is; False if this engine cannot."""
 
     def close(self) -> None: ...
 
@@ -243,10 +291,19 @@ class Instance:
     """
 
     def __init__(
-        self, world: World, manifest: Manifest, *, skew: float, rollback_to: int | None = None
+        self,
+        world: World,
+        manifest: Manifest,
+        *,
+        skew: float,
+        rollback_to: int | None = None,
+        place: Place = Place.HOME,
+        mode: str = "migrate",
     ) -> None:
         self.world = world
         self.manifest = manifest
+        self.place = place
+        self.requires = mode == "require"
         self.name = f"instance {len(world.instances) + 1}"
         self.clock = InstanceClock(self, skew)
         self.at = ""
@@ -269,7 +326,7 @@ class Instance:
             name="orders",
             store=self.store,
             database=world.engine.database(self),
-            policy=Policy(lease_seconds=LEASE_SECONDS),
+            policy=Policy(lease_seconds=LEASE_SECONDS, mode=mode),
             clock=self.clock,
             random=FixedRandom(0.5),
         )
@@ -353,15 +410,23 @@ class Instance:
             world.note("I3", False, "connects without holding the lease")
             return
         state, digest = granted.state, self.manifest.digest
-        world.note("I3", digest not in state.ready, "connects, though the table says ready")
+        is_ready = state.is_ready(digest, self._target.database.fingerprint)
+        world.note("I3", not is_ready, "connects, though the table says ready")
         failure = state.failure
-        if failure is not None and failure.digest == digest:
+        if failure is not None and failure.digest == digest and not self._has_more_time(failure):
             pause = failure.retry_at_ms - self.granted_ms
             world.note(
                 "I6", not 0 < pause <= LONGEST_PAUSE_MS, f"tries again {pause} ms before the pause"
             )
 
+    @staticmethod
+    def _has_more_time(failure: Failure) -> bool:
+        """Whether it may have had more when it began, if what failed only ran out of it."""
+        had_ms = failure.had_ms
+        return had_ms is not None and had_ms * MORE_TIME < INVOCATION_SECONDS * 1000
+
     def begins_a_commit(self) -> None:
+        self.world.note("I2", not self.requires, "commits, though it may only look")
         self.world.note("I4", self.world.now < self.until, "commits after its deadline")
 
     def closes_a_connection(self) -> None:
@@ -396,7 +461,8 @@ class Instance:
         if self.heart is not None:
             world.note("I4", self.heart.turns.is_over, "left its heartbeat running")
         if self.outcome is not None:
-            world.note("I7", world.satisfies(self.manifest), f"serves, {self.outcome.value}")
+            is_satisfied = world.satisfies(self.manifest, self.place)
+            world.note("I7", is_satisfied, f"serves {self.place.value}, {self.outcome.value}")
             if not self.has_held:
                 world.note("I3", self.opened == 0, "connected without ever holding the lease")
         elif self.error is not None or not self.rolls_back:
@@ -467,9 +533,8 @@ class SteppedStore:
     def calls(self) -> int:
         return self._store.calls
 
-    @property
-    def staleness_seconds(self) -> float:
-        return STALENESS_SECONDS
+    def now_ms(self) -> int:
+        return self._store.now_ms()
 
     def close(self) -> None:
         """The connection is shared."""
@@ -480,13 +545,21 @@ class SteppedStore:
         past = self._world.stale_item() if fault is Fault.STALE and not consistent else None
         return past or self._store.read(consistent=consistent)
 
-    def acquire(self, owner: str, *, seen: LeaseState | None = None) -> Lease | LeaseState:
+    def acquire(
+        self, owner: str, *, seen: LeaseState | None = None, watched: bool = False
+    ) -> Lease | LeaseState:
         instance, world = self.instance, self._world
         instance.granted = None
         in_time = world.now < instance.until or instance.rolls_back  # a person may
         world.note("I4", in_time, "acquires after its deadline")
         fault = instance.turn("acquire")
-        answer = self._write(fault, lambda: self._store.acquire(owner, seen=seen))
+
+        def acquire() -> Lease | LeaseState:
+            return self._store.acquire(owner, seen=seen, watched=watched)
+
+        if fault is Fault.LATE and seen is not None and seen.fence:
+            world.postpone(lambda: self._arrive_late(owner, seen, acquire))
+        answer = self._write(fault, acquire)
         if isinstance(answer, Lease):
             instance.granted, instance.granted_ms = answer, instance.clock.wall_ms()
             instance.has_held = True
@@ -498,11 +571,14 @@ class SteppedStore:
     def lift(self, lease: Lease, fence: int) -> Lease:
         return self._own("lift", lease, lambda: self._store.lift(lease, fence))
 
-    def withdraw(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> Lease:
-        return self._own("withdraw", lease, lambda: self._store.withdraw(lease, ready, database))
+    def withdraw(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
+        return self._own("withdraw", lease, lambda: self._store.withdraw(lease, databases))
 
-    def complete(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> None:
-        self._own("complete", lease, lambda: self._store.complete(lease, ready, database))
+    def complete(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
+        self._own("complete", lease, lambda: self._store.complete(lease, databases))
+
+    def look(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
+        self._own("look", lease, lambda: self._store.look(lease, databases))
 
     def fail(self, lease: Lease, failure: Failure) -> None:
         self._own("fail", lease, lambda: self._store.fail(lease, failure))
@@ -522,6 +598,18 @@ class SteppedStore:
             self._world.note(
                 "I2", mine or after == before, f"{name} changed an item that is not its own"
             )
+
+    def _arrive_late(
+        self, owner: str, seen: LeaseState, acquire: Callable[[], Lease | LeaseState]
+    ) -> None:
+        """The acquisition once more, when its own first arrival may be long over."""
+        before = self._world.engine.item()
+        if before.fence <= seen.fence:
+            return  # the first was lost, or the item was made anew: then it is an acquisition
+        acquire()
+        after = self._world.engine.item()
+        same = (before.fence, before.owner) == (after.fence, after.owner)
+        self._world.note("I8", same, f"{owner}'s request that came late took the lease again")
 
     def _write(self, fault: Fault, act: Callable[[], T]) -> T:
         self._lose(fault, Fault.REQUEST_LOST)

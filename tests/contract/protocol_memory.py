@@ -13,10 +13,18 @@ from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.state import LeaseState
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.migrations import HistoryRow, Manifest, Migration, RowState
-from lambda_migrate.postgresql.database import Database, Grant, HeldDatabase, Rehearsal
+from lambda_migrate.migrations.adoption import OtherHistory
+from lambda_migrate.postgresql.database import (
+    Database,
+    Grant,
+    HeldDatabase,
+    Inspection,
+    Rehearsal,
+)
 from lambda_migrate.testing import FakeClock, InMemoryDatabase
 from tests.contract.databases import migration
-from tests.contract.protocol import LEASE_SECONDS, Facts, Fault, Instance, Row
+from tests.contract.protocol import LEASE_SECONDS, Facts, Fault, Instance, Place, Row
+from tests.unit.hall.scene import Address, copied
 
 A, B, C, D = (migration(n, name) for n, name in enumerate("abcd", 1))
 BROKEN = migration(9, "broken")
@@ -58,17 +66,23 @@ class MemoryEngine:
     def __init__(self) -> None:
         self.manifests = [Manifest([A, B]), Manifest([A, B, C, D]), Manifest([A, B, C, D, BROKEN])]
         self._item = Item()
-        self._database = InMemoryDatabase(clock=FakeClock())
-        self._database.during = self._in_the_middle
-        broken = MigrationFailed("as planned", migration=BROKEN.name, sqlstate="P0001")
-        self._database.fail(BROKEN.version, broken)
+        self._databases = {Place.HOME: self._arranged(InMemoryDatabase(clock=FakeClock()))}
         self._running: Instance | None = None
+
+    def _arranged(self, database: InMemoryDatabase) -> InMemoryDatabase:
+        database.during = self._in_the_middle
+        broken = MigrationFailed("as planned", migration=BROKEN.name, sqlstate="P0001")
+        database.fail(BROKEN.version, broken)
+        return database
 
     def store(self, instance: Instance) -> LeaseStore:
         return View(self._item, instance)
 
     def database(self, instance: Instance) -> Database:
-        return SteppedDatabase(self, instance, self._database)
+        if instance.place is Place.TUNNEL:
+            home = Address(self._databases[Place.HOME], "localhost:15432/test")
+            return SteppedDatabase(self, instance, home)
+        return SteppedDatabase(self, instance, self._databases[instance.place])
 
     def item(self) -> LeaseState:
         return self._item.state
@@ -82,12 +96,18 @@ class MemoryEngine:
     def has_changed(self) -> bool:
         return True
 
-    def facts(self) -> Facts:
-        rows = self._database._rows.values()
+    def copy(self) -> bool:
+        home = self._databases[Place.HOME]
+        self._databases[Place.COPY] = self._arranged(copied(home, "copy:5432/test"))
+        return True
+
+    def facts(self, place: Place = Place.HOME) -> Facts:
+        database = self._databases[place]
+        rows = database._rows.values()
         return Facts(
-            self._database.token,
+            database.token,
             tuple(Row(row.name, row.fence, row.state is RowState.APPLIED) for row in rows),
-            tuple((Counter(self._database.effects) - Counter(self._database.reverted)).elements()),
+            tuple((Counter(database.effects) - Counter(database.reverted)).elements()),
         )
 
     def close(self) -> None:
@@ -116,11 +136,15 @@ class SteppedDatabase:
     def fingerprint(self) -> str:
         return self._database.fingerprint
 
-    def read_history(self, deadline: Deadline) -> list[HistoryRow]:
-        self.instance.turn("read the history")
+    def inspect(self, deadline: Deadline) -> Inspection:
+        if self.instance.turn("inspect") in (Fault.REQUEST_LOST, Fault.ANSWER_LOST):
+            raise DatabaseUnavailable("as planned: nobody answers")
         self.instance.opens_a_connection()
         self.instance.closes_a_connection()
-        return self._database.read_history(deadline)
+        return self._database.inspect(deadline)
+
+    def read_history(self, deadline: Deadline) -> list[HistoryRow]:
+        return list(self.inspect(deadline).history)
 
     def take_over(self, grant: Grant, deadline: Deadline, *, evict: bool = True) -> HeldDatabase:
         if self.instance.turn("take over") in (Fault.REQUEST_LOST, Fault.ANSWER_LOST):
@@ -135,6 +159,9 @@ class SteppedDatabase:
     def read_environment(self, deadline: Deadline) -> str:
         return self._database.read_environment(deadline)
 
+    def read_other_histories(self, deadline: Deadline) -> list[OtherHistory]:
+        return self._database.read_other_histories(deadline)
+
 
 class SteppedHeld:
     """`HeldDatabase` of one instance."""
@@ -145,11 +172,22 @@ class SteppedHeld:
         self._held = held
         self._is_open = True
 
+    @property
+    def identity(self) -> str:
+        return self._held.identity
+
+    @property
+    def distrusted(self) -> str:
+        return self._held.distrusted
+
     def history(self) -> list[HistoryRow]:
         fault = self._turn("history")
         history = self._held.history()
         self._lose(fault)
         return history
+
+    def other_histories(self) -> list[OtherHistory]:
+        return self._held.other_histories()
 
     def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
         fault = self._turn(f"apply {migration.name}")
@@ -166,7 +204,9 @@ class SteppedHeld:
         return milliseconds
 
     def settle(self, row: HistoryRow, deadline: Deadline) -> None:
-        raise NotImplementedError
+        fault = self._turn(f"settle {row.name}")
+        self._held.settle(row, deadline)
+        self._lose(fault)
 
     def record(self, migrations: Sequence[tuple[Migration, str]], *, baseline: bool) -> None:
         raise NotImplementedError

@@ -20,22 +20,22 @@ from lambda_migrate.lease.state import LeaseState
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.lease.table import DynamoDBLeaseTable
 from lambda_migrate.local.dynamodb import DynamoDBEndpoint
-from lambda_migrate.migrations import Manifest, Migration, Script
+from lambda_migrate.migrations import Manifest, Migration
 from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.postgresql.connection import ConnectFailed, Connection, PostgresError
 from lambda_migrate.postgresql.credentials import UrlCredentials, open_connection
-from lambda_migrate.postgresql.database import Database, Grant
+from lambda_migrate.postgresql.database import Database, FenceRow, Grant
 from lambda_migrate.postgresql.postgres import PostgreSQLDatabase
 from lambda_migrate.postgresql.sql import Queries, identifier, literal
 from lambda_migrate.testing import FakeClock, FixedRandom
 from tests.contract.databases import Server, migration
 from tests.contract.leases import TableByOwnClock
-from tests.contract.protocol import LEASE_SECONDS, Facts, Fault, Instance, Row
+from tests.contract.protocol import LEASE_SECONDS, Facts, Fault, Instance, Place, Row
 
 UNDEFINED_TABLE = "42P01"
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 _MY_PID = "backend_pid = pg_backend_pid()"
-_INTENT = "SET state = 'started'"
+_INTENTS = ("SET state = 'started'", "SET state = 'reverting'")
 _HISTORY = "pg_current_xact_id_if_assigned"  # only what a migration writes asks for it
 _NUMBERS = count(1)
 
@@ -57,8 +57,9 @@ class RealServers:
         self._stack.callback(admin.run, f"DROP DATABASE {name} WITH (FORCE)")
         self.credentials = UrlCredentials(replace(self._server, database=name))
         self.outside = self._stack.enter_context(self.open("outside"))
+        seen = FenceRow(0, "", "", "")
         taken = Queries("any").take_fence(
-            Grant("any", 1, "me"), lock_ms=1, statement_ms=1, evict=True
+            Grant("any", 1, "me"), seen, identity="", lock_ms=1, statement_ms=1, evict=True
         )
         assert taken.count(_BEGIN) == taken.count(_MY_PID) == 1  # else nothing would be pooled
         return self
@@ -106,8 +107,8 @@ class RealEngine:
 
     def _building(self, version: int, name: str) -> Migration:
         build = f"CREATE INDEX CONCURRENTLY {self._index} ON {self._orders} (id)"
-        one = migration(version, name, up=build, down=f"DROP INDEX {self._index}")
-        return replace(one, up=Script(build, transactional=False))
+        drop = f"DROP INDEX CONCURRENTLY {self._index}"
+        return migration(version, name, up=build, down=drop)
 
     def store(self, instance: Instance) -> LeaseStore:
         return self._table(Client(self._servers.client, instance), instance.clock)
@@ -122,8 +123,9 @@ class RealEngine:
         )
 
     def database(self, instance: Instance) -> Database:
+        by = "tunnel:" if instance.place is Place.TUNNEL else ""
         return PostgreSQLDatabase(
-            self._servers.credentials.fingerprint,
+            by + self._servers.credentials.fingerprint,
             partial(self._connect, instance),
             schema=self.schema,
             random=FixedRandom(0.5),
@@ -170,7 +172,11 @@ class RealEngine:
         changed, self._changed = self._changed, False
         return changed
 
-    def facts(self) -> Facts:
+    def copy(self) -> bool:
+        """PostgreSQL copies no database that others are connected to; see test_identity."""
+        return False
+
+    def facts(self, place: Place = Place.HOME) -> Facts:
         """All in one statement, so that it is all of one moment."""
         schema = identifier(self.schema)
         index = f"to_regclass({literal(self._index)})"
@@ -255,7 +261,7 @@ class PooledConnection(SteppedConnection):
     def send(self, sql: str, timeout: float | None, keep: int | None) -> list[list[Any]]:
         named = sql.replace(_BEGIN, f"{_BEGIN}; SET LOCAL {self._name}")
         rows = super().send(named.replace(_MY_PID, "backend_pid = NULL"), timeout, keep)
-        if _INTENT in sql:
+        if any(intent in sql for intent in _INTENTS):
             super().send(f"SET {self._name}", timeout, None)
         return rows
 

@@ -10,6 +10,7 @@ import pytest
 
 from lambda_migrate.errors import (
     ConfigurationError,
+    DatabaseUnavailable,
     LeaseHeld,
     LeaseLost,
     MigrationFailed,
@@ -220,6 +221,7 @@ INDEX = migration(
 )
 CALLS: dict[str, Callable[[HeldDatabase], object]] = {
     "history": lambda held: held.history(),
+    "other histories": lambda held: held.other_histories(),
     "apply": lambda held: held.apply(SECOND, DIGEST[2], soon()),
     "apply outside a transaction": lambda held: held.apply(INDEX, "digest", soon()),
     "revert": lambda held: held.revert(ROW, soon()),
@@ -414,6 +416,21 @@ def test_a_down_script_that_would_end_its_transaction_is_refused(bench: Database
     assert bench.effects() == ["0001_bad"]
 
 
+# --- other tools' histories
+
+
+def test_a_database_of_ours_alone_has_no_other_history(bench: DatabaseBench) -> None:
+    assert bench.database.read_other_histories(soon()) == []
+    with hold(bench) as held:
+        apply(held, FIRST)
+        assert held.other_histories() == []
+
+
+def test_other_histories_are_not_to_be_had_when_time_is_over(bench: DatabaseBench) -> None:
+    with pytest.raises(DatabaseUnavailable):
+        bench.database.read_other_histories(over())
+
+
 # --- record and forget
 
 
@@ -495,6 +512,61 @@ def test_a_row_that_cannot_be_told_apart_stays_in_doubt_and_names_repair(
         row = bench.leave_in_doubt(held, opaque, took_effect=None)
         with pytest.raises(RepairRequired, match="lambda-migrate repair"):
             held.settle(row, soon())
+        assert [r.state for r in held.history()] == [RowState.STARTED]
+
+
+def test_a_row_in_doubt_of_a_repeatable_script_is_pending_again(bench: DatabaseBench) -> None:
+    up = Script("ALTER DATABASE nowhere RESET ALL", transactional=False, repeatable=True)
+    with hold(bench) as held:
+        one = replace(migration(3, "opaque", up=up.sql), up=up)
+        row = bench.leave_in_doubt(held, one, took_effect=None)
+        held.settle(row, soon())
+        assert held.history() == []
+
+
+@pytest.mark.parametrize("took_effect", [True, False])
+def test_a_statement_never_begins_over_a_row_in_doubt(
+    bench: DatabaseBench, took_effect: bool
+) -> None:
+    """It is settled first: what took effect is not done again, what did not is done once."""
+    with hold(bench) as held:
+        bench.leave_in_doubt(held, INDEX, took_effect=took_effect)
+        if took_effect:
+            with pytest.raises(MigrationFailed, match="in the history"):
+                held.apply(INDEX, "digest", soon())
+        else:
+            held.apply(INDEX, "digest", soon())
+        assert [r.state for r in held.history()] == [RowState.APPLIED]
+
+
+@pytest.mark.parametrize("reverting", [True, False])
+@pytest.mark.parametrize("took_effect", [True, False])
+def test_a_rollback_never_begins_over_a_row_in_doubt(
+    bench: DatabaseBench, took_effect: bool, reverting: bool
+) -> None:
+    with hold(bench) as held:
+        row = bench.leave_in_doubt(held, INDEX, took_effect=took_effect, reverting=reverting)
+        held.revert(row, soon())
+        assert held.history() == []
+
+
+def test_a_rollback_over_a_row_that_cannot_be_settled_does_not_begin(bench: DatabaseBench) -> None:
+    opaque = migration(3, "opaque", up="ALTER DATABASE nowhere RESET ALL", down="SELECT 1 / 0")
+    with hold(bench) as held:
+        row = bench.leave_in_doubt(held, opaque, took_effect=None)
+        with pytest.raises(RepairRequired, match="lambda-migrate repair 3 --as"):
+            held.revert(row, soon())
+        assert [r.state for r in held.history()] == [RowState.STARTED]
+
+
+def test_a_procedure_that_fails_leaves_its_row_in_doubt(bench: DatabaseBench) -> None:
+    """It may have committed a part, and nobody but its author knows what a second run does."""
+    raising = "DO $$BEGIN COMMIT; RAISE 'as planned'; END$$"
+    up = Script(raising, transactional=False)
+    broken = bench.breaking(replace(migration(3, "batches"), up=up), "P0001")
+    with hold(bench) as held:
+        with pytest.raises(RepairRequired, match="part of it may be committed"):
+            held.apply(replace(broken, up=up), "digest", soon())
         assert [r.state for r in held.history()] == [RowState.STARTED]
 
 

@@ -13,7 +13,7 @@ from lambda_migrate.lease.state import Lease, LeaseState
 from lambda_migrate.lease.table import DynamoDBLeaseTable, make_client
 from lambda_migrate.local.dynamodb import DynamoDBEndpoint
 from lambda_migrate.testing import FakeClock
-from tests.contract.leases import DATABASE, READY, DynamoDBTables, failure
+from tests.contract.leases import DATABASES, DynamoDBTables, failure
 
 
 @pytest.fixture
@@ -32,20 +32,25 @@ def acquired(store: DynamoDBLeaseTable, owner: str) -> Lease:
     return lease
 
 
-def test_an_item_of_an_unknown_format_is_refused_when_read(
-    tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
+OTHER_LAYOUTS = pytest.mark.parametrize("layout", ["1", "3"])
+
+
+@OTHER_LAYOUTS
+def test_an_item_of_another_layout_is_refused_when_read(
+    tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str, layout: str
 ) -> None:
-    tables.put(target, format={"N": "2"}, fence={"N": "7"})
-    with pytest.raises(ConfigurationError, match=r"has format 2, this version .* knows 1"):
+    tables.put(target, format={"N": layout}, fence={"N": "7"})
+    with pytest.raises(ConfigurationError, match=f"has layout {layout}, .* reads 2 only"):
         store.read()
 
 
-def test_an_item_of_an_unknown_format_is_never_acquired(
-    tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
+@OTHER_LAYOUTS
+def test_an_item_of_another_layout_is_never_acquired(
+    tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str, layout: str
 ) -> None:
-    tables.put(target, format={"N": "2"}, fence={"N": "7"})
+    tables.put(target, format={"N": layout}, fence={"N": "7"})
     before = tables.item(target)
-    with pytest.raises(ConfigurationError, match="has format 2"):
+    with pytest.raises(ConfigurationError, match=f"has layout {layout}"):
         store.acquire("a")
     assert tables.item(target) == before
 
@@ -53,7 +58,7 @@ def test_an_item_of_an_unknown_format_is_never_acquired(
 def test_an_item_with_an_attribute_that_is_not_ours_is_refused_by_its_name(
     tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
 ) -> None:
-    tables.put(target, format={"N": "1"}, fence={"S": "seven"})
+    tables.put(target, format={"N": "2"}, fence={"S": "seven"})
     with pytest.raises(ConfigurationError, match=r"'fence' is not a number"):
         store.read()
 
@@ -61,7 +66,7 @@ def test_an_item_with_an_attribute_that_is_not_ours_is_refused_by_its_name(
 def test_an_owner_without_an_end_of_its_lease_holds_nothing(
     tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
 ) -> None:
-    tables.put(target, format={"N": "1"}, fence={"N": "7"}, owner={"S": "nobody knows"})
+    tables.put(target, format={"N": "2"}, fence={"N": "7"}, owner={"S": "nobody knows"})
     assert acquired(store, "a").fence == 8
 
 
@@ -76,23 +81,22 @@ def test_an_item_of_its_key_alone_is_as_good_as_none(
 def test_attributes_of_a_later_version_within_the_format_are_kept(
     tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
 ) -> None:
-    tables.put(target, format={"N": "1"}, note={"S": "from a newer library"})
-    store.complete(acquired(store, "a"), READY, DATABASE)
+    tables.put(target, format={"N": "2"}, note={"S": "from a newer library"})
+    store.complete(acquired(store, "a"), DATABASES)
     assert tables.item(target)["note"] == {"S": "from a newer library"}
 
 
 def test_the_stored_item_is_the_documented_layout(
     tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
 ) -> None:
-    store.complete(acquired(store, "a"), READY, DATABASE)
+    store.complete(acquired(store, "a"), DATABASES)
     store.fail(acquired(store, "b"), failure())
     item = tables.item(target)
     assert {name: next(iter(value)) for name, value in item.items()} == {
         "target": "S",
         "format": "N",
         "fence": "N",
-        "ready": "M",
-        "database": "S",
+        "databases": "M",
         "failure": "M",
     }
 
@@ -102,7 +106,7 @@ def test_a_holder_whose_item_vanished_has_lost_its_lease(
 ) -> None:
     lease = acquired(store, "a")
     tables.delete(target)
-    with pytest.raises(LeaseLost, match="nobody holds it now, at fence 0"):
+    with pytest.raises(LeaseLost, match=r"superseded by 0 \(no process holds it now\)"):
         store.renew(lease)
     assert tables.item(target) == {}
 
@@ -114,8 +118,8 @@ def test_a_holder_whose_item_was_made_anew_has_lost_its_lease(
     lease = acquired(store, "b")
     tables.delete(target)
     acquired(store, "c")
-    with pytest.raises(LeaseLost, match="c holds it, at fence 1"):
-        store.complete(lease, READY, DATABASE)
+    with pytest.raises(LeaseLost, match=r"superseded by 1 \(c holds it\)"):
+        store.complete(lease, DATABASES)
 
 
 def test_an_item_made_anew_is_lifted_above_what_postgresql_has_seen(
@@ -124,7 +128,7 @@ def test_an_item_made_anew_is_lifted_above_what_postgresql_has_seen(
     store.release(acquired(store, "a"))
     tables.delete(target)
     lifted = store.lift(acquired(store, "b"), 9)
-    store.complete(lifted, READY, DATABASE)
+    store.complete(lifted, DATABASES)
     assert acquired(store, "c").fence == 10
 
 

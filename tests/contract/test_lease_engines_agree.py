@@ -11,7 +11,7 @@ from lambda_migrate.errors import LeaseLost
 from lambda_migrate.lease.state import Lease, LeaseState, Progress
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.testing import FakeClock
-from tests.contract.leases import DATABASE, READY, DynamoDBTables, MemoryTables, failure
+from tests.contract.leases import DATABASES, DynamoDBTables, MemoryTables, failure
 
 
 class Call(NamedTuple):
@@ -23,7 +23,20 @@ class Call(NamedTuple):
 CALLS = st.builds(
     Call,
     what=st.sampled_from(
-        ["acquire", "seize", "renew", "lift", "withdraw", "complete", "fail", "release", "pass"]
+        [
+            "acquire",
+            "seize",
+            "read",
+            "late",
+            "renew",
+            "lift",
+            "withdraw",
+            "complete",
+            "look",
+            "fail",
+            "release",
+            "pass",
+        ]
     ),
     owner=st.sampled_from("ab"),
     number=st.integers(0, 30),
@@ -37,11 +50,15 @@ class Instances:
         self.store = store
         self.clock = clock
         self.leases = {o: Lease(o, 1, 0.0, LeaseState()) for o in "ab"}
+        self.seen = LeaseState()
 
     def do(self, call: Call) -> object:
         if call.what == "pass":
             self.clock.advance(call.number)
             return None
+        if call.what == "read":
+            self.seen = self.store.read(consistent=True)
+            return self.seen
         try:
             answer = self._do(call, self.leases[call.owner])
         except LeaseLost:
@@ -56,15 +73,19 @@ class Instances:
         if call.what == "acquire":
             return store.acquire(call.owner)
         if call.what == "seize":
-            return store.acquire(call.owner, seen=store.read(consistent=True))
+            return store.acquire(call.owner, seen=store.read(consistent=True), watched=True)
+        if call.what == "late":
+            return store.acquire(call.owner, seen=self.seen)
         if call.what == "renew":
             return store.renew(lease, Progress("0001_a", call.number, 30, 1))
         if call.what == "lift":
             return store.lift(lease, call.number)
         if call.what == "withdraw":
-            return store.withdraw(lease, {}, DATABASE)
+            return store.withdraw(lease, {})
         if call.what == "complete":
-            store.complete(lease, READY, DATABASE)
+            store.complete(lease, DATABASES)
+        elif call.what == "look":
+            store.look(lease, DATABASES)
         elif call.what == "fail":
             store.fail(lease, failure(call.number))
         else:

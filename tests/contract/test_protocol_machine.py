@@ -37,6 +37,7 @@ from tests.contract.protocol import (
     Engine,
     Fault,
     Instance,
+    Place,
     World,
     refuses,
     stepped_heartbeats,
@@ -55,10 +56,15 @@ LONG_ENOUGH = 400
 # Choices do not depend on what came before: an example that is run again makes the same ones.
 whom = st.integers(0, AT_ONCE - 1)
 faults = st.sampled_from([fault for fault in Fault if fault is not Fault.NONE])
-calls = st.sampled_from(["acquire", "commit", "complete", "fail"])
+calls = st.sampled_from(["acquire", "commit", "complete", "fail", "withdraw", "inspect"])
+places = st.sampled_from([Place.HOME, Place.HOME, Place.TUNNEL, Place.COPY])
+modes = st.sampled_from(["migrate", "migrate", "migrate", "require"])
 skews = st.sampled_from([0.0, 0.0, 0.4, -0.4, 60.0, -60.0])
-starters = st.tuples(st.sampled_from([OLDER, NEWER, NEWER, FAILING]), skews)
+starters = st.tuples(st.sampled_from([OLDER, NEWER, NEWER, FAILING]), skews, places, modes)
 times = st.sampled_from([0.1, 1.0, LEASE_SECONDS / 3, LEASE_SECONDS + 1.5, 58.5, 700.0])
+
+
+Starter = tuple[int, float, Place, str]
 
 
 class Protocol(RuleBasedStateMachine):
@@ -77,21 +83,34 @@ class Protocol(RuleBasedStateMachine):
         return running[which % len(running)] if running else None
 
     @initialize(fleet=st.lists(starters, min_size=2, max_size=AT_ONCE))
-    def start_at_once(self, fleet: list[tuple[int, float]]) -> None:
-        for version, skew in fleet:
-            self.world.start(self.world.engine.manifests[version], skew=skew)
+    def start_at_once(self, fleet: list[Starter]) -> None:
+        for starter in fleet:
+            self.start(starter)
+
+    def start(self, starter: Starter) -> None:
+        version, skew, place, mode = starter
+        manifest = self.world.engine.manifests[version]
+        self.world.start(manifest, skew=skew, place=place, mode=mode)
 
     @rule(starter=starters)
-    def starts(self, starter: tuple[int, float]) -> None:
+    def starts(self, starter: Starter) -> None:
         """A cold start, of which at most so many are under way."""
-        version, skew = starter
         if len(self.running) < AT_ONCE:
-            self.world.start(self.world.engine.manifests[version], skew=skew)
+            self.start(starter)
 
-    @rule(to=st.sampled_from([0, 2]))
-    def somebody_rolls_back(self, to: int) -> None:
+    @rule(to=st.sampled_from([0, 2]), place=places)
+    def somebody_rolls_back(self, to: int, place: Place) -> None:
         if len(self.running) < AT_ONCE:
-            self.world.start(self.world.engine.manifests[NEWER], rollback_to=to)
+            manifest = self.world.engine.manifests[NEWER]
+            self.world.start(manifest, rollback_to=to, place=place)
+
+    @rule()
+    def database_is_copied(self) -> None:
+        self.world.copy()
+
+    @rule()
+    def late_requests_arrive(self) -> None:
+        self.world.late_requests_arrive()
 
     @rule(which=whom, turns=st.integers(1, 25))
     def goes_on(self, which: int, turns: int) -> None:
@@ -152,18 +171,23 @@ class Protocol(RuleBasedStateMachine):
         """I5: whatever happened, the next one succeeds; those who thaw then spoil nothing."""
         try:
             if not self.world.broken:
-                self.next_one_succeeds()
+                self.next_ones_succeed()
                 self.rest_thaws()
-                self.next_one_succeeds()
+                self.next_ones_succeed()
                 self.failing_one_says_why()
         finally:
             self.world.close()
 
-    def next_one_succeeds(self) -> None:
-        newest = let_end(self.world.start(self.world.engine.manifests[NEWER]))
+    def next_ones_succeed(self) -> None:
+        for place in Place:
+            self.next_one_succeeds(place)
+
+    def next_one_succeeds(self, place: Place) -> None:
+        manifest = self.world.engine.manifests[NEWER]
+        newest = let_end(self.world.start(manifest, place=place))
         if isinstance(newest.error, MigrationFailed):  # somebody's time was over in the middle
             self.world.now += LONGEST_PAUSE_MS / 1000
-            newest = let_end(self.world.start(self.world.engine.manifests[NEWER]))
+            newest = let_end(self.world.start(manifest, place=place))
         assert newest.outcome is not None, f"I5: {newest.error!r}"
 
     def failing_one_says_why(self) -> None:

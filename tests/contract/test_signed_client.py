@@ -13,12 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.lease.item import decode
 from lambda_migrate.lease.signed.client import SignedClient
 from lambda_migrate.lease.state import LeaseState
 from lambda_migrate.lease.table import DynamoDBLeaseTable
 from lambda_migrate.local.dynamodb import DynamoDBEndpoint
 from lambda_migrate.testing import FakeClock
-from tests.contract.leases import DATABASE, READY, DynamoDBTables, LeaseBench, failure
+from tests.contract.leases import DATABASES, DynamoDBTables, LeaseBench, failure
 
 
 @pytest.fixture
@@ -53,13 +54,17 @@ def test_a_lease_as_the_table_wrote_it_reads_alike_by_both_ways(
     assert lease.fence == 1
     mine = store.acquire("größer")
     assert not isinstance(mine, LeaseState)
-    store.complete(mine, READY, DATABASE)
+    store.complete(mine, DATABASES)
     again = store.acquire("again")
     assert not isinstance(again, LeaseState)
     store.fail(again, failure())
     item = signed.get_item(tables.table, target, consistent=consistent)
-    assert item == tables.item(target)
-    assert item
+    by_boto3 = tables.item(target)
+    assert item is not None
+    assert item.keys() == by_boto3.keys()
+    # Binaries are bytes there and base64 here.
+    assert decode(item, target=target) == decode(by_boto3, target=target)
+    assert decode(item, target=target).databases == DATABASES
 
 
 values = st.recursive(

@@ -46,6 +46,15 @@ UPDATE orders SET state = 'open';
 -- migrate:down
 """
 
+IN_PARTS = """
+-- migrate:up transaction:false
+DO $$ BEGIN
+    UPDATE orders SET amount = amount * 2 WHERE id <= 500;
+    COMMIT;
+    UPDATE orders SET amount = amount * 2 / (id - 1000) WHERE id > 500;
+END $$;
+"""
+
 SLOW = """
 -- migrate:up
 SELECT pg_sleep({seconds});

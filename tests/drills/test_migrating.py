@@ -12,7 +12,17 @@ import pytest
 from lambda_migrate.local.dynamodb import LocalDynamoDB
 from lambda_migrate.local.postgresql import LocalPostgreSQL
 from tests.drills.play import Play
-from tests.drills.service import ADD_STATUS, BROKEN, SLOW, V1, V2, Deployments, code, session
+from tests.drills.service import (
+    ADD_STATUS,
+    BROKEN,
+    IN_PARTS,
+    SLOW,
+    V1,
+    V2,
+    Deployments,
+    code,
+    session,
+)
 from tests.stage import TABLE, Stage, running, until
 
 
@@ -40,6 +50,33 @@ def test_a_migration_that_fails(stage: Stage) -> None:
         assert not play.is_over()
         play.do(by_hand={3: mend})
         assert play.is_over()
+        play.finish()
+
+
+def test_a_migration_in_doubt(stage: Stage) -> None:
+    with ExitStack() as stack:
+        deployments = Deployments(stack, stage)
+        before = deployments.of(code(stage, V1))
+        assert before.invoke().payload["statusCode"] == 200
+        broken = code(stage, {**V1, "0002_double_amounts": IN_PARTS})
+        after = deployments.of(broken)
+        assert after.invoke().payload["statusCode"] == 503
+        assert before.invoke().payload["statusCode"] == 200, "the version before goes on serving"
+
+        def deploy(_command: str) -> None:
+            assert deployments.of(broken).invoke().payload["statusCode"] == 200
+
+        def fix() -> None:
+            fixed = IN_PARTS.lstrip().replace(" / (id - 1000)", "")
+            (broken / "migrations" / "0002_double_amounts.sql").write_text(fixed)
+
+        play = Play("migration-in-doubt.md", stage, broken, stand_ins={"sam": deploy})
+        play.functions = [after]
+        play.see()
+        assert not play.is_over()
+        play.do(by_hand={6: fix})
+        assert play.is_over()
+        assert stage.query("SELECT count(*) FROM orders WHERE amount <> id * 2") == [[0]]
         play.finish()
 
 

@@ -145,6 +145,10 @@ _HIJACKERS = {
     "timezone": "(text, timestamptz) RETURNS timestamp",
     "current_database": "() RETURNS name",
     "count": "(bool) RETURNS bigint",
+    "concat": "(name, text, name) RETURNS text",
+    "chr": "(int) RETURNS text",
+    "has_schema_privilege": "(oid, text) RETURNS bool",
+    "has_table_privilege": "(oid, text) RETURNS bool",
 }
 _OPERATORS = [
     ("=", "oid", "regclass", "bool"),
@@ -163,7 +167,16 @@ _OPERATORS = [
     ("*", "numeric", "int", "numeric"),
     ("-", "timestamptz", "timestamptz", "interval"),
 ]
-_RELATIONS = ["pg_class", "pg_index", "pg_enum", "pg_stat_activity", "history", "fence"]
+_RELATIONS = [
+    "pg_class",
+    "pg_attribute",
+    "pg_type",
+    "pg_index",
+    "pg_enum",
+    "pg_stat_activity",
+    "history",
+    "fence",
+]
 
 
 def _traps() -> Iterator[str]:
@@ -199,6 +212,10 @@ def test_nobody_elses_functions_operators_and_tables_are_run_by_our_role(
     bench: Bench, path: str
 ) -> None:
     bench.execute(";".join(_traps()))
+    bench.execute(
+        "CREATE TABLE public.schema_migrations (version varchar PRIMARY KEY);"
+        " INSERT INTO public.schema_migrations VALUES ('1')"
+    )
     with search_path(bench, path), bench.connect(application_name("shop", 1)):
         _trapped(bench)
         _everything_qualified(bench)
@@ -238,6 +255,9 @@ def _everything_qualified(bench: Bench) -> None:
             held.apply(each, "digest", soon())
         for each in rows[3:]:
             held.apply(each, "digest", soon())
+        assert [str(each) for each in held.other_histories()] == [
+            "dbmate has applied 1 version to this database (public.schema_migrations)"
+        ]
         for version in (2, 4, 5, 6):
             row = next(row for row in held.history() if row.version == version)
             held.settle(replace(row, state=RowState.STARTED, up=rows[version - 1].up), soon())

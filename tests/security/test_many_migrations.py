@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lambda_migrate.applying import proved, with_ready
+from lambda_migrate.applying import proved
 from lambda_migrate.cli.render import status_view
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.lease.item import encode_ready
-from lambda_migrate.lease.state import LeaseState
+from lambda_migrate.lease.item import encode_databases
+from lambda_migrate.lease.readiness import Check, record_check
+from lambda_migrate.lease.state import MARK_BYTES, READY_KEPT, DatabaseRecord, LeaseState
 from lambda_migrate.maintenance import Status
 from lambda_migrate.migrations import HistoryRow, Manifest, make_plan, read_manifest
 from lambda_migrate.migrations.digest import read_digest
@@ -25,6 +26,7 @@ from lambda_migrate.postgresql.database import Grant
 from lambda_migrate.postgresql.sql import Queries
 from lambda_migrate.verbs.documents import status_document
 from lambda_migrate.verbs.entries import entries_of
+from tests.unit.hall.scene import item_size, prefixes
 
 FEW, MANY = 1_000, 10_000
 PLACE = {"target": "t", "database": "d", "environment": "", "schema": "s", "directory": "m"}
@@ -153,13 +155,19 @@ def test_a_zip_of_ten_thousand_is_read_like_the_folder(
     assert read_manifest(tmp_path / "b.zip") == manifests[MANY]
 
 
-def test_the_item_is_as_small_for_ten_thousand_as_for_one(manifests: dict[int, Manifest]) -> None:
-    state = LeaseState()
-    for count in range(MANY - 100, MANY):
-        ready = with_ready(state, "d", manifests[MANY].digests[count], version=count, now_ms=count)
-        state = LeaseState(ready=ready, database="d")
-    assert len(state.ready) == 20
-    assert len(repr(encode_ready(state.ready))) < 3_000
+def test_the_item_is_as_small_for_ten_thousand_as_for_two_hundred(
+    manifests: dict[int, Manifest],
+) -> None:
+    databases: dict[str, DatabaseRecord] = {}
+    digests_of_all = prefixes(manifests[MANY])
+    for count in range(MANY - 100, MANY + 1):
+        digests = digests_of_all[: count + 1]
+        check = Check("i" * 36, "db:5432/orders", digests, fence=count, owner="o", at_ms=count)
+        databases = record_check(databases, check)
+    (record,) = databases.values()
+    assert len(record.ready) == READY_KEPT * MARK_BYTES
+    assert record.is_ready(manifests[MANY].digest, "db:5432/orders")
+    assert item_size(encode_databases(databases)) < 2_500
 
 
 @pytest.mark.parametrize("applied", [0, 5_000, MANY])

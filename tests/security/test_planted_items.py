@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lambda_migrate.applying import next_failure, with_ready
+from lambda_migrate.applying import next_failure
 from lambda_migrate.deadline import Deadline
 from lambda_migrate.errors import ConfigurationError, MigrationFailed, NotReady
 from lambda_migrate.lease.backoff import Backoff
-from lambda_migrate.lease.decide import LONGEST_PAUSE_MS
-from lambda_migrate.lease.item import decode, encode_failure, encode_progress, encode_ready
-from lambda_migrate.lease.state import Failure, LeaseState, Progress, Ready
+from lambda_migrate.lease.decide import LONGEST_LEASE_MS, LONGEST_PAUSE_MS
+from lambda_migrate.lease.item import decode, encode_databases, encode_failure, encode_progress
+from lambda_migrate.lease.state import DatabaseRecord, Failure, LeaseState, Progress, join_marks
 from lambda_migrate.runner import Outcome
 from lambda_migrate.testing import FixedRandom
 from tests.integration.postgresql.bench import Bench, migration
-from tests.unit.hall.scene import LEASE_SECONDS, Scene, manifest
+from tests.unit.hall.scene import LEASE_SECONDS, Scene, item_size, manifest, prefixes
 
 from .hostile import OBEYED, SQL, obeyed
 
@@ -47,14 +48,14 @@ values = st.recursive(
     max_leaves=6,
 )
 known = st.sampled_from(
-    ["format", "fence", "owner", "lease_until", "ready", "progress", "failure", "database", "x"]
+    ["format", "fence", "owner", "lease_until", "lease_ms", "databases", "progress", "failure", "x"]
 )
 
 
 @given(item=st.dictionaries(known, values, max_size=6))
 @settings(deadline=None, max_examples=400)
 def test_any_item_is_a_state_or_a_configuration_error(item: dict[str, Any]) -> None:
-    for planted in (item, {**item, "format": {"N": "1"}}):
+    for planted in (item, {**item, "format": {"N": "2"}}):
         told = ""
         try:
             assert isinstance(decode(planted, target="orders"), LeaseState)
@@ -66,10 +67,10 @@ def test_any_item_is_a_state_or_a_configuration_error(item: dict[str, Any]) -> N
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_number_that_is_no_whole_one_is_refused_by_its_name(number: str) -> None:
     if number == "-0":
-        assert decode({"format": {"N": "1"}, "fence": {"N": number}}, target="o").fence == 0
+        assert decode({"format": {"N": "2"}, "fence": {"N": number}}, target="o").fence == 0
         return
     with pytest.raises(ConfigurationError, match="'fence' is not a whole number"):
-        decode({"format": {"N": "1"}, "fence": {"N": number}}, target="orders")
+        decode({"format": {"N": "2"}, "fence": {"N": number}}, target="orders")
 
 
 def test_a_map_as_deep_as_dynamodb_takes_is_refused_by_its_name() -> None:
@@ -77,18 +78,31 @@ def test_a_map_as_deep_as_dynamodb_takes_is_refused_by_its_name() -> None:
     for _ in range(31):
         deep = {"M": {"progress": deep}}
     with pytest.raises(ConfigurationError, match="'migration' is not a string"):
-        decode({"format": {"N": "1"}, "progress": deep}, target="orders")
+        decode({"format": {"N": "2"}, "progress": deep}, target="orders")
 
 
 @pytest.mark.parametrize("kind", OBEYED)
 def test_the_name_of_a_planted_attribute_is_shown_harmlessly(kind: str) -> None:
-    item: dict[str, Any] = {"format": {"N": "1"}, "ready": {"M": {OBEYED[kind]: {"S": "x"}}}}
+    item: dict[str, Any] = {"format": {"N": "2"}, "databases": {"M": {OBEYED[kind]: {"S": "x"}}}}
     with pytest.raises(ConfigurationError) as caught:
         decode(item, target="orders")
     assert obeyed(str(caught.value)) == ""
 
 
 # --- what could keep others out for ever
+
+
+PLANTED = {
+    str(number): DatabaseRecord(
+        ready=join_marks(f"{digest:064x}" for digest in range(3_000)),
+        older=join_marks(f"{digest:064x}" for digest in range(3_000)),
+        dropped=FAR,
+        addresses={f"{number} {n}": (FAR, FAR) for n in range(50)},
+        fence=FAR,
+        at_ms=FAR,
+    )
+    for number in range(20)
+}
 
 
 def held(until_ms: int, **more: Any) -> LeaseState:
@@ -99,19 +113,39 @@ def held(until_ms: int, **more: Any) -> LeaseState:
     "planted",
     [
         held(FAR),
-        held(FAR, progress=Progress("0001_m", 0, 1, FAR, FAR)),
-        held(FAR, progress=Progress("0001_m", -5, -9, -FAR, -FAR)),
-        held(FAR, ready={f"{n:064x}": Ready(FAR, -1) for n in range(5_000)}),
+        held(FAR, progress=Progress("0001_m", 0, 1, FAR, 1, FAR)),
+        held(FAR, progress=Progress("0001_m", -5, -9, -FAR, -FAR, -FAR)),
+        held(FAR, databases=PLANTED),
     ],
     ids=["owner", "endless progress", "progress of the past", "many digests"],
 )
-def test_an_owner_for_ever_is_outlived_within_two_leases(planted: LeaseState) -> None:
+@pytest.mark.parametrize(
+    ("length_ms", "most"),
+    [
+        (round(LEASE_SECONDS * 1000), 2 * LEASE_SECONDS),
+        (0, LONGEST_LEASE_MS / 1000 + LEASE_SECONDS),
+        (-FAR, LONGEST_LEASE_MS / 1000 + LEASE_SECONDS),
+        (FAR, LONGEST_LEASE_MS / 1000 + LEASE_SECONDS),
+    ],
+)
+def test_an_owner_for_ever_is_outlived(planted: LeaseState, length_ms: int, most: float) -> None:
+    """Within two of the leases that it names, and within the longest one that settings allow."""
     scene = Scene()
-    scene.table.state = planted
+    scene.table.state = replace(planted, lease_ms=length_ms)
     began = scene.clock.monotonic()
-    assert scene.runner(manifest(1)).ensure(Deadline.after(60.0, scene.clock)) is Outcome.MIGRATED
-    assert scene.clock.monotonic() - began < 2 * LEASE_SECONDS
-    assert len(scene.table.state.ready) <= 20
+    deadline = Deadline.after(2_000.0, scene.clock)
+    assert scene.runner(manifest(1), wait_seconds=2_000).ensure(deadline) is Outcome.MIGRATED
+    assert scene.clock.monotonic() - began < most
+    assert item_size(encode_databases(scene.table.state.databases)) < 8_000
+
+
+def test_planted_kills_cost_one_pause() -> None:
+    scene = Scene()
+    scene.table.state = LeaseState(progress=Progress("0001_m", 0, 1, 0, attempts=FAR))
+    with pytest.raises(MigrationFailed, match="in a row ended"):
+        scene.runner(manifest(1)).ensure(scene.deadline())
+    scene.clock.advance(LONGEST_PAUSE_MS / 1000)
+    assert scene.runner(manifest(1)).ensure(scene.deadline()) is Outcome.MIGRATED
 
 
 def test_a_pause_for_ever_is_not_obeyed() -> None:
@@ -121,7 +155,7 @@ def test_a_pause_for_ever_is_not_obeyed() -> None:
     now = scene.clock.wall_ms()
     for retry in (FAR, now + LONGEST_PAUSE_MS + 1):
         scene.table.state = LeaseState(
-            failure=Failure(digest, "m", 1, "", "planted", 1, now, retry)
+            failure=Failure(digest, "m", "1", "", "planted", 1, now, retry)
         )
         assert scene.runner(manifest(1)).ensure(Deadline.after(60.0, scene.clock)) is not None
 
@@ -136,7 +170,7 @@ def test_a_pause_for_ever_is_not_obeyed() -> None:
 def test_no_progress_makes_a_waiter_sleep_longer_than_none(
     waited: float, started: int, remaining: int, failures: int
 ) -> None:
-    state = held(FAR, progress=Progress("m", 0, 1, started, remaining))
+    state = held(FAR, progress=Progress("m", 0, 1, started, remaining_ms=remaining))
     backoff = Backoff(FixedRandom(0.999))
     delay = backoff.delay(waited, state=state, now_ms=10**12, failures=failures)
     assert 0 <= delay <= backoff.delay(waited, failures=failures)
@@ -144,32 +178,34 @@ def test_no_progress_makes_a_waiter_sleep_longer_than_none(
 
 @pytest.mark.parametrize("attempts", [-FAR, -4, -1, 0, FAR])
 def test_a_failure_after_a_planted_one_can_be_read_again(attempts: int) -> None:
-    planted = LeaseState(failure=Failure("d", "m", 1, "", "planted", attempts, 0, 0))
+    planted = LeaseState(failure=Failure("d", "m", "1", "", "planted", attempts, 0, 0))
     failure = next_failure(
-        planted, MigrationFailed("no"), digest="d", version=1, pause_seconds=10, now_ms=10**12
+        planted, MigrationFailed("no"), digest="d", version="1", pause_seconds=10, now_ms=10**12
     )
-    state = decode({"format": {"N": "1"}, "failure": encode_failure(failure)}, target="orders")
+    state = decode({"format": {"N": "2"}, "failure": encode_failure(failure)}, target="orders")
     assert state.failure is not None
     assert 0 <= state.failure.retry_at_ms - 10**12 <= LONGEST_PAUSE_MS
 
 
 def test_what_was_planted_as_ready_is_forgotten_in_favour_of_what_is_true() -> None:
-    planted = held(1, database="here", ready={f"{n:064x}": Ready(FAR, 1) for n in range(9_000)})
-    kept = with_ready(planted, "here", "d" * 64, version=3, now_ms=5)
-    assert len(kept) == 20
-    assert kept["d" * 64] == Ready(5, 3)
+    scene = Scene()
+    address = scene.database.fingerprint
+    lying = {scene.database.identity: replace(PLANTED["0"], addresses={address: (FAR, FAR)})}
+    scene.change(fence=7, databases=lying)
+    scene.maintenance(manifest(1, 2)).up(scene.deadline())
+    record = scene.table.state.databases[scene.database.identity]
+    assert record.ready == join_marks(prefixes(manifest(1, 2)))
+    assert scene.ready(manifest(1), manifest(1, 2)) == [manifest(1), manifest(1, 2)]
 
 
 def test_no_item_of_ours_comes_near_the_limit_of_400_kb() -> None:
     """Names as long as file names get, every number at its longest, 4-byte characters."""
     wide = "\U0001f418"
-    ready = {f"{n:064x}": Ready(FAR, FAR) for n in range(20)}
-    written = [
-        encode_ready(ready),
-        encode_progress(Progress(wide * 63, 10**6, 10**6, FAR, FAR)),
-        encode_failure(Failure("d" * 64, wide * 63, FAR, "42P01", wide * 300, 10**6, FAR, FAR)),
-    ]
-    assert len(repr(written).encode()) < 8_000
+    progress = Progress(wide * 63, 10**6, 10**6, FAR, FAR, FAR)
+    failure = Failure(
+        "d" * 64, wide * 63, str(FAR), "42P01", wide * 300, 10**6, FAR, FAR, FAR, is_kill=True
+    )
+    assert item_size(encode_progress(progress)) + item_size(encode_failure(failure)) < 2_500
 
 
 # --- in PostgreSQL
@@ -205,8 +241,11 @@ def test_a_digest_planted_as_ready_is_served_and_verify_finds_it() -> None:
     """The limit of what can be defended: the table is what the fast path believes."""
     scene = Scene()
     files = manifest(1)
-    ready = {files.digest: Ready(1, 1)}
-    scene.table.state = LeaseState(database=scene.database.fingerprint, ready=ready)
+    scene.migrated(manifest())
+    record = scene.table.state.databases[scene.database.identity]
+    marks = join_marks(prefixes(files))
+    lying = replace(record, ready=marks, addresses={scene.database.fingerprint: (2, 1)})
+    scene.change(databases={scene.database.identity: lying})
     assert scene.runner(files).ensure(scene.deadline()) is Outcome.UP_TO_DATE
     found = scene.maintenance(files).verify(scene.deadline())
     assert "the history says it may not" in found.problems[0]

@@ -15,7 +15,7 @@ from lambda_migrate import errors
 from lambda_migrate.cli import main
 from lambda_migrate.errors import MigrationFailed, legible
 from lambda_migrate.lease.memory import InMemoryLeaseTable
-from lambda_migrate.lease.state import Failure, LeaseState, Progress, Ready
+from lambda_migrate.lease.state import DatabaseRecord, Failure, LeaseState, Progress
 from lambda_migrate.migrations import HistoryRow, RowState
 from lambda_migrate.testing import InMemoryDatabase
 
@@ -88,10 +88,9 @@ def planted(text: str, *, now_ms: int = FAR) -> LeaseState:
         fence=FAR,
         owner=text,
         lease_until_ms=now_ms,
-        ready={text: Ready(FAR, FAR)},
-        progress=Progress(text, -1, FAR, -FAR, FAR),
-        failure=Failure(text, text, FAR, text, text, FAR, FAR, FAR),
-        database=text,
+        databases={text: DatabaseRecord(addresses={text: (FAR, FAR)}, fence=FAR, owner=text)},
+        progress=Progress(text, -1, FAR, -FAR, FAR, FAR),
+        failure=Failure(text, text, text, text, text, FAR, FAR, FAR),
     )
 
 

@@ -12,7 +12,7 @@ import pg8000.native
 import pytest
 
 from lambda_migrate.deadline import Deadline
-from lambda_migrate.errors import ConfigurationError, MigrateError, MigrationFailed, RepairRequired
+from lambda_migrate.errors import ConfigurationError, MigrateError, MigrationFailed
 from lambda_migrate.maintenance import Maintenance
 from tests.stage import Stage, running, until
 from tests.unit.docs.pages import DOCS, fences
@@ -122,11 +122,9 @@ def test_a_backfill_that_was_interrupted_goes_on_after_its_last_batch(
         if is_killed:
             [[pid, *_]] = stage.holders()
             stage.query(f"SELECT pg_terminate_backend({pid})")
+            other.run("ROLLBACK")
         thread.join()
-    expected = RepairRequired if is_killed else MigrationFailed
-    assert [type(error) for error in raised] == [expected]
-    assert filled(stage) == ROWS // 2
-    if is_killed:
-        orders.repair(BACKFILL, Deadline.after(60), declared="pending")
-    assert up(orders, CONTRACT)[0] == "0005_backfill_total_cents"
+    # Whoever lost its connection runs it again by itself, as the next one does after a deadline.
+    assert [type(error) for error in raised] == ([] if is_killed else [MigrationFailed])
+    assert ("0005_backfill_total_cents" in up(orders, CONTRACT)) is not is_killed
     assert filled(stage) == ROWS

@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lambda_migrate.deadline import Deadline
+from lambda_migrate.lease.state import join_marks
 from lambda_migrate.local.function import InvocationResult, LocalFunction
+from lambda_migrate.migrations import EMPTY_DIGEST, read_manifest
 from tests.stage import COUNTERS, HANDLER, Stage, effect, ends, until
 
 INDEX = """
@@ -64,7 +66,7 @@ def test_one_environment_migrates_the_next_reads_once_and_warm_ones_ask_nobody(
         second = function.environments()[1]
         assert stage.dynamodb.requests(second.access_key) == Counter({"GetItem": 1})
         assert [end["outcome"] for end in ends(function)] == ["MIGRATED", "UP_TO_DATE"]
-    assert after_first == Counter({"GetItem": 1, "UpdateItem": 2})
+    assert after_first == Counter({"GetItem": 1, "UpdateItem": 3})
     assert stage.effects() == {1: 1, 2: 1, 3: 1, 5: 1}
     assert [state for _, state in stage.history()] == ["applied"] * 5
     assert stage.holders() == []
@@ -97,7 +99,10 @@ def test_two_code_versions_at_once_both_serve_and_nothing_runs_twice(stage: Stag
         assert _statuses(results) == Counter({"ok": 16})
     assert max(samples) == 1
     assert stage.effects() == {1: 1, 2: 1, 3: 1, 5: 1}
-    assert len(stage.item().ready) == 2, "both code versions are vouched for"
+    (record,) = stage.item().databases.values()
+    digests = [read_manifest(stage.code(each) / "migrations").digest for each in (V1, V2)]
+    (address,) = record.addresses
+    assert all(record.is_ready(digest, address) for digest in digests)
 
 
 def test_a_failing_migration_is_tried_once_told_to_all_and_mended_by_a_new_deployment(
@@ -175,7 +180,8 @@ def test_everything_can_be_rolled_back_and_applied_again(stage: Stage) -> None:
     assert len(operator.up(Deadline.after(60))) == 5
     assert len(operator.down(Deadline.after(60), to=0)) == 5
     assert stage.history() == []
-    assert stage.item().ready == {}
+    (record,) = stage.item().databases.values()
+    assert record.ready == join_marks([EMPTY_DIGEST])
     assert len(operator.up(Deadline.after(60))) == 5
 
 

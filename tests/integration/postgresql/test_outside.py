@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from lambda_migrate.errors import MigrationFailed, RepairRequired
-from lambda_migrate.migrations import Migration
+from lambda_migrate.migrations import Migration, Script
+from lambda_migrate.postgresql.concurrent import _Statement
 
 from .bench import Bench, Running, migration, soon, until
 from .proxy import Proxy, message, through
@@ -165,6 +169,105 @@ def test_an_invalid_index_of_somebody_else_is_refused(bench: Bench) -> None:
     assert (bench.is_valid("i"), bench.versions()) == (False, [])
 
 
+class NeverBegun(BaseException):
+    """A statement began that was to be refused before its intent row."""
+
+
+@pytest.fixture
+def nothing_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin(_statement: _Statement, _writes: str) -> None:
+        raise NeverBegun
+
+    monkeypatch.setattr(_Statement, "write", begin)
+
+
+_PARTITIONS = """CREATE TABLE p (id int) PARTITION BY RANGE (id);
+    CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10); CREATE TABLE p2 (id int)"""
+_ANOTHER = "CREATE INDEX i ON orders (id DESC)"
+_IN_THE_WAY = [
+    ("CREATE INDEX i ON orders (id)", BUILD, "index i, defined like this, exists"),
+    (_ANOTHER, BUILD, "index i with another definition exists"),
+    (_ANOTHER, "CREATE INDEX CONCURRENTLY IF NOT EXISTS i ON orders (id)", "another definition"),
+    ("CREATE INDEX i ON orders (id)", UNIQUE.replace("i ON", "IF NOT EXISTS i ON"), "another def"),
+    ("CREATE TABLE i ()", BUILD.replace("i ON", "IF NOT EXISTS i ON"), "the relation i exists"),
+    (
+        "CREATE TABLE other (id int); CREATE INDEX i ON other (id)",
+        BUILD.replace("i ON", "IF NOT EXISTS i ON"),
+        "the relation i exists",
+    ),
+    ("SELECT", "DROP INDEX CONCURRENTLY i", "index i does not exist"),
+    ("CREATE INDEX i ON orders (id)", "DROP INDEX i, j", "index j does not exist"),
+    ("CREATE TYPE mood AS ENUM ('ok')", "ALTER TYPE mood ADD VALUE 'ok'", "the value 'ok' of mood"),
+    (_PARTITIONS, "ALTER TABLE p DETACH PARTITION p2 CONCURRENTLY", "partition public.p2 of publ"),
+    (_PARTITIONS, "ALTER TABLE p DETACH PARTITION p3 CONCURRENTLY", "p or p3 does not exist"),
+    (_PARTITIONS, "ALTER TABLE p DETACH PARTITION p1 FINALIZE", "no DETACH of it was begun"),
+    (
+        _PARTITIONS,
+        "ALTER TABLE p ATTACH PARTITION p1 FOR VALUES FROM (0) TO (10)",
+        "partition public.p1 of public.p exists",
+    ),
+    (
+        f"{_PARTITIONS}; UPDATE pg_inherits SET inhdetachpending = true",
+        "ALTER TABLE p DETACH PARTITION p1 CONCURRENTLY",
+        "half detached; run ALTER TABLE public.p DETACH PARTITION public.p1 FINALIZE",
+    ),
+    ("SELECT", "CREATE DATABASE postgres", "a database postgres exists"),
+    ("SELECT", "DROP DATABASE nowhere", "database nowhere does not exist"),
+    ("SELECT", "DROP TABLESPACE nowhere", "tablespace nowhere does not exist"),
+    ("SELECT", "DROP SUBSCRIPTION nowhere", "subscription nowhere does not exist"),
+]
+
+
+@pytest.mark.usefixtures("nothing_begins")
+@pytest.mark.parametrize(("before", "statement", "why"), _IN_THE_WAY)
+def test_what_stands_in_the_way_is_refused_before_the_intent(
+    orders: Bench, before: str, statement: str, why: str
+) -> None:
+    """Else a crash right after the intent would be taken for success, or for failure."""
+    orders.execute(before)
+    with pytest.raises(MigrationFailed, match=why):
+        orders.apply(outside(statement))
+    assert orders.versions() == []
+
+
+@pytest.mark.usefixtures("nothing_begins")
+@pytest.mark.parametrize("statement", ["REINDEX TABLE CONCURRENTLY orders", "REINDEX SCHEMA "])
+def test_leftovers_of_a_reindex_are_refused_before_the_next_one(
+    bench: Bench, statement: str
+) -> None:
+    _invalid(bench, "i_ccnew")
+    whole = statement if "TABLE" in statement else f"{statement}CONCURRENTLY public"
+    with pytest.raises(MigrationFailed, match=r"INVALID indexes.*: i_ccnew; DROP INDEX"):
+        bench.apply(outside(whole))
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        "USING btree (id int4_ops) WITH (fillfactor = 70) WHERE (id > 3) -- the end",
+        "((id + 1), id DESC NULLS LAST) INCLUDE (label)",
+        "USING gin (to_tsvector('simple', label), \"odd USING (x\")",
+        '(lower(label) COLLATE "C")',
+    ],
+)
+def test_an_index_that_stands_there_is_recognised_by_what_it_is(
+    each_bench: Bench, definition: str
+) -> None:
+    """However its definition is written; and nothing of the comparison is left."""
+    bench = each_bench
+    bench.execute(
+        'CREATE TABLE "odd USING t" (gone int, id int, label text, "odd USING (x" tsvector);'
+        'ALTER TABLE "odd USING t" DROP COLUMN gone;'
+        f'CREATE INDEX "i USING x" ON "odd USING t" {definition}'
+    )
+    name = 'IF NOT EXISTS "i USING x" ON "odd USING t"'
+    bench.apply(outside(f"CREATE INDEX CONCURRENTLY {name} {definition}"))
+    with pytest.raises(MigrationFailed, match="another definition"):
+        bench.apply(outside(f"CREATE INDEX CONCURRENTLY {name} (id)", 2), fence=2)
+    assert bench.states() == {1: "applied"}
+    assert bench.column("SELECT relname FROM pg_class WHERE relname LIKE '%_like%'") == []
+
+
 @pytest.mark.parametrize("statement", ["DROP INDEX CONCURRENTLY i", "REINDEX INDEX CONCURRENTLY i"])
 def test_an_invalid_index_may_be_what_a_migration_is_about(bench: Bench, statement: str) -> None:
     _invalid(bench)
@@ -213,6 +316,20 @@ _SETTLED = [
     ("CREATE TYPE mood AS ENUM ('ok')", "ALTER TYPE mood ADD VALUE 'good'", None),
     ("CREATE INDEX i ON orders (id)", "REINDEX INDEX CONCURRENTLY i", None),
     ("SELECT 1", "VACUUM orders", None),
+    ("SELECT 1", "REINDEX SCHEMA public", None),
+    ("SELECT 1", "CREATE DATABASE nowhere", None),
+    ("SELECT 1", "DROP DATABASE nowhere", "applied"),
+    ("SELECT 1", "DROP TABLESPACE nowhere", "applied"),
+    ("SELECT 1", "ALTER DATABASE postgres SET TABLESPACE pg_default", None),
+    (_PARTITIONS, "ALTER TABLE p DETACH PARTITION p1 CONCURRENTLY", None),
+    (_PARTITIONS, "ALTER TABLE p DETACH PARTITION p2 CONCURRENTLY", "applied"),
+    (
+        f"{_PARTITIONS}; CREATE INDEX i ON ONLY p (id); CREATE INDEX i1 ON p1 (id)",
+        "ALTER INDEX i ATTACH PARTITION i1",
+        None,
+    ),
+    # Another index of that name is not the one that was asked for.
+    (_ANOTHER, BUILD, None),
 ]
 
 
@@ -234,7 +351,16 @@ def test_what_an_interrupted_reindex_left_is_dropped(bench: Bench) -> None:
     assert (bench.is_valid("i_ccnew"), bench.is_valid("i")) == (None, True)
 
 
-@pytest.mark.parametrize("statement", ["CREATE DATABASE other", "REINDEX SCHEMA public"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CALL p()",
+        "DO 'BEGIN END'",
+        "INSERT INTO orders VALUES (7)",
+        "CREATE SUBSCRIPTION s CONNECTION '' PUBLICATION p",
+        "ALTER SUBSCRIPTION s REFRESH PUBLICATION",
+    ],
+)
 def test_what_cannot_be_told_apart_names_the_repair_command(bench: Bench, statement: str) -> None:
     _interrupted(bench, outside(statement))
     with pytest.raises(RepairRequired, match="lambda-migrate repair 1 --as applied"):
@@ -282,3 +408,274 @@ def test_an_interrupted_drop_is_finished(bench: Bench) -> None:
     _interrupted(bench, one, "reverting")
     _settle(bench)
     assert (bench.is_valid("i"), bench.states()) == (None, {})
+
+
+def test_a_name_that_came_to_mean_another_index_does_not_make_it_go(bench: Bench) -> None:
+    """The index that the statement was about is gone: another schema's is not dropped for it."""
+    bench.execute(
+        "CREATE SCHEMA first; CREATE SCHEMA second;"
+        "CREATE TABLE first.t (id int); CREATE INDEX i ON first.t (id);"
+        "CREATE TABLE second.t (id int); CREATE INDEX i ON second.t (id);"
+        "DO $$BEGIN EXECUTE format("
+        "'ALTER DATABASE %I SET search_path = first, second', current_database()); END$$"
+    )
+    one = outside("DROP INDEX CONCURRENTLY i")
+    with bench.holder() as held, pytest.MonkeyPatch.context() as patched:
+        _die_after_the_statement(patched)
+        with pytest.raises(Killed):
+            held.apply(one, "d", soon())
+    with bench.holder(2) as held:
+        with pytest.raises(MigrationFailed, match="in the history already"):
+            held.apply(one, "d", soon())
+        assert [row.state.value for row in held.history()] == ["applied"]
+    assert bench.column("SELECT to_regclass('second.i') IS NOT NULL") == [True]
+
+
+# --- what failed, and may have done a part
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def _die(_statement: _Statement, **_arguments: Any) -> None:
+    raise Killed
+
+
+def _die_after_the_statement(patched: pytest.MonkeyPatch) -> None:
+    real = _Statement.run
+
+    def dying(self: _Statement, **arguments: Any) -> None:
+        real(self, **arguments)
+        raise Killed
+
+    patched.setattr(_Statement, "run", dying)
+
+
+def _repeatable(one: Migration) -> Migration:
+    return replace(one, up=Script(one.up.sql, one.up.line, transactional=False, repeatable=True))
+
+
+_IN_PARTS = """DO $$ BEGIN INSERT INTO orders VALUES (7); COMMIT;
+    IF EXISTS (SELECT FROM broken) THEN RAISE 'the second part failed'; END IF; END $$"""
+
+
+@pytest.fixture
+def in_parts(orders: Bench) -> Bench:
+    orders.execute("""CREATE TABLE broken (x int); INSERT INTO broken VALUES (1);
+        CREATE PROCEDURE p() LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO orders VALUES (7); COMMIT;
+            IF EXISTS (SELECT FROM broken) THEN PERFORM nothing(); END IF; END $$""")
+    return orders
+
+
+def _sevens(bench: Bench) -> int:
+    return int(bench.column("SELECT count(*) FROM orders WHERE id = 7")[0])
+
+
+@pytest.mark.parametrize("statement", [_IN_PARTS, "CALL p()"], ids=["DO", "CALL"])
+def test_what_commits_in_parts_and_fails_stays_in_doubt_and_is_not_run_again(
+    in_parts: Bench, statement: str
+) -> None:
+    one = outside(statement)
+    with pytest.raises(RepairRequired, match="part of it may be committed") as failed:
+        in_parts.apply(one)
+    assert "`lambda-migrate repair 1 --as applied`" in str(failed.value)
+    assert "`lambda-migrate repair 1 --as pending`" in failed.value.cause
+    assert failed.value.sqlstate in ("P0001", "42883")
+    in_parts.execute("DELETE FROM broken")
+    with pytest.raises(RepairRequired):
+        in_parts.apply(one, fence=2)
+    assert (_sevens(in_parts), in_parts.states()) == (1, {1: "started"})
+
+
+@pytest.mark.parametrize("statement", [_IN_PARTS, "CALL p()"], ids=["DO", "CALL"])
+def test_what_is_declared_repeatable_is_pending_again(in_parts: Bench, statement: str) -> None:
+    one = _repeatable(outside(statement))
+    with pytest.raises(MigrationFailed) as failed:
+        in_parts.apply(one)
+    assert (type(failed.value), in_parts.versions()) == (MigrationFailed, [])
+    _interrupted(in_parts, one)
+    _settle(in_parts)
+    assert in_parts.versions() == []
+    in_parts.execute("DELETE FROM broken")
+    in_parts.apply(one, fence=3)
+    assert (_sevens(in_parts), in_parts.states()) == (2, {1: "applied"})
+
+
+def test_a_down_script_declared_repeatable_is_run_again(in_parts: Bench) -> None:
+    down = Script("CALL p()", 7, transactional=False, repeatable=True)
+    one = replace(migration("SELECT 1"), down=down)
+    in_parts.apply(one)
+    for fence in (2, 3):
+        with in_parts.holder(fence) as held:
+            (row,) = held.history()
+            assert row.down == down
+            with pytest.raises(MigrationFailed):
+                held.revert(row, soon())
+        assert in_parts.states() == {1: "applied"}
+    assert _sevens(in_parts) == 2
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CALL nothing()",
+        "DO $$ BEGIN; selec; END $$",
+        "CALL p(",
+        "INSERT INTO orders SELECT 1 / (id - id) FROM orders",
+        "ALTER TABLE orders ADD CHECK (id > 1)",
+        "DELETE FROM nothing",
+        "REVOKE SELECT ON nothing FROM PUBLIC",
+    ],
+)
+def test_what_cannot_have_done_anything_leaves_no_doubt(in_parts: Bench, statement: str) -> None:
+    """PostgreSQL could not read it, or it undoes as a whole what it cannot finish."""
+    with pytest.raises(MigrationFailed) as failed:
+        in_parts.apply(outside(statement))
+    assert (type(failed.value), in_parts.versions()) == (MigrationFailed, [])
+
+
+# --- interrupted for real
+
+
+def _cancelled_half_way(bench: Bench, one: Migration, old: str) -> None:
+    """Run it until its deadline, while an older transaction keeps it from its second half."""
+    with bench.connect() as older, bench.holder() as held:
+        older.run("BEGIN")
+        older.run(old)
+        with pytest.raises(MigrationFailed, match="deadline"):
+            held.apply(one, "d", soon(0.6))
+        until(lambda: not bench.is_running("CONCURRENTLY"))
+    assert bench.states() == {1: "started"}
+
+
+def test_an_index_is_not_compared_where_the_role_may_not_make_a_copy(bench: Bench) -> None:
+    """What was not there before the intent is the statement's own; without an intent it counts not.
+
+    A database may refuse temporary tables.
+    """
+    bench.execute(
+        """DO $$BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'plain')
+            THEN CREATE ROLE plain LOGIN; END IF;
+            EXECUTE format('GRANT CREATE ON DATABASE %I TO plain', current_database());
+            EXECUTE format('REVOKE TEMP ON DATABASE %I FROM PUBLIC', current_database()); END$$;
+            CREATE TABLE orders (id int); ALTER TABLE orders OWNER TO plain;
+            GRANT CREATE ON SCHEMA public TO plain"""
+    )
+    plain = Bench(replace(bench.address, user="plain"))
+    with plain.holder() as held, pytest.MonkeyPatch.context() as patched:
+        _die_after_the_statement(patched)
+        with pytest.raises(Killed):
+            held.apply(outside(BUILD), "d", soon())
+    _settle(plain)
+    assert plain.states() == {1: "applied"}
+    with pytest.raises(MigrationFailed, match="could not be compared"):
+        plain.apply(outside(BUILD.replace("i ON", "IF NOT EXISTS i ON"), 2), fence=3)
+    grant = "GRANT TEMP ON DATABASE %I TO PUBLIC"
+    bench.execute(f"DO $$BEGIN EXECUTE format('{grant}', current_database()); END$$")
+
+
+def test_a_detach_that_was_interrupted_is_finished(each_bench: Bench) -> None:
+    each_bench.execute(_PARTITIONS)
+    detach = outside("ALTER TABLE p DETACH PARTITION p1 CONCURRENTLY")
+    _cancelled_half_way(each_bench, detach, "SELECT * FROM p")
+    assert each_bench.column("SELECT inhdetachpending FROM pg_inherits") == [True]
+    _settle(each_bench)
+    assert each_bench.column("SELECT count(*) FROM pg_inherits") == [0]
+    assert each_bench.states() == {1: "applied"}
+
+
+_TOAST = """CREATE TABLE docs (id int PRIMARY KEY, t text);
+    INSERT INTO docs SELECT g, g FROM generate_series(1, 9) g"""
+
+
+@pytest.mark.parametrize("what", ["TABLE CONCURRENTLY docs", "SCHEMA CONCURRENTLY public"])
+def test_what_an_interrupted_reindex_left_on_the_toast_table_is_dropped(
+    each_bench: Bench, what: str
+) -> None:
+    each_bench.execute(_TOAST)
+    _cancelled_half_way(each_bench, outside(f"REINDEX {what}"), "SELECT * FROM docs")
+    _settle(each_bench)
+    assert each_bench.column("SELECT indexrelid FROM pg_index WHERE NOT indisvalid") == []
+    each_bench.apply(outside(f"REINDEX {what}"), fence=3)
+    assert each_bench.states() == {1: "applied"}
+
+
+def test_what_an_interrupted_reindex_left_on_partitions_is_dropped(each_bench: Bench) -> None:
+    each_bench.execute(
+        "CREATE SCHEMA s; CREATE TABLE p (id int PRIMARY KEY, t text) PARTITION BY RANGE (id);"
+        'CREATE TABLE s."P 1" PARTITION OF p FOR VALUES FROM (0) TO (10)'
+    )
+    one = outside("REINDEX TABLE CONCURRENTLY p")
+    _cancelled_half_way(each_bench, one, "SELECT * FROM p")
+    assert each_bench.column("SELECT 1 FROM pg_index WHERE NOT indisvalid") != []
+    _settle(each_bench)
+    assert each_bench.column("SELECT 1 FROM pg_index WHERE NOT indisvalid") == []
+    assert each_bench.versions() == []
+
+
+def test_a_leftover_that_the_role_may_not_drop_is_told_once_and_then_left(bench: Bench) -> None:
+    """No owner of a table may use the schema of its TOAST table."""
+    bench.execute(
+        f"""{_TOAST}; CREATE TABLE s (x int); DO $$BEGIN IF NOT EXISTS (
+            SELECT FROM pg_roles WHERE rolname = 'plain') THEN CREATE ROLE plain LOGIN; END IF;
+            EXECUTE format('GRANT CREATE ON DATABASE %I TO plain', current_database()); END$$;
+            ALTER TABLE docs OWNER TO plain; GRANT CREATE ON SCHEMA public TO plain"""
+    )
+    plain = Bench(replace(bench.address, user="plain"))
+    one = outside("REINDEX TABLE CONCURRENTLY docs")
+    _cancelled_half_way(plain, one, "SELECT * FROM docs")
+    with pytest.raises(RepairRequired, match=r"DROP INDEX CONCURRENTLY pg_toast\..*--as pending"):
+        _settle(plain)
+    with plain.holder(3) as held, pytest.MonkeyPatch.context() as patched:
+        held.forget([1])
+        patched.setattr(_Statement, "run", _die)
+        with pytest.raises(Killed):
+            held.apply(one, "d", soon())
+    with plain.holder(4) as held:
+        held.apply(one, "d", soon())
+    assert plain.states() == {1: "applied"}
+    assert len(bench.column("SELECT indexrelid FROM pg_index WHERE NOT indisvalid")) == 1
+
+
+def test_an_index_on_only_a_partitioned_table_is_complete_although_invalid(
+    each_bench: Bench,
+) -> None:
+    each_bench.execute(f"{_PARTITIONS}; CREATE INDEX i ON ONLY p (id)")
+    assert each_bench.is_valid("i") is False
+    _interrupted(each_bench, outside("CREATE INDEX i ON ONLY p (id)"))
+    _settle(each_bench)
+    assert each_bench.states() == {1: "applied"}
+
+
+# --- a row in doubt is settled before anything else begins
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_applying_over_a_row_in_doubt_settles_it_first(orders: Bench, is_there: bool) -> None:
+    if is_there:
+        orders.execute(BUILD.replace("CONCURRENTLY", ""))
+    _interrupted(orders, outside(BUILD))
+    with orders.holder(2) as held:
+        if is_there:
+            with pytest.raises(MigrationFailed, match="in the history already"):
+                held.apply(outside(BUILD), "d", soon())
+        else:
+            held.apply(outside(BUILD), "d", soon())
+    assert (orders.is_valid("i"), orders.states()) == (True, {1: "applied"})
+
+
+@pytest.mark.parametrize("outside_down", [True, False])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_reverting_a_row_in_doubt_settles_it_first(
+    orders: Bench, is_there: bool, outside_down: bool
+) -> None:
+    down = "DROP INDEX CONCURRENTLY i" if outside_down else "DROP INDEX i"
+    if is_there:
+        orders.execute(BUILD.replace("CONCURRENTLY", ""))
+    _interrupted(orders, outside(BUILD, down=down, down_outside=outside_down))
+    with orders.holder(2) as held:
+        (row,) = held.history()
+        held.revert(row, soon())
+    assert (orders.is_valid("i"), orders.states()) == (None, {})

@@ -17,6 +17,7 @@ from lambda_migrate.errors import MigrationFailed
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.state import Failure, LeaseState, Progress
 from lambda_migrate.migrations import read_manifest
+from lambda_migrate.migrations.adoption import OtherEntry, OtherHistory
 from lambda_migrate.testing import InMemoryDatabase
 
 NOW_MS = 1_700_000_000_000
@@ -75,6 +76,16 @@ def answer(run: Run, *arguments: str) -> tuple[int, Mapping[str, Any]]:
     return code, document
 
 
+def dbmate(*versions: int) -> OtherHistory:
+    """Versions that dbmate has applied here."""
+    entries = (OtherEntry(f"{version:04d}", version=version) for version in versions)
+    return OtherHistory("dbmate", "public.schema_migrations", tuple(entries))
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
 # --- looking
 
 
@@ -100,8 +111,46 @@ def test_status_exits_with_three_while_something_is_pending(
     assert run("status")[0] == 0
 
 
-def test_status_without_migrations_names_the_next_step(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("status",),
+        ("status", "--exit-code"),
+        ("plan",),
+        ("plan", "--execute", "--yes"),
+        ("verify",),
+        ("verify", "--resync"),
+        ("up",),
+        ("baseline", "1", "--yes"),
+    ],
+)
+def test_no_migrations_are_an_error_of_every_command_that_needs_them(
+    run: Run, tmp_path: Path, database: InMemoryDatabase, command: tuple[str, ...]
+) -> None:
+    for name in ("20240101000000_first", "20240102000000_second"):
+        (tmp_path / "prisma" / name).mkdir(parents=True)
+        (tmp_path / "prisma" / name / "migration.sql").write_text("SELECT 1;")
+    code, out, err = run(*command, "--directory", str(tmp_path / "prisma"))
+    assert (code, out) == (2, "")
+    assert "2 folders that contain .sql files; this looks like a Prisma layout" in one_line(err)
+    assert database.connections == 0
+
+
+@pytest.mark.parametrize("command", [("lease", "show"), ("new", "first")])
+def test_what_needs_no_migrations_works_without_any(
+    run: Run, tmp_path: Path, command: tuple[str, ...]
+) -> None:
     (tmp_path / "none").mkdir()
+    assert run(*command, "--directory", str(tmp_path / "none"))[0] == 0
+
+
+def test_status_without_migrations_names_the_next_step(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "none").mkdir()
+    monkeypatch.setenv("LAMBDA_MIGRATE_ALLOW_EMPTY", "true")
+    for command in ("plan", "up", "verify"):
+        assert run(command, "--directory", str(tmp_path / "none"))[0] == 0
     code, out, _ = run("status", "--directory", str(tmp_path / "none"))
     assert code == 0
     assert "no migrations yet" in out
@@ -109,7 +158,7 @@ def test_status_without_migrations_names_the_next_step(run: Run, tmp_path: Path)
 
 
 def test_status_shows_holder_progress_and_failure(run: Run, store: InMemoryLeaseTable) -> None:
-    failure = Failure("d", "0002_status", 2, "42P01", "no such table", 2, NOW_MS, NOW_MS + 1)
+    failure = Failure("d", "0002_status", "2", "42P01", "no such table", 2, NOW_MS, NOW_MS + 1)
     store.state = LeaseState(
         fence=7,
         owner="orders/8/ab",
@@ -119,7 +168,7 @@ def test_status_shows_holder_progress_and_failure(run: Run, store: InMemoryLease
     )
     _, out, _ = run("status")
     assert "held by orders/8/ab, fence 7, ran out" in out
-    assert "at 0002_status" in out
+    assert "applying 0002_status" in out
     assert "1 of 3 done" in out
     assert "0002_status: no such table [42P01]" in out
     assert "attempt 2" in out
@@ -302,6 +351,43 @@ def test_baseline_runs_nothing(run: Run, database: InMemoryDatabase) -> None:
         True,
         False,
     ]
+
+
+def test_baseline_shows_both_histories_and_records_what_was_applied(
+    run: Run, database: InMemoryDatabase
+) -> None:
+    database.others = [dbmate(1, 3, 0)]
+    code, _, err = run("baseline")
+    assert code == 2
+    assert "since dbmate has applied 3 versions to this database" in one_line(err)
+    assert [line.split() for line in err.splitlines() if line.startswith("000")] == [
+        ["0001", "0001_orders", "applied", "will", "be", "recorded"],
+        ["0003", "0003_index", "applied", "will", "be", "recorded"],
+        ["0000", "-", "applied", "no", "file"],
+    ]
+    assert "2 0002_status not applied stays pending" in one_line(err)
+    assert "LAMBDA_MIGRATE_ALLOW_OUT_OF_ORDER=true lambda-migrate up" in one_line(err)
+    code, out, _ = run("baseline", "--yes")
+    assert code == 0
+    assert "recorded 2 migrations as applied, as dbmate has them; nothing was run" in out
+    assert "without a file here: 0000" in out
+    assert "0002_status stays pending below what is recorded" in one_line(out)
+    assert database.effects == []
+
+
+def test_commands_that_migrate_refuse_another_tools_database(
+    run: Run, database: InMemoryDatabase
+) -> None:
+    database.others = [dbmate(1)]
+    for command in (("up",), ("plan",), ("plan", "--execute", "--yes")):
+        code, out, err = run(*command)
+        assert (code, out) == (2, "")
+        assert "Record what is applied: `lambda-migrate baseline`" in one_line(err)
+    assert run("baseline", "2", "--yes")[0] == 2
+    assert database.effects == []
+    assert run("plan", "--ignore-other-history")[0] == 0
+    assert run("up", "--ignore-other-history")[0] == 0
+    assert len(database.effects) == 3
 
 
 def test_baseline_refuses_a_version_without_a_file(run: Run) -> None:

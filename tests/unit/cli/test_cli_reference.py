@@ -13,7 +13,8 @@ import typer
 from lambda_migrate.cli import main
 from lambda_migrate.cli.app import COMMON, app
 from lambda_migrate.lease.memory import InMemoryLeaseTable
-from lambda_migrate.lease.state import Failure, LeaseState, Progress, Ready
+from lambda_migrate.lease.state import DatabaseRecord, Failure, LeaseState, Progress
+from lambda_migrate.migrations.adoption import OtherEntry, OtherHistory
 from lambda_migrate.postgresql.measured import Lock, Measured, MovedSequence, TableChange
 from lambda_migrate.testing import InMemoryDatabase, InMemoryFlags
 from lambda_migrate.verbs.commands import COMMANDS
@@ -106,9 +107,9 @@ def fakes(
 BUSY = LeaseState(
     fence=7,
     owner="orders/8/ab",
-    ready={"d": Ready(1, 1)},
+    databases={"d": DatabaseRecord(addresses={"memory:5432/test": (0, 7)}, fence=7)},
     progress=Progress("0002_add_status", 1, 2, 1),
-    failure=Failure("d", "0002_add_status", 2, "42P01", "no such table", 1, 1, 1),
+    failure=Failure("d", "0002_add_status", "2", "42P01", "no such table", 1, 1, 1),
 )
 
 
@@ -121,7 +122,7 @@ BUSY = LeaseState(
         ("up", [], ["up"]),
         ("down", [["up"]], ["down", "--to", "0", "--yes"]),
         ("verify", [], ["verify"]),
-        ("baseline", [], ["baseline", "2", "--yes"]),
+        ("baseline", [], ["baseline", "--yes"]),
         ("repair", [["up"]], ["repair", "2", "--as", "pending", "--yes"]),
         ("lease show", [], ["lease", "show"]),
         ("lease release", [], ["lease", "release", "--yes"]),
@@ -131,6 +132,7 @@ BUSY = LeaseState(
 )
 def test_json_answers_have_the_promised_shape(
     fakes: InMemoryLeaseTable,
+    rehearsed: InMemoryDatabase,
     capsys: pytest.CaptureFixture[str],
     title: str,
     before: list[list[str]],
@@ -141,6 +143,9 @@ def test_json_answers_have_the_promised_shape(
     capsys.readouterr()
     if title in ("status", "lease show"):
         fakes.state = BUSY
+    if title == "baseline":
+        entries = (OtherEntry("0002", version=2),)
+        rehearsed.others = [OtherHistory("dbmate", "public.schema_migrations", entries)]
     main([*arguments, "--format", "json"])
     answer = shape(json.loads(capsys.readouterr().out))
     expected = promised(title)

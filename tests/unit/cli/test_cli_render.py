@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from lambda_migrate.cli.failures import told
-from lambda_migrate.cli.render import plan_view, status_view
+from lambda_migrate.cli.render import plan_view, question_view, status_view
 from lambda_migrate.cli.times import duration, until
 from lambda_migrate.errors import (
     ConfigurationError,
@@ -22,6 +22,7 @@ from lambda_migrate.lease.state import LeaseState
 from lambda_migrate.maintenance import Status
 from lambda_migrate.migrations import HistoryRow, Manifest, Migration, Script, make_plan
 from lambda_migrate.migrations.digest import checksum_of
+from lambda_migrate.verbs.attendant import Question
 from lambda_migrate.verbs.documents import plan_document, status_document
 from lambda_migrate.verbs.entries import Entry, Gap, abridged
 from lambda_migrate.verbs.preview import preview_of
@@ -189,3 +190,23 @@ def test_durations_are_written_as_people_say_them(seconds: float, text: str) -> 
 def test_moments_are_told_from_now() -> None:
     assert until(34_000, now_ms=0) == "in 34 s"
     assert until(0, now_ms=120_000) == "2 min 0 s ago"
+
+
+# --- what a baseline asks
+
+
+def test_a_comparison_of_many_versions_shows_what_differs_and_the_newest() -> None:
+    compared = [
+        {
+            "version": str(n),
+            "file": f"{n}_m",
+            "theirs": "applied",
+            "here": "pending" if n == 3 else "recorded",
+        }
+        for n in range(1, 101)
+    ]
+    question = Question(verb="baseline", ask="?", heading="h", place=PLACE, compared=compared)
+    lines = [each.split() for each in printed([question_view(question, now_ms=0)], width=80)]
+    assert ["3", "3_m", "applied", "stays", "pending"] in lines
+    assert lines[-2][:2] == ["100", "100_m"]
+    assert lines[-1] == ["…", "and", "85", "more"]

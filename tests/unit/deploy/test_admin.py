@@ -101,6 +101,16 @@ def test_every_command_answers_as_the_command_line_does_in_json(room: Room) -> N
     assert room.ask("lease release", yes=True)["document"]["released"] is False
 
 
+@pytest.mark.parametrize("command", ["status", "plan", "verify", "up"])
+def test_a_function_without_its_migrations_answers_so(room: Room, command: str) -> None:
+    for file in room.folder.glob("*.sql"):
+        file.unlink()
+    answer = room.ask(command)
+    assert (answer["exit_code"], answer["error"]["kind"]) == (2, "ManifestError")
+    assert "there are no migrations in" in answer["error"]["message"]
+    assert room.database.connections == 0
+
+
 def test_every_answer_says_which_library_and_which_request_it_was(room: Room) -> None:
     for answer in (room.ask("status", request="abc"), room.ask("nothing", request="abc")):
         assert answer["library"] == __version__
@@ -192,7 +202,8 @@ def test_every_command_ends_with_one_event(room: Room) -> None:
         ({"command": "up", "options": {"timeout": 0}}, "seconds above 0"),
         ({"command": "up", "options": {"timeout": True}}, "seconds above 0"),
         ({"command": "down", "options": {"yes": 1}}, "`yes`: write true"),
-        ({"command": "baseline", "options": {"yes": True}}, "needs the option `version`"),
+        ({"command": "baseline", "options": {"yes": True}}, "`lambda-migrate baseline VERSION`"),
+        ({"command": "baseline", "options": {"version": "3"}}, "write a whole number"),
         ({"command": "repair", "options": {"version": 1, "as": "odd"}}, "write one of applied"),
         ({"command": "repair", "options": {}}, "say what to repair"),
         ({"command": "up", "request": 7}, '"request"'),

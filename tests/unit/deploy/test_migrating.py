@@ -13,6 +13,7 @@ from lambda_migrate.errors import (
     ConfigurationError,
     DatabaseUnavailable,
     LeaseLost,
+    ManifestError,
     MigrationFailed,
     NotReady,
 )
@@ -116,6 +117,17 @@ def test_paused_by_a_feature_flag_it_fails_and_names_it(
     ending = ending_of(lambda _until: run(), scene.deadline())
     assert ending.failed
     assert "lambda_migrate_paused" in ending.cause
+
+
+def test_a_function_without_its_migrations_is_not_ready_wherever_it_leads(
+    scene: Scene, deploy: Deploy, run: Callable[..., Ending]
+) -> None:
+    deploy(manifest())
+    with pytest.raises(ManifestError, match="holds no migrations"):
+        run()
+    with pytest.raises(ManifestError, match="holds no migrations"):
+        look(scene.deadline())
+    assert (scene.table.log, scene.database.connections) == ([], 0)
 
 
 # --- what may pass is tried again: nobody calls a hook a second time

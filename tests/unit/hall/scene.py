@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from lambda_migrate.deadline import Deadline
 from lambda_migrate.errors import LeaseStoreUnavailable
-from lambda_migrate.lease.state import Failure, Lease, LeaseState, Progress, Ready
+from lambda_migrate.lease.readiness import Check, record_check
+from lambda_migrate.lease.state import DatabaseRecord, Failure, Lease, LeaseState, Progress
 from lambda_migrate.maintenance import Maintenance
-from lambda_migrate.migrations import Manifest, Migration, Script
+from lambda_migrate.migrations import EMPTY_DIGEST, Manifest, Migration, Script
 from lambda_migrate.migrations.digest import checksum_of
 from lambda_migrate.runner import MigrationRunner
 from lambda_migrate.target import Policy, Target
@@ -87,8 +89,12 @@ class SceneTable(InMemoryLeaseTable):
     def read(self, *, consistent: bool = False) -> LeaseState:
         return self._through("read", lambda: super(SceneTable, self).read(consistent=consistent))
 
-    def acquire(self, owner: str, *, seen: LeaseState | None = None) -> Lease | LeaseState:
-        return self._through("acquire", lambda: super(SceneTable, self).acquire(owner, seen=seen))
+    def acquire(
+        self, owner: str, *, seen: LeaseState | None = None, watched: bool = False
+    ) -> Lease | LeaseState:
+        return self._through(
+            "acquire", lambda: super(SceneTable, self).acquire(owner, seen=seen, watched=watched)
+        )
 
     def renew(self, lease: Lease, progress: Progress | None = None) -> Lease:
         return self._through("renew", lambda: super(SceneTable, self).renew(lease, progress))
@@ -96,13 +102,14 @@ class SceneTable(InMemoryLeaseTable):
     def lift(self, lease: Lease, fence: int) -> Lease:
         return self._through("lift", lambda: super(SceneTable, self).lift(lease, fence))
 
-    def withdraw(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> Lease:
-        return self._through(
-            "withdraw", lambda: super(SceneTable, self).withdraw(lease, ready, database)
-        )
+    def withdraw(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
+        return self._through("withdraw", lambda: super(SceneTable, self).withdraw(lease, databases))
 
-    def complete(self, lease: Lease, ready: Mapping[str, Ready], database: str) -> None:
-        self._through("complete", lambda: super(SceneTable, self).complete(lease, ready, database))
+    def complete(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
+        self._through("complete", lambda: super(SceneTable, self).complete(lease, databases))
+
+    def look(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
+        self._through("look", lambda: super(SceneTable, self).look(lease, databases))
 
     def fail(self, lease: Lease, failure: Failure) -> None:
         self._through("fail", lambda: super(SceneTable, self).fail(lease, failure))
@@ -119,6 +126,48 @@ class SceneTable(InMemoryLeaseTable):
         answer = act()
         self.after.pop(name, lambda: None)()
         return answer
+
+
+class Address:
+    """A database as another address shows it."""
+
+    def __init__(self, database: InMemoryDatabase, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
+        self._database = database
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+
+def copied(database: InMemoryDatabase, address: str) -> InMemoryDatabase:
+    """A copy of every byte, the identity included; what happens to one does not reach the other."""
+    other = InMemoryDatabase(fingerprint=address, clock=database._clock)
+    restore(other, database)
+    return other
+
+
+def restore(database: InMemoryDatabase, backup: InMemoryDatabase) -> None:
+    """Put back the state that ``backup`` holds, as a restore in place does."""
+    database.token, database._owner = backup.token, backup._owner
+    database.environment, database.identity = backup.environment, backup.identity
+    database.effects, database.reverted = list(backup.effects), list(backup.reverted)
+    database._rows = dict(backup._rows)
+    database._took_effect = dict(backup._took_effect)
+
+
+def item_size(value: Any) -> int:
+    """How many bytes DynamoDB counts for an attribute value: names and values, as documented."""
+    kind, content = next(iter(value.items()))
+    if kind == "M":
+        return 3 + sum(len(key.encode()) + item_size(each) + 1 for key, each in content.items())
+    if kind == "N":
+        return len(content) // 2 + 2
+    return 1 if kind == "BOOL" else len(content.encode() if kind == "S" else content)
+
+
+def prefixes(manifest: Manifest) -> list[str]:
+    """The digests of everything that a database with these migrations satisfies."""
+    return [EMPTY_DIGEST, *(manifest.digest_at(each.version) for each in manifest)]
 
 
 def raises(error: BaseException) -> Callable[[], None]:
@@ -172,18 +221,49 @@ class Scene:
         self.observer.events.clear()
         return manifest
 
-    def held_by(self, owner: str, *, seconds: float = LEASE_SECONDS) -> Lease:
-        """Somebody else holds the lease for so long."""
+    def held_by(
+        self, owner: str, *, seconds: float = LEASE_SECONDS, length: float = LEASE_SECONDS
+    ) -> Lease:
+        """Somebody else holds the lease for so long; its leases have that length."""
         lease = InMemoryLeaseTable.acquire(self.table, owner)
         assert isinstance(lease, Lease)
         until = self.clock.wall_ms() + round(seconds * 1000)
-        self.table.state = replace(self.table.state, lease_until_ms=until)
+        self.change(lease_until_ms=until, lease_ms=round(length * 1000))
         return lease
 
     def finish(self, lease: Lease, manifest: Manifest) -> None:
         """Somebody else completes ``manifest``."""
-        ready = {manifest.digest: Ready(self.clock.wall_ms(), manifest.version)}
-        InMemoryLeaseTable.complete(self.table, lease, ready, self.database.fingerprint)
+        self.database.token, self.database._owner = lease.fence, lease.owner
+        databases = record_check(self.table.state.databases, self.check(manifest, lease))
+        InMemoryLeaseTable.complete(self.table, lease, databases)
+
+    def check(self, manifest: Manifest, lease: Lease) -> Check:
+        """What a check finds that finds the migrations of ``manifest`` applied."""
+        return Check(
+            identity=self.database.identity,
+            address=self.database.fingerprint,
+            digests=prefixes(manifest),
+            fence=lease.fence,
+            owner=lease.owner,
+            at_ms=self.clock.wall_ms(),
+        )
+
+    def ready(self, *manifests: Manifest) -> list[Manifest]:
+        """Those of ``manifests`` that the item marks ready at this scene's address."""
+        address = self.database.fingerprint
+        return [each for each in manifests if self.table.state.is_ready(each.digest, address)]
+
+    def through(self, address: str) -> Scene:
+        """The same target and the same database, which another address leads to."""
+        other = copy.copy(self)
+        other.database = Address(self.database, address)  # type: ignore[assignment]  # stands for it
+        return other
+
+    def copied(self, address: str) -> Scene:
+        """The same target, and at ``address`` a copy of the database with all that is in it."""
+        other = copy.copy(self)
+        other.database = copied(self.database, address)
+        return other
 
     def lose(self, version: int) -> None:
         """A row is gone, as after a restore or a change by hand."""

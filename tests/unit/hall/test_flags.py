@@ -55,7 +55,7 @@ def test_a_function_that_never_migrates_never_asks(
     if mode == "off":
         runner.ensure(scene.deadline())
     else:
-        with pytest.raises(NotReady, match="nobody is migrating"):
+        with pytest.raises(NotReady, match="no process is migrating"):
             runner.ensure(scene.deadline())
     assert flags.asked == 0
     assert scene.database.effects == []
@@ -222,7 +222,7 @@ def test_held_back_at_a_version_everything_up_to_it_is_applied_and_the_rest_is_n
         scene.runner(V3).ensure(scene.deadline())
     assert scene.database.effects == ["0001_m", "0002_m"]
     assert scene.table.state.owner is None
-    assert set(scene.table.state.ready) == {V2.digest}, "code that needs no more is served"
+    assert scene.ready(V1, V2, V3) == [V1, V2], "code that needs no more is served"
     assert scene.runner(V2).ensure(scene.deadline()) is Outcome.UP_TO_DATE
 
 
@@ -260,10 +260,10 @@ def test_what_was_applied_before_it_was_held_back_is_served(
     scene: Scene, flags: InMemoryFlags
 ) -> None:
     scene.migrated(V3)
-    scene.change(ready={})
+    scene.change(databases={})
     flags.set(hold_back_at=2)
     assert scene.runner(V3).ensure(scene.deadline()) is Outcome.MIGRATED
-    assert set(scene.table.state.ready) == {V3.digest}
+    assert scene.ready(V1, V2, V3) == [V1, V2, V3]
 
 
 def test_whoever_acquires_just_after_all_that_is_allowed_was_applied_does_not_connect(

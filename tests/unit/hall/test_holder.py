@@ -81,7 +81,7 @@ def test_a_migration_that_runs_past_the_deadline_is_aborted_and_a_failure(
     assert scene.table.state.owner is None
     failure = scene.table.state.failure
     assert failure is not None
-    assert (failure.migration, failure.version) == ("0001_m", 1)
+    assert (failure.migration, failure.version) == ("0001_m", "1")
     assert [broke.migration for broke in scene.observer.of(MigrationBroke)] == ["0001_m"]
 
 

@@ -93,7 +93,7 @@ def test_it_takes_the_lease_and_gives_it_back_without_a_word(scene: Scene) -> No
     rehearse(scene)
     assert None not in seen
     assert scene.table.state.owner is None
-    assert (scene.table.state.ready, scene.table.state.failure) == ({}, None)
+    assert (scene.table.state.databases, scene.table.state.failure) == ({}, None)
     assert {"complete", "fail", "withdraw"}.isdisjoint(scene.table.log)
 
 

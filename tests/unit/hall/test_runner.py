@@ -11,6 +11,7 @@ from lambda_migrate.errors import (
     DatabaseUnavailable,
     LeaseLost,
     LeaseStoreUnavailable,
+    ManifestError,
     MigrateError,
     MigrationFailed,
     NotReady,
@@ -26,9 +27,12 @@ from lambda_migrate.events import (
 )
 from lambda_migrate.lease.backoff import failed_bound
 from lambda_migrate.lease.memory import InMemoryLeaseTable
-from lambda_migrate.lease.state import Failure, Lease, LeaseState, Progress, Ready
+from lambda_migrate.lease.state import Failure, Lease, LeaseState, Progress
+from lambda_migrate.migrations.adoption import OtherEntry, OtherHistory
+from lambda_migrate.migrations.digest import EMPTY_DIGEST, DeferredManifest
 from lambda_migrate.postgresql.database import FenceStale
 from lambda_migrate.runner import MigrationRunner, Outcome
+from lambda_migrate.testing import InMemoryDatabase
 from tests.unit.hall.scene import Scene, manifest, raises
 
 V1, V2, V3 = manifest(1), manifest(1, 2), manifest(1, 2, 3)
@@ -39,7 +43,7 @@ def failure(scene: Scene, digest: str, *, pause_seconds: float = 60.0) -> Failur
     return Failure(
         digest=digest,
         migration="0002_m",
-        version=2,
+        version="2",
         sqlstate="42P01",
         cause="no such table",
         attempts=3,
@@ -85,10 +89,13 @@ def test_a_failed_check_is_not_remembered(scene: Scene) -> None:
 
 
 def test_what_the_item_says_of_another_database_does_not_count(scene: Scene) -> None:
-    scene.change(ready={V1.digest: Ready(1, 1)}, database="elsewhere:5432/other")
+    elsewhere = Scene(clock=scene.clock)
+    elsewhere.database = InMemoryDatabase(fingerprint="elsewhere:5432/other", clock=scene.clock)
+    elsewhere.migrated(V1)
+    scene.change(databases=elsewhere.table.state.databases)
     assert scene.runner(V1).ensure(scene.deadline()) is Outcome.MIGRATED
     assert scene.database.effects == ["0001_m"]
-    assert set(scene.table.state.ready) == {V1.digest}
+    assert scene.ready(V1, V2, V3) == [V1]
 
 
 def test_mode_off_asks_nobody(scene: Scene) -> None:
@@ -114,7 +121,7 @@ def test_require_waits_until_somebody_else_has_migrated(scene: Scene) -> None:
 
 def test_require_never_acquires_and_gives_up_at_the_deadline(scene: Scene) -> None:
     began = scene.clock.monotonic()
-    with pytest.raises(NotReady, match=r"not ready after waiting 8\.0 s: nobody is migrating"):
+    with pytest.raises(NotReady, match=r"not ready after waiting 8\.0 s: no process is migrating"):
         scene.runner(V1, mode="require").ensure(scene.deadline(10))
     assert set(scene.table.log) == {"read"}
     assert scene.clock.monotonic() - began == pytest.approx(8)
@@ -211,9 +218,9 @@ def test_the_loser_of_an_acquisition_waits_from_the_item_that_came_back(scene: S
 def test_waiting_never_passes_the_deadline_less_the_margin_nor_the_bound(
     scene: Scene, invocation: float, wait: float, margin: float, waited: float
 ) -> None:
-    scene.held_by("holder", seconds=900)
+    scene.held_by("holder", seconds=900, length=900)
     began = scene.clock.monotonic()
-    runner = scene.runner(V1, wait_seconds=wait, safety_margin_seconds=margin, lease_seconds=900)
+    runner = scene.runner(V1, wait_seconds=wait, safety_margin_seconds=margin)
     with pytest.raises(NotReady, match=f"after waiting {waited:.1f} s: holder holds the lease"):
         runner.ensure(scene.deadline(invocation))
     assert scene.clock.monotonic() - began == pytest.approx(waited)
@@ -224,15 +231,15 @@ def test_not_ready_tells_the_holder_how_far_it_is_and_when_to_come_back(scene: S
     scene.change(progress=Progress("0002_m", 1, 3, scene.clock.wall_ms()))
     with pytest.raises(NotReady) as caught:
         scene.runner(V2, lease_seconds=900).ensure(scene.deadline(12))
-    assert "orders/7/abc is at 0002_m (1 of 3 migrations done)" in str(caught.value)
+    assert "orders/7/abc is applying 0002_m (1 of 3 migrations done)" in str(caught.value)
     assert caught.value.retry_after_seconds == 5
     assert scene.observer.of(Waiting)[0].progress == "0002_m"
 
 
 def test_without_a_deadline_the_bound_on_waiting_holds(scene: Scene) -> None:
-    scene.held_by("holder", seconds=900)
+    scene.held_by("holder", seconds=900, length=900)
     with pytest.raises(NotReady, match=r"after waiting 25\.0 s"):
-        scene.runner(V1, lease_seconds=900).ensure()
+        scene.runner(V1).ensure()
 
 
 @pytest.mark.parametrize("seconds", [0, 2])
@@ -249,9 +256,9 @@ def test_nothing_is_begun_when_no_time_is_left(scene: Scene, seconds: float) -> 
 def test_the_first_instance_migrates_and_gives_the_lease_back(scene: Scene) -> None:
     assert scene.runner(V3).ensure(scene.deadline(), request_id="r-1") is Outcome.MIGRATED
     assert scene.database.effects == ["0001_m", "0002_m", "0003_m"]
-    assert scene.table.log == ["read", "acquire", "complete"]
+    assert scene.table.log == ["read", "acquire", "renew", "complete"]
     assert scene.table.state.owner is None
-    assert scene.table.state.ready[V3.digest].version == 3
+    assert scene.ready(V1, V2, V3) == [V1, V2, V3]
     assert scene.database.token == 1
 
 
@@ -259,6 +266,16 @@ def test_what_became_ready_before_the_acquisition_is_served_without_a_connection
     scene: Scene,
 ) -> None:
     scene.table.before["acquire"] = lambda: scene.finish(scene.held_by("faster"), V2)
+    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.UP_TO_DATE
+    assert (scene.table.log, scene.database.connections) == (["read", "acquire"], 0)
+    assert (scene.table.state.owner, scene.table.state.fence) == (None, 1)
+
+
+def test_what_a_holder_given_up_on_completed_before_it_was_taken_over_is_served(
+    scene: Scene,
+) -> None:
+    lease = scene.held_by("slow", seconds=-5)
+    scene.table.before["acquire"] = lambda: scene.finish(lease, V2)
     assert scene.runner(V2).ensure(scene.deadline()) is Outcome.UP_TO_DATE
     assert (scene.table.log, scene.database.connections) == (["read", "acquire", "release"], 0)
     assert scene.table.state.owner is None
@@ -276,7 +293,8 @@ def test_what_failed_before_the_acquisition_is_not_tried_again_before_its_pause(
 
 
 def test_a_lease_that_cannot_be_given_back_at_once_is_no_reason_not_to_serve(scene: Scene) -> None:
-    scene.table.before["acquire"] = lambda: scene.finish(scene.held_by("faster"), V2)
+    lease = scene.held_by("slow", seconds=-5)
+    scene.table.before["acquire"] = lambda: scene.finish(lease, V2)
     scene.table.before["release"] = raises(LeaseStoreUnavailable("DynamoDB did not answer"))
     assert scene.runner(V2).ensure(scene.deadline()) is Outcome.UP_TO_DATE
 
@@ -286,9 +304,9 @@ def test_a_lost_answer_to_an_acquisition_ends_with_this_very_owner_holding_it(
 ) -> None:
     scene.table.after["acquire"] = raises(LeaseStoreUnavailable("the answer was lost"))
     assert scene.runner(V1).ensure(scene.deadline()) is Outcome.MIGRATED
-    assert scene.table.log == ["read", "acquire", "read", "acquire", "complete"]
+    assert scene.table.log == ["read", "acquire", "read", "acquire", "renew", "complete"]
     finished = scene.observer.of(CheckFinished)[0]
-    assert finished.fence == 2
+    assert finished.fence == 1
     assert finished.waited_seconds < 1
     assert scene.observer.of(LeaseTakenOver) == []
 
@@ -344,7 +362,7 @@ def test_a_holder_that_renews_is_not_taken_over(scene: Scene) -> None:
 def test_a_table_made_anew_is_lifted_above_what_postgresql_has_seen(scene: Scene) -> None:
     scene.migrated(V1)
     scene.database.token = 41
-    scene.change(fence=0, ready={})
+    scene.change(fence=0, databases={})
     assert scene.runner(V2).ensure(scene.deadline()) is Outcome.MIGRATED
     assert scene.table.log.count("lift") == 1
     assert (scene.table.state.fence, scene.database.token) == (42, 42)
@@ -377,9 +395,9 @@ def test_a_holder_that_lost_its_lease_records_and_completes_nothing(scene: Scene
     with pytest.raises(LeaseLost):
         scene.runner(V2).ensure(scene.deadline())
     assert scene.database.effects == []
-    assert scene.table.log == ["read", "acquire"]
+    assert scene.table.log == ["read", "acquire", "renew"]
     assert scene.table.state.failure is None
-    assert scene.table.state.ready == {}
+    assert scene.table.state.databases == {}
     assert scene.table.state.owner == "successor"
 
 
@@ -395,7 +413,7 @@ def test_a_holder_thawed_after_its_lease_asks_whose_it_is_before_the_next_migrat
     with pytest.raises(LeaseLost):
         scene.runner(V2).ensure(scene.deadline(7200))
     assert scene.database.effects == ["0001_m"]
-    assert scene.table.log == ["read", "acquire", "renew"]
+    assert scene.table.log == ["read", "acquire", "renew", "renew"]
     assert scene.table.state.owner == "successor"
 
 
@@ -421,12 +439,12 @@ def test_a_store_that_is_gone_when_all_was_done_does_not_keep_it_from_serving(
 
     scene.table.before["complete"] = go
     assert scene.runner(V2).ensure(scene.deadline()) is Outcome.MIGRATED
-    assert scene.table.state.ready == {}
+    assert scene.table.state.databases == {}
     scene.table.is_down = False
     scene.clock.advance(30)
     assert scene.runner(V2).ensure(scene.deadline()) is Outcome.MIGRATED
     assert scene.database.effects == ["0001_m", "0002_m"]
-    assert V2.digest in scene.table.state.ready
+    assert scene.ready(V2)
 
 
 @pytest.mark.parametrize("lost", ["request", "answer"])
@@ -440,7 +458,7 @@ def test_one_write_that_is_not_answered_keeps_nobody_waiting_for_the_leases_end(
     assert scene.table.log.count("complete") == 2
     assert scene.clock.monotonic() - began <= 0.2
     assert scene.table.state.owner is None
-    assert V2.digest in scene.table.state.ready
+    assert scene.ready(V2)
 
 
 def test_giving_back_ends_with_the_leases_trust_or_the_deadline(scene: Scene) -> None:
@@ -577,7 +595,7 @@ def test_a_migrated_check_is_told_once_with_all_its_facts(scene: Scene) -> None:
     finished = scene.observer.of(CheckFinished)[0]
     assert (finished.target, finished.digest, finished.outcome) == ("orders", V2.digest, "MIGRATED")
     assert finished.applied == ("0001_m", "0002_m")
-    assert (finished.fence, finished.lease_calls) == (1, 3)
+    assert (finished.fence, finished.lease_calls) == (1, 4)
     assert (finished.seconds, finished.waited_seconds) == (3.0, 0.0)
     assert finished.owner.startswith("cli/")
 
@@ -645,10 +663,43 @@ def test_an_owner_is_fresh_for_every_check(scene: Scene) -> None:
     assert len({event.owner for event in scene.observer.of(CheckFinished)}) == 3
 
 
-def test_an_empty_manifest_is_served_on_an_empty_database(scene: Scene) -> None:
-    assert scene.runner(manifest()).ensure(scene.deadline()) is Outcome.MIGRATED
+def test_an_empty_manifest_is_served_where_that_is_allowed(scene: Scene) -> None:
+    first = scene.runner(manifest(), allow_empty=True)
+    assert first.ensure(scene.deadline()) is Outcome.MIGRATED
     assert scene.database.effects == []
-    assert scene.runner(manifest()).ensure(scene.deadline()) is Outcome.UP_TO_DATE
+    second = scene.runner(manifest(), allow_empty=True)
+    assert second.ensure(scene.deadline()) is Outcome.UP_TO_DATE
+
+
+@pytest.mark.parametrize("mode", ["migrate", "require"])
+def test_an_empty_manifest_is_refused_before_the_lease_table_is_asked(
+    scene: Scene, mode: str
+) -> None:
+    scene.migrated(V1)
+    for shipped in (manifest(), DeferredManifest(EMPTY_DIGEST, manifest)):
+        with pytest.raises(ManifestError, match="LAMBDA_MIGRATE_ALLOW_EMPTY=true"):
+            MigrationRunner(shipped, scene.target(mode=mode)).ensure(scene.deadline())
+    assert scene.table.log == []
+    [first, _] = [e for e in scene.observer.events if isinstance(e, CheckFailed)]
+    assert (first.error, first.retryable, first.lease_calls) == ("ManifestError", False, 0)
+
+
+def test_a_cold_start_runs_nothing_on_a_database_that_another_tool_has_migrated(
+    scene: Scene,
+) -> None:
+    scene.database.others = [
+        OtherHistory("dbmate", "public.schema_migrations", (OtherEntry("0001", version=1),))
+    ]
+    with pytest.raises(ConfigurationError, match="dbmate has applied 1 version") as caught:
+        scene.runner(V2).ensure(scene.deadline())
+    assert not caught.value.retryable
+    assert scene.database.effects == []
+    connections = scene.database.connections
+    with pytest.raises(MigrationFailed, match="dbmate has applied 1 version"):
+        scene.runner(V2).ensure(scene.deadline())
+    assert scene.database.connections == connections, "a hundred starts are not a storm"
+    other = scene.runner(manifest(1, 2, 3), ignore_other_history=True)
+    assert other.ensure(scene.deadline()) is Outcome.MIGRATED
 
 
 def test_a_missing_item_reads_as_nobody_having_been_here(scene: Scene) -> None:

@@ -17,7 +17,7 @@ from typing_extensions import Self
 Play = Callable[[socket.socket], object]
 """What is done to a connection once a request has come; hanging up follows if it returns True."""
 
-ITEM = {"target": {"S": "orders"}, "format": {"N": "1"}, "fence": {"N": "7"}}
+ITEM = {"target": {"S": "orders"}, "format": {"N": "2"}, "fence": {"N": "7"}}
 
 
 def response(

@@ -16,6 +16,7 @@ from lambda_migrate.lease.backoff import (
     PACE_SECONDS,
     Backoff,
 )
+from lambda_migrate.lease.decide import SKEW_MS
 from lambda_migrate.lease.state import LeaseState, Progress
 from lambda_migrate.settings import Settings
 from lambda_migrate.testing import FixedRandom
@@ -30,7 +31,12 @@ failing = st.integers(0, 10**6)
 
 
 def busy(remaining_ms: int | None, *, started_ms: int = NOW) -> LeaseState:
-    return LeaseState(1, "other", NOW, progress=Progress("0001_a", 0, 1, started_ms, remaining_ms))
+    progress = Progress("0001_a", 0, 1, started_ms, remaining_ms=remaining_ms)
+    return LeaseState(1, "other", NOW + 10**12, progress=progress)
+
+
+def leased(left_ms: int) -> LeaseState:
+    return LeaseState(1, "other", NOW + left_ms)
 
 
 def delay(
@@ -154,6 +160,24 @@ def test_nobody_who_would_have_slept_longer_wakes_before_the_expected_end(
 )
 def test_an_estimate_that_is_missing_or_over_says_nothing(state: LeaseState | None) -> None:
     assert bound(600.0, state) == bound(600.0) == pytest.approx(CAP_SECONDS)
+
+
+# --- the end of the lease
+
+
+@given(waited=waiting, roll=chance, left=st.integers(0, 10**9))
+@settings(deadline=None)
+def test_nobody_sleeps_long_past_the_instant_at_which_the_lease_can_be_over(
+    waited: float, roll: float, left: int
+) -> None:
+    over = (left + SKEW_MS + 1) / 1000
+    slept = delay(waited, roll, leased(left))
+    assert slept == delay(waited, roll) or over <= slept <= over + FIRST_SECONDS
+
+
+@pytest.mark.parametrize("left_ms", [-SKEW_MS - 1, -10_000, -(10**9)])
+def test_a_lease_that_is_over_shortens_no_delay(left_ms: int) -> None:
+    assert bound(600.0, leased(left_ms)) == bound(600.0)
 
 
 # --- a table that cannot keep up

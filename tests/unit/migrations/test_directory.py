@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,7 +28,7 @@ def read(text: str | bytes, *, filename: str = "0001_it.sql") -> Migration:
     return parse(content, filename=filename, path=filename)
 
 
-def faults_of(source: object, **options: str | Path) -> tuple[str, ...]:
+def faults_of(source: object, **options: Any) -> tuple[str, ...]:
     with pytest.raises(ManifestError) as caught:
         read_manifest(str(source), **options)
     return caught.value.faults
@@ -66,6 +68,28 @@ def test_transaction_false_counts_for_its_own_direction_alone() -> None:
     assert (one.up.transactional, one.down.transactional) == (False, True)
 
 
+def test_repeatable_counts_for_its_own_direction_alone_and_in_any_order() -> None:
+    one = read(
+        "-- migrate:up repeatable:true transaction:false\ncall p()\n"
+        "-- migrate:down transaction:false repeatable:false\ncall q()"
+    )
+    assert one.down is not None
+    assert (one.up.repeatable, one.down.repeatable) == (True, False)
+    assert (one.up.transactional, one.down.transactional) == (False, False)
+
+
+@pytest.mark.parametrize("options", ["repeatable:true", "transaction:true repeatable:true"])
+def test_repeatable_without_transaction_false_is_refused(options: str) -> None:
+    with pytest.raises(ManifestError, match="remove `repeatable:true`"):
+        read(f"-- migrate:up {options}\nselect 1")
+
+
+def test_an_unknown_option_is_told_which_there_are() -> None:
+    known = "transaction:true, transaction:false, repeatable:true, repeatable:false"
+    with pytest.raises(ManifestError, match=f"unknown option `repeat:true`.*{known}"):
+        read("-- migrate:up repeat:true\nselect 1")
+
+
 def test_a_blank_down_section_is_none() -> None:
     assert read("-- migrate:up\nselect 1;\n-- migrate:down\n-- nothing\n").down is None
 
@@ -91,14 +115,88 @@ def test_the_up_script_is_kept_to_the_letter(body: str) -> None:
     assert read(f"-- migrate:up\nselect 1;{body}").up.sql == f"select 1;{body}"
 
 
-def test_an_existing_folder_without_migrations_is_an_empty_manifest(tmp_path: Path) -> None:
-    assert len(read_manifest(tmp_path)) == 0
+def test_a_folder_without_migrations_is_an_empty_manifest_where_that_is_allowed(
+    tmp_path: Path,
+) -> None:
+    assert len(read_manifest(tmp_path, allow_empty=True)) == 0
 
 
 def test_a_link_inside_the_folder_is_followed(tmp_path: Path) -> None:
     (tmp_path / "real").write_bytes(UP)
     (tmp_path / "0001_link.sql").symlink_to("real")
     assert [m.name for m in read_manifest(tmp_path)] == ["0001_link"]
+
+
+# --- no migrations at all
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ([], "found an empty folder. Correct LAMBDA_MIGRATE_DIRECTORY"),
+        ([".gitkeep", "__pycache__/x.pyc"], "found an empty folder"),
+        (["README.md"], "found no .sql file, but README.md. Correct LAMBDA_MIGRATE_DIRECTORY"),
+        (["a.txt", "b.txt", "c.txt", "d.txt"], "but a.txt, b.txt, c.txt and 1 more"),
+        (["__init__.py"], "left out when the package was built, include them"),
+        (["sql/0001_a.sql"], "1 folder that contains .sql files. Move the files into it"),
+        (["20240101_a/migration.sql", "20240102_b/migration.sql"], "2 folders .* a Prisma layout"),
+        (["2024-01-01-000000_a/up.sql", "2024-01-01-000000_a/down.sql"], "a diesel layout"),
+        (["deploy/users.sql", "sqitch.plan"], "a sqitch layout"),
+        (["sql/V1__a.sql"], "a Flyway layout"),
+        (["sql/000001_a.up.sql"], "a golang-migrate or sqlx layout"),
+        (["db.changelog-master.yaml"], "a Liquibase layout"),
+        (["env.py", "script.py.mako", "versions/ab12_a.py"], "an Alembic layout"),
+        (["versions/ab12_a.py"], "an Alembic layout"),
+        (["__init__.py", "0001_initial.py"], "a Django layout"),
+        (["20240101000000_create_users.rb"], "a Rails layout"),
+        (["20240101000000_create_users.exs"], "an Ecto layout"),
+        (["1700000000000_a.js"], "a Knex, TypeORM or node-pg-migrate layout"),
+    ],
+)
+def test_a_folder_without_migrations_is_told_apart(
+    tmp_path: Path, files: list[str], said: str
+) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    [fault] = faults_of(tmp_path)
+    assert fault.startswith(f"there are no migrations in {tmp_path}: ")
+    assert "looked for <version>_<name>.sql" in fault
+    assert re.search(said, fault), fault
+    assert ("Adopt an existing database" in fault) == ("layout" in said)
+    assert fault.endswith("LAMBDA_MIGRATE_ALLOW_EMPTY=true")
+
+
+def test_a_zip_and_a_package_without_migrations_are_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "bundle.zip"
+    with zipfile.ZipFile(bundle, "w") as archive:
+        archive.writestr("migrations/20240101_a/migration.sql", "SELECT 1;")
+    assert "a Prisma layout" in faults_of(bundle / "migrations")[0]
+    assert "1 folder that contains" in faults_of(bundle)[0]
+    (tmp_path / "shop_left_out" / "migrations").mkdir(parents=True)
+    (tmp_path / "shop_left_out" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    [fault] = faults_of("package:shop_left_out/migrations")
+    assert "package:shop_left_out/migrations" in fault
+    assert "left out when the package was built" in fault
+
+
+@pytest.mark.parametrize(
+    ("names", "tool"),
+    [
+        (["V1__a.sql"], "Flyway"),
+        (["000001_a.up.sql", "000001_a.down.sql"], "golang-migrate or sqlx"),
+    ],
+)
+def test_files_of_another_tool_are_told_as_what_they_are(
+    tmp_path: Path, names: list[str], tool: str
+) -> None:
+    for name in names:
+        (tmp_path / name).write_text("SELECT 1;")
+    with pytest.raises(ManifestError, match=f'look like files of {tool}: see "Adopt an existing'):
+        read_manifest(tmp_path)
 
 
 # --- what is refused

@@ -368,15 +368,25 @@ def named(*names: str) -> tuple[Identifier, ...]:
                 Identifier("orders", "shop"),
                 concurrently=True,
                 conditional=True,
+                unique=True,
+                definition="(id)",
             ),
         ),
         (
             'create index "A""b.c" on "S" . "T" using gin (x)',
-            Build("create-index", named('S/A"b.c'), Identifier("T", "S")),
+            Build(
+                "create-index", named('S/A"b.c'), Identifier("T", "S"), definition="using gin (x)"
+            ),
         ),
         (
             "create index concurrently if on t (a)",
-            Build("create-index", named("if"), Identifier("t"), concurrently=True),
+            Build(
+                "create-index",
+                named("if"),
+                Identifier("t"),
+                concurrently=True,
+                definition="(a)",
+            ),
         ),
         ("create index concurrently on t (a)", Build("create-index", concurrently=True)),
         (
@@ -408,20 +418,68 @@ def named(*names: str) -> tuple[Identifier, ...]:
             "alter type mood add value e'plain'",
             Build("add-enum-value", named("mood"), value="plain"),
         ),
-        (r"alter type mood add value e'\x41'", Build("other")),
-        ("alter type mood add value 'a'\n'b'", Build("other")),
-        ("alter type mood rename value 'a' to 'b'", Build("other")),
+        (r"alter type mood add value e'\x41'", Build("atomic")),
+        ("alter type mood add value 'a'\n'b'", Build("atomic")),
+        ("alter type mood rename value 'a' to 'b'", Build("atomic")),
         ("vacuum (analyze) t", Build("repeatable")),
         ("analyze", Build("repeatable")),
         ("refresh materialized view concurrently m", Build("repeatable")),
         ("alter system set work_mem = '1GB'", Build("repeatable")),
-        ("create database d", Build("other")),
-        ("alter table t detach partition p concurrently", Build("other")),
+        ("alter database d set tablespace s", Build("repeatable")),
+        ("create database d owner me", Build("create-object", named("d"), of="DATABASE")),
+        (
+            'drop database if exists "D" with (force)',
+            Build("drop-object", named("D"), of="DATABASE", conditional=True),
+        ),
+        ("drop tablespace s", Build("drop-object", named("s"), of="TABLESPACE")),
+        (
+            "create subscription s connection ''",
+            Build("create-object", named("s"), of="SUBSCRIPTION"),
+        ),
+        (
+            "alter table if exists only a.t detach partition b.p concurrently",
+            Build(
+                "detach-partition",
+                named("b/p"),
+                Identifier("t", "a"),
+                of="TABLE",
+                concurrently=True,
+                conditional=True,
+            ),
+        ),
+        (
+            "alter table t * detach partition p finalize",
+            Build("detach-partition", named("p"), Identifier("t"), of="TABLE", finalize=True),
+        ),
+        (
+            "alter index i attach partition p_i",
+            Build("attach-partition", named("p_i"), Identifier("i"), of="INDEX"),
+        ),
+        ("alter table t detach partition", Build("atomic")),
+        *(
+            (sql, Build("atomic"))
+            for sql in (
+                "insert into t values (1)",
+                "with a as (select 1) delete from t",
+                "create table t ()",
+                "drop table t",
+            )
+        ),
+        *(
+            (sql, Build("other"))
+            for sql in (
+                "call p()",
+                "do $$begin commit; end$$",
+                "alter subscription s refresh publication",
+                "alter database d rename to e",
+                'drop index concurrently U&"\\0041"',
+            )
+        ),
         ('create index concurrently U&"\\0041" on t (a)', Build("other")),
         ("(select 1)", Build("other")),
-        ("drop index", Build("other")),
+        ("drop index", Build("atomic")),
         ("reindex concurrently", Build("other")),
-        ("create index i", Build("other")),
+        ("create index i", Build("atomic")),
     ],
 )
 def test_an_interrupted_statement_is_told_by_what_it_was_about(sql: str, build: Build) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import subprocess
 import sys
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from lambda_migrate.deadline import SYSTEM_CLOCK
-from lambda_migrate.lease.item import FORMAT
-from lambda_migrate.lease.state import join_marks
+from lambda_migrate.lease.item import FORMAT, encode_databases
+from lambda_migrate.lease.state import DatabaseRecord, join_marks
 from lambda_migrate.migrations import read_manifest
 
 URL = "postgresql://app:geheim@127.0.0.1:1/shop"  # nobody listens there
@@ -126,25 +126,21 @@ def serve() -> Iterator[Any]:
         table.server_close()
 
 
+def base64(value: bytes) -> str:
+    return b64encode(value).decode()
+
+
 def ready(folder: Path) -> dict[str, Any]:
     """The item of a target that satisfies the folder."""
-    marks = base64.b64encode(join_marks([read_manifest(folder).digest])).decode()
-    record = {
-        "ready": {"B": marks},
-        "older": {"B": ""},
-        "dropped": {"N": "0"},
-        "fence": {"N": "3"},
-        "owner": {"S": "somebody/1/x"},
-        "at": {"N": "1"},
-        "addresses": {
-            "M": {"127.0.0.1:1/shop": {"M": {"confirmed": {"N": "1"}, "fence": {"N": "3"}}}}
-        },
-    }
+    digest = read_manifest(folder).digest
+    address = {"127.0.0.1:1/shop": (1, 3)}
+    record = DatabaseRecord(join_marks([digest]), addresses=address, fence=3, owner="o", at_ms=1)
+    databases = json.loads(json.dumps(encode_databases({"d": record}), default=base64))
     return {
         "target": {"S": "default"},
         "format": {"N": str(FORMAT)},
         "fence": {"N": "3"},
-        "databases": {"M": {"2b1f6a34-0000-4000-8000-000000000001": {"M": record}}},
+        "databases": databases,
     }
 
 
@@ -153,6 +149,7 @@ HELD = {
     "format": {"N": str(FORMAT)},
     "fence": {"N": "3"},
     "owner": {"S": "somebody/1/x"},
+    "lease_ms": {"N": "20000"},
 }
 
 
@@ -206,9 +203,10 @@ def test_whoever_does_not_migrate_loads_nothing_heavy_and_leaves_nothing_open(
     heavy = {name for name in told(done, "loaded") if name.partition(".")[0] in HEAVY}
     assert heavy == set()
     assert told(done, "sockets") == ["0"]
-    assert table.asked == ["DynamoDB_20120810.GetItem"] * reads
+    confirmed = bool(held_for)  # what a waiter is to serve is read once more
+    assert table.asked == ["DynamoDB_20120810.GetItem"] * (held_for + 1 + confirmed)
     line = json.loads(done.stdout.splitlines()[0])
-    assert line["lambda_migrate"]["lease_calls"] == reads
+    assert line["lambda_migrate"]["lease_calls"] == held_for + 1 + confirmed
     assert line["lambda_migrate"]["outcome"] == ("WAITED" if held_for else "UP_TO_DATE")
 
 

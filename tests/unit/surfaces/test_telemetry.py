@@ -292,12 +292,21 @@ def test_all_the_metrics_that_alarms_may_name_are_written(lines: Lines) -> None:
         MigrationApplied("t", "0001_m", 1, 2, 0.25),
         MigrationBroke("t", "0002_m", "22012", "division by zero", 0.1),
         Holding("t", 7, 2.0, is_over=True),
+        TargetShared("t", "mine:5432/a", "other:5432/b", "billing/7/x"),
         FAILED,
         WAITED,
     )
     _, emf = lines.read()
     assert tuple(sorted(values(emf))) == METRICS
     assert tuple(sorted(METRICS)) == METRICS
+
+
+def test_a_shared_target_is_a_warning_that_names_both_databases(lines: Lines) -> None:
+    observe(TargetShared("t", "mine:5432/a", "other:5432/b", "billing/7/x"), FINISHED)
+    (warning, *_), _ = lines.read()
+    assert warning["level"] == "WARNING"
+    for part in ("'t'", "mine:5432/a", "other:5432/b", "billing/7/x", "LAMBDA_MIGRATE_TARGET"):
+        assert part in warning["message"]
 
 
 def test_a_failure_told_by_another_instance_counts_as_not_ready_alone(lines: Lines) -> None:

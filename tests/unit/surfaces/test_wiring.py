@@ -63,6 +63,18 @@ def test_a_runner_is_put_together_without_connecting_to_anything(environ: dict[s
     assert target.store.calls == 0
 
 
+@pytest.mark.parametrize("given", [{"LAMBDA_MIGRATE_ALLOW_EMPTY": "true"}, {}])
+def test_a_package_without_its_migrations_ends_a_start_before_the_lease_table_is_asked(
+    environ: dict[str, str], folder: Path, given: dict[str, str]
+) -> None:
+    (folder / "migrations" / "0001_create.sql").unlink()
+    if given:
+        assert len(wiring.make_runner({**environ, **given}).manifest) == 0
+        return
+    with pytest.raises(ManifestError, match="found an empty folder"):
+        wiring.make_runner(environ)
+
+
 def test_arguments_beat_the_environment(environ: dict[str, str]) -> None:
     runner = wiring.make_runner(environ, arguments={"target": "other", "mode": "require"})
     assert (runner.target.name, runner.target.policy.mode) == ("other", "require")
@@ -85,6 +97,8 @@ def test_every_setting_that_a_policy_has_reaches_it() -> None:
         safety_margin_seconds=3,
         failure_pause_seconds=34,
         allow_out_of_order=True,
+        allow_empty=True,
+        ignore_other_history=True,
         on_lease_store_unavailable="check",
         on_flags_unavailable="ignore",
     )
@@ -95,6 +109,8 @@ def test_every_setting_that_a_policy_has_reaches_it() -> None:
         safety_margin_seconds=3,
         failure_pause_seconds=34,
         allow_out_of_order=True,
+        allow_empty=True,
+        ignore_other_history=True,
         check_database_if_store_is_gone=True,
         stops_without_flags=False,
     )

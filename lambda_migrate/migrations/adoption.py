@@ -1,0 +1,397 @@
+"""A database that another tool has migrated: what of our files it has, and what may be recorded.
+
+Pure: `postgresql.other_tools` reads the other tool's table, `maintenance` writes ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.migrations.layouts import GUIDE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from lambda_migrate.migrations.manifest import Manifest
+    from lambda_migrate.migrations.migration import Migration
+    from lambda_migrate.migrations.plan import HistoryRow, Plan
+
+__all__ = [
+    "APPLIED",
+    "FAILED",
+    "ROLLED_BACK",
+    "Baseline",
+    "Compared",
+    "OtherEntry",
+    "OtherHistory",
+    "choose_baseline",
+    "require_no_other_history",
+]
+
+APPLIED = "applied"
+FAILED = "failed"
+ROLLED_BACK = "rolled back"
+
+_NAMED = 10
+"""So many versions are named in one sentence; the rest is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class OtherEntry:
+    """What another tool's table says of one version.
+
+    Attributes:
+        label: As that tool writes it: ``0003``, ``20240101000000_add_status``.
+        state: ``applied``, ``failed`` or ``rolled back``.
+        version: The version of a file of ours that is the same migration; None: it names no number.
+        covers: Whether it stands for every version up to it, since the tool keeps only the last.
+    """
+
+    label: str
+    state: str = APPLIED
+    version: int | None = None
+    covers: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OtherHistory:
+    """Another tool's history table.
+
+    Attributes:
+        tool: ``dbmate``.
+        table: ``public.schema_migrations``.
+        entries: One for each version, as it stands now.
+        is_comparable: Whether an entry can be held against a file of ours.
+        fault: Why its rows cannot be read; "" if they can.
+    """
+
+    tool: str
+    table: str
+    entries: tuple[OtherEntry, ...] = ()
+    is_comparable: bool = True
+    fault: str = ""
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether that tool has changed this database, or may have."""
+        return bool(self.fault) or any(each.state != ROLLED_BACK for each in self.entries)
+
+    def __str__(self) -> str:
+        if self.fault:
+            return f"{self.tool} has a history table here ({self.table})"
+        last = next(reversed(self.entries), None)
+        if last is not None and last.covers:
+            return f"{self.tool} has migrated this database to version {last.label} ({self.table})"
+        count = sum(each.state != ROLLED_BACK for each in self.entries)
+        return (
+            f"{self.tool} has applied {count} version{'s' * (count != 1)} to this database "
+            f"({self.table})"
+        )
+
+
+def require_no_other_history(
+    plan: Plan, read: Callable[[], Sequence[OtherHistory]], *, ignore: bool
+) -> None:
+    """Refuse to run migrations that another tool may have run.
+
+    It is asked only where something is pending and the history is empty.
+
+    Args:
+        plan: What is about to be done.
+        read: Reads the other tools' tables.
+        ignore: Those tables are no concern of this service.
+
+    Raises:
+        ConfigurationError: Another tool has migrated this database.
+    """
+    has_history = plan.applied or plan.ahead or plan.in_doubt or plan.divergences
+    if ignore or has_history or not plan.pending:
+        return
+    found = [other for other in read() if other.is_in_use]
+    if found:
+        command = "baseline" if any(each.is_comparable for each in found) else "baseline VERSION"
+        raise ConfigurationError(
+            f"{' and '.join(map(str, found))}, and the history of lambda-migrate is empty: nothing "
+            f"was run, since it may run twice. Record what is applied: `lambda-migrate {command}`. "
+            "If that table is another service's, set LAMBDA_MIGRATE_IGNORE_OTHER_HISTORY=true"
+        )
+
+
+# --- baseline
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One version in the other tool's history and here.
+
+    Attributes:
+        version: As the other tool writes it; ours where it does not have it.
+        file: The migration's name; "" if there is no file.
+        theirs: ``applied``, ``failed``, ``rolled back``, or ``not applied``.
+        here: ``recorded`` (by this baseline), ``recorded before``, ``pending`` or ``no file``.
+    """
+
+    version: str
+    file: str
+    theirs: str
+    here: str
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """What is to be recorded as applied without being run.
+
+    Attributes:
+        migrations: Those, in order; without the ones that are in the history.
+        manifest: Everything up to the highest of them.
+        other: The history that says so; None where a person does.
+        compared: Both sides, version by version; () without ``other``.
+    """
+
+    migrations: tuple[Migration, ...]
+    manifest: Manifest
+    other: OtherHistory | None = None
+    compared: tuple[Compared, ...] = ()
+
+    @property
+    def gaps(self) -> tuple[str, ...]:
+        """Names of the migrations that stay pending below the highest one recorded."""
+        below = {migration.name for migration in self.manifest}
+        return tuple(c.file for c in self.compared if c.here == "pending" and c.file in below)
+
+
+def choose_baseline(
+    manifest: Manifest,
+    history: Sequence[HistoryRow],
+    others: Sequence[OtherHistory],
+    *,
+    version: int | None = None,
+    source: str = "",
+    ignore: bool = False,
+) -> Baseline:
+    """Decide what `baseline` records.
+
+    Args:
+        manifest: Our files.
+        history: Our rows.
+        others: The other tools' tables.
+        version: Record everything up to it; None: exactly what the other tool has applied.
+        source: A tool, or its table, where there are several.
+        ignore: Record up to ``version`` whatever the other tools' tables say.
+
+    Raises:
+        ConfigurationError: It cannot be told what was applied, or a table contradicts ``version``.
+    """
+    found = [other for other in others if other.is_in_use and _is_named(other, source)]
+    if source and not found:
+        raise ConfigurationError(
+            f"there is no history of {source!r} with applied versions in this database"
+            f"{_known(others)}"
+        )
+    if version is not None:
+        if not (ignore or history):
+            _require_no_contradiction(manifest, found, version)
+        return _up_to(manifest, history, version)
+    if ignore:
+        raise ConfigurationError(
+            "`--ignore-other-history` needs a version: `lambda-migrate baseline VERSION "
+            "--ignore-other-history` records everything up to it"
+        )
+    return _from_history(manifest, history, _only(found))
+
+
+def _is_named(other: OtherHistory, source: str) -> bool:
+    return not source or source.lower() in (other.tool.lower(), other.table.lower())
+
+
+def _known(others: Sequence[OtherHistory]) -> str:
+    known = [f"{each.tool} ({each.table})" for each in others if each.is_in_use]
+    return f"; there is {', '.join(known)}" if known else ""
+
+
+def _up_to(manifest: Manifest, history: Sequence[HistoryRow], version: int) -> Baseline:
+    there = {row.version for row in history}
+    shorter = manifest.up_to(version)
+    return Baseline(tuple(m for m in shorter if m.version not in there), shorter)
+
+
+def _only(found: Sequence[OtherHistory]) -> OtherHistory:
+    if not found:
+        raise ConfigurationError(
+            "no history of another tool was found in this database: name the last version that it "
+            "has already, `lambda-migrate baseline VERSION`"
+        )
+    if len(found) > 1:
+        raise ConfigurationError(
+            f"there are {len(found)} histories of other tools{_known(found)}. Choose one: "
+            f"`lambda-migrate baseline --from {found[0].table}`"
+        )
+    [other] = found
+    if other.fault:
+        raise ConfigurationError(f"the table {other.table} of {other.tool} {other.fault}")
+    if not other.is_comparable:
+        raise ConfigurationError(
+            f"{other}, and its rows do not name versions of the files here. Find out which of the "
+            "files this database has, and name the last one: `lambda-migrate baseline VERSION`; "
+            f"see {GUIDE}"
+        )
+    return other
+
+
+class _Comparison:
+    """Another tool's entries, by the file of ours that each one is."""
+
+    def __init__(self, manifest: Manifest, other: OtherHistory) -> None:
+        self.states: dict[int, OtherEntry] = {}
+        self.without_file: list[OtherEntry] = []
+        self.ambiguous: list[str] = []
+        by_name = {migration.name: migration for migration in manifest}
+        for entry in other.entries:
+            if entry.covers and entry.version is not None:
+                self._cover(manifest, entry, entry.version)
+                continue
+            migration = by_name.get(entry.label)
+            if migration is None and entry.version is not None:
+                migration = manifest.get(entry.version)
+            if migration is None:
+                self.without_file.append(entry)
+            elif migration.version in self.states:
+                before = self.states[migration.version].label
+                self.ambiguous.append(f"{before} and {entry.label} (both {migration.name})")
+            else:
+                self.states[migration.version] = entry
+
+    def _cover(self, manifest: Manifest, entry: OtherEntry, version: int) -> None:
+        for migration in manifest.up_to(version):
+            is_last = migration.version == version
+            state = entry.state if is_last else APPLIED
+            label = entry.label if is_last else str(migration.version)
+            self.states[migration.version] = OtherEntry(label, state)
+        if manifest.get(version) is None:
+            self.without_file.append(entry)
+
+    def label_of(self, migration: Migration) -> str:
+        entry = self.states.get(migration.version)
+        return str(migration.version) if entry is None else entry.label
+
+    def state_of(self, version: int) -> str:
+        entry = self.states.get(version)
+        return "not applied" if entry is None else entry.state
+
+    def has(self, version: int) -> bool:
+        return self.state_of(version) == APPLIED
+
+    def failed(self) -> list[str]:
+        entries = [*self.states.values(), *self.without_file]
+        return [each.label for each in entries if each.state == FAILED]
+
+    def ahead_of(self, manifest: Manifest) -> list[str]:
+        """Applied there, and newer than any file: newer code would run them again."""
+        return [
+            each.label
+            for each in self.without_file
+            if each.state == APPLIED and (each.version or 0) > manifest.version
+        ]
+
+
+def _from_history(
+    manifest: Manifest, history: Sequence[HistoryRow], other: OtherHistory
+) -> Baseline:
+    comparison = _Comparison(manifest, other)
+    _require_unambiguous(manifest, other, comparison)
+    there = {row.version for row in history}
+    chosen = [m for m in manifest if comparison.has(m.version)]
+    recorded = tuple(m for m in chosen if m.version not in there)
+    now = {m.version for m in recorded}
+    rows = [
+        Compared(
+            comparison.label_of(m),
+            m.name,
+            comparison.state_of(m.version),
+            here="recorded before"
+            if m.version in there
+            else ("recorded" if m.version in now else "pending"),
+        )
+        for m in manifest
+    ]
+    rows += [Compared(each.label, "", each.state, "no file") for each in comparison.without_file]
+    return Baseline(recorded, manifest.up_to(chosen[-1].version), other, tuple(rows))
+
+
+def _require_unambiguous(manifest: Manifest, other: OtherHistory, comparison: _Comparison) -> None:
+    """Refuse what only a person can tell.
+
+    Raises:
+        ConfigurationError: With what is to be done first.
+    """
+    if failed := comparison.failed():
+        raise ConfigurationError(
+            f"{other}, and {_listed(failed)} failed there: it may have been applied in part. Look "
+            f"at the database, settle it with {other.tool}, and run `lambda-migrate baseline` again"
+        )
+    if comparison.ambiguous:
+        raise ConfigurationError(
+            f"{other}, and two of its versions are the same file here: "
+            f"{_listed(comparison.ambiguous)}. Give each a file with a version of its own"
+        )
+    if not any(comparison.has(m.version) for m in manifest):
+        raise ConfigurationError(
+            f"{other}, and none of these has a file here. Correct LAMBDA_MIGRATE_DIRECTORY; or, if "
+            "a file here holds the whole schema, name it: `lambda-migrate baseline VERSION`"
+        )
+    if ahead := comparison.ahead_of(manifest):
+        raise ConfigurationError(
+            f"{other}, and {_listed(ahead)} has no file here and is newer than all that have: "
+            "newer code would run it again. Run `lambda-migrate baseline` with the newest files"
+        )
+
+
+def _require_no_contradiction(
+    manifest: Manifest, found: Sequence[OtherHistory], version: int
+) -> None:
+    """Refuse a version that every history which knows our files contradicts.
+
+    Raises:
+        ConfigurationError: With what contradicts it.
+    """
+    contradicted: list[tuple[OtherHistory, list[str]]] = []
+    for other in found:
+        if other.fault or not other.is_comparable:
+            continue
+        comparison = _Comparison(manifest, other)
+        if not comparison.states:
+            continue  # it knows none of our files: they were numbered anew
+        told = list(_contradictions(manifest, comparison, version))
+        if not told:
+            return
+        contradicted.append((other, told))
+    if contradicted:
+        other, told = contradicted[0]
+        raise ConfigurationError(
+            f"{other}, and that contradicts version {version}: {_listed(told)}. `lambda-migrate "
+            "baseline` without a version records exactly what was applied; to record everything up "
+            f"to {version} all the same, add --ignore-other-history"
+        )
+
+
+def _contradictions(manifest: Manifest, comparison: _Comparison, version: int) -> Iterator[str]:
+    for migration in manifest:
+        state = comparison.state_of(migration.version)
+        if migration.version <= version and state != APPLIED:
+            yield (
+                f"{migration.name} is {state} there"
+                if state == "not applied"
+                else (f"{migration.name} is recorded as {state} there")
+            )
+        elif migration.version > version and state in (APPLIED, FAILED):
+            yield f"{migration.name} is recorded as {state} there, and would run again"
+    for label in comparison.ahead_of(manifest):
+        yield f"{label} is recorded as applied there, and newer code would run it again"
+
+
+def _listed(texts: Iterable[str]) -> str:
+    listed = list(texts)
+    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
+    return ", ".join(listed[:_NAMED]) + more

@@ -1,0 +1,111 @@
+"""Why a folder holds no migrations: what is there instead, whose layout that is, what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from lambda_migrate.errors import legible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from importlib.abc import Traversable
+
+__all__ = ["GUIDE", "explain", "recognise"]
+
+GUIDE = '"Adopt an existing database" in the documentation'
+
+_DEPTH = 2
+"""Levels of folders below the one named; every layout shows itself within them."""
+
+_ENTRIES = 2000
+"""No more are looked at: a wrong directory may be the root of a disk."""
+
+_LAYOUTS = tuple(
+    (tool, re.compile(pattern))
+    for tool, pattern in (
+        ("Prisma", r"(?:.*/)?\d+_[^/]*/migration\.sql"),
+        ("diesel", r"(?:.*/)?[^/]+/up\.sql"),
+        ("sqitch", r"(?:.*/)?(?:sqitch\.plan|deploy/.+\.sql)"),
+        ("drizzle", r"(?:.*/)?meta/_journal\.json"),
+        ("Flyway", r"(?:.*/)?(?:[VUB]\d[\d._]*|R)__.+\.sql"),
+        ("golang-migrate or sqlx", r"(?:.*/)?\d+_.+\.(?:up|down)\.sql"),
+        ("Liquibase", r"(?:.*/)?[\w.-]*change-?log[\w.-]*\.(?:xml|ya?ml|json)"),
+        ("Alembic", r"(?:.*/)?(?:script\.py\.mako|versions/[^/]+\.py)"),
+        ("Django", r"(?:.*/)?\d{4}_\w+\.py"),
+        ("Rails", r"(?:.*/)?\d+_\w+\.rb"),
+        ("Ecto", r"(?:.*/)?\d+_\w+\.exs"),
+        ("Knex, TypeORM or node-pg-migrate", r"(?:.*/)?\d{8,}[_-].+\.[cm]?[jt]s"),
+    )
+)
+"""Paths below the folder that give a tool away; the first that fits counts."""
+
+
+def recognise(paths: Iterable[str]) -> str:
+    """The tool whose layout these paths show; "" if none is known."""
+    found = list(paths)
+    return next((tool for tool, sign in _LAYOUTS if any(map(sign.fullmatch, found))), "")
+
+
+def explain(place: str, folder: Traversable, *, in_package: bool) -> str:
+    """One sentence for a folder without migrations.
+
+    Args:
+        place: What to call it.
+        folder: What is looked into.
+        in_package: Whether it was named as part of a Python package.
+    """
+    paths: list[str] = []
+    with suppress(OSError):  # what cannot be read is not what this sentence is about
+        paths += islice(_paths(folder, depth=_DEPTH), _ENTRIES)
+    tool = recognise(paths)
+    looks = f"; this looks like {'an' if tool[:1] in 'AE' else 'a'} {tool} layout" if tool else ""
+    return (
+        f"there are no migrations in {legible(place)}: looked for <version>_<name>.sql directly in "
+        f"it, found {_inventory(paths)}{looks}. {_advice(paths, tool=tool, in_package=in_package)} "
+        "A service that starts without migrations sets LAMBDA_MIGRATE_ALLOW_EMPTY=true"
+    )
+
+
+def _paths(folder: Traversable, *, depth: int, prefix: str = "") -> Iterator[str]:
+    for entry in sorted(folder.iterdir(), key=lambda each: each.name):
+        if entry.name.startswith(".") or entry.name == "__pycache__":
+            continue
+        if depth and entry.is_dir():
+            yield from _paths(entry, depth=depth - 1, prefix=f"{prefix}{entry.name}/")
+        else:
+            yield prefix + entry.name
+
+
+def _inventory(paths: Sequence[str]) -> str:
+    if not paths:
+        return "an empty folder"
+    below = {path.rpartition("/")[0] for path in paths if path.endswith(".sql") and "/" in path}
+    if below:
+        return (
+            "1 folder that contains .sql files"
+            if len(below) == 1
+            else (f"{len(below)} folders that contain .sql files")
+        )
+    first = ", ".join(legible(path) for path in paths[:3])
+    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    return f"no .sql file, but {first}{more}"
+
+
+def _advice(paths: Sequence[str], *, tool: str, in_package: bool) -> str:
+    if tool:
+        return f"Convert the files first: see {GUIDE}."
+    if any(path.endswith(".sql") for path in paths):
+        return "Move the files into it, or correct LAMBDA_MIGRATE_DIRECTORY."
+    if in_package or any(path.endswith(".py") for path in paths):
+        return (
+            "If *.sql files were left out when the package was built, include them (setuptools: "
+            '[tool.setuptools.package-data] "*" = ["*.sql"]), and build it again.'
+        )
+    return (
+        "Correct LAMBDA_MIGRATE_DIRECTORY, include the files in the deployment package, or write "
+        "the first one with `lambda-migrate new NAME`."
+    )

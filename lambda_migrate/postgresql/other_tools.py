@@ -1,0 +1,305 @@
+"""The history tables of other migration tools: which are in a database, and what they say.
+
+A table is known by its name *and* its columns. Anybody who may create a table could give one such
+a name, so nothing of it may run as us: only columns of PostgreSQL's own types are read (a cast of
+another type may be a function of its owner's), and never through a row security policy.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lambda_migrate.migrations.adoption import OtherEntry, OtherHistory
+from lambda_migrate.postgresql.connection import PostgresError
+from lambda_migrate.postgresql.sql import find_tables, read_versions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Run = Callable[[str], list[list[Any]]]
+    """Sends one message; returns its rows."""
+
+__all__ = ["TOOLS", "Tool", "read_other_histories"]
+
+_MOST = 100_000
+"""Rows of one table; nobody has as many migrations."""
+
+_LOCK_MS = 2_000
+"""A tool that is at work may have its table locked: that is an answer, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """How one tool keeps its history.
+
+    Attributes:
+        name: What it is called.
+        table: Its table's default name.
+        columns: Columns that the table has, each with its type where another one is not theirs.
+        key: SQL for what a row is about; a later row of the same key replaces an earlier one.
+        label: SQL for what to call it; the key unless given.
+        state: SQL for ``applied``, ``failed`` or ``rolled back``.
+        covers: SQL for whether it stands for every version before it.
+        where: SQL for the rows that count.
+        order: SQL for the order in which rows were written.
+        is_exact: Whether it has no other columns.
+        beside: A table that must be in the same schema.
+        number: Where in the key the version stands that our file would have.
+        is_comparable: Whether keys can be held against our files at all.
+    """
+
+    name: str
+    table: str
+    columns: str
+    key: str
+    label: str = ""
+    state: str = "'applied'"
+    covers: str = "false"
+    where: str = "true"
+    order: str = "1"
+    is_exact: bool = False
+    beside: str = ""
+    number: str = r"0*(\d+)"
+    is_comparable: bool = True
+
+    def fits(self, columns: dict[str, str], neighbours: set[str]) -> bool:
+        """Whether a table with these columns and their types, and these beside it, is its own."""
+        wanted = [each.partition(":")[::2] for each in self.columns.split()]
+        return (
+            all(name in columns and kind in ("", columns[name]) for name, kind in wanted)
+            and not (self.is_exact and len(columns) > len(wanted))
+            and (not self.beside or self.beside in neighbours)
+        )
+
+
+TOOLS = (
+    Tool(
+        "Rails",
+        "schema_migrations",
+        "version",
+        key="version",
+        is_exact=True,
+        beside="ar_internal_metadata",
+    ),
+    Tool("dbmate", "schema_migrations", "version", key="version", is_exact=True),
+    Tool("Ecto", "schema_migrations", "version inserted_at", key="version", order="version, 1"),
+    Tool(
+        "golang-migrate",
+        "schema_migrations",
+        "version dirty:bool",
+        key="version",
+        state="CASE WHEN dirty THEN 'failed' ELSE 'applied' END",
+        covers="true",
+        where="version >= 0",
+        is_exact=True,
+    ),
+    Tool(
+        "tern",
+        "schema_version",
+        "version:int4",
+        key="version",
+        covers="true",
+        where="version > 0",
+        is_exact=True,
+    ),
+    Tool(
+        "goose",
+        "goose_db_version",
+        "id version_id is_applied:bool",
+        key="version_id",
+        state="CASE WHEN is_applied THEN 'applied' ELSE 'rolled back' END",
+        where="version_id > 0",
+        order="id",
+    ),
+    Tool(
+        "Flyway",
+        "flyway_schema_history",
+        "installed_rank version description type script success:bool",
+        key="version",
+        label="concat(version, ' ', description)",
+        state="CASE WHEN NOT success THEN 'failed' WHEN type LIKE 'UNDO%' THEN 'rolled back'"
+        " ELSE 'applied' END",
+        covers="type = 'BASELINE'",
+        where="version IS NOT NULL AND type <> 'SCHEMA'",
+        order="installed_rank",
+        number=r"0*(\d+)(?:[._]0+)*$",
+    ),
+    Tool(
+        "Prisma",
+        "_prisma_migrations",
+        "migration_name started_at finished_at rolled_back_at",
+        key="migration_name",
+        state="CASE WHEN rolled_back_at IS NOT NULL THEN 'rolled back'"
+        " WHEN finished_at IS NULL THEN 'failed' ELSE 'applied' END",
+        order="started_at, finished_at",
+    ),
+    Tool(
+        "sqlx",
+        "_sqlx_migrations",
+        "version description success:bool",
+        key="version",
+        label="concat(version, ' ', description)",
+        state="CASE WHEN success THEN 'applied' ELSE 'failed' END",
+        order="version, 1",
+    ),
+    Tool("diesel", "__diesel_schema_migrations", "version run_on", key="version"),
+    Tool(
+        "refinery",
+        "refinery_schema_history",
+        "version name applied_on checksum",
+        key="version",
+        label="concat(version, ' ', name)",
+        order="version, 1",
+    ),
+    Tool("Knex", "knex_migrations", "id name batch migration_time", key="name", order="id"),
+    Tool(
+        "TypeORM",
+        "migrations",
+        "id timestamp:int8 name",
+        key='"timestamp"',
+        label="name",
+        order="id",
+    ),
+    Tool("node-pg-migrate", "pgmigrations", "id name run_on", key="name", order="id"),
+    Tool(
+        "db-migrate",
+        "migrations",
+        "id name run_on",
+        key="name",
+        order="id",
+        number=r"/?0*(\d+)",
+    ),
+    Tool("Sequelize", "SequelizeMeta", "name", key="name", is_exact=True),
+    Tool(
+        "graphile-migrate",
+        "migrations",
+        "hash previous_hash filename date",
+        key="filename",
+    ),
+    Tool(
+        "yoyo",
+        "_yoyo_migration",
+        "migration_hash migration_id applied_at_utc",
+        key="migration_id",
+        order="applied_at_utc, 1",
+    ),
+    Tool(
+        "EF Core",
+        "__EFMigrationsHistory",
+        "MigrationId ProductVersion",
+        key='"MigrationId"',
+    ),
+    # Those below name no files, or name them in a way from which no number of ours follows.
+    Tool(
+        "Alembic",
+        "alembic_version",
+        "version_num",
+        key="version_num",
+        is_exact=True,
+        is_comparable=False,
+    ),
+    Tool(
+        "Django",
+        "django_migrations",
+        "id app name applied",
+        key="concat(app, '.', name)",
+        order="id",
+        is_comparable=False,
+    ),
+    Tool(
+        "Laravel",
+        "migrations",
+        "id migration batch",
+        key="migration",
+        order="id",
+        is_comparable=False,
+    ),
+    Tool(
+        "Liquibase",
+        "databasechangelog",
+        "id author filename dateexecuted orderexecuted md5sum",
+        key="concat(filename, ':', author, ':', id)",
+        order="orderexecuted",
+        is_comparable=False,
+    ),
+    Tool(
+        "sqitch",
+        "changes",
+        "change_id change project committed_at planned_at",
+        key="change_id",
+        label="change",
+        order="committed_at",
+        is_comparable=False,
+    ),
+    Tool(
+        "drizzle",
+        "__drizzle_migrations",
+        "id hash created_at",
+        key="hash",
+        order="id",
+        is_comparable=False,
+    ),
+)
+"""In the order in which they are asked whether a table is theirs; the first one has it."""
+
+
+def read_other_histories(run: Run) -> list[OtherHistory]:
+    """Every history table of another tool in this database, with what it says.
+
+    Args:
+        run: Sends one message.
+
+    Raises:
+        PostgresError: The catalog cannot be read.
+    """
+    names = sorted({name for tool in TOOLS for name in (tool.table, tool.beside) if name})
+    tables = run(find_tables(names))
+    neighbours: dict[str, set[str]] = {}
+    for schema, table, *_ in tables:
+        neighbours.setdefault(schema, set()).add(table)
+    found = []
+    for schema, table, columns, may_read in tables:
+        kinds = dict(each.rpartition(":")[::2] for each in columns.split("\n"))
+        tool = _tool_of(table, kinds, neighbours[schema])
+        if tool is not None:
+            found.append(_read(run, tool, schema, table, may_read=bool(may_read)))
+    return found
+
+
+def _tool_of(table: str, columns: dict[str, str], neighbours: set[str]) -> Tool | None:
+    return next(
+        (tool for tool in TOOLS if tool.table == table and tool.fits(columns, neighbours)), None
+    )
+
+
+def _read(run: Run, tool: Tool, schema: str, table: str, *, may_read: bool) -> OtherHistory:
+    shown = f"{schema}.{table}"
+    fault = "cannot be read by this role: GRANT SELECT on it, and USAGE on its schema"
+    rows: Sequence[Sequence[Any]] = ()
+    if may_read:
+        message = read_versions(
+            (schema, table),
+            (tool.key, tool.label or tool.key, tool.state, tool.covers),
+            where=tool.where,
+            order=tool.order,
+            limit=_MOST,
+            lock_ms=_LOCK_MS,
+        )
+        try:
+            rows = run(message)
+            fault = ""
+        except PostgresError as error:
+            fault = f"cannot be read: {error.message}"
+    return OtherHistory(tool.name, shown, _entries(tool, rows), tool.is_comparable, fault)
+
+
+def _entries(tool: Tool, rows: Sequence[Sequence[Any]]) -> tuple[OtherEntry, ...]:
+    latest: dict[str, OtherEntry] = {}
+    for key, label, state, covers in rows:
+        latest.pop(key, None)  # so that it moves to the end, where the latest stands
+        number = re.match(tool.number, key) if tool.is_comparable else None
+        version = int(number[1]) if number is not None else None
+        latest[key] = OtherEntry(label, state, version, covers)
+    return tuple(latest.values())

@@ -1,0 +1,133 @@
+"""The adoption page, on databases that other tools have made: it refuses, shows and records so."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.stage import Stage
+from tests.unit.docs.pages import DOCS, ROOT, fences
+
+PAGE = DOCS / "how-to" / "adopt-an-existing-database.md"
+FILES = {
+    "0001_customers": "CREATE TABLE IF NOT EXISTS customers (id int PRIMARY KEY, cents int);",
+    "0002_status": "CREATE TABLE status (id int);",
+    "0003_index": "UPDATE customers SET cents = cents * 100;",
+}
+MADE_BY_DBMATE = """
+    CREATE TABLE customers (id int PRIMARY KEY, cents int); INSERT INTO customers VALUES (1, 500);
+    CREATE TABLE schema_migrations (version varchar(128) PRIMARY KEY);
+    INSERT INTO schema_migrations VALUES ('0001'), ('0003')"""
+
+
+def run(stage: Stage, folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "NO_COLOR": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "lambda_migrate", *arguments],
+        cwd=folder,
+        env={**environment, "LAMBDA_MIGRATE_DATABASE_URL": stage.url, **variables},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    (folder / "migrations").mkdir()
+    for name, sql in files.items():
+        (folder / "migrations" / f"{name}.sql").write_text(f"-- migrate:up\n{sql}\n")
+
+
+def shown_on_the_page(begin: str) -> str:
+    """The block that begins so, on one line, but for where the database is."""
+    [text] = [each.text for each in fences(PAGE, "") if each.text.startswith(begin)]
+    return " ".join(text.split())
+
+
+def migrated(stage: Stage) -> list[list[object]]:
+    return stage.query("SELECT version::text, baseline FROM lambda_migrate.history ORDER BY 1")
+
+
+def test_what_dbmate_has_applied_is_not_run_again_and_its_gap_stays_pending(
+    stage: Stage, tmp_path: Path
+) -> None:
+    stage.query(MADE_BY_DBMATE)
+    write(tmp_path, FILES)
+    code, said = run(stage, tmp_path, "up")
+    assert code == 2
+    assert shown_on_the_page("error: dbmate has applied") in said
+    code, said = run(stage, tmp_path, "baseline", "3", "--yes")
+    assert code == 2
+    assert "0002_status is not applied there" in said
+    _, said = run(stage, tmp_path, "baseline")
+    heading, _, table = shown_on_the_page("this records as applied").partition("version file")
+    assert heading.partition(", since")[2] in said
+    assert table in said
+    assert run(stage, tmp_path, "baseline", "--yes")[0] == 0
+    assert migrated(stage) == [["1", True], ["3", True]]
+    assert stage.query("SELECT cents FROM customers") == [[500]]
+    code, said = run(stage, tmp_path, "up")
+    assert (code, "LAMBDA_MIGRATE_ALLOW_OUT_OF_ORDER=true" in said) == (1, True)
+    assert run(stage, tmp_path, "up", LAMBDA_MIGRATE_ALLOW_OUT_OF_ORDER="true")[0] == 0
+    assert migrated(stage) == [["1", True], ["2", False], ["3", True]]
+    assert stage.query("SELECT cents FROM customers") == [[500]]
+    assert run(stage, tmp_path, "verify")[0] == 0
+
+
+def test_the_table_of_another_service_can_be_passed_over(stage: Stage, tmp_path: Path) -> None:
+    stage.query("CREATE SCHEMA billing")
+    stage.query(
+        "CREATE TABLE billing.schema_migrations (version varchar(128) PRIMARY KEY);"
+        "INSERT INTO billing.schema_migrations VALUES ('0001')"
+    )
+    write(tmp_path, FILES)
+    code, said = run(stage, tmp_path, "up")
+    assert (code, "billing.schema_migrations" in said) == (2, True)
+    setting = {"LAMBDA_MIGRATE_IGNORE_OTHER_HISTORY": "true"}
+    assert run(stage, tmp_path, "up", "--to", "1", **setting)[0] == 0
+    assert run(stage, tmp_path, "up")[0] == 0, "it is only asked while our own history is empty"
+
+
+@pytest.mark.parametrize(
+    ("title", "files", "made"),
+    [
+        (
+            "convert.py",
+            {"old/000001_a.up.sql": "CREATE TABLE a ();", "old/000002_b.up.sql": "SELECT 1;"},
+            "CREATE TABLE schema_migrations (version bigint PRIMARY KEY, dirty boolean NOT NULL);"
+            "INSERT INTO schema_migrations VALUES (2, false)",
+        ),
+        (
+            "convert_prisma.py",
+            {
+                "prisma/migrations/1_a/migration.sql": "CREATE TABLE a ();",
+                "prisma/migrations/2_b/migration.sql": "SELECT 1;",
+            },
+            "CREATE TABLE _prisma_migrations (id text, checksum text, finished_at timestamptz,"
+            " migration_name text, logs text, rolled_back_at timestamptz, started_at timestamptz,"
+            " applied_steps_count int);"
+            "INSERT INTO _prisma_migrations VALUES ('x', '', now(), '1_a', NULL, NULL, now(), 1),"
+            " ('y', '', now(), '2_b', NULL, NULL, now(), 1)",
+        ),
+    ],
+)
+def test_converted_files_are_adopted(
+    stage: Stage, tmp_path: Path, title: str, files: dict[str, str], made: str
+) -> None:
+    stage.query(made)
+    (tmp_path / "migrations").mkdir()
+    for name, sql in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(sql)
+    [program] = [each.text for each in fences(PAGE, "python") if each.title == title]
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=60)
+    assert run(stage, tmp_path, "up")[0] == 2
+    assert run(stage, tmp_path, "baseline", "--yes")[0] == 0
+    assert migrated(stage) == [["1", True], ["2", True]]
+    assert run(stage, tmp_path, "up")[0] == 0

@@ -1,0 +1,46 @@
+"""Cold starts that must not serve: without migrations, and where another tool has migrated."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from lambda_migrate.deadline import Deadline
+from tests.stage import Stage, ends
+
+ITEMS = {
+    "0001_items": "-- migrate:up\nCREATE TABLE IF NOT EXISTS items (id int, price int);\n",
+    "0002_cents": "-- migrate:up\nUPDATE items SET price = price * 100;\n",
+}
+
+
+def test_a_package_without_its_migrations_serves_nobody_and_asks_nobody(stage: Stage) -> None:
+    with stage.function(stage.code({})) as function:
+        results = function.storm(5)
+        assert Counter(result.error_type for result in results) == Counter({"ManifestError": 5})
+        assert "found an empty folder" in results[0].error_message
+        assert {end["error"] for end in ends(function)} == {"ManifestError"}
+        for environment in function.environments():
+            assert stage.dynamodb.requests(environment.access_key) == Counter()
+    with stage.function(stage.code({}), allow_empty="true") as function:
+        assert function.invoke().ok
+
+
+def test_functions_run_nothing_where_dbmate_has_and_serve_after_a_baseline(stage: Stage) -> None:
+    stage.query("CREATE TABLE items (id int, price int)")
+    stage.query("INSERT INTO items VALUES (1, 500)")
+    stage.query("CREATE TABLE schema_migrations (version varchar(128) PRIMARY KEY)")
+    stage.query("INSERT INTO schema_migrations VALUES ('0001'), ('0002')")
+    code = stage.code(ITEMS)
+    with stage.function(code, failure_pause_seconds="300") as function:
+        results = function.storm(20)
+        errors = Counter(result.error_type for result in results)
+        assert errors == Counter({"MigrationFailed": 19, "ConfigurationError": 1})
+        assert all("lambda-migrate baseline" in result.error_message for result in results)
+    stage.maintenance(code).baseline(None, Deadline.after(60))
+    with stage.function(code) as function:
+        assert Counter(result.ok for result in function.storm(5)) == Counter({True: 5})
+    assert stage.query("SELECT price FROM items") == [[500]]
+    assert stage.query("SELECT version::text FROM lambda_migrate.history WHERE baseline") == [
+        ["1"],
+        ["2"],
+    ]
