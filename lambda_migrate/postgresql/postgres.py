@@ -68,7 +68,7 @@ class PostgreSQLDatabase:
             PostgresError,
         )
         from lambda_migrate.postgresql.fenced import require_layout
-        from lambda_migrate.postgresql.sql import Queries
+        from lambda_migrate.postgresql.sql import Limits, Queries
 
         queries = Queries(self.schema)
         limit = deadline.or_after(_READ_SECONDS)
@@ -78,12 +78,21 @@ class PostgreSQLDatabase:
             if failed.permanent:
                 raise ConfigurationError(str(failed)) from failed
             raise DatabaseUnavailable(str(failed)) from failed
+        limits = Limits(
+            lock=0,
+            statement=max(1, round(limit.remaining() * 1000)),
+            server_version=connection.server_version,
+        )
+
+        def read(query: str) -> list[list[Any]]:
+            return connection.run(f"{limits.set_alone()} {query}", timeout=limit.remaining())
+
         try:
-            if not connection.run(queries.probe(), timeout=limit.remaining())[0][1]:
+            if not read(queries.probe())[0][1]:
                 return []
-            for layout, *_ in connection.run(queries.read_fence(), timeout=limit.remaining()):
+            for layout, *_ in read(queries.read_fence()):
                 require_layout(layout)
-            return connection.run(sql, timeout=limit.remaining())
+            return read(sql)
         except ConnectionLost as lost:
             raise DatabaseUnavailable(f"the connection to PostgreSQL broke: {lost}") from lost
         except PostgresError as error:
