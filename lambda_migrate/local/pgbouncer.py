@@ -100,7 +100,7 @@ class LocalPgBouncer:
         self._write("users.txt", "".join(f'"{user}" ""\n' for user in self._users))
         self._write("pgbouncer.ini", self._configuration(home))
         self._child = spawn(
-            [program, "-q", home / "pgbouncer.ini"],
+            [program, home / "pgbouncer.ini"],
             log=home / "log",
             environment={**os.environ, **environment},
             directory=Path("/"),

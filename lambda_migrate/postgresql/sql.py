@@ -118,33 +118,36 @@ class Limits:
 
     def __init__(self, *, lock: int, statement: int, server_version: int) -> None:
         lock, statement = min(lock, self.LONGEST), min(statement, self.LONGEST - 500)
-        self._settings = {
-            "lock_timeout": lock,
-            "statement_timeout": statement,
-            "idle_in_transaction_session_timeout": self.IDLE,
-            "client_connection_check_interval": self.CLIENT_CHECK,
-        }
-        self._outside = {
-            **self._settings,
-            # A database or a role may have defaults of its own for each of these.
-            "idle_session_timeout": 0,
-            "default_transaction_isolation": "'read committed'",
-            "default_transaction_deferrable": "off",
-        }
+        settings: list[tuple[str, int | str]] = [
+            ("lock_timeout", lock),
+            ("statement_timeout", statement),
+            ("idle_in_transaction_session_timeout", self.IDLE),
+            ("client_connection_check_interval", self.CLIENT_CHECK),
+        ]
+        # A database or a role may have defaults of its own for each of these.
+        self._outside = [
+            *settings,
+            ("idle_session_timeout", 0),
+            ("default_transaction_isolation", "'read committed'"),
+            ("default_transaction_deferrable", "off"),
+        ]
+        self._local = settings
         if server_version >= 170000:
+            self._outside = [*self._outside, ("transaction_timeout", 0)]
             # statement_timeout counts each statement of a script anew; this one counts them all.
-            # It ends the session, so the gentler one is to come first.
-            self._settings["transaction_timeout"] = statement + 500
-            self._outside["transaction_timeout"] = 0
+            # It ends the session, so the gentler one is to come first. A default's timer that runs
+            # already is only stopped by a 0.
+            total = statement + 500
+            self._local = [*settings, ("transaction_timeout", 0), ("transaction_timeout", total)]
 
     @property
     def count(self) -> int:
         """How many statements `set_local` is."""
-        return len(self._settings)
+        return len(self._local)
 
     def set_local(self) -> str:
         """For the current transaction."""
-        return " ".join(f"SET LOCAL {name} = {value};" for name, value in self._settings.items())
+        return " ".join(f"SET LOCAL {name} = {value};" for name, value in self._local)
 
     def set_alone(self) -> str:
         """For a message of ours that reads and is a transaction of its own."""
@@ -152,7 +155,7 @@ class Limits:
 
     def set_session(self) -> str:
         """For a statement outside a transaction, on a connection that no pooler hands on."""
-        return " ".join(f"SET {name} = {value};" for name, value in self._outside.items())
+        return " ".join(f"SET {name} = {value};" for name, value in self._outside)
 
 
 @dataclass(frozen=True, slots=True)
