@@ -260,6 +260,7 @@ class Queries:
                 owner        pg_catalog.text NOT NULL DEFAULT '',
                 target       pg_catalog.text NOT NULL DEFAULT '',
                 environment  pg_catalog.text NOT NULL DEFAULT '',
+                backend_pid  integer,
                 taken_at     pg_catalog.timestamptz
             );
             CREATE TABLE IF NOT EXISTS {self._history} (
@@ -333,7 +334,7 @@ class Queries:
             UPDATE {self._fence} SET
                 token = {literal(grant.fence)}, owner = {literal(grant.owner)},
                 target = {literal(grant.target)}, environment = {literal(grant.environment)},
-                taken_at = clock_timestamp()
+                backend_pid = pg_backend_pid(), taken_at = clock_timestamp()
             WHERE (token < {literal(grant.fence)}
                    OR (token = {literal(grant.fence)} AND owner = {literal(grant.owner)}))
               AND (environment IN ('', {literal(grant.environment)})
