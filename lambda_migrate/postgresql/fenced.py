@@ -591,7 +591,7 @@ def as_configuration(error: PostgresError) -> MigrateError:
     """What a refusal of our own preparations is to a caller."""
     told = f"{redact(error.message)} [{error.sqlstate}]"
     for label, text in (("where", error.where), ("hint", error.hint)):
-        told += f"; {label}: {redact(' '.join(text.split()))}" if text else ""
+        told += f"; {label}: {redact(' '.join(text.split()))[:_TOLD_AT_MOST]}" if text else ""
     if error.message == _RECOVERING:
         return DatabaseUnavailable(told)
     if error.sqlstate.startswith(_MAY_PASS):
@@ -625,6 +625,9 @@ def _still_locked(lockers: Sequence[Sequence[Any]]) -> str:
     by = ", ".join(_session(row[0], row[-2], row[-1]) for row in lockers) or "another session"
     return f"the fence row is locked by {by}, and was not free before the deadline"
 
+
+_TOLD_AT_MOST = 300
+"""Characters of a call stack, whose innermost function comes first."""
 
 _BUSY = "another process is migrating this database"
 _LATER = "try again when it is done"

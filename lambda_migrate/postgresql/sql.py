@@ -205,12 +205,12 @@ class Enclosed:
 class Queries:
     """Our statements for one schema.
 
-    Args:
+    Attributes:
         schema: Its name, unquoted.
     """
 
     def __init__(self, schema: str) -> None:
-        self._name = schema
+        self.schema = schema
         self._schema = identifier(schema)
         self._history = f"{self._schema}.history"
         self._fence = f"{self._schema}.fence"
@@ -251,7 +251,7 @@ class Queries:
             SET LOCAL search_path TO DEFAULT;
             SET LOCAL client_min_messages = warning;
             SELECT pg_catalog.pg_advisory_xact_lock(
-                pg_catalog.hashtext({literal("lambda-migrate " + self._name)}));
+                pg_catalog.hashtext({literal("lambda-migrate " + self.schema)}));
             {schema}
             CREATE TABLE IF NOT EXISTS {self._fence} (
                 singleton    boolean PRIMARY KEY DEFAULT true CHECK (singleton),
@@ -389,7 +389,7 @@ class Queries:
         """
         fence = (
             "(SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-            f" WHERE n.nspname = {literal(self._name)} AND c.relname = 'fence')"
+            f" WHERE n.nspname = {literal(self.schema)} AND c.relname = 'fence')"
         )
         return (
             "FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid"
@@ -426,7 +426,7 @@ class Queries:
 
     def tag(self, grant: Grant) -> str:
         """A comment at the head of a message, for people who look at ``pg_stat_activity``."""
-        return f"/* {application_name(grant.target, grant.fence, self._name)} */ "
+        return f"/* {application_name(grant.target, grant.fence, self.schema)} */ "
 
     # --- a migration's transaction
 
@@ -547,7 +547,7 @@ class Queries:
             error.schema,
             error.table,
             error.column,
-        ) == (self._name, "history", "state")
+        ) == (self.schema, "history", "state")
 
     def delete_reverted(self, version: int) -> str:
         """Remove the row of a migration reverted in the transaction that locked the fence."""
@@ -618,7 +618,7 @@ class Queries:
             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
             LEFT JOIN pg_index i ON i.indexrelid = c.oid
             WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema',
-                  {literal(self._name)}) AND c.relkind IN ('r', 'p', 'i', 'I', 'S', 'v', 'm', 'f')
+                  {literal(self.schema)}) AND c.relkind IN ('r', 'p', 'i', 'I', 'S', 'v', 'm', 'f')
             """
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
 from lambda_migrate.deadline import Deadline
-from lambda_migrate.errors import DatabaseUnavailable, LeaseHeld, LeaseLost
-from lambda_migrate.postgresql.database import FenceStale, Grant
+from lambda_migrate.errors import DatabaseUnavailable, LeaseHeld, LeaseLost, MigrationFailed
+from lambda_migrate.postgresql.database import FenceStale
 from lambda_migrate.postgresql.fenced import FencedConnection
 from lambda_migrate.postgresql.held import HeldPostgreSQL
 from lambda_migrate.postgresql.sql import Queries
@@ -154,6 +155,19 @@ def test_a_holder_overtaken_inside_a_statement_without_transaction_goes_no_furth
     assert bench.is_valid("i") is not True
 
 
+def test_an_overtaken_holder_runs_nothing_outside_a_transaction(bench: Bench) -> None:
+    """Not even one whose session no successor found, and who is alone by now."""
+    bench.execute("CREATE TABLE orders (id int)")
+    with bench.holder() as held:
+        _hide(held)
+        held._fenced.is_direct = True
+        _overtake(bench)
+        until(lambda: not bench.column("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"))
+        with pytest.raises(LeaseLost, match="passed by fence 2"):
+            held._fenced.run_outside("CREATE INDEX CONCURRENTLY i ON orders (id)", soon())
+    assert not bench.has("i")
+
+
 @pytest.mark.parametrize("act", ["record", "forget"])
 def test_an_overtaken_holder_declares_nothing(bench: Bench, act: str) -> None:
     one = migration("SELECT 1")
@@ -204,6 +218,96 @@ def test_an_older_holder_that_changed_its_name_is_ended(
     until(lambda: bench.is_running("slow"))
     _assert_ended(bench, older)
     assert isinstance(slow.outcome(), LeaseLost)
+
+
+_LOCK = "BEGIN; SELECT token FROM lambda_migrate.fence FOR UPDATE"
+
+
+def test_who_lets_the_fence_row_go_while_it_is_waited_for_is_not_ended(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An ordinary release: its backend may serve another in the next instant."""
+    bench.apply()
+    set_token = FencedConnection._set_token
+    with bench.connect() as other:
+
+        def let_go(successor: FencedConnection, deadline: Deadline, *, evict: bool) -> bool:
+            other.run("COMMIT")
+            return set_token(successor, deadline, evict=evict)
+
+        monkeypatch.setattr(FencedConnection, "_set_token", let_go)
+        other.run(_LOCK)
+        with bench.holder(2):
+            assert other.run("SELECT 1") == [[1]]
+
+
+def test_a_backend_that_is_in_another_transaction_by_now_is_not_ended(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.apply()
+    set_token = FencedConnection._set_token
+    with bench.connect() as other:
+
+        def too_late(successor: FencedConnection, deadline: Deadline, *, evict: bool) -> bool:
+            monkeypatch.undo()
+            assert not set_token(successor, deadline, evict=evict)
+            other.run("COMMIT")
+            other.run("BEGIN; SELECT pg_current_xact_id()")
+            return False
+
+        monkeypatch.setattr(FencedConnection, "_set_token", too_late)
+        other.run(_LOCK)
+        with bench.holder(2):
+            assert other.run("SELECT 1; COMMIT") == [[1]]
+
+
+@contextmanager
+def _logins(bench: Bench) -> Iterator[tuple[str, str, str]]:
+    """The owner of everything, who cannot log in; who may act as it; and anybody."""
+    names = tuple(f"{who}_{bench.address.database}" for who in ("owner", "deployer", "anybody"))
+    owner, deployer, anybody = names
+    bench.execute(
+        f"CREATE ROLE {owner} NOLOGIN; CREATE ROLE {deployer} LOGIN NOINHERIT IN ROLE {owner};"
+        f" CREATE ROLE {anybody} LOGIN; ALTER ROLE {deployer} SET role = '{owner}';"
+        f" CREATE SCHEMA lambda_migrate AUTHORIZATION {owner}"
+    )
+    yield owner, deployer, anybody
+    bench.execute(
+        f"DROP SCHEMA lambda_migrate CASCADE; DROP OWNED BY {', '.join(names)};"
+        f" DROP ROLE {', '.join(names)}"
+    )
+
+
+def _as(bench: Bench, role: str) -> Bench:
+    return Bench(replace(bench.address, user=role))
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_a_holder_that_acts_as_another_role_is_ended_by_one_that_does_too(
+    bench: Bench, is_running: bool
+) -> None:
+    """PostgreSQL asks the role that is set, and the login role is one and the same."""
+    with _logins(bench) as (_, deployer, _):
+        with _as(bench, deployer).holder() as held:
+            (before,) = bench.holders()
+            if is_running:
+                held._fenced.begin(soon())
+            _as(bench, deployer).apply(migration("SELECT 1"), fence=2)
+            assert before not in bench.pids("true")
+        assert bench.versions() == [1]
+
+
+def test_a_login_that_may_not_write_our_tables_stands_in_nobodys_way(bench: Bench) -> None:
+    """Anybody can take an advisory lock; only what needs it for itself is refused."""
+    with _logins(bench) as (_, deployer, anybody), _as(bench, anybody).connect() as other:
+        other.run(Queries("lambda_migrate").try_session_lock())
+        for evict in (True, False):
+            with _as(bench, deployer).holder(2 + evict, evict=evict) as held:
+                held.apply(migration("SELECT 1", 1 + evict), "d", soon())
+                with pytest.raises(MigrationFailed, match="advisory lock of schema"):
+                    held.apply(migration("VACUUM", 9, outside=True), "d", soon())
+        assert other.run("SELECT 1") == [[1]]
+        assert bench.versions() == [1, 2]
 
 
 def test_others_are_not_ended(bench: Bench) -> None:
