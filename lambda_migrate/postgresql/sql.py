@@ -409,8 +409,8 @@ class Queries:
         return _FORGET + (self.keep() if is_direct else "")
 
     def keep(self) -> str:
-        """What such a session has from its beginning to its end."""
-        return f" SELECT {self._try_lock()}; SET idle_session_timeout = 0;"
+        """What such a session has from its beginning to its end; answers no row."""
+        return f" SELECT WHERE {self._try_lock()} IS NULL; SET idle_session_timeout = 0;"
 
     def prepare_outside(self, limits: Limits) -> str:
         """A session for one statement outside a transaction; what must hold is answered.

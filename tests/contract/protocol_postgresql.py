@@ -33,7 +33,7 @@ from tests.contract.databases import Server, migration
 from tests.contract.protocol import LEASE_SECONDS, Facts, Fault, Instance, Row
 
 UNDEFINED_TABLE = "42P01"
-_SESSION_LOCK = re.compile(r"SELECT pg_catalog\.pg_try_advisory_lock\([^;]*\);")
+_SESSION_LOCK = re.compile(r"SELECT WHERE pg_catalog\.pg_try_advisory_lock\([^;]*;")
 _INTENT = "SET state = 'started'"
 _HISTORY = "pg_current_xact_id_if_assigned"  # only what a migration writes asks for it
 _NUMBERS = count(1)

@@ -12,9 +12,10 @@ import pytest
 from lambda_migrate.errors import ConfigurationError, LeaseHeld
 from lambda_migrate.migrations import Migration, RowState
 from lambda_migrate.postgresql import sql
-from lambda_migrate.postgresql.connection import Connection, ConnectionLost, PostgresError
+from lambda_migrate.postgresql.connection import Connection, PostgresError
 from lambda_migrate.postgresql.sql import (
     DEFAULT_SCHEMA,
+    Queries,
     application_name,
     identifier,
     literal,
@@ -199,7 +200,7 @@ def test_nobody_elses_functions_operators_and_tables_are_run_by_our_role(
     bench: Bench, path: str
 ) -> None:
     bench.execute(";".join(_traps()))
-    with search_path(bench, path), bench.connect(application_name("shop", 1)):
+    with search_path(bench, path):
         _trapped(bench)
         _everything_qualified(bench)
 
@@ -247,11 +248,12 @@ def _everything_qualified(bench: Bench) -> None:
             if row.version in (1, 3):
                 held.revert(row, soon())
     with (
-        bench.connect(application_name("shop", 2)),
+        bench.connect() as other,
         pytest.raises(LeaseHeld),
-        bench.holder(3, evict=False),
     ):
-        pass
+        other.run(Queries(DEFAULT_SCHEMA).try_session_lock())
+        with bench.holder(3, evict=False):
+            pass
     bench.history()
 
 

@@ -301,9 +301,9 @@ def test_a_login_that_may_not_write_our_tables_stands_in_nobodys_way(bench: Benc
     """Anybody can take an advisory lock; only what needs it for itself is refused."""
     with _logins(bench) as (_, deployer, anybody), _as(bench, anybody).connect() as other:
         other.run(Queries("lambda_migrate").try_session_lock())
-        for evict in (True, False):
-            with _as(bench, deployer).holder(2 + evict, evict=evict) as held:
-                held.apply(migration("SELECT 1", 1 + evict), "d", soon())
+        for fence, evict in ((1, True), (2, False)):
+            with _as(bench, deployer).holder(fence, evict=evict) as held:
+                held.apply(migration("SELECT 1", fence), "d", soon())
                 with pytest.raises(MigrationFailed, match="advisory lock of schema"):
                     held.apply(migration("VACUUM", 9, outside=True), "d", soon())
         assert other.run("SELECT 1") == [[1]]
