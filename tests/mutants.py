@@ -172,14 +172,14 @@ MUTANTS = (
         "the session lock of any login stands in the way",
         "postgresql/sql.py",
         "f\" OR has_table_privilege(a.usesysid, {fence}, 'UPDATE'))\"",
-        "f\" OR {fence} IS NOT NULL)\"",
+        'f" OR {fence} IS NOT NULL)"',
         ("takeovers",),
     ),
     Mutant(
         "a backend is ended as the role that is set",
         "postgresql/sql.py",
-        "            SET LOCAL ROLE NONE; {_OWN_PATH}\n            SELECT pg_terminate_backend(pid)",
-        "            {_OWN_PATH}\n            SELECT pg_terminate_backend(pid)",
+        "SET LOCAL ROLE NONE; {_OWN_PATH}\n            SELECT pg_terminate_backend(pid)",
+        "{_OWN_PATH}\n            SELECT pg_terminate_backend(pid)",
         ("takeovers",),
     ),
     # --- poolers
@@ -281,8 +281,8 @@ MUTANTS = (
     Mutant(
         "a message that reads has the database's limits",
         "postgresql/sql.py",
-        'return f"SET TRANSACTION ISOLATION LEVEL READ COMMITTED, NOT DEFERRABLE; {self.set_local()}"',
-        'return ""',
+        'return f"SET TRANSACTION ISOLATION LEVEL READ COMMITTED, NOT DEFERRABLE; ',
+        'return "" and f"',
         ("takeovers",),
     ),
     Mutant(

@@ -1,6 +1,6 @@
 """A real PgBouncer in front of a `LocalPostgreSQL`, in any pool mode.
 
-    with LocalPostgreSQL(tcp_port=0) as server, LocalPgBouncer(server, pool_mode="session") as pooler:
+    with LocalPostgreSQL(tcp_port=0) as server, LocalPgBouncer(server) as pooler:
         connect(pooler.url("orders"))
 
 ``python -m lambda_migrate.local.pgbouncer install`` puts Debian's (or Ubuntu's) package into
@@ -109,7 +109,8 @@ class LocalPgBouncer:
         give_up = time.monotonic() + START_SECONDS
         while not self._is_ready():
             if self._child.poll() is not None or time.monotonic() > give_up:
-                raise EngineFailed(f"PgBouncer did not start. The end of its log:\n{tail(self.log)}")
+                end = tail(self.log)
+                raise EngineFailed(f"PgBouncer did not start. The end of its log:\n{end}")
             time.sleep(0.01)
 
     def stop(self) -> None:
@@ -156,7 +157,7 @@ class LocalPgBouncer:
 
     def _private(self) -> Path:
         if self._home is None:
-            self._home = Path(tempfile.mkdtemp(prefix="lm-pgb-", dir="/tmp"))  # noqa: S108 - private
+            self._home = Path(tempfile.mkdtemp(prefix="lm-pgb-", dir="/tmp"))
             guard().watch_directory(str(self._home))
             self._give(self._home)
         return self._home

@@ -583,8 +583,8 @@ def _advice(fields: Mapping[str, str], address: DatabaseAddress) -> str:
     unknown = _UNKNOWN_PARAMETER.search(text)
     if unknown:
         return (
-            f"; leave {unknown[1]} out of the URL, or add {unknown[1]} to ignore_startup_parameters "
-            "in the pooler's configuration"
+            f"; leave {unknown[1]} out of the URL, or add {unknown[1]} to "
+            "ignore_startup_parameters in the pooler's configuration"
         )
     return ""
 

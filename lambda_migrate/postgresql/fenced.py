@@ -109,7 +109,7 @@ class FencedConnection:
         self.grant = grant
         self.is_aborted = False
         self.is_direct = False
-        self.on_reattached: Callable[[Deadline], None] = lambda deadline: None
+        self.on_reattached: Callable[[Deadline], None] = _do_nothing
         self._open = open_connection
         self._random = random
         self._lock_ms = round(lock_seconds * 1000)
@@ -326,9 +326,9 @@ class FencedConnection:
             raise self._session_lock_taken(deadline, name)
 
     def run_outside(self, script: str, deadline: Deadline, *, name: str = "") -> None:
-        """Run one statement outside a transaction, waiting for locks as long as the deadline allows.
+        """Run one statement outside a transaction, with settings that end with it.
 
-        Its settings last as long as the statement.
+        It waits for locks as long as the deadline allows.
 
         Args:
             script: The statement.
@@ -576,6 +576,10 @@ def require_layout(layout: int) -> None:
             f"the database's lambda-migrate tables have layout {layout}, this version of "
             f"the library knows {LAYOUT}; deploy the newer library"
         )
+
+
+def _do_nothing(deadline: Deadline) -> None:
+    """Of who has seen no history."""
 
 
 def _shorter(lock: int, statement: int) -> int:

@@ -148,11 +148,11 @@ def _essence(row: HistoryRow) -> tuple[object, ...]:
 
 
 def _vanished(row: HistoryRow, *, is_there: bool) -> str:
+    what = "has changed" if is_there else "is gone"
     return (
-        f"the history row of {row.name} was committed and {'has changed' if is_there else 'is gone'}"
-        " now: PostgreSQL has lost commits that it had acknowledged (a failover to a replica that "
-        "was behind, or a crash without fsync); nothing was applied above it, and the next attempt "
-        "starts from what is there"
+        f"the history row of {row.name} was committed and {what} now: PostgreSQL has lost commits "
+        "that it had acknowledged (a failover to a replica that was behind, or a crash without "
+        "fsync); nothing was applied above it, and the next attempt starts from what is there"
     )
 
 

@@ -597,9 +597,7 @@ class Queries:
 
     # --- a rehearsal: one transaction for all migrations, never committed
 
-    def begin_rehearsal(
-        self, limits: Limits, *, create_schema: bool, create_tables: bool
-    ) -> str:
+    def begin_rehearsal(self, limits: Limits, *, create_schema: bool, create_tables: bool) -> str:
         """As `begin`, never to be committed; where our tables are not there, they are made in it.
 
         One message, so that a pooler keeps the backend for us from the first setting on.
@@ -824,7 +822,9 @@ _DURABLE = (
     " OPERATOR(pg_catalog.<>) ALL ('{on,remote_apply}'::pg_catalog.text[])"
     " THEN pg_catalog.set_config('synchronous_commit', 'on', true) IS NULL END;"
 )
-"""Answers no row. What is acknowledged survives a crash: at least ``on``, whatever the database's default is."""
+"""What is acknowledged survives a crash: at least ``on``, whatever the database's default is.
+
+It answers no row."""
 
 _DURABLE_SESSION = _DURABLE.replace("true", "false")
 

@@ -247,12 +247,9 @@ def _everything_qualified(bench: Bench) -> None:
         for row in reversed(held.history()):
             if row.version in (1, 3):
                 held.revert(row, soon())
-    with (
-        bench.connect() as other,
-        pytest.raises(LeaseHeld),
-    ):
+    with bench.connect() as other:
         other.run(Queries(DEFAULT_SCHEMA).try_session_lock())
-        with bench.holder(3, evict=False):
+        with pytest.raises(LeaseHeld), bench.holder(3, evict=False):
             pass
     bench.history()
 

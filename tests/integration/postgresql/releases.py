@@ -19,7 +19,6 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from lambda_migrate.errors import MigrationFailed
 from lambda_migrate.local.pgbouncer import LocalPgBouncer, PoolMode
@@ -28,11 +27,7 @@ from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.postgresql.connection import Connection, ConnectionLost, PostgresError
 from lambda_migrate.postgresql.database import Grant
 
-if __package__:
-    from .bench import Bench, ServerURL, migration, soon
-else:
-    sys.path.insert(0, str(Path(__file__).parents[3]))
-    from tests.integration.postgresql.bench import Bench, ServerURL, migration, soon
+from .bench import Bench, ServerURL, migration, soon
 
 LEFT = """
     SELECT array_to_string(array(
@@ -166,16 +161,17 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=4)
     given = parser.parse_args()
     failed = False
-    for mode in ("session", "transaction"):
+    modes: tuple[PoolMode, ...] = ("session", "transaction")
+    for mode in modes:
         began = time.monotonic()
         counts = releases(mode, count=given.releases, threads=given.threads)
-        print(
+        found = (counts.ended + counts.left).most_common(10)
+        sys.stdout.write(
             f"{mode}: {counts.releases} releases, {counts.queries} queries in"
             f" {time.monotonic() - began:.0f} s; ended: {counts.ended.total()}; left behind:"
-            f" {counts.left.total()}",
-            *(f"\n  {n} x {what}" for what, n in (counts.ended + counts.left).most_common(10)),
-            flush=True,
+            f" {counts.left.total()}\n" + "".join(f"  {n} x {what}\n" for what, n in found)
         )
+        sys.stdout.flush()
         failed |= bool(counts.ended or counts.left)
     return 1 if failed else 0
 

@@ -129,7 +129,7 @@ def test_a_database_that_is_read_only_by_default_is_respected(bench: Bench, outs
     two = migration("VACUUM t" if outside else "SELECT 2", 2, outside=outside)
     for is_first in (True, False):
         bench.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-        with pytest.raises(ConfigurationError, match="read-only by default.*25006.*lift it"):
+        with pytest.raises(ConfigurationError, match=r"read-only by default.*25006.*lift it"):
             bench.apply(one, two)
         with bench.connect() as connection:
             connection.run(f"BEGIN READ WRITE; ALTER DATABASE {name} RESET ALL; COMMIT")

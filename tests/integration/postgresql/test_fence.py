@@ -73,7 +73,7 @@ def test_no_token_is_passed_while_a_transaction_under_it_is_open(
         _hide(held)
         held._fenced.begin(soon())
         with (
-            pytest.raises(DatabaseUnavailable, match=r"locked by backend \d+ \(lambda-migrate:shop:1"),
+            pytest.raises(DatabaseUnavailable, match=r"by backend \d+ \(lambda-migrate:shop:1"),
             bench.holder(2, deadline=Deadline.after(1)),
         ):
             pass

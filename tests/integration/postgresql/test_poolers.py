@@ -1,4 +1,4 @@
-"""A real PgBouncer in front, in both pool modes: what a takeover ends, and what it leaves behind."""
+"""Behind a real PgBouncer, in both pool modes: what a takeover ends, and what it leaves."""
 
 from __future__ import annotations
 
@@ -78,7 +78,9 @@ def via(bench: Bench, poolers: dict[str, LocalPgBouncer]) -> Via:
 
 
 @contextmanager
-def small(server: LocalPostgreSQL, mode: PoolMode = "transaction", **settings: str) -> Iterator[Any]:
+def small(
+    server: LocalPostgreSQL, mode: PoolMode = "transaction", **settings: str
+) -> Iterator[Any]:
     """A pooler with settings of its own: of the pooler, and of a database by it."""
     name = f"pooled_{next(_NUMBERS)}"
     server.create_database(name)
@@ -265,9 +267,7 @@ held.apply(one, "d", Deadline.after(60))
 
 
 @contextmanager
-def holder_process(
-    url: str, sql: str, *, freeze: str = ""
-) -> Iterator[subprocess.Popen[str]]:
+def holder_process(url: str, sql: str, *, freeze: str = "") -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "-c", _HOLDER, url, sql, freeze], stderr=subprocess.PIPE, text=True
     )
@@ -338,9 +338,7 @@ def test_a_build_of_a_frozen_holder_is_ended_by_a_successor_behind_a_pooler(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_who_ends_nobody_is_told_which_backend_is_at_work(
-    bench: Bench, via: Via, way: str
-) -> None:
+def test_who_ends_nobody_is_told_which_backend_is_at_work(bench: Bench, via: Via, way: str) -> None:
     with via(way).holder() as held:
         slow = Running(lambda: held.apply(migration("SELECT pg_sleep(1) /* slow */"), "d", soon()))
         until(lambda: bench.is_running("slow"))
@@ -412,9 +410,7 @@ def test_a_parameter_that_the_pooler_does_not_know_is_named(server: LocalPostgre
 
         def strange(name: str, seconds: float) -> Any:
             startup = {"work_mem": "5MB"}
-            return connect(
-                pooled.address, application_name=name, startup=startup, timeout=seconds
-            )
+            return connect(pooled.address, application_name=name, startup=startup, timeout=seconds)
 
         advice = r"work_mem.*add work_mem to ignore_startup_parameters"
         with pytest.raises(ConfigurationError, match=advice):
@@ -425,7 +421,8 @@ def test_a_parameter_that_the_pooler_does_not_know_is_named(server: LocalPostgre
 def test_what_will_not_pass_is_told_at_once(
     server: LocalPostgreSQL, poolers: dict[str, LocalPgBouncer], wrong: str
 ) -> None:
-    address = replace(parse_url(poolers["session"].url()), **{wrong: "missing"})
+    names = {"user": "postgres", "database": "postgres", wrong: "missing"}
+    address = parse_url(poolers["session"].url(names["database"], names["user"]))
     with pytest.raises(ConnectFailed) as failed:
         connect(address, application_name="test", timeout=10)
     assert failed.value.permanent

@@ -89,10 +89,8 @@ def test_a_grant_that_is_missing_on_our_tables_is_named(bench: Bench) -> None:
     )
     address = replace(bench.address, user=role)
     try:
-        with pytest.raises(ConfigurationError, match=r"permission denied for table fence \[42501\]"):
-            bench.apply(
-                fence=2, connect=lambda name, s: connect(address, application_name=name, timeout=s)
-            )
+        with pytest.raises(ConfigurationError, match=r"denied for table fence \[42501\]"):
+            Bench(address).apply(fence=2)
     finally:
         bench.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
@@ -187,7 +185,9 @@ def test_a_holder_does_not_go_on_above_a_commit_that_vanished(bench: Bench, vani
         held.apply(migration("CREATE TABLE two ()", 2), "d2", soon())
         bench.terminate(held._fenced.connection.pid)
         bench.execute(lose[vanished])
-        with pytest.raises(DatabaseUnavailable, match="0002_m was committed and.*starts from what"):
+        with pytest.raises(
+            DatabaseUnavailable, match=r"0002_m was committed and.*starts from what"
+        ):
             held.apply(migration("CREATE TABLE three ()", 3), "d3", soon())
     assert not bench.has("three")
 
@@ -235,9 +235,10 @@ def test_what_is_acknowledged_is_durable(bench: Bench, default: str, expected: s
     with bench.holder(2) as held:
         held.apply(migration("SET synchronous_commit = off"), "d", soon())
         held.apply(migration("VACUUM public.seen", 2, outside=True), "d", soon())
-        held._fenced.run_outside("INSERT INTO public.seen VALUES ('outside', "
-                                 "current_setting('synchronous_commit'))", soon())
+        held._fenced.run_outside(
+            "INSERT INTO public.seen VALUES ('outside', current_setting('synchronous_commit'))",
+            soon(),
+        )
     seen = bench.execute("SELECT at, setting FROM public.seen")
     assert {at for at, _ in seen} == {"fence", "history", "outside"}
     assert {setting for _, setting in seen} == {expected}
-
