@@ -208,8 +208,8 @@ MUTANTS = (
     Mutant(
         "a statement outside a transaction leaves its settings",
         "postgresql/fenced.py",
-        "            if not self.connection.is_closed:\n",
-        "            if False:\n",
+        "            self._forget_or_close(deadline)\n",
+        "            pass\n",
         ("poolers",),
     ),
     Mutant(
@@ -302,8 +302,8 @@ MUTANTS = (
     Mutant(
         "a lower token is taken over like a higher one",
         "postgresql/sql.py",
-        "WHERE (token < {literal(grant.fence)}",
-        "WHERE (token <> {literal(grant.fence)}",
+        'return f"(token < {fence} OR',
+        'return f"(token <> {fence} OR',
         ("fence", "machine, real"),
     ),
     # --- a migration and its history row (I1)

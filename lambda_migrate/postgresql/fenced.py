@@ -7,7 +7,6 @@ successor before the token changes.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -362,9 +361,16 @@ class FencedConnection:
                 error.position = max(1, error.position - len(tag))
             raise
         finally:
-            if not self.connection.is_closed:
-                with suppress(ConnectionLost):  # the settings are gone with it
-                    self.undo(deadline)
+            self._forget_or_close(deadline)
+
+    def _forget_or_close(self, deadline: Deadline) -> None:
+        """Settings of a session end with it, too."""
+        if self._connection is None or self._connection.is_closed:
+            return
+        try:
+            self.undo(deadline)
+        except (PostgresError, ConnectionLost):
+            self.close()
 
     def _session_lock_taken(self, deadline: Deadline, name: str) -> MigrationFailed:
         rows = self.read(self.queries.find_session_lockers(), deadline)
@@ -472,7 +478,7 @@ class FencedConnection:
             self._claim(deadline)
         while True:
             self._check_fence(deadline)
-            lockers = self.read(self.queries.find_fence_locker(), deadline)
+            lockers = self.read(self.queries.find_fence_locker(self.grant), deadline)
             if not evict and lockers:
                 raise _held_by(lockers[0])
             if self._set_token(deadline, evict=evict):
@@ -524,7 +530,8 @@ class FencedConnection:
 
     def _refuse_if_held(self, deadline: Deadline) -> None:
         """Refuse to go on while another backend is at work."""
-        for query in (self.queries.find_fence_locker(), self.queries.find_session_lockers()):
+        queries = self.queries
+        for query in (queries.find_fence_locker(self.grant), queries.find_session_lockers()):
             for row in self.read(query, deadline):
                 raise _held_by(row)
 

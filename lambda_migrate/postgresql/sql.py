@@ -291,12 +291,14 @@ class Queries:
         """Layout, token, owner, environment; without a lock."""
         return f"{_OWN_PATH} SELECT layout, token, owner, environment FROM {self._fence}"
 
-    def find_fence_locker(self) -> str:
+    def find_fence_locker(self, grant: Grant) -> str:
         """Who has the fence row locked: process, transaction, application, since when.
 
         A locked row's ``xmax`` is the transaction that locked it, and a transaction that is not
         over has a lock on its own number. So this is a backend inside a migration's transaction,
-        or a dry run's, at this moment; who only reads the table is not found.
+        or a dry run's, at this moment; who only reads the table is not found, nor is one under a
+        newer token. The lock on the table tells a transaction's number from that of a group of
+        transactions that share a lock.
         """
         return f"""
             {_OWN_PATH}
@@ -304,7 +306,12 @@ class Queries:
             FROM {self._fence} f
             JOIN pg_locks l ON l.locktype = 'transactionid' AND l.transactionid = f.xmax
                 AND l.granted AND l.pid <> pg_backend_pid()
-            LEFT JOIN pg_stat_activity a ON a.pid = l.pid"""
+            JOIN pg_locks t ON t.pid = l.pid AND t.locktype = 'relation' AND t.granted
+                AND t.relation = f.tableoid AND t.mode IN ('RowShareLock', 'RowExclusiveLock')
+                AND t.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+            WHERE {self._may_take(grant)}
+            LIMIT 1"""
 
     def end_transaction(self, pid: int, transaction: str) -> str:
         """End a backend that is still in that very transaction; no row if it is not.
@@ -335,12 +342,15 @@ class Queries:
                 token = {literal(grant.fence)}, owner = {literal(grant.owner)},
                 target = {literal(grant.target)}, environment = {literal(grant.environment)},
                 backend_pid = pg_backend_pid(), taken_at = clock_timestamp()
-            WHERE (token < {literal(grant.fence)}
-                   OR (token = {literal(grant.fence)} AND owner = {literal(grant.owner)}))
+            WHERE {self._may_take(grant)}
               AND (environment IN ('', {literal(grant.environment)})
                    OR {literal(grant.restamp)})
             RETURNING owner, NULL::integer;
             SELECT NULL, l.pid {self._session_lockers()}"""
+
+    def _may_take(self, grant: Grant) -> str:
+        fence, owner = literal(grant.fence), literal(grant.owner)
+        return f"(token < {fence} OR (token = {fence} AND owner = {owner}))"
 
     def finish_take(self, *, is_direct: bool) -> str:
         """Commit the token; a session of our own takes the session lock."""

@@ -25,7 +25,7 @@ from lambda_migrate.local.child import state_of
 from lambda_migrate.local.pgbouncer import LocalPgBouncer, PoolMode
 from lambda_migrate.local.postgresql import LocalPostgreSQL
 from lambda_migrate.postgresql.address import parse_url
-from lambda_migrate.postgresql.connection import ConnectFailed, connect
+from lambda_migrate.postgresql.connection import ConnectFailed, _is_permanent, connect
 from lambda_migrate.postgresql.database import Grant
 
 from .bench import Bench, Running, migration, soon, until
@@ -387,22 +387,80 @@ def test_a_query_that_waited_too_long_for_a_backend_is_sent_again(server: LocalP
 
 
 def test_a_pooler_whose_server_restarts_is_waited_for() -> None:
-    """Who comes first waits in the pooler, who comes later is turned away by it."""
     with (
         LocalPostgreSQL(tcp_port=0, databases=["shop"]) as server,
         LocalPgBouncer(server, settings={"server_login_retry": "1"}) as pooler,
     ):
         pooled = Bench(parse_url(pooler.url("shop")))
         server.stop()
-        first = Running(lambda: pooled.execute("SELECT 1"))
-        until(lambda: "connect failed" in pooler.log.read_text())
         late = Running(lambda: pooled.apply(migration("SELECT 1")))
-        until(lambda: "server_login_retry" in pooler.log.read_text())
+        until(lambda: "connect failed" in pooler.log.read_text())
         assert late.is_alive()
         server.start()
-        assert first.outcome() == [[1]]
         assert late.outcome() is None
         assert pooled.versions() == [1]
+
+
+def test_a_pooler_that_cannot_log_in_for_a_moment_is_waited_for(server: LocalPostgreSQL) -> None:
+    """As while the server starts up, or has no connection to spare."""
+    server.create_database("crowded")
+    server.execute("CREATE ROLE app LOGIN CONNECTION LIMIT 0")
+    server.execute("GRANT CREATE ON DATABASE crowded TO app")
+    with LocalPgBouncer(server, settings={"server_login_retry": "1"}, users=["app"]) as pooler:
+        pooled = Bench(parse_url(pooler.url("crowded", "app")))
+        late = Running(lambda: pooled.apply(migration("SELECT 1")))
+        until(lambda: "pooler error: too many connections" in pooler.log.read_text())
+        assert late.is_alive()
+        server.execute("ALTER ROLE app CONNECTION LIMIT -1")
+        assert late.outcome() is None
+        assert pooled.versions() == [1]
+
+
+@pytest.mark.parametrize(
+    ("words", "permanent"),
+    [
+        *(
+            (words, False)
+            for words in (
+                "no more connections allowed (max_client_conn)",
+                "client connections exceeded (max_db_client_connections)",
+                "query_wait_timeout",
+                "client_login_timeout (server down)",
+                "server login has been failing, try again later (server_login_retry)",
+                "server login has been failing, cached error: password authentication failed for"
+                ' user "app" (server_login_retry)',
+                "pgbouncer cannot connect to server",
+                "server conn crashed?",
+                "server shutting down",
+                "pooler is shutting down",
+                "pause failed",
+                "bouncer resources exhaustion",
+                "the database system is starting up",
+                "sorry, too many clients already",
+            )
+        ),
+        *(
+            (words, True)
+            for words in (
+                "unsupported startup parameter: extra_float_digits",
+                "unsupported startup parameter in options: work_mem",
+                "no such user",
+                "no such database: shop",
+                'database "shop" is disabled',
+                'database "shop" does not exist',
+                "password authentication failed",
+                "SASL authentication failed",
+                "certificate authentication failed",
+                "login rejected",
+                "SSL required",
+                "bouncer config error",
+            )
+        ),
+    ],
+)
+def test_a_poolers_words_tell_what_passes_from_what_does_not(words: str, permanent: bool) -> None:
+    """As PgBouncer's source has them; its code for all of them is 08P01."""
+    assert _is_permanent("08P01", words) is permanent
 
 
 def test_a_parameter_that_the_pooler_does_not_know_is_named(server: LocalPostgreSQL) -> None:
