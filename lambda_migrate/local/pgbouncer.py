@@ -194,9 +194,11 @@ def find_program() -> tuple[Path, dict[str, str]]:
     program = _home() / "usr/sbin/pgbouncer"
     if program.is_file():
         return program, {"LD_LIBRARY_PATH": ":".join(map(str, _folders_in(_home())))}
-    for folder in (*os.environ.get("PATH", "").split(os.pathsep), "/usr/sbin", "/usr/local/sbin"):
-        if folder and (Path(folder) / "pgbouncer").is_file():
-            return Path(folder) / "pgbouncer", {}
+    # Debian and Homebrew put it beside servers, where an ordinary user's PATH does not look.
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
+    installed = shutil.which("pgbouncer", path=path)
+    if installed is not None:
+        return Path(installed), {}
     raise ConfigurationError(
         f"no PgBouncer found in {_home()} or on PATH: run `python -m "
         "lambda_migrate.local.pgbouncer install` (Debian, Ubuntu), or install it with the system's "
