@@ -310,8 +310,8 @@ class Queries:
         A locked row's ``xmax`` is the transaction that locked it, and a transaction that is not
         over has a lock on its own number. So this is a backend inside a migration's transaction,
         or a dry run's, at this moment; one that only reads the table is not found, nor one under a
-        token newer than ``grant``'s. The lock on the table tells a transaction's number from that of a group of
-        transactions that share a lock.
+        token newer than ``grant``'s. The lock on the table tells a transaction's number from that
+        of a group of transactions that share a lock.
         """
         return f"""
             {_OWN_PATH}

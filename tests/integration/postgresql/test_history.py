@@ -120,7 +120,7 @@ def test_forgetting_removes_rows_and_nothing_else(bench: Bench) -> None:
 
 def test_a_failed_write_of_ours_leaves_no_transaction_open(bench: Bench) -> None:
     with bench.holder() as held:
-        bench.execute("ALTER TABLE lambda_migrate.history ADD CONSTRAINT c CHECK (version <> 1)")
+        bench.execute("ALTER TABLE lambda_migrate.history ADD CONSTRAINT c CHECK (version <> '1')")
         with pytest.raises(MigrationFailed, match="tables could not be used"):
             held.record([(migration("SELECT 1"), "d")], baseline=True)
         held.apply(migration("SELECT 1", 2), "d", soon())

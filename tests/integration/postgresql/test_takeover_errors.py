@@ -177,8 +177,8 @@ def test_a_writer_that_becomes_a_reader_in_the_middle_is_left_for_the_new_one(
 @pytest.mark.parametrize("vanished", ["gone", "changed"])
 def test_a_holder_does_not_go_on_above_a_commit_that_vanished(bench: Bench, vanished: str) -> None:
     lose = {
-        "gone": "DELETE FROM lambda_migrate.history WHERE version = 2; DROP TABLE two",
-        "changed": "UPDATE lambda_migrate.history SET digest = 'other' WHERE version = 2",
+        "gone": "DELETE FROM lambda_migrate.history WHERE version = '2'; DROP TABLE two",
+        "changed": "UPDATE lambda_migrate.history SET digest = 'other' WHERE version = '2'",
     }
     with bench.holder() as held:
         held.apply(migration("CREATE TABLE one ()"), "d1", soon())
@@ -197,7 +197,7 @@ def test_a_history_that_lost_a_row_is_not_read_as_if_it_were_whole(bench: Bench)
     with bench.holder(2) as held:
         assert len(held.history()) == 2
         held.apply(migration("SELECT 3", 3), "d", soon())
-        bench.execute("DELETE FROM lambda_migrate.history WHERE version = 1")
+        bench.execute("DELETE FROM lambda_migrate.history WHERE version = '1'")
         with pytest.raises(DatabaseUnavailable, match="0001_m was committed and is gone"):
             held.history()
 
