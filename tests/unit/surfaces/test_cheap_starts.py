@@ -195,7 +195,6 @@ def test_whoever_does_not_migrate_loads_nothing_heavy_and_leaves_nothing_open(
     migrations: Path, serve: Any, held_for: int, flags: str
 ) -> None:
     table = serve([held()] * held_for + [ready(migrations)])
-    reads = held_for + (2 if held_for else 1)  # what a waiter is to serve is confirmed
     # Nobody listens at port 1: asking would be told as FlagsUnavailable.
     done = run(migrations, table, LAMBDA_MIGRATE_FLAGS=flags, AWS_APPCONFIG_EXTENSION_HTTP_PORT="1")
     for module in ("lambda_migrate.flags", "lambda_migrate.appconfig"):
