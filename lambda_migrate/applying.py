@@ -263,9 +263,8 @@ def complete(
         before=before,
         distrusted=database.identity if is_resync else database.distrusted,
     )
-    databases = record_check(state.databases, check)
-    hold.complete(databases)
-    for other in sharing(databases, check):
+    hold.complete(record_check(state.databases, check))
+    for other in sharing(state.databases, check):
         target.observer.observe(
             TargetShared(target.name, check.address, ", ".join(other.addresses), other.owner)
         )

@@ -74,12 +74,8 @@ def record_check(
     databases: Mapping[str, DatabaseRecord], check: Check
 ) -> dict[str, DatabaseRecord]:
     """The item's ``databases`` after a check."""
-    if check.distrusted in databases:
-        doubtful = databases[check.distrusted]
-        forgotten = replace(
-            doubtful, ready=b"", older=b"", addresses=dict.fromkeys(doubtful.addresses, (0, 0))
-        )
-        databases = {**databases, check.distrusted: forgotten}
+    if check.is_takeover:
+        databases = _doubted(databases, check.identity, check.distrusted)
     known = databases.get(check.identity, DatabaseRecord())
     record = _listed(known, check.digests)
     confirmed = len(record.ready) // MARK_BYTES
@@ -96,15 +92,21 @@ def record_check(
 
 
 def sharing(databases: Mapping[str, DatabaseRecord], check: Check) -> Iterator[DatabaseRecord]:
-    """Other databases of the target whose migrations are others than those just checked."""
+    """Other databases of the target whose migrations are others than those just checked.
+
+    Args:
+        databases: As they were before the check.
+        check: What was found.
+    """
     mine = set(split_marks(join_marks(check.digests)))
     newest = join_marks(check.digests[-1:])
     for identity, record in databases.items():
         theirs = split_marks(record.ready)
-        if identity == check.identity or not theirs:
+        other = _without(record, check.address)
+        if identity == check.identity or not theirs or not other.addresses:
             continue
         if theirs[-1] not in mine and newest not in theirs:
-            yield record
+            yield other
 
 
 def withdraw_above(
@@ -118,6 +120,7 @@ def withdraw_above(
         address: That led to it.
         digests: What it will satisfy even afterwards, the shortest first.
     """
+    databases = _doubted(databases, identity)
     known = databases.get(identity, DatabaseRecord())
     left = set(split_marks(join_marks(digests)))
     older = [mark for mark in split_marks(known.older) if mark in left]
@@ -125,6 +128,25 @@ def withdraw_above(
     addresses = {**known.addresses, address: known.addresses.get(address, (0, 0))}
     known = _listed(replace(known, addresses=addresses), digests)
     return {**left_behind, identity: replace(known, older=b"".join(older))}
+
+
+def _doubted(
+    databases: Mapping[str, DatabaseRecord], identity: str, distrusted: str = ""
+) -> dict[str, DatabaseRecord]:
+    """Without what may be so no longer; each address looks again.
+
+    A database of an identity that the item does not know may be one that it knows by another: the
+    holder that gave it the new identity may have died before it could say so.
+    """
+    is_new = identity not in databases
+    return {
+        each: replace(
+            record, ready=b"", older=b"", addresses=dict.fromkeys(record.addresses, (0, 0))
+        )
+        if is_new or each == distrusted
+        else record
+        for each, record in databases.items()
+    }
 
 
 def _without(record: DatabaseRecord, address: str) -> DatabaseRecord:
@@ -135,11 +157,13 @@ def _listed(known: DatabaseRecord, digests: Sequence[str]) -> DatabaseRecord:
     """The record with ``digests`` as what is ready; addresses keep what agrees with it."""
     marks = split_marks(join_marks(digests))
     dropped = max(0, len(marks) - READY_KEPT)
-    agreed = known.dropped
+    agreed = 0
     for before, now in zip(split_marks(known.ready), marks[known.dropped :], strict=False):
         if before != now:
             break
         agreed += 1
+    if agreed:
+        agreed += known.dropped  # a digest names all that lies below it; without one, who knows
     return replace(
         known,
         ready=b"".join(marks[dropped:]),

@@ -1,0 +1,509 @@
+"""What the item says of databases: never more than a check through that very address has seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from lambda_migrate.lease.item import decode, encode_databases
+from lambda_migrate.lease.readiness import (
+    OLDER_KEPT,
+    UNKNOWN,
+    Check,
+    record_check,
+    sharing,
+    withdraw_above,
+)
+from lambda_migrate.lease.state import (
+    MARK_BYTES,
+    READY_KEPT,
+    DatabaseRecord,
+    LeaseState,
+    join_marks,
+    split_marks,
+)
+from lambda_migrate.migrations import EMPTY_DIGEST
+from lambda_migrate.postgresql.database import FenceRow, is_behind
+from tests.unit.hall.scene import item_size
+
+HERE, TUNNEL, ELSEWHERE = "db:5432/orders", "localhost:15432/orders", "other:5432/orders"
+ONE, TWO = "identity one", "identity two"
+
+Databases = dict[str, DatabaseRecord]
+
+
+def digest(number: int, kind: str = "0") -> str:
+    """The ``number``th manifest of a history; ``kind`` tells histories apart."""
+    return EMPTY_DIGEST if not number else f"{number:015x}{kind}".ljust(64, kind)
+
+
+def digests(length: int, kind: str = "0") -> list[str]:
+    return [digest(number, kind) for number in range(length + 1)]
+
+
+def check(length: int | list[str], fence: int = 1, **fields: Any) -> Check:
+    """One look at a database with so many migrations."""
+    seen = digests(length) if isinstance(length, int) else length
+    known: dict[str, Any] = {"identity": ONE, "address": HERE, "owner": "o", "at_ms": fence}
+    return Check(digests=seen, fence=fence, **{**known, **fields})
+
+
+def after(*checks: Check, databases: Databases | None = None) -> Databases:
+    found = databases or {}
+    for each in checks:
+        found = record_check(found, each)
+    return found
+
+
+def ready(databases: Databases, address: str, most: int = 400, kind: str = "0") -> list[int]:
+    """Which of the manifests are ready at an address."""
+    state = LeaseState(databases=databases)
+    return [n for n in range(most + 1) if state.is_ready(digest(n, kind), address)]
+
+
+# --- one address
+
+
+def test_a_check_marks_every_manifest_that_the_history_proves_and_no_other() -> None:
+    assert ready(after(check(3)), HERE) == [0, 1, 2, 3]
+
+
+def test_an_address_that_nobody_checked_has_nothing() -> None:
+    assert ready(after(check(3)), TUNNEL) == []
+
+
+@pytest.mark.parametrize("manifests", [22, 190, 250, 400])
+def test_an_old_manifest_that_was_served_stays_ready_however_many_come_after(
+    manifests: int,
+) -> None:
+    databases = after(check(1, served=digest(1)))
+    for length in range(2, manifests + 1):
+        databases = after(
+            check(length, length, served=digest(length), before=digests(length - 1)),
+            databases=databases,
+        )
+    listed = ready(databases, HERE)
+    assert listed[-200:] == list(range(manifests + 1))[-200:]
+    assert 1 in ready(after(check(manifests, 500, served=digest(1)), databases=databases), HERE)
+
+
+def test_the_newest_are_listed_and_how_many_are_not_is_known() -> None:
+    record = after(check(300))[ONE]
+    assert len(record.ready) == READY_KEPT * MARK_BYTES
+    assert (record.dropped, record.addresses[HERE]) == (101, (READY_KEPT, 1))
+    assert ready({ONE: record}, HERE) == list(range(101, 301))
+
+
+def test_what_is_older_than_the_list_is_kept_for_those_who_ask_for_it() -> None:
+    databases = after(check(300), check(300, 2, served=digest(5)))
+    assert ready(databases, HERE) == [5, *range(101, 301)]
+
+
+def test_no_more_of_the_older_ones_are_kept_than_a_bound_and_the_last_asked_for_comes_first() -> (
+    None
+):
+    databases = after(check(300))
+    for number in range(1, OLDER_KEPT + 11):
+        databases = after(check(300, number, served=digest(number)), databases=databases)
+    assert ready(databases, HERE) == [*range(11, OLDER_KEPT + 11), *range(101, 301)]
+
+
+def test_what_was_satisfied_before_a_repair_still_is() -> None:
+    edited = [*digests(1), digest(2, "e")]
+    databases = after(check(2), check(edited, 2, before=digests(2), served=edited[-1]))
+    assert ready(databases, HERE) == [0, 1, 2]
+    assert ready(databases, HERE, kind="e") == [0, 2]
+
+
+def test_a_digest_that_the_check_did_not_prove_is_not_kept_though_it_was_asked_for() -> None:
+    assert ready(after(check(2, served=digest(9))), HERE) == [0, 1, 2]
+
+
+# --- two addresses of one database
+
+
+def test_a_new_address_takes_nothing_from_the_others_and_gets_nothing_from_them() -> None:
+    databases = after(check(2), check(3, 2, address=TUNNEL))
+    assert ready(databases, HERE) == [0, 1, 2]
+    assert ready(databases, TUNNEL) == [0, 1, 2, 3]
+    assert ready(after(check(3, 3), databases=databases), HERE) == [0, 1, 2, 3]
+
+
+def test_what_another_address_confirmed_of_the_older_ones_is_not_believed() -> None:
+    edited = [*digests(1), digest(2, "e")]
+    databases = after(check(2), check(edited, 2, address=TUNNEL, before=digests(2)))
+    assert ready(databases, TUNNEL) == [0, 1, 2]
+    assert ready(databases, HERE) == [0, 1]
+
+
+def test_an_address_keeps_what_it_confirmed_while_the_list_moves_on() -> None:
+    databases = after(check(150), check(300, 2, address=TUNNEL))
+    assert ready(databases, HERE) == list(range(101, 151))
+    assert ready(databases, TUNNEL) == list(range(101, 301))
+    assert ready(after(check(400, 3, address=TUNNEL), databases=databases), HERE) == []
+
+
+@pytest.mark.parametrize(
+    ("agreed", "now", "left"),
+    [(3, "0", [0, 1, 2, 3]), (2, "e", [0, 1, 2]), (1, "e", [0, 1]), (0, "e", [0])],
+)
+def test_an_address_keeps_only_as_much_as_still_agrees(
+    agreed: int, now: str, left: list[int]
+) -> None:
+    history = [*digests(agreed), *(digest(n, now) for n in range(agreed + 1, 5))]
+    databases = after(check(3), check(history, 2, address=TUNNEL))
+    assert ready(databases, HERE) == left
+
+
+def test_the_newest_addresses_are_kept() -> None:
+    databases = after(*(check(1, n, address=f"localhost:{n}/orders") for n in range(1, 21)))
+    assert len(databases[ONE].addresses) == 8
+    assert set(databases[ONE].addresses) == {f"localhost:{n}/orders" for n in range(13, 21)}
+
+
+# --- rollbacks
+
+
+def test_a_rollback_takes_away_from_every_address_before_it_begins() -> None:
+    databases = after(check(3), check(3, 2, address=TUNNEL))
+    databases = withdraw_above(databases, ONE, TUNNEL, digests(1))
+    assert (ready(databases, HERE), ready(databases, TUNNEL)) == ([0, 1], [0, 1])
+
+
+def test_a_rollback_leaves_of_the_older_ones_what_stays_true() -> None:
+    databases = after(check(300), check(300, 2, served=digest(5)), check(300, 3, served=digest(60)))
+    databases = withdraw_above(databases, ONE, HERE, digests(250))
+    assert ready(databases, HERE) == [5, *range(51, 251)]
+    databases = withdraw_above(databases, ONE, HERE, digests(10))
+    assert ready(databases, HERE) == []
+    assert ready(after(check(10, 4), databases=databases), HERE) == list(range(11))
+
+
+def test_a_history_that_shares_nothing_with_the_list_is_not_taken_to_share_what_lies_below() -> (
+    None
+):
+    """A copy with the same identity may have been rolled back and gone another way since."""
+    databases = after(check(300), check(digests(50, "e"), 2, address=ELSEWHERE))
+    assert ready(databases, HERE, kind="e") == ready(databases, HERE) == []
+
+
+def test_a_rollback_through_a_new_address_takes_away_from_the_old_ones() -> None:
+    databases = withdraw_above(after(check(3)), ONE, TUNNEL, digests(1))
+    assert (ready(databases, HERE), ready(databases, TUNNEL)) == ([0, 1], [])
+
+
+def test_a_rollback_takes_away_what_an_address_had_elsewhere() -> None:
+    databases = withdraw_above(after(check(3)), TWO, HERE, digests(1))
+    assert ready(databases, HERE) == []
+
+
+# --- copies, restores, moves
+
+
+def test_an_address_that_leads_elsewhere_now_has_only_what_was_seen_there() -> None:
+    first = after(check(3), check(1, 2, identity=TWO, address=ELSEWHERE), check(3, 3))
+    databases = after(check(3, 4, address=TUNNEL), check(1, 5, identity=TWO), databases=first)
+    assert (ready(databases, HERE), ready(databases, TUNNEL)) == ([0, 1], [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize("is_rollback", [False, True])
+def test_a_database_that_nobody_knew_may_be_one_that_all_knew_by_another_identity(
+    is_rollback: bool,
+) -> None:
+    """A holder took over what seemed a copy, gave it a new identity, and died before it said so."""
+    databases = after(check(3), check(3, 2, address=TUNNEL))
+    if is_rollback:
+        databases = withdraw_above(databases, TWO, HERE, digests(1))
+        assert ready(databases, HERE) == []
+    else:
+        databases = after(check(1, 3, identity=TWO), databases=databases)
+        assert ready(databases, HERE) == [0, 1]
+    assert ready(databases, TUNNEL) == []
+
+
+def test_a_database_that_no_address_leads_to_is_forgotten() -> None:
+    assert set(after(check(3), check(1, 2, identity=TWO))) == {TWO}
+
+
+def test_what_may_be_so_no_longer_is_forgotten_for_every_address() -> None:
+    databases = after(
+        check(3), check(3, 2, address=TUNNEL), check(1, 3, identity=TWO, distrusted=ONE)
+    )
+    assert (ready(databases, HERE), ready(databases, TUNNEL)) == ([0, 1], [])
+    assert databases[ONE].fence == 2, "else it would not be known that a copy is behind"
+
+
+def test_a_resync_leaves_other_addresses_to_look_again() -> None:
+    databases = after(check(3), check(3, 2, address=TUNNEL), check(2, 3, distrusted=ONE))
+    assert (ready(databases, HERE), ready(databases, TUNNEL)) == ([0, 1, 2], [])
+
+
+def test_no_more_than_three_other_databases_are_remembered_the_newest() -> None:
+    def of(number: int, fence: int) -> Check:
+        return check(100, fence, identity=f"i{number}", address=f"a{number}")
+
+    databases = after(*(of(n, n) for n in range(1, 8)), *(of(n, 3 + n) for n in range(7, 3, -1)))
+    assert set(databases) == {"i7", "i6", "i5", "i4"}
+    assert ready(databases, "a4") == list(range(101))
+    assert ready(databases, "a5") == list(range(61, 101))
+
+
+# --- looks
+
+
+def test_a_look_changes_neither_who_completed_last_nor_under_which_token() -> None:
+    databases = after(check(3), check(3, 9, owner="looker", address=TUNNEL, is_takeover=False))
+    assert (databases[ONE].fence, databases[ONE].owner) == (1, "o")
+    assert ready(databases, TUNNEL) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("databases", "address", "length", "may_be"),
+    [
+        ({}, HERE, 3, False),
+        (after(check(3)), HERE, 3, False),
+        (after(check(3)), TUNNEL, 3, True),
+        (after(check(3), check(3, 2, address=TUNNEL)), HERE, 3, True),
+        (after(check(3), check(3, 2, address=TUNNEL)), TUNNEL, 3, False),
+        (after(check(300)), HERE, 5, True),
+        (after(check(300)), HERE, 300, False),
+        (after(check(3), check([], 2, address=TUNNEL, identity=UNKNOWN)), TUNNEL, 3, False),
+    ],
+    ids=[
+        "nobody completed",
+        "this address saw it",
+        "unknown address",
+        "behind",
+        "newest",
+        "older than the list",
+        "in the list",
+        "looked in vain",
+    ],
+)
+def test_a_look_is_worth_it_where_something_was_completed_that_this_address_has_not_seen(
+    databases: Databases, address: str, length: int, may_be: bool
+) -> None:
+    for record in databases.values():
+        if record.fence == 0:
+            assert UNKNOWN in databases
+    if UNKNOWN in databases:
+        databases = {**databases, UNKNOWN: replace(databases[UNKNOWN], fence=0)}
+    assert LeaseState(databases=databases).may_be_ready(address, length) is may_be
+
+
+# --- a shared target
+
+
+@pytest.mark.parametrize(
+    ("theirs", "is_shared"),
+    [
+        (digests(3), False),
+        (digests(2), False),
+        (digests(5), False),
+        ([*digests(1), digest(2, "e")], True),
+        ([EMPTY_DIGEST, digest(1, "e")], True),
+        ([], False),
+    ],
+    ids=["the same", "behind", "ahead", "forked", "nothing in common", "empty"],
+)
+def test_a_target_is_shared_by_databases_of_which_neither_is_on_the_others_way(
+    theirs: list[str], is_shared: bool
+) -> None:
+    mine = check(3, 2)
+    databases = after(check(theirs, identity=TWO, address=ELSEWHERE))
+    assert bool(list(sharing(databases, mine))) is is_shared
+
+
+def test_an_address_that_was_moved_shares_its_target_with_nobody() -> None:
+    assert not list(sharing(after(check([digest(1, "e")], identity=TWO)), check(3, 2)))
+
+
+# --- the size of the item
+
+
+def addresses(count: int, length: int = 90) -> list[str]:
+    return [f"{n:03d}".ljust(length, "x") for n in range(count)]
+
+
+def test_one_database_with_eight_addresses_stays_below_one_read_unit() -> None:
+    databases: Databases = {}
+    for fence, address in enumerate(addresses(8), 1):
+        served = digest(fence)
+        for number in range(60):
+            each = check(1_000, 60 * fence + number, address=address, served=served)
+            databases = after(replace(each, identity="i" * 36, owner="o" * 100), databases=databases)
+    assert len(databases["i" * 36].addresses) == 8
+    assert item_size(encode_databases(databases)) < 4_000
+
+
+def test_the_largest_item_stays_below_two_read_units() -> None:
+    databases: Databases = {}
+    for fence in range(1, 400):
+        identity = f"{fence % 5}".ljust(36, "i")
+        history = [digest(n, f"{fence % 5}") for n in range(500)]
+        each = check(history, fence, identity=identity, address=addresses(60)[fence % 60])
+        each = replace(each, served=history[fence], owner="o" * 100, before=history)
+        databases = after(each, databases=databases)
+    assert len(databases) == 4
+    assert item_size(encode_databases(databases)) < 8_000
+
+
+# --- all of it, against databases that move under it
+
+
+@dataclass
+class Database:
+    """A database: what its history satisfies, and its fence row."""
+
+    history: list[str] = field(default_factory=lambda: [EMPTY_DIGEST])
+    also: set[str] = field(default_factory=set)  # satisfied, though the history names it no more
+    token: int = 0
+    owner: str = ""
+    identity: str = ""
+
+
+class Readiness(RuleBasedStateMachine):
+    """Holders come through any address, to databases that are copied, restored and moved.
+
+    Law: what is marked ready at an address, the database there satisfies. The fast path has
+    nothing but the item, so an address that is moved or a database that is restored is checked
+    before anything is served there, as the runbooks say.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.databases: Databases = {}
+        self.leads_to = {address: Database(identity=ONE) for address in ("a", "b")}
+        self.leads_to["b"] = self.leads_to["a"]
+        self.backups: list[Database] = []
+        self.fence = 0
+        self.names = 0
+
+    def name(self) -> str:
+        self.names += 1
+        return f"new {self.names}"
+
+    def take_over(self, address: str) -> tuple[Database, str]:
+        """As a holder does: the token, and another identity for what is behind."""
+        database = self.leads_to[address]
+        self.fence += 1
+        known = {i: (record.fence, record.owner) for i, record in self.databases.items()}
+        row = FenceRow(database.token, database.owner, "", database.identity)
+        distrusted = database.identity if is_behind(row, known) else ""
+        if distrusted:
+            database.identity = self.name()
+        database.token, database.owner = self.fence, f"owner {self.fence}"
+        return database, distrusted
+
+    def complete(self, address: str, distrusted: str, before: list[str], served: str = "") -> None:
+        database = self.leads_to[address]
+        self.databases = record_check(
+            self.databases,
+            Check(
+                identity=database.identity,
+                address=address,
+                digests=list(database.history),
+                fence=database.token,
+                owner=database.owner,
+                at_ms=self.fence,
+                served=served,
+                before=before,
+                distrusted=distrusted,
+            ),
+        )
+
+    @rule(
+        address=st.sampled_from("abcd"),
+        count=st.integers(0, 3) | st.just(150),
+        dies=st.booleans(),
+        served=st.integers(0, 5),
+    )
+    def migrates(self, address: str, count: int, dies: bool, served: int) -> None:
+        if address in self.leads_to:
+            database, distrusted = self.take_over(address)
+            before = list(database.history)
+            database.history += [self._digest() for _ in range(count)]
+            if not dies:
+                old = database.history[min(served, len(database.history) - 1)]
+                self.complete(address, distrusted, before, old)
+
+    def _digest(self) -> str:
+        self.names += 1
+        return f"{self.names:016x}".ljust(64, "d")
+
+    @rule(address=st.sampled_from("abcd"), left=st.integers(0, 4), dies=st.sampled_from([0, 1, 2]))
+    def rolls_back(self, address: str, left: int, dies: int) -> None:
+        if address in self.leads_to:
+            database, distrusted = self.take_over(address)
+            kept = database.history[: left + 1]
+            self.databases = withdraw_above(self.databases, database.identity, address, kept)
+            if dies != 1:
+                database.history = kept
+                database.also &= set(kept)
+            if not dies:
+                self.complete(address, distrusted, [])
+
+    @rule(address=st.sampled_from("abcd"))
+    def is_repaired(self, address: str) -> None:
+        """The newest one's file changed after it was applied."""
+        if address in self.leads_to and len(self.leads_to[address].history) > 1:
+            database, distrusted = self.take_over(address)
+            before = list(database.history)
+            database.also |= set(before)
+            database.history = [*before[:-1], self._digest()]
+            self.complete(address, distrusted, before)
+
+    @rule(source=st.sampled_from("ab"), address=st.sampled_from("cd"))
+    def is_copied(self, source: str, address: str) -> None:
+        """With everything that could tell it apart; its address is new, or checked at once."""
+        was_known = address in self.leads_to
+        self.leads_to[address] = copied(self.leads_to[source])
+        if was_known:
+            self.migrates(address, 0, False, 0)
+
+    @rule(address=st.sampled_from("abcd"))
+    def is_backed_up(self, address: str) -> None:
+        if address in self.leads_to:
+            self.backups.append(copied(self.leads_to[address]))
+
+    @precondition(lambda self: self.backups)
+    @rule(address=st.sampled_from("abcd"), which=st.integers(0, 9))
+    def is_restored(self, address: str, which: int) -> None:
+        """In place, for every address that leads there; each is checked, as the runbook says."""
+        if address in self.leads_to:
+            there = self.leads_to[address]
+            backup = copied(self.backups[which % len(self.backups)])
+            there.__dict__.update(backup.__dict__)
+            there_by = [name for name, each in self.leads_to.items() if each is there]
+            for name in there_by:
+                self.migrates(name, 0, False, 0)
+
+    @invariant()
+    def nothing_is_marked_ready_that_is_not(self) -> None:
+        state = LeaseState(databases=self.databases)
+        for address, database in self.leads_to.items():
+            record = state.record_of(address)
+            if record is not None:
+                true = set(split_marks(join_marks([*database.history, *database.also])))
+                for mark in {*split_marks(record.ready), *split_marks(record.older)} - true:
+                    assert not state.is_ready(mark.hex(), address), f"{address}: {mark.hex()}"
+
+    @invariant()
+    def an_address_leads_to_one_database_and_the_item_can_be_read_again(self) -> None:
+        led = [address for record in self.databases.values() for address in record.addresses]
+        assert len(led) == len(set(led))
+        item = {"format": {"N": "2"}, "databases": encode_databases(self.databases)}
+        assert decode(item, target="t").databases == self.databases
+
+
+def copied(database: Database) -> Database:
+    return replace(database, history=list(database.history), also=set(database.also))
+
+
+TestReadiness = Readiness.TestCase
+TestReadiness.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
