@@ -127,9 +127,11 @@ format: .venv/installed-dev
 	.sam/bin/python -m pip install --quiet --disable-pip-version-check 'aws-sam-cli>=1.150'
 	@touch $@
 
-# Servers of every supported major version, with TLS; the one in the wheel is built without.
+# Servers of every supported major version, with TLS; the one in the wheel is built without. And
+# PgBouncer: the one on PATH, or Debian's package.
 .engines/installed: .venv/installed-dev
 	$(BIN)/python -m lambda_migrate.local.postgresql install $(MAJORS)
+	$(BIN)/python -m lambda_migrate.local.pgbouncer install
 	@touch $@
 
 clean:

@@ -79,7 +79,7 @@ def apply_in_transaction(
     require_migration(migration)
 
     def already_done() -> int | None:
-        rows = fenced.run(fenced.queries.read_row(migration.version), deadline)
+        rows = fenced.read(fenced.queries.read_row(migration.version), deadline)
         return rows[0][2] if rows and rows[0][:2] == ["applied", migration.checksum] else None
 
     run = _Run(fenced, migration.up, name=migration.name, path=path, deadline=deadline)
@@ -99,7 +99,7 @@ def revert_in_transaction(fenced: FencedConnection, row: HistoryRow, deadline: D
     require_runnable(script, name=row.name, path=path)
 
     def already_done() -> int | None:
-        return None if fenced.run(fenced.queries.read_row(row.version), deadline) else 0
+        return None if fenced.read(fenced.queries.read_row(row.version), deadline) else 0
 
     run = _Run(fenced, script, name=row.name, path=path, deadline=deadline)
     return run.until_done(fenced.queries.delete_reverted(row.version), already_done)

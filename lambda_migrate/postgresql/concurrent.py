@@ -20,6 +20,7 @@ unknown         cannot be determined: `RepairRequired`, unless the script is rep
 from __future__ import annotations
 
 from enum import Enum
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -239,9 +240,7 @@ class _Statement:
         """
         for attempt in count(1):
             try:
-                limits = self._fenced.limits(self._deadline, waits_for_locks=True)
-                self._fenced.run(limits.set_session(), self._deadline)
-                self._fenced.run(self._script.sql, self._deadline, keep=0)
+                self._fenced.run_outside(self._script.sql, self._deadline, name=self._name)
                 break
             except PostgresError as error:
                 failure = self._failure(error)
@@ -367,10 +366,8 @@ class _Statement:
     def _drop_half_built(self) -> None:
         """Drop it, which waits for older transactions as building it does."""
         for name in self._invalid_indexes():
-            limits = self._fenced.limits(self._extended, waits_for_locks=True)
-            self._read(sql.DISCARD_ALL)
-            self._read(limits.set_session())
-            self._read(sql.drop_index(name))
+            drop = partial(self._fenced.run_outside, sql.drop_index(name), name=self._name)
+            self._ours(partial(drop, self._extended))
 
     def _invalid_indexes(self) -> Iterator[str]:
         build = self._build
@@ -610,8 +607,11 @@ class _Statement:
         return self._read(sql.find_partition(_quoted(build.table), _quoted(build.names[0])))
 
     def _read(self, statement: str) -> list[list[Any]]:
+        return self._ours(lambda: self._fenced.read(statement, self._extended))
+
+    def _ours(self, act: Callable[[], _T]) -> _T:
         try:
-            return self._persist(lambda: self._fenced.run(statement, self._extended))
+            return self._persist(act)
         except PostgresError as error:
             raise self._failure(error, is_ours=True) from error
 

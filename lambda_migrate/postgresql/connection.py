@@ -58,7 +58,18 @@ _PERMANENT_CLASSES = ("28", "3D", "42", "22", "0A")
 _UNSENDABLE = re.compile("[\0\ud800-\udfff]")
 
 _PROTOCOL_VIOLATION = "08P01"
-"""What poolers answer to a startup parameter that they do not know."""
+"""PgBouncer's code for nearly everything: that it is full for a moment, that the server does not
+answer, and that a login or a parameter will never do. Only the words tell which."""
+
+_POOLER_DENIES_LOGIN = re.compile(
+    r"no such user|authentication (method|failed)|login (rejected|failed)|auth failed"
+    r"|password (pkt|authentication)|empty password|no username"
+)
+_POOLER_NEVER_WILL = re.compile(
+    r"unsupported|no such database|does not exist|is disabled|too long|SSL required|config error"
+    r"|not supported|disallowed|invalid startup|permission denied"
+)
+_UNKNOWN_PARAMETER = re.compile(r"unsupported startup parameter(?: in options)?: (\S+)")
 
 
 class PostgresError(Exception):
@@ -126,7 +137,10 @@ class ConnectFailed(Exception):
     @property
     def is_authentication(self) -> bool:
         """Whether fresh credentials may help: the role or its password was refused."""
-        return self.sqlstate.startswith("28")
+        by_pooler = self.sqlstate == _PROTOCOL_VIOLATION and self.permanent
+        return self.sqlstate.startswith("28") or (
+            by_pooler and bool(_POOLER_DENIES_LOGIN.search(self.reason))
+        )
 
 
 def connect(
@@ -318,7 +332,7 @@ class _Attempt:
         if fields:
             return self._failed(
                 fields.get("M", "") + _advice(fields, self.address),
-                permanent=_is_permanent(fields.get("C", "")),
+                permanent=_is_permanent(fields.get("C", ""), fields.get("M", "")),
                 sqlstate=fields.get("C", ""),
                 answered=True,
             )
@@ -536,8 +550,12 @@ def _is_fatal(fields: Mapping[str, str]) -> bool:
     return _severity(fields) in ("FATAL", "PANIC")
 
 
-def _is_permanent(sqlstate: str) -> bool:
-    return sqlstate[:2] in _PERMANENT_CLASSES or sqlstate == _PROTOCOL_VIOLATION
+def _is_permanent(sqlstate: str, message: str) -> bool:
+    if sqlstate == _PROTOCOL_VIOLATION:
+        cached = "server_login_retry" in message  # another's failure, which the pooler repeats
+        denied = _POOLER_DENIES_LOGIN.search(message) or _POOLER_NEVER_WILL.search(message)
+        return bool(denied) and not cached
+    return sqlstate[:2] in _PERMANENT_CLASSES
 
 
 def _words(error: Exception, on_timeout: str) -> str:
@@ -567,6 +585,12 @@ def _advice(fields: Mapping[str, str], address: DatabaseAddress) -> str:
     text = fields.get("M", "")
     if "no encryption" in text or "SSL off" in text:
         return f"; it may demand TLS: sslmode={address.tls_mode} does not use it"
+    unknown = _UNKNOWN_PARAMETER.search(text)
+    if unknown:
+        return (
+            f"; leave {unknown[1]} out of the URL, or add {unknown[1]} to "
+            "ignore_startup_parameters in the pooler's configuration"
+        )
     return ""
 
 

@@ -8,7 +8,8 @@ successor before the token changes.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from itertools import count
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 from lambda_migrate.errors import (
@@ -16,14 +17,16 @@ from lambda_migrate.errors import (
     DatabaseUnavailable,
     LeaseHeld,
     LeaseLost,
+    MigrateError,
     MigrationFailed,
 )
+from lambda_migrate.migrations.statements import redact
 from lambda_migrate.postgresql.connection import ConnectFailed, ConnectionLost, PostgresError
 from lambda_migrate.postgresql.database import FenceRow, FenceStale, is_behind
-from lambda_migrate.postgresql.sql import DISCARD_ALL, LAYOUT, Limits
+from lambda_migrate.postgresql.sql import LAYOUT, Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from lambda_migrate.deadline import Deadline, Random
     from lambda_migrate.postgresql.connection import Connection
@@ -32,13 +35,15 @@ if TYPE_CHECKING:
 
 __all__ = ["FencedConnection", "Opener", "ScriptRefused", "as_configuration", "read_fence_row"]
 
+_T = TypeVar("_T")
+
 Opener = "Callable[[float], Connection]"
 
 _FENCE_LOCK_MS = 500
-"""How long a takeover waits for the fence row before it looks again who holds it."""
+"""How long a takeover waits for the fence row before it ends who has had it all the while."""
 
 _NOT_OURS_TO_END = (
-    "an earlier holder's backend runs under another role and may not be ended: use one role for "
+    "an earlier holder's backend logged in as another role and may not be ended: use one role for "
     "all functions of a target, or GRANT pg_signal_backend"
 )
 
@@ -54,6 +59,12 @@ _GRACE_SECONDS = 1.0
 
 LOCK_NOT_AVAILABLE = "55P03"
 INSUFFICIENT_PRIVILEGE = "42501"
+READ_ONLY_TRANSACTION = "25006"
+
+_MAY_PASS = ("08", "25006", "40", "53", "55P03", "55006", "57", "58", "XX", "23505")
+"""What is refused with one of these while we take over may be accepted a moment later: a broken
+connection to elsewhere, a failover, a serialization failure, no memory or disk or connection left,
+a lock, a shutdown, an I/O error, a catalog row that another process writes at the same time."""
 
 
 class ScriptRefused(Exception):
@@ -72,6 +83,11 @@ class ScriptRefused(Exception):
 
 class FencedConnection:
     """One holder's connection; `run` and `transaction` only ever act under its fence.
+
+    Attributes:
+        is_direct: Whether the session is ours alone: the backend that answers is the one that the
+            login named. Behind PgBouncer or RDS Proxy another one answers.
+        on_reattached: Called by `reattach`; what it raises ends the connection.
 
     Args:
         open_connection: Opens a connection, given the seconds that it may take.
@@ -97,6 +113,8 @@ class FencedConnection:
         """Of the database that was taken over; see `HeldDatabase.identity`."""
         self.distrusted = ""
         """See `HeldDatabase.distrusted`."""
+        self.is_direct = False
+        self.on_reattached: Callable[[Deadline], None] = _do_nothing
         self._open = open_connection
         self._random = random
         self._lock_ms = round(lock_seconds * 1000)
@@ -115,19 +133,12 @@ class FencedConnection:
             ConfigurationError: Privileges or the environment are wrong.
             DatabaseUnavailable: Not before the deadline.
         """
-        self.close()
-        if self.is_aborted:
-            raise self.lost()
-        self._connection = self._connect(deadline)
-        try:
-            self._bootstrap(deadline)
-            self._take(deadline, evict=evict)
-        except PostgresError as error:
-            self.close()
-            raise as_configuration(error) from error
-        except BaseException:
-            self.close()
-            raise
+        self._until_accepted(lambda: self._take_over(deadline, evict=evict), deadline)
+
+    def _take_over(self, deadline: Deadline, *, evict: bool) -> None:
+        self._open_session(deadline)
+        self._bootstrap(deadline)
+        self._take(deadline, evict=evict)
 
     def look(self, deadline: Deadline) -> tuple[bool, bool]:
         """Connect without taking the fence, for who commits nothing and ends nobody.
@@ -142,23 +153,16 @@ class FencedConnection:
             ConfigurationError: Privileges or the environment are wrong.
             DatabaseUnavailable: Not before the deadline.
         """
-        self.close()
-        if self.is_aborted:
-            raise self.lost()
-        self._connection = self._connect(deadline)
-        try:
-            has_schema, has_tables, reads_system = self.run(self.queries.probe(), deadline)[0]
-            read_fence = self.queries.read_fence(reads_system=reads_system)
-            rows = self.run(read_fence, deadline) if has_tables else []
-            for row in rows:
-                self._judge_fence(read_fence_row(row))
-                self._refuse_if_held(deadline)
-        except PostgresError as error:
-            self.close()
-            raise as_configuration(error) from error
-        except BaseException:
-            self.close()
-            raise
+        return self._until_accepted(lambda: self._look(deadline), deadline)
+
+    def _look(self, deadline: Deadline) -> tuple[bool, bool]:
+        self._open_session(deadline)
+        has_schema, has_tables, reads_system = self.read(self.queries.probe(), deadline)[0]
+        read_fence = self.queries.read_fence(reads_system=reads_system)
+        rows = self.read(read_fence, deadline) if has_tables else []
+        for row in rows:
+            self._judge_fence(read_fence_row(row))
+            self._refuse_if_held(deadline)
         return has_schema, bool(rows)
 
     def reattach(self, deadline: Deadline) -> None:
@@ -166,11 +170,17 @@ class FencedConnection:
 
         Raises:
             LeaseLost: `abort` was called, or a successor has taken over.
+            DatabaseUnavailable: A row of the history that was there before is not there any more.
         """
         try:
             self.attach(deadline)
         except FenceStale as stale:
             raise self.lost(stale.seen) from stale
+        try:
+            self.on_reattached(deadline)
+        except BaseException:
+            self.close()
+            raise
 
     def abort(self) -> None:
         """End the running statement from another thread; nothing runs on this grant any more."""
@@ -216,6 +226,15 @@ class FencedConnection:
         timeout = deadline.remaining() + _GRACE_SECONDS
         return self.connection.run(sql, timeout=timeout, keep=keep)
 
+    def read(self, sql: str, deadline: Deadline) -> list[list[Any]]:
+        """`run` for what changes nothing: outside a transaction it has limits of its own.
+
+        The database or the role may have others by default.
+        """
+        if self.connection.in_transaction:
+            return self.run(sql, deadline)
+        return self.run(f"{self._own_limits(deadline).set_alone()} {sql}", deadline)
+
     def limits(self, deadline: Deadline, *, waits_for_locks: bool = False) -> Limits:
         """The server-side limits for what is to be done by ``deadline``.
 
@@ -226,11 +245,17 @@ class FencedConnection:
         if left <= 0:
             raise MigrationFailed("the deadline has passed", is_overdue=True)
         statement = max(1, round(left * 1000))
-        return Limits(
-            lock=0 if waits_for_locks else _shorter(self._lock_ms, statement),
-            statement=statement,
-            server_version=self.connection.server_version,
-        )
+        lock = 0 if waits_for_locks else _shorter(self._lock_ms, statement)
+        return self._limits(lock, statement)
+
+    def _own_limits(self, deadline: Deadline, *, lock_ms: int = 0) -> Limits:
+        """For statements of our own: as long as `run` listens."""
+        statement = max(500, round(deadline.remaining() * 1000))
+        return self._limits(_shorter(lock_ms, statement) if lock_ms else 0, statement)
+
+    def _limits(self, lock: int, statement: int) -> Limits:
+        version = self.connection.server_version
+        return Limits(lock=lock, statement=statement, server_version=version)
 
     def begin(self, deadline: Deadline) -> str:
         """Open a transaction, lock the fence, compare it; returns the transaction's id.
@@ -241,7 +266,11 @@ class FencedConnection:
         if self.connection.in_transaction:
             # BEGIN would only warn, and what stands open would be committed with what is to come.
             self.undo(deadline)
-        rows = self.run(self.queries.begin(self.limits(deadline)), deadline)
+        try:
+            rows = self.run(self.queries.begin(self.limits(deadline)), deadline)
+        except PostgresError as error:
+            self._give_up_reader(error)
+            raise
         token, owner, transaction = rows[-1] if rows else (None, "", "")
         if (token, owner) != (self.grant.fence, self.grant.owner):
             self.run("ROLLBACK", deadline)
@@ -250,8 +279,8 @@ class FencedConnection:
 
     def commit(self, writes: str, deadline: Deadline) -> list[Any]:
         """Undo what a script left in the session, write and commit; returns the last row."""
-        rows = self.run(self.queries.commit(writes, self.limits(deadline)), deadline)
-        return rows[-1]
+        sql = self.queries.commit(writes, self.limits(deadline), is_direct=self.is_direct)
+        return self.run(sql, deadline)[-1]
 
     def run_enclosed(self, script: str, writes: str, deadline: Deadline) -> list[Any]:
         """Run a script's whole transaction in one message; returns the last row of ``writes``.
@@ -263,7 +292,9 @@ class FencedConnection:
         if self.connection.in_transaction:
             # BEGIN would only warn, and what stands open would be committed with what is to come.
             self.undo(deadline)
-        message = self.queries.enclose(script, writes, self.grant, self.limits(deadline))
+        message = self.queries.enclose(
+            script, writes, self.grant, self.limits(deadline), is_direct=self.is_direct
+        )
         try:
             return self.run(message.sql, deadline, keep=1)[-1]
         except PostgresError as error:
@@ -273,6 +304,8 @@ class FencedConnection:
             if seen is not None:
                 raise self.lost(seen if seen >= 0 else None) from error
             completed_of_script = message.completed(completed, error.position)
+            if completed_of_script is None:
+                self._give_up_reader(error)
             error.position = message.position(error.position)
             raise ScriptRefused(error, completed=completed_of_script) from error
 
@@ -285,19 +318,133 @@ class FencedConnection:
             self.undo(deadline)
             raise
 
+    def require_direct(self, name: str, deadline: Deadline) -> None:
+        """Refuse what must run in a session that is ours alone.
+
+        Behind a pooler a successor could not end the session that stands between an intent row and
+        its statement: it may serve the application by then.
+
+        Args:
+            name: The migration's.
+            deadline: For asking.
+
+        Raises:
+            MigrationFailed: A pooler is in between, or another session has the session lock.
+        """
+        if not self.is_direct:
+            raise MigrationFailed(_NEEDS_DIRECT, migration=name)
+        if not self.read(self.queries.try_session_lock(), deadline)[-1][0]:
+            raise self._session_lock_taken(deadline, name)
+
+    def run_outside(self, script: str, deadline: Deadline, *, name: str = "") -> None:
+        """Run one statement outside a transaction, with settings that end with it.
+
+        It waits for locks as long as the deadline allows.
+
+        Args:
+            script: The statement.
+            deadline: When PostgreSQL cancels it.
+            name: The migration's, for messages.
+
+        Raises:
+            PostgresError: The server refused it; its position is one in ``script``.
+            ConnectionLost: Whether it took effect is unknown.
+            LeaseLost: A successor has taken over; it did not begin.
+            MigrationFailed: See `require_direct`; it did not begin.
+        """
+        self.require_direct(name, deadline)
+        if self.connection.in_transaction:
+            self.undo(deadline)
+        limits = self.limits(deadline, waits_for_locks=True)
+        pid, is_locked, token, owner = self.run(self.queries.prepare_outside(limits), deadline)[-1]
+        if pid != self.connection.pid:  # a pooler that shows a backend's own number
+            self.is_direct = False
+            self.undo(deadline)
+            raise MigrationFailed(_NEEDS_DIRECT, migration=name)
+        if (token, owner) != (self.grant.fence, self.grant.owner):
+            raise self.lost(token)
+        if not is_locked:
+            raise self._session_lock_taken(deadline, name)
+        tag = self.queries.tag(self.grant)
+        try:
+            self.run(tag + script, deadline, keep=0)
+        except PostgresError as error:
+            if error.position is not None:
+                error.position = max(1, error.position - len(tag))
+            raise
+        finally:
+            self._forget_or_close(deadline)
+
+    def _forget_or_close(self, deadline: Deadline) -> None:
+        """Settings of a session end with it, too."""
+        if self._connection is None or self._connection.is_closed:
+            return
+        try:
+            self.undo(deadline)
+        except (PostgresError, ConnectionLost):
+            self.close()
+
+    def _session_lock_taken(self, deadline: Deadline, name: str) -> MigrationFailed:
+        rows = self.read(self.queries.find_session_lockers(), deadline)
+        by = _session(*rows[0]) if rows else "a session of another role"
+        return MigrationFailed(
+            f"{by} holds the advisory lock of schema {self.queries.schema}, without which nothing "
+            "can run outside a transaction; end that session and run again",
+            migration=name,
+        )
+
     def undo(self, deadline: Deadline) -> None:
         """Roll back, and forget what a script left in the session.
 
-        Prepared statements, for one, outlive a rollback.
+        Prepared statements, for one, outlive a rollback. One message: between two a pooler would
+        hand the backend on.
         """
-        self.run("ROLLBACK", deadline)
-        self.run(DISCARD_ALL, deadline)
+        self.run(f"ROLLBACK; {self.queries.forget(is_direct=self.is_direct)}", deadline)
 
     def jitter(self, attempt: int) -> float:
         """Seconds before the next attempt, the first being 1: up to 5, full jitter."""
         return float(min(5.0, 0.1 * 2 ** min(attempt, 10)) * self._random.random())
 
     # --- inside attach
+
+    def _until_accepted(self, act: Callable[[], _T], deadline: Deadline) -> _T:
+        """Try again what PostgreSQL refuses now and may accept later, until the deadline."""
+        for attempt in count(1):
+            try:
+                return act()
+            except PostgresError as error:
+                self.close()
+                refusal = as_configuration(error)
+                if not refusal.retryable or deadline.is_over:
+                    raise refusal from error
+            except BaseException:
+                self.close()
+                raise
+            deadline.clock.sleep(min(self.jitter(attempt), deadline.remaining()))
+        raise AssertionError("count ends")  # pragma: no cover
+
+    def _open_session(self, deadline: Deadline) -> None:
+        """Connect, and see what kind of session it is."""
+        self.close()
+        if self.is_aborted:
+            raise self.lost()
+        self._connection = self._connect(deadline)
+        pid, is_recovering, is_read_only = self.read(self.queries.session(), deadline)[0]
+        self.is_direct = pid == self._connection.pid
+        if is_recovering:
+            raise PostgresError({"C": READ_ONLY_TRANSACTION, "M": _RECOVERING})
+        if is_read_only:
+            raise ConfigurationError(_READ_ONLY_BY_DEFAULT)
+
+    def _give_up_reader(self, error: PostgresError) -> None:
+        """A server that has become a reader will not become a writer for this connection.
+
+        Raises:
+            ConnectionLost: It has; another connection may find the new writer.
+        """
+        if error.sqlstate == READ_ONLY_TRANSACTION:
+            self.close()
+            raise ConnectionLost(error.message, sqlstate=error.sqlstate) from error
 
     def _connect(self, deadline: Deadline) -> Connection:
         from tenacity import RetryCallState, Retrying, retry_if_exception
@@ -326,31 +473,49 @@ class FencedConnection:
         return connection
 
     def _bootstrap(self, deadline: Deadline) -> None:
-        has_schema, has_tables, self._reads_system = self.run(self.queries.probe(), deadline)[0]
+        has_schema, has_tables, self._reads_system = self.read(self.queries.probe(), deadline)[0]
         if not has_tables:
             self._create(deadline, create_schema=not has_schema)
 
     def _create(self, deadline: Deadline, *, create_schema: bool) -> None:
-        self.run(self.queries.bootstrap(create_schema=create_schema), deadline)
+        limits = self._own_limits(deadline)
+        self.run(self.queries.bootstrap(limits, create_schema=create_schema), deadline)
 
     def _take(self, deadline: Deadline, *, evict: bool) -> None:
-        """Set the token; end whoever is in the way, then and after, and see them gone."""
+        """Set the token; end who has the row locked for longer than we wait, and nobody else.
+
+        A release gives the row back in an instant, so that it ends no session.
+        """
+        if not evict:
+            self._claim(deadline)
         while True:
             seen = self._check_fence(deadline)
-            if not evict:
-                self._refuse_if_held(deadline)
+            lockers = self.read(self.queries.find_fence_locker(self.grant), deadline)
+            if not evict and lockers:
+                raise _held_by(lockers[0])
             if self._set_token(seen, deadline, evict=evict):
-                break
-        self._end_others(deadline)
+                return
+            for pid, transaction, *_ in lockers:
+                self._end(self.queries.end_transaction(pid, transaction), deadline)
+            if deadline.is_over:
+                raise DatabaseUnavailable(_still_locked(lockers))
+
+    def _claim(self, deadline: Deadline) -> None:
+        """Of several that end nobody, one goes on."""
+        if self.is_direct and self.read(self.queries.try_session_lock(), deadline)[-1][0]:
+            return
+        rows = self.read(self.queries.find_session_lockers(), deadline)
+        if rows:
+            raise _held_by(rows[0])
 
     def _check_fence(self, deadline: Deadline) -> FenceRow:
-        """The fence as it stands, with the identity that it is to have from now on."""
+        """The fence as it stands, judged."""
         read_fence = self.queries.read_fence(reads_system=self._reads_system)
-        rows = self.run(read_fence, deadline)
+        rows = self.read(read_fence, deadline)
         if not rows:
             # The table was emptied. A token is compared for equality, so none comes alive.
             self._create(deadline, create_schema=False)
-            rows = self.run(read_fence, deadline)
+            rows = self.read(read_fence, deadline)
         row = read_fence_row(rows[0])
         self._judge_fence(row)
         return row
@@ -401,45 +566,50 @@ class FencedConnection:
         )
 
     def _refuse_if_held(self, deadline: Deadline) -> None:
-        others = self.run(self.queries.count_other_holders(self.grant), deadline)[0][0]
-        if others:
-            raise LeaseHeld("somebody else is migrating this database; try again when it is done")
-
-    def _end_others(self, deadline: Deadline) -> None:
-        """End earlier holders' backends until none is left."""
-        while True:
-            try:
-                sql = self.queries.end_other_holders(self.grant, wait_ms=_END_WAIT_MS)
-                if all(ended for (ended,) in self.run(sql, deadline)):
-                    return
-            except PostgresError as error:
-                if error.sqlstate != INSUFFICIENT_PRIVILEGE:
-                    raise
-                raise ConfigurationError(_NOT_OURS_TO_END) from error
-            if deadline.is_over:
-                raise DatabaseUnavailable("an earlier holder's backend could not be ended")
+        """Refuse to go on while another backend is at work."""
+        queries = self.queries
+        for query in (queries.find_fence_locker(self.grant), queries.find_session_lockers()):
+            for row in self.read(query, deadline):
+                raise _held_by(row)
 
     def _set_token(self, seen: FenceRow, deadline: Deadline, *, evict: bool) -> bool:
+        """Set it, and end older holders' sessions before it is committed; False if it waits."""
         identity = self._identify(seen)
-        sql = self.queries.take_fence(
-            self.grant,
-            seen,
-            identity=identity,
-            lock_ms=_FENCE_LOCK_MS,
-            statement_ms=max(1, round(deadline.remaining() * 1000)),
-            evict=evict,
-        )
+        limits = self._own_limits(deadline, lock_ms=_FENCE_LOCK_MS)
         try:
-            is_set = self.run(sql, deadline)[-1:] == [[self.grant.owner]]
-            self.identity = identity if is_set else self.identity
-            return is_set
+            sql = self.queries.take_fence(self.grant, limits, seen, identity=identity)
+            rows = self.run(sql, deadline)
+            if rows[:1] != [[self.grant.owner, None]]:
+                self.run("ROLLBACK", deadline)  # the next look at the fence says why
+                return False
+            if rows[1:] and not evict:
+                self.run("ROLLBACK", deadline)
+                raise LeaseHeld(f"{_BUSY}; {_LATER}")
+            if rows[1:]:
+                self._end_sessions(deadline)
+            self.run(self.queries.finish_take(is_direct=self.is_direct), deadline)
+            self.identity = identity
         except PostgresError as error:
             self.run("ROLLBACK", deadline)
+            if error.sqlstate == LOCK_NOT_AVAILABLE:
+                return False
+            raise
+        return True
+
+    def _end_sessions(self, deadline: Deadline) -> None:
+        """End them until none is left."""
+        sql = self.queries.end_session_lockers(wait_ms=_END_WAIT_MS)
+        while self._end(sql, deadline):
+            if deadline.is_over:
+                raise DatabaseUnavailable("an earlier holder's session could not be ended")
+
+    def _end(self, sql: str, deadline: Deadline) -> list[list[Any]]:
+        try:
+            return self.run(sql, deadline)
+        except PostgresError as error:
             if error.sqlstate == INSUFFICIENT_PRIVILEGE and "terminate" in error.message:
                 raise ConfigurationError(_NOT_OURS_TO_END) from error
-            if error.sqlstate != LOCK_NOT_AVAILABLE or deadline.is_over:
-                raise
-            return False
+            raise
 
 
 def read_fence_row(row: list[Any]) -> FenceRow:
@@ -471,6 +641,10 @@ def read_fence_row(row: list[Any]) -> FenceRow:
     )
 
 
+def _do_nothing(deadline: Deadline) -> None:
+    """Of who has seen no history."""
+
+
 def _shorter(lock: int, statement: int) -> int:
     """A ``lock_timeout`` that comes before ``statement_timeout``: it tells what was waited for."""
     return max(1, min(lock, statement * 9 // 10))
@@ -480,11 +654,64 @@ def _is_worth_retrying(error: BaseException) -> bool:
     return isinstance(error, ConnectFailed) and not error.permanent
 
 
-def as_configuration(error: PostgresError) -> Exception:
+def as_configuration(error: PostgresError) -> MigrateError:
     """What a refusal of our own preparations is to a caller."""
-    if error.sqlstate == INSUFFICIENT_PRIVILEGE:
-        return ConfigurationError(
-            f"PostgreSQL refused to prepare the lambda-migrate schema: {error.message}; let the "
-            "migrating role own that schema, or GRANT it CREATE on the database"
+    told = f"{redact(error.message)} [{error.sqlstate}]"
+    for label, text in (("where", error.where), ("hint", error.hint)):
+        told += f"; {label}: {redact(' '.join(text.split()))[:_TOLD_AT_MOST]}" if text else ""
+    if error.message == _RECOVERING:
+        return DatabaseUnavailable(told)
+    if error.sqlstate.startswith(_MAY_PASS):
+        return DatabaseUnavailable(f"PostgreSQL refused to let a holder take over: {told}")
+    return ConfigurationError(
+        f"PostgreSQL refused to prepare the lambda-migrate schema: {told}; {_advice(error)}"
+    )
+
+
+def _advice(error: PostgresError) -> str:
+    if error.where:
+        return (
+            "a trigger of this database refuses it: let it pass over that schema, or correct the "
+            "function that `where` names"
         )
-    return DatabaseUnavailable(f"PostgreSQL failed while taking over: {error.message}")
+    if error.sqlstate == INSUFFICIENT_PRIVILEGE:
+        return "let the migrating role own that schema, or GRANT it CREATE on the database"
+    return "correct what it names, then deploy again"
+
+
+def _session(pid: int, application: str | None, since: str | None) -> str:
+    return f"backend {pid} ({application or 'no application name'}, since {since or 'unknown'})"
+
+
+def _held_by(row: Sequence[Any]) -> LeaseHeld:
+    """Of a row of `Queries.find_fence_locker` or `Queries.find_session_lockers`."""
+    return LeaseHeld(f"{_BUSY}: {_session(row[0], row[-2], row[-1])}; {_LATER}")
+
+
+def _still_locked(lockers: Sequence[Sequence[Any]]) -> str:
+    by = ", ".join(_session(row[0], row[-2], row[-1]) for row in lockers) or "another session"
+    return f"the fence row is locked by {by}, and was not free before the deadline"
+
+
+_TOLD_AT_MOST = 300
+"""Characters of a call stack, whose innermost function comes first."""
+
+_BUSY = "another process is migrating this database"
+_LATER = "try again when it is done"
+
+_RECOVERING = (
+    "the server is in recovery, so this endpoint is a reader or a failover is under way; use the "
+    "writer endpoint"
+)
+
+_READ_ONLY_BY_DEFAULT = (
+    f"the database is read-only by default, so nothing was migrated [{READ_ONLY_TRANSACTION}]; "
+    "lift it (ALTER DATABASE ... RESET default_transaction_read_only), or except the migrating "
+    "role (ALTER ROLE ... SET default_transaction_read_only = off)"
+)
+
+_NEEDS_DIRECT = (
+    "it is marked transaction:false, and a pooler (PgBouncer, RDS Proxy) is between here and "
+    "PostgreSQL: run it over the database's own endpoint (LAMBDA_MIGRATE_DATABASE_URL, or the host "
+    "in the secret), for example with `lambda-migrate up`"
+)

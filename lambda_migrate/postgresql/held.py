@@ -38,6 +38,8 @@ class HeldPostgreSQL:
     def __init__(self, fenced: FencedConnection, deadline: Deadline) -> None:
         self._fenced = fenced
         self._deadline = deadline
+        self._seen: dict[int, HistoryRow] = {}
+        fenced.on_reattached = self._require_unchanged
 
     @property
     def identity(self) -> str:
@@ -50,42 +52,57 @@ class HeldPostgreSQL:
         return self._fenced.distrusted
 
     def history(self) -> list[HistoryRow]:
-        """See `HeldDatabase.history`."""
-        rows = self._ours(
-            lambda: self._fenced.run(self._fenced.queries.read_history(), self._deadline)
-        )
-        return history_rows(rows)
+        """See `HeldDatabase.history`.
+
+        Raises:
+            DatabaseUnavailable: A row that this holder has seen or written vanished or changed.
+        """
+        rows = self._ours(lambda: self._read_unchanged(self._deadline))
+        self._seen = {row.version: row for row in rows}
+        return list(rows)
 
     def other_histories(self) -> list[OtherHistory]:
         """See `HeldDatabase.other_histories`."""
         from lambda_migrate.postgresql.other_tools import read_other_histories
 
         def run(sql: str) -> list[list[Any]]:
-            return self._fenced.run(sql, self._deadline)
+            return self._fenced.read(sql, self._deadline)
 
         found: list[OtherHistory] = self._ours(lambda: read_other_histories(run))
         return found
 
     def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
         """See `HeldDatabase.apply`."""
+        self._seen.pop(migration.version, None)  # a connection may break in the middle
         if migration.up.transactional:
-            return apply_in_transaction(self._fenced, migration, digest, deadline)
-        if self._settle_first(migration.version, deadline):
-            raise in_history(migration)
-        return apply_outside(self._fenced, migration, digest, deadline)
+            milliseconds = apply_in_transaction(self._fenced, migration, digest, deadline)
+        else:
+            self._require_direct(migration.name, deadline)
+            if self._settle_first(migration.version, deadline):
+                raise in_history(migration)
+            milliseconds = apply_outside(self._fenced, migration, digest, deadline)
+        self._seen[migration.version] = HistoryRow(
+            migration.version, migration.name, migration.checksum, digest
+        )
+        return milliseconds
 
     def revert(self, row: HistoryRow, deadline: Deadline) -> int:
         """See `HeldDatabase.revert`."""
+        self._seen.pop(row.version, None)
         is_outside = row.down is not None and not row.down.transactional
+        if is_outside:
+            self._require_direct(row.name, deadline)
         may_be_in_doubt = row.state is not RowState.APPLIED or is_outside
         if may_be_in_doubt and not self._settle_first(row.version, deadline):
             return 0
         if row.down is None or row.down.transactional:
             return revert_in_transaction(self._fenced, row, deadline)
+        self._require_direct(row.name, deadline)
         return revert_outside(self._fenced, row, deadline)
 
     def settle(self, row: HistoryRow, deadline: Deadline) -> None:
         """See `HeldDatabase.settle`."""
+        self._seen.pop(row.version, None)
         settle(self._fenced, row, deadline)
 
     def _settle_first(self, version: int, deadline: Deadline) -> bool:
@@ -100,11 +117,13 @@ class HeldPostgreSQL:
 
     def _state_of(self, version: int, deadline: Deadline) -> str | None:
         read = self._fenced.queries.read_row(version)
-        rows = self._ours(lambda: self._fenced.run(read, deadline))
+        rows = self._ours(lambda: self._fenced.read(read, deadline))
         return rows[0][0] if rows else None
 
     def record(self, migrations: Sequence[tuple[Migration, str]], *, baseline: bool) -> None:
         """See `HeldDatabase.record`."""
+        for migration, _ in migrations:
+            self._seen.pop(migration.version, None)
         if migrations:
             self._write(
                 self._fenced.queries.record(migrations, self._fenced.grant, baseline=baseline)
@@ -112,6 +131,8 @@ class HeldPostgreSQL:
 
     def forget(self, versions: Sequence[int]) -> None:
         """See `HeldDatabase.forget`."""
+        for version in versions:
+            self._seen.pop(version, None)
         if versions:
             self._write(self._fenced.queries.delete(versions))
 
@@ -134,6 +155,23 @@ class HeldPostgreSQL:
     ) -> None:
         self.close()
 
+    def _require_direct(self, name: str, deadline: Deadline) -> None:
+        """Refuse before anything is written what must not run through a pooler."""
+        self._ours(lambda: self._fenced.require_direct(name, deadline))
+
+    def _read_unchanged(self, deadline: Deadline) -> list[HistoryRow]:
+        """The history; only this holder may write it, so that it holds what was seen before."""
+        rows = self._fenced.read(self._fenced.queries.read_history(), deadline)
+        history = history_rows(rows)
+        now = {row.version: _essence(row) for row in history}
+        for version, row in self._seen.items():
+            if now.get(version) != _essence(row):
+                raise DatabaseUnavailable(_vanished(row, is_there=version in now))
+        return history
+
+    def _require_unchanged(self, deadline: Deadline) -> None:
+        self._read_unchanged(deadline)
+
     def _write(self, writes: str) -> None:
         self._ours(lambda: self._fenced.write(f"{writes}; SELECT 1", self._deadline))
 
@@ -152,6 +190,19 @@ class HeldPostgreSQL:
                 f"the lambda-migrate tables could not be used: {error.message}",
                 sqlstate=error.sqlstate,
             ) from error
+
+
+def _essence(row: HistoryRow) -> tuple[object, ...]:
+    return row.name, row.checksum, row.digest, row.state
+
+
+def _vanished(row: HistoryRow, *, is_there: bool) -> str:
+    what = "has changed" if is_there else "is gone"
+    return (
+        f"the history row of {row.name} was committed and {what} now: PostgreSQL has lost commits "
+        "that it had acknowledged (a failover to a replica that was behind, or a crash without "
+        "fsync); nothing was applied above it, and the next attempt starts from what is there"
+    )
 
 
 def history_rows(rows: list[list[Any]]) -> list[HistoryRow]:

@@ -68,7 +68,8 @@ class PostgreSQLDatabase:
                 return Inspection()
             rows = run(queries.read_fence(reads_system=reads_system))
             fence = read_fence_row(rows[0]) if rows else None
-            return Inspection(tuple(history_rows(run(queries.read_history()))), fence)
+            is_held = bool(run(queries.find_fence_locker()) or run(queries.find_session_lockers()))
+            return Inspection(tuple(history_rows(run(queries.read_history()))), fence, is_held)
 
         return self._look(look, deadline, what=f"the history in schema {self.schema!r}")
 
@@ -94,6 +95,7 @@ class PostgreSQLDatabase:
             ConnectionLost,
             PostgresError,
         )
+        from lambda_migrate.postgresql.sql import Limits
 
         limit = deadline.or_after(_READ_SECONDS)
         try:
@@ -102,8 +104,17 @@ class PostgreSQLDatabase:
             if failed.permanent:
                 raise ConfigurationError(str(failed)) from failed
             raise DatabaseUnavailable(str(failed)) from failed
+        limits = Limits(
+            lock=0,
+            statement=max(1, round(limit.remaining() * 1000)),
+            server_version=connection.server_version,
+        )
+
+        def run(query: str) -> list[list[Any]]:
+            return connection.run(f"{limits.set_alone()} {query}", timeout=limit.remaining())
+
         try:
-            return read(lambda sql: connection.run(sql, timeout=limit.remaining()))
+            return read(run)
         except ConnectionLost as lost:
             raise DatabaseUnavailable(f"the connection to PostgreSQL broke: {lost}") from lost
         except PostgresError as error:

@@ -221,13 +221,10 @@ class PostgreSQLRehearsal:
     # --- the transaction
 
     def _open(self, deadline: Deadline, *, has_schema: bool, has_tables: bool) -> None:
-        fenced, limits = self._fenced, self._fenced.limits(deadline)
-        begin = (
-            fenced.queries.begin(limits)
-            if has_tables
-            else fenced.queries.begin_first(limits, create_schema=not has_schema)
+        fenced = self._fenced
+        begin = fenced.queries.begin_rehearsal(
+            fenced.limits(deadline), create_schema=not has_schema, create_tables=not has_tables
         )
-        fenced.run(sql.NEVER_WRITE_OUTSIDE, deadline)
         self._is_open = True
         try:
             token, owner, self._transaction = fenced.run(begin, deadline)[-1]
@@ -235,7 +232,7 @@ class PostgreSQLRehearsal:
             if error.sqlstate != LOCK_NOT_AVAILABLE:
                 raise
             raise LeaseHeld(
-                "somebody else is migrating this database; try again when it is done"
+                "another process is migrating this database; try again when it is done"
             ) from error
         is_ours = (token, owner) == (fenced.grant.fence, fenced.grant.owner)
         if token >= fenced.grant.fence and not is_ours:
@@ -265,7 +262,7 @@ class PostgreSQLRehearsal:
             )
 
     def _ask_status(self, deadline: Deadline) -> Any:
-        return self._fenced.run(sql.transaction_status(self._transaction), deadline)[0][0]
+        return self._fenced.read(sql.transaction_status(self._transaction), deadline)[0][0]
 
     # --- one migration
 
@@ -374,7 +371,7 @@ class PostgreSQLRehearsal:
     def _read_sequences(self, deadline: Deadline) -> dict[str, int | None]:
         """Last values; of none if somebody has one of them locked, which is no reason to fail."""
         try:
-            rows = self._fenced.run(sql.sequence_values(lock_ms=self._lock_ms), deadline)
+            rows = self._fenced.read(sql.sequence_values(lock_ms=self._lock_ms), deadline)
         except PostgresError as error:
             if error.sqlstate != LOCK_NOT_AVAILABLE:
                 raise

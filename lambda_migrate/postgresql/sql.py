@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_SCHEMA",
-    "DISCARD_ALL",
     "LAYOUT",
     "Enclosed",
     "Limits",
@@ -90,7 +89,11 @@ def application_prefix(target: str, schema: str = DEFAULT_SCHEMA) -> str:
 
 
 def application_name(target: str, fence: int, schema: str = DEFAULT_SCHEMA) -> str:
-    """The application name of a holder: a successor finds its backend by it."""
+    """The application name of a holder, for people who look at ``pg_stat_activity``.
+
+    Nothing is decided by it: anybody may take the name, and a pooler may show it for another's
+    session.
+    """
     return f"{application_prefix(target, schema)}{fence}"
 
 
@@ -115,33 +118,44 @@ class Limits:
 
     def __init__(self, *, lock: int, statement: int, server_version: int) -> None:
         lock, statement = min(lock, self.LONGEST), min(statement, self.LONGEST - 500)
-        self._settings = {
-            "lock_timeout": lock,
-            "statement_timeout": statement,
-            "idle_in_transaction_session_timeout": self.IDLE,
-            "client_connection_check_interval": self.CLIENT_CHECK,
-        }
+        settings: list[tuple[str, int | str]] = [
+            ("lock_timeout", lock),
+            ("statement_timeout", statement),
+            ("idle_in_transaction_session_timeout", self.IDLE),
+            ("client_connection_check_interval", self.CLIENT_CHECK),
+        ]
+        # A database or a role may have defaults of its own for each of these.
+        self._outside = [
+            *settings,
+            ("idle_session_timeout", 0),
+            ("default_transaction_isolation", "'read committed'"),
+            ("default_transaction_deferrable", "off"),
+        ]
+        self._local = settings
         if server_version >= 170000:
+            self._outside = [*self._outside, ("transaction_timeout", 0)]
             # statement_timeout counts each statement of a script anew; this one counts them all.
-            # It ends the session, so the gentler one is to come first.
-            self._settings["transaction_timeout"] = statement + 500
+            # It ends the session, so the gentler one is to come first. A default's timer that runs
+            # already is only stopped by a 0.
+            total = statement + 500
+            self._local = [*settings, ("transaction_timeout", 0), ("transaction_timeout", total)]
 
     @property
     def count(self) -> int:
         """How many statements `set_local` is."""
-        return len(self._settings)
+        return len(self._local)
 
     def set_local(self) -> str:
         """For the current transaction."""
-        return " ".join(f"SET LOCAL {name} = {value};" for name, value in self._settings.items())
+        return " ".join(f"SET LOCAL {name} = {value};" for name, value in self._local)
+
+    def set_alone(self) -> str:
+        """For a message of ours that reads and is a transaction of its own."""
+        return f"SET TRANSACTION ISOLATION LEVEL READ COMMITTED, NOT DEFERRABLE; {self.set_local()}"
 
     def set_session(self) -> str:
-        """For a statement that runs outside a transaction."""
-        return " ".join(
-            f"SET {name} = {value};"
-            for name, value in self._settings.items()
-            if name != "transaction_timeout"
-        )
+        """For a statement outside a transaction, on a connection that no pooler hands on."""
+        return " ".join(f"SET {name} = {value};" for name, value in self._outside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,15 +205,16 @@ class Enclosed:
 class Queries:
     """Our statements for one schema.
 
-    Args:
+    Attributes:
         schema: Its name, unquoted.
     """
 
     def __init__(self, schema: str) -> None:
-        self._name = schema
+        self.schema = schema
         self._schema = identifier(schema)
         self._history = f"{self._schema}.history"
         self._fence = f"{self._schema}.fence"
+        self._key = int.from_bytes(sha256(f"lambda-migrate {schema}".encode()).digest()[:8], "big")
 
     # --- the schema itself
 
@@ -212,52 +227,64 @@ class Queries:
             " has_function_privilege('pg_control_system()', 'EXECUTE')"
         )
 
-    def bootstrap(self, *, create_schema: bool) -> str:
+    def session(self) -> str:
+        """One row: our backend's process id, is the server in recovery, may we only read."""
+        return (
+            f"{_OWN_PATH} SELECT pg_backend_pid(), pg_is_in_recovery(),"
+            " current_setting('transaction_read_only')::boolean"
+        )
+
+    def bootstrap(self, limits: Limits, *, create_schema: bool) -> str:
         """Create what is missing; the advisory lock lets one creator in at a time.
 
         ``IF NOT EXISTS`` alone races: two creators both find nothing, and one of them fails on a
         unique index of the catalog (alembic #694, node-pg-migrate #821).
         """
-        return f"{_BEGIN}; {self._creation(create_schema=create_schema)} COMMIT;"
+        return (
+            f"{_BEGIN}; {limits.set_local()} {_DURABLE}"
+            f" {self._creation(create_schema=create_schema)} COMMIT;"
+        )
 
     def _creation(self, *, create_schema: bool) -> str:
+        """Under the role's own path: event triggers of the database run here, and expect it."""
         schema = f"CREATE SCHEMA IF NOT EXISTS {self._schema};" if create_schema else ""
         return f"""
-            {_OWN_PATH}
+            SET LOCAL search_path TO DEFAULT;
             SET LOCAL client_min_messages = warning;
-            SELECT pg_advisory_xact_lock(hashtext({literal("lambda-migrate " + self._name)}));
+            SELECT pg_catalog.pg_advisory_xact_lock(
+                pg_catalog.hashtext({literal("lambda-migrate " + self.schema)}));
             {schema}
             CREATE TABLE IF NOT EXISTS {self._fence} (
                 singleton    boolean PRIMARY KEY DEFAULT true CHECK (singleton),
                 layout       integer NOT NULL DEFAULT {LAYOUT},
                 token        bigint NOT NULL DEFAULT 0,
-                owner        text NOT NULL DEFAULT '',
-                target       text NOT NULL DEFAULT '',
-                environment  text NOT NULL DEFAULT '',
-                identity     uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
-                system       text NOT NULL DEFAULT '',
+                owner        pg_catalog.text NOT NULL DEFAULT '',
+                target       pg_catalog.text NOT NULL DEFAULT '',
+                environment  pg_catalog.text NOT NULL DEFAULT '',
+                identity     pg_catalog.uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
+                system       pg_catalog.text NOT NULL DEFAULT '',
                 backend_pid  integer,
-                backend_start timestamptz,
-                taken_at     timestamptz
+                taken_at     pg_catalog.timestamptz
             );
             CREATE TABLE IF NOT EXISTS {self._history} (
-                version      text PRIMARY KEY CHECK (version <> ''),
-                name         text NOT NULL,
-                checksum     text NOT NULL,
-                digest       text NOT NULL,
-                state        text NOT NULL CHECK (state IN ('started', 'applied', 'reverting')),
-                started_at   timestamptz NOT NULL,
-                applied_at   timestamptz,
+                version      pg_catalog.text PRIMARY KEY CHECK (version OPERATOR(pg_catalog.<>) ''),
+                name         pg_catalog.text NOT NULL,
+                checksum     pg_catalog.text NOT NULL,
+                digest       pg_catalog.text NOT NULL,
+                state        pg_catalog.text NOT NULL CHECK (state {_IS}
+                    ANY ('{{started,applied,reverting}}'::pg_catalog.text[])),
+                started_at   pg_catalog.timestamptz NOT NULL,
+                applied_at   pg_catalog.timestamptz,
                 duration_ms  bigint NOT NULL DEFAULT 0,
                 fence        bigint NOT NULL,
-                owner        text NOT NULL,
-                request_id   text NOT NULL DEFAULT '',
-                library_version text NOT NULL,
+                owner        pg_catalog.text NOT NULL,
+                request_id   pg_catalog.text NOT NULL DEFAULT '',
+                library_version pg_catalog.text NOT NULL,
                 baseline     boolean NOT NULL DEFAULT false,
-                up           text,
+                up           pg_catalog.text,
                 up_repeatable boolean,
-                found        text,
-                down         text,
+                found        pg_catalog.text,
+                down         pg_catalog.text,
                 down_line    integer,
                 down_transactional boolean,
                 down_repeatable boolean
@@ -277,86 +304,155 @@ class Queries:
             f" FROM {self._fence} AS fence"
         )
 
-    def take_fence(
-        self,
-        grant: Grant,
-        seen: FenceRow,
-        *,
-        identity: str,
-        lock_ms: int,
-        statement_ms: int,
-        evict: bool,
-    ) -> str:
-        """Set the token, if it is higher or already this owner's; answers the owner last if so.
+    def find_fence_locker(self, grant: Grant | None = None) -> str:
+        """Who has the fence row locked: process, transaction, application, since when.
+
+        A locked row's ``xmax`` is the transaction that locked it, and a transaction that is not
+        over has a lock on its own number. So this is a backend inside a migration's transaction,
+        or a dry run's, at this moment; one that only reads the table is not found, nor one under a
+        token newer than ``grant``'s. The lock on the table tells a transaction's number from that of a group of
+        transactions that share a lock.
+        """
+        return f"""
+            {_OWN_PATH}
+            SELECT l.pid, f.xmax::text, a.application_name, {_iso("a.xact_start")}
+            FROM {self._fence} f
+            JOIN pg_locks l ON l.locktype = 'transactionid' AND l.transactionid = f.xmax
+                AND l.granted AND l.pid <> pg_backend_pid()
+            JOIN pg_locks t ON t.pid = l.pid AND t.locktype = 'relation' AND t.granted
+                AND t.relation = f.tableoid AND t.mode IN ('RowShareLock', 'RowExclusiveLock')
+                AND t.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+            WHERE {"TRUE" if grant is None else self._may_take(grant)}
+            LIMIT 1"""
+
+    def end_transaction(self, pid: int, transaction: str) -> str:
+        """End a backend that is still in that very transaction; no row if it is not.
+
+        Between the look at ``pg_locks`` and the signal lie microseconds in which the transaction
+        may end and a pooler may hand the backend on. PostgreSQL has no way to close them; they are
+        only met by a transaction that lasts longer than a takeover waits and ends in that instant.
+        """
+        return f"""
+            SET LOCAL ROLE NONE; {_OWN_PATH}
+            SELECT pg_terminate_backend(pid) FROM pg_locks
+            WHERE locktype = 'transactionid' AND granted AND pid <> pg_backend_pid()
+              AND pid = {literal(pid)} AND transactionid = {literal(transaction)}::xid"""
+
+    def take_fence(self, grant: Grant, limits: Limits, seen: FenceRow, *, identity: str) -> str:
+        """Set the token, if it is higher or already this owner's, in a transaction left open.
 
         Environment and identity are compared again, because two first runs may be under way at
         once.
-        The holder before may be inside a transaction that has the row locked. Its backend is ended
-        in the same breath, not waited for: by the time it has connected again, we stand first in
-        the queue for the row. Who still has the row after ``lock_ms`` makes this fail with 55P03.
+
+        Returns:
+            SQL that answers the owner if the token was set, and then each session that holds the
+            session lock. While the row is locked no older holder can be in a transaction of its
+            own, and nobody newer can have taken over: these sessions are older holders'.
         """
-        end = f"SELECT count(pg_terminate_backend(pid)) {self._other_holders(grant)};"
         return f"""
-            {_BEGIN}; {_OWN_PATH}
-            SET LOCAL lock_timeout = {lock_ms};
-            SET LOCAL statement_timeout = {min(statement_ms, Limits.LONGEST)};
-            {end if evict else ""}
+            {_BEGIN}; {limits.set_local()} {_OWN_PATH} {_DURABLE}
             UPDATE {self._fence} SET
                 token = {literal(grant.fence)}, owner = {literal(grant.owner)},
                 target = {literal(grant.target)}, environment = {literal(grant.environment)},
                 identity = {literal(identity)}, system = {literal(seen.live_system)},
-                backend_pid = pg_backend_pid(), taken_at = clock_timestamp(),
-                backend_start = (
-                    SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())
-            WHERE (token < {literal(grant.fence)}
-                   OR (token = {literal(grant.fence)} AND owner = {literal(grant.owner)}))
+                backend_pid = pg_backend_pid(), taken_at = clock_timestamp()
+            WHERE {self._may_take(grant)}
               AND (environment IN ('', {literal(grant.environment)})
                    OR {literal(grant.restamp)})
               AND identity = {literal(seen.identity)}
-            RETURNING owner;
-            COMMIT;"""
+            RETURNING owner, NULL::integer;
+            SELECT NULL, l.pid {self._session_lockers()}"""
 
-    def _other_holders(self, grant: Grant) -> str:
-        """Backends of this target's holders up to our own fence, but for this connection.
+    def _may_take(self, grant: Grant) -> str:
+        fence, owner = literal(grant.fence), literal(grant.owner)
+        return f"(token < {fence} OR (token = {fence} AND owner = {owner}))"
 
-        They are found by their application name and, because a script may have changed that, by
-        the process that the fence row names; its start time tells it from a later process with
-        the same number. Anybody may give their session any name, so a name counts only for a
-        session that we may end, or that did hold: else every login could stand in the way of every
-        migration.
+    def finish_take(self, *, is_direct: bool) -> str:
+        """Commit the token; a session of our own takes the session lock."""
+        return (self.keep() if is_direct else "") + " COMMIT;"
+
+    def try_session_lock(self) -> str:
+        """Take the session lock if nobody has it; answers whether it is ours.
+
+        A holder has it for as long as its session lasts, so that a successor finds the session of
+        one that stands between its intent and its statement. It is never waited for: a session
+        that waits for an advisory lock has a snapshot, and CREATE INDEX CONCURRENTLY waits for
+        that. It is not for sessions that a pooler hands on.
         """
-        start = application_prefix(grant.target, self._name)
-        prefix = literal(start)
-        suffix = f"substr(application_name, {len(start) + 1})"
-        fence = literal(grant.fence)
-        # Without indents: pg_stat_activity shows the first 1,024 bytes of a message.
+        return f"{_OWN_PATH} SELECT {self._try_lock()}"
+
+    def _try_lock(self) -> str:
+        return f"pg_catalog.pg_try_advisory_lock({literal(str(self._signed_key))}::pg_catalog.int8)"
+
+    @property
+    def _signed_key(self) -> int:
+        return self._key - 2**64 if self._key >= 2**63 else self._key
+
+    def find_session_lockers(self) -> str:
+        """Sessions of other holders: process, application, since when."""
         return (
-            "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            f" AND (starts_with(application_name, {prefix})"
-            f" AND CASE WHEN {suffix} ~ '^[0-9]{{1,18}}$' THEN {suffix}::bigint <= {fence} END"
-            " AND (pg_has_role(usesysid, 'USAGE') OR pg_has_role('pg_signal_backend', 'USAGE')"
-            f" OR pid IN (SELECT backend_pid FROM {self._fence}))"
-            " OR (pid, backend_start) IN (SELECT backend_pid, backend_start"
-            f" FROM {self._fence} WHERE token <= {fence}))"
+            f"{_OWN_PATH} SELECT l.pid, a.application_name, {_iso('a.backend_start')}"
+            f" {self._session_lockers()}"
         )
 
-    def count_other_holders(self, grant: Grant) -> str:
-        """How many connections of earlier holders are open.
+    def end_session_lockers(self, *, wait_ms: int) -> str:
+        """End them, and wait up to ``wait_ms`` for each; a row with false is one that stayed.
 
-        Of those that only came to try, who connected first is first: of two at the same instant one
-        sees the other, and not each the other.
+        As the role that logged in: it is the one that PostgreSQL compares, and another may be set.
         """
-        mine = "SELECT backend_start, pid FROM pg_stat_activity WHERE pid = pg_backend_pid()"
         return (
-            f"{_OWN_PATH} SELECT count(*) {self._other_holders(grant)}"
-            f" AND ((backend_start, pid) < ({mine})"
-            f" OR (pid, backend_start) IN (SELECT backend_pid, backend_start FROM {self._fence}))"
+            f"SET LOCAL ROLE NONE; {_OWN_PATH} SELECT pg_terminate_backend(l.pid, {wait_ms})"
+            f" {self._session_lockers()}"
         )
 
-    def end_other_holders(self, grant: Grant, *, wait_ms: int) -> str:
-        """End them, and wait up to ``wait_ms`` for each; a row with false is one that stayed."""
-        end = f"pg_terminate_backend(pid, {wait_ms})"
-        return f"{_OWN_PATH} SELECT {end} {self._other_holders(grant)}"
+    def _session_lockers(self) -> str:
+        """Other sessions with the session lock.
+
+        Anybody may take an advisory lock, so it counts only for a session that we may end, or
+        whose role could have written the fence: else every login could stand in the way of every
+        migration. The table is looked up in the catalog, which needs no right on its schema.
+        """
+        fence = (
+            "(SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            f" WHERE n.nspname = {literal(self.schema)} AND c.relname = 'fence')"
+        )
+        return (
+            "FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid"
+            " WHERE l.locktype = 'advisory' AND l.granted AND l.pid <> pg_backend_pid()"
+            " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            f" AND (l.classid, l.objid, l.objsubid) = ({self._key >> 32}::bigint::oid,"
+            f" {self._key & 0xFFFFFFFF}::bigint::oid, 1)"
+            " AND (pg_has_role(session_user, a.usesysid, 'USAGE')"
+            " OR pg_has_role(session_user, 'pg_signal_backend', 'USAGE')"
+            f" OR has_table_privilege(a.usesysid, {fence}, 'UPDATE'))"
+        )
+
+    # --- a session of our own, which no pooler hands on
+
+    def forget(self, *, is_direct: bool) -> str:
+        """What DISCARD ALL does, in the form that is allowed inside a transaction."""
+        return _FORGET + (self.keep() if is_direct else "")
+
+    def keep(self) -> str:
+        """What such a session has from its beginning to its end; answers no row."""
+        return f" SELECT WHERE {self._try_lock()} IS NULL; SET idle_session_timeout = 0;"
+
+    def prepare_outside(self, limits: Limits) -> str:
+        """A session for one statement outside a transaction; what must hold is answered.
+
+        Returns:
+            SQL whose last row is the backend's process id, whether the session lock is ours, and
+            token and owner of the fence.
+        """
+        return f"""
+            {limits.set_session()} {_DURABLE_SESSION} {_OWN_PATH}
+            SELECT pg_backend_pid(), {self._try_lock()},
+                (SELECT token FROM {self._fence}), (SELECT owner FROM {self._fence})"""
+
+    def tag(self, grant: Grant) -> str:
+        """A comment at the head of a message, for people who look at ``pg_stat_activity``."""
+        return f"/* {application_name(grant.target, grant.fence, self.schema)} */ "
 
     # --- a migration's transaction
 
@@ -368,19 +464,28 @@ class Queries:
             SELECT token, owner, pg_catalog.pg_current_xact_id()::pg_catalog.text
             FROM {self._fence} FOR UPDATE;"""
 
-    def commit(self, writes: str, limits: Limits) -> str:
-        """Undo what the script left in the session, write, commit: all or nothing."""
-        return f"{_RESET} {limits.set_local()} {_OWN_PATH} {writes}; COMMIT;"
+    def commit(self, writes: str, limits: Limits, *, is_direct: bool) -> str:
+        """Undo what the script left in the session, write, commit: all or nothing.
 
-    def enclose(self, script: str, writes: str, grant: Grant, limits: Limits) -> Enclosed:
+        Deferred constraints come first: their triggers are to run in the session as the script
+        left it, and a temporary table cannot be dropped while it waits for some.
+        """
+        return (
+            f"SET CONSTRAINTS ALL IMMEDIATE; {self.forget(is_direct=is_direct)}"
+            f" {limits.set_local()} {_OWN_PATH} {_DURABLE} {writes}; COMMIT;"
+        )
+
+    def enclose(
+        self, script: str, writes: str, grant: Grant, limits: Limits, *, is_direct: bool
+    ) -> Enclosed:
         """A script's whole transaction as one message: fence, script, ``writes``, commit.
 
         Nothing runs unless the fence row holds this grant: the comparison fails on the server, and
         the rest of the message is then not looked at. `Enclosed.seen` reads the failure.
         """
-        head = f"{_BEGIN}; {limits.set_local()} {self._demand_fence(grant)};\n"
+        head = f"{self.tag(grant)}{_BEGIN}; {limits.set_local()} {self._demand_fence(grant)};\n"
         # A comment may stand at the script's end, and its last statement may lack the semicolon.
-        tail = f"\n; {self.commit(writes, limits)}"
+        tail = f"\n; {self.commit(writes, limits, is_direct=is_direct)}"
         return Enclosed(
             head + script + tail,
             start=len(head),
@@ -479,7 +584,7 @@ class Queries:
             error.schema,
             error.table,
             error.column,
-        ) == (self._name, "history", "state")
+        ) == (self.schema, "history", "state")
 
     def delete_reverted(self, version: int) -> str:
         """Remove the row of a migration reverted in the transaction that locked the fence."""
@@ -530,10 +635,15 @@ class Queries:
 
     # --- a rehearsal: one transaction for all migrations, never committed
 
-    def begin_first(self, limits: Limits, *, create_schema: bool) -> str:
-        """As `begin`, where our tables are not there: they are made in the same transaction."""
+    def begin_rehearsal(self, limits: Limits, *, create_schema: bool, create_tables: bool) -> str:
+        """As `begin`, never to be committed; where our tables are not there, they are made in it.
+
+        One message, so that a pooler keeps the backend for us from the first setting on.
+        """
+        made = self._creation(create_schema=create_schema) if create_tables else ""
         return f"""
-            {_BEGIN}; {limits.set_local()} {self._creation(create_schema=create_schema)}
+            {NEVER_WRITE_OUTSIDE}; COMMIT;
+            {_BEGIN} READ WRITE; {limits.set_local()} {made} {_OWN_PATH}
             SELECT token, owner, pg_current_xact_id()::text FROM {self._fence} FOR UPDATE;"""
 
     def survey(self) -> str:
@@ -544,7 +654,7 @@ class Queries:
             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
             LEFT JOIN pg_index i ON i.indexrelid = c.oid
             WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema',
-                  {literal(self._name)}) AND c.relkind IN ('r', 'p', 'i', 'I', 'S', 'v', 'm', 'f')
+                  {literal(self.schema)}) AND c.relkind IN ('r', 'p', 'i', 'I', 'S', 'v', 'm', 'f')
             """
 
 
@@ -567,7 +677,8 @@ PREPARE TRANSACTION refuses such cursors altogether. Nobody fetches from it befo
 NEVER_WRITE_OUTSIDE = "SET default_transaction_read_only = on"
 """For whatever a script sends behind a ROLLBACK of its own.
 
-Said outside of the transaction, it is what a rollback goes back to. Ours says READ WRITE."""
+Committed before the transaction begins, it is what a rollback goes back to. Ours says READ WRITE,
+which `FencedConnection.look` has found to be what the database wants."""
 
 ROLL_BACK_STEP = f"ROLLBACK TO SAVEPOINT {_STEP}; RELEASE SAVEPOINT {_STEP}"
 
@@ -944,22 +1055,24 @@ _COMPLETE = "(i.indisvalid OR c.relkind OPERATOR(pg_catalog.=) 'I')"
 _OWN_PATH = "SET LOCAL search_path = pg_catalog, pg_temp;"
 """For the transaction that it stands in; a message of several statements is one."""
 
-_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
-"""Said in full: a role or a database may have other defaults."""
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED, NOT DEFERRABLE"
+"""A role or a database may have other defaults. One that is read-only by default stays it."""
+
+_DURABLE = (
+    "SELECT WHERE CASE WHEN pg_catalog.current_setting('synchronous_commit')"
+    " OPERATOR(pg_catalog.<>) ALL ('{on,remote_apply}'::pg_catalog.text[])"
+    " THEN pg_catalog.set_config('synchronous_commit', 'on', true) IS NULL END;"
+)
+"""What is acknowledged survives a crash: at least ``on``, whatever the database's default is.
+
+It answers no row."""
+
+_DURABLE_SESSION = _DURABLE.replace("true", "false")
 
 _FORGET = (
     "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; CLOSE ALL; DEALLOCATE ALL; UNLISTEN *;"
     " SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES;"
 )
-
-_RESET = f"SET CONSTRAINTS ALL IMMEDIATE; {_FORGET}"
-"""What DISCARD ALL does, in the form that is allowed inside a transaction.
-
-Deferred constraints come first: their triggers are to run in the session as the script left it, and
-a temporary table cannot be dropped while it waits for some.
-"""
-
-DISCARD_ALL = "DISCARD ALL"
 
 _COLUMNS = (
     "version, name, checksum, digest, fence, owner, request_id, library_version,"

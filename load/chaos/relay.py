@@ -244,7 +244,7 @@ def _what_is_committed(data: bytes) -> str:
     """``takeover`` for the fence's row and for our tables, ``commit`` for all else, or nothing."""
     if not _COMMIT.search(data):
         return ""
-    is_ours = b"backend_start" in data or b"pg_advisory_xact_lock" in data
+    is_ours = b"idle_session_timeout = 0; COMMIT" in data or b"pg_advisory_xact_lock" in data
     return "takeover" if is_ours else "commit"
 
 

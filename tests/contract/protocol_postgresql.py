@@ -7,6 +7,7 @@ lock on the fence and the commit of a write of our own; around a build outside a
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -24,7 +25,7 @@ from lambda_migrate.migrations import Manifest, Migration
 from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.postgresql.connection import ConnectFailed, Connection, PostgresError
 from lambda_migrate.postgresql.credentials import UrlCredentials, open_connection
-from lambda_migrate.postgresql.database import Database, FenceRow, Grant
+from lambda_migrate.postgresql.database import Database
 from lambda_migrate.postgresql.postgres import PostgreSQLDatabase
 from lambda_migrate.postgresql.sql import Queries, identifier, literal
 from lambda_migrate.testing import FakeClock, FixedRandom
@@ -33,8 +34,7 @@ from tests.contract.leases import TableByOwnClock
 from tests.contract.protocol import LEASE_SECONDS, Facts, Fault, Instance, Place, Row
 
 UNDEFINED_TABLE = "42P01"
-_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
-_MY_PID = "backend_pid = pg_backend_pid()"
+_SESSION_LOCK = re.compile(r"SELECT WHERE pg_catalog\.pg_try_advisory_lock\([^;]*;")
 _INTENTS = ("SET state = 'started'", "SET state = 'reverting'")
 _HISTORY = "pg_current_xact_id_if_assigned"  # only what a migration writes asks for it
 _NUMBERS = count(1)
@@ -57,11 +57,8 @@ class RealServers:
         self._stack.callback(admin.run, f"DROP DATABASE {name} WITH (FORCE)")
         self.credentials = UrlCredentials(replace(self._server, database=name))
         self.outside = self._stack.enter_context(self.open("outside"))
-        seen = FenceRow(0, "", "", "")
-        taken = Queries("any").take_fence(
-            Grant("any", 1, "me"), seen, identity="", lock_ms=1, statement_ms=1, evict=True
-        )
-        assert taken.count(_BEGIN) == taken.count(_MY_PID) == 1  # else nothing would be pooled
+        taken = Queries("any").finish_take(is_direct=True)
+        assert len(_SESSION_LOCK.findall(taken)) == 1  # else nothing would be pooled
         return self
 
     def __exit__(
@@ -143,7 +140,7 @@ class RealEngine:
     def _open(self, instance: Instance, name: str) -> SteppedConnection:
         self._pooled = not self._pooled
         if self._pooled:
-            return PooledConnection(self, instance, self._servers.open("pooled"), name)
+            return PooledConnection(self, instance, self._servers.open(name))
         return SteppedConnection(self, instance, self._servers.open(name))
 
     def item(self) -> LeaseState:
@@ -216,7 +213,8 @@ class SteppedConnection(Connection):
         self, sql: str, *, timeout: float | None = None, keep: int | None = None
     ) -> list[list[Any]]:
         at = " ".join(sql.split())[:60]
-        if sql.endswith("COMMIT;") and (self.in_transaction or _HISTORY in sql):
+        writes = _HISTORY in sql or (self.in_transaction and "history" in sql)
+        if sql.endswith("COMMIT;") and writes:
             self._instance.begins_a_commit()
             at = "commit"
         fault = self._instance.turn(at)
@@ -246,24 +244,16 @@ class SteppedConnection(Connection):
 
 
 class PooledConnection(SteppedConnection):
-    """One through a pooler: between transactions no successor finds a backend to end.
+    """One through a pooler: between transactions no successor finds a session to end.
 
     It can only be the comparison of the token that keeps such a holder from beginning another. What
     runs outside a transaction compares nothing, and has a session of its own, which can be ended.
     """
 
-    def __init__(
-        self, engine: RealEngine, instance: Instance, plain: Connection, name: str
-    ) -> None:
-        super().__init__(engine, instance, plain)
-        self._name = f"application_name = {literal(name)}"
-
     def send(self, sql: str, timeout: float | None, keep: int | None) -> list[list[Any]]:
-        named = sql.replace(_BEGIN, f"{_BEGIN}; SET LOCAL {self._name}")
-        rows = super().send(named.replace(_MY_PID, "backend_pid = NULL"), timeout, keep)
-        if any(intent in sql for intent in _INTENTS):
-            super().send(f"SET {self._name}", timeout, None)
-        return rows
+        if not any(intent in sql for intent in _INTENTS):
+            sql = _SESSION_LOCK.sub("", sql)
+        return super().send(sql, timeout, keep)
 
 
 class Client:

@@ -94,7 +94,8 @@ def test_an_address_that_was_changed_to_lead_to_another_database(stage: Stage) -
         assert deployments.of(current).invoke().ok
         stage.postgresql.execute(f'CREATE DATABASE "{other}"')
         url = stage.postgresql.url(other)
-        assert deployments.of(old, database=other, database_url=url, target=other).invoke().ok
+        first = deployments.of(old, database=other, target=other, database_url=url)
+        assert first.invoke().ok
         stage.postgresql.drop_database(stage.name)
         stage.postgresql.execute(f'ALTER DATABASE "{other}" RENAME TO "{stage.name}"')
         wrong = deployments.of(current).invoke()

@@ -17,8 +17,8 @@ from lambda_migrate.postgresql.connection import connect
 
 
 def message(sql: str) -> bytes:
-    """A whole message of the simple protocol, which a row that quotes the statement is not."""
-    text = sql.encode() + b"\0"
+    """A statement outside a transaction, as a whole message, which a row that quotes it is not."""
+    text = b"/* lambda-migrate:shop:1 */ " + sql.encode() + b"\0"
     return b"Q" + struct.pack("!i", len(text) + 4) + text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -89,14 +90,54 @@ def test_a_role_that_may_not_read_the_history_is_told_so(bench: Bench, role: str
     bench.execute(f"DROP ROLE {role}")
 
 
-def test_defaults_of_the_database_do_not_get_into_our_transactions(bench: Bench) -> None:
+_DEFAULTS = {
+    "default_transaction_isolation": "'serializable'",
+    "default_transaction_deferrable": "on",
+    "statement_timeout": "'250ms'",
+    "lock_timeout": "'1ms'",
+    "idle_in_transaction_session_timeout": "'1ms'",
+    "idle_session_timeout": "'250ms'",
+    "transaction_timeout": "'250ms'",
+    "synchronous_commit": "off",
+}
+
+
+def test_defaults_of_the_database_do_not_get_into_our_statements(each_bench: Bench) -> None:
+    """In a transaction, outside of one, and between two: each statement here outlasts a default."""
+    bench = each_bench
+    known = set(bench.column("SELECT name FROM pg_settings"))
+    for name, value in _DEFAULTS.items():
+        if name in known:
+            bench.execute(f"ALTER DATABASE {bench.address.database} SET {name} = {value}")
+    slow = "SELECT pg_sleep(0.4)"
+    with bench.holder(lock_timeout_seconds=5.0) as held:
+        (backend,) = bench.holders()
+        held.apply(migration(f"CREATE TABLE t (id int); {slow}"), "d1", soon())
+        time.sleep(0.4)
+        held.apply(migration(f"/* outside */ {slow}", 2, outside=True), "d2", soon())
+        held.record([(migration("SELECT 1", 3), "d3")], baseline=True)
+        assert [row.version for row in held.history()] == [1, 2, 3]
+        assert list(bench.holders()) == [backend]  # no session was ended and replaced
+    assert bench.versions() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_a_database_that_is_read_only_by_default_is_respected(bench: Bench, outside: bool) -> None:
+    """By both kinds of scripts, at the first run and at the next."""
     name = bench.address.database
-    bench.execute(
-        f"ALTER DATABASE {name} SET default_transaction_read_only = on;"
-        f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'"
-    )
-    bench.apply(migration("CREATE TABLE t ()"))
-    assert bench.versions() == [1]
+    one = migration("CREATE TABLE t (id int)")
+    two = migration("VACUUM t" if outside else "SELECT 2", 2, outside=outside)
+    for is_first in (True, False):
+        bench.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        with pytest.raises(ConfigurationError, match=r"read-only by default.*25006.*lift it"):
+            bench.apply(one, two)
+        with bench.connect() as connection:
+            connection.run(f"BEGIN READ WRITE; ALTER DATABASE {name} RESET ALL; COMMIT")
+        assert bench.has("lambda_migrate.history") is not is_first
+        if is_first:
+            bench.apply(one, fence=1)
+    bench.apply(two, fence=2)
+    assert bench.versions() == [1, 2]
 
 
 # --- environment

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
 from lambda_migrate.deadline import Deadline
-from lambda_migrate.errors import DatabaseUnavailable, LeaseHeld, LeaseLost
-from lambda_migrate.postgresql.database import FenceStale, Grant
+from lambda_migrate.errors import DatabaseUnavailable, LeaseHeld, LeaseLost, MigrationFailed
+from lambda_migrate.postgresql.database import FenceRow, FenceStale
 from lambda_migrate.postgresql.fenced import FencedConnection
 from lambda_migrate.postgresql.held import HeldPostgreSQL
 from lambda_migrate.postgresql.sql import Queries
@@ -45,17 +46,17 @@ def test_a_holder_overtaken_between_two_migrations_commits_nothing_more(bench: B
     assert (bench.has("a"), bench.has("b"), bench.versions()) == (True, False, [1])
 
 
-def _hide(bench: Bench, held: HeldPostgreSQL) -> None:
-    """As behind a pooler: nobody finds the backend that is to be ended."""
-    held._fenced.run("SET application_name = 'pooled'", soon())
-    bench.execute("UPDATE lambda_migrate.fence SET backend_pid = NULL")
+def _hide(held: HeldPostgreSQL) -> None:
+    """As behind a pooler: no successor finds a session that is to be ended."""
+    held._fenced.is_direct = False
+    held._fenced.run("SELECT pg_advisory_unlock_all()", soon())
 
 
 def test_an_overtaken_holder_whom_nobody_could_end_commits_nothing_all_the_same(
     bench: Bench,
 ) -> None:
     with bench.holder() as held:
-        _hide(bench, held)
+        _hide(held)
         _overtake(bench)
         with pytest.raises(LeaseLost, match="passed by fence 2"):
             held.apply(migration("CREATE TABLE b ()"), "d", soon())
@@ -64,11 +65,17 @@ def test_an_overtaken_holder_whom_nobody_could_end_commits_nothing_all_the_same(
     assert (bench.has("b"), bench.versions()) == (False, [])
 
 
-def test_no_token_is_passed_while_a_transaction_under_it_is_open(bench: Bench) -> None:
+def test_no_token_is_passed_while_a_transaction_under_it_is_open(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FencedConnection, "_end", lambda *_: [])  # a backend that does not end
     with bench.holder() as held:
-        _hide(bench, held)
+        _hide(held)
         held._fenced.begin(soon())
-        with pytest.raises(DatabaseUnavailable), bench.holder(2, deadline=Deadline.after(1)):
+        with (
+            pytest.raises(DatabaseUnavailable, match=r"by backend \d+ \(lambda-migrate:shop:1"),
+            bench.holder(2, deadline=Deadline.after(1)),
+        ):
             pass
         held._fenced.commit("SELECT 1", soon())
         held.apply(migration("CREATE TABLE b ()"), "d", soon())
@@ -92,7 +99,7 @@ def test_a_holder_overtaken_before_its_transaction_begins_does_not_begin_it(
 ) -> None:
     bench.execute("CREATE SEQUENCE tries")  # no rollback takes a try back
     with bench.holder() as held:
-        _hide(bench, held)
+        _hide(held)
         run = held._fenced.run
 
         def late(sql: str, deadline: Deadline, **more: int) -> list[list[object]]:
@@ -148,6 +155,19 @@ def test_a_holder_overtaken_inside_a_statement_without_transaction_goes_no_furth
     assert bench.is_valid("i") is not True
 
 
+def test_an_overtaken_holder_runs_nothing_outside_a_transaction(bench: Bench) -> None:
+    """Not even one whose session no successor found, and who is alone by now."""
+    bench.execute("CREATE TABLE orders (id int)")
+    with bench.holder() as held:
+        _hide(held)
+        held._fenced.is_direct = True
+        _overtake(bench)
+        until(lambda: not bench.column("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"))
+        with pytest.raises(LeaseLost, match="passed by fence 2"):
+            held._fenced.run_outside("CREATE INDEX CONCURRENTLY i ON orders (id)", soon())
+    assert not bench.has("i")
+
+
 @pytest.mark.parametrize("act", ["record", "forget"])
 def test_an_overtaken_holder_declares_nothing(bench: Bench, act: str) -> None:
     one = migration("SELECT 1")
@@ -200,20 +220,98 @@ def test_an_older_holder_that_changed_its_name_is_ended(
     assert isinstance(slow.outcome(), LeaseLost)
 
 
-def test_a_holder_that_came_back_while_it_was_overtaken_is_ended_too(
+_LOCK = "BEGIN; SELECT token FROM lambda_migrate.fence FOR UPDATE"
+
+
+def test_who_lets_the_fence_row_go_while_it_is_waited_for_is_not_ended(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """An ordinary release: its backend may serve another in the next instant."""
+    bench.apply()
     set_token = FencedConnection._set_token
-    with ExitStack() as stack:
+    with bench.connect() as other:
 
-        def and_back(successor: FencedConnection, deadline: Deadline, *, evict: bool) -> bool:
-            was_set = set_token(successor, deadline, evict=evict)
-            stack.enter_context(bench.connect("lambda-migrate:shop:1"))
-            return was_set
+        def let_go(
+            successor: FencedConnection, seen: FenceRow, deadline: Deadline, *, evict: bool
+        ) -> bool:
+            other.run("COMMIT")
+            return set_token(successor, seen, deadline, evict=evict)
 
-        monkeypatch.setattr(FencedConnection, "_set_token", and_back)
-        with bench.holder(2, "successor"):
-            assert len(bench.holders()) == 1
+        monkeypatch.setattr(FencedConnection, "_set_token", let_go)
+        other.run(_LOCK)
+        with bench.holder(2):
+            assert other.run("SELECT 1") == [[1]]
+
+
+def test_a_backend_that_is_in_another_transaction_by_now_is_not_ended(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.apply()
+    set_token = FencedConnection._set_token
+    with bench.connect() as other:
+
+        def too_late(
+            successor: FencedConnection, seen: FenceRow, deadline: Deadline, *, evict: bool
+        ) -> bool:
+            monkeypatch.undo()
+            assert not set_token(successor, seen, deadline, evict=evict)
+            other.run("COMMIT")
+            other.run("BEGIN; SELECT pg_current_xact_id()")
+            return False
+
+        monkeypatch.setattr(FencedConnection, "_set_token", too_late)
+        other.run(_LOCK)
+        with bench.holder(2):
+            assert other.run("SELECT 1; COMMIT") == [[1]]
+
+
+@contextmanager
+def _logins(bench: Bench) -> Iterator[tuple[str, str, str]]:
+    """The owner of everything, who cannot log in; who may act as it; and anybody."""
+    names = tuple(f"{who}_{bench.address.database}" for who in ("owner", "deployer", "anybody"))
+    owner, deployer, anybody = names
+    bench.execute(
+        f"CREATE ROLE {owner} NOLOGIN; CREATE ROLE {deployer} LOGIN NOINHERIT IN ROLE {owner};"
+        f" CREATE ROLE {anybody} LOGIN; ALTER ROLE {deployer} SET role = '{owner}';"
+        f" CREATE SCHEMA lambda_migrate AUTHORIZATION {owner}"
+    )
+    yield owner, deployer, anybody
+    bench.execute(
+        f"DROP SCHEMA lambda_migrate CASCADE; DROP OWNED BY {', '.join(names)};"
+        f" DROP ROLE {', '.join(names)}"
+    )
+
+
+def _as(bench: Bench, role: str) -> Bench:
+    return Bench(replace(bench.address, user=role))
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_a_holder_that_acts_as_another_role_is_ended_by_one_that_does_too(
+    bench: Bench, is_running: bool
+) -> None:
+    """PostgreSQL asks the role that is set, and the login role is one and the same."""
+    with _logins(bench) as (_, deployer, _):
+        with _as(bench, deployer).holder() as held:
+            (before,) = bench.holders()
+            if is_running:
+                held._fenced.begin(soon())
+            _as(bench, deployer).apply(migration("SELECT 1"), fence=2)
+            assert before not in bench.pids("true")
+        assert bench.versions() == [1]
+
+
+def test_a_login_that_may_not_write_our_tables_stands_in_nobodys_way(bench: Bench) -> None:
+    """Anybody can take an advisory lock; only what needs it for itself is refused."""
+    with _logins(bench) as (_, deployer, anybody), _as(bench, anybody).connect() as other:
+        other.run(Queries("lambda_migrate").try_session_lock())
+        for fence, evict in ((1, True), (2, False)):
+            with _as(bench, deployer).holder(fence, evict=evict) as held:
+                held.apply(migration("SELECT 1", fence), "d", soon())
+                with pytest.raises(MigrationFailed, match="advisory lock of schema"):
+                    held.apply(migration("VACUUM", 9, outside=True), "d", soon())
+        assert other.run("SELECT 1") == [[1]]
+        assert bench.versions() == [1, 2]
 
 
 def test_others_are_not_ended(bench: Bench) -> None:
@@ -222,8 +320,10 @@ def test_others_are_not_ended(bench: Bench) -> None:
         bench.holder(schema="theirs", grant={"target": "billing"}),
         bench.holder(schema="other service"),
         bench.connect("unrelated"),
-        bench.connect("lambda-migrate:shop:later"),
+        bench.connect("lambda-migrate:shop:1"),
     ):
+        # What was a holder's backend may serve another by now, whatever its name is.
+        bench.apply(fence=6, grant={"owner": "earlier"})
         before = set(bench.pids("true"))
         with bench.holder(7, "successor"):
             assert before < set(bench.pids("true"))
@@ -239,17 +339,17 @@ def test_a_living_older_holder_is_respected_where_that_was_asked(bench: Bench) -
     assert bench.versions() == [1, 2]
 
 
-def test_of_two_that_came_to_try_the_first_sees_nobody_and_the_second_sees_it(
-    bench: Bench,
-) -> None:
+def test_of_two_that_end_nobody_the_second_sees_the_first(bench: Bench) -> None:
+    """Before either of them has set its token."""
     bench.apply(migration("SELECT 1"))
-    count = Queries("lambda_migrate").count_other_holders(Grant("shop", 2, "me"))
-    with bench.connect("lambda-migrate:shop:2") as first:
-        with bench.connect("lambda-migrate:shop:2") as second:
-            assert (first.run(count)[-1], second.run(count)[-1]) == ([0], [1])
-        until(lambda: len(bench.pids("application_name = 'lambda-migrate:shop:2'")) == 1)
-        with bench.connect("lambda-migrate:shop:2") as third:
-            assert (first.run(count)[-1], third.run(count)[-1]) == ([0], [1])
+    with bench.connect("first") as first:
+        first.run(Queries("lambda_migrate").try_session_lock())
+        with (
+            pytest.raises(LeaseHeld, match=rf"backend {first.pid} \(first, since 20"),
+            bench.holder(2, evict=False),
+        ):
+            pass
+    bench.apply(migration("SELECT 1", 2), fence=2, evict=False)
 
 
 def test_our_own_abort_ends_the_statement_and_everything_after(each_bench: Bench) -> None:

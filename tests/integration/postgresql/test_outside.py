@@ -87,7 +87,7 @@ def test_a_build_waits_for_an_old_transaction_longer_than_lock_timeout(orders: B
     with orders.connect() as old, orders.holder(lock_timeout_seconds=0.01) as held:
         old.run("BEGIN; INSERT INTO orders VALUES (2)")
         build = Running(lambda: held.apply(outside(BUILD), "d", soon()))
-        until(lambda: orders.pids("wait_event_type = 'Lock' AND query LIKE 'CREATE INDEX%'"))
+        until(lambda: orders.pids("wait_event_type = 'Lock' AND query LIKE '%CREATE INDEX%'"))
         build.join(0.1)
         assert build.is_alive()
         old.run("COMMIT")
@@ -120,7 +120,7 @@ def test_a_backend_ended_while_it_builds_builds_once_in_the_end(orders: Bench) -
     with orders.connect() as old, orders.holder() as held:
         old.run("BEGIN; INSERT INTO orders VALUES (2)")
         build = Running(lambda: held.apply(outside(BUILD), "d", soon()))
-        until(lambda: orders.pids("wait_event_type = 'Lock' AND query LIKE 'CREATE INDEX%'"))
+        until(lambda: orders.pids("wait_event_type = 'Lock' AND query LIKE '%CREATE INDEX%'"))
         orders.terminate(orders.holders()[0])
         old.run("COMMIT")
         assert isinstance(build.outcome(), int)

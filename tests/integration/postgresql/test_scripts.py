@@ -128,7 +128,8 @@ _SESSION = """
         (SELECT count(*) FROM pg_prepared_statements) AS q,
         (SELECT count(*) FROM pg_listening_channels()) AS l,
         to_regclass('pg_temp.t') AS t, (SELECT count(*) FROM pg_cursors) AS c,
-        (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()) AS a,
+        (SELECT count(*) FROM pg_locks
+         WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND objid = 42) AS a,
         current_setting('lock_timeout') AS lt, current_setting('statement_timeout') <> '0' AS st,
         current_setting('transaction_read_only') AS ro,
         current_setting('transaction_isolation') AS i,

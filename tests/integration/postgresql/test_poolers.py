@@ -1,0 +1,487 @@
+"""Behind a real PgBouncer, in both pool modes: what a takeover ends, and what it leaves."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+import pytest
+
+from lambda_migrate.deadline import Deadline
+from lambda_migrate.errors import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    LeaseHeld,
+    MigrationFailed,
+)
+from lambda_migrate.local.child import state_of
+from lambda_migrate.local.pgbouncer import LocalPgBouncer, PoolMode
+from lambda_migrate.local.postgresql import LocalPostgreSQL
+from lambda_migrate.postgresql.address import parse_url
+from lambda_migrate.postgresql.connection import ConnectFailed, _is_permanent, connect
+from lambda_migrate.postgresql.database import Grant
+
+from .bench import Bench, Running, migration, soon, until
+from .releases import LEAVES_MUCH, LEFT, releases
+
+MODES: tuple[PoolMode, ...] = ("session", "transaction")
+WAYS = ("direct", *MODES)
+_NUMBERS = count(1)
+_HANDFUL = {"default_pool_size": "4"}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LocalPostgreSQL]:
+    settings = {"deadlock_timeout": "100ms", "max_connections": "60"}
+    with LocalPostgreSQL(tcp_port=0, settings=settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def poolers(server: LocalPostgreSQL) -> Iterator[dict[str, LocalPgBouncer]]:
+    with ExitStack() as stack:
+        yield {
+            mode: stack.enter_context(LocalPgBouncer(server, pool_mode=mode, settings=_HANDFUL))
+            for mode in MODES
+        }
+
+
+@pytest.fixture
+def bench(server: LocalPostgreSQL) -> Iterator[Bench]:
+    """A database, without a pooler in between."""
+    name = f"pooled_{next(_NUMBERS)}"
+    server.create_database(name)
+    yield Bench(parse_url(server.tcp_url(name) + "?sslmode=disable"))
+    server.drop_database(name)
+
+
+Via = Callable[[str], Bench]
+
+
+@pytest.fixture
+def via(bench: Bench, poolers: dict[str, LocalPgBouncer]) -> Via:
+    """The same database, by one of `WAYS`."""
+
+    def by(way: str) -> Bench:
+        if way == "direct":
+            return bench
+        return Bench(parse_url(poolers[way].url(bench.address.database)))
+
+    return by
+
+
+@contextmanager
+def small(
+    server: LocalPostgreSQL, mode: PoolMode = "transaction", **settings: str
+) -> Iterator[Any]:
+    """A pooler with settings of its own: of the pooler, and of a database by it."""
+    name = f"pooled_{next(_NUMBERS)}"
+    server.create_database(name)
+    with LocalPgBouncer(server, pool_mode=mode, settings=settings) as pooler:
+        yield pooler, Bench(parse_url(pooler.url(name)))
+    server.drop_database(name)
+
+
+# --- the application in the same pool
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("evict", [True, False])
+def test_a_release_ends_no_query_on_the_backend_of_the_release_before(
+    bench: Bench, via: Via, mode: str, evict: bool
+) -> None:
+    """With a lease table, and without one: a backend that serves another now is not a holder."""
+    pooled = via(mode)
+    pooled.apply(migration("SELECT pg_backend_pid()"))
+    (backend,) = bench.pids("backend_type = 'client backend'")
+    with pooled.connect("application") as application:
+        query = Running(lambda: application.run("SELECT pg_backend_pid(), pg_sleep(1.5)"))
+        until(lambda: backend in bench.pids("state = 'active' AND query LIKE '%pg_sleep(1.5)%'"))
+        pooled.apply(migration("SELECT 2", 2), fence=2, evict=evict)
+        assert query.is_alive()
+        assert query.outcome() == [[backend, ""]]
+    assert bench.versions() == [1, 2]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_releases_under_load_end_nothing_and_leave_nothing(mode: PoolMode) -> None:
+    """`python -m tests.integration.postgresql.releases` makes 200 of them."""
+    counts = releases(mode, count=10)
+    assert (counts.releases, dict(counts.ended), dict(counts.left)) == (10, {}, {})
+    assert counts.queries > 0
+
+
+@pytest.mark.parametrize("end", ["commits", "fails", "runs dry"])
+def test_what_a_script_leaves_is_gone_before_the_pooler_hands_the_backend_on(
+    server: LocalPostgreSQL, end: str
+) -> None:
+    with small(server, default_pool_size="1") as (_, pooled):
+        pooled.apply()
+        grant = Grant("shop", 1, "me")
+        if end == "runs dry":
+            with pooled.database().rehearse(replace(grant, fence=2), soon()) as dry_run:
+                dry_run.run(migration(LEAVES_MUCH), soon())
+                dry_run.end()
+                assert pooled.execute(LEFT) == [[""]]
+        else:
+            with pooled.holder() as held:
+                fails = "" if end == "commits" else "SELECT 1/0"
+                one = Running(lambda: held.apply(migration(LEAVES_MUCH + fails), "d", soon()))
+                assert isinstance(one.outcome(), int if end == "commits" else MigrationFailed)
+                assert pooled.execute(LEFT) == [[""]]
+
+
+def test_a_session_is_told_from_one_that_a_pooler_hands_on(via: Via) -> None:
+    for way in WAYS:
+        with via(way).holder(10 + WAYS.index(way)) as held:
+            assert held._fenced.is_direct is (way == "direct")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_session_lock_is_taken_in_a_session_of_our_own_and_no_other(
+    bench: Bench, via: Via, way: str
+) -> None:
+    locks = "SELECT pid FROM pg_locks WHERE locktype = 'advisory'"
+    with via(way).holder() as held:
+        for version, script in enumerate(("SELECT 1", "SELECT pg_advisory_unlock_all()"), 1):
+            held.apply(migration(script, version), "d", soon())
+            expected = [held._fenced.connection.pid] if way == "direct" else []
+            assert bench.column(locks) == expected
+    until(lambda: not bench.column(locks))
+
+
+# --- statements outside a transaction
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_statement_outside_a_transaction_is_refused_before_its_intent(
+    bench: Bench, via: Via, mode: str
+) -> None:
+    build = migration("CREATE INDEX CONCURRENTLY i ON t (id)", 2, outside=True)
+    with via(mode).holder() as held:
+        held.apply(migration("CREATE TABLE t (id int)"), "d", soon())
+        with pytest.raises(MigrationFailed, match=_DIRECT) as failed:
+            held.apply(build, "d", soon())
+    assert failed.value.migration == "0002_m"
+    assert (bench.states(), bench.has("i")) == ({1: "applied"}, False)
+    bench.apply(build, fence=2)
+    assert (bench.states(), bench.has("i")) == ({1: "applied", 2: "applied"}, True)
+
+
+_DIRECT = re.compile(r"transaction:false.*pooler.*own endpoint.*LAMBDA_MIGRATE_DATABASE_URL")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_down_script_outside_a_transaction_is_refused_likewise(
+    bench: Bench, via: Via, mode: str
+) -> None:
+    bench.execute("CREATE TABLE t (id int)")
+    drop = "DROP INDEX CONCURRENTLY i"
+    bench.apply(migration("CREATE INDEX i ON t (id)", down=drop, down_outside=True))
+    with via(mode).holder(2) as held:
+        (row,) = held.history()
+        with pytest.raises(MigrationFailed, match=_DIRECT):
+            held.revert(row, soon())
+    assert (bench.states(), bench.has("i")) == ({1: "applied"}, True)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_interrupted_build_is_not_cleared_up_through_a_pooler(
+    bench: Bench, via: Via, mode: str
+) -> None:
+    bench.execute("CREATE TABLE t (id int); INSERT INTO t VALUES (1), (1)")
+    with bench.connect() as connection, pytest.raises(Exception, match="could not create unique"):
+        connection.run("CREATE UNIQUE INDEX CONCURRENTLY i ON t (id)")
+    build = migration("CREATE UNIQUE INDEX CONCURRENTLY i ON t (id)", outside=True)
+    with bench.holder() as held:
+        queries = held._fenced.queries
+        held._fenced.write(queries.insert_started(build, "d", held._fenced.grant), soon())
+    with via(mode).holder(2) as held:
+        (row,) = held.history()
+        with pytest.raises(MigrationFailed, match=_DIRECT):
+            held.settle(row, soon())
+    with bench.holder(3) as held:
+        held.settle(row, soon())
+    assert (bench.versions(), bench.has("i")) == ([], False)
+
+
+def test_a_pooler_that_shows_a_backends_own_number_is_noticed_when_it_hands_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.execute("CREATE TABLE t (id int)")
+    with bench.holder() as held:
+        require_direct = held._fenced.require_direct
+
+        def then_hands_on(name: str, deadline: Deadline) -> None:
+            require_direct(name, deadline)
+            held._fenced.connection.pid += 1
+
+        monkeypatch.setattr(held._fenced, "require_direct", then_hands_on)
+        with pytest.raises(MigrationFailed, match=_DIRECT):
+            held._fenced.run_outside("CREATE INDEX CONCURRENTLY i ON t (id)", soon())
+    assert not bench.has("i")
+
+
+def test_settings_of_a_statement_outside_a_transaction_end_with_it(bench: Bench) -> None:
+    bench.execute("CREATE TABLE t (id int)")
+    with bench.holder() as held:
+        for statement in ("VACUUM t", "VACUUM missing"):
+            ran = Running(lambda: held._fenced.run_outside(statement, soon()))  # noqa: B023
+            assert (ran.outcome() is None) is (statement == "VACUUM t")
+            ((found,),) = held._fenced.run(LEFT, soon())
+            assert found == "advisory lock"  # what a session of a holder has all the time
+
+
+# --- a frozen holder, in a process of its own
+
+_HOLDER = """
+import os, signal, sys
+from lambda_migrate.deadline import Deadline
+from lambda_migrate.migrations import Migration, Script
+from lambda_migrate.postgresql.address import parse_url
+from lambda_migrate.postgresql.connection import connect
+from lambda_migrate.postgresql.database import Grant
+from lambda_migrate.postgresql.fenced import FencedConnection
+from lambda_migrate.postgresql.postgres import PostgreSQLDatabase
+url, sql, freeze = sys.argv[1:]
+run_outside = FencedConnection.run_outside
+def frozen(self, *arguments, **named):
+    if freeze == "before the statement":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return run_outside(self, *arguments, **named)
+FencedConnection.run_outside = frozen
+database = PostgreSQLDatabase(
+    "here", lambda name, s: connect(parse_url(url), application_name=name, timeout=s))
+held = database.take_over(Grant("shop", 1, "frozen"), Deadline.after(60))
+outside = "CONCURRENTLY" in sql
+one = Migration(1, "0001_m", Script(sql, transactional=not outside), None, "c")
+held.apply(one, "d", Deadline.after(60))
+"""
+
+
+@contextmanager
+def holder_process(url: str, sql: str, *, freeze: str = "") -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _HOLDER, url, sql, freeze], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _url(bench: Bench) -> str:
+    at = bench.address
+    return f"postgresql://{at.user}@{at.host}:{at.port}/{at.database}?sslmode=disable"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_frozen_holders_running_statement_is_ended(bench: Bench, via: Via, way: str) -> None:
+    slow = "CREATE TABLE b (); SELECT pg_sleep(40) /* slow */"
+    with holder_process(_url(via(way)), slow) as frozen:
+        until(lambda: bench.is_running("slow"))
+        frozen.send_signal(signal.SIGSTOP)
+        via(way).apply(migration("CREATE TABLE after ()", 9), fence=2)
+        assert not bench.is_running("slow")
+        frozen.send_signal(signal.SIGCONT)
+        _, said = frozen.communicate(timeout=20)
+    assert "LeaseLost" in said
+    assert (bench.has("b"), bench.versions()) == (False, [9])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_holder_frozen_between_its_intent_and_its_statement_never_runs_it(
+    bench: Bench, via: Via, way: str
+) -> None:
+    """Its successor takes over by any way, settles, and gives the schema back."""
+    bench.execute("CREATE TABLE t (id int)")
+    build = "CREATE INDEX CONCURRENTLY i ON t (id)"
+    with holder_process(_url(bench), build, freeze="before the statement") as frozen:
+        until(lambda: state_of(frozen.pid) == "T")
+        assert bench.states() == {1: "started"}
+        with via(way).holder(2) as held:
+            (row,) = held.history()
+            held.settle(row, soon())
+            frozen.send_signal(signal.SIGCONT)
+            _, said = frozen.communicate(timeout=20)
+        assert "LeaseLost" in said
+    assert (bench.has("i"), bench.versions()) == (False, [])
+
+
+def test_a_build_of_a_frozen_holder_is_ended_by_a_successor_behind_a_pooler(
+    bench: Bench, via: Via
+) -> None:
+    bench.execute("CREATE TABLE t (id int)")
+    with bench.connect() as old:
+        old.run("BEGIN; LOCK t IN SHARE MODE; SELECT count(*) FROM t")
+        with holder_process(_url(bench), "CREATE INDEX CONCURRENTLY i ON t (id)") as frozen:
+            until(lambda: bench.is_running("CREATE INDEX"))
+            frozen.send_signal(signal.SIGSTOP)
+            with via("transaction").holder(2):
+                assert not bench.is_running("CREATE INDEX")
+                old.run("ROLLBACK")
+                frozen.send_signal(signal.SIGCONT)
+                _, said = frozen.communicate(timeout=20)
+            assert "LeaseLost" in said
+    assert bench.is_valid("i") is not True
+
+
+# --- who is busy
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_who_ends_nobody_is_told_which_backend_is_at_work(bench: Bench, via: Via, way: str) -> None:
+    with via(way).holder() as held:
+        slow = Running(lambda: held.apply(migration("SELECT pg_sleep(1) /* slow */"), "d", soon()))
+        until(lambda: bench.is_running("slow"))
+        (backend,) = bench.pids("query LIKE '%slow%' AND state = 'active'")
+        for other in WAYS:
+            with (
+                pytest.raises(LeaseHeld, match=rf"backend {backend} \(.*since 20.*try again"),
+                via(other).holder(2, evict=False),
+            ):
+                pass
+        assert isinstance(slow.outcome(), int)
+    until(lambda: not bench.column("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"))
+    via(way).apply(migration("SELECT 2", 2), fence=2, evict=False)
+    assert bench.versions() == [1, 2]
+
+
+# --- a pooler that has no connection to give
+
+
+def test_a_pooler_that_is_full_for_a_moment_is_waited_for(server: LocalPostgreSQL) -> None:
+    with small(server, "session", max_client_conn="1") as (pooler, pooled):
+        with until(lambda: _connection(pooled)) as other:
+            late = Running(lambda: pooled.apply(migration("SELECT 1")))
+            until(lambda: "no more connections allowed" in pooler.log.read_text())
+            with pytest.raises(DatabaseUnavailable, match="no more connections allowed"):
+                pooled.apply(deadline=Deadline.after(0.5))
+            assert late.is_alive()
+            other.run("SELECT 1")
+        assert late.outcome() is None
+
+
+def _connection(pooled: Bench) -> Any:
+    with suppress(ConnectFailed):
+        return pooled.connect()
+
+
+def test_a_query_that_waited_too_long_for_a_backend_is_sent_again(server: LocalPostgreSQL) -> None:
+    with small(server, default_pool_size="1", query_wait_timeout="1") as (pooler, pooled):
+        with pooled.connect() as other:
+            other.run("BEGIN")
+            late = Running(lambda: pooled.apply(migration("SELECT 1")))
+            until(lambda: "query_wait_timeout" in pooler.log.read_text())
+            assert late.is_alive()
+            other.run("COMMIT")
+        assert late.outcome() is None
+
+
+def test_a_pooler_whose_server_restarts_is_waited_for() -> None:
+    with (
+        LocalPostgreSQL(tcp_port=0, databases=["shop"]) as server,
+        LocalPgBouncer(server, settings={"server_login_retry": "1"}) as pooler,
+    ):
+        pooled = Bench(parse_url(pooler.url("shop")))
+        server.stop()
+        late = Running(lambda: pooled.apply(migration("SELECT 1")))
+        until(lambda: "connect failed" in pooler.log.read_text())
+        assert late.is_alive()
+        server.start()
+        assert late.outcome() is None
+        assert pooled.versions() == [1]
+
+
+def test_a_pooler_that_cannot_log_in_for_a_moment_is_waited_for(server: LocalPostgreSQL) -> None:
+    """As while the server starts up, or has no connection to spare."""
+    server.create_database("crowded")
+    server.execute("CREATE ROLE app LOGIN CONNECTION LIMIT 0")
+    server.execute("GRANT CREATE ON DATABASE crowded TO app")
+    with LocalPgBouncer(server, settings={"server_login_retry": "1"}, users=["app"]) as pooler:
+        pooled = Bench(parse_url(pooler.url("crowded", "app")))
+        late = Running(lambda: pooled.apply(migration("SELECT 1")))
+        until(lambda: "pooler error: too many connections" in pooler.log.read_text())
+        assert late.is_alive()
+        server.execute("ALTER ROLE app CONNECTION LIMIT -1")
+        assert late.outcome() is None
+        assert pooled.versions() == [1]
+
+
+@pytest.mark.parametrize(
+    ("words", "permanent"),
+    [
+        *(
+            (words, False)
+            for words in (
+                "no more connections allowed (max_client_conn)",
+                "client connections exceeded (max_db_client_connections)",
+                "query_wait_timeout",
+                "client_login_timeout (server down)",
+                "server login has been failing, try again later (server_login_retry)",
+                "server login has been failing, cached error: password authentication failed for"
+                ' user "app" (server_login_retry)',
+                "pgbouncer cannot connect to server",
+                "server conn crashed?",
+                "server shutting down",
+                "pooler is shutting down",
+                "pause failed",
+                "bouncer resources exhaustion",
+                "the database system is starting up",
+                "sorry, too many clients already",
+            )
+        ),
+        *(
+            (words, True)
+            for words in (
+                "unsupported startup parameter: extra_float_digits",
+                "unsupported startup parameter in options: work_mem",
+                "no such user",
+                "no such database: shop",
+                'database "shop" is disabled',
+                'database "shop" does not exist',
+                "password authentication failed",
+                "SASL authentication failed",
+                "certificate authentication failed",
+                "login rejected",
+                "SSL required",
+                "bouncer config error",
+            )
+        ),
+    ],
+)
+def test_a_poolers_words_tell_what_passes_from_what_does_not(words: str, permanent: bool) -> None:
+    """As PgBouncer's source has them; its code for all of them is 08P01."""
+    assert _is_permanent("08P01", words) is permanent
+
+
+def test_a_parameter_that_the_pooler_does_not_know_is_named(server: LocalPostgreSQL) -> None:
+    with small(server) as (_, pooled):
+
+        def strange(name: str, seconds: float) -> Any:
+            startup = {"work_mem": "5MB"}
+            return connect(pooled.address, application_name=name, startup=startup, timeout=seconds)
+
+        advice = r"work_mem.*add work_mem to ignore_startup_parameters"
+        with pytest.raises(ConfigurationError, match=advice):
+            pooled.apply(connect=strange)
+
+
+@pytest.mark.parametrize("wrong", ["user", "database"])
+def test_what_will_not_pass_is_told_at_once(
+    server: LocalPostgreSQL, poolers: dict[str, LocalPgBouncer], wrong: str
+) -> None:
+    names = {"user": "postgres", "database": "postgres", wrong: "missing"}
+    address = parse_url(poolers["session"].url(names["database"], names["user"]))
+    with pytest.raises(ConnectFailed) as failed:
+        connect(address, application_name="test", timeout=10)
+    assert failed.value.permanent
+    assert failed.value.is_authentication is (wrong == "user")

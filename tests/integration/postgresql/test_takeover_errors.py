@@ -1,0 +1,244 @@
+"""What PostgreSQL refuses while a holder takes over: told as what it is, retried if it may pass."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lambda_migrate.deadline import Deadline
+from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
+from lambda_migrate.local.postgresql import LocalPostgreSQL
+from lambda_migrate.postgresql.address import parse_url
+from lambda_migrate.postgresql.connection import PostgresError, connect
+from lambda_migrate.postgresql.database import Grant
+from lambda_migrate.postgresql.fenced import as_configuration
+
+from .bench import Bench, Running, migration, soon, until
+
+_ON_DDL = "CREATE EVENT TRIGGER on_ddl ON ddl_command_end EXECUTE FUNCTION public.on_ddl()"
+
+
+@pytest.fixture
+def guarded(bench: Bench) -> Iterator[Bench]:
+    yield bench
+    bench.execute("DROP EVENT TRIGGER IF EXISTS on_ddl")
+
+
+def _on_ddl(bench: Bench, body: str) -> None:
+    bench.execute(
+        "CREATE FUNCTION public.on_ddl() RETURNS event_trigger LANGUAGE plpgsql AS"
+        f" $$ DECLARE made record; BEGIN {body} END $$; {_ON_DDL}"
+    )
+
+
+def test_an_audit_trigger_that_works_for_everybody_else_works_for_our_tables(
+    guarded: Bench,
+) -> None:
+    """It finds its tables by the role's own path, and may make one there."""
+    _on_ddl(
+        guarded,
+        "IF to_regclass('ddl_log') IS NULL THEN CREATE TABLE ddl_log (tag text); END IF;"
+        " INSERT INTO ddl_log VALUES (tg_tag);",
+    )
+    guarded.apply(migration("CREATE TABLE t (id int)"))
+    guarded.execute("DROP EVENT TRIGGER on_ddl")
+    tags = guarded.column("SELECT tag FROM public.ddl_log")
+    assert tags.count("CREATE TABLE") == 4  # its own, the two of ours, and the migration's
+    assert "CREATE SCHEMA" in tags
+
+
+def test_a_ddl_guard_that_refuses_our_tables_is_told_with_code_context_and_advice(
+    guarded: Bench,
+) -> None:
+    _on_ddl(
+        guarded,
+        "FOR made IN SELECT * FROM pg_event_trigger_ddl_commands() LOOP"
+        " IF made.schema_name <> 'public' THEN RAISE EXCEPTION 'new tables belong into public'"
+        " USING HINT = 'ask the platform team'; END IF; END LOOP;",
+    )
+    began = time.monotonic()
+    with pytest.raises(ConfigurationError) as refused:
+        guarded.apply()
+    assert time.monotonic() < began + 20  # at once, and not when the deadline came
+    for told in (
+        "new tables belong into public [P0001]",
+        "where: PL/pgSQL function on_ddl()",
+        "hint: ask the platform team",
+        "let it pass over that schema",
+    ):
+        assert told in str(refused.value)
+    assert not guarded.has("lambda_migrate.fence")
+
+
+def test_an_audit_trigger_that_is_broken_is_told_by_its_name(guarded: Bench) -> None:
+    _on_ddl(guarded, "INSERT INTO missing VALUES (tg_tag);")
+    with pytest.raises(ConfigurationError, match=r"42P01.*function on_ddl"):
+        guarded.apply()
+
+
+def test_a_grant_that_is_missing_on_our_tables_is_named(bench: Bench) -> None:
+    bench.apply()
+    role = f"poor_{bench.address.database}"
+    bench.execute(
+        f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA lambda_migrate TO {role};"
+        f" GRANT SELECT ON ALL TABLES IN SCHEMA lambda_migrate TO {role}"
+    )
+    address = replace(bench.address, user=role)
+    try:
+        with pytest.raises(ConfigurationError, match=r"denied for table fence \[42501\]"):
+            Bench(address).apply(fence=2)
+    finally:
+        bench.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "retryable"),
+    [
+        *((code, True) for code in ("25006", "40001", "40P01", "53300", "55P03", "57P01", "57014")),
+        *((code, False) for code in ("42501", "42P01", "P0001", "3D000", "0A000", "22P02")),
+    ],
+)
+def test_what_may_pass_is_told_from_what_will_not(sqlstate: str, retryable: bool) -> None:
+    error = as_configuration(PostgresError({"C": sqlstate, "M": "as planned"}))
+    assert error.retryable is retryable
+    assert f"as planned [{sqlstate}]" in str(error)
+
+
+def test_what_passes_is_waited_for(guarded: Bench) -> None:
+    guarded.execute("CREATE TABLE public.patience (left_over int); INSERT INTO patience VALUES (2)")
+    guarded.execute("CREATE SEQUENCE public.tries")  # no rollback takes a try back
+    _on_ddl(
+        guarded,
+        "IF nextval('public.tries') <= 2 THEN"
+        " RAISE EXCEPTION 'not now' USING ERRCODE = '40001'; END IF;",
+    )
+    guarded.apply(migration("SELECT 1"))
+    assert guarded.versions() == [1]
+
+
+# --- readers
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Iterator[LocalPostgreSQL]:
+    """A server in recovery, as a replica is; `promote` makes it the writer."""
+    with LocalPostgreSQL(tcp_port=0, databases=["shop"]) as server:
+        server.stop()
+        (server.data / "standby.signal").touch()
+        server.start()
+        yield server
+
+
+def test_a_reader_is_told_as_what_it_is(reader: LocalPostgreSQL) -> None:
+    bench = Bench(parse_url(reader.url("shop")))
+    with pytest.raises(DatabaseUnavailable, match=r"reader or a failover.*writer endpoint.*25006"):
+        bench.apply(deadline=Deadline.after(0.7))
+    with pytest.raises(DatabaseUnavailable, match="writer endpoint"):
+        bench.database().rehearse(Grant("shop", 1, "me"), Deadline.after(0.7))
+
+
+def test_a_failover_is_waited_for(reader: LocalPostgreSQL) -> None:
+    bench = Bench(parse_url(reader.url("shop")))
+    tries: list[str] = []
+
+    def counting(name: str, seconds: float) -> object:
+        tries.append(name)
+        return connect(bench.address, application_name=name, timeout=seconds)
+
+    late = Running(lambda: bench.apply(migration("SELECT 1"), connect=counting))
+    until(lambda: len(tries) > 1)
+    assert late.is_alive()
+    reader.execute("SELECT pg_promote()")
+    assert late.outcome() is None
+    assert bench.versions() == [1]
+
+
+def test_a_writer_that_becomes_a_reader_in_the_middle_is_left_for_the_new_one(
+    bench: Bench,
+) -> None:
+    """Between two migrations: the fence cannot be locked, and nothing was tried."""
+    with bench.holder() as held:
+        first = held._fenced.connection
+        first.run("SET default_transaction_read_only = on")
+        held.apply(migration("SELECT 1"), "d", soon())
+        first = held._fenced.connection
+        first.run("SET default_transaction_read_only = on")
+        held.record([(migration("SELECT 2", 2), "d")], baseline=True)
+    assert bench.versions() == [1, 2]
+
+
+# --- commits that vanish
+
+
+@pytest.mark.parametrize("vanished", ["gone", "changed"])
+def test_a_holder_does_not_go_on_above_a_commit_that_vanished(bench: Bench, vanished: str) -> None:
+    lose = {
+        "gone": "DELETE FROM lambda_migrate.history WHERE version = 2; DROP TABLE two",
+        "changed": "UPDATE lambda_migrate.history SET digest = 'other' WHERE version = 2",
+    }
+    with bench.holder() as held:
+        held.apply(migration("CREATE TABLE one ()"), "d1", soon())
+        held.apply(migration("CREATE TABLE two ()", 2), "d2", soon())
+        bench.terminate(held._fenced.connection.pid)
+        bench.execute(lose[vanished])
+        with pytest.raises(
+            DatabaseUnavailable, match=r"0002_m was committed and.*starts from what"
+        ):
+            held.apply(migration("CREATE TABLE three ()", 3), "d3", soon())
+    assert not bench.has("three")
+
+
+def test_a_history_that_lost_a_row_is_not_read_as_if_it_were_whole(bench: Bench) -> None:
+    bench.apply(migration("SELECT 1"), migration("SELECT 2", 2))
+    with bench.holder(2) as held:
+        assert len(held.history()) == 2
+        held.apply(migration("SELECT 3", 3), "d", soon())
+        bench.execute("DELETE FROM lambda_migrate.history WHERE version = 1")
+        with pytest.raises(DatabaseUnavailable, match="0001_m was committed and is gone"):
+            held.history()
+
+
+def test_what_a_holder_takes_back_itself_has_not_vanished(bench: Bench) -> None:
+    one, two = migration("SELECT 1", down="SELECT 1"), migration("SELECT 2", 2)
+    with bench.holder() as held:
+        held.apply(one, "d1", soon())
+        held.apply(two, "d2", soon())
+        row, _ = held.history()
+        held.forget([2])
+        held.revert(row, soon())
+        bench.terminate(held._fenced.connection.pid)
+        held.record([(two, "other")], baseline=True)
+        assert [row.digest for row in held.history()] == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("default", "expected"),
+    [("off", "on"), ("local", "on"), ("remote_write", "on"), ("remote_apply", "remote_apply")],
+)
+def test_what_is_acknowledged_is_durable(bench: Bench, default: str, expected: str) -> None:
+    """At each commit of ours, whatever a script sets: a deferred trigger sees it."""
+    bench.execute(f"ALTER DATABASE {bench.address.database} SET synchronous_commit = {default}")
+    bench.apply()
+    bench.execute("""
+        CREATE TABLE public.seen (at text, setting text);
+        CREATE FUNCTION public.see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO public.seen VALUES (tg_table_name, current_setting('synchronous_commit'));
+            RETURN NULL; END $$;
+        CREATE CONSTRAINT TRIGGER see AFTER INSERT OR UPDATE ON lambda_migrate.history
+            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.see();
+        CREATE CONSTRAINT TRIGGER see AFTER UPDATE ON lambda_migrate.fence
+            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.see()""")
+    with bench.holder(2) as held:
+        held.apply(migration("SET synchronous_commit = off"), "d", soon())
+        held.apply(migration("VACUUM public.seen", 2, outside=True), "d", soon())
+        held._fenced.run_outside(
+            "INSERT INTO public.seen VALUES ('outside', current_setting('synchronous_commit'))",
+            soon(),
+        )
+    seen = bench.execute("SELECT at, setting FROM public.seen")
+    assert {at for at, _ in seen} == {"fence", "history", "outside"}
+    assert {setting for _, setting in seen} == {expected}
