@@ -16,7 +16,6 @@ from tests.drills.service import (
     ADD_STATUS,
     BROKEN,
     IN_PARTS,
-    REQUEST,
     SLOW,
     V1,
     V2,
@@ -118,7 +117,7 @@ def test_a_stuck_lease(stage: Stage) -> None:
         assert deployments.of(old).invoke().ok
         endless = code(stage, {**V1, "0002_add_status": SLOW.format(seconds=300)})
         holder = deployments.of(endless, timeout=300)
-        answer = holder.submit(REQUEST)
+        answer = holder.submit()
         until(running(stage, "pg_sleep"), what="the migration runs")
         until(lambda: stage.item().progress is not None, what="its progress is published")
 
