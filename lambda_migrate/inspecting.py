@@ -10,9 +10,10 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from lambda_migrate.applying import proved
-from lambda_migrate.errors import ConfigurationError, MigrateError
+from lambda_migrate.applying import next_failure, proved
+from lambda_migrate.errors import ConfigurationError, MigrateError, MigrationFailed
 from lambda_migrate.lease.readiness import UNKNOWN, Check, record_check
+from lambda_migrate.lease.state import READY_KEPT
 from lambda_migrate.migrations.plan import make_plan
 from lambda_migrate.values import replace
 
@@ -36,6 +37,7 @@ def inspect(target: Target, lease: Lease, manifest: Manifest, deadline: Deadline
         LeaseLost: The lease was over before that.
         ConfigurationError: The role may not read the history, for one.
         DatabaseUnavailable: PostgreSQL did not answer.
+        MigrationFailed: The history went another way than this code, long ago.
     """
     try:
         found = target.database.inspect(deadline)
@@ -47,7 +49,29 @@ def inspect(target: Target, lease: Lease, manifest: Manifest, deadline: Deadline
         with suppress(MigrateError):
             target.store.release(lease)
         raise
-    return _publish(target, lease, _check(target, lease, manifest, found))
+    check = _check(target, lease, manifest, found)
+    if not check.served and len(check.digests) > len(manifest) + READY_KEPT:
+        raise _record_contradiction(target, lease, manifest)
+    return _publish(target, lease, check)
+
+
+def _record_contradiction(target: Target, lease: Lease, manifest: Manifest) -> MigrationFailed:
+    """Record that this code is not served: nothing in the list would keep others from looking."""
+    error = MigrationFailed(
+        "the database has had other migrations than this code for long: run `lambda-migrate "
+        "status` with the files of this code, and deploy code that fits"
+    )
+    failure = next_failure(
+        lease.state,
+        error,
+        digest=manifest.digest,
+        version="",
+        pause_seconds=target.policy.failure_pause_seconds,
+        now_ms=target.store.now_ms(),
+    )
+    target.store.fail(lease, failure)
+    error.attempts, error.retry_at_ms = failure.attempts, failure.retry_at_ms
+    return error
 
 
 def _check(target: Target, lease: Lease, manifest: Manifest, found: Inspection) -> Check:

@@ -336,7 +336,9 @@ def test_one_database_with_eight_addresses_stays_below_one_read_unit() -> None:
         served = digest(fence)
         for number in range(60):
             each = check(1_000, 60 * fence + number, address=address, served=served)
-            databases = after(replace(each, identity="i" * 36, owner="o" * 100), databases=databases)
+            databases = after(
+                replace(each, identity="i" * 36, owner="o" * 100), databases=databases
+            )
     assert len(databases["i" * 36].addresses) == 8
     assert item_size(encode_databases(databases)) < 4_000
 
