@@ -10,11 +10,8 @@ Loading Powertools' feature flags loads boto3 as well, so this is loaded when so
 from __future__ import annotations
 
 import json
-import threading
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as TookTooLong
 from http.client import HTTPConnection, HTTPException
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import quote
 
 from aws_lambda_powertools.utilities.feature_flags import (
@@ -33,19 +30,18 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as NoConnection
 
+from lambda_migrate.bounded import TookTooLong, run_within
 from lambda_migrate.deadline import SYSTEM_CLOCK
 from lambda_migrate.errors import FlagsUnavailable
 from lambda_migrate.flags import HOLD_BACK_AT, MODE, NAMES, PAUSED, Flags
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
     from lambda_migrate.deadline import Clock, Deadline
 
 __all__ = ["AppConfigFlags", "flags_of"]
-
-T = TypeVar("T")
 
 EXTENSION_PORT = 2772
 """Where the extension listens unless ``AWS_APPCONFIG_EXTENSION_HTTP_PORT`` says otherwise."""
@@ -130,7 +126,7 @@ class AppConfigFlags:
 
     def _ask(self, seconds: float) -> Flags | FlagsUnavailable:
         try:
-            document = _within(seconds, self._document)
+            document = run_within(seconds, self._document)
             return flags_of(document, self._context)
         except _Unusable as error:
             return self._unavailable(str(error))
@@ -229,26 +225,6 @@ _FROM_POWERTOOLS = (
 
 class _Unusable(Exception):
     """Why there are no flags to go by, as the end of a sentence."""
-
-
-def _within(seconds: float, act: Callable[[], T]) -> T:
-    """Call ``act`` and wait ``seconds`` at most; what takes longer ends unheard.
-
-    The timeouts of a connection are for each address and each read, and resolving a name has none.
-
-    Raises:
-        TookTooLong: It did.
-    """
-    outcome: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            outcome.set_result(act())
-        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
-            outcome.set_exception(error)
-
-    threading.Thread(target=run, name="lambda-migrate-flags", daemon=True).start()
-    return outcome.result(timeout=seconds)
 
 
 def _boto_config() -> Config:

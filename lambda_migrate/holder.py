@@ -14,6 +14,7 @@ from lambda_migrate.errors import (
     MigrationFailed,
 )
 from lambda_migrate.events import Holding, RenewalFailed
+from lambda_migrate.lease.calling import limit_waiting
 from lambda_migrate.lease.heartbeat import Heartbeat
 from lambda_migrate.lease.state import Failure
 from lambda_migrate.postgresql.database import FenceStale, Grant
@@ -65,6 +66,7 @@ class Hold:
     ) -> None:
         self.target = target
         self.deadline = deadline
+        limit_waiting(target.store, deadline)
         self._request_id = request_id
         self._evict = evict
         self._restamp = restamp
@@ -78,7 +80,7 @@ class Hold:
         self._heartbeat.on_beat = self._tell_holding
         self._heartbeat.on_refusal = self._report_refusal
         self._began = target.clock.monotonic()
-        self._end: MigrateError | None = None
+        self._reported_loss: MigrateError | None = None
 
     @property
     def lease(self) -> Lease:
@@ -155,16 +157,16 @@ class Hold:
             yield
         except MigrateError as error:
             lost = self._heartbeat.lost
-            if error is self._end or not (isinstance(error, LeaseLost) or error is lost):
+            if error is self._reported_loss or not (isinstance(error, LeaseLost) or error is lost):
                 raise
             if self._heartbeat.is_overdue:
                 raise MigrationFailed(_OVERDUE, migration=migration, is_overdue=True) from None
             if lost is None:
                 raise
-            self._end = self._ended_by(lost, migration)
-            raise self._end from None
+            self._reported_loss = self._error_of_loss(lost, migration)
+            raise self._reported_loss from None
 
-    def _ended_by(self, lost: MigrateError, migration: str) -> MigrateError:
+    def _error_of_loss(self, lost: MigrateError, migration: str) -> MigrateError:
         """What the heartbeat knows; the aborted connection only knows that it was aborted."""
         what = migration or "the running work"
         return type(lost)(f"{what} was cancelled, what it had not committed is rolled back: {lost}")
@@ -185,7 +187,13 @@ class Hold:
 
     def complete(self, databases: Mapping[str, DatabaseRecord]) -> None:
         """Store what was found and give the lease back."""
-        self._give_back(lambda lease: self.target.store.complete(lease, databases))
+        try:
+            self._give_back(lambda lease: self.target.store.complete(lease, databases))
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                "the database is as it should be, but the lease table could not record that; the "
+                f"next start looks at the database: {error}"
+            ) from None
 
     def fail(self, failure: Failure) -> None:
         """Store ``failure`` and give the lease back, as far as that can be done.

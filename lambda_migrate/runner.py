@@ -31,6 +31,7 @@ from lambda_migrate.events import (
     LeaseTakenOver,
     Waiting,
 )
+from lambda_migrate.lease.calling import limit_waiting
 from lambda_migrate.lease.decide import (
     MORE_TIME,
     Acquire,
@@ -171,6 +172,7 @@ class _Check:
             if invocation is not None
             else Deadline.after(WITHOUT_DEADLINE_SECONDS, target.clock)
         )
+        limit_waiting(target.store, self.deadline)
         self._shipped = manifest
         self._seen = LeaseState()
         self._flags: Flags | None = None  # as last read

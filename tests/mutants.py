@@ -727,8 +727,8 @@ MUTANTS = (
     Mutant(
         "AppConfig is waited for as long as it takes",
         "appconfig.py",
-        "return outcome.result(timeout=seconds)",
-        "return outcome.result(timeout=seconds + 60)",
+        "document = run_within(seconds, self._document)",
+        "document = run_within(seconds + 60, self._document)",
         ("appconfig",),
     ),
     Mutant(
@@ -974,8 +974,8 @@ MUTANTS = (
     Mutant(
         "an observer that hangs holds the heartbeat up",
         "lease/heartbeat.py",
-        "self._aside.join(min(_ASIDE_SECONDS, self._interval / BEATS_PER_LEASE))",
-        "self._aside.join()",
+        "self._observer_thread.join(min(_OBSERVER_SECONDS, self._interval / BEATS_PER_LEASE))",
+        "self._observer_thread.join()",
         ("lease",),
     ),
     Mutant(

@@ -7,12 +7,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from lambda_migrate.deadline import Deadline
+
 __all__ = [
     "BUSY",
     "CONNECT_SECONDS",
     "READ_SECONDS",
     "ConditionFailed",
     "clock_offset_ms",
+    "limit_waiting",
 ]
 
 CONNECT_SECONDS = 0.8
@@ -58,6 +61,12 @@ class ConditionFailed(Exception):
     def __init__(self, item: Mapping[str, Any] | None) -> None:
         self.item = item
         super().__init__("the condition did not hold")
+
+
+def limit_waiting(store: object, deadline: Deadline) -> None:
+    """Tell a store that may have to wait for AWS credentials until when; others need not know."""
+    if hasattr(store, "credentials_deadline"):
+        store.credentials_deadline = deadline
 
 
 def clock_offset_ms(date: str, wall_ms: int) -> int | None:

@@ -21,7 +21,7 @@ __all__ = ["Heartbeat"]
 BEATS_PER_LEASE = 3
 """Two renewals in a row may fail before the lease is in danger."""
 
-_ASIDE_SECONDS = 1.0
+_OBSERVER_SECONDS = 1.0
 """How long a renewal may be delayed by who is told of the one before."""
 
 
@@ -76,7 +76,7 @@ class Heartbeat:
         self._guard = threading.RLock()
         self._thread = threading.Thread(target=self._run, name="lambda-migrate-heartbeat")
         self._thread.daemon = True
-        self._aside: threading.Thread | None = None
+        self._observer_thread: threading.Thread | None = None
         self._refusals: set[str] = set()
 
     @property
@@ -135,7 +135,7 @@ class Heartbeat:
                 break
             pause = self._beat()
             if self.on_beat is not None:
-                self._call_aside(self.on_beat)
+                self._call_observer(self.on_beat)
             if self.lost is not None:
                 break
         else:
@@ -162,31 +162,32 @@ class Heartbeat:
         return self._interval
 
     def _not_renewed(self, error: Exception) -> MigrateError:
-        what = f"the lease under fence {self._lease.fence} could not be renewed: {_told(error)}"
+        what = f"the lease under fence {self._lease.fence} could not be renewed: {_cause_of(error)}"
         if self._clock.monotonic() < self._lease.trusted_until + SKEW_MS / 1000:
             what = f"no other process held the lease, but {what}"
         is_permanent = isinstance(error, MigrateError) and not error.retryable
         return ConfigurationError(what) if is_permanent else LeaseLost(what)
 
     def _report(self, error: Exception, trusted: float) -> None:
-        reason, report = _told(error), self.on_refusal
+        reason, report = _cause_of(error), self.on_refusal
         if (
             report is not None
             and reason not in self._refusals
-            and self._call_aside(lambda: report(error, trusted))
+            and self._call_observer(lambda: report(error, trusted))
         ):
             self._refusals.add(reason)
 
-    def _call_aside(self, call: Callable[[], None]) -> bool:
+    def _call_observer(self, call: Callable[[], None]) -> bool:
         """Call out, without being held up or ended by it; False: an earlier call still runs."""
-        if self._aside is not None and self._aside.is_alive():
+        if self._observer_thread is not None and self._observer_thread.is_alive():
             return False
-        self._aside = threading.Thread(target=call, name="lambda-migrate-telling", daemon=True)
-        self._aside.start()
-        self._aside.join(min(_ASIDE_SECONDS, self._interval / BEATS_PER_LEASE))
+        self._observer_thread = threading.Thread(target=call, name="lambda-migrate-observer")
+        self._observer_thread.daemon = True
+        self._observer_thread.start()
+        self._observer_thread.join(min(_OBSERVER_SECONDS, self._interval / BEATS_PER_LEASE))
         return True
 
 
-def _told(error: Exception) -> str:
+def _cause_of(error: Exception) -> str:
     # The text of an error that is not ours may hold anything.
     return str(error) if isinstance(error, MigrateError) else type(error).__name__

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from lambda_migrate.deadline import Clock
+    from lambda_migrate.deadline import Clock, Deadline
     from lambda_migrate.lease.signed.client import SignedClient
     from lambda_migrate.lease.state import DatabaseRecord, Failure, LeaseState, Progress
 
@@ -55,12 +55,15 @@ _CALL_SECONDS = CONNECT_SECONDS + READ_SECONDS + 0.1
 count the resolution of the name. Below the default safety margin, see `CONNECT_SECONDS`."""
 
 
-def make_client(region: str | None = None, *, anew: bool = False) -> Any:
+def make_client(
+    region: str | None = None, *, anew: bool = False, seconds: float | None = None
+) -> Any:
     """A DynamoDB client with its retries off and its timeouts short; loads boto3.
 
     Args:
         region: Where; by default as boto3 finds it.
         anew: Read environment and profile again, instead of what boto3's default session has read.
+        seconds: How long the provider of credentials may take; None: see `_credentials_seconds`.
 
     Raises:
         ConfigurationError: No region is configured, or the endpoint's URL cannot be read.
@@ -76,19 +79,21 @@ def make_client(region: str | None = None, *, anew: bool = False) -> Any:
         retries={"mode": "standard", "total_max_attempts": 1},
         tcp_keepalive=True,
     )
+    limit = _credentials_seconds() if seconds is None else seconds
     try:
         session = (None if anew else boto3.DEFAULT_SESSION) or boto3.Session()
-        seconds = _credentials_seconds()
-        run_within(seconds, session.get_credentials)
+        run_within(limit, session.get_credentials)
         return session.client("dynamodb", region_name=region, config=config)
     except TookTooLong:
-        raise LeaseStoreUnavailable(_no_credentials(seconds)) from None
+        raise LeaseStoreUnavailable(_no_credentials(limit)) from None
     except (BotoCoreError, ValueError) as error:  # ValueError: AWS_ENDPOINT_URL is no URL
         raise ConfigurationError(f"no DynamoDB client: {error}") from error
 
 
-def _credentials_seconds() -> float:
-    """How long a provider of credentials may take; on a terminal a user may have to type a code."""
+def _credentials_seconds(deadline: Deadline | None = None) -> float:
+    """How long a provider of credentials may take; outside Lambda a user may have to sign in."""
+    if deadline is not None:
+        return max(_CALL_SECONDS, min(60.0, deadline.remaining()))
     return _CALL_SECONDS if "AWS_LAMBDA_FUNCTION_NAME" in os.environ else 60.0
 
 
@@ -109,6 +114,9 @@ class TableItem:
         client: Makes the boto3 client when it is first needed.
         signed: Asked first, before boto3; this item's alone.
         clock: Compared with the server's.
+
+    Attributes:
+        credentials_deadline: When waiting for credentials ends; see `limit_waiting`.
     """
 
     def __init__(
@@ -120,6 +128,7 @@ class TableItem:
         signed: SignedClient | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        self.credentials_deadline: Deadline | None = None
         self.table = table
         self.target = target
         self._clock = clock
@@ -187,7 +196,7 @@ class TableItem:
         from botocore.exceptions import BotoCoreError, ClientError
 
         if self._made is None:
-            self._made = self._make_client()
+            self._made = self._new_client()
         key = {"target": {"S": self.target}}
         request = {"TableName": self.table, "Key": key, **arguments}
         try:
@@ -208,7 +217,7 @@ class TableItem:
         client = self._made
         credentials = _credentials_of(client)
         if _can_refresh(credentials) and credentials.refresh_needed():
-            seconds = _credentials_seconds()
+            seconds = _credentials_seconds(self.credentials_deadline)
             try:
                 run_within(seconds, credentials.get_frozen_credentials)
             except TookTooLong:
@@ -238,15 +247,19 @@ class TableItem:
         """
         if error.response.get("Error", {}).get("Code") not in _EXPIRED:
             return False
-        is_ours = self._make_client is make_client
         try:
-            other = make_client(anew=True) if is_ours else self._make_client()
+            other = self._new_client(anew=True)
         except (ConfigurationError, LeaseStoreUnavailable):
             return False
         if _key_of(other) == _key_of(self._made):
             return False
         self._made = other
         return True
+
+    def _new_client(self, *, anew: bool = False) -> Any:
+        if self._make_client is not make_client:
+            return self._make_client()
+        return make_client(anew=anew, seconds=_credentials_seconds(self.credentials_deadline))
 
     def _translated(self, operation: str, error: Any) -> Exception:
         """The answer's error as ours; messages hold names, never credentials."""
@@ -283,13 +296,13 @@ class TableItem:
             )
         if code in _UNKNOWN_CALLER:
             return ConfigurationError(f"{refused}; sign in again, or correct them")
-        told = f"{code or f'HTTP {status}'}: {message}" if message else code or f"HTTP {status}"
+        reason = f"{code or f'HTTP {status}'}: {message}" if message else code or f"HTTP {status}"
         advice = (
             "; the table needs the partition key `target` of type S and no sort key, see "
             "`lambda-migrate table create --cloudformation`"
         )
         return ConfigurationError(
-            f"DynamoDB refused {operation} on table {self.table!r}: {told}"
+            f"DynamoDB refused {operation} on table {self.table!r}: {reason}"
             f"{advice if code == 'ValidationException' else ''}"
         )
 

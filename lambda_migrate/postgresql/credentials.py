@@ -355,7 +355,7 @@ class IamCredentials:
 
     def __init__(self, address: DatabaseAddress, *, client: Any = None) -> None:
         self._address = address
-        self._given = client
+        self._initial_client = client
         self._client = client
 
     @property
@@ -381,11 +381,11 @@ class IamCredentials:
                 "demand it; write sslmode=verify-full"
             )
         if fresh:
-            self._client = self._given
+            self._client = self._initial_client
         try:
             password = run_within(seconds, self._token)
         except TookTooLong:
-            self._client = self._given
+            self._client = self._initial_client
             raise DatabaseUnavailable(
                 f"{self._no_token}: no AWS credentials within {seconds:.1f} s; their provider "
                 "(STS, a container's or a process of the profile) did not answer"

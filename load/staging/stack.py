@@ -324,7 +324,7 @@ def _current(scene: _Scene) -> Iterator[Verdict]:
     counts = ", ".join(f"{number} {state}" for state, number in status["counts"].items() if number)
     yield judge("the schema is current", bool(status["is_current"]), counts)
     ready = bool(status["is_marked_ready"])
-    yield judge("the lease table says so", ready, "it vouches for this code" if ready else "no")
+    yield judge("the lease table says so", ready, "this code is marked ready" if ready else "no")
     problems = _document(scene.ask("verify"))["problems"]
     told = "; ".join(problems) or "no problem"
     yield judge("files, history and lease table agree", not problems, told)

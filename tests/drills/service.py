@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,12 @@ class Served(LocalFunction):
 
     def invoke(self, event: Any = None, *, wait: float = 0.0) -> InvocationResult:
         return super().invoke(REQUEST if event is None else event, wait=wait)
+
+    def submit(
+        self, event: Any = None, *, wait: float = 0.0, request_id: str | None = None
+    ) -> Future[InvocationResult]:
+        event = REQUEST if event is None else event
+        return super().submit(event, wait=wait, request_id=request_id)
 
     def storm(self, n: int, event: Any = None, *, together: bool = True) -> list[InvocationResult]:
         return super().storm(n, REQUEST if event is None else event, together=together)

@@ -85,6 +85,32 @@ def test_a_restored_database(stage: Stage) -> None:
         elsewhere.finish(in_place, copy)
 
 
+def test_an_address_that_was_changed_to_lead_to_another_database(stage: Stage) -> None:
+    """As a secret does that names another one: the same steps as after a restore in place."""
+    old, current = code(stage, V1), code(stage, V2, reads="id, status")
+    other = f"{stage.name}_other"
+    with ExitStack() as stack:
+        deployments = Deployments(stack, stage)
+        assert deployments.of(current).invoke().ok
+        stage.postgresql.execute(f'CREATE DATABASE "{other}"')
+        elsewhere = {"target": other, "database_url": stage.postgresql.url(other)}
+        assert deployments.of(old, database=other, **elsewhere).invoke().ok
+        stage.postgresql.drop_database(stage.name)
+        stage.postgresql.execute(f'ALTER DATABASE "{other}" RENAME TO "{stage.name}"')
+        wrong = deployments.of(current).invoke()
+        assert wrong.error_type == "DatabaseError", "it is served, and its column is not there"
+
+        def deploy(_command: str) -> None:
+            assert deployments.of(current).invoke().payload["statusCode"] == 200
+
+        play = Play(PAGE, stage, current, stand_ins={"sam": deploy})
+        play.see()
+        assert not play.is_over()
+        play.do("Steps: in place")
+        assert play.is_over()
+        assert len(stage.item().databases) == 1, "the address moved, and left nothing behind"
+
+
 def test_moving_a_target_to_another_database(stage: Stage) -> None:
     current = code(stage, V2, reads="id, status")
     with ExitStack() as stack:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from lambda_migrate.deadline import Deadline
 from lambda_migrate.errors import (
     ConfigurationError,
     LeaseLost,
@@ -195,6 +196,35 @@ def test_a_lease_free_for_others_again_after_its_renewals_failed(
     with pytest.raises(ConfigurationError):
         scene.runner(V2, lease_seconds=BEATING).ensure(scene.deadline())
     assert scene.table.state.owner is None
+
+
+def test_a_table_that_cannot_be_told_of_the_end_is_told_apart_from_a_migration_that_failed(
+    scene: Scene,
+) -> None:
+    scene.table.before["complete"] = raises(EXPIRED)
+    with pytest.raises(
+        ConfigurationError, match=r"the database is as it should be, but .* expired"
+    ):
+        scene.runner(V2).ensure(scene.deadline())
+    assert scene.database.effects == ["0001_m", "0002_m"]
+
+
+def test_the_store_learns_until_when_it_may_wait_for_credentials(scene: Scene) -> None:
+    deadlines: list[float] = []
+
+    class Table(type(scene.table)):  # type: ignore[misc]  # a store that has to know
+        @property
+        def credentials_deadline(self) -> Deadline:
+            return Deadline.after(0, scene.clock)
+
+        @credentials_deadline.setter
+        def credentials_deadline(self, deadline: Deadline) -> None:
+            deadlines.append(deadline.at)
+
+    scene.table = Table(clock=scene.clock)
+    end = scene.deadline()
+    scene.runner(V2, safety_margin_seconds=2).ensure(end)
+    assert deadlines == [end.at - 2, end.at - 2]
 
 
 # --- observers

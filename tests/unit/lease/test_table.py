@@ -17,8 +17,9 @@ from botocore.exceptions import ClientError
 from botocore.stub import ANY, Stubber
 from moto import mock_aws
 
-from lambda_migrate.deadline import SYSTEM_CLOCK
+from lambda_migrate.deadline import SYSTEM_CLOCK, Deadline
 from lambda_migrate.errors import ConfigurationError, LeaseLost, LeaseStoreUnavailable
+from lambda_migrate.lease.calling import limit_waiting
 from lambda_migrate.lease.decide import SKEW_MS, Acquire, decide
 from lambda_migrate.lease.state import DatabaseRecord, Failure, Lease, LeaseState, Progress
 from lambda_migrate.lease.table import (
@@ -236,6 +237,35 @@ def test_what_the_provider_of_credentials_was_refused_is_told_as_its_own() -> No
 
     with pytest.raises(ConfigurationError, match="AssumeRole was refused: AccessDenied: no"):
         table_of(signs_with(Answers({}), Provided(refuse))).read()
+
+
+@pytest.mark.parametrize("is_deferred", [True, False], ids=["a role", "a container"])
+def test_silent_providers_of_credentials_end_with_the_invocation(
+    is_deferred: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config"
+    config.write_text(
+        "[profile base]\naws_access_key_id = a\naws_secret_access_key = b\n"
+        "[profile role]\nrole_arn = arn:aws:iam::1:role/r\nsource_profile = base\n"
+    )
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    monkeypatch.setattr("lambda_migrate.lease.table._CALL_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        if is_deferred:
+            monkeypatch.setenv("AWS_PROFILE", "role")
+            monkeypatch.setenv("AWS_ENDPOINT_URL_STS", url)
+        else:
+            monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", url)
+        table = DynamoDBLeaseTable(TABLE, "orders")
+        limit_waiting(table, Deadline.after(0.4))
+        with pytest.raises(LeaseStoreUnavailable, match=r"no AWS credentials within 0\.[234] s"):
+            table.read()
 
 
 # --- clocks

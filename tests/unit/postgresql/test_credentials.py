@@ -12,6 +12,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.config import Config
 from botocore.exceptions import (
     ClientError,
     ConnectTimeoutError,
@@ -261,7 +262,8 @@ def silent() -> Iterator[str]:
 def test_a_silent_secrets_manager_ends_in_the_time_that_is_left_and_is_told_as_what_it_is(
     silent: str,
 ) -> None:
-    client = boto3.client("secretsmanager", endpoint_url=silent)
+    config = Config(read_timeout=5, retries={"total_max_attempts": 1})
+    client = boto3.client("secretsmanager", endpoint_url=silent, config=config)
     with mock_aws_off(), pytest.raises(DatabaseUnavailable) as caught:
         SecretCredentials("orders", client=client).address(seconds=0.2)
     told = str(caught.value)
