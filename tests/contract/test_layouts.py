@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from lambda_migrate.deadline import SYSTEM_CLOCK
 from lambda_migrate.errors import ConfigurationError, MigrationFailed
 from lambda_migrate.maintenance import Maintenance
 from lambda_migrate.migrations import Manifest
 from lambda_migrate.runner import MigrationRunner
 from lambda_migrate.target import Policy, Target
-from lambda_migrate.testing import InMemoryLeaseTable
+from lambda_migrate.testing import FakeClock, InMemoryLeaseTable
 from tests.contract.databases import FIRST, SECOND, PostgreSQLBench, grant, soon
 from tests.contract.leases import DynamoDBTables
 
@@ -51,7 +51,7 @@ ON_THE_ITEM: dict[str, Act] = {
 }
 OTHER_LAYOUTS = pytest.mark.parametrize("layout", [1, 3])
 
-ITEMS = {
+ITEMS: dict[int, dict[str, Any]] = {
     1: {
         "format": {"N": "1"},
         "fence": {"N": "7"},
@@ -102,7 +102,7 @@ def test_an_item_of_another_layout_is_refused_and_left_as_it_is(
     name = f"layout-{uuid4().hex}"
     tables.put(name, **ITEMS[layout])
     item, rows = tables.item(name), tables_of(fresh_database)
-    target = Target(name, tables.store(name, SYSTEM_CLOCK), fresh_database.database)
+    target = Target(name, tables.store(name, FakeClock()), fresh_database.database)
     with pytest.raises(ConfigurationError, match=f"{name}' has layout {layout}.*nothing was"):
         act(target)
     assert tables.item(name) == item

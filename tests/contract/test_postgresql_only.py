@@ -126,8 +126,8 @@ def test_a_restore_in_place_is_taken_for_what_it_is(fresh_database: PostgreSQLBe
         " DELETE FROM effects WHERE name = '0002_b';"
         f" UPDATE lambda_migrate.fence SET token = {fence[0][0]}, owner = '{fence[0][1]}'"
     )
+    tunnel = replace(database, fingerprint="localhost:15432/orders")
     with pytest.raises(NotReady):
-        tunnel = replace(database, fingerprint="localhost:15432/orders")
         cold_start(tunnel, store, ONE, "require")
     Maintenance(ONE, Target("orders", store, database)).verify(soon(), resync=True)
     assert identity_of(database) != identity
