@@ -284,6 +284,8 @@ def record_failure(hold: Hold, manifest: Manifest, error: MigrateError) -> None:
     ``error`` learns how many attempts there were and when the next one may begin.
     """
     name = error.migration if isinstance(error, MigrationFailed) else ""
+    if isinstance(error, MigrationFailed) and error.is_overdue and error.had_ms is None:
+        error.had_ms = hold.available_ms
     failure = next_failure(
         hold.lease.state,
         error,

@@ -87,6 +87,11 @@ class Hold:
         """The lease as it stands."""
         return self._heartbeat.lease
 
+    @property
+    def available_ms(self) -> int:
+        """How much time it had, from its beginning to its deadline."""
+        return max(0, round((self.deadline.at - self._began) * 1000))
+
     @contextmanager
     def database(self) -> Iterator[HeldDatabase]:
         """The database under our fence; the heartbeat runs for as long as the block.
@@ -179,7 +184,8 @@ class Hold:
     def announce(self, progress: Progress) -> None:
         """Publish ``progress`` now, so that the item names the migration if this holder dies."""
         self._heartbeat.progress = progress
-        self._heartbeat.change(lambda lease: self.target.store.renew(lease, progress))
+        with suppress(LeaseStoreUnavailable):  # the next renewal publishes it
+            self._heartbeat.change(lambda lease: self.target.store.renew(lease, progress))
 
     def withdraw(self, databases: Mapping[str, DatabaseRecord]) -> None:
         """Mark manifests as no longer ready before what they need is rolled back."""

@@ -10,15 +10,17 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from lambda_migrate.applying import proved
-from lambda_migrate.errors import ConfigurationError, MigrateError
-from lambda_migrate.lease.readiness import UNKNOWN, Check, record_check
+from lambda_migrate.applying import next_failure, proved
+from lambda_migrate.errors import ConfigurationError, MigrateError, MigrationFailed
+from lambda_migrate.lease.readiness import UNKNOWN, Check, record_check, record_vain_look
+from lambda_migrate.lease.state import READY_KEPT
 from lambda_migrate.migrations.plan import make_plan
+from lambda_migrate.postgresql.database import is_behind
 from lambda_migrate.values import replace
 
 if TYPE_CHECKING:
     from lambda_migrate.deadline import Deadline
-    from lambda_migrate.lease.state import Lease, LeaseState
+    from lambda_migrate.lease.state import DatabaseRecord, Lease, LeaseState
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.postgresql.database import Inspection
     from lambda_migrate.target import Target
@@ -36,27 +38,56 @@ def inspect(target: Target, lease: Lease, manifest: Manifest, deadline: Deadline
         LeaseLost: The lease was over before that.
         ConfigurationError: The role may not read the history, for one.
         DatabaseUnavailable: PostgreSQL did not answer.
+        MigrationFailed: The history went another way than this code, long ago.
     """
     try:
         found = target.database.inspect(deadline)
     except ConfigurationError:
         with suppress(MigrateError):  # it runs out by itself otherwise
-            _publish(target, lease, _nothing(target, lease))
+            _publish_nothing(target, lease)
         raise
     except BaseException:
         with suppress(MigrateError):
             target.store.release(lease)
         raise
-    return _publish(target, lease, _check(target, lease, manifest, found))
+    check = _check(target, lease, manifest, found)
+    if check is None:
+        return _publish_nothing(target, lease)
+    if not check.served and len(check.digests) > len(manifest) + READY_KEPT:
+        raise _record_contradiction(target, lease, manifest)
+    return _publish(target, lease, check)
 
 
-def _check(target: Target, lease: Lease, manifest: Manifest, found: Inspection) -> Check:
+def _record_contradiction(target: Target, lease: Lease, manifest: Manifest) -> MigrationFailed:
+    """Record that this code is not served: nothing in the list would keep others from looking."""
+    error = MigrationFailed(
+        "the database has had other migrations than this code for long: run `lambda-migrate "
+        "status` with the files of this code, and deploy code that fits"
+    )
+    failure = next_failure(
+        lease.state,
+        error,
+        digest=manifest.digest,
+        version="",
+        pause_seconds=target.policy.failure_pause_seconds,
+        now_ms=target.store.now_ms(),
+    )
+    target.store.fail(lease, failure)
+    error.attempts, error.retry_at_ms = failure.attempts, failure.retry_at_ms
+    return error
+
+
+def _check(target: Target, lease: Lease, manifest: Manifest, found: Inspection) -> Check | None:
+    """What was found; None if it cannot be told without taking the fence."""
     known = {i: (record.fence, record.owner) for i, record in lease.state.databases.items()}
     fence = found.fence
-    if fence is None or fence.is_copy or known.get(fence.identity) != (fence.token, fence.owner):
-        # A copy, a restore, or a holder that took the fence since the last completion: it may be
-        # frozen in the middle of a rollback, and only a takeover would keep it from committing.
+    if fence is None or fence.is_copy or is_behind(fence, known):
+        # A copy or a restore: to give it an identity of its own is for an instance that may write.
         return _nothing(target, lease)
+    if known.get(fence.identity) != (fence.token, fence.owner):
+        # A holder took the fence since the last completion: it may be frozen in the middle of a
+        # rollback, and only a takeover would keep it from committing.
+        return None
     out_of_order = target.policy.allow_out_of_order
     plan = make_plan(manifest, found.history, allow_out_of_order=out_of_order)
     return replace(
@@ -79,8 +110,16 @@ def _nothing(target: Target, lease: Lease) -> Check:
     )
 
 
+def _publish_nothing(target: Target, lease: Lease) -> LeaseState:
+    address = target.database.fingerprint
+    return _store(target, lease, record_vain_look(lease.state.databases, address, lease.fence))
+
+
 def _publish(target: Target, lease: Lease, check: Check) -> LeaseState:
-    databases = record_check(lease.state.databases, check)
+    return _store(target, lease, record_check(lease.state.databases, check))
+
+
+def _store(target: Target, lease: Lease, databases: dict[str, DatabaseRecord]) -> LeaseState:
     target.store.look(lease, databases)
     return replace(
         lease.state, databases=databases, owner=None, lease_until_ms=0, lease_ms=0, progress=None

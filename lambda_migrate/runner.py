@@ -18,6 +18,7 @@ from enum import Enum
 
 from lambda_migrate.deadline import Deadline
 from lambda_migrate.errors import (
+    ConfigurationError,
     FlagsUnavailable,
     LeaseLost,
     LeaseStoreUnavailable,
@@ -182,6 +183,7 @@ class _Check:
         self._waiter: Waiter | None = None
         self._failures = 0
         self._confirms = False
+        self._look_refusal = ""
 
     def run(self) -> Outcome:
         """Decide and do, until it may be served or cannot be."""
@@ -197,14 +199,14 @@ class _Check:
             if isinstance(step, Wait):
                 step = self._wait(step.state)
                 continue
+            if step.only_looks:
+                step = self._look_into_database(step)
+                continue
             state = self._acquire(step)
             if isinstance(state, Lease):
                 news = self._news(state)
                 if news is not None:
                     step = news
-                    continue
-                if step.only_looks:
-                    step = self._inspect(state)
                     continue
                 self._announce(step, state)
                 if self._hold(state):
@@ -281,14 +283,14 @@ class _Check:
     # --- reading and waiting
 
     def _look(self) -> Step:
-        """Read and decide; what is to be served is confirmed by a strongly consistent read.
+        """Read and decide; what ends the wait is confirmed by a strongly consistent read.
 
         One that was turned away is not begun with the other kind again: waiters who all learn at
         once that they may serve would ask a table that cannot keep up for half as much again.
         """
         if not self._confirms:
             step = self._decide(self.target.store.read())
-            self._confirms = isinstance(step, Serve)
+            self._confirms = isinstance(step, Serve | Refuse)
             if not self._confirms:
                 return step
         step = self._decide(self.target.store.read(consistent=True))
@@ -306,7 +308,7 @@ class _Check:
 
     def _decide(self, state: LeaseState) -> Step:
         self._seen = state
-        return decide(
+        step = decide(
             state,
             digest=self.digest,
             address=self.target.database.fingerprint,
@@ -317,6 +319,9 @@ class _Check:
             may_migrate=self._may_migrate,
             watched=self._watch.unchanged(state, self.target.clock.monotonic()),
         )
+        if isinstance(step, Acquire) and step.only_looks and self._look_refusal:
+            return Wait(state)
+        return step
 
     def _length_for(self, state: LeaseState) -> int:
         """How many migrations the manifest has, where that matters: files are read for it."""
@@ -345,6 +350,7 @@ class _Check:
             return self._without_store(error)
         except NotReady as error:
             objection = self._flags.objection(0) if self._flags is not None else ""
+            objection = objection or self._look_refusal
             if not objection:
                 raise
             raise NotReady(
@@ -439,18 +445,28 @@ class _Check:
         if before not in (None, self.owner):
             self.target.observer.observe(LeaseTakenOver(self.target.name, before, lease.fence))
 
-    def _inspect(self, lease: Lease) -> Step:
+    def _look_into_database(self, step: Acquire) -> Step:
         """Look whether the database satisfies the manifest, without migrating it.
 
         Made known for this address, whatever it shows, so that no other instance looks again
-        before something has changed.
+        before something has changed. A function that may only read the item waits instead, for
+        one that may do more.
         """
         from lambda_migrate.inspecting import inspect
 
+        manifest = _loaded(self._shipped)
         try:
-            state = inspect(self.target, lease, _loaded(self._shipped), self.deadline)
+            state = self._acquire(step)
+            if isinstance(state, Lease):
+                news = self._news(state)
+                if news is not None:
+                    return news
+                state = inspect(self.target, state, manifest, self.deadline)
         except LeaseLost:
             state = LeaseState()
+        except ConfigurationError as error:
+            self._look_refusal = f"whether it is ready could not be checked: {error}"
+            state = step.seen
         return self._after_losing(state)
 
     def _hold(self, lease: Lease) -> bool:

@@ -42,13 +42,15 @@ _POSTGRESQL = "tests/integration/postgresql"
 GROUPS: dict[str, tuple[str, ...]] = {
     "hall": ("tests/unit/hall",),
     "lease": tuple(
-        f"tests/unit/lease/test_{n}.py" for n in ("decide", "heartbeat", "table", "waiting")
+        f"tests/unit/lease/test_{n}.py"
+        for n in ("decide", "heartbeat", "readiness", "table", "waiting")
     ),
     "contract, lease": ("tests/contract/test_lease_contract.py",),
     "contract, database": ("tests/contract/test_database_contract.py",),
     "machine, fakes": ("tests/contract/test_protocol_machine.py", "-k", "fakes"),
     "machine, real": ("tests/contract/test_protocol_machine.py", "-k", "postgresql"),
     "fence": (f"{_POSTGRESQL}/test_fence.py", *_NEWEST),
+    "identity": ("tests/contract/test_postgresql_only.py", *_NEWEST),
     "scripts": (f"{_POSTGRESQL}/test_transactional.py", f"{_POSTGRESQL}/test_scripts.py", *_NEWEST),
     "outside": (f"{_POSTGRESQL}/test_outside.py", *_NEWEST),
     "outside, killed": (f"{_POSTGRESQL}/test_outside_killed.py",),
@@ -501,15 +503,15 @@ MUTANTS = (
     Mutant(
         "one's own acquisition, sent again, is somebody else's",
         "lease/table.py",
-        "attribute_not_exists(#owner) OR #owner = :owner",
-        "attribute_not_exists(#owner)",
+        "            if state.owner != owner:\n                return state",
+        "            if True:\n                return state",
         ("lease", "contract, lease", "machine, real"),
     ),
     Mutant(
         "one's own acquisition, sent again, is somebody else's to the fake",
         "lease/memory.py",
-        "free = state.owner in (None, owner) or",
-        "free = state.owner is None or",
+        "            if state.owner == owner:\n",
+        "            if False:\n",
         ("hall", "contract, lease", "machine, fakes"),
     ),
     Mutant(
@@ -557,8 +559,8 @@ MUTANTS = (
     Mutant(
         "the margin for clocks is taken the wrong way by the table",
         "lease/table.py",
-        "str(self._clock.wall_ms() - SKEW_MS)",
-        "str(self._clock.wall_ms() + SKEW_MS)",
+        "_n(self.now_ms() - SKEW_MS)",
+        "_n(self.now_ms() + SKEW_MS)",
         ("contract, lease",),
     ),
     Mutant(
@@ -571,7 +573,7 @@ MUTANTS = (
     Mutant(
         "a lease that nobody renews is not noticed",
         "lease/decide.py",
-        "return now - self._since > self.lease_seconds + SKEW_MS / 1000",
+        "return now - self._since > (length_ms + SKEW_MS) / 1000",
         "return False",
         ("lease", "hall", "machine, fakes"),
     ),
@@ -628,9 +630,136 @@ MUTANTS = (
     Mutant(
         "what another database satisfies is believed of this one",
         "lease/state.py",
-        "return self.database == database and digest in self.ready",
-        "return digest in self.ready",
+        "        return record is not None and record.is_ready(digest, address)",
+        "        marks = b''.join(each.ready for each in self.databases.values())\n"
+        "        return join_marks([digest]) in split_marks(marks)",
+        ("lease", "hall", "machine, fakes"),
+    ),
+    Mutant(
+        "how much an address has confirmed is ignored",
+        "lease/state.py",
+        "split_marks(self.ready[: confirmed * MARK_BYTES])",
+        "split_marks(self.ready)",
+        ("lease", "hall", "machine, fakes"),
+    ),
+    Mutant(
+        "the older manifests are believed by an address that has not confirmed all",
+        "lease/state.py",
+        "is_whole = 0 < confirmed == len(self.ready) // MARK_BYTES",
+        "is_whole = True",
         ("lease", "hall"),
+    ),
+    Mutant(
+        "an address keeps what it has confirmed though the history went another way",
+        "lease/readiness.py",
+        "(_carried(known.dropped + count, agreed, dropped) if count else 0, fence)",
+        "(count, fence)",
+        ("lease",),
+    ),
+    Mutant(
+        "what is not listed any more is taken to agree",
+        "lease/readiness.py",
+        "    if agreed:\n        agreed += known.dropped",
+        "    if True:\n        agreed += known.dropped",
+        ("lease",),
+    ),
+    Mutant(
+        "a database of a new identity leaves what is said of the others",
+        "lease/readiness.py",
+        "is_new = identity not in databases",
+        "is_new = False",
+        ("lease", "hall"),
+    ),
+    Mutant(
+        "a database that is behind is trusted",
+        "postgresql/database.py",
+        "return row.token < token or (row.token == token and row.owner != owner)",
+        "return False",
+        ("lease", "hall", "contract, database"),
+    ),
+    Mutant(
+        "a copy keeps its identity",
+        "postgresql/fenced.py",
+        "        if row.is_copy:\n            return str(uuid4())",
+        "        if False:\n            return str(uuid4())",
+        ("identity",),
+    ),
+    Mutant(
+        "a rollback leaves what is marked ready",
+        "lease/readiness.py",
+        "known = _listed(replace(known, addresses=addresses), digests)",
+        "known = replace(known, addresses=addresses)",
+        ("lease", "hall", "machine, fakes"),
+    ),
+    Mutant(
+        "the first reading may be an old one",
+        "runner.py",
+        "            return self._decide(self.target.store.read(consistent=True))\n        except",
+        "            return self._decide(self.target.store.read())\n        except",
+        ("hall", "machine, fakes"),
+    ),
+    Mutant(
+        "a waiter serves on a reading that may be old",
+        "runner.py",
+        "            if not self._confirms:\n                return step\n",
+        "            return step\n",
+        ("hall", "machine, fakes"),
+    ),
+    Mutant(
+        "a require function migrates where it was only to look",
+        "runner.py",
+        "if step.only_looks:",
+        "if False:",
+        ("hall", "machine, fakes"),
+    ),
+    Mutant(
+        "a look is made though a dead holder may have left something running",
+        "lease/decide.py",
+        "if state.owner is None and state.may_be_ready(",
+        "if state.may_be_ready(",
+        ("lease", "hall"),
+    ),
+    Mutant(
+        "a look at a history that never fits is made again and again",
+        "inspecting.py",
+        "if not check.served and len(check.digests) > len(manifest) + READY_KEPT:",
+        "if False:",
+        ("hall",),
+    ),
+    Mutant(
+        "a lease is acquired though another was taken since the reading",
+        "lease/table.py",
+        'is_newest = "fence = :seen_fence"',
+        'is_newest = "(fence = :seen_fence OR fence <> :seen_fence)"',
+        ("lease", "contract, lease"),
+    ),
+    Mutant(
+        "a lease is acquired from the fake though another was taken since the reading",
+        "lease/memory.py",
+        "if not is_newest or not (is_over",
+        "if not (is_over",
+        ("contract, lease", "hall", "machine, fakes"),
+    ),
+    Mutant(
+        "running out of time turns away those with more of it",
+        "lease/decide.py",
+        "return failure.had_ms is None or remaining_ms <= failure.had_ms * MORE_TIME",
+        "return True",
+        ("lease", "hall"),
+    ),
+    Mutant(
+        "killed holders are not counted",
+        "applying.py",
+        "if before >= (1 if was_recorded else _KILLS):",
+        "if False:",
+        ("hall",),
+    ),
+    Mutant(
+        "a holder does not announce what it begins with",
+        "applying.py",
+        "    hold.announce(Progress(",
+        "    hold.publish(Progress(",
+        ("hall",),
     ),
     Mutant(
         "what became known before the acquisition is not looked at",
@@ -642,8 +771,8 @@ MUTANTS = (
     Mutant(
         "a failure's pause is ignored",
         "lease/decide.py",
-        "return 0 < failure.retry_at_ms - now_ms <= LONGEST_PAUSE_MS",
-        "return False",
+        "if not 0 < failure.retry_at_ms - now_ms <= LONGEST_PAUSE_MS:",
+        "if True:",
         ("lease", "hall", "machine, fakes"),
     ),
     Mutant(
@@ -668,11 +797,11 @@ MUTANTS = (
         ("hall",),
     ),
     Mutant(
-        "stale reads are not waited out before a rollback",
+        "nothing is withdrawn before a rollback",
         "maintenance.py",
-        "self.target.clock.sleep(self.target.store.staleness_seconds)",
-        "pass",
-        ("hall",),
+        "            withdraw(hold, database, lowest=rows[-1].version)\n",
+        "",
+        ("hall", "machine, fakes"),
     ),
     # --- the deadline (I4)
     Mutant(
@@ -726,10 +855,10 @@ MUTANTS = (
         ("hall",),
     ),
     Mutant(
-        "all of the manifest is vouched for when part of it is held back",
+        "all of the manifest is served when part of it is held back",
         "runner.py",
-        "self._complete(hold, allowed)",
-        "self._complete(hold, manifest)",
+        "        if self._flags is not None and allowed is not manifest:\n            raise",
+        "        if False:\n            raise",
         ("hall",),
     ),
     Mutant(
@@ -928,8 +1057,9 @@ MUTANTS = (
     Mutant(
         "a rehearsal begins beside a holder",
         "postgresql/fenced.py",
-        "            self._judge_fence(row)\n            self._refuse_if_held(deadline)\n",
-        "            self._judge_fence(row)\n",
+        "            self._judge_fence(read_fence_row(row))\n"
+        "            self._refuse_if_held(deadline)\n",
+        "            self._judge_fence(read_fence_row(row))\n",
         ("contract, database",),
     ),
     Mutant(

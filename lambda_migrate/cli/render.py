@@ -12,6 +12,7 @@ from rich.text import Text
 
 from lambda_migrate.cli.times import clock_time, duration, local_time, until
 from lambda_migrate.errors import legible
+from lambda_migrate.lease.readiness import UNKNOWN
 from lambda_migrate.verbs.documents import entries_in
 from lambda_migrate.verbs.entries import Entry, Gap, abridged
 
@@ -157,7 +158,7 @@ def _others(
     others = [
         ", ".join(legible(each["address"]) for each in database["addresses"])
         for database in databases
-        if database["addresses"] and address not in _addresses(database)
+        if database["identity"] != UNKNOWN and address not in _addresses(database)
     ]
     if not others:
         return []

@@ -20,7 +20,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["UNKNOWN", "Check", "record_check", "sharing", "withdraw_above"]
+__all__ = [
+    "UNKNOWN",
+    "Check",
+    "record_check",
+    "record_vain_look",
+    "sharing",
+    "withdraw_above",
+]
 
 UNKNOWN = "unknown"
 """Stands for a database that was looked at and has no identity that the item could know."""
@@ -89,6 +96,28 @@ def record_check(
     if check.is_takeover:
         record = replace(record, fence=check.fence, owner=check.owner)
     return {check.identity: record, **_others(databases, check)}
+
+
+def record_vain_look(
+    databases: Mapping[str, DatabaseRecord], address: str, fence: int
+) -> dict[str, DatabaseRecord]:
+    """The item's ``databases`` after a look that could not tell: what was confirmed stays so."""
+    if all(address not in record.addresses for record in databases.values()):
+        unknown = databases.get(UNKNOWN, DatabaseRecord())
+        databases = {
+            **databases,
+            UNKNOWN: replace(unknown, addresses={**unknown.addresses, address: (0, fence)}),
+        }
+    return {
+        identity: replace(
+            record,
+            addresses={
+                each: (count, fence if each == address else seen)
+                for each, (count, seen) in record.addresses.items()
+            },
+        )
+        for identity, record in databases.items()
+    }
 
 
 def sharing(databases: Mapping[str, DatabaseRecord], check: Check) -> Iterator[DatabaseRecord]:
@@ -182,11 +211,15 @@ def _carried(confirmed: int, agreed: int, dropped: int) -> int:
 
 def _older(known: DatabaseRecord, record: DatabaseRecord, check: Check) -> bytes:
     listed = set(split_marks(record.ready))
+    found = {*split_marks(join_marks(check.digests)), *split_marks(join_marks(check.before))}
+    # What was ready and is not proved went by without a withdrawal: a restore, say. What is older
+    # may have gone with it.
+    kept = known.older if found.issuperset(split_marks(known.ready)) else b""
     served = [check.served] if check.served in (*check.digests, *check.before) else []
     before = check.before[-READY_KEPT:]
     candidates = [
         *split_marks(join_marks([*served, *reversed(before)])),
-        *split_marks(known.older),
+        *split_marks(kept),
     ]
     return b"".join([mark for mark in dict.fromkeys(candidates) if mark not in listed][:OLDER_KEPT])
 

@@ -78,6 +78,15 @@ class FenceRow:
         pairs = zip(self.system.split("/"), self.live_system.split("/"), strict=False)
         return any(stored and live and stored != live for stored, live in pairs)
 
+    @property
+    def confirmed_system(self) -> str:
+        """What to store: a role that may not read the cluster's identifier does not forget it."""
+        (stored, _, _), (live, _, database) = (
+            self.system.partition("/"),
+            self.live_system.partition("/"),
+        )
+        return f"{live or ('' if self.is_copy else stored)}/{database}"
+
 
 def is_behind(row: FenceRow, known: Mapping[str, tuple[int, str]]) -> bool:
     """Whether the database has not seen the last holder that completed under its identity."""

@@ -355,7 +355,7 @@ class Queries:
             UPDATE {self._fence} SET
                 token = {literal(grant.fence)}, owner = {literal(grant.owner)},
                 target = {literal(grant.target)}, environment = {literal(grant.environment)},
-                identity = {literal(identity)}, system = {literal(seen.live_system)},
+                identity = {literal(identity)}, system = {literal(seen.confirmed_system)},
                 backend_pid = pg_backend_pid(), taken_at = clock_timestamp()
             WHERE {self._may_take(grant)}
               AND (environment IN ('', {literal(grant.environment)})

@@ -112,15 +112,24 @@ def lease_document(state: LeaseState) -> dict[str, Any]:
 def _database(identity: str, record: DatabaseRecord) -> dict[str, Any]:
     return {
         "identity": identity,
-        "versions_ready": record.dropped + len(split_marks(record.ready)),
+        "versions_ready": _without_empty(record.dropped + len(split_marks(record.ready))),
         "addresses": [
-            {"address": address, "versions_ready": record.dropped + confirmed if confirmed else 0}
+            {"address": address, "versions_ready": _versions(record, confirmed)}
             for address, (confirmed, _) in sorted(record.addresses.items())
         ],
         "checked_at": iso(record.at_ms),
         "checked_by": record.owner,
         "fence": record.fence,
     }
+
+
+def _versions(record: DatabaseRecord, confirmed: int) -> int:
+    return _without_empty(record.dropped + confirmed) if confirmed else 0
+
+
+def _without_empty(manifests: int) -> int:
+    """How many versions are ready: the manifest without migrations always is, and is none."""
+    return max(0, manifests - 1)
 
 
 def _progress(progress: Progress) -> dict[str, Any]:

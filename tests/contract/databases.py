@@ -138,6 +138,7 @@ class PostgreSQLBench:
 
     def __init__(self, address: DatabaseAddress) -> None:
         credentials = UrlCredentials(address)
+        self._address = address
         self._run = partial(_run, address)
         self.database = PostgreSQLDatabase(
             credentials.fingerprint, partial(open_connection, credentials), schema=SCHEMA
@@ -184,6 +185,23 @@ class PostgreSQLBench:
         if took_effect is not None and took_effect is not reverting:
             self._run(interrupted.up.sql)
         return held.history()[-1]
+
+    def run(self, sql: str) -> list[list[Any]]:
+        """What any other session may say."""
+        return self._run(sql)
+
+    @contextmanager
+    def copied(self) -> Iterator[PostgreSQLDatabase]:
+        """A copy by template; nothing of ours may be connected while it is made."""
+        name = f"copy_{uuid4().hex[:12]}"
+        server = replace(self._address, database="postgres")
+        _run(server, f"CREATE DATABASE {name} TEMPLATE {identifier(self._address.database)}")
+        credentials = UrlCredentials(replace(self._address, database=name))
+        connect_copy = partial(open_connection, credentials)
+        try:
+            yield PostgreSQLDatabase(credentials.fingerprint, connect_copy, schema=SCHEMA)
+        finally:
+            _run(server, f"DROP DATABASE {name} WITH (FORCE)")
 
     def tables(self) -> list[str]:
         """Our own tables, that are to exist only once somebody migrates."""

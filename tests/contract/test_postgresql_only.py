@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.contract.databases import FIRST, PostgreSQLBench, grant, soon
+import pytest
+
+from lambda_migrate.errors import NotReady
+from lambda_migrate.maintenance import Maintenance
+from lambda_migrate.migrations import Manifest, Script
+from lambda_migrate.postgresql.database import Database
+from lambda_migrate.runner import MigrationRunner, Outcome
+from lambda_migrate.target import Policy, Target
+from lambda_migrate.testing import InMemoryLeaseTable
+from tests.contract.databases import FIRST, SECOND, PostgreSQLBench, grant, soon
 
 
 def test_reading_the_history_creates_nothing(fresh_database: PostgreSQLBench) -> None:
@@ -28,3 +37,100 @@ def test_rehearsing_a_first_run_creates_nothing(fresh_database: PostgreSQLBench)
         rehearsal.end()
     assert fresh_database.database.read_environment(soon()) == ""
     assert fresh_database.tables() == before
+
+
+# --- identities
+
+
+ONE, TWO = Manifest([FIRST]), Manifest([FIRST, SECOND])
+
+
+def cold_start(
+    database: Database, store: InMemoryLeaseTable, files: Manifest, mode: str = "migrate"
+) -> Outcome:
+    target = Target("orders", store, database, policy=Policy(mode=mode, wait_seconds=0.2))
+    return MigrationRunner(files, target).ensure(soon())
+
+
+def identity_of(database: Database) -> str:
+    fence = database.inspect(soon()).fence
+    assert fence is not None
+    return fence.identity
+
+
+def test_a_copy_by_template_gets_an_identity_of_its_own(fresh_database: PostgreSQLBench) -> None:
+    store, database = InMemoryLeaseTable(), fresh_database.database
+    cold_start(database, store, ONE)
+    identity = identity_of(database)
+    with fresh_database.copied() as copy:
+        found = copy.inspect(soon()).fence
+        assert found is not None
+        assert (found.identity, found.is_copy) == (identity, True)
+        assert cold_start(copy, store, ONE) is Outcome.MIGRATED
+        assert identity_of(copy) != identity
+        assert cold_start(copy, store, ONE) is Outcome.UP_TO_DATE
+        Maintenance(ONE, Target("orders", store, copy)).down(soon(), to=0)
+        assert identity_of(database) == identity
+        assert cold_start(database, store, ONE) is Outcome.MIGRATED, "it looked once"
+        assert cold_start(database, store, ONE) is Outcome.UP_TO_DATE
+
+
+def test_a_copy_is_not_served_by_who_may_only_look(fresh_database: PostgreSQLBench) -> None:
+    store = InMemoryLeaseTable()
+    cold_start(fresh_database.database, store, ONE)
+    with fresh_database.copied() as copy, pytest.raises(NotReady):
+        cold_start(copy, store, ONE, "require")
+
+
+def test_two_addresses_of_one_database_do_not_take_from_each_other(
+    fresh_database: PostgreSQLBench,
+) -> None:
+    store, database = InMemoryLeaseTable(), fresh_database.database
+    tunnel = replace(database, fingerprint="localhost:15432/orders")
+    cold_start(database, store, ONE)
+    Maintenance(ONE, Target("orders", store, tunnel)).up(soon())
+    assert cold_start(database, store, ONE, "require") is Outcome.UP_TO_DATE
+    Maintenance(TWO, Target("orders", store, tunnel)).up(soon())
+    assert cold_start(database, store, TWO, "require") is Outcome.UP_TO_DATE
+    assert fresh_database.effects() == ["0001_a", "0002_b"]
+    assert len(store.state.databases) == 1
+
+
+def test_two_schemas_of_one_database_with_one_target_are_kept_apart(
+    fresh_database: PostgreSQLBench,
+) -> None:
+    store, database = InMemoryLeaseTable(), fresh_database.database
+    other = replace(database, schema="other")
+    theirs = Manifest(
+        [replace(FIRST, checksum="theirs", up=Script("SELECT 1"), down=Script("SELECT 1"))]
+    )
+    cold_start(database, store, TWO)
+    assert cold_start(other, store, theirs) is Outcome.MIGRATED
+    assert len(store.state.databases) == 2
+    assert not store.state.is_ready(TWO.digest, other.fingerprint)
+    assert not store.state.is_ready(theirs.digest, database.fingerprint)
+    Maintenance(theirs, Target("orders", store, other)).down(soon(), to=0)
+    cold_start(database, store, TWO)
+    assert cold_start(database, store, TWO, "require") is Outcome.UP_TO_DATE
+    assert fresh_database.effects() == ["0001_a", "0002_b"]
+
+
+def test_a_restore_in_place_is_taken_for_what_it_is(fresh_database: PostgreSQLBench) -> None:
+    store, database = InMemoryLeaseTable(), fresh_database.database
+    cold_start(database, store, ONE)
+    fence = fresh_database.run("SELECT token, owner FROM lambda_migrate.fence")
+    cold_start(database, store, TWO)
+    identity = identity_of(database)
+    fresh_database.run(
+        "DELETE FROM lambda_migrate.history WHERE version = '2';"
+        " DELETE FROM effects WHERE name = '0002_b';"
+        f" UPDATE lambda_migrate.fence SET token = {fence[0][0]}, owner = '{fence[0][1]}'"
+    )
+    tunnel = replace(database, fingerprint="localhost:15432/orders")
+    with pytest.raises(NotReady):
+        cold_start(tunnel, store, ONE, "require")
+    Maintenance(ONE, Target("orders", store, database)).verify(soon(), resync=True)
+    assert identity_of(database) != identity
+    assert not store.state.is_ready(TWO.digest, database.fingerprint)
+    assert cold_start(database, store, TWO) is Outcome.MIGRATED
+    assert fresh_database.effects() == ["0001_a", "0002_b"]

@@ -84,6 +84,34 @@ def test_a_holder_killed_inside_a_transaction_is_followed_by_one_that_goes_on_fr
     assert stage.holders() == []
 
 
+def test_a_migration_that_takes_three_holders_with_it_is_a_failure_that_a_new_file_ends(
+    stage: Stage,
+) -> None:
+    counters = {"1_counters": COUNTERS}
+    stage.maintenance(stage.code(counters)).up(_forever())
+    deadly = {**counters, "2_deadly": effect(2, "SELECT pg_sleep(120);")}
+    with stage.function(stage.code(deadly)) as function:
+        for number in (1, 2, 3):
+            doomed = function.submit()
+            until(lambda number=number: _attempts(stage) == number, what="it says what it begins")
+            signal_holder(function, signal.SIGKILL)
+            assert doomed.result().status == "crashed"
+        refused = function.invoke()
+        assert refused.error_type == "MigrationFailed"
+        assert "2_deadly: 3 process(es) in a row ended" in refused.error_message
+    failure = stage.item().failure
+    assert failure is not None
+    assert (failure.is_kill, failure.version, failure.attempts) == (True, "2", 1)
+    with stage.function(stage.code({**counters, "2_deadly": effect(2)})) as function:
+        assert function.invoke().ok
+    assert stage.effects() == {1: 1, 2: 1}
+
+
+def _attempts(stage: Stage) -> int:
+    progress = stage.item().progress
+    return progress.attempts if progress is not None else 0
+
+
 STUCK_BEFORE_THE_TABLE = HANDLER.replace(
     "from lambda_migrate import migrate_on_cold_start",
     """

@@ -240,11 +240,11 @@ def test_a_stranger_in_the_item_is_only_named(owner: str) -> None:
 def test_a_digest_planted_as_ready_is_served_and_verify_finds_it() -> None:
     """The limit of what can be defended: the table is what the fast path believes."""
     scene = Scene()
-    files = manifest(1)
-    scene.migrated(manifest())
+    files = manifest(1, 2)
+    scene.migrated(manifest(1))
     record = scene.table.state.databases[scene.database.identity]
     marks = join_marks(prefixes(files))
-    lying = replace(record, ready=marks, addresses={scene.database.fingerprint: (2, 1)})
+    lying = replace(record, ready=marks, addresses={scene.database.fingerprint: (3, 1)})
     scene.change(databases={scene.database.identity: lying})
     assert scene.runner(files).ensure(scene.deadline()) is Outcome.UP_TO_DATE
     found = scene.maintenance(files).verify(scene.deadline())

@@ -216,6 +216,17 @@ def test_an_old_require_function_is_served_however_many_manifests_came_after(
     assert scene.database.connections == connections, "one look was enough"
 
 
+def test_a_require_function_that_never_fits_is_looked_at_once_in_each_pause(scene: Scene) -> None:
+    cold_start(scene, Manifest(migration(version) for version in range(1, 252)))
+    never = Manifest([migration(1, "SELECT 'another'")])
+    connections = scene.database.connections
+    for _ in range(20):
+        with pytest.raises(MigrationFailed, match="other migrations than this code"):
+            scene.runner(never, mode="require").ensure(scene.deadline())
+    assert scene.database.connections == connections + 1
+    assert scene.table.state.owner is None
+
+
 # --- one target for two databases
 
 

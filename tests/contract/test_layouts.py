@@ -1,0 +1,141 @@
+"""An item or a schema of another layout, older or newer, is refused by everything, untouched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from lambda_migrate.errors import ConfigurationError, MigrationFailed
+from lambda_migrate.maintenance import Maintenance
+from lambda_migrate.migrations import Manifest
+from lambda_migrate.runner import MigrationRunner
+from lambda_migrate.target import Policy, Target
+from lambda_migrate.testing import FakeClock, InMemoryLeaseTable
+from tests.contract.databases import FIRST, SECOND, PostgreSQLBench, grant, soon
+from tests.contract.leases import DynamoDBTables
+
+FILES = Manifest([FIRST, SECOND])
+
+Act = Callable[[Target], object]
+
+
+def operator(target: Target) -> Maintenance:
+    return Maintenance(FILES, target)
+
+
+def cold_start(target: Target, mode: str = "migrate") -> object:
+    target = replace(target, policy=Policy(mode=mode, wait_seconds=0.2))
+    return MigrationRunner(FILES, target).ensure(soon())
+
+
+ON_THE_DATABASE: dict[str, Act] = {
+    "cold start": cold_start,
+    "status": lambda target: operator(target).status(soon()),
+    "plan": lambda target: operator(target).plan(soon()),
+    "up": lambda target: operator(target).up(soon()),
+    "down": lambda target: operator(target).down(soon(), steps=1),
+    "verify": lambda target: operator(target).verify(soon()),
+    "verify --resync": lambda target: operator(target).verify(soon(), resync=True),
+    "baseline": lambda target: operator(target).baseline(2, soon()),
+    "repair": lambda target: operator(target).repair(1, soon(), declared="pending"),
+    "repair --environment": lambda target: operator(target).stamp_environment(soon()),
+}
+ON_THE_ITEM: dict[str, Act] = {
+    **{name: act for name, act in ON_THE_DATABASE.items() if name != "plan"},
+    "cold start (require)": lambda target: cold_start(target, "require"),
+    "lease release": lambda target: operator(target).release_lease(),
+}
+OTHER_LAYOUTS = pytest.mark.parametrize("layout", [1, 3])
+
+ITEMS: dict[int, dict[str, Any]] = {
+    1: {
+        "format": {"N": "1"},
+        "fence": {"N": "7"},
+        "database": {"S": "db:5432/orders"},
+        "ready": {"M": {FILES.digest: {"M": {"at": {"N": "1"}, "version": {"N": "2"}}}}},
+    },
+    3: {"format": {"N": "3"}, "fence": {"N": "7"}, "owner": {"S": "new/1/ab"}},
+}
+
+LAYOUT_1 = """
+    DROP TABLE lambda_migrate.fence; DROP TABLE lambda_migrate.history;
+    CREATE TABLE lambda_migrate.fence (
+        singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+        layout integer NOT NULL DEFAULT 1, token bigint NOT NULL DEFAULT 0,
+        owner text NOT NULL DEFAULT '', target text NOT NULL DEFAULT '',
+        environment text NOT NULL DEFAULT '', backend_pid integer, backend_start timestamptz,
+        taken_at timestamptz);
+    CREATE TABLE lambda_migrate.history (
+        version bigint PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,
+        digest text NOT NULL, state text NOT NULL, started_at timestamptz NOT NULL,
+        applied_at timestamptz, duration_ms bigint NOT NULL DEFAULT 0, fence bigint NOT NULL,
+        owner text NOT NULL, request_id text NOT NULL DEFAULT '', library_version text NOT NULL,
+        baseline boolean NOT NULL DEFAULT false, up text, down text, down_line integer,
+        down_transactional boolean);
+    INSERT INTO lambda_migrate.fence (token) VALUES (1);
+    INSERT INTO lambda_migrate.history (version, name, checksum, digest, state, started_at,
+        applied_at, fence, owner, library_version, down)
+    VALUES (1, '0001_a', 'c', 'd', 'applied', now(), now(), 1, 'o', '0', 'SELECT 1')"""
+"""The tables as they were before identities, with one migration applied."""
+
+LAYOUT_3 = "UPDATE lambda_migrate.fence SET layout = 3"
+
+
+def tables_of(bench: PostgreSQLBench) -> list[list[object]]:
+    return bench.run(
+        "SELECT to_jsonb(f)::text FROM lambda_migrate.fence f"
+        " UNION ALL SELECT to_jsonb(h)::text FROM lambda_migrate.history h"
+    )
+
+
+@OTHER_LAYOUTS
+@pytest.mark.parametrize("act", ON_THE_ITEM.values(), ids=ON_THE_ITEM)
+def test_an_item_of_another_layout_is_refused_and_left_as_it_is(
+    fresh_database: PostgreSQLBench, tables: DynamoDBTables, layout: int, act: Act
+) -> None:
+    with fresh_database.database.take_over(grant(1), soon()) as held:
+        held.apply(FIRST, "digest", soon())
+    name = f"layout-{uuid4().hex}"
+    tables.put(name, **ITEMS[layout])
+    item, rows = tables.item(name), tables_of(fresh_database)
+    target = Target(name, tables.store(name, FakeClock()), fresh_database.database)
+    with pytest.raises(ConfigurationError, match=f"{name}' has layout {layout}.*nothing was"):
+        act(target)
+    assert tables.item(name) == item
+    assert tables_of(fresh_database) == rows
+    assert fresh_database.effects() == ["0001_a"]
+
+
+@OTHER_LAYOUTS
+@pytest.mark.parametrize("act", ON_THE_DATABASE.values(), ids=ON_THE_DATABASE)
+def test_a_schema_of_another_layout_is_refused_and_left_as_it_is(
+    fresh_database: PostgreSQLBench, layout: int, act: Act
+) -> None:
+    with fresh_database.database.take_over(grant(1), soon()) as held:
+        held.apply(FIRST, "digest", soon())
+    fresh_database.run(LAYOUT_1 if layout == 1 else LAYOUT_3)
+    rows = tables_of(fresh_database)
+    store = InMemoryLeaseTable()
+    with pytest.raises(ConfigurationError, match=f"have layout {layout}.*nothing was changed"):
+        act(Target("orders", store, fresh_database.database))
+    assert tables_of(fresh_database) == rows
+    assert fresh_database.effects() == ["0001_a"]
+    assert (store.state.owner, store.state.databases) == (None, {})
+
+
+def test_a_require_function_is_told_of_a_schema_of_another_layout(
+    fresh_database: PostgreSQLBench,
+) -> None:
+    """By who may migrate: it is recorded as a failure, so that nobody waits in vain."""
+    with fresh_database.database.take_over(grant(1), soon()):
+        pass
+    fresh_database.run(LAYOUT_3)
+    target = Target("orders", InMemoryLeaseTable(), fresh_database.database)
+    with pytest.raises(ConfigurationError):
+        cold_start(target)
+    with pytest.raises(MigrationFailed, match="have layout 3"):
+        cold_start(target, "require")
