@@ -458,8 +458,7 @@ class _Check:
         try:
             state = self._acquire(step)
             if isinstance(state, Lease):
-                news = self._news(state)
-                if news is not None:
+                if (news := self._news(state)) is not None:
                     return news
                 state = inspect(self.target, state, manifest, self.deadline)
         except LeaseLost:

@@ -159,8 +159,8 @@ MUTANTS = (
     Mutant(
         "a takeover ends who has the fence row locked without waiting for it",
         "postgresql/fenced.py",
-        "            if self._set_token(deadline, evict=evict):\n                return\n",
-        "            if not lockers and self._set_token(deadline, evict=evict):\n"
+        "            if self._set_token(seen, deadline, evict=evict):\n                return\n",
+        "            if not lockers and self._set_token(seen, deadline, evict=evict):\n"
         "                return\n",
         ("takeovers",),
     ),

@@ -8,7 +8,7 @@ successor before the token changes.
 from __future__ import annotations
 
 import json
-from itertools import count
+import re
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
@@ -61,10 +61,13 @@ LOCK_NOT_AVAILABLE = "55P03"
 INSUFFICIENT_PRIVILEGE = "42501"
 READ_ONLY_TRANSACTION = "25006"
 
-_MAY_PASS = ("08", "25006", "40", "53", "55P03", "55006", "57", "58", "XX", "23505")
+_MAY_PASS = ("08", "25006", "40", "53", "55P03", "55006", "57", "58")
 """What is refused with one of these while we take over may be accepted a moment later: a broken
 connection to elsewhere, a failover, a serialization failure, no memory or disk or connection left,
-a lock, a shutdown, an I/O error, a catalog row that another process writes at the same time."""
+a lock, a shutdown, an I/O error."""
+
+_CATALOG_RACES = re.compile(r"^tuple concurrently |\bpg_(namespace|class|type)\w*_index\b")
+"""Another process made or changed the same thing at the same time, by other means than ours."""
 
 
 class ScriptRefused(Exception):
@@ -409,7 +412,9 @@ class FencedConnection:
 
     def _until_accepted(self, act: Callable[[], _T], deadline: Deadline) -> _T:
         """Try again what PostgreSQL refuses now and may accept later, until the deadline."""
-        for attempt in count(1):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 return act()
             except PostgresError as error:
@@ -421,7 +426,6 @@ class FencedConnection:
                 self.close()
                 raise
             deadline.clock.sleep(min(self.jitter(attempt), deadline.remaining()))
-        raise AssertionError("count ends")  # pragma: no cover
 
     def _open_session(self, deadline: Deadline) -> None:
         """Connect, and see what kind of session it is."""
@@ -661,7 +665,7 @@ def as_configuration(error: PostgresError) -> MigrateError:
         told += f"; {label}: {redact(' '.join(text.split()))[:_TOLD_AT_MOST]}" if text else ""
     if error.message == _RECOVERING:
         return DatabaseUnavailable(told)
-    if error.sqlstate.startswith(_MAY_PASS):
+    if error.sqlstate.startswith(_MAY_PASS) or _CATALOG_RACES.search(error.message):
         return DatabaseUnavailable(f"PostgreSQL refused to let a holder take over: {told}")
     return ConfigurationError(
         f"PostgreSQL refused to prepare the lambda-migrate schema: {told}; {_advice(error)}"

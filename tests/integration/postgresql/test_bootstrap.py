@@ -14,7 +14,7 @@ from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.postgresql.connection import connect
 from lambda_migrate.postgresql.database import FenceStale, Grant
 
-from .bench import Bench, Running, migration, soon
+from .bench import Bench, Running, migration, soon, until
 
 
 def test_twenty_that_start_at_once_make_one_schema_without_an_error(each_bench: Bench) -> None:
@@ -119,6 +119,23 @@ def test_defaults_of_the_database_do_not_get_into_our_statements(each_bench: Ben
         assert [row.version for row in held.history()] == [1, 2, 3]
         assert list(bench.holders()) == [backend]  # no session was ended and replaced
     assert bench.versions() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("who", ["a holder", "status"])
+@pytest.mark.parametrize("default", ["statement_timeout", "lock_timeout", "transaction_timeout"])
+def test_defaults_of_the_database_do_not_get_into_what_we_read(
+    bench: Bench, who: str, default: str
+) -> None:
+    bench.apply(migration("SELECT 1"))
+    bench.execute(f"ALTER DATABASE {bench.address.database} SET {default} = '200ms'")
+    waits = "query LIKE '%history%' AND wait_event_type = 'Lock'"
+    with bench.holder(2) as held, bench.connect() as other:
+        other.run(f"SET {default} = 0")
+        other.run("BEGIN; LOCK lambda_migrate.history IN ACCESS EXCLUSIVE MODE")
+        reading = Running(held.history if who == "a holder" else bench.history)
+        until(lambda: bench.pids(f"{waits} AND now() - query_start > interval '400 ms'"))
+        other.run("ROLLBACK")
+        assert [row.version for row in reading.outcome()] == [1]
 
 
 @pytest.mark.parametrize("outside", [False, True])

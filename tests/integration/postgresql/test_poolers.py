@@ -101,11 +101,13 @@ def test_a_release_ends_no_query_on_the_backend_of_the_release_before(
     pooled = via(mode)
     pooled.apply(migration("SELECT pg_backend_pid()"))
     (backend,) = bench.pids("backend_type = 'client backend'")
-    with pooled.connect("application") as application:
-        query = Running(lambda: application.run("SELECT pg_backend_pid(), pg_sleep(1.5)"))
-        until(lambda: backend in bench.pids("state = 'active' AND query LIKE '%pg_sleep(1.5)%'"))
+    slow = "SELECT pg_backend_pid(), pg_advisory_xact_lock(77)"
+    with bench.connect() as other, pooled.connect("application") as application:
+        other.run("SELECT pg_advisory_lock(77)")
+        query = Running(lambda: application.run(slow))
+        until(lambda: backend in bench.pids("wait_event_type = 'Lock' AND query LIKE '%77%'"))
         pooled.apply(migration("SELECT 2", 2), fence=2, evict=evict)
-        assert query.is_alive()
+        other.run("SELECT pg_advisory_unlock(77)")
         assert query.outcome() == [[backend, ""]]
     assert bench.versions() == [1, 2]
 
@@ -339,8 +341,10 @@ def test_a_build_of_a_frozen_holder_is_ended_by_a_successor_behind_a_pooler(
 
 @pytest.mark.parametrize("way", WAYS)
 def test_who_ends_nobody_is_told_which_backend_is_at_work(bench: Bench, via: Via, way: str) -> None:
-    with via(way).holder() as held:
-        slow = Running(lambda: held.apply(migration("SELECT pg_sleep(1) /* slow */"), "d", soon()))
+    slow_script = migration("SELECT pg_advisory_xact_lock(77) /* slow */")
+    with bench.connect() as other_work, via(way).holder(lock_timeout_seconds=20.0) as held:
+        other_work.run("SELECT pg_advisory_lock(77)")
+        slow = Running(lambda: held.apply(slow_script, "d", soon()))
         until(lambda: bench.is_running("slow"))
         (backend,) = bench.pids("query LIKE '%slow%' AND state = 'active'")
         for other in WAYS:
@@ -349,6 +353,7 @@ def test_who_ends_nobody_is_told_which_backend_is_at_work(bench: Bench, via: Via
                 via(other).holder(2, evict=False),
             ):
                 pass
+        other_work.run("SELECT pg_advisory_unlock(77)")
         assert isinstance(slow.outcome(), int)
     until(lambda: not bench.column("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"))
     via(way).apply(migration("SELECT 2", 2), fence=2, evict=False)
@@ -364,7 +369,7 @@ def test_a_pooler_that_is_full_for_a_moment_is_waited_for(server: LocalPostgreSQ
             late = Running(lambda: pooled.apply(migration("SELECT 1")))
             until(lambda: "no more connections allowed" in pooler.log.read_text())
             with pytest.raises(DatabaseUnavailable, match="no more connections allowed"):
-                pooled.apply(deadline=Deadline.after(0.5))
+                pooled.apply(deadline=Deadline.after(2))
             assert late.is_alive()
             other.run("SELECT 1")
         assert late.outcome() is None

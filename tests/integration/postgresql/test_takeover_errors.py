@@ -108,6 +108,26 @@ def test_what_may_pass_is_told_from_what_will_not(sqlstate: str, retryable: bool
     assert f"as planned [{sqlstate}]" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("sqlstate", "message", "retryable"),
+    [
+        ("XX000", "tuple concurrently updated", True),
+        (
+            "23505",
+            'duplicate key value violates unique constraint "pg_type_typname_nsp_index"',
+            True,
+        ),
+        ("XX000", "refused by an extension that gives no code", False),
+        ("23505", 'duplicate key value violates unique constraint "audit_pkey"', False),
+    ],
+)
+def test_a_race_in_the_catalog_is_told_from_a_refusal_with_the_same_code(
+    sqlstate: str, message: str, retryable: bool
+) -> None:
+    error = as_configuration(PostgresError({"C": sqlstate, "M": message}))
+    assert error.retryable is retryable
+
+
 def test_what_passes_is_waited_for(guarded: Bench) -> None:
     guarded.execute("CREATE TABLE public.patience (left_over int); INSERT INTO patience VALUES (2)")
     guarded.execute("CREATE SEQUENCE public.tries")  # no rollback takes a try back
@@ -136,9 +156,9 @@ def reader(tmp_path: Path) -> Iterator[LocalPostgreSQL]:
 def test_a_reader_is_told_as_what_it_is(reader: LocalPostgreSQL) -> None:
     bench = Bench(parse_url(reader.url("shop")))
     with pytest.raises(DatabaseUnavailable, match=r"reader or a failover.*writer endpoint.*25006"):
-        bench.apply(deadline=Deadline.after(0.7))
+        bench.apply(deadline=Deadline.after(3))
     with pytest.raises(DatabaseUnavailable, match="writer endpoint"):
-        bench.database().rehearse(Grant("shop", 1, "me"), Deadline.after(0.7))
+        bench.database().rehearse(Grant("shop", 1, "me"), Deadline.after(3))
 
 
 def test_a_failover_is_waited_for(reader: LocalPostgreSQL) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from lambda_migrate.errors import LeaseStoreUnavailable, MigrationFailed, NotReady
+from lambda_migrate.errors import LeaseLost, LeaseStoreUnavailable, MigrationFailed, NotReady
 from lambda_migrate.events import CheckFinished, MigrationStarted
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.state import Failure, Lease
@@ -282,8 +282,15 @@ def test_an_acquisition_is_made_on_the_reading_that_it_was_decided_on(scene: Sce
     assert scene.table.state.fence == 2
 
 
-def test_a_progress_that_cannot_be_published_begins_nothing(scene: Scene) -> None:
+def test_a_progress_that_cannot_be_published_at_once_stops_nothing(scene: Scene) -> None:
+    """The lease is trusted for long enough, and the next renewal publishes it."""
     scene.table.before["renew"] = raises(LeaseStoreUnavailable("gone"))
-    with pytest.raises(LeaseStoreUnavailable):
+    assert scene.runner(V1).ensure(scene.deadline()) is Outcome.MIGRATED
+    assert scene.database.effects == ["0001_m"]
+
+
+def test_a_lease_that_is_lost_when_progress_is_published_begins_nothing(scene: Scene) -> None:
+    scene.table.before["renew"] = raises(LeaseLost("gone"))
+    with pytest.raises(LeaseLost):
         scene.runner(V1).ensure(scene.deadline())
     assert scene.database.effects == []
