@@ -295,6 +295,27 @@ def meeting(fault: Fault, world: World, moment: int) -> bool:
     return True
 
 
+def rolled_back(place: Place, world: World, moment: int) -> bool:
+    """Somebody rolls back through one address while others start at each, and then goes on."""
+    manifest = world.engine.manifests[NEWER]
+    for start in (Place.HOME, Place.TUNNEL):
+        let_end(world.start(manifest, place=start))
+    world.copy()
+    let_end(world.start(manifest, place=Place.COPY))
+    person = world.start(manifest, rollback_to=0, place=place)
+    if not after(person, moment):
+        return False
+    starts = [world.start(manifest, place=start) for start in Place]
+    for each in starts:
+        after(each, 2)
+    let_end(person)
+    for each in starts:
+        let_end(each)
+    for start in Place:
+        assert let_end(world.start(manifest, place=start)).outcome is not None
+    return True
+
+
 def after(instance: Instance, moment: int) -> bool:
     """Whether it still runs after so many turns."""
     for _ in range(moment):
@@ -326,6 +347,7 @@ def at_every_moment(play: Play, make_engine: Callable[[], Engine]) -> None:
 PLAYS: dict[str, Play] = {
     "frozen and overtaken": frozen_and_overtaken,
     "killed": killed,
+    **{f"rolled back through {place.value}": partial(rolled_back, place) for place in Place},
     **{fault.value: partial(meeting, fault) for fault in Fault if fault is not Fault.NONE},
 }
 
