@@ -128,6 +128,21 @@ class Failure:
     is_kill: bool = False
 
 
+class _Ready:
+    """The digests that are marked ready, as far as their marks tell them apart."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self, state: LeaseState) -> None:
+        self._state = state
+
+    def __contains__(self, digest: str) -> bool:
+        records = self._state.databases.values()
+        return any(
+            record.is_ready(digest, address) for record in records for address in record.addresses
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class LeaseState:
     """One reading of the state item. A missing item reads as ``LeaseState()``.
@@ -154,6 +169,11 @@ class LeaseState:
         """Whether the database at ``address`` was seen to satisfy ``digest``."""
         record = self.record_of(address)
         return record is not None and record.is_ready(digest, address)
+
+    @property
+    def ready(self) -> _Ready:
+        """What any address has confirmed: ``manifest.digest in state.ready``."""
+        return _Ready(self)
 
     def record_of(self, address: str) -> DatabaseRecord | None:
         """The record of the database that ``address`` leads to, if that is known."""
