@@ -53,7 +53,7 @@ def test_a_holder_killed_before_its_first_transaction_leaves_nothing_in_the_way(
 ) -> None:
     code = stage.code({"1_counters": COUNTERS, "2_more": effect(2)})
     # The tables are there, so that a lock on one of them can hold the holder up.
-    stage.maintenance(stage.code({})).up(_forever())
+    stage.maintenance(stage.code({"1_counters": COUNTERS})).up(_forever())
     with stage.function(code) as function, session(stage) as other:
         other.run("BEGIN")
         other.run("LOCK TABLE lambda_migrate.fence IN ACCESS EXCLUSIVE MODE")
