@@ -1,6 +1,6 @@
 """The history tables of other migration tools: which are in a database, and what they say.
 
-A table is known by its name *and* its columns. Anybody who may create a table could give one such
+A table is known by its name *and* its columns. Any role that may create a table could give one such
 a name, so nothing of it may run as us: only columns of PostgreSQL's own types are read (a cast of
 another type may be a function of its owner's), and never through a row security policy.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["TOOLS", "Tool", "read_other_histories"]
 
 _MOST = 100_000
-"""Rows of one table; nobody has as many migrations."""
+"""Rows of one table: more than any project has migrations."""
 
 _LOCK_MS = 2_000
 """A tool that is at work may have its table locked: that is an answer, too."""
