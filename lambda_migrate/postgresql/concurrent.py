@@ -4,9 +4,9 @@
 rule holds for up and down scripts:
 
 1. A row that is in doubt is settled before anything else begins.
-2. Before the intent row the catalog is looked at, and what stands in the statement's way is
-   refused, so that what is found afterwards is the statement's own work. The numbers (OIDs) of the
-   objects that it is about are kept in the row: a name may come to mean another object.
+2. Before the intent row the catalog is read, and what conflicts with the statement is refused, so
+   that what is found afterwards is the statement's own work. The numbers (OIDs) of the objects that
+   it is about are kept in the row: a name may mean another object later.
 3. The row is committed as ``started`` or ``reverting``. The next process that finds it looks again:
 
 ==============  ==============================================================================

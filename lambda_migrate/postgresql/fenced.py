@@ -324,7 +324,7 @@ class FencedConnection:
     def require_direct(self, name: str, deadline: Deadline) -> None:
         """Refuse what must run in a session that is ours alone.
 
-        Behind a pooler a successor could not end the session that stands between an intent row and
+        Behind a pooler a successor could not end the session that is between an intent row and
         its statement: it may serve the application by then.
 
         Args:
@@ -513,7 +513,7 @@ class FencedConnection:
             raise _held_by(rows[0])
 
     def _check_fence(self, deadline: Deadline) -> FenceRow:
-        """The fence as it stands, judged."""
+        """Read the fence row, and check it."""
         read_fence = self.queries.read_fence(reads_system=self._reads_system)
         rows = self.read(read_fence, deadline)
         if not rows:
@@ -660,15 +660,15 @@ def _is_worth_retrying(error: BaseException) -> bool:
 
 def as_configuration(error: PostgresError) -> MigrateError:
     """What a refusal of our own preparations is to a caller."""
-    told = f"{redact(error.message)} [{error.sqlstate}]"
+    refusal = f"{redact(error.message)} [{error.sqlstate}]"
     for label, text in (("where", error.where), ("hint", error.hint)):
-        told += f"; {label}: {redact(' '.join(text.split()))[:_TOLD_AT_MOST]}" if text else ""
+        refusal += f"; {label}: {redact(' '.join(text.split()))[:_CONTEXT_AT_MOST]}" if text else ""
     if error.message == _RECOVERING:
-        return DatabaseUnavailable(told)
+        return DatabaseUnavailable(refusal)
     if error.sqlstate.startswith(_MAY_PASS) or _CATALOG_RACES.search(error.message):
-        return DatabaseUnavailable(f"PostgreSQL refused to let a holder take over: {told}")
+        return DatabaseUnavailable(f"PostgreSQL refused to let a holder take over: {refusal}")
     return ConfigurationError(
-        f"PostgreSQL refused to prepare the lambda-migrate schema: {told}; {_advice(error)}"
+        f"PostgreSQL refused to prepare the lambda-migrate schema: {refusal}; {_advice(error)}"
     )
 
 
@@ -697,7 +697,7 @@ def _still_locked(lockers: Sequence[Sequence[Any]]) -> str:
     return f"the fence row is locked by {by}, and was not free before the deadline"
 
 
-_TOLD_AT_MOST = 300
+_CONTEXT_AT_MOST = 300
 """Characters of a call stack, whose innermost function comes first."""
 
 _BUSY = "another process is migrating this database"

@@ -376,7 +376,7 @@ class Queries:
         """Take the session lock if it is free; answers whether it is ours.
 
         A holder has it for as long as its session lasts, so that a successor finds the session of
-        one that stands between its intent and its statement. It is never waited for: a session
+        a holder between its intent row and its statement. It is never waited for: a session
         that waits for an advisory lock has a snapshot, and CREATE INDEX CONCURRENTLY waits for
         that. It is not for sessions that a pooler hands on.
         """
@@ -827,8 +827,8 @@ def is_index_as_defined(
     Args:
         number: Of the index.
         table: An SQL name, perhaps quoted.
-        unique: Whether it is to be unique.
-        definition: What stands behind the table's name in its statement.
+        unique: Whether its statement says UNIQUE.
+        definition: What follows the table's name in its statement.
         limits: For the transaction.
     """
     copy = "pg_temp.lambda_migrate_like"

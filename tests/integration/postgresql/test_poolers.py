@@ -336,7 +336,7 @@ def test_a_build_of_a_frozen_holder_is_ended_by_a_successor_behind_a_pooler(
     assert bench.is_valid("i") is not True
 
 
-# --- who is busy
+# --- a busy backend
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -139,7 +139,7 @@ def test_a_rollback_of_a_copy_takes_nothing_from_what_it_was_copied_from(scene: 
     copy = scene.copied("copy:5432/orders")
     scene.migrated(V3)
     cold_start(copy, V3)
-    assert cold_start(scene, V3) is Outcome.MIGRATED, "it looks once: a copy was told apart"
+    assert cold_start(scene, V3) is Outcome.MIGRATED, "it looks once: a copy was distinguished"
     copy.maintenance(V3).down(scene.deadline(), to=0)
     assert (copy.ready(V1, V2, V3), scene.ready(V1, V2, V3)) == ([], [V1, V2, V3])
     assert cold_start(scene, V3) is Outcome.UP_TO_DATE
