@@ -207,10 +207,10 @@ def _apply(
 
 
 def _announce(hold: Hold, name: str, *, total: int) -> None:
-    """Publish what this holder begins with, unless holders before it were killed at just that.
+    """Publish which migration this holder starts, unless earlier holders were killed during it.
 
     Raises:
-        MigrationFailed: They were, `_KILLS` in a row, or one more since that was recorded.
+        MigrationFailed: They were: `_KILLS` in a row, or one more after that was recorded.
     """
     state = hold.lease.state
     before = state.progress.attempts if state.progress and state.progress.migration == name else 0
@@ -218,10 +218,10 @@ def _announce(hold: Hold, name: str, *, total: int) -> None:
     was_recorded = failure is not None and failure.is_kill and failure.migration == name
     if before >= (1 if was_recorded else _KILLS):
         raise MigrationFailed(
-            f"{before} process(es) in a row ended without a word while they applied it: killed "
-            "for want of memory, by a crash, or by a timeout; see the last lines of their logs "
-            "(REPORT: Max Memory Used), then give the function more memory or time, or run "
-            "`lambda-migrate up` elsewhere",
+            f"{before} process(es) in a row ended without an error while they applied it: out of "
+            "memory, a crash, or a timeout. Look at the last lines of their logs (REPORT: Max "
+            "Memory Used), then give the function more memory or time, or run `lambda-migrate up` "
+            "from elsewhere",
             migration=name,
             is_kill=True,
         )
@@ -229,7 +229,7 @@ def _announce(hold: Hold, name: str, *, total: int) -> None:
 
 
 _KILLS = 3
-"""Holders that a migration may take with it before that is its failure. Each costs a lease."""
+"""Holders killed during one migration before that counts as its failure. Each costs a lease."""
 
 
 def complete(
@@ -245,11 +245,11 @@ def complete(
 
     Args:
         hold: The lease.
-        database: What was looked at.
-        history: As it is.
+        database: The database that was checked.
+        history: Its history.
         served: The digest that this was done for.
         before: Digests that the history proved at first, which the schema still satisfies.
-        is_resync: Nothing that the item says of this database may be relied on.
+        is_resync: Do not rely on anything that the item says of this database.
     """
     target, state = hold.target, hold.lease.state
     check = Check(
@@ -271,7 +271,7 @@ def complete(
 
 
 def withdraw(hold: Hold, database: HeldDatabase, *, lowest: int) -> None:
-    """Mark no manifest ready any more that needs ``lowest`` or anything above it."""
+    """Mark every manifest that needs ``lowest`` or anything above it as no longer ready."""
     kept = [row for row in database.history() if row.version < lowest]
     state, address = hold.lease.state, hold.target.database.fingerprint
     digests = list(proved(kept))
@@ -303,8 +303,8 @@ def record_failure(hold: Hold, manifest: Manifest, error: MigrateError) -> None:
 def proved(history: Sequence[HistoryRow]) -> dict[str, int]:
     """Digest -> last version of every manifest that the history satisfies, the longest last.
 
-    Computed from versions and checksums: the digest in a row is the one of its day, and what
-    lies below it may have been rolled back, added or repaired since.
+    Computed from versions and checksums: the digest in a row is from when it was applied, and
+    what lies below it may have been rolled back, added or repaired since.
     """
     digests = {EMPTY_DIGEST: 0}
     digest = EMPTY_DIGEST

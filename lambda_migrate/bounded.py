@@ -2,7 +2,7 @@
 
 ``getaddrinfo`` cannot be interrupted and takes no timeout: glibc asks each of its servers twice for
 5 s by default (resolv.conf(5)), longer than many invocations live. So it runs in a thread that is
-waited for. A thread that was given up only computes a value that nobody reads.
+waited for. A thread that was given up only computes a value that is not read.
 """
 
 from __future__ import annotations

@@ -185,7 +185,7 @@ class _Gate:
         """Wait for another thread's check, for no longer than this invocation has.
 
         Raises:
-            NotReady: It still runs.
+            NotReady: It is still running.
         """
         if self._guard.acquire(blocking=False):
             return
@@ -201,7 +201,7 @@ class _Gate:
             seconds = deadline.earlier(policy.safety_margin_seconds).remaining()
         if not self._guard.acquire(timeout=seconds):
             raise NotReady(
-                "the schema is not ready: another invocation in this process still checks it, "
+                "the schema is not ready: another invocation in this process is still checking it, "
                 f"and this one has waited {seconds:.1f} s"
             )
 

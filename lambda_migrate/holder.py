@@ -151,7 +151,7 @@ class Hold:
 
     @contextmanager
     def until_deadline(self, migration: str = "") -> Iterator[None]:
-        """Tell apart why a running statement was aborted: deadline, heartbeat, or a successor.
+        """Report why a running statement was aborted: deadline, heartbeat, or a successor.
 
         Raises:
             MigrationFailed: The deadline came while ``migration`` ran.
@@ -174,7 +174,7 @@ class Hold:
     def _error_of_loss(self, lost: MigrateError, migration: str) -> MigrateError:
         """What the heartbeat knows; the aborted connection only knows that it was aborted."""
         what = migration or "the running work"
-        return type(lost)(f"{what} was cancelled, what it had not committed is rolled back: {lost}")
+        return type(lost)(f"{what} was cancelled and its uncommitted work rolled back: {lost}")
 
     def publish(self, progress: Progress) -> None:
         """Make sure that the lease is still ours; publish ``progress`` with the next renewal."""
@@ -197,15 +197,15 @@ class Hold:
             self._give_back(lambda lease: self.target.store.complete(lease, databases))
         except ConfigurationError as error:
             raise ConfigurationError(
-                "the database is as it should be, but the lease table could not record that; the "
-                f"next start looks at the database: {error}"
+                "the work on the database is done, but the lease table could not record that; the "
+                f"next start checks the database: {error}"
             ) from None
 
     def fail(self, failure: Failure) -> None:
         """Store ``failure`` and give the lease back, as far as that can be done.
 
-        A lease that this holder could not renew says nothing about the migration: those who can
-        reach the table are not to pause for it.
+        A lease that this holder could not renew says nothing about the migration: instances that
+        can reach the table need not pause for it.
         """
         if self._heartbeat.lost is not None:
             self.release()

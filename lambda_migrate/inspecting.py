@@ -36,14 +36,14 @@ def inspect(target: Target, lease: Lease, manifest: Manifest, deadline: Deadline
 
     Raises:
         LeaseLost: The lease was over before that.
-        ConfigurationError: The role may not read the history, for one.
+        ConfigurationError: The role may not read the history, for example.
         DatabaseUnavailable: PostgreSQL did not answer.
-        MigrationFailed: The history went another way than this code, long ago.
+        MigrationFailed: The history diverged from this code long ago.
     """
     try:
         found = target.database.inspect(deadline)
     except ConfigurationError:
-        with suppress(MigrateError):  # it runs out by itself otherwise
+        with suppress(MigrateError):  # otherwise the lease runs out by itself
             _publish_nothing(target, lease)
         raise
     except BaseException:
@@ -59,10 +59,10 @@ def inspect(target: Target, lease: Lease, manifest: Manifest, deadline: Deadline
 
 
 def _record_contradiction(target: Target, lease: Lease, manifest: Manifest) -> MigrationFailed:
-    """Record that this code is not served: nothing in the list would keep others from looking."""
+    """Record that this code is not served, so that other instances do not look as well."""
     error = MigrationFailed(
-        "the database has had other migrations than this code for long: run `lambda-migrate "
-        "status` with the files of this code, and deploy code that fits"
+        "the database and this code have had different migrations for a long time: run "
+        "`lambda-migrate status` with the files of this code, and deploy code that matches"
     )
     failure = next_failure(
         lease.state,
@@ -78,11 +78,11 @@ def _record_contradiction(target: Target, lease: Lease, manifest: Manifest) -> M
 
 
 def _check(target: Target, lease: Lease, manifest: Manifest, found: Inspection) -> Check | None:
-    """What was found; None if it cannot be told without taking the fence."""
+    """What was found; None if it cannot be determined without taking the fence."""
     known = {i: (record.fence, record.owner) for i, record in lease.state.databases.items()}
     fence = found.fence
     if fence is None or fence.is_copy or is_behind(fence, known):
-        # A copy or a restore: to give it an identity of its own is for an instance that may write.
+        # A copy or a restore: only an instance that may write can give it an identity of its own.
         return _nothing(target, lease)
     if known.get(fence.identity) != (fence.token, fence.owner):
         # A holder took the fence since the last completion: it may be frozen in the middle of a

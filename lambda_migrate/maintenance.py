@@ -285,7 +285,7 @@ class Maintenance:
             deadline: For all of it.
             to: Stop after this version.
             despite_flags: Do not ask the feature flags.
-            ignore_other_history: Go on although another tool has migrated this database.
+            ignore_other_history: Continue even if another tool has migrated this database.
 
         Returns:
             Names of the migrations applied.
@@ -357,11 +357,11 @@ class Maintenance:
     def _settle(
         self, hold: Hold, database: HeldDatabase, rows: tuple[HistoryRow, ...]
     ) -> tuple[tuple[HistoryRow, ...], tuple[HistoryRow, ...]]:
-        """Settle those rows that are in doubt, and decide anew by what the history says then.
+        """Settle those rows that are in doubt, and choose again by what the history says then.
 
         Returns:
-            The rows whose interrupted rollback had taken effect, and those that are to be rolled
-            back: no others than were chosen before, and confirmed.
+            The rows whose interrupted rollback had taken effect, and those still to roll back: only
+            rows that were chosen before, and confirmed.
         """
         in_doubt = [row for row in rows if row.state is not RowState.APPLIED]
         if not in_doubt:
@@ -414,7 +414,7 @@ class Maintenance:
         )
 
     def _ignores(self, version: int | None, *, asked: bool) -> bool:
-        """Whether other tools' tables are passed over; without a version they are what is read."""
+        """Whether other tools' tables are ignored; without a version they are what is read."""
         return asked or (version is not None and self.target.policy.ignore_other_history)
 
     def baseline(

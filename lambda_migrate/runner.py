@@ -285,8 +285,9 @@ class _Check:
     def _look(self) -> Step:
         """Read and decide; what ends the wait is confirmed by a strongly consistent read.
 
-        One that was turned away is not begun with the other kind again: waiters who all learn at
-        once that they may serve would ask a table that cannot keep up for half as much again.
+        A confirmation that was throttled is repeated as such. All waiters learn at the same time
+        that they may serve; if each first polled again, an overloaded table would have half as many
+        units again to serve.
         """
         if not self._confirms:
             step = self._decide(self.target.store.read())
@@ -410,7 +411,7 @@ class _Check:
     def _acquire(self, step: Acquire) -> Lease | LeaseState:
         if self.deadline.is_over:
             raise NotReady(self._too_late())
-        _loaded(self._shipped)  # files that cannot be used are told before others are kept waiting
+        _loaded(self._shipped)  # report unusable files before other instances have to wait
         try:
             return self.target.store.acquire(self.owner, seen=step.seen, watched=step.watched)
         except LeaseStoreUnavailable:
@@ -446,11 +447,11 @@ class _Check:
             self.target.observer.observe(LeaseTakenOver(self.target.name, before, lease.fence))
 
     def _look_into_database(self, step: Acquire) -> Step:
-        """Look whether the database satisfies the manifest, without migrating it.
+        """Check whether the database satisfies the manifest, without migrating it.
 
-        Made known for this address, whatever it shows, so that no other instance looks again
-        before something has changed. A function that may only read the item waits instead, for
-        one that may do more.
+        The result is published for this address, so that no other instance looks again before
+        something has changed. A function that may only read the item waits instead, for one that
+        may write it.
         """
         from lambda_migrate.inspecting import inspect
 

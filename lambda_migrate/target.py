@@ -60,7 +60,7 @@ class Target:
         policy: How to behave.
         clock: Time.
         random: Chance.
-        observer: Who is told; nothing that it raises gets out, see `guarded`.
+        observer: Gets every event; what it raises is caught, see `guarded`.
         flags: Feature flags, asked when there is something to migrate; None if there are none.
     """
 

@@ -375,7 +375,7 @@ class InMemoryDatabase:
         return FenceRow(self.token, self._owner, self.environment, self.identity)
 
     def _leave(self, row: HistoryRow, state: RowState, *, up: Script | None = None) -> None:
-        """Leave a row in doubt, so far as nobody can tell what took effect."""
+        """Leave a row in doubt; whether its statement took effect is unknown."""
         self._rows[row.version] = replace(row, state=state, applied_at=None, up=up)
         self._took_effect[row.version] = None
 

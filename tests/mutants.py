@@ -143,7 +143,7 @@ MUTANTS = (
         ("contract, database", "fence"),
     ),
     Mutant(
-        "a takeover does not end who has the fence row locked",
+        "a takeover does not end the backend that has the fence row locked",
         "postgresql/fenced.py",
         "self._end(self.queries.end_transaction(pid, transaction), deadline)",
         "pass",
@@ -157,7 +157,7 @@ MUTANTS = (
         ("takeovers",),
     ),
     Mutant(
-        "a takeover ends who has the fence row locked without waiting for it",
+        "a takeover ends the backend that has the fence row locked without waiting for it",
         "postgresql/fenced.py",
         "            if self._set_token(seen, deadline, evict=evict):\n                return\n",
         "            if not lockers and self._set_token(seen, deadline, evict=evict):\n"
@@ -179,7 +179,7 @@ MUTANTS = (
         ("poolers",),
     ),
     Mutant(
-        "the session lock of any login stands in the way",
+        "the session lock of any login blocks a migration",
         "postgresql/sql.py",
         "f\" OR has_table_privilege(a.usesysid, {fence}, 'UPDATE'))\"",
         'f" OR {fence} IS NOT NULL)"',
@@ -252,7 +252,7 @@ MUTANTS = (
         ("takeovers",),
     ),
     Mutant(
-        "a server in recovery is not told from one that is read-only by default",
+        "a server in recovery is not distinguished from one that is read-only by default",
         "postgresql/fenced.py",
         "        if is_recovering:\n",
         "        if False:\n",
@@ -381,7 +381,7 @@ MUTANTS = (
         ("outside",),
     ),
     Mutant(
-        "what stands in the way of a statement is not refused",
+        "what conflicts with a statement is not refused",
         "postgresql/concurrent.py",
         "        if look.obstacle:\n",
         "        if False:\n",
@@ -1090,7 +1090,7 @@ MUTANTS = (
         "        if False:\n",
         ("hall",),
     ),
-    # --- AWS: what it takes, what it refuses, who is told (I4, I6)
+    # --- AWS: what it takes, what it refuses, what is reported (I4, I6)
     Mutant(
         "the resolution of a name has no bound",
         "bounded.py",
@@ -1130,7 +1130,7 @@ MUTANTS = (
         ("lease",),
     ),
     Mutant(
-        "a renewal that failed is told as the aborted connection's error",
+        "a renewal that failed is reported as the aborted connection's error",
         "holder.py",
         "            if lost is None:\n                raise",
         "            if True:\n                raise",
@@ -1243,7 +1243,7 @@ MUTANTS = (
         ("hall",),
     ),
     Mutant(
-        "adopting: another tool's history stops no rehearsal",
+        "adopting: another tool's history stops no dry run",
         "maintenance.py",
         "ignore=ignore_other_history or self.target.policy.ignore_other_history,",
         "ignore=True,",
@@ -1278,14 +1278,14 @@ MUTANTS = (
         ("hall",),
     ),
     Mutant(
-        "adopting: a row security policy of somebody's runs as us",
+        "adopting: a row security policy of another role runs as us",
         "postgresql/sql.py",
         " SET LOCAL row_security = off;",
         "",
         ("other tools",),
     ),
     Mutant(
-        "adopting: a cast of somebody's runs as us",
+        "adopting: a cast of another role runs as us",
         "postgresql/sql.py",
         " AND t.typnamespace = 'pg_catalog'::regnamespace",
         "",

@@ -24,7 +24,7 @@ def baseline(
     version: Annotated[
         int | None,
         typer.Argument(
-            help="The last one that the database has already; without it, as another tool's "
+            help="Mark everything up to this version. By default, exactly what another tool's "
             "history table says."
         ),
     ] = None,
@@ -32,7 +32,7 @@ def baseline(
         str | None,
         typer.Option(
             "--from",
-            help="Which tool, or which table of it, where there are several.",
+            help="Read this tool's history, or this table, where there are several.",
             metavar="TOOL",
         ),
     ] = None,

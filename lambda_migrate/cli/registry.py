@@ -179,7 +179,7 @@ IgnoreOtherHistory = Annotated[
     bool,
     typer.Option(
         "--ignore-other-history",
-        help="Go on although another tool's history table is in the database.",
+        help="Continue even if another tool's history table is in the database.",
     ),
 ]
 Whole = Annotated[bool, typer.Option("--all", help="Every migration, however many there are.")]

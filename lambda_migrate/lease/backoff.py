@@ -35,7 +35,7 @@ FIRST_SECONDS = 0.4
 
 PACE_SECONDS = 0.66
 """Upper bound of the next ones: a read every half a second. What is over within a few seconds is
-served a quarter of a second later in the median, and a 3 s migration costs eight calls."""
+served a quarter of a second later in the median, and a 3 s migration costs nine calls."""
 
 GROWTH = 0.2
 """Upper bound of a delay, as a share of the time already waited: whoever comes back late is late by
@@ -53,10 +53,10 @@ same pace to a table that cannot keep up see to it that it never does. Shorter t
 
 
 class Backoff:
-    """Delays that follow the time waited, with half jitter, ended early where something is due.
+    """Delays that follow the time waited, with half jitter.
 
-    That is the end that the holder expects, and the instant at which its lease can be over: a
-    waiter that slept past it would leave a dead holder's migration undone for that long.
+    They end early at the time at which the holder expects to finish, and at the time at which its
+    lease can be over: a waiter that slept past it would delay the takeover from a dead holder.
 
     Jitter as in the AWS Architecture Blog, "Exponential Backoff And Jitter", where this kind is
     called equal jitter.

@@ -41,9 +41,9 @@ BUSY = frozenset(
         "LimitExceededException",
     }
 )
-"""Codes by which it says that the same call may succeed later; so does every 5xx. Those that its
-developer guide marks "OK to retry" ("Error handling with DynamoDB"), and those that end by
-themselves: another Region's write to the item, a table that is being updated."""
+"""Codes with which the same call may succeed later, as with every 5xx: those that DynamoDB's
+developer guide marks "OK to retry" ("Error handling with DynamoDB"), and those whose cause passes
+by itself: another Region's write to the item, a table that is being updated."""
 
 _NO_OFFSET_MS = 2_000
 """A ``Date`` header has whole seconds, and the answer travelled: less than this says nothing."""
@@ -64,7 +64,7 @@ class ConditionFailed(Exception):
 
 
 def limit_waiting(store: object, deadline: Deadline) -> None:
-    """Tell a store that may have to wait for AWS credentials until when; others need not know."""
+    """Set until when a store may wait for AWS credentials; other stores have no such limit."""
     if hasattr(store, "credentials_deadline"):
         store.credentials_deadline = deadline
 

@@ -49,8 +49,8 @@ LONGEST_LEASE_MS = 900_000
 length the item names."""
 
 MORE_TIME = 1.1
-"""How much more time than an attempt that ran out of it another one must have to begin before the
-pause is over. Two starts of one function have the same time within some hundredths."""
+"""How much more time another attempt needs than one that ran out of it, to begin before the pause
+is over. Two starts of one function differ by some hundredths."""
 
 
 @dataclass(frozen=True, slots=True)

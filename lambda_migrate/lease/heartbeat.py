@@ -22,7 +22,7 @@ BEATS_PER_LEASE = 3
 """Two renewals in a row may fail before the lease is in danger."""
 
 _OBSERVER_SECONDS = 1.0
-"""How long a renewal may be delayed by who is told of the one before."""
+"""How long the callback of one renewal may delay the next one."""
 
 
 class Heartbeat:
@@ -56,7 +56,7 @@ class Heartbeat:
         self.on_end: Callable[[], None] | None = None
         """Called from the thread. Whoever sets it late calls `check` afterwards."""
         self.on_beat: Callable[[], None] | None = None
-        """Called after each attempt to renew, from a thread aside, so that it delays none."""
+        """Called after each attempt to renew, in another thread, so that it delays no renewal."""
         self.on_refusal: Callable[[Exception, float], None] | None = None
         """Likewise, when an attempt failed for a reason that will not pass; once for each reason.
         Given that error, and the seconds until the lease is over."""
@@ -152,7 +152,7 @@ class Heartbeat:
                 self._lease = self._store.renew(self._lease, self.progress)
         except LeaseLost as lost:
             self.lost = lost
-        except Exception as error:  # noqa: BLE001 - nobody else renews: see the class
+        except Exception as error:  # noqa: BLE001 - the only renewer: see the class
             trusted = self._lease.trusted_until - self._clock.monotonic()
             if trusted <= 0:
                 self.lost = self._not_renewed(error)
@@ -178,7 +178,7 @@ class Heartbeat:
             self._refusals.add(reason)
 
     def _call_observer(self, call: Callable[[], None]) -> bool:
-        """Call out, without being held up or ended by it; False: an earlier call still runs."""
+        """Run a callback that can neither delay nor end this thread; False: an earlier one runs."""
         if self._observer_thread is not None and self._observer_thread.is_alive():
             return False
         self._observer_thread = threading.Thread(target=call, name="lambda-migrate-observer")

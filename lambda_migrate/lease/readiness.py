@@ -62,7 +62,7 @@ class Check:
         served: The digest that the check was made for, or "".
         before: What `digests` was when the check began; the schema still satisfies these.
         is_takeover: Whether the token was written to the database: false for a mere look.
-        distrusted: The identity of which what the item says may be so no longer, or "".
+        distrusted: The identity whose record in the item may no longer be true, or "".
     """
 
     identity: str
@@ -101,7 +101,7 @@ def record_check(
 def record_vain_look(
     databases: Mapping[str, DatabaseRecord], address: str, fence: int
 ) -> dict[str, DatabaseRecord]:
-    """The item's ``databases`` after a look that could not tell: what was confirmed stays so."""
+    """The item's ``databases`` after a look without a result: what was confirmed stays so."""
     if all(address not in record.addresses for record in databases.values()):
         unknown = databases.get(UNKNOWN, DatabaseRecord())
         databases = {
@@ -162,7 +162,7 @@ def withdraw_above(
 def _doubted(
     databases: Mapping[str, DatabaseRecord], identity: str, distrusted: str = ""
 ) -> dict[str, DatabaseRecord]:
-    """Without what may be so no longer; each address looks again.
+    """The records without what may no longer be true; each address looks again.
 
     A database of an identity that the item does not know may be one that it knows by another: the
     holder that gave it the new identity may have died before it could say so.
@@ -192,7 +192,7 @@ def _listed(known: DatabaseRecord, digests: Sequence[str]) -> DatabaseRecord:
             break
         agreed += 1
     if agreed:
-        agreed += known.dropped  # a digest names all that lies below it; without one, who knows
+        agreed += known.dropped  # a digest stands for all below it; without one that is unknown
     return replace(
         known,
         ready=b"".join(marks[dropped:]),
@@ -212,8 +212,8 @@ def _carried(confirmed: int, agreed: int, dropped: int) -> int:
 def _older(known: DatabaseRecord, record: DatabaseRecord, check: Check) -> bytes:
     listed = set(split_marks(record.ready))
     found = {*split_marks(join_marks(check.digests)), *split_marks(join_marks(check.before))}
-    # What was ready and is not proved went by without a withdrawal: a restore, say. What is older
-    # may have gone with it.
+    # What was ready and is not proved was lost without a withdrawal: by a restore, for example.
+    # The older ones may be lost with it.
     kept = known.older if found.issuperset(split_marks(known.ready)) else b""
     served = [check.served] if check.served in (*check.digests, *check.before) else []
     before = check.before[-READY_KEPT:]

@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 MARK_BYTES = 8
-"""How much of each digest the item keeps: 64 bits. Two of a target's digests begin alike with a
+"""How much of each digest the item keeps: 64 bits. Two of a target's digests share these with a
 probability of n squared in 2**65: one in 10**13 for 1,000 migrations."""
 
 READY_KEPT = 200

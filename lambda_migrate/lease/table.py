@@ -51,18 +51,18 @@ __all__ = ["CONNECT_SECONDS", "READ_SECONDS", "DynamoDBLeaseTable", "TableItem",
 
 
 _CALL_SECONDS = CONNECT_SECONDS + READ_SECONDS + 0.1
-"""For a whole call of boto3's: its own timeouts are for each address and each read, and do not
+"""For a whole call of boto3: its own timeouts are for each address and each read, and do not
 count the resolution of the name. Below the default safety margin, see `CONNECT_SECONDS`."""
 
 
 def make_client(
-    region: str | None = None, *, anew: bool = False, seconds: float | None = None
+    region: str | None = None, *, fresh: bool = False, seconds: float | None = None
 ) -> Any:
     """A DynamoDB client with its retries off and its timeouts short; loads boto3.
 
     Args:
         region: Where; by default as boto3 finds it.
-        anew: Read environment and profile again, instead of what boto3's default session has read.
+        fresh: Read environment and profile again, instead of what boto3's default session has read.
         seconds: How long the provider of credentials may take; None: see `_credentials_seconds`.
 
     Raises:
@@ -81,7 +81,7 @@ def make_client(
     )
     limit = _credentials_seconds() if seconds is None else seconds
     try:
-        session = (None if anew else boto3.DEFAULT_SESSION) or boto3.Session()
+        session = (None if fresh else boto3.DEFAULT_SESSION) or boto3.Session()
         run_within(limit, session.get_credentials)
         return session.client("dynamodb", region_name=region, config=config)
     except TookTooLong:
@@ -213,7 +213,7 @@ class TableItem:
             raise self._unreachable(error) from error
 
     def _ask(self, operation: str, request: Mapping[str, Any]) -> Any:
-        """One request, and its credentials before it, each within its time."""
+        """Fetch credentials if needed, then send one request; each within its own time limit."""
         client = self._made
         credentials = _credentials_of(client)
         if _can_refresh(credentials) and credentials.refresh_needed():
@@ -240,7 +240,7 @@ class TableItem:
             self._offset_ms = offset
 
     def _has_other_credentials(self, error: Any) -> bool:
-        """Whether what was refused as expired can be replaced; then the client is another one.
+        """Whether expired credentials can be replaced; if so, make another client with new ones.
 
         boto3 refreshes what it can refresh, but reads environment and profile only once: in a long
         run they may have been renewed since.
@@ -248,7 +248,7 @@ class TableItem:
         if error.response.get("Error", {}).get("Code") not in _EXPIRED:
             return False
         try:
-            other = self._new_client(anew=True)
+            other = self._new_client(fresh=True)
         except (ConfigurationError, LeaseStoreUnavailable):
             return False
         if _key_of(other) == _key_of(self._made):
@@ -256,10 +256,10 @@ class TableItem:
         self._made = other
         return True
 
-    def _new_client(self, *, anew: bool = False) -> Any:
+    def _new_client(self, *, fresh: bool = False) -> Any:
         if self._make_client is not make_client:
             return self._make_client()
-        return make_client(anew=anew, seconds=_credentials_seconds(self.credentials_deadline))
+        return make_client(fresh=fresh, seconds=_credentials_seconds(self.credentials_deadline))
 
     def _translated(self, operation: str, error: Any) -> Exception:
         """The answer's error as ours; messages hold names, never credentials."""
@@ -478,7 +478,7 @@ class DynamoDBLeaseTable(TableItem):
         self._finish(lease, _FREE, {}, lambda _state: True)
 
     def _term(self) -> tuple[float, dict[str, Any]]:
-        """When a lease asked for now stops being trusted, and what others are told of it."""
+        """When a lease requested now stops being trusted, and what the item says of it."""
         trusted_until = self._clock.monotonic() + self.lease_seconds - SKEW_MS / 1000
         length_ms = round(self.lease_seconds * 1000)
         return trusted_until, {":until": _n(self.now_ms() + length_ms), ":length": _n(length_ms)}

@@ -189,7 +189,7 @@ def find_program() -> tuple[Path, dict[str, str]]:
     """PgBouncer's program and the variables that it needs: the fetched one, or one on PATH.
 
     Raises:
-        ConfigurationError: None is there; the message says how to install it.
+        ConfigurationError: There is none; the message says how to install it.
     """
     program = _home() / "usr/sbin/pgbouncer"
     if program.is_file():
@@ -294,7 +294,7 @@ def _run(command: Sequence[str], *, directory: Path | None = None) -> str:
 
 
 def _require_complete(root: Path) -> None:
-    """Run it once, so that a missing library is told here and not by a test."""
+    """Run it once, so that a missing library is reported here and not by a test."""
     folders = ":".join(map(str, _folders_in(root)))
     done = subprocess.run(  # noqa: S603 - what we have just unpacked
         [str(root / "usr/sbin/pgbouncer"), "--version"],

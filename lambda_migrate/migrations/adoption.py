@@ -1,4 +1,4 @@
-"""A database that another tool has migrated: what of our files it has, and what may be recorded.
+"""A database that another tool has migrated: which of our files it has, and what may be recorded.
 
 Pure: `postgresql.other_tools` reads the other tool's table, `maintenance` writes ours.
 """
@@ -35,7 +35,7 @@ FAILED = "failed"
 ROLLED_BACK = "rolled back"
 
 _NAMED = 10
-"""So many versions are named in one sentence; the rest is counted."""
+"""How many versions one sentence names; the rest are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def require_no_other_history(
     Args:
         plan: What is about to be done.
         read: Reads the other tools' tables.
-        ignore: Those tables are no concern of this service.
+        ignore: Ignore those tables: they belong to another service.
 
     Raises:
         ConfigurationError: Another tool has migrated this database.
@@ -141,7 +141,7 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """What is to be recorded as applied without being run.
+    """What to record as applied without running it.
 
     Attributes:
         migrations: Those, in order; without the ones that are in the history.
@@ -182,7 +182,7 @@ def choose_baseline(
         ignore: Record up to ``version`` whatever the other tools' tables say.
 
     Raises:
-        ConfigurationError: It cannot be told what was applied, or a table contradicts ``version``.
+        ConfigurationError: What was applied is unknown, or a table contradicts ``version``.
     """
     found = [other for other in others if other.is_in_use and _is_named(other, source)]
     if source and not found:
@@ -321,10 +321,10 @@ def _from_history(
 
 
 def _require_unambiguous(manifest: Manifest, other: OtherHistory, comparison: _Comparison) -> None:
-    """Refuse what only a person can tell.
+    """Refuse what only a person can decide.
 
     Raises:
-        ConfigurationError: With what is to be done first.
+        ConfigurationError: With what to do first.
     """
     if failed := comparison.failed():
         raise ConfigurationError(
@@ -362,17 +362,17 @@ def _require_no_contradiction(
             continue
         comparison = _Comparison(manifest, other)
         if not comparison.states:
-            continue  # it knows none of our files: they were numbered anew
-        told = list(_contradictions(manifest, comparison, version))
-        if not told:
+            continue  # it knows none of our files: they have new numbers
+        contradictions = list(_contradictions(manifest, comparison, version))
+        if not contradictions:
             return
-        contradicted.append((other, told))
+        contradicted.append((other, contradictions))
     if contradicted:
-        other, told = contradicted[0]
+        other, contradictions = contradicted[0]
         raise ConfigurationError(
-            f"{other}, and that contradicts version {version}: {_listed(told)}. `lambda-migrate "
-            "baseline` without a version records exactly what was applied; to record everything up "
-            f"to {version} all the same, add --ignore-other-history"
+            f"{other}, and that contradicts version {version}: {_listed(contradictions)}. "
+            "`lambda-migrate baseline` without a version records exactly what was applied; to "
+            f"record everything up to {version} all the same, add --ignore-other-history"
         )
 
 

@@ -9,7 +9,7 @@ The format is dbmate's, a file ``<version>_<name>.sql`` with two marked sections
     drop table orders;
 
 A marker may end in ``transaction:false``, and then in ``repeatable:true``. Everything wrong with a
-folder is told in one error. This runs on every cold start, so nothing here reads SQL beyond the
+folder is reported in one error. This runs on every cold start, so nothing here reads SQL beyond the
 first thing that is not a comment; that is `statements`' work, done where a migration is pending.
 """
 

@@ -44,7 +44,7 @@ class HistoryRow:
         baseline: True where it was only declared to be applied.
         up: The statement of a row in doubt, which tells what to look for; else None.
         found: Of a row in doubt, the numbers (OIDs) of the objects that its statement was about to
-            change, as they were found before it began; None where nobody looked.
+            change, as they were found before it began; None where they were not read.
     """
 
     version: int

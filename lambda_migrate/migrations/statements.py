@@ -353,7 +353,7 @@ class _Cursor:
 
     @property
     def rest(self) -> str:
-        """What stands from the next token on."""
+        """What follows, from the next token on."""
         return "" if self.is_over else self._sql[self._starts[0] :]
 
 
@@ -589,7 +589,7 @@ class Build:
         conditional: Whether it says IF EXISTS or IF NOT EXISTS.
         finalize: Whether it says FINALIZE.
         unique: Whether it says UNIQUE.
-        definition: Of an index that is created, all that stands behind its table.
+        definition: Of an index that is created, all that follows its table.
     """
 
     kind: Kind

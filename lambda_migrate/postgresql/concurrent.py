@@ -4,15 +4,15 @@
 rule holds for up and down scripts:
 
 1. A row that is in doubt is settled before anything else begins.
-2. Before the intent row the catalog is looked at, and what stands in the statement's way is
-   refused, so that what is found afterwards is the statement's own work. The numbers (OIDs) of the
-   objects that it is about are kept in the row: a name may come to mean another object.
-3. The row is committed as ``started`` or ``reverting``. Whoever finds it like that looks again:
+2. Before the intent row the catalog is read, and what conflicts with the statement is refused, so
+   that what is found afterwards is the statement's own work. The numbers (OIDs) of the objects that
+   it is about are kept in the row: a name may mean another object later.
+3. The row is committed as ``started`` or ``reverting``. The next process that finds it looks again:
 
 ==============  ==============================================================================
-absent          nothing happened: the row is as it was before
+absent          it did not take effect: the row is as it was before
 invalid         half done: an index is dropped, a DETACH is finished; then it is looked at again
-complete        it happened: the row becomes ``applied``, or goes with the rollback
+complete        it took effect: the row becomes ``applied``, or a rollback removes it
 unknown         cannot be determined: `RepairRequired`, unless the script is repeatable
 ==============  ==============================================================================
 """
@@ -203,7 +203,7 @@ class _Statement:
         self._losses = 0
 
     def write(self, writes: str) -> list[Any]:
-        """A transaction of ours, begun anew on another connection if this one breaks.
+        """A transaction of ours, repeated on another connection if this one breaks.
 
         Each of these writes may be repeated: they set a row to what it is to be.
         """
@@ -213,13 +213,13 @@ class _Statement:
             raise self._failure(error, is_ours=True) from error
 
     def look_before(self) -> tuple[int, ...]:
-        """Look at what the statement is about, and refuse what stands in its way.
+        """Look at the objects of the statement, and refuse what conflicts with it.
 
         Returns:
             The numbers of the objects that it is about, for the intent row.
 
         Raises:
-            MigrationFailed: It could not succeed, or nobody could say afterwards whether it did.
+            MigrationFailed: It could not succeed, or its outcome could not be determined later.
         """
         look = self._look()
         if look.obstacle:
@@ -277,7 +277,7 @@ class _Statement:
             if is_clean:
                 self._persist(lambda: self._fenced.write(on_clean_failure, self._extended))
         except (ConnectionLost, PostgresError, MigrationFailed, DatabaseUnavailable) as another:
-            failure.detail += f"\n  and clearing up failed, which the next attempt does: {another}"
+            failure.detail += f"\n  and clearing up failed, the next attempt repeats it: {another}"
             failure.args = (failure.detail,)
             return
         if is_clean is None:
@@ -560,10 +560,10 @@ class _Statement:
         return Look(left, tuple(number for number, _ in rows))
 
     def _taken(self, what: str) -> str:
-        return f"{what} exists already; drop or rename it, or, if that is right, {self._done}"
+        return f"{what} exists already; drop or rename it, or, if the change is made, {self._done}"
 
     def _gone(self, what: str) -> str:
-        return f"{what} does not exist; correct the script, or, if that is right, {self._done}"
+        return f"{what} does not exist; correct the script, or, if the change is made, {self._done}"
 
     @property
     def _done(self) -> str:

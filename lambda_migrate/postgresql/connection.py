@@ -58,8 +58,8 @@ _PERMANENT_CLASSES = ("28", "3D", "42", "22", "0A")
 _UNSENDABLE = re.compile("[\0\ud800-\udfff]")
 
 _PROTOCOL_VIOLATION = "08P01"
-"""PgBouncer's code for nearly everything: that it is full for a moment, that the server does not
-answer, and that a login or a parameter will never do. Only the words tell which."""
+"""PgBouncer's code for nearly everything: it is full for a moment, the server does not answer, or a
+login or a parameter is refused for good. Only the text says which."""
 
 _POOLER_DENIES_LOGIN = re.compile(
     r"no such user|authentication (method|failed)|login (rejected|failed)|auth failed"

@@ -44,14 +44,14 @@ _SOURCE_SECONDS = 30.0
 _ROTATION_SECONDS = 20.0
 _ROTATION_PAUSES = (0.0, 0.5, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0)
 _SAME_AGAIN = frozenset({2, 4, 6, 8})
-"""How a rotation is waited for after a refused login: the secret is read again after each pause,
-and what is new is tried at once. After some of them the same password is tried, too: behind a proxy
-the secret may be ahead of the database. A password that is wrong for good is so sent 5 times in
-some 15 s. It may not be much more: where the extension credcheck is loaded, a role is banned after
+"""How to wait for a rotation after a refused login: the secret is read again after each pause, and
+a new password is tried at once. After some of them the same password is tried, too: behind a proxy
+the secret may be ahead of the database. So a password that stays wrong is sent 5 times in
+some 15 s. It must not be much more: where the extension credcheck is loaded, a role is banned after
 ``credcheck.max_auth_failure`` refusals (postgresql.org/about/news, credcheck v2.0.0)."""
 
 _TOKEN_SECONDS = 1.0
-"""Two tokens of one second are the same."""
+"""Two tokens made in the same second are equal."""
 
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException")
 
@@ -440,10 +440,10 @@ def open_connection(
     clock: Clock = SYSTEM_CLOCK,
     random: Random | None = None,
 ) -> Connection:
-    """Connect; where the login is refused, try what else the credentials have to offer.
+    """Connect; if the login is refused, try what else the credentials offer.
 
     A refused login is not yet a wrong setting: while a secret is rotated, PostgreSQL has the new
-    password before AWSCURRENT has it, or after. There is one holder, so its attempts are no storm.
+    password before AWSCURRENT has it, or after. Only the holder logs in, so its attempts are few.
 
     Args:
         credentials: Where, as whom.
@@ -485,9 +485,9 @@ def open_connection(
 def _with_advice(refusals: list[ConnectFailed], seconds: float, advice: str) -> ConnectFailed:
     last = refusals[-1]
     count = f"{len(refusals)} logins were refused within {seconds:.0f} s"
-    told = [last.reason, *([count] if len(refusals) > 1 else []), *([advice] if advice else [])]
+    parts = [last.reason, *([count] if len(refusals) > 1 else []), *([advice] if advice else [])]
     return ConnectFailed(
-        "; ".join(told), permanent=last.permanent, sqlstate=last.sqlstate, answered=last.answered
+        "; ".join(parts), permanent=last.permanent, sqlstate=last.sqlstate, answered=last.answered
     )
 
 

@@ -53,7 +53,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class FenceRow:
-    """The fence as it stands in the database.
+    """The fence as it is in the database.
 
     Attributes:
         token: The highest token seen.

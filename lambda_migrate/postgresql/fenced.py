@@ -40,7 +40,7 @@ _T = TypeVar("_T")
 Opener = "Callable[[float], Connection]"
 
 _FENCE_LOCK_MS = 500
-"""How long a takeover waits for the fence row before it ends who has had it all the while."""
+"""How long a takeover waits for the fence row before it ends the backend that has it locked."""
 
 _NOT_OURS_TO_END = (
     "an earlier holder's backend logged in as another role and may not be ended: use one role for "
@@ -324,7 +324,7 @@ class FencedConnection:
     def require_direct(self, name: str, deadline: Deadline) -> None:
         """Refuse what must run in a session that is ours alone.
 
-        Behind a pooler a successor could not end the session that stands between an intent row and
+        Behind a pooler a successor could not end the session that is between an intent row and
         its statement: it may serve the application by then.
 
         Args:
@@ -441,7 +441,7 @@ class FencedConnection:
             raise ConfigurationError(_READ_ONLY_BY_DEFAULT)
 
     def _give_up_reader(self, error: PostgresError) -> None:
-        """A server that has become a reader will not become a writer for this connection.
+        """Close the connection if its server has become a reader; it will not be a writer again.
 
         Raises:
             ConnectionLost: It has; another connection may find the new writer.
@@ -486,9 +486,9 @@ class FencedConnection:
         self.run(self.queries.bootstrap(limits, create_schema=create_schema), deadline)
 
     def _take(self, deadline: Deadline, *, evict: bool) -> None:
-        """Set the token; end who has the row locked for longer than we wait, and nobody else.
+        """Set the token; end the backend that has the row locked for longer than we wait, no other.
 
-        A release gives the row back in an instant, so that it ends no session.
+        A release unlocks the row at once, so that it ends no session.
         """
         if not evict:
             self._claim(deadline)
@@ -505,7 +505,7 @@ class FencedConnection:
                 raise DatabaseUnavailable(_still_locked(lockers))
 
     def _claim(self, deadline: Deadline) -> None:
-        """Of several that end nobody, one goes on."""
+        """Let one process continue of several that may not end each other."""
         if self.is_direct and self.read(self.queries.try_session_lock(), deadline)[-1][0]:
             return
         rows = self.read(self.queries.find_session_lockers(), deadline)
@@ -513,7 +513,7 @@ class FencedConnection:
             raise _held_by(rows[0])
 
     def _check_fence(self, deadline: Deadline) -> FenceRow:
-        """The fence as it stands, judged."""
+        """Read the fence row, and check it."""
         read_fence = self.queries.read_fence(reads_system=self._reads_system)
         rows = self.read(read_fence, deadline)
         if not rows:
@@ -553,7 +553,7 @@ class FencedConnection:
         if row.is_copy:
             return str(uuid4())
         if is_behind(row, self.grant.known):
-            # Restored in place or copied with all that tells clusters apart: nobody can say which.
+            # Restored in place, or copied with its cluster's identifier: which one is unknown.
             self.distrusted = row.identity
             return str(uuid4())
         return row.identity
@@ -570,7 +570,7 @@ class FencedConnection:
         )
 
     def _refuse_if_held(self, deadline: Deadline) -> None:
-        """Refuse to go on while another backend is at work."""
+        """Refuse to continue while another process is migrating."""
         queries = self.queries
         for query in (queries.find_fence_locker(self.grant), queries.find_session_lockers()):
             for row in self.read(query, deadline):
@@ -632,7 +632,7 @@ def read_fence_row(row: list[Any]) -> FenceRow:
                 "Deploy the newer library"
                 if isinstance(layout, int) and layout > LAYOUT
                 else "There is no way to convert them: drop the schema that holds them, then "
-                "record what is applied with `lambda-migrate baseline`"
+                "record what is applied with `lambda-migrate baseline VERSION`"
             )
         )
     return FenceRow(
@@ -646,7 +646,7 @@ def read_fence_row(row: list[Any]) -> FenceRow:
 
 
 def _do_nothing(deadline: Deadline) -> None:
-    """Of who has seen no history."""
+    """For a connection that has read no history."""
 
 
 def _shorter(lock: int, statement: int) -> int:
@@ -660,22 +660,22 @@ def _is_worth_retrying(error: BaseException) -> bool:
 
 def as_configuration(error: PostgresError) -> MigrateError:
     """What a refusal of our own preparations is to a caller."""
-    told = f"{redact(error.message)} [{error.sqlstate}]"
+    refusal = f"{redact(error.message)} [{error.sqlstate}]"
     for label, text in (("where", error.where), ("hint", error.hint)):
-        told += f"; {label}: {redact(' '.join(text.split()))[:_TOLD_AT_MOST]}" if text else ""
+        refusal += f"; {label}: {redact(' '.join(text.split()))[:_CONTEXT_AT_MOST]}" if text else ""
     if error.message == _RECOVERING:
-        return DatabaseUnavailable(told)
+        return DatabaseUnavailable(refusal)
     if error.sqlstate.startswith(_MAY_PASS) or _CATALOG_RACES.search(error.message):
-        return DatabaseUnavailable(f"PostgreSQL refused to let a holder take over: {told}")
+        return DatabaseUnavailable(f"PostgreSQL refused to let a holder take over: {refusal}")
     return ConfigurationError(
-        f"PostgreSQL refused to prepare the lambda-migrate schema: {told}; {_advice(error)}"
+        f"PostgreSQL refused to prepare the lambda-migrate schema: {refusal}; {_advice(error)}"
     )
 
 
 def _advice(error: PostgresError) -> str:
     if error.where:
         return (
-            "a trigger of this database refuses it: let it pass over that schema, or correct the "
+            "a trigger of this database refused it: exempt that schema, or correct the "
             "function that `where` names"
         )
     if error.sqlstate == INSUFFICIENT_PRIVILEGE:
@@ -697,7 +697,7 @@ def _still_locked(lockers: Sequence[Sequence[Any]]) -> str:
     return f"the fence row is locked by {by}, and was not free before the deadline"
 
 
-_TOLD_AT_MOST = 300
+_CONTEXT_AT_MOST = 300
 """Characters of a call stack, whose innermost function comes first."""
 
 _BUSY = "another process is migrating this database"
@@ -715,7 +715,7 @@ _READ_ONLY_BY_DEFAULT = (
 )
 
 _NEEDS_DIRECT = (
-    "it is marked transaction:false, and a pooler (PgBouncer, RDS Proxy) is between here and "
-    "PostgreSQL: run it over the database's own endpoint (LAMBDA_MIGRATE_DATABASE_URL, or the host "
-    "in the secret), for example with `lambda-migrate up`"
+    "it is marked transaction:false, and a pooler (PgBouncer, RDS Proxy) is between this process "
+    "and PostgreSQL: run it over the database's own endpoint (LAMBDA_MIGRATE_DATABASE_URL, or the "
+    "host in the secret), for example with `lambda-migrate up`"
 )

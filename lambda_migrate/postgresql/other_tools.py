@@ -1,6 +1,6 @@
 """The history tables of other migration tools: which are in a database, and what they say.
 
-A table is known by its name *and* its columns. Anybody who may create a table could give one such
+A table is known by its name *and* its columns. Any role that may create a table could give one such
 a name, so nothing of it may run as us: only columns of PostgreSQL's own types are read (a cast of
 another type may be a function of its owner's), and never through a row security policy.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["TOOLS", "Tool", "read_other_histories"]
 
 _MOST = 100_000
-"""Rows of one table; nobody has as many migrations."""
+"""Rows of one table: more than any project has migrations."""
 
 _LOCK_MS = 2_000
 """A tool that is at work may have its table locked: that is an answer, too."""
@@ -46,7 +46,7 @@ class Tool:
         order: SQL for the order in which rows were written.
         is_exact: Whether it has no other columns.
         beside: A table that must be in the same schema.
-        number: Where in the key the version stands that our file would have.
+        number: Where in the key the version is that our file would have.
         is_comparable: Whether keys can be held against our files at all.
     """
 
@@ -298,7 +298,7 @@ def _read(run: Run, tool: Tool, schema: str, table: str, *, may_read: bool) -> O
 def _entries(tool: Tool, rows: Sequence[Sequence[Any]]) -> tuple[OtherEntry, ...]:
     latest: dict[str, OtherEntry] = {}
     for key, label, state, covers in rows:
-        latest.pop(key, None)  # so that it moves to the end, where the latest stands
+        latest.pop(key, None)  # so that it moves to the end, where the latest is
         number = re.match(tool.number, key) if tool.is_comparable else None
         version = int(number[1]) if number is not None else None
         latest[key] = OtherEntry(label, state, version, covers)

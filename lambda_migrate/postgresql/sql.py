@@ -91,7 +91,7 @@ def application_prefix(target: str, schema: str = DEFAULT_SCHEMA) -> str:
 def application_name(target: str, fence: int, schema: str = DEFAULT_SCHEMA) -> str:
     """The application name of a holder, for people who look at ``pg_stat_activity``.
 
-    Nothing is decided by it: anybody may take the name, and a pooler may show it for another's
+    Nothing is decided by it: any session may take the name, and a pooler may show it for another's
     session.
     """
     return f"{application_prefix(target, schema)}{fence}"
@@ -305,13 +305,13 @@ class Queries:
         )
 
     def find_fence_locker(self, grant: Grant | None = None) -> str:
-        """Who has the fence row locked: process, transaction, application, since when.
+        """The backend that has the fence row locked: process, transaction, application, since when.
 
         A locked row's ``xmax`` is the transaction that locked it, and a transaction that is not
         over has a lock on its own number. So this is a backend inside a migration's transaction,
         or a dry run's, at this moment; one that only reads the table is not found, nor one under a
-        token newer than ``grant``'s. The lock on the table tells a transaction's number from that
-        of a group of transactions that share a lock.
+        token newer than ``grant``'s. The lock on the table distinguishes a transaction's number
+        from that of a group of transactions that share a lock.
         """
         return f"""
             {_OWN_PATH}
@@ -348,7 +348,7 @@ class Queries:
         Returns:
             SQL that answers the owner if the token was set, and then each session that holds the
             session lock. While the row is locked no older holder can be in a transaction of its
-            own, and nobody newer can have taken over: these sessions are older holders'.
+            own, and no newer one can have taken over: these sessions are older holders'.
         """
         return f"""
             {_BEGIN}; {limits.set_local()} {_OWN_PATH} {_DURABLE}
@@ -373,10 +373,10 @@ class Queries:
         return (self.keep() if is_direct else "") + " COMMIT;"
 
     def try_session_lock(self) -> str:
-        """Take the session lock if nobody has it; answers whether it is ours.
+        """Take the session lock if it is free; answers whether it is ours.
 
         A holder has it for as long as its session lasts, so that a successor finds the session of
-        one that stands between its intent and its statement. It is never waited for: a session
+        a holder between its intent row and its statement. It is never waited for: a session
         that waits for an advisory lock has a snapshot, and CREATE INDEX CONCURRENTLY waits for
         that. It is not for sessions that a pooler hands on.
         """
@@ -409,9 +409,9 @@ class Queries:
     def _session_lockers(self) -> str:
         """Other sessions with the session lock.
 
-        Anybody may take an advisory lock, so it counts only for a session that we may end, or
-        whose role could have written the fence: else every login could stand in the way of every
-        migration. The table is looked up in the catalog, which needs no right on its schema.
+        Any login may take an advisory lock, so it counts only for a session that we may end, or
+        whose role could have written the fence: else any login could block every migration. The
+        table is looked up in the catalog, which needs no right on its schema.
         """
         fence = (
             "(SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -827,8 +827,8 @@ def is_index_as_defined(
     Args:
         number: Of the index.
         table: An SQL name, perhaps quoted.
-        unique: Whether it is to be unique.
-        definition: What stands behind the table's name in its statement.
+        unique: Whether its statement says UNIQUE.
+        definition: What follows the table's name in its statement.
         limits: For the transaction.
     """
     copy = "pg_temp.lambda_migrate_like"
@@ -1037,7 +1037,7 @@ def read_versions(
         where: Which rows count, in SQL of ours.
         order: In which order, in SQL of ours.
         limit: How many rows at most.
-        lock_ms: How long to wait for whoever has the table locked.
+        lock_ms: How long to wait for a lock on the table.
     """
     key, label, state, covers = columns
     return (
@@ -1120,7 +1120,7 @@ def _down(script: Script | None) -> tuple[str | None, int | None, bool | None, b
 
 
 def _numbers(found: Sequence[int] | None) -> str:
-    """As the column ``found`` has them; NULL where nobody looked."""
+    """As the column ``found`` has them; NULL where they were not read."""
     return literal(None if found is None else " ".join(map(str, found)))
 
 

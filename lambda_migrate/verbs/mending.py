@@ -73,7 +73,7 @@ def gap_advice(gaps: Sequence[str]) -> str:
     return (
         f"{', '.join(gaps)} {stay} pending below what is recorded, and functions do not start "
         "until that is settled: apply it with `LAMBDA_MIGRATE_ALLOW_OUT_OF_ORDER=true "
-        "lambda-migrate up`, or give it a version above"
+        "lambda-migrate up`, or give its file a version above"
     )
 
 

@@ -35,7 +35,7 @@ def up(
         to: Stop after this version.
         wait: If somebody else holds the lease, wait and go on then.
         despite_flags: Do not ask the feature flags.
-        ignore_other_history: Go on although another tool has migrated this database.
+        ignore_other_history: Continue even if another tool has migrated this database.
     """
     began = site.clock.monotonic()
     site.maintenance.status(site.deadline)  # says at once what else would be retried for an hour

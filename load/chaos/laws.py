@@ -170,7 +170,7 @@ _BROKEN = ("division by zero", "could not create unique index", "the history con
 
 
 _NOTHING_TO_ROLL_BACK = ("no such version",)
-"""What a person is told who comes too early."""
+"""What a rollback answers that comes before the migration."""
 
 
 def _named_ends(evidence: Evidence) -> Iterator[str]:

@@ -38,7 +38,7 @@ class Figures:
         delay_p99: The same, 99 in 100.
         calls_median: Their DynamoDB calls, the first read and a lost bid for the lease included.
         calls_mean: The same.
-        read_units: Of each environment, on average: what is paid for, whoever waited or not.
+        read_units: Of each environment, on average: what is paid for, whether it waited or not.
         peak_units: Most units asked of the partition within one second.
         turned_away: Share of all requests that the partition did not serve.
         dollars: What DynamoDB costs for all environments.

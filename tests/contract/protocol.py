@@ -605,7 +605,7 @@ class SteppedStore:
         """The acquisition once more, when its own first arrival may be long over."""
         before = self._world.engine.item()
         if before.fence <= seen.fence:
-            return  # the first was lost, or the item was made anew: then it is an acquisition
+            return  # the first was lost, or the item was made again: then it is an acquisition
         acquire()
         after = self._world.engine.item()
         same = (before.fence, before.owner) == (after.fence, after.owner)

@@ -560,7 +560,7 @@ def test_a_rollback_over_a_row_that_cannot_be_settled_does_not_begin(bench: Data
 
 
 def test_a_procedure_that_fails_leaves_its_row_in_doubt(bench: DatabaseBench) -> None:
-    """It may have committed a part, and nobody but its author knows what a second run does."""
+    """It may have committed a part, and only its author knows what a second run does."""
     raising = "DO $$BEGIN COMMIT; RAISE 'as planned'; END$$"
     up = Script(raising, transactional=False)
     broken = bench.breaking(replace(migration(3, "batches"), up=up), "P0001")

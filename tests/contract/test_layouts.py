@@ -127,10 +127,10 @@ def test_a_schema_of_another_layout_is_refused_and_left_as_it_is(
     assert (store.state.owner, store.state.databases) == (None, {})
 
 
-def test_a_require_function_is_told_of_a_schema_of_another_layout(
+def test_a_require_function_reports_a_schema_of_another_layout(
     fresh_database: PostgreSQLBench,
 ) -> None:
-    """By who may migrate: it is recorded as a failure, so that nobody waits in vain."""
+    """A function that may migrate records it as a failure, so that no function waits in vain."""
     with fresh_database.database.take_over(grant(1), soon()):
         pass
     fresh_database.run(LAYOUT_3)

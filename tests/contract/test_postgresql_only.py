@@ -75,7 +75,9 @@ def test_a_copy_by_template_gets_an_identity_of_its_own(fresh_database: PostgreS
         assert cold_start(database, store, ONE) is Outcome.UP_TO_DATE
 
 
-def test_a_copy_is_not_served_by_who_may_only_look(fresh_database: PostgreSQLBench) -> None:
+def test_a_copy_is_not_served_by_one_that_may_only_look(
+    fresh_database: PostgreSQLBench,
+) -> None:
     store = InMemoryLeaseTable()
     cold_start(fresh_database.database, store, ONE)
     with fresh_database.copied() as copy, pytest.raises(NotReady):

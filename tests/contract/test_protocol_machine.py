@@ -296,7 +296,7 @@ def meeting(fault: Fault, world: World, moment: int) -> bool:
 
 
 def rolled_back(place: Place, world: World, moment: int) -> bool:
-    """Somebody rolls back through one address while others start at each, and then goes on."""
+    """A rollback runs through one address while others start at each, and then continues."""
     manifest = world.engine.manifests[NEWER]
     for start in (Place.HOME, Place.TUNNEL):
         let_end(world.start(manifest, place=start))

@@ -90,7 +90,7 @@ def handler(event, context):
 """
 
 REQUEST = {"requestContext": {"http": {"method": "GET", "path": "/orders"}}}
-"""As a function URL sends it, as far as anybody looks."""
+"""The part of a function URL's event that the library reads."""
 
 
 class Served(LocalFunction):

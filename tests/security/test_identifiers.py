@@ -104,7 +104,7 @@ def test_literals_and_identifiers_mean_their_text(bench: Bench, text: str, confo
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_a_name_ends_nobody_and_no_target_ends_the_comment_that_names_it(
+def test_a_name_ends_no_session_and_no_target_ends_the_comment_that_names_it(
     victim: Bench, kind: str
 ) -> None:
     """The name of a session is 63 bytes of ASCII to PostgreSQL, whatever the target is."""

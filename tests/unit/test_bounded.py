@@ -1,4 +1,4 @@
-"""What has no timeout of its own ends in time, and whatever comes later harms nobody."""
+"""What has no timeout of its own ends in time, and whatever comes later has no effect."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_what_takes_too_long_is_given_up_and_ends_unheard(seconds: float) -> Non
     def slow() -> None:
         goes_on.wait(PATIENCE)
         ended.set()
-        raise SystemExit  # nor does this reach anybody
+        raise SystemExit  # nor does this reach the caller
 
     with pytest.raises(TookTooLong):
         run_within(seconds, slow)

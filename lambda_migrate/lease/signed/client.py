@@ -244,7 +244,9 @@ def _unavailable(table: str, problem: Exception) -> LeaseStoreUnavailable:
     from lambda_migrate.lease.signed.wire import Doubtful
 
     if isinstance(problem, Doubtful):
-        return LeaseStoreUnavailable(f"DynamoDB's answer for table {table!r} is no use: {problem}")
+        return LeaseStoreUnavailable(
+            f"DynamoDB's answer for table {table!r} cannot be used: {problem}"
+        )
     return LeaseStoreUnavailable(f"DynamoDB did not answer for table {table!r}: {problem}")
 
 

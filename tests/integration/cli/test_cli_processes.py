@@ -361,7 +361,9 @@ class Expiring(http.server.BaseHTTPRequestHandler):
         """Nothing."""
 
 
-def test_credentials_that_expire_during_up_are_told_at_once_and_at_the_end(bench: Bench) -> None:
+def test_credentials_that_expire_during_up_are_reported_at_once_and_at_end(
+    bench: Bench,
+) -> None:
     Expiring.upstream = bench.dynamodb.endpoint_url
     way = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Expiring)
     threading.Thread(target=way.serve_forever, daemon=True).start()
@@ -381,7 +383,7 @@ def test_credentials_that_expire_during_up_are_told_at_once_and_at_the_end(bench
     assert "warning: the lease cannot be renewed" in first
     told = " ".join((first + err + out).split())
     assert told.count("warning:") == 1
-    assert "0001_long was cancelled, what it had not committed is rolled back" in told
+    assert "0001_long was cancelled and its uncommitted work rolled back" in told
     assert "no other process held the lease" in told
     assert told.count("ExpiredTokenException: The security token is expired") == 2
     assert "outlive the migration" in told

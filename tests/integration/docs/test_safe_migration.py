@@ -124,7 +124,7 @@ def test_a_backfill_that_was_interrupted_goes_on_after_its_last_batch(
             stage.query(f"SELECT pg_terminate_backend({pid})")
             other.run("ROLLBACK")
         thread.join()
-    # Whoever lost its connection runs it again by itself, as the next one does after a deadline.
+    # A holder that lost its connection runs it again, as the next one does after a deadline.
     assert [type(error) for error in raised] == ([] if is_killed else [MigrationFailed])
     assert ("0005_backfill_total_cents" in up(orders, CONTRACT)) is not is_killed
     assert filled(stage) == ROWS

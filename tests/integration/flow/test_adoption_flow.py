@@ -13,7 +13,7 @@ ITEMS = {
 }
 
 
-def test_a_package_without_its_migrations_serves_nobody_and_asks_nobody(stage: Stage) -> None:
+def test_a_package_without_its_migrations_is_not_served_and_makes_no_request(stage: Stage) -> None:
     with stage.function(stage.code({})) as function:
         results = function.storm(5)
         assert Counter(result.error_type for result in results) == Counter({"ManifestError": 5})

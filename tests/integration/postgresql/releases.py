@@ -63,7 +63,7 @@ class Counts:
     Attributes:
         releases: How many were made.
         queries: How many of its queries were answered.
-        ended: Those that were not, by what it was told.
+        ended: Those that were not, by the error.
         left: What it found in its sessions, by how often.
     """
 
@@ -74,7 +74,7 @@ class Counts:
 
 
 class Application:
-    """Threads that query through the pooler until they are told to stop."""
+    """Threads that query through the pooler until they are stopped."""
 
     def __init__(self, pooled: ServerURL, counts: Counts, *, threads: int) -> None:
         self._pooled = pooled

@@ -47,7 +47,7 @@ def test_a_holder_overtaken_between_two_migrations_commits_nothing_more(bench: B
 
 
 def _hide(held: HeldPostgreSQL) -> None:
-    """As behind a pooler: no successor finds a session that is to be ended."""
+    """As behind a pooler: no successor finds a session to end."""
     held._fenced.is_direct = False
     held._fenced.run("SELECT pg_advisory_unlock_all()", soon())
 
@@ -223,10 +223,10 @@ def test_an_older_holder_that_changed_its_name_is_ended(
 _LOCK = "BEGIN; SELECT token FROM lambda_migrate.fence FOR UPDATE"
 
 
-def test_who_lets_the_fence_row_go_while_it_is_waited_for_is_not_ended(
+def test_a_backend_that_unlocks_the_fence_row_during_the_wait_is_not_ended(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An ordinary release: its backend may serve another in the next instant."""
+    """An ordinary release: its backend may serve another client in the next instant."""
     bench.apply()
     set_token = FencedConnection._set_token
     with bench.connect() as other:
@@ -267,7 +267,7 @@ def test_a_backend_that_is_in_another_transaction_by_now_is_not_ended(
 
 @contextmanager
 def _logins(bench: Bench) -> Iterator[tuple[str, str, str]]:
-    """The owner of everything, who cannot log in; who may act as it; and anybody."""
+    """The owner of everything, which cannot log in; a role that may act as it; and any other."""
     names = tuple(f"{who}_{bench.address.database}" for who in ("owner", "deployer", "anybody"))
     owner, deployer, anybody = names
     bench.execute(
@@ -301,8 +301,8 @@ def test_a_holder_that_acts_as_another_role_is_ended_by_one_that_does_too(
         assert bench.versions() == [1]
 
 
-def test_a_login_that_may_not_write_our_tables_stands_in_nobodys_way(bench: Bench) -> None:
-    """Anybody can take an advisory lock; only what needs it for itself is refused."""
+def test_a_login_that_may_not_write_our_tables_blocks_no_holder(bench: Bench) -> None:
+    """Any login can take an advisory lock; only what needs it for itself is refused."""
     with _logins(bench) as (_, deployer, anybody), _as(bench, anybody).connect() as other:
         other.run(Queries("lambda_migrate").try_session_lock())
         for fence, evict in ((1, True), (2, False)):
@@ -339,7 +339,7 @@ def test_a_living_older_holder_is_respected_where_that_was_asked(bench: Bench) -
     assert bench.versions() == [1, 2]
 
 
-def test_of_two_that_end_nobody_the_second_sees_the_first(bench: Bench) -> None:
+def test_of_two_that_end_no_session_the_second_sees_the_first(bench: Bench) -> None:
     """Before either of them has set its token."""
     bench.apply(migration("SELECT 1"))
     with bench.connect("first") as first:

@@ -356,7 +356,7 @@ def test_a_row_security_policy_is_not_run(bench: Bench) -> None:
         bench.execute("DROP OWNED BY planter, migrator; DROP ROLE planter; DROP ROLE migrator")
 
 
-def test_a_cast_of_a_type_of_somebodys_is_not_run(bench: Bench) -> None:
+def test_a_cast_of_another_roles_type_is_not_run(bench: Bench) -> None:
     bench.execute(_TRAP)
     bench.execute(
         """CREATE TYPE evil AS (a int);

@@ -615,7 +615,7 @@ def test_what_an_interrupted_reindex_left_on_partitions_is_dropped(each_bench: B
     assert each_bench.versions() == []
 
 
-def test_a_leftover_that_the_role_may_not_drop_is_told_once_and_then_left(bench: Bench) -> None:
+def test_a_leftover_that_the_role_may_not_drop_is_reported_once_and_then_left(bench: Bench) -> None:
     """No owner of a table may use the schema of its TOAST table."""
     bench.execute(
         f"""{_TOAST}; CREATE TABLE s (x int); DO $$BEGIN IF NOT EXISTS (

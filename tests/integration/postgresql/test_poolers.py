@@ -336,11 +336,11 @@ def test_a_build_of_a_frozen_holder_is_ended_by_a_successor_behind_a_pooler(
     assert bench.is_valid("i") is not True
 
 
-# --- who is busy
+# --- a busy backend
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_who_ends_nobody_is_told_which_backend_is_at_work(bench: Bench, via: Via, way: str) -> None:
+def test_without_a_lease_table_the_busy_backend_is_named(bench: Bench, via: Via, way: str) -> None:
     slow_script = migration("SELECT pg_advisory_xact_lock(77) /* slow */")
     with bench.connect() as other_work, via(way).holder(lock_timeout_seconds=20.0) as held:
         other_work.run("SELECT pg_advisory_lock(77)")
@@ -481,7 +481,7 @@ def test_a_parameter_that_the_pooler_does_not_know_is_named(server: LocalPostgre
 
 
 @pytest.mark.parametrize("wrong", ["user", "database"])
-def test_what_will_not_pass_is_told_at_once(
+def test_what_will_not_pass_is_reported_at_once(
     server: LocalPostgreSQL, poolers: dict[str, LocalPgBouncer], wrong: str
 ) -> None:
     names = {"user": "postgres", "database": "postgres", wrong: "missing"}

@@ -1,4 +1,4 @@
-"""What PostgreSQL refuses while a holder takes over: told as what it is, retried if it may pass."""
+"""What PostgreSQL refuses while a holder takes over: reported, and retried if it may pass."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _on_ddl(bench: Bench, body: str) -> None:
     )
 
 
-def test_an_audit_trigger_that_works_for_everybody_else_works_for_our_tables(
+def test_an_audit_trigger_that_works_elsewhere_works_for_our_tables(
     guarded: Bench,
 ) -> None:
     """It finds its tables by the role's own path, and may make one there."""
@@ -51,7 +51,7 @@ def test_an_audit_trigger_that_works_for_everybody_else_works_for_our_tables(
     assert "CREATE SCHEMA" in tags
 
 
-def test_a_ddl_guard_that_refuses_our_tables_is_told_with_code_context_and_advice(
+def test_a_ddl_guard_that_refuses_our_tables_is_reported_with_code_context_and_advice(
     guarded: Bench,
 ) -> None:
     _on_ddl(
@@ -68,13 +68,13 @@ def test_a_ddl_guard_that_refuses_our_tables_is_told_with_code_context_and_advic
         "new tables belong into public [P0001]",
         "where: PL/pgSQL function on_ddl()",
         "hint: ask the platform team",
-        "let it pass over that schema",
+        "exempt that schema",
     ):
         assert told in str(refused.value)
     assert not guarded.has("lambda_migrate.fence")
 
 
-def test_an_audit_trigger_that_is_broken_is_told_by_its_name(guarded: Bench) -> None:
+def test_an_audit_trigger_that_is_broken_is_reported_by_its_name(guarded: Bench) -> None:
     _on_ddl(guarded, "INSERT INTO missing VALUES (tg_tag);")
     with pytest.raises(ConfigurationError, match=r"42P01.*function on_ddl"):
         guarded.apply()
@@ -153,7 +153,7 @@ def reader(tmp_path: Path) -> Iterator[LocalPostgreSQL]:
         yield server
 
 
-def test_a_reader_is_told_as_what_it_is(reader: LocalPostgreSQL) -> None:
+def test_a_reader_is_reported_as_a_reader(reader: LocalPostgreSQL) -> None:
     bench = Bench(parse_url(reader.url("shop")))
     with pytest.raises(DatabaseUnavailable, match=r"reader or a failover.*writer endpoint.*25006"):
         bench.apply(deadline=Deadline.after(3))

@@ -224,7 +224,7 @@ class Scene:
     def held_by(
         self, owner: str, *, seconds: float = LEASE_SECONDS, length: float = LEASE_SECONDS
     ) -> Lease:
-        """Somebody else holds the lease for so long; its leases have that length."""
+        """Another process holds the lease for so long; its leases have that length."""
         lease = InMemoryLeaseTable.acquire(self.table, owner)
         assert isinstance(lease, Lease)
         until = self.clock.wall_ms() + round(seconds * 1000)

@@ -65,7 +65,7 @@ def test_a_require_function_sees_what_is_migrated_while_it_waits(scene: Scene) -
     assert cold_start(scene, V2, "require") is Outcome.WAITED
 
 
-def test_a_look_that_cannot_connect_gives_the_lease_back_and_tells_nobody_anything(
+def test_a_look_that_cannot_connect_gives_the_lease_back_and_publishes_nothing(
     scene: Scene,
 ) -> None:
     scene.migrated(V2)
@@ -85,7 +85,9 @@ def test_a_look_that_cannot_be_published_serves_nothing(scene: Scene) -> None:
         cold_start(tunnel, V2, "require")
 
 
-def test_nobody_looks_while_a_dead_holder_may_have_left_something_running(scene: Scene) -> None:
+def test_no_look_is_made_while_a_dead_holder_may_have_left_something(
+    scene: Scene,
+) -> None:
     scene.migrated(V2)
     scene.held_by("dead", seconds=-5)
     connections = scene.database.connections
@@ -137,7 +139,7 @@ def test_a_rollback_of_a_copy_takes_nothing_from_what_it_was_copied_from(scene: 
     copy = scene.copied("copy:5432/orders")
     scene.migrated(V3)
     cold_start(copy, V3)
-    assert cold_start(scene, V3) is Outcome.MIGRATED, "it looks once: a copy was told apart"
+    assert cold_start(scene, V3) is Outcome.MIGRATED, "it looks once: a copy was distinguished"
     copy.maintenance(V3).down(scene.deadline(), to=0)
     assert (copy.ready(V1, V2, V3), scene.ready(V1, V2, V3)) == ([], [V1, V2, V3])
     assert cold_start(scene, V3) is Outcome.UP_TO_DATE
@@ -221,7 +223,7 @@ def test_a_require_function_that_never_fits_is_looked_at_once_in_each_pause(scen
     never = Manifest([migration(1, "SELECT 'another'")])
     connections = scene.database.connections
     for _ in range(20):
-        with pytest.raises(MigrationFailed, match="other migrations than this code"):
+        with pytest.raises(MigrationFailed, match="different migrations for a long time"):
             scene.runner(never, mode="require").ensure(scene.deadline())
     assert scene.database.connections == connections + 1
     assert scene.table.state.owner is None

@@ -48,14 +48,14 @@ def test_running_out_of_time_turns_away_those_with_no_more_of_it(scene: Scene) -
     assert scene.database.connections == connections
 
 
-def test_whoever_has_more_time_tries_at_once_whatever_the_pause(scene: Scene) -> None:
+def test_an_instance_with_more_time_tries_at_once_whatever_the_pause(scene: Scene) -> None:
     out_of_time(scene)
     assert scene.runner(V1).ensure(scene.deadline(60)) is Outcome.MIGRATED
     assert scene.database.effects == ["0001_m"]
     assert scene.table.state.failure is None
 
 
-def test_a_failure_of_another_kind_turns_away_whoever_has_how_much_time(scene: Scene) -> None:
+def test_a_failure_of_another_kind_refuses_instances_whatever_their_time(scene: Scene) -> None:
     scene.database.fail(2, boom())
     with pytest.raises(MigrationFailed):
         scene.runner(V2).ensure(scene.deadline(20))
@@ -112,7 +112,7 @@ def test_three_holders_killed_in_a_row_at_one_migration_are_a_failure_with_a_pau
     assert len(scene.observer.of(MigrationStarted)) == started
 
 
-def test_after_the_pause_one_more_may_try_and_its_end_is_told_at_once(scene: Scene) -> None:
+def test_after_the_pause_one_more_may_try_and_its_end_is_reported_at_once(scene: Scene) -> None:
     scene.migrated(V1)
     for _ in range(3):
         is_killed(scene, V3, at=2)
@@ -134,7 +134,7 @@ def test_holders_killed_at_different_migrations_are_no_failure(scene: Scene) -> 
     assert scene.runner(V3).ensure(scene.deadline()) is Outcome.MIGRATED
 
 
-def test_a_lease_given_back_between_two_kills_begins_the_count_anew(scene: Scene) -> None:
+def test_a_lease_given_back_between_two_kills_restarts_the_count(scene: Scene) -> None:
     for _ in range(2):
         is_killed(scene, V2, at=2)
         is_killed(scene, V2, at=2)

@@ -141,14 +141,14 @@ def test_the_heartbeat_ends_with_the_work(scene: Scene) -> None:
     assert "lambda-migrate-heartbeat" not in names
 
 
-# --- a lease that cannot be renewed, though nobody else took it
+# --- a lease that cannot be renewed, though no other process took it
 
 EXPIRED = ConfigurationError("ExpiredTokenException: the security token is expired")
 AWAY = LeaseStoreUnavailable("DynamoDB did not answer")
 
 
 def refuses_to_renew(scene: Scene, error: MigrateError) -> Callable[[], None]:
-    """From now on renewals fail, and in a moment the lease is over; everything else goes on."""
+    """From now on renewals fail, and in a moment the lease is over; everything else continues."""
 
     def renew(_lease: Lease, _progress: Progress | None = None) -> Lease:
         scene.table.log.append("renew")
@@ -170,7 +170,7 @@ def test_a_lease_that_could_not_be_renewed_ends_with_its_cause_and_not_with_a_fe
     with pytest.raises(MigrateError) as caught:
         scene.runner(V2, lease_seconds=BEATING).ensure(scene.deadline())
     told = str(caught.value)
-    assert told.startswith("0001_m was cancelled, what it had not committed is rolled back")
+    assert told.startswith("0001_m was cancelled and its uncommitted work rolled back")
     assert "no other process held the lease" in told
     assert str(error) in told
     assert caught.value.retryable == error.retryable
@@ -198,12 +198,12 @@ def test_a_lease_free_for_others_again_after_its_renewals_failed(
     assert scene.table.state.owner is None
 
 
-def test_a_table_that_cannot_be_told_of_the_end_is_told_apart_from_a_migration_that_failed(
+def test_a_table_that_cannot_record_the_end_is_distinguished_from_a_migration_that_failed(
     scene: Scene,
 ) -> None:
     scene.table.before["complete"] = raises(EXPIRED)
     with pytest.raises(
-        ConfigurationError, match=r"the database is as it should be, but .* expired"
+        ConfigurationError, match=r"the work on the database is done, but .* expired"
     ):
         scene.runner(V2).ensure(scene.deadline())
     assert scene.database.effects == ["0001_m", "0002_m"]

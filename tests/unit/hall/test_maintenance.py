@@ -270,7 +270,7 @@ def test_a_row_that_somebody_is_at_work_on_is_not_called_in_doubt(scene: Scene) 
 
 
 @pytest.mark.parametrize("took_effect", [True, False])
-def test_a_rollback_that_was_interrupted_is_settled_and_then_decided_anew(
+def test_a_rollback_that_was_interrupted_is_settled_and_then_chosen_again(
     scene: Scene, took_effect: bool
 ) -> None:
     """Whether its statement took effect or not, it takes effect once, and nothing else does."""

@@ -167,7 +167,7 @@ def test_an_estimate_that_is_missing_or_over_says_nothing(state: LeaseState | No
 
 @given(waited=waiting, roll=chance, left=st.integers(0, 10**9))
 @settings(deadline=None)
-def test_nobody_sleeps_long_past_the_instant_at_which_the_lease_can_be_over(
+def test_no_waiter_sleeps_long_past_the_instant_at_which_the_lease_can_be_over(
     waited: float, roll: float, left: int
 ) -> None:
     over = (left + SKEW_MS + 1) / 1000

@@ -1,4 +1,4 @@
-"""The server's clock, as the ``Date`` of its answers tells it."""
+"""The server's clock, as the ``Date`` of its answers has it."""
 
 from __future__ import annotations
 

@@ -344,7 +344,7 @@ def test_a_thawed_holder_whose_renewal_is_refused_says_why_and_not_who_held_it_m
     assert stage.table.renewals == 1
 
 
-# --- who is told of beats
+# --- observers of beats
 
 
 def test_renewing_goes_on_while_an_observer_of_the_last_beat_hangs() -> None:

@@ -73,7 +73,7 @@ def test_a_check_marks_every_manifest_that_the_history_proves_and_no_other() -> 
     assert ready(after(check(3)), HERE) == [0, 1, 2, 3]
 
 
-def test_an_address_that_nobody_checked_has_nothing() -> None:
+def test_an_address_without_a_check_has_nothing() -> None:
     assert ready(after(check(3)), TUNNEL) == []
 
 
@@ -212,7 +212,7 @@ def test_an_address_that_leads_elsewhere_now_has_only_what_was_seen_there() -> N
 
 
 @pytest.mark.parametrize("is_rollback", [False, True])
-def test_a_database_that_nobody_knew_may_be_one_that_all_knew_by_another_identity(
+def test_an_unknown_database_may_be_one_that_is_known_by_another_identity(
     is_rollback: bool,
 ) -> None:
     """A holder took over what seemed a copy, gave it a new identity, and died before it said so."""
@@ -319,7 +319,7 @@ def test_a_target_is_shared_by_databases_of_which_neither_is_on_the_others_way(
     assert bool(list(sharing(databases, mine))) is is_shared
 
 
-def test_an_address_that_was_moved_shares_its_target_with_nobody() -> None:
+def test_an_address_that_was_moved_shares_its_target_with_no_other() -> None:
     assert not list(sharing(after(check([digest(1, "e")], identity=TWO)), check(3, 2)))
 
 

@@ -231,7 +231,7 @@ def test_credentials_are_fetched_before_the_time_of_the_call_is_counted() -> Non
     assert credentials.is_fetched
 
 
-def test_what_the_provider_of_credentials_was_refused_is_told_as_its_own() -> None:
+def test_what_the_provider_of_credentials_was_refused_is_reported_as_its_own() -> None:
     def refuse() -> None:
         raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "AssumeRole")
 
@@ -355,7 +355,7 @@ def test_the_same_expired_credentials_are_not_sent_twice() -> None:
     assert [len(each.asked) for each in made] == [1, 0]
 
 
-def test_the_real_client_reads_the_environment_again_when_it_is_made_anew(
+def test_the_real_client_reads_the_environment_again_when_it_is_fresh(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
@@ -366,7 +366,7 @@ def test_the_real_client_reads_the_environment_again_when_it_is_made_anew(
     assert make_client()._request_signer._credentials.access_key == "old"
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "new")
     assert make_client()._request_signer._credentials.access_key == "old"
-    assert make_client(anew=True)._request_signer._credentials.access_key == "new"
+    assert make_client(fresh=True)._request_signer._credentials.access_key == "new"
 
 
 # --- something must be mended: say what
@@ -439,7 +439,7 @@ def test_a_table_of_another_shape_is_told_the_key_it_needs() -> None:
         (refusal("RequestEntityTooLarge", "", status=413), "RequestEntityTooLarge"),
     ],
 )
-def test_a_refusal_of_another_kind_is_told_as_it_came_without_advice_about_keys(
+def test_a_refusal_of_another_kind_is_reported_as_it_came_without_advice_about_keys(
     fault: ClientError, told: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=f"'{TABLE}': {told}$"):

@@ -138,7 +138,7 @@ def test_a_read_that_is_not_consistent_is_half_a_unit() -> None:
     assert (requests.calls, requests.read_units) == (10, 5.5)
 
 
-def test_a_takeover_is_told_in_leases_and_beyond_one() -> None:
+def test_a_takeover_is_reported_in_leases_and_beyond_one() -> None:
     section = section_of([_kill(seconds) for seconds in (5.0, 5.5, 6.0, 7.5, 10.0)])
     start = section.checks[0]
     assert (start.value, start.bar, start.range) == (1.2, 1.2, (1.0, 2.0))

@@ -192,7 +192,7 @@ def test_what_has_no_file_here_is_listed() -> None:
         ),
     ],
 )
-def test_what_only_a_person_can_tell_is_refused(others: list[OtherHistory], said: str) -> None:
+def test_what_only_a_person_can_decide_is_refused(others: list[OtherHistory], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         choose(*others)
 

@@ -84,7 +84,7 @@ def test_repeatable_without_transaction_false_is_refused(options: str) -> None:
         read(f"-- migrate:up {options}\nselect 1")
 
 
-def test_an_unknown_option_is_told_which_there_are() -> None:
+def test_an_unknown_option_is_refused_with_the_known_ones() -> None:
     known = "transaction:true, transaction:false, repeatable:true, repeatable:false"
     with pytest.raises(ManifestError, match=f"unknown option `repeat:true`.*{known}"):
         read("-- migrate:up repeat:true\nselect 1")
@@ -153,7 +153,7 @@ def test_a_link_inside_the_folder_is_followed(tmp_path: Path) -> None:
         (["1700000000000_a.js"], "a Knex, TypeORM or node-pg-migrate layout"),
     ],
 )
-def test_a_folder_without_migrations_is_told_apart(
+def test_a_folder_without_migrations_is_explained(
     tmp_path: Path, files: list[str], said: str
 ) -> None:
     for name in files:
@@ -190,9 +190,7 @@ def test_a_zip_and_a_package_without_migrations_are_looked_into(
         (["000001_a.up.sql", "000001_a.down.sql"], "golang-migrate or sqlx"),
     ],
 )
-def test_files_of_another_tool_are_told_as_what_they_are(
-    tmp_path: Path, names: list[str], tool: str
-) -> None:
+def test_files_of_another_tool_are_recognised(tmp_path: Path, names: list[str], tool: str) -> None:
     for name in names:
         (tmp_path / name).write_text("SELECT 1;")
     with pytest.raises(ManifestError, match=f'look like files of {tool}: see "Adopt an existing'):

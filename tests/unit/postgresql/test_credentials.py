@@ -259,7 +259,7 @@ def silent() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_a_silent_secrets_manager_ends_in_the_time_that_is_left_and_is_told_as_what_it_is(
+def test_a_silent_secrets_manager_ends_in_the_time_that_is_left_and_is_named(
     silent: str,
 ) -> None:
     config = Config(read_timeout=5, retries={"total_max_attempts": 1})
@@ -301,7 +301,7 @@ def test_how_a_silent_service_was_silent_is_said() -> None:
         (CredentialRetrievalError(provider="process", error_msg="exit 1"), "exit 1"),
     ],
 )
-def test_what_the_provider_of_aws_credentials_was_refused_is_told_as_its_own(
+def test_what_the_provider_of_aws_credentials_was_refused_is_reported_as_its_own(
     error: Exception, told: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=told):
