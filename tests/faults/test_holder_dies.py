@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pg8000.native
@@ -93,7 +94,7 @@ def test_a_migration_that_takes_three_holders_with_it_is_a_failure_that_a_new_fi
     with stage.function(stage.code(deadly)) as function:
         for number in (1, 2, 3):
             doomed = function.submit()
-            until(lambda number=number: _attempts(stage) == number, what="it says what it begins")
+            until(partial(_is_attempt, stage, number), what="it says what it begins")
             signal_holder(function, signal.SIGKILL)
             assert doomed.result().status == "crashed"
         refused = function.invoke()
@@ -107,9 +108,9 @@ def test_a_migration_that_takes_three_holders_with_it_is_a_failure_that_a_new_fi
     assert stage.effects() == {1: 1, 2: 1}
 
 
-def _attempts(stage: Stage) -> int:
+def _is_attempt(stage: Stage, number: int) -> bool:
     progress = stage.item().progress
-    return progress.attempts if progress is not None else 0
+    return progress is not None and progress.attempts == number
 
 
 STUCK_BEFORE_THE_TABLE = HANDLER.replace(
