@@ -74,7 +74,8 @@ def test_a_migration_without_a_down_script_is_not_reverted(bench: Bench) -> None
 def test_a_failing_down_script_leaves_all_as_it_was(bench: Bench, down_outside: bool) -> None:
     down = "DROP INDEX CONCURRENTLY nothing" if down_outside else "DROP INDEX nothing"
     bench.apply(migration("SELECT 1", down=down, down_outside=down_outside))
-    with bench.holder(2) as held, pytest.raises(MigrationFailed, match="stored down script"):
+    missing = 'index "?nothing"? does not exist'
+    with bench.holder(2) as held, pytest.raises(MigrationFailed, match=missing):
         held.revert(held.history()[0], soon())
     assert bench.states() == {1: "applied"}
 
