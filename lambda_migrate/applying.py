@@ -67,7 +67,12 @@ class Proof:
 
 
 def bring_up_to_date(
-    hold: Hold, database: HeldDatabase, manifest: Manifest, *, on_applied: Callable[[str], None]
+    hold: Hold,
+    database: HeldDatabase,
+    manifest: Manifest,
+    *,
+    on_applied: Callable[[str], None],
+    refuses_kills: bool = True,
 ) -> Proof:
     """Apply what is pending.
 
@@ -76,6 +81,7 @@ def bring_up_to_date(
         database: The database under its fence.
         manifest: What is to be satisfied.
         on_applied: Told the name of each migration once it is committed.
+        refuses_kills: Do not begin with a migration that `_KILLS` holders were killed at.
 
     Returns:
         The history at the end, read after the last commit, and what it proved at the beginning.
@@ -94,7 +100,8 @@ def bring_up_to_date(
     ignore = hold.target.policy.ignore_other_history
     require_no_other_history(plan, database.other_histories, ignore=ignore)
     if plan.in_doubt:
-        _announce(hold, plan.in_doubt[0].name, total=len(plan.in_doubt) + len(plan.pending))
+        total = len(plan.in_doubt) + len(plan.pending)
+        _announce(hold, plan.in_doubt[0].name, total=total, refuses=refuses_kills)
         for row in plan.in_doubt:
             database.settle(row, hold.deadline)
         # What was settled is held against its file, and against what lies above it, only now.
@@ -108,6 +115,7 @@ def bring_up_to_date(
             digest=manifest.digest_at(migration.version),
             position=position,
             total=len(plan.pending),
+            refuses_kills=refuses_kills,
         )
         on_applied(migration.name)
     if plan.pending:
@@ -177,6 +185,7 @@ def _apply(
     digest: str,
     position: int,
     total: int,
+    refuses_kills: bool,
 ) -> None:
     target, clock = hold.target, hold.target.clock
     if hold.deadline.is_over:
@@ -186,7 +195,7 @@ def _apply(
         )
     permit(target, hold.deadline, version=migration.version, what=migration.name)
     if position == 1:
-        _announce(hold, migration.name, total=total)
+        _announce(hold, migration.name, total=total, refuses=refuses_kills)
     else:
         hold.publish(Progress(migration.name, position - 1, total, clock.wall_ms()))
     target.observer.observe(MigrationStarted(target.name, migration.name, position, total))
@@ -206,7 +215,7 @@ def _apply(
     )
 
 
-def _announce(hold: Hold, name: str, *, total: int) -> None:
+def _announce(hold: Hold, name: str, *, total: int, refuses: bool) -> None:
     """Publish which migration this holder starts, unless earlier holders were killed during it.
 
     Raises:
@@ -214,9 +223,8 @@ def _announce(hold: Hold, name: str, *, total: int) -> None:
     """
     state = hold.lease.state
     before = state.progress.attempts if state.progress and state.progress.migration == name else 0
-    failure = state.failure
-    was_recorded = failure is not None and failure.is_kill and failure.migration == name
-    if before >= (1 if was_recorded else _KILLS):
+    was_recorded = any(each.is_kill and each.migration == name for each in state.failures)
+    if refuses and before >= (1 if was_recorded else _KILLS):
         raise MigrationFailed(
             f"{before} process(es) in a row ended without an error while they applied it: out of "
             "memory, a crash, or a timeout. Look at the last lines of their logs (REPORT: Max "
@@ -240,6 +248,7 @@ def complete(
     served: str = "",
     before: Sequence[str] = (),
     is_resync: bool = False,
+    keeps_failures: bool = False,
 ) -> None:
     """Publish every manifest that the history proves, and give the lease back.
 
@@ -250,6 +259,7 @@ def complete(
         served: The digest that this was done for.
         before: Digests that the history proved at first, which the schema still satisfies.
         is_resync: Do not rely on anything that the item says of this database.
+        keeps_failures: Keep those of other addresses and of manifests that are still pending.
     """
     target, state = hold.target, hold.lease.state
     check = Check(
@@ -262,8 +272,16 @@ def complete(
         served=served,
         before=before,
         distrusted=database.identity if is_resync else database.distrusted,
+        is_separate=database.is_separate,
     )
-    hold.complete(record_check(state.databases, check))
+    kept = [
+        failure
+        for failure in state.failures
+        if keeps_failures
+        and failure.digest not in (served, *check.digests)
+        and failure.address != check.address
+    ]
+    hold.complete(record_check(state.databases, check), kept)
     for other in sharing(state.databases, check):
         target.observer.observe(
             TargetShared(target.name, check.address, ", ".join(other.addresses), other.owner)
@@ -275,7 +293,15 @@ def withdraw(hold: Hold, database: HeldDatabase, *, lowest: int) -> None:
     kept = [row for row in database.history() if row.version < lowest]
     state, address = hold.lease.state, hold.target.database.fingerprint
     digests = list(proved(kept))
-    hold.withdraw(withdraw_above(state.databases, database.identity, address, digests))
+    hold.withdraw(
+        withdraw_above(
+            state.databases,
+            database.identity,
+            address,
+            digests,
+            is_separate=database.is_separate,
+        )
+    )
 
 
 def record_failure(hold: Hold, manifest: Manifest, error: MigrateError) -> None:
@@ -291,6 +317,7 @@ def record_failure(hold: Hold, manifest: Manifest, error: MigrateError) -> None:
         error,
         digest=manifest.digest,
         version=next((str(m.version) for m in manifest if m.name == name), ""),
+        address=hold.target.database.fingerprint,
         pause_seconds=hold.target.policy.failure_pause_seconds,
         now_ms=hold.target.store.now_ms(),
     )
@@ -322,15 +349,20 @@ def next_failure(
     *,
     digest: str,
     version: str,
+    address: str,
     pause_seconds: float,
     now_ms: int,
 ) -> Failure:
     """What to store for a failed attempt: the pause doubles with each one at the same digest."""
-    before = state.failure
-    is_same = before is not None and before.digest == digest
-    attempts = max(0, before.attempts) + 1 if before is not None and is_same else 1
+    address = "" if _is_of_the_files(error) else address
+    key = (digest, address)
+    before = next((f for f in state.failures if (f.digest, f.address) == key), None)
+    attempts = max(0, before.attempts) + 1 if before is not None else 1
     pause_ms = min(LONGEST_PAUSE_MS, round(pause_seconds * 1000) * 2 ** min(attempts - 1, 20))
     failed = error if isinstance(error, MigrationFailed) else MigrationFailed(str(error))
+    had_ms = failed.had_ms
+    if had_ms is not None and before is not None:
+        had_ms = max(had_ms, before.had_ms or 0)  # what did not suffice then does not now
     return Failure(
         digest=digest,
         migration=failed.migration,
@@ -340,6 +372,14 @@ def next_failure(
         attempts=attempts,
         at_ms=now_ms,
         retry_at_ms=now_ms + pause_ms,
-        had_ms=failed.had_ms,
+        had_ms=had_ms,
         is_kill=failed.is_kill,
+        address=address,
+    )
+
+
+def _is_of_the_files(error: MigrateError) -> bool:
+    """Whether every address would meet it: a password or a network is one address's own."""
+    return isinstance(error, ManifestError) or (
+        isinstance(error, MigrationFailed) and bool(error.migration)
     )

@@ -20,7 +20,7 @@ from lambda_migrate.lease.state import Failure
 from lambda_migrate.postgresql.database import FenceStale, Grant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from lambda_migrate.deadline import Deadline
     from lambda_migrate.lease.state import DatabaseRecord, Lease, Progress
@@ -191,15 +191,21 @@ class Hold:
         """Mark manifests as no longer ready before what they need is rolled back."""
         self._heartbeat.change(lambda lease: self.target.store.withdraw(lease, databases))
 
-    def complete(self, databases: Mapping[str, DatabaseRecord]) -> None:
+    def complete(
+        self, databases: Mapping[str, DatabaseRecord], failures: Sequence[Failure] = ()
+    ) -> None:
         """Store what was found and give the lease back."""
         try:
-            self._give_back(lambda lease: self.target.store.complete(lease, databases))
+            self._give_back(lambda lease: self.target.store.complete(lease, databases, failures))
         except ConfigurationError as error:
             raise ConfigurationError(
                 "the work on the database is done, but the lease table could not record that; the "
                 f"next start checks the database: {error}"
             ) from None
+
+    def look(self, databases: Mapping[str, DatabaseRecord]) -> None:
+        """Store what a mere look has found, and give the lease back."""
+        self._give_back(lambda lease: self.target.store.look(lease, databases))
 
     def fail(self, failure: Failure) -> None:
         """Store ``failure`` and give the lease back, as far as that can be done.

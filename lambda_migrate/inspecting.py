@@ -8,10 +8,12 @@ connection, and publishes what it finds for all others.
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lambda_migrate.applying import next_failure, proved
 from lambda_migrate.errors import ConfigurationError, MigrateError, MigrationFailed
+from lambda_migrate.holder import Hold
 from lambda_migrate.lease.readiness import UNKNOWN, Check, record_check, record_vain_look
 from lambda_migrate.lease.state import READY_KEPT
 from lambda_migrate.migrations.plan import make_plan
@@ -19,108 +21,171 @@ from lambda_migrate.postgresql.database import is_behind
 from lambda_migrate.values import replace
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lambda_migrate.deadline import Deadline
-    from lambda_migrate.lease.state import DatabaseRecord, Lease, LeaseState
+    from lambda_migrate.lease.state import DatabaseRecord, Failure, Lease, LeaseState
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.postgresql.database import Inspection
     from lambda_migrate.target import Target
 
-__all__ = ["inspect"]
+__all__ = ["Look", "inspect"]
 
 
-def inspect(target: Target, lease: Lease, manifest: Manifest, deadline: Deadline) -> LeaseState:
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a look has shown.
+
+    Attributes:
+        state: The item as it then is.
+        reason: Why it could not tell whether the manifest is satisfied, and what to do; or "".
+        may_change: Whether a later look may tell more although the item stays the same.
+    """
+
+    state: LeaseState
+    reason: str = ""
+    may_change: bool = False
+
+
+def inspect(target: Target, lease: Lease, manifest: Manifest, deadline: Deadline) -> Look:
     """Look, publish what was found, and give the lease back.
-
-    Returns:
-        The item as it then is.
 
     Raises:
         LeaseLost: The lease was over before that.
-        ConfigurationError: The role may not read the history, for example.
+        LeaseStoreUnavailable: It could not be given back, and runs out by itself.
+        ConfigurationError: The role may not read the history, for example; recorded for this
+            address, with a pause.
         DatabaseUnavailable: PostgreSQL did not answer.
         MigrationFailed: The history diverged from this code long ago.
     """
-    try:
-        found = target.database.inspect(deadline)
-    except ConfigurationError:
-        with suppress(MigrateError):  # otherwise the lease runs out by itself
-            _publish_nothing(target, lease)
-        raise
-    except BaseException:
-        with suppress(MigrateError):
-            target.store.release(lease)
-        raise
-    check = _check(target, lease, manifest, found)
-    if check is None:
-        return _publish_nothing(target, lease)
-    if not check.served and len(check.digests) > len(manifest) + READY_KEPT:
-        raise _record_contradiction(target, lease, manifest)
-    return _publish(target, lease, check)
+    return _Inspector(target, lease, manifest, deadline).look()
 
 
-def _record_contradiction(target: Target, lease: Lease, manifest: Manifest) -> MigrationFailed:
-    """Record that this code is not served, so that other instances do not look as well."""
-    error = MigrationFailed(
-        "the database and this code have had different migrations for a long time: run "
-        "`lambda-migrate status` with the files of this code, and deploy code that matches"
-    )
-    failure = next_failure(
-        lease.state,
-        error,
-        digest=manifest.digest,
-        version="",
-        pause_seconds=target.policy.failure_pause_seconds,
-        now_ms=target.store.now_ms(),
-    )
-    target.store.fail(lease, failure)
-    error.attempts, error.retry_at_ms = failure.attempts, failure.retry_at_ms
-    return error
+class _Inspector:
+    """One look under one lease."""
 
+    def __init__(
+        self, target: Target, lease: Lease, manifest: Manifest, deadline: Deadline
+    ) -> None:
+        self._target = target
+        self._lease = lease
+        self._manifest = manifest
+        self._deadline = deadline
+        self._hold = Hold(target, lease, deadline)
+        self._address = target.database.fingerprint
+        self._databases = lease.state.databases
 
-def _check(target: Target, lease: Lease, manifest: Manifest, found: Inspection) -> Check | None:
-    """What was found; None if it cannot be determined without taking the fence."""
-    known = {i: (record.fence, record.owner) for i, record in lease.state.databases.items()}
-    fence = found.fence
-    if fence is None or fence.is_copy or is_behind(fence, known):
-        # A copy or a restore: only an instance that may write can give it an identity of its own.
-        return _nothing(target, lease)
-    if known.get(fence.identity) != (fence.token, fence.owner):
-        # A holder took the fence since the last completion: it may be frozen in the middle of a
-        # rollback, and only a takeover would keep it from committing.
-        return None
-    out_of_order = target.policy.allow_out_of_order
-    plan = make_plan(manifest, found.history, allow_out_of_order=out_of_order)
-    return replace(
-        _nothing(target, lease),
-        identity=fence.identity,
-        digests=tuple(proved(found.history)),
-        served=manifest.digest if plan.is_current else "",
-    )
+    def look(self) -> Look:
+        try:
+            found = self._target.database.inspect(self._deadline)
+            self._require_environment(found)
+        except ConfigurationError as error:
+            self._hold.fail(self._failure(error, grows=False))
+            raise
+        except BaseException:
+            with suppress(MigrateError):  # it runs out by itself otherwise
+                self._hold.look(self._databases)
+            raise
+        return self._judge(found)
 
+    def _require_environment(self, found: Inspection) -> None:
+        stamped = found.fence.environment if found.fence is not None else ""
+        if stamped not in ("", self._target.environment):
+            raise ConfigurationError(
+                f"{self._address} belongs to environment {stamped!r}, this function names "
+                f"{self._target.environment or 'none'!r}; correct its database, or set "
+                f"LAMBDA_MIGRATE_ENVIRONMENT={stamped}"
+            )
 
-def _nothing(target: Target, lease: Lease) -> Check:
-    return Check(
-        identity=UNKNOWN,
-        address=target.database.fingerprint,
-        digests=(),
-        fence=lease.fence,
-        owner=lease.owner,
-        at_ms=target.store.now_ms(),
-        is_takeover=False,
-    )
+    def _judge(self, found: Inspection) -> Look:
+        known = {i: (record.fence, record.owner) for i, record in self._databases.items()}
+        fence = found.fence
+        is_old = fence is None or is_behind(fence, known)
+        if is_old and found.is_replica:
+            reason = f"the replica {self._address} has not replayed the newest migrations yet"
+            return self._publish(self._databases, reason, may_change=True)
+        if fence is None or is_old or fence.is_copy:
+            # A copy or a restore: only an instance that may write can give it its own identity.
+            reason = (
+                f"{self._address} leads to another database than the one that was migrated, or to "
+                "an earlier state of it; run `lambda-migrate up` through this address"
+            )
+            return self._publish(record_check(self._databases, self._check()), reason)
+        if known.get(fence.identity) != (fence.token, fence.owner):
+            # A holder took the fence since the last completion: it may be frozen in the middle of
+            # a rollback, and only a takeover would keep it from committing.
+            vain = record_vain_look(self._databases, self._address, self._lease.fence)
+            reason = (
+                f"{fence.owner} has migrated {self._address} since the last check and did not "
+                "complete; run `lambda-migrate up`"
+            )
+            return self._publish(vain, reason)
+        return self._compare(found, fence.identity)
 
+    def _compare(self, found: Inspection, identity: str) -> Look:
+        out_of_order = self._target.policy.allow_out_of_order
+        plan = make_plan(self._manifest, found.history, allow_out_of_order=out_of_order)
+        digests = tuple(proved(found.history))
+        if not plan.is_current and len(digests) > len(self._manifest) + READY_KEPT:
+            raise self._contradiction()
+        served = self._manifest.digest if plan.is_current else ""
+        check = replace(self._check(), identity=identity, digests=digests, served=served)
+        return self._publish(record_check(self._databases, check))
 
-def _publish_nothing(target: Target, lease: Lease) -> LeaseState:
-    address = target.database.fingerprint
-    return _store(target, lease, record_vain_look(lease.state.databases, address, lease.fence))
+    def _contradiction(self) -> MigrationFailed:
+        """Recorded, because nothing in the list would keep other instances from looking."""
+        error = MigrationFailed(
+            "the database and this code have had different migrations for a long time: run "
+            "`lambda-migrate status` with the files of this code, and deploy code that matches"
+        )
+        failure = self._failure(error)
+        self._hold.fail(failure)
+        error.attempts, error.retry_at_ms = failure.attempts, failure.retry_at_ms
+        return error
 
+    def _failure(self, error: MigrateError, *, grows: bool = True) -> Failure:
+        """What keeps others at this address from looking as well, for a while.
 
-def _publish(target: Target, lease: Lease, check: Check) -> LeaseState:
-    return _store(target, lease, record_check(lease.state.databases, check))
+        Others may act as another role behind the same address, so that the pause of a refusal
+        does not grow.
+        """
+        pause_seconds, now_ms = (
+            self._target.policy.failure_pause_seconds,
+            self._target.store.now_ms(),
+        )
+        failure = next_failure(
+            self._lease.state,
+            error,
+            digest=self._manifest.digest,
+            version="",
+            address=self._address,
+            pause_seconds=pause_seconds,
+            now_ms=now_ms,
+        )
+        if grows:
+            return failure
+        return replace(failure, retry_at_ms=now_ms + round(pause_seconds * 1000))
 
+    def _check(self) -> Check:
+        return Check(
+            identity=UNKNOWN,
+            address=self._address,
+            digests=(),
+            fence=self._lease.fence,
+            owner=self._lease.owner,
+            at_ms=self._target.store.now_ms(),
+            is_takeover=False,
+        )
 
-def _store(target: Target, lease: Lease, databases: dict[str, DatabaseRecord]) -> LeaseState:
-    target.store.look(lease, databases)
-    return replace(
-        lease.state, databases=databases, owner=None, lease_until_ms=0, lease_ms=0, progress=None
-    )
+    def _publish(
+        self,
+        databases: Mapping[str, DatabaseRecord],
+        reason: str = "",
+        *,
+        may_change: bool = False,
+    ) -> Look:
+        self._hold.look(databases)
+        state = replace(
+            self._lease.state, databases=databases, owner=None, lease_until_ms=0, lease_ms=0
+        )
+        return Look(state, reason, may_change)

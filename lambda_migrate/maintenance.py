@@ -303,7 +303,9 @@ class Maintenance:
         permit(target, deadline, version=manifest.version, what="`up`", advice=_DESPITE_FLAGS)
         applied: list[str] = []
         with self._hold(deadline, target=target, records_failure=manifest) as (hold, database):
-            proof = bring_up_to_date(hold, database, manifest, on_applied=applied.append)
+            proof = bring_up_to_date(
+                hold, database, manifest, on_applied=applied.append, refuses_kills=False
+            )
             complete(hold, database, proof.history, served=manifest.digest, before=proof.before)
         return tuple(applied)
 

@@ -184,6 +184,7 @@ class _Check:
         self._failures = 0
         self._confirms = False
         self._look_refusal = ""
+        self._looked_at: int | None = None
 
     def run(self) -> Outcome:
         """Decide and do, until it may be served or cannot be."""
@@ -320,13 +321,19 @@ class _Check:
             may_migrate=self._may_migrate,
             watched=self._watch.unchanged(state, self.target.clock.monotonic()),
         )
-        if isinstance(step, Acquire) and step.only_looks and self._look_refusal:
+        if isinstance(step, Acquire) and step.only_looks and self._has_looked(state):
             return Wait(state)
         return step
 
+    def _has_looked(self, state: LeaseState) -> bool:
+        """Whether this instance has looked already, and nothing has changed since."""
+        return self._looked_at == state.newest_check
+
     def _length_for(self, state: LeaseState) -> int:
         """How many migrations the manifest has, where that matters: files are read for it."""
-        if self._may_migrate or not any(each.dropped for each in state.databases.values()):
+        is_short = not any(each.dropped for each in state.databases.values())
+        address = self.target.database.fingerprint
+        if self._may_migrate or is_short or state.is_ready(self.digest, address):
             return 0
         return len(_loaded(self._shipped))
 
@@ -447,26 +454,33 @@ class _Check:
             self.target.observer.observe(LeaseTakenOver(self.target.name, before, lease.fence))
 
     def _look_into_database(self, step: Acquire) -> Step:
-        """Check whether the database satisfies the manifest, without migrating it.
+        """Look whether the database satisfies the manifest, without migrating it.
 
-        The result is published for this address, so that no other instance looks again before
-        something has changed. A function that may only read the item waits instead, for one that
-        may write it.
+        Made known for this address, so that no other instance looks again before something has
+        changed. A function that may only read the item waits instead, for one that may do more.
+
+        Raises:
+            ConfigurationError: The database cannot be looked at; recorded for this address.
         """
         from lambda_migrate.inspecting import inspect
 
         manifest = _loaded(self._shipped)
+        self._looked_at = step.seen.newest_check
         try:
             state = self._acquire(step)
-            if isinstance(state, Lease):
-                if (news := self._news(state)) is not None:
-                    return news
-                state = inspect(self.target, state, manifest, self.deadline)
-        except LeaseLost:
-            state = LeaseState()
         except ConfigurationError as error:
             self._look_refusal = f"whether it is ready could not be checked: {error}"
-            state = step.seen
+            return Wait(step.seen)
+        if isinstance(state, Lease):
+            if (news := self._news(state)) is not None:
+                return news
+            try:
+                look = inspect(self.target, state, manifest, self.deadline)
+                state, self._look_refusal = look.state, look.reason
+                if look.may_change:
+                    self._looked_at = None
+            except (LeaseLost, LeaseStoreUnavailable):
+                state = LeaseState()
         return self._after_losing(state)
 
     def _hold(self, lease: Lease) -> bool:
@@ -508,7 +522,14 @@ class _Check:
         from lambda_migrate.applying import complete
 
         try:
-            complete(hold, database, proof.history, served=served, before=proof.before)
+            complete(
+                hold,
+                database,
+                proof.history,
+                served=served,
+                before=proof.before,
+                keeps_failures=True,
+            )
         except LeaseLost:
             # A successor has its own view of this database, perhaps a rollback: ask again.
             return False

@@ -321,9 +321,12 @@ class InMemoryDatabase:
             distrusted = self.identity if is_behind(self._fence_row(), grant.known) else ""
             if distrusted:
                 self.identity = str(uuid4())
+            is_separate = (self.token, self._owner) == (0, "")
             self.token, self._owner = grant.fence, grant.owner
             self.environment = grant.environment
-            held = InMemoryHeldDatabase(self, grant, deadline, distrusted=distrusted)
+            held = InMemoryHeldDatabase(
+                self, grant, deadline, distrusted=distrusted, is_separate=is_separate
+            )
             self._open.add(held)
             return held
 
@@ -408,6 +411,7 @@ class InMemoryHeldDatabase:
         grant: The holder's right.
         deadline: For what has no deadline of its own.
         distrusted: See `HeldDatabase.distrusted`.
+        is_separate: See `HeldDatabase.is_separate`.
     """
 
     def __init__(
@@ -417,9 +421,11 @@ class InMemoryHeldDatabase:
         deadline: Deadline,
         *,
         distrusted: str = "",
+        is_separate: bool = False,
     ) -> None:
         self.grant = grant
         self.distrusted = distrusted
+        self.is_separate = is_separate
         self._database = database
         self._deadline = deadline
         self._is_aborted = False

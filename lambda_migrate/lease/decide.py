@@ -121,17 +121,16 @@ def decide(
     """
     if state.is_ready(digest, address):
         return Serve()
-    failure = state.failure
-    if failure is not None and failure.digest == digest and _holds(failure, now_ms, remaining_ms):
+    failure = state.failure_of(digest, address)
+    if failure is not None and _holds(failure, now_ms, remaining_ms):
         return Refuse(failure)
     held = state.owner is not None and state.owner != owner
     if held and not watched and not lease_is_over(state, now_ms):
         return Wait(state)
     if may_migrate:
         return Acquire(state, watched=held and watched)
-    # A holder that died may have left something running: to look is not enough then.
-    if state.owner is None and state.may_be_ready(address, length):
-        return Acquire(state, only_looks=True)
+    if state.may_be_ready(address, length):
+        return Acquire(state, watched=held and watched, only_looks=True)
     return Wait(state)
 
 
@@ -142,7 +141,7 @@ def lease_is_over(state: LeaseState, now_ms: int) -> bool:
 
 def _holds(failure: Failure, now_ms: int, remaining_ms: int) -> bool:
     """Whether the failure turns this attempt away: its pause lasts, and time would not help."""
-    if not 0 < failure.retry_at_ms - now_ms <= LONGEST_PAUSE_MS:
+    if not 0 < failure.retry_at_ms - now_ms <= LONGEST_PAUSE_MS + 2 * SKEW_MS:
         return False
     return failure.had_ms is None or remaining_ms <= failure.had_ms * MORE_TIME
 

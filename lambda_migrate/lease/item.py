@@ -13,7 +13,9 @@ Layout, version 2 (partition key ``target``):
 ``progress``   M     {``migration`` S, ``done`` N, ``total`` N, ``started`` N, ``attempts`` N,
                      ``remaining`` N?}
 ``failure``    M     {``digest`` S, ``migration`` S, ``version`` S, ``sqlstate`` S, ``cause`` S,
-                     ``attempts`` N, ``at`` N, ``retry_at`` N, ``had`` N?, ``kill`` BOOL?}
+                     ``attempts`` N, ``at`` N, ``retry_at`` N, ``had`` N?, ``kill`` BOOL?,
+                     ``address`` S?}: the last one
+``failures``   L     the others, each as ``failure``, the last one first
 =============  ====  =========================================================================
 """
 
@@ -30,10 +32,17 @@ from lambda_migrate.lease.state import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
-__all__ = ["FORMAT", "decode", "encode_databases", "encode_failure", "encode_progress"]
+__all__ = [
+    "FORMAT",
+    "decode",
+    "encode_databases",
+    "encode_failure",
+    "encode_failures",
+    "encode_progress",
+]
 
 FORMAT = 2
 """The layout that this version of the library reads and writes."""
@@ -75,6 +84,7 @@ def decode(item: Mapping[str, AttributeValue] | None, *, target: str) -> LeaseSt
         databases={i: _database(r) for i, r in reader.children("databases")},
         progress=_progress(reader.child("progress")),
         failure=_failure(reader.child("failure")),
+        older_failures=tuple(map(_read_failure, reader.entries("failures"))),
     )
 
 
@@ -132,7 +142,14 @@ def encode_failure(failure: Failure) -> AttributeValue:
         fields["had"] = _n(failure.had_ms)
     if failure.is_kill:
         fields["kill"] = {"BOOL": True}
+    if failure.address:
+        fields["address"] = {"S": failure.address}
     return {"M": fields}
+
+
+def encode_failures(failures: Iterable[Failure]) -> AttributeValue:
+    """Failures as a list attribute."""
+    return {"L": [encode_failure(failure) for failure in failures]}
 
 
 def _n(number: int) -> AttributeValue:
@@ -169,8 +186,10 @@ def _progress(reader: _Reader | None) -> Progress | None:
 
 
 def _failure(reader: _Reader | None) -> Failure | None:
-    if reader is None:
-        return None
+    return None if reader is None else _read_failure(reader)
+
+
+def _read_failure(reader: _Reader) -> Failure:
     return Failure(
         digest=reader.text("digest"),
         migration=reader.text("migration"),
@@ -182,7 +201,11 @@ def _failure(reader: _Reader | None) -> Failure | None:
         retry_at_ms=reader.number("retry_at"),
         had_ms=reader.number("had") if "had" in reader.fields else None,
         is_kill="kill" in reader.fields,
+        address=reader.optional_text("address") or "",
     )
+
+
+_KINDS = {"N": "a number", "S": "a string", "M": "a map", "B": "a binary", "L": "a list"}
 
 
 class _Reader:
@@ -229,14 +252,23 @@ class _Reader:
         keys = list(parent.fields)
         return [(key, _require(parent.child(key), parent, key)) for key in keys]
 
+    def entries(self, name: str) -> list[_Reader]:
+        """The maps of a list."""
+        if name not in self.fields:
+            return []
+        where = f"{self.where}, attribute {name!r}"
+        values = self._value(name, "L", None)
+        if not isinstance(values, list):
+            raise self._fault(name, "a list")
+        readers = [_Reader({name: value}, where).child(name) for value in values]
+        return [reader for reader in readers if reader is not None]
+
     def _value(self, name: str, kind: str, default: str | None) -> Any:
         value = self.fields.get(name)
         if value is None and default is not None:
             return default
         if not isinstance(value, dict) or kind not in value:
-            raise self._fault(
-                name, {"N": "a number", "S": "a string", "M": "a map", "B": "a binary"}[kind]
-            )
+            raise self._fault(name, _KINDS[kind])
         return value[kind]
 
     def _fault(self, name: str, expected: str) -> ConfigurationError:

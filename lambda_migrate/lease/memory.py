@@ -12,7 +12,7 @@ from lambda_migrate.lease.state import Lease, LeaseState
 from lambda_migrate.values import replace
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from lambda_migrate.deadline import Clock
     from lambda_migrate.lease.state import DatabaseRecord, Failure, Progress
@@ -92,26 +92,40 @@ class InMemoryLeaseTable:
             self.state = replace(self._mine(lease), databases=dict(databases))
             return replace(lease, state=self.state)
 
-    def complete(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
+    def complete(
+        self,
+        lease: Lease,
+        databases: Mapping[str, DatabaseRecord],
+        failures: Sequence[Failure] = (),
+    ) -> None:
         """See `LeaseStore.complete`."""
-        self._finish(lease, databases=dict(databases), failure=None)
+        left = LeaseState().with_failures(failures)
+        self._finish(
+            lease,
+            databases=dict(databases),
+            failure=left.failure,
+            older_failures=left.older_failures,
+        )
 
     def look(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
         """See `LeaseStore.look`."""
-        self._finish(lease, databases=dict(databases))
+        self._finish(lease, keeps_progress=True, databases=dict(databases))
 
     def fail(self, lease: Lease, failure: Failure) -> None:
         """See `LeaseStore.fail`."""
-        self._finish(lease, failure=failure)
+        left = lease.state.with_failure(failure)
+        self._finish(lease, failure=left.failure, older_failures=left.older_failures)
 
     def release(self, lease: Lease) -> None:
         """See `LeaseStore.release`."""
         self._finish(lease)
 
-    def _finish(self, lease: Lease, **changes: Any) -> None:
+    def _finish(self, lease: Lease, *, keeps_progress: bool = False, **changes: Any) -> None:
         """A write that frees the lease; its own retry finds it done, which is not a loss."""
         with self._lock:
             done = replace(_freed(self.state), **changes)
+            if keeps_progress:
+                done = replace(done, progress=self.state.progress)
             if (self.state, self.state.fence) == (done, lease.fence):
                 self.calls += 1
                 return

@@ -42,7 +42,7 @@ or are being moved from."""
 
 _READY_OF_OTHERS = 40
 _OLDER_OF_OTHERS = 20
-_ADDRESSES_KEPT = 8
+_ADDRESSES_KEPT = 16
 """A tunnel may come with another port each day."""
 
 _ADDRESSES_OF_OTHERS = 4
@@ -63,6 +63,8 @@ class Check:
         before: What `digests` was when the check began; the schema still satisfies these.
         is_takeover: Whether the token was written to the database: false for a mere look.
         distrusted: The identity whose record in the item may no longer be true, or "".
+        is_separate: The database had no fence before, or is a copy in another cluster or of
+            another number: only its own address can have led to one that the item knows.
     """
 
     identity: str
@@ -75,6 +77,7 @@ class Check:
     before: Sequence[str] = ()
     is_takeover: bool = True
     distrusted: str = ""
+    is_separate: bool = False
 
 
 def record_check(
@@ -82,7 +85,13 @@ def record_check(
 ) -> dict[str, DatabaseRecord]:
     """The item's ``databases`` after a check."""
     if check.is_takeover:
-        databases = _doubted(databases, check.identity, check.distrusted)
+        databases = _doubted(
+            databases,
+            check.identity,
+            check.address,
+            distrusted=check.distrusted,
+            is_separate=check.is_separate,
+        )
     known = databases.get(check.identity, DatabaseRecord())
     record = _listed(known, check.digests)
     confirmed = len(record.ready) // MARK_BYTES
@@ -106,7 +115,14 @@ def record_vain_look(
         unknown = databases.get(UNKNOWN, DatabaseRecord())
         databases = {
             **databases,
-            UNKNOWN: replace(unknown, addresses={**unknown.addresses, address: (0, fence)}),
+            UNKNOWN: replace(
+                unknown,
+                addresses=_newest(
+                    {**unknown.addresses, address: (0, fence)},
+                    _ADDRESSES_KEPT,
+                    key=lambda entry: entry[1],
+                ),
+            ),
         }
     return {
         identity: replace(
@@ -139,7 +155,12 @@ def sharing(databases: Mapping[str, DatabaseRecord], check: Check) -> Iterator[D
 
 
 def withdraw_above(
-    databases: Mapping[str, DatabaseRecord], identity: str, address: str, digests: Sequence[str]
+    databases: Mapping[str, DatabaseRecord],
+    identity: str,
+    address: str,
+    digests: Sequence[str],
+    *,
+    is_separate: bool = False,
 ) -> dict[str, DatabaseRecord]:
     """The item's ``databases`` before a rollback.
 
@@ -148,8 +169,9 @@ def withdraw_above(
         identity: Of the database that is rolled back.
         address: That led to it.
         digests: What it will satisfy even afterwards, the shortest first.
+        is_separate: As of `Check`.
     """
-    databases = _doubted(databases, identity)
+    databases = _doubted(databases, identity, address, is_separate=is_separate)
     known = databases.get(identity, DatabaseRecord())
     left = set(split_marks(join_marks(digests)))
     older = [mark for mark in split_marks(known.older) if mark in left]
@@ -160,7 +182,12 @@ def withdraw_above(
 
 
 def _doubted(
-    databases: Mapping[str, DatabaseRecord], identity: str, distrusted: str = ""
+    databases: Mapping[str, DatabaseRecord],
+    identity: str,
+    address: str,
+    *,
+    distrusted: str = "",
+    is_separate: bool,
 ) -> dict[str, DatabaseRecord]:
     """The records without what may no longer be true; each address looks again.
 
@@ -168,11 +195,16 @@ def _doubted(
     holder that gave it the new identity may have died before it could say so.
     """
     is_new = identity not in databases
+
+    def is_doubtful(each: str, record: DatabaseRecord) -> bool:
+        may_be_it = is_new and (not is_separate or address in record.addresses)
+        return may_be_it or each == distrusted
+
     return {
         each: replace(
             record, ready=b"", older=b"", addresses=dict.fromkeys(record.addresses, (0, 0))
         )
-        if is_new or each == distrusted
+        if is_doubtful(each, record)
         else record
         for each, record in databases.items()
     }

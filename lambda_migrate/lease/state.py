@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from lambda_migrate.values import dataclass, field
+from lambda_migrate.values import dataclass, field, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 __all__ = [
+    "FAILURES_KEPT",
     "MARK_BYTES",
     "READY_KEPT",
     "DatabaseRecord",
@@ -23,6 +24,9 @@ __all__ = [
 MARK_BYTES = 8
 """How much of each digest the item keeps: 64 bits. Two of a target's digests share these with a
 probability of n squared in 2**65: one in 10**13 for 1,000 migrations."""
+
+FAILURES_KEPT = 4
+"""How many manifests or addresses that fail at the same time each have a pause of their own."""
 
 READY_KEPT = 200
 """How many of the newest manifests a record lists. 200 of them, the older ones and all else stay
@@ -114,6 +118,8 @@ class Failure:
         retry_at_ms: No process tries again before this.
         had_ms: Where the attempt ran out of time: how much it had. One that has more may try.
         is_kill: Whether its holders were killed, so that no error of theirs is known.
+        address: Where no migration was at fault: the database's address that it was met through.
+            Others may have another password, role or network. "": it holds for every address.
     """
 
     digest: str
@@ -126,6 +132,11 @@ class Failure:
     retry_at_ms: int
     had_ms: int | None = None
     is_kill: bool = False
+    address: str = ""
+
+    def concerns(self, digest: str, address: str) -> bool:
+        """Whether it speaks of this manifest at this address."""
+        return self.digest == digest and self.address in ("", address)
 
 
 class _Ready:
@@ -155,6 +166,7 @@ class LeaseState:
         databases: Identity -> what is known of that database.
         progress: What the holder last published; after a takeover, what the one before it did.
         failure: The last failure, if nothing has succeeded since.
+        older_failures: Those of other manifests or addresses before it, the last one first.
     """
 
     fence: int = 0
@@ -164,6 +176,27 @@ class LeaseState:
     databases: Mapping[str, DatabaseRecord] = field(default_factory=dict)
     progress: Progress | None = None
     failure: Failure | None = None
+    older_failures: tuple[Failure, ...] = ()
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """All of them, the last one first."""
+        return () if self.failure is None else (self.failure, *self.older_failures)
+
+    def failure_of(self, digest: str, address: str) -> Failure | None:
+        """The one that concerns this manifest at this address."""
+        return next((each for each in self.failures if each.concerns(digest, address)), None)
+
+    def with_failures(self, failures: Iterable[Failure]) -> LeaseState:
+        """This state with these failures, the last one first; no more than are kept."""
+        newest = tuple(failures)[:FAILURES_KEPT]
+        return replace(self, failure=newest[0] if newest else None, older_failures=newest[1:])
+
+    def with_failure(self, failure: Failure) -> LeaseState:
+        """This state with one more failure, which takes the place of the one before it."""
+        key = (failure.digest, failure.address)
+        others = (each for each in self.failures if (each.digest, each.address) != key)
+        return self.with_failures((failure, *others))
 
     def is_ready(self, digest: str, address: str) -> bool:
         """Whether the database at ``address`` was seen to satisfy ``digest``."""
@@ -197,10 +230,14 @@ class LeaseState:
             length: How many migrations the manifest has.
         """
         record = self.record_of(address)
-        newest = max((each.fence for each in self.databases.values()), default=0)
         if record is None:
-            return newest > 0
-        return newest > record.addresses[address][1] or length < record.dropped
+            return self.newest_check > 0
+        return self.newest_check > record.addresses[address][1] or length < record.dropped
+
+    @property
+    def newest_check(self) -> int:
+        """The token under which a record changed last; 0 without any."""
+        return max((each.fence for each in self.databases.values()), default=0)
 
 
 @dataclass(frozen=True, slots=True)

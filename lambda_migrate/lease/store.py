@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from lambda_migrate.lease.state import (
         DatabaseRecord,
@@ -62,14 +62,28 @@ class LeaseStore(Protocol):
     def withdraw(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
         """Replace what is said of databases while the lease is held: before a rollback."""
 
-    def complete(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
-        """Store what is said of databases and free the lease in one write; forget any failure."""
+    def complete(
+        self,
+        lease: Lease,
+        databases: Mapping[str, DatabaseRecord],
+        failures: Sequence[Failure] = (),
+    ) -> None:
+        """Store what is said of databases and free the lease in one write.
+
+        Args:
+            lease: That is freed.
+            databases: What is stored.
+            failures: Those that stay; all others are forgotten.
+        """
 
     def look(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
-        """Store what is said of databases and free the lease in one write; nothing else."""
+        """Store what is said of databases and free the lease in one write; nothing else.
+
+        What the last holder published stays, too: it may have been killed.
+        """
 
     def fail(self, lease: Lease, failure: Failure) -> None:
-        """Store ``failure`` and free the lease in one write."""
+        """Store ``failure``, beside those of others, and free the lease in one write."""
 
     def release(self, lease: Lease) -> None:
         """Free the lease and change nothing else."""

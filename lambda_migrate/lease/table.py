@@ -33,19 +33,20 @@ from lambda_migrate.lease.item import (
     decode,
     encode_databases,
     encode_failure,
+    encode_failures,
     encode_progress,
 )
-from lambda_migrate.lease.state import Lease
+from lambda_migrate.lease.state import Lease, LeaseState
 from lambda_migrate.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from lambda_migrate.deadline import Clock, Deadline
     from lambda_migrate.lease.signed.client import SignedClient
-    from lambda_migrate.lease.state import DatabaseRecord, Failure, LeaseState, Progress
+    from lambda_migrate.lease.state import DatabaseRecord, Failure, Progress
 
 __all__ = ["CONNECT_SECONDS", "READ_SECONDS", "DynamoDBLeaseTable", "TableItem", "make_client"]
 
@@ -455,23 +456,39 @@ class DynamoDBLeaseTable(TableItem):
         self._own(lease, "SET databases = :databases", values)
         return replace(lease, state=replace(lease.state, databases=dict(databases)))
 
-    def complete(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
+    def complete(
+        self,
+        lease: Lease,
+        databases: Mapping[str, DatabaseRecord],
+        failures: Sequence[Failure] = (),
+    ) -> None:
         """See `LeaseStore.complete`."""
-        values = {":databases": encode_databases(databases)}
-        changes = f"SET databases = :databases {_FREE}, failure"
-        self._finish(lease, changes, values, lambda state: state.databases == databases)
+        left = LeaseState().with_failures(failures)
+        changes, values = _failures_of(left)
+        values[":databases"] = encode_databases(databases)
+        self._finish(
+            lease,
+            f"SET databases = :databases{changes}",
+            values,
+            lambda state: (state.databases, state.failures) == (databases, left.failures),
+        )
 
     def look(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
         """See `LeaseStore.look`."""
         values = {":databases": encode_databases(databases)}
-        changes = f"SET databases = :databases {_FREE}"
+        changes = f"SET databases = :databases {_FREE_LEASE}"
         self._finish(lease, changes, values, lambda state: state.databases == databases)
 
     def fail(self, lease: Lease, failure: Failure) -> None:
         """See `LeaseStore.fail`."""
-        values = {":failure": encode_failure(failure)}
-        changes = f"SET failure = :failure {_FREE}"
-        self._finish(lease, changes, values, lambda state: state.failure == failure)
+        left = lease.state.with_failure(failure)
+        changes, values = _failures_of(left)
+        self._finish(
+            lease,
+            f"SET {changes.removeprefix(', ')}",
+            values,
+            lambda state: state.failures == left.failures,
+        )
 
     def release(self, lease: Lease) -> None:
         """See `LeaseStore.release`."""
@@ -532,7 +549,22 @@ class DynamoDBLeaseTable(TableItem):
 
 
 _MINE = "#owner = :mine AND fence = :my_fence"
-_FREE = "REMOVE #owner, lease_until, lease_ms, progress"
+_FREE_LEASE = "REMOVE #owner, lease_until, lease_ms"
+_FREE = f"{_FREE_LEASE}, progress"
+
+
+def _failures_of(state: LeaseState) -> tuple[str, dict[str, Any]]:
+    """How an update that frees the lease stores its failures, behind another ``SET``."""
+    kept: dict[str, Any] = {}
+    if state.failure is not None:
+        kept[":failure"] = encode_failure(state.failure)
+    if state.older_failures:
+        kept[":failures"] = encode_failures(state.older_failures)
+    names = {":failure": "failure", ":failures": "failures"}
+    changes = "".join(f", {names[value]} = {value}" for value in kept)
+    gone = "".join(f", {name}" for value, name in names.items() if value not in kept)
+    return f"{changes} {_FREE}{gone}", kept
+
 
 _DENIED = frozenset({"AccessDeniedException", "AccessDenied", "NotAuthorized"})
 

@@ -104,11 +104,13 @@ class Inspection:
         history: Every row, in the order of versions.
         fence: None where our tables are not there.
         is_held: Whether a holder is at work on it.
+        is_replica: Whether the server replays what another one writes.
     """
 
     history: tuple[HistoryRow, ...] = ()
     fence: FenceRow | None = None
     is_held: bool = False
+    is_replica: bool = False
 
 
 class FenceStale(Exception):
@@ -133,6 +135,10 @@ class HeldDatabase(Protocol):
     @property
     def identity(self) -> str:
         """The database's own UUID; a copy was given one of its own by the takeover."""
+
+    @property
+    def is_separate(self) -> bool:
+        """Whether it had no fence before the takeover, or is a copy that can be told apart."""
 
     @property
     def distrusted(self) -> str:

@@ -116,6 +116,8 @@ class FencedConnection:
         """Of the database that was taken over; see `HeldDatabase.identity`."""
         self.distrusted = ""
         """See `HeldDatabase.distrusted`."""
+        self.is_separate = False
+        """See `HeldDatabase.is_separate`."""
         self.is_direct = False
         self.on_reattached: Callable[[Deadline], None] = _do_nothing
         self._open = open_connection
@@ -550,6 +552,7 @@ class FencedConnection:
                     f"{self.identity}); nothing was applied there"
                 )
             return self.identity
+        self.is_separate = row.is_copy or (row.token, row.owner) == (0, "")
         if row.is_copy:
             return str(uuid4())
         if is_behind(row, self.grant.known):

@@ -47,6 +47,11 @@ class HeldPostgreSQL:
         return self._fenced.identity
 
     @property
+    def is_separate(self) -> bool:
+        """See `HeldDatabase.is_separate`."""
+        return self._fenced.is_separate
+
+    @property
     def distrusted(self) -> str:
         """See `HeldDatabase.distrusted`."""
         return self._fenced.distrusted

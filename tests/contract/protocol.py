@@ -10,7 +10,7 @@ every call, and a promise that was broken is noted in `World.broken`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -477,7 +477,6 @@ class SteppedHeartbeat(Heartbeat):
         self._instance = store.instance
         self._due = 0.0
         self._fault = Fault.NONE
-        self._instance.heart = self
         super().__init__(store, lease, wait=self._wait_for_turn, **arguments)
 
     def beat(self, fault: Fault) -> None:
@@ -498,6 +497,7 @@ class SteppedHeartbeat(Heartbeat):
         return super().stop()
 
     def __enter__(self) -> Heartbeat:
+        self._instance.heart = self  # a mere look makes one that it never starts
         entered = super().__enter__()
         self.turns.until_it_waits()
         return entered
@@ -574,8 +574,13 @@ class SteppedStore:
     def withdraw(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
         return self._own("withdraw", lease, lambda: self._store.withdraw(lease, databases))
 
-    def complete(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
-        self._own("complete", lease, lambda: self._store.complete(lease, databases))
+    def complete(
+        self,
+        lease: Lease,
+        databases: Mapping[str, DatabaseRecord],
+        failures: Sequence[Failure] = (),
+    ) -> None:
+        self._own("complete", lease, lambda: self._store.complete(lease, databases, failures))
 
     def look(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
         self._own("look", lease, lambda: self._store.look(lease, databases))

@@ -180,6 +180,10 @@ class SteppedHeld:
     def distrusted(self) -> str:
         return self._held.distrusted
 
+    @property
+    def is_separate(self) -> bool:
+        return self._held.is_separate
+
     def history(self) -> list[HistoryRow]:
         fault = self._turn("history")
         history = self._held.history()

@@ -13,7 +13,7 @@ from lambda_migrate.applying import next_failure
 from lambda_migrate.deadline import Deadline
 from lambda_migrate.errors import ConfigurationError, MigrationFailed, NotReady
 from lambda_migrate.lease.backoff import Backoff
-from lambda_migrate.lease.decide import LONGEST_LEASE_MS, LONGEST_PAUSE_MS
+from lambda_migrate.lease.decide import LONGEST_LEASE_MS, LONGEST_PAUSE_MS, SKEW_MS
 from lambda_migrate.lease.item import decode, encode_databases, encode_failure, encode_progress
 from lambda_migrate.lease.state import DatabaseRecord, Failure, LeaseState, Progress, join_marks
 from lambda_migrate.runner import Outcome
@@ -153,7 +153,7 @@ def test_a_pause_for_ever_is_not_obeyed() -> None:
     runner = scene.runner(manifest(1))
     digest = runner.manifest.digest
     now = scene.clock.wall_ms()
-    for retry in (FAR, now + LONGEST_PAUSE_MS + 1):
+    for retry in (FAR, now + LONGEST_PAUSE_MS + 2 * SKEW_MS + 1):
         scene.table.state = LeaseState(
             failure=Failure(digest, "m", "1", "", "planted", 1, now, retry)
         )
@@ -180,7 +180,13 @@ def test_no_progress_makes_a_waiter_sleep_longer_than_none(
 def test_a_failure_after_a_planted_one_can_be_read_again(attempts: int) -> None:
     planted = LeaseState(failure=Failure("d", "m", "1", "", "planted", attempts, 0, 0))
     failure = next_failure(
-        planted, MigrationFailed("no"), digest="d", version="1", pause_seconds=10, now_ms=10**12
+        planted,
+        MigrationFailed("no"),
+        digest="d",
+        version="1",
+        address="a",
+        pause_seconds=10,
+        now_ms=10**12,
     )
     state = decode({"format": {"N": "2"}, "failure": encode_failure(failure)}, target="orders")
     assert state.failure is not None

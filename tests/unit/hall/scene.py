@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -105,8 +105,15 @@ class SceneTable(InMemoryLeaseTable):
     def withdraw(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
         return self._through("withdraw", lambda: super(SceneTable, self).withdraw(lease, databases))
 
-    def complete(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
-        self._through("complete", lambda: super(SceneTable, self).complete(lease, databases))
+    def complete(
+        self,
+        lease: Lease,
+        databases: Mapping[str, DatabaseRecord],
+        failures: Sequence[Failure] = (),
+    ) -> None:
+        self._through(
+            "complete", lambda: super(SceneTable, self).complete(lease, databases, failures)
+        )
 
     def look(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
         self._through("look", lambda: super(SceneTable, self).look(lease, databases))

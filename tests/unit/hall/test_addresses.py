@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import pytest
 
-from lambda_migrate.errors import LeaseStoreUnavailable, MigrationFailed, NotReady
+from lambda_migrate.errors import (
+    ConfigurationError,
+    LeaseStoreUnavailable,
+    MigrationFailed,
+    NotReady,
+)
 from lambda_migrate.events import TargetShared
+from lambda_migrate.lease.state import Progress
 from lambda_migrate.migrations import Manifest
+from lambda_migrate.postgresql.database import Inspection
 from lambda_migrate.runner import Outcome
 from lambda_migrate.testing import InMemoryDatabase
 from tests.unit.hall.scene import Scene, copied, manifest, migration, raises, restore
@@ -77,23 +87,127 @@ def test_a_look_that_cannot_connect_gives_the_lease_back_and_publishes_nothing(
     assert (scene.table.state.owner, scene.table.state.databases) == (None, state.databases)
 
 
-def test_a_look_that_cannot_be_published_serves_nothing(scene: Scene) -> None:
+def test_a_look_that_cannot_be_published_at_once_is_published_later(scene: Scene) -> None:
     scene.migrated(V2)
     tunnel = scene.through("localhost:15432/orders")
-    scene.table.before["look"] = raises(LeaseStoreUnavailable("gone"))
-    with pytest.raises(LeaseStoreUnavailable):
+    scene.table.before["look"] = raises(LeaseStoreUnavailable("throttled"))
+    assert cold_start(tunnel, V2, "require") is Outcome.UP_TO_DATE
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_look_whose_lease_was_not_given_back_blocks_others_for_one_lease(
+    scene: Scene, when: str
+) -> None:
+    """Its process was killed between the two, or every answer to its writes was lost."""
+    scene.migrated(V2)
+    tunnel = scene.through("localhost:15432/orders")
+
+    class Killed(BaseException):
+        pass
+
+    getattr(scene.table, when)["acquire"] = raises(Killed())
+    with pytest.raises(Killed):
         cold_start(tunnel, V2, "require")
+    scene.clock.advance(30)
+    assert cold_start(tunnel, V2, "require") is Outcome.UP_TO_DATE
+    assert scene.table.state.owner is None
 
 
-def test_no_look_is_made_while_a_dead_holder_may_have_left_something(
+def test_a_look_behind_a_dead_holder_that_did_nothing_finds_what_is_ready(scene: Scene) -> None:
+    scene.migrated(V2)
+    scene.held_by("dead", seconds=-5)
+    assert cold_start(scene.through("localhost:15432/orders"), V2, "require") is Outcome.UP_TO_DATE
+
+
+def test_a_look_behind_a_dead_holder_that_took_the_fence_serves_nothing(scene: Scene) -> None:
+    """It may be frozen in the middle of a rollback."""
+    scene.migrated(V2)
+    lease = scene.held_by("dead", seconds=-5)
+    scene.database.token, scene.database._owner = lease.fence, lease.owner
+    with pytest.raises(NotReady, match=r"dead has migrated .* did not complete"):
+        cold_start(scene.through("localhost:15432/orders"), V2, "require")
+
+
+def test_a_look_does_not_hide_a_killed_holder(scene: Scene) -> None:
+    scene.migrated(V2)
+    progress = Progress("0003_m", 0, 1, 1, attempts=2)
+    scene.held_by("dead", seconds=-5)
+    scene.change(progress=progress)
+    cold_start(scene.through("localhost:15432/orders"), V2, "require")
+    assert scene.table.state.progress == progress
+
+
+def test_a_replica_that_is_behind_takes_nothing_away_and_is_looked_at_again(
+    scene: Scene,
+) -> None:
+    scene.migrated(V1)
+    replica = scene.through("reader:5432/orders")
+    assert cold_start(replica, V1, "require") is Outcome.UP_TO_DATE
+    behind = replace(scene.database.inspect(scene.deadline()), is_replica=True)
+    scene.maintenance(V2).up(scene.deadline())
+    shown = [behind]
+    inspect = scene.database.inspect
+    scene.database.inspect = lambda by: shown.pop() if shown else inspect(by)  # type: ignore[method-assign,assignment]
+    assert cold_start(replica, V2, "require") is Outcome.WAITED
+    assert cold_start(replica, V1, "require") is Outcome.UP_TO_DATE
+
+
+def test_a_database_that_cannot_be_looked_at_is_looked_at_again_after_a_pause(
     scene: Scene,
 ) -> None:
     scene.migrated(V2)
-    scene.held_by("dead", seconds=-5)
+    other = scene.through("localhost:15432/orders")
+    inspect, refusals = scene.database.inspect, [0]
+
+    def refuse(_deadline: object) -> Inspection:
+        refusals[0] += 1
+        raise ConfigurationError("permission denied for table history")
+
+    scene.database.inspect = refuse  # type: ignore[method-assign,assignment]
+    for _ in range(20):
+        with pytest.raises((ConfigurationError, MigrationFailed), match="permission denied"):
+            cold_start(other, V2, "require")
+    assert refusals == [1]
+    scene.database.inspect = inspect  # type: ignore[method-assign]
+    scene.clock.advance(11)
+    assert cold_start(other, V2, "require") is Outcome.UP_TO_DATE
+
+
+def test_a_look_at_another_environments_database_serves_nothing(scene: Scene) -> None:
+    scene.environment = "production"
+    scene.migrated(V2)
+    other = scene.through("localhost:15432/orders")
+    other.environment = "staging"
+    with pytest.raises(ConfigurationError, match="belongs to environment 'production'"):
+        cold_start(other, V2, "require")
+
+
+def test_a_function_that_may_only_read_the_item_waits_and_says_why(scene: Scene) -> None:
+    scene.migrated(V2)
+    scene.table.before["acquire"] = raises(ConfigurationError("UpdateItem is not allowed"))
+    with pytest.raises(NotReady, match="could not be checked: UpdateItem is not allowed"):
+        cold_start(scene.through("localhost:15432/orders"), V2, "require")
+
+
+def test_one_waiter_looks_once_at_what_does_not_change(scene: Scene) -> None:
+    """More migrations than are listed, older code, and a release that failed since."""
+    scene.migrated(manifest(*range(1, 261)))
+    scene.database.fail(261, MigrationFailed("no", migration="0261_m"))
+    with pytest.raises(MigrationFailed):
+        scene.runner(manifest(*range(1, 262))).ensure(scene.deadline(600))
     connections = scene.database.connections
     with pytest.raises(NotReady):
-        cold_start(scene.through("localhost:15432/orders"), V2, "require")
-    assert scene.database.connections == connections
+        scene.runner(manifest(*range(1, 31)), mode="require").ensure(scene.deadline())
+    assert scene.database.connections == connections + 1
+
+
+def test_another_database_of_the_same_target_takes_nothing_from_the_first(scene: Scene) -> None:
+    scene.migrated(V2)
+    other = copy.copy(scene)
+    other.database = InMemoryDatabase(fingerprint="new:5432/orders", clock=scene.clock)
+    other.maintenance(V2).up(scene.deadline())
+    assert scene.ready(V1, V2) == [V1, V2]
+    assert other.ready(V1, V2) == [V1, V2]
 
 
 def test_a_rollback_through_a_tunnel_takes_away_from_the_functions_before_it_begins(

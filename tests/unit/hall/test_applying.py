@@ -132,19 +132,29 @@ def test_the_pause_doubles_up_to_ten_minutes(
 ) -> None:
     def after(state: LeaseState) -> int:
         failure = next_failure(
-            state, boom(), digest="d", version="2", pause_seconds=pause_seconds, now_ms=7
+            state,
+            boom(),
+            digest="d",
+            version="2",
+            address="a",
+            pause_seconds=pause_seconds,
+            now_ms=7,
         )
         assert failure.attempts == attempts + 1
         return failure.retry_at_ms - failure.at_ms
 
-    before = next_failure(LeaseState(), boom(), digest="d", version="2", pause_seconds=1, now_ms=0)
+    before = next_failure(
+        LeaseState(), boom(), digest="d", version="2", address="a", pause_seconds=1, now_ms=0
+    )
     known = LeaseState(failure=replace(before, attempts=attempts) if attempts else None)
     assert after(known) == expected_ms
 
 
 def test_a_cause_is_one_short_line() -> None:
     error = ConfigurationError(["a" * 400, "b"])
-    failure = next_failure(LeaseState(), error, digest="d", version="", pause_seconds=1, now_ms=0)
+    failure = next_failure(
+        LeaseState(), error, digest="d", version="", address="a", pause_seconds=1, now_ms=0
+    )
     assert "\n" not in failure.cause
     assert len(failure.cause) == 300
     assert (failure.migration, failure.sqlstate) == ("", "")

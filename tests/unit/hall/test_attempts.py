@@ -6,7 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from lambda_migrate.errors import LeaseLost, LeaseStoreUnavailable, MigrationFailed, NotReady
+from lambda_migrate.errors import (
+    ConfigurationError,
+    LeaseLost,
+    LeaseStoreUnavailable,
+    MigrationFailed,
+    NotReady,
+)
 from lambda_migrate.events import CheckFinished, MigrationStarted
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.state import Failure, Lease
@@ -65,6 +71,50 @@ def test_a_failure_of_another_kind_refuses_instances_whatever_their_time(scene: 
     assert scene.database.connections == 1
 
 
+def test_what_was_not_enough_time_once_is_not_forgotten_for_an_attempt_with_less(
+    scene: Scene,
+) -> None:
+    out_of_time(scene)
+    scene.clock.advance(15)
+    with pytest.raises(MigrationFailed, match="deadline"):
+        scene.runner(V1).ensure(scene.deadline(6))
+    assert (recorded(scene).had_ms, recorded(scene).attempts) == (18_000, 2)
+
+
+# --- several that fail at the same time
+
+
+def test_manifests_that_fail_by_turns_each_have_their_pause(scene: Scene) -> None:
+    """The old and the new version of a canary, both of which have the broken migration."""
+    scene.database.fail(2, boom())
+    for number in range(20):
+        with pytest.raises(MigrationFailed):
+            scene.runner((V2, V3)[number % 2]).ensure(scene.deadline())
+    assert scene.database.connections == 2
+    assert {each.digest for each in scene.table.state.failures} == {V2.digest, V3.digest}
+
+
+def test_a_failure_of_one_address_stops_no_other(scene: Scene) -> None:
+    """A wrong password on a laptop, say: production has its own."""
+    laptop = scene.through("laptop:5432/orders")
+    laptop.environment = "nowhere"
+    scene.environment = "production"
+    scene.migrated(V1)
+    for _ in range(3):
+        with pytest.raises(ConfigurationError, match="belongs to environment 'production'"):
+            laptop.maintenance(V2).up(scene.deadline())
+    assert recorded(scene).address == "laptop:5432/orders"
+    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.MIGRATED
+
+
+def test_code_that_succeeds_leaves_the_failure_of_newer_code_its_pause(scene: Scene) -> None:
+    scene.database.fail(3, MigrationFailed("no", migration="0003_m"))
+    with pytest.raises(MigrationFailed):
+        scene.runner(V3).ensure(scene.deadline())
+    scene.through("localhost:15432/orders").runner(V2).ensure(scene.deadline())
+    assert recorded(scene).digest == V3.digest
+
+
 # --- killed holders
 
 
@@ -110,6 +160,13 @@ def test_three_holders_killed_in_a_row_at_one_migration_are_a_failure_with_a_pau
             scene.runner(V3).ensure(scene.deadline())
     assert scene.database.connections == connections
     assert len(scene.observer.of(MigrationStarted)) == started
+
+
+def test_up_by_a_person_is_the_way_out_after_three_kills(scene: Scene) -> None:
+    for _ in range(3):
+        is_killed(scene, V1, at=1)
+    scene.database.during = None
+    assert scene.maintenance(V1).up(scene.deadline()) == ("0001_m",)
 
 
 def test_after_the_pause_one_more_may_try_and_its_end_is_reported_at_once(scene: Scene) -> None:

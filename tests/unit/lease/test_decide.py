@@ -123,9 +123,12 @@ FREE_TO_TAKE: dict[str, LeaseState] = {
     "it failed, and the pause ends now": replace(FREE, failure=failed(retry_in_ms=0)),
     "it failed, the pause is over": replace(FREE, failure=failed(retry_in_ms=-1)),
     "it failed, by a clock that is far ahead": replace(
-        FREE, failure=failed(retry_in_ms=LONGEST_PAUSE_MS + 1)
+        FREE, failure=failed(retry_in_ms=LONGEST_PAUSE_MS + 2 * SKEW_MS + 1)
     ),
     "another manifest failed": replace(FREE, failure=failed(OLDER)),
+    "it failed through another address": replace(
+        FREE, failure=replace(failed(), address=ELSEWHERE)
+    ),
     "a lease ended more than a margin ago": OVER,
     "it is mine, by a write whose answer was lost": OWN,
     "it was mine, and is over": replace(OVER, owner=ME),
@@ -136,6 +139,13 @@ REFUSED: dict[str, LeaseState] = {
     "it failed, and another process holds the lease": IN_OTHERS_HANDS,
     "it failed, and has 1 ms to go": replace(FREE, failure=failed(retry_in_ms=1)),
     "it failed, for the longest pause": replace(FREE, failure=failed(retry_in_ms=LONGEST_PAUSE_MS)),
+    "it failed, for the longest pause, by a clock that is a little behind": replace(
+        FREE, failure=failed(retry_in_ms=LONGEST_PAUSE_MS + 2 * SKEW_MS)
+    ),
+    "it failed here, and something else failed since": replace(
+        FREE, failure=failed(OLDER), older_failures=(failed(),)
+    ),
+    "it failed through this address": replace(FREE, failure=replace(failed(), address=HERE)),
 }
 
 HELD_BY_OTHERS: dict[str, LeaseState] = {
@@ -152,9 +162,9 @@ TABLE: dict[str, tuple[LeaseState, Step]] = {
     **{name: (state, Serve()) for name, state in SERVED.items()},
     **{name: (state, Acquire(state)) for name, state in FREE_TO_TAKE.items()},
     **{
-        name: (state, Refuse(state.failure))
+        name: (state, Refuse(failed_here))
         for name, state in REFUSED.items()
-        if state.failure is not None
+        if (failed_here := state.failure_of(MINE, HERE)) is not None
     },
     **{name: (state, Wait(state)) for name, state in HELD_BY_OTHERS.items()},
 }
@@ -198,7 +208,7 @@ NEWLY_CHECKED = replace(READY, addresses={ELSEWHERE: (2, 7)}, fence=7)
         (with_record(FREE, NEWLY_CHECKED), 3, True),
         (with_record(FREE, replace(READY, fence=9, addresses={HERE: (1, 3)})), 3, True),
         (with_record(FREE, replace(READY, fence=9, addresses={HERE: (1, 9)})), 3, False),
-        (with_record(OVER, NEWLY_CHECKED), 3, False),
+        (with_record(OVER, NEWLY_CHECKED), 3, True),
         (with_record(HELD, NEWLY_CHECKED), 3, False),
         (with_record(FREE, replace(OLD_ONE_READY, dropped=40)), 39, True),
         (with_record(FREE, replace(OLD_ONE_READY, dropped=40)), 40, False),
@@ -208,7 +218,7 @@ NEWLY_CHECKED = replace(READY, addresses={ELSEWHERE: (2, 7)}, fence=7)
         "an address that no check went through",
         "another address was checked since",
         "nothing was checked since",
-        "a holder died, and may have left something running",
+        "a holder died",
         "another process holds the lease",
         "too old to be listed",
         "not too old to be listed",

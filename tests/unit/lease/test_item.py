@@ -17,6 +17,7 @@ from lambda_migrate.lease.item import (
     decode,
     encode_databases,
     encode_failure,
+    encode_failures,
     encode_progress,
 )
 from lambda_migrate.lease.state import MARK_BYTES, DatabaseRecord, Failure, LeaseState, Progress
@@ -39,6 +40,7 @@ failures = st.builds(
     whole,
     st.none() | whole,
     st.booleans(),
+    words,
 )
 records = st.builds(
     DatabaseRecord,
@@ -59,6 +61,7 @@ states = st.builds(
     databases=st.dictionaries(words, records, max_size=4),
     progress=st.none() | progresses,
     failure=st.none() | failures,
+    older_failures=st.lists(failures, max_size=2).map(tuple),
 )
 
 
@@ -78,6 +81,8 @@ def encode(state: LeaseState) -> dict[str, Any]:
         item["progress"] = encode_progress(state.progress)
     if state.failure is not None:
         item["failure"] = encode_failure(state.failure)
+    if state.older_failures:
+        item["failures"] = encode_failures(state.older_failures)
     return item
 
 

@@ -162,8 +162,8 @@ def test_an_address_keeps_only_as_much_as_still_agrees(
 
 def test_the_newest_addresses_are_kept() -> None:
     databases = after(*(check(1, n, address=f"localhost:{n}/orders") for n in range(1, 21)))
-    assert len(databases[ONE].addresses) == 8
-    assert set(databases[ONE].addresses) == {f"localhost:{n}/orders" for n in range(13, 21)}
+    assert len(databases[ONE].addresses) == 16
+    assert set(databases[ONE].addresses) == {f"localhost:{n}/orders" for n in range(5, 21)}
 
 
 # --- rollbacks
