@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
+from lambda_migrate.bounded import TookTooLong, run_within
 from lambda_migrate.errors import (
     ConfigurationError,
     LeaseLost,
@@ -14,8 +15,8 @@ from lambda_migrate.errors import (
     MigrationFailed,
 )
 from lambda_migrate.events import Holding, RenewalFailed
-from lambda_migrate.lease.calling import limit_waiting
-from lambda_migrate.lease.heartbeat import Heartbeat
+from lambda_migrate.lease.calling import CALL_SECONDS, limit_waiting
+from lambda_migrate.lease.heartbeat import ABORT_GRACE_SECONDS, Heartbeat
 from lambda_migrate.lease.state import Failure
 from lambda_migrate.postgresql.database import FenceStale, Grant
 
@@ -38,8 +39,8 @@ _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 1.0
 """Between two attempts to give the lease back. There is one holder: its writes are no storm."""
 
-_ABORT_GRACE_SECONDS = 0.5
-"""PostgreSQL cancels at the deadline by itself; the heartbeat aborts a little later."""
+_ANSWER_SECONDS = 0.2
+"""Kept free at the invocation's very end, for the error to reach the caller before Lambda kills."""
 
 
 class Hold:
@@ -74,7 +75,7 @@ class Hold:
             target.store,
             lease,
             lease_seconds=target.policy.lease_seconds,
-            deadline=deadline.earlier(-_ABORT_GRACE_SECONDS),
+            deadline=deadline.earlier(-ABORT_GRACE_SECONDS),
             clock=target.clock,
         )
         self._heartbeat.on_beat = self._tell_holding
@@ -227,6 +228,8 @@ class Hold:
     def _give_back(self, write: Callable[[Lease], None]) -> None:
         """Write until it is answered: all who wait would otherwise wait until the lease is over.
 
+        Past the deadline, what is left of the invocation is for one more attempt.
+
         Raises:
             LeaseStoreUnavailable: Not while the lease could be trusted, or not before the deadline.
         """
@@ -235,7 +238,7 @@ class Hold:
         clock = self.target.clock
         for attempt in count():
             try:
-                write(lease)
+                self._write_in_time(lambda: write(lease))
                 return
             except LeaseStoreUnavailable:
                 pause = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(attempt, 8))
@@ -243,6 +246,23 @@ class Hold:
                 if clock.monotonic() + pause >= until:
                     raise
                 clock.sleep(pause)
+
+    def _write_in_time(self, write: Callable[[], None]) -> None:
+        """Write, and end before the invocation does, with or without an answer.
+
+        A write that is given up may still arrive: its condition names this owner and this fence.
+        """
+        margin = self.target.policy.safety_margin_seconds
+        left = self.deadline.at + margin - self.target.clock.monotonic()
+        if not 0 < left < CALL_SECONDS + _ANSWER_SECONDS:
+            write()  # it fits, or this is no invocation: Lambda would have killed it by now
+            return
+        try:
+            run_within(max(left - _ANSWER_SECONDS, _ANSWER_SECONDS / 2), write)
+        except TookTooLong:
+            raise LeaseStoreUnavailable(
+                "DynamoDB did not answer before the invocation's end; the lease expires by itself"
+            ) from None
 
     def _take_over(self) -> HeldDatabase:
         return self._above_fence(

@@ -7,14 +7,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from lambda_migrate.deadline import Deadline
+    from lambda_migrate.deadline import Clock, Deadline
 
 __all__ = [
     "BUSY",
+    "CALL_SECONDS",
     "CONNECT_SECONDS",
     "READ_SECONDS",
     "ConditionFailed",
-    "clock_offset_ms",
+    "ServerClock",
     "limit_waiting",
 ]
 
@@ -22,6 +23,10 @@ CONNECT_SECONDS = 0.8
 READ_SECONDS = 0.9
 """Together below the default safety margin of 2 s, so that a call begun before the deadline ends
 before it. DynamoDB answers in single-digit milliseconds; botocore's own default is 60 s each."""
+
+CALL_SECONDS = CONNECT_SECONDS + READ_SECONDS + 0.1
+"""For a whole call of boto3: its own timeouts are for each address and each read, and do not
+count the resolution of the name. Below the default safety margin, see `CONNECT_SECONDS`."""
 
 BUSY = frozenset(
     {
@@ -69,22 +74,44 @@ def limit_waiting(store: object, deadline: Deadline) -> None:
         store.credentials_deadline = deadline
 
 
-def clock_offset_ms(date: str, wall_ms: int) -> int | None:
-    """By how much the server's clock is ahead of ours; None where ``date`` is no date.
+class ServerClock:
+    """The server's clock: the ``Date`` of its newest answer, and the monotonic time since.
+
+    Our wall clock may be wrong, and may be set while a lease is held. It counts before the first
+    answer, and for as long as it agrees with the server as far as whole seconds can show.
 
     Args:
-        date: The ``Date`` header of an answer: ``Thu, 15 Mar 2012 23:56:23 GMT``.
-        wall_ms: Our clock when the answer came.
-
-    Returns:
-        Milliseconds, negative where ours is ahead; 0 where they agree as far as can be known.
+        clock: Ours.
     """
-    try:
-        server_ms = _epoch_seconds(date) * 1000 + 500
-    except ValueError:
-        return None
-    offset = server_ms - wall_ms
-    return offset if abs(offset) > _NO_OFFSET_MS else 0
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._newest: tuple[int, float] | None = None  # server's ms, our monotonic seconds
+
+    def note(self, date: str) -> None:
+        """Take over what an answer says that has just come; nothing, where it is no date.
+
+        Args:
+            date: Its ``Date`` header: ``Thu, 15 Mar 2012 23:56:23 GMT``.
+        """
+        try:
+            server_ms = _epoch_seconds(date) * 1000 + 500
+        except ValueError:
+            return
+        self._newest = (server_ms, self._clock.monotonic())
+
+    @property
+    def offset_ms(self) -> int:
+        """By how much it is ahead of our wall clock now, which may have been set since the answer.
+
+        Negative where ours is ahead; 0 where they agree as far as can be known.
+        """
+        if self._newest is None:
+            return 0
+        server_ms, at = self._newest
+        elapsed_ms = round((self._clock.monotonic() - at) * 1000)
+        offset = server_ms + elapsed_ms - self._clock.wall_ms()
+        return offset if abs(offset) > _NO_OFFSET_MS else 0
 
 
 def _epoch_seconds(date: str) -> int:

@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ConfigurationError, LeaseLost, MigrateError
+from lambda_migrate.lease.calling import CALL_SECONDS
 from lambda_migrate.lease.decide import SKEW_MS
 
 if TYPE_CHECKING:
@@ -16,10 +17,20 @@ if TYPE_CHECKING:
     from lambda_migrate.lease.state import Lease, Progress
     from lambda_migrate.lease.store import LeaseStore
 
-__all__ = ["Heartbeat"]
+__all__ = ["ABORT_GRACE_SECONDS", "Heartbeat"]
 
 BEATS_PER_LEASE = 3
 """Two renewals in a row may fail before the lease is in danger."""
+
+ABORT_GRACE_SECONDS = 0.5
+"""PostgreSQL cancels at the deadline by itself; the heartbeat's own is this much later."""
+
+_LAST_RENEWAL_SECONDS = ABORT_GRACE_SECONDS + CALL_SECONDS
+"""How long before its deadline the last renewal begins, if the lease lasts until then. A later one
+could be without an answer when the work ends, and the lease could not be given back in time."""
+
+_SHORTEST_JOIN_SECONDS = 0.1
+"""How long `Heartbeat.stop` waits when no time is left: a thread that only pauses ends at once."""
 
 _OBSERVER_SECONDS = 1.0
 """How long the callback of one renewal may delay the next one."""
@@ -109,10 +120,15 @@ class Heartbeat:
             self._lease = write(self._lease)
 
     def stop(self) -> Lease:
-        """End the thread and return the lease; idempotent."""
+        """End the thread and return the lease; idempotent.
+
+        A renewal on its way is waited for until the deadline. One that comes later can do no harm:
+        its condition names this owner and this fence.
+        """
         self._stopped.set()
         if self._thread.is_alive():
-            self._thread.join()
+            seconds = max(_SHORTEST_JOIN_SECONDS, self._deadline.remaining())
+            self._thread.join(min(seconds, threading.TIMEOUT_MAX))
         return self._lease
 
     def __enter__(self) -> Heartbeat:
@@ -134,6 +150,8 @@ class Heartbeat:
                 self.is_overdue = True
                 break
             pause = self._beat()
+            if self._stopped.is_set():
+                return  # while this renewal was on its way; perhaps nobody waited for it
             if self.on_beat is not None:
                 self._call_observer(self.on_beat)
             if self.lost is not None:
@@ -147,7 +165,7 @@ class Heartbeat:
         """Renew once; returns the pause before the next time."""
         try:
             with self._guard:
-                if self._stopped.is_set():
+                if self._stopped.is_set() or self._lasts_until_deadline():
                     return self._interval
                 self._lease = self._store.renew(self._lease, self.progress)
         except LeaseLost as lost:
@@ -160,6 +178,12 @@ class Heartbeat:
                 self._report(error, trusted)
             return min(self._interval / 5, max(0.0, trusted))
         return self._interval
+
+    def _lasts_until_deadline(self) -> bool:
+        """Whether the deadline is close, and the lease needs no renewal before it."""
+        if self._deadline.remaining() >= _LAST_RENEWAL_SECONDS:
+            return False
+        return self._lease.trusted_until >= self._deadline.at
 
     def _not_renewed(self, error: Exception) -> MigrateError:
         what = f"the lease under fence {self._lease.fence} could not be renewed: {_cause_of(error)}"

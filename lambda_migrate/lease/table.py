@@ -22,10 +22,11 @@ from lambda_migrate.deadline import SYSTEM_CLOCK
 from lambda_migrate.errors import ConfigurationError, LeaseLost, LeaseStoreUnavailable
 from lambda_migrate.lease.calling import (
     BUSY,
+    CALL_SECONDS,
     CONNECT_SECONDS,
     READ_SECONDS,
     ConditionFailed,
-    clock_offset_ms,
+    ServerClock,
 )
 from lambda_migrate.lease.decide import SKEW_MS
 from lambda_migrate.lease.item import (
@@ -50,10 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CONNECT_SECONDS", "READ_SECONDS", "DynamoDBLeaseTable", "TableItem", "make_client"]
 
-
-_CALL_SECONDS = CONNECT_SECONDS + READ_SECONDS + 0.1
-"""For a whole call of boto3: its own timeouts are for each address and each read, and do not
-count the resolution of the name. Below the default safety margin, see `CONNECT_SECONDS`."""
+_CALL_SECONDS = CALL_SECONDS
 
 
 def make_client(
@@ -133,7 +131,7 @@ class TableItem:
         self.table = table
         self.target = target
         self._clock = clock
-        self._offset_ms: int | None = None  # as boto3's newest answer says
+        self._server_clock = ServerClock(clock) if signed is None else signed.server_clock
         self._calls = 0
         self._make_client = client
         self._signed = signed
@@ -146,13 +144,11 @@ class TableItem:
 
     @property
     def clock_offset_ms(self) -> int:
-        """Server's clock minus ours, by the newest answer's ``Date``; 0 while it is unknown.
+        """Server's clock minus ours, see `ServerClock`; 0 while it is unknown.
 
-        The header has whole seconds: a difference of up to 2 s counts as none.
+        A ``Date`` has whole seconds: a difference of up to 2 s counts as none.
         """
-        if self._offset_ms is not None:
-            return self._offset_ms
-        return (0 if self._signed is None else self._signed.clock_offset_ms) or 0
+        return self._server_clock.offset_ms
 
     def get(self, *, consistent: bool) -> Mapping[str, Any] | None:
         """By the signed client; on any doubt by boto3."""
@@ -235,10 +231,8 @@ class TableItem:
         return answer
 
     def _note_clock(self, answer: Any) -> None:
-        date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
-        offset = clock_offset_ms(date, self._clock.wall_ms())
-        if offset is not None:
-            self._offset_ms = offset
+        headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        self._server_clock.note(headers.get("date", ""))
 
     def _has_other_credentials(self, error: Any) -> bool:
         """Whether expired credentials can be replaced; if so, make another client with new ones.

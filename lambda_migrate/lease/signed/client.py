@@ -32,7 +32,7 @@ from lambda_migrate.lease.calling import (
     CONNECT_SECONDS,
     READ_SECONDS,
     ConditionFailed,
-    clock_offset_ms,
+    ServerClock,
 )
 from lambda_migrate.lease.signed.caller import resolve
 from lambda_migrate.lease.signed.sigv4 import authorization
@@ -67,12 +67,12 @@ class SignedClient:
     Attributes:
         requests: How many were sent so far. One that is repeated over a fresh connection, because
             the kept one was found closed, counts once; one that found nobody to take it does not.
-        clock_offset_ms: Server's clock minus ours by the newest answer; None before the first.
+        server_clock: DynamoDB's clock, by the newest answer.
     """
 
     def __init__(self, environ: Mapping[str, str], *, clock: Clock = SYSTEM_CLOCK) -> None:
         self.requests = 0
-        self.clock_offset_ms: int | None = None
+        self.server_clock = ServerClock(clock)
         self._environ = environ
         self._clock = clock
         self._kept: list[Connection] = []
@@ -164,7 +164,7 @@ class SignedClient:
             began = self._clock.monotonic()
             request = request_of(caller, operation, asked, wall_ms=self._clock.wall_ms())
             answer = self._exchange(caller, context, request)
-            self._note_clock(answer)
+            self.server_clock.note(answer.headers.get("date", ""))
             item = read(answer)
         except ConditionFailed:
             self._has_answered = True
@@ -185,11 +185,6 @@ class SignedClient:
         if self._clock.monotonic() - began > HAND_OVER_SECONDS:
             raise _unavailable(table, problem)
         return None
-
-    def _note_clock(self, answer: Answer) -> None:
-        offset = clock_offset_ms(answer.headers.get("date", ""), self._clock.wall_ms())
-        if offset is not None:
-            self.clock_offset_ms = offset
 
     def _context(self, caller: Caller) -> ssl.SSLContext | None:
         """Made once, before any time is counted: reading the authorities is CPU, not waiting."""

@@ -75,15 +75,34 @@ def test_a_lease_lost_in_the_middle_aborts_the_running_migration(
 def test_a_migration_that_runs_past_the_deadline_is_aborted_and_a_failure(
     scene: Scene, aborted: threading.Event
 ) -> None:
-    scene.database.during = stalls(aborted, lambda: scene.clock.advance(19.6))
+    scene.database.during = stalls(aborted, lambda: scene.clock.advance(18.6))
     with pytest.raises(MigrationFailed, match=r"0001_m: it was still running when .* deadline"):
-        scene.runner(V2, lease_seconds=BEATING, safety_margin_seconds=1).ensure(scene.deadline(20))
+        scene.runner(V2, lease_seconds=BEATING, safety_margin_seconds=2).ensure(scene.deadline(20))
     assert scene.database.effects == []
     assert scene.table.state.owner is None
     failure = scene.table.state.failure
     assert failure is not None
     assert (failure.migration, failure.version) == ("0001_m", "1")
     assert [broke.migration for broke in scene.observer.of(MigrationBroke)] == ["0001_m"]
+
+
+@pytest.mark.parametrize("seconds", [19.7, 19.9], ids=["some time left", "none left"])
+def test_a_table_that_does_not_answer_delays_no_error_past_the_invocations_end(
+    scene: Scene, aborted: threading.Event, seconds: float
+) -> None:
+    answered, written = threading.Event(), threading.Event()
+
+    def silent() -> None:
+        assert answered.wait(PATIENCE)
+        written.set()
+
+    scene.table.before["fail"] = silent
+    scene.database.during = stalls(aborted, lambda: scene.clock.advance(seconds))
+    with pytest.raises(MigrationFailed, match=r"0001_m: it was still running when .* deadline"):
+        scene.runner(V2, lease_seconds=BEATING, safety_margin_seconds=2).ensure(scene.deadline(20))
+    assert not written.is_set()
+    answered.set()
+    assert written.wait(PATIENCE)
 
 
 def test_progress_is_published_with_the_renewals(scene: Scene) -> None:

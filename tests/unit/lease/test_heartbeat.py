@@ -379,6 +379,49 @@ def test_a_deadline_that_is_over_already_ends_it_at_once() -> None:
     assert (stage.ends, stage.table.renewals) == (1, 0)
 
 
+def test_no_renewal_that_the_lease_does_not_need_begins_just_before_the_deadline() -> None:
+    stage = Stage([nothing] * 3, deadline_seconds=2 * THIRD + 2.0)
+    with stage.running() as heartbeat:
+        assert heartbeat.is_overdue
+    assert stage.table.renewals == 1
+    assert stage.now == pytest.approx(1_000.0 + 2 * THIRD + 2.0, abs=0.02)
+
+
+def test_a_lease_that_ends_before_the_deadline_is_renewed_until_then() -> None:
+    stage = Stage([nothing] * 100, deadline_seconds=LEASE_SECONDS - 0.5)
+    stage.go_away()
+    with stage.running() as heartbeat:
+        assert heartbeat.lost is not None
+    assert not heartbeat.is_overdue
+    assert stage.now == pytest.approx(stage.first.trusted_until)
+
+
+@pytest.mark.parametrize("fault", [None, LeaseLost("a successor has it")])
+def test_a_renewal_without_an_answer_is_not_waited_for_past_the_deadline_and_ends_nothing(
+    fault: Exception | None,
+) -> None:
+    stage, begun, answered, beats = Stage(), threading.Event(), threading.Event(), []
+
+    def silent(lease: Lease, progress: Progress | None = None) -> Lease:
+        begun.set()
+        assert answered.wait(PATIENCE)
+        if fault is not None:
+            raise fault
+        return lease
+
+    stage.table.renew = silent  # type: ignore[method-assign]  # for the rest
+    stage.acts += [nothing]
+    stage.heartbeat.on_end, stage.heartbeat.on_beat = stage.on_end, lambda: beats.append(1)
+    with stage.heartbeat as heartbeat:
+        assert begun.wait(PATIENCE)
+        stage.clock.advance(stage.deadline_seconds)
+        assert heartbeat.stop() == stage.first
+    assert threads() == ["lambda-migrate-heartbeat"]
+    answered.set()
+    heartbeat._thread.join(PATIENCE)
+    assert (threads(), stage.ends, beats) == ([], 0, [])
+
+
 # --- a holder that was stopped and thawed
 
 

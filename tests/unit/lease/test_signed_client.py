@@ -169,6 +169,21 @@ def test_every_answer_tells_the_servers_clock(data: bytes) -> None:
         asked.close()
 
 
+def test_a_clock_that_is_set_after_an_answer_changes_nothing() -> None:
+    clock = FakeClock()
+    data = response({"Item": ITEM}, date="Tue, 14 Nov 2023 22:13:20 GMT")
+    with Server([says(data)]) as server:
+        asked = SignedClient(environ(server.url), clock=clock)
+        table = DynamoDBLeaseTable(TABLE, "orders", signed=asked, client=pytest.fail, clock=clock)
+        ask(asked)
+        now_ms = clock.wall_ms()
+        assert table.now_ms() == now_ms
+        clock.jump(-1860)
+        clock.advance(7)
+        assert table.now_ms() == now_ms + 7_500  # half a second is the header's
+        asked.close()
+
+
 # --- connections
 
 

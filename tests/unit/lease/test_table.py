@@ -315,6 +315,21 @@ def test_leases_are_judged_and_written_by_the_servers_clock_where_ones_own_is_wr
     assert values[":until"] == {"N": str(servers_ms + 20_000)}
 
 
+@pytest.mark.parametrize("step", [-1860, 1860])
+def test_a_clock_that_is_set_while_a_lease_is_held_moves_no_lease(step: int) -> None:
+    clock = FakeClock(wall_ms=1_700_000_840_500)  # as the server's
+    client = Answers({"Attributes": item(1, "me"), "ResponseMetadata": SERVER_DATE})
+    table = DynamoDBLeaseTable(TABLE, "orders", client=lambda: client, clock=clock)
+    lease = acquired(table, "me")
+    clock.advance(7)
+    clock.jump(step)
+    client.answers = [{"Attributes": item(1, "me")}]
+    table.renew(lease)
+    values = client.asked[-1][1]["ExpressionAttributeValues"]
+    assert values[":until"] == {"N": str(1_700_000_840_500 + 7_000 + 20_000)}
+    assert table.now_ms() == 1_700_000_840_500 + 7_000
+
+
 # --- credentials that expire
 
 
