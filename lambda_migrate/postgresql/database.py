@@ -104,7 +104,7 @@ class Inspection:
         history: Every row, in the order of versions.
         fence: None where our tables are not there.
         is_held: Whether a holder is at work on it.
-        is_replica: Whether the server replays what another one writes.
+        is_replica: Whether the server is in recovery, so that what it shows may be old.
     """
 
     history: tuple[HistoryRow, ...] = ()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
@@ -23,7 +24,7 @@ from lambda_migrate.errors import (
 from lambda_migrate.migrations.statements import redact
 from lambda_migrate.postgresql.connection import ConnectFailed, ConnectionLost, PostgresError
 from lambda_migrate.postgresql.database import FenceRow, FenceStale, is_behind
-from lambda_migrate.postgresql.sql import LAYOUT, Limits
+from lambda_migrate.postgresql.sql import LAYOUT, Limits, Probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from lambda_migrate.postgresql.database import Grant
     from lambda_migrate.postgresql.sql import Queries
 
-__all__ = ["FencedConnection", "Opener", "ScriptRefused", "as_configuration", "read_fence_row"]
+__all__ = ["FencedConnection", "Opener", "ScriptRefused", "as_configuration", "read_fence"]
 
 _T = TypeVar("_T")
 
@@ -57,6 +58,10 @@ _END_WAIT_MS = 2_000
 _GRACE_SECONDS = 1.0
 """By how much the socket outwaits ``statement_timeout``: the server's own word is the clearer."""
 
+_SESSION_LOCK_SECONDS = 1.0
+"""How long to retry the session lock. A process that may end no session takes it for a few messages
+before it finds that another one holds the lease."""
+
 LOCK_NOT_AVAILABLE = "55P03"
 INSUFFICIENT_PRIVILEGE = "42501"
 READ_ONLY_TRANSACTION = "25006"
@@ -65,6 +70,9 @@ _MAY_PASS = ("08", "25006", "40", "53", "55P03", "55006", "57", "58")
 """What is refused with one of these while we take over may be accepted a moment later: a broken
 connection to elsewhere, a failover, a serialization failure, no memory or disk or connection left,
 a lock, a shutdown, an I/O error."""
+
+_INTERRUPTED = ("40", "53", "55", "57")
+"""Classes of errors that say nothing of the function that was called: no memory, a cancel."""
 
 _CATALOG_RACES = re.compile(r"^tuple concurrently |\bpg_(namespace|class|type)\w*_index\b")
 """Another process made or changed the same thing at the same time, by other means than ours."""
@@ -124,7 +132,7 @@ class FencedConnection:
         self._random = random
         self._lock_ms = round(lock_seconds * 1000)
         self._connection: Connection | None = None
-        self._reads_system = False
+        self._evict = True
 
     # --- opening and ending
 
@@ -138,12 +146,13 @@ class FencedConnection:
             ConfigurationError: Privileges or the environment are wrong.
             DatabaseUnavailable: Not before the deadline.
         """
+        self._evict = evict
         self._until_accepted(lambda: self._take_over(deadline, evict=evict), deadline)
 
     def _take_over(self, deadline: Deadline, *, evict: bool) -> None:
         self._open_session(deadline)
-        self._bootstrap(deadline)
-        self._take(deadline, evict=evict)
+        probe = self._bootstrap(deadline)
+        self._take(probe, deadline, evict=evict)
 
     def look(self, deadline: Deadline) -> tuple[bool, bool]:
         """Connect without taking the fence, for who commits nothing and ends nobody.
@@ -162,25 +171,38 @@ class FencedConnection:
 
     def _look(self, deadline: Deadline) -> tuple[bool, bool]:
         self._open_session(deadline)
-        has_schema, has_tables, reads_system = self.read(self.queries.probe(), deadline)[0]
-        read_fence = self.queries.read_fence(reads_system=reads_system)
-        rows = self.read(read_fence, deadline) if has_tables else []
-        for row in rows:
-            self._judge_fence(read_fence_row(row))
+        probe = self._probe(deadline)
+        row = self._read_fence(probe, deadline)
+        if row is not None:
+            self._judge_fence(row)
             self._refuse_if_held(deadline)
-        return has_schema, bool(rows)
+        return probe.has_schema, row is not None and probe.has_history
 
     def reattach(self, deadline: Deadline) -> None:
         """Connect again after the connection broke, under the same fence.
 
+        A holder that may end no session waits: its own former one may take a moment to end, and
+        another process that has claimed the session lock is about to take over, or to give up.
+
         Raises:
             LeaseLost: `abort` was called, or a successor has taken over.
-            DatabaseUnavailable: A row of the history that was there before is not there any more.
+            DatabaseUnavailable: A row of the history that was there before is not there any more,
+                or another session had the session lock until the deadline.
         """
-        try:
-            self.attach(deadline)
-        except FenceStale as stale:
-            raise self.lost(stale.seen) from stale
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                self.attach(deadline, evict=self._evict)
+                break
+            except FenceStale as stale:
+                raise self.lost(stale.seen) from stale
+            except LeaseHeld as held:
+                if deadline.is_over:
+                    raise DatabaseUnavailable(
+                        f"after the connection broke, the database was not free: {held}"
+                    ) from held
+            deadline.clock.sleep(min(self.jitter(attempt), deadline.remaining()))
         try:
             self.on_reattached(deadline)
         except BaseException:
@@ -202,10 +224,10 @@ class FencedConnection:
 
     def lost(self, seen: int | None = None) -> LeaseLost:
         """The error for a holder that was overtaken."""
-        by = f" by fence {seen}" if seen is not None else ""
+        by = f" by {seen}" if seen is not None else ""
         return LeaseLost(
-            f"this instance's fence {self.grant.fence} on {self.grant.target!r} was passed{by}; "
-            "nothing more of it was committed"
+            f"lost the lease on {self.grant.target!r}: fencing token {self.grant.fence} was "
+            f"superseded{by}; nothing more of it was committed"
         )
 
     # --- running
@@ -338,8 +360,13 @@ class FencedConnection:
         """
         if not self.is_direct:
             raise MigrationFailed(_NEEDS_DIRECT, migration=name)
-        if not self.read(self.queries.try_session_lock(), deadline)[-1][0]:
-            raise self._session_lock_taken(deadline, name)
+        limit = deadline.or_after(_SESSION_LOCK_SECONDS)
+        attempt = 0
+        while not self.read(self.queries.try_session_lock(), deadline)[-1][0]:
+            attempt += 1
+            if limit.is_over:
+                raise self._session_lock_taken(deadline, name)
+            deadline.clock.sleep(min(self.jitter(attempt), limit.remaining()))
 
     def run_outside(self, script: str, deadline: Deadline, *, name: str = "") -> None:
         """Run one statement outside a transaction, with settings that end with it.
@@ -478,16 +505,26 @@ class FencedConnection:
             raise self.lost()
         return connection
 
-    def _bootstrap(self, deadline: Deadline) -> None:
-        has_schema, has_tables, self._reads_system = self.read(self.queries.probe(), deadline)[0]
-        if not has_tables:
-            self._create(deadline, create_schema=not has_schema)
+    def _bootstrap(self, deadline: Deadline) -> Probe:
+        """Create what is missing, unless what is there is of another layout."""
+        probe = self._probe(deadline)
+        if probe.has_fence and probe.has_history:
+            return probe
+        self._read_fence(probe, deadline)
+        self._create(deadline, create_schema=not probe.has_schema)
+        return self._probe(deadline)
+
+    def _probe(self, deadline: Deadline) -> Probe:
+        return Probe(*self.read(self.queries.probe(), deadline)[0])
+
+    def _read_fence(self, probe: Probe, deadline: Deadline) -> FenceRow | None:
+        return read_fence(partial(self.read, deadline=deadline), self.queries, probe)
 
     def _create(self, deadline: Deadline, *, create_schema: bool) -> None:
         limits = self._own_limits(deadline)
         self.run(self.queries.bootstrap(limits, create_schema=create_schema), deadline)
 
-    def _take(self, deadline: Deadline, *, evict: bool) -> None:
+    def _take(self, probe: Probe, deadline: Deadline, *, evict: bool) -> None:
         """Set the token; end the backend that has the row locked for longer than we wait, no other.
 
         A release unlocks the row at once, so that it ends no session.
@@ -495,7 +532,7 @@ class FencedConnection:
         if not evict:
             self._claim(deadline)
         while True:
-            seen = self._check_fence(deadline)
+            seen = self._check_fence(probe, deadline)
             lockers = self.read(self.queries.find_fence_locker(self.grant), deadline)
             if not evict and lockers:
                 raise _held_by(lockers[0])
@@ -514,15 +551,18 @@ class FencedConnection:
         if rows:
             raise _held_by(rows[0])
 
-    def _check_fence(self, deadline: Deadline) -> FenceRow:
+    def _check_fence(self, probe: Probe, deadline: Deadline) -> FenceRow:
         """Read the fence row, and check it."""
-        read_fence = self.queries.read_fence(reads_system=self._reads_system)
-        rows = self.read(read_fence, deadline)
-        if not rows:
+        row = self._read_fence(probe, deadline)
+        if row is None:
             # The table was emptied. A token is compared for equality, so none comes alive.
             self._create(deadline, create_schema=False)
-            rows = self.read(read_fence, deadline)
-        row = read_fence_row(rows[0])
+            row = self._read_fence(probe, deadline)
+        if row is None:
+            raise ConfigurationError(
+                "the fence table shows no row even after one was inserted: remove the trigger, "
+                "rule or row security policy that prevents it"
+            )
         self._judge_fence(row)
         return row
 
@@ -619,6 +659,35 @@ class FencedConnection:
             raise
 
 
+def read_fence(
+    run: Callable[[str], list[list[Any]]], queries: Queries, probe: Probe
+) -> FenceRow | None:
+    """The fence row; None without one.
+
+    Args:
+        run: Runs a message that reads, outside of a transaction.
+        queries: Our SQL.
+        probe: What the catalog says.
+
+    Raises:
+        ConfigurationError: What is there of our tables has another layout, or an unknown one.
+    """
+    rows: list[list[Any]] = []
+    if probe.has_fence:
+        try:
+            rows = run(queries.read_fence(reads_system=probe.reads_system))
+        except PostgresError as error:
+            # Some managed servers let every role call the function, and have it fail.
+            if not probe.reads_system or error.sqlstate.startswith(_INTERRUPTED):
+                raise
+            rows = run(queries.read_fence(reads_system=False))
+    if rows:
+        return read_fence_row(rows[0])
+    if probe.has_fence or probe.has_history:
+        _require_layout(probe.layout)
+    return None
+
+
 def read_fence_row(row: list[Any]) -> FenceRow:
     """A row of `Queries.read_fence`.
 
@@ -626,18 +695,7 @@ def read_fence_row(row: list[Any]) -> FenceRow:
         ConfigurationError: Another version of the library has laid out the tables.
     """
     fields = json.loads(row[0])
-    layout = fields.get("layout")
-    if layout != LAYOUT:
-        raise ConfigurationError(
-            f"the database's lambda-migrate tables have layout {layout}, and this version of the "
-            f"library reads {LAYOUT} only; nothing was changed. "
-            + (
-                "Deploy the newer library"
-                if isinstance(layout, int) and layout > LAYOUT
-                else "There is no way to convert them: drop the schema that holds them, then "
-                "record what is applied with `lambda-migrate baseline VERSION`"
-            )
-        )
+    _require_layout(fields.get("layout"))
     return FenceRow(
         token=fields["token"],
         owner=fields["owner"],
@@ -645,6 +703,23 @@ def read_fence_row(row: list[Any]) -> FenceRow:
         identity=fields["identity"],
         system=fields["system"],
         live_system=row[1],
+    )
+
+
+def _require_layout(layout: int | str | None) -> None:
+    if str(layout) == str(LAYOUT):
+        return
+    known = "an unknown layout" if layout is None else f"layout {layout}"
+    is_newer = str(layout).isdecimal() and int(str(layout)) > LAYOUT
+    raise ConfigurationError(
+        f"the database's lambda-migrate tables have {known}, and this version of the "
+        f"library reads {LAYOUT} only; nothing was changed. "
+        + (
+            "Deploy the newer library"
+            if is_newer
+            else "There is no way to convert them: drop the schema that holds them, then "
+            "record what is applied with `lambda-migrate baseline VERSION`"
+        )
     )
 
 

@@ -56,20 +56,20 @@ class PostgreSQLDatabase:
     def inspect(self, deadline: Deadline) -> Inspection:
         """See `Database.inspect`."""
         from lambda_migrate.postgresql.database import Inspection
-        from lambda_migrate.postgresql.fenced import read_fence_row
+        from lambda_migrate.postgresql.fenced import read_fence
         from lambda_migrate.postgresql.held import history_rows
-        from lambda_migrate.postgresql.sql import Queries
+        from lambda_migrate.postgresql.sql import Probe, Queries
 
         queries = Queries(self.schema)
 
         def look(run: Run) -> Inspection:
-            _, has_tables, reads_system = run(queries.probe())[0]
-            if not has_tables:
-                return Inspection()
-            rows = run(queries.read_fence(reads_system=reads_system))
-            fence = read_fence_row(rows[0]) if rows else None
+            probe = Probe(*run(queries.probe())[0])
+            fence = read_fence(run, queries, probe)
+            if not (probe.has_fence and probe.has_history):
+                return Inspection(is_replica=probe.is_replica)
             is_held = bool(run(queries.find_fence_locker()) or run(queries.find_session_lockers()))
-            return Inspection(tuple(history_rows(run(queries.read_history()))), fence, is_held)
+            history = history_rows(run(queries.read_history()))
+            return Inspection(tuple(history), fence, is_held, probe.is_replica)
 
         return self._look(look, deadline, what=f"the history in schema {self.schema!r}")
 

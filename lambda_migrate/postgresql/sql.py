@@ -14,7 +14,7 @@ script named, name the schema of everything else. Scripts run under the role's p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lambda_migrate._version import __version__
 from lambda_migrate.hashing import sha256
@@ -31,6 +31,7 @@ __all__ = [
     "LAYOUT",
     "Enclosed",
     "Limits",
+    "Probe",
     "Queries",
     "application_name",
     "application_prefix",
@@ -40,6 +41,13 @@ __all__ = [
 
 LAYOUT = 2
 """The layout of our schema that this version of the library reads and writes."""
+
+_HISTORY_COLUMNS = (
+    *("version", "name", "checksum", "digest", "state", "started_at", "applied_at", "duration_ms"),
+    *("fence", "owner", "request_id", "library_version", "baseline", "up", "up_repeatable"),
+    *("found", "down", "down_line", "down_transactional", "down_repeatable"),
+)
+"""By which ``history`` is recognized where the table that records the layout is not there."""
 
 DEFAULT_SCHEMA = "lambda_migrate"
 
@@ -95,6 +103,26 @@ def application_name(target: str, fence: int, schema: str = DEFAULT_SCHEMA) -> s
     session.
     """
     return f"{application_prefix(target, schema)}{fence}"
+
+
+class Probe(NamedTuple):
+    """What the catalog says of our schema.
+
+    Attributes:
+        has_schema: Whether it is there.
+        has_history: Whether its table ``history`` is there.
+        has_fence: Whether its table ``fence`` is there.
+        layout: For which layout these tables were made, in SQL; None if that is unknown.
+        reads_system: Whether the role may read the cluster's identifier.
+        is_replica: Whether the server is in recovery.
+    """
+
+    has_schema: bool
+    has_history: bool
+    has_fence: bool
+    layout: str | None
+    reads_system: bool
+    is_replica: bool
 
 
 class Limits:
@@ -219,13 +247,26 @@ class Queries:
     # --- the schema itself
 
     def probe(self) -> str:
-        """One row: is the schema there, are its tables, may we read the cluster's identifier."""
-        return (
-            f"{_OWN_PATH} SELECT to_regnamespace({literal(self._schema)}) IS NOT NULL,"
-            f" to_regclass({literal(self._fence)}) IS NOT NULL"
-            f" AND to_regclass({literal(self._history)}) IS NOT NULL,"
-            " has_function_privilege('pg_control_system()', 'EXECUTE')"
-        )
+        """One row, which is a `Probe`.
+
+        ``history`` is looked up first: both tables are made in one transaction, so that it is
+        never seen alone because another process made them between the two lookups.
+        """
+        fence, history = literal(self._fence), literal(self._history)
+        return f"""
+            {_OWN_PATH}
+            SELECT to_regnamespace({literal(self._schema)}) IS NOT NULL,
+                to_regclass({history}) IS NOT NULL, to_regclass({fence}) IS NOT NULL,
+                CASE WHEN to_regclass({fence}) IS NOT NULL
+                THEN (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d
+                      JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+                      WHERE d.adrelid = to_regclass({fence}) AND a.attname = 'layout')
+                ELSE (SELECT {literal(str(LAYOUT))} FROM pg_attribute
+                      WHERE attrelid = to_regclass({history}) AND attnum > 0 AND NOT attisdropped
+                      HAVING string_agg(attname::text, ' ' ORDER BY attname)
+                          = {literal(" ".join(sorted(_HISTORY_COLUMNS)))})
+                END,
+                has_function_privilege('pg_control_system()', 'EXECUTE'), pg_is_in_recovery()"""
 
     def session(self) -> str:
         """One row: our backend's process id, is the server in recovery, may we only read."""
@@ -410,8 +451,9 @@ class Queries:
         """Other sessions with the session lock.
 
         Any login may take an advisory lock, so it counts only for a session that we may end, or
-        whose role could have written the fence: else any login could block every migration. The
-        table is looked up in the catalog, which needs no right on its schema.
+        whose login could have written the fence: else any login could block every migration. A
+        login with NOINHERIT writes it as a role that it is a member of, after SET ROLE. The table
+        is looked up in the catalog, which needs no right on its schema.
         """
         fence = (
             "(SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -425,14 +467,22 @@ class Queries:
             f" {self._key & 0xFFFFFFFF}::bigint::oid, 1)"
             " AND (pg_has_role(session_user, a.usesysid, 'USAGE')"
             " OR pg_has_role(session_user, 'pg_signal_backend', 'USAGE')"
-            f" OR has_table_privilege(a.usesysid, {fence}, 'UPDATE'))"
+            " OR EXISTS (SELECT FROM pg_roles r WHERE pg_has_role(a.usesysid, r.oid, 'MEMBER')"
+            f" AND has_table_privilege(r.oid, {fence}, 'UPDATE')))"
         )
 
     # --- a session of our own, which no pooler hands on
 
     def forget(self, *, is_direct: bool) -> str:
-        """What DISCARD ALL does, in the form that is allowed inside a transaction."""
-        return _FORGET + (self.keep() if is_direct else "")
+        """What DISCARD ALL does, in the form that is allowed inside a transaction.
+
+        It releases the session lock too. The same lock, held by the transaction until its end,
+        keeps other sessions from it until `keep` has taken it again.
+        """
+        if not is_direct:
+            return _FORGET
+        bridge = self._try_lock().replace("pg_try_advisory_lock", "pg_try_advisory_xact_lock")
+        return f"SELECT WHERE {bridge} IS NULL; {_FORGET}{self.keep()}"
 
     def keep(self) -> str:
         """What such a session has from its beginning to its end; answers no row."""

@@ -12,6 +12,7 @@ import pytest
 from lambda_migrate.errors import ConfigurationError, MigrationFailed
 from lambda_migrate.maintenance import Maintenance
 from lambda_migrate.migrations import Manifest
+from lambda_migrate.postgresql.database import Database
 from lambda_migrate.runner import MigrationRunner
 from lambda_migrate.target import Policy, Target
 from lambda_migrate.testing import FakeClock, InMemoryLeaseTable
@@ -125,6 +126,55 @@ def test_a_schema_of_another_layout_is_refused_and_left_as_it_is(
     assert tables_of(fresh_database) == rows
     assert fresh_database.effects() == ["0001_a"]
     assert (store.state.owner, store.state.databases) == (None, {})
+
+
+ON_DAMAGED_TABLES: dict[str, Callable[[Database], object]] = {
+    "a takeover": lambda database: database.take_over(grant(9), soon()),
+    "a dry run": lambda database: database.rehearse(grant(9), soon()),
+    "a look": lambda database: database.inspect(soon()),
+}
+DAMAGES = {
+    "history is missing": "DROP TABLE lambda_migrate.history",
+    "history is missing, fence is empty": "DROP TABLE lambda_migrate.history;"
+    " DELETE FROM lambda_migrate.fence",
+    "fence is empty": "DELETE FROM lambda_migrate.fence",
+    "fence is missing": "DROP TABLE lambda_migrate.fence",
+    "fence is another table": "DROP TABLE lambda_migrate.fence;"
+    " CREATE TABLE lambda_migrate.fence (id integer)",
+}
+TABLES_OF_3 = """
+    ALTER TABLE lambda_migrate.fence ALTER COLUMN layout SET DEFAULT 3;
+    ALTER TABLE lambda_migrate.history ADD COLUMN added_by_layout_3 integer;"""
+
+
+def definitions_of(bench: PostgreSQLBench) -> list[list[object]]:
+    tables = bench.run(
+        "SELECT attrelid::regclass::text, attname::text FROM pg_attribute JOIN pg_class c"
+        " ON c.oid = attrelid WHERE relnamespace = 'lambda_migrate'::regnamespace ORDER BY 1, 2"
+    )
+    for table in ("fence", "history"):
+        if [f"lambda_migrate.{table}", "ctid"] in tables:
+            tables += bench.run(f"SELECT to_jsonb(t)::text FROM lambda_migrate.{table} t")
+    return tables
+
+
+@OTHER_LAYOUTS
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("act", ON_DAMAGED_TABLES.values(), ids=ON_DAMAGED_TABLES)
+def test_nothing_is_made_in_a_schema_of_another_layout_with_a_table_missing_or_empty(
+    fresh_database: PostgreSQLBench,
+    layout: int,
+    damage: str,
+    act: Callable[[Database], object],
+) -> None:
+    with fresh_database.database.take_over(grant(1), soon()) as held:
+        held.apply(FIRST, "digest", soon())
+    fresh_database.run(LAYOUT_1 if layout == 1 else LAYOUT_3 + ";" + TABLES_OF_3)
+    fresh_database.run(damage)
+    before = definitions_of(fresh_database)
+    with pytest.raises(ConfigurationError, match=r"have (an unknown )?layout.*nothing was changed"):
+        act(fresh_database.database)
+    assert definitions_of(fresh_database) == before
 
 
 def test_a_require_function_reports_a_schema_of_another_layout(

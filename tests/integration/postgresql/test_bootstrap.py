@@ -220,6 +220,32 @@ def test_a_fence_row_that_was_deleted_is_made_anew(bench: Bench) -> None:
     assert bench.versions() == [1, 2]
 
 
+@pytest.mark.parametrize("table", ["fence", "history"])
+def test_a_table_of_ours_that_was_dropped_is_made_anew(each_bench: Bench, table: str) -> None:
+    each_bench.apply(migration("SELECT 1"), fence=4)
+    each_bench.execute(f"DROP TABLE lambda_migrate.{table}")
+    assert each_bench.history() == []
+    each_bench.apply(migration("SELECT 2", 2), fence=5)
+    assert each_bench.versions() == ([1, 2] if table == "fence" else [2])
+
+
+def test_a_server_that_refuses_its_identifier_to_who_may_ask_for_it_is_migrated(
+    bench: Bench,
+) -> None:
+    """Some managed servers let every role call the function, and have it fail."""
+    bench.execute("""
+        ALTER FUNCTION pg_catalog.pg_control_system() RENAME TO pg_control_system_hidden;
+        CREATE FUNCTION pg_catalog.pg_control_system(OUT system_identifier bigint)
+            LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not here'; END $$""")
+    bench.apply(migration("SELECT 1"))
+    bench.apply(migration("SELECT 2", 2), fence=2)
+    bench.database().rehearse(Grant("shop", 3, "me"), soon()).close()
+    assert bench.versions() == [1, 2]
+    fence = bench.database().inspect(soon()).fence
+    assert fence is not None
+    assert fence.live_system.startswith("/")
+
+
 def test_no_schema_reads_as_no_history(each_bench: Bench) -> None:
     assert each_bench.history() == []
     assert not each_bench.has("lambda_migrate.history")

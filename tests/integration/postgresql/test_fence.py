@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 
-from lambda_migrate.deadline import Deadline
-from lambda_migrate.errors import DatabaseUnavailable, LeaseHeld, LeaseLost, MigrationFailed
+from lambda_migrate.deadline import SYSTEM_CLOCK, Deadline
+from lambda_migrate.errors import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    LeaseHeld,
+    LeaseLost,
+    MigrationFailed,
+)
 from lambda_migrate.postgresql.database import FenceRow, FenceStale
 from lambda_migrate.postgresql.fenced import FencedConnection
 from lambda_migrate.postgresql.held import HeldPostgreSQL
@@ -58,9 +64,9 @@ def test_an_overtaken_holder_whom_nobody_could_end_commits_nothing_all_the_same(
     with bench.holder() as held:
         _hide(held)
         _overtake(bench)
-        with pytest.raises(LeaseLost, match="passed by fence 2"):
+        with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing more"):
             held.apply(migration("CREATE TABLE b ()"), "d", soon())
-        with pytest.raises(LeaseLost, match="passed by fence 2"):
+        with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing more"):
             held.record([(migration("SELECT 1"), "d")], baseline=True)
     assert (bench.has("b"), bench.versions()) == (False, [])
 
@@ -108,7 +114,7 @@ def test_a_holder_overtaken_before_its_transaction_begins_does_not_begin_it(
             return run(sql, deadline, **more)
 
         monkeypatch.setattr(held._fenced, "run", late)
-        with pytest.raises(LeaseLost, match="passed by fence 2"):
+        with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing more"):
             held.apply(migration("SELECT nextval('tries'); CREATE TABLE b ()"), "d", soon())
     assert (bench.has("b"), bench.versions()) == (False, [])
     assert bench.column("SELECT is_called FROM tries") == [False]
@@ -163,7 +169,7 @@ def test_an_overtaken_holder_runs_nothing_outside_a_transaction(bench: Bench) ->
         held._fenced.is_direct = True
         _overtake(bench)
         until(lambda: not bench.column("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"))
-        with pytest.raises(LeaseLost, match="passed by fence 2"):
+        with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing more"):
             held._fenced.run_outside("CREATE INDEX CONCURRENTLY i ON orders (id)", soon())
     assert not bench.has("i")
 
@@ -301,6 +307,43 @@ def test_a_holder_that_acts_as_another_role_is_ended_by_one_that_does_too(
         assert bench.versions() == [1]
 
 
+@pytest.mark.parametrize("acts_as", ["the owner", "a role with grants"])
+def test_a_holder_that_only_a_set_role_lets_write_is_not_overtaken_unnoticed(
+    bench: Bench, acts_as: str
+) -> None:
+    """As with two users in turn: one login may not end the other's session, and both are NOINHERIT.
+
+    Its statement outside a transaction would take effect after the successor has read the history.
+    """
+    with _logins(bench) as (owner, deployer, anybody):
+        _as(bench, deployer).apply()
+        writer = owner
+        if acts_as != "the owner":
+            writer = f"writer_{bench.address.database}"
+            bench.execute(
+                f"CREATE ROLE {writer}; GRANT USAGE ON SCHEMA lambda_migrate TO {writer};"
+                f" GRANT ALL ON ALL TABLES IN SCHEMA lambda_migrate TO {writer}"
+            )
+        bench.execute(
+            f"ALTER ROLE {anybody} NOINHERIT; GRANT {writer} TO {anybody};"
+            f" ALTER ROLE {anybody} SET role = '{writer}'"
+        )
+        with _as(bench, anybody).holder(2) as held:
+            (before,) = bench.holders()
+            with (
+                pytest.raises(ConfigurationError, match="may not be ended: use one role"),
+                _as(bench, deployer).holder(3),
+            ):
+                pass
+            with pytest.raises(LeaseHeld), _as(bench, deployer).holder(3, evict=False):
+                pass
+            held.apply(migration("VACUUM", outside=True), "d", soon())
+            assert bench.holders() == [before]
+        assert bench.versions() == [1]
+        if writer != owner:
+            bench.execute(f"DROP OWNED BY {writer}; DROP ROLE {writer}")
+
+
 def test_a_login_that_may_not_write_our_tables_blocks_no_holder(bench: Bench) -> None:
     """Any login can take an advisory lock; only what needs it for itself is refused."""
     with _logins(bench) as (_, deployer, anybody), _as(bench, anybody).connect() as other:
@@ -343,13 +386,99 @@ def test_of_two_that_end_no_session_the_second_sees_the_first(bench: Bench) -> N
     """Before either of them has set its token."""
     bench.apply(migration("SELECT 1"))
     with bench.connect("first") as first:
-        first.run(Queries("lambda_migrate").try_session_lock())
+        until(lambda: first.run(Queries("lambda_migrate").try_session_lock()) == [[True]])
         with (
             pytest.raises(LeaseHeld, match=rf"backend {first.pid} \(first, since 20"),
             bench.holder(2, evict=False),
         ):
             pass
     bench.apply(migration("SELECT 1", 2), fence=2, evict=False)
+
+
+# --- the session lock
+
+
+@pytest.mark.parametrize("message", ["commit", "undo"])
+def test_no_message_of_a_holder_releases_its_session_lock_for_an_instant(
+    bench: Bench, message: str
+) -> None:
+    """What a session forgets is looked at in the middle: its temporary table is locked."""
+    with bench.holder() as held, bench.connect() as other, bench.connect() as locking:
+        fenced = held._fenced
+        fenced.run("CREATE TEMPORARY TABLE forgotten ()", soon())
+        (table,) = bench.column(
+            "SELECT format('%I.%I', relnamespace::regnamespace, relname) FROM pg_class"
+            " WHERE relname = 'forgotten'"
+        )
+        locking.run(f"BEGIN; LOCK TABLE {table}")
+        messages = {
+            "commit": lambda: held.record([(migration("SELECT 1"), "d")], baseline=True),
+            "undo": lambda: fenced.undo(soon()),
+        }
+        running = Running(messages[message])
+        until(lambda: bench.pids("wait_event_type = 'Lock'"))
+        assert other.run(fenced.queries.try_session_lock()) == [[False]]
+        locking.run("ROLLBACK")
+        assert running.outcome() is None
+        assert other.run(fenced.queries.try_session_lock()) == [[False]]
+
+
+class _WhileAsleep:
+    """The system's clock; what it is given is done in the first sleep."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self._acts = [act]
+
+    def monotonic(self) -> float:
+        return SYSTEM_CLOCK.monotonic()
+
+    def wall_ms(self) -> int:
+        return SYSTEM_CLOCK.wall_ms()
+
+    def sleep(self, seconds: float) -> None:
+        while self._acts:
+            self._acts.pop()()
+        SYSTEM_CLOCK.sleep(seconds)
+
+
+def test_a_session_lock_that_another_session_has_for_a_moment_is_waited_for(bench: Bench) -> None:
+    with bench.holder() as held, bench.connect() as other:
+        _hide(held)
+        held._fenced.is_direct = True
+        assert other.run(held._fenced.queries.try_session_lock()) == [[True]]
+        clock = _WhileAsleep(lambda: other.run("SELECT pg_advisory_unlock_all()"))
+        held.apply(migration("VACUUM", outside=True), "d", Deadline.after(20, clock))
+    assert bench.versions() == [1]
+
+
+def test_a_holder_that_may_end_no_session_ends_none_after_its_connection_broke(
+    bench: Bench,
+) -> None:
+    """It waits for the other one, which has the session lock and may be about to take over."""
+    with bench.connect("claimant") as claimant:
+
+        def done() -> None:
+            assert claimant.run("SELECT 1") == [[1]]
+            claimant.run("SELECT pg_advisory_unlock_all()")
+
+        deadline = Deadline.after(20, _WhileAsleep(done))
+        with bench.holder(deadline=deadline, evict=False) as held:
+            bench.terminate(held._fenced.connection.pid)
+            assert claimant.run(held._fenced.queries.try_session_lock()) == [[True]]
+            held.record([(migration("SELECT 1"), "d")], baseline=True)
+        assert claimant.run("SELECT 1") == [[1]]
+    assert bench.versions() == [1]
+
+
+def test_a_holder_that_may_end_no_session_reports_one_that_stays(bench: Bench) -> None:
+    with bench.connect("claimant") as claimant:
+        with bench.holder(deadline=Deadline.after(2), evict=False) as held:
+            bench.terminate(held._fenced.connection.pid)
+            claimant.run(held._fenced.queries.try_session_lock())
+            with pytest.raises(DatabaseUnavailable, match=r"not free: .*\(claimant, since"):
+                held.record([(migration("SELECT 1"), "d")], baseline=True)
+        assert claimant.run("SELECT 1") == [[1]]
+    assert bench.versions() == []
 
 
 def test_our_own_abort_ends_the_statement_and_everything_after(each_bench: Bench) -> None:

@@ -161,6 +161,19 @@ def test_a_reader_is_reported_as_a_reader(reader: LocalPostgreSQL) -> None:
         bench.database().rehearse(Grant("shop", 1, "me"), Deadline.after(3))
 
 
+def test_a_look_says_whether_the_server_is_a_replica(reader: LocalPostgreSQL) -> None:
+    bench = Bench(parse_url(reader.url("shop")))
+    assert bench.database().inspect(soon()).is_replica
+    reader.execute("SELECT pg_promote()")
+    bench.apply(migration("SELECT 1"))
+    assert not bench.database().inspect(soon()).is_replica
+    reader.stop()
+    (reader.data / "standby.signal").touch()
+    reader.start()
+    inspection = bench.database().inspect(soon())
+    assert (inspection.is_replica, len(inspection.history)) == (True, 1)
+
+
 def test_a_failover_is_waited_for(reader: LocalPostgreSQL) -> None:
     bench = Bench(parse_url(reader.url("shop")))
     tries: list[str] = []
