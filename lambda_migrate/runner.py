@@ -465,10 +465,10 @@ class _Check:
         from lambda_migrate.inspecting import inspect
 
         manifest = _loaded(self._shipped)
-        self._looked_at = step.seen.newest_check
         try:
             state = self._acquire(step)
         except ConfigurationError as error:
+            self._looked_at = step.seen.newest_check
             self._look_refusal = f"whether it is ready could not be checked: {error}"
             return Wait(step.seen)
         if isinstance(state, Lease):
@@ -477,8 +477,7 @@ class _Check:
             try:
                 look = inspect(self.target, state, manifest, self.deadline)
                 state, self._look_refusal = look.state, look.reason
-                if look.may_change:
-                    self._looked_at = None
+                self._looked_at = None if look.may_change else state.newest_check
             except (LeaseLost, LeaseStoreUnavailable):
                 state = LeaseState()
         return self._after_losing(state)

@@ -113,6 +113,13 @@ def test_a_look_whose_lease_was_not_given_back_blocks_others_for_one_lease(
     assert scene.table.state.owner is None
 
 
+def test_a_look_whose_acquisition_got_no_answer_is_made_all_the_same(scene: Scene) -> None:
+    scene.migrated(V2)
+    scene.table.after["acquire"] = raises(LeaseStoreUnavailable("no answer"))
+    tunnel = scene.through("localhost:15432/orders")
+    assert cold_start(tunnel, V2, "require") is Outcome.WAITED
+
+
 def test_a_look_behind_a_dead_holder_that_did_nothing_finds_what_is_ready(scene: Scene) -> None:
     scene.migrated(V2)
     scene.held_by("dead", seconds=-5)
