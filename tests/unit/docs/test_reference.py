@@ -74,7 +74,7 @@ def test_every_attribute_of_the_item_is_on_its_page() -> None:
     listed = {
         row[0].strip("`"): row[1] for row in rows(section(PAGE["stored"], "The item in DynamoDB"))
     }
-    layout = dict(re.findall(r"^``(\w+)``\s+([SNM]) ", item.__doc__ or "", re.M))
+    layout = dict(re.findall(r"^``(\w+)``\s+([SNML]) ", item.__doc__ or "", re.M))
     assert listed == {**layout, "target": "S"}
 
 
