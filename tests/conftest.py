@@ -75,7 +75,12 @@ def own_stage(tmp_path: Path) -> Iterator[Stage]:
 
 QUICK = (
     "tests/unit/",
+    "tests/integration/postgresql/test_fence.py",
     "tests/integration/postgresql/test_history.py",
+    "tests/integration/postgresql/test_other_tools.py::test_a_table_that_we_may_not_read",
+    "tests/integration/postgresql/test_other_tools.py::test_two_services_with_a_tool_each",
+    "tests/integration/postgresql/test_other_tools.py::test_what_is_found_is_the_same",
+    "tests/integration/postgresql/test_outside.py",
     "tests/integration/postgresql/test_rehearsal.py",
 )
 ELSEWHERE = (
@@ -102,6 +107,22 @@ NOT_QUICK = (
     "test_codedeploy.py::test_an_answer_that_nobody_takes",
     "test_codedeploy.py::test_the_answer_is_sent_until",
     "test_custom_resource.py::test_https_verifies_whom_it_answers",
+    # Hundreds of cold starts; test_readiness.py has the law without them.
+    "however_many_manifests_came_after[250]",
+    # A client of boto3 for each random environment.
+    "test_signed_caller.py::test_wherever_it_answers",
+    # Locks, deadlines and backends that are waited for.
+    "test_fence.py::test_a_backend_that_is_in_another_transaction",
+    "test_fence.py::test_a_holder_overtaken_before_the_commit",
+    "test_fence.py::test_a_holder_overtaken_inside_its_script",
+    "test_fence.py::test_a_holder_that_acts_as_another_role",
+    "test_fence.py::test_an_older_holder_that_changed_its_name",
+    "test_fence.py::test_no_token_is_passed_while",
+    "test_fence.py::test_our_own_abort_ends_the_statement",
+    "test_outside.py::test_a_build_past_its_deadline",
+    "test_outside.py::test_a_detach_that_was_interrupted",
+    "test_outside.py::test_a_leftover_that_the_role_may_not_drop",
+    "test_outside.py::test_what_an_interrupted_reindex_left_on",
     # Hundreds of kilobytes of each kind.
     "test_admin.py::test_an_answer_that_lambda_would_refuse",
     "test_statements.py::test_no_script_takes_more_than_a_pass",

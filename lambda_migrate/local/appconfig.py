@@ -124,7 +124,7 @@ class LocalAppConfig:
         self._stopped.clear()
         self._server = _Server((HOST, 0), _Answer)
         self._server.appconfig = self
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:
         """Stop listening, and let go of whoever hangs. Idempotent."""

@@ -418,12 +418,13 @@ def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signed_client, "READ_SECONDS", 0.04)
 
 
-@pytest.mark.usefixtures("in_a_hurry")
 @pytest.mark.parametrize("play", SILENCES.values(), ids=SILENCES)
-def test_silence_is_retryable_and_ends_in_time(play: Play) -> None:
+def test_silence_is_retryable_and_ends_in_time(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     with Server([play, says(response({"Item": ITEM}))]) as server:
         asked = client_of(server)
-        refused(asked)
+        with monkeypatch.context() as hurry:  # but not for the answer that comes
+            hurry.setattr(signed_client, "READ_SECONDS", 0.04)
+            refused(asked)
         server.hung_up.acquire()
         assert ask(asked) == ITEM
         asked.close()

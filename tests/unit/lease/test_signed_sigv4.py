@@ -63,7 +63,7 @@ own_headers = st.dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(
     access_key=words,
     secret=words,

@@ -345,7 +345,7 @@ def test_expired_credentials_of_the_environment_are_read_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), ByKey)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "old")
     credentials = SecretCredentials("db")
