@@ -555,8 +555,8 @@ class InMemoryHeldDatabase:
         with self._database._guard:
             if self._is_aborted or not self._database._is_held_by(self.grant):
                 raise LeaseLost(
-                    f"this instance's fence {self.grant.fence} on {self.grant.target!r} was "
-                    f"passed by fence {self._database.token}; nothing more of it was committed"
+                    f"lost the lease on {self.grant.target!r}: fencing token {self.grant.fence} was "
+                    f"superseded by {self._database.token}; nothing more of it was committed"
                 )
             if self._database.is_down:
                 raise DatabaseUnavailable("the in-memory database is down")
@@ -687,8 +687,8 @@ class InMemoryRehearsal:
         overtaken = database.token > self.grant.fence
         if self._is_lost or overtaken:
             raise LeaseLost(
-                f"this instance's fence {self.grant.fence} on {self.grant.target!r} was passed; "
-                "nothing of it was committed"
+                f"lost the lease on {self.grant.target!r}: fencing token {self.grant.fence} was "
+                "superseded; nothing of it was committed"
             )
         if database.is_down:
             raise DatabaseUnavailable("the in-memory database is down")
