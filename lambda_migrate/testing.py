@@ -555,8 +555,8 @@ class InMemoryHeldDatabase:
         with self._database._guard:
             if self._is_aborted or not self._database._is_held_by(self.grant):
                 raise LeaseLost(
-                    f"lost the lease on {self.grant.target!r}: fencing token {self.grant.fence} was "
-                    f"superseded by {self._database.token}; nothing more of it was committed"
+                    f"lost the lease on {self.grant.target!r}: fencing token {self.grant.fence} "
+                    f"was superseded by {self._database.token}; nothing more of it was committed"
                 )
             if self._database.is_down:
                 raise DatabaseUnavailable("the in-memory database is down")
