@@ -132,7 +132,7 @@ def test_a_holder_tells_how_long_it_has_held_the_lease_while_a_migration_runs(
 
         def observe(event: Event) -> None:
             told(event)
-            if isinstance(event, Holding):
+            if isinstance(event, Holding) and event.held_seconds:
                 beaten.set()
 
         scene.observer.observe = observe  # type: ignore[method-assign]  # tells us when
@@ -141,8 +141,8 @@ def test_a_holder_tells_how_long_it_has_held_the_lease_while_a_migration_runs(
     scene.database.during = during
     scene.runner(manifest(1), lease_seconds=BEATING).ensure(scene.deadline())
     *going, end = scene.observer.of(Holding)
-    assert going
-    assert {(each.held_seconds, each.fence, each.is_over) for each in going} == {(7.0, 1, False)}
+    assert {(each.fence, each.is_over) for each in going} == {(1, False)}
+    assert going[-1].held_seconds == 7.0  # the first may come before the migration begins
     assert (end.held_seconds, end.is_over) == (7.0, True)
 
 
