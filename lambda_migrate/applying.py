@@ -274,11 +274,13 @@ def complete(
         distrusted=database.identity if is_resync else database.distrusted,
         is_separate=database.is_separate,
     )
+    applied = {str(row.version) for row in history}
     kept = [
         failure
         for failure in state.failures
         if keeps_failures
         and failure.digest not in (served, *check.digests)
+        and failure.version not in applied  # a corrected file of that version succeeded
         and failure.address != check.address
     ]
     hold.complete(record_check(state.databases, check), kept)

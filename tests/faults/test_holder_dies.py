@@ -121,7 +121,7 @@ from lambda_migrate import migrate_on_cold_start
 from lambda_migrate.holder import Hold
 
 # No signal can be aimed at the instant between PostgreSQL's answer and the next request.
-Hold.complete = lambda hold, ready: time.sleep(300)
+Hold.complete = lambda hold, *found: time.sleep(300)
 """,
 )
 

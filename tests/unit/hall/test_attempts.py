@@ -115,6 +115,16 @@ def test_code_that_succeeds_leaves_the_failure_of_newer_code_its_pause(scene: Sc
     assert recorded(scene).digest == V3.digest
 
 
+def test_a_failure_is_over_once_a_corrected_file_of_its_version_is_applied(scene: Scene) -> None:
+    scene.database.fail(2, boom())
+    with pytest.raises(MigrationFailed):
+        scene.runner(V2).ensure(scene.deadline())
+    scene.database.fail(2, None)
+    corrected = Manifest([migration(1), migration(2, "SELECT 'corrected'")])
+    assert scene.runner(corrected).ensure(scene.deadline()) is Outcome.MIGRATED
+    assert scene.table.state.failures == ()
+
+
 # --- killed holders
 
 
