@@ -75,7 +75,6 @@ def own_stage(tmp_path: Path) -> Iterator[Stage]:
 
 QUICK = (
     "tests/unit/",
-    "tests/integration/postgresql/test_fence.py",
     "tests/integration/postgresql/test_history.py",
     "tests/integration/postgresql/test_other_tools.py::test_a_table_that_we_may_not_read",
     "tests/integration/postgresql/test_other_tools.py::test_two_services_with_a_tool_each",
@@ -112,13 +111,6 @@ NOT_QUICK = (
     # A client of boto3 for each random environment.
     "test_signed_caller.py::test_wherever_it_answers",
     # Locks, deadlines and backends that are waited for.
-    "test_fence.py::test_a_backend_that_is_in_another_transaction",
-    "test_fence.py::test_a_holder_overtaken_before_the_commit",
-    "test_fence.py::test_a_holder_overtaken_inside_its_script",
-    "test_fence.py::test_a_holder_that_acts_as_another_role",
-    "test_fence.py::test_an_older_holder_that_changed_its_name",
-    "test_fence.py::test_no_token_is_passed_while",
-    "test_fence.py::test_our_own_abort_ends_the_statement",
     "test_outside.py::test_a_build_past_its_deadline",
     "test_outside.py::test_a_detach_that_was_interrupted",
     "test_outside.py::test_a_leftover_that_the_role_may_not_drop",

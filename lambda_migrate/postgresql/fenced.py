@@ -66,7 +66,7 @@ LOCK_NOT_AVAILABLE = "55P03"
 INSUFFICIENT_PRIVILEGE = "42501"
 READ_ONLY_TRANSACTION = "25006"
 
-_MAY_PASS = ("08", "25006", "40", "53", "55P03", "55006", "57", "58")
+MAY_PASS = ("08", "25006", "40", "53", "55P03", "55006", "57", "58")
 """What is refused with one of these while we take over may be accepted a moment later: a broken
 connection to elsewhere, a failover, a serialization failure, no memory or disk or connection left,
 a lock, a shutdown, an I/O error."""
@@ -743,7 +743,7 @@ def as_configuration(error: PostgresError) -> MigrateError:
         refusal += f"; {label}: {redact(' '.join(text.split()))[:_CONTEXT_AT_MOST]}" if text else ""
     if error.message == _RECOVERING:
         return DatabaseUnavailable(refusal)
-    if error.sqlstate.startswith(_MAY_PASS) or _CATALOG_RACES.search(error.message):
+    if error.sqlstate.startswith(MAY_PASS) or _CATALOG_RACES.search(error.message):
         return DatabaseUnavailable(f"PostgreSQL refused to let a holder take over: {refusal}")
     return ConfigurationError(
         f"PostgreSQL refused to prepare the lambda-migrate schema: {refusal}; {_advice(error)}"

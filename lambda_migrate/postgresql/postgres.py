@@ -118,7 +118,12 @@ class PostgreSQLDatabase:
         except ConnectionLost as lost:
             raise DatabaseUnavailable(f"the connection to PostgreSQL broke: {lost}") from lost
         except PostgresError as error:
-            raise ConfigurationError(f"{what} cannot be read: {error.message}") from error
+            from lambda_migrate.postgresql.fenced import MAY_PASS
+
+            unread = f"{what} cannot be read: {error.message} [{error.sqlstate}]"
+            if error.sqlstate.startswith(MAY_PASS):
+                raise DatabaseUnavailable(unread) from error
+            raise ConfigurationError(unread) from error
         finally:
             connection.close()
 

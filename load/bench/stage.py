@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lambda_migrate.local.dynamodb import Dynalite
+from lambda_migrate.local.dynamodb import Dynalite, DynamoDBEndpoint
 from lambda_migrate.local.postgresql import LocalPostgreSQL
 from load.bench.migrations import Change
 from load.bench.peers import Peer
@@ -32,7 +32,8 @@ _SETTINGS = {"track_commit_timestamp": "on"}
 class Stage:
     """One PostgreSQL with its default of 100 connections, one DynamoDB API, one directory."""
 
-    def __init__(self) -> None:
+    def __init__(self, dynamodb: DynamoDBEndpoint | None = None) -> None:
+        self.dynamodb = Dynalite() if dynamodb is None else dynamodb
         self._closing = ExitStack()
         self._databases = 0
 
@@ -41,7 +42,7 @@ class Stage:
             self.home = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="lm-bench-")))
             self.server = opened.enter_context(LocalPostgreSQL(tcp_port=0, settings=_SETTINGS))
             self.server.execute(f"CREATE ROLE {ROLE} LOGIN")
-            self.dynamodb = opened.enter_context(Dynalite())
+            opened.enter_context(self.dynamodb)
             self.dynamodb.create_table(TABLE)
             self._closing = opened.pop_all()
         return self

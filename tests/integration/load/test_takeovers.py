@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 
+from lambda_migrate.local.dynamodb import LocalDynamoDB
 from load.bench.stage import Stage
 from load.bench.takeovers import WAITERS, measure
 
 
 def test_the_migration_of_a_killed_holder_takes_effect_once_and_all_waiters_serve() -> None:
-    with Stage() as stage:
+    with Stage(LocalDynamoDB()) as stage:
         section = measure(stage, kills=1, chance=random.Random(1))
     (kill,) = section.data["kills"]
     assert (kill["failed"], kill["effects"], len(kill["served"])) == (0, 1, WAITERS)
