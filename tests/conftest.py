@@ -111,10 +111,15 @@ NOT_QUICK = (
     # A client of boto3 for each random environment.
     "test_signed_caller.py::test_wherever_it_answers",
     # Locks, deadlines and backends that are waited for.
+    "test_heartbeat.py::test_renewing_goes_on_while_an_observer_of_the_last_beat_hangs",
     "test_outside.py::test_a_build_past_its_deadline",
+    "test_outside.py::test_a_connection_lost_at_any_step",
     "test_outside.py::test_a_detach_that_was_interrupted",
     "test_outside.py::test_a_leftover_that_the_role_may_not_drop",
+    "test_outside.py::test_a_row_in_doubt_is_settled_by",
     "test_outside.py::test_what_an_interrupted_reindex_left_on",
+    "test_outside.py::test_what_stands_in_the_way_is_refused",
+    "test_signed_client.py::test_silence_is_retryable",
     # Hundreds of kilobytes of each kind.
     "test_admin.py::test_an_answer_that_lambda_would_refuse",
     "test_statements.py::test_no_script_takes_more_than_a_pass",
