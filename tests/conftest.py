@@ -79,7 +79,11 @@ QUICK = (
     "tests/integration/postgresql/test_other_tools.py::test_a_table_that_we_may_not_read",
     "tests/integration/postgresql/test_other_tools.py::test_two_services_with_a_tool_each",
     "tests/integration/postgresql/test_other_tools.py::test_what_is_found_is_the_same",
-    "tests/integration/postgresql/test_outside.py",
+    "tests/integration/postgresql/test_outside.py::test_each_kind_applies",
+    "tests/integration/postgresql/test_outside.py::test_reverting_a_row_in_doubt",
+    "tests/integration/postgresql/test_outside.py::test_what_cannot_have_done",
+    "tests/integration/postgresql/test_outside.py::test_what_is_declared_repeatable",
+    "tests/integration/postgresql/test_outside.py::test_an_index_that_stands_there",
     "tests/integration/postgresql/test_rehearsal.py",
 )
 ELSEWHERE = (
@@ -110,15 +114,8 @@ NOT_QUICK = (
     "however_many_manifests_came_after[250]",
     # A client of boto3 for each random environment.
     "test_signed_caller.py::test_wherever_it_answers",
-    # Locks, deadlines and backends that are waited for.
+    # Servers and observers that say nothing.
     "test_heartbeat.py::test_renewing_goes_on_while_an_observer_of_the_last_beat_hangs",
-    "test_outside.py::test_a_build_past_its_deadline",
-    "test_outside.py::test_a_connection_lost_at_any_step",
-    "test_outside.py::test_a_detach_that_was_interrupted",
-    "test_outside.py::test_a_leftover_that_the_role_may_not_drop",
-    "test_outside.py::test_a_row_in_doubt_is_settled_by",
-    "test_outside.py::test_what_an_interrupted_reindex_left_on",
-    "test_outside.py::test_what_stands_in_the_way_is_refused",
     "test_signed_client.py::test_silence_is_retryable",
     # Hundreds of kilobytes of each kind.
     "test_admin.py::test_an_answer_that_lambda_would_refuse",
