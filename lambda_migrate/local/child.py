@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import shutil
 import signal
 import subprocess
+import tempfile
 import threading
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +19,21 @@ from lambda_migrate.local.guard import guard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
 
-__all__ = ["Account", "Child", "EngineFailed", "spawn", "state_of", "tail", "unprivileged_account"]
+    from typing_extensions import Self
+
+__all__ = [
+    "Account",
+    "Child",
+    "EngineFailed",
+    "Server",
+    "is_reachable_by_all",
+    "spawn",
+    "state_of",
+    "tail",
+    "unprivileged_account",
+]
 
 
 class EngineFailed(RuntimeError):
@@ -30,6 +46,11 @@ class Account:
 
     uid: int
     gid: int
+
+
+def is_reachable_by_all(path: Path) -> bool:
+    """Whether every user may enter the directories that lead to ``path``, and ``path`` itself."""
+    return all(part.stat().st_mode & 0o001 for part in (path, *path.parents))
 
 
 def unprivileged_account() -> Account | None:
@@ -142,6 +163,66 @@ def spawn(
         )
     guard().watch(process.pid, end_signal=end_signal)
     return Child(process)
+
+
+class Server(ABC):
+    """A process with a private directory, for a ``with`` statement; a failed start leaves nothing.
+
+    Args:
+        prefix: Of the directory's name.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._account = unprivileged_account()
+        self._home: Path | None = None
+        self._child: Child | None = None
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start it, and return when it takes connections."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop it, and remove its files. Idempotent."""
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _private(self) -> Path:
+        """The directory: of mode 0700, within reach of the process's user, with a short path."""
+        if self._home is None:
+            base = Path(tempfile.gettempdir())
+            if len(os.fsencode(base)) > 60 or (self._account and not is_reachable_by_all(base)):
+                base = Path("/tmp")  # noqa: S108 - mkdtemp makes a private directory in it
+            self._home = Path(tempfile.mkdtemp(prefix=self._prefix, dir=base))
+            guard().watch_directory(str(self._home))
+            self._give(self._home)
+        return self._home
+
+    def _give(self, path: Path) -> None:
+        """Make the process's user the owner of ``path``."""
+        if self._account is not None:
+            os.chown(path, self._account.uid, self._account.gid)
+
+    def _remove_private(self) -> None:
+        if self._home is not None:
+            shutil.rmtree(self._home, ignore_errors=True)
+            guard().forget(str(self._home))
+            self._home = None
 
 
 def state_of(pid: int) -> str:

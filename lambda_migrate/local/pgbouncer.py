@@ -24,14 +24,16 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.local.child import Child, EngineFailed, spawn, tail, unprivileged_account
-from lambda_migrate.local.guard import guard
+from lambda_migrate.local.child import (
+    EngineFailed,
+    Server,
+    spawn,
+    tail,
+)
 from lambda_migrate.local.loopback import HOST, free_port
 from lambda_migrate.local.postgresql import engines_directory
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from lambda_migrate.local.postgresql import LocalPostgreSQL
 
 __all__ = ["LocalPgBouncer", "find_program", "install"]
@@ -42,7 +44,7 @@ START_SECONDS = 15.0
 STOP_SECONDS = 5.0
 
 
-class LocalPgBouncer:
+class LocalPgBouncer(Server):
     """A pooler of all databases of a server, for every user that the server trusts.
 
     Args:
@@ -61,29 +63,12 @@ class LocalPgBouncer:
         settings: Mapping[str, str] | None = None,
         users: Sequence[str] = ("postgres",),
     ) -> None:
+        super().__init__("lm-pgb-")
         self._server = server
         self._pool_mode = pool_mode
         self._settings = dict(settings or {})
         self._users = tuple(users)
-        self._home: Path | None = None
-        self._child: Child | None = None
         self.port = 0
-
-    def __enter__(self) -> LocalPgBouncer:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def start(self) -> None:
         """Start it, return when it takes connections.
@@ -104,7 +89,7 @@ class LocalPgBouncer:
             log=home / "log",
             environment={**os.environ, **environment},
             directory=Path("/"),
-            account=unprivileged_account(),
+            account=self._account,
         )
         give_up = time.monotonic() + START_SECONDS
         while not self._is_ready():
@@ -125,10 +110,7 @@ class LocalPgBouncer:
     def close(self) -> None:
         """Stop it, and remove its files. Idempotent."""
         self.stop()
-        if self._home is not None:
-            shutil.rmtree(self._home, ignore_errors=True)
-            guard().forget(str(self._home))
-            self._home = None
+        self._remove_private()
 
     @property
     def log(self) -> Path:
@@ -155,22 +137,10 @@ class LocalPgBouncer:
         to = f"* = host={HOST} port={self._server.port}"
         return "\n".join(["[databases]", to, "[pgbouncer]", *lines, ""])
 
-    def _private(self) -> Path:
-        if self._home is None:
-            self._home = Path(tempfile.mkdtemp(prefix="lm-pgb-", dir="/tmp"))
-            guard().watch_directory(str(self._home))
-            self._give(self._home)
-        return self._home
-
     def _write(self, name: str, text: str) -> None:
         path = self._private() / name
         path.write_text(text)
         self._give(path)
-
-    def _give(self, path: Path) -> None:
-        account = unprivileged_account()
-        if account is not None:
-            os.chown(path, account.uid, account.gid)
 
     def _is_ready(self) -> bool:
         import socket

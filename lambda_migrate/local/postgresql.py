@@ -26,24 +26,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.child import (
     Account,
-    Child,
     EngineFailed,
+    Server,
+    is_reachable_by_all,
     spawn,
     state_of,
     tail,
-    unprivileged_account,
 )
-from lambda_migrate.local.guard import guard
 from lambda_migrate.local.loopback import HOST, free_port
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 __all__ = ["LocalPostgreSQL", "available_majors", "engines_directory", "find_binaries", "install"]
 
@@ -89,7 +85,7 @@ _SOCKET_PATH_BYTES = 107  # sizeof(sockaddr_un.sun_path) - 1 on Linux
 _SOCKET_PORT = 5432  # only part of the socket's file name while no TCP port is open
 
 
-class LocalPostgreSQL:
+class LocalPostgreSQL(Server):
     """A server for one test run or one demo. Trusts every local user unless ``hba`` says else.
 
     Args:
@@ -114,6 +110,7 @@ class LocalPostgreSQL:
         tls: tuple[Path, Path] | None = None,
         databases: Sequence[str] = (),
     ) -> None:
+        super().__init__("lm-pg-")
         self._binaries = binaries
         self._kept_data = data_directory
         self._tcp_port = tcp_port
@@ -121,25 +118,6 @@ class LocalPostgreSQL:
         self.hba = None if hba is None else tuple(hba)
         self._tls = tls
         self._databases = tuple(databases)
-        self._account = unprivileged_account()
-        self._home: Path | None = None
-        self._child: Child | None = None
-
-    def __enter__(self) -> LocalPostgreSQL:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -201,10 +179,7 @@ class LocalPostgreSQL:
             self.kill()
             raise
         finally:
-            if self._home is not None:
-                shutil.rmtree(self._home, ignore_errors=True)
-                guard().forget(str(self._home))
-                self._home = None
+            self._remove_private()
 
     @property
     def is_running(self) -> bool:
@@ -321,11 +296,6 @@ class LocalPostgreSQL:
 
     # -- how ----------------------------------------------------------------------------------
 
-    def _private(self) -> Path:
-        if self._home is None:
-            self._home = _private_directory(self._account)
-        return self._home
-
     def _prepare(self) -> bool:
         """Everything that a start needs on disk; True if the cluster was made just now."""
         self._binaries = _reachable_binaries(self.binaries, self._private(), self._account)
@@ -341,7 +311,7 @@ class LocalPostgreSQL:
 
     def _initialise(self) -> None:
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _give(self.data, self._account)
+        self._give(self.data)
         command: list[str | Path] = [self.binaries / "initdb", *INITDB_OPTIONS, "-D", self.data]
         child = spawn(command, log=self.log, account=self._account, directory=Path("/"))
         if child.wait() != 0:
@@ -372,7 +342,7 @@ class LocalPostgreSQL:
         path = self.data / name
         path.write_text(text)
         path.chmod(0o600)
-        _give(path, self._account)
+        self._give(path)
 
     def _launch(self) -> None:
         self._child = spawn(
@@ -405,25 +375,10 @@ class LocalPostgreSQL:
 # -- directories --------------------------------------------------------------------------------
 
 
-def _private_directory(account: Account | None) -> Path:
-    """A new directory of mode 0700 that ``account`` can reach, with a short path."""
-    base = Path(tempfile.gettempdir())
-    if len(os.fsencode(base)) > 60 or (account is not None and not _reachable_by_all(base)):
-        base = Path("/tmp")  # noqa: S108 - mkdtemp makes a private directory in it
-    home = Path(tempfile.mkdtemp(prefix="lm-pg-", dir=base))
-    guard().watch_directory(str(home))
-    _give(home, account)
-    return home
-
-
-def _reachable_by_all(path: Path) -> bool:
-    return all(part.stat().st_mode & 0o001 for part in (path, *path.parents))
-
-
 def _reachable_binaries(binaries: Path, home: Path, account: Account | None) -> Path:
     """``binaries``, or a copy where a virtual environment lies under a closed home directory."""
     server = (binaries / "postgres").resolve()
-    if account is None or _reachable_by_all(server) or binaries.is_relative_to(home):
+    if account is None or is_reachable_by_all(server) or binaries.is_relative_to(home):
         return binaries
     package = binaries.resolve().parent.parent
     copy = home / "copy"
@@ -438,11 +393,6 @@ def _reachable_binaries(binaries: Path, home: Path, account: Account | None) -> 
             executable = path.is_dir() or path.stat().st_mode & 0o100
             path.chmod(0o755 if executable else 0o644)
     return copy / package.name / binaries.parent.name / binaries.name
-
-
-def _give(path: Path, account: Account | None) -> None:
-    if account is not None:
-        os.chown(path, account.uid, account.gid)
 
 
 # -- processes ----------------------------------------------------------------------------------
