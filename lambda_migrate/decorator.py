@@ -104,10 +104,10 @@ def service_unavailable(event: Any, _context: Any, error: MigrateError) -> dict[
     An HTTP request is what API Gateway (REST, HTTP and WebSocket APIs), a load balancer, a function
     URL or VPC Lattice sends. For everything else an answer would be a success: SQS would delete
     the messages, EventBridge and SNS would not repeat the event. A Lambda authorizer's request is
-    none either: its answer is a policy. The body says no more than that; the log has the cause.
+    not one either: its answer is a policy. The body says no more than that; the log has the cause.
 
     Raises:
-        MigrateError: ``error``, where the event is no HTTP request.
+        MigrateError: ``error``, where the event is not an HTTP request.
     """
     if not _is_http(event):
         raise error

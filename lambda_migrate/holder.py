@@ -255,7 +255,7 @@ class Hold:
         margin = self.target.policy.safety_margin_seconds
         left = self.deadline.at + margin - self.target.clock.monotonic()
         if not 0 < left < CALL_SECONDS + _ANSWER_SECONDS:
-            write()  # it fits, or this is no invocation: Lambda would have killed it by now
+            write()  # it fits, or this is not an invocation: Lambda would have killed it by now
             return
         try:
             run_within(max(left - _ANSWER_SECONDS, _ANSWER_SECONDS / 2), write)

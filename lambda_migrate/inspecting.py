@@ -38,8 +38,8 @@ class Look:
 
     Attributes:
         state: The item as it then is.
-        reason: Why it could not tell whether the manifest is satisfied, and what to do; or "".
-        may_change: Whether a later look may tell more although the item stays the same.
+        reason: Why it could not determine whether the manifest is satisfied, and what to do; or "".
+        may_change: Whether a later look may find more although the item stays the same.
     """
 
     state: LeaseState

@@ -437,13 +437,13 @@ class Maintenance:
             deadline: For all of it.
             source: Which other tool, or which table of it, where there are several.
             ignore_other_history: Record up to ``version`` whatever such a table says.
-            expected: What a person was shown; anything else is refused.
+            expected: What the user was shown; anything else is refused.
 
         Returns:
             Names of the migrations recorded.
 
         Raises:
-            LeaseHeld: Another process holds the lease, or what is applied changed meanwhile.
+            LeaseHeld: Another process holds the lease, or the applied migrations changed meanwhile.
             ConfigurationError: See `choose_baseline`.
         """
         self._require_file(version)
@@ -457,7 +457,9 @@ class Maintenance:
                 ignore=self._ignores(version, asked=ignore_other_history),
             )
             if expected is not None and chosen != expected:
-                raise LeaseHeld("what is applied changed meanwhile; look and try again")
+                raise LeaseHeld(
+                    "the applied migrations changed meanwhile; check them and try again"
+                )
             rows = [(m, chosen.manifest.digest_at(m.version)) for m in chosen.migrations]
             database.record(rows, baseline=True)
             complete(hold, database, database.history(), served=chosen.manifest.digest)

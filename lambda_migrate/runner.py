@@ -403,7 +403,7 @@ class _Check:
         from lambda_migrate.migrations.plan import make_plan
 
         found = self.target.database.inspect(self.deadline)
-        # A rollback may be under way: its history row goes only when it commits.
+        # A rollback may be in progress: its history row goes only when it commits.
         return (
             not found.is_held
             and make_plan(

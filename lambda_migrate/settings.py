@@ -57,7 +57,7 @@ class Settings:
         target: The item's key in that table: one per database.
         environment: ``staging``, ``production``: a database keeps to the first one it sees.
         directory: Where the migration files are.
-        allow_empty: A folder without migrations is no error: a service that has none yet.
+        allow_empty: A folder without migrations is not an error: a service that has none yet.
         mode: ``migrate``; ``require`` only waits until somebody else has; ``off`` asks nobody.
         lease_seconds: Length of a lease, 5 to 900.
         wait_seconds: How long to wait for another instance at most.

@@ -30,7 +30,7 @@ class Policy:
         safety_margin_seconds: How long before an invocation's deadline everything has ended.
         failure_pause_seconds: Pause after the first failure; it doubles with each.
         allow_out_of_order: Apply below the highest applied version.
-        allow_empty: A manifest without migrations is no error.
+        allow_empty: A manifest without migrations is not an error.
         ignore_other_history: Migrate a database that another tool has migrated.
         check_database_if_store_is_gone: Ask PostgreSQL, read-only, when DynamoDB is away.
         stops_without_flags: Nothing is migrated while feature flags cannot be read.

@@ -24,8 +24,8 @@ def baseline(
     version: Annotated[
         int | None,
         typer.Argument(
-            help="Mark everything up to this version. By default, exactly what another tool's "
-            "history table says."
+            help="Mark everything up to this version. Default: exactly what another tool's "
+            "history table lists as applied."
         ),
     ] = None,
     source: Annotated[
@@ -55,7 +55,7 @@ def _recorded(document: dict[str, Any]) -> list[RenderableType]:
     said = f"recorded {count} as applied; nothing was run"
     other = document["from"]
     if other is not None:
-        said = f"recorded {count} as applied, as {other['tool']} has them; nothing was run"
+        said = f"recorded {count} as applied, as in {other['tool']}'s history; nothing was run"
     shown: list[RenderableType] = [Text(said, style="green")]
     unknown = [each["version"] for each in document["compared"] if each["here"] == "no file"]
     if unknown:

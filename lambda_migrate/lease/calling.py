@@ -89,7 +89,7 @@ class ServerClock:
         self._newest: tuple[int, float] | None = None  # server's ms, our monotonic seconds
 
     def note(self, date: str) -> None:
-        """Take over what an answer says that has just come; nothing, where it is no date.
+        """Use the date of the newest answer; ignored if it is not a date.
 
         Args:
             date: Its ``Date`` header: ``Thu, 15 Mar 2012 23:56:23 GMT``.

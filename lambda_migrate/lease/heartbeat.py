@@ -151,7 +151,7 @@ class Heartbeat:
                 break
             pause = self._beat()
             if self._stopped.is_set():
-                return  # while this renewal was on its way; perhaps nobody waited for it
+                return  # while this renewal was on its way; perhaps no thread waited for it
             if self.on_beat is not None:
                 self._call_observer(self.on_beat)
             if self.lost is not None:

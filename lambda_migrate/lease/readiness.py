@@ -43,7 +43,7 @@ or are being moved from."""
 _READY_OF_OTHERS = 40
 _OLDER_OF_OTHERS = 20
 _ADDRESSES_KEPT = 16
-"""A tunnel may come with another port each day."""
+"""A tunnel may use another port each day."""
 
 _ADDRESSES_OF_OTHERS = 4
 
@@ -192,7 +192,7 @@ def _doubted(
     """The records without what may no longer be true; each address looks again.
 
     A database of an identity that the item does not know may be one that it knows by another: the
-    holder that gave it the new identity may have died before it could say so.
+    holder that gave it the new identity may have died before it could record that.
     """
     is_new = identity not in databases
 

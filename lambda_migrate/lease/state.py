@@ -140,7 +140,7 @@ class Failure:
 
 
 class _Ready:
-    """The digests that are marked ready, as far as their marks tell them apart."""
+    """The digests that are marked ready, as far as their marks distinguish them."""
 
     __slots__ = ("_state",)
 

@@ -60,7 +60,7 @@ class LeaseStore(Protocol):
         """Raise the item's fence to ``fence``, because PostgreSQL has seen a higher one."""
 
     def withdraw(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
-        """Replace what is said of databases while the lease is held: before a rollback."""
+        """Replace the records of databases while the lease is held: before a rollback."""
 
     def complete(
         self,
@@ -68,7 +68,7 @@ class LeaseStore(Protocol):
         databases: Mapping[str, DatabaseRecord],
         failures: Sequence[Failure] = (),
     ) -> None:
-        """Store what is said of databases and free the lease in one write.
+        """Store the records of databases and free the lease in one write.
 
         Args:
             lease: That is freed.
@@ -77,7 +77,7 @@ class LeaseStore(Protocol):
         """
 
     def look(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
-        """Store what is said of databases and free the lease in one write; nothing else.
+        """Store the records of databases and free the lease in one write; nothing else.
 
         What the last holder published stays, too: it may have been killed.
         """

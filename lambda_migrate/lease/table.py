@@ -589,7 +589,7 @@ def _is_of_another_time(code: str, message: str) -> bool:
 
 
 def _credentials_of(client: Any) -> Any:
-    """What a client signs with; None where there are none, or where it is no client of boto3's."""
+    """What a client signs with; None if there is nothing, or if it is not boto3's client."""
     return getattr(getattr(client, "_request_signer", None), "_credentials", None)
 
 

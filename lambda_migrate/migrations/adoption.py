@@ -96,7 +96,7 @@ def require_no_other_history(
 ) -> None:
     """Refuse to run migrations that another tool may have run.
 
-    It is asked only where something is pending and the history is empty.
+    Called only where something is pending and the history is empty.
 
     Args:
         plan: What is about to be done.
@@ -146,7 +146,7 @@ class Baseline:
     Attributes:
         migrations: Those, in order; without the ones that are in the history.
         manifest: Everything up to the highest of them.
-        other: The history that says so; None where a person does.
+        other: The history that it was read from; None where the user named a version.
         compared: Both sides, version by version; () without ``other``.
     """
 
@@ -329,7 +329,8 @@ def _require_unambiguous(manifest: Manifest, other: OtherHistory, comparison: _C
     if failed := comparison.failed():
         raise ConfigurationError(
             f"{other}, and {_listed(failed)} failed there: it may have been applied in part. Look "
-            f"at the database, settle it with {other.tool}, and run `lambda-migrate baseline` again"
+            f"at the database, resolve it with {other.tool}, and run `lambda-migrate baseline` "
+            "again"
         )
     if comparison.ambiguous:
         raise ConfigurationError(

@@ -95,7 +95,7 @@ def require_migrations(digest: str, *, allow_empty: bool) -> None:
         allow_empty: Whether this service starts without migrations.
 
     Raises:
-        ManifestError: It is that one.
+        ManifestError: The manifest has no migrations.
     """
     if digest == EMPTY_DIGEST and not allow_empty:
         from lambda_migrate.errors import ManifestError

@@ -311,7 +311,7 @@ def _unknown_option(option: str, direction: str) -> str:
 
 _NEEDLESSLY_REPEATABLE = (
     "`repeatable:true` without `transaction:false`: a script that fails in its transaction is "
-    "rolled back whole; remove `repeatable:true`"
+    "rolled back as a whole; remove `repeatable:true`"
 )
 
 

@@ -41,7 +41,7 @@ _LAYOUTS = tuple(
         ("Knex, TypeORM or node-pg-migrate", r"(?:.*/)?\d{8,}[_-].+\.[cm]?[jt]s"),
     )
 )
-"""Paths below the folder that give a tool away; the first that fits counts."""
+"""Paths below the folder that identify a tool; the first that fits counts."""
 
 
 def recognise(paths: Iterable[str]) -> str:

@@ -35,7 +35,7 @@ def choose_rollback(
 
     Raises:
         ConfigurationError: Not exactly one of the three is given, a version is not in the history,
-            or a row to revert has no down script. Whether one in doubt needs it is known once it
+            or a row to roll back has no down script. Whether one in doubt needs it is known once it
             is settled; see `require_reversible`.
     """
     if sum(choice is not None for choice in (to, steps, only)) != 1:

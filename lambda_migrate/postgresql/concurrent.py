@@ -352,8 +352,8 @@ class _Statement:
         """Remove or finish what is half done.
 
         Returns:
-            True if the statement took effect, False if it is as if it had never run, which is said
-            of a repeatable one in doubt, too; None if that cannot be determined.
+            True if the statement took effect, False if it is as if it had never run, also
+            for a repeatable one in doubt; None if that cannot be determined.
         """
         left = self._look().left
         if left is Left.INVALID:
@@ -385,7 +385,7 @@ class _Statement:
                 yield name
 
     def _leave(self, name: str) -> None:
-        """A leftover that this role may not drop stays, once a person knows of it.
+        """A leftover that this role may not drop stays, once it was reported to the user.
 
         Raises:
             RepairRequired: Unless the script is repeatable.
@@ -537,7 +537,7 @@ class _Statement:
             return Look(Left.ABSENT, numbers, obstacle if build.finalize else "", _NOT_READY)
         obstacle = self._gone(f"partition {named}")
         if not detaches:
-            # Attaching an index that is attached is no error to PostgreSQL.
+            # Attaching an index that is attached is not an error to PostgreSQL.
             obstacle = self._taken(f"the partition {named}") if build.of == "TABLE" else ""
         return Look(Left.COMPLETE, numbers, obstacle, _UNDEFINED_TABLE)
 
@@ -567,7 +567,7 @@ class _Statement:
 
     @property
     def _done(self) -> str:
-        """How a person says that there is nothing left to do."""
+        """The command that records that nothing is left to do."""
         declared = "pending" if self._reverting else "applied"
         return f"`lambda-migrate repair {self._version} --as {declared}`"
 
@@ -589,7 +589,7 @@ class _Statement:
         return {number for number, _, _ in self._read(sql.find_relation(_quoted(name)))}
 
     def _leftovers(self) -> list[list[Any]]:
-        """What an interrupted REINDEX CONCURRENTLY left, but for what stood there before it."""
+        """What an interrupted REINDEX CONCURRENTLY left, except what existed before it."""
         build = self._build
         if not build.concurrently or build.of not in ("INDEX", "TABLE", "SCHEMA", "DATABASE"):
             return []

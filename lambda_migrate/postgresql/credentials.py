@@ -101,7 +101,7 @@ class Credentials(Protocol):
 
         Args:
             until: When to give up.
-            random: Chance, for the pauses.
+            random: Random numbers for the pauses.
 
         Raises:
             ConfigurationError: See `address`.
@@ -452,7 +452,7 @@ def open_connection(
         startup: See `connect`.
         opened: For tests.
         clock: Time.
-        random: Chance, for jitter.
+        random: Random numbers for the jitter.
 
     Raises:
         ConnectFailed: With the advice that belongs to the credentials.

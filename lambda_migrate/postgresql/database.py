@@ -57,7 +57,7 @@ class FenceRow:
 
     Attributes:
         token: The highest token seen.
-        owner: Who brought it.
+        owner: The holder that set it.
         environment: What the database is stamped with.
         identity: The UUID that the row was made with.
         system: Cluster and database in which the identity was last confirmed, or "".
@@ -138,11 +138,11 @@ class HeldDatabase(Protocol):
 
     @property
     def is_separate(self) -> bool:
-        """Whether it had no fence before the takeover, or is a copy that can be told apart."""
+        """Whether it had no fence before the takeover, or is a copy that is recognized as one."""
 
     @property
     def distrusted(self) -> str:
-        """The identity of which the lease table may say what is no longer so, or ""."""
+        """The identity whose record in the lease table may be outdated, or ""."""
 
     def history(self) -> list[HistoryRow]:
         """Every row, in the order of versions."""

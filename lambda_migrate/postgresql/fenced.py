@@ -555,7 +555,7 @@ class FencedConnection:
         """Read the fence row, and check it."""
         row = self._read_fence(probe, deadline)
         if row is None:
-            # The table was emptied. A token is compared for equality, so none comes alive.
+            # The table was emptied. Tokens are compared for equality: no old one is valid again.
             self._create(deadline, create_schema=False)
             row = self._read_fence(probe, deadline)
         if row is None:
@@ -782,13 +782,13 @@ _BUSY = "another process is migrating this database"
 _LATER = "try again when it is done"
 
 _RECOVERING = (
-    "the server is in recovery, so this endpoint is a reader or a failover is under way; use the "
+    "the server is in recovery, so this endpoint is a reader or a failover is in progress; use the "
     "writer endpoint"
 )
 
 _READ_ONLY_BY_DEFAULT = (
     f"the database is read-only by default, so nothing was migrated [{READ_ONLY_TRANSACTION}]; "
-    "lift it (ALTER DATABASE ... RESET default_transaction_read_only), or except the migrating "
+    "lift it (ALTER DATABASE ... RESET default_transaction_read_only), or exempt the migrating "
     "role (ALTER ROLE ... SET default_transaction_read_only = off)"
 )
 

@@ -253,7 +253,7 @@ def _number(version: str) -> int:
     """
     if not (version.isascii() and version.isdigit()):
         raise ConfigurationError(
-            f"the history holds version {version!r}, which is no number: another source of "
+            f"the history holds version {version!r}, which is not a number: another source of "
             "migrations wrote it, which this version of the library does not read"
         )
     return int(version)

@@ -242,7 +242,7 @@ TOOLS = (
         is_comparable=False,
     ),
 )
-"""In the order in which they are asked whether a table is theirs; the first one has it."""
+"""In the order in which a table is compared with them; the first match counts."""
 
 
 def read_other_histories(run: Run) -> list[OtherHistory]:

@@ -97,7 +97,7 @@ def application_prefix(target: str, schema: str = DEFAULT_SCHEMA) -> str:
 
 
 def application_name(target: str, fence: int, schema: str = DEFAULT_SCHEMA) -> str:
-    """The application name of a holder, for people who look at ``pg_stat_activity``.
+    """The application name of a holder, for operators who look at ``pg_stat_activity``.
 
     Nothing is decided by it: any session may take the name, and a pooler may show it for another's
     session.
@@ -383,11 +383,11 @@ class Queries:
     def take_fence(self, grant: Grant, limits: Limits, seen: FenceRow, *, identity: str) -> str:
         """Set the token, if it is higher or already this owner's, in a transaction left open.
 
-        Environment and identity are compared again, because two first runs may be under way at
+        Environment and identity are compared again, because two first runs may be in progress at
         once.
 
         Returns:
-            SQL that answers the owner if the token was set, and then each session that holds the
+            SQL that returns the owner if the token was set, and then each session that holds the
             session lock. While the row is locked no older holder can be in a transaction of its
             own, and no newer one can have taken over: these sessions are older holders'.
         """
@@ -414,7 +414,7 @@ class Queries:
         return (self.keep() if is_direct else "") + " COMMIT;"
 
     def try_session_lock(self) -> str:
-        """Take the session lock if it is free; answers whether it is ours.
+        """Take the session lock if it is free; returns whether it is ours.
 
         A holder has it for as long as its session lasts, so that a successor finds the session of
         a holder between its intent row and its statement. It is never waited for: a session
@@ -485,11 +485,11 @@ class Queries:
         return f"SELECT WHERE {bridge} IS NULL; {_FORGET}{self.keep()}"
 
     def keep(self) -> str:
-        """What such a session has from its beginning to its end; answers no row."""
+        """What such a session has from its beginning to its end; returns no row."""
         return f" SELECT WHERE {self._try_lock()} IS NULL; SET idle_session_timeout = 0;"
 
     def prepare_outside(self, limits: Limits) -> str:
-        """A session for one statement outside a transaction; what must hold is answered.
+        """A session for one statement outside a transaction; returns what must hold.
 
         Returns:
             SQL whose last row is the backend's process id, whether the session lock is ours, and
@@ -501,7 +501,7 @@ class Queries:
                 (SELECT token FROM {self._fence}), (SELECT owner FROM {self._fence})"""
 
     def tag(self, grant: Grant) -> str:
-        """A comment at the head of a message, for people who look at ``pg_stat_activity``."""
+        """A comment at the head of a message, for operators who look at ``pg_stat_activity``."""
         return f"/* {application_name(grant.target, grant.fence, self.schema)} */ "
 
     # --- a migration's transaction
@@ -559,7 +559,7 @@ class Queries:
     # --- history
 
     def read_history(self) -> str:
-        """All rows, in any order: how versions are ordered is for their source to say."""
+        """All rows, in any order: their source defines the order of versions."""
         return f"""
             {_OWN_PATH}
             SELECT version, name, checksum, digest, state, {_iso("started_at")},
@@ -869,7 +869,7 @@ def find_namesake(index: str, *, table: str) -> str:
 def is_index_as_defined(
     number: int, *, table: str, unique: bool, definition: str, limits: Limits
 ) -> str:
-    """Whether an index is the one that ``definition`` describes; the last row says so.
+    """Whether an index is the one that ``definition`` describes; the last row holds the result.
 
     PostgreSQL itself is asked what the definition means: it makes such an index on an empty copy
     of the table, in a transaction that is rolled back.
@@ -910,7 +910,7 @@ def _definition(number: str) -> str:
 
 
 def find_relation(name: str) -> str:
-    """Number and qualified name of a relation, and whether it is no index half dropped."""
+    """Number and qualified name of a relation, and whether it is not a half-dropped index."""
     return _relation(_oid_of(name))
 
 
@@ -1100,13 +1100,13 @@ def read_versions(
 _IS = "OPERATOR(pg_catalog.=)"
 
 _COMPLETE = "(i.indisvalid OR c.relkind OPERATOR(pg_catalog.=) 'I')"
-"""Of an index ``i`` whose relation is ``c``; NULL of what is no index."""
+"""Of an index ``i`` whose relation is ``c``; NULL of what is not an index."""
 
 _OWN_PATH = "SET LOCAL search_path = pg_catalog, pg_temp;"
 """For the transaction that it stands in; a message of several statements is one."""
 
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED, NOT DEFERRABLE"
-"""A role or a database may have other defaults. One that is read-only by default stays it."""
+"""A role or a database may have other defaults. What is read-only by default stays so."""
 
 _DURABLE = (
     "SELECT WHERE CASE WHEN pg_catalog.current_setting('synchronous_commit')"
@@ -1115,7 +1115,7 @@ _DURABLE = (
 )
 """What is acknowledged survives a crash: at least ``on``, whatever the database's default is.
 
-It answers no row."""
+It returns no row."""
 
 _DURABLE_SESSION = _DURABLE.replace("true", "false")
 

@@ -128,7 +128,7 @@ def _versions(record: DatabaseRecord, confirmed: int) -> int:
 
 
 def _without_empty(manifests: int) -> int:
-    """How many versions are ready: the manifest without migrations always is, and is none."""
+    """How many versions are ready: the manifest without migrations is not counted."""
     return max(0, manifests - 1)
 
 

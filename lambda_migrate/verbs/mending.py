@@ -72,8 +72,8 @@ def gap_advice(gaps: Sequence[str]) -> str:
     stay = "stays" if len(gaps) == 1 else "stay"
     return (
         f"{', '.join(gaps)} {stay} pending below what is recorded, and functions do not start "
-        "until that is settled: apply it with `LAMBDA_MIGRATE_ALLOW_OUT_OF_ORDER=true "
-        "lambda-migrate up`, or give its file a version above"
+        "until that is resolved: apply it with `LAMBDA_MIGRATE_ALLOW_OUT_OF_ORDER=true "
+        "lambda-migrate up`, or give its file a higher version"
     )
 
 

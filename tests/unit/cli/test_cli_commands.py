@@ -369,7 +369,7 @@ def test_baseline_shows_both_histories_and_records_what_was_applied(
     assert "LAMBDA_MIGRATE_ALLOW_OUT_OF_ORDER=true lambda-migrate up" in one_line(err)
     code, out, _ = run("baseline", "--yes")
     assert code == 0
-    assert "recorded 2 migrations as applied, as dbmate has them; nothing was run" in out
+    assert "recorded 2 migrations as applied, as in dbmate's history; nothing was run" in out
     assert "without a file here: 0000" in out
     assert "0002_status stays pending below what is recorded" in one_line(out)
     assert database.effects == []

@@ -436,7 +436,7 @@ def test_a_baseline_that_is_no_longer_what_was_shown_records_nothing(scene: Scen
     scene.database.others = [dbmate(1)]
     shown = scene.maintenance(V3).preview_baseline(None, scene.deadline())
     scene.database.others = [dbmate(1, 2)]
-    with pytest.raises(LeaseHeld, match="changed meanwhile"):
+    with pytest.raises(LeaseHeld, match="the applied migrations changed meanwhile"):
         scene.maintenance(V3).baseline(None, scene.deadline(), expected=shown)
     assert scene.database.read_history(scene.deadline()) == []
     assert scene.table.state.owner is None
