@@ -96,7 +96,7 @@ def bring_up_to_date(
         DatabaseUnavailable: What was committed is not in the history any more.
     """
     plan, history = _agreed_plan(hold, database, manifest)
-    before = tuple(proved(history))
+    before = proved(history)
     ignore = hold.target.policy.ignore_other_history
     require_no_other_history(plan, database.other_histories, ignore=ignore)
     if plan.in_doubt:
@@ -265,7 +265,7 @@ def complete(
     check = Check(
         identity=database.identity,
         address=target.database.fingerprint,
-        digests=tuple(proved(history)),
+        digests=proved(history),
         fence=hold.lease.fence,
         owner=hold.lease.owner,
         at_ms=target.store.now_ms(),
@@ -294,13 +294,12 @@ def withdraw(hold: Hold, database: HeldDatabase, *, lowest: int) -> None:
     """Mark every manifest that needs ``lowest`` or anything above it as no longer ready."""
     kept = [row for row in database.history() if row.version < lowest]
     state, address = hold.lease.state, hold.target.database.fingerprint
-    digests = list(proved(kept))
     hold.withdraw(
         withdraw_above(
             state.databases,
             database.identity,
             address,
-            digests,
+            proved(kept),
             is_separate=database.is_separate,
         )
     )
@@ -329,20 +328,18 @@ def record_failure(hold: Hold, manifest: Manifest, error: MigrateError) -> None:
         error.retry_at_ms = failure.retry_at_ms
 
 
-def proved(history: Sequence[HistoryRow]) -> dict[str, int]:
-    """Digest -> last version of every manifest that the history satisfies, the longest last.
+def proved(history: Sequence[HistoryRow]) -> tuple[str, ...]:
+    """The digest of every manifest that the history satisfies, the longest last.
 
     Computed from versions and checksums: the digest in a row is from when it was applied, and
     what lies below it may have been rolled back, added or repaired since.
     """
-    digests = {EMPTY_DIGEST: 0}
-    digest = EMPTY_DIGEST
+    digests = [EMPTY_DIGEST]
     for row in sorted(history, key=lambda row: row.version):
         if row.state is not RowState.APPLIED:
             break
-        digest = chain(digest, row.version, row.checksum)
-        digests[digest] = row.version
-    return digests
+        digests.append(chain(digests[-1], row.version, row.checksum))
+    return tuple(digests)
 
 
 def next_failure(

@@ -7,7 +7,11 @@ waited for. A thread that was given up only computes a value that is not read.
 
 from __future__ import annotations
 
-from _thread import allocate_lock, start_new_thread  # without the 4 ms of importing threading
+from _thread import (  # without the 4 ms of importing threading
+    TIMEOUT_MAX,
+    allocate_lock,
+    start_new_thread,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,9 +24,6 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 __all__ = ["TookTooLong", "dial", "needs_configuration", "run_within"]
-
-_LONGEST_SECONDS = 1e6
-"""Beyond it, a lock's timeout overflows."""
 
 _IN_ADDRESS = frozenset("0123456789.")
 
@@ -55,7 +56,7 @@ def run_within(seconds: float, act: Callable[[], T]) -> T:
             done.release()
 
     start_new_thread(run, ())
-    if not done.acquire(timeout=min(max(0.0, seconds), _LONGEST_SECONDS)):
+    if not done.acquire(timeout=min(max(0.0, seconds), TIMEOUT_MAX)):
         raise TookTooLong
     if errors:
         raise errors.pop()

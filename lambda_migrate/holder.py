@@ -292,10 +292,7 @@ class Hold:
             environment=self.target.environment,
             request_id=self._request_id,
             restamp=self._restamp,
-            known={
-                identity: (record.fence, record.owner)
-                for identity, record in self.lease.state.databases.items()
-            },
+            known=self.lease.state.completions,
         )
 
 

@@ -11,13 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lambda_migrate.applying import next_failure, proved
+from lambda_migrate.applying import next_failure, proved, record_failure
 from lambda_migrate.errors import ConfigurationError, MigrateError, MigrationFailed
 from lambda_migrate.holder import Hold
 from lambda_migrate.lease.readiness import UNKNOWN, Check, record_check, record_vain_look
 from lambda_migrate.lease.state import READY_KEPT
 from lambda_migrate.migrations.plan import make_plan
-from lambda_migrate.postgresql.database import is_behind
+from lambda_migrate.postgresql.database import is_behind, require_environment
 from lambda_migrate.values import replace
 
 if TYPE_CHECKING:
@@ -78,9 +78,10 @@ class _Inspector:
     def look(self) -> Look:
         try:
             found = self._target.database.inspect(self._deadline)
-            self._require_environment(found)
+            if found.fence is not None:
+                require_environment(found.fence.environment, self._target.environment)
         except ConfigurationError as error:
-            self._hold.fail(self._failure(error, grows=False))
+            self._hold.fail(self._refusal(error))
             raise
         except BaseException:
             with suppress(MigrateError):  # it runs out by itself otherwise
@@ -88,17 +89,8 @@ class _Inspector:
             raise
         return self._judge(found)
 
-    def _require_environment(self, found: Inspection) -> None:
-        stamped = found.fence.environment if found.fence is not None else ""
-        if stamped not in ("", self._target.environment):
-            raise ConfigurationError(
-                f"{self._address} belongs to environment {stamped!r}, this function names "
-                f"{self._target.environment or 'none'!r}; correct its database, or set "
-                f"LAMBDA_MIGRATE_ENVIRONMENT={stamped}"
-            )
-
     def _judge(self, found: Inspection) -> Look:
-        known = {i: (record.fence, record.owner) for i, record in self._databases.items()}
+        known = self._lease.state.completions
         fence = found.fence
         is_old = fence is None or is_behind(fence, known)
         if is_old and found.is_replica:
@@ -125,7 +117,7 @@ class _Inspector:
     def _compare(self, found: Inspection, identity: str) -> Look:
         out_of_order = self._target.policy.allow_out_of_order
         plan = make_plan(self._manifest, found.history, allow_out_of_order=out_of_order)
-        digests = tuple(proved(found.history))
+        digests = proved(found.history)
         if not plan.is_current and len(digests) > len(self._manifest) + READY_KEPT:
             raise self._contradiction()
         served = self._manifest.digest if plan.is_current else ""
@@ -138,21 +130,16 @@ class _Inspector:
             "the database and this code have had different migrations for a long time: run "
             "`lambda-migrate status` with the files of this code, and deploy code that matches"
         )
-        failure = self._failure(error)
-        self._hold.fail(failure)
-        error.attempts, error.retry_at_ms = failure.attempts, failure.retry_at_ms
+        record_failure(self._hold, self._manifest, error)
         return error
 
-    def _failure(self, error: MigrateError, *, grows: bool = True) -> Failure:
+    def _refusal(self, error: ConfigurationError) -> Failure:
         """What keeps others at this address from looking as well, for a while.
 
-        Others may act as another role behind the same address, so that the pause of a refusal
-        does not grow.
+        Others may act as another role behind the same address, so that the pause does not grow.
         """
-        pause_seconds, now_ms = (
-            self._target.policy.failure_pause_seconds,
-            self._target.store.now_ms(),
-        )
+        pause_seconds = self._target.policy.failure_pause_seconds
+        now_ms = self._target.store.now_ms()
         failure = next_failure(
             self._lease.state,
             error,
@@ -162,8 +149,6 @@ class _Inspector:
             pause_seconds=pause_seconds,
             now_ms=now_ms,
         )
-        if grows:
-            return failure
         return replace(failure, retry_at_ms=now_ms + round(pause_seconds * 1000))
 
     def _check(self) -> Check:

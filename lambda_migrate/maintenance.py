@@ -493,7 +493,7 @@ class Maintenance:
                 name = self._forget(hold, database, row, version=version)
             else:
                 name = self._stamp(database, row, version=version, declared=declared)
-                before = tuple(proved(history))  # the schema is what it was
+                before = proved(history)  # the schema is what it was
             complete(hold, database, database.history(), served=self.manifest.digest, before=before)
         return name
 
@@ -622,8 +622,9 @@ def _is_elsewhere(fence: FenceRow | None, lease: LeaseState, address: str) -> bo
     known = lease.identity_of(address)
     if known in (None, UNKNOWN):
         return False
-    marks = {i: (record.fence, record.owner) for i, record in lease.databases.items()}
-    return fence is None or fence.identity != known or fence.is_copy or is_behind(fence, marks)
+    if fence is None or fence.identity != known or fence.is_copy:
+        return True
+    return is_behind(fence, lease.completions)
 
 
 def release_lease(store: LeaseStore) -> LeaseState:

@@ -23,7 +23,6 @@ from uuid import uuid4
 
 from lambda_migrate.deadline import SYSTEM_CLOCK
 from lambda_migrate.errors import (
-    ConfigurationError,
     DatabaseUnavailable,
     FlagsUnavailable,
     LeaseHeld,
@@ -35,7 +34,13 @@ from lambda_migrate.flags import Flags
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import HistoryRow, RowState
 from lambda_migrate.migrations.statements import check_script, classify, split
-from lambda_migrate.postgresql.database import FenceRow, FenceStale, Inspection, is_behind
+from lambda_migrate.postgresql.database import (
+    FenceRow,
+    FenceStale,
+    Inspection,
+    is_behind,
+    require_environment,
+)
 from lambda_migrate.postgresql.measured import Measured
 
 if TYPE_CHECKING:
@@ -358,12 +363,8 @@ class InMemoryDatabase:
         self.connections += 1
 
     def _check_environment(self, grant: Grant) -> None:
-        if self.environment not in ("", grant.environment) and not grant.restamp:
-            raise ConfigurationError(
-                f"this database belongs to environment {self.environment!r}, this function names "
-                f"{grant.environment or 'none'!r}; correct its database, or set "
-                f"LAMBDA_MIGRATE_ENVIRONMENT={self.environment}"
-            )
+        if not grant.restamp:
+            require_environment(self.environment, grant.environment)
 
     def _run(self, version: int, *, name: str, by: Deadline) -> None:
         hook, failure = self.during, self._failures.get(version)

@@ -303,6 +303,13 @@ MUTANTS = (
     ),
     # --- commits that vanish
     Mutant(
+        "a holder that has closed is found until its backend ends",
+        "postgresql/held.py",
+        "self._fenced.release_session_lock(self._deadline)",
+        "pass",
+        ("fence",),
+    ),
+    Mutant(
         "a holder does not compare the history with what it has seen",
         "postgresql/held.py",
         "if now.get(version) != _essence(row):",
@@ -821,7 +828,7 @@ MUTANTS = (
     Mutant(
         "a refused look is not recorded",
         "inspecting.py",
-        "self._hold.fail(self._failure(error, grows=False))",
+        "self._hold.fail(self._refusal(error))",
         "self._hold.look(self._databases)",
         ("hall",),
     ),
@@ -1248,7 +1255,7 @@ MUTANTS = (
     Mutant(
         "a call of boto3's has no bound",
         "lease/table.py",
-        "run_within(_CALL_SECONDS, lambda: getattr(client, operation)(**request))",
+        "run_within(CALL_SECONDS, lambda: getattr(client, operation)(**request))",
         "getattr(client, operation)(**request)",
         ("lease",),
     ),

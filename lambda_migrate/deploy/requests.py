@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lambda_migrate.deadline import SYSTEM_CLOCK
 from lambda_migrate.deploy.abridging import abridged
 from lambda_migrate.errors import LeaseStoreUnavailable, MigrateError
-from lambda_migrate.lease.calling import CONNECT_SECONDS, READ_SECONDS, ConditionFailed
+from lambda_migrate.lease.calling import CALL_SECONDS, ConditionFailed
 from lambda_migrate.lease.table import TableItem, make_client
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class RequestTable:
             with suppress(MigrateError):  # whoever asked is about to hear it anyway
                 self._overwrite(request, run)
                 return
-            if deadline.remaining() < _PAUSE_SECONDS + CONNECT_SECONDS + READ_SECONDS:
+            if deadline.remaining() < _PAUSE_SECONDS + CALL_SECONDS:
                 return
             self._clock.sleep(_PAUSE_SECONDS)
 

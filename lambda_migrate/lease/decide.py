@@ -127,10 +127,8 @@ def decide(
     held = state.owner is not None and state.owner != owner
     if held and not watched and not lease_is_over(state, now_ms):
         return Wait(state)
-    if may_migrate:
-        return Acquire(state, watched=held and watched)
-    if state.may_be_ready(address, length):
-        return Acquire(state, watched=held and watched, only_looks=True)
+    if may_migrate or state.may_be_ready(address, length):
+        return Acquire(state, watched=held and watched, only_looks=not may_migrate)
     return Wait(state)
 
 

@@ -241,16 +241,13 @@ class _Reader:
         return marks
 
     def child(self, name: str) -> _Reader | None:
-        if name not in self.fields:
-            return None
-        return _Reader(self._value(name, "M", None), f"{self.where}, attribute {name!r}")
+        return self._map(name) if name in self.fields else None
 
     def children(self, name: str) -> list[tuple[str, _Reader]]:
         parent = self.child(name)
         if parent is None:
             return []
-        keys = list(parent.fields)
-        return [(key, _require(parent.child(key), parent, key)) for key in keys]
+        return [(key, parent._map(key)) for key in parent.fields]
 
     def entries(self, name: str) -> list[_Reader]:
         """The maps of a list."""
@@ -260,8 +257,10 @@ class _Reader:
         values = self._value(name, "L", None)
         if not isinstance(values, list):
             raise self._fault(name, "a list")
-        readers = [_Reader({name: value}, where).child(name) for value in values]
-        return [reader for reader in readers if reader is not None]
+        return [_Reader({name: value}, where)._map(name) for value in values]
+
+    def _map(self, name: str) -> _Reader:
+        return _Reader(self._value(name, "M", None), f"{self.where}, attribute {name!r}")
 
     def _value(self, name: str, kind: str, default: str | None) -> Any:
         value = self.fields.get(name)
@@ -288,9 +287,3 @@ def _from_base64(text: str) -> bytes | None:
     except ValueError:
         return None
     return value if b2a_base64(value, newline=False) == text.encode() else None
-
-
-def _require(child: _Reader | None, parent: _Reader, key: str) -> _Reader:
-    if child is None:
-        raise parent._fault(key, "a map")
-    return child

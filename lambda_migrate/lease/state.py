@@ -210,10 +210,8 @@ class LeaseState:
 
     def record_of(self, address: str) -> DatabaseRecord | None:
         """The record of the database that ``address`` leads to, if that is known."""
-        for record in self.databases.values():
-            if address in record.addresses:
-                return record
-        return None
+        identity = self.identity_of(address)
+        return None if identity is None else self.databases[identity]
 
     def identity_of(self, address: str) -> str | None:
         """The identity of the database that ``address`` leads to, if that is known."""
@@ -233,6 +231,11 @@ class LeaseState:
         if record is None:
             return self.newest_check > 0
         return self.newest_check > record.addresses[address][1] or length < record.dropped
+
+    @property
+    def completions(self) -> dict[str, tuple[int, str]]:
+        """Identity -> token and owner of the last holder that completed there."""
+        return {each: (record.fence, record.owner) for each, record in self.databases.items()}
 
     @property
     def newest_check(self) -> int:

@@ -49,9 +49,7 @@ if TYPE_CHECKING:
     from lambda_migrate.lease.signed.client import SignedClient
     from lambda_migrate.lease.state import DatabaseRecord, Failure, Progress
 
-__all__ = ["CONNECT_SECONDS", "READ_SECONDS", "DynamoDBLeaseTable", "TableItem", "make_client"]
-
-_CALL_SECONDS = CALL_SECONDS
+__all__ = ["DynamoDBLeaseTable", "TableItem", "make_client"]
 
 
 def make_client(
@@ -92,8 +90,8 @@ def make_client(
 def _credentials_seconds(deadline: Deadline | None = None) -> float:
     """How long a provider of credentials may take; outside Lambda a user may have to sign in."""
     if deadline is not None:
-        return max(_CALL_SECONDS, min(60.0, deadline.remaining()))
-    return _CALL_SECONDS if "AWS_LAMBDA_FUNCTION_NAME" in os.environ else 60.0
+        return max(CALL_SECONDS, min(60.0, deadline.remaining()))
+    return CALL_SECONDS if "AWS_LAMBDA_FUNCTION_NAME" in os.environ else 60.0
 
 
 def _no_credentials(seconds: float) -> str:
@@ -221,10 +219,10 @@ class TableItem:
                 raise LeaseStoreUnavailable(_no_credentials(seconds)) from None
         self._calls += 1
         try:
-            answer = run_within(_CALL_SECONDS, lambda: getattr(client, operation)(**request))
+            answer = run_within(CALL_SECONDS, lambda: getattr(client, operation)(**request))
         except TookTooLong:
             raise LeaseStoreUnavailable(
-                f"DynamoDB did not answer for table {self.table!r} within {_CALL_SECONDS:.1f} s, "
+                f"DynamoDB did not answer for table {self.table!r} within {CALL_SECONDS:.1f} s, "
                 "the resolution of its name included"
             ) from None
         self._note_clock(answer)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from lambda_migrate.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
@@ -23,6 +25,7 @@ __all__ = [
     "Inspection",
     "Rehearsal",
     "is_behind",
+    "require_environment",
 ]
 
 
@@ -86,6 +89,26 @@ class FenceRow:
             self.live_system.partition("/"),
         )
         return f"{live or ('' if self.is_copy else stored)}/{database}"
+
+
+def require_environment(stamped: str, environment: str) -> None:
+    """Refuse a database that belongs to another environment.
+
+    Args:
+        stamped: The environment that the database has; "" before the first run.
+        environment: The one that is configured; "" if none is.
+
+    Raises:
+        ConfigurationError: They differ.
+    """
+    if stamped in ("", environment):
+        return
+    named = f"environment {environment!r}" if environment else "no environment"
+    raise ConfigurationError(
+        f"this database belongs to environment {stamped!r}, this function names {named}; "
+        f"correct its database, or set LAMBDA_MIGRATE_ENVIRONMENT={stamped}. If the database "
+        "is a copy that changed hands, run `lambda-migrate repair --environment`"
+    )
 
 
 def is_behind(row: FenceRow, known: Mapping[str, tuple[int, str]]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
@@ -23,7 +24,7 @@ from lambda_migrate.errors import (
 )
 from lambda_migrate.migrations.statements import redact
 from lambda_migrate.postgresql.connection import ConnectFailed, ConnectionLost, PostgresError
-from lambda_migrate.postgresql.database import FenceRow, FenceStale, is_behind
+from lambda_migrate.postgresql.database import FenceRow, FenceStale, is_behind, require_environment
 from lambda_migrate.postgresql.sql import LAYOUT, Limits, Probe
 
 if TYPE_CHECKING:
@@ -61,6 +62,9 @@ _GRACE_SECONDS = 1.0
 _SESSION_LOCK_SECONDS = 1.0
 """How long to retry the session lock. A process that may end no session takes it for a few messages
 before it finds that another one holds the lease."""
+
+_GOODBYE_SECONDS = 1.0
+"""How long a server may take to release the session lock; then the connection is closed anyway."""
 
 LOCK_NOT_AVAILABLE = "55P03"
 INSUFFICIENT_PRIVILEGE = "42501"
@@ -215,6 +219,17 @@ class FencedConnection:
         connection = self._connection
         if connection is not None:
             connection.abort()
+
+    def release_session_lock(self, deadline: Deadline) -> None:
+        """Release it at once, where nothing is open: the backend may outlive the connection.
+
+        A process that looks in that moment would find a holder at work.
+        """
+        connection = self._connection
+        if not self.is_direct or connection is None or connection.in_transaction:
+            return
+        with suppress(PostgresError, ConnectionLost, MigrateError):
+            self.read(self.queries.release_session_lock(), deadline.or_after(_GOODBYE_SECONDS))
 
     def close(self) -> None:
         """Close the connection, if there is one."""
@@ -567,7 +582,8 @@ class FencedConnection:
         return row
 
     def _judge_fence(self, row: FenceRow) -> None:
-        self._check_environment(row.environment)
+        if not self.grant.restamp:
+            require_environment(row.environment, self.grant.environment)
         is_mine = (row.token, row.owner) == (self.grant.fence, self.grant.owner)
         if not is_mine and row.token >= self.grant.fence:
             raise FenceStale(row.token)
@@ -600,17 +616,6 @@ class FencedConnection:
             self.distrusted = row.identity
             return str(uuid4())
         return row.identity
-
-    def _check_environment(self, stamped: str) -> None:
-        mine = self.grant.environment
-        if stamped in ("", mine) or self.grant.restamp:
-            return
-        named = f"environment {mine!r}" if mine else "no environment"
-        raise ConfigurationError(
-            f"this database belongs to environment {stamped!r}, this function names {named}; "
-            f"correct its database, or set LAMBDA_MIGRATE_ENVIRONMENT={stamped}. If the database "
-            "is a copy that changed hands, run `lambda-migrate repair --environment`"
-        )
 
     def _refuse_if_held(self, deadline: Deadline) -> None:
         """Refuse to continue while another process is migrating."""

@@ -147,6 +147,7 @@ class HeldPostgreSQL:
 
     def close(self) -> None:
         """See `HeldDatabase.close`."""
+        self._fenced.release_session_lock(self._deadline)
         self._fenced.close()
 
     def __enter__(self) -> HeldPostgreSQL:

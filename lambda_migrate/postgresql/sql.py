@@ -423,6 +423,10 @@ class Queries:
         """
         return f"{_OWN_PATH} SELECT {self._try_lock()}"
 
+    def release_session_lock(self) -> str:
+        """Release the session lock, however often it was taken."""
+        return f"{_OWN_PATH} SELECT pg_advisory_unlock_all()"
+
     def _try_lock(self) -> str:
         return f"pg_catalog.pg_try_advisory_lock({literal(str(self._signed_key))}::pg_catalog.int8)"
 

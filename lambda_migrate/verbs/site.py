@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lambda_migrate.deadline import SYSTEM_CLOCK
 from lambda_migrate.events import null_observer
+from lambda_migrate.lease.calling import limit_waiting
 from lambda_migrate.verbs.attendant import Unattended
 
 if TYPE_CHECKING:
@@ -80,7 +81,9 @@ class Site:
         """
         from lambda_migrate.wiring import make_store
 
-        return make_store(self.settings.require(table=True), clock=self.clock)
+        store = make_store(self.settings.require(table=True), clock=self.clock)
+        limit_waiting(store, self.deadline)
+        return store
 
     @cached_property
     def maintenance(self) -> Maintenance:
@@ -94,6 +97,7 @@ class Site:
 
         settings = self.settings.require(database=True)
         target = make_target(settings, observer=self._observer, clock=self.clock)
+        limit_waiting(target.store, self.deadline)
         self._note_without_table()
         return Maintenance(self.manifest, target, evict=self.has_table, request_id=self._request_id)
 

@@ -38,6 +38,19 @@ def test_ones_own_fence_may_be_taken_again(bench: Bench) -> None:
         assert len(first.history()) == 1
 
 
+def test_no_holder_is_found_once_it_has_closed_however_long_its_backend_lives(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bench.holder() as held:
+        held.apply(migration("CREATE TABLE t ()"), "d", soon())
+        database = bench.database()
+        assert database.inspect(soon()).is_held
+        with monkeypatch.context() as slow:
+            slow.setattr(held._fenced.connection, "close", lambda: None)
+            held.close()
+        assert not database.inspect(soon()).is_held
+
+
 def _overtake(bench: Bench) -> None:
     with bench.holder(2, "successor"):
         pass

@@ -248,7 +248,7 @@ def test_a_migration_is_one_message(bench: Bench, monkeypatch: pytest.MonkeyPatc
 
         monkeypatch.setattr(held._fenced, "run", noted)
         held.apply(migration("CREATE TABLE a (); CREATE TABLE b ()"), "d", soon())
-    assert len(sent) == 1
+        assert len(sent) == 1
     assert bench.versions() == [1]
 
 

@@ -19,12 +19,10 @@ from moto import mock_aws
 
 from lambda_migrate.deadline import SYSTEM_CLOCK, Deadline
 from lambda_migrate.errors import ConfigurationError, LeaseLost, LeaseStoreUnavailable
-from lambda_migrate.lease.calling import limit_waiting
+from lambda_migrate.lease.calling import CONNECT_SECONDS, READ_SECONDS, limit_waiting
 from lambda_migrate.lease.decide import SKEW_MS, Acquire, decide
 from lambda_migrate.lease.state import DatabaseRecord, Failure, Lease, LeaseState, Progress
 from lambda_migrate.lease.table import (
-    CONNECT_SECONDS,
-    READ_SECONDS,
     DynamoDBLeaseTable,
     make_client,
 )
@@ -182,7 +180,7 @@ class Hanging(Answers):
 def test_a_call_of_boto3s_that_hangs_is_given_up_as_silence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("lambda_migrate.lease.table._CALL_SECONDS", 0.1)
+    monkeypatch.setattr("lambda_migrate.lease.table.CALL_SECONDS", 0.1)
     client = Hanging()
     with pytest.raises(LeaseStoreUnavailable, match=f"did not answer for table '{TABLE}' within"):
         table_of(client).read()
@@ -215,7 +213,7 @@ def test_a_provider_of_credentials_that_hangs_ends_in_time_in_a_function(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "orders")
-    monkeypatch.setattr("lambda_migrate.lease.table._CALL_SECONDS", 0.1)
+    monkeypatch.setattr("lambda_migrate.lease.table.CALL_SECONDS", 0.1)
     goes_on = threading.Event()
     client = signs_with(Answers({}), Provided(lambda: goes_on.wait(20)))
     with pytest.raises(LeaseStoreUnavailable, match="no AWS credentials within") as caught:
@@ -254,7 +252,7 @@ def test_silent_providers_of_credentials_end_with_the_invocation(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    monkeypatch.setattr("lambda_migrate.lease.table._CALL_SECONDS", 0.2)
+    monkeypatch.setattr("lambda_migrate.lease.table.CALL_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         if is_deferred:
