@@ -68,6 +68,8 @@ class Nursery:
         self._process.wait(30)
         guard().forget(self._process.pid)
         self._reader.join(10)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
 
     def start(self, order: dict[str, Any], listener: Listener) -> None:
         """Fork a child that lives by ``order``; its events, by its name, go to ``listener``."""
