@@ -54,7 +54,7 @@ test-real: .venv/installed-dev .engines/installed .sam/installed
 
 # The lease's contract and the concurrent tests on Amazon's own DynamoDB Local (needs Java).
 test-dynamodb-local: .venv/installed-dev .engines/installed
-	$(BIN)/python -m lambda_migrate.local.dynamodb install
+	$(BIN)/python -m lambda_migrate.local.servers.dynamodb install
 	LAMBDA_MIGRATE_TEST_DYNAMODB=dynamodb-local $(BIN)/python -m pytest tests/contract \
 		tests/integration/flow -k "lease or dynamodb or at_once or failing or roll"
 
@@ -130,8 +130,8 @@ format: .venv/installed-dev
 # Servers of every supported major version, with TLS; the one in the wheel is built without. And
 # PgBouncer: the one on PATH, or Debian's package.
 .engines/installed: .venv/installed-dev
-	$(BIN)/python -m lambda_migrate.local.postgresql install $(MAJORS)
-	$(BIN)/python -m lambda_migrate.local.pgbouncer install
+	$(BIN)/python -m lambda_migrate.local.servers.postgresql install $(MAJORS)
+	$(BIN)/python -m lambda_migrate.local.servers.pgbouncer install
 	@touch $@
 
 clean:

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lambda_migrate import errors
+    from lambda_migrate.engine.runner import MigrationRunner, Outcome
     from lambda_migrate.migrations.manifest import Manifest
     from lambda_migrate.migrations.migration import Migration
     from lambda_migrate.migrations.plan import Plan
-    from lambda_migrate.runner import MigrationRunner, Outcome
     from lambda_migrate.settings import Settings
 
 __all__ = [
@@ -40,8 +40,8 @@ __all__ = [
 _LATER = {
     "Manifest": "lambda_migrate.migrations.manifest",
     "Migration": "lambda_migrate.migrations.migration",
-    "MigrationRunner": "lambda_migrate.runner",
-    "Outcome": "lambda_migrate.runner",
+    "MigrationRunner": "lambda_migrate.engine.runner",
+    "Outcome": "lambda_migrate.engine.runner",
     "Plan": "lambda_migrate.migrations.plan",
     "Settings": "lambda_migrate.settings",
 }

@@ -17,8 +17,8 @@ else:
     from collections.abc import Callable
     from typing import Any, TypeVar, overload
 
+    from lambda_migrate.engine.runner import MigrationRunner
     from lambda_migrate.errors import MigrateError
-    from lambda_migrate.runner import MigrationRunner
 
     H = TypeVar("H", bound=Callable[..., Any])
     Handler = Callable[..., Any]
@@ -189,10 +189,10 @@ class _Gate:
         """
         if self._guard.acquire(blocking=False):
             return
-        from lambda_migrate.deadline import Deadline
+        from lambda_migrate.clock import Deadline
+        from lambda_migrate.engine.runner import WITHOUT_DEADLINE_SECONDS
+        from lambda_migrate.engine.target import Policy
         from lambda_migrate.errors import NotReady
-        from lambda_migrate.runner import WITHOUT_DEADLINE_SECONDS
-        from lambda_migrate.target import Policy
 
         policy = Policy() if self._runner is None else self._runner.target.policy
         deadline = Deadline.of_invocation(context)
@@ -213,7 +213,7 @@ class _Gate:
 
     def _check(self, context: Any) -> bool:
         """Check; whether the answer holds for the invocations to come."""
-        from lambda_migrate.deadline import Deadline
+        from lambda_migrate.clock import Deadline
 
         runner = self._made()
         request_id = str(getattr(context, "aws_request_id", None) or "")
@@ -255,7 +255,7 @@ class _Gate:
         asked = self._settings.get("init") or os.environ.get("LAMBDA_MIGRATE_INIT", "")
         if str(asked).strip().lower() != "when-long" or kind not in LONG_INITS:
             return
-        from lambda_migrate.deadline import Deadline
+        from lambda_migrate.clock import Deadline
         from lambda_migrate.errors import MigrateError
 
         if self._is_switched_off():

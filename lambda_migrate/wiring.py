@@ -8,28 +8,29 @@ from __future__ import annotations
 
 import os
 
-from lambda_migrate.deadline import SYSTEM_CLOCK
-from lambda_migrate.lease.signed.client import SignedClient
-from lambda_migrate.lease.table import DynamoDBLeaseTable
-from lambda_migrate.migrations.digest import EMPTY_DIGEST, DeferredManifest, read_digest
-from lambda_migrate.postgresql.postgres import PostgreSQLDatabase
-from lambda_migrate.runner import MigrationRunner
+from lambda_migrate.clock import SYSTEM_CLOCK
+from lambda_migrate.engine.runner import MigrationRunner
+from lambda_migrate.engine.target import Policy, Target
+from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
+from lambda_migrate.lease.fast_client.client import SignedClient
+from lambda_migrate.migrations.deferred import DeferredManifest
+from lambda_migrate.migrations.digest import EMPTY_DIGEST, read_digest
+from lambda_migrate.postgresql.database import PostgreSQLDatabase
 from lambda_migrate.settings import Settings
-from lambda_migrate.target import Policy, Target
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from lambda_migrate.deadline import Clock, Deadline
+    from lambda_migrate.clock import Clock, Deadline
+    from lambda_migrate.engine.flags import Flags, FlagSource
     from lambda_migrate.errors import MigrateError
     from lambda_migrate.events import Observer
-    from lambda_migrate.flags import Flags, FlagSource
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.postgresql.connection import Connection
     from lambda_migrate.postgresql.credentials import Credentials
-    from lambda_migrate.postgresql.database import Database
+    from lambda_migrate.postgresql.ports import Database
 
 __all__ = [
     "default_observer",
@@ -76,7 +77,7 @@ def _make_deferred_manifest(
 
 def make_manifest(settings: Settings, environ: Mapping[str, str]) -> Manifest:
     """Read the migrations; a relative directory lies where Lambda unpacks the function."""
-    from lambda_migrate.migrations.directory import read_manifest
+    from lambda_migrate.migrations.source import read_manifest
 
     return read_manifest(
         settings.directory,
@@ -115,7 +116,7 @@ class _LateFlags:
     def read(self, deadline: Deadline) -> Flags:
         """See `FlagSource.read`."""
         if self._made is None:
-            from lambda_migrate.appconfig import AppConfigFlags
+            from lambda_migrate.aws.appconfig import AppConfigFlags
 
             self._made = AppConfigFlags(
                 self._settings.flags,
@@ -207,7 +208,7 @@ def make_policy(settings: Settings) -> Policy:
 
 def default_observer() -> Observer:
     """Powertools' Logger and Metrics, loaded with the first event."""
-    from lambda_migrate.telemetry import PowertoolsObserver
+    from lambda_migrate.aws.telemetry import PowertoolsObserver
 
     return PowertoolsObserver()
 

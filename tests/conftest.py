@@ -13,8 +13,8 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
-from lambda_migrate.local.dynamodb import DynamoDBLocal, LocalDynamoDB
-from lambda_migrate.local.postgresql import LocalPostgreSQL
+from lambda_migrate.local.servers.dynamodb import DynamoDBLocal, LocalDynamoDB
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from tests.stage import TABLE, Stage
 
 
@@ -79,12 +79,12 @@ QUICK = (
     "tests/integration/postgresql/test_other_tools.py::test_a_table_that_we_may_not_read",
     "tests/integration/postgresql/test_other_tools.py::test_two_services_with_a_tool_each",
     "tests/integration/postgresql/test_other_tools.py::test_what_is_found_is_the_same",
-    "tests/integration/postgresql/test_outside.py::test_each_kind_applies",
-    "tests/integration/postgresql/test_outside.py::test_reverting_a_row_in_doubt",
-    "tests/integration/postgresql/test_outside.py::test_what_cannot_have_done",
-    "tests/integration/postgresql/test_outside.py::test_what_is_declared_repeatable",
-    "tests/integration/postgresql/test_outside.py::test_an_index_that_stands_there",
-    "tests/integration/postgresql/test_rehearsal.py",
+    "tests/integration/postgresql/test_non_transactional.py::test_each_kind_applies",
+    "tests/integration/postgresql/test_non_transactional.py::test_reverting_a_row_in_doubt",
+    "tests/integration/postgresql/test_non_transactional.py::test_what_cannot_have_done",
+    "tests/integration/postgresql/test_non_transactional.py::test_what_is_declared_repeatable",
+    "tests/integration/postgresql/test_non_transactional.py::test_an_index_that_stands_there",
+    "tests/integration/postgresql/test_dry_run.py",
 )
 ELSEWHERE = (
     # Not about the library: its pages, its test bed, what loads it, its mutants.
@@ -101,7 +101,7 @@ NOT_QUICK = (
     "test_cli_function.py::test_a_function_is_shown_as_if_it_were_here",
     "test_cli_function.py::test_whatever_happens_to_the_calls",
     # Fresh processes.
-    "tests/unit/surfaces/test_cheap_starts.py",
+    "tests/unit/entrypoints/test_cheap_starts.py",
     # Servers that keep one waiting.
     "test_appconfig.py::test_an_appconfig_that_does_not_answer",
     "test_appconfig.py::test_with_all_time_in_the_world",
@@ -113,13 +113,13 @@ NOT_QUICK = (
     # Hundreds of cold starts; test_readiness.py has the law without them.
     "however_many_manifests_came_after[250]",
     # A client of boto3 for each random environment.
-    "test_signed_caller.py::test_wherever_it_answers",
+    "test_fast_client_endpoint.py::test_wherever_it_answers",
     # Servers and observers that say nothing.
     "test_heartbeat.py::test_renewing_goes_on_while_an_observer_of_the_last_beat_hangs",
-    "test_signed_client.py::test_silence_is_retryable",
+    "test_fast_client.py::test_silence_is_retryable",
     # Hundreds of kilobytes of each kind.
     "test_admin.py::test_an_answer_that_lambda_would_refuse",
-    "test_statements.py::test_no_script_takes_more_than_a_pass",
+    "test_sql.py::test_no_script_takes_more_than_a_pass",
     "[pg14",
     "[pg15",
     "[pg16",

@@ -11,15 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lambda_migrate.deadline import Deadline
+from lambda_migrate.clock import Deadline
+from lambda_migrate.engine.operations import Maintenance
 from lambda_migrate.events import null_observer
-from lambda_migrate.lease.item import decode
-from lambda_migrate.lease.state import LeaseState
-from lambda_migrate.lease.table import DynamoDBLeaseTable
-from lambda_migrate.local.dynamodb import DynamoDBLocal, LocalDynamoDB
-from lambda_migrate.local.function import EnvironmentView, LocalFunction
-from lambda_migrate.local.postgresql import LocalPostgreSQL
-from lambda_migrate.maintenance import Maintenance
+from lambda_migrate.lease.codec import decode
+from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
+from lambda_migrate.lease.record import LeaseState
+from lambda_migrate.local.runtime.function import EnvironmentView, LocalFunction
+from lambda_migrate.local.servers.dynamodb import DynamoDBLocal, LocalDynamoDB
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.settings import Settings
 from lambda_migrate.wiring import make_manifest, make_target
 

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code, see ``docs/reference/command-line.md``.
     """
     try:
-        from lambda_migrate.cli.entry import run
+        from lambda_migrate.cli.main import run
     except ModuleNotFoundError as missing:
         if (missing.name or "").partition(".")[0] not in _EXTRA:
             raise

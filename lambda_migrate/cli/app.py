@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 # isort: off
-from lambda_migrate.cli.registry import COMMON, CURRENT, app
-from lambda_migrate.cli import writing, looking, moving, mending, leases, demonstrating
+from lambda_migrate.cli.options import COMMON, CURRENT, app
+from lambda_migrate.cli import new, inspect, migrate, repair, lease, demo
 # isort: on
 
 __all__ = [
     "COMMON",
     "CURRENT",
     "app",
-    "demonstrating",
-    "leases",
-    "looking",
-    "mending",
-    "moving",
-    "writing",
+    "demo",
+    "inspect",
+    "lease",
+    "migrate",
+    "new",
+    "repair",
 ]

@@ -13,16 +13,16 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from lambda_migrate.deadline import SYSTEM_CLOCK, system_random
+from lambda_migrate.clock import SYSTEM_CLOCK, system_random
 from lambda_migrate.errors import ConfigurationError, MigrateError, NotReady, legible
 from lambda_migrate.lease.backoff import Backoff
-from lambda_migrate.migrations.statements import redact
+from lambda_migrate.migrations.sql.excerpt import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lambda_migrate.deadline import Clock, Deadline, Random
-    from lambda_migrate.verbs.errand import Errand
+    from lambda_migrate.clock import Clock, Deadline, Random
+    from lambda_migrate.commands.request import Errand
 
 __all__ = ["READ_SECONDS", "RemoteFunction", "make_client"]
 

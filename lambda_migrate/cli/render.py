@@ -11,17 +11,17 @@ from rich.table import Table
 from rich.text import Text
 
 from lambda_migrate.cli.times import clock_time, duration, local_time, until
+from lambda_migrate.commands.documents import entries_in
+from lambda_migrate.commands.status_rows import Entry, Gap, abridged
 from lambda_migrate.errors import legible
 from lambda_migrate.lease.readiness import UNKNOWN
-from lambda_migrate.verbs.documents import entries_in
-from lambda_migrate.verbs.entries import Entry, Gap, abridged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from rich.console import RenderableType
 
-    from lambda_migrate.verbs.attendant import Question
+    from lambda_migrate.commands.prompt import Question
 
 __all__ = [
     "bullets",

@@ -29,9 +29,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate._version import __version__
-from lambda_migrate.deadline import SYSTEM_CLOCK, Deadline
-from lambda_migrate.deploy.abridging import abridged
-from lambda_migrate.deploy.requests import RequestTable, Run
+from lambda_migrate.clock import SYSTEM_CLOCK, Deadline
+from lambda_migrate.commands.context import Site
+from lambda_migrate.commands.errors import exit_code_of, failure_document
+from lambda_migrate.commands.request import Errand, mark_of
+from lambda_migrate.commands.result import BUSY, FAILED, WRONG
+from lambda_migrate.deploy.request_log import RequestTable, Run
+from lambda_migrate.deploy.truncate import abridged
+from lambda_migrate.engine.target import is_owner_of
 from lambda_migrate.errors import ConfigurationError, LeaseHeld, LeaseStoreUnavailable, MigrateError
 from lambda_migrate.events import (
     CommandEnded,
@@ -43,20 +48,15 @@ from lambda_migrate.events import (
     guarded,
 )
 from lambda_migrate.settings import Settings
-from lambda_migrate.target import is_owner_of
-from lambda_migrate.verbs.answer import BUSY, FAILED, WRONG
-from lambda_migrate.verbs.errand import Errand, mark_of
-from lambda_migrate.verbs.failures import exit_code_of, failure_document
-from lambda_migrate.verbs.site import Site
 from lambda_migrate.wiring import default_observer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from lambda_migrate.deadline import Clock
-    from lambda_migrate.deploy.requests import RequestLog
+    from lambda_migrate.clock import Clock
+    from lambda_migrate.commands.prompt import Question
+    from lambda_migrate.deploy.request_log import RequestLog
     from lambda_migrate.events import Event, Observer
-    from lambda_migrate.verbs.attendant import Question
 
 __all__ = ["AdminFunction", "handler"]
 

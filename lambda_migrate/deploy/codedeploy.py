@@ -20,15 +20,15 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lambda_migrate.deadline import SYSTEM_CLOCK
-from lambda_migrate.deploy.answering import Overdue, Schedule, deliver, in_time
-from lambda_migrate.deploy.migrating import Ending, ending_of, look, migrate, tell
+from lambda_migrate.clock import SYSTEM_CLOCK
+from lambda_migrate.deploy.deliver import Overdue, Schedule, deliver, in_time
+from lambda_migrate.deploy.hook import Ending, ending_of, look, migrate, tell
 from lambda_migrate.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from lambda_migrate.deadline import Clock, Deadline
+    from lambda_migrate.clock import Clock, Deadline
 
 __all__ = ["handler"]
 

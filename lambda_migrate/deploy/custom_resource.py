@@ -41,16 +41,16 @@ from enum import Enum
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
-from lambda_migrate.deadline import SYSTEM_CLOCK
-from lambda_migrate.deploy.answering import Schedule, deliver
-from lambda_migrate.deploy.migrating import Ending, ending_of, look, migrate, tell
+from lambda_migrate.clock import SYSTEM_CLOCK
+from lambda_migrate.deploy.deliver import Schedule, deliver
+from lambda_migrate.deploy.hook import Ending, ending_of, look, migrate, tell
 from lambda_migrate.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from lambda_migrate.deadline import Clock, Deadline
+    from lambda_migrate.clock import Clock, Deadline
 
 __all__ = ["Direction", "Refused", "Request", "handler"]
 

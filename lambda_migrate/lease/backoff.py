@@ -13,12 +13,12 @@ jitter reads a sixth less often than full jitter for the same median delay.
 
 from __future__ import annotations
 
-from lambda_migrate.lease.decide import SKEW_MS
+from lambda_migrate.lease.decision import SKEW_MS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from lambda_migrate.deadline import Random
-    from lambda_migrate.lease.state import LeaseState
+    from lambda_migrate.clock import Random
+    from lambda_migrate.lease.record import LeaseState
 
 __all__ = [
     "CAP_SECONDS",

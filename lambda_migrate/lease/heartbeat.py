@@ -6,15 +6,15 @@ import threading
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ConfigurationError, LeaseLost, MigrateError
-from lambda_migrate.lease.calling import CALL_SECONDS
-from lambda_migrate.lease.decide import SKEW_MS
+from lambda_migrate.lease.decision import SKEW_MS
+from lambda_migrate.lease.dynamodb_errors import CALL_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from lambda_migrate.deadline import Clock, Deadline
-    from lambda_migrate.lease.state import Lease, Progress
+    from lambda_migrate.clock import Clock, Deadline
+    from lambda_migrate.lease.record import Lease, Progress
     from lambda_migrate.lease.store import LeaseStore
 
 __all__ = ["ABORT_GRACE_SECONDS", "Heartbeat"]

@@ -5,17 +5,17 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from lambda_migrate.deadline import SYSTEM_CLOCK
+from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.errors import LeaseLost
-from lambda_migrate.lease.decide import SKEW_MS, lease_is_over
-from lambda_migrate.lease.state import Lease, LeaseState
+from lambda_migrate.lease.decision import SKEW_MS, lease_is_over
+from lambda_migrate.lease.record import Lease, LeaseState
 from lambda_migrate.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lambda_migrate.deadline import Clock
-    from lambda_migrate.lease.state import DatabaseRecord, Failure, Progress
+    from lambda_migrate.clock import Clock
+    from lambda_migrate.lease.record import DatabaseRecord, Failure, Progress
 
 __all__ = ["InMemoryLeaseTable"]
 

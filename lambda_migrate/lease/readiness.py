@@ -7,7 +7,7 @@ identity keep what they have, as far as it still agrees.
 
 from __future__ import annotations
 
-from lambda_migrate.lease.state import (
+from lambda_migrate.lease.record import (
     MARK_BYTES,
     READY_KEPT,
     DatabaseRecord,

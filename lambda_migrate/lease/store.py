@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lambda_migrate.lease.state import (
+    from lambda_migrate.lease.record import (
         DatabaseRecord,
         Failure,
         Lease,

@@ -8,10 +8,10 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lambda_migrate.migrations.digest import EMPTY_DIGEST, chain
-    from lambda_migrate.migrations.directory import parse, read_manifest
     from lambda_migrate.migrations.manifest import Manifest
     from lambda_migrate.migrations.migration import Migration, Script
     from lambda_migrate.migrations.plan import Divergence, HistoryRow, Plan, RowState, make_plan
+    from lambda_migrate.migrations.source import parse, read_manifest
 
 __all__ = [
     "EMPTY_DIGEST",
@@ -30,7 +30,7 @@ __all__ = [
 
 _MODULES = {
     "digest": ("EMPTY_DIGEST", "chain"),
-    "directory": ("parse", "read_manifest"),
+    "source": ("parse", "read_manifest"),
     "manifest": ("Manifest",),
     "migration": ("Migration", "Script"),
     "plan": ("Divergence", "HistoryRow", "Plan", "RowState", "make_plan"),

@@ -12,14 +12,12 @@ from lambda_migrate.hashing import sha256
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
-    from lambda_migrate.migrations.manifest import Manifest
 
 __all__ = [
     "EMPTY_DIGEST",
     "MAX_BYTES",
-    "DeferredManifest",
     "chain",
     "checksum_of",
     "is_candidate",
@@ -105,40 +103,6 @@ def require_migrations(digest: str, *, allow_empty: bool) -> None:
             "(LAMBDA_MIGRATE_DIRECTORY), or set LAMBDA_MIGRATE_ALLOW_EMPTY=true (argument "
             "allow_empty) if this service starts without any"
         )
-
-
-class DeferredManifest:
-    """A manifest known by its digest, whose scripts are read when somebody has to migrate.
-
-    Args:
-        digest: What `read_digest` said.
-        read: Reads the whole.
-    """
-
-    __slots__ = ("_manifest", "_read", "digest")
-
-    def __init__(self, digest: str, read: Callable[[], Manifest]) -> None:
-        self.digest = digest
-        self._read = read
-        self._manifest: Manifest | None = None
-
-    def load(self) -> Manifest:
-        """The manifest; read once.
-
-        Raises:
-            ManifestError: Files are at fault, or were changed since the digest was taken.
-        """
-        if self._manifest is None:
-            manifest = self._read()
-            if manifest.digest != self.digest:
-                from lambda_migrate.errors import ManifestError
-
-                raise ManifestError(
-                    "the migration files were changed while this instance started; deploy them "
-                    "together with the code, and start it again"
-                )
-            self._manifest = manifest
-        return self._manifest
 
 
 class _Doubt(ValueError):

@@ -21,8 +21,8 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from lambda_migrate.bounded import dial
-from lambda_migrate.deadline import SYSTEM_CLOCK, Clock, Deadline
+from lambda_migrate.clock import SYSTEM_CLOCK, Clock, Deadline
+from lambda_migrate.timeouts import dial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -12,16 +12,16 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lambda_migrate.bounded import TookTooLong, needs_configuration, run_within
-from lambda_migrate.deadline import SYSTEM_CLOCK, Deadline, system_random
+from lambda_migrate.clock import SYSTEM_CLOCK, Deadline, system_random
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
 from lambda_migrate.postgresql.address import DEFAULT_PORT, DatabaseAddress
 from lambda_migrate.postgresql.connection import ConnectFailed, connect
+from lambda_migrate.timeouts import TookTooLong, needs_configuration, run_within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from lambda_migrate.deadline import Clock, Random
+    from lambda_migrate.clock import Clock, Random
     from lambda_migrate.postgresql.connection import Connection
 
 __all__ = [

@@ -1,340 +1,179 @@
-"""The port to the database that is migrated: `postgres` is the real one, `testing` has a fake."""
+"""A PostgreSQL database: the real `Database`. Loads everything else when it first connects."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from itertools import count
 
-from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.clock import system_random
+from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
+from lambda_migrate.values import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from types import TracebackType
+    from collections.abc import Callable
+    from typing import Any, TypeVar
 
-    from lambda_migrate.deadline import Deadline
-    from lambda_migrate.migrations import HistoryRow, Migration
+    from lambda_migrate.clock import Deadline, Random
+    from lambda_migrate.migrations import HistoryRow
     from lambda_migrate.migrations.adoption import OtherHistory
-    from lambda_migrate.postgresql.measured import Measured, MovedSequence
+    from lambda_migrate.postgresql.connection import Connection
+    from lambda_migrate.postgresql.dry_run import PostgreSQLRehearsal
+    from lambda_migrate.postgresql.fence import FencedConnection
+    from lambda_migrate.postgresql.ports import Grant, Inspection
+    from lambda_migrate.postgresql.session import HeldPostgreSQL
 
-__all__ = [
-    "Database",
-    "FenceRow",
-    "FenceStale",
-    "Grant",
-    "HeldDatabase",
-    "Inspection",
-    "Rehearsal",
-    "is_behind",
-    "require_environment",
-]
+    Run = Callable[[str], list[list[Any]]]
+    T = TypeVar("T")
 
+__all__ = ["PostgreSQLDatabase"]
 
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """Under which right a holder works: it stands in every history row it writes.
-
-    Attributes:
-        target: The item in the lease table.
-        fence: The fencing token.
-        owner: Who holds the lease.
-        environment: ``staging``, ``production``: stamped by the first run, then compared.
-        request_id: The invocation's id, for the history.
-        restamp: Accept a database stamped with another environment and stamp it again.
-        known: Identity -> token and owner of the last holder that completed there, as the lease
-            table has them: a database of that identity that has not seen them is another one, a
-            copy or a restore from before.
-    """
-
-    target: str
-    fence: int
-    owner: str
-    environment: str = ""
-    request_id: str = ""
-    restamp: bool = False
-    known: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+_READ_SECONDS = 30.0
+"""For reading the history where the caller has more time than this."""
 
 
 @dataclass(frozen=True, slots=True)
-class FenceRow:
-    """The fence as it is in the database.
+class PostgreSQLDatabase:
+    """`Database` that opens its connections through ``connect``.
 
     Attributes:
-        token: The highest token seen.
-        owner: The holder that set it.
-        environment: What the database is stamped with.
-        identity: The UUID that the row was made with.
-        system: Cluster and database in which the identity was last confirmed, or "".
-        live_system: Cluster and database that were asked; without the cluster where the role may
-            not read its identifier.
+        fingerprint: See `Database`; a schema of another name is added to it.
+        connect: Opens a connection: application name, seconds it may take.
+        schema: Where our tables are.
+        lock_timeout_seconds: For each lock that a transactional migration wants.
+        random: Chance, for jitter.
     """
 
-    token: int
-    owner: str
-    environment: str
-    identity: str
-    system: str = ""
-    live_system: str = ""
+    fingerprint: str
+    connect: Callable[[str, float], Connection]
+    schema: str = "lambda_migrate"  # sql.DEFAULT_SCHEMA, which is not loaded before it is needed
+    lock_timeout_seconds: float = 3.0
+    random: Random | None = None
 
-    @property
-    def is_copy(self) -> bool:
-        """Whether the row came here with a dump, a template or a restore into another cluster."""
-        pairs = zip(self.system.split("/"), self.live_system.split("/"), strict=False)
-        return any(stored and live and stored != live for stored, live in pairs)
-
-    @property
-    def confirmed_system(self) -> str:
-        """What to store: a role that may not read the cluster's identifier does not forget it."""
-        (stored, _, _), (live, _, database) = (
-            self.system.partition("/"),
-            self.live_system.partition("/"),
-        )
-        return f"{live or ('' if self.is_copy else stored)}/{database}"
-
-
-def require_environment(stamped: str, environment: str) -> None:
-    """Refuse a database that belongs to another environment.
-
-    Args:
-        stamped: The environment that the database has; "" before the first run.
-        environment: The one that is configured; "" if none is.
-
-    Raises:
-        ConfigurationError: They differ.
-    """
-    if stamped in ("", environment):
-        return
-    named = f"environment {environment!r}" if environment else "no environment"
-    raise ConfigurationError(
-        f"this database belongs to environment {stamped!r}, this function names {named}; "
-        f"correct its database, or set LAMBDA_MIGRATE_ENVIRONMENT={stamped}. If the database "
-        "is a copy that changed hands, run `lambda-migrate repair --environment`"
-    )
-
-
-def is_behind(row: FenceRow, known: Mapping[str, tuple[int, str]]) -> bool:
-    """Whether the database has not seen the last holder that completed under its identity."""
-    if row.identity not in known:
-        return False
-    token, owner = known[row.identity]
-    return row.token < token or (row.token == token and row.owner != owner)
-
-
-@dataclass(frozen=True, slots=True)
-class Inspection:
-    """A database as one short connection found it, without a fence.
-
-    Attributes:
-        history: Every row, in the order of versions.
-        fence: None where our tables are not there.
-        is_held: Whether a holder is at work on it.
-        is_replica: Whether the server is in recovery, so that what it shows may be old.
-    """
-
-    history: tuple[HistoryRow, ...] = ()
-    fence: FenceRow | None = None
-    is_held: bool = False
-    is_replica: bool = False
-
-
-class FenceStale(Exception):
-    """PostgreSQL has seen a token at least as high as the one offered.
-
-    Attributes:
-        seen: That token.
-    """
-
-    def __init__(self, seen: int) -> None:
-        self.seen = seen
-        super().__init__(f"PostgreSQL has seen fence {seen}")
-
-
-class HeldDatabase(Protocol):
-    """A database under one holder's fence: one connection, open until `close`.
-
-    Every method raises `LeaseLost` once a higher token was seen, `DatabaseUnavailable` when
-    PostgreSQL cannot be reached before the deadline, and nothing else that is not named here.
-    """
-
-    @property
-    def identity(self) -> str:
-        """The database's own UUID; a copy was given one of its own by the takeover."""
-
-    @property
-    def is_separate(self) -> bool:
-        """Whether it had no fence before the takeover, or is a copy that is recognized as one."""
-
-    @property
-    def distrusted(self) -> str:
-        """The identity whose record in the lease table may be outdated, or ""."""
-
-    def history(self) -> list[HistoryRow]:
-        """Every row, in the order of versions."""
-
-    def other_histories(self) -> list[OtherHistory]:
-        """What other migration tools' tables in this database say, in every schema."""
-
-    def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
-        """Run the up script and write its history row, together or not at all.
-
-        A non-transactional one is settled first if it is in doubt.
-
-        Args:
-            migration: What to apply.
-            digest: The chain digest that ends with it.
-            deadline: PostgreSQL cancels what is not done by then.
-
-        Returns:
-            Milliseconds that it took; of a commit in doubt, what its history row says.
-
-        Raises:
-            MigrationFailed: Nothing of it was committed.
-            RepairRequired: A non-transactional one is in doubt: it was interrupted, or failed and
-                may have committed a part.
-        """
-
-    def revert(self, row: HistoryRow, deadline: Deadline) -> int:
-        """Run the stored down script and remove the history row, together or not at all.
-
-        A row in doubt is settled first; if it is gone then, nothing is run.
-
-        Raises:
-            MigrationFailed: Nothing of it was committed, or there is no down script.
-            RepairRequired: As of `apply`.
-        """
-
-    def settle(self, row: HistoryRow, deadline: Deadline) -> None:
-        """Bring a row in doubt to an end: complete it, or undo it so that it is pending again.
-
-        Raises:
-            RepairRequired: What happened cannot be told apart.
-        """
-
-    def record(self, migrations: Sequence[tuple[Migration, str]], *, baseline: bool) -> None:
-        """Declare migrations (with their chain digests) applied, without running them.
-
-        A row that exists is stamped anew: checksum, name, digest, down script, ``applied``.
-        """
-
-    def forget(self, versions: Sequence[int]) -> None:
-        """Remove rows without running anything: what they named is pending again."""
-
-    def abort(self) -> None:
-        """End the running statement from another thread; whoever runs it gets `LeaseLost`."""
-
-    def close(self) -> None:
-        """Close the connection. Idempotent."""
-
-    def __enter__(self) -> HeldDatabase: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-
-class Rehearsal(Protocol):
-    """One transaction in which migrations run one after the other, and which is never committed.
-
-    While it is open it holds every lock that they take, and the fence row: nobody can migrate.
-    Neither the token nor the environment's stamp is changed. It raises what a `HeldDatabase` does.
-    """
-
-    def begin(self, deadline: Deadline) -> None:
-        """Begin anew; what is open is rolled back first. `Database.rehearse` has begun already.
-
-        Raises:
-            LeaseHeld: Somebody is migrating.
-        """
-
-    def history(self) -> list[HistoryRow]:
-        """Every row as it was before the rehearsal, in the order of versions; [] on a first run."""
-
-    def run(self, migration: Migration, deadline: Deadline) -> Measured:
-        """Run a transactional up script after those before it, and measure it.
-
-        Raises:
-            MigrationFailed: As `HeldDatabase.apply` would; nothing of it is left, and what ran
-                before it still stands, so that the next one can be run, unless the script ended
-                the transaction.
-        """
-
-    def end(self) -> tuple[MovedSequence, ...]:
-        """Roll everything back, and make sure of it.
-
-        Returns:
-            Sequences that gave out numbers, which no rollback takes back.
-
-        Raises:
-            RepairRequired: PostgreSQL says that the transaction was not rolled back.
-        """
-
-    def abort(self) -> None:
-        """See `HeldDatabase.abort`."""
-
-    def close(self) -> None:
-        """Roll back and close the connection. Idempotent."""
-
-    def __enter__(self) -> Rehearsal: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-
-class Database(Protocol):
-    """A PostgreSQL database that has, or will have, our schema."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Its address, without secrets: ``host:port/name`` or a secret's ARN.
-
-        It names our schema too, where that is not the default one.
-        """
+    def __post_init__(self) -> None:
+        if self.schema != "lambda_migrate":
+            object.__setattr__(self, "fingerprint", f"{self.fingerprint}#{self.schema}")
 
     def inspect(self, deadline: Deadline) -> Inspection:
-        """Look through one short connection, without a fence."""
+        """See `Database.inspect`."""
+        from lambda_migrate.postgresql.fence import read_fence
+        from lambda_migrate.postgresql.ports import Inspection
+        from lambda_migrate.postgresql.queries import Probe, Queries
+        from lambda_migrate.postgresql.session import history_rows
+
+        queries = Queries(self.schema)
+
+        def look(run: Run) -> Inspection:
+            probe = Probe(*run(queries.probe())[0])
+            fence = read_fence(run, queries, probe)
+            if not (probe.has_fence and probe.has_history):
+                return Inspection(is_replica=probe.is_replica)
+            is_held = bool(run(queries.find_fence_locker()) or run(queries.find_session_lockers()))
+            history = history_rows(run(queries.read_history()))
+            return Inspection(tuple(history), fence, is_held, probe.is_replica)
+
+        return self._look(look, deadline, what=f"the history in schema {self.schema!r}")
 
     def read_history(self, deadline: Deadline) -> list[HistoryRow]:
-        """As `inspect`, the history alone; [] if there is none."""
-
-    def take_over(self, grant: Grant, deadline: Deadline, *, evict: bool = True) -> HeldDatabase:
-        """Connect, create what is missing, and make ``grant`` the only one that can commit.
-
-        Args:
-            grant: The right to work; its fence must be higher than any seen before.
-            deadline: For connecting and for everything the holder does.
-            evict: End the backends of older holders. False: `LeaseHeld` if one is alive.
-
-        Raises:
-            FenceStale: Its fence is not higher.
-            ConfigurationError: Another environment's database, or a privilege is missing.
-            DatabaseUnavailable: Not reached before the deadline.
-            LeaseHeld: An older holder is alive and ``evict`` is False.
-        """
-
-    def rehearse(self, grant: Grant, deadline: Deadline) -> Rehearsal:
-        """Connect, and begin a transaction that will be rolled back; commits nothing.
-
-        No holder's backend is ended for it. A successor ends ours.
-
-        Args:
-            grant: The right to work; its fence must be higher than any seen before.
-            deadline: For connecting and for all of it.
-
-        Raises:
-            FenceStale: Its fence is not higher.
-            ConfigurationError: Another environment's database, or a privilege is missing.
-            DatabaseUnavailable: Not reached before the deadline.
-            LeaseHeld: A holder is alive.
-        """
+        """See `Database.read_history`."""
+        return list(self.inspect(deadline).history)
 
     def read_environment(self, deadline: Deadline) -> str:
-        """What the database is stamped with, through one short connection; "" if with nothing."""
+        """See `Database.read_environment`."""
+        fence = self.inspect(deadline).fence
+        return fence.environment if fence is not None else ""
 
     def read_other_histories(self, deadline: Deadline) -> list[OtherHistory]:
-        """See `HeldDatabase.other_histories`; through one short connection."""
+        """See `Database.read_other_histories`."""
+        from lambda_migrate.postgresql.other_tools import read_other_histories
+
+        return self._look(read_other_histories, deadline, what="the catalog")
+
+    def _look(self, read: Callable[[Run], T], deadline: Deadline, *, what: str) -> T:
+        """What ``read`` finds through one short connection."""
+        from lambda_migrate.postgresql.connection import (
+            ConnectFailed,
+            ConnectionLost,
+            PostgresError,
+        )
+        from lambda_migrate.postgresql.queries import Limits
+
+        limit = deadline.or_after(_READ_SECONDS)
+        try:
+            connection = self.connect("lambda-migrate status", limit.remaining())
+        except ConnectFailed as failed:
+            if failed.permanent:
+                raise ConfigurationError(str(failed)) from failed
+            raise DatabaseUnavailable(str(failed)) from failed
+        limits = Limits(
+            lock=0,
+            statement=max(1, round(limit.remaining() * 1000)),
+            server_version=connection.server_version,
+        )
+
+        def run(query: str) -> list[list[Any]]:
+            return connection.run(f"{limits.set_alone()} {query}", timeout=limit.remaining())
+
+        try:
+            return read(run)
+        except ConnectionLost as lost:
+            raise DatabaseUnavailable(f"the connection to PostgreSQL broke: {lost}") from lost
+        except PostgresError as error:
+            from lambda_migrate.postgresql.fence import MAY_PASS
+
+            unread = f"{what} cannot be read: {error.message} [{error.sqlstate}]"
+            if error.sqlstate.startswith(MAY_PASS):
+                raise DatabaseUnavailable(unread) from error
+            raise ConfigurationError(unread) from error
+        finally:
+            connection.close()
+
+    def take_over(self, grant: Grant, deadline: Deadline, *, evict: bool = True) -> HeldPostgreSQL:
+        """See `Database.take_over`."""
+        from lambda_migrate.postgresql.session import HeldPostgreSQL
+
+        fenced = self._fenced(grant)
+        self._until_connected(fenced, lambda: fenced.attach(deadline, evict=evict), deadline)
+        return HeldPostgreSQL(fenced, deadline)
+
+    def rehearse(self, grant: Grant, deadline: Deadline) -> PostgreSQLRehearsal:
+        """See `Database.rehearse`."""
+        from lambda_migrate.postgresql.dry_run import PostgreSQLRehearsal
+
+        fenced = self._fenced(grant)
+        rehearsal = PostgreSQLRehearsal(fenced, deadline, lock_seconds=self.lock_timeout_seconds)
+        try:
+            self._until_connected(fenced, lambda: rehearsal.begin(deadline), deadline)
+        except BaseException:
+            rehearsal.close()
+            raise
+        return rehearsal
+
+    def _fenced(self, grant: Grant) -> FencedConnection:
+        from lambda_migrate.postgresql.fence import FencedConnection
+        from lambda_migrate.postgresql.queries import Queries, application_name
+
+        name = application_name(grant.target, grant.fence, self.schema)
+        return FencedConnection(
+            lambda seconds: self.connect(name, seconds),
+            Queries(self.schema),
+            grant,
+            random=self.random or system_random(),
+            lock_seconds=self.lock_timeout_seconds,
+        )
+
+    def _until_connected(
+        self, fenced: FencedConnection, attach: Callable[[], None], deadline: Deadline
+    ) -> None:
+        from lambda_migrate.postgresql.connection import ConnectionLost
+
+        for attempt in count(1):
+            try:
+                attach()
+                return
+            except ConnectionLost as lost:
+                # Perhaps a successor's doing, which the next attempt finds out.
+                if deadline.is_over:
+                    raise DatabaseUnavailable(
+                        f"the connection to PostgreSQL broke: {lost}"
+                    ) from lost
+                deadline.clock.sleep(min(fenced.jitter(attempt), deadline.remaining()))

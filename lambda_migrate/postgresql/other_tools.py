@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.migrations.adoption import OtherEntry, OtherHistory
 from lambda_migrate.postgresql.connection import PostgresError
-from lambda_migrate.postgresql.sql import find_tables, read_versions
+from lambda_migrate.postgresql.queries import find_tables, read_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

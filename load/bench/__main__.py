@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.local.dynamodb import install_dynalite
+from lambda_migrate.local.servers.dynamodb import install_dynalite
 from load.bench import (
     calls,
     fast_path,

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.local.postgresql import engines_directory, unpack_npm
+from lambda_migrate.local.servers.postgresql import engines_directory, unpack_npm
 
 __all__ = ["DBMATE_VERSION", "install_dbmate"]
 

@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lambda_migrate.local.dynamodb import Dynalite, DynamoDBEndpoint
-from lambda_migrate.local.postgresql import LocalPostgreSQL
+from lambda_migrate.local.servers.dynamodb import Dynalite, DynamoDBEndpoint
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.bench.migrations import Change
 from load.bench.peers import Peer
 from load.bench.processes import Finished, Program, run

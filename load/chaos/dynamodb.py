@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from lambda_migrate.local.loopback import HOST
+from lambda_migrate.local.runtime.loopback import HOST
 from load.chaos.relay import MOMENT_SECONDS, Loop, Note
 
 __all__ = ["STALE_SECONDS", "DynamoDBRelay", "Request", "Seen"]

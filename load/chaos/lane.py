@@ -19,8 +19,8 @@ from typing import Any
 
 import pg8000.native
 
-from lambda_migrate.local.dynamodb import DynamoDBEndpoint
-from lambda_migrate.local.postgresql import LocalPostgreSQL
+from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.chaos.code import write_codes
 from load.chaos.dynamodb import DynamoDBRelay
 from load.chaos.evidence import Check, Evidence, Life, Mark, Start

@@ -12,13 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lambda_migrate.deadline import Deadline
+from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import MigrateError
 
 if TYPE_CHECKING:
+    from lambda_migrate.engine.target import Target
     from lambda_migrate.events import Event
     from lambda_migrate.migrations import Manifest
-    from lambda_migrate.target import Target
 
 __all__ = ["live"]
 
@@ -122,8 +122,8 @@ def _handler(order: dict[str, Any]) -> Callable[[_Context], dict[str, Any]]:
 
 def _runner(order: dict[str, Any]) -> Callable[[_Context], dict[str, Any]]:
     """A runner put together as the wiring does, with a clock and a lease of the schedule's."""
-    from lambda_migrate.runner import MigrationRunner
-    from lambda_migrate.telemetry import PowertoolsObserver
+    from lambda_migrate.aws.telemetry import PowertoolsObserver
+    from lambda_migrate.engine.runner import MigrationRunner
 
     manifest, target = _parts(order, PowertoolsObserver().observe)
     runner = MigrationRunner(manifest, target)
@@ -160,8 +160,8 @@ class _Told:
 
 def _roll_back(order: dict[str, Any], emit: Emit) -> None:
     """As a person at the command line: when it may succeed later, try again, for a while."""
+    from lambda_migrate.engine.operations import Maintenance
     from lambda_migrate.events import MigrationReverted
-    from lambda_migrate.maintenance import Maintenance
 
     def told(event: Event) -> None:
         if isinstance(event, MigrationReverted):

@@ -6,7 +6,7 @@ import contextlib
 import time
 from typing import Any
 
-from lambda_migrate.local.postgresql import LocalPostgreSQL
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.chaos.evidence import Facts
 
 __all__ = ["SECRETS", "TABLE", "Looker", "search"]

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lambda_migrate.local.guard import guard
+from lambda_migrate.local.runtime.reaper import guard
 
 __all__ = ["MESSAGE_BYTES", "Nursery"]
 
@@ -109,10 +109,10 @@ def _warm() -> None:
     import boto3
     import pg8000.native
 
-    import lambda_migrate.maintenance
-    import lambda_migrate.postgresql.concurrent
+    import lambda_migrate.aws.telemetry
+    import lambda_migrate.engine.operations
     import lambda_migrate.postgresql.driver
-    import lambda_migrate.telemetry
+    import lambda_migrate.postgresql.non_transactional
     import lambda_migrate.wiring
     import load.chaos.life
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lambda_migrate.local.loopback import HOST
+from lambda_migrate.local.runtime.loopback import HOST
 
 __all__ = ["MOMENT_SECONDS", "Loop", "Note", "PostgreSQLRelay"]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lambda_migrate.local.dynamodb import DynamoDBEndpoint, LocalDynamoDB
+from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint, LocalDynamoDB
 from load.chaos.evidence import Evidence
 from load.chaos.lane import Lane
 from load.chaos.laws import broken_laws

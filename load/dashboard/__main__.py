@@ -9,10 +9,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from lambda_migrate.local.cloudwatch import read_alarms
-from lambda_migrate.local.dashboard import read_dashboard
 from load.dashboard.picture import draw
 from load.dashboard.run import TABLE, TARGET, live
+from load.emulators.cloudwatch import read_alarms
+from load.emulators.dashboard import read_dashboard
 
 ROOT = Path(__file__).parents[2]
 PERIOD_SECONDS = 5

@@ -10,13 +10,13 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lambda_migrate.local.cloudwatch import State
+from load.emulators.cloudwatch import State
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from lambda_migrate.local.cloudwatch import Alarm, CloudWatch
-    from lambda_migrate.local.dashboard import Widget
+    from load.emulators.cloudwatch import Alarm, CloudWatch
+    from load.emulators.dashboard import Widget
 
 __all__ = ["draw"]
 

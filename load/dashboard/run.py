@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from lambda_migrate.local.cloudwatch import CloudWatch, Metric
-from lambda_migrate.local.dynamodb import LocalDynamoDB
-from lambda_migrate.local.function import LocalFunction
-from lambda_migrate.local.postgresql import LocalPostgreSQL
+from lambda_migrate.local.runtime.function import LocalFunction
+from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
+from load.emulators.cloudwatch import CloudWatch, Metric
 
 __all__ = ["NAMESPACE", "TABLE", "TARGET", "live"]
 

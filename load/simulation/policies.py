@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from lambda_migrate.lease import backoff
 
 if TYPE_CHECKING:
-    from lambda_migrate.lease.state import LeaseState
+    from lambda_migrate.lease.record import LeaseState
 
 __all__ = ["FAMILIES", "GUIDED", "LIBRARY", "Family", "MakePolicy", "Policy"]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from simpy import Environment
 
-    from lambda_migrate.lease.state import DatabaseRecord, Lease, LeaseState, Progress
+    from lambda_migrate.lease.record import DatabaseRecord, Lease, LeaseState, Progress
     from load.simulation.scenario import Scenario
 
 __all__ = ["EPOCH_MS", "LeaseTable", "SimulatedClock"]

@@ -1,9 +1,9 @@
 """Cold starts, holders and heartbeats in simulated time.
 
-A cold start goes the way of `lambda_migrate.runner` and `lambda_migrate.lease.waiting`: the steps
-are `decide`'s, the delays the policy's, a dead holder is noticed by `Watch`. Only the sleeping is
-SimPy's. One event is one request: it is simulated at the moment it reaches the partition, and its
-two ways, there and back, are added to the sleeps before and after.
+A cold start goes the way of `lambda_migrate.engine.runner` and `lambda_migrate.lease.waiter`: the
+steps are `decide`'s, the delays the policy's, a dead holder is noticed by `Watch`. Only the
+sleeping is SimPy's. One event is one request: it is simulated at the moment it reaches the
+partition, and its two ways, there and back, are added to the sleeps before and after.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from simpy import Environment
 
 from lambda_migrate.errors import LeaseLost, LeaseStoreUnavailable
-from lambda_migrate.lease.decide import Acquire, Serve, Wait, Watch, decide
+from lambda_migrate.lease.decision import Acquire, Serve, Wait, Watch, decide
 from lambda_migrate.lease.heartbeat import BEATS_PER_LEASE
 from lambda_migrate.lease.readiness import Check, record_check
-from lambda_migrate.lease.state import Lease, LeaseState, Progress
+from lambda_migrate.lease.record import Lease, LeaseState, Progress
 from lambda_migrate.values import replace
 from load.simulation.scenario import arrivals
 from load.simulation.table import EPOCH_MS, LeaseTable
@@ -26,7 +26,7 @@ from load.simulation.table import EPOCH_MS, LeaseTable
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from lambda_migrate.lease.decide import Step
+    from lambda_migrate.lease.decision import Step
     from load.simulation.partition import Partition
     from load.simulation.policies import MakePolicy
     from load.simulation.scenario import Scenario

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.local.child import EngineFailed
+from lambda_migrate.local.runtime.process import EngineFailed
 from load.staging.checks import read_checks
 from load.staging.rehearsal import TEMPLATE, Rehearsal, Wanted, rehearse
 from load.staging.release import Release, make_release, of_the_example

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lambda_migrate.deadline import Deadline
+from lambda_migrate.clock import Deadline
+from lambda_migrate.commands.dry_run import rehearsal_document
 from lambda_migrate.events import null_observer
-from lambda_migrate.local.stage import make_operator
-from lambda_migrate.verbs.rehearsal import rehearsal_document
+from lambda_migrate.local.demo.stage import make_operator
 from load.staging.verdicts import Limits, judge
 from load.storm.stage import StormStage
 from load.storm.verdicts import Verdict

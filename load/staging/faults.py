@@ -17,12 +17,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lambda_migrate.deadline import Deadline
-from lambda_migrate.local.child import EngineFailed
-from lambda_migrate.local.cloudwatch import Alarm, CloudWatch, read_alarms
-from lambda_migrate.local.dynamodb import LocalDynamoDB
-from lambda_migrate.local.function import LocalFunction
-from lambda_migrate.local.postgresql import LocalPostgreSQL
+from lambda_migrate.clock import Deadline
+from lambda_migrate.local.runtime.function import LocalFunction
+from lambda_migrate.local.runtime.process import EngineFailed
+from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
+from load.emulators.cloudwatch import Alarm, CloudWatch, read_alarms
 from load.storm.stage import PRELOADED, TABLE, StormStage
 
 __all__ = [

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from lambda_migrate.local.sampler import ConnectionSampler
-from lambda_migrate.local.stage import connect_monitor
+from lambda_migrate.local.demo.sampler import ConnectionSampler
+from lambda_migrate.local.demo.stage import connect_monitor
 from load.storm.__main__ import drive
 from load.storm.evidence import Evidence, gather
 from load.storm.host import Host, serve

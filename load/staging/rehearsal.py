@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lambda_migrate.local.cloudwatch import Alarm
-from lambda_migrate.local.environment import InvocationResult
-from lambda_migrate.local.postgresql import find_binaries
+from lambda_migrate.local.runtime.environment import InvocationResult
+from lambda_migrate.local.servers.postgresql import find_binaries
+from load.emulators.cloudwatch import Alarm
 from load.staging.checks import Answer, Check, Moment, ask
 from load.staging.dry_run import dry_run, of_dry_run
 from load.staging.faults import (

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.errors import ConfigurationError, ManifestError
-from lambda_migrate.local.deployment import VERSIONS, find_example, place_order
+from lambda_migrate.local.demo.deployment import VERSIONS, find_example, place_order
 from lambda_migrate.migrations import Manifest
-from lambda_migrate.migrations.directory import read_manifest
+from lambda_migrate.migrations.source import read_manifest
 from load.staging.shop import Shop
 from load.storm.packages import Orders
 
 if TYPE_CHECKING:
-    from lambda_migrate.local.environment import InvocationResult
-    from lambda_migrate.local.postgresql import LocalPostgreSQL
+    from lambda_migrate.local.runtime.environment import InvocationResult
+    from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 
 __all__ = ["DIRECTORY", "Release", "make_release", "of_the_example"]
 

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lambda_migrate.deadline import Deadline
+from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.events import null_observer
-from lambda_migrate.local.postgresql import LocalPostgreSQL, find_binaries
-from lambda_migrate.local.stage import make_operator
+from lambda_migrate.local.demo.stage import make_operator
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL, find_binaries
 from load.staging.records import Run
 from load.staging.shop import CUSTOMERS, ORDERS, Shop
 from load.storm.stage import StormStage

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from lambda_migrate.cli.remote import RemoteFunction
-from lambda_migrate.deadline import Deadline
+from lambda_migrate.clock import Deadline
+from lambda_migrate.commands.registry import COMMANDS
+from lambda_migrate.commands.request import Errand
 from lambda_migrate.errors import ConfigurationError, MigrateError
-from lambda_migrate.local.child import EngineFailed
-from lambda_migrate.verbs.commands import COMMANDS
-from lambda_migrate.verbs.errand import Errand
+from lambda_migrate.local.runtime.process import EngineFailed
 from load.staging.dry_run import of_dry_run
 from load.staging.rehearsal import Rehearsal, Wanted
 from load.staging.steps import Deed, Halted, Told, played

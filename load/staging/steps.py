@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lambda_migrate.errors import ConfigurationError, MigrateError
-from lambda_migrate.local.child import EngineFailed
+from lambda_migrate.local.runtime.process import EngineFailed
 from load.staging.verdicts import Step
 from load.storm.verdicts import Verdict
 

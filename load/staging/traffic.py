@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from html import escape
 
-from lambda_migrate.local.findings import is_served
-from lambda_migrate.local.timeline import PHASES, Band
+from lambda_migrate.local.demo.findings import is_served
+from lambda_migrate.local.demo.timeline import PHASES, Band
 from load.staging.verdicts import CLIENTS
 from load.storm.evidence import Evidence
 

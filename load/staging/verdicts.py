@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lambda_migrate.local.findings import is_served
+from lambda_migrate.local.demo.findings import is_served
 from load.staging.checks import Answer, Check, Moment, contradictions
 from load.staging.faults import Reached
 from load.staging.records import Records, differences

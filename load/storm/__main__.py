@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.local.child import EngineFailed
-from lambda_migrate.local.dynamodb import install_dynalite
+from lambda_migrate.local.runtime.process import EngineFailed
+from lambda_migrate.local.servers.dynamodb import install_dynalite
 from load.storm.evidence import Evidence, gather
 from load.storm.host import Host, serve
 from load.storm.packages import Package, package_of

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from html import escape
 
-from lambda_migrate.local.timeline import PHASES
+from lambda_migrate.local.demo.timeline import PHASES
 
 __all__ = ["bars", "cumulative", "histogram"]
 

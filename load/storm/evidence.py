@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lambda_migrate.deadline import SYSTEM_CLOCK
-from lambda_migrate.local.evidence import (
+from lambda_migrate.clock import SYSTEM_CLOCK
+from lambda_migrate.local.demo.evidence import (
     Check,
     Spread,
     connected_by_fence,
@@ -22,9 +22,9 @@ from lambda_migrate.local.evidence import (
     ready_at,
     rows_of,
 )
-from lambda_migrate.local.sampler import OURS, Sample
-from lambda_migrate.local.stage import read_migrations
-from lambda_migrate.local.timeline import Band, Row
+from lambda_migrate.local.demo.sampler import OURS, Sample
+from lambda_migrate.local.demo.stage import read_migrations
+from lambda_migrate.local.demo.timeline import Band, Row
 
 if TYPE_CHECKING:
     from load.storm.host import Host, Observed

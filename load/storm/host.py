@@ -27,13 +27,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lambda_migrate.deadline import Deadline
+from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import MigrateError
-from lambda_migrate.local.environment import InvocationResult
-from lambda_migrate.local.findings import is_served
-from lambda_migrate.local.function import Gate
-from lambda_migrate.local.plain_http import PlainServer, Request, Response, json_response
-from lambda_migrate.local.stage import Reversions, make_operator
+from lambda_migrate.local.demo.findings import is_served
+from lambda_migrate.local.demo.stage import Reversions, make_operator
+from lambda_migrate.local.runtime.environment import InvocationResult
+from lambda_migrate.local.runtime.function import Gate
+from lambda_migrate.local.runtime.plain_http import PlainServer, Request, Response, json_response
 from load.storm.packages import Package, package_of
 from load.storm.scenarios import SCENARIOS, Wave, make
 from load.storm.stage import StormStage, open_stage

@@ -7,10 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lambda_migrate.local.deployment import VERSIONS, Example, find_example, get_order, place_order
+from lambda_migrate.local.demo.deployment import (
+    VERSIONS,
+    Example,
+    find_example,
+    get_order,
+    place_order,
+)
 
 if TYPE_CHECKING:
-    from lambda_migrate.local.postgresql import LocalPostgreSQL
+    from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
     from load.storm.scenarios import Kind
 
 __all__ = ["Counting", "Orders", "Package", "package_of"]

@@ -12,8 +12,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from lambda_migrate.local.evidence import Spread
-from lambda_migrate.local.timeline import Band, Series, clip, render
+from lambda_migrate.local.demo.evidence import Spread
+from lambda_migrate.local.demo.timeline import Band, Series, clip, render
 from load.storm.charts import bars, cumulative, histogram
 from load.storm.evidence import Evidence
 from load.storm.host import failure_of

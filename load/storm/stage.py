@@ -10,13 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lambda_migrate.deadline import SYSTEM_CLOCK, Clock
+from lambda_migrate.clock import SYSTEM_CLOCK, Clock
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.local.dynamodb import Dynalite, DynamoDBEndpoint, DynamoDBLocal, LocalDynamoDB
-from lambda_migrate.local.function import LocalFunction
-from lambda_migrate.local.postgresql import LocalPostgreSQL
-from lambda_migrate.local.sampler import ConnectionSampler
-from lambda_migrate.local.stage import connect_monitor
+from lambda_migrate.local.demo.sampler import ConnectionSampler
+from lambda_migrate.local.demo.stage import connect_monitor
+from lambda_migrate.local.runtime.function import LocalFunction
+from lambda_migrate.local.servers.dynamodb import (
+    Dynalite,
+    DynamoDBEndpoint,
+    DynamoDBLocal,
+    LocalDynamoDB,
+)
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 
 if TYPE_CHECKING:
     from load.storm.packages import Package

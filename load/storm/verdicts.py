@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from lambda_migrate.local.evidence import Check
-from lambda_migrate.local.findings import is_served
+from lambda_migrate.local.demo.evidence import Check
+from lambda_migrate.local.demo.findings import is_served
 from load.storm.evidence import Evidence
 from load.storm.host import failure_of
 

@@ -8,12 +8,12 @@ from uuid import uuid4
 
 import pytest
 
-from lambda_migrate.local.dynamodb import (
+from lambda_migrate.local.servers.dynamodb import (
     DynamoDBEndpoint,
     DynamoDBLocal,
     dynamodb_from_environment,
 )
-from lambda_migrate.local.postgresql import LocalPostgreSQL
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from tests.contract.databases import DatabaseBench, MemoryBench, PostgreSQLBench, Server
 from tests.contract.leases import DynamoDBTables, LeaseBench, MemoryTables
 

@@ -11,16 +11,16 @@ from functools import partial
 from typing import Any, Protocol
 from uuid import uuid4
 
-from lambda_migrate.deadline import Deadline
+from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import MigrateError, MigrationFailed
 from lambda_migrate.migrations import HistoryRow, Manifest, Migration, RowState, Script
 from lambda_migrate.migrations.digest import checksum_of
 from lambda_migrate.postgresql.address import DatabaseAddress, parse_url
 from lambda_migrate.postgresql.connection import connect
 from lambda_migrate.postgresql.credentials import UrlCredentials, open_connection
-from lambda_migrate.postgresql.database import Database, Grant, HeldDatabase
-from lambda_migrate.postgresql.postgres import PostgreSQLDatabase
-from lambda_migrate.postgresql.sql import Queries, identifier, literal
+from lambda_migrate.postgresql.database import PostgreSQLDatabase
+from lambda_migrate.postgresql.ports import Database, Grant, HeldDatabase
+from lambda_migrate.postgresql.queries import Queries, identifier, literal
 from lambda_migrate.testing import InMemoryDatabase
 
 SCHEMA = "lambda_migrate"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, Protocol
 from uuid import uuid4
 
-from lambda_migrate.lease.signed.client import SignedClient
-from lambda_migrate.lease.state import DatabaseRecord, Failure, Lease, LeaseState, join_marks
+from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
+from lambda_migrate.lease.fast_client.client import SignedClient
+from lambda_migrate.lease.record import DatabaseRecord, Failure, Lease, LeaseState, join_marks
 from lambda_migrate.lease.store import LeaseStore
-from lambda_migrate.lease.table import DynamoDBLeaseTable
-from lambda_migrate.local.dynamodb import DynamoDBEndpoint
+from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint
 from lambda_migrate.testing import FakeClock, InMemoryLeaseTable
 
 LEASE_SECONDS = 20.0

@@ -17,23 +17,23 @@ from enum import Enum
 from typing import Any, Protocol, TypeVar
 from unittest.mock import patch
 
-from lambda_migrate import holder
-from lambda_migrate.deadline import Deadline
+from lambda_migrate.clock import Deadline
+from lambda_migrate.engine import holder
+from lambda_migrate.engine.operations import Maintenance
+from lambda_migrate.engine.runner import MigrationRunner, Outcome
+from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.errors import (
     LeaseLost,
     LeaseStoreUnavailable,
     MigrateError,
     MigrationFailed,
 )
-from lambda_migrate.lease.decide import LONGEST_PAUSE_MS, MORE_TIME, SKEW_MS
+from lambda_migrate.lease.decision import LONGEST_PAUSE_MS, MORE_TIME, SKEW_MS
 from lambda_migrate.lease.heartbeat import Heartbeat
-from lambda_migrate.lease.state import DatabaseRecord, Failure, Lease, LeaseState, Progress
+from lambda_migrate.lease.record import DatabaseRecord, Failure, Lease, LeaseState, Progress
 from lambda_migrate.lease.store import LeaseStore
-from lambda_migrate.maintenance import Maintenance
 from lambda_migrate.migrations import Manifest
-from lambda_migrate.postgresql.database import Database
-from lambda_migrate.runner import MigrationRunner, Outcome
-from lambda_migrate.target import Policy, Target
+from lambda_migrate.postgresql.ports import Database
 from lambda_migrate.testing import FixedRandom
 
 T = TypeVar("T")

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 
-from lambda_migrate.deadline import Deadline
+from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import DatabaseUnavailable, MigrationFailed
 from lambda_migrate.lease.memory import InMemoryLeaseTable
-from lambda_migrate.lease.state import LeaseState
+from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.migrations import HistoryRow, Manifest, Migration, RowState
 from lambda_migrate.migrations.adoption import OtherHistory
-from lambda_migrate.postgresql.database import (
+from lambda_migrate.postgresql.ports import (
     Database,
     Grant,
     HeldDatabase,
@@ -24,7 +24,7 @@ from lambda_migrate.postgresql.database import (
 from lambda_migrate.testing import FakeClock, InMemoryDatabase
 from tests.contract.databases import migration
 from tests.contract.protocol import LEASE_SECONDS, Facts, Fault, Instance, Place, Row
-from tests.unit.hall.scene import Address, copied
+from tests.unit.engine.scene import Address, copied
 
 A, B, C, D = (migration(n, name) for n, name in enumerate("abcd", 1))
 BROKEN = migration(9, "broken")

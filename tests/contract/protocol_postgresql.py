@@ -16,18 +16,18 @@ from types import TracebackType
 from typing import Any
 from uuid import uuid4
 
-from lambda_migrate.deadline import Clock
-from lambda_migrate.lease.state import LeaseState
+from lambda_migrate.clock import Clock
+from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
+from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import LeaseStore
-from lambda_migrate.lease.table import DynamoDBLeaseTable
-from lambda_migrate.local.dynamodb import DynamoDBEndpoint
+from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint
 from lambda_migrate.migrations import Manifest, Migration
 from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.postgresql.connection import ConnectFailed, Connection, PostgresError
 from lambda_migrate.postgresql.credentials import UrlCredentials, open_connection
-from lambda_migrate.postgresql.database import Database
-from lambda_migrate.postgresql.postgres import PostgreSQLDatabase
-from lambda_migrate.postgresql.sql import Queries, identifier, literal
+from lambda_migrate.postgresql.database import PostgreSQLDatabase
+from lambda_migrate.postgresql.ports import Database
+from lambda_migrate.postgresql.queries import Queries, identifier, literal
 from lambda_migrate.testing import FakeClock, FixedRandom
 from tests.contract.databases import Server, migration
 from tests.contract.leases import TableByOwnClock

@@ -18,7 +18,7 @@ from lambda_migrate.errors import (
     RepairRequired,
 )
 from lambda_migrate.migrations import HistoryRow, Migration, RowState, Script, make_plan
-from lambda_migrate.postgresql.database import FenceStale, HeldDatabase, Rehearsal
+from lambda_migrate.postgresql.ports import FenceStale, HeldDatabase, Rehearsal
 from tests.contract.databases import (
     FIRST,
     MANIFEST,

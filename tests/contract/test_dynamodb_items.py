@@ -9,9 +9,9 @@ from uuid import uuid4
 import pytest
 
 from lambda_migrate.errors import ConfigurationError, LeaseLost
-from lambda_migrate.lease.state import Lease, LeaseState
-from lambda_migrate.lease.table import DynamoDBLeaseTable, make_client
-from lambda_migrate.local.dynamodb import DynamoDBEndpoint
+from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable, make_client
+from lambda_migrate.lease.record import Lease, LeaseState
+from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint
 from lambda_migrate.testing import FakeClock
 from tests.contract.leases import DATABASES, DynamoDBTables, failure
 

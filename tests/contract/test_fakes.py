@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lambda_migrate.deadline import Deadline
+from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import DatabaseUnavailable, MigrationFailed
 from lambda_migrate.testing import FakeClock, FixedRandom, InMemoryDatabase
 from tests.contract.databases import FIRST, SECOND, grant, migration

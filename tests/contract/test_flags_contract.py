@@ -7,12 +7,12 @@ from typing import Protocol
 
 import pytest
 
-from lambda_migrate.appconfig import API_SECONDS, AppConfigFlags
-from lambda_migrate.deadline import Deadline
+from lambda_migrate.aws.appconfig import API_SECONDS, AppConfigFlags
+from lambda_migrate.clock import Deadline
+from lambda_migrate.engine.flags import HOLD_BACK_AT, MODE, PAUSED, Flags, FlagSource
 from lambda_migrate.errors import FlagsUnavailable
-from lambda_migrate.flags import HOLD_BACK_AT, MODE, PAUSED, Flags, FlagSource
-from lambda_migrate.local.appconfig import LocalAppConfig
 from lambda_migrate.testing import FakeClock, InMemoryFlags
+from load.emulators.appconfig import LocalAppConfig
 
 PROFILE = "orders/staging/lambda-migrate"
 CONTEXT = {"target": "orders", "environment": "staging", "function": "orders-api"}

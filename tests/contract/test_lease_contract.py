@@ -10,8 +10,8 @@ from threading import Barrier
 import pytest
 
 from lambda_migrate.errors import LeaseLost
-from lambda_migrate.lease.decide import SKEW_MS, Acquire, Wait, Watch, decide
-from lambda_migrate.lease.state import (
+from lambda_migrate.lease.decision import SKEW_MS, Acquire, Wait, Watch, decide
+from lambda_migrate.lease.record import (
     READY_KEPT,
     DatabaseRecord,
     Failure,

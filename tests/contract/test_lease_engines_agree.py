@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lambda_migrate.errors import LeaseLost
-from lambda_migrate.lease.state import Lease, LeaseState, Progress
+from lambda_migrate.lease.record import Lease, LeaseState, Progress
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.testing import FakeClock
 from tests.contract.leases import DATABASES, DynamoDBTables, MemoryTables, failure

@@ -29,8 +29,8 @@ from hypothesis.stateful import (
 )
 
 from lambda_migrate.errors import MigrationFailed
-from lambda_migrate.lease.decide import LONGEST_PAUSE_MS
-from lambda_migrate.local.dynamodb import DynamoDBEndpoint
+from lambda_migrate.lease.decision import LONGEST_PAUSE_MS
+from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint
 from tests.contract.databases import Server
 from tests.contract.protocol import (
     LEASE_SECONDS,

@@ -10,8 +10,8 @@ from uuid import uuid4
 
 import pytest
 
-from lambda_migrate.deadline import Deadline
-from lambda_migrate.deploy.requests import KEPT, RequestLog, RequestTable, Run
+from lambda_migrate.clock import Deadline
+from lambda_migrate.deploy.request_log import KEPT, RequestLog, RequestTable, Run
 from lambda_migrate.testing import FakeClock, InMemoryRequestLog
 from tests.contract.leases import DynamoDBTables
 

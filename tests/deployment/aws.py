@@ -17,9 +17,9 @@ from typing import Any
 
 import boto3
 
-from lambda_migrate.local.dynamodb import REGION, LocalDynamoDB
-from lambda_migrate.local.loopback import HOST
-from lambda_migrate.local.moto_server import _body, _OneAtATime
+from lambda_migrate.local.runtime.loopback import HOST
+from lambda_migrate.local.servers.dynamodb import REGION, LocalDynamoDB
+from lambda_migrate.local.servers.moto_server import _body, _OneAtATime
 
 __all__ = ["ACCOUNT", "REGION", "Call", "LocalAWS"]
 

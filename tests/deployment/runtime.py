@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.local.archive import find_interpreter
-from lambda_migrate.local.package import PYTHON
+from lambda_migrate.local.package.archive import find_interpreter
+from lambda_migrate.local.package.build import PYTHON
 
 __all__ = ["ARCHITECTURE", "Runtime", "find_version"]
 

@@ -1,4 +1,4 @@
-"""Alarms and dashboard look at what `lambda_migrate.telemetry` writes, and at nothing else."""
+"""Alarms and dashboard look at what `lambda_migrate.aws.telemetry` writes, and at nothing else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from samtranslator.yaml_helper import yaml_parse
 
-from lambda_migrate.telemetry import METRICS
+from lambda_migrate.aws.telemetry import METRICS
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE: dict[str, Any] = yaml_parse((ROOT / "template.yaml").read_text())

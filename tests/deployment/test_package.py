@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.local import package
-from lambda_migrate.local.archive import Archive, find_interpreter, write_zip
-from lambda_migrate.local.package import ROOT, Recipe, build
+from lambda_migrate.local.package import build as package
+from lambda_migrate.local.package.archive import Archive, find_interpreter, write_zip
+from lambda_migrate.local.package.build import ROOT, Recipe, build
 
 from .runtime import ARCHITECTURE, Runtime
 

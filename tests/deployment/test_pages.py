@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from samtranslator.yaml_helper import yaml_parse
 
-from lambda_migrate.local.package import ARCHITECTURE, PYTHON, ROOT
+from lambda_migrate.local.package.build import ARCHITECTURE, PYTHON, ROOT
 
 from .stack import TEMPLATE
 

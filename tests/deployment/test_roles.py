@@ -9,14 +9,14 @@ import pg8000.native
 import pytest
 from pg8000.exceptions import DatabaseError
 
-from lambda_migrate.deadline import Deadline
+from lambda_migrate.clock import Deadline
+from lambda_migrate.engine.operations import Maintenance
+from lambda_migrate.engine.target import Target
 from lambda_migrate.lease.memory import InMemoryLeaseTable
-from lambda_migrate.local.package import ROOT
-from lambda_migrate.local.postgresql import LocalPostgreSQL, find_binaries
-from lambda_migrate.maintenance import Maintenance
-from lambda_migrate.migrations.directory import read_manifest
+from lambda_migrate.local.package.build import ROOT
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL, find_binaries
+from lambda_migrate.migrations.source import read_manifest
 from lambda_migrate.settings import Settings
-from lambda_migrate.target import Target
 from lambda_migrate.wiring import make_database
 
 EXAMPLE = ROOT / "examples" / "orders"

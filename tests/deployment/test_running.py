@@ -22,12 +22,12 @@ from typing import Any
 import pytest
 import trustme
 
-from lambda_migrate.local.appconfig import LocalAppConfig
-from lambda_migrate.local.deployment import get_order, order_id_of, place_order
-from lambda_migrate.local.environment import InvocationResult
-from lambda_migrate.local.function import LocalFunction
-from lambda_migrate.local.package import ROOT
-from lambda_migrate.local.postgresql import LocalPostgreSQL
+from lambda_migrate.local.demo.deployment import get_order, order_id_of, place_order
+from lambda_migrate.local.package.build import ROOT
+from lambda_migrate.local.runtime.environment import InvocationResult
+from lambda_migrate.local.runtime.function import LocalFunction
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
+from load.emulators.appconfig import LocalAppConfig
 from tests.stage import lines
 
 from .aws import ACCOUNT, REGION, LocalAWS

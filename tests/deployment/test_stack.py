@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from moto.cloudformation.parsing import resource_class_from_type
 
-from lambda_migrate.telemetry import METRICS
+from lambda_migrate.aws.telemetry import METRICS
 from tests.deployment.stack import GAPS, NAME, TEMPLATE, Stack, transformed
 
 from .conftest import APPLICATION, MIGRATOR

@@ -14,7 +14,7 @@ from typing import Any
 
 import pg8000.native
 
-from lambda_migrate.local.function import LocalFunction
+from lambda_migrate.local.runtime.function import LocalFunction
 from tests.drills.page import FOR_READING, Block, Page
 from tests.stage import Stage, until
 

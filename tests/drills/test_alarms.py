@@ -9,8 +9,8 @@ import os
 import signal
 from pathlib import Path
 
-from lambda_migrate.local.dynamodb import LocalDynamoDB
-from lambda_migrate.local.function import LocalFunction
+from lambda_migrate.local.runtime.function import LocalFunction
+from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
 from tests.drills.page import Page
 from tests.drills.play import Play
 from tests.drills.service import (

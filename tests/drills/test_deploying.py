@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import lambda_migrate
-from lambda_migrate.local.function import InvocationResult, LocalFunction
+from lambda_migrate.local.runtime.function import InvocationResult, LocalFunction
 from tests.drills.play import Play
 from tests.drills.service import V1, V2, Deployments, admin, code, copy_database
 from tests.stage import Stage

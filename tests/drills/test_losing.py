@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from lambda_migrate.local.dynamodb import LocalDynamoDB
+from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
 from tests.drills.play import Play
 from tests.drills.service import V1, V2, Deployments, code, copy_database
 from tests.stage import Stage

@@ -9,8 +9,8 @@ from pathlib import Path
 import pg8000.native
 import pytest
 
-from lambda_migrate.local.dynamodb import LocalDynamoDB
-from lambda_migrate.local.postgresql import LocalPostgreSQL
+from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from tests.drills.play import Play
 from tests.drills.service import (
     ADD_STATUS,

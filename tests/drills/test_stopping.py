@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from lambda_migrate.local.appconfig import LocalAppConfig
+from load.emulators.appconfig import LocalAppConfig
 from tests.drills.play import Play
 from tests.drills.service import ADD_STATUS, SLOW, V1, Deployments, code
 from tests.stage import Stage, running, until

@@ -10,7 +10,7 @@ from pathlib import Path
 import pg8000.native
 import pytest
 
-from lambda_migrate.local.dynamodb import LocalDynamoDB
+from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
 from load.chaos.evidence import Check, Evidence, Life, Start
 from load.chaos.lane import Lane
 from load.chaos.laws import LAWS, broken_laws

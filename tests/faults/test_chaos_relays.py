@@ -12,10 +12,10 @@ import pg8000.native
 import pytest
 
 from lambda_migrate.errors import LeaseLost, LeaseStoreUnavailable
-from lambda_migrate.lease.state import Lease, LeaseState
-from lambda_migrate.lease.table import DynamoDBLeaseTable, make_client
-from lambda_migrate.local.dynamodb import DynamoDBEndpoint, LocalDynamoDB
-from lambda_migrate.local.postgresql import LocalPostgreSQL
+from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable, make_client
+from lambda_migrate.lease.record import Lease, LeaseState
+from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint, LocalDynamoDB
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.chaos.dynamodb import DynamoDBRelay
 from load.chaos.relay import Loop, PostgreSQLRelay
 from tests.stage import TABLE, until

@@ -12,7 +12,7 @@ from typing import Any
 import pg8000.native
 import pytest
 
-from lambda_migrate.local.function import LocalFunction
+from lambda_migrate.local.runtime.function import LocalFunction
 from tests.stage import COUNTERS, HANDLER, Stage, busy, effect, ends, running, sleeps_once, until
 
 CONCURRENT = """
@@ -118,7 +118,7 @@ STUCK_BEFORE_THE_TABLE = HANDLER.replace(
     """
 import time
 from lambda_migrate import migrate_on_cold_start
-from lambda_migrate.holder import Hold
+from lambda_migrate.engine.holder import Hold
 
 # No signal can be aimed at the instant between PostgreSQL's answer and the next request.
 Hold.complete = lambda hold, *found: time.sleep(300)
@@ -213,6 +213,6 @@ def _everything(stage: Stage) -> list[Any]:
 
 
 def _forever() -> Any:
-    from lambda_migrate.deadline import Deadline
+    from lambda_migrate.clock import Deadline
 
     return Deadline.after(300)

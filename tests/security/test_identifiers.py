@@ -11,9 +11,9 @@ import pytest
 
 from lambda_migrate.errors import ConfigurationError, LeaseHeld
 from lambda_migrate.migrations import Migration, RowState
-from lambda_migrate.postgresql import sql
+from lambda_migrate.postgresql import queries
 from lambda_migrate.postgresql.connection import Connection, PostgresError
-from lambda_migrate.postgresql.sql import (
+from lambda_migrate.postgresql.queries import (
     DEFAULT_SCHEMA,
     Queries,
     application_name,
@@ -289,7 +289,7 @@ def test_a_script_runs_under_the_roles_own_path(bench: Bench) -> None:
 
 def test_our_path_ends_with_its_transaction(bench: Bench) -> None:
     with bench.connect() as connection:
-        connection.run(f"{sql._OWN_PATH} SELECT 1")
+        connection.run(f"{queries._OWN_PATH} SELECT 1")
         assert connection.run("SHOW search_path") == [['"$user", public']]
 
 

@@ -12,21 +12,21 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lambda_migrate.applying import proved
 from lambda_migrate.cli.render import status_view
+from lambda_migrate.commands.documents import status_document
+from lambda_migrate.commands.status_rows import entries_of
+from lambda_migrate.engine.apply import proved
+from lambda_migrate.engine.operations import Status
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.lease.item import encode_databases
+from lambda_migrate.lease.codec import encode_databases
 from lambda_migrate.lease.readiness import Check, record_check
-from lambda_migrate.lease.state import MARK_BYTES, READY_KEPT, DatabaseRecord, LeaseState
-from lambda_migrate.maintenance import Status
+from lambda_migrate.lease.record import MARK_BYTES, READY_KEPT, DatabaseRecord, LeaseState
 from lambda_migrate.migrations import HistoryRow, Manifest, make_plan, read_manifest
 from lambda_migrate.migrations.digest import read_digest
 from lambda_migrate.migrations.rollback import choose_rollback
-from lambda_migrate.postgresql.database import Grant
-from lambda_migrate.postgresql.sql import Queries
-from lambda_migrate.verbs.documents import status_document
-from lambda_migrate.verbs.entries import entries_of
-from tests.unit.hall.scene import item_size, prefixes
+from lambda_migrate.postgresql.ports import Grant
+from lambda_migrate.postgresql.queries import Queries
+from tests.unit.engine.scene import item_size, prefixes
 
 FEW, MANY = 1_000, 10_000
 PLACE = {"target": "t", "database": "d", "environment": "", "schema": "s", "directory": "m"}

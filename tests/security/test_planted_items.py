@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lambda_migrate.applying import next_failure
-from lambda_migrate.deadline import Deadline
+from lambda_migrate.clock import Deadline
+from lambda_migrate.engine.apply import next_failure
+from lambda_migrate.engine.runner import Outcome
 from lambda_migrate.errors import ConfigurationError, MigrationFailed, NotReady
 from lambda_migrate.lease.backoff import Backoff
-from lambda_migrate.lease.decide import LONGEST_LEASE_MS, LONGEST_PAUSE_MS, SKEW_MS
-from lambda_migrate.lease.item import decode, encode_databases, encode_failure, encode_progress
-from lambda_migrate.lease.state import DatabaseRecord, Failure, LeaseState, Progress, join_marks
-from lambda_migrate.runner import Outcome
+from lambda_migrate.lease.codec import decode, encode_databases, encode_failure, encode_progress
+from lambda_migrate.lease.decision import LONGEST_LEASE_MS, LONGEST_PAUSE_MS, SKEW_MS
+from lambda_migrate.lease.record import DatabaseRecord, Failure, LeaseState, Progress, join_marks
 from lambda_migrate.testing import FixedRandom
 from tests.integration.postgresql.bench import Bench, migration
-from tests.unit.hall.scene import LEASE_SECONDS, Scene, item_size, manifest, prefixes
+from tests.unit.engine.scene import LEASE_SECONDS, Scene, item_size, manifest, prefixes
 
 from .hostile import OBEYED, SQL, obeyed
 

@@ -15,7 +15,7 @@ from lambda_migrate import errors
 from lambda_migrate.cli import main
 from lambda_migrate.errors import MigrationFailed, legible
 from lambda_migrate.lease.memory import InMemoryLeaseTable
-from lambda_migrate.lease.state import DatabaseRecord, Failure, LeaseState, Progress
+from lambda_migrate.lease.record import DatabaseRecord, Failure, LeaseState, Progress
 from lambda_migrate.migrations import HistoryRow, RowState
 from lambda_migrate.testing import InMemoryDatabase
 

@@ -21,8 +21,8 @@ from lambda_migrate import (
     migrate_on_cold_start,
     service_unavailable,
 )
-from lambda_migrate.deadline import Deadline
-from lambda_migrate.target import Policy, Target
+from lambda_migrate.clock import Deadline
+from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.testing import (
     FakeClock,
     FixedRandom,

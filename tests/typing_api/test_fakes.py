@@ -5,7 +5,10 @@ Each assignment below is the test; a fake that lost a method or changed a signat
 
 from __future__ import annotations
 
-from lambda_migrate.deadline import Clock, Deadline, Random
+from lambda_migrate.clock import Clock, Deadline, Random
+from lambda_migrate.engine.flags import FlagSource
+from lambda_migrate.engine.runner import MigrationRunner, Outcome
+from lambda_migrate.engine.target import Target
 from lambda_migrate.events import (
     CheckFinished,
     LeaseTakenOver,
@@ -13,12 +16,9 @@ from lambda_migrate.events import (
     MigrationStarted,
     Observer,
 )
-from lambda_migrate.flags import FlagSource
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.migrations import Manifest, Migration, Script
-from lambda_migrate.postgresql.database import Database, Grant, HeldDatabase
-from lambda_migrate.runner import MigrationRunner, Outcome
-from lambda_migrate.target import Target
+from lambda_migrate.postgresql.ports import Database, Grant, HeldDatabase
 from lambda_migrate.testing import (
     FakeClock,
     FixedRandom,

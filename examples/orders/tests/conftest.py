@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from lambda_migrate.local.dynamodb import LocalDynamoDB
-from lambda_migrate.local.postgresql import LocalPostgreSQL
+from lambda_migrate.local import LocalDynamoDB, LocalPostgreSQL
 
 CODE = Path(__file__).parents[1]
 

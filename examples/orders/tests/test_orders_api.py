@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 
 from lambda_migrate import MigrationRunner, migrate_on_cold_start
+from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.errors import NotReady
 from lambda_migrate.lease.memory import InMemoryLeaseTable
-from lambda_migrate.local.deployment import place_order
-from lambda_migrate.local.function import LocalFunction
-from lambda_migrate.local.postgresql import LocalPostgreSQL
-from lambda_migrate.migrations.directory import read_manifest
-from lambda_migrate.target import Policy, Target
+from lambda_migrate.local import LocalFunction, LocalPostgreSQL
+from lambda_migrate.local.demo.deployment import place_order
+from lambda_migrate.migrations.source import read_manifest
 from lambda_migrate.testing import FakeClock, InMemoryDatabase
 
 Call = Callable[..., tuple[int, Any]]

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from lambda_migrate import MigrationRunner
-from lambda_migrate.deadline import Deadline
+from lambda_migrate.clock import Deadline
+from lambda_migrate.engine.operations import Maintenance
+from lambda_migrate.engine.target import Target
 from lambda_migrate.lease.memory import InMemoryLeaseTable
-from lambda_migrate.local.postgresql import LocalPostgreSQL
-from lambda_migrate.maintenance import Maintenance
+from lambda_migrate.local import LocalPostgreSQL
 from lambda_migrate.migrations import Manifest
-from lambda_migrate.migrations.directory import read_manifest
+from lambda_migrate.migrations.source import read_manifest
 from lambda_migrate.settings import Settings
-from lambda_migrate.target import Target
 from lambda_migrate.testing import InMemoryDatabase
 from lambda_migrate.wiring import make_database
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lambda_migrate import migrate_on_cold_start
-from lambda_migrate.deadline import Deadline
+from lambda_migrate.clock import Deadline
 from lambda_migrate.wiring import make_runner
 from load.bench.within.answer import tell
 from load.bench.within.context import Context

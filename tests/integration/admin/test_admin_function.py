@@ -23,11 +23,11 @@ import pytest
 import lambda_migrate
 from lambda_migrate.cli import main
 from lambda_migrate.cli.remote import RemoteFunction, make_client
-from lambda_migrate.deadline import Deadline
-from lambda_migrate.local.function import LocalFunction
-from lambda_migrate.local.invoke_api import InvokeApi
-from lambda_migrate.verbs.commands import COMMANDS
-from lambda_migrate.verbs.errand import Errand
+from lambda_migrate.clock import Deadline
+from lambda_migrate.commands.registry import COMMANDS
+from lambda_migrate.commands.request import Errand
+from lambda_migrate.local.runtime.function import LocalFunction
+from lambda_migrate.local.runtime.invoke_api import InvokeApi
 from tests.stage import COUNTERS, Stage, effect, running, until
 
 HANDLER = "lambda_migrate.deploy.admin.handler"

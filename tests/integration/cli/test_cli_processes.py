@@ -25,8 +25,8 @@ from unittest.mock import patch
 import pytest
 
 from lambda_migrate.cli import main
-from lambda_migrate.local.dynamodb import LocalDynamoDB
-from lambda_migrate.local.postgresql import LocalPostgreSQL
+from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 
 COMMAND = (sys.executable, "-m", "lambda_migrate")
 NUMBERS = count()

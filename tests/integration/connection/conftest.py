@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from lambda_migrate.local.postgresql import LocalPostgreSQL
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.postgresql.address import DatabaseAddress
 
 PASSWORD = "päss wörd/@:%"

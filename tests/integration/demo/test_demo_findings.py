@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from lambda_migrate.local.environment import Happening, InvocationResult, Phase, Status
-from lambda_migrate.local.evidence import Check, Spread, Storm, read_check, spans_of
-from lambda_migrate.local.findings import Findings, Rollback, faults
-from lambda_migrate.local.report import draw, summary
-from lambda_migrate.local.sampler import Sample
-from lambda_migrate.local.timeline import Band, Row, Span
+from lambda_migrate.local.demo.evidence import Check, Spread, Storm, read_check, spans_of
+from lambda_migrate.local.demo.findings import Findings, Rollback, faults
+from lambda_migrate.local.demo.report import draw, summary
+from lambda_migrate.local.demo.sampler import Sample
+from lambda_migrate.local.demo.timeline import Band, Row, Span
+from lambda_migrate.local.runtime.environment import Happening, InvocationResult, Phase, Status
 
 
 def result(status: Status = "ok", *, code: int = 201, message: str = "") -> InvocationResult:

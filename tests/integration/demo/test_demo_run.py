@@ -21,9 +21,9 @@ import pytest
 from rich.console import Console
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.local import deployment
-from lambda_migrate.local.demo import run_demo
-from lambda_migrate.local.deployment import Example, find_example
+from lambda_migrate.local.demo import deployment
+from lambda_migrate.local.demo.deployment import Example, find_example
+from lambda_migrate.local.demo.run import run_demo
 
 ENVIRONMENTS = 8
 

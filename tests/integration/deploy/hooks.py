@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lambda_migrate
-from lambda_migrate.local.function import LocalFunction
+from lambda_migrate.local.runtime.function import LocalFunction
 from tests.answers import Letter, Office
 from tests.stage import COUNTERS, Stage, effect
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lambda_migrate.local.function import LocalFunction
+from lambda_migrate.local.runtime.function import LocalFunction
 from tests.answers import REFUSE_ALL, Office, office
 from tests.integration.deploy.hooks import (
     BAD,

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from lambda_migrate.local.function import LocalFunction
+from lambda_migrate.local.runtime.function import LocalFunction
 from tests.integration.deploy.hooks import BAD, LIBRARY, V2
 from tests.stage import HANDLER, Stage, ends
 

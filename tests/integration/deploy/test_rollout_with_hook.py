@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from lambda_migrate.local.function import LocalFunction
+from lambda_migrate.local.runtime.function import LocalFunction
 from tests.answers import Office, office, outcomes
 from tests.integration.deploy.hooks import BAD, LIBRARY, V1, V2, deployment, hook
 from tests.stage import HANDLER, Stage, ends

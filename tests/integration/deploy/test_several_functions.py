@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lambda_migrate.local.function import LocalFunction
+from lambda_migrate.local.runtime.function import LocalFunction
 from tests.integration.deploy.hooks import LIBRARY, V1, V2
 from tests.stage import HANDLER, Stage, effect, ends
 

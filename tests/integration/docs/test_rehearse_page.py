@@ -14,9 +14,9 @@ from unittest.mock import patch
 import pytest
 
 from lambda_migrate.cli import main
-from lambda_migrate.postgresql.measured import Lock, Measured, TableChange
-from lambda_migrate.rehearsing import REHEARSED, RehearsedStep
-from lambda_migrate.verbs.advice import advice_on
+from lambda_migrate.commands.dry_run_advice import advice_on
+from lambda_migrate.engine.dry_run import REHEARSED, RehearsedStep
+from lambda_migrate.postgresql.dry_run_effects import Lock, Measured, TableChange
 from tests.stage import TABLE, Stage
 from tests.unit.docs.pages import DOCS, fences
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lambda_migrate.cli import main
-from lambda_migrate.local.postgresql import LocalPostgreSQL
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from tests.unit.docs.pages import DOCS, fences
 
 

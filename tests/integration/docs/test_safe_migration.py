@@ -11,9 +11,9 @@ from typing import Any
 import pg8000.native
 import pytest
 
-from lambda_migrate.deadline import Deadline
+from lambda_migrate.clock import Deadline
+from lambda_migrate.engine.operations import Maintenance
 from lambda_migrate.errors import ConfigurationError, MigrateError, MigrationFailed
-from lambda_migrate.maintenance import Maintenance
 from tests.stage import Stage, running, until
 from tests.unit.docs.pages import DOCS, fences
 

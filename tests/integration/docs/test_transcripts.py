@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lambda_migrate.local.postgresql import find_binaries
-from lambda_migrate.migrations.directory import read_manifest
+from lambda_migrate.local.servers.postgresql import find_binaries
+from lambda_migrate.migrations.source import read_manifest
 from tests.integration.docs.transcript import plain, promised, run
 from tests.stage import Stage
 from tests.unit.docs.pages import DOCS, ROOT, fences

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from lambda_migrate.deadline import Deadline
+from lambda_migrate.clock import Deadline
 from tests.stage import Stage, ends
 
 ITEMS = {

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from lambda_migrate.flags import HOLD_BACK_AT, MODE, PAUSED
-from lambda_migrate.local.appconfig import LocalAppConfig
-from lambda_migrate.local.function import LocalFunction
+from lambda_migrate.engine.flags import HOLD_BACK_AT, MODE, PAUSED
+from lambda_migrate.local.runtime.function import LocalFunction
+from load.emulators.appconfig import LocalAppConfig
 from tests.stage import COUNTERS, HANDLER, Stage, effect, ends, until
 
 PROFILE = "orders/staging/lambda-migrate"

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lambda_migrate.deadline import Deadline
-from lambda_migrate.lease.state import join_marks
-from lambda_migrate.local.function import InvocationResult, LocalFunction
+from lambda_migrate.clock import Deadline
+from lambda_migrate.lease.record import join_marks
+from lambda_migrate.local.runtime.function import InvocationResult, LocalFunction
 from lambda_migrate.migrations import EMPTY_DIGEST, read_manifest
 from tests.stage import COUNTERS, HANDLER, Stage, effect, ends, until
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.local.postgresql import LocalPostgreSQL
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.staging.records import (
     Records,
     Run,

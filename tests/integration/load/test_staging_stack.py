@@ -13,8 +13,8 @@ import pytest
 
 import lambda_migrate
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.local.function import LocalFunction
-from lambda_migrate.local.invoke_api import InvokeApi
+from lambda_migrate.local.runtime.function import LocalFunction
+from lambda_migrate.local.runtime.invoke_api import InvokeApi
 from load.staging.__main__ import main
 from load.staging.stack import find, of_statistics
 from load.staging.verdicts import Limits

@@ -15,9 +15,9 @@ from typing import Any, cast
 
 import pytest
 
-from lambda_migrate.local.function import LocalFunction
-from lambda_migrate.local.loopback import free_port
-from lambda_migrate.local.plain_http import Request, Response
+from lambda_migrate.local.runtime.function import LocalFunction
+from lambda_migrate.local.runtime.loopback import free_port
+from lambda_migrate.local.runtime.plain_http import Request, Response
 from load.storm.__main__ import main
 from load.storm.evidence import read_statistics
 from load.storm.host import Host, serve

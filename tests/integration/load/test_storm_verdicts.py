@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from lambda_migrate.local.environment import InvocationResult
-from lambda_migrate.local.evidence import Check
-from lambda_migrate.local.sampler import Sample
-from lambda_migrate.local.timeline import Band
+from lambda_migrate.local.demo.evidence import Check
+from lambda_migrate.local.demo.sampler import Sample
+from lambda_migrate.local.demo.timeline import Band
+from lambda_migrate.local.runtime.environment import InvocationResult
 from load.storm.evidence import Evidence, Session, overlap_of, sessions_of
 from load.storm.host import Observed
 from load.storm.report import figures

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from lambda_migrate.local.dynamodb import LocalDynamoDB
+from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
 from load.bench.stage import Stage
 from load.bench.takeovers import WAITERS, measure
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lambda_migrate.local.child import EngineFailed
-from lambda_migrate.local.function import Gate, LocalFunction
+from lambda_migrate.local.runtime.function import Gate, LocalFunction
+from lambda_migrate.local.runtime.process import EngineFailed
 
 CODE = Path(__file__).parent / "function"
 
@@ -105,9 +105,9 @@ def test_what_cannot_be_preloaded_is_told_at_once(tmp_path: Path) -> None:
 THREADED = """
 import sys
 import time
-from lambda_migrate.local import zygote
+from lambda_migrate.local.runtime import fork_server
 sys.path.insert(0, sys.argv.pop())
-zygote.main()
+fork_server.main()
 """
 
 

@@ -13,8 +13,8 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionClosedError
 
-from lambda_migrate.local.function import LocalFunction
-from lambda_migrate.local.invoke_api import InvokeApi
+from lambda_migrate.local.runtime.function import LocalFunction
+from lambda_migrate.local.runtime.invoke_api import InvokeApi
 from tests.stage import until
 
 HANDLER = """

@@ -13,8 +13,8 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from lambda_migrate.local.appconfig import POLL_SECONDS, LocalAppConfig
 from lambda_migrate.testing import FakeClock
+from load.emulators.appconfig import POLL_SECONDS, LocalAppConfig
 
 FIRST, SECOND = {"a": 1}, {"a": 2}
 

@@ -14,9 +14,9 @@ import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
 from lambda_migrate.errors import ConfigurationError, LeaseStoreUnavailable
-from lambda_migrate.lease.signed.client import SignedClient
-from lambda_migrate.local.child import EngineFailed
-from lambda_migrate.local.dynamodb import (
+from lambda_migrate.lease.fast_client.client import SignedClient
+from lambda_migrate.local.runtime.process import EngineFailed
+from lambda_migrate.local.servers.dynamodb import (
     Dynalite,
     DynamoDBEndpoint,
     DynamoDBLocal,

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import psutil
 import pytest
 
-from lambda_migrate.local.function import LocalFunction
+from lambda_migrate.local.runtime.function import LocalFunction
 
 CODE = Path(__file__).parent / "function"
 
@@ -249,7 +249,7 @@ def test_closing_ends_every_process_even_one_that_is_starting(make: Make) -> Non
 
 PARENT = """
 from pathlib import Path
-from lambda_migrate.local.function import LocalFunction
+from lambda_migrate.local.runtime.function import LocalFunction
 code = Path({code!r})
 with LocalFunction("probe.handler", code=code, timeout=600, preload={preload!r}) as function:
     function.start_environments(3)

@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.local.child import EngineFailed
-from lambda_migrate.local.postgresql import LocalPostgreSQL, available_majors, find_binaries
+from lambda_migrate.local.runtime.process import EngineFailed
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL, available_majors, find_binaries
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_binaries_that_the_servers_user_cannot_reach_are_copied_and_not_opened()
 
 PARENT = """
 import sys, time
-from lambda_migrate.local.postgresql import LocalPostgreSQL
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 server = LocalPostgreSQL()
 server.start()
 print(server.pid, server.socket_directory, flush=True)

@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from lambda_migrate.deadline import Deadline
+from lambda_migrate.clock import Deadline
 from lambda_migrate.migrations import HistoryRow, Migration, Script
 from lambda_migrate.migrations.digest import checksum_of
 from lambda_migrate.postgresql.address import DatabaseAddress
 from lambda_migrate.postgresql.connection import Connection, connect
-from lambda_migrate.postgresql.database import Grant
-from lambda_migrate.postgresql.held import HeldPostgreSQL
-from lambda_migrate.postgresql.postgres import PostgreSQLDatabase
+from lambda_migrate.postgresql.database import PostgreSQLDatabase
+from lambda_migrate.postgresql.ports import Grant
+from lambda_migrate.postgresql.session import HeldPostgreSQL
 
 MAJORS = (14, 15, 16, 17, 18)
 NEWEST = 18

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import pytest
 
-from lambda_migrate.local.postgresql import LocalPostgreSQL, find_binaries
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL, find_binaries
 from lambda_migrate.postgresql.address import parse_url
 
 from .bench import MAJORS, NEWEST, Bench, ServerURL
-from .rehearsals import SHOP
+from .dry_runs import SHOP
 
 _SETTINGS = {"deadlock_timeout": "100ms", "max_connections": "60"}
 

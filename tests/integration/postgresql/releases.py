@@ -21,11 +21,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from lambda_migrate.errors import MigrationFailed
-from lambda_migrate.local.pgbouncer import LocalPgBouncer, PoolMode
-from lambda_migrate.local.postgresql import LocalPostgreSQL
+from lambda_migrate.local.servers.pgbouncer import LocalPgBouncer, PoolMode
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.postgresql.connection import Connection, ConnectionLost, PostgresError
-from lambda_migrate.postgresql.database import Grant
+from lambda_migrate.postgresql.ports import Grant
 
 from .bench import Bench, ServerURL, migration, soon
 

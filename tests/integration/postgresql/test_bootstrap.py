@@ -12,7 +12,7 @@ import pytest
 
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.postgresql.connection import connect
-from lambda_migrate.postgresql.database import FenceStale, Grant
+from lambda_migrate.postgresql.ports import FenceStale, Grant
 
 from .bench import Bench, Running, migration, soon, until
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from lambda_migrate.deadline import SYSTEM_CLOCK, Deadline
+from lambda_migrate.clock import SYSTEM_CLOCK, Deadline
 from lambda_migrate.errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -16,10 +16,10 @@ from lambda_migrate.errors import (
     LeaseLost,
     MigrationFailed,
 )
-from lambda_migrate.postgresql.database import FenceRow, FenceStale
-from lambda_migrate.postgresql.fenced import FencedConnection
-from lambda_migrate.postgresql.held import HeldPostgreSQL
-from lambda_migrate.postgresql.sql import Queries
+from lambda_migrate.postgresql.fence import FencedConnection
+from lambda_migrate.postgresql.ports import FenceRow, FenceStale
+from lambda_migrate.postgresql.queries import Queries
+from lambda_migrate.postgresql.session import HeldPostgreSQL
 
 from .bench import Bench, Running, migration, soon, until
 

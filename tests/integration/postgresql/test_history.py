@@ -11,7 +11,7 @@ import pytest
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable, MigrationFailed
 from lambda_migrate.migrations import Script
 from lambda_migrate.postgresql.connection import connect
-from lambda_migrate.postgresql.database import Grant
+from lambda_migrate.postgresql.ports import Grant
 
 from .bench import Bench, migration, soon
 

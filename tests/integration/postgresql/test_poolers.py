@@ -14,19 +14,19 @@ from typing import Any
 
 import pytest
 
-from lambda_migrate.deadline import Deadline
+from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import (
     ConfigurationError,
     DatabaseUnavailable,
     LeaseHeld,
     MigrationFailed,
 )
-from lambda_migrate.local.child import state_of
-from lambda_migrate.local.pgbouncer import LocalPgBouncer, PoolMode
-from lambda_migrate.local.postgresql import LocalPostgreSQL
+from lambda_migrate.local.runtime.process import state_of
+from lambda_migrate.local.servers.pgbouncer import LocalPgBouncer, PoolMode
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.postgresql.connection import ConnectFailed, _is_permanent, connect
-from lambda_migrate.postgresql.database import Grant
+from lambda_migrate.postgresql.ports import Grant
 
 from .bench import Bench, Running, migration, soon, until
 from .releases import LEAVES_MUCH, LEFT, releases
@@ -245,13 +245,13 @@ def test_settings_of_a_statement_outside_a_transaction_end_with_it(bench: Bench)
 
 _HOLDER = """
 import os, signal, sys
-from lambda_migrate.deadline import Deadline
+from lambda_migrate.clock import Deadline
 from lambda_migrate.migrations import Migration, Script
 from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.postgresql.connection import connect
-from lambda_migrate.postgresql.database import Grant
-from lambda_migrate.postgresql.fenced import FencedConnection
-from lambda_migrate.postgresql.postgres import PostgreSQLDatabase
+from lambda_migrate.postgresql.ports import Grant
+from lambda_migrate.postgresql.fence import FencedConnection
+from lambda_migrate.postgresql.database import PostgreSQLDatabase
 url, sql, freeze = sys.argv[1:]
 run_outside = FencedConnection.run_outside
 def frozen(self, *arguments, **named):

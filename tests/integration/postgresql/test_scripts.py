@@ -10,10 +10,10 @@ import pytest
 from lambda_migrate.errors import MigrationFailed, RepairRequired
 from lambda_migrate.migrations import Migration
 from lambda_migrate.migrations.migration import Script
-from lambda_migrate.postgresql import apply as apply_module
+from lambda_migrate.postgresql import transactional
 
 from .bench import Bench, migration, soon
-from .rehearsals import rehearsing
+from .dry_runs import rehearsing
 
 # --- its own transaction
 
@@ -67,7 +67,7 @@ def test_a_commit_inside_a_block_is_refused_by_postgresql(each_bench: Bench, inn
 def test_a_script_that_fools_the_lexer_gets_no_history_row(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
-    monkeypatch.setattr(apply_module, "check_script", lambda _script, **_more: [])
+    monkeypatch.setattr(transactional, "check_script", lambda _script, **_more: [])
     with bench.holder() as held:
         with pytest.raises(RepairRequired, match="ended the transaction"):
             held.apply(migration(script), "d", soon())
@@ -82,7 +82,7 @@ def test_a_down_script_that_fools_the_lexer_keeps_its_history_row(
 ) -> None:
     bench.apply(migration("SELECT 1", down="SELECT 1; COMMIT"))
     (row,) = bench.history()
-    monkeypatch.setattr(apply_module, "check_script", lambda _script, **_more: [])
+    monkeypatch.setattr(transactional, "check_script", lambda _script, **_more: [])
     with bench.holder(2) as held, pytest.raises(RepairRequired):
         held.revert(row, soon())
     assert bench.versions() == [1]

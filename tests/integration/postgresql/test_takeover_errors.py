@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from lambda_migrate.deadline import Deadline
+from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
-from lambda_migrate.local.postgresql import LocalPostgreSQL
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.postgresql.connection import PostgresError, connect
-from lambda_migrate.postgresql.database import Grant
-from lambda_migrate.postgresql.fenced import as_configuration
+from lambda_migrate.postgresql.fence import as_configuration
+from lambda_migrate.postgresql.ports import Grant
 
 from .bench import Bench, Running, migration, soon, until
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lambda_migrate.deadline import Deadline
+from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import MigrationFailed, RepairRequired
-from lambda_migrate.local.postgresql import LocalPostgreSQL, find_binaries
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL, find_binaries
 from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.testing import FakeClock
 

@@ -15,7 +15,7 @@ import pytest
 from lambda_migrate.cli import main
 from lambda_migrate.errors import MigrationFailed
 from lambda_migrate.lease.memory import InMemoryLeaseTable
-from lambda_migrate.lease.state import Failure, LeaseState, Progress
+from lambda_migrate.lease.record import Failure, LeaseState, Progress
 from lambda_migrate.migrations import read_manifest
 from lambda_migrate.migrations.adoption import OtherEntry, OtherHistory
 from lambda_migrate.testing import InMemoryDatabase
@@ -273,7 +273,7 @@ def test_up_waits_for_the_holder_if_asked(
         if len(slept) == 3:
             store.release(lease)  # type: ignore[arg-type]  # it was free, so this is a lease
 
-    monkeypatch.setattr("lambda_migrate.deadline.SystemClock.sleep", sleep)
+    monkeypatch.setattr("lambda_migrate.clock.SystemClock.sleep", sleep)
     code, out, _ = run("up", "--wait")
     assert code == 0
     assert len(slept) == 3

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lambda_migrate.cli import main
-from lambda_migrate.flags import PAUSED
+from lambda_migrate.engine.flags import PAUSED
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.testing import InMemoryDatabase, InMemoryFlags
 

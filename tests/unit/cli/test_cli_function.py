@@ -25,10 +25,10 @@ from hypothesis import strategies as st
 from lambda_migrate._version import __version__
 from lambda_migrate.cli import main, remote
 from lambda_migrate.cli.app import COMMON, app
+from lambda_migrate.commands.registry import COMMANDS
 from lambda_migrate.deploy.admin import AdminFunction
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.testing import InMemoryDatabase, InMemoryRequestLog
-from lambda_migrate.verbs.commands import COMMANDS
 
 SECRET = "hunter2"
 Run = Callable[..., tuple[int, str, str]]
@@ -137,7 +137,7 @@ def aws(
     monkeypatch.setattr("lambda_migrate.wiring.make_database", lambda _settings: database)
     monkeypatch.setattr("lambda_migrate.wiring.make_store", lambda _settings, **_parts: store)
     monkeypatch.setattr("lambda_migrate.deploy.admin.default_observer", lambda: Silence())
-    monkeypatch.setattr("lambda_migrate.deadline.SystemClock.sleep", lambda *_: None)
+    monkeypatch.setattr("lambda_migrate.clock.SystemClock.sleep", lambda *_: None)
     monkeypatch.setenv("LAMBDA_MIGRATE_DIRECTORY", str(folder))
     monkeypatch.setenv("LAMBDA_MIGRATE_DATABASE_URL", f"postgresql://app:{SECRET}@h/orders")
     monkeypatch.setenv("LAMBDA_MIGRATE_TABLE", "leases")
@@ -443,12 +443,12 @@ def test_throttling_is_waited_out_until_the_timeout(
     run: Run, aws: FakeLambda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("lambda_migrate.deadline.SystemClock.monotonic", lambda _self: now[0])
+    monkeypatch.setattr("lambda_migrate.clock.SystemClock.monotonic", lambda _self: now[0])
 
     def sleep(_self: object, seconds: float) -> None:
         now[0] += seconds
 
-    monkeypatch.setattr("lambda_migrate.deadline.SystemClock.sleep", sleep)
+    monkeypatch.setattr("lambda_migrate.clock.SystemClock.sleep", sleep)
     aws.faults = [refused("TooManyRequestsException", 429, "Rate Exceeded.")] * 10_000
     code, found = document(run, "up", "--timeout", "60")
     assert (code, found["error"]["retryable"]) == (1, True)

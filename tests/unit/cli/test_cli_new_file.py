@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from lambda_migrate.cli.new_file import next_version, write_migration
+from lambda_migrate.cli.migration_template import next_version, write_migration
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.migrations import read_manifest
-from lambda_migrate.migrations.statements import check
+from lambda_migrate.migrations.sql.lint import check
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=timezone.utc)
 

@@ -12,12 +12,12 @@ import typer
 
 from lambda_migrate.cli import main
 from lambda_migrate.cli.app import COMMON, app
+from lambda_migrate.commands.registry import COMMANDS
 from lambda_migrate.lease.memory import InMemoryLeaseTable
-from lambda_migrate.lease.state import DatabaseRecord, Failure, LeaseState, Progress
+from lambda_migrate.lease.record import DatabaseRecord, Failure, LeaseState, Progress
 from lambda_migrate.migrations.adoption import OtherEntry, OtherHistory
-from lambda_migrate.postgresql.measured import Lock, Measured, MovedSequence, TableChange
+from lambda_migrate.postgresql.dry_run_effects import Lock, Measured, MovedSequence, TableChange
 from lambda_migrate.testing import InMemoryDatabase, InMemoryFlags
-from lambda_migrate.verbs.commands import COMMANDS
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "command-line.md"
 
@@ -96,8 +96,8 @@ def fakes(
     monkeypatch.setattr(
         "lambda_migrate.wiring.make_flags", lambda _settings, **_parts: InMemoryFlags()
     )
-    monkeypatch.setattr("lambda_migrate.cli.lease_table.make_client", lambda: None)
-    monkeypatch.setattr("lambda_migrate.cli.lease_table.create", lambda *_args, **_named: True)
+    monkeypatch.setattr("lambda_migrate.cli.create_table.make_client", lambda: None)
+    monkeypatch.setattr("lambda_migrate.cli.create_table.create", lambda *_args, **_named: True)
     monkeypatch.setenv("LAMBDA_MIGRATE_TABLE", "leases")
     monkeypatch.setenv("LAMBDA_MIGRATE_DIRECTORY", str(tmp_path))
     monkeypatch.setenv("LAMBDA_MIGRATE_DATABASE_URL", "postgresql://app@localhost/orders")

@@ -7,9 +7,14 @@ import io
 import pytest
 from rich.console import Console, RenderableType
 
-from lambda_migrate.cli.failures import told
+from lambda_migrate.cli.errors import told
 from lambda_migrate.cli.render import plan_view, question_view, status_view
 from lambda_migrate.cli.times import duration, until
+from lambda_migrate.commands.documents import plan_document, status_document
+from lambda_migrate.commands.preview import preview_of
+from lambda_migrate.commands.prompt import Question
+from lambda_migrate.commands.status_rows import Entry, Gap, abridged
+from lambda_migrate.engine.operations import Status
 from lambda_migrate.errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -18,14 +23,9 @@ from lambda_migrate.errors import (
     MigrateError,
     MigrationFailed,
 )
-from lambda_migrate.lease.state import LeaseState
-from lambda_migrate.maintenance import Status
+from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.migrations import HistoryRow, Manifest, Migration, Script, make_plan
 from lambda_migrate.migrations.digest import checksum_of
-from lambda_migrate.verbs.attendant import Question
-from lambda_migrate.verbs.documents import plan_document, status_document
-from lambda_migrate.verbs.entries import Entry, Gap, abridged
-from lambda_migrate.verbs.preview import preview_of
 
 PLACE = {
     "target": "default",

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from lambda_migrate.deadline import Deadline
-from lambda_migrate.deploy.answering import Schedule
+from lambda_migrate.clock import Deadline
+from lambda_migrate.deploy.deliver import Schedule
+from lambda_migrate.engine.runner import MigrationRunner
 from lambda_migrate.errors import MigrateError
 from lambda_migrate.migrations import Manifest
-from lambda_migrate.runner import MigrationRunner
 from tests.answers import Office, office
-from tests.unit.hall.scene import Scene
-from tests.unit.surfaces.conftest import fresh_loggers, lines, no_settings
-from tests.unit.surfaces.lines import Context
+from tests.unit.engine.scene import Scene
+from tests.unit.entrypoints.conftest import fresh_loggers, lines, no_settings
+from tests.unit.entrypoints.lines import Context
 
 __all__ = ["fresh_loggers", "lines", "no_settings"]
 

@@ -13,7 +13,7 @@ import pytest
 
 from lambda_migrate import __version__
 from lambda_migrate.deploy.admin import AdminFunction
-from lambda_migrate.deploy.requests import Run
+from lambda_migrate.deploy.request_log import Run
 from lambda_migrate.errors import LeaseStoreUnavailable, MigrationFailed
 from lambda_migrate.events import CommandEnded
 from lambda_migrate.lease.memory import InMemoryLeaseTable
@@ -364,7 +364,7 @@ def test_one_id_is_not_for_two_commands(room: Room) -> None:
 
 def begun(room: Room, event: dict[str, Any], **facts: Any) -> None:
     """As if an invocation had begun with ``event``, and nothing were known of its end."""
-    from lambda_migrate.verbs.errand import Errand
+    from lambda_migrate.commands.request import Errand
 
     now_ms = room.clock.wall_ms()
     errand = Errand.read(event, request="-")
@@ -468,7 +468,7 @@ def test_the_handler_reads_the_process_environment(
         monkeypatch.setenv(name, value)
     answer = handler({"command": "status"}, LambdaContext())
     assert answer["document"]["counts"]["pending"] == 3
-    assert logging.getLogger("lambda_migrate.telemetry").propagate is False
+    assert logging.getLogger("lambda_migrate.aws.telemetry").propagate is False
 
 
 def test_an_answer_that_lambda_would_refuse_is_abridged_and_says_so(room: Room) -> None:

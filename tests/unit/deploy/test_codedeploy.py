@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from lambda_migrate.deploy import codedeploy
-from lambda_migrate.deploy.answering import Undelivered
 from lambda_migrate.deploy.codedeploy import handler, respond
+from lambda_migrate.deploy.deliver import Undelivered
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable, MigrationFailed
 from lambda_migrate.testing import FakeClock
 from tests.answers import REFUSE_ALL, Office, outcomes
 from tests.unit.deploy.conftest import Deploy, LambdaContext
-from tests.unit.hall.scene import Scene, manifest, raises
+from tests.unit.engine.scene import Scene, manifest, raises
 
 V1, V2 = manifest(1), manifest(1, 2)
 EVENT = {"DeploymentId": "d-ABCDEF123", "LifecycleEventHookExecutionId": "eyJlbmNyeXB0ZWQ"}

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from lambda_migrate.deploy.answering import Undelivered
 from lambda_migrate.deploy.custom_resource import Direction, Request, handler, respond
+from lambda_migrate.deploy.deliver import Undelivered
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable, MigrationFailed
 from lambda_migrate.migrations import Manifest
 from lambda_migrate.testing import FakeClock
 from tests.answers import REFUSE_ALL, Office, office
 from tests.unit.deploy.conftest import Deploy, LambdaContext, unexpected
-from tests.unit.hall.scene import Scene, manifest, raises
+from tests.unit.engine.scene import Scene, manifest, raises
 
 V1, V2 = manifest(1), manifest(1, 2)
 

@@ -12,7 +12,7 @@ from lambda_migrate.errors import MigrationFailed
 from tests.answers import Office
 from tests.unit.deploy.conftest import Deploy, LambdaContext
 from tests.unit.deploy.test_custom_resource import request, version
-from tests.unit.hall.scene import Scene, manifest
+from tests.unit.engine.scene import Scene, manifest
 
 HOW_TO = Path(__file__).parents[3] / "docs" / "how-to"
 V1, V2 = manifest(1), manifest(1, 2)

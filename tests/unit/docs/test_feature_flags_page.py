@@ -15,10 +15,15 @@ import boto3
 import pytest
 from aws_lambda_powertools.utilities.feature_flags import SchemaValidator
 
-from lambda_migrate.appconfig import API_SECONDS, EXTENSION_SECONDS, LONGEST_SECONDS, AppConfigFlags
-from lambda_migrate.deadline import Deadline
-from lambda_migrate.flags import NAMES, Flags
-from lambda_migrate.local.appconfig import LocalAppConfig
+from lambda_migrate.aws.appconfig import (
+    API_SECONDS,
+    EXTENSION_SECONDS,
+    LONGEST_SECONDS,
+    AppConfigFlags,
+)
+from lambda_migrate.clock import Deadline
+from lambda_migrate.engine.flags import NAMES, Flags
+from load.emulators.appconfig import LocalAppConfig
 
 DOCS = Path(__file__).parents[3] / "docs"
 PAGE = (DOCS / "how-to" / "feature-flags.md").read_text(encoding="utf-8")

@@ -7,12 +7,13 @@ import re
 import pytest
 
 import lambda_migrate
-from lambda_migrate import errors, telemetry
+from lambda_migrate import errors
+from lambda_migrate.aws import telemetry
+from lambda_migrate.commands.errors import exit_code_of
 from lambda_migrate.errors import MigrateError
 from lambda_migrate.events import CheckFailed, CheckFinished
-from lambda_migrate.lease import item
-from lambda_migrate.postgresql.sql import Limits, Queries
-from lambda_migrate.verbs.failures import exit_code_of
+from lambda_migrate.lease import codec
+from lambda_migrate.postgresql.queries import Limits, Queries
 from tests.unit.docs.pages import DOCS, ROOT, rows, section
 
 CLASSES = [name for name in errors.__all__ if name != "legible"]
@@ -74,7 +75,7 @@ def test_every_attribute_of_the_item_is_on_its_page() -> None:
     listed = {
         row[0].strip("`"): row[1] for row in rows(section(PAGE["stored"], "The item in DynamoDB"))
     }
-    layout = dict(re.findall(r"^``(\w+)``\s+([SNML]) ", item.__doc__ or "", re.M))
+    layout = dict(re.findall(r"^``(\w+)``\s+([SNML]) ", codec.__doc__ or "", re.M))
     assert listed == {**layout, "target": "S"}
 
 

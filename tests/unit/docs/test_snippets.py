@@ -16,8 +16,8 @@ import typer
 import yaml
 
 from lambda_migrate.cli.app import app
-from lambda_migrate.migrations.directory import parse
-from lambda_migrate.migrations.statements import check
+from lambda_migrate.migrations.source import parse
+from lambda_migrate.migrations.sql.lint import check
 from tests.unit.docs.pages import PAGES, ROOT, Fence, all_fences
 
 PYTHON = all_fences("python")
@@ -104,7 +104,7 @@ def test_modules_that_the_pages_run_exist() -> None:
     pattern = re.compile(r"python3? -m ((?:lambda_migrate|load|tests)[\w.]*)")
     pages = {*PAGES, ROOT / "Makefile"}
     named = {name for page in pages for name in pattern.findall(page.read_text())}
-    assert "lambda_migrate.local.postgresql" in named
+    assert "lambda_migrate.local.servers.postgresql" in named
     assert [
         name for name in sorted(named) if importlib.util.find_spec(name.rstrip(".")) is None
     ] == []

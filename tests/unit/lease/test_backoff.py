@@ -16,8 +16,8 @@ from lambda_migrate.lease.backoff import (
     PACE_SECONDS,
     Backoff,
 )
-from lambda_migrate.lease.decide import SKEW_MS
-from lambda_migrate.lease.state import LeaseState, Progress
+from lambda_migrate.lease.decision import SKEW_MS
+from lambda_migrate.lease.record import LeaseState, Progress
 from lambda_migrate.settings import Settings
 from lambda_migrate.testing import FixedRandom
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from lambda_migrate.deadline import Deadline
+from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import ConfigurationError, LeaseLost, LeaseStoreUnavailable, MigrateError
 from lambda_migrate.lease.heartbeat import BEATS_PER_LEASE, Heartbeat
-from lambda_migrate.lease.state import Lease, Progress
+from lambda_migrate.lease.record import Lease, Progress
 from lambda_migrate.testing import FakeClock, InMemoryLeaseTable
 
 LEASE_SECONDS = 21.0

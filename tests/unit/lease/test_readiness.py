@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from lambda_migrate.lease.item import decode, encode_databases
+from lambda_migrate.lease.codec import decode, encode_databases
 from lambda_migrate.lease.readiness import (
     OLDER_KEPT,
     UNKNOWN,
@@ -20,7 +20,7 @@ from lambda_migrate.lease.readiness import (
     sharing,
     withdraw_above,
 )
-from lambda_migrate.lease.state import (
+from lambda_migrate.lease.record import (
     MARK_BYTES,
     READY_KEPT,
     DatabaseRecord,
@@ -29,8 +29,8 @@ from lambda_migrate.lease.state import (
     split_marks,
 )
 from lambda_migrate.migrations import EMPTY_DIGEST
-from lambda_migrate.postgresql.database import FenceRow, is_behind
-from tests.unit.hall.scene import item_size
+from lambda_migrate.postgresql.ports import FenceRow, is_behind
+from tests.unit.engine.scene import item_size
 
 HERE, TUNNEL, ELSEWHERE = "db:5432/orders", "localhost:15432/orders", "other:5432/orders"
 ONE, TWO = "identity one", "identity two"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from lambda_migrate.aws.telemetry import METRICS, PowertoolsObserver
 from lambda_migrate.events import CheckFinished
-from lambda_migrate.telemetry import METRICS, PowertoolsObserver
 from load.simulation.cost import LOG_BYTES, cost_of_cold_starts, cost_of_deployment
 from load.simulation.figures import figures_of
 from load.simulation.policies import LIBRARY

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lambda_migrate.local.cloudwatch import CloudWatch, Metric, read_alarms
-from lambda_migrate.local.dashboard import read_dashboard
 from load.dashboard.picture import draw
+from load.emulators.cloudwatch import CloudWatch, Metric, read_alarms
+from load.emulators.dashboard import read_dashboard
 
 TEMPLATE = Path(__file__).parents[3] / "template.yaml"
 VALUES = {"LeaseTable": "leases", "Target": "orders"}

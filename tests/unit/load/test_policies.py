@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from lambda_migrate.lease.backoff import Backoff
-from lambda_migrate.lease.state import LeaseState, Progress
+from lambda_migrate.lease.record import LeaseState, Progress
 from load.simulation.policies import FAMILIES, GUIDED, LIBRARY, Family, Policy
 
 NOW = 1_700_000_000_000

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.local.environment import InvocationResult
+from lambda_migrate.local.runtime.environment import InvocationResult
 from load.staging.release import make_release, of_the_example
 from load.staging.shop import Shop
 

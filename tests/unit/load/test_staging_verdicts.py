@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from lambda_migrate.commands.dry_run import rehearsal_document
+from lambda_migrate.engine.dry_run import FAILED, NOT_REHEARSED, REHEARSED, Rehearsed, RehearsedStep
 from lambda_migrate.errors import MigrationFailed
-from lambda_migrate.local.cloudwatch import CloudWatch
-from lambda_migrate.postgresql.measured import Lock, Measured, TableChange
-from lambda_migrate.rehearsing import FAILED, NOT_REHEARSED, REHEARSED, Rehearsed, RehearsedStep
-from lambda_migrate.verbs.rehearsal import rehearsal_document
+from lambda_migrate.postgresql.dry_run_effects import Lock, Measured, TableChange
+from load.emulators.cloudwatch import CloudWatch
 from load.staging.dry_run import longest_of, of_dry_run
 from load.staging.faults import FAULTS, Fault, Reached
 from load.staging.records import Records, Size, TableRecord

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from lambda_migrate.aws.telemetry import PowertoolsObserver
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.events import CheckFinished, MigrationApplied
-from lambda_migrate.local.cloudwatch import (
+from lambda_migrate.local.servers.dynamodb import Throttled
+from load.emulators.cloudwatch import (
     Alarm,
     CloudWatch,
     Metric,
@@ -19,8 +21,6 @@ from lambda_migrate.local.cloudwatch import (
     judge,
     read_alarms,
 )
-from lambda_migrate.local.dynamodb import Throttled
-from lambda_migrate.telemetry import PowertoolsObserver
 
 NOON = 1_790_000_040.0
 """A full minute."""

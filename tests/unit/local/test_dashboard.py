@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from lambda_migrate.aws.telemetry import METRICS
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.local.cloudwatch import Metric, Query, read_alarms
-from lambda_migrate.local.dashboard import Series, Widget, read_dashboard
-from lambda_migrate.telemetry import METRICS
+from load.emulators.cloudwatch import Metric, Query, read_alarms
+from load.emulators.dashboard import Series, Widget, read_dashboard
 
 ROOT = Path(__file__).parents[3]
 TEMPLATE = ROOT / "template.yaml"

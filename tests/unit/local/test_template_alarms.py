@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from lambda_migrate.aws.telemetry import PowertoolsObserver
 from lambda_migrate.events import CheckFinished, Event, Holding
-from lambda_migrate.local.cloudwatch import Alarm, CloudWatch, State, read_alarms
-from lambda_migrate.telemetry import PowertoolsObserver
+from load.emulators.cloudwatch import Alarm, CloudWatch, State, read_alarms
 
 NOON = 1_790_000_040.0
 

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lambda_migrate.local.timeline import PHASES, Band, Row, Series, Span, render
+from lambda_migrate.local.demo.timeline import PHASES, Band, Row, Series, Span, render
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -1,0 +1,1 @@
+"""Adapters to AWS services: telemetry by Powertools, feature flags from AppConfig."""

@@ -1,0 +1,303 @@
+"""The default observer: Powertools' Logger and Metrics. Only the wiring and the decorator know it.
+
+Loading Powertools takes 50 ms of CPU, and every cold start writes a line. So the two lines of a
+check that found the schema ready, or waited until it was, are written here, as Powertools would
+have written them (a test holds the two together); for all else, and wherever a variable of
+Powertools asks for something out of the ordinary, Powertools writes them.
+
+One line per outcome, whatever it is. Metrics (dimensions ``service`` and ``target``):
+
+=======================  ============  =============================================================
+``ColdStartCheckTime``   milliseconds  each check that ended, well or not
+``LeaseWaitTime``        milliseconds  each check that waited
+``MigrationsApplied``    count         each check that applied some
+``MigrationTime``        milliseconds  each migration that was applied
+``MigrationFailed``      count         each migration that failed here, not those told of it
+``LeaseHeldTime``        milliseconds  each holder when it has done, and each of its heartbeats:
+                                       how long it has held the lease until then
+``LeaseTakeover``        count         each lease taken from a holder that did not renew it
+``NotReady``             count         each check that ended without a ready schema
+``TargetShared``         count         each full check that found another database, with other
+                                       migrations, under the same target
+=======================  ============  =============================================================
+"""
+
+from __future__ import annotations
+
+import os
+
+from lambda_migrate.events import (
+    CheckFailed,
+    CheckFinished,
+    CommandEnded,
+    FlagsIgnored,
+    Holding,
+    LeaseTakenOver,
+    MigrationApplied,
+    MigrationBroke,
+    RenewalFailed,
+    TargetShared,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from lambda_migrate.events import Event
+
+    Metric = tuple[str, str, float]
+
+__all__ = ["METRICS", "NAMESPACE", "PowertoolsObserver"]
+
+NAMESPACE = "lambda-migrate"
+"""Where the metrics go unless ``POWERTOOLS_METRICS_NAMESPACE`` says otherwise."""
+
+METRICS = (
+    "ColdStartCheckTime",
+    "LeaseHeldTime",
+    "LeaseTakeover",
+    "LeaseWaitTime",
+    "MigrationFailed",
+    "MigrationTime",
+    "MigrationsApplied",
+    "NotReady",
+    "TargetShared",
+)
+
+
+class PowertoolsObserver:
+    """Collects the metrics of a check and writes them, and its line, when it ends.
+
+    The Logger and the Metrics are our own, so that a function's own ones keep their keys,
+    dimensions and flushing.
+    """
+
+    def __init__(self) -> None:
+        self._metrics: list[Metric] = []
+        self._warned: set[str] = set()
+
+    def observe(self, event: Event) -> None:
+        """See `Observer.observe`."""
+        if isinstance(event, CheckFinished):
+            if not (event.applied or self._metrics) and _is_ordinary(os.environ):
+                _write_plainly(event)
+                return
+            self._log_finished(event)
+            self._end(event)
+        elif isinstance(event, CheckFailed):
+            self._log_failed(event)
+            self._add("NotReady", "Count", 1)
+            self._end(event)
+        elif isinstance(event, CommandEnded):
+            self._log_command(event)
+            self._end(event)
+        elif isinstance(event, MigrationApplied):
+            self._add("MigrationTime", "Milliseconds", event.seconds * 1000)
+        elif isinstance(event, MigrationBroke):
+            self._add("MigrationFailed", "Count", 1)
+        elif isinstance(event, LeaseTakenOver):
+            self._add("LeaseTakeover", "Count", 1)
+        elif isinstance(event, Holding):
+            self._tell_at_once(event)
+        elif isinstance(event, RenewalFailed):
+            _logger().error(
+                f"the lease cannot be renewed: {event.cause}; the running migration is cancelled "
+                f"in {event.seconds_left:.0f} s unless this is fixed"
+            )
+        elif isinstance(event, FlagsIgnored):
+            self._warn(f"going on without feature flags: {event.reason}")
+        elif isinstance(event, TargetShared):
+            self._add("TargetShared", "Count", 1)
+            self._warn(
+                f"target {event.target!r} is shared by databases with different migrations: "
+                f"{event.address}, and {event.other_addresses} (last checked by "
+                f"{event.other_owner}); give each its own LAMBDA_MIGRATE_TARGET"
+            )
+
+    def _warn(self, message: str) -> None:
+        """Say it, but once in a check: it may be true of a hundred migrations."""
+        if message not in self._warned:
+            self._warned.add(message)
+            _logger().warning(message)
+
+    def _add(self, name: str, unit: str, value: float) -> None:
+        self._metrics.append((name, unit, value))
+
+    def _tell_at_once(self, event: Holding) -> None:
+        """A migration that hangs is to be heard of while it does, not when its check ends."""
+        held: list[Metric] = [("LeaseHeldTime", "Milliseconds", event.held_seconds * 1000)]
+        if _is_ordinary(os.environ):
+            _write([_emf(event.target, held, _now())])
+        else:
+            self._flush(event.target, held)
+
+    def _log_finished(self, event: CheckFinished) -> None:
+        _logger().info(_FINISHED[event.outcome], extra=_fields(event))
+
+    def _log_failed(self, event: CheckFailed) -> None:
+        log = _logger().warning if event.retryable else _logger().error
+        log(f"schema not ready: {event.message}", extra=_fields(event))
+
+    def _log_command(self, event: CommandEnded) -> None:
+        log = _logger().error if event.exit_code == _FAILED else _logger().info
+        what = event.command or "no command"
+        ended = f"{what} ended with exit code {event.exit_code}"
+        log(f"{ended}: {event.message}" if event.message else ended, extra=_fields(event))
+
+    def _end(self, event: CheckFinished | CheckFailed | CommandEnded) -> None:
+        times = [] if isinstance(event, CommandEnded) else _times(event)
+        collected, self._metrics = self._metrics + times, []
+        self._warned.clear()
+        if event.applied:
+            collected.append(("MigrationsApplied", "Count", len(event.applied)))
+        if collected:
+            self._flush(event.target, collected)
+
+    def _flush(self, target: str, collected: list[Metric]) -> None:
+        from aws_lambda_powertools.metrics import EphemeralMetrics
+
+        metrics = EphemeralMetrics(namespace=_namespace(), service=_service())
+        metrics.add_dimension("target", target)
+        for name, unit, value in collected:
+            metrics.add_metric(name=name, unit=unit, value=value)
+        metrics.flush_metrics()
+
+
+_FAILED = 1
+"""The exit code of a command that failed; others tell of wrong usage, or of somebody at it."""
+
+_FINISHED = {
+    "UP_TO_DATE": "schema is up to date",
+    "MIGRATED": "schema was migrated by this instance",
+    "WAITED": "schema was migrated by another instance",
+    "UNCHECKED": "schema is not ready; served all the same, by a feature flag that says mode off",
+}
+
+
+def _times(event: CheckFinished | CheckFailed) -> list[Metric]:
+    times = [("ColdStartCheckTime", "Milliseconds", event.seconds * 1000)]
+    if event.waited_seconds:
+        times.append(("LeaseWaitTime", "Milliseconds", event.waited_seconds * 1000))
+    return times
+
+
+def _namespace() -> str:
+    return os.environ.get("POWERTOOLS_METRICS_NAMESPACE") or NAMESPACE
+
+
+def _service() -> str:
+    return os.environ.get("POWERTOOLS_SERVICE_NAME") or "service_undefined"
+
+
+def _logger() -> Any:
+    """A logger of our own: a function's Logger keeps its keys, its level and its handler.
+
+    Powertools names the logger behind a Logger after its service, so that one of the function's
+    service would be the function's own; ours has another name and tells the service as a key.
+    """
+    import logging
+
+    from aws_lambda_powertools import Logger
+
+    logger = Logger(service=_LOGGER, name="lambda_migrate", location=None)
+    logger.append_keys(service=_service())
+    # Lambda's own handler hangs on the root logger and would write the line once more.
+    logging.getLogger(_LOGGER).propagate = False
+    return logger
+
+
+_LOGGER = "lambda_migrate.aws.telemetry"
+
+
+def _fields(event: CheckFinished | CheckFailed | CommandEnded) -> dict[str, Any]:
+    """What an engineer wants to know at night, under one key, with times in milliseconds."""
+    facts = {name: getattr(event, name) for name in event.__slots__}
+    facts.pop("message", None)
+    times = {"duration_ms": round(event.seconds * 1000)}
+    if not isinstance(event, CommandEnded):
+        times["waited_ms"] = round(event.waited_seconds * 1000)
+    rest = {key: value for key, value in facts.items() if not key.endswith("seconds")}
+    return {"lambda_migrate": {**rest, **times}}
+
+
+# --- the same without Powertools
+
+_LEVELS = ("POWERTOOLS_LOG_LEVEL", "LOG_LEVEL", "AWS_LAMBDA_LOG_LEVEL")
+_HARMLESS = (
+    "POWERTOOLS_SERVICE_NAME",
+    "POWERTOOLS_METRICS_NAMESPACE",
+    "POWERTOOLS_LOG_LEVEL",
+    "POWERTOOLS_TRACE",
+    "POWERTOOLS_PARAMETERS_",
+    "POWERTOOLS_IDEMPOTENCY_",
+)
+"""Beginnings of Powertools' variables that leave the two lines as they are, or are read here."""
+
+
+def _is_ordinary(environ: Mapping[str, str]) -> bool:
+    """Whether nothing asks Powertools for another level, another format or for silence."""
+    levels = {environ.get(name, "").upper() for name in _LEVELS}
+    return levels <= {"", "INFO"} and not any(
+        name.startswith("POWERTOOLS_") and not name.startswith(_HARMLESS) for name in environ
+    )
+
+
+def _write_plainly(event: CheckFinished) -> None:
+    now = _now()
+    _write([_line(event, now), _emf(event.target, _times(event), now)])
+
+
+def _write(lines: list[str]) -> None:
+    """All in one piece: the heartbeat's thread writes as well."""
+    import sys
+
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
+
+
+def _now() -> float:
+    import time
+
+    return time.time()
+
+
+def _line(event: CheckFinished, now: float) -> str:
+    """The structured line. Keys and their order are those of Powertools' formatter."""
+    import json
+    import time
+
+    local = time.localtime(now)
+    milliseconds = f"{int(now * 1000) % 1000:03d}"
+    line = {
+        "level": "INFO",
+        "message": _FINISHED[event.outcome],
+        "timestamp": time.strftime(f"%Y-%m-%d %H:%M:%S,{milliseconds}%z", local),
+        "service": _service(),
+        "name": "lambda_migrate",
+        **_fields(event),
+    }
+    trace = os.environ.get("_X_AMZN_TRACE_ID", "")
+    if trace:
+        line["xray_trace_id"] = trace.split(";")[0].replace("Root=", "")
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+
+
+def _emf(target: str, metrics: list[Metric], now: float) -> str:
+    """The metrics in CloudWatch's embedded metric format."""
+    import json
+
+    directive = {
+        "Namespace": _namespace(),
+        "Dimensions": [["target", "service"]],
+        "Metrics": [{"Name": name, "Unit": unit} for name, unit, _ in metrics],
+    }
+    return json.dumps(
+        {
+            "_aws": {"Timestamp": int(now * 1000), "CloudWatchMetrics": [directive]},
+            "target": target,
+            "service": _service(),
+            **{name: [value] for name, _, value in metrics},
+        },
+        separators=(",", ":"),
+    )

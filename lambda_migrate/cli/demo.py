@@ -1,0 +1,50 @@
+"""`demo`: many Lambda runtimes on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lambda_migrate.cli.options import (
+    app,
+)
+from lambda_migrate.errors import ConfigurationError, MigrateError
+
+
+@app.command("demo")
+def demo(
+    context: typer.Context,
+    environments: Annotated[
+        int, typer.Option("--environments", min=1, help="How many start at once.")
+    ] = 100,
+    report: Annotated[
+        Path, typer.Option("--report", help="The folder for its timeline and figures.")
+    ] = Path("demo-report"),
+) -> int:
+    """Watch 100 Lambda runtimes start at once."""
+    from lambda_migrate.cli.signals import by_default
+
+    if context.obj is not None:
+        raise ConfigurationError("`demo` does its work here: leave --function out")
+    _require_local_extra()
+    from lambda_migrate.local.demo.run import run_demo
+    from lambda_migrate.local.runtime.process import EngineFailed
+
+    by_default()
+    try:
+        return int(run_demo(environments=environments, report=report))
+    except EngineFailed as failed:
+        raise MigrateError(str(failed)) from failed
+
+
+def _require_local_extra() -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in ("moto", "awslambdaric") if find_spec(name) is None]
+    if missing:
+        raise ConfigurationError(
+            f"the demo needs {' and '.join(missing)}, not installed here: "
+            "pip install 'lambda-migrate[local]'"
+        )

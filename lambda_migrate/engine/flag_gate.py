@@ -1,0 +1,61 @@
+"""Whether the feature flags let a migration begin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lambda_migrate.errors import FlagsUnavailable, NotReady
+from lambda_migrate.events import FlagsIgnored
+
+if TYPE_CHECKING:
+    from lambda_migrate.clock import Deadline
+    from lambda_migrate.engine.target import Target
+from lambda_migrate.engine.flags import Flags
+
+__all__ = ["flags_in_force", "held_back", "permit"]
+
+
+_RETRY_AFTER_SECONDS = 30.0
+"""A person lifts a flag, and AppConfig's agent looks every 45 s: sooner is for nothing."""
+
+
+def flags_in_force(target: Target, deadline: Deadline) -> Flags:
+    """What holds for ``target`` now.
+
+    Raises:
+        FlagsUnavailable: They cannot be read, and the policy says that this stops migrating.
+    """
+    if target.flags is None:
+        return Flags()
+    try:
+        return target.flags.read(deadline)
+    except FlagsUnavailable as error:
+        if target.policy.stops_without_flags:
+            raise
+        target.observer.observe(FlagsIgnored(target.name, str(error)))
+        return Flags()
+
+
+def permit(
+    target: Target, deadline: Deadline, *, version: int, what: str, advice: str = ""
+) -> None:
+    """Ask whether ``version`` may be applied now.
+
+    Args:
+        target: Whose flags.
+        deadline: For asking.
+        version: The highest that is about to be applied.
+        what: What would begin, for the message.
+        advice: What else could be done, as the end of the message.
+
+    Raises:
+        NotReady: It may not, by the flag that the message names.
+    """
+    objection = flags_in_force(target, deadline).objection(version)
+    if objection:
+        raise held_back(f"{what} was not begun: {objection}{advice}")
+
+
+def held_back(message: str) -> NotReady:
+    """The error of whoever a flag stops."""
+    return NotReady(message, retry_after_seconds=_RETRY_AFTER_SECONDS)

@@ -1,0 +1,595 @@
+"""`MigrationRunner`: brings lease, migrations and database together; owns no SQL and no HTTP.
+
+::
+
+    ready here already?   -> serve, no I/O
+    read the item         -> decide:
+      Serve    -> serve
+      Refuse   -> raise MigrationFailed, the same cause as the instance that tried
+      Wait     -> read again later, bounded by the deadline
+      Acquire  -> ask the feature flags, if there are any; then
+                  take over the fence, read the history, plan, apply, complete;
+                  in mode ``require``: only look whether another address did that
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from lambda_migrate.clock import Deadline
+from lambda_migrate.engine.target import new_owner
+from lambda_migrate.errors import (
+    ConfigurationError,
+    FlagsUnavailable,
+    LeaseLost,
+    LeaseStoreUnavailable,
+    MigrateError,
+    MigrationFailed,
+    NotReady,
+)
+from lambda_migrate.events import (
+    CheckFailed,
+    CheckFinished,
+    LeaseTakenOver,
+    Waiting,
+)
+from lambda_migrate.lease.decision import (
+    MORE_TIME,
+    Acquire,
+    Refuse,
+    Serve,
+    Step,
+    Wait,
+    Watch,
+    decide,
+)
+from lambda_migrate.lease.dynamodb_errors import limit_waiting
+from lambda_migrate.lease.record import Lease, LeaseState
+from lambda_migrate.migrations.deferred import DeferredManifest
+from lambda_migrate.migrations.digest import require_migrations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lambda_migrate.engine.apply import Proof
+    from lambda_migrate.engine.flags import Flags
+    from lambda_migrate.engine.holder import Hold
+    from lambda_migrate.engine.target import Target
+    from lambda_migrate.lease.waiter import Waiter
+    from lambda_migrate.migrations import Manifest
+    from lambda_migrate.postgresql.ports import HeldDatabase
+
+__all__ = ["MigrationRunner", "Outcome"]
+
+WITHOUT_DEADLINE_SECONDS = 900.0
+"""Lambda's longest timeout, for callers that name no deadline."""
+
+_STORE_GONE_SECONDS = 2.0
+"""How long the lease table may be away before ``check`` asks PostgreSQL instead."""
+
+
+class Outcome(str, Enum):
+    """Why a cold start may serve."""
+
+    UP_TO_DATE = "UP_TO_DATE"
+    """The schema was ready."""
+    MIGRATED = "MIGRATED"
+    """This instance held the lease and saw to it."""
+    WAITED = "WAITED"
+    """Another instance did, while this one waited."""
+    UNCHECKED = "UNCHECKED"
+    """Something is pending, and a feature flag says mode ``off``: served as it is, this once."""
+
+
+class MigrationRunner:
+    """Makes sure that a database satisfies a manifest before anything is served.
+
+    Constructing one does no I/O. One runner serves one process; several threads may share it.
+
+    Args:
+        manifest: The migrations that this code ships.
+        target: The database with its item in the lease table, and how to behave.
+    """
+
+    def __init__(self, manifest: Manifest | DeferredManifest, target: Target) -> None:
+        self.target = target
+        self._shipped = manifest
+        self._is_ready = False
+
+    @property
+    def manifest(self) -> Manifest:
+        """The migrations that this code ships; their files are read now if not before.
+
+        Raises:
+            ManifestError: Files are at fault.
+        """
+        return _loaded(self._shipped)
+
+    def ensure(self, deadline: Deadline | None = None, *, request_id: str = "") -> Outcome:
+        """Return as soon as the database satisfies the manifest; migrate it if need be.
+
+        Args:
+            deadline: The invocation's end. Everything ends ``safety_margin_seconds`` before it.
+            request_id: The invocation's id, for the history.
+
+        Returns:
+            Why it may be served. The answer is remembered, and later calls do nothing at all; but
+            for ``UNCHECKED``, which holds for this call alone.
+
+        Raises:
+            NotReady: Not before the deadline; another invocation may succeed.
+            MigrationFailed: A migration failed, here or, a moment ago, elsewhere.
+            ConfigurationError: Something must be mended and deployed.
+            ManifestError: There are no migrations, and the policy does not allow that.
+        """
+        if self._is_ready or self.target.policy.mode == "off":
+            return Outcome.UP_TO_DATE
+        check = _Check(self._shipped, self.target, deadline, request_id=request_id)
+        try:
+            outcome = check.run()
+        except Exception as error:
+            self.target.observer.observe(check.failed(error))
+            raise
+        finally:
+            self.target.store.close()
+        self._is_ready = outcome is not Outcome.UNCHECKED
+        self.target.observer.observe(check.finished(outcome))
+        return outcome
+
+    def forget(self) -> None:
+        """Forget that the schema was ready: after a snapshot of this process was restored."""
+        self._is_ready = False
+
+
+def _loaded(manifest: Manifest | DeferredManifest) -> Manifest:
+    return manifest.load() if isinstance(manifest, DeferredManifest) else manifest
+
+
+class _Check:
+    """One cold start's way through the drawing above.
+
+    Whatever only a holder needs is loaded when there is a lease to hold: a cold start that finds
+    the schema ready, or waits until it is, never loads it.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest | DeferredManifest,
+        target: Target,
+        invocation: Deadline | None,
+        *,
+        request_id: str,
+    ) -> None:
+        self.digest = manifest.digest
+        self.target = target
+        self.request_id = request_id
+        self.started = target.clock.monotonic()
+        self.waited = 0.0
+        self.applied: list[str] = []
+        self.owner = new_owner()
+        self.fence = 0
+        self.deadline = (
+            invocation.earlier(target.policy.safety_margin_seconds)
+            if invocation is not None
+            else Deadline.after(WITHOUT_DEADLINE_SECONDS, target.clock)
+        )
+        limit_waiting(target.store, self.deadline)
+        self._shipped = manifest
+        self._seen = LeaseState()
+        self._flags: Flags | None = None  # as last read
+        self._is_switched_off = False
+        self._calls_before = target.store.calls
+        self._watch = Watch()
+        self._waiter: Waiter | None = None
+        self._failures = 0
+        self._confirms = False
+        self._look_refusal = ""
+        self._looked_at: int | None = None
+
+    def run(self) -> Outcome:
+        """Decide and do, until it may be served or cannot be."""
+        require_migrations(self.digest, allow_empty=self.target.policy.allow_empty)
+        step = self._first_look()
+        while True:
+            if not isinstance(step, Wait):
+                step = self._obey_flags(step)
+            if isinstance(step, Serve):
+                return self._served()
+            if isinstance(step, Refuse):
+                raise _refusal(step, self.target.store.now_ms())
+            if isinstance(step, Wait):
+                step = self._wait(step.state)
+                continue
+            if step.only_looks:
+                step = self._look_into_database(step)
+                continue
+            state = self._acquire(step)
+            if isinstance(state, Lease):
+                news = self._news(state)
+                if news is not None:
+                    step = news
+                    continue
+                self._announce(step, state)
+                if self._hold(state):
+                    return Outcome.MIGRATED
+                state = LeaseState()
+                self._waiter = None
+            step = self._after_losing(state)
+
+    def _served(self) -> Outcome:
+        if self._is_switched_off:
+            return Outcome.UNCHECKED
+        return Outcome.WAITED if self.waited else Outcome.UP_TO_DATE
+
+    # --- feature flags
+
+    def _obey_flags(self, step: Step) -> Step:
+        """What becomes of ``step`` by the feature flags; they are asked if something is pending.
+
+        Raises:
+            NotReady: A flag stops it, or what they say cannot be read.
+        """
+        if self.target.flags is None or isinstance(step, Serve) or not self._may_migrate:
+            return step
+        try:
+            self._flags = self._read_flags()
+        except FlagsUnavailable:
+            if isinstance(step, Refuse):
+                return step  # that the migration fails is what somebody must know
+            raise
+        if self._flags.mode == "off":
+            self._is_switched_off = True
+            return Serve()
+        return step if isinstance(step, Refuse) else self._hold_back(self._flags) or step
+
+    def _read_flags(self) -> Flags:
+        from lambda_migrate.engine.flag_gate import flags_in_force
+
+        return flags_in_force(self.target, self.deadline)
+
+    def _hold_back(self, flags: Flags) -> Wait | None:
+        """Stop, or only wait, if the flags say so."""
+        if flags.paused:
+            raise self._stopped(flags.objection(0))
+        if flags.mode == "require":
+            return Wait(self._seen)
+        if self._has_all_that_is_allowed(self._seen):
+            raise self._stopped(flags.objection(_loaded(self._shipped).version))
+        return None
+
+    @property
+    def _may_migrate(self) -> bool:
+        by_flag = self._flags is None or self._flags.mode != "require"
+        return by_flag and self.target.policy.mode != "require"
+
+    def _allowed(self) -> Manifest:
+        """As much of the manifest as the flags let through; all of it: the manifest itself."""
+        manifest = _loaded(self._shipped)
+        return manifest if self._flags is None else self._flags.allowed(manifest)
+
+    def _has_all_that_is_allowed(self, state: LeaseState) -> bool:
+        """Whether part of the manifest is held back and all the rest is applied."""
+        if self._flags is None or not self._flags.hold_back_at:
+            return False
+        allowed = self._allowed()
+        if allowed is _loaded(self._shipped):
+            return False
+        return not allowed or state.is_ready(allowed.digest, self.target.database.fingerprint)
+
+    def _stopped(self, objection: str) -> NotReady:
+        from lambda_migrate.engine.flag_gate import held_back
+
+        return held_back(f"the schema is not ready, and {objection}")
+
+    # --- reading and waiting
+
+    def _look(self) -> Step:
+        """Read and decide; what ends the wait is confirmed by a strongly consistent read.
+
+        A confirmation that was throttled is repeated as such. All waiters learn at the same time
+        that they may serve; if each first polled again, an overloaded table would have half as many
+        units again to serve.
+        """
+        if not self._confirms:
+            step = self._decide(self.target.store.read())
+            self._confirms = isinstance(step, Serve | Refuse)
+            if not self._confirms:
+                return step
+        step = self._decide(self.target.store.read(consistent=True))
+        self._confirms = False
+        return step
+
+    def _first_look(self) -> Step:
+        try:
+            return self._decide(self.target.store.read(consistent=True))
+        except LeaseStoreUnavailable as error:
+            if self._until.is_over:
+                return self._without_store(error)
+            self._failures = 1
+            return Wait(LeaseState())
+
+    def _decide(self, state: LeaseState) -> Step:
+        self._seen = state
+        step = decide(
+            state,
+            digest=self.digest,
+            address=self.target.database.fingerprint,
+            owner=self.owner,
+            now_ms=self.target.store.now_ms(),
+            remaining_ms=round(self.deadline.remaining() * 1000),
+            length=self._length_for(state),
+            may_migrate=self._may_migrate,
+            watched=self._watch.unchanged(state, self.target.clock.monotonic()),
+        )
+        if isinstance(step, Acquire) and step.only_looks and self._has_looked(state):
+            return Wait(state)
+        return step
+
+    def _has_looked(self, state: LeaseState) -> bool:
+        """Whether this instance has looked already, and nothing has changed since."""
+        return self._looked_at == state.newest_check
+
+    def _length_for(self, state: LeaseState) -> int:
+        """How many migrations the manifest has, where that matters: files are read for it."""
+        is_short = not any(each.dropped for each in state.databases.values())
+        address = self.target.database.fingerprint
+        if self._may_migrate or is_short or state.is_ready(self.digest, address):
+            return 0
+        return len(_loaded(self._shipped))
+
+    def _after_losing(self, state: LeaseState) -> Step:
+        """Decide from the item that was in the way, but do not run into it again at once."""
+        step = self._decide(state)
+        return Wait(state) if isinstance(step, Acquire) else step
+
+    def _wait(self, state: LeaseState) -> Step:
+        """Read again and again, each time later, until there is something else to do.
+
+        Raises:
+            NotReady: Not before the deadline.
+        """
+        clock = self.target.clock
+        began = clock.monotonic()
+        # One waiter for all waits: acquisitions that fail again and again come ever later, too.
+        self._waiter = self._waiter or self._new_waiter()
+        try:
+            return self._waiter.wait(state, failures=self._failures)
+        except LeaseStoreUnavailable as error:
+            return self._without_store(error)
+        except NotReady as error:
+            objection = self._flags.objection(0) if self._flags is not None else ""
+            objection = objection or self._look_refusal
+            if not objection:
+                raise
+            raise NotReady(
+                f"{error}; {objection}", retry_after_seconds=error.retry_after_seconds
+            ) from None
+        finally:
+            self._failures = 0
+            self.waited += clock.monotonic() - began
+
+    def _new_waiter(self) -> Waiter:
+        from lambda_migrate.lease.backoff import Backoff
+        from lambda_migrate.lease.waiter import Waiter
+
+        checks_database = self.target.policy.check_database_if_store_is_gone
+        return Waiter(
+            self._look,
+            until=self._until,
+            backoff=Backoff(self.target.random),
+            on_pause=self._tell_waiting,
+            now_ms=self.target.store.now_ms,
+            store_seconds=_STORE_GONE_SECONDS if checks_database else None,
+        )
+
+    @property
+    def _until(self) -> Deadline:
+        """When waiting ends."""
+        return self.deadline.or_after(self.target.policy.wait_seconds - self.waited)
+
+    def _tell_waiting(self, state: LeaseState, waited: float, delay: float) -> None:
+        progress = state.progress.migration if state.progress is not None else ""
+        self.target.observer.observe(
+            Waiting(self.target.name, state.owner or "", waited, delay, progress)
+        )
+
+    def _without_store(self, error: LeaseStoreUnavailable) -> Serve:
+        """Serve if PostgreSQL may be asked instead and says so; fail closed otherwise."""
+        if self.target.policy.check_database_if_store_is_gone and self._database_is_current():
+            return Serve()
+        raise error
+
+    def _database_is_current(self) -> bool:
+        from lambda_migrate.migrations.plan import make_plan
+
+        found = self.target.database.inspect(self.deadline)
+        # A rollback may be in progress: its history row goes only when it commits.
+        return (
+            not found.is_held
+            and make_plan(
+                _loaded(self._shipped),
+                found.history,
+                allow_out_of_order=self.target.policy.allow_out_of_order,
+            ).is_current
+        )
+
+    # --- holding the lease
+
+    def _acquire(self, step: Acquire) -> Lease | LeaseState:
+        if self.deadline.is_over:
+            raise NotReady(self._too_late())
+        _loaded(self._shipped)  # report unusable files before other instances have to wait
+        try:
+            return self.target.store.acquire(self.owner, seen=step.seen, watched=step.watched)
+        except LeaseStoreUnavailable:
+            # Whether it was taken is for the next reading to say.
+            return LeaseState()
+
+    def _news(self, lease: Lease) -> Step | None:
+        """What became known between our reading and our acquiring; the lease is given back then.
+
+        The reading may have been an old one, from before the holder in it was done.
+        """
+        step = self._decide(lease.state)
+        if not isinstance(step, Serve | Refuse) and not self._has_all_that_is_allowed(lease.state):
+            return None
+        from contextlib import suppress  # the one thing here that a plain start need not load
+
+        with suppress(MigrateError):  # it runs out by itself otherwise
+            self.target.store.release(lease)
+        return step
+
+    def _too_late(self) -> str:
+        margin = self.target.policy.safety_margin_seconds
+        return (
+            "the schema is not ready, and no time is left to migrate it in this invocation "
+            f"({margin:g} s are kept free at its end): give the function a longer timeout, or set "
+            "LAMBDA_MIGRATE_SAFETY_MARGIN_SECONDS lower"
+        )
+
+    def _announce(self, step: Acquire, lease: Lease) -> None:
+        self.fence = lease.fence
+        before = step.seen.owner
+        if before not in (None, self.owner):
+            self.target.observer.observe(LeaseTakenOver(self.target.name, before, lease.fence))
+
+    def _look_into_database(self, step: Acquire) -> Step:
+        """Look whether the database satisfies the manifest, without migrating it.
+
+        Made known for this address, so that no other instance looks again before something has
+        changed. A function that may only read the item waits instead, for one that may do more.
+
+        Raises:
+            ConfigurationError: The database cannot be looked at; recorded for this address.
+        """
+        from lambda_migrate.engine.inspection import inspect
+
+        manifest = _loaded(self._shipped)
+        try:
+            state = self._acquire(step)
+        except ConfigurationError as error:
+            self._looked_at = step.seen.newest_check
+            self._look_refusal = f"whether it is ready could not be checked: {error}"
+            return Wait(step.seen)
+        if isinstance(state, Lease):
+            if (news := self._news(state)) is not None:
+                return news
+            try:
+                look = inspect(self.target, state, manifest, self.deadline)
+                state, self._look_refusal = look.state, look.reason
+                self._looked_at = None if look.may_change else state.newest_check
+            except (LeaseLost, LeaseStoreUnavailable):
+                state = LeaseState()
+        return self._after_losing(state)
+
+    def _hold(self, lease: Lease) -> bool:
+        """Do what a holder does; False if the lease was lost when all was done.
+
+        Raises:
+            NotReady: All was done that the feature flags let through, and it is not enough.
+        """
+        from lambda_migrate.engine.apply import bring_up_to_date, plan_for, record_failure
+        from lambda_migrate.engine.holder import Hold
+
+        manifest = _loaded(self._shipped)
+        allowed = self._allowed()
+        hold = Hold(self.target, lease, self.deadline, request_id=self.request_id)
+        try:
+            with hold.database() as database:
+                self.fence = hold.lease.fence  # PostgreSQL may have had it lifted
+                proof = bring_up_to_date(hold, database, allowed, on_applied=self.applied.append)
+                if allowed is not manifest and plan_for(hold, proof.history, manifest).is_current:
+                    allowed = manifest  # it was applied before it was held back
+                is_done = self._complete(hold, database, proof, served=allowed.digest)
+        except LeaseLost:
+            raise
+        except MigrateError as error:
+            if error.retryable:
+                hold.release()
+            else:
+                record_failure(hold, manifest, error)
+            raise
+        except BaseException:
+            hold.release()
+            raise
+        if self._flags is not None and allowed is not manifest:
+            raise self._stopped(self._flags.objection(manifest.version))
+        return is_done
+
+    def _complete(self, hold: Hold, database: HeldDatabase, proof: Proof, *, served: str) -> bool:
+        """Publish what the database satisfies; whether it still does by then."""
+        from lambda_migrate.engine.apply import complete
+
+        try:
+            complete(
+                hold,
+                database,
+                proof.history,
+                served=served,
+                before=proof.before,
+                keeps_failures=True,
+            )
+        except LeaseLost:
+            # A successor has its own view of this database, perhaps a rollback: ask again.
+            return False
+        except LeaseStoreUnavailable:
+            # The lease runs out by itself, and the next instance tells the table. Frozen for longer
+            # than that, we may have had a successor, and it may have rolled back: ask again.
+            return self.target.clock.monotonic() < hold.lease.trusted_until
+        return True
+
+    # --- telling
+
+    def finished(self, outcome: Outcome) -> CheckFinished:
+        """The event for an end that may serve."""
+        return CheckFinished(outcome=outcome.value, **self._facts())
+
+    def failed(self, error: Exception) -> CheckFailed:
+        """The event for an end that may not."""
+        failed = error if isinstance(error, MigrationFailed) else MigrationFailed("", attempts=0)
+        # What others raise may hold anything, secrets included; Python shows it where it surfaces.
+        message = str(error) if isinstance(error, MigrateError) else "an unexpected error"
+        return CheckFailed(
+            error=type(error).__name__,
+            message=failed.summary or message,
+            retryable=isinstance(error, MigrateError) and error.retryable,
+            migration=failed.migration,
+            sqlstate=failed.sqlstate,
+            attempts=failed.attempts,
+            retry_at_ms=failed.retry_at_ms,
+            **self._facts(),
+        )
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "target": self.target.name,
+            "digest": self.digest,
+            "seconds": self.target.clock.monotonic() - self.started,
+            "waited_seconds": self.waited,
+            "lease_calls": self.target.store.calls - self._calls_before,
+            "applied": tuple(self.applied),
+            "fence": self.fence,
+            "owner": self.owner,
+        }
+
+
+def _refusal(step: Refuse, now_ms: int) -> MigrationFailed:
+    """The failure of the instance that tried, told by one that did not."""
+    failure = step.failure
+    refused = MigrationFailed(
+        failure.cause,
+        migration=failure.migration,
+        sqlstate=failure.sqlstate,
+        attempts=failure.attempts,
+        retry_at_ms=failure.retry_at_ms,
+    )
+    seconds = max(0, failure.retry_at_ms - now_ms) / 1000
+    sooner = "or at once with other migration files"
+    if failure.had_ms is not None:
+        sooner += f" or with more than {failure.had_ms * MORE_TIME / 1000:.1f} s left for it"
+    refused.args = (
+        f"{refused.summary}; attempt {failure.attempts} failed elsewhere, the next one may start "
+        f"in {seconds:.0f} s, {sooner}",
+    )
+    return refused

@@ -1,0 +1,289 @@
+"""The state item as DynamoDB stores it: attribute values in and out, and nothing believed blindly.
+
+Layout, version 2 (partition key ``target``):
+
+=============  ====  =========================================================================
+``format``     N     layout version
+``fence``      N     acquisitions so far
+``owner``      S     present while the lease is held
+``lease_until``  N   milliseconds since the epoch, present with ``owner``
+``lease_ms``   N     length of the holder's lease, present with ``owner``
+``databases``  M     identity -> {``ready`` B, ``older`` B, ``dropped`` N, ``fence`` N, ``owner`` S,
+                     ``at`` N, ``addresses`` M: address -> {``confirmed`` N, ``fence`` N}}
+``progress``   M     {``migration`` S, ``done`` N, ``total`` N, ``started`` N, ``attempts`` N,
+                     ``remaining`` N?}
+``failure``    M     {``digest`` S, ``migration`` S, ``version`` S, ``sqlstate`` S, ``cause`` S,
+                     ``attempts`` N, ``at`` N, ``retry_at`` N, ``had`` N?, ``kill`` BOOL?,
+                     ``address`` S?}: the last one
+``failures``   L     the others, each as ``failure``, the last one first
+=============  ====  =========================================================================
+"""
+
+from __future__ import annotations
+
+from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.lease.record import (
+    MARK_BYTES,
+    DatabaseRecord,
+    Failure,
+    LeaseState,
+    Progress,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+__all__ = [
+    "FORMAT",
+    "decode",
+    "encode_databases",
+    "encode_failure",
+    "encode_failures",
+    "encode_progress",
+]
+
+FORMAT = 2
+"""The layout that this version of the library reads and writes."""
+
+if TYPE_CHECKING:
+    AttributeValue = dict[str, Any]
+
+
+def decode(item: Mapping[str, AttributeValue] | None, *, target: str) -> LeaseState:
+    """Read an item; a missing one is an empty state.
+
+    Args:
+        item: Attribute name -> typed value (``{"N": "7"}``), as the API answers.
+        target: For messages.
+
+    Raises:
+        ConfigurationError: The layout is unknown, or an attribute has another type or range.
+    """
+    if not item or set(item) == {"target"}:
+        return LeaseState()
+    reader = _Reader(item, f"item {target!r}")
+    layout = reader.number("format")
+    if layout != FORMAT:
+        raise ConfigurationError(
+            f"the lease table's item {target!r} has layout {layout}, and this version of "
+            f"lambda-migrate reads {FORMAT} only; nothing was changed. "
+            + (
+                "Deploy the newer library to every function of this target"
+                if layout > FORMAT
+                else "Stop what still writes the older layout, then delete the item: the next "
+                "start makes a new one from PostgreSQL's history"
+            )
+        )
+    return LeaseState(
+        fence=reader.number("fence", 0),
+        owner=reader.optional_text("owner"),
+        lease_until_ms=reader.number("lease_until", 0),
+        lease_ms=reader.number("lease_ms", 0),
+        databases={i: _database(r) for i, r in reader.children("databases")},
+        progress=_progress(reader.child("progress")),
+        failure=_failure(reader.child("failure")),
+        older_failures=tuple(map(_read_failure, reader.entries("failures"))),
+    )
+
+
+def encode_databases(databases: Mapping[str, DatabaseRecord]) -> AttributeValue:
+    """``databases`` as a map attribute."""
+    return {"M": {identity: _encoded(record) for identity, record in databases.items()}}
+
+
+def _encoded(record: DatabaseRecord) -> AttributeValue:
+    return {
+        "M": {
+            "ready": {"B": record.ready},
+            "older": {"B": record.older},
+            "dropped": _n(record.dropped),
+            "fence": _n(record.fence),
+            "owner": {"S": record.owner},
+            "at": _n(record.at_ms),
+            "addresses": {
+                "M": {
+                    address: {"M": {"confirmed": _n(confirmed), "fence": _n(fence)}}
+                    for address, (confirmed, fence) in record.addresses.items()
+                }
+            },
+        }
+    }
+
+
+def encode_progress(progress: Progress) -> AttributeValue:
+    """``progress`` as a map attribute."""
+    fields = {
+        "migration": {"S": progress.migration},
+        "done": _n(progress.done),
+        "total": _n(progress.total),
+        "started": _n(progress.started_ms),
+        "attempts": _n(progress.attempts),
+    }
+    if progress.remaining_ms is not None:
+        fields["remaining"] = _n(progress.remaining_ms)
+    return {"M": fields}
+
+
+def encode_failure(failure: Failure) -> AttributeValue:
+    """``failure`` as a map attribute."""
+    fields: AttributeValue = {
+        "digest": {"S": failure.digest},
+        "migration": {"S": failure.migration},
+        "version": {"S": failure.version},
+        "sqlstate": {"S": failure.sqlstate},
+        "cause": {"S": failure.cause},
+        "attempts": _n(failure.attempts),
+        "at": _n(failure.at_ms),
+        "retry_at": _n(failure.retry_at_ms),
+    }
+    if failure.had_ms is not None:
+        fields["had"] = _n(failure.had_ms)
+    if failure.is_kill:
+        fields["kill"] = {"BOOL": True}
+    if failure.address:
+        fields["address"] = {"S": failure.address}
+    return {"M": fields}
+
+
+def encode_failures(failures: Iterable[Failure]) -> AttributeValue:
+    """Failures as a list attribute."""
+    return {"L": [encode_failure(failure) for failure in failures]}
+
+
+def _n(number: int) -> AttributeValue:
+    # Whatever was reckoned from a number that somebody planted: what is written can be read again.
+    return {"N": str(int(number))}
+
+
+def _database(reader: _Reader) -> DatabaseRecord:
+    return DatabaseRecord(
+        ready=reader.marks("ready"),
+        older=reader.marks("older"),
+        dropped=max(0, reader.number("dropped")),
+        addresses={
+            address: (max(0, seen.number("confirmed")), seen.number("fence"))
+            for address, seen in reader.children("addresses")
+        },
+        fence=reader.number("fence"),
+        owner=reader.text("owner"),
+        at_ms=reader.number("at"),
+    )
+
+
+def _progress(reader: _Reader | None) -> Progress | None:
+    if reader is None:
+        return None
+    return Progress(
+        migration=reader.text("migration"),
+        done=reader.number("done"),
+        total=reader.number("total"),
+        started_ms=reader.number("started"),
+        attempts=reader.number("attempts"),
+        remaining_ms=reader.number("remaining") if "remaining" in reader.fields else None,
+    )
+
+
+def _failure(reader: _Reader | None) -> Failure | None:
+    return None if reader is None else _read_failure(reader)
+
+
+def _read_failure(reader: _Reader) -> Failure:
+    return Failure(
+        digest=reader.text("digest"),
+        migration=reader.text("migration"),
+        version=reader.text("version"),
+        sqlstate=reader.text("sqlstate"),
+        cause=reader.text("cause"),
+        attempts=reader.number("attempts"),
+        at_ms=reader.number("at"),
+        retry_at_ms=reader.number("retry_at"),
+        had_ms=reader.number("had") if "had" in reader.fields else None,
+        is_kill="kill" in reader.fields,
+        address=reader.optional_text("address") or "",
+    )
+
+
+_KINDS = {"N": "a number", "S": "a string", "M": "a map", "B": "a binary", "L": "a list"}
+
+
+class _Reader:
+    """Typed access to a map of attribute values; says which one is wrong."""
+
+    __slots__ = ("fields", "where")
+
+    def __init__(self, fields: Mapping[str, AttributeValue], where: str) -> None:
+        self.fields = fields
+        self.where = where
+
+    def number(self, name: str, default: int | None = None) -> int:
+        text = self._value(name, "N", default if default is None else str(default))
+        digits = str(text)
+        if not digits.removeprefix("-").isdecimal() or len(digits) > 20:
+            raise self._fault(name, "a whole number")
+        return int(digits)
+
+    def text(self, name: str) -> str:
+        return str(self._value(name, "S", None))
+
+    def optional_text(self, name: str) -> str | None:
+        return self.text(name) if name in self.fields else None
+
+    def marks(self, name: str) -> bytes:
+        """A binary: bytes from boto3, base64 from the answer itself."""
+        value = self._value(name, "B", None)
+        if isinstance(value, str):
+            value = _from_base64(value)
+        marks = bytes(value or b"")
+        if value is None or len(marks) % MARK_BYTES:
+            raise self._fault(name, "a list of marks")
+        return marks
+
+    def child(self, name: str) -> _Reader | None:
+        return self._map(name) if name in self.fields else None
+
+    def children(self, name: str) -> list[tuple[str, _Reader]]:
+        parent = self.child(name)
+        if parent is None:
+            return []
+        return [(key, parent._map(key)) for key in parent.fields]
+
+    def entries(self, name: str) -> list[_Reader]:
+        """The maps of a list."""
+        if name not in self.fields:
+            return []
+        where = f"{self.where}, attribute {name!r}"
+        values = self._value(name, "L", None)
+        if not isinstance(values, list):
+            raise self._fault(name, "a list")
+        return [_Reader({name: value}, where)._map(name) for value in values]
+
+    def _map(self, name: str) -> _Reader:
+        return _Reader(self._value(name, "M", None), f"{self.where}, attribute {name!r}")
+
+    def _value(self, name: str, kind: str, default: str | None) -> Any:
+        value = self.fields.get(name)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, dict) or kind not in value:
+            raise self._fault(name, _KINDS[kind])
+        return value[kind]
+
+    def _fault(self, name: str, expected: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"the lease table's {self.where}: attribute {name!r} is not {expected}; something "
+            "else writes to this item. Correct it, or delete it: the next cold start makes a "
+            "new one from PostgreSQL's history"
+        )
+
+
+def _from_base64(text: str) -> bytes | None:
+    """The bytes; None if ``text`` is not exactly what they are written as."""
+    from binascii import a2b_base64, b2a_base64  # importing base64 takes ten times as long
+
+    try:
+        value = a2b_base64(text)
+    except ValueError:
+        return None
+    return value if b2a_base64(value, newline=False) == text.encode() else None

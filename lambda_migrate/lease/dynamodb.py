@@ -1,0 +1,613 @@
+"""Leases in DynamoDB: one item per target, each write one conditional call.
+
+Facts that this file is built on, each with a test:
+
+- A retry after a lost answer meets its own write as a failed condition. The owner id is fresh for
+  every attempt, so the item tells.
+- Some engines answer a failed condition without the item (``ALL_OLD``): one consistent read more.
+- The SDK's own retries are off: they cannot be bounded by a deadline, and the caller's loop, which
+  can, does the same.
+- The SDK's timeouts bound neither name resolution nor a provider of credentials (STS, a process),
+  so each of its calls runs in a thread that is waited for. A call that was given up may still be
+  sent when the name resolves at last: to the item it is a request that was long on its way, and its
+  condition names its own owner and fence.
+"""
+
+from __future__ import annotations
+
+import os
+
+from lambda_migrate.clock import SYSTEM_CLOCK
+from lambda_migrate.errors import ConfigurationError, LeaseLost, LeaseStoreUnavailable
+from lambda_migrate.lease.codec import (
+    FORMAT,
+    decode,
+    encode_databases,
+    encode_failure,
+    encode_failures,
+    encode_progress,
+)
+from lambda_migrate.lease.decision import SKEW_MS
+from lambda_migrate.lease.dynamodb_errors import (
+    BUSY,
+    CALL_SECONDS,
+    CONNECT_SECONDS,
+    READ_SECONDS,
+    ConditionFailed,
+    ServerClock,
+)
+from lambda_migrate.lease.record import Lease, LeaseState
+from lambda_migrate.timeouts import TookTooLong, needs_configuration, run_within
+from lambda_migrate.values import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
+
+    from lambda_migrate.clock import Clock, Deadline
+    from lambda_migrate.lease.fast_client.client import SignedClient
+    from lambda_migrate.lease.record import DatabaseRecord, Failure, Progress
+
+__all__ = ["DynamoDBLeaseTable", "TableItem", "make_client"]
+
+
+def make_client(
+    region: str | None = None, *, fresh: bool = False, seconds: float | None = None
+) -> Any:
+    """A DynamoDB client with its retries off and its timeouts short; loads boto3.
+
+    Args:
+        region: Where; by default as boto3 finds it.
+        fresh: Read environment and profile again, instead of what boto3's default session has read.
+        seconds: How long the provider of credentials may take; None: see `_credentials_seconds`.
+
+    Raises:
+        ConfigurationError: No region is configured, or the endpoint's URL cannot be read.
+        LeaseStoreUnavailable: The provider of credentials does not answer.
+    """
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
+
+    config = Config(
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": 1},
+        tcp_keepalive=True,
+    )
+    limit = _credentials_seconds() if seconds is None else seconds
+    try:
+        session = (None if fresh else boto3.DEFAULT_SESSION) or boto3.Session()
+        run_within(limit, session.get_credentials)
+        return session.client("dynamodb", region_name=region, config=config)
+    except TookTooLong:
+        raise LeaseStoreUnavailable(_no_credentials(limit)) from None
+    except (BotoCoreError, ValueError) as error:  # ValueError: AWS_ENDPOINT_URL is no URL
+        raise ConfigurationError(f"no DynamoDB client: {error}") from error
+
+
+def _credentials_seconds(deadline: Deadline | None = None) -> float:
+    """How long a provider of credentials may take; outside Lambda a user may have to sign in."""
+    if deadline is not None:
+        return max(CALL_SECONDS, min(60.0, deadline.remaining()))
+    return CALL_SECONDS if "AWS_LAMBDA_FUNCTION_NAME" in os.environ else 60.0
+
+
+def _no_credentials(seconds: float) -> str:
+    return (
+        f"no AWS credentials within {seconds:.1f} s: their provider (STS, SSO, a container's or a "
+        "process of the profile) did not answer; in a VPC without a NAT gateway STS needs an "
+        "interface endpoint"
+    )
+
+
+class TableItem:
+    """One item of a DynamoDB table, and what can go wrong with calling it.
+
+    Args:
+        table: Name or ARN of the table.
+        target: Partition key of the item.
+        client: Makes the boto3 client when it is first needed.
+        signed: Asked first, before boto3; this item's alone.
+        clock: Compared with the server's.
+
+    Attributes:
+        credentials_deadline: When waiting for credentials ends; see `limit_waiting`.
+    """
+
+    def __init__(
+        self,
+        table: str,
+        target: str,
+        *,
+        client: Callable[[], Any] = make_client,
+        signed: SignedClient | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self.credentials_deadline: Deadline | None = None
+        self.table = table
+        self.target = target
+        self._clock = clock
+        self._server_clock = ServerClock(clock) if signed is None else signed.server_clock
+        self._calls = 0
+        self._make_client = client
+        self._signed = signed
+        self._made: Any = None
+
+    @property
+    def calls(self) -> int:
+        """See `LeaseStore.calls`."""
+        return self._calls + (0 if self._signed is None else self._signed.requests)
+
+    @property
+    def clock_offset_ms(self) -> int:
+        """Server's clock minus ours, see `ServerClock`; 0 while it is unknown.
+
+        A ``Date`` has whole seconds: a difference of up to 2 s counts as none.
+        """
+        return self._server_clock.offset_ms
+
+    def get(self, *, consistent: bool) -> Mapping[str, Any] | None:
+        """By the signed client; on any doubt by boto3."""
+        if self._signed is not None:
+            item = self._signed.get_item(self.table, self.target, consistent=consistent)
+            if item is not None:
+                return item
+        answer: dict[str, Any] = self._call("get_item", ConsistentRead=consistent)
+        return answer.get("Item")
+
+    def update(
+        self, changes: str, condition: str, values: dict[str, Any], *, names: dict[str, str]
+    ) -> Mapping[str, Any]:
+        """Write if the condition holds; returns the item as it then is.
+
+        Raises:
+            ConditionFailed: It does not hold.
+        """
+        change = {
+            "UpdateExpression": changes,
+            "ConditionExpression": condition,
+            "ExpressionAttributeNames": names,
+            "ExpressionAttributeValues": values,
+            "ReturnValues": "ALL_NEW",
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+        if self._signed is not None:
+            item = self._signed.update_item(self.table, self.target, change)
+            if item is not None:
+                return item
+        answer: dict[str, dict[str, Any]] = self._call("update_item", **change)
+        return answer["Attributes"]
+
+    def close(self) -> None:
+        """See `LeaseStore.close`."""
+        if self._signed is not None:
+            self._signed.close()
+        if self._made is not None:
+            self._made.close()
+
+    def _call(self, operation: str, **arguments: Any) -> Any:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        if self._made is None:
+            self._made = self._new_client()
+        key = {"target": {"S": self.target}}
+        request = {"TableName": self.table, "Key": key, **arguments}
+        try:
+            try:
+                return self._ask(operation, request)
+            except ClientError as error:
+                if not self._has_other_credentials(error):
+                    raise
+                return self._ask(operation, request)
+        except ClientError as error:
+            # Not chained: AWS may quote the signed request, session token and all.
+            raise self._translated(operation, error) from None
+        except BotoCoreError as error:
+            raise self._unreachable(error) from error
+
+    def _ask(self, operation: str, request: Mapping[str, Any]) -> Any:
+        """Fetch credentials if needed, then send one request; each within its own time limit."""
+        client = self._made
+        credentials = _credentials_of(client)
+        if _can_refresh(credentials) and credentials.refresh_needed():
+            seconds = _credentials_seconds(self.credentials_deadline)
+            try:
+                run_within(seconds, credentials.get_frozen_credentials)
+            except TookTooLong:
+                raise LeaseStoreUnavailable(_no_credentials(seconds)) from None
+        self._calls += 1
+        try:
+            answer = run_within(CALL_SECONDS, lambda: getattr(client, operation)(**request))
+        except TookTooLong:
+            raise LeaseStoreUnavailable(
+                f"DynamoDB did not answer for table {self.table!r} within {CALL_SECONDS:.1f} s, "
+                "the resolution of its name included"
+            ) from None
+        self._note_clock(answer)
+        return answer
+
+    def _note_clock(self, answer: Any) -> None:
+        headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        self._server_clock.note(headers.get("date", ""))
+
+    def _has_other_credentials(self, error: Any) -> bool:
+        """Whether expired credentials can be replaced; if so, make another client with new ones.
+
+        boto3 refreshes what it can refresh, but reads environment and profile only once: in a long
+        run they may have been renewed since.
+        """
+        if error.response.get("Error", {}).get("Code") not in _EXPIRED:
+            return False
+        try:
+            other = self._new_client(fresh=True)
+        except (ConfigurationError, LeaseStoreUnavailable):
+            return False
+        if _key_of(other) == _key_of(self._made):
+            return False
+        self._made = other
+        return True
+
+    def _new_client(self, *, fresh: bool = False) -> Any:
+        if self._make_client is not make_client:
+            return self._make_client()
+        return make_client(fresh=fresh, seconds=_credentials_seconds(self.credentials_deadline))
+
+    def _translated(self, operation: str, error: Any) -> Exception:
+        """The answer's error as ours; messages hold names, never credentials."""
+        answer: dict[str, Any] = error.response
+        self._note_clock(answer)
+        code = str(answer.get("Error", {}).get("Code", ""))
+        message = str(answer.get("Error", {}).get("Message", "")).partition("\n")[0]
+        status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        if code == "ConditionalCheckFailedException":
+            return ConditionFailed(answer.get("Item"))
+        if code in BUSY or status >= 500:
+            return LeaseStoreUnavailable(f"DynamoDB, table {self.table!r}: {code} {message}")
+        if error.operation_name not in ("GetItem", "UpdateItem"):
+            return ConfigurationError(
+                f"no AWS credentials for table {self.table!r}: {error.operation_name} was refused: "
+                f"{code}: {message}"
+            )
+        if _is_of_another_time(code, message):
+            return LeaseStoreUnavailable(
+                f"DynamoDB refused the signature for table {self.table!r}: {code}: "
+                f"{self._clock_differs()}; correct this machine's clock"
+            )
+        if code == "ResourceNotFoundException":
+            return ConfigurationError(self._missing_table())
+        if code in _DENIED:
+            return ConfigurationError(self._missing_permission(operation, message))
+        refused = f"DynamoDB does not accept the credentials used for table {self.table!r}: {code}"
+        if code in _EXPIRED_TOKEN:
+            if _can_refresh(_credentials_of(self._made)):
+                return LeaseStoreUnavailable(f"{refused}: {message}; they are being refreshed")
+            return ConfigurationError(
+                f"{refused}: {message}; sign in again, with credentials that outlive the "
+                "migration or that can be refreshed (a profile with sso_session or role_arn)"
+            )
+        if code in _UNKNOWN_CALLER:
+            return ConfigurationError(f"{refused}; sign in again, or correct them")
+        reason = f"{code or f'HTTP {status}'}: {message}" if message else code or f"HTTP {status}"
+        advice = (
+            "; the table needs the partition key `target` of type S and no sort key, see "
+            "`lambda-migrate table create --cloudformation`"
+        )
+        return ConfigurationError(
+            f"DynamoDB refused {operation} on table {self.table!r}: {reason}"
+            f"{advice if code == 'ValidationException' else ''}"
+        )
+
+    def _clock_differs(self) -> str:
+        seconds = self.clock_offset_ms / 1000
+        if not seconds:
+            return "this machine's clock differs from DynamoDB's"
+        way = "behind" if seconds > 0 else "ahead of"
+        return f"this machine's clock is {abs(seconds):.0f} s {way} DynamoDB's"
+
+    def _unreachable(self, error: Exception) -> Exception:
+        if needs_configuration(error):
+            return ConfigurationError(f"DynamoDB, table {self.table!r}: {error}")
+        return LeaseStoreUnavailable(
+            f"DynamoDB did not answer for table {self.table!r}: {type(error).__name__}: {error}"
+        )
+
+    def _missing_table(self) -> str:
+        return (
+            f"DynamoDB has no table {self.table!r} in {self._region()}; create it with "
+            f"`lambda-migrate table create --table {self.table}` or the CloudFormation snippet of "
+            "`lambda-migrate table create --cloudformation`, or correct LAMBDA_MIGRATE_TABLE"
+        )
+
+    def _missing_permission(self, operation: str, message: str) -> str:
+        action = {"get_item": "dynamodb:GetItem", "update_item": "dynamodb:UpdateItem"}[operation]
+        resource = (
+            self.table
+            if self.table.startswith("arn:")
+            else f"arn:aws:dynamodb:{self._region()}:<account>:table/{self.table}"
+        )
+        return (
+            f"{action} on table {self.table!r} is not allowed ({message}); add to the function's "
+            "role:\n"
+            '  {"Effect": "Allow", "Action": ["dynamodb:GetItem", "dynamodb:UpdateItem"],\n'
+            f'   "Resource": "{resource}",\n'
+            '   "Condition": {"ForAllValues:StringEquals": {"dynamodb:LeadingKeys": '
+            f'["{self.target}"]}}}}}}'
+        )
+
+    def _region(self) -> str:
+        return str(self._made.meta.region_name) if self._made is not None else "<region>"
+
+
+class DynamoDBLeaseTable(TableItem):
+    """`LeaseStore` on one DynamoDB item.
+
+    Args:
+        table: Name or ARN of the table.
+        target: Partition key of the item.
+        client: Makes the boto3 client when it is first needed.
+        signed: Asked first, before boto3; this table's alone.
+        lease_seconds: Length of a lease.
+        clock: Time.
+    """
+
+    def __init__(
+        self,
+        table: str,
+        target: str,
+        *,
+        client: Callable[[], Any] = make_client,
+        signed: SignedClient | None = None,
+        lease_seconds: float = 20.0,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        super().__init__(table, target, client=client, signed=signed, clock=clock)
+        self.lease_seconds = lease_seconds
+
+    def read(self, *, consistent: bool = False) -> LeaseState:
+        """See `LeaseStore.read`."""
+        return decode(self.get(consistent=consistent), target=self.target)
+
+    def now_ms(self) -> int:
+        """See `LeaseStore.now_ms`."""
+        return self._clock.wall_ms() + self.clock_offset_ms
+
+    def acquire(
+        self, owner: str, *, seen: LeaseState | None = None, watched: bool = False
+    ) -> Lease | LeaseState:
+        """See `LeaseStore.acquire`."""
+        free = (
+            "attribute_not_exists(#owner) OR attribute_not_exists(lease_until)"
+            " OR (lease_until < :over AND #owner <> :owner)"
+        )
+        values: dict[str, Any] = {":over": _n(self.now_ms() - SKEW_MS)}
+        if watched and seen is not None and seen.owner != owner:
+            free += " OR (#owner = :seen_owner AND lease_until = :seen_until)"
+            values[":seen_owner"] = {"S": seen.owner or ""}
+            values[":seen_until"] = _n(seen.lease_until_ms)
+        condition = f"(attribute_not_exists(#format) OR #format = :format) AND ({free})"
+        if seen is not None:
+            is_newest = "fence = :seen_fence"
+            if not seen.fence:
+                is_newest = f"(attribute_not_exists(fence) OR {is_newest})"
+            condition += f" AND {is_newest}"
+            values[":seen_fence"] = _n(seen.fence)
+        return self._take(owner, condition, values)
+
+    def _take(self, owner: str, condition: str, values: dict[str, Any]) -> Lease | LeaseState:
+        trusted_until, term = self._term()
+        try:
+            item = self._update(
+                "SET #owner = :owner, lease_until = :until, lease_ms = :length, #format = :format"
+                " ADD fence :one",
+                condition,
+                {
+                    **values,
+                    **term,
+                    ":one": _n(1),
+                    ":owner": {"S": owner},
+                    ":format": _n(FORMAT),
+                },
+                names={"#format": "format"},
+            )
+        except ConditionFailed as failed:
+            state = self._state_of(failed)
+            if state.owner != owner:
+                return state
+            # Our own write, whose answer was lost. It began to count then, not now.
+            return self.renew(Lease(owner, state.fence, trusted_until, state))
+        state = decode(item, target=self.target)
+        return Lease(owner, state.fence, trusted_until, state)
+
+    def renew(self, lease: Lease, progress: Progress | None = None) -> Lease:
+        """See `LeaseStore.renew`."""
+        trusted_until, values = self._term()
+        changes = "SET lease_until = :until, lease_ms = :length"
+        if progress is not None:
+            changes += ", progress = :progress"
+            values[":progress"] = encode_progress(progress)
+        self._own(lease, changes, values)
+        return replace(lease, trusted_until=trusted_until)
+
+    def lift(self, lease: Lease, fence: int) -> Lease:
+        """See `LeaseStore.lift`."""
+        fence = max(fence, lease.fence)
+        try:
+            self._own(lease, "SET fence = :fence", {":fence": _n(fence)})
+        except LeaseLost:
+            # The answer to our own write may have been lost: then the item carries its result.
+            state = self.read(consistent=True)
+            if state.owner != lease.owner or state.fence != fence:
+                raise
+        return replace(lease, fence=fence)
+
+    def withdraw(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
+        """See `LeaseStore.withdraw`."""
+        values = {":databases": encode_databases(databases)}
+        self._own(lease, "SET databases = :databases", values)
+        return replace(lease, state=replace(lease.state, databases=dict(databases)))
+
+    def complete(
+        self,
+        lease: Lease,
+        databases: Mapping[str, DatabaseRecord],
+        failures: Sequence[Failure] = (),
+    ) -> None:
+        """See `LeaseStore.complete`."""
+        left = LeaseState().with_failures(failures)
+        changes, values = _failures_of(left)
+        values[":databases"] = encode_databases(databases)
+        self._finish(
+            lease,
+            f"SET databases = :databases{changes}",
+            values,
+            lambda state: (state.databases, state.failures) == (databases, left.failures),
+        )
+
+    def look(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
+        """See `LeaseStore.look`."""
+        values = {":databases": encode_databases(databases)}
+        changes = f"SET databases = :databases {_FREE_LEASE}"
+        self._finish(lease, changes, values, lambda state: state.databases == databases)
+
+    def fail(self, lease: Lease, failure: Failure) -> None:
+        """See `LeaseStore.fail`."""
+        left = lease.state.with_failure(failure)
+        changes, values = _failures_of(left)
+        self._finish(
+            lease,
+            f"SET {changes.removeprefix(', ')}",
+            values,
+            lambda state: state.failures == left.failures,
+        )
+
+    def release(self, lease: Lease) -> None:
+        """See `LeaseStore.release`."""
+        self._finish(lease, _FREE, {}, lambda _state: True)
+
+    def _term(self) -> tuple[float, dict[str, Any]]:
+        """When a lease requested now stops being trusted, and what the item says of it."""
+        trusted_until = self._clock.monotonic() + self.lease_seconds - SKEW_MS / 1000
+        length_ms = round(self.lease_seconds * 1000)
+        return trusted_until, {":until": _n(self.now_ms() + length_ms), ":length": _n(length_ms)}
+
+    def _finish(
+        self,
+        lease: Lease,
+        changes: str,
+        values: dict[str, Any],
+        shows_it: Callable[[LeaseState], bool],
+    ) -> None:
+        """A write that frees the lease: its own retry finds no owner, which is not a loss."""
+        try:
+            self._update(changes, _MINE, {**values, **_mine(lease)})
+        except ConditionFailed as failed:
+            state = self._state_of(failed)
+            if state.owner is None and state.fence == lease.fence and shows_it(state):
+                return
+            raise self._lost(lease, state) from None
+
+    def _own(self, lease: Lease, changes: str, values: dict[str, Any]) -> None:
+        try:
+            self._update(changes, _MINE, {**values, **_mine(lease)})
+        except ConditionFailed as failed:
+            raise self._lost(lease, self._state_of(failed)) from None
+
+    def _lost(self, lease: Lease, state: LeaseState) -> LeaseLost:
+        holder = f"{state.owner} holds it" if state.owner else "no process holds it now"
+        return LeaseLost(
+            f"lost the lease on {self.target!r}: fencing token {lease.fence} was superseded by "
+            f"{state.fence} ({holder}); this instance stops, the next invocation will continue"
+            if state.fence != lease.fence
+            else f"lost the lease on {self.target!r} under fencing token {lease.fence}: {holder}; "
+            "this instance stops, the next invocation will continue"
+        )
+
+    def _state_of(self, failed: ConditionFailed) -> LeaseState:
+        if failed.item is None:
+            return self.read(consistent=True)
+        return decode(failed.item, target=self.target)
+
+    def _update(
+        self,
+        changes: str,
+        condition: str,
+        values: dict[str, Any],
+        *,
+        names: dict[str, str] | None = None,
+    ) -> Mapping[str, Any]:
+        return self.update(changes, condition, values, names={"#owner": "owner", **(names or {})})
+
+
+_MINE = "#owner = :mine AND fence = :my_fence"
+_FREE_LEASE = "REMOVE #owner, lease_until, lease_ms"
+_FREE = f"{_FREE_LEASE}, progress"
+
+
+def _failures_of(state: LeaseState) -> tuple[str, dict[str, Any]]:
+    """How an update that frees the lease stores its failures, behind another ``SET``."""
+    kept: dict[str, Any] = {}
+    if state.failure is not None:
+        kept[":failure"] = encode_failure(state.failure)
+    if state.older_failures:
+        kept[":failures"] = encode_failures(state.older_failures)
+    names = {":failure": "failure", ":failures": "failures"}
+    changes = "".join(f", {names[value]} = {value}" for value in kept)
+    gone = "".join(f", {name}" for value, name in names.items() if value not in kept)
+    return f"{changes} {_FREE}{gone}", kept
+
+
+_DENIED = frozenset({"AccessDeniedException", "AccessDenied", "NotAuthorized"})
+
+_EXPIRED_TOKEN = frozenset({"ExpiredToken", "ExpiredTokenException"})
+
+_EXPIRED = _EXPIRED_TOKEN | {"InvalidClientTokenId", "UnrecognizedClientException"}
+"""What credentials are refused with that were replaced by others: a key may be deleted by then."""
+
+_UNKNOWN_CALLER = frozenset(
+    {
+        "IncompleteSignature",
+        "IncompleteSignatureException",
+        "InvalidClientTokenId",
+        "InvalidSignatureException",
+        "MissingAuthenticationToken",
+        "MissingAuthenticationTokenException",
+        "UnrecognizedClientException",
+    }
+)
+
+
+def _is_of_another_time(code: str, message: str) -> bool:
+    """Whether a signature was refused for its time: clocks differ, or it was long on its way."""
+    return code in ("RequestExpired", "RequestTimeTooSkewed") or (
+        code == "InvalidSignatureException"
+        and message.startswith(("Signature expired", "Signature not yet current"))
+    )
+
+
+def _credentials_of(client: Any) -> Any:
+    """What a client signs with; None if there is nothing, or if it is not boto3's client."""
+    return getattr(getattr(client, "_request_signer", None), "_credentials", None)
+
+
+def _can_refresh(credentials: Any) -> bool:
+    return hasattr(credentials, "refresh_needed")
+
+
+def _key_of(client: Any) -> object:
+    """Access key and session token, to compare."""
+    credentials = _credentials_of(client)
+    if credentials is None:
+        return None
+    if _can_refresh(credentials):
+        return client  # another client fetches others
+    return (credentials.access_key, credentials.token)
+
+
+def _mine(lease: Lease) -> dict[str, Any]:
+    return {":mine": {"S": lease.owner}, ":my_fence": _n(lease.fence)}
+
+
+def _n(number: int) -> dict[str, Any]:
+    return {"N": str(number)}

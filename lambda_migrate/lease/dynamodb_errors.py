@@ -1,0 +1,131 @@
+"""How DynamoDB is called by both clients: the bounds, what means "try again", and its clock."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from lambda_migrate.clock import Clock, Deadline
+
+__all__ = [
+    "BUSY",
+    "CALL_SECONDS",
+    "CONNECT_SECONDS",
+    "READ_SECONDS",
+    "ConditionFailed",
+    "ServerClock",
+    "limit_waiting",
+]
+
+CONNECT_SECONDS = 0.8
+READ_SECONDS = 0.9
+"""Together below the default safety margin of 2 s, so that a call begun before the deadline ends
+before it. DynamoDB answers in single-digit milliseconds; botocore's own default is 60 s each."""
+
+CALL_SECONDS = CONNECT_SECONDS + READ_SECONDS + 0.1
+"""For a whole call of boto3: its own timeouts are for each address and each read, and do not
+count the resolution of the name. Below the default safety margin, see `CONNECT_SECONDS`."""
+
+BUSY = frozenset(
+    {
+        "InternalServerError",
+        "ItemCollectionSizeLimitExceededException",
+        "ProvisionedThroughputExceededException",
+        "ReplicatedWriteConflictException",
+        "RequestLimitExceeded",
+        "RequestTimeout",
+        "RequestTimeoutException",
+        "ResourceInUseException",
+        "ServiceUnavailable",
+        "ThrottlingException",
+        "Throttling",
+        "TransactionConflictException",
+        "TransactionInProgressException",
+        "LimitExceededException",
+    }
+)
+"""Codes with which the same call may succeed later, as with every 5xx: those that DynamoDB's
+developer guide marks "OK to retry" ("Error handling with DynamoDB"), and those whose cause passes
+by itself: another Region's write to the item, a table that is being updated."""
+
+_NO_OFFSET_MS = 2_000
+"""A ``Date`` header has whole seconds, and the answer travelled: less than this says nothing."""
+
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+class ConditionFailed(Exception):
+    """The condition of a write did not hold; nothing was written.
+
+    Attributes:
+        item: What was in the way, where the engine tells it.
+    """
+
+    def __init__(self, item: Mapping[str, Any] | None) -> None:
+        self.item = item
+        super().__init__("the condition did not hold")
+
+
+def limit_waiting(store: object, deadline: Deadline) -> None:
+    """Set until when a store may wait for AWS credentials; other stores have no such limit."""
+    if hasattr(store, "credentials_deadline"):
+        store.credentials_deadline = deadline
+
+
+class ServerClock:
+    """The server's clock: the ``Date`` of its newest answer, and the monotonic time since.
+
+    Our wall clock may be wrong, and may be set while a lease is held. It counts before the first
+    answer, and for as long as it agrees with the server as far as whole seconds can show.
+
+    Args:
+        clock: Ours.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._newest: tuple[int, float] | None = None  # server's ms, our monotonic seconds
+
+    def note(self, date: str) -> None:
+        """Use the date of the newest answer; ignored if it is not a date.
+
+        Args:
+            date: Its ``Date`` header: ``Thu, 15 Mar 2012 23:56:23 GMT``.
+        """
+        try:
+            server_ms = _epoch_seconds(date) * 1000 + 500
+        except ValueError:
+            return
+        self._newest = (server_ms, self._clock.monotonic())
+
+    @property
+    def offset_ms(self) -> int:
+        """By how much it is ahead of our wall clock now, which may have been set since the answer.
+
+        Negative where ours is ahead; 0 where they agree as far as can be known.
+        """
+        if self._newest is None:
+            return 0
+        server_ms, at = self._newest
+        elapsed_ms = round((self._clock.monotonic() - at) * 1000)
+        offset = server_ms + elapsed_ms - self._clock.wall_ms()
+        return offset if abs(offset) > _NO_OFFSET_MS else 0
+
+
+def _epoch_seconds(date: str) -> int:
+    """As email.utils would read it, which takes 10 ms to import.
+
+    Raises:
+        ValueError: It has another form than HTTP's.
+    """
+    if len(date) != 29 or date[3:5] != ", " or date[25:] != " GMT" or not date.isascii():
+        raise ValueError(date)
+    year, month, day = int(date[12:16]), _MONTHS.index(date[8:11]) + 1, int(date[5:7])
+    hours, minutes, seconds = int(date[17:19]), int(date[20:22]), int(date[23:25])
+    # Days of the civil calendar, counted from 1 March so that a leap day ends a year.
+    year -= month < 3
+    shifted = (month + 9) % 12
+    days = 365 * year + year // 4 - year // 100 + year // 400 + (153 * shifted + 2) // 5 + day
+    return (days - 719_469) * 86_400 + hours * 3_600 + minutes * 60 + seconds

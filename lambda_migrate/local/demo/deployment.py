@@ -1,0 +1,167 @@
+"""The example function of the demo: its two versions, its requests, its effects in the database."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lambda_migrate.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from lambda_migrate.local.runtime.environment import InvocationResult
+    from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
+
+__all__ = [
+    "APPLICATION",
+    "DATABASE",
+    "TABLE",
+    "VERSIONS",
+    "Example",
+    "find_example",
+    "get_order",
+    "order_id_of",
+    "place_order",
+]
+
+APPLICATION = "orders"
+"""The example's name, target, and ``application_name``."""
+
+DATABASE = "orders"
+TABLE = "lambda-migrate"
+
+VERSIONS = {1: 4, 2: 7}
+"""Each version of the example ends with this migration."""
+
+_EFFECTS = {
+    1: "SELECT count(*) FROM changelog WHERE what = '0001: customers'",
+    2: "SELECT count(*) FROM changelog WHERE what = '0002: orders'",
+    3: "SELECT credit_cents / 500 FROM customers WHERE email = 'guest@example.com'",
+    4: "SELECT count(*) FROM pg_index WHERE indexrelid = to_regclass('orders_by_customer')",
+    5: "SELECT count(*) FROM changelog WHERE what = '0005: totals and points'",
+    6: "SELECT points FROM customers WHERE email = 'guest@example.com'",
+    7: "SELECT count(*) FROM pg_index WHERE indexrelid = to_regclass('placed_orders')",
+}
+"""How often each migration of the example took effect, by version. Migrations 3 and 6 add to what
+is there, 1, 2 and 5 write a line each time; an index there can be only once."""
+
+_TAKEN_BACK = {
+    5: "SELECT count(*) FROM changelog WHERE what = '0005: taken back'",
+    6: "SELECT count(*) FROM changelog WHERE what = '0006: taken back'",
+    7: "SELECT (to_regclass('placed_orders') IS NULL)::int",
+}
+
+_NOT_THERE = {"42P01", "42703"}  # undefined_table, undefined_column
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """The folder of the example.
+
+    Attributes:
+        directory: It holds ``app.py`` and ``migrations``.
+    """
+
+    directory: Path
+
+    def deploy(self, version: int, home: Path) -> Path:
+        """Copy the code with the migrations of ``version`` into ``home``; return where it is."""
+        code = home / f"version-{version}"
+        shutil.copytree(
+            self.directory, code, ignore=shutil.ignore_patterns("tests", "__pycache__", "*.md")
+        )
+        for path in (code / "migrations").iterdir():
+            if _number(path) > VERSIONS[version]:
+                path.unlink()
+        return code
+
+    def names(self) -> dict[int, str]:
+        """The names of its migrations by version."""
+        paths = sorted((self.directory / "migrations").glob("*.sql"))
+        return {_number(path): path.stem for path in paths}
+
+    def effects(self, server: LocalPostgreSQL, *, through: int) -> dict[str, int]:
+        """How often each migration up to ``through`` took effect, counted in the database."""
+        return dict(self._counted(server, _EFFECTS, through=through))
+
+    def taken_back(self, server: LocalPostgreSQL) -> dict[str, int]:
+        """How often each migration of version 2 was taken back."""
+        return dict(self._counted(server, _TAKEN_BACK, through=VERSIONS[2]))
+
+    def _counted(
+        self, server: LocalPostgreSQL, queries: Mapping[int, str], *, through: int
+    ) -> Iterator[tuple[str, int]]:
+        names = self.names()
+        for version, query in queries.items():
+            if version <= through and version in names:
+                yield names[version], _count(server, query)
+
+
+def find_example() -> Example:
+    """The example of this checkout.
+
+    Raises:
+        ConfigurationError: There is none beside the package.
+    """
+    directory = Path(__file__).parents[3] / "examples" / APPLICATION
+    if not (directory / "app.py").is_file():
+        raise ConfigurationError(
+            "the demo runs the example function examples/orders, which an installed package does "
+            "not hold: clone the repository and run `make demo` there"
+        )
+    return Example(directory)
+
+
+def place_order(number: int = 0) -> dict[str, Any]:
+    """The event of API Gateway for ``POST /orders``."""
+    body = {"email": f"customer{number}@example.com", "item": "tea", "unit_cents": 450}
+    return _event("POST", "/orders", json.dumps(body))
+
+
+def get_order(order_id: int) -> dict[str, Any]:
+    """The event of API Gateway for ``GET /orders/<order_id>``."""
+    return _event("GET", f"/orders/{order_id}")
+
+
+def order_id_of(result: InvocationResult) -> int:
+    """The order that a response of the API is about."""
+    return int(json.loads(result.payload["body"])["order_id"])
+
+
+def _event(method: str, path: str, body: str = "") -> dict[str, Any]:
+    """HTTP API, payload format 2.0."""
+    return {
+        "version": "2.0",
+        "routeKey": "$default",
+        "rawPath": path,
+        "rawQueryString": "",
+        "headers": {"content-type": "application/json"},
+        "requestContext": {
+            "http": {"method": method, "path": path},
+            "requestId": "demo",
+            "stage": "$default",
+        },
+        "body": body,
+        "isBase64Encoded": False,
+    }
+
+
+def _number(path: Path) -> int:
+    return int(path.name.partition("_")[0])
+
+
+def _count(server: LocalPostgreSQL, query: str) -> int:
+    """What ``query`` counts; 0 where the table or column is not there."""
+    from pg8000.exceptions import DatabaseError
+
+    try:
+        rows = server.execute(query, database=DATABASE)
+    except DatabaseError as error:
+        said = error.args[0]
+        if isinstance(said, dict) and said.get("C") in _NOT_THERE:
+            return 0
+        raise
+    return int(rows[0][0]) if rows else 0

@@ -1,0 +1,136 @@
+"""Who is connected to PostgreSQL, asked some fifty times a second while something else goes on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lambda_migrate.clock import SYSTEM_CLOCK, Clock
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["INTERVAL_SECONDS", "OURS", "ConnectionSampler", "Sample"]
+
+OURS = "lambda-migrate"
+"""What the application names of lambda-migrate's own connections begin with."""
+
+INTERVAL_SECONDS = 0.02
+
+_QUERY = """
+SELECT application_name, count(*), extract(epoch FROM min(backend_start))::float8
+FROM pg_stat_activity
+WHERE datname = :database AND backend_type = 'client backend'
+GROUP BY application_name
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The connections to one database at one moment.
+
+    Attributes:
+        at: Monotonic seconds.
+        ours: Connections of lambda-migrate.
+        application: Connections of the application.
+    """
+
+    at: float
+    ours: int
+    application: int
+
+
+class ConnectionSampler:
+    """Counts connections in a thread of its own, through one connection to another database.
+
+    Args:
+        connect: Opens that connection (pg8000's native one).
+        database: Whose connections are counted.
+        application: The application's ``application_name``.
+        clock: For `Sample.at`.
+        interval: Seconds between two samples; on a busy machine they are further apart.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Any],
+        *,
+        database: str,
+        application: str,
+        clock: Clock = SYSTEM_CLOCK,
+        interval: float = INTERVAL_SECONDS,
+    ) -> None:
+        self._connect = connect
+        self._database = database
+        self._application = application
+        self._clock = clock
+        self._interval = interval
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._samples: list[Sample] = []
+        self._sessions: dict[str, float] = {}
+        self.fault = ""
+
+    def __enter__(self) -> ConnectionSampler:
+        connection = self._connect()
+        self._thread = threading.Thread(
+            target=self._sample_on, args=(connection,), name="connections", daemon=True
+        )
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Take the last sample and close the connection. Idempotent."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    @property
+    def samples(self) -> list[Sample]:
+        """All samples so far, in order."""
+        return list(self._samples)
+
+    @property
+    def latest(self) -> Sample:
+        """The newest sample."""
+        return self._samples[-1] if self._samples else Sample(self._clock.monotonic(), 0, 0)
+
+    @property
+    def sessions(self) -> dict[str, float]:
+        """Each application name of ours, and when it connected (seconds since the epoch)."""
+        return dict(self._sessions)
+
+    def _sample_on(self, connection: Any) -> None:
+        import pg8000.exceptions
+
+        try:
+            while not self._stop.is_set():
+                self._sample(connection)
+                self._stop.wait(self._interval)
+            self._sample(connection)
+            connection.close()
+        except (pg8000.exceptions.Error, OSError) as error:
+            self.fault = f"the connections could not be counted any more: {error}"
+
+    def _sample(self, connection: Any) -> None:
+        rows = connection.run(_QUERY, database=self._database)
+        ours = [(name, count, since) for name, count, since in rows if name.startswith(OURS)]
+        for name, _, since in ours:
+            self._sessions.setdefault(name, since)
+        self._samples.append(
+            Sample(
+                self._clock.monotonic(),
+                sum(count for _, count, _ in ours),
+                sum(count for name, count, _ in rows if name == self._application),
+            )
+        )

@@ -1,0 +1,116 @@
+"""As much of HTTP/1.1 as two programs of ours, or Lambda's own client, need on the loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lambda_migrate.local.runtime.loopback import HOST
+
+__all__ = ["PlainServer", "Request", "Response", "json_response"]
+
+_REASONS = {
+    200: "OK",
+    202: "Accepted",
+    400: "Bad Request",
+    404: "Not Found",
+    413: "Payload Too Large",
+    429: "Too Many Requests",
+    500: "Internal Server Error",
+}
+_BACKLOG = 1024  # a thousand clients may connect at the same instant
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a client sent.
+
+    Attributes:
+        method: ``GET``.
+        path: With its query, as it was sent.
+        body: May be empty.
+        headers: By their names in small letters.
+    """
+
+    method: str
+    path: str
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What it is answered."""
+
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def json_response(value: Any, *, status: int = 200) -> Response:
+    """``value`` as JSON."""
+    return Response(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+
+class PlainServer:
+    """Answers requests on 127.0.0.1; every method belongs to the event loop that `open` ran in.
+
+    Args:
+        answer: Told each request; its connection waits for the answer.
+    """
+
+    def __init__(self, answer: Callable[[Request], Awaitable[Response]]) -> None:
+        self._answer = answer
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def open(self, port: int = 0) -> str:
+        """Listen, and return ``host:port``."""
+        self._server = await asyncio.start_server(self._connected, HOST, port, backlog=_BACKLOG)
+        return f"{HOST}:{self._server.sockets[0].getsockname()[1]}"
+
+    async def close(self) -> None:
+        """Stop listening and drop every connection. Idempotent."""
+        if self._server is not None:
+            self._server.close()
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(self._converse(reader, writer))
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while request := await _read(reader):
+                _write(writer, await self._answer(request))
+                await writer.drain()
+        except ConnectionError:
+            pass  # the client has ended, which whoever started it sees by itself
+        finally:
+            writer.close()
+
+
+async def _read(reader: asyncio.StreamReader) -> Request | None:
+    """The next request of a connection; None when the peer has closed it."""
+    try:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        method, path, _ = head[0].split(" ", 2)
+        pairs = [line.split(":", 1) for line in head[1:] if line]
+        headers = {name.lower(): value.strip() for name, value in pairs}
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
+    except asyncio.IncompleteReadError:
+        return None
+    return Request(method, path, body, headers)
+
+
+def _write(writer: asyncio.StreamWriter, response: Response) -> None:
+    headers = {**response.headers, "Content-Length": str(len(response.body))}
+    lines = [f"HTTP/1.1 {response.status} {_REASONS[response.status]}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + response.body)

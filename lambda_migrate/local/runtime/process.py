@@ -1,0 +1,239 @@
+"""A process of ours: in a session of its own, logged into a file, and gone when we are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lambda_migrate.local.runtime.reaper import guard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+__all__ = [
+    "Account",
+    "Child",
+    "EngineFailed",
+    "Server",
+    "is_reachable_by_all",
+    "spawn",
+    "state_of",
+    "tail",
+    "unprivileged_account",
+]
+
+
+class EngineFailed(RuntimeError):
+    """A local engine did not start or does not answer; the message ends with its log's tail."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The user that a process runs as."""
+
+    uid: int
+    gid: int
+
+
+def is_reachable_by_all(path: Path) -> bool:
+    """Whether every user may enter the directories that lead to ``path``, and ``path`` itself."""
+    return all(part.stat().st_mode & 0o001 for part in (path, *path.parents))
+
+
+def unprivileged_account() -> Account | None:
+    """Who a server that refuses root must run as: None unless we are root."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            entry = pwd.getpwnam(name)
+            return Account(entry.pw_uid, entry.pw_gid)
+    return Account(65534, 65534)
+
+
+class Child:
+    """A running process and the group that it leads."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._killed = False
+        self.pid = process.pid
+
+    def poll(self) -> int | None:
+        """Exit status, negative for a signal; None while it runs."""
+        status = self._process.poll()
+        if status is not None:
+            guard().forget(self.pid)
+        return status
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it runs no more; unlike `poll` also right while another thread is in `wait`.
+
+        A process that was killed is a zombie some moments before anybody may collect it.
+        """
+        return self._process.returncode is not None or state_of(self.pid) in {"", "Z", "X"}
+
+    def wait(self, seconds: float | None = None) -> int:
+        """Wait for the end.
+
+        Raises:
+            subprocess.TimeoutExpired: It still runs after ``seconds``.
+        """
+        status = self._process.wait(seconds)
+        guard().forget(self.pid)
+        return status
+
+    def signal(self, number: int) -> None:
+        """Send ``number`` to the process alone; nothing happens if it has ended."""
+        self._process.send_signal(number)
+
+    def signal_group(self, number: int) -> None:
+        """Send ``number`` to the process and to what it started, even when it has ended itself."""
+        if not self._killed:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+    def when_ended(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once it has ended.
+
+        A thread waits for the process: it costs nothing meanwhile and notices at once.
+        """
+
+        def wait() -> None:
+            self.wait()
+            callback()
+
+        threading.Thread(target=wait, daemon=True, name=f"wait for {self.pid}").start()
+
+    def kill(self) -> int:
+        """End the whole group at once, frozen or not, and wait for it. Idempotent."""
+        self.signal_group(signal.SIGKILL)
+        self._killed = True  # from now on the number may be somebody else's
+        return self.wait()
+
+
+def spawn(
+    command: Sequence[str | Path],
+    *,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+    account: Account | None = None,
+    end_signal: int = signal.SIGKILL,
+    pass_fds: Sequence[int] = (),
+) -> Child:
+    """Start ``command`` with its output appended to ``log``.
+
+    Args:
+        command: Program and arguments.
+        log: File for standard output and error.
+        environment: All its variables; ours if None.
+        directory: Where it starts.
+        account: Who it runs as; us if None.
+        end_signal: How the guard ends it if we cannot.
+        pass_fds: Open files of ours that it keeps.
+    """
+    with log.open("ab") as output:
+        process = subprocess.Popen(  # noqa: S603 - our callers' own commands, no shell
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=None if environment is None else dict(environment),
+            cwd=directory,
+            start_new_session=True,
+            user=None if account is None else account.uid,
+            group=None if account is None else account.gid,
+            extra_groups=None if account is None else [],
+            pass_fds=pass_fds,
+        )
+    guard().watch(process.pid, end_signal=end_signal)
+    return Child(process)
+
+
+class Server(ABC):
+    """A process with a private directory, for a ``with`` statement; a failed start leaves nothing.
+
+    Args:
+        prefix: Of the directory's name.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._account = unprivileged_account()
+        self._home: Path | None = None
+        self._child: Child | None = None
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start it, and return when it takes connections."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop it, and remove its files. Idempotent."""
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _private(self) -> Path:
+        """The directory: of mode 0700, within reach of the process's user, with a short path."""
+        if self._home is None:
+            base = Path(tempfile.gettempdir())
+            if len(os.fsencode(base)) > 60 or (self._account and not is_reachable_by_all(base)):
+                base = Path("/tmp")  # noqa: S108 - mkdtemp makes a private directory in it
+            self._home = Path(tempfile.mkdtemp(prefix=self._prefix, dir=base))
+            guard().watch_directory(str(self._home))
+            self._give(self._home)
+        return self._home
+
+    def _give(self, path: Path) -> None:
+        """Make the process's user the owner of ``path``."""
+        if self._account is not None:
+            os.chown(path, self._account.uid, self._account.gid)
+
+    def _remove_private(self) -> None:
+        if self._home is not None:
+            shutil.rmtree(self._home, ignore_errors=True)
+            guard().forget(str(self._home))
+            self._home = None
+
+
+def state_of(pid: int) -> str:
+    """The kernel's letter for a process (``R``, ``S``, ``T`` stopped, ``Z``); "" if it is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return ""
+
+
+def tail(log: Path, *, lines: int = 20) -> str:
+    """The last lines of a log, for an error message."""
+    with contextlib.suppress(FileNotFoundError):
+        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+    return ""

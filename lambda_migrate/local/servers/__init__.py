@@ -1,0 +1,1 @@
+"""Local PostgreSQL, PgBouncer and DynamoDB servers, started for a test or a demo."""

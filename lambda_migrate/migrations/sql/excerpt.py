@@ -1,0 +1,158 @@
+"""Excerpts of a script for error messages, with its secrets hidden."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+from lambda_migrate.migrations.sql.tokens import _SPACE, _STRING, _TAG
+
+__all__ = ["Excerpt", "excerpt", "redact"]
+
+
+# --- showing a line of it
+
+_HIDDEN = "***"
+
+
+_BETWEEN = r"(?:\s|/\*[^*]*\*/|--[^\n]*\n)*"
+
+
+_SECRET = re.compile(
+    rf"""
+      passw(?:or)?d["']?{_BETWEEN}(?:(?:=>|:=|[=:,])\s*)?
+        (?P<literal>''[^']+''|\\'[^']*'|{_STRING}|(?P<tag>{_TAG})(?:.*?(?P=tag)|.*))
+    | (?:passw(?:or)?d)\s*=\s*(?P<bare>[^\s'",;()]+)
+    | ://[^\s:/@'"]*:(?P<url>[^\s'"]+)@
+    """,
+    re.VERBOSE | re.DOTALL | re.IGNORECASE,
+)
+
+
+_COLUMNS = 100
+
+
+_TAB = "    "
+
+
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """One line of a script and where in it something is.
+
+    Attributes:
+        line: The line of the file, from 1.
+        column: The character in that line, from 1, as editors count.
+        text: The line, or the part of it around the column: passwords hidden, tabs as spaces,
+            nothing invisible, at most about 100 terminal columns.
+        caret: Spaces and a ``^`` that stands below the place when printed under ``text``.
+    """
+
+    line: int
+    column: int
+    text: str
+    caret: str
+
+
+def redact(line: str) -> str:
+    """Hide what follows PASSWORD, and the password in a connection string or URL."""
+    shown: list[str] = []
+    at = 0
+    for start, end in _secrets(line):
+        shown += (line[at:start], _HIDDEN)
+        at = end
+    return "".join(shown) + line[at:]
+
+
+def excerpt(sql: str, position: int, *, first_line: int) -> Excerpt:
+    """Show where in a script PostgreSQL found fault.
+
+    Args:
+        sql: The script as it was sent.
+        position: In characters from 1, as PostgreSQL reports it; past the end means the end.
+        first_line: The line of the file on which ``sql`` begins.
+    """
+    at = max(position, 1) - 1
+    if at >= len(sql):
+        at = len(sql.rstrip(_SPACE))
+    start = sql.rfind("\n", 0, at) + 1
+    stop = sql.find("\n", at)
+    before, after = _redacted_around(sql, start, at, len(sql) if stop < 0 else stop)
+    text, width = _window(before, after)
+    return Excerpt(
+        line=first_line + sql.count("\n", 0, start),
+        column=at - start + 1,
+        text=text,
+        caret=" " * width + "^",
+    )
+
+
+def _secrets(text: str) -> Iterator[tuple[int, int]]:
+    for match in _SECRET.finditer(text):
+        for group in ("literal", "bare", "url"):
+            if match[group]:
+                yield match.span(group)
+
+
+def _redacted_around(sql: str, start: int, at: int, stop: int) -> tuple[str, str]:
+    """The line from ``start`` to ``stop`` with its secrets hidden, cut in two at ``at``.
+
+    The whole script is searched, because a secret may begin on an earlier line.
+    """
+    before: list[str] = []
+    after: list[str] = []
+    done = start
+    for low, high in [*_secrets(sql), (stop, stop)]:
+        low, high = max(low, start), min(high, stop)
+        if low < done or (low >= high and low != stop):
+            continue
+        before.append(sql[done : max(done, min(low, at))])
+        after.append(sql[max(done, min(low, at)) : low])
+        if low < high:
+            (before if high <= at else after).append(_HIDDEN)
+        done = high
+    return "".join(before), "".join(after)
+
+
+def _window(before: str, after: str) -> tuple[str, int]:
+    """The line, cut to fit a terminal, and how many columns stand before the caret."""
+    left = [_cell(c) for c in reversed(before[-_COLUMNS:])]
+    right = [_cell(c) for c in after[:_COLUMNS]]
+    whole = len(before) <= _COLUMNS and sum(map(_width, left + right)) <= _COLUMNS
+    if whole and len(after) <= _COLUMNS:
+        shown = "".join(reversed(left))
+        return shown + "".join(right), _width(shown)
+    head = _fitting(left, _COLUMNS * 3 // 5)
+    tail = _fitting(right, _COLUMNS - sum(map(_width, head)))
+    mark = "…" if len(head) < len(before) else ""
+    end = "…" if len(tail) < len(after) else ""
+    shown = mark + "".join(reversed(head))
+    return shown + "".join(tail) + end, _width(shown)
+
+
+def _fitting(cells: list[str], columns: int) -> list[str]:
+    for count, cell in enumerate(cells):
+        columns -= _width(cell)
+        if columns < 0:
+            return cells[:count]
+    return cells
+
+
+def _cell(character: str) -> str:
+    if character == "\t":
+        return _TAB
+    return character if character.isprintable() else "\ufffd"
+
+
+def _width(text: str) -> int:
+    """How many columns a terminal gives ``text``."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import category, east_asian_width  # only for errors, so not at import
+
+    return sum(
+        0 if category(c) in ("Mn", "Me") else 2 if east_asian_width(c) in "WF" else 1 for c in text
+    )

@@ -1,0 +1,571 @@
+"""Migrations run for real in one transaction that is never committed, and what they did in it.
+
+That it cannot be committed is ensured three times over. Scripts that would end the transaction are
+refused before they are sent. Of one that was not understood PostgreSQL itself refuses the COMMIT
+(`queries.NEVER_COMMIT`), and whatever it writes behind a ROLLBACK
+(`queries.NEVER_WRITE_OUTSIDE`). After each script the transaction's id is compared, and when all is
+over PostgreSQL is asked how that transaction ended.
+
+One transaction, because later migrations need what earlier ones did. Each runs under a savepoint
+and finds the session as its own transaction would have it: no settings, no cursors, no temporary
+tables from before, deferred constraints deferred again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lambda_migrate.errors import (
+    DatabaseUnavailable,
+    LeaseHeld,
+    MigrateError,
+    MigrationFailed,
+    RepairRequired,
+)
+from lambda_migrate.postgresql import queries
+from lambda_migrate.postgresql.connection import ConnectionLost, PostgresError
+from lambda_migrate.postgresql.dry_run_effects import (
+    MODES,
+    Lock,
+    Measured,
+    MovedSequence,
+    TableChange,
+)
+from lambda_migrate.postgresql.error_report import TRANSACTION_TIMEOUT, failure_of, overdue_cause
+from lambda_migrate.postgresql.fence import LOCK_NOT_AVAILABLE, as_configuration
+from lambda_migrate.postgresql.ports import FenceStale
+from lambda_migrate.postgresql.session import history_rows
+from lambda_migrate.postgresql.transactional import CANCEL_SLACK_SECONDS, require_migration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from types import TracebackType
+
+    from lambda_migrate.clock import Deadline
+    from lambda_migrate.migrations import HistoryRow, Migration
+    from lambda_migrate.postgresql.fence import FencedConnection
+
+__all__ = ["PostgreSQLRehearsal"]
+
+_GOODBYE_SECONDS = 5.0
+"""How long the rollback may take on the way out; what is left of it the server does by itself."""
+
+_LOOK_SECONDS = 2.0
+_LOOK_PAUSE_SECONDS = 0.1
+"""For how long and how often to look who ended our connection, and what became of it."""
+
+_KINDS = {
+    "r": "table",
+    "p": "partitioned table",
+    "i": "index",
+    "I": "partitioned index",
+    "S": "sequence",
+    "v": "view",
+    "m": "materialized view",
+    "f": "foreign table",
+}
+_TABLES = ("r", "p", "m", "f")
+_INDEXES = ("i", "I")
+
+
+@dataclass(frozen=True, slots=True)
+class _Relation:
+    name: str
+    kind: str
+    file: int
+    rows: int | None
+    table: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """What can be seen from inside the transaction at one moment.
+
+    Attributes:
+        relations: Those of users, by number.
+        locks: Relation and mode, as ``pg_locks`` has them.
+        counts: Table -> rows inserted, updated, deleted, scanned in this transaction.
+        definitions: Relation -> subtransactions of this transaction that wrote its definition.
+        is_counting: Whether ``counts`` means anything.
+    """
+
+    relations: Mapping[int, _Relation]
+    locks: frozenset[tuple[int, str]]
+    counts: Mapping[int, tuple[int, ...]]
+    definitions: Mapping[int, str]
+    is_counting: bool
+
+
+class PostgreSQLRehearsal:
+    """`Rehearsal` on a `FencedConnection` that takes no fence.
+
+    Args:
+        fenced: The connection, not attached.
+        deadline: For what has no deadline of its own.
+        lock_seconds: For looking at sequences.
+    """
+
+    def __init__(
+        self, fenced: FencedConnection, deadline: Deadline, *, lock_seconds: float
+    ) -> None:
+        self._fenced = fenced
+        self._deadline = deadline
+        self._lock_ms = max(1, round(lock_seconds * 1000))
+        self._has_begun = False
+        self._is_open = False
+        self._transaction = ""
+        self._rows: list[HistoryRow] = []
+        self._sequences: dict[str, int | None] = {}
+        self._drawn: set[str] = set()
+        self._first = self._before = _NOTHING
+        self._holders: dict[tuple[int, str], str] = {}
+        self._sizes: dict[int, int] = {}
+
+    # --- the port
+
+    def begin(self, deadline: Deadline) -> None:
+        """See `Rehearsal.begin`; whoever begins for the first time is told of a stale fence.
+
+        Raises:
+            FenceStale: Of the first time.
+            ConnectionLost: Of the first time.
+        """
+        if not self._has_begun:
+            self._begin(deadline)
+            self._has_begun = True
+            return
+        try:
+            self._roll_back(deadline)
+            self._begin(deadline)
+        except FenceStale as stale:
+            raise self._fenced.lost(stale.seen) from stale
+        except ConnectionLost as lost:
+            raise DatabaseUnavailable(f"the connection to PostgreSQL broke: {lost}") from lost
+
+    def _begin(self, deadline: Deadline) -> None:
+        has_schema, has_tables = self._fenced.look(deadline)
+        try:
+            self._sequences = self._read_sequences(deadline)
+            self._drawn, self._holders = set(), {}
+            self._open(deadline, has_schema=has_schema, has_tables=has_tables)
+            self._fenced.run(queries.measuring(self._fenced.limits(deadline)), deadline)
+            rows = self._fenced.run(self._fenced.queries.read_history(), deadline)
+            self._rows = history_rows(rows)
+            self._first = self._before = self._look(deadline)
+            self._sizes = self._measure_sizes(deadline)
+        except PostgresError as error:
+            self.close()
+            raise as_configuration(error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def history(self) -> list[HistoryRow]:
+        """See `Rehearsal.history`."""
+        return list(self._rows)
+
+    def run(self, migration: Migration, deadline: Deadline) -> Measured:
+        """See `Rehearsal.run`."""
+        require_migration(migration)
+        if not migration.up.transactional:
+            raise MigrationFailed(
+                "it runs outside a transaction and cannot be rehearsed", migration=migration.name
+            )
+        try:
+            seconds = self._run(migration, deadline)
+            return self._measured(migration.name, seconds, deadline)
+        except PostgresError as error:
+            raise MigrationFailed(
+                f"what it did could not be measured: {error.message}",
+                migration=migration.name,
+                sqlstate=error.sqlstate,
+            ) from error
+        except ConnectionLost as lost:
+            raise self._gone(lost, migration, deadline) from lost
+
+    def end(self) -> tuple[MovedSequence, ...]:
+        """See `Rehearsal.end`."""
+        deadline = self._deadline.earlier(-_GOODBYE_SECONDS)
+        try:
+            self._roll_back(deadline)
+            self._require_rolled_back(deadline)
+            after = self._read_sequences(deadline)
+        except (PostgresError, ConnectionLost) as error:
+            raise DatabaseUnavailable(
+                f"PostgreSQL could not be asked how the rehearsal ended: {error}"
+            ) from error
+        return tuple(
+            MovedSequence(name, self._sequences.get(name), after.get(name))
+            for name in sorted(self._drawn)
+            if self._sequences.get(name) != after.get(name) or after.get(name) is None
+        )
+
+    def abort(self) -> None:
+        """See `Rehearsal.abort`."""
+        self._fenced.abort()
+
+    def close(self) -> None:
+        """See `Rehearsal.close`."""
+        # Whoever waits for our locks goes on now; a connection that is gone has let them go.
+        with contextlib.suppress(PostgresError, ConnectionLost, MigrateError):
+            self._roll_back(self._deadline.earlier(-_GOODBYE_SECONDS))
+        self._fenced.close()
+
+    def __enter__(self) -> PostgreSQLRehearsal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- the transaction
+
+    def _open(self, deadline: Deadline, *, has_schema: bool, has_tables: bool) -> None:
+        fenced = self._fenced
+        begin = fenced.queries.begin_rehearsal(
+            fenced.limits(deadline), create_schema=not has_schema, create_tables=not has_tables
+        )
+        self._is_open = True
+        try:
+            token, owner, self._transaction = fenced.run(begin, deadline)[-1]
+        except PostgresError as error:
+            if error.sqlstate != LOCK_NOT_AVAILABLE:
+                raise
+            raise LeaseHeld(
+                "another process is migrating this database; try again when it is done"
+            ) from error
+        is_ours = (token, owner) == (fenced.grant.fence, fenced.grant.owner)
+        if token >= fenced.grant.fence and not is_ours:
+            raise fenced.lost(token)
+
+    def _roll_back(self, deadline: Deadline) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._fenced.undo(deadline)
+
+    def _require_rolled_back(self, deadline: Deadline) -> None:
+        """Ask how the transaction ended; one whose connection broke may take a moment to end."""
+        if not self._transaction:
+            return
+        limit = deadline.or_after(_LOOK_SECONDS)
+        while (status := self._ask_status(deadline)) == "in progress":
+            if limit.is_over:
+                raise DatabaseUnavailable(
+                    "PostgreSQL has not noticed yet that the rehearsal's connection broke; it "
+                    "rolls back when it does"
+                )
+            limit.clock.sleep(_LOOK_PAUSE_SECONDS)
+        if status not in ("aborted", None):  # None: so old that nobody remembers it
+            raise RepairRequired(
+                f"PostgreSQL says that the rehearsal's transaction {self._transaction} is "
+                f"{status}; look at the database"
+            )
+
+    def _ask_status(self, deadline: Deadline) -> Any:
+        return self._fenced.read(queries.transaction_status(self._transaction), deadline)[0][0]
+
+    # --- one migration
+
+    def _run(self, migration: Migration, deadline: Deadline) -> float:
+        """Run the script and check what it deferred; returns seconds."""
+        fenced, clock = self._fenced, deadline.clock
+        fenced.run(queries.begin_step(self._limits(migration, deadline)), deadline)
+        began = clock.monotonic()
+        tags: tuple[str, ...] | None = None
+        try:
+            fenced.run(migration.up.sql, deadline, keep=0)
+            tags = fenced.connection.tags
+            deferred = self._check_deferred(deadline)
+            seconds = clock.monotonic() - began
+            limits = self._limits(migration, deadline)
+            rows = fenced.run(queries.end_step(limits, deferred=deferred), deadline)
+        except PostgresError as error:
+            completed = fenced.connection.completed if tags is None else None
+            self._take_back(migration, tags or fenced.connection.tags, deadline)
+            raise failure_of(
+                error,
+                migration.up,
+                name=migration.name,
+                path=migration.path or migration.name,
+                completed=completed,
+                overdue=deadline.remaining() < CANCEL_SLACK_SECONDS,
+            ) from error
+        if rows[-1][0] != self._transaction:
+            raise _ended_its_transaction(migration, tags)
+        return seconds
+
+    def _limits(self, migration: Migration, deadline: Deadline) -> queries.Limits:
+        try:
+            return self._fenced.limits(deadline)
+        except MigrationFailed:
+            raise MigrationFailed(overdue_cause(), migration=migration.name) from None
+
+    def _check_deferred(self, deadline: Deadline) -> str:
+        """Have the constraints checked that the commit would check; which to defer again."""
+        names, deferred = self._fenced.run(queries.find_deferrable(), deadline)[0]
+        if names:
+            self._fenced.run(queries.check_deferred(names), deadline)
+        return deferred or ""
+
+    def _take_back(self, migration: Migration, tags: Sequence[str], deadline: Deadline) -> None:
+        """Undo one migration, so that the next one can be tried."""
+        if not self._fenced.connection.in_transaction:
+            # It tried to commit, PostgreSQL refused, and all of the rehearsal is gone with it.
+            raise _ended_its_transaction(migration, tags)
+        try:
+            self._fenced.run(queries.ROLL_BACK_STEP, deadline)
+            self._fenced.run(queries.measuring(self._limits(migration, deadline)), deadline)
+            self._before = self._look(deadline)  # what was undone is counted all the same
+        except PostgresError as error:
+            raise _ended_its_transaction(migration, tags) from error
+
+    def _gone(self, lost: ConnectionLost, migration: Migration, deadline: Deadline) -> MigrateError:
+        """Why the connection is gone, and the transaction with it."""
+        self._is_open = False
+        if self._fenced.is_aborted:
+            return self._fenced.lost()
+        if lost.sqlstate == TRANSACTION_TIMEOUT:
+            return MigrationFailed(
+                overdue_cause(), migration=migration.name, sqlstate=lost.sqlstate
+            )
+        seen = self._successor(deadline)
+        if seen is not None:
+            return self._fenced.lost(seen)
+        return DatabaseUnavailable(
+            f"the connection to PostgreSQL broke in {migration.name}: {lost}; a transaction ends "
+            "with its connection, and what was rehearsed is undone"
+        )
+
+    def _successor(self, deadline: Deadline) -> int | None:
+        """The fence of whoever ended our backend to take over, which is set a moment later."""
+        limit = deadline.or_after(_LOOK_SECONDS)
+        while not limit.is_over:
+            with contextlib.suppress(MigrateError, ConnectionLost):
+                try:
+                    self._fenced.look(limit)
+                except FenceStale as stale:
+                    return stale.seen
+            limit.clock.sleep(min(_LOOK_PAUSE_SECONDS, limit.remaining()))
+        return None
+
+    # --- measuring
+
+    def _look(self, deadline: Deadline) -> _Sight:
+        run = self._fenced.run
+        return _Sight(
+            relations={
+                number: _Relation(name, kind, file, None if rows < 0 else rows, table)
+                for number, name, kind, file, rows, table in run(
+                    self._fenced.queries.survey(), deadline
+                )
+            },
+            locks=frozenset((number, mode) for number, mode in run(queries.LOCKS_HELD, deadline)),
+            counts={number: tuple(rest) for number, *rest in run(queries.ROWS_COUNTED, deadline)},
+            definitions=dict(run(queries.DEFINITIONS_WRITTEN, deadline)),
+            is_counting=bool(run(queries.DOES_COUNT, deadline)[0][0]),
+        )
+
+    def _measure_sizes(self, deadline: Deadline, tables: set[int] | None = None) -> dict[int, int]:
+        return dict(self._fenced.run(queries.sizes(tables), deadline))
+
+    def _read_sequences(self, deadline: Deadline) -> dict[str, int | None]:
+        """Last values; of none if somebody has one of them locked, which is no reason to fail."""
+        try:
+            rows = self._fenced.read(queries.sequence_values(lock_ms=self._lock_ms), deadline)
+        except PostgresError as error:
+            if error.sqlstate != LOCK_NOT_AVAILABLE:
+                raise
+            return {}
+        return {name: None if value is None else int(value) for name, value in rows}
+
+    def _measured(self, name: str, seconds: float, deadline: Deadline) -> Measured:
+        """What migration ``name`` did: what can be seen now, less what could be seen before it."""
+        deed = _Deed(self._first, self._before, self._look(deadline), self._holders)
+        tables = deed.tables
+        sizes = self._measure_sizes(deadline, tables & deed.after.relations.keys())
+        changes = [deed.change(number, before=self._sizes, after=sizes) for number in tables]
+        self._drawn |= deed.sequences()
+        self._holders |= dict.fromkeys(deed.taken, name)
+        self._before = deed.after
+        self._sizes |= sizes
+        return Measured(
+            seconds=seconds,
+            locks=deed.locks(),
+            tables=tuple(sorted(changes, key=lambda change: change.table)),
+        )
+
+
+def _ended_its_transaction(migration: Migration, tags: Sequence[str]) -> MigrationFailed:
+    """The error for a script that reading it took for one that would not.
+
+    Args:
+        migration: Its migration.
+        tags: The command tags of its statements that were done.
+    """
+    if "COMMIT" in tags:
+        return RepairRequired(
+            "it ended the transaction that it ran in and committed another, so part of it may be "
+            "committed: look at the database, and take its COMMIT out",
+            migration=migration.name,
+        )
+    return MigrationFailed(
+        "it tries to end the transaction that it runs in, and has ended the rehearsal; take its "
+        "COMMIT or ROLLBACK out",
+        migration=migration.name,
+    )
+
+
+_NOTHING = _Sight({}, frozenset(), {}, {}, is_counting=False)
+_UNCOUNTED: tuple[int, ...] = (0, 0, 0, 0)
+_STRONGEST_OF_DML = "RowExclusiveLock"
+_MODES = list(MODES)
+
+
+class _Deed:
+    """What one migration did.
+
+    Args:
+        first: Before the rehearsal.
+        before: Before the migration.
+        after: After it.
+        holders: Lock -> the earlier migration that took it.
+    """
+
+    def __init__(
+        self,
+        first: _Sight,
+        before: _Sight,
+        after: _Sight,
+        holders: Mapping[tuple[int, str], str],
+    ) -> None:
+        self.after = after
+        self.taken = after.locks - before.locks
+        self._first = first
+        self._before = before
+        self._holders = holders
+
+    @property
+    def tables(self) -> set[int]:
+        """Those that it locked, read or changed."""
+        numbers = {number for number, _ in self.taken} | self.after.counts.keys()
+        numbers |= self._before.relations.keys() | self.after.relations.keys()
+        return {n for n in numbers if self._kind(n) in _TABLES and self._is_touched(n)}
+
+    def sequences(self) -> set[str]:
+        """Names of those, older than the rehearsal, that it may have drawn from."""
+        relations = self._first.relations
+        return {
+            relations[number].name
+            for number, mode in self.taken
+            if mode == "RowExclusiveLock" and number in relations and self._kind(number) == "S"
+        }
+
+    def locks(self) -> tuple[Lock, ...]:
+        """One for each relation, strongest first; of indexes what their table's does not tell."""
+        numbers = {number for number, _ in self.taken} | self.tables
+        found = {number: lock for number in numbers for lock in self._strongest(number)}
+        told = [lock for number, lock in found.items() if not self._is_told_by_table(number, found)]
+        return tuple(sorted(told, key=lambda lock: (lock.is_new, -lock.strength, lock.relation)))
+
+    def change(
+        self, number: int, *, before: Mapping[int, int], after: Mapping[int, int]
+    ) -> TableChange:
+        """What it did to one table.
+
+        Args:
+            number: The table.
+            before: Sizes in bytes before the migration.
+            after: Sizes in bytes after it.
+        """
+        rows: tuple[int | None, ...] = self._rows(number)
+        if not self.after.is_counting:
+            rows = (None,) * len(rows)
+        at_first = self._first.relations.get(number)
+        return TableChange(
+            table=self._relation(number).name,
+            inserted=rows[0],
+            updated=rows[1],
+            deleted=rows[2],
+            scanned=rows[3],
+            rewritten=self._has_new_file(number),
+            bytes_before=before.get(number),
+            bytes_after=after.get(number),
+            rows=at_first.rows if at_first is not None else None,
+            is_new=at_first is None,
+        )
+
+    def _strongest(self, number: int) -> Iterator[Lock]:
+        kind = self._kind(number)
+        if not kind:
+            return  # the catalog's own, or a temporary table
+        own = {mode for which, mode in self.taken if which == number}
+        held = {mode for which, mode in self._holders if which == number}
+        mode = self._likely_mode(number, own, held)
+        if mode is None:
+            return
+        yield Lock(
+            self._relation(number).name,
+            _KINDS[kind],
+            MODES[mode],
+            is_new=number not in self._first.relations,
+            since="" if mode in own else self._holders[number, mode],
+        )
+
+    def _is_told_by_table(self, number: int, found: Mapping[int, Lock]) -> bool:
+        if self._kind(number) not in _INDEXES:
+            return False
+        table = found.get(self._relation(number).table or 0)
+        strength = table.strength if table is not None else -1
+        return not found[number].blocks or strength >= found[number].strength
+
+    def _likely_mode(self, number: int, own: set[str], held: set[str]) -> str | None:
+        """The strongest mode that it needed, as far as can be told from what it did."""
+        new, old = max(own, key=_MODES.index, default=None), max(held, key=_MODES.index, default="")
+        if self._has_new_file(number) or number not in self.after.relations:
+            return max(own | held, key=_MODES.index, default=None)
+        if new is not None and _MODES.index(new) > _MODES.index(_STRONGEST_OF_DML):
+            return new
+        if old and self._has_new_definition(number):
+            return old
+        weak = {mode for mode in held if _MODES.index(mode) <= _MODES.index(_STRONGEST_OF_DML)}
+        return new or max(weak, key=_MODES.index, default=None)
+
+    def _relation(self, number: int) -> _Relation:
+        """Under its new name, if it has one; a dropped one under its last."""
+        return self.after.relations.get(number) or self._before.relations[number]
+
+    def _kind(self, number: int) -> str:
+        is_known = number in self.after.relations or number in self._before.relations
+        return self._relation(number).kind if is_known else ""
+
+    def _is_touched(self, number: int) -> bool:
+        return (
+            any(which == number for which, _ in self.taken)
+            or any(self._rows(number))
+            or self._has_new_file(number)
+            or self._has_new_definition(number)
+            or number not in self.after.relations
+        )
+
+    def _rows(self, number: int) -> tuple[int, ...]:
+        """Rows inserted, updated, deleted and scanned.
+
+        A TRUNCATE has PostgreSQL forget what it counted in the table before.
+        """
+        now = self.after.counts.get(number, _UNCOUNTED)
+        then = self._before.counts.get(number, _UNCOUNTED)
+        return tuple(max(0, a - b) for a, b in zip(now, then, strict=True))
+
+    def _has_new_file(self, number: int) -> bool:
+        then, now = self._before.relations.get(number), self.after.relations.get(number)
+        return then is not None and now is not None and then.file != now.file
+
+    def _has_new_definition(self, number: int) -> bool:
+        now = self.after.definitions.get(number)
+        return now is not None and now != self._before.definitions.get(number)

@@ -1,0 +1,135 @@
+"""A PostgreSQL error told as a person reads it: file, line, caret, hint, next step."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from lambda_migrate.errors import MigrationFailed
+from lambda_migrate.migrations.sql.excerpt import excerpt, redact
+from lambda_migrate.migrations.sql.tokens import split
+
+if TYPE_CHECKING:
+    from lambda_migrate.migrations.migration import Script
+    from lambda_migrate.postgresql.connection import PostgresError
+
+__all__ = ["TRANSACTION_TIMEOUT", "failure_of", "overdue_cause"]
+
+QUERY_CANCELED = "57014"
+TRANSACTION_TIMEOUT = "25P04"
+ACTIVE_TRANSACTION = "25001"
+_CAUSE_LENGTH = 300
+_DATA_EXCEPTION = "22"
+"""The class whose messages quote a value: ``invalid input syntax for type integer: "..."``."""
+_QUOTED = re.compile(
+    r'(?:"|\u00bb|\u00ab|\u201e|\u201c).*(?:"|\u00ab|\u00bb|\u201c|\u201d)', re.DOTALL
+)
+"""From the first quotation mark to the last, as a value may hold some; other languages have others.
+"""
+
+
+def failure_of(
+    error: PostgresError,
+    script: Script,
+    *,
+    name: str,
+    path: str,
+    completed: int | None,
+    overdue: bool,
+) -> MigrationFailed:
+    """The failure of a script.
+
+    Args:
+        error: What the server said.
+        script: What was running.
+        name: The migration's name.
+        path: Its file, or the name again for a stored down script.
+        completed: How many of its statements had finished, for errors without a position; None
+            where it was a statement of ours that failed, whose position is none in the script.
+        overdue: Whether the deadline cancelled it.
+    """
+    message = _message(error, overdue=overdue)
+    lines = [f"{name} failed: {message} [{error.sqlstate}]"]
+    lines += _place(error, script, path=path, completed=completed)
+    lines += [
+        f"  {label}: {redact(text)}"
+        for label, text in (
+            ("detail", error.detail),
+            ("hint", error.hint),
+            ("where", error.where),
+            ("next", _next_step(error, overdue=overdue)),
+        )
+        if text
+    ]
+    return MigrationFailed(
+        _without_data(message, error.sqlstate),
+        migration=name,
+        sqlstate=error.sqlstate,
+        detail="\n".join(lines),
+        is_overdue=overdue and error.sqlstate in (QUERY_CANCELED, TRANSACTION_TIMEOUT),
+    )
+
+
+def overdue_cause() -> str:
+    """The cause of a failure that the deadline brought about."""
+    return "it was still running when the deadline came, and was cancelled"
+
+
+def _message(error: PostgresError, *, overdue: bool) -> str:
+    if overdue and error.sqlstate in (QUERY_CANCELED, TRANSACTION_TIMEOUT):
+        return overdue_cause()
+    return redact(error.message)[:_CAUSE_LENGTH]
+
+
+def _without_data(message: str, sqlstate: str) -> str:
+    """The message as it may go to logs, alarms and the lease table."""
+    return _QUOTED.sub('"***"', message) if sqlstate.startswith(_DATA_EXCEPTION) else message
+
+
+def _place(error: PostgresError, script: Script, *, path: str, completed: int | None) -> list[str]:
+    if completed is None:
+        return [f"  in {path}"]
+    position = error.position or _start_of_statement(script, completed)
+    if position is None:
+        return [f"  in {path}"]
+    shown = excerpt(script.sql, position, first_line=script.line)
+    number = str(shown.line)
+    margin = " " * len(f"  {number} | ")
+    where = f"{path}:{shown.line}"
+    if error.position:
+        where += f":{shown.column}"
+    return [
+        f"  {where}",
+        f"  {number} | {redact(shown.text)}",
+        *([f"{margin}{shown.caret}"] if error.position else []),
+    ]
+
+
+def _start_of_statement(script: Script, completed: int) -> int | None:
+    """Where the statement begins that failed without saying where, from 1."""
+    statements = split(script.sql)
+    if completed >= len(statements):
+        return None
+    return statements[completed].start + 1
+
+
+def _next_step(error: PostgresError, *, overdue: bool) -> str:
+    if overdue and error.sqlstate in (QUERY_CANCELED, TRANSACTION_TIMEOUT):
+        return (
+            "give the function a longer timeout, split the migration, or run it with "
+            "`lambda-migrate up` from a place without a deadline"
+        )
+    if error.sqlstate == ACTIVE_TRANSACTION and error.message.startswith("SET TRANSACTION"):
+        return "remove it: a migration runs READ COMMITTED in the transaction that checks the fence"
+    return _NEXT_STEPS.get(error.sqlstate, "")
+
+
+_NEXT_STEPS = {
+    "55P03": "a lock was not to be had in time; see who holds it in pg_locks, or raise "
+    "LAMBDA_MIGRATE_LOCK_TIMEOUT_SECONDS",
+    "42501": "grant the migrating role what it lacks, or run the migration as the owner",
+    ACTIVE_TRANSACTION: "put the statement into a file of its own marked "
+    "`-- migrate:up transaction:false`",
+    "42P07": "the object exists already; if the database was made by other means, see "
+    "`lambda-migrate baseline`",
+}

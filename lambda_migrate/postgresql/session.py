@@ -1,0 +1,260 @@
+"""A database under one holder's fence: the real `HeldDatabase`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable, MigrationFailed
+from lambda_migrate.migrations import HistoryRow, RowState, Script
+from lambda_migrate.postgresql.connection import ConnectionLost, PostgresError
+from lambda_migrate.postgresql.non_transactional import (
+    apply_outside,
+    in_history,
+    revert_outside,
+    settle,
+)
+from lambda_migrate.postgresql.transactional import apply_in_transaction, revert_in_transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+    from lambda_migrate.clock import Deadline
+    from lambda_migrate.migrations import Migration
+    from lambda_migrate.migrations.adoption import OtherHistory
+    from lambda_migrate.postgresql.fence import FencedConnection
+
+__all__ = ["HeldPostgreSQL", "history_rows"]
+
+
+class HeldPostgreSQL:
+    """`HeldDatabase` on a `FencedConnection` that is attached.
+
+    Args:
+        fenced: The connection.
+        deadline: For what has no deadline of its own.
+    """
+
+    def __init__(self, fenced: FencedConnection, deadline: Deadline) -> None:
+        self._fenced = fenced
+        self._deadline = deadline
+        self._seen: dict[int, HistoryRow] = {}
+        fenced.on_reattached = self._require_unchanged
+
+    @property
+    def identity(self) -> str:
+        """See `HeldDatabase.identity`."""
+        return self._fenced.identity
+
+    @property
+    def is_separate(self) -> bool:
+        """See `HeldDatabase.is_separate`."""
+        return self._fenced.is_separate
+
+    @property
+    def distrusted(self) -> str:
+        """See `HeldDatabase.distrusted`."""
+        return self._fenced.distrusted
+
+    def history(self) -> list[HistoryRow]:
+        """See `HeldDatabase.history`.
+
+        Raises:
+            DatabaseUnavailable: A row that this holder has seen or written vanished or changed.
+        """
+        rows = self._ours(lambda: self._read_unchanged(self._deadline))
+        self._seen = {row.version: row for row in rows}
+        return list(rows)
+
+    def other_histories(self) -> list[OtherHistory]:
+        """See `HeldDatabase.other_histories`."""
+        from lambda_migrate.postgresql.other_tools import read_other_histories
+
+        def run(sql: str) -> list[list[Any]]:
+            return self._fenced.read(sql, self._deadline)
+
+        found: list[OtherHistory] = self._ours(lambda: read_other_histories(run))
+        return found
+
+    def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
+        """See `HeldDatabase.apply`."""
+        self._seen.pop(migration.version, None)  # a connection may break in the middle
+        if migration.up.transactional:
+            milliseconds = apply_in_transaction(self._fenced, migration, digest, deadline)
+        else:
+            self._require_direct(migration.name, deadline)
+            if self._settle_first(migration.version, deadline):
+                raise in_history(migration)
+            milliseconds = apply_outside(self._fenced, migration, digest, deadline)
+        self._seen[migration.version] = HistoryRow(
+            migration.version, migration.name, migration.checksum, digest
+        )
+        return milliseconds
+
+    def revert(self, row: HistoryRow, deadline: Deadline) -> int:
+        """See `HeldDatabase.revert`."""
+        self._seen.pop(row.version, None)
+        is_outside = row.down is not None and not row.down.transactional
+        if is_outside:
+            self._require_direct(row.name, deadline)
+        may_be_in_doubt = row.state is not RowState.APPLIED or is_outside
+        if may_be_in_doubt and not self._settle_first(row.version, deadline):
+            return 0
+        if row.down is None or row.down.transactional:
+            return revert_in_transaction(self._fenced, row, deadline)
+        self._require_direct(row.name, deadline)
+        return revert_outside(self._fenced, row, deadline)
+
+    def settle(self, row: HistoryRow, deadline: Deadline) -> None:
+        """See `HeldDatabase.settle`."""
+        self._seen.pop(row.version, None)
+        settle(self._fenced, row, deadline)
+
+    def _settle_first(self, version: int, deadline: Deadline) -> bool:
+        """Settle the version's row if it is in doubt; whether there is a row then."""
+        state = self._state_of(version, deadline)
+        if state in (None, RowState.APPLIED.value):
+            return state is not None
+        for row in self.history():
+            if row.version == version:
+                self.settle(row, deadline)
+        return self._state_of(version, deadline) is not None
+
+    def _state_of(self, version: int, deadline: Deadline) -> str | None:
+        read = self._fenced.queries.read_row(version)
+        rows = self._ours(lambda: self._fenced.read(read, deadline))
+        return rows[0][0] if rows else None
+
+    def record(self, migrations: Sequence[tuple[Migration, str]], *, baseline: bool) -> None:
+        """See `HeldDatabase.record`."""
+        for migration, _ in migrations:
+            self._seen.pop(migration.version, None)
+        if migrations:
+            self._write(
+                self._fenced.queries.record(migrations, self._fenced.grant, baseline=baseline)
+            )
+
+    def forget(self, versions: Sequence[int]) -> None:
+        """See `HeldDatabase.forget`."""
+        for version in versions:
+            self._seen.pop(version, None)
+        if versions:
+            self._write(self._fenced.queries.delete(versions))
+
+    def abort(self) -> None:
+        """See `HeldDatabase.abort`."""
+        self._fenced.abort()
+
+    def close(self) -> None:
+        """See `HeldDatabase.close`."""
+        self._fenced.release_session_lock(self._deadline)
+        self._fenced.close()
+
+    def __enter__(self) -> HeldPostgreSQL:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _require_direct(self, name: str, deadline: Deadline) -> None:
+        """Refuse before anything is written what must not run through a pooler."""
+        self._ours(lambda: self._fenced.require_direct(name, deadline))
+
+    def _read_unchanged(self, deadline: Deadline) -> list[HistoryRow]:
+        """The history; only this holder may write it, so that it holds what was seen before."""
+        rows = self._fenced.read(self._fenced.queries.read_history(), deadline)
+        history = history_rows(rows)
+        now = {row.version: _essence(row) for row in history}
+        for version, row in self._seen.items():
+            if now.get(version) != _essence(row):
+                raise DatabaseUnavailable(_vanished(row, is_there=version in now))
+        return history
+
+    def _require_unchanged(self, deadline: Deadline) -> None:
+        self._read_unchanged(deadline)
+
+    def _write(self, writes: str) -> None:
+        self._ours(lambda: self._fenced.write(f"{writes}; SELECT 1", self._deadline))
+
+    def _ours(self, act: Callable[[], Any]) -> Any:
+        """Run a statement of ours; try once more on a new connection."""
+        try:
+            try:
+                return act()
+            except ConnectionLost:
+                self._fenced.reattach(self._deadline)
+                return act()
+        except ConnectionLost as lost:
+            raise DatabaseUnavailable(f"the connection to PostgreSQL broke: {lost}") from lost
+        except PostgresError as error:
+            raise MigrationFailed(
+                f"the lambda-migrate tables could not be used: {error.message}",
+                sqlstate=error.sqlstate,
+            ) from error
+
+
+def _essence(row: HistoryRow) -> tuple[object, ...]:
+    return row.name, row.checksum, row.digest, row.state
+
+
+def _vanished(row: HistoryRow, *, is_there: bool) -> str:
+    what = "has changed" if is_there else "is gone"
+    return (
+        f"the history row of {row.name} was committed and {what} now: PostgreSQL has lost commits "
+        "that it had acknowledged (a failover to a replica that was behind, or a crash without "
+        "fsync); nothing was applied above it, and the next attempt starts from what is there"
+    )
+
+
+def history_rows(rows: list[list[Any]]) -> list[HistoryRow]:
+    """The rows of `Queries.read_history`, in the order of versions."""
+    return sorted(map(_history_row, rows), key=lambda row: row.version)
+
+
+def _history_row(row: list[Any]) -> HistoryRow:
+    down = None
+    if row[12] is not None:
+        down = Script(
+            row[12],
+            line=row[13] or 1,
+            transactional=row[14] is not False,
+            repeatable=row[15] is True,
+        )
+    up = None
+    if row[11] is not None:
+        up = Script(row[11], transactional=False, repeatable=row[16] is True)
+    return HistoryRow(
+        version=_number(row[0]),
+        name=row[1],
+        checksum=row[2],
+        digest=row[3],
+        state=RowState(row[4]),
+        started_at=row[5],
+        applied_at=row[6],
+        duration_ms=row[7],
+        fence=row[8],
+        owner=row[9],
+        baseline=row[10],
+        up=up,
+        down=down,
+        found=None if row[17] is None else tuple(map(int, row[17].split())),
+    )
+
+
+def _number(version: str) -> int:
+    """A version of our own format; the table has room for those of others.
+
+    Raises:
+        ConfigurationError: It is of another format.
+    """
+    if not (version.isascii() and version.isdigit()):
+        raise ConfigurationError(
+            f"the history holds version {version!r}, which is not a number: another source of "
+            "migrations wrote it, which this version of the library does not read"
+        )
+    return int(version)

@@ -1,0 +1,217 @@
+"""The apply loop of one transactional migration: its effects and its history row, or neither."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from lambda_migrate.errors import MigrationFailed, RepairRequired
+from lambda_migrate.migrations.sql.lint import check_script
+from lambda_migrate.postgresql.connection import ConnectionLost
+from lambda_migrate.postgresql.error_report import TRANSACTION_TIMEOUT, failure_of, overdue_cause
+from lambda_migrate.postgresql.fence import ScriptRefused
+
+if TYPE_CHECKING:
+    from lambda_migrate.clock import Deadline
+    from lambda_migrate.migrations import HistoryRow, Migration, Script
+    from lambda_migrate.postgresql.connection import PostgresError
+    from lambda_migrate.postgresql.fence import FencedConnection
+
+__all__ = [
+    "CANCEL_SLACK_SECONDS",
+    "LOST_AT_MOST",
+    "RETRIED",
+    "apply_in_transaction",
+    "require_migration",
+    "require_runnable",
+    "revert_in_transaction",
+]
+
+RETRIED = frozenset({"55P03", "40P01", "40001"})
+"""Lock not available, deadlock, serialization failure: the next time it may succeed."""
+
+LOST_AT_MOST = 5
+"""A script whose connection breaks this often in a row is what breaks it."""
+
+
+def require_migration(migration: Migration) -> None:
+    """Refuse a migration whose script cannot run, or whose history row could not be written.
+
+    Raises:
+        MigrationFailed: With every fault and its line.
+    """
+    path = migration.path or migration.name
+    require_runnable(migration.up, name=migration.name, path=path)
+    if migration.down is not None and _unsendable(migration.down, path=path):
+        require_runnable(migration.down, name=migration.name, path=path)
+
+
+def require_runnable(script: Script, *, name: str, path: str) -> None:
+    """Refuse a script that would end its own transaction, or that has no client to talk to.
+
+    Raises:
+        MigrationFailed: With every fault and its line.
+    """
+    faults = _unsendable(script, path=path) or check_script(script, path=path)
+    if faults:
+        raise MigrationFailed(faults[0], migration=name, detail="\n".join([f"{name}:", *faults]))
+
+
+def _unsendable(script: Script, *, path: str) -> list[str]:
+    """Characters that files cannot hold, `migrations.directory` sees to that, but code can."""
+    match = _UNSENDABLE.search(script.sql)
+    if match is None:
+        return []
+    line = script.line + script.sql.count("\n", 0, match.start())
+    what = "a NUL" if match[0] == "\0" else "half a surrogate pair"
+    return [f"{path}:{line}: {what} at offset {match.start()}, which PostgreSQL cannot hold"]
+
+
+_UNSENDABLE = re.compile("[\0\ud800-\udfff]")
+
+
+def apply_in_transaction(
+    fenced: FencedConnection, migration: Migration, digest: str, deadline: Deadline
+) -> int:
+    """Apply one migration; see `HeldDatabase.apply`."""
+    path = migration.path or migration.name
+    require_migration(migration)
+
+    def already_done() -> int | None:
+        rows = fenced.read(fenced.queries.read_row(migration.version), deadline)
+        return rows[0][2] if rows and rows[0][:2] == ["applied", migration.checksum] else None
+
+    run = _Run(fenced, migration.up, name=migration.name, path=path, deadline=deadline)
+    row = fenced.queries.insert_applied(migration, digest, fenced.grant)
+    return run.until_done(row, already_done)
+
+
+def revert_in_transaction(fenced: FencedConnection, row: HistoryRow, deadline: Deadline) -> int:
+    """Revert one migration by its stored down script; see `HeldDatabase.revert`."""
+    script = row.down
+    if script is None:
+        raise MigrationFailed(
+            "it was applied without a down script; write one in a new migration instead",
+            migration=row.name,
+        )
+    path = f"{row.name} (stored down script)"
+    require_runnable(script, name=row.name, path=path)
+
+    def already_done() -> int | None:
+        return None if fenced.read(fenced.queries.read_row(row.version), deadline) else 0
+
+    run = _Run(fenced, script, name=row.name, path=path, deadline=deadline)
+    return run.until_done(fenced.queries.delete_reverted(row.version), already_done)
+
+
+class _TryAgain(Exception):
+    """The attempt left nothing behind, and the next one may succeed."""
+
+    def __init__(self, failure: MigrationFailed) -> None:
+        self.failure = failure
+        super().__init__(str(failure))
+
+
+class _Run:
+    """Attempts at one script until it is committed, fails for good, or time is over."""
+
+    def __init__(
+        self, fenced: FencedConnection, script: Script, *, name: str, path: str, deadline: Deadline
+    ) -> None:
+        self._fenced = fenced
+        self._script = script
+        self._name = name
+        self._path = path
+        self._deadline = deadline
+        self._losses = 0
+        self._before: MigrationFailed | None = None
+
+    def until_done(self, write: str, already_done: Callable[[], int | None]) -> int:
+        """Run the script with ``write`` in its transaction; returns milliseconds.
+
+        Args:
+            write: The history statement.
+            already_done: What the history says after a connection was lost, None if undone.
+        """
+        from tenacity import Retrying, retry_if_exception_type
+
+        retrying = Retrying(
+            retry=retry_if_exception_type(_TryAgain),
+            stop=lambda _state: self._deadline.is_over,
+            wait=lambda state: min(
+                self._fenced.jitter(state.attempt_number), self._deadline.remaining()
+            ),
+            sleep=self._deadline.clock.sleep,
+            reraise=True,
+        )
+        try:
+            return int(retrying(self._attempt, write, already_done))
+        except _TryAgain as again:
+            raise again.failure from again
+
+    def _attempt(self, write: str, already_done: Callable[[], int | None]) -> int:
+        if self._deadline.is_over:
+            # What it failed of before says more than that time is over.
+            raise self._before or MigrationFailed(
+                "the deadline has passed", migration=self._name, is_overdue=True
+            )
+        try:
+            if self._losses:
+                self._fenced.reattach(self._deadline)
+                done = already_done()
+                if done is not None:
+                    return done
+            return self._once(write)
+        except _TryAgain as again:
+            self._before = again.failure
+            raise
+        except ConnectionLost as lost:
+            raise self._lost(lost) from lost
+
+    def _once(self, write: str) -> int:
+        try:
+            return int(self._fenced.run_enclosed(self._script.sql, write, self._deadline)[0])
+        except ScriptRefused as refused:
+            if self._fenced.queries.is_out_of_transaction(refused.error):
+                raise self._ended_its_transaction() from refused
+            raise self._failed(refused.error, completed=refused.completed) from refused
+
+    def _failed(self, error: PostgresError, *, completed: int | None) -> Exception:
+        failure = failure_of(
+            error,
+            self._script,
+            name=self._name,
+            path=self._path,
+            completed=completed,
+            overdue=self._deadline.remaining() < CANCEL_SLACK_SECONDS,
+        )
+        return _TryAgain(failure) if error.sqlstate in RETRIED else failure
+
+    def _lost(self, lost: ConnectionLost) -> Exception:
+        """Our own abort and a successor's takeover end it; anything else is tried again."""
+        if self._fenced.is_aborted:
+            return self._fenced.lost()
+        self._losses += 1
+        self._before = failure = MigrationFailed(
+            overdue_cause()
+            if lost.sqlstate == TRANSACTION_TIMEOUT
+            else f"the connection to PostgreSQL broke: {lost}",
+            migration=self._name,
+            sqlstate=lost.sqlstate,
+            is_overdue=lost.sqlstate == TRANSACTION_TIMEOUT,
+        )
+        return _TryAgain(failure) if self._losses < LOST_AT_MOST else failure
+
+    def _ended_its_transaction(self) -> RepairRequired:
+        return RepairRequired(
+            "the script ended the transaction that it ran in, so part of it may be committed "
+            "without a history row; look at the database, then say `lambda-migrate repair "
+            "VERSION --as applied` or undo by hand what it did",
+            migration=self._name,
+        )
+
+
+CANCEL_SLACK_SECONDS = 0.1
+"""A statement cancelled with less than this left was cancelled by the deadline, not by a person:
+``statement_timeout`` was set from the same deadline, and a round trip lies between."""

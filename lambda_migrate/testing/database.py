@@ -1,0 +1,569 @@
+"""Fakes for tests of code that uses lambda-migrate: time, chance, a lease table, a database, flags.
+
+::
+
+    clock = FakeClock()
+    database = InMemoryDatabase(clock=clock)
+    target = Target("orders", InMemoryLeaseTable(clock=clock), database, clock=clock)
+    MigrationRunner(read_manifest("migrations"), target).ensure()
+    assert database.effects == ["0001_create_orders", "0002_index_orders"]
+
+They pass the same contract tests as DynamoDB and PostgreSQL do, and run no SQL.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from lambda_migrate.clock import SYSTEM_CLOCK
+from lambda_migrate.errors import (
+    DatabaseUnavailable,
+    LeaseHeld,
+    LeaseLost,
+    MigrationFailed,
+    RepairRequired,
+)
+from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.migrations import HistoryRow, RowState
+from lambda_migrate.migrations.sql.classify import classify
+from lambda_migrate.migrations.sql.lint import check_script
+from lambda_migrate.migrations.sql.tokens import split
+from lambda_migrate.postgresql.dry_run_effects import Measured
+from lambda_migrate.postgresql.ports import (
+    FenceRow,
+    FenceStale,
+    Inspection,
+    is_behind,
+    require_environment,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from types import TracebackType
+
+    from lambda_migrate.clock import Clock, Deadline
+    from lambda_migrate.migrations import Migration, Script
+    from lambda_migrate.migrations.adoption import OtherHistory
+    from lambda_migrate.postgresql.dry_run_effects import MovedSequence
+    from lambda_migrate.postgresql.ports import Grant
+
+__all__ = ["InMemoryDatabase", "InMemoryHeldDatabase", "InMemoryLeaseTable", "InMemoryRehearsal"]
+
+
+# --- the database
+
+
+class InMemoryDatabase:
+    """`Database` without PostgreSQL: the same fence, history and errors, but scripts do not run.
+
+    Share one instance between the runners that are to compete. Scripts are refused where
+    `lambda_migrate` itself would refuse them; what they would do to a schema is not known here.
+
+    Args:
+        fingerprint: See `Database.fingerprint`.
+        clock: For what is stored in the history.
+    """
+
+    def __init__(
+        self, *, fingerprint: str = "memory:5432/test", clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        self.effects: list[str] = []
+        """Names of the migrations whose up script was committed, in that order."""
+        self.reverted: list[str] = []
+        """Names of the migrations whose down script was committed, in that order."""
+        self.during: Callable[[int], None] | None = None
+        """Called with the version in the middle of each script, before it is committed."""
+        self.is_down = False
+        """While True nobody can connect, and whoever is connected gets `DatabaseUnavailable`."""
+        self.connections = 0
+        """How many times a connection was opened, status reads included."""
+        self.token = 0
+        """The highest fence seen."""
+        self.environment = ""
+        """What the database is stamped with."""
+        self.identity = str(uuid4())
+        """Its own; two databases that share one are copies of each other."""
+        self.others: list[OtherHistory] = []
+        """What other migration tools' history tables say."""
+        self.measured: dict[int, Measured] = {}
+        """What a rehearsal says of a version, but for its time, which is what passes in it."""
+        self.moved: tuple[MovedSequence, ...] = ()
+        """What a rehearsal says of sequences."""
+        self._fingerprint = fingerprint
+        self._clock = clock
+        self._owner = ""
+        self._rows: dict[int, HistoryRow] = {}
+        self._took_effect: dict[int, bool | None] = {}
+        self._failures: dict[int, MigrationFailed] = {}
+        self._open: set[_Holder] = set()
+        self._guard = threading.RLock()
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Database.fingerprint`."""
+        return self._fingerprint
+
+    # --- what a test arranges
+
+    def fail(self, version: int, failure: MigrationFailed | None) -> None:
+        """Let every script of ``version`` fail from now on; None mends it."""
+        if failure is None:
+            self._failures.pop(version, None)
+        else:
+            self._failures[version] = failure
+
+    def leave_in_doubt(
+        self,
+        migration: Migration,
+        digest: str,
+        *,
+        took_effect: bool | None,
+        reverting: bool = False,
+    ) -> None:
+        """Leave a row as a holder does that is killed while a non-transactional script runs.
+
+        Args:
+            migration: The one that it was at.
+            digest: The chain digest that ends with it.
+            took_effect: Whether its statement did; None if nobody can tell from outside.
+            reverting: It was at the down script.
+        """
+        with self._guard:
+            state = RowState.REVERTING if reverting else RowState.STARTED
+            row = self._row(migration, digest, fence=self.token, owner=self._owner)
+            self._leave(row, state, up=None if reverting else migration.up)
+            self._took_effect[migration.version] = took_effect
+
+    # --- the port
+
+    def inspect(self, deadline: Deadline) -> Inspection:
+        """See `Database.inspect`."""
+        with self._guard:
+            self._connect(deadline)
+            fence = self._fence_row() if self.token else None
+            return Inspection(tuple(self._history()), fence, is_held=bool(self._open))
+
+    def read_history(self, deadline: Deadline) -> list[HistoryRow]:
+        """See `Database.read_history`."""
+        return list(self.inspect(deadline).history)
+
+    def take_over(
+        self, grant: Grant, deadline: Deadline, *, evict: bool = True
+    ) -> InMemoryHeldDatabase:
+        """See `Database.take_over`."""
+        with self._guard:
+            self._connect(deadline)
+            self._check_environment(grant)
+            if self.token >= grant.fence and not self._is_held_by(grant):
+                raise FenceStale(self.token)
+            if self._open and not evict:
+                raise LeaseHeld("somebody else is migrating this database")
+            self._open.clear()
+            distrusted = self.identity if is_behind(self._fence_row(), grant.known) else ""
+            if distrusted:
+                self.identity = str(uuid4())
+            is_separate = (self.token, self._owner) == (0, "")
+            self.token, self._owner = grant.fence, grant.owner
+            self.environment = grant.environment
+            held = InMemoryHeldDatabase(
+                self, grant, deadline, distrusted=distrusted, is_separate=is_separate
+            )
+            self._open.add(held)
+            return held
+
+    def rehearse(self, grant: Grant, deadline: Deadline) -> InMemoryRehearsal:
+        """See `Database.rehearse`."""
+        with self._guard:
+            self._connect(deadline)
+            rehearsal = InMemoryRehearsal(self, grant)
+            rehearsal.begin(deadline)
+            return rehearsal
+
+    def read_environment(self, deadline: Deadline) -> str:
+        """See `Database.read_environment`."""
+        with self._guard:
+            self._connect(deadline)
+            return self.environment
+
+    def read_other_histories(self, deadline: Deadline) -> list[OtherHistory]:
+        """See `Database.read_other_histories`."""
+        with self._guard:
+            self._connect(deadline)
+            return list(self.others)
+
+    # --- what its holders share
+
+    def _connect(self, deadline: Deadline) -> None:
+        if self.is_down or deadline.is_over:
+            raise DatabaseUnavailable("the in-memory database is down")
+        self.connections += 1
+
+    def _check_environment(self, grant: Grant) -> None:
+        if not grant.restamp:
+            require_environment(self.environment, grant.environment)
+
+    def _run(self, version: int, *, name: str, by: Deadline) -> None:
+        hook, failure = self.during, self._failures.get(version)
+        if hook is not None:
+            hook(version)
+        if failure is not None:
+            raise failure
+        if by.is_over:
+            raise MigrationFailed("the deadline has passed", migration=name, is_overdue=True)
+
+    def _fence_row(self) -> FenceRow:
+        return FenceRow(self.token, self._owner, self.environment, self.identity)
+
+    def _leave(self, row: HistoryRow, state: RowState, *, up: Script | None = None) -> None:
+        """Leave a row in doubt; whether its statement took effect is unknown."""
+        self._rows[row.version] = replace(row, state=state, applied_at=None, up=up)
+        self._took_effect[row.version] = None
+
+    def _is_held_by(self, grant: Grant) -> bool:
+        return (self.token, self._owner) == (grant.fence, grant.owner)
+
+    def _history(self) -> list[HistoryRow]:
+        return [self._rows[version] for version in sorted(self._rows)]
+
+    def _row(self, migration: Migration, digest: str, *, fence: int, owner: str) -> HistoryRow:
+        now = _iso(self._clock.wall_ms())
+        return HistoryRow(
+            version=migration.version,
+            name=migration.name,
+            checksum=migration.checksum,
+            digest=digest,
+            down=migration.down,
+            started_at=now,
+            applied_at=now,
+            fence=fence,
+            owner=owner,
+        )
+
+
+class InMemoryHeldDatabase:
+    """`HeldDatabase` of an `InMemoryDatabase`; its `take_over` makes them.
+
+    Args:
+        database: What is held.
+        grant: The holder's right.
+        deadline: For what has no deadline of its own.
+        distrusted: See `HeldDatabase.distrusted`.
+        is_separate: See `HeldDatabase.is_separate`.
+    """
+
+    def __init__(
+        self,
+        database: InMemoryDatabase,
+        grant: Grant,
+        deadline: Deadline,
+        *,
+        distrusted: str = "",
+        is_separate: bool = False,
+    ) -> None:
+        self.grant = grant
+        self.distrusted = distrusted
+        self.is_separate = is_separate
+        self._database = database
+        self._deadline = deadline
+        self._is_aborted = False
+
+    @property
+    def identity(self) -> str:
+        """See `HeldDatabase.identity`."""
+        return self._database.identity
+
+    def history(self) -> list[HistoryRow]:
+        """See `HeldDatabase.history`."""
+        with self._under_fence() as database:
+            return database._history()
+
+    def other_histories(self) -> list[OtherHistory]:
+        """See `HeldDatabase.other_histories`."""
+        with self._under_fence(self._deadline) as database:
+            return list(database.others)
+
+    def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
+        """See `HeldDatabase.apply`."""
+        version, path = migration.version, migration.path or migration.name
+        self._settle_first(version, deadline)
+        with self._under_fence() as database:
+            if version in database._rows:
+                raise MigrationFailed(
+                    f"version {version} is in the history already",
+                    migration=migration.name,
+                    sqlstate=UNIQUE_VIOLATION,
+                )
+            row = database._row(migration, digest, fence=self.grant.fence, owner=self.grant.owner)
+        try:
+            took_ms = self._run(migration.up, version, name=migration.name, path=path, by=deadline)
+        except MigrationFailed as failed:
+            if _may_have_committed_a_part(migration.up):
+                with self._under_fence() as database:
+                    database._leave(row, RowState.STARTED, up=migration.up)
+                raise _repair_required(row, failed.cause) from failed
+            raise
+        with self._under_fence() as database:
+            applied_at = _iso(database._clock.wall_ms())
+            database._rows[version] = replace(row, applied_at=applied_at, duration_ms=took_ms)
+            database.effects.append(migration.name)
+        return took_ms
+
+    def revert(self, row: HistoryRow, deadline: Deadline) -> int:
+        """See `HeldDatabase.revert`."""
+        if row.down is None:
+            raise MigrationFailed("it was applied without a down script", migration=row.name)
+        if not self._settle_first(row.version, deadline):
+            return 0
+        path = f"{row.name} (stored down script)"
+        try:
+            took_ms = self._run(row.down, row.version, name=row.name, path=path, by=deadline)
+        except MigrationFailed as failed:
+            if _may_have_committed_a_part(row.down):
+                with self._under_fence() as database:
+                    database._leave(row, RowState.REVERTING)
+                raise _repair_required(row, failed.cause) from failed
+            raise
+        with self._under_fence() as database:
+            if database._rows.pop(row.version, None) is not None:
+                database.reverted.append(row.name)
+        return took_ms
+
+    def settle(self, row: HistoryRow, deadline: Deadline) -> None:
+        """See `HeldDatabase.settle`."""
+        with self._under_fence(deadline) as database:
+            reverting = row.state is RowState.REVERTING
+            script = row.down if reverting else row.up
+            took_effect = database._took_effect.get(row.version)
+            if took_effect is None:
+                if script is None or not script.repeatable:
+                    raise _repair_required(row, "it was interrupted")
+                took_effect = False
+            database._took_effect.pop(row.version, None)
+            self._settled(database, row, took_effect=took_effect)
+
+    def _settle_first(self, version: int, deadline: Deadline) -> bool:
+        """Settle the version's row if it is in doubt; whether there is a row then."""
+        with self._under_fence() as database:
+            row = database._rows.get(version)
+        if row is None or row.state is RowState.APPLIED:
+            return row is not None
+        self.settle(row, deadline)
+        return version in self._database._rows
+
+    def record(self, migrations: Sequence[tuple[Migration, str]], *, baseline: bool) -> None:
+        """See `HeldDatabase.record`."""
+        with self._under_fence(self._deadline) as database:
+            for migration, digest in migrations:
+                database._rows[migration.version] = self._stamped(
+                    database, migration, digest, baseline=baseline
+                )
+
+    def forget(self, versions: Sequence[int]) -> None:
+        """See `HeldDatabase.forget`."""
+        with self._under_fence(self._deadline) as database:
+            for version in versions:
+                database._rows.pop(version, None)
+
+    def abort(self) -> None:
+        """See `HeldDatabase.abort`."""
+        self._is_aborted = True
+
+    def close(self) -> None:
+        """See `HeldDatabase.close`."""
+        with self._database._guard:
+            self._database._open.discard(self)
+
+    def __enter__(self) -> InMemoryHeldDatabase:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- how
+
+    @contextmanager
+    def _under_fence(self, deadline: Deadline | None = None) -> Iterator[InMemoryDatabase]:
+        """The database, locked, as long as this grant is the newest and time is left."""
+        with self._database._guard:
+            if self._is_aborted or not self._database._is_held_by(self.grant):
+                raise LeaseLost(
+                    f"lost the lease on {self.grant.target!r}: fencing token {self.grant.fence} "
+                    f"was superseded by {self._database.token}; nothing more of it was committed"
+                )
+            if self._database.is_down:
+                raise DatabaseUnavailable("the in-memory database is down")
+            if deadline is not None and deadline.is_over:
+                raise MigrationFailed("the deadline has passed", is_overdue=True)
+            yield self._database
+
+    def _run(self, script: Script, version: int, *, name: str, path: str, by: Deadline) -> int:
+        """Everything of a script but its effects, outside the lock; returns milliseconds."""
+        _require_runnable(script, name=name, path=path)
+        with self._under_fence(by) as database:
+            began = database._clock.monotonic()
+        database._run(version, name=name, by=by)
+        return round((database._clock.monotonic() - began) * 1000)
+
+    def _settled(self, database: InMemoryDatabase, row: HistoryRow, *, took_effect: bool) -> None:
+        started = row.state is RowState.STARTED
+        if took_effect:
+            (database.effects if started else database.reverted).append(row.name)
+        if took_effect is not started:
+            del database._rows[row.version]
+            return
+        applied_at = row.applied_at or _iso(database._clock.wall_ms())
+        database._rows[row.version] = replace(
+            row, state=RowState.APPLIED, applied_at=applied_at, up=None
+        )
+
+    def _stamped(
+        self, database: InMemoryDatabase, migration: Migration, digest: str, *, baseline: bool
+    ) -> HistoryRow:
+        fresh = database._row(migration, digest, fence=self.grant.fence, owner=self.grant.owner)
+        known = database._rows.get(migration.version)
+        if known is None:
+            return replace(fresh, baseline=baseline)
+        return replace(
+            known,
+            name=fresh.name,
+            checksum=fresh.checksum,
+            digest=digest,
+            state=RowState.APPLIED,
+            applied_at=known.applied_at or fresh.applied_at,
+            down=fresh.down,
+            up=None,
+        )
+
+
+class InMemoryRehearsal:
+    """`Rehearsal` of an `InMemoryDatabase`; its `rehearse` makes them.
+
+    Args:
+        database: What is rehearsed on.
+        grant: Under which right.
+    """
+
+    def __init__(self, database: InMemoryDatabase, grant: Grant) -> None:
+        self.grant = grant
+        self._database = database
+        self._has_begun = False
+        self._is_lost = False
+        self._rows: list[HistoryRow] = []
+
+    def begin(self, deadline: Deadline) -> None:
+        """See `Rehearsal.begin`."""
+        self.close()
+        with self._database._guard:
+            database = self._database
+            if self._has_begun:
+                self._require_alive()
+            if database.is_down or deadline.is_over:
+                raise DatabaseUnavailable("the in-memory database is down")
+            database._check_environment(self.grant)
+            if database.token >= self.grant.fence and not database._is_held_by(self.grant):
+                raise FenceStale(database.token)
+            if database._open:
+                raise LeaseHeld("somebody else is migrating this database")
+            self._has_begun = True
+            self._rows = database._history()
+            database._open.add(self)
+
+    def history(self) -> list[HistoryRow]:
+        """See `Rehearsal.history`."""
+        return list(self._rows)
+
+    def run(self, migration: Migration, deadline: Deadline) -> Measured:
+        """See `Rehearsal.run`."""
+        name, clock = migration.name, self._database._clock
+        _require_runnable(migration.up, name=name, path=migration.path or name)
+        if not migration.up.transactional:
+            raise MigrationFailed("it runs outside a transaction", migration=name)
+        self._require_alive()
+        if deadline.is_over:
+            raise MigrationFailed("the deadline has passed", migration=name, is_overdue=True)
+        began = clock.monotonic()
+        self._database._run(migration.version, name=name, by=deadline)
+        self._require_alive()
+        measured = self._database.measured.get(migration.version, Measured(0))
+        return replace(measured, seconds=clock.monotonic() - began)
+
+    def end(self) -> tuple[MovedSequence, ...]:
+        """See `Rehearsal.end`."""
+        self._require_alive()
+        self.close()
+        return self._database.moved
+
+    def abort(self) -> None:
+        """See `Rehearsal.abort`."""
+        self._is_lost = True
+
+    def close(self) -> None:
+        """See `Rehearsal.close`."""
+        with self._database._guard:
+            self._database._open.discard(self)
+
+    def __enter__(self) -> InMemoryRehearsal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _require_alive(self) -> None:
+        """A successor ends a rehearsal, as it ends a holder."""
+        database = self._database
+        overtaken = database.token > self.grant.fence
+        if self._is_lost or overtaken:
+            raise LeaseLost(
+                f"lost the lease on {self.grant.target!r}: fencing token {self.grant.fence} was "
+                "superseded; nothing of it was committed"
+            )
+        if database.is_down:
+            raise DatabaseUnavailable("the in-memory database is down")
+
+
+_Holder = InMemoryHeldDatabase | InMemoryRehearsal
+
+UNIQUE_VIOLATION = "23505"
+
+
+def _may_have_committed_a_part(script: Script) -> bool:
+    """Whether a run of it that failed leaves its row in doubt."""
+    if script.transactional or script.repeatable:
+        return False
+    return classify(split(script.sql)[0]).kind == "other"
+
+
+def _repair_required(row: HistoryRow, cause: str) -> RepairRequired:
+    repair = f"lambda-migrate repair {row.version} --as"
+    return RepairRequired(
+        f"{cause}; part of it may be committed: look at the database, then `{repair} applied` or "
+        f"`{repair} pending`",
+        migration=row.name,
+    )
+
+
+def _require_runnable(script: Script, *, name: str, path: str) -> None:
+    faults = check_script(script, path=path)
+    if faults:
+        raise MigrationFailed(faults[0], migration=name, detail="\n".join([name, *faults]))
+
+
+def _iso(wall_ms: int) -> str:
+    """As the history has it: ``2026-01-31T12:00:00.000Z``."""
+    moment = datetime.fromtimestamp(wall_ms / 1000, tz=timezone.utc)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{wall_ms % 1000:03d}Z"

@@ -1,0 +1,28 @@
+"""An observer that keeps what it is given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from lambda_migrate.events import Event
+
+__all__ = ["RecordingObserver"]
+
+
+E = TypeVar("E")
+
+
+class RecordingObserver:
+    """`Observer` that keeps every event in order."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def observe(self, event: Event) -> None:
+        """See `Observer.observe`."""
+        self.events.append(event)
+
+    def of(self, kind: type[E]) -> list[E]:
+        """The events of one class, in order."""
+        return [event for event in self.events if isinstance(event, kind)]

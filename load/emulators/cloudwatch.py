@@ -1,0 +1,490 @@
+"""CloudWatch's metrics and alarms on this machine, from what functions print.
+
+    cloudwatch = CloudWatch()
+    cloudwatch.read(function.logs("env0001"))
+    alarms = read_alarms(Path("template.yaml"), {"LeaseTable": "leases"})
+    assert not cloudwatch.has_reached(alarms["MigrationFailedAlarm"])
+
+Lines in the embedded metric format become values, each metric being a namespace, a name and exactly
+one set of dimensions. An alarm is evaluated each minute, over the periods that end there, as
+CloudWatch's manual tells ("Alarm evaluation", "Configuring how CloudWatch alarms treat missing
+data"). What the manual leaves open is fixed here: the evaluation range is two periods longer than
+the evaluation periods, as in its examples, and a percentile is the nearest rank.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.local.servers.dynamodb import Throttled
+from load.emulators.template import Template
+
+__all__ = [
+    "Alarm",
+    "CloudWatch",
+    "Metric",
+    "Query",
+    "State",
+    "read_alarms",
+]
+
+EVALUATED_EVERY = 60
+"""Seconds; alarms on periods shorter than that are not known here."""
+
+_FARTHER_BACK = 2
+"""Periods before the evaluation periods that are looked at where some have no data."""
+
+
+class State(str, Enum):
+    """Of an alarm."""
+
+    OK = "OK"
+    ALARM = "ALARM"
+    INSUFFICIENT_DATA = "INSUFFICIENT_DATA"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What values belong to.
+
+    Attributes:
+        namespace: ``lambda-migrate``, ``AWS/DynamoDB``.
+        name: ``MigrationFailed``.
+        dimensions: All of them: a metric with one more is another metric.
+    """
+
+    namespace: str
+    name: str
+    dimensions: frozenset[tuple[str, str]] = frozenset()
+
+    @classmethod
+    def of(cls, namespace: str, name: str, **dimensions: str) -> Metric:
+        """One with these dimensions."""
+        return cls(namespace, name, frozenset(dimensions.items()))
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One entry of an alarm's or a widget's metrics.
+
+    Attributes:
+        name: Its ``Id``.
+        metric: What is read; None for an expression.
+        statistic: ``Sum``, ``Maximum``, ``p99``.
+        expression: Metric math over the other entries.
+    """
+
+    name: str
+    metric: Metric | None = None
+    statistic: str = ""
+    expression: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """An ``AWS::CloudWatch::Alarm``.
+
+    Attributes:
+        name: Its logical id.
+        queries: What it reads, by ``Id``.
+        watched: Which of them is compared.
+        period: Seconds.
+        evaluation_periods: How many of the last periods are looked at.
+        datapoints_to_alarm: How many of these must breach.
+        comparison: ``GreaterThanThreshold`` and so on.
+        threshold: What is compared with.
+        missing: ``missing``, ``ignore``, ``breaching`` or ``notBreaching``.
+        description: ``AlarmDescription``.
+        actions: ``AlarmActions``.
+    """
+
+    name: str
+    queries: Mapping[str, Query]
+    watched: str
+    period: int
+    evaluation_periods: int
+    datapoints_to_alarm: int
+    comparison: str
+    threshold: float
+    missing: str = "missing"
+    description: str = ""
+    actions: tuple[str, ...] = ()
+
+    @property
+    def missing_in_effect(self) -> str:
+        """How missing data is treated: of DynamoDB's own metrics it is always ignored."""
+        query = self.queries[self.watched]
+        is_dynamodbs = query.metric is not None and query.metric.namespace == "AWS/DynamoDB"
+        return "ignore" if is_dynamodbs else self.missing
+
+    def breaches(self, value: float) -> bool:
+        """Whether ``value`` is on the wrong side of the threshold."""
+        return _COMPARISONS[self.comparison](value, self.threshold)
+
+
+_COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
+    "GreaterThanOrEqualToThreshold": operator.ge,
+    "GreaterThanThreshold": operator.gt,
+    "LessThanOrEqualToThreshold": operator.le,
+    "LessThanThreshold": operator.lt,
+}
+
+
+@dataclass(slots=True)
+class CloudWatch:
+    """Metrics, and what alarms make of them. Times are seconds since the epoch."""
+
+    _values: dict[Metric, list[tuple[float, float]]] = field(default_factory=dict)
+
+    # --- putting
+
+    def read(self, text: str) -> int:
+        """Take the metrics from lines that a function wrote; other lines are no concern of ours.
+
+        Returns:
+            How many values there were.
+
+        Raises:
+            ConfigurationError: A line has ``_aws`` in it and CloudWatch would not take it.
+        """
+        found = [each for line in text.splitlines() for each in _values_of(line)]
+        for metric, at, value in found:
+            self.put(metric, value, at=at)
+        return len(found)
+
+    def put(self, metric: Metric, value: float, *, at: float) -> None:
+        """Add one value."""
+        self._values.setdefault(metric, []).append((at, value))
+
+    def put_throttled(self, throttled: Iterable[Throttled]) -> None:
+        """Add what DynamoDB tells of a table that refuses requests."""
+        for each in throttled:
+            name = f"{each.kind}ThrottleEvents"
+            self.put(Metric.of("AWS/DynamoDB", name, TableName=each.table), 1.0, at=each.at)
+
+    # --- looking
+
+    def metrics(self) -> frozenset[Metric]:
+        """All that have a value."""
+        return frozenset(self._values)
+
+    def values(
+        self, metric: Metric, start: float = -math.inf, end: float = math.inf
+    ) -> list[float]:
+        """What was put from ``start`` on and before ``end``."""
+        return [value for at, value in self._values.get(metric, ()) if start <= at < end]
+
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """When the first and the last value of all were put; None if there is none."""
+        times = [at for values in self._values.values() for at, _ in values]
+        return (min(times), max(times)) if times else None
+
+    def datapoint(self, metric: Metric, statistic: str, start: float, end: float) -> float | None:
+        """The statistic of a period; None if it has no value."""
+        values = self.values(metric, start, end)
+        return _statistic(statistic, values) if values else None
+
+    def series(
+        self, queries: Mapping[str, Query], wanted: str, periods: Sequence[tuple[float, float]]
+    ) -> list[float | None]:
+        """The datapoints of a query, an expression included, one for each period."""
+        return _Expression(self, queries, periods).of(wanted)
+
+    # --- alarms
+
+    def state(self, alarm: Alarm, *, at: float, before: State = State.INSUFFICIENT_DATA) -> State:
+        """What an alarm comes to when it is evaluated.
+
+        Args:
+            alarm: Which.
+            at: When; the periods that end then and before are looked at.
+            before: Its state until now.
+        """
+        count = alarm.evaluation_periods + _FARTHER_BACK
+        ends = [at - number * alarm.period for number in reversed(range(count))]
+        periods = [(end - alarm.period, end) for end in ends]
+        return judge(alarm, self.series(alarm.queries, alarm.watched, periods), before=before)
+
+    def states(self, alarm: Alarm) -> Iterator[tuple[float, State]]:
+        """Its state at each evaluation, until long after the last value."""
+        if self.span is None:
+            return
+        first, last = self.span
+        at = (first // EVALUATED_EVERY + 1) * EVALUATED_EVERY
+        quiet = alarm.period * (alarm.evaluation_periods + _FARTHER_BACK + 1)
+        state = State.INSUFFICIENT_DATA
+        while at <= last + quiet:
+            state = self.state(alarm, at=at, before=state)
+            yield at, state
+            at += EVALUATED_EVERY
+
+    def has_reached(self, alarm: Alarm) -> bool:
+        """Whether it ever was in ``ALARM``."""
+        return any(state is State.ALARM for _, state in self.states(alarm))
+
+    def is_over(self, alarm: Alarm) -> bool:
+        """Whether, with no more values to come, it ends in another state than ``ALARM``."""
+        states = [state for _, state in self.states(alarm)]
+        return not states or states[-1] is not State.ALARM
+
+
+def judge(alarm: Alarm, datapoints: Sequence[float | None], *, before: State) -> State:
+    """Decide an alarm's state from the datapoints of its evaluation range, the oldest first."""
+    real = [alarm.breaches(value) for value in datapoints if value is not None]
+    wanted, looked_at = alarm.datapoints_to_alarm, alarm.evaluation_periods
+    if len(real) >= looked_at:
+        return State.ALARM if sum(real[-looked_at:]) >= wanted else State.OK
+    breaching = sum(real)
+    if alarm.missing_in_effect == "breaching":
+        breaching += looked_at - len(real)
+    if breaching >= wanted:
+        return State.ALARM
+    if alarm.missing_in_effect in {"breaching", "notBreaching"} or not all(real):
+        return State.OK
+    # All that there is breaches, and it is too little.
+    if alarm.missing_in_effect == "ignore":
+        return before
+    if not real:
+        return State.INSUFFICIENT_DATA
+    oldest = next(index for index, value in enumerate(datapoints) if value is not None)
+    periods_ago = len(datapoints) - oldest
+    return State.ALARM if periods_ago >= wanted else before
+
+
+# --- statistics
+
+
+_STATISTICS: Mapping[str, Callable[[Sequence[float]], float]] = {
+    "Average": fmean,
+    "Maximum": max,
+    "Minimum": min,
+    "SampleCount": len,
+    "Sum": math.fsum,
+}
+
+
+def _statistic(name: str, values: Sequence[float]) -> float:
+    if name in _STATISTICS:
+        return _STATISTICS[name](values)
+    try:
+        share = float(name.removeprefix("p"))
+    except ValueError:
+        share = -1.0
+    if not name.startswith("p") or not 0 < share <= 100:
+        known = ", ".join(sorted(_STATISTICS))
+        raise ConfigurationError(f"the statistic {name!r} is not known here: {known}, p99")
+    ordered = sorted(values)
+    return ordered[math.ceil(share / 100 * len(ordered)) - 1]
+
+
+# --- the embedded metric format
+
+
+def _values_of(line: str) -> Iterator[tuple[Metric, float, float]]:
+    if not (line.startswith("{") and '"_aws"' in line):
+        return
+    try:
+        said = json.loads(line)
+        about = said["_aws"]
+        for directive in about["CloudWatchMetrics"]:
+            yield from _of_directive(directive, said, about["Timestamp"] / 1000)
+    except (KeyError, TypeError, ValueError) as fault:
+        raise ConfigurationError(
+            f"CloudWatch would not take this line ({fault!r}): {line}"
+        ) from fault
+
+
+def _of_directive(
+    directive: Mapping[str, Any], said: Mapping[str, Any], at: float
+) -> Iterator[tuple[Metric, float, float]]:
+    for names in directive["Dimensions"]:
+        dimensions = frozenset((name, str(said[name])) for name in names)
+        for told in directive["Metrics"]:
+            metric = Metric(directive["Namespace"], told["Name"], dimensions)
+            values = said[told["Name"]]
+            for value in values if isinstance(values, list) else [values]:
+                yield metric, at, float(value)
+
+
+# --- metric math
+
+
+class _Expression:
+    """Evaluates queries over periods. Metric math reads like Python, as far as it goes here."""
+
+    def __init__(
+        self,
+        cloudwatch: CloudWatch,
+        queries: Mapping[str, Query],
+        periods: Sequence[tuple[float, float]],
+    ) -> None:
+        self._cloudwatch = cloudwatch
+        self._queries = queries
+        self._periods = periods
+
+    def of(self, name: str) -> list[float | None]:
+        query = self._queries.get(name)
+        if query is None:
+            raise ConfigurationError(f"metric math names {name!r}, which is not among the metrics")
+        if query.metric is not None:
+            metric, statistic = query.metric, query.statistic
+            return [self._cloudwatch.datapoint(metric, statistic, *each) for each in self._periods]
+        try:
+            return self._value(ast.parse(query.expression, mode="eval").body)
+        except SyntaxError as error:
+            raise self._unknown(query.expression) from error
+
+    def _value(self, node: ast.expr) -> list[float | None]:
+        if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+            return [float(node.value)] * len(self._periods)
+        if isinstance(node, ast.Name):
+            return self.of(node.id)
+        if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+            act = _OPERATORS[type(node.op)]
+            return _each(act, self._value(node.left), self._value(node.right))
+        if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in _ORDERS:
+            compare = _ORDERS[type(node.ops[0])]
+            return _each(compare, self._value(node.left), self._value(node.comparators[0]))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            return self._call(node, node.func.id)
+        raise self._unknown(ast.unparse(node))
+
+    def _call(self, node: ast.Call, name: str) -> list[float | None]:
+        if name == "FILL" and len(node.args) == 2:
+            return _fill(*map(self._value, node.args))
+        if name == "IF" and len(node.args) == 3:
+            return _each(lambda c, yes, no: yes if c else no, *map(self._value, node.args))
+        if name in _OVER_SERIES and len(node.args) == 1:
+            columns = zip(*self._several(node.args[0]), strict=True)
+            there = [[value for value in column if value is not None] for column in columns]
+            return [_OVER_SERIES[name](values) if values else None for values in there]
+        raise self._unknown(ast.unparse(node))
+
+    def _several(self, node: ast.expr) -> list[list[float | None]]:
+        if isinstance(node, ast.List):
+            return [self._value(each) for each in node.elts]
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id == "METRICS" and not node.args:
+                return [self.of(q.name) for q in self._queries.values() if q.metric is not None]
+            if node.func.id == "FILL":
+                instead = self._value(node.args[1])
+                return [_fill(each, instead) for each in self._several(node.args[0])]
+        return [self._value(node)]
+
+    def _unknown(self, text: str) -> ConfigurationError:
+        return ConfigurationError(f"this metric math is not known here: {text}")
+
+
+_OPERATORS: Mapping[type[ast.operator], Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: lambda one, other: one / other if other else math.nan,
+}
+_ORDERS: Mapping[type[ast.cmpop], Callable[[float, float], float]] = {
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+}
+_OVER_SERIES: Mapping[str, Callable[[Sequence[float]], float]] = {
+    "AVG": fmean,
+    "MAX": max,
+    "MIN": min,
+    "SUM": math.fsum,
+}
+
+
+def _fill(series: Iterable[float | None], instead: Iterable[float | None]) -> list[float | None]:
+    pairs = zip(series, instead, strict=True)
+    return [other if value is None else value for value, other in pairs]
+
+
+def _each(act: Callable[..., float], *series: Iterable[float | None]) -> list[float | None]:
+    """Apply ``act`` where every series has a datapoint."""
+    columns = zip(*series, strict=True)
+    return [None if None in column else float(act(*column)) for column in columns]
+
+
+# --- reading a template
+
+
+def read_alarms(template: Path, values: Mapping[str, str] | None = None) -> dict[str, Alarm]:
+    """The alarms of a template by logical id.
+
+    Args:
+        template: A CloudFormation or SAM template.
+        values: See `Template`.
+
+    Raises:
+        ConfigurationError: It cannot be read, or an alarm is none that is known here.
+    """
+    read = Template.read(template, values)
+    return {
+        name: _alarm(name, properties)
+        for name, properties in read.of_type("AWS::CloudWatch::Alarm").items()
+    }
+
+
+def _alarm(name: str, said: Mapping[str, Any]) -> Alarm:
+    try:
+        queries, watched, period = _queries(said)
+        alarm = Alarm(
+            name=name,
+            queries=queries,
+            watched=watched,
+            period=period,
+            evaluation_periods=int(said["EvaluationPeriods"]),
+            datapoints_to_alarm=int(said.get("DatapointsToAlarm", said["EvaluationPeriods"])),
+            comparison=said["ComparisonOperator"],
+            threshold=float(said["Threshold"]),
+            missing=said.get("TreatMissingData", "missing"),
+            description=said.get("AlarmDescription", ""),
+            actions=tuple(said.get("AlarmActions", ())),
+        )
+    except KeyError as missing:
+        raise ConfigurationError(f"the alarm {name} has no {missing}") from missing
+    if alarm.comparison not in _COMPARISONS or alarm.period % EVALUATED_EVERY:
+        raise ConfigurationError(
+            f"the alarm {name}: {alarm.comparison} over {alarm.period} s is not known here"
+        )
+    return alarm
+
+
+def _queries(said: Mapping[str, Any]) -> tuple[dict[str, Query], str, int]:
+    """What an alarm reads, which of it is compared, and over which period."""
+    if "Metrics" not in said:
+        statistic = said.get("ExtendedStatistic") or said["Statistic"]
+        return {"m1": Query("m1", _metric(said), statistic)}, "m1", int(said["Period"])
+    queries, periods = {}, set()
+    for entry in said["Metrics"]:
+        name = entry["Id"]
+        if "Expression" in entry:
+            queries[name] = Query(name, expression=entry["Expression"])
+        else:
+            stat = entry["MetricStat"]
+            queries[name] = Query(name, _metric(stat["Metric"]), stat["Stat"])
+            periods.add(int(stat["Period"]))
+    watched = [e["Id"] for e in said["Metrics"] if e.get("ReturnData", True) is not False]
+    if len(watched) != 1 or len(periods) != 1:
+        raise ConfigurationError(
+            "an alarm watches one of its metrics (ReturnData), and all have one period; here: "
+            f"{', '.join(watched) or 'none'}, over {', '.join(map(str, sorted(periods)))} s"
+        )
+    return queries, watched[0], periods.pop()
+
+
+def _metric(said: Mapping[str, Any]) -> Metric:
+    dimensions = {each["Name"]: str(each["Value"]) for each in said.get("Dimensions", ())}
+    return Metric.of(said["Namespace"], said["MetricName"], **dimensions)

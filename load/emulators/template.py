@@ -1,0 +1,187 @@
+"""Reads resources of a CloudFormation or SAM template, with its intrinsic functions resolved.
+
+    template = Template.read(Path("template.yaml"), {"LeaseTable": "leases"})
+    alarm = template.properties("MigrationFailedAlarm")
+
+It is there for what a template says of itself: alarms, the dashboard. What a deployment would make
+of it is CloudFormation's to say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.local.runtime.function import ACCOUNT, REGION
+
+__all__ = ["Template"]
+
+_PSEUDO = {
+    "AWS::AccountId": ACCOUNT,
+    "AWS::Partition": "aws",
+    "AWS::Region": REGION,
+    "AWS::StackName": "local",
+    "AWS::StackId": f"arn:aws:cloudformation:{REGION}:{ACCOUNT}:stack/local/1",
+    "AWS::URLSuffix": "amazonaws.com",
+    "AWS::NoValue": None,
+}
+
+_VARIABLE = re.compile(r"\$\{(!?)([^}]*)\}")
+
+
+class Template:
+    """A template and the values of its parameters.
+
+    Args:
+        body: As read: intrinsic functions in their long form.
+        values: Parameters, and what a ``Ref`` to a resource or ``Resource.Attribute`` stands for.
+            Parameters that are not named have their defaults; a resource stands for its logical
+            id, an attribute for ``Resource.Attribute``.
+        name: For errors.
+    """
+
+    def __init__(
+        self, body: Mapping[str, Any], values: Mapping[str, str] | None = None, *, name: str = ""
+    ) -> None:
+        self._body = body
+        self._name = name or "the template"
+        defaults = {
+            parameter: str(about["Default"])
+            for parameter, about in body.get("Parameters", {}).items()
+            if "Default" in about
+        }
+        self._values: dict[str, Any] = {**_PSEUDO, **defaults, **(values or {})}
+
+    @classmethod
+    def read(cls, path: Path, values: Mapping[str, str] | None = None) -> Template:
+        """Read a template.
+
+        Raises:
+            ConfigurationError: It is not there, or no template.
+        """
+        from cfnlint.decode.cfn_yaml import CfnParseError, loads
+        from yaml import YAMLError
+
+        try:
+            body = loads(path.read_text(), str(path))
+        except OSError as error:
+            raise ConfigurationError(f"{path}: {error.strerror}") from error
+        except (CfnParseError, YAMLError) as error:
+            raise ConfigurationError(f"{path}: no template: {error}") from error
+        if not isinstance(body, dict) or "Resources" not in body:
+            raise ConfigurationError(f"{path}: no template: it has no Resources")
+        return cls(body, values, name=str(path))
+
+    def of_type(self, kind: str) -> dict[str, dict[str, Any]]:
+        """Logical id -> properties of every resource of a type that its condition lets be."""
+        return {
+            logical_id: self.properties(logical_id)
+            for logical_id, resource in self._body["Resources"].items()
+            if resource.get("Type") == kind and self._is_made(resource)
+        }
+
+    def properties(self, logical_id: str) -> dict[str, Any]:
+        """A resource's properties.
+
+        Raises:
+            ConfigurationError: There is none, or it uses what is not known here.
+        """
+        resource = self._body["Resources"].get(logical_id)
+        if resource is None:
+            raise ConfigurationError(f"{self._name}: there is no resource {logical_id}")
+        resolved: dict[str, Any] = self._resolve(resource.get("Properties", {}))
+        return resolved
+
+    def _is_made(self, resource: Mapping[str, Any]) -> bool:
+        return "Condition" not in resource or self._holds(resource["Condition"])
+
+    # --- intrinsic functions
+
+    def _resolve(self, node: Any) -> Any:
+        if isinstance(node, list):
+            return [each for each in map(self._resolve, node) if each is not None]
+        if not isinstance(node, dict):
+            return node
+        if len(node) == 1:
+            [(name, argument)] = node.items()
+            if name == "Ref" or name.startswith("Fn::"):
+                return self._call(name, argument)
+        resolved = {key: self._resolve(value) for key, value in node.items()}
+        return {key: value for key, value in resolved.items() if value is not None}
+
+    def _call(self, name: str, argument: Any) -> Any:
+        if name == "Ref":
+            return self._value(argument)
+        if name == "Fn::GetAtt":
+            path = argument if isinstance(argument, str) else ".".join(argument)
+            return self._value(path)
+        if name == "Fn::Sub":
+            return self._substitute(argument)
+        if name == "Fn::If":
+            condition, yes, no = argument
+            return self._resolve(yes if self._holds(condition) else no)
+        if name == "Fn::Join":
+            separator, parts = self._resolve(argument)
+            return separator.join(map(str, parts))
+        if name == "Fn::Select":
+            index, choices = argument
+            return self._resolve(choices)[int(index)]
+        if name == "Fn::FindInMap":
+            mapping, first, second = self._resolve(argument)
+            return self._stated("Mappings", mapping, first, second)
+        raise ConfigurationError(f"{self._name}: {name} cannot be resolved on this machine")
+
+    def _value(self, name: str) -> Any:
+        if name in self._values:
+            return self._values[name]
+        if name.partition(".")[0] in self._body["Resources"]:
+            return name
+        raise ConfigurationError(
+            f"{self._name}: {name} has no value: give it one, it is neither a resource nor a "
+            "parameter with a default"
+        )
+
+    def _stated(self, *path: str) -> Any:
+        found: Any = self._body
+        for name in path:
+            if name not in found:
+                raise ConfigurationError(f"{self._name}: there is no {'.'.join(path)}")
+            found = found[name]
+        return found
+
+    def _substitute(self, argument: Any) -> str:
+        text, more = (argument, {}) if isinstance(argument, str) else argument
+        own = self._resolve(more)
+
+        def replace(found: re.Match[str]) -> str:
+            literal, name = found.groups()
+            if literal:
+                return f"${{{name}}}"
+            return str(own[name] if name in own else self._value(name))
+
+        return _VARIABLE.sub(replace, text)
+
+    # --- conditions
+
+    def _holds(self, condition: Any) -> bool:
+        if isinstance(condition, str):
+            return self._holds(self._stated("Conditions", condition))
+        [(name, argument)] = condition.items()
+        if name == "Condition":
+            return self._holds(argument)
+        if name == "Fn::Equals":
+            one, other = map(self._resolve, argument)
+            return str(one) == str(other)
+        if name == "Fn::Not":
+            return not self._holds(argument[0])
+        if name == "Fn::And":
+            return all(self._each(argument))
+        if name == "Fn::Or":
+            return any(self._each(argument))
+        raise ConfigurationError(f"{self._name}: {name} is no condition that is known here")
+
+    def _each(self, conditions: list[Any]) -> Iterator[bool]:
+        return map(self._holds, conditions)

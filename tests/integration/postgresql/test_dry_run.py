@@ -1,0 +1,97 @@
+"""What a rehearsal counts, and the state in which each migration finds the session."""
+
+from __future__ import annotations
+
+import pytest
+
+from lambda_migrate.errors import (
+    MigrationFailed,
+)
+from lambda_migrate.postgresql.dry_run_effects import Lock, MovedSequence
+
+from .bench import Bench, migration, soon
+from .dry_runs import ORDERS, SHOP, change, rehearsed, rehearsing
+
+
+def test_rows_are_counted_as_postgresql_counts_them(each_bench: Bench) -> None:
+    each_bench.execute(SHOP)
+    first, second = rehearsed(
+        each_bench,
+        "INSERT INTO orders (total) SELECT 1 FROM generate_series(1, 7);"
+        " DELETE FROM orders WHERE id <= 3; UPDATE orders SET total = 2 WHERE id <= 13",
+        "CREATE FUNCTION f() RETURNS void LANGUAGE sql AS"
+        " 'UPDATE orders SET total = 3 WHERE id <= 5'; SELECT f()",
+    )
+    told = change(first, ORDERS)
+    assert (told.inserted, told.updated, told.deleted, told.rows) == (7, 10, 3, 1000)
+    assert told.dead_rows == 17
+    again = change(second, ORDERS)
+    assert (again.inserted, again.updated, again.deleted) == (0, 2, 0)
+
+
+def test_rows_of_a_table_made_in_the_rehearsal_are_told_as_such(shop: Bench) -> None:
+    made, filled = rehearsed(
+        shop, "CREATE TABLE totals (n int)", "INSERT INTO totals SELECT id FROM orders"
+    )
+    assert change(made, "public.totals").is_new
+    told = change(filled, "public.totals")
+    assert (told.inserted, told.is_new, told.rows, told.dead_rows) == (1000, True, None, 0)
+    assert change(filled, ORDERS).scanned == 1000
+
+
+def test_a_rewrite_is_told_by_the_tables_new_file(each_bench: Bench) -> None:
+    each_bench.execute(SHOP)
+    plain, rewriting = rehearsed(
+        each_bench,
+        "ALTER TABLE orders ADD COLUMN x int NOT NULL DEFAULT 1",
+        "ALTER TABLE orders ALTER COLUMN customer TYPE numeric",
+    )
+    assert not change(plain, ORDERS).rewritten
+    told = change(rewriting, ORDERS)
+    assert told.rewritten
+    assert told.scanned is not None
+    assert told.scanned >= 1000
+    assert rewriting.locks[0] == Lock(ORDERS, "table", "ACCESS EXCLUSIVE", since="0001_m")
+
+
+def test_sizes_are_told_before_and_after(shop: Bench) -> None:
+    size = shop.column("SELECT pg_total_relation_size('orders')")[0]
+    grown, gone = rehearsed(
+        shop,
+        "INSERT INTO orders (total) SELECT 1 FROM generate_series(1, 20000)",
+        "DROP TABLE orders",
+    )
+    told = change(grown, ORDERS)
+    assert told.bytes_before == size
+    assert told.bytes_after is not None
+    assert told.bytes_after > size + 20_000 * 30
+    assert change(gone, ORDERS).bytes_before == told.bytes_after
+    assert change(gone, ORDERS).bytes_after is None
+
+
+def test_rows_are_not_told_where_postgresql_does_not_count(shop: Bench) -> None:
+    shop.execute("ALTER DATABASE " + shop.address.database + " SET track_counts = off")
+    (measured,) = rehearsed(shop, "UPDATE orders SET total = 1")
+    told = change(measured, ORDERS)
+    assert (told.inserted, told.updated, told.deleted, told.scanned) == (None,) * 4
+
+
+def test_a_failed_migration_is_not_counted_with_the_next(shop: Bench) -> None:
+    with rehearsing(shop) as rehearsal:
+        with pytest.raises(MigrationFailed):
+            rehearsal.run(migration("UPDATE orders SET total = 1; SELECT 1/0"), soon())
+        measured = rehearsal.run(migration("UPDATE orders SET total = 1 WHERE id = 1", 2), soon())
+    assert change(measured, ORDERS).updated == 1
+
+
+def test_a_sequence_that_was_drawn_from_is_told_with_its_values(each_bench: Bench) -> None:
+    each_bench.execute(SHOP + "; CREATE SEQUENCE idle; CREATE SEQUENCE fresh")
+    with rehearsing(each_bench) as rehearsal:
+        rehearsal.run(
+            migration("INSERT INTO orders (total) VALUES (1), (2); SELECT nextval('fresh')"), soon()
+        )
+        moved = rehearsal.end()
+    assert moved == (
+        MovedSequence("public.fresh", None, 1),
+        MovedSequence("public.orders_id_seq", 1000, 1002),
+    )

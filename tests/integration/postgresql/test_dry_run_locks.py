@@ -1,0 +1,129 @@
+"""The locks that a rehearsal tells are those that keep others waiting."""
+
+from __future__ import annotations
+
+import pytest
+
+from lambda_migrate.postgresql.connection import PostgresError
+from lambda_migrate.postgresql.dry_run_effects import Lock
+
+from .bench import Bench, migration, soon
+from .dry_runs import ORDERS, SHOP, change, rehearsed, rehearsing
+
+LOCKS = [
+    ("SELECT count(*) FROM orders", "ACCESS SHARE"),
+    ("SELECT 1 FROM orders FOR UPDATE", "ROW SHARE"),
+    ("UPDATE orders SET total = 0 WHERE id = 1", "ROW EXCLUSIVE"),
+    ("ANALYZE orders", "SHARE UPDATE EXCLUSIVE"),
+    ("ALTER TABLE orders ALTER COLUMN total SET STATISTICS 5", "SHARE UPDATE EXCLUSIVE"),
+    ("CREATE INDEX i ON orders (customer)", "SHARE"),
+    (
+        "CREATE TRIGGER t BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION"
+        " suppress_redundant_updates_trigger()",
+        "SHARE ROW EXCLUSIVE",
+    ),
+    ("ALTER TABLE orders ADD FOREIGN KEY (customer) REFERENCES customers", "SHARE ROW EXCLUSIVE"),
+    ("LOCK TABLE orders IN EXCLUSIVE MODE", "EXCLUSIVE"),
+    ("ALTER TABLE orders ADD COLUMN x int", "ACCESS EXCLUSIVE"),
+    ("TRUNCATE orders", "ACCESS EXCLUSIVE"),
+    ("DROP TABLE orders", "ACCESS EXCLUSIVE"),
+]
+
+
+@pytest.mark.parametrize(("script", "mode"), LOCKS)
+def test_a_migration_is_told_by_its_strongest_lock_on_each_table(
+    shop: Bench, script: str, mode: str
+) -> None:
+    (measured,) = rehearsed(shop, script)
+    assert next(lock for lock in measured.locks if lock.relation == ORDERS) == Lock(
+        ORDERS, "table", mode
+    )
+
+
+@pytest.mark.parametrize(("script", "mode"), LOCKS)
+def test_what_a_lock_is_said_to_block_waits_and_nothing_else(
+    shop: Bench, script: str, mode: str
+) -> None:
+    def waits(statement: str) -> bool:
+        try:
+            shop.execute(f"SET lock_timeout = '50ms'; {statement}")
+        except PostgresError as error:
+            return error.sqlstate == "55P03"
+        return False
+
+    with rehearsing(shop) as rehearsal:
+        (lock, *_) = (
+            each
+            for each in rehearsal.run(migration(script), soon()).locks
+            if each.relation == ORDERS
+        )
+        blocked = {
+            "reads": waits("SELECT FROM orders LIMIT 1"),
+            "writes": waits("INSERT INTO orders (total) VALUES (1)"),
+        }
+    assert lock.mode == mode
+    assert blocked == {what: what in lock.blocks for what in blocked}
+
+
+def test_locks_are_told_on_every_version(each_bench: Bench) -> None:
+    each_bench.execute(SHOP)
+    added, filled = rehearsed(
+        each_bench, "ALTER TABLE orders ADD COLUMN x int", "UPDATE orders SET x = 1"
+    )
+    assert added.locks == (Lock(ORDERS, "table", "ACCESS EXCLUSIVE"),)
+    assert filled.locks == (Lock(ORDERS, "table", "ROW EXCLUSIVE"),)
+    assert (change(filled, ORDERS).updated, change(filled, ORDERS).dead_rows) == (1000, 1000)
+
+
+def test_the_strongest_locks_come_first_and_those_that_block_nobody_last(shop: Bench) -> None:
+    (measured,) = rehearsed(
+        shop,
+        "CREATE TABLE a (id int); CREATE INDEX ON a (id); UPDATE orders SET total = 1;"
+        " ALTER TABLE customers ADD COLUMN x int",
+    )
+    assert measured.locks[:2] == (
+        Lock("public.customers", "table", "ACCESS EXCLUSIVE"),
+        Lock(ORDERS, "table", "ROW EXCLUSIVE"),
+    )
+    assert (measured.locks[-1].relation, measured.locks[-1].is_new) == ("public.a", True)
+    assert measured.locks[-1].blocks == ()
+
+
+def test_a_lock_that_an_earlier_migration_holds_is_told_with_its_name(shop: Bench) -> None:
+    _, altered, filled, indexed, dropped = rehearsed(
+        shop,
+        "ALTER TABLE orders ADD COLUMN x int",
+        "ALTER TABLE orders ADD COLUMN y int",
+        "UPDATE orders SET x = 1",
+        "CREATE INDEX i ON orders (x)",
+        "DROP TABLE orders",
+    )
+    held = Lock(ORDERS, "table", "ACCESS EXCLUSIVE", since="0001_m")
+    assert altered.locks == (held,)
+    assert filled.locks == (Lock(ORDERS, "table", "ROW EXCLUSIVE"),)
+    assert indexed.locks == (Lock(ORDERS, "table", "SHARE"),)
+    assert dropped.locks[0] == held
+
+
+def test_a_table_that_is_only_filled_again_is_not_told_to_be_locked_harder(shop: Bench) -> None:
+    *_, again = rehearsed(
+        shop,
+        "ALTER TABLE orders ADD COLUMN x int",
+        "UPDATE orders SET x = 1",
+        "UPDATE orders SET x = 2",
+    )
+    assert again.locks == (Lock(ORDERS, "table", "ROW EXCLUSIVE", since="0002_m"),)
+
+
+def test_an_index_that_keeps_readers_out_of_its_table_is_told(shop: Bench) -> None:
+    (measured,) = rehearsed(shop, "REINDEX INDEX orders_pkey")
+    assert measured.locks == (
+        Lock("public.orders_pkey", "index", "ACCESS EXCLUSIVE"),
+        Lock(ORDERS, "table", "SHARE"),
+    )
+
+
+def test_names_are_written_as_sql_needs_them(shop: Bench) -> None:
+    shop.execute('CREATE SCHEMA "My Shop"; CREATE TABLE "My Shop"."Order ""lines" (id int)')
+    (measured,) = rehearsed(shop, 'ALTER TABLE "My Shop"."Order ""lines" ADD COLUMN x int')
+    assert [lock.relation for lock in measured.locks] == ['"My Shop"."Order ""lines"']

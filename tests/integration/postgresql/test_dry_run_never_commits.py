@@ -1,0 +1,127 @@
+"""PostgreSQL keeps nothing of a rehearsal, whatever a script tries."""
+
+from __future__ import annotations
+
+import pytest
+
+from lambda_migrate.errors import (
+    DatabaseUnavailable,
+    MigrationFailed,
+    RepairRequired,
+)
+from lambda_migrate.postgresql.dry_run_effects import MovedSequence
+
+from .bench import Bench, Running, migration, soon, until
+from .dry_runs import ORDERS, fingerprint, rehearsing
+
+
+@pytest.fixture
+def unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scripts are sent that ought to have been refused: as if reading them had failed."""
+    monkeypatch.setattr(
+        "lambda_migrate.postgresql.dry_run.require_migration", lambda _migration: None
+    )
+
+
+ESCAPES = [
+    "CREATE TABLE leak (); COMMIT",
+    "CREATE TABLE leak (); COMMIT AND CHAIN; CREATE TABLE leak2 ()",
+    "CREATE TABLE leak (); COMMIT; BEGIN; CREATE TABLE leak2 ()",
+    "CREATE TABLE leak (); END; CREATE TABLE leak2 ()",
+    "CREATE TABLE leak (); PREPARE TRANSACTION 'gone'",
+    "CREATE TABLE leak (); ROLLBACK; CREATE TABLE leak2 ()",
+    "ROLLBACK; CREATE TABLE leak (); INSERT INTO orders (id) VALUES (5000)",
+    "CREATE PROCEDURE p() LANGUAGE plpgsql AS 'BEGIN CREATE TABLE leak (); COMMIT; END'; CALL p()",
+    "DO $$BEGIN CREATE TABLE leak (); COMMIT; END$$",
+]
+
+
+@pytest.mark.usefixtures("unread")
+@pytest.mark.parametrize("script", ESCAPES)
+def test_postgresql_itself_commits_nothing_of_a_script_that_was_misread(
+    shop: Bench, script: str
+) -> None:
+    before = fingerprint(shop)
+    with rehearsing(shop) as rehearsal:
+        rehearsal.run(migration("UPDATE orders SET total = 0; CREATE TABLE earlier ()"), soon())
+        with pytest.raises(MigrationFailed):
+            rehearsal.run(migration(script, 2), soon())
+        rehearsal.end()
+        assert fingerprint(shop) == before
+    assert fingerprint(shop) == before
+    assert shop.column("SELECT count(*) FROM pg_prepared_xacts") == [0]
+
+
+@pytest.mark.usefixtures("unread")
+@pytest.mark.parametrize("script", [ESCAPES[0], ESCAPES[4], ESCAPES[5]])
+def test_no_version_commits_anything_of_it(each_bench: Bench, script: str) -> None:
+    with rehearsing(each_bench) as rehearsal:
+        with pytest.raises(MigrationFailed, match="COMMIT or ROLLBACK"):
+            rehearsal.run(migration(script), soon())
+        rehearsal.end()
+    assert (each_bench.has("leak"), each_bench.has("leak2")) == (False, False)
+
+
+@pytest.mark.usefixtures("unread")
+@pytest.mark.parametrize(
+    "script",
+    [
+        "CREATE TABLE leak (); CLOSE ALL; COMMIT",
+        "ROLLBACK AND CHAIN; CREATE TABLE leak (); COMMIT",
+        "ROLLBACK; BEGIN READ WRITE; CREATE TABLE leak (); COMMIT; BEGIN; SAVEPOINT x",
+    ],
+)
+def test_a_commit_that_gets_past_all_of_it_is_told(shop: Bench, script: str) -> None:
+    with rehearsing(shop) as rehearsal, pytest.raises(RepairRequired, match="may be committed"):
+        rehearsal.run(migration(script), soon())
+
+
+@pytest.mark.usefixtures("unread")
+def test_what_was_committed_is_not_said_to_be_rolled_back(shop: Bench) -> None:
+    with rehearsing(shop) as rehearsal:
+        with pytest.raises(RepairRequired):
+            rehearsal.run(migration("CREATE TABLE leak (); CLOSE ALL; COMMIT"), soon())
+        with pytest.raises(RepairRequired, match="is committed"):
+            rehearsal.end()
+
+
+@pytest.mark.usefixtures("unread")
+def test_a_transaction_begun_in_place_of_ours_is_noticed(shop: Bench) -> None:
+    with rehearsing(shop) as rehearsal:
+        with pytest.raises(MigrationFailed, match="COMMIT or ROLLBACK"):
+            rehearsal.run(
+                migration("ROLLBACK; BEGIN; SAVEPOINT lambda_migrate_step; SELECT 1"), soon()
+            )
+        rehearsal.end()
+    assert not shop.has("leak")
+
+
+def test_a_backend_that_dies_in_the_middle_leaves_nothing(shop: Bench) -> None:
+    before = fingerprint(shop)
+    with rehearsing(shop) as rehearsal:
+        rehearsal.run(migration("CREATE TABLE leak ()"), soon())
+        slow = migration("UPDATE orders SET total = 0; SELECT pg_sleep(60)", 2)
+        running = Running(lambda: rehearsal.run(slow, soon()))
+        until(lambda: shop.is_running("pg_sleep(60)"))
+        shop.terminate(shop.holders()[0])
+        assert isinstance(running.outcome(), DatabaseUnavailable)
+    assert fingerprint(shop) == before
+
+
+def test_how_a_broken_transaction_ended_is_asked_over_another_connection(shop: Bench) -> None:
+    with rehearsing(shop) as rehearsal:
+        rehearsal.run(migration("INSERT INTO orders (total) VALUES (1)"), soon())
+        (pid,) = shop.holders()
+        shop.execute(f"SELECT pg_terminate_backend({pid})")
+        with pytest.raises(DatabaseUnavailable):
+            rehearsal.run(migration("SELECT 1", 2), soon())
+        assert rehearsal.end() == (MovedSequence(f"{ORDERS}_id_seq", 1000, 1001),)
+    assert shop.column("SELECT count(*) FROM orders") == [1000]
+
+
+def test_a_client_that_goes_away_leaves_nothing_and_blocks_nobody(shop: Bench) -> None:
+    with rehearsing(shop) as rehearsal:
+        rehearsal.run(migration("TRUNCATE orders"), soon())
+        rehearsal.abort()
+        until(lambda: not shop.holders())
+        assert shop.column("SELECT count(*) FROM orders") == [1000]

@@ -1,0 +1,184 @@
+"""Rehearsals from the lease to the rollback, on every version."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from lambda_migrate.engine.dry_run import Rehearsed
+from lambda_migrate.engine.operations import Maintenance
+from lambda_migrate.engine.target import Target
+from lambda_migrate.errors import (
+    ConfigurationError,
+    LeaseHeld,
+    MigrationFailed,
+)
+from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.migrations import Manifest, Migration
+from lambda_migrate.postgresql.dry_run_effects import MovedSequence
+from lambda_migrate.postgresql.ports import Grant
+
+from .bench import Bench, Running, migration, soon, until
+from .dry_runs import ORDERS, SHOP, change, fingerprint, rehearsing
+
+
+def test_a_lock_that_is_not_to_be_had_is_told_after_lock_timeout(shop: Bench) -> None:
+    with shop.connect() as other:
+        other.run("BEGIN; LOCK TABLE orders")
+        with rehearsing(shop) as rehearsal:
+            with pytest.raises(MigrationFailed) as failed:
+                rehearsal.run(migration("ALTER TABLE orders ADD COLUMN x int"), soon())
+            rehearsal.run(migration("ALTER TABLE customers ADD COLUMN x int", 2), soon())
+    assert failed.value.sqlstate == "55P03"
+
+
+def test_a_table_that_others_have_locked_does_not_keep_it_from_beginning(shop: Bench) -> None:
+    with shop.connect() as other:
+        other.run("BEGIN; LOCK TABLE orders")
+        with rehearsing(shop) as rehearsal:
+            measured = rehearsal.run(migration("UPDATE customers SET name = 'x'"), soon())
+    assert change(measured, "public.customers").updated == 10
+
+
+def test_a_sequence_that_others_have_locked_does_not_keep_it_from_beginning(shop: Bench) -> None:
+    with shop.connect() as other:
+        other.run("BEGIN; ALTER SEQUENCE orders_id_seq INCREMENT 2")
+        with rehearsing(shop) as rehearsal:
+            rehearsal.run(migration("UPDATE customers SET name = 'x'"), soon())
+            assert rehearsal.end() == ()
+
+
+def test_what_is_not_done_by_the_deadline_is_cancelled(each_bench: Bench) -> None:
+    with rehearsing(each_bench) as rehearsal, pytest.raises(MigrationFailed, match="deadline"):
+        rehearsal.run(migration("SELECT pg_sleep(60)"), soon(0.5))
+
+
+def test_a_holder_in_the_middle_of_its_transaction_is_left_alone(shop: Bench) -> None:
+    shop.apply()
+    with shop.connect() as other:
+        other.run("BEGIN; SELECT FROM lambda_migrate.fence FOR UPDATE")
+        with pytest.raises(LeaseHeld):
+            shop.database().rehearse(Grant("shop", 2, "me"), soon())
+        other.run("COMMIT")
+
+
+def test_a_first_run_that_may_not_make_our_schema_is_refused_as_up_is(bench: Bench) -> None:
+    bench.execute(
+        "DROP ROLE IF EXISTS nobody_special; CREATE ROLE nobody_special LOGIN PASSWORD 'x'"
+    )
+    poor = replace(bench, address=replace(bench.address, user="nobody_special", password="x"))
+    try:
+        with pytest.raises(ConfigurationError, match="refused to prepare"):
+            poor.database().rehearse(Grant("shop", 1, "me"), soon())
+    finally:
+        bench.execute("DROP ROLE nobody_special")
+
+
+# --- from the lease to the rollback
+
+
+def rehearse_all(bench: Bench, *migrations: Migration) -> Rehearsed:
+    target = Target("shop", InMemoryLeaseTable(), bench.database())
+    found = Maintenance(Manifest(migrations), target, evict=False).rehearse(soon())
+    assert found is not None
+    assert target.store.read().owner is None
+    return found
+
+
+def outcomes(found: Rehearsed) -> list[str]:
+    return [step.outcome for step in found.steps]
+
+
+def test_a_rehearsal_is_confirmed_by_postgresql_and_leaves_no_connection(each_bench: Bench) -> None:
+    each_bench.execute(SHOP)
+    before = fingerprint(each_bench)
+    found = rehearse_all(
+        each_bench,
+        migration("ALTER TABLE orders ADD COLUMN status text"),
+        migration("UPDATE orders SET status = 'old'", 2),
+    )
+    assert (found.outcome, found.is_confirmed, found.error) == ("passed", True, None)
+    assert found.dead_rows == {ORDERS: 1000}
+    assert fingerprint(each_bench) == before
+    until(lambda: not each_bench.holders())
+
+
+def test_a_role_that_owns_no_more_than_it_migrates_can_rehearse(bench: Bench) -> None:
+    bench.execute(
+        "DROP ROLE IF EXISTS migrator; CREATE ROLE migrator LOGIN PASSWORD 'x';"
+        f" GRANT CREATE ON DATABASE {bench.address.database} TO migrator; CREATE SEQUENCE others;"
+        " CREATE TABLE secrets (id int); CREATE SCHEMA own AUTHORIZATION migrator;"
+        " SET ROLE migrator; CREATE TABLE own.t (id bigserial)"
+    )
+    own = replace(bench, address=replace(bench.address, user="migrator", password="x"))
+    try:
+        script = "ALTER TABLE own.t ADD COLUMN x int; INSERT INTO own.t (x) VALUES (1)"
+        found = rehearse_all(own, migration(script))
+        assert (found.outcome, found.is_confirmed) == ("passed", True)
+        assert found.sequences == (MovedSequence("own.t_id_seq", None, 1),)
+    finally:
+        bench.execute("DROP OWNED BY migrator CASCADE; DROP ROLE migrator")
+
+
+def test_a_value_that_an_earlier_one_adds_cannot_be_used_yet_and_that_is_no_failure(
+    each_bench: Bench,
+) -> None:
+    each_bench.execute("CREATE TYPE mood AS ENUM ('sad'); CREATE TABLE moods (m mood)")
+    adds = migration("ALTER TYPE mood ADD VALUE 'happy'")
+    uses = migration("INSERT INTO moods VALUES ('happy')", 2)
+    found = rehearse_all(each_bench, adds, uses)
+    assert (outcomes(found), found.outcome) == (["rehearsed", "not rehearsed"], "incomplete")
+    assert "once that one is committed" in found.steps[1].reason
+    each_bench.apply(adds, uses)
+
+
+def test_a_value_that_it_adds_itself_fails_as_it_would_for_up(bench: Bench) -> None:
+    bench.execute("CREATE TYPE mood AS ENUM ('sad'); CREATE TABLE moods (m mood)")
+    both = migration("ALTER TYPE mood ADD VALUE 'happy'; INSERT INTO moods VALUES ('happy')")
+    found = rehearse_all(bench, both)
+    assert (outcomes(found), found.outcome) == (["failed"], "failed")
+    with pytest.raises(MigrationFailed):
+        bench.apply(both)
+
+
+def test_what_needs_an_index_that_was_not_rehearsed_is_told_so(each_bench: Bench) -> None:
+    each_bench.execute(SHOP)
+    builds = migration(
+        "CREATE UNIQUE INDEX CONCURRENTLY orders_total ON orders (total)", outside=True
+    )
+    uses = migration("ALTER TABLE orders ADD UNIQUE USING INDEX orders_total", 2)
+    upserts = migration("INSERT INTO orders (total) VALUES (1) ON CONFLICT (total) DO NOTHING", 3)
+    found = rehearse_all(each_bench, builds, uses, upserts)
+    assert outcomes(found) == ["not rehearsed"] * 3
+    assert [step.reason.partition(":")[0] for step in found.steps] == [
+        "it runs outside a transaction, so there is no rolling it back",
+        "it needs what 0001_m makes, which was not rehearsed",
+        "it needs what 0001_m makes, which was not rehearsed",
+    ]
+    assert found.outcome == "incomplete"
+    each_bench.apply(builds, uses, upserts)
+
+
+def test_a_lock_that_comes_free_meanwhile_is_tried_for_again(shop: Bench) -> None:
+    with shop.connect() as other:
+        other.run("BEGIN; LOCK TABLE orders")
+        running = Running(
+            lambda: rehearse_all(shop, migration("ALTER TABLE orders ADD COLUMN x int"))
+        )
+        until(lambda: shop.is_running("ALTER TABLE orders"))
+        until(lambda: not shop.is_running("ALTER TABLE orders"))
+        other.run("COMMIT")
+        found = running.outcome()
+    assert isinstance(found, Rehearsed)
+    assert found.outcome == "passed"
+    assert "0001_m: canceling statement due to lock timeout [55P03]" in found.retried
+
+
+def test_a_lock_that_never_comes_free_is_given_up_soon(shop: Bench) -> None:
+    with shop.connect() as other:
+        other.run("BEGIN; LOCK TABLE orders")
+        found = rehearse_all(shop, migration("ALTER TABLE orders ADD COLUMN x int"))
+    assert (found.outcome, len(found.retried)) == ("failed", 4)
+    assert isinstance(found.error, MigrationFailed)
+    assert found.error.sqlstate == "55P03"

@@ -1,0 +1,681 @@
+"""Statements outside a transaction: an intent before, the truth after, nothing half done."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from lambda_migrate.errors import MigrationFailed, RepairRequired
+from lambda_migrate.migrations import Migration, Script
+from lambda_migrate.postgresql.non_transactional import _Statement
+
+from .bench import Bench, Running, migration, soon, until
+from .proxy import Proxy, message, through
+
+BUILD = "CREATE INDEX CONCURRENTLY i ON orders (id)"
+UNIQUE = "CREATE UNIQUE INDEX CONCURRENTLY i ON orders (id)"
+
+
+def outside(sql: str, version: int = 1, **more: object) -> Migration:
+    return migration(sql, version, outside=True, **more)  # type: ignore[arg-type]  # passed on
+
+
+@pytest.fixture
+def orders(bench: Bench) -> Bench:
+    bench.execute("CREATE TABLE orders (id int); INSERT INTO orders VALUES (1), (1)")
+    return bench
+
+
+def _invalid(bench: Bench, name: str = "i") -> None:
+    """Leave an INVALID index behind, as a crash does."""
+    bench.execute("CREATE TABLE IF NOT EXISTS orders (id int); INSERT INTO orders VALUES (1), (1)")
+    with bench.connect() as connection, pytest.raises(Exception, match="could not create unique"):
+        connection.run(f"CREATE UNIQUE INDEX CONCURRENTLY {name} ON orders (id)")
+    assert bench.is_valid(name) is False
+
+
+def _interrupted(bench: Bench, one: Migration, state: str = "started") -> None:
+    """Leave a row in doubt behind, as a crash does."""
+    with bench.holder() as held:
+        queries, grant = held._fenced.queries, held._fenced.grant
+        held._fenced.write(queries.insert_started(one, "d", grant), soon())
+        held._fenced.write(
+            f"UPDATE lambda_migrate.history SET state = '{state}' RETURNING 0", soon()
+        )
+
+
+def _settle(bench: Bench) -> None:
+    with bench.holder(2) as held:
+        (row,) = held.history()
+        held.settle(row, soon())
+
+
+def test_an_index_is_built_concurrently(each_bench: Bench) -> None:
+    each_bench.execute("CREATE TABLE orders (id int)")
+    each_bench.apply(outside(BUILD))
+    assert (each_bench.is_valid("i"), each_bench.states()) == (True, {1: "applied"})
+
+
+@pytest.mark.parametrize(
+    ("before", "statement"),
+    [
+        ("CREATE INDEX i ON orders (id)", "DROP INDEX CONCURRENTLY i"),
+        ("CREATE INDEX i ON orders (id)", "REINDEX INDEX CONCURRENTLY i"),
+        ("CREATE INDEX i ON orders (id)", "REINDEX TABLE CONCURRENTLY orders"),
+        ("CREATE TYPE mood AS ENUM ('ok')", "ALTER TYPE mood ADD VALUE 'good'"),
+        ("SELECT 1", "VACUUM (ANALYZE) orders"),
+        ("SELECT 1", 'CREATE INDEX CONCURRENTLY "Größe ""1""" ON public.orders (id)'),
+        ("CREATE SCHEMA s; CREATE TABLE s.t (x int)", "CREATE INDEX CONCURRENTLY i ON s.t (x)"),
+        (
+            "CREATE INDEX i ON orders (id)",
+            "CREATE INDEX CONCURRENTLY IF NOT EXISTS i ON orders (id)",
+        ),
+        ("SELECT 1", "DROP INDEX CONCURRENTLY IF EXISTS nothing"),
+    ],
+)
+def test_each_kind_applies_with_its_row(orders: Bench, before: str, statement: str) -> None:
+    orders.execute(before)
+    with orders.holder() as held:
+        held.apply(outside(statement), "d", soon())
+        held.apply(migration("CREATE TABLE later ()", 2), "d", soon())
+    assert orders.states() == {1: "applied", 2: "applied"}
+
+
+def test_a_build_waits_for_an_old_transaction_longer_than_lock_timeout(orders: Bench) -> None:
+    with orders.connect() as old, orders.holder(lock_timeout_seconds=0.01) as held:
+        old.run("BEGIN; INSERT INTO orders VALUES (2)")
+        build = Running(lambda: held.apply(outside(BUILD), "d", soon()))
+        until(lambda: orders.pids("wait_event_type = 'Lock' AND query LIKE '%CREATE INDEX%'"))
+        build.join(0.1)
+        assert build.is_alive()
+        old.run("COMMIT")
+        assert isinstance(build.outcome(), int)
+    assert orders.is_valid("i") is True
+
+
+def test_a_failing_unique_build_leaves_neither_index_nor_row(each_bench: Bench) -> None:
+    each_bench.execute("CREATE TABLE orders (id int); INSERT INTO orders VALUES (1), (1)")
+    with pytest.raises(MigrationFailed, match="could not create unique") as failed:
+        each_bench.apply(outside(UNIQUE))
+    assert failed.value.sqlstate == "23505"
+    assert (each_bench.is_valid("i"), each_bench.versions()) == (None, [])
+
+
+def test_a_build_past_its_deadline_is_cancelled_and_cleared_up_next(orders: Bench) -> None:
+    with orders.connect() as old, orders.holder() as held:
+        old.run("BEGIN; INSERT INTO orders VALUES (2)")
+        with pytest.raises(MigrationFailed, match="deadline") as failed:
+            held.apply(outside(BUILD), "d", soon(0.4))
+        until(lambda: not orders.is_running("INDEX CONCURRENTLY"))
+    assert failed.value.sqlstate == "57014"
+    assert "clearing up failed" in str(failed.value)
+    assert orders.states() == {1: "started"}
+    _settle(orders)
+    assert (orders.is_valid("i"), orders.versions()) == (None, [])
+
+
+def test_a_backend_ended_while_it_builds_builds_once_in_the_end(orders: Bench) -> None:
+    with orders.connect() as old, orders.holder() as held:
+        old.run("BEGIN; INSERT INTO orders VALUES (2)")
+        build = Running(lambda: held.apply(outside(BUILD), "d", soon()))
+        until(lambda: orders.pids("wait_event_type = 'Lock' AND query LIKE '%CREATE INDEX%'"))
+        orders.terminate(orders.holders()[0])
+        old.run("COMMIT")
+        assert isinstance(build.outcome(), int)
+    assert (orders.is_valid("i"), orders.states()) == (True, {1: "applied"})
+
+
+@pytest.mark.parametrize("needle", [b"'started'", message(BUILD), b"state = 'applied'"])
+@pytest.mark.parametrize("deliver", [True, False], ids=["answer lost", "message lost"])
+def test_a_connection_lost_at_any_step_builds_once(
+    orders: Bench, needle: bytes, deliver: bool
+) -> None:
+    with (
+        Proxy(orders.address, needle=needle, deliver=deliver) as proxy,
+        orders.holder(**through(proxy)) as held,
+    ):
+        held.apply(outside(BUILD), "d", soon())
+        assert proxy.cuts == 1
+    assert (orders.is_valid("i"), orders.states()) == (True, {1: "applied"})
+
+
+def test_a_connection_lost_between_two_migrations_is_opened_again(orders: Bench) -> None:
+    with orders.holder() as held:
+        orders.terminate(orders.holders()[0])
+        held.apply(outside(BUILD), "d", soon())
+    assert orders.is_valid("i") is True
+
+
+def test_a_statement_applies_once_however_often_it_is_asked_for(orders: Bench) -> None:
+    one = outside("INSERT INTO orders VALUES (7)")
+    orders.apply(one)
+    with pytest.raises(MigrationFailed) as failed:
+        orders.apply(one, fence=2)
+    assert failed.value.sqlstate == "23505"
+    assert orders.column("SELECT count(*) FROM orders WHERE id = 7") == [1]
+    assert orders.states() == {1: "applied"}
+
+
+# --- what stands there before
+
+
+def test_an_invalid_index_of_somebody_else_is_refused(bench: Bench) -> None:
+    _invalid(bench)
+    statement = "CREATE INDEX CONCURRENTLY IF NOT EXISTS i ON orders (id)"
+    with pytest.raises(MigrationFailed, match=r"INVALID index i .*DROP INDEX CONCURRENTLY i"):
+        bench.apply(outside(statement))
+    assert (bench.is_valid("i"), bench.versions()) == (False, [])
+
+
+class NeverBegun(BaseException):
+    """A statement began that was to be refused before its intent row."""
+
+
+@pytest.fixture
+def nothing_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin(_statement: _Statement, _writes: str) -> None:
+        raise NeverBegun
+
+    monkeypatch.setattr(_Statement, "write", begin)
+
+
+_PARTITIONS = """CREATE TABLE p (id int) PARTITION BY RANGE (id);
+    CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10); CREATE TABLE p2 (id int)"""
+_ANOTHER = "CREATE INDEX i ON orders (id DESC)"
+_IN_THE_WAY = [
+    ("CREATE INDEX i ON orders (id)", BUILD, "index i, defined like this, exists"),
+    (_ANOTHER, BUILD, "index i with another definition exists"),
+    (_ANOTHER, "CREATE INDEX CONCURRENTLY IF NOT EXISTS i ON orders (id)", "another definition"),
+    ("CREATE INDEX i ON orders (id)", UNIQUE.replace("i ON", "IF NOT EXISTS i ON"), "another def"),
+    ("CREATE TABLE i ()", BUILD.replace("i ON", "IF NOT EXISTS i ON"), "the relation i exists"),
+    (
+        "CREATE TABLE other (id int); CREATE INDEX i ON other (id)",
+        BUILD.replace("i ON", "IF NOT EXISTS i ON"),
+        "the relation i exists",
+    ),
+    ("SELECT", "DROP INDEX CONCURRENTLY i", "index i does not exist"),
+    ("CREATE INDEX i ON orders (id)", "DROP INDEX i, j", "index j does not exist"),
+    ("CREATE TYPE mood AS ENUM ('ok')", "ALTER TYPE mood ADD VALUE 'ok'", "the value 'ok' of mood"),
+    (_PARTITIONS, "ALTER TABLE p DETACH PARTITION p2 CONCURRENTLY", "partition public.p2 of publ"),
+    (_PARTITIONS, "ALTER TABLE p DETACH PARTITION p3 CONCURRENTLY", "p or p3 does not exist"),
+    (_PARTITIONS, "ALTER TABLE p DETACH PARTITION p1 FINALIZE", "no DETACH of it was begun"),
+    (
+        _PARTITIONS,
+        "ALTER TABLE p ATTACH PARTITION p1 FOR VALUES FROM (0) TO (10)",
+        "partition public.p1 of public.p exists",
+    ),
+    (
+        f"{_PARTITIONS}; UPDATE pg_inherits SET inhdetachpending = true",
+        "ALTER TABLE p DETACH PARTITION p1 CONCURRENTLY",
+        "half detached; run ALTER TABLE public.p DETACH PARTITION public.p1 FINALIZE",
+    ),
+    ("SELECT", "CREATE DATABASE postgres", "a database postgres exists"),
+    ("SELECT", "DROP DATABASE nowhere", "database nowhere does not exist"),
+    ("SELECT", "DROP TABLESPACE nowhere", "tablespace nowhere does not exist"),
+    ("SELECT", "DROP SUBSCRIPTION nowhere", "subscription nowhere does not exist"),
+]
+
+
+@pytest.mark.usefixtures("nothing_begins")
+@pytest.mark.parametrize(("before", "statement", "why"), _IN_THE_WAY)
+def test_what_stands_in_the_way_is_refused_before_the_intent(
+    orders: Bench, before: str, statement: str, why: str
+) -> None:
+    """Else a crash right after the intent would be taken for success, or for failure."""
+    orders.execute(before)
+    with pytest.raises(MigrationFailed, match=why):
+        orders.apply(outside(statement))
+    assert orders.versions() == []
+
+
+@pytest.mark.usefixtures("nothing_begins")
+@pytest.mark.parametrize("statement", ["REINDEX TABLE CONCURRENTLY orders", "REINDEX SCHEMA "])
+def test_leftovers_of_a_reindex_are_refused_before_the_next_one(
+    bench: Bench, statement: str
+) -> None:
+    _invalid(bench, "i_ccnew")
+    whole = statement if "TABLE" in statement else f"{statement}CONCURRENTLY public"
+    with pytest.raises(MigrationFailed, match=r"INVALID indexes.*: i_ccnew; DROP INDEX"):
+        bench.apply(outside(whole))
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        "USING btree (id int4_ops) WITH (fillfactor = 70) WHERE (id > 3) -- the end",
+        "((id + 1), id DESC NULLS LAST) INCLUDE (label)",
+        "USING gin (to_tsvector('simple', label), \"odd USING (x\")",
+        '(lower(label) COLLATE "C")',
+    ],
+)
+def test_an_index_that_stands_there_is_recognised_by_what_it_is(
+    each_bench: Bench, definition: str
+) -> None:
+    """However its definition is written; and nothing of the comparison is left."""
+    bench = each_bench
+    bench.execute(
+        'CREATE TABLE "odd USING t" (gone int, id int, label text, "odd USING (x" tsvector);'
+        'ALTER TABLE "odd USING t" DROP COLUMN gone;'
+        f'CREATE INDEX "i USING x" ON "odd USING t" {definition}'
+    )
+    name = 'IF NOT EXISTS "i USING x" ON "odd USING t"'
+    bench.apply(outside(f"CREATE INDEX CONCURRENTLY {name} {definition}"))
+    with pytest.raises(MigrationFailed, match="another definition"):
+        bench.apply(outside(f"CREATE INDEX CONCURRENTLY {name} (id)", 2), fence=2)
+    assert bench.states() == {1: "applied"}
+    assert bench.column("SELECT relname FROM pg_class WHERE relname LIKE '%_like%'") == []
+
+
+@pytest.mark.parametrize("statement", ["DROP INDEX CONCURRENTLY i", "REINDEX INDEX CONCURRENTLY i"])
+def test_an_invalid_index_may_be_what_a_migration_is_about(bench: Bench, statement: str) -> None:
+    _invalid(bench)
+    bench.execute("DELETE FROM orders")
+    bench.apply(outside(statement))
+    assert bench.is_valid("i") is not False
+
+
+@pytest.mark.parametrize(
+    ("before", "statement", "sqlstate"),
+    [
+        ("CREATE INDEX i ON orders (id)", BUILD, "42P07"),
+        ("SELECT 1", "DROP INDEX CONCURRENTLY nothing", "42704"),
+        ("CREATE TYPE mood AS ENUM ('ok')", "ALTER TYPE mood ADD VALUE 'ok'", "42710"),
+    ],
+)
+def test_a_failure_is_not_taken_for_success_because_it_looks_done(
+    orders: Bench, before: str, statement: str, sqlstate: str
+) -> None:
+    orders.execute(before)
+    with pytest.raises(MigrationFailed) as failed:
+        orders.apply(outside(statement))
+    assert failed.value.sqlstate == sqlstate
+    assert orders.versions() == []
+
+
+# --- settling
+
+
+def test_a_half_built_index_is_dropped_and_built_again(each_bench: Bench) -> None:
+    _invalid(each_bench)
+    _interrupted(each_bench, outside(UNIQUE))
+    _settle(each_bench)
+    assert (each_bench.is_valid("i"), each_bench.versions()) == (None, [])
+    each_bench.execute("DELETE FROM orders")
+    each_bench.apply(outside(UNIQUE), fence=3)
+    assert (each_bench.is_valid("i"), each_bench.states()) == (True, {1: "applied"})
+
+
+_SETTLED = [
+    ("CREATE INDEX i ON orders (id)", BUILD, "applied"),
+    ("SELECT 1", BUILD, None),
+    ("SELECT 1", "DROP INDEX CONCURRENTLY i", "applied"),
+    ("CREATE INDEX i ON orders (id)", "DROP INDEX CONCURRENTLY i", None),
+    ("CREATE TYPE mood AS ENUM ('ok')", "ALTER TYPE mood ADD VALUE 'ok'", "applied"),
+    ("CREATE TYPE mood AS ENUM ('ok')", "ALTER TYPE mood ADD VALUE 'good'", None),
+    ("CREATE INDEX i ON orders (id)", "REINDEX INDEX CONCURRENTLY i", None),
+    ("SELECT 1", "VACUUM orders", None),
+    ("SELECT 1", "REINDEX SCHEMA public", None),
+    ("SELECT 1", "CREATE DATABASE nowhere", None),
+    ("SELECT 1", "DROP DATABASE nowhere", "applied"),
+    ("SELECT 1", "DROP TABLESPACE nowhere", "applied"),
+    ("SELECT 1", "ALTER DATABASE postgres SET TABLESPACE pg_default", None),
+    (_PARTITIONS, "ALTER TABLE p DETACH PARTITION p1 CONCURRENTLY", None),
+    (_PARTITIONS, "ALTER TABLE p DETACH PARTITION p2 CONCURRENTLY", "applied"),
+    (
+        f"{_PARTITIONS}; CREATE INDEX i ON ONLY p (id); CREATE INDEX i1 ON p1 (id)",
+        "ALTER INDEX i ATTACH PARTITION i1",
+        None,
+    ),
+    # Another index of that name is not the one that was asked for.
+    (_ANOTHER, BUILD, None),
+]
+
+
+@pytest.mark.parametrize(("before", "statement", "state"), _SETTLED)
+def test_a_row_in_doubt_is_settled_by_what_stands_there(
+    orders: Bench, before: str, statement: str, state: str | None
+) -> None:
+    orders.execute(before)
+    _interrupted(orders, outside(statement))
+    _settle(orders)
+    assert orders.states() == ({} if state is None else {1: state})
+
+
+def test_what_an_interrupted_reindex_left_is_dropped(bench: Bench) -> None:
+    _invalid(bench, "i_ccnew")
+    bench.execute("CREATE INDEX i ON orders (id)")
+    _interrupted(bench, outside("REINDEX INDEX CONCURRENTLY i"))
+    _settle(bench)
+    assert (bench.is_valid("i_ccnew"), bench.is_valid("i")) == (None, True)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CALL p()",
+        "DO 'BEGIN END'",
+        "INSERT INTO orders VALUES (7)",
+        "CREATE SUBSCRIPTION s CONNECTION '' PUBLICATION p",
+        "ALTER SUBSCRIPTION s REFRESH PUBLICATION",
+    ],
+)
+def test_what_cannot_be_told_apart_names_the_repair_command(bench: Bench, statement: str) -> None:
+    _interrupted(bench, outside(statement))
+    with pytest.raises(RepairRequired, match="lambda-migrate repair 1 --as applied"):
+        _settle(bench)
+    assert bench.states() == {1: "started"}
+
+
+def test_a_statement_lost_in_the_middle_that_cannot_be_told_apart_needs_repair(
+    orders: Bench,
+) -> None:
+    statement = "INSERT INTO orders VALUES (7)"
+    with (
+        Proxy(orders.address, needle=message(statement), deliver=True) as proxy,
+        orders.holder(**through(proxy)) as held,
+        pytest.raises(RepairRequired, match="lambda-migrate repair"),
+    ):
+        held.apply(outside(statement), "d", soon())
+    assert orders.states() == {1: "started"}
+
+
+def test_a_row_without_its_statement_says_so(bench: Bench) -> None:
+    _interrupted(bench, outside(BUILD))
+    bench.execute("UPDATE lambda_migrate.history SET up = NULL")
+    with pytest.raises(MigrationFailed, match="lambda-migrate repair"):
+        _settle(bench)
+
+
+@pytest.mark.parametrize(
+    ("before", "states"),
+    [("CREATE INDEX i ON orders (id)", {1: "applied"}), ("SELECT 1", {})],
+)
+def test_an_interrupted_rollback_is_settled_both_ways(
+    orders: Bench, before: str, states: dict[int, str]
+) -> None:
+    down = "DROP INDEX CONCURRENTLY i"
+    orders.execute(before)
+    _interrupted(orders, outside(BUILD, down=down, down_outside=True), "reverting")
+    _settle(orders)
+    assert orders.states() == states
+
+
+def test_an_interrupted_drop_is_finished(bench: Bench) -> None:
+    _invalid(bench)
+    one = outside(UNIQUE, down="DROP INDEX CONCURRENTLY i", down_outside=True)
+    _interrupted(bench, one, "reverting")
+    _settle(bench)
+    assert (bench.is_valid("i"), bench.states()) == (None, {})
+
+
+def test_a_name_that_came_to_mean_another_index_does_not_make_it_go(bench: Bench) -> None:
+    """The index that the statement was about is gone: another schema's is not dropped for it."""
+    bench.execute(
+        "CREATE SCHEMA first; CREATE SCHEMA second;"
+        "CREATE TABLE first.t (id int); CREATE INDEX i ON first.t (id);"
+        "CREATE TABLE second.t (id int); CREATE INDEX i ON second.t (id);"
+        "DO $$BEGIN EXECUTE format("
+        "'ALTER DATABASE %I SET search_path = first, second', current_database()); END$$"
+    )
+    one = outside("DROP INDEX CONCURRENTLY i")
+    with bench.holder() as held, pytest.MonkeyPatch.context() as patched:
+        _die_after_the_statement(patched)
+        with pytest.raises(Killed):
+            held.apply(one, "d", soon())
+    with bench.holder(2) as held:
+        with pytest.raises(MigrationFailed, match="in the history already"):
+            held.apply(one, "d", soon())
+        assert [row.state.value for row in held.history()] == ["applied"]
+    assert bench.column("SELECT to_regclass('second.i') IS NOT NULL") == [True]
+
+
+# --- what failed, and may have done a part
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def _die(_statement: _Statement, **_arguments: Any) -> None:
+    raise Killed
+
+
+def _die_after_the_statement(patched: pytest.MonkeyPatch) -> None:
+    real = _Statement.run
+
+    def dying(self: _Statement, **arguments: Any) -> None:
+        real(self, **arguments)
+        raise Killed
+
+    patched.setattr(_Statement, "run", dying)
+
+
+def _repeatable(one: Migration) -> Migration:
+    return replace(one, up=Script(one.up.sql, one.up.line, transactional=False, repeatable=True))
+
+
+_IN_PARTS = """DO $$ BEGIN INSERT INTO orders VALUES (7); COMMIT;
+    IF EXISTS (SELECT FROM broken) THEN RAISE 'the second part failed'; END IF; END $$"""
+
+
+@pytest.fixture
+def in_parts(orders: Bench) -> Bench:
+    orders.execute("""CREATE TABLE broken (x int); INSERT INTO broken VALUES (1);
+        CREATE PROCEDURE p() LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO orders VALUES (7); COMMIT;
+            IF EXISTS (SELECT FROM broken) THEN PERFORM nothing(); END IF; END $$""")
+    return orders
+
+
+def _sevens(bench: Bench) -> int:
+    return int(bench.column("SELECT count(*) FROM orders WHERE id = 7")[0])
+
+
+@pytest.mark.parametrize("statement", [_IN_PARTS, "CALL p()"], ids=["DO", "CALL"])
+def test_what_commits_in_parts_and_fails_stays_in_doubt_and_is_not_run_again(
+    in_parts: Bench, statement: str
+) -> None:
+    one = outside(statement)
+    with pytest.raises(RepairRequired, match="part of it may be committed") as failed:
+        in_parts.apply(one)
+    assert "`lambda-migrate repair 1 --as applied`" in str(failed.value)
+    assert "`lambda-migrate repair 1 --as pending`" in failed.value.cause
+    assert failed.value.sqlstate in ("P0001", "42883")
+    in_parts.execute("DELETE FROM broken")
+    with pytest.raises(RepairRequired):
+        in_parts.apply(one, fence=2)
+    assert (_sevens(in_parts), in_parts.states()) == (1, {1: "started"})
+
+
+@pytest.mark.parametrize("statement", [_IN_PARTS, "CALL p()"], ids=["DO", "CALL"])
+def test_what_is_declared_repeatable_is_pending_again(in_parts: Bench, statement: str) -> None:
+    one = _repeatable(outside(statement))
+    with pytest.raises(MigrationFailed) as failed:
+        in_parts.apply(one)
+    assert (type(failed.value), in_parts.versions()) == (MigrationFailed, [])
+    _interrupted(in_parts, one)
+    _settle(in_parts)
+    assert in_parts.versions() == []
+    in_parts.execute("DELETE FROM broken")
+    in_parts.apply(one, fence=3)
+    assert (_sevens(in_parts), in_parts.states()) == (2, {1: "applied"})
+
+
+def test_a_down_script_declared_repeatable_is_run_again(in_parts: Bench) -> None:
+    down = Script("CALL p()", 7, transactional=False, repeatable=True)
+    one = replace(migration("SELECT 1"), down=down)
+    in_parts.apply(one)
+    for fence in (2, 3):
+        with in_parts.holder(fence) as held:
+            (row,) = held.history()
+            assert row.down == down
+            with pytest.raises(MigrationFailed):
+                held.revert(row, soon())
+        assert in_parts.states() == {1: "applied"}
+    assert _sevens(in_parts) == 2
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CALL nothing()",
+        "DO $$ BEGIN; selec; END $$",
+        "CALL p(",
+        "INSERT INTO orders SELECT 1 / (id - id) FROM orders",
+        "ALTER TABLE orders ADD CHECK (id > 1)",
+        "DELETE FROM nothing",
+        "REVOKE SELECT ON nothing FROM PUBLIC",
+    ],
+)
+def test_what_cannot_have_done_anything_leaves_no_doubt(in_parts: Bench, statement: str) -> None:
+    """PostgreSQL could not read it, or it undoes as a whole what it cannot finish."""
+    with pytest.raises(MigrationFailed) as failed:
+        in_parts.apply(outside(statement))
+    assert (type(failed.value), in_parts.versions()) == (MigrationFailed, [])
+
+
+# --- interrupted for real
+
+
+def _cancelled_half_way(bench: Bench, one: Migration, old: str) -> None:
+    """Run it until its deadline, while an older transaction keeps it from its second half."""
+    with bench.connect() as older, bench.holder() as held:
+        older.run("BEGIN")
+        older.run(old)
+        with pytest.raises(MigrationFailed, match="deadline"):
+            held.apply(one, "d", soon(0.6))
+        until(lambda: not bench.is_running("CONCURRENTLY"))
+    assert bench.states() == {1: "started"}
+
+
+def test_an_index_is_not_compared_where_the_role_may_not_make_a_copy(bench: Bench) -> None:
+    """What was not there before the intent is the statement's own; without an intent it counts not.
+
+    A database may refuse temporary tables.
+    """
+    bench.execute(
+        """DO $$BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'plain')
+            THEN CREATE ROLE plain LOGIN; END IF;
+            EXECUTE format('GRANT CREATE ON DATABASE %I TO plain', current_database());
+            EXECUTE format('REVOKE TEMP ON DATABASE %I FROM PUBLIC', current_database()); END$$;
+            CREATE TABLE orders (id int); ALTER TABLE orders OWNER TO plain;
+            GRANT CREATE ON SCHEMA public TO plain"""
+    )
+    plain = Bench(replace(bench.address, user="plain"))
+    with plain.holder() as held, pytest.MonkeyPatch.context() as patched:
+        _die_after_the_statement(patched)
+        with pytest.raises(Killed):
+            held.apply(outside(BUILD), "d", soon())
+    _settle(plain)
+    assert plain.states() == {1: "applied"}
+    with pytest.raises(MigrationFailed, match="could not be compared"):
+        plain.apply(outside(BUILD.replace("i ON", "IF NOT EXISTS i ON"), 2), fence=3)
+    grant = "GRANT TEMP ON DATABASE %I TO PUBLIC"
+    bench.execute(f"DO $$BEGIN EXECUTE format('{grant}', current_database()); END$$")
+
+
+def test_a_detach_that_was_interrupted_is_finished(each_bench: Bench) -> None:
+    each_bench.execute(_PARTITIONS)
+    detach = outside("ALTER TABLE p DETACH PARTITION p1 CONCURRENTLY")
+    _cancelled_half_way(each_bench, detach, "SELECT * FROM p")
+    assert each_bench.column("SELECT inhdetachpending FROM pg_inherits") == [True]
+    _settle(each_bench)
+    assert each_bench.column("SELECT count(*) FROM pg_inherits") == [0]
+    assert each_bench.states() == {1: "applied"}
+
+
+_TOAST = """CREATE TABLE docs (id int PRIMARY KEY, t text);
+    INSERT INTO docs SELECT g, g FROM generate_series(1, 9) g"""
+
+
+@pytest.mark.parametrize("what", ["TABLE CONCURRENTLY docs", "SCHEMA CONCURRENTLY public"])
+def test_what_an_interrupted_reindex_left_on_the_toast_table_is_dropped(
+    each_bench: Bench, what: str
+) -> None:
+    each_bench.execute(_TOAST)
+    _cancelled_half_way(each_bench, outside(f"REINDEX {what}"), "SELECT * FROM docs")
+    _settle(each_bench)
+    assert each_bench.column("SELECT indexrelid FROM pg_index WHERE NOT indisvalid") == []
+    each_bench.apply(outside(f"REINDEX {what}"), fence=3)
+    assert each_bench.states() == {1: "applied"}
+
+
+def test_what_an_interrupted_reindex_left_on_partitions_is_dropped(each_bench: Bench) -> None:
+    each_bench.execute(
+        "CREATE SCHEMA s; CREATE TABLE p (id int PRIMARY KEY, t text) PARTITION BY RANGE (id);"
+        'CREATE TABLE s."P 1" PARTITION OF p FOR VALUES FROM (0) TO (10)'
+    )
+    one = outside("REINDEX TABLE CONCURRENTLY p")
+    _cancelled_half_way(each_bench, one, "SELECT * FROM p")
+    assert each_bench.column("SELECT 1 FROM pg_index WHERE NOT indisvalid") != []
+    _settle(each_bench)
+    assert each_bench.column("SELECT 1 FROM pg_index WHERE NOT indisvalid") == []
+    assert each_bench.versions() == []
+
+
+def test_a_leftover_that_the_role_may_not_drop_is_reported_once_and_then_left(bench: Bench) -> None:
+    """No owner of a table may use the schema of its TOAST table."""
+    bench.execute(
+        f"""{_TOAST}; CREATE TABLE s (x int); DO $$BEGIN IF NOT EXISTS (
+            SELECT FROM pg_roles WHERE rolname = 'plain') THEN CREATE ROLE plain LOGIN; END IF;
+            EXECUTE format('GRANT CREATE ON DATABASE %I TO plain', current_database()); END$$;
+            ALTER TABLE docs OWNER TO plain; GRANT CREATE ON SCHEMA public TO plain"""
+    )
+    plain = Bench(replace(bench.address, user="plain"))
+    one = outside("REINDEX TABLE CONCURRENTLY docs")
+    _cancelled_half_way(plain, one, "SELECT * FROM docs")
+    with pytest.raises(RepairRequired, match=r"DROP INDEX CONCURRENTLY pg_toast\..*--as pending"):
+        _settle(plain)
+    with plain.holder(3) as held, pytest.MonkeyPatch.context() as patched:
+        held.forget([1])
+        patched.setattr(_Statement, "run", _die)
+        with pytest.raises(Killed):
+            held.apply(one, "d", soon())
+    with plain.holder(4) as held:
+        held.apply(one, "d", soon())
+    assert plain.states() == {1: "applied"}
+    assert len(bench.column("SELECT indexrelid FROM pg_index WHERE NOT indisvalid")) == 1
+
+
+def test_an_index_on_only_a_partitioned_table_is_complete_although_invalid(
+    each_bench: Bench,
+) -> None:
+    each_bench.execute(f"{_PARTITIONS}; CREATE INDEX i ON ONLY p (id)")
+    assert each_bench.is_valid("i") is False
+    _interrupted(each_bench, outside("CREATE INDEX i ON ONLY p (id)"))
+    _settle(each_bench)
+    assert each_bench.states() == {1: "applied"}
+
+
+# --- a row in doubt is settled before anything else begins
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_applying_over_a_row_in_doubt_settles_it_first(orders: Bench, is_there: bool) -> None:
+    if is_there:
+        orders.execute(BUILD.replace("CONCURRENTLY", ""))
+    _interrupted(orders, outside(BUILD))
+    with orders.holder(2) as held:
+        if is_there:
+            with pytest.raises(MigrationFailed, match="in the history already"):
+                held.apply(outside(BUILD), "d", soon())
+        else:
+            held.apply(outside(BUILD), "d", soon())
+    assert (orders.is_valid("i"), orders.states()) == (True, {1: "applied"})
+
+
+@pytest.mark.parametrize("outside_down", [True, False])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_reverting_a_row_in_doubt_settles_it_first(
+    orders: Bench, is_there: bool, outside_down: bool
+) -> None:
+    down = "DROP INDEX CONCURRENTLY i" if outside_down else "DROP INDEX i"
+    if is_there:
+        orders.execute(BUILD.replace("CONCURRENTLY", ""))
+    _interrupted(orders, outside(BUILD, down=down, down_outside=outside_down))
+    with orders.holder(2) as held:
+        (row,) = held.history()
+        held.revert(row, soon())
+    assert (orders.is_valid("i"), orders.states()) == (None, {})

@@ -1,0 +1,406 @@
+"""`plan --execute` at a terminal: what it asks, answers and shows, on the fakes."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from lambda_migrate.cli import main
+from lambda_migrate.cli.render_dry_run import rehearsal_view
+from lambda_migrate.cli.terminal import Terminal
+from lambda_migrate.commands.dry_run import rehearsal_document, rehearsal_question
+from lambda_migrate.commands.dry_run_advice import advice_on
+from lambda_migrate.commands.prompt import Unattended
+from lambda_migrate.engine.dry_run import Rehearsed, RehearsedStep
+from lambda_migrate.engine.operations import Forecast
+from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable, MigrationFailed
+from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.migrations import Manifest, Migration, Plan, Script
+from lambda_migrate.postgresql.dry_run_effects import Lock, Measured, MovedSequence, TableChange
+from lambda_migrate.testing import InMemoryDatabase
+
+Run = Callable[..., tuple[int, str, str]]
+PLACE = {
+    "target": "default",
+    "database": "db:5432/orders",
+    "environment": "",
+    "schema": "lambda_migrate",
+    "directory": "migrations",
+}
+ORDERS = "public.orders"
+
+
+@pytest.fixture
+def database() -> InMemoryDatabase:
+    return InMemoryDatabase()
+
+
+@pytest.fixture
+def store() -> InMemoryLeaseTable:
+    return InMemoryLeaseTable()
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    database: InMemoryDatabase,
+    store: InMemoryLeaseTable,
+) -> Run:
+    scripts = ("create table orders ()", "select dblink('x', 'y')", "select 1")
+    for version, script in enumerate(scripts, 1):
+        (tmp_path / f"{version:04d}_m.sql").write_text(f"-- migrate:up\n{script};\n")
+    (tmp_path / "0004_m.sql").write_text("-- migrate:up transaction:false\nvacuum;\n")
+    monkeypatch.setattr("lambda_migrate.wiring.make_database", lambda _settings: database)
+    monkeypatch.setattr("lambda_migrate.wiring.make_store", lambda _settings, **_parts: store)
+    monkeypatch.setenv("LAMBDA_MIGRATE_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("LAMBDA_MIGRATE_DATABASE_URL", "postgresql://app@localhost/orders")
+    monkeypatch.setenv("LAMBDA_MIGRATE_TABLE", "leases")
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = main(["plan", "--execute", *arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def answer(run: Run, *arguments: str) -> tuple[int, dict[str, Any]]:
+    code, out, _err = run(*arguments, "--format", "json")
+    document: dict[str, Any] = json.loads(out)
+    return code, document
+
+
+# --- asking
+
+
+def test_without_a_terminal_it_needs_a_yes_and_says_what_it_would_do(
+    run: Run, database: InMemoryDatabase
+) -> None:
+    code, out, err = run()
+    assert (code, out) == (2, "")
+    assert "this runs 4 migrations on memory:5432/test in one transaction and rolls it" in err
+    assert "no rollback undoes this: 0002_m: dblink" in err
+    assert "--yes" in err
+    assert database.effects == []
+
+
+def test_production_needs_more_than_a_yes(run: Run, database: InMemoryDatabase) -> None:
+    database.environment = "production"
+    where = ("--environment", "production")
+    code, _, err = run("--yes", *where)
+    assert code == 2
+    assert "say --in-production as well" in err
+    assert run("--in-production", *where)[0] == 2
+    assert run("--yes", "--in-production", *where)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "agreed"), [("production\n", True), ("y\n", False), ("\n", False), ("", False)]
+)
+def test_at_a_terminal_production_is_typed_out(
+    monkeypatch: pytest.MonkeyPatch, said: str, agreed: bool
+) -> None:
+    class Keyboard(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    terminal.err = Console(file=io.StringIO(), force_terminal=True)
+    monkeypatch.setattr("sys.stdin", Keyboard(said))
+    assert terminal.confirm("there?", yes=True, word="production", flag="in_production") is agreed
+
+
+def forecast(environment: str) -> Forecast:
+    one = Migration(1, "0001_m", Script("select 1"), None, "c")
+    return Forecast(Plan(pending=(one,)), Manifest([one]), environment)
+
+
+@pytest.mark.parametrize(
+    ("environment", "in_production", "word"),
+    [("staging", False, ""), ("production", False, "production"), ("production", True, "")],
+)
+def test_the_question_is_graver_in_production(
+    environment: str, in_production: bool, word: str
+) -> None:
+    question = rehearsal_question(forecast(environment), PLACE, in_production=in_production)
+    assert question.word == word
+    assert (environment in question.ask) is bool(word)
+
+
+def test_whoever_is_not_there_has_to_have_said_production_before() -> None:
+    question = rehearsal_question(forecast("production"), PLACE, in_production=False)
+    with pytest.raises(ConfigurationError, match="`in_production`"):
+        Unattended(yes=True).confirm(question)
+    said = rehearsal_question(forecast("production"), PLACE, in_production=True)
+    with pytest.raises(ConfigurationError, match="`yes`"):
+        Unattended().confirm(said)
+    assert Unattended(yes=True).confirm(said)
+
+
+# --- answering
+
+
+def test_it_answers_the_plan_with_what_was_measured(
+    run: Run, database: InMemoryDatabase, store: InMemoryLeaseTable
+) -> None:
+    change = TableChange(ORDERS, inserted=1, updated=2, deleted=0, scanned=0, bytes_after=8192)
+    database.measured[1] = Measured(0, (Lock(ORDERS, "table", "SHARE"),), (change,))
+    database.moved = (MovedSequence("public.s", 1, 4),)
+    code, document = answer(run, "--yes")
+    assert code == 0
+    assert [each["version"] for each in document["pending"]] == [1, 2, 3, 4]
+    found = document["rehearsal"]
+    assert (found["outcome"], found["rollback_confirmed"], found["error"]) == (
+        "incomplete",
+        True,
+        None,
+    )
+    first, *_, last = found["migrations"]
+    assert (first["outcome"], last["outcome"]) == ("rehearsed", "not_rehearsed")
+    assert first["locks"] == [
+        {**asdict(Lock(ORDERS, "table", "SHARE")), "blocks": ["writes"]},
+    ]
+    assert first["tables"] == [asdict(change)]
+    assert found["not_undone"]["dead_rows"] == [{"table": ORDERS, "rows": 3}]
+    assert found["not_undone"]["sequences"] == [{"sequence": "public.s", "before": 1, "after": 4}]
+    assert found["not_undone"]["effects"][0].startswith("0002_m: dblink")
+    assert (database.effects, store.state.owner, store.state.failure) == ([], None, None)
+
+
+def test_a_failure_exits_with_1_and_what_was_measured_is_answered_all_the_same(
+    run: Run, database: InMemoryDatabase
+) -> None:
+    database.fail(2, MigrationFailed("no such table", migration="0002_m", sqlstate="42P01"))
+    code, document = answer(run, "--yes")
+    found = document["rehearsal"]
+    assert (code, found["outcome"]) == (1, "failed")
+    assert [each["outcome"] for each in found["migrations"]] == [
+        "rehearsed",
+        "failed",
+        "not_reached",
+        "not_reached",
+    ]
+    assert (found["error"]["migration"], found["error"]["sqlstate"]) == ("0002_m", "42P01")
+    code, out, err = run("--yes")
+    assert code == 1
+    assert "0001_m  rehearsed" in out
+    assert "a migration failed\n0002_m: no such table [42P01]" in out
+    assert err == ""
+
+
+def test_a_script_at_fault_is_told_as_by_plan_and_nothing_runs(
+    run: Run, tmp_path: Path, store: InMemoryLeaseTable
+) -> None:
+    (tmp_path / "0003_m.sql").write_text("-- migrate:up\ncommit;\n")
+    code, document = answer(run, "--yes")
+    assert (code, document["can_go_on"], "rehearsal" in document) == (1, False, False)
+    assert store.state.fence == 0
+
+
+def test_somebody_elses_lease_exits_with_4(run: Run, store: InMemoryLeaseTable) -> None:
+    store.acquire("somebody")
+    assert answer(run, "--yes")[0] == 4
+
+
+def test_nothing_pending_is_nothing_to_ask(run: Run) -> None:
+    assert main(["up"]) == 0
+    code, out, _ = run()
+    assert code == 0
+    assert "nothing to rehearse" in out
+
+
+# --- advising
+
+
+def advised(lock: Lock | None, change: TableChange | None, *, seconds: float = 2.0) -> list[str]:
+    measured = Measured(seconds, (lock,) if lock else (), (change,) if change else ())
+    return list(advice_on(RehearsedStep(7, "0007_m", "rehearsed", measured=measured)))
+
+
+OPEN = TableChange(ORDERS, 0, 0, 0, 0, bytes_before=8192, bytes_after=8192)
+EXCLUSIVE = Lock(ORDERS, "table", "ACCESS EXCLUSIVE")
+
+
+@pytest.mark.parametrize(
+    ("lock", "change", "told"),
+    [
+        (EXCLUSIVE, replace(OPEN, rewritten=True, scanned=9), "add a new column instead"),
+        (Lock(ORDERS, "table", "SHARE"), replace(OPEN, scanned=9), "build it CONCURRENTLY"),
+        (EXCLUSIVE, replace(OPEN, updated=9), "in a migration of their own"),
+        (EXCLUSIVE, replace(OPEN, scanned=9), "NOT VALID"),
+        (EXCLUSIVE, OPEN, "do what is slow in a migration of its own"),
+        (EXCLUSIVE, None, "do what is slow in a migration of its own"),
+        (Lock(ORDERS, "table", "ROW EXCLUSIVE"), replace(OPEN, updated=10_000), "in batches"),
+        (replace(EXCLUSIVE, since="0001_m"), replace(OPEN, rewritten=True), "a new column"),
+    ],
+)
+def test_a_lock_held_for_long_has_a_known_way_around_it(
+    lock: Lock, change: TableChange | None, told: str
+) -> None:
+    (sentence,) = advised(lock, change)
+    assert told in sentence
+    assert "for up to 2.0 s" in sentence
+    assert advised(lock, change, seconds=0.9) == []
+
+
+@pytest.mark.parametrize(
+    ("lock", "change"),
+    [
+        (Lock(ORDERS, "table", "ROW EXCLUSIVE"), replace(OPEN, updated=9_999)),
+        (replace(EXCLUSIVE, since="0001_m"), replace(OPEN, scanned=9)),
+        (replace(EXCLUSIVE, is_new=True), replace(OPEN, updated=99_999, is_new=True)),
+        (None, None),
+    ],
+)
+def test_what_is_in_nobodys_way_or_not_proved_is_not_held_against_it(
+    lock: Lock | None, change: TableChange | None
+) -> None:
+    assert advised(lock, change) == []
+
+
+# --- showing
+
+
+def printed(rehearsed: Rehearsed, *, width: int = 120) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, markup=False, highlight=False)
+    for view in rehearsal_view({**PLACE, "rehearsal": rehearsal_document(rehearsed)}, width=width):
+        console.print(view)
+    assert isinstance(console.file, io.StringIO)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+CHANGE = TableChange(
+    ORDERS, 0, 300_015, 0, 300_015, bytes_before=65 * 2**20, bytes_after=98 * 2**20, rows=300_000
+)
+STEPS = (
+    RehearsedStep(
+        1,
+        "0001_a_migration_with_quite_a_long_name",
+        "rehearsed",
+        seconds=0.012,
+        measured=Measured(
+            0.012,
+            (
+                Lock(ORDERS, "table", "ACCESS EXCLUSIVE"),
+                Lock("public.customers", "table", "SHARE ROW EXCLUSIVE"),
+                Lock("public.orders_id_seq", "sequence", "ROW EXCLUSIVE"),
+            ),
+            (
+                replace(CHANGE, updated=0, scanned=0),
+                replace(CHANGE, table="public.customers", updated=0, bytes_after=65 * 2**20),
+            ),
+        ),
+    ),
+    RehearsedStep(
+        2,
+        "0002_fill",
+        "rehearsed",
+        seconds=3.4,
+        measured=Measured(3.4, (Lock(ORDERS, "table", "ROW EXCLUSIVE"),), (CHANGE,)),
+    ),
+    RehearsedStep(
+        3,
+        "0003_alter",
+        "rehearsed",
+        seconds=0.5,
+        measured=Measured(
+            0.5,
+            (
+                Lock(ORDERS, "table", "ACCESS EXCLUSIVE", since="0001_a"),
+                Lock("public.by_total", "index", "ACCESS EXCLUSIVE"),
+                Lock("public.totals", "table", "ACCESS EXCLUSIVE", is_new=True),
+            ),
+            (
+                replace(CHANGE, updated=0),
+                TableChange("public.totals", 5, 0, 0, 0, bytes_after=8192, is_new=True),
+            ),
+        ),
+    ),
+    RehearsedStep(4, "0004_index", "not rehearsed", "it runs outside a transaction"),
+)
+WHOLE = Rehearsed(
+    STEPS,
+    retried=("0001_a: lock timeout [55P03]",),
+    sequences=(MovedSequence("public.s", None, 4), MovedSequence("public.t", 1, None)),
+    lasting=("0002_fill: dblink: what it commits on its own connection stays",),
+    seconds=4.1,
+)
+
+
+def test_each_migration_is_a_line_with_its_tables_in_columns_below() -> None:
+    assert printed(WHOLE) == [
+        "rehearsed 3 of 4 migrations on db:5432/orders in 4.1 s, and rolled it all back",
+        "",
+        "  table             lock                 blocks            rows, size",
+        "0001_a_migration_with_quite_a_long_name  rehearsed in 12 ms",
+        "  public.orders     ACCESS EXCLUSIVE     reads and writes  65 MB to 98 MB",
+        "  public.customers  SHARE ROW EXCLUSIVE  writes            300,015 scanned; 65 MB",
+        "0002_fill  rehearsed in 3.4 s",
+        "  public.orders     ROW EXCLUSIVE        the same rows     300,015 updated, 300,015"
+        " scanned; 65 MB to 98 MB",
+        "0003_alter  rehearsed in 500 ms",
+        "  public.orders     ACCESS EXCLUSIVE*    reads and writes  300,015 scanned;"
+        " 65 MB to 98 MB",
+        "  public.by_total   ACCESS EXCLUSIVE     reads and writes",
+        "  public.totals     new                  nobody            5 inserted; 8.0 kB",
+        "0004_index  not rehearsed",
+        "",
+        "* held by an earlier migration of this rehearsal, so whether this one takes it too cannot"
+        " be seen",
+        "not rehearsed:",
+        "- 0004_index: it runs outside a transaction",
+        "begun anew, as others were in the way:",
+        "- 0001_a: lock timeout [55P03]",
+        "advice:",
+        "- 0002_fill locks 300,015 rows of public.orders for up to 3.4 s: write them in batches,"
+        " each in a transaction of its own",
+        "what no rollback undoes:",
+        "- public.orders holds 300,015 dead row versions until it is vacuumed",
+        "- public.s went from no value to 4",
+        "- public.t went from 1 to somewhere that may not be read",
+        "- 0002_fill: dblink: what it commits on its own connection stays",
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_no_line_is_wider_than_the_terminal_and_no_lock_is_cut(width: int) -> None:
+    lines = printed(WHOLE, width=width)
+    assert max(map(len, lines)) <= width
+    assert sum("ACCESS EXCLUSIVE" in line for line in lines) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        (replace(CHANGE, updated=0, scanned=0, rewritten=True), "rewritten; 65 MB to 98 MB"),
+        (replace(CHANGE, updated=0, scanned=0, bytes_after=None), "65 MB, dropped"),
+        (TableChange(ORDERS, bytes_after=2048), "rows not counted; 2.0 kB"),
+    ],
+)
+def test_what_happened_to_a_table_is_said_in_a_few_words(change: TableChange, shown: str) -> None:
+    held = Lock(ORDERS, "table", "ACCESS EXCLUSIVE", since="0001_a")
+    step = replace(STEPS[0], measured=Measured(0, (held,), (change,)))
+    line = next(line for line in printed(Rehearsed((step,))) if ORDERS in line)
+    assert line.endswith(shown)
+    # A rewrite, or a drop, takes that lock whoever holds it already.
+    assert ("EXCLUSIVE*" in line) is (change.inserted is None)
+
+
+def test_a_broken_connection_is_not_said_to_be_a_confirmed_rollback() -> None:
+    failed = replace(STEPS[1], outcome="failed", measured=None)
+    error = DatabaseUnavailable("the connection broke")
+    lines = printed(Rehearsed((STEPS[0], failed), error=error, is_confirmed=False, seconds=1))
+    assert lines[0].startswith(
+        "rehearsed 1 of 2 migrations on db:5432/orders in 1.0 s, and was not"
+    )
+    assert lines[-2:] == ["the database cannot be reached", "the connection broke"]

@@ -1,0 +1,33 @@
+"""What a command works on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lambda_migrate.clock import Deadline
+from lambda_migrate.commands.context import Site
+from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
+from lambda_migrate.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+def test_no_call_of_a_command_waits_for_credentials_past_its_timeout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the first read, and that of the lease alone: nothing holds the lease yet."""
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    (tmp_path / "0001_a.sql").write_text("-- migrate:up\nSELECT 1;\n")
+    settings = Settings(
+        target="orders",
+        table="leases",
+        database_url="postgresql://app@localhost/orders",
+        directory=str(tmp_path),
+    )
+    site = Site(settings, Deadline.after(5), {})
+    for store in (site.store, site.maintenance.target.store):
+        assert isinstance(store, DynamoDBLeaseTable)
+        assert store.credentials_deadline is site.deadline

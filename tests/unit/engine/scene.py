@@ -1,0 +1,281 @@
+"""A target on fakes, with everything that a test may want to break or to count."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from lambda_migrate.clock import Deadline
+from lambda_migrate.engine.operations import Maintenance
+from lambda_migrate.engine.runner import MigrationRunner
+from lambda_migrate.engine.target import Policy, Target
+from lambda_migrate.errors import LeaseStoreUnavailable
+from lambda_migrate.lease.readiness import Check, record_check
+from lambda_migrate.lease.record import DatabaseRecord, Failure, Lease, LeaseState, Progress
+from lambda_migrate.migrations import EMPTY_DIGEST, Manifest, Migration, Script
+from lambda_migrate.migrations.digest import checksum_of
+from lambda_migrate.testing import (
+    FakeClock,
+    FixedRandom,
+    InMemoryDatabase,
+    InMemoryFlags,
+    InMemoryLeaseTable,
+    RecordingObserver,
+)
+
+T = TypeVar("T")
+
+LEASE_SECONDS = 20.0
+
+
+def migration(
+    version: int,
+    sql: str = "SELECT 1",
+    *,
+    down: str | None = "SELECT 2",
+    transactional: bool = True,
+) -> Migration:
+    """A migration; its name is ``000<version>_m``."""
+    return Migration(
+        version=version,
+        name=f"{version:04d}_m",
+        up=Script(sql, transactional=transactional),
+        down=None if down is None else Script(down, transactional=transactional),
+        checksum=checksum_of(f"{version} {sql} {down}"),
+        path=f"migrations/{version:04d}_m.sql",
+    )
+
+
+def manifest(*versions: int) -> Manifest:
+    """Migrations of these versions."""
+    return Manifest(migration(version) for version in versions)
+
+
+class SceneClock(FakeClock):
+    """A clock that makes things happen at their time, as others' doing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._plans: list[tuple[float, Callable[[], object]]] = []
+
+    def at(self, seconds: float, act: Callable[[], object]) -> None:
+        """Let ``act`` happen ``seconds`` from now."""
+        self._plans.append((self.monotonic() + seconds, act))
+        self._plans.sort(key=lambda plan: plan[0])
+
+    def advance(self, seconds: float) -> None:
+        end = self.monotonic() + max(0.0, seconds)
+        while self._plans and self._plans[0][0] <= end:
+            when, act = self._plans.pop(0)
+            super().advance(when - self.monotonic())
+            act()
+        super().advance(end - self.monotonic())
+
+
+class SceneTable(InMemoryLeaseTable):
+    """A lease table that writes down its calls and can be made to fail before or after each."""
+
+    def __init__(self, *, clock: FakeClock) -> None:
+        super().__init__(lease_seconds=LEASE_SECONDS, clock=clock)
+        self.log: list[str] = []
+        self.is_down = False
+        self.before: dict[str, Callable[[], object]] = {}
+        """What happens once, just before the next call of that name."""
+        self.after: dict[str, Callable[[], object]] = {}
+        """What happens once, when the next call of that name was done but not yet answered."""
+
+    def read(self, *, consistent: bool = False) -> LeaseState:
+        return self._through("read", lambda: super(SceneTable, self).read(consistent=consistent))
+
+    def acquire(
+        self, owner: str, *, seen: LeaseState | None = None, watched: bool = False
+    ) -> Lease | LeaseState:
+        return self._through(
+            "acquire", lambda: super(SceneTable, self).acquire(owner, seen=seen, watched=watched)
+        )
+
+    def renew(self, lease: Lease, progress: Progress | None = None) -> Lease:
+        return self._through("renew", lambda: super(SceneTable, self).renew(lease, progress))
+
+    def lift(self, lease: Lease, fence: int) -> Lease:
+        return self._through("lift", lambda: super(SceneTable, self).lift(lease, fence))
+
+    def withdraw(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
+        return self._through("withdraw", lambda: super(SceneTable, self).withdraw(lease, databases))
+
+    def complete(
+        self,
+        lease: Lease,
+        databases: Mapping[str, DatabaseRecord],
+        failures: Sequence[Failure] = (),
+    ) -> None:
+        self._through(
+            "complete", lambda: super(SceneTable, self).complete(lease, databases, failures)
+        )
+
+    def look(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
+        self._through("look", lambda: super(SceneTable, self).look(lease, databases))
+
+    def fail(self, lease: Lease, failure: Failure) -> None:
+        self._through("fail", lambda: super(SceneTable, self).fail(lease, failure))
+
+    def release(self, lease: Lease) -> None:
+        self._through("release", lambda: super(SceneTable, self).release(lease))
+
+    def _through(self, name: str, act: Callable[[], T]) -> T:
+        self.log.append(name)
+        if self.is_down:
+            self.calls += 1
+            raise LeaseStoreUnavailable("DynamoDB did not answer")
+        self.before.pop(name, lambda: None)()
+        answer = act()
+        self.after.pop(name, lambda: None)()
+        return answer
+
+
+class Address:
+    """A database as another address shows it."""
+
+    def __init__(self, database: InMemoryDatabase, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
+        self._database = database
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+
+def copied(database: InMemoryDatabase, address: str) -> InMemoryDatabase:
+    """A copy of every byte, the identity included; what happens to one does not reach the other."""
+    other = InMemoryDatabase(fingerprint=address, clock=database._clock)
+    restore(other, database)
+    return other
+
+
+def restore(database: InMemoryDatabase, backup: InMemoryDatabase) -> None:
+    """Put back the state that ``backup`` holds, as a restore in place does."""
+    database.token, database._owner = backup.token, backup._owner
+    database.environment, database.identity = backup.environment, backup.identity
+    database.effects, database.reverted = list(backup.effects), list(backup.reverted)
+    database._rows = dict(backup._rows)
+    database._took_effect = dict(backup._took_effect)
+
+
+def item_size(value: Any) -> int:
+    """How many bytes DynamoDB counts for an attribute value: names and values, as documented."""
+    kind, content = next(iter(value.items()))
+    if kind == "M":
+        return 3 + sum(len(key.encode()) + item_size(each) + 1 for key, each in content.items())
+    if kind == "N":
+        return len(content) // 2 + 2
+    return 1 if kind == "BOOL" else len(content.encode() if kind == "S" else content)
+
+
+def prefixes(manifest: Manifest) -> list[str]:
+    """The digests of everything that a database with these migrations satisfies."""
+    return [EMPTY_DIGEST, *(manifest.digest_at(each.version) for each in manifest)]
+
+
+def raises(error: BaseException) -> Callable[[], None]:
+    """Something that raises ``error`` when it is called."""
+
+    def act() -> None:
+        raise error
+
+    return act
+
+
+@dataclass
+class Scene:
+    """One target and all that it stands on."""
+
+    clock: SceneClock = field(default_factory=SceneClock)
+    observer: RecordingObserver = field(default_factory=RecordingObserver)
+    environment: str = ""
+    flags: InMemoryFlags | None = None
+
+    def __post_init__(self) -> None:
+        self.table = SceneTable(clock=self.clock)
+        self.database = InMemoryDatabase(clock=self.clock)
+
+    def target(self, **policy: Any) -> Target:
+        return Target(
+            name="orders",
+            store=self.table,
+            database=self.database,
+            environment=self.environment,
+            policy=Policy(**policy),
+            clock=self.clock,
+            random=FixedRandom(0.5),
+            observer=self.observer,
+            flags=self.flags,
+        )
+
+    def runner(self, manifest: Manifest, **policy: Any) -> MigrationRunner:
+        return MigrationRunner(manifest, self.target(**policy))
+
+    def maintenance(self, manifest: Manifest, *, evict: bool = True, **policy: Any) -> Maintenance:
+        return Maintenance(manifest, self.target(**policy), evict=evict)
+
+    def deadline(self, seconds: float = 60.0) -> Deadline:
+        return Deadline.after(seconds, self.clock)
+
+    def migrated(self, manifest: Manifest) -> Manifest:
+        """Bring database and item to ``manifest``; forget how."""
+        self.runner(manifest).ensure(self.deadline())
+        self.table.log.clear()
+        self.observer.events.clear()
+        return manifest
+
+    def held_by(
+        self, owner: str, *, seconds: float = LEASE_SECONDS, length: float = LEASE_SECONDS
+    ) -> Lease:
+        """Another process holds the lease for so long; its leases have that length."""
+        lease = InMemoryLeaseTable.acquire(self.table, owner)
+        assert isinstance(lease, Lease)
+        until = self.clock.wall_ms() + round(seconds * 1000)
+        self.change(lease_until_ms=until, lease_ms=round(length * 1000))
+        return lease
+
+    def finish(self, lease: Lease, manifest: Manifest) -> None:
+        """Somebody else completes ``manifest``."""
+        self.database.token, self.database._owner = lease.fence, lease.owner
+        databases = record_check(self.table.state.databases, self.check(manifest, lease))
+        InMemoryLeaseTable.complete(self.table, lease, databases)
+
+    def check(self, manifest: Manifest, lease: Lease) -> Check:
+        """What a check finds that finds the migrations of ``manifest`` applied."""
+        return Check(
+            identity=self.database.identity,
+            address=self.database.fingerprint,
+            digests=prefixes(manifest),
+            fence=lease.fence,
+            owner=lease.owner,
+            at_ms=self.clock.wall_ms(),
+        )
+
+    def ready(self, *manifests: Manifest) -> list[Manifest]:
+        """Those of ``manifests`` that the item marks ready at this scene's address."""
+        address = self.database.fingerprint
+        return [each for each in manifests if self.table.state.is_ready(each.digest, address)]
+
+    def through(self, address: str) -> Scene:
+        """The same target and the same database, which another address leads to."""
+        other = copy.copy(self)
+        other.database = Address(self.database, address)  # type: ignore[assignment]  # stands for it
+        return other
+
+    def copied(self, address: str) -> Scene:
+        """The same target, and at ``address`` a copy of the database with all that is in it."""
+        other = copy.copy(self)
+        other.database = copied(self.database, address)
+        return other
+
+    def lose(self, version: int) -> None:
+        """A row is gone, as after a restore or a change by hand."""
+        del self.database._rows[version]
+
+    def change(self, **changes: Any) -> None:
+        """Write the item past every condition."""
+        self.table.state = replace(self.table.state, **changes)

@@ -1,0 +1,369 @@
+"""The apply loop: failures and their pauses, rows in doubt, contradictions, what is vouched for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from lambda_migrate.engine.apply import next_failure, proved
+from lambda_migrate.engine.runner import Outcome
+from lambda_migrate.errors import (
+    ConfigurationError,
+    Diverged,
+    LeaseStoreUnavailable,
+    ManifestError,
+    MigrateError,
+    MigrationFailed,
+    NotReady,
+    RepairRequired,
+)
+from lambda_migrate.events import (
+    CheckFailed,
+    MigrationApplied,
+    MigrationBroke,
+    MigrationStarted,
+)
+from lambda_migrate.lease.record import LeaseState
+from lambda_migrate.migrations import (
+    EMPTY_DIGEST,
+    HistoryRow,
+    Manifest,
+    RowState,
+    make_plan,
+)
+from tests.unit.engine.scene import Scene, manifest, migration, raises
+
+V1, V2, V3 = manifest(1), manifest(1, 2), manifest(1, 2, 3)
+BOOM = MigrationFailed("division by zero", migration="0002_m", sqlstate="22012")
+
+
+def boom() -> MigrationFailed:
+    return MigrationFailed(BOOM.cause, migration=BOOM.migration, sqlstate=BOOM.sqlstate)
+
+
+# --- failures
+
+
+def test_of_fifty_starters_one_tries_and_fifty_fail_with_the_same_cause(scene: Scene) -> None:
+    tries: list[int] = []
+    scene.database.during = tries.append
+    scene.database.fail(2, boom())
+    errors: list[MigrationFailed] = []
+    for _ in range(50):
+        with pytest.raises(MigrationFailed) as caught:
+            scene.runner(V3).ensure(scene.deadline())
+        errors.append(caught.value)
+    assert tries == [1, 2]
+    assert scene.database.connections == 1
+    assert {(error.cause, error.sqlstate, error.migration) for error in errors} == {
+        ("division by zero", "22012", "0002_m")
+    }
+    assert {error.attempts for error in errors} == {1}
+    assert {error.retry_at_ms for error in errors} == {scene.clock.wall_ms() + 10_000}
+    assert len(scene.observer.of(MigrationBroke)) == 1
+    assert len(scene.observer.of(CheckFailed)) == 50
+
+
+def test_after_the_pause_one_starter_tries_again_and_the_pause_has_doubled(scene: Scene) -> None:
+    tries: list[int] = []
+    scene.database.during = tries.append
+    scene.database.fail(2, boom())
+    attempts: list[int] = []
+    for _ in range(3):
+        for _ in range(50):
+            with pytest.raises(MigrationFailed) as caught:
+                scene.runner(V3).ensure(scene.deadline())
+        attempts.append(caught.value.attempts)
+        assert caught.value.retry_at_ms is not None
+        scene.clock.advance((caught.value.retry_at_ms - scene.clock.wall_ms()) / 1000)
+    assert attempts == [1, 2, 3]
+    assert tries == [1, 2, 2, 2]
+    failure = scene.table.state.failure
+    assert failure is not None
+    assert failure.retry_at_ms - failure.at_ms == 40_000
+
+
+def test_after_the_pause_a_mended_database_is_migrated_from_where_it_stood(scene: Scene) -> None:
+    scene.database.fail(2, boom())
+    with pytest.raises(MigrationFailed):
+        scene.runner(V3).ensure(scene.deadline())
+    scene.database.fail(2, None)
+    scene.clock.advance(10)
+    assert scene.runner(V3).ensure(scene.deadline()) is Outcome.MIGRATED
+    assert scene.database.effects == ["0001_m", "0002_m", "0003_m"]
+    assert scene.table.state.failure is None
+
+
+def test_a_new_manifest_does_not_wait_for_the_pause(scene: Scene) -> None:
+    scene.database.fail(2, boom())
+    with pytest.raises(MigrationFailed):
+        scene.runner(V2).ensure(scene.deadline())
+    mended = Manifest([migration(1), migration(2, "SELECT 'mended'")])
+    scene.database.fail(2, None)
+    assert scene.runner(mended).ensure(scene.deadline()) is Outcome.MIGRATED
+
+
+def test_a_new_manifest_that_fails_counts_from_one(scene: Scene) -> None:
+    scene.database.fail(2, boom())
+    for _ in range(2):
+        with pytest.raises(MigrationFailed):
+            scene.runner(V2).ensure(scene.deadline())
+        scene.clock.advance(10)
+    with pytest.raises(MigrationFailed) as caught:
+        scene.runner(V3).ensure(scene.deadline())
+    assert caught.value.attempts == 1
+
+
+@pytest.mark.parametrize(
+    ("attempts", "pause_seconds", "expected_ms"),
+    [
+        (0, 10, 10_000),
+        (1, 10, 20_000),
+        (5, 10, 320_000),
+        (6, 10, 600_000),
+        (10_000, 10, 600_000),
+        (0, 5_000, 600_000),
+        (3, 0, 0),
+    ],
+)
+def test_the_pause_doubles_up_to_ten_minutes(
+    attempts: int, pause_seconds: float, expected_ms: int
+) -> None:
+    def after(state: LeaseState) -> int:
+        failure = next_failure(
+            state,
+            boom(),
+            digest="d",
+            version="2",
+            address="a",
+            pause_seconds=pause_seconds,
+            now_ms=7,
+        )
+        assert failure.attempts == attempts + 1
+        return failure.retry_at_ms - failure.at_ms
+
+    before = next_failure(
+        LeaseState(), boom(), digest="d", version="2", address="a", pause_seconds=1, now_ms=0
+    )
+    known = LeaseState(failure=replace(before, attempts=attempts) if attempts else None)
+    assert after(known) == expected_ms
+
+
+def test_a_cause_is_one_short_line() -> None:
+    error = ConfigurationError(["a" * 400, "b"])
+    failure = next_failure(
+        LeaseState(), error, digest="d", version="", address="a", pause_seconds=1, now_ms=0
+    )
+    assert "\n" not in failure.cause
+    assert len(failure.cause) == 300
+    assert (failure.migration, failure.sqlstate) == ("", "")
+
+
+def test_a_failure_names_its_migration_and_version(scene: Scene) -> None:
+    scene.database.fail(2, boom())
+    with pytest.raises(MigrationFailed):
+        scene.runner(V3).ensure(scene.deadline())
+    failure = scene.table.state.failure
+    assert failure is not None
+    assert (failure.digest, failure.version, failure.migration) == (V3.digest, "2", "0002_m")
+    assert scene.table.state.owner is None
+
+
+@pytest.mark.parametrize("gone", [LeaseStoreUnavailable("gone"), ConfigurationError("no table")])
+def test_a_failure_that_cannot_be_recorded_is_still_the_one_that_is_raised(
+    scene: Scene, gone: MigrateError
+) -> None:
+    scene.database.fail(1, boom())
+    scene.table.before["fail"] = raises(gone)
+    with pytest.raises(MigrationFailed, match="division by zero"):
+        scene.runner(V1).ensure(scene.deadline())
+
+
+def test_an_error_of_our_own_making_frees_the_lease(scene: Scene) -> None:
+    scene.database.during = lambda _version: raises(ZeroDivisionError("a bug"))()
+    with pytest.raises(ZeroDivisionError):
+        scene.runner(V1).ensure(scene.deadline())
+    assert scene.table.log == ["read", "acquire", "renew", "release"]
+    assert scene.table.state.owner is None
+
+
+def test_a_script_that_commits_keeps_everything_from_being_applied(scene: Scene) -> None:
+    bad = Manifest([migration(1), migration(2, "UPDATE a SET b = 1;\nCOMMIT")])
+    with pytest.raises(ManifestError, match=r"migrations/0002_m\.sql:2: COMMIT"):
+        scene.runner(bad).ensure(scene.deadline())
+    assert scene.database.effects == []
+    assert scene.observer.of(MigrationStarted) == []
+    failure = scene.table.state.failure
+    assert failure is not None
+    assert "0002_m.sql:2: COMMIT" in failure.cause
+    with pytest.raises(MigrationFailed, match="COMMIT"):
+        scene.runner(bad).ensure(scene.deadline())
+
+
+def test_an_applied_script_is_not_judged_again(scene: Scene) -> None:
+    scene.migrated(V1)
+    bad_before = Manifest([migration(1), migration(2)])
+    assert scene.runner(bad_before).ensure(scene.deadline()) is Outcome.MIGRATED
+
+
+def test_the_deadline_reached_while_migrating_is_a_failure_that_says_so(scene: Scene) -> None:
+    scene.database.during = lambda _version: scene.clock.advance(30)
+    with pytest.raises(MigrationFailed, match="deadline"):
+        scene.runner(V2).ensure(scene.deadline(20))
+    assert scene.database.effects == []
+    assert scene.table.state.owner is None
+    failure = scene.table.state.failure
+    assert failure is not None
+    assert "deadline" in failure.cause
+    assert failure.migration == "0001_m"
+    (broke,) = scene.observer.of(MigrationBroke)
+    assert (broke.migration, broke.seconds) == ("0001_m", 30.0)
+
+
+def test_a_deadline_that_comes_between_two_migrations_is_no_failure_of_the_second(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def advance(event: object) -> None:
+        scene.observer.events.append(event)  # type: ignore[arg-type]  # it is one of ours
+        if isinstance(event, MigrationApplied):
+            scene.clock.advance(18.5)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scene.observer, "observe", advance)
+        with pytest.raises(NotReady, match="not enough time left to start 0002_m"):
+            scene.runner(V2).ensure(scene.deadline(20))
+    assert scene.database.effects == ["0001_m"]
+    assert (scene.table.state.owner, scene.table.state.failure) == (None, None)
+    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.MIGRATED, "at once, without a pause"
+
+
+# --- contradictions
+
+
+def test_code_older_than_the_schema_is_served_at_once(scene: Scene) -> None:
+    scene.migrated(V3)
+    assert scene.ready(V1, V2, V3) == [V1, V2, V3]
+    assert scene.runner(V1).ensure(scene.deadline()) is Outcome.UP_TO_DATE
+    assert scene.table.log == ["read"]
+
+
+EDITED = Manifest([migration(1), migration(2, "SELECT 'edited'"), migration(3)])
+MISSING = manifest(1, 3)
+OUT_OF_ORDER = manifest(1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "advice"),
+    [
+        (V2, EDITED, "0002_m: the file .* changed after it was applied"),
+        (V2, MISSING, "0002_m: it was applied but its file is not here"),
+        (manifest(1, 3), OUT_OF_ORDER, "0002_m: it is pending below version 3"),
+    ],
+    ids=["edited", "missing", "out-of-order"],
+)
+def test_a_contradiction_is_refused_recorded_and_changes_nothing(
+    scene: Scene, there: Manifest, here: Manifest, advice: str
+) -> None:
+    scene.migrated(there)
+    effects = list(scene.database.effects)
+    with pytest.raises(Diverged, match=advice):
+        scene.runner(here).ensure(scene.deadline())
+    assert scene.database.effects == effects
+    assert scene.table.state.owner is None
+    assert not scene.ready(here)
+    with pytest.raises(MigrationFailed, match="the history contradicts this code"):
+        scene.runner(here).ensure(scene.deadline())
+    assert scene.table.log[-1:] == ["read"]
+
+
+def test_every_contradiction_is_told_at_once(scene: Scene) -> None:
+    scene.migrated(V3)
+    here = Manifest([migration(1, "x"), migration(3, "y")])
+    with pytest.raises(Diverged) as caught:
+        scene.runner(here).ensure(scene.deadline())
+    assert [name in str(caught.value) for name in ("0001_m", "0002_m", "0003_m")] == [True] * 3
+
+
+def test_out_of_order_is_applied_where_it_is_allowed(scene: Scene) -> None:
+    scene.migrated(manifest(1, 3))
+    runner = scene.runner(OUT_OF_ORDER, allow_out_of_order=True)
+    assert runner.ensure(scene.deadline()) is Outcome.MIGRATED
+    assert scene.database.effects == ["0001_m", "0003_m", "0002_m"]
+
+
+# --- rows in doubt
+
+
+@pytest.mark.parametrize("took_effect", [True, False])
+def test_a_row_in_doubt_is_settled_before_anything_is_applied(
+    scene: Scene, took_effect: bool
+) -> None:
+    scene.migrated(V1)
+    scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=took_effect)
+    assert scene.runner(V3).ensure(scene.deadline()) is Outcome.MIGRATED
+    assert scene.database.effects == ["0001_m", "0002_m", "0003_m"]
+    assert scene.ready(V3)
+
+
+def test_a_row_that_nobody_can_settle_stops_everything_and_is_recorded(scene: Scene) -> None:
+    scene.migrated(V1)
+    scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=None)
+    with pytest.raises(RepairRequired, match="repair"):
+        scene.runner(V3).ensure(scene.deadline())
+    assert scene.database.effects == ["0001_m"]
+    failure = scene.table.state.failure
+    assert failure is not None
+    assert failure.migration == "0002_m"
+
+
+def test_a_settled_row_whose_file_was_edited_meanwhile_is_refused(scene: Scene) -> None:
+    scene.migrated(V1)
+    scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=True)
+    with pytest.raises(Diverged, match=r"0002_m: the file .* changed"):
+        scene.runner(EDITED).ensure(scene.deadline())
+    assert scene.database.effects == ["0001_m", "0002_m"]
+    assert not scene.ready(EDITED)
+
+
+def test_a_settled_row_that_is_pending_again_is_not_applied_out_of_order(scene: Scene) -> None:
+    scene.migrated(manifest(1, 3))
+    scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=False)
+    with pytest.raises(Diverged, match="0002_m: it is pending below version 3"):
+        scene.runner(V3).ensure(scene.deadline())
+    assert scene.database.effects == ["0001_m", "0003_m"]
+
+
+def test_doubt_about_what_only_newer_code_needs_is_left_to_newer_code(scene: Scene) -> None:
+    scene.migrated(V1)
+    scene.change(databases={})
+    scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=None)
+    assert scene.runner(V1).ensure(scene.deadline()) is Outcome.MIGRATED
+
+
+# --- what is vouched for
+
+
+def row(version: int, *, state: RowState = RowState.APPLIED, digest: str = "") -> HistoryRow:
+    known = migration(version)
+    return HistoryRow(version, known.name, known.checksum, digest, state=state)
+
+
+@pytest.mark.parametrize(
+    ("history", "proven"),
+    [
+        ([], [manifest()]),
+        ([row(1), row(2)], [manifest(), V1, V2]),
+        ([row(2), row(1)], [manifest(), V1, V2]),
+        ([row(1), row(3, digest=V3.digest)], [manifest(), V1, manifest(1, 3)]),
+        ([row(1), row(2, state=RowState.STARTED), row(3)], [manifest(), V1]),
+        ([row(1, state=RowState.REVERTING)], [manifest()]),
+    ],
+    ids=["empty", "all", "unordered", "one taken back", "one in doubt", "reverting"],
+)
+def test_a_history_proves_those_manifests_that_it_satisfies_and_no_other(
+    history: list[HistoryRow], proven: list[Manifest]
+) -> None:
+    assert list(proved(history)) == [each.digest for each in proven]
+    assert all(make_plan(each, history).is_current for each in proven)
+    assert EMPTY_DIGEST in proved(history)

@@ -1,0 +1,413 @@
+"""What feature flags stop, when they are asked, and that they never add to what is allowed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lambda_migrate.engine.flags import HOLD_BACK_AT, MODE, PAUSED, Flags
+from lambda_migrate.engine.runner import Outcome
+from lambda_migrate.errors import FlagsUnavailable, LeaseStoreUnavailable, MigrationFailed, NotReady
+from lambda_migrate.events import CheckFailed, CheckFinished, FlagsIgnored
+from lambda_migrate.lease.record import LeaseState
+from lambda_migrate.testing import InMemoryFlags
+from tests.unit.engine.scene import Scene, manifest, raises
+
+V1, V2, V3 = manifest(1), manifest(1, 2), manifest(1, 2, 3)
+
+
+@pytest.fixture
+def flags() -> InMemoryFlags:
+    return InMemoryFlags()
+
+
+@pytest.fixture
+def scene(flags: InMemoryFlags) -> Scene:
+    return Scene(flags=flags)
+
+
+# --- when they are asked
+
+
+def test_the_fast_path_does_not_ask(scene: Scene, flags: InMemoryFlags) -> None:
+    scene.migrated(V2)
+    flags.asked, flags.is_down = 0, True
+    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.UP_TO_DATE
+    assert flags.asked == 0
+
+
+def test_whoever_waits_for_a_holder_that_succeeds_does_not_ask(
+    scene: Scene, flags: InMemoryFlags
+) -> None:
+    lease = scene.held_by("somebody")
+    scene.clock.at(3, lambda: scene.finish(lease, V1))
+    assert scene.runner(V1).ensure(scene.deadline()) is Outcome.WAITED
+    assert flags.asked == 0
+
+
+@pytest.mark.parametrize("mode", ["require", "off"])
+def test_a_function_that_never_migrates_never_asks(
+    scene: Scene, flags: InMemoryFlags, mode: str
+) -> None:
+    flags.set(mode="migrate")
+    runner = scene.runner(V1, mode=mode, wait_seconds=1)
+    if mode == "off":
+        runner.ensure(scene.deadline())
+    else:
+        with pytest.raises(NotReady, match="no process is migrating"):
+            runner.ensure(scene.deadline())
+    assert flags.asked == 0
+    assert scene.database.effects == []
+
+
+def test_whoever_is_about_to_acquire_asks_and_again_between_two_migrations(
+    scene: Scene, flags: InMemoryFlags
+) -> None:
+    asked: list[int] = []
+    scene.database.during = lambda _version: asked.append(flags.asked)
+    assert scene.runner(V3).ensure(scene.deadline()) is Outcome.MIGRATED
+    assert asked == [2, 3, 4]
+
+
+def test_without_flags_nothing_changes(scene: Scene) -> None:
+    scene.flags = None
+    assert scene.runner(V3).ensure(scene.deadline()) is Outcome.MIGRATED
+
+
+# --- paused
+
+
+def test_paused_nobody_acquires_and_the_error_names_the_flag(
+    scene: Scene, flags: InMemoryFlags
+) -> None:
+    flags.set(paused=True)
+    with pytest.raises(NotReady, match=f"paused by the feature flag {PAUSED}") as refused:
+        scene.runner(V2).ensure(scene.deadline())
+    assert refused.value.retryable
+    assert refused.value.retry_after_seconds == 30
+    assert scene.table.log == ["read"]
+    assert scene.database.connections == 0
+    (told,) = scene.observer.of(CheckFailed)
+    assert (told.error, told.retryable) == ("NotReady", True)
+    assert PAUSED in told.message
+
+
+def test_when_the_pause_is_lifted_the_next_invocation_migrates(
+    scene: Scene, flags: InMemoryFlags
+) -> None:
+    flags.set(paused=True)
+    runner = scene.runner(V2)
+    with pytest.raises(NotReady):
+        runner.ensure(scene.deadline())
+    flags.set()
+    assert runner.ensure(scene.deadline()) is Outcome.MIGRATED
+
+
+def test_what_is_ready_is_served_while_paused(scene: Scene, flags: InMemoryFlags) -> None:
+    scene.migrated(V1)
+    flags.set(paused=True)
+    assert scene.runner(V1).ensure(scene.deadline()) is Outcome.UP_TO_DATE
+
+
+def test_a_waiter_that_would_take_over_finds_the_pause(scene: Scene, flags: InMemoryFlags) -> None:
+    lease = scene.held_by("somebody")
+    flags.set(paused=True)
+    scene.clock.at(3, lambda: scene.table.release(lease))
+    with pytest.raises(NotReady, match=PAUSED):
+        scene.runner(V1).ensure(scene.deadline())
+    assert "acquire" not in scene.table.log
+
+
+def test_a_pause_stops_the_holder_between_two_migrations_and_frees_the_lease(
+    scene: Scene, flags: InMemoryFlags
+) -> None:
+    scene.database.during = lambda version: flags.set(paused=version == 2)
+    with pytest.raises(NotReady, match=f"0003_m was not begun: .*{PAUSED}"):
+        scene.runner(V3).ensure(scene.deadline())
+    assert scene.database.effects == ["0001_m", "0002_m"]
+    assert scene.table.state.owner is None
+    assert scene.table.state.failure is None, "nothing failed, so nobody has to wait"
+    (told,) = scene.observer.of(CheckFailed)
+    assert told.applied == ("0001_m", "0002_m")
+    flags.set()
+    scene.database.during = None
+    assert scene.runner(V3).ensure(scene.deadline()) is Outcome.MIGRATED
+    assert scene.database.effects == ["0001_m", "0002_m", "0003_m"]
+
+
+# --- the mode
+
+
+def test_mode_off_serves_what_is_pending_and_says_so_each_time(
+    scene: Scene, flags: InMemoryFlags
+) -> None:
+    flags.set(mode="off")
+    runner = scene.runner(V2)
+    assert [runner.ensure(scene.deadline()) for _ in range(2)] == [Outcome.UNCHECKED] * 2
+    assert scene.table.log == ["read", "read"]
+    assert scene.database.effects == []
+    assert [end.outcome for end in scene.observer.of(CheckFinished)] == ["UNCHECKED"] * 2
+    flags.set()
+    assert runner.ensure(scene.deadline()) is Outcome.MIGRATED, "it was not remembered"
+
+
+def test_mode_off_serves_past_a_migration_that_keeps_failing(
+    scene: Scene, flags: InMemoryFlags
+) -> None:
+    scene.database.fail(2, MigrationFailed("no such table", migration="0002_m"))
+    runner = scene.runner(V2)
+    with pytest.raises(MigrationFailed):
+        runner.ensure(scene.deadline())
+    with pytest.raises(MigrationFailed):
+        runner.ensure(scene.deadline())
+    flags.set(mode="off")
+    assert runner.ensure(scene.deadline()) is Outcome.UNCHECKED
+
+
+def test_mode_off_serves_even_while_paused(scene: Scene, flags: InMemoryFlags) -> None:
+    flags.set(mode="off", paused=True)
+    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.UNCHECKED
+
+
+def test_a_failure_is_told_as_such_where_the_flags_cannot_be_read(
+    scene: Scene, flags: InMemoryFlags
+) -> None:
+    scene.database.fail(1, MigrationFailed("no such table", migration="0001_m"))
+    for is_down in (False, True):
+        flags.is_down = is_down
+        with pytest.raises(MigrationFailed, match="no such table"):
+            scene.runner(V1).ensure(scene.deadline())
+
+
+def test_mode_require_waits_until_somebody_else_has_migrated(
+    scene: Scene, flags: InMemoryFlags
+) -> None:
+    flags.set(mode="require")
+    scene.clock.at(5, lambda: scene.finish(scene.held_by("a-migrator"), V1))
+    assert scene.runner(V1).ensure(scene.deadline()) is Outcome.WAITED
+    assert set(scene.table.log) == {"read"}
+    assert flags.asked == 1
+
+
+def test_mode_require_names_the_flag_when_time_is_over(scene: Scene, flags: InMemoryFlags) -> None:
+    flags.set(mode="require")
+    with pytest.raises(
+        NotReady, match=f"after waiting 8.0 s: .*; the feature flag {MODE} says req"
+    ):
+        scene.runner(V1).ensure(scene.deadline(10))
+    assert "acquire" not in scene.table.log
+
+
+@pytest.mark.parametrize("mode", ["require", "off"])
+def test_a_mode_that_changes_while_migrations_run_stops_between_two(
+    scene: Scene, flags: InMemoryFlags, mode: str
+) -> None:
+    scene.database.during = lambda _version: flags.set(mode=mode)
+    with pytest.raises(
+        NotReady, match=f"0002_m was not begun: the feature flag {MODE} says {mode}"
+    ):
+        scene.runner(V2).ensure(scene.deadline())
+    assert scene.database.effects == ["0001_m"]
+
+
+# --- held back
+
+
+def test_held_back_at_a_version_everything_up_to_it_is_applied_and_the_rest_is_not_ready(
+    scene: Scene, flags: InMemoryFlags
+) -> None:
+    flags.set(hold_back_at=2)
+    with pytest.raises(NotReady, match=f"{HOLD_BACK_AT} holds everything above version 2 back"):
+        scene.runner(V3).ensure(scene.deadline())
+    assert scene.database.effects == ["0001_m", "0002_m"]
+    assert scene.table.state.owner is None
+    assert scene.ready(V1, V2, V3) == [V1, V2], "code that needs no more is served"
+    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.UP_TO_DATE
+
+
+def test_once_all_that_is_allowed_is_applied_the_others_are_told_with_one_read(
+    scene: Scene, flags: InMemoryFlags
+) -> None:
+    scene.migrated(V2)
+    connections = scene.database.connections
+    flags.set(hold_back_at=2)
+    for _ in range(2):
+        with pytest.raises(NotReady, match=HOLD_BACK_AT):
+            scene.runner(V3).ensure(scene.deadline())
+    assert scene.table.log == ["read", "read"]
+    assert scene.database.connections == connections
+
+
+def test_held_back_below_the_first_version_nothing_is_applied(
+    scene: Scene, flags: InMemoryFlags
+) -> None:
+    flags.set(hold_back_at=1)
+    with pytest.raises(NotReady, match=HOLD_BACK_AT):
+        scene.runner(manifest(5, 6)).ensure(scene.deadline())
+    assert scene.table.log == ["read"]
+
+
+@pytest.mark.parametrize("version", [0, 3, 9])
+def test_a_hold_at_or_above_the_manifest_holds_nothing(
+    scene: Scene, flags: InMemoryFlags, version: int
+) -> None:
+    flags.set(hold_back_at=version)
+    assert scene.runner(V3).ensure(scene.deadline()) is Outcome.MIGRATED
+
+
+def test_what_was_applied_before_it_was_held_back_is_served(
+    scene: Scene, flags: InMemoryFlags
+) -> None:
+    scene.migrated(V3)
+    scene.change(databases={})
+    flags.set(hold_back_at=2)
+    assert scene.runner(V3).ensure(scene.deadline()) is Outcome.MIGRATED
+    assert scene.ready(V1, V2, V3) == [V1, V2, V3]
+
+
+def test_whoever_acquires_just_after_all_that_is_allowed_was_applied_does_not_connect(
+    scene: Scene, flags: InMemoryFlags
+) -> None:
+    flags.set(hold_back_at=2)
+
+    def somebody_is_faster() -> None:
+        with pytest.raises(NotReady, match=HOLD_BACK_AT):
+            scene.runner(V3).ensure(scene.deadline())
+
+    scene.table.before["acquire"] = somebody_is_faster
+    with pytest.raises(NotReady, match=HOLD_BACK_AT):
+        scene.runner(V3).ensure(scene.deadline())
+    assert scene.database.connections == 1
+    assert scene.table.state.owner is None
+
+
+def test_a_hold_that_appears_while_migrations_run_stops_before_what_it_names(
+    scene: Scene, flags: InMemoryFlags
+) -> None:
+    scene.database.during = lambda _version: flags.set(hold_back_at=2)
+    with pytest.raises(NotReady, match=f"0003_m was not begun: .*{HOLD_BACK_AT}"):
+        scene.runner(V3).ensure(scene.deadline())
+    assert scene.database.effects == ["0001_m", "0002_m"]
+
+
+# --- when they cannot be read
+
+
+def test_what_cannot_be_read_stops_migrating_by_default(scene: Scene, flags: InMemoryFlags) -> None:
+    flags.is_down = True
+    with pytest.raises(FlagsUnavailable):
+        scene.runner(V1).ensure(scene.deadline())
+    assert scene.table.log == ["read"]
+    assert [end.error for end in scene.observer.of(CheckFailed)] == ["FlagsUnavailable"]
+
+
+def test_by_setting_it_is_told_and_ignored(scene: Scene, flags: InMemoryFlags) -> None:
+    flags.is_down = True
+    runner = scene.runner(V1, stops_without_flags=False)
+    assert runner.ensure(scene.deadline()) is Outcome.MIGRATED
+    told = scene.observer.of(FlagsIgnored)
+    assert {each.target for each in told} == {"orders"}
+    assert "down" in told[0].reason
+
+
+@pytest.mark.parametrize("stops", [True, False], ids=["fail", "ignore"])
+def test_what_cannot_be_read_between_two_migrations_is_treated_alike(
+    scene: Scene, flags: InMemoryFlags, stops: bool
+) -> None:
+    def go_down(_version: int) -> None:
+        flags.is_down = True
+
+    scene.database.during = go_down
+    runner = scene.runner(V2, stops_without_flags=stops)
+    if stops:
+        with pytest.raises(FlagsUnavailable):
+            runner.ensure(scene.deadline())
+        assert scene.database.effects == ["0001_m"]
+        assert scene.table.state.owner is None
+    else:
+        assert runner.ensure(scene.deadline()) is Outcome.MIGRATED
+
+
+def test_the_lease_table_comes_first(scene: Scene, flags: InMemoryFlags) -> None:
+    scene.table.is_down = True
+    flags.set(mode="off")
+    with pytest.raises(LeaseStoreUnavailable):
+        scene.runner(V1, wait_seconds=2).ensure(scene.deadline())
+    assert flags.asked == 0
+
+
+# --- a person at work
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [({"paused": True}, PAUSED), ({"mode": "off"}, MODE), ({"hold_back_at": 1}, HOLD_BACK_AT)],
+)
+def test_up_is_refused_before_it_takes_the_lease_unless_told_otherwise(
+    scene: Scene, flags: InMemoryFlags, said: dict[str, Any], named: str
+) -> None:
+    flags.set(**said)
+    up = scene.maintenance(V2).up
+    with pytest.raises(NotReady, match=f"`up` was not begun: .*{named}.*`up --despite-flags`"):
+        up(scene.deadline())
+    assert scene.table.log == []
+    assert up(scene.deadline(), despite_flags=True) == ("0001_m", "0002_m")
+
+
+def test_up_to_what_is_not_held_back_is_not_refused(scene: Scene, flags: InMemoryFlags) -> None:
+    flags.set(hold_back_at=2)
+    assert scene.maintenance(V3).up(scene.deadline(), to=2) == ("0001_m", "0002_m")
+
+
+@pytest.mark.parametrize("despite_flags", [False, True])
+def test_a_pause_stops_up_between_two_migrations_unless_told_otherwise(
+    scene: Scene, flags: InMemoryFlags, despite_flags: bool
+) -> None:
+    scene.database.during = lambda _version: flags.set(paused=True)
+    up = scene.maintenance(V2).up
+    if despite_flags:
+        assert up(scene.deadline(), despite_flags=True) == ("0001_m", "0002_m")
+        assert flags.asked == 0
+    else:
+        with pytest.raises(NotReady, match="0002_m was not begun"):
+            up(scene.deadline())
+        assert scene.database.effects == ["0001_m"]
+    assert scene.table.state.owner is None
+
+
+def test_going_back_asks_no_flag(scene: Scene, flags: InMemoryFlags) -> None:
+    scene.migrated(V2)
+    flags.set(paused=True)
+    assert scene.maintenance(V2).down(scene.deadline(), steps=1) == ("0002_m",)
+
+
+# --- the value
+
+
+@pytest.mark.parametrize(
+    ("said", "version", "named"),
+    [
+        ({}, 9, ""),
+        ({"paused": True}, 1, PAUSED),
+        ({"mode": "off"}, 1, MODE),
+        ({"mode": "require"}, 1, MODE),
+        ({"hold_back_at": 4}, 4, ""),
+        ({"hold_back_at": 4}, 5, HOLD_BACK_AT),
+        ({"hold_back_at": 4, "paused": True}, 5, PAUSED),
+    ],
+)
+def test_an_objection_names_the_flag_that_makes_it(
+    said: dict[str, Any], version: int, named: str
+) -> None:
+    objection = Flags(**said).objection(version)
+    assert (named in objection) if named else objection == ""
+
+
+def test_a_state_that_nobody_read_is_no_reason_to_stop(scene: Scene, flags: InMemoryFlags) -> None:
+    flags.set(hold_back_at=2)
+    scene.table.before["acquire"] = raises(LeaseStoreUnavailable("the answer was lost"))
+    with pytest.raises(NotReady, match=HOLD_BACK_AT):
+        scene.runner(V3).ensure(scene.deadline())
+    assert scene.database.effects == ["0001_m", "0002_m"]
+    assert isinstance(scene.table.state, LeaseState)

@@ -1,0 +1,260 @@
+"""The parts as the environment names them, and no secret of it in anything that is told."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lambda_migrate import migrate_on_cold_start, wiring
+from lambda_migrate.aws.telemetry import PowertoolsObserver
+from lambda_migrate.clock import Deadline
+from lambda_migrate.engine.flags import PAUSED, Flags
+from lambda_migrate.engine.runner import MigrationRunner, Outcome
+from lambda_migrate.engine.target import Policy
+from lambda_migrate.errors import ConfigurationError, ManifestError, MigrateError
+from lambda_migrate.events import CheckFailed, CheckFinished, null_observer
+from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
+from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate.postgresql.credentials import (
+    IamCredentials,
+    SecretCredentials,
+    UrlCredentials,
+)
+from lambda_migrate.postgresql.database import PostgreSQLDatabase
+from lambda_migrate.settings import Settings
+from lambda_migrate.testing import FakeClock, RecordingObserver
+from load.emulators.appconfig import LocalAppConfig
+from tests.unit.engine.scene import Scene
+from tests.unit.entrypoints.lines import Context, Lines
+
+SECRET = "hunter2-s3cr3t"
+URL = f"postgresql://app:{SECRET}@127.0.0.1:1/shop?sslmode=disable"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A function's package with one migration."""
+    (tmp_path / "migrations").mkdir()
+    (tmp_path / "migrations" / "0001_create.sql").write_text("-- migrate:up\nSELECT 1;\n")
+    return tmp_path
+
+
+@pytest.fixture
+def environ(folder: Path) -> dict[str, str]:
+    return {
+        "LAMBDA_MIGRATE_TABLE": "leases",
+        "LAMBDA_MIGRATE_TARGET": "shop",
+        "LAMBDA_MIGRATE_DATABASE_URL": URL,
+        "LAMBDA_TASK_ROOT": str(folder),
+    }
+
+
+def test_a_runner_is_put_together_without_connecting_to_anything(environ: dict[str, str]) -> None:
+    runner = wiring.make_runner(environ)
+    assert [migration.name for migration in runner.manifest] == ["0001_create"]
+    target = runner.target
+    assert (target.name, target.environment, target.policy) == ("shop", "", Policy())
+    assert isinstance(target.store, DynamoDBLeaseTable)
+    assert isinstance(target.database, PostgreSQLDatabase)
+    assert isinstance(vars(target.observer)["inner"], PowertoolsObserver)  # guarded
+    assert target.store.calls == 0
+
+
+@pytest.mark.parametrize("given", [{"LAMBDA_MIGRATE_ALLOW_EMPTY": "true"}, {}])
+def test_a_package_without_its_migrations_ends_a_start_before_the_lease_table_is_asked(
+    environ: dict[str, str], folder: Path, given: dict[str, str]
+) -> None:
+    (folder / "migrations" / "0001_create.sql").unlink()
+    if given:
+        assert len(wiring.make_runner({**environ, **given}).manifest) == 0
+        return
+    with pytest.raises(ManifestError, match="found an empty folder"):
+        wiring.make_runner(environ)
+
+
+def test_arguments_beat_the_environment(environ: dict[str, str]) -> None:
+    runner = wiring.make_runner(environ, arguments={"target": "other", "mode": "require"})
+    assert (runner.target.name, runner.target.policy.mode) == ("other", "require")
+
+
+def test_the_processes_environment_is_the_default(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert wiring.make_runner().target.name == "shop"
+
+
+def test_every_setting_that_a_policy_has_reaches_it() -> None:
+    settings = Settings.load(
+        {},
+        mode="require",
+        lease_seconds=31,
+        wait_seconds=32,
+        safety_margin_seconds=3,
+        failure_pause_seconds=34,
+        allow_out_of_order=True,
+        allow_empty=True,
+        ignore_other_history=True,
+        on_lease_store_unavailable="check",
+        on_flags_unavailable="ignore",
+    )
+    assert wiring.make_policy(settings) == Policy(
+        mode="require",
+        lease_seconds=31,
+        wait_seconds=32,
+        safety_margin_seconds=3,
+        failure_pause_seconds=34,
+        allow_out_of_order=True,
+        allow_empty=True,
+        ignore_other_history=True,
+        check_database_if_store_is_gone=True,
+        stops_without_flags=False,
+    )
+
+
+def test_defaults_of_settings_and_of_policy_are_the_same() -> None:
+    assert wiring.make_policy(Settings()) == Policy()
+
+
+def test_without_a_profile_there_are_no_flags() -> None:
+    assert wiring.make_flags(Settings()) is None
+
+
+def test_the_flags_are_read_where_the_settings_say_for_this_function(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rules = {
+        "this function": {
+            "when_match": True,
+            "conditions": [
+                {"action": "EQUALS", "key": key, "value": value}
+                for key, value in (
+                    ("target", "orders"),
+                    ("environment", "staging"),
+                    ("function", "orders-api"),
+                )
+            ],
+        }
+    }
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "orders-api")
+    settings = Settings.load({}, flags="a/b/c", target="orders", environment="staging")
+    with LocalAppConfig("a/b/c", {PAUSED: {"default": False, "rules": rules}}) as appconfig:
+        monkeypatch.setenv(*next(iter(appconfig.extension().items())))
+        flags = wiring.make_flags(settings)
+        assert flags is not None
+        assert appconfig.requests.total() == 0, "making them asks nobody"
+        assert [flags.read(Deadline.after(30)) for _ in range(2)] == [Flags(paused=True)] * 2
+        assert appconfig.requests == {"extension": 1}
+
+
+def test_without_a_table_the_lease_is_in_this_process() -> None:
+    store = wiring.make_store(Settings.load({}, lease_seconds=33))
+    assert isinstance(store, InMemoryLeaseTable)
+    assert store.lease_seconds == 33
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        ({"database_url": URL}, UrlCredentials),
+        ({"database_url": "postgresql://app@db.example/x", "database_iam": True}, IamCredentials),
+        ({"database_secret": "shop/db"}, SecretCredentials),
+        (
+            {"database_secret": "shop/db", "database_url": "postgresql://app@db.example/x"},
+            SecretCredentials,
+        ),
+    ],
+)
+def test_credentials_are_of_the_kind_that_the_settings_name(
+    given: dict[str, Any], kind: type
+) -> None:
+    assert isinstance(wiring.make_credentials(Settings.load({}, **given)), kind)
+
+
+@pytest.mark.parametrize("missing", ["LAMBDA_MIGRATE_TABLE", "LAMBDA_MIGRATE_DATABASE_URL"])
+def test_a_function_needs_a_table_and_a_database(environ: dict[str, str], missing: str) -> None:
+    del environ[missing]
+    with pytest.raises(ConfigurationError, match=missing):
+        wiring.make_runner(environ)
+
+
+def test_migration_files_that_are_not_there_are_told_of(environ: dict[str, str]) -> None:
+    environ["LAMBDA_MIGRATE_DIRECTORY"] = "elsewhere"
+    with pytest.raises(ManifestError, match="elsewhere"):
+        wiring.make_runner(environ)
+
+
+def test_an_absolute_directory_stands_for_itself(environ: dict[str, str], folder: Path) -> None:
+    environ |= {"LAMBDA_TASK_ROOT": "/nowhere"}
+    environ |= {"LAMBDA_MIGRATE_DIRECTORY": str(folder / "migrations")}
+    assert len(wiring.make_runner(environ).manifest) == 1
+
+
+def test_the_check_of_a_wired_runner_is_told_to_the_observer_that_was_given(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene, observer = Scene(), RecordingObserver()
+    monkeypatch.setattr(wiring, "make_store", lambda *_, **__: scene.table)
+    monkeypatch.setattr(wiring, "make_database", lambda *_: scene.database)
+    runner = wiring.make_runner(environ, observer=observer)
+    assert runner.ensure() is Outcome.MIGRATED
+    assert len(observer.of(CheckFinished)) == 1
+
+
+# --- secrets
+
+
+def test_no_secret_is_in_any_event_or_error_of_a_refused_connection(
+    environ: dict[str, str],
+) -> None:
+    clock, observer, scene = FakeClock(), RecordingObserver(), Scene()
+    settings = Settings.load(environ)
+    target = replace(
+        wiring.make_target(settings, observer=observer, clock=clock), store=scene.table
+    )
+    runner = MigrationRunner(wiring.make_manifest(settings, environ), target)
+    with pytest.raises(MigrateError) as caught:
+        runner.ensure(Deadline.after(10, clock))
+    (failed,) = observer.of(CheckFailed)
+    told = f"{caught.value!r} {caught.value} {asdict(failed)} {scene.table.state} {settings}"
+    assert "127.0.0.1" in told
+    assert SECRET not in told
+    assert SECRET not in repr(target)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"LAMBDA_MIGRATE_DATABASE_URL": f"mysql://app:{SECRET}@h/x"},
+        {"LAMBDA_MIGRATE_DATABASE_URL": f"postgresql://app:{SECRET}@h:{SECRET}/x"},
+        {"LAMBDA_MIGRATE_DATABASE_URL": f"postgresql://app:{SECRET}@@h/x"},
+        {"LAMBDA_MIGRATE_DATABASE_SECRET": "also/this"},
+        {"LAMBDA_MIGRATE_MODE": "wrong"},
+    ],
+)
+def test_no_secret_is_in_the_line_of_wrong_settings(
+    lines: Lines,
+    environ: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    broken: dict[str, str],
+) -> None:
+    for name, value in {**environ, **broken}.items():
+        monkeypatch.setenv(name, value)
+
+    @migrate_on_cold_start
+    def handler(event: Any, context: Any) -> None: ...
+
+    with pytest.raises(ConfigurationError) as caught:
+        handler(None, Context())
+    (line,), _ = lines.read()
+    assert line["lambda_migrate"]["error"] == "ConfigurationError"
+    assert SECRET not in lines.text
+    assert SECRET not in str(caught.value)
+
+
+def test_a_null_observer_forgets() -> None:
+    null_observer.observe(CheckFailed(**dict.fromkeys(CheckFailed.__slots__, None)))  # type: ignore[arg-type]  # nothing is read

@@ -1,0 +1,215 @@
+"""The stored layout: what is written is what is read, and nothing else is believed."""
+
+from __future__ import annotations
+
+import base64
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.lease.codec import (
+    FORMAT,
+    decode,
+    encode_databases,
+    encode_failure,
+    encode_failures,
+    encode_progress,
+)
+from lambda_migrate.lease.record import MARK_BYTES, DatabaseRecord, Failure, LeaseState, Progress
+
+whole = st.integers(-(10**19) + 1, 10**19 - 1)
+words = st.text(st.characters(codec="utf-8"), max_size=40)
+
+marks = st.lists(st.binary(min_size=MARK_BYTES, max_size=MARK_BYTES), max_size=4).map(b"".join)
+counts = st.integers(0, 10**19 - 1)
+progresses = st.builds(Progress, words, whole, whole, whole, whole, st.none() | whole)
+failures = st.builds(
+    Failure,
+    words,
+    words,
+    words,
+    words,
+    words,
+    whole,
+    whole,
+    whole,
+    st.none() | whole,
+    st.booleans(),
+    words,
+)
+records = st.builds(
+    DatabaseRecord,
+    marks,
+    marks,
+    counts,
+    st.dictionaries(words, st.tuples(counts, whole), max_size=3),
+    whole,
+    words,
+    whole,
+)
+states = st.builds(
+    LeaseState,
+    fence=whole,
+    owner=st.none() | words,
+    lease_until_ms=whole,
+    lease_ms=whole,
+    databases=st.dictionaries(words, records, max_size=4),
+    progress=st.none() | progresses,
+    failure=st.none() | failures,
+    older_failures=st.lists(failures, max_size=2).map(tuple),
+)
+
+
+def encode(state: LeaseState) -> dict[str, Any]:
+    """An item as the table's writes leave it."""
+    item: dict[str, Any] = {
+        "target": {"S": "orders"},
+        "format": {"N": str(FORMAT)},
+        "fence": {"N": str(state.fence)},
+        "lease_until": {"N": str(state.lease_until_ms)},
+        "lease_ms": {"N": str(state.lease_ms)},
+        "databases": encode_databases(state.databases),
+    }
+    if state.owner is not None:
+        item["owner"] = {"S": state.owner}
+    if state.progress is not None:
+        item["progress"] = encode_progress(state.progress)
+    if state.failure is not None:
+        item["failure"] = encode_failure(state.failure)
+    if state.older_failures:
+        item["failures"] = encode_failures(state.older_failures)
+    return item
+
+
+FULL = encode(
+    LeaseState(
+        fence=7,
+        owner="a",
+        lease_until_ms=1,
+        lease_ms=20_000,
+        databases={
+            "5f": DatabaseRecord(b"8 bytes.", b"8 more..", 1, {"db:5432/orders": (1, 2)}, 2, "b", 3)
+        },
+        progress=Progress("0003_c", 1, 3, 1_700_000_000_000, 2, 4_000),
+        failure=Failure("d" * 64, "0003_c", "3", "42P01", "no such table", 2, 1, 2, 7),
+    )
+)
+
+WRONG: dict[str, list[Any]] = {
+    "N": [
+        *({"N": number} for number in ("", "1.5", "1E+3", "--7", "seven", "9" * 21)),
+        *({"S": "7"}, {"M": {}}, {"NULL": True}, {"L": []}, {}, "7", 7),
+    ],
+    "S": [{"N": "7"}, {"M": {}}, {"NULL": True}, {"BOOL": True}, {"B": b"x"}, {}, "text"],
+    "M": [{"S": "x"}, {"N": "7"}, {"L": []}, {"NULL": True}, {}, "map"],
+    "B": [{"S": "x"}, {"M": {}}, {"B": b"7 bytes"}, {"B": "not base64!"}, {"B": "AAAA"}, {}, b"x"],
+}
+
+
+def paths(fields: dict[str, Any], *above: str) -> Iterator[tuple[str, ...]]:
+    """Every attribute but the key, and within maps every field."""
+    for name, value in fields.items():
+        if name == "target":
+            continue
+        yield (*above, name)
+        if "M" in value:
+            yield from paths(value["M"], *above, name)
+
+
+def at(item: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    """The map that holds the last name of ``path``."""
+    for name in path[:-1]:
+        item = item[name]["M"]
+    return item
+
+
+OPTIONAL = {
+    ("fence",),
+    ("owner",),
+    ("lease_until",),
+    ("lease_ms",),
+    ("databases",),
+    ("databases", "5f"),
+    ("databases", "5f", "addresses"),
+    ("databases", "5f", "addresses", "db:5432/orders"),
+    ("progress",),
+    ("progress", "remaining"),
+    ("failure",),
+    ("failure", "had"),
+}
+
+
+@given(state=states)
+@settings(deadline=None)
+def test_what_is_written_is_what_is_read(state: LeaseState) -> None:
+    assert decode(encode(state), target="orders") == state
+
+
+@pytest.mark.parametrize("item", [None, {}, {"target": {"S": "orders"}}])
+def test_an_item_without_anything_of_ours_reads_as_nothing(item: dict[str, Any] | None) -> None:
+    assert decode(item, target="orders") == LeaseState()
+
+
+def test_attributes_that_nobody_knows_are_passed_over() -> None:
+    item = FULL | {"note": {"S": "newer"}}
+    assert decode(item, target="orders") == decode(FULL, target="orders")
+
+
+@pytest.mark.parametrize("path", list(paths(FULL)), ids=lambda path: ".".join(path)[-30:])
+def test_a_wrong_type_or_size_is_refused_by_the_attributes_name(path: tuple[str, ...]) -> None:
+    planted = [wrong for kind in at(FULL, path)[path[-1]] for wrong in WRONG[kind]]
+    assert planted
+    for wrong in planted:
+        item = copy.deepcopy(FULL)
+        at(item, path)[path[-1]] = wrong
+        with pytest.raises(ConfigurationError) as caught:
+            decode(item, target="orders")
+        told = str(caught.value)
+        assert f"attribute '{path[-1]}' is not a" in told, wrong
+        assert "item 'orders'" in told
+        assert all(f"'{name}'" in told for name in path)
+
+
+@pytest.mark.parametrize("path", list(paths(FULL)), ids=lambda path: ".".join(path)[-30:])
+def test_what_is_missing_is_refused_unless_it_may_be(path: tuple[str, ...]) -> None:
+    item = copy.deepcopy(FULL)
+    del at(item, path)[path[-1]]
+    if path in OPTIONAL:
+        decode(item, target="orders")
+        return
+    with pytest.raises(ConfigurationError, match=f"'{path[-1]}'"):
+        decode(item, target="orders")
+
+
+def test_marks_are_read_as_boto3_gives_them_and_as_json_holds_them() -> None:
+    as_json = copy.deepcopy(FULL)
+    as_json["databases"]["M"]["5f"]["M"]["ready"] = {"B": base64.b64encode(b"8 bytes.").decode()}
+    assert decode(as_json, target="orders") == decode(FULL, target="orders")
+
+
+@pytest.mark.parametrize(
+    ("layout", "advice"),
+    [
+        ("-1", "delete the item"),
+        ("1", "delete the item"),
+        ("3", "Deploy the newer library"),
+        ("999", "Deploy the newer library"),
+    ],
+)
+def test_another_layout_is_refused_with_the_next_step(layout: str, advice: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        decode(FULL | {"format": {"N": layout}}, target="orders")
+    told = str(caught.value)
+    assert f"has layout {layout}, and this version of lambda-migrate reads {FORMAT} only" in told
+    assert "nothing was changed" in told
+    assert advice in told
+
+
+def test_another_layout_is_refused_before_anything_else_is_read() -> None:
+    with pytest.raises(ConfigurationError, match="has layout 3"):
+        decode({"format": {"N": "3"}, "fence": {"M": {}}}, target="orders")

@@ -1,0 +1,351 @@
+"""What a starting instance does next, for every reading of the item that there can be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lambda_migrate.lease.decision import (
+    LONGEST_LEASE_MS,
+    LONGEST_PAUSE_MS,
+    MORE_TIME,
+    SKEW_MS,
+    Acquire,
+    Refuse,
+    Serve,
+    Step,
+    Wait,
+    Watch,
+    decide,
+    lease_is_over,
+)
+from lambda_migrate.lease.record import DatabaseRecord, Failure, LeaseState, join_marks
+
+NOW = 1_700_000_000_000
+ME, OTHER = "me", "other"
+MINE, OLDER, NEWER = "ab" * 32, "cd" * 32, "ef" * 32
+HERE, ELSEWHERE = "here:5432/orders", "elsewhere:5432/orders"
+
+READY = DatabaseRecord(
+    ready=join_marks([OLDER, MINE]), addresses={HERE: (2, 3)}, fence=3, owner=OTHER, at_ms=NOW - 1
+)
+FREE = LeaseState(fence=4)
+HELD = LeaseState(fence=4, owner=OTHER, lease_until_ms=NOW + 5_000, lease_ms=20_000)
+OVER = replace(HELD, lease_until_ms=NOW - SKEW_MS - 1)
+OWN = replace(HELD, owner=ME)
+
+
+def with_record(state: LeaseState, record: DatabaseRecord) -> LeaseState:
+    return replace(state, databases={"one": record})
+
+
+def failed(digest: str = MINE, retry_in_ms: int = 5_000) -> Failure:
+    return Failure(digest, "0003_c", "3", "42P01", "no such table", 1, NOW - 1, NOW + retry_in_ms)
+
+
+def step(
+    state: LeaseState,
+    *,
+    now_ms: int = NOW,
+    remaining_ms: int = 60_000,
+    length: int = 3,
+    may_migrate: bool = True,
+    watched: bool = False,
+) -> Step:
+    return decide(
+        state,
+        digest=MINE,
+        address=HERE,
+        owner=ME,
+        now_ms=now_ms,
+        remaining_ms=remaining_ms,
+        length=length,
+        may_migrate=may_migrate,
+        watched=watched,
+    )
+
+
+PAUSED = replace(FREE, failure=failed())
+IN_OTHERS_HANDS = replace(HELD, failure=failed())
+
+OLD_ONE_READY = replace(READY, addresses={HERE: (1, 3)})
+"""Of what the database satisfies only the shorter manifest was confirmed through this address."""
+
+SERVED: dict[str, LeaseState] = {
+    "it is ready": with_record(FREE, READY),
+    "it is ready, and another process migrates on": with_record(HELD, READY),
+    "it is ready, and newer code failed": with_record(replace(FREE, failure=failed(NEWER)), READY),
+    "it is ready, though it failed before": with_record(replace(FREE, failure=failed()), READY),
+    "it is ready, and so are newer ones": with_record(
+        FREE,
+        replace(READY, ready=join_marks([OLDER, MINE, NEWER]), addresses={HERE: (3, 3)}),
+    ),
+    "it is ready, and a newer one was confirmed elsewhere alone": with_record(
+        FREE,
+        replace(
+            READY,
+            ready=join_marks([OLDER, MINE, NEWER]),
+            addresses={HERE: (2, 3), ELSEWHERE: (3, 4)},
+        ),
+    ),
+    "it is an older one, all that is newer being confirmed": with_record(
+        FREE,
+        replace(
+            READY, ready=join_marks([NEWER]), older=join_marks([MINE]), addresses={HERE: (1, 3)}
+        ),
+    ),
+}
+
+FREE_TO_TAKE: dict[str, LeaseState] = {
+    "nothing is there": LeaseState(),
+    "no process holds it": FREE,
+    "another database is ready": with_record(FREE, replace(READY, addresses={ELSEWHERE: (2, 3)})),
+    "it is ready, through no address": with_record(FREE, replace(READY, addresses={})),
+    "an older manifest is ready": with_record(FREE, replace(READY, ready=join_marks([OLDER]))),
+    "it is ready, but not confirmed here": with_record(FREE, OLD_ONE_READY),
+    "it was withdrawn": with_record(FREE, replace(READY, addresses={HERE: (0, 3)})),
+    "it is an older one, and what is newer is not all confirmed": with_record(
+        FREE,
+        replace(
+            READY,
+            ready=join_marks([OLDER, NEWER]),
+            older=join_marks([MINE]),
+            addresses={HERE: (1, 3)},
+        ),
+    ),
+    "it is an older one, and nothing is confirmed": with_record(
+        FREE, replace(READY, ready=b"", older=join_marks([MINE]), addresses={HERE: (0, 3)})
+    ),
+    "it failed, and the pause ends now": replace(FREE, failure=failed(retry_in_ms=0)),
+    "it failed, the pause is over": replace(FREE, failure=failed(retry_in_ms=-1)),
+    "it failed, by a clock that is far ahead": replace(
+        FREE, failure=failed(retry_in_ms=LONGEST_PAUSE_MS + 2 * SKEW_MS + 1)
+    ),
+    "another manifest failed": replace(FREE, failure=failed(OLDER)),
+    "it failed through another address": replace(
+        FREE, failure=replace(failed(), address=ELSEWHERE)
+    ),
+    "a lease ended more than a margin ago": OVER,
+    "it is mine, by a write whose answer was lost": OWN,
+    "it was mine, and is over": replace(OVER, owner=ME),
+}
+
+REFUSED: dict[str, LeaseState] = {
+    "it failed a moment ago": PAUSED,
+    "it failed, and another process holds the lease": IN_OTHERS_HANDS,
+    "it failed, and has 1 ms to go": replace(FREE, failure=failed(retry_in_ms=1)),
+    "it failed, for the longest pause": replace(FREE, failure=failed(retry_in_ms=LONGEST_PAUSE_MS)),
+    "it failed, for the longest pause, by a clock that is a little behind": replace(
+        FREE, failure=failed(retry_in_ms=LONGEST_PAUSE_MS + 2 * SKEW_MS)
+    ),
+    "it failed here, and something else failed since": replace(
+        FREE, failure=failed(OLDER), older_failures=(failed(),)
+    ),
+    "it failed through this address": replace(FREE, failure=replace(failed(), address=HERE)),
+}
+
+HELD_BY_OTHERS: dict[str, LeaseState] = {
+    "another manifest failed, and another process holds it": replace(HELD, failure=failed(OLDER)),
+    "another process holds it": HELD,
+    "a lease ends now": replace(HELD, lease_until_ms=NOW),
+    "a lease ended a margin ago": replace(HELD, lease_until_ms=NOW - SKEW_MS),
+    "a lease ends farther ahead than any lasts": replace(
+        HELD, lease_until_ms=NOW + 2 * LONGEST_LEASE_MS + 60_000
+    ),
+}
+
+TABLE: dict[str, tuple[LeaseState, Step]] = {
+    **{name: (state, Serve()) for name, state in SERVED.items()},
+    **{name: (state, Acquire(state)) for name, state in FREE_TO_TAKE.items()},
+    **{
+        name: (state, Refuse(failed_here))
+        for name, state in REFUSED.items()
+        if (failed_here := state.failure_of(MINE, HERE)) is not None
+    },
+    **{name: (state, Wait(state)) for name, state in HELD_BY_OTHERS.items()},
+}
+
+
+@pytest.mark.parametrize(("state", "expected"), TABLE.values(), ids=TABLE)
+def test_each_reading_has_one_step(state: LeaseState, expected: Step) -> None:
+    assert step(state) == expected
+
+
+@pytest.mark.parametrize(("state", "expected"), TABLE.values(), ids=TABLE)
+def test_one_that_may_not_migrate_waits_or_only_looks_where_others_would_acquire(
+    state: LeaseState, expected: Step
+) -> None:
+    got = step(state, may_migrate=False)
+    if isinstance(expected, Acquire):
+        assert got in (Wait(state), Acquire(state, only_looks=True))
+    else:
+        assert got == expected
+
+
+@pytest.mark.parametrize(("state", "expected"), TABLE.values(), ids=TABLE)
+def test_having_watched_a_lease_changes_a_step_only_where_another_process_holds_it(
+    state: LeaseState, expected: Step
+) -> None:
+    held = state.owner == OTHER and isinstance(expected, Wait | Acquire)
+    assert step(state, watched=True) == (Acquire(state, watched=True) if held else expected)
+
+
+def test_a_watched_lease_is_not_taken_by_one_that_may_not_migrate() -> None:
+    assert step(HELD, may_migrate=False, watched=True) == Wait(HELD)
+
+
+NEWLY_CHECKED = replace(READY, addresses={ELSEWHERE: (2, 7)}, fence=7)
+
+
+@pytest.mark.parametrize(
+    ("state", "length", "looks"),
+    [
+        (FREE, 3, False),
+        (with_record(FREE, NEWLY_CHECKED), 3, True),
+        (with_record(FREE, replace(READY, fence=9, addresses={HERE: (1, 3)})), 3, True),
+        (with_record(FREE, replace(READY, fence=9, addresses={HERE: (1, 9)})), 3, False),
+        (with_record(OVER, NEWLY_CHECKED), 3, True),
+        (with_record(HELD, NEWLY_CHECKED), 3, False),
+        (with_record(FREE, replace(OLD_ONE_READY, dropped=40)), 39, True),
+        (with_record(FREE, replace(OLD_ONE_READY, dropped=40)), 40, False),
+    ],
+    ids=[
+        "nothing was ever checked",
+        "an address that no check went through",
+        "another address was checked since",
+        "nothing was checked since",
+        "a holder died",
+        "another process holds the lease",
+        "too old to be listed",
+        "not too old to be listed",
+    ],
+)
+def test_one_that_may_not_migrate_looks_only_where_that_can_show_something(
+    state: LeaseState, length: int, looks: bool
+) -> None:
+    wanted = Acquire(state, only_looks=True) if looks else Wait(state)
+    assert step(state, may_migrate=False, length=length) == wanted
+
+
+@pytest.mark.parametrize(
+    ("is_ready", "is_failed", "holder", "may_migrate"),
+    list(product([True, False], [True, False], [None, ME, OTHER], [True, False])),
+)
+def test_readiness_beats_failure_beats_holder_beats_mode(
+    is_ready: bool, is_failed: bool, holder: str | None, may_migrate: bool
+) -> None:
+    state = replace(
+        HELD if holder else FREE,
+        owner=holder,
+        databases={"one": READY} if is_ready else {},
+        failure=failed() if is_failed else None,
+    )
+    if is_ready:
+        expected: type[Step] = Serve
+    elif is_failed:
+        expected = Refuse
+    elif holder == OTHER or not may_migrate:
+        expected = Wait
+    else:
+        expected = Acquire
+    assert isinstance(step(state, may_migrate=may_migrate), expected)
+
+
+@given(had=st.integers(0, 900_000), left=st.integers(0, 900_000))
+@settings(deadline=None)
+def test_running_out_of_time_refuses_only_those_that_have_no_more(had: int, left: int) -> None:
+    state = replace(FREE, failure=replace(failed(), had_ms=had))
+    refused = isinstance(step(state, remaining_ms=left), Refuse)
+    assert refused == (left <= had * MORE_TIME)
+
+
+@given(until=st.integers(0, 2 * NOW), now=st.integers(0, 2 * NOW), skew=st.integers(0, SKEW_MS))
+@settings(deadline=None)
+def test_a_clock_that_is_ahead_by_the_margin_ends_no_lease(until: int, now: int, skew: int) -> None:
+    if now <= until:
+        assert not lease_is_over(LeaseState(1, OTHER, until), now + skew)
+
+
+@given(wait_ms=st.integers(0, 10**13), behind_ms=st.integers(0, 10**12))
+@settings(deadline=None)
+def test_a_clock_that_is_behind_only_waits_longer(wait_ms: int, behind_ms: int) -> None:
+    late, right = (step(HELD, now_ms=NOW + wait_ms - b) for b in (behind_ms, 0))
+    assert isinstance(right, Acquire) or isinstance(late, Wait)
+
+
+# --- watching
+
+
+LEASE = 20.0
+WHOLE = LEASE + SKEW_MS / 1000
+
+
+def test_a_first_look_has_watched_nothing() -> None:
+    assert not Watch().unchanged(HELD, 10**6)
+
+
+@pytest.mark.parametrize(
+    ("after", "is_unchanged"), [(0.0, False), (WHOLE, False), (WHOLE + 0.001, True), (3600, True)]
+)
+def test_a_lease_is_watched_for_its_whole_length_and_a_margin(
+    after: float, is_unchanged: bool
+) -> None:
+    watch = Watch()
+    watch.unchanged(HELD, 0.0)
+    assert watch.unchanged(HELD, after) is is_unchanged
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        replace(HELD, lease_until_ms=HELD.lease_until_ms + 1),
+        replace(HELD, fence=5),
+        replace(HELD, owner="a third"),
+        replace(FREE, lease_ms=20_000),
+    ],
+    ids=["renewed", "taken again", "taken by another", "given back"],
+)
+def test_a_lease_that_changes_is_watched_anew(changed: LeaseState) -> None:
+    watch = Watch()
+    watch.unchanged(HELD, 0.0)
+    assert not watch.unchanged(changed, WHOLE + 1)
+    assert not watch.unchanged(changed, 2 * WHOLE)
+    assert watch.unchanged(changed, 2 * WHOLE + 1.001)
+
+
+def test_what_a_holder_publishes_without_renewing_is_no_renewal() -> None:
+    watch = Watch()
+    watch.unchanged(HELD, 0.0)
+    assert watch.unchanged(with_record(HELD, READY), WHOLE + 1)
+
+
+def test_a_stale_reading_starts_the_watch_again() -> None:
+    renewed = replace(HELD, lease_until_ms=HELD.lease_until_ms + 1)
+    watch = Watch()
+    for now, seen in enumerate([HELD, renewed, HELD, renewed]):
+        assert not watch.unchanged(seen, now * WHOLE)
+
+
+def test_the_holders_own_length_is_watched_not_the_watchers() -> None:
+    watch = Watch()
+    long = replace(HELD, lease_ms=60_000)
+    watch.unchanged(long, 0.0)
+    assert not watch.unchanged(long, 60.9)
+    assert watch.unchanged(long, 61.1)
+
+
+@pytest.mark.parametrize("planted", [0, LONGEST_LEASE_MS + 1, 10**18])
+def test_a_length_that_no_setting_allows_is_watched_for_the_longest(planted: int) -> None:
+    watch, state = Watch(), replace(HELD, lease_ms=planted)
+    watch.unchanged(state, 0.0)
+    assert not watch.unchanged(state, LONGEST_LEASE_MS / 1000)
+    assert watch.unchanged(state, (LONGEST_LEASE_MS + SKEW_MS) / 1000 + 0.1)
+
+
+def test_a_free_item_is_free_whatever_else_it_says() -> None:
+    odd = replace(FREE, lease_until_ms=NOW + LONGEST_LEASE_MS + 1)
+    assert step(odd) == Acquire(odd)

@@ -1,0 +1,798 @@
+"""What can go wrong between us and DynamoDB; each fault has one outcome, and a name."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import boto3
+import pytest
+from botocore import exceptions
+from botocore.exceptions import ClientError
+from botocore.stub import ANY, Stubber
+from moto import mock_aws
+
+from lambda_migrate.clock import SYSTEM_CLOCK, Deadline
+from lambda_migrate.errors import ConfigurationError, LeaseLost, LeaseStoreUnavailable
+from lambda_migrate.lease.decision import SKEW_MS, Acquire, decide
+from lambda_migrate.lease.dynamodb import (
+    DynamoDBLeaseTable,
+    make_client,
+)
+from lambda_migrate.lease.dynamodb_errors import CONNECT_SECONDS, READ_SECONDS, limit_waiting
+from lambda_migrate.lease.record import DatabaseRecord, Failure, Lease, LeaseState, Progress
+from lambda_migrate.testing import FakeClock
+from tests.contract.leases import TableByOwnClock
+
+TABLE = "leases"
+LEASE = Lease("me", 3, 0.0, LeaseState(fence=3, owner="me"))
+FAILURE = Failure("d", "0003_c", "3", "42P01", "no such table", 1, 1, 2)
+DATABASES = {"5f": DatabaseRecord(b"8 bytes.", addresses={"db": (1, 1)}, fence=1)}
+
+CALLS: dict[str, Callable[[DynamoDBLeaseTable, Lease], object]] = {
+    "read": lambda table, _lease: table.read(),
+    "acquire": lambda table, _lease: table.acquire("me"),
+    "renew": lambda table, lease: table.renew(lease, Progress("0001_a", 0, 1, 1)),
+    "lift": lambda table, lease: table.lift(lease, 9),
+    "withdraw": lambda table, lease: table.withdraw(lease, DATABASES),
+    "complete": lambda table, lease: table.complete(lease, DATABASES),
+    "look": lambda table, lease: table.look(lease, DATABASES),
+    "fail": lambda table, lease: table.fail(lease, FAILURE),
+    "release": lambda table, lease: table.release(lease),
+}
+WRITES = {name: call for name, call in CALLS.items() if name not in ("read", "acquire")}
+every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+every_write = pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+
+
+class Answers:
+    """A client that gives the answers it was told, the last one for ever."""
+
+    meta = SimpleNamespace(region_name="eu-west-1")
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+
+    def get_item(self, **arguments: Any) -> Any:
+        return self._answer("get_item", arguments)
+
+    def update_item(self, **arguments: Any) -> Any:
+        return self._answer("update_item", arguments)
+
+    def _answer(self, operation: str, arguments: dict[str, Any]) -> Any:
+        self.asked.append((operation, arguments))
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def refusal(
+    code: str, message: str = "said so", *, status: int = 400, item: dict[str, Any] | None = None
+) -> ClientError:
+    response: Any = {
+        "Error": {"Code": code, "Message": message},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+        **({} if item is None else {"Item": item}),
+    }
+    return ClientError(response, "UpdateItem")
+
+
+def table_of(client: Any, *, table: str = TABLE, target: str = "orders") -> DynamoDBLeaseTable:
+    return TableByOwnClock(table, target, client=lambda: client, clock=FakeClock())
+
+
+def aware_table_of(client: Any) -> DynamoDBLeaseTable:
+    """A table that learns the server's clock from its answers."""
+    return DynamoDBLeaseTable(TABLE, "orders", client=lambda: client, clock=FakeClock())
+
+
+def item(fence: int, owner: str | None = None) -> dict[str, Any]:
+    held = {} if owner is None else {"owner": {"S": owner}, "lease_until": {"N": "1"}}
+    return {"format": {"N": "2"}, "fence": {"N": str(fence)}, **held}
+
+
+# --- the store is away: try again later
+
+
+BUSY = [
+    refusal("ProvisionedThroughputExceededException"),
+    refusal("ThrottlingException"),
+    refusal("Throttling"),
+    refusal("RequestLimitExceeded"),
+    refusal("TransactionConflictException"),
+    refusal("LimitExceededException"),
+    refusal("ReplicatedWriteConflictException"),
+    refusal("ResourceInUseException"),
+    refusal("ItemCollectionSizeLimitExceededException"),
+    refusal("TransactionInProgressException"),
+    refusal("RequestTimeout"),
+    refusal("InternalServerError", status=500),
+    refusal("ServiceUnavailable", status=503),
+    refusal("Something new", status=502),
+    refusal("", "", status=504),
+]
+SILENT = [
+    exceptions.ConnectTimeoutError(endpoint_url="http://x"),
+    exceptions.ReadTimeoutError(endpoint_url="http://x"),
+    exceptions.EndpointConnectionError(endpoint_url="http://x"),
+    exceptions.ConnectionClosedError(endpoint_url="http://x"),
+    exceptions.ResponseStreamingError(error="cut off"),
+    exceptions.SSLError(endpoint_url="http://x", error=OSError("handshake")),
+]
+
+
+def name_of(value: object) -> str | None:
+    if isinstance(value, ClientError):
+        return value.response["Error"]["Code"] or "no code"
+    return type(value).__name__ if isinstance(value, Exception) else None
+
+
+@pytest.mark.parametrize("fault", BUSY, ids=name_of)
+def test_throttling_and_server_errors_are_retryable_and_say_what_dynamodb_said(
+    fault: ClientError,
+) -> None:
+    with pytest.raises(LeaseStoreUnavailable, match=f"'{TABLE}'") as caught:
+        table_of(Answers(fault)).read()
+    assert caught.value.retryable
+    assert fault.response["Error"]["Code"] in str(caught.value)
+
+
+@pytest.mark.parametrize("fault", SILENT, ids=name_of)
+def test_silence_is_retryable_and_says_how_it_was_silent(fault: Exception) -> None:
+    with pytest.raises(LeaseStoreUnavailable, match=f"'{TABLE}'") as caught:
+        table_of(Answers(fault)).read()
+    assert type(fault).__name__ in str(caught.value)
+
+
+@every_call
+@pytest.mark.parametrize(
+    "fault", [refusal("ThrottlingException"), refusal("InternalServerError", status=500), SILENT[1]]
+)
+def test_every_call_is_retryable_while_the_store_is_away(
+    call: Callable[[DynamoDBLeaseTable, Lease], object], fault: Exception
+) -> None:
+    with pytest.raises(LeaseStoreUnavailable):
+        call(table_of(Answers(fault)), LEASE)
+
+
+# --- a call ends in time, whatever it waits for
+
+
+class Hanging(Answers):
+    """A client whose calls do not end before the test does."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.goes_on = threading.Event()
+
+    def _answer(self, operation: str, arguments: dict[str, Any]) -> Any:
+        self.goes_on.wait(20)
+        return super()._answer(operation, arguments)
+
+
+def test_a_call_of_boto3s_that_hangs_is_given_up_as_silence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lambda_migrate.lease.dynamodb.CALL_SECONDS", 0.1)
+    client = Hanging()
+    with pytest.raises(LeaseStoreUnavailable, match=f"did not answer for table '{TABLE}' within"):
+        table_of(client).read()
+    client.goes_on.set()
+
+
+class Provided:
+    """Credentials that a provider fetches, like STS."""
+
+    access_key = token = "x"
+
+    def __init__(self, fetch: Callable[[], object] = lambda: None) -> None:
+        self.fetch = fetch
+        self.is_fetched = False
+
+    def refresh_needed(self) -> bool:
+        return not self.is_fetched
+
+    def get_frozen_credentials(self) -> None:
+        self.fetch()
+        self.is_fetched = True
+
+
+def signs_with(client: Answers, credentials: object) -> Answers:
+    client._request_signer = SimpleNamespace(_credentials=credentials)  # type: ignore[attr-defined]  # as boto3's has
+    return client
+
+
+def test_a_provider_of_credentials_that_hangs_ends_in_time_in_a_function(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "orders")
+    monkeypatch.setattr("lambda_migrate.lease.dynamodb.CALL_SECONDS", 0.1)
+    goes_on = threading.Event()
+    client = signs_with(Answers({}), Provided(lambda: goes_on.wait(20)))
+    with pytest.raises(LeaseStoreUnavailable, match="no AWS credentials within") as caught:
+        table_of(client).read()
+    assert "STS" in str(caught.value)
+    assert client.asked == []
+    goes_on.set()
+
+
+def test_credentials_are_fetched_before_the_time_of_the_call_is_counted() -> None:
+    credentials = Provided()
+    assert table_of(signs_with(Answers({}), credentials)).read() == LeaseState()
+    assert credentials.is_fetched
+
+
+def test_what_the_provider_of_credentials_was_refused_is_reported_as_its_own() -> None:
+    def refuse() -> None:
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "AssumeRole")
+
+    with pytest.raises(ConfigurationError, match="AssumeRole was refused: AccessDenied: no"):
+        table_of(signs_with(Answers({}), Provided(refuse))).read()
+
+
+@pytest.mark.parametrize("is_deferred", [True, False], ids=["a role", "a container"])
+def test_silent_providers_of_credentials_end_with_the_invocation(
+    is_deferred: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config"
+    config.write_text(
+        "[profile base]\naws_access_key_id = a\naws_secret_access_key = b\n"
+        "[profile role]\nrole_arn = arn:aws:iam::1:role/r\nsource_profile = base\n"
+    )
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    monkeypatch.setattr("lambda_migrate.lease.dynamodb.CALL_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        if is_deferred:
+            monkeypatch.setenv("AWS_PROFILE", "role")
+            monkeypatch.setenv("AWS_ENDPOINT_URL_STS", url)
+        else:
+            monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", url)
+        table = DynamoDBLeaseTable(TABLE, "orders")
+        limit_waiting(table, Deadline.after(0.4))
+        with pytest.raises(LeaseStoreUnavailable, match=r"no AWS credentials within 0\.[234] s"):
+            table.read()
+
+
+# --- clocks
+
+
+SERVER_DATE = {"HTTPHeaders": {"date": "Tue, 14 Nov 2023 22:27:20 GMT"}}
+"""840 s after the fake clock."""
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        refusal("InvalidSignatureException", "Signature expired: 1 is now earlier than 2"),
+        refusal("InvalidSignatureException", "Signature not yet current: 2 is still later than 1"),
+        refusal("RequestTimeTooSkewed"),
+        refusal("RequestExpired"),
+    ],
+)
+def test_a_signature_of_another_time_is_retryable_and_says_how_wrong_the_clock_is(
+    fault: ClientError,
+) -> None:
+    table = aware_table_of(Answers(fault))
+    with pytest.raises(LeaseStoreUnavailable, match="clock differs from DynamoDB's"):
+        table.read()
+    fault.response["ResponseMetadata"] |= SERVER_DATE  # type: ignore[typeddict-item]  # that is all we read
+    with pytest.raises(LeaseStoreUnavailable, match="clock is 840 s behind DynamoDB's; correct"):
+        table.read()
+    assert table.clock_offset_ms == 840_500
+
+
+def test_the_servers_clock_is_read_from_every_answer() -> None:
+    table = aware_table_of(Answers({"ResponseMetadata": SERVER_DATE}))
+    assert table.clock_offset_ms == 0
+    table.read()
+    assert table.clock_offset_ms == 840_500
+
+
+def test_leases_are_judged_and_written_by_the_servers_clock_where_ones_own_is_wrong() -> None:
+    client = Answers({"ResponseMetadata": SERVER_DATE}, {"Attributes": item(1, "me")})
+    table = aware_table_of(client)
+    table.read()
+    acquired(table, "me")
+    values = client.asked[-1][1]["ExpressionAttributeValues"]
+    servers_ms = FakeClock().wall_ms() + 840_500
+    assert table.now_ms() == servers_ms
+    assert values[":over"] == {"N": str(servers_ms - SKEW_MS)}
+    assert values[":until"] == {"N": str(servers_ms + 20_000)}
+
+
+@pytest.mark.parametrize("step", [-1860, 1860])
+def test_a_clock_that_is_set_while_a_lease_is_held_moves_no_lease(step: int) -> None:
+    clock = FakeClock(wall_ms=1_700_000_840_500)  # as the server's
+    client = Answers({"Attributes": item(1, "me"), "ResponseMetadata": SERVER_DATE})
+    table = DynamoDBLeaseTable(TABLE, "orders", client=lambda: client, clock=clock)
+    lease = acquired(table, "me")
+    clock.advance(7)
+    clock.jump(step)
+    client.answers = [{"Attributes": item(1, "me")}]
+    table.renew(lease)
+    values = client.asked[-1][1]["ExpressionAttributeValues"]
+    assert values[":until"] == {"N": str(1_700_000_840_500 + 7_000 + 20_000)}
+    assert table.now_ms() == 1_700_000_840_500 + 7_000
+
+
+# --- credentials that expire
+
+
+def test_expired_credentials_name_what_dynamodb_said_and_what_to_use_instead() -> None:
+    fault = refusal("ExpiredTokenException", "The security token is expired")
+    with pytest.raises(ConfigurationError) as caught:
+        table_of(Answers(fault)).read()
+    assert "ExpiredTokenException: The security token is expired" in str(caught.value)
+    assert "outlive the migration" in str(caught.value)
+
+
+def test_expired_credentials_that_can_be_refreshed_are_retryable() -> None:
+    client = signs_with(Answers(refusal("ExpiredTokenException")), Provided())
+    with pytest.raises(LeaseStoreUnavailable, match="ExpiredTokenException"):
+        table_of(client).read()
+
+
+def static(client: Answers, key: str) -> Answers:
+    return signs_with(client, SimpleNamespace(access_key=key, token=""))
+
+
+def test_a_client_whose_credentials_expired_is_made_again_where_there_are_others() -> None:
+    old = static(Answers({}, refusal("ExpiredTokenException")), "old")
+    new = static(Answers({"Item": item(7)}), "new")
+    clients = iter([old, new])
+    table = DynamoDBLeaseTable(TABLE, "orders", client=lambda: next(clients), clock=FakeClock())
+    assert table.read().fence == 0
+    assert [table.read().fence for _ in range(2)] == [7, 7]
+    assert (len(old.asked), len(new.asked), table.calls) == (2, 2, 4)
+
+
+def test_the_same_expired_credentials_are_not_sent_twice() -> None:
+    made = [static(Answers(refusal("ExpiredTokenException")), "old") for _ in range(2)]
+    clients = iter(made)
+    table = DynamoDBLeaseTable(TABLE, "orders", client=lambda: next(clients), clock=FakeClock())
+    with pytest.raises(ConfigurationError, match="ExpiredTokenException"):
+        table.read()
+    assert [len(each.asked) for each in made] == [1, 0]
+
+
+def test_the_real_client_reads_the_environment_again_when_it_is_fresh(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "old")
+    boto3.setup_default_session()
+    assert make_client()._request_signer._credentials.access_key == "old"
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "new")
+    assert make_client()._request_signer._credentials.access_key == "old"
+    assert make_client(fresh=True)._request_signer._credentials.access_key == "new"
+
+
+# --- something must be mended: say what
+
+
+@every_call
+def test_a_vanished_table_is_named_with_its_region_and_the_command_that_makes_it(
+    call: Callable[[DynamoDBLeaseTable, Lease], object],
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        call(table_of(Answers(refusal("ResourceNotFoundException"))), LEASE)
+    told = str(caught.value)
+    assert f"no table '{TABLE}' in eu-west-1" in told
+    assert f"`lambda-migrate table create --table {TABLE}`" in told
+    assert "LAMBDA_MIGRATE_TABLE" in told
+
+
+ARN = "arn:aws-cn:dynamodb:cn-north-1:123456789012:table/leases"
+
+
+@pytest.mark.parametrize(
+    ("call", "action"),
+    [
+        (CALLS[name], "dynamodb:GetItem" if name == "read" else "dynamodb:UpdateItem")
+        for name in CALLS
+    ],
+    ids=CALLS,
+)
+@pytest.mark.parametrize(
+    ("table", "resource"),
+    [(TABLE, f"arn:aws:dynamodb:eu-west-1:<account>:table/{TABLE}"), (ARN, ARN)],
+    ids=["name", "arn"],
+)
+def test_a_missing_permission_is_named_with_the_statement_to_add(
+    call: Callable[[DynamoDBLeaseTable, Lease], object], action: str, table: str, resource: str
+) -> None:
+    client = Answers(refusal("AccessDeniedException", "User is not authorized"))
+    with pytest.raises(ConfigurationError) as caught:
+        call(table_of(client, table=table), LEASE)
+    told = str(caught.value)
+    assert told.startswith(f"{action} on table '{table}' is not allowed (User is not authorized)")
+    assert json.loads(told.partition("role:\n")[2]) == {
+        "Effect": "Allow",
+        "Action": ["dynamodb:GetItem", "dynamodb:UpdateItem"],
+        "Resource": resource,
+        "Condition": {"ForAllValues:StringEquals": {"dynamodb:LeadingKeys": ["orders"]}},
+    }
+
+
+@pytest.mark.parametrize("code", ["UnrecognizedClientException", "ExpiredTokenException"])
+def test_credentials_that_nobody_knows_are_no_missing_permission(code: str) -> None:
+    with pytest.raises(ConfigurationError, match="does not accept the credentials") as caught:
+        table_of(Answers(refusal(code))).read()
+    assert "Effect" not in str(caught.value)
+
+
+def test_a_table_of_another_shape_is_told_the_key_it_needs() -> None:
+    fault = refusal("ValidationException", "The provided key element does not match the schema")
+    with pytest.raises(ConfigurationError) as caught:
+        table_of(Answers(fault)).read()
+    told = str(caught.value)
+    assert "does not match the schema" in told
+    assert "partition key `target` of type S" in told
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (refusal("", "Forbidden", status=403), "HTTP 403: Forbidden"),
+        (refusal("RequestEntityTooLarge", "", status=413), "RequestEntityTooLarge"),
+    ],
+)
+def test_a_refusal_of_another_kind_is_reported_as_it_came_without_advice_about_keys(
+    fault: ClientError, told: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"'{TABLE}': {told}$"):
+        table_of(Answers(fault)).read()
+
+
+PERMANENT = [
+    exceptions.NoCredentialsError(),
+    exceptions.PartialCredentialsError(provider="env", cred_var="AWS_SECRET_ACCESS_KEY"),
+    exceptions.CredentialRetrievalError(provider="process", error_msg="exit 1"),
+    exceptions.NoRegionError(),
+    exceptions.InvalidRegionError(region_name="e u"),
+    exceptions.ParamValidationError(report="no"),
+    exceptions.UnauthorizedSSOTokenError(),
+    exceptions.TokenRetrievalError(provider="sso", error_msg="expired"),
+]
+
+
+@pytest.mark.parametrize("fault", PERMANENT, ids=name_of)
+def test_what_no_retry_can_mend_is_a_configuration_error(fault: Exception) -> None:
+    with pytest.raises(ConfigurationError, match=f"'{TABLE}'"):
+        table_of(Answers(fault)).read()
+
+
+def test_an_error_of_our_own_is_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError):
+        table_of(Answers(ZeroDivisionError())).read()
+
+
+# --- a failed condition, with and without the item
+
+
+def condition_failed(old: dict[str, Any] | None) -> ClientError:
+    return refusal("ConditionalCheckFailedException", item=old)
+
+
+def test_a_lost_condition_with_the_item_needs_no_second_read() -> None:
+    client = Answers(condition_failed(item(7, "other")))
+    state = table_of(client).acquire("me")
+    assert state == LeaseState(fence=7, owner="other", lease_until_ms=1)
+    assert [operation for operation, _ in client.asked] == ["update_item"]
+
+
+def test_a_lost_condition_without_the_item_costs_one_consistent_read() -> None:
+    client = Answers(condition_failed(None), {"Item": item(7, "other")})
+    table = table_of(client)
+    assert table.acquire("me") == LeaseState(fence=7, owner="other", lease_until_ms=1)
+    assert [operation for operation, _ in client.asked] == ["update_item", "get_item"]
+    assert client.asked[1][1]["ConsistentRead"] is True
+    assert table.calls == 2
+
+
+@every_write
+@pytest.mark.parametrize(
+    ("old", "told"),
+    [
+        (item(4, "other"), "other holds it"),
+        (item(4), "no process holds it now"),
+        (item(1), "no process holds it now"),
+    ],
+    ids=["taken over", "successor has finished", "item was made anew"],
+)
+@pytest.mark.parametrize("has_item", [True, False], ids=["with item", "without"])
+def test_a_lost_condition_is_a_lost_lease_that_says_whose_it_is(
+    write: Callable[[DynamoDBLeaseTable, Lease], object],
+    old: dict[str, Any],
+    told: str,
+    has_item: bool,
+) -> None:
+    client = Answers(condition_failed(old if has_item else None), {"Item": old})
+    with pytest.raises(LeaseLost, match=f"lost the lease on 'orders': fencing token 3 was.*{told}"):
+        write(table_of(client), LEASE)
+
+
+@every_write
+def test_a_vanished_item_is_a_lost_lease(
+    write: Callable[[DynamoDBLeaseTable, Lease], object],
+) -> None:
+    client = Answers(condition_failed(None), {})
+    with pytest.raises(LeaseLost, match=r"was superseded by 0 .no process"):
+        write(table_of(client), LEASE)
+
+
+@every_call
+def test_an_item_of_an_unknown_format_is_refused_by_every_call_that_meets_it(
+    call: Callable[[DynamoDBLeaseTable, Lease], object],
+) -> None:
+    strange = item(3, "other") | {"format": {"N": "3"}}
+    client = Answers(
+        *([{"Item": strange}] if call is CALLS["read"] else [condition_failed(strange)])
+    )
+    with pytest.raises(ConfigurationError, match="has layout 3"):
+        call(table_of(client), LEASE)
+
+
+# --- ambiguous writes: the write was made, its answer was lost
+
+
+class LosesAnswers:
+    """A client whose next answer is lost after the write was made; another that hides items."""
+
+    meta = Answers.meta
+
+    def __init__(self, client: Any, *, hides_items: bool) -> None:
+        self._client = client
+        self._hides_items = hides_items
+        self.is_losing = False
+
+    def get_item(self, **arguments: Any) -> Any:
+        return self._client.get_item(**arguments)
+
+    def update_item(self, **arguments: Any) -> Any:
+        if self._hides_items:
+            arguments.pop("ReturnValuesOnConditionCheckFailure")
+        answer = self._client.update_item(**arguments)
+        if self.is_losing:
+            self.is_losing = False
+            raise exceptions.ReadTimeoutError(endpoint_url="http://x")
+        return answer
+
+
+@pytest.fixture(scope="module")
+def in_process() -> Iterator[Any]:
+    with mock_aws():
+        client = boto3.client("dynamodb", region_name="eu-west-1")
+        client.create_table(
+            TableName=TABLE,
+            KeySchema=[{"AttributeName": "target", "KeyType": "HASH"}],
+            AttributeDefinitions=[{"AttributeName": "target", "AttributeType": "S"}],
+            BillingMode="PAY_PER_REQUEST",
+        )
+        yield client
+
+
+@pytest.fixture(params=[False, True], ids=["ALL_OLD", "no ALL_OLD"])
+def losing(request: pytest.FixtureRequest, in_process: Any) -> LosesAnswers:
+    return LosesAnswers(in_process, hides_items=request.param)
+
+
+@pytest.fixture
+def table(request: pytest.FixtureRequest, losing: LosesAnswers) -> DynamoDBLeaseTable:
+    return table_of(losing, target=request.node.name)
+
+
+def acquired(table: DynamoDBLeaseTable, owner: str) -> Lease:
+    lease = table.acquire(owner)
+    assert isinstance(lease, Lease)
+    return lease
+
+
+def lose(losing: LosesAnswers, write: Callable[[], object]) -> None:
+    losing.is_losing = True
+    with pytest.raises(LeaseStoreUnavailable):
+        write()
+
+
+def test_an_ambiguous_acquisition_is_seen_as_ones_own_and_goes_on_under_its_fence(
+    table: DynamoDBLeaseTable, losing: LosesAnswers
+) -> None:
+    lose(losing, lambda: table.acquire("me"))
+    seen = table.read(consistent=True)
+    assert (seen.owner, seen.fence) == ("me", 1)
+    step = decide(seen, digest="d" * 64, address="db", owner="me", now_ms=seen.lease_until_ms - 1)
+    assert step == Acquire(seen)
+    assert acquired(table, "me").fence == 1
+
+
+def test_an_ambiguous_acquisition_keeps_everybody_else_out(
+    table: DynamoDBLeaseTable, losing: LosesAnswers
+) -> None:
+    lose(losing, lambda: table.acquire("me"))
+    assert isinstance(table.acquire("other"), LeaseState)
+
+
+@every_write
+def test_an_ambiguous_write_is_done_once_its_retry_sees_it(
+    table: DynamoDBLeaseTable,
+    losing: LosesAnswers,
+    write: Callable[[DynamoDBLeaseTable, Lease], object],
+) -> None:
+    lease = acquired(table, "me")
+    lose(losing, lambda: write(table, lease))
+    done = table.read(consistent=True)
+    write(table, lease)
+    assert table.read(consistent=True) == done
+
+
+@pytest.mark.parametrize("name", ["complete", "look", "fail", "release"])
+def test_an_ambiguous_end_is_lost_once_a_successor_has_begun(
+    table: DynamoDBLeaseTable, losing: LosesAnswers, name: str
+) -> None:
+    lease = acquired(table, "me")
+    lose(losing, lambda: WRITES[name](table, lease))
+    successor = acquired(table, "other")
+    with pytest.raises(LeaseLost, match=r"superseded by 2 .other holds it"):
+        WRITES[name](table, lease)
+    table.renew(successor)
+
+
+# --- what is sent
+
+
+def test_trust_counts_from_before_the_call_however_slow_it_is() -> None:
+    clock = FakeClock()
+
+    class Slow(Answers):
+        def update_item(self, **arguments: Any) -> Any:
+            clock.advance(5)
+            return super().update_item(**arguments)
+
+    client = Slow({"Attributes": item(1, "me")})
+    table = DynamoDBLeaseTable(TABLE, "orders", client=lambda: client, clock=clock)
+    before = clock.monotonic()
+    lease = acquired(table, "me")
+    assert lease.trusted_until == before + 19
+    before = clock.monotonic()
+    assert table.renew(lease).trusted_until == before + 19
+
+
+def test_a_read_is_eventually_consistent_unless_it_must_not_be() -> None:
+    client = Answers({})
+    table = table_of(client)
+    table.read()
+    table.read(consistent=True)
+    assert [arguments["ConsistentRead"] for _, arguments in client.asked] == [False, True]
+
+
+@every_call
+def test_every_call_is_one_that_dynamodb_understands(
+    call: Callable[[DynamoDBLeaseTable, Lease], object], in_process: Any
+) -> None:
+    with Stubber(in_process) as stubber:
+        expected = {"TableName": TABLE, "Key": {"target": {"S": "orders"}}}
+        if call is CALLS["read"]:
+            stubber.add_response("get_item", {}, expected | {"ConsistentRead": False})
+        else:
+            stubber.add_response(
+                "update_item",
+                {"Attributes": item(3, "me")},
+                expected
+                | {
+                    "UpdateExpression": ANY,
+                    "ConditionExpression": ANY,
+                    "ExpressionAttributeNames": ANY,
+                    "ExpressionAttributeValues": ANY,
+                    "ReturnValues": "ALL_NEW",
+                    "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+                },
+            )
+        call(table_of(in_process), LEASE)
+        stubber.assert_no_pending_responses()
+
+
+# --- the client that a function makes
+
+
+@pytest.fixture
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """No region, no credentials, no endpoint, and none to be found."""
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_ENDPOINT_URL_DYNAMODB"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    return monkeypatch
+
+
+@pytest.fixture
+def own_client(bare_environment: pytest.MonkeyPatch) -> Any:
+    bare_environment.setenv("AWS_ACCESS_KEY_ID", "test")
+    bare_environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    return make_client("eu-west-1")
+
+
+def test_retries_and_timeouts_are_set_and_not_left_to_the_release_of_botocore(
+    own_client: Any,
+) -> None:
+    config = own_client.meta.config
+    assert config.retries["mode"] == "standard"
+    assert config.retries["total_max_attempts"] == 1
+    assert (config.connect_timeout, config.read_timeout) == (CONNECT_SECONDS, READ_SECONDS)
+    assert CONNECT_SECONDS + READ_SECONDS < 2.0  # the default safety margin
+
+
+def test_without_a_region_the_setting_is_named(bare_environment: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError, match="region"):
+        make_client()
+
+
+def test_an_endpoint_that_is_no_url_is_a_configuration_error(
+    bare_environment: pytest.MonkeyPatch,
+) -> None:
+    bare_environment.setenv("AWS_ENDPOINT_URL_DYNAMODB", "nonsense")
+    with pytest.raises(ConfigurationError, match="nonsense"):
+        make_client("eu-west-1")
+
+
+def test_without_credentials_nothing_is_sent(bare_environment: pytest.MonkeyPatch) -> None:
+    table = DynamoDBLeaseTable(TABLE, "orders", client=lambda: make_client("eu-west-1"))
+    with pytest.raises(ConfigurationError, match="credentials"):
+        table.read()
+
+
+def test_a_closed_port_is_tried_once_and_is_retryable(own_client: Any) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        client = boto3.client(
+            "dynamodb",
+            region_name="eu-west-1",
+            endpoint_url=endpoint,
+            config=own_client.meta.config,
+        )
+        tries: list[object] = []
+        client.meta.events.register("before-send", lambda **_: tries.append(1))
+        with pytest.raises(LeaseStoreUnavailable, match="EndpointConnectionError"):
+            table_of(client).read()
+    assert tries == [1]
+
+
+def test_making_a_table_object_makes_no_client() -> None:
+    def refuse() -> Any:
+        raise AssertionError("a constructor does no I/O")
+
+    table = DynamoDBLeaseTable(TABLE, "orders", client=refuse)
+    assert (table.calls, table.lease_seconds) == (0, 20.0)
+
+
+def test_one_client_serves_all_calls() -> None:
+    made: list[Answers] = []
+
+    def make() -> Answers:
+        made.append(Answers({}))
+        return made[-1]
+
+    table = DynamoDBLeaseTable(TABLE, "orders", client=make, clock=SYSTEM_CLOCK)
+    table.read()
+    table.read()
+    assert len(made) == 1
+    assert table.calls == 2

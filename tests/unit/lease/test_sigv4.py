@@ -1,0 +1,107 @@
+"""The signature is AWS's: by AWS's own vectors, and by botocore's signer on whatever comes."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from string import ascii_letters, digits
+from unittest.mock import patch
+
+import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lambda_migrate.lease.fast_client.sigv4 import AccessKey, authorization
+from tests.unit.lease.sigv4_vectors import (
+    ACCESS_KEY,
+    OUT_OF_SCOPE,
+    REGION,
+    SECRET_KEY,
+    SERVICE,
+    VECTORS,
+    Vector,
+)
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
+def test_awss_vector_is_signed_as_aws_does(vector: Vector) -> None:
+    signed = ";".join(sorted(name.lower() for name in vector.all_headers))
+    assert authorization(
+        vector.all_headers,
+        vector.body,
+        key=AccessKey(ACCESS_KEY, SECRET_KEY),
+        region=REGION,
+        service=SERVICE,
+        method=vector.method,
+        path=vector.path,
+        query=vector.query,
+    ) == (
+        "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20150830/us-east-1/service/aws4_request, "
+        f"SignedHeaders={signed}, Signature={vector.signature}"
+    )
+
+
+def test_every_vector_of_the_suite_is_either_tried_or_named_as_out_of_scope() -> None:
+    names = [vector.name for vector in VECTORS]
+    assert len(names) == len(set(names)) == 23
+    assert not set(names) & set(OUT_OF_SCOPE)
+    assert len(names) + len(OUT_OF_SCOPE) == 38
+
+
+words = st.text(ascii_letters + digits + "/+=_-", min_size=1, max_size=60)
+printable = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=40)
+hosts = st.from_regex(r"[a-z0-9]{1,20}(\.[a-z0-9]{1,10}){0,3}(:[1-9][0-9]{1,3})?", fullmatch=True)
+moments = st.datetimes(datetime(2000, 1, 1), datetime(2099, 12, 31))
+own_headers = st.dictionaries(
+    st.from_regex(r"[Xx]-[A-Za-z0-9][A-Za-z0-9-]{0,20}", fullmatch=True).filter(
+        lambda name: not name.lower().startswith("x-amz")
+    ),
+    printable,
+    max_size=4,
+)
+
+
+@settings(deadline=None)
+@given(
+    access_key=words,
+    secret=words,
+    token=st.one_of(st.just(""), words),
+    region=words,
+    service=words,
+    host=hosts,
+    body=st.binary(max_size=200),
+    extra=own_headers,
+    moment=moments,
+    is_tls=st.booleans(),
+)
+def test_the_signature_is_botocores(
+    access_key: str,
+    secret: str,
+    token: str,
+    region: str,
+    service: str,
+    host: str,
+    body: bytes,
+    extra: dict[str, str],
+    moment: datetime,
+    is_tls: bool,
+) -> None:
+    extra = {name.lower(): value for name, value in extra.items()}
+    url = f"{'https' if is_tls else 'http'}://{host}/"
+    request = AWSRequest("POST", url, headers={**extra, "Host": host}, data=body)
+    with patch(
+        "botocore.auth.get_current_datetime", return_value=moment.replace(tzinfo=timezone.utc)
+    ):
+        SigV4Auth(Credentials(access_key, secret, token or None), service, region).add_auth(request)
+    theirs = dict(request.headers.items())
+    expected = theirs.pop("Authorization")
+    key = AccessKey(access_key, secret, token)
+    assert authorization(theirs, body, key=key, region=region, service=service) == expected
+
+
+def test_no_representation_shows_a_key() -> None:
+    key = AccessKey("AKIDVISIBLE", "s3cr3t-key", "t0ken")
+    for text in (repr(key), str(key), f"{key}"):
+        assert not any(part in text for part in ("AKIDVISIBLE", "s3cr3t-key", "t0ken"))

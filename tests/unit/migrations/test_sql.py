@@ -1,0 +1,583 @@
+"""The lexer, the judge, the classifier and the excerpt, without a database."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lambda_migrate.migrations import Migration, Script
+from lambda_migrate.migrations.sql.classify import Build, classify
+from lambda_migrate.migrations.sql.excerpt import excerpt, redact
+from lambda_migrate.migrations.sql.lint import check, check_script
+from lambda_migrate.migrations.sql.tokens import Identifier, Statement, split
+
+# Each is one statement to PostgreSQL. (psql itself stumbles over two of them: a function named
+# begin, and a column named end in a body.)
+HIDING = [
+    "select ';commit;'",
+    "select 'it''s; commit; '",
+    r"select E'\'; commit; '",
+    r"select e'\\', 'a;b'",
+    r"select 'a\', ';'",
+    "select E'a'\n  -- it's a comment\n  '\\'; commit; '",
+    r"select U&'\0041; commit;'",
+    'select 1 as "a;""; commit;"',
+    'select U&"\\0041;" from t',
+    "select $$; commit; $$",
+    "select $a$; $b$ ; $$ ; $ab$ commit; $a$",
+    "select $é$; commit; $é$",
+    "select $a$ x$a$",
+    "select a$b$c, d$$ from t",
+    "select $1 + $2",
+    "select b'01', x'1F', n'a;b'",
+    "select 1 -- ; commit;",
+    "select 1 -- ; commit;\r + 1",
+    "select /* ; /* ' */ ; commit; */ 1",
+    "select 1 */* ; */ 2",
+    "select 1 -/* ; */ 2",
+    "select 1 --- ; commit;",
+    "create rule r as on insert to t do also (delete from a; delete from b)",
+    "select ((';'), (/* ) */ 1), (E'\\''), ($$)$$))",
+    "select date'2020-01-01', te'x;y'",
+    "create function f() returns int language sql begin atomic select 1; select 2; end",
+    "create or replace procedure p() begin /* x */ atomic\n  select case when a then 1 end;\nend",
+    "create function f() returns int begin atomic select 1 as end; "
+    "select (case 1 when 1 then 2 end); end",
+    "create function f() returns int begin atomic end",
+    "create function begin() returns int language sql as 'select 1; commit'",
+    "create table begin_atomic (a int)",
+]
+CONTROL = [
+    "BEGIN",
+    "begin work",
+    "BEGIN ISOLATION LEVEL SERIALIZABLE",
+    "START TRANSACTION",
+    "start /* x */ transaction read only",
+    "COMMIT",
+    "commit and chain",
+    "END",
+    "ROLLBACK",
+    "rollback work",
+    "ROLLBACK AND CHAIN",
+    "ABORT",
+    "PREPARE TRANSACTION 'x'",
+    "COMMIT PREPARED 'x'",
+    "ROLLBACK PREPARED 'x'",
+]
+
+
+def faults_of(sql: str, *, transactional: bool = True, line: int = 1) -> list[str]:
+    return check_script(Script(sql, line, transactional), path="f.sql")
+
+
+def only(sql: str) -> Statement:
+    (statement,) = split(sql)
+    return statement
+
+
+def is_blank(text: str) -> bool:
+    while "/*" in text:
+        text = re.sub(r"/\*(?:(?!/\*|\*/).)*\*/", "", text, flags=re.DOTALL)
+    return not re.sub(r"--[^\n\r]*", "", text).strip(" \t\n\r\f\v;")
+
+
+# --- splitting
+
+
+@pytest.mark.parametrize("sql", HIDING)
+def test_nothing_quoted_commented_or_bracketed_cuts_a_statement(sql: str) -> None:
+    first, second = split(f"{sql}\n;\nselect 'after'")
+    assert sql.startswith(first.text)
+    assert is_blank(sql[len(first.text) :])
+    assert second.text == "select 'after'"
+
+
+@pytest.mark.parametrize(
+    ("sql", "texts"),
+    [
+        ("", []),
+        (" ;; -- nothing\n/* ; */ ;", []),
+        ("select 1", ["select 1"]),
+        ("select 1;;select 2 ; ", ["select 1", "select 2"]),
+        ("begin; select 1; end", ["begin", "select 1", "end"]),
+        ("create function begin() as 'x'; commit", ["create function begin() as 'x'", "commit"]),
+        ("select a$b; select c$d", ["select a$b", "select c$d"]),
+        ("select $1;select $2", ["select $1", "select $2"]),
+        ("select 1) ; select 2", ["select 1)", "select 2"]),
+        ("select (1 ; select 2", ["select (1 ; select 2"]),
+        ("select 'open ; select 2", ["select 'open ; select 2"]),
+        ("select e'open \\", ["select e'open \\"]),
+        ("select $$open ; $ ", ["select $$open ; $ "]),
+        ("select 1 /* open ; /* */ ;", ["select 1"]),
+        ("select 'a\\'; select 2", ["select 'a\\'", "select 2"]),
+        ("select 1 -- it's\r; select 2", ["select 1", "select 2"]),
+    ],
+)
+def test_statements_end_where_postgresql_ends_them(sql: str, texts: list[str]) -> None:
+    assert [each.text for each in split(sql)] == texts
+
+
+def test_a_statement_knows_its_place_and_its_first_words() -> None:
+    sql = '-- one\nselect 1;\n\n  CREATE unique Index /* x */ concurrently "I" on t (a, b) where c'
+    second = split(sql)[1]
+    assert (second.line, sql[second.start :][:6]) == (4, "CREATE")
+    assert second.keywords == ("CREATE", "UNIQUE", "INDEX", "CONCURRENTLY", "ON", "T", "WHERE", "C")
+
+
+def test_keywords_fold_ascii_letters_alone() -> None:
+    dotless, long_s = "\u0131ndex", "\u017fet"  # their upper case would be INDEX and SET
+    assert only(f"{dotless} {long_s} a").keywords == (dotless, long_s, "A")
+
+
+def test_no_more_words_are_kept_than_are_looked_at() -> None:
+    assert len(only("select " + "a + " * 100 + "1").keywords) == 16
+
+
+FRAGMENTS = st.sampled_from(
+    [
+        *"'\"$;()-/*\\eEuU&ab1 \n\r\t",
+        "''",
+        "$$",
+        "$a$",
+        "--",
+        "/*",
+        "*/",
+        "e'",
+        "U&'",
+        "é",
+        "\ufeff",
+        *("begin", " atomic ", " end ", "create function f() ", "select ", "word " * 20, "x" * 600),
+    ]
+)
+
+
+@given(st.lists(FRAGMENTS, max_size=40).map("".join))
+def test_the_pieces_and_what_lies_between_them_are_the_script(sql: str) -> None:
+    at, rest = 0, []
+    for piece in split(sql):
+        assert piece.text == sql[piece.start : piece.start + len(piece.text)] != ""
+        assert piece.line == sql.count("\n", 0, piece.start) + 1
+        rest.append(sql[at : piece.start])
+        at = piece.start + len(piece.text)
+    rest.append(sql[at:])
+    assert all(not split(each) for each in rest), "only comments, spaces and semicolons"
+
+
+@given(st.lists(st.sampled_from(HIDING), max_size=6))
+def test_joining_pieces_and_splitting_again_changes_nothing(parts: list[str]) -> None:
+    pieces = [each.text for each in split("\n;".join(parts))]
+    assert [each.text for each in split("\n;".join(pieces))] == pieces
+    assert len(pieces) == len(parts)
+
+
+@given(st.lists(st.sampled_from(HIDING), max_size=4), st.integers(0, 4), st.integers(1, 30))
+def test_long_statements_are_cut_like_short_ones(parts: list[str], at: int, words: int) -> None:
+    parts.insert(at, "select " + "word, " * words + "(1; 2), e'\\';' , $q$;$q$")
+    assert len(split("\n;".join(parts))) == len(parts)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "insert into t values (1, 'it''s', E'\\''), ($$;$$, now(), \"x\");\n" * 5_000,
+        "insert into t values " + "(1, 'x;', now())," * 20_000 + "(0);",
+        "select '" + "''" * 100_000,
+        "select e'" + "\\'" * 100_000,
+        "(" * 100_000,
+        "/*" * 100_000,
+        "$a$" * 100_001,
+        "'a'\n-- b\n" * 20_000,
+        "e'a'\n-- b\n" * 20_000,
+        "select " + "e u - / " * 20_000,
+        "select " + "ee" * 100_000 + "'x\\';",
+    ],
+)
+def test_no_script_takes_more_than_a_pass(sql: str) -> None:
+    # Anything worse than linear would run into the suite's timeout at these lengths.
+    assert len(split(sql)) in (0, 1, 5_000)
+
+
+def test_a_word_longer_than_a_leap_does_not_open_a_string() -> None:
+    sql = "select (" + "a " * 499 + "ee'x\\'); select 2"
+    assert [each.keywords for each in split(sql)] == [("SELECT",), ("SELECT",)]
+
+
+# --- judging
+
+
+@pytest.mark.parametrize("sql", CONTROL)
+@pytest.mark.parametrize("transactional", [True, False])
+def test_transaction_control_is_refused(sql: str, transactional: bool) -> None:
+    (fault,) = faults_of(f"-- x\n{sql};", transactional=transactional, line=5)
+    assert fault.startswith("f.sql:6: ")
+    assert "lambda-migrate's own transaction; remove it" in fault
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "savepoint a; rollback to a; rollback to savepoint a; rollback work to a; release a",
+        "prepare transaction as select 1",
+        "prepare p as select 1",
+        'select 1 as "commit"',
+        "comment on table t is 'commit'",
+        "refresh materialized view concurrently m",
+        "alter type t add value 'x'",
+        "alter table t detach partition p",
+        "create index concurrent on t (a)",
+        "reindex index i",
+        "reindex (verbose) table t",
+        "cluster t",
+        'cluster "t" using i',
+        "cluster verbose t",
+        "drop index i",
+        "copy t from program 'x'",
+        "copy t to '/tmp/x'",
+        "analyze",
+        "discard temp",
+        "alter database d set work_mem = 1",
+        "create table vacuum_log ()",
+        "create function f() returns int begin atomic select 1; end",
+        "create \u0131ndex concurrently i on t (a)",
+    ],
+)
+def test_what_a_transaction_can_hold_is_let_through(sql: str) -> None:
+    assert faults_of(sql) == []
+
+
+@pytest.mark.parametrize(
+    ("sql", "what"),
+    [
+        ("create index concurrently i on t (a)", "CREATE INDEX CONCURRENTLY"),
+        ("create unique index concurrently i on t (a)", "CREATE UNIQUE INDEX CONCURRENTLY"),
+        ("drop index concurrently if exists s.i", "DROP INDEX CONCURRENTLY"),
+        ("reindex index concurrently i", "REINDEX CONCURRENTLY"),
+        ("reindex (concurrently, verbose) table t", "REINDEX CONCURRENTLY"),
+        ("reindex (verbose) table concurrently t", "REINDEX CONCURRENTLY"),
+        ("reindex schema s", "REINDEX SCHEMA"),
+        ("vacuum (full) t", "VACUUM"),
+        ("create database d", "CREATE DATABASE"),
+        ("drop database d", "DROP DATABASE"),
+        ("create tablespace s location '/x'", "CREATE TABLESPACE"),
+        ("drop tablespace s", "DROP TABLESPACE"),
+        ("alter system set work_mem = 1", "ALTER SYSTEM"),
+        ("alter database d set tablespace s", "ALTER DATABASE ... SET TABLESPACE"),
+        ("discard all", "DISCARD ALL"),
+        ("cluster", "CLUSTER of every table"),
+        ("cluster (verbose)", "CLUSTER of every table"),
+        (
+            "alter table if exists only a.b detach partition c.d concurrently",
+            "DETACH PARTITION CONCURRENTLY",
+        ),
+    ],
+)
+def test_what_no_transaction_can_hold_is_sent_to_a_file_of_its_own(sql: str, what: str) -> None:
+    (alone,) = faults_of(sql)
+    assert alone.startswith(f"f.sql:1: {what} cannot run inside a transaction; write `transaction:")
+    (second,) = faults_of(f"select 1;\n{sql}")
+    assert second.startswith(
+        f"f.sql:2: {what} cannot run inside a transaction; move it into a file"
+    )
+    assert faults_of(sql, transactional=False) == []
+
+
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [
+        ("copy t from stdin", "COPY ... FROM STDIN has no client"),
+        ("copy s.t (a, b) from stdin with (format csv)", "COPY ... FROM STDIN"),
+        ("copy binary t from stdin", "COPY ... FROM STDIN"),
+        ("copy (select a from b) to stdout", "COPY ... TO STDOUT has nobody"),
+        ('copy "a""b" to stdout', "COPY ... TO STDOUT"),
+        ("\\i other.sql", "\\i is a command of psql"),
+        ("select 1;\n \\connect x", "\\connect is a command of psql"),
+        ("create index concurrently on t (a)", "this index has no name"),
+    ],
+)
+def test_what_needs_another_client_or_a_name_is_refused(sql: str, says: str) -> None:
+    assert any(says in fault for fault in faults_of(sql))
+
+
+def test_the_data_below_a_copy_is_not_read_as_sql() -> None:
+    (fault,) = faults_of("copy t from stdin;\n1\tit's; commit;\n\\.\ncommit;")
+    assert "COPY ... FROM STDIN" in fault
+
+
+def test_a_script_outside_a_transaction_holds_exactly_one_statement() -> None:
+    (fault,) = faults_of("vacuum;\n\nvacuum;\nvacuum", transactional=False, line=10)
+    assert fault.startswith("f.sql:12: a transaction:false script holds exactly one statement")
+    assert "this one 3" in fault
+    assert "this one 0" in faults_of(";", transactional=False)[0]
+    assert faults_of("-- a\nvacuum; -- b\n;", transactional=False) == []
+
+
+def test_both_directions_are_checked_and_told_with_the_files_name() -> None:
+    up, down = Script("select 1;\ncommit", 2), Script("rollback", 9)
+    with_path = Migration(1, "0001_a", up, down, "", "m/0001_a.sql")
+    without = Migration(1, "0001_a", up, None, "")
+    assert [fault.split(" ")[0] for fault in check(with_path)] == [
+        "m/0001_a.sql:3:",
+        "m/0001_a.sql:9:",
+    ]
+    assert [fault.split(" ")[0] for fault in check(without)] == ["0001_a:3:"]
+
+
+@given(
+    st.lists(st.sampled_from(HIDING), max_size=5),
+    st.lists(st.sampled_from(CONTROL), max_size=3),
+    st.randoms(use_true_random=False),
+)
+def test_a_hidden_commit_is_never_reported_and_a_bare_one_always_is(
+    hiding: list[str], control: list[str], random: object
+) -> None:
+    parts = [*hiding, *control]
+    random.shuffle(parts)  # type: ignore[attr-defined]  # hypothesis gives a random.Random
+    faults = faults_of("\n;\n".join(parts))
+    lines, line = [], 1
+    for part in parts:
+        lines += [f"f.sql:{line}:"] if part in control else []
+        line += part.count("\n") + 2
+    assert [fault.split(" ")[0] for fault in faults] == lines
+
+
+# --- classifying
+
+
+def named(*names: str) -> tuple[Identifier, ...]:
+    return tuple(Identifier(*reversed(name.split("/"))) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("sql", "build"),
+    [
+        (
+            "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS Orders_Id ON ONLY Shop.Orders (id)",
+            Build(
+                "create-index",
+                named("shop/orders_id"),
+                Identifier("orders", "shop"),
+                concurrently=True,
+                conditional=True,
+                unique=True,
+                definition="(id)",
+            ),
+        ),
+        (
+            'create index "A""b.c" on "S" . "T" using gin (x)',
+            Build(
+                "create-index", named('S/A"b.c'), Identifier("T", "S"), definition="using gin (x)"
+            ),
+        ),
+        (
+            "create index concurrently if on t (a)",
+            Build(
+                "create-index",
+                named("if"),
+                Identifier("t"),
+                concurrently=True,
+                definition="(a)",
+            ),
+        ),
+        ("create index concurrently on t (a)", Build("create-index", concurrently=True)),
+        (
+            "drop index concurrently if exists a.b, C cascade",
+            Build("drop-index", named("a/b", "c"), concurrently=True, conditional=True),
+        ),
+        ("drop index d.a.b", Build("drop-index", named("a/b"))),
+        (
+            "REINDEX (VERBOSE) INDEX CONCURRENTLY x",
+            Build("reindex", named("x"), of="INDEX", concurrently=True),
+        ),
+        (
+            "reindex (concurrently, tablespace s) table a.t",
+            Build("reindex", named("a/t"), of="TABLE", concurrently=True),
+        ),
+        ("reindex (concurrently false) index x", Build("reindex", named("x"), of="INDEX")),
+        ("reindex (verbose, concurrently 'off') index x", Build("reindex", named("x"), of="INDEX")),
+        ("reindex database concurrently", Build("reindex", of="DATABASE", concurrently=True)),
+        ("reindex system d", Build("reindex", named("d"), of="SYSTEM")),
+        (
+            "alter type shop.mood add value if not exists 'it''s' before 'sad'",
+            Build("add-enum-value", named("shop/mood"), value="it's", conditional=True),
+        ),
+        (
+            "alter type mood add value $x$a'b$x$",
+            Build("add-enum-value", named("mood"), value="a'b"),
+        ),
+        (
+            "alter type mood add value e'plain'",
+            Build("add-enum-value", named("mood"), value="plain"),
+        ),
+        (r"alter type mood add value e'\x41'", Build("atomic")),
+        ("alter type mood add value 'a'\n'b'", Build("atomic")),
+        ("alter type mood rename value 'a' to 'b'", Build("atomic")),
+        ("vacuum (analyze) t", Build("repeatable")),
+        ("analyze", Build("repeatable")),
+        ("refresh materialized view concurrently m", Build("repeatable")),
+        ("alter system set work_mem = '1GB'", Build("repeatable")),
+        ("alter database d set tablespace s", Build("repeatable")),
+        ("create database d owner me", Build("create-object", named("d"), of="DATABASE")),
+        (
+            'drop database if exists "D" with (force)',
+            Build("drop-object", named("D"), of="DATABASE", conditional=True),
+        ),
+        ("drop tablespace s", Build("drop-object", named("s"), of="TABLESPACE")),
+        (
+            "create subscription s connection ''",
+            Build("create-object", named("s"), of="SUBSCRIPTION"),
+        ),
+        (
+            "alter table if exists only a.t detach partition b.p concurrently",
+            Build(
+                "detach-partition",
+                named("b/p"),
+                Identifier("t", "a"),
+                of="TABLE",
+                concurrently=True,
+                conditional=True,
+            ),
+        ),
+        (
+            "alter table t * detach partition p finalize",
+            Build("detach-partition", named("p"), Identifier("t"), of="TABLE", finalize=True),
+        ),
+        (
+            "alter index i attach partition p_i",
+            Build("attach-partition", named("p_i"), Identifier("i"), of="INDEX"),
+        ),
+        ("alter table t detach partition", Build("atomic")),
+        *(
+            (sql, Build("atomic"))
+            for sql in (
+                "insert into t values (1)",
+                "with a as (select 1) delete from t",
+                "create table t ()",
+                "drop table t",
+            )
+        ),
+        *(
+            (sql, Build("other"))
+            for sql in (
+                "call p()",
+                "do $$begin commit; end$$",
+                "alter subscription s refresh publication",
+                "alter database d rename to e",
+                'drop index concurrently U&"\\0041"',
+            )
+        ),
+        ('create index concurrently U&"\\0041" on t (a)', Build("other")),
+        ("(select 1)", Build("other")),
+        ("drop index", Build("atomic")),
+        ("reindex concurrently", Build("other")),
+        ("create index i", Build("atomic")),
+    ],
+)
+def test_an_interrupted_statement_is_told_by_what_it_was_about(sql: str, build: Build) -> None:
+    assert classify(only(sql)) == build
+
+
+def test_names_are_cut_at_63_bytes_between_characters_as_postgresql_does() -> None:
+    build = classify(only(f'create index {"É" * 40} on "{"x" * 70}" (a)'))
+    assert build.names == (Identifier("É" * 31),)
+    assert build.table == Identifier("x" * 63)
+
+
+@given(
+    st.text(
+        st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=15
+    )
+)
+def test_a_quoted_name_is_read_back_as_it_was(name: str) -> None:
+    quoted = '"' + name.replace('"', '""') + '"'
+    assert classify(only(f"drop index {quoted}")).names == (Identifier(name),)
+
+
+def test_an_identifier_reads_with_its_schema() -> None:
+    assert [str(name) for name in named("a", "s/a")] == ["a", "s.a"]
+
+
+# --- showing
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (
+            "alter role a password 'hunter2' valid until 'x'",
+            "alter role a password *** valid until 'x'",
+        ),
+        ("ENCRYPTED PASSWORD 'a''hunter2'", "ENCRYPTED PASSWORD ***"),
+        ("PASSWORD E'a\\'hunter2' x", "PASSWORD *** x"),
+        ("PASSWORD $x$hunter2$x$ x", "PASSWORD *** x"),
+        ("PASSWORD $x$hunter2", "PASSWORD ***"),
+        ("PASSWORD U&'hunter2'", "PASSWORD ***"),
+        ("PASSWORD /* x */ 'hunter2'", "PASSWORD /* x */ ***"),
+        ("PASSWORD 'hunter2", "PASSWORD ***"),
+        ("options (user 'u', password 'hunter2')", "options (user 'u', password ***)"),
+        ("dblink('host=h password=hunter2 user=u')", "dblink('host=h password=*** user=u')"),
+        ("dblink('password=''hunter2 x'' user=u')", "dblink('password=*** user=u')"),
+        ("'postgres://me:hunter2@host/db'", "'postgres://me:***@host/db'"),
+        ("set_config('app.password', 'hunter2', true)", "set_config('app.password', ***, true)"),
+        ("update t set \"password\" = 'hunter2'", 'update t set "password" = ***'),
+        ("password text not null default ''", "password text not null default ''"),
+        ("alter role a password null", "alter role a password null"),
+        ("select password_hash from t where a = 'b'", "select password_hash from t where a = 'b'"),
+        ("", ""),
+    ],
+)
+def test_what_follows_password_is_hidden(line: str, shown: str) -> None:
+    assert redact(line) == shown
+    assert "hunter2" not in shown
+
+
+@pytest.mark.parametrize(
+    ("sql", "position", "line", "column", "text", "caret"),
+    [
+        ("select 1;\nselect x;\n", 18, 8, 8, "select x;", "       ^"),
+        ("selec", 1, 7, 1, "selec", "^"),
+        ("\tselect\tx", 9, 7, 9, "    select    x", " " * 14 + "^"),
+        ("select '日本', x", 14, 7, 14, "select '日本', x", " " * 15 + "^"),
+        ("select 'e\u0301', x", 14, 7, 14, "select 'e\u0301', x", " " * 12 + "^"),
+        ("a\x1b[2J\u202eb", 6, 7, 6, "a\ufffd[2J\ufffdb", "     ^"),
+        ("select (\n\n", 11, 7, 9, "select (", "        ^"),
+        ("select (\n", 99, 7, 9, "select (", "        ^"),
+        ("select 1\nx", 9, 7, 9, "select 1", "        ^"),
+        ("\n\nx", 2, 8, 1, "", "^"),
+        ("x", 0, 7, 1, "x", "^"),
+        ("", 1, 7, 1, "", "^"),
+        ("role password 'hunter2' nologni", 25, 7, 25, "role password *** nologni", " " * 18 + "^"),
+        ("role password 'hunter2' x", 18, 7, 18, "role password *** x", " " * 14 + "^"),
+        ("role password 'hunter2' x", 2, 7, 2, "role password *** x", " ^"),
+        ("role password\n'hunter2' x", 25, 8, 11, "*** x", "    ^"),
+        ("role password 'a\nhunter2\nb' x", 18, 8, 1, "***", "^"),
+    ],
+)
+def test_the_caret_stands_below_the_place(
+    sql: str, position: int, line: int, column: int, text: str, caret: str
+) -> None:
+    shown = excerpt(sql, position, first_line=7)
+    assert (shown.line, shown.column, shown.text, shown.caret) == (line, column, text, caret)
+
+
+@given(
+    st.text("ab \t日é", max_size=400),
+    st.text("ab \t日é", max_size=400),
+)
+def test_a_long_line_is_cut_around_the_place(before: str, after: str) -> None:
+    shown = excerpt(f"{before}^{after}", len(before) + 1, first_line=1)
+    assert shown.column == len(before) + 1
+    widths = {"日": 2}
+    at = sum(widths.get(c, 1) for c in shown.text[: shown.text.index("^")])
+    assert shown.caret == " " * at + "^"
+    assert sum(widths.get(c, 1) for c in shown.text) <= 102
+
+
+@given(st.lists(FRAGMENTS, max_size=20).map("".join), st.integers(-2, 200), st.text(max_size=5))
+def test_an_excerpt_never_fails_and_never_shows_a_password(sql: str, at: int, end: str) -> None:
+    script = f"alter role a password 'hunter2'; {sql}{end}"
+    shown = excerpt(script, at, first_line=1)
+    assert "hunter2" not in shown.text
+    assert shown.text.isprintable() or "\ufffd" in shown.text
