@@ -10,13 +10,12 @@ Importing this package loads the decorator and nothing else: no boto3, no pg8000
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from lambda_migrate._version import __version__
 from lambda_migrate.decorator import migrate_on_cold_start, service_unavailable
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from lambda_migrate import errors
     from lambda_migrate.engine.runner import MigrationRunner, Outcome
     from lambda_migrate.migrations.manifest import Manifest

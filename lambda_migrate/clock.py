@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-
-from lambda_migrate.values import dataclass
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Protocol
-else:
-    Protocol = object  # importing typing takes 10 ms, and nothing asks at run time
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 __all__ = ["SYSTEM_CLOCK", "Clock", "Deadline", "Random", "SystemClock", "system_random"]
 

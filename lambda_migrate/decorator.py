@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import functools
 import os
-from _thread import allocate_lock  # threading.Lock, without the 4 ms of importing threading
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-TYPE_CHECKING = False
-if not TYPE_CHECKING:
-
-    def overload(function: object) -> object:
-        """For type checkers only; importing typing takes 10 ms."""
-        return function
-
-else:
-    from collections.abc import Callable
-    from typing import Any, TypeVar, overload
-
+if TYPE_CHECKING:
     from lambda_migrate.engine.runner import MigrationRunner
     from lambda_migrate.errors import MigrateError
 
-    H = TypeVar("H", bound=Callable[..., Any])
     Handler = Callable[..., Any]
     Answer = Callable[[Any, Any, MigrateError], Any]
+
+H = TypeVar("H", bound=Callable[..., Any])
 
 __all__ = ["migrate_on_cold_start", "service_unavailable"]
 
@@ -157,7 +150,7 @@ class _Gate:
         self._runner = runner
         self._settings = settings
         self._on_not_ready = on_not_ready
-        self._guard = allocate_lock()
+        self._guard = threading.Lock()
         if runner is not None and settings.keys() - {"init"}:
             names = ", ".join(sorted(settings.keys() - {"init"}))
             raise TypeError(

@@ -23,7 +23,8 @@ terminal would obey, or a reader would not see, is shown as an escape (`legible`
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
+from typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import ClassVar

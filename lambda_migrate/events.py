@@ -6,13 +6,9 @@ migration's name (``0003_add_status``). No event carries a secret.
 
 from __future__ import annotations
 
-from lambda_migrate.values import dataclass
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Protocol
-else:
-    Protocol = object  # importing typing takes 10 ms, and nothing asks at run time
+from dataclasses import dataclass
+from threading import current_thread, main_thread
+from typing import Protocol
 
 __all__ = [
     "CheckFailed",
@@ -302,8 +298,6 @@ class _GuardedObserver:
         except Exception as error:  # noqa: BLE001 - of a metrics backend, say: see `guarded`
             self._report(error)
         except BaseException as error:
-            from threading import current_thread, main_thread
-
             if current_thread() is main_thread():
                 raise
             self._report(error)

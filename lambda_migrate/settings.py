@@ -5,21 +5,19 @@ Light: this is on the fast path of every cold start.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.postgresql.address import DatabaseAddress, parse_url
-from lambda_migrate.values import dataclass, field
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any, Literal
 
-    Mode = Literal["migrate", "require", "off"]
-    OnLeaseStoreUnavailable = Literal["fail", "check"]
-    OnFlagsUnavailable = Literal["fail", "ignore"]
-    Init = Literal["never", "when-long"]
-else:
-    Mode = OnLeaseStoreUnavailable = OnFlagsUnavailable = Init = str
+Mode = Literal["migrate", "require", "off"]
+OnLeaseStoreUnavailable = Literal["fail", "check"]
+OnFlagsUnavailable = Literal["fail", "ignore"]
+Init = Literal["never", "when-long"]
 
 __all__ = ["Init", "Mode", "OnFlagsUnavailable", "OnLeaseStoreUnavailable", "Settings"]
 

@@ -7,13 +7,9 @@ waited for. A thread that was given up only computes a value that is not read.
 
 from __future__ import annotations
 
-from _thread import (  # without the 4 ms of importing threading
-    TIMEOUT_MAX,
-    allocate_lock,
-    start_new_thread,
-)
+import threading
+from typing import TYPE_CHECKING
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
@@ -42,8 +38,7 @@ def run_within(seconds: float, act: Callable[[], T]) -> T:
     Raises:
         TookTooLong: It is not done. Everything else is what ``act`` raises.
     """
-    done = allocate_lock()
-    done.acquire()
+    done = threading.Event()
     values: list[T] = []
     errors: list[BaseException] = []
 
@@ -53,10 +48,10 @@ def run_within(seconds: float, act: Callable[[], T]) -> T:
         except BaseException as error:  # noqa: BLE001 - raised again by the caller
             errors.append(error)
         finally:
-            done.release()
+            done.set()
 
-    start_new_thread(run, ())
-    if not done.acquire(timeout=min(max(0.0, seconds), TIMEOUT_MAX)):
+    threading.Thread(target=run, daemon=True).start()
+    if not done.wait(min(max(0.0, seconds), threading.TIMEOUT_MAX)):
         raise TookTooLong
     if errors:
         raise errors.pop()

@@ -7,6 +7,7 @@ them, when they first do.
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.engine.runner import MigrationRunner
@@ -18,7 +19,6 @@ from lambda_migrate.migrations.digest import EMPTY_DIGEST, read_digest
 from lambda_migrate.postgresql.database import PostgreSQLDatabase
 from lambda_migrate.settings import Settings
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 

@@ -25,6 +25,7 @@ One line per outcome, whatever it is. Metrics (dimensions ``service`` and ``targ
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from lambda_migrate.events import (
     CheckFailed,
@@ -39,7 +40,6 @@ from lambda_migrate.events import (
     TargetShared,
 )
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any

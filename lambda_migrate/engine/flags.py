@@ -6,9 +6,8 @@ settings allow and add nothing to it: a function in mode ``require`` or ``off`` 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
-
-from lambda_migrate.values import dataclass
 
 if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline

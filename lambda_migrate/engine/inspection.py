@@ -8,7 +8,7 @@ connection, and publishes what it finds for all others.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lambda_migrate.engine.apply import next_failure, proved, record_failure
@@ -18,7 +18,6 @@ from lambda_migrate.lease.readiness import UNKNOWN, Check, record_check, record_
 from lambda_migrate.lease.record import READY_KEPT
 from lambda_migrate.migrations.plan import make_plan
 from lambda_migrate.postgresql.ports import is_behind, require_environment
-from lambda_migrate.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,7 +7,7 @@ fence as a starting function does.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lambda_migrate.engine.apply import (
@@ -34,7 +34,6 @@ from lambda_migrate.migrations.adoption import choose_baseline, require_no_other
 from lambda_migrate.migrations.digest import require_migrations
 from lambda_migrate.migrations.rollback import choose_rollback, require_reversible
 from lambda_migrate.postgresql.ports import is_behind
-from lambda_migrate.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

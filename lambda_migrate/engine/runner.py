@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import Deadline
 from lambda_migrate.engine.target import new_owner
@@ -48,7 +49,6 @@ from lambda_migrate.lease.record import Lease, LeaseState
 from lambda_migrate.migrations.deferred import DeferredManifest
 from lambda_migrate.migrations.digest import require_migrations
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 

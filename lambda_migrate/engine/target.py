@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import SYSTEM_CLOCK, system_random
 from lambda_migrate.events import guarded, null_observer
-from lambda_migrate.values import dataclass, field
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lambda_migrate.clock import Clock, Random
     from lambda_migrate.engine.flags import FlagSource

@@ -13,9 +13,10 @@ jitter reads a sixth less often than full jitter for the same median delay.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from lambda_migrate.lease.decision import SKEW_MS
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lambda_migrate.clock import Random
     from lambda_migrate.lease.record import LeaseState

@@ -21,6 +21,8 @@ Layout, version 2 (partition key ``target``):
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.lease.record import (
     MARK_BYTES,
@@ -30,7 +32,6 @@ from lambda_migrate.lease.record import (
     Progress,
 )
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any

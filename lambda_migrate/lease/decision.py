@@ -15,9 +15,9 @@ Drawn in docs/explanation/how-it-works.md.
 
 from __future__ import annotations
 
-from lambda_migrate.values import dataclass
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lambda_migrate.lease.record import Failure, LeaseState
 

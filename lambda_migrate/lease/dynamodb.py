@@ -16,6 +16,8 @@ Facts that this file is built on, each with a test:
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.errors import ConfigurationError, LeaseLost, LeaseStoreUnavailable
@@ -38,9 +40,7 @@ from lambda_migrate.lease.dynamodb_errors import (
 )
 from lambda_migrate.lease.record import Lease, LeaseState
 from lambda_migrate.timeouts import TookTooLong, needs_configuration, run_within
-from lambda_migrate.values import replace
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any

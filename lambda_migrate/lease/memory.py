@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.errors import LeaseLost
 from lambda_migrate.lease.decision import SKEW_MS, lease_is_over
 from lambda_migrate.lease.record import Lease, LeaseState
-from lambda_migrate.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,6 +7,9 @@ identity keep what they have, as far as it still agrees.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
 from lambda_migrate.lease.record import (
     MARK_BYTES,
     READY_KEPT,
@@ -14,9 +17,7 @@ from lambda_migrate.lease.record import (
     join_marks,
     split_marks,
 )
-from lambda_migrate.values import dataclass, replace
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lambda_migrate.values import dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from lambda_migrate.errors import LeaseStoreUnavailable, NotReady
 from lambda_migrate.lease.decision import Step, Wait
 from lambda_migrate.lease.record import LeaseState
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -5,7 +5,8 @@ Nothing is loaded before it is asked for: a cold start's fast path needs `digest
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
+from typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from lambda_migrate.migrations.digest import EMPTY_DIGEST, chain
     from lambda_migrate.migrations.manifest import Manifest

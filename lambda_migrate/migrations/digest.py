@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 import re
+from hashlib import sha256
+from typing import TYPE_CHECKING
 
-from lambda_migrate.hashing import sha256
-
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 

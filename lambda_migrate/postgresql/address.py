@@ -5,8 +5,9 @@ Light enough for the cold start's fast path: it loads no driver, no TLS, no ``ur
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
+
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.values import dataclass, field, replace
 
 __all__ = ["DEFAULT_PORT", "SSLMODES", "SYSTEM_ROOTS", "DatabaseAddress", "parse_url"]
 

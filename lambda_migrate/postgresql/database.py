@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import count
+from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import system_random
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
-from lambda_migrate.values import dataclass
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar

@@ -14,10 +14,10 @@ script named, name the schema of everything else. Scripts run under the role's p
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from lambda_migrate._version import __version__
-from lambda_migrate.hashing import sha256
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

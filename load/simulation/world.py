@@ -8,7 +8,7 @@ partition, and its two ways, there and back, are added to the sleeps before and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,6 @@ from lambda_migrate.lease.decision import Acquire, Serve, Wait, Watch, decide
 from lambda_migrate.lease.heartbeat import BEATS_PER_LEASE
 from lambda_migrate.lease.readiness import Check, record_check
 from lambda_migrate.lease.record import Lease, LeaseState, Progress
-from lambda_migrate.values import replace
 from load.simulation.scenario import arrivals
 from load.simulation.table import EPOCH_MS, LeaseTable
 

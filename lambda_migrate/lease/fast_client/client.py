@@ -24,6 +24,7 @@ is left before the deadline is kept for one call, not for two.
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from lambda_migrate._version import __version__
 from lambda_migrate.clock import SYSTEM_CLOCK, Deadline
@@ -37,7 +38,6 @@ from lambda_migrate.lease.dynamodb_errors import (
 from lambda_migrate.lease.fast_client.endpoint import resolve
 from lambda_migrate.lease.fast_client.sigv4 import authorization
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Mapping

@@ -7,11 +7,11 @@ proxy, another partition, a variable that nobody here knows) is a doubt, and bot
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lambda_migrate.lease.fast_client.sigv4 import AccessKey
-from lambda_migrate.values import dataclass
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 

@@ -6,11 +6,11 @@ It knows as much of HTTP as DynamoDB's answers need. An answer in any other form
 from __future__ import annotations
 
 import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lambda_migrate.timeouts import dial
-from lambda_migrate.values import dataclass
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Mapping

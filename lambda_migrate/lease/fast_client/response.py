@@ -6,11 +6,11 @@ Pure.
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 from lambda_migrate.lease.dynamodb_errors import BUSY, ConditionFailed
 from lambda_migrate.lease.fast_client.http import Doubtful
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any

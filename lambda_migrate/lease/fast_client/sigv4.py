@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from lambda_migrate.hashing import hmac_sha256, sha256
-from lambda_migrate.values import dataclass, field
+import hmac
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import TYPE_CHECKING
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -70,5 +71,5 @@ def authorization(
 def _signature(secret: str, terms: tuple[str, ...], text: str) -> str:
     derived = f"AWS4{secret}".encode()
     for term in terms:
-        derived = hmac_sha256(derived, term.encode())
-    return hmac_sha256(derived, text.encode()).hex()
+        derived = hmac.digest(derived, term.encode(), "sha256")
+    return hmac.digest(derived, text.encode(), "sha256").hex()

@@ -23,24 +23,17 @@ from lambda_migrate.migrations import read_manifest
 URL = "postgresql://app:geheim@127.0.0.1:1/shop"  # nobody listens there
 
 HEAVY = {
-    "_hashlib",
     "aws_lambda_powertools",
     "boto3",
     "botocore",
-    "dataclasses",
     "email",
-    "hashlib",
-    "hmac",
     "http",
-    "inspect",
     "logging",
     "pathlib",
     "pg8000",
     "random",
     "ssl",
     "tenacity",
-    "threading",
-    "typing",
     "urllib",
     "uuid",
 }

@@ -741,16 +741,12 @@ NEVER = (
     "aws_lambda_powertools",
     "boto3",
     "botocore",
-    "dataclasses",
     "encodings.idna",
     "http",
-    "inspect",
     "logging",
     "pathlib",
     "pg8000",
     "tenacity",
-    "threading",
-    "typing",
     "urllib",
 )
 
