@@ -31,11 +31,12 @@ demo: .venv/installed-local
 
 test: lint audit docs test-unit test-real
 
-# Style, types, and the layers of the house.
+# Style, types, dead code, and the layers of the packages.
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/vulture
 	$(BIN)/lint-imports
 
 # The documentation site, into site/; a link or an anchor that leads nowhere is an error.

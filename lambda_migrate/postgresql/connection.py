@@ -82,8 +82,7 @@ class PostgresError(Exception):
         hint: What it suggests, or "".
         position: The character of the SQL sent at which it stumbled, from 1; None if it told none.
         where: The call stack of functions, or "".
-        severity: ``ERROR``.
-        schema, table, column, constraint: Names of what was concerned, or "".
+        schema, table, column: Names of what was concerned, or "".
     """
 
     def __init__(self, fields: Mapping[str, str]) -> None:
@@ -93,11 +92,9 @@ class PostgresError(Exception):
         self.hint = fields.get("H", "")
         self.position = int(fields["P"]) if fields.get("P", "").isdigit() else None
         self.where = fields.get("W", "")
-        self.severity = _severity(fields)
         self.schema = fields.get("s", "")
         self.table = fields.get("t", "")
         self.column = fields.get("c", "")
-        self.constraint = fields.get("n", "")
         super().__init__(f"{self.message} [{self.sqlstate}]")
 
 

@@ -33,7 +33,7 @@ COLOURS = dict(
         strict=True,
     )
 )
-INK, FAINT, OURS, MEASURED = "#22303c", "#c9d1d9", "#c2255c", "#6741d9"
+INK, OURS, MEASURED = "#22303c", "#c2255c", "#6741d9"
 
 BAR_CALLS, BAR_DELAY = 8.0, 0.3
 
