@@ -78,7 +78,6 @@ def _parts(seed: int) -> Iterator[_Part]:
     for name, heading, make in (
         ("frontier", "Families of policies", study.frontier),
         ("standard", "The library's default", study.standard),
-        ("guidance", "A holder that publishes what remains", study.guidance),
         ("troubles", "When something goes wrong", study.troubles),
     ):
         part = _Part(name, heading, list(make(seed)))
@@ -109,8 +108,6 @@ def _print_part(part: _Part) -> None:
 def _cells(point: Point) -> tuple[str, ...]:
     scenario, figures = point.scenario, point.figures
     parameter = "" if point.parameter is None else f"{point.parameter:g}"
-    if scenario.remaining_error is not None:
-        parameter = f"x{scenario.remaining_error:g}"
     return (
         f"{scenario.environments:,}",
         scenario.arrival,

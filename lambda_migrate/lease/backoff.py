@@ -56,8 +56,8 @@ same pace to a table that cannot keep up see to it that it never does. Shorter t
 class Backoff:
     """Delays that follow the time waited, with half jitter.
 
-    They end early at the time at which the holder expects to finish, and at the time at which its
-    lease can be over: a waiter that slept past it would delay the takeover from a dead holder.
+    A delay ends early when the holder's lease can have expired: a waiter that slept longer would
+    delay the takeover from a holder that died.
 
     Jitter as in the AWS Architecture Blog, "Exponential Backoff And Jitter", where this kind is
     called equal jitter.
@@ -83,8 +83,8 @@ class Backoff:
 
         Args:
             waited: Seconds waited so far.
-            state: The newest reading, for the end that its holder expects, if it knows one.
-            now_ms: Wall clock, to tell how old that is.
+            state: The newest reading, for the end of the lease.
+            now_ms: Wall clock, milliseconds since the epoch.
             failures: How many reads in a row were not answered, or answered with "slow down".
         """
         bound = min(CAP_SECONDS, max(min(PACE_SECONDS, FIRST_SECONDS + waited), GROWTH * waited))
@@ -92,22 +92,13 @@ class Backoff:
         if failures:
             return max(bound, failed_bound(failures)) * (1 + roll) / 2
         delay = bound * (1 + roll) / 2
-        # Just past the end, where a read is worth most; a wrong estimate costs no more than a read.
-        ends = [_expected_seconds(state, now_ms), _lease_seconds(state, now_ms)]
-        return min([delay, *(end + FIRST_SECONDS * roll for end in ends if end is not None)])
+        left = _lease_seconds(state, now_ms)
+        return delay if left is None else min(delay, left + FIRST_SECONDS * roll)
 
 
 def failed_bound(failures: int) -> float:
     """Upper bound of the delay after so many failures in a row."""
     return float(min(FAILED_CAP_SECONDS, PACE_SECONDS * 2 ** min(failures, 10)))
-
-
-def _expected_seconds(state: LeaseState | None, now_ms: int) -> float | None:
-    progress = state.progress if state is not None else None
-    if progress is None or progress.remaining_ms is None:
-        return None
-    left = progress.started_ms + progress.remaining_ms - now_ms
-    return left / 1000 if left > 0 else None
 
 
 def _lease_seconds(state: LeaseState | None, now_ms: int) -> float | None:

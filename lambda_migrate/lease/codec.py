@@ -10,8 +10,7 @@ Layout, version 2 (partition key ``target``):
 ``lease_ms``   N     length of the holder's lease, present with ``owner``
 ``databases``  M     identity -> {``ready`` B, ``older`` B, ``dropped`` N, ``fence`` N, ``owner`` S,
                      ``at`` N, ``addresses`` M: address -> {``confirmed`` N, ``fence`` N}}
-``progress``   M     {``migration`` S, ``done`` N, ``total`` N, ``started`` N, ``attempts`` N,
-                     ``remaining`` N?}
+``progress``   M     {``migration`` S, ``done`` N, ``total`` N, ``started`` N, ``attempts`` N}
 ``failure``    M     {``digest`` S, ``migration`` S, ``version`` S, ``sqlstate`` S, ``cause`` S,
                      ``attempts`` N, ``at`` N, ``retry_at`` N, ``had`` N?, ``kill`` BOOL?,
                      ``address`` S?}: the last one
@@ -122,8 +121,6 @@ def encode_progress(progress: Progress) -> AttributeValue:
         "started": _n(progress.started_ms),
         "attempts": _n(progress.attempts),
     }
-    if progress.remaining_ms is not None:
-        fields["remaining"] = _n(progress.remaining_ms)
     return {"M": fields}
 
 
@@ -182,7 +179,6 @@ def _progress(reader: _Reader | None) -> Progress | None:
         total=reader.number("total"),
         started_ms=reader.number("started"),
         attempts=reader.number("attempts"),
-        remaining_ms=reader.number("remaining") if "remaining" in reader.fields else None,
     )
 
 

@@ -92,7 +92,6 @@ class Progress:
         started_ms: When the running migration began, milliseconds since the epoch.
         attempts: How many holders in a row have begun with this migration, this one included; the
             others ended without giving the lease back.
-        remaining_ms: What is left as far as known; None if unknown.
     """
 
     migration: str
@@ -100,7 +99,6 @@ class Progress:
     total: int
     started_ms: int
     attempts: int = 1
-    remaining_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,21 +135,6 @@ class Failure:
     def concerns(self, digest: str, address: str) -> bool:
         """Whether it speaks of this manifest at this address."""
         return self.digest == digest and self.address in ("", address)
-
-
-class _Ready:
-    """The digests that are marked ready, as far as their marks distinguish them."""
-
-    __slots__ = ("_state",)
-
-    def __init__(self, state: LeaseState) -> None:
-        self._state = state
-
-    def __contains__(self, digest: str) -> bool:
-        records = self._state.databases.values()
-        return any(
-            record.is_ready(digest, address) for record in records for address in record.addresses
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,11 +185,6 @@ class LeaseState:
         """Whether the database at ``address`` was seen to satisfy ``digest``."""
         record = self.record_of(address)
         return record is not None and record.is_ready(digest, address)
-
-    @property
-    def ready(self) -> _Ready:
-        """What any address has confirmed: ``manifest.digest in state.ready``."""
-        return _Ready(self)
 
     def record_of(self, address: str) -> DatabaseRecord | None:
         """The record of the database that ``address`` leads to, if that is known."""

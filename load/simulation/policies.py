@@ -16,7 +16,7 @@ from lambda_migrate.lease import backoff
 if TYPE_CHECKING:
     from lambda_migrate.lease.record import LeaseState
 
-__all__ = ["FAMILIES", "GUIDED", "LIBRARY", "Family", "MakePolicy", "Policy"]
+__all__ = ["FAMILIES", "LIBRARY", "Family", "MakePolicy", "Policy"]
 
 
 class Policy(Protocol):
@@ -115,47 +115,6 @@ def _growing(growth: float, lowest: float) -> MakePolicy:
     return lambda random: _Paced(bound, random, lowest=lowest)
 
 
-class _Guided:
-    """Sleeps until the end that the holder expects, and reads soon after it.
-
-    Args:
-        random: Chance.
-        spread: How long after it, at most.
-    """
-
-    def __init__(self, random: Random, spread: float) -> None:
-        self._random = random
-        self._spread = spread
-        self._library = backoff.Backoff(random)
-
-    def delay(
-        self,
-        waited: float,
-        *,
-        state: LeaseState | None = None,
-        now_ms: int = 0,
-        failures: int = 0,
-    ) -> float:
-        """See `Policy.delay`."""
-        unguided = self._library.delay(waited, failures=failures)
-        left = _expected_seconds(state, now_ms)
-        if failures or left is None:
-            return unguided
-        after = self._spread * self._random.random()
-        if left > backoff.CAP_SECONDS:
-            return backoff.CAP_SECONDS * (1 + self._random.random()) / 2
-        # The longer it is overdue, the less the estimate was worth.
-        return left + after if left > 0 else min(unguided, max(after, -left / 2))
-
-
-def _expected_seconds(state: LeaseState | None, now_ms: int) -> float | None:
-    """Below 0 when the expected end is past."""
-    progress = state.progress if state is not None else None
-    if progress is None or progress.remaining_ms is None:
-        return None
-    return (progress.started_ms + progress.remaining_ms - now_ms) / 1000
-
-
 LIBRARY: MakePolicy = backoff.Backoff
 
 _GROWTHS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
@@ -166,6 +125,3 @@ FAMILIES = (
     Family("growing, full jitter", "growth", _GROWTHS, lambda growth: _growing(growth, 0.0)),
     Family("growing, half jitter", "growth", _GROWTHS, lambda growth: _growing(growth, 0.5)),
 )
-
-GUIDED = Family("guided", "s after", (0.4,), lambda spread: lambda random: _Guided(random, spread))
-"""Compared apart from the others: it needs a holder that publishes what remains."""

@@ -52,8 +52,6 @@ class Scenario:
         freeing_tries: How often that write is tried when it is turned away; the library tries
             for as long as its lease can be trusted.
         serving: From the answer that says "ready" to serving.
-        remaining_error: The holder publishes what remains before each migration, wrong by up to
-            this factor to either side (1 is exact); None: as today, with the renewals, unknown.
         stands_for: How many environments each simulated one stands for.
     """
 
@@ -77,7 +75,6 @@ class Scenario:
     freeing: float = 0.0
     freeing_tries: int = 99
     serving: float = 0.0
-    remaining_error: float | None = None
     stands_for: int = 1
 
     @property

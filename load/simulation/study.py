@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from load.simulation.figures import Figures, figures_of
-from load.simulation.policies import FAMILIES, GUIDED, LIBRARY, MakePolicy
+from load.simulation.policies import FAMILIES, LIBRARY, MakePolicy
 from load.simulation.scenario import AT_ONCE, RAMP, Scenario
 from load.simulation.world import simulate
 
@@ -17,7 +17,6 @@ __all__ = [
     "SIZES",
     "Point",
     "frontier",
-    "guidance",
     "standard",
     "troubles",
 ]
@@ -33,12 +32,6 @@ serves a share as small. What one of them sees does not change with that: the te
 
 SIMULATED_LONG = 200
 """The same for the families and migrations of a minute and more, where each reads often."""
-
-ERRORS = (None, 1.0, 1.1, 1.25, 2.0, 4.0)
-"""By what factor the holder's estimate is wrong at most; None: it publishes none, as today."""
-
-GUIDANCE_ROUNDS = 10
-"""One estimate is wrong for all waiters alike, so that one run says little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +71,6 @@ def standard(seed: int) -> Iterator[Point]:
             for size in SIZES:
                 scenario = _sized(Scenario(environments=size, migration=length, arrival=arrival))
                 yield _point("default", DEFAULT, None, scenario, LIBRARY, seed)
-
-
-def guidance(seed: int) -> Iterator[Point]:
-    """A holder that publishes what remains, right or wrong: what guiding by it is worth."""
-    for length in (3.0, 60.0):
-        for error in ERRORS:
-            scenario = _sized(Scenario(migration=length, remaining_error=error))
-            yield _point("guidance", DEFAULT, None, scenario, LIBRARY, seed, rounds=GUIDANCE_ROUNDS)
-            if error is not None:
-                number = GUIDED.values[0]
-                guided = GUIDED.make(number)
-                rounds = GUIDANCE_ROUNDS
-                yield _point("guidance", GUIDED.name, number, scenario, guided, seed, rounds=rounds)
 
 
 TROUBLES: dict[str, Scenario] = {

@@ -8,7 +8,7 @@ partition, and its two ways, there and back, are added to the sleeps before and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -260,18 +260,13 @@ class _Holder:
         return self.is_alive
 
     def _publish(self) -> None:
-        """Before each migration: the first is announced at once, others with the next renewal."""
+        """Publish the first migration at once, the others with the next renewal."""
         total = len(self.scenario.others) + 1
         now_ms = EPOCH_MS + round(self.world.environment.now * 1000) + self.skew_ms
         done = total - len(self.world.left)
         is_first = self.progress is None
-        error = self.scenario.remaining_error
         self.progress = Progress(str(done), done, total, now_ms)
-        if error is not None:
-            wrong = error ** (2 * self.world.random.random() - 1)
-            remaining_ms = round(1000 * sum(self.world.left) * wrong)
-            self.progress = replace(self.progress, remaining_ms=remaining_ms)
-        if is_first or error is not None:
+        if is_first:
             self._renew()
 
     def _renew(self) -> float:

@@ -23,7 +23,7 @@ from lambda_migrate.lease.record import (
 from lambda_migrate.lease.store import LeaseStore
 from tests.contract.leases import ADDRESS, DATABASES, LEASE_SECONDS, LeaseBench, failure
 
-PROGRESS = Progress("0003_größer", 2, 5, 1_700_000_000_000, 2, 4_000)
+PROGRESS = Progress("0003_größer", 2, 5, 1_700_000_000_000, 2)
 LENGTH_MS = round(LEASE_SECONDS * 1000)
 
 Write = Callable[[LeaseStore, Lease], object]

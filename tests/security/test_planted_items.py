@@ -113,8 +113,8 @@ def held(until_ms: int, **more: Any) -> LeaseState:
     "planted",
     [
         held(FAR),
-        held(FAR, progress=Progress("0001_m", 0, 1, FAR, 1, FAR)),
-        held(FAR, progress=Progress("0001_m", -5, -9, -FAR, -FAR, -FAR)),
+        held(FAR, progress=Progress("0001_m", 0, 1, FAR, 1)),
+        held(FAR, progress=Progress("0001_m", -5, -9, -FAR, -FAR)),
         held(FAR, databases=PLANTED),
     ],
     ids=["owner", "endless progress", "progress of the past", "many digests"],
@@ -162,15 +162,15 @@ def test_a_pause_for_ever_is_not_obeyed() -> None:
 
 @given(
     waited=st.floats(0, 900),
+    until=st.integers(-FAR, FAR),
     started=st.integers(-FAR, FAR),
-    remaining=st.integers(-FAR, FAR),
     failures=st.integers(0, 10**6),
 )
 @settings(deadline=None)
 def test_no_progress_makes_a_waiter_sleep_longer_than_none(
-    waited: float, started: int, remaining: int, failures: int
+    waited: float, until: int, started: int, failures: int
 ) -> None:
-    state = held(FAR, progress=Progress("m", 0, 1, started, remaining_ms=remaining))
+    state = held(until, progress=Progress("m", 0, 1, started))
     backoff = Backoff(FixedRandom(0.999))
     delay = backoff.delay(waited, state=state, now_ms=10**12, failures=failures)
     assert 0 <= delay <= backoff.delay(waited, failures=failures)
@@ -207,7 +207,7 @@ def test_what_was_planted_as_ready_is_forgotten_in_favour_of_what_is_true() -> N
 def test_no_item_of_ours_comes_near_the_limit_of_400_kb() -> None:
     """Names as long as file names get, every number at its longest, 4-byte characters."""
     wide = "\U0001f418"
-    progress = Progress(wide * 63, 10**6, 10**6, FAR, FAR, FAR)
+    progress = Progress(wide * 63, 10**6, 10**6, FAR, FAR)
     failure = Failure(
         "d" * 64, wide * 63, str(FAR), "42P01", wide * 300, 10**6, FAR, FAR, FAR, is_kill=True
     )

@@ -89,7 +89,7 @@ def planted(text: str, *, now_ms: int = FAR) -> LeaseState:
         owner=text,
         lease_until_ms=now_ms,
         databases={text: DatabaseRecord(addresses={text: (FAR, FAR)}, fence=FAR, owner=text)},
-        progress=Progress(text, -1, FAR, -FAR, FAR, FAR),
+        progress=Progress(text, -1, FAR, -FAR, FAR),
         failure=Failure(text, text, text, text, text, FAR, FAR, FAR),
     )
 

@@ -387,10 +387,3 @@ def test_a_failure_elsewhere_is_no_reason_to_look(scene: Scene) -> None:
     with pytest.raises(MigrationFailed, match="no"):
         cold_start(scene, V2, "require")
     assert scene.database.connections == connections
-
-
-def test_what_any_address_has_confirmed_is_among_what_is_ready(scene: Scene) -> None:
-    scene.migrated(V2)
-    assert V1.digest in scene.table.state.ready
-    assert V2.digest in scene.table.state.ready
-    assert V3.digest not in scene.table.state.ready

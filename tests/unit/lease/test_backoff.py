@@ -17,7 +17,7 @@ from lambda_migrate.lease.backoff import (
     Backoff,
 )
 from lambda_migrate.lease.decision import SKEW_MS
-from lambda_migrate.lease.record import LeaseState, Progress
+from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.settings import Settings
 from lambda_migrate.testing import FixedRandom
 
@@ -28,11 +28,6 @@ waiting = st.floats(0, 1e9)
 chance = st.floats(0, ALMOST_ONE)
 milliseconds = st.integers(-(10**9), 10**9)
 failing = st.integers(0, 10**6)
-
-
-def busy(remaining_ms: int | None, *, started_ms: int = NOW) -> LeaseState:
-    progress = Progress("0001_a", 0, 1, started_ms, remaining_ms=remaining_ms)
-    return LeaseState(1, "other", NOW + 10**12, progress=progress)
 
 
 def leased(left_ms: int) -> LeaseState:
@@ -53,12 +48,13 @@ def bound(waited: float, state: LeaseState | None = None, *, failures: int = 0) 
 # --- bounded
 
 
-@given(waited=waiting, roll=chance, remaining=st.none() | milliseconds)
+@given(waited=waiting, roll=chance, left_ms=milliseconds)
 @settings(deadline=None)
 def test_a_delay_is_above_zero_and_never_above_the_cap(
-    waited: float, roll: float, remaining: int | None
+    waited: float, roll: float, left_ms: int
 ) -> None:
-    assert 0 < delay(waited, roll, busy(remaining)) <= CAP_SECONDS
+    assert 0 < delay(waited, roll) <= CAP_SECONDS
+    assert 0 < delay(waited, roll, leased(left_ms)) <= CAP_SECONDS
 
 
 @given(waited=waiting, roll=chance, failures=failing)
@@ -117,51 +113,6 @@ def test_jitter_is_half(waited: float, roll: float, failures: int) -> None:
     assert delay(waited, roll, failures=failures) == pytest.approx(low + (high - low) * roll)
 
 
-# --- what the holder publishes
-
-
-@given(waited=waiting, roll=chance, remaining=milliseconds)
-@settings(deadline=None)
-def test_known_progress_only_ever_shortens_a_delay(
-    waited: float, roll: float, remaining: int
-) -> None:
-    assert delay(waited, roll, busy(remaining)) <= delay(waited, roll)
-
-
-@given(waited=waiting, roll=chance, remaining=st.integers(1, 10**9))
-@settings(deadline=None)
-def test_nobody_sleeps_past_the_expected_end_by_more_than_a_first_delay(
-    waited: float, roll: float, remaining: int
-) -> None:
-    assert delay(waited, roll, busy(remaining)) <= remaining / 1000 + FIRST_SECONDS
-
-
-@given(waited=waiting, roll=chance, remaining=st.integers(1, 10**9))
-@settings(deadline=None)
-def test_nobody_who_would_have_slept_longer_wakes_before_the_expected_end(
-    waited: float, roll: float, remaining: int
-) -> None:
-    guided = delay(waited, roll, busy(remaining))
-    assert guided == delay(waited, roll) or guided >= remaining / 1000
-
-
-@pytest.mark.parametrize(
-    "state",
-    [
-        None,
-        LeaseState(),
-        busy(None),
-        busy(0),
-        busy(-5),
-        busy(1_000, started_ms=NOW - 1_000),
-        busy(1_000, started_ms=NOW - 3_600_000),
-    ],
-    ids=["no item", "no holder", "unknown", "none left", "below none", "just over", "long over"],
-)
-def test_an_estimate_that_is_missing_or_over_says_nothing(state: LeaseState | None) -> None:
-    assert bound(600.0, state) == bound(600.0) == pytest.approx(CAP_SECONDS)
-
-
 # --- the end of the lease
 
 
@@ -198,12 +149,17 @@ def test_a_failure_never_brings_anybody_back_sooner(waited: float, failures: int
     assert bound(waited, failures=failures) >= bound(waited, failures=failures - 1)
 
 
-@given(waited=waiting, remaining=milliseconds)
+@given(waited=waiting, left_ms=milliseconds)
 @settings(deadline=None)
 def test_what_was_known_before_a_failure_does_not_shorten_the_delay_after_it(
-    waited: float, remaining: int
+    waited: float, left_ms: int
 ) -> None:
-    assert bound(waited, busy(remaining), failures=1) == bound(waited, failures=1)
+    assert bound(waited, leased(left_ms), failures=1) == bound(waited, failures=1)
+
+
+@pytest.mark.parametrize("state", [None, LeaseState()], ids=["no item", "no holder"])
+def test_without_a_holder_no_delay_is_shortened(state: LeaseState | None) -> None:
+    assert bound(600.0, state) == bound(600.0) == pytest.approx(CAP_SECONDS)
 
 
 def test_a_thousand_waiters_stay_far_below_what_one_partition_sustains() -> None:

@@ -7,8 +7,7 @@ from random import Random
 import pytest
 
 from lambda_migrate.lease.backoff import Backoff
-from lambda_migrate.lease.record import LeaseState, Progress
-from load.simulation.policies import FAMILIES, GUIDED, LIBRARY, Family, Policy
+from load.simulation.policies import FAMILIES, LIBRARY, Family, Policy
 
 NOW = 1_700_000_000_000
 
@@ -52,15 +51,8 @@ def test_a_growing_one_is_a_share_of_the_time_waited(kind: str, lowest: float) -
     assert max(delays) == pytest.approx(4, abs=0.05)
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, GUIDED], ids=lambda family: str(family.name))
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: str(family.name))
 def test_every_family_comes_back_later_to_a_table_that_turned_it_away(family: Family) -> None:
     late = [family.make(family.values[0])(Random(seed)) for seed in range(50)]
     assert max(one.delay(1.0, failures=5) for one in late) > 10
     assert max(one.delay(1.0, failures=1) for one in late) < 2
-
-
-def test_a_guided_one_reads_soon_after_the_end_that_the_holder_expects() -> None:
-    state = LeaseState(1, "other", NOW, progress=Progress("a", 0, 1, NOW, remaining_ms=5_000))
-    for seed in range(100):
-        delay = GUIDED.make(0.4)(Random(seed)).delay(1.0, state=state, now_ms=NOW + 2_000)
-        assert 3.0 <= delay <= 3.4
