@@ -30,12 +30,12 @@ def demo(
         raise ConfigurationError("`demo` does its work here: leave --function out")
     _require_local_extra()
     from lambda_migrate.local.demo.run import run_demo
-    from lambda_migrate.local.runtime.process import EngineFailed
+    from lambda_migrate.local.runtime.process import ProcessError
 
     by_default()
     try:
         return int(run_demo(environments=environments, report=report))
-    except EngineFailed as failed:
+    except ProcessError as failed:
         raise MigrateError(str(failed)) from failed
 
 

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lambda_migrate.local.runtime.reaper import guard
+from lambda_migrate.local.runtime.reaper import get_reaper
 
 __all__ = ["MESSAGE_BYTES", "Nursery"]
 
@@ -51,7 +51,7 @@ class Nursery:
                 stderr=errors,
                 start_new_session=True,
             )
-        guard().watch(self._process.pid)
+        get_reaper().watch(self._process.pid)
         self._ready = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -66,7 +66,7 @@ class Nursery:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
         self._process.wait(30)
-        guard().forget(self._process.pid)
+        get_reaper().forget(self._process.pid)
         self._reader.join(10)
         if self._process.stdout is not None:
             self._process.stdout.close()

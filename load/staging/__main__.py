@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.local.runtime.process import EngineFailed
+from lambda_migrate.local.runtime.process import ProcessError
 from load.staging.checks import read_checks
 from load.staging.rehearsal import TEMPLATE, Rehearsal, Wanted, rehearse
 from load.staging.release import Release, make_release, of_the_example
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     try:
         rehearsal = _rehearse_stack(asked) if _is_deployed(asked) else _rehearse(asked)
-    except (ConfigurationError, EngineFailed) as fault:
+    except (ConfigurationError, ProcessError) as fault:
         print(fault, file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lambda_migrate.clock import Deadline
 from lambda_migrate.local.runtime.function import LocalFunction
-from lambda_migrate.local.runtime.process import EngineFailed
+from lambda_migrate.local.runtime.process import ProcessError
 from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.emulators.cloudwatch import Alarm, CloudWatch, read_alarms
@@ -154,12 +154,12 @@ class _Place:
         """Let the real world come so far.
 
         Raises:
-            EngineFailed: It did not.
+            ProcessError: It did not.
         """
         deadline = Deadline.after(seconds)
         while not condition():
             if deadline.is_over:
-                raise EngineFailed(f"not within {seconds:g} s: {what}")
+                raise ProcessError(f"not within {seconds:g} s: {what}")
             time.sleep(0.05)
 
     def is_migrating(self) -> bool:
@@ -272,7 +272,7 @@ def _is_throttled(place: _Place) -> CloudWatch:
 def _throttling(place: _Place) -> LocalDynamoDB:
     dynamodb = place.stage.dynamodb
     if not isinstance(dynamodb, LocalDynamoDB):
-        raise EngineFailed("this DynamoDB API can neither be slow nor refuse")
+        raise ProcessError("this DynamoDB API can neither be slow nor refuse")
     return dynamodb
 
 
@@ -325,7 +325,7 @@ def _reached(fault: Fault, place: _Place, template: Path) -> Reached:
     place.server.create_database(place.name)
     try:
         cloudwatch = fault.act(place)
-    except EngineFailed as trouble:
+    except ProcessError as trouble:
         return Reached(fault, trouble=str(trouble))
     finally:
         place.server.drop_database(place.name)

@@ -50,7 +50,7 @@ def play(stage: StormStage, scenario: Scenario, out: Path) -> Evidence:
         out: The folder for Locust's report.
 
     Raises:
-        EngineFailed: Locust failed.
+        ProcessError: Locust failed.
     """
     began = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)

@@ -44,7 +44,7 @@ from load.staging.verdicts import (
 )
 from load.storm.evidence import Evidence
 from load.storm.scenarios import Processes, Scenario
-from load.storm.stage import StormStage, open_stage
+from load.storm.stage import StormStage, start_demo_servers
 from load.storm.verdicts import Verdict
 
 __all__ = ["TEMPLATE", "Rehearsal", "Wanted", "rehearse"]
@@ -132,14 +132,14 @@ def rehearse(
 
     Raises:
         ConfigurationError: The machine has too little memory, or something cannot be read.
-        EngineFailed: A server did not start, or Locust failed.
+        ProcessError: A server did not start, or Locust failed.
     """
     alarms_of(wanted.template, target=release.database, **wanted.parameters)  # or else too late
     binaries = find_binaries(wanted.postgresql)
     scenario = _scenario("deployment", release, wanted)
     with (
         tempfile.TemporaryDirectory(prefix="lm-staging-") as home,
-        open_stage(
+        start_demo_servers(
             scenario,
             release,
             Path(home),

@@ -23,7 +23,7 @@ from lambda_migrate.clock import Deadline
 from lambda_migrate.commands.registry import COMMANDS
 from lambda_migrate.commands.request import Errand
 from lambda_migrate.errors import ConfigurationError, MigrateError
-from lambda_migrate.local.runtime.process import EngineFailed
+from lambda_migrate.local.runtime.process import ProcessError
 from load.staging.dry_run import of_dry_run
 from load.staging.rehearsal import Rehearsal, Wanted
 from load.staging.steps import Deed, Halted, Told, played
@@ -266,7 +266,7 @@ def _drive(scene: _Scene) -> dict[str, dict[str, float]]:
             cwd=_LOCUSTFILE.parents[1],
         )
     if done.returncode != 0:
-        raise EngineFailed(f"Locust failed ({done.returncode}):\n{log.read_text()[-2000:]}")
+        raise ProcessError(f"Locust failed ({done.returncode}):\n{log.read_text()[-2000:]}")
     return _statistics(scene.out / "locust_stats.csv")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lambda_migrate.errors import ConfigurationError, MigrateError
-from lambda_migrate.local.runtime.process import EngineFailed
+from lambda_migrate.local.runtime.process import ProcessError
 from load.staging.verdicts import Step
 from load.storm.verdicts import Verdict
 
@@ -76,7 +76,7 @@ def _done(deed: Deed) -> Step:
         (verdicts, facts), halts = halted.told, True
     except ConfigurationError:
         raise
-    except (MigrateError, EngineFailed) as error:
+    except (MigrateError, ProcessError) as error:
         verdicts, facts, halts = [Verdict("it came to its end", "failed", str(error))], {}, True
     return Step(
         deed.name, time.monotonic() - began, tuple(verdicts), facts, halts=halts, phase=deed.phase

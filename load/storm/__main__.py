@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.local.runtime.process import EngineFailed
+from lambda_migrate.local.runtime.process import ProcessError
 from lambda_migrate.local.servers.dynamodb import install_dynalite
 from load.storm.evidence import Evidence, gather
 from load.storm.host import Host, serve
 from load.storm.packages import Package, package_of
 from load.storm.report import write, write_index
 from load.storm.scenarios import SCENARIOS, STANDARD, Scenario, make
-from load.storm.stage import open_stage
+from load.storm.stage import start_demo_servers
 from load.storm.verdicts import Verdict, verdicts
 
 __all__ = ["main", "run"]
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if any(scenario.engine == "dynalite" for scenario in scenarios):
             install_dynalite(say=lambda _: None)
         return _run_all(scenarios, asked.out)
-    except (ConfigurationError, EngineFailed) as fault:
+    except (ConfigurationError, ProcessError) as fault:
         print(fault, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -119,13 +119,13 @@ def run(scenario: Scenario, package: Package, out: Path) -> Evidence:
 
     Raises:
         ConfigurationError: Something is not installed.
-        EngineFailed: A server did not start, or Locust failed.
+        ProcessError: A server did not start, or Locust failed.
     """
     began = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="lm-storm-") as home,
-        open_stage(scenario, package, Path(home)) as stage,
+        start_demo_servers(scenario, package, Path(home)) as stage,
     ):
         host = Host(stage)
         host.prepare()
@@ -138,7 +138,7 @@ def drive(scenario: Scenario, url: str, out: Path) -> None:
     """Let Locust run the scenario's shape against ``url``.
 
     Raises:
-        EngineFailed: Locust itself did not come to an end as it should.
+        ProcessError: Locust itself did not come to an end as it should.
     """
     command = [
         *(sys.executable, "-m", "locust", "-f", str(_LOCUSTFILE), "--headless", "--only-summary"),
@@ -159,7 +159,7 @@ def drive(scenario: Scenario, url: str, out: Path) -> None:
             cwd=_LOCUSTFILE.parents[1],
         )
     if done.returncode != 0:
-        raise EngineFailed(f"Locust failed ({done.returncode}):\n{log.read_text()[-2000:]}")
+        raise ProcessError(f"Locust failed ({done.returncode}):\n{log.read_text()[-2000:]}")
 
 
 if __name__ == "__main__":

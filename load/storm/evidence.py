@@ -17,7 +17,7 @@ from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.local.demo.evidence import (
     Check,
     Spread,
-    connected_by_fence,
+    connection_times_by_fence,
     read_checks,
     ready_at,
     rows_of,
@@ -257,7 +257,7 @@ def _rows(stage: StormStage, checks: Mapping[str, Sequence[Check]]) -> list[Row]
                 if found and name.startswith(f"v{version} ")
             },
             label=f"v{version}",
-            connected=connected_by_fence(stage.sampler.sessions, epoch=stage.epoch),
+            connected=connection_times_by_fence(stage.sampler.sessions, epoch=stage.epoch),
             until=SYSTEM_CLOCK.monotonic(),
         )
     ]

@@ -30,13 +30,13 @@ from typing import Any
 from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import MigrateError
 from lambda_migrate.local.demo.findings import is_served
-from lambda_migrate.local.demo.stage import Reversions, make_operator
+from lambda_migrate.local.demo.stage import RollbackTimes, make_operator
 from lambda_migrate.local.runtime.environment import InvocationResult
 from lambda_migrate.local.runtime.function import Gate
-from lambda_migrate.local.runtime.plain_http import PlainServer, Request, Response, json_response
+from lambda_migrate.local.runtime.plain_http import HttpServer, Request, Response, json_response
 from load.storm.packages import Package, package_of
 from load.storm.scenarios import SCENARIOS, Wave, make
-from load.storm.stage import StormStage, open_stage
+from load.storm.stage import StormStage, start_demo_servers
 
 __all__ = ["Host", "Observed", "failure_of", "serve"]
 
@@ -89,7 +89,7 @@ class Host:
 
     stage: StormStage
     observed: list[Observed] = field(default_factory=list)
-    reversions: Reversions = field(default_factory=Reversions)
+    reversions: RollbackTimes = field(default_factory=RollbackTimes)
     rolled_back: float | None = None
     troubles: list[str] = field(default_factory=list)
     _musters: list[_Muster] = field(default_factory=list)
@@ -201,7 +201,7 @@ def serve(host: Host) -> Iterator[str]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="control", daemon=True)
     thread.start()
-    server = PlainServer(host.answer)
+    server = HttpServer(host.answer)
     try:
         address = asyncio.run_coroutine_threadsafe(server.open(), loop).result()
         yield f"http://{address}"
@@ -224,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     package: Package = package_of(scenario.kind)
     with (
         tempfile.TemporaryDirectory(prefix="lm-storm-") as home,
-        open_stage(scenario, package, Path(home)) as stage,
+        start_demo_servers(scenario, package, Path(home)) as stage,
     ):
         host = Host(stage)
         host.prepare()

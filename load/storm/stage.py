@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from load.storm.packages import Package
     from load.storm.scenarios import Engine, Processes, Scenario
 
-__all__ = ["PRELOADED", "TABLE", "StormStage", "open_stage"]
+__all__ = ["PRELOADED", "TABLE", "StormStage", "start_demo_servers"]
 
 TABLE = "lambda-migrate"
 
@@ -96,7 +96,7 @@ class StormStage:
 
 
 @contextmanager
-def open_stage(
+def start_demo_servers(
     scenario: Scenario,
     package: Package,
     home: Path,

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import trustme
 
-from lambda_migrate.local.demo.deployment import get_order, order_id_of, place_order
+from lambda_migrate.local.demo.deployment import get_order, place_order, read_order_id
 from lambda_migrate.local.package.build import ROOT
 from lambda_migrate.local.runtime.environment import InvocationResult
 from lambda_migrate.local.runtime.function import LocalFunction
@@ -251,7 +251,7 @@ def lived(
                 for result in first
                 for line in lines(function, result.environment_id)
             ]
-            [second] = function.storm(1, get_order(order_id_of(first[0])))
+            [second] = function.storm(1, get_order(read_order_id(first[0])))
             metrics = [each for result in first for each in written(function, result)]
             backends = stage.query(
                 "SELECT usename, ssl FROM pg_stat_activity JOIN pg_stat_ssl USING (pid)"

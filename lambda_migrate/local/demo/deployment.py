@@ -23,8 +23,8 @@ __all__ = [
     "Example",
     "find_example",
     "get_order",
-    "order_id_of",
     "place_order",
+    "read_order_id",
 ]
 
 APPLICATION = "orders"
@@ -126,7 +126,7 @@ def get_order(order_id: int) -> dict[str, Any]:
     return _event("GET", f"/orders/{order_id}")
 
 
-def order_id_of(result: InvocationResult) -> int:
+def read_order_id(result: InvocationResult) -> int:
     """The order that a response of the API is about."""
     return int(json.loads(result.payload["body"])["order_id"])
 

@@ -10,14 +10,14 @@ from statistics import median
 from typing import Any
 
 from lambda_migrate.local.demo.timeline import Band, Row, Span
-from lambda_migrate.local.runtime.environment import Happening, InvocationResult
+from lambda_migrate.local.runtime.environment import EnvironmentEvent, InvocationResult
 
 __all__ = [
     "Check",
     "Spread",
     "Storm",
     "bands_of",
-    "connected_by_fence",
+    "connection_times_by_fence",
     "read_check",
     "read_checks",
     "ready_at",
@@ -168,7 +168,7 @@ def bands_of(rows: Sequence[Sequence[Any]], *, epoch: float) -> list[Band]:
     return [Band(name, start - epoch, end - epoch) for name, start, end in rows]
 
 
-def connected_by_fence(sessions: Mapping[str, float], *, epoch: float) -> dict[int, float]:
+def connection_times_by_fence(sessions: Mapping[str, float], *, epoch: float) -> dict[int, float]:
     """When each holder connected to PostgreSQL, by its fence: its application name ends with it.
 
     Args:
@@ -180,7 +180,7 @@ def connected_by_fence(sessions: Mapping[str, float], *, epoch: float) -> dict[i
 
 
 def rows_of(
-    happenings: Iterable[Happening],
+    happenings: Iterable[EnvironmentEvent],
     checks: Mapping[str, Check],
     *,
     label: str,
@@ -193,10 +193,10 @@ def rows_of(
         happenings: Of all of them, in order.
         checks: The first of each environment.
         label: Goes before each name.
-        connected: See `connected_by_fence`.
+        connected: See `connection_times_by_fence`.
         until: Where the picture ends.
     """
-    by_environment: dict[str, list[Happening]] = {}
+    by_environment: dict[str, list[EnvironmentEvent]] = {}
     for one in happenings:
         by_environment.setdefault(one.environment_id, []).append(one)
     rows = []
@@ -213,7 +213,7 @@ def ready_at(row: Row) -> tuple[float, float]:
 
 
 def spans_of(
-    happenings: Sequence[Happening],
+    happenings: Sequence[EnvironmentEvent],
     check: Check | None,
     *,
     connected: float | None = None,

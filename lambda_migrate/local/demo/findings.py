@@ -47,7 +47,7 @@ class Findings:
         samples: Connections.
         troubles: What else went wrong, one sentence each.
         dynamodb: Calls of all environments by operation.
-        warm: See `measure_in_fresh_process`; empty if it did not come to that.
+        warm: See `measure_in_new_process`; empty if it did not come to that.
         postgresql: The server's version.
     """
 

@@ -10,8 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import SYSTEM_CLOCK, Clock
-from lambda_migrate.local.demo.deployment import get_order, order_id_of, place_order
-from lambda_migrate.local.demo.evidence import Check, Storm, connected_by_fence, read_check, rows_of
+from lambda_migrate.local.demo.deployment import get_order, place_order, read_order_id
+from lambda_migrate.local.demo.evidence import (
+    Check,
+    Storm,
+    connection_times_by_fence,
+    read_check,
+    rows_of,
+)
 from lambda_migrate.local.demo.findings import is_served
 from lambda_migrate.local.demo.timeline import Row
 from lambda_migrate.local.runtime.environment import EnvironmentView, InvocationResult
@@ -107,7 +113,7 @@ class Fleet:
     def warm(self, storm: Storm) -> list[InvocationResult]:
         """Invoke every environment once more, at the same time: each reads the order it placed."""
         waiting = [
-            self.function.submit(get_order(order_id_of(result)))
+            self.function.submit(get_order(read_order_id(result)))
             for result in storm.results
             if is_served(result)
         ]
@@ -134,7 +140,7 @@ class Fleet:
             self.function.timeline(),
             self.checks,
             label=f"v{self.version}",
-            connected=connected_by_fence(sessions, epoch=self._epoch),
+            connected=connection_times_by_fence(sessions, epoch=self._epoch),
             until=until if self._closed is None else min(until, self._closed),
         )
 
@@ -186,7 +192,7 @@ class Traffic:
             while not self._stop.is_set():
                 placed = self._invoke(place_order(1000 + number))
                 if is_served(placed):
-                    self._invoke(get_order(order_id_of(placed)))
+                    self._invoke(get_order(read_order_id(placed)))
                 self._stop.wait(self._pause)
 
     def _invoke(self, event: object) -> InvocationResult:

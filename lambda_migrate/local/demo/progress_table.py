@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from lambda_migrate.local.demo.sampler import Sample
-    from lambda_migrate.local.runtime.environment import Happening
+    from lambda_migrate.local.runtime.environment import EnvironmentEvent
 
 __all__ = ["Board", "Tally"]
 
@@ -34,7 +34,7 @@ class Tally:
         self._states: dict[str, State] = {}
         self._lock = threading.Lock()
 
-    def note(self, happening: Happening) -> None:
+    def note(self, happening: EnvironmentEvent) -> None:
         """Follow an environment."""
         following: dict[str, State] = {"started": "starting", "ended": "ended"}
         with self._lock:

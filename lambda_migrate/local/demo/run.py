@@ -24,9 +24,9 @@ from lambda_migrate.local.demo.evidence import Storm
 from lambda_migrate.local.demo.findings import Findings, Rollback, faults, is_served
 from lambda_migrate.local.demo.fleet import Fleet, Traffic
 from lambda_migrate.local.demo.report import facts, table, write
-from lambda_migrate.local.demo.stage import Reversions, Stage, open_stage
+from lambda_migrate.local.demo.stage import RollbackTimes, Stage, start_demo_servers
 from lambda_migrate.local.demo.timeline import Row
-from lambda_migrate.local.demo.warm import measure_in_fresh_process
+from lambda_migrate.local.demo.warm import measure_in_new_process
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,7 +61,7 @@ def run_demo(
 
     Raises:
         ConfigurationError: There is no example, or nothing can be written into ``report``.
-        EngineFailed: PostgreSQL or the DynamoDB API did not start.
+        ProcessError: PostgreSQL or the DynamoDB API did not start.
     """
     from rich.console import Console
 
@@ -118,7 +118,7 @@ def _play(environments: int, console: Console, example: Example) -> tuple[Findin
     began = SYSTEM_CLOCK.monotonic()
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lm-demo-")))
-        stage = stack.enter_context(open_stage(home, environments, console, example))
+        stage = stack.enter_context(start_demo_servers(home, environments, console, example))
         play = _Play(stage, environments)
         play.run()
         until = SYSTEM_CLOCK.monotonic()
@@ -158,7 +158,7 @@ class _Play:
                     self._try_to_roll_back(first)
         if self._rollback is not None:
             self._board.now("measuring what a warm invocation costs")
-            self._warm = measure_in_fresh_process(self._stage.example.directory / "migrations")
+            self._warm = measure_in_new_process(self._stage.example.directory / "migrations")
 
     @contextmanager
     def _deploy(self, version: int) -> Iterator[Fleet]:
@@ -192,7 +192,7 @@ class _Play:
 
     def _roll_back(self, first: Fleet) -> Rollback:
         self._board.now("rolling back, with the down scripts from the database")
-        observer = Reversions()
+        observer = RollbackTimes()
         began = SYSTEM_CLOCK.monotonic()
         reverted = self._stage.operator(first, observer).down(
             Deadline.after(_ROLLBACK_SECONDS), to=VERSIONS[1]

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
-    "Reversions",
+    "RollbackTimes",
     "Stage",
     "connect_monitor",
     "make_operator",
-    "open_stage",
     "read_migrations",
+    "start_demo_servers",
 ]
 
 _HISTORY = """
@@ -93,7 +93,7 @@ class Stage:
         """All rows of the history as they are now; none if nobody came so far as to make it."""
         return read_migrations(self.server, DATABASE, epoch=self.epoch)
 
-    def operator(self, fleet: Fleet, observer: Reversions) -> Maintenance:
+    def operator(self, fleet: Fleet, observer: RollbackTimes) -> Maintenance:
         """What ``lambda-migrate down`` uses, with the code of ``fleet`` at hand."""
         return make_operator(fleet.code, self.variables(), self.dynamodb, observer)
 
@@ -104,7 +104,7 @@ class Stage:
 
 
 @contextmanager
-def open_stage(
+def start_demo_servers(
     home: Path, environments: int, console: Console, example: Example
 ) -> Iterator[Stage]:
     """Start the servers, and the counting of connections.
@@ -175,7 +175,7 @@ def connect_monitor(server: LocalPostgreSQL) -> object:
     )
 
 
-class Reversions:
+class RollbackTimes:
     """Notes when each down script ran."""
 
     def __init__(self) -> None:

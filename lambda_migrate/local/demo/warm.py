@@ -16,7 +16,7 @@ from typing import Any
 
 from lambda_migrate.decorator import migrate_on_cold_start
 
-__all__ = ["measure_in_fresh_process"]
+__all__ = ["measure_in_new_process"]
 
 _CALLS = 10_000
 _REPEATS = 100
@@ -24,7 +24,7 @@ _REPEATS = 100
 Handler = Callable[[Any, Any], Any]
 
 
-def measure_in_fresh_process(migrations: Path) -> dict[str, float]:
+def measure_in_new_process(migrations: Path) -> dict[str, float]:
     """Microseconds of a warm call: ``bare``, ``passed_through`` and ``decorated``.
 
     Args:

@@ -12,16 +12,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lambda_migrate.clock import Clock
 from lambda_migrate.local.runtime.fork_client import ForkedChild
-from lambda_migrate.local.runtime.process import Child, EngineFailed, tail
-from lambda_migrate.local.runtime.runtime_api import Answer, Invocation, RuntimeApi, RuntimeFault
+from lambda_migrate.local.runtime.process import Child, ProcessError, tail
+from lambda_migrate.local.runtime.runtime_api import (
+    Answer,
+    Invocation,
+    RuntimeApi,
+    RuntimeInitError,
+)
 
 if TYPE_CHECKING:
     from typing import TypeAlias
 
 __all__ = [
     "Environment",
+    "EnvironmentEvent",
     "EnvironmentView",
-    "Happening",
     "InvocationResult",
     "Launch",
     "Phase",
@@ -74,7 +79,7 @@ class InvocationResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
+class EnvironmentEvent:
     """A moment in an environment's life, for an observer or a timeline.
 
     Attributes:
@@ -154,7 +159,7 @@ class Environment:
     launch: Launch
     log: Path
     access_key: str
-    tell: Callable[[Happening], None]
+    tell: Callable[[EnvironmentEvent], None]
     state: State = "starting"
     invocations: int = 0
     last_used: float = 0.0
@@ -177,7 +182,7 @@ class Environment:
         An environment that failed is ``ended``; the invocation that it was started for reports why.
 
         Raises:
-            EngineFailed, OSError: The machine has no room for one more process.
+            ProcessError, OSError: The machine has no room for one more process.
         """
         began = self.launch.clock.monotonic()
         variables = self._variables(await self._api.open())
@@ -185,7 +190,7 @@ class Environment:
         self._spawning = loop.run_in_executor(None, self._spawn, variables)
         try:
             child = await asyncio.shield(self._spawning)  # `_end` must learn of it in any case
-        except (OSError, EngineFailed) as error:
+        except (OSError, ProcessError) as error:
             await self._end(Ending("crashed", "Runtime.ExitError", str(error)))
             raise
         self._tell("started", began)
@@ -296,7 +301,7 @@ class Environment:
 
     def _crash(self) -> Ending:
         fault = self._api.init_fault.result() if self._api.init_fault.done() else None
-        if isinstance(fault, RuntimeFault):
+        if isinstance(fault, RuntimeInitError):
             return Ending("error", fault.error_type, str(fault))
         status = None if self._child is None else self._child.poll()
         return Ending(
@@ -311,7 +316,7 @@ class Environment:
         self._ending = ending
         self.state = "ended"
         if self._spawning is not None:
-            with contextlib.suppress(OSError, EngineFailed):  # then there is nothing to be ended
+            with contextlib.suppress(OSError, ProcessError):  # then there is nothing to be ended
                 child = await self._spawning
                 await asyncio.to_thread(child.kill)
                 self._tell("ended", self.launch.clock.monotonic())
@@ -335,7 +340,7 @@ class Environment:
             self._child.signal_group(number)
 
     def _tell(self, phase: Phase, at: float, request_id: str = "") -> None:
-        self.tell(Happening(self.environment_id, phase, at, request_id))
+        self.tell(EnvironmentEvent(self.environment_id, phase, at, request_id))
 
     def _variables(self, runtime_api: str) -> dict[str, str]:
         stream = f"1970/01/01/[$LATEST]{self.environment_id}"

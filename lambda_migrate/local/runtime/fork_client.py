@@ -19,8 +19,14 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from lambda_migrate.local.runtime import fork_server
-from lambda_migrate.local.runtime.process import Child, EngineFailed, spawn, state_of, tail
-from lambda_migrate.local.runtime.reaper import guard
+from lambda_migrate.local.runtime.process import (
+    Child,
+    ProcessError,
+    read_state,
+    spawn,
+    tail,
+)
+from lambda_migrate.local.runtime.reaper import get_reaper
 
 __all__ = ["ForkedChild", "Zygote"]
 
@@ -51,7 +57,7 @@ class ForkedChild:
     @property
     def has_ended(self) -> bool:
         """Whether it runs no more, though nobody may have heard of it yet."""
-        return self._status is not None or state_of(self.pid) in {"", "Z", "X"}
+        return self._status is not None or read_state(self.pid) in {"", "Z", "X"}
 
     def wait(self, seconds: float | None = None) -> int:
         """Wait for the end.
@@ -76,7 +82,7 @@ class ForkedChild:
         with self._lock:
             first, self._buried = not self._buried, True
         if first:
-            guard().forget(self.pid)
+            get_reaper().forget(self.pid)
             self._bury(self.pid)
         return status
 
@@ -124,10 +130,10 @@ class Zygote:
         """Its process.
 
         Raises:
-            EngineFailed: It was not started.
+            ProcessError: It was not started.
         """
         if self._process is None:
-            raise EngineFailed("the parent of the forked environments is not running")
+            raise ProcessError("the parent of the forked environments is not running")
         return self._process.pid
 
     def start(self, environment: Mapping[str, str]) -> None:
@@ -137,7 +143,7 @@ class Zygote:
             environment: Its variables; a forked environment has its own ones alone.
 
         Raises:
-            EngineFailed: With the tail of its log.
+            ProcessError: With the tail of its log.
         """
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [self._python, "-I", fork_server.__file__, str(its.fileno()), *self._modules]
@@ -149,7 +155,7 @@ class Zygote:
         self._channel = ours
         if not self._hears():
             self.stop()
-            raise EngineFailed(f"nothing to fork environments from:\n{tail(self._log)}")
+            raise ProcessError(f"nothing to fork environments from:\n{tail(self._log)}")
         ours.settimeout(None)
         self._listener = threading.Thread(target=self._listen, daemon=True, name="zygote")
         self._listener.start()
@@ -160,7 +166,7 @@ class Zygote:
         """Start an environment; from any thread.
 
         Raises:
-            EngineFailed: The machine has no room for it, or the zygote is gone.
+            ProcessError: The machine has no room for it, or the zygote is gone.
         """
         number = next(self._numbers)
         order = {
@@ -175,7 +181,7 @@ class Zygote:
             self._births[number] = birth
         self._say(order)
         child = birth.result()
-        guard().watch(child.pid)
+        get_reaper().watch(child.pid)
         return child
 
     def stop(self) -> None:
@@ -199,16 +205,16 @@ class Zygote:
 
     def _say(self, message: object) -> None:
         if self._channel is None:
-            raise EngineFailed("the parent of the forked environments is not running")
+            raise ProcessError("the parent of the forked environments is not running")
         try:
             self._channel.send(json.dumps(message).encode())
         except OSError as error:
-            raise EngineFailed(f"the parent of the forked environments is gone: {error}") from error
+            raise ProcessError(f"the parent of the forked environments is gone: {error}") from error
 
     def _bury(self, pid: int) -> None:
         with self._lock:
             self._children.pop(pid, None)
-        with contextlib.suppress(EngineFailed):  # then somebody else has collected it
+        with contextlib.suppress(ProcessError):  # then somebody else has collected it
             self._say({"bury": pid})
 
     def _listen(self) -> None:
@@ -227,7 +233,7 @@ class Zygote:
         with self._lock:
             birth = self._births.pop(int(str(message["forked"])))
         if "error" in message:
-            birth.set_exception(EngineFailed(f"no environment could be forked: {message['error']}"))
+            birth.set_exception(ProcessError(f"no environment could be forked: {message['error']}"))
             return
         child = ForkedChild(int(str(message["pid"])), self._bury)
         with self._lock:
@@ -240,7 +246,7 @@ class Zygote:
             births, self._births = list(self._births.values()), {}
             children = list(self._children.values())
         for birth in births:
-            birth.set_exception(EngineFailed("the parent of the forked environments is gone"))
+            birth.set_exception(ProcessError("the parent of the forked environments is gone"))
         for child in children:
             child.signal_group(signal.SIGKILL)
             child.note_end(-signal.SIGKILL)

@@ -29,21 +29,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lambda_migrate.clock import SYSTEM_CLOCK, Clock
 from lambda_migrate.local.runtime.environment import (
     Environment,
+    EnvironmentEvent,
     EnvironmentView,
-    Happening,
     InvocationResult,
     Launch,
     Process,
 )
 from lambda_migrate.local.runtime.fork_client import Zygote
 from lambda_migrate.local.runtime.process import spawn
-from lambda_migrate.local.runtime.reaper import guard
+from lambda_migrate.local.runtime.reaper import get_reaper
 from lambda_migrate.local.runtime.runtime_api import Invocation
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["EnvironmentView", "Gate", "Happening", "InvocationResult", "LocalFunction"]
+__all__ = ["EnvironmentEvent", "EnvironmentView", "Gate", "InvocationResult", "LocalFunction"]
 
 T = TypeVar("T")
 
@@ -124,7 +124,7 @@ class LocalFunction:
         preload: Sequence[str] | None = None,
         niceness: int = 0,
         log_directory: Path | None = None,
-        observer: Callable[[Happening], None] | None = None,
+        observer: Callable[[EnvironmentEvent], None] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.name = name
@@ -135,7 +135,7 @@ class LocalFunction:
         self._observer = observer
         self._clock = clock
         self._environments: list[Environment] = []
-        self._happenings: list[Happening] = []
+        self._happenings: list[EnvironmentEvent] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._handler = handler
@@ -173,7 +173,7 @@ class LocalFunction:
         _raise_open_files()
         if self._log_directory is None:
             self._temporary_logs = Path(tempfile.mkdtemp(prefix="lm-lambda-"))
-            guard().watch_directory(str(self._temporary_logs))
+            get_reaper().watch_directory(str(self._temporary_logs))
         self._logs().mkdir(parents=True, exist_ok=True)
         if self._preload is not None:
             self._zygote = Zygote(
@@ -201,7 +201,7 @@ class LocalFunction:
                 self._zygote.stop()
             if self._temporary_logs is not None:
                 shutil.rmtree(self._temporary_logs, ignore_errors=True)
-                guard().forget(str(self._temporary_logs))
+                get_reaper().forget(str(self._temporary_logs))
                 self._temporary_logs = None
 
     # -- invoking -----------------------------------------------------------------------------
@@ -295,7 +295,7 @@ class LocalFunction:
             return self._log(environment_id).read_text(errors="replace")
         return ""
 
-    def timeline(self) -> list[Happening]:
+    def timeline(self) -> list[EnvironmentEvent]:
         """Everything that happened so far, in order."""
         return list(self._happenings)
 
@@ -424,7 +424,7 @@ class LocalFunction:
     def _room(self) -> int:
         return self.concurrency - sum(one.state != "ended" for one in self._environments)
 
-    def _note(self, happening: Happening) -> None:
+    def _note(self, happening: EnvironmentEvent) -> None:
         self._happenings.append(happening)
         if self._observer is not None:
             self._observer(happening)

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from lambda_migrate.local.runtime.plain_http import PlainServer, Request, Response, json_response
+from lambda_migrate.local.runtime.plain_http import HttpServer, Request, Response, json_response
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from lambda_migrate.local.runtime.environment import InvocationResult
     from lambda_migrate.local.runtime.function import LocalFunction
 
-__all__ = ["InvokeApi", "Invoked"]
+__all__ = ["InvokeApi", "InvokeCall"]
 
 _PATH = re.compile(r"/2015-03-31/functions/([^/?]+)/invocations")
 _ARN = re.compile(
@@ -52,7 +52,7 @@ Moment = Literal["start", "end"]
 
 
 @dataclass(frozen=True, slots=True)
-class Invoked:
+class InvokeCall:
     """One call of Invoke that reached a function.
 
     Attributes:
@@ -86,7 +86,7 @@ class InvokeApi:
         aliases: Iterable[str] = ("live",),
         port: int = 0,
     ) -> None:
-        self.invoked: list[Invoked] = []
+        self.invoked: list[InvokeCall] = []
         """Every call so far that reached a function, in order; tries of ``Event`` are one each."""
         self._functions = {function.name: function for function in functions}
         self._qualifiers = {_LATEST, *aliases}
@@ -98,7 +98,7 @@ class InvokeApi:
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="lambda invoke api", daemon=True
         )
-        self._server: PlainServer | None = None
+        self._server: HttpServer | None = None
         self._address = ""
 
     def __enter__(self) -> InvokeApi:
@@ -134,7 +134,7 @@ class InvokeApi:
 
     # --- faults
 
-    def lose_answers(self, count: int = 1, *, at: Moment = "end") -> None:
+    def drop_responses(self, count: int = 1, *, at: Moment = "end") -> None:
         """Close the connections of the next calls instead of answering them.
 
         Args:
@@ -147,7 +147,7 @@ class InvokeApi:
         """Answer the next calls with 429, without running anything."""
         self._to_throttle += count
 
-    def be_well(self) -> None:
+    def clear_faults(self) -> None:
         """Forget the faults that have not come to pass."""
         self._to_lose.clear()
         self._to_throttle = 0
@@ -158,7 +158,7 @@ class InvokeApi:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def _open(self) -> None:
-        self._server = PlainServer(self._answer)
+        self._server = HttpServer(self._answer)
         self._address = await self._server.open(self._port)
 
     async def _close(self) -> None:
@@ -206,7 +206,9 @@ class InvokeApi:
     async def _now(self, function: LocalFunction, qualifier: str, event: Any) -> Response:
         lost = self._to_lose.pop(0) if self._to_lose else None
         request_id = str(uuid.uuid4())
-        self.invoked.append(Invoked(function.name, qualifier, event, request_id, lost is not None))
+        self.invoked.append(
+            InvokeCall(function.name, qualifier, event, request_id, lost is not None)
+        )
         running = function.submit(event, request_id=request_id)
         if lost == "start":
             await _begun(function, request_id, running)
@@ -227,7 +229,7 @@ class InvokeApi:
         self, function: LocalFunction, qualifier: str, event: Any, request_id: str
     ) -> None:
         for _ in range(1 + _RETRIES):
-            self.invoked.append(Invoked(function.name, qualifier, event, request_id, lost=True))
+            self.invoked.append(InvokeCall(function.name, qualifier, event, request_id, lost=True))
             running = function.submit(event, request_id=request_id)
             if (await asyncio.wrap_future(running)).ok:
                 return

@@ -10,7 +10,7 @@ from typing import Any
 
 from lambda_migrate.local.runtime.loopback import HOST
 
-__all__ = ["PlainServer", "Request", "Response", "json_response"]
+__all__ = ["HttpServer", "Request", "Response", "json_response"]
 
 _REASONS = {
     200: "OK",
@@ -55,7 +55,7 @@ def json_response(value: Any, *, status: int = 200) -> Response:
     return Response(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
 
-class PlainServer:
+class HttpServer:
     """Answers requests on 127.0.0.1; every method belongs to the event loop that `open` ran in.
 
     Args:

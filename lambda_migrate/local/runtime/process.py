@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lambda_migrate.local.runtime.reaper import guard
+from lambda_migrate.local.runtime.reaper import get_reaper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 __all__ = [
     "Account",
     "Child",
-    "EngineFailed",
+    "ProcessError",
     "Server",
-    "is_reachable_by_all",
+    "find_unprivileged_account",
+    "is_world_accessible",
+    "read_state",
     "spawn",
-    "state_of",
     "tail",
-    "unprivileged_account",
 ]
 
 
-class EngineFailed(RuntimeError):
+class ProcessError(RuntimeError):
     """A local engine did not start or does not answer; the message ends with its log's tail."""
 
 
@@ -48,12 +48,12 @@ class Account:
     gid: int
 
 
-def is_reachable_by_all(path: Path) -> bool:
+def is_world_accessible(path: Path) -> bool:
     """Whether every user may enter the directories that lead to ``path``, and ``path`` itself."""
     return all(part.stat().st_mode & 0o001 for part in (path, *path.parents))
 
 
-def unprivileged_account() -> Account | None:
+def find_unprivileged_account() -> Account | None:
     """Who a server that refuses root must run as: None unless we are root."""
     if os.geteuid() != 0:
         return None
@@ -76,7 +76,7 @@ class Child:
         """Exit status, negative for a signal; None while it runs."""
         status = self._process.poll()
         if status is not None:
-            guard().forget(self.pid)
+            get_reaper().forget(self.pid)
         return status
 
     @property
@@ -85,7 +85,11 @@ class Child:
 
         A process that was killed is a zombie some moments before anybody may collect it.
         """
-        return self._process.returncode is not None or state_of(self.pid) in {"", "Z", "X"}
+        return self._process.returncode is not None or read_state(self.pid) in {
+            "",
+            "Z",
+            "X",
+        }
 
     def wait(self, seconds: float | None = None) -> int:
         """Wait for the end.
@@ -94,7 +98,7 @@ class Child:
             subprocess.TimeoutExpired: It still runs after ``seconds``.
         """
         status = self._process.wait(seconds)
-        guard().forget(self.pid)
+        get_reaper().forget(self.pid)
         return status
 
     def signal(self, number: int) -> None:
@@ -144,7 +148,7 @@ def spawn(
         environment: All its variables; ours if None.
         directory: Where it starts.
         account: Who it runs as; us if None.
-        end_signal: How the guard ends it if we cannot.
+        end_signal: How the reaper ends it if we cannot.
         pass_fds: Open files of ours that it keeps.
     """
     with log.open("ab") as output:
@@ -161,7 +165,7 @@ def spawn(
             extra_groups=None if account is None else [],
             pass_fds=pass_fds,
         )
-    guard().watch(process.pid, end_signal=end_signal)
+    get_reaper().watch(process.pid, end_signal=end_signal)
     return Child(process)
 
 
@@ -174,7 +178,7 @@ class Server(ABC):
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
-        self._account = unprivileged_account()
+        self._account = find_unprivileged_account()
         self._home: Path | None = None
         self._child: Child | None = None
 
@@ -206,10 +210,10 @@ class Server(ABC):
         """The directory: of mode 0700, within reach of the process's user, with a short path."""
         if self._home is None:
             base = Path(tempfile.gettempdir())
-            if len(os.fsencode(base)) > 60 or (self._account and not is_reachable_by_all(base)):
+            if len(os.fsencode(base)) > 60 or (self._account and not is_world_accessible(base)):
                 base = Path("/tmp")  # noqa: S108 - mkdtemp makes a private directory in it
             self._home = Path(tempfile.mkdtemp(prefix=self._prefix, dir=base))
-            guard().watch_directory(str(self._home))
+            get_reaper().watch_directory(str(self._home))
             self._give(self._home)
         return self._home
 
@@ -221,11 +225,11 @@ class Server(ABC):
     def _remove_private(self) -> None:
         if self._home is not None:
             shutil.rmtree(self._home, ignore_errors=True)
-            guard().forget(str(self._home))
+            get_reaper().forget(str(self._home))
             self._home = None
 
 
-def state_of(pid: int) -> str:
+def read_state(pid: int) -> str:
     """The kernel's letter for a process (``R``, ``S``, ``T`` stopped, ``Z``); "" if it is gone."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

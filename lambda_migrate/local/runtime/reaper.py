@@ -1,11 +1,11 @@
 """Nothing is left behind: a small process that outlives its parent for just long enough to tidy up.
 
-Every process that `lambda_migrate.local` starts is told to the guard over a pipe. When the parent
-ends, in whatever way (``kill -9`` included), the pipe closes, and the guard ends what is still
+Every process that `lambda_migrate.local` starts is told to the reaper over a pipe. When the parent
+ends, in whatever way (``kill -9`` included), the pipe closes, and the reaper ends what is still
 running and removes its directories. The kernel's own parent-death signal would not do: it fires
 when the *thread* that forked ends, is lost on a change of user, and does not reach grandchildren.
 
-This file is also the guard's program. It is run by its path and without site-packages, so it
+This file is also the reaper's program. It is run by its path and without site-packages, so it
 imports the standard library only.
 """
 
@@ -24,14 +24,14 @@ import threading
 import time
 from typing import IO, Any
 
-__all__ = ["Guard", "guard"]
+__all__ = ["Reaper", "get_reaper"]
 
 GRACE_SECONDS = 6.0
 """For those that end by another signal than SIGKILL; PostgreSQL's immediate mode takes up to 5."""
 
 
-class Guard:
-    """The parent's end of the pipe. Starts the guard process with the first thing to watch."""
+class Reaper:
+    """The parent's end of the pipe. Starts the reaper process with the first thing to watch."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -53,7 +53,7 @@ class Guard:
         self._tell({"forget": subject})
 
     def close(self) -> None:
-        """Let the guard do its work now, and wait until it has."""
+        """Let the reaper do its work now, and wait until it has."""
         with self._lock:
             process, self._process = self._process, None
         if process is not None and process.stdin is not None:
@@ -70,14 +70,14 @@ class Guard:
             self._process.stdin.flush()
 
 
-def guard() -> Guard:
-    """The guard of this process; a forked child gets one of its own."""
-    return _guard_of(os.getpid())
+def get_reaper() -> Reaper:
+    """The reaper of this process; a forked child gets one of its own."""
+    return _reaper_of(os.getpid())
 
 
 @functools.lru_cache(maxsize=1)
-def _guard_of(_pid: int) -> Guard:
-    made = Guard()
+def _reaper_of(_pid: int) -> Reaper:
+    made = Reaper()
     atexit.register(made.close)
     return made
 
@@ -89,7 +89,7 @@ def _start() -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd="/",
-        start_new_session=True,  # Ctrl-C is meant for the parent, whose end the guard then sees
+        start_new_session=True,  # Ctrl-C is meant for the parent, whose end the reaper then sees
     )
 
 

@@ -13,9 +13,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from lambda_migrate.local.runtime.plain_http import PlainServer, Request, Response
+from lambda_migrate.local.runtime.plain_http import HttpServer, Request, Response
 
-__all__ = ["Answer", "Invocation", "RuntimeApi", "RuntimeFault"]
+__all__ = ["Answer", "Invocation", "RuntimeApi", "RuntimeInitError"]
 
 _PREFIX = "/2018-06-01/runtime/"
 
@@ -42,7 +42,7 @@ class Invocation:
             "Content-Type": "application/json",
             "Lambda-Runtime-Aws-Request-Id": self.request_id,
             "Lambda-Runtime-Deadline-Ms": str(self.deadline_ms),
-            "Lambda-Runtime-Invoked-Function-Arn": self.function_arn,
+            "Lambda-Runtime-InvokeCall-Function-Arn": self.function_arn,
             "Lambda-Runtime-Trace-Id": f"Root=1-00000000-{self.request_id[-24:]};Sampled=0",
         }
 
@@ -60,7 +60,7 @@ class Answer:
     payload: Any
 
 
-class RuntimeFault(Exception):
+class RuntimeInitError(Exception):
     """The runtime could not load the handler, or its hooks failed; it has said so.
 
     Attributes:
@@ -76,11 +76,13 @@ class RuntimeApi:
     """One environment's API. Every method belongs to the event loop that `open` ran in."""
 
     def __init__(self) -> None:
-        self._server = PlainServer(self._answer)
+        self._server = HttpServer(self._answer)
         self._polls: asyncio.Queue[asyncio.Future[Invocation]] = asyncio.Queue()
         self._answers: dict[str, asyncio.Future[Answer]] = {}
         self._poll: asyncio.Future[Invocation] | None = None
-        self.init_fault: asyncio.Future[RuntimeFault] = asyncio.get_running_loop().create_future()
+        self.init_fault: asyncio.Future[RuntimeInitError] = (
+            asyncio.get_running_loop().create_future()
+        )
 
     async def open(self) -> str:
         """Listen, and return the value of ``AWS_LAMBDA_RUNTIME_API``."""
@@ -129,9 +131,9 @@ class RuntimeApi:
         said = _decode(body)
         if not self.init_fault.done():
             self.init_fault.set_result(
-                RuntimeFault(str(said.get("errorType", "")), str(said.get("errorMessage", "")))
+                RuntimeInitError(str(said.get("errorType", "")), str(said.get("errorMessage", "")))
                 if isinstance(said, dict)
-                else RuntimeFault("Runtime.Unknown", str(said))
+                else RuntimeInitError("Runtime.Unknown", str(said))
             )
         return Response(202, b'{"status":"OK"}')
 

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.runtime.loopback import HOST, free_port
-from lambda_migrate.local.runtime.process import Child, EngineFailed, spawn, tail
-from lambda_migrate.local.runtime.reaper import guard
+from lambda_migrate.local.runtime.process import Child, ProcessError, spawn, tail
+from lambda_migrate.local.runtime.reaper import get_reaper
 from lambda_migrate.local.servers.moto_server import COUNTERS_PATH, RATES_PATH, THROTTLE_PATH
 from lambda_migrate.local.servers.postgresql import engines_directory, install_npm, unpack_npm
 
@@ -178,10 +178,10 @@ class _DynamoDBProcess(DynamoDBEndpoint):
         """Its process id.
 
         Raises:
-            EngineFailed: It does not run.
+            ProcessError: It does not run.
         """
         if self._child is None:
-            raise EngineFailed("this DynamoDB is not running")
+            raise ProcessError("this DynamoDB is not running")
         return self._child.pid
 
     def start(self) -> None:
@@ -189,10 +189,10 @@ class _DynamoDBProcess(DynamoDBEndpoint):
 
         Raises:
             ConfigurationError: It is not installed.
-            EngineFailed: With the tail of its log.
+            ProcessError: With the tail of its log.
         """
         if self._child is not None:
-            raise EngineFailed("this DynamoDB is running already")
+            raise ProcessError("this DynamoDB is running already")
         self._port = self._port or free_port()
         command = self._command(self._port)
         self._child = spawn(command, log=self._log())
@@ -209,7 +209,7 @@ class _DynamoDBProcess(DynamoDBEndpoint):
             self._child = None
         if self._home is not None:
             shutil.rmtree(self._home, ignore_errors=True)
-            guard().forget(str(self._home))
+            get_reaper().forget(str(self._home))
             self._home = None
 
     def restart(self) -> None:
@@ -231,14 +231,14 @@ class _DynamoDBProcess(DynamoDBEndpoint):
     def _log(self) -> Path:
         if self._home is None:
             self._home = Path(tempfile.mkdtemp(prefix="lm-dynamodb-"))
-            guard().watch_directory(str(self._home))
+            get_reaper().watch_directory(str(self._home))
         return self._home / "log"
 
     def _wait_until_it_answers(self, child: Child) -> None:
         give_up = time.monotonic() + START_SECONDS
         while not _answers(self.endpoint_url + COUNTERS_PATH):
             if child.poll() is not None or time.monotonic() > give_up:
-                raise EngineFailed(f"DynamoDB did not start. Its log:\n{tail(self._log())}")
+                raise ProcessError(f"DynamoDB did not start. Its log:\n{tail(self._log())}")
             time.sleep(0.02)
 
 

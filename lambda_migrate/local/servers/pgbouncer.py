@@ -26,7 +26,7 @@ from urllib.parse import quote
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.runtime.loopback import HOST, free_port
 from lambda_migrate.local.runtime.process import (
-    EngineFailed,
+    ProcessError,
     Server,
     spawn,
     tail,
@@ -75,10 +75,10 @@ class LocalPgBouncer(Server):
 
         Raises:
             ConfigurationError: No program.
-            EngineFailed: With the tail of its log.
+            ProcessError: With the tail of its log.
         """
         if self._child is not None:
-            raise EngineFailed("this PgBouncer is running already")
+            raise ProcessError("this PgBouncer is running already")
         program, environment = find_program()
         home = self._private()
         self.port = self.port or free_port()
@@ -95,7 +95,7 @@ class LocalPgBouncer(Server):
         while not self._is_ready():
             if self._child.poll() is not None or time.monotonic() > give_up:
                 end = tail(self.log)
-                raise EngineFailed(f"PgBouncer did not start. The end of its log:\n{end}")
+                raise ProcessError(f"PgBouncer did not start. The end of its log:\n{end}")
             time.sleep(0.01)
 
     def stop(self) -> None:

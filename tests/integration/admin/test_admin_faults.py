@@ -48,7 +48,7 @@ def under_faults(vpc: Vpc, chance: random.Random, *command: str) -> tuple[int, d
     """One command, with answers lost, calls throttled and perhaps a process killed."""
     vpc.api.throttle(chance.randrange(2))
     for _ in range(chance.randrange(3)):
-        vpc.api.lose_answers(at=chance.choice(("start", "end")))
+        vpc.api.drop_responses(at=chance.choice(("start", "end")))
     done = threading.Event()
     killer = threading.Thread(
         target=kill_one, args=(vpc,), kwargs={"after": chance.uniform(0, 2), "done": done}
@@ -61,7 +61,7 @@ def under_faults(vpc: Vpc, chance: random.Random, *command: str) -> tuple[int, d
         done.set()
         if killer.ident is not None:
             killer.join()
-        vpc.api.be_well()
+        vpc.api.clear_faults()
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

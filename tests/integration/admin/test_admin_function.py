@@ -215,7 +215,7 @@ def test_a_migration_that_fails_is_told_with_its_line(stage: Stage) -> None:
 @pytest.mark.parametrize("moment", ["start", "end"])
 def test_an_up_whose_answer_was_lost_finds_itself(stage: Stage, moment: Any) -> None:
     with opened(stage, {**MIGRATIONS, "0004_slow": slow(4, 2)}) as vpc:
-        vpc.api.lose_answers(at=moment)
+        vpc.api.drop_responses(at=moment)
         code, document = vpc.answer("up")
         asked = [each.event["request"] for each in vpc.api.invoked]
     assert code == 0
@@ -228,7 +228,7 @@ def test_an_up_whose_answer_was_lost_finds_itself(stage: Stage, moment: Any) -> 
 
 def test_a_down_whose_answer_was_lost_takes_nothing_more_back(vpc: Vpc) -> None:
     vpc.run("up")
-    vpc.api.lose_answers(2)
+    vpc.api.drop_responses(2)
     code, document = vpc.answer("down", "--steps", "1", "--yes")
     assert (code, document["reverted"]) == (0, ["0003_three"])
     assert vpc.stage.effects() == {1: 1, 2: 1}
@@ -238,7 +238,7 @@ def test_a_down_whose_answer_was_lost_takes_nothing_more_back(vpc: Vpc) -> None:
 def test_a_failure_whose_answer_was_lost_is_told_and_not_tried_again(stage: Stage) -> None:
     once = "-- migrate:up\nSELECT nextval('attempts'); SELECT 1/0;\n-- migrate:down\n"
     with opened(stage, {"0001_counters": COUNTERS, "0002_once": once}) as vpc:
-        vpc.api.lose_answers()
+        vpc.api.drop_responses()
         code, document = vpc.answer("up")
     assert (code, document["error"]["sqlstate"]) == (1, "22012")
     assert document["error"]["committed"] == ["0001_counters"]
@@ -270,7 +270,7 @@ def test_throttled_calls_come_back_later(vpc: Vpc) -> None:
 def test_a_function_with_one_environment_is_asked_until_it_is_free(stage: Stage) -> None:
     migrations = {**MIGRATIONS, "0004_slow": slow(4, 2)}
     with opened(stage, migrations, concurrency=1) as vpc:
-        vpc.api.lose_answers(at="start")
+        vpc.api.drop_responses(at="start")
         code, document = vpc.answer("up")
     assert (code, len(document["applied"])) == (0, 4)
     assert stage.attempts() == 1

@@ -13,7 +13,12 @@ from lambda_migrate.local.demo.findings import Findings, Rollback, faults
 from lambda_migrate.local.demo.report import draw, summary
 from lambda_migrate.local.demo.sampler import Sample
 from lambda_migrate.local.demo.timeline import Band, Row, Span
-from lambda_migrate.local.runtime.environment import Happening, InvocationResult, Phase, Status
+from lambda_migrate.local.runtime.environment import (
+    EnvironmentEvent,
+    InvocationResult,
+    Phase,
+    Status,
+)
 
 
 def result(status: Status = "ok", *, code: int = 201, message: str = "") -> InvocationResult:
@@ -155,8 +160,8 @@ def test_the_line_of_the_library_is_found_among_others() -> None:
     assert read_check("env0007", "noise\n", epoch=90.0) is None
 
 
-def happenings(*phases: Phase) -> list[Happening]:
-    return [Happening("env0001", phase, float(at)) for at, phase in enumerate(phases)]
+def happenings(*phases: Phase) -> list[EnvironmentEvent]:
+    return [EnvironmentEvent("env0001", phase, float(at)) for at, phase in enumerate(phases)]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +198,7 @@ def happenings(*phases: Phase) -> list[Happening]:
     ids=["waited", "migrated", "up to date", "refused", "crashed", "still starting", "never began"],
 )
 def test_the_phases_of_an_environment(
-    seen: list[Happening], checked: Check | None, spans: list[Span]
+    seen: list[EnvironmentEvent], checked: Check | None, spans: list[Span]
 ) -> None:
     assert spans_of(seen, checked, connected=4.0, until=9.0) == spans
 

@@ -12,14 +12,14 @@ from load.storm.evidence import Evidence, gather
 from load.storm.host import Host, serve
 from load.storm.packages import Package
 from load.storm.scenarios import Scenario
-from load.storm.stage import open_stage
+from load.storm.stage import start_demo_servers
 from load.storm.verdicts import Verdict, verdicts
 
 
 def play(scenario: Scenario, package: Package, home: Path) -> Evidence:
     """Each cold start and its warm invocation, and statistics such as Locust writes."""
     began = time.monotonic()
-    with open_stage(scenario, package, home) as stage:
+    with start_demo_servers(scenario, package, home) as stage:
         host = Host(stage)
         host.prepare()
         with serve(host) as url, ThreadPoolExecutor(scenario.environments) as pool:

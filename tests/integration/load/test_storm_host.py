@@ -14,7 +14,7 @@ from load.storm.host import Host, serve
 from load.storm.packages import Counting
 from load.storm.report import write, write_index
 from load.storm.scenarios import make
-from load.storm.stage import open_stage
+from load.storm.stage import start_demo_servers
 from load.storm.verdicts import verdicts
 from tests.integration.load.storming import judged, play
 
@@ -99,7 +99,7 @@ def test_a_handler_that_fails_is_found(tmp_path: Path) -> None:
 def control(tmp_path: Path) -> Iterator[Control]:
     scenario = make("ramp", 1, engine="moto", processes="forked")
     with (
-        open_stage(scenario, Counting(fails=True), tmp_path) as stage,
+        start_demo_servers(scenario, Counting(fails=True), tmp_path) as stage,
         serve(Host(stage)) as url,
     ):
         yield Control(url)
@@ -136,6 +136,6 @@ def test_a_storm_for_which_there_is_no_memory_does_not_begin(tmp_path: Path) -> 
     scenario = make("together", 10_000_000, engine="moto", processes="separate")
     with (
         pytest.raises(ConfigurationError, match="choose a smaller -n"),
-        open_stage(scenario, Counting(), tmp_path),
+        start_demo_servers(scenario, Counting(), tmp_path),
     ):
         pass

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from lambda_migrate.local.runtime.function import Gate, LocalFunction
-from lambda_migrate.local.runtime.process import EngineFailed
+from lambda_migrate.local.runtime.process import ProcessError
 
 CODE = Path(__file__).parent / "function"
 
@@ -89,7 +89,7 @@ def test_without_its_parent_every_environment_ends_and_says_so(function: LocalFu
     assert running.result().status == "crashed"
     _, alive = psutil.wait_procs([psutil.Process(p) for p in pids if psutil.pid_exists(p)], 20)
     assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
-    with pytest.raises(EngineFailed, match="gone"):
+    with pytest.raises(ProcessError, match="gone"):
         function.start_environments(1)
 
 
@@ -97,7 +97,7 @@ def test_what_cannot_be_preloaded_is_told_at_once(tmp_path: Path) -> None:
     function = LocalFunction(
         "probe.handler", code=CODE, preload=["no_such_module"], log_directory=tmp_path
     )
-    with pytest.raises(EngineFailed, match="no_such_module"):
+    with pytest.raises(ProcessError, match="no_such_module"):
         function.open()
     function.close()
 

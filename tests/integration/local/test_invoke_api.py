@@ -148,7 +148,7 @@ def test_a_busy_function_at_its_cap_is_throttled(tmp_path: Path) -> None:
         LocalFunction("app.handler", code=tmp_path, name="echo", concurrency=1) as function,
         InvokeApi([function]) as api,
     ):
-        api.lose_answers(at="start")
+        api.drop_responses(at="start")
         with pytest.raises(ConnectionClosedError):
             invoke(api, {"sleep": 5})
         with pytest.raises(ClientError) as caught:
@@ -160,7 +160,7 @@ def test_a_busy_function_at_its_cap_is_throttled(tmp_path: Path) -> None:
 def test_a_lost_answer_is_a_closed_connection_and_the_invocation_runs(
     api: InvokeApi, function: LocalFunction, moment: Any
 ) -> None:
-    api.lose_answers(at=moment)
+    api.drop_responses(at=moment)
     with pytest.raises(ConnectionClosedError):
         invoke(api, {"sleep": 0.1})
     (lost,) = api.invoked

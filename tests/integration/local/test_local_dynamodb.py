@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 
 from lambda_migrate.errors import ConfigurationError, LeaseStoreUnavailable
 from lambda_migrate.lease.fast_client.client import SignedClient
-from lambda_migrate.local.runtime.process import EngineFailed
+from lambda_migrate.local.runtime.process import ProcessError
 from lambda_migrate.local.servers.dynamodb import (
     Dynalite,
     DynamoDBEndpoint,
@@ -124,9 +124,9 @@ def test_a_restart_keeps_the_address_and_loses_the_tables(dynamodb: Engine) -> N
         own.restart()
         assert (own.endpoint_url, own.pid != old) == (address, True)
         assert own.client().list_tables()["TableNames"] == []
-        with pytest.raises(EngineFailed, match="running already"):
+        with pytest.raises(ProcessError, match="running already"):
             own.start()
-    with pytest.raises(EngineFailed, match="not running"):
+    with pytest.raises(ProcessError, match="not running"):
         own.pause()
 
 

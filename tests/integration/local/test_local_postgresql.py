@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.local.runtime.process import EngineFailed
+from lambda_migrate.local.runtime.process import ProcessError
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL, available_majors, find_binaries
 
 
@@ -89,13 +89,13 @@ def test_settings_and_hba_are_the_callers() -> None:
         assert own.execute("SHOW max_connections") == [["17"]]
         assert own.execute("SHOW fsync") == [["on"]]
         assert own.execute("SELECT count(*) FROM pg_hba_file_rules") == [[2]]
-        with pytest.raises(EngineFailed, match="tcp_port=0"):
+        with pytest.raises(ProcessError, match="tcp_port=0"):
             own.tcp_url()
 
 
 def test_a_setting_that_is_refused_is_named_with_the_end_of_the_log() -> None:
     with (
-        pytest.raises(EngineFailed, match="no_such_setting"),
+        pytest.raises(ProcessError, match="no_such_setting"),
         LocalPostgreSQL(settings={"no_such_setting": "1"}),
     ):
         pass

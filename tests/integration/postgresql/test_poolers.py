@@ -21,7 +21,7 @@ from lambda_migrate.errors import (
     LeaseHeld,
     MigrationFailed,
 )
-from lambda_migrate.local.runtime.process import state_of
+from lambda_migrate.local.runtime.process import read_state
 from lambda_migrate.local.servers.pgbouncer import LocalPgBouncer, PoolMode
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.postgresql.address import parse_url
@@ -307,7 +307,7 @@ def test_a_holder_frozen_between_its_intent_and_its_statement_never_runs_it(
     bench.execute("CREATE TABLE t (id int)")
     build = "CREATE INDEX CONCURRENTLY i ON t (id)"
     with holder_process(_url(bench), build, freeze="before the statement") as frozen:
-        until(lambda: state_of(frozen.pid) == "T")
+        until(lambda: read_state(frozen.pid) == "T")
         assert bench.states() == {1: "started"}
         with via(way).holder(2) as held:
             (row,) = held.history()
