@@ -79,7 +79,7 @@ class Deadline:
         return cls(clock.monotonic() + seconds, clock)
 
     @classmethod
-    def of_invocation(cls, context: Any, clock: Clock = SYSTEM_CLOCK) -> Deadline | None:
+    def from_context(cls, context: Any, clock: Clock = SYSTEM_CLOCK) -> Deadline | None:
         """The end of a Lambda invocation, or None where the context does not tell one.
 
         Lambda kills slightly *after* its deadline and the remaining time then reads 0, which is
@@ -101,6 +101,6 @@ class Deadline:
         """The instant ``seconds`` before this one."""
         return Deadline(self.at - seconds, self.clock)
 
-    def or_after(self, seconds: float) -> Deadline:
+    def at_most(self, seconds: float) -> Deadline:
         """The earlier of this one and ``seconds`` from now."""
         return Deadline(min(self.at, self.clock.monotonic() + seconds), self.clock)

@@ -188,7 +188,7 @@ class _Gate:
         from lambda_migrate.errors import NotReady
 
         policy = Policy() if self._runner is None else self._runner.target.policy
-        deadline = Deadline.of_invocation(context)
+        deadline = Deadline.from_context(context)
         seconds = WITHOUT_DEADLINE_SECONDS
         if deadline is not None:
             seconds = deadline.earlier(policy.safety_margin_seconds).remaining()
@@ -210,7 +210,7 @@ class _Gate:
 
         runner = self._made()
         request_id = str(getattr(context, "aws_request_id", None) or "")
-        deadline = Deadline.of_invocation(context, runner.target.clock)
+        deadline = Deadline.from_context(context, runner.target.clock)
         return runner.ensure(deadline, request_id=request_id) != _ONLY_ONCE
 
     def _is_switched_off(self) -> bool:

@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = ["TookTooLong", "dial", "needs_configuration", "run_within"]
+__all__ = ["TimeLimitExceeded", "connect_tcp", "is_configuration_error", "run_with_timeout"]
 
 _IN_ADDRESS = frozenset("0123456789.")
 
 
-class TookTooLong(Exception):
-    """What `run_within` ran is not done; its result will be dropped."""
+class TimeLimitExceeded(Exception):
+    """What `run_with_timeout` ran is not done; its result will be dropped."""
 
 
-def run_within(seconds: float, act: Callable[[], T]) -> T:
+def run_with_timeout(seconds: float, act: Callable[[], T]) -> T:
     """Run ``act`` in a thread of its own and wait for it for at most ``seconds``.
 
     Args:
@@ -36,7 +36,7 @@ def run_within(seconds: float, act: Callable[[], T]) -> T:
         act: Must do no harm when it ends later than that. Such a thread keeps no process alive.
 
     Raises:
-        TookTooLong: It is not done. Everything else is what ``act`` raises.
+        TimeLimitExceeded: It is not done. Everything else is what ``act`` raises.
     """
     done = threading.Event()
     values: list[T] = []
@@ -52,13 +52,13 @@ def run_within(seconds: float, act: Callable[[], T]) -> T:
 
     threading.Thread(target=run, daemon=True).start()
     if not done.wait(min(max(0.0, seconds), threading.TIMEOUT_MAX)):
-        raise TookTooLong
+        raise TimeLimitExceeded
     if errors:
         raise errors.pop()
     return values[0]
 
 
-def needs_configuration(error: Exception) -> bool:
+def is_configuration_error(error: Exception) -> bool:
     """Whether an error of botocore's is one that trying again does not change; loads botocore."""
     from botocore import exceptions
 
@@ -78,7 +78,7 @@ def needs_configuration(error: Exception) -> bool:
     )
 
 
-def dial(host: str | bytes, port: int, until: Deadline) -> socket.socket:
+def connect_tcp(host: str | bytes, port: int, until: Deadline) -> socket.socket:
     """Connect by TCP; each address of the host gets its share of the time left.
 
     Args:
@@ -116,8 +116,8 @@ def _resolve(host: str | bytes, port: int, until: Deadline) -> list[tuple[Any, .
         return resolve()  # asks no server, so it needs no thread
     seconds = until.remaining()
     try:
-        return run_within(seconds, resolve)
-    except TookTooLong:
+        return run_with_timeout(seconds, resolve)
+    except TimeLimitExceeded:
         raise socket.gaierror(
             socket.EAI_AGAIN, f"the name was not resolved within {seconds:.1f} s"
         ) from None

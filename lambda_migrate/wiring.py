@@ -13,7 +13,7 @@ from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.engine.runner import MigrationRunner
 from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
-from lambda_migrate.lease.fast_client.client import SignedClient
+from lambda_migrate.lease.fast_client.client import FastClient
 from lambda_migrate.migrations.deferred import DeferredManifest
 from lambda_migrate.migrations.digest import EMPTY_DIGEST, read_digest
 from lambda_migrate.postgresql.database import PostgreSQLDatabase
@@ -140,7 +140,7 @@ def make_store(settings: Settings, *, clock: Clock = SYSTEM_CLOCK) -> LeaseStore
     return DynamoDBLeaseTable(
         settings.table,
         settings.target,
-        signed=SignedClient(os.environ, clock=clock),
+        fast_client=FastClient(os.environ, clock=clock),
         lease_seconds=settings.lease_seconds,
         clock=clock,
     )

@@ -33,7 +33,7 @@ from botocore.exceptions import ConnectionError as NoConnection
 from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.engine.flags import HOLD_BACK_AT, MODE, NAMES, PAUSED, Flags
 from lambda_migrate.errors import FlagsUnavailable
-from lambda_migrate.timeouts import TookTooLong, run_within
+from lambda_migrate.timeouts import TimeLimitExceeded, run_with_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -126,11 +126,11 @@ class AppConfigFlags:
 
     def _ask(self, seconds: float) -> Flags | FlagsUnavailable:
         try:
-            document = run_within(seconds, self._document)
+            document = run_with_timeout(seconds, self._document)
             return flags_of(document, self._context)
         except _Unusable as error:
             return self._unavailable(str(error))
-        except TookTooLong:
+        except TimeLimitExceeded:
             return self._unavailable(
                 f"no answer within {seconds:.1f} s; from a VPC without a way out, AppConfig is "
                 "reached through an interface endpoint for appconfigdata"

@@ -14,7 +14,7 @@ from lambda_migrate.cli.times import clock_time, duration, local_time, until
 from lambda_migrate.commands.documents import entries_in
 from lambda_migrate.commands.status_rows import Entry, Gap, abridged
 from lambda_migrate.errors import legible
-from lambda_migrate.lease.readiness import UNKNOWN
+from lambda_migrate.lease.readiness import UNKNOWN_IDENTITY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -158,7 +158,7 @@ def _others(
     others = [
         ", ".join(legible(each["address"]) for each in database["addresses"])
         for database in databases
-        if database["identity"] != UNKNOWN and address not in _addresses(database)
+        if database["identity"] != UNKNOWN_IDENTITY and address not in _addresses(database)
     ]
     if not others:
         return []

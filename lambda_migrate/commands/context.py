@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.commands.prompt import Unattended
 from lambda_migrate.events import null_observer
-from lambda_migrate.lease.dynamodb_errors import limit_waiting
+from lambda_migrate.lease.dynamodb_errors import set_credentials_deadline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,7 +82,7 @@ class Site:
         from lambda_migrate.wiring import make_store
 
         store = make_store(self.settings.require(table=True), clock=self.clock)
-        limit_waiting(store, self.deadline)
+        set_credentials_deadline(store, self.deadline)
         return store
 
     @cached_property
@@ -97,7 +97,7 @@ class Site:
 
         settings = self.settings.require(database=True)
         target = make_target(settings, observer=self._observer, clock=self.clock)
-        limit_waiting(target.store, self.deadline)
+        set_credentials_deadline(target.store, self.deadline)
         self._note_without_table()
         return Maintenance(self.manifest, target, evict=self.has_table, request_id=self._request_id)
 

@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.commands.status_rows import Entry, counts, entries_of
-from lambda_migrate.lease.record import split_marks
+from lambda_migrate.lease.record import split_digests
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -112,7 +112,7 @@ def lease_document(state: LeaseState) -> dict[str, Any]:
 def _database(identity: str, record: DatabaseRecord) -> dict[str, Any]:
     return {
         "identity": identity,
-        "versions_ready": _without_empty(record.dropped + len(split_marks(record.ready))),
+        "versions_ready": _without_empty(record.dropped + len(split_digests(record.ready))),
         "addresses": [
             {"address": address, "versions_ready": _versions(record, confirmed)}
             for address, (confirmed, _) in sorted(record.addresses.items())

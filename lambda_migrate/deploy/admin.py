@@ -154,7 +154,7 @@ class AdminFunction:
         settings = Settings.load(self._environ, environment=environment).require(table=True)
         deadline = invocation.deadline.earlier(settings.safety_margin_seconds)
         if errand.timeout is not None:
-            deadline = deadline.or_after(errand.timeout)
+            deadline = deadline.at_most(errand.timeout)
         attendant = _Attendant(errand)
         site = Site(
             settings,
@@ -332,7 +332,7 @@ class _Invocation:
         """What the context tells; 15 minutes where it tells no end."""
         return cls(
             str(getattr(context, "aws_request_id", "")),
-            Deadline.of_invocation(context, clock)
+            Deadline.from_context(context, clock)
             or Deadline.after(_WITHOUT_DEADLINE_SECONDS, clock),
         )
 

@@ -105,7 +105,7 @@ def _ending(deadline: Deadline, request_id: str, *, is_rollback: bool) -> Ending
 
 
 def _is_rollback(hook: _Hook, deadline: Deadline) -> bool:
-    limit = deadline.or_after(min(_ASKING_SECONDS, deadline.remaining() / 10))
+    limit = deadline.at_most(min(_ASKING_SECONDS, deadline.remaining() / 10))
     try:
         creator = in_time(lambda: _creator(hook, limit.remaining()), limit)
     except Overdue:

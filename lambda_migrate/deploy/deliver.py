@@ -74,7 +74,7 @@ class Schedule:
     @classmethod
     def of(cls, context: Any, clock: Clock = SYSTEM_CLOCK) -> Schedule:
         """Divide what is left of an invocation; a short one keeps a quarter for answering."""
-        end = Deadline.of_invocation(context, clock)
+        end = Deadline.from_context(context, clock)
         end = end or Deadline.after(_LONGEST_INVOCATION_SECONDS, clock)
         left = end.remaining()
         return cls(
@@ -119,9 +119,9 @@ def deliver(
         Undelivered: Nobody took it.
     """
     clock, random = until.clock, random or system_random()
-    until = until.or_after(_DELIVERY_SECONDS)
+    until = until.at_most(_DELIVERY_SECONDS)
     for attempt in count():
-        fault = _try_to(send, until.or_after(_ATTEMPT_SECONDS))
+        fault = _try_to(send, until.at_most(_ATTEMPT_SECONDS))
         if not fault:
             return
         pause = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(attempt, 8))

@@ -169,7 +169,7 @@ def _ensure_patiently(runner: MigrationRunner, deadline: Deadline, request_id: s
     target = runner.target
     # One more attempt without the time for it would only hide why the others failed.
     last = deadline.earlier(target.policy.safety_margin_seconds + _SHORTEST_ATTEMPT_SECONDS)
-    patience = last.or_after(_PATIENCE_SECONDS)
+    patience = last.at_most(_PATIENCE_SECONDS)
     for attempt in count():
         try:
             return runner.ensure(deadline, request_id=request_id)

@@ -20,7 +20,7 @@ from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.deploy.truncate import abridged
 from lambda_migrate.errors import LeaseStoreUnavailable, MigrateError
 from lambda_migrate.lease.dynamodb import TableItem, make_client
-from lambda_migrate.lease.dynamodb_errors import CALL_SECONDS, ConditionFailed
+from lambda_migrate.lease.dynamodb_errors import CALL_TIMEOUT_SECONDS, ConditionFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -147,7 +147,7 @@ class RequestTable:
             with suppress(MigrateError):  # whoever asked is about to hear it anyway
                 self._overwrite(request, run)
                 return
-            if deadline.remaining() < _PAUSE_SECONDS + CALL_SECONDS:
+            if deadline.remaining() < _PAUSE_SECONDS + CALL_TIMEOUT_SECONDS:
                 return
             self._clock.sleep(_PAUSE_SECONDS)
 

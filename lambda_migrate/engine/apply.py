@@ -20,8 +20,13 @@ from lambda_migrate.events import (
     MigrationStarted,
     TargetShared,
 )
-from lambda_migrate.lease.decision import LONGEST_PAUSE_MS
-from lambda_migrate.lease.readiness import Check, record_check, sharing, withdraw_above
+from lambda_migrate.lease.decision import MAX_PAUSE_MS
+from lambda_migrate.lease.readiness import (
+    DatabaseCheck,
+    find_conflicting_records,
+    record_check,
+    withdraw_ready,
+)
 from lambda_migrate.lease.record import Failure, Progress
 from lambda_migrate.migrations import EMPTY_DIGEST, RowState, chain, make_plan
 from lambda_migrate.migrations.adoption import require_no_other_history
@@ -262,7 +267,7 @@ def complete(
         keeps_failures: Keep those of other addresses and of manifests that are still pending.
     """
     target, state = hold.target, hold.lease.state
-    check = Check(
+    check = DatabaseCheck(
         identity=database.identity,
         address=target.database.fingerprint,
         digests=proved(history),
@@ -284,7 +289,7 @@ def complete(
         and failure.address != check.address
     ]
     hold.complete(record_check(state.databases, check), kept)
-    for other in sharing(state.databases, check):
+    for other in find_conflicting_records(state.databases, check):
         target.observer.observe(
             TargetShared(target.name, check.address, ", ".join(other.addresses), other.owner)
         )
@@ -295,7 +300,7 @@ def withdraw(hold: Hold, database: HeldDatabase, *, lowest: int) -> None:
     kept = [row for row in database.history() if row.version < lowest]
     state, address = hold.lease.state, hold.target.database.fingerprint
     hold.withdraw(
-        withdraw_above(
+        withdraw_ready(
             state.databases,
             database.identity,
             address,
@@ -357,7 +362,7 @@ def next_failure(
     key = (digest, address)
     before = next((f for f in state.failures if (f.digest, f.address) == key), None)
     attempts = max(0, before.attempts) + 1 if before is not None else 1
-    pause_ms = min(LONGEST_PAUSE_MS, round(pause_seconds * 1000) * 2 ** min(attempts - 1, 20))
+    pause_ms = min(MAX_PAUSE_MS, round(pause_seconds * 1000) * 2 ** min(attempts - 1, 20))
     failed = error if isinstance(error, MigrationFailed) else MigrationFailed(str(error))
     had_ms = failed.had_ms
     if had_ms is not None and before is not None:

@@ -14,11 +14,11 @@ from lambda_migrate.errors import (
     MigrationFailed,
 )
 from lambda_migrate.events import Holding, RenewalFailed
-from lambda_migrate.lease.dynamodb_errors import CALL_SECONDS, limit_waiting
+from lambda_migrate.lease.dynamodb_errors import CALL_TIMEOUT_SECONDS, set_credentials_deadline
 from lambda_migrate.lease.heartbeat import ABORT_GRACE_SECONDS, Heartbeat
 from lambda_migrate.lease.record import Failure
 from lambda_migrate.postgresql.ports import FenceStale, Grant
-from lambda_migrate.timeouts import TookTooLong, run_within
+from lambda_migrate.timeouts import TimeLimitExceeded, run_with_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -67,7 +67,7 @@ class Hold:
     ) -> None:
         self.target = target
         self.deadline = deadline
-        limit_waiting(target.store, deadline)
+        set_credentials_deadline(target.store, deadline)
         self._request_id = request_id
         self._evict = evict
         self._restamp = restamp
@@ -78,8 +78,8 @@ class Hold:
             deadline=deadline.earlier(-ABORT_GRACE_SECONDS),
             clock=target.clock,
         )
-        self._heartbeat.on_beat = self._tell_holding
-        self._heartbeat.on_refusal = self._report_refusal
+        self._heartbeat.on_renewal_attempt = self._tell_holding
+        self._heartbeat.on_permanent_error = self._report_refusal
         self._began = target.clock.monotonic()
         self._reported_loss: MigrateError | None = None
 
@@ -107,7 +107,7 @@ class Hold:
             self.until_deadline(),
             self._take_over() as held,
         ):
-            heartbeat.on_end = held.abort
+            heartbeat.on_abort = held.abort
             heartbeat.check()
             yield held
 
@@ -127,7 +127,7 @@ class Hold:
                 lambda grant: self.target.database.rehearse(grant, self.deadline)
             ) as rehearsal,
         ):
-            heartbeat.on_end = rehearsal.abort
+            heartbeat.on_abort = rehearsal.abort
             heartbeat.check()
             yield rehearsal
 
@@ -204,9 +204,9 @@ class Hold:
                 f"next start checks the database: {error}"
             ) from None
 
-    def look(self, databases: Mapping[str, DatabaseRecord]) -> None:
+    def complete_inspection(self, databases: Mapping[str, DatabaseRecord]) -> None:
         """Store what a mere look has found, and give the lease back."""
-        self._give_back(lambda lease: self.target.store.look(lease, databases))
+        self._give_back(lambda lease: self.target.store.complete_inspection(lease, databases))
 
     def fail(self, failure: Failure) -> None:
         """Store ``failure`` and give the lease back, as far as that can be done.
@@ -254,12 +254,12 @@ class Hold:
         """
         margin = self.target.policy.safety_margin_seconds
         left = self.deadline.at + margin - self.target.clock.monotonic()
-        if not 0 < left < CALL_SECONDS + _ANSWER_SECONDS:
+        if not 0 < left < CALL_TIMEOUT_SECONDS + _ANSWER_SECONDS:
             write()  # it fits, or this is not an invocation: Lambda would have killed it by now
             return
         try:
-            run_within(max(left - _ANSWER_SECONDS, _ANSWER_SECONDS / 2), write)
-        except TookTooLong:
+            run_with_timeout(max(left - _ANSWER_SECONDS, _ANSWER_SECONDS / 2), write)
+        except TimeLimitExceeded:
             raise LeaseStoreUnavailable(
                 "DynamoDB did not answer before the invocation's end; the lease expires by itself"
             ) from None
@@ -282,7 +282,7 @@ class Hold:
 
     def _lift(self, fence: int) -> None:
         """The table was made anew, or its item was: go on above what PostgreSQL has seen."""
-        self._heartbeat.change(lambda lease: self.target.store.lift(lease, fence))
+        self._heartbeat.change(lambda lease: self.target.store.raise_fence(lease, fence))
 
     def _grant(self) -> Grant:
         return Grant(

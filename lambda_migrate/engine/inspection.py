@@ -14,8 +14,13 @@ from typing import TYPE_CHECKING
 from lambda_migrate.engine.apply import next_failure, proved, record_failure
 from lambda_migrate.engine.holder import Hold
 from lambda_migrate.errors import ConfigurationError, MigrateError, MigrationFailed
-from lambda_migrate.lease.readiness import UNKNOWN, Check, record_check, record_vain_look
-from lambda_migrate.lease.record import READY_KEPT
+from lambda_migrate.lease.readiness import (
+    UNKNOWN_IDENTITY,
+    DatabaseCheck,
+    record_check,
+    record_failed_inspection,
+)
+from lambda_migrate.lease.record import MAX_READY
 from lambda_migrate.migrations.plan import make_plan
 from lambda_migrate.postgresql.ports import is_behind, require_environment
 
@@ -84,7 +89,7 @@ class _Inspector:
             raise
         except BaseException:
             with suppress(MigrateError):  # it runs out by itself otherwise
-                self._hold.look(self._databases)
+                self._hold.complete_inspection(self._databases)
             raise
         return self._judge(found)
 
@@ -105,7 +110,7 @@ class _Inspector:
         if known.get(fence.identity) != (fence.token, fence.owner):
             # A holder took the fence since the last completion: it may be frozen in the middle of
             # a rollback, and only a takeover would keep it from committing.
-            vain = record_vain_look(self._databases, self._address, self._lease.fence)
+            vain = record_failed_inspection(self._databases, self._address, self._lease.fence)
             reason = (
                 f"{fence.owner} has migrated {self._address} since the last check and did not "
                 "complete; run `lambda-migrate up`"
@@ -117,7 +122,7 @@ class _Inspector:
         out_of_order = self._target.policy.allow_out_of_order
         plan = make_plan(self._manifest, found.history, allow_out_of_order=out_of_order)
         digests = proved(found.history)
-        if not plan.is_current and len(digests) > len(self._manifest) + READY_KEPT:
+        if not plan.is_current and len(digests) > len(self._manifest) + MAX_READY:
             raise self._contradiction()
         served = self._manifest.digest if plan.is_current else ""
         check = replace(self._check(), identity=identity, digests=digests, served=served)
@@ -150,15 +155,15 @@ class _Inspector:
         )
         return replace(failure, retry_at_ms=now_ms + round(pause_seconds * 1000))
 
-    def _check(self) -> Check:
-        return Check(
-            identity=UNKNOWN,
+    def _check(self) -> DatabaseCheck:
+        return DatabaseCheck(
+            identity=UNKNOWN_IDENTITY,
             address=self._address,
             digests=(),
             fence=self._lease.fence,
             owner=self._lease.owner,
             at_ms=self._target.store.now_ms(),
-            is_takeover=False,
+            has_fence=False,
         )
 
     def _publish(
@@ -168,7 +173,7 @@ class _Inspector:
         *,
         may_change: bool = False,
     ) -> Look:
-        self._hold.look(databases)
+        self._hold.complete_inspection(databases)
         state = replace(
             self._lease.state, databases=databases, owner=None, lease_until_ms=0, lease_ms=0
         )

@@ -25,9 +25,9 @@ from lambda_migrate.engine.holder import Hold
 from lambda_migrate.engine.target import new_owner
 from lambda_migrate.errors import ConfigurationError, LeaseHeld, LeaseLost, MigrateError
 from lambda_migrate.events import LeaseTakenOver, MigrationReverted
-from lambda_migrate.lease.decision import lease_is_over
-from lambda_migrate.lease.readiness import UNKNOWN
-from lambda_migrate.lease.record import Lease, LeaseState, Progress, join_marks, split_marks
+from lambda_migrate.lease.decision import is_lease_expired
+from lambda_migrate.lease.readiness import UNKNOWN_IDENTITY
+from lambda_migrate.lease.record import Lease, LeaseState, Progress, join_digests, split_digests
 from lambda_migrate.lease.waiter import describe
 from lambda_migrate.migrations import HistoryRow, RowState, make_plan
 from lambda_migrate.migrations.adoption import choose_baseline, require_no_other_history
@@ -262,11 +262,11 @@ class Maintenance:
     def _unproved(self, status: Status) -> int:
         """How many manifests are marked ready at this address that the history does not prove."""
         address = self.target.database.fingerprint
-        record = status.lease.record_of(address)
+        record = status.lease.find_record(address)
         if record is None:
             return 0
-        marked = split_marks(record.ready)[: record.addresses[address][0]]
-        return len(set(marked) - set(split_marks(join_marks(proved(status.history)))))
+        marked = split_digests(record.ready)[: record.addresses[address][0]]
+        return len(set(marked) - set(split_digests(join_digests(proved(status.history)))))
 
     # --- writing
 
@@ -579,15 +579,15 @@ class Maintenance:
 
     def _refuse_if_held(self) -> None:
         state = self.target.store.read(consistent=True)
-        if state.owner is not None and not lease_is_over(state, self.target.store.now_ms()):
+        if state.owner is not None and not is_lease_expired(state, self.target.store.now_ms()):
             raise LeaseHeld(f"another process holds the lease: {describe(state)}")
 
     def _acquire(self) -> Lease:
         before = self.target.store.read(consistent=True)
-        lease = self.target.store.acquire(new_owner(self._request_id), seen=before)
+        lease = self.target.store.acquire(new_owner(self._request_id), expected=before)
         if not isinstance(lease, Lease):
             raise LeaseHeld(f"another process holds the lease: {describe(lease)}")
-        if before.owner is not None and lease_is_over(before, self.target.store.now_ms()):
+        if before.owner is not None and is_lease_expired(before, self.target.store.now_ms()):
             self.target.observer.observe(
                 LeaseTakenOver(self.target.name, before.owner, lease.fence)
             )
@@ -618,8 +618,8 @@ class Maintenance:
 
 
 def _is_elsewhere(fence: FenceRow | None, lease: LeaseState, address: str) -> bool:
-    known = lease.identity_of(address)
-    if known in (None, UNKNOWN):
+    known = lease.find_identity(address)
+    if known in (None, UNKNOWN_IDENTITY):
         return False
     if fence is None or fence.identity != known or fence.is_copy:
         return True
@@ -638,7 +638,7 @@ def release_lease(store: LeaseStore) -> LeaseState:
     state = store.read(consistent=True)
     if state.owner is None:
         return state
-    lease = store.acquire(new_owner(), seen=state, watched=True)
+    lease = store.acquire(new_owner(), expected=state, is_expired=True)
     if not isinstance(lease, Lease):
         raise LeaseHeld(f"its holder lives and has just renewed it: {describe(lease)}")
     store.release(lease)

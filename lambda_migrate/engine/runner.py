@@ -35,16 +35,16 @@ from lambda_migrate.events import (
     Waiting,
 )
 from lambda_migrate.lease.decision import (
-    MORE_TIME,
+    RETRY_TIME_FACTOR,
     Acquire,
+    LeaseWatch,
     Refuse,
     Serve,
     Step,
     Wait,
-    Watch,
     decide,
 )
-from lambda_migrate.lease.dynamodb_errors import limit_waiting
+from lambda_migrate.lease.dynamodb_errors import set_credentials_deadline
 from lambda_migrate.lease.record import Lease, LeaseState
 from lambda_migrate.migrations.deferred import DeferredManifest
 from lambda_migrate.migrations.digest import require_migrations
@@ -174,13 +174,13 @@ class _Check:
             if invocation is not None
             else Deadline.after(WITHOUT_DEADLINE_SECONDS, target.clock)
         )
-        limit_waiting(target.store, self.deadline)
+        set_credentials_deadline(target.store, self.deadline)
         self._shipped = manifest
         self._seen = LeaseState()
         self._flags: Flags | None = None  # as last read
         self._is_switched_off = False
         self._calls_before = target.store.calls
-        self._watch = Watch()
+        self._watch = LeaseWatch()
         self._waiter: Waiter | None = None
         self._failures = 0
         self._confirms = False
@@ -201,7 +201,7 @@ class _Check:
             if isinstance(step, Wait):
                 step = self._wait(step.state)
                 continue
-            if step.only_looks:
+            if step.inspect_only:
                 step = self._look_into_database(step)
                 continue
             state = self._acquire(step)
@@ -320,15 +320,15 @@ class _Check:
             remaining_ms=round(self.deadline.remaining() * 1000),
             length=self._length_for(state),
             may_migrate=self._may_migrate,
-            watched=self._watch.unchanged(state, self.target.clock.monotonic()),
+            is_expired=self._watch.has_expired(state, self.target.clock.monotonic()),
         )
-        if isinstance(step, Acquire) and step.only_looks and self._has_looked(state):
+        if isinstance(step, Acquire) and step.inspect_only and self._has_looked(state):
             return Wait(state)
         return step
 
     def _has_looked(self, state: LeaseState) -> bool:
         """Whether this instance has looked already, and nothing has changed since."""
-        return self._looked_at == state.newest_check
+        return self._looked_at == state.latest_check_fence
 
     def _length_for(self, state: LeaseState) -> int:
         """How many migrations the manifest has, where that matters: files are read for it."""
@@ -378,15 +378,15 @@ class _Check:
             self._look,
             until=self._until,
             backoff=Backoff(self.target.random),
-            on_pause=self._tell_waiting,
+            on_wait=self._tell_waiting,
             now_ms=self.target.store.now_ms,
-            store_seconds=_STORE_GONE_SECONDS if checks_database else None,
+            store_timeout_seconds=_STORE_GONE_SECONDS if checks_database else None,
         )
 
     @property
     def _until(self) -> Deadline:
         """When waiting ends."""
-        return self.deadline.or_after(self.target.policy.wait_seconds - self.waited)
+        return self.deadline.at_most(self.target.policy.wait_seconds - self.waited)
 
     def _tell_waiting(self, state: LeaseState, waited: float, delay: float) -> None:
         progress = state.progress.migration if state.progress is not None else ""
@@ -421,7 +421,9 @@ class _Check:
             raise NotReady(self._too_late())
         _loaded(self._shipped)  # report unusable files before other instances have to wait
         try:
-            return self.target.store.acquire(self.owner, seen=step.seen, watched=step.watched)
+            return self.target.store.acquire(
+                self.owner, expected=step.state, is_expired=step.is_expired
+            )
         except LeaseStoreUnavailable:
             # Whether it was taken is for the next reading to say.
             return LeaseState()
@@ -450,7 +452,7 @@ class _Check:
 
     def _announce(self, step: Acquire, lease: Lease) -> None:
         self.fence = lease.fence
-        before = step.seen.owner
+        before = step.state.owner
         if before not in (None, self.owner):
             self.target.observer.observe(LeaseTakenOver(self.target.name, before, lease.fence))
 
@@ -469,16 +471,16 @@ class _Check:
         try:
             state = self._acquire(step)
         except ConfigurationError as error:
-            self._looked_at = step.seen.newest_check
+            self._looked_at = step.state.latest_check_fence
             self._look_refusal = f"whether it is ready could not be checked: {error}"
-            return Wait(step.seen)
+            return Wait(step.state)
         if isinstance(state, Lease):
             if (news := self._news(state)) is not None:
                 return news
             try:
                 look = inspect(self.target, state, manifest, self.deadline)
                 state, self._look_refusal = look.state, look.reason
-                self._looked_at = None if look.may_change else state.newest_check
+                self._looked_at = None if look.may_change else state.latest_check_fence
             except (LeaseLost, LeaseStoreUnavailable):
                 state = LeaseState()
         return self._after_losing(state)
@@ -587,7 +589,9 @@ def _refusal(step: Refuse, now_ms: int) -> MigrationFailed:
     seconds = max(0, failure.retry_at_ms - now_ms) / 1000
     sooner = "or at once with other migration files"
     if failure.had_ms is not None:
-        sooner += f" or with more than {failure.had_ms * MORE_TIME / 1000:.1f} s left for it"
+        sooner += (
+            f" or with more than {failure.had_ms * RETRY_TIME_FACTOR / 1000:.1f} s left for it"
+        )
     refused.args = (
         f"{refused.summary}; attempt {failure.attempts} failed elsewhere, the next one may start "
         f"in {seconds:.0f} s, {sooner}",

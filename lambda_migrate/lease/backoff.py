@@ -15,39 +15,39 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lambda_migrate.lease.decision import SKEW_MS
+from lambda_migrate.lease.decision import CLOCK_SKEW_MS
 
 if TYPE_CHECKING:
     from lambda_migrate.clock import Random
     from lambda_migrate.lease.record import LeaseState
 
 __all__ = [
-    "CAP_SECONDS",
-    "FAILED_CAP_SECONDS",
-    "FIRST_SECONDS",
-    "GROWTH",
-    "PACE_SECONDS",
+    "DELAY_GROWTH",
+    "EARLY_DELAY_SECONDS",
+    "INITIAL_DELAY_SECONDS",
+    "MAX_DELAY_AFTER_ERROR_SECONDS",
+    "MAX_DELAY_SECONDS",
     "Backoff",
-    "failed_bound",
+    "max_delay_after_errors",
 ]
 
-FIRST_SECONDS = 0.4
+INITIAL_DELAY_SECONDS = 0.4
 """Upper bound of the first delay. Most migrations are over by then: they are small."""
 
-PACE_SECONDS = 0.66
+EARLY_DELAY_SECONDS = 0.66
 """Upper bound of the next ones: a read every half a second. What is over within a few seconds is
 served a quarter of a second later in the median, and a 3 s migration costs nine calls."""
 
-GROWTH = 0.2
+DELAY_GROWTH = 0.2
 """Upper bound of a delay, as a share of the time already waited: whoever comes back late is late by
 a fifth at most of what it has waited, and reads grow with the logarithm of that only."""
 
-CAP_SECONDS = 12.0
+MAX_DELAY_SECONDS = 12.0
 """Upper bound of every delay. 10,000 waiters then ask for some 560 read units a second, against the
 3,000 that one partition sustains. With 8 s, 100,000 that wait for ten minutes keep their holder
 from renewing its lease each time; with 12 s, one time in three."""
 
-FAILED_CAP_SECONDS = 24.0
+MAX_DELAY_AFTER_ERROR_SECONDS = 24.0
 """Upper bound after reads that failed. The bound doubles with each: readers who come back at the
 same pace to a table that cannot keep up see to it that it never does. Shorter than the default of
 ``LAMBDA_MIGRATE_WAIT_SECONDS``."""
@@ -87,23 +87,26 @@ class Backoff:
             now_ms: Wall clock, milliseconds since the epoch.
             failures: How many reads in a row were not answered, or answered with "slow down".
         """
-        bound = min(CAP_SECONDS, max(min(PACE_SECONDS, FIRST_SECONDS + waited), GROWTH * waited))
+        bound = min(
+            MAX_DELAY_SECONDS,
+            max(min(EARLY_DELAY_SECONDS, INITIAL_DELAY_SECONDS + waited), DELAY_GROWTH * waited),
+        )
         roll = self._random.random()
         if failures:
-            return max(bound, failed_bound(failures)) * (1 + roll) / 2
+            return max(bound, max_delay_after_errors(failures)) * (1 + roll) / 2
         delay = bound * (1 + roll) / 2
         left = _lease_seconds(state, now_ms)
-        return delay if left is None else min(delay, left + FIRST_SECONDS * roll)
+        return delay if left is None else min(delay, left + INITIAL_DELAY_SECONDS * roll)
 
 
-def failed_bound(failures: int) -> float:
+def max_delay_after_errors(failures: int) -> float:
     """Upper bound of the delay after so many failures in a row."""
-    return float(min(FAILED_CAP_SECONDS, PACE_SECONDS * 2 ** min(failures, 10)))
+    return float(min(MAX_DELAY_AFTER_ERROR_SECONDS, EARLY_DELAY_SECONDS * 2 ** min(failures, 10)))
 
 
 def _lease_seconds(state: LeaseState | None, now_ms: int) -> float | None:
     """Until the lease, if it is not renewed, counts as over."""
     if state is None or state.owner is None:
         return None
-    left = state.lease_until_ms + SKEW_MS + 1 - now_ms
+    left = state.lease_until_ms + CLOCK_SKEW_MS + 1 - now_ms
     return left / 1000 if left > 0 else None

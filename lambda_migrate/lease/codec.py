@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.lease.record import (
-    MARK_BYTES,
+    SHORT_DIGEST_BYTES,
     DatabaseRecord,
     Failure,
     LeaseState,
@@ -233,7 +233,7 @@ class _Reader:
         if isinstance(value, str):
             value = _from_base64(value)
         marks = bytes(value or b"")
-        if value is None or len(marks) % MARK_BYTES:
+        if value is None or len(marks) % SHORT_DIGEST_BYTES:
             raise self._fault(name, "a list of marks")
         return marks
 

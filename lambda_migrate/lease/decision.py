@@ -22,33 +22,33 @@ if TYPE_CHECKING:
     from lambda_migrate.lease.record import Failure, LeaseState
 
 __all__ = [
-    "LONGEST_LEASE_MS",
-    "LONGEST_PAUSE_MS",
-    "MORE_TIME",
-    "SKEW_MS",
+    "CLOCK_SKEW_MS",
+    "MAX_LEASE_MS",
+    "MAX_PAUSE_MS",
+    "RETRY_TIME_FACTOR",
     "Acquire",
+    "LeaseWatch",
     "Refuse",
     "Serve",
     "Step",
     "Wait",
-    "Watch",
     "decide",
-    "lease_is_over",
+    "is_lease_expired",
 ]
 
-SKEW_MS = 1_000
+CLOCK_SKEW_MS = 1_000
 """How far two instances' clocks may differ before efficiency suffers (safety never does). AWS
 keeps Lambda's clocks within milliseconds; a second is a generous bound on that."""
 
-LONGEST_PAUSE_MS = 600_000
+MAX_PAUSE_MS = 600_000
 """The longest pause after a failure. A longer one in the item is not ours and is not obeyed."""
 
 
-LONGEST_LEASE_MS = 900_000
+MAX_LEASE_MS = 900_000
 """The longest lease that settings allow. One that was seen unchanged for so long is over, whatever
 length the item names."""
 
-MORE_TIME = 1.1
+RETRY_TIME_FACTOR = 1.1
 """How much more time another attempt needs than one that ran out of it, to begin before the pause
 is over. Two starts of one function differ by some hundredths."""
 
@@ -77,15 +77,15 @@ class Acquire:
     """No process holds the lease: try to take it.
 
     Attributes:
-        seen: The reading; the lease is taken only if no other was taken since.
-        watched: The lease in it was seen unchanged for its whole length, so it is over whatever
+        state: The reading; the lease is taken only if no other was taken since.
+        is_expired: The lease in it was seen unchanged for its whole length, so it is over whatever
             the clocks say.
-        only_looks: To compare the database with the manifest, not to migrate.
+        inspect_only: To compare the database with the manifest, not to migrate.
     """
 
-    seen: LeaseState
-    watched: bool = False
-    only_looks: bool = False
+    state: LeaseState
+    is_expired: bool = False
+    inspect_only: bool = False
 
 
 Step = Serve | Refuse | Wait | Acquire
@@ -98,10 +98,10 @@ def decide(
     address: str,
     owner: str,
     now_ms: int,
-    remaining_ms: int = LONGEST_LEASE_MS,
+    remaining_ms: int = MAX_LEASE_MS,
     length: int = 0,
     may_migrate: bool = True,
-    watched: bool = False,
+    is_expired: bool = False,
 ) -> Step:
     """Choose the next step from one reading of the item.
 
@@ -114,7 +114,7 @@ def decide(
         remaining_ms: How long it could migrate.
         length: How many migrations its manifest has.
         may_migrate: False in ``require`` mode.
-        watched: `Watch` saw the lease unchanged for its whole length.
+        is_expired: `LeaseWatch` saw the lease unchanged for its whole length.
 
     Returns:
         The step; nothing has been done.
@@ -125,26 +125,26 @@ def decide(
     if failure is not None and _holds(failure, now_ms, remaining_ms):
         return Refuse(failure)
     held = state.owner is not None and state.owner != owner
-    if held and not watched and not lease_is_over(state, now_ms):
+    if held and not is_expired and not is_lease_expired(state, now_ms):
         return Wait(state)
     if may_migrate or state.may_be_ready(address, length):
-        return Acquire(state, watched=held and watched, only_looks=not may_migrate)
+        return Acquire(state, is_expired=held and is_expired, inspect_only=not may_migrate)
     return Wait(state)
 
 
-def lease_is_over(state: LeaseState, now_ms: int) -> bool:
+def is_lease_expired(state: LeaseState, now_ms: int) -> bool:
     """Whether the lease ran out, allowing for clocks that differ."""
-    return state.lease_until_ms + SKEW_MS < now_ms
+    return state.lease_until_ms + CLOCK_SKEW_MS < now_ms
 
 
 def _holds(failure: Failure, now_ms: int, remaining_ms: int) -> bool:
     """Whether the failure turns this attempt away: its pause lasts, and time would not help."""
-    if not 0 < failure.retry_at_ms - now_ms <= LONGEST_PAUSE_MS + 2 * SKEW_MS:
+    if not 0 < failure.retry_at_ms - now_ms <= MAX_PAUSE_MS + 2 * CLOCK_SKEW_MS:
         return False
-    return failure.had_ms is None or remaining_ms <= failure.had_ms * MORE_TIME
+    return failure.had_ms is None or remaining_ms <= failure.had_ms * RETRY_TIME_FACTOR
 
 
-class Watch:
+class LeaseWatch:
     """Notices a lease that is not renewed, by this instance's own monotonic clock alone.
 
     A waiter whose wall clock is behind would otherwise wait for ever for a dead holder.
@@ -156,7 +156,7 @@ class Watch:
         self._term: tuple[int, str | None, int] | None = None
         self._since = 0.0
 
-    def unchanged(self, state: LeaseState, now: float) -> bool:
+    def has_expired(self, state: LeaseState, now: float) -> bool:
         """Whether the lease has been seen unchanged for longer than its holder's lease lasts.
 
         Args:
@@ -166,5 +166,5 @@ class Watch:
         term = (state.fence, state.owner, state.lease_until_ms)
         if term != self._term:
             self._term, self._since = term, now
-        length_ms = min(state.lease_ms or LONGEST_LEASE_MS, LONGEST_LEASE_MS)
-        return now - self._since > (length_ms + SKEW_MS) / 1000
+        length_ms = min(state.lease_ms or MAX_LEASE_MS, MAX_LEASE_MS)
+        return now - self._since > (length_ms + CLOCK_SKEW_MS) / 1000

@@ -29,24 +29,24 @@ from lambda_migrate.lease.codec import (
     encode_failures,
     encode_progress,
 )
-from lambda_migrate.lease.decision import SKEW_MS
+from lambda_migrate.lease.decision import CLOCK_SKEW_MS
 from lambda_migrate.lease.dynamodb_errors import (
-    BUSY,
-    CALL_SECONDS,
-    CONNECT_SECONDS,
-    READ_SECONDS,
+    CALL_TIMEOUT_SECONDS,
+    CONNECT_TIMEOUT_SECONDS,
+    READ_TIMEOUT_SECONDS,
+    RETRYABLE_CODES,
     ConditionFailed,
     ServerClock,
 )
 from lambda_migrate.lease.record import Lease, LeaseState
-from lambda_migrate.timeouts import TookTooLong, needs_configuration, run_within
+from lambda_migrate.timeouts import TimeLimitExceeded, is_configuration_error, run_with_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from lambda_migrate.clock import Clock, Deadline
-    from lambda_migrate.lease.fast_client.client import SignedClient
+    from lambda_migrate.lease.fast_client.client import FastClient
     from lambda_migrate.lease.record import DatabaseRecord, Failure, Progress
 
 __all__ = ["DynamoDBLeaseTable", "TableItem", "make_client"]
@@ -71,17 +71,17 @@ def make_client(
     from botocore.exceptions import BotoCoreError
 
     config = Config(
-        connect_timeout=CONNECT_SECONDS,
-        read_timeout=READ_SECONDS,
+        connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        read_timeout=READ_TIMEOUT_SECONDS,
         retries={"mode": "standard", "total_max_attempts": 1},
         tcp_keepalive=True,
     )
     limit = _credentials_seconds() if seconds is None else seconds
     try:
         session = (None if fresh else boto3.DEFAULT_SESSION) or boto3.Session()
-        run_within(limit, session.get_credentials)
+        run_with_timeout(limit, session.get_credentials)
         return session.client("dynamodb", region_name=region, config=config)
-    except TookTooLong:
+    except TimeLimitExceeded:
         raise LeaseStoreUnavailable(_no_credentials(limit)) from None
     except (BotoCoreError, ValueError) as error:  # ValueError: AWS_ENDPOINT_URL is no URL
         raise ConfigurationError(f"no DynamoDB client: {error}") from error
@@ -90,8 +90,8 @@ def make_client(
 def _credentials_seconds(deadline: Deadline | None = None) -> float:
     """How long a provider of credentials may take; outside Lambda a user may have to sign in."""
     if deadline is not None:
-        return max(CALL_SECONDS, min(60.0, deadline.remaining()))
-    return CALL_SECONDS if "AWS_LAMBDA_FUNCTION_NAME" in os.environ else 60.0
+        return max(CALL_TIMEOUT_SECONDS, min(60.0, deadline.remaining()))
+    return CALL_TIMEOUT_SECONDS if "AWS_LAMBDA_FUNCTION_NAME" in os.environ else 60.0
 
 
 def _no_credentials(seconds: float) -> str:
@@ -109,11 +109,11 @@ class TableItem:
         table: Name or ARN of the table.
         target: Partition key of the item.
         client: Makes the boto3 client when it is first needed.
-        signed: Asked first, before boto3; this item's alone.
+        fast_client: Asked first, before boto3; this item's alone.
         clock: Compared with the server's.
 
     Attributes:
-        credentials_deadline: When waiting for credentials ends; see `limit_waiting`.
+        credentials_deadline: When waiting for credentials ends; see `set_credentials_deadline`.
     """
 
     def __init__(
@@ -122,23 +122,23 @@ class TableItem:
         target: str,
         *,
         client: Callable[[], Any] = make_client,
-        signed: SignedClient | None = None,
+        fast_client: FastClient | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.credentials_deadline: Deadline | None = None
         self.table = table
         self.target = target
         self._clock = clock
-        self._server_clock = ServerClock(clock) if signed is None else signed.server_clock
+        self._server_clock = ServerClock(clock) if fast_client is None else fast_client.server_clock
         self._calls = 0
         self._make_client = client
-        self._signed = signed
+        self._fast_client = fast_client
         self._made: Any = None
 
     @property
     def calls(self) -> int:
         """See `LeaseStore.calls`."""
-        return self._calls + (0 if self._signed is None else self._signed.requests)
+        return self._calls + (0 if self._fast_client is None else self._fast_client.requests)
 
     @property
     def clock_offset_ms(self) -> int:
@@ -149,9 +149,9 @@ class TableItem:
         return self._server_clock.offset_ms
 
     def get(self, *, consistent: bool) -> Mapping[str, Any] | None:
-        """By the signed client; on any doubt by boto3."""
-        if self._signed is not None:
-            item = self._signed.get_item(self.table, self.target, consistent=consistent)
+        """Read with the fast client; with boto3 if that one declines."""
+        if self._fast_client is not None:
+            item = self._fast_client.get_item(self.table, self.target, consistent=consistent)
             if item is not None:
                 return item
         answer: dict[str, Any] = self._call("get_item", ConsistentRead=consistent)
@@ -173,8 +173,8 @@ class TableItem:
             "ReturnValues": "ALL_NEW",
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
-        if self._signed is not None:
-            item = self._signed.update_item(self.table, self.target, change)
+        if self._fast_client is not None:
+            item = self._fast_client.update_item(self.table, self.target, change)
             if item is not None:
                 return item
         answer: dict[str, dict[str, Any]] = self._call("update_item", **change)
@@ -182,8 +182,8 @@ class TableItem:
 
     def close(self) -> None:
         """See `LeaseStore.close`."""
-        if self._signed is not None:
-            self._signed.close()
+        if self._fast_client is not None:
+            self._fast_client.close()
         if self._made is not None:
             self._made.close()
 
@@ -214,16 +214,18 @@ class TableItem:
         if _can_refresh(credentials) and credentials.refresh_needed():
             seconds = _credentials_seconds(self.credentials_deadline)
             try:
-                run_within(seconds, credentials.get_frozen_credentials)
-            except TookTooLong:
+                run_with_timeout(seconds, credentials.get_frozen_credentials)
+            except TimeLimitExceeded:
                 raise LeaseStoreUnavailable(_no_credentials(seconds)) from None
         self._calls += 1
         try:
-            answer = run_within(CALL_SECONDS, lambda: getattr(client, operation)(**request))
-        except TookTooLong:
+            answer = run_with_timeout(
+                CALL_TIMEOUT_SECONDS, lambda: getattr(client, operation)(**request)
+            )
+        except TimeLimitExceeded:
             raise LeaseStoreUnavailable(
-                f"DynamoDB did not answer for table {self.table!r} within {CALL_SECONDS:.1f} s, "
-                "the resolution of its name included"
+                f"DynamoDB did not answer for table {self.table!r} within "
+                f"{CALL_TIMEOUT_SECONDS:.1f} s, including name resolution"
             ) from None
         self._note_clock(answer)
         return answer
@@ -263,7 +265,7 @@ class TableItem:
         status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         if code == "ConditionalCheckFailedException":
             return ConditionFailed(answer.get("Item"))
-        if code in BUSY or status >= 500:
+        if code in RETRYABLE_CODES or status >= 500:
             return LeaseStoreUnavailable(f"DynamoDB, table {self.table!r}: {code} {message}")
         if error.operation_name not in ("GetItem", "UpdateItem"):
             return ConfigurationError(
@@ -307,7 +309,7 @@ class TableItem:
         return f"this machine's clock is {abs(seconds):.0f} s {way} DynamoDB's"
 
     def _unreachable(self, error: Exception) -> Exception:
-        if needs_configuration(error):
+        if is_configuration_error(error):
             return ConfigurationError(f"DynamoDB, table {self.table!r}: {error}")
         return LeaseStoreUnavailable(
             f"DynamoDB did not answer for table {self.table!r}: {type(error).__name__}: {error}"
@@ -347,7 +349,7 @@ class DynamoDBLeaseTable(TableItem):
         table: Name or ARN of the table.
         target: Partition key of the item.
         client: Makes the boto3 client when it is first needed.
-        signed: Asked first, before boto3; this table's alone.
+        fast_client: Asked first, before boto3; this table's alone.
         lease_seconds: Length of a lease.
         clock: Time.
     """
@@ -358,11 +360,11 @@ class DynamoDBLeaseTable(TableItem):
         target: str,
         *,
         client: Callable[[], Any] = make_client,
-        signed: SignedClient | None = None,
+        fast_client: FastClient | None = None,
         lease_seconds: float = 20.0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        super().__init__(table, target, client=client, signed=signed, clock=clock)
+        super().__init__(table, target, client=client, fast_client=fast_client, clock=clock)
         self.lease_seconds = lease_seconds
 
     def read(self, *, consistent: bool = False) -> LeaseState:
@@ -374,25 +376,25 @@ class DynamoDBLeaseTable(TableItem):
         return self._clock.wall_ms() + self.clock_offset_ms
 
     def acquire(
-        self, owner: str, *, seen: LeaseState | None = None, watched: bool = False
+        self, owner: str, *, expected: LeaseState | None = None, is_expired: bool = False
     ) -> Lease | LeaseState:
         """See `LeaseStore.acquire`."""
         free = (
             "attribute_not_exists(#owner) OR attribute_not_exists(lease_until)"
             " OR (lease_until < :over AND #owner <> :owner)"
         )
-        values: dict[str, Any] = {":over": _n(self.now_ms() - SKEW_MS)}
-        if watched and seen is not None and seen.owner != owner:
-            free += " OR (#owner = :seen_owner AND lease_until = :seen_until)"
-            values[":seen_owner"] = {"S": seen.owner or ""}
-            values[":seen_until"] = _n(seen.lease_until_ms)
+        values: dict[str, Any] = {":over": _n(self.now_ms() - CLOCK_SKEW_MS)}
+        if is_expired and expected is not None and expected.owner != owner:
+            free += " OR (#owner = :expected_owner AND lease_until = :expected_until)"
+            values[":expected_owner"] = {"S": expected.owner or ""}
+            values[":expected_until"] = _n(expected.lease_until_ms)
         condition = f"(attribute_not_exists(#format) OR #format = :format) AND ({free})"
-        if seen is not None:
-            is_newest = "fence = :seen_fence"
-            if not seen.fence:
+        if expected is not None:
+            is_newest = "fence = :expected_fence"
+            if not expected.fence:
                 is_newest = f"(attribute_not_exists(fence) OR {is_newest})"
             condition += f" AND {is_newest}"
-            values[":seen_fence"] = _n(seen.fence)
+            values[":expected_fence"] = _n(expected.fence)
         return self._take(owner, condition, values)
 
     def _take(self, owner: str, condition: str, values: dict[str, Any]) -> Lease | LeaseState:
@@ -430,8 +432,8 @@ class DynamoDBLeaseTable(TableItem):
         self._own(lease, changes, values)
         return replace(lease, trusted_until=trusted_until)
 
-    def lift(self, lease: Lease, fence: int) -> Lease:
-        """See `LeaseStore.lift`."""
+    def raise_fence(self, lease: Lease, fence: int) -> Lease:
+        """See `LeaseStore.raise_fence`."""
         fence = max(fence, lease.fence)
         try:
             self._own(lease, "SET fence = :fence", {":fence": _n(fence)})
@@ -465,8 +467,8 @@ class DynamoDBLeaseTable(TableItem):
             lambda state: (state.databases, state.failures) == (databases, left.failures),
         )
 
-    def look(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
-        """See `LeaseStore.look`."""
+    def complete_inspection(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
+        """See `LeaseStore.complete_inspection`."""
         values = {":databases": encode_databases(databases)}
         changes = f"SET databases = :databases {_FREE_LEASE}"
         self._finish(lease, changes, values, lambda state: state.databases == databases)
@@ -488,7 +490,7 @@ class DynamoDBLeaseTable(TableItem):
 
     def _term(self) -> tuple[float, dict[str, Any]]:
         """When a lease requested now stops being trusted, and what the item says of it."""
-        trusted_until = self._clock.monotonic() + self.lease_seconds - SKEW_MS / 1000
+        trusted_until = self._clock.monotonic() + self.lease_seconds - CLOCK_SKEW_MS / 1000
         length_ms = round(self.lease_seconds * 1000)
         return trusted_until, {":until": _n(self.now_ms() + length_ms), ":length": _n(length_ms)}
 

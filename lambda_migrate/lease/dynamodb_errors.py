@@ -11,25 +11,25 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Clock, Deadline
 
 __all__ = [
-    "BUSY",
-    "CALL_SECONDS",
-    "CONNECT_SECONDS",
-    "READ_SECONDS",
+    "CALL_TIMEOUT_SECONDS",
+    "CONNECT_TIMEOUT_SECONDS",
+    "READ_TIMEOUT_SECONDS",
+    "RETRYABLE_CODES",
     "ConditionFailed",
     "ServerClock",
-    "limit_waiting",
+    "set_credentials_deadline",
 ]
 
-CONNECT_SECONDS = 0.8
-READ_SECONDS = 0.9
+CONNECT_TIMEOUT_SECONDS = 0.8
+READ_TIMEOUT_SECONDS = 0.9
 """Together below the default safety margin of 2 s, so that a call begun before the deadline ends
 before it. DynamoDB answers in single-digit milliseconds; botocore's own default is 60 s each."""
 
-CALL_SECONDS = CONNECT_SECONDS + READ_SECONDS + 0.1
+CALL_TIMEOUT_SECONDS = CONNECT_TIMEOUT_SECONDS + READ_TIMEOUT_SECONDS + 0.1
 """For a whole call of boto3: its own timeouts are for each address and each read, and do not
-count the resolution of the name. Below the default safety margin, see `CONNECT_SECONDS`."""
+count the resolution of the name. Below the default safety margin, see `CONNECT_TIMEOUT_SECONDS`."""
 
-BUSY = frozenset(
+RETRYABLE_CODES = frozenset(
     {
         "InternalServerError",
         "ItemCollectionSizeLimitExceededException",
@@ -69,7 +69,7 @@ class ConditionFailed(Exception):
         super().__init__("the condition did not hold")
 
 
-def limit_waiting(store: object, deadline: Deadline) -> None:
+def set_credentials_deadline(store: object, deadline: Deadline) -> None:
     """Set until when a store may wait for AWS credentials; other stores have no such limit."""
     if hasattr(store, "credentials_deadline"):
         store.credentials_deadline = deadline

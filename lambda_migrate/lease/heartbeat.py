@@ -6,8 +6,8 @@ import threading
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ConfigurationError, LeaseLost, MigrateError
-from lambda_migrate.lease.decision import SKEW_MS
-from lambda_migrate.lease.dynamodb_errors import CALL_SECONDS
+from lambda_migrate.lease.decision import CLOCK_SKEW_MS
+from lambda_migrate.lease.dynamodb_errors import CALL_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 __all__ = ["ABORT_GRACE_SECONDS", "Heartbeat"]
 
-BEATS_PER_LEASE = 3
+RENEWALS_PER_LEASE = 3
 """Two renewals in a row may fail before the lease is in danger."""
 
 ABORT_GRACE_SECONDS = 0.5
 """PostgreSQL cancels at the deadline by itself; the heartbeat's own is this much later."""
 
-_LAST_RENEWAL_SECONDS = ABORT_GRACE_SECONDS + CALL_SECONDS
+_LAST_RENEWAL_SECONDS = ABORT_GRACE_SECONDS + CALL_TIMEOUT_SECONDS
 """How long before its deadline the last renewal begins, if the lease lasts until then. A later one
 could be without an answer when the work ends, and the lease could not be given back in time."""
 
@@ -40,7 +40,7 @@ class Heartbeat:
     """A thread that renews a lease at a third of its length, for as long as the ``with`` block.
 
     It ends in one of three ways: the block ends (`stop`); the lease is lost, or has not been
-    renewed while it was trusted; the deadline is over. In the last two it calls ``on_end`` once,
+    renewed while it was trusted; the deadline is over. In the last two it calls ``on_abort`` once,
     which is to end the running statement. Whatever a renewal raises, the next one is tried until
     the lease is over: credentials, a permission or the table may be back by then.
 
@@ -64,11 +64,11 @@ class Heartbeat:
         clock: Clock,
         wait: Callable[[threading.Event, float], bool] = threading.Event.wait,
     ) -> None:
-        self.on_end: Callable[[], None] | None = None
+        self.on_abort: Callable[[], None] | None = None
         """Called from the thread. Whoever sets it late calls `check` afterwards."""
-        self.on_beat: Callable[[], None] | None = None
+        self.on_renewal_attempt: Callable[[], None] | None = None
         """Called after each attempt to renew, in another thread, so that it delays no renewal."""
-        self.on_refusal: Callable[[Exception, float], None] | None = None
+        self.on_permanent_error: Callable[[Exception, float], None] | None = None
         """Likewise, when an attempt failed for a reason that will not pass; once for each reason.
         Given that error, and the seconds until the lease is over."""
         self.progress: Progress | None = None
@@ -79,7 +79,7 @@ class Heartbeat:
         """Why the lease may not be trusted any more; its ``retryable`` is the cause's."""
         self._store = store
         self._lease = lease
-        self._interval = lease_seconds / BEATS_PER_LEASE
+        self._interval = lease_seconds / RENEWALS_PER_LEASE
         self._deadline = deadline
         self._clock = clock
         self._wait = wait
@@ -152,14 +152,14 @@ class Heartbeat:
             pause = self._beat()
             if self._stopped.is_set():
                 return  # while this renewal was on its way; perhaps no thread waited for it
-            if self.on_beat is not None:
-                self._call_observer(self.on_beat)
+            if self.on_renewal_attempt is not None:
+                self._call_observer(self.on_renewal_attempt)
             if self.lost is not None:
                 break
         else:
             return
-        if self.on_end is not None:
-            self.on_end()
+        if self.on_abort is not None:
+            self.on_abort()
 
     def _beat(self) -> float:
         """Renew once; returns the pause before the next time."""
@@ -187,13 +187,13 @@ class Heartbeat:
 
     def _not_renewed(self, error: Exception) -> MigrateError:
         what = f"the lease under fence {self._lease.fence} could not be renewed: {_cause_of(error)}"
-        if self._clock.monotonic() < self._lease.trusted_until + SKEW_MS / 1000:
+        if self._clock.monotonic() < self._lease.trusted_until + CLOCK_SKEW_MS / 1000:
             what = f"no other process held the lease, but {what}"
         is_permanent = isinstance(error, MigrateError) and not error.retryable
         return ConfigurationError(what) if is_permanent else LeaseLost(what)
 
     def _report(self, error: Exception, trusted: float) -> None:
-        reason, report = _cause_of(error), self.on_refusal
+        reason, report = _cause_of(error), self.on_permanent_error
         if (
             report is not None
             and reason not in self._refusals
@@ -208,7 +208,7 @@ class Heartbeat:
         self._observer_thread = threading.Thread(target=call, name="lambda-migrate-observer")
         self._observer_thread.daemon = True
         self._observer_thread.start()
-        self._observer_thread.join(min(_OBSERVER_SECONDS, self._interval / BEATS_PER_LEASE))
+        self._observer_thread.join(min(_OBSERVER_SECONDS, self._interval / RENEWALS_PER_LEASE))
         return True
 
 

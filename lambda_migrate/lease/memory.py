@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.errors import LeaseLost
-from lambda_migrate.lease.decision import SKEW_MS, lease_is_over
+from lambda_migrate.lease.decision import CLOCK_SKEW_MS, is_lease_expired
 from lambda_migrate.lease.record import Lease, LeaseState
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class InMemoryLeaseTable:
         return self._clock.wall_ms()
 
     def acquire(
-        self, owner: str, *, seen: LeaseState | None = None, watched: bool = False
+        self, owner: str, *, expected: LeaseState | None = None, is_expired: bool = False
     ) -> Lease | LeaseState:
         """See `LeaseStore.acquire`."""
         trusted_until, until_ms = self._term()
@@ -60,10 +60,10 @@ class InMemoryLeaseTable:
             if state.owner == owner:
                 self.state = self._renewed(state, until_ms)
                 return Lease(owner, state.fence, trusted_until, self.state)
-            is_newest = seen is None or seen.fence == state.fence
-            is_same = seen is not None and _term_of(seen) == _term_of(state)
-            is_over = state.owner is None or lease_is_over(state, self._clock.wall_ms())
-            if not is_newest or not (is_over or (watched and is_same)):
+            is_newest = expected is None or expected.fence == state.fence
+            is_same = expected is not None and _term_of(expected) == _term_of(state)
+            is_over = state.owner is None or is_lease_expired(state, self._clock.wall_ms())
+            if not is_newest or not (is_over or (is_expired and is_same)):
                 return state
             self.state = replace(self._renewed(state, until_ms), fence=state.fence + 1, owner=owner)
             return Lease(owner, self.state.fence, trusted_until, self.state)
@@ -78,8 +78,8 @@ class InMemoryLeaseTable:
             )
         return replace(lease, trusted_until=trusted_until)
 
-    def lift(self, lease: Lease, fence: int) -> Lease:
-        """See `LeaseStore.lift`."""
+    def raise_fence(self, lease: Lease, fence: int) -> Lease:
+        """See `LeaseStore.raise_fence`."""
         lifted = replace(lease, fence=max(fence, lease.fence))
         with self._lock:
             state = self._mine(lease, lifted)
@@ -107,8 +107,8 @@ class InMemoryLeaseTable:
             older_failures=left.older_failures,
         )
 
-    def look(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
-        """See `LeaseStore.look`."""
+    def complete_inspection(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
+        """See `LeaseStore.complete_inspection`."""
         self._finish(lease, keeps_progress=True, databases=dict(databases))
 
     def fail(self, lease: Lease, failure: Failure) -> None:
@@ -146,7 +146,7 @@ class InMemoryLeaseTable:
         return replace(state, lease_until_ms=until_ms, lease_ms=round(self.lease_seconds * 1000))
 
     def _term(self) -> tuple[float, int]:
-        trusted_until = self._clock.monotonic() + self.lease_seconds - SKEW_MS / 1000
+        trusted_until = self._clock.monotonic() + self.lease_seconds - CLOCK_SKEW_MS / 1000
         return trusted_until, self._clock.wall_ms() + round(self.lease_seconds * 1000)
 
 

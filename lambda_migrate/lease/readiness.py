@@ -11,29 +11,29 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lambda_migrate.lease.record import (
-    MARK_BYTES,
-    READY_KEPT,
+    MAX_READY,
+    SHORT_DIGEST_BYTES,
     DatabaseRecord,
-    join_marks,
-    split_marks,
+    join_digests,
+    split_digests,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 __all__ = [
-    "UNKNOWN",
-    "Check",
+    "UNKNOWN_IDENTITY",
+    "DatabaseCheck",
+    "find_conflicting_records",
     "record_check",
-    "record_vain_look",
-    "sharing",
-    "withdraw_above",
+    "record_failed_inspection",
+    "withdraw_ready",
 ]
 
-UNKNOWN = "unknown"
+UNKNOWN_IDENTITY = "unknown"
 """Stands for a database that was looked at and has no identity that the item could know."""
 
-OLDER_KEPT = 50
+MAX_OLDER = 50
 """How many manifests besides the newest ones a record lists: as many code versions that are old
 and still start."""
 
@@ -50,7 +50,7 @@ _ADDRESSES_OF_OTHERS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class DatabaseCheck:
     """What was found in one database.
 
     Attributes:
@@ -62,7 +62,7 @@ class Check:
         at_ms: When, milliseconds since the epoch.
         served: The digest that the check was made for, or "".
         before: What `digests` was when the check began; the schema still satisfies these.
-        is_takeover: Whether the token was written to the database: false for a mere look.
+        has_fence: Whether the token was written to the database: false for a mere look.
         distrusted: The identity whose record in the item may no longer be true, or "".
         is_separate: The database had no fence before, or is a copy in another cluster or of
             another number: only its own address can have led to one that the item knows.
@@ -76,16 +76,16 @@ class Check:
     at_ms: int
     served: str = ""
     before: Sequence[str] = ()
-    is_takeover: bool = True
+    has_fence: bool = True
     distrusted: str = ""
     is_separate: bool = False
 
 
 def record_check(
-    databases: Mapping[str, DatabaseRecord], check: Check
+    databases: Mapping[str, DatabaseRecord], check: DatabaseCheck
 ) -> dict[str, DatabaseRecord]:
     """The item's ``databases`` after a check."""
-    if check.is_takeover:
+    if check.has_fence:
         databases = _doubted(
             databases,
             check.identity,
@@ -95,7 +95,7 @@ def record_check(
         )
     known = databases.get(check.identity, DatabaseRecord())
     record = _listed(known, check.digests)
-    confirmed = len(record.ready) // MARK_BYTES
+    confirmed = len(record.ready) // SHORT_DIGEST_BYTES
     addresses = {**record.addresses, check.address: (confirmed, check.fence)}
     record = replace(
         record,
@@ -103,20 +103,20 @@ def record_check(
         addresses=_newest(addresses, _ADDRESSES_KEPT, key=lambda entry: entry[1]),
         at_ms=check.at_ms,
     )
-    if check.is_takeover:
+    if check.has_fence:
         record = replace(record, fence=check.fence, owner=check.owner)
     return {check.identity: record, **_others(databases, check)}
 
 
-def record_vain_look(
+def record_failed_inspection(
     databases: Mapping[str, DatabaseRecord], address: str, fence: int
 ) -> dict[str, DatabaseRecord]:
     """The item's ``databases`` after a look without a result: what was confirmed stays so."""
     if all(address not in record.addresses for record in databases.values()):
-        unknown = databases.get(UNKNOWN, DatabaseRecord())
+        unknown = databases.get(UNKNOWN_IDENTITY, DatabaseRecord())
         databases = {
             **databases,
-            UNKNOWN: replace(
+            UNKNOWN_IDENTITY: replace(
                 unknown,
                 addresses=_newest(
                     {**unknown.addresses, address: (0, fence)},
@@ -137,17 +137,19 @@ def record_vain_look(
     }
 
 
-def sharing(databases: Mapping[str, DatabaseRecord], check: Check) -> Iterator[DatabaseRecord]:
+def find_conflicting_records(
+    databases: Mapping[str, DatabaseRecord], check: DatabaseCheck
+) -> Iterator[DatabaseRecord]:
     """Other databases of the target whose migrations are others than those just checked.
 
     Args:
         databases: As they were before the check.
         check: What was found.
     """
-    mine = set(split_marks(join_marks(check.digests)))
-    newest = join_marks(check.digests[-1:])
+    mine = set(split_digests(join_digests(check.digests)))
+    newest = join_digests(check.digests[-1:])
     for identity, record in databases.items():
-        theirs = split_marks(record.ready)
+        theirs = split_digests(record.ready)
         other = _without(record, check.address)
         if identity == check.identity or not theirs or not other.addresses:
             continue
@@ -155,7 +157,7 @@ def sharing(databases: Mapping[str, DatabaseRecord], check: Check) -> Iterator[D
             yield other
 
 
-def withdraw_above(
+def withdraw_ready(
     databases: Mapping[str, DatabaseRecord],
     identity: str,
     address: str,
@@ -170,12 +172,12 @@ def withdraw_above(
         identity: Of the database that is rolled back.
         address: That led to it.
         digests: What it will satisfy even afterwards, the shortest first.
-        is_separate: As of `Check`.
+        is_separate: As of `DatabaseCheck`.
     """
     databases = _doubted(databases, identity, address, is_separate=is_separate)
     known = databases.get(identity, DatabaseRecord())
-    left = set(split_marks(join_marks(digests)))
-    older = [mark for mark in split_marks(known.older) if mark in left]
+    left = set(split_digests(join_digests(digests)))
+    older = [mark for mark in split_digests(known.older) if mark in left]
     left_behind = {i: _without(record, address) for i, record in databases.items()}
     addresses = {**known.addresses, address: known.addresses.get(address, (0, 0))}
     known = _listed(replace(known, addresses=addresses), digests)
@@ -217,10 +219,10 @@ def _without(record: DatabaseRecord, address: str) -> DatabaseRecord:
 
 def _listed(known: DatabaseRecord, digests: Sequence[str]) -> DatabaseRecord:
     """The record with ``digests`` as what is ready; addresses keep what agrees with it."""
-    marks = split_marks(join_marks(digests))
-    dropped = max(0, len(marks) - READY_KEPT)
+    marks = split_digests(join_digests(digests))
+    dropped = max(0, len(marks) - MAX_READY)
     agreed = 0
-    for before, now in zip(split_marks(known.ready), marks[known.dropped :], strict=False):
+    for before, now in zip(split_digests(known.ready), marks[known.dropped :], strict=False):
         if before != now:
             break
         agreed += 1
@@ -242,22 +244,27 @@ def _carried(confirmed: int, agreed: int, dropped: int) -> int:
     return max(0, min(confirmed, agreed) - dropped)
 
 
-def _older(known: DatabaseRecord, record: DatabaseRecord, check: Check) -> bytes:
-    listed = set(split_marks(record.ready))
-    found = {*split_marks(join_marks(check.digests)), *split_marks(join_marks(check.before))}
+def _older(known: DatabaseRecord, record: DatabaseRecord, check: DatabaseCheck) -> bytes:
+    listed = set(split_digests(record.ready))
+    found = {
+        *split_digests(join_digests(check.digests)),
+        *split_digests(join_digests(check.before)),
+    }
     # What was ready and is not proved was lost without a withdrawal: by a restore, for example.
     # The older ones may be lost with it.
-    kept = known.older if found.issuperset(split_marks(known.ready)) else b""
+    kept = known.older if found.issuperset(split_digests(known.ready)) else b""
     served = [check.served] if check.served in (*check.digests, *check.before) else []
-    before = check.before[-READY_KEPT:]
+    before = check.before[-MAX_READY:]
     candidates = [
-        *split_marks(join_marks([*served, *reversed(before)])),
-        *split_marks(kept),
+        *split_digests(join_digests([*served, *reversed(before)])),
+        *split_digests(kept),
     ]
-    return b"".join([mark for mark in dict.fromkeys(candidates) if mark not in listed][:OLDER_KEPT])
+    return b"".join([mark for mark in dict.fromkeys(candidates) if mark not in listed][:MAX_OLDER])
 
 
-def _others(databases: Mapping[str, DatabaseRecord], check: Check) -> dict[str, DatabaseRecord]:
+def _others(
+    databases: Mapping[str, DatabaseRecord], check: DatabaseCheck
+) -> dict[str, DatabaseRecord]:
     """The other databases, without the address that was just seen to lead elsewhere."""
     others = {}
     for identity, record in databases.items():
@@ -268,12 +275,12 @@ def _others(databases: Mapping[str, DatabaseRecord], check: Check) -> dict[str, 
 
 
 def _shortened(record: DatabaseRecord) -> DatabaseRecord:
-    gone = max(0, len(record.ready) // MARK_BYTES - _READY_OF_OTHERS)
+    gone = max(0, len(record.ready) // SHORT_DIGEST_BYTES - _READY_OF_OTHERS)
     addresses = _newest(dict(record.addresses), _ADDRESSES_OF_OTHERS, key=lambda entry: entry[1])
     return replace(
         record,
-        ready=record.ready[gone * MARK_BYTES :],
-        older=record.older[: _OLDER_OF_OTHERS * MARK_BYTES],
+        ready=record.ready[gone * SHORT_DIGEST_BYTES :],
+        older=record.older[: _OLDER_OF_OTHERS * SHORT_DIGEST_BYTES],
         dropped=record.dropped + gone,
         addresses={a: (max(0, n - gone), fence) for a, (n, fence) in addresses.items()},
     )

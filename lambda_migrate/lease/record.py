@@ -9,38 +9,38 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 __all__ = [
-    "FAILURES_KEPT",
-    "MARK_BYTES",
-    "READY_KEPT",
+    "MAX_FAILURES",
+    "MAX_READY",
+    "SHORT_DIGEST_BYTES",
     "DatabaseRecord",
     "Failure",
     "Lease",
     "LeaseState",
     "Progress",
-    "join_marks",
-    "split_marks",
+    "join_digests",
+    "split_digests",
 ]
 
-MARK_BYTES = 8
+SHORT_DIGEST_BYTES = 8
 """How much of each digest the item keeps: 64 bits. Two of a target's digests share these with a
 probability of n squared in 2**65: one in 10**13 for 1,000 migrations."""
 
-FAILURES_KEPT = 4
+MAX_FAILURES = 4
 """How many manifests or addresses that fail at the same time each have a pause of their own."""
 
-READY_KEPT = 200
+MAX_READY = 200
 """How many of the newest manifests a record lists. 200 of them, the older ones and all else stay
 below the 4 KB that one read unit pays for."""
 
 
-def join_marks(digests: Iterable[str]) -> bytes:
+def join_digests(digests: Iterable[str]) -> bytes:
     """The marks of hexadecimal digests, one behind the other."""
-    return b"".join(bytes.fromhex(digest[: 2 * MARK_BYTES]) for digest in digests)
+    return b"".join(bytes.fromhex(digest[: 2 * SHORT_DIGEST_BYTES]) for digest in digests)
 
 
-def split_marks(marks: bytes) -> list[bytes]:
+def split_digests(marks: bytes) -> list[bytes]:
     """The marks in ``marks``, in order."""
-    return [marks[at : at + MARK_BYTES] for at in range(0, len(marks), MARK_BYTES)]
+    return [marks[at : at + SHORT_DIGEST_BYTES] for at in range(0, len(marks), SHORT_DIGEST_BYTES)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +74,11 @@ class DatabaseRecord:
     def is_ready(self, digest: str, address: str) -> bool:
         """Whether the database at ``address`` satisfies ``digest``, as far as was confirmed."""
         confirmed = self.addresses[address][0]
-        mark = join_marks([digest])
-        if mark in split_marks(self.ready[: confirmed * MARK_BYTES]):
+        mark = join_digests([digest])
+        if mark in split_digests(self.ready[: confirmed * SHORT_DIGEST_BYTES]):
             return True
-        is_whole = 0 < confirmed == len(self.ready) // MARK_BYTES
-        return is_whole and mark in split_marks(self.older)
+        is_whole = 0 < confirmed == len(self.ready) // SHORT_DIGEST_BYTES
+        return is_whole and mark in split_digests(self.older)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ class LeaseState:
 
     def with_failures(self, failures: Iterable[Failure]) -> LeaseState:
         """This state with these failures, the last one first; no more than are kept."""
-        newest = tuple(failures)[:FAILURES_KEPT]
+        newest = tuple(failures)[:MAX_FAILURES]
         return replace(self, failure=newest[0] if newest else None, older_failures=newest[1:])
 
     def with_failure(self, failure: Failure) -> LeaseState:
@@ -183,15 +183,15 @@ class LeaseState:
 
     def is_ready(self, digest: str, address: str) -> bool:
         """Whether the database at ``address`` was seen to satisfy ``digest``."""
-        record = self.record_of(address)
+        record = self.find_record(address)
         return record is not None and record.is_ready(digest, address)
 
-    def record_of(self, address: str) -> DatabaseRecord | None:
+    def find_record(self, address: str) -> DatabaseRecord | None:
         """The record of the database that ``address`` leads to, if that is known."""
-        identity = self.identity_of(address)
+        identity = self.find_identity(address)
         return None if identity is None else self.databases[identity]
 
-    def identity_of(self, address: str) -> str | None:
+    def find_identity(self, address: str) -> str | None:
         """The identity of the database that ``address`` leads to, if that is known."""
         for identity, record in self.databases.items():
             if address in record.addresses:
@@ -205,10 +205,10 @@ class LeaseState:
             address: Of the database.
             length: How many migrations the manifest has.
         """
-        record = self.record_of(address)
+        record = self.find_record(address)
         if record is None:
-            return self.newest_check > 0
-        return self.newest_check > record.addresses[address][1] or length < record.dropped
+            return self.latest_check_fence > 0
+        return self.latest_check_fence > record.addresses[address][1] or length < record.dropped
 
     @property
     def completions(self) -> dict[str, tuple[int, str]]:
@@ -216,7 +216,7 @@ class LeaseState:
         return {each: (record.fence, record.owner) for each, record in self.databases.items()}
 
     @property
-    def newest_check(self) -> int:
+    def latest_check_fence(self) -> int:
         """The token under which a record changed last; 0 without any."""
         return max((each.fence for each in self.databases.values()), default=0)
 

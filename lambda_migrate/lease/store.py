@@ -38,16 +38,16 @@ class LeaseStore(Protocol):
         """Read the item; eventually consistent unless told otherwise."""
 
     def acquire(
-        self, owner: str, *, seen: LeaseState | None = None, watched: bool = False
+        self, owner: str, *, expected: LeaseState | None = None, is_expired: bool = False
     ) -> Lease | LeaseState:
         """Take the lease if it is free or over; one that is ``owner``'s already is renewed.
 
         Args:
             owner: Who asks; fresh for every attempt, the same for its retries.
-            seen: The reading that it is taken on: if the lease was taken since, it is not taken
-                again, so that a request that arrives late does nothing.
-            watched: The caller has watched the lease in ``seen`` for its whole length without a
-                renewal: it counts as over whatever the clocks say.
+            expected: The state that the decision was made on. If the lease was acquired since,
+                nothing is written, so that a request that arrives late has no effect.
+            is_expired: The caller observed the lease in ``expected`` without a renewal for its
+                whole length. It then counts as expired, whatever the clocks show.
 
         Returns:
             The lease, or, to the loser, the state that was in the way.
@@ -56,7 +56,7 @@ class LeaseStore(Protocol):
     def renew(self, lease: Lease, progress: Progress | None = None) -> Lease:
         """Extend the lease from now on and publish ``progress``."""
 
-    def lift(self, lease: Lease, fence: int) -> Lease:
+    def raise_fence(self, lease: Lease, fence: int) -> Lease:
         """Raise the item's fence to ``fence``, because PostgreSQL has seen a higher one."""
 
     def withdraw(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
@@ -76,7 +76,7 @@ class LeaseStore(Protocol):
             failures: Those that stay; all others are forgotten.
         """
 
-    def look(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
+    def complete_inspection(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
         """Store the records of databases and free the lease in one write; nothing else.
 
         What the last holder published stays, too: it may have been killed.

@@ -28,9 +28,9 @@ class Waiter:
         look: Reads the item and decides.
         until: When to give up.
         backoff: How long to sleep between two reads.
-        on_pause: Told the newest reading, the seconds waited and the delay, before each sleep.
+        on_wait: Told the newest reading, the seconds waited and the delay, before each sleep.
         now_ms: The wall clock that leases are judged by; the deadline's own by default.
-        store_seconds: Give up early if the store has not answered for so long.
+        store_timeout_seconds: Give up early if the store has not answered for so long.
     """
 
     def __init__(
@@ -39,17 +39,17 @@ class Waiter:
         *,
         until: Deadline,
         backoff: Backoff,
-        on_pause: Callable[[LeaseState, float, float], None],
+        on_wait: Callable[[LeaseState, float, float], None],
         now_ms: Callable[[], int] | None = None,
-        store_seconds: float | None = None,
+        store_timeout_seconds: float | None = None,
     ) -> None:
         self._look = look
         self._until = until
         self._clock = until.clock
         self._backoff = backoff
-        self._on_pause = on_pause
+        self._on_pause = on_wait
         self._now_ms = now_ms or self._clock.wall_ms
-        self._store_seconds = store_seconds
+        self._store_seconds = store_timeout_seconds
         self._began = self._clock.monotonic()
         self._answered = self._began
         self._state = LeaseState()

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from lambda_migrate.clock import SYSTEM_CLOCK, Clock, Deadline
-from lambda_migrate.timeouts import dial
+from lambda_migrate.timeouts import connect_tcp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -265,7 +265,7 @@ class _Attempt:
         return sock
 
     def _tcp(self) -> socket.socket:
-        sock = dial(self.address.host, self.address.port, self.deadline)
+        sock = connect_tcp(self.address.host, self.address.port, self.deadline)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _KEEPALIVE.items():
             if hasattr(socket, option):  # macOS has other names for some

@@ -16,7 +16,7 @@ from lambda_migrate.clock import SYSTEM_CLOCK, Deadline, system_random
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
 from lambda_migrate.postgresql.address import DEFAULT_PORT, DatabaseAddress
 from lambda_migrate.postgresql.connection import ConnectFailed, connect
-from lambda_migrate.timeouts import TookTooLong, needs_configuration, run_within
+from lambda_migrate.timeouts import TimeLimitExceeded, is_configuration_error, run_with_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -183,8 +183,8 @@ class SecretCredentials:
         """See `Credentials.address`."""
         began = SYSTEM_CLOCK.monotonic()
         try:
-            value = run_within(seconds, lambda: self._read(fresh=fresh))
-        except TookTooLong:
+            value = run_with_timeout(seconds, lambda: self._read(fresh=fresh))
+        except TimeLimitExceeded:
             self._provider = None  # it still belongs to the call that was given up
             raise self._silent(seconds) from None
         except _Failed as failed:
@@ -201,7 +201,7 @@ class SecretCredentials:
         """See `Credentials.attempts`; see `_ROTATION_PAUSES` for when."""
         tried = [self.address(seconds=until.remaining())]
         yield tried[0]
-        until = until.or_after(_ROTATION_SECONDS)
+        until = until.at_most(_ROTATION_SECONDS)
         for number, pause in enumerate(_ROTATION_PAUSES):
             pause *= (1 + random.random()) / 2
             if pause >= until.remaining():
@@ -218,7 +218,7 @@ class SecretCredentials:
     def _pending(self, until: Deadline) -> list[DatabaseAddress]:
         """What a rotation is about to make current, if it is there and may be read."""
         try:
-            answer = run_within(
+            answer = run_with_timeout(
                 until.remaining(),
                 lambda: self._provider.client.get_secret_value(
                     SecretId=self._secret, VersionStage="AWSPENDING"
@@ -264,7 +264,7 @@ class SecretCredentials:
 
         what = f"the secret {self._secret} cannot be read"
         if not isinstance(error, ClientError):
-            if isinstance(error, Exception) and needs_configuration(error):
+            if isinstance(error, Exception) and is_configuration_error(error):
                 return ConfigurationError(f"{what}: {error}")
             return self._silent(seconds, type(error).__name__)
         code = str(error.response.get("Error", {}).get("Code", ""))
@@ -383,8 +383,8 @@ class IamCredentials:
         if fresh:
             self._client = self._initial_client
         try:
-            password = run_within(seconds, self._token)
-        except TookTooLong:
+            password = run_with_timeout(seconds, self._token)
+        except TimeLimitExceeded:
             self._client = self._initial_client
             raise DatabaseUnavailable(
                 f"{self._no_token}: no AWS credentials within {seconds:.1f} s; their provider "
@@ -421,7 +421,7 @@ class IamCredentials:
                 f"refused: {code}"
             ) from None
         except BotoCoreError as error:
-            if not needs_configuration(error):
+            if not is_configuration_error(error):
                 raise DatabaseUnavailable(f"{self._no_token}: {error}") from error
             raise ConfigurationError(
                 f"{self._no_token}: {error}; "

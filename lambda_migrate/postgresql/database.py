@@ -97,7 +97,7 @@ class PostgreSQLDatabase:
         )
         from lambda_migrate.postgresql.queries import Limits
 
-        limit = deadline.or_after(_READ_SECONDS)
+        limit = deadline.at_most(_READ_SECONDS)
         try:
             connection = self.connect("lambda-migrate status", limit.remaining())
         except ConnectFailed as failed:

@@ -253,7 +253,7 @@ class PostgreSQLRehearsal:
         """Ask how the transaction ended; one whose connection broke may take a moment to end."""
         if not self._transaction:
             return
-        limit = deadline.or_after(_LOOK_SECONDS)
+        limit = deadline.at_most(_LOOK_SECONDS)
         while (status := self._ask_status(deadline)) == "in progress":
             if limit.is_over:
                 raise DatabaseUnavailable(
@@ -344,7 +344,7 @@ class PostgreSQLRehearsal:
 
     def _successor(self, deadline: Deadline) -> int | None:
         """The fence of whoever ended our backend to take over, which is set a moment later."""
-        limit = deadline.or_after(_LOOK_SECONDS)
+        limit = deadline.at_most(_LOOK_SECONDS)
         while not limit.is_over:
             with contextlib.suppress(MigrateError, ConnectionLost):
                 try:

@@ -229,7 +229,7 @@ class FencedConnection:
         if not self.is_direct or connection is None or connection.in_transaction:
             return
         with suppress(PostgresError, ConnectionLost, MigrateError):
-            self.read(self.queries.release_session_lock(), deadline.or_after(_GOODBYE_SECONDS))
+            self.read(self.queries.release_session_lock(), deadline.at_most(_GOODBYE_SECONDS))
 
     def close(self) -> None:
         """Close the connection, if there is one."""
@@ -375,7 +375,7 @@ class FencedConnection:
         """
         if not self.is_direct:
             raise MigrationFailed(_NEEDS_DIRECT, migration=name)
-        limit = deadline.or_after(_SESSION_LOCK_SECONDS)
+        limit = deadline.at_most(_SESSION_LOCK_SECONDS)
         attempt = 0
         while not self.read(self.queries.try_session_lock(), deadline)[-1][0]:
             attempt += 1

@@ -129,7 +129,7 @@ def _runner(order: dict[str, Any]) -> Callable[[_Context], dict[str, Any]]:
     runner = MigrationRunner(manifest, target)
 
     def invoke(context: _Context) -> dict[str, Any]:
-        deadline = Deadline.of_invocation(context, target.clock)
+        deadline = Deadline.from_context(context, target.clock)
         return {"outcome": runner.ensure(deadline, request_id=context.aws_request_id).value}
 
     return invoke

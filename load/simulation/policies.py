@@ -86,7 +86,7 @@ class _Paced:
         """See `Policy.delay`."""
         bound = self._bound(waited, self._delays)
         if failures:
-            bound = max(bound, backoff.failed_bound(failures))
+            bound = max(bound, backoff.max_delay_after_errors(failures))
         lowest = self._lowest if self._delays else self._first
         self._delays += 1
         return bound * (lowest + (1 - lowest) * self._random.random())

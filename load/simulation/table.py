@@ -89,11 +89,13 @@ class LeaseTable:
         return next(state for at, state in reversed(self._versions) if at <= shown or at < 0)
 
     def acquire(
-        self, owner: str, skew_ms: int, *, seen: LeaseState, watched: bool
+        self, owner: str, skew_ms: int, *, expected: LeaseState, is_expired: bool
     ) -> Lease | LeaseState:
         """Try to take the lease, by the wall clock of whoever asks."""
         self._admit(WRITE_UNITS)
-        return self._write(lambda: self._item.acquire(owner, seen=seen, watched=watched), skew_ms)
+        return self._write(
+            lambda: self._item.acquire(owner, expected=expected, is_expired=is_expired), skew_ms
+        )
 
     def renew(self, lease: Lease, skew_ms: int, progress: Progress | None) -> Lease:
         """Renew it and publish progress."""

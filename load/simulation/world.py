@@ -1,7 +1,7 @@
 """Cold starts, holders and heartbeats in simulated time.
 
 A cold start goes the way of `lambda_migrate.engine.runner` and `lambda_migrate.lease.waiter`: the
-steps are `decide`'s, the delays the policy's, a dead holder is noticed by `Watch`. Only the
+steps are `decide`'s, the delays the policy's, a dead holder is noticed by `LeaseWatch`. Only the
 sleeping is SimPy's. One event is one request: it is simulated at the moment it reaches the
 partition, and its two ways, there and back, are added to the sleeps before and after.
 """
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from simpy import Environment
 
 from lambda_migrate.errors import LeaseLost, LeaseStoreUnavailable
-from lambda_migrate.lease.decision import Acquire, Serve, Wait, Watch, decide
-from lambda_migrate.lease.heartbeat import BEATS_PER_LEASE
-from lambda_migrate.lease.readiness import Check, record_check
+from lambda_migrate.lease.decision import Acquire, LeaseWatch, Serve, Wait, decide
+from lambda_migrate.lease.heartbeat import RENEWALS_PER_LEASE
+from lambda_migrate.lease.readiness import DatabaseCheck, record_check
 from lambda_migrate.lease.record import Lease, LeaseState, Progress
 from load.simulation.scenario import arrivals
 from load.simulation.table import EPOCH_MS, LeaseTable
@@ -125,7 +125,7 @@ class _ColdStart:
         self.owner = owner
         skew = world.scenario.skew
         self.skew_ms = round(1000 * skew * (2 * world.random.random() - 1)) if skew else 0
-        self.watch = Watch()
+        self.watch = LeaseWatch()
         self.policy = world.make_policy(world.random)
 
     def run(self) -> Events:
@@ -189,7 +189,7 @@ class _ColdStart:
             address=ADDRESS,
             owner=self.owner,
             now_ms=self._wall_ms(now),
-            watched=self.watch.unchanged(state, now),
+            is_expired=self.watch.has_expired(state, now),
         )
 
     def _wall_ms(self, now: float) -> int:
@@ -199,7 +199,7 @@ class _ColdStart:
         self.start.calls += 1
         try:
             return self.world.table.acquire(
-                self.owner, self.skew_ms, seen=step.seen, watched=step.watched
+                self.owner, self.skew_ms, expected=step.state, is_expired=step.is_expired
             )
         except LeaseStoreUnavailable:
             return LeaseState()
@@ -272,7 +272,7 @@ class _Holder:
     def _renew(self) -> float:
         """Renew once; returns the pause before the next time, as `Heartbeat` does."""
         self.start.calls += 1
-        interval = self.scenario.lease / BEATS_PER_LEASE
+        interval = self.scenario.lease / RENEWALS_PER_LEASE
         try:
             self.lease = self.world.table.renew(self.lease, self.skew_ms, self.progress)
         except LeaseLost:
@@ -284,7 +284,7 @@ class _Holder:
         return interval
 
     def _heartbeat(self) -> Events:
-        pause = self.scenario.lease / BEATS_PER_LEASE
+        pause = self.scenario.lease / RENEWALS_PER_LEASE
         while True:
             yield self.world.environment.timeout(pause)
             if not self.is_alive or self.world.environment.now >= self._dies_at:
@@ -303,7 +303,7 @@ class _Holder:
     def _complete(self) -> bool:
         """Whether there is nothing more to be told."""
         self.start.calls += 1
-        check = Check(
+        check = DatabaseCheck(
             identity=IDENTITY,
             address=ADDRESS,
             digests=(DIGEST,),

@@ -37,7 +37,7 @@ def tables(dynamodb: DynamoDBEndpoint) -> DynamoDBTables:
 
 
 @pytest.fixture(scope="session")
-def signed_tables(dynamodb: DynamoDBEndpoint) -> DynamoDBTables:
+def fast_client_tables(dynamodb: DynamoDBEndpoint) -> DynamoDBTables:
     """Tables whose stores call by the signed client."""
     return DynamoDBTables(
         dynamodb, dynamodb.create_table(f"signed-{uuid4().hex[:8]}"), is_signed=True
@@ -50,7 +50,7 @@ def leases(request: pytest.FixtureRequest) -> Iterator[LeaseBench]:
     if request.param == "memory":
         yield LeaseBench(MemoryTables())
         return
-    fixture = "tables" if request.param == "dynamodb" else "signed_tables"
+    fixture = "tables" if request.param == "dynamodb" else "fast_client_tables"
     bench = LeaseBench(request.getfixturevalue(fixture))
     yield bench
     bench.store.close()

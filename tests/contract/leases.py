@@ -6,8 +6,8 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
-from lambda_migrate.lease.fast_client.client import SignedClient
-from lambda_migrate.lease.record import DatabaseRecord, Failure, Lease, LeaseState, join_marks
+from lambda_migrate.lease.fast_client.client import FastClient
+from lambda_migrate.lease.record import DatabaseRecord, Failure, Lease, LeaseState, join_digests
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint
 from lambda_migrate.testing import FakeClock, InMemoryLeaseTable
@@ -16,8 +16,8 @@ LEASE_SECONDS = 20.0
 ADDRESS = "db.internal:5432/orders"
 DATABASES = {
     "2a1f0a2e": DatabaseRecord(
-        ready=join_marks(["a" * 64, "b" * 64]),
-        older=join_marks(["c" * 64]),
+        ready=join_digests(["a" * 64, "b" * 64]),
+        older=join_digests(["c" * 64]),
         dropped=7,
         addresses={ADDRESS: (2, 5), "größer:5432/orders": (1, 3)},
         fence=5,
@@ -77,7 +77,7 @@ class DynamoDBTables:
             self.table,
             target,
             client=lambda: self._client,
-            signed=None if self._environ is None else SignedClient(self._environ),
+            fast_client=None if self._environ is None else FastClient(self._environ),
             lease_seconds=LEASE_SECONDS,
             clock=clock,
         )
@@ -112,18 +112,18 @@ class LeaseBench:
         return self.store.read(consistent=True)
 
     def acquire(
-        self, owner: str, seen: LeaseState | None = None, *, watched: bool = False
+        self, owner: str, expected: LeaseState | None = None, *, is_expired: bool = False
     ) -> Lease:
         """Acquire and win."""
-        lease = self.store.acquire(owner, seen=seen, watched=watched)
+        lease = self.store.acquire(owner, expected=expected, is_expired=is_expired)
         assert isinstance(lease, Lease)
         return lease
 
     def lose(
-        self, owner: str, seen: LeaseState | None = None, *, watched: bool = False
+        self, owner: str, expected: LeaseState | None = None, *, is_expired: bool = False
     ) -> LeaseState:
         """Try to acquire and lose."""
-        state = self.store.acquire(owner, seen=seen, watched=watched)
+        state = self.store.acquire(owner, expected=expected, is_expired=is_expired)
         assert isinstance(state, LeaseState)
         return state
 

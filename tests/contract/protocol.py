@@ -28,7 +28,7 @@ from lambda_migrate.errors import (
     MigrateError,
     MigrationFailed,
 )
-from lambda_migrate.lease.decision import LONGEST_PAUSE_MS, MORE_TIME, SKEW_MS
+from lambda_migrate.lease.decision import CLOCK_SKEW_MS, MAX_PAUSE_MS, RETRY_TIME_FACTOR
 from lambda_migrate.lease.heartbeat import Heartbeat
 from lambda_migrate.lease.record import DatabaseRecord, Failure, Lease, LeaseState, Progress
 from lambda_migrate.lease.store import LeaseStore
@@ -42,7 +42,7 @@ LEASE_SECONDS = 20.0
 INVOCATION_SECONDS = 60.0
 SLOW_SECONDS = 3.0
 STALENESS_SECONDS = 2.0
-WRITES_WITHOUT_HEARTBEAT = ("renew", "lift", "withdraw")
+WRITES_WITHOUT_HEARTBEAT = ("renew", "raise_fence", "withdraw")
 _TURN_SECONDS = 60.0
 """Of real time: an instance that does not come back from its turn by then never will."""
 _EPOCH_MS = 1_700_000_000_000
@@ -416,14 +416,14 @@ class Instance:
         if failure is not None and failure.digest == digest and not self._has_more_time(failure):
             pause = failure.retry_at_ms - self.granted_ms
             world.note(
-                "I6", not 0 < pause <= LONGEST_PAUSE_MS, f"tries again {pause} ms before the pause"
+                "I6", not 0 < pause <= MAX_PAUSE_MS, f"tries again {pause} ms before the pause"
             )
 
     @staticmethod
     def _has_more_time(failure: Failure) -> bool:
         """Whether it may have had more when it began, if what failed only ran out of it."""
         had_ms = failure.had_ms
-        return had_ms is not None and had_ms * MORE_TIME < INVOCATION_SECONDS * 1000
+        return had_ms is not None and had_ms * RETRY_TIME_FACTOR < INVOCATION_SECONDS * 1000
 
     def begins_a_commit(self) -> None:
         self.world.note("I2", not self.requires, "commits, though it may only look")
@@ -546,7 +546,7 @@ class SteppedStore:
         return past or self._store.read(consistent=consistent)
 
     def acquire(
-        self, owner: str, *, seen: LeaseState | None = None, watched: bool = False
+        self, owner: str, *, expected: LeaseState | None = None, is_expired: bool = False
     ) -> Lease | LeaseState:
         instance, world = self.instance, self._world
         instance.granted = None
@@ -555,10 +555,10 @@ class SteppedStore:
         fault = instance.turn("acquire")
 
         def acquire() -> Lease | LeaseState:
-            return self._store.acquire(owner, seen=seen, watched=watched)
+            return self._store.acquire(owner, expected=expected, is_expired=is_expired)
 
-        if fault is Fault.LATE and seen is not None and seen.fence:
-            world.postpone(lambda: self._arrive_late(owner, seen, acquire))
+        if fault is Fault.LATE and expected is not None and expected.fence:
+            world.postpone(lambda: self._arrive_late(owner, expected, acquire))
         answer = self._write(fault, acquire)
         if isinstance(answer, Lease):
             instance.granted, instance.granted_ms = answer, instance.clock.wall_ms()
@@ -568,8 +568,8 @@ class SteppedStore:
     def renew(self, lease: Lease, progress: Progress | None = None) -> Lease:
         return self._own("renew", lease, lambda: self._store.renew(lease, progress))
 
-    def lift(self, lease: Lease, fence: int) -> Lease:
-        return self._own("lift", lease, lambda: self._store.lift(lease, fence))
+    def raise_fence(self, lease: Lease, fence: int) -> Lease:
+        return self._own("raise_fence", lease, lambda: self._store.raise_fence(lease, fence))
 
     def withdraw(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
         return self._own("withdraw", lease, lambda: self._store.withdraw(lease, databases))
@@ -582,8 +582,10 @@ class SteppedStore:
     ) -> None:
         self._own("complete", lease, lambda: self._store.complete(lease, databases, failures))
 
-    def look(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
-        self._own("look", lease, lambda: self._store.look(lease, databases))
+    def complete_inspection(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
+        self._own(
+            "complete_inspection", lease, lambda: self._store.complete_inspection(lease, databases)
+        )
 
     def fail(self, lease: Lease, failure: Failure) -> None:
         self._own("fail", lease, lambda: self._store.fail(lease, failure))
@@ -605,11 +607,11 @@ class SteppedStore:
             )
 
     def _arrive_late(
-        self, owner: str, seen: LeaseState, acquire: Callable[[], Lease | LeaseState]
+        self, owner: str, expected: LeaseState, acquire: Callable[[], Lease | LeaseState]
     ) -> None:
         """The acquisition once more, when its own first arrival may be long over."""
         before = self._world.engine.item()
-        if before.fence <= seen.fence:
+        if before.fence <= expected.fence:
             return  # the first was lost, or the item was made again: then it is an acquisition
         acquire()
         after = self._world.engine.item()
@@ -624,7 +626,7 @@ class SteppedStore:
         if fault is Fault.TWICE:
             answer = self._again(answer, act)
         if isinstance(answer, Lease):
-            most = began + LEASE_SECONDS - SKEW_MS / 1000
+            most = began + LEASE_SECONDS - CLOCK_SKEW_MS / 1000
             self._world.note(
                 "I2", answer.trusted_until <= most, "trusts its lease for longer than it was given"
             )

@@ -127,7 +127,7 @@ def test_an_item_made_anew_is_lifted_above_what_postgresql_has_seen(
 ) -> None:
     store.release(acquired(store, "a"))
     tables.delete(target)
-    lifted = store.lift(acquired(store, "b"), 9)
+    lifted = store.raise_fence(acquired(store, "b"), 9)
     store.complete(lifted, DATABASES)
     assert acquired(store, "c").fence == 10
 

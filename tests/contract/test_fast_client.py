@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.lease.codec import decode
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
-from lambda_migrate.lease.fast_client.client import SignedClient
+from lambda_migrate.lease.fast_client.client import FastClient
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint
 from lambda_migrate.testing import FakeClock
@@ -28,8 +28,8 @@ def environ(dynamodb: DynamoDBEndpoint) -> dict[str, str]:
 
 
 @pytest.fixture
-def signed(environ: dict[str, str]) -> Iterator[SignedClient]:
-    made = SignedClient(environ)
+def fast_client(environ: dict[str, str]) -> Iterator[FastClient]:
+    made = FastClient(environ)
     yield made
     made.close()
 
@@ -40,14 +40,14 @@ def target() -> str:
 
 
 def test_an_item_that_never_was_is_an_empty_one(
-    signed: SignedClient, tables: DynamoDBTables, target: str
+    fast_client: FastClient, tables: DynamoDBTables, target: str
 ) -> None:
-    assert signed.get_item(tables.table, target) == {}
+    assert fast_client.get_item(tables.table, target) == {}
 
 
 @pytest.mark.parametrize("consistent", [True, False])
 def test_a_lease_as_the_table_wrote_it_reads_alike_by_both_ways(
-    signed: SignedClient, tables: DynamoDBTables, target: str, consistent: bool
+    fast_client: FastClient, tables: DynamoDBTables, target: str, consistent: bool
 ) -> None:
     store = tables.store(target, FakeClock())
     lease = LeaseBench(tables).acquire("other target")
@@ -58,7 +58,7 @@ def test_a_lease_as_the_table_wrote_it_reads_alike_by_both_ways(
     again = store.acquire("again")
     assert not isinstance(again, LeaseState)
     store.fail(again, failure())
-    item = signed.get_item(tables.table, target, consistent=consistent)
+    item = fast_client.get_item(tables.table, target, consistent=consistent)
     by_boto3 = tables.item(target)
     assert item is not None
     assert item.keys() == by_boto3.keys()
@@ -89,11 +89,11 @@ values = st.recursive(
     attributes=st.dictionaries(st.from_regex(r"[a-s_]{1,12}", fullmatch=True), values, max_size=4),
 )
 def test_whatever_stands_in_an_item_reads_as_boto3_reads_it(
-    signed: SignedClient, tables: DynamoDBTables, target: str, attributes: dict[str, Any]
+    fast_client: FastClient, tables: DynamoDBTables, target: str, attributes: dict[str, Any]
 ) -> None:
     serialize: Callable[[Any], Any] = TypeSerializer().serialize
     tables.put(target, **{name: serialize(value) for name, value in attributes.items()})
-    assert _sorted(signed.get_item(tables.table, target)) == _sorted(tables.item(target))
+    assert _sorted(fast_client.get_item(tables.table, target)) == _sorted(tables.item(target))
 
 
 def _sorted(item: Mapping[str, Any] | None) -> object:
@@ -115,8 +115,8 @@ def test_a_missing_table_is_a_doubt_and_boto3_then_says_what_to_do(
 ) -> None:
     table = f"never-{uuid4().hex[:8]}"
     client = dynamodb.client()
-    signed = SignedClient(environ)
-    store = DynamoDBLeaseTable(table, "orders", client=lambda: client, signed=signed)
+    fast_client = FastClient(environ)
+    store = DynamoDBLeaseTable(table, "orders", client=lambda: client, fast_client=fast_client)
     with pytest.raises(ConfigurationError, match=f"no table '{table}'"):
         store.read()
     store.close()
@@ -124,7 +124,7 @@ def test_a_missing_table_is_a_doubt_and_boto3_then_says_what_to_do(
 
 
 def test_a_table_of_another_shape_is_a_doubt(
-    signed: SignedClient, dynamodb: DynamoDBEndpoint
+    fast_client: FastClient, dynamodb: DynamoDBEndpoint
 ) -> None:
     table = f"other-{uuid4().hex[:8]}"
     client = dynamodb.client()
@@ -135,26 +135,26 @@ def test_a_table_of_another_shape_is_a_doubt(
         BillingMode="PAY_PER_REQUEST",
     )
     client.close()
-    assert signed.get_item(table, "orders") is None
+    assert fast_client.get_item(table, "orders") is None
 
 
 def test_its_request_is_counted_as_a_getitem_of_its_caller(
     dynamodb: DynamoDBEndpoint, tables: DynamoDBTables, target: str
 ) -> None:
     name = f"READER{uuid4().hex[:12]}"
-    signed = SignedClient({**dynamodb.environment(client=name), "HOME": "/nonexistent"})
-    assert [signed.get_item(tables.table, target) for _ in range(3)] == [{}] * 3
-    signed.close()
-    assert signed.requests == 3
+    fast_client = FastClient({**dynamodb.environment(client=name), "HOME": "/nonexistent"})
+    assert [fast_client.get_item(tables.table, target) for _ in range(3)] == [{}] * 3
+    fast_client.close()
+    assert fast_client.requests == 3
     if name in dynamodb.clients():  # engines that do not count name nobody
         assert dynamodb.requests(name) == {"GetItem": 3}
 
 
 def test_a_store_of_the_contract_has_read_by_signature_and_not_by_boto3(
-    signed_tables: DynamoDBTables, target: str, monkeypatch: pytest.MonkeyPatch
+    fast_client_tables: DynamoDBTables, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(boto3, "client", _refuse)
-    store = signed_tables.store(target, FakeClock())
+    store = fast_client_tables.store(target, FakeClock())
     monkeypatch.setattr(store, "_make_client", _refuse)
     assert store.read(consistent=True) == store.read() == LeaseState()
     store.close()

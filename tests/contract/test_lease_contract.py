@@ -10,15 +10,15 @@ from threading import Barrier
 import pytest
 
 from lambda_migrate.errors import LeaseLost
-from lambda_migrate.lease.decision import SKEW_MS, Acquire, Wait, Watch, decide
+from lambda_migrate.lease.decision import CLOCK_SKEW_MS, Acquire, LeaseWatch, Wait, decide
 from lambda_migrate.lease.record import (
-    READY_KEPT,
+    MAX_READY,
     DatabaseRecord,
     Failure,
     Lease,
     LeaseState,
     Progress,
-    join_marks,
+    join_digests,
 )
 from lambda_migrate.lease.store import LeaseStore
 from tests.contract.leases import ADDRESS, DATABASES, LEASE_SECONDS, LeaseBench, failure
@@ -30,12 +30,12 @@ Write = Callable[[LeaseStore, Lease], object]
 
 KEEPING: dict[str, Write] = {
     "renew": lambda store, lease: store.renew(lease, PROGRESS),
-    "lift": lambda store, lease: store.lift(lease, 100),
+    "raise_fence": lambda store, lease: store.raise_fence(lease, 100),
     "withdraw": lambda store, lease: store.withdraw(lease, DATABASES),
 }
 FREEING: dict[str, Write] = {
     "complete": lambda store, lease: store.complete(lease, DATABASES),
-    "look": lambda store, lease: store.look(lease, DATABASES),
+    "complete_inspection": lambda store, lease: store.complete_inspection(lease, DATABASES),
     "fail": lambda store, lease: store.fail(lease, failure()),
     "release": lambda store, lease: store.release(lease),
 }
@@ -68,7 +68,7 @@ def test_the_first_acquisition_has_fence_one_and_the_item_as_it_left_it(
 def test_trust_ends_before_the_lease_does(leases: LeaseBench) -> None:
     asked_at = leases.clock.monotonic()
     lease = leases.acquire("a")
-    assert lease.trusted_until == asked_at + LEASE_SECONDS - SKEW_MS / 1000
+    assert lease.trusted_until == asked_at + LEASE_SECONDS - CLOCK_SKEW_MS / 1000
     leases.clock.advance(5)
     assert leases.store.renew(lease).trusted_until == lease.trusted_until + 5
 
@@ -135,7 +135,7 @@ def test_no_write_lowers_the_fence(leases: LeaseBench, write: Write) -> None:
 # --- when a lease is over
 
 
-@pytest.mark.parametrize("after", [0.0, LEASE_SECONDS, LEASE_SECONDS + SKEW_MS / 1000])
+@pytest.mark.parametrize("after", [0.0, LEASE_SECONDS, LEASE_SECONDS + CLOCK_SKEW_MS / 1000])
 def test_a_live_lease_is_not_taken(leases: LeaseBench, after: float) -> None:
     leases.acquire("a")
     leases.clock.advance(after)
@@ -171,7 +171,7 @@ def test_a_holder_that_gives_the_lease_back_leaves_no_progress_and_a_look_leaves
     lease = leases.acquire("a")
     leases.store.renew(lease, PROGRESS)
     write(leases.store, lease)
-    expected = PROGRESS if write is FREEING["look"] else None
+    expected = PROGRESS if write is FREEING["complete_inspection"] else None
     assert leases.acquire("b").state.progress == expected
 
 
@@ -180,23 +180,23 @@ def test_a_lease_watched_over_its_whole_length_is_taken_whatever_the_clocks_say(
 ) -> None:
     leases.acquire("a")
     leases.clock.jump(-3600)
-    watch = Watch()
-    assert not watch.unchanged(leases.state(), leases.clock.monotonic())
+    watch = LeaseWatch()
+    assert not watch.has_expired(leases.state(), leases.clock.monotonic())
     leases.clock.advance(LEASE_SECONDS + 1.001)
     seen = leases.state()
-    watched = watch.unchanged(seen, leases.clock.monotonic())
+    is_expired = watch.has_expired(seen, leases.clock.monotonic())
     step = decide(
         seen,
         digest="d" * 64,
         address=ADDRESS,
         owner="b",
         now_ms=leases.clock.wall_ms(),
-        watched=watched,
+        is_expired=is_expired,
     )
-    assert step == Acquire(seen, watched=True)
+    assert step == Acquire(seen, is_expired=True)
     assert leases.lose("b").owner == "a"  # not without having watched
-    assert leases.lose("b", seen=seen).owner == "a"
-    assert leases.acquire("b", seen=seen, watched=True).fence == 2
+    assert leases.lose("b", expected=seen).owner == "a"
+    assert leases.acquire("b", expected=seen, is_expired=True).fence == 2
 
 
 def test_a_lease_renewed_since_it_was_seen_is_not_taken(leases: LeaseBench) -> None:
@@ -204,7 +204,7 @@ def test_a_lease_renewed_since_it_was_seen_is_not_taken(leases: LeaseBench) -> N
     seen = leases.state()
     leases.clock.advance(1)
     leases.store.renew(lease)
-    assert leases.lose("b", seen=seen, watched=True).owner == "a"
+    assert leases.lose("b", expected=seen, is_expired=True).owner == "a"
 
 
 def test_a_successor_of_the_lease_that_was_seen_is_not_taken(leases: LeaseBench) -> None:
@@ -212,21 +212,21 @@ def test_a_successor_of_the_lease_that_was_seen_is_not_taken(leases: LeaseBench)
     seen = leases.state()
     leases.store.release(lease)
     leases.acquire("c")
-    assert leases.lose("b", seen=seen, watched=True).owner == "c"
+    assert leases.lose("b", expected=seen, is_expired=True).owner == "c"
 
 
 def test_having_seen_nothing_takes_nothing(leases: LeaseBench) -> None:
     leases.acquire("a")
-    assert leases.lose("b", seen=LeaseState(), watched=True).owner == "a"
+    assert leases.lose("b", expected=LeaseState(), is_expired=True).owner == "a"
 
 
 def test_a_lease_is_taken_only_on_the_newest_acquisition(leases: LeaseBench) -> None:
-    assert leases.acquire("a", seen=LeaseState()).fence == 1
+    assert leases.acquire("a", expected=LeaseState()).fence == 1
     seen = leases.state()
     leases.outlast()
-    leases.store.release(leases.acquire("b", seen=seen))
-    assert leases.lose("c", seen=seen).fence == 2
-    assert leases.acquire("c", seen=leases.state()).fence == 3
+    leases.store.release(leases.acquire("b", expected=seen))
+    assert leases.lose("c", expected=seen).fence == 2
+    assert leases.acquire("c", expected=leases.state()).fence == 3
 
 
 @pytest.mark.parametrize("ahead_seconds", [0.5, 1.0])
@@ -308,7 +308,7 @@ def test_a_lease_given_back_cannot_be_written_under(leases: LeaseBench, write: W
     assert leases.state() == before
 
 
-@pytest.mark.parametrize("name", ["complete", "look", "fail"])
+@pytest.mark.parametrize("name", ["complete", "complete_inspection", "fail"])
 def test_a_result_after_the_lease_was_given_back_is_lost(leases: LeaseBench, name: str) -> None:
     lease = leases.acquire("a")
     leases.store.release(lease)
@@ -331,7 +331,7 @@ def test_an_acquisition_that_comes_twice_is_one(leases: LeaseBench) -> None:
     """Its answer was lost and it is retried, or it is delivered again, late."""
     lease = leases.acquire("a")
     leases.clock.advance(5)
-    again = leases.acquire("a", seen=LeaseState())
+    again = leases.acquire("a", expected=LeaseState())
     assert again.fence == lease.fence
     assert again.trusted_until == lease.trusted_until + 5
     leases.store.renew(lease)
@@ -341,8 +341,8 @@ def test_an_acquisition_that_comes_twice_is_one(leases: LeaseBench) -> None:
 def test_an_acquisition_delivered_after_its_lease_was_given_back_takes_nothing(
     leases: LeaseBench,
 ) -> None:
-    leases.store.release(leases.acquire("a", seen=LeaseState()))
-    assert leases.lose("a", seen=LeaseState()) == LeaseState(fence=1)
+    leases.store.release(leases.acquire("a", expected=LeaseState()))
+    assert leases.lose("a", expected=LeaseState()) == LeaseState(fence=1)
 
 
 @every_write
@@ -412,7 +412,7 @@ def test_complete_replaces_what_was_found_before(leases: LeaseBench) -> None:
 
 def test_a_look_stores_what_was_found_frees_and_keeps_the_failure(leases: LeaseBench) -> None:
     leases.store.fail(leases.acquire("a"), failure())
-    leases.store.look(leases.acquire("b"), DATABASES)
+    leases.store.complete_inspection(leases.acquire("b"), DATABASES)
     assert leases.state() == LeaseState(fence=2, databases=DATABASES, failure=failure())
 
 
@@ -450,7 +450,7 @@ def test_release_frees_and_changes_nothing_else(leases: LeaseBench) -> None:
 
 def test_lift_raises_the_fence_and_the_lease_lives_on_under_it(leases: LeaseBench) -> None:
     lease = leases.acquire("a")
-    lifted = leases.store.lift(lease, 41)
+    lifted = leases.store.raise_fence(lease, 41)
     assert (lifted.owner, lifted.fence) == ("a", 41)
     assert (leases.state().owner, leases.state().fence) == ("a", 41)
     leases.store.renew(lifted)
@@ -461,8 +461,8 @@ def test_lift_raises_the_fence_and_the_lease_lives_on_under_it(leases: LeaseBenc
 
 
 def test_lift_never_lowers_the_fence(leases: LeaseBench) -> None:
-    lifted = leases.store.lift(leases.acquire("a"), 41)
-    assert leases.store.lift(lifted, 7).fence == 41
+    lifted = leases.store.raise_fence(leases.acquire("a"), 41)
+    assert leases.store.raise_fence(lifted, 7).fence == 41
     assert leases.state().fence == 41
 
 
@@ -478,8 +478,8 @@ def test_withdraw_replaces_what_was_found_and_keeps_the_lease(leases: LeaseBench
 
 
 def test_as_many_marks_as_are_kept_come_back_as_they_were(leases: LeaseBench) -> None:
-    ready = join_marks(f"{n:064x}" for n in range(READY_KEPT))
-    databases = {"2a1f0a2e": DatabaseRecord(ready, ready, addresses={ADDRESS: (READY_KEPT, 1)})}
+    ready = join_digests(f"{n:064x}" for n in range(MAX_READY))
+    databases = {"2a1f0a2e": DatabaseRecord(ready, ready, addresses={ADDRESS: (MAX_READY, 1)})}
     leases.store.complete(leases.acquire("a"), databases)
     assert leases.state().databases == databases
 

@@ -29,10 +29,10 @@ CALLS = st.builds(
             "read",
             "late",
             "renew",
-            "lift",
+            "raise_fence",
             "withdraw",
             "complete",
-            "look",
+            "complete_inspection",
             "fail",
             "release",
             "pass",
@@ -73,19 +73,19 @@ class Instances:
         if call.what == "acquire":
             return store.acquire(call.owner)
         if call.what == "seize":
-            return store.acquire(call.owner, seen=store.read(consistent=True), watched=True)
+            return store.acquire(call.owner, expected=store.read(consistent=True), is_expired=True)
         if call.what == "late":
-            return store.acquire(call.owner, seen=self.seen)
+            return store.acquire(call.owner, expected=self.seen)
         if call.what == "renew":
             return store.renew(lease, Progress("0001_a", call.number, 30, 1))
-        if call.what == "lift":
-            return store.lift(lease, call.number)
+        if call.what == "raise_fence":
+            return store.raise_fence(lease, call.number)
         if call.what == "withdraw":
             return store.withdraw(lease, {})
         if call.what == "complete":
             store.complete(lease, DATABASES)
-        elif call.what == "look":
-            store.look(lease, DATABASES)
+        elif call.what == "complete_inspection":
+            store.complete_inspection(lease, DATABASES)
         elif call.what == "fail":
             store.fail(lease, failure(call.number))
         else:

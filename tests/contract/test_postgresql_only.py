@@ -52,7 +52,7 @@ def cold_start(
     return MigrationRunner(files, target).ensure(soon())
 
 
-def identity_of(database: Database) -> str:
+def find_identity(database: Database) -> str:
     fence = database.inspect(soon()).fence
     assert fence is not None
     return fence.identity
@@ -61,16 +61,16 @@ def identity_of(database: Database) -> str:
 def test_a_copy_by_template_gets_an_identity_of_its_own(fresh_database: PostgreSQLBench) -> None:
     store, database = InMemoryLeaseTable(), fresh_database.database
     cold_start(database, store, ONE)
-    identity = identity_of(database)
+    identity = find_identity(database)
     with fresh_database.copied() as copy:
         found = copy.inspect(soon()).fence
         assert found is not None
         assert (found.identity, found.is_copy) == (identity, True)
         assert cold_start(copy, store, ONE) is Outcome.MIGRATED
-        assert identity_of(copy) != identity
+        assert find_identity(copy) != identity
         assert cold_start(copy, store, ONE) is Outcome.UP_TO_DATE
         Maintenance(ONE, Target("orders", store, copy)).down(soon(), to=0)
-        assert identity_of(database) == identity
+        assert find_identity(database) == identity
         assert cold_start(database, store, ONE) is Outcome.UP_TO_DATE, "nothing was taken from it"
 
 
@@ -121,7 +121,7 @@ def test_a_restore_in_place_is_taken_for_what_it_is(fresh_database: PostgreSQLBe
     cold_start(database, store, ONE)
     fence = fresh_database.run("SELECT token, owner FROM lambda_migrate.fence")
     cold_start(database, store, TWO)
-    identity = identity_of(database)
+    identity = find_identity(database)
     fresh_database.run(
         "DELETE FROM lambda_migrate.history WHERE version = '2';"
         " DELETE FROM effects WHERE name = '0002_b';"
@@ -131,7 +131,7 @@ def test_a_restore_in_place_is_taken_for_what_it_is(fresh_database: PostgreSQLBe
     with pytest.raises(NotReady):
         cold_start(tunnel, store, ONE, "require")
     Maintenance(ONE, Target("orders", store, database)).verify(soon(), resync=True)
-    assert identity_of(database) != identity
+    assert find_identity(database) != identity
     assert not store.state.is_ready(TWO.digest, database.fingerprint)
     assert cold_start(database, store, TWO) is Outcome.MIGRATED
     assert fresh_database.effects() == ["0001_a", "0002_b"]

@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 )
 
 from lambda_migrate.errors import MigrationFailed
-from lambda_migrate.lease.decision import LONGEST_PAUSE_MS
+from lambda_migrate.lease.decision import MAX_PAUSE_MS
 from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint
 from tests.contract.databases import Server
 from tests.contract.protocol import (
@@ -186,12 +186,12 @@ class Protocol(RuleBasedStateMachine):
         manifest = self.world.engine.manifests[NEWER]
         newest = let_end(self.world.start(manifest, place=place))
         if isinstance(newest.error, MigrationFailed):  # somebody's time was over in the middle
-            self.world.now += LONGEST_PAUSE_MS / 1000
+            self.world.now += MAX_PAUSE_MS / 1000
             newest = let_end(self.world.start(manifest, place=place))
         assert newest.outcome is not None, f"I5: {newest.error!r}"
 
     def failing_one_says_why(self) -> None:
-        self.world.now += LONGEST_PAUSE_MS / 1000
+        self.world.now += MAX_PAUSE_MS / 1000
         manifest = self.world.engine.manifests[FAILING]
         failing = let_end(self.world.start(manifest))
         assert refuses(failing.error, manifest), f"I7: {failing.outcome} {failing.error!r}"

@@ -19,8 +19,8 @@ from lambda_migrate.engine.apply import proved
 from lambda_migrate.engine.operations import Status
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.lease.codec import encode_databases
-from lambda_migrate.lease.readiness import Check, record_check
-from lambda_migrate.lease.record import MARK_BYTES, READY_KEPT, DatabaseRecord, LeaseState
+from lambda_migrate.lease.readiness import DatabaseCheck, record_check
+from lambda_migrate.lease.record import MAX_READY, SHORT_DIGEST_BYTES, DatabaseRecord, LeaseState
 from lambda_migrate.migrations import HistoryRow, Manifest, make_plan, read_manifest
 from lambda_migrate.migrations.digest import read_digest
 from lambda_migrate.migrations.rollback import choose_rollback
@@ -162,10 +162,12 @@ def test_the_item_is_as_small_for_ten_thousand_as_for_two_hundred(
     digests_of_all = prefixes(manifests[MANY])
     for count in range(MANY - 100, MANY + 1):
         digests = digests_of_all[: count + 1]
-        check = Check("i" * 36, "db:5432/orders", digests, fence=count, owner="o", at_ms=count)
+        check = DatabaseCheck(
+            "i" * 36, "db:5432/orders", digests, fence=count, owner="o", at_ms=count
+        )
         databases = record_check(databases, check)
     (record,) = databases.values()
-    assert len(record.ready) == READY_KEPT * MARK_BYTES
+    assert len(record.ready) == MAX_READY * SHORT_DIGEST_BYTES
     assert record.is_ready(manifests[MANY].digest, "db:5432/orders")
     assert item_size(encode_databases(databases)) < 2_500
 

@@ -15,8 +15,8 @@ from lambda_migrate.engine.runner import Outcome
 from lambda_migrate.errors import ConfigurationError, MigrationFailed, NotReady
 from lambda_migrate.lease.backoff import Backoff
 from lambda_migrate.lease.codec import decode, encode_databases, encode_failure, encode_progress
-from lambda_migrate.lease.decision import LONGEST_LEASE_MS, LONGEST_PAUSE_MS, SKEW_MS
-from lambda_migrate.lease.record import DatabaseRecord, Failure, LeaseState, Progress, join_marks
+from lambda_migrate.lease.decision import CLOCK_SKEW_MS, MAX_LEASE_MS, MAX_PAUSE_MS
+from lambda_migrate.lease.record import DatabaseRecord, Failure, LeaseState, Progress, join_digests
 from lambda_migrate.testing import FixedRandom
 from tests.integration.postgresql.bench import Bench, migration
 from tests.unit.engine.scene import LEASE_SECONDS, Scene, item_size, manifest, prefixes
@@ -94,8 +94,8 @@ def test_the_name_of_a_planted_attribute_is_shown_harmlessly(kind: str) -> None:
 
 PLANTED = {
     str(number): DatabaseRecord(
-        ready=join_marks(f"{digest:064x}" for digest in range(3_000)),
-        older=join_marks(f"{digest:064x}" for digest in range(3_000)),
+        ready=join_digests(f"{digest:064x}" for digest in range(3_000)),
+        older=join_digests(f"{digest:064x}" for digest in range(3_000)),
         dropped=FAR,
         addresses={f"{number} {n}": (FAR, FAR) for n in range(50)},
         fence=FAR,
@@ -123,9 +123,9 @@ def held(until_ms: int, **more: Any) -> LeaseState:
     ("length_ms", "most"),
     [
         (round(LEASE_SECONDS * 1000), 2 * LEASE_SECONDS),
-        (0, LONGEST_LEASE_MS / 1000 + LEASE_SECONDS),
-        (-FAR, LONGEST_LEASE_MS / 1000 + LEASE_SECONDS),
-        (FAR, LONGEST_LEASE_MS / 1000 + LEASE_SECONDS),
+        (0, MAX_LEASE_MS / 1000 + LEASE_SECONDS),
+        (-FAR, MAX_LEASE_MS / 1000 + LEASE_SECONDS),
+        (FAR, MAX_LEASE_MS / 1000 + LEASE_SECONDS),
     ],
 )
 def test_an_owner_for_ever_is_outlived(planted: LeaseState, length_ms: int, most: float) -> None:
@@ -144,7 +144,7 @@ def test_planted_kills_cost_one_pause() -> None:
     scene.table.state = LeaseState(progress=Progress("0001_m", 0, 1, 0, attempts=FAR))
     with pytest.raises(MigrationFailed, match="in a row ended"):
         scene.runner(manifest(1)).ensure(scene.deadline())
-    scene.clock.advance(LONGEST_PAUSE_MS / 1000)
+    scene.clock.advance(MAX_PAUSE_MS / 1000)
     assert scene.runner(manifest(1)).ensure(scene.deadline()) is Outcome.MIGRATED
 
 
@@ -153,7 +153,7 @@ def test_a_pause_for_ever_is_not_obeyed() -> None:
     runner = scene.runner(manifest(1))
     digest = runner.manifest.digest
     now = scene.clock.wall_ms()
-    for retry in (FAR, now + LONGEST_PAUSE_MS + 2 * SKEW_MS + 1):
+    for retry in (FAR, now + MAX_PAUSE_MS + 2 * CLOCK_SKEW_MS + 1):
         scene.table.state = LeaseState(
             failure=Failure(digest, "m", "1", "", "planted", 1, now, retry)
         )
@@ -190,7 +190,7 @@ def test_a_failure_after_a_planted_one_can_be_read_again(attempts: int) -> None:
     )
     state = decode({"format": {"N": "2"}, "failure": encode_failure(failure)}, target="orders")
     assert state.failure is not None
-    assert 0 <= state.failure.retry_at_ms - 10**12 <= LONGEST_PAUSE_MS
+    assert 0 <= state.failure.retry_at_ms - 10**12 <= MAX_PAUSE_MS
 
 
 def test_what_was_planted_as_ready_is_forgotten_in_favour_of_what_is_true() -> None:
@@ -200,7 +200,7 @@ def test_what_was_planted_as_ready_is_forgotten_in_favour_of_what_is_true() -> N
     scene.change(fence=7, databases=lying)
     scene.maintenance(manifest(1, 2)).up(scene.deadline())
     record = scene.table.state.databases[scene.database.identity]
-    assert record.ready == join_marks(prefixes(manifest(1, 2)))
+    assert record.ready == join_digests(prefixes(manifest(1, 2)))
     assert scene.ready(manifest(1), manifest(1, 2)) == [manifest(1), manifest(1, 2)]
 
 
@@ -249,7 +249,7 @@ def test_a_digest_planted_as_ready_is_served_and_verify_finds_it() -> None:
     files = manifest(1, 2)
     scene.migrated(manifest(1))
     record = scene.table.state.databases[scene.database.identity]
-    marks = join_marks(prefixes(files))
+    marks = join_digests(prefixes(files))
     lying = replace(record, ready=marks, addresses={scene.database.fingerprint: (3, 1)})
     scene.change(databases={scene.database.identity: lying})
     assert scene.runner(files).ensure(scene.deadline()) is Outcome.UP_TO_DATE

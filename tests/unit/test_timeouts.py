@@ -12,7 +12,7 @@ import pytest
 from lambda_migrate.clock import Deadline
 from lambda_migrate.postgresql.address import DatabaseAddress
 from lambda_migrate.postgresql.connection import ConnectFailed, connect
-from lambda_migrate.timeouts import TookTooLong, dial, run_within
+from lambda_migrate.timeouts import TimeLimitExceeded, connect_tcp, run_with_timeout
 
 PATIENCE = 20.0
 
@@ -34,9 +34,9 @@ def slow_resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 
 def test_what_ends_in_time_returns_or_raises_as_if_it_were_called() -> None:
-    assert run_within(PATIENCE, lambda: 7) == 7
+    assert run_with_timeout(PATIENCE, lambda: 7) == 7
     with pytest.raises(ValueError, match="gone"):
-        run_within(PATIENCE, lambda: int("gone"))
+        run_with_timeout(PATIENCE, lambda: int("gone"))
 
 
 @pytest.mark.parametrize("seconds", [0.01, 0.0, -5.0])
@@ -48,31 +48,31 @@ def test_what_takes_too_long_is_given_up_and_ends_unheard(seconds: float) -> Non
         ended.set()
         raise SystemExit  # nor does this reach the caller
 
-    with pytest.raises(TookTooLong):
-        run_within(seconds, slow)
+    with pytest.raises(TimeLimitExceeded):
+        run_with_timeout(seconds, slow)
     goes_on.set()
     assert ended.wait(PATIENCE)
 
 
 def test_a_name_that_is_not_resolved_in_time_says_so(slow_resolver: threading.Event) -> None:
     with pytest.raises(socket.gaierror, match=r"the name was not resolved within 0\.1 s"):
-        dial("db.test", 5432, Deadline.after(0.1))
+        connect_tcp("db.test", 5432, Deadline.after(0.1))
     slow_resolver.set()
 
 
 def test_an_address_needs_no_thread_and_no_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "lambda_migrate.timeouts.run_within", lambda *_: pytest.fail("a thread was started")
+        "lambda_migrate.timeouts.run_with_timeout", lambda *_: pytest.fail("a thread was started")
     )
     with socket.create_server(("127.0.0.1", 0)) as server:
         for host in ("127.0.0.1", b"127.0.0.1"):
-            dial(host, server.getsockname()[1], Deadline.after(PATIENCE)).close()
+            connect_tcp(host, server.getsockname()[1], Deadline.after(PATIENCE)).close()
 
 
 def test_a_name_without_addresses_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [])
     with pytest.raises(socket.gaierror, match="no address"):
-        dial("db.test", 5432, Deadline.after(PATIENCE))
+        connect_tcp("db.test", 5432, Deadline.after(PATIENCE))
 
 
 def test_a_connection_to_postgresql_gives_a_slow_resolver_up_and_may_try_again(

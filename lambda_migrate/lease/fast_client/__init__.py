@@ -4,7 +4,7 @@
 
     client    asks, and tells the item, "come back later", or nothing
     answer    what came back, judged
-    caller    who signs and where to, as botocore would resolve it; or None
+    caller    who signs and where to, as botocore would resolve_config it; or None
     sigv4     the signature
     wire      one HTTP/1.1 exchange on a socket, bounded in time and size
 

@@ -1,4 +1,4 @@
-"""`SignedClient`: reads and updates one item, and says nothing where it is not sure.
+"""`FastClient`: reads and updates one item, and says nothing where it is not sure.
 
 ::
 
@@ -13,7 +13,7 @@ endpoint: boto3 would then meet the same silence, a second time and 0.2 s of CPU
 silence may be this client's own mistake, and boto3 is asked.
 
 An update whose answer is in doubt, or was lost, may have been done. It is sent again all the same,
-by the caller, by boto3 or over a fresh connection: each of ours knows its own result when it meets
+by the config, by boto3 or over a fresh connection: each of ours knows its own result when it meets
 it.
 
 A client that was once in doubt is never asked again in its process: boto3 is loaded by then, and
@@ -30,13 +30,13 @@ from lambda_migrate._version import __version__
 from lambda_migrate.clock import SYSTEM_CLOCK, Deadline
 from lambda_migrate.errors import LeaseStoreUnavailable
 from lambda_migrate.lease.dynamodb_errors import (
-    CONNECT_SECONDS,
-    READ_SECONDS,
+    CONNECT_TIMEOUT_SECONDS,
+    READ_TIMEOUT_SECONDS,
     ConditionFailed,
     ServerClock,
 )
-from lambda_migrate.lease.fast_client.endpoint import resolve
-from lambda_migrate.lease.fast_client.sigv4 import authorization
+from lambda_migrate.lease.fast_client.endpoint import resolve_config
+from lambda_migrate.lease.fast_client.sigv4 import sign
 
 if TYPE_CHECKING:
     import ssl
@@ -44,18 +44,18 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lambda_migrate.clock import Clock
-    from lambda_migrate.lease.fast_client.endpoint import Caller
-    from lambda_migrate.lease.fast_client.http import Answer, Connection
+    from lambda_migrate.lease.fast_client.endpoint import ClientConfig
+    from lambda_migrate.lease.fast_client.http import Connection, Response
 
-__all__ = ["HAND_OVER_SECONDS", "SignedClient", "request_of"]
+__all__ = ["FALLBACK_LIMIT_SECONDS", "FastClient", "build_request"]
 
-HAND_OVER_SECONDS = 0.3
+FALLBACK_LIMIT_SECONDS = 0.3
 """How late a doubt may be and boto3 still be asked within the default safety margin of 2 s."""
 
 _IN_TABLE_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 
 
-class SignedClient:
+class FastClient:
     """Reads and updates items with the standard library alone.
 
     Constructing one does no I/O and loads nothing; several threads may share it.
@@ -97,9 +97,9 @@ class SignedClient:
         Raises:
             LeaseStoreUnavailable: DynamoDB is busy, or silent.
         """
-        from lambda_migrate.lease.fast_client.response import item_of
+        from lambda_migrate.lease.fast_client.response import parse_item
 
-        return self._ask("GetItem", table, target, {"ConsistentRead": consistent}, item_of)
+        return self._ask("GetItem", table, target, {"ConsistentRead": consistent}, parse_item)
 
     def update_item(
         self, table: str, target: str, change: Mapping[str, Any]
@@ -118,9 +118,9 @@ class SignedClient:
             ConditionFailed: It did not.
             LeaseStoreUnavailable: DynamoDB is busy, or silent; perhaps it was done.
         """
-        from lambda_migrate.lease.fast_client.response import updated_of
+        from lambda_migrate.lease.fast_client.response import parse_updated_item
 
-        return self._ask("UpdateItem", table, target, change, updated_of)
+        return self._ask("UpdateItem", table, target, change, parse_updated_item)
 
     def close(self) -> None:
         """Leave no connection open; the next call opens one again. Idempotent."""
@@ -137,88 +137,90 @@ class SignedClient:
         table: str,
         target: str,
         more: Mapping[str, Any],
-        read: Callable[[Answer, str], Mapping[str, Any]],
+        read: Callable[[Response, str], Mapping[str, Any]],
     ) -> Mapping[str, Any] | None:
-        caller = None if self._is_retired else resolve(self._environ)
-        if caller is None or not set(table) <= _IN_TABLE_NAME:
+        config = None if self._is_retired else resolve_config(self._environ)
+        if config is None or not set(table) <= _IN_TABLE_NAME:
             self._retire()
             return None
         asked = {"TableName": table, "Key": {"target": {"S": target}}, **more}
-        return self._answered(caller, operation, asked, lambda answer: read(answer, target))
+        return self._answered(config, operation, asked, lambda answer: read(answer, target))
 
     def _answered(
         self,
-        caller: Caller,
+        config: ClientConfig,
         operation: str,
         asked: Mapping[str, Any],
-        read: Callable[[Answer], Mapping[str, Any]],
+        read: Callable[[Response], Mapping[str, Any]],
     ) -> Mapping[str, Any] | None:
-        from lambda_migrate.lease.fast_client.http import Doubtful, Unanswered
-        from lambda_migrate.lease.fast_client.response import Busy
+        from lambda_migrate.lease.fast_client.http import FallbackNeeded, NoResponse
+        from lambda_migrate.lease.fast_client.response import RetryLater
 
         table = str(asked["TableName"])
         began = self._clock.monotonic()
         problem: Exception
         try:
-            context = self._context(caller)
+            context = self._context(config)
             began = self._clock.monotonic()
-            request = request_of(caller, operation, asked, wall_ms=self._clock.wall_ms())
-            answer = self._exchange(caller, context, request)
+            request = build_request(config, operation, asked, wall_ms=self._clock.wall_ms())
+            answer = self._exchange(config, context, request)
             self.server_clock.note(answer.headers.get("date", ""))
             item = read(answer)
         except ConditionFailed:
             self._has_answered = True
             raise
-        except Busy as busy:
+        except RetryLater as busy:
             self._has_answered = True
             raise LeaseStoreUnavailable(f"DynamoDB, table {table!r}: {busy}") from None
-        except Unanswered as silence:
-            if self._has_answered or caller.endpoint.is_given:
+        except NoResponse as silence:
+            if self._has_answered or config.endpoint.is_given:
                 raise _unavailable(table, silence) from None
             problem = silence
-        except Doubtful as doubt:
+        except FallbackNeeded as doubt:
             problem = doubt
         else:
             self._has_answered = True
             return item
         self._retire()
-        if self._clock.monotonic() - began > HAND_OVER_SECONDS:
+        if self._clock.monotonic() - began > FALLBACK_LIMIT_SECONDS:
             raise _unavailable(table, problem)
         return None
 
-    def _context(self, caller: Caller) -> ssl.SSLContext | None:
+    def _context(self, config: ClientConfig) -> ssl.SSLContext | None:
         """Made once, before any time is counted: reading the authorities is CPU, not waiting."""
         from lambda_migrate.lease.fast_client.http import tls_context
 
-        if not caller.endpoint.is_tls:
+        if not config.endpoint.is_tls:
             return None
-        if caller.cafile not in self._contexts:
-            self._contexts[caller.cafile] = tls_context(caller.cafile)
-        return self._contexts[caller.cafile]
+        if config.cafile not in self._contexts:
+            self._contexts[config.cafile] = tls_context(config.cafile)
+        return self._contexts[config.cafile]
 
-    def _exchange(self, caller: Caller, context: ssl.SSLContext | None, request: bytes) -> Answer:
+    def _exchange(
+        self, config: ClientConfig, context: ssl.SSLContext | None, request: bytes
+    ) -> Response:
         """Ask over the connection kept from last time, or over a fresh one."""
-        from lambda_migrate.lease.fast_client.http import Unanswered, connect
+        from lambda_migrate.lease.fast_client.http import NoResponse, connect
 
-        until = Deadline.after(CONNECT_SECONDS + READ_SECONDS, self._clock)
+        until = Deadline.after(CONNECT_TIMEOUT_SECONDS + READ_TIMEOUT_SECONDS, self._clock)
         kept = self._take()
-        if kept is not None and kept.endpoint != caller.endpoint:
+        if kept is not None and kept.endpoint != config.endpoint:
             kept.close()
             kept = None
         if kept is not None:
             self.requests += 1
             try:
                 return self._over(kept, request, until)
-            except Unanswered as problem:
+            except NoResponse as problem:
                 if not problem.is_stale:
                     raise
-        fresh = connect(caller.endpoint, context, until.or_after(CONNECT_SECONDS))
+        fresh = connect(config.endpoint, context, until.at_most(CONNECT_TIMEOUT_SECONDS))
         self.requests += kept is None
         return self._over(fresh, request, until)
 
-    def _over(self, connection: Connection, request: bytes, until: Deadline) -> Answer:
+    def _over(self, connection: Connection, request: bytes, until: Deadline) -> Response:
         try:
-            return connection.exchange(request, until.or_after(READ_SECONDS))
+            return connection.exchange(request, until.at_most(READ_TIMEOUT_SECONDS))
         finally:
             self._keep(connection)
 
@@ -236,32 +238,34 @@ class SignedClient:
 
 
 def _unavailable(table: str, problem: Exception) -> LeaseStoreUnavailable:
-    from lambda_migrate.lease.fast_client.http import Doubtful
+    from lambda_migrate.lease.fast_client.http import FallbackNeeded
 
-    if isinstance(problem, Doubtful):
+    if isinstance(problem, FallbackNeeded):
         return LeaseStoreUnavailable(
             f"DynamoDB's answer for table {table!r} cannot be used: {problem}"
         )
     return LeaseStoreUnavailable(f"DynamoDB did not answer for table {table!r}: {problem}")
 
 
-def request_of(caller: Caller, operation: str, asked: Mapping[str, Any], *, wall_ms: int) -> bytes:
+def build_request(
+    config: ClientConfig, operation: str, asked: Mapping[str, Any], *, wall_ms: int
+) -> bytes:
     """The signed request as it is sent."""
     from json import dumps
 
     body = dumps(asked, default=_base64).encode("ascii")
     moment = time.gmtime(wall_ms // 1000)
     signed = {
-        "Host": caller.endpoint.authority,
+        "Host": config.endpoint.authority,
         "Content-Type": "application/x-amz-json-1.0",
         "X-Amz-Target": f"DynamoDB_20120810.{operation}",
         "X-Amz-Date": time.strftime("%Y%m%dT%H%M%SZ", moment),
     }
-    if caller.key.token:
-        signed["X-Amz-Security-Token"] = caller.key.token
+    if config.key.token:
+        signed["X-Amz-Security-Token"] = config.key.token
     headers = signed | {
-        "Authorization": authorization(
-            signed, body, key=caller.key, region=caller.region, service="dynamodb"
+        "Authorization": sign(
+            signed, body, key=config.key, region=config.region, service="dynamodb"
         ),
         "Accept-Encoding": "identity",
         "Content-Length": str(len(body)),

@@ -10,14 +10,14 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lambda_migrate.lease.fast_client.sigv4 import AccessKey
+from lambda_migrate.lease.fast_client.sigv4 import AWSCredentials
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["HARMLESS", "HONOURED", "Caller", "Endpoint", "resolve"]
+__all__ = ["IGNORED_VARIABLES", "SUPPORTED_VARIABLES", "ClientConfig", "Endpoint", "resolve_config"]
 
-HONOURED = frozenset(
+SUPPORTED_VARIABLES = frozenset(
     {
         "AWS_ACCESS_KEY_ID",
         "AWS_ACCOUNT_ID",
@@ -35,7 +35,7 @@ HONOURED = frozenset(
     }
 )
 
-HARMLESS = frozenset(
+IGNORED_VARIABLES = frozenset(
     {
         "AWS_ACCESS_KEY",  # the Java SDK's names
         "AWS_SECRET_KEY",
@@ -97,7 +97,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class ClientConfig:
     """Who signs, and where to.
 
     Attributes:
@@ -107,13 +107,13 @@ class Caller:
         cafile: Whom to trust instead of the system's authorities, or "".
     """
 
-    key: AccessKey
+    key: AWSCredentials
     region: str
     endpoint: Endpoint
     cafile: str
 
 
-def resolve(environ: Mapping[str, str]) -> Caller | None:
+def resolve_config(environ: Mapping[str, str]) -> ClientConfig | None:
     """What ``boto3.client("dynamodb")`` would be in this environment; None where it is in doubt."""
     if any(map(_is_doubtful, environ)) or _has_configuration(environ):
         return None
@@ -123,12 +123,16 @@ def resolve(environ: Mapping[str, str]) -> Caller | None:
     endpoint = _endpoint(environ, region)
     if endpoint is None or (endpoint.is_tls and not cafile and _other_roots(environ)):
         return None
-    return Caller(key, region, endpoint, cafile)
+    return ClientConfig(key, region, endpoint, cafile)
 
 
 def _is_doubtful(name: str) -> bool:
     if name.startswith("AWS_"):
-        return not (name in HONOURED or name in HARMLESS or name.startswith(_HARMLESS_FAMILIES))
+        return not (
+            name in SUPPORTED_VARIABLES
+            or name in IGNORED_VARIABLES
+            or name.startswith(_HARMLESS_FAMILIES)
+        )
     lower = name.lower()
     return name.startswith("BOTO") or (lower.endswith("_proxy") and lower != "no_proxy")
 
@@ -139,12 +143,12 @@ def _has_configuration(environ: Mapping[str, str]) -> bool:
     return any(os.path.exists(f"{home}/{file}") for file in _CONFIGURATION)  # noqa: PTH110
 
 
-def _access_key(environ: Mapping[str, str]) -> AccessKey | None:
+def _access_key(environ: Mapping[str, str]) -> AWSCredentials | None:
     key, secret = environ.get("AWS_ACCESS_KEY_ID", ""), environ.get("AWS_SECRET_ACCESS_KEY", "")
     token = environ.get("AWS_SESSION_TOKEN", "")
     if not (key and secret and _is_plain(key + secret + token)):
         return None
-    return AccessKey(key, secret, token)
+    return AWSCredentials(key, secret, token)
 
 
 def _is_plain(text: str) -> bool:

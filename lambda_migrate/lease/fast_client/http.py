@@ -1,6 +1,7 @@
 """One HTTP/1.1 exchange at a time on a socket, bounded in time and size.
 
-It knows as much of HTTP as DynamoDB's answers need. An answer in any other form is `Doubtful`.
+It knows as much of HTTP as the responses of DynamoDB need; for any other it raises
+`FallbackNeeded`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lambda_migrate.timeouts import dial
+from lambda_migrate.timeouts import connect_tcp
 
 if TYPE_CHECKING:
     import ssl
@@ -18,18 +19,18 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
     from lambda_migrate.lease.fast_client.endpoint import Endpoint
 
-__all__ = ["Answer", "Connection", "Doubtful", "Unanswered", "connect", "tls_context"]
+__all__ = ["Connection", "FallbackNeeded", "NoResponse", "Response", "connect", "tls_context"]
 
 MAX_HEAD = 16 * 1024
 MAX_BODY = 1024 * 1024
 """DynamoDB's own limit for one item is 400 KB, in a form shorter than JSON."""
 
 
-class Doubtful(Exception):
+class FallbackNeeded(Exception):
     """What came back is not what DynamoDB says, or not to be trusted."""
 
 
-class Unanswered(Exception):
+class NoResponse(Exception):
     """Nothing came back, or not all of it.
 
     Attributes:
@@ -42,7 +43,7 @@ class Unanswered(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """A response; one of 5xx has no body, because nobody asks for its reasons."""
 
     status: int
@@ -57,14 +58,14 @@ def tls_context(cafile: str) -> ssl.SSLContext:
         cafile: PEM file of the authorities to trust; "" for the system's.
 
     Raises:
-        Doubtful: The file cannot be used.
+        FallbackNeeded: The file cannot be used.
     """
     import ssl
 
     try:
         return ssl.create_default_context(cafile=cafile or None)
     except OSError as error:  # SSLError is one
-        raise Doubtful(f"the CA bundle cannot be used: {error}") from None
+        raise FallbackNeeded(f"the CA bundle cannot be used: {error}") from None
 
 
 def connect(endpoint: Endpoint, context: ssl.SSLContext | None, until: Deadline) -> Connection:
@@ -76,8 +77,8 @@ def connect(endpoint: Endpoint, context: ssl.SSLContext | None, until: Deadline)
         until: When to give up.
 
     Raises:
-        Unanswered: Nobody is there, or not in time.
-        Doubtful: TLS failed: somebody is there, but perhaps not DynamoDB.
+        NoResponse: Nobody is there, or not in time.
+        FallbackNeeded: TLS failed: somebody is there, but perhaps not DynamoDB.
     """
     plain = _dial(endpoint, until)
     if context is None:
@@ -86,22 +87,22 @@ def connect(endpoint: Endpoint, context: ssl.SSLContext | None, until: Deadline)
         plain.settimeout(_left(until))
         return Connection(context.wrap_socket(plain, server_hostname=_ascii(endpoint)), endpoint)
     except (TimeoutError, ConnectionError) as error:
-        raise Unanswered(f"no TLS handshake: {type(error).__name__}") from None
+        raise NoResponse(f"no TLS handshake: {type(error).__name__}") from None
     except (OSError, ValueError) as error:  # SSLError; a name that no certificate can bear
-        raise Doubtful(f"no TLS: {type(error).__name__}") from None
+        raise FallbackNeeded(f"no TLS: {type(error).__name__}") from None
     finally:
         plain.close()  # a wrapped one has given its descriptor away
 
 
 def _dial(endpoint: Endpoint, until: Deadline) -> socket.socket:
     try:
-        return dial(_ascii(endpoint), endpoint.port, until)
+        return connect_tcp(_ascii(endpoint), endpoint.port, until)
     except socket.gaierror as error:
-        raise Unanswered(f"{endpoint.host} has no address: {error}") from None
+        raise NoResponse(f"{endpoint.host} has no address: {error}") from None
     except OSError as error:
         is_late = until.remaining() <= 0
         told = "no answer in time" if is_late else f"{type(error).__name__}: {error}"
-        raise Unanswered(told) from None
+        raise NoResponse(told) from None
 
 
 def _ascii(endpoint: Endpoint) -> bytes:
@@ -113,7 +114,7 @@ def _left(until: Deadline) -> float:
     """Seconds for the next wait on a socket, where 0 would mean not to wait at all."""
     left = until.remaining()
     if left <= 0:
-        raise Unanswered("no answer in time")
+        raise NoResponse("no answer in time")
     return left
 
 
@@ -132,12 +133,12 @@ class Connection:
         self._received = b""
         self._has_heard = False
 
-    def exchange(self, request: bytes, until: Deadline) -> Answer:
+    def exchange(self, request: bytes, until: Deadline) -> Response:
         """Send ``request`` and read what it is answered.
 
         Raises:
-            Unanswered: The connection broke, or time was over first.
-            Doubtful: The answer has another form than DynamoDB's.
+            NoResponse: The connection broke, or time was over first.
+            FallbackNeeded: The answer has another form than DynamoDB's.
         """
         self.is_reusable = False
         self._received = b""
@@ -149,10 +150,10 @@ class Connection:
             raise self._broken(error) from None
         status, headers, may_stay = self._head(until)
         if status >= 500:
-            return Answer(status, headers, b"")
+            return Response(status, headers, b"")
         body = self._body(_length(headers), until)
         self.is_reusable = may_stay
-        return Answer(status, headers, body)
+        return Response(status, headers, body)
 
     def close(self) -> None:
         """Hang up. Idempotent."""
@@ -165,7 +166,7 @@ class Connection:
         while True:
             end = self._received.find(b"\r\n\r\n")
             if end > room or (end < 0 and len(self._received) > room):
-                raise Doubtful("the answer's head has no end")
+                raise FallbackNeeded("the answer's head has no end")
             if end < 0:
                 self._receive(until)
                 continue
@@ -174,14 +175,14 @@ class Connection:
             if status >= 200:
                 return status, headers, may_stay
             if status == 101:
-                raise Doubtful("it changed the protocol")
+                raise FallbackNeeded("it changed the protocol")
             room -= end + 4
 
     def _body(self, length: int, until: Deadline) -> bytes:
         while len(self._received) < length:
             self._receive(until)
         if len(self._received) > length:
-            raise Doubtful("more came than the answer's length")
+            raise FallbackNeeded("more came than the answer's length")
         return self._received
 
     def _receive(self, until: Deadline) -> None:
@@ -191,13 +192,13 @@ class Connection:
         except OSError as error:
             raise self._broken(error) from None
         if not received:
-            raise Unanswered("the connection was closed", is_stale=not self._has_heard)
+            raise NoResponse("the connection was closed", is_stale=not self._has_heard)
         self._has_heard = True
         self._received += received
 
-    def _broken(self, error: OSError) -> Unanswered:
+    def _broken(self, error: OSError) -> NoResponse:
         is_late = isinstance(error, TimeoutError)
-        return Unanswered(
+        return NoResponse(
             "no answer in time" if is_late else f"{type(error).__name__}: {error}",
             is_stale=not is_late and not self._has_heard,
         )
@@ -208,13 +209,13 @@ def _parsed(head: bytes) -> tuple[int, dict[str, str], bool]:
     version, _, rest = first.partition(" ")
     status, _, _ = rest.partition(" ")
     if version not in ("HTTP/1.1", "HTTP/1.0") or not (_is_number(status) and len(status) == 3):
-        raise Doubtful("this is no HTTP/1.1")
+        raise FallbackNeeded("this is no HTTP/1.1")
     headers: dict[str, str] = {}
     for line in lines:
         name, colon, value = line.partition(":")
         name, value = name.lower(), value.strip()
         if not colon or not name or name != name.strip():
-            raise Doubtful("the answer's head is malformed")
+            raise FallbackNeeded("the answer's head is malformed")
         # As one value, a second length or checksum is no number and does not match.
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     may_stay = version == "HTTP/1.1" and "close" not in headers.get("connection", "").lower()
@@ -224,9 +225,9 @@ def _parsed(head: bytes) -> tuple[int, dict[str, str], bool]:
 def _length(headers: Mapping[str, str]) -> int:
     length = headers.get("content-length", "")
     if "transfer-encoding" in headers or headers.get("content-encoding", "identity") != "identity":
-        raise Doubtful("the answer is encoded")
+        raise FallbackNeeded("the answer is encoded")
     if not _is_number(length) or len(length) > 7 or int(length) > MAX_BODY:
-        raise Doubtful("the answer has no length, or too great a one")
+        raise FallbackNeeded("the answer has no length, or too great a one")
     return int(length)
 
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["AccessKey", "authorization"]
+__all__ = ["AWSCredentials", "sign"]
 
 _ALGORITHM = "AWS4-HMAC-SHA256"
 
 
 @dataclass(frozen=True, slots=True)
-class AccessKey:
-    """What a caller is known by. No representation shows it.
+class AWSCredentials:
+    """What a config is known by. No representation shows it.
 
     Attributes:
         id: The public half.
@@ -30,11 +30,11 @@ class AccessKey:
     token: str = field(default="", repr=False)
 
 
-def authorization(
+def sign(
     headers: Mapping[str, str],
     body: bytes,
     *,
-    key: AccessKey,
+    key: AWSCredentials,
     region: str,
     service: str,
     method: str = "POST",

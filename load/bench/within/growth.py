@@ -88,7 +88,7 @@ def _decorator() -> Callable[[], object]:
 def _runner() -> Callable[[], object]:
     def check() -> None:
         runner = make_runner()
-        runner.ensure(Deadline.of_invocation(Context(), runner.target.clock))
+        runner.ensure(Deadline.from_context(Context(), runner.target.clock))
 
     return check
 

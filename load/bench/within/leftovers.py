@@ -37,7 +37,7 @@ def main(how: str) -> None:
 
 def _by_runner() -> str:
     runner = make_runner()
-    return runner.ensure(Deadline.of_invocation(Context(), runner.target.clock)).value
+    return runner.ensure(Deadline.from_context(Context(), runner.target.clock)).value
 
 
 def _by_decorator() -> str:

@@ -86,10 +86,12 @@ def test_what_is_told_is_what_happened_and_nothing_happens_twice(stage: Stage, s
             versions = {int(name[:4]) for name in names(stage)}
             if versions:
                 assert stage.effects() == dict.fromkeys(versions, 1), where
-            until(lambda: stage.item().owner is None or lease_is_over(stage), what="the lease ends")
+            until(
+                lambda: stage.item().owner is None or is_lease_expired(stage), what="the lease ends"
+            )
         assert vpc.answer("up", "--wait")[0] == 0
     assert stage.effects() == dict.fromkeys(range(1, 6), 1)
 
 
-def lease_is_over(stage: Stage) -> bool:
+def is_lease_expired(stage: Stage) -> bool:
     return stage.item().lease_until_ms + 1_500 < time.time() * 1000

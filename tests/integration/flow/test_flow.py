@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lambda_migrate.clock import Deadline
-from lambda_migrate.lease.record import join_marks
+from lambda_migrate.lease.record import join_digests
 from lambda_migrate.local.runtime.function import InvocationResult, LocalFunction
 from lambda_migrate.migrations import EMPTY_DIGEST, read_manifest
 from tests.stage import COUNTERS, HANDLER, Stage, effect, ends, until
@@ -181,7 +181,7 @@ def test_everything_can_be_rolled_back_and_applied_again(stage: Stage) -> None:
     assert len(operator.down(Deadline.after(60), to=0)) == 5
     assert stage.history() == []
     (record,) = stage.item().databases.values()
-    assert record.ready == join_marks([EMPTY_DIGEST])
+    assert record.ready == join_digests([EMPTY_DIGEST])
     assert len(operator.up(Deadline.after(60))) == 5
 
 

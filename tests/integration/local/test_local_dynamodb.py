@@ -14,7 +14,7 @@ import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
 from lambda_migrate.errors import ConfigurationError, LeaseStoreUnavailable
-from lambda_migrate.lease.fast_client.client import SignedClient
+from lambda_migrate.lease.fast_client.client import FastClient
 from lambda_migrate.local.runtime.process import ProcessError
 from lambda_migrate.local.servers.dynamodb import (
     Dynalite,
@@ -183,9 +183,9 @@ def test_throttling_means_come_back_later_to_the_signed_client_as_well() -> None
     with LocalDynamoDB() as api:
         api.create_table("leases")
         environ = {**api.environment(), "AWS_SECRET_ACCESS_KEY": "local", "AWS_SESSION_TOKEN": "t"}
-        signed = SignedClient(environ)
-        assert signed.get_item("leases", "orders", consistent=False) == {}
+        fast_client = FastClient(environ)
+        assert fast_client.get_item("leases", "orders", consistent=False) == {}
         api.throttle(1)
         with pytest.raises(LeaseStoreUnavailable, match="ProvisionedThroughputExceeded"):
-            signed.get_item("leases", "orders", consistent=False)
-        assert signed.get_item("leases", "orders", consistent=False) == {}
+            fast_client.get_item("leases", "orders", consistent=False)
+        assert fast_client.get_item("leases", "orders", consistent=False) == {}

@@ -12,7 +12,7 @@ from lambda_migrate.engine.operations import Maintenance
 from lambda_migrate.engine.runner import MigrationRunner
 from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.errors import LeaseStoreUnavailable
-from lambda_migrate.lease.readiness import Check, record_check
+from lambda_migrate.lease.readiness import DatabaseCheck, record_check
 from lambda_migrate.lease.record import DatabaseRecord, Failure, Lease, LeaseState, Progress
 from lambda_migrate.migrations import EMPTY_DIGEST, Manifest, Migration, Script
 from lambda_migrate.migrations.digest import checksum_of
@@ -90,17 +90,22 @@ class SceneTable(InMemoryLeaseTable):
         return self._through("read", lambda: super(SceneTable, self).read(consistent=consistent))
 
     def acquire(
-        self, owner: str, *, seen: LeaseState | None = None, watched: bool = False
+        self, owner: str, *, expected: LeaseState | None = None, is_expired: bool = False
     ) -> Lease | LeaseState:
         return self._through(
-            "acquire", lambda: super(SceneTable, self).acquire(owner, seen=seen, watched=watched)
+            "acquire",
+            lambda: super(SceneTable, self).acquire(
+                owner, expected=expected, is_expired=is_expired
+            ),
         )
 
     def renew(self, lease: Lease, progress: Progress | None = None) -> Lease:
         return self._through("renew", lambda: super(SceneTable, self).renew(lease, progress))
 
-    def lift(self, lease: Lease, fence: int) -> Lease:
-        return self._through("lift", lambda: super(SceneTable, self).lift(lease, fence))
+    def raise_fence(self, lease: Lease, fence: int) -> Lease:
+        return self._through(
+            "raise_fence", lambda: super(SceneTable, self).raise_fence(lease, fence)
+        )
 
     def withdraw(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
         return self._through("withdraw", lambda: super(SceneTable, self).withdraw(lease, databases))
@@ -115,8 +120,11 @@ class SceneTable(InMemoryLeaseTable):
             "complete", lambda: super(SceneTable, self).complete(lease, databases, failures)
         )
 
-    def look(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
-        self._through("look", lambda: super(SceneTable, self).look(lease, databases))
+    def complete_inspection(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
+        self._through(
+            "complete_inspection",
+            lambda: super(SceneTable, self).complete_inspection(lease, databases),
+        )
 
     def fail(self, lease: Lease, failure: Failure) -> None:
         self._through("fail", lambda: super(SceneTable, self).fail(lease, failure))
@@ -244,9 +252,9 @@ class Scene:
         databases = record_check(self.table.state.databases, self.check(manifest, lease))
         InMemoryLeaseTable.complete(self.table, lease, databases)
 
-    def check(self, manifest: Manifest, lease: Lease) -> Check:
+    def check(self, manifest: Manifest, lease: Lease) -> DatabaseCheck:
         """What a check finds that finds the migrations of ``manifest`` applied."""
-        return Check(
+        return DatabaseCheck(
             identity=self.database.identity,
             address=self.database.fingerprint,
             digests=prefixes(manifest),

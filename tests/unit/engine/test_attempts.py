@@ -261,9 +261,9 @@ def test_a_late_duplicate_of_ones_own_acquisition_changes_nothing_while_the_leas
     scene: Scene,
 ) -> None:
     seen, owner = scene.table.state, new_owner()
-    lease = InMemoryLeaseTable.acquire(scene.table, owner, seen=seen)
+    lease = InMemoryLeaseTable.acquire(scene.table, owner, expected=seen)
     assert isinstance(lease, Lease)
-    again = InMemoryLeaseTable.acquire(scene.table, owner, seen=seen)
+    again = InMemoryLeaseTable.acquire(scene.table, owner, expected=seen)
     assert isinstance(again, Lease)
     assert again.fence == lease.fence == scene.table.state.fence
     InMemoryLeaseTable.renew(scene.table, lease)
@@ -277,7 +277,7 @@ def test_a_late_duplicate_of_ones_own_acquisition_takes_nothing_after_the_releas
 
     def acquire_later() -> None:
         state, owner = scene.table.state, "the same owner"
-        late.append(lambda: real(scene.table, owner, seen=state))
+        late.append(lambda: real(scene.table, owner, expected=state))
 
     scene.table.before["acquire"] = acquire_later
     scene.runner(V1).ensure(scene.deadline())

@@ -26,7 +26,7 @@ from lambda_migrate.events import (
     MigrationStarted,
     Waiting,
 )
-from lambda_migrate.lease.backoff import failed_bound
+from lambda_migrate.lease.backoff import max_delay_after_errors
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.record import Failure, Lease, LeaseState, Progress
 from lambda_migrate.migrations.adoption import OtherEntry, OtherHistory
@@ -365,7 +365,7 @@ def test_a_table_made_anew_is_lifted_above_what_postgresql_has_seen(scene: Scene
     scene.database.token = 41
     scene.change(fence=0, databases={})
     assert scene.runner(V2).ensure(scene.deadline()) is Outcome.MIGRATED
-    assert scene.table.log.count("lift") == 1
+    assert scene.table.log.count("raise_fence") == 1
     assert (scene.table.state.fence, scene.database.token) == (42, 42)
     assert scene.observer.of(CheckFinished)[0].fence == 42
     assert scene.database.effects == ["0001_m", "0002_m"]
@@ -481,7 +481,7 @@ def test_waiting_after_a_first_read_that_failed_begins_as_after_any_that_failed(
     scene.table.before["read"] = raises(LeaseStoreUnavailable("throttled"))
     assert scene.runner(V2).ensure(scene.deadline()) is Outcome.WAITED
     [pause] = scene.observer.of(Waiting)
-    assert pause.delay_seconds >= failed_bound(1) / 2
+    assert pause.delay_seconds >= max_delay_after_errors(1) / 2
 
 
 def test_a_store_that_is_gone_when_the_lease_is_not_trusted_any_more_is_asked_again(

@@ -17,7 +17,7 @@ import pytest
 
 from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.lease.codec import FORMAT, encode_databases
-from lambda_migrate.lease.record import DatabaseRecord, join_marks
+from lambda_migrate.lease.record import DatabaseRecord, join_digests
 from lambda_migrate.migrations import read_manifest
 
 URL = "postgresql://app:geheim@127.0.0.1:1/shop"  # nobody listens there
@@ -127,7 +127,7 @@ def ready(folder: Path) -> dict[str, Any]:
     """The item of a target that satisfies the folder."""
     digest = read_manifest(folder).digest
     address = {"127.0.0.1:1/shop": (1, 3)}
-    record = DatabaseRecord(join_marks([digest]), addresses=address, fence=3, owner="o", at_ms=1)
+    record = DatabaseRecord(join_digests([digest]), addresses=address, fence=3, owner="o", at_ms=1)
     databases = json.loads(json.dumps(encode_databases({"d": record}), default=base64))
     return {
         "target": {"S": "default"},

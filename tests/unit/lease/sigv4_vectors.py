@@ -156,7 +156,7 @@ VECTORS = (
         method="POST",
         headers=(("X-Amz-Security-Token", _TOKEN),),
     ),
-    # The token is added after signing, and is not signed.
+    # The token is added after signing, and is not fast_client.
     Vector(
         "post-sts-header-after",
         "5da7c1a2acd57cee7505fc6676e4e544621c30862966e37dddb68e92efbe5d6b",

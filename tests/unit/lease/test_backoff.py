@@ -9,14 +9,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lambda_migrate.lease.backoff import (
-    CAP_SECONDS,
-    FAILED_CAP_SECONDS,
-    FIRST_SECONDS,
-    GROWTH,
-    PACE_SECONDS,
+    DELAY_GROWTH,
+    EARLY_DELAY_SECONDS,
+    INITIAL_DELAY_SECONDS,
+    MAX_DELAY_AFTER_ERROR_SECONDS,
+    MAX_DELAY_SECONDS,
     Backoff,
 )
-from lambda_migrate.lease.decision import SKEW_MS
+from lambda_migrate.lease.decision import CLOCK_SKEW_MS
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.settings import Settings
 from lambda_migrate.testing import FixedRandom
@@ -53,8 +53,8 @@ def bound(waited: float, state: LeaseState | None = None, *, failures: int = 0) 
 def test_a_delay_is_above_zero_and_never_above_the_cap(
     waited: float, roll: float, left_ms: int
 ) -> None:
-    assert 0 < delay(waited, roll) <= CAP_SECONDS
-    assert 0 < delay(waited, roll, leased(left_ms)) <= CAP_SECONDS
+    assert 0 < delay(waited, roll) <= MAX_DELAY_SECONDS
+    assert 0 < delay(waited, roll, leased(left_ms)) <= MAX_DELAY_SECONDS
 
 
 @given(waited=waiting, roll=chance, failures=failing)
@@ -62,25 +62,25 @@ def test_a_delay_is_above_zero_and_never_above_the_cap(
 def test_failures_never_raise_it_above_their_own_cap(
     waited: float, roll: float, failures: int
 ) -> None:
-    assert 0 < delay(waited, roll, failures=failures) <= FAILED_CAP_SECONDS
+    assert 0 < delay(waited, roll, failures=failures) <= MAX_DELAY_AFTER_ERROR_SECONDS
 
 
 @given(waited=waiting)
 @settings(deadline=None)
 def test_a_waiter_comes_back_late_by_a_share_of_what_it_has_waited(waited: float) -> None:
-    assert bound(waited) <= max(PACE_SECONDS, GROWTH * waited)
+    assert bound(waited) <= max(EARLY_DELAY_SECONDS, DELAY_GROWTH * waited)
 
 
 @pytest.mark.parametrize(
     ("waited", "expected"),
     [
-        (0.0, FIRST_SECONDS),
-        (0.1, FIRST_SECONDS + 0.1),
-        (1.0, PACE_SECONDS),
-        (PACE_SECONDS / GROWTH, PACE_SECONDS),
-        (10.0, 10 * GROWTH),
-        (CAP_SECONDS / GROWTH, CAP_SECONDS),
-        (1e9, CAP_SECONDS),
+        (0.0, INITIAL_DELAY_SECONDS),
+        (0.1, INITIAL_DELAY_SECONDS + 0.1),
+        (1.0, EARLY_DELAY_SECONDS),
+        (EARLY_DELAY_SECONDS / DELAY_GROWTH, EARLY_DELAY_SECONDS),
+        (10.0, 10 * DELAY_GROWTH),
+        (MAX_DELAY_SECONDS / DELAY_GROWTH, MAX_DELAY_SECONDS),
+        (1e9, MAX_DELAY_SECONDS),
     ],
 )
 def test_the_bound_starts_short_keeps_a_pace_and_then_grows_to_a_cap(
@@ -99,7 +99,7 @@ def test_who_has_waited_longer_sleeps_no_less(first: float, second: float, failu
 def test_even_the_longest_delay_is_shorter_than_the_time_that_waiting_may_take() -> None:
     (default,) = (field.default for field in fields(Settings) if field.name == "wait_seconds")
     assert isinstance(default, float)
-    assert default > FAILED_CAP_SECONDS
+    assert default > MAX_DELAY_AFTER_ERROR_SECONDS
 
 
 # --- spread
@@ -121,12 +121,12 @@ def test_jitter_is_half(waited: float, roll: float, failures: int) -> None:
 def test_no_waiter_sleeps_long_past_the_instant_at_which_the_lease_can_be_over(
     waited: float, roll: float, left: int
 ) -> None:
-    over = (left + SKEW_MS + 1) / 1000
+    over = (left + CLOCK_SKEW_MS + 1) / 1000
     slept = delay(waited, roll, leased(left))
-    assert slept == delay(waited, roll) or over <= slept <= over + FIRST_SECONDS
+    assert slept == delay(waited, roll) or over <= slept <= over + INITIAL_DELAY_SECONDS
 
 
-@pytest.mark.parametrize("left_ms", [-SKEW_MS - 1, -10_000, -(10**9)])
+@pytest.mark.parametrize("left_ms", [-CLOCK_SKEW_MS - 1, -10_000, -(10**9)])
 def test_a_lease_that_is_over_shortens_no_delay(left_ms: int) -> None:
     assert bound(600.0, leased(left_ms)) == bound(600.0)
 
@@ -138,7 +138,7 @@ def test_a_lease_that_is_over_shortens_no_delay(left_ms: int) -> None:
     ("failures", "doublings"), [(0, 0), (1, 1), (2, 2), (3, 3), (5, 5), (6, 99), (10**9, 99)]
 )
 def test_reads_that_fail_come_back_ever_later_up_to_a_bound(failures: int, doublings: int) -> None:
-    doubled = min(FAILED_CAP_SECONDS, PACE_SECONDS * 2**doublings)
+    doubled = min(MAX_DELAY_AFTER_ERROR_SECONDS, EARLY_DELAY_SECONDS * 2**doublings)
     assert bound(1.0, failures=failures) == pytest.approx(doubled)
 
 
@@ -159,7 +159,7 @@ def test_what_was_known_before_a_failure_does_not_shorten_the_delay_after_it(
 
 @pytest.mark.parametrize("state", [None, LeaseState()], ids=["no item", "no holder"])
 def test_without_a_holder_no_delay_is_shortened(state: LeaseState | None) -> None:
-    assert bound(600.0, state) == bound(600.0) == pytest.approx(CAP_SECONDS)
+    assert bound(600.0, state) == bound(600.0) == pytest.approx(MAX_DELAY_SECONDS)
 
 
 def test_a_thousand_waiters_stay_far_below_what_one_partition_sustains() -> None:

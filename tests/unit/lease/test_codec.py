@@ -20,12 +20,20 @@ from lambda_migrate.lease.codec import (
     encode_failures,
     encode_progress,
 )
-from lambda_migrate.lease.record import MARK_BYTES, DatabaseRecord, Failure, LeaseState, Progress
+from lambda_migrate.lease.record import (
+    SHORT_DIGEST_BYTES,
+    DatabaseRecord,
+    Failure,
+    LeaseState,
+    Progress,
+)
 
 whole = st.integers(-(10**19) + 1, 10**19 - 1)
 words = st.text(st.characters(codec="utf-8"), max_size=40)
 
-marks = st.lists(st.binary(min_size=MARK_BYTES, max_size=MARK_BYTES), max_size=4).map(b"".join)
+marks = st.lists(
+    st.binary(min_size=SHORT_DIGEST_BYTES, max_size=SHORT_DIGEST_BYTES), max_size=4
+).map(b"".join)
 counts = st.integers(0, 10**19 - 1)
 progresses = st.builds(Progress, words, whole, whole, whole, whole)
 failures = st.builds(

@@ -10,20 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lambda_migrate.lease.decision import (
-    LONGEST_LEASE_MS,
-    LONGEST_PAUSE_MS,
-    MORE_TIME,
-    SKEW_MS,
+    CLOCK_SKEW_MS,
+    MAX_LEASE_MS,
+    MAX_PAUSE_MS,
+    RETRY_TIME_FACTOR,
     Acquire,
+    LeaseWatch,
     Refuse,
     Serve,
     Step,
     Wait,
-    Watch,
     decide,
-    lease_is_over,
+    is_lease_expired,
 )
-from lambda_migrate.lease.record import DatabaseRecord, Failure, LeaseState, join_marks
+from lambda_migrate.lease.record import DatabaseRecord, Failure, LeaseState, join_digests
 
 NOW = 1_700_000_000_000
 ME, OTHER = "me", "other"
@@ -31,11 +31,11 @@ MINE, OLDER, NEWER = "ab" * 32, "cd" * 32, "ef" * 32
 HERE, ELSEWHERE = "here:5432/orders", "elsewhere:5432/orders"
 
 READY = DatabaseRecord(
-    ready=join_marks([OLDER, MINE]), addresses={HERE: (2, 3)}, fence=3, owner=OTHER, at_ms=NOW - 1
+    ready=join_digests([OLDER, MINE]), addresses={HERE: (2, 3)}, fence=3, owner=OTHER, at_ms=NOW - 1
 )
 FREE = LeaseState(fence=4)
 HELD = LeaseState(fence=4, owner=OTHER, lease_until_ms=NOW + 5_000, lease_ms=20_000)
-OVER = replace(HELD, lease_until_ms=NOW - SKEW_MS - 1)
+OVER = replace(HELD, lease_until_ms=NOW - CLOCK_SKEW_MS - 1)
 OWN = replace(HELD, owner=ME)
 
 
@@ -54,7 +54,7 @@ def step(
     remaining_ms: int = 60_000,
     length: int = 3,
     may_migrate: bool = True,
-    watched: bool = False,
+    is_expired: bool = False,
 ) -> Step:
     return decide(
         state,
@@ -65,7 +65,7 @@ def step(
         remaining_ms=remaining_ms,
         length=length,
         may_migrate=may_migrate,
-        watched=watched,
+        is_expired=is_expired,
     )
 
 
@@ -82,20 +82,20 @@ SERVED: dict[str, LeaseState] = {
     "it is ready, though it failed before": with_record(replace(FREE, failure=failed()), READY),
     "it is ready, and so are newer ones": with_record(
         FREE,
-        replace(READY, ready=join_marks([OLDER, MINE, NEWER]), addresses={HERE: (3, 3)}),
+        replace(READY, ready=join_digests([OLDER, MINE, NEWER]), addresses={HERE: (3, 3)}),
     ),
     "it is ready, and a newer one was confirmed elsewhere alone": with_record(
         FREE,
         replace(
             READY,
-            ready=join_marks([OLDER, MINE, NEWER]),
+            ready=join_digests([OLDER, MINE, NEWER]),
             addresses={HERE: (2, 3), ELSEWHERE: (3, 4)},
         ),
     ),
     "it is an older one, all that is newer being confirmed": with_record(
         FREE,
         replace(
-            READY, ready=join_marks([NEWER]), older=join_marks([MINE]), addresses={HERE: (1, 3)}
+            READY, ready=join_digests([NEWER]), older=join_digests([MINE]), addresses={HERE: (1, 3)}
         ),
     ),
 }
@@ -105,25 +105,25 @@ FREE_TO_TAKE: dict[str, LeaseState] = {
     "no process holds it": FREE,
     "another database is ready": with_record(FREE, replace(READY, addresses={ELSEWHERE: (2, 3)})),
     "it is ready, through no address": with_record(FREE, replace(READY, addresses={})),
-    "an older manifest is ready": with_record(FREE, replace(READY, ready=join_marks([OLDER]))),
+    "an older manifest is ready": with_record(FREE, replace(READY, ready=join_digests([OLDER]))),
     "it is ready, but not confirmed here": with_record(FREE, OLD_ONE_READY),
     "it was withdrawn": with_record(FREE, replace(READY, addresses={HERE: (0, 3)})),
     "it is an older one, and what is newer is not all confirmed": with_record(
         FREE,
         replace(
             READY,
-            ready=join_marks([OLDER, NEWER]),
-            older=join_marks([MINE]),
+            ready=join_digests([OLDER, NEWER]),
+            older=join_digests([MINE]),
             addresses={HERE: (1, 3)},
         ),
     ),
     "it is an older one, and nothing is confirmed": with_record(
-        FREE, replace(READY, ready=b"", older=join_marks([MINE]), addresses={HERE: (0, 3)})
+        FREE, replace(READY, ready=b"", older=join_digests([MINE]), addresses={HERE: (0, 3)})
     ),
     "it failed, and the pause ends now": replace(FREE, failure=failed(retry_in_ms=0)),
     "it failed, the pause is over": replace(FREE, failure=failed(retry_in_ms=-1)),
     "it failed, by a clock that is far ahead": replace(
-        FREE, failure=failed(retry_in_ms=LONGEST_PAUSE_MS + 2 * SKEW_MS + 1)
+        FREE, failure=failed(retry_in_ms=MAX_PAUSE_MS + 2 * CLOCK_SKEW_MS + 1)
     ),
     "another manifest failed": replace(FREE, failure=failed(OLDER)),
     "it failed through another address": replace(
@@ -138,9 +138,9 @@ REFUSED: dict[str, LeaseState] = {
     "it failed a moment ago": PAUSED,
     "it failed, and another process holds the lease": IN_OTHERS_HANDS,
     "it failed, and has 1 ms to go": replace(FREE, failure=failed(retry_in_ms=1)),
-    "it failed, for the longest pause": replace(FREE, failure=failed(retry_in_ms=LONGEST_PAUSE_MS)),
+    "it failed, for the longest pause": replace(FREE, failure=failed(retry_in_ms=MAX_PAUSE_MS)),
     "it failed, for the longest pause, by a clock that is a little behind": replace(
-        FREE, failure=failed(retry_in_ms=LONGEST_PAUSE_MS + 2 * SKEW_MS)
+        FREE, failure=failed(retry_in_ms=MAX_PAUSE_MS + 2 * CLOCK_SKEW_MS)
     ),
     "it failed here, and something else failed since": replace(
         FREE, failure=failed(OLDER), older_failures=(failed(),)
@@ -152,9 +152,9 @@ HELD_BY_OTHERS: dict[str, LeaseState] = {
     "another manifest failed, and another process holds it": replace(HELD, failure=failed(OLDER)),
     "another process holds it": HELD,
     "a lease ends now": replace(HELD, lease_until_ms=NOW),
-    "a lease ended a margin ago": replace(HELD, lease_until_ms=NOW - SKEW_MS),
+    "a lease ended a margin ago": replace(HELD, lease_until_ms=NOW - CLOCK_SKEW_MS),
     "a lease ends farther ahead than any lasts": replace(
-        HELD, lease_until_ms=NOW + 2 * LONGEST_LEASE_MS + 60_000
+        HELD, lease_until_ms=NOW + 2 * MAX_LEASE_MS + 60_000
     ),
 }
 
@@ -181,7 +181,7 @@ def test_one_that_may_not_migrate_waits_or_only_looks_where_others_would_acquire
 ) -> None:
     got = step(state, may_migrate=False)
     if isinstance(expected, Acquire):
-        assert got in (Wait(state), Acquire(state, only_looks=True))
+        assert got in (Wait(state), Acquire(state, inspect_only=True))
     else:
         assert got == expected
 
@@ -191,11 +191,11 @@ def test_having_watched_a_lease_changes_a_step_only_where_another_process_holds_
     state: LeaseState, expected: Step
 ) -> None:
     held = state.owner == OTHER and isinstance(expected, Wait | Acquire)
-    assert step(state, watched=True) == (Acquire(state, watched=True) if held else expected)
+    assert step(state, is_expired=True) == (Acquire(state, is_expired=True) if held else expected)
 
 
 def test_a_watched_lease_is_not_taken_by_one_that_may_not_migrate() -> None:
-    assert step(HELD, may_migrate=False, watched=True) == Wait(HELD)
+    assert step(HELD, may_migrate=False, is_expired=True) == Wait(HELD)
 
 
 NEWLY_CHECKED = replace(READY, addresses={ELSEWHERE: (2, 7)}, fence=7)
@@ -227,7 +227,7 @@ NEWLY_CHECKED = replace(READY, addresses={ELSEWHERE: (2, 7)}, fence=7)
 def test_one_that_may_not_migrate_looks_only_where_that_can_show_something(
     state: LeaseState, length: int, looks: bool
 ) -> None:
-    wanted = Acquire(state, only_looks=True) if looks else Wait(state)
+    wanted = Acquire(state, inspect_only=True) if looks else Wait(state)
     assert step(state, may_migrate=False, length=length) == wanted
 
 
@@ -260,14 +260,16 @@ def test_readiness_beats_failure_beats_holder_beats_mode(
 def test_running_out_of_time_refuses_only_those_that_have_no_more(had: int, left: int) -> None:
     state = replace(FREE, failure=replace(failed(), had_ms=had))
     refused = isinstance(step(state, remaining_ms=left), Refuse)
-    assert refused == (left <= had * MORE_TIME)
+    assert refused == (left <= had * RETRY_TIME_FACTOR)
 
 
-@given(until=st.integers(0, 2 * NOW), now=st.integers(0, 2 * NOW), skew=st.integers(0, SKEW_MS))
+@given(
+    until=st.integers(0, 2 * NOW), now=st.integers(0, 2 * NOW), skew=st.integers(0, CLOCK_SKEW_MS)
+)
 @settings(deadline=None)
 def test_a_clock_that_is_ahead_by_the_margin_ends_no_lease(until: int, now: int, skew: int) -> None:
     if now <= until:
-        assert not lease_is_over(LeaseState(1, OTHER, until), now + skew)
+        assert not is_lease_expired(LeaseState(1, OTHER, until), now + skew)
 
 
 @given(wait_ms=st.integers(0, 10**13), behind_ms=st.integers(0, 10**12))
@@ -281,11 +283,11 @@ def test_a_clock_that_is_behind_only_waits_longer(wait_ms: int, behind_ms: int) 
 
 
 LEASE = 20.0
-WHOLE = LEASE + SKEW_MS / 1000
+WHOLE = LEASE + CLOCK_SKEW_MS / 1000
 
 
 def test_a_first_look_has_watched_nothing() -> None:
-    assert not Watch().unchanged(HELD, 10**6)
+    assert not LeaseWatch().has_expired(HELD, 10**6)
 
 
 @pytest.mark.parametrize(
@@ -294,9 +296,9 @@ def test_a_first_look_has_watched_nothing() -> None:
 def test_a_lease_is_watched_for_its_whole_length_and_a_margin(
     after: float, is_unchanged: bool
 ) -> None:
-    watch = Watch()
-    watch.unchanged(HELD, 0.0)
-    assert watch.unchanged(HELD, after) is is_unchanged
+    watch = LeaseWatch()
+    watch.has_expired(HELD, 0.0)
+    assert watch.has_expired(HELD, after) is is_unchanged
 
 
 @pytest.mark.parametrize(
@@ -310,42 +312,42 @@ def test_a_lease_is_watched_for_its_whole_length_and_a_margin(
     ids=["renewed", "taken again", "taken by another", "given back"],
 )
 def test_a_lease_that_changes_is_watched_anew(changed: LeaseState) -> None:
-    watch = Watch()
-    watch.unchanged(HELD, 0.0)
-    assert not watch.unchanged(changed, WHOLE + 1)
-    assert not watch.unchanged(changed, 2 * WHOLE)
-    assert watch.unchanged(changed, 2 * WHOLE + 1.001)
+    watch = LeaseWatch()
+    watch.has_expired(HELD, 0.0)
+    assert not watch.has_expired(changed, WHOLE + 1)
+    assert not watch.has_expired(changed, 2 * WHOLE)
+    assert watch.has_expired(changed, 2 * WHOLE + 1.001)
 
 
 def test_what_a_holder_publishes_without_renewing_is_no_renewal() -> None:
-    watch = Watch()
-    watch.unchanged(HELD, 0.0)
-    assert watch.unchanged(with_record(HELD, READY), WHOLE + 1)
+    watch = LeaseWatch()
+    watch.has_expired(HELD, 0.0)
+    assert watch.has_expired(with_record(HELD, READY), WHOLE + 1)
 
 
 def test_a_stale_reading_starts_the_watch_again() -> None:
     renewed = replace(HELD, lease_until_ms=HELD.lease_until_ms + 1)
-    watch = Watch()
+    watch = LeaseWatch()
     for now, seen in enumerate([HELD, renewed, HELD, renewed]):
-        assert not watch.unchanged(seen, now * WHOLE)
+        assert not watch.has_expired(seen, now * WHOLE)
 
 
 def test_the_holders_own_length_is_watched_not_the_watchers() -> None:
-    watch = Watch()
+    watch = LeaseWatch()
     long = replace(HELD, lease_ms=60_000)
-    watch.unchanged(long, 0.0)
-    assert not watch.unchanged(long, 60.9)
-    assert watch.unchanged(long, 61.1)
+    watch.has_expired(long, 0.0)
+    assert not watch.has_expired(long, 60.9)
+    assert watch.has_expired(long, 61.1)
 
 
-@pytest.mark.parametrize("planted", [0, LONGEST_LEASE_MS + 1, 10**18])
+@pytest.mark.parametrize("planted", [0, MAX_LEASE_MS + 1, 10**18])
 def test_a_length_that_no_setting_allows_is_watched_for_the_longest(planted: int) -> None:
-    watch, state = Watch(), replace(HELD, lease_ms=planted)
-    watch.unchanged(state, 0.0)
-    assert not watch.unchanged(state, LONGEST_LEASE_MS / 1000)
-    assert watch.unchanged(state, (LONGEST_LEASE_MS + SKEW_MS) / 1000 + 0.1)
+    watch, state = LeaseWatch(), replace(HELD, lease_ms=planted)
+    watch.has_expired(state, 0.0)
+    assert not watch.has_expired(state, MAX_LEASE_MS / 1000)
+    assert watch.has_expired(state, (MAX_LEASE_MS + CLOCK_SKEW_MS) / 1000 + 0.1)
 
 
 def test_a_free_item_is_free_whatever_else_it_says() -> None:
-    odd = replace(FREE, lease_until_ms=NOW + LONGEST_LEASE_MS + 1)
+    odd = replace(FREE, lease_until_ms=NOW + MAX_LEASE_MS + 1)
     assert step(odd) == Acquire(odd)

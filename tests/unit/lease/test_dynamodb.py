@@ -19,12 +19,16 @@ from moto import mock_aws
 
 from lambda_migrate.clock import SYSTEM_CLOCK, Deadline
 from lambda_migrate.errors import ConfigurationError, LeaseLost, LeaseStoreUnavailable
-from lambda_migrate.lease.decision import SKEW_MS, Acquire, decide
+from lambda_migrate.lease.decision import CLOCK_SKEW_MS, Acquire, decide
 from lambda_migrate.lease.dynamodb import (
     DynamoDBLeaseTable,
     make_client,
 )
-from lambda_migrate.lease.dynamodb_errors import CONNECT_SECONDS, READ_SECONDS, limit_waiting
+from lambda_migrate.lease.dynamodb_errors import (
+    CONNECT_TIMEOUT_SECONDS,
+    READ_TIMEOUT_SECONDS,
+    set_credentials_deadline,
+)
 from lambda_migrate.lease.record import DatabaseRecord, Failure, Lease, LeaseState, Progress
 from lambda_migrate.testing import FakeClock
 from tests.contract.leases import TableByOwnClock
@@ -38,10 +42,10 @@ CALLS: dict[str, Callable[[DynamoDBLeaseTable, Lease], object]] = {
     "read": lambda table, _lease: table.read(),
     "acquire": lambda table, _lease: table.acquire("me"),
     "renew": lambda table, lease: table.renew(lease, Progress("0001_a", 0, 1, 1)),
-    "lift": lambda table, lease: table.lift(lease, 9),
+    "raise_fence": lambda table, lease: table.raise_fence(lease, 9),
     "withdraw": lambda table, lease: table.withdraw(lease, DATABASES),
     "complete": lambda table, lease: table.complete(lease, DATABASES),
-    "look": lambda table, lease: table.look(lease, DATABASES),
+    "look": lambda table, lease: table.complete_inspection(lease, DATABASES),
     "fail": lambda table, lease: table.fail(lease, FAILURE),
     "release": lambda table, lease: table.release(lease),
 }
@@ -101,7 +105,7 @@ def item(fence: int, owner: str | None = None) -> dict[str, Any]:
 # --- the store is away: try again later
 
 
-BUSY = [
+RETRYABLE_CODES = [
     refusal("ProvisionedThroughputExceededException"),
     refusal("ThrottlingException"),
     refusal("Throttling"),
@@ -134,7 +138,7 @@ def name_of(value: object) -> str | None:
     return type(value).__name__ if isinstance(value, Exception) else None
 
 
-@pytest.mark.parametrize("fault", BUSY, ids=name_of)
+@pytest.mark.parametrize("fault", RETRYABLE_CODES, ids=name_of)
 def test_throttling_and_server_errors_are_retryable_and_say_what_dynamodb_said(
     fault: ClientError,
 ) -> None:
@@ -180,7 +184,7 @@ class Hanging(Answers):
 def test_a_call_of_boto3s_that_hangs_is_given_up_as_silence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("lambda_migrate.lease.dynamodb.CALL_SECONDS", 0.1)
+    monkeypatch.setattr("lambda_migrate.lease.dynamodb.CALL_TIMEOUT_SECONDS", 0.1)
     client = Hanging()
     with pytest.raises(LeaseStoreUnavailable, match=f"did not answer for table '{TABLE}' within"):
         table_of(client).read()
@@ -213,7 +217,7 @@ def test_a_provider_of_credentials_that_hangs_ends_in_time_in_a_function(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "orders")
-    monkeypatch.setattr("lambda_migrate.lease.dynamodb.CALL_SECONDS", 0.1)
+    monkeypatch.setattr("lambda_migrate.lease.dynamodb.CALL_TIMEOUT_SECONDS", 0.1)
     goes_on = threading.Event()
     client = signs_with(Answers({}), Provided(lambda: goes_on.wait(20)))
     with pytest.raises(LeaseStoreUnavailable, match="no AWS credentials within") as caught:
@@ -252,7 +256,7 @@ def test_silent_providers_of_credentials_end_with_the_invocation(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    monkeypatch.setattr("lambda_migrate.lease.dynamodb.CALL_SECONDS", 0.2)
+    monkeypatch.setattr("lambda_migrate.lease.dynamodb.CALL_TIMEOUT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         if is_deferred:
@@ -261,7 +265,7 @@ def test_silent_providers_of_credentials_end_with_the_invocation(
         else:
             monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", url)
         table = DynamoDBLeaseTable(TABLE, "orders")
-        limit_waiting(table, Deadline.after(0.4))
+        set_credentials_deadline(table, Deadline.after(0.4))
         with pytest.raises(LeaseStoreUnavailable, match=r"no AWS credentials within 0\.[234] s"):
             table.read()
 
@@ -309,7 +313,7 @@ def test_leases_are_judged_and_written_by_the_servers_clock_where_ones_own_is_wr
     values = client.asked[-1][1]["ExpressionAttributeValues"]
     servers_ms = FakeClock().wall_ms() + 840_500
     assert table.now_ms() == servers_ms
-    assert values[":over"] == {"N": str(servers_ms - SKEW_MS)}
+    assert values[":over"] == {"N": str(servers_ms - CLOCK_SKEW_MS)}
     assert values[":until"] == {"N": str(servers_ms + 20_000)}
 
 
@@ -736,8 +740,11 @@ def test_retries_and_timeouts_are_set_and_not_left_to_the_release_of_botocore(
     config = own_client.meta.config
     assert config.retries["mode"] == "standard"
     assert config.retries["total_max_attempts"] == 1
-    assert (config.connect_timeout, config.read_timeout) == (CONNECT_SECONDS, READ_SECONDS)
-    assert CONNECT_SECONDS + READ_SECONDS < 2.0  # the default safety margin
+    assert (config.connect_timeout, config.read_timeout) == (
+        CONNECT_TIMEOUT_SECONDS,
+        READ_TIMEOUT_SECONDS,
+    )
+    assert CONNECT_TIMEOUT_SECONDS + READ_TIMEOUT_SECONDS < 2.0  # the default safety margin
 
 
 def test_without_a_region_the_setting_is_named(bare_environment: pytest.MonkeyPatch) -> None:

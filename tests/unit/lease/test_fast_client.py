@@ -24,13 +24,13 @@ import trustme
 from lambda_migrate.clock import Deadline, SystemClock
 from lambda_migrate.errors import LeaseStoreUnavailable
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
-from lambda_migrate.lease.dynamodb_errors import BUSY, ConditionFailed
+from lambda_migrate.lease.dynamodb_errors import RETRYABLE_CODES, ConditionFailed
 from lambda_migrate.lease.fast_client import client as signed_client
 from lambda_migrate.lease.fast_client import endpoint as endpoint_module
 from lambda_migrate.lease.fast_client import http
-from lambda_migrate.lease.fast_client.client import SignedClient
-from lambda_migrate.lease.fast_client.endpoint import Caller, Endpoint
-from lambda_migrate.lease.fast_client.sigv4 import AccessKey
+from lambda_migrate.lease.fast_client.client import FastClient
+from lambda_migrate.lease.fast_client.endpoint import ClientConfig, Endpoint
+from lambda_migrate.lease.fast_client.sigv4 import AWSCredentials
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.testing import FakeClock
 from tests.unit.lease.misbehaving_server import (
@@ -79,15 +79,15 @@ def environ(url: str, **more: str) -> dict[str, str]:
     return {**ENVIRON, "AWS_ENDPOINT_URL_DYNAMODB": url, **more}
 
 
-def client_of(server: Server, **more: str) -> SignedClient:
-    return SignedClient(environ(server.url, **more))
+def client_of(server: Server, **more: str) -> FastClient:
+    return FastClient(environ(server.url, **more))
 
 
-def ask(asked: SignedClient, target: str = "orders") -> Mapping[str, Any] | None:
+def ask(asked: FastClient, target: str = "orders") -> Mapping[str, Any] | None:
     return asked.get_item(TABLE, target)
 
 
-def refused(asked: SignedClient) -> str:
+def refused(asked: FastClient) -> str:
     """Ask and be told to come back; whatever is told holds no secret, causes included."""
     with pytest.raises(LeaseStoreUnavailable) as caught:
         ask(asked)
@@ -166,8 +166,8 @@ def test_an_ipv6_endpoint_is_reached() -> None:
 )
 def test_every_answer_tells_the_servers_clock(data: bytes) -> None:
     with Server([says(data), says(response({"Item": ITEM}))]) as server:
-        asked = SignedClient(environ(server.url), clock=FakeClock())
-        table = DynamoDBLeaseTable(TABLE, "orders", signed=asked, client=pytest.fail)
+        asked = FastClient(environ(server.url), clock=FakeClock())
+        table = DynamoDBLeaseTable(TABLE, "orders", fast_client=asked, client=pytest.fail)
         assert table.clock_offset_ms == 0
         with suppress(LeaseStoreUnavailable):
             ask(asked)
@@ -181,8 +181,10 @@ def test_a_clock_that_is_set_after_an_answer_changes_nothing() -> None:
     clock = FakeClock()
     data = response({"Item": ITEM}, date="Tue, 14 Nov 2023 22:13:20 GMT")
     with Server([says(data)]) as server:
-        asked = SignedClient(environ(server.url), clock=clock)
-        table = DynamoDBLeaseTable(TABLE, "orders", signed=asked, client=pytest.fail, clock=clock)
+        asked = FastClient(environ(server.url), clock=clock)
+        table = DynamoDBLeaseTable(
+            TABLE, "orders", fast_client=asked, client=pytest.fail, clock=clock
+        )
         ask(asked)
         now_ms = clock.wall_ms()
         assert table.now_ms() == now_ms
@@ -261,7 +263,7 @@ def test_closing_hangs_up_and_the_next_read_opens_one_again() -> None:
 def test_a_connection_to_an_endpoint_that_the_environment_has_left_is_not_used() -> None:
     with Server() as first, Server([says(response({}))]) as second:
         changing = environ(first.url)
-        asked = SignedClient(changing)
+        asked = FastClient(changing)
         assert ask(asked) == ITEM
         changing["AWS_ENDPOINT_URL_DYNAMODB"] = second.url
         assert ask(asked) == {}
@@ -359,11 +361,11 @@ def test_a_doubt_that_took_long_ends_the_call_and_boto3_has_the_next() -> None:
     clock = FakeClock()
 
     def takes_long(connection: socket.socket) -> None:
-        clock.advance(signed_client.HAND_OVER_SECONDS + 0.1)
+        clock.advance(signed_client.FALLBACK_LIMIT_SECONDS + 0.1)
         connection.sendall(DOUBTS["a page"])
 
     with Server([takes_long]) as server:
-        asked = SignedClient(environ(server.url), clock=clock)
+        asked = FastClient(environ(server.url), clock=clock)
         refused(asked)
         assert ask(asked) is None
         assert len(server.requests) == 1
@@ -372,7 +374,7 @@ def test_a_doubt_that_took_long_ends_the_call_and_boto3_has_the_next() -> None:
 # --- busy: come back later
 
 
-@pytest.mark.parametrize("code", sorted(BUSY))
+@pytest.mark.parametrize("code", sorted(RETRYABLE_CODES))
 def test_throttling_is_told_as_such_with_dynamodbs_words(code: str) -> None:
     with Server([says(fault(code, "slow down")), says(response({"Item": ITEM}))]) as server:
         asked = client_of(server)
@@ -422,8 +424,8 @@ SILENCES: dict[str, Play] = {
 
 @pytest.fixture
 def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signed_client, "CONNECT_SECONDS", 0.2)
-    monkeypatch.setattr(signed_client, "READ_SECONDS", 0.04)
+    monkeypatch.setattr(signed_client, "CONNECT_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(signed_client, "READ_TIMEOUT_SECONDS", 0.04)
 
 
 @pytest.mark.parametrize("play", SILENCES.values(), ids=SILENCES)
@@ -431,7 +433,7 @@ def test_silence_is_retryable_and_ends_in_time(play: Play, monkeypatch: pytest.M
     with Server([play, says(response({"Item": ITEM}))]) as server:
         asked = client_of(server)
         with monkeypatch.context() as hurry:  # but not for the answer that comes
-            hurry.setattr(signed_client, "READ_SECONDS", 0.04)
+            hurry.setattr(signed_client, "READ_TIMEOUT_SECONDS", 0.04)
             refused(asked)
         server.hung_up.acquire()
         assert ask(asked) == ITEM
@@ -439,7 +441,7 @@ def test_silence_is_retryable_and_ends_in_time(play: Play, monkeypatch: pytest.M
 
 
 def test_a_port_where_nobody_listens_is_silence() -> None:
-    asked = SignedClient(environ(f"http://127.0.0.1:{a_port_where_nobody_listens()}"))
+    asked = FastClient(environ(f"http://127.0.0.1:{a_port_where_nobody_listens()}"))
     assert "ConnectionRefusedError" in refused(asked)
     assert asked.requests == 0  # nobody took one
 
@@ -453,7 +455,7 @@ def test_a_name_that_takes_all_the_time_is_silence(monkeypatch: pytest.MonkeyPat
         return [place]
 
     monkeypatch.setattr(socket, "getaddrinfo", slowly)
-    assert "no answer in time" in refused(SignedClient(environ("http://ddb.test"), clock=clock))
+    assert "no answer in time" in refused(FastClient(environ("http://ddb.test"), clock=clock))
 
 
 @pytest.mark.usefixtures("in_a_hurry")
@@ -465,7 +467,7 @@ def test_a_name_that_is_not_resolved_in_time_is_silence(monkeypatch: pytest.Monk
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", slow)
-    assert "was not resolved within" in refused(SignedClient(environ("http://ddb.test")))
+    assert "was not resolved within" in refused(FastClient(environ("http://ddb.test")))
     answers.set()
 
 
@@ -479,7 +481,7 @@ def test_a_connection_that_nobody_accepts_is_silence() -> None:
             each.setblocking(False)
             each.connect_ex(address)
             waiting.append(each)
-        refused(SignedClient(environ(f"http://127.0.0.1:{address[1]}")))
+        refused(FastClient(environ(f"http://127.0.0.1:{address[1]}")))
         for each in waiting:
             each.close()
 
@@ -489,7 +491,7 @@ def test_a_name_without_an_address_is_silence(monkeypatch: pytest.MonkeyPatch) -
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", nobody)
-    assert "ddb.test has no address" in refused(SignedClient(environ("http://ddb.test")))
+    assert "ddb.test has no address" in refused(FastClient(environ("http://ddb.test")))
 
 
 def test_every_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -501,16 +503,18 @@ def test_every_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch) -> No
             (*kind, ("127.0.0.1", server.port)),
         ]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: places)
-        asked = SignedClient(environ("http://ddb.test"))
+        asked = FastClient(environ("http://ddb.test"))
         assert ask(asked) == ITEM
         asked.close()
 
 
-def found_by_itself(monkeypatch: pytest.MonkeyPatch, port: int) -> SignedClient:
+def found_by_itself(monkeypatch: pytest.MonkeyPatch, port: int) -> FastClient:
     """A client whose endpoint no setting names."""
-    key, endpoint = AccessKey("a", "b"), Endpoint(False, "127.0.0.1", port)
-    monkeypatch.setattr(signed_client, "resolve", lambda _: Caller(key, "us-east-1", endpoint, ""))
-    return SignedClient({})
+    key, endpoint = AWSCredentials("a", "b"), Endpoint(False, "127.0.0.1", port)
+    monkeypatch.setattr(
+        signed_client, "resolve_config", lambda _: ClientConfig(key, "us-east-1", endpoint, "")
+    )
+    return FastClient({})
 
 
 def test_silence_at_an_endpoint_that_nobody_named_is_a_doubt_at_first(
@@ -567,7 +571,7 @@ def test_a_server_is_asked_for_by_its_name(
         server._context.sni_callback = lambda _socket, name, _context: asked_for.append(name)
         url = server.url.replace("127.0.0.1", "localhost")
         monkeypatch.setattr(socket, "getaddrinfo", _only_ipv4(server.port))
-        asked = SignedClient(environ(url, AWS_CA_BUNDLE=pem))
+        asked = FastClient(environ(url, AWS_CA_BUNDLE=pem))
         assert ask(asked) == ITEM
         asked.close()
     assert asked_for == ["localhost"]
@@ -615,7 +619,7 @@ def test_a_server_without_tls_is_a_doubt(pem: str) -> None:
 
         thread = threading.Thread(target=greet)
         thread.start()
-        asked = SignedClient(environ(f"https://127.0.0.1:{port}", AWS_CA_BUNDLE=pem))
+        asked = FastClient(environ(f"https://127.0.0.1:{port}", AWS_CA_BUNDLE=pem))
         assert ask(asked) is None
         thread.join()
 
@@ -625,7 +629,7 @@ def test_a_handshake_that_nobody_answers_is_silence(pem: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"https://127.0.0.1:{listener.getsockname()[1]}"
         assert "no TLS handshake: TimeoutError" in refused(
-            SignedClient(environ(url, AWS_CA_BUNDLE=pem))
+            FastClient(environ(url, AWS_CA_BUNDLE=pem))
         )
 
 
@@ -640,7 +644,7 @@ def test_a_connection_made_too_late_for_a_handshake_is_closed() -> None:
     with Server() as server:
         endpoint = Endpoint(True, "127.0.0.1", server.port)
         context = ssl.create_default_context()
-        with pytest.raises(http.Unanswered, match="no answer in time"):
+        with pytest.raises(http.NoResponse, match="no answer in time"):
             http.connect(endpoint, context, Deadline(1.0, OverOnceConnected()))
         server.hung_up.acquire()
 
@@ -657,7 +661,7 @@ def test_a_handshake_that_is_cut_off_is_silence(pem: str) -> None:
 
         thread = threading.Thread(target=cut_off)
         thread.start()
-        told = refused(SignedClient(environ(url, AWS_CA_BUNDLE=pem)))
+        told = refused(FastClient(environ(url, AWS_CA_BUNDLE=pem)))
         thread.join()
     assert "no TLS handshake: ConnectionResetError" in told
 
@@ -667,7 +671,7 @@ def test_a_bundle_that_cannot_be_used_is_a_doubt(tmp_path: Path, content: str | 
     bundle = tmp_path / "ca.pem"
     if content is not None:
         bundle.write_text(content)
-    asked = SignedClient(environ("https://127.0.0.1:1", AWS_CA_BUNDLE=str(bundle)))
+    asked = FastClient(environ("https://127.0.0.1:1", AWS_CA_BUNDLE=str(bundle)))
     assert ask(asked) is None
     assert asked.requests == 0
 
@@ -692,7 +696,7 @@ class NoClient:
 
 def table_of(server: Server, client: Callable[[], Any]) -> DynamoDBLeaseTable:
     return DynamoDBLeaseTable(
-        TABLE, "orders", client=client, signed=client_of(server), clock=FakeClock()
+        TABLE, "orders", client=client, fast_client=client_of(server), clock=FakeClock()
     )
 
 
@@ -754,8 +758,8 @@ SCRIPT = """
 import os, sys
 before = set(sys.modules)
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
-from lambda_migrate.lease.fast_client.client import SignedClient
-table = DynamoDBLeaseTable("leases", "orders", signed=SignedClient(os.environ))
+from lambda_migrate.lease.fast_client.client import FastClient
+table = DynamoDBLeaseTable("leases", "orders", fast_client=FastClient(os.environ))
 assert "socket" not in sys.modules and "json" not in sys.modules
 assert table.read().fence == 7
 table.close()
@@ -802,7 +806,7 @@ def test_no_representation_shows_a_secret() -> None:
         shown = (
             repr(asked)
             + repr(vars(asked)["_kept"])
-            + repr(endpoint_module.resolve(environ(server.url)))
+            + repr(endpoint_module.resolve_config(environ(server.url)))
         )
         asked.close()
     assert not any(secret in shown for secret in SECRETS)
@@ -814,7 +818,7 @@ def test_the_secret_key_is_never_sent_and_the_date_is_the_clocks() -> None:
             return 1_772_366_400_999
 
     with Server() as server:
-        asked = SignedClient(environ(server.url), clock=InMarch())
+        asked = FastClient(environ(server.url), clock=InMarch())
         assert ask(asked) == ITEM
         asked.close()
         request = server.requests[0].decode()
@@ -925,9 +929,9 @@ def test_an_update_over_a_connection_that_was_closed_meanwhile_is_sent_again() -
 def test_a_lost_bid_for_the_lease_loads_no_boto3() -> None:
     held = {**ITEM, "owner": {"S": "other"}, "lease_until": {"N": "99"}}
     with Server([says(condition_failed(Item=held))]) as server:
-        signed = client_of(server)
+        fast_client = client_of(server)
         table = DynamoDBLeaseTable(
-            TABLE, "orders", client=lambda: pytest.fail("boto3 was asked"), signed=signed
+            TABLE, "orders", client=lambda: pytest.fail("boto3 was asked"), fast_client=fast_client
         )
         state = table.acquire("me")
         table.close()

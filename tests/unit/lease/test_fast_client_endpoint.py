@@ -9,9 +9,14 @@ import pytest
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
-from lambda_migrate.lease.fast_client.client import request_of
-from lambda_migrate.lease.fast_client.endpoint import HARMLESS, Caller, Endpoint, resolve
-from lambda_migrate.lease.fast_client.sigv4 import AccessKey, authorization
+from lambda_migrate.lease.fast_client.client import build_request
+from lambda_migrate.lease.fast_client.endpoint import (
+    IGNORED_VARIABLES,
+    ClientConfig,
+    Endpoint,
+    resolve_config,
+)
+from lambda_migrate.lease.fast_client.sigv4 import AWSCredentials, sign
 from tests.unit.lease import botocores
 
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "s3cr3t/key+="}
@@ -41,34 +46,34 @@ LAMBDA = {
 }
 
 
-def agreed(environ: dict[str, str]) -> Caller | None:
-    """What `resolve` says; if it says anything, botocore has to send the same."""
-    caller = resolve(environ)
-    if caller is None:
+def agreed(environ: dict[str, str]) -> ClientConfig | None:
+    """What `resolve_config` says; if it says anything, botocore has to send the same."""
+    config = resolve_config(environ)
+    if config is None:
         return None
     theirs = botocores.get_item(environ, "leases", "orders")
     url = urlsplit(theirs.url)
-    endpoint = caller.endpoint
+    endpoint = config.endpoint
     assert (url.scheme == "https", url.hostname) == (endpoint.is_tls, endpoint.host)
     assert (url.port or (443 if endpoint.is_tls else 80)) == endpoint.port
     assert (url.path, url.query) == ("/", "")
-    assert theirs.region == caller.region
-    assert theirs.verify == (caller.cafile or True)
+    assert theirs.region == config.region
+    assert theirs.verify == (config.cafile or True)
     if endpoint.is_given or ".ddb." not in endpoint.host:
         assert theirs.endpoint.removesuffix("/") == f"{url.scheme}://{url.netloc}"
-    _assert_same_signature(caller, theirs)
-    return caller
+    _assert_same_signature(config, theirs)
+    return config
 
 
-def _assert_same_signature(caller: Caller, theirs: botocores.Sent) -> None:
+def _assert_same_signature(config: ClientConfig, theirs: botocores.Sent) -> None:
     """Theirs is ours for their headers, so key, secret, region and host are the same ones."""
     told = theirs.headers["Authorization"]
-    signed = told.partition("SignedHeaders=")[2].partition(",")[0].split(";")
+    signed_names = told.partition("SignedHeaders=")[2].partition(",")[0].split(";")
     lower = {name.lower(): value for name, value in theirs.headers.items()}
-    assert lower.get("x-amz-security-token", "") == caller.key.token
-    headers = {name: lower.get(name, caller.endpoint.authority) for name in signed}
-    assert told == authorization(
-        headers, theirs.body, key=caller.key, region=caller.region, service="dynamodb"
+    assert lower.get("x-amz-security-token", "") == config.key.token
+    headers = {name: lower.get(name, config.endpoint.authority) for name in signed_names}
+    assert told == sign(
+        headers, theirs.body, key=config.key, region=config.region, service="dynamodb"
     )
 
 
@@ -76,9 +81,9 @@ def _assert_same_signature(caller: Caller, theirs: botocores.Sent) -> None:
 
 
 def test_a_lambda_functions_environment_is_understood() -> None:
-    caller = agreed(LAMBDA)
-    assert caller == Caller(
-        AccessKey("AKIDEXAMPLE", "s3cr3t/key+=", "t0ken//=="),
+    config = agreed(LAMBDA)
+    assert config == ClientConfig(
+        AWSCredentials("AKIDEXAMPLE", "s3cr3t/key+=", "t0ken//=="),
         "eu-west-1",
         Endpoint(True, "dynamodb.eu-west-1.amazonaws.com", 443),
         "",
@@ -112,9 +117,9 @@ def test_a_lambda_functions_environment_is_understood() -> None:
     ],
 )
 def test_the_endpoint_is_the_one_of_botocores_rules(extra: dict[str, str], host: str) -> None:
-    caller = agreed({**PLAIN, **extra})
-    assert caller is not None
-    assert caller.endpoint == Endpoint(True, host, 443)
+    config = agreed({**PLAIN, **extra})
+    assert config is not None
+    assert config.endpoint == Endpoint(True, host, 443)
 
 
 @pytest.mark.parametrize(
@@ -133,10 +138,10 @@ def test_the_endpoint_is_the_one_of_botocores_rules(extra: dict[str, str], host:
 )
 def test_a_given_endpoint_is_used_as_botocore_uses_it(url: str, authority: str | None) -> None:
     for name in ("AWS_ENDPOINT_URL_DYNAMODB", "AWS_ENDPOINT_URL"):
-        caller = agreed({**PLAIN, name: url})
-        assert caller is not None
-        assert caller.endpoint.is_given
-        assert caller.endpoint.authority == (authority or url.removeprefix("https://"))
+        config = agreed({**PLAIN, name: url})
+        assert config is not None
+        assert config.endpoint.is_given
+        assert config.endpoint.authority == (authority or url.removeprefix("https://"))
 
 
 def test_the_services_own_endpoint_beats_the_general_one_and_both_can_be_ignored() -> None:
@@ -163,9 +168,9 @@ def test_the_services_own_endpoint_beats_the_general_one_and_both_can_be_ignored
     ],
 )
 def test_the_bundle_to_trust_is_botocores(bundles: dict[str, str], cafile: str) -> None:
-    caller = agreed({**PLAIN, **bundles})
-    assert caller is not None
-    assert caller.cafile == cafile
+    config = agreed({**PLAIN, **bundles})
+    assert config is not None
+    assert config.cafile == cafile
 
 
 # --- what it leaves to boto3
@@ -219,8 +224,8 @@ def test_the_bundle_to_trust_is_botocores(bundles: dict[str, str], cafile: str) 
     ids=lambda extra: " ".join(f"{name}={value!r}" for name, value in extra.items()),
 )
 def test_whatever_else_could_have_a_say_is_a_doubt(extra: dict[str, str]) -> None:
-    assert resolve(PLAIN) is not None
-    assert resolve({**PLAIN, **extra}) is None
+    assert resolve_config(PLAIN) is not None
+    assert resolve_config({**PLAIN, **extra}) is None
 
 
 @pytest.mark.parametrize(
@@ -245,7 +250,7 @@ def test_whatever_else_could_have_a_say_is_a_doubt(extra: dict[str, str]) -> Non
     ],
 )
 def test_regions_of_other_partitions_and_unknown_shapes_are_a_doubt(region: str) -> None:
-    assert resolve({**PLAIN, "AWS_DEFAULT_REGION": region}) is None
+    assert resolve_config({**PLAIN, "AWS_DEFAULT_REGION": region}) is None
 
 
 @pytest.mark.parametrize(
@@ -286,21 +291,23 @@ def test_regions_of_other_partitions_and_unknown_shapes_are_a_doubt(region: str)
     ],
 )
 def test_an_endpoint_of_any_other_form_is_a_doubt(url: str) -> None:
-    assert resolve({**PLAIN, "AWS_ENDPOINT_URL_DYNAMODB": url}) is None
+    assert resolve_config({**PLAIN, "AWS_ENDPOINT_URL_DYNAMODB": url}) is None
 
 
 @pytest.mark.parametrize("missing", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
 def test_credentials_from_anywhere_but_the_environment_are_a_doubt(missing: str) -> None:
-    assert resolve({name: value for name, value in LAMBDA.items() if name != missing}) is None
+    assert (
+        resolve_config({name: value for name, value in LAMBDA.items() if name != missing}) is None
+    )
 
 
 @pytest.mark.parametrize("name", ["config", "credentials"])
 def test_a_configuration_file_is_a_doubt(tmp_path: Path, name: str) -> None:
     environ = {**PLAIN, "HOME": str(tmp_path)}
-    assert resolve(environ) is not None
+    assert resolve_config(environ) is not None
     (tmp_path / ".aws").mkdir()
     (tmp_path / ".aws" / name).write_text("[default]\nendpoint_url = http://elsewhere:1\n")
-    assert resolve(environ) is None
+    assert resolve_config(environ) is None
 
 
 # --- held against botocore on random environments
@@ -355,13 +362,13 @@ CHOICES = {
 @settings(max_examples=25, deadline=None)
 @given(environments)
 @example(LAMBDA)
-@example({**PLAIN, **dict.fromkeys(HARMLESS, "1"), **CHOICES})
+@example({**PLAIN, **dict.fromkeys(IGNORED_VARIABLES, "1"), **CHOICES})
 def test_wherever_it_answers_botocore_sends_the_same(environ: dict[str, str]) -> None:
     event("answered" if agreed(environ) else "left to boto3")
 
 
 def test_variables_that_change_nothing_are_no_doubt() -> None:
-    assert agreed({**PLAIN, **dict.fromkeys(HARMLESS, "1"), **CHOICES}) == agreed(PLAIN)
+    assert agreed({**PLAIN, **dict.fromkeys(IGNORED_VARIABLES, "1"), **CHOICES}) == agreed(PLAIN)
 
 
 @pytest.mark.parametrize("consistent", [True, False])
@@ -369,15 +376,15 @@ def test_variables_that_change_nothing_are_no_doubt() -> None:
 def test_the_body_and_the_headers_of_the_operation_are_botocores(
     target: str, consistent: bool
 ) -> None:
-    caller = resolve(LAMBDA)
-    assert caller is not None
+    config = resolve_config(LAMBDA)
+    assert config is not None
     theirs = botocores.get_item(LAMBDA, "leases", target, consistent=consistent)
     asked = {
         "TableName": "leases",
         "Key": {"target": {"S": target}},
         "ConsistentRead": consistent,
     }
-    sent = request_of(caller, "GetItem", asked, wall_ms=1_700_000_000_000)
+    sent = build_request(config, "GetItem", asked, wall_ms=1_700_000_000_000)
     head, _, body = sent.partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
     ours = dict(line.split(": ", 1) for line in lines)
@@ -391,8 +398,8 @@ def test_the_body_and_the_headers_of_the_operation_are_botocores(
 
 
 def test_an_update_is_botocores_to_the_last_byte() -> None:
-    caller = resolve(LAMBDA)
-    assert caller is not None
+    config = resolve_config(LAMBDA)
+    assert config is not None
     change = {
         "UpdateExpression": "SET #owner = :o ADD fence :one",
         "ConditionExpression": "attribute_not_exists(#owner)",
@@ -403,12 +410,12 @@ def test_an_update_is_botocores_to_the_last_byte() -> None:
     }
     theirs = botocores.update_item(LAMBDA, "leases", "orders", change)
     asked = {"TableName": "leases", "Key": {"target": {"S": "orders"}}, **change}
-    head, _, body = request_of(caller, "UpdateItem", asked, wall_ms=0).partition(b"\r\n\r\n")
+    head, _, body = build_request(config, "UpdateItem", asked, wall_ms=0).partition(b"\r\n\r\n")
     assert body == theirs.body
     assert f"X-Amz-Target: {theirs.headers['X-Amz-Target']}" in head.decode().split("\r\n")
 
 
 def test_no_representation_of_a_caller_shows_a_secret() -> None:
-    text = repr(resolve(LAMBDA))
+    text = repr(resolve_config(LAMBDA))
     assert "eu-west-1" in text
     assert not any(LAMBDA[name] in text for name in (*KEYS, "AWS_SESSION_TOKEN"))

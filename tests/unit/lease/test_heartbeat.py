@@ -11,12 +11,12 @@ import pytest
 
 from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import ConfigurationError, LeaseLost, LeaseStoreUnavailable, MigrateError
-from lambda_migrate.lease.heartbeat import BEATS_PER_LEASE, Heartbeat
+from lambda_migrate.lease.heartbeat import RENEWALS_PER_LEASE, Heartbeat
 from lambda_migrate.lease.record import Lease, Progress
 from lambda_migrate.testing import FakeClock, InMemoryLeaseTable
 
 LEASE_SECONDS = 21.0
-THIRD = LEASE_SECONDS / BEATS_PER_LEASE
+THIRD = LEASE_SECONDS / RENEWALS_PER_LEASE
 PROGRESS = Progress("0001_a", 0, 1, 1_700_000_000_000)
 PATIENCE = 20.0
 """Real seconds until a test that hangs is given up."""
@@ -76,14 +76,14 @@ class Stage:
         act()
         return stopped.is_set()
 
-    def on_end(self) -> None:
+    def on_abort(self) -> None:
         self.ends += 1
         self.is_done.set()
 
     @contextmanager
     def running(self) -> Iterator[Heartbeat]:
         """Inside the block, after everything in ``acts`` has happened."""
-        self.heartbeat.on_end = self.on_end
+        self.heartbeat.on_abort = self.on_abort
         with self.heartbeat as heartbeat:
             assert self.is_done.wait(PATIENCE)
             yield heartbeat
@@ -196,7 +196,7 @@ def test_a_changed_lease_is_the_one_that_is_renewed() -> None:
     stage = Stage()
     stage.acts += [
         nothing,
-        lambda: stage.heartbeat.change(lambda lease: stage.table.lift(lease, 40)),
+        lambda: stage.heartbeat.change(lambda lease: stage.table.raise_fence(lease, 40)),
         nothing,
     ]
     with stage.running() as heartbeat:
@@ -279,7 +279,7 @@ def test_a_loss_before_anybody_listens_is_found_by_the_check() -> None:
     stage.acts += [stage.be_taken_over]
     with stage.heartbeat as heartbeat:
         heartbeat._thread.join(PATIENCE)
-        heartbeat.on_end = stage.on_end
+        heartbeat.on_abort = stage.on_abort
         with pytest.raises(LeaseLost):
             heartbeat.check()
     assert stage.ends == 0
@@ -290,7 +290,7 @@ def test_a_loss_before_anybody_listens_is_found_by_the_check() -> None:
 
 @dataclass
 class Told:
-    """What `Heartbeat.on_refusal` was given."""
+    """What `Heartbeat.on_permanent_error` was given."""
 
     causes: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -307,7 +307,7 @@ def test_a_refusal_is_reported_with_the_first_beat_and_once_for_each_cause() -> 
         return lambda: setattr(stage.table, "fault", ConfigurationError(cause))
 
     stage.acts += [refuse("expired"), nothing, nothing, refuse("denied"), nothing]
-    stage.heartbeat.on_refusal = told
+    stage.heartbeat.on_permanent_error = told
     with stage.running():
         assert told.causes == ["expired", "denied"]
         assert told.seconds[0] == pytest.approx(LEASE_SECONDS - 1 - THIRD)
@@ -316,7 +316,7 @@ def test_a_refusal_is_reported_with_the_first_beat_and_once_for_each_cause() -> 
 def test_silence_is_no_refusal() -> None:
     stage, told = Stage(), Told()
     stage.acts += [stage.go_away, nothing, nothing]
-    stage.heartbeat.on_refusal = told
+    stage.heartbeat.on_permanent_error = told
     with stage.running():
         assert told.causes == []
 
@@ -354,7 +354,7 @@ def test_renewing_goes_on_while_an_observer_of_the_last_beat_hangs() -> None:
         calls.append(1)
         released.wait(PATIENCE)
 
-    stage.heartbeat.on_beat = hang
+    stage.heartbeat.on_renewal_attempt = hang
     with stage.running():
         assert (stage.table.renewals, len(calls)) == (4, 1)
         released.set()
@@ -411,7 +411,10 @@ def test_a_renewal_without_an_answer_is_not_waited_for_past_the_deadline_and_end
 
     stage.table.renew = silent  # type: ignore[method-assign]  # for the rest
     stage.acts += [nothing]
-    stage.heartbeat.on_end, stage.heartbeat.on_beat = stage.on_end, lambda: beats.append(1)
+    stage.heartbeat.on_abort, stage.heartbeat.on_renewal_attempt = (
+        stage.on_abort,
+        lambda: beats.append(1),
+    )
     with stage.heartbeat as heartbeat:
         assert begun.wait(PATIENCE)
         stage.clock.advance(stage.deadline_seconds)

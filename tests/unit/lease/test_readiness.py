@@ -13,20 +13,20 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from lambda_migrate.lease.codec import decode, encode_databases
 from lambda_migrate.lease.readiness import (
-    OLDER_KEPT,
-    UNKNOWN,
-    Check,
+    MAX_OLDER,
+    UNKNOWN_IDENTITY,
+    DatabaseCheck,
+    find_conflicting_records,
     record_check,
-    sharing,
-    withdraw_above,
+    withdraw_ready,
 )
 from lambda_migrate.lease.record import (
-    MARK_BYTES,
-    READY_KEPT,
+    MAX_READY,
+    SHORT_DIGEST_BYTES,
     DatabaseRecord,
     LeaseState,
-    join_marks,
-    split_marks,
+    join_digests,
+    split_digests,
 )
 from lambda_migrate.migrations import EMPTY_DIGEST
 from lambda_migrate.postgresql.ports import FenceRow, is_behind
@@ -48,14 +48,14 @@ def digests(length: int, kind: str = "0") -> list[str]:
     return [digest(number, kind) for number in range(length + 1)]
 
 
-def check(length: int | list[str], fence: int = 1, **fields: Any) -> Check:
+def check(length: int | list[str], fence: int = 1, **fields: Any) -> DatabaseCheck:
     """One look at a database with so many migrations."""
     seen = digests(length) if isinstance(length, int) else length
     known: dict[str, Any] = {"identity": ONE, "address": HERE, "owner": "o", "at_ms": fence}
-    return Check(digests=seen, fence=fence, **{**known, **fields})
+    return DatabaseCheck(digests=seen, fence=fence, **{**known, **fields})
 
 
-def after(*checks: Check, databases: Databases | None = None) -> Databases:
+def after(*checks: DatabaseCheck, databases: Databases | None = None) -> Databases:
     found = databases or {}
     for each in checks:
         found = record_check(found, each)
@@ -96,8 +96,8 @@ def test_an_old_manifest_that_was_served_stays_ready_however_many_come_after(
 
 def test_the_newest_are_listed_and_how_many_are_not_is_known() -> None:
     record = after(check(300))[ONE]
-    assert len(record.ready) == READY_KEPT * MARK_BYTES
-    assert (record.dropped, record.addresses[HERE]) == (101, (READY_KEPT, 1))
+    assert len(record.ready) == MAX_READY * SHORT_DIGEST_BYTES
+    assert (record.dropped, record.addresses[HERE]) == (101, (MAX_READY, 1))
     assert ready({ONE: record}, HERE) == list(range(101, 301))
 
 
@@ -110,9 +110,9 @@ def test_no_more_of_the_older_ones_are_kept_than_a_bound_and_the_last_asked_for_
     None
 ):
     databases = after(check(300))
-    for number in range(1, OLDER_KEPT + 11):
+    for number in range(1, MAX_OLDER + 11):
         databases = after(check(300, number, served=digest(number)), databases=databases)
-    assert ready(databases, HERE) == [*range(11, OLDER_KEPT + 11), *range(101, 301)]
+    assert ready(databases, HERE) == [*range(11, MAX_OLDER + 11), *range(101, 301)]
 
 
 def test_what_was_satisfied_before_a_repair_still_is() -> None:
@@ -173,15 +173,15 @@ def test_the_newest_addresses_are_kept() -> None:
 
 def test_a_rollback_takes_away_from_every_address_before_it_begins() -> None:
     databases = after(check(3), check(3, 2, address=TUNNEL))
-    databases = withdraw_above(databases, ONE, TUNNEL, digests(1))
+    databases = withdraw_ready(databases, ONE, TUNNEL, digests(1))
     assert (ready(databases, HERE), ready(databases, TUNNEL)) == ([0, 1], [0, 1])
 
 
 def test_a_rollback_leaves_of_the_older_ones_what_stays_true() -> None:
     databases = after(check(300), check(300, 2, served=digest(5)), check(300, 3, served=digest(60)))
-    databases = withdraw_above(databases, ONE, HERE, digests(250))
+    databases = withdraw_ready(databases, ONE, HERE, digests(250))
     assert ready(databases, HERE) == [5, *range(51, 251)]
-    databases = withdraw_above(databases, ONE, HERE, digests(10))
+    databases = withdraw_ready(databases, ONE, HERE, digests(10))
     assert ready(databases, HERE) == []
     assert ready(after(check(10, 4), databases=databases), HERE) == list(range(11))
 
@@ -195,12 +195,12 @@ def test_a_history_that_shares_nothing_with_the_list_is_not_taken_to_share_what_
 
 
 def test_a_rollback_through_a_new_address_takes_away_from_the_old_ones() -> None:
-    databases = withdraw_above(after(check(3)), ONE, TUNNEL, digests(1))
+    databases = withdraw_ready(after(check(3)), ONE, TUNNEL, digests(1))
     assert (ready(databases, HERE), ready(databases, TUNNEL)) == ([0, 1], [])
 
 
 def test_a_rollback_takes_away_what_an_address_had_elsewhere() -> None:
-    databases = withdraw_above(after(check(3)), TWO, HERE, digests(1))
+    databases = withdraw_ready(after(check(3)), TWO, HERE, digests(1))
     assert ready(databases, HERE) == []
 
 
@@ -220,7 +220,7 @@ def test_an_unknown_database_may_be_one_that_is_known_by_another_identity(
     """A holder took over what seemed a copy, gave it a new identity, and died before it said so."""
     databases = after(check(3), check(3, 2, address=TUNNEL))
     if is_rollback:
-        databases = withdraw_above(databases, TWO, HERE, digests(1))
+        databases = withdraw_ready(databases, TWO, HERE, digests(1))
         assert ready(databases, HERE) == []
     else:
         databases = after(check(1, 3, identity=TWO), databases=databases)
@@ -246,7 +246,7 @@ def test_a_resync_leaves_other_addresses_to_look_again() -> None:
 
 
 def test_no_more_than_three_other_databases_are_remembered_the_newest() -> None:
-    def of(number: int, fence: int) -> Check:
+    def of(number: int, fence: int) -> DatabaseCheck:
         return check(100, fence, identity=f"i{number}", address=f"a{number}")
 
     databases = after(*(of(n, n) for n in range(1, 8)), *(of(n, 3 + n) for n in range(7, 3, -1)))
@@ -259,7 +259,7 @@ def test_no_more_than_three_other_databases_are_remembered_the_newest() -> None:
 
 
 def test_a_look_changes_neither_who_completed_last_nor_under_which_token() -> None:
-    databases = after(check(3), check(3, 9, owner="looker", address=TUNNEL, is_takeover=False))
+    databases = after(check(3), check(3, 9, owner="looker", address=TUNNEL, has_fence=False))
     assert (databases[ONE].fence, databases[ONE].owner) == (1, "o")
     assert ready(databases, TUNNEL) == [0, 1, 2, 3]
 
@@ -274,7 +274,12 @@ def test_a_look_changes_neither_who_completed_last_nor_under_which_token() -> No
         (after(check(3), check(3, 2, address=TUNNEL)), TUNNEL, 3, False),
         (after(check(300)), HERE, 5, True),
         (after(check(300)), HERE, 300, False),
-        (after(check(3), check([], 2, address=TUNNEL, identity=UNKNOWN)), TUNNEL, 3, False),
+        (
+            after(check(3), check([], 2, address=TUNNEL, identity=UNKNOWN_IDENTITY)),
+            TUNNEL,
+            3,
+            False,
+        ),
     ],
     ids=[
         "nobody completed",
@@ -292,9 +297,9 @@ def test_a_look_is_worth_it_where_something_was_completed_that_this_address_has_
 ) -> None:
     for record in databases.values():
         if record.fence == 0:
-            assert UNKNOWN in databases
-    if UNKNOWN in databases:
-        databases = {**databases, UNKNOWN: replace(databases[UNKNOWN], fence=0)}
+            assert UNKNOWN_IDENTITY in databases
+    if UNKNOWN_IDENTITY in databases:
+        databases = {**databases, UNKNOWN_IDENTITY: replace(databases[UNKNOWN_IDENTITY], fence=0)}
     assert LeaseState(databases=databases).may_be_ready(address, length) is may_be
 
 
@@ -318,11 +323,13 @@ def test_a_target_is_shared_by_databases_of_which_neither_is_on_the_others_way(
 ) -> None:
     mine = check(3, 2)
     databases = after(check(theirs, identity=TWO, address=ELSEWHERE))
-    assert bool(list(sharing(databases, mine))) is is_shared
+    assert bool(list(find_conflicting_records(databases, mine))) is is_shared
 
 
 def test_an_address_that_was_moved_shares_its_target_with_no_other() -> None:
-    assert not list(sharing(after(check([digest(1, "e")], identity=TWO)), check(3, 2)))
+    assert not list(
+        find_conflicting_records(after(check([digest(1, "e")], identity=TWO)), check(3, 2))
+    )
 
 
 # --- the size of the item
@@ -334,30 +341,34 @@ def addresses(count: int, length: int = 90) -> list[str]:
 
 def test_one_database_with_eight_addresses_stays_below_one_read_unit() -> None:
     databases: Databases = {}
-    history = digests(READY_KEPT + 60)
+    history = digests(MAX_READY + 60)
     for number in range(60):
         each = check(history, number, address=addresses(8)[number % 8], served=history[number])
         each = replace(each, identity="i" * 36, owner="o" * 100)
         databases = after(each, databases=databases)
     record = databases["i" * 36]
     assert len(record.addresses) == 8
-    assert len(record.older) == OLDER_KEPT * MARK_BYTES
+    assert len(record.older) == MAX_OLDER * SHORT_DIGEST_BYTES
     assert item_size(encode_databases(databases)) < 4_000
 
 
 def test_the_largest_item_stays_below_two_read_units() -> None:
     databases: Databases = {}
-    histories = [[digest(n, f"{kind}") for n in range(READY_KEPT + 61)] for kind in range(4)]
+    histories = [[digest(n, f"{kind}") for n in range(MAX_READY + 61)] for kind in range(4)]
     for fence, kind in enumerate([*[0, 1, 2, 3] * 24, *[0] * 60]):
         address = addresses(32)[8 * kind + fence // 4 % 8]
         each = check(histories[kind], fence, identity=f"{kind}" * 36, address=address)
         each = replace(each, served=histories[kind][fence % 61], owner="o" * 100)
         databases = after(each, databases=databases)
     sizes = [
-        (len(record.ready) // MARK_BYTES, len(record.older) // MARK_BYTES, len(record.addresses))
+        (
+            len(record.ready) // SHORT_DIGEST_BYTES,
+            len(record.older) // SHORT_DIGEST_BYTES,
+            len(record.addresses),
+        )
         for record in databases.values()
     ]
-    assert sizes == [(READY_KEPT, OLDER_KEPT, 8), *[(40, 20, 4)] * 3]
+    assert sizes == [(MAX_READY, MAX_OLDER, 8), *[(40, 20, 4)] * 3]
     assert item_size(encode_databases(databases)) < 8_000
 
 
@@ -412,7 +423,7 @@ class Readiness(RuleBasedStateMachine):
         database = self.leads_to[address]
         self.databases = record_check(
             self.databases,
-            Check(
+            DatabaseCheck(
                 identity=database.identity,
                 address=address,
                 digests=list(database.history),
@@ -449,7 +460,7 @@ class Readiness(RuleBasedStateMachine):
         if address in self.leads_to:
             database, distrusted = self.take_over(address)
             kept = database.history[: left + 1]
-            self.databases = withdraw_above(self.databases, database.identity, address, kept)
+            self.databases = withdraw_ready(self.databases, database.identity, address, kept)
             if dies != 1:
                 database.history = kept
                 database.also &= set(kept)
@@ -495,10 +506,10 @@ class Readiness(RuleBasedStateMachine):
     def nothing_is_marked_ready_that_is_not(self) -> None:
         state = LeaseState(databases=self.databases)
         for address, database in self.leads_to.items():
-            record = state.record_of(address)
+            record = state.find_record(address)
             if record is not None:
-                true = set(split_marks(join_marks([*database.history, *database.also])))
-                for mark in {*split_marks(record.ready), *split_marks(record.older)} - true:
+                true = set(split_digests(join_digests([*database.history, *database.also])))
+                for mark in {*split_digests(record.ready), *split_digests(record.older)} - true:
                     assert not state.is_ready(mark.hex(), address), f"{address}: {mark.hex()}"
 
     @invariant()

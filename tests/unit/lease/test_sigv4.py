@@ -13,7 +13,7 @@ from botocore.credentials import Credentials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lambda_migrate.lease.fast_client.sigv4 import AccessKey, authorization
+from lambda_migrate.lease.fast_client.sigv4 import AWSCredentials, sign
 from tests.unit.lease.sigv4_vectors import (
     ACCESS_KEY,
     OUT_OF_SCOPE,
@@ -27,11 +27,11 @@ from tests.unit.lease.sigv4_vectors import (
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
 def test_awss_vector_is_signed_as_aws_does(vector: Vector) -> None:
-    signed = ";".join(sorted(name.lower() for name in vector.all_headers))
-    assert authorization(
+    signed_names = ";".join(sorted(name.lower() for name in vector.all_headers))
+    assert sign(
         vector.all_headers,
         vector.body,
-        key=AccessKey(ACCESS_KEY, SECRET_KEY),
+        key=AWSCredentials(ACCESS_KEY, SECRET_KEY),
         region=REGION,
         service=SERVICE,
         method=vector.method,
@@ -39,7 +39,7 @@ def test_awss_vector_is_signed_as_aws_does(vector: Vector) -> None:
         query=vector.query,
     ) == (
         "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20150830/us-east-1/service/aws4_request, "
-        f"SignedHeaders={signed}, Signature={vector.signature}"
+        f"SignedHeaders={signed_names}, Signature={vector.signature}"
     )
 
 
@@ -97,11 +97,11 @@ def test_the_signature_is_botocores(
         SigV4Auth(Credentials(access_key, secret, token or None), service, region).add_auth(request)
     theirs = dict(request.headers.items())
     expected = theirs.pop("Authorization")
-    key = AccessKey(access_key, secret, token)
-    assert authorization(theirs, body, key=key, region=region, service=service) == expected
+    key = AWSCredentials(access_key, secret, token)
+    assert sign(theirs, body, key=key, region=region, service=service) == expected
 
 
 def test_no_representation_shows_a_key() -> None:
-    key = AccessKey("AKIDVISIBLE", "s3cr3t-key", "t0ken")
+    key = AWSCredentials("AKIDVISIBLE", "s3cr3t-key", "t0ken")
     for text in (repr(key), str(key), f"{key}"):
         assert not any(part in text for part in ("AKIDVISIBLE", "s3cr3t-key", "t0ken"))

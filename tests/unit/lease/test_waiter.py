@@ -13,7 +13,7 @@ from lambda_migrate.errors import (
     MigrateError,
     NotReady,
 )
-from lambda_migrate.lease.backoff import CAP_SECONDS, FIRST_SECONDS, Backoff
+from lambda_migrate.lease.backoff import INITIAL_DELAY_SECONDS, MAX_DELAY_SECONDS, Backoff
 from lambda_migrate.lease.decision import Acquire, Refuse, Serve, Step, Wait
 from lambda_migrate.lease.record import Failure, LeaseState, Progress
 from lambda_migrate.lease.waiter import Waiter, describe
@@ -32,7 +32,7 @@ class Room:
 
     sights: list[Seen]
     seconds: float = 25.0
-    store_seconds: float | None = None
+    store_timeout_seconds: float | None = None
     roll: float = 0.5
     looking_takes: float = 0.0
     looks: int = 0
@@ -45,8 +45,8 @@ class Room:
             self.look,
             until=Deadline.after(self.seconds, self.clock),
             backoff=Backoff(FixedRandom(self.roll)),
-            on_pause=lambda *told: self.pauses.append(told),
-            store_seconds=self.store_seconds,
+            on_wait=lambda *told: self.pauses.append(told),
+            store_timeout_seconds=self.store_timeout_seconds,
         )
 
     def look(self) -> Step:
@@ -101,13 +101,13 @@ def test_it_ends_at_the_deadline_and_neither_before_nor_after(seconds: float, ro
     with pytest.raises(NotReady):
         room.waiter.wait(HELD)
     assert room.passed == pytest.approx(seconds)
-    assert max(room.clock.slept) <= CAP_SECONDS
+    assert max(room.clock.slept) <= MAX_DELAY_SECONDS
 
 
 def test_it_looks_a_last_time_when_the_time_is_over() -> None:
-    room = Room([Wait(HELD), Serve()], seconds=FIRST_SECONDS)
+    room = Room([Wait(HELD), Serve()], seconds=INITIAL_DELAY_SECONDS)
     assert room.waiter.wait(HELD) == Serve()
-    assert room.passed == pytest.approx(FIRST_SECONDS)
+    assert room.passed == pytest.approx(INITIAL_DELAY_SECONDS)
 
 
 def test_it_does_not_look_once_the_time_is_over() -> None:
@@ -195,21 +195,21 @@ def test_any_other_error_ends_it_at_once(fault: MigrateError) -> None:
 
 
 def test_a_store_that_is_silent_for_too_long_is_given_up_early() -> None:
-    room = Room([AWAY], seconds=25.0, store_seconds=2.0)
+    room = Room([AWAY], seconds=25.0, store_timeout_seconds=2.0)
     with pytest.raises(LeaseStoreUnavailable):
         room.waiter.wait(HELD)
-    assert 2.0 <= room.passed < 2.0 + CAP_SECONDS
+    assert 2.0 <= room.passed < 2.0 + MAX_DELAY_SECONDS
 
 
 def test_an_answer_in_between_starts_the_silence_anew() -> None:
     now_and_then: list[Seen] = [AWAY, AWAY, Wait(HELD)] * 15
-    room = Room([*now_and_then, Serve()], seconds=900.0, store_seconds=30.0)
+    room = Room([*now_and_then, Serve()], seconds=900.0, store_timeout_seconds=30.0)
     assert room.waiter.wait(HELD) == Serve()
     assert room.passed > 2 * 30.0
 
 
 def test_a_store_that_answers_is_never_given_up_early() -> None:
-    room = Room([Wait(HELD)], seconds=25.0, store_seconds=0.0)
+    room = Room([Wait(HELD)], seconds=25.0, store_timeout_seconds=0.0)
     with pytest.raises(NotReady) as caught:
         room.waiter.wait(HELD)
     assert not isinstance(caught.value, LeaseStoreUnavailable)

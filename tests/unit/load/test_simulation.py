@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from lambda_migrate.lease.decision import SKEW_MS
+from lambda_migrate.lease.decision import CLOCK_SKEW_MS
 from load.simulation.figures import Figures, figures_of, quantile, waiters
 from load.simulation.partition import CONSISTENT_UNITS, READ_UNITS
 from load.simulation.policies import FAMILIES, LIBRARY, MakePolicy
@@ -134,7 +134,7 @@ def test_a_dead_holder_is_taken_over_once_its_lease_and_the_margin_are_over(leas
     dies = replace(CALM, lease=lease, migration=60.0, holder_dies_after=1.0)
     run = simulate(dies, LIBRARY, seed=1)
     first, second = run.acquired
-    assert lease + SKEW_MS / 1000 < second - first < lease + SKEW_MS / 1000 + 0.5
+    assert lease + CLOCK_SKEW_MS / 1000 < second - first < lease + CLOCK_SKEW_MS / 1000 + 0.5
     assert run.committed is not None
     assert run.committed - second > 60.0  # the one that it was at begins anew
 
