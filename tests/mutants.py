@@ -623,8 +623,8 @@ MUTANTS = (
     Mutant(
         "a table made anew is not lifted above PostgreSQL's fence",
         "lambda_migrate/engine/holder.py",
-        "self._lift(stale.seen + 1)",
-        "self._lift(stale.seen)",
+        "self._lift(stale.current_token + 1)",
+        "self._lift(stale.current_token)",
         ("engine", "machine, fakes", "machine, real"),
     ),
     Mutant(
@@ -1226,7 +1226,7 @@ MUTANTS = (
     Mutant(
         "a rehearsal goes on with a history that nobody has confirmed",
         "lambda_migrate/engine/operations.py",
-        "if self._plan_of(manifest, rehearsal.history()) != plan:",
+        "if self._plan_of(manifest, rehearsal.read_history()) != plan:",
         "if False:",
         ("engine",),
     ),
@@ -1392,7 +1392,7 @@ MUTANTS = (
     Mutant(
         "adopting: another tool's history stops no migration",
         "lambda_migrate/engine/apply.py",
-        "    require_no_other_history(plan, database.other_histories, ignore=ignore)\n",
+        "    require_no_other_history(plan, database.read_other_histories, ignore=ignore)\n",
         "",
         ("engine",),
     ),

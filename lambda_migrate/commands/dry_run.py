@@ -12,7 +12,7 @@ from lambda_migrate.commands.prompt import Question
 if TYPE_CHECKING:
     from lambda_migrate.engine.dry_run import Rehearsed, RehearsedStep
     from lambda_migrate.engine.operations import Forecast
-    from lambda_migrate.postgresql.dry_run_effects import Lock
+    from lambda_migrate.postgresql.dry_run_effects import RelationLock
 
 __all__ = ["rehearsal_document", "rehearsal_question"]
 
@@ -85,5 +85,5 @@ def _step(step: RehearsedStep) -> dict[str, Any]:
     }
 
 
-def _lock(lock: Lock) -> dict[str, Any]:
+def _lock(lock: RelationLock) -> dict[str, Any]:
     return {**asdict(lock), "blocks": list(lock.blocks)}

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lambda_migrate.engine.dry_run import RehearsedStep
-    from lambda_migrate.postgresql.dry_run_effects import Lock, TableChange
+    from lambda_migrate.postgresql.dry_run_effects import RelationLock, TableChange
 
 __all__ = ["advice_on"]
 
@@ -45,7 +45,7 @@ def advice_on(step: RehearsedStep) -> Iterator[str]:
             yield f"{step.name} locks {written:,} rows of {change.table} {so_long}: {_IN_BATCHES}"
 
 
-def _is_its_own(lock: Lock, change: TableChange | None) -> bool:
+def _is_its_own(lock: RelationLock, change: TableChange | None) -> bool:
     return not lock.since or (
         change is not None and (change.rewritten or change.bytes_after is None)
     )
@@ -54,7 +54,7 @@ def _is_its_own(lock: Lock, change: TableChange | None) -> bool:
 _IN_BATCHES = "write them in batches, each in a transaction of its own"
 
 
-def _cure(lock: Lock, change: TableChange | None) -> str:
+def _cure(lock: RelationLock, change: TableChange | None) -> str:
     if change is not None and change.rewritten:
         return (
             "it gives the table a new file; add a new column instead, fill it in batches, and drop "

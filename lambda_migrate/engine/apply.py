@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from lambda_migrate.engine.holder import Hold
     from lambda_migrate.lease.record import LeaseState
     from lambda_migrate.migrations import HistoryRow, Manifest, Migration, Plan
-    from lambda_migrate.postgresql.ports import HeldDatabase
+    from lambda_migrate.postgresql.ports import FencedSession
 
 __all__ = [
     "Proof",
@@ -73,7 +73,7 @@ class Proof:
 
 def bring_up_to_date(
     hold: Hold,
-    database: HeldDatabase,
+    database: FencedSession,
     manifest: Manifest,
     *,
     on_applied: Callable[[str], None],
@@ -103,7 +103,7 @@ def bring_up_to_date(
     plan, history = _agreed_plan(hold, database, manifest)
     before = proved(history)
     ignore = hold.target.policy.ignore_other_history
-    require_no_other_history(plan, database.other_histories, ignore=ignore)
+    require_no_other_history(plan, database.read_other_histories, ignore=ignore)
     if plan.in_doubt:
         total = len(plan.in_doubt) + len(plan.pending)
         _announce(hold, plan.in_doubt[0].name, total=total, refuses=refuses_kills)
@@ -124,7 +124,7 @@ def bring_up_to_date(
         )
         on_applied(migration.name)
     if plan.pending:
-        history = database.history()
+        history = database.read_history()
         plan = plan_for(hold, history, manifest)
     if not plan.is_current:
         names = ", ".join(migration.name for migration in plan.pending[:5])
@@ -143,9 +143,9 @@ def plan_for(hold: Hold, history: Sequence[HistoryRow], manifest: Manifest) -> P
 
 
 def _agreed_plan(
-    hold: Hold, database: HeldDatabase, manifest: Manifest
+    hold: Hold, database: FencedSession, manifest: Manifest
 ) -> tuple[Plan, list[HistoryRow]]:
-    history = database.history()
+    history = database.read_history()
     plan = plan_for(hold, history, manifest)
     require_agreement(plan)
     return plan, history
@@ -184,7 +184,7 @@ def require_sound(plan: Plan) -> None:
 
 def _apply(
     hold: Hold,
-    database: HeldDatabase,
+    database: FencedSession,
     migration: Migration,
     *,
     digest: str,
@@ -247,7 +247,7 @@ _KILLS = 3
 
 def complete(
     hold: Hold,
-    database: HeldDatabase,
+    database: FencedSession,
     history: Sequence[HistoryRow],
     *,
     served: str = "",
@@ -295,9 +295,9 @@ def complete(
         )
 
 
-def withdraw(hold: Hold, database: HeldDatabase, *, lowest: int) -> None:
+def withdraw(hold: Hold, database: FencedSession, *, lowest: int) -> None:
     """Mark every manifest that needs ``lowest`` or anything above it as no longer ready."""
-    kept = [row for row in database.history() if row.version < lowest]
+    kept = [row for row in database.read_history() if row.version < lowest]
     state, address = hold.lease.state, hold.target.database.fingerprint
     hold.withdraw(
         withdraw_ready(

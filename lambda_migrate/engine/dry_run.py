@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from lambda_migrate.engine.holder import Hold
     from lambda_migrate.migrations import HistoryRow, Migration, Plan, Script
-    from lambda_migrate.postgresql.dry_run_effects import Measured, MovedSequence
-    from lambda_migrate.postgresql.ports import Rehearsal
+    from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence, MigrationEffects
+    from lambda_migrate.postgresql.ports import DryRunSession
 
 __all__ = [
     "FAILED",
@@ -82,7 +82,7 @@ class RehearsedStep:
     outcome: str
     reason: str = ""
     seconds: float | None = None
-    measured: Measured | None = None
+    measured: MigrationEffects | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Rehearsed:
     steps: tuple[RehearsedStep, ...] = ()
     error: MigrateError | None = None
     retried: tuple[str, ...] = ()
-    sequences: tuple[MovedSequence, ...] = ()
+    sequences: tuple[AdvancedSequence, ...] = ()
     lasting: tuple[str, ...] = ()
     is_confirmed: bool = True
     seconds: float = 0.0
@@ -135,7 +135,7 @@ def lasting_effects_of(migrations: Sequence[Migration]) -> tuple[str, ...]:
     )
 
 
-def rehearse(hold: Hold, rehearsal: Rehearsal, plan: Plan) -> Rehearsed:
+def rehearse(hold: Hold, rehearsal: DryRunSession, plan: Plan) -> Rehearsed:
     """Run what is pending, measure it, and roll it back.
 
     Args:
@@ -173,20 +173,20 @@ def _may_succeed_later(error: MigrateError | None) -> bool:
     return isinstance(error, MigrationFailed) and error.sqlstate in _TRIED_AGAIN
 
 
-def _begin_anew(hold: Hold, rehearsal: Rehearsal, attempt: int) -> None:
+def _begin_anew(hold: Hold, rehearsal: DryRunSession, attempt: int) -> None:
     """Let go of everything before the pause: whoever was in the way may be waiting for us."""
-    rehearsal.end()
+    rehearsal.roll_back()
     pause = min(_LONGEST_PAUSE_SECONDS, 0.1 * 2**attempt) * hold.target.random.random()
     hold.target.clock.sleep(min(pause, hold.deadline.remaining()))
     rehearsal.begin(hold.deadline)
 
 
 def _end(
-    rehearsal: Rehearsal, error: MigrateError | None
-) -> tuple[tuple[MovedSequence, ...], bool, MigrateError | None]:
+    rehearsal: DryRunSession, error: MigrateError | None
+) -> tuple[tuple[AdvancedSequence, ...], bool, MigrateError | None]:
     """Roll back; sequences moved, whether PostgreSQL confirmed it, and the error to tell."""
     try:
-        return rehearsal.end(), True, error
+        return rehearsal.roll_back(), True, error
     except NotReady as unavailable:
         return (), False, error or unavailable
     except MigrateError as worse:
@@ -196,7 +196,7 @@ def _end(
 class _Run:
     """One attempt: all migrations, from the first to the last that can be run."""
 
-    def __init__(self, hold: Hold, rehearsal: Rehearsal, plan: Plan) -> None:
+    def __init__(self, hold: Hold, rehearsal: DryRunSession, plan: Plan) -> None:
         self.steps: list[RehearsedStep] = []
         self.error: MigrateError | None = None
         self._hold = hold
@@ -239,13 +239,13 @@ class _Run:
             return self._judged(replace(step, seconds=took), migration, error)
         return replace(step, outcome=REHEARSED, seconds=measured.seconds, measured=measured)
 
-    def _measured(self, migration: Migration, *, position: int, total: int) -> Measured:
+    def _measured(self, migration: Migration, *, position: int, total: int) -> MigrationEffects:
         hold, target, name = self._hold, self._hold.target, migration.name
         now_ms = target.clock.wall_ms()
         hold.publish(Progress(f"{name} (rehearsed)", position - 1, total, now_ms))
         target.observer.observe(MigrationStarted(target.name, name, position, total))
         with hold.until_deadline(name):
-            measured = self._rehearsal.run(migration, hold.deadline)
+            measured = self._rehearsal.run_migration(migration, hold.deadline)
         target.observer.observe(
             MigrationRehearsed(target.name, name, position, total, measured.seconds)
         )

@@ -17,7 +17,7 @@ from lambda_migrate.events import Holding, RenewalFailed
 from lambda_migrate.lease.dynamodb_errors import CALL_TIMEOUT_SECONDS, set_credentials_deadline
 from lambda_migrate.lease.heartbeat import ABORT_GRACE_SECONDS, Heartbeat
 from lambda_migrate.lease.record import Failure
-from lambda_migrate.postgresql.ports import FenceStale, Grant
+from lambda_migrate.postgresql.ports import LeaseGrant, StaleFencingToken
 from lambda_migrate.timeouts import TimeLimitExceeded, run_with_timeout
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
     from lambda_migrate.engine.target import Target
     from lambda_migrate.lease.record import DatabaseRecord, Lease, Progress
-    from lambda_migrate.postgresql.ports import HeldDatabase, Rehearsal
+    from lambda_migrate.postgresql.ports import DryRunSession, FencedSession
 
 __all__ = ["Hold"]
 
@@ -94,7 +94,7 @@ class Hold:
         return max(0, round((self.deadline.at - self._began) * 1000))
 
     @contextmanager
-    def database(self) -> Iterator[HeldDatabase]:
+    def database(self) -> Iterator[FencedSession]:
         """The database under our fence; the heartbeat runs for as long as the block.
 
         Raises:
@@ -112,7 +112,7 @@ class Hold:
             yield held
 
     @contextmanager
-    def rehearsal(self) -> Iterator[Rehearsal]:
+    def rehearsal(self) -> Iterator[DryRunSession]:
         """A transaction on the database that is never committed; the heartbeat runs as long.
 
         Raises:
@@ -124,7 +124,7 @@ class Hold:
             self._heartbeat as heartbeat,
             self.until_deadline(),
             self._above_fence(
-                lambda grant: self.target.database.rehearse(grant, self.deadline)
+                lambda grant: self.target.database.begin_dry_run(grant, self.deadline)
             ) as rehearsal,
         ):
             heartbeat.on_abort = rehearsal.abort
@@ -264,17 +264,17 @@ class Hold:
                 "DynamoDB did not answer before the invocation's end; the lease expires by itself"
             ) from None
 
-    def _take_over(self) -> HeldDatabase:
+    def _take_over(self) -> FencedSession:
         return self._above_fence(
             lambda grant: self.target.database.take_over(grant, self.deadline, evict=self._evict)
         )
 
-    def _above_fence(self, open_database: Callable[[Grant], _Opened]) -> _Opened:
+    def _above_fence(self, open_database: Callable[[LeaseGrant], _Opened]) -> _Opened:
         for _ in range(_LIFTS):
             try:
                 return open_database(self._grant())
-            except FenceStale as stale:
-                self._lift(stale.seen + 1)
+            except StaleFencingToken as stale:
+                self._lift(stale.current_token + 1)
         raise ConfigurationError(
             f"PostgreSQL's fence for {self.target.name!r} keeps outrunning the lease table's: two "
             "lease tables or two targets use one schema of one database; give each its own"
@@ -284,15 +284,15 @@ class Hold:
         """The table was made anew, or its item was: go on above what PostgreSQL has seen."""
         self._heartbeat.change(lambda lease: self.target.store.raise_fence(lease, fence))
 
-    def _grant(self) -> Grant:
-        return Grant(
+    def _grant(self) -> LeaseGrant:
+        return LeaseGrant(
             target=self.target.name,
             fence=self.lease.fence,
             owner=self.lease.owner,
             environment=self.target.environment,
             request_id=self._request_id,
-            restamp=self._restamp,
-            known=self.lease.state.completions,
+            restamps_environment=self._restamp,
+            completions=self.lease.state.completions,
         )
 
 

@@ -22,7 +22,7 @@ from lambda_migrate.lease.readiness import (
 )
 from lambda_migrate.lease.record import MAX_READY
 from lambda_migrate.migrations.plan import make_plan
-from lambda_migrate.postgresql.ports import is_behind, require_environment
+from lambda_migrate.postgresql.ports import is_behind_last_completion, require_environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -96,7 +96,7 @@ class _Inspector:
     def _judge(self, found: Inspection) -> Look:
         known = self._lease.state.completions
         fence = found.fence
-        is_old = fence is None or is_behind(fence, known)
+        is_old = fence is None or is_behind_last_completion(fence, known)
         if is_old and found.is_replica:
             reason = f"the replica {self._address} has not replayed the newest migrations yet"
             return self._publish(self._databases, reason, may_change=True)

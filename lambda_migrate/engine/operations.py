@@ -33,7 +33,7 @@ from lambda_migrate.migrations import HistoryRow, RowState, make_plan
 from lambda_migrate.migrations.adoption import choose_baseline, require_no_other_history
 from lambda_migrate.migrations.digest import require_migrations
 from lambda_migrate.migrations.rollback import choose_rollback, require_reversible
-from lambda_migrate.postgresql.ports import is_behind
+from lambda_migrate.postgresql.ports import is_behind_last_completion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.migrations import Manifest, Migration, Plan
     from lambda_migrate.migrations.adoption import Baseline
-    from lambda_migrate.postgresql.ports import FenceRow, HeldDatabase
+    from lambda_migrate.postgresql.ports import FencedSession, FenceRow, Inspection
 
 __all__ = ["Forecast", "Maintenance", "Status", "Verification", "release_lease"]
 
@@ -161,13 +161,25 @@ class Maintenance:
             ConfigurationError: Another tool has migrated this database; `up` would refuse.
         """
         manifest = self.manifest if to is None else self._up_to(to)
-        plan = self._plan_of(manifest, self.target.database.read_history(deadline))
+        found = self.target.database.inspect(deadline)
+        plan = self._plan_from(found, manifest, deadline, ignore_other_history=ignore_other_history)
+        return plan, manifest
+
+    def _plan_from(
+        self,
+        found: Inspection,
+        manifest: Manifest,
+        deadline: Deadline,
+        *,
+        ignore_other_history: bool,
+    ) -> Plan:
+        plan = self._plan_of(manifest, found.history)
         require_no_other_history(
             plan,
             lambda: self.target.database.read_other_histories(deadline),
             ignore=ignore_other_history or self.target.policy.ignore_other_history,
         )
-        return plan, manifest
+        return plan
 
     def _plan_of(self, manifest: Manifest, history: Sequence[HistoryRow]) -> Plan:
         self._require_migrations()
@@ -204,19 +216,21 @@ class Maintenance:
             NotReady: A feature flag stops all migrating. One that only holds versions back does
                 not: what is held back may well be rehearsed.
         """
-        plan, manifest = self.plan(deadline, to=to, ignore_other_history=ignore_other_history)
+        manifest = self.manifest if to is None else self._up_to(to)
+        found = self.target.database.inspect(deadline)
+        plan = self._plan_from(found, manifest, deadline, ignore_other_history=ignore_other_history)
         require_agreement(plan)
         require_sound(plan)
         if not (plan.pending or plan.in_doubt):
             return Rehearsed()
         permit(self.target, deadline, version=0, what="the rehearsal", advice="; lift it")
-        stamped = self.target.database.read_environment(deadline)
-        if not confirm(Forecast(plan, manifest, stamped or self.target.environment)):
+        environment = (found.fence and found.fence.environment) or self.target.environment
+        if not confirm(Forecast(plan, manifest, environment)):
             return None
         hold = Hold(self.target, self._acquire(), deadline, evict=False)
         try:
             with hold.rehearsal() as rehearsal:
-                if self._plan_of(manifest, rehearsal.history()) != plan:
+                if self._plan_of(manifest, rehearsal.read_history()) != plan:
                     raise LeaseHeld(
                         "somebody else changed the history meanwhile; look and try again"
                     )
@@ -346,17 +360,17 @@ class Maintenance:
         if not rows or not confirm(rows):
             return ()
         with self._hold(deadline) as (hold, database):
-            if choose_rollback(database.history(), to=to, steps=steps, only=only) != rows:
+            if choose_rollback(database.read_history(), to=to, steps=steps, only=only) != rows:
                 raise LeaseHeld("somebody else changed the history meanwhile; look and try again")
             withdraw(hold, database, lowest=rows[-1].version)
             finished, rows = self._settle(hold, database, rows)
             for position, row in enumerate(rows, 1):
                 self._revert(hold, database, row, position=position, total=len(rows))
-            complete(hold, database, database.history())
+            complete(hold, database, database.read_history())
         return tuple(row.name for row in (*finished, *rows))
 
     def _settle(
-        self, hold: Hold, database: HeldDatabase, rows: tuple[HistoryRow, ...]
+        self, hold: Hold, database: FencedSession, rows: tuple[HistoryRow, ...]
     ) -> tuple[tuple[HistoryRow, ...], tuple[HistoryRow, ...]]:
         """Settle those rows that are in doubt, and choose again by what the history says then.
 
@@ -369,18 +383,18 @@ class Maintenance:
             return (), rows
         for row in in_doubt:
             database.settle(row, hold.deadline)
-        left = {row.version: row for row in database.history()}
+        left = {row.version: row for row in database.read_history()}
         applied = tuple(left[row.version] for row in rows if row.version in left)
         require_reversible(applied)
         finished = (row for row in in_doubt if row.state is RowState.REVERTING)
         return tuple(row for row in finished if row.version not in left), applied
 
     def _revert(
-        self, hold: Hold, database: HeldDatabase, row: HistoryRow, *, position: int, total: int
+        self, hold: Hold, database: FencedSession, row: HistoryRow, *, position: int, total: int
     ) -> None:
         target = self.target
         hold.publish(Progress(row.name, position - 1, total, target.clock.wall_ms()))
-        milliseconds = database.revert(row, hold.deadline)
+        milliseconds = database.roll_back(row, hold.deadline)
         target.observer.observe(
             MigrationReverted(target.name, row.name, position, total, milliseconds / 1000)
         )
@@ -449,8 +463,8 @@ class Maintenance:
         with self._hold(deadline) as (hold, database):
             chosen = choose_baseline(
                 self.manifest,
-                database.history(),
-                database.other_histories(),
+                database.read_history(),
+                database.read_other_histories(),
                 version=version,
                 source=source,
                 ignore=self._ignores(version, asked=ignore_other_history),
@@ -460,8 +474,8 @@ class Maintenance:
                     "the applied migrations changed meanwhile; check them and try again"
                 )
             rows = [(m, chosen.manifest.digest_at(m.version)) for m in chosen.migrations]
-            database.record(rows, baseline=True)
-            complete(hold, database, database.history(), served=chosen.manifest.digest)
+            database.record_applied(rows, baseline=True)
+            complete(hold, database, database.read_history(), served=chosen.manifest.digest)
         return tuple(m.name for m in chosen.migrations)
 
     def repair(self, version: int, deadline: Deadline, *, declared: str) -> str:
@@ -485,7 +499,7 @@ class Maintenance:
                 f"{', '.join(_DECLARED)}"
             )
         with self._hold(deadline) as (hold, database):
-            history = database.history()
+            history = database.read_history()
             row = next((r for r in history if r.version == version), None)
             before: tuple[str, ...] = ()
             if declared == "pending":
@@ -493,20 +507,22 @@ class Maintenance:
             else:
                 name = self._stamp(database, row, version=version, declared=declared)
                 before = proved(history)  # the schema is what it was
-            complete(hold, database, database.history(), served=self.manifest.digest, before=before)
+            complete(
+                hold, database, database.read_history(), served=self.manifest.digest, before=before
+            )
         return name
 
     def _forget(
-        self, hold: Hold, database: HeldDatabase, row: HistoryRow | None, *, version: int
+        self, hold: Hold, database: FencedSession, row: HistoryRow | None, *, version: int
     ) -> str:
         if row is None:
             raise ConfigurationError(f"version {version} is pending already: it has no history row")
         withdraw(hold, database, lowest=version)
-        database.forget([version])
+        database.delete_rows([version])
         return row.name
 
     def _stamp(
-        self, database: HeldDatabase, row: HistoryRow | None, *, version: int, declared: str
+        self, database: FencedSession, row: HistoryRow | None, *, version: int, declared: str
     ) -> str:
         migration = self._file(version)
         if row is None and declared == "edited":
@@ -515,13 +531,13 @@ class Maintenance:
             raise ConfigurationError(
                 f"{migration.name} is in doubt ({row.state.value}): declare it applied or pending"
             )
-        database.record([(migration, self.manifest.digest_at(version))], baseline=False)
+        database.record_applied([(migration, self.manifest.digest_at(version))], baseline=False)
         return migration.name
 
     def stamp_environment(self, deadline: Deadline) -> None:
         """Stamp the database with this target's environment, whatever it was: a copy moved."""
         with self._hold(deadline, restamp=True) as (hold, database):
-            complete(hold, database, database.history(), served=self.manifest.digest)
+            complete(hold, database, database.read_history(), served=self.manifest.digest)
 
     def resync(self, deadline: Deadline) -> None:
         """Mark exactly those code versions ready that the history proves, for this address.
@@ -529,7 +545,7 @@ class Maintenance:
         Other addresses of the same database look again before they serve anything.
         """
         with self._hold(deadline) as (hold, database):
-            history = database.history()
+            history = database.read_history()
             complete(hold, database, history, served=self.manifest.digest, is_resync=True)
 
     def release_lease(self) -> LeaseState:
@@ -553,7 +569,7 @@ class Maintenance:
         target: Target | None = None,
         restamp: bool = False,
         records_failure: Manifest | None = None,
-    ) -> Iterator[tuple[Hold, HeldDatabase]]:
+    ) -> Iterator[tuple[Hold, FencedSession]]:
         hold = Hold(
             target or self.target,
             self._acquire(),
@@ -623,7 +639,7 @@ def _is_elsewhere(fence: FenceRow | None, lease: LeaseState, address: str) -> bo
         return False
     if fence is None or fence.identity != known or fence.is_copy:
         return True
-    return is_behind(fence, lease.completions)
+    return is_behind_last_completion(fence, lease.completions)
 
 
 def release_lease(store: LeaseStore) -> LeaseState:

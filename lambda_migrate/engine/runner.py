@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from lambda_migrate.engine.target import Target
     from lambda_migrate.lease.waiter import Waiter
     from lambda_migrate.migrations import Manifest
-    from lambda_migrate.postgresql.ports import HeldDatabase
+    from lambda_migrate.postgresql.ports import FencedSession
 
 __all__ = ["MigrationRunner", "Outcome"]
 
@@ -406,7 +406,7 @@ class _Check:
         found = self.target.database.inspect(self.deadline)
         # A rollback may be in progress: its history row goes only when it commits.
         return (
-            not found.is_held
+            not found.has_active_holder
             and make_plan(
                 _loaded(self._shipped),
                 found.history,
@@ -519,7 +519,7 @@ class _Check:
             raise self._stopped(self._flags.objection(manifest.version))
         return is_done
 
-    def _complete(self, hold: Hold, database: HeldDatabase, proof: Proof, *, served: str) -> bool:
+    def _complete(self, hold: Hold, database: FencedSession, proof: Proof, *, served: str) -> bool:
         """Publish what the database satisfies; whether it still does by then."""
         from lambda_migrate.engine.apply import complete
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations import HistoryRow
     from lambda_migrate.migrations.adoption import OtherHistory
     from lambda_migrate.postgresql.connection import Connection
-    from lambda_migrate.postgresql.dry_run import PostgreSQLRehearsal
+    from lambda_migrate.postgresql.dry_run import PostgreSQLDryRun
     from lambda_migrate.postgresql.fence import FencedConnection
-    from lambda_migrate.postgresql.ports import Grant, Inspection
-    from lambda_migrate.postgresql.session import HeldPostgreSQL
+    from lambda_migrate.postgresql.ports import Inspection, LeaseGrant
+    from lambda_migrate.postgresql.session import PostgreSQLSession
 
     Run = Callable[[str], list[list[Any]]]
     T = TypeVar("T")
@@ -67,20 +67,17 @@ class PostgreSQLDatabase:
             fence = read_fence(run, queries, probe)
             if not (probe.has_fence and probe.has_history):
                 return Inspection(is_replica=probe.is_replica)
-            is_held = bool(run(queries.find_fence_locker()) or run(queries.find_session_lockers()))
+            has_active_holder = bool(
+                run(queries.find_fence_locker()) or run(queries.find_session_lockers())
+            )
             history = history_rows(run(queries.read_history()))
-            return Inspection(tuple(history), fence, is_held, probe.is_replica)
+            return Inspection(tuple(history), fence, has_active_holder, probe.is_replica)
 
         return self._look(look, deadline, what=f"the history in schema {self.schema!r}")
 
     def read_history(self, deadline: Deadline) -> list[HistoryRow]:
         """See `Database.read_history`."""
         return list(self.inspect(deadline).history)
-
-    def read_environment(self, deadline: Deadline) -> str:
-        """See `Database.read_environment`."""
-        fence = self.inspect(deadline).fence
-        return fence.environment if fence is not None else ""
 
     def read_other_histories(self, deadline: Deadline) -> list[OtherHistory]:
         """See `Database.read_other_histories`."""
@@ -127,20 +124,22 @@ class PostgreSQLDatabase:
         finally:
             connection.close()
 
-    def take_over(self, grant: Grant, deadline: Deadline, *, evict: bool = True) -> HeldPostgreSQL:
+    def take_over(
+        self, grant: LeaseGrant, deadline: Deadline, *, evict: bool = True
+    ) -> PostgreSQLSession:
         """See `Database.take_over`."""
-        from lambda_migrate.postgresql.session import HeldPostgreSQL
+        from lambda_migrate.postgresql.session import PostgreSQLSession
 
         fenced = self._fenced(grant)
         self._until_connected(fenced, lambda: fenced.attach(deadline, evict=evict), deadline)
-        return HeldPostgreSQL(fenced, deadline)
+        return PostgreSQLSession(fenced, deadline)
 
-    def rehearse(self, grant: Grant, deadline: Deadline) -> PostgreSQLRehearsal:
-        """See `Database.rehearse`."""
-        from lambda_migrate.postgresql.dry_run import PostgreSQLRehearsal
+    def begin_dry_run(self, grant: LeaseGrant, deadline: Deadline) -> PostgreSQLDryRun:
+        """See `Database.begin_dry_run`."""
+        from lambda_migrate.postgresql.dry_run import PostgreSQLDryRun
 
         fenced = self._fenced(grant)
-        rehearsal = PostgreSQLRehearsal(fenced, deadline, lock_seconds=self.lock_timeout_seconds)
+        rehearsal = PostgreSQLDryRun(fenced, deadline, lock_seconds=self.lock_timeout_seconds)
         try:
             self._until_connected(fenced, lambda: rehearsal.begin(deadline), deadline)
         except BaseException:
@@ -148,7 +147,7 @@ class PostgreSQLDatabase:
             raise
         return rehearsal
 
-    def _fenced(self, grant: Grant) -> FencedConnection:
+    def _fenced(self, grant: LeaseGrant) -> FencedConnection:
         from lambda_migrate.postgresql.fence import FencedConnection
         from lambda_migrate.postgresql.queries import Queries, application_name
 

@@ -28,14 +28,14 @@ from lambda_migrate.postgresql import queries
 from lambda_migrate.postgresql.connection import ConnectionLost, PostgresError
 from lambda_migrate.postgresql.dry_run_effects import (
     MODES,
-    Lock,
-    Measured,
-    MovedSequence,
+    AdvancedSequence,
+    MigrationEffects,
+    RelationLock,
     TableChange,
 )
 from lambda_migrate.postgresql.error_report import TRANSACTION_TIMEOUT, failure_of, overdue_cause
 from lambda_migrate.postgresql.fence import LOCK_NOT_AVAILABLE, as_configuration
-from lambda_migrate.postgresql.ports import FenceStale
+from lambda_migrate.postgresql.ports import StaleFencingToken
 from lambda_migrate.postgresql.session import history_rows
 from lambda_migrate.postgresql.transactional import CANCEL_SLACK_SECONDS, require_migration
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations import HistoryRow, Migration
     from lambda_migrate.postgresql.fence import FencedConnection
 
-__all__ = ["PostgreSQLRehearsal"]
+__all__ = ["PostgreSQLDryRun"]
 
 _GOODBYE_SECONDS = 5.0
 """How long the rollback may take on the way out; what is left of it the server does by itself."""
@@ -98,8 +98,8 @@ class _Sight:
     is_counting: bool
 
 
-class PostgreSQLRehearsal:
-    """`Rehearsal` on a `FencedConnection` that takes no fence.
+class PostgreSQLDryRun:
+    """`DryRunSession` on a `FencedConnection` that takes no fence.
 
     Args:
         fenced: The connection, not attached.
@@ -126,10 +126,10 @@ class PostgreSQLRehearsal:
     # --- the port
 
     def begin(self, deadline: Deadline) -> None:
-        """See `Rehearsal.begin`; whoever begins for the first time is told of a stale fence.
+        """See `DryRunSession.begin`; whoever begins for the first time is told of a stale fence.
 
         Raises:
-            FenceStale: Of the first time.
+            StaleFencingToken: Of the first time.
             ConnectionLost: Of the first time.
         """
         if not self._has_begun:
@@ -139,8 +139,8 @@ class PostgreSQLRehearsal:
         try:
             self._roll_back(deadline)
             self._begin(deadline)
-        except FenceStale as stale:
-            raise self._fenced.lost(stale.seen) from stale
+        except StaleFencingToken as stale:
+            raise self._fenced.lost(stale.current_token) from stale
         except ConnectionLost as lost:
             raise DatabaseUnavailable(f"the connection to PostgreSQL broke: {lost}") from lost
 
@@ -162,12 +162,12 @@ class PostgreSQLRehearsal:
             self.close()
             raise
 
-    def history(self) -> list[HistoryRow]:
-        """See `Rehearsal.history`."""
+    def read_history(self) -> list[HistoryRow]:
+        """See `DryRunSession.read_history`."""
         return list(self._rows)
 
-    def run(self, migration: Migration, deadline: Deadline) -> Measured:
-        """See `Rehearsal.run`."""
+    def run_migration(self, migration: Migration, deadline: Deadline) -> MigrationEffects:
+        """See `DryRunSession.run_migration`."""
         require_migration(migration)
         if not migration.up.transactional:
             raise MigrationFailed(
@@ -185,8 +185,8 @@ class PostgreSQLRehearsal:
         except ConnectionLost as lost:
             raise self._gone(lost, migration, deadline) from lost
 
-    def end(self) -> tuple[MovedSequence, ...]:
-        """See `Rehearsal.end`."""
+    def roll_back(self) -> tuple[AdvancedSequence, ...]:
+        """See `DryRunSession.roll_back`."""
         deadline = self._deadline.earlier(-_GOODBYE_SECONDS)
         try:
             self._roll_back(deadline)
@@ -197,23 +197,23 @@ class PostgreSQLRehearsal:
                 f"PostgreSQL could not be asked how the rehearsal ended: {error}"
             ) from error
         return tuple(
-            MovedSequence(name, self._sequences.get(name), after.get(name))
+            AdvancedSequence(name, self._sequences.get(name), after.get(name))
             for name in sorted(self._drawn)
             if self._sequences.get(name) != after.get(name) or after.get(name) is None
         )
 
     def abort(self) -> None:
-        """See `Rehearsal.abort`."""
+        """See `DryRunSession.abort`."""
         self._fenced.abort()
 
     def close(self) -> None:
-        """See `Rehearsal.close`."""
+        """See `DryRunSession.close`."""
         # Whoever waits for our locks goes on now; a connection that is gone has let them go.
         with contextlib.suppress(PostgresError, ConnectionLost, MigrateError):
             self._roll_back(self._deadline.earlier(-_GOODBYE_SECONDS))
         self._fenced.close()
 
-    def __enter__(self) -> PostgreSQLRehearsal:
+    def __enter__(self) -> PostgreSQLDryRun:
         return self
 
     def __exit__(
@@ -349,8 +349,8 @@ class PostgreSQLRehearsal:
             with contextlib.suppress(MigrateError, ConnectionLost):
                 try:
                     self._fenced.look(limit)
-                except FenceStale as stale:
-                    return stale.seen
+                except StaleFencingToken as stale:
+                    return stale.current_token
             limit.clock.sleep(min(_LOOK_PAUSE_SECONDS, limit.remaining()))
         return None
 
@@ -384,7 +384,7 @@ class PostgreSQLRehearsal:
             return {}
         return {name: None if value is None else int(value) for name, value in rows}
 
-    def _measured(self, name: str, seconds: float, deadline: Deadline) -> Measured:
+    def _measured(self, name: str, seconds: float, deadline: Deadline) -> MigrationEffects:
         """What migration ``name`` did: what can be seen now, less what could be seen before it."""
         deed = _Deed(self._first, self._before, self._look(deadline), self._holders)
         tables = deed.tables
@@ -394,7 +394,7 @@ class PostgreSQLRehearsal:
         self._holders |= dict.fromkeys(deed.taken, name)
         self._before = deed.after
         self._sizes |= sizes
-        return Measured(
+        return MigrationEffects(
             seconds=seconds,
             locks=deed.locks(),
             tables=tuple(sorted(changes, key=lambda change: change.table)),
@@ -434,7 +434,7 @@ class _Deed:
         first: Before the rehearsal.
         before: Before the migration.
         after: After it.
-        holders: Lock -> the earlier migration that took it.
+        holders: RelationLock -> the earlier migration that took it.
     """
 
     def __init__(
@@ -466,7 +466,7 @@ class _Deed:
             if mode == "RowExclusiveLock" and number in relations and self._kind(number) == "S"
         }
 
-    def locks(self) -> tuple[Lock, ...]:
+    def locks(self) -> tuple[RelationLock, ...]:
         """One for each relation, strongest first; of indexes what their table's does not tell."""
         numbers = {number for number, _ in self.taken} | self.tables
         found = {number: lock for number in numbers for lock in self._strongest(number)}
@@ -500,7 +500,7 @@ class _Deed:
             is_new=at_first is None,
         )
 
-    def _strongest(self, number: int) -> Iterator[Lock]:
+    def _strongest(self, number: int) -> Iterator[RelationLock]:
         kind = self._kind(number)
         if not kind:
             return  # the catalog's own, or a temporary table
@@ -509,7 +509,7 @@ class _Deed:
         mode = self._likely_mode(number, own, held)
         if mode is None:
             return
-        yield Lock(
+        yield RelationLock(
             self._relation(number).name,
             _KINDS[kind],
             MODES[mode],
@@ -517,7 +517,7 @@ class _Deed:
             since="" if mode in own else self._holders[number, mode],
         )
 
-    def _is_told_by_table(self, number: int, found: Mapping[int, Lock]) -> bool:
+    def _is_told_by_table(self, number: int, found: Mapping[int, RelationLock]) -> bool:
         if self._kind(number) not in _INDEXES:
             return False
         table = found.get(self._relation(number).table or 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["MODES", "Lock", "Measured", "MovedSequence", "TableChange"]
+__all__ = ["MODES", "AdvancedSequence", "MigrationEffects", "RelationLock", "TableChange"]
 
 MODES = {
     "AccessShareLock": "ACCESS SHARE",
@@ -24,7 +24,7 @@ _BLOCKS_READS = _STRENGTH["ACCESS EXCLUSIVE"]
 
 
 @dataclass(frozen=True, slots=True)
-class Lock:
+class RelationLock:
     """The strongest lock that a migration took on one relation.
 
     Attributes:
@@ -93,7 +93,7 @@ class TableChange:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MigrationEffects:
     """One migration, rehearsed.
 
     Attributes:
@@ -103,12 +103,12 @@ class Measured:
     """
 
     seconds: float
-    locks: tuple[Lock, ...] = ()
+    locks: tuple[RelationLock, ...] = ()
     tables: tuple[TableChange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class MovedSequence:
+class AdvancedSequence:
     """A sequence that the rehearsal drew from: numbers that are used up, rolled back or not.
 
     Attributes:

@@ -24,7 +24,12 @@ from lambda_migrate.errors import (
 )
 from lambda_migrate.migrations.sql.excerpt import redact
 from lambda_migrate.postgresql.connection import ConnectFailed, ConnectionLost, PostgresError
-from lambda_migrate.postgresql.ports import FenceRow, FenceStale, is_behind, require_environment
+from lambda_migrate.postgresql.ports import (
+    FenceRow,
+    StaleFencingToken,
+    is_behind_last_completion,
+    require_environment,
+)
 from lambda_migrate.postgresql.queries import LAYOUT, Limits, Probe
 
 if TYPE_CHECKING:
@@ -32,7 +37,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Deadline, Random
     from lambda_migrate.postgresql.connection import Connection
-    from lambda_migrate.postgresql.ports import Grant
+    from lambda_migrate.postgresql.ports import LeaseGrant
     from lambda_migrate.postgresql.queries import Queries
 
 __all__ = ["FencedConnection", "Opener", "ScriptRefused", "as_configuration", "read_fence"]
@@ -116,7 +121,7 @@ class FencedConnection:
         self,
         open_connection: Callable[[float], Connection],
         queries: Queries,
-        grant: Grant,
+        grant: LeaseGrant,
         *,
         random: Random,
         lock_seconds: float,
@@ -125,11 +130,11 @@ class FencedConnection:
         self.grant = grant
         self.is_aborted = False
         self.identity = ""
-        """Of the database that was taken over; see `HeldDatabase.identity`."""
+        """Of the database that was taken over; see `FencedSession.identity`."""
         self.distrusted = ""
-        """See `HeldDatabase.distrusted`."""
+        """See `FencedSession.distrusted`."""
         self.is_separate = False
-        """See `HeldDatabase.is_separate`."""
+        """See `FencedSession.is_separate`."""
         self.is_direct = False
         self.on_reattached: Callable[[Deadline], None] = _do_nothing
         self._open = open_connection
@@ -144,7 +149,7 @@ class FencedConnection:
         """Connect and make this grant the only one that can commit.
 
         Raises:
-            FenceStale: A token at least as high was seen.
+            StaleFencingToken: A token at least as high was seen.
             LeaseLost: `abort` was called.
             LeaseHeld: An older holder is alive and ``evict`` is False.
             ConfigurationError: Privileges or the environment are wrong.
@@ -165,7 +170,7 @@ class FencedConnection:
             Whether our schema is there, and whether our tables are, with a fence in them.
 
         Raises:
-            FenceStale: A token at least as high was seen.
+            StaleFencingToken: A token at least as high was seen.
             LeaseLost: `abort` was called.
             LeaseHeld: A holder is alive.
             ConfigurationError: Privileges or the environment are wrong.
@@ -199,8 +204,8 @@ class FencedConnection:
             try:
                 self.attach(deadline, evict=self._evict)
                 break
-            except FenceStale as stale:
-                raise self.lost(stale.seen) from stale
+            except StaleFencingToken as stale:
+                raise self.lost(stale.current_token) from stale
             except LeaseHeld as held:
                 if deadline.is_over:
                     raise DatabaseUnavailable(
@@ -582,11 +587,11 @@ class FencedConnection:
         return row
 
     def _judge_fence(self, row: FenceRow) -> None:
-        if not self.grant.restamp:
+        if not self.grant.restamps_environment:
             require_environment(row.environment, self.grant.environment)
         is_mine = (row.token, row.owner) == (self.grant.fence, self.grant.owner)
         if not is_mine and row.token >= self.grant.fence:
-            raise FenceStale(row.token)
+            raise StaleFencingToken(row.token)
         if self.grant.fence - row.token > _FARTHEST_JUMP:
             raise ConfigurationError(
                 f"the lease table's fence of {self.grant.target!r} is {self.grant.fence}, and "
@@ -611,7 +616,7 @@ class FencedConnection:
         self.is_separate = row.is_copy or (row.token, row.owner) == (0, "")
         if row.is_copy:
             return str(uuid4())
-        if is_behind(row, self.grant.known):
+        if is_behind_last_completion(row, self.grant.completions):
             # Restored in place, or copied with its cluster's identifier: which one is unknown.
             self.distrusted = row.identity
             return str(uuid4())

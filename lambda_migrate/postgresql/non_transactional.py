@@ -82,7 +82,7 @@ class Look(NamedTuple):
 def apply_outside(
     fenced: FencedConnection, migration: Migration, digest: str, deadline: Deadline
 ) -> int:
-    """Apply one non-transactional migration; see `HeldDatabase.apply`."""
+    """Apply one non-transactional migration; see `FencedSession.apply`."""
     path = migration.path or migration.name
     require_migration(migration)
     statement = _Statement(
@@ -112,7 +112,7 @@ def in_history(migration: Migration) -> MigrationFailed:
 
 
 def revert_outside(fenced: FencedConnection, row: HistoryRow, deadline: Deadline) -> int:
-    """Revert one migration by its non-transactional down script; see `HeldDatabase.revert`."""
+    """Revert one migration by its non-transactional down script; see `FencedSession.roll_back`."""
     script = script_of(row.down, name=row.name)
     path = f"{row.name} (stored down script)"
     require_runnable(script, name=row.name, path=path)
@@ -135,7 +135,7 @@ def revert_outside(fenced: FencedConnection, row: HistoryRow, deadline: Deadline
 
 
 def settle(fenced: FencedConnection, row: HistoryRow, deadline: Deadline) -> None:
-    """Bring a row in doubt to an end; see `HeldDatabase.settle`."""
+    """Bring a row in doubt to an end; see `FencedSession.settle`."""
     reverting = row.state is RowState.REVERTING
     script = script_of(row.down if reverting else row.up, name=row.name)
     statement = _Statement(

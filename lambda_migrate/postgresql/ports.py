@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
     from lambda_migrate.migrations import HistoryRow, Migration
     from lambda_migrate.migrations.adoption import OtherHistory
-    from lambda_migrate.postgresql.dry_run_effects import Measured, MovedSequence
+    from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence, MigrationEffects
 
 __all__ = [
     "Database",
+    "DryRunSession",
     "FenceRow",
-    "FenceStale",
-    "Grant",
-    "HeldDatabase",
+    "FencedSession",
     "Inspection",
-    "Rehearsal",
-    "is_behind",
+    "LeaseGrant",
+    "StaleFencingToken",
+    "is_behind_last_completion",
     "require_environment",
 ]
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class LeaseGrant:
     """Under which right a holder works: it stands in every history row it writes.
 
     Attributes:
@@ -39,10 +39,11 @@ class Grant:
         owner: Who holds the lease.
         environment: ``staging``, ``production``: stamped by the first run, then compared.
         request_id: The invocation's id, for the history.
-        restamp: Accept a database stamped with another environment and stamp it again.
-        known: Identity -> token and owner of the last holder that completed there, as the lease
-            table has them: a database of that identity that has not seen them is another one, a
-            copy or a restore from before.
+        restamps_environment: Accept a database stamped with another environment, and stamp it
+            with this one.
+        completions: Identity -> token and owner of the last holder that completed there, as the
+            lease table has them. A database of that identity that has not seen them is a copy, or
+            was restored to an earlier state.
     """
 
     target: str
@@ -50,8 +51,8 @@ class Grant:
     owner: str
     environment: str = ""
     request_id: str = ""
-    restamp: bool = False
-    known: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    restamps_environment: bool = False
+    completions: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +112,11 @@ def require_environment(stamped: str, environment: str) -> None:
     )
 
 
-def is_behind(row: FenceRow, known: Mapping[str, tuple[int, str]]) -> bool:
+def is_behind_last_completion(row: FenceRow, completions: Mapping[str, tuple[int, str]]) -> bool:
     """Whether the database has not seen the last holder that completed under its identity."""
-    if row.identity not in known:
+    if row.identity not in completions:
         return False
-    token, owner = known[row.identity]
+    token, owner = completions[row.identity]
     return row.token < token or (row.token == token and row.owner != owner)
 
 
@@ -126,29 +127,29 @@ class Inspection:
     Attributes:
         history: Every row, in the order of versions.
         fence: None where our tables are not there.
-        is_held: Whether a holder is at work on it.
+        has_active_holder: Whether a holder is at work on it.
         is_replica: Whether the server is in recovery, so that what it shows may be old.
     """
 
     history: tuple[HistoryRow, ...] = ()
     fence: FenceRow | None = None
-    is_held: bool = False
+    has_active_holder: bool = False
     is_replica: bool = False
 
 
-class FenceStale(Exception):
+class StaleFencingToken(Exception):
     """PostgreSQL has seen a token at least as high as the one offered.
 
     Attributes:
-        seen: That token.
+        current_token: That token.
     """
 
-    def __init__(self, seen: int) -> None:
-        self.seen = seen
-        super().__init__(f"PostgreSQL has seen fence {seen}")
+    def __init__(self, current_token: int) -> None:
+        self.current_token = current_token
+        super().__init__(f"PostgreSQL has seen fencing token {current_token}")
 
 
-class HeldDatabase(Protocol):
+class FencedSession(Protocol):
     """A database under one holder's fence: one connection, open until `close`.
 
     Every method raises `LeaseLost` once a higher token was seen, `DatabaseUnavailable` when
@@ -167,10 +168,10 @@ class HeldDatabase(Protocol):
     def distrusted(self) -> str:
         """The identity whose record in the lease table may be outdated, or ""."""
 
-    def history(self) -> list[HistoryRow]:
+    def read_history(self) -> list[HistoryRow]:
         """Every row, in the order of versions."""
 
-    def other_histories(self) -> list[OtherHistory]:
+    def read_other_histories(self) -> list[OtherHistory]:
         """What other migration tools' tables in this database say, in every schema."""
 
     def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
@@ -192,7 +193,7 @@ class HeldDatabase(Protocol):
                 may have committed a part.
         """
 
-    def revert(self, row: HistoryRow, deadline: Deadline) -> int:
+    def roll_back(self, row: HistoryRow, deadline: Deadline) -> int:
         """Run the stored down script and remove the history row, together or not at all.
 
         A row in doubt is settled first; if it is gone then, nothing is run.
@@ -209,13 +210,15 @@ class HeldDatabase(Protocol):
             RepairRequired: What happened cannot be told apart.
         """
 
-    def record(self, migrations: Sequence[tuple[Migration, str]], *, baseline: bool) -> None:
+    def record_applied(
+        self, migrations: Sequence[tuple[Migration, str]], *, baseline: bool
+    ) -> None:
         """Declare migrations (with their chain digests) applied, without running them.
 
         A row that exists is stamped anew: checksum, name, digest, down script, ``applied``.
         """
 
-    def forget(self, versions: Sequence[int]) -> None:
+    def delete_rows(self, versions: Sequence[int]) -> None:
         """Remove rows without running anything: what they named is pending again."""
 
     def abort(self) -> None:
@@ -224,7 +227,7 @@ class HeldDatabase(Protocol):
     def close(self) -> None:
         """Close the connection. Idempotent."""
 
-    def __enter__(self) -> HeldDatabase: ...
+    def __enter__(self) -> FencedSession: ...
 
     def __exit__(
         self,
@@ -234,33 +237,33 @@ class HeldDatabase(Protocol):
     ) -> None: ...
 
 
-class Rehearsal(Protocol):
+class DryRunSession(Protocol):
     """One transaction in which migrations run one after the other, and which is never committed.
 
     While it is open it holds every lock that they take, and the fence row: nobody can migrate.
-    Neither the token nor the environment's stamp is changed. It raises what a `HeldDatabase` does.
+    Neither the token nor the environment's stamp is changed. It raises what a `FencedSession` does.
     """
 
     def begin(self, deadline: Deadline) -> None:
-        """Begin anew; what is open is rolled back first. `Database.rehearse` has begun already.
+        """Begin again, after rolling back what is open; `Database.begin_dry_run` began first.
 
         Raises:
             LeaseHeld: Somebody is migrating.
         """
 
-    def history(self) -> list[HistoryRow]:
+    def read_history(self) -> list[HistoryRow]:
         """Every row as it was before the rehearsal, in the order of versions; [] on a first run."""
 
-    def run(self, migration: Migration, deadline: Deadline) -> Measured:
+    def run_migration(self, migration: Migration, deadline: Deadline) -> MigrationEffects:
         """Run a transactional up script after those before it, and measure it.
 
         Raises:
-            MigrationFailed: As `HeldDatabase.apply` would; nothing of it is left, and what ran
+            MigrationFailed: As `FencedSession.apply` would; nothing of it is left, and what ran
                 before it still stands, so that the next one can be run, unless the script ended
                 the transaction.
         """
 
-    def end(self) -> tuple[MovedSequence, ...]:
+    def roll_back(self) -> tuple[AdvancedSequence, ...]:
         """Roll everything back, and make sure of it.
 
         Returns:
@@ -271,12 +274,12 @@ class Rehearsal(Protocol):
         """
 
     def abort(self) -> None:
-        """See `HeldDatabase.abort`."""
+        """See `FencedSession.abort`."""
 
     def close(self) -> None:
         """Roll back and close the connection. Idempotent."""
 
-    def __enter__(self) -> Rehearsal: ...
+    def __enter__(self) -> DryRunSession: ...
 
     def __exit__(
         self,
@@ -302,7 +305,9 @@ class Database(Protocol):
     def read_history(self, deadline: Deadline) -> list[HistoryRow]:
         """As `inspect`, the history alone; [] if there is none."""
 
-    def take_over(self, grant: Grant, deadline: Deadline, *, evict: bool = True) -> HeldDatabase:
+    def take_over(
+        self, grant: LeaseGrant, deadline: Deadline, *, evict: bool = True
+    ) -> FencedSession:
         """Connect, create what is missing, and make ``grant`` the only one that can commit.
 
         Args:
@@ -311,13 +316,13 @@ class Database(Protocol):
             evict: End the backends of older holders. False: `LeaseHeld` if one is alive.
 
         Raises:
-            FenceStale: Its fence is not higher.
+            StaleFencingToken: Its fence is not higher.
             ConfigurationError: Another environment's database, or a privilege is missing.
             DatabaseUnavailable: Not reached before the deadline.
             LeaseHeld: An older holder is alive and ``evict`` is False.
         """
 
-    def rehearse(self, grant: Grant, deadline: Deadline) -> Rehearsal:
+    def begin_dry_run(self, grant: LeaseGrant, deadline: Deadline) -> DryRunSession:
         """Connect, and begin a transaction that will be rolled back; commits nothing.
 
         No holder's backend is ended for it. A successor ends ours.
@@ -327,14 +332,11 @@ class Database(Protocol):
             deadline: For connecting and for all of it.
 
         Raises:
-            FenceStale: Its fence is not higher.
+            StaleFencingToken: Its fence is not higher.
             ConfigurationError: Another environment's database, or a privilege is missing.
             DatabaseUnavailable: Not reached before the deadline.
             LeaseHeld: A holder is alive.
         """
 
-    def read_environment(self, deadline: Deadline) -> str:
-        """What the database is stamped with, through one short connection; "" if with nothing."""
-
     def read_other_histories(self, deadline: Deadline) -> list[OtherHistory]:
-        """See `HeldDatabase.other_histories`; through one short connection."""
+        """See `FencedSession.read_other_histories`; through one short connection."""

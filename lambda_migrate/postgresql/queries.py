@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.migrations import Migration, Script
     from lambda_migrate.postgresql.connection import PostgresError
-    from lambda_migrate.postgresql.ports import FenceRow, Grant
+    from lambda_migrate.postgresql.ports import FenceRow, LeaseGrant
 
 __all__ = [
     "DEFAULT_SCHEMA",
@@ -345,7 +345,7 @@ class Queries:
             f" FROM {self._fence} AS fence"
         )
 
-    def find_fence_locker(self, grant: Grant | None = None) -> str:
+    def find_fence_locker(self, grant: LeaseGrant | None = None) -> str:
         """The backend that has the fence row locked: process, transaction, application, since when.
 
         A locked row's ``xmax`` is the transaction that locked it, and a transaction that is not
@@ -380,7 +380,9 @@ class Queries:
             WHERE locktype = 'transactionid' AND granted AND pid <> pg_backend_pid()
               AND pid = {literal(pid)} AND transactionid = {literal(transaction)}::xid"""
 
-    def take_fence(self, grant: Grant, limits: Limits, seen: FenceRow, *, identity: str) -> str:
+    def take_fence(
+        self, grant: LeaseGrant, limits: Limits, seen: FenceRow, *, identity: str
+    ) -> str:
         """Set the token, if it is higher or already this owner's, in a transaction left open.
 
         Environment and identity are compared again, because two first runs may be in progress at
@@ -400,12 +402,12 @@ class Queries:
                 backend_pid = pg_backend_pid(), taken_at = clock_timestamp()
             WHERE {self._may_take(grant)}
               AND (environment IN ('', {literal(grant.environment)})
-                   OR {literal(grant.restamp)})
+                   OR {literal(grant.restamps_environment)})
               AND identity = {literal(seen.identity)}
             RETURNING owner, NULL::integer;
             SELECT NULL, l.pid {self._session_lockers()}"""
 
-    def _may_take(self, grant: Grant) -> str:
+    def _may_take(self, grant: LeaseGrant) -> str:
         fence, owner = literal(grant.fence), literal(grant.owner)
         return f"(token < {fence} OR (token = {fence} AND owner = {owner}))"
 
@@ -504,7 +506,7 @@ class Queries:
             SELECT pg_backend_pid(), {self._try_lock()},
                 (SELECT token FROM {self._fence}), (SELECT owner FROM {self._fence})"""
 
-    def tag(self, grant: Grant) -> str:
+    def tag(self, grant: LeaseGrant) -> str:
         """A comment at the head of a message, for operators who look at ``pg_stat_activity``."""
         return f"/* {application_name(grant.target, grant.fence, self.schema)} */ "
 
@@ -530,7 +532,7 @@ class Queries:
         )
 
     def enclose(
-        self, script: str, writes: str, grant: Grant, limits: Limits, *, is_direct: bool
+        self, script: str, writes: str, grant: LeaseGrant, limits: Limits, *, is_direct: bool
     ) -> Enclosed:
         """A script's whole transaction as one message: fence, script, ``writes``, commit.
 
@@ -547,7 +549,7 @@ class Queries:
             statements_before=limits.count + 2,
         )
 
-    def _demand_fence(self, grant: Grant) -> str:
+    def _demand_fence(self, grant: LeaseGrant) -> str:
         """Lock the fence row; fail unless it is this grant's.
 
         The row is compared as it is once it is locked. What is said then becomes the text of a
@@ -578,7 +580,7 @@ class Queries:
             f" WHERE version = {_version(version)}"
         )
 
-    def insert_applied(self, migration: Migration, digest: str, grant: Grant) -> str:
+    def insert_applied(self, migration: Migration, digest: str, grant: LeaseGrant) -> str:
         """The history row of a migration that ran in the transaction that locked the fence."""
         state = self._only_under_fence("applied")
         return f"""
@@ -588,7 +590,12 @@ class Queries:
             RETURNING duration_ms"""
 
     def insert_started(
-        self, migration: Migration, digest: str, grant: Grant, *, found: Sequence[int] | None = None
+        self,
+        migration: Migration,
+        digest: str,
+        grant: LeaseGrant,
+        *,
+        found: Sequence[int] | None = None,
     ) -> str:
         """The intent to run a non-transactional migration; answers a row if it stands.
 
@@ -668,7 +675,7 @@ class Queries:
         return f"DELETE FROM {self._history} WHERE version IN ({listed})"
 
     def record(
-        self, migrations: Sequence[tuple[Migration, str]], grant: Grant, *, baseline: bool
+        self, migrations: Sequence[tuple[Migration, str]], grant: LeaseGrant, *, baseline: bool
     ) -> str:
         """Declare migrations applied; rows that exist are stamped anew."""
         rows = ", ".join(
@@ -1139,7 +1146,7 @@ _SETTLED = "up = NULL, up_repeatable = NULL, found = NULL"
 _ELAPSED = "(extract(epoch FROM clock_timestamp() - transaction_timestamp()) * 1000)::bigint"
 
 
-def _values(migration: Migration, digest: str, grant: Grant) -> str:
+def _values(migration: Migration, digest: str, grant: LeaseGrant) -> str:
     values = (
         str(migration.version),
         migration.name,

@@ -1,4 +1,4 @@
-"""A database under one holder's fence: the real `HeldDatabase`."""
+"""A database under one holder's fence: the real `FencedSession`."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations.adoption import OtherHistory
     from lambda_migrate.postgresql.fence import FencedConnection
 
-__all__ = ["HeldPostgreSQL", "history_rows"]
+__all__ = ["PostgreSQLSession", "history_rows"]
 
 
-class HeldPostgreSQL:
-    """`HeldDatabase` on a `FencedConnection` that is attached.
+class PostgreSQLSession:
+    """`FencedSession` on a `FencedConnection` that is attached.
 
     Args:
         fenced: The connection.
@@ -43,21 +43,21 @@ class HeldPostgreSQL:
 
     @property
     def identity(self) -> str:
-        """See `HeldDatabase.identity`."""
+        """See `FencedSession.identity`."""
         return self._fenced.identity
 
     @property
     def is_separate(self) -> bool:
-        """See `HeldDatabase.is_separate`."""
+        """See `FencedSession.is_separate`."""
         return self._fenced.is_separate
 
     @property
     def distrusted(self) -> str:
-        """See `HeldDatabase.distrusted`."""
+        """See `FencedSession.distrusted`."""
         return self._fenced.distrusted
 
-    def history(self) -> list[HistoryRow]:
-        """See `HeldDatabase.history`.
+    def read_history(self) -> list[HistoryRow]:
+        """See `FencedSession.read_history`.
 
         Raises:
             DatabaseUnavailable: A row that this holder has seen or written vanished or changed.
@@ -66,8 +66,8 @@ class HeldPostgreSQL:
         self._seen = {row.version: row for row in rows}
         return list(rows)
 
-    def other_histories(self) -> list[OtherHistory]:
-        """See `HeldDatabase.other_histories`."""
+    def read_other_histories(self) -> list[OtherHistory]:
+        """See `FencedSession.read_other_histories`."""
         from lambda_migrate.postgresql.other_tools import read_other_histories
 
         def run(sql: str) -> list[list[Any]]:
@@ -77,7 +77,7 @@ class HeldPostgreSQL:
         return found
 
     def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
-        """See `HeldDatabase.apply`."""
+        """See `FencedSession.apply`."""
         self._seen.pop(migration.version, None)  # a connection may break in the middle
         if migration.up.transactional:
             milliseconds = apply_in_transaction(self._fenced, migration, digest, deadline)
@@ -91,8 +91,8 @@ class HeldPostgreSQL:
         )
         return milliseconds
 
-    def revert(self, row: HistoryRow, deadline: Deadline) -> int:
-        """See `HeldDatabase.revert`."""
+    def roll_back(self, row: HistoryRow, deadline: Deadline) -> int:
+        """See `FencedSession.roll_back`."""
         self._seen.pop(row.version, None)
         is_outside = row.down is not None and not row.down.transactional
         if is_outside:
@@ -106,7 +106,7 @@ class HeldPostgreSQL:
         return revert_outside(self._fenced, row, deadline)
 
     def settle(self, row: HistoryRow, deadline: Deadline) -> None:
-        """See `HeldDatabase.settle`."""
+        """See `FencedSession.settle`."""
         self._seen.pop(row.version, None)
         settle(self._fenced, row, deadline)
 
@@ -115,7 +115,7 @@ class HeldPostgreSQL:
         state = self._state_of(version, deadline)
         if state in (None, RowState.APPLIED.value):
             return state is not None
-        for row in self.history():
+        for row in self.read_history():
             if row.version == version:
                 self.settle(row, deadline)
         return self._state_of(version, deadline) is not None
@@ -125,8 +125,10 @@ class HeldPostgreSQL:
         rows = self._ours(lambda: self._fenced.read(read, deadline))
         return rows[0][0] if rows else None
 
-    def record(self, migrations: Sequence[tuple[Migration, str]], *, baseline: bool) -> None:
-        """See `HeldDatabase.record`."""
+    def record_applied(
+        self, migrations: Sequence[tuple[Migration, str]], *, baseline: bool
+    ) -> None:
+        """See `FencedSession.record_applied`."""
         for migration, _ in migrations:
             self._seen.pop(migration.version, None)
         if migrations:
@@ -134,23 +136,23 @@ class HeldPostgreSQL:
                 self._fenced.queries.record(migrations, self._fenced.grant, baseline=baseline)
             )
 
-    def forget(self, versions: Sequence[int]) -> None:
-        """See `HeldDatabase.forget`."""
+    def delete_rows(self, versions: Sequence[int]) -> None:
+        """See `FencedSession.delete_rows`."""
         for version in versions:
             self._seen.pop(version, None)
         if versions:
             self._write(self._fenced.queries.delete(versions))
 
     def abort(self) -> None:
-        """See `HeldDatabase.abort`."""
+        """See `FencedSession.abort`."""
         self._fenced.abort()
 
     def close(self) -> None:
-        """See `HeldDatabase.close`."""
+        """See `FencedSession.close`."""
         self._fenced.release_session_lock(self._deadline)
         self._fenced.close()
 
-    def __enter__(self) -> HeldPostgreSQL:
+    def __enter__(self) -> PostgreSQLSession:
         return self
 
     def __exit__(

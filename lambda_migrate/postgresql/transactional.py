@@ -74,7 +74,7 @@ _UNSENDABLE = re.compile("[\0\ud800-\udfff]")
 def apply_in_transaction(
     fenced: FencedConnection, migration: Migration, digest: str, deadline: Deadline
 ) -> int:
-    """Apply one migration; see `HeldDatabase.apply`."""
+    """Apply one migration; see `FencedSession.apply`."""
     path = migration.path or migration.name
     require_migration(migration)
 
@@ -88,7 +88,7 @@ def apply_in_transaction(
 
 
 def revert_in_transaction(fenced: FencedConnection, row: HistoryRow, deadline: Deadline) -> int:
-    """Revert one migration by its stored down script; see `HeldDatabase.revert`."""
+    """Revert one migration by its stored down script; see `FencedSession.roll_back`."""
     script = row.down
     if script is None:
         raise MigrationFailed(

@@ -17,8 +17,8 @@ from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.testing.clock import FakeClock, FixedRandom
 from lambda_migrate.testing.database import (
     InMemoryDatabase,
-    InMemoryHeldDatabase,
-    InMemoryRehearsal,
+    InMemoryDryRun,
+    InMemorySession,
 )
 from lambda_migrate.testing.flags import InMemoryFlags
 from lambda_migrate.testing.observer import RecordingObserver
@@ -28,10 +28,10 @@ __all__ = [
     "FakeClock",
     "FixedRandom",
     "InMemoryDatabase",
+    "InMemoryDryRun",
     "InMemoryFlags",
-    "InMemoryHeldDatabase",
     "InMemoryLeaseTable",
-    "InMemoryRehearsal",
     "InMemoryRequestLog",
+    "InMemorySession",
     "RecordingObserver",
 ]

@@ -33,12 +33,12 @@ from lambda_migrate.migrations import HistoryRow, RowState
 from lambda_migrate.migrations.sql.classify import classify
 from lambda_migrate.migrations.sql.lint import check_script
 from lambda_migrate.migrations.sql.tokens import split
-from lambda_migrate.postgresql.dry_run_effects import Measured
+from lambda_migrate.postgresql.dry_run_effects import MigrationEffects
 from lambda_migrate.postgresql.ports import (
     FenceRow,
-    FenceStale,
     Inspection,
-    is_behind,
+    StaleFencingToken,
+    is_behind_last_completion,
     require_environment,
 )
 
@@ -49,10 +49,10 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Clock, Deadline
     from lambda_migrate.migrations import Migration, Script
     from lambda_migrate.migrations.adoption import OtherHistory
-    from lambda_migrate.postgresql.dry_run_effects import MovedSequence
-    from lambda_migrate.postgresql.ports import Grant
+    from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence
+    from lambda_migrate.postgresql.ports import LeaseGrant
 
-__all__ = ["InMemoryDatabase", "InMemoryHeldDatabase", "InMemoryLeaseTable", "InMemoryRehearsal"]
+__all__ = ["InMemoryDatabase", "InMemoryDryRun", "InMemoryLeaseTable", "InMemorySession"]
 
 
 # --- the database
@@ -90,9 +90,9 @@ class InMemoryDatabase:
         """Its own; two databases that share one are copies of each other."""
         self.others: list[OtherHistory] = []
         """What other migration tools' history tables say."""
-        self.measured: dict[int, Measured] = {}
+        self.measured: dict[int, MigrationEffects] = {}
         """What a rehearsal says of a version, but for its time, which is what passes in it."""
-        self.moved: tuple[MovedSequence, ...] = ()
+        self.moved: tuple[AdvancedSequence, ...] = ()
         """What a rehearsal says of sequences."""
         self._fingerprint = fingerprint
         self._clock = clock
@@ -146,49 +146,47 @@ class InMemoryDatabase:
         with self._guard:
             self._connect(deadline)
             fence = self._fence_row() if self.token else None
-            return Inspection(tuple(self._history()), fence, is_held=bool(self._open))
+            return Inspection(tuple(self._history()), fence, has_active_holder=bool(self._open))
 
     def read_history(self, deadline: Deadline) -> list[HistoryRow]:
         """See `Database.read_history`."""
         return list(self.inspect(deadline).history)
 
     def take_over(
-        self, grant: Grant, deadline: Deadline, *, evict: bool = True
-    ) -> InMemoryHeldDatabase:
+        self, grant: LeaseGrant, deadline: Deadline, *, evict: bool = True
+    ) -> InMemorySession:
         """See `Database.take_over`."""
         with self._guard:
             self._connect(deadline)
             self._check_environment(grant)
             if self.token >= grant.fence and not self._is_held_by(grant):
-                raise FenceStale(self.token)
+                raise StaleFencingToken(self.token)
             if self._open and not evict:
                 raise LeaseHeld("somebody else is migrating this database")
             self._open.clear()
-            distrusted = self.identity if is_behind(self._fence_row(), grant.known) else ""
+            distrusted = (
+                self.identity
+                if is_behind_last_completion(self._fence_row(), grant.completions)
+                else ""
+            )
             if distrusted:
                 self.identity = str(uuid4())
             is_separate = (self.token, self._owner) == (0, "")
             self.token, self._owner = grant.fence, grant.owner
             self.environment = grant.environment
-            held = InMemoryHeldDatabase(
+            held = InMemorySession(
                 self, grant, deadline, distrusted=distrusted, is_separate=is_separate
             )
             self._open.add(held)
             return held
 
-    def rehearse(self, grant: Grant, deadline: Deadline) -> InMemoryRehearsal:
-        """See `Database.rehearse`."""
+    def begin_dry_run(self, grant: LeaseGrant, deadline: Deadline) -> InMemoryDryRun:
+        """See `Database.begin_dry_run`."""
         with self._guard:
             self._connect(deadline)
-            rehearsal = InMemoryRehearsal(self, grant)
+            rehearsal = InMemoryDryRun(self, grant)
             rehearsal.begin(deadline)
             return rehearsal
-
-    def read_environment(self, deadline: Deadline) -> str:
-        """See `Database.read_environment`."""
-        with self._guard:
-            self._connect(deadline)
-            return self.environment
 
     def read_other_histories(self, deadline: Deadline) -> list[OtherHistory]:
         """See `Database.read_other_histories`."""
@@ -203,8 +201,8 @@ class InMemoryDatabase:
             raise DatabaseUnavailable("the in-memory database is down")
         self.connections += 1
 
-    def _check_environment(self, grant: Grant) -> None:
-        if not grant.restamp:
+    def _check_environment(self, grant: LeaseGrant) -> None:
+        if not grant.restamps_environment:
             require_environment(self.environment, grant.environment)
 
     def _run(self, version: int, *, name: str, by: Deadline) -> None:
@@ -224,7 +222,7 @@ class InMemoryDatabase:
         self._rows[row.version] = replace(row, state=state, applied_at=None, up=up)
         self._took_effect[row.version] = None
 
-    def _is_held_by(self, grant: Grant) -> bool:
+    def _is_held_by(self, grant: LeaseGrant) -> bool:
         return (self.token, self._owner) == (grant.fence, grant.owner)
 
     def _history(self) -> list[HistoryRow]:
@@ -245,21 +243,21 @@ class InMemoryDatabase:
         )
 
 
-class InMemoryHeldDatabase:
-    """`HeldDatabase` of an `InMemoryDatabase`; its `take_over` makes them.
+class InMemorySession:
+    """`FencedSession` of an `InMemoryDatabase`; its `take_over` makes them.
 
     Args:
         database: What is held.
         grant: The holder's right.
         deadline: For what has no deadline of its own.
-        distrusted: See `HeldDatabase.distrusted`.
-        is_separate: See `HeldDatabase.is_separate`.
+        distrusted: See `FencedSession.distrusted`.
+        is_separate: See `FencedSession.is_separate`.
     """
 
     def __init__(
         self,
         database: InMemoryDatabase,
-        grant: Grant,
+        grant: LeaseGrant,
         deadline: Deadline,
         *,
         distrusted: str = "",
@@ -274,21 +272,21 @@ class InMemoryHeldDatabase:
 
     @property
     def identity(self) -> str:
-        """See `HeldDatabase.identity`."""
+        """See `FencedSession.identity`."""
         return self._database.identity
 
-    def history(self) -> list[HistoryRow]:
-        """See `HeldDatabase.history`."""
+    def read_history(self) -> list[HistoryRow]:
+        """See `FencedSession.read_history`."""
         with self._under_fence() as database:
             return database._history()
 
-    def other_histories(self) -> list[OtherHistory]:
-        """See `HeldDatabase.other_histories`."""
+    def read_other_histories(self) -> list[OtherHistory]:
+        """See `FencedSession.read_other_histories`."""
         with self._under_fence(self._deadline) as database:
             return list(database.others)
 
     def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
-        """See `HeldDatabase.apply`."""
+        """See `FencedSession.apply`."""
         version, path = migration.version, migration.path or migration.name
         self._settle_first(version, deadline)
         with self._under_fence() as database:
@@ -313,8 +311,8 @@ class InMemoryHeldDatabase:
             database.effects.append(migration.name)
         return took_ms
 
-    def revert(self, row: HistoryRow, deadline: Deadline) -> int:
-        """See `HeldDatabase.revert`."""
+    def roll_back(self, row: HistoryRow, deadline: Deadline) -> int:
+        """See `FencedSession.roll_back`."""
         if row.down is None:
             raise MigrationFailed("it was applied without a down script", migration=row.name)
         if not self._settle_first(row.version, deadline):
@@ -334,7 +332,7 @@ class InMemoryHeldDatabase:
         return took_ms
 
     def settle(self, row: HistoryRow, deadline: Deadline) -> None:
-        """See `HeldDatabase.settle`."""
+        """See `FencedSession.settle`."""
         with self._under_fence(deadline) as database:
             reverting = row.state is RowState.REVERTING
             script = row.down if reverting else row.up
@@ -355,30 +353,32 @@ class InMemoryHeldDatabase:
         self.settle(row, deadline)
         return version in self._database._rows
 
-    def record(self, migrations: Sequence[tuple[Migration, str]], *, baseline: bool) -> None:
-        """See `HeldDatabase.record`."""
+    def record_applied(
+        self, migrations: Sequence[tuple[Migration, str]], *, baseline: bool
+    ) -> None:
+        """See `FencedSession.record_applied`."""
         with self._under_fence(self._deadline) as database:
             for migration, digest in migrations:
                 database._rows[migration.version] = self._stamped(
                     database, migration, digest, baseline=baseline
                 )
 
-    def forget(self, versions: Sequence[int]) -> None:
-        """See `HeldDatabase.forget`."""
+    def delete_rows(self, versions: Sequence[int]) -> None:
+        """See `FencedSession.delete_rows`."""
         with self._under_fence(self._deadline) as database:
             for version in versions:
                 database._rows.pop(version, None)
 
     def abort(self) -> None:
-        """See `HeldDatabase.abort`."""
+        """See `FencedSession.abort`."""
         self._is_aborted = True
 
     def close(self) -> None:
-        """See `HeldDatabase.close`."""
+        """See `FencedSession.close`."""
         with self._database._guard:
             self._database._open.discard(self)
 
-    def __enter__(self) -> InMemoryHeldDatabase:
+    def __enter__(self) -> InMemorySession:
         return self
 
     def __exit__(
@@ -445,15 +445,15 @@ class InMemoryHeldDatabase:
         )
 
 
-class InMemoryRehearsal:
-    """`Rehearsal` of an `InMemoryDatabase`; its `rehearse` makes them.
+class InMemoryDryRun:
+    """`DryRunSession` of an `InMemoryDatabase`; its `rehearse` makes them.
 
     Args:
         database: What is rehearsed on.
         grant: Under which right.
     """
 
-    def __init__(self, database: InMemoryDatabase, grant: Grant) -> None:
+    def __init__(self, database: InMemoryDatabase, grant: LeaseGrant) -> None:
         self.grant = grant
         self._database = database
         self._has_begun = False
@@ -461,7 +461,7 @@ class InMemoryRehearsal:
         self._rows: list[HistoryRow] = []
 
     def begin(self, deadline: Deadline) -> None:
-        """See `Rehearsal.begin`."""
+        """See `DryRunSession.begin`."""
         self.close()
         with self._database._guard:
             database = self._database
@@ -471,19 +471,19 @@ class InMemoryRehearsal:
                 raise DatabaseUnavailable("the in-memory database is down")
             database._check_environment(self.grant)
             if database.token >= self.grant.fence and not database._is_held_by(self.grant):
-                raise FenceStale(database.token)
+                raise StaleFencingToken(database.token)
             if database._open:
                 raise LeaseHeld("somebody else is migrating this database")
             self._has_begun = True
             self._rows = database._history()
             database._open.add(self)
 
-    def history(self) -> list[HistoryRow]:
-        """See `Rehearsal.history`."""
+    def read_history(self) -> list[HistoryRow]:
+        """See `DryRunSession.read_history`."""
         return list(self._rows)
 
-    def run(self, migration: Migration, deadline: Deadline) -> Measured:
-        """See `Rehearsal.run`."""
+    def run_migration(self, migration: Migration, deadline: Deadline) -> MigrationEffects:
+        """See `DryRunSession.run_migration`."""
         name, clock = migration.name, self._database._clock
         _require_runnable(migration.up, name=name, path=migration.path or name)
         if not migration.up.transactional:
@@ -494,25 +494,25 @@ class InMemoryRehearsal:
         began = clock.monotonic()
         self._database._run(migration.version, name=name, by=deadline)
         self._require_alive()
-        measured = self._database.measured.get(migration.version, Measured(0))
+        measured = self._database.measured.get(migration.version, MigrationEffects(0))
         return replace(measured, seconds=clock.monotonic() - began)
 
-    def end(self) -> tuple[MovedSequence, ...]:
-        """See `Rehearsal.end`."""
+    def roll_back(self) -> tuple[AdvancedSequence, ...]:
+        """See `DryRunSession.roll_back`."""
         self._require_alive()
         self.close()
         return self._database.moved
 
     def abort(self) -> None:
-        """See `Rehearsal.abort`."""
+        """See `DryRunSession.abort`."""
         self._is_lost = True
 
     def close(self) -> None:
-        """See `Rehearsal.close`."""
+        """See `DryRunSession.close`."""
         with self._database._guard:
             self._database._open.discard(self)
 
-    def __enter__(self) -> InMemoryRehearsal:
+    def __enter__(self) -> InMemoryDryRun:
         return self
 
     def __exit__(
@@ -536,7 +536,7 @@ class InMemoryRehearsal:
             raise DatabaseUnavailable("the in-memory database is down")
 
 
-_Holder = InMemoryHeldDatabase | InMemoryRehearsal
+_Holder = InMemorySession | InMemoryDryRun
 
 UNIQUE_VIOLATION = "23505"
 

@@ -19,7 +19,7 @@ from lambda_migrate.postgresql.address import DatabaseAddress, parse_url
 from lambda_migrate.postgresql.connection import connect
 from lambda_migrate.postgresql.credentials import UrlCredentials, open_connection
 from lambda_migrate.postgresql.database import PostgreSQLDatabase
-from lambda_migrate.postgresql.ports import Database, Grant, HeldDatabase
+from lambda_migrate.postgresql.ports import Database, FencedSession, LeaseGrant
 from lambda_migrate.postgresql.queries import Queries, identifier, literal
 from lambda_migrate.testing import InMemoryDatabase
 
@@ -46,8 +46,8 @@ FIRST, SECOND, THIRD = (migration(n, name) for n, name in enumerate(("a", "b", "
 MANIFEST = Manifest([FIRST, SECOND, THIRD])
 
 
-def grant(fence: int, owner: str = "", **fields: Any) -> Grant:
-    return Grant("orders", fence, owner or f"owner-{fence}", **fields)
+def grant(fence: int, owner: str = "", **fields: Any) -> LeaseGrant:
+    return LeaseGrant("orders", fence, owner or f"owner-{fence}", **fields)
 
 
 def soon() -> Deadline:
@@ -82,7 +82,7 @@ class DatabaseBench(Protocol):
 
     def leave_in_doubt(
         self,
-        held: HeldDatabase,
+        held: FencedSession,
         interrupted: Migration,
         *,
         took_effect: bool | None,
@@ -121,7 +121,7 @@ class MemoryBench:
 
     def leave_in_doubt(
         self,
-        held: HeldDatabase,
+        held: FencedSession,
         interrupted: Migration,
         *,
         took_effect: bool | None,
@@ -130,7 +130,7 @@ class MemoryBench:
         self.database.leave_in_doubt(
             interrupted, "digest", took_effect=took_effect, reverting=reverting
         )
-        return held.history()[-1]
+        return held.read_history()[-1]
 
 
 class PostgreSQLBench:
@@ -168,13 +168,13 @@ class PostgreSQLBench:
 
     def leave_in_doubt(
         self,
-        held: HeldDatabase,
+        held: FencedSession,
         interrupted: Migration,
         *,
         took_effect: bool | None,
         reverting: bool = False,
     ) -> HistoryRow:
-        held.record([(interrupted, "digest")], baseline=False)
+        held.record_applied([(interrupted, "digest")], baseline=False)
         state = RowState.REVERTING if reverting else RowState.STARTED
         up = "NULL" if reverting else literal(interrupted.up.sql)
         self._run(
@@ -184,7 +184,7 @@ class PostgreSQLBench:
         )
         if took_effect is not None and took_effect is not reverting:
             self._run(interrupted.up.sql)
-        return held.history()[-1]
+        return held.read_history()[-1]
 
     def run(self, sql: str) -> list[list[Any]]:
         """What any other session may say."""

@@ -16,10 +16,10 @@ from lambda_migrate.migrations import HistoryRow, Manifest, Migration, RowState
 from lambda_migrate.migrations.adoption import OtherHistory
 from lambda_migrate.postgresql.ports import (
     Database,
-    Grant,
-    HeldDatabase,
+    DryRunSession,
+    FencedSession,
     Inspection,
-    Rehearsal,
+    LeaseGrant,
 )
 from lambda_migrate.testing import FakeClock, InMemoryDatabase
 from tests.contract.databases import migration
@@ -146,27 +146,26 @@ class SteppedDatabase:
     def read_history(self, deadline: Deadline) -> list[HistoryRow]:
         return list(self.inspect(deadline).history)
 
-    def take_over(self, grant: Grant, deadline: Deadline, *, evict: bool = True) -> HeldDatabase:
+    def take_over(
+        self, grant: LeaseGrant, deadline: Deadline, *, evict: bool = True
+    ) -> FencedSession:
         if self.instance.turn("take over") in (Fault.REQUEST_LOST, Fault.ANSWER_LOST):
             raise DatabaseUnavailable("as planned: nobody answers")
         held = self._database.take_over(grant, deadline, evict=evict)
         self.instance.opens_a_connection()
         return SteppedHeld(self, held)
 
-    def rehearse(self, grant: Grant, deadline: Deadline) -> Rehearsal:
-        return self._database.rehearse(grant, deadline)  # no starting instance does
-
-    def read_environment(self, deadline: Deadline) -> str:
-        return self._database.read_environment(deadline)
+    def begin_dry_run(self, grant: LeaseGrant, deadline: Deadline) -> DryRunSession:
+        return self._database.begin_dry_run(grant, deadline)  # no starting instance does
 
     def read_other_histories(self, deadline: Deadline) -> list[OtherHistory]:
         return self._database.read_other_histories(deadline)
 
 
 class SteppedHeld:
-    """`HeldDatabase` of one instance."""
+    """`FencedSession` of one instance."""
 
-    def __init__(self, database: SteppedDatabase, held: HeldDatabase) -> None:
+    def __init__(self, database: SteppedDatabase, held: FencedSession) -> None:
         self._engine = database.engine
         self._instance = database.instance
         self._held = held
@@ -184,14 +183,14 @@ class SteppedHeld:
     def is_separate(self) -> bool:
         return self._held.is_separate
 
-    def history(self) -> list[HistoryRow]:
+    def read_history(self) -> list[HistoryRow]:
         fault = self._turn("history")
-        history = self._held.history()
+        history = self._held.read_history()
         self._lose(fault)
         return history
 
-    def other_histories(self) -> list[OtherHistory]:
-        return self._held.other_histories()
+    def read_other_histories(self) -> list[OtherHistory]:
+        return self._held.read_other_histories()
 
     def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
         fault = self._turn(f"apply {migration.name}")
@@ -200,10 +199,10 @@ class SteppedHeld:
         self._lose(fault)
         return milliseconds
 
-    def revert(self, row: HistoryRow, deadline: Deadline) -> int:
+    def roll_back(self, row: HistoryRow, deadline: Deadline) -> int:
         fault = self._turn(f"revert {row.name}")
         self._engine.running(self._instance)
-        milliseconds = self._held.revert(row, deadline)
+        milliseconds = self._held.roll_back(row, deadline)
         self._lose(fault)
         return milliseconds
 
@@ -212,10 +211,12 @@ class SteppedHeld:
         self._held.settle(row, deadline)
         self._lose(fault)
 
-    def record(self, migrations: Sequence[tuple[Migration, str]], *, baseline: bool) -> None:
+    def record_applied(
+        self, migrations: Sequence[tuple[Migration, str]], *, baseline: bool
+    ) -> None:
         raise NotImplementedError
 
-    def forget(self, versions: Sequence[int]) -> None:
+    def delete_rows(self, versions: Sequence[int]) -> None:
         raise NotImplementedError
 
     def abort(self) -> None:

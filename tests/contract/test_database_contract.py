@@ -18,7 +18,7 @@ from lambda_migrate.errors import (
     RepairRequired,
 )
 from lambda_migrate.migrations import HistoryRow, Migration, RowState, Script, make_plan
-from lambda_migrate.postgresql.ports import FenceStale, HeldDatabase, Rehearsal
+from lambda_migrate.postgresql.ports import DryRunSession, FencedSession, StaleFencingToken
 from tests.contract.databases import (
     FIRST,
     MANIFEST,
@@ -34,11 +34,11 @@ from tests.contract.databases import (
 DIGEST = {m.version: MANIFEST.digest_at(m.version) for m in MANIFEST}
 
 
-def hold(bench: DatabaseBench, fence: int = 1, owner: str = "") -> HeldDatabase:
+def hold(bench: DatabaseBench, fence: int = 1, owner: str = "") -> FencedSession:
     return bench.database.take_over(grant(fence, owner), soon())
 
 
-def apply(held: HeldDatabase, *migrations: Migration) -> None:
+def apply(held: FencedSession, *migrations: Migration) -> None:
     for one in migrations:
         held.apply(one, DIGEST[one.version], soon())
 
@@ -56,7 +56,7 @@ def test_a_database_that_nobody_migrated_has_no_history(bench: DatabaseBench) ->
 
 def test_a_first_holder_finds_no_history(bench: DatabaseBench) -> None:
     with hold(bench) as held:
-        assert held.history() == []
+        assert held.read_history() == []
 
 
 def test_a_row_says_what_was_applied_by_whom_and_how_to_take_it_back(
@@ -64,7 +64,7 @@ def test_a_row_says_what_was_applied_by_whom_and_how_to_take_it_back(
 ) -> None:
     with hold(bench, 7) as held:
         took_ms = held.apply(FIRST, DIGEST[1], soon())
-        (row,) = held.history()
+        (row,) = held.read_history()
     assert row == HistoryRow(
         version=1,
         name="0001_a",
@@ -89,7 +89,7 @@ def test_a_row_says_what_was_applied_by_whom_and_how_to_take_it_back(
 def test_the_history_is_the_same_with_and_without_the_fence(bench: DatabaseBench) -> None:
     with hold(bench) as held:
         apply(held, FIRST, SECOND)
-        assert held.history() == bench.database.read_history(soon())
+        assert held.read_history() == bench.database.read_history(soon())
 
 
 def test_the_history_is_in_the_order_of_versions(bench: DatabaseBench) -> None:
@@ -101,7 +101,7 @@ def test_the_history_is_in_the_order_of_versions(bench: DatabaseBench) -> None:
 def test_a_manifest_applied_in_order_is_current(bench: DatabaseBench) -> None:
     with hold(bench) as held:
         apply(held, *MANIFEST)
-        assert make_plan(MANIFEST, held.history()).is_current
+        assert make_plan(MANIFEST, held.read_history()).is_current
     assert bench.effects() == ["0001_a", "0002_b", "0003_c"]
 
 
@@ -114,7 +114,7 @@ def test_a_migration_takes_effect_at_most_once(bench: DatabaseBench) -> None:
         with pytest.raises(MigrationFailed) as caught:
             apply(held, FIRST)
         assert caught.value.sqlstate == "23505"
-        assert len(held.history()) == 1
+        assert len(held.read_history()) == 1
     assert bench.effects() == ["0001_a"]
 
 
@@ -122,9 +122,9 @@ def test_many_who_try_at_once_have_one_effect(bench: DatabaseBench) -> None:
     def migrate(fence: int) -> str:
         try:
             with bench.database.take_over(grant(fence), soon()) as held:
-                if not held.history():
+                if not held.read_history():
                     apply(held, FIRST)
-        except (FenceStale, NotReady, MigrationFailed) as error:
+        except (StaleFencingToken, NotReady, MigrationFailed) as error:
             return type(error).__name__
         return "done"
 
@@ -132,7 +132,7 @@ def test_many_who_try_at_once_have_one_effect(bench: DatabaseBench) -> None:
         ends = list(pool.map(migrate, range(1, 7)))
     assert "done" in ends
     # Who is evicted while it still connects cannot tell by whom: that is DatabaseUnavailable.
-    assert set(ends) <= {"done", "FenceStale", "LeaseLost", "DatabaseUnavailable"}
+    assert set(ends) <= {"done", "StaleFencingToken", "LeaseLost", "DatabaseUnavailable"}
     assert bench.effects() == ["0001_a"]
     assert versions(bench) == [1]
 
@@ -145,7 +145,7 @@ def test_a_failed_migration_leaves_nothing_and_what_came_before_stays(
         with pytest.raises(MigrationFailed) as caught:
             apply(held, bench.breaking(SECOND, "22012"))
         assert (caught.value.migration, caught.value.sqlstate) == ("0002_b", "22012")
-        assert [row.version for row in held.history()] == [1]
+        assert [row.version for row in held.read_history()] == [1]
     assert bench.effects() == ["0001_a"]
 
 
@@ -164,7 +164,7 @@ def test_a_script_that_would_end_its_own_transaction_is_refused(bench: DatabaseB
     with hold(bench) as held:
         with pytest.raises(MigrationFailed, match="0001_a"):
             apply(held, replace(FIRST, up=Script(script)))
-        assert held.history() == []
+        assert held.read_history() == []
     assert bench.effects() == []
 
 
@@ -172,7 +172,7 @@ def test_nothing_is_begun_after_the_deadline(bench: DatabaseBench) -> None:
     with hold(bench) as held:
         with pytest.raises(MigrationFailed, match="deadline"):
             held.apply(FIRST, DIGEST[1], over())
-        assert held.history() == []
+        assert held.read_history() == []
     assert bench.effects() == []
 
 
@@ -184,22 +184,22 @@ def test_a_fence_that_is_not_higher_is_stale_and_is_told_what_was_seen(
     bench: DatabaseBench, offered: int
 ) -> None:
     hold(bench, 7).close()
-    with pytest.raises(FenceStale) as caught:
+    with pytest.raises(StaleFencingToken) as caught:
         hold(bench, offered, owner="late")
-    assert caught.value.seen == 7
+    assert caught.value.current_token == 7
 
 
 def test_the_fence_outlives_the_holder_and_only_grows(bench: DatabaseBench) -> None:
     for fence in (1, 2, 10):
         hold(bench, fence).close()
-        with pytest.raises(FenceStale) as caught:
+        with pytest.raises(StaleFencingToken) as caught:
             hold(bench, fence, owner="late")
-        assert caught.value.seen == fence
+        assert caught.value.current_token == fence
 
 
 def test_a_stale_fence_disturbs_nobody(bench: DatabaseBench) -> None:
     with hold(bench, 7) as held:
-        with pytest.raises(FenceStale):
+        with pytest.raises(StaleFencingToken):
             hold(bench, 6)
         apply(held, FIRST)
     assert bench.effects() == ["0001_a"]
@@ -219,22 +219,22 @@ INDEX = migration(
     "CREATE INDEX CONCURRENTLY orders_by_id ON orders (id)",
     "DROP INDEX CONCURRENTLY orders_by_id",
 )
-CALLS: dict[str, Callable[[HeldDatabase], object]] = {
-    "history": lambda held: held.history(),
-    "other histories": lambda held: held.other_histories(),
+CALLS: dict[str, Callable[[FencedSession], object]] = {
+    "history": lambda held: held.read_history(),
+    "other histories": lambda held: held.read_other_histories(),
     "apply": lambda held: held.apply(SECOND, DIGEST[2], soon()),
     "apply outside a transaction": lambda held: held.apply(INDEX, "digest", soon()),
-    "revert": lambda held: held.revert(ROW, soon()),
+    "revert": lambda held: held.roll_back(ROW, soon()),
     "settle": lambda held: held.settle(replace(ROW, state=RowState.STARTED, up=INDEX.up), soon()),
-    "record": lambda held: held.record([(SECOND, DIGEST[2])], baseline=True),
-    "forget": lambda held: held.forget([1]),
+    "record": lambda held: held.record_applied([(SECOND, DIGEST[2])], baseline=True),
+    "forget": lambda held: held.delete_rows([1]),
 }
 every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
 
 @every_call
 def test_a_holder_that_was_overtaken_can_do_nothing_more(
-    bench: DatabaseBench, call: Callable[[HeldDatabase], object]
+    bench: DatabaseBench, call: Callable[[FencedSession], object]
 ) -> None:
     with hold(bench, 1) as older:
         apply(older, FIRST)
@@ -252,14 +252,14 @@ def test_a_holder_stays_overtaken_after_its_successor_has_gone(bench: DatabaseBe
         with pytest.raises(LeaseLost):
             apply(older, FIRST)
         with pytest.raises(LeaseLost):
-            older.history()
+            older.read_history()
     assert bench.effects() == []
 
 
 def test_a_successor_applies_what_the_one_overtaken_in_the_middle_could_not_commit(
     bench: DatabaseBench,
 ) -> None:
-    successors: list[HeldDatabase] = []
+    successors: list[FencedSession] = []
     with hold(bench, 1) as older:
         ended = bench.in_the_middle(
             lambda slow: apply(older, slow), FIRST, lambda: successors.append(hold(bench, 2))
@@ -267,7 +267,7 @@ def test_a_successor_applies_what_the_one_overtaken_in_the_middle_could_not_comm
     assert isinstance(ended, LeaseLost)
     assert bench.effects() == []
     with successors[0] as successor:
-        assert successor.history() == []
+        assert successor.read_history() == []
         apply(successor, FIRST)
     assert bench.effects() == ["0001_a"]
     assert [row.fence for row in bench.database.read_history(soon())] == [2]
@@ -286,7 +286,7 @@ def test_abort_ends_what_runs_and_nothing_of_it_is_committed(bench: DatabaseBenc
 
 @every_call
 def test_nothing_runs_after_an_abort(
-    bench: DatabaseBench, call: Callable[[HeldDatabase], object]
+    bench: DatabaseBench, call: Callable[[FencedSession], object]
 ) -> None:
     with hold(bench) as held:
         apply(held, FIRST)
@@ -341,7 +341,7 @@ def test_a_function_of_another_environment_is_refused(
     bench: DatabaseBench, stamped: str, mine: str, restamp: bool, is_let_in: bool
 ) -> None:
     bench.database.take_over(grant(1, environment=stamped), soon()).close()
-    mine_now = grant(2, environment=mine, restamp=restamp)
+    mine_now = grant(2, environment=mine, restamps_environment=restamp)
     if is_let_in:
         bench.database.take_over(mine_now, soon()).close()
         return
@@ -361,7 +361,7 @@ def test_who_is_refused_for_its_environment_leaves_stamp_and_holder_alone(
 
 def test_a_new_stamp_shuts_the_old_environment_out(bench: DatabaseBench) -> None:
     bench.database.take_over(grant(1, environment="staging"), soon()).close()
-    moved = grant(2, environment="production", restamp=True)
+    moved = grant(2, environment="production", restamps_environment=True)
     bench.database.take_over(moved, soon()).close()
     with pytest.raises(ConfigurationError, match="'production'"):
         bench.database.take_over(grant(3, environment="staging"), soon())
@@ -373,8 +373,8 @@ def test_a_new_stamp_shuts_the_old_environment_out(bench: DatabaseBench) -> None
 def test_revert_undoes_the_effects_and_removes_the_row(bench: DatabaseBench) -> None:
     with hold(bench) as held:
         apply(held, FIRST, SECOND)
-        held.revert(held.history()[-1], soon())
-        assert [row.version for row in held.history()] == [1]
+        held.roll_back(held.read_history()[-1], soon())
+        assert [row.version for row in held.read_history()] == [1]
     assert bench.effects() == ["0001_a"]
 
 
@@ -382,18 +382,18 @@ def test_revert_runs_the_down_script_as_it_was_when_applied(bench: DatabaseBench
     with hold(bench, 1) as held:
         apply(held, FIRST)
     with hold(bench, 2) as other_code:
-        (row,) = other_code.history()
+        (row,) = other_code.read_history()
         assert row.down == FIRST.down
-        other_code.revert(row, soon())
+        other_code.roll_back(row, soon())
     assert bench.effects() == []
 
 
 def test_what_was_reverted_can_be_applied_again(bench: DatabaseBench) -> None:
     with hold(bench) as held:
         apply(held, FIRST)
-        held.revert(held.history()[0], soon())
+        held.roll_back(held.read_history()[0], soon())
         assert bench.effects() == []
-        assert make_plan(MANIFEST, held.history()).pending[0] == FIRST
+        assert make_plan(MANIFEST, held.read_history()).pending[0] == FIRST
 
 
 def test_a_migration_without_a_down_script_cannot_be_reverted(bench: DatabaseBench) -> None:
@@ -401,8 +401,8 @@ def test_a_migration_without_a_down_script_cannot_be_reverted(bench: DatabaseBen
     with hold(bench) as held:
         held.apply(for_good, "digest", soon())
         with pytest.raises(MigrationFailed, match="without a down script"):
-            held.revert(held.history()[0], soon())
-        assert len(held.history()) == 1
+            held.roll_back(held.read_history()[0], soon())
+        assert len(held.read_history()) == 1
     assert bench.effects() == ["0001_for_good"]
 
 
@@ -411,8 +411,8 @@ def test_a_down_script_that_would_end_its_transaction_is_refused(bench: Database
     with hold(bench) as held:
         held.apply(bad, "digest", soon())
         with pytest.raises(MigrationFailed, match="0001_bad"):
-            held.revert(held.history()[0], soon())
-        assert len(held.history()) == 1
+            held.roll_back(held.read_history()[0], soon())
+        assert len(held.read_history()) == 1
     assert bench.effects() == ["0001_bad"]
 
 
@@ -423,7 +423,7 @@ def test_a_database_of_ours_alone_has_no_other_history(bench: DatabaseBench) -> 
     assert bench.database.read_other_histories(soon()) == []
     with hold(bench) as held:
         apply(held, FIRST)
-        assert held.other_histories() == []
+        assert held.read_other_histories() == []
 
 
 def test_other_histories_are_not_to_be_had_when_time_is_over(bench: DatabaseBench) -> None:
@@ -436,8 +436,8 @@ def test_other_histories_are_not_to_be_had_when_time_is_over(bench: DatabaseBenc
 
 def test_a_baseline_declares_without_running(bench: DatabaseBench) -> None:
     with hold(bench, 4) as held:
-        held.record([(FIRST, DIGEST[1]), (SECOND, DIGEST[2])], baseline=True)
-        rows = held.history()
+        held.record_applied([(FIRST, DIGEST[1]), (SECOND, DIGEST[2])], baseline=True)
+        rows = held.read_history()
         assert make_plan(MANIFEST, rows).pending == (THIRD,)
     assert [(r.version, r.state, r.baseline, r.duration_ms, r.fence) for r in rows] == [
         (1, RowState.APPLIED, True, 0, 4),
@@ -451,11 +451,11 @@ def test_recording_a_known_version_stamps_it_anew_and_keeps_who_applied_it(
 ) -> None:
     with hold(bench, 1) as held:
         apply(held, FIRST)
-        (before,) = held.history()
+        (before,) = held.read_history()
     edited = replace(FIRST, name="0001_edited", checksum="e" * 64, down=Script("SELECT 2", line=9))
     with hold(bench, 2) as held:
-        held.record([(edited, "d" * 64)], baseline=True)
-        (after,) = held.history()
+        held.record_applied([(edited, "d" * 64)], baseline=True)
+        (after,) = held.read_history()
     assert after == replace(
         before, name="0001_edited", checksum="e" * 64, digest="d" * 64, down=edited.down
     )
@@ -464,8 +464,8 @@ def test_recording_a_known_version_stamps_it_anew_and_keeps_who_applied_it(
 def test_recording_settles_a_row_in_doubt(bench: DatabaseBench) -> None:
     with hold(bench) as held:
         bench.leave_in_doubt(held, INDEX, took_effect=True)
-        held.record([(INDEX, "digest")], baseline=False)
-        (row,) = held.history()
+        held.record_applied([(INDEX, "digest")], baseline=False)
+        (row,) = held.read_history()
     assert (row.state, row.up) == (RowState.APPLIED, None)
     assert row.applied_at is not None
 
@@ -473,17 +473,17 @@ def test_recording_settles_a_row_in_doubt(bench: DatabaseBench) -> None:
 def test_forgetting_makes_pending_and_undoes_nothing(bench: DatabaseBench) -> None:
     with hold(bench) as held:
         apply(held, FIRST, SECOND)
-        held.forget([2, 99])
-        assert make_plan(MANIFEST, held.history()).pending == (SECOND, THIRD)
+        held.delete_rows([2, 99])
+        assert make_plan(MANIFEST, held.read_history()).pending == (SECOND, THIRD)
     assert bench.effects() == ["0001_a", "0002_b"]
 
 
 def test_recording_and_forgetting_nothing_does_nothing(bench: DatabaseBench) -> None:
     with hold(bench) as held:
         apply(held, FIRST)
-        held.record([], baseline=True)
-        held.forget([])
-        assert [row.version for row in held.history()] == [1]
+        held.record_applied([], baseline=True)
+        held.delete_rows([])
+        assert [row.version for row in held.read_history()] == [1]
 
 
 # --- settle
@@ -500,7 +500,7 @@ def test_a_row_in_doubt_is_settled_by_what_the_database_holds(
         row = bench.leave_in_doubt(held, INDEX, took_effect=took_effect, reverting=reverting)
         assert row.state is (RowState.REVERTING if reverting else RowState.STARTED)
         held.settle(row, soon())
-        rows = held.history()
+        rows = held.read_history()
     assert [r.state for r in rows] == [RowState.APPLIED] * is_applied
 
 
@@ -512,7 +512,7 @@ def test_a_row_that_cannot_be_told_apart_stays_in_doubt_and_names_repair(
         row = bench.leave_in_doubt(held, opaque, took_effect=None)
         with pytest.raises(RepairRequired, match="lambda-migrate repair"):
             held.settle(row, soon())
-        assert [r.state for r in held.history()] == [RowState.STARTED]
+        assert [r.state for r in held.read_history()] == [RowState.STARTED]
 
 
 def test_a_row_in_doubt_of_a_repeatable_script_is_pending_again(bench: DatabaseBench) -> None:
@@ -521,7 +521,7 @@ def test_a_row_in_doubt_of_a_repeatable_script_is_pending_again(bench: DatabaseB
         one = replace(migration(3, "opaque", up=up.sql), up=up)
         row = bench.leave_in_doubt(held, one, took_effect=None)
         held.settle(row, soon())
-        assert held.history() == []
+        assert held.read_history() == []
 
 
 @pytest.mark.parametrize("took_effect", [True, False])
@@ -536,7 +536,7 @@ def test_a_statement_never_begins_over_a_row_in_doubt(
                 held.apply(INDEX, "digest", soon())
         else:
             held.apply(INDEX, "digest", soon())
-        assert [r.state for r in held.history()] == [RowState.APPLIED]
+        assert [r.state for r in held.read_history()] == [RowState.APPLIED]
 
 
 @pytest.mark.parametrize("reverting", [True, False])
@@ -546,8 +546,8 @@ def test_a_rollback_never_begins_over_a_row_in_doubt(
 ) -> None:
     with hold(bench) as held:
         row = bench.leave_in_doubt(held, INDEX, took_effect=took_effect, reverting=reverting)
-        held.revert(row, soon())
-        assert held.history() == []
+        held.roll_back(row, soon())
+        assert held.read_history() == []
 
 
 def test_a_rollback_over_a_row_that_cannot_be_settled_does_not_begin(bench: DatabaseBench) -> None:
@@ -555,8 +555,8 @@ def test_a_rollback_over_a_row_that_cannot_be_settled_does_not_begin(bench: Data
     with hold(bench) as held:
         row = bench.leave_in_doubt(held, opaque, took_effect=None)
         with pytest.raises(RepairRequired, match="lambda-migrate repair 3 --as"):
-            held.revert(row, soon())
-        assert [r.state for r in held.history()] == [RowState.STARTED]
+            held.roll_back(row, soon())
+        assert [r.state for r in held.read_history()] == [RowState.STARTED]
 
 
 def test_a_procedure_that_fails_leaves_its_row_in_doubt(bench: DatabaseBench) -> None:
@@ -567,17 +567,17 @@ def test_a_procedure_that_fails_leaves_its_row_in_doubt(bench: DatabaseBench) ->
     with hold(bench) as held:
         with pytest.raises(RepairRequired, match="part of it may be committed"):
             held.apply(replace(broken, up=up), "digest", soon())
-        assert [r.state for r in held.history()] == [RowState.STARTED]
+        assert [r.state for r in held.read_history()] == [RowState.STARTED]
 
 
 def test_a_successor_settles_what_a_dead_holder_left(bench: DatabaseBench) -> None:
     with hold(bench, 1) as dead:
         bench.leave_in_doubt(dead, INDEX, took_effect=False)
     with hold(bench, 2) as successor:
-        (row,) = successor.history()
+        (row,) = successor.read_history()
         successor.settle(row, soon())
         successor.apply(INDEX, "digest", soon())
-        assert [r.state for r in successor.history()] == [RowState.APPLIED]
+        assert [r.state for r in successor.read_history()] == [RowState.APPLIED]
 
 
 # --- who it is
@@ -591,16 +591,21 @@ def test_the_fingerprint_names_no_secret_and_stays_the_same(bench: DatabaseBench
 # --- a rehearsal
 
 
-def rehearse(bench: DatabaseBench, fence: int = 1, *, environment: str = "") -> Rehearsal:
-    return bench.database.rehearse(grant(fence, environment=environment), soon())
+def stamped_environment(bench: DatabaseBench) -> str:
+    fence = bench.database.inspect(soon()).fence
+    return fence.environment if fence is not None else ""
+
+
+def rehearse(bench: DatabaseBench, fence: int = 1, *, environment: str = "") -> DryRunSession:
+    return bench.database.begin_dry_run(grant(fence, environment=environment), soon())
 
 
 def test_a_rehearsal_leaves_neither_effects_nor_history_behind(bench: DatabaseBench) -> None:
     with rehearse(bench) as rehearsal:
-        assert rehearsal.history() == []
+        assert rehearsal.read_history() == []
         for one in MANIFEST:
-            assert rehearsal.run(one, soon()).seconds >= 0
-        rehearsal.end()
+            assert rehearsal.run_migration(one, soon()).seconds >= 0
+        rehearsal.roll_back()
         assert (bench.effects(), versions(bench)) == ([], [])
     assert (bench.effects(), versions(bench)) == ([], [])
 
@@ -609,7 +614,7 @@ def test_a_rehearsal_that_is_only_closed_leaves_nothing_behind_either(
     bench: DatabaseBench,
 ) -> None:
     with rehearse(bench) as rehearsal:
-        rehearsal.run(FIRST, soon())
+        rehearsal.run_migration(FIRST, soon())
     rehearsal.close()
     assert (bench.effects(), versions(bench)) == ([], [])
 
@@ -618,19 +623,19 @@ def test_a_rehearsal_knows_the_history(bench: DatabaseBench) -> None:
     with hold(bench) as held:
         apply(held, FIRST)
     with rehearse(bench, 2) as rehearsal:
-        assert rehearsal.history() == bench.database.read_history(soon())
-        rehearsal.run(SECOND, soon())
+        assert rehearsal.read_history() == bench.database.read_history(soon())
+        rehearsal.run_migration(SECOND, soon())
     assert bench.effects() == ["0001_a"]
 
 
 def test_a_rehearsal_neither_raises_the_fence_nor_stamps_the_database(bench: DatabaseBench) -> None:
     bench.database.take_over(grant(1), soon()).close()
     with rehearse(bench, 9, environment="staging") as rehearsal:
-        rehearsal.run(FIRST, soon())
-        rehearsal.end()
-    assert bench.database.read_environment(soon()) == ""
+        rehearsal.run_migration(FIRST, soon())
+        rehearsal.roll_back()
+    assert stamped_environment(bench) == ""
     with bench.database.take_over(grant(2, environment="production"), soon()) as held:
-        assert bench.database.read_environment(soon()) == "production"
+        assert stamped_environment(bench) == "production"
         apply(held, FIRST)
 
 
@@ -639,11 +644,11 @@ def test_a_failure_in_a_rehearsal_is_told_as_by_apply_and_the_next_can_be_tried(
 ) -> None:
     broken = bench.breaking(SECOND, "22012")
     with rehearse(bench) as rehearsal:
-        rehearsal.run(FIRST, soon())
+        rehearsal.run_migration(FIRST, soon())
         with pytest.raises(MigrationFailed) as rehearsed:
-            rehearsal.run(broken, soon())
-        rehearsal.run(THIRD, soon())
-        rehearsal.end()
+            rehearsal.run_migration(broken, soon())
+        rehearsal.run_migration(THIRD, soon())
+        rehearsal.roll_back()
     with hold(bench) as held, pytest.raises(MigrationFailed) as applied:
         apply(held, broken)
     assert str(rehearsed.value) == str(applied.value)
@@ -653,12 +658,12 @@ def test_a_failure_in_a_rehearsal_is_told_as_by_apply_and_the_next_can_be_tried(
 
 def test_a_rehearsal_may_begin_anew(bench: DatabaseBench) -> None:
     with rehearse(bench) as rehearsal:
-        rehearsal.run(FIRST, soon())
+        rehearsal.run_migration(FIRST, soon())
         rehearsal.begin(soon())
-        rehearsal.run(FIRST, soon())
-        rehearsal.end()
+        rehearsal.run_migration(FIRST, soon())
+        rehearsal.roll_back()
         rehearsal.begin(soon())
-        rehearsal.run(FIRST, soon())
+        rehearsal.run_migration(FIRST, soon())
     assert bench.effects() == []
 
 
@@ -668,14 +673,14 @@ def test_a_script_that_would_end_the_transaction_is_not_rehearsed(
 ) -> None:
     with rehearse(bench) as rehearsal:
         with pytest.raises(MigrationFailed, match="0001_a"):
-            rehearsal.run(replace(FIRST, up=Script(f"{FIRST.up.sql}; {script}")), soon())
-        rehearsal.run(SECOND, soon())
+            rehearsal.run_migration(replace(FIRST, up=Script(f"{FIRST.up.sql}; {script}")), soon())
+        rehearsal.run_migration(SECOND, soon())
     assert bench.effects() == []
 
 
 def test_what_runs_outside_a_transaction_is_not_rehearsed(bench: DatabaseBench) -> None:
     with rehearse(bench) as rehearsal, pytest.raises(MigrationFailed, match="outside"):
-        rehearsal.run(INDEX, soon())
+        rehearsal.run_migration(INDEX, soon())
     with hold(bench) as held:
         held.apply(INDEX, "digest", soon())
 
@@ -698,17 +703,17 @@ def test_nobody_rehearses_or_migrates_unasked_beside_a_rehearsal(bench: Database
             rehearse(bench, 3)
         with pytest.raises(LeaseHeld):
             bench.database.take_over(grant(3), soon(), evict=False)
-        rehearsal.run(FIRST, soon())
+        rehearsal.run_migration(FIRST, soon())
     hold(bench, 3).close()
 
 
 def test_a_successor_ends_a_rehearsal(bench: DatabaseBench) -> None:
     hold(bench, 1).close()
     with rehearse(bench, 2) as rehearsal:
-        rehearsal.run(FIRST, soon())
+        rehearsal.run_migration(FIRST, soon())
         with hold(bench, 3) as held:
             with pytest.raises(LeaseLost):
-                rehearsal.run(SECOND, soon())
+                rehearsal.run_migration(SECOND, soon())
             apply(held, THIRD)
     assert bench.effects() == ["0003_c"]
 
@@ -718,14 +723,14 @@ def test_a_rehearsal_under_a_fence_that_is_not_higher_is_stale(
     bench: DatabaseBench, offered: int
 ) -> None:
     hold(bench, 7).close()
-    with pytest.raises(FenceStale) as caught:
-        bench.database.rehearse(grant(offered, owner="late"), soon())
-    assert caught.value.seen == 7
+    with pytest.raises(StaleFencingToken) as caught:
+        bench.database.begin_dry_run(grant(offered, owner="late"), soon())
+    assert caught.value.current_token == 7
 
 
 def test_a_rehearsal_that_was_overtaken_does_not_begin_anew(bench: DatabaseBench) -> None:
     with rehearse(bench) as rehearsal:
-        rehearsal.end()
+        rehearsal.roll_back()
         hold(bench, 2).close()
         with pytest.raises(LeaseLost):
             rehearsal.begin(soon())
@@ -740,15 +745,15 @@ def test_a_rehearsal_in_another_environments_database_is_refused(bench: Database
 def test_an_aborted_rehearsal_is_over(bench: DatabaseBench) -> None:
     with rehearse(bench) as rehearsal:
         ended = bench.in_the_middle(
-            lambda slow: rehearsal.run(slow, soon()), FIRST, rehearsal.abort
+            lambda slow: rehearsal.run_migration(slow, soon()), FIRST, rehearsal.abort
         )
         assert isinstance(ended, LeaseLost)
         with pytest.raises(LeaseLost):
-            rehearsal.run(SECOND, soon())
+            rehearsal.run_migration(SECOND, soon())
     assert bench.effects() == []
 
 
 def test_no_rehearsal_begins_a_migration_after_the_deadline(bench: DatabaseBench) -> None:
     with rehearse(bench) as rehearsal, pytest.raises(MigrationFailed, match="deadline"):
-        rehearsal.run(FIRST, over())
+        rehearsal.run_migration(FIRST, over())
     assert bench.effects() == []

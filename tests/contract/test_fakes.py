@@ -58,13 +58,13 @@ def test_a_database_that_is_down_is_unavailable_to_all(
     with database.take_over(grant(1), deadline) as held:
         database.is_down = True
         with pytest.raises(DatabaseUnavailable):
-            held.history()
+            held.read_history()
         with pytest.raises(DatabaseUnavailable):
             database.take_over(grant(2), deadline)
         with pytest.raises(DatabaseUnavailable):
             database.read_history(deadline)
         database.is_down = False
-        assert held.history() == []
+        assert held.read_history() == []
 
 
 def test_nobody_connects_after_the_deadline(database: InMemoryDatabase, clock: FakeClock) -> None:
@@ -79,7 +79,7 @@ def test_a_script_takes_as_long_as_the_hook_lets_pass(
     database.during = lambda version: clock.advance(version * 1.5)
     with database.take_over(grant(1), deadline) as held:
         assert held.apply(SECOND, "digest", deadline) == 3_000
-        assert held.history()[0].duration_ms == 3_000
+        assert held.read_history()[0].duration_ms == 3_000
 
 
 def test_a_script_that_outlasts_the_deadline_commits_nothing(
@@ -89,7 +89,7 @@ def test_a_script_that_outlasts_the_deadline_commits_nothing(
     with database.take_over(grant(1), deadline) as held:
         with pytest.raises(MigrationFailed, match="deadline"):
             held.apply(FIRST, "digest", deadline)
-        assert held.history() == []
+        assert held.read_history() == []
     assert database.effects == []
 
 
@@ -115,8 +115,8 @@ def test_a_planned_failure_fails_the_down_script_too(
         held.apply(FIRST, "digest", deadline)
         database.fail(1, MigrationFailed("as planned"))
         with pytest.raises(MigrationFailed):
-            held.revert(held.history()[0], deadline)
-        assert len(held.history()) == 1
+            held.roll_back(held.read_history()[0], deadline)
+        assert len(held.read_history()) == 1
     assert database.reverted == []
 
 
@@ -126,9 +126,9 @@ def test_a_settled_row_counts_as_what_it_was(
     with database.take_over(grant(1), deadline) as held:
         database.leave_in_doubt(FIRST, "digest", took_effect=True)
         database.leave_in_doubt(SECOND, "digest", took_effect=True, reverting=True)
-        for row in held.history():
+        for row in held.read_history():
             held.settle(row, deadline)
-        assert [row.version for row in held.history()] == [1]
+        assert [row.version for row in held.read_history()] == [1]
     assert (database.effects, database.reverted) == (["0001_a"], ["0002_b"])
 
 

@@ -130,7 +130,7 @@ def test_a_schema_of_another_layout_is_refused_and_left_as_it_is(
 
 ON_DAMAGED_TABLES: dict[str, Callable[[Database], object]] = {
     "a takeover": lambda database: database.take_over(grant(9), soon()),
-    "a dry run": lambda database: database.rehearse(grant(9), soon()),
+    "a dry run": lambda database: database.begin_dry_run(grant(9), soon()),
     "a look": lambda database: database.inspect(soon()),
 }
 DAMAGES = {

@@ -27,15 +27,15 @@ def test_each_function_may_have_a_schema_of_its_own(fresh_database: PostgreSQLBe
     with fresh_database.database.take_over(grant(5), soon()) as held:
         held.apply(FIRST, "digest", soon())
     with other.take_over(grant(6), soon()) as held:
-        assert held.history() == []
+        assert held.read_history() == []
 
 
 def test_rehearsing_a_first_run_creates_nothing(fresh_database: PostgreSQLBench) -> None:
     before = fresh_database.tables()
-    with fresh_database.database.rehearse(grant(1), soon()) as rehearsal:
-        rehearsal.run(FIRST, soon())
-        rehearsal.end()
-    assert fresh_database.database.read_environment(soon()) == ""
+    with fresh_database.database.begin_dry_run(grant(1), soon()) as rehearsal:
+        rehearsal.run_migration(FIRST, soon())
+        rehearsal.roll_back()
+    assert fresh_database.database.inspect(soon()).fence is None
     assert fresh_database.tables() == before
 
 

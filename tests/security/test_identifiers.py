@@ -40,14 +40,14 @@ def everything(bench: Bench, *, schema: str = DEFAULT_SCHEMA) -> None:
     with bench.holder(schema=schema) as held:
         for each in rows:
             held.apply(each, f"digest-{each.version}", soon())
-        held.record([(migration("SELECT 1", 7), "digest-7")], baseline=True)
+        held.record_applied([(migration("SELECT 1", 7), "digest-7")], baseline=True)
         for version in (2, 4, 5, 6):  # as if interrupted
-            row = next(row for row in held.history() if row.version == version)
+            row = next(row for row in held.read_history() if row.version == version)
             held.settle(replace(row, state=RowState.STARTED, up=rows[version - 1].up), soon())
-        held.forget([row.version for row in held.history() if row.version > 3])
-        for row in reversed(held.history()):
+        held.delete_rows([row.version for row in held.read_history() if row.version > 3])
+        for row in reversed(held.read_history()):
             if row.version in (1, 3):
-                held.revert(row, soon())
+                held.roll_back(row, soon())
     bench.database(schema=schema).read_history(soon())
 
 
@@ -82,7 +82,7 @@ def test_what_is_written_to_the_history_is_read_back_to_the_letter(
     right = {"target": text, "environment": text, "request_id": text}
     with victim.holder(owner=text, grant=right) as held:
         held.apply(one, text, soon())
-        held.record([(replace(one, version=2), text)], baseline=True)
+        held.record_applied([(replace(one, version=2), text)], baseline=True)
     first, second = victim.history()
     for row in (first, second):
         assert (row.name, row.checksum, row.digest, row.owner) == (text,) * 4
@@ -256,17 +256,17 @@ def _everything_qualified(bench: Bench) -> None:
             held.apply(each, "digest", soon())
         for each in rows[3:]:
             held.apply(each, "digest", soon())
-        assert [str(each) for each in held.other_histories()] == [
+        assert [str(each) for each in held.read_other_histories()] == [
             "dbmate has applied 1 version to this database (public.schema_migrations)"
         ]
         for version in (2, 4, 5, 6):
-            row = next(row for row in held.history() if row.version == version)
+            row = next(row for row in held.read_history() if row.version == version)
             held.settle(replace(row, state=RowState.STARTED, up=rows[version - 1].up), soon())
-        held.record([(migration("SELECT 1", 7), "digest-7")], baseline=True)
-        held.forget([row.version for row in held.history() if row.version > 3])
-        for row in reversed(held.history()):
+        held.record_applied([(migration("SELECT 1", 7), "digest-7")], baseline=True)
+        held.delete_rows([row.version for row in held.read_history() if row.version > 3])
+        for row in reversed(held.read_history()):
             if row.version in (1, 3):
-                held.revert(row, soon())
+                held.roll_back(row, soon())
     with bench.connect() as other:
         other.run(Queries(DEFAULT_SCHEMA).try_session_lock())
         with pytest.raises(LeaseHeld), bench.holder(3, evict=False):

@@ -24,7 +24,7 @@ from lambda_migrate.lease.record import MAX_READY, SHORT_DIGEST_BYTES, DatabaseR
 from lambda_migrate.migrations import HistoryRow, Manifest, make_plan, read_manifest
 from lambda_migrate.migrations.digest import read_digest
 from lambda_migrate.migrations.rollback import choose_rollback
-from lambda_migrate.postgresql.ports import Grant
+from lambda_migrate.postgresql.ports import LeaseGrant
 from lambda_migrate.postgresql.queries import Queries
 from tests.unit.engine.scene import item_size, prefixes
 
@@ -113,7 +113,7 @@ ACTS: dict[str, Callable[[Path, Manifest], Any]] = {
     ),
     "a baseline": lambda _, manifest: Queries("s").record(
         [(m, manifest.digest_at(m.version)) for m in manifest],
-        Grant("t", 1, "o"),
+        LeaseGrant("t", 1, "o"),
         baseline=True,
     ),
 }

@@ -18,7 +18,7 @@ from lambda_migrate.events import (
 )
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.migrations import Manifest, Migration, Script
-from lambda_migrate.postgresql.ports import Database, Grant, HeldDatabase
+from lambda_migrate.postgresql.ports import Database, FencedSession, LeaseGrant
 from lambda_migrate.testing import (
     FakeClock,
     FixedRandom,
@@ -37,13 +37,15 @@ def test_every_fake_is_what_it_stands_for() -> None:
     observer: Observer = RecordingObserver()
     store: LeaseStore = InMemoryLeaseTable(clock=clock)
     database: Database = fake_database
-    held: HeldDatabase = fake_database.take_over(Grant("t", 1, "me"), Deadline.after(1, clock))
+    held: FencedSession = fake_database.take_over(
+        LeaseGrant("t", 1, "me"), Deadline.after(1, clock)
+    )
     flags: FlagSource = InMemoryFlags()
     target = Target(
         "t", store, database, clock=clock, random=random, observer=observer, flags=flags
     )
     assert (target.store, target.database, target.flags) == (store, database, flags)
-    assert held.history() == []
+    assert held.read_history() == []
 
 
 def test_a_users_whole_test_needs_nothing_else() -> None:

@@ -16,7 +16,7 @@ import pytest
 from lambda_migrate.cli import main
 from lambda_migrate.commands.dry_run_advice import advice_on
 from lambda_migrate.engine.dry_run import REHEARSED, RehearsedStep
-from lambda_migrate.postgresql.dry_run_effects import Lock, Measured, TableChange
+from lambda_migrate.postgresql.dry_run_effects import MigrationEffects, RelationLock, TableChange
 from tests.stage import TABLE, Stage
 from tests.unit.docs.pages import DOCS, fences
 
@@ -80,11 +80,16 @@ def test_the_advice_is_what_such_times_come_to() -> None:
     table = "public.orders"
     filled = TableChange(table, 0, 1_000_000, 0, 1_000_000, bytes_after=1)
     rewritten = TableChange(table, 0, 0, 0, 1_499_240, rewritten=True, bytes_after=1)
-    lock = Lock(table, "table", "ACCESS EXCLUSIVE", since="0002_add_total")
+    lock = RelationLock(table, "table", "ACCESS EXCLUSIVE", since="0002_add_total")
     steps = [
-        RehearsedStep(3, "0003_fill_total", REHEARSED, measured=Measured(5.4, (), (filled,))),
         RehearsedStep(
-            4, "0004_wider_customers", REHEARSED, measured=Measured(1.5, (lock,), (rewritten,))
+            3, "0003_fill_total", REHEARSED, measured=MigrationEffects(5.4, (), (filled,))
+        ),
+        RehearsedStep(
+            4,
+            "0004_wider_customers",
+            REHEARSED,
+            measured=MigrationEffects(1.5, (lock,), (rewritten,)),
         ),
     ]
     advice = PASSED[PASSED.index("advice:\n") : PASSED.index("what no")].splitlines()[1:]

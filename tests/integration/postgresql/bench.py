@@ -15,8 +15,8 @@ from lambda_migrate.migrations.digest import checksum_of
 from lambda_migrate.postgresql.address import DatabaseAddress
 from lambda_migrate.postgresql.connection import Connection, connect
 from lambda_migrate.postgresql.database import PostgreSQLDatabase
-from lambda_migrate.postgresql.ports import Grant
-from lambda_migrate.postgresql.session import HeldPostgreSQL
+from lambda_migrate.postgresql.ports import LeaseGrant
+from lambda_migrate.postgresql.session import PostgreSQLSession
 
 MAJORS = (14, 15, 16, 17, 18)
 NEWEST = 18
@@ -126,9 +126,9 @@ class Bench(ServerURL):
         evict: bool = True,
         grant: dict[str, Any] | None = None,
         **changes: Any,
-    ) -> Iterator[HeldPostgreSQL]:
+    ) -> Iterator[PostgreSQLSession]:
         """A holder under a fence of its own."""
-        right = Grant(**{"target": "shop", "fence": fence, "owner": owner, **(grant or {})})
+        right = LeaseGrant(**{"target": "shop", "fence": fence, "owner": owner, **(grant or {})})
         with self.database(**changes).take_over(right, deadline or soon(), evict=evict) as held:
             yield held
 

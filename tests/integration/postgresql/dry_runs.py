@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from lambda_migrate.migrations import Migration
-from lambda_migrate.postgresql.dry_run_effects import Measured, TableChange
-from lambda_migrate.postgresql.ports import Grant, Rehearsal
+from lambda_migrate.postgresql.dry_run_effects import MigrationEffects, TableChange
+from lambda_migrate.postgresql.ports import DryRunSession, LeaseGrant
 
 from .bench import Bench, migration, soon
 
@@ -22,17 +22,17 @@ SHOP = """
 
 
 @contextmanager
-def rehearsing(bench: Bench, fence: int = 1) -> Iterator[Rehearsal]:
-    with bench.database().rehearse(Grant("shop", fence, "me"), soon()) as rehearsal:
+def rehearsing(bench: Bench, fence: int = 1) -> Iterator[DryRunSession]:
+    with bench.database().begin_dry_run(LeaseGrant("shop", fence, "me"), soon()) as rehearsal:
         yield rehearsal
 
 
-def rehearsed(bench: Bench, *scripts: str) -> list[Measured]:
+def rehearsed(bench: Bench, *scripts: str) -> list[MigrationEffects]:
     """What each script did, all in one rehearsal; the database is found as it was."""
     before = fingerprint(bench)
     with rehearsing(bench) as rehearsal:
-        measured = [rehearsal.run(one, soon()) for one in numbered(scripts)]
-        rehearsal.end()
+        measured = [rehearsal.run_migration(one, soon()) for one in numbered(scripts)]
+        rehearsal.roll_back()
     assert fingerprint(bench) == before
     return measured
 
@@ -60,7 +60,7 @@ def fingerprint(bench: Bench) -> list[list[object]]:
     ]
 
 
-def change(measured: Measured, table: str) -> TableChange:
+def change(measured: MigrationEffects, table: str) -> TableChange:
     return next(change for change in measured.tables if change.table == table)
 
 

@@ -25,7 +25,7 @@ from lambda_migrate.local.servers.pgbouncer import LocalPgBouncer, PoolMode
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.postgresql.connection import Connection, ConnectionLost, PostgresError
-from lambda_migrate.postgresql.ports import Grant
+from lambda_migrate.postgresql.ports import LeaseGrant
 
 from .bench import Bench, ServerURL, migration, soon
 
@@ -118,7 +118,7 @@ class Application:
 
 def release(pooled: Bench, number: int) -> None:
     """One, through the pooler."""
-    held = pooled.database().take_over(Grant("shop", number, f"release {number}"), soon())
+    held = pooled.database().take_over(LeaseGrant("shop", number, f"release {number}"), soon())
     with held:
         one = migration(f"CREATE TABLE IF NOT EXISTS t{number % 50} (id int)", number)
         held.apply(one, "digest", soon())
@@ -131,10 +131,10 @@ def release(pooled: Bench, number: int) -> None:
             held._fenced.begin(soon())
             held.abort()  # dies in a transaction
     if number % 4 == 0:
-        grant = Grant("shop", number + 1, "dry run")
-        with pooled.database().rehearse(grant, soon()) as dry_run:
-            dry_run.run(migration(LEAVES_MUCH, number + 10_000), soon())
-            dry_run.end()
+        grant = LeaseGrant("shop", number + 1, "dry run")
+        with pooled.database().begin_dry_run(grant, soon()) as dry_run:
+            dry_run.run_migration(migration(LEAVES_MUCH, number + 10_000), soon())
+            dry_run.roll_back()
 
 
 def releases(pool_mode: PoolMode, *, count: int, threads: int = 4) -> Counts:

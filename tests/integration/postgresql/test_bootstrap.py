@@ -12,7 +12,7 @@ import pytest
 
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.postgresql.connection import connect
-from lambda_migrate.postgresql.ports import FenceStale, Grant
+from lambda_migrate.postgresql.ports import LeaseGrant, StaleFencingToken
 
 from .bench import Bench, Running, migration, soon, until
 
@@ -22,10 +22,10 @@ def test_twenty_that_start_at_once_make_one_schema_without_an_error(each_bench: 
 
     def start(fence: int) -> str:
         barrier.wait()
-        grant = Grant(target="shop", fence=fence, owner=f"o{fence}")
+        grant = LeaseGrant(target="shop", fence=fence, owner=f"o{fence}")
         try:
             held = each_bench.database().take_over(grant, soon())
-        except FenceStale:
+        except StaleFencingToken:
             return "stale"
         held.close()
         return "held"
@@ -46,7 +46,7 @@ def test_twenty_that_start_at_once_make_one_schema_without_an_error(each_bench: 
 def test_a_schema_may_have_any_name(bench: Bench, schema: str) -> None:
     with bench.holder(schema=schema) as held:
         held.apply(migration("CREATE TABLE t ()"), "d", soon())
-        with_row = held.history()
+        with_row = held.read_history()
     assert [row.version for row in with_row] == [1]
     assert [row.version for row in bench.database(schema=schema).read_history(soon())] == [1]
     assert schema in bench.column("SELECT nspname FROM pg_namespace")
@@ -115,8 +115,8 @@ def test_defaults_of_the_database_do_not_get_into_our_statements(each_bench: Ben
         held.apply(migration(f"CREATE TABLE t (id int); {slow}"), "d1", soon())
         time.sleep(0.4)
         held.apply(migration(f"/* outside */ {slow}", 2, outside=True), "d2", soon())
-        held.record([(migration("SELECT 1", 3), "d3")], baseline=True)
-        assert [row.version for row in held.history()] == [1, 2, 3]
+        held.record_applied([(migration("SELECT 1", 3), "d3")], baseline=True)
+        assert [row.version for row in held.read_history()] == [1, 2, 3]
         assert list(bench.holders()) == [backend]  # no session was ended and replaced
     assert bench.versions() == [1, 2, 3]
 
@@ -132,7 +132,7 @@ def test_defaults_of_the_database_do_not_get_into_what_we_read(
     with bench.holder(2) as held, bench.connect() as other:
         other.run(f"SET {default} = 0")
         other.run("BEGIN; LOCK lambda_migrate.history IN ACCESS EXCLUSIVE MODE")
-        reading = Running(held.history if who == "a holder" else bench.history)
+        reading = Running(held.read_history if who == "a holder" else bench.history)
         until(lambda: bench.pids(f"{waits} AND now() - query_start > interval '400 ms'"))
         other.run("ROLLBACK")
         assert [row.version for row in reading.outcome()] == [1]
@@ -184,7 +184,7 @@ def test_a_database_without_a_stamp_takes_the_first(bench: Bench) -> None:
 
 def test_restamping_is_said_by_name(bench: Bench) -> None:
     bench.apply(grant={"environment": "staging"})
-    bench.apply(fence=2, grant={"environment": "production", "restamp": True})
+    bench.apply(fence=2, grant={"environment": "production", "restamps_environment": True})
     assert bench.column("SELECT environment FROM lambda_migrate.fence") == ["production"]
 
 
@@ -239,7 +239,7 @@ def test_a_server_that_refuses_its_identifier_to_who_may_ask_for_it_is_migrated(
             LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not here'; END $$""")
     bench.apply(migration("SELECT 1"))
     bench.apply(migration("SELECT 2", 2), fence=2)
-    bench.database().rehearse(Grant("shop", 3, "me"), soon()).close()
+    bench.database().begin_dry_run(LeaseGrant("shop", 3, "me"), soon()).close()
     assert bench.versions() == [1, 2]
     fence = bench.database().inspect(soon()).fence
     assert fence is not None

@@ -7,7 +7,7 @@ import pytest
 from lambda_migrate.errors import (
     MigrationFailed,
 )
-from lambda_migrate.postgresql.dry_run_effects import Lock, MovedSequence
+from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence, RelationLock
 
 from .bench import Bench, migration, soon
 from .dry_runs import ORDERS, SHOP, change, rehearsed, rehearsing
@@ -51,7 +51,7 @@ def test_a_rewrite_is_told_by_the_tables_new_file(each_bench: Bench) -> None:
     assert told.rewritten
     assert told.scanned is not None
     assert told.scanned >= 1000
-    assert rewriting.locks[0] == Lock(ORDERS, "table", "ACCESS EXCLUSIVE", since="0001_m")
+    assert rewriting.locks[0] == RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE", since="0001_m")
 
 
 def test_sizes_are_told_before_and_after(shop: Bench) -> None:
@@ -79,19 +79,21 @@ def test_rows_are_not_told_where_postgresql_does_not_count(shop: Bench) -> None:
 def test_a_failed_migration_is_not_counted_with_the_next(shop: Bench) -> None:
     with rehearsing(shop) as rehearsal:
         with pytest.raises(MigrationFailed):
-            rehearsal.run(migration("UPDATE orders SET total = 1; SELECT 1/0"), soon())
-        measured = rehearsal.run(migration("UPDATE orders SET total = 1 WHERE id = 1", 2), soon())
+            rehearsal.run_migration(migration("UPDATE orders SET total = 1; SELECT 1/0"), soon())
+        measured = rehearsal.run_migration(
+            migration("UPDATE orders SET total = 1 WHERE id = 1", 2), soon()
+        )
     assert change(measured, ORDERS).updated == 1
 
 
 def test_a_sequence_that_was_drawn_from_is_told_with_its_values(each_bench: Bench) -> None:
     each_bench.execute(SHOP + "; CREATE SEQUENCE idle; CREATE SEQUENCE fresh")
     with rehearsing(each_bench) as rehearsal:
-        rehearsal.run(
+        rehearsal.run_migration(
             migration("INSERT INTO orders (total) VALUES (1), (2); SELECT nextval('fresh')"), soon()
         )
-        moved = rehearsal.end()
+        moved = rehearsal.roll_back()
     assert moved == (
-        MovedSequence("public.fresh", None, 1),
-        MovedSequence("public.orders_id_seq", 1000, 1002),
+        AdvancedSequence("public.fresh", None, 1),
+        AdvancedSequence("public.orders_id_seq", 1000, 1002),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lambda_migrate.postgresql.connection import PostgresError
-from lambda_migrate.postgresql.dry_run_effects import Lock
+from lambda_migrate.postgresql.dry_run_effects import RelationLock
 
 from .bench import Bench, migration, soon
 from .dry_runs import ORDERS, SHOP, change, rehearsed, rehearsing
@@ -35,7 +35,7 @@ def test_a_migration_is_told_by_its_strongest_lock_on_each_table(
     shop: Bench, script: str, mode: str
 ) -> None:
     (measured,) = rehearsed(shop, script)
-    assert next(lock for lock in measured.locks if lock.relation == ORDERS) == Lock(
+    assert next(lock for lock in measured.locks if lock.relation == ORDERS) == RelationLock(
         ORDERS, "table", mode
     )
 
@@ -54,7 +54,7 @@ def test_what_a_lock_is_said_to_block_waits_and_nothing_else(
     with rehearsing(shop) as rehearsal:
         (lock, *_) = (
             each
-            for each in rehearsal.run(migration(script), soon()).locks
+            for each in rehearsal.run_migration(migration(script), soon()).locks
             if each.relation == ORDERS
         )
         blocked = {
@@ -70,8 +70,8 @@ def test_locks_are_told_on_every_version(each_bench: Bench) -> None:
     added, filled = rehearsed(
         each_bench, "ALTER TABLE orders ADD COLUMN x int", "UPDATE orders SET x = 1"
     )
-    assert added.locks == (Lock(ORDERS, "table", "ACCESS EXCLUSIVE"),)
-    assert filled.locks == (Lock(ORDERS, "table", "ROW EXCLUSIVE"),)
+    assert added.locks == (RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE"),)
+    assert filled.locks == (RelationLock(ORDERS, "table", "ROW EXCLUSIVE"),)
     assert (change(filled, ORDERS).updated, change(filled, ORDERS).dead_rows) == (1000, 1000)
 
 
@@ -82,8 +82,8 @@ def test_the_strongest_locks_come_first_and_those_that_block_nobody_last(shop: B
         " ALTER TABLE customers ADD COLUMN x int",
     )
     assert measured.locks[:2] == (
-        Lock("public.customers", "table", "ACCESS EXCLUSIVE"),
-        Lock(ORDERS, "table", "ROW EXCLUSIVE"),
+        RelationLock("public.customers", "table", "ACCESS EXCLUSIVE"),
+        RelationLock(ORDERS, "table", "ROW EXCLUSIVE"),
     )
     assert (measured.locks[-1].relation, measured.locks[-1].is_new) == ("public.a", True)
     assert measured.locks[-1].blocks == ()
@@ -98,10 +98,10 @@ def test_a_lock_that_an_earlier_migration_holds_is_told_with_its_name(shop: Benc
         "CREATE INDEX i ON orders (x)",
         "DROP TABLE orders",
     )
-    held = Lock(ORDERS, "table", "ACCESS EXCLUSIVE", since="0001_m")
+    held = RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE", since="0001_m")
     assert altered.locks == (held,)
-    assert filled.locks == (Lock(ORDERS, "table", "ROW EXCLUSIVE"),)
-    assert indexed.locks == (Lock(ORDERS, "table", "SHARE"),)
+    assert filled.locks == (RelationLock(ORDERS, "table", "ROW EXCLUSIVE"),)
+    assert indexed.locks == (RelationLock(ORDERS, "table", "SHARE"),)
     assert dropped.locks[0] == held
 
 
@@ -112,14 +112,14 @@ def test_a_table_that_is_only_filled_again_is_not_told_to_be_locked_harder(shop:
         "UPDATE orders SET x = 1",
         "UPDATE orders SET x = 2",
     )
-    assert again.locks == (Lock(ORDERS, "table", "ROW EXCLUSIVE", since="0002_m"),)
+    assert again.locks == (RelationLock(ORDERS, "table", "ROW EXCLUSIVE", since="0002_m"),)
 
 
 def test_an_index_that_keeps_readers_out_of_its_table_is_told(shop: Bench) -> None:
     (measured,) = rehearsed(shop, "REINDEX INDEX orders_pkey")
     assert measured.locks == (
-        Lock("public.orders_pkey", "index", "ACCESS EXCLUSIVE"),
-        Lock(ORDERS, "table", "SHARE"),
+        RelationLock("public.orders_pkey", "index", "ACCESS EXCLUSIVE"),
+        RelationLock(ORDERS, "table", "SHARE"),
     )
 
 

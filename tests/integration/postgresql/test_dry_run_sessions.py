@@ -14,7 +14,7 @@ from .dry_runs import rehearsed, rehearsing
 
 def test_nothing_of_a_session_reaches_the_next_migration(bench: Bench) -> None:
     with rehearsing(bench) as rehearsal:
-        rehearsal.run(
+        rehearsal.run_migration(
             migration(
                 "CREATE SCHEMA s; CREATE TABLE s.t (); SET search_path = s; SET ROLE pg_monitor;"
                 " SET LOCAL work_mem = '1MB'; CREATE TEMP TABLE scratch (); PREPARE p AS SELECT 1;"
@@ -26,8 +26,8 @@ def test_nothing_of_a_session_reaches_the_next_migration(bench: Bench) -> None:
             ("SELECT FROM t", "SELECT FROM scratch", "EXECUTE p", "FETCH c"), 2
         ):
             with pytest.raises(MigrationFailed):
-                rehearsal.run(migration(refused, version), soon())
-        rehearsal.run(
+                rehearsal.run_migration(migration(refused, version), soon())
+        rehearsal.run_migration(
             migration(
                 "DO $$BEGIN ASSERT current_user = session_user; ASSERT NOT EXISTS ("
                 " SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
@@ -49,7 +49,7 @@ def test_deferred_constraints_are_checked_as_by_a_commit(each_bench: Bench) -> N
     each_bench.execute(DEFERRED)
     orphan = migration("INSERT INTO children VALUES (1)")
     with rehearsing(each_bench) as rehearsal, pytest.raises(MigrationFailed) as told:
-        rehearsal.run(orphan, soon())
+        rehearsal.run_migration(orphan, soon())
     with pytest.raises(MigrationFailed) as applied:
         each_bench.apply(orphan)
     assert told.value.sqlstate == "23503"
@@ -71,9 +71,9 @@ def test_what_begins_deferred_is_deferred_again_for_each_migration(bench: Bench)
 def test_what_does_not_begin_deferred_is_checked_at_once(bench: Bench) -> None:
     bench.execute(DEFERRED.replace("INITIALLY DEFERRED", "INITIALLY IMMEDIATE"))
     with rehearsing(bench) as rehearsal:
-        rehearsal.run(migration("SELECT 1"), soon())
+        rehearsal.run_migration(migration("SELECT 1"), soon())
         with pytest.raises(MigrationFailed) as failed:
-            rehearsal.run(
+            rehearsal.run_migration(
                 migration("INSERT INTO children VALUES (1); INSERT INTO parents VALUES (1)", 2),
                 soon(),
             )
@@ -82,5 +82,5 @@ def test_what_does_not_begin_deferred_is_checked_at_once(bench: Bench) -> None:
 
 def test_an_error_has_file_line_and_caret(bench: Bench) -> None:
     with rehearsing(bench) as rehearsal, pytest.raises(MigrationFailed) as failed:
-        rehearsal.run(migration("SELECT 1;\nSELECT nothing", line=3), soon())
+        rehearsal.run_migration(migration("SELECT 1;\nSELECT nothing", line=3), soon())
     assert "migrations/0001_m.sql:4:8\n  4 | SELECT nothing\n             ^" in str(failed.value)

@@ -16,8 +16,8 @@ from lambda_migrate.errors import (
 )
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import Manifest, Migration
-from lambda_migrate.postgresql.dry_run_effects import MovedSequence
-from lambda_migrate.postgresql.ports import Grant
+from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence
+from lambda_migrate.postgresql.ports import LeaseGrant
 
 from .bench import Bench, Running, migration, soon, until
 from .dry_runs import ORDERS, SHOP, change, fingerprint, rehearsing
@@ -28,8 +28,8 @@ def test_a_lock_that_is_not_to_be_had_is_told_after_lock_timeout(shop: Bench) ->
         other.run("BEGIN; LOCK TABLE orders")
         with rehearsing(shop) as rehearsal:
             with pytest.raises(MigrationFailed) as failed:
-                rehearsal.run(migration("ALTER TABLE orders ADD COLUMN x int"), soon())
-            rehearsal.run(migration("ALTER TABLE customers ADD COLUMN x int", 2), soon())
+                rehearsal.run_migration(migration("ALTER TABLE orders ADD COLUMN x int"), soon())
+            rehearsal.run_migration(migration("ALTER TABLE customers ADD COLUMN x int", 2), soon())
     assert failed.value.sqlstate == "55P03"
 
 
@@ -37,7 +37,7 @@ def test_a_table_that_others_have_locked_does_not_keep_it_from_beginning(shop: B
     with shop.connect() as other:
         other.run("BEGIN; LOCK TABLE orders")
         with rehearsing(shop) as rehearsal:
-            measured = rehearsal.run(migration("UPDATE customers SET name = 'x'"), soon())
+            measured = rehearsal.run_migration(migration("UPDATE customers SET name = 'x'"), soon())
     assert change(measured, "public.customers").updated == 10
 
 
@@ -45,13 +45,13 @@ def test_a_sequence_that_others_have_locked_does_not_keep_it_from_beginning(shop
     with shop.connect() as other:
         other.run("BEGIN; ALTER SEQUENCE orders_id_seq INCREMENT 2")
         with rehearsing(shop) as rehearsal:
-            rehearsal.run(migration("UPDATE customers SET name = 'x'"), soon())
-            assert rehearsal.end() == ()
+            rehearsal.run_migration(migration("UPDATE customers SET name = 'x'"), soon())
+            assert rehearsal.roll_back() == ()
 
 
 def test_what_is_not_done_by_the_deadline_is_cancelled(each_bench: Bench) -> None:
     with rehearsing(each_bench) as rehearsal, pytest.raises(MigrationFailed, match="deadline"):
-        rehearsal.run(migration("SELECT pg_sleep(60)"), soon(0.5))
+        rehearsal.run_migration(migration("SELECT pg_sleep(60)"), soon(0.5))
 
 
 def test_a_holder_in_the_middle_of_its_transaction_is_left_alone(shop: Bench) -> None:
@@ -59,7 +59,7 @@ def test_a_holder_in_the_middle_of_its_transaction_is_left_alone(shop: Bench) ->
     with shop.connect() as other:
         other.run("BEGIN; SELECT FROM lambda_migrate.fence FOR UPDATE")
         with pytest.raises(LeaseHeld):
-            shop.database().rehearse(Grant("shop", 2, "me"), soon())
+            shop.database().begin_dry_run(LeaseGrant("shop", 2, "me"), soon())
         other.run("COMMIT")
 
 
@@ -70,7 +70,7 @@ def test_a_first_run_that_may_not_make_our_schema_is_refused_as_up_is(bench: Ben
     poor = replace(bench, address=replace(bench.address, user="nobody_special", password="x"))
     try:
         with pytest.raises(ConfigurationError, match="refused to prepare"):
-            poor.database().rehearse(Grant("shop", 1, "me"), soon())
+            poor.database().begin_dry_run(LeaseGrant("shop", 1, "me"), soon())
     finally:
         bench.execute("DROP ROLE nobody_special")
 
@@ -116,7 +116,7 @@ def test_a_role_that_owns_no_more_than_it_migrates_can_rehearse(bench: Bench) ->
         script = "ALTER TABLE own.t ADD COLUMN x int; INSERT INTO own.t (x) VALUES (1)"
         found = rehearse_all(own, migration(script))
         assert (found.outcome, found.is_confirmed) == ("passed", True)
-        assert found.sequences == (MovedSequence("own.t_id_seq", None, 1),)
+        assert found.sequences == (AdvancedSequence("own.t_id_seq", None, 1),)
     finally:
         bench.execute("DROP OWNED BY migrator CASCADE; DROP ROLE migrator")
 

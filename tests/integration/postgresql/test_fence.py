@@ -17,9 +17,9 @@ from lambda_migrate.errors import (
     MigrationFailed,
 )
 from lambda_migrate.postgresql.fence import FencedConnection
-from lambda_migrate.postgresql.ports import FenceRow, FenceStale
+from lambda_migrate.postgresql.ports import FenceRow, StaleFencingToken
 from lambda_migrate.postgresql.queries import Queries
-from lambda_migrate.postgresql.session import HeldPostgreSQL
+from lambda_migrate.postgresql.session import PostgreSQLSession
 
 from .bench import Bench, Running, migration, soon, until
 
@@ -27,15 +27,15 @@ from .bench import Bench, Running, migration, soon, until
 @pytest.mark.parametrize(("fence", "owner"), [(2, "me"), (3, "me"), (1, "other"), (3, "")])
 def test_a_stale_grant_is_told_what_was_seen(bench: Bench, fence: int, owner: str) -> None:
     bench.apply(fence=3, grant={"owner": "first"})
-    with pytest.raises(FenceStale) as stale, bench.holder(fence, owner):
+    with pytest.raises(StaleFencingToken) as stale, bench.holder(fence, owner):
         pass
-    assert stale.value.seen == 3
+    assert stale.value.current_token == 3
 
 
 def test_ones_own_fence_may_be_taken_again(bench: Bench) -> None:
     with bench.holder(3) as first, bench.holder(3) as again:
         again.apply(migration("CREATE TABLE t ()"), "d", soon())
-        assert len(first.history()) == 1
+        assert len(first.read_history()) == 1
 
 
 def test_no_holder_is_found_once_it_has_closed_however_long_its_backend_lives(
@@ -44,11 +44,11 @@ def test_no_holder_is_found_once_it_has_closed_however_long_its_backend_lives(
     with bench.holder() as held:
         held.apply(migration("CREATE TABLE t ()"), "d", soon())
         database = bench.database()
-        assert database.inspect(soon()).is_held
+        assert database.inspect(soon()).has_active_holder
         with monkeypatch.context() as slow:
             slow.setattr(held._fenced.connection, "close", lambda: None)
             held.close()
-        assert not database.inspect(soon()).is_held
+        assert not database.inspect(soon()).has_active_holder
 
 
 def _overtake(bench: Bench) -> None:
@@ -65,7 +65,7 @@ def test_a_holder_overtaken_between_two_migrations_commits_nothing_more(bench: B
     assert (bench.has("a"), bench.has("b"), bench.versions()) == (True, False, [1])
 
 
-def _hide(held: HeldPostgreSQL) -> None:
+def _hide(held: PostgreSQLSession) -> None:
     """As behind a pooler: no successor finds a session to end."""
     held._fenced.is_direct = False
     held._fenced.run("SELECT pg_advisory_unlock_all()", soon())
@@ -80,7 +80,7 @@ def test_an_overtaken_holder_whom_nobody_could_end_commits_nothing_all_the_same(
         with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing more"):
             held.apply(migration("CREATE TABLE b ()"), "d", soon())
         with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing more"):
-            held.record([(migration("SELECT 1"), "d")], baseline=True)
+            held.record_applied([(migration("SELECT 1"), "d")], baseline=True)
     assert (bench.has("b"), bench.versions()) == (False, [])
 
 
@@ -146,7 +146,7 @@ def test_a_holder_overtaken_before_the_commit_of_a_write_of_its_own_commits_noth
 
         monkeypatch.setattr(held._fenced, "commit", late)
         with pytest.raises(LeaseLost):
-            held.record([(migration("SELECT 1"), "d")], baseline=True)
+            held.record_applied([(migration("SELECT 1"), "d")], baseline=True)
     assert bench.versions() == []
 
 
@@ -193,8 +193,8 @@ def test_an_overtaken_holder_declares_nothing(bench: Bench, act: str) -> None:
     with bench.holder() as held:
         _overtake(bench)
         acts = {
-            "record": lambda: held.record([(one, "d")], baseline=True),
-            "forget": lambda: held.forget([1]),
+            "record": lambda: held.record_applied([(one, "d")], baseline=True),
+            "forget": lambda: held.delete_rows([1]),
         }
         with pytest.raises(LeaseLost):
             acts[act]()
@@ -205,12 +205,12 @@ def test_an_overtaken_holder_declares_nothing(bench: Bench, act: str) -> None:
 
 
 @pytest.fixture
-def older(bench: Bench) -> Iterator[HeldPostgreSQL]:
+def older(bench: Bench) -> Iterator[PostgreSQLSession]:
     with bench.holder() as held:
         yield held
 
 
-def _assert_ended(bench: Bench, older: HeldPostgreSQL) -> None:
+def _assert_ended(bench: Bench, older: PostgreSQLSession) -> None:
     (before,) = bench.holders() or bench.pids("application_name = 'disguised'")
     with bench.holder(2, "successor") as successor:
         successor.apply(migration("CREATE TABLE after ()", 9), "d", soon())
@@ -218,19 +218,19 @@ def _assert_ended(bench: Bench, older: HeldPostgreSQL) -> None:
     assert bench.versions() == [9]
 
 
-def test_an_idle_older_holder_is_ended(bench: Bench, older: HeldPostgreSQL) -> None:
+def test_an_idle_older_holder_is_ended(bench: Bench, older: PostgreSQLSession) -> None:
     _assert_ended(bench, older)
 
 
 def test_an_older_holder_with_the_fence_row_locked_is_ended(
-    bench: Bench, older: HeldPostgreSQL
+    bench: Bench, older: PostgreSQLSession
 ) -> None:
     older._fenced.begin(soon())
     _assert_ended(bench, older)
 
 
 def test_an_older_holder_that_changed_its_name_is_ended(
-    bench: Bench, older: HeldPostgreSQL
+    bench: Bench, older: PostgreSQLSession
 ) -> None:
     script = migration("SET application_name = 'disguised'; SELECT pg_sleep(30) /* slow */")
     slow = Running(lambda: older.apply(script, "d", soon()))
@@ -426,7 +426,7 @@ def test_no_message_of_a_holder_releases_its_session_lock_for_an_instant(
         )
         locking.run(f"BEGIN; LOCK TABLE {table}")
         messages = {
-            "commit": lambda: held.record([(migration("SELECT 1"), "d")], baseline=True),
+            "commit": lambda: held.record_applied([(migration("SELECT 1"), "d")], baseline=True),
             "undo": lambda: fenced.undo(soon()),
         }
         running = Running(messages[message])
@@ -479,7 +479,7 @@ def test_a_holder_that_may_end_no_session_ends_none_after_its_connection_broke(
         with bench.holder(deadline=deadline, evict=False) as held:
             bench.terminate(held._fenced.connection.pid)
             assert claimant.run(held._fenced.queries.try_session_lock()) == [[True]]
-            held.record([(migration("SELECT 1"), "d")], baseline=True)
+            held.record_applied([(migration("SELECT 1"), "d")], baseline=True)
         assert claimant.run("SELECT 1") == [[1]]
     assert bench.versions() == [1]
 
@@ -490,7 +490,7 @@ def test_a_holder_that_may_end_no_session_reports_one_that_stays(bench: Bench) -
             bench.terminate(held._fenced.connection.pid)
             claimant.run(held._fenced.queries.try_session_lock())
             with pytest.raises(DatabaseUnavailable, match=r"not free: .*\(claimant, since"):
-                held.record([(migration("SELECT 1"), "d")], baseline=True)
+                held.record_applied([(migration("SELECT 1"), "d")], baseline=True)
         assert claimant.run("SELECT 1") == [[1]]
     assert bench.versions() == []
 
@@ -504,7 +504,7 @@ def test_our_own_abort_ends_the_statement_and_everything_after(each_bench: Bench
         with pytest.raises(LeaseLost):
             held.apply(migration("SELECT 1", 2), "d", soon())
         with pytest.raises(LeaseLost):
-            held.history()
+            held.read_history()
     until(lambda: not each_bench.is_running("slow"))
     assert (each_bench.has("b"), each_bench.versions()) == (False, [])
 

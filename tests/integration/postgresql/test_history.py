@@ -11,7 +11,7 @@ import pytest
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable, MigrationFailed
 from lambda_migrate.migrations import Script
 from lambda_migrate.postgresql.connection import connect
-from lambda_migrate.postgresql.ports import Grant
+from lambda_migrate.postgresql.ports import LeaseGrant
 
 from .bench import Bench, migration, soon
 
@@ -59,14 +59,14 @@ def test_a_migration_is_reverted_by_its_stored_script(
     each_bench.apply(migration("CREATE INDEX i ON t (x)", down=down, down_outside=down_outside))
     (row,) = each_bench.history()
     with each_bench.holder(2) as held:
-        assert held.revert(row, soon()) >= 0
+        assert held.roll_back(row, soon()) >= 0
     assert (each_bench.has("i"), each_bench.versions()) == (False, [])
 
 
 def test_a_migration_without_a_down_script_is_not_reverted(bench: Bench) -> None:
     bench.apply(migration("SELECT 1"))
     with bench.holder(2) as held, pytest.raises(MigrationFailed, match="without a down script"):
-        held.revert(held.history()[0], soon())
+        held.roll_back(held.read_history()[0], soon())
     assert bench.versions() == [1]
 
 
@@ -76,22 +76,22 @@ def test_a_failing_down_script_leaves_all_as_it_was(bench: Bench, down_outside: 
     bench.apply(migration("SELECT 1", down=down, down_outside=down_outside))
     missing = 'index "?nothing"? does not exist'
     with bench.holder(2) as held, pytest.raises(MigrationFailed, match=missing):
-        held.revert(held.history()[0], soon())
+        held.roll_back(held.read_history()[0], soon())
     assert bench.states() == {1: "applied"}
 
 
 def test_a_down_script_may_not_control_its_transaction(bench: Bench) -> None:
     bench.apply(migration("SELECT 1", down="SELECT 1;\nCOMMIT"))
     with bench.holder(2) as held, pytest.raises(MigrationFailed, match=r"down script\):8: COMMIT"):
-        held.revert(held.history()[0], soon())
+        held.roll_back(held.read_history()[0], soon())
     assert bench.versions() == [1]
 
 
 def test_recording_declares_without_running(bench: Bench) -> None:
     one, two = migration("CREATE TABLE t ()", down="DROP TABLE t"), migration("SELECT 1", 2)
     with bench.holder() as held:
-        held.record([(one, "d1"), (two, "d2")], baseline=True)
-        held.record([], baseline=True)
+        held.record_applied([(one, "d1"), (two, "d2")], baseline=True)
+        held.record_applied([], baseline=True)
     assert [(row.version, row.digest, row.baseline) for row in bench.history()] == [
         (1, "d1", True),
         (2, "d2", True),
@@ -104,7 +104,7 @@ def test_recording_stamps_a_row_anew(bench: Bench) -> None:
     (before,) = bench.history()
     edited = migration("SELECT 2", down="SELECT 3")
     with bench.holder(2) as held:
-        held.record([(edited, "new")], baseline=False)
+        held.record_applied([(edited, "new")], baseline=False)
     (row,) = bench.history()
     assert (row.checksum, row.digest, row.down) == (edited.checksum, "new", edited.down)
     assert (row.applied_at, row.baseline) == (before.applied_at, False)
@@ -113,8 +113,8 @@ def test_recording_stamps_a_row_anew(bench: Bench) -> None:
 def test_forgetting_removes_rows_and_nothing_else(bench: Bench) -> None:
     bench.apply(migration("CREATE TABLE t ()"), migration("SELECT 1", 2))
     with bench.holder(2) as held:
-        held.forget([1, 5])
-        held.forget([])
+        held.delete_rows([1, 5])
+        held.delete_rows([])
     assert bench.versions() == [2]
     assert bench.has("t")
 
@@ -123,9 +123,9 @@ def test_a_failed_write_of_ours_leaves_no_transaction_open(bench: Bench) -> None
     with bench.holder() as held:
         bench.execute("ALTER TABLE lambda_migrate.history ADD CONSTRAINT c CHECK (version <> '1')")
         with pytest.raises(MigrationFailed, match="tables could not be used"):
-            held.record([(migration("SELECT 1"), "d")], baseline=True)
+            held.record_applied([(migration("SELECT 1"), "d")], baseline=True)
         held.apply(migration("SELECT 1", 2), "d", soon())
-        assert [row.version for row in held.history()] == [2]
+        assert [row.version for row in held.read_history()] == [2]
 
 
 @pytest.mark.parametrize(
@@ -145,4 +145,4 @@ def test_an_unreachable_server_is_not_ready_and_a_missing_database_is_a_setting(
     with pytest.raises(error):
         database.read_history(soon(0.3))
     with pytest.raises(error):
-        database.take_over(Grant("shop", 1, "me"), soon(0.3))
+        database.take_over(LeaseGrant("shop", 1, "me"), soon(0.3))

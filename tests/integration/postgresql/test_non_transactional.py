@@ -48,7 +48,7 @@ def _interrupted(bench: Bench, one: Migration, state: str = "started") -> None:
 
 def _settle(bench: Bench) -> None:
     with bench.holder(2) as held:
-        (row,) = held.history()
+        (row,) = held.read_history()
         held.settle(row, soon())
 
 
@@ -427,7 +427,7 @@ def test_a_name_that_came_to_mean_another_index_does_not_make_it_go(bench: Bench
     with bench.holder(2) as held:
         with pytest.raises(MigrationFailed, match="in the history already"):
             held.apply(one, "d", soon())
-        assert [row.state.value for row in held.history()] == ["applied"]
+        assert [row.state.value for row in held.read_history()] == ["applied"]
     assert bench.column("SELECT to_regclass('second.i') IS NOT NULL") == [True]
 
 
@@ -509,10 +509,10 @@ def test_a_down_script_declared_repeatable_is_run_again(in_parts: Bench) -> None
     in_parts.apply(one)
     for fence in (2, 3):
         with in_parts.holder(fence) as held:
-            (row,) = held.history()
+            (row,) = held.read_history()
             assert row.down == down
             with pytest.raises(MigrationFailed):
-                held.revert(row, soon())
+                held.roll_back(row, soon())
         assert in_parts.states() == {1: "applied"}
     assert _sevens(in_parts) == 2
 
@@ -629,7 +629,7 @@ def test_a_leftover_that_the_role_may_not_drop_is_reported_once_and_then_left(be
     with pytest.raises(RepairRequired, match=r"DROP INDEX CONCURRENTLY pg_toast\..*--as pending"):
         _settle(plain)
     with plain.holder(3) as held, pytest.MonkeyPatch.context() as patched:
-        held.forget([1])
+        held.delete_rows([1])
         patched.setattr(_Statement, "run", _die)
         with pytest.raises(Killed):
             held.apply(one, "d", soon())
@@ -676,6 +676,6 @@ def test_reverting_a_row_in_doubt_settles_it_first(
         orders.execute(BUILD.replace("CONCURRENTLY", ""))
     _interrupted(orders, outside(BUILD, down=down, down_outside=outside_down))
     with orders.holder(2) as held:
-        (row,) = held.history()
-        held.revert(row, soon())
+        (row,) = held.read_history()
+        held.roll_back(row, soon())
     assert (orders.is_valid("i"), orders.states()) == (None, {})

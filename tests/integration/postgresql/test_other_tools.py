@@ -221,7 +221,7 @@ def test_a_tools_table_is_known_in_any_schema_and_read_as_it_means_it(
     assert [(each.label, each.state, each.version) for each in other.entries] == entries
     assert other.is_in_use
     with bench.holder() as held:
-        assert held.other_histories() == [other]
+        assert held.read_other_histories() == [other]
 
 
 def test_what_is_found_is_the_same_on_every_version(each_bench: Bench) -> None:

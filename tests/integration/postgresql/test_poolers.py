@@ -26,7 +26,7 @@ from lambda_migrate.local.servers.pgbouncer import LocalPgBouncer, PoolMode
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.postgresql.connection import ConnectFailed, _is_permanent, connect
-from lambda_migrate.postgresql.ports import Grant
+from lambda_migrate.postgresql.ports import LeaseGrant
 
 from .bench import Bench, Running, migration, soon, until
 from .releases import LEAVES_MUCH, LEFT, releases
@@ -126,11 +126,11 @@ def test_what_a_script_leaves_is_gone_before_the_pooler_hands_the_backend_on(
 ) -> None:
     with small(server, default_pool_size="1") as (_, pooled):
         pooled.apply()
-        grant = Grant("shop", 1, "me")
+        grant = LeaseGrant("shop", 1, "me")
         if end == "runs dry":
-            with pooled.database().rehearse(replace(grant, fence=2), soon()) as dry_run:
-                dry_run.run(migration(LEAVES_MUCH), soon())
-                dry_run.end()
+            with pooled.database().begin_dry_run(replace(grant, fence=2), soon()) as dry_run:
+                dry_run.run_migration(migration(LEAVES_MUCH), soon())
+                dry_run.roll_back()
                 assert pooled.execute(LEFT) == [[""]]
         else:
             with pooled.holder() as held:
@@ -188,9 +188,9 @@ def test_a_down_script_outside_a_transaction_is_refused_likewise(
     drop = "DROP INDEX CONCURRENTLY i"
     bench.apply(migration("CREATE INDEX i ON t (id)", down=drop, down_outside=True))
     with via(mode).holder(2) as held:
-        (row,) = held.history()
+        (row,) = held.read_history()
         with pytest.raises(MigrationFailed, match=_DIRECT):
-            held.revert(row, soon())
+            held.roll_back(row, soon())
     assert (bench.states(), bench.has("i")) == ({1: "applied"}, True)
 
 
@@ -206,7 +206,7 @@ def test_an_interrupted_build_is_not_cleared_up_through_a_pooler(
         queries = held._fenced.queries
         held._fenced.write(queries.insert_started(build, "d", held._fenced.grant), soon())
     with via(mode).holder(2) as held:
-        (row,) = held.history()
+        (row,) = held.read_history()
         with pytest.raises(MigrationFailed, match=_DIRECT):
             held.settle(row, soon())
     with bench.holder(3) as held:
@@ -249,7 +249,7 @@ from lambda_migrate.clock import Deadline
 from lambda_migrate.migrations import Migration, Script
 from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.postgresql.connection import connect
-from lambda_migrate.postgresql.ports import Grant
+from lambda_migrate.postgresql.ports import LeaseGrant
 from lambda_migrate.postgresql.fence import FencedConnection
 from lambda_migrate.postgresql.database import PostgreSQLDatabase
 url, sql, freeze = sys.argv[1:]
@@ -261,7 +261,7 @@ def frozen(self, *arguments, **named):
 FencedConnection.run_outside = frozen
 database = PostgreSQLDatabase(
     "here", lambda name, s: connect(parse_url(url), application_name=name, timeout=s))
-held = database.take_over(Grant("shop", 1, "frozen"), Deadline.after(60))
+held = database.take_over(LeaseGrant("shop", 1, "frozen"), Deadline.after(60))
 outside = "CONCURRENTLY" in sql
 one = Migration(1, "0001_m", Script(sql, transactional=not outside), None, "c")
 held.apply(one, "d", Deadline.after(60))
@@ -310,7 +310,7 @@ def test_a_holder_frozen_between_its_intent_and_its_statement_never_runs_it(
         until(lambda: read_state(frozen.pid) == "T")
         assert bench.states() == {1: "started"}
         with via(way).holder(2) as held:
-            (row,) = held.history()
+            (row,) = held.read_history()
             held.settle(row, soon())
             frozen.send_signal(signal.SIGCONT)
             _, said = frozen.communicate(timeout=20)

@@ -71,7 +71,7 @@ def test_a_script_that_fools_the_lexer_gets_no_history_row(
     with bench.holder() as held:
         with pytest.raises(RepairRequired, match="ended the transaction"):
             held.apply(migration(script), "d", soon())
-        assert held.history() == []
+        assert held.read_history() == []
         held.apply(migration("SELECT 1", 2), "d", soon())
     assert bench.versions() == [2]
     assert not bench.has("b")
@@ -84,7 +84,7 @@ def test_a_down_script_that_fools_the_lexer_keeps_its_history_row(
     (row,) = bench.history()
     monkeypatch.setattr(transactional, "check_script", lambda _script, **_more: [])
     with bench.holder(2) as held, pytest.raises(RepairRequired):
-        held.revert(row, soon())
+        held.roll_back(row, soon())
     assert bench.versions() == [1]
 
 
@@ -150,7 +150,7 @@ def test_session_state_reaches_neither_our_row_nor_the_next_migration(
     with bench.holder() as held:
         held.apply(migration(_LEFT_BEHIND[left].format(role=role), down=down), "d", soon())
         held.apply(migration(_SESSION, 2), "d", soon())
-        first, second = held.history()
+        first, second = held.read_history()
     assert bench.execute("SELECT * FROM public.seen") == [_CLEAN]
     assert first.down is not None
     assert first.down.sql == down
@@ -286,19 +286,19 @@ def _apply_outside(bench: Bench, script: str) -> None:
 def _revert(bench: Bench, script: str) -> None:
     with bench.holder() as held:
         held.apply(migration("SELECT 1", down=script), "d", soon())
-        held.revert(held.history()[0], soon())
+        held.roll_back(held.read_history()[0], soon())
 
 
 def _revert_outside(bench: Bench, script: str) -> None:
     with bench.holder() as held:
         held.apply(migration("SELECT 1", down=script, down_outside=True), "d", soon())
-        held.revert(held.history()[0], soon())
+        held.roll_back(held.read_history()[0], soon())
 
 
 def _rehearse(bench: Bench, script: str) -> None:
     with rehearsing(bench) as rehearsal:
-        rehearsal.run(migration(script), soon())
-        rehearsal.end()
+        rehearsal.run_migration(migration(script), soon())
+        rehearsal.roll_back()
 
 
 def _peak(call: Callable[[Bench, str], None], bench: Bench, script: str) -> int:

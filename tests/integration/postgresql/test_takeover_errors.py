@@ -15,7 +15,7 @@ from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.postgresql.connection import PostgresError, connect
 from lambda_migrate.postgresql.fence import as_configuration
-from lambda_migrate.postgresql.ports import Grant
+from lambda_migrate.postgresql.ports import LeaseGrant
 
 from .bench import Bench, Running, migration, soon, until
 
@@ -158,7 +158,7 @@ def test_a_reader_is_reported_as_a_reader(reader: LocalPostgreSQL) -> None:
     with pytest.raises(DatabaseUnavailable, match=r"reader or a failover.*writer endpoint.*25006"):
         bench.apply(deadline=Deadline.after(3))
     with pytest.raises(DatabaseUnavailable, match="writer endpoint"):
-        bench.database().rehearse(Grant("shop", 1, "me"), Deadline.after(3))
+        bench.database().begin_dry_run(LeaseGrant("shop", 1, "me"), Deadline.after(3))
 
 
 def test_a_look_says_whether_the_server_is_a_replica(reader: LocalPostgreSQL) -> None:
@@ -200,7 +200,7 @@ def test_a_writer_that_becomes_a_reader_in_the_middle_is_left_for_the_new_one(
         held.apply(migration("SELECT 1"), "d", soon())
         first = held._fenced.connection
         first.run("SET default_transaction_read_only = on")
-        held.record([(migration("SELECT 2", 2), "d")], baseline=True)
+        held.record_applied([(migration("SELECT 2", 2), "d")], baseline=True)
     assert bench.versions() == [1, 2]
 
 
@@ -228,11 +228,11 @@ def test_a_holder_does_not_go_on_above_a_commit_that_vanished(bench: Bench, vani
 def test_a_history_that_lost_a_row_is_not_read_as_if_it_were_whole(bench: Bench) -> None:
     bench.apply(migration("SELECT 1"), migration("SELECT 2", 2))
     with bench.holder(2) as held:
-        assert len(held.history()) == 2
+        assert len(held.read_history()) == 2
         held.apply(migration("SELECT 3", 3), "d", soon())
         bench.execute("DELETE FROM lambda_migrate.history WHERE version = '1'")
         with pytest.raises(DatabaseUnavailable, match="0001_m was committed and is gone"):
-            held.history()
+            held.read_history()
 
 
 def test_what_a_holder_takes_back_itself_has_not_vanished(bench: Bench) -> None:
@@ -240,12 +240,12 @@ def test_what_a_holder_takes_back_itself_has_not_vanished(bench: Bench) -> None:
     with bench.holder() as held:
         held.apply(one, "d1", soon())
         held.apply(two, "d2", soon())
-        row, _ = held.history()
-        held.forget([2])
-        held.revert(row, soon())
+        row, _ = held.read_history()
+        held.delete_rows([2])
+        held.roll_back(row, soon())
         bench.terminate(held._fenced.connection.pid)
-        held.record([(two, "other")], baseline=True)
-        assert [row.digest for row in held.history()] == ["other"]
+        held.record_applied([(two, "other")], baseline=True)
+        assert [row.digest for row in held.read_history()] == ["other"]
 
 
 @pytest.mark.parametrize(

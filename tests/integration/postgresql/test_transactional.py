@@ -325,7 +325,7 @@ def test_no_row_of_ours_is_written_after_the_deadline(bench: Bench) -> None:
     with bench.holder(deadline=Deadline.after(PATIENCE, clock)) as held:
         clock.advance(PATIENCE)
         with pytest.raises(MigrationFailed, match="deadline"):
-            held.record([(one, "d")], baseline=False)
+            held.record_applied([(one, "d")], baseline=False)
     assert bench.versions() == []
 
 
@@ -392,7 +392,7 @@ def test_a_rollback_in_doubt_takes_effect_once(counting: Bench, deliver: bool) -
         Proxy(counting.address, needle=b"DELETE FROM", deliver=deliver) as proxy,
         counting.holder(2, **through(proxy)) as held,
     ):
-        held.revert(row, soon())
+        held.roll_back(row, soon())
         assert proxy.cuts == 1
     assert (counting.versions(), _counter(counting)) == ([], 1)
 
@@ -403,7 +403,7 @@ def test_a_declaration_in_doubt_is_made_once(bench: Bench) -> None:
         Proxy(bench.address, needle=one.checksum.encode(), deliver=True) as proxy,
         bench.holder(**through(proxy)) as held,
     ):
-        held.record([(one, "d")], baseline=True)
+        held.record_applied([(one, "d")], baseline=True)
         assert proxy.cuts == 1
     assert [row.baseline for row in bench.history()] == [True]
 
@@ -437,7 +437,7 @@ def test_a_takeover_that_loses_its_connection_tries_again(bench: Bench) -> None:
         bench.holder(**through(proxy)) as held,
     ):
         assert proxy.cuts == 2
-        assert held.history() == []
+        assert held.read_history() == []
 
 
 def test_a_server_restarted_in_the_middle_applies_once() -> None:

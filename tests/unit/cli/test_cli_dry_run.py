@@ -23,7 +23,12 @@ from lambda_migrate.engine.operations import Forecast
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable, MigrationFailed
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import Manifest, Migration, Plan, Script
-from lambda_migrate.postgresql.dry_run_effects import Lock, Measured, MovedSequence, TableChange
+from lambda_migrate.postgresql.dry_run_effects import (
+    AdvancedSequence,
+    MigrationEffects,
+    RelationLock,
+    TableChange,
+)
 from lambda_migrate.testing import InMemoryDatabase
 
 Run = Callable[..., tuple[int, str, str]]
@@ -154,8 +159,8 @@ def test_it_answers_the_plan_with_what_was_measured(
     run: Run, database: InMemoryDatabase, store: InMemoryLeaseTable
 ) -> None:
     change = TableChange(ORDERS, inserted=1, updated=2, deleted=0, scanned=0, bytes_after=8192)
-    database.measured[1] = Measured(0, (Lock(ORDERS, "table", "SHARE"),), (change,))
-    database.moved = (MovedSequence("public.s", 1, 4),)
+    database.measured[1] = MigrationEffects(0, (RelationLock(ORDERS, "table", "SHARE"),), (change,))
+    database.moved = (AdvancedSequence("public.s", 1, 4),)
     code, document = answer(run, "--yes")
     assert code == 0
     assert [each["version"] for each in document["pending"]] == [1, 2, 3, 4]
@@ -168,7 +173,7 @@ def test_it_answers_the_plan_with_what_was_measured(
     first, *_, last = found["migrations"]
     assert (first["outcome"], last["outcome"]) == ("rehearsed", "not_rehearsed")
     assert first["locks"] == [
-        {**asdict(Lock(ORDERS, "table", "SHARE")), "blocks": ["writes"]},
+        {**asdict(RelationLock(ORDERS, "table", "SHARE")), "blocks": ["writes"]},
     ]
     assert first["tables"] == [asdict(change)]
     assert found["not_undone"]["dead_rows"] == [{"table": ORDERS, "rows": 3}]
@@ -222,30 +227,36 @@ def test_nothing_pending_is_nothing_to_ask(run: Run) -> None:
 # --- advising
 
 
-def advised(lock: Lock | None, change: TableChange | None, *, seconds: float = 2.0) -> list[str]:
-    measured = Measured(seconds, (lock,) if lock else (), (change,) if change else ())
+def advised(
+    lock: RelationLock | None, change: TableChange | None, *, seconds: float = 2.0
+) -> list[str]:
+    measured = MigrationEffects(seconds, (lock,) if lock else (), (change,) if change else ())
     return list(advice_on(RehearsedStep(7, "0007_m", "rehearsed", measured=measured)))
 
 
 OPEN = TableChange(ORDERS, 0, 0, 0, 0, bytes_before=8192, bytes_after=8192)
-EXCLUSIVE = Lock(ORDERS, "table", "ACCESS EXCLUSIVE")
+EXCLUSIVE = RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE")
 
 
 @pytest.mark.parametrize(
     ("lock", "change", "told"),
     [
         (EXCLUSIVE, replace(OPEN, rewritten=True, scanned=9), "add a new column instead"),
-        (Lock(ORDERS, "table", "SHARE"), replace(OPEN, scanned=9), "build it CONCURRENTLY"),
+        (RelationLock(ORDERS, "table", "SHARE"), replace(OPEN, scanned=9), "build it CONCURRENTLY"),
         (EXCLUSIVE, replace(OPEN, updated=9), "in a migration of their own"),
         (EXCLUSIVE, replace(OPEN, scanned=9), "NOT VALID"),
         (EXCLUSIVE, OPEN, "do what is slow in a migration of its own"),
         (EXCLUSIVE, None, "do what is slow in a migration of its own"),
-        (Lock(ORDERS, "table", "ROW EXCLUSIVE"), replace(OPEN, updated=10_000), "in batches"),
+        (
+            RelationLock(ORDERS, "table", "ROW EXCLUSIVE"),
+            replace(OPEN, updated=10_000),
+            "in batches",
+        ),
         (replace(EXCLUSIVE, since="0001_m"), replace(OPEN, rewritten=True), "a new column"),
     ],
 )
 def test_a_lock_held_for_long_has_a_known_way_around_it(
-    lock: Lock, change: TableChange | None, told: str
+    lock: RelationLock, change: TableChange | None, told: str
 ) -> None:
     (sentence,) = advised(lock, change)
     assert told in sentence
@@ -256,14 +267,14 @@ def test_a_lock_held_for_long_has_a_known_way_around_it(
 @pytest.mark.parametrize(
     ("lock", "change"),
     [
-        (Lock(ORDERS, "table", "ROW EXCLUSIVE"), replace(OPEN, updated=9_999)),
+        (RelationLock(ORDERS, "table", "ROW EXCLUSIVE"), replace(OPEN, updated=9_999)),
         (replace(EXCLUSIVE, since="0001_m"), replace(OPEN, scanned=9)),
         (replace(EXCLUSIVE, is_new=True), replace(OPEN, updated=99_999, is_new=True)),
         (None, None),
     ],
 )
 def test_what_is_in_nobodys_way_or_not_proved_is_not_held_against_it(
-    lock: Lock | None, change: TableChange | None
+    lock: RelationLock | None, change: TableChange | None
 ) -> None:
     assert advised(lock, change) == []
 
@@ -288,12 +299,12 @@ STEPS = (
         "0001_a_migration_with_quite_a_long_name",
         "rehearsed",
         seconds=0.012,
-        measured=Measured(
+        measured=MigrationEffects(
             0.012,
             (
-                Lock(ORDERS, "table", "ACCESS EXCLUSIVE"),
-                Lock("public.customers", "table", "SHARE ROW EXCLUSIVE"),
-                Lock("public.orders_id_seq", "sequence", "ROW EXCLUSIVE"),
+                RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE"),
+                RelationLock("public.customers", "table", "SHARE ROW EXCLUSIVE"),
+                RelationLock("public.orders_id_seq", "sequence", "ROW EXCLUSIVE"),
             ),
             (
                 replace(CHANGE, updated=0, scanned=0),
@@ -306,19 +317,21 @@ STEPS = (
         "0002_fill",
         "rehearsed",
         seconds=3.4,
-        measured=Measured(3.4, (Lock(ORDERS, "table", "ROW EXCLUSIVE"),), (CHANGE,)),
+        measured=MigrationEffects(
+            3.4, (RelationLock(ORDERS, "table", "ROW EXCLUSIVE"),), (CHANGE,)
+        ),
     ),
     RehearsedStep(
         3,
         "0003_alter",
         "rehearsed",
         seconds=0.5,
-        measured=Measured(
+        measured=MigrationEffects(
             0.5,
             (
-                Lock(ORDERS, "table", "ACCESS EXCLUSIVE", since="0001_a"),
-                Lock("public.by_total", "index", "ACCESS EXCLUSIVE"),
-                Lock("public.totals", "table", "ACCESS EXCLUSIVE", is_new=True),
+                RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE", since="0001_a"),
+                RelationLock("public.by_total", "index", "ACCESS EXCLUSIVE"),
+                RelationLock("public.totals", "table", "ACCESS EXCLUSIVE", is_new=True),
             ),
             (
                 replace(CHANGE, updated=0),
@@ -331,7 +344,7 @@ STEPS = (
 WHOLE = Rehearsed(
     STEPS,
     retried=("0001_a: lock timeout [55P03]",),
-    sequences=(MovedSequence("public.s", None, 4), MovedSequence("public.t", 1, None)),
+    sequences=(AdvancedSequence("public.s", None, 4), AdvancedSequence("public.t", 1, None)),
     lasting=("0002_fill: dblink: what it commits on its own connection stays",),
     seconds=4.1,
 )
@@ -388,8 +401,8 @@ def test_no_line_is_wider_than_the_terminal_and_no_lock_is_cut(width: int) -> No
     ],
 )
 def test_what_happened_to_a_table_is_said_in_a_few_words(change: TableChange, shown: str) -> None:
-    held = Lock(ORDERS, "table", "ACCESS EXCLUSIVE", since="0001_a")
-    step = replace(STEPS[0], measured=Measured(0, (held,), (change,)))
+    held = RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE", since="0001_a")
+    step = replace(STEPS[0], measured=MigrationEffects(0, (held,), (change,)))
     line = next(line for line in printed(Rehearsed((step,))) if ORDERS in line)
     assert line.endswith(shown)
     # A rewrite, or a drop, takes that lock whoever holds it already.

@@ -16,7 +16,12 @@ from lambda_migrate.commands.registry import COMMANDS
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.record import DatabaseRecord, Failure, LeaseState, Progress
 from lambda_migrate.migrations.adoption import OtherEntry, OtherHistory
-from lambda_migrate.postgresql.dry_run_effects import Lock, Measured, MovedSequence, TableChange
+from lambda_migrate.postgresql.dry_run_effects import (
+    AdvancedSequence,
+    MigrationEffects,
+    RelationLock,
+    TableChange,
+)
 from lambda_migrate.testing import InMemoryDatabase, InMemoryFlags
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "command-line.md"
@@ -169,8 +174,10 @@ def test_a_rehearsal_has_the_promised_shape(
 ) -> None:
     table = "public.orders"
     change = TableChange(table, inserted=1)
-    rehearsed.measured = {1: Measured(0, (Lock(table, "table", "SHARE"),), (change,))}
-    rehearsed.moved = (MovedSequence("public.s", 1, 2),)
+    rehearsed.measured = {
+        1: MigrationEffects(0, (RelationLock(table, "table", "SHARE"),), (change,))
+    }
+    rehearsed.moved = (AdvancedSequence("public.s", 1, 2),)
     assert main(["plan", "--execute", "--yes", "--format", "json"]) == 0
     answer = shape(json.loads(capsys.readouterr().out))
     found = answer["rehearsal"]

@@ -24,9 +24,14 @@ from lambda_migrate.events import MigrationRehearsed, MigrationStarted
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import Manifest, Migration, Script
 from lambda_migrate.migrations.irreversible import lasting_effects
-from lambda_migrate.postgresql.dry_run_effects import Lock, Measured, MovedSequence, TableChange
-from lambda_migrate.postgresql.ports import Grant
-from lambda_migrate.testing import InMemoryFlags, InMemoryRehearsal
+from lambda_migrate.postgresql.dry_run_effects import (
+    AdvancedSequence,
+    MigrationEffects,
+    RelationLock,
+    TableChange,
+)
+from lambda_migrate.postgresql.ports import LeaseGrant
+from lambda_migrate.testing import InMemoryDryRun, InMemoryFlags
 from tests.unit.engine.scene import Scene, manifest, migration
 
 V1, V3 = manifest(1), manifest(1, 2, 3)
@@ -179,12 +184,12 @@ def test_nobody_rehearses_while_somebody_holds_the_lease(scene: Scene) -> None:
 
 
 def test_a_holder_without_a_lease_is_not_ended_for_a_rehearsal(scene: Scene) -> None:
-    with scene.database.take_over(Grant("orders", 1, "frozen"), scene.deadline()) as frozen:
+    with scene.database.take_over(LeaseGrant("orders", 1, "frozen"), scene.deadline()) as frozen:
         InMemoryLeaseTable.acquire(scene.table, "frozen")
         scene.clock.advance(3600)
         with pytest.raises(LeaseHeld):
             rehearse(scene)
-        assert frozen.history() == []
+        assert frozen.read_history() == []
     assert scene.table.state.owner is None
 
 
@@ -394,10 +399,10 @@ def test_a_database_that_goes_away_is_told_with_what_was_measured(scene: Scene) 
 def test_what_postgresql_did_not_roll_back_beats_every_other_error(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def end(_rehearsal: InMemoryRehearsal) -> tuple[MovedSequence, ...]:
+    def roll_back(_rehearsal: InMemoryDryRun) -> tuple[AdvancedSequence, ...]:
         raise RepairRequired("it is committed")
 
-    monkeypatch.setattr(InMemoryRehearsal, "end", end)
+    monkeypatch.setattr(InMemoryDryRun, "roll_back", roll_back)
     scene.database.fail(2, failure("42P01"))
     found = rehearse(scene)
     assert isinstance(found.error, RepairRequired)
@@ -421,11 +426,11 @@ def test_an_interruption_gives_the_lease_back(scene: Scene) -> None:
 def test_measurements_and_sequences_are_passed_on(scene: Scene) -> None:
     change = TableChange(ORDERS, inserted=2, updated=3)
     scene.database.measured = {
-        1: Measured(0, (Lock(ORDERS, "table", "SHARE"),), (change,)),
-        2: Measured(0, (), (change, replace(change, table="public.t", rewritten=True))),
-        3: Measured(0, (), (replace(change, table="public.new", is_new=True),)),
+        1: MigrationEffects(0, (RelationLock(ORDERS, "table", "SHARE"),), (change,)),
+        2: MigrationEffects(0, (), (change, replace(change, table="public.t", rewritten=True))),
+        3: MigrationEffects(0, (), (replace(change, table="public.new", is_new=True),)),
     }
-    scene.database.moved = (MovedSequence("public.s", 1, 2),)
+    scene.database.moved = (AdvancedSequence("public.s", 1, 2),)
     found = rehearse(scene)
     assert found.steps[0].measured == scene.database.measured[1]
     assert found.sequences == scene.database.moved
@@ -448,8 +453,8 @@ def test_measurements_and_sequences_are_passed_on(scene: Scene) -> None:
 def test_a_mode_blocks_what_the_manual_says_and_on_a_new_table_nobody(
     mode: str, blocks: tuple[str, ...]
 ) -> None:
-    assert Lock(ORDERS, "table", mode).blocks == blocks
-    assert Lock(ORDERS, "table", mode, is_new=True).blocks == ()
+    assert RelationLock(ORDERS, "table", mode).blocks == blocks
+    assert RelationLock(ORDERS, "table", mode, is_new=True).blocks == ()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from lambda_migrate.errors import (
 )
 from lambda_migrate.events import Event, Holding, MigrationBroke, RenewalFailed
 from lambda_migrate.lease.record import Lease, Progress
-from lambda_migrate.testing import InMemoryHeldDatabase, RecordingObserver
+from lambda_migrate.testing import InMemorySession, RecordingObserver
 from tests.unit.engine.scene import LEASE_SECONDS, Scene, manifest, raises
 
 V2 = manifest(1, 2)
@@ -36,13 +36,13 @@ PATIENCE = 20.0
 def aborted(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Set once the heartbeat has aborted the running statement."""
     event = threading.Event()
-    abort = InMemoryHeldDatabase.abort
+    abort = InMemorySession.abort
 
-    def told(self: InMemoryHeldDatabase) -> None:
+    def told(self: InMemorySession) -> None:
         abort(self)
         event.set()
 
-    monkeypatch.setattr(InMemoryHeldDatabase, "abort", told)
+    monkeypatch.setattr(InMemorySession, "abort", told)
     return event
 
 

@@ -32,7 +32,7 @@ from lambda_migrate.lease.record import Failure, Lease, LeaseState, Progress
 from lambda_migrate.migrations.adoption import OtherEntry, OtherHistory
 from lambda_migrate.migrations.deferred import DeferredManifest
 from lambda_migrate.migrations.digest import EMPTY_DIGEST
-from lambda_migrate.postgresql.ports import FenceStale
+from lambda_migrate.postgresql.ports import StaleFencingToken
 from lambda_migrate.testing import InMemoryDatabase
 from tests.unit.engine.scene import Scene, manifest, raises
 
@@ -375,7 +375,7 @@ def test_a_fence_that_keeps_outrunning_the_table_is_a_configuration_error(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def outrun(grant: object, *_: object, **__: object) -> None:
-        raise FenceStale(grant.fence + 10)  # type: ignore[attr-defined]  # it is a Grant
+        raise StaleFencingToken(grant.fence + 10)  # type: ignore[attr-defined]  # it is a Grant
 
     monkeypatch.setattr(scene.database, "take_over", outrun)
     with pytest.raises(ConfigurationError, match="keeps outrunning the lease table's"):

@@ -29,7 +29,7 @@ from lambda_migrate.lease.record import (
     split_digests,
 )
 from lambda_migrate.migrations import EMPTY_DIGEST
-from lambda_migrate.postgresql.ports import FenceRow, is_behind
+from lambda_migrate.postgresql.ports import FenceRow, is_behind_last_completion
 from tests.unit.engine.scene import item_size
 
 HERE, TUNNEL, ELSEWHERE = "db:5432/orders", "localhost:15432/orders", "other:5432/orders"
@@ -413,7 +413,7 @@ class Readiness(RuleBasedStateMachine):
         self.fence += 1
         known = {i: (record.fence, record.owner) for i, record in self.databases.items()}
         row = FenceRow(database.token, database.owner, "", database.identity)
-        distrusted = database.identity if is_behind(row, known) else ""
+        distrusted = database.identity if is_behind_last_completion(row, known) else ""
         if distrusted:
             database.identity = self.name()
         database.token, database.owner = self.fence, f"owner {self.fence}"

@@ -14,7 +14,7 @@ import pytest
 from lambda_migrate.commands.dry_run import rehearsal_document
 from lambda_migrate.engine.dry_run import FAILED, NOT_REHEARSED, REHEARSED, Rehearsed, RehearsedStep
 from lambda_migrate.errors import MigrationFailed
-from lambda_migrate.postgresql.dry_run_effects import Lock, Measured, TableChange
+from lambda_migrate.postgresql.dry_run_effects import MigrationEffects, RelationLock, TableChange
 from load.emulators.cloudwatch import CloudWatch
 from load.staging.dry_run import longest_of, of_dry_run
 from load.staging.faults import FAULTS, Fault, Reached
@@ -157,13 +157,13 @@ def test_an_order_that_a_client_was_told_of_must_be_there() -> None:
 
 # -- the dry run ----------------------------------------------------------------------------------
 
-EXCLUSIVE = Lock("public.orders", "table", "ACCESS EXCLUSIVE")
-SHARED = Lock("public.orders", "table", "ROW EXCLUSIVE")
+EXCLUSIVE = RelationLock("public.orders", "table", "ACCESS EXCLUSIVE")
+SHARED = RelationLock("public.orders", "table", "ROW EXCLUSIVE")
 CHANGE = TableChange("public.orders", updated=1_000, bytes_before=8192, bytes_after=16384)
 
 
-def ran(name: str, seconds: float, *locks: Lock) -> RehearsedStep:
-    measured = Measured(seconds, locks, (CHANGE,))
+def ran(name: str, seconds: float, *locks: RelationLock) -> RehearsedStep:
+    measured = MigrationEffects(seconds, locks, (CHANGE,))
     return RehearsedStep(1, name, REHEARSED, seconds=seconds, measured=measured)
 
 
