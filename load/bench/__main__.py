@@ -101,7 +101,7 @@ def _measure(names: Sequence[str], *, quick: bool) -> Report:
     began = time.monotonic()
     sections = []
     install_dbmate()
-    install_dynalite(say=lambda _: None)
+    install_dynalite(report=lambda _: None)
     with Stage() as stage:
         machine = describe(stage.server.version)
         for name in names:

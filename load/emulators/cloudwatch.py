@@ -26,7 +26,7 @@ from statistics import fmean
 from typing import Any
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.local.servers.dynamodb import Throttled
+from lambda_migrate.local.servers.dynamodb import ThrottledRequest
 from load.emulators.template import Template
 
 __all__ = [
@@ -166,7 +166,7 @@ class CloudWatch:
         """Add one value."""
         self._values.setdefault(metric, []).append((at, value))
 
-    def put_throttled(self, throttled: Iterable[Throttled]) -> None:
+    def put_throttled(self, throttled: Iterable[ThrottledRequest]) -> None:
         """Add what DynamoDB tells of a table that refuses requests."""
         for each in throttled:
             name = f"{each.kind}ThrottleEvents"

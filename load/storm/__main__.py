@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scenarios = _chosen(asked)
     try:
         if any(scenario.engine == "dynalite" for scenario in scenarios):
-            install_dynalite(say=lambda _: None)
+            install_dynalite(report=lambda _: None)
         return _run_all(scenarios, asked.out)
     except (ConfigurationError, ProcessError) as fault:
         print(fault, file=sys.stderr)

@@ -325,7 +325,11 @@ def measure_memory(stage: StormStage) -> Memory | None:
     found = [_rollup(view.pid) for view in views if view.state != "ended"]
     if not found:
         return None
-    parents = [function.parent for function in stage.functions.values() if function.parent]
+    parents = [
+        function.fork_server_pid
+        for function in stage.functions.values()
+        if function.fork_server_pid
+    ]
     return Memory(
         len(found),
         [one["Pss"] for one in found],

@@ -19,7 +19,7 @@ import boto3
 
 from lambda_migrate.local.runtime.loopback import HOST
 from lambda_migrate.local.servers.dynamodb import REGION, LocalDynamoDB
-from lambda_migrate.local.servers.moto_server import _body, _OneAtATime
+from lambda_migrate.local.servers.moto_server import Application, read_body
 
 __all__ = ["ACCOUNT", "REGION", "Call", "LocalAWS"]
 
@@ -87,7 +87,7 @@ _SERVICES = {
 _NAMES = ("TableName", "SecretId", "deploymentId")
 
 
-class _Recording(_OneAtATime):
+class _Recording(Application):
     """Notes what is asked for; the SDKs' other protocols are not those of our calls."""
 
     def __init__(self, application: Any) -> None:
@@ -96,10 +96,10 @@ class _Recording(_OneAtATime):
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if environ["PATH_INFO"] == CALLS_PATH:
-            return self._answer(self._calls, start_response)
+            return self._respond(self._calls, start_response)
         if environ.get("HTTP_X_AMZ_TARGET") == HOOKS_ANSWER:
             self._count(environ)
-            return self._answer({}, start_response)
+            return self._respond({}, start_response)
         return super().__call__(environ, start_response)
 
     def _count(self, environ: dict[str, Any]) -> None:
@@ -107,7 +107,7 @@ class _Recording(_OneAtATime):
         service, _, operation = environ.get("HTTP_X_AMZ_TARGET", "").partition(".")
         if service not in _SERVICES:
             return
-        body = _body(environ)
+        body = read_body(environ)
         environ["wsgi.input"] = BytesIO(body)
         content = json.loads(body)
         resource = next((content[name] for name in _NAMES if name in content), "")

@@ -5,12 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lambda_migrate.clock import SYSTEM_CLOCK, Clock
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 __all__ = ["INTERVAL_SECONDS", "OURS", "ConnectionSampler", "Sample"]
 
@@ -81,12 +78,7 @@ class ConnectionSampler:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def stop(self) -> None:

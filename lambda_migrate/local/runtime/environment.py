@@ -1,4 +1,4 @@
-"""One execution environment: a real runtime process, its Runtime API, and its freezing."""
+"""One execution environment: a runtime process, its Runtime API, and freezing it when idle."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from lambda_migrate.clock import Clock
 from lambda_migrate.local.runtime.fork_client import ForkedChild
 from lambda_migrate.local.runtime.process import Child, ProcessError, tail
 from lambda_migrate.local.runtime.runtime_api import (
-    Answer,
     Invocation,
     RuntimeApi,
     RuntimeInitError,
+    RuntimeResponse,
 )
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ __all__ = [
     "EnvironmentEvent",
     "EnvironmentView",
     "InvocationResult",
-    "Launch",
+    "LaunchOptions",
     "Phase",
     "Status",
 ]
@@ -39,25 +39,25 @@ State = Literal["starting", "idle", "busy", "ended"]
 Process: TypeAlias = "Child | ForkedChild"
 
 KILL_AFTER_SECONDS = 0.1
-"""Lambda kills slightly after the deadline that it told, so code may see 0 ms left."""
+"""Lambda kills slightly after the published deadline, so code may see 0 ms left."""
 
 
 @dataclass(frozen=True, slots=True)
 class InvocationResult:
-    """What became of one invocation.
+    """The result of one invocation.
 
     Attributes:
-        request_id: Lambda's id of it.
-        environment_id: Who ran it; "" if it was throttled.
-        cold: Whether it was the environment's first.
-        status: ``crashed``: the process ended; ``timeout``: it was killed.
-        payload: What the handler returned, or the error as the runtime reported it.
-        error_type: "" if ok.
-        error_message: "" if ok; ends with the log's tail after a crash.
+        request_id: Lambda's id of the invocation.
+        environment_id: The environment that ran it; "" if it was throttled.
+        cold: Whether it was the environment's first invocation.
+        status: ``crashed``: the process ended; ``timeout``: the process was killed.
+        payload: The handler's return value, or the error as the runtime reported it.
+        error_type: "" unless it failed.
+        error_message: "" unless it failed; ends with the log's tail after a crash.
         init_seconds: From the start of the process to its first ``/next``; 0 if warm.
-        duration_seconds: From delivery to answer.
-        started: Monotonic seconds of the delivery.
-        ended: Monotonic seconds of the answer, or of the end without one.
+        duration_seconds: From delivery to response.
+        started: When it was delivered, in monotonic seconds.
+        ended: When the response came, or the process ended, in monotonic seconds.
     """
 
     request_id: str
@@ -80,14 +80,14 @@ class InvocationResult:
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentEvent:
-    """A moment in an environment's life, for an observer or a timeline.
+    """A change of an environment's state, for an observer or a timeline.
 
     Attributes:
-        environment_id: Whose.
+        environment_id: The environment.
         phase: ``started`` (process), ``ready`` (first ``/next``), ``invoked``, ``returned``,
             ``ended`` (process).
         at: Monotonic seconds.
-        request_id: Of ``invoked`` and ``returned``.
+        request_id: The invocation, for ``invoked`` and ``returned``.
     """
 
     environment_id: str
@@ -98,14 +98,14 @@ class EnvironmentEvent:
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentView:
-    """An environment as it is now, for tests that signal its process.
+    """A snapshot of an environment, for tests that signal its process.
 
     Attributes:
-        environment_id: Its name.
+        environment_id: Its id.
         pid: Its process, which leads a process group of the same number.
         state: ``starting``, ``idle`` (frozen, unless freezing is off), ``busy``, ``ended``.
-        invocations: How many were delivered to it.
-        access_key: What it signs AWS requests with: tells its requests from others'.
+        invocations: Number of invocations delivered to it.
+        access_key: The access key in its AWS requests, which identifies them.
     """
 
     environment_id: str
@@ -116,15 +116,15 @@ class EnvironmentView:
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
-    """How environments are started.
+class LaunchOptions:
+    """How to start an environment.
 
     Attributes:
-        start: Starts the runtime with these variables and this log. In a thread: it may take long.
-        variables: All but the few that differ from one environment to the next.
-        init_seconds: It is killed if it takes longer to its first ``/next``.
-        freeze: Whether it is stopped between invocations.
-        clock: For ``started`` and ``ended``.
+        start: Starts the runtime with these variables and this log; called in a thread.
+        variables: Environment variables, without those that are specific to one environment.
+        init_seconds: Time until its first ``/next``, after which it is killed.
+        freeze: Whether to stop it between invocations.
+        clock: The clock of results and events.
     """
 
     start: Callable[[Mapping[str, str], Path], Process]
@@ -135,155 +135,158 @@ class Launch:
 
 
 @dataclass(slots=True)
-class Ending:
-    """Why an invocation got no answer."""
+class Failure:
+    """Why an environment ended and its invocation got no response."""
 
     status: Status
     error_type: str
     message: str
 
 
-class _Over(Exception):
-    """The environment has ended, or had to be ended."""
+class _EnvironmentFailed(Exception):
+    """The environment has ended or must be ended."""
 
-    def __init__(self, ending: Ending) -> None:
-        self.ending = ending
-        super().__init__(ending.message)
+    def __init__(self, failure: Failure) -> None:
+        self.failure = failure
+        super().__init__(failure.message)
 
 
 @dataclass(eq=False)
 class Environment:
-    """One environment. Every method belongs to the event loop of its function."""
+    """One environment. Call every method in its function's event loop."""
 
     environment_id: str
-    launch: Launch
+    options: LaunchOptions
     log: Path
     access_key: str
-    tell: Callable[[EnvironmentEvent], None]
+    notify: Callable[[EnvironmentEvent], None]
     state: State = "starting"
     invocations: int = 0
     last_used: float = 0.0
-    init_took: float = 0.0
+    init_duration: float = 0.0
     _child: Process | None = None
     _spawning: asyncio.Future[Process] | None = None
     _api: RuntimeApi = field(default_factory=RuntimeApi)
     _exited: asyncio.Event = field(default_factory=asyncio.Event)
-    _ending: Ending | None = None
+    _failure: Failure | None = None
 
     def view(self) -> EnvironmentView:
-        """A picture of it."""
+        """Take a snapshot."""
         pid = 0 if self._child is None else self._child.pid
         state: State = "ended" if self.has_exited else self.state
         return EnvironmentView(self.environment_id, pid, state, self.invocations, self.access_key)
 
     async def start(self) -> None:
-        """Start the process and return when it waits in ``/next``, or has ended.
+        """Start the process and return when it waits in ``/next`` or has ended.
 
-        An environment that failed is ``ended``; the invocation that it was started for reports why.
+        If it fails, its state is ``ended``, and its first invocation reports why.
 
         Raises:
-            ProcessError, OSError: The machine has no room for one more process.
+            ProcessError, OSError: The machine cannot run another process.
         """
-        began = self.launch.clock.monotonic()
+        started = self.options.clock.monotonic()
         variables = self._variables(await self._api.open())
         loop = asyncio.get_running_loop()
         self._spawning = loop.run_in_executor(None, self._spawn, variables)
         try:
-            child = await asyncio.shield(self._spawning)  # `_end` must learn of it in any case
+            child = await asyncio.shield(self._spawning)  # `_end` needs it even if cancelled
         except (OSError, ProcessError) as error:
-            await self._end(Ending("crashed", "Runtime.ExitError", str(error)))
+            await self._end(Failure("crashed", "Runtime.ExitError", str(error)))
             raise
-        self._tell("started", began)
+        self._notify("started", started)
         self._watch(child)
         try:
-            await self._until_polled(self.launch.init_seconds, "initialise")
-        except _Over as over:
-            await self._end(over.ending)
+            await self._wait_for_poll(self.options.init_seconds, "initialise")
+        except _EnvironmentFailed as failed:
+            await self._end(failed.failure)
         else:
-            now = self.launch.clock.monotonic()
-            self.init_took = now - began
-            self._tell("ready", now)
-            self._rest()
+            now = self.options.clock.monotonic()
+            self.init_duration = now - started
+            self._notify("ready", now)
+            self._set_idle()
 
     async def invoke(self, invocation: Invocation, *, seconds: float) -> InvocationResult:
-        """Deliver ``invocation``, and kill the process if there is no answer in ``seconds``."""
+        """Deliver ``invocation``; kill the process if there is no response in ``seconds``."""
         cold = self.invocations == 0
-        self.state = "busy" if self._ending is None else "ended"
+        self.state = "busy" if self._failure is None else "ended"
         self.invocations += 1
-        began = self.launch.clock.monotonic()
-        self._tell("invoked", began, invocation.request_id)
+        started = self.options.clock.monotonic()
+        self._notify("invoked", started, invocation.request_id)
         try:
-            answer = await self._answer(invocation, seconds)
-        except _Over as over:
-            await self._end(over.ending)
-            outcome = (over.ending.status, None, over.ending.error_type, over.ending.message)
+            response = await self._deliver(invocation, seconds)
+        except _EnvironmentFailed as failed:
+            await self._end(failed.failure)
+            outcome = (
+                failed.failure.status,
+                None,
+                failed.failure.error_type,
+                failed.failure.message,
+            )
         else:
-            outcome = _read_answer(answer)
-        ended = self.launch.clock.monotonic()
-        self._tell("returned", ended, invocation.request_id)
-        await self._come_to_rest(seconds)
+            outcome = _read_response(response)
+        ended = self.options.clock.monotonic()
+        self._notify("returned", ended, invocation.request_id)
+        await self._wait_until_idle(seconds)
         return InvocationResult(
             invocation.request_id,
             self.environment_id,
             cold,
             *outcome,
-            self.init_took if cold else 0.0,
-            ended - began,
-            began,
+            self.init_duration if cold else 0.0,
+            ended - started,
+            started,
             ended,
         )
 
     async def end(self) -> None:
-        """Kill it. Idempotent."""
-        await self._end(Ending("crashed", "Runtime.ExitError", "the function was closed"))
+        """Kill the process. Idempotent."""
+        await self._end(Failure("crashed", "Runtime.ExitError", "the function was closed"))
 
     @property
     def has_exited(self) -> bool:
-        """Whether its process is no more, though nobody may have noticed yet."""
+        """Whether its process has ended, even if the state does not show it yet."""
         return self._child is not None and self._child.has_ended
 
-    async def bury(self) -> None:
-        """Take note that its process ended while nobody used it."""
-        await self._end(self._crash())
+    async def mark_ended(self) -> None:
+        """Record that its process ended while it was idle."""
+        await self._end(self._describe_failure())
 
-    # -- how ----------------------------------------------------------------------------------
-
-    async def _answer(self, invocation: Invocation, seconds: float) -> Answer:
-        if self._ending is not None:
-            raise _Over(self._ending)
+    async def _deliver(self, invocation: Invocation, seconds: float) -> RuntimeResponse:
+        if self._failure is not None:
+            raise _EnvironmentFailed(self._failure)
         self._signal(signal.SIGCONT)
-        answer = self._api.deliver(invocation)
-        if not await self._first(answer, seconds + KILL_AFTER_SECONDS):
+        response = self._api.deliver(invocation)
+        if not await self._wait_unless_exited(response, seconds + KILL_AFTER_SECONDS):
             message = f"{invocation.request_id} Task timed out after {seconds:.2f} seconds"
-            raise _Over(Ending("timeout", "Sandbox.Timedout", message))
-        if answer.done():
-            return answer.result()
-        raise _Over(self._crash())
+            raise _EnvironmentFailed(Failure("timeout", "Sandbox.Timedout", message))
+        if response.done():
+            return response.result()
+        raise _EnvironmentFailed(self._describe_failure())
 
-    async def _come_to_rest(self, seconds: float) -> None:
-        """After its answer the runtime comes back for more; only then is it free, and frozen."""
-        if self._ending is None:
+    async def _wait_until_idle(self, seconds: float) -> None:
+        """Wait until the runtime asks for the next invocation, then freeze it."""
+        if self._failure is None:
             try:
-                await self._until_polled(seconds, "come back for the next invocation")
-            except _Over as over:
-                await self._end(over.ending)
+                await self._wait_for_poll(seconds, "ask for the next invocation")
+            except _EnvironmentFailed as failed:
+                await self._end(failed.failure)
             else:
-                self._rest()
+                self._set_idle()
 
-    async def _until_polled(self, seconds: float, purpose: str) -> None:
-        polled = asyncio.ensure_future(self._api.polled())
+    async def _wait_for_poll(self, seconds: float, purpose: str) -> None:
+        poll = asyncio.ensure_future(self._api.wait_for_poll())
         try:
-            in_time = await self._first(polled, seconds)
+            in_time = await self._wait_unless_exited(poll, seconds)
         finally:
-            polled.cancel()
+            poll.cancel()
         if not in_time:
             message = f"the runtime did not {purpose} in {seconds:.1f} s"
-            raise _Over(Ending("timeout", "Sandbox.Timedout", message))
-        if not polled.done() or polled.cancelled():
-            raise _Over(self._crash())
+            raise _EnvironmentFailed(Failure("timeout", "Sandbox.Timedout", message))
+        if not poll.done() or poll.cancelled():
+            raise _EnvironmentFailed(self._describe_failure())
 
-    async def _first(self, awaited: asyncio.Future[Any], seconds: float) -> bool:
-        """Wait for ``awaited`` or for the process's end; False if neither came in time."""
+    async def _wait_unless_exited(self, awaited: asyncio.Future[Any], seconds: float) -> bool:
+        """Wait until ``awaited`` is done or the process ends; False if neither happens in time."""
         exited = asyncio.ensure_future(self._exited.wait())
         try:
             done, _ = await asyncio.wait(
@@ -293,37 +296,37 @@ class Environment:
             exited.cancel()
         return bool(done)
 
-    def _rest(self) -> None:
+    def _set_idle(self) -> None:
         self.state = "idle"
-        self.last_used = self.launch.clock.monotonic()
-        if self.launch.freeze:
+        self.last_used = self.options.clock.monotonic()
+        if self.options.freeze:
             self._signal(signal.SIGSTOP)
 
-    def _crash(self) -> Ending:
-        fault = self._api.init_fault.result() if self._api.init_fault.done() else None
-        if isinstance(fault, RuntimeInitError):
-            return Ending("error", fault.error_type, str(fault))
+    def _describe_failure(self) -> Failure:
+        error = self._api.init_error.result() if self._api.init_error.done() else None
+        if isinstance(error, RuntimeInitError):
+            return Failure("error", error.error_type, str(error))
         status = None if self._child is None else self._child.poll()
-        return Ending(
+        return Failure(
             "crashed",
             "Runtime.ExitError",
-            f"the runtime exited: {_describe(status)}\n{tail(self.log)}",
+            f"the runtime exited: {_describe_status(status)}\n{tail(self.log)}",
         )
 
-    async def _end(self, ending: Ending) -> None:
-        if self._ending is not None:
+    async def _end(self, failure: Failure) -> None:
+        if self._failure is not None:
             return
-        self._ending = ending
+        self._failure = failure
         self.state = "ended"
         if self._spawning is not None:
-            with contextlib.suppress(OSError, ProcessError):  # then there is nothing to be ended
+            with contextlib.suppress(OSError, ProcessError):  # then no process was started
                 child = await self._spawning
                 await asyncio.to_thread(child.kill)
-                self._tell("ended", self.launch.clock.monotonic())
+                self._notify("ended", self.options.clock.monotonic())
         await self._api.close()
 
     def _spawn(self, variables: Mapping[str, str]) -> Process:
-        self._child = self.launch.start(variables, self.log)
+        self._child = self.options.start(variables, self.log)
         return self._child
 
     def _watch(self, child: Process) -> None:
@@ -339,28 +342,28 @@ class Environment:
         if self._child is not None:
             self._child.signal_group(number)
 
-    def _tell(self, phase: Phase, at: float, request_id: str = "") -> None:
-        self.tell(EnvironmentEvent(self.environment_id, phase, at, request_id))
+    def _notify(self, phase: Phase, at: float, request_id: str = "") -> None:
+        self.notify(EnvironmentEvent(self.environment_id, phase, at, request_id))
 
     def _variables(self, runtime_api: str) -> dict[str, str]:
         stream = f"1970/01/01/[$LATEST]{self.environment_id}"
-        own = {
+        specific = {
             "AWS_LAMBDA_RUNTIME_API": runtime_api,
             "AWS_LAMBDA_LOG_STREAM_NAME": stream,
             "AWS_ACCESS_KEY_ID": self.access_key,
         }
-        return own | dict(self.launch.variables)
+        return specific | dict(self.options.variables)
 
 
-def _read_answer(answer: Answer) -> tuple[Status, Any, str, str]:
-    if not answer.failed:
-        return ("ok", answer.payload, "", "")
-    said = answer.payload if isinstance(answer.payload, dict) else {}
-    message = str(said.get("errorMessage", answer.payload))
-    return ("error", answer.payload, str(said.get("errorType", "")), message)
+def _read_response(response: RuntimeResponse) -> tuple[Status, Any, str, str]:
+    if not response.failed:
+        return ("ok", response.payload, "", "")
+    report = response.payload if isinstance(response.payload, dict) else {}
+    message = str(report.get("errorMessage", response.payload))
+    return ("error", response.payload, str(report.get("errorType", "")), message)
 
 
-def _describe(status: int | None) -> str:
+def _describe_status(status: int | None) -> str:
     if status is None:
         return "unknown"
     if status >= 0:

@@ -1,11 +1,11 @@
-"""A Lambda function on this machine: one real ``awslambdaric`` process per environment.
+"""A Lambda function on this machine: one ``awslambdaric`` process per execution environment.
 
     with LocalFunction("app.handler", code=Path("examples/orders")) as function:
         results = function.storm(100, {"path": "/orders"})
 
-As in Lambda, an environment runs one invocation at a time, is used again for the next one, is
-frozen in between (SIGSTOP) and killed at the timeout (SIGKILL); a new one starts when all are
-busy, up to a cap, above which invocations are throttled.
+As in Lambda, an environment runs one invocation at a time, is reused for the next one, is frozen
+in between (SIGSTOP) and killed at the timeout (SIGKILL). When all are busy a new one starts, up to
+the concurrency limit, above which invocations are throttled.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from lambda_migrate.clock import SYSTEM_CLOCK, Clock
 from lambda_migrate.local.runtime.environment import (
@@ -32,16 +32,13 @@ from lambda_migrate.local.runtime.environment import (
     EnvironmentEvent,
     EnvironmentView,
     InvocationResult,
-    Launch,
+    LaunchOptions,
     Process,
 )
 from lambda_migrate.local.runtime.fork_client import Zygote
 from lambda_migrate.local.runtime.process import spawn
 from lambda_migrate.local.runtime.reaper import get_reaper
 from lambda_migrate.local.runtime.runtime_api import Invocation
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 __all__ = ["EnvironmentEvent", "EnvironmentView", "Gate", "InvocationResult", "LocalFunction"]
 
@@ -51,20 +48,19 @@ REGION = "us-east-1"
 ACCOUNT = "123456789012"
 
 _INHERITED = ("PATH", "LD_LIBRARY_PATH", "TMPDIR")
-"""All that an environment gets of our own variables: no credentials, no Python switches."""
+"""The only variables of this process that an environment gets: no credentials."""
 
-_FIRST_TO_GO = "1000"
-"""Where memory runs out, the kernel ends an environment, which is noticed, and not the server, the
-test or the editor beside it."""
+_OOM_SCORE = "1000"
+"""If memory runs out, the kernel kills an environment rather than a server or the test itself."""
 
-_OPEN_FILES = 16_384  # an environment takes about three of ours; the usual soft limit is 1,024
+_OPEN_FILES = 16_384  # an environment needs about three; the usual soft limit is 1,024
 
 
 class Gate:
-    """Opens when so many have arrived, and stays open.
+    """Holds invocations back until a number of environments are ready to be invoked.
 
     Args:
-        number: How many.
+        number: Number of environments.
     """
 
     def __init__(self, number: int) -> None:
@@ -73,7 +69,7 @@ class Gate:
         self._opened: Future[None] = Future()
 
     def arrive(self) -> Future[None]:
-        """Be one of them; the future is done when the gate opens."""
+        """Add one environment; the future is done when all have arrived."""
         with self._lock:
             self._missing -= 1
             if self._missing <= 0 and not self._opened.done():
@@ -87,25 +83,24 @@ class LocalFunction:
     Args:
         handler: ``module.function``, as in Lambda.
         code: The directory that holds the module; LAMBDA_TASK_ROOT.
-        environment: The function's variables; they win over those that Lambda sets.
+        environment: The function's variables; they override those that Lambda sets.
         name: The function's name.
-        timeout: Seconds for an invocation.
-        init_timeout: Seconds for loading the handler. Lambda's own 10 s would not do here, where
-            a hundred interpreters share two cores.
-        memory: Megabytes, told to the function but not enforced.
-        concurrency: No more environments than these.
-        freeze: Whether environments are stopped between invocations.
+        timeout: Timeout of an invocation, in seconds.
+        init_timeout: Timeout for loading the handler, in seconds. Lambda's own 10 s are too few
+            where a hundred interpreters share a few cores.
+        memory: Memory size in megabytes, shown to the function but not enforced.
+        concurrency: The concurrency limit.
+        freeze: Whether to stop environments between invocations.
         python: The interpreter; it must have ``awslambdaric``.
-        preload: Fork environments from one parent that has imported these modules (names, or paths
-            of files), and what the runtime imports, beforehand: each is a process of its own all
-            the same, but starts in a few milliseconds and shares the memory of what was imported.
-            The modules must start no threads, and must not be the function's. None: a fresh
-            interpreter for each.
-        niceness: Of the environments: what they run beside in AWS has processors of its own.
-        log_directory: One file per environment goes there; a temporary one, which goes with
-            `close`, if None.
-        observer: Told of everything that happens, from a thread of ours; must return at once.
-        clock: For the times in results and happenings.
+        preload: Fork environments from one process that has imported these modules (names or
+            paths of files) and what the runtime imports. A forked environment starts in a few
+            milliseconds and shares the memory of the imported modules. They must start no threads
+            and must not be the function's own. If None, each environment is a new interpreter.
+        niceness: The environments' nice value; in AWS they do not compete with the servers.
+        log_directory: Directory of the logs, one file per environment. If None, a temporary one,
+            which `close` removes.
+        observer: Called with every event, from a background thread; it must not block.
+        clock: The clock of results and events.
     """
 
     def __init__(
@@ -135,7 +130,7 @@ class LocalFunction:
         self._observer = observer
         self._clock = clock
         self._environments: list[Environment] = []
-        self._happenings: list[EnvironmentEvent] = []
+        self._events: list[EnvironmentEvent] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._handler = handler
@@ -143,8 +138,8 @@ class LocalFunction:
         self._python = python
         self._preload = preload
         self._niceness = niceness
-        self._zygote: Zygote | None = None
-        self._launch = Launch(
+        self._fork_server: Zygote | None = None
+        self._options = LaunchOptions(
             start=self._start_process,
             variables=_variables(name, handler, self._code, memory) | dict(environment or {}),
             init_seconds=init_timeout,
@@ -156,30 +151,23 @@ class LocalFunction:
         self.open()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    # -- life ---------------------------------------------------------------------------------
-
     def open(self) -> None:
-        """Be ready to start environments. Idempotent."""
+        """Prepare for starting environments. Idempotent."""
         if self._loop is not None:
             return
         _raise_open_files()
         if self._log_directory is None:
             self._temporary_logs = Path(tempfile.mkdtemp(prefix="lm-lambda-"))
             get_reaper().watch_directory(str(self._temporary_logs))
-        self._logs().mkdir(parents=True, exist_ok=True)
+        self._log_folder().mkdir(parents=True, exist_ok=True)
         if self._preload is not None:
-            self._zygote = Zygote(
-                self._python, modules=self._preload, log=self._logs() / "zygote.log"
+            self._fork_server = Zygote(
+                self._python, modules=self._preload, log=self._log_folder() / "fork-server.log"
             )
-            self._zygote.start(_inherited())
+            self._fork_server.start(_inherited())
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name=f"lambda {self.name}", daemon=True
@@ -197,53 +185,51 @@ class LocalFunction:
             self._thread.join()
             self._loop.close()
             self._loop = None
-            if self._zygote is not None:
-                self._zygote.stop()
+            if self._fork_server is not None:
+                self._fork_server.stop()
             if self._temporary_logs is not None:
                 shutil.rmtree(self._temporary_logs, ignore_errors=True)
                 get_reaper().forget(str(self._temporary_logs))
                 self._temporary_logs = None
 
-    # -- invoking -----------------------------------------------------------------------------
-
     def invoke(self, event: Any = None, *, wait: float = 0.0) -> InvocationResult:
-        """Invoke once and wait for the result. Never raises for what the function does.
+        """Invoke once and wait for the result. An error of the function is a result, too.
 
         Args:
-            event: JSON.
-            wait: Seconds to wait for a free environment at the cap, before ``throttled``.
+            event: A JSON value.
+            wait: Seconds to wait for a free environment at the concurrency limit.
         """
         return self.submit(event, wait=wait).result()
 
     def submit(
         self, event: Any = None, *, wait: float = 0.0, request_id: str | None = None
     ) -> Future[InvocationResult]:
-        """Invoke once and come back at once; see `invoke`.
+        """Invoke once and return immediately; see `invoke`.
 
         Args:
-            event: JSON.
+            event: A JSON value.
             wait: See `invoke`.
-            request_id: Lambda's id of it; a fresh one if None. All tries of an asynchronous
-                invocation have the same.
+            request_id: Lambda's id of the invocation; a new one if None. The retries of an
+                asynchronous invocation share one.
         """
         return self._run(self._invoke(_encode(event), wait, request_id))
 
     def storm(self, n: int, event: Any = None, *, together: bool = True) -> list[InvocationResult]:
-        """Invoke ``n`` new environments at the same time, each cold exactly once.
+        """Start ``n`` new environments and invoke each once.
 
         Args:
-            n: How many; as many below the cap must be free.
-            event: JSON, the same for all.
-            together: True: all are loaded first and then invoked at the same instant. False: each
-                is invoked as soon as it is loaded, as Lambda does.
+            n: Number of environments; the concurrency limit must allow them.
+            event: A JSON value, the same for all.
+            together: Load all first and then invoke them at the same time. If False, invoke each
+                as soon as it is loaded, as Lambda does.
         """
         return self._run(self._storm(n, _encode(event), together)).result()
 
     def start_environments(self, n: int) -> list[str]:
-        """Start ``n`` environments at once; return their ids when all wait for an invocation.
+        """Start ``n`` environments and return their ids when all wait for an invocation.
 
         Raises:
-            RuntimeError: The cap does not allow so many.
+            RuntimeError: The concurrency limit does not allow so many.
         """
         started = self._run(self._start(n)).result()
         return [environment.environment_id for environment in started]
@@ -251,38 +237,36 @@ class LocalFunction:
     def submit_cold(
         self, event: Any = None, *, gate: Gate | None = None
     ) -> Future[InvocationResult]:
-        """Start an environment, invoke it and come back at once; see `invoke`.
+        """Start a new environment, invoke it and return immediately; see `invoke`.
 
         Args:
-            event: JSON.
-            gate: What it has to pass between starting and being invoked.
+            event: A JSON value.
+            gate: Holds the invocation back until enough environments have started.
         """
-        return self._run(self._cold(_encode(event), gate))
+        return self._run(self._invoke_cold(_encode(event), gate))
 
     def end_idle(self, environment_ids: Iterable[str] | None = None) -> list[str]:
-        """End idle environments, as Lambda ends what nobody needs; return the ids of the ended.
+        """End idle environments, as Lambda does after a while, and return their ids.
 
         Args:
-            environment_ids: Only those of these that are idle; all if None.
+            environment_ids: Only these, if they are idle; all if None.
         """
         return self._run(self._end_idle(environment_ids)).result()
 
-    # -- looking ------------------------------------------------------------------------------
-
     @property
-    def parent(self) -> int:
-        """The process that forked environments come from; 0 if they are not forked."""
-        return 0 if self._zygote is None else self._zygote.pid
+    def fork_server_pid(self) -> int:
+        """The process that environments are forked from; 0 if they are not forked."""
+        return 0 if self._fork_server is None else self._fork_server.pid
 
     def environments(self) -> list[EnvironmentView]:
-        """All environments so far, oldest first, the ended ones included."""
+        """All environments so far, oldest first, including ended ones."""
         return [environment.view() for environment in list(self._environments)]
 
     def environment(self, environment_id: str) -> EnvironmentView:
         """One of `environments`.
 
         Raises:
-            KeyError: There is none of this id.
+            KeyError: There is no environment with this id.
         """
         for view in self.environments():
             if view.environment_id == environment_id:
@@ -290,16 +274,16 @@ class LocalFunction:
         raise KeyError(environment_id)
 
     def logs(self, environment_id: str) -> str:
-        """Everything that an environment wrote so far."""
+        """The log of an environment so far."""
         with suppress(FileNotFoundError):
-            return self._log(environment_id).read_text(errors="replace")
+            return self._log_file(environment_id).read_text(errors="replace")
         return ""
 
     def timeline(self) -> list[EnvironmentEvent]:
-        """Everything that happened so far, in order."""
-        return list(self._happenings)
+        """All events so far, in order."""
+        return list(self._events)
 
-    # -- how, in the event loop ---------------------------------------------------------------
+    # -- in the event loop --------------------------------------------------------------------
 
     def _run(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         if self._loop is None:
@@ -310,7 +294,7 @@ class LocalFunction:
     async def _invoke(self, body: bytes, wait: float, request_id: str | None) -> InvocationResult:
         environment = await self._acquire(wait)
         if environment is None:
-            return self._throttled()
+            return self._throttle()
         return await self._deliver(environment, body, request_id)
 
     async def _deliver(
@@ -325,32 +309,32 @@ class LocalFunction:
         return await environment.invoke(invocation, seconds=self.timeout)
 
     async def _acquire(self, wait: float) -> Environment | None:
-        """An idle environment, the most recently used; else a new one; else None."""
+        """Take the most recently used idle environment, else a new one; None at the limit."""
         give_up = self._clock.monotonic() + wait
         while True:
-            if environment := await self._idle():
+            if environment := await self._take_idle():
                 return environment
-            if self._room() > 0:
+            if self._free_slots() > 0:
                 return (await self._start(1, claim=True))[0]
             if self._clock.monotonic() >= give_up:
                 return None
             await asyncio.sleep(0.01)
 
-    async def _idle(self) -> Environment | None:
+    async def _take_idle(self) -> Environment | None:
         idle = [one for one in self._environments if one.state == "idle"]
         for environment in sorted(idle, key=lambda one: one.last_used, reverse=True):
-            environment.state = "busy"  # before the first await: nobody else may take it
+            environment.state = "busy"  # before the first await, so that no other task takes it
             if not environment.has_exited:
                 return environment
-            await environment.bury()
+            await environment.mark_ended()
         return None
 
     async def _start(self, n: int, *, claim: bool = False) -> list[Environment]:
-        if n > self._room():
-            raise RuntimeError(f"{n} more environments would exceed the cap of {self.concurrency}")
-        fresh = [self._new() for _ in range(n)]
-        await asyncio.gather(*(self._launch_one(one, claim=claim) for one in fresh))
-        return fresh
+        if n > self._free_slots():
+            raise RuntimeError(f"{n} more environments exceed the limit of {self.concurrency}")
+        environments = [self._create_environment() for _ in range(n)]
+        await asyncio.gather(*(self._launch_one(one, claim=claim) for one in environments))
+        return environments
 
     async def _launch_one(self, environment: Environment, *, claim: bool) -> None:
         await environment.start()
@@ -359,19 +343,19 @@ class LocalFunction:
 
     async def _storm(self, n: int, body: bytes, together: bool) -> list[InvocationResult]:
         if together:
-            fresh = await self._start(n, claim=True)
-            return list(await asyncio.gather(*(self._deliver(one, body) for one in fresh)))
+            started = await self._start(n, claim=True)
+            return list(await asyncio.gather(*(self._deliver(one, body) for one in started)))
         return list(await asyncio.gather(*(self._start_and_deliver(body) for _ in range(n))))
 
     async def _start_and_deliver(self, body: bytes) -> InvocationResult:
         [environment] = await self._start(1, claim=True)
         return await self._deliver(environment, body)
 
-    async def _cold(self, body: bytes, gate: Gate | None) -> InvocationResult:
-        fresh = await self._start(1, claim=True) if self._room() > 0 else []
+    async def _invoke_cold(self, body: bytes, gate: Gate | None) -> InvocationResult:
+        started = await self._start(1, claim=True) if self._free_slots() > 0 else []
         if gate is not None:
             await asyncio.wrap_future(gate.arrive())
-        return await self._deliver(fresh[0], body) if fresh else self._throttled()
+        return await self._deliver(started[0], body) if started else self._throttle()
 
     async def _end_idle(self, environment_ids: Iterable[str] | None) -> list[str]:
         wanted = None if environment_ids is None else set(environment_ids)
@@ -381,7 +365,7 @@ class LocalFunction:
             if one.state == "idle" and (wanted is None or one.environment_id in wanted)
         ]
         for environment in ending:
-            environment.state = "ended"  # before the first await: nobody else may take it
+            environment.state = "ended"  # before the first await, so that no other task takes it
         await asyncio.gather(*(environment.end() for environment in ending))
         return [environment.environment_id for environment in ending]
 
@@ -393,23 +377,23 @@ class LocalFunction:
         await asyncio.gather(*(one.end() for one in self._environments))
         await asyncio.get_running_loop().shutdown_default_executor()
 
-    def _new(self) -> Environment:
+    def _create_environment(self) -> Environment:
         number = len(self._environments) + 1
         environment_id = f"env{number:04d}"
         environment = Environment(
             environment_id,
-            self._launch,
-            self._log(environment_id),
+            self._options,
+            self._log_file(environment_id),
             re.sub("[^A-Za-z0-9]", "", self.name) + environment_id,
-            self._note,
+            self._record,
         )
         self._environments.append(environment)
         return environment
 
     def _start_process(self, variables: Mapping[str, str], log: Path) -> Process:
         process: Process
-        if self._zygote is not None:
-            process = self._zygote.fork(
+        if self._fork_server is not None:
+            process = self._fork_server.fork(
                 self._handler, variables=variables, directory=self._code, log=log
             )
         else:
@@ -418,18 +402,18 @@ class LocalFunction:
         with suppress(OSError):  # it has ended already
             if self._niceness:
                 os.setpriority(os.PRIO_PROCESS, process.pid, self._niceness)
-            Path(f"/proc/{process.pid}/oom_score_adj").write_text(_FIRST_TO_GO)
+            Path(f"/proc/{process.pid}/oom_score_adj").write_text(_OOM_SCORE)
         return process
 
-    def _room(self) -> int:
+    def _free_slots(self) -> int:
         return self.concurrency - sum(one.state != "ended" for one in self._environments)
 
-    def _note(self, happening: EnvironmentEvent) -> None:
-        self._happenings.append(happening)
+    def _record(self, event: EnvironmentEvent) -> None:
+        self._events.append(event)
         if self._observer is not None:
-            self._observer(happening)
+            self._observer(event)
 
-    def _throttled(self) -> InvocationResult:
+    def _throttle(self) -> InvocationResult:
         now = self._clock.monotonic()
         message = f"all {self.concurrency} environments are busy"
         return InvocationResult(
@@ -446,19 +430,19 @@ class LocalFunction:
             now,
         )
 
-    def _logs(self) -> Path:
+    def _log_folder(self) -> Path:
         if self._log_directory is not None:
             return self._log_directory
         if self._temporary_logs is not None:
             return self._temporary_logs
-        raise RuntimeError("this function is not open, and its temporary logs are gone")
+        raise RuntimeError("this function is not open; its temporary logs were removed")
 
-    def _log(self, environment_id: str) -> Path:
-        return self._logs() / f"{environment_id}.log"
+    def _log_file(self, environment_id: str) -> Path:
+        return self._log_folder() / f"{environment_id}.log"
 
 
 def _variables(name: str, handler: str, code: Path, memory: int) -> dict[str, str]:
-    """What Lambda sets, but for what differs between environments."""
+    """The variables that Lambda sets, without those specific to one environment."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     return _inherited() | {
         "AWS_DEFAULT_REGION": REGION,
@@ -490,7 +474,7 @@ def _encode(event: Any) -> bytes:
 
 
 def _raise_open_files() -> None:
-    """Raise our soft limit; the hard one stays what the machine's owner made it."""
+    """Raise the soft limit as far as the hard limit allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,4 +1,4 @@
-"""As much of HTTP/1.1 as two programs of ours, or Lambda's own client, need on the loopback."""
+"""A minimal HTTP/1.1 server for the Runtime API and the Invoke API on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _REASONS = {
     429: "Too Many Requests",
     500: "Internal Server Error",
 }
-_BACKLOG = 1024  # a thousand clients may connect at the same instant
+_BACKLOG = 1024  # a thousand clients may connect at the same time
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client sent.
+    """A client's request.
 
     Attributes:
         method: ``GET``.
-        path: With its query, as it was sent.
+        path: With its query string, as sent.
         body: May be empty.
-        headers: By their names in small letters.
+        headers: By lower-case name.
     """
 
     method: str
@@ -43,7 +43,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What it is answered."""
+    """The server's response."""
 
     status: int
     body: bytes = b""
@@ -51,25 +51,25 @@ class Response:
 
 
 def json_response(value: Any, *, status: int = 200) -> Response:
-    """``value`` as JSON."""
+    """Encode ``value`` as JSON."""
     return Response(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
 
 class HttpServer:
-    """Answers requests on 127.0.0.1; every method belongs to the event loop that `open` ran in.
+    """Serves requests on 127.0.0.1. Call every method in the event loop that `open` ran in.
 
     Args:
-        answer: Told each request; its connection waits for the answer.
+        handle: Returns the response to a request; a ConnectionError closes the connection instead.
     """
 
-    def __init__(self, answer: Callable[[Request], Awaitable[Response]]) -> None:
-        self._answer = answer
+    def __init__(self, handle: Callable[[Request], Awaitable[Response]]) -> None:
+        self._handle = handle
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
     async def open(self, port: int = 0) -> str:
         """Listen, and return ``host:port``."""
-        self._server = await asyncio.start_server(self._connected, HOST, port, backlog=_BACKLOG)
+        self._server = await asyncio.start_server(self._accept, HOST, port, backlog=_BACKLOG)
         return f"{HOST}:{self._server.sockets[0].getsockname()[1]}"
 
     async def close(self) -> None:
@@ -80,24 +80,26 @@ class HttpServer:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
 
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(self._converse(reader, writer))
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(self._serve_connection(reader, writer))
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve_connection(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         try:
-            while request := await _read(reader):
-                _write(writer, await self._answer(request))
+            while request := await _read_request(reader):
+                _write_response(writer, await self._handle(request))
                 await writer.drain()
         except ConnectionError:
-            pass  # the client has ended, which whoever started it sees by itself
+            pass  # the client has gone; who started it is notified otherwise
         finally:
             writer.close()
 
 
-async def _read(reader: asyncio.StreamReader) -> Request | None:
-    """The next request of a connection; None when the peer has closed it."""
+async def _read_request(reader: asyncio.StreamReader) -> Request | None:
+    """Read the next request of a connection; None when the client has closed it."""
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         method, path, _ = head[0].split(" ", 2)
@@ -109,7 +111,7 @@ async def _read(reader: asyncio.StreamReader) -> Request | None:
     return Request(method, path, body, headers)
 
 
-def _write(writer: asyncio.StreamWriter, response: Response) -> None:
+def _write_response(writer: asyncio.StreamWriter, response: Response) -> None:
     headers = {**response.headers, "Content-Length": str(len(response.body))}
     lines = [f"HTTP/1.1 {response.status} {_REASONS[response.status]}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]

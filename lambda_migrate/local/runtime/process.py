@@ -1,4 +1,4 @@
-"""A process of ours: in a session of its own, logged into a file, and gone when we are."""
+"""Child processes: each in its own session, with its output in a file, ended when this one ends."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ from lambda_migrate.local.runtime.reaper import get_reaper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from types import TracebackType
 
     from typing_extensions import Self
 
 __all__ = [
     "Account",
     "Child",
+    "LocalServer",
     "ProcessError",
-    "Server",
     "find_unprivileged_account",
     "is_world_accessible",
     "read_state",
@@ -37,12 +36,12 @@ __all__ = [
 
 
 class ProcessError(RuntimeError):
-    """A local engine did not start or does not answer; the message ends with its log's tail."""
+    """A local process did not start or does not respond; the message ends with its log's tail."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The user that a process runs as."""
+    """The user and group that a process runs as."""
 
     uid: int
     gid: int
@@ -54,7 +53,7 @@ def is_world_accessible(path: Path) -> bool:
 
 
 def find_unprivileged_account() -> Account | None:
-    """Who a server that refuses root must run as: None unless we are root."""
+    """The account for a server that refuses to run as root; None unless this process is root."""
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):
@@ -65,15 +64,15 @@ def find_unprivileged_account() -> Account | None:
 
 
 class Child:
-    """A running process and the group that it leads."""
+    """A running process, which leads a process group."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
-        self._killed = False
+        self._is_killed = False
         self.pid = process.pid
 
     def poll(self) -> int | None:
-        """Exit status, negative for a signal; None while it runs."""
+        """The exit status, negative for a signal; None while it runs."""
         status = self._process.poll()
         if status is not None:
             get_reaper().forget(self.pid)
@@ -81,18 +80,14 @@ class Child:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it runs no more; unlike `poll` also right while another thread is in `wait`.
+        """Whether it has ended; unlike `poll` also correct while another thread is in `wait`.
 
-        A process that was killed is a zombie some moments before anybody may collect it.
+        A killed process stays a zombie for a moment before it can be collected.
         """
-        return self._process.returncode is not None or read_state(self.pid) in {
-            "",
-            "Z",
-            "X",
-        }
+        return self._process.returncode is not None or read_state(self.pid) in {"", "Z", "X"}
 
     def wait(self, seconds: float | None = None) -> int:
-        """Wait for the end.
+        """Wait until it ends and return the exit status.
 
         Raises:
             subprocess.TimeoutExpired: It still runs after ``seconds``.
@@ -102,20 +97,17 @@ class Child:
         return status
 
     def signal(self, number: int) -> None:
-        """Send ``number`` to the process alone; nothing happens if it has ended."""
+        """Send ``number`` to the process only; does nothing if it has ended."""
         self._process.send_signal(number)
 
     def signal_group(self, number: int) -> None:
-        """Send ``number`` to the process and to what it started, even when it has ended itself."""
-        if not self._killed:
+        """Send ``number`` to the process group, even if the process itself has ended."""
+        if not self._is_killed:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, number)
 
     def when_ended(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` once it has ended.
-
-        A thread waits for the process: it costs nothing meanwhile and notices at once.
-        """
+        """Call ``callback`` once the process has ended, from a thread that waits for it."""
 
         def wait() -> None:
             self.wait()
@@ -124,9 +116,9 @@ class Child:
         threading.Thread(target=wait, daemon=True, name=f"wait for {self.pid}").start()
 
     def kill(self) -> int:
-        """End the whole group at once, frozen or not, and wait for it. Idempotent."""
+        """Kill the process group, stopped or not, and wait for it. Idempotent."""
         self.signal_group(signal.SIGKILL)
-        self._killed = True  # from now on the number may be somebody else's
+        self._is_killed = True  # from now on the kernel may reuse the number
         return self.wait()
 
 
@@ -140,16 +132,16 @@ def spawn(
     end_signal: int = signal.SIGKILL,
     pass_fds: Sequence[int] = (),
 ) -> Child:
-    """Start ``command`` with its output appended to ``log``.
+    """Start ``command`` and append its output to ``log``.
 
     Args:
         command: Program and arguments.
-        log: File for standard output and error.
-        environment: All its variables; ours if None.
-        directory: Where it starts.
-        account: Who it runs as; us if None.
-        end_signal: How the reaper ends it if we cannot.
-        pass_fds: Open files of ours that it keeps.
+        log: File for standard output and standard error.
+        environment: All its variables; those of this process if None.
+        directory: Its working directory.
+        account: The account it runs as; that of this process if None.
+        end_signal: The signal by which the reaper ends it.
+        pass_fds: File descriptors of this process that stay open in it.
     """
     with log.open("ab") as output:
         process = subprocess.Popen(  # noqa: S603 - our callers' own commands, no shell
@@ -169,11 +161,11 @@ def spawn(
     return Child(process)
 
 
-class Server(ABC):
-    """A process with a private directory, for a ``with`` statement; a failed start leaves nothing.
+class LocalServer(ABC):
+    """A server process with a private directory, for a ``with`` statement.
 
     Args:
-        prefix: Of the directory's name.
+        prefix: Prefix of the directory's name.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -184,11 +176,11 @@ class Server(ABC):
 
     @abstractmethod
     def start(self) -> None:
-        """Start it, and return when it takes connections."""
+        """Start the server and return when it accepts connections."""
 
     @abstractmethod
     def close(self) -> None:
-        """Stop it, and remove its files. Idempotent."""
+        """Stop the server and remove its files. Idempotent."""
 
     def __enter__(self) -> Self:
         try:
@@ -198,31 +190,26 @@ class Server(ABC):
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _private(self) -> Path:
-        """The directory: of mode 0700, within reach of the process's user, with a short path."""
+    def _private_directory(self) -> Path:
+        """A directory with mode 0700 that the server's account owns, with a short path."""
         if self._home is None:
             base = Path(tempfile.gettempdir())
             if len(os.fsencode(base)) > 60 or (self._account and not is_world_accessible(base)):
                 base = Path("/tmp")  # noqa: S108 - mkdtemp makes a private directory in it
             self._home = Path(tempfile.mkdtemp(prefix=self._prefix, dir=base))
             get_reaper().watch_directory(str(self._home))
-            self._give(self._home)
+            self._change_owner(self._home)
         return self._home
 
-    def _give(self, path: Path) -> None:
-        """Make the process's user the owner of ``path``."""
+    def _change_owner(self, path: Path) -> None:
+        """Make the server's account the owner of ``path``."""
         if self._account is not None:
             os.chown(path, self._account.uid, self._account.gid)
 
-    def _remove_private(self) -> None:
+    def _remove_private_directory(self) -> None:
         if self._home is not None:
             shutil.rmtree(self._home, ignore_errors=True)
             get_reaper().forget(str(self._home))

@@ -1,9 +1,9 @@
-"""Nothing is left behind: a small process that outlives its parent for just long enough to tidy up.
+"""A small process that ends the child processes of its parent when the parent has ended.
 
-Every process that `lambda_migrate.local` starts is told to the reaper over a pipe. When the parent
-ends, in whatever way (``kill -9`` included), the pipe closes, and the reaper ends what is still
-running and removes its directories. The kernel's own parent-death signal would not do: it fires
-when the *thread* that forked ends, is lost on a change of user, and does not reach grandchildren.
+`lambda_migrate.local` reports every process that it starts to the reaper over a pipe. When the
+parent ends, even by ``kill -9``, the pipe closes; the reaper then ends the processes that still
+run and removes their directories. The kernel's parent-death signal is not enough: it fires when
+the *thread* that forked ends, is lost on a change of user, and does not reach grandchildren.
 
 This file is also the reaper's program. It is run by its path and without site-packages, so it
 imports the standard library only.
@@ -27,33 +27,34 @@ from typing import IO, Any
 __all__ = ["Reaper", "get_reaper"]
 
 GRACE_SECONDS = 6.0
-"""For those that end by another signal than SIGKILL; PostgreSQL's immediate mode takes up to 5."""
+"""For processes that end by another signal than SIGKILL; PostgreSQL's immediate shutdown takes up
+to 5 s."""
 
 
 class Reaper:
-    """The parent's end of the pipe. Starts the reaper process with the first thing to watch."""
+    """The parent's end of the pipe. Starts the reaper process with the first message."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
     def watch(self, pid: int, *, end_signal: int = signal.SIGKILL) -> None:
-        """End the process group ``pid`` with ``end_signal`` after us."""
-        self._tell({"watch": pid, "signal": int(end_signal)})
+        """End the process group ``pid`` with ``end_signal`` once this process has ended."""
+        self._send({"watch": pid, "signal": int(end_signal)})
 
     def watch_directory(self, path: str) -> None:
-        """Remove the directory after us, once the processes have ended."""
-        self._tell({"watch": path})
+        """Remove the directory once this process and its children have ended."""
+        self._send({"watch": path})
 
     def forget(self, subject: int | str) -> None:
-        """The process has been waited for, or the directory removed.
+        """Stop watching a process that was waited for, or a directory that was removed.
 
-        A process's number may soon belong to somebody else.
+        The kernel may soon give the process's number to another process.
         """
-        self._tell({"forget": subject})
+        self._send({"forget": subject})
 
     def close(self) -> None:
-        """Let the reaper do its work now, and wait until it has."""
+        """Let the reaper do its work now, and wait until it has ended."""
         with self._lock:
             process, self._process = self._process, None
         if process is not None and process.stdin is not None:
@@ -61,7 +62,7 @@ class Reaper:
                 process.stdin.close()
             process.wait()
 
-    def _tell(self, message: dict[str, Any]) -> None:
+    def _send(self, message: dict[str, Any]) -> None:
         with self._lock:
             if self._process is None:
                 self._process = _start()
@@ -71,15 +72,15 @@ class Reaper:
 
 
 def get_reaper() -> Reaper:
-    """The reaper of this process; a forked child gets one of its own."""
+    """The reaper of this process; a forked child gets its own."""
     return _reaper_of(os.getpid())
 
 
 @functools.lru_cache(maxsize=1)
 def _reaper_of(_pid: int) -> Reaper:
-    made = Reaper()
-    atexit.register(made.close)
-    return made
+    reaper = Reaper()
+    atexit.register(reaper.close)
+    return reaper
 
 
 def _start() -> subprocess.Popen[bytes]:
@@ -89,7 +90,7 @@ def _start() -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd="/",
-        start_new_session=True,  # Ctrl-C is meant for the parent, whose end the reaper then sees
+        start_new_session=True,  # Ctrl-C is for the parent
     )
 
 
@@ -110,7 +111,7 @@ def _serve(messages: IO[bytes]) -> None:
 def _end(watched: dict[int, int]) -> None:
     for pid, number in watched.items():
         _signal(pid, number)
-        _signal(pid, signal.SIGCONT)  # one that is frozen sees no signal but SIGKILL
+        _signal(pid, signal.SIGCONT)  # a stopped process handles no other signal
     _wait_for([pid for pid, number in watched.items() if number != signal.SIGKILL])
     for pid in watched:
         _signal(pid, signal.SIGKILL)
@@ -118,12 +119,12 @@ def _end(watched: dict[int, int]) -> None:
 
 def _wait_for(pids: list[int]) -> None:
     give_up = time.monotonic() + GRACE_SECONDS
-    while any(_runs(pid) for pid in pids) and time.monotonic() < give_up:
+    while any(_is_running(pid) for pid in pids) and time.monotonic() < give_up:
         time.sleep(0.02)
 
 
-def _runs(pid: int) -> bool:
-    """Whether it still does something; a zombie may wait long for a slow init to collect it."""
+def _is_running(pid: int) -> bool:
+    """Whether the process is there and no zombie: a slow init may collect zombies late."""
     try:
         with open(f"/proc/{pid}/stat") as stat:  # noqa: PTH123 - pathlib doubles our start-up
             return stat.read().rpartition(")")[2].split()[0] != "Z"

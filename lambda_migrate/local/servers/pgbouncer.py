@@ -1,10 +1,10 @@
-"""A real PgBouncer in front of a `LocalPostgreSQL`, in any pool mode.
+"""PgBouncer in front of a `LocalPostgreSQL`, in any pool mode.
 
     with LocalPostgreSQL(tcp_port=0) as server, LocalPgBouncer(server) as pooler:
         connect(pooler.url("orders"))
 
-``python -m lambda_migrate.local.servers.pgbouncer install`` puts Debian's (or Ubuntu's) package
-into `engines_directory`, without root and without a change to the machine.
+``python -m lambda_migrate.local.servers.pgbouncer install`` downloads Debian's or Ubuntu's package
+into `engines_directory`, without root and without installing it on the machine.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.local.runtime.loopback import HOST, free_port
+from lambda_migrate.local.runtime.loopback import HOST, find_free_port
 from lambda_migrate.local.runtime.process import (
+    LocalServer,
     ProcessError,
-    Server,
     spawn,
     tail,
 )
@@ -44,15 +44,14 @@ START_SECONDS = 15.0
 STOP_SECONDS = 5.0
 
 
-class LocalPgBouncer(Server):
-    """A pooler of all databases of a server, for every user that the server trusts.
+class LocalPgBouncer(LocalServer):
+    """A connection pooler for all databases of a server.
 
     Args:
-        server: Where it connects to; it must listen on TCP.
-        pool_mode: When a server connection is handed on: with the client's session, or with its
-            transaction.
-        settings: Lines of ``[pgbouncer]`` above ours: ``{"max_client_conn": "2"}``.
-        users: Roles that may log in.
+        server: The server; it must listen on TCP.
+        pool_mode: When PgBouncer reuses a server connection for another client.
+        settings: Settings of ``[pgbouncer]``, such as ``{"max_client_conn": "2"}``.
+        users: Roles that may log in, without a password.
     """
 
     def __init__(
@@ -71,17 +70,17 @@ class LocalPgBouncer(Server):
         self.port = 0
 
     def start(self) -> None:
-        """Start it, return when it takes connections.
+        """Start it and return when it accepts connections.
 
         Raises:
-            ConfigurationError: No program.
+            ConfigurationError: PgBouncer is not installed.
             ProcessError: With the tail of its log.
         """
         if self._child is not None:
             raise ProcessError("this PgBouncer is running already")
         program, environment = find_program()
-        home = self._private()
-        self.port = self.port or free_port()
+        home = self._private_directory()
+        self.port = self.port or find_free_port()
         self._write("users.txt", "".join(f'"{user}" ""\n' for user in self._users))
         self._write("pgbouncer.ini", self._configuration(home))
         self._child = spawn(
@@ -99,7 +98,7 @@ class LocalPgBouncer(Server):
             time.sleep(0.01)
 
     def stop(self) -> None:
-        """End it at once, and with it all its connections; it may be started again."""
+        """End it and all its connections immediately; it can be started again."""
         child, self._child = self._child, None
         if child is not None:
             child.signal(signal.SIGTERM)
@@ -108,19 +107,19 @@ class LocalPgBouncer(Server):
             child.kill()
 
     def close(self) -> None:
-        """Stop it, and remove its files. Idempotent."""
+        """Stop it and remove its files. Idempotent."""
         self.stop()
-        self._remove_private()
+        self._remove_private_directory()
 
     @property
     def log(self) -> Path:
         """Its log."""
-        return self._private() / "log"
+        return self._private_directory() / "log"
 
     def url(self, database: str = "postgres", user: str = "postgres") -> str:
-        """A URL as libpq reads it."""
-        name, who = quote(database, safe=""), quote(user, safe="")
-        return f"postgresql://{who}@{HOST}:{self.port}/{name}?sslmode=disable"
+        """A libpq URL."""
+        name, login = quote(database, safe=""), quote(user, safe="")
+        return f"postgresql://{login}@{HOST}:{self.port}/{name}?sslmode=disable"
 
     def _configuration(self, home: Path) -> str:
         settings = {
@@ -134,13 +133,13 @@ class LocalPgBouncer(Server):
             "pidfile": "",
         } | self._settings
         lines = [f"{name} = {value}" for name, value in settings.items()]
-        to = f"* = host={HOST} port={self._server.port}"
-        return "\n".join(["[databases]", to, "[pgbouncer]", *lines, ""])
+        databases = f"* = host={HOST} port={self._server.port}"
+        return "\n".join(["[databases]", databases, "[pgbouncer]", *lines, ""])
 
     def _write(self, name: str, text: str) -> None:
-        path = self._private() / name
+        path = self._private_directory() / name
         path.write_text(text)
-        self._give(path)
+        self._change_owner(path)
 
     def _is_ready(self) -> bool:
         import socket
@@ -156,70 +155,70 @@ class LocalPgBouncer(Server):
 
 
 def find_program() -> tuple[Path, dict[str, str]]:
-    """PgBouncer's program and the variables that it needs: the fetched one, or one on PATH.
+    """PgBouncer's program and the variables that it needs: the downloaded one, or the one on PATH.
 
     Raises:
-        ConfigurationError: There is none; the message says how to install it.
+        ConfigurationError: It is not installed; the message names the command that installs it.
     """
-    program = _home() / "usr/sbin/pgbouncer"
+    program = _install_folder() / "usr/sbin/pgbouncer"
     if program.is_file():
-        return program, {"LD_LIBRARY_PATH": ":".join(map(str, _folders_in(_home())))}
+        return program, {"LD_LIBRARY_PATH": ":".join(map(str, _library_folders(_install_folder())))}
     # Debian and Homebrew put it beside servers, where an ordinary user's PATH does not look.
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
     installed = shutil.which("pgbouncer", path=path)
     if installed is not None:
         return Path(installed), {}
     raise ConfigurationError(
-        f"no PgBouncer found in {_home()} or on PATH: run `python -m "
+        f"no PgBouncer found in {_install_folder()} or on PATH: run `python -m "
         "lambda_migrate.local.servers.pgbouncer install` (Debian, Ubuntu), or install it with the "
         "system's package manager"
     )
 
 
-def install(*, say: Callable[[str], object] = print) -> Path:
-    """Fetch Debian's package and the libraries that are missing, unless a program is there.
+def install(*, report: Callable[[str], object] = print) -> Path:
+    """Download Debian's package and its libraries, unless PgBouncer is there.
 
     Returns:
         The program.
 
     Raises:
-        ConfigurationError: There is no apt, it failed, or a library is missing all the same.
+        ConfigurationError: apt is missing or failed, or a library is still missing.
     """
     with suppress(ConfigurationError):
         program, _ = find_program()
-        say(f"PgBouncer is {program}")
+        report(f"PgBouncer is {program}")
         return program
     for tool in ("apt-get", "apt-cache", "dpkg"):
         if shutil.which(tool) is None:
             raise ConfigurationError(
-                "PgBouncer is fetched on Debian and Ubuntu only: install `pgbouncer` with the "
+                "PgBouncer can be downloaded on Debian and Ubuntu only: install it with the "
                 "system's package manager, so that it is on PATH"
             )
-    _home().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=_home().parent) as scratch:
+    _install_folder().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=_install_folder().parent) as scratch:
         root = Path(scratch) / "root"
         _unpack(["pgbouncer", *_libraries(Path(scratch))], root, Path(scratch))
-        _require_complete(root)
+        _check_program(root)
         root.chmod(0o755)
-        shutil.rmtree(_home(), ignore_errors=True)
-        root.rename(_home())
+        shutil.rmtree(_install_folder(), ignore_errors=True)
+        root.rename(_install_folder())
     program, _ = find_program()
-    say(f"PgBouncer is now in {_home()}")
+    report(f"PgBouncer is now in {_install_folder()}")
     return program
 
 
-def _home() -> Path:
+def _install_folder() -> Path:
     return engines_directory() / "pgbouncer"
 
 
-def _folders_in(root: Path) -> list[Path]:
+def _library_folders(root: Path) -> list[Path]:
     return [*root.glob("usr/lib/*-linux-gnu*"), *root.glob("lib/*-linux-gnu*")]
 
 
 def _libraries(scratch: Path) -> list[str]:
-    """The libraries that the package needs and this machine may lack; never the C library."""
-    said = _apt(["apt-cache", "depends", "pgbouncer"], scratch)
-    names = [line.split()[-1] for line in said.splitlines() if line.startswith("  Depends: lib")]
+    """The libraries that the package depends on, without the C library."""
+    output = _apt(["apt-cache", "depends", "pgbouncer"], scratch)
+    names = [line.split()[-1] for line in output.splitlines() if line.startswith("  Depends: lib")]
     return [name for name in names if name != "libc6"]
 
 
@@ -232,18 +231,18 @@ def _unpack(packages: Sequence[str], root: Path, scratch: Path) -> None:
 
 
 def _apt(command: Sequence[str], scratch: Path, *, directory: Path | None = None) -> str:
-    """Run apt; where the machine has no lists of packages, with lists of our own."""
+    """Run apt; if the machine has no package lists, with lists downloaded into ``scratch``."""
     lists = scratch / "apt"
     if not lists.exists():
         with suppress(ConfigurationError):
             return _run(command, directory=directory)
         (lists / "lists/partial").mkdir(parents=True)
         (lists / "archives/partial").mkdir(parents=True)
-        _run(["apt-get", *_own(lists), "update", "-qq"])
-    return _run([command[0], *_own(lists), *command[1:]], directory=directory)
+        _run(["apt-get", *_apt_options(lists), "update", "-qq"])
+    return _run([command[0], *_apt_options(lists), *command[1:]], directory=directory)
 
 
-def _own(lists: Path) -> list[str]:
+def _apt_options(lists: Path) -> list[str]:
     return [
         *("-o", f"Dir::State::lists={lists}/lists", "-o", f"Dir::Cache={lists}"),
         *("-o", "APT::Sandbox::User=root"),
@@ -256,17 +255,17 @@ def _run(command: Sequence[str], *, directory: Path | None = None) -> str:
     )
     if done.returncode != 0:
         raise ConfigurationError(
-            f"PgBouncer could not be fetched: `{' '.join(command[:2])}` failed: "
+            f"PgBouncer could not be downloaded: `{' '.join(command[:2])}` failed: "
             f"{done.stderr.strip() or done.stdout.strip()}; install `pgbouncer` with the system's "
             "package manager, so that it is on PATH"
         )
     return done.stdout
 
 
-def _require_complete(root: Path) -> None:
-    """Run it once, so that a missing library is reported here and not by a test."""
-    folders = ":".join(map(str, _folders_in(root)))
-    done = subprocess.run(  # noqa: S603 - what we have just unpacked
+def _check_program(root: Path) -> None:
+    """Run the program once to report a missing library."""
+    folders = ":".join(map(str, _library_folders(root)))
+    done = subprocess.run(  # noqa: S603 - the program just unpacked
         [str(root / "usr/sbin/pgbouncer"), "--version"],
         capture_output=True,
         text=True,
@@ -274,13 +273,13 @@ def _require_complete(root: Path) -> None:
         env={**os.environ, "LD_LIBRARY_PATH": folders},
     )
     if done.returncode != 0:
-        raise ConfigurationError(f"the fetched PgBouncer does not run: {done.stderr.strip()}")
+        raise ConfigurationError(f"the downloaded PgBouncer does not run: {done.stderr.strip()}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """``python -m lambda_migrate.local.servers.pgbouncer install``."""
     parser = argparse.ArgumentParser(prog="python -m lambda_migrate.local.servers.pgbouncer")
-    parser.add_argument("command", choices=["install"], help="fetch PgBouncer with apt")
+    parser.add_argument("command", choices=["install"], help="download PgBouncer with apt")
     parser.parse_args(arguments)
     try:
         install()

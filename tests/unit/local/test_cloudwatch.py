@@ -11,7 +11,7 @@ import pytest
 from lambda_migrate.aws.telemetry import PowertoolsObserver
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.events import CheckFinished, MigrationApplied
-from lambda_migrate.local.servers.dynamodb import Throttled
+from lambda_migrate.local.servers.dynamodb import ThrottledRequest
 from load.emulators.cloudwatch import (
     Alarm,
     CloudWatch,
@@ -204,7 +204,7 @@ def test_nothing_at_all_reaches_no_alarm() -> None:
 
 def test_an_alarm_on_dynamodbs_own_metric_ignores_missing_data_whatever_it_says() -> None:
     cloudwatch = CloudWatch()
-    cloudwatch.put_throttled([Throttled("leases", "Read", NOON + 1)])
+    cloudwatch.put_throttled([ThrottledRequest("leases", "Read", NOON + 1)])
     metric = Metric.of("AWS/DynamoDB", "ReadThrottleEvents", TableName="leases")
     alarm = replace(ALARM, queries={"m1": Query("m1", metric, "Sum")})
     assert cloudwatch.has_reached(alarm)
@@ -213,7 +213,7 @@ def test_an_alarm_on_dynamodbs_own_metric_ignores_missing_data_whatever_it_says(
 
 def test_with_metric_math_it_is_over_when_it_is_over() -> None:
     cloudwatch = CloudWatch()
-    cloudwatch.put_throttled([Throttled("leases", "Write", NOON + 1)])
+    cloudwatch.put_throttled([ThrottledRequest("leases", "Write", NOON + 1)])
     queries = {
         name: Query(name, Metric.of("AWS/DynamoDB", metric, TableName="leases"), "Sum")
         for name, metric in {"r": "ReadThrottleEvents", "w": "WriteThrottleEvents"}.items()
