@@ -9,8 +9,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 if TYPE_CHECKING:
-    from lambda_migrate.engine.runner import MigrationRunner
+    from typing_extensions import Unpack
+
     from lambda_migrate.errors import MigrateError
+    from lambda_migrate.runner import MigrationRunner
+    from lambda_migrate.settings import SettingsArguments
 
     Handler = Callable[..., Any]
     Answer = Callable[[Any, Any, MigrateError], Any]
@@ -38,7 +41,7 @@ def migrate_on_cold_start(
     *,
     runner: MigrationRunner | None = None,
     on_not_ready: Answer | None = None,
-    **settings: object,
+    **settings: Unpack[SettingsArguments],
 ) -> Callable[[H], H]: ...
 
 
@@ -48,7 +51,7 @@ def migrate_on_cold_start(
     *,
     runner: MigrationRunner | None = None,
     on_not_ready: Answer | None = None,
-    **settings: object,
+    **settings: Unpack[SettingsArguments],
 ) -> H | Callable[[H], H]:
     """Bring the database to this code's schema before the first event is handled.
 
@@ -142,7 +145,7 @@ class _Gate:
     def __init__(
         self,
         runner: MigrationRunner | None,
-        settings: dict[str, object],
+        settings: SettingsArguments,
         on_not_ready: Answer | None,
     ) -> None:
         self.is_open = False
@@ -183,7 +186,7 @@ class _Gate:
         if self._guard.acquire(blocking=False):
             return
         from lambda_migrate.clock import Deadline
-        from lambda_migrate.engine.runner import WITHOUT_DEADLINE_SECONDS
+        from lambda_migrate.engine.cold_start import WITHOUT_DEADLINE_SECONDS
         from lambda_migrate.engine.target import Policy
         from lambda_migrate.errors import NotReady
 
@@ -225,10 +228,13 @@ class _Gate:
         """
         if self._runner is None:
             from lambda_migrate.errors import ConfigurationError
-            from lambda_migrate.wiring import make_runner, tell_misconfigured
+            from lambda_migrate.runner import MigrationRunner
+            from lambda_migrate.wiring import default_observer, tell_misconfigured
 
             try:
-                self._runner = make_runner(None, arguments=self._settings)
+                self._runner = MigrationRunner.from_settings(
+                    observer=default_observer(), **self._settings
+                )
             except ConfigurationError as error:
                 tell_misconfigured(error, target=str(self._settings.get("target") or ""))
                 raise

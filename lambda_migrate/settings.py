@@ -6,20 +6,28 @@ Light: this is on the fast path of every cold start.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.postgresql.address import DatabaseAddress, parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from os import PathLike
 
 Mode = Literal["migrate", "require", "off"]
 OnLeaseStoreUnavailable = Literal["fail", "check"]
 OnFlagsUnavailable = Literal["fail", "ignore"]
 Init = Literal["never", "when-long"]
 
-__all__ = ["Init", "Mode", "OnFlagsUnavailable", "OnLeaseStoreUnavailable", "Settings"]
+__all__ = [
+    "Init",
+    "Mode",
+    "OnFlagsUnavailable",
+    "OnLeaseStoreUnavailable",
+    "Settings",
+    "SettingsArguments",
+]
 
 PREFIX = "LAMBDA_MIGRATE_"
 _NOT_SETTINGS = (
@@ -37,6 +45,34 @@ _APPCONFIG_NAME = 128  # AppConfig's limit for each of its identifiers
 _LEASE_SECONDS = (5.0, 900.0)  # shorter ones do not outlast a slow renewal; 900 is Lambda's limit
 _TRUE = ("true", "1", "yes", "on")
 _FALSE = ("false", "0", "no", "off")
+
+
+class SettingsArguments(TypedDict, total=False):
+    """The keyword arguments that set what `Settings` holds; None counts as absent."""
+
+    table: str | None
+    target: str | None
+    environment: str | None
+    directory: str | PathLike[str] | None
+    allow_empty: bool | None
+    mode: Mode | None
+    lease_seconds: float | None
+    wait_seconds: float | None
+    safety_margin_seconds: float | None
+    schema: str | None
+    database_url: str | None
+    database_secret: str | None
+    database_iam: bool | None
+    sslmode: str | None
+    sslrootcert: str | None
+    allow_out_of_order: bool | None
+    ignore_other_history: bool | None
+    failure_pause_seconds: float | None
+    lock_timeout_seconds: float | None
+    on_lease_store_unavailable: OnLeaseStoreUnavailable | None
+    flags: str | None
+    on_flags_unavailable: OnFlagsUnavailable | None
+    init: Init | None
 
 
 class _Unreadable(ValueError):

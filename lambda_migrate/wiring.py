@@ -10,14 +10,12 @@ import os
 from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import SYSTEM_CLOCK
-from lambda_migrate.engine.runner import MigrationRunner
 from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
 from lambda_migrate.lease.fast_client.client import FastClient
 from lambda_migrate.migrations.deferred import DeferredManifest
 from lambda_migrate.migrations.digest import EMPTY_DIGEST, read_digest
 from lambda_migrate.postgresql.database import PostgreSQLDatabase
-from lambda_migrate.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,44 +29,28 @@ if TYPE_CHECKING:
     from lambda_migrate.postgresql.connection import Connection
     from lambda_migrate.postgresql.credentials import Credentials
     from lambda_migrate.postgresql.ports import Database
+    from lambda_migrate.settings import Settings
 
 __all__ = [
     "default_observer",
     "make_database",
+    "make_deferred_manifest",
     "make_flags",
     "make_manifest",
-    "make_runner",
     "make_store",
     "make_target",
     "tell_misconfigured",
 ]
 
 
-def make_runner(
-    environ: Mapping[str, str] | None = None,
-    *,
-    arguments: Mapping[str, object] | None = None,
-    observer: Observer | None = None,
-) -> MigrationRunner:
-    """The runner of a Lambda function.
-
-    Args:
-        environ: Settings; the process's environment by default.
-        arguments: Settings by name (``table``, ``directory``); they beat the environment's.
-        observer: Who is told; by default Powertools' Logger and Metrics.
-
-    Raises:
-        ConfigurationError: Settings or migration files are wrong.
-    """
-    environ = os.environ if environ is None else environ
-    settings = Settings.load(environ, **(arguments or {})).require(table=True, database=True)
-    target = make_target(settings, observer=observer or default_observer())
-    return MigrationRunner(_make_deferred_manifest(settings, environ), target)
-
-
-def _make_deferred_manifest(
+def make_deferred_manifest(
     settings: Settings, environ: Mapping[str, str]
 ) -> Manifest | DeferredManifest:
+    """The manifest; its files are read later if a digest was packaged beside them.
+
+    Raises:
+        ManifestError: The migration files cannot be used.
+    """
     digest = read_digest(settings.directory, relative_to=environ.get("LAMBDA_TASK_ROOT"))
     if digest in (None, EMPTY_DIGEST):
         return make_manifest(settings, environ)
@@ -97,6 +79,7 @@ def make_target(settings: Settings, *, observer: Observer, clock: Clock = SYSTEM
         clock=clock,
         observer=observer,
         flags=make_flags(settings, clock=clock),
+        has_lease_table=bool(settings.table),
     )
 
 

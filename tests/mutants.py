@@ -792,21 +792,21 @@ MUTANTS = (
     ),
     Mutant(
         "the first reading may be an old one",
-        "lambda_migrate/engine/runner.py",
+        "lambda_migrate/engine/cold_start.py",
         "            return self._decide(self.target.store.read(consistent=True))\n        except",
         "            return self._decide(self.target.store.read())\n        except",
         ("engine", "machine, fakes"),
     ),
     Mutant(
         "a waiter serves on a reading that may be old",
-        "lambda_migrate/engine/runner.py",
+        "lambda_migrate/engine/cold_start.py",
         "            if not self._confirms:\n                return step\n",
         "            return step\n",
         ("engine", "machine, fakes"),
     ),
     Mutant(
         "a require function migrates where it was only to look",
-        "lambda_migrate/engine/runner.py",
+        "lambda_migrate/engine/cold_start.py",
         "if step.inspect_only:",
         "if False:",
         ("engine", "machine, fakes"),
@@ -834,7 +834,7 @@ MUTANTS = (
     ),
     Mutant(
         "an instance looks again and again",
-        "lambda_migrate/engine/runner.py",
+        "lambda_migrate/engine/cold_start.py",
         "if isinstance(step, Acquire) and step.inspect_only and self._has_looked(state):",
         "if False:",
         ("engine",),
@@ -855,7 +855,7 @@ MUTANTS = (
     ),
     Mutant(
         "success forgets the failures of other manifests",
-        "lambda_migrate/engine/runner.py",
+        "lambda_migrate/engine/cold_start.py",
         "keeps_failures=True,",
         "keeps_failures=False,",
         ("engine",),
@@ -918,7 +918,7 @@ MUTANTS = (
     ),
     Mutant(
         "what became known before the acquisition is not looked at",
-        "lambda_migrate/engine/runner.py",
+        "lambda_migrate/engine/cold_start.py",
         "if news is not None:",
         "if False:",
         ("engine", "machine, fakes", "machine, real"),
@@ -939,7 +939,7 @@ MUTANTS = (
     ),
     Mutant(
         "a failure is not recorded",
-        "lambda_migrate/engine/runner.py",
+        "lambda_migrate/engine/cold_start.py",
         "                record_failure(hold, manifest, error)\n",
         "                hold.release()\n",
         ("engine",),
@@ -982,7 +982,7 @@ MUTANTS = (
     ),
     Mutant(
         "the lease is acquired when no time is left",
-        "lambda_migrate/engine/runner.py",
+        "lambda_migrate/engine/cold_start.py",
         "        if self.deadline.is_over:\n            raise NotReady",
         "        if False:\n            raise NotReady",
         ("engine",),
@@ -990,7 +990,7 @@ MUTANTS = (
     # --- feature flags
     Mutant(
         "a check acquires without asking the flags",
-        "lambda_migrate/engine/runner.py",
+        "lambda_migrate/engine/cold_start.py",
         "if self.target.flags is None or isinstance(step, Serve)",
         "if True or isinstance(step, Serve)",
         ("engine",),
@@ -1011,14 +1011,14 @@ MUTANTS = (
     ),
     Mutant(
         "all of the manifest is served when part of it is held back",
-        "lambda_migrate/engine/runner.py",
+        "lambda_migrate/engine/cold_start.py",
         "        if self._flags is not None and allowed is not manifest:\n            raise",
         "        if False:\n            raise",
         ("engine",),
     ),
     Mutant(
         "what was served unchecked is remembered as ready",
-        "lambda_migrate/engine/runner.py",
+        "lambda_migrate/engine/cold_start.py",
         "self._is_ready = outcome is not Outcome.UNCHECKED",
         "self._is_ready = True",
         ("engine",),

@@ -99,7 +99,7 @@ class Site:
         target = make_target(settings, observer=self._observer, clock=self.clock)
         set_credentials_deadline(target.store, self.deadline)
         self._note_without_table()
-        return Maintenance(self.manifest, target, evict=self.has_table, request_id=self._request_id)
+        return Maintenance(self.manifest, target, request_id=self._request_id)
 
     @cached_property
     def place(self) -> dict[str, str]:

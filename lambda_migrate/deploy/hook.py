@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lambda_migrate.clock import Deadline
-    from lambda_migrate.engine.runner import MigrationRunner, Outcome
+    from lambda_migrate.runner import MigrationRunner, Outcome
 
 __all__ = ["NOT_READY", "UNCHECKED", "Ending", "ending_of", "look", "migrate", "tell"]
 
@@ -155,11 +155,14 @@ def look(deadline: Deadline) -> Ending:
 
 def _make_runner() -> MigrationRunner:
     """A fresh one for every event: what an earlier one found ready may be so no longer."""
-    from lambda_migrate.wiring import make_runner, tell_misconfigured
+    from lambda_migrate.runner import MigrationRunner
+    from lambda_migrate.wiring import default_observer, tell_misconfigured
 
     is_set = os.environ.get("LAMBDA_MIGRATE_WAIT_SECONDS", "").strip()
     try:
-        return make_runner(arguments={} if is_set else {"wait_seconds": _WAIT_SECONDS})
+        return MigrationRunner.from_settings(
+            observer=default_observer(), wait_seconds=None if is_set else _WAIT_SECONDS
+        )
     except ConfigurationError as error:
         tell_misconfigured(error)
         raise

@@ -51,7 +51,6 @@ class Hold:
         lease: As acquired.
         deadline: Past it nothing of ours may run.
         request_id: The invocation's, for the history.
-        evict: End older holders' backends; see `Database.take_over`.
         restamp: Stamp the database with this environment.
     """
 
@@ -62,14 +61,12 @@ class Hold:
         deadline: Deadline,
         *,
         request_id: str = "",
-        evict: bool = True,
         restamp: bool = False,
     ) -> None:
         self.target = target
         self.deadline = deadline
         set_credentials_deadline(target.store, deadline)
         self._request_id = request_id
-        self._evict = evict
         self._restamp = restamp
         self._heartbeat = Heartbeat(
             target.store,
@@ -265,8 +262,9 @@ class Hold:
             ) from None
 
     def _take_over(self) -> FencedSession:
+        evict = self.target.has_lease_table  # nothing else knows that an older holder is dead
         return self._above_fence(
-            lambda grant: self.target.database.take_over(grant, self.deadline, evict=self._evict)
+            lambda grant: self.target.database.take_over(grant, self.deadline, evict=evict)
         )
 
     def _above_fence(self, open_database: Callable[[LeaseGrant], _Opened]) -> _Opened:

@@ -119,17 +119,12 @@ class Maintenance:
     Args:
         manifest: The migration files at hand.
         target: The database with its item.
-        evict: End the backend of an older holder that is still alive. Without a lease table there
-            is nobody else to say that it is dead, so then: False.
         request_id: Of the command, for the history and for the name in the lease table.
     """
 
-    def __init__(
-        self, manifest: Manifest, target: Target, *, evict: bool = True, request_id: str = ""
-    ) -> None:
+    def __init__(self, manifest: Manifest, target: Target, *, request_id: str = "") -> None:
         self.manifest = manifest
         self.target = target
-        self._evict = evict
         self._request_id = request_id
 
     # --- looking
@@ -227,7 +222,7 @@ class Maintenance:
         environment = (found.fence and found.fence.environment) or self.target.environment
         if not confirm(Forecast(plan, manifest, environment)):
             return None
-        hold = Hold(self.target, self._acquire(), deadline, evict=False)
+        hold = Hold(self.target, self._acquire(), deadline)
         try:
             with hold.rehearsal() as rehearsal:
                 if self._plan_of(manifest, rehearsal.read_history()) != plan:
@@ -575,7 +570,6 @@ class Maintenance:
             self._acquire(),
             deadline,
             request_id=self._request_id,
-            evict=self._evict,
             restamp=restamp,
         )
         try:

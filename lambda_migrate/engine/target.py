@@ -62,6 +62,9 @@ class Target:
         random: Chance.
         observer: Gets every event; what it raises is caught, see `guarded`.
         flags: Feature flags, asked when there is something to migrate; None if there are none.
+        has_lease_table: Whether other processes use the same ``store``. Without that, a live holder
+            in another process is waited for but its backend is never ended, and the database itself
+            is asked whether it satisfies the manifest.
     """
 
     name: str
@@ -73,6 +76,7 @@ class Target:
     random: Random = field(default_factory=system_random)
     observer: Observer = null_observer
     flags: FlagSource | None = None
+    has_lease_table: bool = True
 
     def __post_init__(self) -> None:
         """Guard the observer: here, so that none of its callers has to."""

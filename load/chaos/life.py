@@ -123,7 +123,7 @@ def _handler(order: dict[str, Any]) -> Callable[[_Context], dict[str, Any]]:
 def _runner(order: dict[str, Any]) -> Callable[[_Context], dict[str, Any]]:
     """A runner put together as the wiring does, with a clock and a lease of the schedule's."""
     from lambda_migrate.aws.telemetry import PowertoolsObserver
-    from lambda_migrate.engine.runner import MigrationRunner
+    from lambda_migrate.runner import MigrationRunner
 
     manifest, target = _parts(order, PowertoolsObserver().observe)
     runner = MigrationRunner(manifest, target)

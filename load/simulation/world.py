@@ -1,8 +1,8 @@
 """Cold starts, holders and heartbeats in simulated time.
 
-A cold start goes the way of `lambda_migrate.engine.runner` and `lambda_migrate.lease.waiter`: the
-steps are `decide`'s, the delays the policy's, a dead holder is noticed by `LeaseWatch`. Only the
-sleeping is SimPy's. One event is one request: it is simulated at the moment it reaches the
+A cold start goes the way of `lambda_migrate.engine.cold_start` and `lambda_migrate.lease.waiter`:
+the steps are `decide`'s, the delays the policy's, a dead holder is noticed by `LeaseWatch`. Only
+the sleeping is SimPy's. One event is one request: it is simulated at the moment it reaches the
 partition, and its two ways, there and back, are added to the sleeps before and after.
 """
 

@@ -20,7 +20,6 @@ from unittest.mock import patch
 from lambda_migrate.clock import Deadline
 from lambda_migrate.engine import holder
 from lambda_migrate.engine.operations import Maintenance
-from lambda_migrate.engine.runner import MigrationRunner, Outcome
 from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.errors import (
     LeaseLost,
@@ -34,6 +33,7 @@ from lambda_migrate.lease.record import DatabaseRecord, Failure, Lease, LeaseSta
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.migrations import Manifest
 from lambda_migrate.postgresql.ports import Database
+from lambda_migrate.runner import MigrationRunner, Outcome
 from lambda_migrate.testing import FixedRandom
 
 T = TypeVar("T")

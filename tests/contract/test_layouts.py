@@ -10,11 +10,11 @@ from uuid import uuid4
 import pytest
 
 from lambda_migrate.engine.operations import Maintenance
-from lambda_migrate.engine.runner import MigrationRunner
 from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.errors import ConfigurationError, MigrationFailed
 from lambda_migrate.migrations import Manifest
 from lambda_migrate.postgresql.ports import Database
+from lambda_migrate.runner import MigrationRunner
 from lambda_migrate.testing import FakeClock, InMemoryLeaseTable
 from tests.contract.databases import FIRST, SECOND, PostgreSQLBench, grant, soon
 from tests.contract.leases import DynamoDBTables

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from lambda_migrate.engine.operations import Maintenance
-from lambda_migrate.engine.runner import MigrationRunner, Outcome
 from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.errors import NotReady
 from lambda_migrate.migrations import Manifest, Script
 from lambda_migrate.postgresql.ports import Database
+from lambda_migrate.runner import MigrationRunner, Outcome
 from lambda_migrate.testing import InMemoryLeaseTable
 from tests.contract.databases import FIRST, SECOND, PostgreSQLBench, grant, soon
 

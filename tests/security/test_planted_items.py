@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from lambda_migrate.clock import Deadline
 from lambda_migrate.engine.apply import next_failure
-from lambda_migrate.engine.runner import Outcome
 from lambda_migrate.errors import ConfigurationError, MigrationFailed, NotReady
 from lambda_migrate.lease.backoff import Backoff
 from lambda_migrate.lease.codec import decode, encode_databases, encode_failure, encode_progress
 from lambda_migrate.lease.decision import CLOCK_SKEW_MS, MAX_LEASE_MS, MAX_PAUSE_MS
 from lambda_migrate.lease.record import DatabaseRecord, Failure, LeaseState, Progress, join_digests
+from lambda_migrate.runner import Outcome
 from lambda_migrate.testing import FixedRandom
 from tests.integration.postgresql.bench import Bench, migration
 from tests.unit.engine.scene import LEASE_SECONDS, Scene, item_size, manifest, prefixes

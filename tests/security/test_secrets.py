@@ -13,7 +13,6 @@ import pytest
 
 from lambda_migrate.cli.invocation import Call, CommonOptions
 from lambda_migrate.clock import Deadline
-from lambda_migrate.engine.runner import MigrationRunner
 from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.errors import MigrationFailed
 from lambda_migrate.lease.memory import InMemoryLeaseTable
@@ -22,6 +21,7 @@ from lambda_migrate.migrations.sql.excerpt import redact
 from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.postgresql.connection import ConnectFailed, PostgresError, _Attempt, connect
 from lambda_migrate.postgresql.credentials import IamCredentials, SecretCredentials, UrlCredentials
+from lambda_migrate.runner import MigrationRunner
 from lambda_migrate.settings import Settings
 from lambda_migrate.testing import RecordingObserver
 from tests.integration.postgresql.bench import Bench, migration

@@ -10,19 +10,25 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate import (
+    Deadline,
+    Flags,
+    FlagSource,
     Manifest,
     Migration,
     MigrationRunner,
+    Observer,
     Outcome,
     Plan,
+    Policy,
+    Script,
     Settings,
+    Target,
     __version__,
     errors,
     migrate_on_cold_start,
+    read_manifest,
     service_unavailable,
 )
-from lambda_migrate.clock import Deadline
-from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.testing import (
     FakeClock,
     FixedRandom,
@@ -118,6 +124,25 @@ def check_runner(migration: Migration, settings: Settings) -> None:
     assert_type(__version__, str)
     assert_type(Outcome("MIGRATED"), Outcome)
     runner.ensure(5)  # type: ignore[arg-type]  # a Deadline, not seconds
+
+
+def check_script(observer: Observer, url: str | None) -> None:
+    runner = MigrationRunner.from_settings(database_url=url, wait_seconds=5, observer=observer)
+    assert_type(runner, MigrationRunner)
+    MigrationRunner.from_settings(databse_url=url)  # type: ignore[call-arg]  # no such setting
+    MigrationRunner.from_settings(mode="never")  # type: ignore[arg-type]  # no such mode
+    migrate_on_cold_start(databse_url=url)  # type: ignore[call-overload]  # no such setting
+    assert_type(read_manifest("migrations"), Manifest)
+    assert_type(Migration(1, "0001_a", Script("SELECT 1"), None, "checksum").down, Script | None)
+
+
+class Paused:
+    def read(self, deadline: Deadline) -> Flags:
+        return Flags(paused=True)
+
+
+def check_flags() -> FlagSource:
+    return Paused()
 
 
 def check_errors(error: errors.MigrateError) -> None:

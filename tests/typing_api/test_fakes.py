@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from lambda_migrate.clock import Clock, Deadline, Random
 from lambda_migrate.engine.flags import FlagSource
-from lambda_migrate.engine.runner import MigrationRunner, Outcome
 from lambda_migrate.engine.target import Target
 from lambda_migrate.events import (
     CheckFinished,
@@ -19,6 +18,7 @@ from lambda_migrate.events import (
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.migrations import Manifest, Migration, Script
 from lambda_migrate.postgresql.ports import Database, FencedSession, LeaseGrant
+from lambda_migrate.runner import MigrationRunner, Outcome
 from lambda_migrate.testing import (
     FakeClock,
     FixedRandom,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.settings import Settings
+from lambda_migrate.settings import Settings, SettingsArguments
 
 URL = "postgresql://app:hunter2@db.example/orders"
 
@@ -321,3 +321,7 @@ def test_settings_load_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
 
     assert done.stdout.split() == []
+
+
+def test_every_setting_is_an_argument_in_order() -> None:
+    assert list(SettingsArguments.__annotations__) == [each.name for each in fields(Settings)]

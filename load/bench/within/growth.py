@@ -17,7 +17,7 @@ from typing import Any
 
 from lambda_migrate import migrate_on_cold_start
 from lambda_migrate.clock import Deadline
-from lambda_migrate.wiring import make_runner
+from lambda_migrate.runner import MigrationRunner
 from load.bench.within.answer import tell
 from load.bench.within.context import Context
 
@@ -87,7 +87,7 @@ def _decorator() -> Callable[[], object]:
 
 def _runner() -> Callable[[], object]:
     def check() -> None:
-        runner = make_runner()
+        runner = MigrationRunner.from_settings()
         runner.ensure(Deadline.from_context(Context(), runner.target.clock))
 
     return check

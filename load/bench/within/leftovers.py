@@ -11,7 +11,7 @@ from typing import Any
 
 from lambda_migrate import migrate_on_cold_start
 from lambda_migrate.clock import Deadline
-from lambda_migrate.wiring import make_runner
+from lambda_migrate.runner import MigrationRunner
 from load.bench.within.answer import tell
 from load.bench.within.context import Context
 
@@ -36,7 +36,7 @@ def main(how: str) -> None:
 
 
 def _by_runner() -> str:
-    runner = make_runner()
+    runner = MigrationRunner.from_settings()
     return runner.ensure(Deadline.from_context(Context(), runner.target.clock)).value
 
 

@@ -80,7 +80,7 @@ def test_a_first_run_that_may_not_make_our_schema_is_refused_as_up_is(bench: Ben
 
 def rehearse_all(bench: Bench, *migrations: Migration) -> Rehearsed:
     target = Target("shop", InMemoryLeaseTable(), bench.database())
-    found = Maintenance(Manifest(migrations), target, evict=False).rehearse(soon())
+    found = Maintenance(Manifest(migrations), target).rehearse(soon())
     assert found is not None
     assert target.store.read().owner is None
     return found

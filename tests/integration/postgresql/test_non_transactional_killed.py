@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from lambda_migrate.engine.operations import Maintenance
-from lambda_migrate.engine.runner import MigrationRunner
 from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.errors import RepairRequired
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import Manifest, Migration, Script
 from lambda_migrate.migrations.digest import checksum_of
 from lambda_migrate.postgresql.non_transactional import _Statement
+from lambda_migrate.runner import MigrationRunner
 
 from .bench import Bench, soon
 

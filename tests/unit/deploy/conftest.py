@@ -8,9 +8,9 @@ import pytest
 
 from lambda_migrate.clock import Deadline
 from lambda_migrate.deploy.deliver import Schedule
-from lambda_migrate.engine.runner import MigrationRunner
 from lambda_migrate.errors import MigrateError
 from lambda_migrate.migrations import Manifest
+from lambda_migrate.runner import MigrationRunner
 from tests.answers import Office, office
 from tests.unit.engine.scene import Scene
 from tests.unit.entrypoints.conftest import fresh_loggers, lines, no_settings
@@ -55,12 +55,13 @@ def deploy(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Deploy:
     def deploy(
         shipped: Manifest, *, error: BaseException | None = None, **policy: Any
     ) -> MigrationRunner:
-        def make_runner(*, arguments: dict[str, object]) -> MigrationRunner:
+        def from_settings(*, observer: object, wait_seconds: float | None) -> MigrationRunner:
             if error is not None:
                 raise error
-            return scene.runner(shipped, **{**arguments, **policy})
+            waits = {} if wait_seconds is None else {"wait_seconds": wait_seconds}
+            return scene.runner(shipped, **{**waits, **policy})
 
-        monkeypatch.setattr("lambda_migrate.wiring.make_runner", make_runner)
+        monkeypatch.setattr("lambda_migrate.runner.MigrationRunner.from_settings", from_settings)
         return scene.runner(shipped, **policy)
 
     return deploy

@@ -10,7 +10,6 @@ import pytest
 from lambda_migrate.clock import Deadline
 from lambda_migrate.deploy.hook import Ending, ending_of, look, migrate, tell
 from lambda_migrate.engine.flags import Flags
-from lambda_migrate.engine.runner import Outcome
 from lambda_migrate.errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -19,6 +18,7 @@ from lambda_migrate.errors import (
     MigrationFailed,
     NotReady,
 )
+from lambda_migrate.runner import Outcome
 from lambda_migrate.testing import InMemoryFlags
 from tests.unit.deploy.conftest import Deploy, unexpected
 from tests.unit.engine.scene import Scene, manifest, raises
@@ -77,16 +77,16 @@ def test_a_wait_that_is_set_is_kept(
 ) -> None:
     asked: list[object] = []
 
-    def make_runner(*, arguments: object) -> object:
-        asked.append(arguments)
+    def from_settings(*, observer: object, wait_seconds: object) -> object:
+        asked.append(wait_seconds)
         raise ConfigurationError("enough")
 
-    monkeypatch.setattr("lambda_migrate.wiring.make_runner", make_runner)
+    monkeypatch.setattr("lambda_migrate.runner.MigrationRunner.from_settings", from_settings)
     for setting in ("7", ""):
         monkeypatch.setenv("LAMBDA_MIGRATE_WAIT_SECONDS", setting)
         with pytest.raises(ConfigurationError):
             migrate(scene.deadline(), request_id="")
-    assert asked == [{}, {"wait_seconds": 900.0}]
+    assert asked == [None, 900.0]
 
 
 def test_switched_off_it_does_nothing_and_fails_nobody(deploy: Deploy, scene: Scene) -> None:
@@ -151,7 +151,7 @@ class _Unsteady:
 
 
 def _use(monkeypatch: pytest.MonkeyPatch, runner: _Unsteady) -> _Unsteady:
-    monkeypatch.setattr("lambda_migrate.wiring.make_runner", lambda **_: runner)
+    monkeypatch.setattr("lambda_migrate.runner.MigrationRunner.from_settings", lambda **_: runner)
     return runner
 
 

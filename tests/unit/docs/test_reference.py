@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+from typing import get_args
 
 import pytest
 
@@ -11,7 +13,7 @@ from lambda_migrate import errors
 from lambda_migrate.aws import telemetry
 from lambda_migrate.commands.errors import exit_code_of
 from lambda_migrate.errors import MigrateError
-from lambda_migrate.events import CheckFailed, CheckFinished
+from lambda_migrate.events import CheckFailed, CheckFinished, Event
 from lambda_migrate.lease import codec
 from lambda_migrate.postgresql.queries import Limits, Queries
 from tests.unit.docs.pages import DOCS, ROOT, rows, section
@@ -38,14 +40,32 @@ def test_no_error_is_on_the_page_that_does_not_exist() -> None:
     assert set(re.findall(r"^## `(\w+)`$", PAGE["errors"], re.M)) == set(CLASSES)
 
 
+PUBLIC_MODULES = ("errors", "events", "local", "testing")
+
+
+def members(module: str) -> list[str]:
+    """The names that the API page shows of a module of which it shows some."""
+    page = PAGE["api"].partition(f"::: lambda_migrate.{module}\n")[2].partition("\n#")[0]
+    return re.findall(r"^        - (\w+)$", page, re.M)
+
+
 def test_the_api_shows_every_error() -> None:
-    shown = re.findall(r"^        - (\w+)$", PAGE["api"].partition("## Errors")[2], re.M)
-    assert set(CLASSES) <= set(shown)
+    assert sorted(members("errors")) == sorted(CLASSES)
 
 
-def test_the_api_shows_every_public_name() -> None:
-    shown = {line.rpartition(".")[2] for line in re.findall(r"^::: (.+)$", PAGE["api"], re.M)}
-    assert set(lambda_migrate.__all__) - {"__version__"} <= shown
+def test_the_api_shows_every_event() -> None:
+    events = [kind.__name__ for kind in get_args(Event)]
+    assert sorted(members("events")) == sorted([*events, "Event"])
+
+
+def test_the_api_shows_the_public_names_and_no_others() -> None:
+    shown = re.findall(r"^::: lambda_migrate\.(.+)$", PAGE["api"], re.M)
+    names = {name for name in shown if name.partition(".")[0] not in PUBLIC_MODULES}
+    elsewhere = {"__version__", "errors", "Event"}  # the latter two: in sections of their own
+    assert names == set(lambda_migrate.__all__) - elsewhere
+    local = {name.removeprefix("local.") for name in shown if name.startswith("local.")}
+    assert set(shown) - names == {"errors", "events", "testing"} | {f"local.{n}" for n in local}
+    assert all(hasattr(importlib.import_module("lambda_migrate.local"), name) for name in local)
 
 
 def test_every_metric_is_on_its_page_with_its_unit() -> None:

@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 from lambda_migrate.clock import Deadline
 from lambda_migrate.engine.operations import Maintenance
-from lambda_migrate.engine.runner import MigrationRunner
 from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.errors import LeaseStoreUnavailable
 from lambda_migrate.lease.readiness import DatabaseCheck, record_check
 from lambda_migrate.lease.record import DatabaseRecord, Failure, Lease, LeaseState, Progress
 from lambda_migrate.migrations import EMPTY_DIGEST, Manifest, Migration, Script
 from lambda_migrate.migrations.digest import checksum_of
+from lambda_migrate.runner import MigrationRunner
 from lambda_migrate.testing import (
     FakeClock,
     FixedRandom,
@@ -202,6 +202,7 @@ class Scene:
     observer: RecordingObserver = field(default_factory=RecordingObserver)
     environment: str = ""
     flags: InMemoryFlags | None = None
+    has_lease_table: bool = True
 
     def __post_init__(self) -> None:
         self.table = SceneTable(clock=self.clock)
@@ -218,13 +219,14 @@ class Scene:
             random=FixedRandom(0.5),
             observer=self.observer,
             flags=self.flags,
+            has_lease_table=self.has_lease_table,
         )
 
     def runner(self, manifest: Manifest, **policy: Any) -> MigrationRunner:
         return MigrationRunner(manifest, self.target(**policy))
 
-    def maintenance(self, manifest: Manifest, *, evict: bool = True, **policy: Any) -> Maintenance:
-        return Maintenance(manifest, self.target(**policy), evict=evict)
+    def maintenance(self, manifest: Manifest, **policy: Any) -> Maintenance:
+        return Maintenance(manifest, self.target(**policy))
 
     def deadline(self, seconds: float = 60.0) -> Deadline:
         return Deadline.after(seconds, self.clock)

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from lambda_migrate.engine.runner import Outcome
 from lambda_migrate.errors import (
     ConfigurationError,
     LeaseStoreUnavailable,
@@ -18,6 +17,7 @@ from lambda_migrate.events import TargetShared
 from lambda_migrate.lease.record import Progress
 from lambda_migrate.migrations import Manifest
 from lambda_migrate.postgresql.ports import Inspection
+from lambda_migrate.runner import Outcome
 from lambda_migrate.testing import InMemoryDatabase
 from tests.unit.engine.scene import Scene, copied, manifest, migration, raises, restore
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from lambda_migrate.engine.apply import next_failure, proved
-from lambda_migrate.engine.runner import Outcome
 from lambda_migrate.errors import (
     ConfigurationError,
     Diverged,
@@ -32,6 +31,7 @@ from lambda_migrate.migrations import (
     RowState,
     make_plan,
 )
+from lambda_migrate.runner import Outcome
 from tests.unit.engine.scene import Scene, manifest, migration, raises
 
 V1, V2, V3 = manifest(1), manifest(1, 2), manifest(1, 2, 3)

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from lambda_migrate.engine.runner import Outcome
 from lambda_migrate.engine.target import new_owner
 from lambda_migrate.errors import (
     ConfigurationError,
@@ -19,6 +18,7 @@ from lambda_migrate.events import CheckFinished, MigrationStarted
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.record import Failure, Lease
 from lambda_migrate.migrations import Manifest
+from lambda_migrate.runner import Outcome
 from tests.unit.engine.scene import Scene, manifest, migration, raises
 
 V1, V2, V3 = manifest(1), manifest(1, 2), manifest(1, 2, 3)

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from lambda_migrate.engine.operations import Maintenance, release_lease
-from lambda_migrate.engine.runner import Outcome
 from lambda_migrate.errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -25,6 +24,7 @@ from lambda_migrate.events import LeaseTakenOver, MigrationReverted
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import HistoryRow, Manifest, RowState
 from lambda_migrate.migrations.adoption import OtherEntry, OtherHistory
+from lambda_migrate.runner import Outcome
 from tests.unit.engine.scene import Scene, manifest, migration, raises
 
 V1, V2, V3 = manifest(1), manifest(1, 2), manifest(1, 2, 3)
@@ -647,15 +647,16 @@ def test_a_dead_holders_lease_is_taken_over_and_that_is_told(scene: Scene) -> No
 def test_without_a_table_a_living_holder_is_not_evicted(scene: Scene) -> None:
     def second(_version: int) -> None:
         scene.database.during = None
-        other = Scene(clock=scene.clock)
+        other = Scene(clock=scene.clock, has_lease_table=False)
         other.database = scene.database
         other.change(fence=99)
         with pytest.raises(LeaseHeld, match="somebody else is migrating this database"):
-            other.maintenance(V1, evict=False).up(scene.deadline())
+            other.maintenance(V1).up(scene.deadline())
         assert other.table.state.owner is None
 
+    scene.has_lease_table = False
     scene.database.during = second
-    assert scene.maintenance(V1, evict=False).up(scene.deadline()) == ("0001_m",)
+    assert scene.maintenance(V1).up(scene.deadline()) == ("0001_m",)
 
 
 def test_a_lost_lease_is_not_given_back(scene: Scene) -> None:

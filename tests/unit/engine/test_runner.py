@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 
-from lambda_migrate.engine.runner import MigrationRunner, Outcome
 from lambda_migrate.errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -33,6 +32,7 @@ from lambda_migrate.migrations.adoption import OtherEntry, OtherHistory
 from lambda_migrate.migrations.deferred import DeferredManifest
 from lambda_migrate.migrations.digest import EMPTY_DIGEST
 from lambda_migrate.postgresql.ports import StaleFencingToken
+from lambda_migrate.runner import MigrationRunner, Outcome
 from lambda_migrate.testing import InMemoryDatabase
 from tests.unit.engine.scene import Scene, manifest, raises
 

@@ -19,7 +19,6 @@ from aws_lambda_powertools.metrics import MetricUnit
 from lambda_migrate import migrate_on_cold_start, service_unavailable
 from lambda_migrate.clock import Deadline
 from lambda_migrate.decorator import LONG_INITS
-from lambda_migrate.engine.runner import MigrationRunner, Outcome
 from lambda_migrate.errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -29,6 +28,7 @@ from lambda_migrate.errors import (
     MigrationFailed,
     NotReady,
 )
+from lambda_migrate.runner import MigrationRunner, Outcome
 from tests.unit.engine.scene import Scene, manifest
 from tests.unit.entrypoints.lines import Context, Lines
 
@@ -75,13 +75,13 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Runner]:
     """Runners that wiring made."""
     runners: list[Runner] = []
 
-    def make_runner(environ: object, *, arguments: dict[str, object]) -> Runner:
+    def from_settings(*, observer: object, **settings: object) -> Runner:
         runner = Runner()
-        runner.arguments = arguments  # type: ignore[attr-defined]  # for the test to read
+        runner.arguments = settings  # type: ignore[attr-defined]  # for the test to read
         runners.append(runner)
         return runner
 
-    monkeypatch.setattr("lambda_migrate.wiring.make_runner", make_runner)
+    monkeypatch.setattr("lambda_migrate.runner.MigrationRunner.from_settings", from_settings)
     return runners
 
 
@@ -666,6 +666,7 @@ def test_the_line_of_a_fault_names_the_target(
     variable: str,
     target: str,
 ) -> None:
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "orders-api")
     monkeypatch.setenv("LAMBDA_MIGRATE_TARGET", variable)
     guarded = migrate_on_cold_start(target=argument)(served)
     with pytest.raises(ConfigurationError, match="LAMBDA_MIGRATE_TABLE"):

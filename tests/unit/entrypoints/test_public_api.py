@@ -46,8 +46,9 @@ os.environ["LAMBDA_MIGRATE_TABLE"] = "leases"
 os.environ["LAMBDA_MIGRATE_DATABASE_URL"] = "postgresql://app:x@db.example:5432/shop"
 from lambda_migrate import wiring
 from lambda_migrate.migrations.deferred import DeferredManifest
+from lambda_migrate.runner import MigrationRunner
 wiring.make_manifest = lambda *_: DeferredManifest("d", list)
-wiring.make_runner()
+MigrationRunner.from_settings()
 """
 
 
@@ -80,15 +81,24 @@ def test_importing_the_package_loads_the_decorator_and_nothing_else() -> None:
 def test_the_public_names_are_these_and_sorted() -> None:
     assert lambda_migrate.__all__ == sorted(lambda_migrate.__all__)
     assert lambda_migrate.__all__ == [
+        "Deadline",
+        "Event",
+        "FlagSource",
+        "Flags",
         "Manifest",
         "Migration",
         "MigrationRunner",
+        "Observer",
         "Outcome",
         "Plan",
+        "Policy",
+        "Script",
         "Settings",
+        "Target",
         "__version__",
         "errors",
         "migrate_on_cold_start",
+        "read_manifest",
         "service_unavailable",
     ]
 
@@ -100,7 +110,7 @@ def test_each_public_name_is_there_documented_and_shown(name: str) -> None:
     assert name in dir(lambda_migrate)
 
 
-@pytest.mark.parametrize("name", ["errors", *lambda_migrate._LATER])
+@pytest.mark.parametrize("name", ["errors", *lambda_migrate._MODULES])
 def test_a_name_is_loaded_when_it_is_first_asked_for(name: str) -> None:
     assert lambda_migrate.__getattr__(name) is getattr(lambda_migrate, name)
 
@@ -124,7 +134,7 @@ def test_what_type_checkers_see_is_what_is_loaded_later() -> None:
     imports = [node for node in blocks[0].body if isinstance(node, ast.ImportFrom)]
     seen = {alias.name: node.module for node in imports for alias in node.names}
     assert seen.pop("errors") == "lambda_migrate"
-    assert seen == lambda_migrate._LATER
+    assert seen == lambda_migrate._MODULES
 
 
 def test_every_error_is_public_documented_and_in_the_tree() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -12,7 +15,6 @@ from lambda_migrate import migrate_on_cold_start, wiring
 from lambda_migrate.aws.telemetry import PowertoolsObserver
 from lambda_migrate.clock import Deadline
 from lambda_migrate.engine.flags import PAUSED, Flags
-from lambda_migrate.engine.runner import MigrationRunner, Outcome
 from lambda_migrate.engine.target import Policy
 from lambda_migrate.errors import ConfigurationError, ManifestError, MigrateError
 from lambda_migrate.events import CheckFailed, CheckFinished, null_observer
@@ -24,12 +26,14 @@ from lambda_migrate.postgresql.credentials import (
     UrlCredentials,
 )
 from lambda_migrate.postgresql.database import PostgreSQLDatabase
+from lambda_migrate.runner import MigrationRunner, Outcome
 from lambda_migrate.settings import Settings
 from lambda_migrate.testing import FakeClock, RecordingObserver
 from load.emulators.appconfig import LocalAppConfig
 from tests.unit.engine.scene import Scene
 from tests.unit.entrypoints.lines import Context, Lines
 
+Environ = os._Environ[str]
 SECRET = "hunter2-s3cr3t"
 URL = f"postgresql://app:{SECRET}@127.0.0.1:1/shop?sslmode=disable"
 
@@ -43,17 +47,23 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def environ(folder: Path) -> dict[str, str]:
-    return {
+def environ(folder: Path) -> Iterator[Environ]:
+    """The environment of a function; what a test changes in it is restored."""
+    variables = {
+        "AWS_LAMBDA_FUNCTION_NAME": "shop-api",
         "LAMBDA_MIGRATE_TABLE": "leases",
         "LAMBDA_MIGRATE_TARGET": "shop",
         "LAMBDA_MIGRATE_DATABASE_URL": URL,
         "LAMBDA_TASK_ROOT": str(folder),
     }
+    with patch.dict(os.environ, variables):
+        yield os.environ
 
 
-def test_a_runner_is_put_together_without_connecting_to_anything(environ: dict[str, str]) -> None:
-    runner = wiring.make_runner(environ)
+def test_a_runner_is_put_together_without_connecting_to_anything(
+    environ: Environ,
+) -> None:
+    runner = MigrationRunner.from_settings()
     assert [migration.name for migration in runner.manifest] == ["0001_create"]
     target = runner.target
     assert (target.name, target.environment, target.policy) == ("shop", "", Policy())
@@ -65,27 +75,20 @@ def test_a_runner_is_put_together_without_connecting_to_anything(environ: dict[s
 
 @pytest.mark.parametrize("given", [{"LAMBDA_MIGRATE_ALLOW_EMPTY": "true"}, {}])
 def test_a_package_without_its_migrations_ends_a_start_before_the_lease_table_is_asked(
-    environ: dict[str, str], folder: Path, given: dict[str, str]
+    environ: Environ, folder: Path, given: dict[str, str]
 ) -> None:
     (folder / "migrations" / "0001_create.sql").unlink()
     if given:
-        assert len(wiring.make_runner({**environ, **given}).manifest) == 0
+        environ.update(given)
+        assert len(MigrationRunner.from_settings().manifest) == 0
         return
     with pytest.raises(ManifestError, match="found an empty folder"):
-        wiring.make_runner(environ)
+        MigrationRunner.from_settings()
 
 
-def test_arguments_beat_the_environment(environ: dict[str, str]) -> None:
-    runner = wiring.make_runner(environ, arguments={"target": "other", "mode": "require"})
+def test_arguments_beat_the_environment(environ: Environ) -> None:
+    runner = MigrationRunner.from_settings(target="other", mode="require")
     assert (runner.target.name, runner.target.policy.mode) == ("other", "require")
-
-
-def test_the_processes_environment_is_the_default(
-    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in environ.items():
-        monkeypatch.setenv(name, value)
-    assert wiring.make_runner().target.name == "shop"
 
 
 def test_every_setting_that_a_policy_has_reaches_it() -> None:
@@ -175,32 +178,45 @@ def test_credentials_are_of_the_kind_that_the_settings_name(
     assert isinstance(wiring.make_credentials(Settings.load({}, **given)), kind)
 
 
+def test_a_script_needs_no_table(environ: Environ) -> None:
+    del environ["LAMBDA_MIGRATE_TABLE"], environ["AWS_LAMBDA_FUNCTION_NAME"]
+    target = MigrationRunner.from_settings().target
+    assert isinstance(target.store, InMemoryLeaseTable)
+    assert not target.has_lease_table
+    assert vars(target.observer) == {}, "off Lambda nothing is logged unless an observer is given"
+
+
+def test_a_wrong_setting_of_a_script_names_the_argument(environ: Environ) -> None:
+    with pytest.raises(ConfigurationError, match="did you mean target"):
+        MigrationRunner.from_settings(tagret="x")  # type: ignore[call-arg]  # there is no such
+
+
 @pytest.mark.parametrize("missing", ["LAMBDA_MIGRATE_TABLE", "LAMBDA_MIGRATE_DATABASE_URL"])
-def test_a_function_needs_a_table_and_a_database(environ: dict[str, str], missing: str) -> None:
+def test_a_function_needs_a_table_and_a_database(environ: Environ, missing: str) -> None:
     del environ[missing]
     with pytest.raises(ConfigurationError, match=missing):
-        wiring.make_runner(environ)
+        MigrationRunner.from_settings()
 
 
-def test_migration_files_that_are_not_there_are_told_of(environ: dict[str, str]) -> None:
+def test_migration_files_that_are_not_there_are_told_of(environ: Environ) -> None:
     environ["LAMBDA_MIGRATE_DIRECTORY"] = "elsewhere"
     with pytest.raises(ManifestError, match="elsewhere"):
-        wiring.make_runner(environ)
+        MigrationRunner.from_settings()
 
 
-def test_an_absolute_directory_stands_for_itself(environ: dict[str, str], folder: Path) -> None:
+def test_an_absolute_directory_stands_for_itself(environ: Environ, folder: Path) -> None:
     environ |= {"LAMBDA_TASK_ROOT": "/nowhere"}
     environ |= {"LAMBDA_MIGRATE_DIRECTORY": str(folder / "migrations")}
-    assert len(wiring.make_runner(environ).manifest) == 1
+    assert len(MigrationRunner.from_settings().manifest) == 1
 
 
 def test_the_check_of_a_wired_runner_is_told_to_the_observer_that_was_given(
-    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    environ: Environ, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene, observer = Scene(), RecordingObserver()
     monkeypatch.setattr(wiring, "make_store", lambda *_, **__: scene.table)
     monkeypatch.setattr(wiring, "make_database", lambda *_: scene.database)
-    runner = wiring.make_runner(environ, observer=observer)
+    runner = MigrationRunner.from_settings(observer=observer)
     assert runner.ensure() is Outcome.MIGRATED
     assert len(observer.of(CheckFinished)) == 1
 
@@ -209,7 +225,7 @@ def test_the_check_of_a_wired_runner_is_told_to_the_observer_that_was_given(
 
 
 def test_no_secret_is_in_any_event_or_error_of_a_refused_connection(
-    environ: dict[str, str],
+    environ: Environ,
 ) -> None:
     clock, observer, scene = FakeClock(), RecordingObserver(), Scene()
     settings = Settings.load(environ)
@@ -238,7 +254,7 @@ def test_no_secret_is_in_any_event_or_error_of_a_refused_connection(
 )
 def test_no_secret_is_in_the_line_of_wrong_settings(
     lines: Lines,
-    environ: dict[str, str],
+    environ: Environ,
     monkeypatch: pytest.MonkeyPatch,
     broken: dict[str, str],
 ) -> None:

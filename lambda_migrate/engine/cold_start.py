@@ -1,8 +1,7 @@
-"""`MigrationRunner`: brings lease, migrations and database together; owns no SQL and no HTTP.
+"""What a starting instance does until its database satisfies the manifest.
 
 ::
 
-    ready here already?   -> serve, no I/O
     read the item         -> decide:
       Serve    -> serve
       Refuse   -> raise MigrationFailed, the same cause as the instance that tried
@@ -14,6 +13,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from lambda_migrate.engine.target import new_owner
 from lambda_migrate.errors import (
     ConfigurationError,
     FlagsUnavailable,
+    LeaseHeld,
     LeaseLost,
     LeaseStoreUnavailable,
     MigrateError,
@@ -58,15 +59,19 @@ if TYPE_CHECKING:
     from lambda_migrate.engine.target import Target
     from lambda_migrate.lease.waiter import Waiter
     from lambda_migrate.migrations import Manifest
-    from lambda_migrate.postgresql.ports import FencedSession
+    from lambda_migrate.postgresql.ports import FencedSession, Inspection
 
-__all__ = ["MigrationRunner", "Outcome"]
+__all__ = ["WITHOUT_DEADLINE_SECONDS", "ColdStart", "Outcome", "load_manifest"]
 
 WITHOUT_DEADLINE_SECONDS = 900.0
 """Lambda's longest timeout, for callers that name no deadline."""
 
 _STORE_GONE_SECONDS = 2.0
 """How long the lease table may be away before ``check`` asks PostgreSQL instead."""
+
+
+_ANOTHER_PROCESS = "another process"
+"""Holds the fence, as far as can be known without a lease table."""
 
 
 class Outcome(str, Enum):
@@ -82,72 +87,17 @@ class Outcome(str, Enum):
     """Something is pending, and a feature flag says mode ``off``: served as it is, this once."""
 
 
-class MigrationRunner:
-    """Makes sure that a database satisfies a manifest before anything is served.
+def load_manifest(manifest: Manifest | DeferredManifest) -> Manifest:
+    """The manifest itself; a deferred one reads its files now, if it has not done so before.
 
-    Constructing one does no I/O. One runner serves one process; several threads may share it.
-
-    Args:
-        manifest: The migrations that this code ships.
-        target: The database with its item in the lease table, and how to behave.
+    Raises:
+        ManifestError: The migration files cannot be used.
     """
-
-    def __init__(self, manifest: Manifest | DeferredManifest, target: Target) -> None:
-        self.target = target
-        self._shipped = manifest
-        self._is_ready = False
-
-    @property
-    def manifest(self) -> Manifest:
-        """The migrations that this code ships; their files are read now if not before.
-
-        Raises:
-            ManifestError: Files are at fault.
-        """
-        return _loaded(self._shipped)
-
-    def ensure(self, deadline: Deadline | None = None, *, request_id: str = "") -> Outcome:
-        """Return as soon as the database satisfies the manifest; migrate it if need be.
-
-        Args:
-            deadline: The invocation's end. Everything ends ``safety_margin_seconds`` before it.
-            request_id: The invocation's id, for the history.
-
-        Returns:
-            Why it may be served. The answer is remembered, and later calls do nothing at all; but
-            for ``UNCHECKED``, which holds for this call alone.
-
-        Raises:
-            NotReady: Not before the deadline; another invocation may succeed.
-            MigrationFailed: A migration failed, here or, a moment ago, elsewhere.
-            ConfigurationError: Something must be mended and deployed.
-            ManifestError: There are no migrations, and the policy does not allow that.
-        """
-        if self._is_ready or self.target.policy.mode == "off":
-            return Outcome.UP_TO_DATE
-        check = _Check(self._shipped, self.target, deadline, request_id=request_id)
-        try:
-            outcome = check.run()
-        except Exception as error:
-            self.target.observer.observe(check.failed(error))
-            raise
-        finally:
-            self.target.store.close()
-        self._is_ready = outcome is not Outcome.UNCHECKED
-        self.target.observer.observe(check.finished(outcome))
-        return outcome
-
-    def forget(self) -> None:
-        """Forget that the schema was ready: after a snapshot of this process was restored."""
-        self._is_ready = False
-
-
-def _loaded(manifest: Manifest | DeferredManifest) -> Manifest:
     return manifest.load() if isinstance(manifest, DeferredManifest) else manifest
 
 
-class _Check:
-    """One cold start's way through the drawing above.
+class ColdStart:
+    """One cold start, from the first read to its outcome.
 
     Whatever only a holder needs is loaded when there is a lease to hold: a cold start that finds
     the schema ready, or waits until it is, never loads it.
@@ -211,8 +161,12 @@ class _Check:
                     step = news
                     continue
                 self._announce(step, state)
-                if self._hold(state):
-                    return Outcome.MIGRATED
+                try:
+                    if self._hold(state):
+                        return Outcome.MIGRATED
+                except LeaseHeld:
+                    step = Wait(LeaseState(owner=_ANOTHER_PROCESS))
+                    continue
                 state = LeaseState()
                 self._waiter = None
             step = self._after_losing(state)
@@ -255,7 +209,7 @@ class _Check:
         if flags.mode == "require":
             return Wait(self._seen)
         if self._has_all_that_is_allowed(self._seen):
-            raise self._stopped(flags.objection(_loaded(self._shipped).version))
+            raise self._stopped(flags.objection(load_manifest(self._shipped).version))
         return None
 
     @property
@@ -265,7 +219,7 @@ class _Check:
 
     def _allowed(self) -> Manifest:
         """As much of the manifest as the flags let through; all of it: the manifest itself."""
-        manifest = _loaded(self._shipped)
+        manifest = load_manifest(self._shipped)
         return manifest if self._flags is None else self._flags.allowed(manifest)
 
     def _has_all_that_is_allowed(self, state: LeaseState) -> bool:
@@ -273,7 +227,7 @@ class _Check:
         if self._flags is None or not self._flags.hold_back_at:
             return False
         allowed = self._allowed()
-        if allowed is _loaded(self._shipped):
+        if allowed is load_manifest(self._shipped):
             return False
         return not allowed or state.is_ready(allowed.digest, self.target.database.fingerprint)
 
@@ -310,6 +264,8 @@ class _Check:
             return Wait(LeaseState())
 
     def _decide(self, state: LeaseState) -> Step:
+        if not self.target.has_lease_table:
+            state = replace(state, databases={})  # only the database knows what is ready
         self._seen = state
         step = decide(
             state,
@@ -322,9 +278,24 @@ class _Check:
             may_migrate=self._may_migrate,
             is_expired=self._watch.has_expired(state, self.target.clock.monotonic()),
         )
+        if not self.target.has_lease_table:
+            return self._decide_by_database(step, state)
         if isinstance(step, Acquire) and step.inspect_only and self._has_looked(state):
             return Wait(state)
         return step
+
+    def _decide_by_database(self, step: Step, state: LeaseState) -> Step:
+        """Without a lease table: the database itself says whether it is ready."""
+        if isinstance(step, Refuse):
+            return step
+        from lambda_migrate.postgresql.ports import require_environment
+
+        found = self.target.database.inspect(self.deadline)
+        if found.fence is not None:
+            require_environment(found.fence.environment, self.target.environment)
+        if self._is_current(found):
+            return Serve()
+        return Wait(state) if isinstance(step, Acquire) and step.inspect_only else step
 
     def _has_looked(self, state: LeaseState) -> bool:
         """Whether this instance has looked already, and nothing has changed since."""
@@ -336,7 +307,7 @@ class _Check:
         address = self.target.database.fingerprint
         if self._may_migrate or is_short or state.is_ready(self.digest, address):
             return 0
-        return len(_loaded(self._shipped))
+        return len(load_manifest(self._shipped))
 
     def _after_losing(self, state: LeaseState) -> Step:
         """Decide from the item that was in the way, but do not run into it again at once."""
@@ -401,14 +372,16 @@ class _Check:
         raise error
 
     def _database_is_current(self) -> bool:
+        return self._is_current(self.target.database.inspect(self.deadline))
+
+    def _is_current(self, found: Inspection) -> bool:
         from lambda_migrate.migrations.plan import make_plan
 
-        found = self.target.database.inspect(self.deadline)
         # A rollback may be in progress: its history row goes only when it commits.
         return (
             not found.has_active_holder
             and make_plan(
-                _loaded(self._shipped),
+                load_manifest(self._shipped),
                 found.history,
                 allow_out_of_order=self.target.policy.allow_out_of_order,
             ).is_current
@@ -419,7 +392,7 @@ class _Check:
     def _acquire(self, step: Acquire) -> Lease | LeaseState:
         if self.deadline.is_over:
             raise NotReady(self._too_late())
-        _loaded(self._shipped)  # report unusable files before other instances have to wait
+        load_manifest(self._shipped)  # report unusable files before other instances have to wait
         try:
             return self.target.store.acquire(
                 self.owner, expected=step.state, is_expired=step.is_expired
@@ -467,7 +440,7 @@ class _Check:
         """
         from lambda_migrate.engine.inspection import inspect
 
-        manifest = _loaded(self._shipped)
+        manifest = load_manifest(self._shipped)
         try:
             state = self._acquire(step)
         except ConfigurationError as error:
@@ -494,7 +467,7 @@ class _Check:
         from lambda_migrate.engine.apply import bring_up_to_date, plan_for, record_failure
         from lambda_migrate.engine.holder import Hold
 
-        manifest = _loaded(self._shipped)
+        manifest = load_manifest(self._shipped)
         allowed = self._allowed()
         hold = Hold(self.target, lease, self.deadline, request_id=self.request_id)
         try:

@@ -1,0 +1,122 @@
+"""`MigrationRunner`: what the decorator calls, and what scripts use instead of the decorator."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from lambda_migrate.engine.cold_start import ColdStart, Outcome, load_manifest
+from lambda_migrate.events import null_observer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from lambda_migrate.clock import Deadline
+    from lambda_migrate.engine.target import Target
+    from lambda_migrate.events import Observer
+    from lambda_migrate.migrations import Manifest
+    from lambda_migrate.migrations.deferred import DeferredManifest
+    from lambda_migrate.settings import SettingsArguments
+
+__all__ = ["MigrationRunner", "Outcome"]
+
+
+class MigrationRunner:
+    """Makes a database satisfy a manifest before anything is served.
+
+    A script or a container needs three lines:
+
+        from lambda_migrate import MigrationRunner
+
+        runner = MigrationRunner.from_settings(database_url="postgresql://app@localhost/orders")
+        runner.ensure()
+
+    Creating a runner does no network I/O. One runner serves one process; threads may share it.
+
+    Args:
+        manifest: The migrations that this code ships; see `read_manifest`.
+        target: The database with its item in the lease table, and how to behave.
+    """
+
+    def __init__(self, manifest: Manifest | DeferredManifest, target: Target) -> None:
+        self.target = target
+        self._manifest = manifest
+        self._is_ready = False
+
+    @classmethod
+    def from_settings(
+        cls, *, observer: Observer | None = None, **settings: Unpack[SettingsArguments]
+    ) -> Self:
+        """Create a runner from the settings that `migrate_on_cold_start` takes.
+
+        An argument takes precedence over its environment variable ``LAMBDA_MIGRATE_<NAME>``, which
+        takes precedence over the default.
+
+        On Lambda a lease table is required. Elsewhere it is optional: without one, `ensure` asks
+        the database itself, and only PostgreSQL's fence keeps other processes from migrating at
+        the same time. Use the same table as the functions do if functions start on this database.
+
+        Args:
+            observer: Gets every event. By default Powertools' Logger and Metrics on Lambda, and no
+                observer elsewhere.
+            **settings: By the names of `Settings`.
+
+        Raises:
+            ConfigurationError: Settings are missing or wrong; the message lists all of them.
+            ManifestError: The migration files cannot be used.
+        """
+        from lambda_migrate.settings import Settings
+        from lambda_migrate.wiring import default_observer, make_deferred_manifest, make_target
+
+        is_on_lambda = "AWS_LAMBDA_FUNCTION_NAME" in os.environ
+        loaded = Settings.load(os.environ, **settings)
+        loaded.require(table=is_on_lambda, database=True)
+        if observer is None:
+            observer = default_observer() if is_on_lambda else null_observer
+        target = make_target(loaded, observer=observer)
+        return cls(make_deferred_manifest(loaded, os.environ), target)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The migrations that this code ships; their files are read now if not before.
+
+        Raises:
+            ManifestError: The migration files cannot be used.
+        """
+        return load_manifest(self._manifest)
+
+    def ensure(self, deadline: Deadline | None = None, *, request_id: str = "") -> Outcome:
+        """Return as soon as the database satisfies the manifest; apply what is pending.
+
+        Args:
+            deadline: The invocation's end; without one, 15 minutes from now. Everything ends
+                ``safety_margin_seconds`` before it.
+            request_id: The invocation's id, for the history.
+
+        Returns:
+            Why the schema may be served. The result is remembered: later calls return at once,
+            except after ``UNCHECKED``, which holds for one call.
+
+        Raises:
+            NotReady: The schema was not ready before the deadline; try again later.
+            MigrationFailed: A migration failed, here or a moment ago in another process.
+            ConfigurationError: A setting, a permission or a resource is wrong; fix it and deploy.
+            ManifestError: There are no migrations, and ``allow_empty`` is not set.
+        """
+        if self._is_ready or self.target.policy.mode == "off":
+            return Outcome.UP_TO_DATE
+        cold_start = ColdStart(self._manifest, self.target, deadline, request_id=request_id)
+        try:
+            outcome = cold_start.run()
+        except Exception as error:
+            self.target.observer.observe(cold_start.failed(error))
+            raise
+        finally:
+            self.target.store.close()
+        self._is_ready = outcome is not Outcome.UNCHECKED
+        self.target.observer.observe(cold_start.finished(outcome))
+        return outcome
+
+    def forget(self) -> None:
+        """Forget that the schema was ready, as after a snapshot of this process was restored."""
+        self._is_ready = False
