@@ -5,15 +5,15 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MAJORS := 14 15 16 17 18
 
-# Bytecode is written even where the machine's owner would rather not: without it, every process of
-# every test compiles the library and its own test files anew.
+# Write bytecode even where the environment forbids it: without it, every process of every test
+# compiles the library and its own test files again.
 export PYTHONDONTWRITEBYTECODE :=
 
 # How many chaos schedules, and from which seed on: make chaos ROUNDS=1000 SEED=7
 ROUNDS := 200
 SEED :=
 
-# How many orders are in the tables when a release is rehearsed: make staging ORDERS=50000
+# How many orders are in the tables of `make staging`: make staging ORDERS=50000
 ORDERS := 1000000
 
 # Of the Lambda runtime that a package is built for, as in template.yaml: make package PYTHON_VERSION=3.12
@@ -31,13 +31,15 @@ demo: .venv/installed-local
 
 test: lint audit docs test-unit test-real
 
-# Style, types, dead code, and the layers of the packages.
+# Style, types, dead code, the layers of the packages, and the workflows of .github.
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/vulture
 	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/zizmor --offline --quiet --config .github/zizmor.yml .github/workflows
 
 # The documentation site, into site/; a link or an anchor that leads nowhere is an error.
 docs: .venv/installed-dev
@@ -48,8 +50,8 @@ test-unit: .venv/installed-dev .engines/installed
 	$(BIN)/python -m pytest tests/unit tests/integration/postgresql -m quick -q -n 2 --dist worksteal \
 		--cov --cov-report=term:skip-covered --cov-fail-under=90
 
-# Real PostgreSQL 14 to 18, a DynamoDB API over HTTP, real Lambda runtimes, real signals; and every
-# law on random input, with all its examples.
+# Real PostgreSQL 14 to 18, a DynamoDB API over HTTP, real Lambda runtimes, real signals; and the
+# property-based tests with all their examples.
 test-real: .venv/installed-dev .engines/installed .sam/installed
 	$(BIN)/python -m pytest tests examples -m "not quick or hypothesis" -n 2 --dist loadgroup
 
@@ -63,15 +65,15 @@ test-dynamodb-local: .venv/installed-dev .engines/installed
 storm: .venv/installed-load
 	$(BIN)/python -m load.storm
 
-# A release rehearsed as in staging, with a million orders: go or no-go; staging-report/ says why.
+# Deploy and roll back a release as in staging, with a million orders; staging-report/ says go or no-go.
 staging: .venv/installed-load
 	$(BIN)/python -m load.staging --orders $(ORDERS)
 
-# Ratios against the peers, side by side; the table goes to docs/reference/benchmarks.md.
+# Compare with other migration tools; the table goes to docs/reference/benchmarks.md.
 bench: .venv/installed-bench
 	$(BIN)/python -m load.bench
 
-# How long to wait between two reads: policies compared by simulation.
+# Compare waiting policies by simulation.
 simulate: .venv/installed-load
 	$(BIN)/python -m load.simulate
 
@@ -91,11 +93,11 @@ package: .venv/bin/python
 build-OrdersFunction build-AdminFunction build-BeforeTrafficFunction:
 	$(PACKAGE) --into "$(ARTIFACTS_DIR)"
 
-# Take one safeguard away at a time and see which tests notice.
+# Remove one safeguard at a time; a test must fail for each.
 mutants: .venv/installed-dev .engines/installed
 	$(BIN)/python -m tests.mutants
 
-# Known vulnerabilities of what is installed; says so where the advisories cannot be had.
+# Known vulnerabilities of installed packages; reports when no advisory service can be reached.
 audit: .venv/installed-dev
 	$(BIN)/python -m tests.security.audit
 
@@ -122,7 +124,7 @@ format: .venv/installed-dev
 	$(PIP) --editable '.[dev]'
 	@touch $@ .venv/installed-load .venv/installed-local
 
-# AWS SAM's command line; what it pins would not go with ours.
+# AWS SAM's command line, in an environment of its own: its pinned dependencies conflict with ours.
 .sam/installed:
 	$(PYTHON) -m venv .sam
 	.sam/bin/python -m pip install --quiet --disable-pip-version-check 'aws-sam-cli>=1.150'

@@ -82,7 +82,7 @@ def test_testing_migrations_in_ci(tmp_path: Path) -> None:
 
 
 def test_watching_it(tmp_path: Path) -> None:
-    assert "3 passed" in run(DOCS / "how-to" / "watch-it.md", tmp_path, {})
+    assert "3 passed" in run(DOCS / "how-to" / "monitoring.md", tmp_path, {})
 
 
 def test_the_examples_own_page() -> None:

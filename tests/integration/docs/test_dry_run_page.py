@@ -20,7 +20,7 @@ from lambda_migrate.postgresql.dry_run_effects import MigrationEffects, Relation
 from tests.stage import TABLE, Stage
 from tests.unit.docs.pages import DOCS, fences
 
-PAGE = DOCS / "how-to" / "rehearse-a-migration.md"
+PAGE = DOCS / "how-to" / "dry-run.md"
 SQL = list(fences(PAGE, "sql"))
 FILES = {Path(fence.title).stem: fence.text for fence in SQL if fence.title}
 (ROWS,) = (fence.text for fence in SQL if not fence.title)
