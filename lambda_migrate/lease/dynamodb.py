@@ -138,7 +138,7 @@ class TableItem:
     @property
     def calls(self) -> int:
         """See `LeaseStore.calls`."""
-        return self._calls + (0 if self._fast_client is None else self._fast_client.requests)
+        return self._calls + (0 if self._fast_client is None else self._fast_client.request_count)
 
     @property
     def clock_offset_ms(self) -> int:
@@ -232,7 +232,7 @@ class TableItem:
 
     def _note_clock(self, answer: Any) -> None:
         headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-        self._server_clock.note(headers.get("date", ""))
+        self._server_clock.update(headers.get("date", ""))
 
     def _has_other_credentials(self, error: Any) -> bool:
         """Whether expired credentials can be replaced; if so, make another client with new ones.

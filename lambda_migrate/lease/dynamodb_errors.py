@@ -89,7 +89,7 @@ class ServerClock:
         self._clock = clock
         self._newest: tuple[int, float] | None = None  # server's ms, our monotonic seconds
 
-    def note(self, date: str) -> None:
+    def update(self, date: str) -> None:
         """Use the date of the newest answer; ignored if it is not a date.
 
         Args:

@@ -38,13 +38,13 @@ def tables(dynamodb: DynamoDBEndpoint) -> DynamoDBTables:
 
 @pytest.fixture(scope="session")
 def fast_client_tables(dynamodb: DynamoDBEndpoint) -> DynamoDBTables:
-    """Tables whose stores call by the signed client."""
+    """Tables whose stores use the fast client."""
     return DynamoDBTables(
-        dynamodb, dynamodb.create_table(f"signed-{uuid4().hex[:8]}"), is_signed=True
+        dynamodb, dynamodb.create_table(f"fast-{uuid4().hex[:8]}"), uses_fast_client=True
     )
 
 
-@pytest.fixture(params=["memory", "dynamodb", "dynamodb, signed client"])
+@pytest.fixture(params=["memory", "dynamodb", "dynamodb, fast client"])
 def leases(request: pytest.FixtureRequest) -> Iterator[LeaseBench]:
     """A target of its own for the test."""
     if request.param == "memory":

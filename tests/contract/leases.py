@@ -64,12 +64,16 @@ class DynamoDBTables:
     Args:
         engine: Where it is.
         table: Its name.
-        is_signed: Whether the stores read by the signed client rather than by boto3.
+        uses_fast_client: Whether the stores use the fast client rather than boto3.
     """
 
-    def __init__(self, engine: DynamoDBEndpoint, table: str, *, is_signed: bool = False) -> None:
+    def __init__(
+        self, engine: DynamoDBEndpoint, table: str, *, uses_fast_client: bool = False
+    ) -> None:
         self.table = table
-        self._environ = {**engine.environment(), "HOME": "/nonexistent"} if is_signed else None
+        self._environ = (
+            {**engine.environment(), "HOME": "/nonexistent"} if uses_fast_client else None
+        )
         self._client = engine.client(retries={"total_max_attempts": 1}, max_pool_connections=50)
 
     def store(self, target: str, clock: FakeClock) -> DynamoDBLeaseTable:

@@ -1,4 +1,4 @@
-"""The signed client against a real DynamoDB API over HTTP: what it says is what boto3 says."""
+"""The fast client against a real DynamoDB API over HTTP: it returns what boto3 returns."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def target() -> str:
     return f"orders-{uuid4().hex}"
 
 
-def test_an_item_that_never_was_is_an_empty_one(
+def test_a_missing_item_is_returned_as_an_empty_one(
     fast_client: FastClient, tables: DynamoDBTables, target: str
 ) -> None:
     assert fast_client.get_item(tables.table, target) == {}
 
 
 @pytest.mark.parametrize("consistent", [True, False])
-def test_a_lease_as_the_table_wrote_it_reads_alike_by_both_ways(
+def test_an_item_that_boto3_wrote_reads_the_same_with_both_clients(
     fast_client: FastClient, tables: DynamoDBTables, target: str, consistent: bool
 ) -> None:
     store = tables.store(target, FakeClock())
@@ -88,7 +88,7 @@ values = st.recursive(
     target=st.text(min_size=1, max_size=20),
     attributes=st.dictionaries(st.from_regex(r"[a-s_]{1,12}", fullmatch=True), values, max_size=4),
 )
-def test_whatever_stands_in_an_item_reads_as_boto3_reads_it(
+def test_any_item_reads_as_boto3_reads_it(
     fast_client: FastClient, tables: DynamoDBTables, target: str, attributes: dict[str, Any]
 ) -> None:
     serialize: Callable[[Any], Any] = TypeSerializer().serialize
@@ -110,7 +110,7 @@ def _sorted(item: Mapping[str, Any] | None) -> object:
     return plain(item)
 
 
-def test_a_missing_table_is_a_doubt_and_boto3_then_says_what_to_do(
+def test_a_missing_table_is_left_to_boto3_whose_error_names_the_next_step(
     environ: dict[str, str], dynamodb: DynamoDBEndpoint
 ) -> None:
     table = f"never-{uuid4().hex[:8]}"
@@ -123,7 +123,7 @@ def test_a_missing_table_is_a_doubt_and_boto3_then_says_what_to_do(
     assert store.calls == 2
 
 
-def test_a_table_of_another_shape_is_a_doubt(
+def test_a_table_with_another_key_is_left_to_boto3(
     fast_client: FastClient, dynamodb: DynamoDBEndpoint
 ) -> None:
     table = f"other-{uuid4().hex[:8]}"
@@ -138,19 +138,19 @@ def test_a_table_of_another_shape_is_a_doubt(
     assert fast_client.get_item(table, "orders") is None
 
 
-def test_its_request_is_counted_as_a_getitem_of_its_caller(
+def test_the_server_counts_its_requests_as_getitem(
     dynamodb: DynamoDBEndpoint, tables: DynamoDBTables, target: str
 ) -> None:
     name = f"READER{uuid4().hex[:12]}"
     fast_client = FastClient({**dynamodb.environment(client=name), "HOME": "/nonexistent"})
     assert [fast_client.get_item(tables.table, target) for _ in range(3)] == [{}] * 3
     fast_client.close()
-    assert fast_client.requests == 3
-    if name in dynamodb.clients():  # engines that do not count name nobody
+    assert fast_client.request_count == 3
+    if name in dynamodb.clients():  # some engines do not count
         assert dynamodb.requests(name) == {"GetItem": 3}
 
 
-def test_a_store_of_the_contract_has_read_by_signature_and_not_by_boto3(
+def test_the_stores_of_the_contract_suite_use_the_fast_client(
     fast_client_tables: DynamoDBTables, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(boto3, "client", _refuse)

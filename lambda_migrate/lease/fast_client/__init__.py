@@ -1,12 +1,18 @@
-"""DynamoDB's GetItem and UpdateItem by the standard library alone: no boto3 is loaded for them.
+"""DynamoDB's GetItem and UpdateItem with the standard library alone, so that boto3 is not loaded.
 
 ::
 
-    client    asks, and tells the item, "come back later", or nothing
-    answer    what came back, judged
-    caller    who signs and where to, as botocore would resolve_config it; or None
+    client    sends a request; returns the item, raises "try again later", or declines
+    endpoint  credentials, region and endpoint from the environment, as botocore resolves them
     sigv4     the signature
-    wire      one HTTP/1.1 exchange on a socket, bounded in time and size
+    http      one HTTP/1.1 exchange on a socket, bounded in time and size
+    response  what DynamoDB's response means
 
-It is never an authority. What it cannot answer beyond doubt boto3 is asked, from scratch.
+The client never decides an unclear case. Where the environment asks for anything unusual (a
+profile, a proxy, FIPS, dual-stack or account-based endpoints) or a response is not what DynamoDB
+sends, it declines, and the same operation is done by boto3 from the beginning.
+
+It does not use `http.client`, which takes 11 ms of CPU to import even where ssl is loaded (with
+`email` and `urllib`; awslambdaric itself imports it only to report an error), has no timeout for
+a whole response, and accepts responses that this client declines.
 """

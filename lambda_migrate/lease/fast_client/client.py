@@ -1,24 +1,23 @@
-"""`FastClient`: reads and updates one item, and says nothing where it is not sure.
+"""`FastClient`: reads and updates one item, and declines where it cannot be sure.
 
 ::
 
-    the item, or an empty one     -> answered
+    an item, or none              -> returned
     the condition did not hold    -> ConditionFailed, with the item
-    throttled, 5xx                -> LeaseStoreUnavailable, as boto3's way would end
-    silence                       -> LeaseStoreUnavailable, where DynamoDB is known to be there
-    anything else                 -> no answer: the caller asks boto3
+    throttled, HTTP 5xx           -> LeaseStoreUnavailable
+    no response                   -> LeaseStoreUnavailable, if DynamoDB is known to be there
+    anything else                 -> None: use boto3
 
-"Known to be there" means that it has answered this process before, or that a setting names the
-endpoint: boto3 would then meet the same silence, a second time and 0.2 s of CPU later. Elsewhere
-silence may be this client's own mistake, and boto3 is asked.
+DynamoDB is known to be there if it has responded to this process before, or if a setting names the
+endpoint: boto3 would then wait for the same endpoint once more. Otherwise the missing response may
+be this client's own mistake, and boto3 is used.
 
-An update whose answer is in doubt, or was lost, may have been done. It is sent again all the same,
-by the config, by boto3 or over a fresh connection: each of ours knows its own result when it meets
-it.
+An update that got no usable response may have been done. It is repeated all the same, over another
+connection or by boto3: the condition of each of our updates lets it recognize its own result.
 
-A client that was once in doubt is never asked again in its process: boto3 is loaded by then, and
-one call must not become two. A doubt that took long to arise ends the call as well, because what
-is left before the deadline is kept for one call, not for two.
+A client that has declined once is disabled: boto3 is loaded by then, and one call must not become
+two. If that took long, the call ends with an error, because the time left before the deadline is
+enough for one call and not for two.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ from lambda_migrate.errors import LeaseStoreUnavailable
 from lambda_migrate.lease.dynamodb_errors import (
     CONNECT_TIMEOUT_SECONDS,
     READ_TIMEOUT_SECONDS,
-    ConditionFailed,
     ServerClock,
 )
 from lambda_migrate.lease.fast_client.endpoint import resolve_config
@@ -44,238 +42,212 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lambda_migrate.clock import Clock
-    from lambda_migrate.lease.fast_client.endpoint import ClientConfig
+    from lambda_migrate.lease.fast_client.endpoint import ClientConfig, Endpoint
     from lambda_migrate.lease.fast_client.http import Connection, Response
 
 __all__ = ["FALLBACK_LIMIT_SECONDS", "FastClient", "build_request"]
 
 FALLBACK_LIMIT_SECONDS = 0.3
-"""How late a doubt may be and boto3 still be asked within the default safety margin of 2 s."""
+"""boto3 is used for the same call only if this client declined sooner than that, so that both
+together fit into the default safety margin of 2 s."""
 
-_IN_TABLE_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
+_TABLE_NAME_CHARACTERS = frozenset(
+    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-"
+)
 
 
 class FastClient:
-    """Reads and updates items with the standard library alone.
+    """Reads and updates items without boto3.
 
-    Constructing one does no I/O and loads nothing; several threads may share it.
+    Constructing one does no I/O and imports nothing; several threads may share it.
 
     Args:
-        environ: Where credentials, region and endpoint are found, anew for each call.
+        environ: Source of credentials, region and endpoint, read at each call.
         clock: Time.
 
     Attributes:
-        requests: How many were sent so far. One that is repeated over a fresh connection, because
-            the kept one was found closed, counts once; one that found nobody to take it does not.
-        server_clock: DynamoDB's clock, by the newest answer.
+        request_count: Requests sent so far. A request that was repeated because an idle connection
+            turned out to be closed counts once; one that found no server does not count.
+        server_clock: DynamoDB's clock, from its newest response.
     """
 
     def __init__(self, environ: Mapping[str, str], *, clock: Clock = SYSTEM_CLOCK) -> None:
-        self.requests = 0
+        self.request_count = 0
         self.server_clock = ServerClock(clock)
         self._environ = environ
         self._clock = clock
-        self._kept: list[Connection] = []
-        self._contexts: dict[str, ssl.SSLContext] = {}
-        self._has_answered = False
-        self._is_retired = False
+        self._idle_connections: list[Connection] = []
+        self._tls_contexts: dict[str, ssl.SSLContext] = {}
+        self._has_responded = False
+        self._is_disabled = False
 
     def get_item(
         self, table: str, target: str, *, consistent: bool = False
     ) -> Mapping[str, Any] | None:
-        """Ask for the item whose partition key ``target`` is ``target``.
+        """Read the item whose partition key ``target`` is ``target``.
 
         Args:
-            table: Name of the table. Of an ARN it knows nothing.
+            table: Name of the table; an ARN is left to boto3.
             target: The key.
             consistent: Whether to read consistently.
 
         Returns:
-            Attribute name -> typed value (``{"N": "7"}``), empty where there is no item; None
-            where there is any doubt.
+            Attribute name -> typed value (``{"N": "7"}``), empty if there is no item; None if
+            boto3 has to do it.
 
         Raises:
-            LeaseStoreUnavailable: DynamoDB is busy, or silent.
+            LeaseStoreUnavailable: DynamoDB is busy, or did not respond.
         """
         from lambda_migrate.lease.fast_client.response import parse_item
 
-        return self._ask("GetItem", table, target, {"ConsistentRead": consistent}, parse_item)
+        return self._call("GetItem", table, target, {"ConsistentRead": consistent}, parse_item)
 
     def update_item(
-        self, table: str, target: str, change: Mapping[str, Any]
+        self, table: str, target: str, update: Mapping[str, Any]
     ) -> Mapping[str, Any] | None:
-        """Change the item whose partition key ``target`` is ``target``, if its condition holds.
+        """Update the item whose partition key ``target`` is ``target``, if its condition holds.
 
         Args:
-            table: Name of the table.
+            table: Name of the table; an ARN is left to boto3.
             target: The key.
-            change: What UpdateItem takes besides; ``ReturnValues`` has to be ``ALL_NEW``.
+            update: The other parameters of UpdateItem; ``ReturnValues`` must be ``ALL_NEW``.
 
         Returns:
-            The item as it now is; None where there is any doubt.
+            The item as updated; None if boto3 has to do it.
 
         Raises:
-            ConditionFailed: It did not.
-            LeaseStoreUnavailable: DynamoDB is busy, or silent; perhaps it was done.
+            ConditionFailed: The condition did not hold.
+            LeaseStoreUnavailable: DynamoDB is busy, or did not respond; it may have updated.
         """
         from lambda_migrate.lease.fast_client.response import parse_updated_item
 
-        return self._ask("UpdateItem", table, target, change, parse_updated_item)
+        return self._call("UpdateItem", table, target, update, parse_updated_item)
 
     def close(self) -> None:
-        """Leave no connection open; the next call opens one again. Idempotent."""
-        while (connection := self._take()) is not None:
+        """Close the idle connection; the next call opens another one. Idempotent."""
+        while (connection := self._take_idle()) is not None:
             connection.close()
 
-    def _retire(self) -> None:
-        self._is_retired = True
-        self.close()
-
-    def _ask(
+    def _call(
         self,
         operation: str,
         table: str,
         target: str,
-        more: Mapping[str, Any],
-        read: Callable[[Response, str], Mapping[str, Any]],
+        parameters: Mapping[str, Any],
+        parse: Callable[[Response, str], Mapping[str, Any]],
     ) -> Mapping[str, Any] | None:
-        config = None if self._is_retired else resolve_config(self._environ)
-        if config is None or not set(table) <= _IN_TABLE_NAME:
-            self._retire()
+        config = None if self._is_disabled else resolve_config(self._environ)
+        if config is None or not set(table) <= _TABLE_NAME_CHARACTERS:
+            self._disable()
             return None
-        asked = {"TableName": table, "Key": {"target": {"S": target}}, **more}
-        return self._answered(config, operation, asked, lambda answer: read(answer, target))
-
-    def _answered(
-        self,
-        config: ClientConfig,
-        operation: str,
-        asked: Mapping[str, Any],
-        read: Callable[[Response], Mapping[str, Any]],
-    ) -> Mapping[str, Any] | None:
         from lambda_migrate.lease.fast_client.http import FallbackNeeded, NoResponse
         from lambda_migrate.lease.fast_client.response import RetryLater
 
-        table = str(asked["TableName"])
-        began = self._clock.monotonic()
+        started = self._clock.monotonic()
         problem: Exception
         try:
-            context = self._context(config)
-            began = self._clock.monotonic()
-            request = build_request(config, operation, asked, wall_ms=self._clock.wall_ms())
-            answer = self._exchange(config, context, request)
-            self.server_clock.note(answer.headers.get("date", ""))
-            item = read(answer)
-        except ConditionFailed:
-            self._has_answered = True
-            raise
-        except RetryLater as busy:
-            self._has_answered = True
-            raise LeaseStoreUnavailable(f"DynamoDB, table {table!r}: {busy}") from None
-        except NoResponse as silence:
-            if self._has_answered or config.endpoint.is_given:
-                raise _unavailable(table, silence) from None
-            problem = silence
-        except FallbackNeeded as doubt:
-            problem = doubt
-        else:
-            self._has_answered = True
-            return item
-        self._retire()
-        if self._clock.monotonic() - began > FALLBACK_LIMIT_SECONDS:
-            raise _unavailable(table, problem)
+            context = self._tls_context(config)
+            started = self._clock.monotonic()  # reading the certificates is CPU, not waiting
+            body = {"TableName": table, "Key": {"target": {"S": target}}, **parameters}
+            request = build_request(config, operation, body, wall_ms=self._clock.wall_ms())
+            response = self._send(config.endpoint, context, request)
+            self._has_responded = True
+            self.server_clock.update(response.headers.get("date", ""))
+            return parse(response, target)
+        except RetryLater as error:
+            raise LeaseStoreUnavailable(f"DynamoDB, table {table!r}: {error}") from None
+        except NoResponse as error:
+            problem = LeaseStoreUnavailable(
+                f"DynamoDB did not respond for table {table!r}: {error}"
+            )
+            if self._has_responded or config.endpoint.is_explicit:
+                raise problem from None
+        except FallbackNeeded as error:
+            problem = LeaseStoreUnavailable(
+                f"the response of DynamoDB for table {table!r} cannot be used: {error}"
+            )
+        self._disable()
+        if self._clock.monotonic() - started > FALLBACK_LIMIT_SECONDS:
+            raise problem
         return None
 
-    def _context(self, config: ClientConfig) -> ssl.SSLContext | None:
-        """Made once, before any time is counted: reading the authorities is CPU, not waiting."""
-        from lambda_migrate.lease.fast_client.http import tls_context
+    def _disable(self) -> None:
+        self._is_disabled = True
+        self.close()
+
+    def _tls_context(self, config: ClientConfig) -> ssl.SSLContext | None:
+        from lambda_migrate.lease.fast_client.http import create_tls_context
 
         if not config.endpoint.is_tls:
             return None
-        if config.cafile not in self._contexts:
-            self._contexts[config.cafile] = tls_context(config.cafile)
-        return self._contexts[config.cafile]
+        if config.ca_bundle not in self._tls_contexts:
+            self._tls_contexts[config.ca_bundle] = create_tls_context(config.ca_bundle)
+        return self._tls_contexts[config.ca_bundle]
 
-    def _exchange(
-        self, config: ClientConfig, context: ssl.SSLContext | None, request: bytes
-    ) -> Response:
-        """Ask over the connection kept from last time, or over a fresh one."""
+    def _send(self, endpoint: Endpoint, context: ssl.SSLContext | None, request: bytes) -> Response:
+        """Send over the idle connection; if that is closed, or there is none, over a new one."""
         from lambda_migrate.lease.fast_client.http import NoResponse, connect
 
-        until = Deadline.after(CONNECT_TIMEOUT_SECONDS + READ_TIMEOUT_SECONDS, self._clock)
-        kept = self._take()
-        if kept is not None and kept.endpoint != config.endpoint:
-            kept.close()
-            kept = None
-        if kept is not None:
-            self.requests += 1
+        deadline = Deadline.after(CONNECT_TIMEOUT_SECONDS + READ_TIMEOUT_SECONDS, self._clock)
+        idle = self._take_idle()
+        if idle is not None and idle.endpoint != endpoint:
+            idle.close()
+            idle = None
+        if idle is not None:
+            self.request_count += 1
             try:
-                return self._over(kept, request, until)
-            except NoResponse as problem:
-                if not problem.is_stale:
+                return self._exchange(idle, request, deadline)
+            except NoResponse as error:
+                if not error.is_stale:
                     raise
-        fresh = connect(config.endpoint, context, until.at_most(CONNECT_TIMEOUT_SECONDS))
-        self.requests += kept is None
-        return self._over(fresh, request, until)
+        connection = connect(endpoint, context, deadline.at_most(CONNECT_TIMEOUT_SECONDS))
+        self.request_count += idle is None
+        return self._exchange(connection, request, deadline)
 
-    def _over(self, connection: Connection, request: bytes, until: Deadline) -> Response:
+    def _exchange(self, connection: Connection, request: bytes, deadline: Deadline) -> Response:
         try:
-            return connection.exchange(request, until.at_most(READ_TIMEOUT_SECONDS))
+            return connection.exchange(request, deadline.at_most(READ_TIMEOUT_SECONDS))
         finally:
-            self._keep(connection)
+            if connection.is_reusable and not self._idle_connections:
+                self._idle_connections.append(connection)
+            else:
+                connection.close()
 
-    def _take(self) -> Connection | None:
+    def _take_idle(self) -> Connection | None:
         try:
-            return self._kept.pop()
+            return self._idle_connections.pop()
         except IndexError:
             return None
 
-    def _keep(self, connection: Connection) -> None:
-        if connection.is_reusable and not self._kept:
-            self._kept.append(connection)
-        else:
-            connection.close()
-
-
-def _unavailable(table: str, problem: Exception) -> LeaseStoreUnavailable:
-    from lambda_migrate.lease.fast_client.http import FallbackNeeded
-
-    if isinstance(problem, FallbackNeeded):
-        return LeaseStoreUnavailable(
-            f"DynamoDB's answer for table {table!r} cannot be used: {problem}"
-        )
-    return LeaseStoreUnavailable(f"DynamoDB did not answer for table {table!r}: {problem}")
-
 
 def build_request(
-    config: ClientConfig, operation: str, asked: Mapping[str, Any], *, wall_ms: int
+    config: ClientConfig, operation: str, body: Mapping[str, Any], *, wall_ms: int
 ) -> bytes:
-    """The signed request as it is sent."""
+    """The signed HTTP request."""
     from json import dumps
 
-    body = dumps(asked, default=_base64).encode("ascii")
-    moment = time.gmtime(wall_ms // 1000)
+    content = dumps(body, default=_encode_binary).encode("ascii")
     signed = {
         "Host": config.endpoint.authority,
         "Content-Type": "application/x-amz-json-1.0",
         "X-Amz-Target": f"DynamoDB_20120810.{operation}",
-        "X-Amz-Date": time.strftime("%Y%m%dT%H%M%SZ", moment),
+        "X-Amz-Date": time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(wall_ms // 1000)),
     }
-    if config.key.token:
-        signed["X-Amz-Security-Token"] = config.key.token
+    if config.credentials.session_token:
+        signed["X-Amz-Security-Token"] = config.credentials.session_token
     headers = signed | {
         "Authorization": sign(
-            signed, body, key=config.key, region=config.region, service="dynamodb"
+            signed, content, config.credentials, region=config.region, service="dynamodb"
         ),
         "Accept-Encoding": "identity",
-        "Content-Length": str(len(body)),
+        "Content-Length": str(len(content)),
         "User-Agent": f"lambda-migrate/{__version__}",
     }
     lines = ["POST / HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
-    return "\r\n".join([*lines, "", ""]).encode("ascii") + body
+    return "\r\n".join([*lines, "", ""]).encode("ascii") + content
 
 
-def _base64(value: bytes) -> str:
+def _encode_binary(value: bytes) -> str:
     """A binary attribute as JSON holds it."""
     from binascii import b2a_base64
 

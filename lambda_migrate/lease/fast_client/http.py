@@ -19,22 +19,29 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
     from lambda_migrate.lease.fast_client.endpoint import Endpoint
 
-__all__ = ["Connection", "FallbackNeeded", "NoResponse", "Response", "connect", "tls_context"]
+__all__ = [
+    "Connection",
+    "FallbackNeeded",
+    "NoResponse",
+    "Response",
+    "connect",
+    "create_tls_context",
+]
 
-MAX_HEAD = 16 * 1024
-MAX_BODY = 1024 * 1024
+MAX_HEAD_BYTES = 16 * 1024
+MAX_BODY_BYTES = 1024 * 1024
 """DynamoDB's own limit for one item is 400 KB, in a form shorter than JSON."""
 
 
 class FallbackNeeded(Exception):
-    """What came back is not what DynamoDB says, or not to be trusted."""
+    """The response is not what DynamoDB sends, or cannot be trusted: boto3 has to be used."""
 
 
 class NoResponse(Exception):
-    """Nothing came back, or not all of it.
+    """No response came, or only a part of one.
 
     Attributes:
-        is_stale: The other side had hung up before it answered with a single byte.
+        is_stale: The server had closed the connection before it sent a single byte.
     """
 
     def __init__(self, message: str, *, is_stale: bool = False) -> None:
@@ -44,18 +51,18 @@ class NoResponse(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response; one of 5xx has no body, because nobody asks for its reasons."""
+    """A response; the body of one with status 5xx is not read."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
 
-def tls_context(cafile: str) -> ssl.SSLContext:
-    """What verifies a server's certificate and name.
+def create_tls_context(ca_bundle: str) -> ssl.SSLContext:
+    """A context that verifies the server's certificate and name.
 
     Args:
-        cafile: PEM file of the authorities to trust; "" for the system's.
+        ca_bundle: PEM file of the certificates to trust; "" for the system's.
 
     Raises:
         FallbackNeeded: The file cannot be used.
@@ -63,67 +70,49 @@ def tls_context(cafile: str) -> ssl.SSLContext:
     import ssl
 
     try:
-        return ssl.create_default_context(cafile=cafile or None)
+        return ssl.create_default_context(cafile=ca_bundle or None)
     except OSError as error:  # SSLError is one
         raise FallbackNeeded(f"the CA bundle cannot be used: {error}") from None
 
 
-def connect(endpoint: Endpoint, context: ssl.SSLContext | None, until: Deadline) -> Connection:
+def connect(endpoint: Endpoint, context: ssl.SSLContext | None, deadline: Deadline) -> Connection:
     """Open a connection.
 
     Args:
-        endpoint: Where to.
+        endpoint: The server.
         context: For TLS.
-        until: When to give up.
+        deadline: When to give up.
 
     Raises:
-        NoResponse: Nobody is there, or not in time.
-        FallbackNeeded: TLS failed: somebody is there, but perhaps not DynamoDB.
+        NoResponse: No server is there, or it did not respond in time.
+        FallbackNeeded: TLS failed: a server is there, but perhaps not DynamoDB.
     """
-    plain = _dial(endpoint, until)
-    if context is None:
-        return Connection(plain, endpoint)
+    host = endpoint.host.encode("ascii")  # as text it would be put through IDNA: 3 ms to import
     try:
-        plain.settimeout(_left(until))
-        return Connection(context.wrap_socket(plain, server_hostname=_ascii(endpoint)), endpoint)
-    except (TimeoutError, ConnectionError) as error:
-        raise NoResponse(f"no TLS handshake: {type(error).__name__}") from None
-    except (OSError, ValueError) as error:  # SSLError; a name that no certificate can bear
-        raise FallbackNeeded(f"no TLS: {type(error).__name__}") from None
-    finally:
-        plain.close()  # a wrapped one has given its descriptor away
-
-
-def _dial(endpoint: Endpoint, until: Deadline) -> socket.socket:
-    try:
-        return connect_tcp(_ascii(endpoint), endpoint.port, until)
+        channel = connect_tcp(host, endpoint.port, deadline)
     except socket.gaierror as error:
-        raise NoResponse(f"{endpoint.host} has no address: {error}") from None
+        raise NoResponse(f"cannot resolve {endpoint.host}: {error}") from None
     except OSError as error:
-        is_late = until.remaining() <= 0
-        told = "no answer in time" if is_late else f"{type(error).__name__}: {error}"
-        raise NoResponse(told) from None
-
-
-def _ascii(endpoint: Endpoint) -> bytes:
-    """The host in bytes: as text it would be put through IDNA, which takes 3 ms to import."""
-    return endpoint.host.encode("ascii")
-
-
-def _left(until: Deadline) -> float:
-    """Seconds for the next wait on a socket, where 0 would mean not to wait at all."""
-    left = until.remaining()
-    if left <= 0:
-        raise NoResponse("no answer in time")
-    return left
+        raise NoResponse(_describe(error, is_late=deadline.is_over)) from None
+    if context is None:
+        return Connection(channel, endpoint)
+    try:
+        channel.settimeout(_seconds_left(deadline))
+        return Connection(context.wrap_socket(channel, server_hostname=host), endpoint)
+    except (TimeoutError, ConnectionError) as error:
+        raise NoResponse(f"TLS handshake failed: {type(error).__name__}") from None
+    except (OSError, ValueError) as error:  # SSLError; a name that no certificate can have
+        raise FallbackNeeded(f"TLS failed: {type(error).__name__}") from None
+    finally:
+        channel.close()  # a wrapped socket has its own descriptor
 
 
 class Connection:
-    """A connection that stays open from one exchange to the next, as long as both sides like.
+    """A connection that stays open from one exchange to the next, if the server allows it.
 
     Args:
-        channel: Connected.
-        endpoint: To what.
+        channel: A connected socket.
+        endpoint: The server.
     """
 
     def __init__(self, channel: socket.socket, endpoint: Endpoint) -> None:
@@ -131,103 +120,114 @@ class Connection:
         self.is_reusable = False
         self._channel = channel
         self._received = b""
-        self._has_heard = False
+        self._has_received = False
 
-    def exchange(self, request: bytes, until: Deadline) -> Response:
-        """Send ``request`` and read what it is answered.
+    def exchange(self, request: bytes, deadline: Deadline) -> Response:
+        """Send a request and read the response.
 
         Raises:
-            NoResponse: The connection broke, or time was over first.
-            FallbackNeeded: The answer has another form than DynamoDB's.
+            NoResponse: The connection broke, or the deadline passed.
+            FallbackNeeded: The response has another form than DynamoDB's.
         """
         self.is_reusable = False
         self._received = b""
-        self._has_heard = False
+        self._has_received = False
         try:
-            self._channel.settimeout(_left(until))
+            self._channel.settimeout(_seconds_left(deadline))
             self._channel.sendall(request)
         except OSError as error:
-            raise self._broken(error) from None
-        status, headers, may_stay = self._head(until)
+            raise self._no_response(error) from None
+        status, headers, stays_open = self._read_head(deadline)
         if status >= 500:
             return Response(status, headers, b"")
-        body = self._body(_length(headers), until)
-        self.is_reusable = may_stay
+        body = self._read_body(_parse_length(headers), deadline)
+        self.is_reusable = stays_open
         return Response(status, headers, body)
 
     def close(self) -> None:
-        """Hang up. Idempotent."""
+        """Close the connection. Idempotent."""
         self.is_reusable = False
         self._channel.close()
 
-    def _head(self, until: Deadline) -> tuple[int, dict[str, str], bool]:
-        """Status, headers, and whether the connection may stay open; interim answers are passed."""
-        room = MAX_HEAD
+    def _read_head(self, deadline: Deadline) -> tuple[int, dict[str, str], bool]:
+        """Status, headers, and whether the connection stays open; interim responses are skipped."""
+        room = MAX_HEAD_BYTES
         while True:
             end = self._received.find(b"\r\n\r\n")
             if end > room or (end < 0 and len(self._received) > room):
-                raise FallbackNeeded("the answer's head has no end")
+                raise FallbackNeeded("the head of the response is too long")
             if end < 0:
-                self._receive(until)
+                self._receive(deadline)
                 continue
             head, self._received = self._received[:end], self._received[end + 4 :]
-            status, headers, may_stay = _parsed(head)
+            status, headers, stays_open = _parse_head(head)
             if status >= 200:
-                return status, headers, may_stay
+                return status, headers, stays_open
             if status == 101:
-                raise FallbackNeeded("it changed the protocol")
+                raise FallbackNeeded("the server switched protocols")
             room -= end + 4
 
-    def _body(self, length: int, until: Deadline) -> bytes:
+    def _read_body(self, length: int, deadline: Deadline) -> bytes:
         while len(self._received) < length:
-            self._receive(until)
+            self._receive(deadline)
         if len(self._received) > length:
-            raise FallbackNeeded("more came than the answer's length")
+            raise FallbackNeeded("the body is longer than its Content-Length")
         return self._received
 
-    def _receive(self, until: Deadline) -> None:
+    def _receive(self, deadline: Deadline) -> None:
         try:
-            self._channel.settimeout(_left(until))
+            self._channel.settimeout(_seconds_left(deadline))
             received = self._channel.recv(65536)
         except OSError as error:
-            raise self._broken(error) from None
+            raise self._no_response(error) from None
         if not received:
-            raise NoResponse("the connection was closed", is_stale=not self._has_heard)
-        self._has_heard = True
+            raise NoResponse("the connection was closed", is_stale=not self._has_received)
+        self._has_received = True
         self._received += received
 
-    def _broken(self, error: OSError) -> NoResponse:
+    def _no_response(self, error: OSError) -> NoResponse:
         is_late = isinstance(error, TimeoutError)
         return NoResponse(
-            "no answer in time" if is_late else f"{type(error).__name__}: {error}",
-            is_stale=not is_late and not self._has_heard,
+            _describe(error, is_late=is_late), is_stale=not is_late and not self._has_received
         )
 
 
-def _parsed(head: bytes) -> tuple[int, dict[str, str], bool]:
+def _seconds_left(deadline: Deadline) -> float:
+    """Seconds for the next wait on a socket, for which 0 would mean not to wait at all."""
+    seconds = deadline.remaining()
+    if seconds <= 0:
+        raise NoResponse("timed out")
+    return seconds
+
+
+def _describe(error: OSError, *, is_late: bool) -> str:
+    return "timed out" if is_late else f"{type(error).__name__}: {error}"
+
+
+def _parse_head(head: bytes) -> tuple[int, dict[str, str], bool]:
     first, *lines = head.decode("latin-1").split("\r\n")
     version, _, rest = first.partition(" ")
     status, _, _ = rest.partition(" ")
     if version not in ("HTTP/1.1", "HTTP/1.0") or not (_is_number(status) and len(status) == 3):
-        raise FallbackNeeded("this is no HTTP/1.1")
+        raise FallbackNeeded("not an HTTP/1.1 response")
     headers: dict[str, str] = {}
     for line in lines:
         name, colon, value = line.partition(":")
         name, value = name.lower(), value.strip()
         if not colon or not name or name != name.strip():
-            raise FallbackNeeded("the answer's head is malformed")
-        # As one value, a second length or checksum is no number and does not match.
+            raise FallbackNeeded("malformed headers in the response")
+        # Joined, a second length or checksum is not a number and does not match.
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    may_stay = version == "HTTP/1.1" and "close" not in headers.get("connection", "").lower()
-    return int(status), headers, may_stay
+    stays_open = version == "HTTP/1.1" and "close" not in headers.get("connection", "").lower()
+    return int(status), headers, stays_open
 
 
-def _length(headers: Mapping[str, str]) -> int:
+def _parse_length(headers: Mapping[str, str]) -> int:
     length = headers.get("content-length", "")
     if "transfer-encoding" in headers or headers.get("content-encoding", "identity") != "identity":
-        raise FallbackNeeded("the answer is encoded")
-    if not _is_number(length) or len(length) > 7 or int(length) > MAX_BODY:
-        raise FallbackNeeded("the answer has no length, or too great a one")
+        raise FallbackNeeded("the response is encoded")
+    if not _is_number(length) or len(length) > 7 or int(length) > MAX_BODY_BYTES:
+        raise FallbackNeeded("the response has no Content-Length, or a too large one")
     return int(length)
 
 

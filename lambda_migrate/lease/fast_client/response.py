@@ -1,7 +1,4 @@
-"""What an answer of DynamoDB's means: an item, a failed condition, "come back later", or a doubt.
-
-Pure.
-"""
+"""What a response of DynamoDB means: an item, a failed condition, or "try again later"."""
 
 from __future__ import annotations
 
@@ -19,104 +16,99 @@ if TYPE_CHECKING:
 
 __all__ = ["RetryLater", "parse_item", "parse_updated_item"]
 
-_KINDS = frozenset({"B", "BOOL", "BS", "L", "M", "N", "NS", "NULL", "S", "SS"})
+_TYPES = frozenset({"B", "BOOL", "BS", "L", "M", "N", "NS", "NULL", "S", "SS"})
 
 _DECODER = json.JSONDecoder(parse_int=str, parse_float=str)
-"""There are no numbers in such a document, only texts: whatever else is there stays text, because
-a number of a million digits would take seconds to read."""
+"""DynamoDB sends numbers as text. Any other number stays text as well, because converting one of a
+million digits would take seconds."""
 
 
 class RetryLater(Exception):
-    """DynamoDB says that the same call may succeed later."""
+    """DynamoDB reports that the same request may succeed later."""
 
 
-def parse_item(answer: Response, target: str) -> Mapping[str, Any]:
-    """The item in an answer to GetItem; empty where there is none.
+def parse_item(response: Response, target: str) -> Mapping[str, Any]:
+    """The item in a response to GetItem; empty if there is none.
 
     Args:
-        answer: Of any status.
-        target: The partition key that was asked for; an item has to carry it.
+        response: Of any status.
+        target: The partition key of the request; the item must have it.
 
     Raises:
-        RetryLater: It is none, and says to come back.
-        FallbackNeeded: It is anything else.
+        RetryLater: The same request may succeed later.
+        FallbackNeeded: The response is anything else.
     """
-    item = _only(_accepted(answer, target), "Item", target)
+    item = _extract_item(_parse_document(response, target), "Item", target)
     return {} if item is None else item
 
 
-def parse_updated_item(answer: Response, target: str) -> Mapping[str, Any]:
-    """The item as an UpdateItem (``ALL_NEW``) left it.
+def parse_updated_item(response: Response, target: str) -> Mapping[str, Any]:
+    """The item in a response to UpdateItem with ``ALL_NEW``.
 
     Args:
-        answer: Of any status.
-        target: The partition key; the item has to carry it.
+        response: Of any status.
+        target: The partition key of the request; the item must have it.
 
     Raises:
-        ConditionFailed: It was not written; with the item, where that came with the answer.
-        RetryLater: It says to come back.
-        FallbackNeeded: It is anything else: perhaps it was written, perhaps not.
+        ConditionFailed: Nothing was written; has the item, if it came with the response.
+        RetryLater: The same request may succeed later.
+        FallbackNeeded: The response is anything else; the item may have been written.
     """
-    item = _only(_accepted(answer, target), "Attributes", target)
+    item = _extract_item(_parse_document(response, target), "Attributes", target)
     if item is None:
-        raise FallbackNeeded("the answer to UpdateItem holds no item")
+        raise FallbackNeeded("the response to UpdateItem has no item")
     return item
 
 
-def _accepted(answer: Response, target: str) -> dict[str, Any]:
-    """The document of an answer that is no error."""
-    if answer.status >= 500:
-        raise RetryLater(f"HTTP {answer.status}")
-    document = _document(answer)
-    if answer.status == 200:
+def _parse_document(response: Response, target: str) -> dict[str, Any]:
+    """The JSON document of a response that is not an error."""
+    if response.status >= 500:
+        raise RetryLater(f"HTTP {response.status}")
+    document = _parse_json(response)
+    if response.status == 200:
         return document
     code = str(document.get("__type", "")).rpartition("#")[2]
     if code in RETRYABLE_CODES:
-        # Its first line: what follows in some messages quotes the request.
+        # The first line only: what follows in some messages quotes the request.
         raise RetryLater(f"{code} {str(document.get('message', '')).partition(chr(10))[0]}")
-    if answer.status == 400 and code == "ConditionalCheckFailedException":
-        raise ConditionFailed(_found(document.get("Item"), target))
-    raise FallbackNeeded(f"HTTP {answer.status} {code}")
+    if response.status == 400 and code == "ConditionalCheckFailedException":
+        raise ConditionFailed(_check_item(document.get("Item"), target))
+    raise FallbackNeeded(f"HTTP {response.status} {code}")
 
 
-def _document(answer: Response) -> dict[str, Any]:
-    if not _is_whole(answer):
-        raise FallbackNeeded("the answer's checksum is another one")
+def _parse_json(response: Response) -> dict[str, Any]:
+    checksum = response.headers.get("x-amz-crc32")
+    if checksum is not None:
+        from zlib import crc32
+
+        if checksum != str(crc32(response.body)):
+            raise FallbackNeeded("the checksum does not match")
     try:
-        document = _DECODER.decode(answer.body.decode())
+        document = _DECODER.decode(response.body.decode())
     except (ValueError, RecursionError):
-        raise FallbackNeeded("the answer is no JSON") from None
+        raise FallbackNeeded("the body is not JSON") from None
     if not isinstance(document, dict):
-        raise FallbackNeeded("the answer is no JSON object")
+        raise FallbackNeeded("the body is not a JSON object")
     return document
 
 
-def _is_whole(answer: Response) -> bool:
-    told = answer.headers.get("x-amz-crc32")
-    if told is None:
-        return True
-    from zlib import crc32
-
-    return told == str(crc32(answer.body))
-
-
-def _only(document: dict[str, Any], part: str, target: str) -> dict[str, Any] | None:
+def _extract_item(document: dict[str, Any], name: str, target: str) -> dict[str, Any] | None:
     """The item in a document that holds nothing else."""
-    if not document.keys() <= {part, "ConsumedCapacity"}:
-        raise FallbackNeeded("the answer is none to the request")
-    return _found(document.get(part), target)
+    if not document.keys() <= {name, "ConsumedCapacity"}:
+        raise FallbackNeeded("the body is not a response to this request")
+    return _check_item(document.get(name), target)
 
 
-def _found(item: Any, target: str) -> dict[str, Any] | None:
-    """An item of ours, or none."""
+def _check_item(item: Any, target: str) -> dict[str, Any] | None:
+    """The item itself, if it is well-formed and has the partition key of the request."""
     if item is None:
         return None
-    is_ours = (
+    is_valid = (
         isinstance(item, dict)
-        and all(isinstance(v, dict) and len(v) == 1 and v.keys() <= _KINDS for v in item.values())
+        and all(isinstance(v, dict) and len(v) == 1 and v.keys() <= _TYPES for v in item.values())
         and item.get("target") == {"S": target}
     )
-    if not is_ours:
-        raise FallbackNeeded("the item is not the one that was asked for")
-    found: dict[str, Any] = item
-    return found
+    if not is_valid:
+        raise FallbackNeeded("the item is malformed, or another one than was requested")
+    valid: dict[str, Any] = item
+    return valid

@@ -17,24 +17,24 @@ _ALGORITHM = "AWS4-HMAC-SHA256"
 
 @dataclass(frozen=True, slots=True)
 class AWSCredentials:
-    """What a config is known by. No representation shows it.
+    """An access key. Its representation shows nothing of it.
 
     Attributes:
-        id: The public half.
-        secret: The other one.
-        token: Of a session, or "".
+        access_key_id: The public part.
+        secret_access_key: The secret part.
+        session_token: Of temporary credentials, or "".
     """
 
-    id: str = field(repr=False)
-    secret: str = field(repr=False)
-    token: str = field(default="", repr=False)
+    access_key_id: str = field(repr=False)
+    secret_access_key: str = field(repr=False)
+    session_token: str = field(default="", repr=False)
 
 
 def sign(
     headers: Mapping[str, str],
     body: bytes,
+    credentials: AWSCredentials,
     *,
-    key: AWSCredentials,
     region: str,
     service: str,
     method: str = "POST",
@@ -44,13 +44,13 @@ def sign(
     """The ``Authorization`` header of a request.
 
     Args:
-        headers: All that are signed, ``X-Amz-Date`` and ``Host`` among them; no name twice.
-        body: What is sent.
-        key: Whose request it is; a token has to be among ``headers``, too.
-        region: Where it is sent.
-        service: Whom.
+        headers: All headers to sign, ``X-Amz-Date`` and ``Host`` among them; no name twice.
+        body: The request's body.
+        credentials: What to sign with; the session token must be among ``headers``.
+        region: Region of the service.
+        service: Name of the service.
         method: In capitals.
-        path: Normalised and percent-encoded.
+        path: Normalized and percent-encoded.
         query: Sorted and percent-encoded.
     """
     canonical = {name.lower(): " ".join(value.split()) for name, value in headers.items()}
@@ -58,18 +58,13 @@ def sign(
     lines = [f"{name}:{canonical[name]}" for name in names]
     signed = ";".join(names)
     request = "\n".join([method, path, query, *lines, "", signed, sha256(body).hexdigest()])
-    moment = canonical["x-amz-date"]
-    terms = (moment[:8], region, service, "aws4_request")
-    scope = "/".join(terms)
-    text = "\n".join([_ALGORITHM, moment, scope, sha256(request.encode()).hexdigest()])
-    signature = _signature(key.secret, terms, text)
+    date = canonical["x-amz-date"]
+    scope = (date[:8], region, service, "aws4_request")
+    text = "\n".join([_ALGORITHM, date, "/".join(scope), sha256(request.encode()).hexdigest()])
+    key = f"AWS4{credentials.secret_access_key}".encode()
+    for term in scope:
+        key = hmac.digest(key, term.encode(), "sha256")
     return (
-        f"{_ALGORITHM} Credential={key.id}/{scope}, SignedHeaders={signed}, Signature={signature}"
+        f"{_ALGORITHM} Credential={credentials.access_key_id}/{'/'.join(scope)}, "
+        f"SignedHeaders={signed}, Signature={hmac.digest(key, text.encode(), 'sha256').hex()}"
     )
-
-
-def _signature(secret: str, terms: tuple[str, ...], text: str) -> str:
-    derived = f"AWS4{secret}".encode()
-    for term in terms:
-        derived = hmac.digest(derived, term.encode(), "sha256")
-    return hmac.digest(derived, text.encode(), "sha256").hex()

@@ -1,4 +1,4 @@
-"""A server on the loopback that answers each request as it is told, well or badly."""
+"""A server on the loopback interface whose replies are scripted, valid or not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zlib import crc32
 
 from typing_extensions import Self
 
-Play = Callable[[socket.socket], object]
+Reply = Callable[[socket.socket], object]
 """What is done to a connection once a request has come; hanging up follows if it returns True."""
 
 ITEM = {"target": {"S": "orders"}, "format": {"N": "2"}, "fence": {"N": "7"}}
@@ -25,56 +25,58 @@ def response(
 ) -> bytes:
     """A well-formed answer; ``headers`` (with _ for -) replace its own, None takes one away."""
     body = document if isinstance(document, bytes) else json.dumps(document).encode()
-    told: dict[str, str] = {
+    fields: dict[str, str] = {
         "content-type": "application/x-amz-json-1.0",
         "content-length": str(len(body)),
         "x-amz-crc32": str(crc32(body)),
     }
-    told.update({name.replace("_", "-"): value for name, value in headers.items()})
-    lines = [f"{version} {status}", *(f"{name}: {value}" for name, value in told.items())]
+    fields.update({name.replace("_", "-"): value for name, value in headers.items()})
+    lines = [f"{version} {status}", *(f"{name}: {value}" for name, value in fields.items())]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def fault(code: str, message: str = "said so", *, status: str = "400 Bad Request") -> bytes:
+def error_response(
+    code: str, message: str = "said so", *, status: str = "400 Bad Request"
+) -> bytes:
     document = {"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": message}
     return response(document, status=status)
 
 
-def says(data: bytes, *, hangs_up: bool = False) -> Play:
-    def play(connection: socket.socket) -> bool:
+def sends(data: bytes, *, close: bool = False) -> Reply:
+    def reply(connection: socket.socket) -> bool:
         connection.sendall(data)
-        return hangs_up
+        return close
 
-    return play
+    return reply
 
 
-def will_reset(connection: socket.socket) -> None:
+def reset_on_close(connection: socket.socket) -> None:
     """Closing it will cut the client off instead of saying goodbye."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def resets_after(data: bytes) -> Play:
-    def play(connection: socket.socket) -> bool:
+def sends_and_resets(data: bytes) -> Reply:
+    def reply(connection: socket.socket) -> bool:
         connection.sendall(data)
-        will_reset(connection)
+        reset_on_close(connection)
         return True
 
-    return play
+    return reply
 
 
-def hangs_up(_connection: socket.socket) -> bool:
+def closes(_connection: socket.socket) -> bool:
     return True
 
 
-def says_nothing(connection: socket.socket) -> bool:
+def sends_nothing(connection: socket.socket) -> bool:
     """Wait until the client has had enough."""
     return not connection.recv(1)
 
 
-def drips(data: bytes) -> Play:
+def sends_slowly(data: bytes) -> Reply:
     """One byte every 5 ms, for ever, or until the client has had enough."""
 
-    def play(connection: socket.socket) -> bool:
+    def reply(connection: socket.socket) -> bool:
         stop = threading.Event()
         for byte in data:
             connection.sendall(bytes([byte]))
@@ -83,7 +85,7 @@ def drips(data: bytes) -> Play:
             connection.sendall(b" ")
             stop.wait(0.005)
 
-    return play
+    return reply
 
 
 class Server:
@@ -91,15 +93,15 @@ class Server:
 
     def __init__(
         self,
-        plays: Sequence[Play] = (says(response({"Item": ITEM})),),
+        replies: Sequence[Reply] = (sends(response({"Item": ITEM})),),
         *,
         context: ssl.SSLContext | None = None,
         family: socket.AddressFamily = socket.AF_INET,
     ) -> None:
         self.requests: list[bytes] = []
         self.connections = 0
-        self.hung_up = threading.Semaphore(0)
-        self._plays = list(plays)
+        self.closed_connections = threading.Semaphore(0)
+        self._plays = list(replies)
         self._context = context
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
@@ -144,16 +146,16 @@ class Server:
                 self._open.add(connection)
             while request := _request(connection):
                 self.requests.append(request)
-                play = self._plays.pop(0) if len(self._plays) > 1 else self._plays[0]
-                if play(connection):
+                reply = self._plays.pop(0) if len(self._plays) > 1 else self._plays[0]
+                if reply(connection):
                     return
         except OSError:
-            pass  # the client has hung up, which some plays are about
+            pass  # the client has hung up, which some replies are about
         finally:
             self._open -= {plain, connection}
             connection.close()
             plain.close()
-            self.hung_up.release()
+            self.closed_connections.release()
 
 
 def _request(connection: socket.socket) -> bytes:
@@ -176,7 +178,7 @@ def _shut(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
-def a_port_where_nobody_listens() -> int:
+def unused_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
     return port

@@ -18,7 +18,7 @@ def noted(date: str, wall_ms: int) -> tuple[FakeClock, ServerClock]:
     """Our clock, and what is known of the server's from an answer that has just come."""
     clock = FakeClock(wall_ms=wall_ms)
     server = ServerClock(clock)
-    server.note(date)
+    server.update(date)
     return clock, server
 
 
@@ -72,6 +72,6 @@ def test_a_wrong_clock_that_is_corrected_is_not_corrected_twice() -> None:
 def test_what_is_no_date_says_nothing(date: str) -> None:
     _, server = noted(date, 0)
     assert server.offset_ms == 0
-    server.note("Thu, 01 Jan 1970 00:01:00 GMT")
-    server.note(date)
+    server.update("Thu, 01 Jan 1970 00:01:00 GMT")
+    server.update(date)
     assert server.offset_ms == 60_500

@@ -1,4 +1,4 @@
-"""An answer beyond doubt, "come back later", or none at all: against servers that do anything."""
+"""An item, "try again later", or declined: against servers that send anything."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lambda_migrate.clock import Deadline, SystemClock
 from lambda_migrate.errors import LeaseStoreUnavailable
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
 from lambda_migrate.lease.dynamodb_errors import RETRYABLE_CODES, ConditionFailed
-from lambda_migrate.lease.fast_client import client as signed_client
+from lambda_migrate.lease.fast_client import client as client_module
 from lambda_migrate.lease.fast_client import endpoint as endpoint_module
 from lambda_migrate.lease.fast_client import http
 from lambda_migrate.lease.fast_client.client import FastClient
@@ -35,20 +35,20 @@ from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.testing import FakeClock
 from tests.unit.lease.misbehaving_server import (
     ITEM,
-    Play,
+    Reply,
     Server,
-    a_port_where_nobody_listens,
-    drips,
-    fault,
-    hangs_up,
-    resets_after,
+    closes,
+    error_response,
+    reset_on_close,
     response,
-    says,
-    says_nothing,
-    will_reset,
+    sends,
+    sends_and_resets,
+    sends_nothing,
+    sends_slowly,
+    unused_port,
 )
 
-# A connection that somebody forgot to close fails the test that left it.
+# A connection that was not closed fails the test that opened it.
 pytestmark = pytest.mark.filterwarnings("error::ResourceWarning")
 
 SECRETS = ("AKIDVISIBLE", "s3cr3t-k3y", "s3ss10n-t0ken")
@@ -63,10 +63,10 @@ TABLE = "leases"
 
 
 @pytest.fixture(autouse=True, scope="module")
-def nothing_is_left_open() -> Iterator[None]:
-    """What a cycle of references still holds at the end is found out, too.
+def check_for_unclosed_sockets() -> Iterator[None]:
+    """Fail for sockets that only a cycle of references keeps open, too.
 
-    What other modules' tests left in this process is collected first: it is not ours.
+    What other modules' tests left in this process is collected first.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
@@ -79,72 +79,72 @@ def environ(url: str, **more: str) -> dict[str, str]:
     return {**ENVIRON, "AWS_ENDPOINT_URL_DYNAMODB": url, **more}
 
 
-def client_of(server: Server, **more: str) -> FastClient:
+def client_for(server: Server, **more: str) -> FastClient:
     return FastClient(environ(server.url, **more))
 
 
-def ask(asked: FastClient, target: str = "orders") -> Mapping[str, Any] | None:
-    return asked.get_item(TABLE, target)
+def read(client: FastClient, target: str = "orders") -> Mapping[str, Any] | None:
+    return client.get_item(TABLE, target)
 
 
-def refused(asked: FastClient) -> str:
-    """Ask and be told to come back; whatever is told holds no secret, causes included."""
+def read_error(client: FastClient) -> str:
+    """The message of the retryable error of a read, which contains no secret."""
     with pytest.raises(LeaseStoreUnavailable) as caught:
-        ask(asked)
-    told = str(caught.value) + repr(caught.value) + str(caught.value.__cause__)
+        read(client)
+    shown = str(caught.value) + repr(caught.value) + str(caught.value.__cause__)
     assert caught.value.__cause__ is None
-    assert not any(secret in told for secret in SECRETS)
-    assert f"'{TABLE}'" in told
+    assert not any(secret in shown for secret in SECRETS)
+    assert f"'{TABLE}'" in shown
     return str(caught.value)
 
 
-def answers_once(plays: list[Play]) -> Mapping[str, Any] | None:
-    """What one read makes of a server that plays; nothing of it stays open."""
-    with Server(plays) as server:
-        asked = client_of(server)
+def read_once(replies: list[Reply]) -> Mapping[str, Any] | None:
+    """What one read makes of a server that replies; nothing of it stays open."""
+    with Server(replies) as server:
+        client = client_for(server)
         try:
-            return ask(asked)
+            return read(client)
         finally:
-            asked.close()
+            client.close()
 
 
 # --- answers
 
 
-def test_an_item_is_answered_as_dynamodb_sent_it() -> None:
-    assert answers_once([says(response({"Item": ITEM}))]) == ITEM
+def test_an_item_is_returned_as_dynamodb_sent_it() -> None:
+    assert read_once([sends(response({"Item": ITEM}))]) == ITEM
 
 
 @pytest.mark.parametrize("document", [{}, {"ConsumedCapacity": {"TableName": TABLE}}])
-def test_no_item_is_an_empty_one(document: dict[str, Any]) -> None:
-    assert answers_once([says(response(document))]) == {}
+def test_a_missing_item_is_returned_as_an_empty_one(document: dict[str, Any]) -> None:
+    assert read_once([sends(response(document))]) == {}
 
 
-def test_a_checksum_is_not_demanded() -> None:
+def test_a_response_without_a_checksum_is_accepted() -> None:
     data = response({"Item": ITEM}).replace(b"x-amz-crc32", b"x-other")
-    assert answers_once([says(data)]) == ITEM
+    assert read_once([sends(data)]) == ITEM
 
 
-def test_an_interim_answer_is_passed_over() -> None:
+def test_an_interim_response_is_skipped() -> None:
     interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
-    assert answers_once([says(interim + response({"Item": ITEM}))]) == ITEM
+    assert read_once([sends(interim + response({"Item": ITEM}))]) == ITEM
 
 
-def test_an_answer_in_pieces_is_put_together() -> None:
+def test_a_response_in_pieces_is_put_together() -> None:
     data = response({"Item": ITEM})
 
     def in_pieces(connection: socket.socket) -> None:
         for begin in range(0, len(data), 7):
             connection.sendall(data[begin : begin + 7])
 
-    assert answers_once([in_pieces]) == ITEM
+    assert read_once([in_pieces]) == ITEM
 
 
 def test_an_ipv6_endpoint_is_reached() -> None:
     with Server(family=socket.AF_INET6) as server:
-        asked = client_of(server)
-        assert ask(asked) == ITEM
-        asked.close()
+        client = client_for(server)
+        assert read(client) == ITEM
+        client.close()
         assert f"Host: [::1]:{server.port}\r\n".encode() in server.requests[0]
 
 
@@ -162,47 +162,47 @@ def test_an_ipv6_endpoint_is_reached() -> None:
             date="Tue, 14 Nov 2023 22:27:20 GMT",
         ),
     ],
-    ids=["an item", "busy", "a doubt"],
+    ids=["an item", "busy", "unusable"],
 )
-def test_every_answer_tells_the_servers_clock(data: bytes) -> None:
-    with Server([says(data), says(response({"Item": ITEM}))]) as server:
-        asked = FastClient(environ(server.url), clock=FakeClock())
-        table = DynamoDBLeaseTable(TABLE, "orders", fast_client=asked, client=pytest.fail)
+def test_every_response_updates_the_server_clock(data: bytes) -> None:
+    with Server([sends(data), sends(response({"Item": ITEM}))]) as server:
+        client = FastClient(environ(server.url), clock=FakeClock())
+        table = DynamoDBLeaseTable(TABLE, "orders", fast_client=client, client=pytest.fail)
         assert table.clock_offset_ms == 0
         with suppress(LeaseStoreUnavailable):
-            ask(asked)
+            read(client)
         assert table.clock_offset_ms == 840_500
-        ask(asked)  # an answer without a date changes nothing
+        read(client)  # an answer without a date changes nothing
         assert table.clock_offset_ms == 840_500
-        asked.close()
+        client.close()
 
 
-def test_a_clock_that_is_set_after_an_answer_changes_nothing() -> None:
+def test_setting_the_wall_clock_after_a_response_changes_nothing() -> None:
     clock = FakeClock()
     data = response({"Item": ITEM}, date="Tue, 14 Nov 2023 22:13:20 GMT")
-    with Server([says(data)]) as server:
-        asked = FastClient(environ(server.url), clock=clock)
+    with Server([sends(data)]) as server:
+        client = FastClient(environ(server.url), clock=clock)
         table = DynamoDBLeaseTable(
-            TABLE, "orders", fast_client=asked, client=pytest.fail, clock=clock
+            TABLE, "orders", fast_client=client, client=pytest.fail, clock=clock
         )
-        ask(asked)
+        read(client)
         now_ms = clock.wall_ms()
         assert table.now_ms() == now_ms
         clock.jump(-1860)
         clock.advance(7)
         assert table.now_ms() == now_ms + 7_500  # half a second is the header's
-        asked.close()
+        client.close()
 
 
 # --- connections
 
 
-def test_a_connection_is_used_again() -> None:
+def test_a_connection_is_reused() -> None:
     with Server() as server:
-        asked = client_of(server)
-        assert [ask(asked) for _ in range(3)] == [ITEM] * 3
-        asked.close()
-        assert (server.connections, len(server.requests), asked.requests) == (1, 3, 3)
+        client = client_for(server)
+        assert [read(client) for _ in range(3)] == [ITEM] * 3
+        client.close()
+        assert (server.connections, len(server.requests), client.request_count) == (1, 3, 3)
 
 
 @pytest.mark.parametrize(
@@ -213,88 +213,88 @@ def test_a_connection_is_used_again() -> None:
     ],
     ids=["connection: close", "HTTP/1.0"],
 )
-def test_a_connection_that_the_server_will_close_is_not_kept(data: bytes) -> None:
-    with Server([says(data)]) as server:
-        asked = client_of(server)
-        assert [ask(asked), ask(asked)] == [ITEM] * 2
+def test_a_connection_that_the_server_will_close_is_not_reused(data: bytes) -> None:
+    with Server([sends(data)]) as server:
+        client = client_for(server)
+        assert [read(client), read(client)] == [ITEM] * 2
         assert server.connections == 2
 
 
-def test_a_kept_connection_that_was_closed_meanwhile_is_replaced_by_a_fresh_one() -> None:
-    with Server([says(response({"Item": ITEM}), hangs_up=True)]) as server:
-        asked = client_of(server)
-        assert ask(asked) == ITEM
-        server.hung_up.acquire()
-        assert ask(asked) == ITEM
-        asked.close()
-        assert (server.connections, asked.requests) == (2, 2)
+def test_an_idle_connection_that_was_closed_is_replaced() -> None:
+    with Server([sends(response({"Item": ITEM}), close=True)]) as server:
+        client = client_for(server)
+        assert read(client) == ITEM
+        server.closed_connections.acquire()
+        assert read(client) == ITEM
+        client.close()
+        assert (server.connections, client.request_count) == (2, 2)
 
 
-def test_a_kept_connection_that_was_reset_meanwhile_is_replaced_by_a_fresh_one() -> None:
-    with Server([resets_after(response({"Item": ITEM}))]) as server:
-        asked = client_of(server)
-        assert ask(asked) == ITEM
-        server.hung_up.acquire()
-        assert ask(asked) == ITEM
-        asked.close()
-        assert (server.connections, asked.requests) == (2, 2)
+def test_an_idle_connection_that_was_reset_is_replaced() -> None:
+    with Server([sends_and_resets(response({"Item": ITEM}))]) as server:
+        client = client_for(server)
+        assert read(client) == ITEM
+        server.closed_connections.acquire()
+        assert read(client) == ITEM
+        client.close()
+        assert (server.connections, client.request_count) == (2, 2)
 
 
-def test_a_kept_connection_that_is_closed_instead_of_an_answer_is_replaced_once() -> None:
-    with Server([says(response({"Item": ITEM})), hangs_up]) as server:
-        asked = client_of(server)
-        assert ask(asked) == ITEM
-        assert "closed" in refused(asked)
-        assert (server.connections, len(server.requests), asked.requests) == (2, 3, 2)
+def test_a_connection_that_is_closed_instead_of_a_response_is_replaced_once() -> None:
+    with Server([sends(response({"Item": ITEM})), closes]) as server:
+        client = client_for(server)
+        assert read(client) == ITEM
+        assert "closed" in read_error(client)
+        assert (server.connections, len(server.requests), client.request_count) == (2, 3, 2)
 
 
-def test_closing_hangs_up_and_the_next_read_opens_one_again() -> None:
+def test_close_closes_the_connection_and_the_next_read_opens_another() -> None:
     with Server() as server:
-        asked = client_of(server)
-        assert ask(asked) == ITEM
-        asked.close()
-        asked.close()
-        server.hung_up.acquire()
-        assert ask(asked) == ITEM
-        asked.close()
+        client = client_for(server)
+        assert read(client) == ITEM
+        client.close()
+        client.close()
+        server.closed_connections.acquire()
+        assert read(client) == ITEM
+        client.close()
         assert server.connections == 2
 
 
-def test_a_connection_to_an_endpoint_that_the_environment_has_left_is_not_used() -> None:
-    with Server() as first, Server([says(response({}))]) as second:
+def test_a_connection_to_another_endpoint_than_the_current_one_is_not_reused() -> None:
+    with Server() as first, Server([sends(response({}))]) as second:
         changing = environ(first.url)
-        asked = FastClient(changing)
-        assert ask(asked) == ITEM
+        client = FastClient(changing)
+        assert read(client) == ITEM
         changing["AWS_ENDPOINT_URL_DYNAMODB"] = second.url
-        assert ask(asked) == {}
-        asked.close()
+        assert read(client) == {}
+        client.close()
 
 
 def test_threads_may_share_one_client() -> None:
     with Server() as server:
-        asked = client_of(server)
+        client = client_for(server)
         with ThreadPoolExecutor(8) as pool:
-            assert list(pool.map(lambda _: ask(asked), range(40))) == [ITEM] * 40
-        asked.close()
+            assert list(pool.map(lambda _: read(client), range(40))) == [ITEM] * 40
+        client.close()
 
 
-# --- doubts: boto3 is asked
+# --- responses that are left to boto3
 
-DOUBTS: dict[str, bytes] = {
+FALLBACK_RESPONSES: dict[str, bytes] = {
     "garbage": b"\x00\x01 garbage\r\n\r\n",
     "another protocol": b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
     "no status": b"HTTP/1.1 ok\r\n\r\n",
     "a status that is no number": b"HTTP/1.1 \xb2\xb2\xb2 OK\r\ncontent-length: 0\r\n\r\n",
     "a header without a name": b"HTTP/1.1 200 OK\r\n: x\r\n\r\n",
     "a folded header": b"HTTP/1.1 200 OK\r\na: b\r\n c: d\r\ncontent-length: 2\r\n\r\n{}",
-    "a head without an end": b"HTTP/1.1 200 OK\r\nx: " + b"y" * (http.MAX_HEAD + 9),
+    "a head without an end": b"HTTP/1.1 200 OK\r\nx: " + b"y" * (http.MAX_HEAD_BYTES + 9),
     "interim answers without an end": b"HTTP/1.1 100 Continue\r\n\r\n" * 2000,
     "another protocol's switch": b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
     "no length": b"HTTP/1.1 200 OK\r\n\r\n{}",
     "two lengths": b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 2\r\n\r\n{}",
     "a negative length": response({}, content_length="-2"),
     "a length that is no number": response({}, content_length="two"),
-    "too great a length": response({}, content_length=str(http.MAX_BODY + 1)),
+    "too great a length": response({}, content_length=str(http.MAX_BODY_BYTES + 1)),
     "a length of many digits": response({}, content_length="9" * 5000),
     "a length shorter than the body": response({}, content_length="1"),
     "chunks": response(b"2\r\n{}\r\n0\r\n\r\n", transfer_encoding="chunked"),
@@ -317,7 +317,7 @@ DOUBTS: dict[str, bytes] = {
     "an error without a code": response({}, status="400 Bad Request"),
     "a page as an error": response(b"<html/>", status="403 Forbidden"),
     **{
-        code: fault(code, "The Canonical String should have been\nx-amz-security-token:")
+        code: error_response(code, "The Canonical String should have been\nx-amz-security-token:")
         for code in (
             "AccessDeniedException",
             "ExpiredTokenException",
@@ -332,42 +332,42 @@ DOUBTS: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("data", DOUBTS.values(), ids=DOUBTS)
-def test_a_doubt_is_no_answer_and_the_client_is_not_asked_again(data: bytes) -> None:
-    with Server([says(data)]) as server:
-        asked = client_of(server)
-        assert ask(asked) is None
-        server.hung_up.acquire()
-        assert ask(asked) is None
-        assert (len(server.requests), asked.requests) == (1, 1)
+@pytest.mark.parametrize("data", FALLBACK_RESPONSES.values(), ids=FALLBACK_RESPONSES)
+def test_an_unusable_response_declines_and_disables_the_client(data: bytes) -> None:
+    with Server([sends(data)]) as server:
+        client = client_for(server)
+        assert read(client) is None
+        server.closed_connections.acquire()
+        assert read(client) is None
+        assert (len(server.requests), client.request_count) == (1, 1)
 
 
 @pytest.mark.parametrize("table", ["arn:aws:dynamodb:eu-west-1:1:table/x", "größe", "a/b", "a\r\n"])
-def test_a_table_that_is_no_plain_name_is_a_doubt_without_a_request(table: str) -> None:
+def test_a_table_that_is_not_a_plain_name_declines_without_a_request(table: str) -> None:
     with Server() as server:
-        asked = client_of(server)
-        assert asked.get_item(table, "orders") is None
-        assert (server.connections, asked.requests) == (0, 0)
+        client = client_for(server)
+        assert client.get_item(table, "orders") is None
+        assert (server.connections, client.request_count) == (0, 0)
 
 
-def test_an_environment_in_doubt_is_one_without_a_request() -> None:
+def test_an_unsupported_environment_declines_without_a_request() -> None:
     with Server() as server:
-        asked = client_of(server, AWS_PROFILE="dev")
-        assert ask(asked) is None
-        assert (server.connections, asked.requests) == (0, 0)
+        client = client_for(server, AWS_PROFILE="dev")
+        assert read(client) is None
+        assert (server.connections, client.request_count) == (0, 0)
 
 
-def test_a_doubt_that_took_long_ends_the_call_and_boto3_has_the_next() -> None:
+def test_declining_late_ends_the_call_and_boto3_does_the_next() -> None:
     clock = FakeClock()
 
     def takes_long(connection: socket.socket) -> None:
-        clock.advance(signed_client.FALLBACK_LIMIT_SECONDS + 0.1)
-        connection.sendall(DOUBTS["a page"])
+        clock.advance(client_module.FALLBACK_LIMIT_SECONDS + 0.1)
+        connection.sendall(FALLBACK_RESPONSES["a page"])
 
     with Server([takes_long]) as server:
-        asked = FastClient(environ(server.url), clock=clock)
-        refused(asked)
-        assert ask(asked) is None
+        client = FastClient(environ(server.url), clock=clock)
+        read_error(client)
+        assert read(client) is None
         assert len(server.requests) == 1
 
 
@@ -375,78 +375,82 @@ def test_a_doubt_that_took_long_ends_the_call_and_boto3_has_the_next() -> None:
 
 
 @pytest.mark.parametrize("code", sorted(RETRYABLE_CODES))
-def test_throttling_is_told_as_such_with_dynamodbs_words(code: str) -> None:
-    with Server([says(fault(code, "slow down")), says(response({"Item": ITEM}))]) as server:
-        asked = client_of(server)
-        assert refused(asked).endswith(f"{code} slow down")
-        assert ask(asked) == ITEM
-        asked.close()
+def test_throttling_is_raised_with_dynamodbs_message(code: str) -> None:
+    with Server(
+        [sends(error_response(code, "slow down")), sends(response({"Item": ITEM}))]
+    ) as server:
+        client = client_for(server)
+        assert read_error(client).endswith(f"{code} slow down")
+        assert read(client) == ITEM
+        client.close()
         assert server.connections == 1
 
 
 @pytest.mark.parametrize(
     "data",
     [
-        fault("InternalServerError", status="500 Internal Server Error"),
+        error_response("InternalServerError", status="500 Internal Server Error"),
         response(b"<html>gateway</html>", status="502 Bad Gateway"),
         response(b"", status="503 Service Unavailable", transfer_encoding="chunked"),
         b"HTTP/1.1 504 Gateway Timeout\r\n\r\n",
     ],
 )
-def test_a_server_error_is_told_whatever_its_body(data: bytes) -> None:
-    with Server([says(data), says(response({"Item": ITEM}))]) as server:
-        asked = client_of(server)
-        assert "HTTP 50" in refused(asked)
-        assert ask(asked) == ITEM
-        asked.close()
+def test_a_server_error_is_retryable_whatever_its_body(data: bytes) -> None:
+    with Server([sends(data), sends(response({"Item": ITEM}))]) as server:
+        client = client_for(server)
+        assert "HTTP 50" in read_error(client)
+        assert read(client) == ITEM
+        client.close()
 
 
-def test_of_what_dynamodb_says_only_the_first_line_is_told() -> None:
+def test_only_the_first_line_of_dynamodbs_message_is_shown() -> None:
     quoting = f"slow down\nx-amz-security-token:{SECRETS[2]}"
-    with Server([says(fault("ThrottlingException", quoting))]) as server:
-        asked = client_of(server)
-        assert refused(asked).endswith("slow down")
-        asked.close()
+    with Server([sends(error_response("ThrottlingException", quoting))]) as server:
+        client = client_for(server)
+        assert read_error(client).endswith("slow down")
+        client.close()
 
 
-# --- silence
+# --- no response
 
-SILENCES: dict[str, Play] = {
-    "hangs up at once": hangs_up,
-    "hangs up within the head": says(b"HTTP/1.1 200", hangs_up=True),
-    "hangs up within the body": says(response({"Item": ITEM})[:-3], hangs_up=True),
-    "a length longer than the body": says(response({}, content_length="9")),
-    "says nothing": says_nothing,
-    "drips its head": drips(b"HTTP/1.1 200 OK\r\n"),
-    "drips its body": drips(response({}, content_length="9999")),
+NO_RESPONSE: dict[str, Reply] = {
+    "hangs up at once": closes,
+    "hangs up within the head": sends(b"HTTP/1.1 200", close=True),
+    "hangs up within the body": sends(response({"Item": ITEM})[:-3], close=True),
+    "a length longer than the body": sends(response({}, content_length="9")),
+    "sends nothing": sends_nothing,
+    "sends_slowly its head": sends_slowly(b"HTTP/1.1 200 OK\r\n"),
+    "sends_slowly its body": sends_slowly(response({}, content_length="9999")),
 }
 
 
 @pytest.fixture
-def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signed_client, "CONNECT_TIMEOUT_SECONDS", 0.2)
-    monkeypatch.setattr(signed_client, "READ_TIMEOUT_SECONDS", 0.04)
+def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "CONNECT_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(client_module, "READ_TIMEOUT_SECONDS", 0.04)
 
 
-@pytest.mark.parametrize("play", SILENCES.values(), ids=SILENCES)
-def test_silence_is_retryable_and_ends_in_time(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Server([play, says(response({"Item": ITEM}))]) as server:
-        asked = client_of(server)
+@pytest.mark.parametrize("reply", NO_RESPONSE.values(), ids=NO_RESPONSE)
+def test_no_response_is_retryable_and_ends_in_time(
+    reply: Reply, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Server([reply, sends(response({"Item": ITEM}))]) as server:
+        client = client_for(server)
         with monkeypatch.context() as hurry:  # but not for the answer that comes
-            hurry.setattr(signed_client, "READ_TIMEOUT_SECONDS", 0.04)
-            refused(asked)
-        server.hung_up.acquire()
-        assert ask(asked) == ITEM
-        asked.close()
+            hurry.setattr(client_module, "READ_TIMEOUT_SECONDS", 0.04)
+            read_error(client)
+        server.closed_connections.acquire()
+        assert read(client) == ITEM
+        client.close()
 
 
-def test_a_port_where_nobody_listens_is_silence() -> None:
-    asked = FastClient(environ(f"http://127.0.0.1:{a_port_where_nobody_listens()}"))
-    assert "ConnectionRefusedError" in refused(asked)
-    assert asked.requests == 0  # nobody took one
+def test_a_refused_connection_is_no_response() -> None:
+    client = FastClient(environ(f"http://127.0.0.1:{unused_port()}"))
+    assert "ConnectionRefusedError" in read_error(client)
+    assert client.request_count == 0  # none was accepted
 
 
-def test_a_name_that_takes_all_the_time_is_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_takes_all_the_time_is_no_response(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = FakeClock()
     place = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 9))
 
@@ -455,11 +459,13 @@ def test_a_name_that_takes_all_the_time_is_silence(monkeypatch: pytest.MonkeyPat
         return [place]
 
     monkeypatch.setattr(socket, "getaddrinfo", slowly)
-    assert "no answer in time" in refused(FastClient(environ("http://ddb.test"), clock=clock))
+    assert "timed out" in read_error(FastClient(environ("http://ddb.test"), clock=clock))
 
 
-@pytest.mark.usefixtures("in_a_hurry")
-def test_a_name_that_is_not_resolved_in_time_is_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("short_timeouts")
+def test_a_name_that_is_not_resolved_in_time_is_no_response(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     answers = threading.Event()
 
     def slow(*_: object, **__: object) -> list[Any]:
@@ -467,12 +473,12 @@ def test_a_name_that_is_not_resolved_in_time_is_silence(monkeypatch: pytest.Monk
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", slow)
-    assert "was not resolved within" in refused(FastClient(environ("http://ddb.test")))
+    assert "was not resolved within" in read_error(FastClient(environ("http://ddb.test")))
     answers.set()
 
 
-@pytest.mark.usefixtures("in_a_hurry")
-def test_a_connection_that_nobody_accepts_is_silence() -> None:
+@pytest.mark.usefixtures("short_timeouts")
+def test_a_connection_that_is_not_accepted_is_no_response() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
         address = listener.getsockname()
         waiting = []
@@ -481,17 +487,17 @@ def test_a_connection_that_nobody_accepts_is_silence() -> None:
             each.setblocking(False)
             each.connect_ex(address)
             waiting.append(each)
-        refused(FastClient(environ(f"http://127.0.0.1:{address[1]}")))
+        read_error(FastClient(environ(f"http://127.0.0.1:{address[1]}")))
         for each in waiting:
             each.close()
 
 
-def test_a_name_without_an_address_is_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nobody(*_: object, **__: object) -> list[Any]:
+def test_a_name_without_an_address_is_no_response(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> list[Any]:
         raise socket.gaierror(-2, "Name or service not known")
 
-    monkeypatch.setattr(socket, "getaddrinfo", nobody)
-    assert "ddb.test has no address" in refused(FastClient(environ("http://ddb.test")))
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    assert "cannot resolve ddb.test" in read_error(FastClient(environ("http://ddb.test")))
 
 
 def test_every_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -499,35 +505,37 @@ def test_every_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch) -> No
         kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
         places = [
             (999, socket.SOCK_STREAM, 6, "", ("of a family that this machine has not", 1)),
-            (*kind, ("127.0.0.1", a_port_where_nobody_listens())),
+            (*kind, ("127.0.0.1", unused_port())),
             (*kind, ("127.0.0.1", server.port)),
         ]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: places)
-        asked = FastClient(environ("http://ddb.test"))
-        assert ask(asked) == ITEM
-        asked.close()
+        client = FastClient(environ("http://ddb.test"))
+        assert read(client) == ITEM
+        client.close()
 
 
-def found_by_itself(monkeypatch: pytest.MonkeyPatch, port: int) -> FastClient:
+def client_without_endpoint_setting(monkeypatch: pytest.MonkeyPatch, port: int) -> FastClient:
     """A client whose endpoint no setting names."""
     key, endpoint = AWSCredentials("a", "b"), Endpoint(False, "127.0.0.1", port)
     monkeypatch.setattr(
-        signed_client, "resolve_config", lambda _: ClientConfig(key, "us-east-1", endpoint, "")
+        client_module, "resolve_config", lambda _: ClientConfig(key, "us-east-1", endpoint, "")
     )
     return FastClient({})
 
 
-def test_silence_at_an_endpoint_that_nobody_named_is_a_doubt_at_first(
+def test_no_response_from_an_endpoint_without_a_setting_declines_at_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert ask(found_by_itself(monkeypatch, a_port_where_nobody_listens())) is None
+    assert read(client_without_endpoint_setting(monkeypatch, unused_port())) is None
 
 
-def test_silence_after_an_answer_is_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Server([says(response({"Item": ITEM})), hangs_up]) as server:
-        asked = found_by_itself(monkeypatch, server.port)
-        assert ask(asked) == ITEM
-        refused(asked)
+def test_no_response_after_an_earlier_response_is_retryable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Server([sends(response({"Item": ITEM})), closes]) as server:
+        client = client_without_endpoint_setting(monkeypatch, server.port)
+        assert read(client) == ITEM
+        read_error(client)
 
 
 # --- TLS
@@ -551,30 +559,27 @@ def tls_server(leaf: trustme.LeafCert) -> Server:
     return Server(context=context)
 
 
-def test_a_verified_server_is_answered_and_its_connection_used_again(
-    authority: trustme.CA, pem: str
-) -> None:
-    for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
-        with tls_server(authority.issue_cert("127.0.0.1")) as server:
-            asked = client_of(server, **{name: pem})
-            assert [ask(asked), ask(asked)] == [ITEM, ITEM]
-            asked.close()
-            assert server.connections == 1
+def test_a_connection_to_a_verified_server_is_reused(authority: trustme.CA, pem: str) -> None:
+    with tls_server(authority.issue_cert("127.0.0.1")) as server:
+        client = client_for(server, AWS_CA_BUNDLE=pem)
+        assert [read(client), read(client)] == [ITEM, ITEM]
+        client.close()
+        assert server.connections == 1
 
 
-def test_a_server_is_asked_for_by_its_name(
+def test_the_tls_handshake_names_the_server(
     authority: trustme.CA, pem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked_for: list[str | None] = []
+    requested_names: list[str | None] = []
     with tls_server(authority.issue_cert("localhost")) as server:
         assert server._context is not None
-        server._context.sni_callback = lambda _socket, name, _context: asked_for.append(name)
+        server._context.sni_callback = lambda _socket, name, _context: requested_names.append(name)
         url = server.url.replace("127.0.0.1", "localhost")
         monkeypatch.setattr(socket, "getaddrinfo", _only_ipv4(server.port))
-        asked = FastClient(environ(url, AWS_CA_BUNDLE=pem))
-        assert ask(asked) == ITEM
-        asked.close()
-    assert asked_for == ["localhost"]
+        client = FastClient(environ(url, AWS_CA_BUNDLE=pem))
+        assert read(client) == ITEM
+        client.close()
+    assert requested_names == ["localhost"]
 
 
 def _only_ipv4(port: int) -> Callable[..., list[Any]]:
@@ -593,21 +598,21 @@ CERTIFICATES: dict[str, Callable[[trustme.CA], trustme.LeafCert]] = {
 
 
 @pytest.mark.parametrize("issue", CERTIFICATES.values(), ids=CERTIFICATES)
-def test_a_server_that_is_not_verified_is_never_sent_a_request(
+def test_a_server_that_is_not_verified_gets_no_request(
     authority: trustme.CA, pem: str, issue: Callable[[trustme.CA], trustme.LeafCert]
 ) -> None:
     with tls_server(issue(authority)) as server:
-        assert ask(client_of(server, AWS_CA_BUNDLE=pem)) is None
+        assert read(client_for(server, AWS_CA_BUNDLE=pem)) is None
         assert server.requests == []
 
 
-def test_a_server_is_not_verified_by_the_systems_authorities_alone(authority: trustme.CA) -> None:
+def test_a_private_certificate_is_not_trusted_without_its_bundle(authority: trustme.CA) -> None:
     with tls_server(authority.issue_cert("127.0.0.1")) as server:
-        assert ask(client_of(server)) is None
+        assert read(client_for(server)) is None
         assert server.requests == []
 
 
-def test_a_server_without_tls_is_a_doubt(pem: str) -> None:
+def test_a_server_without_tls_declines(pem: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
 
@@ -619,16 +624,16 @@ def test_a_server_without_tls_is_a_doubt(pem: str) -> None:
 
         thread = threading.Thread(target=greet)
         thread.start()
-        asked = FastClient(environ(f"https://127.0.0.1:{port}", AWS_CA_BUNDLE=pem))
-        assert ask(asked) is None
+        client = FastClient(environ(f"https://127.0.0.1:{port}", AWS_CA_BUNDLE=pem))
+        assert read(client) is None
         thread.join()
 
 
-@pytest.mark.usefixtures("in_a_hurry")
-def test_a_handshake_that_nobody_answers_is_silence(pem: str) -> None:
+@pytest.mark.usefixtures("short_timeouts")
+def test_a_handshake_without_a_reply_is_no_response(pem: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"https://127.0.0.1:{listener.getsockname()[1]}"
-        assert "no TLS handshake: TimeoutError" in refused(
+        assert "TLS handshake failed: TimeoutError" in read_error(
             FastClient(environ(url, AWS_CA_BUNDLE=pem))
         )
 
@@ -644,42 +649,42 @@ def test_a_connection_made_too_late_for_a_handshake_is_closed() -> None:
     with Server() as server:
         endpoint = Endpoint(True, "127.0.0.1", server.port)
         context = ssl.create_default_context()
-        with pytest.raises(http.NoResponse, match="no answer in time"):
+        with pytest.raises(http.NoResponse, match="timed out"):
             http.connect(endpoint, context, Deadline(1.0, OverOnceConnected()))
-        server.hung_up.acquire()
+        server.closed_connections.acquire()
 
 
-def test_a_handshake_that_is_cut_off_is_silence(pem: str) -> None:
+def test_a_handshake_that_is_cut_off_is_no_response(pem: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"https://127.0.0.1:{listener.getsockname()[1]}"
 
         def cut_off() -> None:
             connection, _ = listener.accept()
             connection.recv(1)
-            will_reset(connection)
+            reset_on_close(connection)
             connection.close()
 
         thread = threading.Thread(target=cut_off)
         thread.start()
-        told = refused(FastClient(environ(url, AWS_CA_BUNDLE=pem)))
+        message = read_error(FastClient(environ(url, AWS_CA_BUNDLE=pem)))
         thread.join()
-    assert "no TLS handshake: ConnectionResetError" in told
+    assert "TLS handshake failed: ConnectionResetError" in message
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"], ids=["missing", "no PEM"])
-def test_a_bundle_that_cannot_be_used_is_a_doubt(tmp_path: Path, content: str | None) -> None:
+def test_a_bundle_that_cannot_be_used_declines(tmp_path: Path, content: str | None) -> None:
     bundle = tmp_path / "ca.pem"
     if content is not None:
         bundle.write_text(content)
-    asked = FastClient(environ("https://127.0.0.1:1", AWS_CA_BUNDLE=str(bundle)))
-    assert ask(asked) is None
-    assert asked.requests == 0
+    client = FastClient(environ("https://127.0.0.1:1", AWS_CA_BUNDLE=str(bundle)))
+    assert read(client) is None
+    assert client.request_count == 0
 
 
 # --- the lease table that has one
 
 
-class NoClient:
+class StubBoto3Client:
     """A boto3 client that counts, and answers."""
 
     def __init__(self) -> None:
@@ -694,19 +699,19 @@ class NoClient:
         self.is_closed = True
 
 
-def table_of(server: Server, client: Callable[[], Any]) -> DynamoDBLeaseTable:
+def table_for(server: Server, client: Callable[[], Any]) -> DynamoDBLeaseTable:
     return DynamoDBLeaseTable(
-        TABLE, "orders", client=client, fast_client=client_of(server), clock=FakeClock()
+        TABLE, "orders", client=client, fast_client=client_for(server), clock=FakeClock()
     )
 
 
-def no_client() -> Any:
+def fail_if_called() -> Any:
     raise AssertionError("boto3 is not needed")
 
 
-def test_a_table_that_is_read_makes_no_client() -> None:
+def test_reading_a_table_creates_no_boto3_client() -> None:
     with Server() as server:
-        table = table_of(server, no_client)
+        table = table_for(server, fail_if_called)
         assert [table.read(), table.read(consistent=True)] == [LeaseState(fence=7)] * 2
         table.close()
         assert table.calls == 2
@@ -716,32 +721,32 @@ def test_a_table_that_is_read_makes_no_client() -> None:
         ]
 
 
-def test_a_table_goes_to_boto3_on_a_doubt_and_stays_there() -> None:
-    client = NoClient()
-    with Server([says(DOUBTS["a page"])]) as server:
-        table = table_of(server, lambda: client)
+def test_a_table_uses_boto3_once_the_fast_client_has_declined() -> None:
+    client = StubBoto3Client()
+    with Server([sends(FALLBACK_RESPONSES["a page"])]) as server:
+        table = table_for(server, lambda: client)
         assert [table.read().fence, table.read().fence] == [8, 8]
         assert (len(server.requests), client.calls, table.calls) == (1, 2, 3)
         table.close()
         assert client.is_closed
 
 
-def test_a_table_whose_store_is_busy_makes_no_client_either() -> None:
-    with Server([says(fault("ThrottlingException"))]) as server:
-        table = table_of(server, no_client)
+def test_a_busy_table_creates_no_boto3_client_either() -> None:
+    with Server([sends(error_response("ThrottlingException"))]) as server:
+        table = table_for(server, fail_if_called)
         with pytest.raises(LeaseStoreUnavailable, match="ThrottlingException"):
             table.read()
         table.close()
         assert table.calls == 1
 
 
-def test_closing_a_table_that_was_never_used_makes_nothing() -> None:
-    DynamoDBLeaseTable(TABLE, "orders", client=no_client).close()
+def test_closing_a_table_that_was_never_used_creates_no_client() -> None:
+    DynamoDBLeaseTable(TABLE, "orders", client=fail_if_called).close()
 
 
 # --- what it costs
 
-NEVER = (
+HEAVY_MODULES = (
     "aws_lambda_powertools",
     "boto3",
     "botocore",
@@ -767,7 +772,7 @@ print(" ".join(sorted(set(sys.modules) - before)))
 """
 
 
-def loaded_by_one_read(server: Server, **more: str) -> set[str]:
+def modules_loaded_by_one_read(server: Server, **more: str) -> set[str]:
     path = os.pathsep.join(sys.path)
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
@@ -782,18 +787,18 @@ def loaded_by_one_read(server: Server, **more: str) -> set[str]:
 
 def test_a_read_in_a_fresh_process_loads_nothing_heavy() -> None:
     with Server() as server:
-        loaded = loaded_by_one_read(server)
+        loaded = modules_loaded_by_one_read(server)
     assert "lambda_migrate.lease.fast_client.http" in loaded
-    assert not loaded & {*NEVER, "ssl"}
+    assert not loaded & {*HEAVY_MODULES, "ssl"}
 
 
 def test_a_read_by_tls_loads_ssl_and_nothing_else_that_is_heavy(
     authority: trustme.CA, pem: str
 ) -> None:
     with tls_server(authority.issue_cert("127.0.0.1")) as server:
-        loaded = loaded_by_one_read(server, AWS_CA_BUNDLE=pem)
+        loaded = modules_loaded_by_one_read(server, AWS_CA_BUNDLE=pem)
     assert "ssl" in loaded
-    assert not loaded & set(NEVER)
+    assert not loaded & set(HEAVY_MODULES)
 
 
 # --- secrets
@@ -801,14 +806,14 @@ def test_a_read_by_tls_loads_ssl_and_nothing_else_that_is_heavy(
 
 def test_no_representation_shows_a_secret() -> None:
     with Server() as server:
-        asked = client_of(server)
-        ask(asked)
+        client = client_for(server)
+        read(client)
         shown = (
-            repr(asked)
-            + repr(vars(asked)["_kept"])
+            repr(client)
+            + repr(vars(client)["_idle_connections"])
             + repr(endpoint_module.resolve_config(environ(server.url)))
         )
-        asked.close()
+        client.close()
     assert not any(secret in shown for secret in SECRETS)
 
 
@@ -818,9 +823,9 @@ def test_the_secret_key_is_never_sent_and_the_date_is_the_clocks() -> None:
             return 1_772_366_400_999
 
     with Server() as server:
-        asked = FastClient(environ(server.url), clock=InMarch())
-        assert ask(asked) == ITEM
-        asked.close()
+        client = FastClient(environ(server.url), clock=InMarch())
+        assert read(client) == ITEM
+        client.close()
         request = server.requests[0].decode()
     assert "X-Amz-Date: 20260301T120000Z\r\n" in request
     assert f"Credential={SECRETS[0]}/20260301/us-east-1/dynamodb/aws4_request" in request
@@ -835,7 +840,7 @@ def test_the_secret_key_is_never_sent_and_the_date_is_the_clocks() -> None:
 
 # --- writing
 
-CHANGE = {
+UPDATE = {
     "UpdateExpression": "SET fence = :seven",
     "ConditionExpression": "fence = :six",
     "ExpressionAttributeValues": {":seven": {"N": "7"}, ":six": {"N": "6"}},
@@ -844,14 +849,14 @@ CHANGE = {
 }
 
 
-def updates_once(plays: list[Play]) -> Mapping[str, Any] | None:
-    """What one update makes of a server that plays; nothing of it stays open."""
-    with Server(plays) as server:
-        asked = client_of(server)
+def update_once(replies: list[Reply]) -> Mapping[str, Any] | None:
+    """What one update makes of a server that replies; nothing of it stays open."""
+    with Server(replies) as server:
+        client = client_for(server)
         try:
-            return asked.update_item(TABLE, "orders", CHANGE)
+            return client.update_item(TABLE, "orders", UPDATE)
         finally:
-            asked.close()
+            client.close()
 
 
 def condition_failed(**more: Any) -> bytes:
@@ -860,29 +865,29 @@ def condition_failed(**more: Any) -> bytes:
     return response(document, status="400 Bad Request")
 
 
-def test_an_update_answers_the_item_as_it_now_is() -> None:
-    assert updates_once([says(response({"Attributes": ITEM}))]) == ITEM
+def test_an_update_returns_the_updated_item() -> None:
+    assert update_once([sends(response({"Attributes": ITEM}))]) == ITEM
 
 
-def test_an_update_is_sent_as_it_was_asked_for() -> None:
-    with Server([says(response({"Attributes": ITEM}))]) as server:
-        asked = client_of(server)
-        asked.update_item(TABLE, "orders", CHANGE)
-        asked.close()
+def test_an_update_is_sent_as_given() -> None:
+    with Server([sends(response({"Attributes": ITEM}))]) as server:
+        client = client_for(server)
+        client.update_item(TABLE, "orders", UPDATE)
+        client.close()
         head, _, body = server.requests[0].partition(b"\r\n\r\n")
     assert b"X-Amz-Target: DynamoDB_20120810.UpdateItem\r\n" in head
-    assert json.loads(body) == {"TableName": TABLE, "Key": {"target": {"S": "orders"}}, **CHANGE}
+    assert json.loads(body) == {"TableName": TABLE, "Key": {"target": {"S": "orders"}}, **UPDATE}
 
 
-def test_a_condition_that_failed_brings_the_item_that_was_in_the_way() -> None:
+def test_a_failed_condition_carries_the_current_item() -> None:
     with pytest.raises(ConditionFailed) as caught:
-        updates_once([says(condition_failed(Item=ITEM))])
+        update_once([sends(condition_failed(Item=ITEM))])
     assert caught.value.item == ITEM
 
 
-def test_some_engines_tell_no_item_with_it() -> None:
+def test_a_failed_condition_may_come_without_the_item() -> None:
     with pytest.raises(ConditionFailed) as caught:
-        updates_once([says(condition_failed())])
+        update_once([sends(condition_failed())])
     assert caught.value.item is None
 
 
@@ -898,40 +903,42 @@ OTHERS = {"target": {"S": "others"}, "fence": {"N": "1"}}
         condition_failed(Item=OTHERS),
         condition_failed(Item="text"),
         condition_failed(Item=ITEM).replace(b"400 Bad", b"418 Odd"),
-        fault("ValidationException"),
-        fault("AccessDeniedException"),
+        error_response("ValidationException"),
+        error_response("AccessDeniedException"),
         b"nonsense\r\n\r\n",
     ],
     ids=["none", "another", "more", "in-the-way", "shape", "status", "invalid", "denied", "noise"],
 )
-def test_an_update_in_doubt_is_left_to_boto3(data: bytes) -> None:
-    assert updates_once([says(data)]) is None
+def test_an_update_with_an_unusable_response_is_left_to_boto3(data: bytes) -> None:
+    assert update_once([sends(data)]) is None
 
 
 @pytest.mark.parametrize(
-    "data", [fault("ThrottlingException"), response({}, status="500 Oops")], ids=["slow", "500"]
+    "data",
+    [error_response("ThrottlingException"), response({}, status="500 Oops")],
+    ids=["slow", "500"],
 )
-def test_an_update_that_is_turned_away_is_to_be_tried_later(data: bytes) -> None:
+def test_a_throttled_update_is_retryable(data: bytes) -> None:
     with pytest.raises(LeaseStoreUnavailable):
-        updates_once([says(data)])
+        update_once([sends(data)])
 
 
-def test_an_update_over_a_connection_that_was_closed_meanwhile_is_sent_again() -> None:
-    plays = [says(response({"Item": ITEM}), hangs_up=True), says(response({"Attributes": ITEM}))]
-    with Server(plays) as server:
-        asked = client_of(server)
-        assert ask(asked) == ITEM
-        assert asked.update_item(TABLE, "orders", CHANGE) == ITEM
-        asked.close()
-        assert asked.requests == 2
+def test_an_update_over_a_closed_idle_connection_is_sent_again() -> None:
+    replies = [sends(response({"Item": ITEM}), close=True), sends(response({"Attributes": ITEM}))]
+    with Server(replies) as server:
+        client = client_for(server)
+        assert read(client) == ITEM
+        assert client.update_item(TABLE, "orders", UPDATE) == ITEM
+        client.close()
+        assert client.request_count == 2
 
 
-def test_a_lost_bid_for_the_lease_loads_no_boto3() -> None:
+def test_losing_the_lease_to_another_owner_loads_no_boto3() -> None:
     held = {**ITEM, "owner": {"S": "other"}, "lease_until": {"N": "99"}}
-    with Server([says(condition_failed(Item=held))]) as server:
-        fast_client = client_of(server)
+    with Server([sends(condition_failed(Item=held))]) as server:
+        fast_client = client_for(server)
         table = DynamoDBLeaseTable(
-            TABLE, "orders", client=lambda: pytest.fail("boto3 was asked"), fast_client=fast_client
+            TABLE, "orders", client=lambda: pytest.fail("boto3 was used"), fast_client=fast_client
         )
         state = table.acquire("me")
         table.close()

@@ -26,12 +26,12 @@ from tests.unit.lease.sigv4_vectors import (
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
-def test_awss_vector_is_signed_as_aws_does(vector: Vector) -> None:
+def test_awss_vectors_are_signed_as_aws_signs_them(vector: Vector) -> None:
     signed_names = ";".join(sorted(name.lower() for name in vector.all_headers))
     assert sign(
         vector.all_headers,
         vector.body,
-        key=AWSCredentials(ACCESS_KEY, SECRET_KEY),
+        AWSCredentials(ACCESS_KEY, SECRET_KEY),
         region=REGION,
         service=SERVICE,
         method=vector.method,
@@ -43,7 +43,7 @@ def test_awss_vector_is_signed_as_aws_does(vector: Vector) -> None:
     )
 
 
-def test_every_vector_of_the_suite_is_either_tried_or_named_as_out_of_scope() -> None:
+def test_every_vector_of_the_suite_is_either_tested_or_listed_as_out_of_scope() -> None:
     names = [vector.name for vector in VECTORS]
     assert len(names) == len(set(names)) == 23
     assert not set(names) & set(OUT_OF_SCOPE)
@@ -95,10 +95,10 @@ def test_the_signature_is_botocores(
         "botocore.auth.get_current_datetime", return_value=moment.replace(tzinfo=timezone.utc)
     ):
         SigV4Auth(Credentials(access_key, secret, token or None), service, region).add_auth(request)
-    theirs = dict(request.headers.items())
-    expected = theirs.pop("Authorization")
+    botocore_request = dict(request.headers.items())
+    expected = botocore_request.pop("Authorization")
     key = AWSCredentials(access_key, secret, token)
-    assert sign(theirs, body, key=key, region=region, service=service) == expected
+    assert sign(botocore_request, body, key, region=region, service=service) == expected
 
 
 def test_no_representation_shows_a_key() -> None:
