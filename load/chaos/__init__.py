@@ -1,17 +1,15 @@
-"""Random schedules of cold starts and faults, from a seed, each held against the library's laws.
+"""Random schedules of cold starts and faults, from a seed, checked against the library's laws.
 
 ::
 
-    schedule   what is to happen, as plain data; one seed makes one schedule
-    code       the migration files of each code version of a schedule
-    nursery    a warmed, single-threaded parent that forks environments and signals them
-    life       what a forked environment does: real invocations of the real library
-    relay      the network between an environment and PostgreSQL, which can be made to fail
-    dynamodb   the same for the DynamoDB API: errors, lost answers, stale reads, double grants
-    lane       servers, and the playing of one schedule on them; returns the evidence
-    looking    what is there, past every fault
-    laws       what must hold of any evidence; pure
-    rounds     many schedules on several lanes
-    shrink     a schedule that breaks a law, made smaller while it still does
-    report     the picture
+    schedule    what happens, as plain data; one seed makes one schedule
+    migrations  the migration files of each code version of a schedule
+    process     what a forked process does: real invocations of the real library
+    relay       the network between a process and PostgreSQL, with faults
+    dynamodb    the same for the DynamoDB API: errors, lost answers, stale reads, double grants
+    worker      servers, and the playing of schedules on them; returns the evidence
+    inspect     reads database, item and logs, past every fault
+    laws        what must hold of any evidence; pure
+    shrink      makes a schedule that breaks a law smaller while it still does
+    report      the page
 """

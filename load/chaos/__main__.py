@@ -10,10 +10,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from load.chaos.evidence import Result
 from load.chaos.report import rounds, write_report
-from load.chaos.rounds import Result, Rounds
 from load.chaos.schedule import Schedule, from_json, generate, to_json
 from load.chaos.shrink import shrink
+from load.chaos.worker import Workers
 
 __all__ = ["main"]
 
@@ -21,41 +22,44 @@ _SHRINK_TRIES = 12
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Play, judge, report; 1 if a law was broken."""
+    """Play the schedules and write the report; 1 if a law was broken."""
     options = _parser().parse_args(arguments)
     schedules = _schedules(options)
     out = Path(options.out)
     began = time.monotonic()
     results: list[Result] = []
-    with Rounds(options.workers) as lanes:
-        for result in lanes.play(schedules):
+    with Workers(options.workers) as workers:
+        for result in workers.play(schedules):
             results.append(result)
-            _tell(result, done=len(results), total=len(schedules), began=began)
+            _print_progress(result, done=len(results), total=len(schedules), began=began)
         failed = [result for result in results if result.broken]
         for result in failed:
-            _keep(result, lanes, out / "failures", tries=options.shrink)
+            _keep_failure(result, workers, out / "failures", tries=options.shrink)
     _clear_line()
     write_report(results, out, seconds=time.monotonic() - began)
-    _summarise(results, out)
+    _print_summary(results, out)
     return 1 if failed else 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m load.chaos",
-        description="Random faults at random moments, held against the library's promises.",
+        description="Play random faults at random moments and check the library's promises.",
     )
-    parser.add_argument("--rounds", type=int, default=200, help="schedules to play (200)")
-    parser.add_argument("--seed", type=int, help="of the first schedule; the next ones count up")
-    parser.add_argument("--replay", help="play one again: its seed, or a file of failures/")
-    parser.add_argument("--times", type=int, default=1, help="play what --replay names so often")
+    parser.add_argument("--rounds", type=int, default=200, help="number of schedules (200)")
+    parser.add_argument("--seed", type=int, help="seed of the first one (random)")
+    parser.add_argument("--replay", help="play a seed or a file of failures/ again")
+    parser.add_argument("--times", type=int, default=1, help="how often to replay it (1)")
     parser.add_argument(
-        "--workers", type=int, default=_workers(), help="side by side (%(default)s)"
+        "--workers", type=int, default=_workers(), help="rounds side by side (%(default)s)"
     )
     parser.add_argument(
-        "--shrink", type=int, default=_SHRINK_TRIES, help="plays to make a failing one smaller"
+        "--shrink",
+        type=int,
+        default=_SHRINK_TRIES,
+        help="tries to make a failing one smaller (%(default)s)",
     )
-    parser.add_argument("--out", default="chaos-report", help="directory (chaos-report)")
+    parser.add_argument("--out", default="chaos-report", help="report folder (chaos-report)")
     return parser
 
 
@@ -66,8 +70,8 @@ def _workers() -> int:
 
 def _schedules(options: argparse.Namespace) -> list[Schedule]:
     if options.replay:
-        given = options.replay
-        one = generate(int(given)) if given.isdigit() else from_json(Path(given).read_text())
+        name = options.replay
+        one = generate(int(name)) if name.isdigit() else from_json(Path(name).read_text())
         return [one] * options.times
     first = options.seed
     if first is None:
@@ -76,7 +80,7 @@ def _schedules(options: argparse.Namespace) -> list[Schedule]:
     return [generate(seed) for seed in range(first, first + options.rounds)]
 
 
-def _tell(result: Result, *, done: int, total: int, began: float) -> None:
+def _print_progress(result: Result, *, done: int, total: int, began: float) -> None:
     if result.broken:
         _clear_line()
         print("\n".join([f"BROKEN in seed {result.schedule.seed}:", *_indented(result.broken)]))
@@ -96,15 +100,15 @@ def _indented(lines: Sequence[str]) -> list[str]:
     return ["  " + line.replace("\n", "\n  ") for line in lines]
 
 
-def _keep(result: Result, lanes: Rounds, folder: Path, *, tries: int) -> None:
-    """Print a failing schedule, make it smaller, and write it down."""
+def _keep_failure(result: Result, workers: Workers, folder: Path, *, tries: int) -> None:
+    """Print a failing schedule, make it smaller, and keep it as a file."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{result.schedule.seed}.json"
     file.write_text(to_json(result.schedule))
     laws = {broken.partition(":")[0] for broken in result.broken}
 
     def still_fails(schedule: Schedule) -> bool:
-        broken = lanes.play_one(schedule).broken
+        broken = workers.play_one(schedule).broken
         return bool(laws & {sentence.partition(":")[0] for sentence in broken})
 
     small, played = shrink(result.schedule, still_fails, tries=tries)
@@ -112,14 +116,14 @@ def _keep(result: Result, lanes: Rounds, folder: Path, *, tries: int) -> None:
     _clear_line()
     print("\n".join(small.lines()))
     print("\n".join(_indented(result.broken)))
-    print(f"  as small as {played} tries made it; again: python -m load.chaos --replay {file}")
+    print(f"  made smaller in {played} tries; play it again: python -m load.chaos --replay {file}")
 
 
-def _summarise(results: Sequence[Result], out: Path) -> None:
+def _print_summary(results: Sequence[Result], out: Path) -> None:
     broken = sum(1 for result in results if result.broken)
-    strikes = sum(sum(result.evidence.strikes.values()) for result in results)
+    struck = sum(result.evidence.struck.total() for result in results)
     print(
-        f"{rounds(len(results))}, {strikes} faults struck, {rounds(broken)} broke a law; "
+        f"{rounds(len(results))}, {struck} faults took effect, {rounds(broken)} broke a law; "
         f"see {out / 'report.html'}"
     )
 

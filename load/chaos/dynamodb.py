@@ -1,8 +1,8 @@
-"""The DynamoDB API as one target's environments see it, with faults that it can be told to have.
+"""The DynamoDB API as one target's environments see it, with faults.
 
-An HTTP/1.1 relay in front of a real engine. It forges nothing but what DynamoDB or the network
-could do: an error, a late or a lost answer, an eventually consistent read of the past, and a lease
-granted twice, which DynamoDB promises not to do and the library promises to survive.
+An HTTP/1.1 relay in front of a real engine. It does only what DynamoDB or the network could do: an
+error, a late or a lost answer, an eventually consistent read of the past; and it grants a lease
+twice, which DynamoDB promises not to do and the library promises to survive.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from load.chaos.relay import MOMENT_SECONDS, Loop, Note
 __all__ = ["STALE_SECONDS", "DynamoDBRelay", "Request", "Seen"]
 
 STALE_SECONDS = 6.0
-"""How old an eventually consistent read may be here. The library serves nothing on one, however old
-it is."""
+"""How old an eventually consistent read may be here; the library never serves on one."""
 
 _SLOW_SECONDS = (0.05, 1.4)
 """How late an answer comes while DynamoDB is slow: from late to later than the client waits."""
@@ -54,7 +53,7 @@ class Request:
 
     @property
     def owner(self) -> str:
-        """In whose name a write is made."""
+        """The owner in whose name a write is made."""
         values = self.arguments.get("ExpressionAttributeValues", {})
         return str(values.get(":owner", values.get(":mine", {})).get("S", ""))
 
@@ -76,7 +75,7 @@ class Seen:
 
     Attributes:
         at: Seconds since the epoch when the answer was there.
-        client: Whose it was.
+        client: Its access key.
         operation: ``GetItem``, ``UpdateItem``.
         may_be_stale: Whether it is an eventually consistent read.
         succeeded: Whether DynamoDB did what was asked for.
@@ -90,8 +89,8 @@ class Seen:
 
 
 @dataclass
-class _Weather:
-    """A kind of fault while it lasts."""
+class _ActiveFault:
+    """A fault while it lasts."""
 
     kind: str
     until: float
@@ -120,8 +119,8 @@ class DynamoDBRelay:
     Args:
         loop: Where it runs.
         engine: The engine's URL.
-        note: Told of each fault that strikes.
-        chance: Which request is struck.
+        note: Called when a fault takes effect.
+        chance: Chooses the requests that are hit.
     """
 
     def __init__(self, loop: Loop, engine: str, note: Note, *, chance: random.Random) -> None:
@@ -135,7 +134,7 @@ class DynamoDBRelay:
         self._loop = loop
         self._note = note
         self._chance = chance
-        self._weather: list[_Weather] = []
+        self._active: list[_ActiveFault] = []
         self._armed: list[str] = []
         self._moments: list[Callable[[str], None]] = []
         self._shown_free = 0
@@ -173,15 +172,15 @@ class DynamoDBRelay:
     # --- faults; each is called in any thread
 
     def change(self, kind: str, seconds: float, share: float) -> None:
-        """Have a kind of fault for so long; it strikes this share of the requests."""
+        """Apply a fault for so long; it hits this share of the requests."""
         self._loop.call(
-            lambda: self._weather.append(_Weather(kind, time.monotonic() + seconds, share))
+            lambda: self._active.append(_ActiveFault(kind, time.monotonic() + seconds, share))
         )
 
     def arm(self, kind: str) -> None:
-        """Grant the lease twice at the next opportunity, and make that come about.
+        """Grant the lease twice at the next opportunity.
 
-        Whoever looks next sees the lease as free, as a replica may show it, so that it asks.
+        The next read shows the lease as free, as a replica may, so that its sender asks for it.
         """
 
         def add() -> None:
@@ -191,18 +190,18 @@ class DynamoDBRelay:
         self._loop.call(add)
 
     def at_next_write(self, act: Callable[[str], None]) -> None:
-        """Act when the next write is done, and before its answer is sent; told whose it was."""
+        """Call ``act`` with the owner when the next write is done, before it is answered."""
         self._loop.call(lambda: self._moments.append(act))
 
     def lose_item(self, item: None = None) -> None:
-        """Somebody deleted the item, past this relay."""
+        """Record that the item was deleted, past this relay."""
         self._loop.call(lambda: self._past.add(item))
 
     def calm(self) -> None:
-        """End everything."""
+        """End and disarm all faults."""
 
         def end() -> None:
-            self._weather.clear()
+            self._active.clear()
             self._armed.clear()
             self._moments.clear()
             self._shown_free = 0
@@ -223,16 +222,16 @@ class DynamoDBRelay:
                 writer.write(answer)
                 await writer.drain()
         except (OSError, asyncio.IncompleteReadError):
-            pass  # the client went away, perhaps killed
+            pass  # the client is gone, perhaps killed
         finally:
             self._clients.discard(writer)
             writer.transport.abort()
 
     async def _answer(self, request: Request) -> bytes | None:
-        """The answer, or None where the client is to hear nothing."""
-        kind = self._struck(request)
+        """The answer, or None to close the connection without one."""
+        kind = self._choose_fault(request)
         if kind == "dynamodb-error":
-            return _failure(500, "InternalServerError", "the service is ill")
+            return _failure(500, "InternalServerError", "a fault")
         if kind == "dynamodb-throttled":
             return _failure(400, "ProvisionedThroughputExceededException", "slow down")
         if kind == "dynamodb-unreached":
@@ -247,10 +246,10 @@ class DynamoDBRelay:
             await asyncio.sleep(self._chance.uniform(*_SLOW_SECONDS))
         return None if kind == "dynamodb-unanswered" else answer
 
-    def _struck(self, request: Request) -> str | None:
+    def _choose_fault(self, request: Request) -> str | None:
         now = time.monotonic()
-        self._weather = [each for each in self._weather if each.until > now]
-        for each in self._weather:
+        self._active = [each for each in self._active if each.until > now]
+        for each in self._active:
             if each.kind == "dynamodb-stale" and not request.is_stale_read:
                 continue
             if self._chance.random() < each.share:
@@ -296,7 +295,7 @@ class DynamoDBRelay:
         return self.owner not in (None, request.owner)
 
     def _forged(self, request: Request, *, written: bool) -> bytes:
-        """A grant that the table knows nothing of: the fence that is out, or the next one."""
+        """A grant that the table does not know: the current fencing token, or the next one."""
         values = request.arguments["ExpressionAttributeValues"]
         item = dict(self._past.now() or {})
         fence = int(item["fence"]["N"]) + (0 if written else 1)
@@ -356,7 +355,7 @@ def _length(head: bytes) -> int:
 
 
 def _unconditional(request: Request) -> Request:
-    """The same write, whoever holds the lease; every name and value in it is still used."""
+    """The same write without its condition; every name and value in it is still used."""
     arguments = request.arguments
     arguments["ConditionExpression"] = (
         f"({arguments['ConditionExpression']}) OR attribute_exists(#any)"

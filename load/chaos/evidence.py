@@ -1,4 +1,4 @@
-"""What was seen in one round: plain data, for the laws to judge and the report to draw."""
+"""What was recorded in one round: plain data, for the laws to judge and the report to draw."""
 
 from __future__ import annotations
 
@@ -8,131 +8,115 @@ from typing import Any
 
 from load.chaos.schedule import Schedule
 
-__all__ = ["Check", "Evidence", "Facts", "Life", "Mark", "Start"]
+__all__ = ["ColdStart", "Evidence", "FinalState", "Mark", "Observation", "ProcessRecord", "Result"]
 
 
 @dataclass(frozen=True)
 class Mark:
-    """Something that happened: seconds after the round began, to whom, what, and details."""
+    """Something that happened: seconds after the round began, to which process, what, details."""
 
     at: float
-    who: str
+    process: str
     what: str
     detail: str = ""
 
 
 @dataclass(frozen=True)
-class Check:
-    """What one environment found in the database when it served.
+class Observation:
+    """What one environment found in the database when it served. Wall times are epoch seconds."""
 
-    Attributes:
-        who: The environment.
-        code: Its code version.
-        invoked_wall: When its last check began, seconds since the epoch.
-        served_wall: When the library said that it may be served.
-        checked_wall: When the database was looked at.
-        versions: The rows of ``effects``; None where the database could not be reached.
-        indexes: The valid indexes.
-        stood_still: For how long it was frozen before it served.
-    """
-
-    who: str
+    process: str
     code: str
-    invoked_wall: float
-    served_wall: float
-    checked_wall: float
-    versions: tuple[int, ...] | None
-    indexes: tuple[str, ...]
-    stood_still: float = 0.0
+    served_at: float  # when the library let the handler run
+    versions: tuple[int, ...] | None  # rows of `effects`; None: the database was unreachable
+    indexes: tuple[str, ...]  # the valid ones
+    frozen_seconds: float = 0.0  # before it served
 
 
 @dataclass
-class Life:
-    """One process of the round.
+class ProcessRecord:
+    """One process of the round. Times are seconds after the round began."""
 
-    Attributes:
-        name: ``environment 3``, ``rollback``.
-        code: Its code version.
-        clock: By how much its wall clock was off at most, seconds.
-        started: Seconds after the round began.
-        ended: The same; None while it lives.
-        exit_code: Negative for a signal.
-        killed: Why we killed it: ``fault``, ``deadline`` or ``end``; "" if it ended by itself.
-        events: What it told, each with ``at`` (seconds after the round began) and ``wall``.
-        frozen: From when to when it stood still.
-        log: The end of what it wrote.
-    """
-
-    name: str
+    name: str  # `environment 3`, `rollback`
     code: str
-    clock: float = 0.0
+    clock: float = 0.0  # the largest error of its wall clock, in seconds
     started: float = 0.0
     ended: float | None = None
-    exit_code: int | None = None
-    killed: str = ""
+    exit_code: int | None = None  # negative for a signal
+    killed: str = ""  # why we killed it: `fault`, `deadline`; "" if it ended by itself
     events: list[dict[str, Any]] = field(default_factory=list)
     frozen: list[tuple[float, float]] = field(default_factory=list)
-    log: str = ""
+    log: str = ""  # its end
 
     @property
-    def stood_still(self) -> float:
-        """For how long it was frozen in all."""
+    def frozen_seconds(self) -> float:
+        """How long it was frozen in all."""
         return sum(until - since for since, until in self.frozen)
+
+    @property
+    def outcome(self) -> str:
+        """The last thing that it reported: ``served``, ``rolled back``, or an error's name."""
+        last = [e for e in self.events if e["event"] in ("served", "raised", "rolled back")]
+        return str(last[-1].get("error", last[-1]["event"])) if last else ""
 
 
 @dataclass(frozen=True)
-class Start:
-    """One of the cold starts after the round.
-
-    Attributes:
-        code: Its code version.
-        ended: ``served``, the error's name, or ``killed``.
-        seconds: How long it took.
-        bound: How long it may take: two leases, and what was left to do.
-        message: The error's.
-    """
+class ColdStart:
+    """One of the cold starts after the round."""
 
     code: str
-    ended: str
+    outcome: str  # `served`, the error's name, or `killed`
     seconds: float
-    bound: float
+    limit: float  # two leases, and the work that is left
     message: str = ""
 
 
 @dataclass
-class Facts:
-    """What was there when all was over."""
+class FinalState:
+    """What database, item and logs held when all was over."""
 
     effects: dict[int, int] = field(default_factory=dict)
     balance: int = 0
-    deeds: list[tuple[int, str, float]] = field(default_factory=list)
-    """Version, ``up`` or ``down``, and when it was committed, seconds since the epoch."""
+    runs: list[tuple[int, str, float]] = field(default_factory=list)
+    """Version, ``up`` or ``down``, and when it was committed (epoch seconds)."""
     history: list[tuple[int, str]] = field(default_factory=list)
     indexes: dict[str, bool] = field(default_factory=dict)
     """All indexes of migrations, and whether they are valid."""
-    backends: list[str] = field(default_factory=list)
-    """Our connections that were still open."""
+    connections: list[str] = field(default_factory=list)
+    """Of lambda-migrate, still open."""
     lingering: list[str] = field(default_factory=list)
-    """Our connections that were open one lease after the last environment had ended."""
+    """The same one lease after the last environment had ended."""
     owner: str | None = None
-    lease_over_in: float = 0.0
-    """Seconds until the lease in the item runs out, by the clock of its owner; negative if it
-    has."""
+    lease_expires_in: float = 0.0
+    """Seconds, by the clock of the lease's owner; negative once it has expired."""
     secrets: list[str] = field(default_factory=list)
     """Where a secret was found."""
 
 
 @dataclass
 class Evidence:
-    """All of it."""
+    """Everything that was recorded."""
 
     schedule: Schedule
     marks: list[Mark] = field(default_factory=list)
-    lives: list[Life] = field(default_factory=list)
-    checks: list[Check] = field(default_factory=list)
-    starts: list[Start] = field(default_factory=list)
-    facts: Facts = field(default_factory=Facts)
-    strikes: Counter[str] = field(default_factory=Counter)
-    """How often a fault of each kind really struck."""
+    processes: list[ProcessRecord] = field(default_factory=list)
+    observations: list[Observation] = field(default_factory=list)
+    cold_starts: list[ColdStart] = field(default_factory=list)
+    state: FinalState = field(default_factory=FinalState)
+    struck: Counter[str] = field(default_factory=Counter)
+    """How often a fault of each kind took effect."""
     seconds: float = 0.0
-    end_of_faults: float = 0.0
+    faults_ended: float = 0.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """One round's evidence, and a sentence for each law that was broken."""
+
+    evidence: Evidence
+    broken: list[str] = field(default_factory=list)
+
+    @property
+    def schedule(self) -> Schedule:
+        """What was played."""
+        return self.evidence.schedule

@@ -1,7 +1,7 @@
-"""The network between the environments and PostgreSQL, with faults that it can be told to have.
+"""The network between the environments and PostgreSQL, with faults.
 
-Bytes are carried by tasks of an event loop that runs in a thread of its own (`Loop`); everything
-that changes a relay runs in that loop, too, so that there is nothing to lock.
+Bytes are carried by tasks of an event loop in a thread of its own (`Loop`); everything that changes
+a relay runs in that loop, too, so there is nothing to lock.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MOMENT_SECONDS = 0.1
 """How long an answer waits for a signal to arrive at its process."""
 
 Note = Callable[[str, str], None]
-"""Told that a fault struck: its kind and what it struck."""
+"""Called when a fault takes effect, with its kind and what it hit."""
 
 
 class Loop:
@@ -81,7 +81,7 @@ class PostgreSQLRelay:
     Args:
         loop: Where it runs.
         server: The server's socket.
-        note: Told of each fault that strikes.
+        note: Called when a fault takes effect.
     """
 
     def __init__(self, loop: Loop, server: Path, note: Note) -> None:
@@ -154,11 +154,11 @@ class PostgreSQLRelay:
         self._loop.call(lambda: self._late.append(seconds))
 
     def at_next_commit(self, act: Callable[[], None]) -> None:
-        """Act when the next COMMIT is on its way, and before its answer is."""
+        """Call ``act`` when the next COMMIT was sent, before its answer arrives."""
         self._loop.call(lambda: self._moments.append(act))
 
     def calm(self) -> None:
-        """End what still lies in wait."""
+        """Disarm all faults."""
 
         def end() -> None:
             self._unanswered.clear()
@@ -190,7 +190,7 @@ class PostgreSQLRelay:
             link.writers.append(forth)
             await asyncio.gather(self._up(reader, forth, link), self._down(back, writer, link))
         except OSError:
-            pass  # the server is not there, or either end has gone: both are to know
+            pass  # the server is down, or either end has gone: the other one notices
         finally:
             self._links.discard(link)
             link.cut()
@@ -212,7 +212,7 @@ class PostgreSQLRelay:
             writer.write_eof()
 
     def _after_commit(self, link: _Link) -> None:
-        """Its answer waits until whatever is done now has been done."""
+        """Hold back the answer until the signal has arrived."""
         link.passes.clear()
         self._loop.loop.call_later(MOMENT_SECONDS, link.passes.set)
         self._moments.pop()()
@@ -241,11 +241,11 @@ class PostgreSQLRelay:
 
 
 def _what_is_committed(data: bytes) -> str:
-    """``takeover`` for the fence's row and for our tables, ``commit`` for all else, or nothing."""
+    """``takeover`` for the fence's row and the library's tables, else ``commit``; "" if neither."""
     if not _COMMIT.search(data):
         return ""
-    is_ours = b"idle_session_timeout = 0; COMMIT" in data or b"pg_advisory_xact_lock" in data
-    return "takeover" if is_ours else "commit"
+    is_takeover = b"idle_session_timeout = 0; COMMIT" in data or b"pg_advisory_xact_lock" in data
+    return "takeover" if is_takeover else "commit"
 
 
 _COMMIT = re.compile(rb"\bCOMMIT\s*[;\0]")

@@ -1,7 +1,7 @@
-"""What is to happen in one round of chaos: plain data, made from a seed, printed and replayed.
+"""What happens in one round of chaos: plain data, made from a seed, printed and replayed.
 
-The moments are seconds after the round begins. The same seed makes the same schedule; what the
-processes make of it depends on the machine's own timing as well, as it would anywhere.
+Times are seconds after the round begins. The same seed makes the same schedule; how it plays out
+also depends on the machine's timing.
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 __all__ = [
+    "HOLDER",
     "KINDS",
     "Environment",
     "Fault",
+    "MigrationSpec",
     "Rollback",
     "Schedule",
-    "Step",
     "from_json",
     "generate",
     "to_json",
@@ -51,77 +52,48 @@ KINDS = {
     "granted-twice-unwritten": "the next fence is given out and forgotten by the table",
     "clock": "an environment's wall clock is off, or jumps, by up to a minute",
 }
-"""Every kind of fault, in words. ``timeout`` and ``roll back`` are no faults but ordinary life."""
+"""Every kind of fault and its description. A timeout or a rollback is not a fault."""
 
 HOLDER = "holder"
-"""The target of a signal: whoever holds the lease at that moment."""
+"""The target of a signal: the process that holds the lease at that moment."""
 
 
 @dataclass(frozen=True)
-class Step:
-    """One migration.
-
-    Attributes:
-        kind: ``base``, ``table``, ``balance``, ``alter``, ``index``, ``long``, ``many``.
-        seconds: How long a ``long`` or ``many`` one sleeps.
-    """
+class MigrationSpec:
+    """One migration: ``base``, ``table``, ``balance``, ``alter``, ``index``, ``long``, ``many``."""
 
     kind: str
-    seconds: float = 0.0
+    seconds: float = 0.0  # how long a `long` or `many` one sleeps
 
 
 @dataclass(frozen=True)
 class Environment:
-    """One execution environment.
-
-    Attributes:
-        at: When it starts.
-        code: ``old``, ``new`` or ``mended``.
-        timeout: Of each invocation.
-        invocations: How often it is invoked at most: again only after an error.
-        outlives: It is not killed at its deadline, as one that is frozen after its answer is not.
-        clock: By how many seconds its wall clock is off.
-        jump_after: When, in its own life, its wall clock jumps; 0 for never.
-        jump: By how many seconds.
-    """
+    """One execution environment."""
 
     at: float
-    code: str
-    timeout: float
-    invocations: int = 1
-    outlives: bool = False
-    clock: float = 0.0
-    jump_after: float = 0.0
+    code: str  # old, new or fixed
+    timeout: float  # of each invocation
+    invocations: int = 1  # at most: it is invoked again only after an error
+    outlives_deadline: bool = False  # as one that is frozen after it returned
+    clock: float = 0.0  # error of its wall clock, in seconds
+    jump_after: float = 0.0  # when, in its own life, its wall clock jumps; 0: never
     jump: float = 0.0
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault.
-
-    Attributes:
-        kind: See `KINDS`.
-        at: When.
-        seconds: For how long; for an armed one, how long it lies in wait.
-        target: An environment's number or ``holder``, for signals.
-        share: Which share of the requests it hits while it lasts.
-    """
+    """One fault of `KINDS`."""
 
     kind: str
     at: float
-    seconds: float = 0.0
-    target: str = ""
-    share: float = 1.0
+    seconds: float = 0.0  # duration; for an armed one, how long it stays armed
+    target: str = ""  # of signals: an environment's number, or HOLDER
+    share: float = 1.0  # of the requests that it hits while it lasts
 
 
 @dataclass(frozen=True)
 class Rollback:
-    """Somebody rolls back, in a process of its own.
-
-    Attributes:
-        at: When.
-        to: Down to this version.
-    """
+    """A rollback to a version, by a process of its own."""
 
     at: float
     to: int
@@ -129,100 +101,81 @@ class Rollback:
 
 @dataclass(frozen=True)
 class Schedule:
-    """One round.
-
-    Attributes:
-        seed: Where it comes from.
-        lease_seconds: Length of the lease.
-        entrance: ``handler``, the decorator with settings from the environment, or ``runner``.
-        steps: The migrations of the newest code, version 1 first.
-        old: How many of these ``old`` code has.
-        broken: The version that fails in ``new`` code and is mended in ``mended``; 0 for none.
-        traffic: Whether an application writes to the migrated tables meanwhile.
-        environments: Who starts.
-        faults: What goes wrong.
-        rollback: Somebody rolls back meanwhile.
-    """
+    """One round."""
 
     seed: int
     lease_seconds: float
-    entrance: str
-    steps: tuple[Step, ...]
-    old: int
-    broken: int
-    traffic: bool
+    entry_point: str  # handler: the decorator, settings from variables; or runner
+    migrations: tuple[MigrationSpec, ...]  # of the newest code, version 1 first
+    old: int  # how many of these the old code has
+    broken: int  # the version that fails in new code, not in fixed code; 0: none
+    traffic: bool  # whether an application writes to the migrated tables meanwhile
     environments: tuple[Environment, ...]
     faults: tuple[Fault, ...]
     rollback: Rollback | None = None
 
     def lines(self) -> Iterator[str]:
-        """The schedule for a person to read."""
+        """The schedule as text."""
         kinds = " ".join(
-            f"{version}:{step.kind}" + (f"({step.seconds:g}s)" if step.seconds else "")
-            for version, step in enumerate(self.steps, 1)
+            f"{version}:{one.kind}" + (f"({one.seconds:g}s)" if one.seconds else "")
+            for version, one in enumerate(self.migrations, 1)
         )
-        yield f"seed {self.seed}: lease {self.lease_seconds:g} s, through the {self.entrance}"
+        yield f"seed {self.seed}: lease {self.lease_seconds:g} s, through the {self.entry_point}"
         yield (
             f"  migrations {kinds}; old code has {self.old}"
             + (f", {self.broken} fails in new code" if self.broken else "")
             + (", under traffic" if self.traffic else "")
         )
-        for number, environment in enumerate(self.environments):
-            yield f"  {environment.at:5.2f}  environment {number}: " + _words(environment)
-        happenings = sorted(self.faults, key=lambda fault: fault.at)
-        for fault in happenings:
-            yield f"  {fault.at:5.2f}  {KINDS[fault.kind]}" + _details(fault)
+        for number, one in enumerate(self.environments):
+            yield f"  {one.at:5.2f}  environment {number}: {_describe_environment(one)}"
+        for fault in sorted(self.faults, key=lambda fault: fault.at):
+            yield f"  {fault.at:5.2f}  {KINDS[fault.kind]}{_describe_fault(fault)}"
         if self.rollback is not None:
             yield f"  {self.rollback.at:5.2f}  roll back to version {self.rollback.to}"
 
 
-def _words(environment: Environment) -> str:
-    words = [f"{environment.code} code", f"timeout {environment.timeout:g} s"]
-    if environment.invocations > 1:
-        words.append(f"up to {environment.invocations} invocations")
-    if environment.outlives:
+def _describe_environment(one: Environment) -> str:
+    words = [f"{one.code} code", f"timeout {one.timeout:g} s"]
+    if one.invocations > 1:
+        words.append(f"up to {one.invocations} invocations")
+    if one.outlives_deadline:
         words.append("not killed at its deadline")
-    if environment.clock:
-        words.append(f"clock {environment.clock:+.0f} s")
-    if environment.jump:
-        words.append(f"clock jumps {environment.jump:+.0f} s after {environment.jump_after:g} s")
+    if one.clock:
+        words.append(f"clock {one.clock:+.0f} s")
+    if one.jump:
+        words.append(f"clock jumps {one.jump:+.0f} s after {one.jump_after:g} s")
     return ", ".join(words)
 
 
-def _details(fault: Fault) -> str:
-    target = f" to {fault.target if fault.target == HOLDER else 'environment ' + fault.target}"
-    share = f", {fault.share:.0%} of them" if fault.share < 1 else ""
+def _describe_fault(fault: Fault) -> str:
+    target = fault.target if fault.target == HOLDER else f"environment {fault.target}"
     return (
-        (target if fault.target else "")
+        (f" to {target}" if fault.target else "")
         + (f" for {fault.seconds:.2f} s" if fault.seconds else "")
-        + share
+        + (f", {fault.share:.0%} of them" if fault.share < 1 else "")
     )
 
 
-# --- to and from JSON
-
-
 def to_json(schedule: Schedule) -> str:
-    """The schedule as a file."""
+    """The schedule as JSON."""
     return json.dumps(asdict(schedule), indent=1)
 
 
 def from_json(text: str) -> Schedule:
-    """The schedule in a file; see `to_json`."""
+    """The schedule that `to_json` wrote."""
     data: dict[str, Any] = json.loads(text)
-    data["steps"] = tuple(Step(**step) for step in data["steps"])
-    data["environments"] = tuple(Environment(**each) for each in data["environments"])
-    data["faults"] = tuple(Fault(**fault) for fault in data["faults"])
+    data["migrations"] = tuple(MigrationSpec(**one) for one in data["migrations"])
+    data["environments"] = tuple(Environment(**one) for one in data["environments"])
+    data["faults"] = tuple(Fault(**one) for one in data["faults"])
     data["rollback"] = Rollback(**data["rollback"]) if data.get("rollback") else None
-    known = {field.name for field in fields(Schedule)}
-    return Schedule(**{name: value for name, value in data.items() if name in known})
+    return Schedule(**data)
 
 
 # --- from a seed
 
 
 def generate(seed: int) -> Schedule:
-    """The schedule of a seed."""
+    """The schedule of a seed: the same seed always gives the same one."""
     chance = random.Random(seed)  # noqa: S311 - repeatable on purpose
     steps = _steps(chance)
     broken = _broken(chance, steps)
@@ -230,8 +183,8 @@ def generate(seed: int) -> Schedule:
     schedule = Schedule(
         seed=seed,
         lease_seconds=chance.choice([3.0, 3.0, 5.0]),
-        entrance="runner",
-        steps=steps,
+        entry_point="runner",
+        migrations=steps,
         old=old,
         broken=broken,
         traffic=any(step.kind in ("index", "alter") for step in steps) and chance.random() < 0.8,
@@ -239,7 +192,7 @@ def generate(seed: int) -> Schedule:
         faults=(),
     )
     if schedule.lease_seconds >= 5.0:
-        schedule = replace(schedule, entrance="handler")
+        schedule = replace(schedule, entry_point="handler")
     if chance.random() < 0.3:
         to = chance.randint(1, len(steps) - 1)
         schedule = replace(schedule, rollback=Rollback(_moment(chance, 1.0, 5.0), to))
@@ -251,9 +204,9 @@ def _moment(chance: random.Random, first: float, last: float) -> float:
     return round(chance.uniform(first, last), 2)
 
 
-def _steps(chance: random.Random) -> tuple[Step, ...]:
+def _steps(chance: random.Random) -> tuple[MigrationSpec, ...]:
     kinds = ["table", "balance", "alter", "index", "index", "long", "long", "long", "many"]
-    steps = [Step("base")]
+    steps = [MigrationSpec("base")]
     for kind in (chance.choice(kinds) for _ in range(chance.randint(2, 7))):
         seconds = 0.0
         if kind == "long":
@@ -261,17 +214,17 @@ def _steps(chance: random.Random) -> tuple[Step, ...]:
             seconds = _moment(chance, 0.3, 2.0) if chance.random() < 0.85 else 4.0
         elif kind == "many":
             seconds = _moment(chance, 0.5, 1.5)
-        steps.append(Step(kind, seconds))
+        steps.append(MigrationSpec(kind, seconds))
     return tuple(steps)
 
 
-def _broken(chance: random.Random, steps: tuple[Step, ...]) -> int:
+def _broken(chance: random.Random, steps: tuple[MigrationSpec, ...]) -> int:
     able = [v for v, step in enumerate(steps, 1) if v > 1 and step.kind != "many"]
     return chance.choice(able) if able and chance.random() < 0.25 else 0
 
 
 def _environments(chance: random.Random, *, is_broken: bool) -> tuple[Environment, ...]:
-    codes = ["old", "new", "new", "mended"] if is_broken else ["old", "new", "new", "new"]
+    codes = ["old", "new", "new", "fixed"] if is_broken else ["old", "new", "new", "new"]
     together = chance.random() < 0.5
     return tuple(
         Environment(
@@ -321,7 +274,7 @@ def _fault(chance: random.Random, kind: str, schedule: Schedule) -> Fault:
     lease = schedule.lease_seconds
     numbers = [str(number) for number in range(len(schedule.environments))]
     target = HOLDER if chance.random() < 0.75 else chance.choice(numbers)
-    # Most of what can go wrong is begun early; what lies in wait is there before its moment.
+    # Most faults begin early; the ones that are armed must be there before their moment.
     early = kind.startswith("granted-twice") or "-at-" in kind or chance.random() < 0.5
     fault = Fault(kind, at=_moment(chance, 0.0, 2.0 if early else 5.0))
     if kind == "kill":
@@ -344,10 +297,10 @@ def _with_clocks(chance: random.Random, schedule: Schedule) -> Schedule:
     """Some environments outlive their deadline; in the runner's schedules some clocks are off."""
     frozen = any(fault.kind.startswith("freeze") for fault in schedule.faults)
     outlive = frozen and chance.random() < 0.5
-    clocks = schedule.entrance == "runner" and chance.random() < 0.3
+    clocks = schedule.entry_point == "runner" and chance.random() < 0.3
     changed = []
     for environment in schedule.environments:
-        each = replace(environment, outlives=outlive and chance.random() < 0.5)
+        each = replace(environment, outlives_deadline=outlive and chance.random() < 0.5)
         if clocks and chance.random() < 0.6:
             each = replace(each, clock=round(chance.uniform(-60, 60)))
         if clocks and chance.random() < 0.2:

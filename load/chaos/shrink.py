@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 def shrink(
     schedule: Schedule, still_fails: Callable[[Schedule], bool], *, tries: int
 ) -> tuple[Schedule, int]:
-    """Take one thing after another away, and leave out what the failure does not need.
+    """Remove one thing after another, and leave out what the failure does not need.
 
     Args:
         schedule: One that fails.

@@ -11,29 +11,28 @@ import pg8000.native
 import pytest
 
 from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
-from load.chaos.evidence import Check, Evidence, Life, Start
-from load.chaos.lane import Lane
-from load.chaos.laws import LAWS, broken_laws
-from load.chaos.looking import SECRETS, TABLE, Looker
+from load.chaos.evidence import ColdStart, Evidence, Observation, ProcessRecord, Result
+from load.chaos.inspect import SECRETS, TABLE, Inspector
+from load.chaos.laws import LAWS, broken_laws, judge
 from load.chaos.relay import Loop
 from load.chaos.report import write_report
-from load.chaos.rounds import Result, Rounds, judge
 from load.chaos.schedule import (
     KINDS,
     Environment,
     Fault,
+    MigrationSpec,
     Schedule,
-    Step,
     from_json,
     generate,
     to_json,
 )
 from load.chaos.shrink import shrink
+from load.chaos.worker import Worker, Workers
 
 SEEDS = range(180, 200)
 """Twenty in a row that have every kind of fault between them."""
 
-KEPT = sorted((Path(__file__).parent / "schedules").glob("*.json"))
+SAVED = sorted((Path(__file__).parent / "schedules").glob("*.json"))
 """Small schedules of instants that random ones hit seldom."""
 
 # --- the rounds
@@ -43,25 +42,25 @@ KEPT = sorted((Path(__file__).parent / "schedules").glob("*.json"))
 def results() -> dict[str, Result]:
     """The twenty, and those that are kept; a few side by side, because they mostly wait."""
     named = {f"seed {seed}": generate(seed) for seed in SEEDS}
-    named |= {f"kept {file.stem}": from_json(file.read_text()) for file in KEPT}
-    with Rounds(6) as rounds:
-        played = {result.schedule: result for result in rounds.play(named.values())}
+    named |= {f"saved {file.stem}": from_json(file.read_text()) for file in SAVED}
+    with Workers(6) as workers:
+        played = {result.schedule: result for result in workers.play(named.values())}
     return {name: played[schedule] for name, schedule in named.items()}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_no_law_is_broken_whatever_goes_wrong(results: dict[str, Result], seed: int) -> None:
+def test_random_schedule_breaks_no_law(results: dict[str, Result], seed: int) -> None:
     result = results[f"seed {seed}"]
     assert result.broken == [], "\n".join(result.schedule.lines())
 
 
-@pytest.mark.parametrize("name", [file.stem for file in KEPT])
-def test_a_kept_schedule_breaks_no_law(results: dict[str, Result], name: str) -> None:
-    result = results[f"kept {name}"]
+@pytest.mark.parametrize("name", [file.stem for file in SAVED])
+def test_saved_schedule_breaks_no_law(results: dict[str, Result], name: str) -> None:
+    result = results[f"saved {name}"]
     assert result.broken == [], "\n".join(result.schedule.lines())
 
 
-def test_the_twenty_have_every_kind_of_fault(results: dict[str, Result]) -> None:
+def test_seeds_cover_every_kind_of_fault(results: dict[str, Result]) -> None:
     schedules = [generate(seed) for seed in SEEDS]
     planned = {fault.kind for schedule in schedules for fault in schedule.faults}
     if any(each.clock for schedule in schedules for each in schedule.environments):
@@ -69,11 +68,11 @@ def test_the_twenty_have_every_kind_of_fault(results: dict[str, Result]) -> None
     assert planned == KINDS.keys()
     assert any(schedule.rollback for schedule in schedules)
     assert any(schedule.broken for schedule in schedules)
-    struck = {kind for result in results.values() for kind in result.evidence.strikes}
+    struck = {kind for result in results.values() for kind in result.evidence.struck}
     assert len(struck) > len(KINDS) / 2, "faults that are planned also strike"
 
 
-def test_the_report_shows_every_round(results: dict[str, Result], tmp_path: Path) -> None:
+def test_report_shows_every_round(results: dict[str, Result], tmp_path: Path) -> None:
     write_report(list(results.values()), tmp_path, seconds=60.0)
     page = (tmp_path / "report.html").read_text()
     assert page.count("<figure") == len(results)
@@ -84,13 +83,13 @@ def test_the_report_shows_every_round(results: dict[str, Result], tmp_path: Path
 
 
 @pytest.mark.parametrize("seed", [0, 7, 123_456_789])
-def test_the_same_seed_makes_the_same_schedule(seed: int) -> None:
+def test_same_seed_makes_same_schedule(seed: int) -> None:
     assert generate(seed) == generate(seed)
     assert from_json(to_json(generate(seed))) == generate(seed)
     assert generate(seed) != generate(seed + 1)
 
 
-def test_a_failing_schedule_shrinks_to_what_its_failure_needs() -> None:
+def test_shrink_keeps_only_what_the_failure_needs() -> None:
     needed = Fault("commit-unanswered", at=1.0)
     doomed = Fault("kill", at=2.0, target="2")
     schedule = replace(generate(5), faults=(Fault("kill", at=0.5, target="0"), needed, doomed))
@@ -112,8 +111,8 @@ def test_a_failing_schedule_shrinks_to_what_its_failure_needs() -> None:
 QUIET = Schedule(
     seed=0,
     lease_seconds=3.0,
-    entrance="runner",
-    steps=(Step("base"), Step("balance"), Step("index")),
+    entry_point="runner",
+    migrations=(MigrationSpec("base"), MigrationSpec("balance"), MigrationSpec("index")),
     old=1,
     broken=0,
     traffic=False,
@@ -123,29 +122,29 @@ QUIET = Schedule(
 
 
 @pytest.fixture(scope="module")
-def lane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lane]:
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     folder = tmp_path_factory.mktemp("chaos")
     with Loop() as loop, LocalDynamoDB() as engine:
         engine.create_table(TABLE)
-        with Lane(folder, loop, engine) as lane:
-            yield lane
+        with Worker(folder, loop, engine) as worker:
+            yield worker
 
 
 @pytest.fixture(scope="module")
-def quiet(lane: Lane) -> Evidence:
+def quiet(worker: Worker) -> Evidence:
     """A round in which nothing went wrong."""
-    return lane.play(QUIET)
+    return worker.play(QUIET)
 
 
-def test_a_quiet_round_breaks_no_law(quiet: Evidence) -> None:
+def test_round_without_faults_breaks_no_law(quiet: Evidence) -> None:
     assert judge(quiet).broken == []
-    assert quiet.checks, "somebody was served and looked"
-    assert [start.ended for start in quiet.starts] == ["served", "served"]
+    assert quiet.observations, "somebody was served and looked"
+    assert [start.outcome for start in quiet.cold_starts] == ["served", "served"]
 
 
-def hold_the_lease(looker: Looker, _log: Path) -> None:
-    looker._client.update_item(
-        **looker._key,
+def hold_the_lease(inspector: Inspector, _log: Path) -> None:
+    inspector._client.update_item(
+        **inspector._key,
         UpdateExpression="SET #owner = :owner, lease_until = :until",
         ExpressionAttributeNames={"#owner": "owner"},
         ExpressionAttributeValues={
@@ -155,14 +154,14 @@ def hold_the_lease(looker: Looker, _log: Path) -> None:
     )
 
 
-def write_secret(_looker: Looker, log: Path) -> None:
+def write_secret(_inspector: Inspector, log: Path) -> None:
     with log.open("a") as file:
         file.write(f"connecting with {SECRETS['password']}\n")
 
 
-def sql(statement: str) -> Callable[[Looker, Path], None]:
-    def run(looker: Looker, _log: Path) -> None:
-        looker.query(statement)
+def sql(statement: str) -> Callable[[Inspector, Path], None]:
+    def run(inspector: Inspector, _log: Path) -> None:
+        inspector.query(statement)
 
     return run
 
@@ -172,10 +171,10 @@ WRONG = {
     "a balance too high": (sql("UPDATE accounts SET balance = 2"), "effects exactly once"),
     "a history row lost": (
         sql("DELETE FROM lambda_migrate.history WHERE version = '3'"),
-        "all is applied in the end",
+        "all applied in the end",
     ),
-    "a deed twice": (
-        sql("INSERT INTO deeds (version, way) VALUES (2, 'up')"),
+    "a run twice": (
+        sql("INSERT INTO runs (version, direction) VALUES (2, 'up')"),
         "applied once between rollbacks",
     ),
     "an index made invalid": (
@@ -188,27 +187,27 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_what_is_done_wrong_by_hand_is_found(lane: Lane, wrong: str) -> None:
-    meddle, law = WRONG[wrong]
-    broken = judge(lane.play(QUIET, meddle=meddle)).broken
+def test_tampering_is_found(worker: Worker, wrong: str) -> None:
+    tamper, law = WRONG[wrong]
+    broken = judge(worker.play(QUIET, tamper=tamper)).broken
     assert any(sentence.startswith(f"{law}: ") for sentence in broken), broken
 
 
-def test_a_connection_left_open_is_found(lane: Lane) -> None:
+def test_open_connection_is_found(worker: Worker) -> None:
     left = []
 
-    def leave(looker: Looker, _log: Path) -> None:
+    def leave(inspector: Inspector, _log: Path) -> None:
         left.append(
             pg8000.native.Connection(
                 "postgres",
-                database=looker._name,
-                unix_sock=str(lane.server.socket),
+                database=inspector._name,
+                unix_sock=str(worker.server.socket),
                 application_name="lambda-migrate:orders:7",
             )
         )
 
-    assert [b.partition(":")[0] for b in judge(lane.play(QUIET, meddle=leave)).broken] == [
-        "no backend of ours"
+    assert [b.partition(":")[0] for b in judge(worker.play(QUIET, tamper=leave)).broken] == [
+        "no connection left"
     ]
     with pytest.raises(pg8000.native.InterfaceError):
         left[0].run("SELECT 1")  # the round's database is gone, with every connection to it
@@ -223,29 +222,31 @@ def only(evidence: Evidence) -> str:
     return law
 
 
-def test_being_served_without_a_migration_is_found(quiet: Evidence) -> None:
-    (check,) = [check for check in quiet.checks if check.who == "environment 0"]
+def test_serving_without_a_migration_is_found(quiet: Evidence) -> None:
+    (check,) = [check for check in quiet.observations if check.process == "environment 0"]
     for lacking in (replace(check, versions=(1,)), replace(check, indexes=())):
-        assert only(replace(quiet, checks=[lacking])) == "served on its schema"
+        assert only(replace(quiet, observations=[lacking])) == "served on its schema"
 
 
-def test_not_having_been_able_to_look_is_no_excuse(quiet: Evidence) -> None:
-    (check,) = [check for check in quiet.checks if check.who == "environment 0"]
-    assert only(replace(quiet, checks=[replace(check, versions=None)])) == "served on its schema"
+def test_serving_unobserved_is_found(quiet: Evidence) -> None:
+    (check,) = [check for check in quiet.observations if check.process == "environment 0"]
+    assert (
+        only(replace(quiet, observations=[replace(check, versions=None)])) == "served on its schema"
+    )
 
 
-def test_being_served_after_a_rollback_is_found_and_before_it_is_not(quiet: Evidence) -> None:
-    check = Check("environment 0", "new", 100.0, 110.0, 110.1, (1,), ("orders_3",))
+def test_serving_after_a_rollback_is_found_and_before_it_is_not(quiet: Evidence) -> None:
+    check = Observation("environment 0", "new", 110.0, (1,), ("orders_3",))
 
     def served(*, rolled_back_at: float) -> Evidence:
-        deeds = [(2, "up", 90.0), (2, "down", rolled_back_at), (2, "up", 150.0)]
-        return replace(quiet, checks=[check], facts=replace(quiet.facts, deeds=deeds))
+        runs = [(2, "up", 90.0), (2, "down", rolled_back_at), (2, "up", 150.0)]
+        return replace(quiet, observations=[check], state=replace(quiet.state, runs=runs))
 
     assert broken_laws(served(rolled_back_at=110.05)) == []
     assert only(served(rolled_back_at=105.0)) == "served on its schema"
 
 
-def test_being_served_with_code_that_must_fail_is_found(quiet: Evidence) -> None:
+def test_serving_with_code_that_must_fail_is_found(quiet: Evidence) -> None:
     broken = replace(quiet, schedule=replace(QUIET, broken=2))
     assert "served on its schema" in {b.partition(":")[0] for b in broken_laws(broken)}
 
@@ -253,48 +254,48 @@ def test_being_served_with_code_that_must_fail_is_found(quiet: Evidence) -> None
 @pytest.mark.parametrize(
     "start",
     [
-        Start("probe", "NotReady", 1.0, 8.0, "the schema is not ready"),
-        Start("probe", "killed", 1.0, 8.0),
-        Start("probe", "served", 8.5, 8.0),
+        ColdStart("probe", "NotReady", 1.0, 8.0, "the schema is not ready"),
+        ColdStart("probe", "killed", 1.0, 8.0),
+        ColdStart("probe", "served", 8.5, 8.0),
     ],
 )
-def test_a_cold_start_that_fails_or_takes_too_long_is_found(quiet: Evidence, start: Start) -> None:
-    assert only(replace(quiet, starts=[start])) == "a fresh cold start"
+def test_failed_or_slow_cold_start_is_found(quiet: Evidence, start: ColdStart) -> None:
+    assert only(replace(quiet, cold_starts=[start])) == "cold start afterwards"
 
 
-def test_failing_code_that_is_served_afterwards_is_found(quiet: Evidence) -> None:
+def test_serving_with_failing_code_afterwards_is_found(quiet: Evidence) -> None:
     must_fail = replace(QUIET, broken=2)
-    start = Start("new", "served", 1.0, 8.0)
-    evidence = replace(quiet, schedule=must_fail, starts=[start], checks=[])
-    assert only(evidence) == "a fresh cold start"
+    start = ColdStart("new", "served", 1.0, 8.0)
+    evidence = replace(quiet, schedule=must_fail, cold_starts=[start], observations=[])
+    assert only(evidence) == "cold start afterwards"
 
 
 @pytest.mark.parametrize(
     "error", ["RepairRequired", "ConfigurationError", "Diverged", "MigrationFailed"]
 )
-def test_an_error_that_fits_nothing_that_went_wrong_is_found(quiet: Evidence, error: str) -> None:
+def test_unexplained_error_is_found(quiet: Evidence, error: str) -> None:
     raised = {"event": "raised", "error": error, "message": "duplicate key", "at": 1.0, "wall": 1.0}
-    life = Life("environment 0", "new", ended=1.0, exit_code=0, events=[raised])
-    assert only(replace(quiet, lives=[life])) == "named ends"
+    process = ProcessRecord("environment 0", "new", ended=1.0, exit_code=0, events=[raised])
+    assert only(replace(quiet, processes=[process])) == "explained ends"
 
 
-def test_a_crash_is_found(quiet: Evidence) -> None:
-    life = Life("environment 0", "new", ended=1.0, exit_code=1)
-    assert only(replace(quiet, lives=[life])) == "named ends"
+def test_crash_is_found(quiet: Evidence) -> None:
+    process = ProcessRecord("environment 0", "new", ended=1.0, exit_code=1)
+    assert only(replace(quiet, processes=[process])) == "explained ends"
 
 
-def test_outliving_the_deadline_is_found_unless_it_stood_still(quiet: Evidence) -> None:
-    life = Life("environment 0", "new", ended=9.0, exit_code=-9, killed="deadline")
-    assert only(replace(quiet, lives=[life])) == "deadlines kept"
-    life.frozen.append((1.0, 8.0))
-    assert broken_laws(replace(quiet, lives=[life])) == []
+def test_outliving_the_deadline_is_found_unless_frozen(quiet: Evidence) -> None:
+    process = ProcessRecord("environment 0", "new", ended=9.0, exit_code=-9, killed="deadline")
+    assert only(replace(quiet, processes=[process])) == "deadlines kept"
+    process.frozen.append((1.0, 8.0))
+    assert broken_laws(replace(quiet, processes=[process])) == []
 
 
-def test_a_backend_that_outlives_the_lease_is_found(quiet: Evidence) -> None:
-    facts = replace(quiet.facts, lingering=["lambda-migrate:x:1 active SELECT pg_sleep"])
-    assert only(replace(quiet, facts=facts)) == "no backend one lease later"
+def test_connection_that_outlives_the_lease_is_found(quiet: Evidence) -> None:
+    state = replace(quiet.state, lingering=["lambda-migrate:x:1 active SELECT pg_sleep"])
+    assert only(replace(quiet, state=state)) == "no connection one lease later"
 
 
-def test_every_law_is_seen_to_fail_above() -> None:
+def test_every_law_can_fail() -> None:
     text = Path(__file__).read_text()
     assert all(f'"{law}"' in text for law in LAWS)

@@ -67,14 +67,16 @@ def acquired(answer: Lease | LeaseState) -> Lease:
     return answer
 
 
-def test_without_a_fault_everything_passes(table: DynamoDBLeaseTable, relay: DynamoDBRelay) -> None:
+def test_relay_without_faults_passes_everything(
+    table: DynamoDBLeaseTable, relay: DynamoDBRelay
+) -> None:
     lease = acquired(table.acquire("me"))
     assert (relay.owner, table.read().owner) == ("me", "me")
     table.release(lease)
     assert (relay.owner, table.read().owner) == (None, None)
 
 
-def test_the_relay_knows_who_asked_for_what_and_got_it(
+def test_relay_records_requests_by_client_and_outcome(
     table: DynamoDBLeaseTable, relay: DynamoDBRelay
 ) -> None:
     acquired(table.acquire("me"))
@@ -92,7 +94,7 @@ def test_the_relay_knows_who_asked_for_what_and_got_it(
 @pytest.mark.parametrize(
     "kind", ["dynamodb-error", "dynamodb-throttled", "dynamodb-unreached", "dynamodb-unanswered"]
 )
-def test_only_an_answer_that_is_lost_leaves_a_write_behind(
+def test_only_a_lost_answer_leaves_a_write_behind(
     table: DynamoDBLeaseTable, relay: DynamoDBRelay, struck: Struck, kind: str
 ) -> None:
     relay.change(kind, FOREVER, 1.0)
@@ -103,7 +105,7 @@ def test_only_an_answer_that_is_lost_leaves_a_write_behind(
     assert table.read(consistent=True).owner == ("me" if kind == "dynamodb-unanswered" else None)
 
 
-def test_a_stale_read_shows_the_past_and_a_consistent_one_never_does(
+def test_stale_reads_show_the_past_and_consistent_ones_never_do(
     table: DynamoDBLeaseTable, relay: DynamoDBRelay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = acquired(table.acquire("me"))
@@ -114,7 +116,7 @@ def test_a_stale_read_shows_the_past_and_a_consistent_one_never_does(
     assert lease.state.owner == "me"
 
 
-def test_a_lease_granted_twice_belongs_to_two(
+def test_lease_granted_twice_has_two_holders(
     table: DynamoDBLeaseTable, relay: DynamoDBRelay, struck: Struck
 ) -> None:
     first = acquired(table.acquire("first"))
@@ -133,7 +135,7 @@ def test_a_lease_granted_twice_belongs_to_two(
         table.renew(first)
 
 
-def test_a_moment_is_after_the_write_and_before_its_answer(
+def test_write_callback_runs_before_the_answer(
     table: DynamoDBLeaseTable, relay: DynamoDBRelay, stage_dynamodb: LocalDynamoDB
 ) -> None:
     seen: list[str] = []
@@ -143,9 +145,7 @@ def test_a_moment_is_after_the_write_and_before_its_answer(
     assert seen == ["me"], "once, and told whose write it was"
 
 
-def test_every_write_is_kept_for_the_search_for_secrets(
-    table: DynamoDBLeaseTable, relay: DynamoDBRelay
-) -> None:
+def test_every_write_is_recorded(table: DynamoDBLeaseTable, relay: DynamoDBRelay) -> None:
     table.acquire("me")
     assert [json.loads(body)["TableName"] for body in relay.written] == [TABLE]
 
@@ -170,7 +170,7 @@ Network = tuple[PostgreSQLRelay, Callable[[], Any]]
 BROKEN = (pg8000.native.InterfaceError, OSError)
 
 
-def test_a_commit_whose_answer_is_lost_is_committed(
+def test_commit_with_lost_answer_is_committed(
     connect: Network, stage_postgresql: LocalPostgreSQL, struck: Struck
 ) -> None:
     relay, open_connection = connect
@@ -187,7 +187,7 @@ def test_a_commit_whose_answer_is_lost_is_committed(
     assert open_connection().run("SELECT 1") == [[1]]
 
 
-def test_who_is_refused_is_cut_off_and_may_come_back(connect: Network, struck: Struck) -> None:
+def test_refused_clients_can_reconnect_later(connect: Network, struck: Struck) -> None:
     relay, open_connection = connect
     connection = open_connection()
     relay.refuse(0.3)
@@ -198,9 +198,7 @@ def test_who_is_refused_is_cut_off_and_may_come_back(connect: Network, struck: S
 
 
 @pytest.mark.parametrize("new_ones_too", [True, False])
-def test_what_is_held_back_arrives_when_the_network_heals(
-    connect: Network, struck: Struck, new_ones_too: bool
-) -> None:
+def test_delayed_data_arrives_later(connect: Network, struck: Struck, new_ones_too: bool) -> None:
     relay, open_connection = connect
     connection = open_connection()
     relay.silence(0.3, new_ones_too=new_ones_too)
@@ -210,7 +208,7 @@ def test_what_is_held_back_arrives_when_the_network_heals(
     assert connection.run("SELECT 1") == [[1]]
 
 
-def test_a_late_commit_commits_late(
+def test_late_commit_commits(
     connect: Network, stage_postgresql: LocalPostgreSQL, struck: Struck
 ) -> None:
     relay, open_connection = connect

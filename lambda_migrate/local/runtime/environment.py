@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lambda_migrate.clock import Clock
-from lambda_migrate.local.runtime.fork_client import ForkedChild
+from lambda_migrate.local.runtime.fork_client import ForkedProcess
 from lambda_migrate.local.runtime.process import Child, ProcessError, tail
 from lambda_migrate.local.runtime.runtime_api import (
     Invocation,
@@ -36,7 +36,7 @@ __all__ = [
 Status = Literal["ok", "error", "timeout", "crashed", "throttled"]
 Phase = Literal["started", "ready", "invoked", "returned", "ended"]
 State = Literal["starting", "idle", "busy", "ended"]
-Process: TypeAlias = "Child | ForkedChild"
+Process: TypeAlias = "Child | ForkedProcess"
 
 KILL_AFTER_SECONDS = 0.1
 """Lambda kills slightly after the published deadline, so code may see 0 ms left."""

@@ -1,7 +1,7 @@
-"""Environments that are forked from one warm interpreter: a thousand fit where 200 would.
+"""Processes that are forked from one warm interpreter: a thousand fit where 200 would.
 
-`Zygote` starts that interpreter, the program in fork_server.py, and `ForkedChild` is to it what
-`Child` is to a process of our own.
+`ForkServer` starts that interpreter, the program in fork_server.py, and `ForkedProcess` is to it
+what `Child` is to a process that was started directly.
 """
 
 from __future__ import annotations
@@ -17,34 +17,30 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 from lambda_migrate.local.runtime import fork_server
-from lambda_migrate.local.runtime.process import (
-    Child,
-    ProcessError,
-    read_state,
-    spawn,
-    tail,
-)
+from lambda_migrate.local.runtime.process import Child, ProcessError, read_state, spawn, tail
 from lambda_migrate.local.runtime.reaper import get_reaper
 
-__all__ = ["ForkedChild", "Zygote"]
+__all__ = ["ForkServer", "ForkedProcess"]
 
 _START_SECONDS = 60.0
+_NOT_RUNNING = "the fork server is not running"
 
 
-class ForkedChild:
-    """A process that was forked for us; it leads a group of its own.
+class ForkedProcess:
+    """A forked process; it leads a process group of its own.
 
     Args:
-        pid: Its number.
-        bury: Collects it, after which the number may be somebody else's.
+        pid: Its process id.
+        reap: Collects its exit status, after which the pid may be reused.
     """
 
-    def __init__(self, pid: int, bury: Callable[[int], None]) -> None:
+    def __init__(self, pid: int, reap: Callable[[int], None]) -> None:
         self.pid = pid
-        self._bury = bury
-        self._buried = False
+        self._reap = reap
+        self._is_reaped = False
         self._status: int | None = None
         self._ended = threading.Event()
         self._lock = threading.Lock()
@@ -56,7 +52,7 @@ class ForkedChild:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it runs no more, though nobody may have heard of it yet."""
+        """Whether it runs no more, even if its end has not been reported yet."""
         return self._status is not None or read_state(self.pid) in {"", "Z", "X"}
 
     def wait(self, seconds: float | None = None) -> int:
@@ -70,8 +66,8 @@ class ForkedChild:
         return self._status
 
     def signal_group(self, number: int) -> None:
-        """Send ``number`` to the process and to what it started, even when it has ended itself."""
-        if not self._buried:
+        """Send ``number`` to the process and what it started, even when it has ended itself."""
+        if not self._is_reaped:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, number)
 
@@ -80,10 +76,10 @@ class ForkedChild:
         self.signal_group(signal.SIGKILL)
         status = self.wait()
         with self._lock:
-            first, self._buried = not self._buried, True
+            first, self._is_reaped = not self._is_reaped, True
         if first:
             get_reaper().forget(self.pid)
-            self._bury(self.pid)
+            self._reap(self.pid)
         return status
 
     def when_ended(self, callback: Callable[[], None]) -> None:
@@ -95,7 +91,7 @@ class ForkedChild:
         callback()
 
     def note_end(self, status: int) -> None:
-        """It has ended: the zygote says so."""
+        """Record the end that the fork server reported."""
         with self._lock:
             self._status = status
             callbacks, self._callbacks = self._callbacks, []
@@ -104,13 +100,13 @@ class ForkedChild:
             callback()
 
 
-class Zygote:
+class ForkServer:
     """A warm interpreter that forks.
 
     Args:
         python: The interpreter; it must have ``awslambdaric``.
-        modules: What it imports beforehand. They must start no threads.
-        log: For what it has to say itself.
+        modules: What it imports beforehand, by name or by file. They must start no threads.
+        log: For its own output.
     """
 
     def __init__(self, python: str, *, modules: Sequence[str], log: Path) -> None:
@@ -122,67 +118,66 @@ class Zygote:
         self._listener: threading.Thread | None = None
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
-        self._births: dict[int, Future[ForkedChild]] = {}
-        self._children: dict[int, ForkedChild] = {}
+        self._requests: dict[int, Future[ForkedProcess]] = {}
+        self._children: dict[int, ForkedProcess] = {}
 
     @property
     def pid(self) -> int:
-        """Its process.
+        """Its process id.
 
         Raises:
             ProcessError: It was not started.
         """
         if self._process is None:
-            raise ProcessError("the parent of the forked environments is not running")
+            raise ProcessError(_NOT_RUNNING)
         return self._process.pid
 
     def start(self, environment: Mapping[str, str]) -> None:
         """Start it and return when it has imported everything.
 
         Args:
-            environment: Its variables; a forked environment has its own ones alone.
+            environment: Its variables; a forked process has only its own ones.
 
         Raises:
             ProcessError: With the tail of its log.
         """
-        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [self._python, "-I", fork_server.__file__, str(its.fileno()), *self._modules]
-        with its:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        command = [self._python, "-I", fork_server.__file__, str(theirs.fileno()), *self._modules]
+        with theirs:
             self._process = spawn(
-                command, log=self._log, environment=environment, pass_fds=[its.fileno()]
+                command, log=self._log, environment=environment, pass_fds=[theirs.fileno()]
             )
         ours.settimeout(_START_SECONDS)
         self._channel = ours
-        if not self._hears():
+        if not self._is_ready():
             self.stop()
-            raise ProcessError(f"nothing to fork environments from:\n{tail(self._log)}")
+            raise ProcessError(f"the fork server did not start:\n{tail(self._log)}")
         ours.settimeout(None)
-        self._listener = threading.Thread(target=self._listen, daemon=True, name="zygote")
+        self._listener = threading.Thread(target=self._listen, daemon=True, name="fork server")
         self._listener.start()
 
     def fork(
         self, handler: str, *, variables: Mapping[str, str], directory: Path, log: Path
-    ) -> ForkedChild:
-        """Start an environment; from any thread.
+    ) -> ForkedProcess:
+        """Start an execution environment for a Lambda handler; from any thread.
 
         Raises:
-            ProcessError: The machine has no room for it, or the zygote is gone.
+            ProcessError: The process could not be forked, or the fork server is gone.
         """
-        number = next(self._numbers)
-        order = {
-            "fork": number,
-            "handler": handler,
-            "variables": dict(variables),
-            "directory": str(directory),
-            "log": str(log),
-        }
-        birth: Future[ForkedChild] = Future()
-        with self._lock:
-            self._births[number] = birth
-        self._say(order)
-        child = birth.result()
-        get_reaper().watch(child.pid)
-        return child
+        return self._fork({"handler": handler}, variables, directory, log)
+
+    def fork_call(
+        self,
+        function: str,
+        argument: Any,
+        *,
+        variables: Mapping[str, str],
+        directory: Path,
+        log: Path,
+    ) -> ForkedProcess:
+        """Start a process that calls ``module:function`` with one JSON value; see `fork`."""
+        program = {"function": function, "argument": argument}
+        return self._fork(program, variables, directory, log)
 
     def stop(self) -> None:
         """End it; what it forked must have been killed before. Idempotent."""
@@ -193,60 +188,79 @@ class Zygote:
         if self._channel is not None:
             self._channel.close()
 
-    # -- how ----------------------------------------------------------------------------------
+    # -- protocol -----------------------------------------------------------------------------
 
-    def _hears(self) -> bool:
-        """Whether it is ready, rather than gone or stuck."""
+    def _fork(
+        self, program: Mapping[str, Any], variables: Mapping[str, str], directory: Path, log: Path
+    ) -> ForkedProcess:
+        number = next(self._numbers)
+        request = {
+            "fork": number,
+            **program,
+            "variables": dict(variables),
+            "directory": str(directory),
+            "log": str(log),
+        }
+        forked: Future[ForkedProcess] = Future()
+        with self._lock:
+            self._requests[number] = forked
+        self._send(request)
+        child = forked.result()
+        get_reaper().watch(child.pid)
+        return child
+
+    def _is_ready(self) -> bool:
+        """Whether it has imported everything, rather than ended or hung."""
         assert self._channel is not None  # noqa: S101 - for mypy
         try:
             return bool(self._channel.recv(fork_server.MESSAGE_BYTES))
         except OSError:
             return False
 
-    def _say(self, message: object) -> None:
+    def _send(self, message: object) -> None:
         if self._channel is None:
-            raise ProcessError("the parent of the forked environments is not running")
+            raise ProcessError(_NOT_RUNNING)
         try:
             self._channel.send(json.dumps(message).encode())
         except OSError as error:
-            raise ProcessError(f"the parent of the forked environments is gone: {error}") from error
+            raise ProcessError(f"the fork server is gone: {error}") from error
 
-    def _bury(self, pid: int) -> None:
+    def _reap(self, pid: int) -> None:
         with self._lock:
             self._children.pop(pid, None)
-        with contextlib.suppress(ProcessError):  # then somebody else has collected it
-            self._say({"bury": pid})
+        with contextlib.suppress(ProcessError):  # then init has collected it
+            self._send({"reap": pid})
 
     def _listen(self) -> None:
         assert self._channel is not None  # noqa: S101 - for mypy
         with contextlib.suppress(OSError):
-            while said := self._channel.recv(fork_server.MESSAGE_BYTES):
-                self._note(json.loads(said))
-        self._be_bereft()
+            while message := self._channel.recv(fork_server.MESSAGE_BYTES):
+                self._receive(json.loads(message))
+        self._fail_all()
 
-    def _note(self, message: Mapping[str, object]) -> None:
+    def _receive(self, message: Mapping[str, Any]) -> None:
         if "ended" in message:
             with self._lock:
-                child = self._children[int(str(message["ended"]))]
-            child.note_end(int(str(message["status"])))
+                child = self._children[int(message["ended"])]
+            child.note_end(int(message["status"]))
             return
         with self._lock:
-            birth = self._births.pop(int(str(message["forked"])))
+            forked = self._requests.pop(int(message["forked"]))
         if "error" in message:
-            birth.set_exception(ProcessError(f"no environment could be forked: {message['error']}"))
+            forked.set_exception(ProcessError(f"fork failed: {message['error']}"))
             return
-        child = ForkedChild(int(str(message["pid"])), self._bury)
+        child = ForkedProcess(int(message["pid"]), self._reap)
         with self._lock:
             self._children[child.pid] = child
-        birth.set_result(child)
+        forked.set_result(child)
 
-    def _be_bereft(self) -> None:
-        """Without the zygote nobody would tell how its children end: they end with it."""
+    def _fail_all(self) -> None:
+        """Without the fork server no end would be reported: the children end with it."""
         with self._lock:
-            births, self._births = list(self._births.values()), {}
+            requests, self._requests = list(self._requests.values()), {}
             children = list(self._children.values())
-        for birth in births:
-            birth.set_exception(ProcessError("the parent of the forked environments is gone"))
+        for forked in requests:
+            forked.set_exception(ProcessError("the fork server is gone"))
         for child in children:
             child.signal_group(signal.SIGKILL)
             child.note_end(-signal.SIGKILL)

@@ -35,7 +35,7 @@ from lambda_migrate.local.runtime.environment import (
     LaunchOptions,
     Process,
 )
-from lambda_migrate.local.runtime.fork_client import Zygote
+from lambda_migrate.local.runtime.fork_client import ForkServer
 from lambda_migrate.local.runtime.process import spawn
 from lambda_migrate.local.runtime.reaper import get_reaper
 from lambda_migrate.local.runtime.runtime_api import Invocation
@@ -138,7 +138,7 @@ class LocalFunction:
         self._python = python
         self._preload = preload
         self._niceness = niceness
-        self._fork_server: Zygote | None = None
+        self._fork_server: ForkServer | None = None
         self._options = LaunchOptions(
             start=self._start_process,
             variables=_variables(name, handler, self._code, memory) | dict(environment or {}),
@@ -164,7 +164,7 @@ class LocalFunction:
             get_reaper().watch_directory(str(self._temporary_logs))
         self._log_folder().mkdir(parents=True, exist_ok=True)
         if self._preload is not None:
-            self._fork_server = Zygote(
+            self._fork_server = ForkServer(
                 self._python, modules=self._preload, log=self._log_folder() / "fork-server.log"
             )
             self._fork_server.start(_inherited())

@@ -1,15 +1,19 @@
-"""What a forked environment does: invocations of the library, each told to the conductor.
+"""What a forked process of a round does: it serves, rolls back, or writes as an application does.
 
-It sees nothing but what a Lambda environment sees: variables, files, a context with a deadline.
+It sees only what a Lambda environment sees: variables, files, a context with a deadline. Each event
+goes to the round as one datagram.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import socket
+import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.clock import Deadline
@@ -20,22 +24,37 @@ if TYPE_CHECKING:
     from lambda_migrate.events import Event
     from lambda_migrate.migrations import Manifest
 
-__all__ = ["live"]
+__all__ = ["run"]
 
 Emit = Callable[[dict[str, Any]], None]
 
-_TEXT = 600
-"""How much of a message goes into an event."""
+_MESSAGE_CHARACTERS = 600
+"""How much of an error's message goes into an event."""
+
+
+def run(job: dict[str, Any]) -> None:
+    """Do one job and end the process, as Lambda ends one: without waiting for its threads."""
+    code = 1
+    try:
+        events = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        events.connect(job["events"])
+
+        def emit(event: dict[str, Any]) -> None:
+            stamped = {"name": job["name"], "at": time.monotonic(), "wall": time.time(), **event}
+            events.send(json.dumps(stamped).encode())
+
+        {"serve": _serve, "roll back": _roll_back, "traffic": _write}[job["role"]](job, emit)
+        code = 0
+    except BaseException:  # noqa: BLE001 - it is printed to the log, then the process ends
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 class ShiftedClock:
-    """A clock whose wall time is off, and jumps once; its monotonic time is nobody's to change.
-
-    Args:
-        offset: By how many seconds the wall clock is off.
-        jump_after: Seconds until it jumps.
-        jump: By how many seconds.
-    """
+    """A clock whose wall time is wrong, and jumps once; its monotonic time is the real one."""
 
     def __init__(self, offset: float, *, jump_after: float, jump: float) -> None:
         self._offset_ms = round(offset * 1000)
@@ -57,42 +76,38 @@ class ShiftedClock:
 
 
 class _Context:
-    """What Lambda passes to a handler, as far as anybody here asks."""
+    """The part of Lambda's context that is read here."""
+
+    function_name = "chaos"
+    memory_limit_in_mb = 128
+    invoked_function_arn = "arn:aws:lambda:us-east-1:123456789012:function:chaos"
 
     def __init__(self, ends: float, *, request_id: str) -> None:
         self.aws_request_id = request_id
-        self.function_name = "chaos"
-        self.memory_limit_in_mb = 128
-        self.invoked_function_arn = "arn:aws:lambda:us-east-1:123456789012:function:chaos"
         self._ends = ends
 
     def get_remaining_time_in_millis(self) -> int:
         return max(0, round((self._ends - time.monotonic()) * 1000))
 
 
-def live(order: dict[str, Any], emit: Emit) -> None:
-    """Do what the order says, to its end or ours."""
-    os.environ.update(order["environ"])
-    {"serve": _serve, "roll back": _roll_back, "traffic": _write}[order["role"]](order, emit)
+# --- an execution environment
 
 
-# --- a function's environment
-
-
-def _serve(order: dict[str, Any], emit: Emit) -> None:
-    invoke = _handler(order) if order["entrance"] == "handler" else _runner(order)
-    for number in range(order["invocations"]):
-        ends = time.monotonic() + order["timeout"]
+def _serve(job: dict[str, Any], emit: Emit) -> None:
+    is_handler = job["entry_point"] == "handler"
+    invoke = _make_handler() if is_handler else _make_runner(job)
+    for number in range(job["invocations"]):
+        ends = time.monotonic() + job["timeout"]
         emit({"event": "invoked", "ends": ends})
         try:
-            answer = invoke(_Context(ends, request_id=f"{order['name']}-{number}"))
+            answer = invoke(_Context(ends, request_id=f"{job['name']}-{number}"))
         except MigrateError as error:
             emit(_raised(error))
-            if not error.retryable and order["entrance"] == "runner":
+            if not error.retryable and not is_handler:
                 time.sleep(0.3)
             continue
         emit({"event": "served", **answer})
-        emit({"event": "checked", **_found(order["check"])})
+        emit({"event": "observed", **_observe(job["database"])})
         return
 
 
@@ -101,17 +116,15 @@ def _raised(error: MigrateError) -> dict[str, Any]:
         "event": "raised",
         "error": type(error).__name__,
         "retryable": error.retryable,
-        "message": str(error)[:_TEXT],
+        "message": str(error)[:_MESSAGE_CHARACTERS],
         "migration": str(getattr(error, "migration", "")),
         "sqlstate": str(getattr(error, "sqlstate", "")),
     }
 
 
-def _handler(order: dict[str, Any]) -> Callable[[_Context], dict[str, Any]]:
-    """The decorated handler, with nothing but the environment's variables."""
+def _make_handler() -> Callable[[_Context], dict[str, Any]]:
+    """The decorated handler, configured by the environment's variables alone."""
     from lambda_migrate import migrate_on_cold_start
-
-    del order
 
     @migrate_on_cold_start
     def handler(_event: Any, _context: Any) -> dict[str, Any]:
@@ -120,12 +133,12 @@ def _handler(order: dict[str, Any]) -> Callable[[_Context], dict[str, Any]]:
     return lambda context: handler({}, context)
 
 
-def _runner(order: dict[str, Any]) -> Callable[[_Context], dict[str, Any]]:
-    """A runner put together as the wiring does, with a clock and a lease of the schedule's."""
+def _make_runner(job: dict[str, Any]) -> Callable[[_Context], dict[str, Any]]:
+    """A runner with the schedule's clock and lease."""
     from lambda_migrate.aws.telemetry import PowertoolsObserver
     from lambda_migrate.runner import MigrationRunner
 
-    manifest, target = _parts(order, PowertoolsObserver().observe)
+    manifest, target = _make_target(job, PowertoolsObserver().observe)
     runner = MigrationRunner(manifest, target)
 
     def invoke(context: _Context) -> dict[str, Any]:
@@ -135,45 +148,37 @@ def _runner(order: dict[str, Any]) -> Callable[[_Context], dict[str, Any]]:
     return invoke
 
 
-def _parts(order: dict[str, Any], observe: Callable[[Event], None]) -> tuple[Manifest, Target]:
+def _make_target(job: dict[str, Any], observe: Callable[[Event], None]) -> tuple[Manifest, Target]:
     from lambda_migrate.settings import Settings
     from lambda_migrate.wiring import make_manifest, make_target
 
     settings = Settings.load(os.environ)
     # Shorter than users may set it: otherwise every takeover would take the round's whole time.
-    settings = replace(settings, lease_seconds=order["lease_seconds"])
-    clock = ShiftedClock(order["clock"], jump_after=order["jump_after"], jump=order["jump"])
-    target = make_target(settings, observer=_Told(observe), clock=clock)
+    settings = replace(settings, lease_seconds=job["lease_seconds"])
+    clock = ShiftedClock(job["clock"], jump_after=job["jump_after"], jump=job["jump"])
+    target = make_target(settings, observer=_Observer(observe), clock=clock)
     return make_manifest(settings, os.environ), target
 
 
-class _Told:
+class _Observer:
     def __init__(self, observe: Callable[[Event], None]) -> None:
-        self._observe = observe
-
-    def observe(self, event: Event) -> None:
-        self._observe(event)
+        self.observe = observe
 
 
-# --- a person
+# --- an operator
 
 
-def _roll_back(order: dict[str, Any], emit: Emit) -> None:
-    """As a person at the command line: when it may succeed later, try again, for a while."""
+def _roll_back(job: dict[str, Any], emit: Emit) -> None:
+    """Roll back as a person at the command line, who retries for a while."""
     from lambda_migrate.engine.operations import Maintenance
-    from lambda_migrate.events import MigrationReverted
 
-    def told(event: Event) -> None:
-        if isinstance(event, MigrationReverted):
-            emit({"event": "reverted", "migration": event.migration})
-
-    manifest, target = _parts(order, told)
-    ends = time.monotonic() + order["timeout"]
+    manifest, target = _make_target(job, lambda _: None)
+    ends = time.monotonic() + job["timeout"]
     emit({"event": "invoked", "ends": ends})
     while True:
         try:
             down = Maintenance(manifest, target).down(
-                Deadline(ends, target.clock).earlier(2.0), to=order["to"]
+                Deadline(ends, target.clock).earlier(2.0), to=job["to"]
             )
         except MigrateError as error:
             if error.retryable and time.monotonic() < ends - 4.0:
@@ -188,14 +193,14 @@ def _roll_back(order: dict[str, Any], emit: Emit) -> None:
 # --- an application
 
 
-def _write(order: dict[str, Any], _emit: Emit) -> None:
-    """Short transactions on the migrated table, one after another, on a connection of their own."""
+def _write(job: dict[str, Any], _emit: Emit) -> None:
+    """Short transactions on the migrated table, one after another."""
     import pg8000.native
 
     number = 0
     while True:
         try:
-            connection = _connect(order["check"], "application")
+            connection = _connect(job["database"], "application")
             while True:
                 number += 1
                 connection.run("BEGIN")
@@ -209,18 +214,25 @@ def _write(order: dict[str, Any], _emit: Emit) -> None:
             time.sleep(0.1)  # no table yet, or no server
 
 
-# --- looking
+# --- what the database holds when an environment serves
+
+_OBSERVE = """
+    SELECT to_regclass('effects') IS NOT NULL,
+           ARRAY(SELECT c.relname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+                 WHERE i.indisvalid AND c.relname LIKE 'orders\\_%' AND c.relname <> 'orders_pkey'
+                 ORDER BY 1)
+"""
 
 
-def _found(check: dict[str, Any]) -> dict[str, Any]:
-    """What the database holds at the moment of serving, by a connection that no fault touches."""
+def _observe(database: dict[str, str]) -> dict[str, Any]:
+    """Query it through a connection that no fault touches."""
     import pg8000.native
 
     for _ in range(100):
         try:
-            connection = _connect(check, "chaos check")
+            connection = _connect(database, "chaos observer")
             try:
-                (row,) = connection.run(LOOK)
+                (row,) = connection.run(_OBSERVE)
                 versions = connection.run("SELECT version FROM effects") if row[0] else []
             finally:
                 connection.close()
@@ -231,20 +243,12 @@ def _found(check: dict[str, Any]) -> dict[str, Any]:
     return {"versions": None, "indexes": None}
 
 
-LOOK = """
-    SELECT to_regclass('effects') IS NOT NULL,
-           ARRAY(SELECT c.relname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-                 WHERE i.indisvalid AND c.relname LIKE 'orders\\_%' AND c.relname <> 'orders_pkey'
-                 ORDER BY 1)
-"""
-
-
-def _connect(check: dict[str, Any], name: str) -> Any:
+def _connect(database: dict[str, str], application: str) -> Any:
     import pg8000.native
 
     return pg8000.native.Connection(
         "postgres",
-        database=check["database"],
-        unix_sock=str(Path(check["socket"])),
-        application_name=name,
+        database=database["name"],
+        unix_sock=database["socket"],
+        application_name=application,
     )

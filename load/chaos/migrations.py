@@ -1,65 +1,59 @@
 """The migration files of each code version of a schedule, with effects that can be counted.
 
-Every transactional migration leaves one row in ``effects`` and one in ``deeds``, which also records
-the way down; with ``track_commit_timestamp`` PostgreSQL knows when each was committed.
+Every transactional migration leaves one row in ``effects`` and one in ``runs``, which also records
+rollbacks; with ``track_commit_timestamp`` PostgreSQL knows when each was committed.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from load.chaos.schedule import Schedule, Step
+from load.chaos.schedule import MigrationSpec, Schedule
 
-__all__ = ["CODES", "PROBE", "index_name", "versions_of", "write_codes"]
+__all__ = ["index_name", "migrations_of", "write_migrations"]
 
-CODES = ("old", "new", "mended", "probe")
-"""Code versions: ``probe`` is the newest one with one migration more, which nobody has applied."""
-
-PROBE = "table"
-"""The kind of the migration that ``probe`` adds."""
+CODES = ("old", "new", "fixed", "probe")
+"""Code versions: ``probe`` is the newest one with one more migration, which is never applied before
+the end."""
 
 _BASE = """
 -- migrate:up
 CREATE TABLE effects (version int NOT NULL);
-CREATE TABLE deeds (id bigint GENERATED ALWAYS AS IDENTITY, version int NOT NULL,
-                    way text NOT NULL);
+CREATE TABLE runs (id bigint GENERATED ALWAYS AS IDENTITY, version int NOT NULL,
+                    direction text NOT NULL);
 CREATE TABLE accounts (id int PRIMARY KEY, balance int NOT NULL);
 INSERT INTO accounts VALUES (1, 0);
 CREATE TABLE orders (id bigint PRIMARY KEY, amount int NOT NULL, kind int NOT NULL DEFAULT 1);
 INSERT INTO orders SELECT n, n FROM generate_series(1, 1000) AS n;
 INSERT INTO effects VALUES (1);
-INSERT INTO deeds (version, way) VALUES (1, 'up');
+INSERT INTO runs (version, direction) VALUES (1, 'up');
 -- migrate:down
-DROP TABLE orders, accounts, deeds, effects;
+DROP TABLE orders, accounts, runs, effects;
 """
 
 
-def write_codes(schedule: Schedule, folder: Path) -> dict[str, Path]:
+def write_migrations(schedule: Schedule, folder: Path) -> dict[str, Path]:
     """Write all code versions below ``folder``; returns the migrations directory of each."""
     directories = {}
     for code in CODES:
         directory = folder / code / "migrations"
         directory.mkdir(parents=True)
-        for version, (step, is_broken) in versions_of(schedule, code).items():
-            text = _text(version, step, is_broken=is_broken)
-            (directory / f"{version}_{step.kind}.sql").write_text(text.lstrip())
+        for version, (spec, is_broken) in migrations_of(schedule, code).items():
+            text = _render(version, spec, is_broken=is_broken)
+            (directory / f"{version}_{spec.kind}.sql").write_text(text.lstrip())
         directories[code] = directory
     return directories
 
 
-def versions_of(schedule: Schedule, code: str) -> dict[int, tuple[Step, bool]]:
+def migrations_of(schedule: Schedule, code: str) -> dict[int, tuple[MigrationSpec, bool]]:
     """Version -> migration and whether it fails, for one code version."""
-    from load.chaos.schedule import Step
-
-    steps = schedule.steps[: schedule.old] if code == "old" else schedule.steps
+    specs = schedule.migrations[: schedule.old] if code == "old" else schedule.migrations
     found = {
-        version: (step, code == "new" and version == schedule.broken)
-        for version, step in enumerate(steps, 1)
+        version: (spec, code == "new" and version == schedule.broken)
+        for version, spec in enumerate(specs, 1)
     }
     if code == "probe":
-        found[len(steps) + 1] = (Step(PROBE), False)
+        found[len(specs) + 1] = (MigrationSpec("table"), False)
     return found
 
 
@@ -68,11 +62,11 @@ def index_name(version: int) -> str:
     return f"orders_{version}"
 
 
-def _text(version: int, step: Step, *, is_broken: bool) -> str:
-    if step.kind == "base":
+def _render(version: int, spec: MigrationSpec, *, is_broken: bool) -> str:
+    if spec.kind == "base":
         return _BASE
-    if step.kind == "index":
-        return _index(version, is_broken=is_broken)
+    if spec.kind == "index":
+        return _render_index(version, is_broken=is_broken)
     up, down = {
         "table": (f"CREATE TABLE made_{version} (id int);", f"DROP TABLE made_{version};"),
         "balance": (
@@ -83,24 +77,24 @@ def _text(version: int, step: Step, *, is_broken: bool) -> str:
             f"ALTER TABLE orders ADD COLUMN extra_{version} int;",
             f"ALTER TABLE orders DROP COLUMN extra_{version};",
         ),
-        "long": (f"SELECT pg_sleep({step.seconds});", ""),
-        "many": ("\n".join([f"SELECT pg_sleep({step.seconds / 10:.3f});"] * 10), ""),
-    }[step.kind]
+        "long": (f"SELECT pg_sleep({spec.seconds});", ""),
+        "many": ("\n".join([f"SELECT pg_sleep({spec.seconds / 10:.3f});"] * 10), ""),
+    }[spec.kind]
     fault = "SELECT 1 / 0;" if is_broken else ""
     return f"""
 -- migrate:up
 {up}
 INSERT INTO effects VALUES ({version});
-INSERT INTO deeds (version, way) VALUES ({version}, 'up');
+INSERT INTO runs (version, direction) VALUES ({version}, 'up');
 {fault}
 -- migrate:down
 {down}
 DELETE FROM effects WHERE version = {version};
-INSERT INTO deeds (version, way) VALUES ({version}, 'down');
+INSERT INTO runs (version, direction) VALUES ({version}, 'down');
 """  # noqa: S608 - a number
 
 
-def _index(version: int, *, is_broken: bool) -> str:
+def _render_index(version: int, *, is_broken: bool) -> str:
     # Every order is of kind 1: a unique index on it fails half-way and is left invalid.
     what = ("UNIQUE INDEX", "kind") if is_broken else ("INDEX", "amount")
     return f"""

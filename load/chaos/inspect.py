@@ -1,0 +1,108 @@
+"""Reads database, lease item and logs, past every fault."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
+from load.chaos.evidence import FinalState
+
+__all__ = ["SECRETS", "TABLE", "Inspector", "find_secrets"]
+
+TABLE = "lambda-migrate"
+
+SECRETS = {
+    "password": "planted-Passw0rd",
+    "secret key": "planted/SecretAccessKey+of40characters00",
+    "session token": "planted-SessionToken-0123456789",
+}
+"""Recognisable values of what must never be written anywhere."""
+
+_LIBRARY_CONNECTIONS = (
+    "FROM pg_stat_activity WHERE datname = current_database()"
+    " AND application_name LIKE 'lambda-migrate%'"
+)
+
+_INDEXES = """
+    SELECT c.relname::text, i.indisvalid FROM pg_index i
+    JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid
+    WHERE t.relname = 'orders' AND c.relname <> 'orders_pkey'"""
+
+_RUNS = """
+    SELECT version, direction, extract(epoch FROM pg_xact_commit_timestamp(xmin))
+    FROM runs ORDER BY pg_xact_commit_timestamp(xmin), id"""
+
+
+class Inspector:
+    """One round's database and item.
+
+    Args:
+        server: Where the database is.
+        client: Of the DynamoDB engine itself.
+        name: Of the database, and of the target.
+    """
+
+    def __init__(self, server: LocalPostgreSQL, client: Any, name: str) -> None:
+        self._server = server
+        self._client = client
+        self._name = name
+        self._key = {"TableName": TABLE, "Key": {"target": {"S": name}}}
+
+    def query(self, sql: str) -> list[list[Any]]:
+        """Rows of one statement in the round's database."""
+        return self._server.execute(sql, database=self._name)
+
+    def connections(self) -> list[str]:
+        """Open connections of lambda-migrate."""
+        rows = self.query(f"SELECT application_name, state, left(query, 60) {_LIBRARY_CONNECTIONS}")
+        return [" ".join(str(cell) for cell in row) for row in rows]
+
+    def terminate_connections(self) -> int:
+        """End the connections of lambda-migrate; returns how many there were."""
+        return len(self.query(f"SELECT pg_terminate_backend(pid) {_LIBRARY_CONNECTIONS}"))
+
+    def delete_item(self) -> None:
+        """Delete the target's item."""
+        self._client.delete_item(**self._key)
+
+    def end_pause(self) -> None:
+        """End the pause after a failure, as if its time had passed."""
+        with contextlib.suppress(self._client.exceptions.ClientError):  # there is no failure
+            self._client.update_item(
+                **self._key,
+                UpdateExpression="SET failure.retry_at = :past",
+                ExpressionAttributeValues={":past": {"N": "1"}},
+            )
+
+    def read_state(self) -> FinalState:
+        """Everything that the database and the item hold."""
+        state = FinalState()
+        if self._has_table("effects"):
+            rows = self.query("SELECT version, count(*) FROM effects GROUP BY version ORDER BY 1")
+            state.effects = {int(version): int(count) for version, count in rows}
+            state.balance = int(self.query("SELECT balance FROM accounts")[0][0])
+            state.runs = [(int(v), str(way), float(at)) for v, way, at in self.query(_RUNS)]
+        if self._has_table("lambda_migrate.history"):
+            rows = self.query("SELECT version::int, state FROM lambda_migrate.history ORDER BY 1")
+            state.history = [(version, each) for version, each in rows]
+        state.indexes = {str(name): bool(valid) for name, valid in self.query(_INDEXES)}
+        item = self._client.get_item(**self._key, ConsistentRead=True).get("Item", {})
+        state.owner = item.get("owner", {}).get("S")
+        until = int(item.get("lease_until", {}).get("N", 0)) / 1000
+        state.lease_expires_in = until - time.time() if state.owner else 0.0
+        return state
+
+    def _has_table(self, table: str) -> bool:
+        return bool(self.query(f"SELECT to_regclass('{table}') IS NOT NULL")[0][0])
+
+
+def find_secrets(texts: dict[str, str]) -> list[str]:
+    """Which of `SECRETS` are in which of these texts, which are by name."""
+    return [
+        f"{what} in {name}"
+        for name, text in texts.items()
+        for what, secret in SECRETS.items()
+        if secret in text
+    ]
