@@ -42,7 +42,7 @@ def demo(
 def _require_local_extra() -> None:
     from importlib.util import find_spec
 
-    missing = [name for name in ("moto", "awslambdaric") if find_spec(name) is None]
+    missing = [name for name in ("moto", "awslambdaric", "matplotlib") if find_spec(name) is None]
     if missing:
         raise ConfigurationError(
             f"the demo needs {' and '.join(missing)}, not installed here: "
