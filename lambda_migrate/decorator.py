@@ -229,14 +229,14 @@ class _Gate:
         if self._runner is None:
             from lambda_migrate.errors import ConfigurationError
             from lambda_migrate.runner import MigrationRunner
-            from lambda_migrate.wiring import default_observer, tell_misconfigured
+            from lambda_migrate.wiring import default_observer, report_check_failure
 
             try:
                 self._runner = MigrationRunner.from_settings(
                     observer=default_observer(), **self._settings
                 )
             except ConfigurationError as error:
-                tell_misconfigured(error, target=str(self._settings.get("target") or ""))
+                report_check_failure(error, target=str(self._settings.get("target") or ""))
                 raise
         return self._runner
 

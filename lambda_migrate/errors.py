@@ -18,7 +18,7 @@
 A class exists where a caller acts differently on it. Messages name what is at fault and what to
 do next, and never hold a password, a token or a whole connection string. Some of their words come
 from files, from the server or from the lease table, where others may have written them: what a
-terminal would obey, or a reader would not see, is shown as an escape (`legible`).
+terminal would obey, or a reader would not see, is shown as an escape (`escape_text`).
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ __all__ = [
 _SPACES = "\t\xa0\u202f"
 """The last two are those that French servers write between quotation marks."""
 
-KEPT_IN_TEXT = "\n" + _SPACES
-"""What `legible` leaves in texts of several lines."""
+TEXT_WHITESPACE = "\n" + _SPACES
+"""What `escape_text` leaves in texts of several lines."""
 
-_FAULTS_TOLD = 100
+_MAX_FAULTS_SHOWN = 100
 """A message is one log event, which CloudWatch cuts at 256 KB."""
 
 
@@ -60,7 +60,7 @@ class MigrateError(Exception):
     retryable: ClassVar[bool] = False
 
     def __str__(self) -> str:
-        return legible(super().__str__(), keep=KEPT_IN_TEXT)
+        return escape_text(super().__str__(), keep=TEXT_WHITESPACE)
 
 
 class ConfigurationError(MigrateError):
@@ -76,9 +76,9 @@ class ConfigurationError(MigrateError):
             super().__init__(self.faults[0])
         else:
             lines = [heading or f"{len(self.faults)} settings are wrong:"]
-            lines += [f"  - {fault}" for fault in self.faults[:_FAULTS_TOLD]]
-            if len(self.faults) > _FAULTS_TOLD:
-                lines.append(f"  and {len(self.faults) - _FAULTS_TOLD} more")
+            lines += [f"  - {fault}" for fault in self.faults[:_MAX_FAULTS_SHOWN]]
+            if len(self.faults) > _MAX_FAULTS_SHOWN:
+                lines.append(f"  and {len(self.faults) - _MAX_FAULTS_SHOWN} more")
             super().__init__("\n".join(lines))
 
 
@@ -109,16 +109,16 @@ class MigrationFailed(MigrateError):
         attempts: int = 1,
         retry_at_ms: int | None = None,
         detail: str = "",
-        is_overdue: bool = False,
+        is_timeout: bool = False,
         is_kill: bool = False,
     ) -> None:
-        self.migration = legible(migration)
-        self.sqlstate = legible(sqlstate)
-        self.cause = legible(" ".join(cause.split()))
+        self.migration = escape_text(migration)
+        self.sqlstate = escape_text(sqlstate)
+        self.cause = escape_text(" ".join(cause.split()))
         self.attempts = attempts
         self.retry_at_ms = retry_at_ms
         self.detail = detail
-        self.is_overdue = is_overdue
+        self.is_timeout = is_timeout
         self.is_kill = is_kill
         self.had_ms: int | None = None
         """How much time it had, where it ran out of it."""
@@ -150,7 +150,7 @@ class NotReady(MigrateError):
 
     def __init__(self, message: str, *, retry_after_seconds: float = 1.0) -> None:
         self.retry_after_seconds = retry_after_seconds
-        super().__init__(legible(message, keep=_SPACES))
+        super().__init__(escape_text(message, keep=_SPACES))
 
 
 class LeaseStoreUnavailable(NotReady):
@@ -173,7 +173,7 @@ class DatabaseUnavailable(NotReady):
     """PostgreSQL refused the connection or did not answer in time."""
 
 
-def legible(text: str, *, keep: str = "") -> str:
+def escape_text(text: str, *, keep: str = "") -> str:
     r"""``text`` with everything invisible, or obeyed by a terminal, written as an escape.
 
     ESC becomes ``\x1b``, the override that turns text round ``\u202e``.

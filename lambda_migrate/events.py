@@ -16,18 +16,18 @@ __all__ = [
     "CommandEnded",
     "Event",
     "FlagsIgnored",
-    "Holding",
+    "LeaseHeldTime",
     "LeaseTakenOver",
     "MigrationApplied",
-    "MigrationBroke",
-    "MigrationRehearsed",
-    "MigrationReverted",
+    "MigrationAttemptFailed",
+    "MigrationDryRun",
+    "MigrationRolledBack",
     "MigrationStarted",
     "Observer",
     "RenewalFailed",
     "TargetShared",
-    "Waiting",
-    "guarded",
+    "WaitingForLease",
+    "guard_observer",
     "null_observer",
 ]
 
@@ -108,7 +108,7 @@ class CommandEnded:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitingForLease:
     """Another instance holds the lease; one event for each pause before the next read."""
 
     target: str
@@ -128,7 +128,7 @@ class LeaseTakenOver:
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class LeaseHeldTime:
     """This instance holds the lease: one event for each heartbeat, and one at the end.
 
     Those of the heartbeats come from a thread of their own.
@@ -184,7 +184,7 @@ class MigrationApplied:
 
 
 @dataclass(frozen=True, slots=True)
-class MigrationReverted:
+class MigrationRolledBack:
     """A migration's down script has been committed and its history row removed."""
 
     target: str
@@ -195,7 +195,7 @@ class MigrationReverted:
 
 
 @dataclass(frozen=True, slots=True)
-class MigrationRehearsed:
+class MigrationDryRun:
     """A migration ran in a transaction that will be rolled back."""
 
     target: str
@@ -206,7 +206,7 @@ class MigrationRehearsed:
 
 
 @dataclass(frozen=True, slots=True)
-class MigrationBroke:
+class MigrationAttemptFailed:
     """A migration failed in this instance; nothing of it was committed."""
 
     target: str
@@ -245,15 +245,15 @@ Event = (
     CheckFinished
     | CheckFailed
     | CommandEnded
-    | Waiting
+    | WaitingForLease
     | LeaseTakenOver
-    | Holding
+    | LeaseHeldTime
     | RenewalFailed
     | MigrationStarted
     | MigrationApplied
-    | MigrationReverted
-    | MigrationRehearsed
-    | MigrationBroke
+    | MigrationRolledBack
+    | MigrationDryRun
+    | MigrationAttemptFailed
     | FlagsIgnored
     | TargetShared
 )
@@ -274,7 +274,7 @@ class _NullObserver:
 null_observer: Observer = _NullObserver()
 
 
-def guarded(observer: Observer) -> Observer:
+def guard_observer(observer: Observer) -> Observer:
     """``observer``, such that nothing it raises reaches a holder.
 
     The first failure is logged, without its text, which may hold anything. In the main thread
@@ -295,7 +295,7 @@ class _GuardedObserver:
     def observe(self, event: Event) -> None:
         try:
             self.inner.observe(event)
-        except Exception as error:  # noqa: BLE001 - of a metrics backend, say: see `guarded`
+        except Exception as error:  # noqa: BLE001 - of a metrics backend, say: see `guard_observer`
             self._report(error)
         except BaseException as error:
             if current_thread() is main_thread():

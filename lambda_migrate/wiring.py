@@ -39,7 +39,7 @@ __all__ = [
     "make_manifest",
     "make_store",
     "make_target",
-    "tell_misconfigured",
+    "report_check_failure",
 ]
 
 
@@ -184,8 +184,8 @@ def make_policy(settings: Settings) -> Policy:
         allow_out_of_order=settings.allow_out_of_order,
         allow_empty=settings.allow_empty,
         ignore_other_history=settings.ignore_other_history,
-        check_database_if_store_is_gone=settings.on_lease_store_unavailable == "check",
-        stops_without_flags=settings.on_flags_unavailable == "fail",
+        check_database_if_store_unavailable=settings.on_lease_store_unavailable == "check",
+        require_flags=settings.on_flags_unavailable == "fail",
     )
 
 
@@ -196,16 +196,16 @@ def default_observer() -> Observer:
     return PowertoolsObserver()
 
 
-def tell_misconfigured(error: MigrateError, *, target: str = "") -> None:
+def report_check_failure(error: MigrateError, *, target: str = "") -> None:
     """Tell the default observer of a check that ended before there was a runner.
 
     Args:
         error: Why there is none.
         target: As given by an argument; the environment's by default.
     """
-    from lambda_migrate.events import CheckFailed, guarded
+    from lambda_migrate.events import CheckFailed, guard_observer
 
-    guarded(default_observer()).observe(
+    guard_observer(default_observer()).observe(
         CheckFailed(
             target=target or os.environ.get("LAMBDA_MIGRATE_TARGET") or "default",
             digest="",

@@ -905,7 +905,7 @@ MUTANTS = (
     Mutant(
         "killed holders are not counted",
         "lambda_migrate/engine/apply.py",
-        "if refuses and before >= (1 if was_recorded else _KILLS):",
+        "if refuses and before >= (1 if was_recorded else _MAX_KILLS):",
         "if False:",
         ("engine",),
     ),
@@ -1005,7 +1005,7 @@ MUTANTS = (
     Mutant(
         "flags that cannot be read stop nobody",
         "lambda_migrate/engine/flag_gate.py",
-        "if target.policy.stops_without_flags:",
+        "if target.policy.require_flags:",
         "if False:",
         ("engine",),
     ),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lambda_migrate.clock import Deadline
-from lambda_migrate.engine.operations import Maintenance
+from lambda_migrate.engine.operations import Operations
 from lambda_migrate.events import null_observer
 from lambda_migrate.lease.codec import decode
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
@@ -113,7 +113,7 @@ class Stage:
         ) as function:
             yield function
 
-    def maintenance(self, code: Path, **settings: str) -> Maintenance:
+    def maintenance(self, code: Path, **settings: str) -> Operations:
         """An operator with the files of ``code`` at hand, in this process."""
         environ = self.environment(directory=str(code / "migrations"), **settings)
         loaded = Settings.load(environ)
@@ -121,7 +121,7 @@ class Stage:
             TABLE, self.name, client=self.dynamodb.client, lease_seconds=loaded.lease_seconds
         )
         target = replace(make_target(loaded, observer=null_observer), store=store)
-        return Maintenance(make_manifest(loaded, environ), target)
+        return Operations(make_manifest(loaded, environ), target)
 
     # --- looking
 

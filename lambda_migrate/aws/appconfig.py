@@ -61,7 +61,7 @@ _EXTENSION_READ_SECONDS = 3.0  # the first time, it asks AppConfig itself
 _ATTEMPTS = 2
 _LARGEST = 4 * 1024 * 1024  # AppConfig's own limit for a document
 
-_TOLD = 500
+_MAX_REASON_LENGTH = 500
 
 _TIME_KEYS = ("CURRENT_TIME", "CURRENT_DAY_OF_WEEK", "CURRENT_DATETIME")
 _MODES = ("migrate", "require", "off")
@@ -137,8 +137,9 @@ class AppConfigFlags:
             )
 
     def _unavailable(self, why: str) -> FlagsUnavailable:
-        told = why if len(why) <= _TOLD else f"{why[:_TOLD]}..."  # a document may be of any size
-        return FlagsUnavailable(f"the feature flags {self._profile} cannot be used: {told}")
+        # A document may be of any size.
+        reason = why if len(why) <= _MAX_REASON_LENGTH else f"{why[:_MAX_REASON_LENGTH]}..."
+        return FlagsUnavailable(f"the feature flags {self._profile} cannot be used: {reason}")
 
     # --- asking
 

@@ -32,10 +32,10 @@ from lambda_migrate.events import (
     CheckFinished,
     CommandEnded,
     FlagsIgnored,
-    Holding,
+    LeaseHeldTime,
     LeaseTakenOver,
     MigrationApplied,
-    MigrationBroke,
+    MigrationAttemptFailed,
     RenewalFailed,
     TargetShared,
 )
@@ -94,11 +94,11 @@ class PowertoolsObserver:
             self._end(event)
         elif isinstance(event, MigrationApplied):
             self._add("MigrationTime", "Milliseconds", event.seconds * 1000)
-        elif isinstance(event, MigrationBroke):
+        elif isinstance(event, MigrationAttemptFailed):
             self._add("MigrationFailed", "Count", 1)
         elif isinstance(event, LeaseTakenOver):
             self._add("LeaseTakeover", "Count", 1)
-        elif isinstance(event, Holding):
+        elif isinstance(event, LeaseHeldTime):
             self._tell_at_once(event)
         elif isinstance(event, RenewalFailed):
             _logger().error(
@@ -124,7 +124,7 @@ class PowertoolsObserver:
     def _add(self, name: str, unit: str, value: float) -> None:
         self._metrics.append((name, unit, value))
 
-    def _tell_at_once(self, event: Holding) -> None:
+    def _tell_at_once(self, event: LeaseHeldTime) -> None:
         """A migration that hangs is to be heard of while it does, not when its check ends."""
         held: list[Metric] = [("LeaseHeldTime", "Milliseconds", event.held_seconds * 1000)]
         if _is_ordinary(os.environ):

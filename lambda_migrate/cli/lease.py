@@ -23,7 +23,7 @@ from lambda_migrate.cli.render import (
     number,
 )
 from lambda_migrate.commands.result import DONE
-from lambda_migrate.errors import legible
+from lambda_migrate.errors import escape_text
 
 
 @command(lease_app, "show")
@@ -46,7 +46,7 @@ def _lease_facts(document: dict[str, Any], now_ms: int) -> Table:
 
 
 def _database(database: dict[str, Any]) -> tuple[str, str]:
-    addresses = ", ".join(legible(each["address"]) for each in database["addresses"])
+    addresses = ", ".join(escape_text(each["address"]) for each in database["addresses"])
     return "database", f"{addresses}: {number(database['versions_ready'], 'version')} ready"
 
 
@@ -59,7 +59,7 @@ def lease_release(call: Call, yes: Yes = False) -> int:
 
 def _released(document: dict[str, Any]) -> list[Text]:
     owner = document["owner"]
-    said = f"freed; {legible(owner)} held it" if owner else "nobody holds it"
+    said = f"freed; {escape_text(owner)} held it" if owner else "nobody holds it"
     return [Text(said, style="green")]
 
 

@@ -16,13 +16,13 @@ from rich.progress import (
 from rich.text import Text
 
 from lambda_migrate.cli.times import duration
-from lambda_migrate.errors import legible
+from lambda_migrate.errors import escape_text
 from lambda_migrate.events import (
     LeaseTakenOver,
     MigrationApplied,
-    MigrationBroke,
-    MigrationRehearsed,
-    MigrationReverted,
+    MigrationAttemptFailed,
+    MigrationDryRun,
+    MigrationRolledBack,
     MigrationStarted,
     RenewalFailed,
 )
@@ -91,7 +91,7 @@ class Reporter:
         """Somebody else is at it; said once, then shown on a terminal."""
         if not self._is_waiting:
             self._is_waiting = True
-            self._terminal.say(f"waiting: {legible(reason)}")
+            self._terminal.say(f"waiting: {escape_text(reason)}")
         self._show(f"waiting {duration(seconds)}", done=0, total=0)
 
     def observe(self, event: Event) -> None:
@@ -101,24 +101,24 @@ class Reporter:
             self._show(event.migration, done=event.position - 1, total=event.total)
         elif isinstance(event, MigrationApplied):
             self._finished("applied", event)
-        elif isinstance(event, MigrationReverted):
+        elif isinstance(event, MigrationRolledBack):
             self._finished("reverted", event)
-        elif isinstance(event, MigrationRehearsed):
+        elif isinstance(event, MigrationDryRun):
             self._line("ran", event.migration, event.seconds, style="green")
-        elif isinstance(event, MigrationBroke):
+        elif isinstance(event, MigrationAttemptFailed):
             self._line("failed", event.migration, event.seconds, style="bold red")
         elif isinstance(event, LeaseTakenOver):
             self._took_over(event.previous_owner)
         elif isinstance(event, RenewalFailed):
             self._terminal.note(
-                f"warning: the lease cannot be renewed: {legible(event.cause)}; the running "
+                f"warning: the lease cannot be renewed: {escape_text(event.cause)}; the running "
                 f"migration is cancelled in {duration(event.seconds_left)} unless this is fixed"
             )
 
     def _took_over(self, owner: str) -> None:
-        self._terminal.say(f"took the lease over from {legible(owner)}, which is gone")
+        self._terminal.say(f"took the lease over from {escape_text(owner)}, which is gone")
 
-    def _finished(self, verb: str, event: MigrationApplied | MigrationReverted) -> None:
+    def _finished(self, verb: str, event: MigrationApplied | MigrationRolledBack) -> None:
         self.done.append(event.migration)
         self._line(verb, event.migration, event.seconds, style="green")
         if self._coming and event.position < event.total:
@@ -126,7 +126,7 @@ class Reporter:
 
     def _line(self, verb: str, name: str, seconds: float, *, style: str) -> None:
         took = (f"  {duration(seconds)}", "dim")
-        self._terminal.say(Text.assemble((f"{verb:<8}", style), f"  {legible(name)}", took))
+        self._terminal.say(Text.assemble((f"{verb:<8}", style), f"  {escape_text(name)}", took))
 
     def _show(self, name: str, *, done: int, total: int) -> None:
         if self._terminal.is_json or not self._terminal.out.is_terminal:
@@ -174,7 +174,11 @@ class _LiveBar:
             self._progress.reset(self._task)  # the time is the migration's own
         self._name = name
         self._progress.update(
-            self._task, description=legible(name), completed=done, total=total or None, refresh=True
+            self._task,
+            description=escape_text(name),
+            completed=done,
+            total=total or None,
+            refresh=True,
         )
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.clock import SYSTEM_CLOCK, system_random
-from lambda_migrate.errors import ConfigurationError, MigrateError, NotReady, legible
+from lambda_migrate.errors import ConfigurationError, MigrateError, NotReady, escape_text
 from lambda_migrate.lease.backoff import Backoff
 from lambda_migrate.migrations.sql.excerpt import redact
 
@@ -318,5 +318,5 @@ def _is_ours(answer: Any) -> bool:
 
 def _quoted(text: object) -> str:
     """What others said, on one line, as far as it may be repeated."""
-    line = legible(" ".join(redact(str(text)).split()))
+    line = escape_text(" ".join(redact(str(text)).split()))
     return line if len(line) <= _QUOTED else line[:_QUOTED] + "…"

@@ -13,7 +13,7 @@ from rich.text import Text
 from lambda_migrate.cli.times import clock_time, duration, local_time, until
 from lambda_migrate.commands.documents import entries_in
 from lambda_migrate.commands.status_rows import Entry, Gap, abridged
-from lambda_migrate.errors import legible
+from lambda_migrate.errors import escape_text
 from lambda_migrate.lease.readiness import UNKNOWN_IDENTITY
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def facts(pairs: Sequence[tuple[str, RenderableType]]) -> Table:
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in pairs:
-        grid.add_row(name, legible(value) if isinstance(value, str) else value)
+        grid.add_row(name, escape_text(value) if isinstance(value, str) else value)
     return grid
 
 
@@ -156,7 +156,7 @@ def _others(
 ) -> list[tuple[str, RenderableType]]:
     """Databases that share the target with the one at ``address``."""
     others = [
-        ", ".join(legible(each["address"]) for each in database["addresses"])
+        ", ".join(escape_text(each["address"]) for each in database["addresses"])
         for database in databases
         if database["identity"] != UNKNOWN_IDENTITY and address not in _addresses(database)
     ]
@@ -194,7 +194,8 @@ def _holder(lease: Mapping[str, Any], *, now_ms: int) -> Text:
     verb = "ran out" if is_over else "until"
     style = "red" if is_over else "yellow"
     return Text.assemble(
-        (f"held by {legible(lease['owner'])}", style), f", fence {lease['fence']}, {verb} {when}"
+        (f"held by {escape_text(lease['owner'])}", style),
+        f", fence {lease['fence']}, {verb} {when}",
     )
 
 
@@ -207,7 +208,9 @@ def _failure(failure: Mapping[str, Any], *, now_ms: int) -> Text:
         retry = f"functions try again at {at} ({until(retry_ms, now_ms=now_ms)})"
     else:
         retry = "the next start tries again"
-    return Text.assemble((legible(what + code), "red"), f"\nattempt {failure['attempts']}; {retry}")
+    return Text.assemble(
+        (escape_text(what + code), "red"), f"\nattempt {failure['attempts']}; {retry}"
+    )
 
 
 def _entry_table(lines: Sequence[Entry | Gap], *, width: int) -> Table:
@@ -254,11 +257,11 @@ def _took(entry: Entry) -> str:
 def _who(entry: Entry) -> str:
     """Function and process; the random rest of an owner tells a person nothing."""
     owner = entry.owner or ""
-    return legible(owner.rpartition("/")[0] or owner)
+    return escape_text(owner.rpartition("/")[0] or owner)
 
 
 _COLUMNS: tuple[tuple[str, Callable[[Entry], str]], ...] = (
-    ("migration", lambda entry: legible(entry.name)),
+    ("migration", lambda entry: escape_text(entry.name)),
     ("state", _state_text),
     ("applied", _applied_text),
     ("took", _took),
@@ -412,8 +415,8 @@ def _comparison(compared: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
         each = compared[n]
         style = "" if each["here"] == "recorded" else "yellow"
         table.add_row(
-            legible(each["version"]),
-            legible(each["file"]) or "-",
+            escape_text(each["version"]),
+            escape_text(each["file"]) or "-",
             each["theirs"],
             _HERE[each["here"]],
             style=style,
@@ -438,7 +441,7 @@ def _migration_list(migrations: Sequence[Mapping[str, Any]]) -> Table:
     for each in migrations[:_ASKED_SHOWN]:
         applied_at = each["applied_at"]
         when = f"applied {local_time(applied_at)}" if applied_at else ""
-        grid.add_row("  " + legible(each["name"]), when)
+        grid.add_row("  " + escape_text(each["name"]), when)
     if len(migrations) > _ASKED_SHOWN:
         grid.add_row(f"  … and {len(migrations) - _ASKED_SHOWN} more", "")
     return grid

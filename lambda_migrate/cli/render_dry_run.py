@@ -12,7 +12,7 @@ from lambda_migrate.cli.errors import told
 from lambda_migrate.cli.render import bullets, number
 from lambda_migrate.cli.times import duration
 from lambda_migrate.commands.errors import error_of
-from lambda_migrate.errors import legible
+from lambda_migrate.errors import escape_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -64,7 +64,7 @@ def rehearsal_view(document: Mapping[str, Any], *, width: int) -> list[Renderabl
 
 
 def _directory(document: Mapping[str, Any]) -> str:
-    return legible(str(document["directory"]))
+    return escape_text(str(document["directory"]))
 
 
 def _heading(found: Mapping[str, Any], where: str) -> Text:
@@ -127,7 +127,7 @@ def _title(step: Mapping[str, Any]) -> Text:
     said = step["outcome"].replace("_", " ")
     if step["seconds"] is not None:
         said = f"{said} in {duration(step['seconds'])}"
-    name = (legible(step["name"]), "bold")
+    name = (escape_text(step["name"]), "bold")
     return Text.assemble(name, "  ", (said, _STYLES[step["outcome"]]))
 
 
@@ -142,7 +142,7 @@ def _relations(step: Mapping[str, Any]) -> Iterator[tuple[Text, Text, Text, Text
         blocks = _blocks(lock, change)
         style = "red" if "reads" in blocks else "yellow" if "writes" in blocks else "dim"
         yield (
-            Text(f"  {legible(name)}"),
+            Text(f"  {escape_text(name)}"),
             Text("new" if is_new else _mode(lock, change) if lock else "", style),
             Text(blocks, style),
             Text(_changes(change) if change else ""),

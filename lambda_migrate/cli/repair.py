@@ -12,7 +12,7 @@ from lambda_migrate.cli.invocation import Call
 from lambda_migrate.cli.options import IgnoreOtherHistory, Yes, app, command
 from lambda_migrate.cli.render import number
 from lambda_migrate.commands.repair import gap_advice
-from lambda_migrate.errors import legible
+from lambda_migrate.errors import escape_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -59,7 +59,9 @@ def _recorded(document: dict[str, Any]) -> list[RenderableType]:
     shown: list[RenderableType] = [Text(said, style="green")]
     unknown = [each["version"] for each in document["compared"] if each["here"] == "no file"]
     if unknown:
-        shown.append(Text(f"without a file here: {legible(', '.join(unknown))}", style="yellow"))
+        shown.append(
+            Text(f"without a file here: {escape_text(', '.join(unknown))}", style="yellow")
+        )
     if document["gaps"]:
         shown.append(Text(gap_advice(document["gaps"]), style="yellow"))
     return shown

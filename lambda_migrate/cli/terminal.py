@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.segment import Segment
 from rich.text import Text
 
-from lambda_migrate.errors import KEPT_IN_TEXT, ConfigurationError, legible
+from lambda_migrate.errors import TEXT_WHITESPACE, ConfigurationError, escape_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,8 +101,8 @@ class Terminal:
                 "this asks before it goes on, and there is no terminal to ask on: look at what "
                 f"it would do, then say {option}"
             )
-        wanted = f" [type {legible(word)} to go on] " if word else " [y/N] "
-        self.err.print(Text.assemble((legible(question), "bold"), wanted), end="")
+        wanted = f" [type {escape_text(word)} to go on] " if word else " [y/N] "
+        self.err.print(Text.assemble((escape_text(question), "bold"), wanted), end="")
         said = sys.stdin.readline().strip()
         return said == word if word else said.lower() in ("y", "yes")
 
@@ -132,7 +132,7 @@ class _Legible:
             if segment.control:
                 yield segment
             else:
-                yield Segment(legible(segment.text, keep=KEPT_IN_TEXT), segment.style)
+                yield Segment(escape_text(segment.text, keep=TEXT_WHITESPACE), segment.style)
 
 
 def _console(*, stderr: bool) -> Console:

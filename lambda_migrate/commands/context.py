@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Clock, Deadline
     from lambda_migrate.commands.prompt import Attendant
-    from lambda_migrate.engine.operations import Maintenance
+    from lambda_migrate.engine.operations import Operations
     from lambda_migrate.events import Observer
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.migrations import Manifest
@@ -86,20 +86,20 @@ class Site:
         return store
 
     @cached_property
-    def maintenance(self) -> Maintenance:
+    def maintenance(self) -> Operations:
         """The target, ready to be worked on.
 
         Raises:
             ConfigurationError: Settings or migration files are wrong.
         """
-        from lambda_migrate.engine.operations import Maintenance
+        from lambda_migrate.engine.operations import Operations
         from lambda_migrate.wiring import make_target
 
         settings = self.settings.require(database=True)
         target = make_target(settings, observer=self._observer, clock=self.clock)
         set_credentials_deadline(target.store, self.deadline)
         self._note_without_table()
-        return Maintenance(self.manifest, target, request_id=self._request_id)
+        return Operations(self.manifest, target, request_id=self._request_id)
 
     @cached_property
     def place(self) -> dict[str, str]:

@@ -10,15 +10,15 @@ from lambda_migrate.commands.errors import failure_document
 from lambda_migrate.commands.prompt import Question
 
 if TYPE_CHECKING:
-    from lambda_migrate.engine.dry_run import Rehearsed, RehearsedStep
-    from lambda_migrate.engine.operations import Forecast
+    from lambda_migrate.engine.dry_run import DryRunResult, DryRunStep
+    from lambda_migrate.engine.operations import DryRunPlan
     from lambda_migrate.postgresql.dry_run_effects import RelationLock
 
 __all__ = ["rehearsal_document", "rehearsal_question"]
 
 
 def rehearsal_question(
-    forecast: Forecast, place: dict[str, str], *, in_production: bool
+    forecast: DryRunPlan, place: dict[str, str], *, in_production: bool
 ) -> Question:
     """What is asked before it begins, because it takes real locks.
 
@@ -52,7 +52,7 @@ def rehearsal_question(
     )
 
 
-def rehearsal_document(rehearsed: Rehearsed) -> dict[str, Any]:
+def rehearsal_document(rehearsed: DryRunResult) -> dict[str, Any]:
     """The value of ``rehearsal`` in the answer of ``plan --execute``."""
     return {
         "outcome": rehearsed.outcome,
@@ -72,7 +72,7 @@ def rehearsal_document(rehearsed: Rehearsed) -> dict[str, Any]:
     }
 
 
-def _step(step: RehearsedStep) -> dict[str, Any]:
+def _step(step: DryRunStep) -> dict[str, Any]:
     measured = step.measured
     return {
         "version": step.version,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lambda_migrate.engine.dry_run import RehearsedStep
+    from lambda_migrate.engine.dry_run import DryRunStep
     from lambda_migrate.postgresql.dry_run_effects import RelationLock, TableChange
 
 __all__ = ["advice_on"]
@@ -19,7 +19,7 @@ _MANY_ROWS = 10_000
 """So many rows locked at once are in somebody's way."""
 
 
-def advice_on(step: RehearsedStep) -> Iterator[str]:
+def advice_on(step: DryRunStep) -> Iterator[str]:
     """One sentence for each table that a migration keeps to itself for a second or more.
 
     Only what was seen counts: a lock that an earlier migration holds, and that nothing proves this

@@ -18,7 +18,7 @@ from lambda_migrate.errors import FlagsUnavailable
 
 if TYPE_CHECKING:
     from lambda_migrate.commands.context import Site
-    from lambda_migrate.engine.operations import Forecast
+    from lambda_migrate.engine.operations import DryRunPlan
 
 __all__ = ["plan", "status", "verify"]
 
@@ -76,7 +76,7 @@ def plan(
 def _rehearse(
     site: Site, document: dict[str, Any], given: dict[str, Any], *, in_production: bool
 ) -> Answer:
-    def confirm(forecast: Forecast) -> bool:
+    def confirm(forecast: DryRunPlan) -> bool:
         return site.attendant.confirm(
             rehearsal_question(forecast, site.place, in_production=in_production)
         )

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.commands.registry import COMMANDS
-from lambda_migrate.errors import ConfigurationError, legible
+from lambda_migrate.errors import ConfigurationError, escape_text
 from lambda_migrate.migrations.sql.excerpt import redact
 
 if TYPE_CHECKING:
@@ -181,5 +181,5 @@ def _wanted(option: Option) -> str:
 
 def _quoted(name: Any) -> str:
     """A name that nobody knows, as far as it may be repeated."""
-    text = legible(redact(str(name)))
+    text = escape_text(redact(str(name)))
     return repr(text if len(text) <= _QUOTED else text[:_QUOTED] + "…")

@@ -42,10 +42,10 @@ from lambda_migrate.events import (
     CommandEnded,
     LeaseTakenOver,
     MigrationApplied,
-    MigrationBroke,
-    MigrationRehearsed,
-    MigrationReverted,
-    guarded,
+    MigrationAttemptFailed,
+    MigrationDryRun,
+    MigrationRolledBack,
+    guard_observer,
 )
 from lambda_migrate.settings import Settings
 from lambda_migrate.wiring import default_observer
@@ -98,7 +98,7 @@ class AdminFunction:
     ) -> None:
         self._environ = environ
         self._make_log = make_log or self._default_log
-        self._observer = guarded(observer or default_observer())
+        self._observer = guard_observer(observer or default_observer())
         self._clock = clock
 
     def answer(self, event: Any, context: Any) -> dict[str, Any]:
@@ -397,16 +397,16 @@ class _Recorder:
         if isinstance(event, MigrationApplied):
             self.applied.append(event.migration)
             self._tell("applied", event)
-        elif isinstance(event, MigrationReverted):
+        elif isinstance(event, MigrationRolledBack):
             self._tell("reverted", event)
-        elif isinstance(event, MigrationRehearsed):
+        elif isinstance(event, MigrationDryRun):
             self.told.append(_line("ran", event.migration, event.seconds))
-        elif isinstance(event, MigrationBroke):
+        elif isinstance(event, MigrationAttemptFailed):
             self.told.append(_line("failed", event.migration, event.seconds))
         elif isinstance(event, LeaseTakenOver):
             self.told.append({"what": "took over", "owner": event.previous_owner})
 
-    def _tell(self, what: str, event: MigrationApplied | MigrationReverted) -> None:
+    def _tell(self, what: str, event: MigrationApplied | MigrationRolledBack) -> None:
         self.committed.append(event.migration)
         self.told.append(_line(what, event.migration, event.seconds))
 

@@ -59,7 +59,7 @@ _LOG = logging.getLogger(__name__)
 _BODY_BYTES = 4096
 """CloudFormation's limit for a whole answer."""
 
-_CAUSE_LENGTH = 1500
+_MAX_CAUSE_LENGTH = 1500
 _DIGITS = 18
 _SHORTEST_SECONDS = 0.05  # a socket takes 0 for "do not wait at all"
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -220,7 +220,7 @@ def _pointer(context: Any) -> str:
 
 def _with_reason(answer: dict[str, Any], cause: str, pointer: str) -> dict[str, Any]:
     """``answer`` with as much of the cause as fits into CloudFormation's limit, and the pointer."""
-    length = min(len(cause), _CAUSE_LENGTH)
+    length = min(len(cause), _MAX_CAUSE_LENGTH)
     while True:
         shown = cause if length == len(cause) else cause[:length] + "..."
         answer = {**answer, "Reason": shown + pointer}

@@ -74,7 +74,7 @@ class Ending:
         return f"{self.outcome}: {self.cause}" if self.cause else self.outcome
 
 
-_OVERDUE = (
+_TIMED_OUT = (
     "it had not ended when its time was over, and nothing more was heard of it; what had been "
     "committed stays"
 )
@@ -89,7 +89,7 @@ def ending_of(work: Callable[[Deadline], Ending], deadline: Deadline) -> Ending:
     try:
         return in_time(lambda: work(deadline), deadline)
     except Overdue:
-        return Ending(NOT_READY, _OVERDUE, is_untold=True)
+        return Ending(NOT_READY, _TIMED_OUT, is_untold=True)
     except MigrateError as error:
         return Ending(NOT_READY, _line(error))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - an answer is owed all the same
@@ -108,9 +108,9 @@ def tell(ending: Ending) -> None:
     if not ending.is_untold:
         return
     try:
-        from lambda_migrate.wiring import tell_misconfigured
+        from lambda_migrate.wiring import report_check_failure
 
-        tell_misconfigured(NotReady(ending.cause))
+        report_check_failure(NotReady(ending.cause))
     except Exception as error:  # noqa: BLE001 - as said above; the log has it
         _LOG.error("the metrics could not be written: %s", type(error).__name__)
 
@@ -156,7 +156,7 @@ def look(deadline: Deadline) -> Ending:
 def _make_runner() -> MigrationRunner:
     """A fresh one for every event: what an earlier one found ready may be so no longer."""
     from lambda_migrate.runner import MigrationRunner
-    from lambda_migrate.wiring import default_observer, tell_misconfigured
+    from lambda_migrate.wiring import default_observer, report_check_failure
 
     is_set = os.environ.get("LAMBDA_MIGRATE_WAIT_SECONDS", "").strip()
     try:
@@ -164,7 +164,7 @@ def _make_runner() -> MigrationRunner:
             observer=default_observer(), wait_seconds=None if is_set else _WAIT_SECONDS
         )
     except ConfigurationError as error:
-        tell_misconfigured(error)
+        report_check_failure(error)
         raise
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lambda_migrate.engine.flag_gate import permit
+from lambda_migrate.engine.flag_gate import check_flags
 from lambda_migrate.errors import (
     DatabaseUnavailable,
     Diverged,
@@ -16,7 +16,7 @@ from lambda_migrate.errors import (
 )
 from lambda_migrate.events import (
     MigrationApplied,
-    MigrationBroke,
+    MigrationAttemptFailed,
     MigrationStarted,
     TargetShared,
 )
@@ -34,32 +34,32 @@ from lambda_migrate.migrations.adoption import require_no_other_history
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from lambda_migrate.engine.holder import Hold
+    from lambda_migrate.engine.holder import LeaseSession
     from lambda_migrate.lease.record import LeaseState
     from lambda_migrate.migrations import HistoryRow, Manifest, Migration, Plan
     from lambda_migrate.postgresql.ports import FencedSession
 
 __all__ = [
-    "Proof",
-    "bring_up_to_date",
+    "ApplyResult",
+    "apply_pending",
     "complete",
+    "make_plan_for",
     "next_failure",
-    "plan_for",
-    "proved",
     "record_failure",
-    "require_agreement",
-    "require_sound",
+    "require_no_divergence",
+    "require_valid_scripts",
+    "satisfied_digests",
     "withdraw",
 ]
 
-_DIVERGENCES_TOLD = 100
+_MAX_DIVERGENCES_SHOWN = 100
 
-_CAUSE_LENGTH = 300
+_MAX_CAUSE_LENGTH = 300
 """The item stays far below the 4 KB that half a read unit pays for."""
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class ApplyResult:
     """What a holder has seen of a history.
 
     Attributes:
@@ -71,14 +71,14 @@ class Proof:
     before: tuple[str, ...]
 
 
-def bring_up_to_date(
-    hold: Hold,
+def apply_pending(
+    hold: LeaseSession,
     database: FencedSession,
     manifest: Manifest,
     *,
     on_applied: Callable[[str], None],
-    refuses_kills: bool = True,
-) -> Proof:
+    refuse_after_kills: bool = True,
+) -> ApplyResult:
     """Apply what is pending.
 
     Args:
@@ -86,7 +86,8 @@ def bring_up_to_date(
         database: The database under its fence.
         manifest: What is to be satisfied.
         on_applied: Told the name of each migration once it is committed.
-        refuses_kills: Do not begin with a migration that `_KILLS` holders were killed at.
+        refuse_after_kills: Refuse to start a migration during which `_MAX_KILLS` holders were
+            killed.
 
     Returns:
         The history at the end, read after the last commit, and what it proved at the beginning.
@@ -101,17 +102,17 @@ def bring_up_to_date(
         DatabaseUnavailable: What was committed is not in the history any more.
     """
     plan, history = _agreed_plan(hold, database, manifest)
-    before = proved(history)
+    before = satisfied_digests(history)
     ignore = hold.target.policy.ignore_other_history
     require_no_other_history(plan, database.read_other_histories, ignore=ignore)
     if plan.in_doubt:
         total = len(plan.in_doubt) + len(plan.pending)
-        _announce(hold, plan.in_doubt[0].name, total=total, refuses=refuses_kills)
+        _announce(hold, plan.in_doubt[0].name, total=total, refuses=refuse_after_kills)
         for row in plan.in_doubt:
             database.settle(row, hold.deadline)
         # What was settled is held against its file, and against what lies above it, only now.
         plan, history = _agreed_plan(hold, database, manifest)
-    require_sound(plan)
+    require_valid_scripts(plan)
     for position, migration in enumerate(plan.pending, 1):
         _apply(
             hold,
@@ -120,12 +121,12 @@ def bring_up_to_date(
             digest=manifest.digest_at(migration.version),
             position=position,
             total=len(plan.pending),
-            refuses_kills=refuses_kills,
+            refuse_after_kills=refuse_after_kills,
         )
         on_applied(migration.name)
     if plan.pending:
         history = database.read_history()
-        plan = plan_for(hold, history, manifest)
+        plan = make_plan_for(hold, history, manifest)
     if not plan.is_current:
         names = ", ".join(migration.name for migration in plan.pending[:5])
         raise DatabaseUnavailable(
@@ -133,25 +134,25 @@ def bring_up_to_date(
             "failover to a replica that was behind; nothing is marked ready, and the next "
             "invocation starts from what is there"
         )
-    return Proof(tuple(history), before)
+    return ApplyResult(tuple(history), before)
 
 
-def plan_for(hold: Hold, history: Sequence[HistoryRow], manifest: Manifest) -> Plan:
+def make_plan_for(hold: LeaseSession, history: Sequence[HistoryRow], manifest: Manifest) -> Plan:
     """The plan for a manifest and a history."""
     out_of_order = hold.target.policy.allow_out_of_order
     return make_plan(manifest, history, allow_out_of_order=out_of_order)
 
 
 def _agreed_plan(
-    hold: Hold, database: FencedSession, manifest: Manifest
+    hold: LeaseSession, database: FencedSession, manifest: Manifest
 ) -> tuple[Plan, list[HistoryRow]]:
     history = database.read_history()
-    plan = plan_for(hold, history, manifest)
-    require_agreement(plan)
+    plan = make_plan_for(hold, history, manifest)
+    require_no_divergence(plan)
     return plan, history
 
 
-def require_agreement(plan: Plan) -> None:
+def require_no_divergence(plan: Plan) -> None:
     """Refuse to go on while history and manifest contradict each other.
 
     Raises:
@@ -159,7 +160,7 @@ def require_agreement(plan: Plan) -> None:
     """
     if plan.divergences:
         heading = "the history contradicts this code:"
-        told = [f"  - {each}" for each in plan.divergences[:_DIVERGENCES_TOLD]]
+        told = [f"  - {each}" for each in plan.divergences[:_MAX_DIVERGENCES_SHOWN]]
         if len(told) < len(plan.divergences):
             told.append(f"  - and {len(plan.divergences) - len(told)} more")
         raise Diverged(
@@ -168,7 +169,7 @@ def require_agreement(plan: Plan) -> None:
         )
 
 
-def require_sound(plan: Plan) -> None:
+def require_valid_scripts(plan: Plan) -> None:
     """Refuse scripts that cannot run before the first of them has.
 
     Raises:
@@ -183,14 +184,14 @@ def require_sound(plan: Plan) -> None:
 
 
 def _apply(
-    hold: Hold,
+    hold: LeaseSession,
     database: FencedSession,
     migration: Migration,
     *,
     digest: str,
     position: int,
     total: int,
-    refuses_kills: bool,
+    refuse_after_kills: bool,
 ) -> None:
     target, clock = hold.target, hold.target.clock
     if hold.deadline.is_over:
@@ -198,9 +199,9 @@ def _apply(
         raise NotReady(
             f"not enough time left to start {migration.name}; the next invocation will continue"
         )
-    permit(target, hold.deadline, version=migration.version, what=migration.name)
+    check_flags(target, hold.deadline, version=migration.version, what=migration.name)
     if position == 1:
-        _announce(hold, migration.name, total=total, refuses=refuses_kills)
+        _announce(hold, migration.name, total=total, refuses=refuse_after_kills)
     else:
         hold.publish(Progress(migration.name, position - 1, total, clock.wall_ms()))
     target.observer.observe(MigrationStarted(target.name, migration.name, position, total))
@@ -209,10 +210,10 @@ def _apply(
         with hold.until_deadline(migration.name):
             milliseconds = database.apply(migration, digest, hold.deadline)
     except MigrationFailed as failed:
-        failed.had_ms = round(left * 1000) if failed.is_overdue else None
+        failed.had_ms = round(left * 1000) if failed.is_timeout else None
         took = clock.monotonic() - began
         target.observer.observe(
-            MigrationBroke(target.name, migration.name, failed.sqlstate, failed.cause, took)
+            MigrationAttemptFailed(target.name, migration.name, failed.sqlstate, failed.cause, took)
         )
         raise
     target.observer.observe(
@@ -220,16 +221,16 @@ def _apply(
     )
 
 
-def _announce(hold: Hold, name: str, *, total: int, refuses: bool) -> None:
+def _announce(hold: LeaseSession, name: str, *, total: int, refuses: bool) -> None:
     """Publish which migration this holder starts, unless earlier holders were killed during it.
 
     Raises:
-        MigrationFailed: They were: `_KILLS` in a row, or one more after that was recorded.
+        MigrationFailed: They were: `_MAX_KILLS` in a row, or one more after that was recorded.
     """
     state = hold.lease.state
     before = state.progress.attempts if state.progress and state.progress.migration == name else 0
     was_recorded = any(each.is_kill and each.migration == name for each in state.failures)
-    if refuses and before >= (1 if was_recorded else _KILLS):
+    if refuses and before >= (1 if was_recorded else _MAX_KILLS):
         raise MigrationFailed(
             f"{before} process(es) in a row ended without an error while they applied it: out of "
             "memory, a crash, or a timeout. Look at the last lines of their logs (REPORT: Max "
@@ -241,12 +242,12 @@ def _announce(hold: Hold, name: str, *, total: int, refuses: bool) -> None:
     hold.announce(Progress(name, 0, total, hold.target.clock.wall_ms(), attempts=before + 1))
 
 
-_KILLS = 3
+_MAX_KILLS = 3
 """Holders killed during one migration before that counts as its failure. Each costs a lease."""
 
 
 def complete(
-    hold: Hold,
+    hold: LeaseSession,
     database: FencedSession,
     history: Sequence[HistoryRow],
     *,
@@ -270,7 +271,7 @@ def complete(
     check = DatabaseCheck(
         identity=database.identity,
         address=target.database.fingerprint,
-        digests=proved(history),
+        digests=satisfied_digests(history),
         fence=hold.lease.fence,
         owner=hold.lease.owner,
         at_ms=target.store.now_ms(),
@@ -295,7 +296,7 @@ def complete(
         )
 
 
-def withdraw(hold: Hold, database: FencedSession, *, lowest: int) -> None:
+def withdraw(hold: LeaseSession, database: FencedSession, *, lowest: int) -> None:
     """Mark every manifest that needs ``lowest`` or anything above it as no longer ready."""
     kept = [row for row in database.read_history() if row.version < lowest]
     state, address = hold.lease.state, hold.target.database.fingerprint
@@ -304,19 +305,19 @@ def withdraw(hold: Hold, database: FencedSession, *, lowest: int) -> None:
             state.databases,
             database.identity,
             address,
-            proved(kept),
+            satisfied_digests(kept),
             is_separate=database.is_separate,
         )
     )
 
 
-def record_failure(hold: Hold, manifest: Manifest, error: MigrateError) -> None:
+def record_failure(hold: LeaseSession, manifest: Manifest, error: MigrateError) -> None:
     """Store a failure, so that the others fail at once and nobody tries before its pause is over.
 
     ``error`` learns how many attempts there were and when the next one may begin.
     """
     name = error.migration if isinstance(error, MigrationFailed) else ""
-    if isinstance(error, MigrationFailed) and error.is_overdue and error.had_ms is None:
+    if isinstance(error, MigrationFailed) and error.is_timeout and error.had_ms is None:
         error.had_ms = hold.available_ms
     failure = next_failure(
         hold.lease.state,
@@ -333,7 +334,7 @@ def record_failure(hold: Hold, manifest: Manifest, error: MigrateError) -> None:
         error.retry_at_ms = failure.retry_at_ms
 
 
-def proved(history: Sequence[HistoryRow]) -> tuple[str, ...]:
+def satisfied_digests(history: Sequence[HistoryRow]) -> tuple[str, ...]:
     """The digest of every manifest that the history satisfies, the longest last.
 
     Computed from versions and checksums: the digest in a row is from when it was applied, and
@@ -372,7 +373,7 @@ def next_failure(
         migration=failed.migration,
         version=version,
         sqlstate=failed.sqlstate,
-        cause=" ".join(failed.cause.split())[:_CAUSE_LENGTH],
+        cause=" ".join(failed.cause.split())[:_MAX_CAUSE_LENGTH],
         attempts=attempts,
         at_ms=now_ms,
         retry_at_ms=now_ms + pause_ms,

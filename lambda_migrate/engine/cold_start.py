@@ -33,7 +33,7 @@ from lambda_migrate.events import (
     CheckFailed,
     CheckFinished,
     LeaseTakenOver,
-    Waiting,
+    WaitingForLease,
 )
 from lambda_migrate.lease.decision import (
     RETRY_TIME_FACTOR,
@@ -53,9 +53,9 @@ from lambda_migrate.migrations.digest import require_migrations
 if TYPE_CHECKING:
     from typing import Any
 
-    from lambda_migrate.engine.apply import Proof
+    from lambda_migrate.engine.apply import ApplyResult
     from lambda_migrate.engine.flags import Flags
-    from lambda_migrate.engine.holder import Hold
+    from lambda_migrate.engine.holder import LeaseSession
     from lambda_migrate.engine.target import Target
     from lambda_migrate.lease.waiter import Waiter
     from lambda_migrate.migrations import Manifest
@@ -198,18 +198,18 @@ class ColdStart:
         return step if isinstance(step, Refuse) else self._hold_back(self._flags) or step
 
     def _read_flags(self) -> Flags:
-        from lambda_migrate.engine.flag_gate import flags_in_force
+        from lambda_migrate.engine.flag_gate import read_flags
 
-        return flags_in_force(self.target, self.deadline)
+        return read_flags(self.target, self.deadline)
 
     def _hold_back(self, flags: Flags) -> Wait | None:
         """Stop, or only wait, if the flags say so."""
         if flags.paused:
-            raise self._stopped(flags.objection(0))
+            raise self._stopped(flags.refusal_reason(0))
         if flags.mode == "require":
             return Wait(self._seen)
         if self._has_all_that_is_allowed(self._seen):
-            raise self._stopped(flags.objection(load_manifest(self._shipped).version))
+            raise self._stopped(flags.refusal_reason(load_manifest(self._shipped).version))
         return None
 
     @property
@@ -231,10 +231,10 @@ class ColdStart:
             return False
         return not allowed or state.is_ready(allowed.digest, self.target.database.fingerprint)
 
-    def _stopped(self, objection: str) -> NotReady:
-        from lambda_migrate.engine.flag_gate import held_back
+    def _stopped(self, refusal_reason: str) -> NotReady:
+        from lambda_migrate.engine.flag_gate import make_flag_error
 
-        return held_back(f"the schema is not ready, and {objection}")
+        return make_flag_error(f"the schema is not ready, and {refusal_reason}")
 
     # --- reading and waiting
 
@@ -329,12 +329,12 @@ class ColdStart:
         except LeaseStoreUnavailable as error:
             return self._without_store(error)
         except NotReady as error:
-            objection = self._flags.objection(0) if self._flags is not None else ""
-            objection = objection or self._look_refusal
-            if not objection:
+            refusal_reason = self._flags.refusal_reason(0) if self._flags is not None else ""
+            refusal_reason = refusal_reason or self._look_refusal
+            if not refusal_reason:
                 raise
             raise NotReady(
-                f"{error}; {objection}", retry_after_seconds=error.retry_after_seconds
+                f"{error}; {refusal_reason}", retry_after_seconds=error.retry_after_seconds
             ) from None
         finally:
             self._failures = 0
@@ -344,7 +344,7 @@ class ColdStart:
         from lambda_migrate.lease.backoff import Backoff
         from lambda_migrate.lease.waiter import Waiter
 
-        checks_database = self.target.policy.check_database_if_store_is_gone
+        checks_database = self.target.policy.check_database_if_store_unavailable
         return Waiter(
             self._look,
             until=self._until,
@@ -362,12 +362,12 @@ class ColdStart:
     def _tell_waiting(self, state: LeaseState, waited: float, delay: float) -> None:
         progress = state.progress.migration if state.progress is not None else ""
         self.target.observer.observe(
-            Waiting(self.target.name, state.owner or "", waited, delay, progress)
+            WaitingForLease(self.target.name, state.owner or "", waited, delay, progress)
         )
 
     def _without_store(self, error: LeaseStoreUnavailable) -> Serve:
         """Serve if PostgreSQL may be asked instead and says so; fail closed otherwise."""
-        if self.target.policy.check_database_if_store_is_gone and self._database_is_current():
+        if self.target.policy.check_database_if_store_unavailable and self._database_is_current():
             return Serve()
         raise error
 
@@ -464,17 +464,20 @@ class ColdStart:
         Raises:
             NotReady: All was done that the feature flags let through, and it is not enough.
         """
-        from lambda_migrate.engine.apply import bring_up_to_date, plan_for, record_failure
-        from lambda_migrate.engine.holder import Hold
+        from lambda_migrate.engine.apply import apply_pending, make_plan_for, record_failure
+        from lambda_migrate.engine.holder import LeaseSession
 
         manifest = load_manifest(self._shipped)
         allowed = self._allowed()
-        hold = Hold(self.target, lease, self.deadline, request_id=self.request_id)
+        hold = LeaseSession(self.target, lease, self.deadline, request_id=self.request_id)
         try:
             with hold.database() as database:
                 self.fence = hold.lease.fence  # PostgreSQL may have had it lifted
-                proof = bring_up_to_date(hold, database, allowed, on_applied=self.applied.append)
-                if allowed is not manifest and plan_for(hold, proof.history, manifest).is_current:
+                proof = apply_pending(hold, database, allowed, on_applied=self.applied.append)
+                if (
+                    allowed is not manifest
+                    and make_plan_for(hold, proof.history, manifest).is_current
+                ):
                     allowed = manifest  # it was applied before it was held back
                 is_done = self._complete(hold, database, proof, served=allowed.digest)
         except LeaseLost:
@@ -489,10 +492,12 @@ class ColdStart:
             hold.release()
             raise
         if self._flags is not None and allowed is not manifest:
-            raise self._stopped(self._flags.objection(manifest.version))
+            raise self._stopped(self._flags.refusal_reason(manifest.version))
         return is_done
 
-    def _complete(self, hold: Hold, database: FencedSession, proof: Proof, *, served: str) -> bool:
+    def _complete(
+        self, hold: LeaseSession, database: FencedSession, proof: ApplyResult, *, served: str
+    ) -> bool:
         """Publish what the database satisfies; whether it still does by then."""
         from lambda_migrate.engine.apply import complete
 

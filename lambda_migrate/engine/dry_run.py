@@ -11,7 +11,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import MigrateError, MigrationFailed, NotReady
-from lambda_migrate.events import MigrationRehearsed, MigrationStarted
+from lambda_migrate.events import MigrationDryRun, MigrationStarted
 from lambda_migrate.lease.record import Progress
 from lambda_migrate.migrations.irreversible import lasting_effects
 from lambda_migrate.migrations.sql.classify import classify
@@ -20,7 +20,7 @@ from lambda_migrate.migrations.sql.tokens import split
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lambda_migrate.engine.holder import Hold
+    from lambda_migrate.engine.holder import LeaseSession
     from lambda_migrate.migrations import HistoryRow, Migration, Plan, Script
     from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence, MigrationEffects
     from lambda_migrate.postgresql.ports import DryRunSession
@@ -32,8 +32,8 @@ __all__ = [
     "NOT_REHEARSED",
     "PASSED",
     "REHEARSED",
-    "Rehearsed",
-    "RehearsedStep",
+    "DryRunResult",
+    "DryRunStep",
     "lasting_effects_of",
     "rehearse",
 ]
@@ -65,7 +65,7 @@ _NEW_VALUE = (
 
 
 @dataclass(frozen=True, slots=True)
-class RehearsedStep:
+class DryRunStep:
     """One pending migration, and what came of it.
 
     Attributes:
@@ -86,7 +86,7 @@ class RehearsedStep:
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsed:
+class DryRunResult:
     """A rehearsal that is over; nothing of it was committed.
 
     Attributes:
@@ -100,7 +100,7 @@ class Rehearsed:
         seconds: All of it, the measuring included: so long the last locks were held at most.
     """
 
-    steps: tuple[RehearsedStep, ...] = ()
+    steps: tuple[DryRunStep, ...] = ()
     error: MigrateError | None = None
     retried: tuple[str, ...] = ()
     sequences: tuple[AdvancedSequence, ...] = ()
@@ -135,7 +135,7 @@ def lasting_effects_of(migrations: Sequence[Migration]) -> tuple[str, ...]:
     )
 
 
-def rehearse(hold: Hold, rehearsal: DryRunSession, plan: Plan) -> Rehearsed:
+def rehearse(hold: LeaseSession, rehearsal: DryRunSession, plan: Plan) -> DryRunResult:
     """Run what is pending, measure it, and roll it back.
 
     Args:
@@ -158,7 +158,7 @@ def rehearse(hold: Hold, rehearsal: DryRunSession, plan: Plan) -> Rehearsed:
             run.error = prevented
             break
     sequences, is_confirmed, error = _end(rehearsal, run.error)
-    return Rehearsed(
+    return DryRunResult(
         steps=tuple(run.steps),
         error=error,
         retried=tuple(retried),
@@ -173,7 +173,7 @@ def _may_succeed_later(error: MigrateError | None) -> bool:
     return isinstance(error, MigrationFailed) and error.sqlstate in _TRIED_AGAIN
 
 
-def _begin_anew(hold: Hold, rehearsal: DryRunSession, attempt: int) -> None:
+def _begin_anew(hold: LeaseSession, rehearsal: DryRunSession, attempt: int) -> None:
     """Let go of everything before the pause: whoever was in the way may be waiting for us."""
     rehearsal.roll_back()
     pause = min(_LONGEST_PAUSE_SECONDS, 0.1 * 2**attempt) * hold.target.random.random()
@@ -196,8 +196,8 @@ def _end(
 class _Run:
     """One attempt: all migrations, from the first to the last that can be run."""
 
-    def __init__(self, hold: Hold, rehearsal: DryRunSession, plan: Plan) -> None:
-        self.steps: list[RehearsedStep] = []
+    def __init__(self, hold: LeaseSession, rehearsal: DryRunSession, plan: Plan) -> None:
+        self.steps: list[DryRunStep] = []
         self.error: MigrateError | None = None
         self._hold = hold
         self._rehearsal = rehearsal
@@ -215,7 +215,7 @@ class _Run:
             self.steps.append(self._step(migration, position=position, total=total))
 
     def _leave_in_doubt(self, row: HistoryRow) -> None:
-        self.steps.append(RehearsedStep(row.version, row.name, NOT_REHEARSED, _IN_DOUBT))
+        self.steps.append(DryRunStep(row.version, row.name, NOT_REHEARSED, _IN_DOUBT))
         if row.up is not None:
             self._leave_out(row.name, row.up)
 
@@ -224,8 +224,8 @@ class _Run:
         if any(build.kind == "other" for build in map(classify, split(script.sql))):
             self._unknown.append(name)
 
-    def _step(self, migration: Migration, *, position: int, total: int) -> RehearsedStep:
-        step = RehearsedStep(migration.version, migration.name, NOT_REACHED)
+    def _step(self, migration: Migration, *, position: int, total: int) -> DryRunStep:
+        step = DryRunStep(migration.version, migration.name, NOT_REACHED)
         if self.error is not None:
             return step
         if not migration.up.transactional:
@@ -247,13 +247,11 @@ class _Run:
         with hold.until_deadline(name):
             measured = self._rehearsal.run_migration(migration, hold.deadline)
         target.observer.observe(
-            MigrationRehearsed(target.name, name, position, total, measured.seconds)
+            MigrationDryRun(target.name, name, position, total, measured.seconds)
         )
         return measured
 
-    def _judged(
-        self, step: RehearsedStep, migration: Migration, error: MigrateError
-    ) -> RehearsedStep:
+    def _judged(self, step: DryRunStep, migration: Migration, error: MigrateError) -> DryRunStep:
         """A failure, or no more than a sign of what was not rehearsed before."""
         excuse = ""
         if isinstance(error, MigrationFailed):

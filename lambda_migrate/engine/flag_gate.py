@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from lambda_migrate.engine.target import Target
 from lambda_migrate.engine.flags import Flags
 
-__all__ = ["flags_in_force", "held_back", "permit"]
+__all__ = ["check_flags", "make_flag_error", "read_flags"]
 
 
 _RETRY_AFTER_SECONDS = 30.0
 """A person lifts a flag, and AppConfig's agent looks every 45 s: sooner is for nothing."""
 
 
-def flags_in_force(target: Target, deadline: Deadline) -> Flags:
+def read_flags(target: Target, deadline: Deadline) -> Flags:
     """What holds for ``target`` now.
 
     Raises:
@@ -30,13 +30,13 @@ def flags_in_force(target: Target, deadline: Deadline) -> Flags:
     try:
         return target.flags.read(deadline)
     except FlagsUnavailable as error:
-        if target.policy.stops_without_flags:
+        if target.policy.require_flags:
             raise
         target.observer.observe(FlagsIgnored(target.name, str(error)))
         return Flags()
 
 
-def permit(
+def check_flags(
     target: Target, deadline: Deadline, *, version: int, what: str, advice: str = ""
 ) -> None:
     """Ask whether ``version`` may be applied now.
@@ -51,11 +51,11 @@ def permit(
     Raises:
         NotReady: It may not, by the flag that the message names.
     """
-    objection = flags_in_force(target, deadline).objection(version)
-    if objection:
-        raise held_back(f"{what} was not begun: {objection}{advice}")
+    refusal_reason = read_flags(target, deadline).refusal_reason(version)
+    if refusal_reason:
+        raise make_flag_error(f"{what} was not begun: {refusal_reason}{advice}")
 
 
-def held_back(message: str) -> NotReady:
+def make_flag_error(message: str) -> NotReady:
     """The error of whoever a flag stops."""
     return NotReady(message, retry_after_seconds=_RETRY_AFTER_SECONDS)

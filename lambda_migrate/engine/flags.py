@@ -35,7 +35,7 @@ class Flags:
     hold_back_at: int = 0
     paused: bool = False
 
-    def objection(self, version: int) -> str:
+    def refusal_reason(self, version: int) -> str:
         """Why ``version`` may not be applied now, naming the flag; empty if it may."""
         if self.paused:
             return f"migrating is paused by the feature flag {PAUSED}"

@@ -13,7 +13,7 @@ from lambda_migrate.errors import (
     MigrateError,
     MigrationFailed,
 )
-from lambda_migrate.events import Holding, RenewalFailed
+from lambda_migrate.events import LeaseHeldTime, RenewalFailed
 from lambda_migrate.lease.dynamodb_errors import CALL_TIMEOUT_SECONDS, set_credentials_deadline
 from lambda_migrate.lease.heartbeat import ABORT_GRACE_SECONDS, Heartbeat
 from lambda_migrate.lease.record import Failure
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lambda_migrate.lease.record import DatabaseRecord, Lease, Progress
     from lambda_migrate.postgresql.ports import DryRunSession, FencedSession
 
-__all__ = ["Hold"]
+__all__ = ["LeaseSession"]
 
 _Opened = TypeVar("_Opened")
 
@@ -43,7 +43,7 @@ _ANSWER_SECONDS = 0.2
 """Kept free at the invocation's very end, for the error to reach the caller before Lambda kills."""
 
 
-class Hold:
+class LeaseSession:
     """A lease kept alive, and the database under its fence, for one holder.
 
     Args:
@@ -137,7 +137,9 @@ class Hold:
 
     def _tell_holding(self, *, is_over: bool = False) -> None:
         held = self.target.clock.monotonic() - self._began
-        self.target.observer.observe(Holding(self.target.name, self.lease.fence, held, is_over))
+        self.target.observer.observe(
+            LeaseHeldTime(self.target.name, self.lease.fence, held, is_over)
+        )
 
     def _report_refusal(self, error: Exception, seconds_left: float) -> None:
         cause = str(error) if isinstance(error, MigrateError) else "an unexpected error"
@@ -162,8 +164,8 @@ class Hold:
             lost = self._heartbeat.lost
             if error is self._reported_loss or not (isinstance(error, LeaseLost) or error is lost):
                 raise
-            if self._heartbeat.is_overdue:
-                raise MigrationFailed(_OVERDUE, migration=migration, is_overdue=True) from None
+            if self._heartbeat.is_timeout:
+                raise MigrationFailed(_TIMED_OUT, migration=migration, is_timeout=True) from None
             if lost is None:
                 raise
             self._reported_loss = self._error_of_loss(lost, migration)
@@ -294,4 +296,4 @@ class Hold:
         )
 
 
-_OVERDUE = "it was still running when the deadline came, and was cancelled"
+_TIMED_OUT = "it was still running when the deadline came, and was cancelled"

@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lambda_migrate.engine.apply import next_failure, proved, record_failure
-from lambda_migrate.engine.holder import Hold
+from lambda_migrate.engine.apply import next_failure, record_failure, satisfied_digests
+from lambda_migrate.engine.holder import LeaseSession
 from lambda_migrate.errors import ConfigurationError, MigrateError, MigrationFailed
 from lambda_migrate.lease.readiness import (
     UNKNOWN_IDENTITY,
@@ -75,7 +75,7 @@ class _Inspector:
         self._lease = lease
         self._manifest = manifest
         self._deadline = deadline
-        self._hold = Hold(target, lease, deadline)
+        self._hold = LeaseSession(target, lease, deadline)
         self._address = target.database.fingerprint
         self._databases = lease.state.databases
 
@@ -121,7 +121,7 @@ class _Inspector:
     def _compare(self, found: Inspection, identity: str) -> Look:
         out_of_order = self._target.policy.allow_out_of_order
         plan = make_plan(self._manifest, found.history, allow_out_of_order=out_of_order)
-        digests = proved(found.history)
+        digests = satisfied_digests(found.history)
         if not plan.is_current and len(digests) > len(self._manifest) + MAX_READY:
             raise self._contradiction()
         served = self._manifest.digest if plan.is_current else ""

@@ -11,20 +11,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lambda_migrate.engine.apply import (
-    bring_up_to_date,
+    apply_pending,
     complete,
-    proved,
     record_failure,
-    require_agreement,
-    require_sound,
+    require_no_divergence,
+    require_valid_scripts,
+    satisfied_digests,
     withdraw,
 )
-from lambda_migrate.engine.dry_run import Rehearsed, lasting_effects_of, rehearse
-from lambda_migrate.engine.flag_gate import permit
-from lambda_migrate.engine.holder import Hold
+from lambda_migrate.engine.dry_run import DryRunResult, lasting_effects_of, rehearse
+from lambda_migrate.engine.flag_gate import check_flags
+from lambda_migrate.engine.holder import LeaseSession
 from lambda_migrate.engine.target import new_owner
 from lambda_migrate.errors import ConfigurationError, LeaseHeld, LeaseLost, MigrateError
-from lambda_migrate.events import LeaseTakenOver, MigrationReverted
+from lambda_migrate.events import LeaseTakenOver, MigrationRolledBack
 from lambda_migrate.lease.decision import is_lease_expired
 from lambda_migrate.lease.readiness import UNKNOWN_IDENTITY
 from lambda_migrate.lease.record import Lease, LeaseState, Progress, join_digests, split_digests
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations.adoption import Baseline
     from lambda_migrate.postgresql.ports import FencedSession, FenceRow, Inspection
 
-__all__ = ["Forecast", "Maintenance", "Status", "Verification", "release_lease"]
+__all__ = ["DryRunPlan", "Operations", "Status", "Verification", "release_lease"]
 
 
 _DESPITE_FLAGS = "; lift it, or run `up --despite-flags`"
@@ -70,7 +70,7 @@ class Status:
     plan: Plan
     lease: LeaseState
     is_marked_ready: bool
-    is_elsewhere: bool = False
+    is_other_database: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Verification:
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
+class DryRunPlan:
     """What a rehearsal is about to run, and where.
 
     Attributes:
@@ -113,7 +113,7 @@ class Forecast:
         return lasting_effects_of(self.plan.pending)
 
 
-class Maintenance:
+class Operations:
     """One target and one manifest, for a person at work.
 
     Args:
@@ -139,7 +139,7 @@ class Maintenance:
             plan=self._plan_of(self.manifest, found.history),
             lease=lease,
             is_marked_ready=lease.is_ready(self.manifest.digest, address),
-            is_elsewhere=_is_elsewhere(found.fence, lease, address),
+            is_other_database=_is_elsewhere(found.fence, lease, address),
         )
 
     def plan(
@@ -187,8 +187,8 @@ class Maintenance:
         *,
         to: int | None = None,
         ignore_other_history: bool = False,
-        confirm: Callable[[Forecast], bool] = lambda _forecast: True,
-    ) -> Rehearsed | None:
+        confirm: Callable[[DryRunPlan], bool] = lambda _forecast: True,
+    ) -> DryRunResult | None:
         """Do what `up` would do in one transaction, measure it, and roll all of it back.
 
         It takes the lease, so that nobody migrates meanwhile and those that start wait without a
@@ -214,15 +214,15 @@ class Maintenance:
         manifest = self.manifest if to is None else self._up_to(to)
         found = self.target.database.inspect(deadline)
         plan = self._plan_from(found, manifest, deadline, ignore_other_history=ignore_other_history)
-        require_agreement(plan)
-        require_sound(plan)
+        require_no_divergence(plan)
+        require_valid_scripts(plan)
         if not (plan.pending or plan.in_doubt):
-            return Rehearsed()
-        permit(self.target, deadline, version=0, what="the rehearsal", advice="; lift it")
+            return DryRunResult()
+        check_flags(self.target, deadline, version=0, what="the rehearsal", advice="; lift it")
         environment = (found.fence and found.fence.environment) or self.target.environment
-        if not confirm(Forecast(plan, manifest, environment)):
+        if not confirm(DryRunPlan(plan, manifest, environment)):
             return None
-        hold = Hold(self.target, self._acquire(), deadline)
+        hold = LeaseSession(self.target, self._acquire(), deadline)
         try:
             with hold.rehearsal() as rehearsal:
                 if self._plan_of(manifest, rehearsal.read_history()) != plan:
@@ -251,7 +251,7 @@ class Maintenance:
             yield str(divergence)
         for row in status.plan.in_doubt:
             yield f"{row.name}: it is in doubt ({row.state.value}); the next `up` settles it"
-        if status.is_elsewhere:
+        if status.is_other_database:
             yield (
                 f"{self.target.database.fingerprint} leads to another database than the lease "
                 "table knows it for, or to an earlier state of it: it was restored, or a secret or "
@@ -275,7 +275,9 @@ class Maintenance:
         if record is None:
             return 0
         marked = split_digests(record.ready)[: record.addresses[address][0]]
-        return len(set(marked) - set(split_digests(join_digests(proved(status.history)))))
+        return len(
+            set(marked) - set(split_digests(join_digests(satisfied_digests(status.history))))
+        )
 
     # --- writing
 
@@ -308,11 +310,11 @@ class Maintenance:
         target = replace(self.target, flags=None) if despite_flags else self.target
         if ignore_other_history:
             target = replace(target, policy=replace(target.policy, ignore_other_history=True))
-        permit(target, deadline, version=manifest.version, what="`up`", advice=_DESPITE_FLAGS)
+        check_flags(target, deadline, version=manifest.version, what="`up`", advice=_DESPITE_FLAGS)
         applied: list[str] = []
         with self._hold(deadline, target=target, records_failure=manifest) as (hold, database):
-            proof = bring_up_to_date(
-                hold, database, manifest, on_applied=applied.append, refuses_kills=False
+            proof = apply_pending(
+                hold, database, manifest, on_applied=applied.append, refuse_after_kills=False
             )
             complete(hold, database, proof.history, served=manifest.digest, before=proof.before)
         return tuple(applied)
@@ -365,7 +367,7 @@ class Maintenance:
         return tuple(row.name for row in (*finished, *rows))
 
     def _settle(
-        self, hold: Hold, database: FencedSession, rows: tuple[HistoryRow, ...]
+        self, hold: LeaseSession, database: FencedSession, rows: tuple[HistoryRow, ...]
     ) -> tuple[tuple[HistoryRow, ...], tuple[HistoryRow, ...]]:
         """Settle those rows that are in doubt, and choose again by what the history says then.
 
@@ -385,13 +387,19 @@ class Maintenance:
         return tuple(row for row in finished if row.version not in left), applied
 
     def _revert(
-        self, hold: Hold, database: FencedSession, row: HistoryRow, *, position: int, total: int
+        self,
+        hold: LeaseSession,
+        database: FencedSession,
+        row: HistoryRow,
+        *,
+        position: int,
+        total: int,
     ) -> None:
         target = self.target
         hold.publish(Progress(row.name, position - 1, total, target.clock.wall_ms()))
         milliseconds = database.roll_back(row, hold.deadline)
         target.observer.observe(
-            MigrationReverted(target.name, row.name, position, total, milliseconds / 1000)
+            MigrationRolledBack(target.name, row.name, position, total, milliseconds / 1000)
         )
 
     def preview_baseline(
@@ -501,14 +509,14 @@ class Maintenance:
                 name = self._forget(hold, database, row, version=version)
             else:
                 name = self._stamp(database, row, version=version, declared=declared)
-                before = proved(history)  # the schema is what it was
+                before = satisfied_digests(history)  # the schema is what it was
             complete(
                 hold, database, database.read_history(), served=self.manifest.digest, before=before
             )
         return name
 
     def _forget(
-        self, hold: Hold, database: FencedSession, row: HistoryRow | None, *, version: int
+        self, hold: LeaseSession, database: FencedSession, row: HistoryRow | None, *, version: int
     ) -> str:
         if row is None:
             raise ConfigurationError(f"version {version} is pending already: it has no history row")
@@ -564,8 +572,8 @@ class Maintenance:
         target: Target | None = None,
         restamp: bool = False,
         records_failure: Manifest | None = None,
-    ) -> Iterator[tuple[Hold, FencedSession]]:
-        hold = Hold(
+    ) -> Iterator[tuple[LeaseSession, FencedSession]]:
+        hold = LeaseSession(
             target or self.target,
             self._acquire(),
             deadline,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import SYSTEM_CLOCK, system_random
-from lambda_migrate.events import guarded, null_observer
+from lambda_migrate.events import guard_observer, null_observer
 
 if TYPE_CHECKING:
     from lambda_migrate.clock import Clock, Random
@@ -44,8 +44,8 @@ class Policy:
     allow_out_of_order: bool = False
     allow_empty: bool = False
     ignore_other_history: bool = False
-    check_database_if_store_is_gone: bool = False
-    stops_without_flags: bool = True
+    check_database_if_store_unavailable: bool = False
+    require_flags: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Target:
         policy: How to behave.
         clock: Time.
         random: Chance.
-        observer: Gets every event; what it raises is caught, see `guarded`.
+        observer: Gets every event; what it raises is caught, see `guard_observer`.
         flags: Feature flags, asked when there is something to migrate; None if there are none.
         has_lease_table: Whether other processes use the same ``store``. Without that, a live holder
             in another process is waited for but its backend is never ended, and the database itself
@@ -80,7 +80,7 @@ class Target:
 
     def __post_init__(self) -> None:
         """Guard the observer: here, so that none of its callers has to."""
-        object.__setattr__(self, "observer", guarded(self.observer))
+        object.__setattr__(self, "observer", guard_observer(self.observer))
 
 
 def new_owner(request_id: str = "") -> str:

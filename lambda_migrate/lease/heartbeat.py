@@ -73,7 +73,7 @@ class Heartbeat:
         Given that error, and the seconds until the lease is over."""
         self.progress: Progress | None = None
         """Published with the next renewal."""
-        self.is_overdue = False
+        self.is_timeout = False
         """Whether the deadline ended it."""
         self.lost: MigrateError | None = None
         """Why the lease may not be trusted any more; its ``retryable`` is the cause's."""
@@ -147,7 +147,7 @@ class Heartbeat:
         pause = self._interval
         while not self._wait(self._stopped, min(pause, self._deadline.remaining() + 0.01)):
             if self._deadline.is_over:
-                self.is_overdue = True
+                self.is_timeout = True
                 break
             pause = self._beat()
             if self._stopped.is_set():

@@ -8,7 +8,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from lambda_migrate.errors import legible
+from lambda_migrate.errors import escape_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -64,9 +64,10 @@ def explain(place: str, folder: Traversable, *, in_package: bool) -> str:
     tool = recognise(paths)
     looks = f"; this looks like {'an' if tool[:1] in 'AE' else 'a'} {tool} layout" if tool else ""
     return (
-        f"there are no migrations in {legible(place)}: looked for <version>_<name>.sql directly in "
-        f"it, found {_inventory(paths)}{looks}. {_advice(paths, tool=tool, in_package=in_package)} "
-        "A service that starts without migrations sets LAMBDA_MIGRATE_ALLOW_EMPTY=true"
+        f"there are no migrations in {escape_text(place)}: looked for "
+        f"<version>_<name>.sql directly in it, found {_inventory(paths)}{looks}. "
+        f"{_advice(paths, tool=tool, in_package=in_package)} A service that starts without "
+        "migrations sets LAMBDA_MIGRATE_ALLOW_EMPTY=true"
     )
 
 
@@ -90,7 +91,7 @@ def _inventory(paths: Sequence[str]) -> str:
             if len(below) == 1
             else (f"{len(below)} folders that contain .sql files")
         )
-    first = ", ".join(legible(path) for path in paths[:3])
+    first = ", ".join(escape_text(path) for path in paths[:3])
     more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
     return f"no .sql file, but {first}{more}"
 

@@ -20,7 +20,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lambda_migrate.errors import ManifestError, legible
+from lambda_migrate.errors import ManifestError, escape_text
 from lambda_migrate.migrations.digest import MAX_BYTES, checksum_of, is_candidate, normalise
 from lambda_migrate.migrations.manifest import Manifest
 from lambda_migrate.migrations.migration import Migration, Script
@@ -127,7 +127,7 @@ def _manifest(found: Iterable[_Found], *, shown: str, place: str) -> Manifest:
     names: list[str] = []
     for name, content in sorted(found, key=lambda each: each[0]):
         names.append(name)
-        path = f"{shown}/{legible(name)}"
+        path = f"{shown}/{escape_text(name)}"
         if isinstance(content, str):
             faults.append(f"{path}: {content}")
             continue
@@ -168,7 +168,7 @@ def _folder_of(path: Path) -> Traversable:
 
 
 def _unusable(place: str, why: str) -> ManifestError:
-    return ManifestError(f"the migrations folder {legible(place)} {why}")
+    return ManifestError(f"the migrations folder {escape_text(place)} {why}")
 
 
 # --- what a file is called
@@ -200,8 +200,8 @@ def _collisions(names: Iterable[str], *, shown: str) -> Iterator[str]:
         earlier = first.setdefault(int(match[1]), name)
         if earlier is not name:
             yield (
-                f"{shown}/{legible(name)}: version {int(match[1])} is taken by "
-                f"{legible(earlier)}; renumber one of them"
+                f"{shown}/{escape_text(name)}: version {int(match[1])} is taken by "
+                f"{escape_text(earlier)}; renumber one of them"
             )
 
 
@@ -297,15 +297,15 @@ def _malformed(line: str) -> str:
     if "\r" in line:
         return "the line ends in a lone carriage return; save the file with LF line ends"
     return (
-        f"`{legible(line.strip())[:60]}` looks like a marker but is not one; write "
+        f"`{escape_text(line.strip())[:60]}` looks like a marker but is not one; write "
         "`-- migrate:up` or `-- migrate:down` at the beginning of the line, in lower case"
     )
 
 
 def _unknown_option(option: str, direction: str) -> str:
     return (
-        f"unknown option `{legible(option)[:40]}` on the marker; write `-- migrate:{direction}` "
-        f"with any of {', '.join(_OPTIONS)}"
+        f"unknown option `{escape_text(option)[:40]}` on the marker; write "
+        f"`-- migrate:{direction}` with any of {', '.join(_OPTIONS)}"
     )
 
 

@@ -18,7 +18,7 @@ __all__ = ["TRANSACTION_TIMEOUT", "failure_of", "overdue_cause"]
 QUERY_CANCELED = "57014"
 TRANSACTION_TIMEOUT = "25P04"
 ACTIVE_TRANSACTION = "25001"
-_CAUSE_LENGTH = 300
+_MAX_CAUSE_LENGTH = 300
 _DATA_EXCEPTION = "22"
 """The class whose messages quote a value: ``invalid input syntax for type integer: "..."``."""
 _QUOTED = re.compile(
@@ -66,7 +66,7 @@ def failure_of(
         migration=name,
         sqlstate=error.sqlstate,
         detail="\n".join(lines),
-        is_overdue=overdue and error.sqlstate in (QUERY_CANCELED, TRANSACTION_TIMEOUT),
+        is_timeout=overdue and error.sqlstate in (QUERY_CANCELED, TRANSACTION_TIMEOUT),
     )
 
 
@@ -78,7 +78,7 @@ def overdue_cause() -> str:
 def _message(error: PostgresError, *, overdue: bool) -> str:
     if overdue and error.sqlstate in (QUERY_CANCELED, TRANSACTION_TIMEOUT):
         return overdue_cause()
-    return redact(error.message)[:_CAUSE_LENGTH]
+    return redact(error.message)[:_MAX_CAUSE_LENGTH]
 
 
 def _without_data(message: str, sqlstate: str) -> str:

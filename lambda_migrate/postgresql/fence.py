@@ -290,7 +290,7 @@ class FencedConnection:
         """
         left = deadline.remaining()
         if left <= 0:
-            raise MigrationFailed("the deadline has passed", is_overdue=True)
+            raise MigrationFailed("the deadline has passed", is_timeout=True)
         statement = max(1, round(left * 1000))
         lock = 0 if waits_for_locks else _shorter(self._lock_ms, statement)
         return self._limits(lock, statement)

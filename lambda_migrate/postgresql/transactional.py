@@ -154,7 +154,7 @@ class _Run:
         if self._deadline.is_over:
             # What it failed of before says more than that time is over.
             raise self._before or MigrationFailed(
-                "the deadline has passed", migration=self._name, is_overdue=True
+                "the deadline has passed", migration=self._name, is_timeout=True
             )
         try:
             if self._losses:
@@ -199,7 +199,7 @@ class _Run:
             else f"the connection to PostgreSQL broke: {lost}",
             migration=self._name,
             sqlstate=lost.sqlstate,
-            is_overdue=lost.sqlstate == TRANSACTION_TIMEOUT,
+            is_timeout=lost.sqlstate == TRANSACTION_TIMEOUT,
         )
         return _TryAgain(failure) if self._losses < LOST_AT_MOST else failure
 

@@ -74,9 +74,9 @@ class InMemoryDatabase:
     ) -> None:
         self.effects: list[str] = []
         """Names of the migrations whose up script was committed, in that order."""
-        self.reverted: list[str] = []
+        self.rolled_back: list[str] = []
         """Names of the migrations whose down script was committed, in that order."""
-        self.during: Callable[[int], None] | None = None
+        self.on_script: Callable[[int], None] | None = None
         """Called with the version in the middle of each script, before it is committed."""
         self.is_down = False
         """While True nobody can connect, and whoever is connected gets `DatabaseUnavailable`."""
@@ -88,11 +88,11 @@ class InMemoryDatabase:
         """What the database is stamped with."""
         self.identity = str(uuid4())
         """Its own; two databases that share one are copies of each other."""
-        self.others: list[OtherHistory] = []
+        self.other_histories: list[OtherHistory] = []
         """What other migration tools' history tables say."""
-        self.measured: dict[int, MigrationEffects] = {}
+        self.dry_run_effects: dict[int, MigrationEffects] = {}
         """What a rehearsal says of a version, but for its time, which is what passes in it."""
-        self.moved: tuple[AdvancedSequence, ...] = ()
+        self.moved_sequences: tuple[AdvancedSequence, ...] = ()
         """What a rehearsal says of sequences."""
         self._fingerprint = fingerprint
         self._clock = clock
@@ -192,7 +192,7 @@ class InMemoryDatabase:
         """See `Database.read_other_histories`."""
         with self._guard:
             self._connect(deadline)
-            return list(self.others)
+            return list(self.other_histories)
 
     # --- what its holders share
 
@@ -206,13 +206,13 @@ class InMemoryDatabase:
             require_environment(self.environment, grant.environment)
 
     def _run(self, version: int, *, name: str, by: Deadline) -> None:
-        hook, failure = self.during, self._failures.get(version)
+        hook, failure = self.on_script, self._failures.get(version)
         if hook is not None:
             hook(version)
         if failure is not None:
             raise failure
         if by.is_over:
-            raise MigrationFailed("the deadline has passed", migration=name, is_overdue=True)
+            raise MigrationFailed("the deadline has passed", migration=name, is_timeout=True)
 
     def _fence_row(self) -> FenceRow:
         return FenceRow(self.token, self._owner, self.environment, self.identity)
@@ -283,7 +283,7 @@ class InMemorySession:
     def read_other_histories(self) -> list[OtherHistory]:
         """See `FencedSession.read_other_histories`."""
         with self._under_fence(self._deadline) as database:
-            return list(database.others)
+            return list(database.other_histories)
 
     def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
         """See `FencedSession.apply`."""
@@ -328,7 +328,7 @@ class InMemorySession:
             raise
         with self._under_fence() as database:
             if database._rows.pop(row.version, None) is not None:
-                database.reverted.append(row.name)
+                database.rolled_back.append(row.name)
         return took_ms
 
     def settle(self, row: HistoryRow, deadline: Deadline) -> None:
@@ -403,7 +403,7 @@ class InMemorySession:
             if self._database.is_down:
                 raise DatabaseUnavailable("the in-memory database is down")
             if deadline is not None and deadline.is_over:
-                raise MigrationFailed("the deadline has passed", is_overdue=True)
+                raise MigrationFailed("the deadline has passed", is_timeout=True)
             yield self._database
 
     def _run(self, script: Script, version: int, *, name: str, path: str, by: Deadline) -> int:
@@ -417,7 +417,7 @@ class InMemorySession:
     def _settled(self, database: InMemoryDatabase, row: HistoryRow, *, took_effect: bool) -> None:
         started = row.state is RowState.STARTED
         if took_effect:
-            (database.effects if started else database.reverted).append(row.name)
+            (database.effects if started else database.rolled_back).append(row.name)
         if took_effect is not started:
             del database._rows[row.version]
             return
@@ -490,18 +490,18 @@ class InMemoryDryRun:
             raise MigrationFailed("it runs outside a transaction", migration=name)
         self._require_alive()
         if deadline.is_over:
-            raise MigrationFailed("the deadline has passed", migration=name, is_overdue=True)
+            raise MigrationFailed("the deadline has passed", migration=name, is_timeout=True)
         began = clock.monotonic()
         self._database._run(migration.version, name=name, by=deadline)
         self._require_alive()
-        measured = self._database.measured.get(migration.version, MigrationEffects(0))
+        measured = self._database.dry_run_effects.get(migration.version, MigrationEffects(0))
         return replace(measured, seconds=clock.monotonic() - began)
 
     def roll_back(self) -> tuple[AdvancedSequence, ...]:
         """See `DryRunSession.roll_back`."""
         self._require_alive()
         self.close()
-        return self._database.moved
+        return self._database.moved_sequences
 
     def abort(self) -> None:
         """See `DryRunSession.abort`."""

@@ -36,7 +36,7 @@ class InMemoryFlags:
         """What it says."""
         self.is_down = False
         """While True they cannot be read."""
-        self.asked = 0
+        self.reads = 0
         """How many times they were."""
 
     def set(self, **flags: Any) -> None:
@@ -45,7 +45,7 @@ class InMemoryFlags:
 
     def read(self, deadline: Deadline) -> Flags:  # noqa: ARG002 - memory takes no time
         """See `FlagSource.read`."""
-        self.asked += 1
+        self.reads += 1
         if self.is_down:
             raise FlagsUnavailable("the in-memory feature flags are down")
         return self.flags

@@ -170,14 +170,14 @@ class _Observer:
 
 def _roll_back(job: dict[str, Any], emit: Emit) -> None:
     """Roll back as a person at the command line, who retries for a while."""
-    from lambda_migrate.engine.operations import Maintenance
+    from lambda_migrate.engine.operations import Operations
 
     manifest, target = _make_target(job, lambda _: None)
     ends = time.monotonic() + job["timeout"]
     emit({"event": "invoked", "ends": ends})
     while True:
         try:
-            down = Maintenance(manifest, target).down(
+            down = Operations(manifest, target).down(
                 Deadline(ends, target.clock).earlier(2.0), to=job["to"]
             )
         except MigrateError as error:

@@ -96,7 +96,7 @@ class MemoryBench:
         self.database = InMemoryDatabase()
 
     def effects(self) -> list[str]:
-        return sorted(set(self.database.effects) - set(self.database.reverted))
+        return sorted(set(self.database.effects) - set(self.database.rolled_back))
 
     def breaking(self, broken: Migration, sqlstate: str) -> Migration:
         self.database.fail(
@@ -113,10 +113,10 @@ class MemoryBench:
     ) -> MigrateError | None:
         def once(version: int) -> None:
             assert version == slow.version
-            self.database.during = None
+            self.database.on_script = None
             act()
 
-        self.database.during = once
+        self.database.on_script = once
         return _error_of(partial(run, slow))
 
     def leave_in_doubt(

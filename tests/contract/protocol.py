@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 from lambda_migrate.clock import Deadline
 from lambda_migrate.engine import holder
-from lambda_migrate.engine.operations import Maintenance
+from lambda_migrate.engine.operations import Operations
 from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.errors import (
     LeaseLost,
@@ -287,7 +287,7 @@ class InstanceClock:
 class Instance:
     """One cold start: `MigrationRunner.ensure` in a thread that runs when it is its turn.
 
-    Or a rollback, by `Maintenance.down`.
+    Or a rollback, by `Operations.down`.
     """
 
     def __init__(
@@ -445,7 +445,7 @@ class Instance:
         if self._rollback_to is None:
             self.outcome = MigrationRunner(self.manifest, self._target).ensure(deadline)
         else:
-            Maintenance(self.manifest, self._target).down(deadline, to=self._rollback_to)
+            Operations(self.manifest, self._target).down(deadline, to=self._rollback_to)
 
     def _look(self) -> None:
         world = self.world

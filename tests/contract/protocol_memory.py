@@ -70,7 +70,7 @@ class MemoryEngine:
         self._running: Instance | None = None
 
     def _arranged(self, database: InMemoryDatabase) -> InMemoryDatabase:
-        database.during = self._in_the_middle
+        database.on_script = self._in_the_middle
         broken = MigrationFailed("as planned", migration=BROKEN.name, sqlstate="P0001")
         database.fail(BROKEN.version, broken)
         return database
@@ -107,7 +107,7 @@ class MemoryEngine:
         return Facts(
             database.token,
             tuple(Row(row.name, row.fence, row.state is RowState.APPLIED) for row in rows),
-            tuple((Counter(database.effects) - Counter(database.reverted)).elements()),
+            tuple((Counter(database.effects) - Counter(database.rolled_back)).elements()),
         )
 
     def close(self) -> None:

@@ -76,7 +76,7 @@ def test_nobody_connects_after_the_deadline(database: InMemoryDatabase, clock: F
 def test_a_script_takes_as_long_as_the_hook_lets_pass(
     database: InMemoryDatabase, clock: FakeClock, deadline: Deadline
 ) -> None:
-    database.during = lambda version: clock.advance(version * 1.5)
+    database.on_script = lambda version: clock.advance(version * 1.5)
     with database.take_over(grant(1), deadline) as held:
         assert held.apply(SECOND, "digest", deadline) == 3_000
         assert held.read_history()[0].duration_ms == 3_000
@@ -85,7 +85,7 @@ def test_a_script_takes_as_long_as_the_hook_lets_pass(
 def test_a_script_that_outlasts_the_deadline_commits_nothing(
     database: InMemoryDatabase, clock: FakeClock, deadline: Deadline
 ) -> None:
-    database.during = lambda _version: clock.advance(61)
+    database.on_script = lambda _version: clock.advance(61)
     with database.take_over(grant(1), deadline) as held:
         with pytest.raises(MigrationFailed, match="deadline"):
             held.apply(FIRST, "digest", deadline)
@@ -117,7 +117,7 @@ def test_a_planned_failure_fails_the_down_script_too(
         with pytest.raises(MigrationFailed):
             held.roll_back(held.read_history()[0], deadline)
         assert len(held.read_history()) == 1
-    assert database.reverted == []
+    assert database.rolled_back == []
 
 
 def test_a_settled_row_counts_as_what_it_was(
@@ -129,7 +129,7 @@ def test_a_settled_row_counts_as_what_it_was(
         for row in held.read_history():
             held.settle(row, deadline)
         assert [row.version for row in held.read_history()] == [1]
-    assert (database.effects, database.reverted) == (["0001_a"], ["0002_b"])
+    assert (database.effects, database.rolled_back) == (["0001_a"], ["0002_b"])
 
 
 def test_refused_scripts_are_refused_as_by_the_real_one(

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from lambda_migrate.engine.operations import Maintenance
+from lambda_migrate.engine.operations import Operations
 from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.errors import ConfigurationError, MigrationFailed
 from lambda_migrate.migrations import Manifest
@@ -24,8 +24,8 @@ FILES = Manifest([FIRST, SECOND])
 Act = Callable[[Target], object]
 
 
-def operator(target: Target) -> Maintenance:
-    return Maintenance(FILES, target)
+def operator(target: Target) -> Operations:
+    return Operations(FILES, target)
 
 
 def cold_start(target: Target, mode: str = "migrate") -> object:

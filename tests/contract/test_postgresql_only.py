@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from lambda_migrate.engine.operations import Maintenance
+from lambda_migrate.engine.operations import Operations
 from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.errors import NotReady
 from lambda_migrate.migrations import Manifest, Script
@@ -69,7 +69,7 @@ def test_a_copy_by_template_gets_an_identity_of_its_own(fresh_database: PostgreS
         assert cold_start(copy, store, ONE) is Outcome.MIGRATED
         assert find_identity(copy) != identity
         assert cold_start(copy, store, ONE) is Outcome.UP_TO_DATE
-        Maintenance(ONE, Target("orders", store, copy)).down(soon(), to=0)
+        Operations(ONE, Target("orders", store, copy)).down(soon(), to=0)
         assert find_identity(database) == identity
         assert cold_start(database, store, ONE) is Outcome.UP_TO_DATE, "nothing was taken from it"
 
@@ -89,9 +89,9 @@ def test_two_addresses_of_one_database_do_not_take_from_each_other(
     store, database = InMemoryLeaseTable(), fresh_database.database
     tunnel = replace(database, fingerprint="localhost:15432/orders")
     cold_start(database, store, ONE)
-    Maintenance(ONE, Target("orders", store, tunnel)).up(soon())
+    Operations(ONE, Target("orders", store, tunnel)).up(soon())
     assert cold_start(database, store, ONE, "require") is Outcome.UP_TO_DATE
-    Maintenance(TWO, Target("orders", store, tunnel)).up(soon())
+    Operations(TWO, Target("orders", store, tunnel)).up(soon())
     assert cold_start(database, store, TWO, "require") is Outcome.UP_TO_DATE
     assert fresh_database.effects() == ["0001_a", "0002_b"]
     assert len(store.state.databases) == 1
@@ -110,7 +110,7 @@ def test_two_schemas_of_one_database_with_one_target_are_kept_apart(
     assert len(store.state.databases) == 2
     assert not store.state.is_ready(TWO.digest, other.fingerprint)
     assert not store.state.is_ready(theirs.digest, database.fingerprint)
-    Maintenance(theirs, Target("orders", store, other)).down(soon(), to=0)
+    Operations(theirs, Target("orders", store, other)).down(soon(), to=0)
     cold_start(database, store, TWO)
     assert cold_start(database, store, TWO, "require") is Outcome.UP_TO_DATE
     assert fresh_database.effects() == ["0001_a", "0002_b"]
@@ -130,7 +130,7 @@ def test_a_restore_in_place_is_taken_for_what_it_is(fresh_database: PostgreSQLBe
     tunnel = replace(database, fingerprint="localhost:15432/orders")
     with pytest.raises(NotReady):
         cold_start(tunnel, store, ONE, "require")
-    Maintenance(ONE, Target("orders", store, database)).verify(soon(), resync=True)
+    Operations(ONE, Target("orders", store, database)).verify(soon(), resync=True)
     assert find_identity(database) != identity
     assert not store.state.is_ready(TWO.digest, database.fingerprint)
     assert cold_start(database, store, TWO) is Outcome.MIGRATED

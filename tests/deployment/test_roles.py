@@ -10,7 +10,7 @@ import pytest
 from pg8000.exceptions import DatabaseError
 
 from lambda_migrate.clock import Deadline
-from lambda_migrate.engine.operations import Maintenance
+from lambda_migrate.engine.operations import Operations
 from lambda_migrate.engine.target import Target
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.local.package.build import ROOT
@@ -43,7 +43,7 @@ def migrate(server: LocalPostgreSQL, *, to: int) -> None:
     target = Target(
         "orders", InMemoryLeaseTable(), make_database(Settings.load({}, database_url=url))
     )
-    Maintenance(read_manifest(str(EXAMPLE / "migrations")), target).up(Deadline.after(60), to=to)
+    Operations(read_manifest(str(EXAMPLE / "migrations")), target).up(Deadline.after(60), to=to)
 
 
 def as_role(server: LocalPostgreSQL, role: str, sql: str) -> list[list[Any]]:

@@ -15,7 +15,7 @@ from rich.console import Console
 from lambda_migrate.cli.render import status_view
 from lambda_migrate.commands.documents import status_document
 from lambda_migrate.commands.status_rows import entries_of
-from lambda_migrate.engine.apply import proved
+from lambda_migrate.engine.apply import satisfied_digests
 from lambda_migrate.engine.operations import Status
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.lease.codec import encode_databases
@@ -106,7 +106,7 @@ ACTS: dict[str, Callable[[Path, Manifest], Any]] = {
     ),
     "a plan out of order": lambda _, manifest: make_plan(manifest, history(manifest)[-1:]),
     "a part": lambda _, manifest: manifest.up_to(manifest.version // 2),
-    "what is proved": lambda _, manifest: proved(history(manifest)),
+    "what is proved": lambda _, manifest: satisfied_digests(history(manifest)),
     "a rollback": lambda _, manifest: choose_rollback(history(manifest), to=0),
     "a status": lambda _, manifest: status_document(
         _status(manifest, history(manifest)), manifest, PLACE, has_table=True

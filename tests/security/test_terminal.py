@@ -13,7 +13,7 @@ import pytest
 
 from lambda_migrate import errors
 from lambda_migrate.cli import main
-from lambda_migrate.errors import MigrationFailed, legible
+from lambda_migrate.errors import MigrationFailed, escape_text
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.record import DatabaseRecord, Failure, LeaseState, Progress
 from lambda_migrate.migrations import HistoryRow, RowState
@@ -250,5 +250,5 @@ def test_the_facts_of_a_failure_are_harmless_as_well(text: str) -> None:
 
 def test_making_a_text_legible_twice_changes_nothing_more() -> None:
     for text in (*OBEYED.values(), *SQL.values(), "a\ud800b"):
-        assert legible(legible(text)) == legible(text)
-        assert legible(text).isprintable()
+        assert escape_text(escape_text(text)) == escape_text(text)
+        assert escape_text(text).isprintable()

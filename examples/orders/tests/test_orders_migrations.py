@@ -8,7 +8,7 @@ import pytest
 
 from lambda_migrate import MigrationRunner
 from lambda_migrate.clock import Deadline
-from lambda_migrate.engine.operations import Maintenance
+from lambda_migrate.engine.operations import Operations
 from lambda_migrate.engine.target import Target
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.local import LocalPostgreSQL
@@ -48,7 +48,7 @@ def test_they_are_applied_in_order_and_once(manifest: Manifest) -> None:
 def test_each_down_script_undoes_its_up_script(manifest: Manifest, server: LocalPostgreSQL) -> None:
     settings = Settings.load({}, database_url=server.create_database("up_and_down"))
     target = Target("orders", InMemoryLeaseTable(), make_database(settings))
-    maintenance = Maintenance(manifest, target)
+    maintenance = Operations(manifest, target)
     shapes = []
     for migration in manifest:
         maintenance.up(Deadline.after(30), to=migration.version)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import SYSTEM_CLOCK
-from lambda_migrate.engine.operations import Maintenance
-from lambda_migrate.events import Event, MigrationReverted, Observer
+from lambda_migrate.engine.operations import Operations
+from lambda_migrate.events import Event, MigrationRolledBack, Observer
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
 from lambda_migrate.local.demo.deployment import APPLICATION, DATABASE, TABLE, Example
 from lambda_migrate.local.demo.evidence import bands_of
@@ -93,7 +93,7 @@ class Stage:
         """All rows of the history as they are now; none if nobody came so far as to make it."""
         return read_migrations(self.server, DATABASE, epoch=self.epoch)
 
-    def operator(self, fleet: Fleet, observer: RollbackTimes) -> Maintenance:
+    def operator(self, fleet: Fleet, observer: RollbackTimes) -> Operations:
         """What ``lambda-migrate down`` uses, with the code of ``fleet`` at hand."""
         return make_operator(fleet.code, self.variables(), self.dynamodb, observer)
 
@@ -145,7 +145,7 @@ def read_migrations(server: LocalPostgreSQL, database: str, *, epoch: float) -> 
 
 def make_operator(
     code: Path, variables: Mapping[str, str], dynamodb: DynamoDBEndpoint, observer: Observer
-) -> Maintenance:
+) -> Operations:
     """What ``lambda-migrate down`` uses, with the files of ``code`` at hand.
 
     Args:
@@ -163,7 +163,7 @@ def make_operator(
         lease_seconds=settings.lease_seconds,
     )
     target = replace(make_target(settings, observer=observer), store=store)
-    return Maintenance(make_manifest(settings, environ), target)
+    return Operations(make_manifest(settings, environ), target)
 
 
 def connect_monitor(server: LocalPostgreSQL) -> object:
@@ -183,6 +183,6 @@ class RollbackTimes:
 
     def observe(self, event: Event) -> None:
         """See `Observer.observe`."""
-        if isinstance(event, MigrationReverted):
+        if isinstance(event, MigrationRolledBack):
             now = SYSTEM_CLOCK.monotonic()
             self.bands.append(Band(f"{event.migration} down", now - event.seconds, now))

@@ -15,7 +15,7 @@ import pytest
 
 from lambda_migrate.cli import main
 from lambda_migrate.commands.dry_run_advice import advice_on
-from lambda_migrate.engine.dry_run import REHEARSED, RehearsedStep
+from lambda_migrate.engine.dry_run import REHEARSED, DryRunStep
 from lambda_migrate.postgresql.dry_run_effects import MigrationEffects, RelationLock, TableChange
 from tests.stage import TABLE, Stage
 from tests.unit.docs.pages import DOCS, fences
@@ -82,10 +82,8 @@ def test_the_advice_is_what_such_times_come_to() -> None:
     rewritten = TableChange(table, 0, 0, 0, 1_499_240, rewritten=True, bytes_after=1)
     lock = RelationLock(table, "table", "ACCESS EXCLUSIVE", since="0002_add_total")
     steps = [
-        RehearsedStep(
-            3, "0003_fill_total", REHEARSED, measured=MigrationEffects(5.4, (), (filled,))
-        ),
-        RehearsedStep(
+        DryRunStep(3, "0003_fill_total", REHEARSED, measured=MigrationEffects(5.4, (), (filled,))),
+        DryRunStep(
             4,
             "0004_wider_customers",
             REHEARSED,

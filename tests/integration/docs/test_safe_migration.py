@@ -12,7 +12,7 @@ import pg8000.native
 import pytest
 
 from lambda_migrate.clock import Deadline
-from lambda_migrate.engine.operations import Maintenance
+from lambda_migrate.engine.operations import Operations
 from lambda_migrate.errors import ConfigurationError, MigrateError, MigrationFailed
 from tests.stage import Stage, running, until
 from tests.unit.docs.pages import DOCS, fences
@@ -36,7 +36,7 @@ def migrations() -> dict[str, str]:
 
 
 @pytest.fixture
-def orders(stage: Stage) -> Maintenance:
+def orders(stage: Stage) -> Operations:
     """The table with rows of the old version."""
     maintenance = stage.maintenance(stage.code(migrations()))
     maintenance.up(Deadline.after(60), to=1)
@@ -47,7 +47,7 @@ def orders(stage: Stage) -> Maintenance:
     return maintenance
 
 
-def up(maintenance: Maintenance, to: int) -> tuple[str, ...]:
+def up(maintenance: Operations, to: int) -> tuple[str, ...]:
     return maintenance.up(Deadline.after(60), to=to)
 
 
@@ -75,7 +75,7 @@ def filled(stage: Stage) -> int:
     return int(stage.query("SELECT count(total_cents) FROM orders")[0][0])
 
 
-def test_the_old_version_works_until_the_contract(orders: Maintenance, stage: Stage) -> None:
+def test_the_old_version_works_until_the_contract(orders: Operations, stage: Stage) -> None:
     for version in range(2, CONTRACT + 1):
         up(orders, version)
         for statement in OLD_VERSION:
@@ -83,7 +83,7 @@ def test_the_old_version_works_until_the_contract(orders: Maintenance, stage: St
     assert stage.query("SELECT count(*) FROM orders WHERE total_cents <> amount * 100") == [[0]]
 
 
-def test_both_versions_see_what_either_writes(orders: Maintenance, stage: Stage) -> None:
+def test_both_versions_see_what_either_writes(orders: Operations, stage: Stage) -> None:
     up(orders, CONTRACT)
     stage.query("INSERT INTO orders (customer_id, total_cents) VALUES (1, 1250)")
     assert stage.query("SELECT amount FROM orders ORDER BY id DESC LIMIT 1") == [[12]]
@@ -91,7 +91,7 @@ def test_both_versions_see_what_either_writes(orders: Maintenance, stage: Stage)
     assert stage.query("SELECT amount FROM orders WHERE id = 1") == [[9]]
 
 
-def test_the_new_version_works_after_the_contract(orders: Maintenance, stage: Stage) -> None:
+def test_the_new_version_works_after_the_contract(orders: Operations, stage: Stage) -> None:
     up(orders, CONTRACT + 1)
     stage.query("INSERT INTO orders (customer_id, total_cents) VALUES (1, 1250)")
     assert stage.invalid_indexes() == []
@@ -99,7 +99,7 @@ def test_the_new_version_works_after_the_contract(orders: Maintenance, stage: St
         orders.down(Deadline.after(60), steps=1)
 
 
-def test_what_was_expanded_can_be_taken_back(orders: Maintenance, stage: Stage) -> None:
+def test_what_was_expanded_can_be_taken_back(orders: Operations, stage: Stage) -> None:
     up(orders, BACKFILL - 1)
     orders.down(Deadline.after(60), to=1)
     assert stage.query("SELECT sum(amount), count(*) FROM orders") == [
@@ -109,7 +109,7 @@ def test_what_was_expanded_can_be_taken_back(orders: Maintenance, stage: Stage) 
 
 @pytest.mark.parametrize("is_killed", [False, True], ids=["at the deadline", "by a kill"])
 def test_a_backfill_that_was_interrupted_goes_on_after_its_last_batch(
-    orders: Maintenance, stage: Stage, *, is_killed: bool
+    orders: Operations, stage: Stage, *, is_killed: bool
 ) -> None:
     up(orders, BACKFILL - 1)
     with closing(other_session(stage)) as other:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lambda_migrate.clock import Deadline
-from lambda_migrate.engine.dry_run import Rehearsed
+from lambda_migrate.engine.dry_run import DryRunResult
 from lambda_migrate.errors import LeaseHeld, LeaseLost
 from tests.stage import COUNTERS, Stage, effect, ends, running, until
 
@@ -31,7 +31,7 @@ class Rehearsing(threading.Thread):
     def __init__(self, stage: Stage, code: Path) -> None:
         super().__init__()
         self._maintenance = stage.maintenance(code)
-        self.found: Rehearsed | None = None
+        self.found: DryRunResult | None = None
         self.start()
 
     def run(self) -> None:

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from lambda_migrate.engine.dry_run import Rehearsed
-from lambda_migrate.engine.operations import Maintenance
+from lambda_migrate.engine.dry_run import DryRunResult
+from lambda_migrate.engine.operations import Operations
 from lambda_migrate.engine.target import Target
 from lambda_migrate.errors import (
     ConfigurationError,
@@ -78,15 +78,15 @@ def test_a_first_run_that_may_not_make_our_schema_is_refused_as_up_is(bench: Ben
 # --- from the lease to the rollback
 
 
-def rehearse_all(bench: Bench, *migrations: Migration) -> Rehearsed:
+def rehearse_all(bench: Bench, *migrations: Migration) -> DryRunResult:
     target = Target("shop", InMemoryLeaseTable(), bench.database())
-    found = Maintenance(Manifest(migrations), target).rehearse(soon())
+    found = Operations(Manifest(migrations), target).rehearse(soon())
     assert found is not None
     assert target.store.read().owner is None
     return found
 
 
-def outcomes(found: Rehearsed) -> list[str]:
+def outcomes(found: DryRunResult) -> list[str]:
     return [step.outcome for step in found.steps]
 
 
@@ -170,7 +170,7 @@ def test_a_lock_that_comes_free_meanwhile_is_tried_for_again(shop: Bench) -> Non
         until(lambda: not shop.is_running("ALTER TABLE orders"))
         other.run("COMMIT")
         found = running.outcome()
-    assert isinstance(found, Rehearsed)
+    assert isinstance(found, DryRunResult)
     assert found.outcome == "passed"
     assert "0001_m: canceling statement due to lock timeout [55P03]" in found.retried
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lambda_migrate.engine.operations import Maintenance
+from lambda_migrate.engine.operations import Operations
 from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.errors import RepairRequired
 from lambda_migrate.lease.memory import InMemoryLeaseTable
@@ -147,7 +147,7 @@ class Scene:
         MigrationRunner(self.manifest, self.target).ensure(soon())
 
     def down(self) -> None:
-        Maintenance(self.manifest, self.target).down(soon(), to=1)
+        Operations(self.manifest, self.target).down(soon(), to=1)
 
     def agrees(self) -> bool:
         """Whether the history and the schema say the same, and nothing is half done."""

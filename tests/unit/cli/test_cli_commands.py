@@ -287,7 +287,7 @@ def test_down_without_a_terminal_needs_yes(run: Run, database: InMemoryDatabase)
     assert (code, out) == (2, "")
     assert "0003_index" in err
     assert "--yes" in err
-    assert database.reverted == []
+    assert database.rolled_back == []
     code, document = answer(run, "down", "--steps", "1", "--yes")
     assert (code, document["reverted"]) == (0, ["0003_index"])
 
@@ -335,7 +335,7 @@ def test_a_question_is_answered_at_the_terminal(
     monkeypatch.setattr("sys.stdin", Keyboard())
     monkeypatch.setattr("rich.console.Console.is_terminal", True)
     assert main(("down", "--steps", "1")) == code
-    assert database.reverted == (["0003_index"] if code == 0 else [])
+    assert database.rolled_back == (["0003_index"] if code == 0 else [])
 
 
 # --- by a person's word
@@ -356,7 +356,7 @@ def test_baseline_runs_nothing(run: Run, database: InMemoryDatabase) -> None:
 def test_baseline_shows_both_histories_and_records_what_was_applied(
     run: Run, database: InMemoryDatabase
 ) -> None:
-    database.others = [dbmate(1, 3, 0)]
+    database.other_histories = [dbmate(1, 3, 0)]
     code, _, err = run("baseline")
     assert code == 2
     assert "since dbmate has applied 3 versions to this database" in one_line(err)
@@ -378,7 +378,7 @@ def test_baseline_shows_both_histories_and_records_what_was_applied(
 def test_commands_that_migrate_refuse_another_tools_database(
     run: Run, database: InMemoryDatabase
 ) -> None:
-    database.others = [dbmate(1)]
+    database.other_histories = [dbmate(1)]
     for command in (("up",), ("plan",), ("plan", "--execute", "--yes")):
         code, out, err = run(*command)
         assert (code, out) == (2, "")

@@ -18,8 +18,8 @@ from lambda_migrate.cli.terminal import Terminal
 from lambda_migrate.commands.dry_run import rehearsal_document, rehearsal_question
 from lambda_migrate.commands.dry_run_advice import advice_on
 from lambda_migrate.commands.prompt import Unattended
-from lambda_migrate.engine.dry_run import Rehearsed, RehearsedStep
-from lambda_migrate.engine.operations import Forecast
+from lambda_migrate.engine.dry_run import DryRunResult, DryRunStep
+from lambda_migrate.engine.operations import DryRunPlan
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable, MigrationFailed
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import Manifest, Migration, Plan, Script
@@ -125,9 +125,9 @@ def test_at_a_terminal_production_is_typed_out(
     assert terminal.confirm("there?", yes=True, word="production", flag="in_production") is agreed
 
 
-def forecast(environment: str) -> Forecast:
+def forecast(environment: str) -> DryRunPlan:
     one = Migration(1, "0001_m", Script("select 1"), None, "c")
-    return Forecast(Plan(pending=(one,)), Manifest([one]), environment)
+    return DryRunPlan(Plan(pending=(one,)), Manifest([one]), environment)
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,10 @@ def test_it_answers_the_plan_with_what_was_measured(
     run: Run, database: InMemoryDatabase, store: InMemoryLeaseTable
 ) -> None:
     change = TableChange(ORDERS, inserted=1, updated=2, deleted=0, scanned=0, bytes_after=8192)
-    database.measured[1] = MigrationEffects(0, (RelationLock(ORDERS, "table", "SHARE"),), (change,))
-    database.moved = (AdvancedSequence("public.s", 1, 4),)
+    database.dry_run_effects[1] = MigrationEffects(
+        0, (RelationLock(ORDERS, "table", "SHARE"),), (change,)
+    )
+    database.moved_sequences = (AdvancedSequence("public.s", 1, 4),)
     code, document = answer(run, "--yes")
     assert code == 0
     assert [each["version"] for each in document["pending"]] == [1, 2, 3, 4]
@@ -231,7 +233,7 @@ def advised(
     lock: RelationLock | None, change: TableChange | None, *, seconds: float = 2.0
 ) -> list[str]:
     measured = MigrationEffects(seconds, (lock,) if lock else (), (change,) if change else ())
-    return list(advice_on(RehearsedStep(7, "0007_m", "rehearsed", measured=measured)))
+    return list(advice_on(DryRunStep(7, "0007_m", "rehearsed", measured=measured)))
 
 
 OPEN = TableChange(ORDERS, 0, 0, 0, 0, bytes_before=8192, bytes_after=8192)
@@ -282,7 +284,7 @@ def test_what_is_in_nobodys_way_or_not_proved_is_not_held_against_it(
 # --- showing
 
 
-def printed(rehearsed: Rehearsed, *, width: int = 120) -> list[str]:
+def printed(rehearsed: DryRunResult, *, width: int = 120) -> list[str]:
     console = Console(file=io.StringIO(), width=width, markup=False, highlight=False)
     for view in rehearsal_view({**PLACE, "rehearsal": rehearsal_document(rehearsed)}, width=width):
         console.print(view)
@@ -294,7 +296,7 @@ CHANGE = TableChange(
     ORDERS, 0, 300_015, 0, 300_015, bytes_before=65 * 2**20, bytes_after=98 * 2**20, rows=300_000
 )
 STEPS = (
-    RehearsedStep(
+    DryRunStep(
         1,
         "0001_a_migration_with_quite_a_long_name",
         "rehearsed",
@@ -312,7 +314,7 @@ STEPS = (
             ),
         ),
     ),
-    RehearsedStep(
+    DryRunStep(
         2,
         "0002_fill",
         "rehearsed",
@@ -321,7 +323,7 @@ STEPS = (
             3.4, (RelationLock(ORDERS, "table", "ROW EXCLUSIVE"),), (CHANGE,)
         ),
     ),
-    RehearsedStep(
+    DryRunStep(
         3,
         "0003_alter",
         "rehearsed",
@@ -339,9 +341,9 @@ STEPS = (
             ),
         ),
     ),
-    RehearsedStep(4, "0004_index", "not rehearsed", "it runs outside a transaction"),
+    DryRunStep(4, "0004_index", "not rehearsed", "it runs outside a transaction"),
 )
-WHOLE = Rehearsed(
+WHOLE = DryRunResult(
     STEPS,
     retried=("0001_a: lock timeout [55P03]",),
     sequences=(AdvancedSequence("public.s", None, 4), AdvancedSequence("public.t", 1, None)),
@@ -403,7 +405,7 @@ def test_no_line_is_wider_than_the_terminal_and_no_lock_is_cut(width: int) -> No
 def test_what_happened_to_a_table_is_said_in_a_few_words(change: TableChange, shown: str) -> None:
     held = RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE", since="0001_a")
     step = replace(STEPS[0], measured=MigrationEffects(0, (held,), (change,)))
-    line = next(line for line in printed(Rehearsed((step,))) if ORDERS in line)
+    line = next(line for line in printed(DryRunResult((step,))) if ORDERS in line)
     assert line.endswith(shown)
     # A rewrite, or a drop, takes that lock whoever holds it already.
     assert ("EXCLUSIVE*" in line) is (change.inserted is None)
@@ -412,7 +414,7 @@ def test_what_happened_to_a_table_is_said_in_a_few_words(change: TableChange, sh
 def test_a_broken_connection_is_not_said_to_be_a_confirmed_rollback() -> None:
     failed = replace(STEPS[1], outcome="failed", measured=None)
     error = DatabaseUnavailable("the connection broke")
-    lines = printed(Rehearsed((STEPS[0], failed), error=error, is_confirmed=False, seconds=1))
+    lines = printed(DryRunResult((STEPS[0], failed), error=error, is_confirmed=False, seconds=1))
     assert lines[0].startswith(
         "rehearsed 1 of 2 migrations on db:5432/orders in 1.0 s, and was not"
     )

@@ -217,11 +217,11 @@ def test_a_function_is_shown_as_if_it_were_here(
 ) -> None:
     for each in before:
         here(capsys, *each)
-    rows, reverted = dict(database._rows), list(database.reverted)
+    rows, reverted = dict(database._rows), list(database.rolled_back)
     local = here(capsys, *command, "--format", form)
     database._rows.clear()
     database._rows.update(rows)
-    database.reverted[:] = reverted
+    database.rolled_back[:] = reverted
     afar = run(*command, "--format", form)
     if "down" not in command and "baseline" not in command:
         assert [without_times(each) for each in afar[1:]] == [
@@ -343,7 +343,7 @@ def test_a_question_is_asked_here_and_answered_there(
     got, _, err = run("down", "--steps", "1")
     assert got == code
     assert "0003_index" in err
-    assert database.reverted == (["0003_index"] if said == "y" else [])
+    assert database.rolled_back == (["0003_index"] if said == "y" else [])
     requests = [each["request"] for each in aws.events[1:]]
     assert len(set(requests)) == len(requests) == (2 if said == "y" else 1)
 
@@ -384,7 +384,7 @@ def test_a_yes_holds_only_for_what_was_shown(
     code, _, err = run("down", "--steps", "1")
     assert code == 4
     assert "look and try again" in " ".join(err.split())
-    assert database.reverted == []
+    assert database.rolled_back == []
 
 
 # --- answers that do not come
@@ -398,7 +398,7 @@ def test_a_lost_answer_is_asked_for_again_with_the_same_request(
     aws.lost = [fault, fault]
     code, found = document(run, "down", "--steps", "1", "--yes")
     assert (code, found["reverted"]) == (0, ["0003_index"])
-    assert database.reverted == ["0003_index"]
+    assert database.rolled_back == ["0003_index"]
     assert len({each["request"] for each in aws.events[1:]}) == 1
     assert len(aws.events) == 4
 
@@ -568,17 +568,17 @@ def test_whatever_happens_to_the_calls_one_command_is_run_at_most_once(
 ) -> None:
     log.runs.clear()
     assert run("up")[0] == 0
-    database.reverted.clear()
+    database.rolled_back.clear()
     calls = Calls(aws, log)
     aws.faults = [getattr(calls, kind) for kind in kinds]
     code, out, err = run("down", "--steps", "1", "--yes", "--format", "json")
     aws.faults = []
     answer = json.loads(out)
-    assert database.reverted in ([], ["0003_index"]), err
+    assert database.rolled_back in ([], ["0003_index"]), err
     if code == 0:
-        assert answer["reverted"] == ["0003_index"] == database.reverted
+        assert answer["reverted"] == ["0003_index"] == database.rolled_back
     elif answer["error"]["kind"] == "Interrupted":
-        assert answer["error"]["committed"] == database.reverted
+        assert answer["error"]["committed"] == database.rolled_back
 
 
 # --- other versions

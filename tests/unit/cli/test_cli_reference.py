@@ -150,7 +150,7 @@ def test_json_answers_have_the_promised_shape(
         fakes.state = BUSY
     if title == "baseline":
         entries = (OtherEntry("0002", version=2),)
-        rehearsed.others = [OtherHistory("dbmate", "public.schema_migrations", entries)]
+        rehearsed.other_histories = [OtherHistory("dbmate", "public.schema_migrations", entries)]
     main([*arguments, "--format", "json"])
     answer = shape(json.loads(capsys.readouterr().out))
     expected = promised(title)
@@ -174,10 +174,10 @@ def test_a_rehearsal_has_the_promised_shape(
 ) -> None:
     table = "public.orders"
     change = TableChange(table, inserted=1)
-    rehearsed.measured = {
+    rehearsed.dry_run_effects = {
         1: MigrationEffects(0, (RelationLock(table, "table", "SHARE"),), (change,))
     }
-    rehearsed.moved = (AdvancedSequence("public.s", 1, 2),)
+    rehearsed.moved_sequences = (AdvancedSequence("public.s", 1, 2),)
     assert main(["plan", "--execute", "--yes", "--format", "json"]) == 0
     answer = shape(json.loads(capsys.readouterr().out))
     found = answer["rehearsal"]

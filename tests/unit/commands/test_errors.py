@@ -57,7 +57,9 @@ def test_an_error_is_told_from_afar_as_from_here(error: MigrateError) -> None:
         assert shown[0] == shown[1]
 
 
-@pytest.mark.parametrize("kind", ["Newfangled", "TYPE_CHECKING", "legible", "", None, "Exception"])
+@pytest.mark.parametrize(
+    "kind", ["Newfangled", "TYPE_CHECKING", "escape_text", "", None, "Exception"]
+)
 def test_a_kind_that_nobody_knows_is_told_by_its_message(kind: object) -> None:
     error = error_of({"kind": kind, "message": "it is so"})
     assert (type(error), str(error)) == (MigrateError, "it is so")

@@ -278,7 +278,7 @@ def test_what_destroys_needs_yes_and_says_what_it_would_do(room: Room) -> None:
     assert "0003_index" in answer["error"]["message"]
     assert '"yes": true' in answer["error"]["message"]
     assert answer["error"]["question"]["migrations"][0]["name"] == "0003_index"
-    assert room.database.reverted == []
+    assert room.database.rolled_back == []
 
 
 def test_yes_to_one_question_is_yes_to_nothing_else(room: Room) -> None:
@@ -288,7 +288,7 @@ def test_yes_to_one_question_is_yes_to_nothing_else(room: Room) -> None:
     answer = room.ask("down", steps=1, yes=mark)
     assert answer["exit_code"] == 4
     assert "look and try again" in answer["error"]["message"]
-    assert room.database.reverted == ["0003_index"]
+    assert room.database.rolled_back == ["0003_index"]
 
 
 # --- the same request once more
@@ -299,7 +299,7 @@ def test_a_request_that_has_ended_is_answered_as_it_was(room: Room) -> None:
     first = room.ask("down", request="r1", steps=1, yes=True)
     again = room.ask("down", request="r1", steps=1, yes=True)
     assert again == {**first, "repeated": True}
-    assert room.database.reverted == ["0003_index"]
+    assert room.database.rolled_back == ["0003_index"]
 
 
 def test_a_failure_is_not_tried_again_by_the_same_request(room: Room) -> None:
@@ -338,7 +338,7 @@ def test_a_try_of_lambdas_own_is_the_same_request(room: Room) -> None:
     event = {"command": "down", "options": {"steps": 1, "yes": True}}
     room.send(event, invocation="async")
     assert room.send(event, invocation="async")["repeated"] is True
-    assert room.database.reverted == ["0003_index"]
+    assert room.database.rolled_back == ["0003_index"]
 
 
 def test_looking_is_done_anew_each_time(room: Room) -> None:
@@ -431,7 +431,7 @@ def test_a_rollback_that_was_killed_says_what_is_gone(room: Room) -> None:
     answer = room.send(event)
     assert answer["error"]["committed"] == ["0003_index"]
     assert "1 of 3 migrations" in answer["error"]["message"].lower()
-    assert room.database.reverted == []
+    assert room.database.rolled_back == []
 
 
 def test_what_a_rollback_sets_out_to_do_is_written_down_before_it_begins(room: Room) -> None:
@@ -442,7 +442,7 @@ def test_what_a_rollback_sets_out_to_do_is_written_down_before_it_begins(room: R
     def look(request: str, run: Run) -> None:
         concern(request, run)
         seen.append(run.concerned)
-        assert room.database.reverted == []
+        assert room.database.rolled_back == []
 
     room.log.concern = look  # type: ignore[method-assign]  # to see what is there by then
     room.ask("down", to=1, yes=True)

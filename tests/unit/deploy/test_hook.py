@@ -252,7 +252,7 @@ def test_metrics_that_cannot_be_written_fail_nothing_that_is_over(
     def broken(_: object) -> None:
         raise RuntimeError("hunter2-s3cr3t")
 
-    monkeypatch.setattr("lambda_migrate.wiring.tell_misconfigured", broken)
+    monkeypatch.setattr("lambda_migrate.wiring.report_check_failure", broken)
     tell(Ending("NOT_READY", "it hung", is_untold=True))
     assert "could not be written: RuntimeError" in caplog.text
     assert "hunter2" not in caplog.text

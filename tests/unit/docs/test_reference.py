@@ -18,7 +18,7 @@ from lambda_migrate.lease import codec
 from lambda_migrate.postgresql.queries import Limits, Queries
 from tests.unit.docs.pages import DOCS, ROOT, rows, section
 
-CLASSES = [name for name in errors.__all__ if name != "legible"]
+CLASSES = [name for name in errors.__all__ if name != "escape_text"]
 PAGE = {path.stem: path.read_text() for path in (DOCS / "reference").glob("*.md")}
 
 

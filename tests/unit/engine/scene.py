@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from lambda_migrate.clock import Deadline
-from lambda_migrate.engine.operations import Maintenance
+from lambda_migrate.engine.operations import Operations
 from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.errors import LeaseStoreUnavailable
 from lambda_migrate.lease.readiness import DatabaseCheck, record_check
@@ -165,7 +165,7 @@ def restore(database: InMemoryDatabase, backup: InMemoryDatabase) -> None:
     """Put back the state that ``backup`` holds, as a restore in place does."""
     database.token, database._owner = backup.token, backup._owner
     database.environment, database.identity = backup.environment, backup.identity
-    database.effects, database.reverted = list(backup.effects), list(backup.reverted)
+    database.effects, database.rolled_back = list(backup.effects), list(backup.rolled_back)
     database._rows = dict(backup._rows)
     database._took_effect = dict(backup._took_effect)
 
@@ -225,8 +225,8 @@ class Scene:
     def runner(self, manifest: Manifest, **policy: Any) -> MigrationRunner:
         return MigrationRunner(manifest, self.target(**policy))
 
-    def maintenance(self, manifest: Manifest, **policy: Any) -> Maintenance:
-        return Maintenance(manifest, self.target(**policy))
+    def maintenance(self, manifest: Manifest, **policy: Any) -> Operations:
+        return Operations(manifest, self.target(**policy))
 
     def deadline(self, seconds: float = 60.0) -> Deadline:
         return Deadline.after(seconds, self.clock)

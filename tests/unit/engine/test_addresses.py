@@ -223,7 +223,7 @@ def test_a_rollback_through_a_tunnel_takes_away_from_the_functions_before_it_beg
     scene.migrated(V3)
     tunnel = scene.through("localhost:15432/orders")
     seen: list[list[Manifest]] = []
-    scene.database.during = lambda _version: seen.append(scene.ready(V1, V2, V3))
+    scene.database.on_script = lambda _version: seen.append(scene.ready(V1, V2, V3))
     tunnel.maintenance(V3).down(scene.deadline(), to=1)
     assert seen == [[V1], [V1]]
     assert scene.ready(V1, V2, V3) == [V1]

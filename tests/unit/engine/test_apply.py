@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from lambda_migrate.engine.apply import next_failure, proved
+from lambda_migrate.engine.apply import next_failure, satisfied_digests
 from lambda_migrate.errors import (
     ConfigurationError,
     Diverged,
@@ -20,7 +20,7 @@ from lambda_migrate.errors import (
 from lambda_migrate.events import (
     CheckFailed,
     MigrationApplied,
-    MigrationBroke,
+    MigrationAttemptFailed,
     MigrationStarted,
 )
 from lambda_migrate.lease.record import LeaseState
@@ -47,7 +47,7 @@ def boom() -> MigrationFailed:
 
 def test_of_fifty_starters_one_tries_and_fifty_fail_with_the_same_cause(scene: Scene) -> None:
     tries: list[int] = []
-    scene.database.during = tries.append
+    scene.database.on_script = tries.append
     scene.database.fail(2, boom())
     errors: list[MigrationFailed] = []
     for _ in range(50):
@@ -61,13 +61,13 @@ def test_of_fifty_starters_one_tries_and_fifty_fail_with_the_same_cause(scene: S
     }
     assert {error.attempts for error in errors} == {1}
     assert {error.retry_at_ms for error in errors} == {scene.clock.wall_ms() + 10_000}
-    assert len(scene.observer.of(MigrationBroke)) == 1
+    assert len(scene.observer.of(MigrationAttemptFailed)) == 1
     assert len(scene.observer.of(CheckFailed)) == 50
 
 
 def test_after_the_pause_one_starter_tries_again_and_the_pause_has_doubled(scene: Scene) -> None:
     tries: list[int] = []
-    scene.database.during = tries.append
+    scene.database.on_script = tries.append
     scene.database.fail(2, boom())
     attempts: list[int] = []
     for _ in range(3):
@@ -181,7 +181,7 @@ def test_a_failure_that_cannot_be_recorded_is_still_the_one_that_is_raised(
 
 
 def test_an_error_of_our_own_making_frees_the_lease(scene: Scene) -> None:
-    scene.database.during = lambda _version: raises(ZeroDivisionError("a bug"))()
+    scene.database.on_script = lambda _version: raises(ZeroDivisionError("a bug"))()
     with pytest.raises(ZeroDivisionError):
         scene.runner(V1).ensure(scene.deadline())
     assert scene.table.log == ["read", "acquire", "renew", "release"]
@@ -208,7 +208,7 @@ def test_an_applied_script_is_not_judged_again(scene: Scene) -> None:
 
 
 def test_the_deadline_reached_while_migrating_is_a_failure_that_says_so(scene: Scene) -> None:
-    scene.database.during = lambda _version: scene.clock.advance(30)
+    scene.database.on_script = lambda _version: scene.clock.advance(30)
     with pytest.raises(MigrationFailed, match="deadline"):
         scene.runner(V2).ensure(scene.deadline(20))
     assert scene.database.effects == []
@@ -217,7 +217,7 @@ def test_the_deadline_reached_while_migrating_is_a_failure_that_says_so(scene: S
     assert failure is not None
     assert "deadline" in failure.cause
     assert failure.migration == "0001_m"
-    (broke,) = scene.observer.of(MigrationBroke)
+    (broke,) = scene.observer.of(MigrationAttemptFailed)
     assert (broke.migration, broke.seconds) == ("0001_m", 30.0)
 
 
@@ -364,6 +364,6 @@ def row(version: int, *, state: RowState = RowState.APPLIED, digest: str = "") -
 def test_a_history_proves_those_manifests_that_it_satisfies_and_no_other(
     history: list[HistoryRow], proven: list[Manifest]
 ) -> None:
-    assert list(proved(history)) == [each.digest for each in proven]
+    assert list(satisfied_digests(history)) == [each.digest for each in proven]
     assert all(make_plan(each, history).is_current for each in proven)
-    assert EMPTY_DIGEST in proved(history)
+    assert EMPTY_DIGEST in satisfied_digests(history)

@@ -39,7 +39,7 @@ def recorded(scene: Scene) -> Failure:
 
 def out_of_time(scene: Scene) -> None:
     """An attempt with 18 s, two being kept free at the end, in which the migration takes 30."""
-    scene.database.during = lambda _version: scene.clock.advance(30)
+    scene.database.on_script = lambda _version: scene.clock.advance(30)
     with pytest.raises(MigrationFailed, match="deadline"):
         scene.runner(V1).ensure(scene.deadline(20))
 
@@ -136,17 +136,17 @@ def is_killed(scene: Scene, files: Manifest, *, at: int) -> None:
             scene.table.is_down = True
             raise SystemExit
 
-    scene.database.during = die
+    scene.database.on_script = die
     with pytest.raises(SystemExit):
         scene.runner(files).ensure(scene.deadline())
     scene.table.is_down = False
-    scene.database.during = None
+    scene.database.on_script = None
     scene.clock.advance(30)
 
 
 def test_a_holder_publishes_what_it_begins_with_before_it_begins(scene: Scene) -> None:
     published: list[object] = []
-    scene.database.during = lambda _version: published.append(scene.table.state.progress)
+    scene.database.on_script = lambda _version: published.append(scene.table.state.progress)
     scene.runner(V1).ensure(scene.deadline())
     (progress,) = published
     assert progress is not None
@@ -175,7 +175,7 @@ def test_three_holders_killed_in_a_row_at_one_migration_are_a_failure_with_a_pau
 def test_up_by_a_person_is_the_way_out_after_three_kills(scene: Scene) -> None:
     for _ in range(3):
         is_killed(scene, V1, at=1)
-    scene.database.during = None
+    scene.database.on_script = None
     assert scene.maintenance(V1).up(scene.deadline()) == ("0001_m",)
 
 

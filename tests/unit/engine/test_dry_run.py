@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from lambda_migrate.engine.dry_run import Rehearsed
+from lambda_migrate.engine.dry_run import DryRunResult
 from lambda_migrate.engine.flags import Flags
-from lambda_migrate.engine.operations import Forecast
+from lambda_migrate.engine.operations import DryRunPlan
 from lambda_migrate.errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -20,7 +20,7 @@ from lambda_migrate.errors import (
     NotReady,
     RepairRequired,
 )
-from lambda_migrate.events import MigrationRehearsed, MigrationStarted
+from lambda_migrate.events import MigrationDryRun, MigrationStarted
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import Manifest, Migration, Script
 from lambda_migrate.migrations.irreversible import lasting_effects
@@ -38,7 +38,7 @@ V1, V3 = manifest(1), manifest(1, 2, 3)
 ORDERS = "public.orders"
 
 
-def rehearse(scene: Scene, goal: Manifest = V3, *, seconds: float = 60) -> Rehearsed:
+def rehearse(scene: Scene, goal: Manifest = V3, *, seconds: float = 60) -> DryRunResult:
     found = scene.maintenance(goal).rehearse(scene.deadline(seconds))
     assert found is not None
     return found
@@ -48,15 +48,15 @@ class Asked:
     """Says always the same, and remembers what it was asked."""
 
     def __init__(self, *, says: bool = True) -> None:
-        self.forecasts: list[Forecast] = []
+        self.forecasts: list[DryRunPlan] = []
         self._says = says
 
-    def __call__(self, forecast: Forecast) -> bool:
+    def __call__(self, forecast: DryRunPlan) -> bool:
         self.forecasts.append(forecast)
         return self._says
 
 
-def outcomes(found: Rehearsed) -> list[str]:
+def outcomes(found: DryRunResult) -> list[str]:
     return [step.outcome for step in found.steps]
 
 
@@ -76,7 +76,7 @@ def build(
 def test_every_pending_migration_is_rehearsed_in_order_and_nothing_is_left(scene: Scene) -> None:
     scene.migrated(V1)
     before = scene.table.state
-    scene.database.during = lambda version: scene.clock.advance(version)
+    scene.database.on_script = lambda version: scene.clock.advance(version)
     found = rehearse(scene)
     assert [(step.name, step.outcome, step.seconds) for step in found.steps] == [
         ("0002_m", "rehearsed", 2),
@@ -94,7 +94,7 @@ def test_every_pending_migration_is_rehearsed_in_order_and_nothing_is_left(scene
 
 def test_it_takes_the_lease_and_gives_it_back_without_a_word(scene: Scene) -> None:
     seen = []
-    scene.database.during = lambda _version: seen.append(scene.table.state.owner)
+    scene.database.on_script = lambda _version: seen.append(scene.table.state.owner)
     rehearse(scene)
     assert None not in seen
     assert scene.table.state.owner is None
@@ -118,16 +118,14 @@ def test_observers_are_told_what_is_rehearsed_and_of_no_failure(scene: Scene) ->
         MigrationStarted("orders", "0001_m", 1, 3),
         MigrationStarted("orders", "0002_m", 2, 3),
     ]
-    assert scene.observer.of(MigrationRehearsed) == [
-        MigrationRehearsed("orders", "0001_m", 1, 3, 0)
-    ]
+    assert scene.observer.of(MigrationDryRun) == [MigrationDryRun("orders", "0001_m", 1, 3, 0)]
 
 
 def test_with_nothing_pending_nobody_is_asked_and_no_lease_is_taken(scene: Scene) -> None:
     scene.migrated(V1)
     asked = Asked()
     found = scene.maintenance(V1).rehearse(scene.deadline(), confirm=asked)
-    assert (found, asked.forecasts, scene.table.log) == (Rehearsed(), [], [])
+    assert (found, asked.forecasts, scene.table.log) == (DryRunResult(), [], [])
 
 
 def test_it_goes_as_far_as_it_is_told(scene: Scene) -> None:
@@ -203,7 +201,7 @@ def test_a_contradiction_or_a_script_at_fault_is_refused_before_anything_runs(sc
 
 
 def test_a_history_that_changed_after_the_question_is_not_rehearsed_on(scene: Scene) -> None:
-    def meanwhile(_forecast: Forecast) -> bool:
+    def meanwhile(_forecast: DryRunPlan) -> bool:
         scene.runner(V1).ensure(scene.deadline())
         return True
 
@@ -350,7 +348,7 @@ def test_a_lock_that_is_not_to_be_had_is_tried_for_again_from_the_beginning(scen
         if len(ran) == 5:
             scene.database.fail(2, None)
 
-    scene.database.during = during
+    scene.database.on_script = during
     scene.database.fail(2, failure("55P03", "lock timeout"))
     found = rehearse(scene)
     assert found.outcome == "passed"
@@ -370,7 +368,7 @@ def test_who_is_overtaken_between_two_attempts_says_so(scene: Scene) -> None:
     def overtaken(_version: int) -> None:
         scene.clock.at(0.05, lambda: setattr(scene.database, "token", 99))
 
-    scene.database.during = overtaken
+    scene.database.on_script = overtaken
     scene.database.fail(1, failure("55P03", of=1))
     found = rehearse(scene)
     assert isinstance(found.error, LeaseLost)
@@ -378,7 +376,7 @@ def test_who_is_overtaken_between_two_attempts_says_so(scene: Scene) -> None:
 
 
 def test_the_deadline_ends_it_as_it_ends_up_and_what_was_measured_stays(scene: Scene) -> None:
-    scene.database.during = lambda _version: scene.clock.advance(40)
+    scene.database.on_script = lambda _version: scene.clock.advance(40)
     found = rehearse(scene)
     assert outcomes(found) == ["rehearsed", "failed", "not reached"]
     assert [step.seconds for step in found.steps] == [40, 40, None]
@@ -389,7 +387,7 @@ def test_a_database_that_goes_away_is_told_with_what_was_measured(scene: Scene) 
     def during(version: int) -> None:
         scene.database.is_down = version == 2
 
-    scene.database.during = during
+    scene.database.on_script = during
     found = rehearse(scene)
     assert outcomes(found) == ["rehearsed", "failed", "not reached"]
     assert isinstance(found.error, DatabaseUnavailable)
@@ -413,7 +411,7 @@ def test_an_interruption_gives_the_lease_back(scene: Scene) -> None:
     def interrupted(_version: int) -> None:
         raise KeyboardInterrupt
 
-    scene.database.during = interrupted
+    scene.database.on_script = interrupted
     with pytest.raises(KeyboardInterrupt):
         rehearse(scene)
     assert scene.table.state.owner is None
@@ -425,15 +423,15 @@ def test_an_interruption_gives_the_lease_back(scene: Scene) -> None:
 
 def test_measurements_and_sequences_are_passed_on(scene: Scene) -> None:
     change = TableChange(ORDERS, inserted=2, updated=3)
-    scene.database.measured = {
+    scene.database.dry_run_effects = {
         1: MigrationEffects(0, (RelationLock(ORDERS, "table", "SHARE"),), (change,)),
         2: MigrationEffects(0, (), (change, replace(change, table="public.t", rewritten=True))),
         3: MigrationEffects(0, (), (replace(change, table="public.new", is_new=True),)),
     }
-    scene.database.moved = (AdvancedSequence("public.s", 1, 2),)
+    scene.database.moved_sequences = (AdvancedSequence("public.s", 1, 2),)
     found = rehearse(scene)
-    assert found.steps[0].measured == scene.database.measured[1]
-    assert found.sequences == scene.database.moved
+    assert found.steps[0].measured == scene.database.dry_run_effects[1]
+    assert found.sequences == scene.database.moved_sequences
     assert found.dead_rows == {ORDERS: 10}
 
 

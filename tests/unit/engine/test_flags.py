@@ -32,9 +32,9 @@ def scene(flags: InMemoryFlags) -> Scene:
 
 def test_the_fast_path_does_not_ask(scene: Scene, flags: InMemoryFlags) -> None:
     scene.migrated(V2)
-    flags.asked, flags.is_down = 0, True
+    flags.reads, flags.is_down = 0, True
     assert scene.runner(V2).ensure(scene.deadline()) is Outcome.UP_TO_DATE
-    assert flags.asked == 0
+    assert flags.reads == 0
 
 
 def test_whoever_waits_for_a_holder_that_succeeds_does_not_ask(
@@ -43,7 +43,7 @@ def test_whoever_waits_for_a_holder_that_succeeds_does_not_ask(
     lease = scene.held_by("somebody")
     scene.clock.at(3, lambda: scene.finish(lease, V1))
     assert scene.runner(V1).ensure(scene.deadline()) is Outcome.WAITED
-    assert flags.asked == 0
+    assert flags.reads == 0
 
 
 @pytest.mark.parametrize("mode", ["require", "off"])
@@ -57,7 +57,7 @@ def test_a_function_that_never_migrates_never_asks(
     else:
         with pytest.raises(NotReady, match="no process is migrating"):
             runner.ensure(scene.deadline())
-    assert flags.asked == 0
+    assert flags.reads == 0
     assert scene.database.effects == []
 
 
@@ -65,7 +65,7 @@ def test_whoever_is_about_to_acquire_asks_and_again_between_two_migrations(
     scene: Scene, flags: InMemoryFlags
 ) -> None:
     asked: list[int] = []
-    scene.database.during = lambda _version: asked.append(flags.asked)
+    scene.database.on_script = lambda _version: asked.append(flags.reads)
     assert scene.runner(V3).ensure(scene.deadline()) is Outcome.MIGRATED
     assert asked == [2, 3, 4]
 
@@ -122,7 +122,7 @@ def test_a_waiter_that_would_take_over_finds_the_pause(scene: Scene, flags: InMe
 def test_a_pause_stops_the_holder_between_two_migrations_and_frees_the_lease(
     scene: Scene, flags: InMemoryFlags
 ) -> None:
-    scene.database.during = lambda version: flags.set(paused=version == 2)
+    scene.database.on_script = lambda version: flags.set(paused=version == 2)
     with pytest.raises(NotReady, match=f"0003_m was not begun: .*{PAUSED}"):
         scene.runner(V3).ensure(scene.deadline())
     assert scene.database.effects == ["0001_m", "0002_m"]
@@ -131,7 +131,7 @@ def test_a_pause_stops_the_holder_between_two_migrations_and_frees_the_lease(
     (told,) = scene.observer.of(CheckFailed)
     assert told.applied == ("0001_m", "0002_m")
     flags.set()
-    scene.database.during = None
+    scene.database.on_script = None
     assert scene.runner(V3).ensure(scene.deadline()) is Outcome.MIGRATED
     assert scene.database.effects == ["0001_m", "0002_m", "0003_m"]
 
@@ -187,7 +187,7 @@ def test_mode_require_waits_until_somebody_else_has_migrated(
     scene.clock.at(5, lambda: scene.finish(scene.held_by("a-migrator"), V1))
     assert scene.runner(V1).ensure(scene.deadline()) is Outcome.WAITED
     assert set(scene.table.log) == {"read"}
-    assert flags.asked == 1
+    assert flags.reads == 1
 
 
 def test_mode_require_names_the_flag_when_time_is_over(scene: Scene, flags: InMemoryFlags) -> None:
@@ -203,7 +203,7 @@ def test_mode_require_names_the_flag_when_time_is_over(scene: Scene, flags: InMe
 def test_a_mode_that_changes_while_migrations_run_stops_between_two(
     scene: Scene, flags: InMemoryFlags, mode: str
 ) -> None:
-    scene.database.during = lambda _version: flags.set(mode=mode)
+    scene.database.on_script = lambda _version: flags.set(mode=mode)
     with pytest.raises(
         NotReady, match=f"0002_m was not begun: the feature flag {MODE} says {mode}"
     ):
@@ -285,7 +285,7 @@ def test_whoever_acquires_just_after_all_that_is_allowed_was_applied_does_not_co
 def test_a_hold_that_appears_while_migrations_run_stops_before_what_it_names(
     scene: Scene, flags: InMemoryFlags
 ) -> None:
-    scene.database.during = lambda _version: flags.set(hold_back_at=2)
+    scene.database.on_script = lambda _version: flags.set(hold_back_at=2)
     with pytest.raises(NotReady, match=f"0003_m was not begun: .*{HOLD_BACK_AT}"):
         scene.runner(V3).ensure(scene.deadline())
     assert scene.database.effects == ["0001_m", "0002_m"]
@@ -304,7 +304,7 @@ def test_what_cannot_be_read_stops_migrating_by_default(scene: Scene, flags: InM
 
 def test_by_setting_it_is_told_and_ignored(scene: Scene, flags: InMemoryFlags) -> None:
     flags.is_down = True
-    runner = scene.runner(V1, stops_without_flags=False)
+    runner = scene.runner(V1, require_flags=False)
     assert runner.ensure(scene.deadline()) is Outcome.MIGRATED
     told = scene.observer.of(FlagsIgnored)
     assert {each.target for each in told} == {"orders"}
@@ -318,8 +318,8 @@ def test_what_cannot_be_read_between_two_migrations_is_treated_alike(
     def go_down(_version: int) -> None:
         flags.is_down = True
 
-    scene.database.during = go_down
-    runner = scene.runner(V2, stops_without_flags=stops)
+    scene.database.on_script = go_down
+    runner = scene.runner(V2, require_flags=stops)
     if stops:
         with pytest.raises(FlagsUnavailable):
             runner.ensure(scene.deadline())
@@ -334,7 +334,7 @@ def test_the_lease_table_comes_first(scene: Scene, flags: InMemoryFlags) -> None
     flags.set(mode="off")
     with pytest.raises(LeaseStoreUnavailable):
         scene.runner(V1, wait_seconds=2).ensure(scene.deadline())
-    assert flags.asked == 0
+    assert flags.reads == 0
 
 
 # --- a person at work
@@ -364,11 +364,11 @@ def test_up_to_what_is_not_held_back_is_not_refused(scene: Scene, flags: InMemor
 def test_a_pause_stops_up_between_two_migrations_unless_told_otherwise(
     scene: Scene, flags: InMemoryFlags, despite_flags: bool
 ) -> None:
-    scene.database.during = lambda _version: flags.set(paused=True)
+    scene.database.on_script = lambda _version: flags.set(paused=True)
     up = scene.maintenance(V2).up
     if despite_flags:
         assert up(scene.deadline(), despite_flags=True) == ("0001_m", "0002_m")
-        assert flags.asked == 0
+        assert flags.reads == 0
     else:
         with pytest.raises(NotReady, match="0002_m was not begun"):
             up(scene.deadline())
@@ -400,8 +400,8 @@ def test_going_back_asks_no_flag(scene: Scene, flags: InMemoryFlags) -> None:
 def test_an_objection_names_the_flag_that_makes_it(
     said: dict[str, Any], version: int, named: str
 ) -> None:
-    objection = Flags(**said).objection(version)
-    assert (named in objection) if named else objection == ""
+    refusal_reason = Flags(**said).refusal_reason(version)
+    assert (named in refusal_reason) if named else refusal_reason == ""
 
 
 def test_a_state_that_nobody_read_is_no_reason_to_stop(scene: Scene, flags: InMemoryFlags) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from lambda_migrate.clock import Deadline
-from lambda_migrate.engine.holder import Hold
+from lambda_migrate.engine.holder import LeaseSession
 from lambda_migrate.engine.target import new_owner
 from lambda_migrate.errors import (
     ConfigurationError,
@@ -17,7 +17,7 @@ from lambda_migrate.errors import (
     MigrateError,
     MigrationFailed,
 )
-from lambda_migrate.events import Event, Holding, MigrationBroke, RenewalFailed
+from lambda_migrate.events import Event, LeaseHeldTime, MigrationAttemptFailed, RenewalFailed
 from lambda_migrate.lease.record import Lease, Progress
 from lambda_migrate.testing import InMemorySession, RecordingObserver
 from tests.unit.engine.scene import LEASE_SECONDS, Scene, manifest, raises
@@ -60,7 +60,7 @@ def stalls(aborted: threading.Event, first: Callable[[], object]) -> Callable[[i
 def test_a_lease_lost_in_the_middle_aborts_the_running_migration(
     scene: Scene, aborted: threading.Event
 ) -> None:
-    scene.database.during = stalls(
+    scene.database.on_script = stalls(
         aborted, lambda: scene.change(owner="successor", fence=scene.table.state.fence + 1)
     )
     with pytest.raises(LeaseLost):
@@ -69,13 +69,13 @@ def test_a_lease_lost_in_the_middle_aborts_the_running_migration(
     assert scene.table.state.owner == "successor"
     assert scene.table.state.failure is None
     assert not {"fail", "complete", "release"} & set(scene.table.log)
-    assert scene.observer.of(MigrationBroke) == []
+    assert scene.observer.of(MigrationAttemptFailed) == []
 
 
 def test_a_migration_that_runs_past_the_deadline_is_aborted_and_a_failure(
     scene: Scene, aborted: threading.Event
 ) -> None:
-    scene.database.during = stalls(aborted, lambda: scene.clock.advance(18.6))
+    scene.database.on_script = stalls(aborted, lambda: scene.clock.advance(18.6))
     with pytest.raises(MigrationFailed, match=r"0001_m: it was still running when .* deadline"):
         scene.runner(V2, lease_seconds=BEATING, safety_margin_seconds=2).ensure(scene.deadline(20))
     assert scene.database.effects == []
@@ -83,7 +83,7 @@ def test_a_migration_that_runs_past_the_deadline_is_aborted_and_a_failure(
     failure = scene.table.state.failure
     assert failure is not None
     assert (failure.migration, failure.version) == ("0001_m", "1")
-    assert [broke.migration for broke in scene.observer.of(MigrationBroke)] == ["0001_m"]
+    assert [broke.migration for broke in scene.observer.of(MigrationAttemptFailed)] == ["0001_m"]
 
 
 @pytest.mark.parametrize("seconds", [19.7, 19.9], ids=["some time left", "none left"])
@@ -97,7 +97,7 @@ def test_a_table_that_does_not_answer_delays_no_error_past_the_invocations_end(
         written.set()
 
     scene.table.before["fail"] = silent
-    scene.database.during = stalls(aborted, lambda: scene.clock.advance(seconds))
+    scene.database.on_script = stalls(aborted, lambda: scene.clock.advance(seconds))
     with pytest.raises(MigrationFailed, match=r"0001_m: it was still running when .* deadline"):
         scene.runner(V2, lease_seconds=BEATING, safety_margin_seconds=2).ensure(scene.deadline(20))
     assert not written.is_set()
@@ -115,7 +115,7 @@ def test_progress_is_published_with_the_renewals(scene: Scene) -> None:
         assert scene.table.state.progress is not None
         published.append(scene.table.state.progress)
 
-    scene.database.during = during
+    scene.database.on_script = during
     scene.runner(V2, lease_seconds=BEATING).ensure(scene.deadline())
     now = scene.clock.wall_ms()
     assert published == [Progress("0001_m", 0, 2, now), Progress("0002_m", 1, 2, now)]
@@ -132,15 +132,15 @@ def test_a_holder_tells_how_long_it_has_held_the_lease_while_a_migration_runs(
 
         def observe(event: Event) -> None:
             told(event)
-            if isinstance(event, Holding) and event.held_seconds:
+            if isinstance(event, LeaseHeldTime) and event.held_seconds:
                 beaten.set()
 
         scene.observer.observe = observe  # type: ignore[method-assign]  # tells us when
         assert beaten.wait(PATIENCE)
 
-    scene.database.during = during
+    scene.database.on_script = during
     scene.runner(manifest(1), lease_seconds=BEATING).ensure(scene.deadline())
-    *going, end = scene.observer.of(Holding)
+    *going, end = scene.observer.of(LeaseHeldTime)
     assert {(each.fence, each.is_over) for each in going} == {(1, False)}
     assert going[-1].held_seconds == 7.0  # the first may come before the migration begins
     assert (end.held_seconds, end.is_over) == (7.0, True)
@@ -150,7 +150,7 @@ def test_a_holder_that_fails_tells_how_long_it_held_the_lease(scene: Scene) -> N
     scene.database.fail(2, MigrationFailed("division by zero", migration="0002_m"))
     with pytest.raises(MigrationFailed):
         scene.runner(V2).ensure(scene.deadline())
-    (end,) = scene.observer.of(Holding)
+    (end,) = scene.observer.of(LeaseHeldTime)
     assert end.is_over
 
 
@@ -185,7 +185,7 @@ def refuses_to_renew(scene: Scene, error: MigrateError) -> Callable[[], None]:
 def test_a_lease_that_could_not_be_renewed_ends_with_its_cause_and_not_with_a_fence(
     scene: Scene, aborted: threading.Event, error: MigrateError
 ) -> None:
-    scene.database.during = stalls(aborted, refuses_to_renew(scene, error))
+    scene.database.on_script = stalls(aborted, refuses_to_renew(scene, error))
     with pytest.raises(MigrateError) as caught:
         scene.runner(V2, lease_seconds=BEATING).ensure(scene.deadline())
     told = str(caught.value)
@@ -200,7 +200,7 @@ def test_a_lease_that_could_not_be_renewed_ends_with_its_cause_and_not_with_a_fe
 def test_a_renewal_that_is_refused_for_good_is_reported_once_while_the_migration_runs(
     scene: Scene, aborted: threading.Event
 ) -> None:
-    scene.database.during = stalls(aborted, refuses_to_renew(scene, EXPIRED))
+    scene.database.on_script = stalls(aborted, refuses_to_renew(scene, EXPIRED))
     with pytest.raises(ConfigurationError):
         scene.runner(V2, lease_seconds=BEATING).ensure(scene.deadline())
     (reported,) = scene.observer.of(RenewalFailed)
@@ -211,7 +211,7 @@ def test_a_renewal_that_is_refused_for_good_is_reported_once_while_the_migration
 def test_a_lease_free_for_others_again_after_its_renewals_failed(
     scene: Scene, aborted: threading.Event
 ) -> None:
-    scene.database.during = stalls(aborted, refuses_to_renew(scene, EXPIRED))
+    scene.database.on_script = stalls(aborted, refuses_to_renew(scene, EXPIRED))
     with pytest.raises(ConfigurationError):
         scene.runner(V2, lease_seconds=BEATING).ensure(scene.deadline())
     assert scene.table.state.owner is None
@@ -274,9 +274,9 @@ def test_no_observer_that_raises_harms_a_holder(
             scene.table.after["renew"] = renewed.set
             assert renewed.wait(PATIENCE)
 
-    scene.database.during = during
+    scene.database.on_script = during
     assert scene.runner(V2, lease_seconds=BEATING).ensure(scene.deadline()).value == "MIGRATED"
-    assert scene.observer.of(Holding)
+    assert scene.observer.of(LeaseHeldTime)
     (line,) = [record for record in caplog.records if "observer" in record.message]
     assert f"the observer Raising raised {type(error).__name__} at " in line.message
     assert "s3cr3t" not in caplog.text
@@ -297,7 +297,7 @@ def test_an_exit_in_the_heartbeats_thread_ends_no_heartbeat(scene: Scene) -> Non
             scene.table.after["renew"] = renewed.set
             assert renewed.wait(PATIENCE)
 
-    scene.database.during = during
+    scene.database.on_script = during
     assert scene.runner(V2, lease_seconds=BEATING).ensure(scene.deadline()).value == "MIGRATED"
 
 
@@ -311,10 +311,10 @@ def test_an_interrupt_of_the_main_thread_passes_and_frees_the_lease(
     assert scene.table.state.owner is None
 
 
-def hold(scene: Scene, **policy: float) -> Hold:
+def hold(scene: Scene, **policy: float) -> LeaseSession:
     lease = scene.table.acquire(new_owner())
     assert isinstance(lease, Lease)
-    return Hold(scene.target(**policy), lease, scene.deadline())
+    return LeaseSession(scene.target(**policy), lease, scene.deadline())
 
 
 def test_a_lease_lost_while_connecting_lets_nobody_begin(scene: Scene) -> None:

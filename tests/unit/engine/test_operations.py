@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lambda_migrate.engine.operations import Maintenance, release_lease
+from lambda_migrate.engine.operations import Operations, release_lease
 from lambda_migrate.errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -20,7 +20,7 @@ from lambda_migrate.errors import (
     MigrationFailed,
     RepairRequired,
 )
-from lambda_migrate.events import LeaseTakenOver, MigrationReverted
+from lambda_migrate.events import LeaseTakenOver, MigrationRolledBack
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import HistoryRow, Manifest, RowState
 from lambda_migrate.migrations.adoption import OtherEntry, OtherHistory
@@ -177,7 +177,7 @@ def test_up_to_a_version_without_a_file_is_refused_before_anything(scene: Scene)
     ],
 )
 def test_an_empty_manifest_is_refused_before_anything(
-    scene: Scene, act: Callable[[Maintenance, Scene], object]
+    scene: Scene, act: Callable[[Operations, Scene], object]
 ) -> None:
     with pytest.raises(ManifestError, match="holds no migrations"):
         act(scene.maintenance(manifest()), scene)
@@ -227,10 +227,10 @@ def test_down_reverts_the_newest_first_and_vouches_for_what_is_left(
     scene.migrated(V3)
     # Code that knows none of them rolls back, from the stored scripts.
     assert scene.maintenance(manifest()).down(scene.deadline(), **choice) == tuple(names)
-    assert scene.database.reverted == names
+    assert scene.database.rolled_back == names
     total = len(names)
-    assert scene.observer.of(MigrationReverted) == [
-        MigrationReverted("orders", name, position, total, 0.0)
+    assert scene.observer.of(MigrationRolledBack) == [
+        MigrationRolledBack("orders", name, position, total, 0.0)
         for position, name in enumerate(names, 1)
     ]
     still = [each for each in (V1, V2, V3) if each.version < int(names[-1][:4])]
@@ -252,7 +252,7 @@ def test_marks_are_withdrawn_before_anything_is_reverted_and_nothing_is_waited_f
 ) -> None:
     scene.migrated(V3)
     seen: list[list[Manifest]] = []
-    scene.database.during = lambda _version: seen.append(scene.ready(V1, V2, V3))
+    scene.database.on_script = lambda _version: seen.append(scene.ready(V1, V2, V3))
     scene.maintenance(V3).down(scene.deadline(), to=1)
     assert seen == [[V1]] * 2
     assert scene.clock.slept == []
@@ -277,7 +277,7 @@ def test_a_rollback_that_was_interrupted_is_settled_and_then_chosen_again(
     scene.migrated(V2)
     scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=took_effect, reverting=True)
     assert scene.maintenance(V2).down(scene.deadline(), steps=1) == ("0002_m",)
-    assert scene.database.reverted == ["0002_m"]
+    assert scene.database.rolled_back == ["0002_m"]
     assert [row.version for row in scene.database.read_history(scene.deadline())] == [1]
 
 
@@ -288,7 +288,7 @@ def test_an_up_that_was_interrupted_is_settled_before_it_is_rolled_back(
     scene.migrated(V1)
     scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=took_effect)
     assert scene.maintenance(V2).down(scene.deadline(), to=1) == reverted
-    assert scene.database.reverted == list(reverted)
+    assert scene.database.rolled_back == list(reverted)
 
 
 def test_a_row_that_turns_out_to_be_applied_without_a_down_script_is_not_rolled_back(
@@ -299,7 +299,7 @@ def test_a_row_that_turns_out_to_be_applied_without_a_down_script_is_not_rolled_
     scene.database.leave_in_doubt(one, V2.digest, took_effect=True)
     with pytest.raises(ConfigurationError, match="without a down script"):
         scene.maintenance(V2).down(scene.deadline(), to=0)
-    assert scene.database.reverted == []
+    assert scene.database.rolled_back == []
 
 
 def test_a_withdrawal_without_an_answer_reverts_nothing(scene: Scene) -> None:
@@ -307,7 +307,7 @@ def test_a_withdrawal_without_an_answer_reverts_nothing(scene: Scene) -> None:
     scene.table.after["withdraw"] = raises(LeaseStoreUnavailable("DynamoDB did not answer"))
     with pytest.raises(LeaseStoreUnavailable):
         scene.maintenance(V2).down(scene.deadline(), steps=1)
-    assert scene.database.reverted == []
+    assert scene.database.rolled_back == []
     assert scene.maintenance(V2).down(scene.deadline(), steps=1) == ("0002_m",)
 
 
@@ -326,7 +326,7 @@ def test_a_row_without_a_down_script_is_refused_before_anything_is_done(scene: S
     state = scene.table.state
     with pytest.raises(ConfigurationError, match="0001_m was applied without a down script"):
         scene.maintenance(V2).down(scene.deadline(), to=0)
-    assert scene.database.reverted == []
+    assert scene.database.rolled_back == []
     assert (scene.table.log, scene.table.state) == ([], state)
 
 
@@ -340,7 +340,7 @@ def test_down_asks_first_with_the_rows_and_takes_no_for_an_answer(scene: Scene) 
 
     assert scene.maintenance(V3).down(scene.deadline(), to=1, confirm=confirm) == ()
     assert asked == [[3, 2]]
-    assert (scene.table.log, scene.database.reverted) == ([], [])
+    assert (scene.table.log, scene.database.rolled_back) == ([], [])
 
 
 def test_down_with_nothing_to_do_asks_nobody(scene: Scene) -> None:
@@ -362,7 +362,7 @@ def test_a_history_that_changed_while_a_person_thought_is_not_touched(scene: Sce
 
     with pytest.raises(LeaseHeld, match="changed the history meanwhile"):
         scene.maintenance(V3).down(scene.deadline(), steps=1, confirm=confirm)
-    assert scene.database.reverted == []
+    assert scene.database.rolled_back == []
     assert scene.table.state.owner is None
     assert scene.ready(V3)
 
@@ -372,7 +372,7 @@ def test_a_down_script_that_fails_keeps_what_it_could_not_revert(scene: Scene) -
     scene.database.fail(2, boom())
     with pytest.raises(MigrationFailed):
         scene.maintenance(V3).down(scene.deadline(), to=0)
-    assert scene.database.reverted == ["0003_m"]
+    assert scene.database.rolled_back == ["0003_m"]
     assert scene.table.state.owner is None
     assert scene.table.state.failure is None
     assert scene.ready(V1, V2, V3) == []
@@ -410,7 +410,7 @@ def test_a_baseline_leaves_rows_that_exist_as_they_are(scene: Scene) -> None:
 
 
 def test_without_a_version_a_baseline_records_what_the_other_tool_applied(scene: Scene) -> None:
-    scene.database.others = [dbmate(1, 3)]
+    scene.database.other_histories = [dbmate(1, 3)]
     shown = scene.maintenance(V3).preview_baseline(None, scene.deadline())
     assert shown.gaps == ("0002_m",)
     recorded = scene.maintenance(V3).baseline(None, scene.deadline(), expected=shown)
@@ -426,16 +426,16 @@ def test_without_a_version_a_baseline_records_what_the_other_tool_applied(scene:
 
 
 def test_a_baseline_that_leaves_nothing_pending_makes_its_code_ready(scene: Scene) -> None:
-    scene.database.others = [dbmate(1, 2)]
+    scene.database.other_histories = [dbmate(1, 2)]
     scene.maintenance(V2).baseline(None, scene.deadline())
     assert scene.runner(V2).ensure(scene.deadline()) is Outcome.UP_TO_DATE
     assert scene.database.effects == []
 
 
 def test_a_baseline_that_is_no_longer_what_was_shown_records_nothing(scene: Scene) -> None:
-    scene.database.others = [dbmate(1)]
+    scene.database.other_histories = [dbmate(1)]
     shown = scene.maintenance(V3).preview_baseline(None, scene.deadline())
-    scene.database.others = [dbmate(1, 2)]
+    scene.database.other_histories = [dbmate(1, 2)]
     with pytest.raises(LeaseHeld, match="the applied migrations changed meanwhile"):
         scene.maintenance(V3).baseline(None, scene.deadline(), expected=shown)
     assert scene.database.read_history(scene.deadline()) == []
@@ -446,7 +446,7 @@ def test_a_baseline_that_is_no_longer_what_was_shown_records_nothing(scene: Scen
 def test_a_baseline_that_another_tools_history_contradicts_records_nothing(
     scene: Scene, version: int
 ) -> None:
-    scene.database.others = [dbmate(1, 3)]
+    scene.database.other_histories = [dbmate(1, 3)]
     with pytest.raises(ConfigurationError, match="0002_m is not applied there"):
         scene.maintenance(V3).baseline(version, scene.deadline())
     assert scene.database.read_history(scene.deadline()) == []
@@ -458,7 +458,7 @@ def test_a_baseline_that_another_tools_history_contradicts_records_nothing(
 def test_a_history_that_is_another_services_by_setting_contradicts_no_baseline(
     scene: Scene,
 ) -> None:
-    scene.database.others = [dbmate(1, 3)]
+    scene.database.other_histories = [dbmate(1, 3)]
     desk = scene.maintenance(V3, ignore_other_history=True)
     assert desk.baseline(2, scene.deadline()) == ("0001_m", "0002_m")
     assert desk.baseline(None, scene.deadline()) == ("0003_m",)
@@ -468,7 +468,7 @@ def test_a_history_that_is_another_services_by_setting_contradicts_no_baseline(
 
 
 def test_up_and_plan_and_a_rehearsal_run_nothing_on_another_tools_database(scene: Scene) -> None:
-    scene.database.others = [dbmate(1, 2)]
+    scene.database.other_histories = [dbmate(1, 2)]
     desk = scene.maintenance(V3)
     for act in (desk.plan, desk.rehearse, desk.up):
         with pytest.raises(ConfigurationError, match="dbmate has applied 2 versions"):
@@ -480,7 +480,7 @@ def test_up_and_plan_and_a_rehearsal_run_nothing_on_another_tools_database(scene
 
 
 def test_another_tools_history_is_ignored_where_that_is_said(scene: Scene) -> None:
-    scene.database.others = [dbmate(1, 2)]
+    scene.database.other_histories = [dbmate(1, 2)]
     desk = scene.maintenance(V2)
     assert desk.plan(scene.deadline(), ignore_other_history=True)[0].pending
     assert desk.rehearse(scene.deadline(), ignore_other_history=True)
@@ -606,7 +606,7 @@ def test_freeing_a_free_lease_changes_nothing(scene: Scene) -> None:
     assert scene.table.log == ["read"]
 
 
-WRITES: dict[str, Callable[[Maintenance, Scene], object]] = {
+WRITES: dict[str, Callable[[Operations, Scene], object]] = {
     "up": lambda m, s: m.up(s.deadline()),
     "down": lambda m, s: m.down(s.deadline(), steps=1),
     "baseline": lambda m, s: m.baseline(1, s.deadline()),
@@ -618,7 +618,7 @@ WRITES: dict[str, Callable[[Maintenance, Scene], object]] = {
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
 def test_whatever_writes_gives_way_to_a_holder(
-    scene: Scene, write: Callable[[Maintenance, Scene], object]
+    scene: Scene, write: Callable[[Operations, Scene], object]
 ) -> None:
     scene.migrated(V1)
     scene.held_by("orders/7/abc")
@@ -631,7 +631,7 @@ def test_whatever_writes_gives_way_to_a_holder(
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
 def test_whatever_writes_gives_the_lease_back(
-    scene: Scene, write: Callable[[Maintenance, Scene], object]
+    scene: Scene, write: Callable[[Operations, Scene], object]
 ) -> None:
     scene.migrated(V1)
     write(scene.maintenance(V1), scene)
@@ -646,7 +646,7 @@ def test_a_dead_holders_lease_is_taken_over_and_that_is_told(scene: Scene) -> No
 
 def test_without_a_table_a_living_holder_is_not_evicted(scene: Scene) -> None:
     def second(_version: int) -> None:
-        scene.database.during = None
+        scene.database.on_script = None
         other = Scene(clock=scene.clock, has_lease_table=False)
         other.database = scene.database
         other.change(fence=99)
@@ -655,7 +655,7 @@ def test_without_a_table_a_living_holder_is_not_evicted(scene: Scene) -> None:
         assert other.table.state.owner is None
 
     scene.has_lease_table = False
-    scene.database.during = second
+    scene.database.on_script = second
     assert scene.maintenance(V1).up(scene.deadline()) == ("0001_m",)
 
 
@@ -664,7 +664,7 @@ def test_a_lost_lease_is_not_given_back(scene: Scene) -> None:
         scene.change(owner="successor", fence=scene.table.state.fence + 1)
         scene.database.token += 1
 
-    scene.database.during = usurp
+    scene.database.on_script = usurp
     with pytest.raises(LeaseLost):
         scene.maintenance(V1).up(scene.deadline())
     assert scene.table.state.owner == "successor"
@@ -675,7 +675,7 @@ def test_an_interrupt_frees_the_lease(scene: Scene) -> None:
     def interrupt(_version: int) -> None:
         raise KeyboardInterrupt
 
-    scene.database.during = interrupt
+    scene.database.on_script = interrupt
     with pytest.raises(KeyboardInterrupt):
         scene.maintenance(V1).up(scene.deadline())
     assert scene.table.state.owner is None

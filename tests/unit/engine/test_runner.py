@@ -19,11 +19,11 @@ from lambda_migrate.errors import (
 from lambda_migrate.events import (
     CheckFailed,
     CheckFinished,
-    Holding,
+    LeaseHeldTime,
     LeaseTakenOver,
     MigrationApplied,
     MigrationStarted,
-    Waiting,
+    WaitingForLease,
 )
 from lambda_migrate.lease.backoff import max_delay_after_errors
 from lambda_migrate.lease.memory import InMemoryLeaseTable
@@ -209,7 +209,7 @@ def test_the_loser_of_an_acquisition_waits_from_the_item_that_came_back(scene: S
     assert scene.runner(V1).ensure(scene.deadline()) is Outcome.WAITED
     assert scene.table.log[:2] == ["read", "acquire"]
     assert reads_before_the_first_pause[0] == 1
-    assert scene.observer.of(Waiting)[0].holder == "winner"
+    assert scene.observer.of(WaitingForLease)[0].holder == "winner"
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_not_ready_tells_the_holder_how_far_it_is_and_when_to_come_back(scene: S
         scene.runner(V2, lease_seconds=900).ensure(scene.deadline(12))
     assert "orders/7/abc is applying 0002_m (1 of 3 migrations done)" in str(caught.value)
     assert caught.value.retry_after_seconds == 5
-    assert scene.observer.of(Waiting)[0].progress == "0002_m"
+    assert scene.observer.of(WaitingForLease)[0].progress == "0002_m"
 
 
 def test_without_a_deadline_the_bound_on_waiting_holds(scene: Scene) -> None:
@@ -388,11 +388,11 @@ def test_a_fence_that_keeps_outrunning_the_table_is_a_configuration_error(
 
 def test_a_holder_that_lost_its_lease_records_and_completes_nothing(scene: Scene) -> None:
     def usurp(_version: int) -> None:
-        scene.database.during = None
+        scene.database.on_script = None
         scene.change(owner="successor", fence=scene.table.state.fence + 1)
         scene.database.token += 1
 
-    scene.database.during = usurp
+    scene.database.on_script = usurp
     with pytest.raises(LeaseLost):
         scene.runner(V2).ensure(scene.deadline())
     assert scene.database.effects == []
@@ -410,7 +410,7 @@ def test_a_holder_thawed_after_its_lease_asks_whose_it_is_before_the_next_migrat
             scene.clock.advance(3600)
             scene.held_by("successor")
 
-    scene.database.during = freeze
+    scene.database.on_script = freeze
     with pytest.raises(LeaseLost):
         scene.runner(V2).ensure(scene.deadline(7200))
     assert scene.database.effects == ["0001_m"]
@@ -480,7 +480,7 @@ def test_waiting_after_a_first_read_that_failed_begins_as_after_any_that_failed(
     scene.migrated(V2)
     scene.table.before["read"] = raises(LeaseStoreUnavailable("throttled"))
     assert scene.runner(V2).ensure(scene.deadline()) is Outcome.WAITED
-    [pause] = scene.observer.of(Waiting)
+    [pause] = scene.observer.of(WaitingForLease)
     assert pause.delay_seconds >= max_delay_after_errors(1) / 2
 
 
@@ -495,7 +495,7 @@ def test_a_store_that_is_gone_when_the_lease_is_not_trusted_any_more_is_asked_ag
     scene.table.before["complete"] = thaw_after_a_rollback
     assert scene.runner(V2).ensure(scene.deadline()) is Outcome.MIGRATED
     assert scene.database.effects == ["0001_m", "0002_m"] * 2
-    assert scene.database.reverted == ["0002_m", "0001_m"]
+    assert scene.database.rolled_back == ["0002_m", "0001_m"]
 
 
 # --- PostgreSQL away
@@ -517,13 +517,13 @@ def test_a_database_lost_in_the_middle_frees_the_lease_and_keeps_what_was_commit
     def vanish(version: int) -> None:
         scene.database.is_down = version == 2
 
-    scene.database.during = vanish
+    scene.database.on_script = vanish
     with pytest.raises(DatabaseUnavailable):
         scene.runner(V3).ensure(scene.deadline())
     assert scene.database.effects == ["0001_m"]
     assert scene.table.state.failure is None
     scene.database.is_down = False
-    scene.database.during = None
+    scene.database.on_script = None
     assert scene.runner(V3).ensure(scene.deadline()) is Outcome.MIGRATED
     assert scene.database.effects == ["0001_m", "0002_m", "0003_m"]
 
@@ -562,7 +562,7 @@ def test_by_setting_a_current_database_is_served_without_a_store(scene: Scene, w
     scene.migrated(V2)
     connections = scene.database.connections
     scene.table.is_down = True
-    runner = scene.runner(V2, check_database_if_store_is_gone=True, wait_seconds=wait)
+    runner = scene.runner(V2, check_database_if_store_unavailable=True, wait_seconds=wait)
     began = scene.clock.monotonic()
     runner.ensure(scene.deadline())
     assert scene.database.connections == connections + 1
@@ -574,7 +574,7 @@ def test_by_setting_a_database_that_is_not_current_fails_closed(scene: Scene) ->
     scene.migrated(V1)
     scene.table.is_down = True
     with pytest.raises(LeaseStoreUnavailable):
-        scene.runner(V2, check_database_if_store_is_gone=True).ensure(scene.deadline())
+        scene.runner(V2, check_database_if_store_unavailable=True).ensure(scene.deadline())
     assert scene.database.effects == ["0001_m"]
 
 
@@ -582,14 +582,14 @@ def test_by_setting_a_database_that_is_not_current_fails_closed(scene: Scene) ->
 
 
 def test_a_migrated_check_is_told_once_with_all_its_facts(scene: Scene) -> None:
-    scene.database.during = lambda _version: scene.clock.advance(1.5)
+    scene.database.on_script = lambda _version: scene.clock.advance(1.5)
     scene.runner(V2).ensure(scene.deadline())
     assert [type(event) for event in scene.observer.events] == [
         MigrationStarted,
         MigrationApplied,
         MigrationStarted,
         MigrationApplied,
-        Holding,
+        LeaseHeldTime,
         CheckFinished,
     ]
     assert scene.observer.of(MigrationApplied)[1] == MigrationApplied("orders", "0002_m", 2, 2, 1.5)
@@ -688,7 +688,7 @@ def test_an_empty_manifest_is_refused_before_the_lease_table_is_asked(
 def test_a_cold_start_runs_nothing_on_a_database_that_another_tool_has_migrated(
     scene: Scene,
 ) -> None:
-    scene.database.others = [
+    scene.database.other_histories = [
         OtherHistory("dbmate", "public.schema_migrations", (OtherEntry("0001", version=1),))
     ]
     with pytest.raises(ConfigurationError, match="dbmate has applied 1 version") as caught:

@@ -19,15 +19,15 @@ from lambda_migrate.events import (
     CommandEnded,
     Event,
     FlagsIgnored,
-    Holding,
+    LeaseHeldTime,
     LeaseTakenOver,
     MigrationApplied,
-    MigrationBroke,
-    MigrationReverted,
+    MigrationAttemptFailed,
+    MigrationRolledBack,
     MigrationStarted,
     RenewalFailed,
     TargetShared,
-    Waiting,
+    WaitingForLease,
 )
 from tests.unit.entrypoints.lines import Lines
 
@@ -144,7 +144,7 @@ def test_each_command_is_one_line(
 def test_a_command_ends_with_the_metrics_of_what_it_did(lines: Lines) -> None:
     observe(
         MigrationApplied("orders-db", "0001_m", 1, 2, 1.5),
-        MigrationBroke("orders-db", "0002_m", "22012", "division by zero", 0.5),
+        MigrationAttemptFailed("orders-db", "0002_m", "22012", "division by zero", 0.5),
         replace(COMMAND, exit_code=1),
     )
     _, emf = lines.read()
@@ -290,8 +290,8 @@ def test_all_the_metrics_that_alarms_may_name_are_written(lines: Lines) -> None:
         SHARED,
         LeaseTakenOver("t", "dead", 7),
         MigrationApplied("t", "0001_m", 1, 2, 0.25),
-        MigrationBroke("t", "0002_m", "22012", "division by zero", 0.1),
-        Holding("t", 7, 2.0, is_over=True),
+        MigrationAttemptFailed("t", "0002_m", "22012", "division by zero", 0.1),
+        LeaseHeldTime("t", 7, 2.0, is_over=True),
         TargetShared("t", "mine:5432/a", "other:5432/b", "billing/7/x"),
         FAILED,
         WAITED,
@@ -336,16 +336,16 @@ def test_more_migrations_than_one_emf_line_may_hold_are_all_counted(lines: Lines
 
 def test_what_happens_on_the_way_writes_nothing(lines: Lines) -> None:
     observe(
-        Waiting("t", "other", 1.0, 0.5, ""),
+        WaitingForLease("t", "other", 1.0, 0.5, ""),
         MigrationStarted("t", "0001_m", 1, 1),
-        MigrationReverted("t", "0001_m", 1, 1, 0.5),
+        MigrationRolledBack("t", "0001_m", 1, 1, 0.5),
         LeaseTakenOver("t", "dead", 1),
     )
     assert lines.read() == ([], [])
 
 
 def test_how_long_a_lease_is_held_is_told_while_it_is_held(lines: Lines) -> None:
-    observe(Holding("orders-db", 7, 6.5, is_over=False))
+    observe(LeaseHeldTime("orders-db", 7, 6.5, is_over=False))
     _, (emf,) = lines.read()
     assert values([emf]) == {"LeaseHeldTime": [6500.0]}
     assert emf["_aws"]["CloudWatchMetrics"][0]["Metrics"] == [
@@ -357,7 +357,7 @@ def test_how_long_a_lease_is_held_is_told_while_it_is_held(lines: Lines) -> None
 def test_a_heartbeat_leaves_the_metrics_of_the_check_where_they_are(lines: Lines) -> None:
     observe(
         MigrationApplied("t", "0001_m", 1, 1, 0.25),
-        Holding("t", 7, 0.5, is_over=False),
+        LeaseHeldTime("t", 7, 0.5, is_over=False),
         FINISHED,
     )
     _, (held, check) = lines.read()
@@ -437,6 +437,6 @@ def test_switching_powertools_metrics_off_switches_ours_off(
     lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POWERTOOLS_METRICS_DISABLED", "true")
-    observe(Holding("t", 7, 2.0, is_over=True), UP_TO_DATE)
+    observe(LeaseHeldTime("t", 7, 2.0, is_over=True), UP_TO_DATE)
     logged, emf = lines.read()
     assert (len(logged), emf) == (1, [])

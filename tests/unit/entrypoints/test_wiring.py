@@ -114,8 +114,8 @@ def test_every_setting_that_a_policy_has_reaches_it() -> None:
         allow_out_of_order=True,
         allow_empty=True,
         ignore_other_history=True,
-        check_database_if_store_is_gone=True,
-        stops_without_flags=False,
+        check_database_if_store_unavailable=True,
+        require_flags=False,
     )
 
 

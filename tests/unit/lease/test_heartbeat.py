@@ -132,7 +132,7 @@ def test_a_block_that_ends_ends_nothing_else() -> None:
     with stage.running() as heartbeat:
         pass
     assert stage.ends == 0
-    assert not heartbeat.is_overdue
+    assert not heartbeat.is_timeout
     heartbeat.check()
 
 
@@ -231,7 +231,7 @@ def test_a_lost_lease_ends_what_runs_once_and_ends_the_thread() -> None:
             heartbeat.check()
     assert stage.ends == 1
     assert stage.table.renewals == 2
-    assert not heartbeat.is_overdue
+    assert not heartbeat.is_timeout
 
 
 def test_an_outage_shorter_than_trust_is_survived() -> None:
@@ -366,7 +366,7 @@ def test_renewing_goes_on_while_an_observer_of_the_last_beat_hangs() -> None:
 def test_the_deadline_ends_what_runs_and_is_not_a_loss() -> None:
     stage = Stage([nothing] * 100, deadline_seconds=30.0)
     with stage.running() as heartbeat:
-        assert heartbeat.is_overdue
+        assert heartbeat.is_timeout
         heartbeat.check()
     assert stage.ends == 1
     assert stage.now == pytest.approx(1_030.0, abs=0.02)
@@ -375,14 +375,14 @@ def test_the_deadline_ends_what_runs_and_is_not_a_loss() -> None:
 def test_a_deadline_that_is_over_already_ends_it_at_once() -> None:
     stage = Stage([nothing], deadline_seconds=-1.0)
     with stage.running() as heartbeat:
-        assert heartbeat.is_overdue
+        assert heartbeat.is_timeout
     assert (stage.ends, stage.table.renewals) == (1, 0)
 
 
 def test_no_renewal_that_the_lease_does_not_need_begins_just_before_the_deadline() -> None:
     stage = Stage([nothing] * 3, deadline_seconds=2 * THIRD + 2.0)
     with stage.running() as heartbeat:
-        assert heartbeat.is_overdue
+        assert heartbeat.is_timeout
     assert stage.table.renewals == 1
     assert stage.now == pytest.approx(1_000.0 + 2 * THIRD + 2.0, abs=0.02)
 
@@ -392,7 +392,7 @@ def test_a_lease_that_ends_before_the_deadline_is_renewed_until_then() -> None:
     stage.go_away()
     with stage.running() as heartbeat:
         assert heartbeat.lost is not None
-    assert not heartbeat.is_overdue
+    assert not heartbeat.is_timeout
     assert stage.now == pytest.approx(stage.first.trusted_until)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lambda_migrate.commands.dry_run import rehearsal_document
-from lambda_migrate.engine.dry_run import FAILED, NOT_REHEARSED, REHEARSED, Rehearsed, RehearsedStep
+from lambda_migrate.engine.dry_run import FAILED, NOT_REHEARSED, REHEARSED, DryRunResult, DryRunStep
 from lambda_migrate.errors import MigrationFailed
 from lambda_migrate.postgresql.dry_run_effects import MigrationEffects, RelationLock, TableChange
 from load.emulators.cloudwatch import CloudWatch
@@ -162,13 +162,13 @@ SHARED = RelationLock("public.orders", "table", "ROW EXCLUSIVE")
 CHANGE = TableChange("public.orders", updated=1_000, bytes_before=8192, bytes_after=16384)
 
 
-def ran(name: str, seconds: float, *locks: RelationLock) -> RehearsedStep:
+def ran(name: str, seconds: float, *locks: RelationLock) -> DryRunStep:
     measured = MigrationEffects(seconds, locks, (CHANGE,))
-    return RehearsedStep(1, name, REHEARSED, seconds=seconds, measured=measured)
+    return DryRunStep(1, name, REHEARSED, seconds=seconds, measured=measured)
 
 
-def judged(*steps: RehearsedStep, error: MigrationFailed | None = None) -> dict[str, Verdict]:
-    found = of_dry_run(rehearsal_document(Rehearsed(steps, error)), LIMITS)
+def judged(*steps: DryRunStep, error: MigrationFailed | None = None) -> dict[str, Verdict]:
+    found = of_dry_run(rehearsal_document(DryRunResult(steps, error)), LIMITS)
     return {one.what: one for one in found}
 
 
@@ -184,20 +184,20 @@ def test_a_lock_that_keeps_others_from_writing_counts_until_the_commit() -> None
 
 
 def test_a_table_that_the_release_makes_keeps_nobody_waiting() -> None:
-    made = Rehearsed((ran("1", 9.0, replace(EXCLUSIVE, is_new=True)),))
+    made = DryRunResult((ran("1", 9.0, replace(EXCLUSIVE, is_new=True)),))
     assert longest_of(rehearsal_document(made)) is None
     assert judged(ran("1", 9.0))[LONGEST].found == "none (limit 1 s)"
 
 
 def test_what_could_not_be_rehearsed_is_not_measured() -> None:
-    outside = RehearsedStep(2, "0002_index", NOT_REHEARSED, "it runs outside a transaction")
+    outside = DryRunStep(2, "0002_index", NOT_REHEARSED, "it runs outside a transaction")
     found = judged(ran("0001_add", 0.1), outside)
     assert found["0002_index runs on this data"].state == "not measured"
     assert found["each pending migration runs on this data"].found == "1 of 2"
 
 
 def test_a_migration_that_fails_is_named() -> None:
-    broken = RehearsedStep(2, "0002_fill", FAILED, seconds=0.1)
+    broken = DryRunStep(2, "0002_fill", FAILED, seconds=0.1)
     error = MigrationFailed("out of range", migration="0002_fill")
     [found] = judged(broken, error=error).values()
     assert found.state == "failed"
@@ -266,7 +266,7 @@ def test_every_alarm_of_the_project_has_its_fault() -> None:
 
 # -- the report -----------------------------------------------------------------------------------
 
-DRY = Rehearsed((ran("0005_<totals>", 1.5, EXCLUSIVE),))
+DRY = DryRunResult((ran("0005_<totals>", 1.5, EXCLUSIVE),))
 
 
 def rehearsal(*verdicts: Verdict) -> Rehearsal:
