@@ -834,9 +834,9 @@ MUTANTS = (
     ),
     Mutant(
         "an instance looks again and again",
-        "lambda_migrate/engine/cold_start.py",
-        "if isinstance(step, Acquire) and step.inspect_only and self._has_looked(state):",
-        "if False:",
+        "lambda_migrate/lease/decision.py",
+        "has_news = state.latest_check_fence != inspected_at",
+        "has_news = True",
         ("engine",),
     ),
     Mutant(
@@ -991,8 +991,8 @@ MUTANTS = (
     Mutant(
         "a check acquires without asking the flags",
         "lambda_migrate/engine/cold_start.py",
-        "if self.target.flags is None or isinstance(step, Serve)",
-        "if True or isinstance(step, Serve)",
+        "if self.target.flags is None or not self._may_migrate:",
+        "if True:",
         ("engine",),
     ),
     Mutant(

@@ -2,12 +2,12 @@
 
 ::
 
-    read the item         -> decide:
+    read the item         -> decide; if something is pending, read the feature flags, decide again:
       Serve    -> serve
       Refuse   -> raise MigrationFailed, the same cause as the instance that tried
       Wait     -> read again later, bounded by the deadline
-      Acquire  -> ask the feature flags, if there are any; then
-                  take over the fence, read the history, plan, apply, complete;
+      Block    -> raise NotReady, naming the feature flag
+      Acquire  -> take over the fence, read the history, plan, apply, complete;
                   in mode ``require``: only look whether another address did that
 """
 
@@ -38,7 +38,9 @@ from lambda_migrate.events import (
 from lambda_migrate.lease.decision import (
     RETRY_TIME_FACTOR,
     Acquire,
+    Block,
     LeaseWatch,
+    Permission,
     Refuse,
     Serve,
     Step,
@@ -128,7 +130,7 @@ class ColdStart:
         self._shipped = manifest
         self._seen = LeaseState()
         self._flags: Flags | None = None  # as last read
-        self._is_switched_off = False
+        self._is_database_current = False
         self._calls_before = target.store.calls
         self._watch = LeaseWatch()
         self._waiter: Waiter | None = None
@@ -142,10 +144,12 @@ class ColdStart:
         require_migrations(self.digest, allow_empty=self.target.policy.allow_empty)
         step = self._first_look()
         while True:
-            if not isinstance(step, Wait):
-                step = self._obey_flags(step)
+            if isinstance(step, Refuse | Block | Acquire):
+                step = self._decide_with_flags(step)
             if isinstance(step, Serve):
-                return self._served()
+                return self._served(step)
+            if isinstance(step, Block):
+                raise self._stopped(self._objection())
             if isinstance(step, Refuse):
                 raise _refusal(step, self.target.store.now_ms())
             if isinstance(step, Wait):
@@ -171,65 +175,61 @@ class ColdStart:
                 self._waiter = None
             step = self._after_losing(state)
 
-    def _served(self) -> Outcome:
-        if self._is_switched_off:
+    def _served(self, step: Serve) -> Outcome:
+        if not step.is_checked:
             return Outcome.UNCHECKED
         return Outcome.WAITED if self.waited else Outcome.UP_TO_DATE
 
     # --- feature flags
 
-    def _obey_flags(self, step: Step) -> Step:
-        """What becomes of ``step`` by the feature flags; they are asked if something is pending.
+    def _decide_with_flags(self, step: Step) -> Step:
+        """Decide again with the feature flags as they are now; they are read if work is pending.
 
         Raises:
-            NotReady: A flag stops it, or what they say cannot be read.
+            FlagsUnavailable: They cannot be read.
         """
-        if self.target.flags is None or isinstance(step, Serve) or not self._may_migrate:
+        if self.target.flags is None or not self._may_migrate:
             return step
         try:
             self._flags = self._read_flags()
         except FlagsUnavailable:
             if isinstance(step, Refuse):
-                return step  # that the migration fails is what somebody must know
+                return step  # that the migration fails matters more
             raise
-        if self._flags.mode == "off":
-            self._is_switched_off = True
-            return Serve()
-        return step if isinstance(step, Refuse) else self._hold_back(self._flags) or step
+        return self._choose_step(self._seen)
 
     def _read_flags(self) -> Flags:
         from lambda_migrate.engine.flag_gate import read_flags
 
         return read_flags(self.target, self.deadline)
 
-    def _hold_back(self, flags: Flags) -> Wait | None:
-        """Stop, or only wait, if the flags say so."""
-        if flags.paused:
-            raise self._stopped(flags.refusal_reason(0))
-        if flags.mode == "require":
-            return Wait(self._seen)
-        if self._has_all_that_is_allowed(self._seen):
-            raise self._stopped(flags.refusal_reason(load_manifest(self._shipped).version))
-        return None
-
     @property
     def _may_migrate(self) -> bool:
         by_flag = self._flags is None or self._flags.mode != "require"
         return by_flag and self.target.policy.mode != "require"
+
+    def _permission(self) -> Permission:
+        """What the settings and the flags allow; files are read only if a version is held back."""
+        if self.target.policy.mode == "require":
+            return Permission("require")
+        if self._flags is None:
+            return Permission()
+        digest = None
+        if self._flags.hold_back_at and self._allowed() is not load_manifest(self._shipped):
+            digest = self._allowed().digest if self._allowed() else ""
+        return Permission(self._flags.mode, is_paused=self._flags.paused, allowed_digest=digest)
 
     def _allowed(self) -> Manifest:
         """As much of the manifest as the flags let through; all of it: the manifest itself."""
         manifest = load_manifest(self._shipped)
         return manifest if self._flags is None else self._flags.allowed(manifest)
 
-    def _has_all_that_is_allowed(self, state: LeaseState) -> bool:
-        """Whether part of the manifest is held back and all the rest is applied."""
-        if self._flags is None or not self._flags.hold_back_at:
-            return False
-        allowed = self._allowed()
-        if allowed is load_manifest(self._shipped):
-            return False
-        return not allowed or state.is_ready(allowed.digest, self.target.database.fingerprint)
+    def _objection(self) -> str:
+        """Which flag blocks the manifest; "" if none does."""
+        if self._flags is None:
+            return ""
+        manifest = load_manifest(self._shipped)
+        return self._flags.refusal_reason(0) or self._flags.refusal_reason(manifest.version)
 
     def _stopped(self, refusal_reason: str) -> NotReady:
         from lambda_migrate.engine.flag_gate import make_flag_error
@@ -263,43 +263,38 @@ class ColdStart:
             self._failures = 1
             return Wait(LeaseState())
 
-    def _decide(self, state: LeaseState) -> Step:
+    def _decide(self, state: LeaseState, *, has_lost: bool = False) -> Step:
+        """Decide from a reading; without a lease table, from what the database itself shows."""
         if not self.target.has_lease_table:
             state = replace(state, databases={})  # only the database knows what is ready
         self._seen = state
-        step = decide(
-            state,
-            digest=self.digest,
-            address=self.target.database.fingerprint,
-            owner=self.owner,
-            now_ms=self.target.store.now_ms(),
-            remaining_ms=round(self.deadline.remaining() * 1000),
-            length=self._length_for(state),
-            may_migrate=self._may_migrate,
-            is_expired=self._watch.has_expired(state, self.target.clock.monotonic()),
-        )
-        if not self.target.has_lease_table:
-            return self._decide_by_database(step, state)
-        if isinstance(step, Acquire) and step.inspect_only and self._has_looked(state):
-            return Wait(state)
-        return step
-
-    def _decide_by_database(self, step: Step, state: LeaseState) -> Step:
-        """Without a lease table: the database itself says whether it is ready."""
-        if isinstance(step, Refuse):
+        self._is_database_current = False
+        step = self._choose_step(state, has_lost=has_lost)
+        if self.target.has_lease_table or isinstance(step, Serve | Refuse):
             return step
         from lambda_migrate.postgresql.ports import require_environment
 
         found = self.target.database.inspect(self.deadline)
         if found.fence is not None:
             require_environment(found.fence.environment, self.target.environment)
-        if self._is_current(found):
-            return Serve()
-        return Wait(state) if isinstance(step, Acquire) and step.inspect_only else step
+        self._is_database_current = self._is_current(found)
+        return self._choose_step(state, has_lost=has_lost)
 
-    def _has_looked(self, state: LeaseState) -> bool:
-        """Whether this instance has looked already, and nothing has changed since."""
-        return self._looked_at == state.latest_check_fence
+    def _choose_step(self, state: LeaseState, *, has_lost: bool = False) -> Step:
+        return decide(
+            state,
+            digest=self.digest,
+            address=self.target.database.fingerprint,
+            owner=self.owner,
+            now_ms=self.target.store.now_ms(),
+            remaining_ms=round(self.deadline.remaining() * 1000),
+            manifest_length=self._length_for(state),
+            permission=self._permission(),
+            is_expired=self._watch.has_expired(state, self.target.clock.monotonic()),
+            is_database_current=self._is_database_current,
+            inspected_at=self._looked_at,
+            has_lost=has_lost,
+        )
 
     def _length_for(self, state: LeaseState) -> int:
         """How many migrations the manifest has, where that matters: files are read for it."""
@@ -311,8 +306,7 @@ class ColdStart:
 
     def _after_losing(self, state: LeaseState) -> Step:
         """Decide from the item that was in the way, but do not run into it again at once."""
-        step = self._decide(state)
-        return Wait(state) if isinstance(step, Acquire) else step
+        return self._decide(state, has_lost=True)
 
     def _wait(self, state: LeaseState) -> Step:
         """Read again and again, each time later, until there is something else to do.
@@ -407,7 +401,7 @@ class ColdStart:
         The reading may have been an old one, from before the holder in it was done.
         """
         step = self._decide(lease.state)
-        if not isinstance(step, Serve | Refuse) and not self._has_all_that_is_allowed(lease.state):
+        if not isinstance(step, Serve | Refuse | Block):
             return None
         from contextlib import suppress  # the one thing here that a plain start need not load
 
@@ -492,7 +486,7 @@ class ColdStart:
             hold.release()
             raise
         if self._flags is not None and allowed is not manifest:
-            raise self._stopped(self._flags.refusal_reason(manifest.version))
+            raise self._stopped(self._objection())
         return is_done
 
     def _complete(

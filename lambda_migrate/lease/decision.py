@@ -1,16 +1,17 @@
-"""What a starting instance does next: a pure function of what it read.
-
-Drawn in docs/explanation/how-it-works.md.
+"""What a starting instance does next: a pure function of what it knows.
 
 ::
 
-    digest ready at this address                  -> Serve
-    a failure of this digest that holds for this
-      attempt, its pause not over                 -> Refuse
-    another process's lease, not over             -> Wait
-    may not migrate, and a look may find it ready -> Acquire, only to look
-    may not migrate                               -> Wait
-    otherwise                                     -> Acquire
+    digest ready at this address                        -> Serve
+    feature flags: mode off                             -> Serve, unchecked
+    digest failed, its pause not over, and this attempt
+      has no more time than the one that failed         -> Refuse
+    another process holds the lease                     -> Wait
+    mode require, and an inspection may help            -> Acquire, to inspect only
+    mode require                                        -> Wait
+    the lease was just lost to another process          -> Wait
+    feature flags: paused, or the rest is held back     -> Block
+    otherwise                                           -> Acquire
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ __all__ = [
     "MAX_PAUSE_MS",
     "RETRY_TIME_FACTOR",
     "Acquire",
+    "Block",
     "LeaseWatch",
+    "Permission",
     "Refuse",
     "Serve",
     "Step",
@@ -41,46 +44,68 @@ CLOCK_SKEW_MS = 1_000
 keeps Lambda's clocks within milliseconds; a second is a generous bound on that."""
 
 MAX_PAUSE_MS = 600_000
-"""The longest pause after a failure. A longer one in the item is not ours and is not obeyed."""
-
+"""The longest pause after a failure. A longer one in the item is not ours and is ignored."""
 
 MAX_LEASE_MS = 900_000
-"""The longest lease that settings allow. One that was seen unchanged for so long is over, whatever
-length the item names."""
+"""The longest lease that settings allow. A lease that was observed unchanged for so long has
+expired, whatever length the item gives."""
 
 RETRY_TIME_FACTOR = 1.1
-"""How much more time another attempt needs than one that ran out of it, to begin before the pause
-is over. Two starts of one function differ by some hundredths."""
+"""How much more time an attempt needs than one that ran out of it, to start before the pause is
+over. Two starts of one function differ by some hundredths."""
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """What the settings and the feature flags allow this instance.
+
+    Attributes:
+        mode: ``migrate``; ``require`` never migrates; ``off`` serves without a check.
+        is_paused: No migration may start.
+        allowed_digest: Of the part of the manifest that may be applied, "" if none of it may be;
+            None if all of it may be.
+    """
+
+    mode: str = "migrate"
+    is_paused: bool = False
+    allowed_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Serve:
-    """The target satisfies the digest."""
+    """Serve: the database satisfies the digest, or is not to be checked."""
+
+    is_checked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """The manifest failed a moment ago; fail at once with the same cause."""
+    """The manifest failed a moment ago: fail at once with the same cause."""
 
     failure: Failure
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Another process holds the lease, or has to take it (``require``): read again later."""
+    """Another process holds the lease, or has to acquire it: read again later."""
 
     state: LeaseState
 
 
 @dataclass(frozen=True, slots=True)
+class Block:
+    """The feature flags do not allow what is left to apply."""
+
+
+@dataclass(frozen=True, slots=True)
 class Acquire:
-    """No process holds the lease: try to take it.
+    """No process holds the lease: try to acquire it.
 
     Attributes:
-        state: The reading; the lease is taken only if no other was taken since.
-        is_expired: The lease in it was seen unchanged for its whole length, so it is over whatever
-            the clocks say.
-        inspect_only: To compare the database with the manifest, not to migrate.
+        state: The reading; the lease is acquired only if it was not acquired since.
+        is_expired: The lease in it was observed unchanged for its whole length, so that it has
+            expired whatever the clocks show.
+        inspect_only: Compare the database with the manifest, and do not migrate.
     """
 
     state: LeaseState
@@ -88,7 +113,7 @@ class Acquire:
     inspect_only: bool = False
 
 
-Step = Serve | Refuse | Wait | Acquire
+Step = Serve | Refuse | Wait | Block | Acquire
 
 
 def decide(
@@ -99,9 +124,12 @@ def decide(
     owner: str,
     now_ms: int,
     remaining_ms: int = MAX_LEASE_MS,
-    length: int = 0,
-    may_migrate: bool = True,
+    manifest_length: int = 0,
+    permission: Permission | None = None,
     is_expired: bool = False,
+    is_database_current: bool = False,
+    inspected_at: int | None = None,
+    has_lost: bool = False,
 ) -> Step:
     """Choose the next step from one reading of the item.
 
@@ -109,45 +137,61 @@ def decide(
         state: The reading.
         digest: The manifest that this instance serves.
         address: Of its database.
-        owner: Its owner id: its own lease, taken by a write whose answer was lost, is free to it.
+        owner: Its owner id. A lease of this owner was acquired by its own write, whose response was
+            lost, and is free for it.
         now_ms: Wall clock, milliseconds since the epoch.
         remaining_ms: How long it could migrate.
-        length: How many migrations its manifest has.
-        may_migrate: False in ``require`` mode.
-        is_expired: `LeaseWatch` saw the lease unchanged for its whole length.
-
-    Returns:
-        The step; nothing has been done.
+        manifest_length: How many migrations its manifest has.
+        permission: What it may do; by default everything.
+        is_expired: `LeaseWatch` observed the lease unchanged for its whole length.
+        is_database_current: PostgreSQL itself showed that the database satisfies the digest.
+        inspected_at: `LeaseState.latest_check_fence` when this instance inspected the database; it
+            does so again only once that has changed.
+        has_lost: It has just tried to acquire the lease, and this state was in the way.
     """
-    if state.is_ready(digest, address):
+    permission = permission or Permission()
+    if is_database_current or state.is_ready(digest, address):
         return Serve()
-    failure = state.failure_of(digest, address)
-    if failure is not None and _holds(failure, now_ms, remaining_ms):
+    if permission.mode == "off":
+        return Serve(is_checked=False)
+    failure = state.find_failure(digest, address)
+    if failure is not None and _is_in_force(failure, now_ms, remaining_ms):
         return Refuse(failure)
-    held = state.owner is not None and state.owner != owner
-    if held and not is_expired and not is_lease_expired(state, now_ms):
+    is_held = state.owner is not None and state.owner != owner
+    if has_lost or (is_held and not is_expired and not is_lease_expired(state, now_ms)):
         return Wait(state)
-    if may_migrate or state.may_be_ready(address, length):
-        return Acquire(state, is_expired=held and is_expired, inspect_only=not may_migrate)
-    return Wait(state)
+    if permission.mode == "require":
+        has_news = state.latest_check_fence != inspected_at
+        if not has_news or not state.may_be_ready(address, manifest_length):
+            return Wait(state)
+        return Acquire(state, is_expired=is_held and is_expired, inspect_only=True)
+    if permission.is_paused or _is_rest_held_back(permission, state, address):
+        return Block()
+    return Acquire(state, is_expired=is_held and is_expired)
 
 
 def is_lease_expired(state: LeaseState, now_ms: int) -> bool:
-    """Whether the lease ran out, allowing for clocks that differ."""
+    """Whether the lease has expired, with an allowance for clocks that differ."""
     return state.lease_until_ms + CLOCK_SKEW_MS < now_ms
 
 
-def _holds(failure: Failure, now_ms: int, remaining_ms: int) -> bool:
-    """Whether the failure turns this attempt away: its pause lasts, and time would not help."""
+def _is_in_force(failure: Failure, now_ms: int, remaining_ms: int) -> bool:
+    """Whether its pause lasts, and more time would not help."""
     if not 0 < failure.retry_at_ms - now_ms <= MAX_PAUSE_MS + 2 * CLOCK_SKEW_MS:
         return False
     return failure.had_ms is None or remaining_ms <= failure.had_ms * RETRY_TIME_FACTOR
 
 
+def _is_rest_held_back(permission: Permission, state: LeaseState, address: str) -> bool:
+    """Whether all that may be applied has been applied."""
+    allowed = permission.allowed_digest
+    return allowed is not None and (not allowed or state.is_ready(allowed, address))
+
+
 class LeaseWatch:
     """Notices a lease that is not renewed, by this instance's own monotonic clock alone.
 
-    A waiter whose wall clock is behind would otherwise wait for ever for a dead holder.
+    A waiter whose wall clock is behind would otherwise wait for ever for a holder that died.
     """
 
     __slots__ = ("_since", "_term")
@@ -157,7 +201,7 @@ class LeaseWatch:
         self._since = 0.0
 
     def has_expired(self, state: LeaseState, now: float) -> bool:
-        """Whether the lease has been seen unchanged for longer than its holder's lease lasts.
+        """Whether the lease was observed unchanged for longer than its holder's lease lasts.
 
         Args:
             state: The newest reading.

@@ -132,7 +132,7 @@ class Failure:
     is_kill: bool = False
     address: str = ""
 
-    def concerns(self, digest: str, address: str) -> bool:
+    def applies_to(self, digest: str, address: str) -> bool:
         """Whether it speaks of this manifest at this address."""
         return self.digest == digest and self.address in ("", address)
 
@@ -166,9 +166,9 @@ class LeaseState:
         """All of them, the last one first."""
         return () if self.failure is None else (self.failure, *self.older_failures)
 
-    def failure_of(self, digest: str, address: str) -> Failure | None:
+    def find_failure(self, digest: str, address: str) -> Failure | None:
         """The one that concerns this manifest at this address."""
-        return next((each for each in self.failures if each.concerns(digest, address)), None)
+        return next((each for each in self.failures if each.applies_to(digest, address)), None)
 
     def with_failures(self, failures: Iterable[Failure]) -> LeaseState:
         """This state with these failures, the last one first; no more than are kept."""

@@ -15,7 +15,9 @@ from lambda_migrate.lease.decision import (
     MAX_PAUSE_MS,
     RETRY_TIME_FACTOR,
     Acquire,
+    Block,
     LeaseWatch,
+    Permission,
     Refuse,
     Serve,
     Step,
@@ -39,6 +41,12 @@ OVER = replace(HELD, lease_until_ms=NOW - CLOCK_SKEW_MS - 1)
 OWN = replace(HELD, owner=ME)
 
 
+MAY_MIGRATE = Permission()
+REQUIRE = Permission("require")
+SWITCHED_OFF = Permission("off")
+PAUSED_BY_FLAG = Permission(is_paused=True)
+
+
 def with_record(state: LeaseState, record: DatabaseRecord) -> LeaseState:
     return replace(state, databases={"one": record})
 
@@ -53,8 +61,11 @@ def step(
     now_ms: int = NOW,
     remaining_ms: int = 60_000,
     length: int = 3,
-    may_migrate: bool = True,
+    permission: Permission = MAY_MIGRATE,
     is_expired: bool = False,
+    is_database_current: bool = False,
+    inspected_at: int | None = None,
+    has_lost: bool = False,
 ) -> Step:
     return decide(
         state,
@@ -63,9 +74,12 @@ def step(
         owner=ME,
         now_ms=now_ms,
         remaining_ms=remaining_ms,
-        length=length,
-        may_migrate=may_migrate,
+        manifest_length=length,
+        permission=permission,
         is_expired=is_expired,
+        is_database_current=is_database_current,
+        inspected_at=inspected_at,
+        has_lost=has_lost,
     )
 
 
@@ -164,7 +178,7 @@ TABLE: dict[str, tuple[LeaseState, Step]] = {
     **{
         name: (state, Refuse(failed_here))
         for name, state in REFUSED.items()
-        if (failed_here := state.failure_of(MINE, HERE)) is not None
+        if (failed_here := state.find_failure(MINE, HERE)) is not None
     },
     **{name: (state, Wait(state)) for name, state in HELD_BY_OTHERS.items()},
 }
@@ -179,7 +193,7 @@ def test_each_reading_has_one_step(state: LeaseState, expected: Step) -> None:
 def test_one_that_may_not_migrate_waits_or_only_looks_where_others_would_acquire(
     state: LeaseState, expected: Step
 ) -> None:
-    got = step(state, may_migrate=False)
+    got = step(state, permission=REQUIRE)
     if isinstance(expected, Acquire):
         assert got in (Wait(state), Acquire(state, inspect_only=True))
     else:
@@ -195,7 +209,7 @@ def test_having_watched_a_lease_changes_a_step_only_where_another_process_holds_
 
 
 def test_a_watched_lease_is_not_taken_by_one_that_may_not_migrate() -> None:
-    assert step(HELD, may_migrate=False, is_expired=True) == Wait(HELD)
+    assert step(HELD, permission=REQUIRE, is_expired=True) == Wait(HELD)
 
 
 NEWLY_CHECKED = replace(READY, addresses={ELSEWHERE: (2, 7)}, fence=7)
@@ -228,7 +242,7 @@ def test_one_that_may_not_migrate_looks_only_where_that_can_show_something(
     state: LeaseState, length: int, looks: bool
 ) -> None:
     wanted = Acquire(state, inspect_only=True) if looks else Wait(state)
-    assert step(state, may_migrate=False, length=length) == wanted
+    assert step(state, permission=REQUIRE, length=length) == wanted
 
 
 @pytest.mark.parametrize(
@@ -252,7 +266,67 @@ def test_readiness_beats_failure_beats_holder_beats_mode(
         expected = Wait
     else:
         expected = Acquire
-    assert isinstance(step(state, may_migrate=may_migrate), expected)
+    assert isinstance(step(state, permission=MAY_MIGRATE if may_migrate else REQUIRE), expected)
+
+
+@pytest.mark.parametrize(("state", "expected"), TABLE.values(), ids=TABLE)
+def test_mode_off_serves_unchecked_what_is_not_ready(state: LeaseState, expected: Step) -> None:
+    unchecked = Serve(is_checked=False)
+    assert step(state, permission=SWITCHED_OFF) == (
+        expected if isinstance(expected, Serve) else unchecked
+    )
+
+
+@pytest.mark.parametrize(("state", "expected"), TABLE.values(), ids=TABLE)
+def test_while_paused_only_an_acquisition_is_blocked(state: LeaseState, expected: Step) -> None:
+    blocked = Block() if isinstance(expected, Acquire) else expected
+    assert step(state, permission=PAUSED_BY_FLAG) == blocked
+
+
+@pytest.mark.parametrize(
+    ("state", "allowed", "is_blocked"),
+    [
+        (FREE, None, False),
+        (FREE, OLDER, False),
+        (FREE, "", True),
+        (with_record(FREE, OLD_ONE_READY), OLDER, True),
+        (with_record(FREE, replace(OLD_ONE_READY, addresses={ELSEWHERE: (2, 3)})), OLDER, False),
+        (with_record(HELD, OLD_ONE_READY), OLDER, False),
+    ],
+    ids=[
+        "nothing is held back",
+        "what is allowed is pending",
+        "nothing is allowed",
+        "all that is allowed is ready",
+        "all that is allowed is ready elsewhere alone",
+        "all that is allowed is ready, and another process holds the lease",
+    ],
+)
+def test_a_version_that_is_held_back_blocks_once_all_before_it_is_ready(
+    state: LeaseState, allowed: str | None, is_blocked: bool
+) -> None:
+    got = step(state, permission=Permission(allowed_digest=allowed))
+    assert isinstance(got, Block) == is_blocked
+
+
+def test_an_inspection_is_not_repeated_before_another_check_was_made() -> None:
+    state = with_record(FREE, NEWLY_CHECKED)
+    assert step(state, permission=REQUIRE, inspected_at=7) == Wait(state)
+    assert step(state, permission=REQUIRE, inspected_at=6) == Acquire(state, inspect_only=True)
+
+
+@pytest.mark.parametrize("permission", [MAY_MIGRATE, REQUIRE, PAUSED_BY_FLAG])
+@pytest.mark.parametrize(("state", "expected"), TABLE.values(), ids=TABLE)
+def test_who_has_just_lost_an_acquisition_waits_instead_of_trying_again(
+    state: LeaseState, expected: Step, permission: Permission
+) -> None:
+    got = step(state, permission=permission, has_lost=True)
+    assert got == (Wait(state) if isinstance(expected, Acquire) else expected)
+
+
+@pytest.mark.parametrize("state", [FREE, HELD, PAUSED], ids=["free", "held", "failed"])
+def test_a_database_that_is_current_is_served_whatever_the_item_holds(state: LeaseState) -> None:
+    assert step(state, is_database_current=True) == Serve()
 
 
 @given(had=st.integers(0, 900_000), left=st.integers(0, 900_000))
