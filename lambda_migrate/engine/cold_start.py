@@ -149,7 +149,7 @@ class ColdStart:
             if isinstance(step, Serve):
                 return self._served(step)
             if isinstance(step, Block):
-                raise self._stopped(self._objection())
+                raise self._stopped(self._refusal_reason())
             if isinstance(step, Refuse):
                 raise _refusal(step, self.target.store.now_ms())
             if isinstance(step, Wait):
@@ -224,12 +224,17 @@ class ColdStart:
         manifest = load_manifest(self._shipped)
         return manifest if self._flags is None else self._flags.allowed(manifest)
 
-    def _objection(self) -> str:
+    def _refusal_reason(self) -> str:
         """Which flag blocks the manifest; "" if none does."""
         if self._flags is None:
             return ""
+<<<<<<< HEAD
         manifest = load_manifest(self._shipped)
         return self._flags.refusal_reason(0) or self._flags.refusal_reason(manifest.version)
+=======
+        reason = self._flags.objection(0)  # without reading files
+        return reason or self._flags.objection(load_manifest(self._shipped).version)
+>>>>>>> b4c194c (Read no files to name a flag that blocks every version)
 
     def _stopped(self, refusal_reason: str) -> NotReady:
         from lambda_migrate.engine.flag_gate import make_flag_error
@@ -486,7 +491,7 @@ class ColdStart:
             hold.release()
             raise
         if self._flags is not None and allowed is not manifest:
-            raise self._stopped(self._objection())
+            raise self._stopped(self._refusal_reason())
         return is_done
 
     def _complete(
