@@ -228,13 +228,8 @@ class ColdStart:
         """Which flag blocks the manifest; "" if none does."""
         if self._flags is None:
             return ""
-<<<<<<< HEAD
-        manifest = load_manifest(self._shipped)
-        return self._flags.refusal_reason(0) or self._flags.refusal_reason(manifest.version)
-=======
-        reason = self._flags.objection(0)  # without reading files
-        return reason or self._flags.objection(load_manifest(self._shipped).version)
->>>>>>> b4c194c (Read no files to name a flag that blocks every version)
+        reason = self._flags.refusal_reason(0)  # without reading files
+        return reason or self._flags.refusal_reason(load_manifest(self._shipped).version)
 
     def _stopped(self, refusal_reason: str) -> NotReady:
         from lambda_migrate.engine.flag_gate import make_flag_error
