@@ -146,7 +146,7 @@ MUTANTS = (
     Mutant(
         "a takeover does not end the backend that has the fence row locked",
         "lambda_migrate/postgresql/fence.py",
-        "self._end(self.queries.end_transaction(pid, transaction), deadline)",
+        "self._terminate(self.queries.terminate_transaction(pid, transaction), deadline)",
         "pass",
         ("fence", "poolers"),
     ),
@@ -168,22 +168,22 @@ MUTANTS = (
     Mutant(
         "a takeover does not end a session that stands between its intent and its statement",
         "lambda_migrate/postgresql/fence.py",
-        "            if rows[1:]:\n                self._end_sessions(deadline)\n",
+        "            if rows[1:]:\n                self._terminate_sessions(deadline)\n",
         "",
         ("fence", "poolers"),
     ),
     Mutant(
         "the session lock is let go with what a script left",
         "lambda_migrate/postgresql/queries.py",
-        '{_FORGET}{self.keep()}"',
-        '{_FORGET}"',
+        '{RESET_SESSION}{self.keep_session_lock()}"',
+        '{RESET_SESSION}"',
         ("poolers",),
     ),
     Mutant(
         "the session lock is free for an instant at each commit",
         "lambda_migrate/postgresql/queries.py",
-        'return f"SELECT WHERE {bridge} IS NULL; {_FORGET}',
-        'return f"{_FORGET}',
+        'return f"SELECT WHERE {transaction_lock} IS NULL; {RESET_SESSION}',
+        'return f"{RESET_SESSION}',
         ("fence",),
     ),
     Mutant(
@@ -224,8 +224,8 @@ MUTANTS = (
     Mutant(
         "a backend is ended as the role that is set",
         "lambda_migrate/postgresql/queries.py",
-        "SET LOCAL ROLE NONE; {_OWN_PATH}\n            SELECT pg_terminate_backend(pid)",
-        "{_OWN_PATH}\n            SELECT pg_terminate_backend(pid)",
+        "SET LOCAL ROLE NONE; {SAFE_PATH}\n            SELECT pg_terminate_backend(pid)",
+        "{SAFE_PATH}\n            SELECT pg_terminate_backend(pid)",
         ("takeovers",),
     ),
     # --- poolers
@@ -247,21 +247,21 @@ MUTANTS = (
         "a statement outside a transaction does not compare the fence",
         "lambda_migrate/postgresql/fence.py",
         "        if (token, owner) != (self.grant.fence, self.grant.owner):\n"
-        "            raise self.lost(token)\n        if not is_locked:",
+        "            raise self.lease_lost(token)\n        if not is_locked:",
         "        if not is_locked:",
         ("takeovers",),
     ),
     Mutant(
         "a statement outside a transaction leaves its settings",
         "lambda_migrate/postgresql/fence.py",
-        "            self._forget_or_close(deadline)\n",
+        "            self._reset_or_close(deadline)\n",
         "            pass\n",
         ("poolers",),
     ),
     Mutant(
         "what a failed script left is forgotten in a message of its own",
         "lambda_migrate/postgresql/fence.py",
-        'self.run(f"ROLLBACK; {self.queries.forget(is_direct=self.is_direct)}", deadline)',
+        'self.run(f"ROLLBACK; {self.queries.reset_session(is_direct=self.is_direct)}", deadline)',
         'self.run("ROLLBACK", deadline)',
         ("scripts", "poolers"),
     ),
@@ -284,7 +284,7 @@ MUTANTS = (
         "our tables are made under another path than the role's own",
         "lambda_migrate/postgresql/queries.py",
         "            SET LOCAL search_path TO DEFAULT;\n",
-        "            {_OWN_PATH}\n",
+        "            {SAFE_PATH}\n",
         ("takeovers",),
     ),
     Mutant(
@@ -312,7 +312,7 @@ MUTANTS = (
     Mutant(
         "a holder does not compare the history with what it has seen",
         "lambda_migrate/postgresql/session.py",
-        "if now.get(version) != _essence(row):",
+        "if now.get(version) != _compared_fields(row):",
         "if False:",
         ("takeovers",),
     ),
@@ -325,7 +325,7 @@ MUTANTS = (
     ),
     Mutant(
         "a commit is as durable as the database's default",
-        "lambda_migrate/postgresql/queries.py",
+        "lambda_migrate/postgresql/sql_fragments.py",
         "pg_catalog.set_config('synchronous_commit', 'on', true) IS NULL",
         "true IS NULL",
         ("takeovers",),
@@ -333,16 +333,16 @@ MUTANTS = (
     # --- defaults of the database
     Mutant(
         "a message that reads has the database's limits",
-        "lambda_migrate/postgresql/queries.py",
+        "lambda_migrate/postgresql/sql_fragments.py",
         'return f"SET TRANSACTION ISOLATION LEVEL READ COMMITTED, NOT DEFERRABLE; ',
         'return "" and f"',
         ("takeovers",),
     ),
     Mutant(
         "the timer of the database's transaction_timeout goes on",
-        "lambda_migrate/postgresql/queries.py",
-        '[*settings, ("transaction_timeout", 0), ("transaction_timeout", total)]',
-        '[*settings, ("transaction_timeout", total)]',
+        "lambda_migrate/postgresql/sql_fragments.py",
+        '[*settings, ("transaction_timeout", 0), total]',
+        "[*settings, total]",
         ("takeovers",),
     ),
     Mutant(
@@ -364,7 +364,7 @@ MUTANTS = (
         "the history row is written in another transaction",
         "lambda_migrate/postgresql/queries.py",
         'tail = f"\\n; {self.commit(',
-        'tail = f"\\n; COMMIT; {self.begin(limits)} {self.commit(',
+        'tail = f"\\n; COMMIT; {self.begin(timeouts)} {self.commit(',
         ("scripts", "machine, real"),
     ),
     Mutant(
@@ -377,7 +377,7 @@ MUTANTS = (
     Mutant(
         "a commit in doubt is not looked up",
         "lambda_migrate/postgresql/transactional.py",
-        "done = already_done()",
+        "done = read_duration_if_done()",
         "done = None",
         ("scripts", "machine, real"),
     ),
@@ -391,15 +391,15 @@ MUTANTS = (
     Mutant(
         "a long row that is dropped is read as a whole",
         "lambda_migrate/postgresql/driver.py",
-        "return self._keep == 0 or length > _PIECE",
+        "return self._keep == 0 or length > _CHUNK_BYTES",
         "return self._keep == 0",
         ("scripts",),
     ),
     Mutant(
         "notices are kept",
         "lambda_migrate/postgresql/driver.py",
-        '_UNREAD = b"NAHdc"',
-        '_UNREAD = b"AHdc"',
+        '_SKIPPED_KINDS = b"NAHdc"',
+        '_SKIPPED_KINDS = b"AHdc"',
         ("scripts",),
     ),
     Mutant(
@@ -412,14 +412,14 @@ MUTANTS = (
     Mutant(
         "a half-built index is left",
         "lambda_migrate/postgresql/non_transactional.py",
-        "            self._drop_half_built()\n",
+        "            self._drop_invalid_indexes()\n",
         "            pass\n",
         ("outside",),
     ),
     Mutant(
         "a half detached partition is left",
         "lambda_migrate/postgresql/non_transactional.py",
-        "            self._finish_detach()\n",
+        "            self._finalize_detach()\n",
         "",
         ("outside",),
     ),
@@ -433,8 +433,8 @@ MUTANTS = (
     Mutant(
         "an index of the same name is taken for the one that was asked for",
         "lambda_migrate/postgresql/non_transactional.py",
-        "left = Left.ABSENT if is_same is False else Left.COMPLETE",
-        "left = Left.COMPLETE",
+        "left = CatalogState.ABSENT if is_same is False else CatalogState.COMPLETE",
+        "left = CatalogState.COMPLETE",
         ("outside",),
     ),
     Mutant(
@@ -468,14 +468,14 @@ MUTANTS = (
     Mutant(
         "a statement begins over a row in doubt",
         "lambda_migrate/postgresql/session.py",
-        "        if self._settle_first(migration.version, deadline):\n",
+        "        if self._settle_if_in_doubt(migration.version, deadline):\n",
         "        if False:\n",
         ("contract, database",),
     ),
     Mutant(
         "a rollback begins over a row in doubt",
         "lambda_migrate/postgresql/session.py",
-        "if may_be_in_doubt and not self._settle_first(row.version, deadline):",
+        "if may_be_in_doubt and not self._settle_if_in_doubt(row.version, deadline):",
         "if False:",
         ("contract, database",),
     ),
@@ -502,14 +502,14 @@ MUTANTS = (
     ),
     Mutant(
         "an index on only a partitioned table counts as half built",
-        "lambda_migrate/postgresql/queries.py",
+        "lambda_migrate/postgresql/catalog_queries.py",
         """_COMPLETE = "(i.indisvalid OR c.relkind OPERATOR(pg_catalog.=) 'I')\"""",
         '_COMPLETE = "i.indisvalid"',
         ("outside", "outside, killed"),
     ),
     Mutant(
         "the indexes of TOAST tables are not looked at after a rebuild",
-        "lambda_migrate/postgresql/queries.py",
+        "lambda_migrate/postgresql/catalog_queries.py",
         "SELECT reltoastrelid FROM pg_catalog.pg_class WHERE",
         "SELECT reltoastrelid FROM pg_catalog.pg_class WHERE false AND",
         ("outside",),
@@ -1169,14 +1169,14 @@ MUTANTS = (
     # --- rehearsals
     Mutant(
         "a rehearsal lets PostgreSQL commit",
-        "lambda_migrate/postgresql/queries.py",
-        'return f"{_FORGET} {limits.set_local()} {NEVER_COMMIT} SAVEPOINT {_STEP}"',
-        'return f"{_FORGET} {limits.set_local()} SAVEPOINT {_STEP}"',
+        "lambda_migrate/postgresql/dry_run_queries.py",
+        'return f"{RESET_SESSION} {timeouts.set_local()} {FORBID_COMMIT} SAVEPOINT {_SAVEPOINT}"',
+        'return f"{RESET_SESSION} {timeouts.set_local()} SAVEPOINT {_SAVEPOINT}"',
         ("rehearsals",),
     ),
     Mutant(
         "a rehearsal may write outside of its transaction",
-        "lambda_migrate/postgresql/queries.py",
+        "lambda_migrate/postgresql/dry_run_queries.py",
         "SET default_transaction_read_only = on",
         "SET default_transaction_read_only = off",
         ("rehearsals",),
@@ -1212,8 +1212,8 @@ MUTANTS = (
     Mutant(
         "a rehearsal begins beside a holder",
         "lambda_migrate/postgresql/fence.py",
-        "            self._judge_fence(row)\n            self._refuse_if_held(deadline)\n",
-        "            self._judge_fence(row)\n",
+        "            self._check_fence_row(row)\n            self._require_no_holder(deadline)\n",
+        "            self._check_fence_row(row)\n",
         ("contract, database",),
     ),
     Mutant(
@@ -1335,8 +1335,8 @@ MUTANTS = (
     Mutant(
         "a wrong password is sent after each pause",
         "lambda_migrate/postgresql/credentials.py",
-        "_SAME_AGAIN = frozenset({2, 4, 6, 8})",
-        "_SAME_AGAIN = frozenset(range(10))",
+        "_RETRY_SAME_PASSWORD = frozenset({2, 4, 6, 8})",
+        "_RETRY_SAME_PASSWORD = frozenset(range(10))",
         ("credentials",),
     ),
     Mutant(
@@ -1433,14 +1433,14 @@ MUTANTS = (
     ),
     Mutant(
         "adopting: a row security policy of another role runs as us",
-        "lambda_migrate/postgresql/queries.py",
+        "lambda_migrate/postgresql/other_tools.py",
         " SET LOCAL row_security = off;",
         "",
         ("other tools",),
     ),
     Mutant(
         "adopting: a cast of another role runs as us",
-        "lambda_migrate/postgresql/queries.py",
+        "lambda_migrate/postgresql/other_tools.py",
         " AND t.typnamespace = 'pg_catalog'::regnamespace",
         "",
         ("other tools",),

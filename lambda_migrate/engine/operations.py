@@ -383,7 +383,7 @@ class Operations:
         left = {row.version: row for row in database.read_history()}
         applied = tuple(left[row.version] for row in rows if row.version in left)
         require_reversible(applied)
-        finished = (row for row in in_doubt if row.state is RowState.REVERTING)
+        finished = (row for row in in_doubt if row.state is RowState.ROLLING_BACK)
         return tuple(row for row in finished if row.version not in left), applied
 
     def _revert(

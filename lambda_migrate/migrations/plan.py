@@ -21,7 +21,7 @@ class RowState(str, Enum):
     APPLIED = "applied"
     STARTED = "started"
     """Its statement was about to run, and nobody has said yet how it ended."""
-    REVERTING = "reverting"
+    ROLLING_BACK = "reverting"
     """The statement of its down script was about to run."""
 
 

@@ -179,17 +179,27 @@ def _query(query: str, faults: list[str]) -> dict[str, str]:
             faults.append(f"parameter {key!r} stands twice; keep one")
         elif key == "ssl" and value == "true":  # libpq reads JDBC's spelling, so do we
             fields["sslmode"] = "require"
-        elif key in _HONOURED:
+        elif key in _SUPPORTED_PARAMETERS:
             fields[key] = value
-        elif value != _REDUNDANT.get(key):
-            faults.append(_refusal(key))
+        elif value != _ACCEPTED_VALUES.get(key):
+            faults.append(_unsupported_parameter(key))
     return fields
 
 
-_PLACE = ("user", "password", "host", "port", "dbname")
-_MANNER = ("sslmode", "sslrootcert", "connect_timeout", "channel_binding", "application_name")
-_HONOURED = frozenset((*_PLACE, *_MANNER))
-_REDUNDANT = {"gssencmode": "disable", "sslnegotiation": "postgres", "client_encoding": "UTF8"}
+_LOCATION_PARAMETERS = ("user", "password", "host", "port", "dbname")
+_CONNECTION_PARAMETERS = (
+    "sslmode",
+    "sslrootcert",
+    "connect_timeout",
+    "channel_binding",
+    "application_name",
+)
+_SUPPORTED_PARAMETERS = frozenset((*_LOCATION_PARAMETERS, *_CONNECTION_PARAMETERS))
+_ACCEPTED_VALUES = {
+    "gssencmode": "disable",
+    "sslnegotiation": "postgres",
+    "client_encoding": "UTF8",
+}
 """Parameters of which one value says what we do anyway."""
 
 _ONE_HOST = "it names several hosts; write the one that takes writes (the cluster's endpoint)"
@@ -204,8 +214,10 @@ _REFUSALS = {
 }
 
 
-def _refusal(key: str) -> str:
-    advice = _REFUSALS.get(key, f"take it out; understood are {', '.join(sorted(_HONOURED))}")
+def _unsupported_parameter(key: str) -> str:
+    advice = _REFUSALS.get(
+        key, f"take it out; understood are {', '.join(sorted(_SUPPORTED_PARAMETERS))}"
+    )
     return f"parameter {key!r} is not supported: {advice}"
 
 

@@ -45,7 +45,7 @@ TransactionStatus = Literal["idle", "transaction", "failed"]
 
 _STATUSES: dict[bytes, TransactionStatus] = {b"I": "idle", b"T": "transaction", b"E": "failed"}
 _STARTUP = {"client_encoding": "UTF8", "standard_conforming_strings": "on"}
-_GOODBYE_SECONDS = 1.0
+_CLOSE_SECONDS = 1.0
 """How long `Connection.close` may take over its parting message."""
 
 _KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
@@ -61,11 +61,11 @@ _PROTOCOL_VIOLATION = "08P01"
 """PgBouncer's code for nearly everything: it is full for a moment, the server does not answer, or a
 login or a parameter is refused for good. Only the text says which."""
 
-_POOLER_DENIES_LOGIN = re.compile(
+_POOLER_LOGIN_REFUSAL = re.compile(
     r"no such user|authentication (method|failed)|login (rejected|failed)|auth failed"
     r"|password (pkt|authentication)|empty password|no username"
 )
-_POOLER_NEVER_WILL = re.compile(
+_POOLER_PERMANENT_REFUSAL = re.compile(
     r"unsupported|no such database|does not exist|is disabled|too long|SSL required|config error"
     r"|not supported|disallowed|invalid startup|permission denied"
 )
@@ -119,16 +119,16 @@ class ConnectFailed(Exception):
         reason: One sentence, with host, port, database and user.
         permanent: Whether it will fail the same way until somebody changes something.
         sqlstate: The server's code, or "" where it said nothing.
-        answered: Whether the server was there, so that with or without TLS may make a difference.
+        server_responded: Whether a server responded, so that another ``sslmode`` may succeed.
     """
 
     def __init__(
-        self, reason: str, *, permanent: bool, sqlstate: str = "", answered: bool = False
+        self, reason: str, *, permanent: bool, sqlstate: str = "", server_responded: bool = False
     ) -> None:
         self.reason = reason
         self.permanent = permanent
         self.sqlstate = sqlstate
-        self.answered = answered
+        self.server_responded = server_responded
         super().__init__(reason)
 
     @property
@@ -136,7 +136,7 @@ class ConnectFailed(Exception):
         """Whether fresh credentials may help: the role or its password was refused."""
         by_pooler = self.sqlstate == _PROTOCOL_VIOLATION and self.permanent
         return self.sqlstate.startswith("28") or (
-            by_pooler and bool(_POOLER_DENIES_LOGIN.search(self.reason))
+            by_pooler and bool(_POOLER_LOGIN_REFUSAL.search(self.reason))
         )
 
 
@@ -152,7 +152,7 @@ def connect(
     """Open a connection, in plaintext or TLS as the address demands.
 
     ``allow`` tries plaintext first and ``prefer`` TLS first; each tries the other where the server
-    answered with a refusal.
+    server_responded with a refusal.
 
     Args:
         address: Where.
@@ -169,7 +169,7 @@ def connect(
     """
     user, password = credentials() if credentials else (address.user, address.password)
     seconds = min(timeout, address.connect_timeout or timeout)
-    attempt = _Attempt(
+    attempt = _ConnectAttempt(
         address=address,
         user=user,
         password=password,
@@ -182,12 +182,14 @@ def connect(
     try:
         return attempt.connect(first)
     except ConnectFailed as failed:
-        if not failed.answered or not others:
+        if not failed.server_responded or not others:
             raise
-        return _second_chance(attempt, others[0], failed)
+        return _connect_second(attempt, others[0], failed)
 
 
-def _second_chance(attempt: _Attempt, encryption: _Encryption, before: ConnectFailed) -> Connection:
+def _connect_second(
+    attempt: _ConnectAttempt, encryption: _Encryption, before: ConnectFailed
+) -> Connection:
     try:
         return attempt.connect(encryption)
     except ConnectFailed as failed:
@@ -196,7 +198,7 @@ def _second_chance(attempt: _Attempt, encryption: _Encryption, before: ConnectFa
             "; then, ".join(reasons),
             permanent=before.permanent and failed.permanent,
             sqlstate=failed.sqlstate or before.sqlstate,
-            answered=True,
+            server_responded=True,
         ) from failed
 
 
@@ -212,7 +214,7 @@ _ENCRYPTIONS: dict[str, tuple[_Encryption, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Attempt:
+class _ConnectAttempt:
     """Everything that the steps of connecting need to know."""
 
     address: DatabaseAddress
@@ -251,7 +253,7 @@ class _Attempt:
             sock = self._unix() if self.address.socket_dir else self._tcp()
         except (OSError, UnicodeError) as error:  # UnicodeError: no name that DNS could hold
             permanent = isinstance(error, (PermissionError, UnicodeError))
-            raise self._failed(self._words(error), permanent=permanent) from error
+            raise self._failed(self._describe_error(error), permanent=permanent) from error
         return sock
 
     def _unix(self) -> socket.socket:
@@ -288,18 +290,18 @@ class _Attempt:
             raise self._failed(str(error), permanent=True) from error
         except ssl.SSLCertVerificationError as error:
             raise self._failed(
-                _distrust(error, self.address), permanent=True, answered=True
+                _certificate_refusal(error, self.address), permanent=True, server_responded=True
             ) from error
         except TimeoutError as error:
-            raise self._failed(self._words(error), permanent=False) from error
+            raise self._failed(self._describe_error(error), permanent=False) from error
         except OSError as error:
             reason = f"the TLS handshake failed: {error}"
-            raise self._failed(reason, permanent=False, answered=True) from error
+            raise self._failed(reason, permanent=False, server_responded=True) from error
         if encryption == "demanded":
             raise self._failed(
                 f"the server offers no TLS, and sslmode={self.address.tls_mode} demands it",
                 permanent=True,
-                answered=True,
+                server_responded=True,
             )
         return sock
 
@@ -320,8 +322,8 @@ class _Attempt:
                 channel_binding=self.address.channel_binding,
             )
         except (LoginRefused, ScramException) as error:
-            raise self._failed(str(error), permanent=True, answered=True) from error
-        except _driver_faults() as error:
+            raise self._failed(str(error), permanent=True, server_responded=True) from error
+        except _driver_errors() as error:
             raise self._refused(error) from error
 
     def _refused(self, error: Exception) -> ConnectFailed:
@@ -331,14 +333,14 @@ class _Attempt:
                 fields.get("M", "") + _advice(fields, self.address),
                 permanent=_is_permanent(fields.get("C", ""), fields.get("M", "")),
                 sqlstate=fields.get("C", ""),
-                answered=True,
+                server_responded=True,
             )
         # pg8000 refuses a way of authenticating with an error of its own, the rest is network.
-        words = self._words(error)
+        words = self._describe_error(error)
         return self._failed(words, permanent="Authentication method" in words)
 
     def _failed(
-        self, reason: str, *, permanent: bool, sqlstate: str = "", answered: bool = False
+        self, reason: str, *, permanent: bool, sqlstate: str = "", server_responded: bool = False
     ) -> ConnectFailed:
         who = f"user {self.user} at {self.address.fingerprint}"
         code = f" [{sqlstate}]" if sqlstate else ""
@@ -346,14 +348,14 @@ class _Attempt:
             f"cannot connect as {who}: {reason}{code}",
             permanent=permanent,
             sqlstate=sqlstate,
-            answered=answered,
+            server_responded=server_responded,
         )
 
     def _remaining(self) -> float:
-        return _bounded(self.deadline.remaining())
+        return _clamp_timeout(self.deadline.remaining())
 
-    def _words(self, error: Exception) -> str:
-        return _words(error, f"no answer within {self.seconds:g} s")
+    def _describe_error(self, error: Exception) -> str:
+        return _describe_error(error, f"no answer within {self.seconds:g} s")
 
 
 class Connection:
@@ -369,9 +371,9 @@ class Connection:
     def __init__(self, driver: Driver, sock: socket.socket) -> None:
         self._driver = driver
         self._sock = sock
-        self._guard = threading.Lock()
+        self._state_lock = threading.Lock()
         self._is_closed = False
-        self._end = "the connection is closed"
+        self._closed_reason = "the connection is closed"
         self._is_aborted = False
         self.pid = driver.pid
         self.server_version = _version_number(driver.parameter_statuses.get("server_version", ""))
@@ -430,20 +432,18 @@ class Connection:
             ValueError: It holds a NUL or half a surrogate pair, which PostgreSQL cannot read.
                 Nothing was sent.
         """
-        _check_sendable(sql)
+        _require_sendable(sql)
         if not self._driver.speaks_utf8 and self.status != "failed":
-            self._exchange("SET client_encoding TO 'UTF8'", timeout)
-        return self._exchange(sql, timeout, keep)
+            self._send("SET client_encoding TO 'UTF8'", timeout)
+        return self._send(sql, timeout, keep)
 
-    def _exchange(
-        self, sql: str, timeout: float | None, keep: int | None = None
-    ) -> list[list[Any]]:
+    def _send(self, sql: str, timeout: float | None, keep: int | None = None) -> list[list[Any]]:
         if self._is_closed or self._is_aborted:
-            raise self._lost(self._end)
+            raise self._lost(self._closed_reason)
         try:
-            self._sock.settimeout(None if timeout is None else _bounded(timeout))
+            self._sock.settimeout(None if timeout is None else _clamp_timeout(timeout))
             return self._driver.run(sql, keep=keep)
-        except _driver_faults() as error:
+        except _driver_errors() as error:
             fields = _fields(error)
             if fields and not _is_fatal(fields):
                 # Not chained: pg8000's shows every field, the row that a DETAIL quotes included.
@@ -455,11 +455,11 @@ class Connection:
 
     def _reason(self, error: Exception, timeout: float | None) -> str:
         if self._is_aborted:
-            return self._end
+            return self._closed_reason
         said = self._driver.last_error
         if _is_fatal(said):
             return f"the server ended the connection: {said.get('M', '')}"
-        return _words(error, f"the server was silent for {timeout or 0:g} s")
+        return _describe_error(error, f"the server was silent for {timeout or 0:g} s")
 
     def _lost(self, reason: str) -> ConnectionLost:
         self._discard(reason)
@@ -472,10 +472,10 @@ class Connection:
         The server is not told, it notices the closed connection when it next writes (or checks,
         see ``client_connection_check_interval``). Never raises.
         """
-        with self._guard:
+        with self._state_lock:
             if self._is_closed:
                 return
-            self._end = "the connection was aborted"
+            self._closed_reason = "the connection was aborted"
             self._is_aborted = True
             # Of the plain socket: SSLSocket.shutdown would drop the TLS layer under the reader,
             # which could then send in plaintext.
@@ -488,16 +488,16 @@ class Connection:
             return
         with contextlib.suppress(OSError, ValueError):
             if not self._is_aborted:
-                self._sock.settimeout(_GOODBYE_SECONDS)
+                self._sock.settimeout(_CLOSE_SECONDS)
                 self._sock.sendall(b"X\0\0\0\4")
-        self._discard(self._end)
+        self._discard(self._closed_reason)
 
     def _discard(self, reason: str) -> None:
-        with self._guard:
+        with self._state_lock:
             if self._is_closed:
                 return
             self._is_closed = True
-            self._end = reason
+            self._closed_reason = reason
             # First, so that closing pg8000's file does not wait for what it would still write.
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
@@ -511,7 +511,7 @@ class Connection:
         self.close()
 
 
-def _driver_faults() -> tuple[type[Exception], ...]:
+def _driver_errors() -> tuple[type[Exception], ...]:
     """What comes out of pg8000 when the server refuses or the socket breaks underneath it.
 
     ``ValueError``: its file or TLS layer was closed; ``KeyError``: a message it does not know;
@@ -550,12 +550,12 @@ def _is_fatal(fields: Mapping[str, str]) -> bool:
 def _is_permanent(sqlstate: str, message: str) -> bool:
     if sqlstate == _PROTOCOL_VIOLATION:
         cached = "server_login_retry" in message  # another's failure, which the pooler repeats
-        denied = _POOLER_DENIES_LOGIN.search(message) or _POOLER_NEVER_WILL.search(message)
+        denied = _POOLER_LOGIN_REFUSAL.search(message) or _POOLER_PERMANENT_REFUSAL.search(message)
         return bool(denied) and not cached
     return sqlstate[:2] in _PERMANENT_CLASSES
 
 
-def _words(error: Exception, on_timeout: str) -> str:
+def _describe_error(error: Exception, on_timeout: str) -> str:
     cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
     if isinstance(cause, TimeoutError):
         return on_timeout
@@ -567,7 +567,7 @@ def _words(error: Exception, on_timeout: str) -> str:
     return "the connection broke off" if text == "network error" else text or type(cause).__name__
 
 
-def _distrust(error: Exception, address: DatabaseAddress) -> str:
+def _certificate_refusal(error: Exception, address: DatabaseAddress) -> str:
     why = getattr(error, "verify_message", "") or str(error)
     advice = (
         "set sslrootcert (LAMBDA_MIGRATE_SSLROOTCERT) to the authority's certificate; for Amazon "
@@ -599,12 +599,12 @@ def _version_number(text: str) -> int:
     return int(match[1]) * 10000 + int(match[2] or 0)
 
 
-def _bounded(seconds: float) -> float:
+def _clamp_timeout(seconds: float) -> float:
     # 0 would make the socket non-blocking, and a C timeval ends somewhere.
     return min(max(seconds, 0.001), 1e6)
 
 
-def _check_sendable(sql: str) -> None:
+def _require_sendable(sql: str) -> None:
     at = sql.find("\0")
     if at >= 0:
         raise ValueError(f"the SQL holds a NUL character at offset {at}; PostgreSQL ends there")

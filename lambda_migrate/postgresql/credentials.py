@@ -43,7 +43,7 @@ _SOURCE_SECONDS = 30.0
 
 _ROTATION_SECONDS = 20.0
 _ROTATION_PAUSES = (0.0, 0.5, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0)
-_SAME_AGAIN = frozenset({2, 4, 6, 8})
+_RETRY_SAME_PASSWORD = frozenset({2, 4, 6, 8})
 """How to wait for a rotation after a refused login: the secret is read again after each pause, and
 a new password is tried at once. After some of them the same password is tried, too: behind a proxy
 the secret may be ahead of the database. So a password that stays wrong is sent 5 times in
@@ -58,7 +58,7 @@ _EXPIRED = ("ExpiredToken", "ExpiredTokenException")
 _ENGINES = ("postgres", "postgresql", "aurora-postgresql")
 _RDS_HOST = re.compile(r"\.([a-z]{2}(?:-[a-z]+)+-\d+)\.rds\.amazonaws\.com(?:\.cn)?$")
 
-_NOT_TRANSIENT = {
+_PERMANENT_ERRORS = {
     "AccessDeniedException": "grant {permission} on it to the function's role (and kms:Decrypt, "
     "where it is encrypted with a key of your own)",
     "ResourceNotFoundException": "there is no such secret in this account and Region; correct "
@@ -186,15 +186,18 @@ class SecretCredentials:
             value = run_with_timeout(seconds, lambda: self._read(fresh=fresh))
         except TimeLimitExceeded:
             self._provider = None  # it still belongs to the call that was given up
-            raise self._silent(seconds) from None
-        except _Failed as failed:
+            raise self._timeout_error(seconds) from None
+        except _SourceError as failed:
             raise self._unreadable(failed.error, SYSTEM_CLOCK.monotonic() - began) from failed.error
         return self._address_of(value)
 
     def _address_of(self, value: str | bytes) -> DatabaseAddress:
-        content = self._content(value)
-        user, password = self._text(content, "username"), self._text(content, "password")
-        place = self._address or self._place(content)
+        content = self._parse_content(value)
+        user, password = (
+            self._required_text(content, "username"),
+            self._required_text(content, "password"),
+        )
+        place = self._address or self._address_in_secret(content)
         return replace(place, user=user, password=password)
 
     def attempts(self, until: Deadline, random: Random) -> Iterator[DatabaseAddress]:
@@ -210,7 +213,7 @@ class SecretCredentials:
             current = self.address(fresh=True, seconds=until.remaining())
             candidates = [current] if current not in tried else self._pending(until)
             new = [each for each in candidates if each not in tried]
-            if not new and number not in _SAME_AGAIN:
+            if not new and number not in _RETRY_SAME_PASSWORD:
                 continue
             tried += new
             yield new[0] if new else current
@@ -233,7 +236,7 @@ class SecretCredentials:
 
         try:
             return self._read_once(fresh=fresh)
-        except _Failed as failed:
+        except _SourceError as failed:
             error = failed.error
             if self._client is not None or not isinstance(error, ClientError):
                 raise
@@ -252,9 +255,9 @@ class SecretCredentials:
                 self._secret, max_age=SECRET_MAX_AGE_SECONDS, force_fetch=fresh
             )
         except GetParameterError as error:
-            raise _Failed(error.__context__ or error) from error
+            raise _SourceError(error.__context__ or error) from error
         except BotoCoreError as error:
-            raise _Failed(error) from error
+            raise _SourceError(error) from error
         return value
 
     def _unreadable(
@@ -266,7 +269,7 @@ class SecretCredentials:
         if not isinstance(error, ClientError):
             if isinstance(error, Exception) and is_configuration_error(error):
                 return ConfigurationError(f"{what}: {error}")
-            return self._silent(seconds, type(error).__name__)
+            return self._timeout_error(seconds, type(error).__name__)
         code = str(error.response.get("Error", {}).get("Code", ""))
         message = str(error.response.get("Error", {}).get("Message", ""))
         if error.operation_name != "GetSecretValue":
@@ -277,7 +280,7 @@ class SecretCredentials:
             return DatabaseUnavailable(
                 f"{what} ({code}): this machine's clock differs from Secrets Manager's; correct it"
             )
-        advice = _NOT_TRANSIENT.get(code)
+        advice = _PERMANENT_ERRORS.get(code)
         if advice is not None:
             text = advice.format(permission="secretsmanager:GetSecretValue")
             return ConfigurationError(f"{what} ({code}): {text}")
@@ -285,14 +288,14 @@ class SecretCredentials:
             f"{what} ({code}): Secrets Manager refused it for now; try again"
         )
 
-    def _silent(self, seconds: float, kind: str = "") -> DatabaseUnavailable:
+    def _timeout_error(self, seconds: float, kind: str = "") -> DatabaseUnavailable:
         return DatabaseUnavailable(
             f"Secrets Manager did not answer within {seconds:.1f} s for the secret {self._secret}"
             f"{f' ({kind})' if kind else ''}; in a VPC without a NAT gateway it needs an interface "
             "endpoint for secretsmanager, whose security group admits the function"
         )
 
-    def _content(self, value: str | bytes) -> Mapping[str, Any]:
+    def _parse_content(self, value: str | bytes) -> Mapping[str, Any]:
         try:
             content = json.loads(value)
         except ValueError:
@@ -304,7 +307,7 @@ class SecretCredentials:
             )
         return content
 
-    def _place(self, content: Mapping[str, Any]) -> DatabaseAddress:
+    def _address_in_secret(self, content: Mapping[str, Any]) -> DatabaseAddress:
         engine = content.get("engine", "postgres")
         if engine not in _ENGINES:
             raise ConfigurationError(
@@ -312,14 +315,14 @@ class SecretCredentials:
             )
         address = DatabaseAddress(
             database=str(content.get("dbname") or "postgres"),
-            host=self._text(content, "host"),
+            host=self._required_text(content, "host"),
             port=self._port(content),
         ).with_tls(**self._tls)
         if faults := address.faults():
             raise ConfigurationError(faults)
         return address
 
-    def _text(self, content: Mapping[str, Any], key: str) -> str:
+    def _required_text(self, content: Mapping[str, Any], key: str) -> str:
         value = content.get(key)
         if not isinstance(value, str) or not value:
             other = ", or give the address with LAMBDA_MIGRATE_DATABASE_URL" * (key == "host")
@@ -335,7 +338,7 @@ class SecretCredentials:
         return int(text)
 
 
-class _Failed(Exception):
+class _SourceError(Exception):
     """Powertools or botocore failed with ``error``; not for callers of this module."""
 
     def __init__(self, error: BaseException) -> None:
@@ -452,7 +455,7 @@ def open_connection(
         startup: See `connect`.
         opened: For tests.
         clock: Time.
-        random: Random numbers for the jitter.
+        random: Random numbers for the retry_delay.
 
     Raises:
         ConnectFailed: With the advice that belongs to the credentials.
@@ -487,7 +490,10 @@ def _with_advice(refusals: list[ConnectFailed], seconds: float, advice: str) -> 
     count = f"{len(refusals)} logins were refused within {seconds:.0f} s"
     parts = [last.reason, *([count] if len(refusals) > 1 else []), *([advice] if advice else [])]
     return ConnectFailed(
-        "; ".join(parts), permanent=last.permanent, sqlstate=last.sqlstate, answered=last.answered
+        "; ".join(parts),
+        permanent=last.permanent,
+        sqlstate=last.sqlstate,
+        server_responded=last.server_responded,
     )
 
 

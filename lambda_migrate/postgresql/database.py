@@ -40,7 +40,7 @@ class PostgreSQLDatabase:
         connect: Opens a connection: application name, seconds it may take.
         schema: Where our tables are.
         lock_timeout_seconds: For each lock that a transactional migration wants.
-        random: Chance, for jitter.
+        random: Chance, for retry_delay.
     """
 
     fingerprint: str
@@ -57,20 +57,18 @@ class PostgreSQLDatabase:
         """See `Database.inspect`."""
         from lambda_migrate.postgresql.fence import read_fence
         from lambda_migrate.postgresql.ports import Inspection
-        from lambda_migrate.postgresql.queries import Probe, Queries
-        from lambda_migrate.postgresql.session import history_rows
+        from lambda_migrate.postgresql.queries import Queries, SchemaProbe
+        from lambda_migrate.postgresql.session import parse_history_rows
 
         queries = Queries(self.schema)
 
         def look(run: Run) -> Inspection:
-            probe = Probe(*run(queries.probe())[0])
+            probe = SchemaProbe(*run(queries.probe())[0])
             fence = read_fence(run, queries, probe)
             if not (probe.has_fence and probe.has_history):
                 return Inspection(is_replica=probe.is_replica)
-            has_active_holder = bool(
-                run(queries.find_fence_locker()) or run(queries.find_session_lockers())
-            )
-            history = history_rows(run(queries.read_history()))
+            has_active_holder = bool(run(queries.find_holders()))
+            history = parse_history_rows(run(queries.read_history()))
             return Inspection(tuple(history), fence, has_active_holder, probe.is_replica)
 
         return self._look(look, deadline, what=f"the history in schema {self.schema!r}")
@@ -92,7 +90,7 @@ class PostgreSQLDatabase:
             ConnectionLost,
             PostgresError,
         )
-        from lambda_migrate.postgresql.queries import Limits
+        from lambda_migrate.postgresql.sql_fragments import ServerTimeouts
 
         limit = deadline.at_most(_READ_SECONDS)
         try:
@@ -101,24 +99,26 @@ class PostgreSQLDatabase:
             if failed.permanent:
                 raise ConfigurationError(str(failed)) from failed
             raise DatabaseUnavailable(str(failed)) from failed
-        limits = Limits(
+        timeouts = ServerTimeouts(
             lock=0,
             statement=max(1, round(limit.remaining() * 1000)),
             server_version=connection.server_version,
         )
 
         def run(query: str) -> list[list[Any]]:
-            return connection.run(f"{limits.set_alone()} {query}", timeout=limit.remaining())
+            return connection.run(
+                f"{timeouts.set_for_message()} {query}", timeout=limit.remaining()
+            )
 
         try:
             return read(run)
         except ConnectionLost as lost:
             raise DatabaseUnavailable(f"the connection to PostgreSQL broke: {lost}") from lost
         except PostgresError as error:
-            from lambda_migrate.postgresql.fence import MAY_PASS
+            from lambda_migrate.postgresql.fence import TRANSIENT_SQLSTATES
 
             unread = f"{what} cannot be read: {error.message} [{error.sqlstate}]"
-            if error.sqlstate.startswith(MAY_PASS):
+            if error.sqlstate.startswith(TRANSIENT_SQLSTATES):
                 raise DatabaseUnavailable(unread) from error
             raise ConfigurationError(unread) from error
         finally:
@@ -149,7 +149,8 @@ class PostgreSQLDatabase:
 
     def _fenced(self, grant: LeaseGrant) -> FencedConnection:
         from lambda_migrate.postgresql.fence import FencedConnection
-        from lambda_migrate.postgresql.queries import Queries, application_name
+        from lambda_migrate.postgresql.queries import Queries
+        from lambda_migrate.postgresql.sql_fragments import application_name
 
         name = application_name(grant.target, grant.fence, self.schema)
         return FencedConnection(
@@ -175,4 +176,4 @@ class PostgreSQLDatabase:
                     raise DatabaseUnavailable(
                         f"the connection to PostgreSQL broke: {lost}"
                     ) from lost
-                deadline.clock.sleep(min(fenced.jitter(attempt), deadline.remaining()))
+                fenced.pause(attempt, deadline)

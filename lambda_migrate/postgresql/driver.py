@@ -28,17 +28,17 @@ _HEAD = Struct("!ci")
 """Kind and length of a message; the length counts its own four bytes."""
 
 _READY, _ERROR, _ROW = b"Z", b"E", b"D"
-_UNREAD = b"NAHdc"
+_SKIPPED_KINDS = b"NAHdc"
 """Notices, notifications, what COPY writes out: a script may cause any number, of any length."""
 
-_PIECE = 1 << 16
+_CHUNK_BYTES = 1 << 16
 """How much is read at a time of what is not kept. No row that ends a script's message is longer:
 it is ours."""
 
 _FIELD_BYTES = 4_000
 """How much of one field of an error is kept: a DETAIL may quote a value of 1 GB."""
 
-_CUT = b" [...]"
+_TRUNCATION_MARK = b" [...]"
 
 _CONVERTERS: dict[int, Callable[[str], Any]] = {
     16: "t".__eq__,  # bool
@@ -65,16 +65,16 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
     Attributes:
         tags: Command tags of the last message, one for each statement that finished.
         last_error: The last message's ErrorResponse by field letter, or {}.
-        bound: Whether the login was bound to the TLS connection.
+        is_channel_bound: Whether the login was is_channel_bound to the TLS connection.
     """
 
     def __init__(self, *, channel_binding: str = "prefer", **arguments: Any) -> None:
         self.tags: list[str] = []
         self.last_error: dict[str, str] = {}
-        self.bound = False
+        self.is_channel_bound = False
         self._keep: int | None = None
-        self._binding_demanded = channel_binding == "require"
-        self._server_proved = False
+        self._requires_binding = channel_binding == "require"
+        self._server_verified = False
         self._sock: Any = None
         super().__init__(**arguments)
         self.pg_types = defaultdict(lambda: str, _CONVERTERS)
@@ -94,20 +94,20 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
         code = b""
         while code != _READY:
             code, length = _HEAD.unpack(self._read(5))
-            if self._is_unread(code, length):
-                for _ in self._pieces(length - 4):
+            if self._is_skipped(code, length):
+                for _ in self._read_chunks(length - 4):
                     pass
                 continue
             handle = self.message_types[code]
-            read = _abridged if code == _ERROR else b"".join
-            handle(read(self._pieces(length - 4)), context)
+            read = _truncate_error_fields if code == _ERROR else b"".join
+            handle(read(self._read_chunks(length - 4)), context)
         if context.error is not None:
             raise context.error
 
-    def _is_unread(self, code: bytes, length: int) -> bool:
+    def _is_skipped(self, code: bytes, length: int) -> bool:
         if code == _ROW and self._keep is not None:
-            return self._keep == 0 or length > _PIECE
-        return code in _UNREAD
+            return self._keep == 0 or length > _CHUNK_BYTES
+        return code in _SKIPPED_KINDS
 
     def _read(self, length: int) -> bytes:
         data: bytes = self._sock.read(length)
@@ -115,10 +115,10 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
             raise InterfaceError("network error")
         return data
 
-    def _pieces(self, length: int) -> Iterator[bytes]:
+    def _read_chunks(self, length: int) -> Iterator[bytes]:
         while length > 0:
-            yield self._read(min(length, _PIECE))
-            length -= _PIECE
+            yield self._read(min(length, _CHUNK_BYTES))
+            length -= _CHUNK_BYTES
 
     @property
     def speaks_utf8(self) -> bool:
@@ -149,20 +149,22 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
         code = unpack_from("!i", data)[0]
         if code in _WITH_PASSWORD and self.password is None:
             raise LoginRefused("the server asks for a password and none is configured")
-        if self._binding_demanded and not self._may_go_on_bound(code, data):
-            raise LoginRefused("channel_binding=require, and the server offers no bound SCRAM")
+        if self._requires_binding and not self._keeps_channel_binding(code, data):
+            raise LoginRefused(
+                "channel_binding=require, and the server offers no is_channel_bound SCRAM"
+            )
         super().handle_AUTHENTICATION_REQUEST(data, context)
         if code == _SASL:
-            self.bound = self.auth.mechanism_name.endswith("-PLUS")
-        self._server_proved = self._server_proved or code == _SASL_FINAL
+            self.is_channel_bound = self.auth.mechanism_name.endswith("-PLUS")
+        self._server_verified = self._server_verified or code == _SASL_FINAL
 
-    def _may_go_on_bound(self, code: int, data: bytes) -> bool:
+    def _keeps_channel_binding(self, code: int, data: bytes) -> bool:
         if code == _SASL:
             return b"-PLUS" in data and hasattr(self._usock, "getpeercert")
-        return self._server_proved if code == _AUTHENTICATION_OK else code not in _WITH_PASSWORD
+        return self._server_verified if code == _AUTHENTICATION_OK else code not in _WITH_PASSWORD
 
     def handle_ERROR_RESPONSE(self, data: bytes, context: Any) -> None:
-        super().handle_ERROR_RESPONSE(_abridged([data]), context)
+        super().handle_ERROR_RESPONSE(_truncate_error_fields([data]), context)
         self.last_error = context.error.args[0]
 
     def handle_COMMAND_COMPLETE(self, data: bytes, context: Any) -> None:
@@ -170,7 +172,7 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
         if self._transaction_status == _FAILED and len(self.tags) == 1:
             word = first_word(context.statement)
             if word not in ("ROLLBACK", "ABORT"):
-                context.error = DatabaseError(_rolled_back_instead(word))
+                context.error = DatabaseError(_commit_refused_fields(word))
 
     def handle_ROW_DESCRIPTION(self, data: bytes, context: Any) -> None:
         at = 2
@@ -219,7 +221,7 @@ def first_word(sql: str) -> str:
     return word.group().upper() if word else ""
 
 
-def _abridged(pieces: Iterable[bytes]) -> bytes:
+def _truncate_error_fields(pieces: Iterable[bytes]) -> bytes:
     """An ErrorResponse, given in pieces, with the beginning of each of its fields."""
     kept = bytearray()
     room = _FIELD_BYTES
@@ -230,12 +232,12 @@ def _abridged(pieces: Iterable[bytes]) -> bytes:
                 room = _FIELD_BYTES
             kept += part[: max(room, 0)]
             if len(part) > room >= 0:
-                kept += _CUT
+                kept += _TRUNCATION_MARK
             room -= len(part)
     return bytes(kept)
 
 
-def _rolled_back_instead(word: str) -> dict[str, str]:
+def _commit_refused_fields(word: str) -> dict[str, str]:
     return {
         "V": "ERROR",
         "C": "25P02",

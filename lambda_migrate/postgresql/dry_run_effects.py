@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["MODES", "AdvancedSequence", "MigrationEffects", "RelationLock", "TableChange"]
+__all__ = ["LOCK_MODES", "AdvancedSequence", "MigrationEffects", "RelationLock", "TableChange"]
 
-MODES = {
+LOCK_MODES = {
     "AccessShareLock": "ACCESS SHARE",
     "RowShareLock": "ROW SHARE",
     "RowExclusiveLock": "ROW EXCLUSIVE",
@@ -18,7 +18,7 @@ MODES = {
 }
 """Lock modes as ``pg_locks`` has them, and as the manual and ``LOCK TABLE`` do; weakest first."""
 
-_STRENGTH = {mode: strength for strength, mode in enumerate(MODES.values())}
+_STRENGTH = {mode: strength for strength, mode in enumerate(LOCK_MODES.values())}
 _BLOCKS_WRITES = _STRENGTH["SHARE"]
 _BLOCKS_READS = _STRENGTH["ACCESS EXCLUSIVE"]
 

@@ -50,7 +50,7 @@ def failure_of(
     """
     message = _message(error, overdue=overdue)
     lines = [f"{name} failed: {message} [{error.sqlstate}]"]
-    lines += _place(error, script, path=path, completed=completed)
+    lines += _source_lines(error, script, path=path, completed=completed)
     lines += [
         f"  {label}: {redact(text)}"
         for label, text in (
@@ -62,7 +62,7 @@ def failure_of(
         if text
     ]
     return MigrationFailed(
-        _without_data(message, error.sqlstate),
+        _hide_quoted_data(message, error.sqlstate),
         migration=name,
         sqlstate=error.sqlstate,
         detail="\n".join(lines),
@@ -81,12 +81,14 @@ def _message(error: PostgresError, *, overdue: bool) -> str:
     return redact(error.message)[:_MAX_CAUSE_LENGTH]
 
 
-def _without_data(message: str, sqlstate: str) -> str:
+def _hide_quoted_data(message: str, sqlstate: str) -> str:
     """The message as it may go to logs, alarms and the lease table."""
     return _QUOTED.sub('"***"', message) if sqlstate.startswith(_DATA_EXCEPTION) else message
 
 
-def _place(error: PostgresError, script: Script, *, path: str, completed: int | None) -> list[str]:
+def _source_lines(
+    error: PostgresError, script: Script, *, path: str, completed: int | None
+) -> list[str]:
     if completed is None:
         return [f"  in {path}"]
     position = error.position or _start_of_statement(script, completed)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.migrations.adoption import OtherEntry, OtherHistory
 from lambda_migrate.postgresql.connection import PostgresError
-from lambda_migrate.postgresql.queries import find_tables, read_versions
+from lambda_migrate.postgresql.sql_fragments import SAFE_PATH, identifier, literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TOOLS", "Tool", "read_other_histories"]
 
-_MOST = 100_000
+_MAX_ROWS = 100_000
 """Rows of one table: more than any project has migrations."""
 
 _LOCK_MS = 2_000
@@ -279,12 +279,12 @@ def _read(run: Run, tool: Tool, schema: str, table: str, *, may_read: bool) -> O
     fault = "cannot be read by this role: GRANT SELECT on it, and USAGE on its schema"
     rows: Sequence[Sequence[Any]] = ()
     if may_read:
-        message = read_versions(
+        message = read_tool_history(
             (schema, table),
             (tool.key, tool.label or tool.key, tool.state, tool.covers),
             where=tool.where,
             order=tool.order,
-            limit=_MOST,
+            limit=_MAX_ROWS,
             lock_ms=_LOCK_MS,
         )
         try:
@@ -303,3 +303,50 @@ def _entries(tool: Tool, rows: Sequence[Sequence[Any]]) -> tuple[OtherEntry, ...
         version = int(number[1]) if number is not None else None
         latest[key] = OtherEntry(label, state, version, covers)
     return tuple(latest.values())
+
+
+def find_tables(names: Sequence[str]) -> str:
+    """Tables of these names in all schemas: schema, name, ``column:type`` lines, may we read it.
+
+    Columns of types that are not PostgreSQL's own are left out: to turn one into text may call a
+    function of its owner's.
+    """
+    return f"""
+        {SAFE_PATH}
+        SELECT n.nspname, c.relname, string_agg(concat(a.attname, ':', t.typname), chr(10)),
+               has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+        JOIN pg_type t ON t.oid = a.atttypid AND t.typnamespace = 'pg_catalog'::regnamespace
+        WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_'
+          AND n.nspname <> 'information_schema' AND c.relname IN ({", ".join(map(literal, names))})
+        GROUP BY n.nspname, n.oid, c.relname, c.oid ORDER BY n.nspname, c.relname"""
+
+
+def read_tool_history(
+    table: tuple[str, str],
+    columns: tuple[str, str, str, str],
+    *,
+    where: str,
+    order: str,
+    limit: int,
+    lock_ms: int,
+) -> str:
+    """Rows of another tool's history table: key, label, state, whether it covers those before.
+
+    With row security off PostgreSQL fails where a policy of the table's owner would have to run.
+
+    Args:
+        table: Its schema and name, unquoted.
+        columns: SQL expressions of ours for the four.
+        where: Which rows count, in SQL of ours.
+        order: In which order, in SQL of ours.
+        limit: How many rows at most.
+        lock_ms: How long to wait for a lock on the table.
+    """
+    key, label, state, covers = columns
+    return (
+        f"{SAFE_PATH} SET LOCAL row_security = off; SET LOCAL lock_timeout = {lock_ms};"
+        f" SELECT {key}::text, {label}::text, {state}, {covers}"
+        f" FROM {'.'.join(map(identifier, table))} WHERE {where} ORDER BY {order} LIMIT {limit}"
+    )

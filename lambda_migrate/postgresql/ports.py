@@ -300,7 +300,7 @@ class Database(Protocol):
         """
 
     def inspect(self, deadline: Deadline) -> Inspection:
-        """Look through one short connection, without a fence."""
+        """CatalogFinding through one short connection, without a fence."""
 
     def read_history(self, deadline: Deadline) -> list[HistoryRow]:
         """As `inspect`, the history alone; [] if there is none."""

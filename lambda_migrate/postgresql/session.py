@@ -8,12 +8,12 @@ from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable, Migra
 from lambda_migrate.migrations import HistoryRow, RowState, Script
 from lambda_migrate.postgresql.connection import ConnectionLost, PostgresError
 from lambda_migrate.postgresql.non_transactional import (
-    apply_outside,
-    in_history,
-    revert_outside,
+    already_applied_error,
+    apply_non_transactional,
+    roll_back_non_transactional,
     settle,
 )
-from lambda_migrate.postgresql.transactional import apply_in_transaction, revert_in_transaction
+from lambda_migrate.postgresql.transactional import apply_in_transaction, roll_back_in_transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations.adoption import OtherHistory
     from lambda_migrate.postgresql.fence import FencedConnection
 
-__all__ = ["PostgreSQLSession", "history_rows"]
+__all__ = ["PostgreSQLSession", "parse_history_rows"]
 
 
 class PostgreSQLSession:
@@ -38,7 +38,7 @@ class PostgreSQLSession:
     def __init__(self, fenced: FencedConnection, deadline: Deadline) -> None:
         self._fenced = fenced
         self._deadline = deadline
-        self._seen: dict[int, HistoryRow] = {}
+        self._known_rows: dict[int, HistoryRow] = {}
         fenced.on_reattached = self._require_unchanged
 
     @property
@@ -62,8 +62,8 @@ class PostgreSQLSession:
         Raises:
             DatabaseUnavailable: A row that this holder has seen or written vanished or changed.
         """
-        rows = self._ours(lambda: self._read_unchanged(self._deadline))
-        self._seen = {row.version: row for row in rows}
+        rows = self._run_own_statement(lambda: self._read_unchanged(self._deadline))
+        self._known_rows = {row.version: row for row in rows}
         return list(rows)
 
     def read_other_histories(self) -> list[OtherHistory]:
@@ -73,44 +73,44 @@ class PostgreSQLSession:
         def run(sql: str) -> list[list[Any]]:
             return self._fenced.read(sql, self._deadline)
 
-        found: list[OtherHistory] = self._ours(lambda: read_other_histories(run))
+        found: list[OtherHistory] = self._run_own_statement(lambda: read_other_histories(run))
         return found
 
     def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
         """See `FencedSession.apply`."""
-        self._seen.pop(migration.version, None)  # a connection may break in the middle
+        self._known_rows.pop(migration.version, None)  # a connection may break in the middle
         if migration.up.transactional:
             milliseconds = apply_in_transaction(self._fenced, migration, digest, deadline)
         else:
             self._require_direct(migration.name, deadline)
-            if self._settle_first(migration.version, deadline):
-                raise in_history(migration)
-            milliseconds = apply_outside(self._fenced, migration, digest, deadline)
-        self._seen[migration.version] = HistoryRow(
+            if self._settle_if_in_doubt(migration.version, deadline):
+                raise already_applied_error(migration)
+            milliseconds = apply_non_transactional(self._fenced, migration, digest, deadline)
+        self._known_rows[migration.version] = HistoryRow(
             migration.version, migration.name, migration.checksum, digest
         )
         return milliseconds
 
     def roll_back(self, row: HistoryRow, deadline: Deadline) -> int:
         """See `FencedSession.roll_back`."""
-        self._seen.pop(row.version, None)
+        self._known_rows.pop(row.version, None)
         is_outside = row.down is not None and not row.down.transactional
         if is_outside:
             self._require_direct(row.name, deadline)
         may_be_in_doubt = row.state is not RowState.APPLIED or is_outside
-        if may_be_in_doubt and not self._settle_first(row.version, deadline):
+        if may_be_in_doubt and not self._settle_if_in_doubt(row.version, deadline):
             return 0
         if row.down is None or row.down.transactional:
-            return revert_in_transaction(self._fenced, row, deadline)
+            return roll_back_in_transaction(self._fenced, row, deadline)
         self._require_direct(row.name, deadline)
-        return revert_outside(self._fenced, row, deadline)
+        return roll_back_non_transactional(self._fenced, row, deadline)
 
     def settle(self, row: HistoryRow, deadline: Deadline) -> None:
         """See `FencedSession.settle`."""
-        self._seen.pop(row.version, None)
+        self._known_rows.pop(row.version, None)
         settle(self._fenced, row, deadline)
 
-    def _settle_first(self, version: int, deadline: Deadline) -> bool:
+    def _settle_if_in_doubt(self, version: int, deadline: Deadline) -> bool:
         """Settle the version's row if it is in doubt; whether there is a row then."""
         state = self._state_of(version, deadline)
         if state in (None, RowState.APPLIED.value):
@@ -122,7 +122,7 @@ class PostgreSQLSession:
 
     def _state_of(self, version: int, deadline: Deadline) -> str | None:
         read = self._fenced.queries.read_row(version)
-        rows = self._ours(lambda: self._fenced.read(read, deadline))
+        rows = self._run_own_statement(lambda: self._fenced.read(read, deadline))
         return rows[0][0] if rows else None
 
     def record_applied(
@@ -130,18 +130,20 @@ class PostgreSQLSession:
     ) -> None:
         """See `FencedSession.record_applied`."""
         for migration, _ in migrations:
-            self._seen.pop(migration.version, None)
+            self._known_rows.pop(migration.version, None)
         if migrations:
             self._write(
-                self._fenced.queries.record(migrations, self._fenced.grant, baseline=baseline)
+                self._fenced.queries.upsert_applied(
+                    migrations, self._fenced.grant, baseline=baseline
+                )
             )
 
     def delete_rows(self, versions: Sequence[int]) -> None:
         """See `FencedSession.delete_rows`."""
         for version in versions:
-            self._seen.pop(version, None)
+            self._known_rows.pop(version, None)
         if versions:
-            self._write(self._fenced.queries.delete(versions))
+            self._write(self._fenced.queries.delete_rows(versions))
 
     def abort(self) -> None:
         """See `FencedSession.abort`."""
@@ -165,25 +167,25 @@ class PostgreSQLSession:
 
     def _require_direct(self, name: str, deadline: Deadline) -> None:
         """Refuse before anything is written what must not run through a pooler."""
-        self._ours(lambda: self._fenced.require_direct(name, deadline))
+        self._run_own_statement(lambda: self._fenced.require_direct(name, deadline))
 
     def _read_unchanged(self, deadline: Deadline) -> list[HistoryRow]:
         """The history; only this holder may write it, so that it holds what was seen before."""
         rows = self._fenced.read(self._fenced.queries.read_history(), deadline)
-        history = history_rows(rows)
-        now = {row.version: _essence(row) for row in history}
-        for version, row in self._seen.items():
-            if now.get(version) != _essence(row):
-                raise DatabaseUnavailable(_vanished(row, is_there=version in now))
+        history = parse_history_rows(rows)
+        now = {row.version: _compared_fields(row) for row in history}
+        for version, row in self._known_rows.items():
+            if now.get(version) != _compared_fields(row):
+                raise DatabaseUnavailable(_lost_commit_message(row, is_there=version in now))
         return history
 
     def _require_unchanged(self, deadline: Deadline) -> None:
         self._read_unchanged(deadline)
 
     def _write(self, writes: str) -> None:
-        self._ours(lambda: self._fenced.write(f"{writes}; SELECT 1", self._deadline))
+        self._run_own_statement(lambda: self._fenced.write(f"{writes}; SELECT 1", self._deadline))
 
-    def _ours(self, act: Callable[[], Any]) -> Any:
+    def _run_own_statement(self, act: Callable[[], Any]) -> Any:
         """Run a statement of ours; try once more on a new connection."""
         try:
             try:
@@ -200,11 +202,11 @@ class PostgreSQLSession:
             ) from error
 
 
-def _essence(row: HistoryRow) -> tuple[object, ...]:
+def _compared_fields(row: HistoryRow) -> tuple[object, ...]:
     return row.name, row.checksum, row.digest, row.state
 
 
-def _vanished(row: HistoryRow, *, is_there: bool) -> str:
+def _lost_commit_message(row: HistoryRow, *, is_there: bool) -> str:
     what = "has changed" if is_there else "is gone"
     return (
         f"the history row of {row.name} was committed and {what} now: PostgreSQL has lost commits "
@@ -213,12 +215,12 @@ def _vanished(row: HistoryRow, *, is_there: bool) -> str:
     )
 
 
-def history_rows(rows: list[list[Any]]) -> list[HistoryRow]:
+def parse_history_rows(rows: list[list[Any]]) -> list[HistoryRow]:
     """The rows of `Queries.read_history`, in the order of versions."""
-    return sorted(map(_history_row, rows), key=lambda row: row.version)
+    return sorted(map(_parse_history_row, rows), key=lambda row: row.version)
 
 
-def _history_row(row: list[Any]) -> HistoryRow:
+def _parse_history_row(row: list[Any]) -> HistoryRow:
     down = None
     if row[12] is not None:
         down = Script(
@@ -231,7 +233,7 @@ def _history_row(row: list[Any]) -> HistoryRow:
     if row[11] is not None:
         up = Script(row[11], transactional=False, repeatable=row[16] is True)
     return HistoryRow(
-        version=_number(row[0]),
+        version=_parse_version(row[0]),
         name=row[1],
         checksum=row[2],
         digest=row[3],
@@ -248,7 +250,7 @@ def _history_row(row: list[Any]) -> HistoryRow:
     )
 
 
-def _number(version: str) -> int:
+def _parse_version(version: str) -> int:
     """A version of our own format; the table has room for those of others.
 
     Raises:

@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from lambda_migrate.postgresql.fence import FencedConnection
 
 __all__ = [
-    "CANCEL_SLACK_SECONDS",
-    "LOST_AT_MOST",
-    "RETRIED",
+    "CANCEL_TOLERANCE_SECONDS",
+    "MAX_CONNECTION_LOSSES",
+    "RETRYABLE_SQLSTATES",
     "apply_in_transaction",
     "require_migration",
     "require_runnable",
-    "revert_in_transaction",
+    "roll_back_in_transaction",
 ]
 
-RETRIED = frozenset({"55P03", "40P01", "40001"})
+RETRYABLE_SQLSTATES = frozenset({"55P03", "40P01", "40001"})
 """Lock not available, deadlock, serialization failure: the next time it may succeed."""
 
-LOST_AT_MOST = 5
+MAX_CONNECTION_LOSSES = 5
 """A script whose connection breaks this often in a row is what breaks it."""
 
 
@@ -43,7 +43,7 @@ def require_migration(migration: Migration) -> None:
     """
     path = migration.path or migration.name
     require_runnable(migration.up, name=migration.name, path=path)
-    if migration.down is not None and _unsendable(migration.down, path=path):
+    if migration.down is not None and _find_unsendable(migration.down, path=path):
         require_runnable(migration.down, name=migration.name, path=path)
 
 
@@ -53,12 +53,12 @@ def require_runnable(script: Script, *, name: str, path: str) -> None:
     Raises:
         MigrationFailed: With every fault and its line.
     """
-    faults = _unsendable(script, path=path) or check_script(script, path=path)
+    faults = _find_unsendable(script, path=path) or check_script(script, path=path)
     if faults:
         raise MigrationFailed(faults[0], migration=name, detail="\n".join([f"{name}:", *faults]))
 
 
-def _unsendable(script: Script, *, path: str) -> list[str]:
+def _find_unsendable(script: Script, *, path: str) -> list[str]:
     """Characters that files cannot hold, `migrations.directory` sees to that, but code can."""
     match = _UNSENDABLE.search(script.sql)
     if match is None:
@@ -78,16 +78,16 @@ def apply_in_transaction(
     path = migration.path or migration.name
     require_migration(migration)
 
-    def already_done() -> int | None:
+    def read_duration_if_done() -> int | None:
         rows = fenced.read(fenced.queries.read_row(migration.version), deadline)
         return rows[0][2] if rows and rows[0][:2] == ["applied", migration.checksum] else None
 
-    run = _Run(fenced, migration.up, name=migration.name, path=path, deadline=deadline)
+    run = _ScriptRunner(fenced, migration.up, name=migration.name, path=path, deadline=deadline)
     row = fenced.queries.insert_applied(migration, digest, fenced.grant)
-    return run.until_done(row, already_done)
+    return run.run_until_done(row, read_duration_if_done)
 
 
-def revert_in_transaction(fenced: FencedConnection, row: HistoryRow, deadline: Deadline) -> int:
+def roll_back_in_transaction(fenced: FencedConnection, row: HistoryRow, deadline: Deadline) -> int:
     """Revert one migration by its stored down script; see `FencedSession.roll_back`."""
     script = row.down
     if script is None:
@@ -98,14 +98,14 @@ def revert_in_transaction(fenced: FencedConnection, row: HistoryRow, deadline: D
     path = f"{row.name} (stored down script)"
     require_runnable(script, name=row.name, path=path)
 
-    def already_done() -> int | None:
+    def read_duration_if_done() -> int | None:
         return None if fenced.read(fenced.queries.read_row(row.version), deadline) else 0
 
-    run = _Run(fenced, script, name=row.name, path=path, deadline=deadline)
-    return run.until_done(fenced.queries.delete_reverted(row.version), already_done)
+    run = _ScriptRunner(fenced, script, name=row.name, path=path, deadline=deadline)
+    return run.run_until_done(fenced.queries.delete_rolled_back(row.version), read_duration_if_done)
 
 
-class _TryAgain(Exception):
+class _RetryableFailure(Exception):
     """The attempt left nothing behind, and the next one may succeed."""
 
     def __init__(self, failure: MigrationFailed) -> None:
@@ -113,7 +113,7 @@ class _TryAgain(Exception):
         super().__init__(str(failure))
 
 
-class _Run:
+class _ScriptRunner:
     """Attempts at one script until it is committed, fails for good, or time is over."""
 
     def __init__(
@@ -124,57 +124,58 @@ class _Run:
         self._name = name
         self._path = path
         self._deadline = deadline
-        self._losses = 0
+        self._lost_connections = 0
         self._before: MigrationFailed | None = None
 
-    def until_done(self, write: str, already_done: Callable[[], int | None]) -> int:
+    def run_until_done(self, write: str, read_duration_if_done: Callable[[], int | None]) -> int:
         """Run the script with ``write`` in its transaction; returns milliseconds.
 
         Args:
             write: The history statement.
-            already_done: What the history says after a connection was lost, None if undone.
+            read_duration_if_done: Reads the history after a connection was lost; returns the
+                duration of a migration that was committed, else None.
         """
         from tenacity import Retrying, retry_if_exception_type
 
         retrying = Retrying(
-            retry=retry_if_exception_type(_TryAgain),
+            retry=retry_if_exception_type(_RetryableFailure),
             stop=lambda _state: self._deadline.is_over,
             wait=lambda state: min(
-                self._fenced.jitter(state.attempt_number), self._deadline.remaining()
+                self._fenced.retry_delay(state.attempt_number), self._deadline.remaining()
             ),
             sleep=self._deadline.clock.sleep,
             reraise=True,
         )
         try:
-            return int(retrying(self._attempt, write, already_done))
-        except _TryAgain as again:
+            return int(retrying(self._attempt, write, read_duration_if_done))
+        except _RetryableFailure as again:
             raise again.failure from again
 
-    def _attempt(self, write: str, already_done: Callable[[], int | None]) -> int:
+    def _attempt(self, write: str, read_duration_if_done: Callable[[], int | None]) -> int:
         if self._deadline.is_over:
             # What it failed of before says more than that time is over.
             raise self._before or MigrationFailed(
                 "the deadline has passed", migration=self._name, is_timeout=True
             )
         try:
-            if self._losses:
+            if self._lost_connections:
                 self._fenced.reattach(self._deadline)
-                done = already_done()
+                done = read_duration_if_done()
                 if done is not None:
                     return done
-            return self._once(write)
-        except _TryAgain as again:
+            return self._run_once(write)
+        except _RetryableFailure as again:
             self._before = again.failure
             raise
         except ConnectionLost as lost:
             raise self._lost(lost) from lost
 
-    def _once(self, write: str) -> int:
+    def _run_once(self, write: str) -> int:
         try:
-            return int(self._fenced.run_enclosed(self._script.sql, write, self._deadline)[0])
+            return int(self._fenced.run_script(self._script.sql, write, self._deadline)[0])
         except ScriptRefused as refused:
-            if self._fenced.queries.is_out_of_transaction(refused.error):
-                raise self._ended_its_transaction() from refused
+            if self._fenced.queries.is_outside_transaction(refused.error):
+                raise self._transaction_ended_error() from refused
             raise self._failed(refused.error, completed=refused.completed) from refused
 
     def _failed(self, error: PostgresError, *, completed: int | None) -> Exception:
@@ -184,15 +185,15 @@ class _Run:
             name=self._name,
             path=self._path,
             completed=completed,
-            overdue=self._deadline.remaining() < CANCEL_SLACK_SECONDS,
+            overdue=self._deadline.remaining() < CANCEL_TOLERANCE_SECONDS,
         )
-        return _TryAgain(failure) if error.sqlstate in RETRIED else failure
+        return _RetryableFailure(failure) if error.sqlstate in RETRYABLE_SQLSTATES else failure
 
     def _lost(self, lost: ConnectionLost) -> Exception:
         """Our own abort and a successor's takeover end it; anything else is tried again."""
         if self._fenced.is_aborted:
-            return self._fenced.lost()
-        self._losses += 1
+            return self._fenced.lease_lost()
+        self._lost_connections += 1
         self._before = failure = MigrationFailed(
             overdue_cause()
             if lost.sqlstate == TRANSACTION_TIMEOUT
@@ -201,9 +202,13 @@ class _Run:
             sqlstate=lost.sqlstate,
             is_timeout=lost.sqlstate == TRANSACTION_TIMEOUT,
         )
-        return _TryAgain(failure) if self._losses < LOST_AT_MOST else failure
+        return (
+            _RetryableFailure(failure)
+            if self._lost_connections < MAX_CONNECTION_LOSSES
+            else failure
+        )
 
-    def _ended_its_transaction(self) -> RepairRequired:
+    def _transaction_ended_error(self) -> RepairRequired:
         return RepairRequired(
             "the script ended the transaction that it ran in, so part of it may be committed "
             "without a history row; look at the database, then say `lambda-migrate repair "
@@ -212,6 +217,6 @@ class _Run:
         )
 
 
-CANCEL_SLACK_SECONDS = 0.1
+CANCEL_TOLERANCE_SECONDS = 0.1
 """A statement cancelled with less than this left was cancelled by the deadline, not by a person:
 ``statement_timeout`` was set from the same deadline, and a round trip lies between."""

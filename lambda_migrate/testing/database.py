@@ -134,7 +134,7 @@ class InMemoryDatabase:
             reverting: It was at the down script.
         """
         with self._guard:
-            state = RowState.REVERTING if reverting else RowState.STARTED
+            state = RowState.ROLLING_BACK if reverting else RowState.STARTED
             row = self._row(migration, digest, fence=self.token, owner=self._owner)
             self._leave(row, state, up=None if reverting else migration.up)
             self._took_effect[migration.version] = took_effect
@@ -323,7 +323,7 @@ class InMemorySession:
         except MigrationFailed as failed:
             if _may_have_committed_a_part(row.down):
                 with self._under_fence() as database:
-                    database._leave(row, RowState.REVERTING)
+                    database._leave(row, RowState.ROLLING_BACK)
                 raise _repair_required(row, failed.cause) from failed
             raise
         with self._under_fence() as database:
@@ -334,7 +334,7 @@ class InMemorySession:
     def settle(self, row: HistoryRow, deadline: Deadline) -> None:
         """See `FencedSession.settle`."""
         with self._under_fence(deadline) as database:
-            reverting = row.state is RowState.REVERTING
+            reverting = row.state is RowState.ROLLING_BACK
             script = row.down if reverting else row.up
             took_effect = database._took_effect.get(row.version)
             if took_effect is None:

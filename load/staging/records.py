@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lambda_migrate.postgresql.queries import identifier, literal
+from lambda_migrate.postgresql.sql_fragments import identifier, literal
 
 __all__ = [
     "Kept",

@@ -20,7 +20,8 @@ from lambda_migrate.postgresql.connection import connect
 from lambda_migrate.postgresql.credentials import UrlCredentials, open_connection
 from lambda_migrate.postgresql.database import PostgreSQLDatabase
 from lambda_migrate.postgresql.ports import Database, FencedSession, LeaseGrant
-from lambda_migrate.postgresql.queries import Queries, identifier, literal
+from lambda_migrate.postgresql.queries import Queries
+from lambda_migrate.postgresql.sql_fragments import identifier, literal
 from lambda_migrate.testing import InMemoryDatabase
 
 SCHEMA = "lambda_migrate"
@@ -175,7 +176,7 @@ class PostgreSQLBench:
         reverting: bool = False,
     ) -> HistoryRow:
         held.record_applied([(interrupted, "digest")], baseline=False)
-        state = RowState.REVERTING if reverting else RowState.STARTED
+        state = RowState.ROLLING_BACK if reverting else RowState.STARTED
         up = "NULL" if reverting else literal(interrupted.up.sql)
         self._run(
             f"UPDATE {SCHEMA}.history SET state = {literal(state.value)}, applied_at = NULL,"

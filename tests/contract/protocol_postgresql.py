@@ -27,7 +27,8 @@ from lambda_migrate.postgresql.connection import ConnectFailed, Connection, Post
 from lambda_migrate.postgresql.credentials import UrlCredentials, open_connection
 from lambda_migrate.postgresql.database import PostgreSQLDatabase
 from lambda_migrate.postgresql.ports import Database
-from lambda_migrate.postgresql.queries import Queries, identifier, literal
+from lambda_migrate.postgresql.queries import Queries
+from lambda_migrate.postgresql.sql_fragments import identifier, literal
 from lambda_migrate.testing import FakeClock, FixedRandom
 from tests.contract.databases import Server, migration
 from tests.contract.leases import TableByOwnClock
@@ -57,7 +58,7 @@ class RealServers:
         self._stack.callback(admin.run, f"DROP DATABASE {name} WITH (FORCE)")
         self.credentials = UrlCredentials(replace(self._server, database=name))
         self.outside = self._stack.enter_context(self.open("outside"))
-        taken = Queries("any").finish_take(is_direct=True)
+        taken = Queries("any").commit_fence(is_direct=True)
         assert len(_SESSION_LOCK.findall(taken)) == 1  # else nothing would be pooled
         return self
 

@@ -498,7 +498,7 @@ def test_a_row_in_doubt_is_settled_by_what_the_database_holds(
 ) -> None:
     with hold(bench) as held:
         row = bench.leave_in_doubt(held, INDEX, took_effect=took_effect, reverting=reverting)
-        assert row.state is (RowState.REVERTING if reverting else RowState.STARTED)
+        assert row.state is (RowState.ROLLING_BACK if reverting else RowState.STARTED)
         held.settle(row, soon())
         rows = held.read_history()
     assert [r.state for r in rows] == [RowState.APPLIED] * is_applied

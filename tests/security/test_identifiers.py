@@ -11,11 +11,11 @@ import pytest
 
 from lambda_migrate.errors import ConfigurationError, LeaseHeld
 from lambda_migrate.migrations import Migration, RowState
-from lambda_migrate.postgresql import queries
 from lambda_migrate.postgresql.connection import Connection, PostgresError
-from lambda_migrate.postgresql.queries import (
+from lambda_migrate.postgresql.queries import Queries
+from lambda_migrate.postgresql.sql_fragments import (
     DEFAULT_SCHEMA,
-    Queries,
+    SAFE_PATH,
     application_name,
     identifier,
     literal,
@@ -115,7 +115,7 @@ def test_a_name_ends_no_session_and_no_target_ends_the_comment_that_names_it(
     with victim.connect(application_name(target, 1)) as namesake:
         with victim.holder(2, grant={"target": target}) as held:
             held.apply(migration("SELECT 1"), "d", soon())
-            held._fenced.run_outside("VACUUM pg_class", soon())
+            held._fenced.run_non_transactional("VACUUM pg_class", soon())
         assert namesake.run("SELECT 1") == [[1]]
 
 
@@ -289,7 +289,7 @@ def test_a_script_runs_under_the_roles_own_path(bench: Bench) -> None:
 
 def test_our_path_ends_with_its_transaction(bench: Bench) -> None:
     with bench.connect() as connection:
-        connection.run(f"{queries._OWN_PATH} SELECT 1")
+        connection.run(f"{SAFE_PATH} SELECT 1")
         assert connection.run("SHOW search_path") == [['"$user", public']]
 
 

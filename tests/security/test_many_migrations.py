@@ -111,7 +111,7 @@ ACTS: dict[str, Callable[[Path, Manifest], Any]] = {
     "a status": lambda _, manifest: status_document(
         _status(manifest, history(manifest)), manifest, PLACE, has_table=True
     ),
-    "a baseline": lambda _, manifest: Queries("s").record(
+    "a baseline": lambda _, manifest: Queries("s").upsert_applied(
         [(m, manifest.digest_at(m.version)) for m in manifest],
         LeaseGrant("t", 1, "o"),
         baseline=True,

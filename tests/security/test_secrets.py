@@ -19,7 +19,12 @@ from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import Manifest
 from lambda_migrate.migrations.sql.excerpt import redact
 from lambda_migrate.postgresql.address import parse_url
-from lambda_migrate.postgresql.connection import ConnectFailed, PostgresError, _Attempt, connect
+from lambda_migrate.postgresql.connection import (
+    ConnectFailed,
+    PostgresError,
+    _ConnectAttempt,
+    connect,
+)
 from lambda_migrate.postgresql.credentials import IamCredentials, SecretCredentials, UrlCredentials
 from lambda_migrate.runner import MigrationRunner
 from lambda_migrate.settings import Settings
@@ -39,7 +44,7 @@ def test_no_value_that_holds_a_password_shows_it() -> None:
     url = f"postgresql://app:{PASSWORD}@127.0.0.1:1/d"
     settings = Settings.load({}, database_url=url)
     address = parse_url(url)
-    attempt = _Attempt(
+    attempt = _ConnectAttempt(
         address=address,
         user="app",
         password=PASSWORD,

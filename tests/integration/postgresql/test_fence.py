@@ -87,7 +87,9 @@ def test_an_overtaken_holder_whom_nobody_could_end_commits_nothing_all_the_same(
 def test_no_token_is_passed_while_a_transaction_under_it_is_open(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FencedConnection, "_end", lambda *_: [])  # a backend that does not end
+    monkeypatch.setattr(
+        FencedConnection, "_terminate", lambda *_: []
+    )  # a backend that does not end
     with bench.holder() as held:
         _hide(held)
         held._fenced.begin(soon())
@@ -183,7 +185,7 @@ def test_an_overtaken_holder_runs_nothing_outside_a_transaction(bench: Bench) ->
         _overtake(bench)
         until(lambda: not bench.column("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"))
         with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing more"):
-            held._fenced.run_outside("CREATE INDEX CONCURRENTLY i ON orders (id)", soon())
+            held._fenced.run_non_transactional("CREATE INDEX CONCURRENTLY i ON orders (id)", soon())
     assert not bench.has("i")
 
 
@@ -344,7 +346,7 @@ def test_a_holder_that_only_a_set_role_lets_write_is_not_overtaken_unnoticed(
         with _as(bench, anybody).holder(2) as held:
             (before,) = bench.holders()
             with (
-                pytest.raises(ConfigurationError, match="may not be ended: use one role"),
+                pytest.raises(ConfigurationError, match="may not end it: use the same role"),
                 _as(bench, deployer).holder(3),
             ):
                 pass
@@ -427,7 +429,7 @@ def test_no_message_of_a_holder_releases_its_session_lock_for_an_instant(
         locking.run(f"BEGIN; LOCK TABLE {table}")
         messages = {
             "commit": lambda: held.record_applied([(migration("SELECT 1"), "d")], baseline=True),
-            "undo": lambda: fenced.undo(soon()),
+            "undo": lambda: fenced.reset_session(soon()),
         }
         running = Running(messages[message])
         until(lambda: bench.pids("wait_event_type = 'Lock'"))
@@ -489,7 +491,7 @@ def test_a_holder_that_may_end_no_session_reports_one_that_stays(bench: Bench) -
         with bench.holder(deadline=Deadline.after(2), evict=False) as held:
             bench.terminate(held._fenced.connection.pid)
             claimant.run(held._fenced.queries.try_session_lock())
-            with pytest.raises(DatabaseUnavailable, match=r"not free: .*\(claimant, since"):
+            with pytest.raises(DatabaseUnavailable, match=r"reconnecting failed: .*\(claimant, since"):
                 held.record_applied([(migration("SELECT 1"), "d")], baseline=True)
         assert claimant.run("SELECT 1") == [[1]]
     assert bench.versions() == []

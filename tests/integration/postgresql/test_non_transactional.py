@@ -307,7 +307,7 @@ def test_a_half_built_index_is_dropped_and_built_again(each_bench: Bench) -> Non
     assert (each_bench.is_valid("i"), each_bench.states()) == (True, {1: "applied"})
 
 
-_SETTLED = [
+SETTLE_CASES = [
     ("CREATE INDEX i ON orders (id)", BUILD, "applied"),
     ("SELECT 1", BUILD, None),
     ("SELECT 1", "DROP INDEX CONCURRENTLY i", "applied"),
@@ -333,7 +333,7 @@ _SETTLED = [
 ]
 
 
-@pytest.mark.parametrize(("before", "statement", "state"), _SETTLED)
+@pytest.mark.parametrize(("before", "statement", "state"), SETTLE_CASES)
 def test_a_row_in_doubt_is_settled_by_what_stands_there(
     orders: Bench, before: str, statement: str, state: str | None
 ) -> None:

@@ -31,8 +31,8 @@ from lambda_migrate.postgresql.ports import LeaseGrant
 from .bench import Bench, Running, migration, soon, until
 from .releases import LEAVES_MUCH, LEFT, releases
 
-MODES: tuple[PoolMode, ...] = ("session", "transaction")
-WAYS = ("direct", *MODES)
+POOL_MODES: tuple[PoolMode, ...] = ("session", "transaction")
+WAYS = ("direct", *POOL_MODES)
 _NUMBERS = count(1)
 _HANDFUL = {"default_pool_size": "4"}
 
@@ -49,7 +49,7 @@ def poolers(server: LocalPostgreSQL) -> Iterator[dict[str, LocalPgBouncer]]:
     with ExitStack() as stack:
         yield {
             mode: stack.enter_context(LocalPgBouncer(server, pool_mode=mode, settings=_HANDFUL))
-            for mode in MODES
+            for mode in POOL_MODES
         }
 
 
@@ -92,7 +92,7 @@ def small(
 # --- the application in the same pool
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", POOL_MODES)
 @pytest.mark.parametrize("evict", [True, False])
 def test_a_release_ends_no_query_on_the_backend_of_the_release_before(
     bench: Bench, via: Via, mode: str, evict: bool
@@ -112,7 +112,7 @@ def test_a_release_ends_no_query_on_the_backend_of_the_release_before(
     assert bench.versions() == [1, 2]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", POOL_MODES)
 def test_releases_under_load_end_nothing_and_leave_nothing(mode: PoolMode) -> None:
     """`python -m tests.integration.postgresql.releases` makes 200 of them."""
     counts = releases(mode, count=10)
@@ -162,7 +162,7 @@ def test_the_session_lock_is_taken_in_a_session_of_our_own_and_no_other(
 # --- statements outside a transaction
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", POOL_MODES)
 def test_a_statement_outside_a_transaction_is_refused_before_its_intent(
     bench: Bench, via: Via, mode: str
 ) -> None:
@@ -180,7 +180,7 @@ def test_a_statement_outside_a_transaction_is_refused_before_its_intent(
 _DIRECT = re.compile(r"transaction:false.*pooler.*own endpoint.*LAMBDA_MIGRATE_DATABASE_URL")
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", POOL_MODES)
 def test_a_down_script_outside_a_transaction_is_refused_likewise(
     bench: Bench, via: Via, mode: str
 ) -> None:
@@ -194,7 +194,7 @@ def test_a_down_script_outside_a_transaction_is_refused_likewise(
     assert (bench.states(), bench.has("i")) == ({1: "applied"}, True)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", POOL_MODES)
 def test_an_interrupted_build_is_not_cleared_up_through_a_pooler(
     bench: Bench, via: Via, mode: str
 ) -> None:
@@ -227,7 +227,7 @@ def test_a_pooler_that_shows_a_backends_own_number_is_noticed_when_it_hands_on(
 
         monkeypatch.setattr(held._fenced, "require_direct", then_hands_on)
         with pytest.raises(MigrationFailed, match=_DIRECT):
-            held._fenced.run_outside("CREATE INDEX CONCURRENTLY i ON t (id)", soon())
+            held._fenced.run_non_transactional("CREATE INDEX CONCURRENTLY i ON t (id)", soon())
     assert not bench.has("i")
 
 
@@ -235,7 +235,7 @@ def test_settings_of_a_statement_outside_a_transaction_end_with_it(bench: Bench)
     bench.execute("CREATE TABLE t (id int)")
     with bench.holder() as held:
         for statement in ("VACUUM t", "VACUUM missing"):
-            ran = Running(lambda: held._fenced.run_outside(statement, soon()))  # noqa: B023
+            ran = Running(lambda: held._fenced.run_non_transactional(statement, soon()))  # noqa: B023
             assert (ran.outcome() is None) is (statement == "VACUUM t")
             ((found,),) = held._fenced.run(LEFT, soon())
             assert found == "advisory lock"  # what a session of a holder has all the time
@@ -253,12 +253,12 @@ from lambda_migrate.postgresql.ports import LeaseGrant
 from lambda_migrate.postgresql.fence import FencedConnection
 from lambda_migrate.postgresql.database import PostgreSQLDatabase
 url, sql, freeze = sys.argv[1:]
-run_outside = FencedConnection.run_outside
+run_non_transactional = FencedConnection.run_non_transactional
 def frozen(self, *arguments, **named):
     if freeze == "before the statement":
         os.kill(os.getpid(), signal.SIGSTOP)
-    return run_outside(self, *arguments, **named)
-FencedConnection.run_outside = frozen
+    return run_non_transactional(self, *arguments, **named)
+FencedConnection.run_non_transactional = frozen
 database = PostgreSQLDatabase(
     "here", lambda name, s: connect(parse_url(url), application_name=name, timeout=s))
 held = database.take_over(LeaseGrant("shop", 1, "frozen"), Deadline.after(60))

@@ -14,7 +14,7 @@ from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.postgresql.connection import PostgresError, connect
-from lambda_migrate.postgresql.fence import as_configuration
+from lambda_migrate.postgresql.fence import translate_refusal
 from lambda_migrate.postgresql.ports import LeaseGrant
 
 from .bench import Bench, Running, migration, soon, until
@@ -103,7 +103,7 @@ def test_a_grant_that_is_missing_on_our_tables_is_named(bench: Bench) -> None:
     ],
 )
 def test_what_may_pass_is_told_from_what_will_not(sqlstate: str, retryable: bool) -> None:
-    error = as_configuration(PostgresError({"C": sqlstate, "M": "as planned"}))
+    error = translate_refusal(PostgresError({"C": sqlstate, "M": "as planned"}))
     assert error.retryable is retryable
     assert f"as planned [{sqlstate}]" in str(error)
 
@@ -124,7 +124,7 @@ def test_what_may_pass_is_told_from_what_will_not(sqlstate: str, retryable: bool
 def test_a_race_in_the_catalog_is_told_from_a_refusal_with_the_same_code(
     sqlstate: str, message: str, retryable: bool
 ) -> None:
-    error = as_configuration(PostgresError({"C": sqlstate, "M": message}))
+    error = translate_refusal(PostgresError({"C": sqlstate, "M": message}))
     assert error.retryable is retryable
 
 
@@ -155,7 +155,7 @@ def reader(tmp_path: Path) -> Iterator[LocalPostgreSQL]:
 
 def test_a_reader_is_reported_as_a_reader(reader: LocalPostgreSQL) -> None:
     bench = Bench(parse_url(reader.url("shop")))
-    with pytest.raises(DatabaseUnavailable, match=r"reader or a failover.*writer endpoint.*25006"):
+    with pytest.raises(DatabaseUnavailable, match=r"reader, or a failover.*writer endpoint.*25006"):
         bench.apply(deadline=Deadline.after(3))
     with pytest.raises(DatabaseUnavailable, match="writer endpoint"):
         bench.database().begin_dry_run(LeaseGrant("shop", 1, "me"), Deadline.after(3))
@@ -268,7 +268,7 @@ def test_what_is_acknowledged_is_durable(bench: Bench, default: str, expected: s
     with bench.holder(2) as held:
         held.apply(migration("SET synchronous_commit = off"), "d", soon())
         held.apply(migration("VACUUM public.seen", 2, outside=True), "d", soon())
-        held._fenced.run_outside(
+        held._fenced.run_non_transactional(
             "INSERT INTO public.seen VALUES ('outside', current_setting('synchronous_commit'))",
             soon(),
         )

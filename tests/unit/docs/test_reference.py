@@ -15,7 +15,8 @@ from lambda_migrate.commands.errors import exit_code_of
 from lambda_migrate.errors import MigrateError
 from lambda_migrate.events import CheckFailed, CheckFinished, Event
 from lambda_migrate.lease import codec
-from lambda_migrate.postgresql.queries import Limits, Queries
+from lambda_migrate.postgresql.queries import Queries
+from lambda_migrate.postgresql.sql_fragments import ServerTimeouts
 from tests.unit.docs.pages import DOCS, ROOT, rows, section
 
 CLASSES = [name for name in errors.__all__ if name != "escape_text"]
@@ -102,8 +103,8 @@ def test_every_attribute_of_the_item_is_on_its_page() -> None:
 @pytest.mark.parametrize("table", ["fence", "history"])
 def test_every_column_is_on_its_page_with_its_type(table: str) -> None:
     listed = {row[0].strip("`"): row[1] for row in rows(section(PAGE["stored"], f"`{table}`"))}
-    limits = Limits(lock=0, statement=1, server_version=0)
-    script = Queries("s").bootstrap(limits, create_schema=True)
+    timeouts = ServerTimeouts(lock=0, statement=1, server_version=0)
+    script = Queries("s").create_tables(timeouts, create_schema=True)
     [body] = re.findall(rf'NOT EXISTS "s"\.{table} \((.*?)\n            \);', script, re.S)
     assert listed == dict(re.findall(r"^ +(\w+) +(?:pg_catalog\.)?(\w+)", body, re.M))
 

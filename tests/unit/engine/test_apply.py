@@ -357,7 +357,7 @@ def row(version: int, *, state: RowState = RowState.APPLIED, digest: str = "") -
         ([row(2), row(1)], [manifest(), V1, V2]),
         ([row(1), row(3, digest=V3.digest)], [manifest(), V1, manifest(1, 3)]),
         ([row(1), row(2, state=RowState.STARTED), row(3)], [manifest(), V1]),
-        ([row(1, state=RowState.REVERTING)], [manifest()]),
+        ([row(1, state=RowState.ROLLING_BACK)], [manifest()]),
     ],
     ids=["empty", "all", "unordered", "one taken back", "one in doubt", "reverting"],
 )

@@ -79,5 +79,5 @@ def test_a_row_without_a_down_script_below_the_goal_is_no_obstacle() -> None:
 
 
 def test_a_rollback_that_was_interrupted_is_gone_on_with() -> None:
-    history = [row(1), row(2, state=RowState.REVERTING)]
+    history = [row(1), row(2, state=RowState.ROLLING_BACK)]
     assert [each.version for each in choose_rollback(history, steps=1)] == [2]

@@ -89,7 +89,7 @@ def shape(plan: Plan) -> dict[str, list[int] | list[tuple[str, int]]]:
         ),
         (
             [1, 2],
-            [row(1, RowState.REVERTING), row(2)],
+            [row(1, RowState.ROLLING_BACK), row(2)],
             {"applied": [2], "in_doubt": [1]},
             False,
         ),

@@ -373,7 +373,7 @@ def mock_aws_off() -> Iterator[None]:
 # --- a refused login, while a secret is rotated
 
 RANDOM = FixedRandom(0.5)
-PASSWORD_REFUSED = ConnectFailed("refused", permanent=True, sqlstate="28P01", answered=True)
+PASSWORD_REFUSED = ConnectFailed("refused", permanent=True, sqlstate="28P01", server_responded=True)
 
 
 class Rotation:

@@ -1,0 +1,159 @@
+"""The parts of SQL that all messages share: quoting, the search path, timeouts.
+
+A role that may create objects in a schema of the migrating role's ``search_path`` could make a
+function or operator that matches the arguments better than PostgreSQL's own, and have it run with
+the migrating role's rights (CVE-2018-1058). So the library sends its messages under `SAFE_PATH`,
+set for their transaction only. A few look up names that a script uses, which needs the role's own
+path: those qualify everything else with its schema. Scripts run under the role's own path.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+__all__ = [
+    "BEGIN",
+    "DEFAULT_SCHEMA",
+    "DURABLE_COMMIT",
+    "DURABLE_SESSION",
+    "EQUALS",
+    "RESET_SESSION",
+    "SAFE_PATH",
+    "ServerTimeouts",
+    "application_name",
+    "identifier",
+    "literal",
+]
+
+DEFAULT_SCHEMA = "lambda_migrate"
+
+_NAME_BYTES = 63
+"""PostgreSQL truncates ``application_name`` to this length (NAMEDATALEN - 1)."""
+
+
+def literal(value: str | int | bool | None) -> str:
+    """Quote ``value`` as an SQL literal that means the same whatever a script set in the session.
+
+    A text with a backslash becomes an ``E''`` string, because a plain one changes its meaning when
+    a script turns ``standard_conforming_strings`` off.
+    """
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return "TRUE" if value else "FALSE"
+    if isinstance(value, int):
+        return str(value)
+    quoted = "'" + value.replace("'", "''") + "'"
+    return " E" + quoted.replace("\\", "\\\\") if "\\" in quoted else quoted
+
+
+def identifier(name: str) -> str:
+    """Quote ``name`` as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def application_name(target: str, fence: int, schema: str = DEFAULT_SCHEMA) -> str:
+    """The application name of a holder, for operators who read ``pg_stat_activity``.
+
+    It identifies target, schema and fencing token: two services that share a database may both
+    have the default target, each with its own schema. The library decides nothing by this name,
+    because any session may set it, and a pooler may show it for another client's session.
+    """
+    tag = "".join(c if c.isascii() and (c.isalnum() or c in "-_./") else "_" for c in target)
+    room = _NAME_BYTES - len("lambda-migrate::") - 19
+    if tag != target or len(tag) > room or schema != DEFAULT_SCHEMA:
+        named = target if schema == DEFAULT_SCHEMA else f"{target}\0{schema}"
+        tag = tag[: room - 9] + "." + sha256(named.encode()).hexdigest()[:8]
+    return f"lambda-migrate:{tag}:{fence}"
+
+
+class ServerTimeouts:
+    """The server-side timeouts of a transaction or session, in milliseconds.
+
+    Args:
+        lock: Longest wait for one lock; 0 for no limit.
+        statement: Longest time that one statement may run.
+        server_version: ``server_version_num``. Version 17 and later can limit the whole
+            transaction as well.
+    """
+
+    IDLE_MS = 10_000
+    """A transaction is idle only for a round trip, so this is ample. A holder that is killed keeps
+    its locks no longer than this, even if no process takes over."""
+
+    CLIENT_CHECK_MS = 1_000
+    """How often the server checks, while a statement runs, that the client is still connected."""
+
+    MAX_MS = 2**31 - 1
+    """The highest value that PostgreSQL accepts: 24 days."""
+
+    def __init__(self, *, lock: int, statement: int, server_version: int) -> None:
+        lock, statement = min(lock, self.MAX_MS), min(statement, self.MAX_MS - 500)
+        settings: list[tuple[str, int | str]] = [
+            ("lock_timeout", lock),
+            ("statement_timeout", statement),
+            ("idle_in_transaction_session_timeout", self.IDLE_MS),
+            ("client_connection_check_interval", self.CLIENT_CHECK_MS),
+        ]
+        # The database or the role may have other defaults for each of these.
+        self._session_settings = [
+            *settings,
+            ("idle_session_timeout", 0),
+            ("default_transaction_isolation", "'read committed'"),
+            ("default_transaction_deferrable", "off"),
+        ]
+        self._local_settings = settings
+        if server_version >= 170000:
+            self._session_settings = [*self._session_settings, ("transaction_timeout", 0)]
+            # statement_timeout restarts with each statement of a script; transaction_timeout
+            # covers all of them. It ends the session, so statement_timeout must fire first. Only a
+            # 0 stops a timer that a default has already started.
+            total = ("transaction_timeout", statement + 500)
+            self._local_settings = [*settings, ("transaction_timeout", 0), total]
+
+    @property
+    def count(self) -> int:
+        """The number of statements in `set_local`."""
+        return len(self._local_settings)
+
+    def set_local(self) -> str:
+        """Set the timeouts for the current transaction."""
+        return " ".join(f"SET LOCAL {name} = {value};" for name, value in self._local_settings)
+
+    def set_for_message(self) -> str:
+        """Set the timeouts for one message that reads, and is a transaction of its own."""
+        return f"SET TRANSACTION ISOLATION LEVEL READ COMMITTED, NOT DEFERRABLE; {self.set_local()}"
+
+    def set_session(self) -> str:
+        """Set the timeouts for the session, for a non-transactional statement.
+
+        Only for a direct connection: a pooler would pass the settings on to another client.
+        """
+        return " ".join(f"SET {name} = {value};" for name, value in self._session_settings)
+
+
+EQUALS = "OPERATOR(pg_catalog.=)"
+"""``=`` for messages that run under the role's own path."""
+
+SAFE_PATH = "SET LOCAL search_path = pg_catalog, pg_temp;"
+"""Applies to the current transaction; a message of several statements is one transaction."""
+
+BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED, NOT DEFERRABLE"
+"""Overrides the defaults of role and database, except for ``default_transaction_read_only``."""
+
+DURABLE_COMMIT = (
+    "SELECT WHERE CASE WHEN pg_catalog.current_setting('synchronous_commit')"
+    " OPERATOR(pg_catalog.<>) ALL ('{on,remote_apply}'::pg_catalog.text[])"
+    " THEN pg_catalog.set_config('synchronous_commit', 'on', true) IS NULL END;"
+)
+"""Makes an acknowledged commit survive a crash: at least ``on``, whatever the default is.
+
+Returns no row."""
+
+DURABLE_SESSION = DURABLE_COMMIT.replace("true", "false")
+
+RESET_SESSION = (
+    "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; CLOSE ALL; DEALLOCATE ALL; UNLISTEN *;"
+    " SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES;"
+)
+"""What DISCARD ALL does, in the form that is allowed inside a transaction."""
