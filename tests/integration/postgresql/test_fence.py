@@ -491,7 +491,9 @@ def test_a_holder_that_may_end_no_session_reports_one_that_stays(bench: Bench) -
         with bench.holder(deadline=Deadline.after(2), evict=False) as held:
             bench.terminate(held._fenced.connection.pid)
             claimant.run(held._fenced.queries.try_session_lock())
-            with pytest.raises(DatabaseUnavailable, match=r"reconnecting failed: .*\(claimant, since"):
+            with pytest.raises(
+                DatabaseUnavailable, match=r"reconnecting failed: .*\(claimant, since"
+            ):
                 held.record_applied([(migration("SELECT 1"), "d")], baseline=True)
         assert claimant.run("SELECT 1") == [[1]]
     assert bench.versions() == []
