@@ -19,8 +19,8 @@ V1, V2 = manifest(1), manifest(1, 2)
 
 
 def rows(page: str) -> list[list[str]]:
-    """What a page says under "What is answered", without the table's head."""
-    text = (HOW_TO / page).read_text().partition("## What is answered")[2].partition("\n## ")[0]
+    """What a page says under "Responses", without the table's head."""
+    text = (HOW_TO / page).read_text().partition("## Responses")[2].partition("\n## ")[0]
     lines = [line for line in text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
