@@ -124,9 +124,9 @@ def test_the_test_on_the_page_passes(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_times_are_those_of_the_code() -> None:
     text = " ".join(PAGE.split())
-    assert f"An answer of the extension is good for {EXTENSION_SECONDS:g} s" in text
-    assert f"which charges for each, for {API_SECONDS:g} s" in text
-    assert f"Asking ends after {LONGEST_SECONDS:g} s" in text
+    assert f"A response of the extension is cached for {EXTENSION_SECONDS:g} s" in text
+    assert f"which charges for each request, is cached for {API_SECONDS:g} s" in text
+    assert f"Reading ends after {LONGEST_SECONDS:g} s" in text
 
 
 def test_every_flag_is_in_the_table() -> None:
