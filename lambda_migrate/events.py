@@ -137,7 +137,7 @@ class LeaseHeldTime:
     target: str
     fence: int
     held_seconds: float
-    is_over: bool
+    is_final: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -489,7 +489,7 @@ MUTANTS = (
     Mutant(
         "`down` does not settle what is in doubt",
         "lambda_migrate/engine/operations.py",
-        "            database.settle(row, hold.deadline)\n        left =",
+        "            database.settle(row, session.deadline)\n        left =",
         "            pass\n        left =",
         ("engine",),
     ),
@@ -524,7 +524,7 @@ MUTANTS = (
     Mutant(
         "a row in doubt is not settled",
         "lambda_migrate/engine/apply.py",
-        "database.settle(row, hold.deadline)",
+        "self._database.settle(row, self._session.deadline)",
         "pass",
         ("engine", "machine, real"),
     ),
@@ -623,8 +623,8 @@ MUTANTS = (
     Mutant(
         "a table made anew is not lifted above PostgreSQL's fence",
         "lambda_migrate/engine/holder.py",
-        "self._lift(stale.current_token + 1)",
-        "self._lift(stale.current_token)",
+        "self._raise_fence(stale.current_token + 1)",
+        "self._raise_fence(stale.current_token)",
         ("engine", "machine, fakes", "machine, real"),
     ),
     Mutant(
@@ -707,14 +707,14 @@ MUTANTS = (
     Mutant(
         "ending in time: giving the lease back outlasts the invocation",
         "lambda_migrate/engine/holder.py",
-        "run_with_timeout(max(left - _ANSWER_SECONDS, _ANSWER_SECONDS / 2), write)",
+        "run_with_timeout(max(left - _RESPONSE_SECONDS, _RESPONSE_SECONDS / 2), write)",
         "write()",
         ("engine",),
     ),
     Mutant(
         "ending in time: with less than a call's length left the lease is not given back",
         "lambda_migrate/engine/holder.py",
-        "run_with_timeout(max(left - _ANSWER_SECONDS, _ANSWER_SECONDS / 2), write)",
+        "run_with_timeout(max(left - _RESPONSE_SECONDS, _RESPONSE_SECONDS / 2), write)",
         "raise TimeLimitExceeded",
         ("engine",),
     ),
@@ -828,8 +828,8 @@ MUTANTS = (
     Mutant(
         "a refused look is not recorded",
         "lambda_migrate/engine/inspection.py",
-        "self._hold.fail(self._refusal(error))",
-        "self._hold.complete_inspection(self._databases)",
+        "self._session.fail(self._make_failure(error))",
+        "self._session.complete_inspection(self._databases)",
         ("engine",),
     ),
     Mutant(
@@ -841,8 +841,8 @@ MUTANTS = (
     ),
     Mutant(
         "a failure of one address stops all others",
-        "lambda_migrate/engine/apply.py",
-        'address = "" if _is_of_the_files(error) else address',
+        "lambda_migrate/engine/failure.py",
+        'address = "" if _is_caused_by_migrations(error) else address',
         'address = ""',
         ("engine",),
     ),
@@ -856,8 +856,8 @@ MUTANTS = (
     Mutant(
         "success forgets the failures of other manifests",
         "lambda_migrate/engine/cold_start.py",
-        "keeps_failures=True,",
-        "keeps_failures=False,",
+        "keep_failures=True,",
+        "keep_failures=False,",
         ("engine",),
     ),
     Mutant(
@@ -869,7 +869,7 @@ MUTANTS = (
     ),
     Mutant(
         "an attempt with less time forgets how much did not suffice",
-        "lambda_migrate/engine/apply.py",
+        "lambda_migrate/engine/failure.py",
         "had_ms = max(had_ms, before.had_ms or 0)",
         "had_ms = max(had_ms, 0)",
         ("engine",),
@@ -884,8 +884,8 @@ MUTANTS = (
     Mutant(
         "a lease is acquired though another was taken since the reading",
         "lambda_migrate/lease/dynamodb.py",
-        'is_newest = "fence = :seen_fence"',
-        'is_newest = "(fence = :seen_fence OR fence <> :seen_fence)"',
+        'is_newest = "fence = :expected_fence"',
+        'is_newest = "(fence = :expected_fence OR fence <> :expected_fence)"',
         ("lease", "contract, lease"),
     ),
     Mutant(
@@ -905,15 +905,15 @@ MUTANTS = (
     Mutant(
         "killed holders are not counted",
         "lambda_migrate/engine/apply.py",
-        "if refuses and before >= (1 if was_recorded else _MAX_KILLS):",
+        "if self._refuse_after_kills and kills >= (1 if was_recorded else _MAX_KILLS):",
         "if False:",
         ("engine",),
     ),
     Mutant(
         "a holder does not announce what it begins with",
         "lambda_migrate/engine/apply.py",
-        "    hold.announce(Progress(",
-        "    hold.publish(Progress(",
+        "self._session.publish_progress(Progress(",
+        "self._session.set_progress(Progress(",
         ("engine",),
     ),
     Mutant(
@@ -932,16 +932,16 @@ MUTANTS = (
     ),
     Mutant(
         "a failure's pause does not grow",
-        "lambda_migrate/engine/apply.py",
+        "lambda_migrate/engine/failure.py",
         " * 2 ** min(attempts - 1, 20))",
         ")",
         ("engine",),
     ),
     Mutant(
         "a failure is not recorded",
-        "lambda_migrate/engine/cold_start.py",
-        "                record_failure(hold, manifest, error)\n",
-        "                hold.release()\n",
+        "lambda_migrate/engine/holder.py",
+        "                self.record_failure(record_failures, error)\n",
+        "                self.release()\n",
         ("engine",),
     ),
     Mutant(
@@ -954,7 +954,7 @@ MUTANTS = (
     Mutant(
         "nothing is withdrawn before a rollback",
         "lambda_migrate/engine/operations.py",
-        "            withdraw(hold, database, lowest=rows[-1].version)\n",
+        "            withdraw(session, database, lowest=rows[-1].version)\n",
         "",
         ("engine", "machine, fakes"),
     ),
@@ -998,8 +998,8 @@ MUTANTS = (
     Mutant(
         "a holder does not ask the flags between two migrations",
         "lambda_migrate/engine/apply.py",
-        "    permit(target, hold.deadline, version=migration.version, what=migration.name)\n",
-        "",
+        "check_flags(target, session.deadline, version=migration.version, what=migration.name)",
+        "pass",
         ("engine",),
     ),
     Mutant(
@@ -1018,7 +1018,7 @@ MUTANTS = (
     ),
     Mutant(
         "what was served unchecked is remembered as ready",
-        "lambda_migrate/engine/cold_start.py",
+        "lambda_migrate/runner.py",
         "self._is_ready = outcome is not Outcome.UNCHECKED",
         "self._is_ready = True",
         ("engine",),
@@ -1219,7 +1219,7 @@ MUTANTS = (
     Mutant(
         "a rehearsal keeps the lease",
         "lambda_migrate/engine/operations.py",
-        "        finally:\n            hold.release()\n",
+        "        finally:\n            session.release()\n",
         "        finally:\n            pass\n",
         ("engine",),
     ),
@@ -1255,7 +1255,9 @@ MUTANTS = (
     Mutant(
         "a call of boto3's has no bound",
         "lambda_migrate/lease/dynamodb.py",
-        "run_with_timeout(CALL_TIMEOUT_SECONDS, lambda: getattr(client, operation)(**request))",
+        "run_with_timeout(\n"
+        "                CALL_TIMEOUT_SECONDS, lambda: getattr(client, operation)(**request)\n"
+        "            )",
         "getattr(client, operation)(**request)",
         ("lease",),
     ),
@@ -1392,8 +1394,8 @@ MUTANTS = (
     Mutant(
         "adopting: another tool's history stops no migration",
         "lambda_migrate/engine/apply.py",
-        "    require_no_other_history(plan, database.read_other_histories, ignore=ignore)\n",
-        "",
+        "require_no_other_history(plan, self._database.read_other_histories, ignore=ignore)",
+        "pass",
         ("engine",),
     ),
     Mutant(

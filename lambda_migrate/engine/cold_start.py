@@ -432,7 +432,7 @@ class ColdStart:
         Raises:
             ConfigurationError: The database cannot be looked at; recorded for this address.
         """
-        from lambda_migrate.engine.inspection import inspect
+        from lambda_migrate.engine.inspection import inspect_database
 
         manifest = load_manifest(self._shipped)
         try:
@@ -445,7 +445,7 @@ class ColdStart:
             if (news := self._news(state)) is not None:
                 return news
             try:
-                look = inspect(self.target, state, manifest, self.deadline)
+                look = inspect_database(self.target, state, manifest, self.deadline)
                 state, self._look_refusal = look.state, look.reason
                 self._looked_at = None if look.may_change else state.latest_check_fence
             except (LeaseLost, LeaseStoreUnavailable):
@@ -458,51 +458,39 @@ class ColdStart:
         Raises:
             NotReady: All was done that the feature flags let through, and it is not enough.
         """
-        from lambda_migrate.engine.apply import apply_pending, make_plan_for, record_failure
+        from lambda_migrate.engine.apply import apply_pending, make_plan_for
         from lambda_migrate.engine.holder import LeaseSession
 
         manifest = load_manifest(self._shipped)
         allowed = self._allowed()
-        hold = LeaseSession(self.target, lease, self.deadline, request_id=self.request_id)
-        try:
-            with hold.database() as database:
-                self.fence = hold.lease.fence  # PostgreSQL may have had it lifted
-                proof = apply_pending(hold, database, allowed, on_applied=self.applied.append)
-                if (
-                    allowed is not manifest
-                    and make_plan_for(hold, proof.history, manifest).is_current
-                ):
-                    allowed = manifest  # it was applied before it was held back
-                is_done = self._complete(hold, database, proof, served=allowed.digest)
-        except LeaseLost:
-            raise
-        except MigrateError as error:
-            if error.retryable:
-                hold.release()
-            else:
-                record_failure(hold, manifest, error)
-            raise
-        except BaseException:
-            hold.release()
-            raise
+        session = LeaseSession(self.target, lease, self.deadline, request_id=self.request_id)
+        with session.open_database(record_failures=manifest) as database:
+            self.fence = session.lease.fence  # PostgreSQL may have had it raised
+            result = apply_pending(session, database, allowed, on_applied=self.applied.append)
+            if (
+                allowed is not manifest
+                and make_plan_for(session, result.history, manifest).is_current
+            ):
+                allowed = manifest  # it was applied before it was held back
+            is_done = self._complete(session, database, result, served=allowed.digest)
         if self._flags is not None and allowed is not manifest:
             raise self._stopped(self._refusal_reason())
         return is_done
 
     def _complete(
-        self, hold: LeaseSession, database: FencedSession, proof: ApplyResult, *, served: str
+        self, session: LeaseSession, database: FencedSession, result: ApplyResult, *, served: str
     ) -> bool:
         """Publish what the database satisfies; whether it still does by then."""
         from lambda_migrate.engine.apply import complete
 
         try:
             complete(
-                hold,
+                session,
                 database,
-                proof.history,
+                result.history,
                 served=served,
-                before=proof.before,
-                keeps_failures=True,
+                digests_before=result.digests_before,
+                keep_failures=True,
             )
         except LeaseLost:
             # A successor has its own view of this database, perhaps a rollback: ask again.
@@ -510,7 +498,7 @@ class ColdStart:
         except LeaseStoreUnavailable:
             # The lease runs out by itself, and the next instance tells the table. Frozen for longer
             # than that, we may have had a successor, and it may have rolled back: ask again.
-            return self.target.clock.monotonic() < hold.lease.trusted_until
+            return self.target.clock.monotonic() < session.lease.trusted_until
         return True
 
     # --- telling

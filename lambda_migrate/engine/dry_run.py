@@ -135,25 +135,27 @@ def lasting_effects_of(migrations: Sequence[Migration]) -> tuple[str, ...]:
     )
 
 
-def rehearse(hold: LeaseSession, rehearsal: DryRunSession, plan: Plan) -> DryRunResult:
+def rehearse(session: LeaseSession, rehearsal: DryRunSession, plan: Plan) -> DryRunResult:
     """Run what is pending, measure it, and roll it back.
 
     Args:
-        hold: The lease.
+        session: The lease.
         rehearsal: Begun.
         plan: What is pending; it has no divergences.
     """
-    clock = hold.target.clock
+    clock = session.target.clock
     began = clock.monotonic()
     retried: list[str] = []
     for attempt in count(1):
-        run = _Run(hold, rehearsal, plan)
+        run = _Run(session, rehearsal, plan)
         run.all()
-        if not (_may_succeed_later(run.error) and attempt < _TRIES and not hold.deadline.is_over):
+        if not (
+            _may_succeed_later(run.error) and attempt < _TRIES and not session.deadline.is_over
+        ):
             break
         retried.append(str(run.error.summary if isinstance(run.error, MigrationFailed) else ""))
         try:
-            _begin_anew(hold, rehearsal, attempt)
+            _begin_anew(session, rehearsal, attempt)
         except MigrateError as prevented:
             run.error = prevented
             break
@@ -173,12 +175,12 @@ def _may_succeed_later(error: MigrateError | None) -> bool:
     return isinstance(error, MigrationFailed) and error.sqlstate in _TRIED_AGAIN
 
 
-def _begin_anew(hold: LeaseSession, rehearsal: DryRunSession, attempt: int) -> None:
+def _begin_anew(session: LeaseSession, rehearsal: DryRunSession, attempt: int) -> None:
     """Let go of everything before the pause: whoever was in the way may be waiting for us."""
     rehearsal.roll_back()
-    pause = min(_LONGEST_PAUSE_SECONDS, 0.1 * 2**attempt) * hold.target.random.random()
-    hold.target.clock.sleep(min(pause, hold.deadline.remaining()))
-    rehearsal.begin(hold.deadline)
+    pause = min(_LONGEST_PAUSE_SECONDS, 0.1 * 2**attempt) * session.target.random.random()
+    session.target.clock.sleep(min(pause, session.deadline.remaining()))
+    rehearsal.begin(session.deadline)
 
 
 def _end(
@@ -196,10 +198,10 @@ def _end(
 class _Run:
     """One attempt: all migrations, from the first to the last that can be run."""
 
-    def __init__(self, hold: LeaseSession, rehearsal: DryRunSession, plan: Plan) -> None:
+    def __init__(self, session: LeaseSession, rehearsal: DryRunSession, plan: Plan) -> None:
         self.steps: list[DryRunStep] = []
         self.error: MigrateError | None = None
-        self._hold = hold
+        self._session = session
         self._rehearsal = rehearsal
         self._plan = plan
         self._outside: dict[str, Script] = {}
@@ -231,21 +233,21 @@ class _Run:
         if not migration.up.transactional:
             self._leave_out(migration.name, migration.up)
             return replace(step, outcome=NOT_REHEARSED, reason=_OUTSIDE)
-        began = self._hold.target.clock.monotonic()
+        began = self._session.target.clock.monotonic()
         try:
             measured = self._measured(migration, position=position, total=total)
         except MigrateError as error:
-            took = self._hold.target.clock.monotonic() - began
+            took = self._session.target.clock.monotonic() - began
             return self._judged(replace(step, seconds=took), migration, error)
         return replace(step, outcome=REHEARSED, seconds=measured.seconds, measured=measured)
 
     def _measured(self, migration: Migration, *, position: int, total: int) -> MigrationEffects:
-        hold, target, name = self._hold, self._hold.target, migration.name
+        session, target, name = self._session, self._session.target, migration.name
         now_ms = target.clock.wall_ms()
-        hold.publish(Progress(f"{name} (rehearsed)", position - 1, total, now_ms))
+        session.set_progress(Progress(f"{name} (rehearsed)", position - 1, total, now_ms))
         target.observer.observe(MigrationStarted(target.name, name, position, total))
-        with hold.until_deadline(name):
-            measured = self._rehearsal.run_migration(migration, hold.deadline)
+        with session.explain_abort(name):
+            measured = self._rehearsal.run_migration(migration, session.deadline)
         target.observer.observe(
             MigrationDryRun(target.name, name, position, total, measured.seconds)
         )

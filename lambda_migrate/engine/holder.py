@@ -1,4 +1,4 @@
-"""What a holder does between acquiring the lease and giving it back, whatever it came to do."""
+"""`LeaseSession`: the time between acquiring the lease and giving it back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
+from lambda_migrate.engine.failure import make_failure
 from lambda_migrate.errors import (
     ConfigurationError,
     LeaseLost,
@@ -16,7 +17,6 @@ from lambda_migrate.errors import (
 from lambda_migrate.events import LeaseHeldTime, RenewalFailed
 from lambda_migrate.lease.dynamodb_errors import CALL_TIMEOUT_SECONDS, set_credentials_deadline
 from lambda_migrate.lease.heartbeat import ABORT_GRACE_SECONDS, Heartbeat
-from lambda_migrate.lease.record import Failure
 from lambda_migrate.postgresql.ports import LeaseGrant, StaleFencingToken
 from lambda_migrate.timeouts import TimeLimitExceeded, run_with_timeout
 
@@ -25,33 +25,34 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Deadline
     from lambda_migrate.engine.target import Target
-    from lambda_migrate.lease.record import DatabaseRecord, Lease, Progress
+    from lambda_migrate.lease.record import DatabaseRecord, Failure, Lease, Progress
+    from lambda_migrate.migrations import Manifest
     from lambda_migrate.postgresql.ports import DryRunSession, FencedSession
 
 __all__ = ["LeaseSession"]
 
 _Opened = TypeVar("_Opened")
 
-_LIFTS = 5
-"""A fence row that outruns the lease table this often in a row is being moved by somebody."""
+_MAX_FENCE_RAISES = 5
+"""If PostgreSQL's token is ahead this often in a row, something else keeps raising it."""
 
 _FIRST_PAUSE_SECONDS = 0.2
-_LONGEST_PAUSE_SECONDS = 1.0
-"""Between two attempts to give the lease back. There is one holder: its writes are no storm."""
+_MAX_PAUSE_SECONDS = 1.0
+"""Between two attempts to give the lease back."""
 
-_ANSWER_SECONDS = 0.2
-"""Kept free at the invocation's very end, for the error to reach the caller before Lambda kills."""
+_RESPONSE_SECONDS = 0.2
+"""Kept free at the invocation's end, so that the error reaches the caller before the timeout."""
 
 
 class LeaseSession:
-    """A lease kept alive, and the database under its fence, for one holder.
+    """One holder's lease, renewed while its work runs, and the database under its fencing token.
 
     Args:
-        target: What is held.
+        target: The database with its item in the lease table.
         lease: As acquired.
-        deadline: Past it nothing of ours may run.
-        request_id: The invocation's, for the history.
-        restamp: Stamp the database with this environment.
+        deadline: When all of the work has ended or was cancelled.
+        request_id: The invocation's id, for the history.
+        restamp: Replace the environment that the database is stamped with.
     """
 
     def __init__(
@@ -75,73 +76,91 @@ class LeaseSession:
             deadline=deadline.earlier(-ABORT_GRACE_SECONDS),
             clock=target.clock,
         )
-        self._heartbeat.on_renewal_attempt = self._tell_holding
-        self._heartbeat.on_permanent_error = self._report_refusal
+        self._heartbeat.on_renewal_attempt = self._report_held_time
+        self._heartbeat.on_permanent_error = self._report_renewal_failure
         self._began = target.clock.monotonic()
-        self._reported_loss: MigrateError | None = None
+        self._abort_error: MigrateError | None = None
 
     @property
     def lease(self) -> Lease:
-        """The lease as it stands."""
+        """The lease as last renewed."""
         return self._heartbeat.lease
 
     @property
     def available_ms(self) -> int:
-        """How much time it had, from its beginning to its deadline."""
+        """The time from the beginning of the session to its deadline."""
         return max(0, round((self.deadline.at - self._began) * 1000))
 
     @contextmanager
-    def database(self) -> Iterator[FencedSession]:
-        """The database under our fence; the heartbeat runs for as long as the block.
+    def open_database(self, *, record_failures: Manifest | None = None) -> Iterator[FencedSession]:
+        """Open the database under this holder's fence, and renew the lease during the block.
+
+        The block itself ends with `complete`. However else it ends, the lease is given back: with
+        the failure, if it is one to record; not at all, if a successor has taken it over.
+
+        Args:
+            record_failures: The manifest that is being applied. An error that another attempt would
+                meet as well is recorded for it, so that other instances fail at once.
 
         Raises:
             LeaseLost: A successor took over.
-            MigrationFailed: The deadline came.
+            MigrationFailed: The deadline passed.
         """
-        with (
-            self._telling(),
-            self._heartbeat as heartbeat,
-            self.until_deadline(),
-            self._take_over() as held,
-        ):
-            heartbeat.on_abort = held.abort
-            heartbeat.check()
-            yield held
-
-    @contextmanager
-    def rehearsal(self) -> Iterator[DryRunSession]:
-        """A transaction on the database that is never committed; the heartbeat runs as long.
-
-        Raises:
-            LeaseLost: A successor took over.
-            LeaseHeld: An older holder is still at work.
-        """
-        with (
-            self._telling(),
-            self._heartbeat as heartbeat,
-            self.until_deadline(),
-            self._above_fence(
-                lambda grant: self.target.database.begin_dry_run(grant, self.deadline)
-            ) as rehearsal,
-        ):
-            heartbeat.on_abort = rehearsal.abort
-            heartbeat.check()
-            yield rehearsal
-
-    @contextmanager
-    def _telling(self) -> Iterator[None]:
         try:
-            yield
-        finally:
-            self._tell_holding(is_over=True)
+            with self._renew_lease(), self._take_over() as database:
+                self._abort_with(database.abort)
+                yield database
+        except LeaseLost:
+            raise
+        except MigrateError as error:
+            if record_failures is None or error.retryable:
+                self.release()
+            else:
+                self.record_failure(record_failures, error)
+            raise
+        except BaseException:
+            self.release()
+            raise
 
-    def _tell_holding(self, *, is_over: bool = False) -> None:
-        held = self.target.clock.monotonic() - self._began
+    @contextmanager
+    def open_dry_run(self) -> Iterator[DryRunSession]:
+        """Open a transaction that is never committed, and renew the lease during the block.
+
+        Raises:
+            LeaseLost: A successor took over.
+            LeaseHeld: An older holder is still active.
+        """
+        database, deadline = self.target.database, self.deadline
+        with (
+            self._renew_lease(),
+            self._open_above_fence(
+                lambda grant: database.begin_dry_run(grant, deadline)
+            ) as dry_run,
+        ):
+            self._abort_with(dry_run.abort)
+            yield dry_run
+
+    @contextmanager
+    def _renew_lease(self) -> Iterator[None]:
+        """Run the heartbeat during the block, and report at its end how long the lease was held."""
+        try:
+            with self._heartbeat, self.explain_abort():
+                yield
+        finally:
+            self._report_held_time(is_final=True)
+
+    def _abort_with(self, abort: Callable[[], None]) -> None:
+        """Have the heartbeat call ``abort`` when the lease is lost or the deadline has passed."""
+        self._heartbeat.on_abort = abort
+        self._heartbeat.check()
+
+    def _report_held_time(self, *, is_final: bool = False) -> None:
+        seconds = self.target.clock.monotonic() - self._began
         self.target.observer.observe(
-            LeaseHeldTime(self.target.name, self.lease.fence, held, is_over)
+            LeaseHeldTime(self.target.name, self.lease.fence, seconds, is_final)
         )
 
-    def _report_refusal(self, error: Exception, seconds_left: float) -> None:
+    def _report_renewal_failure(self, error: Exception, seconds_left: float) -> None:
         cause = str(error) if isinstance(error, MigrateError) else "an unexpected error"
         self.target.observer.observe(
             RenewalFailed(
@@ -150,53 +169,57 @@ class LeaseSession:
         )
 
     @contextmanager
-    def until_deadline(self, migration: str = "") -> Iterator[None]:
-        """Report why a running statement was aborted: deadline, heartbeat, or a successor.
+    def explain_abort(self, migration: str = "") -> Iterator[None]:
+        """Replace the error of an aborted statement by the reason why it was aborted.
+
+        The connection only knows that it was aborted; the heartbeat knows why.
 
         Raises:
-            MigrationFailed: The deadline came while ``migration`` ran.
-            ConfigurationError: The lease could not be renewed, for a reason that will not pass.
+            MigrationFailed: The deadline passed while ``migration`` ran.
+            ConfigurationError: The lease could not be renewed, and a retry would not help.
             LeaseLost: A successor took over, or the lease could not be renewed.
         """
         try:
             yield
         except MigrateError as error:
             lost = self._heartbeat.lost
-            if error is self._reported_loss or not (isinstance(error, LeaseLost) or error is lost):
+            if error is self._abort_error or not (isinstance(error, LeaseLost) or error is lost):
                 raise
             if self._heartbeat.is_timeout:
                 raise MigrationFailed(_TIMED_OUT, migration=migration, is_timeout=True) from None
             if lost is None:
                 raise
-            self._reported_loss = self._error_of_loss(lost, migration)
-            raise self._reported_loss from None
+            what = migration or "the running work"
+            self._abort_error = type(lost)(
+                f"{what} was cancelled and its uncommitted work rolled back: {lost}"
+            )
+            raise self._abort_error from None
 
-    def _error_of_loss(self, lost: MigrateError, migration: str) -> MigrateError:
-        """What the heartbeat knows; the aborted connection only knows that it was aborted."""
-        what = migration or "the running work"
-        return type(lost)(f"{what} was cancelled and its uncommitted work rolled back: {lost}")
+    def set_progress(self, progress: Progress) -> None:
+        """Publish ``progress`` with the next renewal.
 
-    def publish(self, progress: Progress) -> None:
-        """Make sure that the lease is still ours; publish ``progress`` with the next renewal."""
+        Raises:
+            LeaseLost: The lease is no longer this holder's.
+        """
         self._heartbeat.progress = progress
         self._heartbeat.check()
 
-    def announce(self, progress: Progress) -> None:
-        """Publish ``progress`` now, so that the item names the migration if this holder dies."""
+    def publish_progress(self, progress: Progress) -> None:
+        """Publish ``progress`` now, so that it is known if this holder is killed."""
         self._heartbeat.progress = progress
         with suppress(LeaseStoreUnavailable):  # the next renewal publishes it
             self._heartbeat.change(lambda lease: self.target.store.renew(lease, progress))
 
     def withdraw(self, databases: Mapping[str, DatabaseRecord]) -> None:
-        """Mark manifests as no longer ready before what they need is rolled back."""
+        """Replace the records of databases, before what some manifests need is rolled back."""
         self._heartbeat.change(lambda lease: self.target.store.withdraw(lease, databases))
 
     def complete(
         self, databases: Mapping[str, DatabaseRecord], failures: Sequence[Failure] = ()
     ) -> None:
-        """Store what was found and give the lease back."""
+        """Store what the database satisfies, and give the lease back."""
         try:
-            self._give_back(lambda lease: self.target.store.complete(lease, databases, failures))
+            self._release_with(lambda lease: self.target.store.complete(lease, databases, failures))
         except ConfigurationError as error:
             raise ConfigurationError(
                 "the work on the database is done, but the lease table could not record that; the "
@@ -204,60 +227,86 @@ class LeaseSession:
             ) from None
 
     def complete_inspection(self, databases: Mapping[str, DatabaseRecord]) -> None:
-        """Store what a mere look has found, and give the lease back."""
-        self._give_back(lambda lease: self.target.store.complete_inspection(lease, databases))
+        """Store the result of an inspection, and give the lease back."""
+        self._release_with(lambda lease: self.target.store.complete_inspection(lease, databases))
+
+    def record_failure(self, manifest: Manifest, error: MigrateError) -> None:
+        """Store the failure of ``manifest`` and give the lease back; see `fail`.
+
+        Other instances then fail at once, and none tries again before the pause is over. ``error``
+        is given the number of attempts and the time of the next one.
+        """
+        if isinstance(error, MigrationFailed) and error.is_timeout and error.had_ms is None:
+            error.had_ms = self.available_ms
+        failure = self.describe_failure(manifest, error)
+        self.fail(failure)
+        if isinstance(error, MigrationFailed):
+            error.attempts = failure.attempts
+            error.retry_at_ms = failure.retry_at_ms
+
+    def describe_failure(self, manifest: Manifest, error: MigrateError) -> Failure:
+        """What `record_failure` stores."""
+        return make_failure(
+            self.lease.state,
+            error,
+            manifest=manifest,
+            address=self.target.database.fingerprint,
+            pause_seconds=self.target.policy.failure_pause_seconds,
+            now_ms=self.target.store.now_ms(),
+        )
 
     def fail(self, failure: Failure) -> None:
-        """Store ``failure`` and give the lease back, as far as that can be done.
+        """Store ``failure`` and give the lease back; errors of the lease table are ignored.
 
-        A lease that this holder could not renew says nothing about the migration: instances that
-        can reach the table need not pause for it.
+        A lease that could not be renewed says nothing about the migration. Then nothing is stored:
+        instances that can reach the table need not pause.
         """
         if self._heartbeat.lost is not None:
             self.release()
             return
-        with suppress(MigrateError):  # the failure itself is what the caller is to hear of
-            self._give_back(lambda lease: self.target.store.fail(lease, failure))
+        with suppress(MigrateError):  # the failure itself is what the caller reports
+            self._release_with(lambda lease: self.target.store.fail(lease, failure))
 
     def release(self) -> None:
-        """Give the lease back, as far as that can be done: it runs out by itself otherwise."""
+        """Give the lease back. If the lease table cannot be reached, it expires by itself."""
         with suppress(MigrateError):
-            self._give_back(self.target.store.release)
+            self._release_with(self.target.store.release)
 
-    def _give_back(self, write: Callable[[Lease], None]) -> None:
-        """Write until it is answered: all who wait would otherwise wait until the lease is over.
+    def _release_with(self, write: Callable[[Lease], None]) -> None:
+        """Retry a write that ends the lease; waiters would otherwise wait until it expires.
 
-        Past the deadline, what is left of the invocation is for one more attempt.
+        After the deadline, the rest of the invocation is used for one more attempt.
 
         Raises:
-            LeaseStoreUnavailable: Not while the lease could be trusted, or not before the deadline.
+            LeaseStoreUnavailable: The store did not respond while the lease could be trusted, or
+                not before the deadline.
         """
         lease = self._heartbeat.stop()
         until = min(lease.trusted_until, self.deadline.at)
         clock = self.target.clock
         for attempt in count():
             try:
-                self._write_in_time(lambda: write(lease))
+                self._write_before_end(lambda: write(lease))
                 return
             except LeaseStoreUnavailable:
-                pause = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(attempt, 8))
+                pause = min(_MAX_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(attempt, 8))
                 pause *= (1 + self.target.random.random()) / 2
                 if clock.monotonic() + pause >= until:
                     raise
                 clock.sleep(pause)
 
-    def _write_in_time(self, write: Callable[[], None]) -> None:
-        """Write, and end before the invocation does, with or without an answer.
+    def _write_before_end(self, write: Callable[[], None]) -> None:
+        """Write, and return before the invocation ends, with or without a response.
 
-        A write that is given up may still arrive: its condition names this owner and this fence.
+        A write that was given up may still take effect: its condition names this owner and fence.
         """
         margin = self.target.policy.safety_margin_seconds
         left = self.deadline.at + margin - self.target.clock.monotonic()
-        if not 0 < left < CALL_TIMEOUT_SECONDS + _ANSWER_SECONDS:
-            write()  # it fits, or this is not an invocation: Lambda would have killed it by now
+        if not 0 < left < CALL_TIMEOUT_SECONDS + _RESPONSE_SECONDS:
+            write()  # there is time, or no invocation: Lambda would have ended it by now
             return
         try:
-            run_with_timeout(max(left - _ANSWER_SECONDS, _ANSWER_SECONDS / 2), write)
+            run_with_timeout(max(left - _RESPONSE_SECONDS, _RESPONSE_SECONDS / 2), write)
         except TimeLimitExceeded:
             raise LeaseStoreUnavailable(
                 "DynamoDB did not answer before the invocation's end; the lease expires by itself"
@@ -265,26 +314,27 @@ class LeaseSession:
 
     def _take_over(self) -> FencedSession:
         evict = self.target.has_lease_table  # nothing else knows that an older holder is dead
-        return self._above_fence(
+        return self._open_above_fence(
             lambda grant: self.target.database.take_over(grant, self.deadline, evict=evict)
         )
 
-    def _above_fence(self, open_database: Callable[[LeaseGrant], _Opened]) -> _Opened:
-        for _ in range(_LIFTS):
+    def _open_above_fence(self, open_database: Callable[[LeaseGrant], _Opened]) -> _Opened:
+        for _ in range(_MAX_FENCE_RAISES):
             try:
-                return open_database(self._grant())
+                return open_database(self._make_grant())
             except StaleFencingToken as stale:
-                self._lift(stale.current_token + 1)
+                self._raise_fence(stale.current_token + 1)
         raise ConfigurationError(
-            f"PostgreSQL's fence for {self.target.name!r} keeps outrunning the lease table's: two "
-            "lease tables or two targets use one schema of one database; give each its own"
+            f"PostgreSQL's fencing token for {self.target.name!r} keeps rising above the lease "
+            "table's: two lease tables or two targets use one schema of one database; give each a "
+            "schema of its own"
         )
 
-    def _lift(self, fence: int) -> None:
-        """The table was made anew, or its item was: go on above what PostgreSQL has seen."""
+    def _raise_fence(self, fence: int) -> None:
+        """Continue above PostgreSQL's token: the lease table or its item was created again."""
         self._heartbeat.change(lambda lease: self.target.store.raise_fence(lease, fence))
 
-    def _grant(self) -> LeaseGrant:
+    def _make_grant(self) -> LeaseGrant:
         return LeaseGrant(
             target=self.target.name,
             fence=self.lease.fence,
@@ -296,4 +346,4 @@ class LeaseSession:
         )
 
 
-_TIMED_OUT = "it was still running when the deadline came, and was cancelled"
+_TIMED_OUT = "it was still running when the deadline passed, and was cancelled"

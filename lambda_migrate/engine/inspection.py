@@ -1,8 +1,8 @@
-"""A look at the database under the lease that migrates nothing: for mode ``require``.
+"""Inspecting the database under the lease without migrating it: for mode ``require``.
 
-An address that no check has gone through may lead to a database that another address has made
-ready: through a tunnel, say, where the functions name a secret. One instance looks, over one short
-connection, and publishes what it finds for all others.
+A new address may lead to a database that is ready at another address already: a tunnel, for
+example, where the functions use a secret. One instance inspects the database over one short
+connection and publishes the result for all others.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lambda_migrate.engine.apply import next_failure, record_failure, satisfied_digests
+from lambda_migrate.engine.apply import satisfied_digests
 from lambda_migrate.engine.holder import LeaseSession
 from lambda_migrate.errors import ConfigurationError, MigrateError, MigrationFailed
 from lambda_migrate.lease.readiness import (
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.postgresql.ports import Inspection
 
-__all__ = ["Look", "inspect"]
+__all__ = ["InspectionResult", "inspect_database"]
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What a look has shown.
+class InspectionResult:
+    """What an inspection has shown.
 
     Attributes:
-        state: The item as it then is.
+        state: The item as it is after the inspection.
         reason: Why it could not determine whether the manifest is satisfied, and what to do; or "".
-        may_change: Whether a later look may find more although the item stays the same.
+        may_change: Whether a later inspection may show more although the item stays the same.
     """
 
     state: LeaseState
@@ -51,22 +51,24 @@ class Look:
     may_change: bool = False
 
 
-def inspect(target: Target, lease: Lease, manifest: Manifest, deadline: Deadline) -> Look:
-    """Look, publish what was found, and give the lease back.
+def inspect_database(
+    target: Target, lease: Lease, manifest: Manifest, deadline: Deadline
+) -> InspectionResult:
+    """Inspect the database, publish the result, and give the lease back.
 
     Raises:
-        LeaseLost: The lease was over before that.
-        LeaseStoreUnavailable: It could not be given back, and runs out by itself.
-        ConfigurationError: The role may not read the history, for example; recorded for this
+        LeaseLost: The lease expired first.
+        LeaseStoreUnavailable: It could not be given back, and expires by itself.
+        ConfigurationError: For example, the role may not read the history; recorded for this
             address, with a pause.
-        DatabaseUnavailable: PostgreSQL did not answer.
+        DatabaseUnavailable: PostgreSQL did not respond.
         MigrationFailed: The history diverged from this code long ago.
     """
-    return _Inspector(target, lease, manifest, deadline).look()
+    return _Inspector(target, lease, manifest, deadline).run()
 
 
 class _Inspector:
-    """One look under one lease."""
+    """One inspection under one lease."""
 
     def __init__(
         self, target: Target, lease: Lease, manifest: Manifest, deadline: Deadline
@@ -75,25 +77,25 @@ class _Inspector:
         self._lease = lease
         self._manifest = manifest
         self._deadline = deadline
-        self._hold = LeaseSession(target, lease, deadline)
+        self._session = LeaseSession(target, lease, deadline)
         self._address = target.database.fingerprint
         self._databases = lease.state.databases
 
-    def look(self) -> Look:
+    def run(self) -> InspectionResult:
         try:
             found = self._target.database.inspect(self._deadline)
             if found.fence is not None:
                 require_environment(found.fence.environment, self._target.environment)
         except ConfigurationError as error:
-            self._hold.fail(self._refusal(error))
+            self._session.fail(self._make_failure(error))
             raise
         except BaseException:
-            with suppress(MigrateError):  # it runs out by itself otherwise
-                self._hold.complete_inspection(self._databases)
+            with suppress(MigrateError):  # it expires by itself otherwise
+                self._session.complete_inspection(self._databases)
             raise
-        return self._judge(found)
+        return self._evaluate(found)
 
-    def _judge(self, found: Inspection) -> Look:
+    def _evaluate(self, found: Inspection) -> InspectionResult:
         known = self._lease.state.completions
         fence = found.fence
         is_old = fence is None or is_behind_last_completion(fence, known)
@@ -106,56 +108,47 @@ class _Inspector:
                 f"{self._address} leads to another database than the one that was migrated, or to "
                 "an earlier state of it; run `lambda-migrate up` through this address"
             )
-            return self._publish(record_check(self._databases, self._check()), reason)
+            return self._publish(record_check(self._databases, self._new_check()), reason)
         if known.get(fence.identity) != (fence.token, fence.owner):
-            # A holder took the fence since the last completion: it may be frozen in the middle of
-            # a rollback, and only a takeover would keep it from committing.
-            vain = record_failed_inspection(self._databases, self._address, self._lease.fence)
+            # A holder raised the token since the last completion. It may be frozen during a
+            # rollback, and only a takeover would keep it from committing.
+            record = record_failed_inspection(self._databases, self._address, self._lease.fence)
             reason = (
                 f"{fence.owner} has migrated {self._address} since the last check and did not "
                 "complete; run `lambda-migrate up`"
             )
-            return self._publish(vain, reason)
+            return self._publish(record, reason)
         return self._compare(found, fence.identity)
 
-    def _compare(self, found: Inspection, identity: str) -> Look:
+    def _compare(self, found: Inspection, identity: str) -> InspectionResult:
         out_of_order = self._target.policy.allow_out_of_order
         plan = make_plan(self._manifest, found.history, allow_out_of_order=out_of_order)
         digests = satisfied_digests(found.history)
         if not plan.is_current and len(digests) > len(self._manifest) + MAX_READY:
-            raise self._contradiction()
+            raise self._record_divergence()
         served = self._manifest.digest if plan.is_current else ""
-        check = replace(self._check(), identity=identity, digests=digests, served=served)
+        check = replace(self._new_check(), identity=identity, digests=digests, served=served)
         return self._publish(record_check(self._databases, check))
 
-    def _contradiction(self) -> MigrationFailed:
-        """Recorded, because nothing in the list would keep other instances from looking."""
+    def _record_divergence(self) -> MigrationFailed:
+        """Record it as a failure: nothing in the item would keep others from inspecting again."""
         error = MigrationFailed(
             "the database and this code have had different migrations for a long time: run "
             "`lambda-migrate status` with the files of this code, and deploy code that matches"
         )
-        record_failure(self._hold, self._manifest, error)
+        self._session.record_failure(self._manifest, error)
         return error
 
-    def _refusal(self, error: ConfigurationError) -> Failure:
-        """What keeps others at this address from looking as well, for a while.
+    def _make_failure(self, error: ConfigurationError) -> Failure:
+        """A failure that keeps others at this address from inspecting for a while.
 
-        Others may act as another role behind the same address, so that the pause does not grow.
+        Others may have another role at the same address, so the pause does not grow.
         """
-        pause_seconds = self._target.policy.failure_pause_seconds
-        now_ms = self._target.store.now_ms()
-        failure = next_failure(
-            self._lease.state,
-            error,
-            digest=self._manifest.digest,
-            version="",
-            address=self._address,
-            pause_seconds=pause_seconds,
-            now_ms=now_ms,
-        )
-        return replace(failure, retry_at_ms=now_ms + round(pause_seconds * 1000))
+        failure = self._session.describe_failure(self._manifest, error)
+        pause_ms = round(self._target.policy.failure_pause_seconds * 1000)
+        return replace(failure, retry_at_ms=failure.at_ms + pause_ms)
 
-    def _check(self) -> DatabaseCheck:
+    def _new_check(self) -> DatabaseCheck:
         return DatabaseCheck(
             identity=UNKNOWN_IDENTITY,
             address=self._address,
@@ -172,9 +165,9 @@ class _Inspector:
         reason: str = "",
         *,
         may_change: bool = False,
-    ) -> Look:
-        self._hold.complete_inspection(databases)
+    ) -> InspectionResult:
+        self._session.complete_inspection(databases)
         state = replace(
             self._lease.state, databases=databases, owner=None, lease_until_ms=0, lease_ms=0
         )
-        return Look(state, reason, may_change)
+        return InspectionResult(state, reason, may_change)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from lambda_migrate.engine.apply import (
     apply_pending,
     complete,
-    record_failure,
     require_no_divergence,
     require_valid_scripts,
     satisfied_digests,
@@ -23,7 +22,7 @@ from lambda_migrate.engine.dry_run import DryRunResult, lasting_effects_of, rehe
 from lambda_migrate.engine.flag_gate import check_flags
 from lambda_migrate.engine.holder import LeaseSession
 from lambda_migrate.engine.target import new_owner
-from lambda_migrate.errors import ConfigurationError, LeaseHeld, LeaseLost, MigrateError
+from lambda_migrate.errors import ConfigurationError, LeaseHeld
 from lambda_migrate.events import LeaseTakenOver, MigrationRolledBack
 from lambda_migrate.lease.decision import is_lease_expired
 from lambda_migrate.lease.readiness import UNKNOWN_IDENTITY
@@ -222,16 +221,16 @@ class Operations:
         environment = (found.fence and found.fence.environment) or self.target.environment
         if not confirm(DryRunPlan(plan, manifest, environment)):
             return None
-        hold = LeaseSession(self.target, self._acquire(), deadline)
+        session = LeaseSession(self.target, self._acquire(), deadline)
         try:
-            with hold.rehearsal() as rehearsal:
+            with session.open_dry_run() as rehearsal:
                 if self._plan_of(manifest, rehearsal.read_history()) != plan:
                     raise LeaseHeld(
                         "somebody else changed the history meanwhile; look and try again"
                     )
-                return rehearse(hold, rehearsal, plan)
+                return rehearse(session, rehearsal, plan)
         finally:
-            hold.release()
+            session.release()
 
     def verify(self, deadline: Deadline, *, resync: bool = False) -> Verification:
         """Compare files, history and item.
@@ -312,11 +311,17 @@ class Operations:
             target = replace(target, policy=replace(target.policy, ignore_other_history=True))
         check_flags(target, deadline, version=manifest.version, what="`up`", advice=_DESPITE_FLAGS)
         applied: list[str] = []
-        with self._hold(deadline, target=target, records_failure=manifest) as (hold, database):
-            proof = apply_pending(
-                hold, database, manifest, on_applied=applied.append, refuse_after_kills=False
+        with self._hold(deadline, target=target, record_failures=manifest) as (session, database):
+            result = apply_pending(
+                session, database, manifest, on_applied=applied.append, refuse_after_kills=False
             )
-            complete(hold, database, proof.history, served=manifest.digest, before=proof.before)
+            complete(
+                session,
+                database,
+                result.history,
+                served=manifest.digest,
+                digests_before=result.digests_before,
+            )
         return tuple(applied)
 
     def down(
@@ -356,18 +361,18 @@ class Operations:
                 self._refuse_if_held()
         if not rows or not confirm(rows):
             return ()
-        with self._hold(deadline) as (hold, database):
+        with self._hold(deadline) as (session, database):
             if choose_rollback(database.read_history(), to=to, steps=steps, only=only) != rows:
                 raise LeaseHeld("somebody else changed the history meanwhile; look and try again")
-            withdraw(hold, database, lowest=rows[-1].version)
-            finished, rows = self._settle(hold, database, rows)
+            withdraw(session, database, lowest=rows[-1].version)
+            finished, rows = self._settle(session, database, rows)
             for position, row in enumerate(rows, 1):
-                self._revert(hold, database, row, position=position, total=len(rows))
-            complete(hold, database, database.read_history())
+                self._revert(session, database, row, position=position, total=len(rows))
+            complete(session, database, database.read_history())
         return tuple(row.name for row in (*finished, *rows))
 
     def _settle(
-        self, hold: LeaseSession, database: FencedSession, rows: tuple[HistoryRow, ...]
+        self, session: LeaseSession, database: FencedSession, rows: tuple[HistoryRow, ...]
     ) -> tuple[tuple[HistoryRow, ...], tuple[HistoryRow, ...]]:
         """Settle those rows that are in doubt, and choose again by what the history says then.
 
@@ -379,7 +384,7 @@ class Operations:
         if not in_doubt:
             return (), rows
         for row in in_doubt:
-            database.settle(row, hold.deadline)
+            database.settle(row, session.deadline)
         left = {row.version: row for row in database.read_history()}
         applied = tuple(left[row.version] for row in rows if row.version in left)
         require_reversible(applied)
@@ -388,7 +393,7 @@ class Operations:
 
     def _revert(
         self,
-        hold: LeaseSession,
+        session: LeaseSession,
         database: FencedSession,
         row: HistoryRow,
         *,
@@ -396,8 +401,8 @@ class Operations:
         total: int,
     ) -> None:
         target = self.target
-        hold.publish(Progress(row.name, position - 1, total, target.clock.wall_ms()))
-        milliseconds = database.roll_back(row, hold.deadline)
+        session.set_progress(Progress(row.name, position - 1, total, target.clock.wall_ms()))
+        milliseconds = database.roll_back(row, session.deadline)
         target.observer.observe(
             MigrationRolledBack(target.name, row.name, position, total, milliseconds / 1000)
         )
@@ -463,7 +468,7 @@ class Operations:
             ConfigurationError: See `choose_baseline`.
         """
         self._require_file(version)
-        with self._hold(deadline) as (hold, database):
+        with self._hold(deadline) as (session, database):
             chosen = choose_baseline(
                 self.manifest,
                 database.read_history(),
@@ -478,7 +483,7 @@ class Operations:
                 )
             rows = [(m, chosen.manifest.digest_at(m.version)) for m in chosen.migrations]
             database.record_applied(rows, baseline=True)
-            complete(hold, database, database.read_history(), served=chosen.manifest.digest)
+            complete(session, database, database.read_history(), served=chosen.manifest.digest)
         return tuple(m.name for m in chosen.migrations)
 
     def repair(self, version: int, deadline: Deadline, *, declared: str) -> str:
@@ -501,26 +506,35 @@ class Operations:
                 f"{declared!r} says nothing about version {version}: write one of "
                 f"{', '.join(_DECLARED)}"
             )
-        with self._hold(deadline) as (hold, database):
+        with self._hold(deadline) as (session, database):
             history = database.read_history()
             row = next((r for r in history if r.version == version), None)
             before: tuple[str, ...] = ()
             if declared == "pending":
-                name = self._forget(hold, database, row, version=version)
+                name = self._forget(session, database, row, version=version)
             else:
                 name = self._stamp(database, row, version=version, declared=declared)
                 before = satisfied_digests(history)  # the schema is what it was
             complete(
-                hold, database, database.read_history(), served=self.manifest.digest, before=before
+                session,
+                database,
+                database.read_history(),
+                served=self.manifest.digest,
+                digests_before=before,
             )
         return name
 
     def _forget(
-        self, hold: LeaseSession, database: FencedSession, row: HistoryRow | None, *, version: int
+        self,
+        session: LeaseSession,
+        database: FencedSession,
+        row: HistoryRow | None,
+        *,
+        version: int,
     ) -> str:
         if row is None:
             raise ConfigurationError(f"version {version} is pending already: it has no history row")
-        withdraw(hold, database, lowest=version)
+        withdraw(session, database, lowest=version)
         database.delete_rows([version])
         return row.name
 
@@ -539,17 +553,17 @@ class Operations:
 
     def stamp_environment(self, deadline: Deadline) -> None:
         """Stamp the database with this target's environment, whatever it was: a copy moved."""
-        with self._hold(deadline, restamp=True) as (hold, database):
-            complete(hold, database, database.read_history(), served=self.manifest.digest)
+        with self._hold(deadline, restamp=True) as (session, database):
+            complete(session, database, database.read_history(), served=self.manifest.digest)
 
     def resync(self, deadline: Deadline) -> None:
         """Mark exactly those code versions ready that the history proves, for this address.
 
         Other addresses of the same database look again before they serve anything.
         """
-        with self._hold(deadline) as (hold, database):
+        with self._hold(deadline) as (session, database):
             history = database.read_history()
-            complete(hold, database, history, served=self.manifest.digest, is_resync=True)
+            complete(session, database, history, served=self.manifest.digest, is_resync=True)
 
     def release_lease(self) -> LeaseState:
         """Free a lease whose holder is known to be dead, without waiting for its end.
@@ -571,29 +585,22 @@ class Operations:
         *,
         target: Target | None = None,
         restamp: bool = False,
-        records_failure: Manifest | None = None,
+        record_failures: Manifest | None = None,
     ) -> Iterator[tuple[LeaseSession, FencedSession]]:
-        hold = LeaseSession(
+        """Acquire the lease and open the database under its fencing token, for the block.
+
+        Raises:
+            LeaseHeld: Another process holds the lease.
+        """
+        session = LeaseSession(
             target or self.target,
             self._acquire(),
             deadline,
             request_id=self._request_id,
             restamp=restamp,
         )
-        try:
-            with hold.database() as database:
-                yield hold, database
-        except LeaseLost:
-            raise
-        except MigrateError as error:
-            if records_failure is not None and not error.retryable:
-                record_failure(hold, records_failure, error)
-            else:
-                hold.release()
-            raise
-        except BaseException:
-            hold.release()
-            raise
+        with session.open_database(record_failures=record_failures) as database:
+            yield session, database
 
     def _refuse_if_held(self) -> None:
         state = self.target.store.read(consistent=True)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lambda_migrate.clock import Deadline
-from lambda_migrate.engine.apply import next_failure
+from lambda_migrate.engine.failure import make_failure
 from lambda_migrate.errors import ConfigurationError, MigrationFailed, NotReady
 from lambda_migrate.lease.backoff import Backoff
 from lambda_migrate.lease.codec import decode, encode_databases, encode_failure, encode_progress
@@ -178,12 +178,12 @@ def test_no_progress_makes_a_waiter_sleep_longer_than_none(
 
 @pytest.mark.parametrize("attempts", [-FAR, -4, -1, 0, FAR])
 def test_a_failure_after_a_planted_one_can_be_read_again(attempts: int) -> None:
-    planted = LeaseState(failure=Failure("d", "m", "1", "", "planted", attempts, 0, 0))
-    failure = next_failure(
+    shipped = manifest(1)
+    planted = LeaseState(failure=Failure(shipped.digest, "m", "1", "", "planted", attempts, 0, 0))
+    failure = make_failure(
         planted,
         MigrationFailed("no"),
-        digest="d",
-        version="1",
+        manifest=shipped,
         address="a",
         pause_seconds=10,
         now_ms=10**12,

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from lambda_migrate.engine.apply import next_failure, satisfied_digests
+from lambda_migrate.engine.apply import satisfied_digests
+from lambda_migrate.engine.failure import make_failure
 from lambda_migrate.errors import (
     ConfigurationError,
     Diverged,
@@ -131,11 +132,10 @@ def test_the_pause_doubles_up_to_ten_minutes(
     attempts: int, pause_seconds: float, expected_ms: int
 ) -> None:
     def after(state: LeaseState) -> int:
-        failure = next_failure(
+        failure = make_failure(
             state,
             boom(),
-            digest="d",
-            version="2",
+            manifest=V2,
             address="a",
             pause_seconds=pause_seconds,
             now_ms=7,
@@ -143,18 +143,14 @@ def test_the_pause_doubles_up_to_ten_minutes(
         assert failure.attempts == attempts + 1
         return failure.retry_at_ms - failure.at_ms
 
-    before = next_failure(
-        LeaseState(), boom(), digest="d", version="2", address="a", pause_seconds=1, now_ms=0
-    )
+    before = make_failure(LeaseState(), boom(), manifest=V2, address="a", pause_seconds=1, now_ms=0)
     known = LeaseState(failure=replace(before, attempts=attempts) if attempts else None)
     assert after(known) == expected_ms
 
 
 def test_a_cause_is_one_short_line() -> None:
     error = ConfigurationError(["a" * 400, "b"])
-    failure = next_failure(
-        LeaseState(), error, digest="d", version="", address="a", pause_seconds=1, now_ms=0
-    )
+    failure = make_failure(LeaseState(), error, manifest=V2, address="a", pause_seconds=1, now_ms=0)
     assert "\n" not in failure.cause
     assert len(failure.cause) == 300
     assert (failure.migration, failure.sqlstate) == ("", "")

@@ -141,9 +141,9 @@ def test_a_holder_tells_how_long_it_has_held_the_lease_while_a_migration_runs(
     scene.database.on_script = during
     scene.runner(manifest(1), lease_seconds=BEATING).ensure(scene.deadline())
     *going, end = scene.observer.of(LeaseHeldTime)
-    assert {(each.fence, each.is_over) for each in going} == {(1, False)}
+    assert {(each.fence, each.is_final) for each in going} == {(1, False)}
     assert going[-1].held_seconds == 7.0  # the first may come before the migration begins
-    assert (end.held_seconds, end.is_over) == (7.0, True)
+    assert (end.held_seconds, end.is_final) == (7.0, True)
 
 
 def test_a_holder_that_fails_tells_how_long_it_held_the_lease(scene: Scene) -> None:
@@ -151,7 +151,7 @@ def test_a_holder_that_fails_tells_how_long_it_held_the_lease(scene: Scene) -> N
     with pytest.raises(MigrationFailed):
         scene.runner(V2).ensure(scene.deadline())
     (end,) = scene.observer.of(LeaseHeldTime)
-    assert end.is_over
+    assert end.is_final
 
 
 def test_the_heartbeat_ends_with_the_work(scene: Scene) -> None:
@@ -311,14 +311,14 @@ def test_an_interrupt_of_the_main_thread_passes_and_frees_the_lease(
     assert scene.table.state.owner is None
 
 
-def hold(scene: Scene, **policy: float) -> LeaseSession:
+def session(scene: Scene, **policy: float) -> LeaseSession:
     lease = scene.table.acquire(new_owner())
     assert isinstance(lease, Lease)
     return LeaseSession(scene.target(**policy), lease, scene.deadline())
 
 
 def test_a_lease_lost_while_connecting_lets_nobody_begin(scene: Scene) -> None:
-    held = hold(scene)
+    held = session(scene)
     take_over = scene.database.take_over
 
     def slowly(*arguments: object, **options: object) -> object:
@@ -328,13 +328,13 @@ def test_a_lease_lost_while_connecting_lets_nobody_begin(scene: Scene) -> None:
         return answer
 
     scene.database.take_over = slowly  # type: ignore[assignment,method-assign]  # a slow connection
-    with pytest.raises(LeaseLost), held.database():
+    with pytest.raises(LeaseLost), held.open_database():
         pytest.fail("the block must not begin")
 
 
 def test_a_lost_lease_is_not_taken_for_the_deadline(scene: Scene) -> None:
-    held = hold(scene)
-    with pytest.raises(LeaseLost, match="gone"), held.until_deadline("0001_m"):
+    held = session(scene)
+    with pytest.raises(LeaseLost, match="gone"), held.explain_abort("0001_m"):
         raise LeaseLost("gone")
 
 
@@ -342,7 +342,7 @@ def test_a_lost_lease_is_not_taken_for_the_deadline(scene: Scene) -> None:
     "error", [LeaseLost("x"), LeaseStoreUnavailable("x"), ConfigurationError("x")]
 )
 def test_giving_back_never_hides_what_went_wrong(scene: Scene, error: MigrateError) -> None:
-    held = hold(scene)
+    held = session(scene)
     scene.table.before["release"] = raises(error)
     held.release()
     again = ["release"] if isinstance(error, LeaseStoreUnavailable) else []

@@ -371,14 +371,14 @@ def test_a_table_made_anew_is_lifted_above_what_postgresql_has_seen(scene: Scene
     assert scene.database.effects == ["0001_m", "0002_m"]
 
 
-def test_a_fence_that_keeps_outrunning_the_table_is_a_configuration_error(
+def test_a_token_that_keeps_rising_above_the_lease_tables_is_a_configuration_error(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def outrun(grant: object, *_: object, **__: object) -> None:
         raise StaleFencingToken(grant.fence + 10)  # type: ignore[attr-defined]  # it is a Grant
 
     monkeypatch.setattr(scene.database, "take_over", outrun)
-    with pytest.raises(ConfigurationError, match="keeps outrunning the lease table's"):
+    with pytest.raises(ConfigurationError, match="keeps rising above the lease table's"):
         scene.runner(V1).ensure(scene.deadline())
     assert scene.table.state.owner is None
 

@@ -291,7 +291,7 @@ def test_all_the_metrics_that_alarms_may_name_are_written(lines: Lines) -> None:
         LeaseTakenOver("t", "dead", 7),
         MigrationApplied("t", "0001_m", 1, 2, 0.25),
         MigrationAttemptFailed("t", "0002_m", "22012", "division by zero", 0.1),
-        LeaseHeldTime("t", 7, 2.0, is_over=True),
+        LeaseHeldTime("t", 7, 2.0, is_final=True),
         TargetShared("t", "mine:5432/a", "other:5432/b", "billing/7/x"),
         FAILED,
         WAITED,
@@ -345,7 +345,7 @@ def test_what_happens_on_the_way_writes_nothing(lines: Lines) -> None:
 
 
 def test_how_long_a_lease_is_held_is_told_while_it_is_held(lines: Lines) -> None:
-    observe(LeaseHeldTime("orders-db", 7, 6.5, is_over=False))
+    observe(LeaseHeldTime("orders-db", 7, 6.5, is_final=False))
     _, (emf,) = lines.read()
     assert values([emf]) == {"LeaseHeldTime": [6500.0]}
     assert emf["_aws"]["CloudWatchMetrics"][0]["Metrics"] == [
@@ -357,7 +357,7 @@ def test_how_long_a_lease_is_held_is_told_while_it_is_held(lines: Lines) -> None
 def test_a_heartbeat_leaves_the_metrics_of_the_check_where_they_are(lines: Lines) -> None:
     observe(
         MigrationApplied("t", "0001_m", 1, 1, 0.25),
-        LeaseHeldTime("t", 7, 0.5, is_over=False),
+        LeaseHeldTime("t", 7, 0.5, is_final=False),
         FINISHED,
     )
     _, (held, check) = lines.read()
@@ -437,6 +437,6 @@ def test_switching_powertools_metrics_off_switches_ours_off(
     lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POWERTOOLS_METRICS_DISABLED", "true")
-    observe(LeaseHeldTime("t", 7, 2.0, is_over=True), UP_TO_DATE)
+    observe(LeaseHeldTime("t", 7, 2.0, is_final=True), UP_TO_DATE)
     logged, emf = lines.read()
     assert (len(logged), emf) == (1, [])

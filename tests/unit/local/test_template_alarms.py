@@ -52,11 +52,11 @@ def test_a_lease_held_for_more_than_five_minutes_pages_somebody_while_it_is_held
 ) -> None:
     alarm = alarms["LeaseHeldTimeAlarm"]
     for beat in range(1, 45):
-        happen(beat * 20 / 3, LeaseHeldTime("orders", 7, beat * 20 / 3, is_over=False))
+        happen(beat * 20 / 3, LeaseHeldTime("orders", 7, beat * 20 / 3, is_final=False))
     assert not cloudwatch.has_reached(alarm), "293 s are not too long yet"
-    happen(306.0, LeaseHeldTime("orders", 7, 306.0, is_over=False))
+    happen(306.0, LeaseHeldTime("orders", 7, 306.0, is_final=False))
     assert cloudwatch.state(alarm, at=NOON + 360) is State.ALARM
-    happen(420.0, LeaseHeldTime("orders", 7, 420.0, is_over=True))
+    happen(420.0, LeaseHeldTime("orders", 7, 420.0, is_final=True))
     assert cloudwatch.is_over(alarm)
 
 

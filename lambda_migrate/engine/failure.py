@@ -1,0 +1,69 @@
+"""What is stored in the lease table for a failed attempt, and for how long others pause."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lambda_migrate.errors import ManifestError, MigrateError, MigrationFailed
+from lambda_migrate.lease.decision import MAX_PAUSE_MS
+from lambda_migrate.lease.record import Failure
+
+if TYPE_CHECKING:
+    from lambda_migrate.lease.record import LeaseState
+    from lambda_migrate.migrations import Manifest
+
+__all__ = ["make_failure"]
+
+_MAX_CAUSE_LENGTH = 300
+"""The item stays far below the 4 KB that half a read unit pays for."""
+
+
+def make_failure(
+    state: LeaseState,
+    error: MigrateError,
+    *,
+    manifest: Manifest,
+    address: str,
+    pause_seconds: float,
+    now_ms: int,
+) -> Failure:
+    """Describe a failed attempt; the pause doubles with each failure of the same manifest.
+
+    Args:
+        state: The item as last read.
+        error: Why the attempt failed.
+        manifest: What was to be applied.
+        address: Of the database.
+        pause_seconds: After the first failure.
+        now_ms: Wall clock, milliseconds since the epoch.
+    """
+    address = "" if _is_caused_by_migrations(error) else address
+    key = (manifest.digest, address)
+    before = next((f for f in state.failures if (f.digest, f.address) == key), None)
+    attempts = max(0, before.attempts) + 1 if before is not None else 1
+    pause_ms = min(MAX_PAUSE_MS, round(pause_seconds * 1000) * 2 ** min(attempts - 1, 20))
+    failed = error if isinstance(error, MigrationFailed) else MigrationFailed(str(error))
+    had_ms = failed.had_ms
+    if had_ms is not None and before is not None:
+        had_ms = max(had_ms, before.had_ms or 0)  # what was too short then is too short now
+    named = (migration for migration in manifest if migration.name == failed.migration)
+    return Failure(
+        digest=manifest.digest,
+        migration=failed.migration,
+        version=next((str(migration.version) for migration in named), ""),
+        sqlstate=failed.sqlstate,
+        cause=" ".join(failed.cause.split())[:_MAX_CAUSE_LENGTH],
+        attempts=attempts,
+        at_ms=now_ms,
+        retry_at_ms=now_ms + pause_ms,
+        had_ms=had_ms,
+        is_kill=failed.is_kill,
+        address=address,
+    )
+
+
+def _is_caused_by_migrations(error: MigrateError) -> bool:
+    """Whether it fails at every address; a password or a network belongs to one address."""
+    return isinstance(error, ManifestError) or (
+        isinstance(error, MigrationFailed) and bool(error.migration)
+    )
