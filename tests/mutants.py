@@ -751,8 +751,8 @@ MUTANTS = (
     Mutant(
         "an address keeps what it has confirmed though the history went another way",
         "lambda_migrate/lease/readiness.py",
-        "(_carried(known.dropped + count, agreed, dropped) if count else 0, fence)",
-        "(count, fence)",
+        "_still_confirmed(known.dropped + count, agreed, dropped) if count else 0,",
+        "count,",
         ("lease",),
     ),
     Mutant(
@@ -786,7 +786,7 @@ MUTANTS = (
     Mutant(
         "a rollback leaves what is marked ready",
         "lambda_migrate/lease/readiness.py",
-        "known = _listed(replace(known, addresses=addresses), digests)",
+        "known = _set_ready(replace(known, addresses=addresses), digests)",
         "known = replace(known, addresses=addresses)",
         ("lease", "engine", "machine, fakes"),
     ),

@@ -1,10 +1,10 @@
-"""The state item as DynamoDB stores it: attribute values in and out, and nothing believed blindly.
+"""The state item as DynamoDB stores it; every attribute is validated when it is read.
 
 Layout, version 2 (partition key ``target``):
 
 =============  ====  =========================================================================
 ``format``     N     layout version
-``fence``      N     acquisitions so far
+``fence``      N     how often the lease was acquired
 ``owner``      S     present while the lease is held
 ``lease_until``  N   milliseconds since the epoch, present with ``owner``
 ``lease_ms``   N     length of the holder's lease, present with ``owner``
@@ -13,8 +13,8 @@ Layout, version 2 (partition key ``target``):
 ``progress``   M     {``migration`` S, ``done`` N, ``total`` N, ``started`` N, ``attempts`` N}
 ``failure``    M     {``digest`` S, ``migration`` S, ``version`` S, ``sqlstate`` S, ``cause`` S,
                      ``attempts`` N, ``at`` N, ``retry_at`` N, ``had`` N?, ``kill`` BOOL?,
-                     ``address`` S?}: the last one
-``failures``   L     the others, each as ``failure``, the last one first
+                     ``address`` S?}: the last failure
+``failures``   L     other failures, each as ``failure``, the last one first
 =============  ====  =========================================================================
 """
 
@@ -55,15 +55,15 @@ def decode(item: Mapping[str, AttributeValue] | None, *, target: str) -> LeaseSt
     """Read an item; a missing one is an empty state.
 
     Args:
-        item: Attribute name -> typed value (``{"N": "7"}``), as the API answers.
+        item: Attribute name -> typed value (``{"N": "7"}``), as the API returns it.
         target: For messages.
 
     Raises:
-        ConfigurationError: The layout is unknown, or an attribute has another type or range.
+        ConfigurationError: The layout is unknown, or an attribute has a wrong type or value.
     """
     if not item or set(item) == {"target"}:
         return LeaseState()
-    reader = _Reader(item, f"item {target!r}")
+    reader = _AttributeReader(item, f"item {target!r}")
     layout = reader.number("format")
     if layout != FORMAT:
         raise ConfigurationError(
@@ -72,8 +72,8 @@ def decode(item: Mapping[str, AttributeValue] | None, *, target: str) -> LeaseSt
             + (
                 "Deploy the newer library to every function of this target"
                 if layout > FORMAT
-                else "Stop what still writes the older layout, then delete the item: the next "
-                "start makes a new one from PostgreSQL's history"
+                else "Stop the functions that write the older layout, then delete the item: the "
+                "next cold start creates a new one from PostgreSQL's history"
             )
         )
     return LeaseState(
@@ -81,30 +81,30 @@ def decode(item: Mapping[str, AttributeValue] | None, *, target: str) -> LeaseSt
         owner=reader.optional_text("owner"),
         lease_until_ms=reader.number("lease_until", 0),
         lease_ms=reader.number("lease_ms", 0),
-        databases={i: _database(r) for i, r in reader.children("databases")},
-        progress=_progress(reader.child("progress")),
-        failure=_failure(reader.child("failure")),
-        older_failures=tuple(map(_read_failure, reader.entries("failures"))),
+        databases={i: _decode_database(r) for i, r in reader.children("databases")},
+        progress=_decode_progress(reader.child("progress")),
+        failure=_decode_optional_failure(reader.child("failure")),
+        older_failures=tuple(map(_decode_failure, reader.entries("failures"))),
     )
 
 
 def encode_databases(databases: Mapping[str, DatabaseRecord]) -> AttributeValue:
     """``databases`` as a map attribute."""
-    return {"M": {identity: _encoded(record) for identity, record in databases.items()}}
+    return {"M": {identity: _encode_database(record) for identity, record in databases.items()}}
 
 
-def _encoded(record: DatabaseRecord) -> AttributeValue:
+def _encode_database(record: DatabaseRecord) -> AttributeValue:
     return {
         "M": {
             "ready": {"B": record.ready},
             "older": {"B": record.older},
-            "dropped": _n(record.dropped),
-            "fence": _n(record.fence),
+            "dropped": _number(record.dropped),
+            "fence": _number(record.fence),
             "owner": {"S": record.owner},
-            "at": _n(record.at_ms),
+            "at": _number(record.at_ms),
             "addresses": {
                 "M": {
-                    address: {"M": {"confirmed": _n(confirmed), "fence": _n(fence)}}
+                    address: {"M": {"confirmed": _number(confirmed), "fence": _number(fence)}}
                     for address, (confirmed, fence) in record.addresses.items()
                 }
             },
@@ -116,10 +116,10 @@ def encode_progress(progress: Progress) -> AttributeValue:
     """``progress`` as a map attribute."""
     fields = {
         "migration": {"S": progress.migration},
-        "done": _n(progress.done),
-        "total": _n(progress.total),
-        "started": _n(progress.started_ms),
-        "attempts": _n(progress.attempts),
+        "done": _number(progress.done),
+        "total": _number(progress.total),
+        "started": _number(progress.started_ms),
+        "attempts": _number(progress.attempts),
     }
     return {"M": fields}
 
@@ -132,12 +132,12 @@ def encode_failure(failure: Failure) -> AttributeValue:
         "version": {"S": failure.version},
         "sqlstate": {"S": failure.sqlstate},
         "cause": {"S": failure.cause},
-        "attempts": _n(failure.attempts),
-        "at": _n(failure.at_ms),
-        "retry_at": _n(failure.retry_at_ms),
+        "attempts": _number(failure.attempts),
+        "at": _number(failure.at_ms),
+        "retry_at": _number(failure.retry_at_ms),
     }
     if failure.had_ms is not None:
-        fields["had"] = _n(failure.had_ms)
+        fields["had"] = _number(failure.had_ms)
     if failure.is_kill:
         fields["kill"] = {"BOOL": True}
     if failure.address:
@@ -150,15 +150,15 @@ def encode_failures(failures: Iterable[Failure]) -> AttributeValue:
     return {"L": [encode_failure(failure) for failure in failures]}
 
 
-def _n(number: int) -> AttributeValue:
-    # Whatever was reckoned from a number that somebody planted: what is written can be read again.
+def _number(number: int) -> AttributeValue:
+    # int(): so that a number computed from a malformed one can be read again.
     return {"N": str(int(number))}
 
 
-def _database(reader: _Reader) -> DatabaseRecord:
+def _decode_database(reader: _AttributeReader) -> DatabaseRecord:
     return DatabaseRecord(
-        ready=reader.marks("ready"),
-        older=reader.marks("older"),
+        ready=reader.short_digests("ready"),
+        older=reader.short_digests("older"),
         dropped=max(0, reader.number("dropped")),
         addresses={
             address: (max(0, seen.number("confirmed")), seen.number("fence"))
@@ -170,7 +170,7 @@ def _database(reader: _Reader) -> DatabaseRecord:
     )
 
 
-def _progress(reader: _Reader | None) -> Progress | None:
+def _decode_progress(reader: _AttributeReader | None) -> Progress | None:
     if reader is None:
         return None
     return Progress(
@@ -182,11 +182,11 @@ def _progress(reader: _Reader | None) -> Progress | None:
     )
 
 
-def _failure(reader: _Reader | None) -> Failure | None:
-    return None if reader is None else _read_failure(reader)
+def _decode_optional_failure(reader: _AttributeReader | None) -> Failure | None:
+    return None if reader is None else _decode_failure(reader)
 
 
-def _read_failure(reader: _Reader) -> Failure:
+def _decode_failure(reader: _AttributeReader) -> Failure:
     return Failure(
         digest=reader.text("digest"),
         migration=reader.text("migration"),
@@ -202,11 +202,11 @@ def _read_failure(reader: _Reader) -> Failure:
     )
 
 
-_KINDS = {"N": "a number", "S": "a string", "M": "a map", "B": "a binary", "L": "a list"}
+_TYPE_NAMES = {"N": "a number", "S": "a string", "M": "a map", "B": "a binary", "L": "a list"}
 
 
-class _Reader:
-    """Typed access to a map of attribute values; says which one is wrong."""
+class _AttributeReader:
+    """Typed access to a map of attribute values; its errors name the wrong one."""
 
     __slots__ = ("fields", "where")
 
@@ -218,7 +218,7 @@ class _Reader:
         text = self._value(name, "N", default if default is None else str(default))
         digits = str(text)
         if not digits.removeprefix("-").isdecimal() or len(digits) > 20:
-            raise self._fault(name, "a whole number")
+            raise self._error(name, "a whole number")
         return int(digits)
 
     def text(self, name: str) -> str:
@@ -227,56 +227,56 @@ class _Reader:
     def optional_text(self, name: str) -> str | None:
         return self.text(name) if name in self.fields else None
 
-    def marks(self, name: str) -> bytes:
-        """A binary: bytes from boto3, base64 from the answer itself."""
+    def short_digests(self, name: str) -> bytes:
+        """A binary: bytes from boto3, base64 text from the fast client."""
         value = self._value(name, "B", None)
         if isinstance(value, str):
             value = _from_base64(value)
-        marks = bytes(value or b"")
-        if value is None or len(marks) % SHORT_DIGEST_BYTES:
-            raise self._fault(name, "a list of marks")
-        return marks
+        digests = bytes(value or b"")
+        if value is None or len(digests) % SHORT_DIGEST_BYTES:
+            raise self._error(name, "a list of short digests")
+        return digests
 
-    def child(self, name: str) -> _Reader | None:
+    def child(self, name: str) -> _AttributeReader | None:
         return self._map(name) if name in self.fields else None
 
-    def children(self, name: str) -> list[tuple[str, _Reader]]:
+    def children(self, name: str) -> list[tuple[str, _AttributeReader]]:
         parent = self.child(name)
         if parent is None:
             return []
         return [(key, parent._map(key)) for key in parent.fields]
 
-    def entries(self, name: str) -> list[_Reader]:
+    def entries(self, name: str) -> list[_AttributeReader]:
         """The maps of a list."""
         if name not in self.fields:
             return []
         where = f"{self.where}, attribute {name!r}"
         values = self._value(name, "L", None)
         if not isinstance(values, list):
-            raise self._fault(name, "a list")
-        return [_Reader({name: value}, where)._map(name) for value in values]
+            raise self._error(name, "a list")
+        return [_AttributeReader({name: value}, where)._map(name) for value in values]
 
-    def _map(self, name: str) -> _Reader:
-        return _Reader(self._value(name, "M", None), f"{self.where}, attribute {name!r}")
+    def _map(self, name: str) -> _AttributeReader:
+        return _AttributeReader(self._value(name, "M", None), f"{self.where}, attribute {name!r}")
 
     def _value(self, name: str, kind: str, default: str | None) -> Any:
         value = self.fields.get(name)
         if value is None and default is not None:
             return default
         if not isinstance(value, dict) or kind not in value:
-            raise self._fault(name, _KINDS[kind])
+            raise self._error(name, _TYPE_NAMES[kind])
         return value[kind]
 
-    def _fault(self, name: str, expected: str) -> ConfigurationError:
+    def _error(self, name: str, expected: str) -> ConfigurationError:
         return ConfigurationError(
             f"the lease table's {self.where}: attribute {name!r} is not {expected}; something "
-            "else writes to this item. Correct it, or delete it: the next cold start makes a "
+            "else writes to this item. Correct it, or delete it: the next cold start creates a "
             "new one from PostgreSQL's history"
         )
 
 
 def _from_base64(text: str) -> bytes | None:
-    """The bytes; None if ``text`` is not exactly what they are written as."""
+    """The bytes; None if ``text`` is not their only base64 form."""
     from binascii import a2b_base64, b2a_base64  # importing base64 takes ten times as long
 
     try:

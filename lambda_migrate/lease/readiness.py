@@ -1,8 +1,10 @@
-"""What the item says of databases after a check or before a rollback: pure, table-tested.
+"""How the item's database records change after a check, an inspection, or before a rollback.
 
-A check is one look at a database under the lease: its identity, its history, and so every manifest
-that it satisfies. It counts for the address that it was made through; other addresses of the same
-identity keep what they have, as far as it still agrees.
+A check looks at a database under the lease: its identity and its history, and so every manifest
+that it satisfies. It counts for the address that it was made through. Other addresses of the same
+identity keep what they had confirmed, as far as it still agrees with the history.
+
+All functions are pure.
 """
 
 from __future__ import annotations
@@ -19,7 +21,10 @@ from lambda_migrate.lease.record import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import TypeVar
+
+    V = TypeVar("V")
 
 __all__ = [
     "UNKNOWN_IDENTITY",
@@ -31,38 +36,38 @@ __all__ = [
 ]
 
 UNKNOWN_IDENTITY = "unknown"
-"""Stands for a database that was looked at and has no identity that the item could know."""
+"""Stands for the identity of a database that was inspected and whose identity is not known."""
 
 MAX_OLDER = 50
-"""How many manifests besides the newest ones a record lists: as many code versions that are old
-and still start."""
+"""How many manifests a record lists besides the newest ones: as many old code versions can start
+without a check."""
 
-_OTHERS_KEPT = 3
-"""How many databases besides the one checked the item remembers: they share its target by mistake,
-or are being moved from."""
+_MAX_OTHER_DATABASES = 3
+"""How many databases the item keeps besides the one that was checked: they share its target by
+mistake, or the target is moving away from them."""
 
-_READY_OF_OTHERS = 40
-_OLDER_OF_OTHERS = 20
-_ADDRESSES_KEPT = 16
+_MAX_READY_OF_OTHERS = 40
+_MAX_OLDER_OF_OTHERS = 20
+_MAX_ADDRESSES = 16
 """A tunnel may use another port each day."""
 
-_ADDRESSES_OF_OTHERS = 4
+_MAX_ADDRESSES_OF_OTHERS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseCheck:
-    """What was found in one database.
+    """What a check found in one database.
 
     Attributes:
         identity: Of the database.
         address: That led to it.
         digests: Every manifest that its history satisfies, the shortest first.
-        fence: The token of the check.
+        fence: The fencing token of the check.
         owner: Who made it.
         at_ms: When, milliseconds since the epoch.
         served: The digest that the check was made for, or "".
         before: What `digests` was when the check began; the schema still satisfies these.
-        has_fence: Whether the token was written to the database: false for a mere look.
+        has_fence: Whether the token was written to the database; False for an inspection.
         distrusted: The identity whose record in the item may no longer be true, or "".
         is_separate: The database had no fence before, or is a copy in another cluster or of
             another number: only its own address can have led to one that the item knows.
@@ -86,7 +91,7 @@ def record_check(
 ) -> dict[str, DatabaseRecord]:
     """The item's ``databases`` after a check."""
     if check.has_fence:
-        databases = _doubted(
+        databases = _reset_doubtful_records(
             databases,
             check.identity,
             check.address,
@@ -94,43 +99,35 @@ def record_check(
             is_separate=check.is_separate,
         )
     known = databases.get(check.identity, DatabaseRecord())
-    record = _listed(known, check.digests)
+    record = _set_ready(known, check.digests)
     confirmed = len(record.ready) // SHORT_DIGEST_BYTES
     addresses = {**record.addresses, check.address: (confirmed, check.fence)}
     record = replace(
         record,
-        older=_older(known, record, check),
-        addresses=_newest(addresses, _ADDRESSES_KEPT, key=lambda entry: entry[1]),
+        older=_merge_older(known, record, check),
+        addresses=_keep_newest(addresses, _MAX_ADDRESSES, key=lambda entry: entry[1]),
         at_ms=check.at_ms,
     )
     if check.has_fence:
         record = replace(record, fence=check.fence, owner=check.owner)
-    return {check.identity: record, **_others(databases, check)}
+    return {check.identity: record, **_other_databases(databases, check)}
 
 
 def record_failed_inspection(
     databases: Mapping[str, DatabaseRecord], address: str, fence: int
 ) -> dict[str, DatabaseRecord]:
-    """The item's ``databases`` after a look without a result: what was confirmed stays so."""
+    """The item's ``databases`` after an inspection without a result: nothing is withdrawn."""
     if all(address not in record.addresses for record in databases.values()):
         unknown = databases.get(UNKNOWN_IDENTITY, DatabaseRecord())
-        databases = {
-            **databases,
-            UNKNOWN_IDENTITY: replace(
-                unknown,
-                addresses=_newest(
-                    {**unknown.addresses, address: (0, fence)},
-                    _ADDRESSES_KEPT,
-                    key=lambda entry: entry[1],
-                ),
-            ),
-        }
+        addresses = {**unknown.addresses, address: (0, fence)}
+        addresses = _keep_newest(addresses, _MAX_ADDRESSES, key=lambda entry: entry[1])
+        databases = {**databases, UNKNOWN_IDENTITY: replace(unknown, addresses=addresses)}
     return {
         identity: replace(
             record,
             addresses={
-                each: (count, fence if each == address else seen)
-                for each, (count, seen) in record.addresses.items()
+                other: (count, fence if other == address else checked_at)
+                for other, (count, checked_at) in record.addresses.items()
             },
         )
         for identity, record in databases.items()
@@ -140,20 +137,20 @@ def record_failed_inspection(
 def find_conflicting_records(
     databases: Mapping[str, DatabaseRecord], check: DatabaseCheck
 ) -> Iterator[DatabaseRecord]:
-    """Other databases of the target whose migrations are others than those just checked.
+    """Other databases under the same target whose migrations differ from those just checked.
 
     Args:
         databases: As they were before the check.
         check: What was found.
     """
-    mine = set(split_digests(join_digests(check.digests)))
+    checked = set(split_digests(join_digests(check.digests)))
     newest = join_digests(check.digests[-1:])
     for identity, record in databases.items():
-        theirs = split_digests(record.ready)
-        other = _without(record, check.address)
-        if identity == check.identity or not theirs or not other.addresses:
+        ready = split_digests(record.ready)
+        other = _remove_address(record, check.address)
+        if identity == check.identity or not ready or not other.addresses:
             continue
-        if theirs[-1] not in mine and newest not in theirs:
+        if ready[-1] not in checked and newest not in ready:
             yield other
 
 
@@ -171,20 +168,20 @@ def withdraw_ready(
         databases: As they are.
         identity: Of the database that is rolled back.
         address: That led to it.
-        digests: What it will satisfy even afterwards, the shortest first.
-        is_separate: As of `DatabaseCheck`.
+        digests: What it satisfies even after the rollback, the shortest first.
+        is_separate: See `DatabaseCheck`.
     """
-    databases = _doubted(databases, identity, address, is_separate=is_separate)
+    databases = _reset_doubtful_records(databases, identity, address, is_separate=is_separate)
     known = databases.get(identity, DatabaseRecord())
-    left = set(split_digests(join_digests(digests)))
-    older = [mark for mark in split_digests(known.older) if mark in left]
-    left_behind = {i: _without(record, address) for i, record in databases.items()}
+    remaining = set(split_digests(join_digests(digests)))
+    older = [short for short in split_digests(known.older) if short in remaining]
+    others = {other: _remove_address(record, address) for other, record in databases.items()}
     addresses = {**known.addresses, address: known.addresses.get(address, (0, 0))}
-    known = _listed(replace(known, addresses=addresses), digests)
-    return {**left_behind, identity: replace(known, older=b"".join(older))}
+    known = _set_ready(replace(known, addresses=addresses), digests)
+    return {**others, identity: replace(known, older=b"".join(older))}
 
 
-def _doubted(
+def _reset_doubtful_records(
     databases: Mapping[str, DatabaseRecord],
     identity: str,
     address: str,
@@ -192,107 +189,103 @@ def _doubted(
     distrusted: str = "",
     is_separate: bool,
 ) -> dict[str, DatabaseRecord]:
-    """The records without what may no longer be true; each address looks again.
+    """Empty the records that may no longer be true, so that each of their addresses checks again.
 
-    A database of an identity that the item does not know may be one that it knows by another: the
-    holder that gave it the new identity may have died before it could record that.
+    A database with an identity that the item does not know may be one that it knows by another
+    identity: the holder that gave it the new one may have died before it could record that.
     """
     is_new = identity not in databases
 
-    def is_doubtful(each: str, record: DatabaseRecord) -> bool:
+    def is_doubtful(other: str, record: DatabaseRecord) -> bool:
         may_be_it = is_new and (not is_separate or address in record.addresses)
-        return may_be_it or each == distrusted
+        return may_be_it or other == distrusted
 
     return {
-        each: replace(
+        other: replace(
             record, ready=b"", older=b"", addresses=dict.fromkeys(record.addresses, (0, 0))
         )
-        if is_doubtful(each, record)
+        if is_doubtful(other, record)
         else record
-        for each, record in databases.items()
+        for other, record in databases.items()
     }
 
 
-def _without(record: DatabaseRecord, address: str) -> DatabaseRecord:
+def _remove_address(record: DatabaseRecord, address: str) -> DatabaseRecord:
     return replace(record, addresses={a: n for a, n in record.addresses.items() if a != address})
 
 
-def _listed(known: DatabaseRecord, digests: Sequence[str]) -> DatabaseRecord:
-    """The record with ``digests`` as what is ready; addresses keep what agrees with it."""
-    marks = split_digests(join_digests(digests))
-    dropped = max(0, len(marks) - MAX_READY)
+def _set_ready(known: DatabaseRecord, digests: Sequence[str]) -> DatabaseRecord:
+    """The record with ``digests`` as ``ready``; addresses keep what agrees with them."""
+    shorts = split_digests(join_digests(digests))
+    dropped = max(0, len(shorts) - MAX_READY)
     agreed = 0
-    for before, now in zip(split_digests(known.ready), marks[known.dropped :], strict=False):
+    for before, now in zip(split_digests(known.ready), shorts[known.dropped :], strict=False):
         if before != now:
             break
         agreed += 1
     if agreed:
-        agreed += known.dropped  # a digest stands for all below it; without one that is unknown
+        agreed += known.dropped  # a digest stands for all below it; without one nothing is known
     return replace(
         known,
-        ready=b"".join(marks[dropped:]),
+        ready=b"".join(shorts[dropped:]),
         dropped=dropped,
         addresses={
-            address: (_carried(known.dropped + count, agreed, dropped) if count else 0, fence)
+            address: (
+                _still_confirmed(known.dropped + count, agreed, dropped) if count else 0,
+                fence,
+            )
             for address, (count, fence) in known.addresses.items()
         },
     )
 
 
-def _carried(confirmed: int, agreed: int, dropped: int) -> int:
-    """How much of what an address has confirmed is still listed."""
+def _still_confirmed(confirmed: int, agreed: int, dropped: int) -> int:
+    """How many of the listed digests an address has still confirmed."""
     return max(0, min(confirmed, agreed) - dropped)
 
 
-def _older(known: DatabaseRecord, record: DatabaseRecord, check: DatabaseCheck) -> bytes:
+def _merge_older(known: DatabaseRecord, record: DatabaseRecord, check: DatabaseCheck) -> bytes:
     listed = set(split_digests(record.ready))
-    found = {
-        *split_digests(join_digests(check.digests)),
-        *split_digests(join_digests(check.before)),
-    }
+    proved = set(split_digests(join_digests([*check.digests, *check.before])))
     # What was ready and is not proved was lost without a withdrawal: by a restore, for example.
     # The older ones may be lost with it.
-    kept = known.older if found.issuperset(split_digests(known.ready)) else b""
+    kept = known.older if proved.issuperset(split_digests(known.ready)) else b""
     served = [check.served] if check.served in (*check.digests, *check.before) else []
     before = check.before[-MAX_READY:]
     candidates = [
         *split_digests(join_digests([*served, *reversed(before)])),
         *split_digests(kept),
     ]
-    return b"".join([mark for mark in dict.fromkeys(candidates) if mark not in listed][:MAX_OLDER])
+    unlisted = [short for short in dict.fromkeys(candidates) if short not in listed]
+    return b"".join(unlisted[:MAX_OLDER])
 
 
-def _others(
+def _other_databases(
     databases: Mapping[str, DatabaseRecord], check: DatabaseCheck
 ) -> dict[str, DatabaseRecord]:
-    """The other databases, without the address that was just seen to lead elsewhere."""
+    """The other databases, shortened, and without the address that leads elsewhere now."""
     others = {}
     for identity, record in databases.items():
-        other = _without(record, check.address)
+        other = _remove_address(record, check.address)
         if identity != check.identity and other.addresses:
-            others[identity] = _shortened(other)
-    return _newest(others, _OTHERS_KEPT, key=lambda record: record.fence)
+            others[identity] = _shorten(other)
+    return _keep_newest(others, _MAX_OTHER_DATABASES, key=lambda record: record.fence)
 
 
-def _shortened(record: DatabaseRecord) -> DatabaseRecord:
-    gone = max(0, len(record.ready) // SHORT_DIGEST_BYTES - _READY_OF_OTHERS)
-    addresses = _newest(dict(record.addresses), _ADDRESSES_OF_OTHERS, key=lambda entry: entry[1])
+def _shorten(record: DatabaseRecord) -> DatabaseRecord:
+    surplus = max(0, len(record.ready) // SHORT_DIGEST_BYTES - _MAX_READY_OF_OTHERS)
+    addresses = _keep_newest(
+        dict(record.addresses), _MAX_ADDRESSES_OF_OTHERS, key=lambda entry: entry[1]
+    )
     return replace(
         record,
-        ready=record.ready[gone * SHORT_DIGEST_BYTES :],
-        older=record.older[: _OLDER_OF_OTHERS * SHORT_DIGEST_BYTES],
-        dropped=record.dropped + gone,
-        addresses={a: (max(0, n - gone), fence) for a, (n, fence) in addresses.items()},
+        ready=record.ready[surplus * SHORT_DIGEST_BYTES :],
+        older=record.older[: _MAX_OLDER_OF_OTHERS * SHORT_DIGEST_BYTES],
+        dropped=record.dropped + surplus,
+        addresses={a: (max(0, n - surplus), fence) for a, (n, fence) in addresses.items()},
     )
 
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import TypeVar
-
-    V = TypeVar("V")
-
-
-def _newest(entries: dict[str, V], kept: int, *, key: Callable[[V], int]) -> dict[str, V]:
-    names: Iterable[str] = sorted(entries, key=lambda name: key(entries[name]), reverse=True)
-    return {name: entries[name] for name in list(names)[:kept]}
+def _keep_newest(entries: dict[str, V], count: int, *, key: Callable[[V], int]) -> dict[str, V]:
+    names = sorted(entries, key=lambda name: key(entries[name]), reverse=True)
+    return {name: entries[name] for name in names[:count]}

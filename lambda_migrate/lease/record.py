@@ -22,45 +22,47 @@ __all__ = [
 ]
 
 SHORT_DIGEST_BYTES = 8
-"""How much of each digest the item keeps: 64 bits. Two of a target's digests share these with a
-probability of n squared in 2**65: one in 10**13 for 1,000 migrations."""
+"""How much of each digest the item stores: 64 bits. The probability that two of n digests of a
+target share these is n squared in 2**65: one in 10**13 for 1,000 migrations."""
 
 MAX_FAILURES = 4
-"""How many manifests or addresses that fail at the same time each have a pause of their own."""
+"""How many failures, of different manifests or addresses, are kept, each with its own pause."""
 
 MAX_READY = 200
-"""How many of the newest manifests a record lists. 200 of them, the older ones and all else stay
-below the 4 KB that one read unit pays for."""
+"""How many of the newest manifests a record lists. With these, the older ones and everything else
+an item stays below the 4 KB that one read unit pays for."""
 
 
 def join_digests(digests: Iterable[str]) -> bytes:
-    """The marks of hexadecimal digests, one behind the other."""
+    """The first bytes of each hexadecimal digest, concatenated."""
     return b"".join(bytes.fromhex(digest[: 2 * SHORT_DIGEST_BYTES]) for digest in digests)
 
 
-def split_digests(marks: bytes) -> list[bytes]:
-    """The marks in ``marks``, in order."""
-    return [marks[at : at + SHORT_DIGEST_BYTES] for at in range(0, len(marks), SHORT_DIGEST_BYTES)]
+def split_digests(joined: bytes) -> list[bytes]:
+    """The short digests in ``joined``, in order."""
+    size = SHORT_DIGEST_BYTES
+    return [joined[start : start + size] for start in range(0, len(joined), size)]
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseRecord:
-    """What the item says of one database: of one of our schemas in it, to be exact.
+    """What the item stores about one database; more precisely, about one of our schemas in it.
 
-    The manifests that a database satisfies are the prefixes of its history, so the record lists
-    them in order, and each address remembers how many of them were seen *through it*. That two
-    addresses lead to one database is never assumed: a snapshot's copy has the same identity.
+    The manifests that a database satisfies are the prefixes of its history. The record lists them
+    in order, and for each address how many of them a check *through it* has confirmed. Two
+    addresses are never assumed to lead to the same database: a restored snapshot has the same
+    identity.
 
     Attributes:
-        ready: Marks of the newest manifests that the database satisfies, the shortest first.
-        older: Marks of others that it satisfies: too old for ``ready``, or from before a repair;
-            the last one confirmed first.
+        ready: Short digests of the newest manifests that the database satisfies, shortest first.
+        older: Short digests of others that it satisfies, too old for ``ready`` or from before a
+            repair; the one confirmed last comes first.
         dropped: How many manifests shorter than the first in ``ready`` are not listed.
-        addresses: Address -> how many of ``ready`` a check through this address has confirmed, and
-            the fencing token of that check.
-        fence: The token under which this record last changed.
-        owner: Who held it.
-        at_ms: When, milliseconds since the epoch.
+        addresses: Address -> how many of ``ready`` a check through it has confirmed, and the
+            fencing token of that check.
+        fence: The fencing token of the last check that took the fence in PostgreSQL.
+        owner: The owner of that token.
+        at_ms: When the record was last checked, milliseconds since the epoch.
     """
 
     ready: bytes = b""
@@ -72,13 +74,13 @@ class DatabaseRecord:
     at_ms: int = 0
 
     def is_ready(self, digest: str, address: str) -> bool:
-        """Whether the database at ``address`` satisfies ``digest``, as far as was confirmed."""
+        """Whether a check has confirmed that the database at ``address`` satisfies ``digest``."""
         confirmed = self.addresses[address][0]
-        mark = join_digests([digest])
-        if mark in split_digests(self.ready[: confirmed * SHORT_DIGEST_BYTES]):
+        short = join_digests([digest])
+        if short in split_digests(self.ready[: confirmed * SHORT_DIGEST_BYTES]):
             return True
         is_whole = 0 < confirmed == len(self.ready) // SHORT_DIGEST_BYTES
-        return is_whole and mark in split_digests(self.older)
+        return is_whole and short in split_digests(self.older)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,8 @@ class Progress:
         done: How many of ``total`` pending migrations are committed.
         total: How many were pending when the holder began.
         started_ms: When the running migration began, milliseconds since the epoch.
-        attempts: How many holders in a row have begun with this migration, this one included; the
-            others ended without giving the lease back.
+        attempts: How many holders in a row have started with this migration, including this one;
+            the others ended without releasing the lease.
     """
 
     migration: str
@@ -107,17 +109,17 @@ class Failure:
 
     Attributes:
         digest: The manifest that failed.
-        migration: The migration's name, or "" where none was at fault.
+        migration: The name of the migration that failed, or "" if none did.
         version: Its version, or "".
-        sqlstate: PostgreSQL's code, or "".
+        sqlstate: PostgreSQL's error code, or "".
         cause: One short sentence without data or secrets.
         attempts: How many attempts at this digest have failed in a row.
         at_ms: When, milliseconds since the epoch.
         retry_at_ms: No process tries again before this.
-        had_ms: Where the attempt ran out of time: how much it had. One that has more may try.
-        is_kill: Whether its holders were killed, so that no error of theirs is known.
-        address: Where no migration was at fault: the database's address that it was met through.
-            Others may have another password, role or network. "": it holds for every address.
+        had_ms: How much time an attempt had that ran out of it. One with more time may try.
+        is_kill: Whether its holders were killed, so that they reported no error.
+        address: The database address that the failure applies to if no migration is to blame:
+            other addresses may have another password, role or network. "": all addresses.
     """
 
     digest: str
@@ -133,7 +135,7 @@ class Failure:
     address: str = ""
 
     def applies_to(self, digest: str, address: str) -> bool:
-        """Whether it speaks of this manifest at this address."""
+        """Whether it is a failure of this manifest at this address."""
         return self.digest == digest and self.address in ("", address)
 
 
@@ -142,14 +144,14 @@ class LeaseState:
     """One reading of the state item. A missing item reads as ``LeaseState()``.
 
     Attributes:
-        fence: Number of acquisitions so far; the next token is one higher.
-        owner: Who holds the lease, or None.
-        lease_until_ms: Until when, by the holder's clock, milliseconds since the epoch.
+        fence: How often the lease was acquired; the next fencing token is one higher.
+        owner: The holder of the lease, or None.
+        lease_until_ms: When the lease ends by the holder's clock, milliseconds since the epoch.
         lease_ms: The length of the holder's lease; 0 if no process holds it.
-        databases: Identity -> what is known of that database.
-        progress: What the holder last published; after a takeover, what the one before it did.
+        databases: Identity of a database -> its record.
+        progress: What the holder published last; after a takeover, what the holder before it did.
         failure: The last failure, if nothing has succeeded since.
-        older_failures: Those of other manifests or addresses before it, the last one first.
+        older_failures: Failures of other manifests or addresses, the last one first.
     """
 
     fence: int = 0
@@ -163,73 +165,76 @@ class LeaseState:
 
     @property
     def failures(self) -> tuple[Failure, ...]:
-        """All of them, the last one first."""
+        """All failures, the last one first."""
         return () if self.failure is None else (self.failure, *self.older_failures)
 
     def find_failure(self, digest: str, address: str) -> Failure | None:
-        """The one that concerns this manifest at this address."""
+        """The failure of this manifest at this address."""
         return next((each for each in self.failures if each.applies_to(digest, address)), None)
 
     def with_failures(self, failures: Iterable[Failure]) -> LeaseState:
-        """This state with these failures, the last one first; no more than are kept."""
+        """This state with these failures, the last one first; the oldest are dropped."""
         newest = tuple(failures)[:MAX_FAILURES]
         return replace(self, failure=newest[0] if newest else None, older_failures=newest[1:])
 
     def with_failure(self, failure: Failure) -> LeaseState:
-        """This state with one more failure, which takes the place of the one before it."""
+        """This state with one more failure, which replaces an earlier one of the same kind."""
         key = (failure.digest, failure.address)
         others = (each for each in self.failures if (each.digest, each.address) != key)
         return self.with_failures((failure, *others))
 
     def is_ready(self, digest: str, address: str) -> bool:
-        """Whether the database at ``address`` was seen to satisfy ``digest``."""
+        """Whether a check has confirmed that the database at ``address`` satisfies ``digest``."""
         record = self.find_record(address)
         return record is not None and record.is_ready(digest, address)
 
     def find_record(self, address: str) -> DatabaseRecord | None:
-        """The record of the database that ``address`` leads to, if that is known."""
+        """The record of the database at ``address``, if a check went through this address."""
         identity = self.find_identity(address)
         return None if identity is None else self.databases[identity]
 
     def find_identity(self, address: str) -> str | None:
-        """The identity of the database that ``address`` leads to, if that is known."""
+        """The identity of the database at ``address``, if a check went through this address."""
         for identity, record in self.databases.items():
             if address in record.addresses:
                 return identity
         return None
 
-    def may_be_ready(self, address: str, length: int) -> bool:
-        """Whether a look at PostgreSQL could find ready what is not marked ready.
+    def may_be_ready(self, address: str, manifest_length: int) -> bool:
+        """Whether inspecting the database may show that it is ready though the item does not.
 
         Args:
             address: Of the database.
-            length: How many migrations the manifest has.
+            manifest_length: How many migrations the manifest has.
         """
         record = self.find_record(address)
         if record is None:
             return self.latest_check_fence > 0
-        return self.latest_check_fence > record.addresses[address][1] or length < record.dropped
+        checked_at = record.addresses[address][1]
+        return self.latest_check_fence > checked_at or manifest_length < record.dropped
 
     @property
     def completions(self) -> dict[str, tuple[int, str]]:
-        """Identity -> token and owner of the last holder that completed there."""
-        return {each: (record.fence, record.owner) for each, record in self.databases.items()}
+        """Identity of a database -> token and owner of the last holder that completed there."""
+        return {
+            identity: (record.fence, record.owner) for identity, record in self.databases.items()
+        }
 
     @property
     def latest_check_fence(self) -> int:
-        """The token under which a record changed last; 0 without any."""
-        return max((each.fence for each in self.databases.values()), default=0)
+        """The fencing token of the last check of any database; 0 if there was none."""
+        return max((record.fence for record in self.databases.values()), default=0)
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to try, for a while.
+    """The right to migrate, for a limited time.
 
     Attributes:
-        owner: Fresh for every attempt.
+        owner: Unique for every attempt.
         fence: The fencing token.
-        trusted_until: Monotonic seconds; from then on the holder must behave as if it were lost.
-            Counted from *before* the write that gave it.
+        trusted_until: Monotonic seconds, counted from *before* the write that acquired or renewed
+            the lease. From then on the holder must behave as if it had lost the lease.
         state: The item as the acquisition left it.
     """
 

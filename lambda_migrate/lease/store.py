@@ -1,4 +1,4 @@
-"""The port to wherever leases are kept; `table` is the real one, `memory` the one for tests."""
+"""The port to the lease table: `dynamodb` implements it for production, `memory` for tests."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["LeaseStore"]
 
 
 class LeaseStore(Protocol):
-    """One target's state item; every write is a single conditional call.
+    """The state item of one target; every write is a single conditional request.
 
     Every method may raise `LeaseStoreUnavailable` (try again later) or `ConfigurationError` (the
-    table or a permission is missing). Methods that take a `Lease` raise `LeaseLost` where the item
-    no longer carries its owner *and* fence; their own write that was retried after a lost answer
-    counts as done, not as lost.
+    table or a permission is missing). A method that takes a `Lease` raises `LeaseLost` if the item
+    no longer has its owner *and* fencing token. A write that was repeated because its response was
+    lost counts as done, not as a lost lease.
     """
 
     @property
@@ -32,35 +32,35 @@ class LeaseStore(Protocol):
         """Requests made so far, for telemetry."""
 
     def now_ms(self) -> int:
-        """Milliseconds since the epoch, by the store's own clock as far as it is known."""
+        """Milliseconds since the epoch, by the server's clock as far as it is known."""
 
     def read(self, *, consistent: bool = False) -> LeaseState:
-        """Read the item; eventually consistent unless told otherwise."""
+        """Read the item; eventually consistent by default."""
 
     def acquire(
         self, owner: str, *, expected: LeaseState | None = None, is_expired: bool = False
     ) -> Lease | LeaseState:
-        """Take the lease if it is free or over; one that is ``owner``'s already is renewed.
+        """Acquire the lease if it is free or expired; a lease of this ``owner`` is renewed.
 
         Args:
-            owner: Who asks; fresh for every attempt, the same for its retries.
+            owner: Unique for every attempt; the same if an attempt is repeated.
             expected: The state that the decision was made on. If the lease was acquired since,
                 nothing is written, so that a request that arrives late has no effect.
             is_expired: The caller observed the lease in ``expected`` without a renewal for its
                 whole length. It then counts as expired, whatever the clocks show.
 
         Returns:
-            The lease, or, to the loser, the state that was in the way.
+            The lease; or, if it was not acquired, the current state.
         """
 
     def renew(self, lease: Lease, progress: Progress | None = None) -> Lease:
         """Extend the lease from now on and publish ``progress``."""
 
     def raise_fence(self, lease: Lease, fence: int) -> Lease:
-        """Raise the item's fence to ``fence``, because PostgreSQL has seen a higher one."""
+        """Raise the item's fencing token to ``fence``, because PostgreSQL has a higher one."""
 
     def withdraw(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
-        """Replace the records of databases while the lease is held: before a rollback."""
+        """Replace the database records and keep the lease: before a rollback."""
 
     def complete(
         self,
@@ -68,25 +68,25 @@ class LeaseStore(Protocol):
         databases: Mapping[str, DatabaseRecord],
         failures: Sequence[Failure] = (),
     ) -> None:
-        """Store the records of databases and free the lease in one write.
+        """Store the database records and release the lease in one write.
 
         Args:
-            lease: That is freed.
+            lease: The lease to release.
             databases: What is stored.
-            failures: Those that stay; all others are forgotten.
+            failures: The failures to keep; all others are deleted.
         """
 
     def complete_inspection(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
-        """Store the records of databases and free the lease in one write; nothing else.
+        """Store the database records and release the lease in one write.
 
-        What the last holder published stays, too: it may have been killed.
+        Failures and the progress of the last holder stay, because it may have been killed.
         """
 
     def fail(self, lease: Lease, failure: Failure) -> None:
-        """Store ``failure``, beside those of others, and free the lease in one write."""
+        """Add ``failure`` to the failures and release the lease in one write."""
 
     def release(self, lease: Lease) -> None:
-        """Free the lease and change nothing else."""
+        """Release the lease and change nothing else."""
 
     def close(self) -> None:
-        """Leave no connection open; the next call opens one again. Idempotent."""
+        """Close the connection; the next call opens another one. Idempotent."""

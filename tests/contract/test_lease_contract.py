@@ -477,7 +477,7 @@ def test_withdraw_replaces_what_was_found_and_keeps_the_lease(leases: LeaseBench
     assert leases.state().databases == fewer
 
 
-def test_as_many_marks_as_are_kept_come_back_as_they_were(leases: LeaseBench) -> None:
+def test_as_many_digests_as_are_kept_are_read_as_they_were_written(leases: LeaseBench) -> None:
     ready = join_digests(f"{n:064x}" for n in range(MAX_READY))
     databases = {"2a1f0a2e": DatabaseRecord(ready, ready, addresses={ADDRESS: (MAX_READY, 1)})}
     leases.store.complete(leases.acquire("a"), databases)

@@ -31,7 +31,7 @@ from lambda_migrate.lease.record import (
 whole = st.integers(-(10**19) + 1, 10**19 - 1)
 words = st.text(st.characters(codec="utf-8"), max_size=40)
 
-marks = st.lists(
+short_digests = st.lists(
     st.binary(min_size=SHORT_DIGEST_BYTES, max_size=SHORT_DIGEST_BYTES), max_size=4
 ).map(b"".join)
 counts = st.integers(0, 10**19 - 1)
@@ -52,8 +52,8 @@ failures = st.builds(
 )
 records = st.builds(
     DatabaseRecord,
-    marks,
-    marks,
+    short_digests,
+    short_digests,
     counts,
     st.dictionaries(words, st.tuples(counts, whole), max_size=3),
     whole,
@@ -193,7 +193,7 @@ def test_what_is_missing_is_refused_unless_it_may_be(path: tuple[str, ...]) -> N
         decode(item, target="orders")
 
 
-def test_marks_are_read_as_boto3_gives_them_and_as_json_holds_them() -> None:
+def test_short_digests_are_read_as_boto3_gives_them_and_as_json_holds_them() -> None:
     as_json = copy.deepcopy(FULL)
     as_json["databases"]["M"]["5f"]["M"]["ready"] = {"B": base64.b64encode(b"8 bytes.").decode()}
     assert decode(as_json, target="orders") == decode(FULL, target="orders")
