@@ -1,11 +1,11 @@
-"""Orders: a small API behind API Gateway, on a schema that is ready before the first order.
+"""Orders: a small API behind API Gateway that migrates its schema on cold start.
 
-=======  ========================  ==============================
-POST     ``/orders``               ``{"email", "item", "quantity", "unit_cents"}`` -> 201
-GET      ``/orders?email=...``     the newest 20 of a customer
-GET      ``/orders/<order_id>``    one of them
-DELETE   ``/orders/<order_id>``    cancels it; twice is once
-=======  ========================  ==============================
+=======  ========================  ==============================================================
+POST     ``/orders``               places an order: ``{"email", "item", "quantity", "unit_cents"}``
+GET      ``/orders?email=...``     lists the newest 20 orders of a customer
+GET      ``/orders/<order_id>``    returns an order
+DELETE   ``/orders/<order_id>``    cancels an order; idempotent
+=======  ========================  ==============================================================
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ if TYPE_CHECKING:
 
 logger = Logger()
 metrics = Metrics()
-tracer = Tracer(patch_modules=("botocore",))  # by default it loads every driver it can trace
+tracer = Tracer(patch_modules=("botocore",))  # by default it imports every library it can trace
 api = APIGatewayHttpResolver()
 
 
 @functools.cache
 def orders() -> Orders:
-    """The table of orders, on this environment's one connection.
+    """The orders, on the only database connection of this environment.
 
-    Opened by the first order and not at import: an environment that still waits for the schema
-    holds no connection.
+    The first request connects, not the import: an environment that waits for the schema has no
+    connection.
     """
     return Orders(connect())
 
 
-_PASSING = ("53", "57P")
-"""Beginnings of SQLSTATEs that say "not now": no connection is left, the server goes or comes."""
+_TRANSIENT_SQLSTATES = ("53", "57P")
+"""Prefixes: insufficient resources (no connection is left), the server starts or shuts down."""
 
 
-@api.exception_handler([InterfaceError, DatabaseError])  # type: ignore[untyped-decorator]  # theirs
-def say_again_later(error: InterfaceError | DatabaseError) -> Response[dict[str, Any]]:
-    """Answer 503 where the connection is lost; the next order opens another."""
-    if isinstance(error, DatabaseError) and not _sqlstate(error).startswith(_PASSING):
+@api.exception_handler([InterfaceError, DatabaseError])  # type: ignore[untyped-decorator]  # Powertools has no type for it
+def report_unavailable(error: InterfaceError | DatabaseError) -> Response[dict[str, Any]]:
+    """Return 503 if the connection is lost; the next request connects again."""
+    if isinstance(error, DatabaseError) and not _sqlstate(error).startswith(_TRANSIENT_SQLSTATES):
         raise error
     orders.cache_clear()
-    logger.exception("PostgreSQL is not to be had")
+    logger.exception("PostgreSQL is unavailable")
     return Response(
         HTTPStatus.SERVICE_UNAVAILABLE,
         content_type="application/json",
@@ -67,15 +67,15 @@ def say_again_later(error: InterfaceError | DatabaseError) -> Response[dict[str,
 
 
 def _sqlstate(error: DatabaseError) -> str:
-    said = error.args[0] if error.args else None
-    return str(said.get("C", "")) if isinstance(said, dict) else ""
+    fields = error.args[0] if error.args else None
+    return str(fields.get("C", "")) if isinstance(fields, dict) else ""
 
 
 @api.post("/orders")
 @tracer.capture_method
 def place_order() -> Response[dict[str, Any]]:
-    """Place an order; the customer is made if the address is new."""
-    order = orders().place(**_checked(_json(api.current_event.body)))
+    """Place an order; add the customer if the email address is new."""
+    order = orders().place(**_parse_order(api.current_event.body))
     metrics.add_metric(name="OrdersPlaced", unit=MetricUnit.Count, value=1)
     logger.info("order placed", order_id=order["order_id"])
     return Response(HTTPStatus.CREATED, content_type="application/json", body=order)
@@ -86,16 +86,16 @@ def place_order() -> Response[dict[str, Any]]:
 def list_orders() -> dict[str, Any]:
     """List a customer's newest orders."""
     email = (api.current_event.query_string_parameters or {}).get("email", "")
-    found = orders().of_customer(_email(email))
-    metrics.add_metric(name="OrdersRead", unit=MetricUnit.Count, value=len(found))
-    return {"orders": found}
+    listed = orders().list_for_customer(_parse_email(email))
+    metrics.add_metric(name="OrdersRead", unit=MetricUnit.Count, value=len(listed))
+    return {"orders": listed}
 
 
 @api.get("/orders/<order_id>")
 @tracer.capture_method
 def get_order(order_id: str) -> dict[str, Any]:
-    """Show one order."""
-    order = _found(orders().get(_number(order_id)), order_id)
+    """Return an order."""
+    order = _require_order(orders().get(_parse_order_id(order_id)), order_id)
     metrics.add_metric(name="OrdersRead", unit=MetricUnit.Count, value=1)
     return order
 
@@ -103,8 +103,8 @@ def get_order(order_id: str) -> dict[str, Any]:
 @api.delete("/orders/<order_id>")
 @tracer.capture_method
 def cancel_order(order_id: str) -> dict[str, Any]:
-    """Cancel an order; one that is cancelled stays so."""
-    order = _found(orders().cancel(_number(order_id)), order_id)
+    """Cancel an order; does nothing if it is cancelled already."""
+    order = _require_order(orders().cancel(_parse_order_id(order_id)), order_id)
     metrics.add_metric(name="OrdersCancelled", unit=MetricUnit.Count, value=1)
     return order
 
@@ -114,78 +114,75 @@ def cancel_order(order_id: str) -> dict[str, Any]:
 @metrics.log_metrics
 @migrate_on_cold_start
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Lambda's entry."""
+    """Lambda's handler."""
     return api.resolve(event, context)
 
 
-# -- what clients send ----------------------------------------------------------------------------
+# -- validation -----------------------------------------------------------------------------------
 
 
-def _json(body: str | None) -> Any:
+def _parse_order(body: str | None) -> dict[str, Any]:
     try:
-        return json.loads(body or "")
+        order = json.loads(body or "")
     except ValueError:
         raise BadRequestError("the body must be JSON") from None
-
-
-def _checked(body: Any) -> dict[str, Any]:
-    if not isinstance(body, dict):
+    if not isinstance(order, dict):
         raise BadRequestError("the body must be a JSON object")
     return {
-        "email": _email(body.get("email")),
-        "item": _text(body.get("item"), name="item"),
-        "quantity": _count(body.get("quantity", 1), name="quantity", least=1),
-        "unit_cents": _count(body.get("unit_cents"), name="unit_cents", least=0),
+        "email": _parse_email(order.get("email")),
+        "item": _parse_text(order.get("item"), name="item"),
+        "quantity": _parse_integer(order.get("quantity", 1), name="quantity", minimum=1),
+        "unit_cents": _parse_integer(order.get("unit_cents"), name="unit_cents", minimum=0),
     }
 
 
-def _email(value: Any) -> str:
-    text = _text(value, name="email")
+def _parse_email(value: Any) -> str:
+    text = _parse_text(value, name="email")
     if "@" not in text:
-        raise BadRequestError("email must be an address")
+        raise BadRequestError("email must be an email address")
     return text.lower()
 
 
-def _text(value: Any, *, name: str) -> str:
+def _parse_text(value: Any, *, name: str) -> str:
     if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise BadRequestError(f"{name} must be a text")
+        raise BadRequestError(f"{name} must be a non-empty string")
     return value.strip()
 
 
-_MOST = 1_000_000  # times itself it is still a bigint
+_MAXIMUM = 1_000_000  # quantity times price still fits a bigint
 
 
-def _count(value: Any, *, name: str, least: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _MOST:
-        raise BadRequestError(f"{name} must be a whole number from {least} to {_MOST}")
+def _parse_integer(value: Any, *, name: str, minimum: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= _MAXIMUM:
+        raise BadRequestError(f"{name} must be an integer from {minimum} to {_MAXIMUM}")
     return value
 
 
-def _number(order_id: str) -> int:
+def _parse_order_id(order_id: str) -> int:
     if not (order_id.isascii() and order_id.isdigit() and len(order_id) <= 18):
-        raise NotFoundError(f"there is no order {order_id}")
+        raise NotFoundError(f"order {order_id} does not exist")
     return int(order_id)
 
 
-def _found(order: dict[str, Any] | None, order_id: str) -> dict[str, Any]:
+def _require_order(order: dict[str, Any] | None, order_id: str) -> dict[str, Any]:
     if order is None:
-        raise NotFoundError(f"there is no order {order_id}")
+        raise NotFoundError(f"order {order_id} does not exist")
     return order
 
 
-# -- where the database is, and as whom we come --------------------------------------------------
+# -- connection -----------------------------------------------------------------------------------
 #
-# On a workstation DATABASE_URL says both. In AWS LAMBDA_MIGRATE_DATABASE_URL says where, and the
-# secret that ORDERS_DATABASE_SECRET names says as whom: a role that serves orders and owns nothing
-# (roles.sql).
+# On a workstation DATABASE_URL has host, user and password. In AWS the host comes from
+# LAMBDA_MIGRATE_DATABASE_URL, and user and password from the secret ORDERS_DATABASE_SECRET: a role
+# that serves orders but owns no table (see roles.sql).
 
 
 APPLICATION_NAME = "orders"
-"""What ``pg_stat_activity`` shows for our connections."""
+"""The name of the connection in ``pg_stat_activity``."""
 
-_AWS_SECONDS = 3
-_SECONDS = 25
-"""For connecting, and for each answer: a little less than an HTTP API waits for us."""
+_AWS_TIMEOUT_SECONDS = 3
+_POSTGRESQL_TIMEOUT_SECONDS = 25
+"""For connecting and for each statement; an HTTP API waits up to 30 s."""
 
 _LOOPBACK = ("", "localhost", "127.0.0.1", "::1")
 
@@ -197,44 +194,46 @@ def connect() -> pg8000.native.Connection:
     parameters = parse_qs(parts.query)
     port = parts.port or int(parameters.get("port", ["5432"])[0])
     directory = parameters.get("host", [""])[0]
-    place = {"unix_sock": f"{directory}/.s.PGSQL.{port}"} if directory else {"host": parts.hostname}
-    user, password = _login_of(secret) if secret else _login_in(parts)
+    server = (
+        {"unix_sock": f"{directory}/.s.PGSQL.{port}"} if directory else {"host": parts.hostname}
+    )
+    user, password = _login_from_secret(secret) if secret else _login_from_url(parts)
     return pg8000.native.Connection(
         user,
         database=unquote(parts.path.lstrip("/")),
         password=password,
         port=port,
         application_name=APPLICATION_NAME,
-        ssl_context=_tls("" if directory else parts.hostname or ""),
-        timeout=_SECONDS,
+        ssl_context=_make_tls_context("" if directory else parts.hostname or ""),
+        timeout=_POSTGRESQL_TIMEOUT_SECONDS,
         tcp_keepalive=not directory,
-        **place,
+        **server,
     )
 
 
-def _login_in(parts: SplitResult) -> tuple[str, str | None]:
+def _login_from_url(parts: SplitResult) -> tuple[str, str | None]:
     password = None if parts.password is None else unquote(parts.password)
     return unquote(parts.username or ""), password
 
 
-def _login_of(secret: str) -> tuple[str, str]:
-    """User and password of a secret in the RDS format."""
+def _login_from_secret(secret: str) -> tuple[str, str]:
+    """Read user and password from a secret in the format of RDS."""
     from aws_lambda_powertools.utilities.parameters import SecretsProvider
     from botocore.config import Config
 
-    config = Config(connect_timeout=_AWS_SECONDS, read_timeout=_AWS_SECONDS)
+    config = Config(connect_timeout=_AWS_TIMEOUT_SECONDS, read_timeout=_AWS_TIMEOUT_SECONDS)
     content: Any = SecretsProvider(boto_config=config).get(secret, transform="json")
     return content["username"], content["password"]
 
 
-def _tls(host: str) -> ssl.SSLContext | bool:
-    """Off this machine, verify the server's certificate and name, as lambda-migrate does.
+def _make_tls_context(host: str) -> ssl.SSLContext | bool:
+    """Verify the server's certificate and host name, except on this machine.
 
-    By the same file of certificates; pg8000 by itself would verify nothing.
+    lambda-migrate verifies against the same certificates. pg8000 on its own verifies nothing.
     """
     if host in _LOOPBACK:
         return False
-    # ssl.create_default_context demands, since Python 3.13, what a private authority may leave out.
+    # Since Python 3.13 ssl.create_default_context rejects certificates of some private authorities.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     file = os.environ.get("LAMBDA_MIGRATE_SSLROOTCERT") or "system"
     if file == "system":
@@ -244,10 +243,10 @@ def _tls(host: str) -> ssl.SSLContext | bool:
     return context
 
 
-# -- the orders in PostgreSQL ---------------------------------------------------------------------
+# -- queries --------------------------------------------------------------------------------------
 #
-# Only what version 1 of the schema has is read and written: while version 2 migrates, and after it
-# was rolled back, the environments that run this code go on unharmed.
+# They use only the columns of version 1 of the schema, so this code runs before, during and after
+# the migration to version 2, and after a rollback.
 
 
 _COLUMNS = "o.id, c.email, o.item, o.quantity, o.unit_cents, o.status::text"
@@ -257,14 +256,14 @@ class Orders:
     """The table of orders with its customers.
 
     Args:
-        connection: Ours alone.
+        connection: Used by no other code.
     """
 
     def __init__(self, connection: pg8000.native.Connection) -> None:
         self._connection = connection
 
     def place(self, *, email: str, item: str, quantity: int, unit_cents: int) -> dict[str, Any]:
-        """Store an order, and its customer if the address is new."""
+        """Insert an order, and its customer if the email address is new."""
         return self._rows(
             f"""
             WITH c AS (
@@ -284,8 +283,8 @@ class Orders:
             unit_cents=unit_cents,
         )[0]
 
-    def of_customer(self, email: str) -> list[dict[str, Any]]:
-        """The newest 20 of a customer, the newest first."""
+    def list_for_customer(self, email: str) -> list[dict[str, Any]]:
+        """List the newest 20 orders of a customer, newest first."""
         return self._rows(
             f"""
             SELECT {_COLUMNS} FROM orders o JOIN customers c ON c.id = o.customer_id
@@ -295,7 +294,7 @@ class Orders:
         )
 
     def get(self, order_id: int) -> dict[str, Any] | None:
-        """One order, or None."""
+        """Return an order, or None."""
         rows = self._rows(
             f"""
             SELECT {_COLUMNS} FROM orders o JOIN customers c ON c.id = o.customer_id
@@ -306,7 +305,7 @@ class Orders:
         return rows[0] if rows else None
 
     def cancel(self, order_id: int) -> dict[str, Any] | None:
-        """Cancel an order and return it; None if there is none."""
+        """Cancel an order and return it; None if it does not exist."""
         rows = self._rows(
             f"""
             UPDATE orders o SET status = 'cancelled' FROM customers c
@@ -318,10 +317,10 @@ class Orders:
         return rows[0] if rows else None
 
     def _rows(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
-        return [_order(*row) for row in self._connection.run(sql, **parameters)]
+        return [_to_dict(*row) for row in self._connection.run(sql, **parameters)]
 
 
-def _order(
+def _to_dict(
     order_id: int, email: str, item: str, quantity: int, unit_cents: int, status: str
 ) -> dict[str, Any]:
     return {

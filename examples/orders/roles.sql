@@ -1,9 +1,9 @@
 -- Two roles: orders_migrator owns the schema, orders_app serves orders and owns nothing.
 --
--- Run it in the database of Orders, before or after the first migration, as often as you like: as
--- orders_migrator if that is the database's owner and may create roles (the master user of the
--- cluster in template.yaml is and may), else as an administrator. It is one statement, so that the
--- RDS Data API takes it. It sets no password; how to: docs/how-to/deploy-with-sam.md.
+-- Run it in the database of Orders, before or after the first migration; it is idempotent. Run it as
+-- orders_migrator if that role owns the database and may create roles (as the master user of the
+-- cluster in template.yaml does), else as an administrator. It is a single statement, so the RDS Data
+-- API can run it. For passwords see docs/how-to/deploy-with-sam.md.
 DO $roles$
 BEGIN
     IF to_regrole('orders_migrator') IS NULL THEN
@@ -13,13 +13,13 @@ BEGIN
         CREATE ROLE orders_app LOGIN;
     END IF;
 
-    -- The migrator makes the schema lambda_migrate, and tables in public.
+    -- orders_migrator creates the schema lambda_migrate and tables in public.
     EXECUTE format('GRANT CONNECT, CREATE ON DATABASE %I TO orders_migrator', current_database());
     GRANT USAGE, CREATE ON SCHEMA public TO orders_migrator;
-    REVOKE CREATE ON SCHEMA public FROM PUBLIC; -- as it is from PostgreSQL 15 on
+    REVOKE CREATE ON SCHEMA public FROM PUBLIC; -- the default since PostgreSQL 15
 
-    -- What serves reads, adds and changes rows: in the tables that are there, and in those that the
-    -- migrator will make. It gets nothing in lambda_migrate.
+    -- orders_app reads, inserts and updates rows of all tables, including those that orders_migrator
+    -- creates later. It has no privileges on lambda_migrate.
     EXECUTE format('GRANT CONNECT ON DATABASE %I TO orders_app', current_database());
     GRANT USAGE ON SCHEMA public TO orders_app;
     GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO orders_app;

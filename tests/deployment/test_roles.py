@@ -14,7 +14,7 @@ from lambda_migrate.engine.operations import Operations
 from lambda_migrate.engine.target import Target
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.local.package.build import ROOT
-from lambda_migrate.local.servers.postgresql import LocalPostgreSQL, find_binaries
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.migrations.source import read_manifest
 from lambda_migrate.settings import Settings
 from lambda_migrate.wiring import make_database
@@ -30,7 +30,7 @@ INSUFFICIENT_PRIVILEGE = "42501"
 @pytest.fixture(params=MAJORS, ids=lambda major: f"pg{major}")
 def server(request: pytest.FixtureRequest) -> Iterator[LocalPostgreSQL]:
     """Of its own: roles are a server's."""
-    with LocalPostgreSQL(binaries=find_binaries(request.param), databases=["orders"]) as running:
+    with LocalPostgreSQL(major=request.param, databases=["orders"]) as running:
         yield running
 
 

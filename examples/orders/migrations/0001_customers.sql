@@ -4,7 +4,7 @@ CREATE TABLE changelog (
     what text NOT NULL,
     at   timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE changelog IS 'One line for each change, for those who answer the telephone';
+COMMENT ON TABLE changelog IS 'One row for each change of the schema';
 
 CREATE TABLE customers (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

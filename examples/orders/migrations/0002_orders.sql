@@ -17,4 +17,4 @@ INSERT INTO changelog (what) VALUES ('0002: orders');
 -- migrate:down
 DROP TABLE orders;
 DROP TYPE order_status;
-INSERT INTO changelog (what) VALUES ('0002: taken back');
+INSERT INTO changelog (what) VALUES ('0002: rolled back');

@@ -1,9 +1,9 @@
--- Expand: version 1 neither reads nor writes these columns, and goes on without them. Adding them
--- locks the tables for a moment, which is why nothing slow happens in the same transaction.
+-- Expand: version 1 neither reads nor writes these columns. Adding them locks both tables, so there
+-- is nothing slow in the same transaction.
 --
--- Two tables are locked, and clients lock the same two: some the one first, some the other. In a
--- deadlock PostgreSQL ends whoever has waited for a second (deadlock_timeout), which may be a
--- client. So these scripts give up before that, and lambda-migrate tries them again.
+-- Clients lock the same two tables, some in another order. PostgreSQL ends a deadlock after
+-- deadlock_timeout (1 s) by cancelling a participant, which could be a client. With a shorter
+-- lock_timeout it is always the migration, which lambda-migrate retries.
 -- migrate:up
 SET LOCAL lock_timeout = '300ms';
 ALTER TABLE orders ADD COLUMN total_cents bigint;
@@ -15,4 +15,4 @@ INSERT INTO changelog (what) VALUES ('0005: totals and points');
 SET LOCAL lock_timeout = '300ms';
 ALTER TABLE customers DROP COLUMN points;
 ALTER TABLE orders DROP COLUMN total_cents;
-INSERT INTO changelog (what) VALUES ('0005: taken back');
+INSERT INTO changelog (what) VALUES ('0005: rolled back');

@@ -1,4 +1,4 @@
-"""A real PostgreSQL, a DynamoDB API, and the function as Lambda loads it."""
+"""PostgreSQL, a DynamoDB API, and the function, loaded as Lambda loads it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Call = Callable[..., tuple[int, Any]]
 @pytest.fixture(scope="session")
 def server() -> Iterator[LocalPostgreSQL]:
     """PostgreSQL with an empty database ``orders``."""
-    with LocalPostgreSQL(databases=["orders"]) as running:
-        yield running
+    with LocalPostgreSQL(databases=["orders"]) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def variables(server: LocalPostgreSQL) -> Iterator[dict[str, str]]:
-    """What the function is configured with."""
+    """The environment variables of the function."""
     with LocalDynamoDB() as dynamodb:
         yield {
             **dynamodb.environment(),
@@ -42,7 +42,7 @@ def variables(server: LocalPostgreSQL) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def app(variables: dict[str, str]) -> Iterator[ModuleType]:
-    """The module ``app``, loaded as Lambda does: by its name, from the code's directory."""
+    """The module ``app``, imported by its name from the code's directory."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**variables, "LAMBDA_TASK_ROOT": str(CODE)}.items():
             patch.setenv(name, value)
@@ -52,36 +52,41 @@ def app(variables: dict[str, str]) -> Iterator[ModuleType]:
 
 
 @pytest.fixture
-def call(app: ModuleType) -> Call:
-    """Send a request through API Gateway: ``call("GET", "/orders/1") -> (status, body)``."""
+def call(app: ModuleType, make_request: Callable[..., dict[str, Any]]) -> Call:
+    """Call the handler: ``call("GET", "/orders/1")`` returns the status and the body."""
 
     def send(method: str, path: str, body: Any = None, **query: str) -> tuple[int, Any]:
-        answer = app.handler(request(method, path, body, query), context())
-        return answer["statusCode"], json.loads(answer["body"])
+        response = app.handler(make_request(method, path, body, **query), make_context())
+        return response["statusCode"], json.loads(response["body"])
 
     return send
 
 
-def request(method: str, path: str, body: Any, query: dict[str, str]) -> dict[str, Any]:
-    """The event of an HTTP API, payload format 2.0."""
-    return {
-        "version": "2.0",
-        "routeKey": "$default",
-        "rawPath": path,
-        "headers": {"content-type": "application/json"},
-        "queryStringParameters": query,
-        "requestContext": {
-            "http": {"method": method, "path": path},
-            "requestId": "test",
-            "stage": "$default",
-        },
-        "body": body if isinstance(body, str) else json.dumps(body),
-        "isBase64Encoded": False,
-    }
+@pytest.fixture
+def make_request() -> Callable[..., dict[str, Any]]:
+    """Build the event of an HTTP API, payload format 2.0."""
+
+    def build(method: str, path: str, body: Any = None, **query: str) -> dict[str, Any]:
+        return {
+            "version": "2.0",
+            "routeKey": "$default",
+            "rawPath": path,
+            "headers": {"content-type": "application/json"},
+            "queryStringParameters": query,
+            "requestContext": {
+                "http": {"method": method, "path": path},
+                "requestId": "test",
+                "stage": "$default",
+            },
+            "body": body if isinstance(body, str) else json.dumps(body),
+            "isBase64Encoded": False,
+        }
+
+    return build
 
 
-def context() -> SimpleNamespace:
-    """What Powertools and lambda-migrate read of Lambda's context."""
+def make_context() -> SimpleNamespace:
+    """The attributes of Lambda's context that Powertools and lambda-migrate read."""
     return SimpleNamespace(
         function_name="orders",
         memory_limit_in_mb=512,

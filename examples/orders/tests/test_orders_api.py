@@ -1,4 +1,4 @@
-"""The API, on a schema that its own first invocation has made."""
+"""The API, on the schema that the first invocation migrates."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
-from lambda_migrate import MigrationRunner, migrate_on_cold_start
-from lambda_migrate.engine.target import Policy, Target
-from lambda_migrate.errors import NotReady
-from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate import (
+    MigrationRunner,
+    Policy,
+    Target,
+    errors,
+    migrate_on_cold_start,
+    read_manifest,
+)
 from lambda_migrate.local import LocalFunction, LocalPostgreSQL
-from lambda_migrate.local.demo.deployment import place_order
-from lambda_migrate.migrations.source import read_manifest
-from lambda_migrate.testing import FakeClock, InMemoryDatabase
+from lambda_migrate.testing import FakeClock, InMemoryDatabase, InMemoryLeaseTable
 
 Call = Callable[..., tuple[int, Any]]
 
@@ -25,7 +27,7 @@ CODE = Path(__file__).parents[1]
 TEA = {"email": "Ada@example.com", "item": "tea", "quantity": 2, "unit_cents": 450}
 
 
-def test_an_order_that_was_placed_can_be_read(call: Call) -> None:
+def test_a_placed_order_can_be_read(call: Call) -> None:
     status, placed = call("POST", "/orders", TEA)
     assert status == 201
     assert placed == {
@@ -40,12 +42,12 @@ def test_an_order_that_was_placed_can_be_read(call: Call) -> None:
     assert call("GET", f"/orders/{placed['order_id']}") == (200, placed)
 
 
-def test_one_is_ordered_where_no_quantity_is_given(call: Call) -> None:
+def test_the_default_quantity_is_one(call: Call) -> None:
     order = {name: value for name, value in TEA.items() if name != "quantity"}
     assert call("POST", "/orders", order)[1]["quantity"] == 1
 
 
-def test_a_customer_sees_the_newest_twenty_of_their_own(call: Call) -> None:
+def test_a_customer_sees_their_newest_twenty_orders(call: Call) -> None:
     placed = [
         call("POST", "/orders", {**TEA, "email": "bob@example.com"})[1]["order_id"]
         for _ in range(21)
@@ -56,11 +58,11 @@ def test_a_customer_sees_the_newest_twenty_of_their_own(call: Call) -> None:
     assert [order["order_id"] for order in listed["orders"]] == placed[:0:-1]
 
 
-def test_a_customer_unknown_has_no_orders(call: Call) -> None:
-    assert call("GET", "/orders", email="nobody@example.com") == (200, {"orders": []})
+def test_an_unknown_customer_has_no_orders(call: Call) -> None:
+    assert call("GET", "/orders", email="unknown@example.com") == (200, {"orders": []})
 
 
-def test_cancelling_twice_is_cancelling_once(call: Call) -> None:
+def test_cancelling_is_idempotent(call: Call) -> None:
     order_id = call("POST", "/orders", TEA)[1]["order_id"]
     first = call("DELETE", f"/orders/{order_id}")
     assert first[1]["status"] == "cancelled"
@@ -84,25 +86,25 @@ def test_cancelling_twice_is_cancelling_once(call: Call) -> None:
     ],
     ids=repr,
 )
-def test_an_order_that_makes_no_sense_is_refused(call: Call, body: Any) -> None:
-    status, said = call("POST", "/orders", body)
-    assert (status, said["statusCode"]) == (400, 400)
+def test_an_invalid_order_is_rejected(call: Call, body: Any) -> None:
+    status, response = call("POST", "/orders", body)
+    assert (status, response["statusCode"]) == (400, 400)
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 @pytest.mark.parametrize("order_id", ["999999999", "tea", "9" * 19, "-1"])
-def test_an_order_that_is_not_there_is_not_found(call: Call, method: str, order_id: str) -> None:
+def test_a_missing_order_is_not_found(call: Call, method: str, order_id: str) -> None:
     assert call(method, f"/orders/{order_id}")[0] == 404
 
 
-def test_the_first_invocation_has_brought_the_schema(call: Call, server: LocalPostgreSQL) -> None:
+def test_the_first_invocation_migrates_the_schema(call: Call, server: LocalPostgreSQL) -> None:
     call("GET", "/orders", email="ada@example.com")
     rows = server.execute("SELECT name FROM lambda_migrate.history ORDER BY 1", database="orders")
     assert [name for (name,) in rows][:2] == ["0001_customers", "0002_orders"]
     assert len(rows) == 7
 
 
-def test_an_environment_has_one_connection_and_lambda_migrate_none(
+def test_an_environment_keeps_one_connection_and_lambda_migrate_none(
     call: Call, server: LocalPostgreSQL
 ) -> None:
     for _ in range(3):
@@ -114,7 +116,7 @@ def test_an_environment_has_one_connection_and_lambda_migrate_none(
     assert rows == [["orders"]]
 
 
-def test_a_lost_connection_costs_one_order_and_is_opened_anew(
+def test_after_a_lost_connection_one_request_fails_and_the_next_connects_again(
     call: Call, server: LocalPostgreSQL
 ) -> None:
     placed = call("POST", "/orders", TEA)[1]
@@ -126,34 +128,34 @@ def test_a_lost_connection_costs_one_order_and_is_opened_anew(
     assert call("GET", f"/orders/{placed['order_id']}") == (200, placed)
 
 
-def test_what_the_business_counts_is_written(
-    call: Call, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_business_metrics_are_written(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
     call("POST", "/orders", TEA)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert any(line.get("OrdersPlaced") == [1.0] for line in lines)
 
 
-def test_no_order_is_taken_while_somebody_else_migrates(
+def test_no_order_is_placed_while_another_environment_migrates(
     app: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fail closed, with a retryable error, before any code of ours. On a clock that is not real."""
+    """The decorator raises a retryable error before the handler runs. On a fake clock."""
     clock = FakeClock()
-    store = InMemoryLeaseTable(clock=clock)
-    store.acquire("another environment")
-    target = Target("orders", store, InMemoryDatabase(), clock=clock, policy=Policy(wait_seconds=5))
+    leases = InMemoryLeaseTable(clock=clock)
+    leases.acquire("another environment")
+    policy = Policy(wait_seconds=5)
+    target = Target("orders", leases, InMemoryDatabase(), clock=clock, policy=policy)
     runner = MigrationRunner(read_manifest(str(CODE / "migrations")), target)
     handler = migrate_on_cold_start(runner=runner)(app.api.resolve)
-    monkeypatch.setattr(app, "orders", lambda: pytest.fail("an order was looked up"))
-    with pytest.raises(NotReady, match="another environment"):
+    monkeypatch.setattr(app, "orders", lambda: pytest.fail("the handler ran"))
+    with pytest.raises(errors.NotReady, match="another environment"):
         handler({}, None)
 
 
-def test_a_real_runtime_serves_without_an_xray_daemon(variables: dict[str, str]) -> None:
-    """Tracing is on, as in Lambda, and nobody listens to it."""
-    own = {name: value for name, value in variables.items() if name != "AWS_ACCESS_KEY_ID"}
-    with LocalFunction(code=CODE, environment=own) as function:
-        [result] = function.storm(1, place_order())
+def test_the_lambda_runtime_serves_without_an_xray_daemon(
+    variables: dict[str, str], make_request: Callable[..., dict[str, Any]]
+) -> None:
+    """Tracing is enabled, as in Lambda, but no daemon receives the traces."""
+    with LocalFunction(code=CODE, environment=variables) as function:
+        result = function.invoke(make_request("POST", "/orders", TEA))
         log = function.logs(result.environment_id)
     assert result.ok, result.error_message
     assert result.payload["statusCode"] == 201

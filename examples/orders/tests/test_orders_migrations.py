@@ -6,21 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from lambda_migrate import MigrationRunner
-from lambda_migrate.clock import Deadline
-from lambda_migrate.engine.operations import Operations
-from lambda_migrate.engine.target import Target
-from lambda_migrate.lease.memory import InMemoryLeaseTable
+from lambda_migrate import Manifest, MigrationRunner, Target, read_manifest
+from lambda_migrate.cli import main
 from lambda_migrate.local import LocalPostgreSQL
-from lambda_migrate.migrations import Manifest
-from lambda_migrate.migrations.source import read_manifest
-from lambda_migrate.settings import Settings
-from lambda_migrate.testing import InMemoryDatabase
-from lambda_migrate.wiring import make_database
+from lambda_migrate.testing import InMemoryDatabase, InMemoryLeaseTable
 
 MIGRATIONS = Path(__file__).parents[1] / "migrations"
 
-SHAPE = """
+COLUMNS = """
 SELECT table_name, column_name, data_type FROM information_schema.columns
 WHERE table_schema = 'public' ORDER BY 1, 2
 """
@@ -32,28 +25,29 @@ def manifest() -> Manifest:
     return read_manifest(str(MIGRATIONS))
 
 
-def test_every_migration_can_be_taken_back(manifest: Manifest) -> None:
+def test_every_migration_has_a_down_script(manifest: Manifest) -> None:
     assert [migration.name for migration in manifest if migration.down is None] == []
 
 
-def test_they_are_applied_in_order_and_once(manifest: Manifest) -> None:
-    """With the fakes of lambda_migrate.testing: no database, no waiting."""
-    target = Target("orders", InMemoryLeaseTable(), InMemoryDatabase())
+def test_the_migrations_are_applied_once_and_in_order(manifest: Manifest) -> None:
+    """With the fakes: no database, no waiting."""
+    target = Target("orders", InMemoryLeaseTable(), database := InMemoryDatabase())
     for _ in range(2):
         MigrationRunner(manifest, target).ensure()
-    rows = target.database.read_history(Deadline.after(1))
-    assert [row.name for row in rows] == [migration.name for migration in manifest]
+    assert database.effects == [migration.name for migration in manifest]
 
 
-def test_each_down_script_undoes_its_up_script(manifest: Manifest, server: LocalPostgreSQL) -> None:
-    settings = Settings.load({}, database_url=server.create_database("up_and_down"))
-    target = Target("orders", InMemoryLeaseTable(), make_database(settings))
-    maintenance = Operations(manifest, target)
-    shapes = []
+def test_each_down_script_undoes_its_up_script(
+    manifest: Manifest, server: LocalPostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the command line on PostgreSQL: up one by one, then down one by one."""
+    monkeypatch.setenv("LAMBDA_MIGRATE_DATABASE_URL", server.create_database("up_and_down"))
+    monkeypatch.setenv("LAMBDA_MIGRATE_DIRECTORY", str(MIGRATIONS))
+    schemas = [server.execute(COLUMNS, database="up_and_down")]
     for migration in manifest:
-        maintenance.up(Deadline.after(30), to=migration.version)
-        shapes.append(server.execute(SHAPE, database="up_and_down"))
-    while shapes:
-        assert server.execute(SHAPE, database="up_and_down") == shapes.pop()
-        maintenance.down(Deadline.after(30), steps=1)
-    assert server.execute(SHAPE, database="up_and_down") == []
+        assert main(["up", "--to", str(migration.version)]) == 0
+        schemas.append(server.execute(COLUMNS, database="up_and_down"))
+    while schemas:
+        assert server.execute(COLUMNS, database="up_and_down") == schemas.pop()
+        if schemas:
+            assert main(["down", "--steps", "1", "--yes"]) == 0

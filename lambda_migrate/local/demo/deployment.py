@@ -49,8 +49,8 @@ _EFFECTS = {
 is there, 1, 2 and 5 write a line each time; an index there can be only once."""
 
 _TAKEN_BACK = {
-    5: "SELECT count(*) FROM changelog WHERE what = '0005: taken back'",
-    6: "SELECT count(*) FROM changelog WHERE what = '0006: taken back'",
+    5: "SELECT count(*) FROM changelog WHERE what = '0005: rolled back'",
+    6: "SELECT count(*) FROM changelog WHERE what = '0006: rolled back'",
     7: "SELECT (to_regclass('placed_orders') IS NULL)::int",
 }
 

@@ -90,7 +90,8 @@ class LocalPostgreSQL(LocalServer):
     """A server for one test run or one demo. It trusts every local user unless ``hba`` is given.
 
     Args:
-        binaries: Directory that holds ``postgres`` and ``initdb``; see `find_binaries`.
+        major: The major version; any that is installed if None.
+        binaries: Directory that holds ``postgres`` and ``initdb``, instead of ``major``.
         data_directory: The data directory; created if missing, and kept after `close`. If None, a
             temporary one.
         tcp_port: Port on 127.0.0.1, 0 for a free one, None for the Unix socket alone.
@@ -103,6 +104,7 @@ class LocalPostgreSQL(LocalServer):
     def __init__(
         self,
         *,
+        major: int | None = None,
         binaries: Path | None = None,
         data_directory: Path | None = None,
         tcp_port: int | None = None,
@@ -112,6 +114,7 @@ class LocalPostgreSQL(LocalServer):
         databases: Sequence[str] = (),
     ) -> None:
         super().__init__("lm-pg-")
+        self._major = major
         self._binaries = binaries
         self._kept_data = data_directory
         self._tcp_port = tcp_port
@@ -261,7 +264,7 @@ class LocalPostgreSQL(LocalServer):
             ConfigurationError: None is installed.
         """
         if self._binaries is None:
-            self._binaries = find_binaries(with_tls=self._tls is not None)
+            self._binaries = find_binaries(self._major, with_tls=self._tls is not None)
         return self._binaries
 
     def create_database(self, name: str) -> str:

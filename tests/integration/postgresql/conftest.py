@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from lambda_migrate.local.servers.postgresql import LocalPostgreSQL, find_binaries
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.postgresql.address import parse_url
 
 from .bench import MAJORS, NEWEST, Bench, ServerURL
@@ -29,7 +29,7 @@ def servers() -> Iterator[Callable[[int], str]]:
                 return given
             if major not in urls:
                 # A missing version fails here, with the command that installs it.
-                server = LocalPostgreSQL(binaries=find_binaries(major), settings=_SETTINGS)
+                server = LocalPostgreSQL(major=major, settings=_SETTINGS)
                 urls[major] = stack.enter_context(server).url()
             return urls[major]
 

@@ -6,7 +6,7 @@ import pytest
 
 from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import MigrationFailed, RepairRequired
-from lambda_migrate.local.servers.postgresql import LocalPostgreSQL, find_binaries
+from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.testing import FakeClock
 
@@ -442,7 +442,7 @@ def test_a_takeover_that_loses_its_connection_tries_again(bench: Bench) -> None:
 
 def test_a_server_restarted_in_the_middle_applies_once() -> None:
     durable = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
-    with LocalPostgreSQL(binaries=find_binaries(NEWEST), settings=durable) as server:
+    with LocalPostgreSQL(major=NEWEST, settings=durable) as server:
         bench = Bench(parse_url(server.url()))
         bench.execute("CREATE TABLE counter (n int); INSERT INTO counter VALUES (0)")
         bench.execute("CREATE TABLE gate ()")

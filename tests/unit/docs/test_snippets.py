@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import importlib.util
 import json
@@ -37,12 +38,11 @@ def test_python_compiles(fence: Fence) -> None:
 
 @pytest.mark.parametrize("fence", PYTHON, ids=str)
 def test_what_is_imported_of_the_library_exists(fence: Fence) -> None:
-    for module, names in re.findall(
-        r"^\s*from (lambda_migrate[\w.]*) import (.+)$", fence.text, re.M
-    ):
-        found = __import__(module, fromlist=["*"])
-        for name in names.strip("()").split(","):
-            assert hasattr(found, name.split(" as ")[0].strip()), f"{fence}: {module}.{name}"
+    for node in ast.walk(ast.parse(fence.text)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lambda_migrate"):
+            module = importlib.import_module(str(node.module))
+            for alias in node.names:
+                assert hasattr(module, alias.name), f"{fence}: {node.module}.{alias.name}"
 
 
 @pytest.mark.parametrize("fence", SQL, ids=str)
