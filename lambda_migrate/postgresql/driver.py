@@ -65,13 +65,11 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
     Attributes:
         tags: Command tags of the last message, one for each statement that finished.
         last_error: The last message's ErrorResponse by field letter, or {}.
-        is_channel_bound: Whether the login was is_channel_bound to the TLS connection.
     """
 
     def __init__(self, *, channel_binding: str = "prefer", **arguments: Any) -> None:
         self.tags: list[str] = []
         self.last_error: dict[str, str] = {}
-        self.is_channel_bound = False
         self._keep: int | None = None
         self._requires_binding = channel_binding == "require"
         self._server_verified = False
@@ -151,11 +149,9 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
             raise LoginRefused("the server asks for a password and none is configured")
         if self._requires_binding and not self._keeps_channel_binding(code, data):
             raise LoginRefused(
-                "channel_binding=require, and the server offers no is_channel_bound SCRAM"
+                "channel_binding=require, but the server does not offer SCRAM with channel binding"
             )
         super().handle_AUTHENTICATION_REQUEST(data, context)
-        if code == _SASL:
-            self.is_channel_bound = self.auth.mechanism_name.endswith("-PLUS")
         self._server_verified = self._server_verified or code == _SASL_FINAL
 
     def _keeps_channel_binding(self, code: int, data: bytes) -> bool:
