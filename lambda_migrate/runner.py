@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from lambda_migrate.engine.cold_start import ColdStart, Outcome, load_manifest
+from lambda_migrate.engine.cold_start import ColdStart, Outcome
+from lambda_migrate.engine.decider import load_manifest
 from lambda_migrate.events import null_observer
 
 if TYPE_CHECKING:
@@ -109,12 +110,12 @@ class MigrationRunner:
         try:
             outcome = cold_start.run()
         except Exception as error:
-            self.target.observer.observe(cold_start.failed(error))
+            self.target.observer.observe(cold_start.failed_event(error))
             raise
         finally:
             self.target.store.close()
         self._is_ready = outcome is not Outcome.UNCHECKED
-        self.target.observer.observe(cold_start.finished(outcome))
+        self.target.observer.observe(cold_start.finished_event(outcome))
         return outcome
 
     def forget(self) -> None:

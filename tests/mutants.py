@@ -793,22 +793,22 @@ MUTANTS = (
     Mutant(
         "the first reading may be an old one",
         "lambda_migrate/engine/cold_start.py",
-        "            return self._decide(self.target.store.read(consistent=True))\n        except",
-        "            return self._decide(self.target.store.read())\n        except",
+        "return self._decider.read_first()\n        except",
+        "return self._decider.decide(self._target.store.read())\n        except",
         ("engine", "machine, fakes"),
     ),
     Mutant(
         "a waiter serves on a reading that may be old",
-        "lambda_migrate/engine/cold_start.py",
-        "            if not self._confirms:\n                return step\n",
+        "lambda_migrate/engine/decider.py",
+        "            if not self._needs_confirmation:\n                return step\n",
         "            return step\n",
         ("engine", "machine, fakes"),
     ),
     Mutant(
         "a require function migrates where it was only to look",
         "lambda_migrate/engine/cold_start.py",
-        "if step.inspect_only:",
-        "if False:",
+        "elif step.inspect_only:",
+        "elif False:",
         ("engine", "machine, fakes"),
     ),
     Mutant(
@@ -983,15 +983,15 @@ MUTANTS = (
     Mutant(
         "the lease is acquired when no time is left",
         "lambda_migrate/engine/cold_start.py",
-        "        if self.deadline.is_over:\n            raise NotReady",
+        "        if self._deadline.is_over:\n            raise NotReady",
         "        if False:\n            raise NotReady",
         ("engine",),
     ),
     # --- feature flags
     Mutant(
         "a check acquires without asking the flags",
-        "lambda_migrate/engine/cold_start.py",
-        "if self.target.flags is None or not self._may_migrate:",
+        "lambda_migrate/engine/decider.py",
+        "if self._target.flags is None or not self._may_migrate:",
         "if True:",
         ("engine",),
     ),
@@ -1012,7 +1012,7 @@ MUTANTS = (
     Mutant(
         "all of the manifest is served when part of it is held back",
         "lambda_migrate/engine/cold_start.py",
-        "        if self._flags is not None and allowed is not manifest:\n            raise",
+        "        if allowed is not manifest:\n            raise",
         "        if False:\n            raise",
         ("engine",),
     ),

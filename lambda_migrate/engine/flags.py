@@ -48,8 +48,8 @@ class Flags:
             )
         return ""
 
-    def allowed(self, manifest: Manifest) -> Manifest:
-        """As much of ``manifest`` as is not held back."""
+    def limit(self, manifest: Manifest) -> Manifest:
+        """The part of ``manifest`` that is not held back."""
         if not 0 < self.hold_back_at < manifest.version:
             return manifest
         return manifest.up_to(self.hold_back_at)

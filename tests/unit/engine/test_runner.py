@@ -153,7 +153,7 @@ def test_a_recorded_failure_is_told_with_one_read_and_no_connection(scene: Scene
     assert (told.migration, told.sqlstate, told.cause) == ("0002_m", "42P01", "no such table")
     assert told.attempts == 3
     assert told.retry_at_ms == scene.clock.wall_ms() + 60_000
-    assert "attempt 3 failed elsewhere" in str(told)
+    assert "attempt 3 failed in another instance" in str(told)
     assert "in 60 s" in str(told)
     assert (scene.table.log, scene.database.connections) == (["read"], 0)
 

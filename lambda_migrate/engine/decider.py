@@ -1,0 +1,220 @@
+"""Reading the item and deciding: everything that `decide` needs to know, from one cold start."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lambda_migrate.errors import FlagsUnavailable
+from lambda_migrate.lease.decision import (
+    Acquire,
+    Block,
+    LeaseWatch,
+    Permission,
+    Refuse,
+    Serve,
+    decide,
+)
+from lambda_migrate.lease.record import LeaseState
+from lambda_migrate.migrations.deferred import DeferredManifest
+
+if TYPE_CHECKING:
+    from lambda_migrate.clock import Deadline
+    from lambda_migrate.engine.flags import Flags
+    from lambda_migrate.engine.target import Target
+    from lambda_migrate.lease.decision import Step
+    from lambda_migrate.migrations import Manifest
+    from lambda_migrate.postgresql.ports import Inspection
+
+__all__ = ["Decider", "load_manifest"]
+
+
+def load_manifest(manifest: Manifest | DeferredManifest) -> Manifest:
+    """The manifest itself; a deferred one reads its files now, if it has not done so before.
+
+    Raises:
+        ManifestError: The migration files cannot be used.
+    """
+    return manifest.load() if isinstance(manifest, DeferredManifest) else manifest
+
+
+class Decider:
+    """Decides the next step from the newest reading and from what is known besides.
+
+    Args:
+        manifest: The migrations that this code ships.
+        target: The database with its item.
+        owner: This instance, in the lease table.
+        deadline: When the cold start has to end.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest | DeferredManifest,
+        target: Target,
+        *,
+        owner: str,
+        deadline: Deadline,
+    ) -> None:
+        self.inspected_at: int | None = None
+        """`LeaseState.latest_check_fence` when this instance inspected the database."""
+        self._manifest = manifest
+        self._target = target
+        self._owner = owner
+        self._deadline = deadline
+        self._state = LeaseState()
+        self._flags: Flags | None = None  # as last read
+        self._is_database_current = False
+        self._lease_watch = LeaseWatch()
+        self._needs_confirmation = False
+
+    @property
+    def manifest(self) -> Manifest:
+        """The migrations that this code ships; their files are read now if not before."""
+        return load_manifest(self._manifest)
+
+    @property
+    def allowed_manifest(self) -> Manifest:
+        """The part of the manifest that the flags allow; if that is all, `manifest` itself."""
+        return self.manifest if self._flags is None else self._flags.limit(self.manifest)
+
+    # --- reading
+
+    def read_first(self) -> Step:
+        """Read strongly consistently, and decide.
+
+        Raises:
+            LeaseStoreUnavailable: The lease table did not respond.
+        """
+        return self.decide(self._target.store.read(consistent=True))
+
+    def read_again(self) -> Step:
+        """Read and decide; a step that ends the wait is confirmed by a strongly consistent read.
+
+        If the confirmation was throttled, only the confirmation is repeated. All waiters learn at
+        the same time that they may serve; if each polled again first, an overloaded table would
+        have half as many units again to serve.
+        """
+        if not self._needs_confirmation:
+            step = self.decide(self._target.store.read())
+            self._needs_confirmation = isinstance(step, Serve | Refuse)
+            if not self._needs_confirmation:
+                return step
+        step = self.read_first()
+        self._needs_confirmation = False
+        return step
+
+    # --- deciding
+
+    def decide(self, state: LeaseState, *, has_lost: bool = False) -> Step:
+        """Decide from a reading; without a lease table, from the database itself.
+
+        Args:
+            state: The reading.
+            has_lost: This instance has just tried to acquire the lease, and ``state`` was in the
+                way: do not try again at once.
+        """
+        if not self._target.has_lease_table:
+            state = replace(state, databases={})  # only the database knows what is ready
+        self._state = state
+        self._is_database_current = False
+        step = self._choose_step(has_lost=has_lost)
+        if self._target.has_lease_table or isinstance(step, Serve | Refuse):
+            return step
+        from lambda_migrate.postgresql.ports import require_environment
+
+        inspection = self._target.database.inspect(self._deadline)
+        if inspection.fence is not None:
+            require_environment(inspection.fence.environment, self._target.environment)
+        self._is_database_current = self._is_current(inspection)
+        return self._choose_step(has_lost=has_lost)
+
+    def decide_with_flags(self, step: Step) -> Step:
+        """Read the feature flags if ``step`` depends on them, and decide again.
+
+        Raises:
+            FlagsUnavailable: They cannot be read.
+        """
+        if not isinstance(step, Refuse | Block | Acquire):
+            return step
+        if self._target.flags is None or not self._may_migrate:
+            return step
+        from lambda_migrate.engine.flag_gate import read_flags
+
+        try:
+            self._flags = read_flags(self._target, self._deadline)
+        except FlagsUnavailable:
+            if isinstance(step, Refuse):
+                return step  # the failed migration is the more important news
+            raise
+        return self._choose_step()
+
+    def is_database_current(self) -> bool:
+        """Whether PostgreSQL itself shows, read-only, that the database satisfies the manifest."""
+        return self._is_current(self._target.database.inspect(self._deadline))
+
+    @property
+    def refusal_reason(self) -> str:
+        """Which flag blocks the manifest; "" if none does."""
+        # Files are read only if a version is held back.
+        return self.pause_reason or (
+            self._flags.refusal_reason(self.manifest.version) if self._flags is not None else ""
+        )
+
+    @property
+    def pause_reason(self) -> str:
+        """Which flag blocks every version; "" if none does."""
+        return self._flags.refusal_reason(0) if self._flags is not None else ""
+
+    def _choose_step(self, *, has_lost: bool = False) -> Step:
+        state, target = self._state, self._target
+        return decide(
+            state,
+            digest=self._manifest.digest,
+            address=target.database.fingerprint,
+            owner=self._owner,
+            now_ms=target.store.now_ms(),
+            remaining_ms=round(self._deadline.remaining() * 1000),
+            manifest_length=self._count_migrations(),
+            permission=self._permission(),
+            is_expired=self._lease_watch.has_expired(state, target.clock.monotonic()),
+            is_database_current=self._is_database_current,
+            inspected_at=self.inspected_at,
+            has_lost=has_lost,
+        )
+
+    @property
+    def _may_migrate(self) -> bool:
+        by_flag = self._flags is None or self._flags.mode != "require"
+        return by_flag and self._target.policy.mode != "require"
+
+    def _permission(self) -> Permission:
+        """What the settings and the flags allow; files are read only if a version is held back."""
+        if self._target.policy.mode == "require":
+            return Permission("require")
+        if self._flags is None:
+            return Permission()
+        digest = None
+        if self._flags.hold_back_at and self.allowed_manifest is not self.manifest:
+            digest = self.allowed_manifest.digest if self.allowed_manifest else ""
+        return Permission(self._flags.mode, is_paused=self._flags.paused, allowed_digest=digest)
+
+    def _count_migrations(self) -> int:
+        """The manifest's length, where the decision depends on it: files are read for it."""
+        is_short = not any(each.dropped for each in self._state.databases.values())
+        address = self._target.database.fingerprint
+        is_ready = self._state.is_ready(self._manifest.digest, address)
+        return 0 if self._may_migrate or is_short or is_ready else len(self.manifest)
+
+    def _is_current(self, inspection: Inspection) -> bool:
+        from lambda_migrate.migrations.plan import make_plan
+
+        # A rollback may be in progress: its history row is deleted only when it commits.
+        return (
+            not inspection.has_active_holder
+            and make_plan(
+                self.manifest,
+                inspection.history,
+                allow_out_of_order=self._target.policy.allow_out_of_order,
+            ).is_current
+        )
