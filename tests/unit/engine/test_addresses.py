@@ -192,7 +192,7 @@ def test_a_look_at_another_environments_database_serves_nothing(scene: Scene) ->
 def test_a_function_that_may_only_read_the_item_waits_and_says_why(scene: Scene) -> None:
     scene.migrated(V2)
     scene.table.before["acquire"] = raises(ConfigurationError("UpdateItem is not allowed"))
-    with pytest.raises(NotReady, match="could not check .*: UpdateItem is not allowed"):
+    with pytest.raises(NotReady, match=r"could not check .*: UpdateItem is not allowed"):
         cold_start(scene.through("localhost:15432/orders"), V2, "require")
 
 
