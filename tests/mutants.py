@@ -532,8 +532,9 @@ MUTANTS = (
     Mutant(
         "the owner of a lease is not compared",
         "lambda_migrate/lease/dynamodb.py",
-        '_MINE = "#owner = :mine AND fence = :my_fence"',
-        '_MINE = "attribute_exists(target) OR (#owner = :mine AND fence = :my_fence)"',
+        '_IS_OWN_LEASE = "#owner = :own_owner AND fence = :own_fence"',
+        '_IS_OWN_LEASE = "attribute_exists(target) OR '
+        '(#owner = :own_owner AND fence = :own_fence)"',
         ("lease", "contract, lease", "machine, real"),
     ),
     Mutant(
@@ -560,7 +561,7 @@ MUTANTS = (
     Mutant(
         "one's own last write, sent again, is a loss",
         "lambda_migrate/lease/dynamodb.py",
-        "if state.owner is None and state.fence == lease.fence and shows_it(state):",
+        "if state.owner is None and state.fence == lease.fence and is_done(state):",
         "if False:",
         ("lease", "contract, lease", "machine, real"),
     ),
@@ -582,14 +583,14 @@ MUTANTS = (
         "a lease is trusted from the answer on",
         "lambda_migrate/lease/dynamodb.py",
         "return Lease(owner, state.fence, trusted_until, state)",
-        "return Lease(owner, state.fence, self._term()[0], state)",
+        "return Lease(owner, state.fence, self._new_term()[0], state)",
         ("lease", "machine, real"),
     ),
     Mutant(
         "a renewed lease is trusted from the answer on",
         "lambda_migrate/lease/dynamodb.py",
         "return replace(lease, trusted_until=trusted_until)",
-        "return replace(lease, trusted_until=self._term()[0])",
+        "return replace(lease, trusted_until=self._new_term()[0])",
         ("lease", "machine, real"),
     ),
     Mutant(
@@ -602,8 +603,8 @@ MUTANTS = (
     Mutant(
         "the margin for clocks is taken the wrong way by the table",
         "lambda_migrate/lease/dynamodb.py",
-        "_n(self.now_ms() - CLOCK_SKEW_MS)",
-        "_n(self.now_ms() + CLOCK_SKEW_MS)",
+        "_number(self.now_ms() - CLOCK_SKEW_MS)",
+        "_number(self.now_ms() + CLOCK_SKEW_MS)",
         ("contract, lease",),
     ),
     Mutant(
@@ -665,14 +666,14 @@ MUTANTS = (
     Mutant(
         "the store's clock: a step of our own counts until the next answer",
         "lambda_migrate/lease/dynamodb_errors.py",
-        "return offset if abs(offset) > _NO_OFFSET_MS else 0",
+        "return offset if abs(offset) > _MIN_OFFSET_MS else 0",
         "return 0",
         ("lease",),
     ),
     Mutant(
         "the store's clock: it stands still between two answers",
         "lambda_migrate/lease/dynamodb_errors.py",
-        "elapsed_ms = round((self._clock.monotonic() - at) * 1000)",
+        "elapsed_ms = round((self._clock.monotonic() - received_at) * 1000)",
         "elapsed_ms = 0",
         ("lease",),
     ),
@@ -1316,14 +1317,14 @@ MUTANTS = (
     Mutant(
         "a signature of another time is taken for wrong credentials",
         "lambda_migrate/lease/dynamodb.py",
-        "if _is_of_another_time(code, message):",
+        "if _is_clock_error(code, message):",
         "if False:",
         ("lease",),
     ),
     Mutant(
         "expired credentials are not looked for again",
         "lambda_migrate/lease/dynamodb.py",
-        "if not self._has_other_credentials(error):",
+        "if not self._replace_credentials(error):",
         "if True:",
         ("lease",),
     ),

@@ -1,16 +1,16 @@
-"""Leases in DynamoDB: one item per target, each write one conditional call.
+"""Leases in DynamoDB: one item per target, every write one conditional request.
 
-Facts that this file is built on, each with a test:
+What this module is built on; each has a test:
 
-- A retry after a lost answer meets its own write as a failed condition. The owner id is fresh for
-  every attempt, so the item tells.
-- Some engines answer a failed condition without the item (``ALL_OLD``): one consistent read more.
-- The SDK's own retries are off: they cannot be bounded by a deadline, and the caller's loop, which
-  can, does the same.
-- The SDK's timeouts bound neither name resolution nor a provider of credentials (STS, a process),
-  so each of its calls runs in a thread that is waited for. A call that was given up may still be
-  sent when the name resolves at last: to the item it is a request that was long on its way, and its
-  condition names its own owner and fence.
+- A write that is repeated because its response was lost finds its own result as a failed condition.
+  The owner id is unique for every attempt, so the item shows whose write it was.
+- Some engines report a failed condition without the item (``ALL_OLD``): that costs one consistent
+  read.
+- The retries of the SDK are off: no deadline can bound them. The caller's loop retries instead.
+- The timeouts of the SDK bound neither name resolution nor a credentials provider (STS, a process),
+  so each of its calls runs in a thread with a time limit. A call that was given up may still be
+  sent once the name is resolved. It then has the effect of any delayed request: its condition names
+  its own owner and fencing token.
 """
 
 from __future__ import annotations
@@ -55,16 +55,16 @@ __all__ = ["DynamoDBLeaseTable", "TableItem", "make_client"]
 def make_client(
     region: str | None = None, *, fresh: bool = False, seconds: float | None = None
 ) -> Any:
-    """A DynamoDB client with its retries off and its timeouts short; loads boto3.
+    """Create a DynamoDB client without retries and with short timeouts; imports boto3.
 
     Args:
-        region: Where; by default as boto3 finds it.
-        fresh: Read environment and profile again, instead of what boto3's default session has read.
-        seconds: How long the provider of credentials may take; None: see `_credentials_seconds`.
+        region: Region; by default the one that boto3 finds.
+        fresh: Read environment and profile again instead of using boto3's default session.
+        seconds: How long the credentials provider may take; None: see `_credentials_timeout`.
 
     Raises:
-        ConfigurationError: No region is configured, or the endpoint's URL cannot be read.
-        LeaseStoreUnavailable: The provider of credentials does not answer.
+        ConfigurationError: No region is configured, or the endpoint's URL is invalid.
+        LeaseStoreUnavailable: The credentials provider does not respond.
     """
     import boto3
     from botocore.config import Config
@@ -76,44 +76,44 @@ def make_client(
         retries={"mode": "standard", "total_max_attempts": 1},
         tcp_keepalive=True,
     )
-    limit = _credentials_seconds() if seconds is None else seconds
+    timeout = _credentials_timeout() if seconds is None else seconds
     try:
         session = (None if fresh else boto3.DEFAULT_SESSION) or boto3.Session()
-        run_with_timeout(limit, session.get_credentials)
+        run_with_timeout(timeout, session.get_credentials)
         return session.client("dynamodb", region_name=region, config=config)
     except TimeLimitExceeded:
-        raise LeaseStoreUnavailable(_no_credentials(limit)) from None
-    except (BotoCoreError, ValueError) as error:  # ValueError: AWS_ENDPOINT_URL is no URL
-        raise ConfigurationError(f"no DynamoDB client: {error}") from error
+        raise LeaseStoreUnavailable(_credentials_timeout_message(timeout)) from None
+    except (BotoCoreError, ValueError) as error:  # ValueError: AWS_ENDPOINT_URL is not a URL
+        raise ConfigurationError(f"cannot create a DynamoDB client: {error}") from error
 
 
-def _credentials_seconds(deadline: Deadline | None = None) -> float:
-    """How long a provider of credentials may take; outside Lambda a user may have to sign in."""
+def _credentials_timeout(deadline: Deadline | None = None) -> float:
+    """How long a credentials provider may take; outside Lambda a user may have to sign in."""
     if deadline is not None:
         return max(CALL_TIMEOUT_SECONDS, min(60.0, deadline.remaining()))
     return CALL_TIMEOUT_SECONDS if "AWS_LAMBDA_FUNCTION_NAME" in os.environ else 60.0
 
 
-def _no_credentials(seconds: float) -> str:
+def _credentials_timeout_message(seconds: float) -> str:
     return (
-        f"no AWS credentials within {seconds:.1f} s: their provider (STS, SSO, a container's or a "
-        "process of the profile) did not answer; in a VPC without a NAT gateway STS needs an "
-        "interface endpoint"
+        f"no AWS credentials within {seconds:.1f} s: their provider (STS, SSO, a container, or a "
+        "process of the profile) did not respond; in a VPC without a NAT gateway, create an "
+        "interface endpoint for STS"
     )
 
 
 class TableItem:
-    """One item of a DynamoDB table, and what can go wrong with calling it.
+    """Reads and updates one item of a DynamoDB table, and translates the errors.
 
     Args:
         table: Name or ARN of the table.
         target: Partition key of the item.
-        client: Makes the boto3 client when it is first needed.
-        fast_client: Asked first, before boto3; this item's alone.
+        client: Creates the boto3 client when it is first needed.
+        fast_client: Used instead of boto3 as long as it can; not shared with other items.
         clock: Compared with the server's.
 
     Attributes:
-        credentials_deadline: When waiting for credentials ends; see `set_credentials_deadline`.
+        credentials_deadline: When waiting for credentials ends.
     """
 
     def __init__(
@@ -131,9 +131,9 @@ class TableItem:
         self._clock = clock
         self._server_clock = ServerClock(clock) if fast_client is None else fast_client.server_clock
         self._calls = 0
-        self._make_client = client
+        self._create_client = client
         self._fast_client = fast_client
-        self._made: Any = None
+        self._boto3_client: Any = None
 
     @property
     def calls(self) -> int:
@@ -142,10 +142,7 @@ class TableItem:
 
     @property
     def clock_offset_ms(self) -> int:
-        """Server's clock minus ours, see `ServerClock`; 0 while it is unknown.
-
-        A ``Date`` has whole seconds: a difference of up to 2 s counts as none.
-        """
+        """See `ServerClock.offset_ms`."""
         return self._server_clock.offset_ms
 
     def get(self, *, consistent: bool) -> Mapping[str, Any] | None:
@@ -154,18 +151,18 @@ class TableItem:
             item = self._fast_client.get_item(self.table, self.target, consistent=consistent)
             if item is not None:
                 return item
-        answer: dict[str, Any] = self._call("get_item", ConsistentRead=consistent)
-        return answer.get("Item")
+        response: dict[str, Any] = self._call("get_item", ConsistentRead=consistent)
+        return response.get("Item")
 
     def update(
         self, changes: str, condition: str, values: dict[str, Any], *, names: dict[str, str]
     ) -> Mapping[str, Any]:
-        """Write if the condition holds; returns the item as it then is.
+        """Update the item if the condition holds; returns the updated item.
 
         Raises:
-            ConditionFailed: It does not hold.
+            ConditionFailed: The condition does not hold.
         """
-        change = {
+        update = {
             "UpdateExpression": changes,
             "ConditionExpression": condition,
             "ExpressionAttributeNames": names,
@@ -174,52 +171,52 @@ class TableItem:
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
         if self._fast_client is not None:
-            item = self._fast_client.update_item(self.table, self.target, change)
+            item = self._fast_client.update_item(self.table, self.target, update)
             if item is not None:
                 return item
-        answer: dict[str, dict[str, Any]] = self._call("update_item", **change)
-        return answer["Attributes"]
+        response: dict[str, dict[str, Any]] = self._call("update_item", **update)
+        return response["Attributes"]
 
     def close(self) -> None:
         """See `LeaseStore.close`."""
         if self._fast_client is not None:
             self._fast_client.close()
-        if self._made is not None:
-            self._made.close()
+        if self._boto3_client is not None:
+            self._boto3_client.close()
 
     def _call(self, operation: str, **arguments: Any) -> Any:
         from botocore.exceptions import BotoCoreError, ClientError
 
-        if self._made is None:
-            self._made = self._new_client()
+        if self._boto3_client is None:
+            self._boto3_client = self._new_client()
         key = {"target": {"S": self.target}}
         request = {"TableName": self.table, "Key": key, **arguments}
         try:
             try:
-                return self._ask(operation, request)
+                return self._send(operation, request)
             except ClientError as error:
-                if not self._has_other_credentials(error):
+                if not self._replace_credentials(error):
                     raise
-                return self._ask(operation, request)
+                return self._send(operation, request)
         except ClientError as error:
-            # Not chained: AWS may quote the signed request, session token and all.
-            raise self._translated(operation, error) from None
+            # Not chained: AWS may quote the signed request with its session token.
+            raise self._translate(operation, error) from None
         except BotoCoreError as error:
-            raise self._unreachable(error) from error
+            raise self._no_response(error) from error
 
-    def _ask(self, operation: str, request: Mapping[str, Any]) -> Any:
+    def _send(self, operation: str, request: Mapping[str, Any]) -> Any:
         """Fetch credentials if needed, then send one request; each within its own time limit."""
-        client = self._made
+        client = self._boto3_client
         credentials = _credentials_of(client)
         if _can_refresh(credentials) and credentials.refresh_needed():
-            seconds = _credentials_seconds(self.credentials_deadline)
+            seconds = _credentials_timeout(self.credentials_deadline)
             try:
                 run_with_timeout(seconds, credentials.get_frozen_credentials)
             except TimeLimitExceeded:
-                raise LeaseStoreUnavailable(_no_credentials(seconds)) from None
+                raise LeaseStoreUnavailable(_credentials_timeout_message(seconds)) from None
         self._calls += 1
         try:
-            answer = run_with_timeout(
+            response = run_with_timeout(
                 CALL_TIMEOUT_SECONDS, lambda: getattr(client, operation)(**request)
             )
         except TimeLimitExceeded:
@@ -227,44 +224,47 @@ class TableItem:
                 f"DynamoDB did not answer for table {self.table!r} within "
                 f"{CALL_TIMEOUT_SECONDS:.1f} s, including name resolution"
             ) from None
-        self._note_clock(answer)
-        return answer
+        self._update_server_clock(response)
+        return response
 
-    def _note_clock(self, answer: Any) -> None:
-        headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    def _update_server_clock(self, response: Any) -> None:
+        headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
         self._server_clock.update(headers.get("date", ""))
 
-    def _has_other_credentials(self, error: Any) -> bool:
-        """Whether expired credentials can be replaced; if so, make another client with new ones.
+    def _replace_credentials(self, error: Any) -> bool:
+        """Create another client if there are other credentials than the expired ones.
 
-        boto3 refreshes what it can refresh, but reads environment and profile only once: in a long
-        run they may have been renewed since.
+        boto3 refreshes what it can refresh, but reads environment and profile only once. During a
+        long migration they may have been renewed.
+
+        Returns:
+            Whether there are.
         """
-        if error.response.get("Error", {}).get("Code") not in _EXPIRED:
+        if error.response.get("Error", {}).get("Code") not in _EXPIRED_CREDENTIALS:
             return False
         try:
-            other = self._new_client(fresh=True)
+            new_client = self._new_client(fresh=True)
         except (ConfigurationError, LeaseStoreUnavailable):
             return False
-        if _key_of(other) == _key_of(self._made):
+        if _credentials_key(new_client) == _credentials_key(self._boto3_client):
             return False
-        self._made = other
+        self._boto3_client = new_client
         return True
 
     def _new_client(self, *, fresh: bool = False) -> Any:
-        if self._make_client is not make_client:
-            return self._make_client()
-        return make_client(fresh=fresh, seconds=_credentials_seconds(self.credentials_deadline))
+        if self._create_client is not make_client:
+            return self._create_client()
+        return make_client(fresh=fresh, seconds=_credentials_timeout(self.credentials_deadline))
 
-    def _translated(self, operation: str, error: Any) -> Exception:
-        """The answer's error as ours; messages hold names, never credentials."""
-        answer: dict[str, Any] = error.response
-        self._note_clock(answer)
-        code = str(answer.get("Error", {}).get("Code", ""))
-        message = str(answer.get("Error", {}).get("Message", "")).partition("\n")[0]
-        status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    def _translate(self, operation: str, error: Any) -> Exception:
+        """Our error for an error response; its message contains names, never credentials."""
+        response: dict[str, Any] = error.response
+        self._update_server_clock(response)
+        code = str(response.get("Error", {}).get("Code", ""))
+        message = str(response.get("Error", {}).get("Message", "")).partition("\n")[0]
+        status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         if code == "ConditionalCheckFailedException":
-            return ConditionFailed(answer.get("Item"))
+            return ConditionFailed(response.get("Item"))
         if code in RETRYABLE_CODES or status >= 500:
             return LeaseStoreUnavailable(f"DynamoDB, table {self.table!r}: {code} {message}")
         if error.operation_name not in ("GetItem", "UpdateItem"):
@@ -272,10 +272,10 @@ class TableItem:
                 f"no AWS credentials for table {self.table!r}: {error.operation_name} was refused: "
                 f"{code}: {message}"
             )
-        if _is_of_another_time(code, message):
+        if _is_clock_error(code, message):
             return LeaseStoreUnavailable(
                 f"DynamoDB refused the signature for table {self.table!r}: {code}: "
-                f"{self._clock_differs()}; correct this machine's clock"
+                f"{self._clock_difference()}; correct this machine's clock"
             )
         if code == "ResourceNotFoundException":
             return ConfigurationError(self._missing_table())
@@ -283,13 +283,13 @@ class TableItem:
             return ConfigurationError(self._missing_permission(operation, message))
         refused = f"DynamoDB does not accept the credentials used for table {self.table!r}: {code}"
         if code in _EXPIRED_TOKEN:
-            if _can_refresh(_credentials_of(self._made)):
+            if _can_refresh(_credentials_of(self._boto3_client)):
                 return LeaseStoreUnavailable(f"{refused}: {message}; they are being refreshed")
             return ConfigurationError(
                 f"{refused}: {message}; sign in again, with credentials that outlive the "
                 "migration or that can be refreshed (a profile with sso_session or role_arn)"
             )
-        if code in _UNKNOWN_CALLER:
+        if code in _INVALID_CREDENTIALS:
             return ConfigurationError(f"{refused}; sign in again, or correct them")
         reason = f"{code or f'HTTP {status}'}: {message}" if message else code or f"HTTP {status}"
         advice = (
@@ -301,14 +301,14 @@ class TableItem:
             f"{advice if code == 'ValidationException' else ''}"
         )
 
-    def _clock_differs(self) -> str:
+    def _clock_difference(self) -> str:
         seconds = self.clock_offset_ms / 1000
         if not seconds:
             return "this machine's clock differs from DynamoDB's"
-        way = "behind" if seconds > 0 else "ahead of"
-        return f"this machine's clock is {abs(seconds):.0f} s {way} DynamoDB's"
+        direction = "behind" if seconds > 0 else "ahead of"
+        return f"this machine's clock is {abs(seconds):.0f} s {direction} DynamoDB's"
 
-    def _unreachable(self, error: Exception) -> Exception:
+    def _no_response(self, error: Exception) -> Exception:
         if is_configuration_error(error):
             return ConfigurationError(f"DynamoDB, table {self.table!r}: {error}")
         return LeaseStoreUnavailable(
@@ -339,7 +339,8 @@ class TableItem:
         )
 
     def _region(self) -> str:
-        return str(self._made.meta.region_name) if self._made is not None else "<region>"
+        client = self._boto3_client
+        return "<region>" if client is None else str(client.meta.region_name)
 
 
 class DynamoDBLeaseTable(TableItem):
@@ -348,8 +349,8 @@ class DynamoDBLeaseTable(TableItem):
     Args:
         table: Name or ARN of the table.
         target: Partition key of the item.
-        client: Makes the boto3 client when it is first needed.
-        fast_client: Asked first, before boto3; this table's alone.
+        client: Creates the boto3 client when it is first needed.
+        fast_client: Used instead of boto3 as long as it can; not shared with other stores.
         lease_seconds: Length of a lease.
         clock: Time.
     """
@@ -383,22 +384,22 @@ class DynamoDBLeaseTable(TableItem):
             "attribute_not_exists(#owner) OR attribute_not_exists(lease_until)"
             " OR (lease_until < :over AND #owner <> :owner)"
         )
-        values: dict[str, Any] = {":over": _n(self.now_ms() - CLOCK_SKEW_MS)}
+        values: dict[str, Any] = {":over": _number(self.now_ms() - CLOCK_SKEW_MS)}
         if is_expired and expected is not None and expected.owner != owner:
             free += " OR (#owner = :expected_owner AND lease_until = :expected_until)"
             values[":expected_owner"] = {"S": expected.owner or ""}
-            values[":expected_until"] = _n(expected.lease_until_ms)
+            values[":expected_until"] = _number(expected.lease_until_ms)
         condition = f"(attribute_not_exists(#format) OR #format = :format) AND ({free})"
         if expected is not None:
             is_newest = "fence = :expected_fence"
             if not expected.fence:
                 is_newest = f"(attribute_not_exists(fence) OR {is_newest})"
             condition += f" AND {is_newest}"
-            values[":expected_fence"] = _n(expected.fence)
-        return self._take(owner, condition, values)
+            values[":expected_fence"] = _number(expected.fence)
+        return self._acquire_if(owner, condition, values)
 
-    def _take(self, owner: str, condition: str, values: dict[str, Any]) -> Lease | LeaseState:
-        trusted_until, term = self._term()
+    def _acquire_if(self, owner: str, condition: str, values: dict[str, Any]) -> Lease | LeaseState:
+        trusted_until, term = self._new_term()
         try:
             item = self._update(
                 "SET #owner = :owner, lease_until = :until, lease_ms = :length, #format = :format"
@@ -407,38 +408,38 @@ class DynamoDBLeaseTable(TableItem):
                 {
                     **values,
                     **term,
-                    ":one": _n(1),
+                    ":one": _number(1),
                     ":owner": {"S": owner},
-                    ":format": _n(FORMAT),
+                    ":format": _number(FORMAT),
                 },
                 names={"#format": "format"},
             )
         except ConditionFailed as failed:
-            state = self._state_of(failed)
+            state = self._state_at(failed)
             if state.owner != owner:
                 return state
-            # Our own write, whose answer was lost. It began to count then, not now.
+            # Our own write, whose response was lost. The lease counts from then, not from now.
             return self.renew(Lease(owner, state.fence, trusted_until, state))
         state = decode(item, target=self.target)
         return Lease(owner, state.fence, trusted_until, state)
 
     def renew(self, lease: Lease, progress: Progress | None = None) -> Lease:
         """See `LeaseStore.renew`."""
-        trusted_until, values = self._term()
+        trusted_until, values = self._new_term()
         changes = "SET lease_until = :until, lease_ms = :length"
         if progress is not None:
             changes += ", progress = :progress"
             values[":progress"] = encode_progress(progress)
-        self._own(lease, changes, values)
+        self._update_own(lease, changes, values)
         return replace(lease, trusted_until=trusted_until)
 
     def raise_fence(self, lease: Lease, fence: int) -> Lease:
         """See `LeaseStore.raise_fence`."""
         fence = max(fence, lease.fence)
         try:
-            self._own(lease, "SET fence = :fence", {":fence": _n(fence)})
+            self._update_own(lease, "SET fence = :fence", {":fence": _number(fence)})
         except LeaseLost:
-            # The answer to our own write may have been lost: then the item carries its result.
+            # The response to our own write may have been lost: then the item has its result.
             state = self.read(consistent=True)
             if state.owner != lease.owner or state.fence != fence:
                 raise
@@ -447,7 +448,7 @@ class DynamoDBLeaseTable(TableItem):
     def withdraw(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
         """See `LeaseStore.withdraw`."""
         values = {":databases": encode_databases(databases)}
-        self._own(lease, "SET databases = :databases", values)
+        self._update_own(lease, "SET databases = :databases", values)
         return replace(lease, state=replace(lease.state, databases=dict(databases)))
 
     def complete(
@@ -457,66 +458,76 @@ class DynamoDBLeaseTable(TableItem):
         failures: Sequence[Failure] = (),
     ) -> None:
         """See `LeaseStore.complete`."""
-        left = LeaseState().with_failures(failures)
-        changes, values = _failures_of(left)
+        remaining = LeaseState().with_failures(failures)
+        changes, values = _failure_changes(remaining)
         values[":databases"] = encode_databases(databases)
-        self._finish(
+        self._release_with(
             lease,
             f"SET databases = :databases{changes}",
             values,
-            lambda state: (state.databases, state.failures) == (databases, left.failures),
+            lambda state: (state.databases, state.failures) == (databases, remaining.failures),
         )
 
     def complete_inspection(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
         """See `LeaseStore.complete_inspection`."""
         values = {":databases": encode_databases(databases)}
-        changes = f"SET databases = :databases {_FREE_LEASE}"
-        self._finish(lease, changes, values, lambda state: state.databases == databases)
+        changes = f"SET databases = :databases {_REMOVE_LEASE}"
+        self._release_with(lease, changes, values, lambda state: state.databases == databases)
 
     def fail(self, lease: Lease, failure: Failure) -> None:
         """See `LeaseStore.fail`."""
-        left = lease.state.with_failure(failure)
-        changes, values = _failures_of(left)
-        self._finish(
+        remaining = lease.state.with_failure(failure)
+        changes, values = _failure_changes(remaining)
+        self._release_with(
             lease,
             f"SET {changes.removeprefix(', ')}",
             values,
-            lambda state: state.failures == left.failures,
+            lambda state: state.failures == remaining.failures,
         )
 
     def release(self, lease: Lease) -> None:
         """See `LeaseStore.release`."""
-        self._finish(lease, _FREE, {}, lambda _state: True)
+        self._release_with(lease, _REMOVE_LEASE_AND_PROGRESS, {}, lambda _state: True)
 
-    def _term(self) -> tuple[float, dict[str, Any]]:
-        """When a lease requested now stops being trusted, and what the item says of it."""
+    def _new_term(self) -> tuple[float, dict[str, Any]]:
+        """Until when a lease requested now is trusted, and the values that the item stores."""
         trusted_until = self._clock.monotonic() + self.lease_seconds - CLOCK_SKEW_MS / 1000
         length_ms = round(self.lease_seconds * 1000)
-        return trusted_until, {":until": _n(self.now_ms() + length_ms), ":length": _n(length_ms)}
+        return trusted_until, {
+            ":until": _number(self.now_ms() + length_ms),
+            ":length": _number(length_ms),
+        }
 
-    def _finish(
+    def _release_with(
         self,
         lease: Lease,
         changes: str,
         values: dict[str, Any],
-        shows_it: Callable[[LeaseState], bool],
+        is_done: Callable[[LeaseState], bool],
     ) -> None:
-        """A write that frees the lease: its own retry finds no owner, which is not a loss."""
+        """A write that releases the lease; repeated, it finds no owner, which is not a loss.
+
+        Args:
+            lease: The lease to release.
+            changes: The update expression.
+            values: Its values.
+            is_done: Whether a state shows the result of this write.
+        """
         try:
-            self._update(changes, _MINE, {**values, **_mine(lease)})
+            self._update(changes, _IS_OWN_LEASE, {**values, **_own_lease_values(lease)})
         except ConditionFailed as failed:
-            state = self._state_of(failed)
-            if state.owner is None and state.fence == lease.fence and shows_it(state):
+            state = self._state_at(failed)
+            if state.owner is None and state.fence == lease.fence and is_done(state):
                 return
-            raise self._lost(lease, state) from None
+            raise self._lost_lease(lease, state) from None
 
-    def _own(self, lease: Lease, changes: str, values: dict[str, Any]) -> None:
+    def _update_own(self, lease: Lease, changes: str, values: dict[str, Any]) -> None:
         try:
-            self._update(changes, _MINE, {**values, **_mine(lease)})
+            self._update(changes, _IS_OWN_LEASE, {**values, **_own_lease_values(lease)})
         except ConditionFailed as failed:
-            raise self._lost(lease, self._state_of(failed)) from None
+            raise self._lost_lease(lease, self._state_at(failed)) from None
 
-    def _lost(self, lease: Lease, state: LeaseState) -> LeaseLost:
+    def _lost_lease(self, lease: Lease, state: LeaseState) -> LeaseLost:
         holder = f"{state.owner} holds it" if state.owner else "no process holds it now"
         return LeaseLost(
             f"lost the lease on {self.target!r}: fencing token {lease.fence} was superseded by "
@@ -526,7 +537,7 @@ class DynamoDBLeaseTable(TableItem):
             "this instance stops, the next invocation will continue"
         )
 
-    def _state_of(self, failed: ConditionFailed) -> LeaseState:
+    def _state_at(self, failed: ConditionFailed) -> LeaseState:
         if failed.item is None:
             return self.read(consistent=True)
         return decode(failed.item, target=self.target)
@@ -542,13 +553,13 @@ class DynamoDBLeaseTable(TableItem):
         return self.update(changes, condition, values, names={"#owner": "owner", **(names or {})})
 
 
-_MINE = "#owner = :mine AND fence = :my_fence"
-_FREE_LEASE = "REMOVE #owner, lease_until, lease_ms"
-_FREE = f"{_FREE_LEASE}, progress"
+_IS_OWN_LEASE = "#owner = :own_owner AND fence = :own_fence"
+_REMOVE_LEASE = "REMOVE #owner, lease_until, lease_ms"
+_REMOVE_LEASE_AND_PROGRESS = f"{_REMOVE_LEASE}, progress"
 
 
-def _failures_of(state: LeaseState) -> tuple[str, dict[str, Any]]:
-    """How an update that frees the lease stores its failures, behind another ``SET``."""
+def _failure_changes(state: LeaseState) -> tuple[str, dict[str, Any]]:
+    """The rest of an update that releases the lease and stores the failures, after a ``SET``."""
     kept: dict[str, Any] = {}
     if state.failure is not None:
         kept[":failure"] = encode_failure(state.failure)
@@ -556,18 +567,18 @@ def _failures_of(state: LeaseState) -> tuple[str, dict[str, Any]]:
         kept[":failures"] = encode_failures(state.older_failures)
     names = {":failure": "failure", ":failures": "failures"}
     changes = "".join(f", {names[value]} = {value}" for value in kept)
-    gone = "".join(f", {name}" for value, name in names.items() if value not in kept)
-    return f"{changes} {_FREE}{gone}", kept
+    removed = "".join(f", {name}" for value, name in names.items() if value not in kept)
+    return f"{changes} {_REMOVE_LEASE_AND_PROGRESS}{removed}", kept
 
 
 _DENIED = frozenset({"AccessDeniedException", "AccessDenied", "NotAuthorized"})
 
 _EXPIRED_TOKEN = frozenset({"ExpiredToken", "ExpiredTokenException"})
 
-_EXPIRED = _EXPIRED_TOKEN | {"InvalidClientTokenId", "UnrecognizedClientException"}
-"""What credentials are refused with that were replaced by others: a key may be deleted by then."""
+_EXPIRED_CREDENTIALS = _EXPIRED_TOKEN | {"InvalidClientTokenId", "UnrecognizedClientException"}
+"""Codes for credentials that may have been replaced: the old key may be deleted by then."""
 
-_UNKNOWN_CALLER = frozenset(
+_INVALID_CREDENTIALS = frozenset(
     {
         "IncompleteSignature",
         "IncompleteSignatureException",
@@ -580,8 +591,8 @@ _UNKNOWN_CALLER = frozenset(
 )
 
 
-def _is_of_another_time(code: str, message: str) -> bool:
-    """Whether a signature was refused for its time: clocks differ, or it was long on its way."""
+def _is_clock_error(code: str, message: str) -> bool:
+    """Whether a signature was refused for its time: clocks differ, or the request was delayed."""
     return code in ("RequestExpired", "RequestTimeTooSkewed") or (
         code == "InvalidSignatureException"
         and message.startswith(("Signature expired", "Signature not yet current"))
@@ -589,7 +600,7 @@ def _is_of_another_time(code: str, message: str) -> bool:
 
 
 def _credentials_of(client: Any) -> Any:
-    """What a client signs with; None if there is nothing, or if it is not boto3's client."""
+    """The credentials of a client; None if it has none, or is not a boto3 client."""
     return getattr(getattr(client, "_request_signer", None), "_credentials", None)
 
 
@@ -597,19 +608,19 @@ def _can_refresh(credentials: Any) -> bool:
     return hasattr(credentials, "refresh_needed")
 
 
-def _key_of(client: Any) -> object:
+def _credentials_key(client: Any) -> object:
     """Access key and session token, to compare."""
     credentials = _credentials_of(client)
     if credentials is None:
         return None
     if _can_refresh(credentials):
-        return client  # another client fetches others
+        return client  # another client fetches its own
     return (credentials.access_key, credentials.token)
 
 
-def _mine(lease: Lease) -> dict[str, Any]:
-    return {":mine": {"S": lease.owner}, ":my_fence": _n(lease.fence)}
+def _own_lease_values(lease: Lease) -> dict[str, Any]:
+    return {":own_owner": {"S": lease.owner}, ":own_fence": _number(lease.fence)}
 
 
-def _n(number: int) -> dict[str, Any]:
+def _number(number: int) -> dict[str, Any]:
     return {"N": str(number)}

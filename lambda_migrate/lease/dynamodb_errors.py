@@ -1,4 +1,4 @@
-"""How DynamoDB is called by both clients: the bounds, what means "try again", and its clock."""
+"""What both DynamoDB clients share: time limits, retryable error codes, the server's clock."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ __all__ = [
 
 CONNECT_TIMEOUT_SECONDS = 0.8
 READ_TIMEOUT_SECONDS = 0.9
-"""Together below the default safety margin of 2 s, so that a call begun before the deadline ends
-before it. DynamoDB answers in single-digit milliseconds; botocore's own default is 60 s each."""
+"""Together less than the default safety margin of 2 s, so that a call that starts before the
+deadline ends before the invocation does. DynamoDB responds within milliseconds; botocore's own
+default is 60 s each."""
 
 CALL_TIMEOUT_SECONDS = CONNECT_TIMEOUT_SECONDS + READ_TIMEOUT_SECONDS + 0.1
-"""For a whole call of boto3: its own timeouts are for each address and each read, and do not
-count the resolution of the name. Below the default safety margin, see `CONNECT_TIMEOUT_SECONDS`."""
+"""For a whole call of boto3, whose own timeouts apply to each address and each read and do not
+include name resolution. Less than the default safety margin, see `CONNECT_TIMEOUT_SECONDS`."""
 
 RETRYABLE_CODES = frozenset(
     {
@@ -47,12 +48,12 @@ RETRYABLE_CODES = frozenset(
         "LimitExceededException",
     }
 )
-"""Codes with which the same call may succeed later, as with every 5xx: those that DynamoDB's
-developer guide marks "OK to retry" ("Error handling with DynamoDB"), and those whose cause passes
-by itself: another Region's write to the item, a table that is being updated."""
+"""Error codes after which the same call may succeed later, as after every 5xx. DynamoDB's developer
+guide marks them "OK to retry" ("Error handling with DynamoDB"), or their cause ends by itself, such
+as a write of another Region to the item or a table that is being updated."""
 
-_NO_OFFSET_MS = 2_000
-"""A ``Date`` header has whole seconds, and the answer travelled: less than this says nothing."""
+_MIN_OFFSET_MS = 2_000
+"""A ``Date`` header has whole seconds and describes the past: smaller offsets prove nothing."""
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -61,7 +62,7 @@ class ConditionFailed(Exception):
     """The condition of a write did not hold; nothing was written.
 
     Attributes:
-        item: What was in the way, where the engine tells it.
+        item: The current item, if the engine returned it.
     """
 
     def __init__(self, item: Mapping[str, Any] | None) -> None:
@@ -70,53 +71,53 @@ class ConditionFailed(Exception):
 
 
 def set_credentials_deadline(store: object, deadline: Deadline) -> None:
-    """Set until when a store may wait for AWS credentials; other stores have no such limit."""
+    """Set until when a store may wait for AWS credentials; other stores need none."""
     if hasattr(store, "credentials_deadline"):
         store.credentials_deadline = deadline
 
 
 class ServerClock:
-    """The server's clock: the ``Date`` of its newest answer, and the monotonic time since.
+    """The server's clock: the ``Date`` of its newest response, plus the monotonic time since.
 
-    Our wall clock may be wrong, and may be set while a lease is held. It counts before the first
-    answer, and for as long as it agrees with the server as far as whole seconds can show.
+    Our wall clock may be wrong, and may be set while a lease is held. It is used before the first
+    response, and while it agrees with the server as far as whole seconds can show.
 
     Args:
-        clock: Ours.
+        clock: Our clock.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._newest: tuple[int, float] | None = None  # server's ms, our monotonic seconds
+        self._last_response: tuple[int, float] | None = None  # server's ms, our monotonic seconds
 
     def update(self, date: str) -> None:
-        """Use the date of the newest answer; ignored if it is not a date.
+        """Use the date of the newest response; any other text is ignored.
 
         Args:
             date: Its ``Date`` header: ``Thu, 15 Mar 2012 23:56:23 GMT``.
         """
         try:
-            server_ms = _epoch_seconds(date) * 1000 + 500
+            server_ms = _parse_http_date(date) * 1000 + 500
         except ValueError:
             return
-        self._newest = (server_ms, self._clock.monotonic())
+        self._last_response = (server_ms, self._clock.monotonic())
 
     @property
     def offset_ms(self) -> int:
-        """By how much it is ahead of our wall clock now, which may have been set since the answer.
+        """The server's clock minus our wall clock; 0 while they agree, or while it is unknown.
 
-        Negative where ours is ahead; 0 where they agree as far as can be known.
+        Differences of up to 2 s count as agreement.
         """
-        if self._newest is None:
+        if self._last_response is None:
             return 0
-        server_ms, at = self._newest
-        elapsed_ms = round((self._clock.monotonic() - at) * 1000)
+        server_ms, received_at = self._last_response
+        elapsed_ms = round((self._clock.monotonic() - received_at) * 1000)
         offset = server_ms + elapsed_ms - self._clock.wall_ms()
-        return offset if abs(offset) > _NO_OFFSET_MS else 0
+        return offset if abs(offset) > _MIN_OFFSET_MS else 0
 
 
-def _epoch_seconds(date: str) -> int:
-    """As email.utils would read it, which takes 10 ms to import.
+def _parse_http_date(date: str) -> int:
+    """Seconds since the epoch, as email.utils returns them, which takes 10 ms to import.
 
     Raises:
         ValueError: It has another form than HTTP's.

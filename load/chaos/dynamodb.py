@@ -55,7 +55,7 @@ class Request:
     def owner(self) -> str:
         """The owner in whose name a write is made."""
         values = self.arguments.get("ExpressionAttributeValues", {})
-        return str(values.get(":owner", values.get(":mine", {})).get("S", ""))
+        return str(values.get(":owner", values.get(":own_owner", {})).get("S", ""))
 
     @property
     def client(self) -> str:

@@ -155,7 +155,7 @@ def test_the_stores_of_the_contract_suite_use_the_fast_client(
 ) -> None:
     monkeypatch.setattr(boto3, "client", _refuse)
     store = fast_client_tables.store(target, FakeClock())
-    monkeypatch.setattr(store, "_make_client", _refuse)
+    monkeypatch.setattr(store, "_create_client", _refuse)
     assert store.read(consistent=True) == store.read() == LeaseState()
     store.close()
     assert store.calls == 2

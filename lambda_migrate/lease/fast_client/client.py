@@ -157,9 +157,7 @@ class FastClient:
         except RetryLater as error:
             raise LeaseStoreUnavailable(f"DynamoDB, table {table!r}: {error}") from None
         except NoResponse as error:
-            problem = LeaseStoreUnavailable(
-                f"DynamoDB did not respond for table {table!r}: {error}"
-            )
+            problem = LeaseStoreUnavailable(f"DynamoDB did not answer for table {table!r}: {error}")
             if self._has_responded or config.endpoint.is_explicit:
                 raise problem from None
         except FallbackNeeded as error:
