@@ -41,7 +41,7 @@ def test_every_value_that_a_parameter_allows_is_documented(name: str) -> None:
 
 
 def test_every_resource_has_its_line() -> None:
-    made = PAGE.partition("\n## What is made\n")[2].partition("\n## Permissions\n")[0]
+    made = PAGE.partition("\n## Resources\n")[2].partition("\n## Permissions\n")[0]
     grouped = ("Alarm", "LogGroup", "Endpoint", "AlarmSubscription")
     missing = [
         name
