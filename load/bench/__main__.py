@@ -1,6 +1,7 @@
-"""``python -m load.bench``: measure, write the report, and say by the exit code what was missed.
+"""``python -m load.bench``: measure and write the report.
 
-0: every bar is kept. 1: one is missed, or could not be measured. 2: wrong usage, missing parts.
+Exit code 0: every bar is kept. 1: one is missed, or could not be measured. 2: wrong usage, or
+something that it needs is missing.
 """
 
 from __future__ import annotations
@@ -13,55 +14,38 @@ from pathlib import Path
 
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.servers.dynamodb import install_dynalite
-from load.bench import (
-    calls,
-    fast_path,
-    growth,
-    leftovers,
-    scripts,
-    storms,
-    takeovers,
-    thousand,
-    waiters,
-    warm,
-)
-from load.bench.engines import install_dbmate
-from load.bench.findings import Check, Section, Verdict, missed
-from load.bench.machine import BUSY, busy_share, describe
+from load.bench import calls, fast_path, scripts, storms, takeovers, thousand, waiters, warm
+from load.bench.machine import BUSY_SHARE, busy_share, describe_machine
+from load.bench.peers import install_dbmate
 from load.bench.processes import MeasurementFailed
 from load.bench.report import Report, write_docs, write_report
-from load.bench.stage import Stage
+from load.bench.results import Check, Section, Verdict, missed
+from load.bench.workspace import Workspace
 
 __all__ = ["main"]
 
-Row = Callable[[Stage, bool], Section]
+Row = Callable[[Workspace, bool], Section]
 
 ROOT = Path(__file__).parents[2]
 
 ROWS: Mapping[str, Row] = {
-    "storms": lambda stage, quick: storms.measure(
-        stage, sizes={30: 1} if quick else {100: 3, 300: 1}
+    "storms": lambda at, quick: storms.measure(at, sizes={30: 1} if quick else {100: 3, 300: 1}),
+    "waiters": lambda at, quick: waiters.measure(at, runs=1 if quick else 3),
+    "takeovers": lambda at, quick: takeovers.measure(at, kills=20 if quick else 100),
+    "calls": lambda _at, _quick: calls.measure(ROOT / "storm-report"),
+    "fast-path": lambda at, quick: fast_path.measure_check(at, rounds=5 if quick else 20),
+    "import": lambda at, quick: fast_path.measure_import(at, rounds=5 if quick else 20),
+    "warm": lambda at, quick: warm.measure(at, processes=2 if quick else 5),
+    "thousand": lambda at, quick: thousand.measure(
+        at, count=200 if quick else 1000, rounds=1 if quick else 3
     ),
-    "waiters": lambda stage, quick: waiters.measure(stage, runs=1 if quick else 3),
-    "takeovers": lambda stage, quick: takeovers.measure(stage, kills=20 if quick else 100),
-    "calls": lambda _stage, _quick: calls.measure(ROOT / "storm-report"),
-    "fast-path": lambda stage, quick: fast_path.measure_check(stage, rounds=5 if quick else 20),
-    "import": lambda stage, quick: fast_path.measure_import(stage, rounds=5 if quick else 20),
-    "warm": lambda stage, quick: warm.measure(stage, processes=2 if quick else 5),
-    "thousand": lambda stage, quick: thousand.measure(
-        stage, count=200 if quick else 1000, rounds=1 if quick else 3
-    ),
-    "memory": lambda stage, quick: growth.measure(
-        stage, processes=3 if quick else 5, share=0.5 if quick else 1.0
-    ),
-    "scripts": lambda stage, quick: scripts.measure(stage, rows=10**6 if quick else 10**7),
-    "leftovers": lambda stage, _quick: leftovers.measure(stage),
+    "scripts": lambda at, quick: scripts.measure(at, rows=10**6 if quick else 10**7),
 }
 """The rows of the table, each with the effort of a quick run and of a whole one."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what was asked for."""
+    """Measure the rows that are asked for."""
     parser = _parser()
     options = parser.parse_args(arguments)
     unknown = [name for name in options.only if name not in ROWS]
@@ -72,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigurationError as fault:
         parser.exit(2, f"{fault}\n")
     write_report(report, options.report)
-    print(f"{options.report / 'index.html'}, {options.report / 'bench.json'}")
+    print(f"{options.report / 'benchmarks.md'}, {options.report / 'bench.json'}")
     if not options.quick and not options.only:
         write_docs(report, ROOT / "docs")
         print("docs/reference/benchmarks.md")
@@ -82,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m load.bench",
-        description="Measure every promised ratio side by side. A whole run writes the docs, too.",
+        description="Measure every promised ratio side by side. A whole run writes the docs page.",
     )
     parser.add_argument(
         "--only",
@@ -91,7 +75,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ROW,ROW",
         help=f"of {', '.join(ROWS)}",
     )
-    parser.add_argument("--quick", action="store_true", help="fewer and smaller runs: a first look")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer and smaller runs, for a first look"
+    )
     parser.add_argument("--report", type=Path, default=ROOT / "bench-report", metavar="DIRECTORY")
     return parser
 
@@ -102,13 +88,12 @@ def _measure(names: Sequence[str], *, quick: bool) -> Report:
     sections = []
     install_dbmate()
     install_dynalite(report=lambda _: None)
-    with Stage() as stage:
-        machine = describe(stage.server.version)
+    with Workspace() as workspace:
+        machine = describe_machine(workspace.server.version)
         for name in names:
             print(f"{name} ...", flush=True)
-            section = _row(name, stage, quick=quick)
-            _tell(section)
-            sections.append(section)
+            sections.append(_measure_row(name, workspace, quick=quick))
+            _print_section(sections[-1])
     return Report(
         sections=sections,
         machine=machine,
@@ -118,17 +103,17 @@ def _measure(names: Sequence[str], *, quick: bool) -> Report:
     )
 
 
-def _row(name: str, stage: Stage, *, quick: bool) -> Section:
-    """One row; where a measured process fails, the others are measured all the same."""
+def _measure_row(name: str, workspace: Workspace, *, quick: bool) -> Section:
+    """One row; where a measured process fails, the other rows are measured all the same."""
     try:
-        return ROWS[name](stage, quick)
+        return ROWS[name](workspace, quick)
     except MeasurementFailed as failed:
         print(failed, file=sys.stderr)
         first = str(failed).partition("\n")[0]
         return Section(name, name, [Check(name, bar=0, value=None, note=first)])
 
 
-def _tell(section: Section) -> None:
+def _print_section(section: Section) -> None:
     for check in section.checks:
         mark = "" if check.verdict is Verdict.PASS else "  <<<"
         print(
@@ -150,8 +135,8 @@ def _command(names: Sequence[str], *, quick: bool) -> str:
 
 def _doubts(busy: float, *, quick: bool) -> str:
     doubts = []
-    if busy > BUSY:
-        doubts.append(f"the machine was {busy:.0%} busy with other things when it began")
+    if busy > BUSY_SHARE:
+        doubts.append(f"the machine was {busy:.0%} busy with other work when it began")
     if quick:
         doubts.append("fewer and smaller runs (--quick)")
     return "; ".join(doubts)

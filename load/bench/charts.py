@@ -1,134 +1,95 @@
-"""Bars with their range, and areas over time, as SVG that needs nothing but itself. Pure."""
+"""The pictures: bars with their range, and connections over time."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from load.bench.findings import Area, Areas, Chart, number
+import matplotlib as mpl
+from matplotlib.figure import Figure
 
-__all__ = ["areas", "bars"]
+from load.bench.figures import Spread, format_number
 
-_PAPER, _FRAME, _INK, _FAINT, _GRID = "#fcfcfb", "#d5d8dc", "#23282f", "#6b7480", "#e8eaed"
-_OURS, _OTHERS, _LIMIT, _AREA, _LINE = "#d9480f", "#a9b8cc", "#7a1f2b", "#c5d4ea", "#4a74b0"
-_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-_WIDTH, _MARGIN = 860, 28.0
-_ROW, _BAR = 30.0, 16.0
-_LABEL = 270.0
-_AREA_ROW, _AREA_HEIGHT = 64.0, 44.0
+__all__ = ["Strip", "draw_bars", "draw_strips", "write_svg"]
+
+_OURS, _OTHERS, _LIMIT = "#d9480f", "#8aa4c8", "#7a1f2b"
 _NAME = "lambda-migrate"
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": _NAME,  # the same figures give the same file
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 
-def bars(chart: Chart) -> str:
+class Strip(NamedTuple):
+    """Connections of one peer over time: seconds and number, each until the next."""
+
+    label: str
+    caption: str
+    points: Sequence[tuple[float, float]]
+
+
+def draw_bars(
+    title: str, unit: str, rows: Sequence[tuple[str, Spread]], *, limit: float | None = None
+) -> Figure:
     """Horizontal bars: the median, and a line from the least to the most."""
-    most = max([high for _, _, _, high in chart.bars] + [chart.limit or 0.0]) or 1.0
-    room = _WIDTH - _LABEL - 2 * _MARGIN - 90
-    top = 66.0
-    drawing = [_text(_MARGIN, 40, chart.title, size=17, weight=650)]
-    for row, (label, median, low, high) in enumerate(chart.bars):
-        y = top + row * _ROW
-        colour = _OURS if label.startswith(_NAME) else _OTHERS
-        width = median / most * room
-        left = _MARGIN + _LABEL
-        drawing += [
-            _text(left - 12, y + 13, label, size=13, anchor="end"),
-            f'<rect x="{left}" y="{y}" width="{max(width, 1):.1f}" height="{_BAR}" rx="2" '
-            f'fill="{colour}"/>',
-            _line(left + low / most * room, y + 8, left + high / most * room, y + 8, _INK),
-            _text(
-                left + high / most * room + 10,
-                y + 13,
-                f"{number(median)} {chart.unit}",
-                size=12,
-                fill=_FAINT,
-            ),
-        ]
-    bottom = top + len(chart.bars) * _ROW
-    if chart.limit is not None:
-        x = _MARGIN + _LABEL + chart.limit / most * room
-        drawing.append(_line(x, top - 6, x, bottom, _LIMIT, dashed=True))
-    return _document(drawing, chart.title, bottom + 14)
+    figure, axes = _figure(title, height=1.2 + 0.32 * len(rows))
+    labels = [label for label, _ in rows]
+    medians = [one.median for _, one in rows]
+    errors = [[m - one.low for m, (_, one) in zip(medians, rows, strict=True)]]
+    errors += [[one.high - m for m, (_, one) in zip(medians, rows, strict=True)]]
+    axes.barh(labels, medians, xerr=errors, color=[_colour(label) for label in labels], height=0.6)
+    for row, (_, one) in enumerate(rows):
+        axes.annotate(f"  {format_number(one.median)}", (one.high, row), va="center", fontsize=8)
+    if limit is not None:
+        axes.axvline(limit, color=_LIMIT, linestyle="--")
+    axes.invert_yaxis()
+    axes.set_xlabel(unit)
+    return figure
 
 
-def areas(chart: Areas) -> str:
-    """One strip for each peer: its connections over time, all on the same scales."""
-    seconds = max([at for row in chart.rows for at, _ in row.points] + [1.0])
-    most = max([chart.most, *(value for row in chart.rows for _, value in row.points)])
-    left, room = _MARGIN + _LABEL, _WIDTH - _LABEL - 2 * _MARGIN
-    drawing = [
-        _text(_MARGIN, 40, chart.title, size=17, weight=650),
-        _text(_MARGIN, 60, chart.subtitle, size=12, fill=_FAINT),
-    ]
-    top = 84.0
-    for number_, row in enumerate(chart.rows):
-        drawing += _strip(
-            row, left=left, top=top + number_ * _AREA_ROW, x=room / seconds, most=most, room=room
+def draw_strips(title: str, strips: Sequence[Strip], *, most: float) -> Figure:
+    """One strip for each peer, all on the same scales."""
+    figure = Figure(figsize=(9, 1 + 0.75 * len(strips)), layout="constrained")
+    figure.suptitle(title, x=0.02, ha="left", fontweight="bold")
+    rows = figure.subplots(len(strips), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    for axes, strip in zip(rows, strips, strict=True):
+        changes = _changes(strip.points)
+        seconds, values = [at for at, _ in changes], [value for _, value in changes]
+        axes.fill_between(seconds, values, step="post", color=_colour(strip.label))
+        axes.set_ylim(0, most)
+        axes.set_ylabel(
+            f"{strip.label}\n{strip.caption}", rotation=0, ha="right", va="center", fontsize=8
         )
-    bottom = top + len(chart.rows) * _AREA_ROW
-    step = next(each for each in (1, 2, 5, 10, 20, 50, 100, 200) if seconds / each <= 12)
-    for n in range(int(seconds / step) + 1):
-        x = left + n * step * room / seconds
-        drawing.append(_text(x, bottom + 8, f"{n * step}", size=11, fill=_FAINT, anchor="middle"))
-    drawing.append(
-        _text(left + room / 2, bottom + 26, "seconds", size=11, fill=_FAINT, anchor="middle")
-    )
-    return _document(drawing, chart.title, bottom + 40)
+    rows[-1].set_xlabel("seconds")
+    return figure
 
 
-def _strip(row: Area, *, left: float, top: float, x: float, most: float, room: float) -> list[str]:
-    base = top + _AREA_HEIGHT
-    ours = row.label.startswith(_NAME)
-    steps = _stair(row.points, left=left, base=base, x=x, y=_AREA_HEIGHT / most)
-    return [
-        _text(_MARGIN, top + 18, row.label, size=13, weight=650 if ours else 400),
-        _text(_MARGIN, top + 35, row.caption, size=11, fill=_LIMIT if row.is_bad else _FAINT),
-        _line(left, base, left + room, base, _FRAME),
-        f'<path fill="{_OURS if ours else _AREA}" fill-opacity=".8" d="{steps}"/>',
-        f'<path fill="none" stroke="{_OURS if ours else _LINE}" d="{steps}"/>',
-    ]
+def write_svg(figure: Figure, path: Path) -> None:
+    """Write a picture that is the same for the same figures."""
+    with mpl.rc_context(_STYLE):
+        figure.savefig(path, format="svg", metadata={"Date": None})
 
 
-def _stair(
-    points: Sequence[tuple[float, float]], *, left: float, base: float, x: float, y: float
-) -> str:
-    path, last = f"M{left:.1f} {base:.1f}", 0.0
+def _figure(title: str, *, height: float) -> tuple[Figure, mpl.axes.Axes]:
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(9, height), layout="constrained")
+        axes = figure.subplots()
+    axes.set_title(title, loc="left", fontweight="bold")
+    return figure, axes
+
+
+def _colour(label: str) -> str:
+    return _OURS if label.startswith(_NAME) else _OTHERS
+
+
+def _changes(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points at which the number changes, and the last one."""
+    kept = [(0.0, 0.0)]
     for at, value in points:
-        if value != last:
-            path += f"H{left + at * x:.1f}V{base - value * y:.1f}"
-            last = value
-    end = points[-1][0] if points else 0.0
-    return path + f"H{left + end * x:.1f}V{base:.1f}z"
-
-
-def _document(drawing: Sequence[str], title: str, height: float) -> str:
-    body = "\n".join(drawing)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {_WIDTH} {height:.0f}" '
-        f'width="{_WIDTH}" height="{height:.0f}" font-family="{escape(_FONT)}">\n'
-        f"<title>{escape(title)}</title>\n"
-        f'<rect x=".5" y=".5" width="{_WIDTH - 1}" height="{height - 1:.0f}" rx="10" '
-        f'fill="{_PAPER}" stroke="{_FRAME}"/>\n{body}\n</svg>\n'
-    )
-
-
-def _text(
-    x: float,
-    y: float,
-    text: str,
-    *,
-    size: int,
-    fill: str = _INK,
-    weight: int = 400,
-    anchor: str = "start",
-) -> str:
-    extra = "" if anchor == "start" else f' text-anchor="{anchor}"'
-    extra += "" if weight == 400 else f' font-weight="{weight}"'
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" fill="{fill}"{extra}>'
-        f"{escape(text)}</text>"
-    )
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, stroke: str, *, dashed: bool = False) -> str:
-    extra = ' stroke-dasharray="5 4"' if dashed else ""
-    return f'<path stroke="{stroke}"{extra} d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}"/>'
+        if value != kept[-1][1]:
+            kept.append((at, value))
+    return [*kept, points[-1]] if points else kept

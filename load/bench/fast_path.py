@@ -1,247 +1,255 @@
-"""What the check costs a fresh process when the schema is current: processor time and memory."""
+"""What the check costs a fresh process when the schema is current: processor time and memory.
+
+Measured as in AWS: above Lambda's own runtime client, and over TLS. The processor time is taken
+within each process, from the end of its baseline on.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from load.bench.figures import Spread, ratios, spread
-from load.bench.findings import Chart, Check, Section, Table, number
+from load.bench.charts import draw_bars
+from load.bench.figures import format_number, format_spread, ratios, spread
 from load.bench.migrations import simple
-from load.bench.peers import ALEMBIC, BY_HAND, DBMATE, DJANGO, OURS, YOYO, Peer
-from load.bench.processes import Program, by_turns
-from load.bench.stage import TABLE, Stage
+from load.bench.output import read_figures
+from load.bench.peers import ALEMBIC, BY_HAND, DBMATE, DJANGO, OURS, YOYO
+from load.bench.processes import Program, run_in_turns
+from load.bench.results import Check, Section, Table, check_spread
+from load.bench.workspace import TABLE, Workspace
+from load.profile.relay import Authority, relayed
 
-__all__ = ["measure_check", "measure_import"]
+__all__ = ["RUNTIME", "SERVICE", "measure_check", "measure_import"]
 
 MIGRATIONS = 50
 """How many there are, all of them applied."""
 
-_BARE = "a bare interpreter"
-_BOTO3 = "boto3: client and get_item"
-_PEERS = (ALEMBIC, DJANGO, YOYO, BY_HAND, DBMATE)
+RUNTIME = "import awslambdaric.bootstrap"
+"""What Lambda has imported in every function before it imports the handler's module."""
 
-_GET_ITEM = f"""
+SERVICE = f"""{RUNTIME}
+import dataclasses, decimal, hashlib, json, logging, typing, urllib.parse, uuid
 import boto3
-boto3.client("dynamodb").get_item(TableName={TABLE!r}, Key={{"target": {{"S": "nobody"}}}})
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.event_handler import APIGatewayRestResolver
+logger, metrics, app = Logger(), Metrics(namespace="shop"), APIGatewayRestResolver()
+del app
 """
+"""What a usual service has imported anyway."""
 
-_PEAK = """
+_MEASURED = """{base}
+import time
+started = time.process_time()
+{code}
+cpu = time.process_time() - started
+from load.bench.output import print_figures
 with open("/proc/self/status") as status:
-    print(next(line.split()[1] for line in status if line.startswith("VmHWM")))
+    peak = next(line.split()[1] for line in status if line.startswith("VmHWM"))
+print_figures({{"cpu_ms": cpu * 1000, "peak_mb": int(peak) / 1024}})
 """
-"""The kernel's own figure of the process, in kB; a child's maxrss has its parent's in it."""
 
-_RUNTIME = "import awslambdaric.bootstrap\n"
-_TLS = "import ssl\nssl.create_default_context()\n"
-_UNCHECKED = "the bare runtime"
-_CHECKED = "the runtime with the check"
-_WITH_TLS = "the same with a TLS context"
-_SERVE = "import app\napp.handler({}, app.Context())\n"
-_PLAIN = "import plain\nplain.handler({}, None)\n"
+_OURS = "import app\napp.handler({}, app.Context())"
+_BOTO3 = f"""import boto3
+client = boto3.client("dynamodb")
+client.get_item(TableName={TABLE!r}, Key={{"target": {{"S": "absent"}}}})"""
+_TLS = "import os, ssl\nssl.create_default_context(cafile=os.environ['AWS_CA_BUNDLE'])"
+
+_CHECK, _CLIENT = "lambda-migrate", "boto3: client and get_item"
+_RUNTIME, _SERVICE = "the bare runtime", "a usual service"
+_BASES = {_RUNTIME: RUNTIME, _SERVICE: SERVICE}
+_PEERS = {
+    ALEMBIC.title: ALEMBIC,
+    YOYO.title: YOYO,
+    DJANGO.title: DJANGO,
+    "a pg8000 script": BY_HAND,
+    DBMATE.title: DBMATE,
+}
+
+Figures = Mapping[str, Sequence[float]]
 
 
-def measure_check(stage: Stage, *, rounds: int) -> Section:
-    """Import, check and serve, against boto3's one read and the peers' nothing to do."""
-    programs = _programs(stage)
-    before = _sessions(stage, programs)
-    finished = by_turns(programs, rounds=rounds)
-    after = _sessions(stage, programs)
-    cpu = {name: [one.cpu * 1000 for one in runs] for name, runs in finished.items()}
-    connections = {
-        name: (after[name] - before[name]) / (rounds + 1) for name in programs if name in before
+def measure_check(workspace: Workspace, *, rounds: int) -> Section:
+    """Import, check and serve, against boto3's one read and the peers with nothing to do."""
+    with Authority.create() as authority:
+        port = int(workspace.dynamodb.endpoint_url.rpartition(":")[2])
+        with relayed(port, tls=authority.server) as tls_port:
+            variables = {"AWS_ENDPOINT_URL_DYNAMODB": f"https://127.0.0.1:{tls_port}"}
+            bundles = {"": authority.only, ", all authorities": authority.among_all}
+            programs = _programs(
+                workspace,
+                {k: variables | {"AWS_CA_BUNDLE": str(v)} for k, v in bundles.items()},
+            )
+            before = _sessions(workspace, programs)
+            finished = run_in_turns(programs, rounds=rounds)
+            after = _sessions(workspace, programs)
+    connections = {name: (after[name] - before[name]) / (rounds + 1) for name in before}
+    printed = {
+        name: [read_figures(one.output) for one in runs]
+        for name, runs in finished.items()
+        if name != DBMATE.title
     }
-    peaks = _peaks(stage, rounds=max(3, rounds // 4))
+    cpu = {name: [one["cpu_ms"] for one in runs] for name, runs in printed.items()}
+    cpu[DBMATE.title] = [one.cpu * 1000 for one in finished[DBMATE.title]]
+    peaks = {name: [one["peak_mb"] for one in runs] for name, runs in printed.items()}
+    return _section(cpu, peaks, connections)
+
+
+def _programs(
+    workspace: Workspace, variables: Mapping[str, Mapping[str, str]]
+) -> dict[str, Program]:
+    changes = simple(MIGRATIONS)
+    programs = {}
+    for title, peer in {_CHECK: OURS, **_PEERS}.items():
+        database = workspace.new_database()
+        project = workspace.project(peer, "fifty", changes)
+        workspace.migrate(peer, project, database)
+        command = _command(RUNTIME, peer.python) if peer.act else peer.command()
+        programs[title] = workspace.program(peer, project, database, command=command)
+    ours = programs[_CHECK]
+    for base, base_code in _BASES.items():
+        for authorities, extra in variables.items():
+            environment = {**ours.environment, **extra}
+            for what, code in ((_CHECK, _OURS), (_CLIENT, _BOTO3), ("TLS", _TLS), ("", "")):
+                program = Program(_command(base_code, code), ours.directory, environment)
+                programs[_name(what, base, authorities)] = program
+    return programs
+
+
+def _name(what: str, base: str, authorities: str = "") -> str:
+    return f"{what} in {base}{authorities}" if what else f"{base}{authorities}"
+
+
+def _command(base: str, code: str) -> Sequence[str]:
+    return (sys.executable, "-c", _MEASURED.format(base=base, code=code))
+
+
+def _sessions(workspace: Workspace, programs: Mapping[str, Program]) -> dict[str, int]:
+    return {
+        name: workspace.sessions(program.environment["LAMBDA_MIGRATE_TARGET"])[0]
+        for name, program in programs.items()
+        if name in (_CHECK, *_PEERS)
+    }
+
+
+def _section(cpu: Figures, peaks: Figures, connections: Mapping[str, float]) -> Section:
+    runtime, service = _RUNTIME, _SERVICE
+    ours = _name(_CHECK, runtime)
+    client = "what boto3.client(...).get_item adds"
+    what = "processor time that import, check and serve add"
+
+    def compare(base: str, authorities: str = "") -> list[float]:
+        pair = (_name(each, base, authorities) for each in (_CHECK, _CLIENT))
+        return ratios(*(cpu[name] for name in pair))
+
+    memory = [a - b for a, b in zip(peaks[ours], peaks[_name("TLS", runtime)], strict=True)]
+    measured = [name for name in cpu if not name.startswith(("TLS", runtime, service))]
+    measured.sort(key=lambda name: spread(cpu[name]).median)
     return Section(
         key="fast-path",
         title="A fresh process, the schema is current",
         checks=[
-            _against(cpu, _BOTO3, 0.15, "what boto3.client(...).get_item adds"),
-            _against(cpu, ALEMBIC.title, 0.12, "what Alembic's nothing to do adds"),
-            _against(cpu, YOYO.title, 0.4, "what yoyo's nothing to do adds"),
+            check_spread(f"{what} to {runtime} / {client} to it", 0.15, compare(runtime)),
+            check_spread(f"{what} to {service} / {client} to it", 0.1, compare(service)),
+            *(
+                check_spread(
+                    f"{what} / what {peer} with nothing to do adds, both without TLS",
+                    bar,
+                    ratios(cpu[_CHECK], cpu[peer]),
+                )
+                for peer, bar in ((ALEMBIC.title, 0.12), (YOYO.title, 0.4))
+            ),
             Check(
                 "PostgreSQL connections of one fast path",
                 bar=0,
-                value=connections[OURS.title],
+                value=connections[_CHECK],
                 note="pg_stat_database.sessions before and after",
             ),
-            _memory(peaks),
+            check_spread(
+                f"peak memory that the check adds to {runtime} with a TLS context",
+                3,
+                memory,
+                unit="MB",
+            ),
         ],
-        tables=[_table(cpu, peaks, connections)],
-        charts=[_chart(cpu)],
+        tables=[
+            Table(
+                ("process", "CPU ms added", "PostgreSQL connections"),
+                [
+                    (name, format_spread(cpu[name]), format_number(connections.get(name, 0)))
+                    for name in measured
+                ],
+            ),
+            Table(
+                ("over TLS with all the authorities that boto3 ships", "ratio", "TLS alone, ms"),
+                [
+                    (
+                        f"lambda-migrate / boto3 in {base}",
+                        format_spread(compare(base, ", all authorities")),
+                        format_spread(cpu[_name("TLS", base, ", all authorities")]),
+                    )
+                    for base in _BASES
+                ],
+            ),
+            Table(
+                ("process", "peak memory, MB"),
+                [
+                    (name, format_spread(peaks[name]))
+                    for name in (runtime, _name("TLS", runtime), ours, _name(_CLIENT, runtime))
+                ],
+            ),
+        ],
+        charts={
+            "fast-path": draw_bars(
+                "Nothing to do: processor time that it adds",
+                "ms",
+                [(name, spread(cpu[name])) for name in measured],
+            )
+        },
         notes=[
-            f"{MIGRATIONS} migrations, all applied. Processor time of whole processes (user and "
-            "system), less that of a bare interpreter in the same round.",
-            "The DynamoDB API speaks HTTP here, to boto3 and to us alike; what TLS adds in AWS (a "
-            "context, OpenSSL's library) is in neither. In the runtime with the check, loading "
-            f"`ssl` and making a context adds {_tls(peaks)} MB of memory.",
-            "The bare runtime is a process that has imported `awslambdaric` and called a handler "
-            "without the decorator; memory is the kernel's VmHWM.",
+            f"{MIGRATIONS} migrations, all applied. The bare runtime has imported `awslambdaric`; "
+            "a usual service also boto3, Powertools and what these import. Processor time (user "
+            "and system) is counted from there on, in the process itself; for dbmate, which is not "
+            "a Python program, it is that of the whole process. The peers run in the bare runtime, "
+            "without TLS; so does `lambda-migrate` in the row of that name.",
+            "In the other rows DynamoDB is reached over TLS. Its certificate is signed by "
+            "an authority made for the run, the only one in AWS_CA_BUNDLE; OpenSSL reads every "
+            "authority of a bundle, so that the second table has those that boto3 ships as well, "
+            "as many as in Lambda.",
+            "Memory is the kernel's VmHWM of the process.",
         ],
-        data={"cpu_ms": cpu, "peak_kb": peaks, "connections": connections},
+        data={"cpu_ms": cpu, "peak_mb": peaks, "connections": connections},
     )
 
 
-def measure_import(stage: Stage, *, rounds: int) -> Section:
+def measure_import(workspace: Workspace, *, rounds: int) -> Section:
     """``import lambda_migrate`` and the decorator, against ``import boto3``."""
-    project = stage.project(OURS, "fifty", simple(MIGRATIONS))
-    ours, boto3 = "import lambda_migrate, decorate", "import boto3"
+    project = workspace.project(OURS, "fifty", simple(MIGRATIONS))
+    codes = {"import lambda_migrate, decorate": "import app", "import boto3": "import boto3"}
     programs = {
-        _BARE: stage.python("pass"),
-        ours: stage.program(OURS, project, "unused", command=_command("import app")),
-        boto3: stage.python("import boto3"),
+        name: workspace.program(OURS, project, "unused", command=_command(RUNTIME, code))
+        for name, code in codes.items()
     }
-    finished = by_turns(programs, rounds=rounds)
-    cpu = {name: [one.cpu * 1000 for one in runs] for name, runs in finished.items()}
-    found = spread(ratios(cpu[ours], cpu[boto3], base=cpu[_BARE]))
+    finished = run_in_turns(programs, rounds=rounds)
+    figures: dict[str, list[Any]] = {
+        name: [read_figures(one.output) for one in runs] for name, runs in finished.items()
+    }
+    cpu = {name: [one["cpu_ms"] for one in found] for name, found in figures.items()}
     return Section(
         key="import",
         title="Importing it",
         checks=[
-            Check(
+            check_spread(
                 "processor time of the import with the decorator applied / of import boto3",
-                bar=0.1,
-                value=found.median,
-                range=(found.low, found.high),
+                0.1,
+                ratios(*cpu.values()),
             )
         ],
         tables=[
             Table(
-                ("process", "CPU ms over a bare interpreter"),
-                [(name, _shown(_added(cpu, name))) for name in (ours, boto3)],
-                caption=f"A bare interpreter: {_shown(spread(cpu[_BARE]))} ms.",
+                ("in the bare runtime", "CPU ms"),
+                [(name, format_spread(values)) for name, values in cpu.items()],
             )
         ],
         data={"cpu_ms": cpu},
-    )
-
-
-# -- processor time -------------------------------------------------------------------------------
-
-
-def _programs(stage: Stage) -> dict[str, Program]:
-    changes = simple(MIGRATIONS)
-    programs = {_BARE: stage.python("pass"), _BOTO3: stage.python(_GET_ITEM)}
-    for peer in (*_PEERS, OURS):
-        database = stage.new_database()
-        project = stage.project(peer, "fifty", changes)
-        stage.bring_up(peer, project, database)
-        programs[_title(peer)] = stage.program(peer, project, database)
-    return programs
-
-
-def _title(peer: Peer) -> str:
-    return "a pg8000 script" if peer is BY_HAND else peer.title
-
-
-def _sessions(stage: Stage, programs: Mapping[str, Program]) -> dict[str, int]:
-    return {
-        name: stage.sessions(program.environment["LAMBDA_MIGRATE_TARGET"])[0]
-        for name, program in programs.items()
-        if name not in (_BARE, _BOTO3)
-    }
-
-
-def _against(cpu: Mapping[str, Sequence[float]], other: str, bar: float, what: str) -> Check:
-    found = spread(ratios(cpu[OURS.title], cpu[other], base=cpu[_BARE]))
-    return Check(
-        f"processor time that import, check and serve add / {what}",
-        bar=bar,
-        value=found.median,
-        range=(found.low, found.high),
-    )
-
-
-def _added(cpu: Mapping[str, Sequence[float]], name: str) -> Spread:
-    """What a process costs over a bare interpreter; dbmate is no Python program: all of it."""
-    if name == DBMATE.title:
-        return spread(cpu[name])
-    return spread([one - bare for one, bare in zip(cpu[name], cpu[_BARE], strict=True)])
-
-
-# -- memory ---------------------------------------------------------------------------------------
-
-
-def _peaks(stage: Stage, *, rounds: int) -> dict[str, list[float]]:
-    database = stage.new_database()
-    project = stage.project(OURS, "fifty", simple(MIGRATIONS))
-    (project / "plain.py").write_text("def handler(event, context):\n    return event\n")
-    stage.bring_up(OURS, project, database)
-    codes = {
-        _BARE: "",
-        "with the check": _SERVE,
-        _UNCHECKED: _RUNTIME + _PLAIN,
-        _CHECKED: _RUNTIME + _SERVE,
-        _WITH_TLS: _RUNTIME + _TLS + _SERVE,
-        _BOTO3: _GET_ITEM,
-    }
-    programs = {
-        name: stage.program(OURS, project, database, command=_command(code + _PEAK))
-        for name, code in codes.items()
-    }
-    return {
-        name: [float(one.output.split()[-1]) for one in runs]
-        for name, runs in by_turns(programs, rounds=rounds).items()
-    }
-
-
-def _command(code: str) -> Sequence[str]:
-    return (sys.executable, "-c", code)
-
-
-def _memory(peaks: Mapping[str, Sequence[float]]) -> Check:
-    found = _megabytes(peaks, _CHECKED, over=_UNCHECKED)
-    return Check(
-        "peak memory that the check adds to the bare runtime",
-        bar=3,
-        value=found.median,
-        unit="MB",
-        range=(found.low, found.high),
-    )
-
-
-def _tls(peaks: Mapping[str, Sequence[float]]) -> str:
-    return number(_megabytes(peaks, _WITH_TLS, over=_CHECKED).median)
-
-
-def _megabytes(peaks: Mapping[str, Sequence[float]], name: str, *, over: str) -> Spread:
-    return spread([(a - b) / 1024 for a, b in zip(peaks[name], peaks[over], strict=True)])
-
-
-# -- for people -----------------------------------------------------------------------------------
-
-
-def _table(
-    cpu: Mapping[str, Sequence[float]],
-    peaks: Mapping[str, Sequence[float]],
-    connections: Mapping[str, float],
-) -> Table:
-    bare = spread(cpu[_BARE])
-    rows = [
-        (name, _shown(_added(cpu, name)), number(connections.get(name, 0)))
-        for name in sorted(cpu, key=lambda name: _added(cpu, name).median)
-        if name != _BARE
-    ]
-    memory = ", ".join(f"{name} {spread(kb).median / 1024:.1f}" for name, kb in peaks.items())
-    return Table(
-        ("process", "CPU ms over a bare interpreter", "PostgreSQL connections"),
-        rows,
-        caption=f"A bare interpreter: {_shown(bare)} ms. Peak memory in MB: {memory}.",
-    )
-
-
-def _shown(one: Spread) -> str:
-    return f"{one.median:.1f} ({one.low:.1f} to {one.high:.1f})"
-
-
-def _chart(cpu: Mapping[str, Sequence[float]]) -> Chart:
-    added = {name: _added(cpu, name) for name in cpu if name != _BARE}
-    return Chart(
-        "fast-path",
-        "Nothing to do: processor time that the check adds to a fresh process",
-        "ms",
-        [
-            (name, one.median, one.low, one.high)
-            for name, one in sorted(added.items(), key=lambda each: each[1].median)
-        ],
     )

@@ -1,4 +1,4 @@
-"""What a handful of measurements says: its middle, its range, its slope. Pure."""
+"""Medians, ranges, ratios and percentiles, and how they are written."""
 
 from __future__ import annotations
 
@@ -7,51 +7,14 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Interval", "Spread", "mean_interval", "percentile", "ratios", "slope", "spread"]
-
-_T_95 = (
-    (1, 12.706),
-    (2, 4.303),
-    (3, 3.182),
-    (4, 2.776),
-    (5, 2.571),
-    (6, 2.447),
-    (7, 2.365),
-    (8, 2.306),
-    (9, 2.262),
-    (10, 2.228),
-    (15, 2.131),
-    (20, 2.086),
-    (30, 2.042),
-    (60, 2.000),
-)
-"""Two-sided 95 % points of Student's t by degrees of freedom."""
-
-_NORMAL_95 = 1.960
+__all__ = ["Spread", "format_number", "format_spread", "percentile", "ratios", "spread"]
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Several measurements of one thing.
-
-    Attributes:
-        median: The middle.
-        low: The least.
-        high: The most.
-        runs: How many.
-    """
+    """The median, the least and the most of several measurements."""
 
     median: float
-    low: float
-    high: float
-    runs: int
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A mean with its 95 % confidence interval."""
-
-    mean: float
     low: float
     high: float
 
@@ -64,24 +27,12 @@ def spread(values: Sequence[float]) -> Spread:
     """
     if not values:
         raise ValueError("nothing was measured")
-    return Spread(statistics.median(values), min(values), max(values), len(values))
+    return Spread(statistics.median(values), min(values), max(values))
 
 
-def ratios(above: Sequence[float], below: Sequence[float], *, base: Sequence[float]) -> list[float]:
-    """What one thing adds to a base against what another adds, for each round of a run.
-
-    The three were measured by turns; drift between rounds is in all of them and falls out.
-
-    Args:
-        above: What is judged.
-        below: What it is held against.
-        base: What both of them contain.
-    """
-    return [
-        (one - bare) / (other - bare)
-        for one, other, bare in zip(above, below, base, strict=True)
-        if other > bare
-    ]
+def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
+    """The ratio of two things in each round, so that drift between rounds cancels out."""
+    return [one / other for one, other in zip(above, below, strict=True) if other > 0]
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -96,27 +47,15 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
 
 
-def slope(counts: Sequence[float], sizes: Sequence[float]) -> float:
-    """Growth of ``sizes`` for each count: the least-squares line's."""
-    return statistics.linear_regression(counts, sizes).slope
+def format_number(value: float) -> str:
+    """Three significant digits: ``1,234``, ``12.3``, ``0.012``."""
+    if value == 0:
+        return "0"
+    return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
 
 
-def mean_interval(values: Sequence[float]) -> Interval:
-    """The mean of independent measurements, and where it lies with 95 % confidence.
-
-    One process's sizes depend on each other, so that the scatter about its own line says too
-    little; slopes of several processes do not.
-
-    Raises:
-        ValueError: Fewer than two values.
-    """
-    if len(values) < 2:
-        raise ValueError("one measurement has no interval")
-    mean = statistics.fmean(values)
-    half = _t(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return Interval(mean, mean - half, mean + half)
-
-
-def _t(degrees: int) -> float:
-    """The point for the next lower number of degrees that is tabled: the wider interval."""
-    return next((point for known, point in reversed(_T_95) if known <= degrees), _NORMAL_95)
+def format_spread(values: Sequence[float]) -> str:
+    """``median (least to most)``, or the one value where all are the same."""
+    found = spread(values)
+    median, low, high = map(format_number, (found.median, found.low, found.high))
+    return median if low == high else f"{median} ({low} to {high})"

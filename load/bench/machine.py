@@ -1,31 +1,42 @@
-"""Where it was measured, and whether that was quiet."""
+"""Where it was measured, and whether the machine was quiet."""
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
-import time
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
-from load.bench.engines import DBMATE_VERSION
+import psutil
 
-__all__ = ["BUSY", "busy_share", "describe"]
+from load.bench.peers import DBMATE_VERSION
 
-BUSY = 0.1
-"""From this share of the processors on, something else was at work."""
+__all__ = ["BUSY_SHARE", "busy_share", "describe_machine"]
 
-_LIBRARIES = ("boto3", "pg8000", "Alembic", "SQLAlchemy", "Django", "yoyo-migrations", "psycopg")
+BUSY_SHARE = 0.1
+"""Above this share of the processors' time, something else was running."""
+
+_LIBRARIES = (
+    "boto3",
+    "awslambdaric",
+    "aws-lambda-powertools",
+    "pg8000",
+    "Alembic",
+    "SQLAlchemy",
+    "Django",
+    "yoyo-migrations",
+    "psycopg",
+    "psycopg2-binary",
+)
 
 
-def describe(postgresql: str) -> dict[str, str]:
+def describe_machine(postgresql: str) -> dict[str, str]:
     """The machine and what runs on it."""
-    libraries = [f"{name} {version(name)}" for name in (*_LIBRARIES, "psycopg2-binary")]
+    libraries = [f"{name} {version(name)}" for name in _LIBRARIES]
     return {
-        "processor": f"{_processor()}, {os.cpu_count()} cores",
-        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
+        "processor": f"{_processor()}, {psutil.cpu_count()} cores",
+        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "system": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
         "PostgreSQL": postgresql,
@@ -37,17 +48,8 @@ def describe(postgresql: str) -> dict[str, str]:
 
 
 def busy_share(seconds: float = 2.0) -> float:
-    """How busy the processors are while nothing is measured yet, 0 to 1."""
-    busy, total = _ticks()
-    time.sleep(seconds)
-    busy_then, total_then = _ticks()
-    return (busy_then - busy) / max(1, total_then - total)
-
-
-def _ticks() -> tuple[int, int]:
-    """Busy and all: the first line of /proc/stat, whose columns 4 and 5 are idle and iowait."""
-    numbers = [int(text) for text in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-    return sum(numbers) - numbers[3] - numbers[4], sum(numbers)
+    """How busy the processors are before anything is measured, 0 to 1."""
+    return psutil.cpu_percent(interval=seconds) / 100
 
 
 def _processor() -> str:
@@ -58,15 +60,12 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """The commit that was measured, where this is a checkout and git is there."""
+    """The commit that was measured, where this is a checkout and git is installed."""
+    command = ["git", "describe", "--always", "--dirty"]
     try:
         done = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=False,
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
         )
-    except FileNotFoundError:
+    except (FileNotFoundError, subprocess.CalledProcessError):
         return ""
-    return f" ({done.stdout.strip()})" if done.returncode == 0 else ""
+    return f" ({done.stdout.strip()})"

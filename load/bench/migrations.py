@@ -1,4 +1,4 @@
-"""What every peer applies: the same statements in the same order."""
+"""The migrations that every peer applies: the same statements in the same order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Change:
 
     @property
     def stem(self) -> str:
-        """What its file is called, without the ending."""
+        """Its file's name, without the ending."""
         return f"{self.version:04}_{self.name}"
 
     @property
@@ -31,7 +31,7 @@ class Change:
 
 
 def simple(count: int) -> list[Change]:
-    """Small tables, for what there is nothing to do about."""
+    """Small tables, all of them applied before anything is measured."""
     return [
         Change(n, f"things_{n}", (f"CREATE TABLE things_{n} (id bigint PRIMARY KEY, name text)",))
         for n in range(1, count + 1)
@@ -39,7 +39,7 @@ def simple(count: int) -> list[Change]:
 
 
 def small(count: int) -> list[Change]:
-    """Tables and rows by turns."""
+    """A table, then a row, and so on."""
     changes = []
     for n in range(1, count + 1):
         table = f"things_{(n + 1) // 2}"
@@ -52,8 +52,7 @@ def small(count: int) -> list[Change]:
 def storm(*, pending: bool) -> list[Change]:
     """Five migrations, and ten more that are pending in the storm, one of them long.
 
-    Each of the ten writes that it took effect, and the first adds to a balance, which shows a
-    second time as nothing else does: it does not fail.
+    Each of the ten records its effect. Two add to a balance: a second time, that does not fail.
     """
     changes = [*_FIRST]
     if pending:

@@ -1,4 +1,4 @@
-"""How each peer is set up, the way its own documentation tells, to apply the same migrations.
+"""How each peer is set up, as its own documentation says, to apply the same migrations.
 
 A project is a directory. What it runs takes the database from ``DATABASE_URL``.
 """
@@ -6,13 +6,16 @@ A project is a directory. What it runs takes the database from ``DATABASE_URL``.
 from __future__ import annotations
 
 import compileall
+import platform
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from load.bench.engines import install_dbmate
+from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.local.servers.postgresql import engines_directory, unpack_npm
 from load.bench.migrations import Change
 
 __all__ = [
@@ -21,61 +24,28 @@ __all__ = [
     "BY_HAND",
     "BY_HAND_RETRYING",
     "DBMATE",
+    "DBMATE_VERSION",
     "DJANGO",
     "GATE",
     "OURS",
     "PEERS",
     "YOYO",
     "Peer",
+    "install_dbmate",
 ]
 
-
-@dataclass(frozen=True, slots=True)
-class Python:
-    """A fresh interpreter; what it imports has its bytecode, as everywhere.
-
-    Attributes:
-        load: What an environment does before its first event.
-        act: What brings the database up to date.
-    """
-
-    load: str
-    act: str
-
-    def command(self) -> Sequence[str]:
-        """One after the other."""
-        return (sys.executable, "-c", f"{self.load}\n{self.act}")
-
-    def gated(self) -> Sequence[str]:
-        """With a gate between them, so that all act at the same moment."""
-        return (sys.executable, "-c", f"{self.load}\n{GATE}\n{self.act}")
-
-
-@dataclass(frozen=True, slots=True)
-class Binary:
-    """A program of another language: it loads in no time."""
-
-    find: Callable[[], Sequence[str]]
-
-    def command(self) -> Sequence[str]:
-        """As it is."""
-        return self.find()
-
-    def gated(self) -> Sequence[str]:
-        """A shell waits, and then becomes it."""
-        return ("sh", "-c", _SHELL_GATE, "gate", *self.find())
-
-
-Start = Python | Binary
 
 GATE = """
 import os, sys
 with open(os.environ["BENCH_READY"], "a") as ready: ready.write(".")
 sys.stdin.read()
 """
-"""Says that it is there, and waits until whoever started it closes its standard input."""
+"""Reports that the process is ready, and waits until its standard input is closed."""
 
 _SHELL_GATE = 'printf . >>"$BENCH_READY"; read _; exec "$@"'
+
+DBMATE_VERSION = "2.36.0"
+_MACHINES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +54,12 @@ class Peer:
 
     Attributes:
         key: Its name in files.
-        title: Its name for people.
+        title: Its name for readers.
         scheme: What its database URLs begin with.
         source: Whose advice its set-up follows.
         write: Writes its project for some migrations into a directory.
-        start: What brings a database up to date, run in that directory.
+        load: Python: what a process does before its first event. "" for a program.
+        act: Python: what brings a database up to date, run in the project's directory.
     """
 
     key: str
@@ -96,7 +67,24 @@ class Peer:
     scheme: str
     source: str
     write: Callable[[Path, Sequence[Change]], None]
-    start: Start
+    load: str = ""
+    act: str = ""
+
+    @property
+    def python(self) -> str:
+        """The whole of it as Python code; "" for a program."""
+        return f"{_dedent(self.load)}\n{_dedent(self.act)}".strip()
+
+    def command(self) -> Sequence[str]:
+        """What brings a database up to date."""
+        return (sys.executable, "-c", self.python) if self.act else _dbmate_command()
+
+    def gated_command(self) -> Sequence[str]:
+        """The same with a gate after loading, so that many can act at the same moment."""
+        if not self.act:
+            return ("sh", "-c", _SHELL_GATE, "gate", *_dbmate_command())
+        code = f"{_dedent(self.load)}\n{GATE}\n{_dedent(self.act)}"
+        return (sys.executable, "-c", code)
 
     def make(self, home: Path, changes: Sequence[Change]) -> Path:
         """Write the project, with its bytecode, and return where it is."""
@@ -106,8 +94,32 @@ class Peer:
         return home
 
 
-def _python(load: str, act: str) -> Python:
-    return Python(textwrap.dedent(load).strip(), textwrap.dedent(act).strip())
+def install_dbmate() -> Path:
+    """Fetch dbmate's program with npm, unless it is there.
+
+    Raises:
+        ConfigurationError: npm is missing or failed, or there is no build for this machine.
+    """
+    program = engines_directory() / "dbmate" / "dbmate"
+    if not program.is_file():
+        machine = _MACHINES.get(platform.machine().lower())
+        if machine is None:
+            raise ConfigurationError(f"no build of dbmate is known for {platform.machine()}")
+        program.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=program.parent) as scratch:
+            unpack_npm(f"@dbmate/linux-{machine}@{DBMATE_VERSION}", Path(scratch))
+            fetched = Path(scratch) / "package" / "bin" / "dbmate"
+            fetched.chmod(0o755)
+            fetched.rename(program)
+    return program
+
+
+def _dbmate_command() -> Sequence[str]:
+    return (str(install_dbmate()), "--migrations-dir", "migrations", "--no-dump-schema", "migrate")
+
+
+def _dedent(text: str) -> str:
+    return textwrap.dedent(text).strip()
 
 
 def _lay(path: Path, text: str) -> None:
@@ -165,15 +177,13 @@ def _alembic(lock: str) -> Callable[[Path, Sequence[Change]], None]:
     return write
 
 
-_UPGRADE = _python(
-    """
+_LOAD_ALEMBIC = """
     import psycopg
     import sqlalchemy.dialects.postgresql.psycopg
     from alembic import command
     from alembic.config import Config
-    """,
-    'command.upgrade(Config("alembic.ini"), "head")',
-)
+"""
+_UPGRADE = 'command.upgrade(Config("alembic.ini"), "head")'
 
 ALEMBIC = Peer(
     "alembic",
@@ -181,6 +191,7 @@ ALEMBIC = Peer(
     "postgresql+psycopg",
     "its generic template, command.upgrade; psycopg 3, no pool",
     _alembic("pass"),
+    _LOAD_ALEMBIC,
     _UPGRADE,
 )
 ALEMBIC_LOCKED = Peer(
@@ -189,6 +200,7 @@ ALEMBIC_LOCKED = Peer(
     "postgresql+psycopg",
     "the same, pg_advisory_xact_lock before run_migrations (sqlalchemy/alembic#633)",
     _alembic(_ALEMBIC_LOCK),
+    _LOAD_ALEMBIC,
     _UPGRADE,
 )
 
@@ -241,19 +253,17 @@ DJANGO = Peer(
     "postgresql",
     "its migrate command by call_command; psycopg 3",
     _django,
-    _python(
-        """
-        import os
+    """
+    import os
 
-        os.environ["DJANGO_SETTINGS_MODULE"] = "settings"
-        import django
-        from django.core.management import call_command
-        from django.core.management.commands import migrate
+    os.environ["DJANGO_SETTINGS_MODULE"] = "settings"
+    import django
+    from django.core.management import call_command
+    from django.core.management.commands import migrate
 
-        django.setup()
-        """,
-        'call_command("migrate", interactive=False, verbosity=0)',
-    ),
+    django.setup()
+    """,
+    'call_command("migrate", interactive=False, verbosity=0)',
 )
 
 # -- yoyo ---------------------------------------------------------------------------------------
@@ -273,21 +283,19 @@ YOYO = Peer(
     "postgresql",
     "its manual, 'Calling Yoyo from Python code': with its lock; psycopg2, SQL files",
     _yoyo,
-    _python(
-        """
-        import os
+    """
+    import os
 
-        import psycopg2
-        from yoyo import get_backend, read_migrations
-        from yoyo.backends.core import postgresql
-        """,
-        """
-        backend = get_backend(os.environ["DATABASE_URL"])
-        migrations = read_migrations("migrations")
-        with backend.lock():
-            backend.apply_migrations(backend.to_apply(migrations))
-        """,
-    ),
+    import psycopg2
+    from yoyo import get_backend, read_migrations
+    from yoyo.backends.core import postgresql
+    """,
+    """
+    backend = get_backend(os.environ["DATABASE_URL"])
+    migrations = read_migrations("migrations")
+    with backend.lock():
+        backend.apply_migrations(backend.to_apply(migrations))
+    """,
 )
 
 # -- dbmate, and what reads its files -----------------------------------------------------------
@@ -305,15 +313,6 @@ DBMATE = Peer(
     "postgres",
     "its manual: dbmate migrate, without dumping the schema",
     _sql_files,
-    Binary(
-        lambda: (
-            str(install_dbmate()),
-            "--migrations-dir",
-            "migrations",
-            "--no-dump-schema",
-            "migrate",
-        )
-    ),
 )
 
 _BY_HAND_MODULE = """
@@ -377,15 +376,17 @@ BY_HAND = Peer(
     "postgresql",
     "40 lines with pg8000: lock, compare, one transaction for each",
     _by_hand,
-    _python("import by_hand", "by_hand.migrate()"),
+    "import by_hand",
+    "by_hand.migrate()",
 )
 BY_HAND_RETRYING = Peer(
     "by-hand-retrying",
-    "the same, connecting again with full jitter",
+    "the same, retrying to connect with full jitter",
     "postgresql",
     "the same, up to 30 attempts to connect, pauses up to 5 s",
     _by_hand,
-    _python("import by_hand", "by_hand.migrate(attempts=30)"),
+    "import by_hand",
+    "by_hand.migrate(attempts=30)",
 )
 
 # -- ours ---------------------------------------------------------------------------------------
@@ -421,7 +422,8 @@ OURS = Peer(
     "postgresql",
     "a decorated handler, called once",
     _ours,
-    _python("import app", "app.handler({}, app.Context())"),
+    "import app",
+    "app.handler({}, app.Context())",
 )
 
 PEERS = (

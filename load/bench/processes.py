@@ -1,46 +1,31 @@
-"""Processes from the outside: one, by turns with others; or hundreds at once."""
+"""Run measured processes: one, several in turns, or hundreds at once."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from types import TracebackType
-
-__all__ = [
-    "Finished",
-    "MeasurementFailed",
-    "Program",
-    "by_turns",
-    "run",
-    "run_at_once",
-    "run_gated",
-]
+__all__ = ["Finished", "MeasurementFailed", "Program", "run", "run_gated", "run_in_turns"]
 
 _TIMEOUT_SECONDS = 400.0
 
 
 class MeasurementFailed(RuntimeError):
-    """A measured process did not do what it was to do; its row has no figure."""
+    """A measured process failed; its row has no figure."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """Something to run in a fresh process.
-
-    Attributes:
-        command: Program and arguments.
-        directory: Where it starts.
-        environment: All its variables.
-    """
+    """A command to run in a fresh process, with its directory and all its variables."""
 
     command: Sequence[str]
     directory: Path
@@ -54,8 +39,8 @@ class Finished:
     Attributes:
         pid: Its id.
         status: Exit status, negative for a signal.
-        cpu: Seconds of processor time, user's and system's, with its children's.
-        wall: Seconds to its end, from the start of all or the opening of their gate.
+        cpu: Seconds of processor time, user and system, its children's included.
+        wall: Seconds until its end, from its start or from the opening of its gate.
         output: What it wrote, both streams.
     """
 
@@ -72,134 +57,127 @@ class Finished:
             MeasurementFailed: It failed; with its output.
         """
         if self.status != 0:
-            raise MeasurementFailed(f"a measured process ended with {self.status}:\n{self.output}")
+            raise MeasurementFailed(f"a measured process exited with {self.status}:\n{self.output}")
         return self
 
 
 def run(program: Program) -> Finished:
     """Run one process to its end; it must succeed."""
-    return run_at_once([program])[0].check()
-
-
-def by_turns(programs: Mapping[str, Program], *, rounds: int) -> dict[str, list[Finished]]:
-    """Run each once in every round: what the machine does meanwhile hits all alike.
-
-    One round more runs before them, for the caches, and is not counted.
-    """
-    finished: dict[str, list[Finished]] = {name: [] for name in programs}
-    for number in range(rounds + 1):
-        for name, program in programs.items():
-            one = run(program)
-            if number:
-                finished[name].append(one)
-    return finished
-
-
-def run_at_once(programs: Sequence[Program]) -> list[Finished]:
-    """Start all, then wait for all; in the order of their ends. What hangs is killed."""
-    with _Crowd() as crowd:
+    with _processes() as started:
         began = time.monotonic()
-        for program in programs:
-            crowd.start(program)
-        return crowd.collect(began)
+        started.start(program)
+        return started.wait(began)[0].check()
+
+
+def run_in_turns(programs: Mapping[str, Program], *, rounds: int) -> dict[str, list[Finished]]:
+    """Run each once in every round, so that other load on the machine affects all alike.
+
+    One more round runs first, to fill caches; it is not counted.
+    """
+    for program in programs.values():
+        run(program)
+    finished: dict[str, list[Finished]] = {name: [] for name in programs}
+    for _ in range(rounds):
+        for name, program in programs.items():
+            finished[name].append(run(program))
+    return finished
 
 
 def run_gated(
     programs: Sequence[Program], *, on_open: Callable[[], object] = lambda: None
 ) -> list[Finished]:
-    """Start all, wait until each stands at its gate, open it for all at the same moment.
+    """Start all, wait until each is at its gate, and open it for all at the same moment.
 
-    What loads before the gate would otherwise spread their arrivals: they share two cores here,
-    and have one each in Lambda.
+    Loading libraries would otherwise spread their arrivals: they share this machine's cores, and
+    have one each in Lambda.
 
     Args:
         programs: Each with a gate in it; see `load.bench.peers.GATE`.
-        on_open: Called just before it opens.
+        on_open: Called just before the gate opens.
     """
-    with _Crowd() as crowd, tempfile.NamedTemporaryFile(prefix="lm-bench-") as ready:
+    with _processes() as started, tempfile.NamedTemporaryFile(prefix="lm-bench-") as ready:
         gate, key = os.pipe()
         try:
             for program in programs:
-                crowd.start(program, gate=gate, ready=Path(ready.name))
-            crowd.wait_until(lambda: Path(ready.name).stat().st_size >= len(programs))
+                started.start(program, gate=gate, ready=ready.name)
+            while Path(ready.name).stat().st_size < len(programs):
+                started.check_running()
+                time.sleep(0.02)
             on_open()
             began = time.monotonic()
         finally:
             os.close(key)
             os.close(gate)
-        return crowd.collect(began)
+        return started.wait(began)
 
 
-class _Crowd:
-    """Processes that are started, collected, and gone in the end."""
+class _Processes:
+    """Processes that write to files of one directory."""
 
-    def __init__(self) -> None:
-        self._logs = tempfile.TemporaryDirectory(prefix="lm-bench-")
-        self._running: dict[int, tuple[subprocess.Popen[bytes], Path]] = {}
-        self._until = time.monotonic() + _TIMEOUT_SECONDS
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._running: list[tuple[subprocess.Popen[bytes], Path]] = []
+        self.is_late = False
 
-    def __enter__(self) -> _Crowd:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for process, _ in self._running.values():
-            with suppress(ProcessLookupError):
-                process.kill()
-            process.wait()
-        self._logs.cleanup()
-
-    def start(
-        self, program: Program, *, gate: int = subprocess.DEVNULL, ready: Path | None = None
-    ) -> None:
+    def start(self, program: Program, *, gate: int = subprocess.DEVNULL, ready: str = "") -> None:
         """Start one; its standard input is the gate."""
-        log = Path(self._logs.name) / str(len(self._running))
-        extra = {} if ready is None else {"BENCH_READY": str(ready)}
+        log = self._directory / str(len(self._running))
         with log.open("wb") as output:
             process = subprocess.Popen(
-                list(program.command),
+                program.command,
                 cwd=program.directory,
-                env={**program.environment, **extra},
+                env={**program.environment, "BENCH_READY": ready},
                 stdin=gate,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        self._running[process.pid] = process, log
+        self._running.append((process, log))
 
-    def wait_until(self, holds: Callable[[], bool]) -> None:
-        """Wait for something that they do.
+    def check_running(self) -> None:
+        """Raise `MeasurementFailed` if one has ended or has taken too long."""
+        for process, log in self._running:
+            options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            if self.is_late or os.waitid(os.P_PID, process.pid, options):
+                raise MeasurementFailed(f"a process did not reach its gate:\n{log.read_text()}")
 
-        Raises:
-            MeasurementFailed: One of them ended, or time is over, and it did not come about.
-        """
-        while not holds():
-            if time.monotonic() > self._until:
-                raise MeasurementFailed("some processes never came to their gate")
-            for process, log in self._running.values():
-                if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                    raise MeasurementFailed(f"one ended before its gate:\n{log.read_text()}")
-            time.sleep(0.02)
+    def wait(self, began: float) -> list[Finished]:
+        """Wait for all; each in a thread, so that each end is noticed when it happens."""
 
-    def collect(self, began: float) -> list[Finished]:
-        """Wait for all of them."""
-        return [self._next(began) for _ in tuple(self._running)]
+        def finish(process: subprocess.Popen[bytes], log: Path) -> Finished:
+            _, status, usage = os.wait4(process.pid, 0)
+            wall = time.monotonic() - began
+            process.returncode = os.waitstatus_to_exitcode(status)
+            cpu = usage.ru_utime + usage.ru_stime
+            output = log.read_text(errors="replace")
+            return Finished(process.pid, process.returncode, cpu, wall, output)
 
-    def _next(self, began: float) -> Finished:
-        """Wait for the next of ours to end, and for nobody else's child."""
-        while True:
-            for pid, (process, log) in self._running.items():
-                if time.monotonic() > self._until:
-                    process.kill()
-                ended, status, usage = os.wait4(pid, os.WNOHANG)
-                if ended:
-                    wall = time.monotonic() - began
-                    process.returncode = os.waitstatus_to_exitcode(status)
-                    del self._running[pid]
-                    cpu = usage.ru_utime + usage.ru_stime
-                    output = log.read_text(errors="replace")
-                    return Finished(pid, process.returncode, cpu, wall, output)
-            time.sleep(0.0005 if len(self._running) == 1 else 0.005)
+        with ThreadPoolExecutor(len(self._running)) as threads:
+            return list(threads.map(finish, *zip(*self._running, strict=True)))
+
+    def kill(self) -> None:
+        """Kill those that still run, because time is over."""
+        self.is_late = True
+        for process, _ in self._running:
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+
+    def clean_up(self) -> None:
+        """Kill and reap those that were not waited for."""
+        for process, _ in self._running:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def _processes() -> Iterator[_Processes]:
+    """Processes that are all gone in the end; those that hang are killed."""
+    with tempfile.TemporaryDirectory(prefix="lm-bench-") as directory:
+        started = _Processes(Path(directory))
+        timer = threading.Timer(_TIMEOUT_SECONDS, started.kill)
+        timer.start()
+        try:
+            yield started
+        finally:
+            timer.cancel()
+            started.clean_up()

@@ -1,20 +1,17 @@
-"""The report: JSON, a page and pictures for people, and docs/reference/benchmarks.md."""
+"""The report: bench.json, and docs/reference/benchmarks.md with its pictures."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from load.bench import charts
-from load.bench.findings import Areas, Chart, Check, Section, Table, Verdict, missed
+from load.bench.charts import write_svg
+from load.bench.results import Section, Table, Verdict, missed
 
-__all__ = ["Report", "markdown", "page", "write_docs", "write_report"]
-
-_MARKS = {Verdict.PASS: "#2b8a6e", Verdict.MISS: "#b42318", Verdict.NOT_MEASURED: "#6b7480"}
+__all__ = ["Report", "format_markdown", "markdown_table", "write_docs", "write_report"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +23,7 @@ class Report:
         machine: Where.
         command: What repeats it.
         seconds: How long it took.
-        provisional: Why the figures are not to be trusted, or "".
+        provisional: Why the figures may be off, or "".
     """
 
     sections: Sequence[Section]
@@ -48,163 +45,83 @@ class Report:
 
 
 def write_report(report: Report, directory: Path) -> None:
-    """``bench.json``, ``index.html`` and the pictures."""
+    """``bench.json``, ``benchmarks.md`` and the pictures."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "bench.json").write_text(json.dumps(report.as_json(), indent=1) + "\n")
-    (directory / "index.html").write_text(page(report))
-    _write_pictures(report, directory)
+    _write(report, directory / "benchmarks.md", pictures=directory, prefix="")
 
 
 def write_docs(report: Report, docs: Path) -> None:
     """``reference/benchmarks.md`` and its pictures."""
-    _write_pictures(report, docs / "images")
-    (docs / "reference" / "benchmarks.md").write_text(markdown(report))
+    page = docs / "reference" / "benchmarks.md"
+    _write(report, page, pictures=docs / "images", prefix="../images/")
 
 
-def _write_pictures(report: Report, directory: Path) -> None:
-    for name, svg in _pictures(report.sections):
-        (directory / name).write_text(svg)
-
-
-def _pictures(sections: Sequence[Section]) -> Iterator[tuple[str, str]]:
-    for section in sections:
-        for chart in section.charts:
-            yield _file(chart), _drawn(chart)
-
-
-def _file(chart: Chart | Areas) -> str:
-    return f"benchmarks-{chart.name}.svg"
-
-
-def _drawn(chart: Chart | Areas) -> str:
-    return charts.bars(chart) if isinstance(chart, Chart) else charts.areas(chart)
-
-
-# -- Markdown -------------------------------------------------------------------------------------
-
-
-def markdown(report: Report) -> str:
-    """The page for docs/."""
-    lines = [
-        "# Benchmarks",
-        "",
-        "Written by the command below; every figure is measured, side by side with what it is held",
-        "against: by turns, medians of several runs, the least and the most in brackets. A ratio",
-        "is taken in each round, so that drift between rounds is in both of its sides.",
-        "",
-        "```sh",
-        report.command,
-        "python -m load.bench --only takeovers,scripts  # some rows of it; --help names all",
-        "```",
-        "",
-    ]
-    if report.provisional:
-        lines += [f"> **Provisional**: {report.provisional}.", ""]
-    lines += _markdown_table(
-        Table(
-            ("", "measured", "must be at most", ""),
-            [
-                (check.what, check.measured, check.allowed, _verdict(check))
-                for section in report.sections
-                for check in section.checks
-            ],
-        )
-    )
+def _write(report: Report, page: Path, *, pictures: Path, prefix: str) -> None:
     for section in report.sections:
-        lines += _markdown_section(section)
-    lines += ["## Where", ""]
-    lines += [f"- {name}: {text}" for name, text in report.machine.items()]
-    lines += [f"- the whole run took {report.seconds / 60:.0f} min", ""]
-    return "\n".join(lines)
+        for name, figure in section.charts.items():
+            write_svg(figure, pictures / _file(name))
+    page.write_text(format_markdown(report, prefix=prefix))
 
 
-def _markdown_section(section: Section) -> list[str]:
-    lines = [f"## {section.title}", ""]
-    for chart in section.charts:
-        lines += [f"![{chart.title}](../images/{_file(chart)})", ""]
-    for table in section.tables:
-        lines += _markdown_table(table)
-    notes = [*(f"{check.what}: {check.note}" for check in section.checks if check.note)]
-    notes += section.notes
-    return lines + [f"- {note}" for note in notes] + ([""] if notes else [])
+def _file(name: str) -> str:
+    return f"benchmarks-{name}.svg"
 
 
-def _markdown_table(table: Table) -> list[str]:
-    lines = [_row(table.header), _row(["---"] * len(table.header))]
-    lines += [_row(row) for row in table.rows]
-    return [*lines, "", *([table.caption, ""] if table.caption else [])]
+def format_markdown(report: Report, *, prefix: str = "") -> str:
+    """The page; ``prefix`` leads from it to the pictures."""
+    checks = [check for section in report.sections for check in section.checks]
+    rows = [(each.what, each.measured, each.allowed, _word(each.verdict)) for each in checks]
+    provisional = f"> **Provisional**: {report.provisional}.\n\n" if report.provisional else ""
+    parts = [
+        _INTRODUCTION.format(command=report.command) + provisional,
+        markdown_table(Table(("", "measured", "at most", ""), rows)),
+        *(_section(section, prefix) for section in report.sections),
+        "## Where\n\n" + "".join(f"- {name}: {text}\n" for name, text in report.machine.items()),
+        f"- the whole run took {report.seconds / 60:.0f} min\n",
+    ]
+    return "".join(parts)
 
 
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+_INTRODUCTION = """# Benchmarks
 
+Written by the command below. What a ratio compares is measured in turns, several times; the table
+shows the median, with the least and the most in brackets. Each ratio is taken within one round, so
+that load which affects a whole round affects both of its sides. That memory does not grow and that
+nothing stays open are tests of real runtimes, `tests/integration/flow/test_leaks.py`.
+Where the time of one cold start goes is on [a page of its own](profile.md).
 
-def _verdict(check: Check) -> str:
-    if check.verdict is Verdict.PASS:
-        return "pass"
-    return f"**{check.verdict.value.lower()}**"
+```sh
+{command}
+python -m load.bench --only takeovers,scripts  # some rows of it; --help names all
+```
 
-
-# -- the page -------------------------------------------------------------------------------------
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #23282f; background: #f4f5f6; margin: 0; }
-main { max-width: 900px; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; width: 100%; background: #fff; margin: 1rem 0; }
-td, th { padding: .4rem .7rem; border-bottom: 1px solid #e8eaed; text-align: left; }
-th { font-weight: 600; color: #6b7480; font-size: 13px; }
-.mark { color: #fff; border-radius: 4px; padding: .1rem .5rem; font-size: 12px; }
-.mark, td:nth-child(3) { white-space: nowrap; }
-svg { max-width: 100%; height: auto; }
-li, p.small { color: #6b7480; font-size: 13px; }
-pre { background: #fff; padding: .7rem; }
 """
 
 
-def page(report: Report) -> str:
-    """One page that needs nothing but itself."""
-    failed = len(missed(report.sections))
-    checks = sum(len(section.checks) for section in report.sections)
-    body = [
-        "<h1>Benchmarks</h1>",
-        f"<p>{checks - failed} of {checks} bars are kept. {escape(report.provisional)}</p>",
-        _html_table(
-            ("", "measured", "at most", ""),
-            [
-                (escape(one.what), escape(one.measured), escape(one.allowed), _mark(one.verdict))
-                for section in report.sections
-                for one in section.checks
-            ],
-        ),
-        *(_html_section(section) for section in report.sections),
-        "<h2>Where</h2>",
-        _html_table(("", ""), [(escape(k), escape(v)) for k, v in report.machine.items()]),
-        f"<pre>{escape(report.command)}</pre>",
-    ]
+def _section(section: Section, prefix: str) -> str:
+    notes = [f"{check.what}: {check.note}" for check in section.checks if check.note]
+    notes += section.notes
     return (
-        '<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>Benchmarks</title>'
-        f"<style>{_STYLE}</style>\n<main>\n" + "\n".join(body) + "\n</main></html>\n"
+        f"## {section.title}\n\n"
+        + "".join(f"![{section.title}]({prefix}{_file(name)})\n\n" for name in section.charts)
+        + "".join(markdown_table(table) for table in section.tables)
+        + "".join(f"- {note}\n" for note in notes)
+        + ("\n" if notes else "")
     )
 
 
-def _html_section(section: Section) -> str:
-    parts = [f"<h2>{escape(section.title)}</h2>"]
-    parts += [_drawn(chart) for chart in section.charts]
-    for table in section.tables:
-        rows = [[escape(cell) for cell in row] for row in table.rows]
-        parts.append(_html_table([escape(cell) for cell in table.header], rows))
-        if table.caption:
-            parts.append(f'<p class="small">{escape(table.caption)}</p>')
-    notes = [f"{one.what}: {one.note}" for one in section.checks if one.note] + [*section.notes]
-    parts.append("<ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>")
-    return "\n".join(parts)
+def markdown_table(table: Table) -> str:
+    """A table whose columns align in the source, too."""
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in (table.header, *table.rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    lines = [
+        "| " + " | ".join(f"{cell:{n}}" for cell, n in zip(row, widths, strict=True)) + " |\n"
+        for row in rows
+    ]
+    return "".join(lines) + "\n" + (f"{table.caption}\n\n" if table.caption else "")
 
 
-def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{cell}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>\n" for row in rows)
-    return f"<table><tr>{head}</tr>\n{body}</table>"
-
-
-def _mark(verdict: Verdict) -> str:
-    return f'<span class="mark" style="background:{_MARKS[verdict]}">{verdict.value}</span>'
+def _word(verdict: Verdict) -> str:
+    return "pass" if verdict is Verdict.PASS else f"**{verdict.value.lower()}**"

@@ -1,4 +1,4 @@
-"""Peak memory of a process whose migration answers with millions of rows: that of any other."""
+"""Peak memory of a process whose migration returns millions of rows: that of any other."""
 
 from __future__ import annotations
 
@@ -6,28 +6,29 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from load.bench.findings import Check, Section, Table, number
+from load.bench.figures import format_number
 from load.bench.migrations import Change
+from load.bench.output import read_figures
 from load.bench.peers import OURS
 from load.bench.processes import run
-from load.bench.stage import Stage
-from load.bench.within.answer import find
+from load.bench.results import Check, Section, Table
+from load.bench.workspace import Workspace
 
 __all__ = ["measure"]
 
 _CODE = """
 import app
 from pathlib import Path
-from load.bench.within.answer import tell
+from load.bench.output import print_figures
 app.handler({}, app.Context())
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-tell(int(status["VmHWM"].split()[0]) / 1024)
+print_figures(int(status["VmHWM"].split()[0]) / 1024)
 """
 _BASE = "one row"
 _ROWS = "SELECT 'order ' || n AS name FROM generate_series(1, {rows}) n"
 
 
-def measure(stage: Stage, *, rows: int) -> Section:
+def measure(workspace: Workspace, *, rows: int) -> Section:
     """Each script in a process of its own, on an empty database of its own."""
     many = f"{rows:,}"
     scripts = {
@@ -42,7 +43,7 @@ def measure(stage: Stage, *, rows: int) -> Section:
         ),
         f"one row of {rows / 50_000:,.0f} MB": f"SELECT repeat('x', {rows * 20})",
     }
-    found = {name: _run(stage, number, text) for number, (name, text) in enumerate(scripts.items())}
+    found = {name: _run(workspace, n, text) for n, (name, text) in enumerate(scripts.items())}
     base = found[_BASE]["megabytes"]
     return Section(
         key="scripts",
@@ -58,9 +59,9 @@ def measure(stage: Stage, *, rows: int) -> Section:
         ],
         tables=[
             Table(
-                ("a migration that answers with", "peak memory, MB", "seconds", "CPU seconds"),
+                ("a migration that returns", "peak memory, MB", "seconds", "CPU seconds"),
                 [
-                    (name, *(number(one[key]) for key in ("megabytes", "wall", "cpu")))
+                    (name, *(format_number(one[key]) for key in ("megabytes", "wall", "cpu")))
                     for name, one in found.items()
                 ],
             )
@@ -73,10 +74,10 @@ def measure(stage: Stage, *, rows: int) -> Section:
     )
 
 
-def _run(stage: Stage, number: int, script: str) -> Mapping[str, Any]:
-    project = stage.project(OURS, f"script-{number}", [Change(1, "answer", (script,))])
-    database = stage.new_database()
+def _run(workspace: Workspace, number: int, script: str) -> Mapping[str, Any]:
+    project = workspace.project(OURS, f"script-{number}", [Change(1, "answer", (script,))])
+    database = workspace.new_database()
     command = (sys.executable, "-c", _CODE)
-    finished = run(stage.program(OURS, project, database, command=command))
-    stage.drop_database(database)
-    return {"megabytes": find(finished.output), "wall": finished.wall, "cpu": finished.cpu}
+    finished = run(workspace.program(OURS, project, database, command=command))
+    workspace.drop_database(database)
+    return {"megabytes": read_figures(finished.output), "wall": finished.wall, "cpu": finished.cpu}

@@ -1,8 +1,7 @@
 """A holder is killed in the middle of its migration: how soon does another process start it again?
 
-Each kill has a database, a target and processes of its own. What the processes send to DynamoDB
-passes through a relay, which counts it; when the migration began is what the migration itself
-wrote. Nothing here knows how a lease is stored or waited for.
+Each kill has its own database, target and processes, and a relay in front of DynamoDB that counts
+requests. The migration itself records when it runs.
 """
 
 from __future__ import annotations
@@ -13,20 +12,21 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from load.bench.figures import percentile
-from load.bench.findings import Chart, Check, Section, Table, number
+from load.bench.charts import draw_bars
+from load.bench.figures import Spread, format_number, percentile
 from load.bench.migrations import Change
+from load.bench.output import read_figures
 from load.bench.peers import OURS
 from load.bench.processes import MeasurementFailed
-from load.bench.stage import Stage
-from load.bench.within.answer import find
+from load.bench.results import Check, Section, Table
+from load.bench.workspace import Workspace
 from load.chaos.dynamodb import DynamoDBRelay, Seen
 from load.chaos.relay import Loop
 
@@ -60,18 +60,18 @@ _IS_RUNNING = """
 """
 _CODE = """
 import app
-from load.bench.within.answer import tell
-tell(app.handler({}, app.Context()))
+from load.bench.output import print_figures
+print_figures(app.handler({}, app.Context()))
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """What one process asked of DynamoDB.
+    """The requests of one process to DynamoDB.
 
     Attributes:
-        consistent: Reads that DynamoDB promises to be up to date: one unit each, up to 4 KB.
-        eventual: The others: half a unit each.
+        consistent: Strongly consistent reads: one unit each, up to 4 KB.
+        eventual: Eventually consistent reads: half a unit each.
         writes: One unit each at least, refused or not.
     """
 
@@ -115,82 +115,87 @@ class Kill:
     fast: Requests
 
 
-def measure(stage: Stage, *, kills: int, chance: random.Random | None = None) -> Section:
+def measure(workspace: Workspace, *, kills: int, chance: random.Random | None = None) -> Section:
     """Kill holders of several targets at the same time, ``kills`` of them in all."""
-    chance = chance or random.Random()  # noqa: S311 - when to kill is no secret
-    project = stage.project(OURS, "takeovers", [_MIGRATION])
+    chance = chance or random.Random()  # noqa: S311 - not for secrets
+    project = workspace.project(OURS, "takeovers", [_MIGRATION])
     # A renewal comes every third of a lease, so that each moment between two is as likely.
     moments = [LEASE_SECONDS * (1 + chance.random() / 3) for _ in range(kills)]
-    making = threading.Lock()
+    creating = threading.Lock()
 
     def kill(after: float) -> Kill:
-        with making:
-            database = stage.new_database()
+        with creating:
+            database = workspace.new_database()
         with tempfile.TemporaryDirectory(prefix="lm-bench-") as logs:
-            return _Round(stage, project, database, loop, Path(logs)).play(after)
+            return _Trial(workspace, project, database, loop, Path(logs)).run(after)
 
-    with Loop() as loop, ThreadPoolExecutor(_AT_ONCE) as lanes:
-        return section_of(list(lanes.map(kill, moments)))
+    with Loop() as loop, ThreadPoolExecutor(_AT_ONCE) as threads:
+        return section_of(list(threads.map(kill, moments)))
 
 
-class _Round:
+class _Trial:
     """One target, from its holder's start until all other processes serve."""
 
-    def __init__(self, stage: Stage, project: Path, database: str, loop: Loop, logs: Path) -> None:
-        self._stage = stage
+    def __init__(
+        self, workspace: Workspace, project: Path, database: str, loop: Loop, logs: Path
+    ) -> None:
+        self._workspace = workspace
         self._project = project
         self._database = database
         self._logs = logs
         self._opened = ExitStack()
-        engine = stage.dynamodb.endpoint_url
-        chance = random.Random(0)  # noqa: S311 - nothing is left to it: no fault is asked for
+        engine = workspace.dynamodb.endpoint_url
+        chance = random.Random(0)  # noqa: S311 - unused: there are no faults
         self._relay = DynamoDBRelay(loop, engine, lambda *_: None, chance=chance)
 
-    def play(self, after: float) -> Kill:
+    def run(self, after: float) -> Kill:
         """Kill the holder ``after`` seconds after the last process began to wait."""
-        self._stage.server.execute(_TABLES, self._database)
+        self._workspace.server.execute(_TABLES, self._database)
         with self._opened, self._relay:
             holder = self._start("holder")
-            self._until(lambda: self._ask(_IS_RUNNING), "the holder never began its migration")
+            self._wait_until(
+                lambda: self._query(_IS_RUNNING), "the holder did not begin its migration"
+            )
             waiters = {name: self._start(name) for name in map("waiter{}".format, range(WAITERS))}
-            self._until(
+            self._wait_until(
                 lambda: waiters.keys() <= {one.client for one in self._relay.seen},
-                "some waiters never asked DynamoDB",
+                "some waiters sent no request to DynamoDB",
             )
             time.sleep(after)
-            self._stage.server.execute("UPDATE length SET seconds = 0", self._database)
+            self._workspace.server.execute("UPDATE length SET seconds = 0", self._database)
             killed = time.time()
             holder.kill()
-            told = {name: self._told(process, name) for name, process in waiters.items()}
-            self._told(self._start("fast"), "fast")
-            found = self._kill(killed, told)
-        self._stage.drop_database(self._database)
+            served = {name: self._served_at(process, name) for name, process in waiters.items()}
+            self._served_at(self._start("fast"), "fast")
+            found = self._result(killed, served)
+        self._workspace.drop_database(self._database)
         return found
 
-    def _kill(self, killed: float, told: dict[str, float | None]) -> Kill:
+    def _result(self, killed: float, served: dict[str, float | None]) -> Kill:
         seen = list(self._relay.seen)
         acquired = next(
-            (one for one in seen if one.at > killed and one.client in told and _is_grant(one)), None
+            (one for one in seen if one.at > killed and one.client in served and _is_grant(one)),
+            None,
         )
-        starts = self._ask("SELECT extract(epoch FROM at)::float8 FROM starts")
+        starts = self._query("SELECT extract(epoch FROM at)::float8 FROM starts")
         if acquired is None or not starts:
             raise MeasurementFailed(f"no process took over:\n{self._output('waiter0')}")
         began = {one.client: one.at for one in reversed(seen)}
-        others = [name for name, at in told.items() if at and name != acquired.client]
+        others = [name for name, at in served.items() if at and name != acquired.client]
         return Kill(
             acquired=acquired.at - killed,
             started=starts[0][0] - killed,
-            served=sorted(at - killed for at in told.values() if at is not None),
-            failed=sum(at is None for at in told.values()),
+            served=sorted(at - killed for at in served.values() if at is not None),
+            failed=sum(at is None for at in served.values()),
             effects=len(starts),
-            waited=[(told[name] or 0) - began[name] for name in others],
+            waited=[(served[name] or 0) - began[name] for name in others],
             waiters=[_requests(seen, name) for name in others],
             fast=_requests(seen, "fast"),
         )
 
     def _start(self, name: str) -> subprocess.Popen[bytes]:
         environment = {
-            **self._stage.environment(self._database),
+            **self._workspace.environment(self._database),
             "AWS_ENDPOINT_URL_DYNAMODB": self._relay.url,
             "AWS_ACCESS_KEY_ID": name,
             "LAMBDA_MIGRATE_LEASE_SECONDS": f"{LEASE_SECONDS:g}",
@@ -208,21 +213,21 @@ class _Round:
         self._opened.callback(process.kill)
         return process
 
-    def _told(self, process: subprocess.Popen[bytes], name: str) -> float | None:
+    def _served_at(self, process: subprocess.Popen[bytes], name: str) -> float | None:
         """When it served; None if it failed."""
         try:
             code = process.wait(_PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             return None
-        return float(find(self._output(name))) if code == 0 else None
+        return float(read_figures(self._output(name))) if code == 0 else None
 
     def _output(self, name: str) -> str:
         return (self._logs / name).read_text(errors="replace")
 
-    def _ask(self, sql: str) -> list[list[Any]]:
-        return self._stage.ask(self._database, sql)
+    def _query(self, sql: str) -> list[list[Any]]:
+        return self._workspace.query(self._database, sql)
 
-    def _until(self, holds: Callable[[], Any], otherwise: str) -> None:
+    def _wait_until(self, holds: Callable[[], Any], otherwise: str) -> None:
         until = time.monotonic() + _PATIENCE_SECONDS
         while not holds():
             if time.monotonic() > until:
@@ -243,14 +248,20 @@ def _requests(seen: Iterable[Seen], client: str) -> Requests:
     return Requests(len(reads) - eventual, eventual, len(own) - len(reads))
 
 
-# -- what it says ---------------------------------------------------------------------------------
-
-
 def section_of(kills: Sequence[Kill]) -> Section:
     """The row of the table."""
     acquired = [one.acquired / LEASE_SECONDS for one in kills]
     count = f"{len(kills)} kills"
-    waiters = [requests for one in kills for requests in one.waiters]
+    times = {
+        "the lease is acquired": [one.acquired for one in kills],
+        "the migration runs": [one.started for one in kills],
+        "the last waiter serves": [max(one.served) for one in kills],
+    }
+    users = {
+        "a waiter": [requests for one in kills for requests in one.waiters],
+        "the fast path": [one.fast for one in kills],
+    }
+    waits = [seconds for one in kills for seconds in one.waited]
     return Section(
         key="takeovers",
         title="How soon another process takes over from one that was killed",
@@ -273,87 +284,59 @@ def section_of(kills: Sequence[Kill]) -> Section:
         ],
         tables=[
             Table(
-                ("after the kill", "unit", *_percents()),
-                [
-                    _distribution("the lease is acquired", [one.acquired for one in kills]),
-                    _distribution("the migration runs", [one.started for one in kills]),
-                    _distribution("the last waiter serves", [max(one.served) for one in kills]),
-                    _beyond("the lease is acquired", [one.acquired for one in kills]),
-                    _beyond("the migration runs", [one.started for one in kills]),
-                    _beyond("the last waiter serves", [max(one.served) for one in kills]),
-                ],
+                ("after the kill, in leases", *map(_percent, _PERCENTS)),
+                [(what, *_distribution(seconds)) for what, seconds in times.items()],
             ),
             Table(
-                (
-                    "DynamoDB, in the median (at most)",
-                    "calls",
-                    "consistent reads",
-                    "other reads",
-                    "writes",
-                    "read units",
-                ),
+                ("DynamoDB, in the median (at most)", *_USAGE),
                 [
-                    _usage("a waiter", waiters),
-                    _usage("the fast path", [one.fast for one in kills]),
+                    (who, *(_usage([read(one) for one in requests]) for read in _USAGE.values()))
+                    for who, requests in users.items()
                 ],
             ),
         ],
-        charts=[_chart(acquired)],
+        charts={
+            "takeovers": draw_bars(
+                "From a holder's end until another has the lease",
+                "leases",
+                [
+                    (_percent(percent), Spread(*[percentile(acquired, percent)] * 3))
+                    for percent in _PERCENTS[1:]
+                ],
+                limit=1 + 1 / LEASE_SECONDS,
+            )
+        },
         notes=[
-            f"The lease is {LEASE_SECONDS:g} s long. Each kill has a database, a target and a "
-            f"relay in front of DynamoDB of its own; {WAITERS} processes wait, {_AT_ONCE} targets "
-            "are under way at the same time. The holder is killed between one lease and one lease "
-            "and a third after the last of them began to wait: each moment between two renewals "
-            "is as likely.",
-            "The lease is acquired with the first write of a waiter that succeeds. The migration "
-            "itself writes when it runs (clock_timestamp), so that connecting, ending the "
-            "holder's backend and reading the history are in it.",
-            "A waiter's requests are those of a whole wait of "
-            f"{number(percentile([s for one in kills for s in one.waited], 50))} s in the median, "
-            "of one that does not migrate. A consistent read of up to 4 KB is one unit, another "
-            "half a unit.",
+            f"The lease is {LEASE_SECONDS:g} s long; {WAITERS} processes wait for each target, and "
+            f"{_AT_ONCE} targets are under way at a time. The holder is killed between one lease "
+            "and one lease and a third after the last of them began to wait: each moment between "
+            "two renewals is as likely.",
+            "The lease is acquired with a waiter's first write that succeeds. The migration "
+            "records when it runs (clock_timestamp), which includes connecting, ending the "
+            "holder's backend and reading the history.",
+            f"A waiter's requests are those of a wait of {format_number(percentile(waits, 50))} s "
+            "in the median, of one that does not migrate.",
         ],
         data={"kills": [asdict(one) for one in kills]},
     )
 
 
-def _percents() -> list[str]:
-    named = {0: "least", 50: "median", 100: "worst"}
-    return [named.get(percent, f"{percent} in 100") for percent in _PERCENTS]
+_USAGE: Mapping[str, Callable[[Requests], float]] = {
+    "calls": lambda one: one.calls,
+    "consistent reads": lambda one: one.consistent,
+    "other reads": lambda one: one.eventual,
+    "writes": lambda one: one.writes,
+    "read units": lambda one: one.read_units,
+}
 
 
-def _distribution(what: str, seconds: Sequence[float]) -> Sequence[str]:
-    shares = [one / LEASE_SECONDS for one in seconds]
-    return (what, "leases", *(number(percentile(shares, percent)) for percent in _PERCENTS))
+def _usage(values: Sequence[float]) -> str:
+    return f"{format_number(percentile(values, 50))} ({format_number(max(values))})"
 
 
-def _beyond(what: str, seconds: Sequence[float]) -> Sequence[str]:
-    beyond = [one - LEASE_SECONDS for one in seconds]
-    return (
-        what,
-        "s beyond one lease",
-        *(number(percentile(beyond, percent)) for percent in _PERCENTS),
-    )
+def _percent(percent: int) -> str:
+    return {0: "least", 50: "median", 100: "worst"}.get(percent, f"{percent} in 100")
 
 
-def _usage(who: str, requests: Sequence[Requests]) -> Sequence[str]:
-    def told(values: Sequence[float]) -> str:
-        return f"{number(percentile(values, 50))} ({number(max(values))})"
-
-    return (
-        who,
-        told([one.calls for one in requests]),
-        told([one.consistent for one in requests]),
-        told([one.eventual for one in requests]),
-        told([one.writes for one in requests]),
-        told([one.read_units for one in requests]),
-    )
-
-
-def _chart(acquired: Sequence[float]) -> Chart:
-    bars = []
-    for percent in _PERCENTS[1:]:
-        value = percentile(acquired, percent)
-        bars.append((f"{percent} in 100 within", value, value, value))
-    title = "From a holder's end until another has the lease"
-    return Chart("takeovers", title, "leases", bars, limit=1 + 1 / LEASE_SECONDS)
+def _distribution(seconds: Sequence[float]) -> Sequence[str]:
+    return [format_number(percentile(seconds, each) / LEASE_SECONDS) for each in _PERCENTS]

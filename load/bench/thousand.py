@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from load.bench.figures import spread
-from load.bench.findings import Chart, Check, Section, Table, number
+from load.bench.charts import draw_bars
+from load.bench.figures import format_number, format_spread, spread
 from load.bench.migrations import small
-from load.bench.peers import ALEMBIC, BY_HAND, DBMATE, DJANGO, OURS, YOYO, Peer
+from load.bench.peers import ALEMBIC, BY_HAND, DBMATE, DJANGO, OURS, YOYO
 from load.bench.processes import Finished, MeasurementFailed, Program, run
-from load.bench.stage import Stage
+from load.bench.results import Section, Table, check_spread
+from load.bench.workspace import Workspace
 
 __all__ = ["measure"]
 
-_PEERS = (ALEMBIC, DJANGO, YOYO, DBMATE, BY_HAND, OURS)
-_TITLES = tuple(peer.title for peer in _PEERS)
-
+_PEERS = {peer.title: peer for peer in (ALEMBIC, DJANGO, YOYO, DBMATE, BY_HAND, OURS)}
 _BARE = "the bare statements"
 _BARE_CLIENT = """
 import os, psycopg
@@ -24,111 +23,71 @@ with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
 """
 
 
-def measure(stage: Stage, *, count: int, rounds: int) -> Section:
+def measure(workspace: Workspace, *, count: int, rounds: int) -> Section:
     """Each peer in every round, on an empty database of its own."""
-    finished: dict[str, list[Finished]] = {title: [] for title in (*_TITLES, _BARE)}
-    for _ in range(rounds):
-        for peer in _PEERS:
-            finished[peer.title].append(_apply(stage, peer, count))
-        finished[_BARE].append(_apply_bare(stage, count))
-    wall = {title: [one.wall for one in runs] for title, runs in finished.items()}
-    cpu = {title: [one.cpu for one in runs] for title, runs in finished.items()}
-    found = spread(_against_fastest(wall))
+    titles = (*_PEERS, _BARE)
+    runs = [{title: _apply(workspace, title, count) for title in titles} for _ in range(rounds)]
+    wall = {title: [each[title].wall for each in runs] for title in titles}
+    cpu = {title: [each[title].cpu for each in runs] for title in titles}
+    medians = {title: spread(values).median for title, values in wall.items()}
+    ordered = sorted(wall, key=lambda title: medians[title])
+    fastest = next(title for title in ordered if title not in (OURS.title, _BARE))
+    bare = spread(_against_fastest(wall, _BARE)).median
+    title = f"Applying {count:,} small migrations"
     return Section(
         key="thousand",
-        title=f"Applying {count:,} small migrations",
+        title=title,
         checks=[
-            Check(
+            check_spread(
                 f"time for {count:,} small migrations / the fastest peer's",
-                bar=0.5,
-                value=found.median,
-                range=(found.low, found.high),
-                note=f"the fastest is {_fastest(wall)}",
+                0.5,
+                _against_fastest(wall, OURS.title),
+                note=f"the fastest is {fastest}",
             )
         ],
-        tables=[_table(wall, cpu)],
-        charts=[_chart(wall, count)],
+        tables=[
+            Table(
+                ("", "seconds", "CPU seconds of the client"),
+                [(name, format_spread(wall[name]), format_spread(cpu[name])) for name in ordered],
+            )
+        ],
+        charts={
+            "thousand": draw_bars(title, "s", [(name, spread(wall[name])) for name in ordered])
+        },
         notes=[
             "Whole processes, from the start of the interpreter to its end. CREATE TABLE and "
             "INSERT by turns; each peer's own transactions (Alembic: one for all; the others and "
             "ours: one for each). The server does not wait for its disk (fsync off), so that the "
             "tools are compared, not the disk.",
             "Ours sends one message for each migration: begin, compare the fence, the script, undo "
-            "what it left in the session, its history row, commit. None of the peers has a fence "
-            "to compare.",
-            f"{_BARE} is what the server alone needs: the same statements in one message and one "
-            "transaction, without history, from a client written in C. Nobody who records what "
-            f"was applied can be below it: it is {number(spread(_shares(wall)).median)} of the "
-            "fastest peer's time.",
+            "its changes to the session, its history row, commit. The peers compare no fence.",
+            f"{_BARE} is the server's own time: the same statements in one message and one "
+            "transaction, without history, from a client written in C. A tool that records what "
+            f"it applied takes longer; this is {format_number(bare)} of the fastest peer's time.",
         ],
         data={"wall_seconds": wall, "cpu_seconds": cpu},
     )
 
 
-def _apply(stage: Stage, peer: Peer, count: int) -> Finished:
-    project = stage.project(peer, f"small-{count}", small(count))
-    database = stage.new_database()
-    return _applied(stage, peer.title, stage.program(peer, project, database), database, count)
-
-
-def _apply_bare(stage: Stage, count: int) -> Finished:
-    database = stage.new_database()
-    script = "".join(change.script for change in small(count))
-    program = stage.python(_BARE_CLIENT.format(script=script), database)
-    return _applied(stage, _BARE, program, database, count)
-
-
-def _applied(stage: Stage, title: str, program: Program, database: str, count: int) -> Finished:
+def _apply(workspace: Workspace, title: str, count: int) -> Finished:
+    changes, database = small(count), workspace.new_database()
+    if title == _BARE:
+        script = "".join(change.script for change in changes)
+        program: Program = workspace.python(_BARE_CLIENT.format(script=script), database)
+    else:
+        project = workspace.project(_PEERS[title], f"small-{count}", changes)
+        program = workspace.program(_PEERS[title], project, database)
     finished = run(program)
-    applied = stage.ask(database, "SELECT count(*) FROM pg_tables WHERE tablename ~ '^things_'")
+    applied = workspace.query(
+        database, "SELECT count(*) FROM pg_tables WHERE tablename ~ '^things_'"
+    )
     if applied != [[count // 2]]:
         raise MeasurementFailed(f"{title} applied {applied} tables of {count // 2}")
-    stage.drop_database(database)
+    workspace.drop_database(database)
     return finished
 
 
-def _against_fastest(wall: Mapping[str, Sequence[float]]) -> list[float]:
-    return _against(wall, OURS.title)
-
-
-def _shares(wall: Mapping[str, Sequence[float]]) -> list[float]:
-    return _against(wall, _BARE)
-
-
-def _against(wall: Mapping[str, Sequence[float]], title: str) -> list[float]:
-    """A title's time in each round, as a part of the fastest peer's in that round."""
-    peers = [wall[peer] for peer in _TITLES if peer != OURS.title]
+def _against_fastest(wall: Mapping[str, Sequence[float]], title: str) -> list[float]:
+    """The time in each round, as a share of the fastest peer's in that round."""
+    peers = [wall[peer] for peer in _PEERS if peer != OURS.title]
     return [mine / min(others) for mine, *others in zip(wall[title], *peers, strict=True)]
-
-
-def _fastest(wall: Mapping[str, Sequence[float]]) -> str:
-    peers = {title: spread(wall[title]).median for title in _TITLES if title != OURS.title}
-    return min(peers, key=lambda title: peers[title])
-
-
-def _table(wall: Mapping[str, Sequence[float]], cpu: Mapping[str, Sequence[float]]) -> Table:
-    return Table(
-        ("", "seconds", "CPU seconds of the client"),
-        [
-            (title, _shown(wall[title]), _shown(cpu[title]))
-            for title in sorted(wall, key=lambda title: spread(wall[title]).median)
-        ],
-    )
-
-
-def _shown(values: Sequence[float]) -> str:
-    found = spread(values)
-    return f"{number(found.median)} ({number(found.low)} to {number(found.high)})"
-
-
-def _chart(wall: Mapping[str, Sequence[float]], count: int) -> Chart:
-    spreads = {title: spread(runs) for title, runs in wall.items()}
-    return Chart(
-        "thousand",
-        f"Applying {count:,} small migrations",
-        "s",
-        [
-            (title, one.median, one.low, one.high)
-            for title, one in sorted(spreads.items(), key=lambda each: each[1].median)
-        ],
-    )

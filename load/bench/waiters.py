@@ -1,17 +1,18 @@
-"""How soon the waiting instances serve once the last migration has committed."""
+"""How soon waiting instances serve once the last migration has committed."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass
 
-from load.bench.figures import Spread, percentile, spread
-from load.bench.findings import Chart, Check, Section, Table, number
+from load.bench.charts import draw_bars
+from load.bench.figures import format_number, percentile, spread
 from load.bench.migrations import LONG_SECONDS, storm
+from load.bench.output import read_figures
 from load.bench.peers import GATE, OURS
 from load.bench.processes import MeasurementFailed, run_gated
-from load.bench.stage import Stage
-from load.bench.within.answer import find
+from load.bench.results import Check, Section, Table, check_spread
+from load.bench.workspace import Workspace
 
 __all__ = ["Run", "measure"]
 
@@ -20,11 +21,11 @@ INSTANCES = 100
 _CODE = f"""
 import time
 import app
-from load.bench.within.answer import tell
+from load.bench.output import print_figures
 {GATE}
 began = time.time()
 served = app.handler({{}}, app.Context())
-tell([began, served])
+print_figures([began, served])
 """
 
 _COMMIT = """
@@ -51,44 +52,45 @@ class Run:
     migration_seconds: float
 
 
-def measure(stage: Stage, *, runs: int) -> Section:
+def measure(workspace: Workspace, *, runs: int) -> Section:
     """Several storms of 100, all loaded before they begin."""
-    found = [_run(stage) for _ in range(runs)]
-    median = spread([percentile(one.delays, 50) for one in found])
-    last = spread([percentile(one.delays, 99) for one in found])
+    found = [_run(workspace) for _ in range(runs)]
+    by_percent = {
+        percent: [percentile(one.delays, percent) for one in found]
+        for percent in (10, 25, 50, 75, 90, 99, 100)
+    }
     where = f"from the last commit to the handler, {INSTANCES} at once"
+    columns = ("storm", "waited", "began after the commit", "commit after, s")
     return Section(
         key="waiters",
-        title="How soon the waiting serve",
+        title="How soon waiting instances serve",
         checks=[
-            _check(f"median wait {where}", 0.3, median),
-            _check(f"99 in 100 wait at most {where}", 1.0, last),
+            check_spread(f"median wait {where}", 0.3, by_percent[50], unit="s"),
+            check_spread(f"99 in 100 wait at most {where}", 1.0, by_percent[99], unit="s"),
             Check(f"failed of {INSTANCES} at once", bar=0, value=max(one.failed for one in found)),
         ],
         tables=[
             Table(
-                (
-                    "storm",
-                    "waited",
-                    "began after the commit",
-                    "commit after, s",
-                    "median, s",
-                    "99 in 100, s",
-                    "last, s",
-                ),
+                (*columns, "median, s", "99 in 100, s", "last, s"),
                 [
                     (
-                        str(n),
+                        str(n + 1),
                         str(len(one.delays)),
                         str(one.late),
-                        number(one.migration_seconds),
-                        *(number(percentile(one.delays, p)) for p in (50, 99, 100)),
+                        format_number(one.migration_seconds),
+                        *(format_number(by_percent[percent][n]) for percent in (50, 99, 100)),
                     )
-                    for n, one in enumerate(found, 1)
+                    for n, one in enumerate(found)
                 ],
             )
         ],
-        charts=[_chart(found)],
+        charts={
+            "waiters": draw_bars(
+                "From the last commit until waiting instances serve",
+                "s",
+                [(f"{percent} in 100", spread(values)) for percent, values in by_percent.items()],
+            )
+        },
         notes=[
             "The instances are processes that have imported the function and wait at a gate, which "
             f"opens for all at once; ten migrations are pending, one of them {LONG_SECONDS:g} s. "
@@ -99,36 +101,24 @@ def measure(stage: Stage, *, runs: int) -> Section:
     )
 
 
-def _run(stage: Stage) -> Run:
-    before = stage.project(OURS, "five", storm(pending=False))
-    after = stage.project(OURS, "fifteen", storm(pending=True))
-    database = stage.new_database()
-    stage.bring_up(OURS, before, database)
-    program = stage.program(OURS, after, database, command=(sys.executable, "-c", _CODE))
+def _run(workspace: Workspace) -> Run:
+    before = workspace.project(OURS, "five", storm(pending=False))
+    after = workspace.project(OURS, "fifteen", storm(pending=True))
+    database = workspace.new_database()
+    workspace.migrate(OURS, before, database)
+    program = workspace.program(OURS, after, database, command=(sys.executable, "-c", _CODE))
     finished = run_gated([program] * INSTANCES)
-    commit, owner = stage.ask(database, _COMMIT)[0]
+    commit, owner = workspace.query(database, _COMMIT)[0]
     holder = int(str(owner).split("/")[1])
-    told = {one.pid: find(one.output) for one in finished if one.status == 0}
-    others = [(began, served) for pid, (began, served) in told.items() if pid != holder]
-    stage.drop_database(database)
+    times = {one.pid: read_figures(one.output) for one in finished if one.status == 0}
+    others = [(began, served) for pid, (began, served) in times.items() if pid != holder]
+    workspace.drop_database(database)
     delays = sorted(served - commit for began, served in others if began < commit)
     if not delays:
-        raise MeasurementFailed("nobody waited: all the others failed, or began too late")
+        raise MeasurementFailed("no process waited: all others failed, or began too late")
     return Run(
         delays=delays,
         late=sum(began >= commit for began, _ in others),
         failed=sum(one.status != 0 for one in finished),
-        migration_seconds=commit - min(began for began, _ in told.values()),
+        migration_seconds=commit - min(began for began, _ in times.values()),
     )
-
-
-def _check(what: str, bar: float, found: Spread) -> Check:
-    return Check(what, bar=bar, value=found.median, unit="s", range=(found.low, found.high))
-
-
-def _chart(found: list[Run]) -> Chart:
-    bars = []
-    for percent in (10, 25, 50, 75, 90, 99, 100):
-        one = spread([percentile(run.delays, percent) for run in found])
-        bars.append((f"{percent} in 100 within", one.median, one.low, one.high))
-    return Chart("waiters", "From the last commit until the waiting serve", "s", bars)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 
 from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
-from load.bench.stage import Stage
 from load.bench.takeovers import WAITERS, measure
+from load.bench.workspace import Workspace
 
 
 def test_the_migration_of_a_killed_holder_takes_effect_once_and_all_waiters_serve() -> None:
-    with Stage(LocalDynamoDB()) as stage:
-        section = measure(stage, kills=1, chance=random.Random(1))
+    with Workspace(LocalDynamoDB()) as workspace:
+        section = measure(workspace, kills=1, chance=random.Random(1))
     (kill,) = section.data["kills"]
     assert (kill["failed"], kill["effects"], len(kill["served"])) == (0, 1, WAITERS)
     assert kill["acquired"] <= kill["started"] <= max(kill["served"])

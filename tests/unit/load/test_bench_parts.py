@@ -1,4 +1,4 @@
-"""The peers get the same migrations, and the storm's report and errors are read right."""
+"""All peers get the same migrations; reports and errors are read correctly."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from load.bench.calls import calls_in, measure
-from load.bench.findings import Verdict
+from load.bench.calls import measure, parse_report
 from load.bench.migrations import simple, small, storm
+from load.bench.output import read_figures
 from load.bench.peers import PEERS, Peer
-from load.bench.storms import commonest
+from load.bench.results import Verdict
+from load.bench.storms import most_common_error
 from load.bench.takeovers import Kill, Requests, section_of
-from load.bench.within.answer import find
 
 
 @pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.key)
@@ -26,13 +26,13 @@ def test_a_project_holds_every_statement(peer: Peer, tmp_path: Path) -> None:
         assert all(statement in text for statement in change.statements)
 
 
-def test_the_storm_goes_on_from_where_it_began() -> None:
+def test_the_storm_continues_the_applied_migrations() -> None:
     before, after = storm(pending=False), storm(pending=True)
     assert after[: len(before)] == before
     assert [change.version for change in after] == list(range(1, 16))
 
 
-def test_each_pending_migration_leaves_a_trace_of_having_run() -> None:
+def test_each_pending_migration_records_its_effect() -> None:
     for change in storm(pending=True)[5:]:
         assert f"INSERT INTO effects VALUES ({change.version})" in change.statements
 
@@ -42,25 +42,25 @@ def test_migrations_come_in_the_number_asked_for() -> None:
     assert len({change.stem for change in small(1000)}) == 1000
 
 
-def test_the_commonest_error_is_told_whatever_its_numbers() -> None:
+def test_errors_that_differ_in_numbers_only_count_as_one() -> None:
     outputs = [
         "Traceback\n  File\nLockTimeout: Process 12 has locked\n",
         "Traceback\n  File\nLockTimeout: Process 13 has locked\n",
         "pkg.Error: something else\n(Background at: 7)\n",
     ]
-    assert commonest(outputs) == "LockTimeout: Process 12 has locked"
-    assert commonest([]) == ""
+    assert most_common_error(outputs) == "LockTimeout: Process 12 has locked"
+    assert most_common_error([]) == ""
 
 
 def test_an_error_is_found_above_its_hints() -> None:
     output = "x.OperationalError: too many clients\n\n(Background on this error)\n"
-    assert commonest([output]) == "x.OperationalError: too many clients"
+    assert most_common_error([output]) == "x.OperationalError: too many clients"
 
 
-def test_figures_are_found_among_whatever_else_was_written() -> None:
-    assert find('{"level": "INFO"}\n\nBENCH [1, 2]\nmore\n') == [1, 2]
-    with pytest.raises(ValueError, match="told nothing"):
-        find("nothing")
+def test_figures_are_read_from_among_other_output() -> None:
+    assert read_figures('{"level": "INFO"}\n\nBENCH [1, 2]\nmore\n') == [1, 2]
+    with pytest.raises(ValueError, match="no figures"):
+        read_figures("nothing")
 
 
 def _report(environments: int = 1000, **changed: Any) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def test_a_storm_that_is_too_small_or_another_one_does_not_count() -> None:
         {"n": 1000},
         [],
     ]
-    assert [calls_in(other) for other in others] == [None] * len(others)
+    assert [parse_report(other) for other in others] == [None] * len(others)
 
 
 def test_without_a_storm_the_calls_are_not_measured(tmp_path: Path) -> None:
@@ -91,28 +91,28 @@ def test_without_a_storm_the_calls_are_not_measured(tmp_path: Path) -> None:
     assert "make storm" in check.note
 
 
-def _wrote(reports: Path, name: str, **changed: Any) -> None:
+def _write_report(reports: Path, name: str, **changed: Any) -> None:
     (reports / name).mkdir(parents=True)
     (reports / name / "report.json").write_text(json.dumps(_report(**changed)))
 
 
-@pytest.mark.parametrize(("passed", "said"), [(True, "15 at most"), (False, "failed")])
-def test_the_calls_are_those_of_the_storm(passed: bool, said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("passed", "expected"), [(True, "15 at most"), (False, "failed")])
+def test_the_calls_are_those_of_the_storm(passed: bool, expected: str, tmp_path: Path) -> None:
     reports = tmp_path / "storm-report"
-    _wrote(reports, "together-1000-forked", passed=passed)
-    _wrote(reports, "small", environments=30)
+    _write_report(reports, "together-1000-forked", passed=passed)
+    _write_report(reports, "small", environments=30)
     (check,) = measure(reports).checks
     assert (check.value, check.range) == (7, None)
-    assert said in check.note
+    assert expected in check.note
     assert "storm-report/together-1000-forked" in check.note
     assert "small" not in check.note
 
 
-def test_of_several_storms_the_median_counts_and_each_is_told(tmp_path: Path) -> None:
+def test_of_several_storms_the_median_counts_and_each_is_named(tmp_path: Path) -> None:
     reports = tmp_path / "storm-report"
     for name, median in (("one", 7), ("two", 9), ("three", 8)):
         calls = {"count": 999, "median": median, "p99": 9, "worst": 15}
-        _wrote(reports, name, dynamodb_calls_of_each_waiter=calls)
+        _write_report(reports, name, dynamodb_calls_of_each_waiter=calls)
     (check,) = measure(reports).checks
     assert (check.value, check.range) == (8, (7, 9))
     assert all(f"{name}/report.json" in check.note for name in ("one", "two", "three"))
@@ -144,14 +144,14 @@ def test_a_takeover_is_reported_in_leases_and_beyond_one() -> None:
     assert (start.value, start.bar, start.range) == (1.2, 1.2, (1.0, 2.0))
     assert [check.verdict for check in section.checks] == [Verdict.PASS] * 3
     times, usage = section.tables
-    shown = {(row[0], row[1]): (row[2], row[4], row[8]) for row in times.rows}
-    assert shown["the lease is acquired", "leases"] == ("1", "1.2", "2")
-    assert shown["the migration runs", "s beyond one lease"] == ("0.5", "1.5", "5.5")
+    shown = {row[0]: (row[1], row[3], row[7]) for row in times.rows}
+    assert shown["the lease is acquired"] == ("1", "1.2", "2")
+    assert shown["the migration runs"] == ("1.1", "1.3", "2.1")
     assert usage.rows[0] == ("a waiter", "7 (7)", "1 (1)", "6 (6)", "0 (0)", "4 (4)")
     assert usage.rows[1][-1] == "1 (1)"
 
 
-@pytest.mark.parametrize("wrong", [{"failed": 1}, {"effects": 2}, {"effects": 0}])
-def test_a_waiter_that_failed_or_a_second_effect_misses_its_bar(wrong: dict[str, Any]) -> None:
-    section = section_of([_kill(5.5), _kill(5.5, **wrong)])
+@pytest.mark.parametrize("change", [{"failed": 1}, {"effects": 2}, {"effects": 0}])
+def test_a_waiter_that_failed_or_a_second_effect_misses_its_bar(change: dict[str, Any]) -> None:
+    section = section_of([_kill(5.5), _kill(5.5, **change)])
     assert Verdict.MISS in [check.verdict for check in section.checks]

@@ -1,4 +1,4 @@
-"""The engines, the databases, and the projects on disk that all rows of the table share."""
+"""The servers, the databases, and the projects on disk that all rows of the table share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from load.bench.processes import Finished, Program, run
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["ROLE", "TABLE", "Stage"]
+__all__ = ["ROLE", "TABLE", "Workspace"]
 
 ROLE = "app"
 """Not a superuser: the last three connections are not for it, so that they can be counted."""
@@ -29,15 +29,19 @@ TABLE = "lambda-migrate"
 _SETTINGS = {"track_commit_timestamp": "on"}
 
 
-class Stage:
-    """One PostgreSQL with its default of 100 connections, one DynamoDB API, one directory."""
+class Workspace:
+    """One PostgreSQL with its default of 100 connections, one DynamoDB API, one directory.
+
+    Args:
+        dynamodb: The DynamoDB API; dynalite by default.
+    """
 
     def __init__(self, dynamodb: DynamoDBEndpoint | None = None) -> None:
         self.dynamodb = Dynalite() if dynamodb is None else dynamodb
         self._closing = ExitStack()
         self._databases = 0
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> Workspace:
         with ExitStack() as opened:
             self.home = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="lm-bench-")))
             self.server = opened.enter_context(LocalPostgreSQL(tcp_port=0, settings=_SETTINGS))
@@ -65,17 +69,17 @@ class Stage:
         return name
 
     def drop_database(self, name: str) -> None:
-        """Remove it; hundreds would fill the disk."""
+        """Drop it; hundreds would fill the disk."""
         self.server.drop_database(name)
 
-    def ask(self, database: str, sql: str) -> list[list[Any]]:
+    def query(self, database: str, sql: str) -> list[list[Any]]:
         """Rows of one statement, as the superuser."""
         return self.server.execute(sql, database)
 
     def sessions(self, database: str) -> tuple[int, float]:
         """How many connections were ever made to a database, and their seconds altogether.
 
-        Those that are open are not in it. The superuser's own questions go to another database.
+        Those still open are not counted.
         """
         rows = self.server.execute(
             "SELECT sessions, session_time / 1000 FROM pg_stat_database WHERE datname = :name",
@@ -100,15 +104,15 @@ class Stage:
     ) -> Program:
         """What runs a peer's project against a database; or another command in its place."""
         return Program(
-            peer.start.command() if command is None else command,
+            peer.command() if command is None else command,
             project,
             self.environment(database, scheme=peer.scheme),
         )
 
     def environment(self, database: str, *, scheme: str = "postgresql") -> Mapping[str, str]:
-        """Every variable of a measured process: of this shell's, only what it cannot do without.
+        """Every variable of a measured process: few of this shell's.
 
-        Above all not PYTHONDONTWRITEBYTECODE, with which all would be compiled each time.
+        PYTHONDONTWRITEBYTECODE would have everything compiled each time.
         """
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         query = "?sslmode=disable" if scheme == "postgres" else ""  # Go's driver insists on TLS
@@ -124,8 +128,8 @@ class Stage:
             "PYTHONPATH": str(Path(__file__).parents[2]),
         }
 
-    def bring_up(self, peer: Peer, project: Path, database: str) -> Finished:
-        """Let a peer apply what its project holds, in one process."""
+    def migrate(self, peer: Peer, project: Path, database: str) -> Finished:
+        """Have a peer apply its project's migrations, in one process."""
         return run(self.program(peer, project, database))
 
     def python(self, code: str, database: str = "postgres") -> Program:

@@ -1,26 +1,26 @@
-"""A verdict follows from the figure and its bar, and from nothing else."""
+"""A verdict follows from the figure and its bar alone."""
 
 from __future__ import annotations
 
 import pytest
 
-from load.bench.findings import Check, Section, Verdict, missed, number
+from load.bench.results import Check, Section, Verdict, missed
 
 
 @pytest.mark.parametrize(
     ("value", "verdict"),
     [(0.1, Verdict.PASS), (0.15, Verdict.PASS), (0.1501, Verdict.MISS), (None, "NOT MEASURED")],
 )
-def test_a_bar_may_be_touched_but_not_passed(value: float | None, verdict: str) -> None:
+def test_a_value_equal_to_its_bar_passes(value: float | None, verdict: str) -> None:
     assert Check("a ratio", bar=0.15, value=value).verdict == verdict
 
 
-def test_where_nothing_is_allowed_nothing_passes() -> None:
+def test_a_bar_of_zero_allows_only_zero() -> None:
     assert Check("failed", bar=0, value=0).verdict is Verdict.PASS
     assert Check("failed", bar=0, value=1).verdict is Verdict.MISS
 
 
-def test_what_was_not_measured_counts_as_missed() -> None:
+def test_a_check_that_was_not_measured_counts_as_missed() -> None:
     kept, lost, unknown = (Check("it", bar=1, value=value) for value in (1, 2, None))
     section = Section("key", "Title", [kept, lost, unknown])
     assert missed([section]) == [lost, unknown]
@@ -36,14 +36,6 @@ def test_a_figure_that_is_missing_is_a_dash() -> None:
     assert Check("it", bar=8, value=None).measured == "-"
 
 
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [(0, "0"), (0.01234, "0.0123"), (12.34, "12.3"), (99.96, "100"), (1234.4, "1,234")],
-)
-def test_a_number_has_three_digits_that_mean_something(value: float, shown: str) -> None:
-    assert number(value) == shown
-
-
-def test_a_program_reads_the_verdicts_as_well() -> None:
+def test_the_json_report_has_the_verdicts() -> None:
     section = Section("key", "Title", [Check("it", bar=1, value=2)])
     assert section.as_json()["checks"][0]["verdict"] == "MISS"

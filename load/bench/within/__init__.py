@@ -1,1 +1,0 @@
-"""Programs that measure themselves, each in a fresh process beside a project of ours."""
