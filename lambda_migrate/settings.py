@@ -1,11 +1,12 @@
-"""What can be set, where it is read, and every fault of it in one error.
+"""The settings: where they are read, and all faults in one error.
 
-Light: this is on the fast path of every cold start.
+`Settings` is the only place that declares a setting: its type, its default and its description,
+which the documentation and the command line's help show. Every cold start loads this module.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from lambda_migrate.errors import ConfigurationError
@@ -25,8 +26,10 @@ __all__ = [
     "Mode",
     "OnFlagsUnavailable",
     "OnLeaseStoreUnavailable",
+    "SettingDescription",
     "Settings",
     "SettingsArguments",
+    "describe_settings",
 ]
 
 PREFIX = "LAMBDA_MIGRATE_"
@@ -36,7 +39,7 @@ _NOT_SETTINGS = (
     "LAMBDA_MIGRATE_TEST_",
     "LAMBDA_MIGRATE_TRACEBACK",
 )
-"""Beginnings of variables that belong to workstations, not to the library."""
+"""Prefixes of variables of the tests and the local servers; these are no settings."""
 
 _INFINITY = float("inf")
 _NAME_BYTES = 63  # NAMEDATALEN - 1: PostgreSQL cuts longer identifiers short
@@ -75,70 +78,255 @@ class SettingsArguments(TypedDict, total=False):
     init: Init | None
 
 
-class _Unreadable(ValueError):
-    """What to write instead, as the end of a sentence."""
+class _InvalidValue(ValueError):
+    """A value that cannot be used; the message is what to write instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A type of setting: what it is called, and how a value of it is read."""
+
+    label: str
+    read: Callable[[object], Any]
+
+
+def _setting(default: Any, kind: _Kind, description: str, *, repr: bool = True) -> Any:  # noqa: A002 - as of `field`
+    return field(default=default, repr=repr, metadata={"kind": kind, "description": description})
+
+
+def _read_text(value: object) -> str:
+    if not isinstance(value, str):
+        raise _InvalidValue("write a text")
+    if not value.isprintable():  # half a surrogate pair is not, either
+        raise _InvalidValue("write a text without NUL, control or invisible characters")
+    return value
+
+
+def _read_path(value: object) -> str:
+    if not isinstance(value, str) and hasattr(value, "__fspath__"):
+        value = value.__fspath__()
+    if not isinstance(value, str) or not value:
+        raise _InvalidValue("write the path of a directory")
+    return value
+
+
+def _read_key(value: object) -> str:
+    text = _read_text(value)
+    if not 0 < len(text.encode()) <= _KEY_BYTES:
+        raise _InvalidValue(f"write 1 to {_KEY_BYTES} bytes")
+    return text
+
+
+def _read_schema(value: object) -> str:
+    text = _read_text(value)
+    if not 0 < len(text.encode()) <= _NAME_BYTES:
+        raise _InvalidValue(f"write a PostgreSQL name of 1 to {_NAME_BYTES} bytes")
+    if text.lower().startswith("pg_"):
+        raise _InvalidValue("PostgreSQL keeps names that begin with pg_ for itself; write another")
+    return text
+
+
+def _read_url(value: object) -> str:
+    if not isinstance(value, str):
+        raise _InvalidValue("write a text")
+    text = value  # `parse_url` says what it must not hold
+    try:
+        parse_url(text)
+    except ConfigurationError as error:
+        raise _InvalidValue("; ".join(error.faults)) from None
+    return text
+
+
+def _read_profile(value: object) -> str:
+    text = _read_text(value)
+    parts = text.split("/")
+    if len(parts) != 3 or not all(0 < len(part) <= _APPCONFIG_NAME for part in parts):
+        raise _InvalidValue(
+            "write the AppConfig application, environment and configuration profile, each by name "
+            "or id: application/environment/profile"
+        )
+    return text
+
+
+def _read_flag(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = value.lower() if isinstance(value, str) else ""
+    if word in _TRUE + _FALSE:
+        return word in _TRUE
+    raise _InvalidValue("write true or false")
+
+
+def _seconds(low: float, high: float = _INFINITY) -> _Kind:
+    limit = f"of at least {low:g}" if high == _INFINITY else f"from {low:g} to {high:g}"
+
+    def read(value: object) -> float:
+        number = _to_number(value)
+        if number is None or not low <= number <= high or number == _INFINITY:
+            raise _InvalidValue(f"write a number of seconds {limit}")
+        return number
+
+    return _Kind("seconds", read)
+
+
+def _to_number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _one_of(*words: str) -> _Kind:
+    def read(value: object) -> str:
+        word = value.lower() if isinstance(value, str) else ""
+        if word in words:
+            return word
+        # YAML 1.1 reads a bare `off` as false, which is how it then arrives here.
+        quoted = ' (in YAML with quotes: "off")' if "off" in words else ""
+        raise _InvalidValue(f"write one of {', '.join(words)}{quoted}")
+
+    return _Kind(f"{', '.join(words[:-1])} or {words[-1]}", read)
+
+
+_TEXT = _Kind("text", _read_text)
+_KEY = _Kind("text", _read_key)
+_PATH = _Kind("path", _read_path)
+_SCHEMA = _Kind("name", _read_schema)
+_URL = _Kind("URL", _read_url)
+_PROFILE = _Kind("text", _read_profile)
+_FLAG = _Kind("true or false", _read_flag)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything that can be set, validated. `load` reads it; arguments beat variables.
+    """All settings, validated; `load` reads them.
 
-    Each attribute is the argument of that name and the variable ``LAMBDA_MIGRATE_<NAME>``. An
-    empty variable counts as absent.
-
-    Attributes:
-        table: The lease table's name or ARN; a function needs it, a local database does not.
-        target: The item's key in that table: one per database.
-        environment: ``staging``, ``production``: a database keeps to the first one it sees.
-        directory: Where the migration files are.
-        allow_empty: A folder without migrations is not an error: a service that has none yet.
-        mode: ``migrate``; ``require`` only waits until somebody else has; ``off`` asks nobody.
-        lease_seconds: Length of a lease, 5 to 900.
-        wait_seconds: How long to wait for another instance at most.
-        safety_margin_seconds: Kept free before the invocation's deadline.
-        schema: Where history and fence are in PostgreSQL.
-        database_url: A libpq URL; or the variable ``DATABASE_URL``, where nothing else names the
-            database.
-        database_secret: Name or ARN of a Secrets Manager secret in the RDS format. With a URL
-            (without a password) the URL says where and the secret says as whom.
-        database_iam: Authenticate with an IAM token; the URL says where and as whom.
-        sslmode: As libpq means it; beats the URL's.
-        sslrootcert: A file of PEM certificates, or ``system``; beats the URL's.
-        allow_out_of_order: Apply pending migrations below the highest applied one.
-        ignore_other_history: Migrate although another tool's history table says that it has
-            migrated this database: for a table that belongs to another service.
-        failure_pause_seconds: The first pause after a failed migration; it grows.
-        lock_timeout_seconds: How long a migration may wait for each lock, each time.
-        on_lease_store_unavailable: ``fail``, or ``check`` PostgreSQL through one connection.
-        flags: Feature flags in AppConfig: ``application/environment/profile``.
-        on_flags_unavailable: While they cannot be read, ``fail`` to migrate, or ``ignore`` it.
-        init: ``never`` run before the first invocation, or ``when-long``: where Lambda gives
-            initialisation minutes (provisioned concurrency, SnapStart).
+    Each attribute is the keyword argument of that name and the environment variable
+    ``LAMBDA_MIGRATE_<NAME>``. The argument takes precedence over the variable, and the variable
+    over the default. An empty variable counts as absent. `describe_settings` lists them with their
+    types, defaults and meanings; so does the Settings page of the documentation.
     """
 
-    table: str = ""
-    target: str = "default"
-    environment: str = ""
-    directory: str = "migrations"
-    allow_empty: bool = False
-    mode: Mode = "migrate"
-    lease_seconds: float = 20.0
-    wait_seconds: float = 25.0
-    safety_margin_seconds: float = 2.0
-    schema: str = "lambda_migrate"
-    database_url: str = field(default="", repr=False)
-    database_secret: str = ""
-    database_iam: bool = False
-    sslmode: str = ""
-    sslrootcert: str = ""
-    allow_out_of_order: bool = False
-    ignore_other_history: bool = False
-    failure_pause_seconds: float = 10.0
-    lock_timeout_seconds: float = 3.0
-    on_lease_store_unavailable: OnLeaseStoreUnavailable = "fail"
-    flags: str = ""
-    on_flags_unavailable: OnFlagsUnavailable = "fail"
-    init: Init = "never"
+    table: str = _setting(
+        "",
+        _TEXT,
+        "Name or ARN of the DynamoDB table that holds the leases. Required on Lambda. Without it, "
+        "only PostgreSQL's fence keeps processes from migrating at the same time.",
+    )
+    target: str = _setting(
+        "default", _KEY, "Key of the database's item in the lease table: one for each database."
+    )
+    environment: str = _setting(
+        "",
+        _TEXT,
+        "Name of the environment, for example `staging`. The first run stamps the database with "
+        "it; a function of another environment is refused.",
+    )
+    directory: str = _setting(
+        "migrations",
+        _PATH,
+        "Where the migration files are: a directory (relative to the function's code), "
+        "`bundle.zip/migrations`, or `package:orders/migrations`.",
+    )
+    allow_empty: bool = _setting(
+        False,
+        _FLAG,
+        "Accept a directory without migrations, for a service that has none yet. By default it is "
+        "refused, because a packaging error can cause it as well.",
+    )
+    mode: Mode = _setting(
+        "migrate",
+        _one_of("migrate", "require", "off"),
+        "`migrate` applies pending migrations; `require` waits until another process has; `off` "
+        "serves without a check.",
+    )
+    lease_seconds: float = _setting(
+        20.0,
+        _seconds(*_LEASE_SECONDS),
+        "Length of the lease, 5 to 900: how long a holder that was killed blocks the others.",
+    )
+    wait_seconds: float = _setting(
+        25.0, _seconds(0), "Longest wait for another holder. API Gateway gives up after 29 s."
+    )
+    safety_margin_seconds: float = _setting(
+        2.0,
+        _seconds(0),
+        "Time kept free before the invocation's deadline, to cancel the migration and give the "
+        "lease back.",
+    )
+    schema: str = _setting(
+        "lambda_migrate", _SCHEMA, "PostgreSQL schema of the history and the fence."
+    )
+    database_url: str = _setting(
+        "",
+        _URL,
+        "`postgresql://user:password@host:5432/name`, with libpq's parameters. A Unix socket: "
+        "`postgresql://user@/name?host=/directory`. If no database is set, `DATABASE_URL` is used.",
+        repr=False,
+    )
+    database_secret: str = _setting(
+        "",
+        _TEXT,
+        "Name or ARN of a Secrets Manager secret in the RDS format, instead of a URL or together "
+        "with a URL that has no password.",
+    )
+    database_iam: bool = _setting(
+        False, _FLAG, "Authenticate with an IAM token; the URL names the host and the user."
+    )
+    sslmode: str = _setting(
+        "",
+        _TEXT,
+        "`disable`, `allow`, `prefer`, `require`, `verify-ca` or `verify-full`, as in libpq; takes "
+        "precedence over the URL.",
+    )
+    sslrootcert: str = _setting(
+        "",
+        _TEXT,
+        "File of PEM certificates (for RDS: Amazon's global bundle), or `system`; takes precedence "
+        "over the URL.",
+    )
+    allow_out_of_order: bool = _setting(
+        False, _FLAG, "Apply pending migrations below the highest applied version."
+    )
+    ignore_other_history: bool = _setting(
+        False,
+        _FLAG,
+        "Migrate although another tool's history table is in the database and lambda-migrate's "
+        "history is empty: for a table that belongs to another service.",
+    )
+    failure_pause_seconds: float = _setting(
+        10.0,
+        _seconds(0),
+        "Pause after the first failure of a manifest; it doubles with each further one, up to 10 "
+        "min.",
+    )
+    lock_timeout_seconds: float = _setting(
+        3.0,
+        _seconds(0.001),  # 0 would mean no limit to PostgreSQL
+        "How long a migration waits for a lock before it lets others pass and retries.",
+    )
+    on_lease_store_unavailable: OnLeaseStoreUnavailable = _setting(
+        "fail",
+        _one_of("fail", "check"),
+        "While DynamoDB is unavailable: `fail`, or `check` the database itself, read-only.",
+    )
+    flags: str = _setting(
+        "", _PROFILE, "Feature flags in AWS AppConfig: `application/environment/profile`."
+    )
+    on_flags_unavailable: OnFlagsUnavailable = _setting(
+        "fail",
+        _one_of("fail", "ignore"),
+        "While the feature flags cannot be read: `fail` instead of migrating, since one of them "
+        "may forbid it, or `ignore` them.",
+    )
+    init: Init = _setting(
+        "never",
+        _one_of("never", "when-long"),
+        "`when-long`: check during initialization where Lambda allows minutes for it (provisioned "
+        "concurrency, SnapStart), instead of in the first invocation.",
+    )
 
     @classmethod
     def load(cls, environ: Mapping[str, str], **arguments: object) -> Settings:
@@ -151,15 +339,15 @@ class Settings:
         Raises:
             ConfigurationError: Every fault found, each naming its variable and what to write.
         """
-        faults = _unknown(environ, arguments)
+        faults = _find_unknown_names(environ, arguments)
         given = {name: value for name, value in arguments.items() if value is not None}
         values: dict[str, Any] = {}
         for name, read in _READERS.items():
-            source, value = _given(name, environ, given)
+            source, value = _find_value(name, environ, given)
             if source:
-                _store(values, name, source, value, read, faults)
+                _read_into(values, name, source, value, read, faults)
         settings = cls(**values)
-        faults += settings._contradictions()
+        faults += settings._find_contradictions()
         if faults:
             raise ConfigurationError(faults)
         return settings
@@ -196,40 +384,40 @@ class Settings:
         """
         faults = []
         if table and not self.table:
-            faults.append(f"{_names('table')} is not set: write the name of the lease table")
+            faults.append(f"{_name('table')} is not set: write the name of the lease table")
         if database and not (self.database_url or self.database_secret):
             faults.append(
-                f"no database is named: set {_names('database_url')} to "
-                f"postgresql://user:password@host:5432/name, or {_names('database_secret')} to a "
+                f"no database is named: set {_name('database_url')} to "
+                f"postgresql://user:password@host:5432/name, or {_name('database_secret')} to a "
                 "secret's ARN"
             )
         if faults:
             raise ConfigurationError(faults)
         return self
 
-    def _contradictions(self) -> list[str]:
-        return [*self._time_faults(), *self._database_faults(), *self._tls_faults()]
+    def _find_contradictions(self) -> list[str]:
+        return [*self._find_time_faults(), *self._find_database_faults(), *self._find_tls_faults()]
 
-    def _time_faults(self) -> list[str]:
+    def _find_time_faults(self) -> list[str]:
         faults = []
         if self.lease_seconds <= 2 * self.safety_margin_seconds:
             faults.append(
-                f"{_names('lease_seconds')} ({self.lease_seconds:g}) must be more than twice "
-                f"{_names('safety_margin_seconds')} ({self.safety_margin_seconds:g})"
+                f"{_name('lease_seconds')} ({self.lease_seconds:g}) must be more than twice "
+                f"{_name('safety_margin_seconds')} ({self.safety_margin_seconds:g})"
             )
         return faults
 
-    def _database_faults(self) -> list[str]:
+    def _find_database_faults(self) -> list[str]:
         faults = []
         if self.database_iam and self.database_secret:
             faults.append(
-                f"{_names('database_iam')} and {_names('database_secret')} are two ways to log "
+                f"{_name('database_iam')} and {_name('database_secret')} are two ways to log "
                 "in: keep one"
             )
-        address = _parsed(self.database_url)
+        address = _parse_if_set(self.database_url)
         if self.database_iam and not self.database_url:
             faults.append(
-                f"{_names('database_iam')} needs {_names('database_url')} to say where and as "
+                f"{_name('database_iam')} needs {_name('database_url')} to say where and as "
                 "whom: postgresql://user@host:5432/name"
             )
         if address is None:
@@ -237,33 +425,33 @@ class Settings:
         if address.password is not None and (self.database_iam or self.database_secret):
             other = "database_iam" if self.database_iam else "database_secret"
             faults.append(
-                f"{_names('database_url')} holds a password, and {_names(other)} is another way "
+                f"{_name('database_url')} holds a password, and {_name(other)} is another way "
                 "to log in: take one of them out"
             )
         if not address.user and not self.database_secret:
             faults.append(
-                f"{_names('database_url')} names no user: write postgresql://user@host:5432/name"
+                f"{_name('database_url')} names no user: write postgresql://user@host:5432/name"
             )
         if self.database_iam and address.socket_dir:
-            faults.append(f"{_names('database_iam')} needs TLS, and a Unix socket has none")
+            faults.append(f"{_name('database_iam')} needs TLS, and a Unix socket has none")
         return faults
 
-    def _tls_faults(self) -> list[str]:
+    def _find_tls_faults(self) -> list[str]:
         nowhere = DatabaseAddress(database="-", host="-")
-        place = _parsed(self.database_url) or nowhere
+        place = _parse_if_set(self.database_url) or nowhere
         address = place.with_tls(sslmode=self.sslmode, sslrootcert=self.sslrootcert)
         faults = [
-            f"{_names('sslmode')}, {_names('sslrootcert')}: {fault}" for fault in address.faults()
+            f"{_name('sslmode')}, {_name('sslrootcert')}: {fault}" for fault in address.faults()
         ]
         if self.database_iam and address.sslmode in ("disable", "allow", "prefer"):
             faults.append(
-                f"{_names('database_iam')} needs TLS: write sslmode=verify-full, not "
+                f"{_name('database_iam')} needs TLS: write sslmode=verify-full, not "
                 f"{address.sslmode}"
             )
         return faults
 
 
-def _store(
+def _read_into(
     values: dict[str, Any],
     name: str,
     source: str,
@@ -273,25 +461,25 @@ def _store(
 ) -> None:
     try:
         values[name] = read(value)
-    except _Unreadable as fault:
+    except _InvalidValue as fault:
         shown = "" if name == "database_url" else f" is {value!r}"
         faults.append(f"{source}{shown}: {fault}")
 
 
-def _given(
+def _find_value(
     name: str, environ: Mapping[str, str], arguments: Mapping[str, object]
 ) -> tuple[str, object]:
     """Where a value was given and what it is; ``("", None)`` if nowhere."""
     if name in arguments:
         return f"{name} (or {PREFIX}{name.upper()})", arguments[name]
-    for variable in _variables(name, environ, arguments):
+    for variable in _variable_names(name, environ, arguments):
         text = environ.get(variable, "").strip()
         if text:
             return f"{variable} (or the argument {name})", text
     return "", None
 
 
-def _variables(
+def _variable_names(
     name: str, environ: Mapping[str, str], arguments: Mapping[str, object]
 ) -> tuple[str, ...]:
     own = PREFIX + name.upper()
@@ -303,15 +491,15 @@ def _variables(
     return (own,) if has_secret else (own, "DATABASE_URL")
 
 
-def _parsed(url: str) -> DatabaseAddress | None:
+def _parse_if_set(url: str) -> DatabaseAddress | None:
     return parse_url(url) if url else None
 
 
-def _names(name: str) -> str:
+def _name(name: str) -> str:
     return f"{PREFIX}{name.upper()} (argument {name})"
 
 
-def _unknown(environ: Mapping[str, str], arguments: Mapping[str, object]) -> list[str]:
+def _find_unknown_names(environ: Mapping[str, str], arguments: Mapping[str, object]) -> list[str]:
     variables = [
         name
         for name in environ
@@ -320,12 +508,14 @@ def _unknown(environ: Mapping[str, str], arguments: Mapping[str, object]) -> lis
         and name.removeprefix(PREFIX).lower() not in _READERS
     ]
     known = [PREFIX + name.upper() for name in _READERS]
-    faults = [_unknown_fault("variable", name, known) for name in sorted(variables)]
+    faults = [_describe_find_unknown_names("variable", name, known) for name in sorted(variables)]
     others = [name for name in arguments if name not in _READERS]
-    return faults + [_unknown_fault("argument", name, list(_READERS)) for name in others]
+    return faults + [
+        _describe_find_unknown_names("argument", name, list(_READERS)) for name in others
+    ]
 
 
-def _unknown_fault(kind: str, name: str, known: list[str]) -> str:
+def _describe_find_unknown_names(kind: str, name: str, known: list[str]) -> str:
     import difflib  # not at import: nobody with correct settings needs it
 
     close = difflib.get_close_matches(name, known, n=1)
@@ -333,124 +523,47 @@ def _unknown_fault(kind: str, name: str, known: list[str]) -> str:
     return f"lambda-migrate has no {kind} {name}: {advice}"
 
 
-def _read_text(value: object) -> str:
-    if not isinstance(value, str):
-        raise _Unreadable("write a text")
-    if not value.isprintable():  # half a surrogate pair is not, either
-        raise _Unreadable("write a text without NUL, control or invisible characters")
-    return value
+@dataclass(frozen=True, slots=True)
+class SettingDescription:
+    """One setting, for documentation and help texts.
+
+    Attributes:
+        name: The keyword argument.
+        type: What to write: ``text``, ``seconds``, ``fail or check``.
+        default: As one would write it; "" if there is none.
+        description: What it does; names and values are in backticks.
+    """
+
+    name: str
+    type: str
+    default: str
+    description: str
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return PREFIX + self.name.upper()
 
 
-def _read_path(value: object) -> str:
-    if not isinstance(value, str) and hasattr(value, "__fspath__"):
-        value = value.__fspath__()
-    if not isinstance(value, str) or not value:
-        raise _Unreadable("write the path of a directory")
-    return value
-
-
-def _read_key(value: object) -> str:
-    text = _read_text(value)
-    if not 0 < len(text.encode()) <= _KEY_BYTES:
-        raise _Unreadable(f"write 1 to {_KEY_BYTES} bytes")
-    return text
-
-
-def _read_schema(value: object) -> str:
-    text = _read_text(value)
-    if not 0 < len(text.encode()) <= _NAME_BYTES:
-        raise _Unreadable(f"write a PostgreSQL name of 1 to {_NAME_BYTES} bytes")
-    if text.lower().startswith("pg_"):
-        raise _Unreadable("PostgreSQL keeps names that begin with pg_ for itself; write another")
-    return text
-
-
-def _read_url(value: object) -> str:
-    if not isinstance(value, str):
-        raise _Unreadable("write a text")
-    text = value  # `parse_url` says what it must not hold
-    try:
-        parse_url(text)
-    except ConfigurationError as error:
-        raise _Unreadable("; ".join(error.faults)) from None
-    return text
-
-
-def _read_profile(value: object) -> str:
-    text = _read_text(value)
-    parts = text.split("/")
-    if len(parts) != 3 or not all(0 < len(part) <= _APPCONFIG_NAME for part in parts):
-        raise _Unreadable(
-            "write the AppConfig application, environment and configuration profile, each by name "
-            "or id: application/environment/profile"
+def describe_settings() -> dict[str, SettingDescription]:
+    """Every setting by name, in the order of `Settings`."""
+    return {
+        each.name: SettingDescription(
+            name=each.name,
+            type=each.metadata["kind"].label,
+            default=_write(each.default),
+            description=each.metadata["description"],
         )
-    return text
+        for each in fields(Settings)
+    }
 
 
-def _read_flag(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    word = value.lower() if isinstance(value, str) else ""
-    if word in _TRUE + _FALSE:
-        return word in _TRUE
-    raise _Unreadable("write true or false")
-
-
-def _seconds(low: float, high: float = _INFINITY) -> Callable[[object], float]:
-    limit = f"of at least {low:g}" if high == _INFINITY else f"from {low:g} to {high:g}"
-
-    def read(value: object) -> float:
-        number = _number(value)
-        if number is None or not low <= number <= high or number == _INFINITY:
-            raise _Unreadable(f"write a number of seconds {limit}")
-        return number
-
-    return read
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        return None
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        return None
-
-
-def _one_of(*words: str) -> Callable[[object], str]:
-    def read(value: object) -> str:
-        word = value.lower() if isinstance(value, str) else ""
-        if word in words:
-            return word
-        # YAML 1.1 reads a bare `off` as false, which is how it then arrives here.
-        quoted = ' (in YAML with quotes: "off")' if "off" in words else ""
-        raise _Unreadable(f"write one of {', '.join(words)}{quoted}")
-
-    return read
+def _write(default: object) -> str:
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 _READERS: dict[str, Callable[[object], Any]] = {
-    "table": _read_text,
-    "target": _read_key,
-    "environment": _read_text,
-    "directory": _read_path,
-    "allow_empty": _read_flag,
-    "mode": _one_of("migrate", "require", "off"),
-    "lease_seconds": _seconds(*_LEASE_SECONDS),
-    "wait_seconds": _seconds(0),
-    "safety_margin_seconds": _seconds(0),
-    "schema": _read_schema,
-    "database_url": _read_url,
-    "database_secret": _read_text,
-    "database_iam": _read_flag,
-    "sslmode": _read_text,
-    "sslrootcert": _read_text,
-    "allow_out_of_order": _read_flag,
-    "ignore_other_history": _read_flag,
-    "failure_pause_seconds": _seconds(0),
-    "lock_timeout_seconds": _seconds(0.001),  # 0 would mean no limit to PostgreSQL
-    "on_lease_store_unavailable": _one_of("fail", "check"),
-    "flags": _read_profile,
-    "on_flags_unavailable": _one_of("fail", "ignore"),
-    "init": _one_of("never", "when-long"),
+    each.name: each.metadata["kind"].read for each in fields(Settings)
 }
