@@ -312,7 +312,7 @@ MUTANTS = (
     Mutant(
         "a holder does not compare the history with what it has seen",
         "lambda_migrate/postgresql/session.py",
-        "if now.get(version) != _compared_fields(row):",
+        "if current.get(version) != _compared_fields(row):",
         "if False:",
         ("takeovers",),
     ),
@@ -426,43 +426,43 @@ MUTANTS = (
     Mutant(
         "what conflicts with a statement is not refused",
         "lambda_migrate/postgresql/non_transactional.py",
-        "        if look.obstacle:\n",
+        "        if finding.conflict:\n",
         "        if False:\n",
         ("outside",),
     ),
     Mutant(
         "an index of the same name is taken for the one that was asked for",
-        "lambda_migrate/postgresql/non_transactional.py",
-        "left = CatalogState.ABSENT if is_same is False else CatalogState.COMPLETE",
-        "left = CatalogState.COMPLETE",
+        "lambda_migrate/postgresql/catalog_state.py",
+        "state = CatalogState.ABSENT if is_same is False else CatalogState.COMPLETE",
+        "state = CatalogState.COMPLETE",
         ("outside",),
     ),
     Mutant(
         "the objects that a statement is about are looked for by name",
         "lambda_migrate/postgresql/session.py",
-        "found=None if row[17] is None else tuple(map(int, row[17].split())),",
-        "found=None,",
+        "object_ids=None if row[17] is None else tuple(map(int, row[17].split())),",
+        "object_ids=None,",
         ("outside",),
     ),
     Mutant(
         "what may have committed a part is run again",
         "lambda_migrate/postgresql/non_transactional.py",
-        "return None if happened is None else not happened",
+        "return None if took_effect is None else not took_effect",
         "return True",
         ("outside", "contract, database"),
     ),
     Mutant(
         "an error inside of a procedure is taken for one of reading its call",
         "lambda_migrate/postgresql/non_transactional.py",
-        "is_reading = error.position is not None and not error.where",
-        "is_reading = True",
+        "is_parse_error = error.position is not None and not error.where",
+        "is_parse_error = True",
         ("outside",),
     ),
     Mutant(
         "every script in doubt is taken for a repeatable one",
         "lambda_migrate/postgresql/non_transactional.py",
-        "return False if happened is None and self._script.repeatable else happened",
-        "return bool(happened)",
+        "return False if took_effect is None and self._script.repeatable else took_effect",
+        "return bool(took_effect)",
         ("outside", "outside, killed"),
     ),
     Mutant(
@@ -495,9 +495,9 @@ MUTANTS = (
     ),
     Mutant(
         "what stood there before a rebuild is dropped after it",
-        "lambda_migrate/postgresql/non_transactional.py",
-        "return [row for row in rows if row[0] not in (self._found or ())]",
-        "return list(rows)",
+        "lambda_migrate/postgresql/catalog_state.py",
+        "return [row for row in self._read(query) if row[0] not in (self.object_ids or ())]",
+        "return list(self._read(query))",
         ("outside",),
     ),
     Mutant(
@@ -540,7 +540,7 @@ MUTANTS = (
     Mutant(
         "the owner of a lease is not compared by the fake",
         "lambda_migrate/lease/memory.py",
-        "not in [(lease.owner, lease.fence) for lease in leases]",
+        "not in [(own.owner, own.fence) for own in leases]",
         "is None",
         ("engine", "contract, lease", "machine, fakes"),
     ),
@@ -892,8 +892,8 @@ MUTANTS = (
     Mutant(
         "a lease is acquired from the fake though another was taken since the reading",
         "lambda_migrate/lease/memory.py",
-        "if not is_newest or not (is_free",
-        "if not (is_free",
+        "if not is_newest or not (is_over",
+        "if not (is_over",
         ("contract, lease", "engine", "machine, fakes"),
     ),
     Mutant(
@@ -977,7 +977,7 @@ MUTANTS = (
     Mutant(
         "a waiter sleeps past its deadline",
         "lambda_migrate/lease/waiter.py",
-        "min(delay, self._deadline.remaining())",
+        "min(delay, self._until.remaining())",
         "delay",
         ("lease", "engine", "machine, fakes"),
     ),
@@ -1282,8 +1282,8 @@ MUTANTS = (
     Mutant(
         "an observer that hangs holds the heartbeat up",
         "lambda_migrate/lease/heartbeat.py",
-        "_callback_thread.join(min(_MAX_CALLBACK_SECONDS, self._interval / RENEWALS_PER_LEASE))",
-        "_callback_thread.join()",
+        "self._observer_thread.join(min(_OBSERVER_SECONDS, self._interval / RENEWALS_PER_LEASE))",
+        "self._observer_thread.join()",
         ("lease",),
     ),
     Mutant(
@@ -1296,7 +1296,7 @@ MUTANTS = (
     Mutant(
         "a lease that could not be renewed is recorded as the migration's failure",
         "lambda_migrate/engine/holder.py",
-        "if self._heartbeat.lost_error is not None:",
+        "if self._heartbeat.lost is not None:",
         "if False:",
         ("engine",),
     ),

@@ -278,8 +278,8 @@ def complete(
         at_ms=target.store.now_ms(),
         served=served,
         before=digests_before,
-        distrusted=database.identity if is_resync else database.distrusted,
-        is_separate=database.is_separate,
+        distrusted=database.identity if is_resync else database.distrusted_identity,
+        is_separate=database.is_new_or_copy,
     )
     applied = {str(row.version) for row in history}
     kept = [
@@ -307,7 +307,7 @@ def withdraw(session: LeaseSession, database: FencedSession, *, lowest: int) -> 
             database.identity,
             address,
             satisfied_digests(kept),
-            is_separate=database.is_separate,
+            is_separate=database.is_new_or_copy,
         )
     )
 

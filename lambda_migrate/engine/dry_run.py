@@ -274,7 +274,7 @@ class _Run:
         if not code or code in _TRIED_AGAIN or code.startswith(_NOBODYS_WANT):
             return ""
         if code == _UNSAFE_NEW_ENUM_VALUE:
-            own = (classify(each).value for each in split(migration.up.sql))
+            own = (classify(each).enum_value for each in split(migration.up.sql))
             return "" if any(value and value in failed.cause for value in own) else _NEW_VALUE
         for name, script in self._outside.items():
             if _is_wanted(script, failed):
@@ -289,7 +289,7 @@ def _is_wanted(script: Script, failed: MigrationFailed) -> bool:
     for build in map(classify, split(script.sql)):
         if build.kind == "create-index" and failed.sqlstate == _NO_MATCHING_INDEX:
             return True
-        made = [build.value] if build.value else [name.name for name in build.names]
+        made = [build.enum_value] if build.enum_value else [name.name for name in build.names]
         if any(_names(failed.cause, name) or _names(failed.detail, name) for name in made):
             return True
     return False

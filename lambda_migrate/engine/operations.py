@@ -27,7 +27,7 @@ from lambda_migrate.events import LeaseTakenOver, MigrationRolledBack
 from lambda_migrate.lease.decision import is_lease_expired
 from lambda_migrate.lease.readiness import UNKNOWN_IDENTITY
 from lambda_migrate.lease.record import Lease, LeaseState, Progress, join_digests, split_digests
-from lambda_migrate.lease.waiter import describe_holder
+from lambda_migrate.lease.waiter import describe
 from lambda_migrate.migrations import HistoryRow, RowState, make_plan
 from lambda_migrate.migrations.adoption import choose_baseline, require_no_other_history
 from lambda_migrate.migrations.digest import require_migrations
@@ -605,13 +605,13 @@ class Operations:
     def _refuse_if_held(self) -> None:
         state = self.target.store.read(consistent=True)
         if state.owner is not None and not is_lease_expired(state, self.target.store.now_ms()):
-            raise LeaseHeld(f"another process holds the lease: {describe_holder(state)}")
+            raise LeaseHeld(f"another process holds the lease: {describe(state)}")
 
     def _acquire(self) -> Lease:
         before = self.target.store.read(consistent=True)
         lease = self.target.store.acquire(new_owner(self._request_id), expected=before)
         if not isinstance(lease, Lease):
-            raise LeaseHeld(f"another process holds the lease: {describe_holder(lease)}")
+            raise LeaseHeld(f"another process holds the lease: {describe(lease)}")
         if before.owner is not None and is_lease_expired(before, self.target.store.now_ms()):
             self.target.observer.observe(
                 LeaseTakenOver(self.target.name, before.owner, lease.fence)
@@ -665,6 +665,6 @@ def release_lease(store: LeaseStore) -> LeaseState:
         return state
     lease = store.acquire(new_owner(), expected=state, is_expired=True)
     if not isinstance(lease, Lease):
-        raise LeaseHeld(f"its holder lives and has just renewed it: {describe_holder(lease)}")
+        raise LeaseHeld(f"its holder lives and has just renewed it: {describe(lease)}")
     store.release(lease)
     return state

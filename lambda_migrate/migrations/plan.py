@@ -43,7 +43,7 @@ class HistoryRow:
         owner: Who applied it.
         baseline: True where it was only declared to be applied.
         up: The statement of a row in doubt, which tells what to look for; else None.
-        found: Of a row in doubt, the numbers (OIDs) of the objects that its statement was about to
+        object_ids: Of a row in doubt, the OIDs of the objects that its statement was about to
             change, as they were found before it began; None where they were not read.
     """
 
@@ -60,7 +60,7 @@ class HistoryRow:
     owner: str = ""
     baseline: bool = False
     up: Script | None = None
-    found: tuple[int, ...] | None = None
+    object_ids: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

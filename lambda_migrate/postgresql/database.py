@@ -1,4 +1,4 @@
-"""A PostgreSQL database: the real `Database`. Loads everything else when it first connects."""
+"""A PostgreSQL database: the real `Database`. It imports the driver when it first connects."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from lambda_migrate.postgresql.ports import Inspection, LeaseGrant
     from lambda_migrate.postgresql.session import PostgreSQLSession
 
-    Run = Callable[[str], list[list[Any]]]
+    RunQuery = Callable[[str], list[list[Any]]]
     T = TypeVar("T")
 
 __all__ = ["PostgreSQLDatabase"]
 
 _READ_SECONDS = 30.0
-"""For reading the history where the caller has more time than this."""
+"""The longest time for reading the history, even if the caller has more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +36,16 @@ class PostgreSQLDatabase:
     """`Database` that opens its connections through ``connect``.
 
     Attributes:
-        fingerprint: See `Database`; a schema of another name is added to it.
-        connect: Opens a connection: application name, seconds it may take.
-        schema: Where our tables are.
-        lock_timeout_seconds: For each lock that a transactional migration wants.
-        random: Chance, for retry_delay.
+        fingerprint: See `Database`; the schema is appended unless it is the default one.
+        connect: Opens a connection, given the application name and the seconds it may take.
+        schema: The schema of the library's tables.
+        lock_timeout_seconds: For each lock that a transactional migration requests.
+        random: Random numbers, for jitter.
     """
 
     fingerprint: str
     connect: Callable[[str, float], Connection]
-    schema: str = "lambda_migrate"  # sql.DEFAULT_SCHEMA, which is not loaded before it is needed
+    schema: str = "lambda_migrate"  # sql_fragments.DEFAULT_SCHEMA, imported late
     lock_timeout_seconds: float = 3.0
     random: Random | None = None
 
@@ -62,7 +62,7 @@ class PostgreSQLDatabase:
 
         queries = Queries(self.schema)
 
-        def look(run: Run) -> Inspection:
+        def inspect(run: RunQuery) -> Inspection:
             probe = SchemaProbe(*run(queries.probe())[0])
             fence = read_fence(run, queries, probe)
             if not (probe.has_fence and probe.has_history):
@@ -71,7 +71,7 @@ class PostgreSQLDatabase:
             history = parse_history_rows(run(queries.read_history()))
             return Inspection(tuple(history), fence, has_active_holder, probe.is_replica)
 
-        return self._look(look, deadline, what=f"the history in schema {self.schema!r}")
+        return self._read(inspect, deadline, what=f"the history in schema {self.schema!r}")
 
     def read_history(self, deadline: Deadline) -> list[HistoryRow]:
         """See `Database.read_history`."""
@@ -81,10 +81,10 @@ class PostgreSQLDatabase:
         """See `Database.read_other_histories`."""
         from lambda_migrate.postgresql.other_tools import read_other_histories
 
-        return self._look(read_other_histories, deadline, what="the catalog")
+        return self._read(read_other_histories, deadline, what="the catalog")
 
-    def _look(self, read: Callable[[Run], T], deadline: Deadline, *, what: str) -> T:
-        """What ``read`` finds through one short connection."""
+    def _read(self, read: Callable[[RunQuery], T], deadline: Deadline, *, what: str) -> T:
+        """Run ``read`` on one short connection."""
         from lambda_migrate.postgresql.connection import (
             ConnectFailed,
             ConnectionLost,
@@ -131,7 +131,7 @@ class PostgreSQLDatabase:
         from lambda_migrate.postgresql.session import PostgreSQLSession
 
         fenced = self._fenced(grant)
-        self._until_connected(fenced, lambda: fenced.attach(deadline, evict=evict), deadline)
+        self._retry_until_connected(fenced, lambda: fenced.attach(deadline, evict=evict), deadline)
         return PostgreSQLSession(fenced, deadline)
 
     def begin_dry_run(self, grant: LeaseGrant, deadline: Deadline) -> PostgreSQLDryRun:
@@ -139,13 +139,13 @@ class PostgreSQLDatabase:
         from lambda_migrate.postgresql.dry_run import PostgreSQLDryRun
 
         fenced = self._fenced(grant)
-        rehearsal = PostgreSQLDryRun(fenced, deadline, lock_seconds=self.lock_timeout_seconds)
+        dry_run = PostgreSQLDryRun(fenced, deadline, lock_seconds=self.lock_timeout_seconds)
         try:
-            self._until_connected(fenced, lambda: rehearsal.begin(deadline), deadline)
+            self._retry_until_connected(fenced, lambda: dry_run.begin(deadline), deadline)
         except BaseException:
-            rehearsal.close()
+            dry_run.close()
             raise
-        return rehearsal
+        return dry_run
 
     def _fenced(self, grant: LeaseGrant) -> FencedConnection:
         from lambda_migrate.postgresql.fence import FencedConnection
@@ -161,7 +161,7 @@ class PostgreSQLDatabase:
             lock_seconds=self.lock_timeout_seconds,
         )
 
-    def _until_connected(
+    def _retry_until_connected(
         self, fenced: FencedConnection, attach: Callable[[], None], deadline: Deadline
     ) -> None:
         from lambda_migrate.postgresql.connection import ConnectionLost
@@ -171,7 +171,7 @@ class PostgreSQLDatabase:
                 attach()
                 return
             except ConnectionLost as lost:
-                # Perhaps a successor's doing, which the next attempt finds out.
+                # A successor may have ended the session; the next attempt reports it.
                 if deadline.is_over:
                     raise DatabaseUnavailable(
                         f"the connection to PostgreSQL broke: {lost}"

@@ -54,11 +54,11 @@ if TYPE_CHECKING:
 __all__ = ["PostgreSQLDryRun"]
 
 _CLOSE_SECONDS = 5.0
-"""How long the rollback may take on the way out; what is left of it the server does by itself."""
+"""How long the final rollback may take; after that the server completes it by itself."""
 
 _POLL_SECONDS = 2.0
 _POLL_PAUSE_SECONDS = 0.1
-"""For how long and how often to look who ended our connection, and what became of it."""
+"""How long and how often to check why the connection broke, and how the transaction ended."""
 
 _KINDS = {
     "r": "table",
@@ -85,14 +85,14 @@ class _Relation:
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """What can be seen from inside the transaction at one moment.
+    """The state of the database as the transaction sees it at one moment.
 
     Attributes:
-        relations: Those of users, by number.
-        locks: Relation and mode, as ``pg_locks`` has them.
+        relations: User relations by object id.
+        locks: Relation and mode, as in ``pg_locks``.
         counts: Table -> rows inserted, updated, deleted, scanned in this transaction.
         definitions: Relation -> subtransactions of this transaction that wrote its definition.
-        is_counting: Whether ``counts`` means anything.
+        is_counting: Whether the server counts rows (``track_counts``).
     """
 
     relations: Mapping[int, _Relation]
@@ -103,12 +103,12 @@ class _Snapshot:
 
 
 class PostgreSQLDryRun:
-    """`DryRunSession` on a `FencedConnection` that takes no fence.
+    """`DryRunSession` on a `FencedConnection` that does not take over the fence.
 
     Args:
         fenced: The connection, not attached.
-        deadline: For what has no deadline of its own.
-        lock_seconds: For looking at sequences.
+        deadline: For calls without a deadline of their own.
+        lock_seconds: ``lock_timeout`` for reading sequences.
     """
 
     def __init__(
@@ -130,11 +130,11 @@ class PostgreSQLDryRun:
     # --- the port
 
     def begin(self, deadline: Deadline) -> None:
-        """See `DryRunSession.begin`; whoever begins for the first time is told of a stale fence.
+        """See `DryRunSession.begin`.
 
         Raises:
-            StaleFencingToken: Of the first time.
-            ConnectionLost: Of the first time.
+            StaleFencingToken: In the first call only; later ones raise `LeaseLost`.
+            ConnectionLost: In the first call only.
         """
         if not self._has_begun:
             self._begin(deadline)
@@ -177,14 +177,14 @@ class PostgreSQLDryRun:
         require_migration(migration)
         if not migration.up.transactional:
             raise MigrationFailed(
-                "it runs outside a transaction and cannot be rehearsed", migration=migration.name
+                "it is non-transactional and cannot run in a dry run", migration=migration.name
             )
         try:
             seconds = self._run_script(migration, deadline)
             return self._measure_effects(migration.name, seconds, deadline)
         except PostgresError as error:
             raise MigrationFailed(
-                f"what it did could not be measured: {error.message}",
+                f"its effects could not be measured: {error.message}",
                 migration=migration.name,
                 sqlstate=error.sqlstate,
             ) from error
@@ -200,7 +200,7 @@ class PostgreSQLDryRun:
             after = self._read_sequences(deadline)
         except (PostgresError, ConnectionLost) as error:
             raise DatabaseUnavailable(
-                f"PostgreSQL could not be asked how the rehearsal ended: {error}"
+                f"PostgreSQL could not confirm how the dry run ended: {error}"
             ) from error
         return tuple(
             AdvancedSequence(name, self._sequences.get(name), after.get(name))
@@ -214,7 +214,7 @@ class PostgreSQLDryRun:
 
     def close(self) -> None:
         """See `DryRunSession.close`."""
-        # Whoever waits for our locks goes on now; a connection that is gone has let them go.
+        # Release the locks now; without a connection they are released already.
         with contextlib.suppress(PostgresError, ConnectionLost, MigrateError):
             self._roll_back(self._deadline.earlier(-_CLOSE_SECONDS))
         self._fenced.close()
@@ -244,8 +244,8 @@ class PostgreSQLDryRun:
             if error.sqlstate != LOCK_NOT_AVAILABLE:
                 raise
             raise holder_error() from error
-        is_ours = (token, owner) == (fenced.grant.fence, fenced.grant.owner)
-        if token >= fenced.grant.fence and not is_ours:
+        is_own_token = (token, owner) == (fenced.grant.fence, fenced.grant.owner)
+        if token >= fenced.grant.fence and not is_own_token:
             raise fenced.lease_lost(token)
 
     def _roll_back(self, deadline: Deadline) -> None:
@@ -254,20 +254,20 @@ class PostgreSQLDryRun:
             self._fenced.reset_session(deadline)
 
     def _require_rolled_back(self, deadline: Deadline) -> None:
-        """Ask how the transaction ended; one whose connection broke may take a moment to end."""
+        """Check how the transaction ended; after a broken connection that may take a moment."""
         if not self._transaction:
             return
         limit = deadline.at_most(_POLL_SECONDS)
         while (status := self._read_transaction_status(deadline)) == "in progress":
             if limit.is_over:
                 raise DatabaseUnavailable(
-                    "PostgreSQL has not noticed yet that the rehearsal's connection broke; it "
-                    "rolls back when it does"
+                    "PostgreSQL has not noticed yet that the dry run's connection broke; it rolls "
+                    "the transaction back when it does"
                 )
             limit.clock.sleep(_POLL_PAUSE_SECONDS)
-        if status not in ("aborted", None):  # None: so old that nobody remembers it
+        if status not in ("aborted", None):  # None: PostgreSQL no longer knows it
             raise RepairRequired(
-                f"PostgreSQL says that the rehearsal's transaction {self._transaction} is "
+                f"PostgreSQL reports that the dry run's transaction {self._transaction} is "
                 f"{status}; look at the database"
             )
 
@@ -279,7 +279,7 @@ class PostgreSQLDryRun:
     # --- one migration
 
     def _run_script(self, migration: Migration, deadline: Deadline) -> float:
-        """Run the script and check what it deferred; returns seconds."""
+        """Run the script and check deferred constraints; returns seconds."""
         fenced, clock = self._fenced, deadline.clock
         fenced.run(
             dry_run_queries.begin_migration(self._server_timeouts(migration, deadline)), deadline
@@ -315,7 +315,7 @@ class PostgreSQLDryRun:
             raise MigrationFailed(overdue_cause(), migration=migration.name) from None
 
     def _check_deferred(self, deadline: Deadline) -> str:
-        """Have the constraints checked that the commit would check; which to defer again."""
+        """Check deferred constraints, as a commit would; returns those to defer again."""
         names, deferred = self._fenced.run(dry_run_queries.find_deferrable_constraints(), deadline)[
             0
         ]
@@ -326,9 +326,9 @@ class PostgreSQLDryRun:
     def _roll_back_migration(
         self, migration: Migration, tags: Sequence[str], deadline: Deadline
     ) -> None:
-        """Undo one migration, so that the next one can be tried."""
+        """Roll back one migration, so that the next one can run."""
         if not self._fenced.connection.in_transaction:
-            # It tried to commit, PostgreSQL refused, and all of the rehearsal is gone with it.
+            # PostgreSQL refused its COMMIT, and rolled the whole dry run back.
             raise _transaction_ended_error(migration, tags)
         try:
             self._fenced.run(dry_run_queries.ROLL_BACK_MIGRATION, deadline)
@@ -336,14 +336,14 @@ class PostgreSQLDryRun:
                 dry_run_queries.prepare_measuring(self._server_timeouts(migration, deadline)),
                 deadline,
             )
-            self._before = self._take_snapshot(deadline)  # what was undone is counted all the same
+            self._before = self._take_snapshot(deadline)  # row counts include what was rolled back
         except PostgresError as error:
             raise _transaction_ended_error(migration, tags) from error
 
     def _connection_loss_error(
         self, lost: ConnectionLost, migration: Migration, deadline: Deadline
     ) -> MigrateError:
-        """Why the connection is gone, and the transaction with it."""
+        """The error for a connection that broke, and the transaction with it."""
         self._is_open = False
         if self._fenced.is_aborted:
             return self._fenced.lease_lost()
@@ -355,12 +355,12 @@ class PostgreSQLDryRun:
         if seen is not None:
             return self._fenced.lease_lost(seen)
         return DatabaseUnavailable(
-            f"the connection to PostgreSQL broke in {migration.name}: {lost}; a transaction ends "
-            "with its connection, and what was rehearsed is undone"
+            f"the connection to PostgreSQL broke in {migration.name}: {lost}; the dry run's "
+            "transaction was rolled back with it"
         )
 
     def _find_successor_token(self, deadline: Deadline) -> int | None:
-        """The fence of whoever ended our backend to take over, which is set a moment later."""
+        """The token of a successor that ended this backend; it is stored a moment later."""
         limit = deadline.at_most(_POLL_SECONDS)
         while not limit.is_over:
             with contextlib.suppress(MigrateError, ConnectionLost):
@@ -377,17 +377,17 @@ class PostgreSQLDryRun:
         run = self._fenced.run
         return _Snapshot(
             relations={
-                number: _Relation(name, kind, file, None if rows < 0 else rows, table)
-                for number, name, kind, file, rows, table in run(
+                object_id: _Relation(name, kind, file, None if rows < 0 else rows, table)
+                for object_id, name, kind, file, rows, table in run(
                     self._fenced.queries.list_relations(), deadline
                 )
             },
             locks=frozenset(
-                (number, mode) for number, mode in run(dry_run_queries.READ_LOCKS, deadline)
+                (object_id, mode) for object_id, mode in run(dry_run_queries.READ_LOCKS, deadline)
             ),
             counts={
-                number: tuple(rest)
-                for number, *rest in run(dry_run_queries.READ_ROW_COUNTS, deadline)
+                object_id: tuple(rest)
+                for object_id, *rest in run(dry_run_queries.READ_ROW_COUNTS, deadline)
             },
             definitions=dict(run(dry_run_queries.READ_CHANGED_DEFINITIONS, deadline)),
             is_counting=bool(run(dry_run_queries.READ_TRACK_COUNTS, deadline)[0][0]),
@@ -397,7 +397,7 @@ class PostgreSQLDryRun:
         return dict(self._fenced.run(dry_run_queries.read_sizes(tables), deadline))
 
     def _read_sequences(self, deadline: Deadline) -> dict[str, int | None]:
-        """Last values; of none if somebody has one of them locked, which is no reason to fail."""
+        """Last values; {} if another session has locked a sequence, which is no reason to fail."""
         try:
             rows = self._fenced.read(
                 dry_run_queries.read_sequences(lock_ms=self._lock_ms), deadline
@@ -409,40 +409,39 @@ class PostgreSQLDryRun:
         return {name: None if value is None else int(value) for name, value in rows}
 
     def _measure_effects(self, name: str, seconds: float, deadline: Deadline) -> MigrationEffects:
-        """What migration ``name`` did: what can be seen now, less what could be seen before it."""
-        deed = _MigrationDiff(
+        """The effects of migration ``name``: the difference between two snapshots."""
+        diff = _MigrationDiff(
             self._first, self._before, self._take_snapshot(deadline), self._lock_takers
         )
-        tables = deed.tables
-        sizes = self._measure_sizes(deadline, tables & deed.after.relations.keys())
-        changes = [deed.change(number, before=self._sizes, after=sizes) for number in tables]
-        self._used_sequences |= deed.sequences()
-        self._lock_takers |= dict.fromkeys(deed.taken, name)
-        self._before = deed.after
+        tables = diff.tables
+        sizes = self._measure_sizes(deadline, tables & diff.after.relations.keys())
+        changes = [diff.change(object_id, before=self._sizes, after=sizes) for object_id in tables]
+        self._used_sequences |= diff.sequences()
+        self._lock_takers |= dict.fromkeys(diff.taken, name)
+        self._before = diff.after
         self._sizes |= sizes
         return MigrationEffects(
             seconds=seconds,
-            locks=deed.locks(),
+            locks=diff.locks(),
             tables=tuple(sorted(changes, key=lambda change: change.table)),
         )
 
 
 def _transaction_ended_error(migration: Migration, tags: Sequence[str]) -> MigrationFailed:
-    """The error for a script that reading it took for one that would not.
+    """The error for a script that ended its transaction although the check had passed it.
 
     Args:
         migration: Its migration.
-        tags: The command tags of its statements that were done.
+        tags: The command tags of its statements that finished.
     """
     if "COMMIT" in tags:
         return RepairRequired(
-            "it ended the transaction that it ran in and committed another, so part of it may be "
-            "committed: look at the database, and take its COMMIT out",
+            "it ended its transaction and committed another one, so part of it may be committed: "
+            "look at the database, and remove its COMMIT",
             migration=migration.name,
         )
     return MigrationFailed(
-        "it tries to end the transaction that it runs in, and has ended the rehearsal; take its "
-        "COMMIT or ROLLBACK out",
+        "it ends its transaction, which ended the dry run; remove its COMMIT or ROLLBACK",
         migration=migration.name,
     )
 
@@ -454,13 +453,13 @@ _LOCK_MODES = list(LOCK_MODES)
 
 
 class _MigrationDiff:
-    """What one migration did.
+    """The difference that one migration made.
 
     Args:
-        first: Before the rehearsal.
+        first: The snapshot before the dry run.
         before: Before the migration.
         after: After it.
-        holders: RelationLock -> the earlier migration that took it.
+        lock_takers: Lock -> the earlier migration that took it.
     """
 
     def __init__(
@@ -468,139 +467,145 @@ class _MigrationDiff:
         first: _Snapshot,
         before: _Snapshot,
         after: _Snapshot,
-        holders: Mapping[tuple[int, str], str],
+        lock_takers: Mapping[tuple[int, str], str],
     ) -> None:
         self.after = after
         self.taken = after.locks - before.locks
         self._first = first
         self._before = before
-        self._lock_takers = holders
+        self._lock_takers = lock_takers
 
     @property
     def tables(self) -> set[int]:
-        """Those that it locked, read or changed."""
-        numbers = {number for number, _ in self.taken} | self.after.counts.keys()
-        numbers |= self._before.relations.keys() | self.after.relations.keys()
-        return {n for n in numbers if self._kind(n) in _TABLES and self._is_affected(n)}
+        """Tables that it locked, read or changed."""
+        object_ids = {object_id for object_id, _ in self.taken} | self.after.counts.keys()
+        object_ids |= self._before.relations.keys() | self.after.relations.keys()
+        return {n for n in object_ids if self._kind(n) in _TABLES and self._is_affected(n)}
 
     def sequences(self) -> set[str]:
-        """Names of those, older than the rehearsal, that it may have drawn from."""
+        """Sequences, older than the dry run, from which it may have taken numbers."""
         relations = self._first.relations
         return {
-            relations[number].name
-            for number, mode in self.taken
-            if mode == "RowExclusiveLock" and number in relations and self._kind(number) == "S"
+            relations[object_id].name
+            for object_id, mode in self.taken
+            if mode == "RowExclusiveLock"
+            and object_id in relations
+            and self._kind(object_id) == "S"
         }
 
     def locks(self) -> tuple[RelationLock, ...]:
-        """One for each relation, strongest first; of indexes what their table's does not tell."""
-        numbers = {number for number, _ in self.taken} | self.tables
-        found = {number: lock for number in numbers for lock in self._strongest_lock(number)}
-        told = [
-            lock for number, lock in found.items() if not self._is_implied_by_table(number, found)
+        """One per relation, strongest first; without indexes whose table has as strong a lock."""
+        object_ids = {object_id for object_id, _ in self.taken} | self.tables
+        found = {
+            object_id: lock for object_id in object_ids for lock in self._strongest_lock(object_id)
+        }
+        shown = [
+            lock
+            for object_id, lock in found.items()
+            if not self._is_implied_by_table(object_id, found)
         ]
-        return tuple(sorted(told, key=lambda lock: (lock.is_new, -lock.strength, lock.relation)))
+        return tuple(sorted(shown, key=lambda lock: (lock.is_new, -lock.strength, lock.relation)))
 
     def change(
-        self, number: int, *, before: Mapping[int, int], after: Mapping[int, int]
+        self, object_id: int, *, before: Mapping[int, int], after: Mapping[int, int]
     ) -> TableChange:
-        """What it did to one table.
+        """The change to one table.
 
         Args:
-            number: The table.
+            object_id: The table.
             before: Sizes in bytes before the migration.
             after: Sizes in bytes after it.
         """
-        rows: tuple[int | None, ...] = self._rows(number)
+        rows: tuple[int | None, ...] = self._rows(object_id)
         if not self.after.is_counting:
             rows = (None,) * len(rows)
-        at_first = self._first.relations.get(number)
+        at_first = self._first.relations.get(object_id)
         return TableChange(
-            table=self._relation(number).name,
+            table=self._relation(object_id).name,
             inserted=rows[0],
             updated=rows[1],
             deleted=rows[2],
             scanned=rows[3],
-            rewritten=self._has_new_file(number),
-            bytes_before=before.get(number),
-            bytes_after=after.get(number),
+            rewritten=self._has_new_file(object_id),
+            bytes_before=before.get(object_id),
+            bytes_after=after.get(object_id),
             rows=at_first.rows if at_first is not None else None,
             is_new=at_first is None,
         )
 
-    def _strongest_lock(self, number: int) -> Iterator[RelationLock]:
-        kind = self._kind(number)
+    def _strongest_lock(self, object_id: int) -> Iterator[RelationLock]:
+        kind = self._kind(object_id)
         if not kind:
-            return  # the catalog's own, or a temporary table
-        own = {mode for which, mode in self.taken if which == number}
-        held = {mode for which, mode in self._lock_takers if which == number}
-        mode = self._estimate_mode(number, own, held)
+            return  # a catalog or a temporary table
+        own = {mode for which, mode in self.taken if which == object_id}
+        earlier = {mode for which, mode in self._lock_takers if which == object_id}
+        mode = self._estimate_mode(object_id, own, earlier)
         if mode is None:
             return
         yield RelationLock(
-            self._relation(number).name,
+            self._relation(object_id).name,
             _KINDS[kind],
             LOCK_MODES[mode],
-            is_new=number not in self._first.relations,
-            since="" if mode in own else self._lock_takers[number, mode],
+            is_new=object_id not in self._first.relations,
+            since="" if mode in own else self._lock_takers[object_id, mode],
         )
 
-    def _is_implied_by_table(self, number: int, found: Mapping[int, RelationLock]) -> bool:
-        if self._kind(number) not in _INDEXES:
+    def _is_implied_by_table(self, object_id: int, found: Mapping[int, RelationLock]) -> bool:
+        if self._kind(object_id) not in _INDEXES:
             return False
-        table = found.get(self._relation(number).table or 0)
+        table = found.get(self._relation(object_id).table or 0)
         strength = table.strength if table is not None else -1
-        return not found[number].blocks or strength >= found[number].strength
+        return not found[object_id].blocks or strength >= found[object_id].strength
 
-    def _estimate_mode(self, number: int, own: set[str], held: set[str]) -> str | None:
-        """The strongest mode that it needed, as far as can be told from what it did."""
+    def _estimate_mode(self, object_id: int, own: set[str], earlier: set[str]) -> str | None:
+        """The strongest mode that it needed, estimated from its effects."""
         new, old = (
             max(own, key=_LOCK_MODES.index, default=None),
-            max(held, key=_LOCK_MODES.index, default=""),
+            max(earlier, key=_LOCK_MODES.index, default=""),
         )
-        if self._has_new_file(number) or number not in self.after.relations:
-            return max(own | held, key=_LOCK_MODES.index, default=None)
+        if self._has_new_file(object_id) or object_id not in self.after.relations:
+            return max(own | earlier, key=_LOCK_MODES.index, default=None)
         if new is not None and _LOCK_MODES.index(new) > _LOCK_MODES.index(_STRONGEST_DML_MODE):
             return new
-        if old and self._has_new_definition(number):
+        if old and self._has_new_definition(object_id):
             return old
         weak = {
             mode
-            for mode in held
+            for mode in earlier
             if _LOCK_MODES.index(mode) <= _LOCK_MODES.index(_STRONGEST_DML_MODE)
         }
         return new or max(weak, key=_LOCK_MODES.index, default=None)
 
-    def _relation(self, number: int) -> _Relation:
-        """Under its new name, if it has one; a dropped one under its last."""
-        return self.after.relations.get(number) or self._before.relations[number]
+    def _relation(self, object_id: int) -> _Relation:
+        """The relation with its current name, or, if it was dropped, its last one."""
+        return self.after.relations.get(object_id) or self._before.relations[object_id]
 
-    def _kind(self, number: int) -> str:
-        is_known = number in self.after.relations or number in self._before.relations
-        return self._relation(number).kind if is_known else ""
+    def _kind(self, object_id: int) -> str:
+        is_known = object_id in self.after.relations or object_id in self._before.relations
+        return self._relation(object_id).kind if is_known else ""
 
-    def _is_affected(self, number: int) -> bool:
+    def _is_affected(self, object_id: int) -> bool:
         return (
-            any(which == number for which, _ in self.taken)
-            or any(self._rows(number))
-            or self._has_new_file(number)
-            or self._has_new_definition(number)
-            or number not in self.after.relations
+            any(which == object_id for which, _ in self.taken)
+            or any(self._rows(object_id))
+            or self._has_new_file(object_id)
+            or self._has_new_definition(object_id)
+            or object_id not in self.after.relations
         )
 
-    def _rows(self, number: int) -> tuple[int, ...]:
+    def _rows(self, object_id: int) -> tuple[int, ...]:
         """Rows inserted, updated, deleted and scanned.
 
-        A TRUNCATE has PostgreSQL forget what it counted in the table before.
+        A TRUNCATE resets the counts that PostgreSQL has for the table.
         """
-        now = self.after.counts.get(number, _NO_ROWS)
-        then = self._before.counts.get(number, _NO_ROWS)
+        now = self.after.counts.get(object_id, _NO_ROWS)
+        then = self._before.counts.get(object_id, _NO_ROWS)
         return tuple(max(0, a - b) for a, b in zip(now, then, strict=True))
 
-    def _has_new_file(self, number: int) -> bool:
-        then, now = self._before.relations.get(number), self.after.relations.get(number)
+    def _has_new_file(self, object_id: int) -> bool:
+        then, now = self._before.relations.get(object_id), self.after.relations.get(object_id)
         return then is not None and now is not None and then.file != now.file
 
-    def _has_new_definition(self, number: int) -> bool:
-        now = self.after.definitions.get(number)
-        return now is not None and now != self._before.definitions.get(number)
+    def _has_new_definition(self, object_id: int) -> bool:
+        now = self.after.definitions.get(object_id)
+        return now is not None and now != self._before.definitions.get(object_id)

@@ -1,4 +1,4 @@
-"""What a migration was seen to do while it was rehearsed."""
+"""The measured effects of a migration in a dry run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOCK_MODES = {
     "ExclusiveLock": "EXCLUSIVE",
     "AccessExclusiveLock": "ACCESS EXCLUSIVE",
 }
-"""Lock modes as ``pg_locks`` has them, and as the manual and ``LOCK TABLE`` do; weakest first."""
+"""Lock modes in ``pg_locks``, and in the manual and ``LOCK TABLE``; weakest first."""
 
 _STRENGTH = {mode: strength for strength, mode in enumerate(LOCK_MODES.values())}
 _BLOCKS_WRITES = _STRENGTH["SHARE"]
@@ -28,13 +28,13 @@ class RelationLock:
     """The strongest lock that a migration took on one relation.
 
     Attributes:
-        relation: Its name with its schema, quoted where it must be.
+        relation: Its name with its schema, quoted if necessary.
         kind: ``table``, ``index``, ``sequence``, ``view``, ...
-        mode: As the manual writes it: ``ACCESS EXCLUSIVE``.
-        is_new: Whether the rehearsal itself made the relation, so that nobody can wait for it.
-        since: The earlier migration of the same rehearsal that took it, "" for this one. What is
-            held already cannot be seen to be taken again, so whether this migration takes it too is
-            certain only where it rewrote or dropped the table.
+        mode: As in the manual: ``ACCESS EXCLUSIVE``.
+        is_new: Whether the dry run itself created the relation, so that no session waits for it.
+        since: The earlier migration of the same dry run that took it, "" for this one. A lock that
+            is held already does not show again in ``pg_locks``, so whether this migration takes it
+            too is certain only if it rewrote or dropped the table.
     """
 
     relation: str
@@ -50,7 +50,7 @@ class RelationLock:
 
     @property
     def blocks(self) -> tuple[str, ...]:
-        """Which of ``reads`` (SELECT) and ``writes`` (INSERT, UPDATE, DELETE) wait for it."""
+        """What waits for it: ``reads`` (SELECT), ``writes`` (INSERT, UPDATE, DELETE)."""
         if self.is_new or self.strength < _BLOCKS_WRITES:
             return ()
         return ("reads", "writes") if self.strength >= _BLOCKS_READS else ("writes",)
@@ -61,16 +61,16 @@ class TableChange:
     """What a migration did to one table, as PostgreSQL counted it in the transaction.
 
     Attributes:
-        table: Its name with its schema, quoted where it must be.
-        inserted: Rows; None where the server does not count (``track_counts`` is off).
+        table: Its name with its schema, quoted if necessary.
+        inserted: Rows; None if the server does not count (``track_counts`` is off).
         updated: Rows.
-        deleted: Rows; those that TRUNCATE takes away are not counted.
-        scanned: Rows read from its beginning to its end, as a validation or a new index does.
+        deleted: Rows; those that TRUNCATE removes are not counted.
+        scanned: Rows of sequential scans, such as a validation or a new index needs.
         rewritten: Whether it got a new file: a rewrite, or TRUNCATE.
-        bytes_before: With its indexes and TOAST; None where it was not there, or not to be seen.
-        bytes_after: The same before the rollback; None where the migration dropped it.
-        rows: About how many it had before the rehearsal, by the last ANALYZE; None without one.
-        is_new: Whether the rehearsal itself made it.
+        bytes_before: With indexes and TOAST; None if it did not exist or could not be read.
+        bytes_after: The same before the rollback; None if the migration dropped it.
+        rows: The estimated row count before the dry run, by the last ANALYZE; None without one.
+        is_new: Whether the dry run itself created it.
     """
 
     table: str
@@ -86,7 +86,7 @@ class TableChange:
 
     @property
     def dead_rows(self) -> int:
-        """Row versions that stay in the table's file after the rollback, until it is vacuumed."""
+        """Row versions that remain in the table's file after the rollback, until VACUUM."""
         if self.is_new or self.rewritten:
             return 0
         return (self.inserted or 0) + (self.updated or 0)
@@ -94,11 +94,11 @@ class TableChange:
 
 @dataclass(frozen=True, slots=True)
 class MigrationEffects:
-    """One migration, rehearsed.
+    """The effects of one migration in a dry run.
 
     Attributes:
-        seconds: That its script and the check of deferred constraints took.
-        locks: The strongest one on each relation that it touched, strongest first.
+        seconds: The duration of its script and the check of deferred constraints.
+        locks: The strongest lock on each relation, strongest first.
         tables: Each table that it locked, read or changed.
     """
 
@@ -109,12 +109,12 @@ class MigrationEffects:
 
 @dataclass(frozen=True, slots=True)
 class AdvancedSequence:
-    """A sequence that the rehearsal drew from: numbers that are used up, rolled back or not.
+    """A sequence from which the dry run took numbers, which no rollback returns.
 
     Attributes:
         sequence: Its name with its schema.
-        before: Last value before; None if it had given none, or may not be read.
-        after: Last value after the rollback.
+        before: The last value before; None if there was none, or if it may not be read.
+        after: The last value after the rollback.
     """
 
     sequence: str

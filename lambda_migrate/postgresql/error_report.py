@@ -1,4 +1,4 @@
-"""A PostgreSQL error told as a person reads it: file, line, caret, hint, next step."""
+"""Turns a PostgreSQL error into a `MigrationFailed` with file, line, caret, hint and next step."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _DATA_EXCEPTION = "22"
 _QUOTED = re.compile(
     r'(?:"|\u00bb|\u00ab|\u201e|\u201c).*(?:"|\u00ab|\u00bb|\u201c|\u201d)', re.DOTALL
 )
-"""From the first quotation mark to the last, as a value may hold some; other languages have others.
-"""
+"""From the first quotation mark to the last, as a value may contain some. Translated messages use
+other marks."""
 
 
 def failure_of(
@@ -37,15 +37,15 @@ def failure_of(
     completed: int | None,
     overdue: bool,
 ) -> MigrationFailed:
-    """The failure of a script.
+    """The error for a script that failed.
 
     Args:
-        error: What the server said.
-        script: What was running.
+        error: The server's error.
+        script: The script that was running.
         name: The migration's name.
         path: Its file, or the name again for a stored down script.
-        completed: How many of its statements had finished, for errors without a position; None
-            where it was a statement of ours that failed, whose position is none in the script.
+        completed: How many of its statements had finished, for errors without a position; None if
+            one of the library's statements failed, whose position is not in the script.
         overdue: Whether the deadline cancelled it.
     """
     message = _message(error, overdue=overdue)
@@ -71,8 +71,8 @@ def failure_of(
 
 
 def overdue_cause() -> str:
-    """The cause of a failure that the deadline brought about."""
-    return "it was still running when the deadline came, and was cancelled"
+    """The cause of a failure at the deadline."""
+    return "it was still running when the deadline passed, and was cancelled"
 
 
 def _message(error: PostgresError, *, overdue: bool) -> str:
@@ -82,7 +82,7 @@ def _message(error: PostgresError, *, overdue: bool) -> str:
 
 
 def _hide_quoted_data(message: str, sqlstate: str) -> str:
-    """The message as it may go to logs, alarms and the lease table."""
+    """The message without data values, for logs, alarms and the lease table."""
     return _QUOTED.sub('"***"', message) if sqlstate.startswith(_DATA_EXCEPTION) else message
 
 
@@ -108,7 +108,7 @@ def _source_lines(
 
 
 def _start_of_statement(script: Script, completed: int) -> int | None:
-    """Where the statement begins that failed without saying where, from 1."""
+    """Where the failed statement begins, from 1, for an error without a position."""
     statements = split(script.sql)
     if completed >= len(statements):
         return None
@@ -119,7 +119,7 @@ def _next_step(error: PostgresError, *, overdue: bool) -> str:
     if overdue and error.sqlstate in (QUERY_CANCELED, TRANSACTION_TIMEOUT):
         return (
             "give the function a longer timeout, split the migration, or run it with "
-            "`lambda-migrate up` from a place without a deadline"
+            "`lambda-migrate up`, which has no such deadline"
         )
     if error.sqlstate == ACTIVE_TRANSACTION and error.message.startswith("SET TRANSACTION"):
         return "remove it: a migration runs READ COMMITTED in the transaction that checks the fence"
@@ -127,11 +127,11 @@ def _next_step(error: PostgresError, *, overdue: bool) -> str:
 
 
 _NEXT_STEPS = {
-    "55P03": "a lock was not to be had in time; see who holds it in pg_locks, or raise "
+    "55P03": "another session held a lock for too long; find it in pg_locks, or raise "
     "LAMBDA_MIGRATE_LOCK_TIMEOUT_SECONDS",
-    "42501": "grant the migrating role what it lacks, or run the migration as the owner",
+    "42501": "grant the migrating role the missing privilege, or run the migration as the owner",
     ACTIVE_TRANSACTION: "put the statement into a file of its own marked "
     "`-- migrate:up transaction:false`",
-    "42P07": "the object exists already; if the database was made by other means, see "
+    "42P07": "the object exists already; if the database was not created by lambda-migrate, see "
     "`lambda-migrate baseline`",
 }

@@ -134,10 +134,10 @@ class FencedConnection:
         self.is_aborted = False
         self.identity = ""
         """See `FencedSession.identity`."""
-        self.distrusted = ""
-        """See `FencedSession.distrusted`."""
-        self.is_separate = False
-        """See `FencedSession.is_separate`."""
+        self.distrusted_identity = ""
+        """See `FencedSession.distrusted_identity`."""
+        self.is_new_or_copy = False
+        """See `FencedSession.is_new_or_copy`."""
         self.is_direct = False
         self.on_reattached: Callable[[Deadline], None] = _ignore
         self._open = open_connection
@@ -624,12 +624,12 @@ class FencedConnection:
                     f"{self.identity}); nothing was applied there"
                 )
             return self.identity
-        self.is_separate = row.is_copy or (row.token, row.owner) == (0, "")
+        self.is_new_or_copy = row.is_copy or (row.token, row.owner) == (0, "")
         if row.is_copy:
             return str(uuid4())
         if is_behind_last_completion(row, self.grant.completions):
             # Either restored in place, or a copy of the whole cluster: which one is unknown.
-            self.distrusted = row.identity
+            self.distrusted_identity = row.identity
             return str(uuid4())
         return row.identity
 
@@ -722,7 +722,7 @@ def read_fence_row(row: list[Any]) -> FenceRow:
         owner=fields["owner"],
         environment=fields["environment"],
         identity=fields["identity"],
-        system=fields["system"],
+        confirmed_system=fields["system"],
         live_system=row[1],
     )
 
@@ -736,7 +736,7 @@ def _require_layout(layout: int | str | None) -> None:
         f"the database's lambda-migrate tables have {known}, and this version of the library "
         f"supports layout {LAYOUT} only; nothing was changed. "
         + (
-            "Deploy the newer version of the library"
+            "Deploy the newer library"
             if is_newer
             else "They cannot be converted: drop their schema, then mark the applied migrations "
             "with `lambda-migrate baseline VERSION`"

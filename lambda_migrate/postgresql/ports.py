@@ -1,4 +1,4 @@
-"""The port to the database that is migrated: `postgres` is the real one, `testing` has a fake."""
+"""The port to the database: `database` implements it for PostgreSQL, `testing` in memory."""
 
 from __future__ import annotations
 
@@ -31,19 +31,18 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class LeaseGrant:
-    """Under which right a holder works: it stands in every history row it writes.
+    """What a holder received with the lease; each history row that it writes records it.
 
     Attributes:
         target: The item in the lease table.
         fence: The fencing token.
-        owner: Who holds the lease.
-        environment: ``staging``, ``production``: stamped by the first run, then compared.
+        owner: The holder of the lease.
+        environment: ``staging``, ``production``: stored by the first run, compared by later ones.
         request_id: The invocation's id, for the history.
-        restamps_environment: Accept a database stamped with another environment, and stamp it
-            with this one.
+        restamps_environment: Accept a database of another environment, and store this one.
         completions: Identity -> token and owner of the last holder that completed there, as the
-            lease table has them. A database of that identity that has not seen them is a copy, or
-            was restored to an earlier state.
+            lease table has them. A database with that identity and an older token is a copy, or was
+            restored to an earlier state.
     """
 
     target: str
@@ -57,38 +56,36 @@ class LeaseGrant:
 
 @dataclass(frozen=True, slots=True)
 class FenceRow:
-    """The fence as it is in the database.
+    """The fence row of a database.
 
     Attributes:
-        token: The highest token seen.
+        token: The highest token that was accepted.
         owner: The holder that set it.
-        environment: What the database is stamped with.
-        identity: The UUID that the row was made with.
-        system: Cluster and database in which the identity was last confirmed, or "".
-        live_system: Cluster and database that were asked; without the cluster where the role may
-            not read its identifier.
+        environment: The environment that the database belongs to.
+        identity: The database's UUID, created with the row.
+        confirmed_system: Cluster and database for which the identity was last confirmed, or "".
+        live_system: The current cluster and database; without the cluster if the role may not read
+            its identifier.
     """
 
     token: int
     owner: str
     environment: str
     identity: str
-    system: str = ""
+    confirmed_system: str = ""
     live_system: str = ""
 
     @property
     def is_copy(self) -> bool:
         """Whether the row came here with a dump, a template or a restore into another cluster."""
-        pairs = zip(self.system.split("/"), self.live_system.split("/"), strict=False)
-        return any(stored and live and stored != live for stored, live in pairs)
+        confirmed, live = self.confirmed_system.split("/"), self.live_system.split("/")
+        return any(a and b and a != b for a, b in zip(confirmed, live, strict=False))
 
     @property
-    def confirmed_system(self) -> str:
-        """What to store: a role that may not read the cluster's identifier does not forget it."""
-        (stored, _, _), (live, _, database) = (
-            self.system.partition("/"),
-            self.live_system.partition("/"),
-        )
+    def system_to_store(self) -> str:
+        """The live system; the stored cluster, if the role may not read its identifier."""
+        stored, _, _ = self.confirmed_system.partition("/")
+        live, _, database = self.live_system.partition("/")
         return f"{live or ('' if self.is_copy else stored)}/{database}"
 
 
@@ -96,8 +93,8 @@ def require_environment(stamped: str, environment: str) -> None:
     """Refuse a database that belongs to another environment.
 
     Args:
-        stamped: The environment that the database has; "" before the first run.
-        environment: The one that is configured; "" if none is.
+        stamped: The database's environment; "" before the first run.
+        environment: The configured environment; "" if none is configured.
 
     Raises:
         ConfigurationError: They differ.
@@ -113,7 +110,7 @@ def require_environment(stamped: str, environment: str) -> None:
 
 
 def is_behind_last_completion(row: FenceRow, completions: Mapping[str, tuple[int, str]]) -> bool:
-    """Whether the database has not seen the last holder that completed under its identity."""
+    """Whether the fence is older than the last completion recorded for its identity."""
     if row.identity not in completions:
         return False
     token, owner = completions[row.identity]
@@ -122,13 +119,13 @@ def is_behind_last_completion(row: FenceRow, completions: Mapping[str, tuple[int
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """A database as one short connection found it, without a fence.
+    """The state of a database, read through one short connection.
 
     Attributes:
         history: Every row, in the order of versions.
-        fence: None where our tables are not there.
-        has_active_holder: Whether a holder is at work on it.
-        is_replica: Whether the server is in recovery, so that what it shows may be old.
+        fence: None if the library's tables do not exist.
+        has_active_holder: Whether a holder is working on it.
+        is_replica: Whether the server is in recovery, so that its data may be outdated.
     """
 
     history: tuple[HistoryRow, ...] = ()
@@ -138,7 +135,7 @@ class Inspection:
 
 
 class StaleFencingToken(Exception):
-    """PostgreSQL has seen a token at least as high as the one offered.
+    """PostgreSQL has accepted a token at least as high as the one offered.
 
     Attributes:
         current_token: That token.
@@ -146,83 +143,83 @@ class StaleFencingToken(Exception):
 
     def __init__(self, current_token: int) -> None:
         self.current_token = current_token
-        super().__init__(f"PostgreSQL has seen fencing token {current_token}")
+        super().__init__(f"PostgreSQL has accepted fencing token {current_token}")
 
 
 class FencedSession(Protocol):
-    """A database under one holder's fence: one connection, open until `close`.
+    """A holder's session on the database, open until `close`.
 
-    Every method raises `LeaseLost` once a higher token was seen, `DatabaseUnavailable` when
-    PostgreSQL cannot be reached before the deadline, and nothing else that is not named here.
+    Every method raises `LeaseLost` after a higher token was accepted, `DatabaseUnavailable` if
+    PostgreSQL cannot be reached before the deadline, and otherwise only what it names.
     """
 
     @property
     def identity(self) -> str:
-        """The database's own UUID; a copy was given one of its own by the takeover."""
+        """The database's UUID; the takeover gives a copy a new one."""
 
     @property
-    def is_separate(self) -> bool:
-        """Whether it had no fence before the takeover, or is a copy that is recognized as one."""
+    def is_new_or_copy(self) -> bool:
+        """Whether the database had no fence before the takeover, or is recognized as a copy."""
 
     @property
-    def distrusted(self) -> str:
+    def distrusted_identity(self) -> str:
         """The identity whose record in the lease table may be outdated, or ""."""
 
     def read_history(self) -> list[HistoryRow]:
-        """Every row, in the order of versions."""
+        """Read every row, in the order of versions."""
 
     def read_other_histories(self) -> list[OtherHistory]:
-        """What other migration tools' tables in this database say, in every schema."""
+        """Read the history tables of other migration tools, in every schema."""
 
     def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
         """Run the up script and write its history row, together or not at all.
 
-        A non-transactional one is settled first if it is in doubt.
+        A non-transactional migration in doubt is settled first.
 
         Args:
-            migration: What to apply.
+            migration: The migration to apply.
             digest: The chain digest that ends with it.
             deadline: PostgreSQL cancels what is not done by then.
 
         Returns:
-            Milliseconds that it took; of a commit in doubt, what its history row says.
+            The duration in milliseconds; after a commit in doubt, the one in the history row.
 
         Raises:
-            MigrationFailed: Nothing of it was committed.
-            RepairRequired: A non-transactional one is in doubt: it was interrupted, or failed and
-                may have committed a part.
+            MigrationFailed: It was rolled back.
+            RepairRequired: A non-transactional migration was interrupted, or failed and may have
+                committed a part.
         """
 
     def roll_back(self, row: HistoryRow, deadline: Deadline) -> int:
-        """Run the stored down script and remove the history row, together or not at all.
+        """Run the stored down script and delete the history row, together or not at all.
 
-        A row in doubt is settled first; if it is gone then, nothing is run.
+        A row in doubt is settled first; if that deletes it, nothing is run.
 
         Raises:
-            MigrationFailed: Nothing of it was committed, or there is no down script.
-            RepairRequired: As of `apply`.
+            MigrationFailed: The rollback itself was rolled back, or there is no down script.
+            RepairRequired: As in `apply`.
         """
 
     def settle(self, row: HistoryRow, deadline: Deadline) -> None:
-        """Bring a row in doubt to an end: complete it, or undo it so that it is pending again.
+        """Complete a row in doubt, or undo it so that its migration is pending again.
 
         Raises:
-            RepairRequired: What happened cannot be told apart.
+            RepairRequired: The outcome cannot be determined.
         """
 
     def record_applied(
         self, migrations: Sequence[tuple[Migration, str]], *, baseline: bool
     ) -> None:
-        """Declare migrations (with their chain digests) applied, without running them.
+        """Mark migrations (with their chain digests) as applied, without running them.
 
-        A row that exists is stamped anew: checksum, name, digest, down script, ``applied``.
+        An existing row is updated: checksum, name, digest, down script, ``applied``.
         """
 
     def delete_rows(self, versions: Sequence[int]) -> None:
-        """Remove rows without running anything: what they named is pending again."""
+        """Delete history rows without running anything; their migrations are pending again."""
 
     def abort(self) -> None:
-        """End the running statement from another thread; whoever runs it gets `LeaseLost`."""
+        """End the running statement from another thread; its caller gets `LeaseLost`."""
 
     def close(self) -> None:
         """Close the connection. Idempotent."""
@@ -238,39 +235,38 @@ class FencedSession(Protocol):
 
 
 class DryRunSession(Protocol):
-    """One transaction in which migrations run one after the other, and which is never committed.
+    """One transaction that runs migrations one after the other and is never committed.
 
-    While it is open it holds every lock that they take, and the fence row: nobody can migrate.
-    Neither the token nor the environment's stamp is changed. It raises what a `FencedSession` does.
+    While it is open it holds every lock that they take, and the fence row, so no process can
+    migrate. It changes neither token nor environment. It raises what a `FencedSession` does.
     """
 
     def begin(self, deadline: Deadline) -> None:
         """Begin again, after rolling back what is open; `Database.begin_dry_run` began first.
 
         Raises:
-            LeaseHeld: Somebody is migrating.
+            LeaseHeld: Another process is migrating.
         """
 
     def read_history(self) -> list[HistoryRow]:
-        """Every row as it was before the rehearsal, in the order of versions; [] on a first run."""
+        """Every row as it was before the dry run, in the order of versions; [] on a first run."""
 
     def run_migration(self, migration: Migration, deadline: Deadline) -> MigrationEffects:
-        """Run a transactional up script after those before it, and measure it.
+        """Run a transactional up script after the earlier ones, and measure it.
 
         Raises:
-            MigrationFailed: As `FencedSession.apply` would; nothing of it is left, and what ran
-                before it still stands, so that the next one can be run, unless the script ended
-                the transaction.
+            MigrationFailed: As `FencedSession.apply` would. It was rolled back; the earlier ones
+                still count, so the next one can run, unless the script ended the transaction.
         """
 
     def roll_back(self) -> tuple[AdvancedSequence, ...]:
-        """Roll everything back, and make sure of it.
+        """Roll everything back, and confirm it with PostgreSQL.
 
         Returns:
-            Sequences that gave out numbers, which no rollback takes back.
+            Sequences that gave out numbers, which no rollback undoes.
 
         Raises:
-            RepairRequired: PostgreSQL says that the transaction was not rolled back.
+            RepairRequired: PostgreSQL reports that the transaction was not rolled back.
         """
 
     def abort(self) -> None:
@@ -290,51 +286,52 @@ class DryRunSession(Protocol):
 
 
 class Database(Protocol):
-    """A PostgreSQL database that has, or will have, our schema."""
+    """A PostgreSQL database that has, or will have, the library's schema."""
 
     @property
     def fingerprint(self) -> str:
         """Its address, without secrets: ``host:port/name`` or a secret's ARN.
 
-        It names our schema too, where that is not the default one.
+        It includes the library's schema unless that is the default one.
         """
 
     def inspect(self, deadline: Deadline) -> Inspection:
-        """CatalogFinding through one short connection, without a fence."""
+        """Read the state of the database through one short connection, without taking over."""
 
     def read_history(self, deadline: Deadline) -> list[HistoryRow]:
-        """As `inspect`, the history alone; [] if there is none."""
+        """The history of `inspect`; [] if there is none."""
 
     def take_over(
         self, grant: LeaseGrant, deadline: Deadline, *, evict: bool = True
     ) -> FencedSession:
-        """Connect, create what is missing, and make ``grant`` the only one that can commit.
+        """Connect, create missing tables, and make ``grant`` the only one that can commit.
 
         Args:
-            grant: The right to work; its fence must be higher than any seen before.
-            deadline: For connecting and for everything the holder does.
-            evict: End the backends of older holders. False: `LeaseHeld` if one is alive.
+            grant: The holder's grant; its fencing token must be higher than any accepted before.
+            deadline: For connecting and for everything that the holder does.
+            evict: End the backends of older holders. If False, raise `LeaseHeld` while one is
+                alive.
 
         Raises:
-            StaleFencingToken: Its fence is not higher.
-            ConfigurationError: Another environment's database, or a privilege is missing.
-            DatabaseUnavailable: Not reached before the deadline.
+            StaleFencingToken: Its token is not higher.
+            ConfigurationError: It is another environment's database, or a privilege is missing.
+            DatabaseUnavailable: PostgreSQL was not reached before the deadline.
             LeaseHeld: An older holder is alive and ``evict`` is False.
         """
 
     def begin_dry_run(self, grant: LeaseGrant, deadline: Deadline) -> DryRunSession:
-        """Connect, and begin a transaction that will be rolled back; commits nothing.
+        """Connect, and begin a transaction that will be rolled back.
 
-        No holder's backend is ended for it. A successor ends ours.
+        It ends no holder's backend. A successor may end its backend.
 
         Args:
-            grant: The right to work; its fence must be higher than any seen before.
-            deadline: For connecting and for all of it.
+            grant: The holder's grant; its fencing token must be higher than any accepted before.
+            deadline: For connecting and for the whole dry run.
 
         Raises:
-            StaleFencingToken: Its fence is not higher.
-            ConfigurationError: Another environment's database, or a privilege is missing.
-            DatabaseUnavailable: Not reached before the deadline.
+            StaleFencingToken: Its token is not higher.
+            ConfigurationError: It is another environment's database, or a privilege is missing.
+            DatabaseUnavailable: PostgreSQL was not reached before the deadline.
             LeaseHeld: A holder is alive.
         """
 

@@ -282,7 +282,7 @@ class Queries:
             UPDATE {self._fence} SET
                 token = {literal(grant.fence)}, owner = {literal(grant.owner)},
                 target = {literal(grant.target)}, environment = {literal(grant.environment)},
-                identity = {literal(identity)}, system = {literal(seen.confirmed_system)},
+                identity = {literal(identity)}, system = {literal(seen.system_to_store)},
                 backend_pid = pg_backend_pid(), taken_at = clock_timestamp()
             WHERE {self._may_take(grant)}
               AND (environment IN ('', {literal(grant.environment)})
@@ -495,7 +495,7 @@ class Queries:
         digest: str,
         grant: LeaseGrant,
         *,
-        found: Sequence[int] | None = None,
+        object_ids: Sequence[int] | None = None,
     ) -> str:
         """Insert the intent row of a non-transactional migration; returns a row if it is in place.
 
@@ -506,14 +506,14 @@ class Queries:
             migration: The migration that is about to run.
             digest: The chain digest that ends with it.
             grant: The holder's grant.
-            found: See `HistoryRow.found`.
+            object_ids: See `HistoryRow.object_ids`.
         """
         up = migration.up
         return f"""
             INSERT INTO {self._history}
                 ({_WRITTEN_COLUMNS}, state, started_at, up, up_repeatable, found)
             VALUES ({_row_values(migration, digest, grant)}, 'started', clock_timestamp(),
-                    {literal(up.sql)}, {literal(up.repeatable)}, {_object_ids_literal(found)})
+                    {literal(up.sql)}, {literal(up.repeatable)}, {_object_ids_literal(object_ids)})
             ON CONFLICT (version) DO UPDATE SET state = 'started'
             WHERE history.state = 'started' AND history.fence = {literal(grant.fence)}
               AND history.owner = {literal(grant.owner)}
@@ -527,10 +527,11 @@ class Queries:
                 duration_ms = extract(epoch FROM clock_timestamp() - started_at) * 1000
             WHERE version = {_version_literal(version)} RETURNING duration_ms"""
 
-    def mark_rolling_back(self, version: int, *, found: Sequence[int] | None = None) -> str:
-        """Turn a row into the intent to run its down script; ``found`` as in `insert_started`."""
+    def mark_rolling_back(self, version: int, *, object_ids: Sequence[int] | None = None) -> str:
+        """Turn a row into the intent to run its down script; see `insert_started`."""
         return f"""
-            UPDATE {self._history} SET state = 'reverting', found = {_object_ids_literal(found)}
+            UPDATE {self._history}
+            SET state = 'reverting', found = {_object_ids_literal(object_ids)}
             WHERE version = {_version_literal(version)}"""
 
     def restore_applied(self, version: int) -> str:
@@ -667,9 +668,9 @@ def _down_values(script: Script | None) -> tuple[str | None, int | None, bool | 
     return script.sql, script.line, script.transactional, script.repeatable
 
 
-def _object_ids_literal(found: Sequence[int] | None) -> str:
+def _object_ids_literal(object_ids: Sequence[int] | None) -> str:
     """Object ids as the column ``found`` stores them; NULL if they were not read."""
-    return literal(None if found is None else " ".join(map(str, found)))
+    return literal(None if object_ids is None else " ".join(map(str, object_ids)))
 
 
 def _iso_timestamp(column: str) -> str:

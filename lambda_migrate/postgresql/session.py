@@ -1,4 +1,4 @@
-"""A database under one holder's fence: the real `FencedSession`."""
+"""The session of a holder on a real PostgreSQL: the real `FencedSession`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class PostgreSQLSession:
 
     Args:
         fenced: The connection.
-        deadline: For what has no deadline of its own.
+        deadline: For calls without a deadline of their own.
     """
 
     def __init__(self, fenced: FencedConnection, deadline: Deadline) -> None:
@@ -47,20 +47,20 @@ class PostgreSQLSession:
         return self._fenced.identity
 
     @property
-    def is_separate(self) -> bool:
-        """See `FencedSession.is_separate`."""
-        return self._fenced.is_separate
+    def is_new_or_copy(self) -> bool:
+        """See `FencedSession.is_new_or_copy`."""
+        return self._fenced.is_new_or_copy
 
     @property
-    def distrusted(self) -> str:
-        """See `FencedSession.distrusted`."""
-        return self._fenced.distrusted
+    def distrusted_identity(self) -> str:
+        """See `FencedSession.distrusted_identity`."""
+        return self._fenced.distrusted_identity
 
     def read_history(self) -> list[HistoryRow]:
         """See `FencedSession.read_history`.
 
         Raises:
-            DatabaseUnavailable: A row that this holder has seen or written vanished or changed.
+            DatabaseUnavailable: A row that this holder has read or written is missing or changed.
         """
         rows = self._run_own_statement(lambda: self._read_unchanged(self._deadline))
         self._known_rows = {row.version: row for row in rows}
@@ -78,7 +78,7 @@ class PostgreSQLSession:
 
     def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
         """See `FencedSession.apply`."""
-        self._known_rows.pop(migration.version, None)  # a connection may break in the middle
+        self._known_rows.pop(migration.version, None)  # the connection may break meanwhile
         if migration.up.transactional:
             milliseconds = apply_in_transaction(self._fenced, migration, digest, deadline)
         else:
@@ -94,15 +94,14 @@ class PostgreSQLSession:
     def roll_back(self, row: HistoryRow, deadline: Deadline) -> int:
         """See `FencedSession.roll_back`."""
         self._known_rows.pop(row.version, None)
-        is_outside = row.down is not None and not row.down.transactional
-        if is_outside:
+        is_transactional = row.down is None or row.down.transactional
+        if not is_transactional:
             self._require_direct(row.name, deadline)
-        may_be_in_doubt = row.state is not RowState.APPLIED or is_outside
+        may_be_in_doubt = row.state is not RowState.APPLIED or not is_transactional
         if may_be_in_doubt and not self._settle_if_in_doubt(row.version, deadline):
             return 0
-        if row.down is None or row.down.transactional:
+        if is_transactional:
             return roll_back_in_transaction(self._fenced, row, deadline)
-        self._require_direct(row.name, deadline)
         return roll_back_non_transactional(self._fenced, row, deadline)
 
     def settle(self, row: HistoryRow, deadline: Deadline) -> None:
@@ -111,16 +110,16 @@ class PostgreSQLSession:
         settle(self._fenced, row, deadline)
 
     def _settle_if_in_doubt(self, version: int, deadline: Deadline) -> bool:
-        """Settle the version's row if it is in doubt; whether there is a row then."""
-        state = self._state_of(version, deadline)
+        """Settle the version's row if it is in doubt; returns whether a row exists afterwards."""
+        state = self._read_state(version, deadline)
         if state in (None, RowState.APPLIED.value):
             return state is not None
         for row in self.read_history():
             if row.version == version:
                 self.settle(row, deadline)
-        return self._state_of(version, deadline) is not None
+        return self._read_state(version, deadline) is not None
 
-    def _state_of(self, version: int, deadline: Deadline) -> str | None:
+    def _read_state(self, version: int, deadline: Deadline) -> str | None:
         read = self._fenced.queries.read_row(version)
         rows = self._run_own_statement(lambda: self._fenced.read(read, deadline))
         return rows[0][0] if rows else None
@@ -166,17 +165,17 @@ class PostgreSQLSession:
         self.close()
 
     def _require_direct(self, name: str, deadline: Deadline) -> None:
-        """Refuse before anything is written what must not run through a pooler."""
+        """Refuse a non-transactional migration behind a pooler, before anything is written."""
         self._run_own_statement(lambda: self._fenced.require_direct(name, deadline))
 
     def _read_unchanged(self, deadline: Deadline) -> list[HistoryRow]:
-        """The history; only this holder may write it, so that it holds what was seen before."""
+        """Read the history, and check the rows that this holder, its only writer, knows."""
         rows = self._fenced.read(self._fenced.queries.read_history(), deadline)
         history = parse_history_rows(rows)
-        now = {row.version: _compared_fields(row) for row in history}
+        current = {row.version: _compared_fields(row) for row in history}
         for version, row in self._known_rows.items():
-            if now.get(version) != _compared_fields(row):
-                raise DatabaseUnavailable(_lost_commit_message(row, is_there=version in now))
+            if current.get(version) != _compared_fields(row):
+                raise DatabaseUnavailable(_lost_commit_message(row, exists=version in current))
         return history
 
     def _require_unchanged(self, deadline: Deadline) -> None:
@@ -186,7 +185,7 @@ class PostgreSQLSession:
         self._run_own_statement(lambda: self._fenced.write(f"{writes}; SELECT 1", self._deadline))
 
     def _run_own_statement(self, act: Callable[[], Any]) -> Any:
-        """Run a statement of ours; try once more on a new connection."""
+        """Run one of the library's statements, once more on a new connection if this one breaks."""
         try:
             try:
                 return act()
@@ -206,17 +205,17 @@ def _compared_fields(row: HistoryRow) -> tuple[object, ...]:
     return row.name, row.checksum, row.digest, row.state
 
 
-def _lost_commit_message(row: HistoryRow, *, is_there: bool) -> str:
-    what = "has changed" if is_there else "is gone"
+def _lost_commit_message(row: HistoryRow, *, exists: bool) -> str:
     return (
-        f"the history row of {row.name} was committed and {what} now: PostgreSQL has lost commits "
-        "that it had acknowledged (a failover to a replica that was behind, or a crash without "
-        "fsync); nothing was applied above it, and the next attempt starts from what is there"
+        f"the history row of {row.name} was committed and {'has changed' if exists else 'is gone'} "
+        "now: PostgreSQL has lost commits that it had acknowledged (a failover to a replica that "
+        "lagged behind, or a crash without fsync); nothing was applied after it, and the next "
+        "attempt continues from the current history"
     )
 
 
 def parse_history_rows(rows: list[list[Any]]) -> list[HistoryRow]:
-    """The rows of `Queries.read_history`, in the order of versions."""
+    """Parse the rows of `Queries.read_history`, in the order of versions."""
     return sorted(map(_parse_history_row, rows), key=lambda row: row.version)
 
 
@@ -246,19 +245,19 @@ def _parse_history_row(row: list[Any]) -> HistoryRow:
         baseline=row[10],
         up=up,
         down=down,
-        found=None if row[17] is None else tuple(map(int, row[17].split())),
+        object_ids=None if row[17] is None else tuple(map(int, row[17].split())),
     )
 
 
 def _parse_version(version: str) -> int:
-    """A version of our own format; the table has room for those of others.
+    """Parse a version of the library's own format; the table may hold versions of other tools.
 
     Raises:
-        ConfigurationError: It is of another format.
+        ConfigurationError: The version is not a number.
     """
     if not (version.isascii() and version.isdigit()):
         raise ConfigurationError(
-            f"the history holds version {version!r}, which is not a number: another source of "
-            "migrations wrote it, which this version of the library does not read"
+            f"the history contains version {version!r}, which is not a number: another source of "
+            "migrations wrote it, which this version of the library does not support"
         )
     return int(version)

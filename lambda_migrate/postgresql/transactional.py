@@ -1,4 +1,4 @@
-"""The apply loop of one transactional migration: its effects and its history row, or neither."""
+"""Transactional migrations: a script and its history row, committed together or not at all."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ __all__ = [
 ]
 
 RETRYABLE_SQLSTATES = frozenset({"55P03", "40P01", "40001"})
-"""Lock not available, deadlock, serialization failure: the next time it may succeed."""
+"""Lock not available, deadlock, serialization failure: a retry may succeed."""
 
 MAX_CONNECTION_LOSSES = 5
-"""A script whose connection breaks this often in a row is what breaks it."""
+"""If the connection breaks this often during a script, the script is assumed to be the cause."""
 
 
 def require_migration(migration: Migration) -> None:
-    """Refuse a migration whose script cannot run, or whose history row could not be written.
+    """Refuse a migration whose script cannot run, or whose history row cannot be stored.
 
     Raises:
-        MigrationFailed: With every fault and its line.
+        MigrationFailed: Names every fault and its line.
     """
     path = migration.path or migration.name
     require_runnable(migration.up, name=migration.name, path=path)
@@ -48,10 +48,10 @@ def require_migration(migration: Migration) -> None:
 
 
 def require_runnable(script: Script, *, name: str, path: str) -> None:
-    """Refuse a script that would end its own transaction, or that has no client to talk to.
+    """Refuse a script that would end its transaction, or that needs a client such as psql.
 
     Raises:
-        MigrationFailed: With every fault and its line.
+        MigrationFailed: Names every fault and its line.
     """
     faults = _find_unsendable(script, path=path) or check_script(script, path=path)
     if faults:
@@ -59,13 +59,13 @@ def require_runnable(script: Script, *, name: str, path: str) -> None:
 
 
 def _find_unsendable(script: Script, *, path: str) -> list[str]:
-    """Characters that files cannot hold, `migrations.directory` sees to that, but code can."""
+    """Find characters that PostgreSQL cannot store; migrations made in code may contain some."""
     match = _UNSENDABLE.search(script.sql)
     if match is None:
         return []
     line = script.line + script.sql.count("\n", 0, match.start())
     what = "a NUL" if match[0] == "\0" else "half a surrogate pair"
-    return [f"{path}:{line}: {what} at offset {match.start()}, which PostgreSQL cannot hold"]
+    return [f"{path}:{line}: {what} at offset {match.start()}, which PostgreSQL cannot store"]
 
 
 _UNSENDABLE = re.compile("[\0\ud800-\udfff]")
@@ -88,11 +88,11 @@ def apply_in_transaction(
 
 
 def roll_back_in_transaction(fenced: FencedConnection, row: HistoryRow, deadline: Deadline) -> int:
-    """Revert one migration by its stored down script; see `FencedSession.roll_back`."""
+    """Roll back one migration by its stored down script; see `FencedSession.roll_back`."""
     script = row.down
     if script is None:
         raise MigrationFailed(
-            "it was applied without a down script; write one in a new migration instead",
+            "it was applied without a down script; write a new migration that undoes it",
             migration=row.name,
         )
     path = f"{row.name} (stored down script)"
@@ -106,7 +106,7 @@ def roll_back_in_transaction(fenced: FencedConnection, row: HistoryRow, deadline
 
 
 class _RetryableFailure(Exception):
-    """The attempt left nothing behind, and the next one may succeed."""
+    """An attempt was rolled back, and the next one may succeed."""
 
     def __init__(self, failure: MigrationFailed) -> None:
         self.failure = failure
@@ -114,7 +114,7 @@ class _RetryableFailure(Exception):
 
 
 class _ScriptRunner:
-    """Attempts at one script until it is committed, fails for good, or time is over."""
+    """Runs one script until it is committed, fails permanently, or the deadline passes."""
 
     def __init__(
         self, fenced: FencedConnection, script: Script, *, name: str, path: str, deadline: Deadline
@@ -125,7 +125,7 @@ class _ScriptRunner:
         self._path = path
         self._deadline = deadline
         self._lost_connections = 0
-        self._before: MigrationFailed | None = None
+        self._last_failure: MigrationFailed | None = None
 
     def run_until_done(self, write: str, read_duration_if_done: Callable[[], int | None]) -> int:
         """Run the script with ``write`` in its transaction; returns milliseconds.
@@ -153,8 +153,8 @@ class _ScriptRunner:
 
     def _attempt(self, write: str, read_duration_if_done: Callable[[], int | None]) -> int:
         if self._deadline.is_over:
-            # What it failed of before says more than that time is over.
-            raise self._before or MigrationFailed(
+            # The previous failure says more than that the deadline has passed.
+            raise self._last_failure or MigrationFailed(
                 "the deadline has passed", migration=self._name, is_timeout=True
             )
         try:
@@ -165,7 +165,7 @@ class _ScriptRunner:
                     return done
             return self._run_once(write)
         except _RetryableFailure as again:
-            self._before = again.failure
+            self._last_failure = again.failure
             raise
         except ConnectionLost as lost:
             raise self._lost(lost) from lost
@@ -190,11 +190,11 @@ class _ScriptRunner:
         return _RetryableFailure(failure) if error.sqlstate in RETRYABLE_SQLSTATES else failure
 
     def _lost(self, lost: ConnectionLost) -> Exception:
-        """Our own abort and a successor's takeover end it; anything else is tried again."""
+        """`FencedConnection.abort` ends the run; after any other loss it is retried."""
         if self._fenced.is_aborted:
             return self._fenced.lease_lost()
         self._lost_connections += 1
-        self._before = failure = MigrationFailed(
+        self._last_failure = failure = MigrationFailed(
             overdue_cause()
             if lost.sqlstate == TRANSACTION_TIMEOUT
             else f"the connection to PostgreSQL broke: {lost}",
@@ -210,13 +210,13 @@ class _ScriptRunner:
 
     def _transaction_ended_error(self) -> RepairRequired:
         return RepairRequired(
-            "the script ended the transaction that it ran in, so part of it may be committed "
-            "without a history row; look at the database, then say `lambda-migrate repair "
-            "VERSION --as applied` or undo by hand what it did",
+            "the script ended its transaction, so part of it may be committed without a history "
+            "row; look at the database, then run `lambda-migrate repair VERSION --as applied`, or "
+            "undo its changes by hand",
             migration=self._name,
         )
 
 
 CANCEL_TOLERANCE_SECONDS = 0.1
-"""A statement cancelled with less than this left was cancelled by the deadline, not by a person:
-``statement_timeout`` was set from the same deadline, and a round trip lies between."""
+"""A statement that is cancelled with less than this left was cancelled by ``statement_timeout``,
+which is set from the deadline a round trip earlier, and not by a person."""

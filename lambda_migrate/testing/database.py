@@ -164,18 +164,22 @@ class InMemoryDatabase:
             if self._open and not evict:
                 raise LeaseHeld("somebody else is migrating this database")
             self._open.clear()
-            distrusted = (
+            distrusted_identity = (
                 self.identity
                 if is_behind_last_completion(self._fence_row(), grant.completions)
                 else ""
             )
-            if distrusted:
+            if distrusted_identity:
                 self.identity = str(uuid4())
-            is_separate = (self.token, self._owner) == (0, "")
+            is_new_or_copy = (self.token, self._owner) == (0, "")
             self.token, self._owner = grant.fence, grant.owner
             self.environment = grant.environment
             held = InMemorySession(
-                self, grant, deadline, distrusted=distrusted, is_separate=is_separate
+                self,
+                grant,
+                deadline,
+                distrusted_identity=distrusted_identity,
+                is_new_or_copy=is_new_or_copy,
             )
             self._open.add(held)
             return held
@@ -250,8 +254,8 @@ class InMemorySession:
         database: What is held.
         grant: The holder's right.
         deadline: For what has no deadline of its own.
-        distrusted: See `FencedSession.distrusted`.
-        is_separate: See `FencedSession.is_separate`.
+        distrusted_identity: See `FencedSession.distrusted_identity`.
+        is_new_or_copy: See `FencedSession.is_new_or_copy`.
     """
 
     def __init__(
@@ -260,12 +264,12 @@ class InMemorySession:
         grant: LeaseGrant,
         deadline: Deadline,
         *,
-        distrusted: str = "",
-        is_separate: bool = False,
+        distrusted_identity: str = "",
+        is_new_or_copy: bool = False,
     ) -> None:
         self.grant = grant
-        self.distrusted = distrusted
-        self.is_separate = is_separate
+        self.distrusted_identity = distrusted_identity
+        self.is_new_or_copy = is_new_or_copy
         self._database = database
         self._deadline = deadline
         self._is_aborted = False
@@ -487,7 +491,9 @@ class InMemoryDryRun:
         name, clock = migration.name, self._database._clock
         _require_runnable(migration.up, name=name, path=migration.path or name)
         if not migration.up.transactional:
-            raise MigrationFailed("it runs outside a transaction", migration=name)
+            raise MigrationFailed(
+                "it is non-transactional and cannot run in a dry run", migration=name
+            )
         self._require_alive()
         if deadline.is_over:
             raise MigrationFailed("the deadline has passed", migration=name, is_timeout=True)

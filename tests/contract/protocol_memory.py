@@ -54,8 +54,8 @@ class View(InMemoryLeaseTable):
     def state(self, state: LeaseState) -> None:
         self._item.state = state
 
-    def _new_term(self) -> tuple[float, int]:
-        term = super()._new_term()
+    def _term(self) -> tuple[float, int]:
+        term = super()._term()
         self._instance.on_its_way()
         return term
 
@@ -176,12 +176,12 @@ class SteppedHeld:
         return self._held.identity
 
     @property
-    def distrusted(self) -> str:
-        return self._held.distrusted
+    def distrusted_identity(self) -> str:
+        return self._held.distrusted_identity
 
     @property
-    def is_separate(self) -> bool:
-        return self._held.is_separate
+    def is_new_or_copy(self) -> bool:
+        return self._held.is_new_or_copy
 
     def read_history(self) -> list[HistoryRow]:
         fault = self._turn("history")

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     pass
 from lambda_migrate.migrations.sql.tokens import Cursor, Identifier, Statement
 
-__all__ = ["Build", "classify"]
+__all__ = ["StatementInfo", "classify"]
 
 
 # --- what an interrupted statement was about
 
-Kind = Literal[
+StatementKind = Literal[
     "create-index",
     "drop-index",
     "reindex",
@@ -31,7 +31,7 @@ Kind = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class Build:
+class StatementInfo:
     """What a non-transactional statement was about, for whoever finds it interrupted.
 
     Attributes:
@@ -43,10 +43,10 @@ class Build:
             schema, as PostgreSQL puts it there. Empty for an index without a name and for
             ``REINDEX DATABASE`` without one.
         table: The table of an index that is created; what a partition is a partition of.
-        of: ``INDEX``, ``TABLE``, ``SCHEMA``, ``DATABASE`` or ``SYSTEM`` that is reindexed;
+        object_type: ``INDEX``, ``TABLE``, ``SCHEMA``, ``DATABASE`` or ``SYSTEM`` that is reindexed;
             ``TABLE`` or ``INDEX`` that a partition is of; ``DATABASE``, ``TABLESPACE`` or
             ``SUBSCRIPTION`` that is created or dropped.
-        value: The value that an enumerated type gains.
+        enum_value: The value that an enumerated type gains.
         concurrently: Whether it says CONCURRENTLY.
         conditional: Whether it says IF EXISTS or IF NOT EXISTS.
         finalize: Whether it says FINALIZE.
@@ -54,11 +54,11 @@ class Build:
         definition: Of an index that is created, all that follows its table.
     """
 
-    kind: Kind
+    kind: StatementKind
     names: tuple[Identifier, ...] = ()
     table: Identifier | None = None
-    of: str = ""
-    value: str = ""
+    object_type: str = ""
+    enum_value: str = ""
     concurrently: bool = False
     conditional: bool = False
     finalize: bool = False
@@ -93,37 +93,37 @@ _NOT_ATOMIC = re.compile(
 )
 
 
-def classify(statement: Statement) -> Build:
+def classify(statement: Statement) -> StatementInfo:
     """Tell what a statement is about; ``other`` for anything that cannot be told for certain."""
     for recognise in (_create_index, _drop_index, _reindex, _add_value, _partition, _object):
-        build = recognise(Cursor(statement.text))
-        if build is not None:
-            return build
+        info = recognise(Cursor(statement.text))
+        if info is not None:
+            return info
     first, words = "".join(statement.keywords[:1]), " ".join(statement.keywords)
     if first in _REPEATABLE or words.startswith("ALTER SYSTEM"):
-        return Build("repeatable")
+        return StatementInfo("repeatable")
     if words.startswith("ALTER DATABASE") and " SET TABLESPACE" in words:
-        return Build("repeatable")  # PostgreSQL moves nothing that is there already
+        return StatementInfo("repeatable")  # PostgreSQL moves nothing that is there already
     if first in _ATOMIC and not _NOT_ATOMIC.match(words):
-        return Build("atomic")
-    return Build("other")
+        return StatementInfo("atomic")
+    return StatementInfo("other")
 
 
-def _create_index(cursor: Cursor) -> Build | None:
+def _create_index(cursor: Cursor) -> StatementInfo | None:
     unique = cursor.accept("CREATE", "UNIQUE", "INDEX")
     if not unique and not cursor.accept("CREATE", "INDEX"):
         return None
     concurrently = cursor.accept("CONCURRENTLY")
     conditional = cursor.accept("IF", "NOT", "EXISTS")
     if cursor.sees("ON"):
-        return Build("create-index", concurrently=concurrently)
+        return StatementInfo("create-index", concurrently=concurrently)
     index = cursor.identifier()
     cursor.accept("ON")
     cursor.accept("ONLY")
     table = cursor.name()
     if index is None or table is None:
         return None
-    return Build(
+    return StatementInfo(
         "create-index",
         names=(Identifier(index, table.schema),),
         table=table,
@@ -134,7 +134,7 @@ def _create_index(cursor: Cursor) -> Build | None:
     )
 
 
-def _drop_index(cursor: Cursor) -> Build | None:
+def _drop_index(cursor: Cursor) -> StatementInfo | None:
     if not cursor.accept("DROP", "INDEX"):
         return None
     concurrently = cursor.accept("CONCURRENTLY")
@@ -142,23 +142,23 @@ def _drop_index(cursor: Cursor) -> Build | None:
     names = cursor.names()
     if not names:
         return None
-    return Build("drop-index", names, concurrently=concurrently, conditional=conditional)
+    return StatementInfo("drop-index", names, concurrently=concurrently, conditional=conditional)
 
 
-def _reindex(cursor: Cursor) -> Build | None:
+def _reindex(cursor: Cursor) -> StatementInfo | None:
     if not cursor.accept("REINDEX"):
         return None
     options = cursor.options()
-    of = cursor.accept_any("INDEX", "TABLE", "SCHEMA", "DATABASE", "SYSTEM")
+    object_type = cursor.accept_any("INDEX", "TABLE", "SCHEMA", "DATABASE", "SYSTEM")
     option = options.get("CONCURRENTLY", "FALSE").strip("'")
     concurrently = cursor.accept("CONCURRENTLY") or option not in ("FALSE", "OFF", "0")
     names = cursor.names()
-    if not names and of in ("", "INDEX", "TABLE", "SCHEMA"):
+    if not names and object_type in ("", "INDEX", "TABLE", "SCHEMA"):
         return None
-    return Build("reindex", names, of=of, concurrently=concurrently)
+    return StatementInfo("reindex", names, object_type=object_type, concurrently=concurrently)
 
 
-def _add_value(cursor: Cursor) -> Build | None:
+def _add_value(cursor: Cursor) -> StatementInfo | None:
     if not cursor.accept("ALTER", "TYPE"):
         return None
     name = cursor.name()
@@ -168,36 +168,38 @@ def _add_value(cursor: Cursor) -> Build | None:
     value = cursor.literal()
     if value is None or cursor.peek()[0] == "string":
         return None
-    return Build("add-enum-value", (name,), value=value, conditional=conditional)
+    return StatementInfo("add-enum-value", (name,), enum_value=value, conditional=conditional)
 
 
-def _partition(cursor: Cursor) -> Build | None:
-    of = cursor.accept_any("TABLE", "INDEX") if cursor.accept("ALTER") else ""
+def _partition(cursor: Cursor) -> StatementInfo | None:
+    object_type = cursor.accept_any("TABLE", "INDEX") if cursor.accept("ALTER") else ""
     conditional = cursor.accept("IF", "EXISTS")
     cursor.accept("ONLY")
-    whole = cursor.name() if of else None
+    whole = cursor.name() if object_type else None
     cursor.accept_symbol("*")
     act = cursor.accept_any("ATTACH", "DETACH")
     part = cursor.name() if act and cursor.accept("PARTITION") else None
     if whole is None or part is None:
         return None
-    return Build(
+    return StatementInfo(
         "attach-partition" if act == "ATTACH" else "detach-partition",
         (part,),
         table=whole,
-        of=of,
+        object_type=object_type,
         concurrently=cursor.accept("CONCURRENTLY"),
         conditional=conditional,
         finalize=cursor.accept("FINALIZE"),
     )
 
 
-def _object(cursor: Cursor) -> Build | None:
+def _object(cursor: Cursor) -> StatementInfo | None:
     act = cursor.accept_any("CREATE", "DROP")
-    of = cursor.accept_any("DATABASE", "TABLESPACE", "SUBSCRIPTION") if act else ""
+    object_type = cursor.accept_any("DATABASE", "TABLESPACE", "SUBSCRIPTION") if act else ""
     conditional = cursor.accept("IF", "EXISTS")
-    name = cursor.identifier() if of else None
+    name = cursor.identifier() if object_type else None
     if name is None:
         return None
-    kind: Kind = "create-object" if act == "CREATE" else "drop-object"
-    return Build(kind, (Identifier(name),), of=of, conditional=conditional)
+    kind: StatementKind = "create-object" if act == "CREATE" else "drop-object"
+    return StatementInfo(
+        kind, (Identifier(name),), object_type=object_type, conditional=conditional
+    )

@@ -126,8 +126,8 @@ def _psql_fault(cursor: Cursor) -> str:
 
 
 def _unnamed_index_fault(cursor: Cursor) -> str:
-    build = _create_index(cursor)
-    if build is None or not build.concurrently or build.names or not cursor.sees("ON"):
+    info = _create_index(cursor)
+    if info is None or not info.concurrently or info.names or not cursor.sees("ON"):
         return ""
     return (
         "this index has no name, so it could not be found again after a crash; "

@@ -110,7 +110,7 @@ def test_a_build_past_its_deadline_is_cancelled_and_cleared_up_next(orders: Benc
             held.apply(outside(BUILD), "d", soon(0.4))
         until(lambda: not orders.is_running("INDEX CONCURRENTLY"))
     assert failed.value.sqlstate == "57014"
-    assert "clearing up failed" in str(failed.value)
+    assert "cleaning up failed" in str(failed.value)
     assert orders.states() == {1: "started"}
     _settle(orders)
     assert (orders.is_valid("i"), orders.versions()) == (None, [])

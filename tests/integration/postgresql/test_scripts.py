@@ -69,7 +69,7 @@ def test_a_script_that_fools_the_lexer_gets_no_history_row(
 ) -> None:
     monkeypatch.setattr(transactional, "check_script", lambda _script, **_more: [])
     with bench.holder() as held:
-        with pytest.raises(RepairRequired, match="ended the transaction"):
+        with pytest.raises(RepairRequired, match="ended its transaction"):
             held.apply(migration(script), "d", soon())
         assert held.read_history() == []
         held.apply(migration("SELECT 1", 2), "d", soon())

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lambda_migrate.migrations import Migration, Script
-from lambda_migrate.migrations.sql.classify import Build, classify
+from lambda_migrate.migrations.sql.classify import StatementInfo, classify
 from lambda_migrate.migrations.sql.excerpt import excerpt, redact
 from lambda_migrate.migrations.sql.lint import check, check_script
 from lambda_migrate.migrations.sql.tokens import Identifier, Statement, split
@@ -351,11 +351,11 @@ def named(*names: str) -> tuple[Identifier, ...]:
 
 
 @pytest.mark.parametrize(
-    ("sql", "build"),
+    ("sql", "info"),
     [
         (
             "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS Orders_Id ON ONLY Shop.Orders (id)",
-            Build(
+            StatementInfo(
                 "create-index",
                 named("shop/orders_id"),
                 Identifier("orders", "shop"),
@@ -367,13 +367,13 @@ def named(*names: str) -> tuple[Identifier, ...]:
         ),
         (
             'create index "A""b.c" on "S" . "T" using gin (x)',
-            Build(
+            StatementInfo(
                 "create-index", named('S/A"b.c'), Identifier("T", "S"), definition="using gin (x)"
             ),
         ),
         (
             "create index concurrently if on t (a)",
-            Build(
+            StatementInfo(
                 "create-index",
                 named("if"),
                 Identifier("t"),
@@ -381,76 +381,92 @@ def named(*names: str) -> tuple[Identifier, ...]:
                 definition="(a)",
             ),
         ),
-        ("create index concurrently on t (a)", Build("create-index", concurrently=True)),
+        ("create index concurrently on t (a)", StatementInfo("create-index", concurrently=True)),
         (
             "drop index concurrently if exists a.b, C cascade",
-            Build("drop-index", named("a/b", "c"), concurrently=True, conditional=True),
+            StatementInfo("drop-index", named("a/b", "c"), concurrently=True, conditional=True),
         ),
-        ("drop index d.a.b", Build("drop-index", named("a/b"))),
+        ("drop index d.a.b", StatementInfo("drop-index", named("a/b"))),
         (
             "REINDEX (VERBOSE) INDEX CONCURRENTLY x",
-            Build("reindex", named("x"), of="INDEX", concurrently=True),
+            StatementInfo("reindex", named("x"), object_type="INDEX", concurrently=True),
         ),
         (
             "reindex (concurrently, tablespace s) table a.t",
-            Build("reindex", named("a/t"), of="TABLE", concurrently=True),
+            StatementInfo("reindex", named("a/t"), object_type="TABLE", concurrently=True),
         ),
-        ("reindex (concurrently false) index x", Build("reindex", named("x"), of="INDEX")),
-        ("reindex (verbose, concurrently 'off') index x", Build("reindex", named("x"), of="INDEX")),
-        ("reindex database concurrently", Build("reindex", of="DATABASE", concurrently=True)),
-        ("reindex system d", Build("reindex", named("d"), of="SYSTEM")),
+        (
+            "reindex (concurrently false) index x",
+            StatementInfo("reindex", named("x"), object_type="INDEX"),
+        ),
+        (
+            "reindex (verbose, concurrently 'off') index x",
+            StatementInfo("reindex", named("x"), object_type="INDEX"),
+        ),
+        (
+            "reindex database concurrently",
+            StatementInfo("reindex", object_type="DATABASE", concurrently=True),
+        ),
+        ("reindex system d", StatementInfo("reindex", named("d"), object_type="SYSTEM")),
         (
             "alter type shop.mood add value if not exists 'it''s' before 'sad'",
-            Build("add-enum-value", named("shop/mood"), value="it's", conditional=True),
+            StatementInfo(
+                "add-enum-value", named("shop/mood"), enum_value="it's", conditional=True
+            ),
         ),
         (
             "alter type mood add value $x$a'b$x$",
-            Build("add-enum-value", named("mood"), value="a'b"),
+            StatementInfo("add-enum-value", named("mood"), enum_value="a'b"),
         ),
         (
             "alter type mood add value e'plain'",
-            Build("add-enum-value", named("mood"), value="plain"),
+            StatementInfo("add-enum-value", named("mood"), enum_value="plain"),
         ),
-        (r"alter type mood add value e'\x41'", Build("atomic")),
-        ("alter type mood add value 'a'\n'b'", Build("atomic")),
-        ("alter type mood rename value 'a' to 'b'", Build("atomic")),
-        ("vacuum (analyze) t", Build("repeatable")),
-        ("analyze", Build("repeatable")),
-        ("refresh materialized view concurrently m", Build("repeatable")),
-        ("alter system set work_mem = '1GB'", Build("repeatable")),
-        ("alter database d set tablespace s", Build("repeatable")),
-        ("create database d owner me", Build("create-object", named("d"), of="DATABASE")),
+        (r"alter type mood add value e'\x41'", StatementInfo("atomic")),
+        ("alter type mood add value 'a'\n'b'", StatementInfo("atomic")),
+        ("alter type mood rename value 'a' to 'b'", StatementInfo("atomic")),
+        ("vacuum (analyze) t", StatementInfo("repeatable")),
+        ("analyze", StatementInfo("repeatable")),
+        ("refresh materialized view concurrently m", StatementInfo("repeatable")),
+        ("alter system set work_mem = '1GB'", StatementInfo("repeatable")),
+        ("alter database d set tablespace s", StatementInfo("repeatable")),
+        (
+            "create database d owner me",
+            StatementInfo("create-object", named("d"), object_type="DATABASE"),
+        ),
         (
             'drop database if exists "D" with (force)',
-            Build("drop-object", named("D"), of="DATABASE", conditional=True),
+            StatementInfo("drop-object", named("D"), object_type="DATABASE", conditional=True),
         ),
-        ("drop tablespace s", Build("drop-object", named("s"), of="TABLESPACE")),
+        ("drop tablespace s", StatementInfo("drop-object", named("s"), object_type="TABLESPACE")),
         (
             "create subscription s connection ''",
-            Build("create-object", named("s"), of="SUBSCRIPTION"),
+            StatementInfo("create-object", named("s"), object_type="SUBSCRIPTION"),
         ),
         (
             "alter table if exists only a.t detach partition b.p concurrently",
-            Build(
+            StatementInfo(
                 "detach-partition",
                 named("b/p"),
                 Identifier("t", "a"),
-                of="TABLE",
+                object_type="TABLE",
                 concurrently=True,
                 conditional=True,
             ),
         ),
         (
             "alter table t * detach partition p finalize",
-            Build("detach-partition", named("p"), Identifier("t"), of="TABLE", finalize=True),
+            StatementInfo(
+                "detach-partition", named("p"), Identifier("t"), object_type="TABLE", finalize=True
+            ),
         ),
         (
             "alter index i attach partition p_i",
-            Build("attach-partition", named("p_i"), Identifier("i"), of="INDEX"),
+            StatementInfo("attach-partition", named("p_i"), Identifier("i"), object_type="INDEX"),
         ),
-        ("alter table t detach partition", Build("atomic")),
+        ("alter table t detach partition", StatementInfo("atomic")),
         *(
-            (sql, Build("atomic"))
+            (sql, StatementInfo("atomic"))
             for sql in (
                 "insert into t values (1)",
                 "with a as (select 1) delete from t",
@@ -459,7 +475,7 @@ def named(*names: str) -> tuple[Identifier, ...]:
             )
         ),
         *(
-            (sql, Build("other"))
+            (sql, StatementInfo("other"))
             for sql in (
                 "call p()",
                 "do $$begin commit; end$$",
@@ -468,21 +484,23 @@ def named(*names: str) -> tuple[Identifier, ...]:
                 'drop index concurrently U&"\\0041"',
             )
         ),
-        ('create index concurrently U&"\\0041" on t (a)', Build("other")),
-        ("(select 1)", Build("other")),
-        ("drop index", Build("atomic")),
-        ("reindex concurrently", Build("other")),
-        ("create index i", Build("atomic")),
+        ('create index concurrently U&"\\0041" on t (a)', StatementInfo("other")),
+        ("(select 1)", StatementInfo("other")),
+        ("drop index", StatementInfo("atomic")),
+        ("reindex concurrently", StatementInfo("other")),
+        ("create index i", StatementInfo("atomic")),
     ],
 )
-def test_an_interrupted_statement_is_told_by_what_it_was_about(sql: str, build: Build) -> None:
-    assert classify(only(sql)) == build
+def test_an_interrupted_statement_is_told_by_what_it_was_about(
+    sql: str, info: StatementInfo
+) -> None:
+    assert classify(only(sql)) == info
 
 
 def test_names_are_cut_at_63_bytes_between_characters_as_postgresql_does() -> None:
-    build = classify(only(f'create index {"É" * 40} on "{"x" * 70}" (a)'))
-    assert build.names == (Identifier("É" * 31),)
-    assert build.table == Identifier("x" * 63)
+    info = classify(only(f'create index {"É" * 40} on "{"x" * 70}" (a)'))
+    assert info.names == (Identifier("É" * 31),)
+    assert info.table == Identifier("x" * 63)
 
 
 @given(
