@@ -1227,7 +1227,7 @@ MUTANTS = (
     Mutant(
         "a rehearsal goes on with a history that nobody has confirmed",
         "lambda_migrate/engine/operations.py",
-        "if self._plan_of(manifest, rehearsal.read_history()) != plan:",
+        "if self._make_plan(manifest, dry_run.read_history()) != plan:",
         "if False:",
         ("engine",),
     ),

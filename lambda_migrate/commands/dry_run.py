@@ -46,7 +46,7 @@ def rehearsal_question(
         migrations=[
             {"name": migration.name, "applied_at": None} for migration in forecast.plan.pending
         ],
-        notes=[f"no rollback undoes this: {effect}" for effect in forecast.lasting],
+        notes=[f"no rollback undoes this: {effect}" for effect in forecast.irreversible_effects],
         word=forecast.environment if is_grave else "",
         flag="in_production" if is_grave else "",
     )
@@ -66,7 +66,7 @@ def rehearsal_document(rehearsed: DryRunResult) -> dict[str, Any]:
                 {"table": table, "rows": rows} for table, rows in rehearsed.dead_rows.items()
             ],
             "sequences": [asdict(moved) for moved in rehearsed.sequences],
-            "effects": list(rehearsed.lasting),
+            "effects": list(rehearsed.irreversible_effects),
         },
         "error": None if rehearsed.error is None else failure_document(rehearsed.error),
     }

@@ -81,7 +81,7 @@ def _rehearse(
             rehearsal_question(forecast, site.place, in_production=in_production)
         )
 
-    rehearsed = site.maintenance.rehearse(site.deadline, confirm=confirm, **given)
+    rehearsed = site.maintenance.dry_run(site.deadline, confirm=confirm, **given)
     if rehearsed is None:
         return Answer({**site.place, "confirmed": False}, FAILED)
     code = DONE if rehearsed.error is None else exit_code_of(rehearsed.error)

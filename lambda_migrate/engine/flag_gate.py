@@ -53,7 +53,7 @@ def check_flags(
     """
     refusal_reason = read_flags(target, deadline).refusal_reason(version)
     if refusal_reason:
-        raise make_flag_error(f"{what} was not begun: {refusal_reason}{advice}")
+        raise make_flag_error(f"{what} was not started: {refusal_reason}{advice}")
 
 
 def make_flag_error(message: str) -> NotReady:

@@ -50,7 +50,7 @@ def dry_run(stage: StormStage) -> Document:
         MigrateError: It could not be begun.
     """
     operator = make_operator(stage.codes[2], stage.variables(), stage.dynamodb, null_observer)
-    rehearsed = operator.rehearse(Deadline.after(_SECONDS))
+    rehearsed = operator.dry_run(Deadline.after(_SECONDS))
     assert rehearsed is not None  # noqa: S101 - None is for those who do not confirm
     return rehearsal_document(rehearsed)
 

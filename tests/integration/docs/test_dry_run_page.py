@@ -15,7 +15,7 @@ import pytest
 
 from lambda_migrate.cli import main
 from lambda_migrate.commands.dry_run_advice import advice_on
-from lambda_migrate.engine.dry_run import REHEARSED, DryRunStep
+from lambda_migrate.engine.dry_run import RAN, DryRunStep
 from lambda_migrate.postgresql.dry_run_effects import MigrationEffects, RelationLock, TableChange
 from tests.stage import TABLE, Stage
 from tests.unit.docs.pages import DOCS, fences
@@ -71,7 +71,7 @@ def test_the_answer_is_the_pages_but_for_times_and_sizes(orders: Orders) -> None
     assert told(out) == told(PASSED)
     assert len(told(PASSED)) == 7
     assert "20,000 updated, 20,000 scanned" in out
-    reason = "- 0005_by_customer: it runs outside a transaction, so there is no rolling it back\n"
+    reason = "- 0005_by_customer: it runs outside a transaction, so that it cannot be rolled back\n"
     assert reason in out
     assert reason in PASSED
 
@@ -82,11 +82,11 @@ def test_the_advice_is_what_such_times_come_to() -> None:
     rewritten = TableChange(table, 0, 0, 0, 1_499_240, rewritten=True, bytes_after=1)
     lock = RelationLock(table, "table", "ACCESS EXCLUSIVE", since="0002_add_total")
     steps = [
-        DryRunStep(3, "0003_fill_total", REHEARSED, measured=MigrationEffects(5.4, (), (filled,))),
+        DryRunStep(3, "0003_fill_total", RAN, measured=MigrationEffects(5.4, (), (filled,))),
         DryRunStep(
             4,
             "0004_wider_customers",
-            REHEARSED,
+            RAN,
             measured=MigrationEffects(1.5, (lock,), (rewritten,)),
         ),
     ]

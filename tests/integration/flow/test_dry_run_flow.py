@@ -35,7 +35,7 @@ class Rehearsing(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        self.found = self._maintenance.rehearse(Deadline.after(60))
+        self.found = self._maintenance.dry_run(Deadline.after(60))
 
 
 def test_functions_that_start_during_a_rehearsal_wait_for_it_and_migrate_then(
@@ -61,7 +61,7 @@ def test_nobody_rehearses_while_a_function_migrates(stage: Stage, code: Path) ->
         migrating.start()
         until(running(stage, "pg_sleep(3)"), what="the migration")
         with pytest.raises(LeaseHeld):
-            stage.maintenance(code).rehearse(Deadline.after(60))
+            stage.maintenance(code).dry_run(Deadline.after(60))
         migrating.join()
         assert [end["outcome"] for end in ends(function)] == ["MIGRATED"]
     assert stage.effects() == {1: 1, 2: 1, 3: 1}

@@ -151,7 +151,7 @@ def test_the_example_is_a_go_and_the_report_says_why(
     assert states == {"passed", "not measured"}
     assert report["not_measured"] == [
         "dry run: 0007_placed_orders runs on this data: "
-        "it runs outside a transaction, so there is no rolling it back"
+        "it runs outside a transaction, so that it cannot be rolled back"
     ]
     page = (tmp_path / "report.html").read_text()
     assert '<div class="word">GO</div>' in page

@@ -80,7 +80,7 @@ def test_a_first_run_that_may_not_make_our_schema_is_refused_as_up_is(bench: Ben
 
 def rehearse_all(bench: Bench, *migrations: Migration) -> DryRunResult:
     target = Target("shop", InMemoryLeaseTable(), bench.database())
-    found = Operations(Manifest(migrations), target).rehearse(soon())
+    found = Operations(Manifest(migrations), target).dry_run(soon())
     assert found is not None
     assert target.store.read().owner is None
     return found
@@ -152,9 +152,9 @@ def test_what_needs_an_index_that_was_not_rehearsed_is_told_so(each_bench: Bench
     found = rehearse_all(each_bench, builds, uses, upserts)
     assert outcomes(found) == ["not rehearsed"] * 3
     assert [step.reason.partition(":")[0] for step in found.steps] == [
-        "it runs outside a transaction, so there is no rolling it back",
-        "it needs what 0001_m makes, which was not rehearsed",
-        "it needs what 0001_m makes, which was not rehearsed",
+        "it runs outside a transaction, so that it cannot be rolled back",
+        "it needs what 0001_m creates, which the dry run skipped",
+        "it needs what 0001_m creates, which the dry run skipped",
     ]
     assert found.outcome == "incomplete"
     each_bench.apply(builds, uses, upserts)

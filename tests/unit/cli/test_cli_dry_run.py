@@ -347,7 +347,7 @@ WHOLE = DryRunResult(
     STEPS,
     retried=("0001_a: lock timeout [55P03]",),
     sequences=(AdvancedSequence("public.s", None, 4), AdvancedSequence("public.t", 1, None)),
-    lasting=("0002_fill: dblink: what it commits on its own connection stays",),
+    irreversible_effects=("0002_fill: dblink: what it commits on its own connection stays",),
     seconds=4.1,
 )
 

@@ -39,7 +39,7 @@ ORDERS = "public.orders"
 
 
 def rehearse(scene: Scene, goal: Manifest = V3, *, seconds: float = 60) -> DryRunResult:
-    found = scene.maintenance(goal).rehearse(scene.deadline(seconds))
+    found = scene.maintenance(goal).dry_run(scene.deadline(seconds))
     assert found is not None
     return found
 
@@ -124,12 +124,12 @@ def test_observers_are_told_what_is_rehearsed_and_of_no_failure(scene: Scene) ->
 def test_with_nothing_pending_nobody_is_asked_and_no_lease_is_taken(scene: Scene) -> None:
     scene.migrated(V1)
     asked = Asked()
-    found = scene.maintenance(V1).rehearse(scene.deadline(), confirm=asked)
+    found = scene.maintenance(V1).dry_run(scene.deadline(), confirm=asked)
     assert (found, asked.forecasts, scene.table.log) == (DryRunResult(), [], [])
 
 
 def test_it_goes_as_far_as_it_is_told(scene: Scene) -> None:
-    found = scene.maintenance(V3).rehearse(scene.deadline(), to=2)
+    found = scene.maintenance(V3).dry_run(scene.deadline(), to=2)
     assert found is not None
     assert [step.version for step in found.steps] == [1, 2]
 
@@ -138,7 +138,7 @@ def test_it_goes_as_far_as_it_is_told(scene: Scene) -> None:
 
 
 def test_who_says_no_is_left_alone(scene: Scene) -> None:
-    assert scene.maintenance(V3).rehearse(scene.deadline(), confirm=lambda _forecast: False) is None
+    assert scene.maintenance(V3).dry_run(scene.deadline(), confirm=lambda _forecast: False) is None
     assert scene.table.log == []
 
 
@@ -158,7 +158,7 @@ def test_production_is_known_by_its_stamp_or_by_its_name(
 ) -> None:
     scene.environment, scene.database.environment = named, stamped
     asked = Asked(says=False)
-    scene.maintenance(V3).rehearse(scene.deadline(), confirm=asked)
+    scene.maintenance(V3).dry_run(scene.deadline(), confirm=asked)
     assert [each.is_production for each in asked.forecasts] == [is_production]
     assert asked.forecasts[0].plan.pending == V3.migrations
 
@@ -166,10 +166,10 @@ def test_production_is_known_by_its_stamp_or_by_its_name(
 def test_what_would_last_is_said_before_it_is_done(scene: Scene) -> None:
     goal = Manifest([migration(1, "SELECT dblink('x', 'DELETE FROM t')"), migration(2)])
     asked = Asked()
-    scene.maintenance(goal).rehearse(scene.deadline(), confirm=asked)
+    scene.maintenance(goal).dry_run(scene.deadline(), confirm=asked)
     told = ("0001_m: dblink: what it commits on its own connection stays",)
-    assert asked.forecasts[0].lasting == told
-    assert rehearse(scene, goal).lasting == told
+    assert asked.forecasts[0].irreversible_effects == told
+    assert rehearse(scene, goal).irreversible_effects == told
 
 
 # --- refused, as `up` refuses
@@ -206,7 +206,7 @@ def test_a_history_that_changed_after_the_question_is_not_rehearsed_on(scene: Sc
         return True
 
     with pytest.raises(LeaseHeld, match="changed the history"):
-        scene.maintenance(V3).rehearse(scene.deadline(), confirm=meanwhile)
+        scene.maintenance(V3).dry_run(scene.deadline(), confirm=meanwhile)
     assert scene.table.state.owner is None
 
 
@@ -234,11 +234,11 @@ def test_a_flag_that_stops_all_migrating_stops_a_rehearsal_and_one_that_holds_ba
     maintenance.target = replace(maintenance.target, flags=InMemoryFlags(flags))
     asked = Asked()
     if is_stopped:
-        with pytest.raises(NotReady, match="the rehearsal was not begun"):
-            maintenance.rehearse(scene.deadline(), confirm=asked)
+        with pytest.raises(NotReady, match="the dry run was not started"):
+            maintenance.dry_run(scene.deadline(), confirm=asked)
         assert (asked.forecasts, scene.table.log) == ([], [])
         return
-    found = maintenance.rehearse(scene.deadline(), confirm=asked)
+    found = maintenance.dry_run(scene.deadline(), confirm=asked)
     assert found is not None
     assert len(found.steps) == 3
 
@@ -264,7 +264,7 @@ def test_what_is_in_doubt_comes_first_and_is_not_rehearsed(scene: Scene) -> None
         ("0003_m", "not rehearsed"),
     ]
     assert "in doubt" in found.steps[0].reason
-    assert found.steps[1].reason.startswith("it needs what 0002_m makes")
+    assert found.steps[1].reason.startswith("it needs what 0002_m creates")
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,9 @@ def test_a_failure_for_want_of_what_was_not_rehearsed_is_no_failure(
     scene.database.fail(2, failure(sqlstate, cause))
     found = rehearse(scene, Manifest([build(1, outside), migration(2), migration(3)]))
     assert outcomes(found) == ["not rehearsed", "not rehearsed", "rehearsed"]
-    assert found.steps[1].reason.startswith("it needs what 0001_m makes, which was not rehearsed: ")
+    assert found.steps[1].reason.startswith(
+        "it needs what 0001_m creates, which the dry run skipped: "
+    )
     assert found.outcome == "incomplete"
 
 
@@ -306,7 +308,7 @@ def test_a_failure_after_one_that_could_not_run_cannot_be_judged(scene: Scene) -
     found = rehearse(scene, Manifest([build(1), migration(2), migration(3)]))
     assert outcomes(found) == ["not rehearsed"] * 3
     assert found.steps[2].reason == (
-        "it may need what 0002_m does, which could not be rehearsed: no unique constraint [42830]"
+        "it may need what 0002_m does, which the dry run skipped: no unique constraint [42830]"
     )
 
 

@@ -123,7 +123,7 @@ def test_a_pause_stops_the_holder_between_two_migrations_and_frees_the_lease(
     scene: Scene, flags: InMemoryFlags
 ) -> None:
     scene.database.on_script = lambda version: flags.set(paused=version == 2)
-    with pytest.raises(NotReady, match=f"0003_m was not begun: .*{PAUSED}"):
+    with pytest.raises(NotReady, match=f"0003_m was not started: .*{PAUSED}"):
         scene.runner(V3).ensure(scene.deadline())
     assert scene.database.effects == ["0001_m", "0002_m"]
     assert scene.table.state.owner is None
@@ -205,7 +205,7 @@ def test_a_mode_that_changes_while_migrations_run_stops_between_two(
 ) -> None:
     scene.database.on_script = lambda _version: flags.set(mode=mode)
     with pytest.raises(
-        NotReady, match=f"0002_m was not begun: the feature flag {MODE} says {mode}"
+        NotReady, match=f"0002_m was not started: the feature flag {MODE} says {mode}"
     ):
         scene.runner(V2).ensure(scene.deadline())
     assert scene.database.effects == ["0001_m"]
@@ -286,7 +286,7 @@ def test_a_hold_that_appears_while_migrations_run_stops_before_what_it_names(
     scene: Scene, flags: InMemoryFlags
 ) -> None:
     scene.database.on_script = lambda _version: flags.set(hold_back_at=2)
-    with pytest.raises(NotReady, match=f"0003_m was not begun: .*{HOLD_BACK_AT}"):
+    with pytest.raises(NotReady, match=f"0003_m was not started: .*{HOLD_BACK_AT}"):
         scene.runner(V3).ensure(scene.deadline())
     assert scene.database.effects == ["0001_m", "0002_m"]
 
@@ -349,7 +349,7 @@ def test_up_is_refused_before_it_takes_the_lease_unless_told_otherwise(
 ) -> None:
     flags.set(**said)
     up = scene.maintenance(V2).up
-    with pytest.raises(NotReady, match=f"`up` was not begun: .*{named}.*`up --despite-flags`"):
+    with pytest.raises(NotReady, match=f"`up` was not started: .*{named}.*`up --despite-flags`"):
         up(scene.deadline())
     assert scene.table.log == []
     assert up(scene.deadline(), despite_flags=True) == ("0001_m", "0002_m")
@@ -370,7 +370,7 @@ def test_a_pause_stops_up_between_two_migrations_unless_told_otherwise(
         assert up(scene.deadline(), despite_flags=True) == ("0001_m", "0002_m")
         assert flags.reads == 0
     else:
-        with pytest.raises(NotReady, match="0002_m was not begun"):
+        with pytest.raises(NotReady, match="0002_m was not started"):
             up(scene.deadline())
         assert scene.database.effects == ["0001_m"]
     assert scene.table.state.owner is None

@@ -158,9 +158,9 @@ def test_up_to_a_version_marks_nothing_beyond_it_ready(scene: Scene) -> None:
 
 
 def test_up_to_a_version_without_a_file_is_refused_before_anything(scene: Scene) -> None:
-    with pytest.raises(ConfigurationError, match="no migration file of version 7; there are: 1, 2"):
+    with pytest.raises(ConfigurationError, match="file of version 7; existing versions: 1, 2"):
         scene.maintenance(V2).up(scene.deadline(), to=7)
-    with pytest.raises(ConfigurationError, match="there are: none"):
+    with pytest.raises(ConfigurationError, match="existing versions: none"):
         scene.maintenance(manifest(), allow_empty=True).up(scene.deadline(), to=7)
     assert scene.table.log == []
 
@@ -171,7 +171,7 @@ def test_up_to_a_version_without_a_file_is_refused_before_anything(scene: Scene)
         lambda m, s: m.status(s.deadline()),
         lambda m, s: m.verify(s.deadline()),
         lambda m, s: m.plan(s.deadline()),
-        lambda m, s: m.rehearse(s.deadline()),
+        lambda m, s: m.dry_run(s.deadline()),
         lambda m, s: m.up(s.deadline()),
         lambda m, s: m.baseline(1, s.deadline()),
     ],
@@ -470,7 +470,7 @@ def test_a_history_that_is_another_services_by_setting_contradicts_no_baseline(
 def test_up_and_plan_and_a_rehearsal_run_nothing_on_another_tools_database(scene: Scene) -> None:
     scene.database.other_histories = [dbmate(1, 2)]
     desk = scene.maintenance(V3)
-    for act in (desk.plan, desk.rehearse, desk.up):
+    for act in (desk.plan, desk.dry_run, desk.up):
         with pytest.raises(ConfigurationError, match="dbmate has applied 2 versions"):
             act(scene.deadline())
     assert scene.database.effects == []
@@ -483,7 +483,7 @@ def test_another_tools_history_is_ignored_where_that_is_said(scene: Scene) -> No
     scene.database.other_histories = [dbmate(1, 2)]
     desk = scene.maintenance(V2)
     assert desk.plan(scene.deadline(), ignore_other_history=True)[0].pending
-    assert desk.rehearse(scene.deadline(), ignore_other_history=True)
+    assert desk.dry_run(scene.deadline(), ignore_other_history=True)
     assert desk.up(scene.deadline(), ignore_other_history=True) == ("0001_m", "0002_m")
     assert scene.maintenance(V3).up(scene.deadline()) == ("0003_m",)
 
@@ -537,7 +537,7 @@ def test_an_edited_file_can_be_accepted(scene: Scene) -> None:
         (9, "pending", "version 9 is pending already"),
         (3, "edited", "0003_m was never applied"),
         (2, "edited", "0002_m is in doubt .*declare it applied or pending"),
-        (2, "done", "'done' says nothing about version 2: write one of applied, pending, edited"),
+        (2, "done", "'done' is not an outcome of version 2: write one of applied, pending, edited"),
     ],
 )
 def test_a_repair_that_makes_no_sense_is_refused_and_frees_the_lease(
@@ -594,7 +594,7 @@ def test_a_lease_that_was_just_renewed_is_not_freed(scene: Scene) -> None:
         InMemoryLeaseTable.renew(scene.table, lease)
 
     scene.table.before["acquire"] = renew
-    with pytest.raises(LeaseHeld, match=r"its holder lives.*alive holds the lease"):
+    with pytest.raises(LeaseHeld, match=r"the holder is alive.*alive holds the lease"):
         scene.maintenance(V1).release_lease()
     assert scene.table.state.owner == "alive"
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lambda_migrate.commands.dry_run import rehearsal_document
-from lambda_migrate.engine.dry_run import FAILED, NOT_REHEARSED, REHEARSED, DryRunResult, DryRunStep
+from lambda_migrate.engine.dry_run import FAILED, RAN, SKIPPED, DryRunResult, DryRunStep
 from lambda_migrate.errors import MigrationFailed
 from lambda_migrate.postgresql.dry_run_effects import MigrationEffects, RelationLock, TableChange
 from load.emulators.cloudwatch import CloudWatch
@@ -164,7 +164,7 @@ CHANGE = TableChange("public.orders", updated=1_000, bytes_before=8192, bytes_af
 
 def ran(name: str, seconds: float, *locks: RelationLock) -> DryRunStep:
     measured = MigrationEffects(seconds, locks, (CHANGE,))
-    return DryRunStep(1, name, REHEARSED, seconds=seconds, measured=measured)
+    return DryRunStep(1, name, RAN, seconds=seconds, measured=measured)
 
 
 def judged(*steps: DryRunStep, error: MigrationFailed | None = None) -> dict[str, Verdict]:
@@ -190,7 +190,7 @@ def test_a_table_that_the_release_makes_keeps_nobody_waiting() -> None:
 
 
 def test_what_could_not_be_rehearsed_is_not_measured() -> None:
-    outside = DryRunStep(2, "0002_index", NOT_REHEARSED, "it runs outside a transaction")
+    outside = DryRunStep(2, "0002_index", SKIPPED, "it runs outside a transaction")
     found = judged(ran("0001_add", 0.1), outside)
     assert found["0002_index runs on this data"].state == "not measured"
     assert found["each pending migration runs on this data"].found == "1 of 2"
