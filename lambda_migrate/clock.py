@@ -1,4 +1,4 @@
-"""Time, passed in: the clock, randomness, and the instant past which nothing may go on."""
+"""Time and randomness as parameters: the clock, the random source, and the deadline."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ __all__ = ["SYSTEM_CLOCK", "Clock", "Deadline", "Random", "SystemClock", "system
 
 
 class Clock(Protocol):
-    """The three things that we ask of time."""
+    """A source of time."""
 
     def monotonic(self) -> float:
-        """Seconds from an arbitrary start; for everything that is measured or waited for."""
+        """Seconds since an arbitrary moment; for everything that is measured or waited for."""
 
     def wall_ms(self) -> int:
-        """Milliseconds since the epoch; only for what is stored for others to read."""
+        """Milliseconds since the epoch; only for times that other processes read."""
 
     def sleep(self, seconds: float) -> None:
-        """Let ``seconds`` pass."""
+        """Sleep for ``seconds``."""
 
 
 class Random(Protocol):
-    """The one thing that we ask of chance."""
+    """A source of random numbers."""
 
     def random(self) -> float:
         """Return a number in [0, 1)."""
 
 
 class SystemClock:
-    """The machine's own clock."""
+    """The operating system's clock."""
 
     def monotonic(self) -> float:
         """See `Clock.monotonic`."""
@@ -57,17 +57,17 @@ class _SystemRandom:
 
 
 def system_random() -> Random:
-    """A generator fed by the operating system: two clones of one snapshot differ."""
+    """Random numbers of the operating system: two clones of one snapshot get different ones."""
     return _SystemRandom()
 
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """The instant past which nothing may go on, on a clock's monotonic scale.
+    """The moment by which everything must end, on a clock's monotonic scale.
 
     Attributes:
         at: Monotonic seconds.
-        clock: The clock that ``at`` is read on.
+        clock: The clock of ``at``.
     """
 
     at: float
@@ -75,32 +75,32 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float, clock: Clock = SYSTEM_CLOCK) -> Deadline:
-        """The instant ``seconds`` from now."""
+        """The deadline ``seconds`` from now."""
         return cls(clock.monotonic() + seconds, clock)
 
     @classmethod
     def from_context(cls, context: Any, clock: Clock = SYSTEM_CLOCK) -> Deadline | None:
-        """The end of a Lambda invocation, or None where the context does not tell one.
+        """The end of a Lambda invocation, or None if the context has no remaining time.
 
-        Lambda kills slightly *after* its deadline and the remaining time then reads 0, which is
-        why the test is for the method and not for truth.
+        Lambda kills the process slightly *after* its deadline, and the remaining time is 0 then. So
+        the test is for the method, not for a remaining time above 0.
         """
         remaining = getattr(context, "get_remaining_time_in_millis", None)
         return None if remaining is None else cls.after(remaining() / 1000, clock)
 
     def remaining(self) -> float:
-        """Seconds left; 0 when it is over."""
+        """Seconds left; 0 when it has passed."""
         return max(0.0, self.at - self.clock.monotonic())
 
     @property
     def is_over(self) -> bool:
-        """Whether no time is left."""
+        """Whether it has passed."""
         return self.clock.monotonic() >= self.at
 
     def earlier(self, seconds: float) -> Deadline:
-        """The instant ``seconds`` before this one."""
+        """The deadline ``seconds`` before this one."""
         return Deadline(self.at - seconds, self.clock)
 
     def at_most(self, seconds: float) -> Deadline:
-        """The earlier of this one and ``seconds`` from now."""
+        """This deadline, or the one ``seconds`` from now if that is earlier."""
         return Deadline(min(self.at, self.clock.monotonic() + seconds), self.clock)

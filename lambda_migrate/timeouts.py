@@ -1,8 +1,8 @@
-"""Calls that have no timeout of their own, ended in time: name resolution, and what AWS's SDK does.
+"""Time limits for calls that have none: name resolution, and calls of the AWS SDK.
 
-``getaddrinfo`` cannot be interrupted and takes no timeout: glibc asks each of its servers twice for
-5 s by default (resolv.conf(5)), longer than many invocations live. So it runs in a thread that is
-waited for. A thread that was given up only computes a value that is not read.
+``getaddrinfo`` cannot be interrupted and has no timeout. By default, glibc asks each of its servers
+twice for 5 s (resolv.conf(5)), longer than many invocations last. So such calls run in a thread
+with a time limit. A thread that was given up only computes a value that is dropped.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 
 __all__ = ["TimeLimitExceeded", "connect_tcp", "is_configuration_error", "run_with_timeout"]
 
-_IN_ADDRESS = frozenset("0123456789.")
+_IPV4_CHARACTERS = frozenset("0123456789.")
 
 
 class TimeLimitExceeded(Exception):
-    """What `run_with_timeout` ran is not done; its result will be dropped."""
+    """The function that `run_with_timeout` ran has not ended; its result will be dropped."""
 
 
-def run_with_timeout(seconds: float, act: Callable[[], T]) -> T:
-    """Run ``act`` in a thread of its own and wait for it for at most ``seconds``.
+def run_with_timeout(seconds: float, function: Callable[[], T]) -> T:
+    """Run ``function`` in a thread and wait for it.
 
     Args:
-        seconds: At most; real time.
-        act: Must do no harm when it ends later than that. Such a thread keeps no process alive.
+        seconds: How long to wait at most; real time.
+        function: Must do no harm if it ends later. Its thread keeps no process alive.
 
     Raises:
-        TimeLimitExceeded: It is not done. Everything else is what ``act`` raises.
+        TimeLimitExceeded: It has not ended. Any other error is the function's own.
     """
     done = threading.Event()
     values: list[T] = []
@@ -44,8 +44,8 @@ def run_with_timeout(seconds: float, act: Callable[[], T]) -> T:
 
     def run() -> None:
         try:
-            values.append(act())
-        except BaseException as error:  # noqa: BLE001 - raised again by the caller
+            values.append(function())
+        except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
             errors.append(error)
         finally:
             done.set()
@@ -59,7 +59,7 @@ def run_with_timeout(seconds: float, act: Callable[[], T]) -> T:
 
 
 def is_configuration_error(error: Exception) -> bool:
-    """Whether an error of botocore's is one that trying again does not change; loads botocore."""
+    """Whether an error of botocore is one that a retry does not change; imports botocore."""
     from botocore import exceptions
 
     return isinstance(
@@ -78,35 +78,35 @@ def is_configuration_error(error: Exception) -> bool:
     )
 
 
-def connect_tcp(host: str | bytes, port: int, until: Deadline) -> socket.socket:
-    """Connect by TCP; each address of the host gets its share of the time left.
+def connect_tcp(host: str | bytes, port: int, deadline: Deadline) -> socket.socket:
+    """Connect by TCP; the remaining time is divided among the addresses of the host.
 
     Args:
-        host: A name or an address. As text, a name is put through IDNA, which takes 3 ms to import.
+        host: A name or an address. A name as text goes through IDNA, which takes 3 ms to import.
         port: Port.
-        until: When to give up, the resolution of the name included.
+        deadline: When to give up, including the name resolution.
 
     Raises:
-        OSError: Nothing answers there, or not in time; `socket.gaierror` where the name is unknown
-            or was not resolved in time.
-        UnicodeError: No name that DNS could hold.
+        OSError: No server answers, or not in time; `socket.gaierror` if the name is unknown or was
+            not resolved in time.
+        UnicodeError: The name is not valid in DNS.
     """
-    import socket  # not before it is needed: what merely holds a table loads it, too
+    import socket  # only when needed: this module is imported by every cold start
 
-    problem: OSError = socket.gaierror(socket.EAI_NONAME, "it has no address")
-    places = _resolve(host, port, until)
-    for index, place in enumerate(places):
-        left = until.remaining()
-        if left <= 0:
+    last_error: OSError = socket.gaierror(socket.EAI_NONAME, "it has no address")
+    addresses = _resolve(host, port, deadline)
+    for index, address in enumerate(addresses):
+        seconds = deadline.remaining()
+        if seconds <= 0:
             raise TimeoutError("timed out")
         try:
-            return _dial_one(place, left / (len(places) - index))
+            return _connect_address(address, seconds / (len(addresses) - index))
         except OSError as error:
-            problem = error
-    raise problem
+            last_error = error
+    raise last_error
 
 
-def _resolve(host: str | bytes, port: int, until: Deadline) -> list[tuple[Any, ...]]:
+def _resolve(host: str | bytes, port: int, deadline: Deadline) -> list[tuple[Any, ...]]:
     import socket
 
     def resolve() -> list[tuple[Any, ...]]:
@@ -114,7 +114,7 @@ def _resolve(host: str | bytes, port: int, until: Deadline) -> list[tuple[Any, .
 
     if _is_address(host):
         return resolve()  # asks no server, so it needs no thread
-    seconds = until.remaining()
+    seconds = deadline.remaining()
     try:
         return run_with_timeout(seconds, resolve)
     except TimeLimitExceeded:
@@ -125,19 +125,19 @@ def _resolve(host: str | bytes, port: int, until: Deadline) -> list[tuple[Any, .
 
 def _is_address(host: str | bytes) -> bool:
     text = host.decode("latin-1") if isinstance(host, bytes) else host
-    return ":" in text or _IN_ADDRESS.issuperset(text)
+    return ":" in text or _IPV4_CHARACTERS.issuperset(text)
 
 
-def _dial_one(place: tuple[Any, ...], seconds: float) -> socket.socket:
+def _connect_address(address_info: tuple[Any, ...], seconds: float) -> socket.socket:
     import socket
 
-    family, kind, protocol, _, address = place
-    dialled = socket.socket(family, kind, protocol)
+    family, kind, protocol, _, address = address_info
+    connection = socket.socket(family, kind, protocol)
     try:
-        dialled.settimeout(seconds)
-        dialled.connect(address)
-        dialled.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.settimeout(seconds)
+        connection.connect(address)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except BaseException:
-        dialled.close()
+        connection.close()
         raise
-    return dialled
+    return connection

@@ -540,7 +540,7 @@ MUTANTS = (
     Mutant(
         "the owner of a lease is not compared by the fake",
         "lambda_migrate/lease/memory.py",
-        "not in [(own.owner, own.fence) for own in leases]",
+        "not in [(lease.owner, lease.fence) for lease in leases]",
         "is None",
         ("engine", "contract, lease", "machine, fakes"),
     ),
@@ -892,8 +892,8 @@ MUTANTS = (
     Mutant(
         "a lease is acquired from the fake though another was taken since the reading",
         "lambda_migrate/lease/memory.py",
-        "if not is_newest or not (is_over",
-        "if not (is_over",
+        "if not is_newest or not (is_free",
+        "if not (is_free",
         ("contract, lease", "engine", "machine, fakes"),
     ),
     Mutant(
@@ -977,7 +977,7 @@ MUTANTS = (
     Mutant(
         "a waiter sleeps past its deadline",
         "lambda_migrate/lease/waiter.py",
-        "min(delay, self._until.remaining())",
+        "min(delay, self._deadline.remaining())",
         "delay",
         ("lease", "engine", "machine, fakes"),
     ),
@@ -1282,8 +1282,8 @@ MUTANTS = (
     Mutant(
         "an observer that hangs holds the heartbeat up",
         "lambda_migrate/lease/heartbeat.py",
-        "self._observer_thread.join(min(_OBSERVER_SECONDS, self._interval / RENEWALS_PER_LEASE))",
-        "self._observer_thread.join()",
+        "_callback_thread.join(min(_MAX_CALLBACK_SECONDS, self._interval / RENEWALS_PER_LEASE))",
+        "_callback_thread.join()",
         ("lease",),
     ),
     Mutant(
@@ -1296,7 +1296,7 @@ MUTANTS = (
     Mutant(
         "a lease that could not be renewed is recorded as the migration's failure",
         "lambda_migrate/engine/holder.py",
-        "if self._heartbeat.lost is not None:",
+        "if self._heartbeat.lost_error is not None:",
         "if False:",
         ("engine",),
     ),

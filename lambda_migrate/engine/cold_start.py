@@ -200,7 +200,7 @@ class ColdStart:
         checks_database = self._target.policy.check_database_if_store_unavailable
         return Waiter(
             self._decider.read_again,
-            until=self._waiting_ends,
+            deadline=self._waiting_ends,
             backoff=Backoff(self._target.random),
             on_wait=self._report_wait,
             now_ms=self._target.store.now_ms,

@@ -182,7 +182,7 @@ class LeaseSession:
         try:
             yield
         except MigrateError as error:
-            lost = self._heartbeat.lost
+            lost = self._heartbeat.lost_error
             if error is self._abort_error or not (isinstance(error, LeaseLost) or error is lost):
                 raise
             if self._heartbeat.is_timeout:
@@ -208,11 +208,11 @@ class LeaseSession:
         """Publish ``progress`` now, so that it is known if this holder is killed."""
         self._heartbeat.progress = progress
         with suppress(LeaseStoreUnavailable):  # the next renewal publishes it
-            self._heartbeat.change(lambda lease: self.target.store.renew(lease, progress))
+            self._heartbeat.run_write(lambda lease: self.target.store.renew(lease, progress))
 
     def withdraw(self, databases: Mapping[str, DatabaseRecord]) -> None:
         """Replace the records of databases, before what some manifests need is rolled back."""
-        self._heartbeat.change(lambda lease: self.target.store.withdraw(lease, databases))
+        self._heartbeat.run_write(lambda lease: self.target.store.withdraw(lease, databases))
 
     def complete(
         self, databases: Mapping[str, DatabaseRecord], failures: Sequence[Failure] = ()
@@ -261,7 +261,7 @@ class LeaseSession:
         A lease that could not be renewed says nothing about the migration. Then nothing is stored:
         instances that can reach the table need not pause.
         """
-        if self._heartbeat.lost is not None:
+        if self._heartbeat.lost_error is not None:
             self.release()
             return
         with suppress(MigrateError):  # the failure itself is what the caller reports
@@ -332,7 +332,7 @@ class LeaseSession:
 
     def _raise_fence(self, fence: int) -> None:
         """Continue above PostgreSQL's token: the lease table or its item was created again."""
-        self._heartbeat.change(lambda lease: self.target.store.raise_fence(lease, fence))
+        self._heartbeat.run_write(lambda lease: self.target.store.raise_fence(lease, fence))
 
     def _make_grant(self) -> LeaseGrant:
         return LeaseGrant(

@@ -27,7 +27,7 @@ from lambda_migrate.errors import ConfigurationError, LeaseHeld
 from lambda_migrate.events import LeaseTakenOver, MigrationRolledBack
 from lambda_migrate.lease.decision import is_lease_expired
 from lambda_migrate.lease.record import Lease, LeaseState, Progress
-from lambda_migrate.lease.waiter import describe
+from lambda_migrate.lease.waiter import describe_holder
 from lambda_migrate.migrations import HistoryRow, RowState, make_plan
 from lambda_migrate.migrations.adoption import choose_baseline, require_no_other_history
 from lambda_migrate.migrations.digest import require_migrations
@@ -527,13 +527,13 @@ class Operations:
     def _require_free_lease(self) -> None:
         state = self.target.store.read(consistent=True)
         if state.owner is not None and not is_lease_expired(state, self.target.store.now_ms()):
-            raise LeaseHeld(f"another process holds the lease: {describe(state)}")
+            raise LeaseHeld(f"another process holds the lease: {describe_holder(state)}")
 
     def _acquire_lease(self) -> Lease:
         before = self.target.store.read(consistent=True)
         lease = self.target.store.acquire(new_owner(self._request_id), expected=before)
         if not isinstance(lease, Lease):
-            raise LeaseHeld(f"another process holds the lease: {describe(lease)}")
+            raise LeaseHeld(f"another process holds the lease: {describe_holder(lease)}")
         if before.owner is not None and is_lease_expired(before, self.target.store.now_ms()):
             self.target.observer.observe(
                 LeaseTakenOver(self.target.name, before.owner, lease.fence)
@@ -578,6 +578,6 @@ def release_lease(store: LeaseStore) -> LeaseState:
         return state
     lease = store.acquire(new_owner(), expected=state, is_expired=True)
     if not isinstance(lease, Lease):
-        raise LeaseHeld(f"the holder is alive and has just renewed the lease: {describe(lease)}")
+        raise LeaseHeld(f"the holder is alive and has just renewed the lease: {describe_holder(lease)}")
     store.release(lease)
     return state

@@ -1,4 +1,4 @@
-"""Leases in this process's memory: for tests, and for a workstation without a table."""
+"""Leases in this process's memory: for tests, and for a workstation without a lease table."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ["InMemoryLeaseTable"]
 
 
 class InMemoryLeaseTable:
-    """`LeaseStore` without DynamoDB, under the same contract.
+    """`LeaseStore` without DynamoDB; the same contract tests run against it.
 
-    Share one instance between the runners that are to compete. With a runner of its own it stands
-    for "no table": PostgreSQL's fence alone keeps holders apart then.
+    Runners that share an instance compete for its lease. A runner with an instance of its own works
+    without a lease table: then only the fence in PostgreSQL keeps holders apart.
 
     Args:
         lease_seconds: Length of a lease.
@@ -35,7 +35,7 @@ class InMemoryLeaseTable:
         self.calls = 0
         self.lease_seconds = lease_seconds
         self.state = LeaseState()
-        """The item; tests may set it."""
+        """The item. Tests may set it."""
         self._clock = clock
         self._lock = threading.Lock()
 
@@ -53,43 +53,41 @@ class InMemoryLeaseTable:
         self, owner: str, *, expected: LeaseState | None = None, is_expired: bool = False
     ) -> Lease | LeaseState:
         """See `LeaseStore.acquire`."""
-        trusted_until, until_ms = self._term()
+        trusted_until, until_ms = self._new_term()
         with self._lock:
             self.calls += 1
             state = self.state
             if state.owner == owner:
-                self.state = self._renewed(state, until_ms)
+                self.state = self._extend(state, until_ms)
                 return Lease(owner, state.fence, trusted_until, self.state)
             is_newest = expected is None or expected.fence == state.fence
             is_same = expected is not None and _term_of(expected) == _term_of(state)
-            is_over = state.owner is None or is_lease_expired(state, self._clock.wall_ms())
-            if not is_newest or not (is_over or (is_expired and is_same)):
+            is_free = state.owner is None or is_lease_expired(state, self._clock.wall_ms())
+            if not is_newest or not (is_free or (is_expired and is_same)):
                 return state
-            self.state = replace(self._renewed(state, until_ms), fence=state.fence + 1, owner=owner)
+            self.state = replace(self._extend(state, until_ms), fence=state.fence + 1, owner=owner)
             return Lease(owner, self.state.fence, trusted_until, self.state)
 
     def renew(self, lease: Lease, progress: Progress | None = None) -> Lease:
         """See `LeaseStore.renew`."""
-        trusted_until, until_ms = self._term()
+        trusted_until, until_ms = self._new_term()
         with self._lock:
-            state = self._mine(lease)
-            self.state = replace(
-                self._renewed(state, until_ms), progress=progress or state.progress
-            )
+            state = self._require_own(lease)
+            self.state = replace(self._extend(state, until_ms), progress=progress or state.progress)
         return replace(lease, trusted_until=trusted_until)
 
     def raise_fence(self, lease: Lease, fence: int) -> Lease:
         """See `LeaseStore.raise_fence`."""
         lifted = replace(lease, fence=max(fence, lease.fence))
         with self._lock:
-            state = self._mine(lease, lifted)
+            state = self._require_own(lease, lifted)
             self.state = replace(state, fence=lifted.fence)
         return lifted
 
     def withdraw(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
         """See `LeaseStore.withdraw`."""
         with self._lock:
-            self.state = replace(self._mine(lease), databases=dict(databases))
+            self.state = replace(self._require_own(lease), databases=dict(databases))
             return replace(lease, state=self.state)
 
     def complete(
@@ -99,58 +97,61 @@ class InMemoryLeaseTable:
         failures: Sequence[Failure] = (),
     ) -> None:
         """See `LeaseStore.complete`."""
-        left = LeaseState().with_failures(failures)
-        self._finish(
+        remaining = LeaseState().with_failures(failures)
+        self._release_with(
             lease,
             databases=dict(databases),
-            failure=left.failure,
-            older_failures=left.older_failures,
+            failure=remaining.failure,
+            older_failures=remaining.older_failures,
         )
 
     def complete_inspection(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
         """See `LeaseStore.complete_inspection`."""
-        self._finish(lease, keeps_progress=True, databases=dict(databases))
+        self._release_with(lease, keeps_progress=True, databases=dict(databases))
 
     def fail(self, lease: Lease, failure: Failure) -> None:
         """See `LeaseStore.fail`."""
-        left = lease.state.with_failure(failure)
-        self._finish(lease, failure=left.failure, older_failures=left.older_failures)
+        remaining = lease.state.with_failure(failure)
+        self._release_with(
+            lease, failure=remaining.failure, older_failures=remaining.older_failures
+        )
 
     def release(self, lease: Lease) -> None:
         """See `LeaseStore.release`."""
-        self._finish(lease)
+        self._release_with(lease)
 
-    def _finish(self, lease: Lease, *, keeps_progress: bool = False, **changes: Any) -> None:
-        """A write that frees the lease; its own retry finds it done, which is not a loss."""
+    def _release_with(self, lease: Lease, *, keeps_progress: bool = False, **changes: Any) -> None:
+        """A write that releases the lease; repeated, it finds its own result: not a loss."""
         with self._lock:
-            done = replace(_freed(self.state), **changes)
+            done = replace(_without_lease(self.state), **changes)
             if keeps_progress:
                 done = replace(done, progress=self.state.progress)
             if (self.state, self.state.fence) == (done, lease.fence):
                 self.calls += 1
                 return
-            self._mine(lease)
+            self._require_own(lease)
             self.state = done
 
     def close(self) -> None:
         """See `LeaseStore.close`; there is no connection."""
 
-    def _mine(self, *leases: Lease) -> LeaseState:
-        """The item, which is to carry the owner and the fence of one of these."""
+    def _require_own(self, *leases: Lease) -> LeaseState:
+        """The item, after checking that one of these leases is the one in it."""
         self.calls += 1
-        if (self.state.owner, self.state.fence) not in [(own.owner, own.fence) for own in leases]:
-            raise LeaseLost(f"the lease under fence {leases[0].fence} is lost")
+        holder = (self.state.owner, self.state.fence)
+        if holder not in [(lease.owner, lease.fence) for lease in leases]:
+            raise LeaseLost(f"lost the lease under fencing token {leases[0].fence}")
         return self.state
 
-    def _renewed(self, state: LeaseState, until_ms: int) -> LeaseState:
+    def _extend(self, state: LeaseState, until_ms: int) -> LeaseState:
         return replace(state, lease_until_ms=until_ms, lease_ms=round(self.lease_seconds * 1000))
 
-    def _term(self) -> tuple[float, int]:
+    def _new_term(self) -> tuple[float, int]:
         trusted_until = self._clock.monotonic() + self.lease_seconds - CLOCK_SKEW_MS / 1000
         return trusted_until, self._clock.wall_ms() + round(self.lease_seconds * 1000)
 
 
-def _freed(state: LeaseState) -> LeaseState:
+def _without_lease(state: LeaseState) -> LeaseState:
     return replace(state, owner=None, lease_until_ms=0, lease_ms=0, progress=None)
 
 

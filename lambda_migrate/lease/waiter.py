@@ -1,4 +1,4 @@
-"""Reading again, later and later, until there is something else to do than wait."""
+"""Waits for the lease: reads the item at growing intervals until there is something else to do."""
 
 from __future__ import annotations
 
@@ -14,83 +14,83 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
     from lambda_migrate.lease.backoff import Backoff
 
-__all__ = ["Waiter", "describe"]
+__all__ = ["Waiter", "describe_holder"]
 
 
 class Waiter:
-    """Waits through reads of the state item.
+    """Waits by reading the state item.
 
-    Throttling and an absent store are reasons to wait longer, not errors, until time is over. The
-    loop is our own: tenacity, which the other retries are driven by, takes 31 ms of CPU to import,
-    and with a hundred waiters on few processors that is in the way of the first request.
+    While the store throttles or does not answer it waits longer, and raises an error only when the
+    time is over. The loop is our own because tenacity, which runs the other retries, takes 31 ms of
+    CPU to import: with a hundred waiters on few processors that would delay the first request.
 
     Args:
-        look: Reads the item and decides.
-        until: When to give up.
+        next_step: Reads the item and decides.
+        deadline: When to give up.
         backoff: How long to sleep between two reads.
-        on_wait: Told the newest reading, the seconds waited and the delay, before each sleep.
-        now_ms: The wall clock that leases are judged by; the deadline's own by default.
-        store_timeout_seconds: Give up early if the store has not answered for so long.
+        on_wait: Called before each sleep with the newest state, the seconds waited and the delay.
+        now_ms: The wall clock that leases are compared with; the deadline's clock by default.
+        store_timeout_seconds: Give up before the deadline if the store does not answer for so long.
     """
 
     def __init__(
         self,
-        look: Callable[[], Step],
+        next_step: Callable[[], Step],
         *,
-        until: Deadline,
+        deadline: Deadline,
         backoff: Backoff,
         on_wait: Callable[[LeaseState, float, float], None],
         now_ms: Callable[[], int] | None = None,
         store_timeout_seconds: float | None = None,
     ) -> None:
-        self._look = look
-        self._until = until
-        self._clock = until.clock
+        self._next_step = next_step
+        self._deadline = deadline
+        self._clock = deadline.clock
         self._backoff = backoff
-        self._on_pause = on_wait
+        self._on_wait = on_wait
         self._now_ms = now_ms or self._clock.wall_ms
-        self._store_seconds = store_timeout_seconds
-        self._began = self._clock.monotonic()
-        self._answered = self._began
+        self._store_timeout_seconds = store_timeout_seconds
+        self._started = self._clock.monotonic()
+        self._last_answer = self._started
         self._state = LeaseState()
         self._failures = 0
 
     def wait(self, state: LeaseState, *, failures: int = 0) -> Step:
-        """Wait, beginning with ``state``, which was just read.
+        """Wait, starting from ``state``, which was just read.
 
         Args:
-            state: The reading.
-            failures: How many readings had failed before; then ``state`` is none, but a blank.
+            state: The state; an empty one if the read failed.
+            failures: How many reads have failed before.
 
         Returns:
             The first step that is not to wait.
 
         Raises:
-            NotReady: Time is over.
-            LeaseStoreUnavailable: Time is over and the store was not there at the end.
+            NotReady: The deadline has passed.
+            LeaseStoreUnavailable: The store did not answer at the end.
         """
-        self._note(state)
+        self._note_answer(state)
         self._failures = failures
-        while isinstance(step := self._look_later(), Wait):
-            self._note(step.state)
+        while isinstance(step := self._sleep_and_read(), Wait):
+            self._note_answer(step.state)
         return step
 
-    def _look_later(self) -> Step:
-        """Sleep and look, again and again until there is an answer."""
+    def _sleep_and_read(self) -> Step:
+        """Sleep and read, repeatedly until the store answers."""
         while True:
-            self._pause()
+            self._sleep()
             try:
-                return self._look()
+                return self._next_step()
             except LeaseStoreUnavailable:
                 self._failures += 1
-                if self._until.is_over or self._is_silent:
+                if self._deadline.is_over or self._is_store_gone:
                     raise
 
-    def _pause(self) -> None:
-        if self._until.is_over:
+    def _sleep(self) -> None:
+        if self._deadline.is_over:
             raise NotReady(
                 f"the schema is not ready after waiting {self._waited:.1f} s: "
-                f"{describe(self._state)}",
+                f"{describe_holder(self._state)}",
                 retry_after_seconds=round(min(30.0, max(1.0, self._waited / 2))),
             )
         delay = self._backoff.delay(
@@ -99,28 +99,28 @@ class Waiter:
             now_ms=self._now_ms(),
             failures=self._failures,
         )
-        delay = min(delay, self._until.remaining())
-        self._on_pause(self._state, self._waited, delay)
+        delay = min(delay, self._deadline.remaining())
+        self._on_wait(self._state, self._waited, delay)
         self._clock.sleep(delay)
 
-    def _note(self, state: LeaseState) -> None:
+    def _note_answer(self, state: LeaseState) -> None:
         self._state = state
         self._failures = 0
-        self._answered = self._clock.monotonic()
+        self._last_answer = self._clock.monotonic()
 
     @property
     def _waited(self) -> float:
-        return self._clock.monotonic() - self._began
+        return self._clock.monotonic() - self._started
 
     @property
-    def _is_silent(self) -> bool:
-        """Whether the store has been away for as long as it may be."""
-        silence = self._clock.monotonic() - self._answered
-        return self._store_seconds is not None and silence >= self._store_seconds
+    def _is_store_gone(self) -> bool:
+        """Whether the store has not answered for as long as the caller allows."""
+        seconds = self._clock.monotonic() - self._last_answer
+        return self._store_timeout_seconds is not None and seconds >= self._store_timeout_seconds
 
 
-def describe(state: LeaseState) -> str:
-    """The holder and its progress, in a few words."""
+def describe_holder(state: LeaseState) -> str:
+    """The holder and its progress, for messages."""
     if state.owner is None:
         return "no process is migrating it"
     progress = state.progress

@@ -54,8 +54,8 @@ class View(InMemoryLeaseTable):
     def state(self, state: LeaseState) -> None:
         self._item.state = state
 
-    def _term(self) -> tuple[float, int]:
-        term = super()._term()
+    def _new_term(self) -> tuple[float, int]:
+        term = super()._new_term()
         self._instance.on_its_way()
         return term
 

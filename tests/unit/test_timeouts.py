@@ -1,4 +1,4 @@
-"""What has no timeout of its own ends in time, and whatever comes later has no effect."""
+"""Calls without a timeout of their own end in time; a late result has no effect."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ PATIENCE = 20.0
 @pytest.fixture
 def slow_resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """A resolver that answers when the event is set, or at the end of the test."""
-    answers, answered = threading.Event(), threading.Event()
+    may_answer, answered = threading.Event(), threading.Event()
 
     def resolve(*_: object, **__: object) -> list[Any]:
-        answers.wait(PATIENCE)
+        may_answer.wait(PATIENCE)
         answered.set()
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    yield answers
-    answers.set()
+    yield may_answer
+    may_answer.set()
     assert answered.wait(PATIENCE)
 
 
-def test_what_ends_in_time_returns_or_raises_as_if_it_were_called() -> None:
+def test_a_call_that_ends_in_time_returns_or_raises_as_usual() -> None:
     assert run_with_timeout(PATIENCE, lambda: 7) == 7
     with pytest.raises(ValueError, match="gone"):
         run_with_timeout(PATIENCE, lambda: int("gone"))
 
 
 @pytest.mark.parametrize("seconds", [0.01, 0.0, -5.0])
-def test_what_takes_too_long_is_given_up_and_ends_unheard(seconds: float) -> None:
-    goes_on, ended = threading.Event(), threading.Event()
+def test_a_call_that_takes_too_long_is_given_up_and_its_result_dropped(seconds: float) -> None:
+    may_end, ended = threading.Event(), threading.Event()
 
     def slow() -> None:
-        goes_on.wait(PATIENCE)
+        may_end.wait(PATIENCE)
         ended.set()
-        raise SystemExit  # nor does this reach the caller
+        raise SystemExit  # does not reach the caller either
 
     with pytest.raises(TimeLimitExceeded):
         run_with_timeout(seconds, slow)
-    goes_on.set()
+    may_end.set()
     assert ended.wait(PATIENCE)
 
 
-def test_a_name_that_is_not_resolved_in_time_says_so(slow_resolver: threading.Event) -> None:
+def test_the_error_of_a_slow_resolver_names_the_time_limit(slow_resolver: threading.Event) -> None:
     with pytest.raises(socket.gaierror, match=r"the name was not resolved within 0\.1 s"):
         connect_tcp("db.test", 5432, Deadline.after(0.1))
     slow_resolver.set()
@@ -75,7 +75,7 @@ def test_a_name_without_addresses_is_an_error(monkeypatch: pytest.MonkeyPatch) -
         connect_tcp("db.test", 5432, Deadline.after(PATIENCE))
 
 
-def test_a_connection_to_postgresql_gives_a_slow_resolver_up_and_may_try_again(
+def test_connecting_to_postgresql_with_a_slow_resolver_is_a_retryable_failure(
     slow_resolver: threading.Event,
 ) -> None:
     address = DatabaseAddress(database="orders", host="db.test", user="app")

@@ -196,7 +196,7 @@ def test_a_changed_lease_is_the_one_that_is_renewed() -> None:
     stage = Stage()
     stage.acts += [
         nothing,
-        lambda: stage.heartbeat.change(lambda lease: stage.table.raise_fence(lease, 40)),
+        lambda: stage.heartbeat.run_write(lambda lease: stage.table.raise_fence(lease, 40)),
         nothing,
     ]
     with stage.running() as heartbeat:
@@ -213,7 +213,7 @@ def test_a_change_that_fails_changes_nothing() -> None:
         raise LeaseStoreUnavailable("no answer")
 
     with pytest.raises(LeaseStoreUnavailable):
-        stage.heartbeat.change(refuse)
+        stage.heartbeat.run_write(refuse)
     assert stage.heartbeat.lease == stage.first
 
 
@@ -259,7 +259,7 @@ def test_a_store_that_stays_away_until_trust_ends_has_lost_the_lease_for_its_cau
 ) -> None:
     stage = Stage([nothing] * 100)
     stage.table.fault = fault
-    told = f"no other process held the lease, but .* could not be renewed: {cause}$"
+    told = f"no other process held the lease, but .* could not be renewed under .*: {cause}$"
     with stage.running() as heartbeat, pytest.raises(kind, match=told):
         heartbeat.check()
     assert stage.ends == 1
@@ -331,7 +331,7 @@ def test_a_refusal_that_passes_before_the_lease_is_over_ends_nothing() -> None:
     ]
     with stage.running() as heartbeat:
         heartbeat.check()
-    assert (stage.ends, heartbeat.lost) == (0, None)
+    assert (stage.ends, heartbeat.lost_error) == (0, None)
 
 
 def test_a_thawed_holder_whose_renewal_is_refused_says_why_and_not_who_held_it_meanwhile() -> None:
@@ -339,7 +339,9 @@ def test_a_thawed_holder_whose_renewal_is_refused_says_why_and_not_who_held_it_m
     stage.clock.advance(3600)
     stage.table.fault = ConfigurationError("expired")
     for _ in range(2):
-        with pytest.raises(ConfigurationError, match=r"^the lease under .* renewed: expired"):
+        with pytest.raises(
+            ConfigurationError, match=r"^the lease could not be renewed .*: expired"
+        ):
             stage.heartbeat.check()
     assert stage.table.renewals == 1
 
@@ -391,7 +393,7 @@ def test_a_lease_that_ends_before_the_deadline_is_renewed_until_then() -> None:
     stage = Stage([nothing] * 100, deadline_seconds=LEASE_SECONDS - 0.5)
     stage.go_away()
     with stage.running() as heartbeat:
-        assert heartbeat.lost is not None
+        assert heartbeat.lost_error is not None
     assert not heartbeat.is_timeout
     assert stage.now == pytest.approx(stage.first.trusted_until)
 

@@ -16,7 +16,7 @@ from lambda_migrate.errors import (
 from lambda_migrate.lease.backoff import INITIAL_DELAY_SECONDS, MAX_DELAY_SECONDS, Backoff
 from lambda_migrate.lease.decision import Acquire, Refuse, Serve, Step, Wait
 from lambda_migrate.lease.record import Failure, LeaseState, Progress
-from lambda_migrate.lease.waiter import Waiter, describe
+from lambda_migrate.lease.waiter import Waiter, describe_holder
 from lambda_migrate.testing import FakeClock, FixedRandom
 
 HELD = LeaseState(4, "holder", 1)
@@ -43,7 +43,7 @@ class Room:
         self.began = self.clock.monotonic()
         self.waiter = Waiter(
             self.look,
-            until=Deadline.after(self.seconds, self.clock),
+            deadline=Deadline.after(self.seconds, self.clock),
             backoff=Backoff(FixedRandom(self.roll)),
             on_wait=lambda *told: self.pauses.append(told),
             store_timeout_seconds=self.store_timeout_seconds,
@@ -153,7 +153,7 @@ def test_the_next_try_is_advised_after_half_of_what_was_waited(
     ],
 )
 def test_a_state_is_described_in_a_few_words(state: LeaseState, told: str) -> None:
-    assert describe(state) == told
+    assert describe_holder(state) == told
 
 
 # --- the store is away
