@@ -578,6 +578,8 @@ def release_lease(store: LeaseStore) -> LeaseState:
         return state
     lease = store.acquire(new_owner(), expected=state, is_expired=True)
     if not isinstance(lease, Lease):
-        raise LeaseHeld(f"the holder is alive and has just renewed the lease: {describe_holder(lease)}")
+        raise LeaseHeld(
+            f"the holder is alive and has just renewed the lease: {describe_holder(lease)}"
+        )
     store.release(lease)
     return state
