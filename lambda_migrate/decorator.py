@@ -1,4 +1,4 @@
-"""``@migrate_on_cold_start``: the schema is ready before the handler sees its first event."""
+"""``@migrate_on_cold_start``: the schema is ready before the handler receives its first event."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from lambda_migrate.settings import SettingsArguments
 
     Handler = Callable[..., Any]
-    Answer = Callable[[Any, Any, MigrateError], Any]
+    OnNotReady = Callable[[Any, Any, MigrateError], Any]
 
 H = TypeVar("H", bound=Callable[..., Any])
 
 __all__ = ["migrate_on_cold_start", "service_unavailable"]
 
 LONG_INITS = frozenset({"provisioned-concurrency", "snap-start", "lambda-managed-instances"})
-"""Where Lambda gives initialisation 130 s or the function's timeout, whichever is longer, instead
-of 10 s (AWS Lambda Developer Guide, "Understanding the Lambda execution environment lifecycle")."""
+"""Where initialization may take 130 s or the function's timeout, whichever is longer, instead of
+10 s (AWS Lambda Developer Guide, "Understanding the Lambda execution environment lifecycle")."""
 
 _INIT_SECONDS = 125.0
 
-_ONLY_ONCE = "UNCHECKED"
-"""``Outcome.UNCHECKED``; loading its module is for those who check."""
+_UNCHECKED = "UNCHECKED"
+"""``Outcome.UNCHECKED``, whose module is not loaded yet."""
 
 
 @overload
@@ -40,7 +40,7 @@ def migrate_on_cold_start(handler: H, /) -> H: ...
 def migrate_on_cold_start(
     *,
     runner: MigrationRunner | None = None,
-    on_not_ready: Answer | None = None,
+    on_not_ready: OnNotReady | None = None,
     **settings: Unpack[SettingsArguments],
 ) -> Callable[[H], H]: ...
 
@@ -50,12 +50,13 @@ def migrate_on_cold_start(
     /,
     *,
     runner: MigrationRunner | None = None,
-    on_not_ready: Answer | None = None,
+    on_not_ready: OnNotReady | None = None,
     **settings: Unpack[SettingsArguments],
 ) -> H | Callable[[H], H]:
-    """Bring the database to this code's schema before the first event is handled.
+    """Migrate the database to this code's schema before the first event is handled.
 
-    Bare, everything comes from the environment; with arguments, these come first:
+    Without arguments, every setting is read from the environment; an argument takes precedence
+    over its environment variable:
 
         @migrate_on_cold_start
         def handler(event, context): ...
@@ -64,19 +65,20 @@ def migrate_on_cold_start(
         @migrate_on_cold_start(target="orders", on_not_ready=service_unavailable)
         def handler(event, context): ...
 
-    The first invocation checks, within its own deadline; a warm one costs a function call. Below
-    or above other decorators, the name and signature of the handler stay what they were.
+    The first invocation of an execution environment checks the schema, within its own deadline;
+    later ones cost a function call. The handler keeps its name and signature, and the decorator can
+    be combined with others.
 
     Args:
         handler: A Lambda handler, ``(event, context) -> anything``.
-        runner: A runner that was made by hand, instead of settings.
+        runner: A `MigrationRunner` of your own, instead of settings.
         on_not_ready: Called with event, context and the error (`NotReady` or `MigrationFailed`)
-            when the schema is not ready; what it returns is the invocation's answer. By default
-            the error is raised, which makes the invocation fail and asynchronous ones be retried.
-        **settings: By the names of `Settings`.
+            when the schema is not ready; its return value is the invocation's response. By default
+            the error is raised: the invocation fails, and Lambda retries asynchronous ones.
+        **settings: See `Settings`.
 
     Raises:
-        MigrateError: From the first invocation, not from here: what `MigrationRunner.ensure` does.
+        MigrateError: From the handler, when the schema is not ready; see `MigrationRunner.ensure`.
     """
 
     def decorate(function: H) -> H:
@@ -95,15 +97,16 @@ def migrate_on_cold_start(
 
 
 def service_unavailable(event: Any, _context: Any, error: MigrateError) -> dict[str, Any]:
-    """Answer an HTTP request with 503 and Retry-After; raise the error for every other event.
+    """Return 503 with Retry-After for an HTTP request; raise the error for every other event.
 
-    An HTTP request is what API Gateway (REST, HTTP and WebSocket APIs), a load balancer, a function
-    URL or VPC Lattice sends. For everything else an answer would be a success: SQS would delete
-    the messages, EventBridge and SNS would not repeat the event. A Lambda authorizer's request is
-    not one either: its answer is a policy. The body says no more than that; the log has the cause.
+    Pass it as ``on_not_ready``. HTTP requests are the events of API Gateway (REST, HTTP and
+    WebSocket APIs), of a load balancer, a function URL or VPC Lattice. For other events a response
+    would count as success: SQS would delete the messages, EventBridge and SNS would not retry. A
+    Lambda authorizer's request is not an HTTP request: its response is a policy. The body does not
+    contain the cause; the log does.
 
     Raises:
-        MigrateError: ``error``, where the event is not an HTTP request.
+        MigrateError: ``error``, if the event is not an HTTP request.
     """
     if not _is_http(event):
         raise error
@@ -120,7 +123,7 @@ _WEBSOCKET_EVENTS = ("CONNECT", "MESSAGE", "DISCONNECT")
 
 
 def _is_http(event: Any) -> bool:
-    """Whether the answer to ``event`` is an HTTP response, by the formats that AWS documents."""
+    """Whether the response to ``event`` is an HTTP response, by the formats that AWS documents."""
     if not isinstance(event, dict) or "methodArn" in event or "routeArn" in event:
         return False  # the latter two are requests to an API Gateway Lambda authorizer
     context = event.get("requestContext")
@@ -138,27 +141,27 @@ def _is_http(event: Any) -> bool:
 
 
 class _Gate:
-    """Closed until the schema is ready, once for each process."""
+    """Closed until the schema is ready; one for each decorated handler of a process."""
 
-    __slots__ = ("_given", "_guard", "_on_not_ready", "_runner", "_settings", "is_open")
+    __slots__ = ("_lock", "_on_not_ready", "_own_runner", "_runner", "_settings", "is_open")
 
     def __init__(
         self,
         runner: MigrationRunner | None,
         settings: SettingsArguments,
-        on_not_ready: Answer | None,
+        on_not_ready: OnNotReady | None,
     ) -> None:
         self.is_open = False
-        self._given = runner
+        self._own_runner = runner
         self._runner = runner
         self._settings = settings
         self._on_not_ready = on_not_ready
-        self._guard = threading.Lock()
+        self._lock = threading.Lock()
         if runner is not None and settings.keys() - {"init"}:
             names = ", ".join(sorted(settings.keys() - {"init"}))
             raise TypeError(
-                f"migrate_on_cold_start got a runner and settings ({names}): the runner has "
-                "settings of its own; give one or the other"
+                f"migrate_on_cold_start got a runner and settings ({names}), but a runner has "
+                "settings of its own: pass one or the other"
             )
 
     def call(self, function: Handler, event: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
@@ -166,24 +169,24 @@ class _Gate:
 
         try:
             if not self.is_open:
-                self._enter(context)
+                self._acquire_lock(context)
                 try:
                     self._ensure(context)
                 finally:
-                    self._guard.release()
+                    self._lock.release()
         except (NotReady, MigrationFailed) as error:
             if self._on_not_ready is None:
                 raise
             return self._on_not_ready(event, context, error)
         return function(event, context, *args, **kwargs)
 
-    def _enter(self, context: Any) -> None:
-        """Wait for another thread's check, for no longer than this invocation has.
+    def _acquire_lock(self, context: Any) -> None:
+        """Wait for another thread's check, at most until this invocation's deadline.
 
         Raises:
-            NotReady: It is still running.
+            NotReady: The other check is still running.
         """
-        if self._guard.acquire(blocking=False):
+        if self._lock.acquire(blocking=False):
             return
         from lambda_migrate.clock import Deadline
         from lambda_migrate.engine.cold_start import WITHOUT_DEADLINE_SECONDS
@@ -195,36 +198,35 @@ class _Gate:
         seconds = WITHOUT_DEADLINE_SECONDS
         if deadline is not None:
             seconds = deadline.earlier(policy.safety_margin_seconds).remaining()
-        if not self._guard.acquire(timeout=seconds):
+        if not self._lock.acquire(timeout=seconds):
             raise NotReady(
                 "the schema is not ready: another invocation in this process is still checking it, "
                 f"and this one has waited {seconds:.1f} s"
             )
 
     def _ensure(self, context: Any) -> None:
-        """Two threads of one process may come here together: the second finds it open."""
         if self.is_open:
-            return
+            return  # another thread opened it while this one waited for the lock
         self.is_open = self._is_switched_off() or self._check(context)
 
     def _check(self, context: Any) -> bool:
-        """Check; whether the answer holds for the invocations to come."""
+        """Check; return whether the result holds for later invocations."""
         from lambda_migrate.clock import Deadline
 
-        runner = self._made()
+        runner = self._get_runner()
         request_id = str(getattr(context, "aws_request_id", None) or "")
         deadline = Deadline.from_context(context, runner.target.clock)
-        return runner.ensure(deadline, request_id=request_id) != _ONLY_ONCE
+        return runner.ensure(deadline, request_id=request_id) != _UNCHECKED
 
     def _is_switched_off(self) -> bool:
-        """Whether the mode is ``off``: a kill switch needs nothing else to be right."""
+        """Whether the mode is ``off``; this works even if other settings are wrong."""
         mode = self._settings.get("mode") or os.environ.get("LAMBDA_MIGRATE_MODE", "")
-        return self._given is None and str(mode).strip().lower() == "off"
+        return self._own_runner is None and str(mode).strip().lower() == "off"
 
-    def _made(self) -> MigrationRunner:
-        """The runner; made on the first invocation, because settings are read from its environment.
+    def _get_runner(self) -> MigrationRunner:
+        """The runner, created on the first invocation.
 
-        A fault is told like every other end of a check: with one structured line.
+        A configuration error is logged like every other failed check: in one structured line.
         """
         if self._runner is None:
             from lambda_migrate.errors import ConfigurationError
@@ -241,18 +243,17 @@ class _Gate:
         return self._runner
 
     def run_at_init(self) -> None:
-        """Check during initialisation, where that is asked for and long enough.
+        """Check during initialization, if the setting ``init`` asks for it and there is time.
 
-        What goes wrong here is left to the first invocation, which tries again and can tell a
-        caller; the log has it already.
+        An error is logged, and the first invocation checks again, so that it can raise it.
         """
         kind = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
         if kind == "snap-start":
             from snapshot_restore_py import register_after_restore
 
             register_after_restore(self.forget)
-        asked = self._settings.get("init") or os.environ.get("LAMBDA_MIGRATE_INIT", "")
-        if str(asked).strip().lower() != "when-long" or kind not in LONG_INITS:
+        init = self._settings.get("init") or os.environ.get("LAMBDA_MIGRATE_INIT", "")
+        if str(init).strip().lower() != "when-long" or kind not in LONG_INITS:
             return
         from lambda_migrate.clock import Deadline
         from lambda_migrate.errors import MigrateError
@@ -260,15 +261,15 @@ class _Gate:
         if self._is_switched_off():
             return
         try:
-            runner = self._made()
+            runner = self._get_runner()
             outcome = runner.ensure(Deadline.after(_INIT_SECONDS, runner.target.clock))
-            self.is_open = outcome != _ONLY_ONCE
+            self.is_open = outcome != _UNCHECKED
         except MigrateError:
             self.is_open = False
 
     def forget(self) -> None:
-        """After a snapshot was restored: sockets are dead and the schema may have moved on."""
+        """Close again after a snapshot was restored: the schema may have changed since."""
         self.is_open = False
-        self._runner = self._given
-        if self._given is not None:
-            self._given.forget()
+        self._runner = self._own_runner
+        if self._own_runner is not None:
+            self._own_runner.forget()

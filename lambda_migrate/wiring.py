@@ -1,7 +1,7 @@
-"""The one place that reads the environment and puts the parts together.
+"""Creates the parts of a target from the settings.
 
-Nothing here connects to anything; boto3, pg8000 and Powertools are loaded by the parts that use
-them, when they first do.
+Nothing here does network I/O. boto3, pg8000 and Powertools are imported by the parts that use them,
+on first use.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def make_deferred_manifest(
 
 
 def make_manifest(settings: Settings, environ: Mapping[str, str]) -> Manifest:
-    """Read the migrations; a relative directory lies where Lambda unpacks the function."""
+    """Read the migrations; a relative directory is relative to the function's code."""
     from lambda_migrate.migrations.source import read_manifest
 
     return read_manifest(
@@ -69,7 +69,7 @@ def make_manifest(settings: Settings, environ: Mapping[str, str]) -> Manifest:
 
 
 def make_target(settings: Settings, *, observer: Observer, clock: Clock = SYSTEM_CLOCK) -> Target:
-    """The database with its item in the lease table."""
+    """Create the target: the database with its item in the lease table."""
     return Target(
         name=settings.target,
         store=make_store(settings, clock=clock),
@@ -84,24 +84,24 @@ def make_target(settings: Settings, *, observer: Observer, clock: Clock = SYSTEM
 
 
 def make_flags(settings: Settings, *, clock: Clock = SYSTEM_CLOCK) -> FlagSource | None:
-    """The feature flags that the settings name, if they name any; loaded when first read."""
-    return _LateFlags(settings, clock) if settings.flags else None
+    """Create the source of the feature flags, if the settings name one."""
+    return _LazyFlags(settings, clock) if settings.flags else None
 
 
-class _LateFlags:
-    """Makes the real ones when they are first read, which most processes never do."""
+class _LazyFlags:
+    """Creates the real source on first use, which most processes never need."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._settings = settings
         self._clock = clock
-        self._made: FlagSource | None = None
+        self._source: FlagSource | None = None
 
     def read(self, deadline: Deadline) -> Flags:
         """See `FlagSource.read`."""
-        if self._made is None:
+        if self._source is None:
             from lambda_migrate.aws.appconfig import AppConfigFlags
 
-            self._made = AppConfigFlags(
+            self._source = AppConfigFlags(
                 self._settings.flags,
                 {
                     "target": self._settings.target,
@@ -111,11 +111,11 @@ class _LateFlags:
                 port=os.environ.get("AWS_APPCONFIG_EXTENSION_HTTP_PORT", "").strip(),
                 clock=self._clock,
             )
-        return self._made.read(deadline)
+        return self._source.read(deadline)
 
 
 def make_store(settings: Settings, *, clock: Clock = SYSTEM_CLOCK) -> LeaseStore:
-    """The lease table; without one, this process's memory and PostgreSQL's fence alone."""
+    """Create the client of the lease table; without a table, a lease in this process's memory."""
     if not settings.table:
         from lambda_migrate.lease.memory import InMemoryLeaseTable
 
@@ -130,7 +130,7 @@ def make_store(settings: Settings, *, clock: Clock = SYSTEM_CLOCK) -> LeaseStore
 
 
 def make_database(settings: Settings) -> Database:
-    """The database that the settings name."""
+    """Create the database of the settings."""
     return PostgreSQLDatabase(
         fingerprint=settings.require(database=True).fingerprint,
         connect=_make_connect(settings),
@@ -140,21 +140,21 @@ def make_database(settings: Settings) -> Database:
 
 
 def _make_connect(settings: Settings) -> Callable[[str, float], Connection]:
-    """Opens connections; the first one makes the credentials, which later ones share."""
-    made: list[Credentials] = []
+    """Return a function that opens connections; all of them share the credentials."""
+    cached: list[Credentials] = []
 
     def connect(application_name: str, seconds: float) -> Connection:
         from lambda_migrate.postgresql.credentials import open_connection
 
-        if not made:
-            made.append(make_credentials(settings))
-        return open_connection(made[0], application_name, seconds)
+        if not cached:
+            cached.append(make_credentials(settings))
+        return open_connection(cached[0], application_name, seconds)
 
     return connect
 
 
 def make_credentials(settings: Settings) -> Credentials:
-    """Where the database is and how to get in: a URL, a secret, an IAM token."""
+    """Create the credentials: a URL, a secret or an IAM token."""
     from lambda_migrate.postgresql.credentials import (
         IamCredentials,
         SecretCredentials,
@@ -174,7 +174,7 @@ def make_credentials(settings: Settings) -> Credentials:
 
 
 def make_policy(settings: Settings) -> Policy:
-    """How the runner behaves."""
+    """Create the policy of the settings."""
     return Policy(
         mode=settings.mode,
         lease_seconds=settings.lease_seconds,
@@ -190,18 +190,18 @@ def make_policy(settings: Settings) -> Policy:
 
 
 def default_observer() -> Observer:
-    """Powertools' Logger and Metrics, loaded with the first event."""
+    """Powertools' Logger and Metrics, imported with the first event."""
     from lambda_migrate.aws.telemetry import PowertoolsObserver
 
     return PowertoolsObserver()
 
 
 def report_check_failure(error: MigrateError, *, target: str = "") -> None:
-    """Tell the default observer of a check that ended before there was a runner.
+    """Report a check that failed before there was a runner, to the default observer.
 
     Args:
-        error: Why there is none.
-        target: As given by an argument; the environment's by default.
+        error: Why it failed.
+        target: The setting, if it was an argument; by default the environment variable.
     """
     from lambda_migrate.events import CheckFailed, guard_observer
 

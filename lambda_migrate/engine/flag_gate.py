@@ -16,14 +16,14 @@ __all__ = ["check_flags", "make_flag_error", "read_flags"]
 
 
 _RETRY_AFTER_SECONDS = 30.0
-"""A person lifts a flag, and AppConfig's agent looks every 45 s: sooner is for nothing."""
+"""An operator changes a flag, and AppConfig's agent polls every 45 s: earlier is too early."""
 
 
 def read_flags(target: Target, deadline: Deadline) -> Flags:
-    """What holds for ``target`` now.
+    """Read the flags of ``target``; all is allowed if it has none.
 
     Raises:
-        FlagsUnavailable: They cannot be read, and the policy says that this stops migrating.
+        FlagsUnavailable: They cannot be read, and the policy requires them.
     """
     if target.flags is None:
         return Flags()
@@ -39,17 +39,17 @@ def read_flags(target: Target, deadline: Deadline) -> Flags:
 def check_flags(
     target: Target, deadline: Deadline, *, version: int, what: str, advice: str = ""
 ) -> None:
-    """Ask whether ``version`` may be applied now.
+    """Check that the flags allow to apply ``version`` now.
 
     Args:
-        target: Whose flags.
-        deadline: For asking.
-        version: The highest that is about to be applied.
-        what: What would begin, for the message.
-        advice: What else could be done, as the end of the message.
+        target: The target with its flags.
+        deadline: For reading them.
+        version: The highest version that is about to be applied.
+        what: What would start, for the message.
+        advice: What to do, as the end of the message.
 
     Raises:
-        NotReady: It may not, by the flag that the message names.
+        NotReady: They do not; the message names the flag.
     """
     refusal_reason = read_flags(target, deadline).refusal_reason(version)
     if refusal_reason:
@@ -57,5 +57,5 @@ def check_flags(
 
 
 def make_flag_error(message: str) -> NotReady:
-    """The error of whoever a flag stops."""
+    """The error of an attempt that a flag blocks."""
     return NotReady(message, retry_after_seconds=_RETRY_AFTER_SECONDS)

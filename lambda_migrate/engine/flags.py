@@ -1,7 +1,7 @@
-"""What feature flags may say of migrating, the port that they are read through, and what it means.
+"""Feature flags that restrict migrating, and the port through which they are read.
 
-They are asked when there is something to migrate, and only then. They can take from what the
-settings allow and add nothing to it: a function in mode ``require`` or ``off`` never asks.
+They are read only when a migration is pending. They can restrict what the settings allow, and add
+nothing to it: a function in mode ``require`` or ``off`` never reads them.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ NAMES = (MODE, HOLD_BACK_AT, PAUSED)
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """What the flags say for one target, environment and function.
+    """The flags' values for one target, environment and function.
 
     Attributes:
         mode: ``migrate``; ``require`` waits for others; ``off`` serves without a check.
-        hold_back_at: Nothing above this version is applied; 0 holds nothing back.
-        paused: Nothing at all is applied.
+        hold_back_at: The highest version that may be applied; 0 for no limit.
+        paused: No migration may be applied.
     """
 
     mode: str = "migrate"
@@ -40,11 +40,11 @@ class Flags:
         if self.paused:
             return f"migrating is paused by the feature flag {PAUSED}"
         if self.mode != "migrate":
-            return f"the feature flag {MODE} says {self.mode}"
+            return f"the feature flag {MODE} is {self.mode}"
         if 0 < self.hold_back_at < version:
             return (
-                f"the feature flag {HOLD_BACK_AT} holds everything above version "
-                f"{self.hold_back_at} back"
+                f"the feature flag {HOLD_BACK_AT} holds back everything above version "
+                f"{self.hold_back_at}"
             )
         return ""
 
@@ -56,14 +56,14 @@ class Flags:
 
 
 class FlagSource(Protocol):
-    """Where the flags are kept: `appconfig` has the real one, `testing` a fake."""
+    """Reads the feature flags; `InMemoryFlags` is one for tests."""
 
     def read(self, deadline: Deadline) -> Flags:
-        """The flags as they are, or were some seconds ago.
+        """Return the flags as they are now, or were some seconds ago.
 
         Args:
-            deadline: Has come back, or raised, by then.
+            deadline: When it has to have returned or raised.
 
         Raises:
-            FlagsUnavailable: They could not be read, or are no flags of ours.
+            FlagsUnavailable: The flags could not be read, or have an unknown format.
         """

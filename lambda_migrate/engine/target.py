@@ -1,4 +1,4 @@
-"""What a runner works on, and how: one database, its item in the lease table, a policy."""
+"""`Target`: one database, its item in the lease table, and how a runner behaves."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ __all__ = ["Policy", "Target", "is_owner_of", "new_owner"]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How a runner behaves; see the settings of the same names for what each means.
+    """How a runner behaves; each attribute is described at the setting of its name.
 
     Attributes:
         mode: ``migrate``, ``require`` or ``off``.
         lease_seconds: Length of the lease.
         wait_seconds: Longest wait for another holder.
-        safety_margin_seconds: How long before an invocation's deadline everything has ended.
-        failure_pause_seconds: Pause after the first failure; it doubles with each.
-        allow_out_of_order: Apply below the highest applied version.
-        allow_empty: A manifest without migrations is not an error.
+        safety_margin_seconds: Time kept free before an invocation's deadline.
+        failure_pause_seconds: Pause after the first failure; it doubles with each further one.
+        allow_out_of_order: Apply pending migrations below the highest applied version.
+        allow_empty: Accept a manifest without migrations.
         ignore_other_history: Migrate a database that another tool has migrated.
-        check_database_if_store_is_gone: Ask PostgreSQL, read-only, when DynamoDB is away.
-        stops_without_flags: Nothing is migrated while feature flags cannot be read.
+        check_database_if_store_unavailable: Inspect PostgreSQL, read-only, while DynamoDB is
+            unavailable.
+        require_flags: Do not migrate while the feature flags cannot be read.
     """
 
     mode: str = "migrate"
@@ -50,21 +51,21 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One database with its item in the lease table, and what is needed to work on it.
+    """One database with its item in the lease table, and everything a runner needs for it.
 
     Attributes:
         name: Partition key of the item.
-        store: The lease table.
-        database: PostgreSQL.
-        environment: Compared with what the database is stamped with.
-        policy: How to behave.
-        clock: Time.
-        random: Chance.
-        observer: Gets every event; what it raises is caught, see `guard_observer`.
-        flags: Feature flags, asked when there is something to migrate; None if there are none.
-        has_lease_table: Whether other processes use the same ``store``. Without that, a live holder
-            in another process is waited for but its backend is never ended, and the database itself
-            is asked whether it satisfies the manifest.
+        store: The lease table, for example `InMemoryLeaseTable`.
+        database: PostgreSQL, or for tests `InMemoryDatabase`.
+        environment: Must match the environment that the database is stamped with.
+        policy: How the runner behaves.
+        clock: The time; tests pass `FakeClock`.
+        random: The source of jitter; tests pass `FixedRandom`.
+        observer: Receives every event; its exceptions are logged and ignored.
+        flags: Feature flags, read when a migration is pending; None if there are none.
+        has_lease_table: Whether other processes use the same ``store``. If not, the runner inspects
+            the database itself, and waits for a live holder in another process instead of ending
+            its backend.
     """
 
     name: str
@@ -79,18 +80,18 @@ class Target:
     has_lease_table: bool = True
 
     def __post_init__(self) -> None:
-        """Guard the observer: here, so that none of its callers has to."""
+        """Guard the observer here, so that no caller has to."""
         object.__setattr__(self, "observer", guard_observer(self.observer))
 
 
 def new_owner(request_id: str = "") -> str:
-    """A name for one attempt: function, process, and a fresh random part.
+    """Create the owner id of one attempt: function, process, and a random part.
 
     Snapshots clone memory and managed instances run several processes in one environment, so
     neither the function nor the process is enough.
 
     Args:
-        request_id: Whose attempt it is, where that is to be told from its name; see `is_owner_of`.
+        request_id: Included in the id, for `is_owner_of`.
     """
     function = os.environ.get("AWS_LAMBDA_FUNCTION_NAME") or "cli"
     fresh = f"{request_id}.{os.urandom(4).hex()}" if request_id else os.urandom(16).hex()
@@ -98,5 +99,5 @@ def new_owner(request_id: str = "") -> str:
 
 
 def is_owner_of(request_id: str, owner: str) -> bool:
-    """Whether ``owner`` is the name of an attempt of this request."""
+    """Whether ``owner`` is the owner id of an attempt of this request."""
     return owner.rpartition("/")[2].rpartition(".")[0] == request_id

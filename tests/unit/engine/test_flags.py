@@ -192,9 +192,7 @@ def test_mode_require_waits_until_somebody_else_has_migrated(
 
 def test_mode_require_names_the_flag_when_time_is_over(scene: Scene, flags: InMemoryFlags) -> None:
     flags.set(mode="require")
-    with pytest.raises(
-        NotReady, match=f"after waiting 8.0 s: .*; the feature flag {MODE} says req"
-    ):
+    with pytest.raises(NotReady, match=f"after waiting 8.0 s: .*; the feature flag {MODE} is req"):
         scene.runner(V1).ensure(scene.deadline(10))
     assert "acquire" not in scene.table.log
 
@@ -205,7 +203,7 @@ def test_a_mode_that_changes_while_migrations_run_stops_between_two(
 ) -> None:
     scene.database.on_script = lambda _version: flags.set(mode=mode)
     with pytest.raises(
-        NotReady, match=f"0002_m was not started: the feature flag {MODE} says {mode}"
+        NotReady, match=f"0002_m was not started: the feature flag {MODE} is {mode}"
     ):
         scene.runner(V2).ensure(scene.deadline())
     assert scene.database.effects == ["0001_m"]
@@ -218,7 +216,7 @@ def test_held_back_at_a_version_everything_up_to_it_is_applied_and_the_rest_is_n
     scene: Scene, flags: InMemoryFlags
 ) -> None:
     flags.set(hold_back_at=2)
-    with pytest.raises(NotReady, match=f"{HOLD_BACK_AT} holds everything above version 2 back"):
+    with pytest.raises(NotReady, match=f"{HOLD_BACK_AT} holds back everything above version 2"):
         scene.runner(V3).ensure(scene.deadline())
     assert scene.database.effects == ["0001_m", "0002_m"]
     assert scene.table.state.owner is None
