@@ -50,7 +50,7 @@ def versions(bench: DatabaseBench) -> list[int]:
 # --- history
 
 
-def test_a_database_that_nobody_migrated_has_no_history(bench: DatabaseBench) -> None:
+def test_a_new_database_has_no_history(bench: DatabaseBench) -> None:
     assert bench.database.read_history(soon()) == []
 
 
@@ -59,7 +59,7 @@ def test_a_first_holder_finds_no_history(bench: DatabaseBench) -> None:
         assert held.read_history() == []
 
 
-def test_a_row_says_what_was_applied_by_whom_and_how_to_take_it_back(
+def test_a_history_row_records_the_migration_its_owner_and_its_down_script(
     bench: DatabaseBench,
 ) -> None:
     with hold(bench, 7) as held:
@@ -118,7 +118,7 @@ def test_a_migration_takes_effect_at_most_once(bench: DatabaseBench) -> None:
     assert bench.effects() == ["0001_a"]
 
 
-def test_many_who_try_at_once_have_one_effect(bench: DatabaseBench) -> None:
+def test_concurrent_attempts_take_effect_once(bench: DatabaseBench) -> None:
     def migrate(fence: int) -> str:
         try:
             with bench.database.take_over(grant(fence), soon()) as held:
@@ -137,7 +137,7 @@ def test_many_who_try_at_once_have_one_effect(bench: DatabaseBench) -> None:
     assert versions(bench) == [1]
 
 
-def test_a_failed_migration_leaves_nothing_and_what_came_before_stays(
+def test_a_failed_migration_is_rolled_back_and_earlier_ones_stay(
     bench: DatabaseBench,
 ) -> None:
     with hold(bench) as held:
@@ -149,7 +149,7 @@ def test_a_failed_migration_leaves_nothing_and_what_came_before_stays(
     assert bench.effects() == ["0001_a"]
 
 
-def test_a_holder_goes_on_after_a_failure(bench: DatabaseBench) -> None:
+def test_a_holder_can_continue_after_a_failure(bench: DatabaseBench) -> None:
     with hold(bench) as held:
         broken = bench.breaking(FIRST, "P0001")
         with pytest.raises(MigrationFailed):
@@ -159,7 +159,7 @@ def test_a_holder_goes_on_after_a_failure(bench: DatabaseBench) -> None:
     assert bench.effects() == ["0001_a", "0002_b"]
 
 
-def test_a_script_that_would_end_its_own_transaction_is_refused(bench: DatabaseBench) -> None:
+def test_a_script_that_would_end_its_transaction_is_rejected(bench: DatabaseBench) -> None:
     script = f"{FIRST.up.sql}; COMMIT; SELECT 1"
     with hold(bench) as held:
         with pytest.raises(MigrationFailed, match="0001_a"):
@@ -168,7 +168,7 @@ def test_a_script_that_would_end_its_own_transaction_is_refused(bench: DatabaseB
     assert bench.effects() == []
 
 
-def test_nothing_is_begun_after_the_deadline(bench: DatabaseBench) -> None:
+def test_nothing_starts_after_the_deadline(bench: DatabaseBench) -> None:
     with hold(bench) as held:
         with pytest.raises(MigrationFailed, match="deadline"):
             held.apply(FIRST, DIGEST[1], over())
@@ -180,7 +180,7 @@ def test_nothing_is_begun_after_the_deadline(bench: DatabaseBench) -> None:
 
 
 @pytest.mark.parametrize("offered", [1, 6, 7])
-def test_a_fence_that_is_not_higher_is_stale_and_is_told_what_was_seen(
+def test_a_fence_that_is_not_higher_is_stale_and_the_error_names_the_recorded_one(
     bench: DatabaseBench, offered: int
 ) -> None:
     hold(bench, 7).close()
@@ -197,7 +197,7 @@ def test_the_fence_outlives_the_holder_and_only_grows(bench: DatabaseBench) -> N
         assert caught.value.current_token == fence
 
 
-def test_a_stale_fence_disturbs_nobody(bench: DatabaseBench) -> None:
+def test_a_stale_fence_does_not_affect_the_holder(bench: DatabaseBench) -> None:
     with hold(bench, 7) as held:
         with pytest.raises(StaleFencingToken):
             hold(bench, 6)
@@ -205,7 +205,7 @@ def test_a_stale_fence_disturbs_nobody(bench: DatabaseBench) -> None:
     assert bench.effects() == ["0001_a"]
 
 
-def test_the_same_holder_may_connect_again(bench: DatabaseBench) -> None:
+def test_the_same_holder_can_connect_again(bench: DatabaseBench) -> None:
     hold(bench, 7).close()
     with hold(bench, 7) as again:
         apply(again, FIRST)
@@ -233,7 +233,7 @@ every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
 
 @every_call
-def test_a_holder_that_was_overtaken_can_do_nothing_more(
+def test_a_superseded_holder_cannot_write(
     bench: DatabaseBench, call: Callable[[FencedSession], object]
 ) -> None:
     with hold(bench, 1) as older:
@@ -246,7 +246,7 @@ def test_a_holder_that_was_overtaken_can_do_nothing_more(
     assert bench.effects() == ["0001_a"]
 
 
-def test_a_holder_stays_overtaken_after_its_successor_has_gone(bench: DatabaseBench) -> None:
+def test_a_holder_stays_superseded_after_its_successor_has_left(bench: DatabaseBench) -> None:
     with hold(bench, 1) as older:
         hold(bench, 2).close()
         with pytest.raises(LeaseLost):
@@ -256,7 +256,7 @@ def test_a_holder_stays_overtaken_after_its_successor_has_gone(bench: DatabaseBe
     assert bench.effects() == []
 
 
-def test_a_successor_applies_what_the_one_overtaken_in_the_middle_could_not_commit(
+def test_a_successor_applies_the_migration_that_the_superseded_holder_could_not_commit(
     bench: DatabaseBench,
 ) -> None:
     successors: list[FencedSession] = []
@@ -276,7 +276,7 @@ def test_a_successor_applies_what_the_one_overtaken_in_the_middle_could_not_comm
 # --- abort and close
 
 
-def test_abort_ends_what_runs_and_nothing_of_it_is_committed(bench: DatabaseBench) -> None:
+def test_abort_ends_the_running_script_without_a_commit(bench: DatabaseBench) -> None:
     with hold(bench) as held:
         ended = bench.in_the_middle(lambda slow: apply(held, slow), FIRST, held.abort)
     assert isinstance(ended, LeaseLost)
@@ -306,7 +306,7 @@ def test_close_may_be_called_twice(bench: DatabaseBench) -> None:
 # --- evict
 
 
-def test_who_does_not_evict_is_refused_while_an_older_holder_is_connected(
+def test_without_evict_a_connected_older_holder_is_an_error(
     bench: DatabaseBench,
 ) -> None:
     with hold(bench, 1) as older:
@@ -316,7 +316,9 @@ def test_who_does_not_evict_is_refused_while_an_older_holder_is_connected(
     assert bench.effects() == ["0001_a"]
 
 
-def test_who_does_not_evict_goes_on_once_the_older_holder_has_left(bench: DatabaseBench) -> None:
+def test_without_evict_the_takeover_succeeds_once_the_older_holder_has_left(
+    bench: DatabaseBench,
+) -> None:
     hold(bench, 1).close()
     with bench.database.take_over(grant(2), soon(), evict=False) as held:
         apply(held, FIRST)
@@ -337,7 +339,7 @@ def test_who_does_not_evict_goes_on_once_the_older_holder_has_left(bench: Databa
         ("staging", "production", True, True),
     ],
 )
-def test_a_function_of_another_environment_is_refused(
+def test_a_function_of_another_environment_is_rejected(
     bench: DatabaseBench, stamped: str, mine: str, restamp: bool, is_let_in: bool
 ) -> None:
     bench.database.take_over(grant(1, environment=stamped), soon()).close()
@@ -349,7 +351,7 @@ def test_a_function_of_another_environment_is_refused(
         bench.database.take_over(mine_now, soon())
 
 
-def test_who_is_refused_for_its_environment_leaves_stamp_and_holder_alone(
+def test_a_rejected_environment_changes_neither_stamp_nor_holder(
     bench: DatabaseBench,
 ) -> None:
     with bench.database.take_over(grant(1, environment="staging"), soon()) as held:
@@ -359,7 +361,7 @@ def test_who_is_refused_for_its_environment_leaves_stamp_and_holder_alone(
     bench.database.take_over(grant(2, environment="staging"), soon()).close()
 
 
-def test_a_new_stamp_shuts_the_old_environment_out(bench: DatabaseBench) -> None:
+def test_a_new_stamp_rejects_the_old_environment(bench: DatabaseBench) -> None:
     bench.database.take_over(grant(1, environment="staging"), soon()).close()
     moved = grant(2, environment="production", restamps_environment=True)
     bench.database.take_over(moved, soon()).close()
@@ -370,7 +372,7 @@ def test_a_new_stamp_shuts_the_old_environment_out(bench: DatabaseBench) -> None
 # --- revert
 
 
-def test_revert_undoes_the_effects_and_removes_the_row(bench: DatabaseBench) -> None:
+def test_a_rollback_undoes_the_effects_and_removes_the_row(bench: DatabaseBench) -> None:
     with hold(bench) as held:
         apply(held, FIRST, SECOND)
         held.roll_back(held.read_history()[-1], soon())
@@ -378,7 +380,7 @@ def test_revert_undoes_the_effects_and_removes_the_row(bench: DatabaseBench) -> 
     assert bench.effects() == ["0001_a"]
 
 
-def test_revert_runs_the_down_script_as_it_was_when_applied(bench: DatabaseBench) -> None:
+def test_a_rollback_runs_the_recorded_down_script(bench: DatabaseBench) -> None:
     with hold(bench, 1) as held:
         apply(held, FIRST)
     with hold(bench, 2) as other_code:
@@ -388,7 +390,7 @@ def test_revert_runs_the_down_script_as_it_was_when_applied(bench: DatabaseBench
     assert bench.effects() == []
 
 
-def test_what_was_reverted_can_be_applied_again(bench: DatabaseBench) -> None:
+def test_a_rolled_back_migration_can_be_applied_again(bench: DatabaseBench) -> None:
     with hold(bench) as held:
         apply(held, FIRST)
         held.roll_back(held.read_history()[0], soon())
@@ -396,7 +398,7 @@ def test_what_was_reverted_can_be_applied_again(bench: DatabaseBench) -> None:
         assert make_plan(MANIFEST, held.read_history()).pending[0] == FIRST
 
 
-def test_a_migration_without_a_down_script_cannot_be_reverted(bench: DatabaseBench) -> None:
+def test_a_migration_without_a_down_script_cannot_be_rolled_back(bench: DatabaseBench) -> None:
     for_good = migration(1, "for_good", down=None)
     with hold(bench) as held:
         held.apply(for_good, "digest", soon())
@@ -406,7 +408,7 @@ def test_a_migration_without_a_down_script_cannot_be_reverted(bench: DatabaseBen
     assert bench.effects() == ["0001_for_good"]
 
 
-def test_a_down_script_that_would_end_its_transaction_is_refused(bench: DatabaseBench) -> None:
+def test_a_down_script_that_would_end_its_transaction_is_rejected(bench: DatabaseBench) -> None:
     bad = migration(1, "bad", down="DELETE FROM effects; COMMIT")
     with hold(bench) as held:
         held.apply(bad, "digest", soon())
@@ -419,14 +421,14 @@ def test_a_down_script_that_would_end_its_transaction_is_refused(bench: Database
 # --- other tools' histories
 
 
-def test_a_database_of_ours_alone_has_no_other_history(bench: DatabaseBench) -> None:
+def test_a_database_without_other_tools_has_no_other_history(bench: DatabaseBench) -> None:
     assert bench.database.read_other_histories(soon()) == []
     with hold(bench) as held:
         apply(held, FIRST)
         assert held.read_other_histories() == []
 
 
-def test_other_histories_are_not_to_be_had_when_time_is_over(bench: DatabaseBench) -> None:
+def test_other_histories_are_not_read_after_the_deadline(bench: DatabaseBench) -> None:
     with pytest.raises(DatabaseUnavailable):
         bench.database.read_other_histories(over())
 
@@ -434,7 +436,7 @@ def test_other_histories_are_not_to_be_had_when_time_is_over(bench: DatabaseBenc
 # --- record and forget
 
 
-def test_a_baseline_declares_without_running(bench: DatabaseBench) -> None:
+def test_a_baseline_records_migrations_without_running_them(bench: DatabaseBench) -> None:
     with hold(bench, 4) as held:
         held.record_applied([(FIRST, DIGEST[1]), (SECOND, DIGEST[2])], baseline=True)
         rows = held.read_history()
@@ -446,7 +448,7 @@ def test_a_baseline_declares_without_running(bench: DatabaseBench) -> None:
     assert bench.effects() == []
 
 
-def test_recording_a_known_version_stamps_it_anew_and_keeps_who_applied_it(
+def test_recording_an_applied_version_updates_its_digest_and_keeps_its_owner(
     bench: DatabaseBench,
 ) -> None:
     with hold(bench, 1) as held:
@@ -461,7 +463,7 @@ def test_recording_a_known_version_stamps_it_anew_and_keeps_who_applied_it(
     )
 
 
-def test_recording_settles_a_row_in_doubt(bench: DatabaseBench) -> None:
+def test_recording_resolves_a_row_in_doubt(bench: DatabaseBench) -> None:
     with hold(bench) as held:
         bench.leave_in_doubt(held, INDEX, took_effect=True)
         held.record_applied([(INDEX, "digest")], baseline=False)
@@ -470,7 +472,7 @@ def test_recording_settles_a_row_in_doubt(bench: DatabaseBench) -> None:
     assert row.applied_at is not None
 
 
-def test_forgetting_makes_pending_and_undoes_nothing(bench: DatabaseBench) -> None:
+def test_forgetting_makes_a_migration_pending_without_undoing_it(bench: DatabaseBench) -> None:
     with hold(bench) as held:
         apply(held, FIRST, SECOND)
         held.delete_rows([2, 99])
@@ -478,7 +480,7 @@ def test_forgetting_makes_pending_and_undoes_nothing(bench: DatabaseBench) -> No
     assert bench.effects() == ["0001_a", "0002_b"]
 
 
-def test_recording_and_forgetting_nothing_does_nothing(bench: DatabaseBench) -> None:
+def test_recording_and_forgetting_no_version_does_nothing(bench: DatabaseBench) -> None:
     with hold(bench) as held:
         apply(held, FIRST)
         held.record_applied([], baseline=True)
@@ -493,7 +495,7 @@ def test_recording_and_forgetting_nothing_does_nothing(bench: DatabaseBench) -> 
     ("reverting", "took_effect", "is_applied"),
     [(False, True, True), (False, False, False), (True, True, False), (True, False, True)],
 )
-def test_a_row_in_doubt_is_settled_by_what_the_database_holds(
+def test_a_row_in_doubt_is_resolved_by_the_state_of_the_database(
     bench: DatabaseBench, reverting: bool, took_effect: bool, is_applied: bool
 ) -> None:
     with hold(bench) as held:
@@ -504,7 +506,7 @@ def test_a_row_in_doubt_is_settled_by_what_the_database_holds(
     assert [r.state for r in rows] == [RowState.APPLIED] * is_applied
 
 
-def test_a_row_that_cannot_be_told_apart_stays_in_doubt_and_names_repair(
+def test_a_row_that_cannot_be_resolved_stays_in_doubt_and_the_error_names_repair(
     bench: DatabaseBench,
 ) -> None:
     opaque = migration(3, "opaque", up="ALTER DATABASE nowhere RESET ALL")
@@ -525,7 +527,7 @@ def test_a_row_in_doubt_of_a_repeatable_script_is_pending_again(bench: DatabaseB
 
 
 @pytest.mark.parametrize("took_effect", [True, False])
-def test_a_statement_never_begins_over_a_row_in_doubt(
+def test_no_statement_starts_while_its_row_is_in_doubt(
     bench: DatabaseBench, took_effect: bool
 ) -> None:
     """It is settled first: what took effect is not done again, what did not is done once."""
@@ -541,7 +543,7 @@ def test_a_statement_never_begins_over_a_row_in_doubt(
 
 @pytest.mark.parametrize("reverting", [True, False])
 @pytest.mark.parametrize("took_effect", [True, False])
-def test_a_rollback_never_begins_over_a_row_in_doubt(
+def test_no_rollback_starts_while_its_row_is_in_doubt(
     bench: DatabaseBench, took_effect: bool, reverting: bool
 ) -> None:
     with hold(bench) as held:
@@ -550,7 +552,7 @@ def test_a_rollback_never_begins_over_a_row_in_doubt(
         assert held.read_history() == []
 
 
-def test_a_rollback_over_a_row_that_cannot_be_settled_does_not_begin(bench: DatabaseBench) -> None:
+def test_no_rollback_starts_while_its_row_cannot_be_resolved(bench: DatabaseBench) -> None:
     opaque = migration(3, "opaque", up="ALTER DATABASE nowhere RESET ALL", down="SELECT 1 / 0")
     with hold(bench) as held:
         row = bench.leave_in_doubt(held, opaque, took_effect=None)
@@ -570,7 +572,7 @@ def test_a_procedure_that_fails_leaves_its_row_in_doubt(bench: DatabaseBench) ->
         assert [r.state for r in held.read_history()] == [RowState.STARTED]
 
 
-def test_a_successor_settles_what_a_dead_holder_left(bench: DatabaseBench) -> None:
+def test_a_successor_resolves_the_rows_of_a_dead_holder(bench: DatabaseBench) -> None:
     with hold(bench, 1) as dead:
         bench.leave_in_doubt(dead, INDEX, took_effect=False)
     with hold(bench, 2) as successor:
@@ -583,7 +585,7 @@ def test_a_successor_settles_what_a_dead_holder_left(bench: DatabaseBench) -> No
 # --- who it is
 
 
-def test_the_fingerprint_names_no_secret_and_stays_the_same(bench: DatabaseBench) -> None:
+def test_the_fingerprint_is_stable_and_contains_no_secret(bench: DatabaseBench) -> None:
     assert bench.database.fingerprint == bench.database.fingerprint != ""
     assert "@" not in bench.database.fingerprint
 
@@ -600,7 +602,7 @@ def rehearse(bench: DatabaseBench, fence: int = 1, *, environment: str = "") -> 
     return bench.database.begin_dry_run(grant(fence, environment=environment), soon())
 
 
-def test_a_rehearsal_leaves_neither_effects_nor_history_behind(bench: DatabaseBench) -> None:
+def test_a_dry_run_leaves_neither_effects_nor_history(bench: DatabaseBench) -> None:
     with rehearse(bench) as rehearsal:
         assert rehearsal.read_history() == []
         for one in MANIFEST:
@@ -610,7 +612,7 @@ def test_a_rehearsal_leaves_neither_effects_nor_history_behind(bench: DatabaseBe
     assert (bench.effects(), versions(bench)) == ([], [])
 
 
-def test_a_rehearsal_that_is_only_closed_leaves_nothing_behind_either(
+def test_a_closed_dry_run_leaves_nothing_either(
     bench: DatabaseBench,
 ) -> None:
     with rehearse(bench) as rehearsal:
@@ -619,7 +621,7 @@ def test_a_rehearsal_that_is_only_closed_leaves_nothing_behind_either(
     assert (bench.effects(), versions(bench)) == ([], [])
 
 
-def test_a_rehearsal_knows_the_history(bench: DatabaseBench) -> None:
+def test_a_dry_run_reads_the_history(bench: DatabaseBench) -> None:
     with hold(bench) as held:
         apply(held, FIRST)
     with rehearse(bench, 2) as rehearsal:
@@ -628,7 +630,7 @@ def test_a_rehearsal_knows_the_history(bench: DatabaseBench) -> None:
     assert bench.effects() == ["0001_a"]
 
 
-def test_a_rehearsal_neither_raises_the_fence_nor_stamps_the_database(bench: DatabaseBench) -> None:
+def test_a_dry_run_neither_raises_the_fence_nor_stamps_the_database(bench: DatabaseBench) -> None:
     bench.database.take_over(grant(1), soon()).close()
     with rehearse(bench, 9, environment="staging") as rehearsal:
         rehearsal.run_migration(FIRST, soon())
@@ -639,7 +641,7 @@ def test_a_rehearsal_neither_raises_the_fence_nor_stamps_the_database(bench: Dat
         apply(held, FIRST)
 
 
-def test_a_failure_in_a_rehearsal_is_told_as_by_apply_and_the_next_can_be_tried(
+def test_a_failure_in_a_dry_run_is_reported_as_by_apply_and_the_dry_run_can_continue(
     bench: DatabaseBench,
 ) -> None:
     broken = bench.breaking(SECOND, "22012")
@@ -656,7 +658,7 @@ def test_a_failure_in_a_rehearsal_is_told_as_by_apply_and_the_next_can_be_tried(
     assert bench.effects() == []
 
 
-def test_a_rehearsal_may_begin_anew(bench: DatabaseBench) -> None:
+def test_a_dry_run_can_start_again(bench: DatabaseBench) -> None:
     with rehearse(bench) as rehearsal:
         rehearsal.run_migration(FIRST, soon())
         rehearsal.begin(soon())
@@ -668,7 +670,7 @@ def test_a_rehearsal_may_begin_anew(bench: DatabaseBench) -> None:
 
 
 @pytest.mark.parametrize("script", ["COMMIT", "SELECT 1; ROLLBACK", "END; SELECT 1"])
-def test_a_script_that_would_end_the_transaction_is_not_rehearsed(
+def test_a_dry_run_rejects_a_script_that_would_end_its_transaction(
     bench: DatabaseBench, script: str
 ) -> None:
     with rehearse(bench) as rehearsal:
@@ -678,14 +680,14 @@ def test_a_script_that_would_end_the_transaction_is_not_rehearsed(
     assert bench.effects() == []
 
 
-def test_what_runs_outside_a_transaction_is_not_rehearsed(bench: DatabaseBench) -> None:
+def test_a_dry_run_skips_what_runs_outside_a_transaction(bench: DatabaseBench) -> None:
     with rehearse(bench) as rehearsal, pytest.raises(MigrationFailed, match="non-transactional"):
         rehearsal.run_migration(INDEX, soon())
     with hold(bench) as held:
         held.apply(INDEX, "digest", soon())
 
 
-def test_nobody_rehearses_beside_a_holder_and_no_holder_is_ended_for_it(
+def test_a_dry_run_is_refused_while_a_holder_is_connected_and_does_not_end_it(
     bench: DatabaseBench,
 ) -> None:
     with hold(bench, 1) as held:
@@ -696,7 +698,9 @@ def test_nobody_rehearses_beside_a_holder_and_no_holder_is_ended_for_it(
     assert bench.effects() == ["0001_a"]
 
 
-def test_nobody_rehearses_or_migrates_unasked_beside_a_rehearsal(bench: DatabaseBench) -> None:
+def test_a_connected_dry_run_refuses_other_dry_runs_and_migrations_without_evict(
+    bench: DatabaseBench,
+) -> None:
     hold(bench, 1).close()
     with rehearse(bench, 2) as rehearsal:
         with pytest.raises(LeaseHeld):
@@ -707,7 +711,7 @@ def test_nobody_rehearses_or_migrates_unasked_beside_a_rehearsal(bench: Database
     hold(bench, 3).close()
 
 
-def test_a_successor_ends_a_rehearsal(bench: DatabaseBench) -> None:
+def test_a_successor_ends_a_dry_run(bench: DatabaseBench) -> None:
     hold(bench, 1).close()
     with rehearse(bench, 2) as rehearsal:
         rehearsal.run_migration(FIRST, soon())
@@ -719,7 +723,7 @@ def test_a_successor_ends_a_rehearsal(bench: DatabaseBench) -> None:
 
 
 @pytest.mark.parametrize("offered", [1, 7])
-def test_a_rehearsal_under_a_fence_that_is_not_higher_is_stale(
+def test_a_dry_run_under_a_fence_that_is_not_higher_is_stale(
     bench: DatabaseBench, offered: int
 ) -> None:
     hold(bench, 7).close()
@@ -728,7 +732,7 @@ def test_a_rehearsal_under_a_fence_that_is_not_higher_is_stale(
     assert caught.value.current_token == 7
 
 
-def test_a_rehearsal_that_was_overtaken_does_not_begin_anew(bench: DatabaseBench) -> None:
+def test_a_superseded_dry_run_does_not_start_again(bench: DatabaseBench) -> None:
     with rehearse(bench) as rehearsal:
         rehearsal.roll_back()
         hold(bench, 2).close()
@@ -736,13 +740,13 @@ def test_a_rehearsal_that_was_overtaken_does_not_begin_anew(bench: DatabaseBench
             rehearsal.begin(soon())
 
 
-def test_a_rehearsal_in_another_environments_database_is_refused(bench: DatabaseBench) -> None:
+def test_a_dry_run_in_the_database_of_another_environment_is_rejected(bench: DatabaseBench) -> None:
     bench.database.take_over(grant(1, environment="production"), soon()).close()
     with pytest.raises(ConfigurationError, match="'production'"):
         rehearse(bench, 2, environment="staging")
 
 
-def test_an_aborted_rehearsal_is_over(bench: DatabaseBench) -> None:
+def test_an_aborted_dry_run_has_ended(bench: DatabaseBench) -> None:
     with rehearse(bench) as rehearsal:
         ended = bench.in_the_middle(
             lambda slow: rehearsal.run_migration(slow, soon()), FIRST, rehearsal.abort
@@ -753,7 +757,7 @@ def test_an_aborted_rehearsal_is_over(bench: DatabaseBench) -> None:
     assert bench.effects() == []
 
 
-def test_no_rehearsal_begins_a_migration_after_the_deadline(bench: DatabaseBench) -> None:
+def test_a_dry_run_starts_no_migration_after_the_deadline(bench: DatabaseBench) -> None:
     with rehearse(bench) as rehearsal, pytest.raises(MigrationFailed, match="deadline"):
         rehearsal.run_migration(FIRST, over())
     assert bench.effects() == []

@@ -36,7 +36,7 @@ OTHER_LAYOUTS = pytest.mark.parametrize("layout", ["1", "3"])
 
 
 @OTHER_LAYOUTS
-def test_an_item_of_another_layout_is_refused_when_read(
+def test_reading_an_item_of_another_layout_fails(
     tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str, layout: str
 ) -> None:
     tables.put(target, format={"N": layout}, fence={"N": "7"})
@@ -55,7 +55,7 @@ def test_an_item_of_another_layout_is_never_acquired(
     assert tables.item(target) == before
 
 
-def test_an_item_with_an_attribute_that_is_not_ours_is_refused_by_its_name(
+def test_an_unknown_attribute_is_an_error_that_names_it(
     tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
 ) -> None:
     tables.put(target, format={"N": "2"}, fence={"S": "seven"})
@@ -63,14 +63,14 @@ def test_an_item_with_an_attribute_that_is_not_ours_is_refused_by_its_name(
         store.read()
 
 
-def test_an_owner_without_an_end_of_its_lease_holds_nothing(
+def test_an_owner_without_an_expiry_holds_nothing(
     tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
 ) -> None:
     tables.put(target, format={"N": "2"}, fence={"N": "7"}, owner={"S": "nobody knows"})
     assert acquired(store, "a").fence == 8
 
 
-def test_an_item_of_its_key_alone_is_as_good_as_none(
+def test_an_item_with_only_its_key_counts_as_missing(
     tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
 ) -> None:
     tables.put(target)
@@ -101,7 +101,7 @@ def test_the_stored_item_is_the_documented_layout(
     }
 
 
-def test_a_holder_whose_item_vanished_has_lost_its_lease(
+def test_a_holder_whose_item_was_deleted_has_lost_its_lease(
     tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
 ) -> None:
     lease = acquired(store, "a")
@@ -111,7 +111,7 @@ def test_a_holder_whose_item_vanished_has_lost_its_lease(
     assert tables.item(target) == {}
 
 
-def test_a_holder_whose_item_was_made_anew_has_lost_its_lease(
+def test_a_holder_whose_item_was_recreated_has_lost_its_lease(
     tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
 ) -> None:
     store.release(acquired(store, "a"))
@@ -122,7 +122,7 @@ def test_a_holder_whose_item_was_made_anew_has_lost_its_lease(
         store.complete(lease, DATABASES)
 
 
-def test_an_item_made_anew_is_lifted_above_what_postgresql_has_seen(
+def test_the_fence_of_a_recreated_item_is_lifted_above_the_one_in_postgresql(
     tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
 ) -> None:
     store.release(acquired(store, "a"))
@@ -132,7 +132,7 @@ def test_an_item_made_anew_is_lifted_above_what_postgresql_has_seen(
     assert acquired(store, "c").fence == 10
 
 
-def test_targets_of_one_table_do_not_meet(tables: DynamoDBTables, target: str) -> None:
+def test_targets_in_one_table_are_independent(tables: DynamoDBTables, target: str) -> None:
     clock = FakeClock()
     first, second = tables.store(target, clock), tables.store(f"{target}-2", clock)
     assert [acquired(first, "a").fence, acquired(second, "b").fence] == [1, 1]
@@ -148,7 +148,7 @@ def own_client(dynamodb: DynamoDBEndpoint, monkeypatch: pytest.MonkeyPatch) -> I
     client.close()
 
 
-def test_a_table_that_vanished_in_the_middle_is_named_with_its_region(
+def test_a_table_deleted_meanwhile_is_an_error_that_names_it_and_the_region(
     dynamodb: DynamoDBEndpoint, own_client: Any
 ) -> None:
     table = dynamodb.create_table(f"gone-{uuid4().hex[:8]}")
@@ -162,7 +162,7 @@ def test_a_table_that_vanished_in_the_middle_is_named_with_its_region(
     assert f"`lambda-migrate table create --table {table}`" in told
 
 
-def test_a_table_made_anew_starts_over(dynamodb: DynamoDBEndpoint, own_client: Any) -> None:
+def test_a_recreated_table_starts_over(dynamodb: DynamoDBEndpoint, own_client: Any) -> None:
     table = dynamodb.create_table(f"again-{uuid4().hex[:8]}")
     store = DynamoDBLeaseTable(table, "orders", client=lambda: own_client)
     store.release(acquired(store, "a"))
@@ -174,7 +174,7 @@ def test_a_table_made_anew_starts_over(dynamodb: DynamoDBEndpoint, own_client: A
     assert acquired(store, "c").fence == 1
 
 
-def test_a_table_with_another_key_is_refused_with_the_key_it_needs(
+def test_a_table_with_another_key_is_an_error_that_names_the_key_it_needs(
     dynamodb: DynamoDBEndpoint, own_client: Any
 ) -> None:
     table = f"other-{uuid4().hex[:8]}"

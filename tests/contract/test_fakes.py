@@ -25,7 +25,7 @@ def deadline(clock: FakeClock) -> Deadline:
     return Deadline.after(60, clock)
 
 
-def test_time_stands_still_until_it_is_told_otherwise(clock: FakeClock) -> None:
+def test_time_stands_still_until_it_is_advanced(clock: FakeClock) -> None:
     assert (clock.monotonic(), clock.wall_ms()) == (clock.monotonic(), clock.wall_ms())
     before, wall_before = clock.monotonic(), clock.wall_ms()
     clock.sleep(1.5)
@@ -34,7 +34,7 @@ def test_time_stands_still_until_it_is_told_otherwise(clock: FakeClock) -> None:
     assert clock.slept == [1.5]
 
 
-def test_a_wall_clock_that_jumps_moves_nothing_that_is_waited_for(clock: FakeClock) -> None:
+def test_a_jump_of_the_wall_clock_changes_no_deadline(clock: FakeClock) -> None:
     before, wall_before = clock.monotonic(), clock.wall_ms()
     clock.jump(-3600)
     assert (clock.monotonic(), clock.wall_ms()) == (before, wall_before - 3_600_000)
@@ -46,7 +46,7 @@ def test_monotonic_time_never_goes_back(clock: FakeClock) -> None:
     assert clock.monotonic() == before
 
 
-def test_chance_repeats_what_it_was_given() -> None:
+def test_fixed_random_repeats_its_values() -> None:
     chance = FixedRandom(0.1, 0.9)
     assert [chance.random() for _ in range(3)] == [0.1, 0.9, 0.1]
     assert FixedRandom().random() == 0.5
@@ -67,13 +67,15 @@ def test_a_database_that_is_down_is_unavailable_to_all(
         assert held.read_history() == []
 
 
-def test_nobody_connects_after_the_deadline(database: InMemoryDatabase, clock: FakeClock) -> None:
+def test_no_connection_is_made_after_the_deadline(
+    database: InMemoryDatabase, clock: FakeClock
+) -> None:
     with pytest.raises(DatabaseUnavailable):
         database.take_over(grant(1), Deadline.after(0, clock))
     assert (database.connections, database.token) == (0, 0)
 
 
-def test_a_script_takes_as_long_as_the_hook_lets_pass(
+def test_a_script_takes_as_long_as_its_hook_advances_the_clock(
     database: InMemoryDatabase, clock: FakeClock, deadline: Deadline
 ) -> None:
     database.on_script = lambda version: clock.advance(version * 1.5)
@@ -93,7 +95,7 @@ def test_a_script_that_outlasts_the_deadline_commits_nothing(
     assert database.effects == []
 
 
-def test_a_planned_failure_stays_until_it_is_mended(
+def test_a_planned_failure_stays_until_it_is_removed(
     database: InMemoryDatabase, deadline: Deadline
 ) -> None:
     failure = MigrationFailed("as planned", migration=FIRST.name)
@@ -120,9 +122,7 @@ def test_a_planned_failure_fails_the_down_script_too(
     assert database.rolled_back == []
 
 
-def test_a_settled_row_counts_as_what_it_was(
-    database: InMemoryDatabase, deadline: Deadline
-) -> None:
+def test_a_resolved_row_keeps_its_kind(database: InMemoryDatabase, deadline: Deadline) -> None:
     with database.take_over(grant(1), deadline) as held:
         database.leave_in_doubt(FIRST, "digest", took_effect=True)
         database.leave_in_doubt(SECOND, "digest", took_effect=True, reverting=True)
@@ -132,7 +132,7 @@ def test_a_settled_row_counts_as_what_it_was(
     assert (database.effects, database.rolled_back) == (["0001_a"], ["0002_b"])
 
 
-def test_refused_scripts_are_refused_as_by_the_real_one(
+def test_scripts_are_rejected_as_by_postgresql(
     database: InMemoryDatabase, deadline: Deadline
 ) -> None:
     two = migration(

@@ -46,7 +46,7 @@ def test_a_missing_item_is_returned_as_an_empty_one(
 
 
 @pytest.mark.parametrize("consistent", [True, False])
-def test_an_item_that_boto3_wrote_reads_the_same_with_both_clients(
+def test_both_clients_read_an_item_of_boto3_alike(
     fast_client: FastClient, tables: DynamoDBTables, target: str, consistent: bool
 ) -> None:
     store = tables.store(target, FakeClock())
@@ -88,7 +88,7 @@ values = st.recursive(
     target=st.text(min_size=1, max_size=20),
     attributes=st.dictionaries(st.from_regex(r"[a-s_]{1,12}", fullmatch=True), values, max_size=4),
 )
-def test_any_item_reads_as_boto3_reads_it(
+def test_any_item_is_read_as_boto3_reads_it(
     fast_client: FastClient, tables: DynamoDBTables, target: str, attributes: dict[str, Any]
 ) -> None:
     serialize: Callable[[Any], Any] = TypeSerializer().serialize
@@ -110,7 +110,7 @@ def _sorted(item: Mapping[str, Any] | None) -> object:
     return plain(item)
 
 
-def test_a_missing_table_is_left_to_boto3_whose_error_names_the_next_step(
+def test_a_missing_table_falls_back_to_boto3_whose_error_names_the_next_step(
     environ: dict[str, str], dynamodb: DynamoDBEndpoint
 ) -> None:
     table = f"never-{uuid4().hex[:8]}"
@@ -123,7 +123,7 @@ def test_a_missing_table_is_left_to_boto3_whose_error_names_the_next_step(
     assert store.calls == 2
 
 
-def test_a_table_with_another_key_is_left_to_boto3(
+def test_a_table_with_another_key_falls_back_to_boto3(
     fast_client: FastClient, dynamodb: DynamoDBEndpoint
 ) -> None:
     table = f"other-{uuid4().hex[:8]}"

@@ -85,14 +85,14 @@ def deadline() -> Deadline:
     return Deadline.after(60)
 
 
-def test_at_first_they_stop_nobody(bench: Bench, deadline: Deadline) -> None:
+def test_by_default_the_flags_stop_nothing(bench: Bench, deadline: Deadline) -> None:
     assert bench.source.read(deadline) == Flags()
 
 
 @pytest.mark.parametrize(
     "said", [Flags(paused=True), Flags(mode="off"), Flags(mode="require", hold_back_at=20261127)]
 )
-def test_what_was_said_last_is_what_is_read(bench: Bench, deadline: Deadline, said: Flags) -> None:
+def test_the_last_document_is_read(bench: Bench, deadline: Deadline, said: Flags) -> None:
     bench.source.read(deadline)
     bench.say(said)
     assert bench.source.read(deadline) == said
@@ -100,9 +100,7 @@ def test_what_was_said_last_is_what_is_read(bench: Bench, deadline: Deadline, sa
     assert bench.source.read(deadline) == Flags()
 
 
-def test_what_cannot_be_read_is_an_error_that_may_be_tried_again(
-    bench: Bench, deadline: Deadline
-) -> None:
+def test_unreadable_flags_are_a_retryable_error(bench: Bench, deadline: Deadline) -> None:
     bench.source.read(deadline)
     bench.go_down()
     with pytest.raises(FlagsUnavailable) as error:

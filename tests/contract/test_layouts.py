@@ -95,7 +95,7 @@ def tables_of(bench: PostgreSQLBench) -> list[list[object]]:
 
 @OTHER_LAYOUTS
 @pytest.mark.parametrize("act", ON_THE_ITEM.values(), ids=ON_THE_ITEM)
-def test_an_item_of_another_layout_is_refused_and_left_as_it_is(
+def test_an_item_of_another_layout_is_rejected_and_unchanged(
     fresh_database: PostgreSQLBench, tables: DynamoDBTables, layout: int, act: Act
 ) -> None:
     with fresh_database.database.take_over(grant(1), soon()) as held:
@@ -113,7 +113,7 @@ def test_an_item_of_another_layout_is_refused_and_left_as_it_is(
 
 @OTHER_LAYOUTS
 @pytest.mark.parametrize("act", ON_THE_DATABASE.values(), ids=ON_THE_DATABASE)
-def test_a_schema_of_another_layout_is_refused_and_left_as_it_is(
+def test_a_schema_of_another_layout_is_rejected_and_unchanged(
     fresh_database: PostgreSQLBench, layout: int, act: Act
 ) -> None:
     with fresh_database.database.take_over(grant(1), soon()) as held:
@@ -161,7 +161,7 @@ def definitions_of(bench: PostgreSQLBench) -> list[list[object]]:
 @OTHER_LAYOUTS
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 @pytest.mark.parametrize("act", ON_DAMAGED_TABLES.values(), ids=ON_DAMAGED_TABLES)
-def test_nothing_is_made_in_a_schema_of_another_layout_with_a_table_missing_or_empty(
+def test_nothing_is_created_in_a_schema_of_another_layout_with_a_table_missing_or_empty(
     fresh_database: PostgreSQLBench,
     layout: int,
     damage: str,

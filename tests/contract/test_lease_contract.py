@@ -49,11 +49,11 @@ every_freeing_write = pytest.mark.parametrize("write", FREEING.values(), ids=FRE
 # --- acquiring
 
 
-def test_an_item_that_never_was_reads_as_nothing(leases: LeaseBench) -> None:
+def test_a_missing_item_is_read_as_empty(leases: LeaseBench) -> None:
     assert leases.store.read() == leases.state() == LeaseState()
 
 
-def test_the_first_acquisition_has_fence_one_and_the_item_as_it_left_it(
+def test_the_first_acquisition_has_fence_1_and_returns_the_stored_item(
     leases: LeaseBench,
 ) -> None:
     lease = leases.acquire("a")
@@ -73,12 +73,12 @@ def test_trust_ends_before_the_lease_does(leases: LeaseBench) -> None:
     assert leases.store.renew(lease).trusted_until == lease.trusted_until + 5
 
 
-def test_the_loser_is_told_what_was_in_the_way(leases: LeaseBench) -> None:
+def test_the_loser_gets_the_winning_item(leases: LeaseBench) -> None:
     lease = leases.acquire("a")
     assert leases.lose("b") == lease.state == leases.state()
 
 
-def test_one_of_many_who_ask_at_once_wins(leases: LeaseBench) -> None:
+def test_one_of_many_concurrent_acquisitions_wins(leases: LeaseBench) -> None:
     count = 20
     for _ in range(3):
         stores = leases.tables.stores(count, leases.clock)
@@ -99,7 +99,7 @@ def test_one_of_many_who_ask_at_once_wins(leases: LeaseBench) -> None:
         }
 
 
-def test_one_of_many_takes_an_expired_lease_over(leases: LeaseBench) -> None:
+def test_one_of_many_concurrent_takeovers_wins(leases: LeaseBench) -> None:
     count = 20
     stores = leases.tables.stores(count, leases.clock)
     stores[0].acquire("dead")
@@ -136,13 +136,13 @@ def test_no_write_lowers_the_fence(leases: LeaseBench, write: Write) -> None:
 
 
 @pytest.mark.parametrize("after", [0.0, LEASE_SECONDS, LEASE_SECONDS + CLOCK_SKEW_MS / 1000])
-def test_a_live_lease_is_not_taken(leases: LeaseBench, after: float) -> None:
+def test_a_live_lease_is_not_taken_over(leases: LeaseBench, after: float) -> None:
     leases.acquire("a")
     leases.clock.advance(after)
     assert leases.lose("b").owner == "a"
 
 
-def test_an_expired_lease_is_taken_under_a_higher_fence(leases: LeaseBench) -> None:
+def test_an_expired_lease_is_taken_over_with_a_higher_fence(leases: LeaseBench) -> None:
     leases.acquire("a")
     leases.outlast()
     lease = leases.acquire("b")
@@ -157,7 +157,7 @@ def test_a_renewed_lease_is_live_again(leases: LeaseBench) -> None:
     assert leases.lose("b").owner == "a"
 
 
-def test_a_takeover_shows_the_progress_of_the_holder_before(leases: LeaseBench) -> None:
+def test_a_takeover_returns_the_progress_of_the_previous_holder(leases: LeaseBench) -> None:
     leases.store.renew(leases.acquire("a"), PROGRESS)
     leases.outlast()
     assert leases.acquire("b").state.progress == PROGRESS
@@ -165,7 +165,7 @@ def test_a_takeover_shows_the_progress_of_the_holder_before(leases: LeaseBench) 
 
 
 @every_freeing_write
-def test_a_holder_that_gives_the_lease_back_leaves_no_progress_and_a_look_leaves_it_alone(
+def test_a_released_lease_has_no_progress_and_a_check_does_not_change_it(
     leases: LeaseBench, write: Write
 ) -> None:
     lease = leases.acquire("a")
@@ -175,7 +175,7 @@ def test_a_holder_that_gives_the_lease_back_leaves_no_progress_and_a_look_leaves
     assert leases.acquire("b").state.progress == expected
 
 
-def test_a_lease_watched_over_its_whole_length_is_taken_whatever_the_clocks_say(
+def test_a_lease_that_was_not_renewed_for_its_whole_length_is_taken_over_in_spite_of_the_clocks(
     leases: LeaseBench,
 ) -> None:
     leases.acquire("a")
@@ -199,7 +199,7 @@ def test_a_lease_watched_over_its_whole_length_is_taken_whatever_the_clocks_say(
     assert leases.acquire("b", expected=seen, is_expired=True).fence == 2
 
 
-def test_a_lease_renewed_since_it_was_seen_is_not_taken(leases: LeaseBench) -> None:
+def test_a_lease_renewed_since_the_last_read_is_not_taken_over(leases: LeaseBench) -> None:
     lease = leases.acquire("a")
     seen = leases.state()
     leases.clock.advance(1)
@@ -207,7 +207,7 @@ def test_a_lease_renewed_since_it_was_seen_is_not_taken(leases: LeaseBench) -> N
     assert leases.lose("b", expected=seen, is_expired=True).owner == "a"
 
 
-def test_a_successor_of_the_lease_that_was_seen_is_not_taken(leases: LeaseBench) -> None:
+def test_a_newer_lease_than_the_one_read_is_not_taken_over(leases: LeaseBench) -> None:
     lease = leases.acquire("a")
     seen = leases.state()
     leases.store.release(lease)
@@ -215,12 +215,12 @@ def test_a_successor_of_the_lease_that_was_seen_is_not_taken(leases: LeaseBench)
     assert leases.lose("b", expected=seen, is_expired=True).owner == "c"
 
 
-def test_having_seen_nothing_takes_nothing(leases: LeaseBench) -> None:
+def test_without_a_read_no_lease_is_taken_over(leases: LeaseBench) -> None:
     leases.acquire("a")
     assert leases.lose("b", expected=LeaseState(), is_expired=True).owner == "a"
 
 
-def test_a_lease_is_taken_only_on_the_newest_acquisition(leases: LeaseBench) -> None:
+def test_a_takeover_needs_the_newest_acquisition(leases: LeaseBench) -> None:
     assert leases.acquire("a", expected=LeaseState()).fence == 1
     seen = leases.state()
     leases.outlast()
@@ -230,7 +230,7 @@ def test_a_lease_is_taken_only_on_the_newest_acquisition(leases: LeaseBench) -> 
 
 
 @pytest.mark.parametrize("ahead_seconds", [0.5, 1.0])
-def test_clocks_that_differ_by_the_margin_take_no_live_lease(
+def test_with_a_clock_skew_within_the_margin_no_live_lease_is_taken_over(
     leases: LeaseBench, ahead_seconds: float
 ) -> None:
     leases.acquire("a")
@@ -239,7 +239,9 @@ def test_clocks_that_differ_by_the_margin_take_no_live_lease(
     assert leases.lose("b").owner == "a"
 
 
-def test_clocks_that_differ_by_an_hour_cost_a_lease_but_never_a_fence(leases: LeaseBench) -> None:
+def test_with_a_clock_skew_of_an_hour_a_lease_is_lost_but_the_fence_still_grows(
+    leases: LeaseBench,
+) -> None:
     slow = leases.acquire("slow clock")
     leases.clock.jump(3600)
     fast = leases.acquire("fast clock")
@@ -252,7 +254,7 @@ def test_clocks_that_differ_by_an_hour_cost_a_lease_but_never_a_fence(leases: Le
 
 
 @every_write
-def test_a_holder_that_was_stopped_and_thawed_writes_nothing(
+def test_a_holder_that_was_frozen_past_a_takeover_writes_nothing(
     leases: LeaseBench, write: Write
 ) -> None:
     lease = leases.acquire("a")
@@ -278,7 +280,7 @@ def test_a_holder_whose_successor_has_finished_writes_nothing(
 
 
 @every_write
-def test_the_owner_under_an_older_fence_writes_nothing(leases: LeaseBench, write: Write) -> None:
+def test_the_owner_with_an_older_fence_writes_nothing(leases: LeaseBench, write: Write) -> None:
     older = leases.acquire("a")
     leases.store.release(older)
     leases.acquire("a")
@@ -289,9 +291,7 @@ def test_the_owner_under_an_older_fence_writes_nothing(leases: LeaseBench, write
 
 
 @every_write
-def test_somebody_else_under_the_same_fence_writes_nothing(
-    leases: LeaseBench, write: Write
-) -> None:
+def test_another_owner_with_the_same_fence_writes_nothing(leases: LeaseBench, write: Write) -> None:
     lease = leases.acquire("a")
     with pytest.raises(LeaseLost):
         write(leases.store, replace(lease, owner="b"))
@@ -299,7 +299,7 @@ def test_somebody_else_under_the_same_fence_writes_nothing(
 
 
 @every_keeping_write
-def test_a_lease_given_back_cannot_be_written_under(leases: LeaseBench, write: Write) -> None:
+def test_nothing_is_written_under_a_released_lease(leases: LeaseBench, write: Write) -> None:
     lease = leases.acquire("a")
     leases.store.release(lease)
     before = leases.state()
@@ -309,7 +309,7 @@ def test_a_lease_given_back_cannot_be_written_under(leases: LeaseBench, write: W
 
 
 @pytest.mark.parametrize("name", ["complete", "complete_inspection", "fail"])
-def test_a_result_after_the_lease_was_given_back_is_lost(leases: LeaseBench, name: str) -> None:
+def test_a_result_after_the_release_is_rejected_as_lost(leases: LeaseBench, name: str) -> None:
     lease = leases.acquire("a")
     leases.store.release(lease)
     with pytest.raises(LeaseLost):
@@ -318,7 +318,7 @@ def test_a_result_after_the_lease_was_given_back_is_lost(leases: LeaseBench, nam
 
 
 @every_write
-def test_a_lease_on_an_item_that_is_not_there_is_lost(leases: LeaseBench, write: Write) -> None:
+def test_a_lease_on_a_missing_item_is_lost(leases: LeaseBench, write: Write) -> None:
     with pytest.raises(LeaseLost):
         write(leases.store, Lease("a", 7, 0.0, LeaseState()))
     assert leases.state() == LeaseState()
@@ -327,7 +327,7 @@ def test_a_lease_on_an_item_that_is_not_there_is_lost(leases: LeaseBench, write:
 # --- one's own write, again
 
 
-def test_an_acquisition_that_comes_twice_is_one(leases: LeaseBench) -> None:
+def test_a_repeated_acquisition_counts_once(leases: LeaseBench) -> None:
     """Its answer was lost and it is retried, or it is delivered again, late."""
     lease = leases.acquire("a")
     leases.clock.advance(5)
@@ -338,7 +338,7 @@ def test_an_acquisition_that_comes_twice_is_one(leases: LeaseBench) -> None:
     leases.store.release(lease)
 
 
-def test_an_acquisition_delivered_after_its_lease_was_given_back_takes_nothing(
+def test_an_acquisition_delivered_after_the_release_changes_nothing(
     leases: LeaseBench,
 ) -> None:
     leases.store.release(leases.acquire("a", expected=LeaseState()))
@@ -346,7 +346,9 @@ def test_an_acquisition_delivered_after_its_lease_was_given_back_takes_nothing(
 
 
 @every_write
-def test_a_write_whose_answer_was_lost_is_done_not_lost(leases: LeaseBench, write: Write) -> None:
+def test_a_repeated_write_succeeds_if_only_its_response_was_lost(
+    leases: LeaseBench, write: Write
+) -> None:
     lease = leases.acquire("a")
     write(leases.store, lease)
     once = leases.state()
@@ -355,7 +357,9 @@ def test_a_write_whose_answer_was_lost_is_done_not_lost(leases: LeaseBench, writ
 
 
 @every_freeing_write
-def test_a_write_repeated_under_a_successor_is_lost(leases: LeaseBench, write: Write) -> None:
+def test_a_repeated_write_after_a_takeover_is_rejected_as_lost(
+    leases: LeaseBench, write: Write
+) -> None:
     lease = leases.acquire("a")
     write(leases.store, lease)
     leases.acquire("b")
@@ -365,7 +369,7 @@ def test_a_write_repeated_under_a_successor_is_lost(leases: LeaseBench, write: W
     assert leases.state() == before
 
 
-def test_another_result_than_the_one_stored_is_not_taken_for_it(leases: LeaseBench) -> None:
+def test_a_different_result_is_not_taken_for_the_stored_one(leases: LeaseBench) -> None:
     lease = leases.acquire("a")
     leases.store.fail(lease, failure(attempts=1))
     with pytest.raises(LeaseLost):
@@ -386,14 +390,14 @@ def test_renew_extends_the_lease_and_publishes_progress(leases: LeaseBench) -> N
     )
 
 
-def test_renew_without_progress_keeps_what_was_published(leases: LeaseBench) -> None:
+def test_renew_without_progress_keeps_the_published_progress(leases: LeaseBench) -> None:
     lease = leases.acquire("a")
     leases.store.renew(lease, PROGRESS)
     leases.store.renew(lease)
     assert leases.state().progress == PROGRESS
 
 
-def test_complete_stores_what_was_found_frees_and_forgets_the_failure(
+def test_complete_stores_the_databases_releases_and_removes_the_failure(
     leases: LeaseBench,
 ) -> None:
     leases.store.fail(leases.acquire("a"), failure())
@@ -403,20 +407,20 @@ def test_complete_stores_what_was_found_frees_and_forgets_the_failure(
     assert leases.state() == LeaseState(fence=2, databases=DATABASES)
 
 
-def test_complete_replaces_what_was_found_before(leases: LeaseBench) -> None:
+def test_complete_replaces_the_stored_databases(leases: LeaseBench) -> None:
     leases.store.complete(leases.acquire("a"), DATABASES)
     other = {"9c": DatabaseRecord(addresses={"elsewhere:5432/orders": (0, 2)})}
     leases.store.complete(leases.acquire("b"), other)
     assert leases.state() == LeaseState(fence=2, databases=other)
 
 
-def test_a_look_stores_what_was_found_frees_and_keeps_the_failure(leases: LeaseBench) -> None:
+def test_a_check_stores_the_databases_releases_and_keeps_the_failure(leases: LeaseBench) -> None:
     leases.store.fail(leases.acquire("a"), failure())
     leases.store.complete_inspection(leases.acquire("b"), DATABASES)
     assert leases.state() == LeaseState(fence=2, databases=DATABASES, failure=failure())
 
 
-def test_fail_stores_the_failure_frees_and_keeps_what_was_found(leases: LeaseBench) -> None:
+def test_fail_stores_the_failure_releases_and_keeps_the_databases(leases: LeaseBench) -> None:
     leases.store.complete(leases.acquire("a"), DATABASES)
     lease = leases.acquire("b")
     leases.store.renew(lease, PROGRESS)
@@ -433,12 +437,12 @@ def test_fail_stores_the_failure_frees_and_keeps_what_was_found(leases: LeaseBen
     ],
     ids=["out of time", "killed", "a version of another tool"],
 )
-def test_a_failure_is_read_as_it_was_written(leases: LeaseBench, told: Failure) -> None:
+def test_a_failure_is_read_as_written(leases: LeaseBench, told: Failure) -> None:
     leases.store.fail(leases.acquire("a"), told)
     assert leases.state().failure == told
 
 
-def test_release_frees_and_changes_nothing_else(leases: LeaseBench) -> None:
+def test_release_only_removes_the_owner(leases: LeaseBench) -> None:
     leases.store.complete(leases.acquire("a"), DATABASES)
     leases.store.fail(leases.acquire("b"), failure())
     before = leases.state()
@@ -448,7 +452,7 @@ def test_release_frees_and_changes_nothing_else(leases: LeaseBench) -> None:
     assert leases.state() == replace(before, fence=3)
 
 
-def test_lift_raises_the_fence_and_the_lease_lives_on_under_it(leases: LeaseBench) -> None:
+def test_lift_raises_the_fence_of_the_lease(leases: LeaseBench) -> None:
     lease = leases.acquire("a")
     lifted = leases.store.raise_fence(lease, 41)
     assert (lifted.owner, lifted.fence) == ("a", 41)
@@ -466,7 +470,7 @@ def test_lift_never_lowers_the_fence(leases: LeaseBench) -> None:
     assert leases.state().fence == 41
 
 
-def test_withdraw_replaces_what_was_found_and_keeps_the_lease(leases: LeaseBench) -> None:
+def test_withdraw_replaces_the_databases_and_keeps_the_lease(leases: LeaseBench) -> None:
     leases.store.complete(leases.acquire("a"), DATABASES)
     lease = leases.acquire("b")
     fewer = {"2a1f0a2e": replace(DATABASES["2a1f0a2e"], ready=b"", addresses={ADDRESS: (0, 5)})}
@@ -477,7 +481,7 @@ def test_withdraw_replaces_what_was_found_and_keeps_the_lease(leases: LeaseBench
     assert leases.state().databases == fewer
 
 
-def test_as_many_digests_as_are_kept_are_read_as_they_were_written(leases: LeaseBench) -> None:
+def test_all_stored_digests_are_read_as_written(leases: LeaseBench) -> None:
     ready = join_digests(f"{n:064x}" for n in range(MAX_READY))
     databases = {"2a1f0a2e": DatabaseRecord(ready, ready, addresses={ADDRESS: (MAX_READY, 1)})}
     leases.store.complete(leases.acquire("a"), databases)
@@ -485,14 +489,14 @@ def test_as_many_digests_as_are_kept_are_read_as_they_were_written(leases: Lease
 
 
 @every_write
-def test_each_write_is_one_call(leases: LeaseBench, write: Write) -> None:
+def test_each_write_is_one_request(leases: LeaseBench, write: Write) -> None:
     lease = leases.acquire("a")
     before = leases.store.calls
     write(leases.store, lease)
     assert leases.store.calls == before + 1
 
 
-def test_a_waiter_decides_from_the_item_that_was_in_the_way(leases: LeaseBench) -> None:
+def test_a_waiter_decides_by_the_item_that_the_failed_write_returned(leases: LeaseBench) -> None:
     leases.acquire("a")
     in_the_way = leases.lose("b")
     step = decide(

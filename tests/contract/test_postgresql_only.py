@@ -22,7 +22,7 @@ def test_reading_the_history_creates_nothing(fresh_database: PostgreSQLBench) ->
     assert fresh_database.tables() == before
 
 
-def test_each_function_may_have_a_schema_of_its_own(fresh_database: PostgreSQLBench) -> None:
+def test_each_function_can_have_its_own_schema(fresh_database: PostgreSQLBench) -> None:
     other = replace(fresh_database.database, schema='my "other" schema')
     with fresh_database.database.take_over(grant(5), soon()) as held:
         held.apply(FIRST, "digest", soon())
@@ -30,7 +30,7 @@ def test_each_function_may_have_a_schema_of_its_own(fresh_database: PostgreSQLBe
         assert held.read_history() == []
 
 
-def test_rehearsing_a_first_run_creates_nothing(fresh_database: PostgreSQLBench) -> None:
+def test_a_dry_run_of_the_first_run_creates_nothing(fresh_database: PostgreSQLBench) -> None:
     before = fresh_database.tables()
     with fresh_database.database.begin_dry_run(grant(1), soon()) as rehearsal:
         rehearsal.run_migration(FIRST, soon())
@@ -58,7 +58,7 @@ def find_identity(database: Database) -> str:
     return fence.identity
 
 
-def test_a_copy_by_template_gets_an_identity_of_its_own(fresh_database: PostgreSQLBench) -> None:
+def test_a_copy_by_template_gets_its_own_identity(fresh_database: PostgreSQLBench) -> None:
     store, database = InMemoryLeaseTable(), fresh_database.database
     cold_start(database, store, ONE)
     identity = find_identity(database)
@@ -74,7 +74,7 @@ def test_a_copy_by_template_gets_an_identity_of_its_own(fresh_database: PostgreS
         assert cold_start(database, store, ONE) is Outcome.UP_TO_DATE, "nothing was taken from it"
 
 
-def test_a_copy_is_not_served_by_one_that_may_only_look(
+def test_a_copy_is_not_served_in_require_mode(
     fresh_database: PostgreSQLBench,
 ) -> None:
     store = InMemoryLeaseTable()
@@ -83,7 +83,7 @@ def test_a_copy_is_not_served_by_one_that_may_only_look(
         cold_start(copy, store, ONE, "require")
 
 
-def test_two_addresses_of_one_database_do_not_take_from_each_other(
+def test_two_addresses_of_one_database_do_not_invalidate_each_other(
     fresh_database: PostgreSQLBench,
 ) -> None:
     store, database = InMemoryLeaseTable(), fresh_database.database
@@ -97,7 +97,7 @@ def test_two_addresses_of_one_database_do_not_take_from_each_other(
     assert len(store.state.databases) == 1
 
 
-def test_two_schemas_of_one_database_with_one_target_are_kept_apart(
+def test_two_schemas_of_one_database_with_one_target_are_independent(
     fresh_database: PostgreSQLBench,
 ) -> None:
     store, database = InMemoryLeaseTable(), fresh_database.database
@@ -116,7 +116,7 @@ def test_two_schemas_of_one_database_with_one_target_are_kept_apart(
     assert fresh_database.effects() == ["0001_a", "0002_b"]
 
 
-def test_a_restore_in_place_is_taken_for_what_it_is(fresh_database: PostgreSQLBench) -> None:
+def test_a_restore_in_place_is_detected(fresh_database: PostgreSQLBench) -> None:
     store, database = InMemoryLeaseTable(), fresh_database.database
     cold_start(database, store, ONE)
     fence = fresh_database.run("SELECT token, owner FROM lambda_migrate.fence")

@@ -353,7 +353,7 @@ PLAYS: dict[str, Play] = {
 
 
 @pytest.mark.parametrize("play", PLAYS.values(), ids=PLAYS)
-def test_fakes_keep_the_promises_whenever_one_thing_happens(play: Play) -> None:
+def test_fakes_keep_the_promises_after_each_single_fault(play: Play) -> None:
     at_every_moment(play, MemoryEngine)
 
 
@@ -365,7 +365,7 @@ ON_REAL_ENGINES = {
 
 
 @pytest.mark.parametrize("play", ON_REAL_ENGINES.values(), ids=ON_REAL_ENGINES)
-def test_dynamodb_and_postgresql_keep_the_promises_whenever_one_thing_happens(
+def test_dynamodb_and_postgresql_keep_the_promises_after_each_single_fault(
     play: Play, dynamodb: DynamoDBEndpoint, server: Server
 ) -> None:
     with RealServers(dynamodb, server) as servers:

@@ -38,7 +38,7 @@ def run_of(attempt: str = "a", *, began_ms: int = 1, **facts: Any) -> Run:
     return replace(run, **facts)
 
 
-def test_of_many_that_begin_one_may(make_log: MakeLog) -> None:
+def test_only_one_of_many_concurrent_attempts_may_start(make_log: MakeLog) -> None:
     found: list[Run | None] = []
     gate = threading.Barrier(8)
 
@@ -59,7 +59,7 @@ def test_of_many_that_begin_one_may(make_log: MakeLog) -> None:
     assert mine.attempt == winner
 
 
-def test_what_was_begun_is_found_as_it_is(make_log: MakeLog) -> None:
+def test_a_started_request_is_found(make_log: MakeLog) -> None:
     run = run_of(concerned=("0002_b", "0001_a"))
     assert make_log().begin("r", run) is None
     assert make_log().begin("r", run_of("b")) == run
@@ -67,7 +67,7 @@ def test_what_was_begun_is_found_as_it_is(make_log: MakeLog) -> None:
     assert make_log().read("other") is None
 
 
-def test_an_answer_is_told_as_it_was_given(make_log: MakeLog) -> None:
+def test_a_result_is_returned_as_recorded(make_log: MakeLog) -> None:
     make_log().begin("r", run_of())
     make_log().end("r", run_of(answer=ANSWER), SOON)
     found = make_log().begin("r", run_of("b"))
@@ -75,13 +75,13 @@ def test_an_answer_is_told_as_it_was_given(make_log: MakeLog) -> None:
     assert found.answer == ANSWER
 
 
-def test_the_same_attempt_may_begin_once_more(make_log: MakeLog) -> None:
+def test_the_same_attempt_may_start_again(make_log: MakeLog) -> None:
     """The answer to its own writing was lost."""
     assert make_log().begin("r", run_of()) is None
     assert make_log().begin("r", run_of()) is None
 
 
-def test_what_a_run_sets_out_to_do_is_known_while_it_runs(make_log: MakeLog) -> None:
+def test_the_plan_of_a_run_is_readable_while_it_runs(make_log: MakeLog) -> None:
     make_log().begin("r", run_of())
     make_log().concern("r", run_of(concerned=("0002_b",)))
     found = make_log().read("r")
@@ -90,7 +90,7 @@ def test_what_a_run_sets_out_to_do_is_known_while_it_runs(make_log: MakeLog) -> 
     assert found.answer is None
 
 
-def test_what_is_forgotten_may_begin_again(make_log: MakeLog) -> None:
+def test_a_forgotten_request_may_start_again(make_log: MakeLog) -> None:
     make_log().begin("r", run_of("a"))
     make_log().forget("r", run_of("b"))  # another's
     assert make_log().read("r") is not None
@@ -100,7 +100,7 @@ def test_what_is_forgotten_may_begin_again(make_log: MakeLog) -> None:
     make_log().forget("none", run_of("a"))
 
 
-def test_requests_do_not_meet(make_log: MakeLog) -> None:
+def test_requests_are_independent(make_log: MakeLog) -> None:
     make_log().begin("r1", run_of("a"))
     make_log().begin("r2", run_of("b"))
     make_log().end("r1", run_of("a", answer=ANSWER), SOON)
@@ -109,7 +109,7 @@ def test_requests_do_not_meet(make_log: MakeLog) -> None:
     assert found.answer is None
 
 
-def test_dynamodb_keeps_the_newest(tables: DynamoDBTables) -> None:
+def test_dynamodb_keeps_the_newest_requests(tables: DynamoDBTables) -> None:
     target = f"orders-{uuid4().hex}"
     log = RequestTable(tables.table, target, client=lambda: tables._client)
     for number in range(KEPT + 5):
@@ -123,7 +123,7 @@ def test_dynamodb_keeps_the_newest(tables: DynamoDBTables) -> None:
     assert log.read("r4") is None
 
 
-def test_dynamodb_keeps_what_may_still_run(tables: DynamoDBTables) -> None:
+def test_dynamodb_keeps_requests_that_may_still_run(tables: DynamoDBTables) -> None:
     target, clock = f"orders-{uuid4().hex}", FakeClock()
     log = RequestTable(tables.table, target, client=lambda: tables._client, clock=clock)
     long = run_of("long", until_ms=clock.wall_ms() + 900_000)
@@ -137,7 +137,7 @@ def test_dynamodb_keeps_what_may_still_run(tables: DynamoDBTables) -> None:
     assert log.read("long") is None
 
 
-def test_twenty_answers_of_any_length_fit_into_one_item(tables: DynamoDBTables) -> None:
+def test_twenty_results_of_any_length_fit_into_one_item(tables: DynamoDBTables) -> None:
     target = f"orders-{uuid4().hex}"
     log = RequestTable(tables.table, target, client=lambda: tables._client)
     names = [f"{n:05d}_{uuid4().hex}{uuid4().hex}" for n in range(5_000)]
@@ -153,7 +153,7 @@ def test_twenty_answers_of_any_length_fit_into_one_item(tables: DynamoDBTables) 
     assert len(applied) + left_out["applied"] == 5_000
 
 
-def test_the_targets_own_item_is_left_alone(tables: DynamoDBTables) -> None:
+def test_the_state_item_of_the_target_is_unchanged(tables: DynamoDBTables) -> None:
     target = f"orders-{uuid4().hex}"
     log = RequestTable(tables.table, target, client=lambda: tables._client)
     log.begin("r", run_of())

@@ -24,7 +24,7 @@ OURS = {name: alarm for name, alarm in ALARMS.items() if "MetricName" in alarm}
 DIMENSIONS = {"service": {"Ref": "ServiceName"}, "target": {"Ref": "Target"}}
 
 
-def test_the_alarms_are_those_that_the_runbooks_answer() -> None:
+def test_every_alarm_has_a_runbook() -> None:
     assert set(ALARMS) == {
         "ColdStartCheckTimeAlarm",
         "LeaseHeldTimeAlarm",
@@ -37,7 +37,7 @@ def test_the_alarms_are_those_that_the_runbooks_answer() -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_an_alarm_names_a_metric_as_it_is_written(name: str) -> None:
+def test_an_alarm_uses_a_metric_of_the_library(name: str) -> None:
     alarm = OURS[name]
     assert name == f"{alarm['MetricName']}Alarm"
     assert alarm["MetricName"] in METRICS
@@ -46,20 +46,20 @@ def test_an_alarm_names_a_metric_as_it_is_written(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALARMS)
-def test_somebody_hears_of_an_alarm_and_of_its_end(name: str) -> None:
+def test_an_alarm_and_its_end_are_published(name: str) -> None:
     alarm = ALARMS[name]
     assert alarm["AlarmActions"] == alarm["OKActions"] == [{"Ref": "AlarmTopic"}]
     assert alarm["TreatMissingData"] == "notBreaching", "a target at rest writes nothing"
 
 
 @pytest.mark.parametrize("name", ALARMS)
-def test_an_alarm_tells_where_its_runbook_is(name: str) -> None:
+def test_an_alarm_links_to_its_runbook(name: str) -> None:
     assert f"docs/runbooks/alarms.md#{name.lower()}" in ALARMS[name]["AlarmDescription"]
     page = (ROOT / "docs" / "runbooks" / "alarms.md").read_text()
     assert f"\n## {name}\n" in page
 
 
-def test_the_functions_write_where_the_alarms_look() -> None:
+def test_functions_and_alarms_have_the_same_namespace() -> None:
     variables = TEMPLATE["Globals"]["Function"]["Environment"]["Variables"]
     assert variables["POWERTOOLS_METRICS_NAMESPACE"] == {"Ref": "MetricsNamespace"}
     assert variables["POWERTOOLS_SERVICE_NAME"] == {"Ref": "ServiceName"}

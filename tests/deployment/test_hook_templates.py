@@ -50,14 +50,14 @@ LONG = "provisioned-concurrency-and-snapstart.md"
 
 
 @pytest.mark.parametrize("page", [*HOOKS, LONG])
-def test_a_pages_templates_are_clean(page: str) -> None:
+def test_cfn_lint_accepts_the_templates_of_the_pages(page: str) -> None:
     for template in templates(page):
         found = lint(template, config=ManualArgs(regions=[REGION]))
         assert [str(match) for match in found] == []
 
 
 @pytest.mark.parametrize("page", HOOKS)
-def test_every_handler_of_ours_that_a_page_names_is_there(page: str) -> None:
+def test_every_library_handler_that_a_page_names_exists(page: str) -> None:
     named = re.findall(r"lambda_migrate\.deploy\.(\w+)\.handler", (HOW_TO / page).read_text())
     assert named
     for module in named:
@@ -69,7 +69,7 @@ def properties(resources: dict[str, Any], name: str) -> dict[str, Any]:
     return found
 
 
-def test_the_custom_resources_version_is_one_that_lambda_publishes_with_every_change() -> None:
+def test_the_custom_resource_is_updated_with_every_published_version() -> None:
     resources = transformed(only("custom-resource.md"))
     migrations = properties(resources, "Migrations")
     published = migrations["Version"]["Ref"]
@@ -78,12 +78,12 @@ def test_the_custom_resources_version_is_one_that_lambda_publishes_with_every_ch
     assert migrations["ServiceToken"] == {"Fn::GetAtt": ["MigratorFunction", "Arn"]}
 
 
-def test_the_functions_that_serve_get_their_code_after_the_migration() -> None:
+def test_serving_functions_are_updated_after_the_migration() -> None:
     resources = transformed(only("custom-resource.md"))
     assert resources["OrdersFunction"]["DependsOn"] in ("Migrations", ["Migrations"])
 
 
-def test_cloudformation_waits_for_a_killed_invocation_and_for_the_one_that_repeats_it() -> None:
+def test_cloudformation_waits_for_a_killed_invocation_and_its_retry() -> None:
     resources = transformed(only("custom-resource.md"))
     timeout = properties(resources, "MigratorFunction")["Timeout"]
     waits = properties(resources, "Migrations")["ServiceTimeout"]
@@ -92,7 +92,7 @@ def test_cloudformation_waits_for_a_killed_invocation_and_for_the_one_that_repea
     assert "EventInvokeConfig" not in only("custom-resource.md"), "Lambda repeats, by default"
 
 
-def test_the_hook_is_one_that_codedeploy_may_invoke_and_that_may_answer() -> None:
+def test_codedeploy_may_invoke_the_hook_and_the_hook_may_respond() -> None:
     resources = transformed(only("codedeploy.md"))
     update = resources["OrdersFunctionAliaslive"]["UpdatePolicy"]["CodeDeployLambdaAliasUpdate"]
     assert update["BeforeAllowTrafficHook"] == {"Ref": "BeforeTrafficFunction"}
@@ -110,7 +110,7 @@ def test_the_hook_is_one_that_codedeploy_may_invoke_and_that_may_answer() -> Non
     )
 
 
-def test_where_a_table_is_only_read_the_mode_is_require() -> None:
+def test_a_function_that_only_reads_the_table_is_in_require_mode() -> None:
     resources = transformed(only("custom-resource.md"))
     serving = properties(resources, "OrdersFunction")["Environment"]["Variables"]
     assert serving["LAMBDA_MIGRATE_MODE"] == "require"
@@ -120,7 +120,7 @@ def test_where_a_table_is_only_read_the_mode_is_require() -> None:
     assert [s["Action"] for s in statements if "dynamodb" in str(s)] == ["dynamodb:GetItem"]
 
 
-def test_a_layers_number_is_what_changes_with_the_migrations_and_the_functions_is_not() -> None:
+def test_a_change_of_the_migrations_changes_the_layer_version_and_not_the_functions() -> None:
     page = only("several-functions-on-one-database.md")
     before, after = transformed(page, layer="one"), transformed(page, layer="two")
     layers = []
@@ -149,7 +149,7 @@ def test_one_function_migrates_and_the_others_require() -> None:
     }
 
 
-def test_environments_that_are_made_beforehand_check_beforehand() -> None:
+def test_provisioned_environments_check_before_they_get_traffic() -> None:
     provisioned, snap = (transformed(template) for template in templates(LONG))
     alias = properties(provisioned, "OrdersFunctionAliaslive")
     assert alias["ProvisionedConcurrencyConfig"] == {"ProvisionedConcurrentExecutions": 20}

@@ -11,7 +11,7 @@ import pytest
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.package import build as package
 from lambda_migrate.local.package.archive import Archive, find_interpreter, write_zip
-from lambda_migrate.local.package.build import ROOT, Recipe, build
+from lambda_migrate.local.package.build import ROOT, BuildOptions, build
 
 from .runtime import ARCHITECTURE, Runtime
 
@@ -20,13 +20,13 @@ UNCHECKED_HASH = (1).to_bytes(4, "little")
 """The flags of bytecode that is compared with nothing (PEP 552)."""
 
 
-def recipe_for(runtime: Runtime) -> Recipe:
-    return Recipe(EXAMPLE, runtime.version, ARCHITECTURE, find_interpreter(runtime.version))
+def options_for(runtime: Runtime) -> BuildOptions:
+    return BuildOptions(EXAMPLE, runtime.version, ARCHITECTURE, find_interpreter(runtime.version))
 
 
 @pytest.fixture(scope="module")
 def archives(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> list[Archive]:
-    return build(recipe_for(runtime), tmp_path_factory.mktemp("dist"))
+    return build(options_for(runtime), tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +51,13 @@ def names(archive: Archive) -> list[str]:
 def test_two_builds_of_the_same_source_are_identical(
     archives: list[Archive], runtime: Runtime, tmp_path: Path
 ) -> None:
-    again = build(recipe_for(runtime), tmp_path)
+    again = build(options_for(runtime), tmp_path)
     for first, second in zip(archives, again, strict=True):
         assert names(first) == names(second)
         assert first.path.read_bytes() == second.path.read_bytes(), first.path.name
 
 
-def test_names_are_in_order_and_no_time_or_permission_is_an_accident(
+def test_names_times_and_permissions_in_a_zip_are_fixed(
     archives: list[Archive],
 ) -> None:
     for archive in archives:
@@ -67,7 +67,7 @@ def test_names_are_in_order_and_no_time_or_permission_is_an_accident(
         assert {each.external_attr >> 16 for each in entries} <= {0o100644, 0o100755}
 
 
-def test_only_what_lambda_needs_is_inside(archives: list[Archive]) -> None:
+def test_a_package_has_only_what_lambda_needs(archives: list[Archive]) -> None:
     function, layer = map(names, archives)
     for name in function + layer:
         top, _, rest = name.removeprefix("python/").partition("/")
@@ -80,7 +80,7 @@ def test_only_what_lambda_needs_is_inside(archives: list[Archive]) -> None:
     assert "python/app.py" not in layer
 
 
-def test_every_source_has_bytecode_that_nobody_checks(function: Path, runtime: Runtime) -> None:
+def test_every_source_file_has_unchecked_bytecode(function: Path, runtime: Runtime) -> None:
     tag = f"cpython-{runtime.version.replace('.', '')}"
     sources = list(function.rglob("*.py"))
     assert len(sources) > 300
@@ -105,7 +105,7 @@ def test_the_bytecode_is_what_runs(function: Path, runtime: Runtime) -> None:
 
 
 @pytest.mark.parametrize("place", ["function", "layer"])
-def test_everything_of_the_library_that_is_inside_can_be_loaded(
+def test_every_packaged_module_of_the_library_can_be_imported(
     place: str, runtime: Runtime, request: pytest.FixtureRequest
 ) -> None:
     """With boto3 as the runtime has it, and nothing else: no dependency was forgotten."""
@@ -123,54 +123,54 @@ def test_everything_of_the_library_that_is_inside_can_be_loaded(
 # --- what is refused
 
 
-def test_a_requirement_that_is_not_pinned_is_refused(tmp_path: Path) -> None:
+def test_an_unpinned_requirement_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text("lambda-migrate\npg8000>=1.31  # any\nsix==1.17.0\n")
-    with pytest.raises(ConfigurationError, match=r"requirements.txt: pg8000>=1.31: write name=="):
-        package.make_function(Recipe(tmp_path), tmp_path / "out")
+    with pytest.raises(ConfigurationError, match=r"requirements.txt: pg8000>=1.31: pin a version"):
+        package.build_function(BuildOptions(tmp_path), tmp_path / "out")
 
 
-def test_an_application_without_requirements_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"requirements\.txt is not there"):
-        package.make_function(Recipe(tmp_path), tmp_path / "out")
+def test_an_application_without_requirements_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"requirements\.txt is missing"):
+        package.build_function(BuildOptions(tmp_path), tmp_path / "out")
 
 
-def test_a_python_that_is_not_here_is_named_with_what_to_do() -> None:
-    with pytest.raises(ConfigurationError, match=r"no CPython 2\.0 .* --no-bytecode"):
+def test_a_missing_interpreter_is_an_error_with_instructions() -> None:
+    with pytest.raises(ConfigurationError, match=r"CPython 2\.0, .* was not found: .* --no-bytecode"):
         find_interpreter("2.0")
 
 
-def test_an_interpreter_of_another_version_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"/bin/sh is no CPython 3\.13"):
-        find_interpreter("3.13", named="/bin/sh")
+def test_an_interpreter_of_another_version_is_an_error() -> None:
+    with pytest.raises(ConfigurationError, match=r"/bin/sh is not CPython 3\.13"):
+        find_interpreter("3.13", path="/bin/sh")
 
 
-def test_a_command_that_cannot_build_says_why_without_a_traceback(
+def test_a_failed_build_prints_a_message_without_a_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         package.main(["--application", str(tmp_path), "--no-bytecode", "--output", str(tmp_path)])
     assert ended.value.code == 2
-    assert "requirements.txt is not there" in capsys.readouterr().err
+    assert "requirements.txt is missing" in capsys.readouterr().err
 
 
-def test_a_page_gets_the_sizes_between_its_marks(tmp_path: Path) -> None:
+def test_sizes_are_written_between_the_markers_of_a_page(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{package._BEGIN}\nold\n{package._END}\nafter\n")
     package._write_into(page, "| new |")
     assert page.read_text() == f"before\n{package._BEGIN}\n| new |\n{package._END}\nafter\n"
 
 
-def test_a_page_without_a_place_for_sizes_is_left_alone(tmp_path: Path) -> None:
+def test_a_page_without_markers_is_unchanged(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("nothing")
-    with pytest.raises(ConfigurationError, match="no place for the sizes"):
+    with pytest.raises(ConfigurationError, match="lacks the markers"):
         package._write_into(page, "| new |")
     assert page.read_text() == "nothing"
 
 
-def test_what_a_zip_holds_is_counted(tmp_path: Path) -> None:
+def test_a_zip_reports_its_sizes_and_files(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text("12345")
-    archive = write_zip(tmp_path / "in", tmp_path / "out.zip", below="python/")
+    archive = write_zip(tmp_path / "in", tmp_path / "out.zip", prefix="python/")
     assert (archive.files, archive.unpacked) == (1, 5)
     assert names(archive) == ["python/a.txt"]

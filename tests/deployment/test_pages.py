@@ -40,7 +40,7 @@ def test_every_value_that_a_parameter_allows_is_documented(name: str) -> None:
         assert [value for value in allowed if f"`{value}`" not in row] == []
 
 
-def test_every_resource_has_its_line() -> None:
+def test_every_resource_is_documented() -> None:
     made = PAGE.partition("\n## Resources\n")[2].partition("\n## Permissions\n")[0]
     grouped = ("Alarm", "LogGroup", "Endpoint", "AlarmSubscription")
     missing = [
@@ -85,7 +85,7 @@ def given(environment: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_an_environment_gives_only_what_the_template_takes(environment: str) -> None:
+def test_an_environment_sets_only_parameters_of_the_template(environment: str) -> None:
     values = given(environment)
     assert values["Environment"] == environment
     needed = {name for name, about in PARAMETERS.items() if "Default" not in about}
@@ -95,7 +95,7 @@ def test_an_environment_gives_only_what_the_template_takes(environment: str) -> 
         assert allowed is None or value in map(str, allowed), name
 
 
-def test_environments_that_share_an_account_do_not_hear_each_others_alarms() -> None:
+def test_environments_in_one_account_have_their_own_alarms() -> None:
     assert len({given(environment)["MetricsNamespace"] for environment in ENVIRONMENTS}) == 3
 
 

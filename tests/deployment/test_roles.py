@@ -74,13 +74,13 @@ def assert_serves_and_no_more(server: LocalPostgreSQL) -> None:
             as_role(server, "orders_app", forbidden)
 
 
-def test_made_before_the_first_migration(server: LocalPostgreSQL) -> None:
+def test_roles_created_before_the_first_migration(server: LocalPostgreSQL) -> None:
     make_roles(server)
     migrate(server, to=2)
     assert_serves_and_no_more(server)
 
 
-def test_made_when_all_tables_are_there(server: LocalPostgreSQL) -> None:
+def test_roles_created_after_all_migrations(server: LocalPostgreSQL) -> None:
     server.execute("CREATE ROLE orders_migrator LOGIN")
     server.execute("ALTER DATABASE orders OWNER TO orders_migrator")
     server.execute("GRANT CREATE ON SCHEMA public TO orders_migrator", "orders")
@@ -89,7 +89,7 @@ def test_made_when_all_tables_are_there(server: LocalPostgreSQL) -> None:
     assert_serves_and_no_more(server)
 
 
-def test_made_by_a_migrator_that_owns_the_database_and_is_no_superuser(
+def test_roles_created_by_a_migrator_that_owns_the_database(
     server: LocalPostgreSQL,
 ) -> None:
     """As the master user of a managed database; there it owns the schema public as well."""
@@ -102,7 +102,7 @@ def test_made_by_a_migrator_that_owns_the_database_and_is_no_superuser(
     assert_serves_and_no_more(server)
 
 
-def test_a_table_of_a_later_migration_is_served_and_a_second_run_changes_nothing(
+def test_later_tables_are_accessible_and_the_script_is_idempotent(
     server: LocalPostgreSQL,
 ) -> None:
     make_roles(server)

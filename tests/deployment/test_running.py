@@ -296,13 +296,13 @@ def _hook(aws: LocalAWS) -> dict[str, str]:
 # --- it works
 
 
-def test_sam_finds_the_template_valid() -> None:
+def test_sam_validates_the_template() -> None:
     assert SAM.is_file(), "make .sam/installed"
     done = sam(["validate", "--lint"])
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_first_request_to_what_was_built_migrates_and_serves(lived: Lived) -> None:
+def test_the_first_request_to_the_built_function_migrates_and_serves(lived: Lived) -> None:
     assert [result.payload["statusCode"] for result in lived.first] == [201, 201, 201]
     assert sorted(lived.outcomes) == ["MIGRATED", "WAITED", "WAITED"]
     rows = lived.production.query("SELECT name, state FROM lambda_migrate.history ORDER BY 1")
@@ -332,7 +332,7 @@ def test_the_hook_migrates_and_lets_traffic_through(lived: Lived) -> None:
     assert lived.hook.payload == {"status": "Succeeded", "reason": "MIGRATED"}
 
 
-def test_what_it_measures_is_where_the_alarms_look(lived: Lived) -> None:
+def test_metrics_have_the_names_and_dimensions_of_the_alarms(lived: Lived) -> None:
     stack = lived.production.stack
     alarms = stack.aws.service("cloudwatch").describe_alarms()["MetricAlarms"]
     [place] = {
@@ -354,7 +354,7 @@ def test_what_it_measures_is_where_the_alarms_look(lived: Lived) -> None:
     assert {"ColdStartCheckTime", "LeaseHeldTime", "LeaseWaitTime"} <= seen & watched
 
 
-def test_bytecode_reaches_lambda_as_it_was_made(built: Path, runtime: Runtime) -> None:
+def test_sam_packages_the_bytecode_unchanged(built: Path, runtime: Runtime) -> None:
     """SAM packs the folder in its own way; that it is valid is asked in test_package.py."""
     compiled = list(built.rglob(f"*.cpython-{runtime.version.replace('.', '')}.pyc"))
     assert len(compiled) == len(list(built.rglob("*.py")))
@@ -375,13 +375,13 @@ def test_every_call_that_a_function_makes_is_allowed(lived: Lived, function: str
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_nothing_is_allowed_that_a_function_does_not_do(lived: Lived, function: str) -> None:
+def test_no_function_has_an_unused_permission(lived: Lived, function: str) -> None:
     granted = set(grants(lived.production.stack.statements(function)))
     assert sorted(granted - set(lived.production.calls[function])) == []
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_no_statement_has_a_wildcard_where_a_resource_has_a_name(
+def test_no_statement_has_a_wildcard_in_place_of_a_resource_name(
     lived: Lived, function: str
 ) -> None:
     for statement in lived.production.stack.statements(function):
@@ -393,7 +393,7 @@ def test_no_statement_has_a_wildcard_where_a_resource_has_a_name(
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_what_lambda_may_do_to_the_network_its_code_may_not(lived: Lived, function: str) -> None:
+def test_the_functions_code_may_not_change_the_network(lived: Lived, function: str) -> None:
     stack = lived.production.stack
     statements = {each["Sid"]: each for each in stack.statements(function)}
     allowed, denied = statements["NetworkInterfaces"], statements["NotForTheFunctionsCode"]
@@ -405,7 +405,7 @@ def test_what_lambda_may_do_to_the_network_its_code_may_not(lived: Lived, functi
     assert any(fnmatchcase(arn, each) for each in names["lambda:SourceFunctionArn"])
 
 
-def test_another_targets_item_is_out_of_reach(lived: Lived) -> None:
+def test_the_item_of_another_target_is_not_accessible(lived: Lived) -> None:
     table = lived.production.stack.table_arn
     statements = lived.production.stack.statements("OrdersFunction")
     assert is_allowed(Request("dynamodb:UpdateItem", table, "orders"), statements)
@@ -415,7 +415,7 @@ def test_another_targets_item_is_out_of_reach(lived: Lived) -> None:
         assert not is_allowed(Request(f"dynamodb:{action}", table, "orders"), statements)
 
 
-def test_who_only_waits_reads_one_item_and_serves_once_somebody_has_migrated(
+def test_in_require_mode_a_function_reads_one_item_and_serves_after_a_migration(
     certificate: tuple[Path, tuple[Path, Path]], runtime: Runtime, built: Path
 ) -> None:
     with production(certificate, runtime, built, Mode="require") as stage:

@@ -23,19 +23,19 @@ from .conftest import APPLICATION, MIGRATOR
 FUNCTIONS = ("OrdersFunction", "AdminFunction", "BeforeTrafficFunction")
 
 
-def test_every_resource_is_made_by_moto_or_is_a_gap_that_is_named(stack: Stack) -> None:
+def test_every_resource_is_created_by_moto_or_a_known_gap(stack: Stack) -> None:
     kinds = {resource["Type"] for resource in stack.body["Resources"].values()}
     unknown = {kind for kind in kinds if resource_class_from_type(kind) is None}
     assert unknown <= GAPS
 
 
-def test_cfn_lint_finds_nothing() -> None:
+def test_cfn_lint_reports_nothing() -> None:
     command = [Path(sys.executable).with_name("cfn-lint"), TEMPLATE]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
 
 
-def test_the_table_holds_leases_and_is_hard_to_lose(stack: Stack) -> None:
+def test_the_table_is_protected_from_deletion(stack: Stack) -> None:
     dynamodb = stack.aws.service("dynamodb")
     name = stack.physical["LeaseTable"]
     table = dynamodb.describe_table(TableName=name)["Table"]
@@ -51,7 +51,9 @@ def test_the_table_holds_leases_and_is_hard_to_lose(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_every_function_is_in_the_vpc_and_names_the_same_place(stack: Stack, function: str) -> None:
+def test_every_function_is_in_the_vpc_and_has_the_same_database(
+    stack: Stack, function: str
+) -> None:
     """An item that was written for another database does not count."""
     configuration = stack.function(function)
     assert configuration["Runtime"] == "python3.13"
@@ -65,12 +67,12 @@ def test_every_function_is_in_the_vpc_and_names_the_same_place(stack: Stack, fun
     assert variables["LAMBDA_MIGRATE_DATABASE_SECRET"] == MIGRATOR
 
 
-def test_who_serves_logs_in_as_another_than_who_migrates(stack: Stack) -> None:
+def test_the_application_and_the_migrator_have_different_logins(stack: Stack) -> None:
     variables = stack.function("OrdersFunction")["Environment"]["Variables"]
     assert variables["ORDERS_DATABASE_SECRET"] == APPLICATION
 
 
-def test_who_only_waits_has_no_business_with_the_migrators_secret(requiring_stack: Stack) -> None:
+def test_a_function_in_require_mode_has_no_migrator_secret(requiring_stack: Stack) -> None:
     variables = requiring_stack.function("OrdersFunction")["Environment"]["Variables"]
     assert variables["LAMBDA_MIGRATE_MODE"] == "require"
     assert MIGRATOR not in variables.values()
@@ -80,14 +82,14 @@ def test_who_only_waits_has_no_business_with_the_migrators_secret(requiring_stac
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_processor_and_tracing_are_as_the_parameters_say(stack: Stack, function: str) -> None:
+def test_architecture_and_tracing_follow_the_parameters(stack: Stack, function: str) -> None:
     """From the template: moto forgets them."""
     properties = stack.template.properties(function)
     assert properties["Architectures"] == ["arm64"]
     assert properties["TracingConfig"] == {"Mode": "Active"}
 
 
-def test_nobody_invokes_the_admin_function_unasked(stack: Stack) -> None:
+def test_nothing_invokes_the_admin_function_by_itself(stack: Stack) -> None:
     kinds = ("AWS::Lambda::Permission", "AWS::Lambda::Url", "AWS::Lambda::EventSourceMapping")
     made = [stack.template.of_type(kind) for kind in kinds]
     names = {each["FunctionName"] for found in made for each in found.values()}
@@ -96,7 +98,7 @@ def test_nobody_invokes_the_admin_function_unasked(stack: Stack) -> None:
     assert retries["MaximumRetryAttempts"] == 0
 
 
-def test_a_new_number_in_the_description_makes_a_new_version(stack: Stack) -> None:
+def test_a_new_number_in_the_description_creates_a_new_version(stack: Stack) -> None:
     """SAM names a version by what is written in the template; parameters' values are not."""
 
     def version(text: str) -> Any:
@@ -107,7 +109,7 @@ def test_a_new_number_in_the_description_makes_a_new_version(stack: Stack) -> No
     assert version(text) != version(text.replace("configuration 1.", "configuration 2."))
 
 
-def test_alarms_roll_a_canary_back_and_a_hook_goes_before_it(stack: Stack) -> None:
+def test_a_hook_runs_before_the_canary_and_alarms_roll_it_back(stack: Stack) -> None:
     group = stack.template.properties("OrdersFunctionDeploymentGroup")
     assert {alarm["Name"] for alarm in group["AlarmConfiguration"]["Alarms"]} == {
         "LeaseWaitTimeAlarm",
@@ -123,7 +125,7 @@ def test_alarms_roll_a_canary_back_and_a_hook_goes_before_it(stack: Stack) -> No
     assert stack.physical["BeforeTrafficFunction"].startswith("CodeDeployHook_"), "its policy's"
 
 
-def test_alarms_watch_what_the_functions_write(stack: Stack) -> None:
+def test_alarms_use_the_metrics_that_the_functions_write(stack: Stack) -> None:
     found = stack.aws.service("cloudwatch").describe_alarms()["MetricAlarms"]
     alarms = {each["AlarmName"].removeprefix(f"{NAME}-"): each for each in found}
     assert len(alarms) == 7
@@ -148,7 +150,7 @@ def test_alarms_watch_what_the_functions_write(stack: Stack) -> None:
         assert alarm["AlarmActions"] == [stack.physical["AlarmTopic"]]
 
 
-def test_the_dashboard_is_one_that_cloudwatch_can_draw(stack: Stack) -> None:
+def test_the_dashboard_is_valid(stack: Stack) -> None:
     cloudwatch = stack.aws.service("cloudwatch")
     answer = cloudwatch.get_dashboard(DashboardName=stack.physical["Dashboard"])
     widgets = json.loads(answer["DashboardBody"])["widgets"]
@@ -156,7 +158,7 @@ def test_the_dashboard_is_one_that_cloudwatch_can_draw(stack: Stack) -> None:
     assert "${" not in answer["DashboardBody"], "every name was filled in"
 
 
-def test_the_flags_are_a_document_that_powertools_can_read(stack: Stack) -> None:
+def test_the_flags_are_a_valid_document_of_powertools(stack: Stack) -> None:
     from aws_lambda_powertools.utilities.feature_flags import SchemaValidator
 
     content = json.loads(stack.template.properties("FlagsVersion")["Content"])
@@ -168,7 +170,7 @@ def test_the_flags_are_a_document_that_powertools_can_read(stack: Stack) -> None
     }
 
 
-def test_what_a_function_without_nat_needs_has_an_endpoint(stack: Stack) -> None:
+def test_functions_without_nat_have_the_endpoints_they_need(stack: Stack) -> None:
     found = stack.aws.service("ec2").describe_vpc_endpoints()["VpcEndpoints"]
     services = {each["ServiceName"].rpartition(".")[2]: each["VpcEndpointType"] for each in found}
     assert services == {
@@ -189,7 +191,7 @@ def test_only_the_functions_reach_the_database(whole_stack: Stack) -> None:
     assert source["GroupId"] == whole_stack.physical["FunctionSecurityGroup"]
 
 
-def test_a_database_of_its_own_is_encrypted_kept_and_logs_in_by_a_managed_secret(
+def test_the_stacks_own_database_is_encrypted_retained_and_has_a_managed_secret(
     whole_stack: Stack,
 ) -> None:
     """Made through RDS's API, which refuses properties that it does not know."""

@@ -43,7 +43,7 @@ def look(stage: Stage, alarm: str, code: Path, *functions: LocalFunction) -> Non
     play.see(alarm)
 
 
-def test_a_quiet_deployment_of_20_cold_starts_pages_nobody(stage: Stage) -> None:
+def test_an_ordinary_deployment_of_20_cold_starts_raises_no_alarm(stage: Stage) -> None:
     slow = code(stage, {**V1, "0002_add_status": SLOW.format(seconds=1)})
     with deployed(stage, slow) as function:
         assert all(result.ok for result in function.storm(20))
@@ -75,7 +75,7 @@ def test_a_holder_that_dies(stage: Stage) -> None:
         look(stage, "LeaseTakeoverAlarm", fixed, second)
 
 
-def test_a_lease_that_is_held_and_instances_that_wait_for_it(stage: Stage) -> None:
+def test_a_held_lease_and_waiting_instances(stage: Stage) -> None:
     """Of the alarms' times only seconds are waited: their thresholds are parameters."""
     short = {"LeaseWaitTimeThreshold": "900", "LeaseHeldTimeThreshold": "900"}
     slow = code(stage, {**V1, "0002_add_status": SLOW.format(seconds=120)})
@@ -94,7 +94,7 @@ def test_a_lease_that_is_held_and_instances_that_wait_for_it(stage: Stage) -> No
         assert reached(stage, holding, waiting) == {"NotReadyAlarm"}, "the others expect as much"
 
 
-def test_checks_that_became_slow(stage: Stage) -> None:
+def test_slow_checks(stage: Stage) -> None:
     """How slow for how long is for tests/unit/local/test_template_alarms.py, without waiting."""
     current = code(stage, V2)
     with deployed(stage, current) as function:
@@ -103,14 +103,14 @@ def test_checks_that_became_slow(stage: Stage) -> None:
         look(stage, "ColdStartCheckTimeAlarm", current, function)
 
 
-def test_every_alarm_of_the_template_has_its_section_and_its_fault(stage: Stage) -> None:
+def test_every_alarm_of_the_template_has_a_section_and_a_drill(stage: Stage) -> None:
     page = Page.read(PAGE)
     assert set(page.sections) == set(alarms(stage))
     source = Path(__file__).read_text()
     assert all(f'look(stage, "{name}"' in source for name in page.sections)
 
 
-def test_code_that_may_not_be_served(stage: Stage) -> None:
+def test_code_whose_schema_is_not_ready(stage: Stage) -> None:
     ahead = code(stage, V2)
     with deployed(stage, ahead, mode="require", wait_seconds="1") as function:
         assert function.invoke().payload["statusCode"] == 503
@@ -119,7 +119,7 @@ def test_code_that_may_not_be_served(stage: Stage) -> None:
         assert function.invoke().payload["statusCode"] == 200
 
 
-def test_a_table_that_is_throttled(own_stage: Stage) -> None:
+def test_a_throttled_table(own_stage: Stage) -> None:
     stage, current = own_stage, code(own_stage, V2)
     with deployed(stage, current) as function:
         assert function.invoke().ok

@@ -85,7 +85,7 @@ def test_a_restored_database(stage: Stage) -> None:
         elsewhere.finish(in_place, copy)
 
 
-def test_an_address_that_was_changed_to_lead_to_another_database(stage: Stage) -> None:
+def test_an_address_that_was_changed_to_another_database(stage: Stage) -> None:
     """As a secret does that names another one: the same steps as after a restore in place."""
     old, current = code(stage, V1), code(stage, V2, reads="id, status")
     other = f"{stage.name}_other"

@@ -18,7 +18,7 @@ def test_a_runbook_has_a_drill(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in RUNBOOKS if name != "alarms.md"])
-def test_a_runbook_has_the_same_parts_as_the_others(name: str) -> None:
+def test_every_runbook_has_the_same_sections(name: str) -> None:
     page = Page.read(name)
     parts = tuple(dict.fromkeys(section.partition(":")[0] for section in page.sections))
     assert parts == SKELETON

@@ -73,9 +73,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: list[str]) -> T
     return Told("page.md", Mock(name="stage"), tmp_path, stand_ins={"sam": heard.append})
 
 
-def test_commands_are_run_in_order_and_what_is_done_by_hand_between_them(
-    play: Told, heard: list[str]
-) -> None:
+def test_commands_run_in_order_with_manual_steps_in_between(play: Told, heard: list[str]) -> None:
     play.do(by_hand={2: lambda: heard.append("by hand")})
     assert [" ".join(each.split()) for each in heard] == [
         "sam one --more",
@@ -85,7 +83,7 @@ def test_commands_are_run_in_order_and_what_is_done_by_hand_between_them(
     ]
 
 
-def test_a_block_that_was_not_run_fails_the_drill(play: Told) -> None:
+def test_a_block_that_did_not_run_fails_the_drill(play: Told) -> None:
     play.do()
     with pytest.raises(AssertionError, match=r"no drill runs page\.md:10 \(What you see\), page"):
         play.finish()
@@ -103,7 +101,7 @@ def test_a_block_that_was_not_run_fails_the_drill(play: Told) -> None:
         ({"message": "not done", "lambda_migrate": {"outcome": "MIGRATED"}}, False),
     ],
 )
-def test_a_log_line_has_to_have_all_that_the_page_shows(
+def test_a_log_line_must_have_all_fields_of_the_page(
     play: Told, line: dict[str, object], is_over: bool
 ) -> None:
     play.said = (line,)
@@ -111,13 +109,13 @@ def test_a_log_line_has_to_have_all_that_the_page_shows(
 
 
 @pytest.mark.parametrize("command", ["rm -rf /", "psql -c 'SELECT 1'", "lambda-migration up"])
-def test_a_command_that_nobody_can_run_fails_the_drill(play: Told, command: str) -> None:
+def test_an_unknown_command_fails_the_drill(play: Told, command: str) -> None:
     block = page.Block("page.md", "Steps", "sh", command, 1, 1)
     with pytest.raises(AssertionError, match="who can run it"):
         play._run(block)
 
 
-def test_an_answer_that_did_not_come_fails_the_drill(play: Told) -> None:
+def test_a_missing_output_fails_the_drill(play: Told) -> None:
     play._answer = "ready     1 code   version vouched for"
     play._run(page.Block("page.md", "Steps", "text", "ready 1 code version", 1, 1))
     play._run(page.Block("page.md", "Steps", "text", "ready ... for", 1, 1))
@@ -125,6 +123,6 @@ def test_an_answer_that_did_not_come_fails_the_drill(play: Told) -> None:
         play._run(page.Block("page.md", "Steps", "text", "ready 2 code versions", 1, 1))
 
 
-def test_a_language_that_the_reader_does_not_know_fails_the_drill(play: Told) -> None:
+def test_an_unknown_language_fails_the_drill(play: Told) -> None:
     with pytest.raises(AssertionError, match="what is 'bash'"):
         play._run(page.Block("page.md", "Steps", "bash", "lambda-migrate up", 1, 1))

@@ -17,27 +17,27 @@ def answer(*packages: dict[str, Any]) -> Answer:
     return read(json.dumps({"dependencies": packages, "fixes": []}))
 
 
-def test_a_known_vulnerability_fails_and_is_named_with_its_remedy() -> None:
+def test_a_known_vulnerability_fails_the_audit_and_is_reported_with_its_fix() -> None:
     code, text = verdict([answer(FINE, SKIPPED, BAD)])
     assert code == 1
     assert "requests 2.19.0: PYSEC-2023-74; mended in 2.31.0" in text
 
 
-def test_where_everything_was_skipped_nothing_was_audited() -> None:
+def test_an_audit_that_skipped_every_package_is_no_audit() -> None:
     assert verdict([answer(SKIPPED, SKIPPED), Answer()])[0] == 0
     assert "not audited" in verdict([answer(SKIPPED), Answer()])[1]
 
 
-def test_where_one_service_knows_nothing_the_next_is_asked() -> None:
+def test_if_one_service_fails_the_next_is_asked() -> None:
     assert verdict([answer(SKIPPED), answer(BAD)])[0] == 1
     assert verdict([answer(SKIPPED), answer(FINE)]) == (0, "1 packages, no known vulnerability")
 
 
-def test_what_could_not_be_looked_up_is_named() -> None:
+def test_skipped_packages_are_reported() -> None:
     code, text = verdict([answer(FINE, SKIPPED)])
     assert (code, text) == (0, "1 packages, no known vulnerability; unknown there: ours")
 
 
-def test_what_is_no_report_is_no_answer() -> None:
+def test_invalid_output_counts_as_no_answer() -> None:
     for text in ("", "Traceback", "{}", "[]", '{"dependencies": null}'):
         assert read(text) == Answer()

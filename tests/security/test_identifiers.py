@@ -59,7 +59,7 @@ def victim(bench: Bench) -> Iterator[Bench]:
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_a_schema_is_a_name_and_nothing_else(victim: Bench, kind: str) -> None:
+def test_a_schema_name_is_quoted(victim: Bench, kind: str) -> None:
     name = NAMES[kind]
     everything(victim, schema=name)
     listed = victim.column("SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|info)'")
@@ -67,9 +67,7 @@ def test_a_schema_is_a_name_and_nothing_else(victim: Bench, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_what_is_written_to_the_history_is_read_back_to_the_letter(
-    victim: Bench, kind: str
-) -> None:
+def test_the_history_returns_texts_unchanged(victim: Bench, kind: str) -> None:
     text = NAMES[kind]
     one = Migration(
         1,
@@ -95,7 +93,7 @@ def test_what_is_written_to_the_history_is_read_back_to_the_letter(
 
 @pytest.mark.parametrize("text", NAMES.values(), ids=NAMES)
 @pytest.mark.parametrize("conforming", ["on", "off"])
-def test_literals_and_identifiers_mean_their_text(bench: Bench, text: str, conforming: str) -> None:
+def test_literals_and_identifiers_are_quoted(bench: Bench, text: str, conforming: str) -> None:
     """Whatever a script did to the session."""
     with bench.connect() as connection:
         connection.run(f"SET standard_conforming_strings = {conforming}")
@@ -104,9 +102,7 @@ def test_literals_and_identifiers_mean_their_text(bench: Bench, text: str, confo
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_a_name_ends_no_session_and_no_target_ends_the_comment_that_names_it(
-    victim: Bench, kind: str
-) -> None:
+def test_names_and_targets_are_quoted_where_sessions_are_ended(victim: Bench, kind: str) -> None:
     """The name of a session is 63 bytes of ASCII to PostgreSQL, whatever the target is."""
     target = NAMES[kind]
     name = application_name(target, 10**18 - 1, 'sch"ema')
@@ -209,7 +205,7 @@ PATHS = ["evil", "evil, public", "evil, pg_catalog", "pg_catalog, evil"]
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_nobody_elses_functions_operators_and_tables_are_run_by_our_role(
+def test_functions_operators_and_tables_of_other_roles_are_not_used(
     bench: Bench, path: str
 ) -> None:
     bench.execute(";".join(_traps()))
@@ -287,7 +283,7 @@ def test_a_script_runs_under_the_roles_own_path(bench: Bench) -> None:
     assert bench.versions() == [1, 2, 3]
 
 
-def test_our_path_ends_with_its_transaction(bench: Bench) -> None:
+def test_the_search_path_is_reset_after_the_transaction(bench: Bench) -> None:
     with bench.connect() as connection:
         connection.run(f"{SAFE_PATH} SELECT 1")
         assert connection.run("SHOW search_path") == [['"$user", public']]
@@ -322,7 +318,7 @@ def plain(bench: Bench) -> Iterator[Bench]:
     )
 
 
-def test_a_session_of_another_role_that_took_our_name_is_in_nobodys_way(
+def test_a_session_of_another_role_with_our_application_name_is_ignored(
     plain: Bench, bench: Bench
 ) -> None:
     with login(bench) as connect, connect(application_name("shop", 1)) as other:
@@ -332,7 +328,7 @@ def test_a_session_of_another_role_that_took_our_name_is_in_nobodys_way(
         assert other.run("SELECT 1") == [[1]]
 
 
-def test_a_login_that_may_do_nothing_can_neither_read_nor_move_the_fence(
+def test_a_login_without_privileges_can_neither_read_nor_change_the_fence(
     plain: Bench, bench: Bench
 ) -> None:
     plain.apply(migration("CREATE TABLE a (x int)"))
@@ -350,7 +346,7 @@ def test_a_login_that_may_do_nothing_can_neither_read_nor_move_the_fence(
             other.run("ROLLBACK")
 
 
-def test_an_older_holder_of_another_role_is_still_told(plain: Bench, bench: Bench) -> None:
+def test_an_older_holder_of_another_role_is_still_superseded(plain: Bench, bench: Bench) -> None:
     """It is in the fence row: it did hold, and is not to be passed over."""
     bench.apply(migration("SELECT 1"))
     bench.execute(
@@ -361,7 +357,7 @@ def test_an_older_holder_of_another_role_is_still_told(plain: Bench, bench: Benc
         pass
 
 
-def test_the_oldest_server_understands_all_of_it(
+def test_the_oldest_supported_server_accepts_every_statement(
     servers: Callable[[int], str], databases: Callable[[str], ServerURL]
 ) -> None:
     """Functions and rules of resolution differ between versions; the other tests run on one."""

@@ -120,7 +120,7 @@ ACTS: dict[str, Callable[[Path, Manifest], Any]] = {
 
 
 @pytest.mark.parametrize("name", ACTS)
-def test_ten_times_the_migrations_are_ten_times_the_work(
+def test_ten_times_the_migrations_cost_ten_times_the_work(
     name: str, folders: dict[int, Path], manifests: dict[int, Manifest]
 ) -> None:
     act = ACTS[name]
@@ -130,7 +130,7 @@ def test_ten_times_the_migrations_are_ten_times_the_work(
 
 
 @pytest.mark.parametrize("name", ["reading", "the digest alone", "a plan of all applied"])
-def test_ten_times_the_migrations_are_ten_times_the_memory(
+def test_ten_times_the_migrations_cost_ten_times_the_memory(
     name: str, folders: dict[int, Path], manifests: dict[int, Manifest]
 ) -> None:
     act = ACTS[name]
@@ -140,13 +140,13 @@ def test_ten_times_the_migrations_are_ten_times_the_memory(
     assert many < 30 * 2**20
 
 
-def test_the_fast_way_and_the_whole_way_name_them_alike(
+def test_both_ways_of_reading_give_the_same_digests(
     folders: dict[int, Path], manifests: dict[int, Manifest]
 ) -> None:
     assert read_digest(str(folders[MANY])) == manifests[MANY].digest
 
 
-def test_a_zip_of_ten_thousand_is_read_like_the_folder(
+def test_a_zip_of_10000_migrations_is_read_like_a_folder(
     folders: dict[int, Path], manifests: dict[int, Manifest], tmp_path: Path
 ) -> None:
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
@@ -155,7 +155,7 @@ def test_a_zip_of_ten_thousand_is_read_like_the_folder(
     assert read_manifest(tmp_path / "b.zip") == manifests[MANY]
 
 
-def test_the_item_is_as_small_for_ten_thousand_as_for_two_hundred(
+def test_the_item_has_the_same_size_for_200_and_10000_migrations(
     manifests: dict[int, Manifest],
 ) -> None:
     databases: dict[str, DatabaseRecord] = {}
@@ -173,7 +173,7 @@ def test_the_item_is_as_small_for_ten_thousand_as_for_two_hundred(
 
 
 @pytest.mark.parametrize("applied", [0, 5_000, MANY])
-def test_the_status_of_ten_thousand_fits_a_screen_or_two(
+def test_the_status_of_10000_migrations_fits_two_screens(
     manifests: dict[int, Manifest], applied: int
 ) -> None:
     manifest = manifests[MANY]
@@ -188,7 +188,7 @@ def test_the_status_of_ten_thousand_fits_a_screen_or_two(
     assert len(entries_of(status)) == MANY
 
 
-def test_a_version_that_is_not_among_ten_thousand_is_refused_in_a_line(
+def test_an_unknown_version_among_10000_is_a_one_line_error(
     manifests: dict[int, Manifest],
 ) -> None:
     with pytest.raises(ConfigurationError) as caught:

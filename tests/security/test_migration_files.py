@@ -63,13 +63,13 @@ HOSTILE_NAMES = [
 
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES, ids=ascii)
-def test_a_hostile_name_is_refused_and_shown_harmlessly(folder: Path, name: str) -> None:
+def test_a_malicious_name_is_rejected_and_escaped_in_the_error(folder: Path, name: str) -> None:
     (folder / name).write_text(GOOD)
     assert "1 fault in the migrations of" in refused(folder).splitlines()[0]
     assert read_digest(str(folder)) is None
 
 
-def test_a_name_that_is_no_text_is_refused(folder: Path) -> None:
+def test_a_name_that_is_not_utf8_is_rejected(folder: Path) -> None:
     Path(os.fsdecode(os.fsencode(folder) + b"/0001_\xff\xfe.sql")).write_text(GOOD)
     assert "\\udcff\\udcfe" in refused(folder)
 
@@ -79,54 +79,54 @@ def test_a_name_that_is_no_text_is_refused(folder: Path) -> None:
     [("1_a", "0001_b"), ("0001_a", "0001_A"), ("7_a", "000000000000000007_a")],
     ids="-".join,
 )
-def test_one_version_in_two_spellings_is_refused(folder: Path, pair: tuple[str, str]) -> None:
+def test_one_version_in_two_spellings_is_rejected(folder: Path, pair: tuple[str, str]) -> None:
     for name in pair:
         (folder / f"{name}.sql").write_text(GOOD)
     assert "is taken by" in refused(folder)
     assert read_digest(str(folder)) is None
 
 
-def test_the_longest_name_that_a_file_can_have_is_read(folder: Path) -> None:
+def test_the_longest_possible_file_name_is_read(folder: Path) -> None:
     name = f"{10**18 - 1}_".ljust(251, "x")
     (folder / f"{name}.sql").write_text(GOOD)
     assert [m.name for m in read_manifest(folder)] == [name]
 
 
-def test_a_socket_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_socket_is_rejected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)  # a socket's path has room for 107 bytes
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("0001_a.sql")
         assert "not a regular file" in refused(folder)
 
 
-def test_a_link_to_a_pipe_inside_the_folder_is_refused_and_not_waited_for(folder: Path) -> None:
+def test_a_link_to_a_pipe_is_rejected_without_waiting(folder: Path) -> None:
     os.mkfifo(folder / "pipe")
     (folder / "0001_a.sql").symlink_to("pipe")
     assert "not a regular file" in refused(folder)
 
 
 @pytest.mark.parametrize("place", ["/dev/zero", "/etc", "/etc/passwd", "../outside.sql"])
-def test_no_link_leads_out_of_the_folder(folder: Path, place: str) -> None:
+def test_a_link_out_of_the_folder_is_rejected(folder: Path, place: str) -> None:
     (folder.parent / "outside.sql").write_text(GOOD)
     (folder / "0001_a.sql").symlink_to(place)
     assert "a symbolic link that leaves the folder" in refused(folder)
     assert read_digest(str(folder)) is None
 
 
-def test_a_loop_of_links_ends(folder: Path) -> None:
+def test_a_loop_of_links_is_rejected(folder: Path) -> None:
     (folder / "0001_a.sql").symlink_to("0002_b.sql")
     (folder / "0002_b.sql").symlink_to("0001_a.sql")
     assert refused(folder).count("leads nowhere") == 2
 
 
-def test_a_file_of_200_mb_is_refused_unread(folder: Path) -> None:
+def test_a_file_of_200_mb_is_rejected_unread(folder: Path) -> None:
     (folder / "0001_a.sql").touch()
     os.truncate(folder / "0001_a.sql", 200 * MEGABYTE)
     assert "200 MB are more than the 64 MB that a migration may have" in refused(folder)
 
 
 @pytest.mark.parametrize("place", ["/dev/zero", "/dev/null", "/proc/self/mem", "\0", "a\nb", " "])
-def test_what_is_no_folder_is_refused(place: str) -> None:
+def test_a_path_that_is_not_a_folder_is_rejected(place: str) -> None:
     assert "the migrations folder" in refused(place)
 
 
@@ -143,7 +143,7 @@ def zipped(path: Path, members: dict[str, bytes]) -> Path:
 @pytest.mark.parametrize(
     "name", ["../0002_b.sql", "/0002_b.sql", "a/../../0002_b.sql", "c:\\0002_b.sql"]
 )
-def test_a_member_that_climbs_out_of_its_zip_is_no_migration(tmp_path: Path, name: str) -> None:
+def test_a_zip_member_with_a_path_outside_is_not_a_migration(tmp_path: Path, name: str) -> None:
     bundle = zipped(tmp_path / "b.zip", {"m/0001_a.sql": GOOD.encode(), f"m/{name}": b"no"})
     if "/" in name:  # it lies in another folder, as far as a zip has any
         assert [m.version for m in read_manifest(bundle / "m")] == [1]
@@ -152,7 +152,7 @@ def test_a_member_that_climbs_out_of_its_zip_is_no_migration(tmp_path: Path, nam
     assert list(tmp_path.rglob("*.sql")) == []
 
 
-def test_nothing_of_a_zip_is_reached_by_climbing(tmp_path: Path) -> None:
+def test_a_relative_path_does_not_leave_the_folder_of_a_zip(tmp_path: Path) -> None:
     bundle = zipped(tmp_path / "b.zip", {"m/0001_a.sql": GOOD.encode()})
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "0001_b.sql").write_text(GOOD)
@@ -160,20 +160,20 @@ def test_nothing_of_a_zip_is_reached_by_climbing(tmp_path: Path) -> None:
     assert "does not exist inside the zip" in refused(f"{bundle}/m/../../../secret")
 
 
-def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
+def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
     bundle = zipped(tmp_path / "b.zip", {"0001_a.sql": bytes(65 * MEGABYTE)})
     assert bundle.stat().st_size < MEGABYTE
     assert "65 MB are more than the 64 MB" in refused(bundle)
 
 
-def test_a_bomb_that_lies_about_its_size_is_not_unpacked_either(tmp_path: Path) -> None:
+def test_a_zip_bomb_with_a_false_size_is_not_unpacked(tmp_path: Path) -> None:
     bundle = zipped(tmp_path / "b.zip", {"0001_a.sql": bytes(65 * MEGABYTE)})
     lie = bundle.read_bytes().replace(struct.pack("<I", 65 * MEGABYTE), struct.pack("<I", 10))
     bundle.write_bytes(lie)
     assert "cannot be unpacked" in refused(bundle)
 
 
-def test_a_member_that_stands_twice_is_refused(tmp_path: Path) -> None:
+def test_a_duplicate_zip_member_is_rejected(tmp_path: Path) -> None:
     bundle = tmp_path / "b.zip"
     with zipfile.ZipFile(bundle, "w") as archive:
         archive.writestr("0001_a.sql", GOOD)
@@ -198,7 +198,7 @@ def test_a_member_that_stands_twice_is_refused(tmp_path: Path) -> None:
         "package:email/..",
     ],
 )
-def test_a_package_that_is_no_name_is_refused_before_it_is_imported(
+def test_an_invalid_package_name_is_rejected_before_the_import(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "import_me_not.py").write_text("raise AssertionError('imported')")
@@ -227,14 +227,14 @@ def test_a_package_that_is_no_name_is_refused_before_it_is_imported(
     ],
     ids=lambda value: ascii(value)[:30],
 )
-def test_a_hostile_content_is_refused_and_shown_harmlessly(
+def test_malicious_content_is_rejected_and_escaped_in_the_error(
     folder: Path, content: bytes, why: str
 ) -> None:
     (folder / "0001_a.sql").write_bytes(content)
     assert why in refused(folder)
 
 
-def test_ten_thousand_faults_are_one_short_error(folder: Path) -> None:
+def test_ten_thousand_faults_make_one_short_error(folder: Path) -> None:
     bundle = zipped(folder / "b.zip", {f"{n}.sql": b"" for n in range(10_000)})
     with pytest.raises(ManifestError) as caught:
         read_manifest(bundle)

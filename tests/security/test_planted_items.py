@@ -54,7 +54,7 @@ known = st.sampled_from(
 
 @given(item=st.dictionaries(known, values, max_size=6))
 @settings(deadline=None, max_examples=400)
-def test_any_item_is_a_state_or_a_configuration_error(item: dict[str, Any]) -> None:
+def test_any_item_is_decoded_or_a_configuration_error(item: dict[str, Any]) -> None:
     for planted in (item, {**item, "format": {"N": "2"}}):
         told = ""
         try:
@@ -65,7 +65,7 @@ def test_any_item_is_a_state_or_a_configuration_error(item: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_a_number_that_is_no_whole_one_is_refused_by_its_name(number: str) -> None:
+def test_a_number_that_is_not_an_integer_is_an_error_that_names_the_attribute(number: str) -> None:
     if number == "-0":
         assert decode({"format": {"N": "2"}, "fence": {"N": number}}, target="o").fence == 0
         return
@@ -73,7 +73,7 @@ def test_a_number_that_is_no_whole_one_is_refused_by_its_name(number: str) -> No
         decode({"format": {"N": "2"}, "fence": {"N": number}}, target="orders")
 
 
-def test_a_map_as_deep_as_dynamodb_takes_is_refused_by_its_name() -> None:
+def test_a_deeply_nested_map_is_an_error_that_names_the_attribute() -> None:
     deep: dict[str, Any] = {"S": "x" * 1000}
     for _ in range(31):
         deep = {"M": {"progress": deep}}
@@ -82,7 +82,7 @@ def test_a_map_as_deep_as_dynamodb_takes_is_refused_by_its_name() -> None:
 
 
 @pytest.mark.parametrize("kind", OBEYED)
-def test_the_name_of_a_planted_attribute_is_shown_harmlessly(kind: str) -> None:
+def test_the_name_of_a_forged_attribute_is_escaped(kind: str) -> None:
     item: dict[str, Any] = {"format": {"N": "2"}, "databases": {"M": {OBEYED[kind]: {"S": "x"}}}}
     with pytest.raises(ConfigurationError) as caught:
         decode(item, target="orders")
@@ -128,7 +128,9 @@ def held(until_ms: int, **more: Any) -> LeaseState:
         (FAR, MAX_LEASE_MS / 1000 + LEASE_SECONDS),
     ],
 )
-def test_an_owner_for_ever_is_outlived(planted: LeaseState, length_ms: int, most: float) -> None:
+def test_a_lease_without_end_is_taken_over(
+    planted: LeaseState, length_ms: int, most: float
+) -> None:
     """Within two of the leases that it names, and within the longest one that settings allow."""
     scene = Scene()
     scene.table.state = replace(planted, lease_ms=length_ms)
@@ -139,7 +141,7 @@ def test_an_owner_for_ever_is_outlived(planted: LeaseState, length_ms: int, most
     assert item_size(encode_databases(scene.table.state.databases)) < 8_000
 
 
-def test_planted_kills_cost_one_pause() -> None:
+def test_forged_failures_cost_one_pause() -> None:
     scene = Scene()
     scene.table.state = LeaseState(progress=Progress("0001_m", 0, 1, 0, attempts=FAR))
     with pytest.raises(MigrationFailed, match="in a row ended"):
@@ -148,7 +150,7 @@ def test_planted_kills_cost_one_pause() -> None:
     assert scene.runner(manifest(1)).ensure(scene.deadline()) is Outcome.MIGRATED
 
 
-def test_a_pause_for_ever_is_not_obeyed() -> None:
+def test_an_endless_pause_is_limited() -> None:
     scene = Scene()
     runner = scene.runner(manifest(1))
     digest = runner.manifest.digest
@@ -167,7 +169,7 @@ def test_a_pause_for_ever_is_not_obeyed() -> None:
     failures=st.integers(0, 10**6),
 )
 @settings(deadline=None)
-def test_no_progress_makes_a_waiter_sleep_longer_than_none(
+def test_forged_progress_does_not_prolong_a_wait(
     waited: float, until: int, started: int, failures: int
 ) -> None:
     state = held(until, progress=Progress("m", 0, 1, started))
@@ -177,7 +179,7 @@ def test_no_progress_makes_a_waiter_sleep_longer_than_none(
 
 
 @pytest.mark.parametrize("attempts", [-FAR, -4, -1, 0, FAR])
-def test_a_failure_after_a_planted_one_can_be_read_again(attempts: int) -> None:
+def test_a_failure_after_a_forged_one_is_readable(attempts: int) -> None:
     shipped = manifest(1)
     planted = LeaseState(failure=Failure(shipped.digest, "m", "1", "", "planted", attempts, 0, 0))
     failure = make_failure(
@@ -193,7 +195,7 @@ def test_a_failure_after_a_planted_one_can_be_read_again(attempts: int) -> None:
     assert 0 <= state.failure.retry_at_ms - 10**12 <= MAX_PAUSE_MS
 
 
-def test_what_was_planted_as_ready_is_forgotten_in_favour_of_what_is_true() -> None:
+def test_a_forged_ready_digest_is_removed_by_the_next_holder() -> None:
     scene = Scene()
     address = scene.database.fingerprint
     lying = {scene.database.identity: replace(PLANTED["0"], addresses={address: (FAR, FAR)})}
@@ -204,7 +206,7 @@ def test_what_was_planted_as_ready_is_forgotten_in_favour_of_what_is_true() -> N
     assert scene.ready(manifest(1), manifest(1, 2)) == [manifest(1), manifest(1, 2)]
 
 
-def test_no_item_of_ours_comes_near_the_limit_of_400_kb() -> None:
+def test_the_largest_item_stays_far_below_400_kb() -> None:
     """Names as long as file names get, every number at its longest, 4-byte characters."""
     wide = "\U0001f418"
     progress = Progress(wide * 63, 10**6, 10**6, FAR, FAR)
@@ -218,7 +220,7 @@ def test_no_item_of_ours_comes_near_the_limit_of_400_kb() -> None:
 
 
 @pytest.mark.parametrize("planted", [10**13, 2**62, 2**63 - 1, 2**63, 10**19])
-def test_a_planted_fence_does_not_reach_postgresql(bench: Bench, planted: int) -> None:
+def test_a_forged_fence_does_not_reach_postgresql(bench: Bench, planted: int) -> None:
     """The item can be made anew; a token with no room above it could not be passed again."""
     bench.apply(migration("CREATE TABLE a (x int)"), fence=1)
     with pytest.raises(ConfigurationError, match="Delete the item"), bench.holder(planted):
@@ -228,13 +230,13 @@ def test_a_planted_fence_does_not_reach_postgresql(bench: Bench, planted: int) -
     assert bench.versions() == [1, 2]
 
 
-def test_a_fence_that_was_lifted_by_a_year_of_storms_passes(bench: Bench) -> None:
+def test_a_fence_after_a_year_of_cold_starts_is_accepted(bench: Bench) -> None:
     bench.apply(migration("CREATE TABLE a (x int)"), fence=3 * 10**10)
     assert bench.versions() == [1]
 
 
 @pytest.mark.parametrize("owner", [*OBEYED.values(), *SQL.values()], ids=[*OBEYED, *SQL])
-def test_a_stranger_in_the_item_is_only_named(owner: str) -> None:
+def test_a_forged_owner_is_only_printed(owner: str) -> None:
     scene = Scene()
     until = scene.clock.wall_ms() + 60_000
     scene.table.state = LeaseState(fence=1, owner=owner, lease_until_ms=until)
@@ -243,7 +245,7 @@ def test_a_stranger_in_the_item_is_only_named(owner: str) -> None:
     assert obeyed(str(caught.value)) == ""
 
 
-def test_a_digest_planted_as_ready_is_served_and_verify_finds_it() -> None:
+def test_a_forged_ready_digest_is_served_and_verify_detects_it() -> None:
     """The limit of what can be defended: the table is what the fast path believes."""
     scene = Scene()
     files = manifest(1, 2)

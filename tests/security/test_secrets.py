@@ -40,7 +40,7 @@ def chain(error: BaseException) -> str:
     return "".join(traceback.format_exception(error)) + str(error) + repr(error)
 
 
-def test_no_value_that_holds_a_password_shows_it() -> None:
+def test_no_repr_shows_a_password() -> None:
     url = f"postgresql://app:{PASSWORD}@127.0.0.1:1/d"
     settings = Settings.load({}, database_url=url)
     address = parse_url(url)
@@ -143,9 +143,7 @@ class Place:
 
 
 @pytest.mark.parametrize("kind", SCRIPTS)
-def test_no_row_of_a_user_reaches_the_item_an_event_or_another_instance(
-    bench: Bench, kind: str
-) -> None:
+def test_user_data_reaches_no_item_event_or_other_instance(bench: Bench, kind: str) -> None:
     """The instance that tried tells the whole report, once, to whoever reads its error."""
     script, sqlstate = SCRIPTS[kind]
     place = Place(bench)
@@ -160,7 +158,7 @@ def test_no_row_of_a_user_reaches_the_item_an_event_or_another_instance(
     assert sqlstate in place.told
 
 
-def test_an_error_is_not_chained_to_what_the_driver_printed(bench: Bench) -> None:
+def test_an_error_is_not_chained_to_the_drivers_error(bench: Bench) -> None:
     """pg8000's error shows all fields: DETAIL and context would stand in every traceback again."""
     with bench.connect() as connection, pytest.raises(PostgresError) as caught:
         connection.run(
@@ -207,11 +205,11 @@ def test_a_password_in_a_script_is_in_no_error_and_no_item(bench: Bench, script:
         f"PGPASSWORD={PASSWORD} psql",
     ],
 )
-def test_what_looks_like_a_password_is_hidden_wherever_it_is_quoted(text: str) -> None:
+def test_a_password_is_redacted_wherever_sql_is_quoted(text: str) -> None:
     assert PASSWORD not in redact(text)
 
 
-def test_a_wrong_argument_that_holds_a_url_is_repeated_without_its_password(
+def test_an_error_about_an_argument_hides_the_password_of_a_url(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     from lambda_migrate.cli import main
@@ -224,7 +222,7 @@ def test_a_wrong_argument_that_holds_a_url_is_repeated_without_its_password(
     assert PASSWORD not in written.out + written.err
 
 
-def test_a_replaced_address_keeps_its_password_to_itself() -> None:
+def test_a_replaced_address_does_not_show_its_password() -> None:
     address = replace(parse_url("postgresql://app@h/d"), password=PASSWORD)
     as_text: dict[str, Any] = {"address": address}
     assert PASSWORD not in str(as_text)

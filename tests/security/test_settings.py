@@ -41,7 +41,7 @@ def told(arguments: dict[str, object]) -> str:
 
 @pytest.mark.parametrize("name", TEXTS)
 @pytest.mark.parametrize("kind", [*OBEYED, *NUL])
-def test_a_name_with_something_invisible_in_it_is_refused(name: str, kind: str) -> None:
+def test_a_name_with_an_invisible_character_is_rejected(name: str, kind: str) -> None:
     fault = refused(**{name: {**OBEYED, **NUL}[kind]})
     assert f"LAMBDA_MIGRATE_{name.upper()}" in fault
     assert "without NUL, control or invisible characters" in fault
@@ -49,19 +49,19 @@ def test_a_name_with_something_invisible_in_it_is_refused(name: str, kind: str) 
 
 @pytest.mark.parametrize("name", TEXTS)
 @pytest.mark.parametrize("text", SQL.values(), ids=SQL)
-def test_a_name_may_mean_anything_to_anybody_else(name: str, text: str) -> None:
+def test_a_name_may_contain_any_visible_text(name: str, text: str) -> None:
     assert getattr(Settings.load({}, **{name: text}), name) == text
 
 
 @given(name=st.sampled_from(NAMES), value=st.text(max_size=30) | st.binary() | st.floats())
 @settings(deadline=None, max_examples=300)
-def test_nothing_but_a_configuration_error_comes_of_a_value(name: str, value: object) -> None:
+def test_an_invalid_value_raises_only_a_configuration_error(name: str, value: object) -> None:
     assert obeyed(told({name: value})) == ""
 
 
 @given(value=st.text(st.characters(exclude_characters="\0"), max_size=30))
 @settings(deadline=None)
-def test_nothing_but_a_configuration_error_comes_of_a_url(value: str) -> None:
+def test_an_invalid_url_raises_only_a_configuration_error(value: str) -> None:
     for url in (value, f"postgresql://u:p@h/{value}", f"postgresql://u:{value}@h/d?{value}"):
         assert obeyed(told({"database_url": url})) == ""
 
@@ -78,7 +78,7 @@ def test_nothing_but_a_configuration_error_comes_of_a_url(value: str) -> None:
     ],
     ids=ascii,
 )
-def test_a_url_that_would_say_more_than_one_thing_is_refused(url: str) -> None:
+def test_an_ambiguous_url_is_rejected(url: str) -> None:
     fault = refused(database_url=url)
     assert "control or invisible character" in fault
     assert "hunter2" not in fault
@@ -93,9 +93,7 @@ def test_a_url_that_would_say_more_than_one_thing_is_refused(url: str) -> None:
         ("database name", {"user": "app", "password": "hunter2", "database": "d\0user\0root"}),
     ],
 )
-def test_a_login_that_would_say_more_than_one_thing_is_not_sent(
-    what: str, login: dict[str, str]
-) -> None:
+def test_an_ambiguous_login_is_not_sent(what: str, login: dict[str, str]) -> None:
     """A secret's fields come as they are: a NUL would end one, and begin another of the message."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

@@ -108,7 +108,7 @@ COMMANDS = [
 
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("kind", OBEYED)
-def test_no_command_lets_a_planted_item_speak(
+def test_no_command_prints_control_characters_of_an_item(
     run: Run, store: InMemoryLeaseTable, kind: str
 ) -> None:
     for command in COMMANDS:
@@ -122,7 +122,7 @@ def test_no_command_lets_a_planted_item_speak(
 
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("kind", OBEYED)
-def test_no_command_lets_a_history_row_speak(
+def test_no_command_prints_control_characters_of_a_history_row(
     run: Run, database: InMemoryDatabase, kind: str
 ) -> None:
     text = OBEYED[kind]
@@ -135,21 +135,19 @@ def test_no_command_lets_a_history_row_speak(
 
 
 @pytest.mark.parametrize("text", SQL.values(), ids=SQL)
-def test_what_is_printable_is_shown_to_the_letter(
-    run: Run, store: InMemoryLeaseTable, text: str
-) -> None:
+def test_printable_text_is_shown_unchanged(run: Run, store: InMemoryLeaseTable, text: str) -> None:
     """Markup, formats and quotes have no meaning here."""
     store.state = planted(text)
     assert f"held by {text}" in run("lease", "show")[1]
 
 
-def test_what_is_escaped_is_told_apart_by_its_number(run: Run, store: InMemoryLeaseTable) -> None:
+def test_escaped_characters_are_shown_by_their_code(run: Run, store: InMemoryLeaseTable) -> None:
     store.state = planted("a\x1b[2J\u202eb\nc")
     assert r"held by a\x1b[2J\u202eb\nc, fence" in run("lease", "show")[1]
 
 
 @pytest.mark.parametrize("kind", OBEYED)
-def test_json_holds_every_text_as_it_is(run: Run, store: InMemoryLeaseTable, kind: str) -> None:
+def test_json_has_every_text_unchanged(run: Run, store: InMemoryLeaseTable, kind: str) -> None:
     store.state = planted(OBEYED[kind])
     document: dict[str, Any] = json.loads(run("lease", "show", "--format", "json")[1])
     assert document["owner"] == OBEYED[kind]
@@ -157,7 +155,7 @@ def test_json_holds_every_text_as_it_is(run: Run, store: InMemoryLeaseTable, kin
 
 
 @pytest.mark.parametrize("moment", [FAR, -FAR, 10**19, 253_402_300_800_000])
-def test_a_moment_that_no_calendar_has_is_none(
+def test_a_time_out_of_range_is_shown_as_none(
     run: Run, store: InMemoryLeaseTable, moment: int
 ) -> None:
     store.state = planted("somebody", now_ms=moment)
@@ -200,7 +198,7 @@ def test_a_moment_that_no_calendar_has_is_none(
     ],
     ids=lambda arguments: ascii(" ".join(arguments))[:50],
 )
-def test_what_is_typed_wrongly_is_wrong_usage_and_writes_nothing(
+def test_invalid_arguments_are_a_usage_error_and_write_nothing(
     run: Run, folder: Path, arguments: tuple[str, ...]
 ) -> None:
     before = sorted(folder.parent.rglob("*"))
@@ -208,12 +206,12 @@ def test_what_is_typed_wrongly_is_wrong_usage_and_writes_nothing(
     assert sorted(folder.parent.rglob("*")) == before
 
 
-def test_as_many_steps_as_there_are_numbers_is_all_of_them(run: Run) -> None:
+def test_a_huge_number_of_steps_means_all(run: Run) -> None:
     run("up")
     assert run("down", "--steps", str(10**40), "--yes")[0] == 0
 
 
-def test_a_timeout_of_ages_is_a_timeout(run: Run) -> None:
+def test_a_huge_timeout_is_accepted(run: Run) -> None:
     assert run("up", "--timeout", "1e300")[0] == 0
 
 
@@ -224,14 +222,14 @@ ERRORS = [getattr(errors, name) for name in errors.__all__]
 
 @pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("text", OBEYED.values(), ids=OBEYED)
-def test_no_error_holds_what_a_terminal_obeys(kind: type[Exception], text: str) -> None:
+def test_no_error_contains_control_characters(kind: type[Exception], text: str) -> None:
     told = str(kind(text))
     assert obeyed(told) == ""
     if issubclass(kind, (errors.NotReady, MigrationFailed)):
         assert "\n" not in told
 
 
-def test_the_servers_words_in_any_language_stay_as_they_are() -> None:
+def test_messages_of_the_server_in_any_language_are_unchanged() -> None:
     for words in (
         "la relation \u00ab\u00a0x\u00a0\u00bb n'existe pas",
         "\u8868 \u300cx\u300d",
@@ -241,14 +239,14 @@ def test_the_servers_words_in_any_language_stay_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("text", OBEYED.values(), ids=OBEYED)
-def test_the_facts_of_a_failure_are_harmless_as_well(text: str) -> None:
+def test_the_attributes_of_a_failure_are_escaped_too(text: str) -> None:
     failed = MigrationFailed(text, migration=text, sqlstate=text, detail=text)
     for told in (failed.summary, failed.cause, failed.migration, failed.sqlstate):
         assert obeyed(told, keep="") == ""
     assert obeyed(str(failed)) == ""
 
 
-def test_making_a_text_legible_twice_changes_nothing_more() -> None:
+def test_escaping_is_idempotent() -> None:
     for text in (*OBEYED.values(), *SQL.values(), "a\ud800b"):
         assert escape_text(escape_text(text)) == escape_text(text)
         assert escape_text(text).isprintable()

@@ -1,8 +1,8 @@
-"""Bytecode for a given Python, and zips that are the same byte for byte when built again.
+"""Bytecode for a given Python version, and reproducible zips.
 
-Lambda unpacks a zip with the times that it names, or others: bytecode that is checked by the
-source's time would be stale, and compiled anew by every cold start. So it is made with
-``unchecked-hash`` (PEP 552): nobody compares it with anything.
+Python recompiles bytecode if the time of the source differs from the recorded one, and the times
+of the files that Lambda unpacks are not certain. So the bytecode is compiled with
+``unchecked-hash`` (PEP 552), which Python never compares with the source.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from lambda_migrate.errors import ConfigurationError
 
 __all__ = ["Archive", "compile_bytecode", "find_interpreter", "write_zip"]
 
-_LONG_AGO = (1980, 1, 1, 0, 0, 0)
-"""The earliest time that a zip can name."""
+_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
+"""The earliest time that a zip can contain."""
 
 _ORDINARY, _EXECUTABLE, _REGULAR = 0o644, 0o755, 0o100000
 _VERSION = "import sys; print(sys.implementation.name, '%d.%d' % sys.version_info[:2])"
@@ -29,13 +29,13 @@ _VERSION = "import sys; print(sys.implementation.name, '%d.%d' % sys.version_inf
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """A zip that was written.
+    """A zip file.
 
     Attributes:
-        path: Where it is.
-        packed: Bytes of the zip: at most 50 MB can be uploaded without S3.
-        unpacked: Bytes of its files: at most 250 MB, with those of all layers.
-        files: How many.
+        path: Its path.
+        packed: Size of the zip in bytes; without S3 at most 50 MB can be uploaded.
+        unpacked: Size of its files in bytes; at most 250 MB with all layers.
+        files: Number of files.
     """
 
     path: Path
@@ -44,30 +44,30 @@ class Archive:
     files: int
 
 
-def find_interpreter(version: str, *, named: str = "") -> str:
-    """A CPython of this version: the one at work, on the PATH, of pyenv or of uv.
+def find_interpreter(version: str, *, path: str = "") -> str:
+    """Find CPython of this version: this interpreter, or one on the PATH, of pyenv or of uv.
 
     Args:
         version: ``3.13``.
-        named: Where it is, if somebody says so.
+        path: Use this interpreter.
 
     Raises:
-        ConfigurationError: There is none; with what to do.
+        ConfigurationError: There is none; the message lists how to get one.
     """
-    candidates = [named] if named else [sys.executable, *_candidates(version)]
+    candidates = [path] if path else [sys.executable, *_list_candidates(version)]
     for candidate in candidates:
-        if _says(candidate) == f"cpython {version}":
+        if _read_version(candidate) == f"cpython {version}":
             return candidate
-    if named:
-        raise ConfigurationError(f"{named} is no CPython {version}; it says {_says(named)!r}")
+    if path:
+        raise ConfigurationError(f"{path} is not CPython {version}, but {_read_version(path)!r}")
     raise ConfigurationError(
-        f"no CPython {version} was found to make bytecode with: install it (pyenv install "
-        f"{version}, uv python install {version}, or your distribution's python{version}), say "
-        "where it is with --interpreter, or build with --no-bytecode and slower cold starts"
+        f"CPython {version}, which compiles the bytecode, was not found: install it (pyenv install "
+        f"{version}, uv python install {version}, or your distribution's python{version}), pass "
+        "its path with --interpreter, or use --no-bytecode, which makes cold starts slower"
     )
 
 
-def _candidates(version: str) -> Iterator[str]:
+def _list_candidates(version: str) -> Iterator[str]:
     on_path = shutil.which(f"python{version}")
     if on_path:
         yield on_path
@@ -80,29 +80,29 @@ def _candidates(version: str) -> Iterator[str]:
         yield str(home / "bin" / f"python{version}")
 
 
-def _says(interpreter: str) -> str:
-    """Implementation and version; "" of what is no Python."""
+def _read_version(interpreter: str) -> str:
+    """Read implementation and version; "" if it is not a Python interpreter."""
     try:
-        answer = subprocess.run(  # noqa: S603 - an interpreter that was found or named
+        done = subprocess.run(  # noqa: S603 - an interpreter that was found or named
             [interpreter, "-I", "-c", _VERSION], capture_output=True, text=True, check=False
         )
     except OSError:
         return ""
-    return answer.stdout.strip()
+    return done.stdout.strip()
 
 
 def compile_bytecode(folder: Path, *, interpreter: str, root: str) -> None:
-    """Compile every source below ``folder``, as it will lie below ``root`` in Lambda.
+    """Compile every source file below ``folder``.
 
     Args:
-        folder: Sources; ``__pycache__`` folders are made in it.
-        interpreter: Of the runtime's version.
-        root: ``/var/task``: stands in the bytecode instead of a folder of this machine.
+        folder: Source files; ``__pycache__`` folders are created in it.
+        interpreter: An interpreter of the runtime's version.
+        root: The folder in Lambda, such as ``/var/task``, which the bytecode records.
 
     Raises:
-        ConfigurationError: A source cannot be compiled.
+        ConfigurationError: A source file cannot be compiled.
     """
-    answer = subprocess.run(  # noqa: S603 - see `find_interpreter`
+    done = subprocess.run(  # noqa: S603 - see `find_interpreter`
         [
             *(interpreter, "-m", "compileall", "-q", "-f", "-j", "1"),
             *("--invalidation-mode", "unchecked-hash", "-s", str(folder), "-p", root),
@@ -111,38 +111,36 @@ def compile_bytecode(folder: Path, *, interpreter: str, root: str) -> None:
         capture_output=True,
         text=True,
         check=False,
-        # Sets among a module's constants are written in the order of their hashes.
+        # The order of sets among a module's constants depends on the hash seed.
         env={"PATH": os.environ.get("PATH", ""), "PYTHONHASHSEED": "0"},
     )
-    if answer.returncode:
-        said = (answer.stdout + answer.stderr).strip()
-        raise ConfigurationError(f"{interpreter} could not compile everything: {said}")
+    if done.returncode:
+        output = (done.stdout + done.stderr).strip()
+        raise ConfigurationError(f"{interpreter} could not compile all files: {output}")
 
 
-def write_zip(folder: Path, path: Path, *, below: str = "") -> Archive:
-    """Pack a folder: names in order, one time, ordinary permissions.
+def write_zip(folder: Path, path: Path, *, prefix: str = "") -> Archive:
+    """Pack a folder reproducibly: sorted names, one time, fixed permissions.
 
     Args:
-        folder: What goes in.
-        path: The zip.
-        below: A folder inside the zip.
+        folder: The folder to pack.
+        path: The zip to write.
+        prefix: A prefix of the names in the zip.
     """
-    names = sorted(each.relative_to(folder).as_posix() for each in _files(folder))
+    names = sorted(
+        each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file()
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
         for name in names:
-            _add(archive, folder / name, f"{below}{name}")
+            _add_file(archive, folder / name, f"{prefix}{name}")
     unpacked = sum((folder / name).stat().st_size for name in names)
     return Archive(path, path.stat().st_size, unpacked, len(names))
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file())
-
-
-def _add(archive: zipfile.ZipFile, path: Path, name: str) -> None:
-    entry = zipfile.ZipInfo(name, _LONG_AGO)
-    entry.create_system = 3  # Unix, wherever this runs: permissions follow
+def _add_file(archive: zipfile.ZipFile, path: Path, name: str) -> None:
+    entry = zipfile.ZipInfo(name, _ZIP_EPOCH)
+    entry.create_system = 3  # Unix, so that the permissions count
     mode = _EXECUTABLE if path.suffix == ".so" else _ORDINARY
     entry.external_attr = (_REGULAR | mode) << 16
     archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED, compresslevel=9)

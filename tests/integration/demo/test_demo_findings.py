@@ -68,7 +68,7 @@ GOOD = Findings(
 )
 
 
-def test_a_demo_that_went_well_has_no_fault() -> None:
+def test_a_successful_demo_has_no_faults() -> None:
     assert faults(GOOD) == []
     assert summary(GOOD)["passed"] is True
 
@@ -106,20 +106,18 @@ def test_a_demo_that_went_well_has_no_fault() -> None:
         ),
     ],
 )
-def test_each_broken_promise_is_a_fault_with_its_sentence(
-    change: dict[str, Any], sentence: str
-) -> None:
+def test_each_broken_promise_is_a_fault(change: dict[str, Any], sentence: str) -> None:
     broken = replace(GOOD, **change)
     [fault] = faults(broken)
     assert fault.startswith(sentence)
     assert summary(broken)["passed"] is False
 
 
-def test_a_client_error_is_an_answer_and_no_failure() -> None:
+def test_a_client_error_is_not_a_failure() -> None:
     assert faults(replace(GOOD, traffic=[result(code=404)])) == []
 
 
-def test_the_release_is_when_the_migrator_was_done() -> None:
+def test_the_wait_after_the_release_counts_from_the_last_migrator() -> None:
     after = STORM.after_release()
     assert after is not None
     assert after.worst == pytest.approx(0.4)
@@ -133,7 +131,7 @@ def test_the_release_is_when_the_migrator_was_done() -> None:
         ([float(n) for n in range(200, 0, -1)], Spread(200, 100.5, 198.0, 200.0)),
     ],
 )
-def test_a_spread_is_of_the_nearest_rank(values: list[float], spread: Spread | None) -> None:
+def test_percentiles_are_of_the_nearest_rank(values: list[float], spread: Spread | None) -> None:
     assert Spread.of(values) == spread
 
 
@@ -154,7 +152,7 @@ LINE = json.dumps(
 )
 
 
-def test_the_line_of_the_library_is_found_among_others() -> None:
+def test_the_log_line_of_the_library_is_found_among_others() -> None:
     found = read_check("env0007", f'noise\n{{"message": "x"}}\n{LINE}\nmore\n', epoch=90.0)
     assert found == Check("env0007", "WAITED", 10.25, 1.5, 1.2, 5, 0, ())
     assert read_check("env0007", "noise\n", epoch=90.0) is None
@@ -203,7 +201,7 @@ def test_the_phases_of_an_environment(
     assert spans_of(seen, checked, connected=4.0, until=9.0) == spans
 
 
-def test_the_picture_names_the_migrations_and_begins_shortly_before_the_first_question() -> None:
+def test_the_timeline_names_the_migrations_and_starts_shortly_before_the_first_check() -> None:
     rows = [Row("v1 env0001", [Span("starting", -90, 10.2), Span("migrating", 10.2, 10.5)])]
     svg = draw(GOOD, rows)
     assert "0001_a" in svg

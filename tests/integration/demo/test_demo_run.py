@@ -52,9 +52,7 @@ def summary(ran: subprocess.CompletedProcess[str], report: Path) -> dict[str, An
     return read
 
 
-def test_the_demo_passes_and_says_so(
-    ran: subprocess.CompletedProcess[str], summary: dict[str, Any]
-) -> None:
+def test_the_demo_passes(ran: subprocess.CompletedProcess[str], summary: dict[str, Any]) -> None:
     assert summary["passed"] is True
     assert summary["faults"] == []
     assert "All went well" in ran.stdout
@@ -74,14 +72,14 @@ def test_one_environment_of_each_version_migrates_and_the_others_wait(
     assert one["cold_starts"]["failed"] == one["warm"]["failed"] == 0
 
 
-def test_those_that_wait_for_the_slow_migration_wait_for_most_of_its_length(
+def test_the_waiters_wait_for_most_of_the_slow_migration(
     summary: dict[str, Any],
 ) -> None:
     waited = summary["versions"][1]["waited"]
     assert waited["worst"] >= waited["p99"] >= waited["median"] > 1.5
 
 
-def test_every_migration_took_effect_once_and_version_2_was_taken_back(
+def test_every_migration_took_effect_once_and_version_2_was_rolled_back(
     summary: dict[str, Any],
 ) -> None:
     assert len(summary["effects"]) == 7
@@ -96,7 +94,7 @@ def test_version_1_serves_while_the_schema_changes(summary: dict[str, Any]) -> N
     assert summary["traffic"]["failed"] == 0
 
 
-def test_connections_and_calls_are_counted(summary: dict[str, Any]) -> None:
+def test_connections_and_requests_are_counted(summary: dict[str, Any]) -> None:
     postgresql, dynamodb = summary["postgresql"], summary["dynamodb"]
     assert postgresql["lambda_migrate_connections_at_most"] == 1
     assert ENVIRONMENTS <= postgresql["application_connections_at_most"] <= 2 * ENVIRONMENTS + 1
@@ -111,7 +109,7 @@ def test_a_warm_invocation_costs_microseconds(summary: dict[str, Any]) -> None:
     assert all(value > 0 for value in warm.values())
 
 
-def test_the_picture_shows_every_environment_and_migration(
+def test_the_timeline_shows_every_environment_and_migration(
     summary: dict[str, Any], report: Path
 ) -> None:
     picture = ElementTree.parse(report / "timeline.svg")
@@ -169,7 +167,9 @@ def test_a_migration_that_takes_effect_twice_fails_the_demo(
     assert "0006_backfill_totals took effect 2 times instead of once." in said
 
 
-def test_a_second_connection_in_our_name_fails_the_demo(example: Example, tmp_path: Path) -> None:
+def test_a_second_connection_of_the_library_fails_the_demo(
+    example: Example, tmp_path: Path
+) -> None:
     edit(example, "app.py", 'APPLICATION_NAME = "orders"', 'APPLICATION_NAME = "lambda-migrate:x"')
     edit(example, "migrations/0006_backfill_totals.sql", "pg_sleep(3)", "pg_sleep(0)")
     code, said = play(example, tmp_path / "report")
@@ -177,7 +177,7 @@ def test_a_second_connection_in_our_name_fails_the_demo(example: Example, tmp_pa
     assert "PostgreSQL connections of lambda-migrate were open at once" in said
 
 
-def test_a_rollback_that_cannot_be_done_fails_the_demo(example: Example, tmp_path: Path) -> None:
+def test_a_failed_rollback_fails_the_demo(example: Example, tmp_path: Path) -> None:
     edit(
         example, "migrations/0005_totals_and_points.sql", "DROP COLUMN points", "DROP COLUMN pints"
     )
@@ -190,18 +190,18 @@ def test_a_rollback_that_cannot_be_done_fails_the_demo(example: Example, tmp_pat
 # -- what it refuses at once ----------------------------------------------------------------------
 
 
-def test_no_environment_is_no_demo(tmp_path: Path) -> None:
+def test_zero_environments_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="--environments 0: write a number from 1"):
         run_demo(environments=0, report=tmp_path)
 
 
-def test_a_report_that_cannot_be_written_is_refused_before_anything_starts(tmp_path: Path) -> None:
+def test_a_report_folder_without_write_access_is_an_error_before_the_start(tmp_path: Path) -> None:
     (tmp_path / "report").write_text("a file")
     with pytest.raises(ConfigurationError, match="nothing can be written there"):
         run_demo(environments=1, report=tmp_path / "report")
 
 
-def test_an_installed_package_without_the_example_says_where_it_is(
+def test_an_installed_package_without_the_example_names_the_repository(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     elsewhere = tmp_path / "site-packages" / "lambda_migrate" / "local" / "deployment.py"

@@ -54,7 +54,7 @@ def migrated(stage: Stage) -> list[list[object]]:
     return stage.query("SELECT version::text, baseline FROM lambda_migrate.history ORDER BY 1")
 
 
-def test_what_dbmate_has_applied_is_not_run_again_and_its_gap_stays_pending(
+def test_migrations_applied_by_dbmate_are_not_run_again_and_its_gap_stays_pending(
     stage: Stage, tmp_path: Path
 ) -> None:
     stage.query(MADE_BY_DBMATE)
@@ -80,7 +80,7 @@ def test_what_dbmate_has_applied_is_not_run_again_and_its_gap_stays_pending(
     assert run(stage, tmp_path, "verify")[0] == 0
 
 
-def test_the_table_of_another_service_can_be_passed_over(stage: Stage, tmp_path: Path) -> None:
+def test_the_table_of_another_service_can_be_ignored(stage: Stage, tmp_path: Path) -> None:
     stage.query("CREATE SCHEMA billing")
     stage.query(
         "CREATE TABLE billing.schema_migrations (version varchar(128) PRIMARY KEY);"

@@ -65,7 +65,7 @@ def told(text: str) -> list[str]:
     return [line[:52].rstrip() for line in lines if re.match(r"(\d{4}_\w+|  public\.\w+)  ", line)]
 
 
-def test_the_answer_is_the_pages_but_for_times_and_sizes(orders: Orders) -> None:
+def test_the_output_is_that_of_the_page_except_for_times_and_sizes(orders: Orders) -> None:
     code, out = orders.run("plan", "--execute", "--yes")
     assert code == 0
     assert told(out) == told(PASSED)
@@ -76,7 +76,7 @@ def test_the_answer_is_the_pages_but_for_times_and_sizes(orders: Orders) -> None
     assert reason in PASSED
 
 
-def test_the_advice_is_what_such_times_come_to() -> None:
+def test_the_advice_follows_from_the_times() -> None:
     table = "public.orders"
     filled = TableChange(table, 0, 1_000_000, 0, 1_000_000, bytes_after=1)
     rewritten = TableChange(table, 0, 0, 0, 1_499_240, rewritten=True, bytes_after=1)
@@ -94,7 +94,7 @@ def test_the_advice_is_what_such_times_come_to() -> None:
     assert advice == [f"- {sentence}" for step in steps for sentence in advice_on(step)]
 
 
-def test_the_failure_is_the_pages(orders: Orders) -> None:
+def test_the_failure_is_that_of_the_page(orders: Orders) -> None:
     wrong = FILES["0003_fill_total"].replace("amount", "amont")
     (orders.migrations / "0003_fill_total.sql").write_text(wrong)
     code, out = orders.run("plan", "--execute", "--yes")
@@ -107,7 +107,7 @@ def test_the_failure_is_the_pages(orders: Orders) -> None:
     ]
 
 
-def test_it_leaves_the_table_and_the_history_as_they_were(orders: Orders) -> None:
+def test_it_changes_neither_the_table_nor_the_history(orders: Orders) -> None:
     before = orders.query("SELECT count(*), sum(amount) FROM orders")
     orders.run("plan", "--execute", "--yes")
     assert orders.query("SELECT count(*), sum(amount) FROM orders") == before
@@ -119,7 +119,7 @@ def test_it_leaves_the_table_and_the_history_as_they_were(orders: Orders) -> Non
     }
 
 
-def test_a_pipeline_reads_who_is_kept_waiting_and_for_how_long(orders: Orders) -> None:
+def test_a_pipeline_can_read_the_blocked_statements_and_their_duration(orders: Orders) -> None:
     _, out = orders.run("plan", "--execute", "--yes", "--format", "json")
     migrations = json.loads(out)["rehearsal"]["migrations"]
     blocking = [
@@ -130,7 +130,7 @@ def test_a_pipeline_reads_who_is_kept_waiting_and_for_how_long(orders: Orders) -
     assert blocking == ["0002_add_total", "0004_wider_customers"]
 
 
-def test_what_the_page_on_safe_migrations_does_is_rehearsed_without_a_failure(
+def test_the_migrations_of_the_page_on_safe_migrations_pass_a_dry_run(
     stage: Stage,
 ) -> None:
     """Its backfill commits in between, so what validates the rows fails here and is no failure."""

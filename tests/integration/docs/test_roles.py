@@ -27,7 +27,7 @@ def make_roles(server: LocalPostgreSQL) -> None:
         server.execute(line, "orders")
 
 
-def test_the_application_may_write_rows_and_change_no_table(
+def test_the_application_role_may_write_rows_but_not_change_tables(
     server: LocalPostgreSQL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_roles(server)

@@ -83,7 +83,7 @@ def test_the_old_version_works_until_the_contract(orders: Operations, stage: Sta
     assert stage.query("SELECT count(*) FROM orders WHERE total_cents <> amount * 100") == [[0]]
 
 
-def test_both_versions_see_what_either_writes(orders: Operations, stage: Stage) -> None:
+def test_each_version_reads_what_the_other_writes(orders: Operations, stage: Stage) -> None:
     up(orders, CONTRACT)
     stage.query("INSERT INTO orders (customer_id, total_cents) VALUES (1, 1250)")
     assert stage.query("SELECT amount FROM orders ORDER BY id DESC LIMIT 1") == [[12]]
@@ -99,7 +99,7 @@ def test_the_new_version_works_after_the_contract(orders: Operations, stage: Sta
         orders.down(Deadline.after(60), steps=1)
 
 
-def test_what_was_expanded_can_be_taken_back(orders: Operations, stage: Stage) -> None:
+def test_the_expansion_can_be_rolled_back(orders: Operations, stage: Stage) -> None:
     up(orders, BACKFILL - 1)
     orders.down(Deadline.after(60), to=1)
     assert stage.query("SELECT sum(amount), count(*) FROM orders") == [
@@ -108,7 +108,7 @@ def test_what_was_expanded_can_be_taken_back(orders: Operations, stage: Stage) -
 
 
 @pytest.mark.parametrize("is_killed", [False, True], ids=["at the deadline", "by a kill"])
-def test_a_backfill_that_was_interrupted_goes_on_after_its_last_batch(
+def test_an_interrupted_backfill_continues_after_its_last_batch(
     orders: Operations, stage: Stage, *, is_killed: bool
 ) -> None:
     up(orders, BACKFILL - 1)

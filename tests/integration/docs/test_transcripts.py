@@ -81,11 +81,11 @@ def test_testing_migrations_in_ci(tmp_path: Path) -> None:
     assert_printed_in_order(run(page, tmp_path, {}), page)
 
 
-def test_watching_it(tmp_path: Path) -> None:
+def test_monitoring(tmp_path: Path) -> None:
     assert "3 passed" in run(DOCS / "how-to" / "monitoring.md", tmp_path, {})
 
 
-def test_the_examples_own_page() -> None:
+def test_the_readme_of_the_example() -> None:
     [program] = [each.text for each in fences(ROOT / "examples/orders/README.md", "python")]
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)

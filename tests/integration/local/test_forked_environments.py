@@ -32,7 +32,9 @@ def function() -> Iterator[LocalFunction]:
         yield opened
 
 
-def test_each_has_a_process_a_session_and_chance_of_its_own(function: LocalFunction) -> None:
+def test_each_environment_has_its_own_process_session_and_random_numbers(
+    function: LocalFunction,
+) -> None:
     seen = [one.payload for one in function.storm(5, {"identity": True})]
     for name in ("pid", "session", "group", "chance", "uuid"):
         assert len({each[name] for each in seen}) == 5, name
@@ -40,7 +42,7 @@ def test_each_has_a_process_a_session_and_chance_of_its_own(function: LocalFunct
     assert {each["parent"] for each in seen} == {function.fork_server_pid}
 
 
-def test_each_has_the_variables_the_directory_and_the_path_of_a_runtime(
+def test_each_environment_has_the_variables_directory_and_path_of_a_runtime(
     function: LocalFunction,
 ) -> None:
     forked = function.invoke({"identity": True}).payload
@@ -54,7 +56,7 @@ def test_each_has_the_variables_the_directory_and_the_path_of_a_runtime(
     }
 
 
-def test_what_was_preloaded_is_there_and_the_function_is_not(function: LocalFunction) -> None:
+def test_the_preloaded_modules_are_imported_but_not_the_function(function: LocalFunction) -> None:
     loaded = function.invoke({"identity": True}).payload["loaded"]
     assert "colorsys" in loaded
     with LocalFunction("probe.handler", code=CODE, preload=[]) as other:
@@ -63,7 +65,7 @@ def test_what_was_preloaded_is_there_and_the_function_is_not(function: LocalFunc
     assert not any("awslambdaric" in mapped.path for mapped in parent.memory_maps())
 
 
-def test_no_file_of_the_parent_or_of_a_sibling_stays_open(function: LocalFunction) -> None:
+def test_no_file_descriptor_of_another_process_stays_open(function: LocalFunction) -> None:
     function.storm(5, {})
     files = function.invoke({"identity": True}).payload["files"]
     [last] = function.storm(1, {"identity": True})
@@ -71,7 +73,7 @@ def test_no_file_of_the_parent_or_of_a_sibling_stays_open(function: LocalFunctio
     assert not any("pidfd" in name or "eventpoll" in name for name in last.payload["files"])
 
 
-def test_memory_of_what_was_preloaded_is_shared() -> None:
+def test_memory_of_preloaded_modules_is_shared() -> None:
     with LocalFunction("probe.handler", code=CODE, preload=["boto3", "pg8000.native"]) as function:
         function.start_environments(10)
         pids = [view.pid for view in function.environments()]
@@ -79,7 +81,9 @@ def test_memory_of_what_was_preloaded_is_shared() -> None:
     assert all(memory.uss < memory.rss / 2 for memory in own)
 
 
-def test_without_its_parent_every_environment_ends_and_says_so(function: LocalFunction) -> None:
+def test_if_the_fork_server_ends_every_environment_ends_with_an_error(
+    function: LocalFunction,
+) -> None:
     function.start_environments(2)
     running = function.submit({"sleep": 600})
     while not any(view.state == "busy" for view in function.environments()):
@@ -93,7 +97,7 @@ def test_without_its_parent_every_environment_ends_and_says_so(function: LocalFu
         function.start_environments(1)
 
 
-def test_what_cannot_be_preloaded_is_told_at_once(tmp_path: Path) -> None:
+def test_a_module_that_cannot_be_preloaded_is_an_error_at_the_start(tmp_path: Path) -> None:
     function = LocalFunction(
         "probe.handler", code=CODE, preload=["no_such_module"], log_directory=tmp_path
     )
@@ -111,7 +115,7 @@ fork_server.main()
 """
 
 
-def test_a_module_that_starts_a_thread_is_refused_for_forks_would_lack_it() -> None:
+def test_a_preloaded_module_that_starts_a_thread_is_rejected() -> None:
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, its:
         ended = subprocess.run(
@@ -124,7 +128,7 @@ def test_a_module_that_starts_a_thread_is_refused_for_forks_would_lack_it() -> N
     assert "started a thread" in ended.stderr
 
 
-def test_idle_environments_can_be_ended_and_busy_ones_are_left_alone(
+def test_end_idle_ends_only_idle_environments(
     function: LocalFunction,
 ) -> None:
     ids = function.start_environments(4)
@@ -150,14 +154,14 @@ def test_cold_starts_pass_a_gate_together(function: LocalFunction) -> None:
     assert function.submit_cold({}, gate=gate).result().cold  # it stays open
 
 
-def test_a_cold_start_above_the_cap_is_throttled_and_holds_up_nobody() -> None:
+def test_a_cold_start_above_the_limit_is_throttled_and_delays_no_other() -> None:
     with LocalFunction("probe.handler", code=CODE, preload=[], concurrency=1) as function:
         gate = Gate(2)
         results = [one.result() for one in [function.submit_cold({}, gate=gate) for _ in range(2)]]
     assert sorted(one.status for one in results) == ["ok", "throttled"]
 
 
-def test_niceness_is_of_the_environments_alone() -> None:
+def test_niceness_applies_only_to_the_environments() -> None:
     with LocalFunction("probe.handler", code=CODE, preload=[], niceness=7) as function:
         assert function.invoke({"identity": True}).payload["nice"] == 7
         assert psutil.Process(function.fork_server_pid).nice() == psutil.Process().nice()

@@ -66,7 +66,7 @@ def invoke(api: InvokeApi, event: Any = None, name: str = "echo", **more: Any) -
     return {**response, "Payload": json.loads(body) if body else None}
 
 
-def test_the_report_tells_whoever_asks_for_it_what_was_cold(api: InvokeApi) -> None:
+def test_the_report_shows_cold_starts_if_requested(api: InvokeApi) -> None:
     assert "LogResult" not in invoke(api)
     warm = base64.b64decode(invoke(api, LogType="Tail")["LogResult"]).decode()
     assert warm.startswith("REPORT RequestId: ")
@@ -85,14 +85,14 @@ def test_the_report_tells_whoever_asks_for_it_what_was_cold(api: InvokeApi) -> N
         "123456789012:function:echo",
     ],
 )
-def test_a_function_answers_to_each_of_its_names(api: InvokeApi, name: str) -> None:
+def test_a_function_can_be_named_in_every_supported_way(api: InvokeApi, name: str) -> None:
     response = invoke(api, {"a": 1}, name)
     assert response["Payload"]["echo"] == {"a": 1}
     assert response["ResponseMetadata"]["RequestId"] == response["Payload"]["id"]
     assert "FunctionError" not in response
 
 
-def test_a_qualifier_may_be_named_apart(api: InvokeApi) -> None:
+def test_a_qualifier_can_be_a_parameter(api: InvokeApi) -> None:
     assert invoke(api, {}, Qualifier="live")["StatusCode"] == 200
     assert [each.qualifier for each in api.calls] == ["live"]
 
@@ -133,7 +133,7 @@ def test_a_timeout_is_a_function_error(tmp_path: Path) -> None:
     assert "Task timed out after 1.00 seconds" in response["Payload"]["errorMessage"]
 
 
-def test_throttled_calls_run_nothing(api: InvokeApi) -> None:
+def test_throttled_calls_start_no_invocation(api: InvokeApi) -> None:
     api.throttle(1)
     with pytest.raises(ClientError) as caught:
         invoke(api)
@@ -142,7 +142,7 @@ def test_throttled_calls_run_nothing(api: InvokeApi) -> None:
     assert len(api.calls) == 1
 
 
-def test_a_busy_function_at_its_cap_is_throttled(tmp_path: Path) -> None:
+def test_a_busy_function_at_its_limit_is_throttled(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(HANDLER)
     with (
         LocalFunction("app.handler", code=tmp_path, name="echo", concurrency=1) as function,
@@ -157,7 +157,7 @@ def test_a_busy_function_at_its_cap_is_throttled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("moment", ["start", "end"])
-def test_a_lost_answer_is_a_closed_connection_and_the_invocation_runs(
+def test_a_dropped_response_closes_the_connection_but_the_invocation_runs(
     api: InvokeApi, function: LocalFunction, moment: Any
 ) -> None:
     api.drop_responses(at=moment)
@@ -176,13 +176,13 @@ def test_a_lost_answer_is_a_closed_connection_and_the_invocation_runs(
     assert invoke(api)["StatusCode"] == 200
 
 
-def test_an_event_is_answered_at_once_and_tried_twice_more_if_it_fails(api: InvokeApi) -> None:
+def test_an_event_is_accepted_immediately_and_retried_twice(api: InvokeApi) -> None:
     assert invoke(api, {"do": "raise"}, InvocationType="Event")["StatusCode"] == 202
     until(lambda: len(api.calls) == 3, what="two tries more")
     assert len({each.request_id for each in api.calls}) == 1
 
 
-def test_an_event_that_is_done_is_done_once(api: InvokeApi, function: LocalFunction) -> None:
+def test_a_successful_event_is_not_retried(api: InvokeApi, function: LocalFunction) -> None:
     response = invoke(api, {"a": 1}, InvocationType="Event")
     request_id = response["ResponseMetadata"]["RequestId"]
 
@@ -198,13 +198,13 @@ def test_an_event_that_is_done_is_done_once(api: InvokeApi, function: LocalFunct
 
 
 @pytest.mark.parametrize(("kind", "length"), [("Event", 1_100_000), ("RequestResponse", 6_300_000)])
-def test_what_is_too_long_is_refused(api: InvokeApi, kind: str, length: int) -> None:
+def test_a_payload_that_is_too_long_is_rejected(api: InvokeApi, kind: str, length: int) -> None:
     with pytest.raises(ClientError) as caught:
         invoke(api, "x" * length, InvocationType=kind)
     assert caught.value.response["Error"]["Code"] == "RequestTooLargeException"
 
 
-def test_what_is_no_json_is_refused(api: InvokeApi) -> None:
+def test_a_payload_that_is_not_json_is_rejected(api: InvokeApi) -> None:
     with pytest.raises(ClientError) as caught:
         client_of(api).invoke(FunctionName="echo", Payload=b"{")
     assert caught.value.response["Error"]["Code"] == "InvalidRequestContentException"

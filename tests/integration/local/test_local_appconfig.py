@@ -63,7 +63,7 @@ def code(error: pytest.ExceptionInfo[ClientError]) -> str:
     return str(error.value.response["Error"]["Code"])
 
 
-def test_a_session_gets_the_document_and_then_only_what_is_new(
+def test_a_session_gets_the_document_and_then_only_changes(
     served: LocalAppConfig, clock: FakeClock, token: str, poll: Any
 ) -> None:
     body, token = poll(token)
@@ -77,7 +77,7 @@ def test_a_session_gets_the_document_and_then_only_what_is_new(
     assert json.loads(body) == SECOND
 
 
-def test_a_token_serves_once(token: str, poll: Any) -> None:
+def test_a_token_is_valid_once(token: str, poll: Any) -> None:
     poll(token)
     with pytest.raises(ClientError) as error:
         poll(token)
@@ -105,14 +105,16 @@ def test_what_is_not_there_is_not_found(client: Any, served: LocalAppConfig) -> 
         assert json.load(answer) == FIRST
 
 
-def test_told_to_fail_it_fails(client: Any, served: LocalAppConfig, token: str, poll: Any) -> None:
+def test_requested_failures_are_returned(
+    client: Any, served: LocalAppConfig, token: str, poll: Any
+) -> None:
     served.behaviour = "fails"
     with pytest.raises(ClientError) as error:
         poll(token)
     assert code(error) == "InternalServerException"
 
 
-def test_only_what_was_hosted_is_deployed_and_only_at_once(
+def test_only_a_hosted_version_can_be_deployed(
     served: LocalAppConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     operator: Any = boto3.Session("k", "s", region_name="eu-x-1").client(
@@ -141,7 +143,7 @@ def test_only_what_was_hosted_is_deployed_and_only_at_once(
     assert json.loads(served.document) == SECOND  # type: ignore[arg-type]  # bytes, as deployed
 
 
-def test_it_is_not_running_before_it_was_started_nor_after_it_was_stopped() -> None:
+def test_it_runs_only_between_start_and_stop() -> None:
     appconfig = LocalAppConfig("shop/prod/flags", FIRST)
     with pytest.raises(RuntimeError, match="not running"):
         appconfig.extension()

@@ -90,7 +90,7 @@ def test_requests_are_counted_by_operation_and_by_client(dynamodb: Engine) -> No
     assert dynamodb.requests("nobody") == {}
 
 
-def test_requests_are_counted_by_tenths_of_a_second_too(dynamodb: Engine) -> None:
+def test_requests_are_counted_by_tenths_of_a_second(dynamodb: Engine) -> None:
     client = dynamodb.client(client="timed")
     before = dynamodb.rates()
     began = int(time.time() * 10)
@@ -105,7 +105,7 @@ def test_requests_are_counted_by_tenths_of_a_second_too(dynamodb: Engine) -> Non
     assert all(began <= tenth <= ended for tenth, count in fresh.items() if count)
 
 
-def test_a_paused_api_takes_requests_and_answers_them_later(dynamodb: Engine) -> None:
+def test_a_paused_api_accepts_requests_and_responds_after_resume(dynamodb: Engine) -> None:
     client = dynamodb.client(read_timeout=0.2, connect_timeout=0.2, **ONCE)
     dynamodb.pause()
     try:
@@ -117,7 +117,7 @@ def test_a_paused_api_takes_requests_and_answers_them_later(dynamodb: Engine) ->
     assert "Item" not in patient.get_item(TableName="leases", Key={"target": {"S": "x"}})
 
 
-def test_a_restart_keeps_the_address_and_loses_the_tables(dynamodb: Engine) -> None:
+def test_a_restart_keeps_the_address_but_not_the_tables(dynamodb: Engine) -> None:
     with type(dynamodb)() as own:
         own.create_table("leases")
         address, old = own.endpoint_url, own.pid
@@ -130,7 +130,7 @@ def test_a_restart_keeps_the_address_and_loses_the_tables(dynamodb: Engine) -> N
         own.pause()
 
 
-def test_the_environment_names_another_engine(
+def test_an_environment_variable_selects_a_running_api(
     monkeypatch: pytest.MonkeyPatch, dynamodb: Engine
 ) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL_DYNAMODB", raising=False)
@@ -144,7 +144,7 @@ def test_the_environment_names_another_engine(
     assert dynamodb.pid  # leaving the endpoint did not end what somebody else runs
 
 
-def test_amazons_engine_that_is_not_there_is_named_with_the_command(
+def test_a_missing_dynamodb_local_is_an_error_that_names_the_install_command(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     monkeypatch.setenv("LAMBDA_MIGRATE_ENGINES", str(tmp_path_factory.mktemp("engines")))
@@ -152,12 +152,12 @@ def test_amazons_engine_that_is_not_there_is_named_with_the_command(
         DynamoDBLocal().start()
 
 
-def test_dynalite_that_is_not_there_is_named_with_the_command(tmp_path: Path) -> None:
+def test_a_missing_dynalite_is_an_error_that_names_the_install_command(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="dynamodb install dynalite"):
         Dynalite(directory=tmp_path).start()
 
 
-def test_an_engine_is_fetched_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_is_downloaded_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["install", "dynalite"]) == 0
     assert "dynalite is in" in capsys.readouterr().out
     with pytest.raises(SystemExit) as ended:
@@ -165,7 +165,7 @@ def test_an_engine_is_fetched_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended.value.code == 2
 
 
-def test_a_throttled_table_refuses_so_many_requests_and_tells_which() -> None:
+def test_a_throttled_table_rejects_the_requests_and_lists_them() -> None:
     with LocalDynamoDB() as api:
         api.create_table("leases")
         client = api.client(**ONCE)
@@ -179,7 +179,7 @@ def test_a_throttled_table_refuses_so_many_requests_and_tells_which() -> None:
         assert [each[:2] for each in api.throttled()] == [("leases", "Read"), ("leases", "Write")]
 
 
-def test_throttling_means_come_back_later_to_the_signed_client_as_well() -> None:
+def test_the_fast_client_reports_throttling_as_retryable() -> None:
     with LocalDynamoDB() as api:
         api.create_table("leases")
         environ = {**api.environment(), "AWS_SECRET_ACCESS_KEY": "local", "AWS_SESSION_TOKEN": "t"}

@@ -62,7 +62,7 @@ def eventually_ended(pids: list[int], *, seconds: float = 20.0) -> bool:
     return not any(map(runs, pids))
 
 
-def test_a_warm_environment_is_used_again(function: LocalFunction) -> None:
+def test_a_warm_environment_is_reused(function: LocalFunction) -> None:
     first, second = function.invoke({}), function.invoke({})
     assert (first.cold, second.cold) == (True, False)
     assert (first.payload["count"], second.payload["count"]) == (1, 2)
@@ -80,7 +80,7 @@ def test_nothing_runs_between_invocations(function: LocalFunction) -> None:
     assert function.invoke({}).payload["ticks"] - before < 20
 
 
-def test_without_freezing_threads_go_on(make: Make) -> None:
+def test_without_freezing_threads_continue(make: Make) -> None:
     with make("probe.handler", freeze=False) as function:
         give_up = time.monotonic() + 20
         while function.invoke({}).payload["ticks"] < 20 and time.monotonic() < give_up:
@@ -88,7 +88,7 @@ def test_without_freezing_threads_go_on(make: Make) -> None:
         assert function.invoke({}).payload["ticks"] >= 20
 
 
-def test_the_deadline_is_told_and_then_enforced(make: Make) -> None:
+def test_the_deadline_is_published_and_enforced(make: Make) -> None:
     with make("probe.handler", timeout=0.5) as function:
         left = function.invoke({}).payload["left"]
         late = function.invoke({"sleep": 30})
@@ -102,7 +102,7 @@ def test_the_deadline_is_told_and_then_enforced(make: Make) -> None:
     assert (after.status, after.cold) == ("ok", True)
 
 
-def test_an_error_of_the_handler_is_reported_and_the_environment_goes_on(
+def test_an_error_of_the_handler_is_reported_and_the_environment_continues(
     function: LocalFunction,
 ) -> None:
     failed, after = function.invoke({"raise": "no such order"}), function.invoke({})
@@ -115,7 +115,7 @@ def test_an_error_of_the_handler_is_reported_and_the_environment_goes_on(
 @pytest.mark.parametrize(
     ("event", "cause"), [({"exit": 3}, "exit status 3"), ({"kill": 1}, "SIGKILL")]
 )
-def test_a_process_that_ends_is_a_crash_with_the_end_of_its_log(
+def test_a_crash_is_reported_with_the_end_of_the_log(
     function: LocalFunction, event: dict[str, int], cause: str
 ) -> None:
     crashed, after = function.invoke(event), function.invoke({})
@@ -125,7 +125,7 @@ def test_a_process_that_ends_is_a_crash_with_the_end_of_its_log(
     assert (after.ok, after.cold) == (True, True)
 
 
-def test_an_environment_killed_while_idle_is_not_used_again(function: LocalFunction) -> None:
+def test_an_environment_killed_while_idle_is_not_reused(function: LocalFunction) -> None:
     function.invoke({})
     [environment] = function.environments()
     os.kill(environment.pid, signal.SIGKILL)
@@ -143,14 +143,14 @@ def test_code_that_cannot_be_loaded_is_an_init_error(make: Make) -> None:
     assert result.error_message == "no such setting: COLOUR"
 
 
-def test_an_initialisation_that_takes_too_long_is_ended(make: Make) -> None:
+def test_an_initialisation_that_takes_too_long_is_killed(make: Make) -> None:
     with make("probe.handler", init_timeout=0.001) as function:
         result = function.invoke({})
     assert result.status == "timeout"
     assert "did not initialise" in result.error_message
 
 
-def test_busy_environments_scale_out_up_to_the_cap_and_then_throttle(make: Make) -> None:
+def test_busy_environments_scale_out_up_to_the_limit_and_then_throttle(make: Make) -> None:
     with make("probe.handler", concurrency=2) as function:
         function.start_environments(2)
         busy = [function.submit({"sleep": 1.5}) for _ in range(2)]
@@ -163,7 +163,7 @@ def test_busy_environments_scale_out_up_to_the_cap_and_then_throttle(make: Make)
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_a_storm_is_cold_everywhere_exactly_once(make: Make, together: bool) -> None:
+def test_each_environment_of_a_storm_is_cold_once(make: Make, together: bool) -> None:
     with make("probe.handler", name="a storm") as function:
         function.invoke({})
         results = function.storm(20, {"sleep": 0.5}, together=together)
@@ -179,7 +179,7 @@ def test_a_storm_is_cold_everywhere_exactly_once(make: Make, together: bool) -> 
     assert (max(ready) <= min(invoked)) is together
 
 
-def test_more_environments_than_the_cap_are_refused(make: Make) -> None:
+def test_more_environments_than_the_limit_are_an_error(make: Make) -> None:
     with (
         make("probe.handler", concurrency=1) as function,
         pytest.raises(RuntimeError, match="limit of 1"),
@@ -187,7 +187,7 @@ def test_more_environments_than_the_cap_are_refused(make: Make) -> None:
         function.start_environments(2)
 
 
-def test_an_environment_sees_what_lambda_sets_and_what_its_function_sets(
+def test_an_environment_has_the_variables_of_lambda_and_of_its_function(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_PROFILE", "production")
@@ -217,7 +217,7 @@ def test_an_environment_sees_what_lambda_sets_and_what_its_function_sets(
     }
 
 
-def test_each_environment_has_a_log_of_its_own(make: Make, tmp_path: Path) -> None:
+def test_each_environment_has_its_own_log(make: Make, tmp_path: Path) -> None:
     with make("probe.handler", log_directory=tmp_path / "logs") as function:
         function.invoke({"note": "one"})
         assert "{'note': 'one'}" in function.logs("env0001")
@@ -225,7 +225,7 @@ def test_each_environment_has_a_log_of_its_own(make: Make, tmp_path: Path) -> No
     assert [path.name for path in (tmp_path / "logs").glob("env*")] == ["env0001.log"]
 
 
-def test_an_observer_is_told_of_a_whole_life(make: Make) -> None:
+def test_an_observer_gets_every_event_of_an_environment(make: Make) -> None:
     seen: list[str] = []
     with make("probe.handler", observer=lambda happening: seen.append(happening.phase)) as function:
         function.invoke({})
@@ -260,7 +260,7 @@ with LocalFunction("probe.handler", code=code, timeout=600, preload={preload!r})
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_parent_that_is_ended_leaves_no_runtime_behind(
+def test_an_ended_parent_leaves_no_runtime_behind(
     preload: Sequence[str] | None, number: signal.Signals
 ) -> None:
     with subprocess.Popen(

@@ -40,11 +40,11 @@ def runs(pid: int) -> bool:
         return False
 
 
-def test_it_serves_the_databases_it_was_asked_for(server: LocalPostgreSQL) -> None:
+def test_it_creates_the_requested_databases(server: LocalPostgreSQL) -> None:
     assert server.execute("SELECT current_database()", "orders") == [["orders"]]
 
 
-def test_its_version_is_what_the_server_says(server: LocalPostgreSQL) -> None:
+def test_its_version_is_the_servers(server: LocalPostgreSQL) -> None:
     [[said]] = server.execute("SHOW server_version")
     assert said == server.version
     assert server.major == int(said.split(".")[0])
@@ -60,7 +60,7 @@ def test_its_urls_name_the_socket_and_the_port(server: LocalPostgreSQL) -> None:
     assert server.socket.is_socket()
 
 
-def test_a_database_can_be_made_and_dropped_under_any_name(server: LocalPostgreSQL) -> None:
+def test_a_database_of_any_name_can_be_created_and_dropped(server: LocalPostgreSQL) -> None:
     server.create_database('odd "name"')
     server.drop_database('odd "name"')
     server.drop_database('odd "name"')
@@ -69,7 +69,7 @@ def test_a_database_can_be_made_and_dropped_under_any_name(server: LocalPostgreS
 
 
 @pytest.mark.parametrize("way", ["fast", "immediate", "kill"])
-def test_data_address_and_settings_outlive_a_restart(server: LocalPostgreSQL, way: str) -> None:
+def test_data_address_and_settings_survive_a_restart(server: LocalPostgreSQL, way: str) -> None:
     server.execute(f"CREATE TABLE kept_{way} AS SELECT 7 AS seven", "orders")
     server.execute("CHECKPOINT")
     address, old = server.tcp_url(), server.pid
@@ -83,7 +83,7 @@ def test_data_address_and_settings_outlive_a_restart(server: LocalPostgreSQL, wa
     assert (server.tcp_url(), server.pid != old) == (address, True)
 
 
-def test_settings_and_hba_are_the_callers() -> None:
+def test_settings_and_hba_of_the_caller_apply() -> None:
     hba = ["local all postgres trust", "local all all reject"]
     with LocalPostgreSQL(settings={"max_connections": "17", "fsync": "on"}, hba=hba) as own:
         assert own.execute("SHOW max_connections") == [["17"]]
@@ -93,7 +93,7 @@ def test_settings_and_hba_are_the_callers() -> None:
             own.tcp_url()
 
 
-def test_a_setting_that_is_refused_is_named_with_the_end_of_the_log() -> None:
+def test_the_error_about_an_invalid_setting_has_the_end_of_the_log() -> None:
     with (
         pytest.raises(ProcessError, match="no_such_setting"),
         LocalPostgreSQL(settings={"no_such_setting": "1"}),
@@ -118,7 +118,7 @@ def test_a_data_directory_that_the_caller_gave_is_kept() -> None:
             assert again.execute("SELECT current_database()", "kept") == [["kept"]]
 
 
-def test_binaries_that_the_servers_user_cannot_reach_are_copied_and_not_opened() -> None:
+def test_inaccessible_binaries_are_copied_and_keep_their_permissions() -> None:
     with tempfile.TemporaryDirectory() as closed:  # mode 0700, as a home directory is
         package = find_binaries(18).parents[1]
         libraries = package.with_name(f"{package.name}.libs")
@@ -140,7 +140,7 @@ time.sleep(600)
 """
 
 
-def test_a_parent_that_is_killed_leaves_nothing_behind() -> None:
+def test_a_killed_parent_leaves_nothing_behind() -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         pid, home = parent.stdout.readline().decode().split()
@@ -148,7 +148,7 @@ def test_a_parent_that_is_killed_leaves_nothing_behind() -> None:
     assert eventually(lambda: not runs(int(pid)) and not Path(home).exists())
 
 
-def test_binaries_that_nobody_installed_are_named_with_the_command(
+def test_missing_binaries_are_an_error_that_names_the_install_command(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("LAMBDA_MIGRATE_ENGINES", str(tmp_path))

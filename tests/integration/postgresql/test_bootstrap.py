@@ -166,7 +166,7 @@ def test_the_first_run_stamps_its_environment(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("other", ["production", ""])
-def test_a_function_of_another_environment_is_refused(bench: Bench, other: str) -> None:
+def test_a_function_of_another_environment_is_rejected(bench: Bench, other: str) -> None:
     bench.apply(grant={"environment": "staging"})
     with (
         pytest.raises(ConfigurationError, match=r"'staging'.*LAMBDA_MIGRATE_ENVIRONMENT=staging"),

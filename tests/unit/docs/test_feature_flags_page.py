@@ -51,18 +51,18 @@ def said(document: object, **context: str) -> Flags:
         return source.read(Deadline.after(30))
 
 
-def test_the_document_is_one_of_powertools_and_has_all_flags() -> None:
+def test_the_document_is_valid_for_powertools_and_has_all_flags() -> None:
     SchemaValidator(FLAGS).validate()
     assert set(FLAGS) == set(NAMES)
 
 
-def test_the_document_holds_back_whom_its_rule_names_and_nobody_else() -> None:
+def test_the_document_holds_back_only_the_environments_of_its_rule() -> None:
     assert said(FLAGS, target="orders", environment="production") == Flags(hold_back_at=7)
     assert said(FLAGS, target="orders", environment="staging") == Flags()
     assert said(FLAGS, target="invoices", environment="production") == Flags()
 
 
-def test_the_stop_stops() -> None:
+def test_the_stop_document_stops_migrations() -> None:
     assert said(STOP) == Flags(paused=True)
     assert said(GO_ON) == Flags()
 
@@ -104,7 +104,7 @@ def test_the_commands_deploy_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
         assert appconfig.requests.total() == 0, "deploying is not reading"
 
 
-def test_the_role_may_do_what_is_asked_and_no_more() -> None:
+def test_the_role_has_only_the_permissions_it_needs() -> None:
     assert ROLE["Action"] == [
         "appconfig:StartConfigurationSession",
         "appconfig:GetLatestConfiguration",
@@ -122,7 +122,7 @@ def test_the_test_on_the_page_passes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     names["test_a_pause_keeps_us_from_migrating"]()
 
 
-def test_the_times_are_those_of_the_code() -> None:
+def test_the_times_on_the_page_are_those_of_the_code() -> None:
     text = " ".join(PAGE.split())
     assert f"A response of the extension is cached for {EXTENSION_SECONDS:g} s" in text
     assert f"which charges for each request, is cached for {API_SECONDS:g} s" in text

@@ -27,7 +27,7 @@ def add(page: Path, html: str) -> None:
     page.write_text(page.read_text() + html)
 
 
-def test_a_site_without_faults_has_none(site: Path) -> None:
+def test_a_correct_site_has_no_faults(site: Path) -> None:
     assert faults(site) == []
 
 
@@ -42,12 +42,12 @@ def test_a_site_without_faults_has_none(site: Path) -> None:
         ('<link href="//fonts.example/f.css">', "fetches //fonts.example/f.css"),
     ],
 )
-def test_a_fault_is_named_with_its_page(site: Path, html: str, fault: str) -> None:
+def test_a_fault_is_reported_with_its_page(site: Path, html: str, fault: str) -> None:
     add(site / "how" / "to.html", html)
     assert faults(site) == [f"how/to.html: {fault}"]
 
 
-def test_a_page_outside_the_navigation_is_named_although_it_is_linked(site: Path) -> None:
+def test_a_linked_page_outside_the_navigation_is_a_fault(site: Path) -> None:
     (site / "hidden.html").write_text("")
     add(site / "index.html", '<a href="hidden.html">')
     assert faults(site) == ["hidden.html: not in the navigation"]

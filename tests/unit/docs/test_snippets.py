@@ -37,7 +37,7 @@ def test_python_compiles(fence: Fence) -> None:
 
 
 @pytest.mark.parametrize("fence", PYTHON, ids=str)
-def test_what_is_imported_of_the_library_exists(fence: Fence) -> None:
+def test_every_import_from_the_library_exists(fence: Fence) -> None:
     for node in ast.walk(ast.parse(fence.text)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lambda_migrate"):
             module = importlib.import_module(str(node.module))
@@ -55,7 +55,7 @@ def test_a_migration_is_read_and_may_run(fence: Fence) -> None:
 @pytest.mark.parametrize(
     ("fence", "line"), COMMANDS, ids=[f"{fence}: {line}" for fence, line in COMMANDS]
 )
-def test_a_command_has_the_options_that_it_is_shown_with(fence: Fence, line: str) -> None:
+def test_every_option_of_a_command_exists(fence: Fence, line: str) -> None:
     words = shlex.split(line[line.index("lambda-migrate ") :], comments=True)[1:]
     ends = [at for at, word in enumerate(words) if word in ("|", "||", "&&", ";", ">", "2>", "&")]
     with suppress(typer.Exit):  # --version and --help answer at once
@@ -83,7 +83,7 @@ def accept(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("fence", all_fences("yaml"), ids=str)
-def test_yaml_is_read(fence: Fence) -> None:
+def test_yaml_is_valid(fence: Fence) -> None:
     assert yaml.load(fence.text, CloudFormation) is not None
 
 
@@ -95,7 +95,7 @@ CloudFormation.add_multi_constructor("!", lambda _loader, suffix, node: (suffix,
 
 
 @pytest.mark.parametrize("fence", all_fences("json"), ids=str)
-def test_json_is_read(fence: Fence) -> None:
+def test_json_is_valid(fence: Fence) -> None:
     for line in [fence.text] if not fence.text.startswith('{"level') else fence.text.split("\n\n"):
         json.loads(line)
 

@@ -35,7 +35,7 @@ def texts() -> list[str]:
 
 
 @pytest.mark.parametrize("message", MESSAGES)
-def test_a_message_is_one_that_the_library_writes(message: str, texts: list[str]) -> None:
+def test_every_message_is_one_that_the_library_writes(message: str, texts: list[str]) -> None:
     pieces = [piece.strip() for piece in message.split("...") if len(piece.strip()) > 3]
     assert pieces
     for piece in pieces:

@@ -388,7 +388,7 @@ def test_a_rollback_leaves_a_doubt_below_it_alone(scene: Scene) -> None:
 # --- baseline
 
 
-def test_a_baseline_declares_without_running(scene: Scene) -> None:
+def test_a_baseline_records_migrations_without_running_them(scene: Scene) -> None:
     assert scene.maintenance(V3).baseline(2, scene.deadline()) == ("0001_m", "0002_m")
     assert scene.database.effects == []
     rows = scene.database.read_history(scene.deadline())
