@@ -135,7 +135,9 @@ def test_an_application_without_requirements_is_an_error(tmp_path: Path) -> None
 
 
 def test_a_missing_interpreter_is_an_error_with_instructions() -> None:
-    with pytest.raises(ConfigurationError, match=r"CPython 2\.0, .* was not found: .* --no-bytecode"):
+    with pytest.raises(
+        ConfigurationError, match=r"CPython 2\.0, .* was not found: .* --no-bytecode"
+    ):
         find_interpreter("2.0")
 
 

@@ -353,7 +353,7 @@ def test_an_older_holder_of_another_role_is_still_superseded(plain: Bench, bench
         f"GRANT ALL ON SCHEMA lambda_migrate TO {plain.address.user};"
         f"GRANT ALL ON ALL TABLES IN SCHEMA lambda_migrate TO {plain.address.user}"
     )
-    with bench.holder(2), pytest.raises(ConfigurationError, match="one role"), plain.holder(3):
+    with bench.holder(2), pytest.raises(ConfigurationError, match="another role"), plain.holder(3):
         pass
 
 
