@@ -126,15 +126,13 @@ def _read_schema(value: object) -> str:
     return text
 
 
-def _read_url(value: object) -> str:
+def _read_url(value: object) -> DatabaseAddress:
     if not isinstance(value, str):
         raise _InvalidValue("write a text")
-    text = value  # `parse_url` says what it must not hold
     try:
-        parse_url(text)
+        return parse_url(value)
     except ConfigurationError as error:
         raise _InvalidValue("; ".join(error.faults)) from None
-    return text
 
 
 def _read_profile(value: object) -> str:
@@ -259,8 +257,8 @@ class Settings:
     schema: str = _setting(
         "lambda_migrate", _SCHEMA, "PostgreSQL schema of the history and the fence."
     )
-    database_url: str = _setting(
-        "",
+    database_url: DatabaseAddress | None = _setting(
+        None,
         _URL,
         "`postgresql://user:password@host:5432/name`, with libpq's parameters. A Unix socket: "
         "`postgresql://user@/name?host=/directory`. If no database is set, `DATABASE_URL` is used.",
@@ -359,10 +357,9 @@ class Settings:
         IAM tokens must not travel in plaintext, so that with ``database_iam`` loopback (a tunnel)
         defaults to ``require`` instead of ``prefer``.
         """
-        if not self.database_url:
+        if self.database_url is None:
             return None
-        address = parse_url(self.database_url)
-        address = address.with_tls(sslmode=self.sslmode, sslrootcert=self.sslrootcert)
+        address = self.database_url.with_tls(sslmode=self.sslmode, sslrootcert=self.sslrootcert)
         if self.database_iam and address.tls_mode == "prefer" and not address.sslmode:
             return address.with_tls(sslmode="require")
         return address
@@ -414,7 +411,7 @@ class Settings:
                 f"{_name('database_iam')} and {_name('database_secret')} are two ways to log "
                 "in: keep one"
             )
-        address = _parse_if_set(self.database_url)
+        address = self.database_url
         if self.database_iam and not self.database_url:
             faults.append(
                 f"{_name('database_iam')} needs {_name('database_url')} to say where and as "
@@ -438,8 +435,9 @@ class Settings:
 
     def _find_tls_faults(self) -> list[str]:
         nowhere = DatabaseAddress(database="-", host="-")
-        place = _parse_if_set(self.database_url) or nowhere
-        address = place.with_tls(sslmode=self.sslmode, sslrootcert=self.sslrootcert)
+        address = (self.database_url or nowhere).with_tls(
+            sslmode=self.sslmode, sslrootcert=self.sslrootcert
+        )
         faults = [
             f"{_name('sslmode')}, {_name('sslrootcert')}: {fault}" for fault in address.faults()
         ]
@@ -489,10 +487,6 @@ def _variable_names(
     secret = "database_secret"  # noqa: S105 - a setting's name
     has_secret = secret in arguments or environ.get(PREFIX + secret.upper(), "").strip()
     return (own,) if has_secret else (own, "DATABASE_URL")
-
-
-def _parse_if_set(url: str) -> DatabaseAddress | None:
-    return parse_url(url) if url else None
 
 
 def _name(name: str) -> str:
@@ -559,6 +553,8 @@ def describe_settings() -> dict[str, SettingDescription]:
 
 
 def _write(default: object) -> str:
+    if default is None:
+        return ""
     if isinstance(default, bool):
         return str(default).lower()
     return f"{default:g}" if isinstance(default, float) else str(default)

@@ -1352,8 +1352,8 @@ MUTANTS = (
     Mutant(
         "Secrets Manager may take all the time",
         "lambda_migrate/postgresql/credentials.py",
-        "value = run_with_timeout(seconds, lambda: self._read(fresh=fresh))",
-        "value = self._read(fresh=fresh)",
+        "value = run_with_timeout(seconds, lambda: self._read(refresh=refresh))",
+        "value = self._read(refresh=refresh)",
         ("credentials",),
     ),
     Mutant(

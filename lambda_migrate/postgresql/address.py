@@ -1,6 +1,6 @@
-"""Where a database is and how to get in, as a value; and libpq's URLs, which name one.
+"""A database's address as a value, and the parser of libpq's URLs.
 
-Light enough for the cold start's fast path: it loads no driver, no TLS, no ``urllib``.
+The module is light enough for the cold start's fast path: no driver, no TLS, no ``urllib``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 """libpq's modes, from the weakest to the strongest (its manual, section 32.19.3)."""
 
 SYSTEM_ROOTS = "system"
-"""``sslrootcert=system``: trust what the operating system trusts, and demand ``verify-full``."""
+"""``sslrootcert=system``: trust the operating system's store, and require ``verify-full``."""
 
 _SCHEMES = ("postgresql://", "postgres://")
 _HEX = frozenset("0123456789abcdefABCDEF")
@@ -26,21 +26,21 @@ _ENCODE = "write special characters of user and password percent-encoded (@ as %
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseAddress:
-    """Where a database is and how to get in. Its text never holds the password.
+    """Where a database is and how to log in. Its ``repr`` never contains the password.
 
     Attributes:
         database: The database's name.
-        host: Name or IP address (IPv6 without brackets); "" where ``socket_dir`` is given.
+        host: Name or IP address (IPv6 without brackets); "" if ``socket_dir`` is given.
         socket_dir: Absolute directory of the server's Unix socket; "" for TCP.
         port: TCP port; for a Unix socket the number in the socket's name.
-        user: The role; "" where credentials come from elsewhere.
+        user: The role; "" if a secret provides it.
         password: The role's password, or None.
-        sslmode: One of `SSLMODES`, or "" where nobody asked: see `tls_mode`.
+        sslmode: One of `SSLMODES`, or "" if not set; see `tls_mode`.
         sslrootcert: A file of PEM certificates, ``system``, or "". Lambda's system store lacks
-            the certificate authorities of RDS: there, name the file of Amazon's global bundle.
-        connect_timeout: Seconds at most for connecting, or None.
+            the certificate authorities of RDS: use the file of Amazon's global bundle there.
+        connect_timeout: Timeout for connecting in seconds, or None.
         channel_binding: ``prefer``, or ``require``: SCRAM must be bound to the TLS connection.
-        application_name: What the URL asked for; our connections carry target and fence instead.
+        application_name: The URL's value; holders' connections carry target and fence instead.
     """
 
     database: str
@@ -57,7 +57,7 @@ class DatabaseAddress:
 
     @property
     def fingerprint(self) -> str:
-        """Where it is, without secrets: ``host:port/name`` or ``/socket/dir:port/name``."""
+        """The address without secrets: ``host:port/name`` or ``/socket/dir:port/name``."""
         host = f"[{self.host}]" if ":" in self.host else self.host.lower()
         return f"{self.socket_dir or host}:{self.port}/{self.database}"
 
@@ -68,11 +68,12 @@ class DatabaseAddress:
 
     @property
     def tls_mode(self) -> str:
-        """The mode in force, one of `SSLMODES`.
+        """The effective mode, one of `SSLMODES`.
 
-        A Unix socket is never encrypted, whatever ``sslmode`` says, as in libpq. Where nobody
-        asked it is ``prefer`` on loopback and ``verify-full`` elsewhere (libpq: ``prefer``), and
-        ``verify-full`` as well where a root certificate was named: it was meant to be used.
+        A Unix socket is never encrypted, whatever ``sslmode`` says, as in libpq. The default is
+        ``prefer`` on loopback and ``verify-full`` elsewhere (libpq: ``prefer``). With a root
+        certificate it is ``verify-full`` everywhere, because the certificate would have no use
+        otherwise.
         """
         if self.socket_dir:
             return "disable"
@@ -81,12 +82,12 @@ class DatabaseAddress:
         return "prefer" if self.is_local and not self.sslrootcert else "verify-full"
 
     @property
-    def demands_tls(self) -> bool:
-        """Whether nothing is ever sent in plaintext."""
+    def requires_tls(self) -> bool:
+        """Whether TLS is required, so that nothing is sent in plaintext."""
         return self.tls_mode in ("require", "verify-ca", "verify-full")
 
     def with_tls(self, *, sslmode: str = "", sslrootcert: str = "") -> DatabaseAddress:
-        """The same address with what is given here instead of its own ``sslmode`` and root."""
+        """The same address with this ``sslmode`` and ``sslrootcert``, if given."""
         return replace(
             self,
             sslmode=sslmode or self.sslmode,
@@ -94,16 +95,14 @@ class DatabaseAddress:
         )
 
     def faults(self) -> list[str]:
-        """What contradicts itself, one sentence each; [] if nothing does."""
+        """Contradictions, one sentence each; [] if there are none."""
         faults = []
         if self.sslmode and self.sslmode not in SSLMODES:
-            faults.append(
-                f"sslmode {self.sslmode!r} is unknown; write one of {', '.join(SSLMODES)}"
-            )
+            faults.append(f"sslmode {self.sslmode!r} is unknown; use one of {', '.join(SSLMODES)}")
         elif self.sslrootcert == SYSTEM_ROOTS and self.sslmode not in ("", "verify-full"):
             faults.append(
                 f"sslmode={self.sslmode} is too weak for sslrootcert=system; "
-                "write sslmode=verify-full"
+                "use sslmode=verify-full"
             )
         if self.channel_binding == "require" and self.tls_mode == "disable":
             faults.append("channel_binding=require needs TLS; set an sslmode other than disable")
@@ -111,20 +110,19 @@ class DatabaseAddress:
 
 
 def parse_url(url: str) -> DatabaseAddress:
-    """Read a libpq URL: ``postgresql://user:password@host:port/name?sslmode=verify-full``.
+    """Parse a libpq URL: ``postgresql://user:password@host:port/name?sslmode=verify-full``.
 
-    As in libpq a parameter after the ``?`` beats what stands before it, ``%2Fsocket%2Fdir`` or
-    ``?host=/socket/dir`` is a Unix socket, and the user's name is the database's where none is
-    given. Unlike in libpq a host must be given, and a parameter that we would not honour is
-    refused instead of ignored.
+    As in libpq, a parameter after the ``?`` overrides the part before it, ``%2Fsocket%2Fdir`` or
+    ``?host=/socket/dir`` is a Unix socket, and the database's name defaults to the user's. Unlike
+    in libpq, a host is required, and unsupported parameters are refused instead of ignored.
 
     Raises:
-        ConfigurationError: It cannot be read. No fault repeats user, password or host.
+        ConfigurationError: The URL is invalid. No fault repeats user, password or host.
     """
     if not url.isprintable():
         raise ConfigurationError(
-            "the database URL holds a control or invisible character, perhaps a line's end; take "
-            "it out, or write it percent-encoded"
+            "the database URL contains a control or invisible character, perhaps a line break; "
+            "remove it, or write it percent-encoded"
         )
     scheme = next((s for s in _SCHEMES if url.startswith(s)), None)
     if scheme is None:
@@ -141,11 +139,11 @@ def parse_url(url: str) -> DatabaseAddress:
 
 
 def _fields(rest: str, faults: list[str]) -> dict[str, str]:
-    """Everything that a URL says, by libpq's parameter names, decoded."""
+    """The decoded parts of a URL by libpq's parameter names."""
     rest, _, query = rest.partition("?")
     authority, _, name = rest.partition("/")
     if authority.count("@") > 1 or "@" in name or ("@" in query and "@" not in authority):
-        faults.append(f"it holds more than one @, or one after a / or ?; {_ENCODE}")
+        faults.append(f"it contains more than one @, or one after a / or ?; {_ENCODE}")
         return {}
     userinfo, _, location = authority.rpartition("@")
     user, _, password = userinfo.partition(":")
@@ -176,8 +174,8 @@ def _query(query: str, faults: list[str]) -> dict[str, str]:
         if not equals:
             faults.append("a parameter after the ? has no value; write name=value, joined by &")
         elif key in fields:
-            faults.append(f"parameter {key!r} stands twice; keep one")
-        elif key == "ssl" and value == "true":  # libpq reads JDBC's spelling, so do we
+            faults.append(f"parameter {key!r} is given twice; keep one")
+        elif key == "ssl" and value == "true":  # JDBC's spelling, which libpq accepts too
             fields["sslmode"] = "require"
         elif key in _SUPPORTED_PARAMETERS:
             fields[key] = value
@@ -200,23 +198,23 @@ _ACCEPTED_VALUES = {
     "sslnegotiation": "postgres",
     "client_encoding": "UTF8",
 }
-"""Parameters of which one value says what we do anyway."""
+"""Parameters that are accepted with one value, which is what the library does anyway."""
 
-_ONE_HOST = "it names several hosts; write the one that takes writes (the cluster's endpoint)"
+_ONE_HOST = "it names several hosts; use the one that accepts writes (the cluster's endpoint)"
 _REFUSALS = {
-    "hostaddr": "name the host in the URL instead; its certificate is checked against that name",
+    "hostaddr": "put the host into the URL instead; its certificate is checked against that name",
     "options": "put settings into the migration itself (SET LOCAL ...) or on the role (ALTER ROLE)",
     "sslcert": "client certificates are not supported; use a password, a secret or IAM",
     "sslkey": "client certificates are not supported; use a password, a secret or IAM",
-    "service": "service files are not read; write host, port and name",
+    "service": "service files are not read; put host, port and name into the URL",
     "passfile": "password files are not read; use a secret or IAM",
-    "target_session_attrs": "name the one host that takes writes",
+    "target_session_attrs": "use the one host that accepts writes",
 }
 
 
 def _unsupported_parameter(key: str) -> str:
     advice = _REFUSALS.get(
-        key, f"take it out; understood are {', '.join(sorted(_SUPPORTED_PARAMETERS))}"
+        key, f"remove it; supported are {', '.join(sorted(_SUPPORTED_PARAMETERS))}"
     )
     return f"parameter {key!r} is not supported: {advice}"
 
@@ -227,11 +225,11 @@ def _address(fields: dict[str, str], faults: list[str]) -> DatabaseAddress | Non
     if "," in host or "," in fields.get("port", ""):
         faults.append(_ONE_HOST)
     if not host:
-        faults.append("it names no host; write one, or ?host=/directory for a Unix socket")
+        faults.append("it has no host; add one, or ?host=/directory for a Unix socket")
     if host.startswith("@"):
-        faults.append("abstract Unix sockets are not supported; name the socket's directory")
+        faults.append("abstract Unix sockets are not supported; use the socket's directory")
     if not fields.get("dbname", user):
-        faults.append("it names no database; write its name after the host: /name")
+        faults.append("it has no database name; add it after the host: /name")
     is_socket = host.startswith("/")
     address = DatabaseAddress(
         database=fields.get("dbname", user),
@@ -254,7 +252,7 @@ def _port(fields: dict[str, str], faults: list[str]) -> int:
     text = fields.get("port", str(DEFAULT_PORT))
     if text.isascii() and text.isdigit() and 0 < int(text[:6]) < 65536:
         return int(text)
-    # The text is not repeated: it may be half of a password that holds a slash.
+    # The text is not repeated: it may be part of a password that contains a slash.
     faults.append(f"the port is not a number from 1 to 65535; or else {_ENCODE}")
     return DEFAULT_PORT
 
@@ -262,7 +260,7 @@ def _port(fields: dict[str, str], faults: list[str]) -> int:
 def _connect_timeout(fields: dict[str, str], faults: list[str]) -> float | None:
     text = fields.get("connect_timeout", "0")
     if text.isascii() and text.isdigit():
-        return float(text) or None  # 0 is libpq's word for no limit
+        return float(text) or None  # in libpq 0 means no limit
     faults.append(f"connect_timeout {text!r} is not a whole number of seconds")
     return None
 
@@ -270,7 +268,7 @@ def _connect_timeout(fields: dict[str, str], faults: list[str]) -> float | None:
 def _channel_binding(fields: dict[str, str], faults: list[str]) -> str:
     text = fields.get("channel_binding", "prefer")
     if text not in ("prefer", "require"):
-        faults.append(f"channel_binding {text!r} is not supported; write prefer or require")
+        faults.append(f"channel_binding {text!r} is not supported; use prefer or require")
     return text
 
 

@@ -1,14 +1,13 @@
-"""One connection to PostgreSQL, whose socket is ours.
+"""One connection to PostgreSQL, over a socket that the library opens itself.
 
-We open the socket and wrap it in TLS ourselves, and hand it to pg8000, so that a read can be
-bounded for one message and ended from another thread. What goes wrong is said in three words:
+The library opens the socket, wraps it in TLS, and passes it to pg8000. So it can limit the wait for
+each message, and end a running one from another thread. There are three errors:
 
-- `ConnectFailed`: no connection came to be; ``permanent`` says whether trying again can help.
-- `PostgresError`: the server refused a statement; the connection lives on.
-- `ConnectionLost`: the connection is gone, and whatever ran on it ended one way or the other.
+- `ConnectFailed`: no connection was made; ``permanent`` tells whether a retry can help.
+- `PostgresError`: the server refused a statement; the connection stays usable.
+- `ConnectionLost`: the connection is closed, and the outcome of its statement may be unknown.
 
-These are internal to this wing; what its callers see is `lambda_migrate.errors`. No message holds
-a password.
+They are internal: callers of the package see `lambda_migrate.errors`. No message holds a password.
 """
 
 from __future__ import annotations
@@ -18,19 +17,18 @@ import re
 import socket
 import struct
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from lambda_migrate.clock import SYSTEM_CLOCK, Clock, Deadline
 from lambda_migrate.timeouts import connect_tcp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from lambda_migrate.postgresql.address import DatabaseAddress
     from lambda_migrate.postgresql.driver import Driver
 
-    Credentials = Callable[[], tuple[str, str | None]]
 
 __all__ = [
     "ConnectFailed",
@@ -46,10 +44,10 @@ TransactionStatus = Literal["idle", "transaction", "failed"]
 _STATUSES: dict[bytes, TransactionStatus] = {b"I": "idle", b"T": "transaction", b"E": "failed"}
 _STARTUP = {"client_encoding": "UTF8", "standard_conforming_strings": "on"}
 _CLOSE_SECONDS = 1.0
-"""How long `Connection.close` may take over its parting message."""
+"""How long `Connection.close` may take to send its Terminate message."""
 
 _KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
-"""Seconds, seconds, probes: a peer that vanished is noticed after 25 s without traffic."""
+"""Seconds, seconds, probes: a vanished peer is detected after 25 s without traffic."""
 
 _PERMANENT_CLASSES = ("28", "3D", "42", "22", "0A")
 """Not authenticated, no such database, no privilege or parameter, wrong value, unsupported
@@ -58,8 +56,8 @@ _PERMANENT_CLASSES = ("28", "3D", "42", "22", "0A")
 _UNSENDABLE = re.compile("[\0\ud800-\udfff]")
 
 _PROTOCOL_VIOLATION = "08P01"
-"""PgBouncer's code for nearly everything: it is full for a moment, the server does not answer, or a
-login or a parameter is refused for good. Only the text says which."""
+"""PgBouncer's code for nearly everything: it is full for now, the server does not respond, or it
+refuses a login or a parameter permanently. Only the text tells them apart."""
 
 _POOLER_LOGIN_REFUSAL = re.compile(
     r"no such user|authentication (method|failed)|login (rejected|failed)|auth failed"
@@ -73,16 +71,17 @@ _UNKNOWN_PARAMETER = re.compile(r"unsupported startup parameter(?: in options)?:
 
 
 class PostgresError(Exception):
-    """The server refused a statement; the connection lives on.
+    """The server refused a statement; the connection stays usable.
 
     Attributes:
         sqlstate: Five characters.
         message: The server's primary message.
-        detail: Its second line, or "".
-        hint: What it suggests, or "".
-        position: The character of the SQL sent at which it stumbled, from 1; None if it told none.
+        detail: The detail message, or "".
+        hint: The hint, or "".
+        position: The position of the error in the SQL that was sent, in characters from 1, or None.
         where: The call stack of functions, or "".
-        schema, table, column: Names of what was concerned, or "".
+        severity: ``ERROR``.
+        schema, table, column, constraint: Names of the objects concerned, or "".
     """
 
     def __init__(self, fields: Mapping[str, str]) -> None:
@@ -99,11 +98,11 @@ class PostgresError(Exception):
 
 
 class ConnectionLost(Exception):
-    """The connection is gone: network, timeout, abort, or the server ended it.
+    """The connection is closed: network, timeout, abort, or the server ended it.
 
     Attributes:
         reason: One sentence.
-        sqlstate: What the server said last (``57P01``: an administrator ended it), or "".
+        sqlstate: The server's last error (``57P01``: an administrator ended it), or "".
     """
 
     def __init__(self, reason: str, *, sqlstate: str = "") -> None:
@@ -113,12 +112,12 @@ class ConnectionLost(Exception):
 
 
 class ConnectFailed(Exception):
-    """No connection came to be.
+    """No connection was made.
 
     Attributes:
         reason: One sentence, with host, port, database and user.
-        permanent: Whether it will fail the same way until somebody changes something.
-        sqlstate: The server's code, or "" where it said nothing.
+        permanent: Whether it will fail again until a setting is changed.
+        sqlstate: The server's error code, or "".
         server_responded: Whether a server responded, so that another ``sslmode`` may succeed.
     """
 
@@ -133,7 +132,7 @@ class ConnectFailed(Exception):
 
     @property
     def is_authentication(self) -> bool:
-        """Whether fresh credentials may help: the role or its password was refused."""
+        """Whether new credentials may help: the role or its password was refused."""
         by_pooler = self.sqlstate == _PROTOCOL_VIOLATION and self.permanent
         return self.sqlstate.startswith("28") or (
             by_pooler and bool(_POOLER_LOGIN_REFUSAL.search(self.reason))
@@ -143,36 +142,30 @@ class ConnectFailed(Exception):
 def connect(
     address: DatabaseAddress,
     *,
-    credentials: Credentials | None = None,
     application_name: str,
     startup: Mapping[str, str] | None = None,
     timeout: float,
     clock: Clock = SYSTEM_CLOCK,
 ) -> Connection:
-    """Open a connection, in plaintext or TLS as the address demands.
+    """Open a connection, in plaintext or with TLS as the address requires.
 
-    ``allow`` tries plaintext first and ``prefer`` TLS first; each tries the other where the server
-    server_responded with a refusal.
+    ``allow`` tries plaintext first and ``prefer`` TLS first; each tries the other one if the server
+    refused.
 
     Args:
-        address: Where.
-        credentials: Asked once, before the first attempt, for user and password; None: the
-            address's own.
-        application_name: What ``pg_stat_activity`` shows; 63 bytes at most are kept.
+        address: The address, with user and password.
+        application_name: Shown in ``pg_stat_activity``; PostgreSQL keeps at most 63 bytes.
         startup: Further settings for the session, such as ``lock_timeout``.
-        timeout: Seconds at most until it is ready, the address's ``connect_timeout`` included
-            where that is shorter.
+        timeout: Seconds until the connection must be ready; the address's ``connect_timeout``
+            applies if it is shorter.
         clock: For the timeout.
 
     Raises:
         ConnectFailed: See ``permanent``.
     """
-    user, password = credentials() if credentials else (address.user, address.password)
     seconds = min(timeout, address.connect_timeout or timeout)
     attempt = _ConnectAttempt(
         address=address,
-        user=user,
-        password=password,
         application_name=application_name,
         startup={**_STARTUP, **(startup or {})},
         deadline=Deadline.after(seconds, clock),
@@ -202,24 +195,22 @@ def _connect_second(
         ) from failed
 
 
-_Encryption = Literal["none", "if offered", "demanded"]
+_Encryption = Literal["none", "if offered", "required"]
 _ENCRYPTIONS: dict[str, tuple[_Encryption, ...]] = {
     "disable": ("none",),
-    "allow": ("none", "demanded"),
+    "allow": ("none", "required"),
     "prefer": ("if offered", "none"),
-    "require": ("demanded",),
-    "verify-ca": ("demanded",),
-    "verify-full": ("demanded",),
+    "require": ("required",),
+    "verify-ca": ("required",),
+    "verify-full": ("required",),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class _ConnectAttempt:
-    """Everything that the steps of connecting need to know."""
+    """One attempt to connect, step by step."""
 
     address: DatabaseAddress
-    user: str
-    password: str | None = field(repr=False)
     application_name: str
     startup: Mapping[str, str]
     deadline: Deadline
@@ -238,20 +229,20 @@ class _ConnectAttempt:
         return Connection(driver, sock)
 
     def _check_login(self) -> None:
-        """A NUL ends a field of the login message: what follows would be read as another field."""
+        """Refuse a NUL: it would end a field of the login message and begin another one."""
         for what, text in (
-            ("user", self.user),
-            ("password", self.password or ""),
+            ("user", self.address.user),
+            ("password", self.address.password or ""),
             ("database name", self.address.database),
         ):
             if _UNSENDABLE.search(text):
-                reason = f"the {what} holds a NUL or half a surrogate pair; correct it"
+                reason = f"the {what} contains a NUL or half a surrogate pair; correct it"
                 raise self._failed(reason, permanent=True)
 
     def _open(self) -> socket.socket:
         try:
             sock = self._unix() if self.address.socket_dir else self._tcp()
-        except (OSError, UnicodeError) as error:  # UnicodeError: no name that DNS could hold
+        except (OSError, UnicodeError) as error:  # UnicodeError: not a valid host name
             permanent = isinstance(error, (PermissionError, UnicodeError))
             raise self._failed(self._describe_error(error), permanent=permanent) from error
         return sock
@@ -297,9 +288,9 @@ class _ConnectAttempt:
         except OSError as error:
             reason = f"the TLS handshake failed: {error}"
             raise self._failed(reason, permanent=False, server_responded=True) from error
-        if encryption == "demanded":
+        if encryption == "required":
             raise self._failed(
-                f"the server offers no TLS, and sslmode={self.address.tls_mode} demands it",
+                f"the server offers no TLS, and sslmode={self.address.tls_mode} requires it",
                 permanent=True,
                 server_responded=True,
             )
@@ -311,8 +302,8 @@ class _ConnectAttempt:
         sock.settimeout(self._remaining())
         try:
             return Driver(
-                user=self.user,
-                password=self.password,
+                user=self.address.user,
+                password=self.address.password,
                 host=None,
                 database=self.address.database,
                 application_name=self.application_name,
@@ -335,14 +326,14 @@ class _ConnectAttempt:
                 sqlstate=fields.get("C", ""),
                 server_responded=True,
             )
-        # pg8000 refuses a way of authenticating with an error of its own, the rest is network.
+        # pg8000 raises its own error for an authentication method; the rest are network errors.
         words = self._describe_error(error)
         return self._failed(words, permanent="Authentication method" in words)
 
     def _failed(
         self, reason: str, *, permanent: bool, sqlstate: str = "", server_responded: bool = False
     ) -> ConnectFailed:
-        who = f"user {self.user} at {self.address.fingerprint}"
+        who = f"user {self.address.user} at {self.address.fingerprint}"
         code = f" [{sqlstate}]" if sqlstate else ""
         return ConnectFailed(
             f"cannot connect as {who}: {reason}{code}",
@@ -355,15 +346,15 @@ class _ConnectAttempt:
         return _clamp_timeout(self.deadline.remaining())
 
     def _describe_error(self, error: Exception) -> str:
-        return _describe_error(error, f"no answer within {self.seconds:g} s")
+        return _describe_error(error, f"no response within {self.seconds:g} s")
 
 
 class Connection:
     """An open connection. One thread runs statements; any thread may `abort`.
 
     Attributes:
-        pid: The backend's process id as the server announced it; 0 if it did not. Behind RDS
-            Proxy it is the proxy's: ask ``pg_backend_pid()`` for the real one.
+        pid: The backend's process id as reported at login; 0 if it was not. Behind RDS Proxy it is
+            the proxy's own; ``pg_backend_pid()`` returns the real one.
         server_version: As ``server_version_num``: 180004 for 18.4; 0 if unknown.
         is_encrypted: Whether it goes over TLS.
     """
@@ -386,12 +377,12 @@ class Connection:
 
     @property
     def completed(self) -> int:
-        """How many statements of the last message finished."""
+        """The number of statements of the last message that finished."""
         return len(self._driver.tags)
 
     @property
     def status(self) -> TransactionStatus:
-        """Where the session stands, as the server said after the last message."""
+        """The transaction status that the server reported after the last message."""
         return _STATUSES[self._driver.transaction_status]
 
     @property
@@ -401,7 +392,7 @@ class Connection:
 
     @property
     def is_closed(self) -> bool:
-        """Whether nothing can run here any more."""
+        """Whether the connection is closed."""
         return self._is_closed
 
     def run(
@@ -409,28 +400,28 @@ class Connection:
     ) -> list[list[Any]]:
         """Send SQL exactly as written, in one message of the simple protocol.
 
-        A script that changed ``client_encoding`` is undone before the next message, by one of
-        ours. ``COPY ... FROM STDIN`` fails with 57014. What ``COPY ... TO STDOUT`` writes is
-        dropped, and so are notices and notifications.
+        If a script changed ``client_encoding``, it is set back before the next message. ``COPY ...
+        FROM STDIN`` fails with 57014. The output of ``COPY ... TO STDOUT``, notices and
+        notifications are dropped.
 
         Args:
             sql: Any number of statements.
-            timeout: Seconds that the server may be silent; then the connection is given up. None
-                waits for ever. A backstop: a server that goes on talking renews it, so set
+            timeout: Seconds that the server may be silent before the connection is closed; None
+                waits forever. It is a backstop: each response restarts it, so set
                 ``statement_timeout`` as well.
             keep: How many rows to keep, the last ones, of up to 64 KiB each: 0 for a script, 1 for
-                one that a statement of ours follows. What a script selects may be of any size. None
-                keeps all rows, whatever their length.
+                one that is followed by a statement of the library. The rows of a script may be of
+                any size. None keeps all rows, whatever their length.
 
         Returns:
-            The rows of all statements, or the last of them. Booleans, integers and floats arrive
-            as such, NULL as None, everything else as the server's text.
+            The rows of all statements, or the last of them. Booleans, integers and floats are
+            converted, NULL is None, everything else is the server's text.
 
         Raises:
-            PostgresError: A statement was refused, or COMMIT met a transaction that had failed.
+            PostgresError: A statement was refused, or COMMIT met a failed transaction.
             ConnectionLost: Whether it took effect is unknown.
-            ValueError: It holds a NUL or half a surrogate pair, which PostgreSQL cannot read.
-                Nothing was sent.
+            ValueError: The SQL contains a NUL or half a surrogate pair, which PostgreSQL cannot
+                read. Nothing was sent.
         """
         _require_sendable(sql)
         if not self._driver.speaks_utf8 and self.status != "failed":
@@ -446,11 +437,11 @@ class Connection:
         except _driver_errors() as error:
             fields = _fields(error)
             if fields and not _is_fatal(fields):
-                # Not chained: pg8000's shows every field, the row that a DETAIL quotes included.
+                # Not chained: pg8000's error shows every field, also the row that a DETAIL quotes.
                 raise PostgresError(fields) from None
             raise self._lost(self._reason(error, timeout)) from error
         except BaseException:
-            self._discard("the connection was left in the middle of an answer")
+            self._discard("the connection was interrupted during a response")
             raise
 
     def _reason(self, error: Exception, timeout: float | None) -> str:
@@ -467,9 +458,9 @@ class Connection:
         return ConnectionLost(reason, sqlstate=said.get("C", "") if _is_fatal(said) else "")
 
     def abort(self) -> None:
-        """End whatever runs, from any thread: who runs it gets `ConnectionLost` at once.
+        """End the running statement from any thread; its caller gets `ConnectionLost` at once.
 
-        The server is not told, it notices the closed connection when it next writes (or checks,
+        The server is not informed. It notices the closed connection when it next writes (or checks,
         see ``client_connection_check_interval``). Never raises.
         """
         with self._state_lock:
@@ -477,13 +468,13 @@ class Connection:
                 return
             self._closed_reason = "the connection was aborted"
             self._is_aborted = True
-            # Of the plain socket: SSLSocket.shutdown would drop the TLS layer under the reader,
-            # which could then send in plaintext.
+            # On the plain socket: SSLSocket.shutdown would remove the TLS layer while the reader
+            # uses it, which could then send in plaintext.
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Say goodbye and close. Idempotent, never raises."""
+        """Send Terminate and close. Idempotent, never raises."""
         if self._is_closed:
             return
         with contextlib.suppress(OSError, ValueError):
@@ -498,7 +489,7 @@ class Connection:
                 return
             self._is_closed = True
             self._closed_reason = reason
-            # First, so that closing pg8000's file does not wait for what it would still write.
+            # First, so that closing pg8000's file does not wait for buffered writes.
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
             self._driver.close()
@@ -512,10 +503,10 @@ class Connection:
 
 
 def _driver_errors() -> tuple[type[Exception], ...]:
-    """What comes out of pg8000 when the server refuses or the socket breaks underneath it.
+    """The errors that pg8000 raises when the server refuses, or when the socket breaks.
 
-    ``ValueError``: its file or TLS layer was closed; ``KeyError``: a message it does not know;
-    ``AttributeError``: it let go of its file; the others: half a message.
+    ``ValueError``: its file or TLS layer was closed; ``KeyError``: an unknown message;
+    ``AttributeError``: its file is gone; the others: half a message.
     """
     from lambda_migrate.postgresql.driver import DatabaseError, InterfaceError
 
@@ -543,13 +534,13 @@ def _severity(fields: Mapping[str, str]) -> str:
 
 
 def _is_fatal(fields: Mapping[str, str]) -> bool:
-    # Not the class 08: postgres_fdw and dblink raise it, as an ERROR, for connections of theirs.
+    # Not the class 08: postgres_fdw and dblink raise it, as an ERROR, for their own connections.
     return _severity(fields) in ("FATAL", "PANIC")
 
 
 def _is_permanent(sqlstate: str, message: str) -> bool:
     if sqlstate == _PROTOCOL_VIOLATION:
-        cached = "server_login_retry" in message  # another's failure, which the pooler repeats
+        cached = "server_login_retry" in message  # the pooler repeats an earlier failure
         denied = _POOLER_LOGIN_REFUSAL.search(message) or _POOLER_PERMANENT_REFUSAL.search(message)
         return bool(denied) and not cached
     return sqlstate[:2] in _PERMANENT_CLASSES
@@ -560,11 +551,11 @@ def _describe_error(error: Exception, on_timeout: str) -> str:
     if isinstance(cause, TimeoutError):
         return on_timeout
     if isinstance(cause, KeyError):
-        return f"the server sent a message that is not understood: {cause}"
+        return f"the server sent an unknown message: {cause}"
     if isinstance(cause, OSError):
         return cause.strerror or str(cause) or type(cause).__name__
     text = str(cause)
-    return "the connection broke off" if text == "network error" else text or type(cause).__name__
+    return "the connection broke" if text == "network error" else text or type(cause).__name__
 
 
 def _certificate_refusal(error: Exception, address: DatabaseAddress) -> str:
@@ -574,14 +565,14 @@ def _certificate_refusal(error: Exception, address: DatabaseAddress) -> str:
         "RDS that is global-bundle.pem from truststore.pki.rds.amazonaws.com"
     )
     if "match" in why.lower():  # "Hostname mismatch", "IP address mismatch"
-        advice = "connect by a name that the certificate holds"
+        advice = "connect by a name that the certificate contains"
     return f"the server's certificate is refused (sslmode={address.tls_mode}): {why}; {advice}"
 
 
 def _advice(fields: Mapping[str, str], address: DatabaseAddress) -> str:
     text = fields.get("M", "")
     if "no encryption" in text or "SSL off" in text:
-        return f"; it may demand TLS: sslmode={address.tls_mode} does not use it"
+        return f"; it may require TLS: sslmode={address.tls_mode} does not use it"
     unknown = _UNKNOWN_PARAMETER.search(text)
     if unknown:
         return (
@@ -592,7 +583,7 @@ def _advice(fields: Mapping[str, str], address: DatabaseAddress) -> str:
 
 
 def _version_number(text: str) -> int:
-    """180004 from ``18.4 (Debian 18.4-1)``; 0 from what is not a version of 10 or later."""
+    """180004 from ``18.4 (Debian 18.4-1)``; 0 for anything but version 10 or later."""
     match = re.match(r"(\d+)(?:\.(\d+))?", text)
     if match is None or int(match[1]) < 10:
         return 0
@@ -600,12 +591,14 @@ def _version_number(text: str) -> int:
 
 
 def _clamp_timeout(seconds: float) -> float:
-    # 0 would make the socket non-blocking, and a C timeval ends somewhere.
+    # 0 would make the socket non-blocking, and a C timeval has a maximum.
     return min(max(seconds, 0.001), 1e6)
 
 
 def _require_sendable(sql: str) -> None:
     at = sql.find("\0")
     if at >= 0:
-        raise ValueError(f"the SQL holds a NUL character at offset {at}; PostgreSQL ends there")
+        raise ValueError(
+            f"the SQL contains a NUL character at offset {at}, where PostgreSQL would stop reading"
+        )
     sql.encode()

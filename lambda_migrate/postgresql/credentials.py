@@ -1,8 +1,7 @@
-"""Where user and password come from when a connection is opened.
+"""The sources of user and password: a URL, a Secrets Manager secret, or IAM authentication.
 
-Three ways, one shape: `Credentials` gives a complete `DatabaseAddress` when asked, and not
-before, so that a cold start which needs no connection reads no secret. `open_connection` is what
-`postgres` needs of all this.
+`Credentials` gives a complete `DatabaseAddress` when asked, and not earlier, so a cold start that
+needs no connection reads no secret. `open_connection` logs in with it.
 """
 
 from __future__ import annotations
@@ -33,25 +32,25 @@ __all__ = [
 ]
 
 SECRET_MAX_AGE_SECONDS = 30
-"""How long a secret is kept in memory; a rotation is seen at the latest by then."""
+"""How long a secret is kept in memory, and so how late a rotation may be noticed."""
 
 _AWS_SECONDS = 3
-"""For connecting to an AWS service and for each of its answers; botocore's own default is 60."""
+"""Timeout for connecting to an AWS service and for each response; botocore's default is 60."""
 
 _SOURCE_SECONDS = 30.0
-"""For a source whose caller names no time: all attempts, providers of AWS credentials included."""
+"""Default timeout of a source: all attempts, including the providers of AWS credentials."""
 
 _ROTATION_SECONDS = 20.0
 _ROTATION_PAUSES = (0.0, 0.5, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0)
 _RETRY_SAME_PASSWORD = frozenset({2, 4, 6, 8})
-"""How to wait for a rotation after a refused login: the secret is read again after each pause, and
-a new password is tried at once. After some of them the same password is tried, too: behind a proxy
-the secret may be ahead of the database. So a password that stays wrong is sent 5 times in
-some 15 s. It must not be much more: where the extension credcheck is loaded, a role is banned after
+"""How to wait for a rotation after a refused login. After each pause the secret is read again, and
+a new password is tried at once. After some of the pauses the same password is tried as well: behind
+a proxy the secret may be ahead of the database. So a wrong password is sent 5 times in some
+15 s. It must not be many more: with the extension credcheck, a role is banned after
 ``credcheck.max_auth_failure`` refusals (postgresql.org/about/news, credcheck v2.0.0)."""
 
 _TOKEN_SECONDS = 1.0
-"""Two tokens made in the same second are equal."""
+"""Two tokens that are signed in the same second are equal."""
 
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException")
 
@@ -64,40 +63,42 @@ _PERMANENT_ERRORS = {
     "ResourceNotFoundException": "there is no such secret in this account and Region; correct "
     "LAMBDA_MIGRATE_DATABASE_SECRET",
     "DecryptionFailure": "grant kms:Decrypt on its key to the function's role",
-    "InvalidRequestException": "it may be marked for deletion; restore it or name another one",
+    "InvalidRequestException": "it may be scheduled for deletion; restore it or use another one",
     "ValidationException": "correct LAMBDA_MIGRATE_DATABASE_SECRET: a secret's name or ARN",
     "UnrecognizedClientException": "the function's AWS credentials are not valid",
     "InvalidSignatureException": "the function's AWS credentials are not valid",
     "ExpiredTokenException": "the function's AWS credentials have expired",
 }
-"""What Secrets Manager may answer that waiting does not mend, and what does."""
+"""Errors of Secrets Manager that a retry does not resolve, and what does."""
 
 
 class Credentials(Protocol):
-    """Knows, when asked, where the database is and how to get in."""
+    """Provides the database's address with user and password."""
 
     @property
     def fingerprint(self) -> str:
-        """Where the database is, without secrets and without I/O: an address or an ARN."""
+        """The database's address or a secret's ARN, without secrets and without I/O."""
 
     @property
     def advice(self) -> str:
-        """What to look at when PostgreSQL refuses the login; "" where there is nothing to add."""
+        """What to check when PostgreSQL refuses the login, or ""."""
 
-    def address(self, *, fresh: bool = False, seconds: float = _SOURCE_SECONDS) -> DatabaseAddress:
+    def address(
+        self, *, refresh: bool = False, seconds: float = _SOURCE_SECONDS
+    ) -> DatabaseAddress:
         """The address with user and password.
 
         Args:
-            fresh: Ask the source again: what it gave before was refused.
-            seconds: How long the source may take, all its attempts together.
+            refresh: Ask the source again, because its last response was refused.
+            seconds: Timeout for the source, including all its attempts.
 
         Raises:
             ConfigurationError: A permission, a secret or a key in it is missing.
-            DatabaseUnavailable: The source did not answer.
+            DatabaseUnavailable: The source did not respond.
         """
 
     def attempts(self, until: Deadline, random: Random) -> Iterator[DatabaseAddress]:
-        """What to log in with; the next one is asked for when PostgreSQL has refused this one.
+        """Addresses to log in with; the next one is requested after a refused login.
 
         Args:
             until: When to give up.
@@ -110,7 +111,7 @@ class Credentials(Protocol):
 
 
 class UrlCredentials:
-    """User and password as the URL has them."""
+    """User and password of a database URL."""
 
     advice = ""
 
@@ -125,7 +126,7 @@ class UrlCredentials:
     def address(
         self,
         *,
-        fresh: bool = False,  # noqa: ARG002 - a URL never changes
+        refresh: bool = False,  # noqa: ARG002 - a URL never changes
         seconds: float = _SOURCE_SECONDS,  # noqa: ARG002 - and takes no time
     ) -> DatabaseAddress:
         """See `Credentials.address`."""
@@ -137,18 +138,18 @@ class UrlCredentials:
 
 
 class SecretCredentials:
-    """A Secrets Manager secret in the RDS format: ``username``, ``password``, and where it is.
+    """A Secrets Manager secret in the RDS format.
 
-    ``host``, ``port`` (5432), ``dbname`` (``postgres``) come from the secret, with the defaults
-    that AWS documents for it, unless an address is given: secrets that RDS manages itself hold
-    user and password alone.
+    ``username`` and ``password`` come from the secret, and so do ``host``, ``port`` (default 5432)
+    and ``dbname`` (default ``postgres``) unless an address is given: secrets that RDS manages
+    itself contain user and password only.
 
     Args:
         secret: Name or ARN.
-        address: Where the database is; None: the secret says so.
+        address: The database's address; None: the secret contains it.
         sslmode: See `DatabaseAddress`; for the address in the secret.
-        sslrootcert: Likewise.
-        client: A boto3 Secrets Manager client; None makes one when first needed.
+        sslrootcert: See `DatabaseAddress`; for the address in the secret.
+        client: A boto3 Secrets Manager client; None creates one when first needed.
     """
 
     def __init__(
@@ -175,17 +176,19 @@ class SecretCredentials:
     def advice(self) -> str:
         """See `Credentials.advice`."""
         return (
-            f"user and password come from the secret {self._secret}, of which AWSCURRENT and then "
-            "AWSPENDING were tried; were they rotated?"
+            f"user and password come from the secret {self._secret}; its versions AWSCURRENT and "
+            "AWSPENDING were tried; check whether it was rotated"
         )
 
-    def address(self, *, fresh: bool = False, seconds: float = _SOURCE_SECONDS) -> DatabaseAddress:
+    def address(
+        self, *, refresh: bool = False, seconds: float = _SOURCE_SECONDS
+    ) -> DatabaseAddress:
         """See `Credentials.address`."""
         began = SYSTEM_CLOCK.monotonic()
         try:
-            value = run_with_timeout(seconds, lambda: self._read(fresh=fresh))
+            value = run_with_timeout(seconds, lambda: self._read(refresh=refresh))
         except TimeLimitExceeded:
-            self._provider = None  # it still belongs to the call that was given up
+            self._provider = None  # the abandoned call still uses it
             raise self._timeout_error(seconds) from None
         except _SourceError as failed:
             raise self._unreadable(failed.error, SYSTEM_CLOCK.monotonic() - began) from failed.error
@@ -210,7 +213,7 @@ class SecretCredentials:
             if pause >= until.remaining():
                 return
             until.clock.sleep(pause)
-            current = self.address(fresh=True, seconds=until.remaining())
+            current = self.address(refresh=True, seconds=until.remaining())
             candidates = [current] if current not in tried else self._pending(until)
             new = [each for each in candidates if each not in tried]
             if not new and number not in _RETRY_SAME_PASSWORD:
@@ -219,7 +222,7 @@ class SecretCredentials:
             yield new[0] if new else current
 
     def _pending(self, until: Deadline) -> list[DatabaseAddress]:
-        """What a rotation is about to make current, if it is there and may be read."""
+        """The version that a rotation is about to make current, if it exists and may be read."""
         try:
             answer = run_with_timeout(
                 until.remaining(),
@@ -231,28 +234,28 @@ class SecretCredentials:
         except Exception:  # noqa: BLE001 - most secrets have none; AWSCURRENT is what counts
             return []
 
-    def _read(self, *, fresh: bool) -> str | bytes:
+    def _read(self, *, refresh: bool) -> str | bytes:
         from botocore.exceptions import ClientError
 
         try:
-            return self._read_once(fresh=fresh)
+            return self._read_once(refresh=refresh)
         except _SourceError as failed:
             error = failed.error
             if self._client is not None or not isinstance(error, ClientError):
                 raise
             if error.response.get("Error", {}).get("Code") not in _EXPIRED:
                 raise
-            self._provider = None  # environment and profile may have others by now
-            return self._read_once(fresh=fresh)
+            self._provider = None  # environment and profile may have new ones
+            return self._read_once(refresh=refresh)
 
-    def _read_once(self, *, fresh: bool) -> str | bytes:
+    def _read_once(self, *, refresh: bool) -> str | bytes:
         from aws_lambda_powertools.utilities.parameters.exceptions import GetParameterError
         from botocore.exceptions import BotoCoreError
 
         try:
             provider = self._provider = self._provider or _secrets_provider(self._client)
             value: str | bytes = provider.get(
-                self._secret, max_age=SECRET_MAX_AGE_SECONDS, force_fetch=fresh
+                self._secret, max_age=SECRET_MAX_AGE_SECONDS, force_fetch=refresh
             )
         except GetParameterError as error:
             raise _SourceError(error.__context__ or error) from error
@@ -285,7 +288,7 @@ class SecretCredentials:
             text = advice.format(permission="secretsmanager:GetSecretValue")
             return ConfigurationError(f"{what} ({code}): {text}")
         return DatabaseUnavailable(
-            f"{what} ({code}): Secrets Manager refused it for now; try again"
+            f"{what} ({code}): Secrets Manager refused it temporarily; try again"
         )
 
     def _timeout_error(self, seconds: float, kind: str = "") -> DatabaseUnavailable:
@@ -311,7 +314,7 @@ class SecretCredentials:
         engine = content.get("engine", "postgres")
         if engine not in _ENGINES:
             raise ConfigurationError(
-                f"the secret {self._secret} names another engine than postgres; name the right one"
+                f"the engine in the secret {self._secret} is not postgres; use another secret"
             )
         address = DatabaseAddress(
             database=str(content.get("dbname") or "postgres"),
@@ -339,7 +342,7 @@ class SecretCredentials:
 
 
 class _SourceError(Exception):
-    """Powertools or botocore failed with ``error``; not for callers of this module."""
+    """Carries an error of Powertools or botocore within this module."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -347,13 +350,13 @@ class _SourceError(Exception):
 
 
 class IamCredentials:
-    """A token of RDS IAM authentication instead of a password, fresh for every connection.
+    """RDS IAM authentication: a new token for every connection instead of a password.
 
-    It is as good as a password for 15 minutes, so TLS is demanded.
+    A token is valid for 15 minutes, so TLS is required.
 
     Args:
         address: Host, port, database and user; no password.
-        client: A boto3 RDS client; None makes one when first needed.
+        client: A boto3 RDS client; None creates one when first needed.
     """
 
     def __init__(self, address: DatabaseAddress, *, client: Any = None) -> None:
@@ -376,14 +379,16 @@ class IamCredentials:
             f'and the role in PostgreSQL GRANT rds_iam TO "{user}"'
         )
 
-    def address(self, *, fresh: bool = False, seconds: float = _SOURCE_SECONDS) -> DatabaseAddress:
-        """See `Credentials.address`; with ``fresh``, AWS credentials are looked for again."""
-        if not self._address.demands_tls:
+    def address(
+        self, *, refresh: bool = False, seconds: float = _SOURCE_SECONDS
+    ) -> DatabaseAddress:
+        """See `Credentials.address`; ``refresh`` also looks up the AWS credentials again."""
+        if not self._address.requires_tls:
             raise ConfigurationError(
                 f"IAM authentication needs TLS, and sslmode={self._address.tls_mode} does not "
-                "demand it; write sslmode=verify-full"
+                "require it; set sslmode=verify-full"
             )
-        if fresh:
+        if refresh:
             self._client = self._initial_client
         try:
             password = run_with_timeout(seconds, self._token)
@@ -391,17 +396,17 @@ class IamCredentials:
             self._client = self._initial_client
             raise DatabaseUnavailable(
                 f"{self._no_token}: no AWS credentials within {seconds:.1f} s; their provider "
-                "(STS, a container's or a process of the profile) did not answer"
+                "(STS, a container's or a process of the profile) did not respond"
             ) from None
         return replace(self._address, password=password)
 
     def attempts(self, until: Deadline, random: Random) -> Iterator[DatabaseAddress]:
-        """See `Credentials.attempts`: a second token, in case the first was signed too late."""
+        """See `Credentials.attempts`: a second token, in case the first one had expired."""
         yield self.address(seconds=until.remaining())
         pause = _TOKEN_SECONDS * (1 + random.random())
         if pause < until.remaining():
             until.clock.sleep(pause)
-            yield self.address(fresh=True, seconds=until.remaining())
+            yield self.address(refresh=True, seconds=until.remaining())
 
     @property
     def _no_token(self) -> str:
@@ -439,26 +444,26 @@ def open_connection(
     seconds: float,
     *,
     startup: Mapping[str, str] | None = None,
-    opened: Callable[..., Connection] = connect,
+    connect_to: Callable[..., Connection] = connect,
     clock: Clock = SYSTEM_CLOCK,
     random: Random | None = None,
 ) -> Connection:
-    """Connect; if the login is refused, try what else the credentials offer.
+    """Connect; if the login is refused, try the credentials' next address.
 
-    A refused login is not yet a wrong setting: while a secret is rotated, PostgreSQL has the new
-    password before AWSCURRENT has it, or after. Only the holder logs in, so its attempts are few.
+    A refused login does not prove a wrong setting: during a rotation PostgreSQL has the new
+    password earlier or later than AWSCURRENT. Only the holder logs in, so there are few attempts.
 
     Args:
-        credentials: Where, as whom.
+        credentials: The source of address, user and password.
         application_name: See `connect`.
-        seconds: At most, for everything.
+        seconds: Timeout for everything.
         startup: See `connect`.
-        opened: For tests.
-        clock: Time.
-        random: Random numbers for the retry_delay.
+        connect_to: Replaces `connect` in tests.
+        clock: The clock.
+        random: Random numbers for the jitter.
 
     Raises:
-        ConnectFailed: With the advice that belongs to the credentials.
+        ConnectFailed: With the advice of the credentials.
         ConfigurationError: See `Credentials.address`.
         DatabaseUnavailable: See `Credentials.address`.
     """
@@ -467,7 +472,7 @@ def open_connection(
     try:
         for address in credentials.attempts(until, random or system_random()):
             try:
-                return opened(
+                return connect_to(
                     address,
                     application_name=application_name,
                     startup=startup,

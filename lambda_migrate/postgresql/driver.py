@@ -1,5 +1,8 @@
 # ruff: noqa: N802, D102, ARG002 - the handlers' names, purpose and signatures are pg8000's
-"""pg8000, kept in step with the server whatever a script does. Only `connection` knows it."""
+"""A pg8000 connection that stays in sync with the server whatever a script does.
+
+Only `connection` uses it.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +32,14 @@ _HEAD = Struct("!ci")
 
 _READY, _ERROR, _ROW = b"Z", b"E", b"D"
 _SKIPPED_KINDS = b"NAHdc"
-"""Notices, notifications, what COPY writes out: a script may cause any number, of any length."""
+"""Notices, notifications, COPY output: a script may cause any number of them, of any length."""
 
 _CHUNK_BYTES = 1 << 16
-"""How much is read at a time of what is not kept. No row that ends a script's message is longer:
-it is ours."""
+"""Skipped data is read in chunks of this size. A longer row is not kept: the last row of a script's
+message comes from the library and is shorter."""
 
 _FIELD_BYTES = 4_000
-"""How much of one field of an error is kept: a DETAIL may quote a value of 1 GB."""
+"""Each field of an error is truncated to this length: a DETAIL may quote a value of 1 GB."""
 
 _TRUNCATION_MARK = b" [...]"
 
@@ -49,22 +52,22 @@ _CONVERTERS: dict[int, Callable[[str], Any]] = {
     700: float,  # float4
     701: float,  # float8
 }
-"""By type OID of pg_type. All else stays text: a converter that stumbles over a value from a
-user's script (a date before Christ) would leave the rest of the answer unread."""
+"""By type OID of pg_type. All other types stay text: a converter that fails on a value of a user's
+script (a date before Christ) would leave the rest of the response unread."""
 
 _BLANK = re.compile(r"(?:\s+|--[^\n]*|/\*.*?\*/)*", re.DOTALL)
 
 
 class LoginRefused(Exception):
-    """We end the login: the server asks for what we do not have or do not give."""
+    """The client ends the login: the server requests something that is missing or refused."""
 
 
 class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no types
-    """A pg8000 connection that remembers more and trips over less.
+    """A pg8000 connection that keeps command tags and errors, and limits memory.
 
     Attributes:
         tags: Command tags of the last message, one for each statement that finished.
-        last_error: The last message's ErrorResponse by field letter, or {}.
+        last_error: The ErrorResponse to the last message by field letter, or {}.
     """
 
     def __init__(self, *, channel_binding: str = "prefer", **arguments: Any) -> None:
@@ -78,9 +81,9 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
         self.pg_types = defaultdict(lambda: str, _CONVERTERS)
 
     def run(self, sql: str, *, keep: int | None = None) -> list[list[Any]]:
-        """Send one message; returns its rows, the last ``keep`` of them if that is not None.
+        """Send one message; returns its rows, or the last ``keep`` of them.
 
-        What is not kept is not decoded either, and passes through in pieces of 64 KiB.
+        Rows that are not kept are not decoded, and are read in chunks of 64 KiB.
         """
         self.tags = []
         self.last_error = {}
@@ -88,7 +91,7 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
         return [self._row(*row) for row in self.execute_simple(sql).rows or ()]
 
     def handle_messages(self, context: Any) -> None:
-        # pg8000 reads each message as a whole, three times over. A script decides how long one is.
+        # pg8000 copies each message three times. The size of a message depends on the script.
         code = b""
         while code != _READY:
             code, length = _HEAD.unpack(self._read(5))
@@ -120,23 +123,23 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
 
     @property
     def speaks_utf8(self) -> bool:
-        """Whether the server still reads and writes UTF-8; a script may have changed that."""
+        """Whether the session's encoding is still UTF-8; a script may change it."""
         return bool(self.parameter_statuses.get("client_encoding", "UTF8").upper() == "UTF8")
 
     @property
     def transaction_status(self) -> bytes:
-        """``I``, ``T`` or ``E``, as the last ReadyForQuery said."""
+        """``I``, ``T`` or ``E``, from the last ReadyForQuery."""
         return self._transaction_status or b"I"
 
     @property
     def pid(self) -> int:
-        """The backend's process id, or 0 where a proxy keeps it to itself."""
+        """The backend's process id, or 0 if a proxy does not report it."""
         return int(unpack_from("!i", self._backend_key_data)[0]) if self._backend_key_data else 0
 
     def close(self) -> None:
-        """Close the buffered file; the socket is `connection`'s.
+        """Close the buffered file; `connection` closes the socket.
 
-        pg8000 calls it when a login fails, and must not hide that failure behind another.
+        pg8000 calls this when a login fails; no other error may replace that failure.
         """
         file, self._sock = self._sock, None
         if file is not None:
@@ -195,13 +198,13 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
         return row
 
     def handle_COPY_IN_RESPONSE(self, data: bytes, context: Any) -> None:
-        # The server waits for rows. Telling it that none come keeps both sides in step.
+        # The server waits for rows; CopyFail ends that.
         self._send_message(_COPY_FAIL, b"a migration has no standard input; use INSERT\0")
         self._sock.flush()
 
     def handle_PARAMETER_STATUS(self, data: bytes, context: Any) -> None:
-        # pg8000 would follow a script's SET client_encoding, with names of codecs that do not all
-        # exist. We go on in UTF-8, and `connection` sets it again before the next message.
+        # pg8000 would follow a script's SET client_encoding, with codecs that do not all exist.
+        # This driver stays in UTF-8, and `connection` sets it again before the next message.
         name, value = data.split(b"\0")[:2]
         self.parameter_statuses[name.decode("ascii", errors="replace")] = self._text(value)
 
@@ -218,7 +221,7 @@ def first_word(sql: str) -> str:
 
 
 def _truncate_error_fields(pieces: Iterable[bytes]) -> bytes:
-    """An ErrorResponse, given in pieces, with the beginning of each of its fields."""
+    """An ErrorResponse, given in chunks, with each field truncated."""
     kept = bytearray()
     room = _FIELD_BYTES
     for piece in pieces:

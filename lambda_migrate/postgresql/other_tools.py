@@ -1,8 +1,9 @@
-"""The history tables of other migration tools: which are in a database, and what they say.
+"""Reads the history tables of other migration tools.
 
-A table is known by its name *and* its columns. Any role that may create a table could give one such
-a name, so nothing of it may run as us: only columns of PostgreSQL's own types are read (a cast of
-another type may be a function of its owner's), and never through a row security policy.
+A table is recognized by its name *and* its columns. Any role that may create tables could create
+one with such a name, so reading it must not run that role's code: only columns of PostgreSQL's own
+types are read (a cast of another type may call a function of its owner), and never through a row
+security policy.
 """
 
 from __future__ import annotations
@@ -18,36 +19,36 @@ from lambda_migrate.postgresql.sql_fragments import SAFE_PATH, identifier, liter
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    Run = Callable[[str], list[list[Any]]]
+    RunQuery = Callable[[str], list[list[Any]]]
     """Sends one message; returns its rows."""
 
 __all__ = ["TOOLS", "Tool", "read_other_histories"]
 
 _MAX_ROWS = 100_000
-"""Rows of one table: more than any project has migrations."""
+"""The most rows that are read: more than any project has migrations."""
 
 _LOCK_MS = 2_000
-"""A tool that is at work may have its table locked: that is an answer, too."""
+"""How long to wait for a table that a running tool has locked; then it counts as unreadable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """How one tool keeps its history.
+    """How one tool stores its history.
 
     Attributes:
-        name: What it is called.
-        table: Its table's default name.
-        columns: Columns that the table has, each with its type where another one is not theirs.
-        key: SQL for what a row is about; a later row of the same key replaces an earlier one.
-        label: SQL for what to call it; the key unless given.
+        name: The tool's name.
+        table: The default name of its table.
+        columns: The table's columns, with types where another tool's differ.
+        key: SQL that identifies the migration; a later row of the same key replaces an earlier one.
+        label: SQL for the displayed version; the key unless given.
         state: SQL for ``applied``, ``failed`` or ``rolled back``.
-        covers: SQL for whether it stands for every version before it.
+        covers: SQL for whether the row covers all earlier versions.
         where: SQL for the rows that count.
         order: SQL for the order in which rows were written.
-        is_exact: Whether it has no other columns.
-        beside: A table that must be in the same schema.
-        number: Where in the key the version is that our file would have.
-        is_comparable: Whether keys can be held against our files at all.
+        is_exact: Whether the table has no other columns.
+        beside: A table that must exist in the same schema.
+        number: Where in the key the version number of the library's file is.
+        is_comparable: Whether keys can be compared with the library's files.
     """
 
     name: str
@@ -64,13 +65,13 @@ class Tool:
     number: str = r"0*(\d+)"
     is_comparable: bool = True
 
-    def fits(self, columns: dict[str, str], neighbours: set[str]) -> bool:
-        """Whether a table with these columns and their types, and these beside it, is its own."""
+    def fits(self, columns: dict[str, str], tables_beside: set[str]) -> bool:
+        """Whether a table with these columns and types, next to these tables, is the tool's."""
         wanted = [each.partition(":")[::2] for each in self.columns.split()]
         return (
             all(name in columns and kind in ("", columns[name]) for name, kind in wanted)
             and not (self.is_exact and len(columns) > len(wanted))
-            and (not self.beside or self.beside in neighbours)
+            and (not self.beside or self.beside in tables_beside)
         )
 
 
@@ -191,7 +192,7 @@ TOOLS = (
         "MigrationId ProductVersion",
         key='"MigrationId"',
     ),
-    # Those below name no files, or name them in a way from which no number of ours follows.
+    # The tools below store no file names, or none from which a version number follows.
     Tool(
         "Alembic",
         "alembic_version",
@@ -242,11 +243,11 @@ TOOLS = (
         is_comparable=False,
     ),
 )
-"""In the order in which a table is compared with them; the first match counts."""
+"""A table is compared with them in this order; the first match counts."""
 
 
-def read_other_histories(run: Run) -> list[OtherHistory]:
-    """Every history table of another tool in this database, with what it says.
+def read_other_histories(run: RunQuery) -> list[OtherHistory]:
+    """Read every history table of another tool in this database.
 
     Args:
         run: Sends one message.
@@ -256,25 +257,25 @@ def read_other_histories(run: Run) -> list[OtherHistory]:
     """
     names = sorted({name for tool in TOOLS for name in (tool.table, tool.beside) if name})
     tables = run(find_tables(names))
-    neighbours: dict[str, set[str]] = {}
+    tables_beside: dict[str, set[str]] = {}
     for schema, table, *_ in tables:
-        neighbours.setdefault(schema, set()).add(table)
+        tables_beside.setdefault(schema, set()).add(table)
     found = []
     for schema, table, columns, may_read in tables:
         kinds = dict(each.rpartition(":")[::2] for each in columns.split("\n"))
-        tool = _tool_of(table, kinds, neighbours[schema])
+        tool = _tool_of(table, kinds, tables_beside[schema])
         if tool is not None:
             found.append(_read(run, tool, schema, table, may_read=bool(may_read)))
     return found
 
 
-def _tool_of(table: str, columns: dict[str, str], neighbours: set[str]) -> Tool | None:
+def _tool_of(table: str, columns: dict[str, str], tables_beside: set[str]) -> Tool | None:
     return next(
-        (tool for tool in TOOLS if tool.table == table and tool.fits(columns, neighbours)), None
+        (tool for tool in TOOLS if tool.table == table and tool.fits(columns, tables_beside)), None
     )
 
 
-def _read(run: Run, tool: Tool, schema: str, table: str, *, may_read: bool) -> OtherHistory:
+def _read(run: RunQuery, tool: Tool, schema: str, table: str, *, may_read: bool) -> OtherHistory:
     shown = f"{schema}.{table}"
     fault = "cannot be read by this role: GRANT SELECT on it, and USAGE on its schema"
     rows: Sequence[Sequence[Any]] = ()
@@ -306,10 +307,10 @@ def _entries(tool: Tool, rows: Sequence[Sequence[Any]]) -> tuple[OtherEntry, ...
 
 
 def find_tables(names: Sequence[str]) -> str:
-    """Tables of these names in all schemas: schema, name, ``column:type`` lines, may we read it.
+    """Tables of these names in all schemas: schema, name, ``column:type`` lines, may it be read.
 
-    Columns of types that are not PostgreSQL's own are left out: to turn one into text may call a
-    function of its owner's.
+    Columns of other types than PostgreSQL's own are left out: to turn one into text may call a
+    function of its owner.
     """
     return f"""
         {SAFE_PATH}
@@ -332,15 +333,15 @@ def read_tool_history(
     limit: int,
     lock_ms: int,
 ) -> str:
-    """Rows of another tool's history table: key, label, state, whether it covers those before.
+    """Rows of another tool's history table: key, label, state, whether it covers earlier ones.
 
-    With row security off PostgreSQL fails where a policy of the table's owner would have to run.
+    With row security off, PostgreSQL raises an error where a policy of the table's owner would run.
 
     Args:
         table: Its schema and name, unquoted.
-        columns: SQL expressions of ours for the four.
-        where: Which rows count, in SQL of ours.
-        order: In which order, in SQL of ours.
+        columns: SQL expressions for these four, from `TOOLS`.
+        where: SQL for the rows that count, from `TOOLS`.
+        order: SQL for their order, from `TOOLS`.
         limit: How many rows at most.
         lock_ms: How long to wait for a lock on the table.
     """

@@ -1,4 +1,4 @@
-"""TLS to PostgreSQL by libpq's rules: who may stay in plaintext, what is verified, and how."""
+"""TLS to PostgreSQL by libpq's rules."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ _SSL_REQUEST = bytes.fromhex("00000008 04d2162f")
 
 
 class RootCertificateMissing(Exception):
-    """The file that ``sslrootcert`` names cannot be read as PEM certificates."""
+    """The file in ``sslrootcert`` cannot be read as PEM certificates."""
 
 
 def server_offers_tls(sock: socket.socket) -> bool:
-    """Ask for TLS on a fresh connection.
+    """Request TLS on a new connection.
 
-    Exactly one byte is read, so that nothing injected before the handshake survives it.
+    Exactly one byte is read, so that nothing injected before the handshake remains in a buffer.
 
     Raises:
-        ConnectionResetError: The server hung up instead of answering.
+        ConnectionResetError: The server closed the connection.
     """
     sock.sendall(_SSL_REQUEST)
     answer = sock.recv(1)
     if not answer:
-        raise ConnectionResetError("the server hung up when asked for TLS")
+        raise ConnectionResetError("the server closed the connection when TLS was requested")
     return answer == b"S"
 
 
 def context_for(address: DatabaseAddress) -> ssl.SSLContext:
-    """What an address demands of the server's certificate.
+    """The TLS context for an address.
 
-    ``verify-ca`` checks who signed it, ``verify-full`` also whom it names. Without
-    ``sslrootcert`` these two trust the system's store (libpq: ``~/.postgresql/root.crt``). The
-    weaker modes verify nothing, unless a root certificate is given: then they act as
-    ``verify-ca``, as libpq does.
+    ``verify-ca`` verifies the signature of the server's certificate, ``verify-full`` its name too.
+    Without ``sslrootcert`` these two trust the system's store (libpq: ``~/.postgresql/root.crt``).
+    The weaker modes verify nothing, except with a root certificate: then they act as ``verify-ca``,
+    as in libpq.
 
     Raises:
-        RootCertificateMissing: The named file cannot be used.
+        RootCertificateMissing: The file cannot be used.
     """
-    # Not ssl.create_default_context: since Python 3.13 it demands extensions (VERIFY_X509_STRICT)
-    # that private authorities leave out and libpq does not ask for.
+    # Not ssl.create_default_context: since Python 3.13 it requires extensions (VERIFY_X509_STRICT)
+    # that private authorities omit and libpq does not require.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.check_hostname = address.tls_mode == "verify-full"

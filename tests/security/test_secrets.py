@@ -46,8 +46,6 @@ def test_no_repr_shows_a_password() -> None:
     address = parse_url(url)
     attempt = _ConnectAttempt(
         address=address,
-        user="app",
-        password=PASSWORD,
         application_name="x",
         startup={},
         deadline=Deadline.after(1),

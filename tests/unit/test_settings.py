@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lambda_migrate.errors import ConfigurationError
+from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.settings import Settings, SettingsArguments
 
 URL = "postgresql://app:hunter2@db.example/orders"
@@ -26,7 +27,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "wait_seconds": ("0", 0.0),
     "safety_margin_seconds": ("1", 1.0),
     "schema": ("Müll", "Müll"),
-    "database_url": (URL, URL),
+    "database_url": (URL, parse_url(URL)),
     "database_secret": ("arn:x", "arn:x"),
     "database_iam": ("false", False),
     "sslmode": ("verify-ca", "verify-ca"),
@@ -226,7 +227,7 @@ def test_variables_of_workstations_and_of_others_are_passed_over(name: str) -> N
 def test_the_applications_own_database_url_is_the_last_resort(
     environ: dict[str, str], arguments: dict[str, str], url: str
 ) -> None:
-    assert Settings.load(environ, **arguments).database_url == url
+    assert Settings.load(environ, **arguments).database_url == (parse_url(url) if url else None)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +279,7 @@ def test_sslmode_and_root_certificate_beat_those_of_the_url() -> None:
 
 
 @pytest.mark.parametrize(("host", "mode"), [("localhost", "require"), ("h", "verify-full")])
-def test_iam_demands_tls_on_loopback_as_well(host: str, mode: str) -> None:
+def test_iam_requires_tls_on_loopback_as_well(host: str, mode: str) -> None:
     settings = Settings.load({}, database_iam=True, database_url=f"postgresql://u@{host}/db")
 
     assert settings.address is not None

@@ -62,14 +62,6 @@ def test_startup_settings_and_the_name_reach_the_session(address: DatabaseAddres
         assert connection.run("SHOW standard_conforming_strings") == [["on"]]
 
 
-def test_credentials_beat_the_address(address: DatabaseAddress) -> None:
-    nobody = replace(address, user="nobody", password="x")
-    with connect(
-        nobody, credentials=lambda: ("postgres", None), application_name="t", timeout=30
-    ) as connection:
-        assert connection.run("SELECT current_user") == [["postgres"]]
-
-
 def test_the_urls_of_a_local_server_connect(plain_server: LocalPostgreSQL) -> None:
     for url in (plain_server.url("other"), plain_server.tcp_url("other")):
         with opened(parse_url(url)) as connection:
@@ -455,7 +447,7 @@ def test_an_interrupt_in_the_middle_of_an_answer_gives_the_connection_up(
     with pytest.raises(KeyboardInterrupt):
         connection.run("SELECT 1")
 
-    with pytest.raises(ConnectionLost, match="middle of an answer"):
+    with pytest.raises(ConnectionLost, match="interrupted during a response"):
         connection.run("SELECT 1")
 
 
@@ -465,12 +457,12 @@ def test_an_interrupt_in_the_middle_of_an_answer_gives_the_connection_up(
 @pytest.mark.parametrize(
     ("answer", "reason", "permanent"),
     [
-        (b"", "hung up|broke off|reset", False),
-        (b"HTTP/1.1 400 Bad Request\r\n", "not understood|broke off|reset", False),
+        (b"", "connection broke|reset", False),
+        (b"HTTP/1.1 400 Bad Request\r\n", "unknown message|connection broke|reset", False),
         (b"R\0\0\0\x08\0\0\0\x07", "method 7 not supported", True),
         (b"R\0\0\0\x0c\0\0\0\x05salt", "none is configured", True),
-        (b"?\0\0\0\x04", "not understood", False),
-        (b"R\0\0\0\x08\0\0\0\0Z\0\0", "broke off|reset", False),
+        (b"?\0\0\0\x04", "unknown message", False),
+        (b"R\0\0\0\x08\0\0\0\0Z\0\0", "connection broke|reset", False),
     ],
 )
 def test_whoever_is_no_postgresql_is_no_connection(
@@ -484,7 +476,11 @@ def test_whoever_is_no_postgresql_is_no_connection(
 
 @pytest.mark.parametrize(
     ("answer", "reason"),
-    [(b"", "hung up"), (b"S", "TLS handshake failed"), (b"Sgarbage" * 9, "TLS handshake failed")],
+    [
+        (b"", "closed the connection"),
+        (b"S", "TLS handshake failed"),
+        (b"Sgarbage" * 9, "TLS handshake failed"),
+    ],
 )
 def test_a_broken_handshake_is_transient(answer: bytes, reason: str) -> None:
     with answering(answer) as port, pytest.raises(ConnectFailed, match=reason) as failed:
@@ -497,7 +493,7 @@ def test_a_broken_handshake_is_transient(answer: bytes, reason: str) -> None:
 def test_a_server_that_accepts_and_says_nothing_runs_into_the_timeout(sslmode: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = address_of(listener.getsockname()[1], sslmode=sslmode)
-        with pytest.raises(ConnectFailed, match=r"no answer within 0\.05 s") as failed:
+        with pytest.raises(ConnectFailed, match=r"no response within 0\.05 s") as failed:
             connect(replace(address, connect_timeout=0.05), application_name="t", timeout=30)
 
     assert not failed.value.permanent

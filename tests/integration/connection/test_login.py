@@ -131,7 +131,7 @@ def test_a_wrong_password_that_was_replaced_by_a_wrong_password_is_refused(
     credentials.address()
     put_secret(tls_address, "two")
 
-    with pytest.raises(ConnectFailed, match="were they rotated"):
+    with pytest.raises(ConnectFailed, match="whether it was rotated"):
         who(credentials)
 
 

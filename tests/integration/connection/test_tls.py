@@ -96,7 +96,7 @@ def test_a_wrong_host_name_is_refused_by_verify_full_alone(
     assert is_encrypted(replace(address, sslmode="require"))
     failed = refusal(replace(address, sslmode="verify-full"))
     assert failed.permanent
-    assert "connect by a name that the certificate holds" in failed.reason
+    assert "connect by a name that the certificate contains" in failed.reason
 
 
 def test_require_without_a_root_certificate_encrypts_and_verifies_nothing(
@@ -112,7 +112,7 @@ def test_a_server_without_tls_is_refused_where_tls_is_demanded(
     failed = refusal(replace(plain_address, sslmode=mode))
 
     assert failed.permanent
-    assert f"offers no TLS, and sslmode={mode} demands it" in failed.reason
+    assert f"offers no TLS, and sslmode={mode} requires it" in failed.reason
 
 
 @pytest.mark.parametrize("mode", ["prefer", "allow", "disable", ""])
@@ -127,7 +127,7 @@ def test_a_unix_socket_is_never_encrypted(mode: str, socket_address: DatabaseAdd
     assert not is_encrypted(replace(socket_address, sslmode=mode))
 
 
-def test_plaintext_to_a_server_that_demands_tls_is_refused_with_the_remedy(
+def test_plaintext_to_a_server_that_requires_tls_is_refused_with_the_remedy(
     tls_address: DatabaseAddress,
 ) -> None:
     failed = refusal(replace(tls_address, user="tls_only", sslmode="disable"))

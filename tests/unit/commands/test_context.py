@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from lambda_migrate.clock import Deadline
 from lambda_migrate.commands.context import Site
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
+from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def test_no_call_of_a_command_waits_for_credentials_past_its_timeout(
     settings = Settings(
         target="orders",
         table="leases",
-        database_url="postgresql://app@localhost/orders",
+        database_url=parse_url("postgresql://app@localhost/orders"),
         directory=str(tmp_path),
     )
     site = Site(settings, Deadline.after(5), {})

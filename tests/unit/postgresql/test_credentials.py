@@ -107,7 +107,7 @@ def test_a_secret_is_kept_for_a_while_and_read_anew_on_demand() -> None:
     )
 
     assert credentials.address().password == "s3cr3t"
-    assert credentials.address(fresh=True).password == "n3w"
+    assert credentials.address(refresh=True).password == "n3w"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_secret_is_kept_for_a_while_and_read_anew_on_demand() -> None:
         ({"username": "app", "password": "s3cr3t"}, "'host'.*LAMBDA_MIGRATE_DATABASE_URL"),
         (FULL | {"port": "s3cr3t"}, "'port'"),
         (FULL | {"port": 99999}, "'port'"),
-        (FULL | {"engine": "mysql"}, "another engine"),
+        (FULL | {"engine": "mysql"}, "is not postgres"),
     ],
 )
 def test_a_secret_in_another_format_is_named_and_its_content_is_not(
@@ -413,7 +413,7 @@ class Rotation:
     def open(self, seconds: float = 60.0) -> Any:
         credentials = SecretCredentials("db", client=self)
         return open_connection(
-            credentials, "test", seconds, opened=self.opened, clock=self.clock, random=RANDOM
+            credentials, "test", seconds, connect_to=self.opened, clock=self.clock, random=RANDOM
         )
 
     @property
@@ -498,7 +498,7 @@ def test_a_secret_that_falls_silent_while_it_is_rotated_hides_no_refused_login()
     with pytest.raises(
         DatabaseUnavailable, match=r"^refused; then, Secrets Manager did not answer"
     ):
-        open_connection(credentials, "t", 9, opened=opened, clock=rotation.clock, random=RANDOM)
+        open_connection(credentials, "t", 9, connect_to=opened, clock=rotation.clock, random=RANDOM)
 
 
 def test_a_refused_token_is_replaced_by_a_later_one_and_once_only() -> None:
@@ -509,6 +509,8 @@ def test_a_refused_token_is_replaced_by_a_later_one_and_once_only() -> None:
         raise PASSWORD_REFUSED
 
     with pytest.raises(ConnectFailed, match=r"2 logins were refused .* rds-db:connect"):
-        open_connection(IamCredentials(REMOTE), "t", 60, opened=opened, clock=clock, random=RANDOM)
+        open_connection(
+            IamCredentials(REMOTE), "t", 60, connect_to=opened, clock=clock, random=RANDOM
+        )
     assert len(logins) == 2
     assert logins[1] - logins[0] >= 1
