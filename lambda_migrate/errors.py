@@ -1,24 +1,23 @@
-"""What can go wrong, as decisions for the caller.
+"""The errors: one class for each decision of the caller.
 
 ::
 
     MigrateError
     ├─ ConfigurationError     fix a setting, a permission or a resource, then deploy again
     │  └─ ManifestError       fix the migration files
-    ├─ MigrationFailed        fix the migration; nobody tries again before ``retry_at``
-    │  ├─ Diverged            history and manifest contradict each other: decide, then ``repair``
-    │  └─ RepairRequired      a non-transactional migration is in doubt: look, then ``repair``
-    └─ NotReady               come back later (``retryable``); answer 503 with Retry-After
-       ├─ LeaseStoreUnavailable   DynamoDB did not answer
+    ├─ MigrationFailed        fix the migration; no instance retries it before ``retry_at_ms``
+    │  ├─ Diverged            history and manifest contradict each other: run ``repair``
+    │  └─ RepairRequired      a non-transactional migration is in doubt: run ``repair``
+    └─ NotReady               retry later (``retryable``); respond with 503 and Retry-After
+       ├─ LeaseStoreUnavailable   DynamoDB did not respond
        ├─ LeaseLost               a successor took the lease over while this instance migrated
-       ├─ LeaseHeld               somebody else is migrating, and the caller did not want to wait
+       ├─ LeaseHeld               another process holds the lease, and the caller does not wait
        ├─ FlagsUnavailable        feature flags are configured and could not be read
-       └─ DatabaseUnavailable     PostgreSQL did not answer
+       └─ DatabaseUnavailable     PostgreSQL did not respond
 
-A class exists where a caller acts differently on it. Messages name what is at fault and what to
-do next, and never hold a password, a token or a whole connection string. Some of their words come
-from files, from the server or from the lease table, where others may have written them: what a
-terminal would obey, or a reader would not see, is shown as an escape (`escape_text`).
+Messages name what is at fault and what to do next. They never contain a password, a token or a
+whole connection string. Text that comes from files, from the server or from the lease table may be
+hostile: control characters and invisible characters in it are escaped (`escape_text`).
 """
 
 from __future__ import annotations
@@ -44,30 +43,31 @@ __all__ = [
     "RepairRequired",
 ]
 
-_SPACES = "\t\xa0\u202f"
-"""The last two are those that French servers write between quotation marks."""
+_LINE_WHITESPACE = "\t\xa0\u202f"
+"""The last two are used by servers with French messages."""
 
-TEXT_WHITESPACE = "\n" + _SPACES
-"""What `escape_text` leaves in texts of several lines."""
+TEXT_WHITESPACE = "\n" + _LINE_WHITESPACE
+"""What `escape_text` keeps in texts of several lines."""
 
 _MAX_FAULTS_SHOWN = 100
 """A message is one log event, which CloudWatch cuts at 256 KB."""
 
 
 class MigrateError(Exception):
-    """The root of the tree: catch it to catch everything of lambda-migrate."""
+    """The base class of every error of lambda-migrate."""
 
     retryable: ClassVar[bool] = False
+    """Whether the same attempt may succeed later, without a new deployment."""
 
     def __str__(self) -> str:
         return escape_text(super().__str__(), keep=TEXT_WHITESPACE)
 
 
 class ConfigurationError(MigrateError):
-    """A setting, a permission or a resource is missing or wrong; a new deployment must mend it.
+    """A setting, a permission or a resource is missing or wrong; fix it and deploy again.
 
     Attributes:
-        faults: Every fault found, one sentence each.
+        faults: Every fault that was found, one sentence each.
     """
 
     def __init__(self, faults: str | Iterable[str], *, heading: str = "") -> None:
@@ -83,21 +83,21 @@ class ConfigurationError(MigrateError):
 
 
 class ManifestError(ConfigurationError):
-    """Migration files cannot be used; every fault is listed with its file and line."""
+    """Migration files cannot be used; the message lists every fault with its file and line."""
 
 
 class MigrationFailed(MigrateError):
-    """A migration failed, here or in the instance that tried it.
+    """A migration failed, in this instance or in the one that tried it.
 
     Attributes:
-        migration: Name of the migration (``0003_add_status``), or "" where none was at fault.
-        sqlstate: PostgreSQL's five-character code, or "" where the server said nothing.
+        migration: The migration's name (``0003_add_status``); "" if no migration is the cause.
+        sqlstate: PostgreSQL's five-character code; "" if the server reported none.
         cause: One short sentence, fit for an alarm.
-        attempts: How many times this manifest has failed, this one included.
-        retry_at_ms: Earliest next attempt, milliseconds since the epoch; None if not paused.
-        detail: The whole report for a terminal: file, line, caret, detail, hint.
-        is_overdue: Whether it only ran out of time, so that an attempt with more may succeed.
-        is_kill: Whether holders were killed while they applied it, so that no error is known.
+        attempts: How many times this manifest has failed, including this time.
+        retry_at_ms: The earliest next attempt, milliseconds since the epoch; None without a pause.
+        detail: The complete report for a terminal: file, line, caret, detail, hint.
+        is_timeout: Whether it ran out of time, so that an attempt with more time may succeed.
+        is_kill: Whether holders were killed during it, so that no error is known.
     """
 
     def __init__(
@@ -121,66 +121,66 @@ class MigrationFailed(MigrateError):
         self.is_timeout = is_timeout
         self.is_kill = is_kill
         self.had_ms: int | None = None
-        """How much time it had, where it ran out of it."""
+        """How much time it had, if it ran out of time."""
         super().__init__(detail or self.summary)
 
     @property
     def summary(self) -> str:
-        """One line: which migration, why, with which code."""
+        """One line: the migration, the cause and the SQLSTATE."""
         code = f" [{self.sqlstate}]" if self.sqlstate else ""
         return f"{self.migration}: {self.cause}{code}" if self.migration else self.cause + code
 
 
 class Diverged(MigrationFailed):
-    """History and manifest contradict each other; a person decides, with ``repair``."""
+    """History and manifest contradict each other; resolve it with ``lambda-migrate repair``."""
 
 
 class RepairRequired(MigrationFailed):
-    """A non-transactional migration was interrupted and cannot be told from a finished one."""
+    """A non-transactional migration was interrupted, and its outcome cannot be determined."""
 
 
 class NotReady(MigrateError):
-    """The schema is not ready yet; the same invocation may succeed later. One line says why.
+    """The schema is not ready yet; a later invocation may succeed. The message is one line.
 
     Attributes:
-        retry_after_seconds: What to put into a Retry-After header.
+        retry_after_seconds: For a Retry-After header.
     """
 
     retryable = True
 
     def __init__(self, message: str, *, retry_after_seconds: float = 1.0) -> None:
         self.retry_after_seconds = retry_after_seconds
-        super().__init__(escape_text(message, keep=_SPACES))
+        super().__init__(escape_text(message, keep=_LINE_WHITESPACE))
 
 
 class LeaseStoreUnavailable(NotReady):
-    """DynamoDB did not answer, or told us to slow down."""
+    """DynamoDB did not respond, or throttled the request."""
 
 
 class LeaseLost(NotReady):
-    """The lease was taken over; nothing more of this instance's can commit."""
+    """The lease was taken over; this instance can commit nothing more."""
 
 
 class LeaseHeld(NotReady):
-    """Somebody else holds the lease and the caller chose not to wait."""
+    """Another process holds the lease, and the caller does not wait for it."""
 
 
 class FlagsUnavailable(NotReady):
-    """Feature flags are configured and cannot be read, so nobody knows whether to migrate."""
+    """Feature flags are configured and cannot be read, so that it is unknown whether to migrate."""
 
 
 class DatabaseUnavailable(NotReady):
-    """PostgreSQL refused the connection or did not answer in time."""
+    """PostgreSQL refused the connection or did not respond in time."""
 
 
 def escape_text(text: str, *, keep: str = "") -> str:
-    r"""``text`` with everything invisible, or obeyed by a terminal, written as an escape.
+    r"""Escape every character of ``text`` that is invisible or that controls a terminal.
 
-    ESC becomes ``\x1b``, the override that turns text round ``\u202e``.
+    ESC becomes ``\x1b``, the right-to-left override ``\u202e``.
 
     Args:
-        text: Anything, half surrogate pairs included.
-        keep: Characters that stay all the same.
+        text: Any text, including unpaired surrogates.
+        keep: Characters that are not escaped.
     """
     if text.isprintable():
         return text

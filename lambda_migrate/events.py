@@ -1,7 +1,7 @@
-"""What happens, as frozen values handed to a one-method observer.
+"""Events: frozen values that an `Observer` receives.
 
-Durations are seconds. ``target`` names the database's item in the lease table, ``migration`` is a
-migration's name (``0003_add_status``). No event carries a secret.
+Durations are in seconds. ``target`` is the key of the database's item in the lease table,
+``migration`` a migration's name (``0003_add_status``). No event contains a secret.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class CheckFinished:
-    """A cold start may serve. Exactly one `CheckFinished` or `CheckFailed` ends each check.
+    """The schema is ready. Each check ends with one `CheckFinished` or one `CheckFailed`.
 
     Attributes:
         target: The database's item.
-        digest: The manifest that is now served.
+        digest: The manifest that is served.
         outcome: ``UP_TO_DATE``, ``MIGRATED``, ``WAITED`` or ``UNCHECKED``.
-        seconds: From the first instruction of the check to its end.
-        waited_seconds: Of these, spent waiting for another instance.
-        lease_calls: Calls made to the lease table.
+        seconds: Duration of the check.
+        waited_seconds: The part of it that was spent waiting for another instance.
+        lease_calls: Requests to the lease table.
         applied: Names of the migrations that this instance applied.
-        fence: The token under which it migrated; 0 if it did not.
-        owner: Who this instance was in the lease table.
+        fence: The fencing token under which it migrated; 0 if it did not.
+        owner: This instance's owner id in the lease table.
     """
 
     target: str
@@ -61,7 +61,7 @@ class CheckFinished:
 
 @dataclass(frozen=True, slots=True)
 class CheckFailed:
-    """A cold start may not serve; the error is about to be raised."""
+    """The schema is not ready; the error is raised next."""
 
     target: str
     digest: str
@@ -82,18 +82,18 @@ class CheckFailed:
 
 @dataclass(frozen=True, slots=True)
 class CommandEnded:
-    """The admin function has run a command, or refused to.
+    """The admin function has run a command, or refused it.
 
     Attributes:
         target: The database's item.
-        command: ``up``, ``lease show``; "" where the event named none.
-        request: The command's id, the same however often it was asked for.
-        exit_code: As of the command line.
-        error: The kind of the error; "" if it did what it was told.
-        message: What went wrong.
-        seconds: From the event to the answer.
+        command: ``up``, ``lease show``; "" if the event named none.
+        request: The request's id, the same for every retry.
+        exit_code: The exit code of the command line.
+        error: The class of the error; "" on success.
+        message: The error's message.
+        seconds: From the event to the response.
         applied: Names of the migrations applied.
-        is_repeated: Whether this only tells what an earlier invocation did.
+        is_repeated: Whether the response only repeats what an earlier invocation did.
     """
 
     target: str
@@ -109,7 +109,7 @@ class CommandEnded:
 
 @dataclass(frozen=True, slots=True)
 class WaitingForLease:
-    """Another instance holds the lease; one event for each pause before the next read."""
+    """Another instance holds the lease; one event for each delay before the next read."""
 
     target: str
     holder: str
@@ -120,7 +120,7 @@ class WaitingForLease:
 
 @dataclass(frozen=True, slots=True)
 class LeaseTakenOver:
-    """The lease of a holder that did not renew it passed to this instance."""
+    """This instance acquired the expired lease of another one."""
 
     target: str
     previous_owner: str
@@ -129,9 +129,9 @@ class LeaseTakenOver:
 
 @dataclass(frozen=True, slots=True)
 class LeaseHeldTime:
-    """This instance holds the lease: one event for each heartbeat, and one at the end.
+    """How long this instance has held the lease: one event for each heartbeat, and a final one.
 
-    Those of the heartbeats come from a thread of their own.
+    The events of the heartbeats come from another thread.
     """
 
     target: str
@@ -142,16 +142,16 @@ class LeaseHeldTime:
 
 @dataclass(frozen=True, slots=True)
 class RenewalFailed:
-    """A holder's lease cannot be renewed, for a reason that will not pass by itself.
+    """A lease could not be renewed, and a retry is not likely to help.
 
-    Reported once for each reason, from the heartbeat's thread. Renewing is tried again until the
-    lease is over: then the running migration is cancelled.
+    Reported once for each cause, from the heartbeat's thread. Renewal is retried until the lease
+    expires; then the running migration is cancelled.
 
     Attributes:
         target: The database's item.
-        fence: The holder's token.
-        error: The kind of the error.
-        cause: What went wrong and what to do.
+        fence: The holder's fencing token.
+        error: The class of the error.
+        cause: What failed and what to do.
         seconds_left: Until the migration is cancelled.
     """
 
@@ -164,7 +164,7 @@ class RenewalFailed:
 
 @dataclass(frozen=True, slots=True)
 class MigrationStarted:
-    """A migration is about to run; ``position`` of ``total`` pending ones, from 1."""
+    """A migration starts: the ``position``-th of ``total`` pending ones, counted from 1."""
 
     target: str
     migration: str
@@ -174,7 +174,7 @@ class MigrationStarted:
 
 @dataclass(frozen=True, slots=True)
 class MigrationApplied:
-    """A migration and its history row have been committed."""
+    """A migration and its history row were committed."""
 
     target: str
     migration: str
@@ -185,7 +185,7 @@ class MigrationApplied:
 
 @dataclass(frozen=True, slots=True)
 class MigrationRolledBack:
-    """A migration's down script has been committed and its history row removed."""
+    """A migration's down script was committed and its history row deleted."""
 
     target: str
     migration: str
@@ -196,7 +196,7 @@ class MigrationRolledBack:
 
 @dataclass(frozen=True, slots=True)
 class MigrationDryRun:
-    """A migration ran in a transaction that will be rolled back."""
+    """A migration ran in a transaction that is rolled back afterwards."""
 
     target: str
     migration: str
@@ -207,7 +207,7 @@ class MigrationDryRun:
 
 @dataclass(frozen=True, slots=True)
 class MigrationAttemptFailed:
-    """A migration failed in this instance; nothing of it was committed."""
+    """A migration failed in this instance and was rolled back."""
 
     target: str
     migration: str
@@ -218,7 +218,7 @@ class MigrationAttemptFailed:
 
 @dataclass(frozen=True, slots=True)
 class FlagsIgnored:
-    """Feature flags could not be read, and a setting says to go on without them."""
+    """The feature flags could not be read and are ignored, as a setting allows."""
 
     target: str
     reason: str
@@ -226,13 +226,13 @@ class FlagsIgnored:
 
 @dataclass(frozen=True, slots=True)
 class TargetShared:
-    """Another database, with other migrations, uses the same target: give each one its own.
+    """Another database with other migrations uses the same target: give each its own.
 
     Attributes:
         target: The item in the lease table.
-        address: Of the database that this instance checked.
-        other_addresses: Of the other database.
-        other_owner: Who checked that one last.
+        address: The address of the database that this instance checked.
+        other_addresses: Those of the other database.
+        other_owner: The owner id of the instance that checked that one last.
     """
 
     target: str
@@ -260,25 +260,25 @@ Event = (
 
 
 class Observer(Protocol):
-    """Whoever wants to know: a telemetry backend, a progress bar, a test."""
+    """Receives events: a telemetry backend, a progress bar, a test."""
 
     def observe(self, event: Event) -> None:
-        """Take note of ``event``. Should return at once; what it raises is logged and dropped."""
+        """Handle ``event``. Should return at once; exceptions are logged and ignored."""
 
 
 class _NullObserver:
     def observe(self, event: Event) -> None:
-        """Forget it."""
+        """Ignore it."""
 
 
 null_observer: Observer = _NullObserver()
 
 
 def guard_observer(observer: Observer) -> Observer:
-    """``observer``, such that nothing it raises reaches a holder.
+    """Wrap ``observer`` so that its exceptions are logged and ignored.
 
-    The first failure is logged, without its text, which may hold anything. In the main thread
-    KeyboardInterrupt and SystemExit still pass: they are meant for the process.
+    Only the first exception is logged, without its message, which may contain secrets. In the main
+    thread KeyboardInterrupt and SystemExit are raised: they concern the process.
     """
     return (
         observer

@@ -638,7 +638,7 @@ MUTANTS = (
     Mutant(
         "how long a lease is held is told when the check ends",
         "lambda_migrate/aws/telemetry.py",
-        "            self._tell_at_once(event)",
+        "            self._write_held_time(event)",
         '            self._add("LeaseHeldTime", "Milliseconds", event.held_seconds * 1000)',
         ("alarms",),
     ),
@@ -1359,8 +1359,8 @@ MUTANTS = (
     Mutant(
         "a second thread waits for the gate for ever",
         "lambda_migrate/decorator.py",
-        "if not self._guard.acquire(timeout=seconds):",
-        "if not self._guard.acquire():",
+        "if not self._lock.acquire(timeout=seconds):",
+        "if not self._lock.acquire():",
         ("gate",),
     ),
     Mutant(

@@ -1,10 +1,10 @@
-"""Feature flags in AWS AppConfig, read and evaluated by Powertools. Only the wiring knows this.
+"""Feature flags in AWS AppConfig, evaluated by Powertools.
 
-The document is a freeform configuration profile in the format of Powertools' feature flags. It
-comes from the AppConfig agent, where its Lambda extension listens on this machine, and from the
-AppConfig API otherwise; in both cases it is at most some seconds older than what they have.
+The document is a freeform configuration profile in the format of Powertools' feature flags. It is
+read from the AppConfig agent if its Lambda extension is installed, and from the AppConfig API
+otherwise, and cached for some seconds.
 
-Loading Powertools' feature flags loads boto3 as well, so this is loaded when something is pending.
+Powertools' feature flags import boto3, so this module is imported only when a migration is pending.
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Clock, Deadline
 
-__all__ = ["AppConfigFlags", "flags_of"]
+__all__ = ["AppConfigFlags", "evaluate_flags"]
 
 EXTENSION_PORT = 2772
-"""Where the extension listens unless ``AWS_APPCONFIG_EXTENSION_HTTP_PORT`` says otherwise."""
+"""The extension's port, unless ``AWS_APPCONFIG_EXTENSION_HTTP_PORT`` is set."""
 
 EXTENSION_SECONDS = 2.0
 API_SECONDS = 15.0
-"""How old an answer may be before it is asked for again. The extension answers from its own memory;
-the API charges for each document, and what does not answer would be waited for again and again."""
+"""How long a document is cached. The extension responds from its own cache; the API charges for
+each document, and delays every migration while it does not respond."""
 
-LONGEST_SECONDS = 4.0
-"""The end of asking, whatever the network does: a name that does not resolve, an address that does
-not answer, one byte a second."""
+MAX_SECONDS = 4.0
+"""The overall time limit, whatever the network does: a name that does not resolve, an address that
+does not respond, one byte a second."""
 
 _CONNECT_SECONDS = 1.0
 _READ_SECONDS = 1.0
 _EXTENSION_READ_SECONDS = 3.0  # the first time, it asks AppConfig itself
 _ATTEMPTS = 2
-_LARGEST = 4 * 1024 * 1024  # AppConfig's own limit for a document
+_MAX_BYTES = 4 * 1024 * 1024  # AppConfig's own limit for a document
 
 _MAX_REASON_LENGTH = 500
 
@@ -82,10 +82,10 @@ class AppConfigFlags:
 
     Args:
         profile: ``application/environment/profile``, by names or ids.
-        context: What the rules may look at: ``target``, ``environment``, ``function``.
-        port: Where the extension listens, by ``AWS_APPCONFIG_EXTENSION_HTTP_PORT``. Empty: on its
-            own port, or nowhere, and then the API is asked.
-        clock: Tells how old an answer is.
+        context: What rules may refer to: ``target``, ``environment``, ``function``.
+        port: The extension's port, by ``AWS_APPCONFIG_EXTENSION_HTTP_PORT``. Empty: its default
+            port, or the API if no extension listens there.
+        clock: For the age of the cached document.
     """
 
     def __init__(
@@ -102,38 +102,38 @@ class AppConfigFlags:
         self._port = port
         self._clock = clock
         self._uses_api = False
-        self._answer: Flags | FlagsUnavailable | None = None
-        self._answered = (0.0, 0)
+        self._cached: Flags | FlagsUnavailable | None = None
+        self._read_at = (0.0, 0)
 
     def read(self, deadline: Deadline) -> Flags:
-        """See `FlagSource.read`. What could not be read is not asked for at once again, either."""
-        if self._answer is None or self._is_old():
+        """See `FlagSource.read`. A failure is cached as well."""
+        if self._cached is None or self._is_expired():
             if deadline.is_over:
                 raise self._unavailable("no time is left to read them")
-            self._answer = self._ask(min(LONGEST_SECONDS, deadline.remaining()))
-            self._answered = (self._clock.monotonic(), self._clock.wall_ms())
-        if isinstance(self._answer, FlagsUnavailable):
-            raise FlagsUnavailable(str(self._answer))
-        return self._answer
+            self._cached = self._read(min(MAX_SECONDS, deadline.remaining()))
+            self._read_at = (self._clock.monotonic(), self._clock.wall_ms())
+        if isinstance(self._cached, FlagsUnavailable):
+            raise FlagsUnavailable(str(self._cached))
+        return self._cached
 
-    def _is_old(self) -> bool:
-        """By both clocks: the one may stand still while Lambda freezes us, the other may jump."""
-        is_cheap = isinstance(self._answer, Flags) and not self._uses_api
+    def _is_expired(self) -> bool:
+        """By both clocks: one may stop while Lambda freezes the process, the other may jump."""
+        is_cheap = isinstance(self._cached, Flags) and not self._uses_api
         keep = EXTENSION_SECONDS if is_cheap else API_SECONDS
-        monotonic, wall_ms = self._answered
+        monotonic, wall_ms = self._read_at
         elapsed = self._clock.monotonic() - monotonic
         return elapsed >= keep or not 0 <= self._clock.wall_ms() - wall_ms < keep * 1000
 
-    def _ask(self, seconds: float) -> Flags | FlagsUnavailable:
+    def _read(self, seconds: float) -> Flags | FlagsUnavailable:
         try:
             document = run_with_timeout(seconds, self._document)
-            return flags_of(document, self._context)
-        except _Unusable as error:
+            return evaluate_flags(document, self._context)
+        except _FlagsUnusable as error:
             return self._unavailable(str(error))
         except TimeLimitExceeded:
             return self._unavailable(
-                f"no answer within {seconds:.1f} s; from a VPC without a way out, AppConfig is "
-                "reached through an interface endpoint for appconfigdata"
+                f"no response within {seconds:.1f} s; in a VPC without internet access, AppConfig "
+                "needs an interface endpoint for appconfigdata"
             )
 
     def _unavailable(self, why: str) -> FlagsUnavailable:
@@ -141,7 +141,7 @@ class AppConfigFlags:
         reason = why if len(why) <= _MAX_REASON_LENGTH else f"{why[:_MAX_REASON_LENGTH]}..."
         return FlagsUnavailable(f"the feature flags {self._profile} cannot be used: {reason}")
 
-    # --- asking
+    # --- reading
 
     def _document(self) -> object:
         if not self._uses_api:
@@ -149,22 +149,21 @@ class AppConfigFlags:
                 return self._from_extension()
             except ConnectionRefusedError:
                 if self._port:
-                    raise _Unusable(
-                        f"nobody listens on port {self._port}, where "
-                        "AWS_APPCONFIG_EXTENSION_HTTP_PORT says that the AppConfig extension is; "
-                        "add its layer, or remove the variable"
+                    raise _FlagsUnusable(
+                        f"no process listens on port {self._port}, where the AppConfig extension "
+                        "should be by AWS_APPCONFIG_EXTENSION_HTTP_PORT; add its layer, or remove "
+                        "the variable"
                     ) from None
                 self._uses_api = True
         return self._from_api()
 
     def _from_extension(self) -> object:
-        """Ask the agent.
+        """Read the document from the agent.
 
-        By hand: Powertools has had a store for it for a few versions only, without a timeout of
-        ours.
+        Not by Powertools, whose store for the agent is recent and has no timeout.
 
         Raises:
-            ConnectionRefusedError: It is not there.
+            ConnectionRefusedError: No agent is running.
         """
         path = "/applications/{}/environments/{}/configurations/{}".format(
             *(quote(part, safe="") for part in (self._application, self._environment, self._name))
@@ -175,28 +174,30 @@ class AppConfigFlags:
         try:
             connection.request("GET", path)
             response = connection.getresponse()
-            body = response.read(_LARGEST)
+            body = response.read(_MAX_BYTES)
         except ConnectionRefusedError:
             raise
         except (OSError, HTTPException) as error:
-            raise _Unusable(f"the AppConfig extension did not answer ({_kind(error)})") from error
+            raise _FlagsUnusable(
+                f"the AppConfig extension did not respond ({_kind(error)})"
+            ) from error
         finally:
             connection.close()
         if response.status != 200:
-            raise _Unusable(f"the AppConfig extension answered with status {response.status}")
+            raise _FlagsUnusable(f"the AppConfig extension responded with status {response.status}")
         return _parsed(body)
 
     def _extension_port(self) -> int:
         if not self._port:
             return EXTENSION_PORT
         if not (self._port.isascii() and self._port.isdigit() and 0 < int(self._port[:6]) < 65536):
-            raise _Unusable("AWS_APPCONFIG_EXTENSION_HTTP_PORT is no port number")
+            raise _FlagsUnusable("AWS_APPCONFIG_EXTENSION_HTTP_PORT is not a port number")
         return int(self._port)
 
     def _from_api(self) -> object:
-        """Ask AppConfig, each time in a session of its own.
+        """Read the document from AppConfig, each time in a new session.
 
-        A session's token serves once, so that one whose answer was lost would spoil the session.
+        A session's token is valid once, so that a lost response would make the session unusable.
         """
         client: Any = None
         try:
@@ -210,7 +211,7 @@ class AppConfigFlags:
             )
             return store.get_configuration()
         except _FROM_POWERTOOLS as error:
-            raise _Unusable(_reason(error)) from error
+            raise _FlagsUnusable(_describe_error(error)) from error
         finally:
             if client is not None:
                 client.close()
@@ -220,12 +221,12 @@ _FROM_POWERTOOLS = (
     BotoCoreError,
     ConfigurationStoreError,
     StoreClientError,
-    UnicodeDecodeError,  # it lets this one through
+    UnicodeDecodeError,  # not caught by Powertools
 )
 
 
-class _Unusable(Exception):
-    """Why there are no flags to go by, as the end of a sentence."""
+class _FlagsUnusable(Exception):
+    """Why the flags cannot be used, as the end of a sentence."""
 
 
 def _boto_config() -> Config:
@@ -236,21 +237,22 @@ def _boto_config() -> Config:
     )
 
 
-def _reason(error: BaseException) -> str:
-    """What AWS or botocore said, which Powertools' errors have beneath them."""
-    for each in _beneath(error):
+def _describe_error(error: BaseException) -> str:
+    """The AWS or botocore error that caused one of Powertools."""
+    for each in _chain(error):
         if isinstance(each, ClientError):
             code = each.response.get("Error", {}).get("Code", "nothing")
             advice = _ADVICE.get(code)
-            return f"AppConfig said {code}" + (f": {advice}" if advice else "")
+            return f"AppConfig responded with {code}" + (f": {advice}" if advice else "")
         if isinstance(each, HTTPClientError | NoConnection):
-            return f"AppConfig did not answer ({_kind(each)})"  # its text has the session's token
+            # Its text contains the session's token.
+            return f"AppConfig did not respond ({_kind(each)})"
         if isinstance(each, BotoCoreError):
-            return f"AppConfig could not be asked: {each}"
-    return "AppConfig sent no JSON, or nothing"
+            return f"AppConfig could not be reached: {each}"
+    return "AppConfig sent no JSON document"
 
 
-def _beneath(error: BaseException | None) -> Iterator[BaseException]:
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -264,14 +266,14 @@ def _parsed(body: bytes) -> object:
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
-        raise _Unusable("the AppConfig extension sent no JSON") from None
+        raise _FlagsUnusable("the AppConfig extension sent no JSON") from None
 
 
-# --- what a document says
+# --- evaluating a document
 
 
 class _Document(StoreProvider):
-    """A document at hand, for Powertools to evaluate."""
+    """A document in memory, for Powertools to evaluate."""
 
     def __init__(self, document: dict[str, Any]) -> None:
         self._content = document
@@ -286,46 +288,47 @@ class _Document(StoreProvider):
         return self._content
 
 
-def flags_of(document: object, context: Mapping[str, str]) -> Flags:
-    """What a document says for ``context``. Flags of other names are none of our business.
+def evaluate_flags(document: object, context: Mapping[str, str]) -> Flags:
+    """Evaluate a document for ``context``; flags of other names are ignored.
 
-    Stricter than Powertools, where a slip of the pen makes a flag that never does anything: nobody
-    would notice before the day on which it is needed.
+    This is stricter than Powertools, where a typing mistake makes a flag that has no effect, which
+    would be noticed only when the flag is needed.
 
     Raises:
-        _Unusable: It says nothing that can be relied on.
+        _FlagsUnusable: The document is invalid.
     """
-    ours = _ours(document)
+    own_flags = _select_flags(document)
     try:
-        SchemaValidator(ours).validate()
+        SchemaValidator(own_flags).validate()
     except SchemaValidationError as error:
-        raise _Unusable(
+        raise _FlagsUnusable(
             f"the document is not in the format of Powertools' feature flags ({error}); its "
             "profile must be a freeform one"
         ) from None
-    _check_rules(ours, context)
-    powertools = FeatureFlags(store=_Document(ours))
+    _check_rules(own_flags, context)
+    powertools = FeatureFlags(store=_Document(own_flags))
     powertools.validation_exception_handler(Exception)(_refuse_rule)  # type: ignore[arg-type]  # its hint says instance
-    said = {
-        name: powertools.evaluate(name=name, context=dict(context), default=None) for name in ours
+    values = {
+        name: powertools.evaluate(name=name, context=dict(context), default=None)
+        for name in own_flags
     }
     return Flags(
-        mode=_mode(said.get(MODE, "migrate")),
-        hold_back_at=_version(said.get(HOLD_BACK_AT, 0)),
-        paused=_boolean(said.get(PAUSED, False)),
+        mode=_mode(values.get(MODE, "migrate")),
+        hold_back_at=_version(values.get(HOLD_BACK_AT, 0)),
+        paused=_boolean(values.get(PAUSED, False)),
     )
 
 
-def _ours(document: object) -> dict[str, Any]:
+def _select_flags(document: object) -> dict[str, Any]:
     if not isinstance(document, dict):
-        raise _Unusable("the document is not a JSON object")
+        raise _FlagsUnusable("the document is not a JSON object")
     for name in document:
         if name.startswith(_PREFIX) and name not in NAMES:
-            raise _Unusable(f"there is no flag {name!r}; there are {', '.join(NAMES)}")
-    ours = {name: document[name] for name in NAMES if name in document}
-    if not ours:
-        raise _Unusable(f"the document has none of the flags {', '.join(NAMES)}")
-    return ours
+            raise _FlagsUnusable(f"there is no flag {name!r}; there are {', '.join(NAMES)}")
+    own_flags = {name: document[name] for name in NAMES if name in document}
+    if not own_flags:
+        raise _FlagsUnusable(f"the document has none of the flags {', '.join(NAMES)}")
+    return own_flags
 
 
 def _check_rules(flags: Mapping[str, Any], context: Mapping[str, str]) -> None:
@@ -334,30 +337,30 @@ def _check_rules(flags: Mapping[str, Any], context: Mapping[str, str]) -> None:
         for rule, content in (flag.get("rules") or {}).items():
             for condition in content["conditions"]:
                 if condition["key"] not in known:
-                    raise _Unusable(
-                        f"rule {rule!r} of {name} looks at {condition['key']!r}; a rule can look "
-                        f"at {', '.join(known)}"
+                    raise _FlagsUnusable(
+                        f"rule {rule!r} of {name} uses {condition['key']!r}; a rule can use "
+                        f"{', '.join(known)}"
                     )
 
 
 def _refuse_rule(error: BaseException) -> NoReturn:
-    """Powertools takes a rule that cannot be evaluated for one that does not apply."""
-    raise _Unusable(f"a rule cannot be evaluated: {error}") from None
+    """Powertools treats a rule that cannot be evaluated as one that does not match."""
+    raise _FlagsUnusable(f"a rule cannot be evaluated: {error}") from None
 
 
 def _mode(value: object) -> str:
     if value not in _MODES:
-        raise _Unusable(f"{MODE} is {value!r}; write one of {', '.join(_MODES)}")
+        raise _FlagsUnusable(f"{MODE} is {value!r}; write one of {', '.join(_MODES)}")
     return str(value)
 
 
 def _version(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise _Unusable(f"{HOLD_BACK_AT} is {value!r}; write a version number, or 0 for none")
+        raise _FlagsUnusable(f"{HOLD_BACK_AT} is {value!r}; write a version number, or 0 for none")
     return value
 
 
 def _boolean(value: object) -> bool:
     if not isinstance(value, bool):
-        raise _Unusable(f"{PAUSED} is {value!r}; write true or false")
+        raise _FlagsUnusable(f"{PAUSED} is {value!r}; write true or false")
     return value

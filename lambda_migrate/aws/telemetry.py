@@ -1,21 +1,21 @@
-"""The default observer: Powertools' Logger and Metrics. Only the wiring and the decorator know it.
+"""The default observer: log lines and metrics in the formats of Powertools for AWS Lambda.
 
-Loading Powertools takes 50 ms of CPU, and every cold start writes a line. So the two lines of a
-check that found the schema ready, or waited until it was, are written here, as Powertools would
-have written them (a test holds the two together); for all else, and wherever a variable of
-Powertools asks for something out of the ordinary, Powertools writes them.
+Importing Powertools takes 50 ms of CPU, and every cold start writes a line. The log line and the
+metrics of a check that found the schema ready, or waited until it was, are therefore written here,
+byte for byte as Powertools writes them (a test compares the two). All others are written by
+Powertools, and so are these if a variable of Powertools changes their format.
 
-One line per outcome, whatever it is. Metrics (dimensions ``service`` and ``target``):
+One log line for each outcome. Metrics (dimensions ``service`` and ``target``):
 
 =======================  ============  =============================================================
-``ColdStartCheckTime``   milliseconds  each check that ended, well or not
+``ColdStartCheckTime``   milliseconds  each check, successful or not
 ``LeaseWaitTime``        milliseconds  each check that waited
 ``MigrationsApplied``    count         each check that applied some
 ``MigrationTime``        milliseconds  each migration that was applied
-``MigrationFailed``      count         each migration that failed here, not those told of it
-``LeaseHeldTime``        milliseconds  each holder when it has done, and each of its heartbeats:
-                                       how long it has held the lease until then
-``LeaseTakeover``        count         each lease taken from a holder that did not renew it
+``MigrationFailed``      count         each migration that failed in this instance
+``LeaseHeldTime``        milliseconds  each heartbeat of a holder, and its end: how long it has
+                                       held the lease
+``LeaseTakeover``        count         each expired lease that was acquired from its holder
 ``NotReady``             count         each check that ended without a ready schema
 ``TargetShared``         count         each full check that found another database, with other
                                        migrations, under the same target
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["METRICS", "NAMESPACE", "PowertoolsObserver"]
 
 NAMESPACE = "lambda-migrate"
-"""Where the metrics go unless ``POWERTOOLS_METRICS_NAMESPACE`` says otherwise."""
+"""The namespace of the metrics, unless ``POWERTOOLS_METRICS_NAMESPACE`` is set."""
 
 METRICS = (
     "ColdStartCheckTime",
@@ -67,10 +67,10 @@ METRICS = (
 
 
 class PowertoolsObserver:
-    """Collects the metrics of a check and writes them, and its line, when it ends.
+    """Collects the metrics of a check, and writes them and the log line when it ends.
 
-    The Logger and the Metrics are our own, so that a function's own ones keep their keys,
-    dimensions and flushing.
+    It uses its own Logger and Metrics, so that those of the function keep their keys, dimensions
+    and flushing.
     """
 
     def __init__(self) -> None:
@@ -80,8 +80,8 @@ class PowertoolsObserver:
     def observe(self, event: Event) -> None:
         """See `Observer.observe`."""
         if isinstance(event, CheckFinished):
-            if not (event.applied or self._metrics) and _is_ordinary(os.environ):
-                _write_plainly(event)
+            if not (event.applied or self._metrics) and _has_default_format(os.environ):
+                _write_finished(event)
                 return
             self._log_finished(event)
             self._end(event)
@@ -99,14 +99,14 @@ class PowertoolsObserver:
         elif isinstance(event, LeaseTakenOver):
             self._add("LeaseTakeover", "Count", 1)
         elif isinstance(event, LeaseHeldTime):
-            self._tell_at_once(event)
+            self._write_held_time(event)
         elif isinstance(event, RenewalFailed):
             _logger().error(
                 f"the lease cannot be renewed: {event.cause}; the running migration is cancelled "
                 f"in {event.seconds_left:.0f} s unless this is fixed"
             )
         elif isinstance(event, FlagsIgnored):
-            self._warn(f"going on without feature flags: {event.reason}")
+            self._warn(f"continuing without feature flags: {event.reason}")
         elif isinstance(event, TargetShared):
             self._add("TargetShared", "Count", 1)
             self._warn(
@@ -116,7 +116,7 @@ class PowertoolsObserver:
             )
 
     def _warn(self, message: str) -> None:
-        """Say it, but once in a check: it may be true of a hundred migrations."""
+        """Log it once in a check, even if it applies to a hundred migrations."""
         if message not in self._warned:
             self._warned.add(message)
             _logger().warning(message)
@@ -124,10 +124,10 @@ class PowertoolsObserver:
     def _add(self, name: str, unit: str, value: float) -> None:
         self._metrics.append((name, unit, value))
 
-    def _tell_at_once(self, event: LeaseHeldTime) -> None:
-        """A migration that hangs is to be heard of while it does, not when its check ends."""
+    def _write_held_time(self, event: LeaseHeldTime) -> None:
+        """Write at once, so that a migration that hangs is noticed before its check ends."""
         held: list[Metric] = [("LeaseHeldTime", "Milliseconds", event.held_seconds * 1000)]
-        if _is_ordinary(os.environ):
+        if _has_default_format(os.environ):
             _write([_emf(event.target, held, _now())])
         else:
             self._flush(event.target, held)
@@ -165,7 +165,7 @@ class PowertoolsObserver:
 
 
 _FAILED = 1
-"""The exit code of a command that failed; others tell of wrong usage, or of somebody at it."""
+"""The exit code of a command that failed; others stand for wrong usage or a held lease."""
 
 _FINISHED = {
     "UP_TO_DATE": "schema is up to date",
@@ -191,10 +191,10 @@ def _service() -> str:
 
 
 def _logger() -> Any:
-    """A logger of our own: a function's Logger keeps its keys, its level and its handler.
+    """A logger of the library, so that the function's Logger keeps its keys, level and handler.
 
-    Powertools names the logger behind a Logger after its service, so that one of the function's
-    service would be the function's own; ours has another name and tells the service as a key.
+    Powertools names the logger behind a Logger after its service: with the function's service it
+    would be the function's own logger. This one has another name, and the service as a key.
     """
     import logging
 
@@ -202,7 +202,7 @@ def _logger() -> Any:
 
     logger = Logger(service=_LOGGER, name="lambda_migrate", location=None)
     logger.append_keys(service=_service())
-    # Lambda's own handler hangs on the root logger and would write the line once more.
+    # Lambda's handler on the root logger would write the line a second time.
     logging.getLogger(_LOGGER).propagate = False
     return logger
 
@@ -211,7 +211,7 @@ _LOGGER = "lambda_migrate.aws.telemetry"
 
 
 def _fields(event: CheckFinished | CheckFailed | CommandEnded) -> dict[str, Any]:
-    """What an engineer wants to know at night, under one key, with times in milliseconds."""
+    """The event's fields under one key, with times in milliseconds."""
     facts = {name: getattr(event, name) for name in event.__slots__}
     facts.pop("message", None)
     times = {"duration_ms": round(event.seconds * 1000)}
@@ -224,7 +224,7 @@ def _fields(event: CheckFinished | CheckFailed | CommandEnded) -> dict[str, Any]
 # --- the same without Powertools
 
 _LEVELS = ("POWERTOOLS_LOG_LEVEL", "LOG_LEVEL", "AWS_LAMBDA_LOG_LEVEL")
-_HARMLESS = (
+_NEUTRAL = (
     "POWERTOOLS_SERVICE_NAME",
     "POWERTOOLS_METRICS_NAMESPACE",
     "POWERTOOLS_LOG_LEVEL",
@@ -232,24 +232,24 @@ _HARMLESS = (
     "POWERTOOLS_PARAMETERS_",
     "POWERTOOLS_IDEMPOTENCY_",
 )
-"""Beginnings of Powertools' variables that leave the two lines as they are, or are read here."""
+"""Prefixes of Powertools' variables that do not change the format, or are read here."""
 
 
-def _is_ordinary(environ: Mapping[str, str]) -> bool:
-    """Whether nothing asks Powertools for another level, another format or for silence."""
+def _has_default_format(environ: Mapping[str, str]) -> bool:
+    """Whether no variable sets another log level or format, or disables the output."""
     levels = {environ.get(name, "").upper() for name in _LEVELS}
     return levels <= {"", "INFO"} and not any(
-        name.startswith("POWERTOOLS_") and not name.startswith(_HARMLESS) for name in environ
+        name.startswith("POWERTOOLS_") and not name.startswith(_NEUTRAL) for name in environ
     )
 
 
-def _write_plainly(event: CheckFinished) -> None:
+def _write_finished(event: CheckFinished) -> None:
     now = _now()
     _write([_line(event, now), _emf(event.target, _times(event), now)])
 
 
 def _write(lines: list[str]) -> None:
-    """All in one piece: the heartbeat's thread writes as well."""
+    """Write all lines at once: the heartbeat's thread writes as well."""
     import sys
 
     sys.stdout.write("".join(f"{line}\n" for line in lines))
@@ -263,7 +263,7 @@ def _now() -> float:
 
 
 def _line(event: CheckFinished, now: float) -> str:
-    """The structured line. Keys and their order are those of Powertools' formatter."""
+    """The log line; keys and their order are those of Powertools' formatter."""
     import json
     import time
 

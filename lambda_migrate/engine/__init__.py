@@ -1,6 +1,19 @@
-"""One cold start, from the first read of the lease table until requests are served.
+"""The engine: one cold start, from the first read of the lease table until requests are served.
 
-`runner` decides who migrates and waits; `holder` keeps the lease while one environment migrates;
-`apply` runs the pending migrations; `operations` is what operators' commands do. Everything here
-speaks to DynamoDB and PostgreSQL through ports and can run on fakes.
+::
+
+    lambda_migrate.runner.MigrationRunner.ensure()    once for each process
+      cold_start.ColdStart                            read, decide, act
+        decider.Decider    ─ lease.decision.decide    Serve | Refuse | Block | Wait | Acquire
+        holder.LeaseSession                           Acquire: the lease, renewed while it is held,
+          apply.apply_pending                         and the database under its fencing token
+        inspection.inspect_database                   Acquire in mode ``require``: only look
+
+`operations.Operations` is what operators' commands do under the same lease, `dry_run` runs
+migrations without committing them, `status` reads and compares. `target.Target` holds everything
+that a runner works on; `flags` are feature flags that can hold migrations back, and `flag_gate`
+applies them. `failure` describes a failed attempt for the other instances.
+
+The engine reaches DynamoDB and PostgreSQL only through the ports ``lease.store`` and
+``postgresql.ports``, so that everything here also runs on the fakes of `lambda_migrate.testing`.
 """

@@ -1,4 +1,4 @@
-"""Fakes for tests of code that uses lambda-migrate: time, chance, a lease table, a database, flags.
+"""Fakes for users' tests: a clock, randomness, a lease table, a database, feature flags.
 
 ::
 
@@ -8,7 +8,7 @@
     MigrationRunner(read_manifest("migrations"), target).ensure()
     assert database.effects == ["0001_create_orders", "0002_index_orders"]
 
-They pass the same contract tests as DynamoDB and PostgreSQL do, and run no SQL.
+The fakes pass the same contract tests as DynamoDB and PostgreSQL. They run no SQL.
 """
 
 from __future__ import annotations

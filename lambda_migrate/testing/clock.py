@@ -1,26 +1,19 @@
-"""Time and chance for tests."""
+"""A clock and a source of randomness for tests."""
 
 from __future__ import annotations
 
 import threading
 from itertools import cycle
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["FakeClock", "FixedRandom"]
 
 
-# --- time and chance
-
-
 class FakeClock:
-    """`Clock` that stands still until it is told otherwise; `sleep` advances it at once.
+    """A clock that advances only when `sleep` or `advance` is called.
 
     Args:
-        monotonic: Seconds on the scale that waiting is measured on.
-        wall_ms: Milliseconds since the epoch.
+        monotonic: The start of the monotonic clock, in seconds.
+        wall_ms: The start of the wall clock, in milliseconds since the epoch.
     """
 
     def __init__(self, *, monotonic: float = 1_000.0, wall_ms: int = 1_700_000_000_000) -> None:
@@ -41,26 +34,26 @@ class FakeClock:
             return self._wall_ms + round((self._monotonic - self._began) * 1000)
 
     def sleep(self, seconds: float) -> None:
-        """Let ``seconds`` pass without waiting for them."""
+        """Advance the clock by ``seconds`` without waiting."""
         self.slept.append(seconds)
         self.advance(seconds)
 
     def advance(self, seconds: float) -> None:
-        """Let ``seconds`` pass, as when the process was frozen."""
+        """Advance both clocks by ``seconds``, as while the process is frozen."""
         with self._guard:
             self._monotonic += max(0.0, seconds)
 
     def jump(self, seconds: float) -> None:
-        """Set the wall clock forward or, below 0, back, as an operator or NTP does."""
+        """Change the wall clock alone by ``seconds``, as an operator or NTP does."""
         with self._guard:
             self._wall_ms += round(seconds * 1000)
 
 
 class FixedRandom:
-    """`Random` that returns the numbers given, over and over.
+    """A source of randomness that returns the given numbers in turn.
 
     Args:
-        numbers: In [0, 1).
+        numbers: Each in [0, 1); by default 0.5.
     """
 
     def __init__(self, *numbers: float) -> None:

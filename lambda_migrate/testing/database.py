@@ -1,15 +1,4 @@
-"""Fakes for tests of code that uses lambda-migrate: time, chance, a lease table, a database, flags.
-
-::
-
-    clock = FakeClock()
-    database = InMemoryDatabase(clock=clock)
-    target = Target("orders", InMemoryLeaseTable(clock=clock), database, clock=clock)
-    MigrationRunner(read_manifest("migrations"), target).ensure()
-    assert database.effects == ["0001_create_orders", "0002_index_orders"]
-
-They pass the same contract tests as DynamoDB and PostgreSQL do, and run no SQL.
-"""
+"""A database in memory: the fence, the history and the errors of PostgreSQL, without SQL."""
 
 from __future__ import annotations
 
@@ -55,14 +44,11 @@ if TYPE_CHECKING:
 __all__ = ["InMemoryDatabase", "InMemoryDryRun", "InMemoryLeaseTable", "InMemorySession"]
 
 
-# --- the database
-
-
 class InMemoryDatabase:
-    """`Database` without PostgreSQL: the same fence, history and errors, but scripts do not run.
+    """A database without PostgreSQL: the same fence, history and errors, but scripts do not run.
 
-    Share one instance between the runners that are to compete. Scripts are refused where
-    `lambda_migrate` itself would refuse them; what they would do to a schema is not known here.
+    Share one instance between runners that compete. Scripts are checked as lambda-migrate checks
+    them before it runs them.
 
     Args:
         fingerprint: See `Database.fingerprint`.
@@ -77,23 +63,23 @@ class InMemoryDatabase:
         self.rolled_back: list[str] = []
         """Names of the migrations whose down script was committed, in that order."""
         self.on_script: Callable[[int], None] | None = None
-        """Called with the version in the middle of each script, before it is committed."""
+        """Called with the version during each script, before it is committed."""
         self.is_down = False
-        """While True nobody can connect, and whoever is connected gets `DatabaseUnavailable`."""
+        """While True, every connection raises `DatabaseUnavailable`."""
         self.connections = 0
-        """How many times a connection was opened, status reads included."""
+        """How many connections were opened, including those for reading."""
         self.token = 0
-        """The highest fence seen."""
+        """The highest fencing token so far."""
         self.environment = ""
-        """What the database is stamped with."""
+        """The environment that the database is stamped with."""
         self.identity = str(uuid4())
-        """Its own; two databases that share one are copies of each other."""
+        """The database's identity; two databases with the same one are copies."""
         self.other_histories: list[OtherHistory] = []
-        """What other migration tools' history tables say."""
+        """The contents of other migration tools' history tables."""
         self.dry_run_effects: dict[int, MigrationEffects] = {}
-        """What a rehearsal says of a version, but for its time, which is what passes in it."""
+        """What a dry run reports for a version; its duration is taken from the clock."""
         self.moved_sequences: tuple[AdvancedSequence, ...] = ()
-        """What a rehearsal says of sequences."""
+        """The advanced sequences that a dry run reports."""
         self._fingerprint = fingerprint
         self._clock = clock
         self._owner = ""
@@ -111,7 +97,7 @@ class InMemoryDatabase:
     # --- what a test arranges
 
     def fail(self, version: int, failure: MigrationFailed | None) -> None:
-        """Let every script of ``version`` fail from now on; None mends it."""
+        """Make every script of ``version`` fail from now on; None ends that."""
         if failure is None:
             self._failures.pop(version, None)
         else:
@@ -123,20 +109,20 @@ class InMemoryDatabase:
         digest: str,
         *,
         took_effect: bool | None,
-        reverting: bool = False,
+        rolling_back: bool = False,
     ) -> None:
         """Leave a row as a holder does that is killed while a non-transactional script runs.
 
         Args:
-            migration: The one that it was at.
+            migration: The migration that it was applying.
             digest: The chain digest that ends with it.
-            took_effect: Whether its statement did; None if nobody can tell from outside.
-            reverting: It was at the down script.
+            took_effect: Whether its statement took effect; None if that cannot be determined.
+            rolling_back: It was running the down script.
         """
         with self._guard:
-            state = RowState.ROLLING_BACK if reverting else RowState.STARTED
+            state = RowState.ROLLING_BACK if rolling_back else RowState.STARTED
             row = self._row(migration, digest, fence=self.token, owner=self._owner)
-            self._leave(row, state, up=None if reverting else migration.up)
+            self._leave(row, state, up=None if rolling_back else migration.up)
             self._took_effect[migration.version] = took_effect
 
     # --- the port
@@ -162,7 +148,7 @@ class InMemoryDatabase:
             if self.token >= grant.fence and not self._is_held_by(grant):
                 raise StaleFencingToken(self.token)
             if self._open and not evict:
-                raise LeaseHeld("somebody else is migrating this database")
+                raise LeaseHeld("another process is migrating this database")
             self._open.clear()
             distrusted_identity = (
                 self.identity
@@ -188,9 +174,9 @@ class InMemoryDatabase:
         """See `Database.begin_dry_run`."""
         with self._guard:
             self._connect(deadline)
-            rehearsal = InMemoryDryRun(self, grant)
-            rehearsal.begin(deadline)
-            return rehearsal
+            dry_run = InMemoryDryRun(self, grant)
+            dry_run.begin(deadline)
+            return dry_run
 
     def read_other_histories(self, deadline: Deadline) -> list[OtherHistory]:
         """See `Database.read_other_histories`."""
@@ -338,8 +324,8 @@ class InMemorySession:
     def settle(self, row: HistoryRow, deadline: Deadline) -> None:
         """See `FencedSession.settle`."""
         with self._under_fence(deadline) as database:
-            reverting = row.state is RowState.ROLLING_BACK
-            script = row.down if reverting else row.up
+            rolling_back = row.state is RowState.ROLLING_BACK
+            script = row.down if rolling_back else row.up
             took_effect = database._took_effect.get(row.version)
             if took_effect is None:
                 if script is None or not script.repeatable:
@@ -450,10 +436,10 @@ class InMemorySession:
 
 
 class InMemoryDryRun:
-    """`DryRunSession` of an `InMemoryDatabase`; its `rehearse` makes them.
+    """`DryRunSession` of an `InMemoryDatabase`, created by its `begin_dry_run`.
 
     Args:
-        database: What is rehearsed on.
+        database: The database.
         grant: Under which right.
     """
 
@@ -477,7 +463,7 @@ class InMemoryDryRun:
             if database.token >= self.grant.fence and not database._is_held_by(self.grant):
                 raise StaleFencingToken(database.token)
             if database._open:
-                raise LeaseHeld("somebody else is migrating this database")
+                raise LeaseHeld("another process is migrating this database")
             self._has_begun = True
             self._rows = database._history()
             database._open.add(self)
@@ -530,7 +516,7 @@ class InMemoryDryRun:
         self.close()
 
     def _require_alive(self) -> None:
-        """A successor ends a rehearsal, as it ends a holder."""
+        """A successor ends a dry run, as it ends a holder."""
         database = self._database
         overtaken = database.token > self.grant.fence
         if self._is_lost or overtaken:

@@ -15,32 +15,29 @@ if TYPE_CHECKING:
 __all__ = ["InMemoryFlags"]
 
 
-# --- feature flags
-
-
 class InMemoryFlags:
-    """`FlagSource` that says what it was last told.
+    """Feature flags that a test sets.
 
     ::
 
         flags = InMemoryFlags()
         target = Target("orders", table, database, flags=flags)
-        flags.set(paused=True)  # from now on nobody migrates
+        flags.set(paused=True)  # from now on no runner migrates
 
     Args:
-        flags: What it says at first: nothing that stops anybody, if None.
+        flags: The first values; by default the flags allow everything.
     """
 
     def __init__(self, flags: Flags | None = None) -> None:
         self.flags = flags or Flags()
-        """What it says."""
+        """The values."""
         self.is_down = False
-        """While True they cannot be read."""
+        """While True, reading raises `FlagsUnavailable`."""
         self.reads = 0
-        """How many times they were."""
+        """How many times they were read."""
 
     def set(self, **flags: Any) -> None:
-        """Say this instead of what was said, by the names of `Flags`; the others by default."""
+        """Replace the flags; those that are not given get their defaults. See `Flags`."""
         self.flags = Flags(**flags)
 
     def read(self, deadline: Deadline) -> Flags:  # noqa: ARG002 - memory takes no time

@@ -1,4 +1,4 @@
-"""An observer that keeps what it is given."""
+"""An observer that records events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ E = TypeVar("E")
 
 
 class RecordingObserver:
-    """`Observer` that keeps every event in order."""
+    """An observer that records every event in order."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -24,5 +24,5 @@ class RecordingObserver:
         self.events.append(event)
 
     def of(self, kind: type[E]) -> list[E]:
-        """The events of one class, in order."""
+        """Return the events of one class, in order."""
         return [event for event in self.events if isinstance(event, kind)]

@@ -11,9 +11,6 @@ if TYPE_CHECKING:
 __all__ = ["InMemoryRequestLog"]
 
 
-# --- what the admin function was asked for
-
-
 class InMemoryRequestLog:
     """`RequestLog` of this process; share one between the invocations that are to meet in it."""
 

@@ -87,7 +87,7 @@ class DatabaseBench(Protocol):
         interrupted: Migration,
         *,
         took_effect: bool | None,
-        reverting: bool = False,
+        rolling_back: bool = False,
     ) -> HistoryRow:
         """What a holder leaves that is killed while a non-transactional script runs."""
 
@@ -126,10 +126,10 @@ class MemoryBench:
         interrupted: Migration,
         *,
         took_effect: bool | None,
-        reverting: bool = False,
+        rolling_back: bool = False,
     ) -> HistoryRow:
         self.database.leave_in_doubt(
-            interrupted, "digest", took_effect=took_effect, reverting=reverting
+            interrupted, "digest", took_effect=took_effect, rolling_back=rolling_back
         )
         return held.read_history()[-1]
 
@@ -173,17 +173,17 @@ class PostgreSQLBench:
         interrupted: Migration,
         *,
         took_effect: bool | None,
-        reverting: bool = False,
+        rolling_back: bool = False,
     ) -> HistoryRow:
         held.record_applied([(interrupted, "digest")], baseline=False)
-        state = RowState.ROLLING_BACK if reverting else RowState.STARTED
-        up = "NULL" if reverting else literal(interrupted.up.sql)
+        state = RowState.ROLLING_BACK if rolling_back else RowState.STARTED
+        up = "NULL" if rolling_back else literal(interrupted.up.sql)
         self._run(
             f"UPDATE {SCHEMA}.history SET state = {literal(state.value)}, applied_at = NULL,"
             f" up = {up}, up_repeatable = {literal(interrupted.up.repeatable)},"
             f" down_transactional = false WHERE version = '{interrupted.version}'"
         )
-        if took_effect is not None and took_effect is not reverting:
+        if took_effect is not None and took_effect is not rolling_back:
             self._run(interrupted.up.sql)
         return held.read_history()[-1]
 

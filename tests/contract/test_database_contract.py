@@ -499,7 +499,7 @@ def test_a_row_in_doubt_is_resolved_by_the_state_of_the_database(
     bench: DatabaseBench, reverting: bool, took_effect: bool, is_applied: bool
 ) -> None:
     with hold(bench) as held:
-        row = bench.leave_in_doubt(held, INDEX, took_effect=took_effect, reverting=reverting)
+        row = bench.leave_in_doubt(held, INDEX, took_effect=took_effect, rolling_back=reverting)
         assert row.state is (RowState.ROLLING_BACK if reverting else RowState.STARTED)
         held.settle(row, soon())
         rows = held.read_history()
@@ -547,7 +547,7 @@ def test_no_rollback_starts_while_its_row_is_in_doubt(
     bench: DatabaseBench, took_effect: bool, reverting: bool
 ) -> None:
     with hold(bench) as held:
-        row = bench.leave_in_doubt(held, INDEX, took_effect=took_effect, reverting=reverting)
+        row = bench.leave_in_doubt(held, INDEX, took_effect=took_effect, rolling_back=reverting)
         held.roll_back(row, soon())
         assert held.read_history() == []
 

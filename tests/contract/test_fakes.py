@@ -125,7 +125,7 @@ def test_a_planned_failure_fails_the_down_script_too(
 def test_a_resolved_row_keeps_its_kind(database: InMemoryDatabase, deadline: Deadline) -> None:
     with database.take_over(grant(1), deadline) as held:
         database.leave_in_doubt(FIRST, "digest", took_effect=True)
-        database.leave_in_doubt(SECOND, "digest", took_effect=True, reverting=True)
+        database.leave_in_doubt(SECOND, "digest", took_effect=True, rolling_back=True)
         for row in held.read_history():
             held.settle(row, deadline)
         assert [row.version for row in held.read_history()] == [1]

@@ -165,7 +165,7 @@ def test_an_appconfig_that_is_no_use_stops_migrating_or_is_ignored_by_setting(
         assert function.invoke().ok
         assert [end["outcome"] for end in ends(function)] == ["MIGRATED"]
         (view,) = function.environments()
-        assert "going on without feature flags" in function.logs(view.environment_id)
+        assert "continuing without feature flags" in function.logs(view.environment_id)
     assert stage.effects() == {1: 1, 2: 1, 3: 1}
 
 

@@ -18,7 +18,7 @@ from aws_lambda_powertools.utilities.feature_flags import SchemaValidator
 from lambda_migrate.aws.appconfig import (
     API_SECONDS,
     EXTENSION_SECONDS,
-    LONGEST_SECONDS,
+    MAX_SECONDS,
     AppConfigFlags,
 )
 from lambda_migrate.clock import Deadline
@@ -126,7 +126,7 @@ def test_the_times_on_the_page_are_those_of_the_code() -> None:
     text = " ".join(PAGE.split())
     assert f"A response of the extension is cached for {EXTENSION_SECONDS:g} s" in text
     assert f"which charges for each request, is cached for {API_SECONDS:g} s" in text
-    assert f"Reading ends after {LONGEST_SECONDS:g} s" in text
+    assert f"Reading ends after {MAX_SECONDS:g} s" in text
 
 
 def test_every_flag_is_in_the_table() -> None:

@@ -275,7 +275,9 @@ def test_a_rollback_that_was_interrupted_is_settled_and_then_chosen_again(
 ) -> None:
     """Whether its statement took effect or not, it takes effect once, and nothing else does."""
     scene.migrated(V2)
-    scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=took_effect, reverting=True)
+    scene.database.leave_in_doubt(
+        migration(2), V2.digest, took_effect=took_effect, rolling_back=True
+    )
     assert scene.maintenance(V2).down(scene.deadline(), steps=1) == ("0002_m",)
     assert scene.database.rolled_back == ["0002_m"]
     assert [row.version for row in scene.database.read_history(scene.deadline())] == [1]
@@ -650,7 +652,7 @@ def test_without_a_table_a_living_holder_is_not_evicted(scene: Scene) -> None:
         other = Scene(clock=scene.clock, has_lease_table=False)
         other.database = scene.database
         other.change(fence=99)
-        with pytest.raises(LeaseHeld, match="somebody else is migrating this database"):
+        with pytest.raises(LeaseHeld, match="another process is migrating this database"):
             other.maintenance(V1).up(scene.deadline())
         assert other.table.state.owner is None
 

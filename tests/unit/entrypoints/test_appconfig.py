@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lambda_migrate.aws import appconfig as adapter
-from lambda_migrate.aws.appconfig import AppConfigFlags, flags_of
+from lambda_migrate.aws.appconfig import AppConfigFlags, evaluate_flags
 from lambda_migrate.clock import Deadline
 from lambda_migrate.engine.flags import HOLD_BACK_AT, MODE, PAUSED, Flags
 from lambda_migrate.errors import FlagsUnavailable
@@ -138,7 +138,7 @@ def test_what_could_not_be_read_is_not_asked_for_at_once_again(
 @pytest.mark.parametrize(
     ("behaviour", "told"),
     [
-        ("fails", r"status 500|AppConfig said InternalServerException"),
+        ("fails", r"status 500|AppConfig responded with InternalServerException"),
         ("garbage", "sent no JSON"),
     ],
 )
@@ -157,16 +157,16 @@ def test_an_appconfig_that_does_not_answer_is_waited_for_until_the_deadline_at_m
 ) -> None:
     served.behaviour = behaviour
     deadline = Deadline.after(0.3)
-    assert "no answer within 0.3 s" in refused(source(), deadline)
+    assert "no response within 0.3 s" in refused(source(), deadline)
 
 
 def test_with_all_time_in_the_world_it_is_waited_for_four_seconds_at_most(
     source: Source, served: LocalAppConfig, deadline: Deadline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert adapter.LONGEST_SECONDS == 4
-    monkeypatch.setattr(adapter, "LONGEST_SECONDS", 0.2)
+    assert adapter.MAX_SECONDS == 4
+    monkeypatch.setattr(adapter, "MAX_SECONDS", 0.2)
     served.behaviour = "dribbles"
-    assert "no answer within 0.2 s" in refused(source(), deadline)
+    assert "no response within 0.2 s" in refused(source(), deadline)
 
 
 def test_an_answer_that_does_not_come_is_told_without_the_sessions_token(
@@ -178,7 +178,7 @@ def test_an_answer_that_does_not_come_is_told_without_the_sessions_token(
     served.hangs_at = "GetLatestConfiguration"
     served.behaviour = "hangs"
     told = refused(source(), deadline)
-    assert re.search(r"did not answer \((TimeoutError|ReadTimeoutError)\)", told)
+    assert re.search(r"did not respond \((TimeoutError|ReadTimeoutError)\)", told)
     assert "token" not in told
 
 
@@ -226,13 +226,13 @@ def test_each_asking_of_the_api_is_a_session_of_its_own(
 def test_an_extension_that_should_be_there_and_is_not_is_told(deadline: Deadline) -> None:
     port = find_free_port()
     flags = AppConfigFlags(PROFILE, CONTEXT, port=str(port))
-    assert f"nobody listens on port {port}" in refused(flags, deadline)
+    assert f"no process listens on port {port}" in refused(flags, deadline)
 
 
 @pytest.mark.parametrize("port", ["http", "0", "99999", "\uff11"])
 def test_a_port_that_is_none_is_told(port: str, deadline: Deadline) -> None:
     told = refused(AppConfigFlags(PROFILE, CONTEXT, port=port), deadline)
-    assert "AWS_APPCONFIG_EXTENSION_HTTP_PORT is no port number" in told
+    assert "AWS_APPCONFIG_EXTENSION_HTTP_PORT is not a port number" in told
 
 
 def test_without_a_region_or_a_network_the_api_cannot_be_asked_and_that_is_told(
@@ -243,13 +243,13 @@ def test_without_a_region_or_a_network_the_api_cannot_be_asked_and_that_is_told(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
     told = refused(AppConfigFlags(PROFILE, CONTEXT), deadline)
-    assert "AppConfig could not be asked: You must specify a region" in told
+    assert "AppConfig could not be reached: You must specify a region" in told
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-x-1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "geheim")
     monkeypatch.setenv("AWS_ENDPOINT_URL_APPCONFIGDATA", f"http://127.0.0.1:{find_free_port()}")
     told = refused(AppConfigFlags(PROFILE, CONTEXT), deadline)
-    assert "AppConfig did not answer (EndpointConnectionError)" in told
+    assert "AppConfig did not respond (EndpointConnectionError)" in told
     assert "geheim" not in told
 
 
@@ -260,7 +260,7 @@ def test_a_right_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     denied = ClientError({"Error": {"Code": "AccessDeniedException"}}, "StartConfigurationSession")
     error = StoreClientError("a whole traceback")
     error.__cause__ = denied
-    assert "the role needs appconfig:StartConfigurationSession" in adapter._reason(error)
+    assert "the role needs appconfig:StartConfigurationSession" in adapter._describe_error(error)
 
 
 def test_asking_leaves_no_thread_behind_once_it_is_answered(
@@ -282,7 +282,7 @@ def test_asking_leaves_no_thread_behind_once_it_is_answered(
 )
 def test_rules_choose_by_target(target: str, flags: Flags) -> None:
     document = {PAUSED: plain(False, orders=True), HOLD_BACK_AT: plain(0, invoices=4)}
-    assert flags_of(document, {**CONTEXT, "target": target}) == flags
+    assert evaluate_flags(document, {**CONTEXT, "target": target}) == flags
 
 
 @pytest.mark.parametrize("key", ["environment", "function"])
@@ -290,12 +290,12 @@ def test_rules_choose_by_environment_and_function_too(key: str) -> None:
     condition = {"action": "STARTSWITH", "key": key, "value": CONTEXT[key][:4]}
     rule = {"when_match": "off", "conditions": [condition]}
     document = {MODE: {"default": "migrate", "boolean_type": False, "rules": {"some": rule}}}
-    assert flags_of(document, CONTEXT).mode == "off"
-    assert flags_of(document, {**CONTEXT, key: "other"}).mode == "migrate"
+    assert evaluate_flags(document, CONTEXT).mode == "off"
+    assert evaluate_flags(document, {**CONTEXT, key: "other"}).mode == "migrate"
 
 
 def test_flags_of_the_application_in_the_same_document_may_be_anything() -> None:
-    assert flags_of({**STOP, "theirs": 5, "other": {"enabled": True}}, CONTEXT).paused
+    assert evaluate_flags({**STOP, "theirs": 5, "other": {"enabled": True}}, CONTEXT).paused
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_flags_of_the_application_in_the_same_document_may_be_anything() -> None
                     },
                 }
             },
-            "rule 'typo' of lambda_migrate_paused looks at 'enviroment'",
+            "rule 'typo' of lambda_migrate_paused uses 'enviroment'",
         ),
         (
             {
@@ -349,6 +349,6 @@ def test_flags_of_the_application_in_the_same_document_may_be_anything() -> None
 )
 @pytest.mark.filterwarnings("ignore:Failed to evaluate feature flag")  # newer Powertools say so
 def test_what_cannot_be_relied_on_is_refused(document: object, told: str) -> None:
-    with pytest.raises(adapter._Unusable) as error:
-        flags_of(document, CONTEXT)
+    with pytest.raises(adapter._FlagsUnusable) as error:
+        evaluate_flags(document, CONTEXT)
     assert told in str(error.value)

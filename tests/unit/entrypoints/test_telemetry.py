@@ -102,7 +102,7 @@ def test_that_flags_are_ignored_is_told_once_in_a_check(lines: Lines) -> None:
         (
             FlagsIgnored("orders-db", "the feature flags a/b/c cannot be used: no answer"),
             "WARNING",
-            "going on without feature flags: the feature flags a/b/c cannot be used: no answer",
+            "continuing without feature flags: the feature flags a/b/c cannot be used: no answer",
         ),
         (
             RenewalFailed("orders-db", 7, "ConfigurationError", "the table vanished", 12.3),
