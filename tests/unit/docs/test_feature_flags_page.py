@@ -119,7 +119,7 @@ def test_the_test_on_the_page_passes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     [text] = re.findall(r"^```python\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE)
     names: dict[str, Any] = {}
     exec(compile(text, "feature-flags.md", "exec"), names)
-    names["test_a_pause_keeps_us_from_migrating"]()
+    names["test_a_pause_stops_migrations"]()
 
 
 def test_the_times_on_the_page_are_those_of_the_code() -> None:
