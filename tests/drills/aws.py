@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""``aws``, as far as the runbooks use it: one call of boto3, and one member of its answer.
+"""The AWS command line as the runbooks use it: one call of boto3, one key of its response.
 
-The AWS command line is no part of what the project installs. This takes the options as that one
-does, and botocore's model of the service says whether there are such an operation and parameters.
+The project does not install the AWS command line. This program parses the options in the same way;
+botocore's model of the service checks the operation and its parameters.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import boto3
 
-_OURS = ("query", "output")
+_OUTPUT_OPTIONS = ("query", "output")
 
 
 def main(service: str, operation: str, *words: str) -> None:
@@ -25,11 +25,11 @@ def main(service: str, operation: str, *words: str) -> None:
     parameters = {
         option.title().replace("-", ""): _value(value)
         for option, value in given.items()
-        if option not in _OURS
+        if option not in _OUTPUT_OPTIONS
     }
     client: Any = boto3.Session().client(service)  # type: ignore[call-overload]  # any service
     answer = getattr(client, operation.replace("-", "_"))(**parameters)
-    print(answer[given["query"]] if "query" in given else answer)  # noqa: T201 - that is its output
+    print(answer[given["query"]] if "query" in given else answer)  # noqa: T201 - output of the program
 
 
 def _value(text: str) -> str | bytes:

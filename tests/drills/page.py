@@ -1,11 +1,11 @@
-"""A runbook as its page has it: sections, and the fenced blocks in them.
+"""Read a runbook: its sections, and the fenced blocks in them.
 
 ====================  ==========================================================================
-```` ```sh ````       commands, one a line; ``# exits with 3`` at its end where that is not 0
-```` ```sql ````      one statement; ``:pid`` is the column ``pid`` of the rows before
-```` ```text ````     what the block before it answers; ``...`` stands for anything
-```` ```json ````     a line of the function's log, or as much of it as matters
-```` ```yaml ````     for reading only, as ```` ```python ```` is
+```` ```sh ````       commands, one for each line; ``# exits with 3`` at its end if it is not 0
+```` ```sql ````      one statement; ``:pid`` is the column ``pid`` of the previous result
+```` ```text ````     output of the block before it; ``...`` stands for any text
+```` ```json ````     a log line of the function, or a part of it
+```` ```yaml ````     not run; the same for ```` ```python ````
 ====================  ==========================================================================
 """
 
@@ -36,7 +36,7 @@ _FENCE = re.compile(r"^(\s*)```(\w*)\s*$")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block; ``step`` is the number of the list's entry that it is in, or 0."""
+    """A fenced block; ``step`` is the number of its list item, or 0."""
 
     page: str
     section: str

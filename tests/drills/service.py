@@ -1,4 +1,4 @@
-"""The service that the drills break: a handler on the table of orders, and its migrations."""
+"""The service that the drills break: a handler that reads the table orders, and its migrations."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from tests.stage import TABLE, Stage
 ROOT = Path(__file__).parents[2]
 
 NAMESPACE, SERVICE = "Orders", "orders"
-"""As template.yaml has them by default."""
+"""Defaults of template.yaml."""
 
 LEASE_SECONDS = "5"
-"""The shortest that there is: a drill waits for its end."""
+"""The shortest possible lease, because drills wait for its end."""
 
 CREATE = """
 -- migrate:up
@@ -47,7 +47,7 @@ UPDATE orders SET state = 'open';
 -- migrate:down
 """
 
-IN_PARTS = """
+COMMITS_IN_PARTS = """
 -- migrate:up transaction:false
 DO $$ BEGIN
     UPDATE orders SET amount = amount * 2 WHERE id <= 500;
@@ -93,8 +93,8 @@ REQUEST = {"requestContext": {"http": {"method": "GET", "path": "/orders"}}}
 """The part of a function URL's event that the library reads."""
 
 
-class Served(LocalFunction):
-    """A function that is invoked over HTTP, unless a test says otherwise."""
+class HttpFunction(LocalFunction):
+    """A function that gets HTTP events by default."""
 
     def invoke(self, event: Any = None, *, wait: float = 0.0) -> InvocationResult:
         return super().invoke(REQUEST if event is None else event, wait=wait)
@@ -113,12 +113,12 @@ _names = itertools.count(1)
 
 
 def code(stage: Stage, migrations: Mapping[str, str], *, reads: str = "id, amount") -> Path:
-    """A version of the service that reads these columns."""
+    """Write a version of the service that reads these columns."""
     return stage.code(migrations, handler=HANDLER.format(columns=reads))
 
 
 @contextmanager
-def deployed(
+def deploy_version(
     stage: Stage,
     code: Path,
     *,
@@ -128,25 +128,25 @@ def deployed(
     handler: str = "app.handler",
     **settings: str,
 ) -> Iterator[LocalFunction]:
-    """Deploy a version; it writes metrics as the template's function does."""
+    """Start the function with the metrics settings of the template."""
     environment = {
         **stage.environment(**{"lease_seconds": LEASE_SECONDS, **settings}),
         "POWERTOOLS_METRICS_NAMESPACE": NAMESPACE,
         "POWERTOOLS_SERVICE_NAME": SERVICE,
         "DATABASE": database or stage.name,
         "SOCKET": str(stage.postgresql.socket),
-        # A package that ships the library uses its own, others the one that is tested.
+        # A package that contains the library uses it; others use the tested one.
         "PYTHONPATH": os.pathsep.join([str(code), str(ROOT)]),
         **(variables or {}),
     }
-    with Served(
+    with HttpFunction(
         handler, code=code, environment=environment, timeout=timeout, name=f"orders{next(_names)}"
     ) as function:
         yield function
 
 
 class Deployments:
-    """What ``sam deploy`` does, on this machine: another version takes the traffic."""
+    """Imitates ``sam deploy``: another version gets the traffic."""
 
     def __init__(
         self, stack: ExitStack, stage: Stage, variables: Mapping[str, str] | None = None
@@ -155,12 +155,12 @@ class Deployments:
         self._stage = stage
         self._variables = variables
 
-    def of(
+    def deploy(
         self, code: Path, *, timeout: float = 60.0, database: str = "", **settings: str
     ) -> LocalFunction:
-        """Deploy it."""
+        """Start this version."""
         return self._stack.enter_context(
-            deployed(
+            deploy_version(
                 self._stage,
                 code,
                 timeout=timeout,
@@ -175,7 +175,7 @@ class Deployments:
 def session(
     stage: Stage, user: str = "postgres", name: str = "report"
 ) -> Iterator[pg8000.native.Connection]:
-    """Somebody else's connection."""
+    """Open a connection of another client."""
     connection = pg8000.native.Connection(
         user, database=stage.name, unix_sock=str(stage.postgresql.socket), application_name=name
     )
@@ -188,20 +188,20 @@ def session(
 
 @contextmanager
 def admin(stage: Stage, code: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
-    """An admin function; its name, and what a laptop needs in its environment to reach it."""
+    """Start an admin function; yields its name, and the variables that reach it."""
     handler = "lambda_migrate.deploy.admin.handler"
-    with deployed(stage, code, handler=handler) as function, InvokeApi([function]) as api:
+    with deploy_version(stage, code, handler=handler) as function, InvokeApi([function]) as api:
         yield function.name, {"AWS_ENDPOINT_URL_LAMBDA": api.endpoint_url}
 
 
 def copy_database(stage: Stage, name: str) -> str:
-    """A copy as it is now, under another name; returns its URL."""
+    """Copy the database under another name; returns the copy's URL."""
     stage.postgresql.execute(f'CREATE DATABASE "{name}" TEMPLATE "{stage.name}"')
     return stage.postgresql.url(name)
 
 
-def measured(stage: Stage, *functions: LocalFunction) -> CloudWatch:
-    """What CloudWatch knows of them, and of the lease table."""
+def read_cloudwatch(stage: Stage, *functions: LocalFunction) -> CloudWatch:
+    """Pass the functions' logs and the lease table's throttled requests to CloudWatch."""
     cloudwatch = CloudWatch()
     for function in functions:
         for view in function.environments():
@@ -211,7 +211,7 @@ def measured(stage: Stage, *functions: LocalFunction) -> CloudWatch:
     return cloudwatch
 
 
-def alarms(stage: Stage, **parameters: str) -> dict[str, Alarm]:
-    """The template's, for this stage's target and table."""
+def template_alarms(stage: Stage, **parameters: str) -> dict[str, Alarm]:
+    """Read the template's alarms for this stage's target and table."""
     values = {"Target": stage.name, "LeaseTable": TABLE, **parameters}
     return read_alarms(ROOT / "template.yaml", values)

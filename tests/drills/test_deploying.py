@@ -1,4 +1,4 @@
-"""Drills: what is done with care. The service answers all the while."""
+"""Drills of planned operations, with traffic on the service."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import pytest
 
 import lambda_migrate
 from lambda_migrate.local.runtime.function import InvocationResult, LocalFunction
-from tests.drills.play import Play
+from tests.drills.drill import Drill
 from tests.drills.service import V1, V2, Deployments, admin, code, copy_database
 from tests.stage import Stage
 
 NEXT = "99.0.0"
-"""The library's next version, as far as a deployment package is concerned."""
+"""Version number of the upgraded library."""
 
 
 @contextmanager
 def traffic(function: LocalFunction) -> Iterator[list[InvocationResult]]:
-    """Callers of a version, one after the other; each must be answered."""
+    """Call the function until the block ends; every call must succeed."""
     answers: list[InvocationResult] = []
     over = threading.Event()
 
@@ -38,79 +38,81 @@ def traffic(function: LocalFunction) -> Iterator[list[InvocationResult]]:
         over.set()
         callers.join()
     assert answers
-    assert [each.payload for each in answers if not served(each)] == []
+    assert [each.payload for each in answers if not is_order(each)] == []
 
 
-def served(result: InvocationResult) -> bool:
-    """Whether it was an order and no excuse."""
+def is_order(result: InvocationResult) -> bool:
+    """Whether the response is an order, not an error."""
     return bool(result.ok and result.payload["statusCode"] == 200)
 
 
 def test_a_rollout(stage: Stage) -> None:
     with ExitStack() as stack:
         deployments = Deployments(stack, stage)
-        live = deployments.of(code(stage, V1))
-        assert served(live.invoke())
+        live = deployments.deploy(code(stage, V1))
+        assert is_order(live.invoke())
         copy = copy_database(stage, f"{stage.name}_copy")
         new = code(stage, V2, reads="id, status")
 
         def deploy(_command: str) -> None:
-            play.functions = [deployments.of(new)]
-            assert all(map(served, play.functions[0].storm(5)))
+            drill.functions = [deployments.deploy(new)]
+            assert all(map(is_order, drill.functions[0].storm(5)))
 
-        play = Play("rollout.md", stage, new, stand_ins={"sam": deploy}, COPY_DATABASE_URL=copy)
+        drill = Drill(
+            "rollout.md", stage, new, replacements={"sam": deploy}, COPY_DATABASE_URL=copy
+        )
         with traffic(live):
-            play.see()
-            assert not play.is_over()
-            play.do()
-            assert play.is_over()
-        play.finish()
+            drill.check_symptoms()
+            assert not drill.is_over()
+            drill.run_steps()
+            assert drill.is_over()
+        drill.require_all_blocks_ran()
 
 
 def test_a_rollback_of_code(stage: Stage) -> None:
     with ExitStack() as stack:
         deployments = Deployments(stack, stage)
         old, new = code(stage, V1), code(stage, V2, reads="id, no_such_column")
-        assert served(deployments.of(old).invoke())
-        bad = deployments.of(new)
+        assert is_order(deployments.deploy(old).invoke())
+        bad = deployments.deploy(new)
         assert not bad.invoke().ok
 
         def deploy(_command: str) -> None:
-            play.functions = [deployments.of(old)]
-            assert all(map(served, play.functions[0].storm(3)))
+            drill.functions = [deployments.deploy(old)]
+            assert all(map(is_order, drill.functions[0].storm(3)))
 
-        play = Play("rollback-code.md", stage, old, stand_ins={"sam": deploy})
-        play.functions = [bad]
-        play.see()
-        assert not play.is_over()
-        play.do()
-        assert play.is_over()
-        play.finish()
+        drill = Drill("rollback-code.md", stage, old, replacements={"sam": deploy})
+        drill.functions = [bad]
+        drill.check_symptoms()
+        assert not drill.is_over()
+        drill.run_steps()
+        assert drill.is_over()
+        drill.require_all_blocks_ran()
         assert stage.history() == [(1, "applied"), (2, "applied")], "the schema stays"
 
 
 @pytest.mark.parametrize("through", ["the database", "the admin function"])
-def test_a_rollback_of_the_schema_with_code_still_running(stage: Stage, through: str) -> None:
+def test_a_rollback_of_the_schema_while_code_runs(stage: Stage, through: str) -> None:
     with ExitStack() as stack:
         deployments = Deployments(stack, stage)
         old, new = code(stage, V1), code(stage, V2, reads="id, status")
-        live = deployments.of(old)
-        assert served(live.invoke())
-        newer = deployments.of(new)
-        assert served(newer.invoke())
+        live = deployments.deploy(old)
+        assert is_order(live.invoke())
+        newer = deployments.deploy(new)
+        assert is_order(newer.invoke())
         function, variables = "", dict[str, str]()
         if through == "the admin function":
             function, reached = stack.enter_context(admin(stage, old))
             variables.update(reached)
-        play = Play("rollback-schema.md", stage, old, function=function)
-        play.variables.update(variables)
+        drill = Drill("rollback-schema.md", stage, old, function=function)
+        drill.variables.update(variables)
         with traffic(live):
-            play.see()
-            assert not play.is_over()
-            play.do(by_hand={1: newer.end_idle})
-            assert play.is_over()
-            assert all(map(served, live.storm(3))), "the version before starts as well"
-        play.finish()
+            drill.check_symptoms()
+            assert not drill.is_over()
+            drill.run_steps(manual_steps={1: newer.end_idle})
+            assert drill.is_over()
+            assert all(map(is_order, live.storm(3))), "the previous version can start"
+        drill.require_all_blocks_ran()
         assert stage.history() == [(1, "applied")]
 
 
@@ -118,40 +120,40 @@ def test_upgrading_the_library(stage: Stage, tmp_path: Path) -> None:
     with ExitStack() as stack:
         deployments = Deployments(stack, stage)
         package = code(stage, V2, reads="id, status")
-        live = deployments.of(package)
-        assert served(live.invoke())
+        live = deployments.deploy(package)
+        assert is_order(live.invoke())
         upgraded = tmp_path / "upgraded"
         shutil.copytree(package, upgraded)
         with_library(upgraded, NEXT)
 
         def install(_command: str) -> None:
-            play.variables["PYTHONPATH"] = str(upgraded)
+            drill.variables["PYTHONPATH"] = str(upgraded)
 
         def deploy(_command: str) -> None:
-            play.functions = [deployments.of(upgraded)]
-            assert all(map(served, play.functions[0].storm(3)))
+            drill.functions = [deployments.deploy(upgraded)]
+            assert all(map(is_order, drill.functions[0].storm(3)))
 
-        play = Play("upgrading.md", stage, package, stand_ins={"pip": install, "sam": deploy})
+        drill = Drill("upgrading.md", stage, package, replacements={"pip": install, "sam": deploy})
         with traffic(live):
-            play.see()
-            assert not play.is_over()
-            play.do()
-            assert play.is_over()
-        play.finish()
+            drill.check_symptoms()
+            assert not drill.is_over()
+            drill.run_steps()
+            assert drill.is_over()
+        drill.require_all_blocks_ran()
         assert applied_by(stage) == [lambda_migrate.__version__] * 2
-        # What the new one writes, the old one reads: a later rollback of code stays possible.
+        # The old version can read what the new one writes, so the code can be rolled back later.
         further = tmp_path / "further"
         shutil.copytree(upgraded, further)
         (further / "migrations" / "0003_note.sql").write_text(
             "-- migrate:up\nALTER TABLE orders ADD COLUMN note text;\n-- migrate:down\n"
         )
-        assert served(deployments.of(further).invoke())
+        assert is_order(deployments.deploy(further).invoke())
         assert applied_by(stage)[-1] == NEXT
-        assert served(live.storm(1)[0])
+        assert is_order(live.storm(1)[0])
 
 
 def with_library(package: Path, version: str) -> None:
-    """Put the library into a deployment package, as another version of itself."""
+    """Copy the library into a deployment package, with another version number."""
     shutil.copytree(
         Path(lambda_migrate.__file__).parent,
         package / "lambda_migrate",

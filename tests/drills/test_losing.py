@@ -1,11 +1,11 @@
-"""Drills: a lease table lost, a database set back, a database that moves."""
+"""Drills of a lost lease table, a restored database and a moved database."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
 
 from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
-from tests.drills.play import Play
+from tests.drills.drill import Drill
 from tests.drills.service import V1, V2, Deployments, code, copy_database
 from tests.stage import Stage
 
@@ -14,19 +14,19 @@ def test_a_lost_table(own_stage: Stage) -> None:
     stage = own_stage
     current = code(stage, V2)
     with ExitStack() as stack:
-        function = Deployments(stack, stage).of(current)
+        function = Deployments(stack, stage).deploy(current)
         assert function.invoke().ok
         assert isinstance(stage.dynamodb, LocalDynamoDB)
         stage.dynamodb.restart()
-        assert function.invoke().payload["statusCode"] == 200, "a warm instance goes on"
+        assert function.invoke().payload["statusCode"] == 200, "a warm instance still serves"
         assert not function.storm(1)[0].ok
-        play = Play("lost-table.md", stage, current)
-        play.functions = [function]
-        play.see()
-        assert not play.is_over()
-        play.do()
-        assert play.is_over()
-        play.finish()
+        drill = Drill("lost-table.md", stage, current)
+        drill.functions = [function]
+        drill.check_symptoms()
+        assert not drill.is_over()
+        drill.run_steps()
+        assert drill.is_over()
+        drill.require_all_blocks_ran()
         assert function.storm(2)[0].payload["statusCode"] == 200
         assert stage.item().fence > 1
 
@@ -40,31 +40,35 @@ def test_a_restored_database(stage: Stage) -> None:
     backup, restored = f"{stage.name}_backup", f"{stage.name}_restored"
     with ExitStack() as stack:
         deployments = Deployments(stack, stage)
-        assert deployments.of(old, environment="production").invoke().ok
+        assert deployments.deploy(old, environment="production").invoke().ok
         copy_database(stage, backup)
-        assert deployments.of(current, environment="production").invoke().ok
+        assert deployments.deploy(current, environment="production").invoke().ok
 
         # In place.
         stage.postgresql.drop_database(stage.name)
         stage.postgresql.execute(f'CREATE DATABASE "{stage.name}" TEMPLATE "{backup}"')
-        wrong = deployments.of(current, environment="production").invoke()
-        assert wrong.error_type == "DatabaseError", "it is served, and its column is not there"
+        wrong = deployments.deploy(current, environment="production").invoke()
+        assert wrong.error_type == "DatabaseError", "it is served, but its column is missing"
 
         def deploy(_command: str) -> None:
-            replaced = deployments.of(current, environment="production")
+            replaced = deployments.deploy(current, environment="production")
             assert replaced.invoke().payload["statusCode"] == 200
 
-        in_place = Play(
-            PAGE, stage, current, stand_ins={"sam": deploy}, LAMBDA_MIGRATE_ENVIRONMENT="production"
+        in_place = Drill(
+            PAGE,
+            stage,
+            current,
+            replacements={"sam": deploy},
+            LAMBDA_MIGRATE_ENVIRONMENT="production",
         )
-        in_place.see()
+        in_place.check_symptoms()
         assert not in_place.is_over()
-        in_place.do("Steps: in place")
+        in_place.run_steps("Steps: in place")
         assert in_place.is_over()
 
         # Elsewhere: the same backup, at another address.
         stage.postgresql.execute(f'CREATE DATABASE "{restored}" TEMPLATE "{backup}"')
-        elsewhere = Play(
+        elsewhere = Drill(
             PAGE,
             stage,
             current,
@@ -72,67 +76,67 @@ def test_a_restored_database(stage: Stage) -> None:
             LAMBDA_MIGRATE_ENVIRONMENT="production",
         )
         assert not elsewhere.is_over()
-        elsewhere.do("Steps: elsewhere")
+        elsewhere.run_steps("Steps: elsewhere")
         assert elsewhere.is_over()
-        moved = deployments.of(
+        moved = deployments.deploy(
             current, database=restored, database_url=url(restored), environment="production"
         )
         assert moved.invoke().payload["statusCode"] == 200
 
-        # The same backup once more, as what staging works on from now on.
-        copy = Play(PAGE, stage, current, COPY_DATABASE_URL=url(backup))
-        copy.do("Steps: a copy of production for staging")
-        elsewhere.finish(in_place, copy)
+        # The same backup as a copy for staging.
+        copy = Drill(PAGE, stage, current, COPY_DATABASE_URL=url(backup))
+        copy.run_steps("Steps: a copy of production for staging")
+        elsewhere.require_all_blocks_ran(in_place, copy)
 
 
 def test_an_address_that_was_changed_to_another_database(stage: Stage) -> None:
-    """As a secret does that names another one: the same steps as after a restore in place."""
+    """The same steps as after a restore in place; a changed secret has the same effect."""
     old, current = code(stage, V1), code(stage, V2, reads="id, status")
     other = f"{stage.name}_other"
     with ExitStack() as stack:
         deployments = Deployments(stack, stage)
-        assert deployments.of(current).invoke().ok
+        assert deployments.deploy(current).invoke().ok
         stage.postgresql.execute(f'CREATE DATABASE "{other}"')
         url = stage.postgresql.url(other)
-        first = deployments.of(old, database=other, target=other, database_url=url)
+        first = deployments.deploy(old, database=other, target=other, database_url=url)
         assert first.invoke().ok
         stage.postgresql.drop_database(stage.name)
         stage.postgresql.execute(f'ALTER DATABASE "{other}" RENAME TO "{stage.name}"')
-        wrong = deployments.of(current).invoke()
-        assert wrong.error_type == "DatabaseError", "it is served, and its column is not there"
+        wrong = deployments.deploy(current).invoke()
+        assert wrong.error_type == "DatabaseError", "it is served, but its column is missing"
 
         def deploy(_command: str) -> None:
-            assert deployments.of(current).invoke().payload["statusCode"] == 200
+            assert deployments.deploy(current).invoke().payload["statusCode"] == 200
 
-        play = Play(PAGE, stage, current, stand_ins={"sam": deploy})
-        play.see()
-        assert not play.is_over()
-        play.do("Steps: in place")
-        assert play.is_over()
-        assert len(stage.item().databases) == 1, "the address moved, and left nothing behind"
+        drill = Drill(PAGE, stage, current, replacements={"sam": deploy})
+        drill.check_symptoms()
+        assert not drill.is_over()
+        drill.run_steps("Steps: in place")
+        assert drill.is_over()
+        assert len(stage.item().databases) == 1, "the address moved"
 
 
 def test_moving_a_target_to_another_database(stage: Stage) -> None:
     current = code(stage, V2, reads="id, status")
     with ExitStack() as stack:
         deployments = Deployments(stack, stage)
-        with_old_address = deployments.of(current)
+        with_old_address = deployments.deploy(current)
         assert with_old_address.invoke().ok
         new = f"{stage.name}_new"
         url = copy_database(stage, new)
 
         def deploy(_command: str) -> None:
             assert with_old_address.storm(1)[0].payload["statusCode"] == 200
-            moved = deployments.of(current, database=new, database_url=url)
-            play.functions = [moved]
+            moved = deployments.deploy(current, database=new, database_url=url)
+            drill.functions = [moved]
             assert moved.invoke().payload["statusCode"] == 200
 
-        play = Play(
-            "move-target.md", stage, current, stand_ins={"sam": deploy}, NEW_DATABASE_URL=url
+        drill = Drill(
+            "move-target.md", stage, current, replacements={"sam": deploy}, NEW_DATABASE_URL=url
         )
-        play.see()
-        assert not play.is_over()
-        play.do()
-        assert play.functions[0].storm(1)[0].payload["statusCode"] == 200
-        assert play.is_over()
-        play.finish()
+        drill.check_symptoms()
+        assert not drill.is_over()
+        drill.run_steps()
+        assert drill.functions[0].storm(1)[0].payload["statusCode"] == 200
+        assert drill.is_over()
+        drill.require_all_blocks_ran()

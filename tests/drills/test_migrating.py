@@ -1,4 +1,4 @@
-"""Drills: what goes wrong while somebody migrates."""
+"""Drills of faults during a migration."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 
 from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
-from tests.drills.play import Play
+from tests.drills.drill import Drill
 from tests.drills.service import (
     ADD_STATUS,
     BROKEN,
-    IN_PARTS,
+    COMMITS_IN_PARTS,
     SLOW,
     V1,
     V2,
@@ -26,84 +26,84 @@ from tests.drills.service import (
 from tests.stage import TABLE, Stage, running, until
 
 
-def test_a_migration_that_fails(stage: Stage) -> None:
+def test_a_failing_migration(stage: Stage) -> None:
     with ExitStack() as stack:
         deployments = Deployments(stack, stage)
-        before = deployments.of(code(stage, V1))
+        before = deployments.deploy(code(stage, V1))
         assert before.invoke().payload["statusCode"] == 200
         broken = code(stage, {**V1, "0002_set_state": BROKEN})
-        after = deployments.of(broken)
+        after = deployments.deploy(broken)
         assert after.invoke().payload["statusCode"] == 503
-        assert before.invoke().payload["statusCode"] == 200, "the version before goes on serving"
+        assert before.invoke().payload["statusCode"] == 200, "the previous version is still served"
 
         def deploy(_command: str) -> None:
-            mended = deployments.of(broken)
-            play.functions = [mended]
-            assert mended.invoke().payload["statusCode"] == 200
+            fixed = deployments.deploy(broken)
+            drill.functions = [fixed]
+            assert fixed.invoke().payload["statusCode"] == 200
 
-        def mend() -> None:
+        def fix() -> None:
             (broken / "migrations" / "0002_set_state.sql").write_text(ADD_STATUS.lstrip())
 
-        play = Play("migration-fails.md", stage, broken, stand_ins={"sam": deploy})
-        play.functions = [after]
-        play.see()
-        assert not play.is_over()
-        play.do(by_hand={3: mend})
-        assert play.is_over()
-        play.finish()
+        drill = Drill("migration-fails.md", stage, broken, replacements={"sam": deploy})
+        drill.functions = [after]
+        drill.check_symptoms()
+        assert not drill.is_over()
+        drill.run_steps(manual_steps={3: fix})
+        assert drill.is_over()
+        drill.require_all_blocks_ran()
 
 
 def test_a_migration_in_doubt(stage: Stage) -> None:
     with ExitStack() as stack:
         deployments = Deployments(stack, stage)
-        before = deployments.of(code(stage, V1))
+        before = deployments.deploy(code(stage, V1))
         assert before.invoke().payload["statusCode"] == 200
-        broken = code(stage, {**V1, "0002_double_amounts": IN_PARTS})
-        after = deployments.of(broken)
+        broken = code(stage, {**V1, "0002_double_amounts": COMMITS_IN_PARTS})
+        after = deployments.deploy(broken)
         assert after.invoke().payload["statusCode"] == 503
-        assert before.invoke().payload["statusCode"] == 200, "the version before goes on serving"
+        assert before.invoke().payload["statusCode"] == 200, "the previous version is still served"
 
         def deploy(_command: str) -> None:
-            assert deployments.of(broken).invoke().payload["statusCode"] == 200
+            assert deployments.deploy(broken).invoke().payload["statusCode"] == 200
 
         def fix() -> None:
-            fixed = IN_PARTS.lstrip().replace(" / (id - 1000)", "")
+            fixed = COMMITS_IN_PARTS.lstrip().replace(" / (id - 1000)", "")
             (broken / "migrations" / "0002_double_amounts.sql").write_text(fixed)
 
-        play = Play("migration-in-doubt.md", stage, broken, stand_ins={"sam": deploy})
-        play.functions = [after]
-        play.see()
-        assert not play.is_over()
-        play.do(by_hand={6: fix})
-        assert play.is_over()
+        drill = Drill("migration-in-doubt.md", stage, broken, replacements={"sam": deploy})
+        drill.functions = [after]
+        drill.check_symptoms()
+        assert not drill.is_over()
+        drill.run_steps(manual_steps={6: fix})
+        assert drill.is_over()
         assert stage.query("SELECT count(*) FROM orders WHERE amount <> id * 2") == [[0]]
-        play.finish()
+        drill.require_all_blocks_ran()
 
 
-def test_a_migration_that_hangs_on_a_lock(stage: Stage) -> None:
+def test_a_migration_that_waits_for_a_lock(stage: Stage) -> None:
     with ExitStack() as stack:
         deployments = Deployments(stack, stage)
-        before = deployments.of(code(stage, V1))
+        before = deployments.deploy(code(stage, V1))
         assert before.invoke().ok
-        stack.enter_context(reporting(stage))
+        stack.enter_context(open_report(stage))
         current = code(stage, V2)
-        after = deployments.of(current)
+        after = deployments.deploy(current)
         answer = after.submit()
         until(running(stage, "ADD COLUMN"), what="the migration waits for its lock")
         until(lambda: stage.item().progress is not None, what="its progress is published")
-        play = Play("migration-hangs.md", stage, current)
-        play.see()
-        assert not play.is_over()
-        assert before.invoke().payload["statusCode"] == 200, "nobody queues behind it for long"
-        play.do()
+        drill = Drill("migration-hangs.md", stage, current)
+        drill.check_symptoms()
+        assert not drill.is_over()
+        assert before.invoke().payload["statusCode"] == 200, "no request waits long behind it"
+        drill.run_steps()
         assert answer.result().payload["statusCode"] == 200
-        assert play.is_over()
-        play.finish()
+        assert drill.is_over()
+        drill.require_all_blocks_ran()
 
 
 @contextmanager
-def reporting(stage: Stage) -> Iterator[None]:
-    """A report that somebody has left open; it is ended from outside."""
+def open_report(stage: Stage) -> Iterator[None]:
+    """Keep a transaction open that has read the table; the drill ends its session."""
     with session(stage, name="report") as report:
         report.run("BEGIN")
         report.run("SELECT count(*) FROM orders")
@@ -114,37 +114,37 @@ def test_a_stuck_lease(stage: Stage) -> None:
     with ExitStack() as stack:
         deployments = Deployments(stack, stage)
         old = code(stage, V1)
-        assert deployments.of(old).invoke().ok
+        assert deployments.deploy(old).invoke().ok
         endless = code(stage, {**V1, "0002_add_status": SLOW.format(seconds=300)})
-        holder = deployments.of(endless, timeout=300)
+        holder = deployments.deploy(endless, timeout=300)
         answer = holder.submit()
         until(running(stage, "pg_sleep"), what="the migration runs")
         until(lambda: stage.item().progress is not None, what="its progress is published")
 
         def deploy(_command: str) -> None:
-            restored = deployments.of(old)
+            restored = deployments.deploy(old)
             assert restored.invoke().payload["statusCode"] == 200
-            play.code = old
+            drill.code = old
 
-        play = Play("stuck-lease.md", stage, endless, stand_ins={"sam": deploy})
-        play.see()
-        assert not play.is_over()
+        drill = Drill("stuck-lease.md", stage, endless, replacements={"sam": deploy})
+        drill.check_symptoms()
+        assert not drill.is_over()
         end_its_session_and_see_it_connect_again(stage)
-        play.do()
-        until(answer.done, what="the holder has noticed")
+        drill.run_steps()
+        until(answer.done, what="the holder notices")
         assert answer.result().payload["statusCode"] == 503
-        play.wait_until_over()
-        play.finish()
+        drill.wait_until_over()
+        drill.require_all_blocks_ran()
         assert stage.history() == [(1, "applied")]
 
 
 def end_its_session_and_see_it_connect_again(stage: Stage) -> None:
-    """What the page says not to do."""
+    """Do what the page warns against, and show that it does not help."""
     [[ended, _, _]] = stage.holders()
     stage.query(f"SELECT pg_terminate_backend({ended})")
     until(
         lambda: [pid for pid, _, query in stage.holders() if pid != ended and "pg_sleep" in query],
-        what="the holder is at it again",
+        what="the holder connects again",
     )
 
 
@@ -162,26 +162,26 @@ def test_a_connection_storm(tmp_path: Path) -> None:
         stage.url = server.url(stage.name, user="migrator")
         current = code(stage, V2)
         deployments = Deployments(stack, stage)
-        with fleet(stage, 13):
-            after = deployments.of(current, timeout=6.0)
+        with open_idle_sessions(stage, 13):
+            after = deployments.deploy(current, timeout=6.0)
             assert after.invoke().payload["statusCode"] == 503
-            play = Play("connection-storm.md", stage, current)
-            play.functions = [after]
-            play.see()
-            assert not play.is_over()
-            play.do()
-            assert play.is_over()
-            play.finish()
-        # The sixth is refused; some versions of the driver tell it as a connection that broke.
+            drill = Drill("connection-storm.md", stage, current)
+            drill.functions = [after]
+            drill.check_symptoms()
+            assert not drill.is_over()
+            drill.run_steps()
+            assert drill.is_over()
+            drill.require_all_blocks_ran()
+        # The sixth session is refused; some versions of the driver report a broken connection.
         refused = (pg8000.native.DatabaseError, pg8000.native.InterfaceError)
-        with pytest.raises(refused), fleet(stage, 6):
-            pytest.fail("six sessions of a role that may have five")
+        with pytest.raises(refused), open_idle_sessions(stage, 6):
+            pytest.fail("the role opened six sessions; its limit is five")
         assert after.invoke().payload["statusCode"] == 200
 
 
 @contextmanager
-def fleet(stage: Stage, size: int) -> Iterator[None]:
-    """So many idle sessions of a service."""
+def open_idle_sessions(stage: Stage, size: int) -> Iterator[None]:
+    """Open idle sessions of the serving role."""
     with ExitStack() as stack:
         for _ in range(size):
             stack.enter_context(session(stage, "orders_app", "orders"))

@@ -1,4 +1,4 @@
-"""The reader of runbooks notices a page that does not hold."""
+"""A drill fails if its page is wrong."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import pytest
 
 from tests.drills import page
-from tests.drills.play import Play
+from tests.drills.drill import Drill
 
 PAGE = """
 # A page
@@ -36,7 +36,7 @@ sam look
     sam two  # and another
     ```
 
-2. Then, by hand.
+2. Then fix the file.
 
 3. Last.
 
@@ -52,30 +52,36 @@ sam look
 """
 
 
-class Told(Play):
-    """One whose log lines are given."""
+class DrillWithLogLines(Drill):
+    """A drill with fixed log lines."""
 
-    said: tuple[Mapping[str, Any], ...] = ()
+    logged: tuple[Mapping[str, Any], ...] = ()
 
-    def lines(self) -> Iterator[Mapping[str, Any]]:
-        return iter(self.said)
+    def log_lines(self) -> Iterator[Mapping[str, Any]]:
+        return iter(self.logged)
 
 
 @pytest.fixture
-def heard() -> list[str]:
+def commands() -> list[str]:
     return []
 
 
 @pytest.fixture
-def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: list[str]) -> Told:
+def drill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commands: list[str]
+) -> DrillWithLogLines:
     monkeypatch.setattr(page, "FOLDER", tmp_path)
     (tmp_path / "page.md").write_text(PAGE)
-    return Told("page.md", Mock(name="stage"), tmp_path, stand_ins={"sam": heard.append})
+    return DrillWithLogLines(
+        "page.md", Mock(name="stage"), tmp_path, replacements={"sam": commands.append}
+    )
 
 
-def test_commands_run_in_order_with_manual_steps_in_between(play: Told, heard: list[str]) -> None:
-    play.do(by_hand={2: lambda: heard.append("by hand")})
-    assert [" ".join(each.split()) for each in heard] == [
+def test_commands_run_in_order_with_manual_steps_in_between(
+    drill: DrillWithLogLines, commands: list[str]
+) -> None:
+    drill.run_steps(manual_steps={2: lambda: commands.append("by hand")})
+    assert [" ".join(each.split()) for each in commands] == [
         "sam one --more",
         "sam two",
         "by hand",
@@ -83,13 +89,13 @@ def test_commands_run_in_order_with_manual_steps_in_between(play: Told, heard: l
     ]
 
 
-def test_a_block_that_did_not_run_fails_the_drill(play: Told) -> None:
-    play.do()
+def test_a_block_that_did_not_run_fails_the_drill(drill: DrillWithLogLines) -> None:
+    drill.run_steps()
     with pytest.raises(AssertionError, match=r"no drill runs page\.md:10 \(What you see\), page"):
-        play.finish()
-    play.see()
-    play.is_over()
-    play.finish()
+        drill.require_all_blocks_ran()
+    drill.check_symptoms()
+    drill.is_over()
+    drill.require_all_blocks_ran()
 
 
 @pytest.mark.parametrize(
@@ -102,27 +108,27 @@ def test_a_block_that_did_not_run_fails_the_drill(play: Told) -> None:
     ],
 )
 def test_a_log_line_must_have_all_fields_of_the_page(
-    play: Told, line: dict[str, object], is_over: bool
+    drill: DrillWithLogLines, line: dict[str, object], is_over: bool
 ) -> None:
-    play.said = (line,)
-    assert play.is_over() is is_over
+    drill.logged = (line,)
+    assert drill.is_over() is is_over
 
 
 @pytest.mark.parametrize("command", ["rm -rf /", "psql -c 'SELECT 1'", "lambda-migration up"])
-def test_an_unknown_command_fails_the_drill(play: Told, command: str) -> None:
+def test_an_unknown_command_fails_the_drill(drill: DrillWithLogLines, command: str) -> None:
     block = page.Block("page.md", "Steps", "sh", command, 1, 1)
-    with pytest.raises(AssertionError, match="who can run it"):
-        play._run(block)
+    with pytest.raises(AssertionError, match="no drill can run it"):
+        drill._run(block)
 
 
-def test_a_missing_output_fails_the_drill(play: Told) -> None:
-    play._answer = "ready     1 code   version vouched for"
-    play._run(page.Block("page.md", "Steps", "text", "ready 1 code version", 1, 1))
-    play._run(page.Block("page.md", "Steps", "text", "ready ... for", 1, 1))
-    with pytest.raises(AssertionError, match="promises"):
-        play._run(page.Block("page.md", "Steps", "text", "ready 2 code versions", 1, 1))
+def test_a_missing_output_fails_the_drill(drill: DrillWithLogLines) -> None:
+    drill._answer = "ready     1 code   version confirmed"
+    drill._run(page.Block("page.md", "Steps", "text", "ready 1 code version", 1, 1))
+    drill._run(page.Block("page.md", "Steps", "text", "ready ... confirmed", 1, 1))
+    with pytest.raises(AssertionError, match="expects"):
+        drill._run(page.Block("page.md", "Steps", "text", "ready 2 code versions", 1, 1))
 
 
-def test_an_unknown_language_fails_the_drill(play: Told) -> None:
-    with pytest.raises(AssertionError, match="what is 'bash'"):
-        play._run(page.Block("page.md", "Steps", "bash", "lambda-migrate up", 1, 1))
+def test_an_unknown_language_fails_the_drill(drill: DrillWithLogLines) -> None:
+    with pytest.raises(AssertionError, match="unknown language 'bash'"):
+        drill._run(page.Block("page.md", "Steps", "bash", "lambda-migrate up", 1, 1))

@@ -1,4 +1,4 @@
-"""Drill: nobody is to migrate any more, now."""
+"""Drill of an emergency stop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from load.emulators.appconfig import LocalAppConfig
-from tests.drills.play import Play
+from tests.drills.drill import Drill
 from tests.drills.service import ADD_STATUS, SLOW, V1, Deployments, code
 from tests.stage import Stage, running, until
 
@@ -23,31 +23,31 @@ def test_an_emergency_stop(stage: Stage) -> None:
     with LocalAppConfig(PROFILE, nothing) as appconfig, ExitStack() as stack:
         with_flags = {**appconfig.extension(), "LAMBDA_MIGRATE_FLAGS": PROFILE}
         deployments = Deployments(stack, stage, with_flags)
-        before = deployments.of(old)
+        before = deployments.deploy(old)
         assert before.invoke().payload["statusCode"] == 200
-        holding = deployments.of(current, timeout=300)
+        holding = deployments.deploy(current, timeout=300)
         answer = holding.submit()
         until(running(stage, "pg_sleep"), what="the migration runs")
         until(lambda: stage.item().progress is not None, what="its progress is published")
 
         def write(document: Mapping[str, Any]) -> None:
-            (play.code / "flags.json").write_text(json.dumps(document))
+            (drill.code / "flags.json").write_text(json.dumps(document))
 
-        def mend() -> None:
-            until(answer.done, what="the holder has noticed")
-            assert holding.invoke().payload["statusCode"] == 503, "nobody begins again"
-            assert before.storm(1)[0].payload["statusCode"] == 200, "others are served"
+        def fix() -> None:
+            until(answer.done, what="the holder notices")
+            assert holding.invoke().payload["statusCode"] == 503, "no migration starts"
+            assert before.storm(1)[0].payload["statusCode"] == 200, "the previous version is served"
             rewrite(current, ADD_STATUS)
 
         def deploy(_command: str) -> None:
-            mended = deployments.of(current)
-            assert mended.invoke().payload["statusCode"] == 503, "the stop is still there"
+            fixed = deployments.deploy(current)
+            assert fixed.invoke().payload["statusCode"] == 503, "migrations are still paused"
 
-        play = Play(
+        drill = Drill(
             "emergency-stop.md",
             stage,
             current,
-            stand_ins={"sam": deploy},
+            replacements={"sam": deploy},
             documents=write,
             APPLICATION="orders",
             ENVIRONMENT="production",
@@ -55,11 +55,11 @@ def test_an_emergency_stop(stage: Stage) -> None:
             **with_flags,
             **appconfig.operator(),
         )
-        play.see()
-        assert not play.is_over()
-        play.do(by_hand={4: mend})
-        assert play.is_over()
-        play.finish()
+        drill.check_symptoms()
+        assert not drill.is_over()
+        drill.run_steps(manual_steps={4: fix})
+        assert drill.is_over()
+        drill.require_all_blocks_ran()
         assert stage.history() == [(1, "applied"), (2, "applied")]
 
 

@@ -1,4 +1,4 @@
-"""Does what a runbook says: its own commands, in its own order, on a system that was broken."""
+"""Run the commands and queries of a runbook, in order, on a system that a test has broken."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from tests.drills.page import FOR_READING, Block, Page
 from tests.stage import Stage, until
 
 SECONDS = 90
-"""For one command; the drills themselves end far earlier."""
+"""Time limit for one command; drills end much earlier."""
 
 AWS = Path(__file__).with_name("aws.py")
 
-OVER = "How to know that it is over"
+END_SECTION = "How to know that it is over"
 
 _EXIT = re.compile(r"\s+# exits with (\d+)$")
 _VARIABLE = re.compile(r"(?<!:):(\w+)")
 
 
-class Play:
+class Drill:
     """One drill of one page.
 
     Args:
-        name: The page.
-        stage: What was broken.
-        code: The folder in which the person at work stands: the deployment's, with its migrations.
-        stand_ins: Program -> what is done in its place, where it can only do its work in AWS.
-        documents: Is given the ``json`` blocks of the steps.
-        function: Run ``lambda-migrate`` through this admin function, and with no setting at hand.
-        variables: Beside the function's settings, what the person has in the environment.
+        name: File name of the page.
+        stage: The system that was broken.
+        code: Folder of the deployed version, in which the commands run.
+        replacements: Program -> function that is called instead, for programs that need AWS.
+        documents: Receives the ``json`` blocks of the steps.
+        function: Run ``lambda-migrate`` through this admin function, without its settings.
+        variables: Environment variables beside the function's settings.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Play:
         stage: Stage,
         code: Path,
         *,
-        stand_ins: Mapping[str, Callable[[str], None]] | None = None,
+        replacements: Mapping[str, Callable[[str], None]] | None = None,
         documents: Callable[[Mapping[str, Any]], None] | None = None,
         function: str = "",
         **variables: str,
@@ -57,10 +57,10 @@ class Play:
         self.stage = stage
         self.code = code
         self.functions: list[LocalFunction] = []
-        """Whose logs are looked at."""
+        """Functions whose logs are searched."""
         self.database = stage.name
-        """Where SQL is run."""
-        self._stand_ins = dict(stand_ins or {})
+        """Database in which SQL runs."""
+        self._replacements = dict(replacements or {})
         self._documents = documents
         self.variables = variables
         self._function = function
@@ -70,32 +70,32 @@ class Play:
 
     # --- the page's sections
 
-    def see(self, section: str = "What you see") -> None:
-        """Look as the page says, and see what it says."""
+    def check_symptoms(self, section: str = "What you see") -> None:
+        """Run the commands that show the fault, and require the output on the page."""
         for block in self.page.of(section):
             if block.language == "json":
                 self._require_logged(block)
             else:
                 self._run(block)
 
-    def do(
+    def run_steps(
         self,
         section: str = "Steps",
         *,
-        by_hand: Mapping[int, Callable[[], object]] | None = None,
+        manual_steps: Mapping[int, Callable[[], object]] | None = None,
     ) -> None:
-        """Take the steps.
+        """Run the steps.
 
         Args:
-            section: Which.
-            by_hand: By the step's number, what its words tell a person to do before its commands.
+            section: Section of the page.
+            manual_steps: Number of a step -> what it asks a person to do before its commands.
         """
-        waiting = dict(by_hand or {})
+        waiting = dict(manual_steps or {})
         for block in self.page.of(section):
             for step in [step for step in waiting if step <= block.step]:
                 waiting.pop(step)()
             if block.language == "json":
-                assert self._documents is not None, f"{block}: nobody takes this document"
+                assert self._documents is not None, f"{block}: no test receives this document"
                 self._documents(json.loads(block.text))
                 self._ran.add(block)
             else:
@@ -104,16 +104,18 @@ class Play:
             act()
 
     def is_over(self) -> bool:
-        """Whether every block of that section says so: exit code 0, or no row."""
-        says = [self._says_over(block) for block in self.page.of(OVER)]  # every one is asked
-        return all(says)
+        """Whether every block of the last section succeeds: exit code 0, or no row."""
+        results = [
+            self._is_block_over(block) for block in self.page.of(END_SECTION)
+        ]  # run every block
+        return all(results)
 
     def wait_until_over(self) -> None:
-        """Wait as a person would."""
-        until(self.is_over, what=f"{self.page.name}: {OVER}")
+        """Repeat the checks of the last section until they succeed."""
+        until(self.is_over, what=f"{self.page.name}: {END_SECTION}")
 
-    def finish(self, *others: Play) -> None:
-        """Fail if there is a block on the page that was not run, by us or by ``others``."""
+    def require_all_blocks_ran(self, *others: Drill) -> None:
+        """Fail if neither this drill nor ``others`` ran a block of the page."""
         self._ran = self._ran.union(*(other._ran for other in others))
         left = [
             str(block)
@@ -128,32 +130,32 @@ class Play:
         if block.language == "sh":
             self._answer = ""
             for command, code in self._commands(block.text):
-                self._command(command, code, block)
+                self._run_command(command, code, block)
         elif block.language == "sql":
-            self._query(block.text)
+            self._run_query(block.text)
         elif block.language == "text":
-            assert _pattern(block.text).search(_even(self._answer)), (
-                f"{block} promises\n{block.text}\n\nand this is what came:\n{self._answer}"
+            assert _pattern(block.text).search(_collapse_spaces(self._answer)), (
+                f"{block} expects\n{block.text}\n\nbut the output was:\n{self._answer}"
             )
         else:
-            assert block.language in FOR_READING, f"{block}: what is {block.language!r}?"
+            assert block.language in FOR_READING, f"{block}: unknown language {block.language!r}"
         self._ran.add(block)
 
-    def _says_over(self, block: Block) -> bool:
+    def _is_block_over(self, block: Block) -> bool:
         self._ran.add(block)
         if block.language == "sql":
-            return not self._query(block.text)
+            return not self._run_query(block.text)
         if block.language == "json":
             return self._was_logged(block)
         if block.language == "text":
-            return _pattern(block.text).search(_even(self._answer)) is not None
+            return _pattern(block.text).search(_collapse_spaces(self._answer)) is not None
         self._answer = ""
         return all(self._execute(line) == code for line, code in self._commands(block.text))
 
-    def _command(self, command: str, code: int, block: Block) -> None:
+    def _run_command(self, command: str, code: int, block: Block) -> None:
         program = command.split()[0]
-        if program in self._stand_ins:
-            self._stand_ins[program](command)
+        if program in self._replacements:
+            self._replacements[program](command)
             return
         ended = self._execute(command)
         assert ended == code, f"{block}: `{command}` exited with {ended}:\n{self._answer}"
@@ -163,9 +165,9 @@ class Play:
         return [(text, 0)] if "$(aws " in text else _commands(text)
 
     def _execute(self, command: str) -> int:
-        assert re.match(r"lambda-migrate |\w+=\$\(aws ", command), f"{command}: who can run it?"
+        assert re.match(r"lambda-migrate |\w+=\$\(aws ", command), f"{command}: no drill can run it"
         done = subprocess.run(
-            ["/bin/sh", "-euc", self._through(command)],
+            ["/bin/sh", "-euc", self._add_function(command)],
             env=self.environment(),
             cwd=self.code,
             stdin=subprocess.DEVNULL,
@@ -177,14 +179,16 @@ class Play:
         self._answer += done.stdout + done.stderr
         return done.returncode
 
-    def _through(self, command: str) -> str:
+    def _add_function(self, command: str) -> str:
         if not self._function:
             return command
         return command.replace("lambda-migrate ", f"lambda-migrate --function {self._function} ")
 
     def environment(self) -> dict[str, str]:
-        """What the person at work has in the environment: the function's settings."""
-        path = os.pathsep.join([str(self._bin()), str(Path(sys.executable).parent), os.defpath])
+        """Environment variables of the commands: the function's settings."""
+        path = os.pathsep.join(
+            [str(self._make_bin()), str(Path(sys.executable).parent), os.defpath]
+        )
         return {
             "PATH": path,
             "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
@@ -196,8 +200,8 @@ class Play:
             **self.variables,
         }
 
-    def _bin(self) -> Path:
-        """A folder with our ``aws`` in it, whatever this machine may have beside."""
+    def _make_bin(self) -> Path:
+        """Folder with our ``aws``, which takes precedence over an installed one."""
         folder = self.stage.root / "bin"
         folder.mkdir(exist_ok=True)
         aws = folder / "aws"
@@ -205,7 +209,7 @@ class Play:
         aws.chmod(0o755)
         return folder
 
-    def _query(self, sql: str) -> list[dict[str, Any]]:
+    def _run_query(self, sql: str) -> list[dict[str, Any]]:
         named = {name: self._row[name] for name in _VARIABLE.findall(sql) if name in self._row}
         with _connected(self.stage, self.database) as connection:
             rows = connection.run(sql.rstrip().rstrip(";"), **named) or []
@@ -223,10 +227,10 @@ class Play:
 
     def _was_logged(self, block: Block) -> bool:
         wanted = json.loads(block.text)
-        return any(_contains(line, wanted) for line in self.lines())
+        return any(_contains(line, wanted) for line in self.log_lines())
 
-    def lines(self) -> Iterator[Mapping[str, Any]]:
-        """Every structured line of every function."""
+    def log_lines(self) -> Iterator[Mapping[str, Any]]:
+        """Structured log lines of all functions."""
         for function in self.functions:
             for view in function.environments():
                 for line in function.logs(view.environment_id).splitlines():
@@ -234,15 +238,15 @@ class Play:
                         yield json.loads(line)
 
 
-def _contains(said: Any, wanted: Any) -> bool:
-    """Whether ``said`` has all that ``wanted`` has."""
+def _contains(logged: Any, wanted: Any) -> bool:
+    """Whether ``logged`` has all keys and values of ``wanted``."""
     if isinstance(wanted, dict):
-        return isinstance(said, dict) and all(
-            key in said and _contains(said[key], value) for key, value in wanted.items()
+        return isinstance(logged, dict) and all(
+            key in logged and _contains(logged[key], value) for key, value in wanted.items()
         )
-    if isinstance(wanted, str) and isinstance(said, str):
-        return _pattern(wanted).fullmatch(_even(said)) is not None
-    return bool(said == wanted)
+    if isinstance(wanted, str) and isinstance(logged, str):
+        return _pattern(wanted).fullmatch(_collapse_spaces(logged)) is not None
+    return bool(logged == wanted)
 
 
 def _commands(text: str) -> Sequence[tuple[str, int]]:
@@ -256,12 +260,12 @@ def _commands(text: str) -> Sequence[tuple[str, int]]:
     return found
 
 
-def _even(text: str) -> str:
+def _collapse_spaces(text: str) -> str:
     return " ".join(text.split())
 
 
 def _pattern(text: str) -> re.Pattern[str]:
-    return re.compile(re.escape(_even(text)).replace(re.escape("..."), ".*?"), re.DOTALL)
+    return re.compile(re.escape(_collapse_spaces(text)).replace(re.escape("..."), ".*?"), re.DOTALL)
 
 
 @contextmanager
