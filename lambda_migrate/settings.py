@@ -381,11 +381,11 @@ class Settings:
         """
         faults = []
         if table and not self.table:
-            faults.append(f"{_name('table')} is not set: write the name of the lease table")
+            faults.append(f"{_label('table')} is not set: write the name of the lease table")
         if database and not (self.database_url or self.database_secret):
             faults.append(
-                f"no database is named: set {_name('database_url')} to "
-                f"postgresql://user:password@host:5432/name, or {_name('database_secret')} to a "
+                f"no database is named: set {_label('database_url')} to "
+                f"postgresql://user:password@host:5432/name, or {_label('database_secret')} to a "
                 "secret's ARN"
             )
         if faults:
@@ -399,8 +399,8 @@ class Settings:
         faults = []
         if self.lease_seconds <= 2 * self.safety_margin_seconds:
             faults.append(
-                f"{_name('lease_seconds')} ({self.lease_seconds:g}) must be more than twice "
-                f"{_name('safety_margin_seconds')} ({self.safety_margin_seconds:g})"
+                f"{_label('lease_seconds')} ({self.lease_seconds:g}) must be more than twice "
+                f"{_label('safety_margin_seconds')} ({self.safety_margin_seconds:g})"
             )
         return faults
 
@@ -408,13 +408,13 @@ class Settings:
         faults = []
         if self.database_iam and self.database_secret:
             faults.append(
-                f"{_name('database_iam')} and {_name('database_secret')} are two ways to log "
+                f"{_label('database_iam')} and {_label('database_secret')} are two ways to log "
                 "in: keep one"
             )
         address = self.database_url
         if self.database_iam and not self.database_url:
             faults.append(
-                f"{_name('database_iam')} needs {_name('database_url')} to say where and as "
+                f"{_label('database_iam')} needs {_label('database_url')} to say where and as "
                 "whom: postgresql://user@host:5432/name"
             )
         if address is None:
@@ -422,15 +422,15 @@ class Settings:
         if address.password is not None and (self.database_iam or self.database_secret):
             other = "database_iam" if self.database_iam else "database_secret"
             faults.append(
-                f"{_name('database_url')} holds a password, and {_name(other)} is another way "
+                f"{_label('database_url')} holds a password, and {_label(other)} is another way "
                 "to log in: take one of them out"
             )
         if not address.user and not self.database_secret:
             faults.append(
-                f"{_name('database_url')} names no user: write postgresql://user@host:5432/name"
+                f"{_label('database_url')} names no user: write postgresql://user@host:5432/name"
             )
         if self.database_iam and address.socket_dir:
-            faults.append(f"{_name('database_iam')} needs TLS, and a Unix socket has none")
+            faults.append(f"{_label('database_iam')} needs TLS, and a Unix socket has none")
         return faults
 
     def _find_tls_faults(self) -> list[str]:
@@ -439,11 +439,11 @@ class Settings:
             sslmode=self.sslmode, sslrootcert=self.sslrootcert
         )
         faults = [
-            f"{_name('sslmode')}, {_name('sslrootcert')}: {fault}" for fault in address.faults()
+            f"{_label('sslmode')}, {_label('sslrootcert')}: {fault}" for fault in address.faults()
         ]
         if self.database_iam and address.sslmode in ("disable", "allow", "prefer"):
             faults.append(
-                f"{_name('database_iam')} needs TLS: write sslmode=verify-full, not "
+                f"{_label('database_iam')} needs TLS: write sslmode=verify-full, not "
                 f"{address.sslmode}"
             )
         return faults
@@ -489,7 +489,7 @@ def _variable_names(
     return (own,) if has_secret else (own, "DATABASE_URL")
 
 
-def _name(name: str) -> str:
+def _label(name: str) -> str:
     return f"{PREFIX}{name.upper()} (argument {name})"
 
 
@@ -502,14 +502,12 @@ def _find_unknown_names(environ: Mapping[str, str], arguments: Mapping[str, obje
         and name.removeprefix(PREFIX).lower() not in _READERS
     ]
     known = [PREFIX + name.upper() for name in _READERS]
-    faults = [_describe_find_unknown_names("variable", name, known) for name in sorted(variables)]
+    faults = [_describe_unknown_name("variable", name, known) for name in sorted(variables)]
     others = [name for name in arguments if name not in _READERS]
-    return faults + [
-        _describe_find_unknown_names("argument", name, list(_READERS)) for name in others
-    ]
+    return faults + [_describe_unknown_name("argument", name, list(_READERS)) for name in others]
 
 
-def _describe_find_unknown_names(kind: str, name: str, known: list[str]) -> str:
+def _describe_unknown_name(kind: str, name: str, known: list[str]) -> str:
     import difflib  # not at import: nobody with correct settings needs it
 
     close = difflib.get_close_matches(name, known, n=1)

@@ -1034,7 +1034,7 @@ MUTANTS = (
     Mutant(
         "AppConfig is waited for as long as it takes",
         "lambda_migrate/aws/appconfig.py",
-        "document = run_with_timeout(seconds, self._document)",
+        "document = run_with_timeout(seconds, self._read_document)",
         "document = run_with_timeout(seconds + 60, self._document)",
         ("appconfig",),
     ),

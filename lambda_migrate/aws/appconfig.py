@@ -109,7 +109,7 @@ class AppConfigFlags:
         """See `FlagSource.read`. A failure is cached as well."""
         if self._cached is None or self._is_expired():
             if deadline.is_over:
-                raise self._unavailable("no time is left to read them")
+                raise self._make_error("no time is left to read them")
             self._cached = self._read(min(MAX_SECONDS, deadline.remaining()))
             self._read_at = (self._clock.monotonic(), self._clock.wall_ms())
         if isinstance(self._cached, FlagsUnavailable):
@@ -126,27 +126,27 @@ class AppConfigFlags:
 
     def _read(self, seconds: float) -> Flags | FlagsUnavailable:
         try:
-            document = run_with_timeout(seconds, self._document)
+            document = run_with_timeout(seconds, self._read_document)
             return evaluate_flags(document, self._context)
         except _FlagsUnusable as error:
-            return self._unavailable(str(error))
+            return self._make_error(str(error))
         except TimeLimitExceeded:
-            return self._unavailable(
+            return self._make_error(
                 f"no response within {seconds:.1f} s; in a VPC without internet access, AppConfig "
                 "needs an interface endpoint for appconfigdata"
             )
 
-    def _unavailable(self, why: str) -> FlagsUnavailable:
+    def _make_error(self, why: str) -> FlagsUnavailable:
         # A document may be of any size.
         reason = why if len(why) <= _MAX_REASON_LENGTH else f"{why[:_MAX_REASON_LENGTH]}..."
         return FlagsUnavailable(f"the feature flags {self._profile} cannot be used: {reason}")
 
     # --- reading
 
-    def _document(self) -> object:
+    def _read_document(self) -> object:
         if not self._uses_api:
             try:
-                return self._from_extension()
+                return self._read_from_extension()
             except ConnectionRefusedError:
                 if self._port:
                     raise _FlagsUnusable(
@@ -155,9 +155,9 @@ class AppConfigFlags:
                         "the variable"
                     ) from None
                 self._uses_api = True
-        return self._from_api()
+        return self._read_from_api()
 
-    def _from_extension(self) -> object:
+    def _read_from_extension(self) -> object:
         """Read the document from the agent.
 
         Not by Powertools, whose store for the agent is recent and has no timeout.
@@ -179,13 +179,13 @@ class AppConfigFlags:
             raise
         except (OSError, HTTPException) as error:
             raise _FlagsUnusable(
-                f"the AppConfig extension did not respond ({_kind(error)})"
+                f"the AppConfig extension did not respond ({_class_name(error)})"
             ) from error
         finally:
             connection.close()
         if response.status != 200:
             raise _FlagsUnusable(f"the AppConfig extension responded with status {response.status}")
-        return _parsed(body)
+        return _parse_json(body)
 
     def _extension_port(self) -> int:
         if not self._port:
@@ -194,7 +194,7 @@ class AppConfigFlags:
             raise _FlagsUnusable("AWS_APPCONFIG_EXTENSION_HTTP_PORT is not a port number")
         return int(self._port)
 
-    def _from_api(self) -> object:
+    def _read_from_api(self) -> object:
         """Read the document from AppConfig, each time in a new session.
 
         A session's token is valid once, so that a lost response would make the session unusable.
@@ -239,30 +239,30 @@ def _boto_config() -> Config:
 
 def _describe_error(error: BaseException) -> str:
     """The AWS or botocore error that caused one of Powertools."""
-    for each in _chain(error):
+    for each in _iterate_causes(error):
         if isinstance(each, ClientError):
             code = each.response.get("Error", {}).get("Code", "nothing")
             advice = _ADVICE.get(code)
             return f"AppConfig responded with {code}" + (f": {advice}" if advice else "")
         if isinstance(each, HTTPClientError | NoConnection):
             # Its text contains the session's token.
-            return f"AppConfig did not respond ({_kind(each)})"
+            return f"AppConfig did not respond ({_class_name(each)})"
         if isinstance(each, BotoCoreError):
             return f"AppConfig could not be reached: {each}"
     return "AppConfig sent no JSON document"
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def _iterate_causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
-def _kind(error: BaseException) -> str:
+def _class_name(error: BaseException) -> str:
     return type(error).__name__
 
 
-def _parsed(body: bytes) -> object:
+def _parse_json(body: bytes) -> object:
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
@@ -313,9 +313,9 @@ def evaluate_flags(document: object, context: Mapping[str, str]) -> Flags:
         for name in own_flags
     }
     return Flags(
-        mode=_mode(values.get(MODE, "migrate")),
-        hold_back_at=_version(values.get(HOLD_BACK_AT, 0)),
-        paused=_boolean(values.get(PAUSED, False)),
+        mode=_read_mode(values.get(MODE, "migrate")),
+        hold_back_at=_read_version(values.get(HOLD_BACK_AT, 0)),
+        paused=_read_boolean(values.get(PAUSED, False)),
     )
 
 
@@ -348,19 +348,19 @@ def _refuse_rule(error: BaseException) -> NoReturn:
     raise _FlagsUnusable(f"a rule cannot be evaluated: {error}") from None
 
 
-def _mode(value: object) -> str:
+def _read_mode(value: object) -> str:
     if value not in _MODES:
         raise _FlagsUnusable(f"{MODE} is {value!r}; write one of {', '.join(_MODES)}")
     return str(value)
 
 
-def _version(value: object) -> int:
+def _read_version(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise _FlagsUnusable(f"{HOLD_BACK_AT} is {value!r}; write a version number, or 0 for none")
     return value
 
 
-def _boolean(value: object) -> bool:
+def _read_boolean(value: object) -> bool:
     if not isinstance(value, bool):
         raise _FlagsUnusable(f"{PAUSED} is {value!r}; write true or false")
     return value

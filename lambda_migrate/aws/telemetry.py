@@ -84,31 +84,31 @@ class PowertoolsObserver:
                 _write_finished(event)
                 return
             self._log_finished(event)
-            self._end(event)
+            self._finish(event)
         elif isinstance(event, CheckFailed):
             self._log_failed(event)
-            self._add("NotReady", "Count", 1)
-            self._end(event)
+            self._add_metric("NotReady", "Count", 1)
+            self._finish(event)
         elif isinstance(event, CommandEnded):
             self._log_command(event)
-            self._end(event)
+            self._finish(event)
         elif isinstance(event, MigrationApplied):
-            self._add("MigrationTime", "Milliseconds", event.seconds * 1000)
+            self._add_metric("MigrationTime", "Milliseconds", event.seconds * 1000)
         elif isinstance(event, MigrationAttemptFailed):
-            self._add("MigrationFailed", "Count", 1)
+            self._add_metric("MigrationFailed", "Count", 1)
         elif isinstance(event, LeaseTakenOver):
-            self._add("LeaseTakeover", "Count", 1)
+            self._add_metric("LeaseTakeover", "Count", 1)
         elif isinstance(event, LeaseHeldTime):
             self._write_held_time(event)
         elif isinstance(event, RenewalFailed):
-            _logger().error(
+            _make_logger().error(
                 f"the lease cannot be renewed: {event.cause}; the running migration is cancelled "
                 f"in {event.seconds_left:.0f} s unless this is fixed"
             )
         elif isinstance(event, FlagsIgnored):
             self._warn(f"continuing without feature flags: {event.reason}")
         elif isinstance(event, TargetShared):
-            self._add("TargetShared", "Count", 1)
+            self._add_metric("TargetShared", "Count", 1)
             self._warn(
                 f"target {event.target!r} is shared by databases with different migrations: "
                 f"{event.address}, and {event.other_addresses} (last checked by "
@@ -119,34 +119,34 @@ class PowertoolsObserver:
         """Log it once in a check, even if it applies to a hundred migrations."""
         if message not in self._warned:
             self._warned.add(message)
-            _logger().warning(message)
+            _make_logger().warning(message)
 
-    def _add(self, name: str, unit: str, value: float) -> None:
+    def _add_metric(self, name: str, unit: str, value: float) -> None:
         self._metrics.append((name, unit, value))
 
     def _write_held_time(self, event: LeaseHeldTime) -> None:
         """Write at once, so that a migration that hangs is noticed before its check ends."""
         held: list[Metric] = [("LeaseHeldTime", "Milliseconds", event.held_seconds * 1000)]
         if _has_default_format(os.environ):
-            _write([_emf(event.target, held, _now())])
+            _write([_format_emf(event.target, held, _now())])
         else:
             self._flush(event.target, held)
 
     def _log_finished(self, event: CheckFinished) -> None:
-        _logger().info(_FINISHED[event.outcome], extra=_fields(event))
+        _make_logger().info(_MESSAGES[event.outcome], extra=_make_log_fields(event))
 
     def _log_failed(self, event: CheckFailed) -> None:
-        log = _logger().warning if event.retryable else _logger().error
-        log(f"schema not ready: {event.message}", extra=_fields(event))
+        log = _make_logger().warning if event.retryable else _make_logger().error
+        log(f"schema not ready: {event.message}", extra=_make_log_fields(event))
 
     def _log_command(self, event: CommandEnded) -> None:
-        log = _logger().error if event.exit_code == _FAILED else _logger().info
+        log = _make_logger().error if event.exit_code == _EXIT_FAILED else _make_logger().info
         what = event.command or "no command"
         ended = f"{what} ended with exit code {event.exit_code}"
-        log(f"{ended}: {event.message}" if event.message else ended, extra=_fields(event))
+        log(f"{ended}: {event.message}" if event.message else ended, extra=_make_log_fields(event))
 
-    def _end(self, event: CheckFinished | CheckFailed | CommandEnded) -> None:
-        times = [] if isinstance(event, CommandEnded) else _times(event)
+    def _finish(self, event: CheckFinished | CheckFailed | CommandEnded) -> None:
+        times = [] if isinstance(event, CommandEnded) else _make_time_metrics(event)
         collected, self._metrics = self._metrics + times, []
         self._warned.clear()
         if event.applied:
@@ -157,17 +157,17 @@ class PowertoolsObserver:
     def _flush(self, target: str, collected: list[Metric]) -> None:
         from aws_lambda_powertools.metrics import EphemeralMetrics
 
-        metrics = EphemeralMetrics(namespace=_namespace(), service=_service())
+        metrics = EphemeralMetrics(namespace=_read_namespace(), service=_read_service())
         metrics.add_dimension("target", target)
         for name, unit, value in collected:
             metrics.add_metric(name=name, unit=unit, value=value)
         metrics.flush_metrics()
 
 
-_FAILED = 1
+_EXIT_FAILED = 1
 """The exit code of a command that failed; others stand for wrong usage or a held lease."""
 
-_FINISHED = {
+_MESSAGES = {
     "UP_TO_DATE": "schema is up to date",
     "MIGRATED": "schema was migrated by this instance",
     "WAITED": "schema was migrated by another instance",
@@ -175,22 +175,22 @@ _FINISHED = {
 }
 
 
-def _times(event: CheckFinished | CheckFailed) -> list[Metric]:
+def _make_time_metrics(event: CheckFinished | CheckFailed) -> list[Metric]:
     times = [("ColdStartCheckTime", "Milliseconds", event.seconds * 1000)]
     if event.waited_seconds:
         times.append(("LeaseWaitTime", "Milliseconds", event.waited_seconds * 1000))
     return times
 
 
-def _namespace() -> str:
+def _read_namespace() -> str:
     return os.environ.get("POWERTOOLS_METRICS_NAMESPACE") or NAMESPACE
 
 
-def _service() -> str:
+def _read_service() -> str:
     return os.environ.get("POWERTOOLS_SERVICE_NAME") or "service_undefined"
 
 
-def _logger() -> Any:
+def _make_logger() -> Any:
     """A logger of the library, so that the function's Logger keeps its keys, level and handler.
 
     Powertools names the logger behind a Logger after its service: with the function's service it
@@ -201,7 +201,7 @@ def _logger() -> Any:
     from aws_lambda_powertools import Logger
 
     logger = Logger(service=_LOGGER, name="lambda_migrate", location=None)
-    logger.append_keys(service=_service())
+    logger.append_keys(service=_read_service())
     # Lambda's handler on the root logger would write the line a second time.
     logging.getLogger(_LOGGER).propagate = False
     return logger
@@ -210,7 +210,7 @@ def _logger() -> Any:
 _LOGGER = "lambda_migrate.aws.telemetry"
 
 
-def _fields(event: CheckFinished | CheckFailed | CommandEnded) -> dict[str, Any]:
+def _make_log_fields(event: CheckFinished | CheckFailed | CommandEnded) -> dict[str, Any]:
     """The event's fields under one key, with times in milliseconds."""
     facts = {name: getattr(event, name) for name in event.__slots__}
     facts.pop("message", None)
@@ -245,7 +245,7 @@ def _has_default_format(environ: Mapping[str, str]) -> bool:
 
 def _write_finished(event: CheckFinished) -> None:
     now = _now()
-    _write([_line(event, now), _emf(event.target, _times(event), now)])
+    _write([_format_line(event, now), _format_emf(event.target, _make_time_metrics(event), now)])
 
 
 def _write(lines: list[str]) -> None:
@@ -262,7 +262,7 @@ def _now() -> float:
     return time.time()
 
 
-def _line(event: CheckFinished, now: float) -> str:
+def _format_line(event: CheckFinished, now: float) -> str:
     """The log line; keys and their order are those of Powertools' formatter."""
     import json
     import time
@@ -271,11 +271,11 @@ def _line(event: CheckFinished, now: float) -> str:
     milliseconds = f"{int(now * 1000) % 1000:03d}"
     line = {
         "level": "INFO",
-        "message": _FINISHED[event.outcome],
+        "message": _MESSAGES[event.outcome],
         "timestamp": time.strftime(f"%Y-%m-%d %H:%M:%S,{milliseconds}%z", local),
-        "service": _service(),
+        "service": _read_service(),
         "name": "lambda_migrate",
-        **_fields(event),
+        **_make_log_fields(event),
     }
     trace = os.environ.get("_X_AMZN_TRACE_ID", "")
     if trace:
@@ -283,12 +283,12 @@ def _line(event: CheckFinished, now: float) -> str:
     return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
 
 
-def _emf(target: str, metrics: list[Metric], now: float) -> str:
+def _format_emf(target: str, metrics: list[Metric], now: float) -> str:
     """The metrics in CloudWatch's embedded metric format."""
     import json
 
     directive = {
-        "Namespace": _namespace(),
+        "Namespace": _read_namespace(),
         "Dimensions": [["target", "service"]],
         "Metrics": [{"Name": name, "Unit": unit} for name, unit, _ in metrics],
     }
@@ -296,7 +296,7 @@ def _emf(target: str, metrics: list[Metric], now: float) -> str:
         {
             "_aws": {"Timestamp": int(now * 1000), "CloudWatchMetrics": [directive]},
             "target": target,
-            "service": _service(),
+            "service": _read_service(),
             **{name: [value] for name, _, value in metrics},
         },
         separators=(",", ":"),

@@ -115,14 +115,14 @@ class _ApplyLoop:
 
     def run(self, on_applied: Callable[[str], None]) -> ApplyResult:
         """Plan, settle what is in doubt, apply what is pending, and read the history again."""
-        plan, history = self._plan()
+        plan, history = self._read_plan()
         digests_before = satisfied_digests(history)
         ignore = self._session.target.policy.ignore_other_history
         require_no_other_history(plan, self._database.read_other_histories, ignore=ignore)
         if plan.in_doubt:
             self._settle(plan)
             # Only now can the settled rows be compared with their files.
-            plan, history = self._plan()
+            plan, history = self._read_plan()
         require_valid_scripts(plan)
         for position, migration in enumerate(plan.pending, 1):
             self._apply(migration, position=position, total=len(plan.pending))
@@ -134,7 +134,7 @@ class _ApplyLoop:
             raise _missing_from_history(plan)
         return ApplyResult(tuple(history), digests_before)
 
-    def _plan(self) -> tuple[Plan, list[HistoryRow]]:
+    def _read_plan(self) -> tuple[Plan, list[HistoryRow]]:
         history = self._database.read_history()
         plan = make_plan_for(self._session, history, self._manifest)
         require_no_divergence(plan)
@@ -142,7 +142,7 @@ class _ApplyLoop:
 
     def _settle(self, plan: Plan) -> None:
         """Resolve the rows that an interrupted holder left in doubt."""
-        self._publish_first(plan.in_doubt[0].name, total=len(plan.in_doubt) + len(plan.pending))
+        self._publish_start(plan.in_doubt[0].name, total=len(plan.in_doubt) + len(plan.pending))
         for row in plan.in_doubt:
             self._database.settle(row, self._session.deadline)
 
@@ -155,7 +155,7 @@ class _ApplyLoop:
             )
         check_flags(target, session.deadline, version=migration.version, what=migration.name)
         if position == 1:
-            self._publish_first(migration.name, total=total)
+            self._publish_start(migration.name, total=total)
         else:
             session.set_progress(Progress(migration.name, position - 1, total, clock.wall_ms()))
         target.observer.observe(MigrationStarted(target.name, migration.name, position, total))
@@ -177,7 +177,7 @@ class _ApplyLoop:
             MigrationApplied(target.name, migration.name, position, total, milliseconds / 1000)
         )
 
-    def _publish_first(self, name: str, *, total: int) -> None:
+    def _publish_start(self, name: str, *, total: int) -> None:
         """Publish which migration this holder starts with, and the number of attempts so far.
 
         Raises:

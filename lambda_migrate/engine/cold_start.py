@@ -163,7 +163,7 @@ class ColdStart:
         try:
             return self._decider.read_first()
         except LeaseStoreUnavailable as error:
-            if self._waiting_ends.is_over:
+            if self._wait_deadline.is_over:
                 return self._serve_without_store(error)
             self._failed_reads = 1
             return Wait(LeaseState())
@@ -200,7 +200,7 @@ class ColdStart:
         checks_database = self._target.policy.check_database_if_store_unavailable
         return Waiter(
             self._decider.read_again,
-            deadline=self._waiting_ends,
+            deadline=self._wait_deadline,
             backoff=Backoff(self._target.random),
             on_wait=self._report_wait,
             now_ms=self._target.store.now_ms,
@@ -208,7 +208,7 @@ class ColdStart:
         )
 
     @property
-    def _waiting_ends(self) -> Deadline:
+    def _wait_deadline(self) -> Deadline:
         return self._deadline.at_most(self._target.policy.wait_seconds - self._waited_seconds)
 
     def _report_wait(self, state: LeaseState, waited: float, delay: float) -> None:

@@ -114,12 +114,12 @@ class Operations:
         """
         manifest = self._manifest_up_to(to)
         inspection = self.target.database.inspect(deadline)
-        plan = self._plan_inspected(
+        plan = self._plan_from_inspection(
             inspection, manifest, deadline, ignore_other_history=ignore_other_history
         )
         return plan, manifest
 
-    def _plan_inspected(
+    def _plan_from_inspection(
         self,
         inspection: Inspection,
         manifest: Manifest,
@@ -172,7 +172,7 @@ class Operations:
         """
         manifest = self._manifest_up_to(to)
         inspection = self.target.database.inspect(deadline)
-        plan = self._plan_inspected(
+        plan = self._plan_from_inspection(
             inspection, manifest, deadline, ignore_other_history=ignore_other_history
         )
         require_no_divergence(plan)

@@ -121,8 +121,8 @@ class InMemoryDatabase:
         """
         with self._guard:
             state = RowState.ROLLING_BACK if rolling_back else RowState.STARTED
-            row = self._row(migration, digest, fence=self.token, owner=self._owner)
-            self._leave(row, state, up=None if rolling_back else migration.up)
+            row = self._make_row(migration, digest, self.token, self._owner)
+            self._leave_row(row, state, up=None if rolling_back else migration.up)
             self._took_effect[migration.version] = took_effect
 
     # --- the port
@@ -132,7 +132,7 @@ class InMemoryDatabase:
         with self._guard:
             self._connect(deadline)
             fence = self._fence_row() if self.token else None
-            return Inspection(tuple(self._history()), fence, has_active_holder=bool(self._open))
+            return Inspection(tuple(self._sorted_rows()), fence, has_active_holder=bool(self._open))
 
     def read_history(self, deadline: Deadline) -> list[HistoryRow]:
         """See `Database.read_history`."""
@@ -207,7 +207,7 @@ class InMemoryDatabase:
     def _fence_row(self) -> FenceRow:
         return FenceRow(self.token, self._owner, self.environment, self.identity)
 
-    def _leave(self, row: HistoryRow, state: RowState, *, up: Script | None = None) -> None:
+    def _leave_row(self, row: HistoryRow, state: RowState, *, up: Script | None = None) -> None:
         """Leave a row in doubt; whether its statement took effect is unknown."""
         self._rows[row.version] = replace(row, state=state, applied_at=None, up=up)
         self._took_effect[row.version] = None
@@ -215,11 +215,11 @@ class InMemoryDatabase:
     def _is_held_by(self, grant: LeaseGrant) -> bool:
         return (self.token, self._owner) == (grant.fence, grant.owner)
 
-    def _history(self) -> list[HistoryRow]:
+    def _sorted_rows(self) -> list[HistoryRow]:
         return [self._rows[version] for version in sorted(self._rows)]
 
-    def _row(self, migration: Migration, digest: str, *, fence: int, owner: str) -> HistoryRow:
-        now = _iso(self._clock.wall_ms())
+    def _make_row(self, migration: Migration, digest: str, fence: int, owner: str) -> HistoryRow:
+        now = _format_time(self._clock.wall_ms())
         return HistoryRow(
             version=migration.version,
             name=migration.name,
@@ -268,7 +268,7 @@ class InMemorySession:
     def read_history(self) -> list[HistoryRow]:
         """See `FencedSession.read_history`."""
         with self._under_fence() as database:
-            return database._history()
+            return database._sorted_rows()
 
     def read_other_histories(self) -> list[OtherHistory]:
         """See `FencedSession.read_other_histories`."""
@@ -286,17 +286,19 @@ class InMemorySession:
                     migration=migration.name,
                     sqlstate=UNIQUE_VIOLATION,
                 )
-            row = database._row(migration, digest, fence=self.grant.fence, owner=self.grant.owner)
+            row = database._make_row(
+                migration, digest, fence=self.grant.fence, owner=self.grant.owner
+            )
         try:
             took_ms = self._run(migration.up, version, name=migration.name, path=path, by=deadline)
         except MigrationFailed as failed:
-            if _may_have_committed_a_part(migration.up):
+            if _may_have_committed_partly(migration.up):
                 with self._under_fence() as database:
-                    database._leave(row, RowState.STARTED, up=migration.up)
+                    database._leave_row(row, RowState.STARTED, up=migration.up)
                 raise _repair_required(row, failed.cause) from failed
             raise
         with self._under_fence() as database:
-            applied_at = _iso(database._clock.wall_ms())
+            applied_at = _format_time(database._clock.wall_ms())
             database._rows[version] = replace(row, applied_at=applied_at, duration_ms=took_ms)
             database.effects.append(migration.name)
         return took_ms
@@ -311,9 +313,9 @@ class InMemorySession:
         try:
             took_ms = self._run(row.down, row.version, name=row.name, path=path, by=deadline)
         except MigrationFailed as failed:
-            if _may_have_committed_a_part(row.down):
+            if _may_have_committed_partly(row.down):
                 with self._under_fence() as database:
-                    database._leave(row, RowState.ROLLING_BACK)
+                    database._leave_row(row, RowState.ROLLING_BACK)
                 raise _repair_required(row, failed.cause) from failed
             raise
         with self._under_fence() as database:
@@ -332,7 +334,7 @@ class InMemorySession:
                     raise _repair_required(row, "it was interrupted")
                 took_effect = False
             database._took_effect.pop(row.version, None)
-            self._settled(database, row, took_effect=took_effect)
+            self._end_doubt(database, row, took_effect=took_effect)
 
     def _settle_first(self, version: int, deadline: Deadline) -> bool:
         """Settle the version's row if it is in doubt; whether there is a row then."""
@@ -349,7 +351,7 @@ class InMemorySession:
         """See `FencedSession.record_applied`."""
         with self._under_fence(self._deadline) as database:
             for migration, digest in migrations:
-                database._rows[migration.version] = self._stamped(
+                database._rows[migration.version] = self._make_applied_row(
                     database, migration, digest, baseline=baseline
                 )
 
@@ -404,22 +406,24 @@ class InMemorySession:
         database._run(version, name=name, by=by)
         return round((database._clock.monotonic() - began) * 1000)
 
-    def _settled(self, database: InMemoryDatabase, row: HistoryRow, *, took_effect: bool) -> None:
+    def _end_doubt(self, database: InMemoryDatabase, row: HistoryRow, *, took_effect: bool) -> None:
         started = row.state is RowState.STARTED
         if took_effect:
             (database.effects if started else database.rolled_back).append(row.name)
         if took_effect is not started:
             del database._rows[row.version]
             return
-        applied_at = row.applied_at or _iso(database._clock.wall_ms())
+        applied_at = row.applied_at or _format_time(database._clock.wall_ms())
         database._rows[row.version] = replace(
             row, state=RowState.APPLIED, applied_at=applied_at, up=None
         )
 
-    def _stamped(
+    def _make_applied_row(
         self, database: InMemoryDatabase, migration: Migration, digest: str, *, baseline: bool
     ) -> HistoryRow:
-        fresh = database._row(migration, digest, fence=self.grant.fence, owner=self.grant.owner)
+        fresh = database._make_row(
+            migration, digest, fence=self.grant.fence, owner=self.grant.owner
+        )
         known = database._rows.get(migration.version)
         if known is None:
             return replace(fresh, baseline=baseline)
@@ -465,7 +469,7 @@ class InMemoryDryRun:
             if database._open:
                 raise LeaseHeld("another process is migrating this database")
             self._has_begun = True
-            self._rows = database._history()
+            self._rows = database._sorted_rows()
             database._open.add(self)
 
     def read_history(self) -> list[HistoryRow]:
@@ -533,7 +537,7 @@ _Holder = InMemorySession | InMemoryDryRun
 UNIQUE_VIOLATION = "23505"
 
 
-def _may_have_committed_a_part(script: Script) -> bool:
+def _may_have_committed_partly(script: Script) -> bool:
     """Whether a run of it that failed leaves its row in doubt."""
     if script.transactional or script.repeatable:
         return False
@@ -555,7 +559,7 @@ def _require_runnable(script: Script, *, name: str, path: str) -> None:
         raise MigrationFailed(faults[0], migration=name, detail="\n".join([name, *faults]))
 
 
-def _iso(wall_ms: int) -> str:
+def _format_time(wall_ms: int) -> str:
     """As the history has it: ``2026-01-31T12:00:00.000Z``."""
     moment = datetime.fromtimestamp(wall_ms / 1000, tz=timezone.utc)
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{wall_ms % 1000:03d}Z"

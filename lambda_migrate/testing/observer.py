@@ -23,6 +23,6 @@ class RecordingObserver:
         """See `Observer.observe`."""
         self.events.append(event)
 
-    def of(self, kind: type[E]) -> list[E]:
+    def events_of(self, kind: type[E]) -> list[E]:
         """Return the events of one class, in order."""
         return [event for event in self.events if isinstance(event, kind)]

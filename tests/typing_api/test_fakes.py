@@ -59,8 +59,8 @@ def test_a_users_whole_test_needs_nothing_else() -> None:
     assert MigrationRunner(manifest, target).ensure() is Outcome.UP_TO_DATE
     assert database.effects == ["0001_a"]
     assert database.connections == 1
-    applied: list[MigrationApplied] = observer.of(MigrationApplied)
+    applied: list[MigrationApplied] = observer.events_of(MigrationApplied)
     assert [event.migration for event in applied] == ["0001_a"]
-    assert len(observer.of(MigrationStarted)) == 1
-    assert len(observer.of(CheckFinished)) == 2
-    assert observer.of(LeaseTakenOver) == []
+    assert len(observer.events_of(MigrationStarted)) == 1
+    assert len(observer.events_of(CheckFinished)) == 2
+    assert observer.events_of(LeaseTakenOver) == []

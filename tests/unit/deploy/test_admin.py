@@ -174,7 +174,7 @@ def test_a_timeout_of_the_event_ends_it_earlier(room: Room) -> None:
 def test_every_command_ends_with_one_event(room: Room) -> None:
     room.ask("up", request="abc")
     room.ask("dwon")
-    first, second = room.observer.of(CommandEnded)
+    first, second = room.observer.events_of(CommandEnded)
     assert (first.command, first.request, first.exit_code) == ("up", "abc", 0)
     assert first.applied == ("0001_orders", "0002_status", "0003_index")
     assert (second.command, second.exit_code, second.error) == ("", 2, "ConfigurationError")

@@ -360,11 +360,11 @@ def test_two_databases_with_different_migrations_that_take_turns_are_reported(sc
     theirs = Manifest([migration(1, "SELECT 'theirs'")])
     scene.migrated(V1)
     assert cold_start(other, theirs) is Outcome.MIGRATED
-    (shared,) = scene.observer.of(TargetShared)
+    (shared,) = scene.observer.events_of(TargetShared)
     assert (shared.target, shared.address) == ("orders", "billing:5432/billing")
     assert shared.other_addresses == scene.database.fingerprint
     assert cold_start(scene, V2) is Outcome.MIGRATED
-    assert scene.observer.of(TargetShared)[-1].other_addresses == "billing:5432/billing"
+    assert scene.observer.events_of(TargetShared)[-1].other_addresses == "billing:5432/billing"
     assert other.ready(theirs, V1) == [theirs]
     assert scene.ready(theirs, V1, V2) == [V1, V2]
 
@@ -375,7 +375,7 @@ def test_a_copy_that_is_behind_on_the_same_way_is_no_shared_target(scene: Scene)
     other.table = scene.table
     other.database = InMemoryDatabase(fingerprint="staging:5432/orders", clock=scene.clock)
     cold_start(other, V2)
-    assert scene.observer.of(TargetShared) == []
+    assert scene.observer.events_of(TargetShared) == []
 
 
 def test_a_failure_elsewhere_is_no_reason_to_look(scene: Scene) -> None:

@@ -62,8 +62,8 @@ def test_of_fifty_starters_one_tries_and_fifty_fail_with_the_same_cause(scene: S
     }
     assert {error.attempts for error in errors} == {1}
     assert {error.retry_at_ms for error in errors} == {scene.clock.wall_ms() + 10_000}
-    assert len(scene.observer.of(MigrationAttemptFailed)) == 1
-    assert len(scene.observer.of(CheckFailed)) == 50
+    assert len(scene.observer.events_of(MigrationAttemptFailed)) == 1
+    assert len(scene.observer.events_of(CheckFailed)) == 50
 
 
 def test_after_the_pause_one_starter_tries_again_and_the_pause_has_doubled(scene: Scene) -> None:
@@ -189,7 +189,7 @@ def test_a_script_that_commits_keeps_everything_from_being_applied(scene: Scene)
     with pytest.raises(ManifestError, match=r"migrations/0002_m\.sql:2: COMMIT"):
         scene.runner(bad).ensure(scene.deadline())
     assert scene.database.effects == []
-    assert scene.observer.of(MigrationStarted) == []
+    assert scene.observer.events_of(MigrationStarted) == []
     failure = scene.table.state.failure
     assert failure is not None
     assert "0002_m.sql:2: COMMIT" in failure.cause
@@ -213,7 +213,7 @@ def test_the_deadline_reached_while_migrating_is_a_failure_that_says_so(scene: S
     assert failure is not None
     assert "deadline" in failure.cause
     assert failure.migration == "0001_m"
-    (broke,) = scene.observer.of(MigrationAttemptFailed)
+    (broke,) = scene.observer.events_of(MigrationAttemptFailed)
     assert (broke.migration, broke.seconds) == ("0001_m", 30.0)
 
 

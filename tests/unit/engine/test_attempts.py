@@ -159,7 +159,7 @@ def test_three_holders_killed_in_a_row_at_one_migration_are_a_failure_with_a_pau
     scene.migrated(V1)
     for _ in range(3):
         is_killed(scene, V3, at=2)
-    started = len(scene.observer.of(MigrationStarted))
+    started = len(scene.observer.events_of(MigrationStarted))
     with pytest.raises(MigrationFailed, match="0002_m: 3 process"):
         scene.runner(V3).ensure(scene.deadline())
     failure = recorded(scene)
@@ -169,7 +169,7 @@ def test_three_holders_killed_in_a_row_at_one_migration_are_a_failure_with_a_pau
         with pytest.raises(MigrationFailed, match="in a row ended"):
             scene.runner(V3).ensure(scene.deadline())
     assert scene.database.connections == connections
-    assert len(scene.observer.of(MigrationStarted)) == started
+    assert len(scene.observer.events_of(MigrationStarted)) == started
 
 
 def test_up_by_a_person_is_the_way_out_after_three_kills(scene: Scene) -> None:
@@ -251,7 +251,7 @@ def test_a_clock_that_is_half_an_hour_behind_takes_a_dead_holders_lease(scene: S
     scene.held_by("dead")
     scene.clock.jump(-31 * 60)
     assert scene.runner(V1, wait_seconds=80).ensure(scene.deadline(120)) is Outcome.MIGRATED
-    assert scene.observer.of(CheckFinished)[0].waited_seconds < 25
+    assert scene.observer.events_of(CheckFinished)[0].waited_seconds < 25
 
 
 # --- requests that come late

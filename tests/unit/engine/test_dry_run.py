@@ -114,11 +114,13 @@ def test_a_failure_is_not_recorded_and_functions_try_at_once(scene: Scene) -> No
 def test_observers_are_told_what_is_rehearsed_and_of_no_failure(scene: Scene) -> None:
     scene.database.fail(2, failure("42P01"))
     rehearse(scene)
-    assert scene.observer.of(MigrationStarted) == [
+    assert scene.observer.events_of(MigrationStarted) == [
         MigrationStarted("orders", "0001_m", 1, 3),
         MigrationStarted("orders", "0002_m", 2, 3),
     ]
-    assert scene.observer.of(MigrationDryRun) == [MigrationDryRun("orders", "0001_m", 1, 3, 0)]
+    assert scene.observer.events_of(MigrationDryRun) == [
+        MigrationDryRun("orders", "0001_m", 1, 3, 0)
+    ]
 
 
 def test_with_nothing_pending_nobody_is_asked_and_no_lease_is_taken(scene: Scene) -> None:

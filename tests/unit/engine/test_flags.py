@@ -88,7 +88,7 @@ def test_paused_nobody_acquires_and_the_error_names_the_flag(
     assert refused.value.retry_after_seconds == 30
     assert scene.table.log == ["read"]
     assert scene.database.connections == 0
-    (told,) = scene.observer.of(CheckFailed)
+    (told,) = scene.observer.events_of(CheckFailed)
     assert (told.error, told.retryable) == ("NotReady", True)
     assert PAUSED in told.message
 
@@ -128,7 +128,7 @@ def test_a_pause_stops_the_holder_between_two_migrations_and_frees_the_lease(
     assert scene.database.effects == ["0001_m", "0002_m"]
     assert scene.table.state.owner is None
     assert scene.table.state.failure is None, "nothing failed, so nobody has to wait"
-    (told,) = scene.observer.of(CheckFailed)
+    (told,) = scene.observer.events_of(CheckFailed)
     assert told.applied == ("0001_m", "0002_m")
     flags.set()
     scene.database.on_script = None
@@ -147,7 +147,7 @@ def test_mode_off_serves_what_is_pending_and_says_so_each_time(
     assert [runner.ensure(scene.deadline()) for _ in range(2)] == [Outcome.UNCHECKED] * 2
     assert scene.table.log == ["read", "read"]
     assert scene.database.effects == []
-    assert [end.outcome for end in scene.observer.of(CheckFinished)] == ["UNCHECKED"] * 2
+    assert [end.outcome for end in scene.observer.events_of(CheckFinished)] == ["UNCHECKED"] * 2
     flags.set()
     assert runner.ensure(scene.deadline()) is Outcome.MIGRATED, "it was not remembered"
 
@@ -297,14 +297,14 @@ def test_what_cannot_be_read_stops_migrating_by_default(scene: Scene, flags: InM
     with pytest.raises(FlagsUnavailable):
         scene.runner(V1).ensure(scene.deadline())
     assert scene.table.log == ["read"]
-    assert [end.error for end in scene.observer.of(CheckFailed)] == ["FlagsUnavailable"]
+    assert [end.error for end in scene.observer.events_of(CheckFailed)] == ["FlagsUnavailable"]
 
 
 def test_by_setting_it_is_told_and_ignored(scene: Scene, flags: InMemoryFlags) -> None:
     flags.is_down = True
     runner = scene.runner(V1, require_flags=False)
     assert runner.ensure(scene.deadline()) is Outcome.MIGRATED
-    told = scene.observer.of(FlagsIgnored)
+    told = scene.observer.events_of(FlagsIgnored)
     assert {each.target for each in told} == {"orders"}
     assert "down" in told[0].reason
 

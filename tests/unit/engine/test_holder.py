@@ -69,7 +69,7 @@ def test_a_lease_lost_in_the_middle_aborts_the_running_migration(
     assert scene.table.state.owner == "successor"
     assert scene.table.state.failure is None
     assert not {"fail", "complete", "release"} & set(scene.table.log)
-    assert scene.observer.of(MigrationAttemptFailed) == []
+    assert scene.observer.events_of(MigrationAttemptFailed) == []
 
 
 def test_a_migration_that_runs_past_the_deadline_is_aborted_and_a_failure(
@@ -83,7 +83,9 @@ def test_a_migration_that_runs_past_the_deadline_is_aborted_and_a_failure(
     failure = scene.table.state.failure
     assert failure is not None
     assert (failure.migration, failure.version) == ("0001_m", "1")
-    assert [broke.migration for broke in scene.observer.of(MigrationAttemptFailed)] == ["0001_m"]
+    assert [broke.migration for broke in scene.observer.events_of(MigrationAttemptFailed)] == [
+        "0001_m"
+    ]
 
 
 @pytest.mark.parametrize("seconds", [19.7, 19.9], ids=["some time left", "none left"])
@@ -140,7 +142,7 @@ def test_a_holder_tells_how_long_it_has_held_the_lease_while_a_migration_runs(
 
     scene.database.on_script = during
     scene.runner(manifest(1), lease_seconds=BEATING).ensure(scene.deadline())
-    *going, end = scene.observer.of(LeaseHeldTime)
+    *going, end = scene.observer.events_of(LeaseHeldTime)
     assert {(each.fence, each.is_final) for each in going} == {(1, False)}
     assert going[-1].held_seconds == 7.0  # the first may come before the migration begins
     assert (end.held_seconds, end.is_final) == (7.0, True)
@@ -150,7 +152,7 @@ def test_a_holder_that_fails_tells_how_long_it_held_the_lease(scene: Scene) -> N
     scene.database.fail(2, MigrationFailed("division by zero", migration="0002_m"))
     with pytest.raises(MigrationFailed):
         scene.runner(V2).ensure(scene.deadline())
-    (end,) = scene.observer.of(LeaseHeldTime)
+    (end,) = scene.observer.events_of(LeaseHeldTime)
     assert end.is_final
 
 
@@ -171,7 +173,7 @@ def refuses_to_renew(scene: Scene, error: MigrateError) -> Callable[[], None]:
 
     def renew(_lease: Lease, _progress: Progress | None = None) -> Lease:
         scene.table.log.append("renew")
-        if len(scene.observer.of(RenewalFailed)) or error.retryable:
+        if len(scene.observer.events_of(RenewalFailed)) or error.retryable:
             scene.clock.advance(LEASE_SECONDS - 0.5)
         raise error
 
@@ -203,7 +205,7 @@ def test_a_renewal_that_is_refused_for_good_is_reported_once_while_the_migration
     scene.database.on_script = stalls(aborted, refuses_to_renew(scene, EXPIRED))
     with pytest.raises(ConfigurationError):
         scene.runner(V2, lease_seconds=BEATING).ensure(scene.deadline())
-    (reported,) = scene.observer.of(RenewalFailed)
+    (reported,) = scene.observer.events_of(RenewalFailed)
     assert (reported.error, reported.cause) == ("ConfigurationError", str(EXPIRED))
     assert reported.seconds_left > LEASE_SECONDS / 2
 
@@ -276,7 +278,7 @@ def test_no_observer_that_raises_harms_a_holder(
 
     scene.database.on_script = during
     assert scene.runner(V2, lease_seconds=BEATING).ensure(scene.deadline()).value == "MIGRATED"
-    assert scene.observer.of(LeaseHeldTime)
+    assert scene.observer.events_of(LeaseHeldTime)
     (line,) = [record for record in caplog.records if "observer" in record.message]
     assert f"the observer Raising raised {type(error).__name__} at " in line.message
     assert "s3cr3t" not in caplog.text

@@ -229,7 +229,7 @@ def test_down_reverts_the_newest_first_and_vouches_for_what_is_left(
     assert scene.maintenance(manifest()).down(scene.deadline(), **choice) == tuple(names)
     assert scene.database.rolled_back == names
     total = len(names)
-    assert scene.observer.of(MigrationRolledBack) == [
+    assert scene.observer.events_of(MigrationRolledBack) == [
         MigrationRolledBack("orders", name, position, total, 0.0)
         for position, name in enumerate(names, 1)
     ]
@@ -643,7 +643,7 @@ def test_whatever_writes_gives_the_lease_back(
 def test_a_dead_holders_lease_is_taken_over_and_that_is_told(scene: Scene) -> None:
     scene.held_by("dead", seconds=-5)
     scene.maintenance(V1).up(scene.deadline())
-    assert scene.observer.of(LeaseTakenOver) == [LeaseTakenOver("orders", "dead", 2)]
+    assert scene.observer.events_of(LeaseTakenOver) == [LeaseTakenOver("orders", "dead", 2)]
 
 
 def test_without_a_table_a_living_holder_is_not_evicted(scene: Scene) -> None:

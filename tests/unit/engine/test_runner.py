@@ -182,7 +182,7 @@ def test_a_waiter_serves_once_the_holder_has_finished(scene: Scene) -> None:
     assert scene.runner(V2).ensure(scene.deadline()) is Outcome.WAITED
     assert set(scene.table.log) == {"read"}
     assert scene.database.connections == 0
-    finished = scene.observer.of(CheckFinished)[0]
+    finished = scene.observer.events_of(CheckFinished)[0]
     assert finished.waited_seconds == finished.seconds >= 4
 
 
@@ -209,7 +209,7 @@ def test_the_loser_of_an_acquisition_waits_from_the_item_that_came_back(scene: S
     assert scene.runner(V1).ensure(scene.deadline()) is Outcome.WAITED
     assert scene.table.log[:2] == ["read", "acquire"]
     assert reads_before_the_first_pause[0] == 1
-    assert scene.observer.of(WaitingForLease)[0].holder == "winner"
+    assert scene.observer.events_of(WaitingForLease)[0].holder == "winner"
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_not_ready_tells_the_holder_how_far_it_is_and_when_to_come_back(scene: S
         scene.runner(V2, lease_seconds=900).ensure(scene.deadline(12))
     assert "orders/7/abc is applying 0002_m (1 of 3 migrations done)" in str(caught.value)
     assert caught.value.retry_after_seconds == 5
-    assert scene.observer.of(WaitingForLease)[0].progress == "0002_m"
+    assert scene.observer.events_of(WaitingForLease)[0].progress == "0002_m"
 
 
 def test_without_a_deadline_the_bound_on_waiting_holds(scene: Scene) -> None:
@@ -306,10 +306,10 @@ def test_a_lost_answer_to_an_acquisition_ends_with_this_very_owner_holding_it(
     scene.table.after["acquire"] = raises(LeaseStoreUnavailable("the answer was lost"))
     assert scene.runner(V1).ensure(scene.deadline()) is Outcome.MIGRATED
     assert scene.table.log == ["read", "acquire", "read", "acquire", "renew", "complete"]
-    finished = scene.observer.of(CheckFinished)[0]
+    finished = scene.observer.events_of(CheckFinished)[0]
     assert finished.fence == 1
     assert finished.waited_seconds < 1
-    assert scene.observer.of(LeaseTakenOver) == []
+    assert scene.observer.events_of(LeaseTakenOver) == []
 
 
 def test_acquisitions_that_get_no_answer_come_ever_later(scene: Scene) -> None:
@@ -328,13 +328,13 @@ def test_acquisitions_that_get_no_answer_come_ever_later(scene: Scene) -> None:
 def test_a_lease_taken_over_is_announced_once(scene: Scene) -> None:
     scene.held_by("dead", seconds=-5)
     assert scene.runner(V1).ensure(scene.deadline()) is Outcome.MIGRATED
-    assert scene.observer.of(LeaseTakenOver) == [LeaseTakenOver("orders", "dead", 2)]
+    assert scene.observer.events_of(LeaseTakenOver) == [LeaseTakenOver("orders", "dead", 2)]
 
 
 def test_a_free_lease_is_not_announced_as_taken_over(scene: Scene) -> None:
     scene.migrated(V1)
     scene.runner(V2).ensure(scene.deadline())
-    assert scene.observer.of(LeaseTakenOver) == []
+    assert scene.observer.events_of(LeaseTakenOver) == []
 
 
 def test_a_lease_watched_for_its_whole_length_is_over_whatever_the_clocks_say(
@@ -343,9 +343,9 @@ def test_a_lease_watched_for_its_whole_length_is_over_whatever_the_clocks_say(
     scene.held_by("dead", seconds=1_000)
     runner = scene.runner(V1, wait_seconds=60)
     assert runner.ensure(scene.deadline(120)) is Outcome.MIGRATED
-    waited = scene.observer.of(CheckFinished)[0].waited_seconds
+    waited = scene.observer.events_of(CheckFinished)[0].waited_seconds
     assert 21 < waited < 30
-    assert scene.observer.of(LeaseTakenOver) == [LeaseTakenOver("orders", "dead", 2)]
+    assert scene.observer.events_of(LeaseTakenOver) == [LeaseTakenOver("orders", "dead", 2)]
 
 
 def test_a_holder_that_renews_is_not_taken_over(scene: Scene) -> None:
@@ -367,7 +367,7 @@ def test_a_table_made_anew_is_lifted_above_what_postgresql_has_seen(scene: Scene
     assert scene.runner(V2).ensure(scene.deadline()) is Outcome.MIGRATED
     assert scene.table.log.count("raise_fence") == 1
     assert (scene.table.state.fence, scene.database.token) == (42, 42)
-    assert scene.observer.of(CheckFinished)[0].fence == 42
+    assert scene.observer.events_of(CheckFinished)[0].fence == 42
     assert scene.database.effects == ["0001_m", "0002_m"]
 
 
@@ -427,7 +427,7 @@ def test_a_lease_lost_when_all_was_done_makes_a_waiter_that_serves(scene: Scene)
     scene.table.before["complete"] = take
     assert scene.runner(V2).ensure(scene.deadline(120)) is Outcome.WAITED
     assert scene.database.effects == ["0001_m", "0002_m"]
-    assert scene.observer.of(CheckFinished)[0].applied == ("0001_m", "0002_m")
+    assert scene.observer.events_of(CheckFinished)[0].applied == ("0001_m", "0002_m")
     assert scene.table.log.count("acquire") == 1
 
 
@@ -480,7 +480,7 @@ def test_waiting_after_a_first_read_that_failed_begins_as_after_any_that_failed(
     scene.migrated(V2)
     scene.table.before["read"] = raises(LeaseStoreUnavailable("throttled"))
     assert scene.runner(V2).ensure(scene.deadline()) is Outcome.WAITED
-    [pause] = scene.observer.of(WaitingForLease)
+    [pause] = scene.observer.events_of(WaitingForLease)
     assert pause.delay_seconds >= max_delay_after_errors(1) / 2
 
 
@@ -592,8 +592,10 @@ def test_a_migrated_check_is_told_once_with_all_its_facts(scene: Scene) -> None:
         LeaseHeldTime,
         CheckFinished,
     ]
-    assert scene.observer.of(MigrationApplied)[1] == MigrationApplied("orders", "0002_m", 2, 2, 1.5)
-    finished = scene.observer.of(CheckFinished)[0]
+    assert scene.observer.events_of(MigrationApplied)[1] == MigrationApplied(
+        "orders", "0002_m", 2, 2, 1.5
+    )
+    finished = scene.observer.events_of(CheckFinished)[0]
     assert (finished.target, finished.digest, finished.outcome) == ("orders", V2.digest, "MIGRATED")
     assert finished.applied == ("0001_m", "0002_m")
     assert (finished.fence, finished.lease_calls) == (1, 4)
@@ -648,8 +650,8 @@ def test_a_failed_check_is_told_once_with_all_its_facts(
     arrange(scene)
     with pytest.raises((MigrateError, RuntimeError)):
         scene.runner(V2, lease_seconds=900).ensure(scene.deadline(10))
-    assert scene.observer.of(CheckFinished) == []
-    (told,) = scene.observer.of(CheckFailed)
+    assert scene.observer.events_of(CheckFinished) == []
+    (told,) = scene.observer.events_of(CheckFailed)
     assert (told.error, told.retryable) == (error, retryable)
     assert (told.migration, told.sqlstate, told.attempts) == (migration, sqlstate, attempts)
     assert told.message
@@ -661,7 +663,7 @@ def test_a_failed_check_is_told_once_with_all_its_facts(
 def test_an_owner_is_fresh_for_every_check(scene: Scene) -> None:
     for versions in (V1, V2, V3):
         scene.runner(versions).ensure(scene.deadline())
-    assert len({event.owner for event in scene.observer.of(CheckFinished)}) == 3
+    assert len({event.owner for event in scene.observer.events_of(CheckFinished)}) == 3
 
 
 def test_an_empty_manifest_is_served_where_that_is_allowed(scene: Scene) -> None:

@@ -67,7 +67,9 @@ def test_a_live_holder_is_waited_for_and_not_evicted(scene: Scene) -> None:
     scene.clock.at(10, finish)
     assert scene.runner(V2).ensure() is Outcome.WAITED
     assert scene.database.effects == ["0001_m", "0002_m"]
-    assert {event.holder for event in scene.observer.of(WaitingForLease)} == {"another process"}
+    assert {event.holder for event in scene.observer.events_of(WaitingForLease)} == {
+        "another process"
+    }
 
 
 def test_what_a_holder_left_is_applied_once_it_is_gone(scene: Scene) -> None:

@@ -218,7 +218,7 @@ def test_the_check_of_a_wired_runner_is_told_to_the_observer_that_was_given(
     monkeypatch.setattr(wiring, "make_database", lambda *_: scene.database)
     runner = MigrationRunner.from_settings(observer=observer)
     assert runner.ensure() is Outcome.MIGRATED
-    assert len(observer.of(CheckFinished)) == 1
+    assert len(observer.events_of(CheckFinished)) == 1
 
 
 # --- secrets
@@ -235,7 +235,7 @@ def test_no_secret_is_in_any_event_or_error_of_a_refused_connection(
     runner = MigrationRunner(wiring.make_manifest(settings, environ), target)
     with pytest.raises(MigrateError) as caught:
         runner.ensure(Deadline.after(10, clock))
-    (failed,) = observer.of(CheckFailed)
+    (failed,) = observer.events_of(CheckFailed)
     told = f"{caught.value!r} {caught.value} {asdict(failed)} {scene.table.state} {settings}"
     assert "127.0.0.1" in told
     assert SECRET not in told
