@@ -1,8 +1,8 @@
-"""``python -m tests.site``: build the documentation, and look at what was built.
+"""``python -m tests.site``: build the documentation, and check the built pages.
 
-Zensical checks the links in the sources. What it does not look at is checked on the built pages,
-as a browser would meet them: links, pictures, and anchors that lead nowhere, pages that the
-navigation leaves out, whatever would be fetched from elsewhere while reading.
+Zensical checks the links in the sources. This module checks the rest on the built pages: broken
+links, pictures and anchors, pages outside the navigation, and resources that a browser would fetch
+from other servers.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).parents[1]
-# The page that a server shows for an address that does not exist, at whatever depth.
+# A server shows this page for an address that does not exist, at any depth.
 NOT_A_PAGE = "404.html"
-# What a browser asks for by itself, and may not ask anybody else for.
+# Elements that make a browser fetch something, which must be local.
 FETCHED = {"audio", "embed", "iframe", "img", "object", "script", "source", "track", "video"}
 
 
 @dataclass
 class Page(HTMLParser):
-    """What one page points at."""
+    """Links, fetched resources and anchors of one page."""
 
     text: str
     links: list[str] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Page(HTMLParser):
         self.feed(self.text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note where this element points, and its id."""
+        """Record the links and the id of this element."""
         named = {name: value or "" for name, value in attrs}
         self.ids |= {named[key] for key in ("id", "name") if key in named}
         if tag == "nav" and (self._depth or "md-nav--primary" in named.get("class", "")):
@@ -52,34 +52,36 @@ class Page(HTMLParser):
                 self.navigation.append(named["href"])
 
     def handle_endtag(self, tag: str) -> None:
-        """Leave the navigation again."""
+        """Track the end of the navigation."""
         if tag == "nav" and self._depth:
             self._depth -= 1
 
 
 def faults(site: Path) -> list[str]:
-    """What a reader of the built site would stumble over, a line each."""
+    """Return one line for each fault of the built site."""
     site = site.resolve()
     pages = {path: Page(path.read_text()) for path in sorted(site.rglob("*.html"))}
     pages = {path: page for path, page in pages.items() if path.name != NOT_A_PAGE}
     found: list[str] = []
     for path, page in pages.items():
         name = path.relative_to(site)
-        found += [f"{name}: fetches {url}" for url in page.fetched if _elsewhere(url)]
-        local = [url for url in page.links + page.fetched if not _elsewhere(url)]
-        found += [f"{name}: leads nowhere: {url}" for url in local if not _leads(path, url, pages)]
+        found += [f"{name}: fetches {url}" for url in page.fetched if _is_external(url)]
+        local = [url for url in page.links + page.fetched if not _is_external(url)]
+        found += [
+            f"{name}: leads nowhere: {url}" for url in local if not _is_valid_link(path, url, pages)
+        ]
     home = site / "index.html"
     listed = {(site / urlsplit(url).path).resolve() for url in pages[home].navigation} | {home}
     hidden = [path.relative_to(site) for path in pages if path not in listed]
     return found + [f"{name}: not in the navigation" for name in hidden]
 
 
-def _elsewhere(url: str) -> bool:
+def _is_external(url: str) -> bool:
     parts = urlsplit(url)
     return bool(parts.netloc) or parts.scheme in ("http", "https", "mailto")
 
 
-def _leads(path: Path, url: str, pages: dict[Path, Page]) -> bool:
+def _is_valid_link(path: Path, url: str, pages: dict[Path, Page]) -> bool:
     parts = urlsplit(url)
     if parts.scheme:
         return True
@@ -88,13 +90,13 @@ def _leads(path: Path, url: str, pages: dict[Path, Page]) -> bool:
         target /= "index.html"
     if not target.exists():
         return False
-    # A page sends its reader to its own top by an empty anchor.
+    # An empty anchor is the top of the page.
     anchor = unquote(parts.fragment)
     return not anchor or target not in pages or anchor in pages[target].ids
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Build into site/, strictly, and check it."""
+    """Build into site/ with strict checks, and check the result."""
     shutil.rmtree(ROOT / "site", ignore_errors=True)
     command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict", *arguments]
     if subprocess.run(command, cwd=ROOT).returncode:

@@ -1,4 +1,4 @@
-"""The adoption page, on databases that other tools have made: it refuses, shows and records so."""
+"""The commands of the adoption page work on databases of other tools."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.stage import Stage
-from tests.unit.docs.pages import DOCS, ROOT, fences
+from tests.unit.docs.pages import DOCS, ROOT, code_blocks
 
 PAGE = DOCS / "how-to" / "adopt-an-existing-database.md"
 FILES = {
@@ -18,7 +18,7 @@ FILES = {
     "0002_status": "CREATE TABLE status (id int);",
     "0003_index": "UPDATE customers SET cents = cents * 100;",
 }
-MADE_BY_DBMATE = """
+DBMATE_DATABASE = """
     CREATE TABLE customers (id int PRIMARY KEY, cents int); INSERT INTO customers VALUES (1, 500);
     CREATE TABLE schema_migrations (version varchar(128) PRIMARY KEY);
     INSERT INTO schema_migrations VALUES ('0001'), ('0003')"""
@@ -44,38 +44,38 @@ def write(folder: Path, files: dict[str, str]) -> None:
         (folder / "migrations" / f"{name}.sql").write_text(f"-- migrate:up\n{sql}\n")
 
 
-def shown_on_the_page(begin: str) -> str:
-    """The block that begins so, on one line, but for where the database is."""
-    [text] = [each.text for each in fences(PAGE, "") if each.text.startswith(begin)]
+def read_block(begin: str) -> str:
+    """Return the block with this beginning, on one line."""
+    [text] = [each.text for each in code_blocks(PAGE, "") if each.text.startswith(begin)]
     return " ".join(text.split())
 
 
-def migrated(stage: Stage) -> list[list[object]]:
+def read_history(stage: Stage) -> list[list[object]]:
     return stage.query("SELECT version::text, baseline FROM lambda_migrate.history ORDER BY 1")
 
 
 def test_migrations_applied_by_dbmate_are_not_run_again_and_its_gap_stays_pending(
     stage: Stage, tmp_path: Path
 ) -> None:
-    stage.query(MADE_BY_DBMATE)
+    stage.query(DBMATE_DATABASE)
     write(tmp_path, FILES)
-    code, said = run(stage, tmp_path, "up")
+    code, output = run(stage, tmp_path, "up")
     assert code == 2
-    assert shown_on_the_page("error: dbmate has applied") in said
-    code, said = run(stage, tmp_path, "baseline", "3", "--yes")
+    assert read_block("error: dbmate has applied") in output
+    code, output = run(stage, tmp_path, "baseline", "3", "--yes")
     assert code == 2
-    assert "0002_status is not applied there" in said
-    _, said = run(stage, tmp_path, "baseline")
-    heading, _, table = shown_on_the_page("this records as applied").partition("version file")
-    assert heading.partition(", since")[2] in said
-    assert table in said
+    assert "0002_status is not applied there" in output
+    _, output = run(stage, tmp_path, "baseline")
+    heading, _, table = read_block("this records as applied").partition("version file")
+    assert heading.partition(", since")[2] in output
+    assert table in output
     assert run(stage, tmp_path, "baseline", "--yes")[0] == 0
-    assert migrated(stage) == [["1", True], ["3", True]]
+    assert read_history(stage) == [["1", True], ["3", True]]
     assert stage.query("SELECT cents FROM customers") == [[500]]
-    code, said = run(stage, tmp_path, "up")
-    assert (code, "LAMBDA_MIGRATE_ALLOW_OUT_OF_ORDER=true" in said) == (1, True)
+    code, output = run(stage, tmp_path, "up")
+    assert (code, "LAMBDA_MIGRATE_ALLOW_OUT_OF_ORDER=true" in output) == (1, True)
     assert run(stage, tmp_path, "up", LAMBDA_MIGRATE_ALLOW_OUT_OF_ORDER="true")[0] == 0
-    assert migrated(stage) == [["1", True], ["2", False], ["3", True]]
+    assert read_history(stage) == [["1", True], ["2", False], ["3", True]]
     assert stage.query("SELECT cents FROM customers") == [[500]]
     assert run(stage, tmp_path, "verify")[0] == 0
 
@@ -87,15 +87,15 @@ def test_the_table_of_another_service_can_be_ignored(stage: Stage, tmp_path: Pat
         "INSERT INTO billing.schema_migrations VALUES ('0001')"
     )
     write(tmp_path, FILES)
-    code, said = run(stage, tmp_path, "up")
-    assert (code, "billing.schema_migrations" in said) == (2, True)
+    code, output = run(stage, tmp_path, "up")
+    assert (code, "billing.schema_migrations" in output) == (2, True)
     setting = {"LAMBDA_MIGRATE_IGNORE_OTHER_HISTORY": "true"}
     assert run(stage, tmp_path, "up", "--to", "1", **setting)[0] == 0
     assert run(stage, tmp_path, "up")[0] == 0, "it is only asked while our own history is empty"
 
 
 @pytest.mark.parametrize(
-    ("title", "files", "made"),
+    ("title", "files", "setup"),
     [
         (
             "convert.py",
@@ -118,16 +118,16 @@ def test_the_table_of_another_service_can_be_ignored(stage: Stage, tmp_path: Pat
     ],
 )
 def test_converted_files_are_adopted(
-    stage: Stage, tmp_path: Path, title: str, files: dict[str, str], made: str
+    stage: Stage, tmp_path: Path, title: str, files: dict[str, str], setup: str
 ) -> None:
-    stage.query(made)
+    stage.query(setup)
     (tmp_path / "migrations").mkdir()
     for name, sql in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(sql)
-    [program] = [each.text for each in fences(PAGE, "python") if each.title == title]
+    [program] = [each.text for each in code_blocks(PAGE, "python") if each.title == title]
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=60)
     assert run(stage, tmp_path, "up")[0] == 2
     assert run(stage, tmp_path, "baseline", "--yes")[0] == 0
-    assert migrated(stage) == [["1", True], ["2", True]]
+    assert read_history(stage) == [["1", True], ["2", True]]
     assert run(stage, tmp_path, "up")[0] == 0

@@ -1,4 +1,4 @@
-"""How to rehearse a migration: the page's own migrations, its answer, and its filter."""
+"""The dry run page: its migrations, its output, and its filter."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from lambda_migrate.commands.dry_run_advice import advice_on
 from lambda_migrate.engine.dry_run import RAN, DryRunStep
 from lambda_migrate.postgresql.dry_run_effects import MigrationEffects, RelationLock, TableChange
 from tests.stage import TABLE, Stage
-from tests.unit.docs.pages import DOCS, fences
+from tests.unit.docs.pages import DOCS, code_blocks
 
 PAGE = DOCS / "how-to" / "dry-run.md"
-SQL = list(fences(PAGE, "sql"))
-FILES = {Path(fence.title).stem: fence.text for fence in SQL if fence.title}
-(ROWS,) = (fence.text for fence in SQL if not fence.title)
-PASSED, FAILED = (fence.text for fence in fences(PAGE, "text"))
+SQL = list(code_blocks(PAGE, "sql"))
+FILES = {Path(block.title).stem: block.text for block in SQL if block.title}
+(ROWS,) = (block.text for block in SQL if not block.title)
+PASSED, FAILED = (block.text for block in code_blocks(PAGE, "text"))
 
 
 class Orders:
-    """The page's table, with its first migration applied and fewer rows."""
+    """The table of the page, with its first migration applied and fewer rows."""
 
     def __init__(self, stage: Stage, files: Mapping[str, str] = FILES) -> None:
         self.query = stage.query
@@ -52,15 +52,15 @@ class Orders:
 
 @pytest.fixture
 def orders(stage: Stage) -> Orders:
-    made = Orders(stage)
-    assert made.run("up", "--to", "1")[0] == 0
+    orders = Orders(stage)
+    assert orders.run("up", "--to", "1")[0] == 0
     for statement in filter(None, ROWS.replace("1000000", "20000").split(";\n")):
-        made.query(statement)
-    return made
+        orders.query(statement)
+    return orders
 
 
-def told(text: str) -> list[str]:
-    """Migrations with their outcome, tables with their lock and whom it blocks."""
+def migrations_and_locks(text: str) -> list[str]:
+    """Return the lines of migrations and tables: outcome, lock, and blocked statements."""
     lines = [re.sub(r" in [\d.]+ m?s$", "", line) for line in text.splitlines()]
     return [line[:52].rstrip() for line in lines if re.match(r"(\d{4}_\w+|  public\.\w+)  ", line)]
 
@@ -68,8 +68,8 @@ def told(text: str) -> list[str]:
 def test_the_output_is_that_of_the_page_except_for_times_and_sizes(orders: Orders) -> None:
     code, out = orders.run("plan", "--execute", "--yes")
     assert code == 0
-    assert told(out) == told(PASSED)
-    assert len(told(PASSED)) == 7
+    assert migrations_and_locks(out) == migrations_and_locks(PASSED)
+    assert len(migrations_and_locks(PASSED)) == 7
     assert "20,000 updated, 20,000 scanned" in out
     reason = "- 0005_by_customer: it runs outside a transaction, so that it cannot be rolled back\n"
     assert reason in out
@@ -99,7 +99,7 @@ def test_the_failure_is_that_of_the_page(orders: Orders) -> None:
     (orders.migrations / "0003_fill_total.sql").write_text(wrong)
     code, out = orders.run("plan", "--execute", "--yes")
     assert code == 1
-    assert told(out) == told(FAILED)
+    assert migrations_and_locks(out) == migrations_and_locks(FAILED)
     end = FAILED[FAILED.index("0003_fill_total failed: ") :].splitlines()
     shown = out[out.index("0003_fill_total failed: ") :].splitlines()
     assert [line for line in shown if "0003_fill_total.sql" not in line] == [
@@ -133,9 +133,9 @@ def test_a_pipeline_can_read_the_blocked_statements_and_their_duration(orders: O
 def test_the_migrations_of_the_page_on_safe_migrations_pass_a_dry_run(
     stage: Stage,
 ) -> None:
-    """Its backfill commits in between, so what validates the rows fails here and is no failure."""
+    """The backfill does not run in a dry run, so the failing validation after it is not reported."""
     page = DOCS / "how-to" / "write-a-safe-migration.md"
-    files = {Path(f.title).stem: f.text for f in fences(page, "sql") if f.title}
+    files = {Path(f.title).stem: f.text for f in code_blocks(page, "sql") if f.title}
     safe = Orders(stage, files)
     assert safe.run("up", "--to", "1")[0] == 0
     safe.query("INSERT INTO orders (customer_id, amount) SELECT n, n FROM generate_series(1, 99) n")

@@ -1,4 +1,4 @@
-"""The roles that the pages tell one to make can do what they are for, and no more."""
+"""The roles on the pages have the permissions that they need, and no others."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 
 from lambda_migrate.cli import main
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
-from tests.unit.docs.pages import DOCS, fences
+from tests.unit.docs.pages import DOCS, code_blocks
 
 
 @pytest.fixture
 def server() -> Iterator[LocalPostgreSQL]:
-    """A server of its own, because roles are the server's; RDS has the role ``rds_iam``."""
+    """Start a server, because roles belong to a server; RDS has the role ``rds_iam``."""
     with LocalPostgreSQL(databases=["orders"]) as own:
         own.execute("CREATE ROLE rds_iam")
         yield own
@@ -22,7 +22,7 @@ def server() -> Iterator[LocalPostgreSQL]:
 
 def make_roles(server: LocalPostgreSQL) -> None:
     page = DOCS / "how-to" / "rds-proxy-and-iam.md"
-    [script] = [fence.text for fence in fences(page, "sql")]
+    [script] = [block.text for block in code_blocks(page, "sql")]
     for line in script.splitlines():
         server.execute(line, "orders")
 
@@ -42,7 +42,7 @@ def test_the_application_role_may_write_rows_but_not_change_tables(
         "ALTER TABLE orders ADD COLUMN x int",
         "CREATE TABLE another ()",
         "DELETE FROM lambda_migrate.history",
-        "UPDATE lambda_migrate.fence SET token = 99",
+        "UPDATE lambda_migrate.block SET token = 99",
     ):
         with pytest.raises(Exception, match="42501"):
             server.execute(f"SET ROLE app; {forbidden}", "orders")

@@ -1,4 +1,4 @@
-"""How to write a safe migration: the page's own SQL, run, with the old version at work."""
+"""The SQL of the page on safe migrations works while the old version is in use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lambda_migrate.clock import Deadline
 from lambda_migrate.engine.operations import Operations
 from lambda_migrate.errors import ConfigurationError, MigrateError, MigrationFailed
 from tests.stage import Stage, running, until
-from tests.unit.docs.pages import DOCS, fences
+from tests.unit.docs.pages import DOCS, code_blocks
 
 PAGE = DOCS / "how-to" / "write-a-safe-migration.md"
 ROWS = 20_000
@@ -30,29 +30,29 @@ OLD_VERSION = (
 
 
 def migrations() -> dict[str, str]:
-    """The files of the page, by name."""
-    files = [fence for fence in fences(PAGE, "sql") if fence.title]
-    return {Path(fence.title).stem: fence.text for fence in files}
+    """Return the migration files of the page, by name."""
+    files = [block for block in code_blocks(PAGE, "sql") if block.title]
+    return {Path(block.title).stem: block.text for block in files}
 
 
 @pytest.fixture
 def orders(stage: Stage) -> Operations:
-    """The table with rows of the old version."""
-    maintenance = stage.maintenance(stage.code(migrations()))
-    maintenance.up(Deadline.after(60), to=1)
+    """Create the table with rows of the old version."""
+    operations = stage.maintenance(stage.code(migrations()))
+    operations.up(Deadline.after(60), to=1)
     stage.query(
         "INSERT INTO orders (customer_id, amount)"
         f" SELECT n % 100, n FROM generate_series(1, {ROWS}) AS n"
     )
-    return maintenance
+    return operations
 
 
-def up(maintenance: Operations, to: int) -> tuple[str, ...]:
-    return maintenance.up(Deadline.after(60), to=to)
+def up(operations: Operations, to: int) -> tuple[str, ...]:
+    return operations.up(Deadline.after(60), to=to)
 
 
-def at_work(work: Callable[[], Any]) -> tuple[threading.Thread, list[MigrateError]]:
-    """Do it in another thread; what it raises is kept."""
+def run_in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[MigrateError]]:
+    """Run a function in a thread; return the thread and a list for its error."""
     raised: list[MigrateError] = []
 
     def run() -> None:
@@ -71,7 +71,7 @@ def other_session(stage: Stage) -> Any:
     return pg8000.native.Connection("postgres", database=stage.name, unix_sock=socket)
 
 
-def filled(stage: Stage) -> int:
+def count_filled(stage: Stage) -> int:
     return int(stage.query("SELECT count(total_cents) FROM orders")[0][0])
 
 
@@ -116,15 +116,15 @@ def test_an_interrupted_backfill_continues_after_its_last_batch(
         other.run("BEGIN")
         other.run(f"SELECT 1 FROM orders WHERE id = {ROWS // 2 + 1} FOR UPDATE")
         seconds = 60.0 if is_killed else 8.0
-        thread, raised = at_work(lambda: orders.up(Deadline.after(seconds), to=BACKFILL))
-        until(lambda: filled(stage) == ROWS // 2, what="half of the rows filled in")
+        thread, raised = run_in_thread(lambda: orders.up(Deadline.after(seconds), to=BACKFILL))
+        until(lambda: count_filled(stage) == ROWS // 2, what="half of the rows filled in")
         until(running(stage, "CALL"), what="the next batch waits for a row")
         if is_killed:
             [[pid, *_]] = stage.holders()
             stage.query(f"SELECT pg_terminate_backend({pid})")
             other.run("ROLLBACK")
         thread.join()
-    # A holder that lost its connection runs it again, as the next one does after a deadline.
+    # After a lost connection the holder runs it again; after a deadline the next holder does.
     assert [type(error) for error in raised] == ([] if is_killed else [MigrationFailed])
     assert ("0005_backfill_total_cents" in up(orders, CONTRACT)) is not is_killed
-    assert filled(stage) == ROWS
+    assert count_filled(stage) == ROWS

@@ -1,4 +1,4 @@
-"""Pages followed from top to bottom: every command runs, and prints what it is said to print."""
+"""Every command on these pages runs, and prints the output on the page."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import pytest
 
 from lambda_migrate.local.servers.postgresql import find_binaries
 from lambda_migrate.migrations.source import read_manifest
-from tests.integration.docs.transcript import plain, promised, run
+from tests.integration.docs.transcript import expected_lines, normalize, run
 from tests.stage import Stage
-from tests.unit.docs.pages import DOCS, ROOT, fences
+from tests.unit.docs.pages import DOCS, ROOT, code_blocks
 
 
-def assert_printed_in_order(printed: str, page: Path) -> None:
-    lines = iter(plain(printed))
-    missing = [line for line in promised(page) if not any(line == each for each in lines)]
-    assert missing == [], f"{page.name} promises what was not printed:\n{printed}"
+def assert_output_in_order(printed: str, page: Path) -> None:
+    lines = iter(normalize(printed))
+    missing = [line for line in expected_lines(page) if not any(line == each for each in lines)]
+    assert missing == [], f"{page.name} has output that was not printed:\n{printed}"
 
 
 def test_the_quickstart(tmp_path: Path) -> None:
     page = DOCS / "quickstart.md"
-    assert_printed_in_order(run(page, tmp_path, {}), page)
+    assert_output_in_order(run(page, tmp_path, {}), page)
 
 
-MADE_BY_HAND = """
+EXISTING_SCHEMA = """
     CREATE TABLE customers (id bigint PRIMARY KEY, email text NOT NULL UNIQUE);
     CREATE TYPE status AS ENUM ('placed', 'sent');
     CREATE TABLE orders (
@@ -43,7 +43,7 @@ MADE_BY_HAND = """
 
 
 def test_adopting_an_existing_database(stage: Stage, tmp_path: Path) -> None:
-    for statement in MADE_BY_HAND.split(";\n"):
+    for statement in EXISTING_SCHEMA.split(";\n"):
         if statement.strip():
             stage.query(statement)
     page = DOCS / "how-to" / "adopt-an-existing-database.md"
@@ -54,7 +54,7 @@ def test_adopting_an_existing_database(stage: Stage, tmp_path: Path) -> None:
         "EMPTY_URL": stage.postgresql.create_database(f"{stage.name}_empty"),
         "PATH": f"{find_binaries()}{os.pathsep}{os.environ['PATH']}",
     }
-    assert_printed_in_order(run(page, folder, environment), page)
+    assert_output_in_order(run(page, folder, environment), page)
     assert stage.query("SELECT version, baseline FROM lambda_migrate.history") == [["1", True]]
     assert stage.query("SELECT email FROM customers") == [["ada@example.com"]]
 
@@ -69,7 +69,7 @@ def test_files_of_golang_migrate_are_converted(
     (tmp_path / "old" / "000002_more.up.sql").write_text("CREATE TABLE more ();\n")
     monkeypatch.chdir(tmp_path)
     page = DOCS / "how-to" / "adopt-an-existing-database.md"
-    [program] = [each.text for each in fences(page, "python") if each.title == "convert.py"]
+    [program] = [each.text for each in code_blocks(page, "python") if each.title == "convert.py"]
     exec(program, {})
     first, second = read_manifest("migrations")
     assert (first.version, first.down is not None) == (1, True)
@@ -78,7 +78,7 @@ def test_files_of_golang_migrate_are_converted(
 
 def test_testing_migrations_in_ci(tmp_path: Path) -> None:
     page = DOCS / "how-to" / "test-migrations-in-ci.md"
-    assert_printed_in_order(run(page, tmp_path, {}), page)
+    assert_output_in_order(run(page, tmp_path, {}), page)
 
 
 def test_monitoring(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_monitoring(tmp_path: Path) -> None:
 
 
 def test_the_readme_of_the_example() -> None:
-    [program] = [each.text for each in fences(ROOT / "examples/orders/README.md", "python")]
+    [program] = [each.text for each in code_blocks(ROOT / "examples/orders/README.md", "python")]
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

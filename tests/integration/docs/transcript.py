@@ -1,4 +1,4 @@
-"""A page's files and commands as one shell script, and what the page says that they print."""
+"""Turn a page into a shell script, run it, and compare its output with the page."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.unit.docs.pages import ROOT, fences
+from tests.unit.docs.pages import ROOT, code_blocks
 
-# What makes an environment that the tests have already.
+# Commands that set up an environment, which the tests have already.
 SET_UP = ("python3 -m venv", "pip install", ". .venv/bin/activate")
 
 SECONDS = 240
 
 
-def script_of(page: Path) -> str:
-    """Files are written where the page shows them, blocks of ``sh`` run where they stand.
+def make_script(page: Path) -> str:
+    """Write the files of the page and run its ``sh`` blocks, in order.
 
-    What is for a reader's own repository stands in a block of ``bash``, and is not run.
+    Blocks of ``bash`` are for the reader's own repository, and do not run.
     """
     parts = ["set -eu"]
-    for fence in fences(page):
-        if fence.title:
-            name = shlex.quote(fence.title)
-            folder = shlex.quote(str(Path(fence.title).parent))
+    for block in code_blocks(page):
+        if block.title:
+            name = shlex.quote(block.title)
+            folder = shlex.quote(str(Path(block.title).parent))
             parts.append(
-                f"mkdir -p {folder}\ncat > {name} <<'END OF FILE'\n{fence.text}END OF FILE"
+                f"mkdir -p {folder}\ncat > {name} <<'END OF FILE'\n{block.text}END OF FILE"
             )
-        elif fence.language == "sh":
-            lines = [each for each in fence.text.splitlines() if not each.startswith(SET_UP)]
+        elif block.language == "sh":
+            lines = [each for each in block.text.splitlines() if not each.startswith(SET_UP)]
             parts.append("\n".join(lines))
     return "\n".join(parts) + "\n"
 
 
 def run(page: Path, folder: Path, environment: Mapping[str, str]) -> str:
-    """Run a page; returns all that it printed.
+    """Run a page, and return its output.
 
     Raises:
         AssertionError: A command failed, or hung.
@@ -49,7 +49,7 @@ def run(page: Path, folder: Path, environment: Mapping[str, str]) -> str:
     log = folder / "output.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            ["bash", "-c", script_of(page)],
+            ["bash", "-c", make_script(page)],
             cwd=folder,
             env={**variables, "COLUMNS": "200", "NO_COLOR": "1"},
             stdin=subprocess.DEVNULL,
@@ -62,31 +62,31 @@ def run(page: Path, folder: Path, environment: Mapping[str, str]) -> str:
         except subprocess.TimeoutExpired:
             code = -1
         finally:
-            end_group(process.pid)
+            terminate_group(process.pid)
     text = log.read_text()
     assert code == 0, f"{page.name} ended with {code}:\n{text}"
     return text
 
 
-def end_group(leader: int) -> None:
-    """Whatever the page left running in the background."""
+def terminate_group(leader: int) -> None:
+    """Terminate what the page left running in the background."""
     try:
         os.killpg(leader, signal.SIGTERM)
     except ProcessLookupError:
         return
 
 
-def promised(page: Path) -> list[str]:
-    """The lines that the page says are printed, in its order."""
-    return [line for fence in fences(page, "text") for line in plain(fence.text)]
+def expected_lines(page: Path) -> list[str]:
+    """Return the output lines on the page, in order."""
+    return [line for block in code_blocks(page, "text") for line in normalize(block.text)]
 
 
-def plain(text: str) -> list[str]:
-    """Lines without what differs from run to run: processes, times, folders, who came late."""
+def normalize(text: str) -> list[str]:
+    """Return the lines without values that differ between runs: processes, times, folders."""
     text = re.sub(r"\d+(  schema (?:was migrated by another|is up to date))", r"<n>\1", text)
     text = re.sub(r"/tmp/[\w./-]+|\[?/\S*lm-pg-\w+", "<folder>", text)
     text = re.sub(r"digest \w+", "digest", text)
     text = re.sub(
-        r"\d{4}-\d\d-\d\d \d\d:\d\d|\d+(\.\d+)? ?m?s\b|function/\d+|fence \d+", "<n>", text
+        r"\d{4}-\d\d-\d\d \d\d:\d\d|\d+(\.\d+)? ?m?s\b|function/\d+|block \d+", "<n>", text
     )
     return [" ".join(line.split()) for line in text.splitlines() if line.strip()]

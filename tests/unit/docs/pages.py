@@ -1,4 +1,4 @@
-"""The pages of the documentation, and the blocks of code on them."""
+"""Read the pages of the documentation, and their code blocks."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _TITLE = re.compile(r'title="([^"]*)"')
 
 
 @dataclass(frozen=True)
-class Fence:
+class CodeBlock:
     """A block of code.
 
     Attributes:
-        page: Where it stands, relative to the repository.
+        page: Path of the page in the repository.
         line: Its first line.
-        language: ``python``, ``sql``, ``sh``, ...; "" if it names none.
-        title: What the page calls it: a file's path, mostly; "" without one.
-        text: What stands in it.
+        language: ``python``, ``sql``, ``sh``, ...; "" without one.
+        title: Title on the page, usually a file's path; "" without one.
+        text: The code.
     """
 
     page: str
@@ -38,37 +38,37 @@ class Fence:
         return f"{self.page}:{self.line}"
 
 
-def fences(page: Path, *languages: str) -> Iterator[Fence]:
-    """The blocks of a page, all or those of these languages."""
+def code_blocks(page: Path, *languages: str) -> Iterator[CodeBlock]:
+    """Yield the code blocks of a page, all or those of these languages."""
     text = page.read_text()
     for match in _FENCE.finditer(text):
         info = match["info"]
         title = _TITLE.search(info)
-        fence = Fence(
+        block = CodeBlock(
             page=str(page.relative_to(ROOT)),
             line=text.count("\n", 0, match.start()) + 2,
             language=info.split()[0] if info.split() else "",
             title=title[1] if title else "",
             text=textwrap.dedent(match["text"]),
         )
-        if not languages or fence.language in languages:
-            yield fence
+        if not languages or block.language in languages:
+            yield block
 
 
-def all_fences(*languages: str) -> list[Fence]:
-    """The blocks of all pages."""
-    return [fence for page in PAGES for fence in fences(page, *languages)]
+def all_code_blocks(*languages: str) -> list[CodeBlock]:
+    """Return the code blocks of all pages."""
+    return [block for page in PAGES for block in code_blocks(page, *languages)]
 
 
 def section(text: str, heading: str) -> str:
-    """What stands below a heading, up to the next one of any level."""
+    """Return the text below a heading, up to the next heading of any level."""
     match = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", text, re.M | re.S)
     assert match is not None, f"no heading {heading}"
     return match[1]
 
 
 def rows(text: str) -> list[list[str]]:
-    """The cells of a table's rows, without its head."""
+    """Return the cells of a table's rows, without its head."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     cells = [
         [each.strip() for each in re.split(r"(?<!\\)\|", line.strip().strip("|"))] for line in lines

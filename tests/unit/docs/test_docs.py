@@ -1,4 +1,4 @@
-"""What the docs say of the code is true."""
+"""The docs agree with the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documents on the page about feature flags, and on that of a stop, do what these say."""
+"""The documents on the pages about feature flags and the emergency stop have their effect."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ FLAGS, ROLE = documents(PAGE)
 STOP, GO_ON = documents(RUNBOOK)
 
 
-def said(document: object, **context: str) -> Flags:
-    """What a function reads that is deployed with ``document``."""
+def read_flags(document: object, **context: str) -> Flags:
+    """Return the flags that a function reads from ``document``."""
     profile = "orders/production/lambda-migrate"
     with LocalAppConfig(profile, document) as appconfig:
         source = AppConfigFlags(
@@ -57,24 +57,24 @@ def test_the_document_is_valid_for_powertools_and_has_all_flags() -> None:
 
 
 def test_the_document_holds_back_only_the_environments_of_its_rule() -> None:
-    assert said(FLAGS, target="orders", environment="production") == Flags(hold_back_at=7)
-    assert said(FLAGS, target="orders", environment="staging") == Flags()
-    assert said(FLAGS, target="invoices", environment="production") == Flags()
+    assert read_flags(FLAGS, target="orders", environment="production") == Flags(hold_back_at=7)
+    assert read_flags(FLAGS, target="orders", environment="staging") == Flags()
+    assert read_flags(FLAGS, target="invoices", environment="production") == Flags()
 
 
 def test_the_stop_document_stops_migrations() -> None:
-    assert said(STOP) == Flags(paused=True)
-    assert said(GO_ON) == Flags()
+    assert read_flags(STOP) == Flags(paused=True)
+    assert read_flags(GO_ON) == Flags()
 
 
 def commands() -> Iterator[tuple[str, dict[str, str]]]:
-    """The runbook's calls of the AWS command line: the operation as boto3 has it, its options."""
+    """Yield boto3's operation and the options of each AWS command in the runbook."""
     scripts = re.findall(r"^ *```sh\n(.*?)```", RUNBOOK, re.DOTALL | re.MULTILINE)
     script = next(each for each in scripts if "aws appconfig" in each)
     for call in re.findall(r"aws appconfig ([^\n)]+)", script.replace("\\\n", " ")):
         operation, *words = shlex.split(call)
-        given = pairwise(words)
-        options = {word.removeprefix("--"): value for word, value in given if word[:2] == "--"}
+        pairs = pairwise(words)
+        options = {word.removeprefix("--"): value for word, value in pairs if word[:2] == "--"}
         yield operation.replace("-", "_"), options
 
 
@@ -98,8 +98,8 @@ def test_the_commands_deploy_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
             }
             version = parameters.get("ConfigurationVersion")
             assert version in (None, known.get("$version"))
-            answer = getattr(client, operation)(**parameters)
-            known["$version"] = str(answer.get("VersionNumber"))
+            response = getattr(client, operation)(**parameters)
+            known["$version"] = str(response.get("VersionNumber"))
         assert json.loads(cast(bytes, appconfig.document)) == STOP
         assert appconfig.requests.total() == 0, "deploying is not reading"
 

@@ -1,4 +1,4 @@
-"""The reference pages say what the code says."""
+"""The reference pages agree with the code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLASSES = [name for name in errors.__all__ if name != "escape_text"]
 PAGE = {path.stem: path.read_text() for path in (DOCS / "reference").glob("*.md")}
 
 
-def raised(name: str) -> MigrateError:
+def make_error(name: str) -> MigrateError:
     kind: type[MigrateError] = getattr(errors, name)
     return kind("why")
 
@@ -31,7 +31,7 @@ def raised(name: str) -> MigrateError:
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_error_is_on_its_page_with_what_to_do(name: str) -> None:
     [row] = [row for row in rows(PAGE["errors"]) if row[0] == f"[`{name}`](#{name.lower()})"]
-    error = raised(name)
+    error = make_error(name)
     assert row[1:3] == ["yes" if error.retryable else "no", str(exit_code_of(error))]
     assert len(row[3]) > 10
     assert section(PAGE["errors"], f"`{name}`").strip()

@@ -1,4 +1,4 @@
-"""The checks on the built site see what a reader would stumble over."""
+"""The checks of the built site find broken links, external resources and hidden pages."""
 
 from __future__ import annotations
 

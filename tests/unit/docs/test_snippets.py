@@ -1,4 +1,4 @@
-"""What is shown on the pages can be used as it stands there."""
+"""The code on the pages is valid."""
 
 from __future__ import annotations
 
@@ -19,60 +19,60 @@ import yaml
 from lambda_migrate.cli.app import app
 from lambda_migrate.migrations.source import parse
 from lambda_migrate.migrations.sql.lint import check
-from tests.unit.docs.pages import PAGES, ROOT, Fence, all_fences
+from tests.unit.docs.pages import PAGES, ROOT, CodeBlock, all_code_blocks
 
-PYTHON = all_fences("python")
-SQL = [fence for fence in all_fences("sql") if "-- migrate:" in fence.text]
+PYTHON = all_code_blocks("python")
+SQL = [block for block in all_code_blocks("sql") if "-- migrate:" in block.text]
 COMMANDS = [
-    (fence, line)
-    for fence in all_fences("sh", "console", "bash")
-    for line in re.sub(r"\\\n\s*", "", fence.text).splitlines()
+    (block, line)
+    for block in all_code_blocks("sh", "console", "bash")
+    for line in re.sub(r"\\\n\s*", "", block.text).splitlines()
     if re.search(r"(^|[;&|$] *|exec )lambda-migrate ", line)
 ]
 
 
-@pytest.mark.parametrize("fence", PYTHON, ids=str)
-def test_python_compiles(fence: Fence) -> None:
-    compile(fence.text, str(fence), "exec")
+@pytest.mark.parametrize("block", PYTHON, ids=str)
+def test_python_compiles(block: CodeBlock) -> None:
+    compile(block.text, str(block), "exec")
 
 
-@pytest.mark.parametrize("fence", PYTHON, ids=str)
-def test_every_import_from_the_library_exists(fence: Fence) -> None:
-    for node in ast.walk(ast.parse(fence.text)):
+@pytest.mark.parametrize("block", PYTHON, ids=str)
+def test_every_import_from_the_library_exists(block: CodeBlock) -> None:
+    for node in ast.walk(ast.parse(block.text)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lambda_migrate"):
             module = importlib.import_module(str(node.module))
             for alias in node.names:
-                assert hasattr(module, alias.name), f"{fence}: {node.module}.{alias.name}"
+                assert hasattr(module, alias.name), f"{block}: {node.module}.{alias.name}"
 
 
-@pytest.mark.parametrize("fence", SQL, ids=str)
-def test_a_migration_is_read_and_may_run(fence: Fence) -> None:
-    name = fence.title.rpartition("/")[2] or "0001_example.sql"
-    migration = parse(fence.text.encode(), filename=name, path=str(fence))
+@pytest.mark.parametrize("block", SQL, ids=str)
+def test_a_migration_is_read_and_may_run(block: CodeBlock) -> None:
+    name = block.title.rpartition("/")[2] or "0001_example.sql"
+    migration = parse(block.text.encode(), filename=name, path=str(block))
     assert check(migration) == []
 
 
 @pytest.mark.parametrize(
-    ("fence", "line"), COMMANDS, ids=[f"{fence}: {line}" for fence, line in COMMANDS]
+    ("block", "line"), COMMANDS, ids=[f"{block}: {line}" for block, line in COMMANDS]
 )
-def test_every_option_of_a_command_exists(fence: Fence, line: str) -> None:
+def test_every_option_of_a_command_exists(block: CodeBlock, line: str) -> None:
     words = shlex.split(line[line.index("lambda-migrate ") :], comments=True)[1:]
     ends = [at for at, word in enumerate(words) if word in ("|", "||", "&&", ";", ">", "2>", "&")]
     with suppress(typer.Exit):  # --version and --help answer at once
-        accept(words[: ends[0]] if ends else words)
+        parse_arguments(words[: ends[0]] if ends else words)
 
 
 @functools.cache
 def program() -> Any:
-    """The command line, made once for all commands."""
+    """Return the command line's root command."""
     return typer.main.get_command(app)
 
 
-def accept(words: list[str]) -> None:
-    """Let the command line read its arguments, without doing anything.
+def parse_arguments(words: list[str]) -> None:
+    """Parse the arguments of a command without running it.
 
     Raises:
-        click.UsageError: It would not accept them.
+        click.UsageError: It would not parse_arguments them.
     """
     command = program()
     context = command.make_context("lambda-migrate", list(words))
@@ -82,21 +82,21 @@ def accept(words: list[str]) -> None:
         context = command.make_context(name, rest, parent=context)
 
 
-@pytest.mark.parametrize("fence", all_fences("yaml"), ids=str)
-def test_yaml_is_valid(fence: Fence) -> None:
-    assert yaml.load(fence.text, CloudFormation) is not None
+@pytest.mark.parametrize("block", all_code_blocks("yaml"), ids=str)
+def test_yaml_is_valid(block: CodeBlock) -> None:
+    assert yaml.load(block.text, CloudFormation) is not None
 
 
 class CloudFormation(yaml.SafeLoader):  # type: ignore[misc]  # yaml publishes no types
-    """YAML with a template's short forms, whatever they are called."""
+    """YAML with CloudFormation's short forms of functions."""
 
 
 CloudFormation.add_multi_constructor("!", lambda _loader, suffix, node: (suffix, node.value))
 
 
-@pytest.mark.parametrize("fence", all_fences("json"), ids=str)
-def test_json_is_valid(fence: Fence) -> None:
-    for line in [fence.text] if not fence.text.startswith('{"level') else fence.text.split("\n\n"):
+@pytest.mark.parametrize("block", all_code_blocks("json"), ids=str)
+def test_json_is_valid(block: CodeBlock) -> None:
+    for line in [block.text] if not block.text.startswith('{"level') else block.text.split("\n\n"):
         json.loads(line)
 
 
@@ -112,7 +112,7 @@ def test_modules_that_the_pages_run_exist() -> None:
 
 def test_files_that_the_pages_name_exist() -> None:
     pattern = re.compile(r"`((?:tests|load|examples|lambda_migrate|docs)/[\w./-]+)`")
-    pages = {fence.page for fence in all_fences()} | {"README.md"}
+    pages = {block.page for block in all_code_blocks()} | {"README.md"}
     missing = [
         f"{page}: {path}"
         for page in sorted(pages)

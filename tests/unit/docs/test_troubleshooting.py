@@ -1,4 +1,4 @@
-"""Troubleshooting goes by messages that the library really writes."""
+"""The library writes the messages in the headings of the troubleshooting page."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ HEADINGS = re.findall(r"^### (?!PostgreSQL:)(.*`.*)$", PAGE, re.M)
 MESSAGES = [message for heading in HEADINGS for message in re.findall(r"`([^`]+)`", heading)]
 
 
-def literals() -> list[str]:
-    """Every text in the library's code; a value that is put in is told by a NUL."""
+def string_literals() -> list[str]:
+    """Return all string literals of the library; NUL stands for an interpolated value."""
     found = []
     for path in sorted((ROOT / "lambda_migrate").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -31,7 +31,7 @@ def literals() -> list[str]:
 
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
-    return literals()
+    return string_literals()
 
 
 @pytest.mark.parametrize("message", MESSAGES)
