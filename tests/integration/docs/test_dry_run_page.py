@@ -133,7 +133,7 @@ def test_a_pipeline_can_read_the_blocked_statements_and_their_duration(orders: O
 def test_the_migrations_of_the_page_on_safe_migrations_pass_a_dry_run(
     stage: Stage,
 ) -> None:
-    """The backfill does not run in a dry run, so the failing validation after it is not reported."""
+    """A dry run skips the backfill, so it does not report that the validation after it fails."""
     page = DOCS / "how-to" / "write-a-safe-migration.md"
     files = {Path(f.title).stem: f.text for f in code_blocks(page, "sql") if f.title}
     safe = Orders(stage, files)
