@@ -22,7 +22,7 @@ ARCHITECTURE ?= arm64
 PACKAGE = $(or $(wildcard $(BIN)/python),$(PYTHON)) -m lambda_migrate.local.package \
 	--python $(PYTHON_VERSION) --architecture $(ARCHITECTURE)
 
-.PHONY: demo test lint docs test-unit test-real test-dynamodb-local storm staging bench simulate dashboard chaos mutants \
+.PHONY: demo test lint docs test-unit test-real test-dynamodb-local storm staging bench profile simulate dashboard chaos mutants \
 	audit format clean package build-OrdersFunction build-AdminFunction build-BeforeTrafficFunction
 
 # 100 Lambda runtimes start at once against a real PostgreSQL.
@@ -72,6 +72,10 @@ staging: .venv/installed-load
 # Compare with other migration tools; the table goes to docs/reference/benchmarks.md.
 bench: .venv/installed-bench
 	$(BIN)/python -m load.bench
+
+# Where the time and the memory of a cold start go; docs/reference/profile.md. Needs root, for CPU quotas.
+profile: .venv/installed-bench
+	$(BIN)/python -m load.profile
 
 # Compare waiting policies by simulation.
 simulate: .venv/installed-load

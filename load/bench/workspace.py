@@ -64,9 +64,13 @@ class Workspace:
     def new_database(self) -> str:
         """Make an empty database that belongs to the role, and return its name."""
         self._databases += 1
-        name = f"bench_{self._databases}"
-        self.server.execute(f"CREATE DATABASE {name} OWNER {ROLE}")
-        return name
+        self.server.execute(f"CREATE DATABASE {self.newest_database} OWNER {ROLE}")
+        return self.newest_database
+
+    @property
+    def newest_database(self) -> str:
+        """The name that `new_database` returned last."""
+        return f"bench_{self._databases}"
 
     def drop_database(self, name: str) -> None:
         """Drop it; hundreds would fill the disk."""

@@ -91,7 +91,7 @@ class _Relay:
         self._delay_seconds = delay_seconds
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):  # either side has hung up
+        with suppress(OSError, asyncio.CancelledError):  # either side has hung up, or the end
             await _pause(self._delay_seconds)  # the kernel has answered SYN at once
             back, forth = await asyncio.open_connection(_HOST, self._port)
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,15 +23,18 @@ _HIDDEN = "***"
 _BETWEEN = r"(?:\s|/\*[^*]*\*/|--[^\n]*\n)*"
 
 
-_SECRET = re.compile(
-    rf"""
-      passw(?:or)?d["']?{_BETWEEN}(?:(?:=>|:=|[=:,])\s*)?
-        (?P<literal>''[^']+''|\\'[^']*'|{_STRING}|(?P<tag>{_TAG})(?:.*?(?P=tag)|.*))
-    | (?:passw(?:or)?d)\s*=\s*(?P<bare>[^\s'",;()]+)
-    | ://[^\s:/@'"]*:(?P<url>[^\s'"]+)@
-    """,
-    re.VERBOSE | re.DOTALL | re.IGNORECASE,
-)
+@cache
+def _secret_pattern() -> re.Pattern[str]:
+    """Compiled when it is first used: that takes 10 ms, which only an error is to cost."""
+    return re.compile(
+        rf"""
+          passw(?:or)?d["']?{_BETWEEN}(?:(?:=>|:=|[=:,])\s*)?
+            (?P<literal>''[^']+''|\\'[^']*'|{_STRING}|(?P<tag>{_TAG})(?:.*?(?P=tag)|.*))
+        | (?:passw(?:or)?d)\s*=\s*(?P<bare>[^\s'",;()]+)
+        | ://[^\s:/@'"]*:(?P<url>[^\s'"]+)@
+        """,
+        re.VERBOSE | re.DOTALL | re.IGNORECASE,
+    )
 
 
 _COLUMNS = 100
@@ -91,7 +95,7 @@ def excerpt(sql: str, position: int, *, first_line: int) -> Excerpt:
 
 
 def _secrets(text: str) -> Iterator[tuple[int, int]]:
-    for match in _SECRET.finditer(text):
+    for match in _secret_pattern().finditer(text):
         for group in ("literal", "bare", "url"):
             if match[group]:
                 yield match.span(group)

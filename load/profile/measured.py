@@ -1,0 +1,156 @@
+"""``python -m load.profile.measured time|memory|run``: one cold start that measures its own phases.
+
+What runs within a phase belongs to it, except for what belongs to a phase of its own: importing a
+module, for instance, belongs to ``imports`` wherever it happens.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import sys
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import awslambdaric.bootstrap  # noqa: F401 - Lambda has imported it before the handler's module
+
+from load.bench.output import print_figures
+
+__all__ = ["PHASES", "Meter", "main"]
+
+_FUNCTIONS = {
+    "ssl:create_default_context": "TLS",
+    "ssl:SSLContext.wrap_socket": "TLS",
+    "lambda_migrate.lease.dynamodb:DynamoDBLeaseTable.read": "read",
+    "lambda_migrate.lease.dynamodb:DynamoDBLeaseTable.acquire": "acquire",
+    "lambda_migrate.lease.waiter:Waiter.wait": "wait",
+    "lambda_migrate.postgresql.credentials:SecretCredentials.address": "secret",
+    "lambda_migrate.postgresql.fence:FencedConnection._open_session": "connect",
+    "lambda_migrate.postgresql.fence:FencedConnection.attach": "fence",
+    "lambda_migrate.postgresql.session:PostgreSQLSession.read_history": "history",
+    "lambda_migrate.postgresql.session:PostgreSQLSession.apply": "apply",
+    "lambda_migrate.engine.holder:LeaseSession.complete": "complete",
+}
+
+PHASES = ("imports", *dict.fromkeys(_FUNCTIONS.values()), "rest")
+
+
+class Meter:
+    """Adds what passes between two changes of phase to the phase that was left.
+
+    Args:
+        read: The counters as they stand.
+        peaks: Whether the last counter is a peak, of which each phase keeps the highest.
+    """
+
+    def __init__(self, read: Callable[[], tuple[float, ...]], *, peaks: bool) -> None:
+        self._read = read
+        self._peaks = peaks
+        self._stack = ["rest"]
+        self._last = read()
+        self._start = self._last
+        self._thread = threading.get_ident()
+        self.totals = {phase: [0.0] * len(self._last) for phase in PHASES}
+
+    def _switch(self) -> None:
+        now = self._read()
+        total = self.totals[self._stack[-1]]
+        for number, (value, last) in enumerate(zip(now, self._last, strict=True)):
+            if self._peaks and number == len(now) - 1:
+                total[number] = max(total[number], value - self._start[0])
+            else:
+                total[number] += value - last
+        self._last = now
+
+    def call(self, phase: str, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        """Call within a phase; other threads' work counts where the main one is meanwhile."""
+        if threading.get_ident() != self._thread:
+            return function(*args, **named)
+        self._switch()
+        self._stack.append(phase)
+        try:
+            return function(*args, **named)
+        finally:
+            self._switch()
+            self._stack.pop()
+
+    def finish(self) -> dict[str, list[float]]:
+        """The counters of each phase."""
+        self._switch()
+        return self.totals
+
+
+def _instrument(meter: Meter) -> None:
+    """Measure imports, and each function of `_FUNCTIONS` once its module has been imported."""
+    original, waiting = builtins.__import__, dict(_FUNCTIONS)
+
+    def measured_import(name: str, *args: Any, **named: Any) -> Any:
+        is_loaded = name in sys.modules
+        if is_loaded or threading.current_thread() is not threading.main_thread():
+            return original(name, *args, **named)
+        module = meter.call("imports", original, name, *args, **named)
+        for place in [place for place in waiting if place.partition(":")[0] in sys.modules]:
+            if _wrap(place, meter):
+                del waiting[place]
+        return module
+
+    builtins.__import__ = measured_import
+
+
+def _wrap(place: str, meter: Meter) -> bool:
+    """Wrap one function; False while its module is still being imported."""
+    module, _, path = place.partition(":")
+    owner: Any = sys.modules[module]
+    *classes, name = path.split(".")
+    if getattr(getattr(owner, "__spec__", None), "_initializing", False):
+        return False
+    for each in classes:
+        owner = getattr(owner, each)
+    function, phase = getattr(owner, name), _FUNCTIONS[place]
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **named: Any) -> Any:
+        return meter.call(phase, function, *args, **named)
+
+    setattr(owner, name, wrapper)
+    return True
+
+
+def _times() -> tuple[float, ...]:
+    return time.process_time(), time.perf_counter()
+
+
+def _memory() -> tuple[float, ...]:
+    size, peak = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
+    return size, peak
+
+
+def _serve() -> None:
+    app: Any = __import__("app")  # as an import statement does, which is measured
+    app.handler({}, app.Context())
+
+
+def main(what: str) -> None:
+    """Start cold, and print the figures of each phase.
+
+    Args:
+        what: ``time``: CPU and wall seconds. ``memory``: bytes that remain allocated, and the peak.
+            ``run``: nothing, for a profiler from outside.
+    """
+    if what == "run":
+        _serve()
+        return
+    if what == "memory":
+        tracemalloc.start()
+    meter = Meter(_memory if what == "memory" else _times, peaks=what == "memory")
+    _instrument(meter)
+    _serve()
+    print_figures(meter.finish())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,69 @@
+"""The profile: its page, its relay, and its meter."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from pathlib import Path
+from typing import Any
+
+from load.bench.results import Table
+from load.profile.capacity import item_bytes
+from load.profile.measured import PHASES, Meter
+from load.profile.page import write_page
+from load.profile.relay import relayed
+from load.profile.starts import KINDS
+
+
+def found() -> dict[str, Any]:
+    run = {phase: [0.001, 0.002] for phase in PHASES}
+    return {
+        "machine": {"processor": "two cores"},
+        "provisional": "busy",
+        "times": {kind: {delay: [run, run] for delay in ("0", "1", "5")} for kind in KINDS},
+        "memory": {kind: [{phase: [2**20, 2**21] for phase in PHASES}] for kind in KINDS},
+        "memray": {kind: {"allocations": 1_000, "peak": 2**20} for kind in KINDS},
+        "limited": {"current": {"128": [0.05, 0.7], "1769": [0.05, 0.06]}},
+        "holder": {"migrating one file": [1, 12, 345]},
+        "seconds": 60.0,
+    }
+
+
+def test_the_page_has_every_phase_and_kind(tmp_path: Path) -> None:
+    for folder in ("images", "reference"):
+        (tmp_path / folder).mkdir()
+    write_page(found(), Table(("starts at once",), [("100",)]), tmp_path)
+    text = (tmp_path / "reference" / "profile.md").read_text()
+    for part in (*PHASES, *KINDS, "starts at once", "two cores", "**Provisional**: busy", "345"):
+        assert part in text
+    assert (tmp_path / "images" / "profile.svg").stat().st_size < 100_000
+
+
+def test_a_moment_counts_for_the_innermost_phase() -> None:
+    ticks = itertools.count()
+    meter = Meter(lambda: (next(ticks),), peaks=False)
+    meter.call("fence", lambda: meter.call("connect", lambda: None))
+    totals = meter.finish()
+    assert {phase: values for phase, values in totals.items() if any(values)} == {
+        "rest": [2],
+        "fence": [2],
+        "connect": [1],
+    }
+
+
+def test_an_items_size_counts_names_and_values() -> None:
+    assert item_bytes({"M": {"ab": {"S": "xyz"}, "n": {"N": "1234"}}}) == 3 + 1 + 5 + 1 + 4
+
+
+def test_a_relay_carries_both_directions() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        relayed(server.getsockname()[1], delay_seconds=0.001) as port,
+        socket.create_connection(("127.0.0.1", port), timeout=10) as client,
+    ):
+        peer, _ = server.accept()
+        with peer:
+            client.sendall(b"question")
+            assert peer.recv(100) == b"question"
+            peer.sendall(b"answer")
+            assert client.recv(100) == b"answer"
