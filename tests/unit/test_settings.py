@@ -58,7 +58,7 @@ def test_every_setting_has_a_sample_here() -> None:
     assert set(SAMPLES) == {each.name for each in fields(Settings)}
 
 
-def test_nothing_given_is_the_defaults() -> None:
+def test_without_values_the_defaults_apply() -> None:
     assert Settings.load({}) == Settings()
     assert Settings.load({"HOME": "/", "PGHOST": "elsewhere"}) == Settings()
 
@@ -78,7 +78,7 @@ def test_an_empty_variable_counts_as_absent(name: str) -> None:
     assert Settings.load({}, **{name: None}) == Settings()
 
 
-def test_arguments_beat_variables() -> None:
+def test_arguments_take_precedence_over_variables() -> None:
     environ = {variable("target"): "a", variable("wait_seconds"): "1"}
 
     settings = Settings.load(environ, target="b")
@@ -161,7 +161,7 @@ def test_an_argument_of_another_type_is_refused(name: str, value: object) -> Non
     assert fault.startswith(f"{name} (or {variable(name)})")
 
 
-def test_every_fault_is_told_at_once() -> None:
+def test_every_fault_is_reported_at_once() -> None:
     environ = {
         variable("lease_seconds"): "1",
         variable("mode"): "sometimes",
@@ -199,7 +199,7 @@ def test_an_unknown_argument_is_a_fault() -> None:
 @pytest.mark.parametrize(
     "name", ["LAMBDA_MIGRATE_TEST_DATABASE_URL", "LAMBDA_MIGRATE_ENGINES", "LAMBDA_MIGRATION"]
 )
-def test_variables_of_workstations_and_of_others_are_passed_over(name: str) -> None:
+def test_variables_of_tests_and_of_others_are_ignored(name: str) -> None:
     assert Settings.load({name: "x"}) == Settings()
 
 
@@ -262,14 +262,14 @@ def test_settings_that_contradict_each_other_are_refused(
     assert "hunter2" not in str(faults)
 
 
-def test_a_url_beside_a_secret_says_where() -> None:
+def test_a_url_beside_a_secret_names_the_host() -> None:
     settings = Settings.load({}, database_secret="arn:x", database_url="postgresql://h/db")
 
     assert settings.address is not None
     assert settings.address.fingerprint == "h:5432/db"
 
 
-def test_sslmode_and_root_certificate_beat_those_of_the_url() -> None:
+def test_sslmode_and_root_certificate_take_precedence_over_the_url() -> None:
     settings = Settings.load(
         {}, database_url=URL + "?sslmode=require&sslrootcert=/a", sslmode="verify-ca"
     )
@@ -290,14 +290,14 @@ def test_without_a_url_there_is_no_address() -> None:
     assert Settings.load({}, database_secret="arn:x").address is None
 
 
-def test_what_a_caller_cannot_do_without_is_told_at_once() -> None:
+def test_all_missing_required_settings_are_reported_at_once() -> None:
     with pytest.raises(ConfigurationError) as error:
         Settings().require(table=True, database=True)
 
     assert [fault.split()[0] for fault in error.value.faults] == [variable("table"), "no"]
 
 
-def test_what_is_there_is_not_missed() -> None:
+def test_present_required_settings_pass() -> None:
     settings = Settings.load({}, table="t", database_secret="arn:x")
 
     assert settings.require(table=True, database=True) is settings

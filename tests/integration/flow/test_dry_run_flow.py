@@ -38,7 +38,7 @@ class Rehearsing(threading.Thread):
         self.found = self._maintenance.dry_run(Deadline.after(60))
 
 
-def test_functions_that_start_during_a_rehearsal_wait_for_it_and_migrate_then(
+def test_functions_that_start_during_a_dry_run_wait_for_it_and_then_migrate(
     stage: Stage, code: Path
 ) -> None:
     rehearsing = Rehearsing(stage, code)
@@ -55,7 +55,7 @@ def test_functions_that_start_during_a_rehearsal_wait_for_it_and_migrate_then(
     assert stage.holders() == []
 
 
-def test_nobody_rehearses_while_a_function_migrates(stage: Stage, code: Path) -> None:
+def test_no_dry_run_starts_while_a_function_migrates(stage: Stage, code: Path) -> None:
     with stage.function(code) as function:
         migrating = threading.Thread(target=function.invoke)
         migrating.start()
@@ -76,7 +76,7 @@ def released(stage: Stage, code: Path) -> bool:
     return True
 
 
-def test_a_rehearsal_whose_lease_was_lost_is_ended_by_the_function_that_comes_next(
+def test_a_dry_run_that_lost_its_lease_is_ended_by_the_next_function(
     stage: Stage, code: Path
 ) -> None:
     rehearsing = Rehearsing(stage, stage.code({**V1, "2_slow": effect(2, "SELECT pg_sleep(60);")}))

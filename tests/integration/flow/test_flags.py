@@ -58,7 +58,7 @@ def _ends(function: LocalFunction) -> Counter[str]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_paused_a_storm_gets_not_ready_and_when_the_pause_is_lifted_all_serve(
+def test_while_paused_all_are_not_ready_and_afterwards_all_serve(
     stage: Stage, appconfig: LocalAppConfig, way: str
 ) -> None:
     appconfig.document = STOP
@@ -79,7 +79,7 @@ def test_paused_a_storm_gets_not_ready_and_when_the_pause_is_lifted_all_serve(
     assert stage.effects() == {1: 1, 2: 1, 3: 1}
 
 
-def test_the_fast_path_asks_nothing_of_an_appconfig_that_is_there(
+def test_the_fast_path_reads_no_flags_from_appconfig(
     stage: Stage, appconfig: LocalAppConfig
 ) -> None:
     with deployed(stage, appconfig) as function:
@@ -110,7 +110,7 @@ def test_held_back_at_a_version_the_schema_goes_that_far_and_no_further(
     assert stage.effects() == {1: 1, 2: 1, 3: 1}
 
 
-def test_a_kill_switch_stops_a_long_list_of_migrations_between_two(
+def test_a_pause_stops_a_long_list_of_migrations_between_two(
     stage: Stage, appconfig: LocalAppConfig
 ) -> None:
     many = {f"{n}_slow": effect(n, "SELECT pg_sleep(0.5);") for n in range(2, 22)}
@@ -137,7 +137,7 @@ def _applied(stage: Stage) -> int:
     return len(stage.history()) if found[0][0] else 0
 
 
-def test_mode_off_serves_as_it_is_and_is_forgotten_when_it_is_lifted(
+def test_mode_off_serves_unchecked_until_it_is_lifted(
     stage: Stage, appconfig: LocalAppConfig
 ) -> None:
     appconfig.document = {MODE: plain("off")}
@@ -154,7 +154,7 @@ def test_mode_off_serves_as_it_is_and_is_forgotten_when_it_is_lifted(
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("behaviour", ["fails", "hangs"])
-def test_an_appconfig_that_is_no_use_stops_migrating_or_is_ignored_by_setting(
+def test_an_unusable_appconfig_stops_migrating_or_is_ignored_by_setting(
     stage: Stage, appconfig: LocalAppConfig, behaviour: str, way: str
 ) -> None:
     appconfig.behaviour = behaviour
@@ -170,7 +170,7 @@ def test_an_appconfig_that_is_no_use_stops_migrating_or_is_ignored_by_setting(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_an_appconfig_that_hangs_is_given_up_before_the_invocations_end(
+def test_a_hanging_appconfig_times_out_before_the_invocations_end(
     stage: Stage, appconfig: LocalAppConfig, way: str
 ) -> None:
     appconfig.behaviour = "hangs"

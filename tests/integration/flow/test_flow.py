@@ -52,7 +52,7 @@ def sampled_connections(stage: Stage) -> Iterator[list[int]]:
         sampler.join()
 
 
-def test_one_environment_migrates_the_next_reads_once_and_warm_ones_ask_nobody(
+def test_one_environment_migrates_the_next_reads_once_and_warm_ones_make_no_request(
     stage: Stage,
 ) -> None:
     # Renewed after 20 s at the earliest, so that the requests can be counted.
@@ -105,7 +105,7 @@ def test_two_code_versions_at_once_both_serve_and_nothing_runs_twice(stage: Stag
     assert all(record.is_ready(digest, address) for digest in digests)
 
 
-def test_a_failing_migration_is_tried_once_told_to_all_and_mended_by_a_new_deployment(
+def test_a_failing_migration_is_tried_once_reported_to_all_and_fixed_by_a_new_deployment(
     stage: Stage,
 ) -> None:
     failing = {"1_counters": COUNTERS, "2_bad": effect(2, "SELECT nextval('attempts') / 0;")}
@@ -163,7 +163,7 @@ def test_older_code_rolls_back_what_it_does_not_know_by_the_stored_scripts(stage
     assert operator.verify(Deadline.after(60)).problems == ()
 
 
-def test_a_rollback_while_older_code_serves_disturbs_nobody(stage: Stage) -> None:
+def test_a_rollback_does_not_disturb_older_code_that_serves(stage: Stage) -> None:
     older = stage.code(V1)
     with stage.function(older) as function:
         assert function.invoke().ok
@@ -241,7 +241,7 @@ def test_a_function_without_ddl_rights_waits_for_one_that_migrates(stage: Stage)
         assert _outcomes(requiring) == Counter({"WAITED": 3})
 
 
-def test_the_kill_switch_serves_without_asking(stage: Stage) -> None:
+def test_mode_off_serves_without_a_request(stage: Stage) -> None:
     with stage.function(stage.code(V1), mode="off") as function:
         assert function.invoke().ok
         (view,) = function.environments()
@@ -270,7 +270,7 @@ def test_two_schemas_of_one_database_do_not_see_each_other(stage: Stage) -> None
     assert stage.effects() == {1: 1, 2: 1}
 
 
-def test_wrong_settings_are_told_all_at_once_with_one_line(stage: Stage) -> None:
+def test_wrong_settings_are_reported_in_one_line(stage: Stage) -> None:
     with stage.function(stage.code(V1), mode="maybe", lease_seconds="soon") as function:
         result = function.invoke()
         (end,) = ends(function)

@@ -32,9 +32,7 @@ def cold_start(scene: Scene, files: Manifest, mode: str = "migrate") -> Outcome:
 
 
 @pytest.mark.parametrize("pending", [V2, V3], ids=["nothing pending", "one pending"])
-def test_up_through_a_tunnel_leaves_the_functions_what_they_had(
-    scene: Scene, pending: Manifest
-) -> None:
+def test_up_through_a_tunnel_keeps_other_addresses_ready(scene: Scene, pending: Manifest) -> None:
     scene.migrated(V2)
     tunnel = scene.through("localhost:15432/orders")
     tunnel.maintenance(pending).up(scene.deadline())
@@ -44,7 +42,7 @@ def test_up_through_a_tunnel_leaves_the_functions_what_they_had(
     assert tunnel.ready(V1, V2, pending) == [V1, V2, pending]
 
 
-def test_what_was_migrated_through_a_tunnel_is_looked_at_once_by_a_storm_of_require_functions(
+def test_require_functions_inspect_once_what_was_migrated_through_a_tunnel(
     scene: Scene,
 ) -> None:
     scene.migrated(V2)
@@ -57,7 +55,7 @@ def test_what_was_migrated_through_a_tunnel_is_looked_at_once_by_a_storm_of_requ
     assert scene.database.token < scene.table.state.fence, "a look leaves the fence alone"
 
 
-def test_a_storm_of_require_functions_that_looks_in_vain_looks_once(scene: Scene) -> None:
+def test_many_require_functions_inspect_once_if_nothing_is_ready(scene: Scene) -> None:
     scene.migrated(V1)
     elsewhere = scene.through("localhost:15432/orders")
     connections = scene.database.connections
@@ -68,14 +66,14 @@ def test_a_storm_of_require_functions_that_looks_in_vain_looks_once(scene: Scene
     assert scene.database.effects == ["0001_m"], "a require function never migrates"
 
 
-def test_a_require_function_sees_what_is_migrated_while_it_waits(scene: Scene) -> None:
+def test_a_require_function_notices_a_migration_while_it_waits(scene: Scene) -> None:
     scene.migrated(V1)
     tunnel = scene.through("localhost:15432/orders")
     scene.clock.at(1, lambda: tunnel.maintenance(V2).up(scene.deadline()))
     assert cold_start(scene, V2, "require") is Outcome.WAITED
 
 
-def test_a_look_that_cannot_connect_gives_the_lease_back_and_publishes_nothing(
+def test_an_inspection_that_cannot_connect_releases_the_lease_and_publishes_nothing(
     scene: Scene,
 ) -> None:
     scene.migrated(V2)
@@ -87,7 +85,7 @@ def test_a_look_that_cannot_connect_gives_the_lease_back_and_publishes_nothing(
     assert (scene.table.state.owner, scene.table.state.databases) == (None, state.databases)
 
 
-def test_a_look_that_cannot_be_published_at_once_is_published_later(scene: Scene) -> None:
+def test_an_inspection_that_cannot_be_published_at_once_is_published_later(scene: Scene) -> None:
     scene.migrated(V2)
     tunnel = scene.through("localhost:15432/orders")
     scene.table.before["look"] = raises(LeaseStoreUnavailable("throttled"))
@@ -95,7 +93,7 @@ def test_a_look_that_cannot_be_published_at_once_is_published_later(scene: Scene
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_look_whose_lease_was_not_given_back_blocks_others_for_one_lease(
+def test_an_inspection_whose_lease_was_not_released_blocks_others_for_one_lease(
     scene: Scene, when: str
 ) -> None:
     """Its process was killed between the two, or every answer to its writes was lost."""
@@ -113,20 +111,24 @@ def test_a_look_whose_lease_was_not_given_back_blocks_others_for_one_lease(
     assert scene.table.state.owner is None
 
 
-def test_a_look_whose_acquisition_got_no_answer_is_made_all_the_same(scene: Scene) -> None:
+def test_an_inspection_runs_if_the_response_to_its_acquisition_was_lost(scene: Scene) -> None:
     scene.migrated(V2)
     scene.table.after["acquire"] = raises(LeaseStoreUnavailable("no answer"))
     tunnel = scene.through("localhost:15432/orders")
     assert cold_start(tunnel, V2, "require") is Outcome.WAITED
 
 
-def test_a_look_behind_a_dead_holder_that_did_nothing_finds_what_is_ready(scene: Scene) -> None:
+def test_an_inspection_after_an_idle_dead_holder_finds_what_is_ready(
+    scene: Scene,
+) -> None:
     scene.migrated(V2)
     scene.held_by("dead", seconds=-5)
     assert cold_start(scene.through("localhost:15432/orders"), V2, "require") is Outcome.UP_TO_DATE
 
 
-def test_a_look_behind_a_dead_holder_that_took_the_fence_serves_nothing(scene: Scene) -> None:
+def test_an_inspection_after_a_dead_holder_with_the_fence_serves_nothing(
+    scene: Scene,
+) -> None:
     """It may be frozen in the middle of a rollback."""
     scene.migrated(V2)
     lease = scene.held_by("dead", seconds=-5)
@@ -135,7 +137,7 @@ def test_a_look_behind_a_dead_holder_that_took_the_fence_serves_nothing(scene: S
         cold_start(scene.through("localhost:15432/orders"), V2, "require")
 
 
-def test_a_look_does_not_hide_a_killed_holder(scene: Scene) -> None:
+def test_an_inspection_does_not_hide_a_killed_holder(scene: Scene) -> None:
     scene.migrated(V2)
     progress = Progress("0003_m", 0, 1, 1, attempts=2)
     scene.held_by("dead", seconds=-5)
@@ -144,7 +146,7 @@ def test_a_look_does_not_hide_a_killed_holder(scene: Scene) -> None:
     assert scene.table.state.progress == progress
 
 
-def test_a_replica_that_is_behind_takes_nothing_away_and_is_looked_at_again(
+def test_a_replica_that_is_behind_withdraws_nothing_and_is_inspected_again(
     scene: Scene,
 ) -> None:
     scene.migrated(V1)
@@ -159,7 +161,7 @@ def test_a_replica_that_is_behind_takes_nothing_away_and_is_looked_at_again(
     assert cold_start(replica, V1, "require") is Outcome.UP_TO_DATE
 
 
-def test_a_database_that_cannot_be_looked_at_is_looked_at_again_after_a_pause(
+def test_a_database_that_cannot_be_inspected_is_inspected_again_after_a_pause(
     scene: Scene,
 ) -> None:
     scene.migrated(V2)
@@ -180,7 +182,7 @@ def test_a_database_that_cannot_be_looked_at_is_looked_at_again_after_a_pause(
     assert cold_start(other, V2, "require") is Outcome.UP_TO_DATE
 
 
-def test_a_look_at_another_environments_database_serves_nothing(scene: Scene) -> None:
+def test_an_inspection_of_another_environments_database_serves_nothing(scene: Scene) -> None:
     scene.environment = "production"
     scene.migrated(V2)
     other = scene.through("localhost:15432/orders")
@@ -189,14 +191,14 @@ def test_a_look_at_another_environments_database_serves_nothing(scene: Scene) ->
         cold_start(other, V2, "require")
 
 
-def test_a_function_that_may_only_read_the_item_waits_and_says_why(scene: Scene) -> None:
+def test_a_function_that_may_only_read_the_item_waits_and_reports_why(scene: Scene) -> None:
     scene.migrated(V2)
     scene.table.before["acquire"] = raises(ConfigurationError("UpdateItem is not allowed"))
     with pytest.raises(NotReady, match=r"could not check .*: UpdateItem is not allowed"):
         cold_start(scene.through("localhost:15432/orders"), V2, "require")
 
 
-def test_one_waiter_looks_once_at_what_does_not_change(scene: Scene) -> None:
+def test_one_waiter_inspects_an_unchanged_database_once(scene: Scene) -> None:
     """More migrations than are listed, older code, and a release that failed since."""
     scene.migrated(manifest(*range(1, 261)))
     scene.database.fail(261, MigrationFailed("no", migration="0261_m"))
@@ -208,7 +210,7 @@ def test_one_waiter_looks_once_at_what_does_not_change(scene: Scene) -> None:
     assert scene.database.connections == connections + 1
 
 
-def test_another_database_of_the_same_target_takes_nothing_from_the_first(scene: Scene) -> None:
+def test_another_database_of_the_same_target_keeps_the_first_one_ready(scene: Scene) -> None:
     scene.migrated(V2)
     other = copy.copy(scene)
     other.database = InMemoryDatabase(fingerprint="new:5432/orders", clock=scene.clock)
@@ -217,7 +219,7 @@ def test_another_database_of_the_same_target_takes_nothing_from_the_first(scene:
     assert other.ready(V1, V2) == [V1, V2]
 
 
-def test_a_rollback_through_a_tunnel_takes_away_from_the_functions_before_it_begins(
+def test_a_rollback_through_a_tunnel_withdraws_at_every_address_first(
     scene: Scene,
 ) -> None:
     scene.migrated(V3)
@@ -233,7 +235,7 @@ def test_a_rollback_through_a_tunnel_takes_away_from_the_functions_before_it_beg
 # --- copies and restores
 
 
-def test_a_copy_with_everything_that_could_tell_it_apart_is_told_apart_by_its_past(
+def test_a_complete_copy_is_recognized_by_its_history(
     scene: Scene,
 ) -> None:
     scene.migrated(V1)
@@ -255,7 +257,7 @@ def test_a_require_function_does_not_serve_a_copy_that_is_behind(scene: Scene) -
         cold_start(copy, V1, "require")
 
 
-def test_a_rollback_of_a_copy_takes_nothing_from_what_it_was_copied_from(scene: Scene) -> None:
+def test_a_rollback_of_a_copy_keeps_the_original_ready(scene: Scene) -> None:
     scene.migrated(V1)
     copy = scene.copied("copy:5432/orders")
     scene.migrated(V3)
@@ -283,7 +285,7 @@ def test_a_restore_in_place_is_found_by_verify_and_by_the_next_holder_at_any_add
     assert scene.database.effects == ["0001_m", "0002_m", "0003_m"]
 
 
-def test_a_resync_after_a_restore_has_every_other_address_look_again(scene: Scene) -> None:
+def test_a_resync_after_a_restore_makes_every_other_address_inspect_again(scene: Scene) -> None:
     tunnel = scene.through("localhost:15432/orders")
     scene.migrated(V1)
     backup = copied(scene.database, "backup")
@@ -339,7 +341,7 @@ def test_an_old_require_function_is_served_however_many_manifests_came_after(
     assert scene.database.connections == connections, "one look was enough"
 
 
-def test_a_require_function_that_never_fits_is_looked_at_once_in_each_pause(scene: Scene) -> None:
+def test_a_diverged_require_function_inspects_once_in_each_pause(scene: Scene) -> None:
     cold_start(scene, Manifest(migration(version) for version in range(1, 252)))
     never = Manifest([migration(1, "SELECT 'another'")])
     connections = scene.database.connections
@@ -369,7 +371,7 @@ def test_two_databases_with_different_migrations_that_take_turns_are_reported(sc
     assert scene.ready(theirs, V1, V2) == [V1, V2]
 
 
-def test_a_copy_that_is_behind_on_the_same_way_is_no_shared_target(scene: Scene) -> None:
+def test_a_copy_that_is_behind_is_not_a_shared_target(scene: Scene) -> None:
     scene.migrated(V3)
     other = Scene(clock=scene.clock, observer=scene.observer)
     other.table = scene.table
@@ -378,7 +380,7 @@ def test_a_copy_that_is_behind_on_the_same_way_is_no_shared_target(scene: Scene)
     assert scene.observer.events_of(TargetShared) == []
 
 
-def test_a_failure_elsewhere_is_no_reason_to_look(scene: Scene) -> None:
+def test_a_failure_at_another_address_causes_no_inspection(scene: Scene) -> None:
     scene.migrated(V1)
     scene.database.fail(2, MigrationFailed("no", migration="0002_m"))
     with pytest.raises(MigrationFailed):

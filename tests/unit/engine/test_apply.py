@@ -85,7 +85,7 @@ def test_after_the_pause_one_starter_tries_again_and_the_pause_has_doubled(scene
     assert failure.retry_at_ms - failure.at_ms == 40_000
 
 
-def test_after_the_pause_a_mended_database_is_migrated_from_where_it_stood(scene: Scene) -> None:
+def test_after_the_pause_a_fixed_database_is_migrated_from_where_it_stopped(scene: Scene) -> None:
     scene.database.fail(2, boom())
     with pytest.raises(MigrationFailed):
         scene.runner(V3).ensure(scene.deadline())
@@ -176,7 +176,7 @@ def test_a_failure_that_cannot_be_recorded_is_still_the_one_that_is_raised(
         scene.runner(V1).ensure(scene.deadline())
 
 
-def test_an_error_of_our_own_making_frees_the_lease(scene: Scene) -> None:
+def test_an_unexpected_error_releases_the_lease(scene: Scene) -> None:
     scene.database.on_script = lambda _version: raises(ZeroDivisionError("a bug"))()
     with pytest.raises(ZeroDivisionError):
         scene.runner(V1).ensure(scene.deadline())
@@ -184,7 +184,7 @@ def test_an_error_of_our_own_making_frees_the_lease(scene: Scene) -> None:
     assert scene.table.state.owner is None
 
 
-def test_a_script_that_commits_keeps_everything_from_being_applied(scene: Scene) -> None:
+def test_a_script_that_commits_is_refused_before_anything_is_applied(scene: Scene) -> None:
     bad = Manifest([migration(1), migration(2, "UPDATE a SET b = 1;\nCOMMIT")])
     with pytest.raises(ManifestError, match=r"migrations/0002_m\.sql:2: COMMIT"):
         scene.runner(bad).ensure(scene.deadline())
@@ -197,13 +197,13 @@ def test_a_script_that_commits_keeps_everything_from_being_applied(scene: Scene)
         scene.runner(bad).ensure(scene.deadline())
 
 
-def test_an_applied_script_is_not_judged_again(scene: Scene) -> None:
+def test_an_applied_script_is_not_checked_again(scene: Scene) -> None:
     scene.migrated(V1)
     bad_before = Manifest([migration(1), migration(2)])
     assert scene.runner(bad_before).ensure(scene.deadline()) is Outcome.MIGRATED
 
 
-def test_the_deadline_reached_while_migrating_is_a_failure_that_says_so(scene: Scene) -> None:
+def test_a_deadline_reached_during_a_migration_is_a_failure_that_names_it(scene: Scene) -> None:
     scene.database.on_script = lambda _version: scene.clock.advance(30)
     with pytest.raises(MigrationFailed, match="deadline"):
         scene.runner(V2).ensure(scene.deadline(20))
@@ -217,7 +217,7 @@ def test_the_deadline_reached_while_migrating_is_a_failure_that_says_so(scene: S
     assert (broke.migration, broke.seconds) == ("0001_m", 30.0)
 
 
-def test_a_deadline_that_comes_between_two_migrations_is_no_failure_of_the_second(
+def test_a_deadline_between_two_migrations_is_not_a_failure_of_the_second(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def advance(event: object) -> None:
@@ -273,7 +273,7 @@ def test_a_contradiction_is_refused_recorded_and_changes_nothing(
     assert scene.table.log[-1:] == ["read"]
 
 
-def test_every_contradiction_is_told_at_once(scene: Scene) -> None:
+def test_every_contradiction_is_reported_at_once(scene: Scene) -> None:
     scene.migrated(V3)
     here = Manifest([migration(1, "x"), migration(3, "y")])
     with pytest.raises(Diverged) as caught:
@@ -302,7 +302,7 @@ def test_a_row_in_doubt_is_settled_before_anything_is_applied(
     assert scene.ready(V3)
 
 
-def test_a_row_that_nobody_can_settle_stops_everything_and_is_recorded(scene: Scene) -> None:
+def test_a_row_that_cannot_be_settled_stops_everything_and_is_recorded(scene: Scene) -> None:
     scene.migrated(V1)
     scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=None)
     with pytest.raises(RepairRequired, match="repair"):
@@ -330,7 +330,7 @@ def test_a_settled_row_that_is_pending_again_is_not_applied_out_of_order(scene: 
     assert scene.database.effects == ["0001_m", "0003_m"]
 
 
-def test_doubt_about_what_only_newer_code_needs_is_left_to_newer_code(scene: Scene) -> None:
+def test_a_row_in_doubt_that_only_newer_code_needs_is_left_to_newer_code(scene: Scene) -> None:
     scene.migrated(V1)
     scene.change(databases={})
     scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=None)
@@ -357,7 +357,7 @@ def row(version: int, *, state: RowState = RowState.APPLIED, digest: str = "") -
     ],
     ids=["empty", "all", "unordered", "one taken back", "one in doubt", "reverting"],
 )
-def test_a_history_proves_those_manifests_that_it_satisfies_and_no_other(
+def test_a_history_satisfies_its_prefixes_and_no_other_manifest(
     history: list[HistoryRow], proven: list[Manifest]
 ) -> None:
     assert list(satisfied_digests(history)) == [each.digest for each in proven]

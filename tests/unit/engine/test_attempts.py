@@ -44,7 +44,7 @@ def out_of_time(scene: Scene) -> None:
         scene.runner(V1).ensure(scene.deadline(20))
 
 
-def test_running_out_of_time_turns_away_those_with_no_more_of_it(scene: Scene) -> None:
+def test_running_out_of_time_refuses_instances_with_no_more_time(scene: Scene) -> None:
     out_of_time(scene)
     assert recorded(scene).had_ms == 18_000
     connections = scene.database.connections
@@ -71,7 +71,7 @@ def test_a_failure_of_another_kind_refuses_instances_whatever_their_time(scene: 
     assert scene.database.connections == 1
 
 
-def test_what_was_not_enough_time_once_is_not_forgotten_for_an_attempt_with_less(
+def test_the_longest_insufficient_time_is_kept_after_a_shorter_attempt(
     scene: Scene,
 ) -> None:
     out_of_time(scene)
@@ -172,14 +172,14 @@ def test_three_holders_killed_in_a_row_at_one_migration_are_a_failure_with_a_pau
     assert len(scene.observer.events_of(MigrationStarted)) == started
 
 
-def test_up_by_a_person_is_the_way_out_after_three_kills(scene: Scene) -> None:
+def test_up_by_an_operator_runs_after_three_kills(scene: Scene) -> None:
     for _ in range(3):
         is_killed(scene, V1, at=1)
     scene.database.on_script = None
     assert scene.maintenance(V1).up(scene.deadline()) == ("0001_m",)
 
 
-def test_after_the_pause_one_more_may_try_and_its_end_is_reported_at_once(scene: Scene) -> None:
+def test_after_the_pause_one_more_kill_is_reported_at_once(scene: Scene) -> None:
     scene.migrated(V1)
     for _ in range(3):
         is_killed(scene, V3, at=2)
@@ -303,7 +303,7 @@ def test_a_repair_ends_the_pause(scene: Scene) -> None:
 # --- what is served
 
 
-def test_a_waiter_serves_nothing_that_only_an_old_reading_says_is_ready(scene: Scene) -> None:
+def test_a_waiter_does_not_serve_by_an_old_reading(scene: Scene) -> None:
     """A rollback withdrew it; an eventually consistent read may show the past."""
     lease = scene.held_by("rolling back")
     old = replace(scene.table.state)
@@ -349,14 +349,14 @@ def test_an_acquisition_is_made_on_the_reading_that_it_was_decided_on(scene: Sce
     assert scene.table.state.fence == 2
 
 
-def test_a_progress_that_cannot_be_published_at_once_stops_nothing(scene: Scene) -> None:
+def test_progress_that_cannot_be_published_at_once_stops_nothing(scene: Scene) -> None:
     """The lease is trusted for long enough, and the next renewal publishes it."""
     scene.table.before["renew"] = raises(LeaseStoreUnavailable("gone"))
     assert scene.runner(V1).ensure(scene.deadline()) is Outcome.MIGRATED
     assert scene.database.effects == ["0001_m"]
 
 
-def test_a_lease_that_is_lost_when_progress_is_published_begins_nothing(scene: Scene) -> None:
+def test_a_lease_lost_when_progress_is_published_starts_nothing(scene: Scene) -> None:
     scene.table.before["renew"] = raises(LeaseLost("gone"))
     with pytest.raises(LeaseLost):
         scene.runner(V1).ensure(scene.deadline())

@@ -73,7 +73,7 @@ def build(
 # --- nothing is left of it
 
 
-def test_every_pending_migration_is_rehearsed_in_order_and_nothing_is_left(scene: Scene) -> None:
+def test_every_pending_migration_runs_in_order_and_nothing_is_left(scene: Scene) -> None:
     scene.migrated(V1)
     before = scene.table.state
     scene.database.on_script = lambda version: scene.clock.advance(version)
@@ -92,7 +92,7 @@ def test_every_pending_migration_is_rehearsed_in_order_and_nothing_is_left(scene
     assert replace(scene.table.state, fence=before.fence) == before
 
 
-def test_it_takes_the_lease_and_gives_it_back_without_a_word(scene: Scene) -> None:
+def test_it_takes_the_lease_and_releases_it_unchanged(scene: Scene) -> None:
     seen = []
     scene.database.on_script = lambda _version: seen.append(scene.table.state.owner)
     rehearse(scene)
@@ -111,7 +111,7 @@ def test_a_failure_is_not_recorded_and_functions_try_at_once(scene: Scene) -> No
     assert (scene.table.state.failure, scene.table.state.owner) == (None, None)
 
 
-def test_observers_are_told_what_is_rehearsed_and_of_no_failure(scene: Scene) -> None:
+def test_observers_receive_what_ran_and_no_failure(scene: Scene) -> None:
     scene.database.fail(2, failure("42P01"))
     rehearse(scene)
     assert scene.observer.events_of(MigrationStarted) == [
@@ -123,14 +123,14 @@ def test_observers_are_told_what_is_rehearsed_and_of_no_failure(scene: Scene) ->
     ]
 
 
-def test_with_nothing_pending_nobody_is_asked_and_no_lease_is_taken(scene: Scene) -> None:
+def test_with_nothing_pending_it_asks_nothing_and_takes_no_lease(scene: Scene) -> None:
     scene.migrated(V1)
     asked = Asked()
     found = scene.maintenance(V1).dry_run(scene.deadline(), confirm=asked)
     assert (found, asked.forecasts, scene.table.log) == (DryRunResult(), [], [])
 
 
-def test_it_goes_as_far_as_it_is_told(scene: Scene) -> None:
+def test_it_stops_after_the_given_version(scene: Scene) -> None:
     found = scene.maintenance(V3).dry_run(scene.deadline(), to=2)
     assert found is not None
     assert [step.version for step in found.steps] == [1, 2]
@@ -139,7 +139,7 @@ def test_it_goes_as_far_as_it_is_told(scene: Scene) -> None:
 # --- asking
 
 
-def test_who_says_no_is_left_alone(scene: Scene) -> None:
+def test_it_runs_nothing_unless_confirmed(scene: Scene) -> None:
     assert scene.maintenance(V3).dry_run(scene.deadline(), confirm=lambda _forecast: False) is None
     assert scene.table.log == []
 
@@ -155,7 +155,7 @@ def test_who_says_no_is_left_alone(scene: Scene) -> None:
         ("Live", "Live", True),
     ],
 )
-def test_production_is_known_by_its_stamp_or_by_its_name(
+def test_production_is_recognized_by_its_stamp_or_by_its_name(
     scene: Scene, stamped: str, named: str, is_production: bool
 ) -> None:
     scene.environment, scene.database.environment = named, stamped
@@ -165,7 +165,7 @@ def test_production_is_known_by_its_stamp_or_by_its_name(
     assert asked.forecasts[0].plan.pending == V3.migrations
 
 
-def test_what_would_last_is_said_before_it_is_done(scene: Scene) -> None:
+def test_irreversible_effects_are_known_before_it_runs(scene: Scene) -> None:
     goal = Manifest([migration(1, "SELECT dblink('x', 'DELETE FROM t')"), migration(2)])
     asked = Asked()
     scene.maintenance(goal).dry_run(scene.deadline(), confirm=asked)
@@ -177,13 +177,13 @@ def test_what_would_last_is_said_before_it_is_done(scene: Scene) -> None:
 # --- refused, as `up` refuses
 
 
-def test_nobody_rehearses_while_somebody_holds_the_lease(scene: Scene) -> None:
+def test_no_dry_run_starts_while_the_lease_is_held(scene: Scene) -> None:
     scene.held_by("other")
     with pytest.raises(LeaseHeld):
         rehearse(scene)
 
 
-def test_a_holder_without_a_lease_is_not_ended_for_a_rehearsal(scene: Scene) -> None:
+def test_a_holder_without_a_lease_is_not_ended_for_a_dry_run(scene: Scene) -> None:
     with scene.database.take_over(LeaseGrant("orders", 1, "frozen"), scene.deadline()) as frozen:
         InMemoryLeaseTable.acquire(scene.table, "frozen")
         scene.clock.advance(3600)
@@ -202,7 +202,7 @@ def test_a_contradiction_or_a_script_at_fault_is_refused_before_anything_runs(sc
     assert scene.table.log == []
 
 
-def test_a_history_that_changed_after_the_question_is_not_rehearsed_on(scene: Scene) -> None:
+def test_a_history_that_changed_after_the_confirmation_ends_the_dry_run(scene: Scene) -> None:
     def meanwhile(_forecast: DryRunPlan) -> bool:
         scene.runner(V1).ensure(scene.deadline())
         return True
@@ -219,7 +219,7 @@ def test_another_environments_database_is_refused(scene: Scene) -> None:
     assert scene.table.state.owner is None
 
 
-def test_a_recreated_table_is_lifted_above_the_fence(scene: Scene) -> None:
+def test_the_token_of_a_recreated_table_is_raised(scene: Scene) -> None:
     scene.database.token = 41
     assert rehearse(scene).outcome == "passed"
     assert scene.table.state.fence == 42
@@ -229,7 +229,7 @@ def test_a_recreated_table_is_lifted_above_the_fence(scene: Scene) -> None:
     ("flags", "is_stopped"),
     [(Flags(paused=True), True), (Flags(mode="off"), True), (Flags(hold_back_at=1), False)],
 )
-def test_a_flag_that_stops_all_migrating_stops_a_rehearsal_and_one_that_holds_back_does_not(
+def test_a_flag_that_pauses_migrating_blocks_a_dry_run_and_one_that_holds_back_does_not(
     scene: Scene, flags: Flags, is_stopped: bool
 ) -> None:
     maintenance = scene.maintenance(V3)
@@ -248,14 +248,14 @@ def test_a_flag_that_stops_all_migrating_stops_a_rehearsal_and_one_that_holds_ba
 # --- what cannot be rehearsed, and what that means for the rest
 
 
-def test_what_runs_outside_a_transaction_is_told_and_the_rest_is_rehearsed(scene: Scene) -> None:
+def test_what_runs_outside_a_transaction_is_skipped_and_the_rest_runs(scene: Scene) -> None:
     found = rehearse(scene, Manifest([migration(1), build(2), migration(3)]))
     assert outcomes(found) == ["rehearsed", "not rehearsed", "rehearsed"]
     assert found.steps[1].reason.startswith("it runs outside a transaction")
     assert (found.outcome, found.error) == ("incomplete", None)
 
 
-def test_what_is_in_doubt_comes_first_and_is_not_rehearsed(scene: Scene) -> None:
+def test_what_is_in_doubt_comes_first_and_is_skipped(scene: Scene) -> None:
     goal = Manifest([migration(1), build(2), migration(3)])
     scene.migrated(V1)
     scene.database.leave_in_doubt(goal.migrations[1], goal.digest_at(2), took_effect=False)
@@ -285,7 +285,7 @@ def test_what_is_in_doubt_comes_first_and_is_not_rehearsed(scene: Scene) -> None
         ),
     ],
 )
-def test_a_failure_for_want_of_what_was_not_rehearsed_is_no_failure(
+def test_a_failure_caused_by_a_skipped_migration_does_not_count(
     scene: Scene, outside: str, sqlstate: str, cause: str
 ) -> None:
     scene.database.fail(2, failure(sqlstate, cause))
@@ -297,14 +297,14 @@ def test_a_failure_for_want_of_what_was_not_rehearsed_is_no_failure(
     assert found.outcome == "incomplete"
 
 
-def test_another_failure_after_it_is_one(scene: Scene) -> None:
+def test_any_other_failure_after_a_skipped_migration_counts(scene: Scene) -> None:
     scene.database.fail(2, failure("23505", "duplicate key"))
     found = rehearse(scene, Manifest([build(1), migration(2), migration(3)]))
     assert outcomes(found) == ["not rehearsed", "failed", "not reached"]
     assert found.outcome == "failed"
 
 
-def test_a_failure_after_one_that_could_not_run_cannot_be_judged(scene: Scene) -> None:
+def test_a_failure_after_an_inconclusive_migration_is_inconclusive(scene: Scene) -> None:
     scene.database.fail(2, failure("42704", 'index "by_total" does not exist'))
     scene.database.fail(3, failure("42830", "no unique constraint", of=3))
     found = rehearse(scene, Manifest([build(1), migration(2), migration(3)]))
@@ -315,15 +315,13 @@ def test_a_failure_after_one_that_could_not_run_cannot_be_judged(scene: Scene) -
 
 
 @pytest.mark.parametrize("sqlstate", ["57014", "57P01", "53100", "55P03", ""])
-def test_what_comes_from_outside_is_a_failure_whatever_was_left_out(
-    scene: Scene, sqlstate: str
-) -> None:
+def test_an_external_failure_counts_whatever_was_skipped(scene: Scene, sqlstate: str) -> None:
     scene.database.fail(2, failure(sqlstate))
     found = rehearse(scene, Manifest([build(1, "CALL backfill(1000)"), migration(2)]))
     assert outcomes(found) == ["not rehearsed", "failed"]
 
 
-def test_a_failure_after_a_procedure_that_was_not_called_cannot_be_judged(scene: Scene) -> None:
+def test_a_failure_after_a_skipped_procedure_call_is_inconclusive(scene: Scene) -> None:
     scene.database.fail(2, failure("23514", "check constraint is violated by some row"))
     found = rehearse(scene, Manifest([build(1, "CALL backfill(1000)"), migration(2)]))
     assert (outcomes(found), found.outcome) == (["not rehearsed"] * 2, "incomplete")
@@ -334,7 +332,7 @@ def test_a_failure_after_a_procedure_that_was_not_called_cannot_be_judged(scene:
     ("own", "outcome"),
     [("SELECT 1", "incomplete"), ("ALTER TYPE mood ADD VALUE 'happy'; SELECT 1", "failed")],
 )
-def test_a_new_value_used_too_early_fails_only_where_up_would_fail(
+def test_a_new_enum_value_used_too_early_fails_only_where_up_would_fail(
     scene: Scene, own: str, outcome: str
 ) -> None:
     scene.database.fail(2, failure("55P04", 'unsafe use of new value "happy" of enum type "mood"'))
@@ -344,7 +342,7 @@ def test_a_new_value_used_too_early_fails_only_where_up_would_fail(
 # --- ends
 
 
-def test_a_lock_that_is_not_to_be_had_is_tried_for_again_from_the_beginning(scene: Scene) -> None:
+def test_a_lock_timeout_starts_the_dry_run_again(scene: Scene) -> None:
     ran: list[int] = []
 
     def during(version: int) -> None:
@@ -362,13 +360,13 @@ def test_a_lock_that_is_not_to_be_had_is_tried_for_again_from_the_beginning(scen
 
 
 @pytest.mark.parametrize("sqlstate", ["55P03", "40P01", "40001"])
-def test_it_does_not_insist(scene: Scene, sqlstate: str) -> None:
+def test_it_stops_after_five_attempts(scene: Scene, sqlstate: str) -> None:
     scene.database.fail(2, failure(sqlstate))
     found = rehearse(scene)
     assert (found.outcome, len(found.retried)) == ("failed", 4)
 
 
-def test_who_is_overtaken_between_two_attempts_says_so(scene: Scene) -> None:
+def test_a_takeover_between_two_attempts_is_reported(scene: Scene) -> None:
     def overtaken(_version: int) -> None:
         scene.clock.at(0.05, lambda: setattr(scene.database, "token", 99))
 
@@ -387,7 +385,9 @@ def test_the_deadline_ends_it_as_it_ends_up_and_what_was_measured_stays(scene: S
     assert "deadline" in str(found.error)
 
 
-def test_a_database_that_goes_away_is_told_with_what_was_measured(scene: Scene) -> None:
+def test_an_unavailable_database_is_reported_with_the_measurements(
+    scene: Scene,
+) -> None:
     def during(version: int) -> None:
         scene.database.is_down = version == 2
 
@@ -398,7 +398,7 @@ def test_a_database_that_goes_away_is_told_with_what_was_measured(scene: Scene) 
     assert not found.is_confirmed
 
 
-def test_what_postgresql_did_not_roll_back_beats_every_other_error(
+def test_a_failed_rollback_takes_precedence_over_every_other_error(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def roll_back(_rehearsal: InMemoryDryRun) -> tuple[AdvancedSequence, ...]:
@@ -411,7 +411,7 @@ def test_what_postgresql_did_not_roll_back_beats_every_other_error(
     assert not found.is_confirmed
 
 
-def test_an_interruption_gives_the_lease_back(scene: Scene) -> None:
+def test_an_interrupt_releases_the_lease(scene: Scene) -> None:
     def interrupted(_version: int) -> None:
         raise KeyboardInterrupt
 
@@ -452,7 +452,7 @@ def test_measurements_and_sequences_are_passed_on(scene: Scene) -> None:
         ("ACCESS EXCLUSIVE", ("reads", "writes")),
     ],
 )
-def test_a_mode_blocks_what_the_manual_says_and_on_a_new_table_nobody(
+def test_a_lock_mode_blocks_what_the_manual_lists_and_nothing_on_a_new_table(
     mode: str, blocks: tuple[str, ...]
 ) -> None:
     assert RelationLock(ORDERS, "table", mode).blocks == blocks
@@ -474,7 +474,7 @@ def test_a_mode_blocks_what_the_manual_says_and_on_a_new_table_nobody(
         ("SELECT http_get('u')", "network"),
     ],
 )
-def test_words_that_tell_of_a_lasting_effect_are_known(sql: str, words: str) -> None:
+def test_scripts_with_irreversible_effects_are_recognized(sql: str, words: str) -> None:
     (effect,) = lasting_effects(Script(f"SELECT 1; {sql.lower()}"))
     assert words in effect
     assert lasting_effects(Script(f"-- {sql}\nSELECT 1 /* {sql} */")) == ()
@@ -483,5 +483,5 @@ def test_words_that_tell_of_a_lasting_effect_are_known(sql: str, words: str) -> 
 @pytest.mark.parametrize(
     "sql", ["INSERT INTO http VALUES (1)", "COPY t FROM '/tmp/x'", "NOTIFY x", "SELECT 1"]
 )
-def test_what_a_rollback_does_undo_is_not_named(sql: str) -> None:
+def test_reversible_effects_are_not_reported(sql: str) -> None:
     assert lasting_effects(Script(sql)) == ()

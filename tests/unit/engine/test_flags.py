@@ -30,14 +30,14 @@ def scene(flags: InMemoryFlags) -> Scene:
 # --- when they are asked
 
 
-def test_the_fast_path_does_not_ask(scene: Scene, flags: InMemoryFlags) -> None:
+def test_the_fast_path_reads_no_flags(scene: Scene, flags: InMemoryFlags) -> None:
     scene.migrated(V2)
     flags.reads, flags.is_down = 0, True
     assert scene.runner(V2).ensure(scene.deadline()) is Outcome.UP_TO_DATE
     assert flags.reads == 0
 
 
-def test_whoever_waits_for_a_holder_that_succeeds_does_not_ask(
+def test_a_waiter_for_a_holder_that_succeeds_reads_no_flags(
     scene: Scene, flags: InMemoryFlags
 ) -> None:
     lease = scene.held_by("somebody")
@@ -47,7 +47,7 @@ def test_whoever_waits_for_a_holder_that_succeeds_does_not_ask(
 
 
 @pytest.mark.parametrize("mode", ["require", "off"])
-def test_a_function_that_never_migrates_never_asks(
+def test_a_function_that_never_migrates_reads_no_flags(
     scene: Scene, flags: InMemoryFlags, mode: str
 ) -> None:
     flags.set(mode="migrate")
@@ -61,7 +61,7 @@ def test_a_function_that_never_migrates_never_asks(
     assert scene.database.effects == []
 
 
-def test_whoever_is_about_to_acquire_asks_and_again_between_two_migrations(
+def test_flags_are_read_before_acquiring_and_between_two_migrations(
     scene: Scene, flags: InMemoryFlags
 ) -> None:
     asked: list[int] = []
@@ -78,7 +78,7 @@ def test_without_flags_nothing_changes(scene: Scene) -> None:
 # --- paused
 
 
-def test_paused_nobody_acquires_and_the_error_names_the_flag(
+def test_while_paused_no_instance_acquires_and_the_error_names_the_flag(
     scene: Scene, flags: InMemoryFlags
 ) -> None:
     flags.set(paused=True)
@@ -139,7 +139,7 @@ def test_a_pause_stops_the_holder_between_two_migrations_and_frees_the_lease(
 # --- the mode
 
 
-def test_mode_off_serves_what_is_pending_and_says_so_each_time(
+def test_mode_off_serves_with_pending_migrations_and_reports_it_each_time(
     scene: Scene, flags: InMemoryFlags
 ) -> None:
     flags.set(mode="off")
@@ -170,7 +170,7 @@ def test_mode_off_serves_even_while_paused(scene: Scene, flags: InMemoryFlags) -
     assert scene.runner(V2).ensure(scene.deadline()) is Outcome.UNCHECKED
 
 
-def test_a_failure_is_told_as_such_where_the_flags_cannot_be_read(
+def test_a_recorded_failure_is_reported_even_if_the_flags_cannot_be_read(
     scene: Scene, flags: InMemoryFlags
 ) -> None:
     scene.database.fail(1, MigrationFailed("no such table", migration="0001_m"))
@@ -180,7 +180,7 @@ def test_a_failure_is_told_as_such_where_the_flags_cannot_be_read(
             scene.runner(V1).ensure(scene.deadline())
 
 
-def test_mode_require_waits_until_somebody_else_has_migrated(
+def test_mode_require_waits_until_another_process_has_migrated(
     scene: Scene, flags: InMemoryFlags
 ) -> None:
     flags.set(mode="require")
@@ -224,7 +224,7 @@ def test_held_back_at_a_version_everything_up_to_it_is_applied_and_the_rest_is_n
     assert scene.runner(V2).ensure(scene.deadline()) is Outcome.UP_TO_DATE
 
 
-def test_once_all_that_is_allowed_is_applied_the_others_are_told_with_one_read(
+def test_once_all_that_is_allowed_is_applied_others_fail_after_one_read(
     scene: Scene, flags: InMemoryFlags
 ) -> None:
     scene.migrated(V2)
@@ -247,7 +247,7 @@ def test_held_back_below_the_first_version_nothing_is_applied(
 
 
 @pytest.mark.parametrize("version", [0, 3, 9])
-def test_a_hold_at_or_above_the_manifest_holds_nothing(
+def test_a_limit_at_or_above_the_manifest_has_no_effect(
     scene: Scene, flags: InMemoryFlags, version: int
 ) -> None:
     flags.set(hold_back_at=version)
@@ -264,7 +264,7 @@ def test_what_was_applied_before_it_was_held_back_is_served(
     assert scene.ready(V1, V2, V3) == [V1, V2, V3]
 
 
-def test_whoever_acquires_just_after_all_that_is_allowed_was_applied_does_not_connect(
+def test_an_instance_that_acquires_after_all_that_is_allowed_was_applied_does_not_connect(
     scene: Scene, flags: InMemoryFlags
 ) -> None:
     flags.set(hold_back_at=2)
@@ -280,7 +280,7 @@ def test_whoever_acquires_just_after_all_that_is_allowed_was_applied_does_not_co
     assert scene.table.state.owner is None
 
 
-def test_a_hold_that_appears_while_migrations_run_stops_before_what_it_names(
+def test_a_limit_set_while_migrations_run_stops_before_the_next_version(
     scene: Scene, flags: InMemoryFlags
 ) -> None:
     scene.database.on_script = lambda _version: flags.set(hold_back_at=2)
@@ -292,7 +292,7 @@ def test_a_hold_that_appears_while_migrations_run_stops_before_what_it_names(
 # --- when they cannot be read
 
 
-def test_what_cannot_be_read_stops_migrating_by_default(scene: Scene, flags: InMemoryFlags) -> None:
+def test_unreadable_flags_stop_migrating_by_default(scene: Scene, flags: InMemoryFlags) -> None:
     flags.is_down = True
     with pytest.raises(FlagsUnavailable):
         scene.runner(V1).ensure(scene.deadline())
@@ -300,7 +300,9 @@ def test_what_cannot_be_read_stops_migrating_by_default(scene: Scene, flags: InM
     assert [end.error for end in scene.observer.events_of(CheckFailed)] == ["FlagsUnavailable"]
 
 
-def test_by_setting_it_is_told_and_ignored(scene: Scene, flags: InMemoryFlags) -> None:
+def test_unreadable_flags_can_be_ignored_and_are_reported(
+    scene: Scene, flags: InMemoryFlags
+) -> None:
     flags.is_down = True
     runner = scene.runner(V1, require_flags=False)
     assert runner.ensure(scene.deadline()) is Outcome.MIGRATED
@@ -310,7 +312,7 @@ def test_by_setting_it_is_told_and_ignored(scene: Scene, flags: InMemoryFlags) -
 
 
 @pytest.mark.parametrize("stops", [True, False], ids=["fail", "ignore"])
-def test_what_cannot_be_read_between_two_migrations_is_treated_alike(
+def test_unreadable_flags_between_two_migrations_are_treated_alike(
     scene: Scene, flags: InMemoryFlags, stops: bool
 ) -> None:
     def go_down(_version: int) -> None:
@@ -327,7 +329,7 @@ def test_what_cannot_be_read_between_two_migrations_is_treated_alike(
         assert runner.ensure(scene.deadline()) is Outcome.MIGRATED
 
 
-def test_the_lease_table_comes_first(scene: Scene, flags: InMemoryFlags) -> None:
+def test_the_lease_table_is_read_before_the_flags(scene: Scene, flags: InMemoryFlags) -> None:
     scene.table.is_down = True
     flags.set(mode="off")
     with pytest.raises(LeaseStoreUnavailable):
@@ -342,7 +344,7 @@ def test_the_lease_table_comes_first(scene: Scene, flags: InMemoryFlags) -> None
     ("said", "named"),
     [({"paused": True}, PAUSED), ({"mode": "off"}, MODE), ({"hold_back_at": 1}, HOLD_BACK_AT)],
 )
-def test_up_is_refused_before_it_takes_the_lease_unless_told_otherwise(
+def test_up_is_refused_before_it_takes_the_lease_unless_flags_are_ignored(
     scene: Scene, flags: InMemoryFlags, said: dict[str, Any], named: str
 ) -> None:
     flags.set(**said)
@@ -359,7 +361,7 @@ def test_up_to_what_is_not_held_back_is_not_refused(scene: Scene, flags: InMemor
 
 
 @pytest.mark.parametrize("despite_flags", [False, True])
-def test_a_pause_stops_up_between_two_migrations_unless_told_otherwise(
+def test_a_pause_stops_up_between_two_migrations_unless_flags_are_ignored(
     scene: Scene, flags: InMemoryFlags, despite_flags: bool
 ) -> None:
     scene.database.on_script = lambda _version: flags.set(paused=True)
@@ -374,7 +376,7 @@ def test_a_pause_stops_up_between_two_migrations_unless_told_otherwise(
     assert scene.table.state.owner is None
 
 
-def test_going_back_asks_no_flag(scene: Scene, flags: InMemoryFlags) -> None:
+def test_a_rollback_reads_no_flags(scene: Scene, flags: InMemoryFlags) -> None:
     scene.migrated(V2)
     flags.set(paused=True)
     assert scene.maintenance(V2).down(scene.deadline(), steps=1) == ("0002_m",)
@@ -395,14 +397,12 @@ def test_going_back_asks_no_flag(scene: Scene, flags: InMemoryFlags) -> None:
         ({"hold_back_at": 4, "paused": True}, 5, PAUSED),
     ],
 )
-def test_an_objection_names_the_flag_that_makes_it(
-    said: dict[str, Any], version: int, named: str
-) -> None:
+def test_a_refusal_names_its_flag(said: dict[str, Any], version: int, named: str) -> None:
     refusal_reason = Flags(**said).refusal_reason(version)
     assert (named in refusal_reason) if named else refusal_reason == ""
 
 
-def test_a_state_that_nobody_read_is_no_reason_to_stop(scene: Scene, flags: InMemoryFlags) -> None:
+def test_a_blank_state_does_not_block(scene: Scene, flags: InMemoryFlags) -> None:
     flags.set(hold_back_at=2)
     scene.table.before["acquire"] = raises(LeaseStoreUnavailable("the answer was lost"))
     with pytest.raises(NotReady, match=HOLD_BACK_AT):

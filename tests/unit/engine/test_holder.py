@@ -89,7 +89,7 @@ def test_a_migration_that_runs_past_the_deadline_is_aborted_and_a_failure(
 
 
 @pytest.mark.parametrize("seconds", [19.7, 19.9], ids=["some time left", "none left"])
-def test_a_table_that_does_not_answer_delays_no_error_past_the_invocations_end(
+def test_an_unresponsive_table_does_not_delay_the_error_past_the_invocations_end(
     scene: Scene, aborted: threading.Event, seconds: float
 ) -> None:
     answered, written = threading.Event(), threading.Event()
@@ -124,7 +124,7 @@ def test_progress_is_published_with_the_renewals(scene: Scene) -> None:
     assert scene.table.state.progress is None
 
 
-def test_a_holder_tells_how_long_it_has_held_the_lease_while_a_migration_runs(
+def test_a_holder_reports_how_long_it_has_held_the_lease_while_a_migration_runs(
     scene: Scene,
 ) -> None:
     def during(_version: int) -> None:
@@ -148,7 +148,7 @@ def test_a_holder_tells_how_long_it_has_held_the_lease_while_a_migration_runs(
     assert (end.held_seconds, end.is_final) == (7.0, True)
 
 
-def test_a_holder_that_fails_tells_how_long_it_held_the_lease(scene: Scene) -> None:
+def test_a_holder_that_fails_reports_how_long_it_held_the_lease(scene: Scene) -> None:
     scene.database.fail(2, MigrationFailed("division by zero", migration="0002_m"))
     with pytest.raises(MigrationFailed):
         scene.runner(V2).ensure(scene.deadline())
@@ -184,7 +184,7 @@ def refuses_to_renew(scene: Scene, error: MigrateError) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("error", [EXPIRED, AWAY])
-def test_a_lease_that_could_not_be_renewed_ends_with_its_cause_and_not_with_a_fence(
+def test_a_lease_that_could_not_be_renewed_ends_with_its_own_cause(
     scene: Scene, aborted: threading.Event, error: MigrateError
 ) -> None:
     scene.database.on_script = stalls(aborted, refuses_to_renew(scene, error))
@@ -199,7 +199,7 @@ def test_a_lease_that_could_not_be_renewed_ends_with_its_cause_and_not_with_a_fe
     assert scene.table.state.failure is None, "others may well migrate at once"
 
 
-def test_a_renewal_that_is_refused_for_good_is_reported_once_while_the_migration_runs(
+def test_a_permanently_refused_renewal_is_reported_once_while_the_migration_runs(
     scene: Scene, aborted: threading.Event
 ) -> None:
     scene.database.on_script = stalls(aborted, refuses_to_renew(scene, EXPIRED))
@@ -230,7 +230,7 @@ def test_a_table_that_cannot_record_the_end_is_distinguished_from_a_migration_th
     assert scene.database.effects == ["0001_m", "0002_m"]
 
 
-def test_the_store_learns_until_when_it_may_wait_for_credentials(scene: Scene) -> None:
+def test_the_store_receives_the_deadline_for_credentials(scene: Scene) -> None:
     deadlines: list[float] = []
 
     class Table(type(scene.table)):  # type: ignore[misc]  # a store that has to know
@@ -264,7 +264,7 @@ class Raising(RecordingObserver):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("down: s3cr3t"), AssertionError()])
-def test_no_observer_that_raises_harms_a_holder(
+def test_an_observer_that_raises_does_not_affect_a_holder(
     scene: Scene, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     scene.observer = Raising(error)
@@ -319,7 +319,7 @@ def session(scene: Scene, **policy: float) -> LeaseSession:
     return LeaseSession(scene.target(**policy), lease, scene.deadline())
 
 
-def test_a_lease_lost_while_connecting_lets_nobody_begin(scene: Scene) -> None:
+def test_a_lease_lost_while_connecting_starts_nothing(scene: Scene) -> None:
     held = session(scene)
     take_over = scene.database.take_over
 
@@ -343,7 +343,7 @@ def test_a_lost_lease_is_not_taken_for_the_deadline(scene: Scene) -> None:
 @pytest.mark.parametrize(
     "error", [LeaseLost("x"), LeaseStoreUnavailable("x"), ConfigurationError("x")]
 )
-def test_giving_back_never_hides_what_went_wrong(scene: Scene, error: MigrateError) -> None:
+def test_releasing_never_hides_the_error(scene: Scene, error: MigrateError) -> None:
     held = session(scene)
     scene.table.before["release"] = raises(error)
     held.release()
@@ -351,7 +351,7 @@ def test_giving_back_never_hides_what_went_wrong(scene: Scene, error: MigrateErr
     assert scene.table.log == ["acquire", "release", *again]
 
 
-def test_owners_are_never_alike_and_name_the_function(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_owner_ids_are_unique_and_name_the_function(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "orders")
     owners = {new_owner() for _ in range(1_000)}
     assert len(owners) == 1_000

@@ -55,7 +55,7 @@ def test_status_shows_history_plan_and_item_and_changes_nothing(scene: Scene) ->
     assert scene.table.state == state
 
 
-def test_status_of_a_database_that_nobody_has_touched(scene: Scene) -> None:
+def test_status_of_a_new_database(scene: Scene) -> None:
     status = scene.maintenance(V1).status(scene.deadline())
     assert (status.history, status.is_marked_ready) == ((), False)
 
@@ -108,7 +108,7 @@ def _taken_back_in_the_middle(scene: Scene) -> Manifest:
         (_taken_back_in_the_middle, ["marks 2 version(s) ready that the history does not support"]),
     ],
 )
-def test_verify_tells_each_disagreement(
+def test_verify_reports_each_disagreement(
     scene: Scene, arrange: Callable[[Scene], Manifest], problems: list[str]
 ) -> None:
     here = arrange(scene)
@@ -118,7 +118,7 @@ def test_verify_tells_each_disagreement(
 
 
 @pytest.mark.parametrize("here", [V1, V2, V3])
-def test_verify_has_nothing_to_say_where_all_agree(scene: Scene, here: Manifest) -> None:
+def test_verify_reports_nothing_if_all_agree(scene: Scene, here: Manifest) -> None:
     scene.migrated(V1)
     scene.migrated(V2)
     verification = scene.maintenance(here).verify(scene.deadline())
@@ -126,7 +126,7 @@ def test_verify_has_nothing_to_say_where_all_agree(scene: Scene, here: Manifest)
     assert set(scene.table.log) == {"read"}
 
 
-def test_verify_resync_mends_the_item_after_a_restore(scene: Scene) -> None:
+def test_verify_resync_corrects_the_item_after_a_restore(scene: Scene) -> None:
     here = _restored(scene)
     assert scene.maintenance(here).verify(scene.deadline(), resync=True).resynced
     assert not scene.ready(here)
@@ -135,7 +135,7 @@ def test_verify_resync_mends_the_item_after_a_restore(scene: Scene) -> None:
     assert scene.runner(here).ensure(scene.deadline()) is Outcome.MIGRATED
 
 
-def test_resync_keeps_what_the_history_proves_and_adds_this_manifest(scene: Scene) -> None:
+def test_resync_keeps_what_the_history_supports_and_adds_this_manifest(scene: Scene) -> None:
     scene.migrated(V3)
     scene.finish(scene.held_by("somebody"), manifest(1, 2, 3, 9))
     scene.maintenance(V2).resync(scene.deadline())
@@ -145,7 +145,7 @@ def test_resync_keeps_what_the_history_proves_and_adds_this_manifest(scene: Scen
 # --- up
 
 
-def test_up_applies_and_vouches(scene: Scene) -> None:
+def test_up_applies_and_marks_ready(scene: Scene) -> None:
     assert scene.maintenance(V2).up(scene.deadline()) == ("0001_m", "0002_m")
     assert scene.maintenance(V2).up(scene.deadline()) == ()
     assert scene.ready(V2)
@@ -184,7 +184,7 @@ def test_an_empty_manifest_is_refused_before_anything(
     assert "acquire" not in scene.table.log
 
 
-def test_up_does_not_obey_a_pause_but_begins_the_next_one(scene: Scene) -> None:
+def test_up_ignores_a_pause_and_starts_the_next_one(scene: Scene) -> None:
     scene.database.fail(2, boom())
     for attempts in (1, 2):
         with pytest.raises(MigrationFailed) as caught:
@@ -195,7 +195,7 @@ def test_up_does_not_obey_a_pause_but_begins_the_next_one(scene: Scene) -> None:
     assert scene.table.state.failure is None
 
 
-def test_up_frees_the_lease_when_the_database_is_away(scene: Scene) -> None:
+def test_up_releases_the_lease_if_the_database_is_unavailable(scene: Scene) -> None:
     scene.database.is_down = True
     with pytest.raises(DatabaseUnavailable):
         scene.maintenance(V2).up(scene.deadline())
@@ -221,7 +221,7 @@ def test_up_refuses_a_contradiction(scene: Scene) -> None:
         ({"only": 2}, ["0002_m"], manifest(1, 3)),
     ],
 )
-def test_down_reverts_the_newest_first_and_vouches_for_what_is_left(
+def test_down_rolls_back_the_newest_first_and_marks_the_rest_ready(
     scene: Scene, choice: dict[str, Any], names: list[str], left: Manifest
 ) -> None:
     scene.migrated(V3)
@@ -239,7 +239,7 @@ def test_down_reverts_the_newest_first_and_vouches_for_what_is_left(
     assert scene.table.state.owner is None
 
 
-def test_code_that_needs_what_was_reverted_in_the_middle_is_not_vouched_for(scene: Scene) -> None:
+def test_code_that_needs_a_rolled_back_migration_is_not_ready(scene: Scene) -> None:
     scene.migrated(V3)
     scene.maintenance(V3).down(scene.deadline(), only=2)
     with pytest.raises(Diverged):
@@ -247,7 +247,7 @@ def test_code_that_needs_what_was_reverted_in_the_middle_is_not_vouched_for(scen
     assert scene.runner(manifest(1, 3)).ensure(scene.deadline()) is Outcome.UP_TO_DATE
 
 
-def test_marks_are_withdrawn_before_anything_is_reverted_and_nothing_is_waited_for(
+def test_ready_is_withdrawn_before_the_first_down_script_without_waiting(
     scene: Scene,
 ) -> None:
     scene.migrated(V3)
@@ -258,7 +258,7 @@ def test_marks_are_withdrawn_before_anything_is_reverted_and_nothing_is_waited_f
     assert scene.clock.slept == []
 
 
-def test_a_row_that_somebody_is_at_work_on_is_not_called_in_doubt(scene: Scene) -> None:
+def test_a_row_that_another_process_is_applying_is_not_in_doubt(scene: Scene) -> None:
     scene.migrated(V1)
     scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=None)
     scene.held_by("somebody")
@@ -304,7 +304,7 @@ def test_a_row_that_turns_out_to_be_applied_without_a_down_script_is_not_rolled_
     assert scene.database.rolled_back == []
 
 
-def test_a_withdrawal_without_an_answer_reverts_nothing(scene: Scene) -> None:
+def test_a_withdrawal_without_a_response_rolls_nothing_back(scene: Scene) -> None:
     scene.migrated(V2)
     scene.table.after["withdraw"] = raises(LeaseStoreUnavailable("DynamoDB did not answer"))
     with pytest.raises(LeaseStoreUnavailable):
@@ -313,7 +313,7 @@ def test_a_withdrawal_without_an_answer_reverts_nothing(scene: Scene) -> None:
     assert scene.maintenance(V2).down(scene.deadline(), steps=1) == ("0002_m",)
 
 
-def test_a_rollback_does_not_vouch_for_what_was_ready_elsewhere(scene: Scene) -> None:
+def test_a_rollback_does_not_mark_ready_what_was_ready_at_another_address(scene: Scene) -> None:
     scene.migrated(V2)
     elsewhere = scene.copied("other:5432/db")
     elsewhere.database.identity = "another"
@@ -332,7 +332,7 @@ def test_a_row_without_a_down_script_is_refused_before_anything_is_done(scene: S
     assert (scene.table.log, scene.table.state) == ([], state)
 
 
-def test_down_asks_first_with_the_rows_and_takes_no_for_an_answer(scene: Scene) -> None:
+def test_down_asks_with_the_rows_and_does_nothing_unless_confirmed(scene: Scene) -> None:
     scene.migrated(V3)
     asked: list[list[int]] = []
 
@@ -345,7 +345,7 @@ def test_down_asks_first_with_the_rows_and_takes_no_for_an_answer(scene: Scene) 
     assert (scene.table.log, scene.database.rolled_back) == ([], [])
 
 
-def test_down_with_nothing_to_do_asks_nobody(scene: Scene) -> None:
+def test_down_with_nothing_to_do_does_not_ask(scene: Scene) -> None:
     scene.migrated(V3)
 
     def confirm(_rows: Sequence[HistoryRow]) -> bool:
@@ -355,7 +355,7 @@ def test_down_with_nothing_to_do_asks_nobody(scene: Scene) -> None:
     assert scene.table.log == []
 
 
-def test_a_history_that_changed_while_a_person_thought_is_not_touched(scene: Scene) -> None:
+def test_a_history_that_changed_before_the_confirmation_is_not_changed(scene: Scene) -> None:
     scene.migrated(V2)
 
     def confirm(_rows: Sequence[HistoryRow]) -> bool:
@@ -369,7 +369,7 @@ def test_a_history_that_changed_while_a_person_thought_is_not_touched(scene: Sce
     assert scene.ready(V3)
 
 
-def test_a_down_script_that_fails_keeps_what_it_could_not_revert(scene: Scene) -> None:
+def test_a_failed_down_script_keeps_its_row(scene: Scene) -> None:
     scene.migrated(V3)
     scene.database.fail(2, boom())
     with pytest.raises(MigrationFailed):
@@ -380,7 +380,7 @@ def test_a_down_script_that_fails_keeps_what_it_could_not_revert(scene: Scene) -
     assert scene.ready(V1, V2, V3) == []
 
 
-def test_a_rollback_leaves_a_doubt_below_it_alone(scene: Scene) -> None:
+def test_a_rollback_leaves_a_row_in_doubt_below_it(scene: Scene) -> None:
     scene.migrated(V3)
     scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=None)
     scene.maintenance(V3).down(scene.deadline(), steps=1)
@@ -403,7 +403,7 @@ def test_a_baseline_records_migrations_without_running_them(scene: Scene) -> Non
     assert scene.database.effects == ["0003_m"]
 
 
-def test_a_baseline_leaves_rows_that_exist_as_they_are(scene: Scene) -> None:
+def test_a_baseline_keeps_existing_rows(scene: Scene) -> None:
     scene.migrated(V1)
     assert scene.maintenance(V2).baseline(2, scene.deadline()) == ("0002_m",)
     assert scene.maintenance(V2).baseline(2, scene.deadline()) == ()
@@ -457,7 +457,7 @@ def test_a_baseline_that_another_tools_history_contradicts_records_nothing(
     assert len(recorded) == version
 
 
-def test_a_history_that_is_another_services_by_setting_contradicts_no_baseline(
+def test_an_ignored_history_contradicts_no_baseline(
     scene: Scene,
 ) -> None:
     scene.database.other_histories = [dbmate(1, 3)]
@@ -469,7 +469,7 @@ def test_a_history_that_is_another_services_by_setting_contradicts_no_baseline(
 # --- a database that another tool has migrated
 
 
-def test_up_and_plan_and_a_rehearsal_run_nothing_on_another_tools_database(scene: Scene) -> None:
+def test_up_and_plan_and_a_dry_run_refuse_another_tools_database(scene: Scene) -> None:
     scene.database.other_histories = [dbmate(1, 2)]
     desk = scene.maintenance(V3)
     for act in (desk.plan, desk.dry_run, desk.up):
@@ -481,7 +481,7 @@ def test_up_and_plan_and_a_rehearsal_run_nothing_on_another_tools_database(scene
     assert "lambda-migrate baseline" in failure.cause
 
 
-def test_another_tools_history_is_ignored_where_that_is_said(scene: Scene) -> None:
+def test_another_tools_history_can_be_ignored(scene: Scene) -> None:
     scene.database.other_histories = [dbmate(1, 2)]
     desk = scene.maintenance(V2)
     assert desk.plan(scene.deadline(), ignore_other_history=True)[0].pending
@@ -490,7 +490,7 @@ def test_another_tools_history_is_ignored_where_that_is_said(scene: Scene) -> No
     assert scene.maintenance(V3).up(scene.deadline()) == ("0003_m",)
 
 
-def test_a_baseline_that_contradicts_the_history_is_not_vouched_for(scene: Scene) -> None:
+def test_a_baseline_that_contradicts_the_history_is_not_marked_ready(scene: Scene) -> None:
     here = _edited(scene)
     scene.maintenance(here).baseline(2, scene.deadline())
     assert not scene.ready(here)
@@ -517,7 +517,7 @@ def test_a_row_in_doubt_can_be_declared_pending(scene: Scene) -> None:
     assert scene.database.effects == ["0001_m", "0002_m"]
 
 
-def test_what_is_declared_pending_is_no_longer_vouched_for(scene: Scene) -> None:
+def test_what_is_declared_pending_is_no_longer_ready(scene: Scene) -> None:
     scene.migrated(V3)
     scene.maintenance(V3).repair(3, scene.deadline(), declared="pending")
     assert scene.ready(V1, V2, V3) == [V1, V2]
@@ -542,7 +542,7 @@ def test_an_edited_file_can_be_accepted(scene: Scene) -> None:
         (2, "done", "'done' is not an outcome of version 2: write one of applied, pending, edited"),
     ],
 )
-def test_a_repair_that_makes_no_sense_is_refused_and_frees_the_lease(
+def test_an_invalid_repair_is_refused_and_releases_the_lease(
     scene: Scene, version: int, declared: str, fault: str
 ) -> None:
     scene.migrated(V1)
@@ -619,7 +619,7 @@ WRITES: dict[str, Callable[[Operations, Scene], object]] = {
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
-def test_whatever_writes_gives_way_to_a_holder(
+def test_every_write_is_refused_while_another_process_holds_the_lease(
     scene: Scene, write: Callable[[Operations, Scene], object]
 ) -> None:
     scene.migrated(V1)
@@ -632,7 +632,7 @@ def test_whatever_writes_gives_way_to_a_holder(
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
-def test_whatever_writes_gives_the_lease_back(
+def test_every_write_releases_the_lease(
     scene: Scene, write: Callable[[Operations, Scene], object]
 ) -> None:
     scene.migrated(V1)
@@ -640,13 +640,13 @@ def test_whatever_writes_gives_the_lease_back(
     assert scene.table.state.owner is None
 
 
-def test_a_dead_holders_lease_is_taken_over_and_that_is_told(scene: Scene) -> None:
+def test_a_dead_holders_lease_is_taken_over_and_reported(scene: Scene) -> None:
     scene.held_by("dead", seconds=-5)
     scene.maintenance(V1).up(scene.deadline())
     assert scene.observer.events_of(LeaseTakenOver) == [LeaseTakenOver("orders", "dead", 2)]
 
 
-def test_without_a_table_a_living_holder_is_not_evicted(scene: Scene) -> None:
+def test_without_a_table_a_live_holder_is_not_evicted(scene: Scene) -> None:
     def second(_version: int) -> None:
         scene.database.on_script = None
         other = Scene(clock=scene.clock, has_lease_table=False)
@@ -661,7 +661,7 @@ def test_without_a_table_a_living_holder_is_not_evicted(scene: Scene) -> None:
     assert scene.maintenance(V1).up(scene.deadline()) == ("0001_m",)
 
 
-def test_a_lost_lease_is_not_given_back(scene: Scene) -> None:
+def test_a_lost_lease_is_not_released(scene: Scene) -> None:
     def usurp(_version: int) -> None:
         scene.change(owner="successor", fence=scene.table.state.fence + 1)
         scene.database.token += 1
@@ -673,7 +673,7 @@ def test_a_lost_lease_is_not_given_back(scene: Scene) -> None:
     assert "release" not in scene.table.log
 
 
-def test_an_interrupt_frees_the_lease(scene: Scene) -> None:
+def test_an_interrupt_of_an_operation_releases_the_lease(scene: Scene) -> None:
     def interrupt(_version: int) -> None:
         raise KeyboardInterrupt
 

@@ -32,7 +32,7 @@ HISTORY = [row(1), row(3), row(2), row(10)]
         ({"only": 10}, [10]),
     ],
 )
-def test_the_newest_is_taken_back_first(choice: dict[str, int], chosen: list[int]) -> None:
+def test_the_newest_is_rolled_back_first(choice: dict[str, int], chosen: list[int]) -> None:
     assert [each.version for each in choose_rollback(HISTORY, **choice)] == chosen
 
 
@@ -61,7 +61,7 @@ def test_nothing_applied_has_nothing_to_take_back() -> None:
         choose_rollback([], only=1)
 
 
-def test_all_rows_that_cannot_be_taken_back_are_named_at_once() -> None:
+def test_all_irreversible_rows_are_named_at_once() -> None:
     history = [row(1, down=None), row(2, state=RowState.STARTED), row(3, down=None), row(4)]
     with pytest.raises(ConfigurationError) as caught:
         choose_rollback(history, to=0)

@@ -99,7 +99,7 @@ def test_what_the_item_says_of_another_database_does_not_count(scene: Scene) -> 
     assert scene.ready(V1, V2, V3) == [V1]
 
 
-def test_mode_off_asks_nobody(scene: Scene) -> None:
+def test_mode_off_reads_nothing(scene: Scene) -> None:
     runner = scene.runner(V1, mode="off")
     assert runner.ensure(scene.deadline()) is Outcome.UP_TO_DATE
     assert (scene.table.log, scene.database.connections, scene.observer.events) == ([], 0, [])
@@ -113,7 +113,7 @@ def test_constructing_a_runner_does_nothing(scene: Scene) -> None:
 # --- require
 
 
-def test_require_waits_until_somebody_else_has_migrated(scene: Scene) -> None:
+def test_require_waits_until_another_process_has_migrated(scene: Scene) -> None:
     scene.clock.at(5, lambda: scene.finish(scene.held_by("a-migrator"), V1))
     assert scene.runner(V1, mode="require").ensure(scene.deadline()) is Outcome.WAITED
     assert set(scene.table.log) == {"read"}
@@ -145,7 +145,7 @@ def test_require_does_not_take_over_a_dead_holder(scene: Scene) -> None:
 # --- refusing
 
 
-def test_a_recorded_failure_is_told_with_one_read_and_no_connection(scene: Scene) -> None:
+def test_a_recorded_failure_is_raised_after_one_read_and_no_connection(scene: Scene) -> None:
     scene.change(failure=failure(scene, V2.digest))
     with pytest.raises(MigrationFailed) as caught:
         scene.runner(V2).ensure(scene.deadline())
@@ -227,7 +227,7 @@ def test_waiting_never_passes_the_deadline_less_the_margin_nor_the_bound(
     assert scene.clock.monotonic() - began == pytest.approx(waited)
 
 
-def test_not_ready_tells_the_holder_how_far_it_is_and_when_to_come_back(scene: Scene) -> None:
+def test_not_ready_names_the_holder_its_progress_and_when_to_retry(scene: Scene) -> None:
     scene.held_by("orders/7/abc", seconds=900)
     scene.change(progress=Progress("0002_m", 1, 3, scene.clock.wall_ms()))
     with pytest.raises(NotReady) as caught:
@@ -312,7 +312,7 @@ def test_a_lost_answer_to_an_acquisition_ends_with_this_very_owner_holding_it(
     assert scene.observer.events_of(LeaseTakenOver) == []
 
 
-def test_acquisitions_that_get_no_answer_come_ever_later(scene: Scene) -> None:
+def test_acquisitions_without_a_response_are_retried_with_growing_delays(scene: Scene) -> None:
     def again() -> None:
         scene.table.before["acquire"] = again
         raise LeaseStoreUnavailable("throttled")
@@ -360,7 +360,7 @@ def test_a_holder_that_renews_is_not_taken_over(scene: Scene) -> None:
 # --- the fence
 
 
-def test_a_table_made_anew_is_lifted_above_what_postgresql_has_seen(scene: Scene) -> None:
+def test_the_token_of_a_recreated_table_is_raised_above_postgresqls(scene: Scene) -> None:
     scene.migrated(V1)
     scene.database.token = 41
     scene.change(fence=0, databases={})
@@ -402,7 +402,7 @@ def test_a_holder_that_lost_its_lease_records_and_completes_nothing(scene: Scene
     assert scene.table.state.owner == "successor"
 
 
-def test_a_holder_thawed_after_its_lease_asks_whose_it_is_before_the_next_migration(
+def test_a_holder_thawed_after_its_lease_checks_it_before_the_next_migration(
     scene: Scene,
 ) -> None:
     def freeze(version: int) -> None:
@@ -449,7 +449,7 @@ def test_a_store_that_is_gone_when_all_was_done_does_not_keep_it_from_serving(
 
 
 @pytest.mark.parametrize("lost", ["request", "answer"])
-def test_one_write_that_is_not_answered_keeps_nobody_waiting_for_the_leases_end(
+def test_a_lost_response_does_not_make_others_wait_until_the_lease_expires(
     scene: Scene, lost: str
 ) -> None:
     planned = scene.table.before if lost == "request" else scene.table.after
@@ -484,7 +484,7 @@ def test_waiting_after_a_first_read_that_failed_begins_as_after_any_that_failed(
     assert pause.delay_seconds >= max_delay_after_errors(1) / 2
 
 
-def test_a_store_that_is_gone_when_the_lease_is_not_trusted_any_more_is_asked_again(
+def test_after_an_unavailable_store_an_untrusted_lease_is_read_again(
     scene: Scene,
 ) -> None:
     def thaw_after_a_rollback() -> None:
@@ -581,7 +581,7 @@ def test_by_setting_a_database_that_is_not_current_fails_closed(scene: Scene) ->
 # --- telling
 
 
-def test_a_migrated_check_is_told_once_with_all_its_facts(scene: Scene) -> None:
+def test_a_check_that_migrated_is_one_event_with_all_fields(scene: Scene) -> None:
     scene.database.on_script = lambda _version: scene.clock.advance(1.5)
     scene.runner(V2).ensure(scene.deadline())
     assert [type(event) for event in scene.observer.events] == [
@@ -638,7 +638,7 @@ def _unexpected(scene: Scene) -> None:
         (_unexpected, "RuntimeError", False, "", "", 0),
     ],
 )
-def test_a_failed_check_is_told_once_with_all_its_facts(
+def test_a_failed_check_is_one_event_with_all_fields(
     scene: Scene,
     arrange: Callable[[Scene], None],
     error: str,
@@ -675,7 +675,7 @@ def test_an_empty_manifest_is_served_where_that_is_allowed(scene: Scene) -> None
 
 
 @pytest.mark.parametrize("mode", ["migrate", "require"])
-def test_an_empty_manifest_is_refused_before_the_lease_table_is_asked(
+def test_an_empty_manifest_is_refused_before_the_lease_table_is_read(
     scene: Scene, mode: str
 ) -> None:
     scene.migrated(V1)

@@ -105,7 +105,7 @@ def test_what_is_deployed_is_what_is_read(
     assert source().read(deadline) == Flags(mode="require", hold_back_at=7, paused=True)
 
 
-def test_an_answer_serves_for_some_seconds_by_both_clocks(
+def test_a_document_is_cached_for_some_seconds_by_both_clocks(
     source: Source, served: LocalAppConfig, deadline: Deadline, clock: FakeClock
 ) -> None:
     flags = source()
@@ -121,7 +121,7 @@ def test_an_answer_serves_for_some_seconds_by_both_clocks(
     assert not flags.read(deadline).paused
 
 
-def test_what_could_not_be_read_is_not_asked_for_at_once_again(
+def test_a_failed_read_is_cached(
     source: Source, served: LocalAppConfig, deadline: Deadline, clock: FakeClock
 ) -> None:
     served.behaviour = "garbage"
@@ -142,7 +142,7 @@ def test_what_could_not_be_read_is_not_asked_for_at_once_again(
         ("garbage", "sent no JSON"),
     ],
 )
-def test_an_appconfig_that_fails_is_told_with_what_it_said(
+def test_an_appconfig_error_is_reported_with_its_code(
     source: Source, served: LocalAppConfig, deadline: Deadline, behaviour: str, told: str
 ) -> None:
     served.behaviour = behaviour
@@ -152,7 +152,7 @@ def test_an_appconfig_that_fails_is_told_with_what_it_said(
 
 
 @pytest.mark.parametrize("behaviour", ["hangs", "dribbles"])
-def test_an_appconfig_that_does_not_answer_is_waited_for_until_the_deadline_at_most(
+def test_an_unresponsive_appconfig_is_waited_for_until_the_deadline(
     source: Source, served: LocalAppConfig, behaviour: str
 ) -> None:
     served.behaviour = behaviour
@@ -160,7 +160,7 @@ def test_an_appconfig_that_does_not_answer_is_waited_for_until_the_deadline_at_m
     assert "no response within 0.3 s" in refused(source(), deadline)
 
 
-def test_with_all_time_in_the_world_it_is_waited_for_four_seconds_at_most(
+def test_an_unresponsive_appconfig_is_waited_for_at_most_four_seconds(
     source: Source, served: LocalAppConfig, deadline: Deadline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert adapter.MAX_SECONDS == 4
@@ -169,7 +169,7 @@ def test_with_all_time_in_the_world_it_is_waited_for_four_seconds_at_most(
     assert "no response within 0.2 s" in refused(source(), deadline)
 
 
-def test_an_answer_that_does_not_come_is_told_without_the_sessions_token(
+def test_a_missing_response_is_reported_without_the_sessions_token(
     source: Source, served: LocalAppConfig, deadline: Deadline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("_CONNECT_SECONDS", "_READ_SECONDS", "_EXTENSION_READ_SECONDS"):
@@ -182,7 +182,7 @@ def test_an_answer_that_does_not_come_is_told_without_the_sessions_token(
     assert "token" not in told
 
 
-def test_when_no_time_is_left_nobody_is_asked(source: Source, served: LocalAppConfig) -> None:
+def test_when_no_time_is_left_nothing_is_read(source: Source, served: LocalAppConfig) -> None:
     assert "no time is left" in refused(source(), Deadline.after(0))
     assert served.requests.total() == 0
 
@@ -190,14 +190,14 @@ def test_when_no_time_is_left_nobody_is_asked(source: Source, served: LocalAppCo
 @pytest.mark.parametrize(
     "document", [b"", b"{", b"\xff", b"[" * 100_000], ids=["nothing", "cut", "not UTF-8", "deep"]
 )
-def test_what_is_no_json_is_told(
+def test_an_invalid_json_document_is_reported(
     source: Source, served: LocalAppConfig, deadline: Deadline, document: bytes
 ) -> None:
     served.document = document
     assert "no JSON" in refused(source(), deadline)
 
 
-def test_a_profile_that_is_not_there_is_told(source: Source, deadline: Deadline) -> None:
+def test_a_missing_profile_is_reported(source: Source, deadline: Deadline) -> None:
     told = refused(source("orders/staging/other"), deadline)
     assert re.search("status 404|ResourceNotFoundException: there is no such application", told)
 
@@ -205,7 +205,7 @@ def test_a_profile_that_is_not_there_is_told(source: Source, deadline: Deadline)
 # --- one way
 
 
-def test_each_asking_of_the_api_is_a_session_of_its_own(
+def test_each_read_from_the_api_is_a_new_session(
     served: LocalAppConfig,
     clock: FakeClock,
     deadline: Deadline,
@@ -223,19 +223,19 @@ def test_each_asking_of_the_api_is_a_session_of_its_own(
     assert served.requests == {"StartConfigurationSession": 2, "GetLatestConfiguration": 2}
 
 
-def test_an_extension_that_should_be_there_and_is_not_is_told(deadline: Deadline) -> None:
+def test_a_missing_extension_is_reported(deadline: Deadline) -> None:
     port = find_free_port()
     flags = AppConfigFlags(PROFILE, CONTEXT, port=str(port))
     assert f"no process listens on port {port}" in refused(flags, deadline)
 
 
 @pytest.mark.parametrize("port", ["http", "0", "99999", "\uff11"])
-def test_a_port_that_is_none_is_told(port: str, deadline: Deadline) -> None:
+def test_an_invalid_port_is_reported(port: str, deadline: Deadline) -> None:
     told = refused(AppConfigFlags(PROFILE, CONTEXT, port=port), deadline)
     assert "AWS_APPCONFIG_EXTENSION_HTTP_PORT is not a port number" in told
 
 
-def test_without_a_region_or_a_network_the_api_cannot_be_asked_and_that_is_told(
+def test_an_unreachable_api_is_reported(
     deadline: Deadline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(adapter, "EXTENSION_PORT", find_free_port())
@@ -253,7 +253,7 @@ def test_without_a_region_or_a_network_the_api_cannot_be_asked_and_that_is_told(
     assert "geheim" not in told
 
 
-def test_a_right_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_permission_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from aws_lambda_powertools.utilities.feature_flags.exceptions import StoreClientError
     from botocore.exceptions import ClientError
 
@@ -263,9 +263,7 @@ def test_a_right_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     assert "the role needs appconfig:StartConfigurationSession" in adapter._describe_error(error)
 
 
-def test_asking_leaves_no_thread_behind_once_it_is_answered(
-    source: Source, deadline: Deadline
-) -> None:
+def test_reading_leaves_no_thread_behind(source: Source, deadline: Deadline) -> None:
     source().read(deadline)
     until = time.monotonic() + 10
     while any(each.name == "lambda-migrate-flags" for each in threading.enumerate()):
@@ -294,7 +292,7 @@ def test_rules_choose_by_environment_and_function_too(key: str) -> None:
     assert evaluate_flags(document, {**CONTEXT, key: "other"}).mode == "migrate"
 
 
-def test_flags_of_the_application_in_the_same_document_may_be_anything() -> None:
+def test_other_flags_in_the_same_document_may_be_anything() -> None:
     assert evaluate_flags({**STOP, "theirs": 5, "other": {"enabled": True}}, CONTEXT).paused
 
 
@@ -348,7 +346,7 @@ def test_flags_of_the_application_in_the_same_document_may_be_anything() -> None
     ids=lambda value: value if isinstance(value, str) else json.dumps(value)[:40],
 )
 @pytest.mark.filterwarnings("ignore:Failed to evaluate feature flag")  # newer Powertools say so
-def test_what_cannot_be_relied_on_is_refused(document: object, told: str) -> None:
+def test_an_invalid_document_is_refused(document: object, told: str) -> None:
     with pytest.raises(adapter._FlagsUnusable) as error:
         evaluate_flags(document, CONTEXT)
     assert told in str(error.value)

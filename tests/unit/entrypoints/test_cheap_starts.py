@@ -184,7 +184,7 @@ def told(done: subprocess.CompletedProcess[str], what: str) -> list[str]:
 
 @pytest.mark.parametrize("held_for", [0, 2], ids=["ready", "waited"])
 @pytest.mark.parametrize("flags", ["", "orders/staging/lambda-migrate"], ids=["", "flags"])
-def test_whoever_does_not_migrate_loads_nothing_heavy_and_leaves_nothing_open(
+def test_a_start_that_does_not_migrate_imports_nothing_heavy_and_leaves_nothing_open(
     migrations: Path, serve: Any, held_for: int, flags: str
 ) -> None:
     table = serve([held()] * held_for + [ready(migrations)])
@@ -209,9 +209,7 @@ def test_nothing_of_the_credentials_is_written(migrations: Path, serve: Any) -> 
         assert secret not in done.stdout + done.stderr
 
 
-def test_files_that_cannot_be_used_are_told_when_they_are_needed(
-    migrations: Path, serve: Any
-) -> None:
+def test_unusable_files_are_reported_when_they_are_needed(migrations: Path, serve: Any) -> None:
     table = serve([ready(migrations)])
     (migrations / "0004_broken.sql").write_text("SELECT 1; -- no marker")
     done = run(migrations, table)

@@ -88,7 +88,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Runner]:
 # --- the shape of it
 
 
-def test_bare_and_with_arguments(made: list[Runner]) -> None:
+def test_it_works_with_and_without_arguments(made: list[Runner]) -> None:
     @migrate_on_cold_start
     def bare(event: Any, context: Any) -> Any:
         return event
@@ -187,7 +187,7 @@ def test_the_first_invocation_checks_within_its_own_deadline() -> None:
     assert deadline.clock is runner.target.clock
 
 
-def test_a_warm_invocation_asks_nobody() -> None:
+def test_a_warm_invocation_makes_no_check() -> None:
     runner = Runner()
     guarded = guard(runner, served)
     for _ in range(5):
@@ -256,7 +256,7 @@ def test_what_was_served_unchecked_is_checked_by_the_next_invocation() -> None:
     assert len(runner.asked) == 3
 
 
-def test_what_initialisation_left_unchecked_is_checked_by_the_first_invocation(
+def test_what_initialization_left_unchecked_is_checked_by_the_first_invocation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "provisioned-concurrency")
@@ -279,7 +279,7 @@ def test_the_handlers_own_errors_pass_and_do_not_close_the_gate() -> None:
     assert len(runner.asked) == 1
 
 
-def test_of_two_threads_that_enter_together_one_checks_and_the_other_waits() -> None:
+def test_of_two_concurrent_threads_one_checks_and_the_other_waits() -> None:
     runner = Runner()
     answers: list[Any] = []
     guarded = guard(runner, served)
@@ -336,13 +336,13 @@ class Bare:
 
 
 @pytest.mark.parametrize("context", [None, Bare(), object()])
-def test_a_context_that_tells_no_deadline_is_no_obstacle(context: object) -> None:
+def test_a_context_without_a_deadline_is_accepted(context: object) -> None:
     runner = Runner()
     assert guard(runner, served)("e", context) == {"event": "e"}
     assert runner.asked == [(None, "")]
 
 
-def test_an_invocation_without_any_time_left_is_told_so(scene: Scene) -> None:
+def test_an_invocation_without_time_left_is_not_ready(scene: Scene) -> None:
     guarded = guard(scene.runner(V1), served)
     with pytest.raises(NotReady, match="no time is left"):
         guarded("e", Context(0))
@@ -369,7 +369,7 @@ def test_waiting_in_a_decorated_handler_is_on_the_runners_clock(scene: Scene) ->
         Diverged("edited"),
     ],
 )
-def test_on_not_ready_answers_instead_of_the_handler(error: MigrateError) -> None:
+def test_on_not_ready_responds_instead_of_the_handler(error: MigrateError) -> None:
     seen: list[tuple[Any, Any, MigrateError]] = []
 
     def answer(event: Any, context: Any, error: MigrateError) -> str:
@@ -384,7 +384,7 @@ def test_on_not_ready_answers_instead_of_the_handler(error: MigrateError) -> Non
     assert guarded("e", context) == "served"
 
 
-def test_on_not_ready_is_not_asked_about_what_a_deployment_must_mend() -> None:
+def test_on_not_ready_is_not_called_for_configuration_errors() -> None:
     guarded = guard(
         Runner(ConfigurationError("no table")), served, on_not_ready=lambda *_: pytest.fail("asked")
     )
@@ -400,7 +400,7 @@ def test_on_not_ready_is_not_asked_about_what_a_deployment_must_mend() -> None:
         (MigrationFailed("boom: secret"), "10"),
     ],
 )
-def test_service_unavailable_is_a_503_that_says_when_and_no_more(
+def test_service_unavailable_is_a_503_with_retry_after_and_no_cause(
     error: MigrateError, seconds: str
 ) -> None:
     answer = guard(Runner(error), served, on_not_ready=service_unavailable)(URL, Context())
@@ -508,13 +508,13 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("event", REQUESTS.values(), ids=REQUESTS)
-def test_service_unavailable_answers_every_kind_of_http_request(event: object) -> None:
+def test_service_unavailable_responds_to_every_kind_of_http_request(event: object) -> None:
     assert service_unavailable(event, Context(), NotReady("busy"))["statusCode"] == 503
 
 
 @pytest.mark.parametrize("error", [NotReady("busy"), MigrationFailed("boom")])
 @pytest.mark.parametrize("event", OTHERS.values(), ids=OTHERS)
-def test_service_unavailable_fails_an_event_that_is_no_http_request_so_that_it_is_repeated(
+def test_service_unavailable_fails_every_other_event_so_that_it_is_retried(
     event: object, error: MigrateError
 ) -> None:
     guarded = guard(Runner(error), served, on_not_ready=service_unavailable)
@@ -527,7 +527,7 @@ def test_service_unavailable_fails_an_event_that_is_no_http_request_so_that_it_i
 
 
 @pytest.mark.parametrize("as_argument", [True, False])
-def test_the_kill_switch_needs_nothing_else_to_be_right(
+def test_mode_off_works_with_otherwise_wrong_settings(
     as_argument: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LAMBDA_MIGRATE_LEASE_SECONDS", "soon")
@@ -553,7 +553,7 @@ def test_the_kill_switch_needs_nothing_else_to_be_right(
         ("never", "when-long", False),
     ],
 )
-def test_initialisation_checks_only_where_it_is_long_and_asked_to(
+def test_initialization_checks_only_if_it_is_long_and_set(
     made: list[Runner],
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
@@ -583,7 +583,7 @@ def test_without_an_initialization_type_it_is_on_demand(
     assert made == []
 
 
-def test_what_goes_wrong_in_initialisation_is_left_to_the_first_invocation(
+def test_an_error_during_initialization_is_left_to_the_first_invocation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "provisioned-concurrency")
@@ -603,7 +603,7 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
     return hooks
 
 
-def test_a_restored_snapshot_trusts_nothing_from_before(
+def test_a_restored_snapshot_checks_again(
     made: list[Runner], restored: list[Callable[[], None]]
 ) -> None:
     guarded = migrate_on_cold_start(init="when-long")(served)
@@ -614,7 +614,7 @@ def test_a_restored_snapshot_trusts_nothing_from_before(
     assert [len(runner.asked) for runner in made] == [1, 1]
 
 
-def test_a_runner_made_by_hand_forgets_after_a_restore(
+def test_a_users_own_runner_forgets_after_a_restore(
     restored: list[Callable[[], None]],
 ) -> None:
     runner = Runner()
@@ -626,7 +626,7 @@ def test_a_runner_made_by_hand_forgets_after_a_restore(
     assert len(runner.asked) == 2
 
 
-def test_no_hook_is_registered_where_there_are_no_snapshots(
+def test_no_hook_is_registered_without_snapshots(
     restored: list[Callable[[], None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
@@ -682,7 +682,7 @@ def test_a_runner_is_made_once(made: list[Runner]) -> None:
     assert len(made) == 1
 
 
-def test_the_real_runner_fits_the_gate(scene: Scene) -> None:
+def test_the_decorator_accepts_a_real_runner(scene: Scene) -> None:
     runner = scene.runner(V1)
     assert isinstance(runner, MigrationRunner)
     assert guard(runner, served)("e", Context()) == {"event": "e"}

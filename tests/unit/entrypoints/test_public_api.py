@@ -65,7 +65,7 @@ def loaded(code: str) -> list[str]:
 
 
 @pytest.mark.parametrize("code", [DECORATED, WIRED], ids=["decorated", "wired"])
-def test_nothing_heavy_is_loaded_before_it_is_needed(code: str) -> None:
+def test_nothing_heavy_is_imported_before_it_is_needed(code: str) -> None:
     assert loaded(code) == []
 
 
@@ -111,11 +111,11 @@ def test_each_public_name_is_there_documented_and_shown(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["errors", *lambda_migrate._MODULES])
-def test_a_name_is_loaded_when_it_is_first_asked_for(name: str) -> None:
+def test_a_name_is_imported_on_first_use(name: str) -> None:
     assert lambda_migrate.__getattr__(name) is getattr(lambda_migrate, name)
 
 
-def test_dir_shows_names_that_are_not_loaded_yet() -> None:
+def test_dir_lists_names_that_are_not_imported_yet() -> None:
     code = "import lambda_migrate; print(*dir(lambda_migrate))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
@@ -149,6 +149,6 @@ def test_every_error_is_public_documented_and_in_the_tree() -> None:
 
 
 @pytest.mark.parametrize("name", errors.__all__)
-def test_not_ready_and_nothing_else_may_be_tried_again(name: str) -> None:
+def test_only_not_ready_errors_are_retryable(name: str) -> None:
     kind = getattr(errors, name)
     assert kind.retryable is issubclass(kind, errors.NotReady)

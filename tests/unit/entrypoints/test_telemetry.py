@@ -81,7 +81,7 @@ def test_a_shared_target_is_a_warning_that_names_both_databases_and_who_checked_
     assert "LAMBDA_MIGRATE_TARGET" in warning["message"]
 
 
-def test_that_flags_are_ignored_is_told_once_in_a_check(lines: Lines) -> None:
+def test_ignored_flags_are_reported_once_in_a_check(lines: Lines) -> None:
     ignored = FlagsIgnored("orders-db", "no answer")
     observe(ignored, ignored, FINISHED, ignored)
     written, _ = lines.read()
@@ -155,18 +155,18 @@ def test_a_command_ends_with_the_metrics_of_what_it_did(lines: Lines) -> None:
     }
 
 
-def test_a_command_that_only_looked_has_no_metrics(lines: Lines) -> None:
+def test_a_command_that_only_read_has_no_metrics(lines: Lines) -> None:
     observe(replace(COMMAND, command="status", applied=()))
     assert lines.read()[1] == []
 
 
-def test_what_may_be_tried_again_is_a_warning(lines: Lines) -> None:
+def test_a_retryable_error_is_a_warning(lines: Lines) -> None:
     observe(replace(FAILED, error="NotReady", message="busy", retryable=True))
     ((line,), _) = lines.read()
     assert (line["level"], line["message"]) == ("WARNING", "schema not ready: busy")
 
 
-def test_the_line_says_what_one_wants_to_know_at_night(
+def test_the_line_has_all_fields_of_the_check(
     lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", "orders")
@@ -309,7 +309,7 @@ def test_a_shared_target_is_a_warning_that_names_both_databases(lines: Lines) ->
         assert part in warning["message"]
 
 
-def test_a_failure_told_by_another_instance_counts_as_not_ready_alone(lines: Lines) -> None:
+def test_a_failure_of_another_instance_counts_only_as_not_ready(lines: Lines) -> None:
     observe(FAILED)
     _, emf = lines.read()
     found = values(emf)
@@ -334,7 +334,7 @@ def test_more_migrations_than_one_emf_line_may_hold_are_all_counted(lines: Lines
         assert (line["target"], line["service"]) == ("orders-db", "service_undefined")
 
 
-def test_what_happens_on_the_way_writes_nothing(lines: Lines) -> None:
+def test_other_events_write_nothing(lines: Lines) -> None:
     observe(
         WaitingForLease("t", "other", 1.0, 0.5, ""),
         MigrationStarted("t", "0001_m", 1, 1),
@@ -344,7 +344,7 @@ def test_what_happens_on_the_way_writes_nothing(lines: Lines) -> None:
     assert lines.read() == ([], [])
 
 
-def test_how_long_a_lease_is_held_is_told_while_it_is_held(lines: Lines) -> None:
+def test_the_held_time_is_reported_while_the_lease_is_held(lines: Lines) -> None:
     observe(LeaseHeldTime("orders-db", 7, 6.5, is_final=False))
     _, (emf,) = lines.read()
     assert values([emf]) == {"LeaseHeldTime": [6500.0]}
@@ -354,7 +354,7 @@ def test_how_long_a_lease_is_held_is_told_while_it_is_held(lines: Lines) -> None
     assert emf["target"] == "orders-db"
 
 
-def test_a_heartbeat_leaves_the_metrics_of_the_check_where_they_are(lines: Lines) -> None:
+def test_a_heartbeat_does_not_flush_the_metrics_of_the_check(lines: Lines) -> None:
     observe(
         MigrationApplied("t", "0001_m", 1, 1, 0.25),
         LeaseHeldTime("t", 7, 0.5, is_final=False),

@@ -60,7 +60,7 @@ def environ(folder: Path) -> Iterator[Environ]:
         yield os.environ
 
 
-def test_a_runner_is_put_together_without_connecting_to_anything(
+def test_a_runner_is_created_without_network_io(
     environ: Environ,
 ) -> None:
     runner = MigrationRunner.from_settings()
@@ -74,7 +74,7 @@ def test_a_runner_is_put_together_without_connecting_to_anything(
 
 
 @pytest.mark.parametrize("given", [{"LAMBDA_MIGRATE_ALLOW_EMPTY": "true"}, {}])
-def test_a_package_without_its_migrations_ends_a_start_before_the_lease_table_is_asked(
+def test_a_package_without_its_migrations_fails_before_the_lease_table_is_read(
     environ: Environ, folder: Path, given: dict[str, str]
 ) -> None:
     (folder / "migrations" / "0001_create.sql").unlink()
@@ -86,7 +86,7 @@ def test_a_package_without_its_migrations_ends_a_start_before_the_lease_table_is
         MigrationRunner.from_settings()
 
 
-def test_arguments_beat_the_environment(environ: Environ) -> None:
+def test_arguments_take_precedence_over_the_environment(environ: Environ) -> None:
     runner = MigrationRunner.from_settings(target="other", mode="require")
     assert (runner.target.name, runner.target.policy.mode) == ("other", "require")
 
@@ -198,19 +198,19 @@ def test_a_function_needs_a_table_and_a_database(environ: Environ, missing: str)
         MigrationRunner.from_settings()
 
 
-def test_migration_files_that_are_not_there_are_told_of(environ: Environ) -> None:
+def test_missing_migration_files_are_reported(environ: Environ) -> None:
     environ["LAMBDA_MIGRATE_DIRECTORY"] = "elsewhere"
     with pytest.raises(ManifestError, match="elsewhere"):
         MigrationRunner.from_settings()
 
 
-def test_an_absolute_directory_stands_for_itself(environ: Environ, folder: Path) -> None:
+def test_an_absolute_directory_is_used_as_it_is(environ: Environ, folder: Path) -> None:
     environ |= {"LAMBDA_TASK_ROOT": "/nowhere"}
     environ |= {"LAMBDA_MIGRATE_DIRECTORY": str(folder / "migrations")}
     assert len(MigrationRunner.from_settings().manifest) == 1
 
 
-def test_the_check_of_a_wired_runner_is_told_to_the_observer_that_was_given(
+def test_a_runner_reports_to_the_given_observer(
     environ: Environ, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene, observer = Scene(), RecordingObserver()

@@ -141,7 +141,7 @@ def test_what_cannot_be_used_is_refused_and_no_password_repeated(url: str, told:
     assert PASSWORD not in str(error.value)
 
 
-def test_every_fault_is_told_at_once() -> None:
+def test_every_fault_is_reported_at_once() -> None:
     with pytest.raises(ConfigurationError) as error:
         parse_url("postgresql://u:hunter2@h:x/db?sslmode=no&connect_timeout=never")
 
