@@ -79,14 +79,14 @@ def test_every_metric_is_on_its_page_with_its_unit() -> None:
 
 
 def test_every_key_of_the_line_is_on_its_page() -> None:
-    keys = {row[0].strip("`") for row in rows(section(PAGE["metrics-and-logs"], "The line"))}
+    keys = {row[0].strip("`") for row in rows(section(PAGE["metrics-and-logs"], "The log line"))}
     for event in (CheckFinished, CheckFailed):
         fields = set(event.__slots__) - {"message", "seconds", "waited_seconds"}
         assert fields | {"duration_ms", "waited_ms"} <= keys
 
 
 def test_every_message_of_a_ready_line_is_on_its_page() -> None:
-    table = rows(section(PAGE["metrics-and-logs"], "The line"))
+    table = rows(section(PAGE["metrics-and-logs"], "The log line"))
     listed = {row[0].strip("`"): row[2].strip("`") for row in table if len(row) == 3}
     for outcome, message in telemetry._MESSAGES.items():
         assert listed[message] == outcome
