@@ -17,13 +17,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        arguments: Without the program's name; the process's own by default.
+        arguments: Without the program's name. Default: those of the process.
 
     Returns:
-        The exit code, see ``docs/reference/command-line.md``.
+        The exit code; see ``docs/reference/command-line.md``.
     """
     try:
-        from lambda_migrate.cli.main import run
+        from lambda_migrate.cli.run import run
     except ModuleNotFoundError as missing:
         if (missing.name or "").partition(".")[0] not in _EXTRA:
             raise

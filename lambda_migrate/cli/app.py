@@ -1,15 +1,15 @@
-"""The whole app: importing a module of commands adds them, in the order of ``--help``."""
+"""The complete app: importing a module of commands adds them, in the order of ``--help``."""
 
 from __future__ import annotations
 
 # isort: off
-from lambda_migrate.cli.options import COMMON, CURRENT, app
+from lambda_migrate.cli.options import COMMON_OPTIONS, CURRENT_INVOCATION, app
 from lambda_migrate.cli import new, inspect, migrate, repair, lease, demo
 # isort: on
 
 __all__ = [
-    "COMMON",
-    "CURRENT",
+    "COMMON_OPTIONS",
+    "CURRENT_INVOCATION",
     "app",
     "demo",
     "inspect",

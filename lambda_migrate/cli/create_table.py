@@ -1,4 +1,4 @@
-"""The DynamoDB table of leases: made once for each account and region."""
+"""Creates the DynamoDB lease table, once for each account and region."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from lambda_migrate.errors import ConfigurationError, LeaseStoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["SNIPPET", "create", "make_client", "resource"]
+__all__ = ["SNIPPET", "build_resource", "create_table", "make_client"]
 
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 20
 _KEY = [{"AttributeName": "target", "KeyType": "HASH"}]
 _ATTRIBUTES = [{"AttributeName": "target", "AttributeType": "S"}]
-_BACKUPS_TRIES = 20
+_BACKUP_ATTEMPTS = 20
 
 SNIPPET = """\
   LeaseTable:
@@ -33,19 +33,19 @@ SNIPPET = """\
       PointInTimeRecoverySpecification:
         PointInTimeRecoveryEnabled: true
 """
-"""For a template's ``Resources``, with a place for the table's name."""
+"""For a template's ``Resources``; ``{name}`` is replaced by the line with the table's name."""
 
 
-def resource(table: str) -> dict[str, Any]:
-    """The same as a value, for a template in JSON."""
-    named = {"TableName": table} if table else {}
+def build_resource(table: str) -> dict[str, Any]:
+    """Build the same resource for a template in JSON."""
+    name = {"TableName": table} if table else {}
     return {
         "LeaseTable": {
             "Type": "AWS::DynamoDB::Table",
             "DeletionPolicy": "Retain",
             "UpdateReplacePolicy": "Retain",
             "Properties": {
-                **named,
+                **name,
                 "BillingMode": "PAY_PER_REQUEST",
                 "AttributeDefinitions": _ATTRIBUTES,
                 "KeySchema": _KEY,
@@ -56,10 +56,10 @@ def resource(table: str) -> dict[str, Any]:
 
 
 def make_client() -> Any:
-    """A DynamoDB client for a person, who waits longer than a starting function does.
+    """Create a DynamoDB client with longer timeouts than those of a cold start.
 
     Raises:
-        ConfigurationError: No region is configured, or the endpoint's URL cannot be read.
+        ConfigurationError: No region is configured, or the endpoint's URL is invalid.
     """
     import boto3
     from botocore.config import Config
@@ -72,48 +72,48 @@ def make_client() -> Any:
     )
     try:
         return boto3.client("dynamodb", config=config)
-    except (BotoCoreError, ValueError) as error:  # ValueError: AWS_ENDPOINT_URL is no URL
-        raise ConfigurationError(f"no DynamoDB client: {error}") from error
+    except (BotoCoreError, ValueError) as error:  # ValueError: AWS_ENDPOINT_URL is not a URL
+        raise ConfigurationError(f"cannot create a DynamoDB client: {error}") from error
 
 
-def create(client: Any, table: str, *, sleep: Callable[[float], None]) -> bool:
-    """Make the table, on demand and with point-in-time recovery, and wait until it can be used.
+def create_table(client: Any, table: str, *, sleep: Callable[[float], None]) -> bool:
+    """Create the table, on demand and with point-in-time recovery, and wait until it is active.
 
     Args:
-        client: Of DynamoDB.
-        table: Its name.
-        sleep: Lets time pass between two looks.
+        client: A boto3 client for DynamoDB.
+        table: The table's name.
+        sleep: Waits between two attempts.
 
     Returns:
-        False if it was there already, with the right key.
+        False if it existed already, with the right key.
 
     Raises:
-        ConfigurationError: It is there with another key, or AWS refuses.
-        LeaseStoreUnavailable: DynamoDB did not answer.
+        ConfigurationError: It exists with another key, or AWS refuses.
+        LeaseStoreUnavailable: DynamoDB did not respond.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
     if ":" in table:
-        raise ConfigurationError(f"{table}: a table is made by its name, not by its ARN")
+        raise ConfigurationError(f"{table} is an ARN: write the name of the table to create")
     try:
-        made = _make(client, table)
+        is_new = _create_if_missing(client, table)
         client.get_waiter("table_exists").wait(TableName=table, WaiterConfig={"Delay": 1})
         _require_key(client.describe_table(TableName=table)["Table"], table)
-        if made:
-            _switch_backups_on(client, table, sleep=sleep)
+        if is_new:
+            _enable_backups(client, table, sleep=sleep)
     except ClientError as error:
-        answer = error.response["Error"]
+        refusal = error.response["Error"]
         raise ConfigurationError(
-            f"DynamoDB refused {error.operation_name} on table {table!r}: {answer['Code']}: "
-            f"{answer['Message']}; it takes dynamodb:CreateTable, DescribeTable and "
+            f"DynamoDB refused {error.operation_name} on table {table!r}: {refusal['Code']}: "
+            f"{refusal['Message']}; the command needs dynamodb:CreateTable, DescribeTable and "
             "UpdateContinuousBackups"
         ) from error
     except BotoCoreError as error:
-        raise _unreachable(table, error) from error
-    return made
+        raise _convert_botocore_error(table, error) from error
+    return is_new
 
 
-def _make(client: Any, table: str) -> bool:
+def _create_if_missing(client: Any, table: str) -> bool:
     try:
         client.describe_table(TableName=table)
     except client.exceptions.ResourceNotFoundException:
@@ -128,7 +128,7 @@ def _make(client: Any, table: str) -> bool:
             BillingMode="PAY_PER_REQUEST",
         )
     except client.exceptions.ResourceInUseException:
-        return False  # somebody else made it a moment ago
+        return False  # another process has just created it
     return True
 
 
@@ -144,40 +144,40 @@ def _require_key(description: dict[str, Any], table: str) -> None:
     if key != [("target", "HASH", "S")]:
         found = ", ".join(f"{name} ({kind}, {form})" for name, kind, form in key)
         raise ConfigurationError(
-            f"table {table!r} is there, but its key is {found}; leases need the partition key "
-            "target (S) and no sort key: choose another name"
+            f"table {table!r} exists, but its key is {found}; the lease table needs the partition "
+            "key target (S) and no sort key: choose another name"
         )
 
 
-def _switch_backups_on(client: Any, table: str, *, sleep: Callable[[float], None]) -> None:
-    """A table that was made a moment ago may not be ready for it yet."""
+def _enable_backups(client: Any, table: str, *, sleep: Callable[[float], None]) -> None:
+    """Enable point-in-time recovery; a new table may not accept it at once."""
     unavailable = client.exceptions.ContinuousBackupsUnavailableException
-    for attempt in range(_BACKUPS_TRIES):
+    for attempt in range(_BACKUP_ATTEMPTS):
         try:
             client.update_continuous_backups(
                 TableName=table,
                 PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True},
             )
         except unavailable:
-            if attempt == _BACKUPS_TRIES - 1:
+            if attempt == _BACKUP_ATTEMPTS - 1:
                 raise
             sleep(1.0)
         else:
             return
 
 
-def _unreachable(table: str, error: Exception) -> Exception:
+def _convert_botocore_error(table: str, error: Exception) -> Exception:
     from botocore import exceptions
 
-    configured = (
+    configuration_errors = (
         exceptions.NoCredentialsError,
         exceptions.PartialCredentialsError,
         exceptions.CredentialRetrievalError,
         exceptions.NoRegionError,
         exceptions.ParamValidationError,
     )
-    if isinstance(error, configured):
+    if isinstance(error, configuration_errors):
         return ConfigurationError(f"DynamoDB, table {table!r}: {error}")
     return LeaseStoreUnavailable(
-        f"DynamoDB did not answer for table {table!r}: {type(error).__name__}: {error}"
+        f"DynamoDB did not respond for table {table!r}: {type(error).__name__}: {error}"
     )

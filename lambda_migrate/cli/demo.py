@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lambda_migrate.cli.options import (
-    app,
-)
+from lambda_migrate.cli.options import app
 from lambda_migrate.errors import ConfigurationError, MigrateError
 
 
@@ -17,22 +15,23 @@ from lambda_migrate.errors import ConfigurationError, MigrateError
 def demo(
     context: typer.Context,
     environments: Annotated[
-        int, typer.Option("--environments", min=1, help="How many start at once.")
+        int,
+        typer.Option("--environments", min=1, help="Start this many runtimes at once."),
     ] = 100,
     report: Annotated[
-        Path, typer.Option("--report", help="The folder for its timeline and figures.")
+        Path, typer.Option("--report", help="Write the timeline and the figures to this directory.")
     ] = Path("demo-report"),
 ) -> int:
-    """Watch 100 Lambda runtimes start at once."""
-    from lambda_migrate.cli.signals import by_default
+    """Start 100 Lambda runtimes at once and watch one of them migrate."""
+    from lambda_migrate.cli.signals import restore_keyboard_interrupt
 
     if context.obj is not None:
-        raise ConfigurationError("`demo` does its work here: leave --function out")
+        raise ConfigurationError("`demo` runs on this machine: remove --function")
     _require_local_extra()
     from lambda_migrate.local.demo.run import run_demo
     from lambda_migrate.local.runtime.process import ProcessError
 
-    by_default()
+    restore_keyboard_interrupt()
     try:
         return int(run_demo(environments=environments, report=report))
     except ProcessError as failed:

@@ -1,4 +1,4 @@
-"""What went wrong, as a text for a person."""
+"""Errors rendered for a terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lambda_migrate.cli.render import bullets
+from lambda_migrate.cli.render import render_bullets
 from lambda_migrate.errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -29,26 +29,26 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-__all__ = ["told"]
+__all__ = ["render_error"]
 
 
-def told(error: MigrateError, *, committed: list[str], width: int) -> list[RenderableType]:
-    """An error for a person: what, where, and what to do next.
+def render_error(error: MigrateError, *, committed: list[str], width: int) -> list[RenderableType]:
+    """Render an error: what happened, where, and what to do next.
 
     Args:
-        error: What went wrong.
-        committed: Migrations that were committed before, and stay so.
+        error: The error.
+        committed: Migrations that were committed before it and stay committed.
         width: Columns of the terminal.
     """
     if isinstance(error, ConfigurationError):
-        return _faults(error)
-    title = Text(_title(error), style="bold red")
-    shown: list[RenderableType] = [title, *_report(str(error), width=width)]
-    shown += [Text(f"next: {step}") for step in _next_steps(error, committed)]
+        return _render_faults(error)
+    title = Text(_get_title(error), style="bold red")
+    shown: list[RenderableType] = [title, *_render_message(str(error), width=width)]
+    shown += [Text(f"next: {step}") for step in _get_next_steps(error, committed)]
     return shown
 
 
-def _title(error: MigrateError) -> str:
+def _get_title(error: MigrateError) -> str:
     for kind, title in _TITLES:
         if isinstance(error, kind):
             return title
@@ -58,33 +58,33 @@ def _title(error: MigrateError) -> str:
 _TITLES: tuple[tuple[type[MigrateError], str], ...] = (
     (Diverged, "files and history contradict each other"),
     (RepairRequired, "a migration is in doubt"),
-    (MigrationFailed, "a migration failed"),
+    (MigrationFailed, "migration failed"),
     (LeaseHeld, "busy"),
-    (LeaseLost, "the lease was lost"),
+    (LeaseLost, "lost the lease"),
     (DatabaseUnavailable, "the database cannot be reached"),
     (LeaseStoreUnavailable, "the lease table cannot be reached"),
     (FlagsUnavailable, "the feature flags cannot be read"),
-    (NotReady, "not now"),
+    (NotReady, "not ready"),
 )
 
 
-def _faults(error: ConfigurationError) -> list[RenderableType]:
+def _render_faults(error: ConfigurationError) -> list[RenderableType]:
     if len(error.faults) == 1:
         return [Text.assemble(("error: ", "bold red"), error.faults[0])]
     heading = str(error).partition("\n")[0]
-    return [Text(heading, style="bold red"), bullets(error.faults, style="red")]
+    return [Text(heading, style="bold red"), render_bullets(error.faults, style="red")]
 
 
-def _report(report: str, *, width: int) -> Iterator[RenderableType]:
-    """The library's report line by line: the caret stays under its place, labels hang."""
-    lines = report.splitlines()
+def _render_message(message: str, *, width: int) -> Iterator[RenderableType]:
+    """Render the message line by line; carets stay below their column, labels get an indent."""
+    lines = message.splitlines()
     for line, below in zip(lines, [*lines[1:], ""], strict=True):
         code = _CODE.match(line)
         label = _LABEL.match(line)
         if code is not None:
-            yield from _excerpt(line, below, margin=code.end(), width=width)
+            yield from _render_excerpt(line, below, margin=code.end(), width=width)
         elif label is not None:
-            yield _hanging(label[0], line[label.end() :])
+            yield _render_labelled(label[0], line[label.end() :])
         elif line.strip() != "^":
             yield Text(line)
 
@@ -93,8 +93,8 @@ _CODE = re.compile(r"  \d+ \| ")
 _LABEL = re.compile(r"  (?:-|detail:|hint:|where:|next:) ")
 
 
-def _excerpt(line: str, below: str, *, margin: int, width: int) -> Iterator[RenderableType]:
-    """A line of SQL and its caret, cut on the left where the caret would stand out of sight."""
+def _render_excerpt(line: str, below: str, *, margin: int, width: int) -> Iterator[RenderableType]:
+    """Render a line of SQL and its caret, cut on the left if the caret would not be visible."""
     has_caret = below.strip() == "^"
     excess = len(below) + 8 - width if has_caret else 0
     if excess > 0 and excess < len(below) - margin - 1:
@@ -105,7 +105,7 @@ def _excerpt(line: str, below: str, *, margin: int, width: int) -> Iterator[Rend
         yield Padding(Text(below, style="bold red", no_wrap=True, overflow="crop"), 0)
 
 
-def _hanging(label: str, text: str) -> RenderableType:
+def _render_labelled(label: str, text: str) -> RenderableType:
     grid = Table.grid()
     grid.add_column(no_wrap=True, style="bold")
     grid.add_column(overflow="fold")
@@ -113,15 +113,18 @@ def _hanging(label: str, text: str) -> RenderableType:
     return grid
 
 
-def _next_steps(error: MigrateError, committed: list[str]) -> list[str]:
+def _get_next_steps(error: MigrateError, committed: list[str]) -> list[str]:
     if isinstance(error, (Diverged, RepairRequired)):
-        return ["run `lambda-migrate status` to see all of it"]
+        return ["run `lambda-migrate status` to see every migration"]
     if isinstance(error, MigrationFailed) and error.migration:
-        verb = "stays" if len(committed) == 1 else "stay"
-        stays = f"{len(committed)} before it {verb}; " if committed else ""
-        return [f"nothing of it was committed; {stays}mend it and run the same command again"]
+        count = len(committed)
+        migrations = "1 migration" if count == 1 else f"{count} migrations"
+        stay = f"; {migrations} before it {'stays' if count == 1 else 'stay'} applied"
+        return [
+            "it was rolled back; fix the migration and run the command again" + stay * bool(count)
+        ]
     if isinstance(error, FlagsUnavailable):
-        return ["mend it, or run `lambda-migrate up --despite-flags`"]
+        return ["fix the access to the flags, or run `lambda-migrate up --despite-flags`"]
     if isinstance(error, LeaseHeld):
-        return ["wait for it with `lambda-migrate up --wait`, or see `lambda-migrate lease show`"]
+        return ["wait with `lambda-migrate up --wait`, or see `lambda-migrate lease show`"]
     return []

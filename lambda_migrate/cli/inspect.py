@@ -1,75 +1,45 @@
-"""`status`, `plan`, `verify`: what look and change nothing in the database."""
+"""`status`, `plan` and `verify` at a terminal."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
+from lambda_migrate.cli.options import add_target_command
+from lambda_migrate.cli.render import render_plan, render_status, render_verify
+from lambda_migrate.cli.render_dry_run import render_dry_run
 
-from lambda_migrate.cli.invocation import Call
-from lambda_migrate.cli.options import IgnoreOtherHistory, Whole, Yes, app, command
-from lambda_migrate.cli.render import plan_view, status_view, verdict
-from lambda_migrate.cli.render_dry_run import rehearsal_view
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rich.console import RenderableType
+
+    from lambda_migrate.cli.invocation import CommandInvocation
 
 
-@command(app, "status")
-def status(
-    call: Call,
-    exit_code: Annotated[
-        bool, typer.Option("--exit-code", help="Exit with 3 unless this code may be served.")
-    ] = False,
-    whole: Whole = False,
-) -> int:
-    """Show what is applied and who is at it."""
-    return call.answer(
-        call.do("status", exit_code=exit_code),
-        lambda document: status_view(
-            document, now_ms=call.clock.wall_ms(), width=call.terminal.width, whole=whole
-        ),
+@add_target_command("status", has_long_list=True)
+def _show_status(
+    document: dict[str, Any], invocation: CommandInvocation, options: Mapping[str, Any]
+) -> Sequence[RenderableType]:
+    return render_status(
+        document,
+        now_ms=invocation.clock.wall_ms(),
+        width=invocation.terminal.width,
+        show_all=options["show_all"],
     )
 
 
-@command(app, "plan")
-def plan(
-    call: Call,
-    to: Annotated[int | None, typer.Option("--to", help="As of `up`.", metavar="VERSION")] = None,
-    execute: Annotated[
-        bool,
-        typer.Option("--execute", help="Do it in a transaction, measure it, and roll it back."),
-    ] = False,
-    in_production: Annotated[
-        bool,
-        typer.Option("--in-production", help="Execute it even where users wait for its locks."),
-    ] = False,
-    ignore_other_history: IgnoreOtherHistory = False,
-    whole: Whole = False,
-    yes: Yes = False,
-) -> int:
-    """Show what `up` would do."""
-    call.yes = yes
-    return call.answer(
-        call.do(
-            "plan",
-            to=to,
-            execute=execute,
-            in_production=in_production,
-            ignore_other_history=ignore_other_history,
-        ),
-        lambda document: (
-            rehearsal_view(document, width=call.terminal.width)
-            if "rehearsal" in document
-            else plan_view(document, width=call.terminal.width, whole=whole)
-        ),
-    )
+@add_target_command("plan", has_long_list=True)
+def _show_plan(
+    document: dict[str, Any], invocation: CommandInvocation, options: Mapping[str, Any]
+) -> Sequence[RenderableType]:
+    width = invocation.terminal.width
+    if "dry_run" in document:
+        return render_dry_run(document, width=width)
+    return render_plan(document, width=width, show_all=options["show_all"])
 
 
-@command(app, "verify")
-def verify(
-    call: Call,
-    resync: Annotated[
-        bool,
-        typer.Option("--resync", help="Let the lease table say what the history proves."),
-    ] = False,
-) -> int:
-    """Compare files, history, lease table."""
-    return call.answer(call.do("verify", resync=resync), lambda document: [verdict(document)])
+@add_target_command("verify")
+def _show_verification(
+    document: dict[str, Any], _invocation: CommandInvocation, _options: Mapping[str, Any]
+) -> Sequence[RenderableType]:
+    return [render_verify(document)]

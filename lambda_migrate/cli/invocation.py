@@ -1,4 +1,4 @@
-"""One call of the command line: its common options, its settings, and the parts made from them."""
+"""One invocation of the command line: its options, settings, terminal and progress."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate._version import __version__
-from lambda_migrate.cli.progress import Reporter
-from lambda_migrate.cli.render import question_view
-from lambda_migrate.cli.terminal import Format, Terminal, written
+from lambda_migrate.cli.progress import ProgressReporter
+from lambda_migrate.cli.render import render_question
+from lambda_migrate.cli.terminal import Format, Terminal, format_json
 from lambda_migrate.clock import SYSTEM_CLOCK, Deadline
-from lambda_migrate.commands.context import Site
+from lambda_migrate.commands.context import CommandContext
 from lambda_migrate.commands.prompt import Question
 from lambda_migrate.commands.registry import COMMANDS
-from lambda_migrate.commands.request import Errand
-from lambda_migrate.commands.result import FAILED, Answer
+from lambda_migrate.commands.request import CommandRequest
+from lambda_migrate.commands.result import FAILED, CommandResult
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.settings import Settings
 
@@ -28,15 +28,22 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Clock
 
-__all__ = ["TRACEBACK", "AnsweredError", "Call", "CommonOptions", "require_positive"]
+__all__ = [
+    "TRACEBACK_VARIABLE",
+    "CommandInvocation",
+    "CommonOptions",
+    "FunctionError",
+    "check_function_options",
+    "check_timeout",
+]
 
-TRACEBACK = "LAMBDA_MIGRATE_TRACEBACK"
-"""The variable that asks for a traceback; it belongs to the command line, not to the library."""
+TRACEBACK_VARIABLE = "LAMBDA_MIGRATE_TRACEBACK"
+"""Turns tracebacks on; it belongs to the command line, not to the library."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommonOptions:
-    """What every command takes; None stands for "not given"."""
+    """The options of every command; None: not given."""
 
     function: str | None = None
     format: Format = Format.TABLE
@@ -55,12 +62,12 @@ class CommonOptions:
         return {name: getattr(self, name) for name in names}
 
 
-class AnsweredError(Exception):
-    """The function answered with an error.
+class FunctionError(Exception):
+    """The admin function returned an error.
 
     Attributes:
-        document: See `failure_document`.
-        exit_code: What to exit with.
+        document: See `build_error_document`.
+        exit_code: The exit code of the command.
     """
 
     def __init__(self, document: dict[str, Any], exit_code: int) -> None:
@@ -69,11 +76,11 @@ class AnsweredError(Exception):
         super().__init__(str(document.get("message", "")))
 
 
-class Call:
-    """One command at work, and the person who gave it, as its `Attendant`.
+class CommandInvocation:
+    """One command with its options; also the `Prompter` of that command.
 
     Args:
-        options: As given.
+        options: The common options.
         environ: Where settings are read.
         clock: Time.
     """
@@ -89,9 +96,9 @@ class Call:
         self.terminal = Terminal(options.format)
         self.clock = clock
         self.deadline = Deadline.after(options.timeout, clock)
-        self.reporter = Reporter(self.terminal)
+        self.reporter = ProgressReporter(self.terminal)
         self.yes = False
-        """Whether every question was answered on the command line."""
+        """Whether ``--yes`` was given."""
         self._environ = os.environ if environ is None else environ
 
     @cached_property
@@ -100,61 +107,65 @@ class Call:
         return Settings.load(self._environ, **self.options.settings)
 
     @cached_property
-    def site(self) -> Site:
-        """What the verbs work on."""
-        return Site(
+    def context(self) -> CommandContext:
+        """What the command works on."""
+        return CommandContext(
             self.settings,
             self.deadline,
             self._environ,
-            attendant=self,
+            prompter=self,
             observer=self.reporter,
             clock=self.clock,
         )
 
-    # --- the attendant
+    # --- the prompter
 
     def confirm(self, question: Question) -> bool:
-        """See `Attendant.confirm`."""
-        shown = question_view(question, now_ms=self.clock.wall_ms())
-        agreed = self.terminal.confirm(
-            question.ask, yes=self.yes, shown=shown, word=question.word, flag=question.flag
+        """See `Prompter.confirm`."""
+        shown = render_question(question, now_ms=self.clock.wall_ms())
+        confirmed = self.terminal.confirm(
+            question.text,
+            yes=self.yes,
+            shown=shown,
+            required_word=question.required_word,
+            option=question.option,
         )
-        if agreed and question.verb == "down" and self.options.function is None:
-            self.reporter.expect([each["name"] for each in question.migrations])
-        return agreed
+        if confirmed and question.command == "down" and self.options.function is None:
+            self.reporter.start_rollback([each["name"] for each in question.migrations])
+        return confirmed
 
-    def wait(self, reason: str, *, seconds: float) -> None:
-        """See `Attendant.wait`."""
-        self.reporter.wait(reason, seconds=seconds)
+    def report_waiting(self, reason: str, *, seconds: float) -> None:
+        """See `Prompter.report_waiting`."""
+        self.reporter.show_waiting(reason, seconds=seconds)
 
-    def note(self, text: str) -> None:
-        """See `Attendant.note`."""
-        self.terminal.note(text)
+    def notify(self, text: str) -> None:
+        """See `Prompter.notify`."""
+        self.terminal.notify(text)
 
     # --- running
 
-    def do(self, command: str, **options: object) -> Answer:
-        """Run a command here, or have the function run it.
+    def run_command(self, command: str, options: Mapping[str, object]) -> CommandResult:
+        """Run a command here, or in the admin function.
 
         Args:
             command: See `COMMANDS`.
-            **options: By their names on the command line; None and False count as absent.
+            options: By their names in the registry; None and False count as not given.
 
         Raises:
-            AnsweredError: The function answered with an error.
-            MigrateError: What went wrong here.
+            FunctionError: The function returned an error.
+            MigrateError: The command failed here.
         """
-        errand = Errand(
+        request = CommandRequest(
             command=COMMANDS[command],
             options={k: v for k, v in options.items() if v is not None and v is not False},
-            request=str(uuid.uuid4()),
+            request_id=str(uuid.uuid4()),
             yes=self.yes,
         )
         if self.options.function is not None:
-            return self._ask(self.options.function, errand)
-        return errand.command.act(self.site, **errand.arguments)
+            return self._run_in_function(self.options.function, request)
+        return request.command.run(self.context, **request.arguments)
 
-    def _ask(self, function: str, errand: Errand) -> Answer:
+    def _run_in_function(self, function: str, request: CommandRequest) -> CommandResult:
         from lambda_migrate.cli.remote import RemoteFunction, make_client
 
         remote = RemoteFunction(
@@ -162,49 +173,49 @@ class Call:
             self.deadline,
             client=make_client,
             clock=self.clock,
-            on_wait=lambda reason, seconds: self.reporter.wait(reason, seconds=seconds),
+            on_wait=lambda reason, seconds: self.reporter.show_waiting(reason, seconds=seconds),
         )
-        with self.reporter.asking(function, errand.command.name):
-            answer = remote.ask(errand)
-        question = answer.get("error", {}).get("question")
+        with self.reporter.waiting_for(function, request.command.name):
+            response = remote.run(request)
+        question = response.get("error", {}).get("question")
         if question is not None:
             question = Question(**question)
             if not self.confirm(question):
-                return Answer({**question.place, "confirmed": False}, FAILED)
-            mark = str(answer["error"]["mark"])
-            errand = replace(errand, yes=mark, request=str(uuid.uuid4()))
-            with self.reporter.asking(function, errand.command.name):
-                answer = remote.ask(errand)
-        self._tell(function, answer)
-        if "error" in answer:
-            raise AnsweredError(answer["error"], answer["exit_code"])
-        return Answer(answer["document"], answer["exit_code"])
+                return CommandResult({**question.location, "confirmed": False}, FAILED)
+            mark = str(response["error"]["mark"])
+            request = replace(request, yes=mark, request_id=str(uuid.uuid4()))
+            with self.reporter.waiting_for(function, request.command.name):
+                response = remote.run(request)
+        self._show_notes(function, response)
+        if "error" in response:
+            raise FunctionError(response["error"], response["exit_code"])
+        return CommandResult(response["document"], response["exit_code"])
 
-    def _tell(self, function: str, answer: Mapping[str, Any]) -> None:
-        """What a person should know besides the answer itself."""
-        self.reporter.tell(answer.get("told", ()))
-        library = answer.get("library")
+    def _show_notes(self, function: str, response: Mapping[str, Any]) -> None:
+        """Show what the response has besides its document."""
+        self.reporter.show_remote_progress(response.get("told", ()))
+        library = response.get("library")
         if library != __version__:
-            self.note(f"{function} runs lambda-migrate {library}, this is {__version__}")
-        left_out = answer.get("document", answer.get("error", {})).get("abridged")
+            self.notify(f"{function} runs lambda-migrate {library}, this is {__version__}")
+        left_out = response.get("document", response.get("error", {})).get("abridged")
         if left_out:
             parts = ", ".join(f"{count} of {name}" for name, count in left_out.items())
-            self.note(f"the answer was too long for Lambda; left out: {parts}")
+            self.notify(f"the response was too long for Lambda and was cut; left out: {parts}")
 
-    def answer(
-        self, answer: Answer, view: Callable[[dict[str, Any]], Sequence[RenderableType]]
+    def show_result(
+        self, result: CommandResult, view: Callable[[dict[str, Any]], Sequence[RenderableType]]
     ) -> int:
-        """Show an answer: its document as JSON, or its view for a person; and its exit code."""
-        document = answer.document
+        """Show a result, as JSON or rendered by ``view``, and return its exit code."""
+        document = result.document
         if self.terminal.is_json:
-            self.terminal.answer(document)
-        elif answer.was_refused:
-            self.terminal.answer(document, "nothing was changed")
+            self.terminal.show_result(document)
+        elif result.was_declined:
+            self.terminal.show_result(document, "nothing was changed")
         else:
-            self.terminal.answer(document, *self._view(document, view))
-        return answer.exit_code
+            self.terminal.show_result(document, *self._render(document, view))
+        return result.exit_code
 
-    def _view(
+    def _render(
         self,
         document: dict[str, Any],
         view: Callable[[dict[str, Any]], Sequence[RenderableType]],
@@ -214,34 +225,35 @@ class Call:
         except (KeyError, TypeError):
             if self.options.function is None:
                 raise
-            # Another version's document: better as it is than not at all.
-            return [written(document).rstrip("\n")]
+            # The function runs another version of the library: show its document as it is.
+            return [format_json(document).rstrip("\n")]
 
 
-def refuse_what_the_function_knows(options: CommonOptions, *, command: str) -> None:
-    """Check the options that go along with ``--function``.
+def check_function_options(options: CommonOptions, *, command: str) -> None:
+    """Check the options that are given together with ``--function``.
 
     Raises:
-        ConfigurationError: Some say what only the function's own settings can say.
+        ConfigurationError: The command runs only here, or an option belongs to the function's own
+            settings.
     """
     if options.function is None:
         return
     if not options.function.strip():
-        raise ConfigurationError("--function names none: write NAME or NAME:ALIAS")
+        raise ConfigurationError("--function is empty: write NAME or NAME:ALIAS")
     if command not in COMMANDS:
-        raise ConfigurationError(f"`{command}` does its work here: leave --function out")
+        raise ConfigurationError(f"`{command}` runs on this machine: remove --function")
     given = [name for name, value in options.settings.items() if value is not None]
     if command == "repair":
         given = [name for name in given if name != "environment"]
     if given:
-        names = [f"--{name.replace('_', '-')}" for name in given]
         raise ConfigurationError(
-            f"{name}: with --function it is the function's own settings that say so; leave it out"
-            for name in names
+            f"--{name.replace('_', '-')}: the function uses its own settings; remove this option "
+            "or --function"
+            for name in given
         )
 
 
-def require_positive(timeout: float) -> float:
+def check_timeout(timeout: float) -> None:
     """Check ``--timeout``.
 
     Raises:
@@ -249,4 +261,3 @@ def require_positive(timeout: float) -> float:
     """
     if not 0 < timeout < float("inf"):
         raise ConfigurationError(f"--timeout {timeout:g}: write a number of seconds above 0")
-    return timeout

@@ -1,85 +1,77 @@
-"""`lease` and `table`: what needs the lease table and no database."""
+"""`lease` and `table` at a terminal: commands that need the lease table but no database."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from lambda_migrate.cli import create_table
-from lambda_migrate.cli.invocation import Call
-from lambda_migrate.cli.options import (
-    Yes,
-    command,
-    lease_app,
-    table_app,
-)
-from lambda_migrate.cli.render import (
-    facts,
-    lease_facts,
-    number,
-)
+from lambda_migrate.cli.invocation import CommandInvocation
+from lambda_migrate.cli.options import add_local_command, add_target_command
+from lambda_migrate.cli.render import build_lease_facts, format_count, render_facts
 from lambda_migrate.commands.result import DONE
 from lambda_migrate.errors import escape_text
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
-@command(lease_app, "show")
-def lease_show(call: Call) -> int:
-    """Show the holder and the last failure."""
-    return call.answer(
-        call.do("lease show"), lambda document: [_lease_facts(document, call.clock.wall_ms())]
-    )
+    from rich.console import RenderableType
 
 
-def _lease_facts(document: dict[str, Any], now_ms: int) -> Table:
-    return facts(
-        [
-            ("target", document["target"]),
-            ("table", document["table"]),
-            *lease_facts(document, now_ms=now_ms),
-            *(_database(each) for each in document["databases"]),
-        ]
-    )
+@add_target_command("lease show")
+def _show_lease(
+    document: dict[str, Any], invocation: CommandInvocation, _options: Mapping[str, Any]
+) -> list[RenderableType]:
+    return [
+        render_facts(
+            [
+                ("target", document["target"]),
+                ("table", document["table"]),
+                *build_lease_facts(document, now_ms=invocation.clock.wall_ms()),
+                *(_build_database_fact(each) for each in document["databases"]),
+            ]
+        )
+    ]
 
 
-def _database(database: dict[str, Any]) -> tuple[str, str]:
+def _build_database_fact(database: dict[str, Any]) -> tuple[str, str]:
     addresses = ", ".join(escape_text(each["address"]) for each in database["addresses"])
-    return "database", f"{addresses}: {number(database['versions_ready'], 'version')} ready"
+    return "database", f"{addresses}: {format_count(database['versions_ready'], 'version')} ready"
 
 
-@command(lease_app, "release")
-def lease_release(call: Call, yes: Yes = False) -> int:
-    """Free the lease of a holder that is dead."""
-    call.yes = yes
-    return call.answer(call.do("lease release"), _released)
-
-
-def _released(document: dict[str, Any]) -> list[Text]:
+@add_target_command("lease release")
+def _show_released(
+    document: dict[str, Any], _invocation: CommandInvocation, _options: Mapping[str, Any]
+) -> list[Text]:
     owner = document["owner"]
-    said = f"freed; {escape_text(owner)} held it" if owner else "nobody holds it"
-    return [Text(said, style="green")]
+    text = f"released the lease of {escape_text(owner)}" if owner else "no process holds the lease"
+    return [Text(text, style="green")]
 
 
-@command(table_app, "create")
-def table_create(
-    call: Call,
+@add_local_command("table create")
+def _create_table(
+    invocation: CommandInvocation,
     cloudformation: Annotated[
         bool,
-        typer.Option("--cloudformation", help="Only print what to put into a template."),
+        typer.Option(
+            "--cloudformation", help="Print a CloudFormation resource instead of creating a table."
+        ),
     ] = False,
 ) -> int:
-    """Make the lease table: on demand, with point-in-time recovery."""
-    name = call.settings.table
+    """Create the DynamoDB lease table, on demand and with point-in-time recovery."""
+    name = invocation.settings.table
     if cloudformation:
-        named = f"\n      TableName: {json.dumps(name)}" if name else ""
-        snippet = Text(create_table.SNIPPET.format(name=named).rstrip("\n"))
-        call.terminal.answer(create_table.resource(name), snippet)
+        name_line = f"\n      TableName: {json.dumps(name)}" if name else ""
+        snippet = Text(create_table.SNIPPET.format(name=name_line).rstrip("\n"))
+        invocation.terminal.show_result(create_table.build_resource(name), snippet)
         return DONE
-    call.settings.require(table=True)
-    made = create_table.create(create_table.make_client(), name, sleep=call.clock.sleep)
-    said = f"made table {name}" if made else f"table {name} is there already, with the right key"
-    call.terminal.answer({"table": name, "created": made}, Text(said, style="green"))
+    invocation.settings.require(table=True)
+    client, sleep = create_table.make_client(), invocation.clock.sleep
+    is_new = create_table.create_table(client, name, sleep=sleep)
+    text = f"created table {name}" if is_new else f"table {name} already exists with the right key"
+    document = {"table": name, "created": is_new}
+    invocation.terminal.show_result(document, Text(text, style="green"))
     return DONE

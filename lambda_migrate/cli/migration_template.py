@@ -1,4 +1,4 @@
-"""A new migration file that works as it is."""
+"""Writes a new migration file that is valid as it is."""
 
 from __future__ import annotations
 
@@ -18,111 +18,112 @@ if TYPE_CHECKING:
 __all__ = ["next_version", "write_migration"]
 
 _NUMBERED = re.compile(r"([0-9]+)_.*\.sql", re.IGNORECASE)
-_GOOD_NAME = re.compile(r"[\w+-][\w.+-]*")
-_BAD_CHARACTERS = re.compile(r"[^\w.+-]+")
-_NAME_LENGTH = 100
-_MAX_DIGITS = 18  # as many nines fit a PostgreSQL bigint
+_VALID_NAME = re.compile(r"[\w+-][\w.+-]*")
+_INVALID_CHARACTERS = re.compile(r"[^\w.+-]+")
+_MAX_NAME_BYTES = 100
+_MAX_DIGITS = 18  # the largest such number fits a PostgreSQL bigint
 _TIMESTAMP_DIGITS = 10
-"""Versions of at least so many digits are times (seconds since 1970 have ten), not a sequence."""
+"""Versions of at least this many digits are timestamps (seconds since 1970 have ten)."""
 
-_IN_TRANSACTION = """\
+_TRANSACTIONAL = """\
 -- migrate:up
--- What changes. It runs in one transaction, together with its row in the history: all or nothing.
--- Code that is older than this goes on being served on it, so add here what new code needs, and
--- remove in a later migration what no code needs any more.
-SELECT 1;  -- a placeholder: write your statements instead of it
+-- These statements and the history row are committed in one transaction.
+-- Older code keeps running on the new schema: add what new code needs here, and remove what no code
+-- uses any more in a later migration.
+SELECT 1;  -- replace this placeholder
 
 -- migrate:down
--- What takes it back, for `lambda-migrate down`. Left empty, it cannot be taken back.
+-- These statements roll the migration back (`lambda-migrate down`).
+-- Without them it cannot be rolled back.
 """
 
-_ALONE = """\
+_NON_TRANSACTIONAL = """\
 -- migrate:up transaction:false
--- Exactly one statement, for what PostgreSQL does not run inside a transaction, such as
+-- Exactly one statement that PostgreSQL does not run inside a transaction, such as
 --   CREATE INDEX CONCURRENTLY orders_placed_at ON orders (placed_at);
-SELECT 1;  -- a placeholder: write your statement instead of it
+SELECT 1;  -- replace this placeholder
 
 -- migrate:down transaction:false
--- The one statement that takes it back, for `lambda-migrate down`, such as
+-- Exactly one statement that rolls the migration back (`lambda-migrate down`), such as
 --   DROP INDEX CONCURRENTLY orders_placed_at;
--- Left empty, it cannot be taken back.
+-- Without it the migration cannot be rolled back.
 """
 
 
 def write_migration(
     directory: Path, name: str, *, now: datetime, transactional: bool = True
 ) -> Path:
-    """Write a file with the next version; never over another one.
+    """Write a file with the next version; an existing file is never overwritten.
 
     Args:
-        directory: Made if it is missing.
+        directory: The migrations directory; created if it is missing.
         name: What comes after the version.
-        now: UTC, the version where the folder counts by time.
+        now: The time in UTC, the version if the directory uses timestamps.
         transactional: False for a single statement outside a transaction.
 
     Raises:
-        ConfigurationError: The name cannot be used, or the folder cannot be written to.
+        ConfigurationError: The name is invalid, or the directory cannot be written to.
     """
-    _require_good(name)
+    _check_name(name)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with _alone_in(directory):
+        with _lock_directory(directory):
             version = next_version([entry.name for entry in directory.iterdir()], now=now)
             path = directory / f"{version}_{name}.sql"
             with path.open("x", encoding="utf-8") as file:
-                file.write(_IN_TRANSACTION if transactional else _ALONE)
+                file.write(_TRANSACTIONAL if transactional else _NON_TRANSACTIONAL)
     except OSError as error:
         where = error.filename or directory
         raise ConfigurationError(
-            f"{where}: a migration cannot be written there: {error.strerror}; "
-            "name another folder with --directory"
+            f"cannot write a migration to {where}: {error.strerror}; name another directory with "
+            "--directory"
         ) from error
     return path
 
 
 def next_version(names: list[str], *, now: datetime) -> str:
-    """The digits of the next version.
+    """Return the digits of the next version.
 
-    A folder that counts 0001, 0002 goes on so, with its zeros; any other gets the time.
+    A directory with versions 0001, 0002 gets 0003; any other gets a timestamp.
 
     Args:
-        names: Files of the folder.
-        now: UTC.
+        names: The files of the directory.
+        now: The time in UTC.
 
     Raises:
-        ConfigurationError: The highest version leaves no room above it.
+        ConfigurationError: The highest version cannot be incremented.
     """
     digits = [match[1] for name in names if (match := _NUMBERED.fullmatch(name))]
     highest = max(map(int, digits), default=None)
     following = 0 if highest is None else highest + 1
     if len(str(following)) > _MAX_DIGITS:
         raise ConfigurationError(
-            f"version {highest} leaves no room above it: versions have at most {_MAX_DIGITS} "
-            "digits; renumber that file"
+            f"there is no version above {highest}: versions have at most {_MAX_DIGITS} digits; "
+            "renumber that file"
         )
     if highest is not None and len(str(highest)) < _TIMESTAMP_DIGITS:
         return str(following).zfill(max(map(len, digits)))
     return str(max(following, int(now.strftime("%Y%m%d%H%M%S"))))
 
 
-def _require_good(name: str) -> None:
-    if not _GOOD_NAME.fullmatch(name):
-        better = _BAD_CHARACTERS.sub("_", name).strip("_.") or "add_status"
+def _check_name(name: str) -> None:
+    if not _VALID_NAME.fullmatch(name):
+        suggestion = _INVALID_CHARACTERS.sub("_", name).strip("_.") or "add_status"
         raise ConfigurationError(
-            f"{name!a} is no name for a migration: use letters, digits and any of _ . + - "
-            f"(for example {better})"
+            f"{name!a} is not a valid migration name: use letters, digits and any of _ . + - "
+            f"(for example {suggestion})"
         )
     if name.lower().endswith(".sql"):
-        raise ConfigurationError(f"leave the ending away: {name[:-4] or 'add_status'}")
-    if len(name.encode()) > _NAME_LENGTH:
+        raise ConfigurationError(f"write the name without .sql: {name[:-4] or 'add_status'}")
+    if len(name.encode()) > _MAX_NAME_BYTES:
         raise ConfigurationError(
-            f"the name has {len(name.encode())} bytes; shorten it to {_NAME_LENGTH} or fewer"
+            f"the name has {len(name.encode())} bytes: write at most {_MAX_NAME_BYTES}"
         )
 
 
 @contextmanager
-def _alone_in(directory: Path) -> Iterator[None]:
-    """Two at once would otherwise choose the same version under two names."""
+def _lock_directory(directory: Path) -> Iterator[None]:
+    """Prevent two processes from choosing the same version."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

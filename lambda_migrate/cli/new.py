@@ -1,4 +1,4 @@
-"""`new`: writes a migration file."""
+"""`new`: create a migration file."""
 
 from __future__ import annotations
 
@@ -9,36 +9,39 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from lambda_migrate.cli.invocation import Call
-from lambda_migrate.cli.options import (
-    app,
-    command,
-)
+from lambda_migrate.cli.invocation import CommandInvocation
+from lambda_migrate.cli.options import add_local_command
 from lambda_migrate.commands.result import DONE
 from lambda_migrate.errors import ConfigurationError
 
 
-@command(app, "new")
-def new(
-    call: Call,
-    name: Annotated[str, typer.Argument(help="What it does, such as add_status.")],
+@add_local_command("new")
+def _new(
+    invocation: CommandInvocation,
+    name: Annotated[
+        str, typer.Argument(help="What the migration does, such as add_status.", metavar="NAME")
+    ],
     no_transaction: Annotated[
         bool,
-        typer.Option("--no-transaction", help="One statement outside a transaction."),
+        typer.Option(
+            "--no-transaction", help="Write a migration of one statement outside a transaction."
+        ),
     ] = False,
 ) -> int:
-    """Write a migration file that works as is."""
+    """Create a migration file that is valid as it is."""
     from lambda_migrate.cli.migration_template import write_migration
 
-    named = call.settings.directory
-    if named.startswith("package:"):
-        raise ConfigurationError(f"{named}: new files go into a folder; name it with --directory")
+    directory = invocation.settings.directory
+    if directory.startswith("package:"):
+        raise ConfigurationError(
+            f"cannot create a file in {directory}: name a directory with --directory"
+        )
     now = datetime.now(timezone.utc)
-    path = write_migration(Path(named), name, now=now, transactional=not no_transaction)
+    path = write_migration(Path(directory), name, now=now, transactional=not no_transaction)
     version = path.name.partition("_")[0]
-    call.terminal.answer(
+    invocation.terminal.show_result(
         {"path": str(path), "name": path.stem, "version": int(version)},
-        Text.assemble("wrote ", (str(path), "bold")),
-        "put your SQL into it; `lambda-migrate plan` shows what `up` will do",
+        Text.assemble("created ", (str(path), "bold")),
+        "write your SQL in it; `lambda-migrate plan` shows what `up` will do",
     )
     return DONE

@@ -1,4 +1,4 @@
-"""Observers that show a person how far it is: a live bar on a terminal, plain lines elsewhere."""
+"""Progress of a running command: a live bar on a terminal, one line per migration elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from lambda_migrate.cli.times import duration
+from lambda_migrate.cli.times import format_duration
 from lambda_migrate.errors import escape_text
 from lambda_migrate.events import (
     LeaseTakenOver,
@@ -34,108 +34,117 @@ if TYPE_CHECKING:
     from lambda_migrate.cli.terminal import Terminal
     from lambda_migrate.events import Event
 
-__all__ = ["Reporter"]
+__all__ = ["ProgressReporter"]
+
+_APPLIED, _ROLLED_BACK, _RAN, _FAILED = "applied", "rolled back", "ran", "failed"
+_LABELS = {"reverted": _ROLLED_BACK}
+"""What the admin function's response names differently."""
 
 
-class _Bar(Protocol):
-    def at(self, name: str, *, done: int, total: int) -> None: ...
+class _ProgressBar(Protocol):
+    def show(self, name: str, *, done: int, total: int) -> None: ...
     def close(self) -> None: ...
 
 
-class Reporter:
-    """Shows what happens while the block runs, and remembers what was committed.
+class ProgressReporter:
+    """Shows progress while its block runs, and remembers what was committed.
 
     Args:
-        terminal: Where to show it; JSON shows nothing.
+        terminal: Where to show it; nothing is shown with ``--format json``.
     """
 
     def __init__(self, terminal: Terminal) -> None:
-        self.done: list[str] = []
-        """Names of the migrations that were committed, or taken back, so far."""
-        self.has_begun = False
-        """Whether a migration was started, or one was about to be taken back."""
-        self.asked = ""
-        """The function that is at work for us; it goes on if we end."""
+        self.committed: list[str] = []
+        """Names of the migrations applied or rolled back so far."""
+        self.has_started = False
+        """Whether a migration or a rollback has started."""
+        self.running_function = ""
+        """The function that runs the command; it continues if this process ends."""
         self._terminal = terminal
-        self._bar: _Bar | None = None
-        self._coming: Sequence[str] = ()
+        self._bar: _ProgressBar | None = None
+        self._rollback: Sequence[str] = ()
         self._is_waiting = False
 
-    def expect(self, names: Sequence[str]) -> None:
-        """These will be taken back, in this order."""
-        self._coming = names
-        self.has_begun = True
+    def start_rollback(self, names: Sequence[str]) -> None:
+        """Show that these migrations will be rolled back, in this order."""
+        self._rollback = names
+        self.has_started = True
         if names:
             self._show(names[0], done=0, total=len(names))
 
     @contextmanager
-    def asking(self, function: str, command: str) -> Iterator[None]:
-        """A function runs a command; how far it is can only be told at the end."""
-        self.asked = function
+    def waiting_for(self, function: str, command: str) -> Iterator[None]:
+        """Show that a function runs a command; its progress is known only at the end."""
+        self.running_function = function
         self._show(f"{function}: {command}", done=0, total=0)
         yield
-        self.asked = ""
+        self.running_function = ""
         self._close()  # a question may follow
 
-    def tell(self, told: Sequence[Mapping[str, Any]]) -> None:
-        """What the function saw on the way to its answer."""
-        for each in told:
+    def show_remote_progress(self, steps: Sequence[Mapping[str, Any]]) -> None:
+        """Show the progress that the function recorded in its response."""
+        for each in steps:
             if "migration" in each:
                 style = "bold red" if each.get("what") == "failed" else "green"
-                what, seconds = str(each.get("what", "")), float(each.get("seconds", 0))
-                self._line(what, str(each["migration"]), seconds, style=style)
+                label = str(each.get("what", ""))
+                seconds = float(each.get("seconds", 0))
+                name = str(each["migration"])
+                self._show_line(_LABELS.get(label, label), name, seconds, style=style)
             elif "owner" in each:
-                self._took_over(str(each["owner"]))
+                self._show_takeover(str(each["owner"]))
 
-    def wait(self, reason: str, *, seconds: float) -> None:
-        """Somebody else is at it; said once, then shown on a terminal."""
+    def show_waiting(self, reason: str, *, seconds: float) -> None:
+        """Show that the command waits: the reason once, then the time on a terminal."""
         if not self._is_waiting:
             self._is_waiting = True
-            self._terminal.say(f"waiting: {escape_text(reason)}")
-        self._show(f"waiting {duration(seconds)}", done=0, total=0)
+            self._terminal.show_progress(f"waiting: {escape_text(reason)}")
+        self._show(f"waiting {format_duration(seconds)}", done=0, total=0)
 
     def observe(self, event: Event) -> None:
         """See `Observer.observe`."""
         if isinstance(event, MigrationStarted):
-            self.has_begun = True
+            self.has_started = True
             self._show(event.migration, done=event.position - 1, total=event.total)
         elif isinstance(event, MigrationApplied):
-            self._finished("applied", event)
+            self._show_committed(_APPLIED, event)
         elif isinstance(event, MigrationRolledBack):
-            self._finished("reverted", event)
+            self._show_committed(_ROLLED_BACK, event)
         elif isinstance(event, MigrationDryRun):
-            self._line("ran", event.migration, event.seconds, style="green")
+            self._show_line(_RAN, event.migration, event.seconds, style="green")
         elif isinstance(event, MigrationAttemptFailed):
-            self._line("failed", event.migration, event.seconds, style="bold red")
+            self._show_line(_FAILED, event.migration, event.seconds, style="bold red")
         elif isinstance(event, LeaseTakenOver):
-            self._took_over(event.previous_owner)
+            self._show_takeover(event.previous_owner)
         elif isinstance(event, RenewalFailed):
-            self._terminal.note(
-                f"warning: the lease cannot be renewed: {escape_text(event.cause)}; the running "
-                f"migration is cancelled in {duration(event.seconds_left)} unless this is fixed"
+            self._terminal.notify(
+                f"warning: cannot renew the lease: {escape_text(event.cause)}; the running "
+                f"migration is cancelled in {format_duration(event.seconds_left)} unless a "
+                "renewal succeeds"
             )
 
-    def _took_over(self, owner: str) -> None:
-        self._terminal.say(f"took the lease over from {escape_text(owner)}, which is gone")
+    def _show_takeover(self, owner: str) -> None:
+        self._terminal.show_progress(f"took over the expired lease of {escape_text(owner)}")
 
-    def _finished(self, verb: str, event: MigrationApplied | MigrationRolledBack) -> None:
-        self.done.append(event.migration)
-        self._line(verb, event.migration, event.seconds, style="green")
-        if self._coming and event.position < event.total:
-            self._show(self._coming[event.position], done=event.position, total=event.total)
+    def _show_committed(self, label: str, event: MigrationApplied | MigrationRolledBack) -> None:
+        self.committed.append(event.migration)
+        self._show_line(label, event.migration, event.seconds, style="green")
+        if self._rollback and event.position < event.total:
+            self._show(self._rollback[event.position], done=event.position, total=event.total)
 
-    def _line(self, verb: str, name: str, seconds: float, *, style: str) -> None:
-        took = (f"  {duration(seconds)}", "dim")
-        self._terminal.say(Text.assemble((f"{verb:<8}", style), f"  {escape_text(name)}", took))
+    def _show_line(self, label: str, name: str, seconds: float, *, style: str) -> None:
+        duration = (f"  {format_duration(seconds)}", "dim")
+        self._terminal.show_progress(
+            Text.assemble((f"{label:<8}", style), f"  {escape_text(name)}", duration)
+        )
 
     def _show(self, name: str, *, done: int, total: int) -> None:
         if self._terminal.is_json or not self._terminal.out.is_terminal:
             return
         if self._bar is None:
             self._bar = _LiveBar(self._terminal)
-        self._bar.at(name, done=done, total=total)
+        self._bar.show(name, done=done, total=total)
 
-    def __enter__(self) -> Reporter:
+    def __enter__(self) -> ProgressReporter:
         return self
 
     def __exit__(
@@ -153,7 +162,7 @@ class Reporter:
 
 
 class _LiveBar:
-    """One line below the finished ones: which migration, for how long, how many are done."""
+    """One line at the bottom: the running migration, its elapsed time, how many are done."""
 
     def __init__(self, terminal: Terminal) -> None:
         self._progress = Progress(
@@ -169,9 +178,9 @@ class _LiveBar:
         self._task = self._progress.add_task("", total=None)
         self._name = ""
 
-    def at(self, name: str, *, done: int, total: int) -> None:
+    def show(self, name: str, *, done: int, total: int) -> None:
         if name != self._name and total:
-            self._progress.reset(self._task)  # the time is the migration's own
+            self._progress.reset(self._task)  # measure the time of this migration
         self._name = name
         self._progress.update(
             self._task,

@@ -1,8 +1,8 @@
-"""The admin function from afar: AWS Lambda's Invoke, and what can go wrong between here and there.
+"""Runs a command in the admin function through AWS Lambda's Invoke API.
 
-A command that changes something may run for minutes, and its answer may be lost on the way. So
-every command has an id, the SDK's own retries are off, and a lost answer is asked for again with
-the same id: the function finds the run that there is, and does not begin a second one.
+A command that changes something may run for minutes, and its response may be lost. So every command
+has a request id, the SDK's own retries are off, and after a lost response the same request is sent
+again: the function finds the run that has this id and does not start a second one.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lambda_migrate.clock import Clock, Deadline, Random
-    from lambda_migrate.commands.request import Errand
+    from lambda_migrate.commands.request import CommandRequest
 
 __all__ = ["READ_SECONDS", "RemoteFunction", "make_client"]
 
 READ_SECONDS = 930.0
-"""Lambda's longest timeout is 900 s; the SDK's own read timeout of 60 s would give up before."""
+"""Lambda's longest timeout is 900 s; the SDK's own read timeout is 60 s."""
 
 _CONNECT_SECONDS = 10.0
-_PAUSE_AT_LEAST = 0.2
-_QUOTED = 500
+_MIN_PAUSE_SECONDS = 0.2
+_QUOTE_LENGTH = 500
 
-_TIMED_OUT = ("Sandbox.Timedout", "Task timed out")
-_NOT_STARTED = (
+_TIMEOUT_TEXTS = ("Sandbox.Timedout", "Task timed out")
+_START_ERRORS = (
     "Runtime.ImportModuleError",
     "Runtime.HandlerNotFound",
     "Runtime.UserCodeSyntaxError",
@@ -42,7 +42,7 @@ _NOT_STARTED = (
     "Runtime.MalformedHandlerName",
 )
 _THROTTLED = frozenset({"TooManyRequestsException", "ThrottlingException", "Throttling"})
-_CHANGING = frozenset({"ResourceConflictException", "ResourceNotReadyException"})
+_UPDATING = frozenset({"ResourceConflictException", "ResourceNotReadyException"})
 _MISCONFIGURED = frozenset(
     {
         "EC2AccessDeniedException",
@@ -56,10 +56,10 @@ _MISCONFIGURED = frozenset(
         "KMSNotFoundException",
     }
 )
-"""Lambda answers these with 502, and would tomorrow."""
+"""Lambda returns these with status 502, but a retry does not help."""
 
 _DENIED = frozenset({"AccessDeniedException", "AccessDenied"})
-_UNKNOWN_CALLER = frozenset(
+_BAD_CREDENTIALS = frozenset(
     {
         "ExpiredTokenException",
         "IncompleteSignatureException",
@@ -72,13 +72,13 @@ _UNKNOWN_CALLER = frozenset(
 
 
 def make_client(read_seconds: float = READ_SECONDS) -> Any:
-    """A Lambda client that waits for as long as a function may run, and asks once.
+    """Create a Lambda client that waits as long as a function may run and does not retry.
 
     Args:
-        read_seconds: How long an answer may take.
+        read_seconds: How long to wait for a response.
 
     Raises:
-        ConfigurationError: No region is configured, or the endpoint's URL cannot be read.
+        ConfigurationError: No region is configured, or the endpoint's URL is invalid.
     """
     import boto3
     from botocore.config import Config
@@ -92,43 +92,43 @@ def make_client(read_seconds: float = READ_SECONDS) -> Any:
     )
     try:
         return boto3.client("lambda", config=config)
-    except (BotoCoreError, ValueError) as error:  # ValueError: AWS_ENDPOINT_URL is no URL
-        raise ConfigurationError(f"no Lambda client: {error}") from error
+    except (BotoCoreError, ValueError) as error:  # ValueError: AWS_ENDPOINT_URL is not a URL
+        raise ConfigurationError(f"cannot create a Lambda client: {error}") from error
 
 
-class _Kind(Enum):
-    """Why there is no answer; and how often that may happen before a person had better look."""
+class _Reason(Enum):
+    """Why there is no response; the value is the attempt at which to give up, 0 for never."""
 
-    SILENCE = 6
-    """It cannot be reached, its answer was lost, or Lambda itself failed."""
-    DEATH = 3
-    """It ended in the midst."""
-    HASTE = 0
-    """It is throttled, or being changed: however often, until the deadline."""
+    UNREACHABLE = 6
+    """Lambda cannot be reached or failed, or the response was lost."""
+    CRASHED = 3
+    """The function ended before it responded."""
+    THROTTLED = 0
+    """The call is throttled, or the function is being updated: retried until the deadline."""
 
 
-class _Unheard(Exception):
-    """There is no answer, and the same may be asked again.
+class _NoResponse(Exception):
+    """There is no response, and the request may be sent again.
 
     Attributes:
-        kind: Why.
-        error: What to tell a person when there is to be no further try.
+        reason: Why.
+        error: The error to raise after the last attempt.
         ended: The invocation that is known to have ended, or "".
     """
 
-    def __init__(self, kind: _Kind, error: MigrateError, *, ended: str = "") -> None:
-        self.kind = kind
+    def __init__(self, reason: _Reason, error: MigrateError, *, ended: str = "") -> None:
+        self.reason = reason
         self.error = error
         self.ended = ended
         super().__init__(str(error))
 
 
 @dataclass(frozen=True, slots=True)
-class _Heard:
-    """What Lambda answered to one Invoke."""
+class _InvokeResponse:
+    """Lambda's response to one Invoke."""
 
     payload: bytes
-    failed: bool
+    is_error: bool
     invocation: str
 
 
@@ -137,11 +137,11 @@ class RemoteFunction:
 
     Args:
         name: ``NAME``, ``NAME:ALIAS`` or an ARN.
-        deadline: For all of it.
-        client: Makes the boto3 client when it is first needed.
+        deadline: Overall limit.
+        client: Creates the boto3 client when it is first needed.
         clock: Time.
-        random: Chance, for the pauses.
-        on_wait: Told why and for how many seconds so far, before each further try.
+        random: Randomness of the pauses.
+        on_wait: Called before each retry with the reason and the seconds waited so far.
     """
 
     def __init__(
@@ -157,166 +157,171 @@ class RemoteFunction:
         self.name = name
         self._deadline = deadline
         self._make_client = client
-        self._made: Any = None
+        self._client: Any = None
         self._clock = clock
         self._backoff = Backoff(random or system_random())
         self._on_wait = on_wait
 
-    def ask(self, errand: Errand) -> dict[str, Any]:
-        """Have a command run, and its answer told, however often that has to be asked for.
+    def run(self, request: CommandRequest) -> dict[str, Any]:
+        """Run a command once and return its response; send the request again if it is lost.
 
         Args:
-            errand: The command.
+            request: The command.
 
         Returns:
-            The function's answer: ``exit_code`` with ``document`` or ``error``.
+            The function's response: ``exit_code`` with ``document`` or ``error``.
 
         Raises:
-            ConfigurationError: There is no such function, it may not be invoked, or it is not ours.
-            NotReady: It was not heard; the message says what is known of the command.
-            MigrateError: It failed before it could answer.
+            ConfigurationError: The function does not exist, may not be invoked, or has another
+                handler.
+            NotReady: There was no response; the message says what is known of the command.
+            MigrateError: The function failed before it could respond.
         """
-        began = self._clock.monotonic()
-        unheard: Counter[_Kind] = Counter()
+        started = self._clock.monotonic()
+        failures: Counter[_Reason] = Counter()
         while True:
             try:
-                answer = self._once(errand)
-            except _Unheard as silence:
-                unheard[silence.kind] += 1
-                if unheard[silence.kind] == silence.kind.value or self._deadline.is_over:
-                    raise silence.error from None
-                reason = str(silence.error)
-                if silence.ended:
-                    errand = replace(errand, ended=(*errand.ended, silence.ended))
+                response = self._send(request)
+            except _NoResponse as failure:
+                failures[failure.reason] += 1
+                is_last = failures[failure.reason] == failure.reason.value
+                if is_last or self._deadline.is_over:
+                    raise failure.error from None
+                reason = str(failure.error)
+                if failure.ended:
+                    request = replace(request, ended=(*request.ended, failure.ended))
             else:
-                if not answer.get("running") or self._deadline.is_over:
-                    return answer
-                reason = str(answer["error"]["message"])
-            self._pause(reason, self._clock.monotonic() - began)
+                if not response.get("running") or self._deadline.is_over:
+                    return response
+                reason = str(response["error"]["message"])
+            self._pause(reason, self._clock.monotonic() - started)
 
     def _pause(self, reason: str, waited: float) -> None:
         self._on_wait(reason, waited)
-        pause = max(_PAUSE_AT_LEAST, self._backoff.delay(waited))
+        pause = max(_MIN_PAUSE_SECONDS, self._backoff.delay(waited))
         self._clock.sleep(min(pause, self._deadline.remaining()))
 
-    def _once(self, errand: Errand) -> dict[str, Any]:
+    def _send(self, request: CommandRequest) -> dict[str, Any]:
         left = max(1.0, self._deadline.remaining())
-        event = replace(errand, timeout=round(left, 3)).event
-        return self._read(self._invoke(json.dumps(event).encode(), errand), errand)
+        event = replace(request, timeout=round(left, 3)).event
+        return self._parse(self._invoke(json.dumps(event).encode(), request), request)
 
-    def _invoke(self, payload: bytes, errand: Errand) -> _Heard:
+    def _invoke(self, payload: bytes, request: CommandRequest) -> _InvokeResponse:
         from botocore.exceptions import (
             BotoCoreError,
             ClientError,
-            ConnectionError,  # noqa: A004 - botocore's, which is no OSError
+            ConnectionError,  # noqa: A004 - botocore's, which is not an OSError
             HTTPClientError,
             IncompleteReadError,
         )
 
-        if self._made is None:
-            self._made = self._make_client()
+        if self._client is None:
+            self._client = self._make_client()
         try:
-            response = self._made.invoke(
+            response = self._client.invoke(
                 FunctionName=self.name, InvocationType="RequestResponse", Payload=payload
             )
-            return _Heard(
+            return _InvokeResponse(
                 response["Payload"].read(),
                 "FunctionError" in response,
                 str(response["ResponseMetadata"].get("RequestId", "")),
             )
         except ClientError as error:
-            # Not chained: AWS may quote the signed request, session token and all.
-            raise self._refused(error) from None
+            # Not chained: AWS may quote the signed request, with its session token.
+            raise self._convert_refusal(error) from None
         except (ConnectionError, HTTPClientError, IncompleteReadError) as error:
-            raise self._unheard(error, errand) from None
+            raise self._convert_connection_error(error, request) from None
         except BotoCoreError as error:
-            raise ConfigurationError(f"Lambda, function {self.name!r}: {error}") from error
+            raise ConfigurationError(f"cannot invoke {self.name!r}: {error}") from error
 
-    def _refused(self, error: Any) -> Exception:
-        """Lambda's own error as ours, by its code."""
-        answer: dict[str, Any] = error.response
-        code = str(answer.get("Error", {}).get("Code", ""))
-        message = _quoted(answer.get("Error", {}).get("Message", ""))
-        status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        said = f"Lambda, function {self.name!r}: {code} {message}"
+    def _convert_refusal(self, error: Any) -> Exception:
+        """Convert an error that Lambda returned, by its code."""
+        response: dict[str, Any] = error.response
+        code = str(response.get("Error", {}).get("Code", ""))
+        message = _quote(response.get("Error", {}).get("Message", ""))
+        status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        cause = f"Lambda did not invoke {self.name!r}: {code} {message}"
         if code in _MISCONFIGURED:
-            return ConfigurationError(f"{said}; the function itself has to be mended")
-        if code in _THROTTLED or code in _CHANGING or status == 429:
-            return _Unheard(_Kind.HASTE, NotReady(said))
+            return ConfigurationError(f"{cause}; fix the function's configuration")
+        if code in _THROTTLED or code in _UPDATING or status == 429:
+            return _NoResponse(_Reason.THROTTLED, NotReady(cause))
         if status >= 500:
-            return _Unheard(_Kind.SILENCE, NotReady(said))
+            return _NoResponse(_Reason.UNREACHABLE, NotReady(cause))
         if code == "ResourceNotFoundException":
+            region = self._client.meta.region_name
             return ConfigurationError(
-                f"there is no function {self.name!r} in {self._made.meta.region_name} ({message}): "
+                f"there is no function {self.name!r} in {region} ({message}): "
                 "write --function NAME or NAME:ALIAS, and check the region and the account"
             )
         if code in _DENIED:
             return ConfigurationError(
-                f"lambda:InvokeFunction on {self.name!r} is not allowed to these credentials "
-                f"({message}); it is all that --function needs"
+                f"these credentials do not allow lambda:InvokeFunction on {self.name!r} "
+                f"({message}); --function needs no other permission"
             )
-        if code in _UNKNOWN_CALLER:
+        if code in _BAD_CREDENTIALS:
             return ConfigurationError(
-                f"Lambda does not accept these credentials: {code}; sign in again, or correct them"
+                f"Lambda rejected these credentials: {code}; sign in again, or correct them"
             )
-        return ConfigurationError(said)
+        return ConfigurationError(cause)
 
-    def _unheard(self, error: Exception, errand: Errand) -> _Unheard:
-        from botocore.exceptions import ConnectionError  # noqa: A004 - no OSError
+    def _convert_connection_error(self, error: Exception, request: CommandRequest) -> _NoResponse:
+        from botocore.exceptions import ConnectionError  # noqa: A004 - not an OSError
 
-        what = f"{type(error).__name__}: {_quoted(error)}"
+        cause = f"{type(error).__name__}: {_quote(error)}"
         if isinstance(error, ConnectionError):  # nothing was sent
-            told = NotReady(f"Lambda cannot be reached: {what}")
-        else:
-            told = NotReady(
-                f"the answer of {self.name!r} was lost ({what}); "
-                + (
-                    f"`{errand.command.name}` may still run there: see `status` and `lease show`"
-                    if errand.writes
-                    else "try again"
-                )
-            )
-        return _Unheard(_Kind.SILENCE, told)
+            return _NoResponse(_Reason.UNREACHABLE, NotReady(f"Lambda cannot be reached: {cause}"))
+        advice = (
+            f"`{request.command.name}` may still be running there: check `status` and `lease show`"
+            if request.is_write
+            else "try again"
+        )
+        return _NoResponse(
+            _Reason.UNREACHABLE,
+            NotReady(f"the response of {self.name!r} was lost ({cause}); {advice}"),
+        )
 
-    def _read(self, heard: _Heard, errand: Errand) -> dict[str, Any]:
+    def _parse(self, response: _InvokeResponse, request: CommandRequest) -> dict[str, Any]:
         try:
-            answer = json.loads(heard.payload)
+            payload = json.loads(response.payload)
         except ValueError:
-            answer = None
-        if heard.failed:
-            raise self._broken(answer if isinstance(answer, dict) else {}, heard, errand)
-        if not _is_ours(answer):
+            payload = None
+        if response.is_error:
+            payload = payload if isinstance(payload, dict) else {}
+            raise self._convert_crash(payload, response, request)
+        if not _is_command_response(payload):
             raise ConfigurationError(
-                f"{self.name!r} answered something that is not lambda-migrate's: is its handler "
-                "lambda_migrate.deploy.admin.handler?"
+                f"{self.name!r} is not a lambda-migrate admin function: set its handler to "
+                "lambda_migrate.deploy.admin.handler"
             )
-        return dict(answer)
+        return dict(payload)
 
-    def _broken(self, answer: dict[str, Any], heard: _Heard, errand: Errand) -> Exception:
-        """The function failed instead of answering."""
-        kind, message = str(answer.get("errorType", "")), str(answer.get("errorMessage", ""))
-        said = _quoted(f"{kind}: {message}" if kind else message) or "no reason was told"
-        if kind in _NOT_STARTED:
-            return ConfigurationError(f"{self.name!r} cannot start: {said}")
-        if any(text in said for text in _TIMED_OUT):
+    def _convert_crash(
+        self, payload: dict[str, Any], response: _InvokeResponse, request: CommandRequest
+    ) -> Exception:
+        """Convert the error of a function that failed instead of responding."""
+        kind, message = str(payload.get("errorType", "")), str(payload.get("errorMessage", ""))
+        cause = _quote(f"{kind}: {message}" if kind else message) or "Lambda gave no reason"
+        if kind in _START_ERRORS:
+            return ConfigurationError(f"{self.name!r} cannot start: {cause}")
+        if any(text in cause for text in _TIMEOUT_TEXTS):
             error: MigrateError = NotReady(
-                f"{self.name!r} ran into its own timeout before it could answer ({said}); "
-                "give the function a longer one, up to 15 min"
+                f"{self.name!r} reached its timeout before it responded ({cause}); set a longer "
+                "timeout for the function, up to 15 min"
             )
         else:
-            error = MigrateError(f"{self.name!r} failed before it could answer: {said}")
-        if errand.writes:  # it knows, or the history does, how far it came
-            return _Unheard(_Kind.DEATH, error, ended=heard.invocation)
+            error = MigrateError(f"{self.name!r} failed before it responded: {cause}")
+        if request.is_write:  # sent again, the function reports what was committed
+            return _NoResponse(_Reason.CRASHED, error, ended=response.invocation)
         return error
 
 
-def _is_ours(answer: Any) -> bool:
-    if not isinstance(answer, dict) or not isinstance(answer.get("exit_code"), int):
+def _is_command_response(payload: Any) -> bool:
+    if not isinstance(payload, dict) or not isinstance(payload.get("exit_code"), int):
         return False
-    return isinstance(answer.get("document", answer.get("error")), dict)
+    return isinstance(payload.get("document", payload.get("error")), dict)
 
 
-def _quoted(text: object) -> str:
-    """What others said, on one line, as far as it may be repeated."""
+def _quote(text: object) -> str:
+    """Put a foreign text on one line, shortened and without what looks like a secret."""
     line = escape_text(" ".join(redact(str(text)).split()))
-    return line if len(line) <= _QUOTED else line[:_QUOTED] + "…"
+    return line if len(line) <= _QUOTE_LENGTH else line[:_QUOTE_LENGTH] + "…"

@@ -1,4 +1,4 @@
-"""Answers for a person: text and tables that fit the terminal, made from the JSON documents."""
+"""Results rendered for a terminal: text and tables from the JSON documents."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lambda_migrate.cli.times import clock_time, duration, local_time, until
-from lambda_migrate.commands.documents import entries_in
-from lambda_migrate.commands.status_rows import Entry, Gap, abridged
+from lambda_migrate.cli.times import (
+    format_clock_time,
+    format_duration,
+    format_local_time,
+    format_until,
+)
+from lambda_migrate.commands.documents import parse_entries
+from lambda_migrate.commands.status_rows import OmittedEntries, StatusEntry, truncate_entries
 from lambda_migrate.errors import escape_text
 from lambda_migrate.lease.readiness import UNKNOWN_IDENTITY
 
@@ -24,14 +29,14 @@ if TYPE_CHECKING:
     from lambda_migrate.commands.prompt import Question
 
 __all__ = [
-    "bullets",
-    "facts",
-    "lease_facts",
-    "number",
-    "plan_view",
-    "question_view",
-    "status_view",
-    "verdict",
+    "build_lease_facts",
+    "format_count",
+    "render_bullets",
+    "render_facts",
+    "render_plan",
+    "render_question",
+    "render_status",
+    "render_verify",
 ]
 
 _STYLES = {
@@ -44,24 +49,24 @@ _STYLES = {
     "out of order": "bold red",
 }
 
-_WIDE = 76
-"""Columns from which on the table says how long each migration took and who applied it."""
+_WIDE_COLUMNS = 76
+"""From this width on the table also has the duration and the owner."""
 
-_NAME_AT_LEAST = 12
+_MIN_NAME_WIDTH = 12
 _OWNER_WIDTH = 32
-_DIGEST_SHOWN = 12
-_STEPS_IN_FULL = 10
-_STEPS_SHOWN = 15
-_ASKED_SHOWN = 15
+_DIGEST_LENGTH = 12
+_MAX_DETAILED_STEPS = 10
+_MAX_STEPS = 15
+_MAX_LISTED = 15
 
 
-def number(count: int, noun: str) -> str:
+def format_count(count: int, noun: str) -> str:
     """``1 migration``, ``2 migrations``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def facts(pairs: Sequence[tuple[str, RenderableType]]) -> Table:
-    """Names and values, one pair a line."""
+def render_facts(pairs: Sequence[tuple[str, RenderableType]]) -> Table:
+    """Render names and values, one pair per line."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -70,8 +75,8 @@ def facts(pairs: Sequence[tuple[str, RenderableType]]) -> Table:
     return grid
 
 
-def bullets(lines: Sequence[str], *, style: str = "") -> Table:
-    """One sentence a line; what does not fit hangs below its own beginning."""
+def render_bullets(lines: Sequence[str], *, style: str = "") -> Table:
+    """Render one sentence per line, with a hanging indent."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
@@ -83,115 +88,118 @@ def bullets(lines: Sequence[str], *, style: str = "") -> Table:
 # --- status
 
 
-def status_view(
-    document: Mapping[str, Any], *, now_ms: int, width: int, whole: bool
+def render_status(
+    document: Mapping[str, Any], *, now_ms: int, width: int, show_all: bool
 ) -> list[RenderableType]:
-    """The answer of ``status``, from top to bottom.
+    """Render the result of ``status``.
 
     Args:
         document: See `status_document`.
-        now_ms: Wall clock.
-        width: Columns.
-        whole: Every migration, however many.
+        now_ms: Wall-clock time in milliseconds.
+        width: Columns of the terminal.
+        show_all: Show every migration, also in a long list.
     """
-    entries = entries_in(document)
+    entries = parse_entries(document)
     lease = document["lease"]
     pairs: list[tuple[str, RenderableType]] = [
         ("target", document["target"]),
         ("database", document["database"]),
-        ("environment", document["environment"] or Text("not named", style="dim")),
-        ("migrations", _manifest_fact(document)),
+        ("environment", document["environment"] or Text("not set", style="dim")),
+        ("migrations", _build_manifest_fact(document)),
     ]
-    pairs += lease_facts(lease, now_ms=now_ms) if lease is not None else [_NO_TABLE]
+    pairs += build_lease_facts(lease, now_ms=now_ms) if lease is not None else [_NO_TABLE]
     if lease is not None:
-        pairs.append(("ready", _ready_fact(document)))
-        pairs += _others(lease["databases"], document["database"])
+        pairs.append(("ready", _build_ready_fact(document)))
+        pairs += _build_shared_facts(lease["databases"], document["database"])
     if document.get("flags"):
-        pairs.append(("flags", _flags_fact(document["flags"])))
-    shown: list[RenderableType] = [facts(pairs), ""]
+        pairs.append(("flags", _build_flags_fact(document["flags"])))
+    shown: list[RenderableType] = [render_facts(pairs), ""]
     if entries:
-        lines = list(entries) if whole else abridged(entries)
-        shown += [_entry_table(lines, width=width), ""]
-    shown.append(_summary(document))
-    shown += _advice(document)
+        lines = list(entries) if show_all else truncate_entries(entries)
+        shown += [_render_entries(lines, width=width), ""]
+    shown.append(_render_summary(document))
+    shown += _render_advice(document)
     return shown
 
 
 _NO_TABLE: tuple[str, RenderableType] = (
     "lease table",
-    Text("none: PostgreSQL's fence alone", style="dim"),
+    Text("none: only the fence in PostgreSQL", style="dim"),
 )
 
 
-def _manifest_fact(document: Mapping[str, Any]) -> Text:
-    count = number(document["files"], "migration")
-    digest = document["digest"][:_DIGEST_SHOWN]
+def _build_manifest_fact(document: Mapping[str, Any]) -> Text:
+    count = format_count(document["files"], "migration")
+    digest = document["digest"][:_DIGEST_LENGTH]
     return Text.assemble(f"{document['directory']}: {count}, digest ", (digest, "bold"))
 
 
-def _flags_fact(flags: Mapping[str, Any]) -> Text:
+def _build_flags_fact(flags: Mapping[str, Any]) -> Text:
     if flags["unavailable"]:
         return Text(flags["unavailable"], style="red")
-    said = [
+    states = [
         "paused" if flags["paused"] else "",
         f"held back at {flags['hold_back_at']}" if flags["hold_back_at"] else "",
         f"mode {flags['mode']}" if flags["mode"] != "migrate" else "",
     ]
-    shown = ", ".join(each for each in said if each)
-    return Text(shown, style="yellow") if shown else Text("stop nobody", style="dim")
+    shown = ", ".join(each for each in states if each)
+    return Text(shown, style="yellow") if shown else Text("migrations are allowed", style="dim")
 
 
-def _ready_fact(document: Mapping[str, Any]) -> Text:
+def _build_ready_fact(document: Mapping[str, Any]) -> Text:
     if document["is_marked_ready"] and document["is_current"]:
-        return Text("yes: this code is served", style="green")
+        return Text("yes: functions with this code serve requests", style="green")
     if document["is_marked_ready"]:
-        return Text("marked so, but the history says no: see `verify`", style="bold red")
+        return Text(
+            "marked, but not supported by the history: see `verify`",
+            style="bold red",
+        )
     if document["is_current"]:
-        return Text("not marked yet: the next start, or `up`, marks it")
+        return Text("not marked yet: the next cold start or `up` marks it")
     return Text("no", style="yellow")
 
 
-def _others(
+def _build_shared_facts(
     databases: Sequence[Mapping[str, Any]], address: str
 ) -> list[tuple[str, RenderableType]]:
-    """Databases that share the target with the one at ``address``."""
+    """Build the facts of other databases that use the same target as the one at ``address``."""
     others = [
         ", ".join(escape_text(each["address"]) for each in database["addresses"])
         for database in databases
-        if database["identity"] != UNKNOWN_IDENTITY and address not in _addresses(database)
+        if database["identity"] != UNKNOWN_IDENTITY and address not in _list_addresses(database)
     ]
     if not others:
         return []
     return [("shared with", Text("\n".join(others) + _SHARED, style="yellow"))]
 
 
-_SHARED = "\na target is for one database: give each its own LAMBDA_MIGRATE_TARGET"
+_SHARED = "\neach database needs its own target: set LAMBDA_MIGRATE_TARGET"
 
 
-def _addresses(database: Mapping[str, Any]) -> list[str]:
+def _list_addresses(database: Mapping[str, Any]) -> list[str]:
     return [each["address"] for each in database["addresses"]]
 
 
-def lease_facts(lease: Mapping[str, Any], *, now_ms: int) -> list[tuple[str, RenderableType]]:
-    """Holder, progress and failure of a `lease_document`."""
-    pairs: list[tuple[str, RenderableType]] = [("lease", _holder(lease, now_ms=now_ms))]
+def build_lease_facts(lease: Mapping[str, Any], *, now_ms: int) -> list[tuple[str, RenderableType]]:
+    """Build holder, progress and failure from a `build_lease_document`."""
+    pairs: list[tuple[str, RenderableType]] = [("lease", _render_holder(lease, now_ms=now_ms))]
     progress = lease["progress"]
     if lease["owner"] is not None and progress is not None:
-        began = duration(max(0, now_ms - progress["started_ms"]) / 1000)
+        began = format_duration(max(0, now_ms - progress["started_ms"]) / 1000)
         done = f"{progress['done']} of {progress['total']} done"
         pairs.append(("progress", f"applying {progress['migration']} for {began}, {done}"))
     if lease["failure"] is not None:
-        pairs.append(("failure", _failure(lease["failure"], now_ms=now_ms)))
+        pairs.append(("failure", _render_failure(lease["failure"], now_ms=now_ms)))
     return pairs
 
 
-def _holder(lease: Mapping[str, Any], *, now_ms: int) -> Text:
+def _render_holder(lease: Mapping[str, Any], *, now_ms: int) -> Text:
     if lease["owner"] is None:
         return Text(f"free, fence {lease['fence']}")
     until_ms = lease["lease_until_ms"]
-    when = f"{clock_time(until_ms, now_ms=now_ms)} ({until(until_ms, now_ms=now_ms)})"
+    when = f"{format_clock_time(until_ms, now_ms=now_ms)} ({format_until(until_ms, now_ms=now_ms)})"
     is_over = until_ms < now_ms
-    verb = "ran out" if is_over else "until"
+    verb = "expired" if is_over else "until"
     style = "red" if is_over else "yellow"
     return Text.assemble(
         (f"held by {escape_text(lease['owner'])}", style),
@@ -199,79 +207,85 @@ def _holder(lease: Mapping[str, Any], *, now_ms: int) -> Text:
     )
 
 
-def _failure(failure: Mapping[str, Any], *, now_ms: int) -> Text:
+def _render_failure(failure: Mapping[str, Any], *, now_ms: int) -> Text:
     code = f" [{failure['sqlstate']}]" if failure["sqlstate"] else ""
     migration, cause, retry_ms = failure["migration"], failure["cause"], failure["retry_at_ms"]
     what = f"{migration}: {cause}" if migration else cause
     if retry_ms > now_ms:
-        at = clock_time(retry_ms, now_ms=now_ms)
-        retry = f"functions try again at {at} ({until(retry_ms, now_ms=now_ms)})"
+        at = format_clock_time(retry_ms, now_ms=now_ms)
+        retry = f"functions retry at {at} ({format_until(retry_ms, now_ms=now_ms)})"
     else:
-        retry = "the next start tries again"
+        retry = "the next cold start retries"
     return Text.assemble(
         (escape_text(what + code), "red"), f"\nattempt {failure['attempts']}; {retry}"
     )
 
 
-def _entry_table(lines: Sequence[Entry | Gap], *, width: int) -> Table:
-    is_wide = width >= _WIDE
-    shown = [line for line in lines if isinstance(line, Entry)]
+def _render_entries(lines: Sequence[StatusEntry | OmittedEntries], *, width: int) -> Table:
+    is_wide = width >= _WIDE_COLUMNS
+    shown = [line for line in lines if isinstance(line, StatusEntry)]
     rest = _COLUMNS[1:] if is_wide else _COLUMNS[1:3]
     widths = [max(len(title), *(len(text(each)) for each in shown)) for title, text in rest]
     if is_wide:
         widths[-1] = min(widths[-1], _OWNER_WIDTH)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    # A name that does not fit is cut; what follows it never is.
-    left = max(_NAME_AT_LEAST, width - sum(each + 2 for each in widths))
+    # Only the name is cut if the row does not fit.
+    left = max(_MIN_NAME_WIDTH, width - sum(each + 2 for each in widths))
     table.add_column(_COLUMNS[0][0], overflow="ellipsis", no_wrap=True, max_width=left)
     for (title, _), columns in zip(rest, widths, strict=True):
         side: Literal["left", "right"] = "right" if title == "took" else "left"
         table.add_column(title, justify=side, overflow="ellipsis", no_wrap=True, width=columns)
     for line in lines:
-        table.add_row(*(_gap_cells(line) if isinstance(line, Gap) else _cells(line, is_wide)))
+        table.add_row(
+            *(
+                _render_omitted(line)
+                if isinstance(line, OmittedEntries)
+                else _render_entry(line, is_wide)
+            )
+        )
     return table
 
 
-def _state_text(entry: Entry) -> str:
+def _format_state(entry: StatusEntry) -> str:
     return "baseline" if entry.state == "applied" and entry.baseline else entry.state
 
 
-def _applied_text(entry: Entry) -> str:
-    return local_time(entry.applied_at)
+def _format_applied_at(entry: StatusEntry) -> str:
+    return format_local_time(entry.applied_at)
 
 
-def _gap_cells(gap: Gap) -> list[Text]:
+def _render_omitted(gap: OmittedEntries) -> list[Text]:
     return [Text(f"… {gap.count} more {gap.state} (--all)", style="dim")]
 
 
-def _cells(entry: Entry, is_wide: bool) -> list[Text]:
+def _render_entry(entry: StatusEntry, is_wide: bool) -> list[Text]:
     columns = _COLUMNS if is_wide else _COLUMNS[:3]
     styles = ("", _STYLES[entry.state], "", "", "dim")
     return [Text(text(entry), style) for (_, text), style in zip(columns, styles, strict=False)]
 
 
-def _took(entry: Entry) -> str:
-    return "" if entry.duration_ms is None else duration(entry.duration_ms / 1000)
+def _format_took(entry: StatusEntry) -> str:
+    return "" if entry.duration_ms is None else format_duration(entry.duration_ms / 1000)
 
 
-def _who(entry: Entry) -> str:
-    """Function and process; the random rest of an owner tells a person nothing."""
+def _format_owner(entry: StatusEntry) -> str:
+    """Return function and process of the owner, without its random part."""
     owner = entry.owner or ""
     return escape_text(owner.rpartition("/")[0] or owner)
 
 
-_COLUMNS: tuple[tuple[str, Callable[[Entry], str]], ...] = (
+_COLUMNS: tuple[tuple[str, Callable[[StatusEntry], str]], ...] = (
     ("migration", lambda entry: escape_text(entry.name)),
-    ("state", _state_text),
-    ("applied", _applied_text),
-    ("took", _took),
-    ("by", _who),
+    ("state", _format_state),
+    ("applied", _format_applied_at),
+    ("took", _format_took),
+    ("by", _format_owner),
 )
 
 
-def _summary(document: Mapping[str, Any]) -> Text:
+def _render_summary(document: Mapping[str, Any]) -> Text:
     if not document["migrations"]:
-        return Text("no migrations yet: `lambda-migrate new NAME` writes the first")
+        return Text("no migrations yet: create one with `lambda-migrate new NAME`")
     text = Text()
     for key, count in document["counts"].items():
         if count:
@@ -281,133 +295,135 @@ def _summary(document: Mapping[str, Any]) -> Text:
     return text
 
 
-def _advice(document: Mapping[str, Any]) -> Iterator[RenderableType]:
+def _render_advice(document: Mapping[str, Any]) -> Iterator[RenderableType]:
     if document["divergences"]:
         yield ""
-        yield _divergence_list(document["divergences"])
+        yield _render_divergences(document["divergences"])
     elif document["in_doubt"]:
-        yield Text("in doubt: interrupted outside a transaction; `lambda-migrate up` settles it")
+        yield Text("in doubt: interrupted outside a transaction; `lambda-migrate up` resolves it")
     elif document["counts"]["pending"]:
         yield Text("`lambda-migrate plan` shows what is pending, `lambda-migrate up` applies it")
 
 
-def _divergence_list(divergences: Sequence[Mapping[str, Any]]) -> RenderableType:
+def _render_divergences(divergences: Sequence[Mapping[str, Any]]) -> RenderableType:
     heading = Text("files and history contradict each other; nothing is applied until they agree:")
     heading.stylize("bold red")
-    shown = [f"{each['name']}: {each['advice']}" for each in divergences[:_STEPS_SHOWN]]
+    shown = [f"{each['name']}: {each['advice']}" for each in divergences[:_MAX_STEPS]]
     hidden = len(divergences) - len(shown)
-    return Group(heading, bullets(shown + ([f"and {hidden} more"] if hidden else []), style="red"))
+    return Group(
+        heading, render_bullets(shown + ([f"and {hidden} more"] if hidden else []), style="red")
+    )
 
 
 # --- plan
 
 
-def plan_view(document: Mapping[str, Any], *, width: int, whole: bool) -> list[RenderableType]:
-    """The answer of ``plan``.
+def render_plan(document: Mapping[str, Any], *, width: int, show_all: bool) -> list[RenderableType]:
+    """Render the result of ``plan``.
 
     Args:
         document: See `plan_document`.
-        width: Columns.
-        whole: Every migration, with its first statements.
+        width: Columns of the terminal.
+        show_all: Show every migration with its first statements.
     """
     if document["divergences"]:
-        return [_divergence_list(document["divergences"])]
+        return [_render_divergences(document["divergences"])]
     where, steps = document["database"], document["pending"]
     if not steps and not document["in_doubt"]:
-        return [Text(f"nothing to do: {where} has every migration of {document['directory']}")]
+        return [Text(f"nothing to do: {where} has every migration in {document['directory']}")]
     shown: list[RenderableType] = [
-        Text(f"`lambda-migrate up` would apply {number(len(steps), 'migration')} to {where}")
+        Text(f"`lambda-migrate up` would apply {format_count(len(steps), 'migration')} to {where}")
     ]
     shown += [
-        Text(f"first it would settle {name}, which was interrupted", style="red")
+        Text(f"first it would resolve {name}, which was interrupted", style="red")
         for name in document["in_doubt"]
     ]
     shown.append("")
-    most = len(steps) if whole else _STEPS_SHOWN
-    few = whole or len(steps) <= _STEPS_IN_FULL
-    shown += [_step_view(step, width=width, in_full=few) for step in steps[:most]]
+    most = len(steps) if show_all else _MAX_STEPS
+    few = show_all or len(steps) <= _MAX_DETAILED_STEPS
+    shown += [_render_step(step, width=width, in_full=few) for step in steps[:most]]
     hidden = len(steps) - most
     if hidden > 0:
         shown.append(Text(f"… {hidden} more (--all)", style="dim"))
     hidden_faults = [fault for step in steps[most:] for fault in step["faults"]]
     if hidden_faults:
-        shown.append(bullets(hidden_faults, style="bold red"))
+        shown.append(render_bullets(hidden_faults, style="bold red"))
     if not document["can_go_on"]:
-        shown.append(Text("nothing is applied until these files are mended", style="bold red"))
+        shown.append(Text("nothing is applied until these files are fixed", style="bold red"))
     return shown
 
 
-def _step_view(step: Mapping[str, Any], *, width: int, in_full: bool) -> RenderableType:
-    manner, name = _manner(step), step["name"]
-    fits = len(name) + 2 + len(manner) <= width
+def _render_step(step: Mapping[str, Any], *, width: int, in_full: bool) -> RenderableType:
+    description, name = _describe_script(step), step["name"]
+    fits = len(name) + 2 + len(description) <= width
     gap = "  " if fits else "\n    "
-    lines: list[RenderableType] = [Text.assemble((name, "bold"), (gap + manner, "dim"))]
+    lines: list[RenderableType] = [Text.assemble((name, "bold"), (gap + description, "dim"))]
     if in_full:
-        lines += [_statement_line(each) for each in step["first_statements"]]
+        lines += [_render_statement(each) for each in step["first_statements"]]
         rest = step["statements"] - len(step["first_statements"])
         if rest > 0:
             lines.append(Padding(Text(f"… {rest} more", style="dim"), (0, 0, 0, 4)))
     if step["faults"]:
-        lines.append(Padding(bullets(step["faults"], style="bold red"), (0, 0, 0, 2)))
+        lines.append(Padding(render_bullets(step["faults"], style="bold red"), (0, 0, 0, 2)))
     if in_full:
         lines.append("")
     return Group(*lines)
 
 
-def _statement_line(statement: str) -> RenderableType:
+def _render_statement(statement: str) -> RenderableType:
     text = Text(statement, no_wrap=True, overflow="ellipsis")
     return Padding(text, (0, 0, 0, 4))
 
 
-def _manner(step: Mapping[str, Any]) -> str:
+def _describe_script(step: Mapping[str, Any]) -> str:
     where = "in a transaction" if step["transactional"] else "outside a transaction"
     down = "" if step["has_down_script"] else ", no down script"
-    return f"{number(step['statements'], 'statement')} {where}{down}"
+    return f"{format_count(step['statements'], 'statement')} {where}{down}"
 
 
 # --- verify
 
 
-def verdict(document: Mapping[str, Any]) -> Group:
-    """The answer of ``verify``."""
+def render_verify(document: Mapping[str, Any]) -> Group:
+    """Render the result of ``verify``."""
     shown: list[RenderableType] = (
-        ["the lease table now says what the history proves"] if document["resynced"] else []
+        ["corrected the lease table from the history"] if document["resynced"] else []
     )
     if document["problems"]:
         shown += [
-            Text("they disagree:", style="bold red"),
-            bullets(document["problems"], style="red"),
+            Text("files, history and lease table disagree:", style="bold red"),
+            render_bullets(document["problems"], style="red"),
         ]
     else:
-        applied = number(document["applied"], "applied migration")
+        applied = format_count(document["applied"], "applied migration")
         pending = f", {document['pending']} pending" * bool(document["pending"])
         shown.append(Text(f"files, history and lease table agree: {applied}{pending}", "green"))
     return Group(*shown)
 
 
-# --- what is about to be destroyed or declared
+# --- questions
 
 
-def question_view(question: Question, *, now_ms: int) -> Group:
-    """What a person should see before they say yes."""
+def render_question(question: Question, *, now_ms: int) -> Group:
+    """Render what the user should see before answering."""
     shown: list[RenderableType] = []
     if question.lease is not None:
-        shown.append(facts(lease_facts(question.lease, now_ms=now_ms)))
+        shown.append(render_facts(build_lease_facts(question.lease, now_ms=now_ms)))
     shown.append(Text(question.heading))
     if question.compared:
-        shown += _comparison(question.compared)
+        shown += _render_comparison(question.compared)
     elif question.migrations:
-        shown.append(_migration_list(question.migrations))
+        shown.append(_render_migrations(question.migrations))
     if question.notes:
-        shown.append(bullets(question.notes, style="yellow"))
+        shown.append(render_bullets(question.notes, style="yellow"))
     return Group(*shown)
 
 
-def _comparison(compared: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
-    """Another tool's history beside ours: whatever differs, and the newest of the rest."""
-    odd = [n for n, each in enumerate(compared) if each["here"] != "recorded"][:_ASKED_SHOWN]
-    plain = [n for n, each in enumerate(compared) if each["here"] == "recorded"]
-    chosen = sorted({*odd, *plain[max(0, len(plain) - _ASKED_SHOWN + len(odd)) :]})
+def _render_comparison(compared: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    """Render another tool's history next to ours: all differences, and the newest of the rest."""
+    different = [n for n, each in enumerate(compared) if each["here"] != "recorded"][:_MAX_LISTED]
+    same = [n for n, each in enumerate(compared) if each["here"] == "recorded"]
+    chosen = sorted({*different, *same[max(0, len(same) - _MAX_LISTED + len(different)) :]})
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for title in ("version", "file", "there", "here"):
         table.add_column(title, overflow="ellipsis", no_wrap=True)
@@ -426,22 +442,22 @@ def _comparison(compared: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
 
 
 _HERE = {
-    "recorded": "will be recorded",
-    "recorded before": "recorded already",
+    "recorded": "will be marked",
+    "recorded before": "applied already",
     "pending": "stays pending",
     "no file": "no file",
 }
 
 
-def _migration_list(migrations: Sequence[Mapping[str, Any]]) -> Table:
-    """Names with their dates, the first ones."""
+def _render_migrations(migrations: Sequence[Mapping[str, Any]]) -> Table:
+    """Render the first names with their dates."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True, overflow="ellipsis")
     grid.add_column(no_wrap=True, style="dim")
-    for each in migrations[:_ASKED_SHOWN]:
+    for each in migrations[:_MAX_LISTED]:
         applied_at = each["applied_at"]
-        when = f"applied {local_time(applied_at)}" if applied_at else ""
+        when = f"applied {format_local_time(applied_at)}" if applied_at else ""
         grid.add_row("  " + escape_text(each["name"]), when)
-    if len(migrations) > _ASKED_SHOWN:
-        grid.add_row(f"  … and {len(migrations) - _ASKED_SHOWN} more", "")
+    if len(migrations) > _MAX_LISTED:
+        grid.add_row(f"  … and {len(migrations) - _MAX_LISTED} more", "")
     return grid

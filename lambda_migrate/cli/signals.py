@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal, as one exception that lets every ``finally`` run."""
+"""Ctrl-C, SIGTERM and a closed terminal as one exception, so that every ``finally`` runs."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-__all__ = ["Interrupted", "by_default", "interruptible"]
+__all__ = ["Interrupted", "raise_on_signals", "restore_keyboard_interrupt"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
-    """Somebody wants us to stop.
+    """The process received a signal to stop.
 
-    Not a `KeyboardInterrupt`, which the option parser would turn into an answer of its own.
+    Not a `KeyboardInterrupt`, which click would convert to an exit of its own.
 
     Attributes:
         signum: The signal.
@@ -31,31 +31,31 @@ class Interrupted(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """What a shell reports of a process that such a signal ended: 130 for Ctrl-C."""
+        """The exit code that a shell reports for this signal: 130 for Ctrl-C."""
         return 128 + self.signum
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Raise `Interrupted` in the main thread for the first signal; the clean-up is left alone.
+def raise_on_signals() -> Iterator[None]:
+    """Raise `Interrupted` in the main thread for the first signal; ignore those after it.
 
-    What a caller has ignored (``nohup``, a shell's background job) stays ignored.
+    Signals that were ignored before (``nohup``, a shell's background job) stay ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    raised = False
+    has_raised = False
 
-    def stop(signum: int, _frame: FrameType | None) -> None:
-        nonlocal raised
-        if not raised:  # a second Ctrl-C, or make's SIGTERM after it, would cut the clean-up short
-            raised = True
+    def handle(signum: int, _frame: FrameType | None) -> None:
+        nonlocal has_raised
+        if not has_raised:  # a second signal would interrupt the clean-up
+            has_raised = True
             raise Interrupted(signum)
 
     before = {each: signal.getsignal(each) for each in _SIGNALS}
     for each, handler in before.items():
         if handler is not signal.SIG_IGN:
-            signal.signal(each, stop)
+            signal.signal(each, handle)
     try:
         yield
     finally:
@@ -63,7 +63,7 @@ def interruptible() -> Iterator[None]:
             signal.signal(each, handler)
 
 
-def by_default() -> None:
-    """Let Ctrl-C raise `KeyboardInterrupt` again, for a part that cleans up by itself."""
+def restore_keyboard_interrupt() -> None:
+    """Let Ctrl-C raise `KeyboardInterrupt` again, for code that cleans up by itself."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)

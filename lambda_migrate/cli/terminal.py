@@ -1,4 +1,4 @@
-"""Where answers, notes and questions go."""
+"""The terminal: results to standard output; progress, notes and questions around them."""
 
 from __future__ import annotations
 
@@ -18,56 +18,56 @@ if TYPE_CHECKING:
 
     from rich.console import ConsoleOptions, RenderableType
 
-__all__ = ["Format", "Terminal", "written"]
+__all__ = ["Format", "Terminal", "format_json"]
 
 _UNBOUNDED = 10_000
-"""Columns where nobody looks: a file or a pipe gets its lines whole."""
+"""Columns of a file or a pipe, so that its lines are not wrapped."""
 
 
 class Format(str, Enum):
-    """How answers are written."""
+    """Output formats."""
 
     TABLE = "table"
     JSON = "json"
 
 
 class Terminal:
-    """Standard output for the answer, standard error for everything else.
+    """Standard output for the result, standard error for notes and questions.
 
     Args:
-        form: ``json`` writes one document to standard output and nothing else.
+        output_format: ``json`` writes one document to standard output and nothing else.
     """
 
-    def __init__(self, form: Format = Format.TABLE) -> None:
-        self.form = form
-        self.out = _console(stderr=False)
-        self.err = _console(stderr=True)
+    def __init__(self, output_format: Format = Format.TABLE) -> None:
+        self.output_format = output_format
+        self.out = _make_console(stderr=False)
+        self.err = _make_console(stderr=True)
 
     @property
     def is_json(self) -> bool:
-        """Whether a program reads the answer."""
-        return self.form is Format.JSON
+        """Whether results are written as JSON."""
+        return self.output_format is Format.JSON
 
     @property
     def width(self) -> int:
-        """Columns of the answer."""
+        """Columns of standard output."""
         return self.out.width
 
-    def answer(self, document: dict[str, Any], *shown: RenderableType) -> None:
-        """Write the answer: ``document`` as JSON, or ``shown`` for a person."""
+    def show_result(self, document: dict[str, Any], *shown: RenderableType) -> None:
+        """Write a result: ``document`` as JSON, or ``shown`` as text."""
         if self.is_json:
-            self.out.file.write(written(document))
+            self.out.file.write(format_json(document))
             return
         for each in shown:
             _write(self.out, each)
 
-    def say(self, text: str | Text) -> None:
-        """A line for a person on the way to the answer."""
+    def show_progress(self, text: str | Text) -> None:
+        """Write a line of progress; nothing with ``--format json``."""
         if not self.is_json:
             _write(self.out, text)
 
-    def note(self, *shown: RenderableType) -> None:
-        """Something to know that is not the answer."""
+    def notify(self, *shown: RenderableType) -> None:
+        """Write a note to standard error."""
         for each in shown:
             _write(self.err, each)
 
@@ -77,51 +77,51 @@ class Terminal:
         *,
         yes: bool,
         shown: RenderableType = "",
-        word: str = "",
-        flag: str = "",
+        required_word: str = "",
+        option: str = "",
     ) -> bool:
-        """Ask before something is destroyed.
+        """Ask for confirmation.
 
         Args:
-            question: To be answered with y or n.
-            yes: It was answered on the command line.
-            shown: What is about to happen.
-            word: To be typed in place of y; then ``yes`` is no answer.
-            flag: The option that is one.
+            question: The question, to be answered with y or n.
+            yes: Whether ``--yes`` was given.
+            shown: What the command is about to do.
+            required_word: What to type instead of y; ``yes`` does not answer then.
+            option: The option that answers in advance.
 
         Raises:
-            ConfigurationError: Nobody is there to be asked.
+            ConfigurationError: There is no terminal to ask on.
         """
-        if yes and not word:
+        if yes and not required_word:
             return True
-        self.note(shown)
+        self.notify(shown)
         if not (sys.stdin.isatty() and self.err.is_terminal):
-            option = f"--{flag.replace('_', '-')} as well" if word else "--yes"
+            missing = f"--{option.replace('_', '-')} as well" if required_word else "--yes"
             raise ConfigurationError(
-                "this asks before it goes on, and there is no terminal to ask on: look at what "
-                f"it would do, then say {option}"
+                "this command asks for confirmation, and there is no terminal: check what it "
+                f"would do, then pass {missing}"
             )
-        wanted = f" [type {escape_text(word)} to go on] " if word else " [y/N] "
-        self.err.print(Text.assemble((escape_text(question), "bold"), wanted), end="")
-        said = sys.stdin.readline().strip()
-        return said == word if word else said.lower() in ("y", "yes")
+        hint = f" [type {escape_text(required_word)} to continue] " if required_word else " [y/N] "
+        self.err.print(Text.assemble((escape_text(question), "bold"), hint), end="")
+        reply = sys.stdin.readline().strip()
+        return reply == required_word if required_word else reply.lower() in ("y", "yes")
 
 
-def written(document: dict[str, Any]) -> str:
-    """``document`` as JSON for a person's eye as well: what is invisible stands by its number."""
+def format_json(document: dict[str, Any]) -> str:
+    """Format ``document`` as readable JSON, with invisible characters escaped."""
     lines = json.dumps(document, indent=2, ensure_ascii=False).split("\n")
-    return "".join(f"{line if line.isprintable() else _escaped(line)}\n" for line in lines)
+    return "".join(f"{line if line.isprintable() else _escape(line)}\n" for line in lines)
 
 
-def _escaped(line: str) -> str:
+def _escape(line: str) -> str:
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
-class _Legible:
-    """Shows what others wrote and keeps a terminal from obeying it.
+class _Escaped:
+    """Renders a value with the control sequences in its texts escaped.
 
-    Names, owners and causes come from files, from the server and from the lease table. Styles are
-    ours and no part of any text, so whatever is left in a text to be obeyed is not ours.
+    Names, owners and causes come from files, from the server and from the lease table, and may
+    contain control sequences. Styles are applied after that, so they are not affected.
     """
 
     def __init__(self, shown: RenderableType) -> None:
@@ -135,7 +135,7 @@ class _Legible:
                 yield Segment(escape_text(segment.text, keep=TEXT_WHITESPACE), segment.style)
 
 
-def _console(*, stderr: bool) -> Console:
+def _make_console(*, stderr: bool) -> Console:
     console = Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=False)
     if not console.is_terminal:
         console.width = _UNBOUNDED
@@ -143,13 +143,13 @@ def _console(*, stderr: bool) -> Console:
 
 
 def _write(console: Console, shown: RenderableType) -> None:
-    shown = _Legible(shown)
+    shown = _Escaped(shown)
     if console.is_terminal:
         console.print(shown)
         return
     with console.capture() as captured:
         console.print(shown)
-    # Tables fill their last column up, which nobody wants in a file.
+    # Tables pad their last column with spaces.
     text = "".join(line.rstrip() + "\n" for line in captured.get().splitlines())
     console.file.write(text)
     console.file.flush()

@@ -1,13 +1,13 @@
-"""Times and durations as a person reads them."""
+"""Times and durations formatted for reading."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
-__all__ = ["clock_time", "duration", "local_time", "until"]
+__all__ = ["format_clock_time", "format_duration", "format_local_time", "format_until"]
 
 
-def local_time(text: str | None) -> str:
+def format_local_time(text: str | None) -> str:
     """``2026-11-22 19:26`` in this machine's zone, from ISO 8601 in UTC."""
     if not text:
         return ""
@@ -15,25 +15,25 @@ def local_time(text: str | None) -> str:
     return moment.astimezone().strftime("%Y-%m-%d %H:%M")
 
 
-def clock_time(wall_ms: int, *, now_ms: int) -> str:
-    """``19:26:03``, with the date unless it is today; no date at all if no calendar has it."""
+def format_clock_time(wall_ms: int, *, now_ms: int) -> str:
+    """``19:26:03``, with the date unless it is today; the number if it is out of range."""
     try:
         moment = datetime.fromtimestamp(wall_ms / 1000).astimezone()
     except (OverflowError, OSError, ValueError):
-        return f"no date: {wall_ms} ms"
+        return f"invalid time: {wall_ms} ms"
     today = datetime.fromtimestamp(now_ms / 1000).astimezone().date()
     return moment.strftime("%H:%M:%S" if moment.date() == today else "%Y-%m-%d %H:%M:%S")
 
 
-def until(wall_ms: int, *, now_ms: int) -> str:
+def format_until(wall_ms: int, *, now_ms: int) -> str:
     """``in 34 s``, ``2 min ago``."""
     seconds = (wall_ms - now_ms) / 1000
     if seconds < 0:
-        return f"{duration(-seconds)} ago"
-    return f"in {duration(seconds)}"
+        return f"{format_duration(-seconds)} ago"
+    return f"in {format_duration(seconds)}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """``4 ms``, ``1.2 s``, ``34 s``, ``3 min 20 s``, ``2 h 5 min``."""
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"

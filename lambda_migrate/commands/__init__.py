@@ -1,5 +1,7 @@
-"""What the commands do and answer, wherever they are asked: at a terminal, or inside the VPC.
+"""The commands of lambda-migrate: what each one does, and the document it returns.
 
-Each verb takes a `Site` and its own options, and returns an `Answer`: a document fit for JSON and
-an exit code. The command line shows it to a person, the admin function sends it as it is.
+The command line and the admin function run the same commands. Each takes a `CommandContext` and its
+own options and returns a `CommandResult`: a JSON document and an exit code. The command line
+renders the document for a terminal; the admin function returns it unchanged. `registry` lists every
+command with its options and their help texts.
 """

@@ -1,4 +1,4 @@
-"""What a verb works on: one target with its settings and migration files."""
+"""What a command works on: one target with its settings, migration files, lease and database."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import SYSTEM_CLOCK
-from lambda_migrate.commands.prompt import Unattended
+from lambda_migrate.commands.prompt import NonInteractivePrompter
 from lambda_migrate.events import null_observer
 from lambda_migrate.lease.dynamodb_errors import set_credentials_deadline
 
@@ -14,26 +14,26 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lambda_migrate.clock import Clock, Deadline
-    from lambda_migrate.commands.prompt import Attendant
+    from lambda_migrate.commands.prompt import Prompter
     from lambda_migrate.engine.operations import Operations
     from lambda_migrate.events import Observer
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.settings import Settings
 
-__all__ = ["Site"]
+__all__ = ["CommandContext"]
 
 
-class Site:
-    """One target at work. Its parts are made when they are first needed.
+class CommandContext:
+    """One target, with parts that are created when a command first needs them.
 
     Args:
-        settings: Which target, database, table and files.
-        deadline: For all of it.
-        environ: Where the process runs; a relative directory lies in its ``LAMBDA_TASK_ROOT``.
-        attendant: Who is asked and told.
-        observer: Who sees events.
-        request_id: The command's id, for the history.
+        settings: The target, database, lease table and migrations directory.
+        deadline: Overall limit of the command.
+        environ: The process environment; a relative directory lies in its ``LAMBDA_TASK_ROOT``.
+        prompter: Asks questions and shows notes.
+        observer: Receives events.
+        request_id: The id of this command, recorded in the history.
         clock: Time.
     """
 
@@ -43,14 +43,14 @@ class Site:
         deadline: Deadline,
         environ: Mapping[str, str],
         *,
-        attendant: Attendant | None = None,
+        prompter: Prompter | None = None,
         observer: Observer = null_observer,
         request_id: str = "",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.settings = settings
         self.deadline = deadline
-        self.attendant: Attendant = attendant or Unattended()
+        self.prompter: Prompter = prompter or NonInteractivePrompter()
         self.clock = clock
         self._environ = environ
         self._observer = observer
@@ -61,7 +61,7 @@ class Site:
         """The migration files.
 
         Raises:
-            ManifestError: Files are at fault.
+            ManifestError: Some files are invalid.
         """
         from lambda_migrate.wiring import make_manifest
 
@@ -69,7 +69,7 @@ class Site:
 
     @property
     def has_table(self) -> bool:
-        """Whether there is a lease table."""
+        """Whether a lease table is configured."""
         return bool(self.settings.table)
 
     @cached_property
@@ -77,7 +77,7 @@ class Site:
         """The lease table.
 
         Raises:
-            ConfigurationError: None is named.
+            ConfigurationError: No lease table is configured.
         """
         from lambda_migrate.wiring import make_store
 
@@ -86,8 +86,8 @@ class Site:
         return store
 
     @cached_property
-    def maintenance(self) -> Operations:
-        """The target, ready to be worked on.
+    def operations(self) -> Operations:
+        """The operations on this target.
 
         Raises:
             ConfigurationError: Settings or migration files are wrong.
@@ -98,25 +98,26 @@ class Site:
         settings = self.settings.require(database=True)
         target = make_target(settings, observer=self._observer, clock=self.clock)
         set_credentials_deadline(target.store, self.deadline)
-        self._note_without_table()
+        self._warn_without_table()
         return Operations(self.manifest, target, request_id=self._request_id)
 
     @cached_property
-    def place(self) -> dict[str, str]:
-        """Where the work is done, as every answer says it; no secrets."""
+    def location(self) -> dict[str, str]:
+        """The target and its database, as in every result; no secrets."""
         settings = self.settings
         return {
             "target": settings.target,
-            "database": self.maintenance.target.database.fingerprint,
+            "database": self.operations.target.database.fingerprint,
             "environment": settings.environment,
             "schema": settings.schema,
             "directory": settings.directory,
         }
 
-    def _note_without_table(self) -> None:
+    def _warn_without_table(self) -> None:
         address = self.settings.address
         if not self.has_table and not (address is not None and address.is_local):
-            self.attendant.note(
-                "no lease table is named (--table): PostgreSQL's fence alone keeps others away, "
-                "and functions learn of what is done here only when they look"
+            self.prompter.notify(
+                "no lease table is configured (--table, LAMBDA_MIGRATE_TABLE): only the fence in "
+                "PostgreSQL excludes other processes, and functions do not see this change until "
+                "they check the database themselves"
             )

@@ -1,4 +1,4 @@
-"""Answers as JSON documents. Their shape is promised in ``docs/reference/command-line.md``."""
+"""Results as JSON documents; ``docs/reference/command-line.md`` documents their shape."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ from dataclasses import asdict, fields
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from lambda_migrate.commands.status_rows import Entry, counts, entries_of
+from lambda_migrate.commands.status_rows import StatusEntry, build_entries, count_states
 from lambda_migrate.lease.record import split_digests
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lambda_migrate.commands.preview import Preview, Step
+    from lambda_migrate.commands.preview import PlannedMigration, PlanPreview
     from lambda_migrate.engine.flags import Flags
     from lambda_migrate.engine.operations import Status, Verification
     from lambda_migrate.lease.record import DatabaseRecord, Failure, LeaseState, Progress
     from lambda_migrate.migrations import Divergence, Manifest
 
 __all__ = [
-    "entries_in",
-    "flags_document",
-    "iso",
-    "lease_document",
-    "plan_document",
-    "status_document",
-    "verify_document",
+    "build_flags_document",
+    "build_lease_document",
+    "build_plan_document",
+    "build_status_document",
+    "build_verify_document",
+    "format_iso",
+    "parse_entries",
 ]
 
 
 FIRST_STATEMENTS = 3
-"""So many of a migration's statements are quoted; the rest is counted."""
+"""How many statements of a migration are quoted; the others are only counted."""
 
 
-def iso(wall_ms: int) -> str | None:
-    """Milliseconds since the epoch as ISO 8601 in UTC; None if that is no date."""
+def format_iso(wall_ms: int) -> str | None:
+    """Format milliseconds since the epoch as ISO 8601 in UTC; None if they are out of range."""
     try:
         moment = datetime.fromtimestamp(wall_ms / 1000, timezone.utc)
     except (OverflowError, OSError, ValueError):  # the lease table may hold any number
@@ -42,41 +42,41 @@ def iso(wall_ms: int) -> str | None:
     return moment.isoformat(timespec="milliseconds")
 
 
-def status_document(
-    status: Status, manifest: Manifest, place: dict[str, str], *, has_table: bool
+def build_status_document(
+    status: Status, manifest: Manifest, location: dict[str, str], *, has_table: bool
 ) -> dict[str, Any]:
-    """The answer of ``status``.
+    """Build the result of ``status``.
 
     Args:
-        status: What was found.
-        manifest: The migrations at hand.
-        place: ``target``, ``database``, ``environment``, ``schema``, ``directory``.
-        has_table: Whether there is a lease table.
+        status: The target's status.
+        manifest: The migration files.
+        location: ``target``, ``database``, ``environment``, ``schema``, ``directory``.
+        has_table: Whether a lease table is configured.
     """
-    entries = entries_of(status)
+    entries = build_entries(status)
     return {
-        **place,
+        **location,
         "digest": manifest.digest,
         "files": len(manifest),
         "is_current": status.plan.is_current,
         "is_marked_ready": status.is_marked_ready if has_table else None,
-        "counts": {state.replace(" ", "_"): n for state, n in counts(entries).items()},
+        "counts": {state.replace(" ", "_"): n for state, n in count_states(entries).items()},
         "in_doubt": [row.name for row in status.plan.in_doubt],
-        "migrations": [_entry(entry) for entry in entries],
-        "divergences": [_divergence(each) for each in status.plan.divergences],
-        "lease": lease_document(status.lease) if has_table else None,
+        "migrations": [_build_entry(entry) for entry in entries],
+        "divergences": [_build_divergence(each) for each in status.plan.divergences],
+        "lease": build_lease_document(status.lease) if has_table else None,
     }
 
 
-def _entry(entry: Entry) -> dict[str, Any]:
+def _build_entry(entry: StatusEntry) -> dict[str, Any]:
     return {**asdict(entry), "state": entry.state.replace(" ", "_")}
 
 
-def entries_in(document: Mapping[str, Any]) -> list[Entry]:
-    """The migrations of a `status_document`."""
-    names = {each.name for each in fields(Entry)}
+def parse_entries(document: Mapping[str, Any]) -> list[StatusEntry]:
+    """Read the migrations from the document of `build_status_document`."""
+    names = {each.name for each in fields(StatusEntry)}
     return [
-        Entry(
+        StatusEntry(
             **{
                 **{key: value for key, value in each.items() if key in names},
                 "state": each["state"].replace("_", " "),
@@ -86,7 +86,7 @@ def entries_in(document: Mapping[str, Any]) -> list[Entry]:
     ]
 
 
-def _divergence(divergence: Divergence) -> dict[str, Any]:
+def _build_divergence(divergence: Divergence) -> dict[str, Any]:
     return {
         "version": divergence.version,
         "name": divergence.name,
@@ -95,69 +95,71 @@ def _divergence(divergence: Divergence) -> dict[str, Any]:
     }
 
 
-def lease_document(state: LeaseState) -> dict[str, Any]:
-    """The item in the lease table."""
-    held = state.owner is not None
+def build_lease_document(state: LeaseState) -> dict[str, Any]:
+    """Build the document of the item in the lease table."""
+    is_held = state.owner is not None
     return {
         "fence": state.fence,
         "owner": state.owner,
-        "lease_until": iso(state.lease_until_ms) if held else None,
-        "lease_until_ms": state.lease_until_ms if held else None,
-        "progress": _progress(state.progress) if state.progress else None,
-        "failure": _failure(state.failure) if state.failure else None,
-        "databases": [_database(identity, record) for identity, record in state.databases.items()],
+        "lease_until": format_iso(state.lease_until_ms) if is_held else None,
+        "lease_until_ms": state.lease_until_ms if is_held else None,
+        "progress": _build_progress(state.progress) if state.progress else None,
+        "failure": _build_failure(state.failure) if state.failure else None,
+        "databases": [
+            _build_database(identity, record) for identity, record in state.databases.items()
+        ],
     }
 
 
-def _database(identity: str, record: DatabaseRecord) -> dict[str, Any]:
+def _build_database(identity: str, record: DatabaseRecord) -> dict[str, Any]:
     return {
         "identity": identity,
-        "versions_ready": _without_empty(record.dropped + len(split_digests(record.ready))),
+        "versions_ready": _count_non_empty(record.dropped + len(split_digests(record.ready))),
         "addresses": [
-            {"address": address, "versions_ready": _versions(record, confirmed)}
+            {"address": address, "versions_ready": _count_confirmed(record, confirmed)}
             for address, (confirmed, _) in sorted(record.addresses.items())
         ],
-        "checked_at": iso(record.at_ms),
+        "checked_at": format_iso(record.at_ms),
         "checked_by": record.owner,
         "fence": record.fence,
     }
 
 
-def _versions(record: DatabaseRecord, confirmed: int) -> int:
-    return _without_empty(record.dropped + confirmed) if confirmed else 0
+def _count_confirmed(record: DatabaseRecord, confirmed: int) -> int:
+    return _count_non_empty(record.dropped + confirmed) if confirmed else 0
 
 
-def _without_empty(manifests: int) -> int:
-    """How many versions are ready: the manifest without migrations is not counted."""
+def _count_non_empty(manifests: int) -> int:
+    """Count the versions that are ready, without the empty manifest."""
     return max(0, manifests - 1)
 
 
-def _progress(progress: Progress) -> dict[str, Any]:
+def _build_progress(progress: Progress) -> dict[str, Any]:
     return {
         "migration": progress.migration,
         "done": progress.done,
         "total": progress.total,
-        "started_at": iso(progress.started_ms),
+        "started_at": format_iso(progress.started_ms),
         "started_ms": progress.started_ms,
     }
 
 
-def _failure(failure: Failure) -> dict[str, Any]:
+def _build_failure(failure: Failure) -> dict[str, Any]:
     return {
         "digest": failure.digest,
         "migration": failure.migration,
         "sqlstate": failure.sqlstate,
         "cause": failure.cause,
         "attempts": failure.attempts,
-        "at": iso(failure.at_ms),
-        "retry_at": iso(failure.retry_at_ms),
+        "at": format_iso(failure.at_ms),
+        "retry_at": format_iso(failure.retry_at_ms),
         "retry_at_ms": failure.retry_at_ms,
         "had_ms": failure.had_ms,
     }
 
 
-def flags_document(flags: Flags | None, *, unavailable: str | None = None) -> dict[str, Any]:
-    """The feature flags in force; None: they cannot be read, because of ``unavailable``."""
+def build_flags_document(flags: Flags | None, *, unavailable: str | None = None) -> dict[str, Any]:
+    """Build the document of the feature flags; None: they cannot be read (``unavailable``)."""
     return {
         "mode": flags.mode if flags else None,
         "hold_back_at": flags.hold_back_at if flags else None,
@@ -166,24 +168,24 @@ def flags_document(flags: Flags | None, *, unavailable: str | None = None) -> di
     }
 
 
-def plan_document(preview: Preview, place: dict[str, str]) -> dict[str, Any]:
-    """The answer of ``plan``."""
+def build_plan_document(preview: PlanPreview, location: dict[str, str]) -> dict[str, Any]:
+    """Build the result of ``plan``."""
     return {
-        **place,
+        **location,
         "digest": preview.digest,
         "can_go_on": preview.can_go_on,
         "in_doubt": [row.name for row in preview.in_doubt],
-        "pending": [_step(step) for step in preview.steps],
-        "divergences": [_divergence(each) for each in preview.divergences],
+        "pending": [_build_step(step) for step in preview.steps],
+        "divergences": [_build_divergence(each) for each in preview.divergences],
     }
 
 
-def verify_document(
-    found: Verification, place: dict[str, str], *, resynced: bool
+def build_verify_document(
+    found: Verification, location: dict[str, str], *, resynced: bool
 ) -> dict[str, Any]:
-    """The answer of ``verify``."""
+    """Build the result of ``verify``."""
     return {
-        **place,
+        **location,
         "agree": not found.problems,
         "problems": list(found.problems),
         "resynced": resynced,
@@ -192,7 +194,7 @@ def verify_document(
     }
 
 
-def _step(step: Step) -> dict[str, Any]:
+def _build_step(step: PlannedMigration) -> dict[str, Any]:
     return {
         "version": step.version,
         "name": step.name,

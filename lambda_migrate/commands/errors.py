@@ -1,32 +1,32 @@
-"""What went wrong, as an exit code and as a document; and back from the document."""
+"""Errors as exit codes and JSON documents, and back from documents to errors."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate import errors
-from lambda_migrate.commands.documents import iso
-from lambda_migrate.commands.result import BUSY, FAILED, WRONG
+from lambda_migrate.commands.documents import format_iso
+from lambda_migrate.commands.result import BUSY, FAILED, USAGE_ERROR
 from lambda_migrate.errors import ConfigurationError, LeaseHeld, MigrateError, MigrationFailed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["error_of", "exit_code_of", "failure_document"]
+__all__ = ["build_error_document", "get_exit_code", "parse_error_document"]
 
 
-def exit_code_of(error: MigrateError) -> int:
-    """The exit code for an error."""
+def get_exit_code(error: MigrateError) -> int:
+    """Return the exit code for an error."""
     if isinstance(error, ConfigurationError):
-        return WRONG
+        return USAGE_ERROR
     return BUSY if isinstance(error, LeaseHeld) else FAILED
 
 
-def failure_document(error: MigrateError) -> dict[str, Any]:
-    """The value of ``error`` in the JSON answer."""
+def build_error_document(error: MigrateError) -> dict[str, Any]:
+    """Build the value of ``error`` in a JSON result."""
     document: dict[str, Any] = {
         "kind": type(error).__name__,
-        "exit_code": exit_code_of(error),
+        "exit_code": get_exit_code(error),
         "message": error.summary if isinstance(error, MigrationFailed) else str(error),
         "retryable": error.retryable,
     }
@@ -39,15 +39,15 @@ def failure_document(error: MigrateError) -> dict[str, Any]:
             "cause": error.cause,
             "detail": error.detail,
             "attempts": error.attempts,
-            "retry_at": None if error.retry_at_ms is None else iso(error.retry_at_ms),
+            "retry_at": None if error.retry_at_ms is None else format_iso(error.retry_at_ms),
         }
     return document
 
 
-def error_of(document: Mapping[str, Any]) -> MigrateError:
-    """The error that `failure_document` was made from, as far as a person is told of it.
+def parse_error_document(document: Mapping[str, Any]) -> MigrateError:
+    """Recreate an error from `build_error_document`, as far as it is needed to render it.
 
-    An unknown kind (of a newer library, or none of ours) becomes a plain `MigrateError`.
+    An unknown kind, for example of another library version, becomes a plain `MigrateError`.
     """
     kind = getattr(errors, str(document.get("kind")), MigrateError)
     message = str(document.get("message", ""))

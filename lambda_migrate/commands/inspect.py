@@ -1,103 +1,109 @@
-"""`status`, `plan`, `verify`: what look, and leave nothing changed in the database."""
+"""`status`, `plan`, `verify`: commands that leave the database unchanged."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.commands.documents import (
-    flags_document,
-    plan_document,
-    status_document,
-    verify_document,
+    build_flags_document,
+    build_plan_document,
+    build_status_document,
+    build_verify_document,
 )
-from lambda_migrate.commands.dry_run import rehearsal_document, rehearsal_question
-from lambda_migrate.commands.errors import exit_code_of
-from lambda_migrate.commands.preview import preview_of
-from lambda_migrate.commands.result import DONE, FAILED, PENDING, Answer
+from lambda_migrate.commands.dry_run import build_dry_run_document, build_dry_run_question
+from lambda_migrate.commands.errors import get_exit_code
+from lambda_migrate.commands.preview import build_preview
+from lambda_migrate.commands.result import DONE, FAILED, PENDING, CommandResult
 from lambda_migrate.errors import FlagsUnavailable
 
 if TYPE_CHECKING:
-    from lambda_migrate.commands.context import Site
+    from lambda_migrate.commands.context import CommandContext
     from lambda_migrate.engine.operations import DryRunPlan
 
 __all__ = ["plan", "status", "verify"]
 
 
-def status(site: Site, *, exit_code: bool = False) -> Answer:
-    """What is applied and who is at it.
+def status(context: CommandContext, *, exit_code: bool = False) -> CommandResult:
+    """Show applied and pending migrations and the lease holder.
 
     Args:
-        site: Where.
-        exit_code: Exit with 3 unless this code may be served.
+        context: The target.
+        exit_code: Exit with 3 if migrations are pending or diverged.
     """
-    found = site.maintenance.status(site.deadline)
-    document = status_document(found, site.manifest, site.place, has_table=site.has_table)
-    document["flags"] = _flags(site)
-    return Answer(document, PENDING if exit_code and not found.plan.is_current else DONE)
+    found = context.operations.status(context.deadline)
+    document = build_status_document(
+        found, context.manifest, context.location, has_table=context.has_table
+    )
+    document["flags"] = _read_flags(context)
+    return CommandResult(document, PENDING if exit_code and not found.plan.is_current else DONE)
 
 
-def _flags(site: Site) -> dict[str, Any] | None:
-    """The feature flags in force; None if there are none."""
-    source = site.maintenance.target.flags
+def _read_flags(context: CommandContext) -> dict[str, Any] | None:
+    """Read the feature flags; None if none are configured."""
+    source = context.operations.target.flags
     if source is None:
         return None
     try:
-        return flags_document(source.read(site.deadline))
+        return build_flags_document(source.read(context.deadline))
     except FlagsUnavailable as error:
-        return flags_document(None, unavailable=str(error))
+        return build_flags_document(None, unavailable=str(error))
 
 
 def plan(
-    site: Site,
+    context: CommandContext,
     *,
     to: int | None = None,
-    execute: bool = False,
+    dry_run: bool = False,
     in_production: bool = False,
     ignore_other_history: bool = False,
-) -> Answer:
-    """What `up` would do; fails where it would refuse to begin, or fail.
+) -> CommandResult:
+    """Show what `up` would do; fails if `up` would refuse to start, or fail.
 
     Args:
-        site: Where.
-        to: As of `up`.
-        execute: Do it, in a transaction that is rolled back; asks.
-        in_production: It may be done in production, where users wait for it.
-        ignore_other_history: As of `up`.
+        context: The target.
+        to: Plan up to and including this version.
+        dry_run: Run the migrations in a transaction and roll it back; asks first.
+        in_production: Confirms in advance that a dry run may lock tables of a production database.
+        ignore_other_history: Continue even if another tool has migrated this database.
     """
-    given: dict[str, Any] = {"to": to, "ignore_other_history": ignore_other_history}
-    planned, manifest = site.maintenance.plan(site.deadline, **given)
-    preview = preview_of(planned, manifest)
-    document = plan_document(preview, site.place)
-    if execute and preview.can_go_on:
-        return _rehearse(site, document, given, in_production=in_production)
-    return Answer(document, DONE if preview.can_go_on else FAILED)
+    selection: dict[str, Any] = {"to": to, "ignore_other_history": ignore_other_history}
+    planned, manifest = context.operations.plan(context.deadline, **selection)
+    preview = build_preview(planned, manifest)
+    document = build_plan_document(preview, context.location)
+    if dry_run and preview.can_go_on:
+        return _run_dry_run(context, document, selection, in_production=in_production)
+    return CommandResult(document, DONE if preview.can_go_on else FAILED)
 
 
-def _rehearse(
-    site: Site, document: dict[str, Any], given: dict[str, Any], *, in_production: bool
-) -> Answer:
+def _run_dry_run(
+    context: CommandContext,
+    document: dict[str, Any],
+    selection: dict[str, Any],
+    *,
+    in_production: bool,
+) -> CommandResult:
     def confirm(forecast: DryRunPlan) -> bool:
-        return site.attendant.confirm(
-            rehearsal_question(forecast, site.place, in_production=in_production)
+        return context.prompter.confirm(
+            build_dry_run_question(forecast, context.location, in_production=in_production)
         )
 
-    rehearsed = site.maintenance.dry_run(site.deadline, confirm=confirm, **given)
-    if rehearsed is None:
-        return Answer({**site.place, "confirmed": False}, FAILED)
-    code = DONE if rehearsed.error is None else exit_code_of(rehearsed.error)
-    return Answer({**document, "rehearsal": rehearsal_document(rehearsed)}, code)
+    result = context.operations.dry_run(context.deadline, confirm=confirm, **selection)
+    if result is None:
+        return CommandResult({**context.location, "confirmed": False}, FAILED)
+    code = DONE if result.error is None else get_exit_code(result.error)
+    return CommandResult({**document, "dry_run": build_dry_run_document(result)}, code)
 
 
-def verify(site: Site, *, resync: bool = False) -> Answer:
-    """Whether files, history and lease table agree; fails where they do not.
+def verify(context: CommandContext, *, resync: bool = False) -> CommandResult:
+    """Compare migration files, history and lease table; fails if they disagree.
 
     Args:
-        site: Where.
-        resync: Let the lease table say what the history proves, first.
+        context: The target.
+        resync: Correct the lease table from the history first.
     """
     if resync:
-        site.settings.require(table=True)
-        site.maintenance.resync(site.deadline)
-    found = site.maintenance.verify(site.deadline)
-    document = verify_document(found, site.place, resynced=resync)
-    return Answer(document, FAILED if found.problems else DONE)
+        context.settings.require(table=True)
+        context.operations.resync(context.deadline)
+    found = context.operations.verify(context.deadline)
+    document = build_verify_document(found, context.location, resynced=resync)
+    return CommandResult(document, FAILED if found.problems else DONE)

@@ -1,43 +1,47 @@
-"""`lease show` and `lease release`: what needs the lease table and no database."""
+"""`lease show` and `lease release`: commands that need the lease table but no database."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lambda_migrate.commands.documents import lease_document
+from lambda_migrate.commands.documents import build_lease_document
 from lambda_migrate.commands.prompt import Question
-from lambda_migrate.commands.result import FAILED, Answer
+from lambda_migrate.commands.result import FAILED, CommandResult
 
 if TYPE_CHECKING:
-    from lambda_migrate.commands.context import Site
+    from lambda_migrate.commands.context import CommandContext
 
 __all__ = ["lease_release", "lease_show"]
 
 
-def lease_show(site: Site) -> Answer:
-    """The holder and the last failure."""
-    state = site.store.read(consistent=True)
-    return Answer({**_place(site), **lease_document(state)})
+def lease_show(context: CommandContext) -> CommandResult:
+    """Show the lease holder and the last failure."""
+    state = context.store.read(consistent=True)
+    return CommandResult({**_build_location(context), **build_lease_document(state)})
 
 
-def lease_release(site: Site) -> Answer:
-    """Free the lease of a holder that is dead; asks."""
+def lease_release(context: CommandContext) -> CommandResult:
+    """Release the lease of a holder that is dead; asks first."""
     from lambda_migrate.engine.operations import release_lease
 
-    state = site.store.read(consistent=True)
+    location = _build_location(context)
+    state = context.store.read(consistent=True)
     question = Question(
-        verb="lease release",
-        ask="free it?",
-        heading="free it only if its holder is dead: one that lives loses what it is doing",
-        place=_place(site),
-        lease=lease_document(state),
+        command="lease release",
+        text="release it?",
+        heading=(
+            "release the lease only if its holder is dead: a holder that is alive loses the "
+            "migration it is applying"
+        ),
+        location=location,
+        lease=build_lease_document(state),
     )
-    if state.owner is not None and not site.attendant.confirm(question):
-        return Answer({**_place(site), "confirmed": False}, FAILED)
-    before = release_lease(site.store)
+    if state.owner is not None and not context.prompter.confirm(question):
+        return CommandResult({**location, "confirmed": False}, FAILED)
+    before = release_lease(context.store)
     released = before.owner is not None
-    return Answer({**_place(site), "released": released, "owner": before.owner})
+    return CommandResult({**location, "released": released, "owner": before.owner})
 
 
-def _place(site: Site) -> dict[str, str]:
-    return {"target": site.settings.target, "table": site.settings.table}
+def _build_location(context: CommandContext) -> dict[str, str]:
+    return {"target": context.settings.target, "table": context.settings.table}

@@ -5,103 +5,111 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lambda_migrate.commands.prompt import Question
-from lambda_migrate.commands.result import FAILED, Answer
+from lambda_migrate.commands.result import FAILED, CommandResult
 from lambda_migrate.errors import LeaseHeld
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from lambda_migrate.commands.context import Site
+    from lambda_migrate.commands.context import CommandContext
     from lambda_migrate.migrations import HistoryRow
 
 __all__ = ["down", "up"]
 
-_WAIT_AT_LEAST = 0.2
-"""Seconds between two attempts of ``up --wait``, each of which may open a connection."""
+_MIN_DELAY_SECONDS = 0.2
+"""Between two attempts of ``up --wait``, each of which may open a connection."""
 
 
 def up(
-    site: Site,
+    context: CommandContext,
     *,
     to: int | None = None,
     wait: bool = False,
     despite_flags: bool = False,
     ignore_other_history: bool = False,
-) -> Answer:
-    """Apply what is pending.
+) -> CommandResult:
+    """Apply pending migrations.
 
     Args:
-        site: Where.
+        context: The target.
         to: Stop after this version.
-        wait: If somebody else holds the lease, wait and go on then.
-        despite_flags: Do not ask the feature flags.
+        wait: If another process holds the lease, wait for it.
+        despite_flags: Ignore the feature flags.
         ignore_other_history: Continue even if another tool has migrated this database.
     """
-    began = site.clock.monotonic()
-    site.maintenance.status(site.deadline)  # says at once what else would be retried for an hour
+    started = context.clock.monotonic()
+    # Raises at once what --wait would otherwise retry until the timeout.
+    context.operations.status(context.deadline)
 
-    def act() -> tuple[str, ...]:
-        return site.maintenance.up(
-            site.deadline,
+    def apply_pending() -> tuple[str, ...]:
+        return context.operations.up(
+            context.deadline,
             to=to,
             despite_flags=despite_flags,
             ignore_other_history=ignore_other_history,
         )
 
-    applied = _when_free(site, act, wait=wait)
-    seconds = round(site.clock.monotonic() - began, 3)
-    return Answer({**site.place, "applied": list(applied), "seconds": seconds})
+    applied = _retry_while_held(context, apply_pending) if wait else apply_pending()
+    seconds = round(context.clock.monotonic() - started, 3)
+    return CommandResult({**context.location, "applied": list(applied), "seconds": seconds})
 
 
-def _when_free(site: Site, act: Callable[[], tuple[str, ...]], *, wait: bool) -> tuple[str, ...]:
-    """Act, and as long as somebody else holds the lease, wait and try again if that was wished."""
+def _retry_while_held(
+    context: CommandContext, apply_pending: Callable[[], tuple[str, ...]]
+) -> tuple[str, ...]:
     from lambda_migrate.clock import system_random
     from lambda_migrate.lease.backoff import Backoff
 
     backoff = Backoff(system_random())
-    began = site.clock.monotonic()
+    started = context.clock.monotonic()
     while True:
         try:
-            return act()
+            return apply_pending()
         except LeaseHeld as held:
-            if not wait or site.deadline.is_over:
+            if context.deadline.is_over:
                 raise
-            waited = site.clock.monotonic() - began
-            site.attendant.wait(str(held), seconds=waited)
-            delay = max(_WAIT_AT_LEAST, backoff.delay(waited))
-            site.clock.sleep(min(delay, site.deadline.remaining()))
+            waited = context.clock.monotonic() - started
+            context.prompter.report_waiting(str(held), seconds=waited)
+            delay = max(_MIN_DELAY_SECONDS, backoff.delay(waited))
+            context.clock.sleep(min(delay, context.deadline.remaining()))
 
 
 def down(
-    site: Site, *, to: int | None = None, steps: int | None = None, only: int | None = None
-) -> Answer:
-    """Take migrations back, the newest first; asks.
+    context: CommandContext,
+    *,
+    to: int | None = None,
+    steps: int | None = None,
+    only: int | None = None,
+) -> CommandResult:
+    """Roll back applied migrations, the newest first; asks first.
 
     Args:
-        site: Where.
-        to: Down to this version, which stays; 0 for all.
-        steps: So many of the newest.
-        only: This one alone.
+        context: The target.
+        to: Roll back every migration above this version; 0: all.
+        steps: Roll back the last N migrations.
+        only: Roll back only this version.
     """
-    agreed = True
+    confirmed = True
 
     def confirm(rows: Sequence[HistoryRow]) -> bool:
-        nonlocal agreed
-        agreed = site.attendant.confirm(_rollback_question(rows, site.place))
-        return agreed
+        nonlocal confirmed
+        confirmed = context.prompter.confirm(_build_question(rows, context.location))
+        return confirmed
 
-    reverted = site.maintenance.down(site.deadline, to=to, steps=steps, only=only, confirm=confirm)
-    if not agreed:
-        return Answer({**site.place, "confirmed": False}, FAILED)
-    return Answer({**site.place, "reverted": list(reverted)})
+    rolled_back = context.operations.down(
+        context.deadline, to=to, steps=steps, only=only, confirm=confirm
+    )
+    if not confirmed:
+        return CommandResult({**context.location, "confirmed": False}, FAILED)
+    return CommandResult({**context.location, "reverted": list(rolled_back)})
 
 
-def _rollback_question(rows: Sequence[HistoryRow], place: dict[str, str]) -> Question:
-    what = f"{len(rows)} migration" + "s" * (len(rows) != 1)
+def _build_question(rows: Sequence[HistoryRow], location: dict[str, str]) -> Question:
+    migrations = f"{len(rows)} migration" + "s" * (len(rows) != 1)
     return Question(
-        verb="down",
-        ask=f"take back {what}?",
-        heading=f"this runs the down scripts of {what} on {place['database']}:",
-        place=place,
+        command="down",
+        text=f"roll back {migrations}?",
+        heading=f"this runs the down scripts of {migrations} on {location['database']}:",
+        location=location,
         migrations=[{"name": row.name, "applied_at": row.applied_at} for row in rows],
     )

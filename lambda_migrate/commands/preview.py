@@ -1,4 +1,4 @@
-"""What `up` would do, as values: each pending migration with its statements and its faults."""
+"""What `up` would do: each pending migration with its statements and faults."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lambda_migrate.migrations.sql.tokens import split
 if TYPE_CHECKING:
     from lambda_migrate.migrations import Divergence, HistoryRow, Manifest, Migration, Plan
 
-__all__ = ["Preview", "Step", "preview_of"]
+__all__ = ["PlanPreview", "PlannedMigration", "build_preview"]
 
 _COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 _STATEMENT_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PlannedMigration:
     """One pending migration.
 
     Attributes:
@@ -28,9 +28,9 @@ class Step:
         name: Its name.
         path: Its file.
         transactional: Whether it runs in a transaction.
-        has_down_script: Whether it could be taken back.
-        statements: Each on one line, secrets hidden, long ones cut.
-        faults: Why it cannot be run, if it cannot.
+        has_down_script: Whether it could be rolled back.
+        statements: Each on one line, redacted and truncated.
+        faults: Why it cannot run; empty if it can.
     """
 
     version: int
@@ -43,41 +43,41 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Preview:
+class PlanPreview:
     """What `up` would do.
 
     Attributes:
-        digest: Of the manifest that would be satisfied.
-        steps: In order.
-        in_doubt: Rows that would be settled first.
-        divergences: While there is one, nothing is applied.
+        digest: The digest of the manifest.
+        steps: The pending migrations, in order.
+        in_doubt: History rows that would be resolved first.
+        divergences: Contradictions between files and history; with any, `up` applies nothing.
     """
 
     digest: str
-    steps: tuple[Step, ...]
+    steps: tuple[PlannedMigration, ...]
     in_doubt: tuple[HistoryRow, ...]
     divergences: tuple[Divergence, ...]
 
     @property
     def can_go_on(self) -> bool:
-        """Whether `up` would begin."""
+        """Whether `up` would start."""
         return not (self.divergences or any(step.faults for step in self.steps))
 
 
-def preview_of(plan: Plan, manifest: Manifest) -> Preview:
-    """Read the scripts of a plan."""
-    return Preview(
+def build_preview(plan: Plan, manifest: Manifest) -> PlanPreview:
+    """Build the preview of a plan from the scripts of its migrations."""
+    return PlanPreview(
         digest=manifest.digest,
-        steps=tuple(_step(migration) for migration in plan.pending),
+        steps=tuple(_build_step(migration) for migration in plan.pending),
         in_doubt=plan.in_doubt,
         divergences=plan.divergences,
     )
 
 
-def _step(migration: Migration) -> Step:
-    # Redacted as a whole first: a secret's literal may span what the cut would take apart.
-    statements = tuple(_one_line(redact(statement.text)) for statement in split(migration.up.sql))
-    return Step(
+def _build_step(migration: Migration) -> PlannedMigration:
+    # Redact before truncating: the cut may split the literal of a secret.
+    statements = tuple(_join_lines(redact(statement.text)) for statement in split(migration.up.sql))
+    return PlannedMigration(
         version=migration.version,
         name=migration.name,
         path=migration.path,
@@ -88,11 +88,11 @@ def _step(migration: Migration) -> Step:
     )
 
 
-def _one_line(text: str) -> str:
-    line = " ".join(text.split()) if "'" in text or "$" in text else _without_comments(text)
+def _join_lines(text: str) -> str:
+    line = " ".join(text.split()) if "'" in text or "$" in text else _strip_comments(text)
     shown = "".join(c if c.isprintable() else "\ufffd" for c in line)
     return shown if len(shown) <= _STATEMENT_LENGTH else shown[: _STATEMENT_LENGTH - 1] + "…"
 
 
-def _without_comments(text: str) -> str:
+def _strip_comments(text: str) -> str:
     return " ".join(_COMMENT.sub(" ", text).split())

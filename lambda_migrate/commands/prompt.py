@@ -1,4 +1,4 @@
-"""Who is there while a verb works: to be asked, to be told, to be kept waiting."""
+"""How a running command reaches the user: questions, progress while waiting, and notes."""
 
 from __future__ import annotations
 
@@ -10,75 +10,78 @@ from lambda_migrate.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Attendant", "Question", "Unattended"]
+__all__ = ["NonInteractivePrompter", "Prompter", "Question"]
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is about to be destroyed or declared, to be answered with yes or no.
+    """A yes-or-no question that a command asks before it changes anything.
 
     Attributes:
-        verb: The command that asks: ``down``, ``baseline``, ``repair``, ``lease release``, ``plan
-            --execute``.
-        ask: The question itself.
+        command: The command that asks: ``down``, ``baseline``, ``repair``, ``lease release``,
+            ``plan --dry-run``.
+        text: The question itself.
         heading: What the command is about to do, as a sentence.
-        place: Where, as every answer of the command says it.
-        migrations: ``name`` and ``applied_at`` (or None) of each one concerned, in order.
-        compared: Each version in another tool's history and here, as `Compared` has it.
-        lease: The lease concerned, as `lease_document` gives it, if it is one.
-        notes: Sentences that should be read before it is answered.
-        word: What has to be typed in place of "y"; a "yes" given beforehand does not answer it.
-        flag: The option that says the same beforehand.
+        location: The target and its database, as in the command's result.
+        migrations: ``name`` and ``applied_at`` (or None) of each migration concerned, in order.
+        compared: Each version in another tool's history and here; see `Compared`.
+        lease: The lease concerned, from `build_lease_document`; None if there is none.
+        notes: Sentences to read before answering.
+        required_word: What the user has to type instead of "y". ``--yes`` does not answer such a
+            question.
+        option: The option that answers the question in advance.
     """
 
-    verb: str
-    ask: str
+    command: str
+    text: str
     heading: str
-    place: dict[str, str]
+    location: dict[str, str]
     migrations: Sequence[dict[str, Any]] = ()
     compared: Sequence[dict[str, Any]] = ()
     lease: dict[str, Any] | None = None
     notes: Sequence[str] = ()
-    word: str = ""
-    flag: str = ""
+    required_word: str = ""
+    option: str = ""
 
 
-class Attendant(Protocol):
-    """Whoever gave the command."""
+class Prompter(Protocol):
+    """The port to the user who runs a command."""
 
     def confirm(self, question: Question) -> bool:
-        """Ask before something is destroyed or declared.
+        """Ask before the command changes anything.
 
         Raises:
-            ConfigurationError: Nobody is there to be asked.
+            ConfigurationError: There is no way to ask.
         """
 
-    def wait(self, reason: str, *, seconds: float) -> None:
-        """Told again and again while somebody else holds the lease, ``seconds`` so far."""
+    def report_waiting(self, reason: str, *, seconds: float) -> None:
+        """Report, repeatedly, that the command has waited ``seconds`` for another process."""
 
-    def note(self, text: str) -> None:
-        """Something to know that is not the answer."""
+    def notify(self, text: str) -> None:
+        """Show a note that is not part of the result."""
 
 
-class Unattended:
-    """Nobody to be asked: a pipeline, or a function.
+class NonInteractivePrompter:
+    """A prompter without a user: questions have to be answered in advance.
 
     Args:
-        yes: What to answer to every question.
+        yes: Whether to confirm questions that ``--yes`` can answer.
     """
 
     def __init__(self, *, yes: bool = False) -> None:
         self._yes = yes
 
     def confirm(self, question: Question) -> bool:
-        """See `Attendant.confirm`."""
-        wanted = question.flag if question.word else "" if self._yes else "yes"
-        if wanted:
-            raise ConfigurationError(f"{question.ask} Nobody is here to say so: give `{wanted}`")
+        """See `Prompter.confirm`."""
+        missing = question.option if question.required_word else "" if self._yes else "yes"
+        if missing:
+            raise ConfigurationError(
+                f"{question.text} There is no terminal to answer on: pass `{missing}` to confirm"
+            )
         return True
 
-    def wait(self, reason: str, *, seconds: float) -> None:
-        """See `Attendant.wait`."""
+    def report_waiting(self, reason: str, *, seconds: float) -> None:
+        """See `Prompter.report_waiting`."""
 
-    def note(self, text: str) -> None:
-        """See `Attendant.note`."""
+    def notify(self, text: str) -> None:
+        """See `Prompter.notify`."""

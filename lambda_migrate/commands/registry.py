@@ -1,4 +1,8 @@
-"""Every command that can be given to a target, with its options, by name."""
+"""Every command that works on a target, with its options and their help texts.
+
+The one source for the command line's options, the admin function's events and the tables of
+``docs/reference/command-line.md``.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from lambda_migrate.commands.repair import baseline, repair
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from lambda_migrate.commands.result import Answer
+    from lambda_migrate.commands.result import CommandResult
 
 __all__ = ["COMMANDS", "Command", "Option"]
 
@@ -23,21 +27,37 @@ class Option:
     """One option of a command.
 
     Attributes:
-        name: As written on the command line, without dashes.
-        kind: ``int``, ``bool`` or ``str``.
-        choices: The texts that it may be; any if there are none.
-        parameter: The verb's argument, where that has another name.
+        name: The name in an event; on the command line with ``--`` and ``-`` for ``_``.
+        type: ``int``, ``bool`` or ``str``.
+        help: What it does, as ``--help`` and the reference page say it.
+        metavar: What stands for its value in a usage line.
+        alias: Another name on the command line.
+        choices: The strings that it may be; any if empty.
+        argument: The parameter of the command's function.
+        is_positional: Whether the command line takes it without a name.
+        is_common: Whether it is one of the command line's common options.
     """
 
     name: str
-    kind: type
+    type: type
+    help: str
+    metavar: str | None = None
+    alias: str = ""
     choices: tuple[str, ...] = ()
-    parameter: str = ""
+    argument: str = ""
+    is_positional: bool = False
+    is_common: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "argument", self.argument or self.name)
 
     @property
-    def argument(self) -> str:
-        """The verb's argument."""
-        return self.parameter or self.name
+    def flags(self) -> tuple[str, ...]:
+        """Its names on the command line; none for a positional argument."""
+        if self.is_positional:
+            return ()
+        names = (self.name, self.alias) if self.alias else (self.name,)
+        return tuple(f"--{name.replace('_', '-')}" for name in names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,76 +66,146 @@ class Command:
 
     Attributes:
         name: ``up``, ``lease show``.
-        act: The verb.
-        options: Its own ones.
-        asks: Whether it asks before it goes on.
-        changes: Whether it changes anything, so that it must not be run twice by mistake.
-        changes_with: The option that alone makes it change something.
+        run: Its function.
+        help: What it does, in one sentence.
+        options: Its own options.
+        asks_to_confirm: Whether it asks before it changes anything.
+        is_write: Whether it changes anything, so that a retry must not run it again.
+        write_option: The option that alone makes it change something.
     """
 
     name: str
-    act: Callable[..., Answer]
+    run: Callable[..., CommandResult]
+    help: str
     options: tuple[Option, ...] = ()
-    asks: bool = False
-    changes: bool = False
-    changes_with: str = ""
+    asks_to_confirm: bool = False
+    is_write: bool = False
+    write_option: str = ""
 
-    def writes(self, options: Mapping[str, Any]) -> bool:
+    def is_write_with(self, options: Mapping[str, Any]) -> bool:
         """Whether it changes anything when it is given these options."""
-        return self.changes or bool(options.get(self.changes_with))
+        return self.is_write or bool(options.get(self.write_option))
 
 
-_TO = Option("to", int)
-_IGNORE_OTHER_HISTORY = Option("ignore_other_history", bool)
+_IGNORE_OTHER_HISTORY = Option(
+    "ignore_other_history",
+    bool,
+    "Continue even if another tool's history table is in the database.",
+)
 
-COMMANDS: dict[str, Command] = {
-    command.name: command
-    for command in (
-        Command("status", status, (Option("exit_code", bool),)),
-        Command(
-            "plan",
-            plan,
-            (_TO, Option("execute", bool), Option("in_production", bool), _IGNORE_OTHER_HISTORY),
-            asks=True,
-            changes_with="execute",
-        ),
-        Command("verify", verify, (Option("resync", bool),), changes_with="resync"),
-        Command(
-            "up",
-            up,
-            (_TO, Option("wait", bool), Option("despite_flags", bool), _IGNORE_OTHER_HISTORY),
-            changes=True,
-        ),
-        Command(
-            "down",
-            down,
-            (_TO, Option("steps", int), Option("only", int)),
-            asks=True,
-            changes=True,
-        ),
-        Command(
-            "baseline",
-            baseline,
-            (
-                Option("version", int),
-                Option("from", str, parameter="source"),
-                _IGNORE_OTHER_HISTORY,
+_ALL = (
+    Command(
+        "status",
+        status,
+        "Show applied and pending migrations and the lease holder.",
+        (Option("exit_code", bool, "Exit with 3 if migrations are pending or diverged."),),
+    ),
+    Command(
+        "plan",
+        plan,
+        "Show what `up` would do.",
+        (
+            Option("to", int, "Plan up to and including this version.", "VERSION"),
+            Option(
+                "dry_run",
+                bool,
+                "Run the pending migrations in a transaction, measure them, and roll back.",
+                alias="execute",
             ),
-            asks=True,
-            changes=True,
-        ),
-        Command(
-            "repair",
-            repair,
-            (
-                Option("version", int),
-                Option("as", str, choices=("applied", "pending", "edited"), parameter="declared"),
-                Option("environment", str),
+            Option(
+                "in_production",
+                bool,
+                "Confirm that a dry run may lock tables of a production database.",
             ),
-            asks=True,
-            changes=True,
+            _IGNORE_OTHER_HISTORY,
         ),
-        Command("lease show", lease_show),
-        Command("lease release", lease_release, asks=True, changes=True),
-    )
-}
+        asks_to_confirm=True,
+        write_option="dry_run",
+    ),
+    Command(
+        "verify",
+        verify,
+        "Compare migration files, history and lease table.",
+        (Option("resync", bool, "Correct the lease table from the history first."),),
+        write_option="resync",
+    ),
+    Command(
+        "up",
+        up,
+        "Apply pending migrations.",
+        (
+            Option("to", int, "Stop after this version. Default: apply all.", "VERSION"),
+            Option("wait", bool, "Wait if another process holds the lease. Default: exit with 4."),
+            Option("despite_flags", bool, "Ignore the feature flags."),
+            _IGNORE_OTHER_HISTORY,
+        ),
+        is_write=True,
+    ),
+    Command(
+        "down",
+        down,
+        "Roll back applied migrations, the newest first.",
+        (
+            Option("to", int, "Roll back every migration above this version; 0: all.", "VERSION"),
+            Option("steps", int, "Roll back the last N migrations.", "N"),
+            Option("only", int, "Roll back only this version.", "VERSION"),
+        ),
+        asks_to_confirm=True,
+        is_write=True,
+    ),
+    Command(
+        "baseline",
+        baseline,
+        "Mark migrations as applied without running them.",
+        (
+            Option(
+                "version",
+                int,
+                "Mark every migration up to this version. Default: exactly those that another "
+                "tool's history table lists as applied.",
+                "VERSION",
+                is_positional=True,
+            ),
+            Option(
+                "from",
+                str,
+                "Read this tool's history table, if the database has several. Default: the only "
+                "one.",
+                "TOOL",
+                argument="source",
+            ),
+            _IGNORE_OTHER_HISTORY,
+        ),
+        asks_to_confirm=True,
+        is_write=True,
+    ),
+    Command(
+        "repair",
+        repair,
+        "Resolve a migration whose outcome is unknown.",
+        (
+            Option("version", int, "The version to resolve.", "VERSION", is_positional=True),
+            Option(
+                "as",
+                str,
+                "Record the outcome of a migration in doubt (applied, pending), or accept a "
+                "changed file (edited).",
+                choices=("applied", "pending", "edited"),
+                argument="declared",
+            ),
+            Option("environment", str, "Stamp the database with this name.", is_common=True),
+        ),
+        asks_to_confirm=True,
+        is_write=True,
+    ),
+    Command("lease show", lease_show, "Show the lease holder and the last failure."),
+    Command(
+        "lease release",
+        lease_release,
+        "Release the lease of a holder that is dead.",
+        asks_to_confirm=True,
+        is_write=True,
+    ),
+)
+
+COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}

@@ -1,4 +1,4 @@
-"""`baseline` and `repair`: what is so by a person's word."""
+"""`baseline` and `repair`: commands that change the history without running a migration."""
 
 from __future__ import annotations
 
@@ -6,43 +6,44 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.commands.prompt import Question
-from lambda_migrate.commands.result import FAILED, Answer
+from lambda_migrate.commands.result import FAILED, CommandResult
 from lambda_migrate.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lambda_migrate.commands.context import Site
+    from lambda_migrate.commands.context import CommandContext
     from lambda_migrate.migrations.adoption import Baseline
 
-__all__ = ["baseline", "gap_advice", "repair"]
+__all__ = ["baseline", "format_gap_advice", "repair"]
 
 
 def baseline(
-    site: Site,
+    context: CommandContext,
     version: int | None = None,
     *,
     source: str = "",
     ignore_other_history: bool = False,
-) -> Answer:
-    """Record migrations as applied without running them; asks.
+) -> CommandResult:
+    """Mark migrations as applied without running them; asks first.
 
     Args:
-        site: Where.
-        version: The last one that the database has already; None: those that another tool's
-            history table says were applied.
-        source: Which tool, or which table, where there are several.
-        ignore_other_history: Record up to ``version`` whatever such a table says.
+        context: The target.
+        version: The last migration that the database already has; None: those that another tool's
+            history table lists as applied.
+        source: Which tool, or which table, if the database has several.
+        ignore_other_history: Mark up to ``version`` whatever such a table lists.
     """
-    given: dict[str, Any] = {"source": source, "ignore_other_history": ignore_other_history}
-    chosen = site.maintenance.preview_baseline(version, site.deadline, **given)
-    if chosen.migrations and not site.attendant.confirm(_baseline_question(site, chosen)):
-        return _left_alone(site)
-    declared = site.maintenance.baseline(version, site.deadline, expected=chosen, **given)
+    selection: dict[str, Any] = {"source": source, "ignore_other_history": ignore_other_history}
+    operations = context.operations
+    chosen = operations.preview_baseline(version, context.deadline, **selection)
+    if chosen.migrations and not context.prompter.confirm(_build_question(context, chosen)):
+        return _decline(context)
+    declared = operations.baseline(version, context.deadline, expected=chosen, **selection)
     other = chosen.other
-    return Answer(
+    return CommandResult(
         {
-            **site.place,
+            **context.location,
             "declared": list(declared),
             "from": None if other is None else {"tool": other.tool, "table": other.table},
             "compared": [asdict(each) for each in chosen.compared],
@@ -51,117 +52,123 @@ def baseline(
     )
 
 
-def _baseline_question(site: Site, chosen: Baseline) -> Question:
+def _build_question(context: CommandContext, chosen: Baseline) -> Question:
     names = [migration.name for migration in chosen.migrations]
-    since = f", since {chosen.other}" if chosen.other is not None else ""
+    count = f"{len(names)} migration{'s' * (len(names) != 1)}"
+    other = chosen.other
+    source = "" if other is None else f", from {other.tool}'s history table {other.table}"
     return Question(
-        verb="baseline",
-        ask=f"record {len(names)} migration{'s' * (len(names) != 1)} as applied?",
+        command="baseline",
+        text=f"mark {count} as applied?",
         heading=(
-            f"this records as applied, without running them, on {site.place['database']}{since}:"
+            f"this marks as applied, without running them, on {context.location['database']}"
+            f"{source}:"
         ),
-        place=site.place,
+        location=context.location,
         migrations=[{"name": name, "applied_at": None} for name in names],
-        notes=[gap_advice(chosen.gaps)] if chosen.gaps else [],
+        notes=[format_gap_advice(chosen.gaps)] if chosen.gaps else [],
         compared=[asdict(each) for each in chosen.compared],
     )
 
 
-def gap_advice(gaps: Sequence[str]) -> str:
-    """What to do about migrations that stay pending below one that is recorded."""
-    stay = "stays" if len(gaps) == 1 else "stay"
+def format_gap_advice(gaps: Sequence[str]) -> str:
+    """Say what to do about migrations that stay pending below one that is marked as applied."""
+    stay, it = ("stays", "it") if len(gaps) == 1 else ("stay", "them")
     return (
-        f"{', '.join(gaps)} {stay} pending below what is recorded, and functions do not start "
-        "until that is resolved: apply it with `LAMBDA_MIGRATE_ALLOW_OUT_OF_ORDER=true "
-        "lambda-migrate up`, or give its file a higher version"
+        f"{', '.join(gaps)} {stay} pending below a version that is marked as applied, and "
+        f"functions do not start until this is resolved: apply {it} with "
+        "`LAMBDA_MIGRATE_ALLOW_OUT_OF_ORDER=true lambda-migrate up`, or rename the file to a "
+        "higher version"
     )
 
 
 def repair(
-    site: Site,
+    context: CommandContext,
     version: int | None = None,
     *,
     declared: str | None = None,
     environment: str | None = None,
-) -> Answer:
-    """Settle what only a person can tell; asks.
+) -> CommandResult:
+    """Resolve a migration whose outcome is unknown; asks first.
 
     Args:
-        site: Where.
-        version: Which migration.
-        declared: ``applied`` or ``pending`` for one in doubt; ``edited`` to accept a changed file.
-        environment: Given, with neither of the two: stamp the database with the environment of the
-            site's settings, which this is.
+        context: The target.
+        version: The version to resolve.
+        declared: ``applied`` or ``pending`` for a migration in doubt; ``edited`` to accept a
+            changed file.
+        environment: If given, and neither of the two: stamp the database with the environment of
+            the context's settings, which is this one.
     """
     if version is None and declared is None and environment is not None:
-        return _stamp(site)
+        return _stamp_environment(context)
     if version is None or declared is None:
         raise ConfigurationError(
-            "say what to repair: `repair VERSION --as applied|pending|edited`, or "
-            "`repair --environment NAME` for a database that changed hands"
+            "nothing to repair is named: write `repair VERSION --as applied|pending|edited`, or "
+            "`repair --environment NAME` to stamp the database anew"
         )
-    return _settle(site, version, declared)
+    return _resolve(context, version, declared)
 
 
-def _settle(site: Site, version: int, declared: str) -> Answer:
+def _resolve(context: CommandContext, version: int, declared: str) -> CommandResult:
     consequence = _CONSEQUENCES.get(declared)
     if consequence is None:
         raise ConfigurationError(
-            f"{declared!r} says nothing about version {version}: write one of "
-            f"{', '.join(_CONSEQUENCES)}"
+            f"--as {declared!r} for version {version}: write one of {', '.join(_CONSEQUENCES)}"
         )
-    name = _name_of(site, version)
+    name = _find_name(context, version)
     question = Question(
-        verb="repair",
-        ask=f"record {name} as {declared}?",
-        heading=consequence.format(name=name, database=site.place["database"]),
-        place=site.place,
+        command="repair",
+        text=f"record {name} as {declared}?",
+        heading=consequence.format(name=name, database=context.location["database"]),
+        location=context.location,
     )
-    if not site.attendant.confirm(question):
-        return _left_alone(site)
-    mended = site.maintenance.repair(version, site.deadline, declared=declared)
-    return Answer({**site.place, "repaired": mended, "as": declared})
+    if not context.prompter.confirm(question):
+        return _decline(context)
+    repaired = context.operations.repair(version, context.deadline, declared=declared)
+    return CommandResult({**context.location, "repaired": repaired, "as": declared})
 
 
 _CONSEQUENCES = {
-    "applied": "{name} is recorded as applied on {database}; nothing of it is run.",
+    "applied": "this marks {name} as applied on {database} without running it.",
     "pending": (
-        "the row of {name} is removed from the history of {database}; nothing is undone, and the "
+        "this removes {name} from the history of {database} without rolling anything back; the "
         "next `up` runs it again."
     ),
     "edited": (
-        "the history of {database} takes over the text of {name} as it is now; nothing is run."
+        "this accepts the current file of {name} for the history of {database} without running it."
     ),
 }
 
 
-def _name_of(site: Site, version: int) -> str:
-    maintenance = site.maintenance
-    history = maintenance.target.database.read_history(site.deadline)
+def _find_name(context: CommandContext, version: int) -> str:
+    operations = context.operations
+    history = operations.target.database.read_history(context.deadline)
     row = next((row for row in history if row.version == version), None)
-    migration = maintenance.manifest.get(version)
+    migration = operations.manifest.get(version)
     if row is not None:
         return row.name
     return migration.name if migration is not None else f"version {version}"
 
 
-def _stamp(site: Site) -> Answer:
-    """Stamp the database with the environment of the settings, whatever it was."""
-    environment = site.settings.environment
+def _stamp_environment(context: CommandContext) -> CommandResult:
+    environment = context.settings.environment
     if not environment:
-        raise ConfigurationError("say which: repair --environment NAME")
-    where = site.place["database"]
+        raise ConfigurationError("no environment is named: write `repair --environment NAME`")
+    database = context.location["database"]
     question = Question(
-        verb="repair",
-        ask=f"stamp it with {environment!r}?",
-        heading=f"{where} will belong to {environment!r}; functions of others are refused there.",
-        place=site.place,
+        command="repair",
+        text=f"stamp it with {environment!r}?",
+        heading=(
+            f"this stamps {database} with the environment {environment!r}; functions of another "
+            "environment are refused there."
+        ),
+        location=context.location,
     )
-    if not site.attendant.confirm(question):
-        return _left_alone(site)
-    site.maintenance.stamp_environment(site.deadline)
-    return Answer({**site.place, "stamped": environment})
+    if not context.prompter.confirm(question):
+        return _decline(context)
+    context.operations.stamp_environment(context.deadline)
+    return CommandResult({**context.location, "stamped": environment})
 
 
-def _left_alone(site: Site) -> Answer:
-    return Answer({**site.place, "confirmed": False}, FAILED)
+def _decline(context: CommandContext) -> CommandResult:
+    return CommandResult({**context.location, "confirmed": False}, FAILED)

@@ -1,4 +1,4 @@
-"""A command on its way to a function: the event that asks for it, checked on arrival.
+"""A command for the admin function: the event that requests it, validated.
 
 ::
 
@@ -23,132 +23,134 @@ if TYPE_CHECKING:
     from lambda_migrate.commands.prompt import Question
     from lambda_migrate.commands.registry import Command, Option
 
-__all__ = ["Errand", "mark_of"]
+__all__ = ["CommandRequest", "compute_mark"]
 
-_REQUEST = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _KEYS = ("command", "options", "request", "ended")
 _EXAMPLE = '{"command": "status", "options": {}, "request": "<uuid>"}'
-_QUOTED = 60
+_QUOTE_LENGTH = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Errand:
-    """One command for a function.
+class CommandRequest:
+    """A request to run one command.
 
     Attributes:
-        command: Which.
-        options: The command's own, by name; those not given are absent.
-        request: The command's id: the same however often it has to be asked for.
-        yes: What every question is answered with: True, or the mark of the one question that a
-            person has seen (`mark_of`), or False.
-        timeout: Seconds for all of it; the invocation's own end may come before. None: no limit.
+        command: The command.
+        options: The command's own options by name; options that were not given are absent.
+        request_id: The id of the request; a retry has the same one.
+        yes: The answer to the command's question: True, False, or the mark of the one question
+            that the user has seen (`compute_mark`).
+        timeout: Overall limit in seconds; the invocation's own deadline may be earlier. None: no
+            limit.
         ended: Ids of invocations that are known to have ended.
     """
 
     command: Command
     options: Mapping[str, Any] = field(default_factory=dict)
-    request: str
+    request_id: str
     yes: bool | str = False
     timeout: float | None = None
     ended: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, event: Any, *, request: str) -> Errand:
-        """Read an event.
+    def parse(cls, event: Any, *, default_id: str) -> CommandRequest:
+        """Validate an event.
 
         Args:
-            event: As it came.
-            request: The id where the event has none.
+            event: The event as it came.
+            default_id: The request id of an event that has none.
 
         Raises:
-            ConfigurationError: With everything that is wrong with it, and what to write. No value
-                of the event is repeated: it may hold anything.
+            ConfigurationError: Everything that is wrong with the event, and what to write instead.
+                Values of the event are not repeated, because they may be secrets.
         """
         if not isinstance(event, dict):
-            raise ConfigurationError(f"the event is no JSON object: write {_EXAMPLE}")
-        command = _command_of(event.get("command"))
-        given = event.get("options", {})
-        if not isinstance(given, dict):
-            raise ConfigurationError('"options" is no JSON object: write {"to": 3}, or {}')
-        faults = [*_unknown_keys(event), *_faults(command, given)]
-        request = event.get("request", request)
-        if not isinstance(request, str) or not _REQUEST.fullmatch(request):
+            raise ConfigurationError(f"the event is not a JSON object: write {_EXAMPLE}")
+        command = _parse_command(event.get("command"))
+        values = event.get("options", {})
+        if not isinstance(values, dict):
+            raise ConfigurationError('"options" is not a JSON object: write {"to": 3}, or {}')
+        faults = [*_find_unknown_keys(event), *_find_option_faults(command, values)]
+        request_id = event.get("request", default_id)
+        if not isinstance(request_id, str) or not _REQUEST_ID.fullmatch(request_id):
             faults.append('"request": write an id of up to 64 letters, digits, - and _')
         ended = event.get("ended", [])
         if not isinstance(ended, list) or not all(isinstance(each, str) for each in ended):
-            faults.append('"ended": write a list of the ids of invocations')
+            faults.append('"ended": write a list of invocation ids')
         if faults:
-            heading = f"{len(faults)} things are wrong with the event:" if faults[1:] else ""
+            heading = f"the event has {len(faults)} errors:" if faults[1:] else ""
             raise ConfigurationError(faults, heading=heading)
-        options = {key: value for key, value in given.items() if value is not None}
+        options = {key: value for key, value in values.items() if value is not None}
         return cls(
             command=command,
             yes=options.pop("yes", False),
             timeout=options.pop("timeout", None),
             options=options,
-            request=request,
+            request_id=request_id,
             ended=tuple(ended),
         )
 
     @property
     def event(self) -> dict[str, Any]:
-        """The event that asks for it."""
+        """The event of this request."""
         extra: dict[str, Any] = {"yes": self.yes} if self.yes else {}
         if self.timeout is not None:
             extra["timeout"] = self.timeout
         event: dict[str, Any] = {
             "command": self.command.name,
             "options": {**self.options, **extra},
-            "request": self.request,
+            "request": self.request_id,
         }
         return {**event, "ended": list(self.ended)} if self.ended else event
 
     @property
-    def asked(self) -> str:
-        """What it asks for, to tell it from another: command and options, however often asked."""
+    def fingerprint(self) -> str:
+        """Command and options as text; a request id belongs to one of these."""
         return json.dumps([self.command.name, self.options, self.yes], sort_keys=True)
 
     @property
-    def writes(self) -> bool:
-        """Whether it changes anything."""
-        return self.command.writes(self.options)
+    def is_write(self) -> bool:
+        """Whether the command changes anything."""
+        return self.command.is_write_with(self.options)
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The verb's arguments."""
+        """The keyword arguments for the command's function."""
         names = {each.name: each.argument for each in self.command.options}
         return {names[key]: value for key, value in self.options.items()}
 
 
-def mark_of(question: Question) -> str:
-    """What tells one question from another: who says yes to it says yes to nothing else."""
+def compute_mark(question: Question) -> str:
+    """Return a digest that identifies a question, so that a yes to it confirms nothing else."""
     text = json.dumps(asdict(question), sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _command_of(name: Any) -> Command:
+def _parse_command(name: Any) -> Command:
     known = ", ".join(COMMANDS)
     if not isinstance(name, str):
-        raise ConfigurationError(f'"command" names no command: write one of {known}')
+        raise ConfigurationError(f'"command" is missing or not a string: write one of {known}')
     if name not in COMMANDS:
-        raise ConfigurationError(f"there is no command {_quoted(name)}: write one of {known}")
+        raise ConfigurationError(f"there is no command {_quote(name)}: write one of {known}")
     return COMMANDS[name]
 
 
-def _unknown_keys(event: Mapping[Any, Any]) -> Iterator[str]:
+def _find_unknown_keys(event: Mapping[Any, Any]) -> Iterator[str]:
     for key in event:
         if key not in _KEYS:
-            yield f"the event has a key {_quoted(key)}; known are {', '.join(_KEYS)}"
+            yield f"the event has an unknown key {_quote(key)}; write only {', '.join(_KEYS)}"
 
 
-def _faults(command: Command, given: Mapping[Any, Any]) -> Iterator[str]:
+def _find_option_faults(command: Command, values: Mapping[Any, Any]) -> Iterator[str]:
     options = {option.name: option for option in command.options}
-    known = [*options, *(["yes"] if command.asks else []), "timeout"]
-    for name, value in given.items():
+    known = [*options, *(["yes"] if command.asks_to_confirm else []), "timeout"]
+    for name, value in values.items():
         if name not in known:
             yield (
-                f"`{command.name}` has no option {_quoted(name)} here; it has {', '.join(known)}. "
-                "Where its target, database and files are is for the function's settings to say"
+                f"`{command.name}` has no option {_quote(name)} in an event; it has "
+                f"{', '.join(known)}. Target, database and directory come from the function's "
+                "own settings"
             )
         elif value is None:
             continue
@@ -156,8 +158,8 @@ def _faults(command: Command, given: Mapping[Any, Any]) -> Iterator[str]:
             yield "`yes`: write true"
         elif name == "timeout" and not _is_seconds(value):
             yield "`timeout`: write a number of seconds above 0"
-        elif name in options and not _fits(options[name], value):
-            yield f"`{command.name}`, option `{name}`: {_wanted(options[name])}"
+        elif name in options and not _is_valid(options[name], value):
+            yield f"`{command.name}`, option `{name}`: {_describe_expected(options[name])}"
 
 
 def _is_seconds(value: Any) -> bool:
@@ -165,21 +167,21 @@ def _is_seconds(value: Any) -> bool:
     return is_number and 0 < value < float("inf")
 
 
-def _fits(option: Option, value: Any) -> bool:
-    if isinstance(value, bool) is not (option.kind is bool) or not isinstance(value, option.kind):
+def _is_valid(option: Option, value: Any) -> bool:
+    if isinstance(value, bool) is not (option.type is bool) or not isinstance(value, option.type):
         return False
     return not option.choices or value in option.choices
 
 
-def _wanted(option: Option) -> str:
+def _describe_expected(option: Option) -> str:
     if option.choices:
         return f"write one of {', '.join(option.choices)}"
-    return {int: "write a whole number", bool: "write true or false", str: "write a text"}[
-        option.kind
+    return {int: "write a whole number", bool: "write true or false", str: "write a string"}[
+        option.type
     ]
 
 
-def _quoted(name: Any) -> str:
-    """A name that nobody knows, as far as it may be repeated."""
+def _quote(name: Any) -> str:
+    """Quote an unknown name, shortened and without what looks like a secret."""
     text = escape_text(redact(str(name)))
-    return repr(text if len(text) <= _QUOTED else text[:_QUOTED] + "…")
+    return repr(text if len(text) <= _QUOTE_LENGTH else text[:_QUOTE_LENGTH] + "…")

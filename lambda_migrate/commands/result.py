@@ -1,34 +1,35 @@
-"""What a command answers: a document, and the exit code that goes with it."""
+"""The result of a command: a JSON document and an exit code."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["BUSY", "DONE", "FAILED", "PENDING", "WRONG", "Answer"]
+__all__ = ["BUSY", "DONE", "FAILED", "PENDING", "USAGE_ERROR", "CommandResult"]
 
 DONE = 0
 FAILED = 1
-WRONG = 2
-"""Wrong usage or configuration: the same command fails again until it, or a setting, is mended."""
+USAGE_ERROR = 2
+"""Wrong usage or configuration: the command fails until it, or a setting, is corrected."""
 PENDING = 3
 BUSY = 4
-"""Somebody else holds the lease: the same command may succeed later."""
+"""Another process holds the lease: the same command may succeed later."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The end of a command that did what it was told.
+class CommandResult:
+    """The result of a command that ran to its end.
 
     Attributes:
-        document: Fit for JSON; its shape is promised in ``docs/command-line.md``.
-        exit_code: `DONE`, `FAILED` or `PENDING`.
+        document: JSON-serializable; its shape is documented in
+            ``docs/reference/command-line.md``.
+        exit_code: `DONE`, `FAILED` or `PENDING`; that of the error for a dry run that failed.
     """
 
     document: dict[str, Any]
     exit_code: int = DONE
 
     @property
-    def was_refused(self) -> bool:
-        """Whether somebody was asked and said no; nothing was changed then."""
+    def was_declined(self) -> bool:
+        """Whether the user answered the command's question with no, so that nothing changed."""
         return self.document.get("confirmed") is False

@@ -1,4 +1,4 @@
-"""Manifest and history as one list: what `status` shows, line by line."""
+"""The rows that `status` shows: manifest and history as one list."""
 
 from __future__ import annotations
 
@@ -14,33 +14,40 @@ if TYPE_CHECKING:
     from lambda_migrate.engine.operations import Status
     from lambda_migrate.migrations import Divergence, HistoryRow
 
-__all__ = ["STATES", "Entry", "Gap", "abridged", "counts", "entries_of"]
+__all__ = [
+    "STATES",
+    "OmittedEntries",
+    "StatusEntry",
+    "build_entries",
+    "count_states",
+    "truncate_entries",
+]
 
 STATES = ("applied", "ahead", "in doubt", "edited", "missing", "out of order", "pending")
-"""Every state that an entry can have. ``ahead``: newer code applied it, its file is not here."""
+"""Every state of an entry. ``ahead``: applied by newer code; this code has no file of it."""
 
-_SHORT = 25
-"""A list of at most so many lines is shown whole."""
+_MAX_UNTRUNCATED = 25
+"""Lists of up to this length are not truncated."""
 
-_OLD_KEPT = 3
-_NEW_KEPT = 10
+_KEPT_APPLIED = 3
+_KEPT_OTHER = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class StatusEntry:
     """One migration.
 
     Attributes:
         version: Its version.
         name: Its name.
         state: One of `STATES`.
-        started_at: ISO 8601 in UTC; this and what follows is None where the history has no row.
-        applied_at: ISO 8601 in UTC; None while in doubt as well.
-        duration_ms: What applying took, in milliseconds; None where nothing was run.
-        baseline: True where it was only declared to be applied.
-        fence: The token under which it was applied.
-        owner: Who applied it.
-        has_down_script: Whether it can be taken back.
+        started_at: ISO 8601 in UTC; this and what follows is None if the history has no row.
+        applied_at: ISO 8601 in UTC; also None while the migration is in doubt.
+        duration_ms: How long it took to apply; None if it was not run.
+        baseline: Whether it was marked as applied without running it.
+        fence: The fencing token it was applied with.
+        owner: The lease owner that applied it.
+        has_down_script: Whether it can be rolled back.
     """
 
     version: int
@@ -56,40 +63,42 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Gap:
-    """Entries that were left out."""
+class OmittedEntries:
+    """A run of entries that was left out."""
 
     count: int
     state: str
 
 
-def entries_of(status: Status) -> list[Entry]:
-    """Every migration of manifest and history, in the order of versions."""
+def build_entries(status: Status) -> list[StatusEntry]:
+    """Build the list of every migration in manifest and history, ordered by version."""
     plan = status.plan
     rows = {row.version: row for row in status.history}
-    found = [_entry(row, row.name, "applied") for row in plan.applied]
-    found += [_entry(row, row.name, _ahead(row)) for row in plan.ahead]
-    found += [_entry(row, row.name, "in doubt") for row in plan.in_doubt]
-    found += [_diverged(each, rows.get(each.version)) for each in plan.divergences]
-    taken = {entry.version for entry in found}
-    found += [Entry(m.version, m.name, "pending") for m in plan.pending if m.version not in taken]
+    found = [_build_entry(row, row.name, "applied") for row in plan.applied]
+    found += [_build_entry(row, row.name, _ahead_state(row)) for row in plan.ahead]
+    found += [_build_entry(row, row.name, "in doubt") for row in plan.in_doubt]
+    found += [_build_diverged(each, rows.get(each.version)) for each in plan.divergences]
+    listed = {entry.version for entry in found}
+    found += [
+        StatusEntry(m.version, m.name, "pending") for m in plan.pending if m.version not in listed
+    ]
     return sorted(found, key=lambda entry: entry.version)
 
 
-def _ahead(row: HistoryRow) -> str:
+def _ahead_state(row: HistoryRow) -> str:
     return "ahead" if row.state is RowState.APPLIED else "in doubt"
 
 
-def _diverged(divergence: Divergence, row: HistoryRow | None) -> Entry:
+def _build_diverged(divergence: Divergence, row: HistoryRow | None) -> StatusEntry:
     state = divergence.kind.replace("-", " ")
     if row is None:
-        return Entry(divergence.version, divergence.name, state)
-    return _entry(row, divergence.name, state)
+        return StatusEntry(divergence.version, divergence.name, state)
+    return _build_entry(row, divergence.name, state)
 
 
-def _entry(row: HistoryRow, name: str, state: str) -> Entry:
+def _build_entry(row: HistoryRow, name: str, state: str) -> StatusEntry:
     was_run = row.applied_at and not row.baseline
-    return Entry(
+    return StatusEntry(
         version=row.version,
         name=name,
         state=state,
@@ -103,26 +112,26 @@ def _entry(row: HistoryRow, name: str, state: str) -> Entry:
     )
 
 
-def counts(entries: Sequence[Entry]) -> dict[str, int]:
-    """How many there are in each state, all of `STATES` included."""
+def count_states(entries: Sequence[StatusEntry]) -> dict[str, int]:
+    """Count the entries in each of `STATES`."""
     return {state: sum(entry.state == state for entry in entries) for state in STATES}
 
 
-def abridged(entries: Sequence[Entry]) -> list[Entry | Gap]:
-    """A long list without what nobody reads: most of what was applied, most of a long rest."""
-    if len(entries) <= _SHORT:
+def truncate_entries(entries: Sequence[StatusEntry]) -> list[StatusEntry | OmittedEntries]:
+    """Shorten a long list: keep the newest applied entries, and the first of every other state."""
+    if len(entries) <= _MAX_UNTRUNCATED:
         return list(entries)
     runs = groupby(entries, key=lambda entry: entry.state)
-    return [line for state, run in runs for line in _short_run(state, list(run))]
+    return [line for state, run in runs for line in _truncate_run(state, list(run))]
 
 
-def _short_run(state: str, run: list[Entry]) -> Iterator[Entry | Gap]:
-    is_old = state in ("applied", "ahead")
-    hidden = len(run) - (_OLD_KEPT if is_old else _NEW_KEPT + 1)
+def _truncate_run(state: str, run: list[StatusEntry]) -> Iterator[StatusEntry | OmittedEntries]:
+    is_applied = state in ("applied", "ahead")
+    hidden = len(run) - (_KEPT_APPLIED if is_applied else _KEPT_OTHER + 1)
     if hidden <= 1:
         yield from run
         return
-    head = 0 if is_old else _NEW_KEPT
+    head = 0 if is_applied else _KEPT_OTHER
     yield from run[:head]
-    yield Gap(hidden, state)
+    yield OmittedEntries(hidden, state)
     yield from run[head + hidden :]

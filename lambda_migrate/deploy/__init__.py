@@ -1,5 +1,5 @@
-"""Handlers for AWS Lambda that migrate on other occasions than a cold start.
+"""Handlers for AWS Lambda that migrate at other times than a cold start.
 
-`admin` runs the command line's verbs inside the VPC; `custom_resource` and `codedeploy` migrate
-while a stack or an alias is being updated. Each module has a ``handler(event, context)``.
+`admin` runs the commands of the command line inside the VPC; `custom_resource` and `codedeploy`
+migrate while a stack or an alias is updated. Each module has a ``handler(event, context)``.
 """

@@ -1,22 +1,22 @@
-"""The admin function: the command line's verbs inside the VPC, where the database is.
+"""The admin function: runs the commands of the command line inside the VPC.
 
-``lambda-migrate --function NAME`` invokes it; so may a pipeline, or a person by AWS's own tools::
+``lambda-migrate --function NAME`` invokes it; so may a pipeline, or a user with the AWS tools::
 
     {"command": "up", "options": {"to": 3}}
     -> {"exit_code": 0, "document": {...}, "told": [...], "library": "1.0", "request": "..."}
     -> {"exit_code": 1, "error": {...}, ...}
 
-Documents, errors and exit codes are those of ``--format json``. It has no trigger: whoever may
-invoke it may migrate. What is expected to go wrong is an answer and never a failed invocation.
+Documents, errors and exit codes are those of ``--format json``. The function has no trigger: every
+identity that may invoke it may migrate. An expected failure is a response, not a failed invocation.
 
 ::
 
-    read the event        -> error: what to write
-    changes nothing?      -> do it
-    begin it in the log   -> new: do it, log the answer
-                          -> known: its answer, if it has ended
-                                    wait for it, as long as it may run
-                                    what the history tells of it, if its invocation was killed
+    validate the event     -> error: what to write instead
+    read-only command      -> run it
+    begin it in the log    -> new:   run it, log the response
+                           -> known: return its response if it has ended
+                                     wait for it as long as its invocation may run
+                                     read the history if its invocation was killed
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from typing import TYPE_CHECKING, Any
 
 from lambda_migrate._version import __version__
 from lambda_migrate.clock import SYSTEM_CLOCK, Deadline
-from lambda_migrate.commands.context import Site
-from lambda_migrate.commands.errors import exit_code_of, failure_document
-from lambda_migrate.commands.request import Errand, mark_of
-from lambda_migrate.commands.result import BUSY, FAILED, WRONG
-from lambda_migrate.deploy.request_log import RequestTable, Run
-from lambda_migrate.deploy.truncate import abridged
+from lambda_migrate.commands.context import CommandContext
+from lambda_migrate.commands.errors import build_error_document, get_exit_code
+from lambda_migrate.commands.request import CommandRequest, compute_mark
+from lambda_migrate.commands.result import BUSY, FAILED, USAGE_ERROR
+from lambda_migrate.deploy.request_log import DynamoDBRequestLog, RequestRecord
+from lambda_migrate.deploy.truncate import truncate_response
 from lambda_migrate.engine.target import is_owner_of
 from lambda_migrate.errors import ConfigurationError, LeaseHeld, LeaseStoreUnavailable, MigrateError
 from lambda_migrate.events import (
@@ -60,31 +60,31 @@ if TYPE_CHECKING:
 
 __all__ = ["AdminFunction", "handler"]
 
-_WITHOUT_DEADLINE_SECONDS = 900.0
+_DEFAULT_SECONDS = 900.0
 _KILL_SECONDS = 3.0
-"""How long after its deadline an invocation has surely been killed, clocks that differ included."""
+"""After its deadline and this time an invocation has been killed, whatever the clocks' skew."""
 
-_LOOK_SECONDS = 1.0
-"""Between two looks at a run of the same request."""
+_POLL_SECONDS = 1.0
+"""Between two reads of the log while the first run of a request goes on."""
 
 _SETTLING_SECONDS = 2.0
-"""PostgreSQL looks every second whether the client of a running statement is still there."""
+"""PostgreSQL checks every second whether the client of a running statement is still connected."""
 
-_TRACEBACK = "LAMBDA_MIGRATE_TRACEBACK"
+_TRACEBACK_VARIABLE = "LAMBDA_MIGRATE_TRACEBACK"
 
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
     """Run one command; see `AdminFunction`."""
-    return AdminFunction(os.environ).answer(event, context)
+    return AdminFunction(os.environ).handle(event, context)
 
 
 class AdminFunction:
-    """Answers events.
+    """Runs the commands that events request.
 
     Args:
         environ: Where settings are read.
-        make_log: Makes the log of requests.
-        observer: Who sees events besides the answer; Powertools' Logger and Metrics by default.
+        make_log: Creates the log of requests.
+        observer: Receives events. Default: Powertools' Logger and Metrics.
         clock: Time.
     """
 
@@ -97,198 +97,219 @@ class AdminFunction:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._environ = environ
-        self._make_log = make_log or self._default_log
+        self._make_log = make_log or self._make_default_log
         self._observer = guard_observer(observer or default_observer())
         self._clock = clock
 
-    def answer(self, event: Any, context: Any) -> dict[str, Any]:
-        """Run the command that ``event`` names.
+    def handle(self, event: Any, context: Any) -> dict[str, Any]:
+        """Run the command that ``event`` requests.
 
         Args:
             event: See the module.
             context: Lambda's.
 
         Returns:
-            The answer. It is an answer in every case that can be foreseen, so that Lambda does not
-            take the invocation for a failed one and repeat it.
+            The response. Expected failures are responses as well, because Lambda repeats an
+            asynchronous invocation that fails.
         """
-        began = self._clock.monotonic()
-        invocation = _Invocation.of(context, self._clock)
-        command, request = "", invocation.request_id
-        recorder = _Recorder(self._observer)
+        started = self._clock.monotonic()
+        invocation = _LambdaInvocation.of(context, self._clock)
+        command, request_id = "", invocation.id
+        recorder = _EventRecorder(self._observer)
 
         def run() -> dict[str, Any]:
-            nonlocal command, request
-            errand = Errand.read(event, request=invocation.request_id or os.urandom(16).hex())
-            command, request = errand.command.name, errand.request
-            return self._run(errand, invocation, recorder)
+            nonlocal command, request_id
+            request = CommandRequest.parse(event, default_id=invocation.id or os.urandom(16).hex())
+            command, request_id = request.command.name, request.request_id
+            return self._run(request, invocation, recorder)
 
-        answer = self._answered(run, recorder)
+        response = self._catch_errors(run, recorder)
+        error = response.get("error", {})
         self._observer.observe(
-            self._ended(
-                answer,
+            CommandEnded(
+                target=self._environ.get("LAMBDA_MIGRATE_TARGET") or "default",
                 command=command,
-                request=request,
-                seconds=self._clock.monotonic() - began,
+                request=request_id,
+                seconds=self._clock.monotonic() - started,
+                exit_code=response["exit_code"],
                 applied=tuple(recorder.applied),
+                error=str(error.get("kind", "")),
+                message=str(error.get("message", "")),
+                is_repeated=bool(response.get("repeated")),
             )
         )
-        return abridged({**answer, "library": __version__, "request": request})
-
-    def _ended(self, answer: dict[str, Any], **facts: Any) -> CommandEnded:
-        error = answer.get("error", {})
-        return CommandEnded(
-            target=self._environ.get("LAMBDA_MIGRATE_TARGET") or "default",
-            exit_code=answer["exit_code"],
-            error=str(error.get("kind", "")),
-            message=str(error.get("message", "")),
-            is_repeated=bool(answer.get("repeated")),
-            **facts,
-        )
+        return truncate_response({**response, "library": __version__, "request": request_id})
 
     # --- running
 
-    def _run(self, errand: Errand, invocation: _Invocation, recorder: _Recorder) -> dict[str, Any]:
-        # An empty one is the function's own: it stamps its database anew.
-        environment = errand.options.get("environment") or None
+    def _run(
+        self, request: CommandRequest, invocation: _LambdaInvocation, recorder: _EventRecorder
+    ) -> dict[str, Any]:
+        # `repair --environment` without a name stamps the function's own environment.
+        environment = request.options.get("environment") or None
         settings = Settings.load(self._environ, environment=environment).require(table=True)
         deadline = invocation.deadline.earlier(settings.safety_margin_seconds)
-        if errand.timeout is not None:
-            deadline = deadline.at_most(errand.timeout)
-        attendant = _Attendant(errand)
-        site = Site(
+        if request.timeout is not None:
+            deadline = deadline.at_most(request.timeout)
+        prompter = _EventPrompter(request)
+        context = CommandContext(
             settings,
             deadline,
             self._environ,
-            attendant=attendant,
+            prompter=prompter,
             observer=recorder,
-            request_id=errand.request,
+            request_id=request.request_id,
             clock=self._clock,
         )
-        if not errand.writes:
-            return _done(errand, site, recorder)
-        return self._run_once(errand, site, invocation, attendant, recorder)
+        if not request.is_write:
+            return _run_command(request, context, recorder)
+        return self._run_once(request, context, invocation, prompter, recorder)
 
     def _run_once(
         self,
-        errand: Errand,
-        site: Site,
-        invocation: _Invocation,
-        attendant: _Attendant,
-        recorder: _Recorder,
+        request: CommandRequest,
+        context: CommandContext,
+        invocation: _LambdaInvocation,
+        prompter: _EventPrompter,
+        recorder: _EventRecorder,
     ) -> dict[str, Any]:
-        """Run what changes something, unless this request was run already."""
-        log = self._make_log(site.settings)
-        run = self._new_run(errand, invocation)
-        found = log.begin(errand.request, run)
-        if found is not None:
-            return self._find(errand, site, log, found)
+        """Run a command that changes something, unless this request was run before."""
+        log = self._make_log(context.settings)
+        record = self._make_record(request, invocation)
+        repeated = self._find_response(
+            request, context, begin=lambda: log.begin(request.request_id, record)
+        )
+        if repeated is not None:
+            return repeated
 
-        def note(question: Question) -> None:
-            nonlocal run
-            if question.verb == "down":
+        def record_rollback(question: Question) -> None:
+            nonlocal record
+            if question.command == "down":
                 names = tuple(each["name"] for each in question.migrations)
-                run = replace(run, concerned=names)
-                log.concern(errand.request, run)
+                record = replace(record, rollback=names)
+                if not log.update(request.request_id, record, context.deadline):
+                    raise LeaseStoreUnavailable(
+                        "cannot record the rollback in the request log; nothing was rolled back"
+                    )
 
-        attendant.on_yes = note
-        answer = self._answered(lambda: _done(errand, site, recorder), recorder)
-        if answer["exit_code"] in (WRONG, BUSY) and not recorder.committed:
-            log.forget(errand.request, run)  # it was turned away before it did anything
+        prompter.on_confirmed = record_rollback
+        response = self._catch_errors(lambda: _run_command(request, context, recorder), recorder)
+        if response["exit_code"] in (USAGE_ERROR, BUSY) and not recorder.committed:
+            log.forget(request.request_id, record)  # it was refused before it changed anything
         else:
-            ended = replace(run, answer=_without_reports(answer))
-            log.end(errand.request, ended, invocation.deadline)
-        return answer
+            record = replace(record, response=_remove_details(response))
+            log.update(request.request_id, record, invocation.deadline)
+        return response
 
-    def _new_run(self, errand: Errand, invocation: _Invocation) -> Run:
+    def _make_record(self, request: CommandRequest, invocation: _LambdaInvocation) -> RequestRecord:
         now_ms = self._clock.wall_ms()
         left = invocation.deadline.remaining() + _KILL_SECONDS
-        return Run(
-            asked=errand.asked,
+        return RequestRecord(
+            fingerprint=request.fingerprint,
             attempt=os.urandom(16).hex(),
-            invocation=invocation.request_id,
-            began_ms=now_ms,
-            until_ms=now_ms + round(left * 1000),
+            invocation=invocation.id,
+            started_ms=now_ms,
+            ends_by_ms=now_ms + round(left * 1000),
         )
 
-    def _answered(self, act: Callable[[], dict[str, Any]], recorder: _Recorder) -> dict[str, Any]:
-        """What ``act`` answers, or what went wrong with it as an answer."""
+    def _catch_errors(
+        self, run: Callable[[], dict[str, Any]], recorder: _EventRecorder
+    ) -> dict[str, Any]:
+        """Return the response of ``run``, or its error as a response."""
         try:
-            return act()
+            return run()
         except MigrateError as error:
-            document = failure_document(error)
-            if isinstance(error, _Unconfirmed):
+            document = build_error_document(error)
+            if isinstance(error, _ConfirmationRequired):
                 document |= {"kind": "ConfigurationError", **error.facts}
-            return _failed(document, exit_code_of(error), recorder)
+            return _build_failure(document, get_exit_code(error), recorder)
         except Exception as error:
-            if self._environ.get(_TRACEBACK):
+            if self._environ.get(_TRACEBACK_VARIABLE):
                 raise
-            return _failed(_surprise(error), FAILED, recorder)
+            return _build_failure(_build_unexpected(error), FAILED, recorder)
 
-    # --- finding itself
+    # --- a request that was run before
 
-    def _find(self, errand: Errand, site: Site, log: RequestLog, found: Run) -> dict[str, Any]:
-        """What became of a run of the same request; wait for it as long as it may run."""
-        if found.asked != errand.asked:
-            raise ConfigurationError(
-                f"request {errand.request} was another command: each needs an id of its own"
-            )
-        while found.answer is None:
-            if found.invocation in errand.ended or self._clock.wall_ms() > found.until_ms:
-                self._clock.sleep(min(_SETTLING_SECONDS, site.deadline.remaining()))
-                return _post_mortem(errand, site, found)
-            if site.deadline.remaining() <= _LOOK_SECONDS:
-                return self._still_runs(errand, found)
-            self._clock.sleep(_LOOK_SECONDS)
-            with suppress(LeaseStoreUnavailable):  # it goes on all the same
-                found = log.read(errand.request) or found
-        return {**found.answer, "repeated": True}
+    def _find_response(
+        self,
+        request: CommandRequest,
+        context: CommandContext,
+        *,
+        begin: Callable[[], RequestRecord | None],
+    ) -> dict[str, Any] | None:
+        """Begin the request, or wait for the run of it that exists.
 
-    def _still_runs(self, errand: Errand, found: Run) -> dict[str, Any]:
-        seconds = max(0, self._clock.wall_ms() - found.began_ms) / 1000
+        Returns:
+            The response of the run that exists; None: there is none, and this run has begun.
+        """
+        found = begin()
+        while found is not None:
+            if found.fingerprint != request.fingerprint:
+                raise ConfigurationError(
+                    f"request {request.request_id} was used for another command: use a new id "
+                    "for each command"
+                )
+            if found.response is not None:
+                return {**found.response, "repeated": True}
+            if found.invocation in request.ended or self._clock.wall_ms() > found.ends_by_ms:
+                self._clock.sleep(min(_SETTLING_SECONDS, context.deadline.remaining()))
+                return _report_interrupted(request, context, found)
+            if context.deadline.remaining() <= _POLL_SECONDS:
+                return self._report_running(request, found)
+            self._clock.sleep(_POLL_SECONDS)
+            with suppress(LeaseStoreUnavailable):  # the other run goes on all the same
+                found = begin()
+        return None
+
+    def _report_running(self, request: CommandRequest, found: RequestRecord) -> dict[str, Any]:
+        seconds = max(0, self._clock.wall_ms() - found.started_ms) / 1000
         error = LeaseHeld(
-            f"`{errand.command.name}` still runs, for {seconds:.0f} s so far: ask again with the "
-            f"same request, {errand.request}, to hear how it ends"
+            f"`{request.command.name}` is still running, for {seconds:.0f} s so far: send the "
+            f"same request, {request.request_id}, again to get its result"
         )
-        document = {**failure_document(error), "committed": []}
+        document = {**build_error_document(error), "committed": []}
         return {"exit_code": BUSY, "error": document, "running": True}
 
-    def _default_log(self, settings: Settings) -> RequestLog:
-        return RequestTable(settings.table, settings.target, clock=self._clock)
+    def _make_default_log(self, settings: Settings) -> RequestLog:
+        return DynamoDBRequestLog(settings.table, settings.target, clock=self._clock)
 
 
-def _done(errand: Errand, site: Site, recorder: _Recorder) -> dict[str, Any]:
-    done = errand.command.act(site, **errand.arguments)
-    return {"exit_code": done.exit_code, "document": done.document, "told": recorder.told}
+def _run_command(
+    request: CommandRequest, context: CommandContext, recorder: _EventRecorder
+) -> dict[str, Any]:
+    result = request.command.run(context, **request.arguments)
+    return {"exit_code": result.exit_code, "document": result.document, "told": recorder.steps}
 
 
-def _without_reports(value: Any) -> Any:
-    """An answer as it may be stored: PostgreSQL's own report may quote rows of users' data."""
+def _remove_details(value: Any) -> Any:
+    """Remove PostgreSQL's error details, which may quote users' data, from a response."""
     if isinstance(value, dict):
-        return {k: "" if k == "detail" else _without_reports(v) for k, v in value.items()}
-    return [_without_reports(each) for each in value] if isinstance(value, list) else value
+        return {k: "" if k == "detail" else _remove_details(v) for k, v in value.items()}
+    return [_remove_details(each) for each in value] if isinstance(value, list) else value
 
 
-def _failed(document: dict[str, Any], code: int, recorder: _Recorder) -> dict[str, Any]:
+def _build_failure(document: dict[str, Any], code: int, recorder: _EventRecorder) -> dict[str, Any]:
     error = {**document, "exit_code": code, "committed": recorder.committed}
-    return {"exit_code": code, "error": error, "told": recorder.told}
+    return {"exit_code": code, "error": error, "told": recorder.steps}
 
 
-def _post_mortem(errand: Errand, site: Site, run: Run) -> dict[str, Any]:
-    """What the history tells of a run that ended without an answer."""
-    history = site.maintenance.target.database.read_history(site.deadline)
-    if errand.command.name == "down":
-        there = {row.name for row in history}
-        committed = [name for name in run.concerned if name not in there]
-        what = f"{len(committed)} of {len(run.concerned)} migrations that it set out to take back"
+def _report_interrupted(
+    request: CommandRequest, context: CommandContext, record: RequestRecord
+) -> dict[str, Any]:
+    """Report what a run that was killed has committed, according to the history."""
+    history = context.operations.target.database.read_history(context.deadline)
+    if request.command.name == "down":
+        applied = {row.name for row in history}
+        committed = [name for name in record.rollback if name not in applied]
+        done = f"{len(committed)} of {len(record.rollback)} migrations were rolled back"
     else:
-        committed = [row.name for row in history if is_owner_of(errand.request, row.owner)]
-        what = f"{len(committed)} migration{'s' * (len(committed) != 1)} that it recorded"
+        committed = [row.name for row in history if is_owner_of(request.request_id, row.owner)]
+        done = f"{len(committed)} migration{'s' * (len(committed) != 1)} stay recorded by it"
     message = (
-        f"the invocation that ran `{errand.command.name}` ended without an answer: its time was "
-        f"over, or it was stopped. {what[0].upper()}{what[1:]} stayed committed; what ran then is "
-        "undone as soon as PostgreSQL misses its client, and the lease runs out by itself. It is "
-        "not run again: see `status`, then give the command anew"
+        f"the invocation that ran `{request.command.name}` was killed, or reached its timeout, "
+        f"before it responded: {done}; PostgreSQL rolls back what was still running, and the "
+        "lease expires by itself. The command is not run again: check `status`, then send it "
+        "as a new request"
     )
     error = {
         "kind": "Interrupted",
@@ -300,14 +321,14 @@ def _post_mortem(errand: Errand, site: Site, run: Run) -> dict[str, Any]:
     return {"exit_code": FAILED, "error": error, "repeated": True}
 
 
-def _surprise(error: Exception) -> dict[str, Any]:
-    """Its type, and where it came from: its text may hold anything."""
+def _build_unexpected(error: Exception) -> dict[str, Any]:
+    """Build the document of an unexpected error, without its text, which may contain secrets."""
     for frame in traceback.extract_tb(error.__traceback__):
         sys.stderr.write(f"{frame.filename}:{frame.lineno} in {frame.name}\n")
     kind = type(error).__name__
     message = (
-        f"this should not happen: {type(error).__module__}.{kind}; the function's log says where. "
-        f"Set {_TRACEBACK}=1 on the function for the traceback, and please report it"
+        f"unexpected error {type(error).__module__}.{kind}: the function's log has its location. "
+        f"Set {_TRACEBACK_VARIABLE}=1 on the function for the traceback, and please report it"
     )
     return {"kind": kind, "message": message, "retryable": False}
 
@@ -316,39 +337,39 @@ def _surprise(error: Exception) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Invocation:
-    """Lambda's own facts.
+class _LambdaInvocation:
+    """One invocation of the function.
 
     Attributes:
-        request_id: Lambda's id; the same for all tries of an asynchronous invocation.
-        deadline: When Lambda kills.
+        id: Lambda's id; the same for all attempts of an asynchronous invocation.
+        deadline: When Lambda kills it.
     """
 
-    request_id: str
+    id: str
     deadline: Deadline
 
     @classmethod
-    def of(cls, context: Any, clock: Clock) -> _Invocation:
-        """What the context tells; 15 minutes where it tells no end."""
+    def of(cls, context: Any, clock: Clock) -> _LambdaInvocation:
+        """Read Lambda's context; without a deadline in it, assume 15 minutes."""
         return cls(
             str(getattr(context, "aws_request_id", "")),
-            Deadline.from_context(context, clock)
-            or Deadline.after(_WITHOUT_DEADLINE_SECONDS, clock),
+            Deadline.from_context(context, clock) or Deadline.after(_DEFAULT_SECONDS, clock),
         )
 
 
-class _Unconfirmed(ConfigurationError):
-    """A question that nobody has answered yet."""
+class _ConfirmationRequired(ConfigurationError):
+    """The command needs a confirmation that the event does not contain."""
 
     def __init__(self, question: Question) -> None:
-        self.facts = {"question": asdict(question), "mark": mark_of(question)}
+        self.facts = {"question": asdict(question), "mark": compute_mark(question)}
+        option = question.option or "yes"
         super().__init__(
-            f"{question.heading} {_names(question)}To have it done, give the option "
-            f'"{question.flag or "yes"}": true with a new request'
+            f"{question.heading} {_format_names(question)}To confirm, send a new request with "
+            f'the option "{option}": true'
         )
 
 
-def _names(question: Question) -> str:
+def _format_names(question: Question) -> str:
     names = [str(each["name"]) for each in question.migrations]
     if not names:
         return ""
@@ -356,37 +377,37 @@ def _names(question: Question) -> str:
     return f"{', '.join(names[:10])}{more}. "
 
 
-class _Attendant:
-    """Whoever sent the event: they have said yes, to everything or to one question, or not yet."""
+class _EventPrompter:
+    """A prompter that reads the confirmation from the event, for any question or for one."""
 
-    def __init__(self, errand: Errand) -> None:
-        self._yes = errand.yes
-        self.on_yes: Callable[[Question], None] = lambda _question: None
+    def __init__(self, request: CommandRequest) -> None:
+        self._yes = request.yes
+        self.on_confirmed: Callable[[Question], None] = lambda _question: None
 
     def confirm(self, question: Question) -> bool:
-        """See `Attendant.confirm`."""
-        if not self._yes or (question.word and self._yes is True):
-            raise _Unconfirmed(question)
-        if self._yes is not True and self._yes != mark_of(question):
+        """See `Prompter.confirm`."""
+        if not self._yes or (question.required_word and self._yes is True):
+            raise _ConfirmationRequired(question)
+        if self._yes is not True and self._yes != compute_mark(question):
             raise LeaseHeld(
-                "what it would do is no longer what was asked about: somebody else was here "
-                "meanwhile; look and try again"
+                "nothing was changed: the database has changed since the question was asked; "
+                "check `status` and try again"
             )
-        self.on_yes(question)
+        self.on_confirmed(question)
         return True
 
-    def wait(self, reason: str, *, seconds: float) -> None:
-        """See `Attendant.wait`."""
+    def report_waiting(self, reason: str, *, seconds: float) -> None:
+        """See `Prompter.report_waiting`."""
 
-    def note(self, text: str) -> None:
-        """See `Attendant.note`."""
+    def notify(self, text: str) -> None:
+        """See `Prompter.notify`."""
 
 
-class _Recorder:
-    """`Observer` that keeps what a terminal would have shown on the way to the answer."""
+class _EventRecorder:
+    """`Observer` that records the progress that a terminal would have shown."""
 
     def __init__(self, inner: Observer) -> None:
-        self.told: list[dict[str, Any]] = []
+        self.steps: list[dict[str, Any]] = []
         self.committed: list[str] = []
         self.applied: list[str] = []
         self._inner = inner
@@ -396,20 +417,19 @@ class _Recorder:
         self._inner.observe(event)
         if isinstance(event, MigrationApplied):
             self.applied.append(event.migration)
-            self._tell("applied", event)
+            self._record_committed("applied", event)
         elif isinstance(event, MigrationRolledBack):
-            self._tell("reverted", event)
+            self._record_committed("reverted", event)
         elif isinstance(event, MigrationDryRun):
-            self.told.append(_line("ran", event.migration, event.seconds))
+            self._record("ran", event.migration, event.seconds)
         elif isinstance(event, MigrationAttemptFailed):
-            self.told.append(_line("failed", event.migration, event.seconds))
+            self._record("failed", event.migration, event.seconds)
         elif isinstance(event, LeaseTakenOver):
-            self.told.append({"what": "took over", "owner": event.previous_owner})
+            self.steps.append({"what": "took over", "owner": event.previous_owner})
 
-    def _tell(self, what: str, event: MigrationApplied | MigrationRolledBack) -> None:
+    def _record_committed(self, what: str, event: MigrationApplied | MigrationRolledBack) -> None:
         self.committed.append(event.migration)
-        self.told.append(_line(what, event.migration, event.seconds))
+        self._record(what, event.migration, event.seconds)
 
-
-def _line(what: str, migration: str, seconds: float) -> dict[str, Any]:
-    return {"what": what, "migration": migration, "seconds": round(seconds, 3)}
+    def _record(self, what: str, migration: str, seconds: float) -> None:
+        self.steps.append({"what": what, "migration": migration, "seconds": round(seconds, 3)})

@@ -1,17 +1,17 @@
 """A BeforeAllowTraffic hook that migrates: ``lambda_migrate.deploy.codedeploy.handler``.
 
-CodeDeploy runs it when a new version is there and before the first user's request reaches it. It
-migrates, and answers ``Succeeded`` or ``Failed``, always, once, before the invocation's deadline.
-On ``Failed`` CodeDeploy ends the deployment: no request ever reaches the new code.
+CodeDeploy invokes it after a new version is published and before it receives traffic. The hook
+migrates and reports ``Succeeded`` or ``Failed``, always, once, before the invocation's deadline. On
+``Failed`` CodeDeploy stops the deployment: no request reaches the new code.
 
 In a deployment that is itself a rollback (``creator`` is ``codeDeployRollback`` or
-``CloudFormationRollback``) it only looks, and answers ``Succeeded`` whatever it sees: code older
-than the schema is served, and each cold start still checks for itself. To know that it calls
-``codedeploy:GetDeployment``, once. Where that is not allowed or not answered, a deployment counts
-as one that goes forward: a schema that is ahead is ready for it all the same.
+``CloudFormationRollback``) the hook only checks the schema and reports ``Succeeded`` in any case:
+code older than the schema is served, and each cold start still checks for itself. To find out, it
+calls ``codedeploy:GetDeployment`` once. If that is denied or fails, the deployment counts as one
+that goes forward: a schema that is ahead is ready for it as well.
 
-A process that is killed cannot answer; CodeDeploy then fails the deployment when its own time for
-the hook is over.
+A process that is killed reports nothing; CodeDeploy then fails the deployment when the hook times
+out.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import SYSTEM_CLOCK
-from lambda_migrate.deploy.deliver import Overdue, Schedule, deliver, in_time
-from lambda_migrate.deploy.hook import Ending, ending_of, look, migrate, tell
+from lambda_migrate.deploy.deliver import Schedule, WorkTimeout, deliver_response, run_with_deadline
+from lambda_migrate.deploy.hook import HookResult, check_schema, log_result, migrate, run_hook
 from lambda_migrate.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -37,87 +37,87 @@ _LOG = logging.getLogger(__name__)
 _ROLLBACKS = ("codeDeployRollback", "CloudFormationRollback")
 
 _SHORTEST_SECONDS = 0.05  # botocore refuses 0
-_ASKING_SECONDS = 5.0
-"""For asking who created the deployment; no more than a tenth of what there is."""
+_LOOKUP_SECONDS = 5.0
+"""For looking up who created the deployment; at most a tenth of the remaining time."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Hook:
-    """One run of a hook.
+class _LifecycleEvent:
+    """A lifecycle event of CodeDeploy.
 
     Attributes:
         deployment: ``d-...``.
-        execution: Names this run of it.
+        execution: The id of this run of the hook.
     """
 
     deployment: str
     execution: str
 
     @classmethod
-    def read(cls, event: Any) -> _Hook:
+    def read(cls, event: Any) -> _LifecycleEvent:
         event = event if isinstance(event, dict) else {}
         deployment = event.get("DeploymentId")
         execution = event.get("LifecycleEventHookExecutionId")
         if not (isinstance(deployment, str) and isinstance(execution, str)):
             raise ConfigurationError(
-                "this is no lifecycle event of CodeDeploy's: it has no DeploymentId or no "
-                "LifecycleEventHookExecutionId; `lambda-migrate --function` is for people"
+                "this is not a lifecycle event of CodeDeploy: it has no DeploymentId or no "
+                "LifecycleEventHookExecutionId; to run a command, use `lambda-migrate --function`"
             )
         return cls(deployment, execution)
 
 
 def handler(event: Any, context: Any) -> dict[str, str]:
-    """Answer a lifecycle event of CodeDeploy's; settings come from the environment, as always.
+    """Migrate, and report the result to CodeDeploy; settings come from the environment.
 
     Args:
         event: Has ``DeploymentId`` and ``LifecycleEventHookExecutionId``.
         context: Lambda's.
 
     Returns:
-        The status that was delivered, and why.
+        The status that was reported, and why.
 
     Raises:
-        ConfigurationError: The event does not say what to answer.
-        Undelivered: CodeDeploy did not take the answer.
+        ConfigurationError: The event is not one of CodeDeploy.
+        DeliveryFailed: CodeDeploy did not accept the status.
     """
-    return respond(event, context)
+    return handle(event, context)
 
 
-def respond(event: Any, context: Any, *, clock: Clock = SYSTEM_CLOCK) -> dict[str, str]:
-    """`handler`, on a clock of the caller's."""
+def handle(event: Any, context: Any, *, clock: Clock = SYSTEM_CLOCK) -> dict[str, str]:
+    """Do what `handler` does, with a clock."""
     schedule = Schedule.of(context, clock)
-    hook = _Hook.read(event)
+    lifecycle_event = _LifecycleEvent.read(event)
     request_id = str(getattr(context, "aws_request_id", None) or "")
-    is_rollback = _is_rollback(hook, schedule.work)
-    ending = _ending(schedule.work, request_id, is_rollback=is_rollback)
-    status = "Failed" if ending.failed and not is_rollback else "Succeeded"
-    deliver(lambda seconds: _report(hook, status, seconds), schedule.answer)
-    log = _LOG.warning if ending.failed else _LOG.info
-    log("answered %s for deployment %s: %s", status, hook.deployment, ending)
-    tell(ending)
-    return {"status": status, "reason": str(ending)}
+    is_rollback = _is_rollback(lifecycle_event, schedule.work)
+    result = _run(schedule.work, request_id, is_rollback=is_rollback)
+    status = "Failed" if result.failed and not is_rollback else "Succeeded"
+    deliver_response(lambda seconds: _report(lifecycle_event, status, seconds), schedule.delivery)
+    log = _LOG.warning if result.failed else _LOG.info
+    log("reported %s for deployment %s: %s", status, lifecycle_event.deployment, result)
+    log_result(result)
+    return {"status": status, "reason": str(result)}
 
 
-def _ending(deadline: Deadline, request_id: str, *, is_rollback: bool) -> Ending:
+def _run(deadline: Deadline, request_id: str, *, is_rollback: bool) -> HookResult:
     if is_rollback:
-        return ending_of(look, deadline)
-    return ending_of(lambda until: migrate(until, request_id=request_id), deadline)
+        return run_hook(check_schema, deadline)
+    return run_hook(lambda until: migrate(until, request_id=request_id), deadline)
 
 
-def _is_rollback(hook: _Hook, deadline: Deadline) -> bool:
-    limit = deadline.at_most(min(_ASKING_SECONDS, deadline.remaining() / 10))
+def _is_rollback(event: _LifecycleEvent, deadline: Deadline) -> bool:
+    limit = deadline.at_most(min(_LOOKUP_SECONDS, deadline.remaining() / 10))
     try:
-        creator = in_time(lambda: _creator(hook, limit.remaining()), limit)
-    except Overdue:
-        fault = "no answer in time"
-    except Exception as error:  # noqa: BLE001 - whatever it was, the deployment must be answered
+        creator = run_with_deadline(lambda: _get_creator(event, limit.remaining()), limit)
+    except WorkTimeout:
+        fault = "no response in time"
+    except Exception as error:  # noqa: BLE001 - the hook has to report in any case
         fault = f"{type(error).__name__}: {error}"
     else:
         return creator in _ROLLBACKS
     _LOG.warning(
-        "CodeDeploy did not say who created deployment %s (%s); it counts as one that goes "
+        "cannot look up who created deployment %s (%s); it is treated as a deployment that goes "
         "forward. Allow codedeploy:GetDeployment on its deployment group",
-        hook.deployment,
+        event.deployment,
         fault,
     )
     return False
@@ -126,25 +126,25 @@ def _is_rollback(hook: _Hook, deadline: Deadline) -> bool:
 # --- CodeDeploy
 
 
-def _creator(hook: _Hook, seconds: float) -> str:
-    answer = _client(seconds).get_deployment(deploymentId=hook.deployment)
-    return str(answer["deploymentInfo"].get("creator", ""))
+def _get_creator(event: _LifecycleEvent, seconds: float) -> str:
+    response = _make_client(seconds).get_deployment(deploymentId=event.deployment)
+    return str(response["deploymentInfo"].get("creator", ""))
 
 
-def _report(hook: _Hook, status: str, seconds: float) -> None:
-    client = _client(seconds)
+def _report(event: _LifecycleEvent, status: str, seconds: float) -> None:
+    client = _make_client(seconds)
     try:
         client.put_lifecycle_event_hook_execution_status(
-            deploymentId=hook.deployment,
-            lifecycleEventHookExecutionId=hook.execution,
+            deploymentId=event.deployment,
+            lifecycleEventHookExecutionId=event.execution,
             status=status,
         )
     except client.exceptions.LifecycleEventAlreadyCompletedException:
-        _LOG.warning("deployment %s had its answer already", hook.deployment)
+        _LOG.warning("the status of deployment %s was reported before", event.deployment)
 
 
-def _client(seconds: float) -> Any:
-    """One attempt within ``seconds``: what calls it counts, and tries again."""
+def _make_client(seconds: float) -> Any:
+    """Create a client that makes one attempt within ``seconds``; the caller retries."""
     import boto3
     from botocore.config import Config
 

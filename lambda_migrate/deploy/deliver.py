@@ -1,14 +1,14 @@
-"""Answer in time, and once: what a hook of a deployment owes to whoever waits for it.
+"""Delivers the response of a deployment hook in time, and once.
 
-The work runs on a thread of its own, and the invocation's own thread waits for it no longer than it
-may. So a socket, a statement or a library in C that hangs cannot keep the answer back. Only the
-invocation's thread answers, so that there is one answer, whatever the work comes to later; what
-still runs then is harmless, because the lease and the fence bind it as they bind a frozen holder.
+The work runs on its own thread, and the invocation's thread waits for it until a deadline. So a
+socket, a statement or a C library that hangs cannot delay the response. Only the invocation's
+thread responds, so there is one response, however the work ends later. Work that is still running
+then is harmless, because lease and fence stop it like a holder that was frozen.
 
-What cannot be answered for: a process that is killed, and code in C that never lets go of the
+Two cases have no response: a process that is killed, and C code that never releases the
 interpreter's lock, which stops every thread.
 
-Nothing here needs more than the standard library: answers are owed where imports fail, too.
+This module needs only the standard library, so that a failed import can be reported, too.
 """
 
 from __future__ import annotations
@@ -28,118 +28,117 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Clock, Random
 
-__all__ = ["Overdue", "Schedule", "Undelivered", "deliver", "in_time"]
+__all__ = ["DeliveryFailed", "Schedule", "WorkTimeout", "deliver_response", "run_with_deadline"]
 
 T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 
 _RESERVE_SECONDS = 10.0
-"""Kept free at an invocation's end for answering: three attempts, each of which may hang."""
+"""Reserved at the end of an invocation for three attempts to deliver, each of which may hang."""
 
 _ATTEMPT_SECONDS = 3.0
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 2.0
 
 _DELIVERY_SECONDS = 60.0
-"""An answer that could not be delivered for so long is left to another invocation."""
+"""After this time delivery is left to the next invocation."""
 
 _LONGEST_INVOCATION_SECONDS = 900.0
 
 
-class Overdue(Exception):
-    """The work had not ended when its time was over."""
+class WorkTimeout(Exception):
+    """The work did not end before its deadline."""
 
 
-class Undelivered(Exception):
-    """Nobody took the answer.
+class DeliveryFailed(Exception):
+    """The response could not be delivered.
 
-    Raised out of the handler on purpose: Lambda then repeats an asynchronous invocation, twice and
-    minutes later, and the next one finds the schema as this one left it.
+    The handler raises it, so that Lambda repeats the asynchronous invocation, twice and minutes
+    later. The next invocation finds the schema as this one left it.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """When what has to be over in an invocation.
+    """The deadlines within one invocation.
 
     Attributes:
-        work: From here on the work is not waited for any more.
-        answer: From here on delivering is given up.
+        work: When to stop waiting for the work.
+        delivery: When to give up delivering the response.
     """
 
     work: Deadline
-    answer: Deadline
+    delivery: Deadline
 
     @classmethod
     def of(cls, context: Any, clock: Clock = SYSTEM_CLOCK) -> Schedule:
-        """Divide what is left of an invocation; a short one keeps a quarter for answering."""
+        """Divide the remaining time of an invocation; a short one reserves a quarter of it."""
         end = Deadline.from_context(context, clock)
         end = end or Deadline.after(_LONGEST_INVOCATION_SECONDS, clock)
         left = end.remaining()
         return cls(
             work=end.earlier(min(_RESERVE_SECONDS, left / 4)),
-            answer=end.earlier(min(0.5, left / 20)),
+            delivery=end.earlier(min(0.5, left / 20)),
         )
 
 
-def in_time(work: Callable[[], T], deadline: Deadline) -> T:
-    """What ``work`` returns, or raises, if it does so before ``deadline``.
+def run_with_deadline(work: Callable[[], T], deadline: Deadline) -> T:
+    """Return what ``work`` returns, or raise what it raises, before ``deadline``.
 
     Raises:
-        Overdue: It does not; its thread is left alone.
+        WorkTimeout: It did not end in time; its thread keeps running.
     """
     future: Future[T] = Future()
-    threading.Thread(target=_fulfil, args=(future, work), name="hook", daemon=True).start()
+    threading.Thread(target=_run_into, args=(future, work), name="hook", daemon=True).start()
     wait([future], timeout=deadline.remaining())
     if not future.done():
-        raise Overdue
+        raise WorkTimeout
     return future.result()
 
 
-def _fulfil(future: Future[T], work: Callable[[], T]) -> None:
+def _run_into(future: Future[T], work: Callable[[], T]) -> None:
     try:
         future.set_result(work())
-    except BaseException as error:  # noqa: BLE001 - raised again by whoever waits for it
+    except BaseException as error:  # noqa: BLE001 - raised again in the waiting thread
         future.set_exception(error)
 
 
-def deliver(
+def deliver_response(
     send: Callable[[float], None], until: Deadline, *, random: Random | None = None
 ) -> None:
-    """Send an answer until it is taken.
+    """Send a response until it is accepted.
 
     Args:
-        send: Sends it, always the same one; told how many seconds it may take. It raises if the
-            answer was not taken.
+        send: Sends the response within the given number of seconds; raises if it is not accepted.
         until: When to give up; at the latest a minute from now.
-        random: Chance, for the pauses.
+        random: Randomness of the pauses.
 
     Raises:
-        Undelivered: Nobody took it.
+        DeliveryFailed: It was not accepted.
     """
     clock, random = until.clock, random or system_random()
     until = until.at_most(_DELIVERY_SECONDS)
     for attempt in count():
-        fault = _try_to(send, until.at_most(_ATTEMPT_SECONDS))
+        fault = _attempt(send, until.at_most(_ATTEMPT_SECONDS))
         if not fault:
             return
         pause = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(attempt, 8))
         pause *= (1 + random.random()) / 2
         if clock.monotonic() + pause >= until.at:
-            raise Undelivered(
-                f"the answer was not taken, {attempt + 1} times, the last time because of {fault}"
+            raise DeliveryFailed(
+                f"the response was not accepted in {attempt + 1} attempts; the last error: {fault}"
             )
-        _LOG.warning("the answer was not taken (%s); trying again", fault)
+        _LOG.warning("the response was not accepted (%s); retrying", fault)
         clock.sleep(pause)
 
 
-def _try_to(send: Callable[[float], None], deadline: Deadline) -> str:
-    """Why it was not taken; "" if it was."""
+def _attempt(send: Callable[[float], None], deadline: Deadline) -> str:
+    """Send once; return why it was not accepted, or ""."""
     try:
-        in_time(lambda: send(deadline.remaining()), deadline)
-    except Overdue:
-        return "no answer within the time for one attempt"
-    except Exception as error:  # noqa: BLE001 - whatever it was, the answer is still owed
+        run_with_deadline(lambda: send(deadline.remaining()), deadline)
+    except WorkTimeout:
+        return "no reply within the time for one attempt"
+    except Exception as error:  # noqa: BLE001 - whatever it was, the response is still due
         return f"{type(error).__name__}: {error}"
     return ""

@@ -1,4 +1,4 @@
-"""What a hook does before it answers: migrate, or on the way back only look; told as a value."""
+"""The work of a deployment hook, as a value: migrate, or only check the schema on a rollback."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
 
-from lambda_migrate.deploy.deliver import Overdue, in_time
+from lambda_migrate.deploy.deliver import WorkTimeout, run_with_deadline
 from lambda_migrate.errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -26,7 +26,15 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
     from lambda_migrate.runner import MigrationRunner, Outcome
 
-__all__ = ["NOT_READY", "UNCHECKED", "Ending", "ending_of", "look", "migrate", "tell"]
+__all__ = [
+    "NOT_READY",
+    "UNCHECKED",
+    "HookResult",
+    "check_schema",
+    "log_result",
+    "migrate",
+    "run_hook",
+]
 
 _LOG = logging.getLogger(__name__)
 
@@ -36,10 +44,10 @@ UNCHECKED = "UNCHECKED"
 _READY = ("UP_TO_DATE", "MIGRATED", "WAITED")
 
 _WAIT_SECONDS = 900.0
-"""Nobody calls a hook again: it waits for another holder for as long as it has time."""
+"""A hook is not called again: it waits for another holder as long as it has time."""
 
 _PATIENCE_SECONDS = 60.0
-"""How long PostgreSQL, or AppConfig, may be away: Aurora resumes from a pause in about 15 s."""
+"""How long PostgreSQL or AppConfig may be unavailable: Aurora resumes in about 15 s."""
 
 _SHORTEST_ATTEMPT_SECONDS = 1.0
 _FIRST_PAUSE_SECONDS = 1.0
@@ -47,22 +55,22 @@ _LONGEST_PAUSE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """How it ended.
+class HookResult:
+    """The result of a hook.
 
     Attributes:
         outcome: A name of `Outcome`, ``UNCHECKED`` or ``NOT_READY``.
-        cause: Why, in a line without secrets; "" where the outcome says it all.
-        is_untold: Whether nobody has written a line and a metric of it yet; see `tell`.
+        cause: Why, in one line without secrets; may be "".
+        is_unlogged: Whether it still has to be logged; see `log_result`.
     """
 
     outcome: str
     cause: str = ""
-    is_untold: bool = False
+    is_unlogged: bool = False
 
     @property
     def is_ready(self) -> bool:
-        """Whether the schema has been seen to be what the code needs."""
+        """Whether the schema is what the code needs."""
         return self.outcome in _READY
 
     @property
@@ -75,50 +83,49 @@ class Ending:
 
 
 _TIMED_OUT = (
-    "it had not ended when its time was over, and nothing more was heard of it; what had been "
-    "committed stays"
+    "the migration did not end before the hook had to respond; what was committed stays committed"
 )
-_SWITCHED_OFF = Ending(UNCHECKED, "LAMBDA_MIGRATE_MODE is off: nothing was looked at")
-_SWITCHED_OFF_BY_FLAG = Ending(
-    UNCHECKED, "the feature flag lambda_migrate_mode says off: nothing was migrated"
+_SWITCHED_OFF = HookResult(UNCHECKED, "LAMBDA_MIGRATE_MODE is off: the schema was not checked")
+_SWITCHED_OFF_BY_FLAG = HookResult(
+    UNCHECKED, "the feature flag lambda_migrate_mode is off: nothing was migrated"
 )
 
 
-def ending_of(work: Callable[[Deadline], Ending], deadline: Deadline) -> Ending:
-    """How ``work`` ends, whatever it does: it raises, it hangs, its imports fail."""
+def run_hook(work: Callable[[Deadline], HookResult], deadline: Deadline) -> HookResult:
+    """Return the result of ``work``, also if it raises, hangs, or cannot be imported."""
     try:
-        return in_time(lambda: work(deadline), deadline)
-    except Overdue:
-        return Ending(NOT_READY, _TIMED_OUT, is_untold=True)
+        return run_with_deadline(lambda: work(deadline), deadline)
+    except WorkTimeout:
+        return HookResult(NOT_READY, _TIMED_OUT, is_unlogged=True)
     except MigrateError as error:
-        return Ending(NOT_READY, _line(error))
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - an answer is owed all the same
-        # Its message may hold anything, secrets included; where it happened cannot.
+        return HookResult(NOT_READY, _format_error(error))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the hook has to respond in any case
+        # Its message may contain secrets; its location does not.
         where = "".join(traceback.format_tb(error.__traceback__))
-        _LOG.error("an error that nobody expected, %s:\n%s", type(error).__name__, where)
-        return Ending(NOT_READY, f"{_unexpected(error)}; the log has its traceback")
+        _LOG.error("unexpected error %s:\n%s", type(error).__name__, where)
+        return HookResult(NOT_READY, f"{_describe_unexpected(error)}; the log has its traceback")
 
 
-def tell(ending: Ending) -> None:
-    """Write the line and the metric of an ending that nobody else could tell of.
+def log_result(result: HookResult) -> None:
+    """Log a result that was not logged yet, with its metric.
 
-    Called when the answer is delivered, so that nothing here can be in its way. Nor may it fail
-    what is over: Lambda would invoke again.
+    Called after the response is delivered, so that it cannot delay it. It does not raise: Lambda
+    would repeat the invocation.
     """
-    if not ending.is_untold:
+    if not result.is_unlogged:
         return
     try:
         from lambda_migrate.wiring import report_check_failure
 
-        report_check_failure(NotReady(ending.cause))
-    except Exception as error:  # noqa: BLE001 - as said above; the log has it
-        _LOG.error("the metrics could not be written: %s", type(error).__name__)
+        report_check_failure(NotReady(result.cause))
+    except Exception as error:  # noqa: BLE001 - see above; the log has it
+        _LOG.error("cannot write metrics: %s", type(error).__name__)
 
 
-def migrate(deadline: Deadline, *, request_id: str) -> Ending:
-    """Bring the database to this code's schema, or wait until somebody else has.
+def migrate(deadline: Deadline, *, request_id: str) -> HookResult:
+    """Bring the database to this code's schema, or wait for another process that does.
 
-    What another invocation might find mended is tried again here, because there is no other one.
+    Temporary failures are retried here, because a hook is not invoked again.
 
     Raises:
         MigrateError: What `MigrationRunner.ensure` raises.
@@ -126,17 +133,18 @@ def migrate(deadline: Deadline, *, request_id: str) -> Ending:
     runner = _make_runner()
     if runner.target.policy.mode == "off":
         return _SWITCHED_OFF
-    outcome = _ensure_patiently(runner, deadline, request_id).value
-    return _SWITCHED_OFF_BY_FLAG if outcome == "UNCHECKED" else Ending(outcome)
+    outcome = _ensure_with_retries(runner, deadline, request_id).value
+    return _SWITCHED_OFF_BY_FLAG if outcome == "UNCHECKED" else HookResult(outcome)
 
 
-def look(deadline: Deadline) -> Ending:
-    """Say whether the database has what this code needs; change nothing. Ahead is as good.
+def check_schema(deadline: Deadline) -> HookResult:
+    """Check, without changing anything, whether the database has what this code needs.
 
-    PostgreSQL is asked, read-only, through one short connection, and nobody else.
+    A schema that is ahead is ready as well. The check reads PostgreSQL through one short
+    connection, and nothing else.
 
     Raises:
-        MigrateError: It cannot be said.
+        MigrateError: The schema cannot be checked.
     """
     from lambda_migrate.migrations import make_plan
     from lambda_migrate.migrations.digest import require_migrations
@@ -149,12 +157,14 @@ def look(deadline: Deadline) -> Ending:
     history = runner.target.database.read_history(deadline)
     plan = make_plan(runner.manifest, history, allow_out_of_order=policy.allow_out_of_order)
     if plan.is_current:
-        return Ending("UP_TO_DATE", "the schema is ahead of this code" if plan.ahead else "")
-    return Ending(NOT_READY, "the schema does not have what this code needs; nothing was changed")
+        return HookResult("UP_TO_DATE", "the schema is ahead of this code" if plan.ahead else "")
+    return HookResult(
+        NOT_READY, "the schema does not have what this code needs; nothing was changed"
+    )
 
 
 def _make_runner() -> MigrationRunner:
-    """A fresh one for every event: what an earlier one found ready may be so no longer."""
+    """Create a runner for each event: what an earlier one found ready may have changed."""
     from lambda_migrate.runner import MigrationRunner
     from lambda_migrate.wiring import default_observer, report_check_failure
 
@@ -168,16 +178,16 @@ def _make_runner() -> MigrationRunner:
         raise
 
 
-def _ensure_patiently(runner: MigrationRunner, deadline: Deadline, request_id: str) -> Outcome:
+def _ensure_with_retries(runner: MigrationRunner, deadline: Deadline, request_id: str) -> Outcome:
     target = runner.target
-    # One more attempt without the time for it would only hide why the others failed.
+    # An attempt without enough time would hide why the attempts before it failed.
     last = deadline.earlier(target.policy.safety_margin_seconds + _SHORTEST_ATTEMPT_SECONDS)
     patience = last.at_most(_PATIENCE_SECONDS)
     for attempt in count():
         try:
             return runner.ensure(deadline, request_id=request_id)
         except (DatabaseUnavailable, FlagsUnavailable, LeaseLost) as error:
-            # Whoever took our lease over is at it: that is worth all the time there is.
+            # Another process has taken over the lease and is migrating: wait for it.
             until = last if isinstance(error, LeaseLost) else patience
             pause = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(attempt, 8))
             pause *= (1 + target.random.random()) / 2
@@ -187,14 +197,14 @@ def _ensure_patiently(runner: MigrationRunner, deadline: Deadline, request_id: s
     raise AssertionError("count() does not end")
 
 
-def _line(error: MigrateError) -> str:
-    """One line: a migration's report for terminals is for the log."""
+def _format_error(error: MigrateError) -> str:
+    """Format an error in one line; the log has the full report of a migration."""
     if isinstance(error, MigrationFailed) and error.detail:
         return error.summary
     return " ".join(str(error).split())
 
 
-def _unexpected(error: BaseException) -> str:
+def _describe_unexpected(error: BaseException) -> str:
     if isinstance(error, ImportError) and error.name:
         return f"{error.name} could not be imported ({type(error).__name__})"
-    return f"an error that nobody expected ({type(error).__name__})"
+    return f"unexpected error ({type(error).__name__})"

@@ -1,23 +1,23 @@
-"""What became of the commands that the admin function was asked for, by their ids.
+"""The log of the admin function: which commands it has run, and what each one returned.
 
-An answer may be lost on its way, and whoever asked asks again; Lambda itself invokes a function
-again whose asynchronous invocation failed. Neither may run a command twice that changes something.
-So each of these is written down before it begins, and its answer when it has ended, in an item of
-its own beside the target's, ``<target>/requests``: the newest 20 that did anything.
+A response may be lost, and then the client sends the request again; and Lambda repeats an
+asynchronous invocation that failed. Neither may run a command again that changes something, nor
+retry a failed migration. So each such command is recorded before it starts, and its response when
+it has ended, in the item ``<target>/requests`` beside the target's own: the newest 20.
 
-PostgreSQL keeps what is safe; this only keeps a person from hearing of, or doing, the wrong thing.
+The lease and the fence keep the database safe. This log only decides what a repeated request
+returns.
 """
 
 from __future__ import annotations
 
 import json
-import zlib
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lambda_migrate.clock import SYSTEM_CLOCK
-from lambda_migrate.deploy.truncate import abridged
+from lambda_migrate.deploy.truncate import truncate_response
 from lambda_migrate.errors import LeaseStoreUnavailable, MigrateError
 from lambda_migrate.lease.dynamodb import TableItem, make_client
 from lambda_migrate.lease.dynamodb_errors import CALL_TIMEOUT_SECONDS, ConditionFailed
@@ -27,76 +27,73 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Clock, Deadline
 
-__all__ = ["RequestLog", "RequestTable", "Run"]
+__all__ = ["DynamoDBRequestLog", "RequestLog", "RequestRecord"]
 
-KEPT = 20
-_BYTES = 15_000
-"""Of one stored answer, compressed. Twenty of them stay below DynamoDB's 400 KB for an item."""
+MAX_RECORDS = 20
+_MAX_BYTES = 15_000
+"""Of one stored response. Twenty of them stay below DynamoDB's 400 KB for an item."""
 
-_LIMITS = (400_000, 100_000, 30_000, 10_000)
-"""Of an answer before it is compressed, tried in turn."""
-
-_TRIES = 4
+_MAX_ATTEMPTS = 4
 _PAUSE_SECONDS = 0.5
-_NAME = "request:"
+_PREFIX = "request:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """One command, from its beginning on.
+class RequestRecord:
+    """One request that changes something.
 
     Attributes:
-        asked: What was asked for; see `Errand.asked`.
-        attempt: Fresh for every run: the tries of an asynchronous invocation share their id.
-        invocation: Lambda's id of the invocation that runs it.
-        began_ms: Milliseconds since the epoch.
-        until_ms: Past this its invocation has ended, one way or another.
-        concerned: Names of the migrations that it set out to take back.
-        answer: What it answered; None while it runs, or if it could not.
+        fingerprint: Command and options; see `CommandRequest.fingerprint`.
+        attempt: A new id for each run; the retries of an asynchronous invocation share their
+            invocation id.
+        invocation: The id of the Lambda invocation that runs the command.
+        started_ms: Milliseconds since the epoch.
+        ends_by_ms: After this time the invocation has ended, with or without a response.
+        rollback: Names of the migrations that a rollback is about to roll back.
+        response: The response; None while the command runs, and if it was killed.
     """
 
-    asked: str
+    fingerprint: str
     attempt: str
     invocation: str
-    began_ms: int
-    until_ms: int
-    concerned: tuple[str, ...] = ()
-    answer: dict[str, Any] | None = None
+    started_ms: int
+    ends_by_ms: int
+    rollback: tuple[str, ...] = ()
+    response: dict[str, Any] | None = None
 
 
 class RequestLog(Protocol):
-    """The port to wherever runs are written down.
+    """The port to the records of requests."""
 
-    Every method but `end` and `forget` may raise `LeaseStoreUnavailable` or `ConfigurationError`.
-    """
-
-    def begin(self, request: str, run: Run) -> Run | None:
-        """Write ``run`` down unless there is one of this id.
+    def begin(self, request_id: str, record: RequestRecord) -> RequestRecord | None:
+        """Add a record unless the request has one.
 
         Returns:
-            None: it may begin. Else the one that is there.
+            None: the command may start. Otherwise the record of the run that exists.
+
+        Raises:
+            LeaseStoreUnavailable: The log cannot be reached.
+            ConfigurationError: The log is not configured, or access to it is denied.
         """
 
-    def read(self, request: str) -> Run | None:
-        """The run of this id, as it is now."""
+    def update(self, request_id: str, record: RequestRecord, deadline: Deadline) -> bool:
+        """Replace the record before the deadline; never raises.
 
-    def concern(self, request: str, run: Run) -> None:
-        """Write down what the run is about to take back."""
+        Returns:
+            Whether it was written.
+        """
 
-    def end(self, request: str, run: Run, deadline: Deadline) -> None:
-        """Write its answer down, as far as that can be done before the invocation's end."""
-
-    def forget(self, request: str, run: Run) -> None:
-        """The run changed nothing, and may be run again; as far as that can be written."""
+    def forget(self, request_id: str, record: RequestRecord) -> None:
+        """Remove the record of a run that changed nothing, if possible; never raises."""
 
 
-class RequestTable:
-    """`RequestLog` on one DynamoDB item.
+class DynamoDBRequestLog:
+    """`RequestLog` in one DynamoDB item.
 
     Args:
         table: The lease table.
         target: The target; the item's key is ``<target>/requests``.
-        client: Makes the boto3 client when it is first needed.
+        client: Creates the boto3 client when it is first needed.
         clock: Time.
     """
 
@@ -111,112 +108,102 @@ class RequestTable:
         self._item = TableItem(table, f"{target}/requests", client=client)
         self._clock = clock
 
-    def begin(self, request: str, run: Run) -> Run | None:
+    def begin(self, request_id: str, record: RequestRecord) -> RequestRecord | None:
         """See `RequestLog.begin`."""
-        for _ in range(_TRIES - 1):
+        for _ in range(_MAX_ATTEMPTS - 1):
             try:
-                return self._begin(request, run)
+                return self._begin(request_id, record)
             except LeaseStoreUnavailable:
                 self._clock.sleep(_PAUSE_SECONDS)
-        return self._begin(request, run)
+        return self._begin(request_id, record)
 
-    def _begin(self, request: str, run: Run) -> Run | None:
-        runs = self._runs()
-        if request not in runs:
+    def _begin(self, request_id: str, record: RequestRecord) -> RequestRecord | None:
+        records = self._read()
+        if request_id not in records:
             try:
-                drop = _outlived(runs, now_ms=self._clock.wall_ms())
-                self._write(request, run, "attribute_not_exists(#run)", drop=drop)
+                drop = _choose_outdated(records, now_ms=self._clock.wall_ms())
+                self._write(request_id, record, "attribute_not_exists(#record)", drop=drop)
                 return None
             except ConditionFailed:
-                runs = self._runs()
-        found = runs.get(request)
-        # The answer to our own writing may have been lost.
-        return None if found is None or found.attempt == run.attempt else found
+                records = self._read()
+        found = records.get(request_id)
+        # The response to this run's own write may have been lost.
+        return None if found is None or found.attempt == record.attempt else found
 
-    def read(self, request: str) -> Run | None:
-        """See `RequestLog.read`."""
-        return self._runs().get(request)
-
-    def concern(self, request: str, run: Run) -> None:
-        """See `RequestLog.concern`."""
-        self._overwrite(request, run)
-
-    def end(self, request: str, run: Run, deadline: Deadline) -> None:
-        """See `RequestLog.end`."""
-        for _ in range(_TRIES):
-            with suppress(MigrateError):  # whoever asked is about to hear it anyway
-                self._overwrite(request, run)
-                return
+    def update(self, request_id: str, record: RequestRecord, deadline: Deadline) -> bool:
+        """See `RequestLog.update`."""
+        for _ in range(_MAX_ATTEMPTS):
+            with suppress(MigrateError):
+                with suppress(ConditionFailed):  # dropped because 20 others have started since
+                    self._write(request_id, record, "attribute_exists(#record)")
+                return True
             if deadline.remaining() < _PAUSE_SECONDS + CALL_TIMEOUT_SECONDS:
-                return
+                break
             self._clock.sleep(_PAUSE_SECONDS)
+        return False
 
-    def forget(self, request: str, run: Run) -> None:
+    def forget(self, request_id: str, record: RequestRecord) -> None:
         """See `RequestLog.forget`."""
-        names = {"#run": _NAME + request, "#attempt": "attempt"}
-        values = {":mine": {"S": run.attempt}}
-        with suppress(ConditionFailed, MigrateError):  # else it is told as it was
-            self._item.update("REMOVE #run", "#run.#attempt = :mine", values, names=names)
+        names = {"#record": _PREFIX + request_id, "#attempt": "attempt"}
+        values = {":attempt": {"S": record.attempt}}
+        with suppress(ConditionFailed, MigrateError):
+            self._item.update("REMOVE #record", "#record.#attempt = :attempt", values, names=names)
 
-    def _overwrite(self, request: str, run: Run) -> None:
-        with suppress(ConditionFailed):  # twenty others have begun since
-            self._write(request, run, "attribute_exists(#run)")
-
-    def _write(self, request: str, run: Run, condition: str, *, drop: Sequence[str] = ()) -> None:
-        names = {"#run": _NAME + request}
-        names |= {f"#old{n}": _NAME + each for n, each in enumerate(drop)}
+    def _write(
+        self, request_id: str, record: RequestRecord, condition: str, *, drop: Sequence[str] = ()
+    ) -> None:
+        names = {"#record": _PREFIX + request_id}
+        names |= {f"#old{n}": _PREFIX + each for n, each in enumerate(drop)}
         removed = ", ".join(f"#old{n}" for n in range(len(drop)))
-        changes = "SET #run = :run" + (f" REMOVE {removed}" if removed else "")
-        self._item.update(changes, condition, {":run": _encode(run)}, names=names)
+        changes = "SET #record = :record" + (f" REMOVE {removed}" if removed else "")
+        self._item.update(changes, condition, {":record": _encode(record)}, names=names)
 
-    def _runs(self) -> dict[str, Run]:
+    def _read(self) -> dict[str, RequestRecord]:
         item = self._item.get(consistent=True) or {}
         return {
-            name.removeprefix(_NAME): _decode(value["M"])
+            name.removeprefix(_PREFIX): _decode(value["M"])
             for name, value in item.items()
-            if name.startswith(_NAME) and "M" in value
+            if name.startswith(_PREFIX) and "M" in value
         }
 
 
-def _outlived(runs: Mapping[str, Run], *, now_ms: int) -> list[str]:
-    """Those to be forgotten, so that with one more there are `KEPT`; none that may still run."""
-    ended = [each for each, run in runs.items() if run.answer is not None or run.until_ms < now_ms]
-    oldest = sorted(ended, key=lambda request: runs[request].began_ms)
-    return oldest[: max(0, len(runs) - KEPT + 1)]
+def _choose_outdated(records: Mapping[str, RequestRecord], *, now_ms: int) -> list[str]:
+    """Choose what to drop so that one more makes `MAX_RECORDS`; no command that may still run."""
+    ended = [
+        request_id
+        for request_id, record in records.items()
+        if record.response is not None or record.ends_by_ms < now_ms
+    ]
+    ended.sort(key=lambda request_id: records[request_id].started_ms)
+    return ended[: max(0, len(records) - MAX_RECORDS + 1)]
 
 
-def _encode(run: Run) -> dict[str, Any]:
+def _encode(record: RequestRecord) -> dict[str, Any]:
+    """Encode a record; a rollback's names are kept only until there is a response."""
+    if record.response is None:
+        kept: dict[str, Any] = {"rollback": list(record.rollback)}
+    else:
+        kept = record.response
     return {
         "M": {
-            "asked": {"S": run.asked},
-            "attempt": {"S": run.attempt},
-            "invocation": {"S": run.invocation},
-            "began": {"N": str(run.began_ms)},
-            "until": {"N": str(run.until_ms)},
-            "rest": {"B": _packed(run)},
+            "asked": {"S": record.fingerprint},
+            "attempt": {"S": record.attempt},
+            "invocation": {"S": record.invocation},
+            "began": {"N": str(record.started_ms)},
+            "until": {"N": str(record.ends_by_ms)},
+            "rest": {"S": json.dumps(truncate_response(kept, limit=_MAX_BYTES))},
         }
     }
 
 
-def _packed(run: Run) -> bytes:
-    """What may be long, as small as it gets."""
-    packed = b""
-    for limit in _LIMITS:
-        answer = None if run.answer is None else abridged(run.answer, limit=limit)
-        kept = run.concerned if run.answer is None else ()
-        packed = zlib.compress(json.dumps([kept[: limit // 100], answer]).encode(), 9)
-        if len(packed) <= _BYTES:
-            break
-    return packed
-
-
-def _decode(value: Mapping[str, Any]) -> Run:
-    concerned, answer = json.loads(zlib.decompress(bytes(value["rest"]["B"])))
-    run = Run(
-        asked=value["asked"]["S"],
+def _decode(value: Mapping[str, Any]) -> RequestRecord:
+    kept = json.loads(value["rest"]["S"])
+    return RequestRecord(
+        fingerprint=value["asked"]["S"],
         attempt=value["attempt"]["S"],
         invocation=value["invocation"]["S"],
-        began_ms=int(value["began"]["N"]),
-        until_ms=int(value["until"]["N"]),
+        started_ms=int(value["began"]["N"]),
+        ends_by_ms=int(value["until"]["N"]),
+        rollback=tuple(kept.get("rollback", ())),
+        response=kept if "exit_code" in kept else None,
     )
-    return replace(run, concerned=tuple(concerned), answer=answer)

@@ -1,4 +1,4 @@
-"""Answers that would be too long for Lambda, with as much left out as must be, and counted."""
+"""Shortens responses that are too long for Lambda, and counts what was left out."""
 
 from __future__ import annotations
 
@@ -8,55 +8,57 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["RESPONSE_BYTES", "abridged"]
+__all__ = ["MAX_RESPONSE_BYTES", "truncate_response"]
 
-RESPONSE_BYTES = 6_000_000
-"""Lambda refuses answers of more than 6,291,556 bytes."""
+MAX_RESPONSE_BYTES = 6_000_000
+"""Lambda refuses responses of more than 6,291,556 bytes."""
 
 _KEPT_FROM_THE_END = ("applied", "declared", "migrations", "reverted", "told")
-_SHORTEST = 20
+_MIN_LENGTH = 20
 
 
-def abridged(answer: dict[str, Any], *, limit: int = RESPONSE_BYTES) -> dict[str, Any]:
-    """``answer`` with its longest parts cut until it fits.
+def truncate_response(
+    response: dict[str, Any], *, limit: int = MAX_RESPONSE_BYTES
+) -> dict[str, Any]:
+    """Cut the longest lists and strings of a response until it fits.
 
     What was left out is counted under ``abridged`` of its document or error: elements of lists,
-    characters of texts. Of what is applied the newest is kept, of what is to come the next.
+    characters of strings. Of applied migrations the newest are kept, of pending ones the next.
 
     Args:
-        answer: Fit for JSON; left as it is.
-        limit: Bytes of it as ASCII JSON, which is as long as it gets.
+        response: JSON-serializable; it is not modified.
+        limit: Maximum bytes as ASCII JSON, which is its longest form.
     """
-    if _size(answer) <= limit:
-        return answer
-    answer = json.loads(json.dumps(answer))
-    body = answer.get("document", answer.get("error", answer))
+    if _get_size(response) <= limit:
+        return response
+    response = json.loads(json.dumps(response))
+    body = response.get("document", response.get("error", response))
     left_out: dict[str, int] = {}
-    while _size({**answer, "abridged": left_out}) > limit:
-        parts = [each for each in _parts(answer) if len(each[0][each[1]]) > _SHORTEST]
+    while _get_size({**response, "abridged": left_out}) > limit:
+        parts = [each for each in _list_parts(response) if len(each[0][each[1]]) > _MIN_LENGTH]
         if not parts:
             break
-        holder, key = max(parts, key=lambda part: _size(part[0][part[1]]))
-        left_out[key] = left_out.get(key, 0) + _halve(holder, key)
+        parent, key = max(parts, key=lambda part: _get_size(part[0][part[1]]))
+        left_out[key] = left_out.get(key, 0) + _halve(parent, key)
     body["abridged"] = left_out
-    return answer
+    return response
 
 
-def _size(value: Any) -> int:
+def _get_size(value: Any) -> int:
     return len(json.dumps(value))
 
 
-def _parts(holder: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Every list and every text of an answer, with where it is."""
-    for key, value in holder.items():
+def _list_parts(parent: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield every list and string of a response as its parent and key."""
+    for key, value in parent.items():
         if isinstance(value, dict):
-            yield from _parts(value)
+            yield from _list_parts(value)
         elif isinstance(value, (list, str)):
-            yield holder, key
+            yield parent, key
 
 
-def _halve(holder: dict[str, Any], key: str) -> int:
-    whole = holder[key]
+def _halve(parent: dict[str, Any], key: str) -> int:
+    whole = parent[key]
     kept = len(whole) // 2
-    holder[key] = whole[-kept:] if key in _KEPT_FROM_THE_END else whole[:kept]
+    parent[key] = whole[-kept:] if key in _KEPT_FROM_THE_END else whole[:kept]
     return len(whole) - kept

@@ -6,37 +6,30 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
-    from lambda_migrate.deploy.request_log import Run
+    from lambda_migrate.deploy.request_log import RequestRecord
 
 __all__ = ["InMemoryRequestLog"]
 
 
 class InMemoryRequestLog:
-    """`RequestLog` of this process; share one between the invocations that are to meet in it."""
+    """`RequestLog` in memory; share one between the invocations of a test."""
 
     def __init__(self) -> None:
-        self.runs: dict[str, Run] = {}
-        """The runs so far, by the ids of their requests."""
+        self.records: dict[str, RequestRecord] = {}
+        """The records by the ids of their requests."""
 
-    def begin(self, request: str, run: Run) -> Run | None:
+    def begin(self, request_id: str, record: RequestRecord) -> RequestRecord | None:
         """See `RequestLog.begin`."""
-        found = self.runs.setdefault(request, run)
-        return None if found.attempt == run.attempt else found
+        found = self.records.setdefault(request_id, record)
+        return None if found.attempt == record.attempt else found
 
-    def read(self, request: str) -> Run | None:
-        """See `RequestLog.read`."""
-        return self.runs.get(request)
+    def update(self, request_id: str, record: RequestRecord, deadline: Deadline) -> bool:  # noqa: ARG002 - no time passes
+        """See `RequestLog.update`."""
+        self.records[request_id] = record
+        return True
 
-    def concern(self, request: str, run: Run) -> None:
-        """See `RequestLog.concern`."""
-        self.runs[request] = run
-
-    def end(self, request: str, run: Run, deadline: Deadline) -> None:  # noqa: ARG002 - no time
-        """See `RequestLog.end`."""
-        self.runs[request] = run
-
-    def forget(self, request: str, run: Run) -> None:
+    def forget(self, request_id: str, record: RequestRecord) -> None:
         """See `RequestLog.forget`."""
-        found = self.runs.get(request)
-        if found is not None and found.attempt == run.attempt:
-            del self.runs[request]
+        found = self.records.get(request_id)
+        if found is not None and found.attempt == record.attempt:
+            del self.records[request_id]

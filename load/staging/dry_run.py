@@ -1,6 +1,6 @@
 """Each pending migration, executed on the data and taken back: its time, its locks, its rows.
 
-What is judged is the document that ``lambda-migrate plan --execute --format json`` answers with,
+What is judged is the document that ``lambda-migrate plan --dry-run --format json`` answers with,
 whether it was asked here or in a function's VPC.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lambda_migrate.clock import Deadline
-from lambda_migrate.commands.dry_run import rehearsal_document
+from lambda_migrate.commands.dry_run import build_dry_run_document
 from lambda_migrate.events import null_observer
 from lambda_migrate.local.demo.stage import make_operator
 from load.staging.verdicts import Limits, judge
@@ -23,7 +23,7 @@ __all__ = ["Blocking", "dry_run", "longest_of", "of_dry_run"]
 Document = Mapping[str, Any]
 
 _SECONDS = 900.0  # Lambda's longest timeout
-_REHEARSED, _FAILED = "rehearsed", "failed"
+_RAN, _FAILED = "ran", "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Blocking:
 
 
 def dry_run(stage: StormStage) -> Document:
-    """``lambda-migrate plan --execute``, with the new code's files at hand.
+    """``lambda-migrate plan --dry-run``, with the new code's files at hand.
 
     Raises:
         MigrateError: It could not be begun.
@@ -52,7 +52,7 @@ def dry_run(stage: StormStage) -> Document:
     operator = make_operator(stage.codes[2], stage.variables(), stage.dynamodb, null_observer)
     rehearsed = operator.dry_run(Deadline.after(_SECONDS))
     assert rehearsed is not None  # noqa: S101 - None is for those who do not confirm
-    return rehearsal_document(rehearsed)
+    return build_dry_run_document(rehearsed)
 
 
 def of_dry_run(found: Document, limits: Limits) -> Iterator[Verdict]:
@@ -69,11 +69,11 @@ def of_dry_run(found: Document, limits: Limits) -> Iterator[Verdict]:
         failed = next((step["name"] for step in steps if step["outcome"] == _FAILED), "")
         yield Verdict(what, "failed", said if failed in said else f"{failed}: {said}")
         return
-    ran = [step for step in steps if step["outcome"] == _REHEARSED]
+    ran = [step for step in steps if step["outcome"] == _RAN]
     if ran:
         yield judge(what, True, f"{len(ran)} of {len(steps)}")
     for step in steps:
-        if step["outcome"] != _REHEARSED:
+        if step["outcome"] != _RAN:
             yield Verdict(f"{step['name']} runs on this data", "not measured", step["reason"])
     yield _longest(found, limits)
 

@@ -213,7 +213,7 @@ def _migration(one: Mapping[str, Any], longest: float, limit: float, live: float
         for lock in blocking
     )
     tables = "<br>".join(filter(None, map(_touched, one["tables"])))
-    told = locks or "none" if one["outcome"] == "rehearsed" else escape(one["reason"])
+    told = locks or "none" if one["outcome"] == "ran" else escape(one["reason"])
     times = ["-" if each is None else f"{each:.2f} s" for each in (seconds, live)]
     return (
         f"<tr><td>{escape(one['name'])}</td><td class=number>{times[0]}</td>"

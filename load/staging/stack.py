@@ -21,7 +21,7 @@ from typing import Any
 from lambda_migrate.cli.remote import RemoteFunction
 from lambda_migrate.clock import Deadline
 from lambda_migrate.commands.registry import COMMANDS
-from lambda_migrate.commands.request import Errand
+from lambda_migrate.commands.request import CommandRequest
 from lambda_migrate.errors import ConfigurationError, MigrateError
 from lambda_migrate.local.runtime.process import ProcessError
 from load.staging.dry_run import of_dry_run
@@ -163,13 +163,13 @@ def rehearse_stack(
 
 def _asker(admin: str) -> Ask:
     def ask(command: str, **options: Any) -> Mapping[str, Any]:
-        errand = Errand(
+        request = CommandRequest(
             command=COMMANDS[command],
             options={key: value for key, value in options.items() if key != "yes"},
-            request=uuid.uuid4().hex,
+            request_id=uuid.uuid4().hex,
             yes=bool(options.get("yes")),
         )
-        return RemoteFunction(admin, Deadline.after(_ADMIN_SECONDS)).ask(errand)
+        return RemoteFunction(admin, Deadline.after(_ADMIN_SECONDS)).run(request)
 
     return ask
 
@@ -215,7 +215,7 @@ def _dry_run(scene: _Scene) -> Told:
     if not scene.pending:
         why = _NO_ADMIN if not scene.named.admin else "nothing is pending: it is applied already"
         return [_unseen("each pending migration runs on this data", why)], {}
-    rehearsed = _document(scene.ask("plan", execute=True, yes=True))["rehearsal"]
+    rehearsed = _document(scene.ask("plan", dry_run=True, yes=True))["dry_run"]
     told: Told = list(of_dry_run(rehearsed, scene.wanted.limits)), {"dry_run": rehearsed}
     if rehearsed["error"] is not None:
         raise Halted(told)

@@ -51,7 +51,7 @@ PROFILE = (
 ADMIN_COMMANDS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("status", {}),
     ("plan", {}),
-    ("plan", {"execute": True}),
+    ("plan", {"dry_run": True}),
     ("verify", {}),
     ("verify", {"resync": True}),
     ("lease show", {}),

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lambda_migrate.cli.render import status_view
-from lambda_migrate.commands.documents import status_document
-from lambda_migrate.commands.status_rows import entries_of
+from lambda_migrate.cli.render import render_status
+from lambda_migrate.commands.documents import build_status_document
+from lambda_migrate.commands.status_rows import build_entries
 from lambda_migrate.engine.apply import satisfied_digests
 from lambda_migrate.engine.operations import Status
 from lambda_migrate.errors import ConfigurationError
@@ -108,7 +108,7 @@ ACTS: dict[str, Callable[[Path, Manifest], Any]] = {
     "a part": lambda _, manifest: manifest.up_to(manifest.version // 2),
     "what is proved": lambda _, manifest: satisfied_digests(history(manifest)),
     "a rollback": lambda _, manifest: choose_rollback(history(manifest), to=0),
-    "a status": lambda _, manifest: status_document(
+    "a status": lambda _, manifest: build_status_document(
         _status(manifest, history(manifest)), manifest, PLACE, has_table=True
     ),
     "a baseline": lambda _, manifest: Queries("s").upsert_applied(
@@ -179,13 +179,13 @@ def test_the_status_of_10000_migrations_fits_two_screens(
     manifest = manifests[MANY]
     status = _status(manifest, history(manifest)[:applied])
     console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-    document = status_document(status, manifest, PLACE, has_table=True)
-    shown = status_view(document, now_ms=0, width=100, whole=False)
+    document = build_status_document(status, manifest, PLACE, has_table=True)
+    shown = render_status(document, now_ms=0, width=100, show_all=False)
     with console.capture() as captured:
         for each in shown:
             console.print(each)
     assert len(captured.get().splitlines()) < 50
-    assert len(entries_of(status)) == MANY
+    assert len(build_entries(status)) == MANY
 
 
 def test_an_unknown_version_among_10000_is_a_one_line_error(

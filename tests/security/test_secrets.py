@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lambda_migrate.cli.invocation import Call, CommonOptions
+from lambda_migrate.cli.invocation import CommandInvocation, CommonOptions
 from lambda_migrate.clock import Deadline
 from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.errors import MigrationFailed
@@ -60,7 +60,7 @@ def test_no_repr_shows_a_password() -> None:
         IamCredentials(address),
         SecretCredentials("arn", address=address),
         CommonOptions(database_url=url),
-        Call(CommonOptions(database_url=url), environ={}),
+        CommandInvocation(CommonOptions(database_url=url), environ={}),
     ]
     for value in shown:
         assert PASSWORD not in f"{value!r} {value}"

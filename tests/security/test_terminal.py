@@ -161,7 +161,7 @@ def test_a_time_out_of_range_is_shown_as_none(
     store.state = planted("somebody", now_ms=moment)
     document = json.loads(run("lease", "show", "--format", "json")[1])
     assert document["lease_until"] is None
-    assert f"no date: {moment} ms" in run("lease", "show")[1]
+    assert f"invalid time: {moment} ms" in run("lease", "show")[1]
 
 
 # --- what is typed

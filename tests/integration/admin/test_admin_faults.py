@@ -65,7 +65,7 @@ def under_faults(vpc: Vpc, chance: random.Random, *command: str) -> tuple[int, d
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_what_is_told_is_what_happened_and_nothing_happens_twice(stage: Stage, seed: int) -> None:
+def test_reports_match_the_database_and_nothing_happens_twice(stage: Stage, seed: int) -> None:
     chance = random.Random(seed)
     with opened(stage, MIGRATIONS, timeout=15.0) as vpc:
         for command in STEPS:

@@ -25,7 +25,7 @@ from lambda_migrate.cli import main
 from lambda_migrate.cli.remote import RemoteFunction, make_client
 from lambda_migrate.clock import Deadline
 from lambda_migrate.commands.registry import COMMANDS
-from lambda_migrate.commands.request import Errand
+from lambda_migrate.commands.request import CommandRequest
 from lambda_migrate.local.runtime.function import LocalFunction
 from lambda_migrate.local.runtime.invoke_api import InvokeApi
 from tests.stage import COUNTERS, Stage, effect, running, until
@@ -148,7 +148,7 @@ def vpc(stage: Stage) -> Iterator[Vpc]:
 # --- every verb
 
 
-def test_every_verb_does_through_a_function_what_it_does_here(vpc: Vpc) -> None:
+def test_every_command_does_through_a_function_what_it_does_locally(vpc: Vpc) -> None:
     stage = vpc.stage
     assert vpc.run("status", "--exit-code")[0] == 3
     code, out, _ = vpc.run("plan")
@@ -183,7 +183,7 @@ def test_every_verb_does_through_a_function_what_it_does_here(vpc: Vpc) -> None:
     assert (code, document["released"]) == (0, False)
 
 
-def test_the_history_says_which_command_it_was(vpc: Vpc) -> None:
+def test_the_history_records_the_request_id(vpc: Vpc) -> None:
     vpc.run("up")
     request = vpc.api.calls[0].event["request"]
     rows = vpc.stage.query("SELECT DISTINCT request_id FROM lambda_migrate.history")
@@ -196,14 +196,14 @@ def test_an_alias_is_a_function(vpc: Vpc) -> None:
         assert main(["status", "--function", f"{vpc.function.name}:gone"]) == 2
 
 
-def test_a_migration_that_fails_is_told_with_its_line(stage: Stage) -> None:
+def test_a_failing_migration_is_reported_with_its_line(stage: Stage) -> None:
     broken = "-- migrate:up\nSELECT 1;\nSELECT nott;\n-- migrate:down\n"
     with opened(stage, {**MIGRATIONS, "0004_broken": broken}) as vpc:
         code, out, err = vpc.run("up")
         assert code == 1
         assert out.count("applied ") == 3
         assert "0004_broken.sql:3" in err
-        assert "3 before it stay" in err
+        assert "3 migrations before it stay applied" in err
         code, document = vpc.answer("up")
     assert (code, document["error"]["sqlstate"]) == (1, "42703")
     assert document["error"]["exit_code"] == 1
@@ -213,7 +213,7 @@ def test_a_migration_that_fails_is_told_with_its_line(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("moment", ["start", "end"])
-def test_an_up_whose_answer_was_lost_finds_itself(stage: Stage, moment: Any) -> None:
+def test_an_up_whose_response_is_lost_returns_its_result(stage: Stage, moment: Any) -> None:
     with opened(stage, {**MIGRATIONS, "0004_slow": slow(4, 2)}) as vpc:
         vpc.api.drop_responses(at=moment)
         code, document = vpc.answer("up")
@@ -226,7 +226,7 @@ def test_an_up_whose_answer_was_lost_finds_itself(stage: Stage, moment: Any) -> 
     assert stage.attempts() == 1
 
 
-def test_a_down_whose_answer_was_lost_takes_nothing_more_back(vpc: Vpc) -> None:
+def test_a_down_whose_response_is_lost_rolls_back_once(vpc: Vpc) -> None:
     vpc.run("up")
     vpc.api.drop_responses(2)
     code, document = vpc.answer("down", "--steps", "1", "--yes")
@@ -235,7 +235,7 @@ def test_a_down_whose_answer_was_lost_takes_nothing_more_back(vpc: Vpc) -> None:
     assert len({each.request_id for each in vpc.api.calls[1:]}) == 3
 
 
-def test_a_failure_whose_answer_was_lost_is_told_and_not_tried_again(stage: Stage) -> None:
+def test_a_failure_whose_response_is_lost_is_reported_and_not_retried(stage: Stage) -> None:
     once = "-- migrate:up\nSELECT nextval('attempts'); SELECT 1/0;\n-- migrate:down\n"
     with opened(stage, {"0001_counters": COUNTERS, "0002_once": once}) as vpc:
         vpc.api.drop_responses()
@@ -249,9 +249,9 @@ def test_a_read_timeout_of_the_client_runs_nothing_twice(stage: Stage) -> None:
     with opened(stage, GATED) as vpc:
         client = Impatient(vpc.client(read_seconds=0.5), vpc.client())
         remote = RemoteFunction(vpc.function.name, Deadline.after(90), client=lambda: client)
-        errand = Errand(command=COMMANDS["up"], request=str(uuid.uuid4()))
+        request = CommandRequest(command=COMMANDS["up"], request_id=str(uuid.uuid4()))
         with ThreadPoolExecutor() as pool:
-            answer = pool.submit(remote.ask, errand)
+            answer = pool.submit(remote.run, request)
             until(lambda: len(vpc.api.calls) == 2, what="it is asked again")
             until(running(stage, "gate"), what="the first run is at the gate")
             open_gate(stage)
@@ -260,14 +260,14 @@ def test_a_read_timeout_of_the_client_runs_nothing_twice(stage: Stage) -> None:
     assert stage.attempts() == 1
 
 
-def test_throttled_calls_come_back_later(vpc: Vpc) -> None:
+def test_throttled_calls_are_retried(vpc: Vpc) -> None:
     vpc.api.throttle(3)
     code, out, _ = vpc.run("status")
     assert code == 0
     assert "waiting: Lambda" in out
 
 
-def test_a_function_with_one_environment_is_asked_until_it_is_free(stage: Stage) -> None:
+def test_a_function_with_one_environment_is_retried_until_it_is_free(stage: Stage) -> None:
     migrations = {**MIGRATIONS, "0004_slow": slow(4, 2)}
     with opened(stage, migrations, concurrency=1) as vpc:
         vpc.api.drop_responses(at="start")
@@ -279,7 +279,7 @@ def test_a_function_with_one_environment_is_asked_until_it_is_free(stage: Stage)
 # --- functions that end in the midst
 
 
-def test_a_function_killed_by_its_timeout_is_reported_with_what_stayed(stage: Stage) -> None:
+def test_a_function_killed_by_its_timeout_is_reported_with_what_was_committed(stage: Stage) -> None:
     """It is frozen, so that nothing of its own can end the migration in time."""
     migrations = {**MIGRATIONS, "0004_slow": slow(4, 60)}
     with opened(stage, migrations, timeout=20.0) as vpc:
@@ -296,7 +296,7 @@ def test_a_function_killed_by_its_timeout_is_reported_with_what_stayed(stage: St
         assert stage.attempts() == 1
 
 
-def test_a_function_that_is_killed_does_not_take_back_more_when_lambda_tries_again(
+def test_a_killed_function_rolls_back_nothing_more_when_lambda_retries(
     stage: Stage,
 ) -> None:
     """An asynchronous invocation that failed is repeated twice by Lambda itself."""
@@ -327,7 +327,7 @@ def test_a_function_that_is_killed_does_not_take_back_more_when_lambda_tries_aga
     assert stage.attempts() == 1
 
 
-def test_a_crash_is_heard_at_once_and_not_at_the_timeout(stage: Stage) -> None:
+def test_a_crash_is_reported_at_once_and_not_at_the_timeout(stage: Stage) -> None:
     migrations = {**MIGRATIONS, "0004_slow": slow(4, 60)}
     with opened(stage, migrations, timeout=600.0) as vpc:
         with ThreadPoolExecutor() as pool:
@@ -342,7 +342,7 @@ def test_a_crash_is_heard_at_once_and_not_at_the_timeout(stage: Stage) -> None:
 # --- others who are at it
 
 
-def test_of_several_ups_at_once_one_applies_and_the_others_are_told(stage: Stage) -> None:
+def test_of_several_concurrent_ups_one_applies_and_the_others_are_busy(stage: Stage) -> None:
     with opened(stage, GATED) as vpc, ThreadPoolExecutor() as pool:
         laptops = [pool.submit(vpc.start("up", "--format", "json").communicate) for _ in range(3)]
         until(lambda: sum(each.done() for each in laptops) == 2, what="two are turned away")
@@ -355,7 +355,7 @@ def test_of_several_ups_at_once_one_applies_and_the_others_are_told(stage: Stage
     assert stage.attempts() == 1
 
 
-def test_an_up_that_waits_goes_on_when_the_other_has_done(stage: Stage) -> None:
+def test_up_wait_continues_when_the_holder_has_finished(stage: Stage) -> None:
     with opened(stage, GATED) as vpc, ThreadPoolExecutor() as pool:
         first = vpc.start("up")
         until(running(stage, "gate"), what="the first one migrates")
@@ -372,7 +372,7 @@ def test_an_up_that_waits_goes_on_when_the_other_has_done(stage: Stage) -> None:
 # --- what is not ours
 
 
-def test_another_function_is_told_from_ours(stage: Stage) -> None:
+def test_another_function_is_recognized(stage: Stage) -> None:
     code = stage.code({}, handler="def handler(event, context):\n    return {'statusCode': 200}\n")
     err = io.StringIO()
     with (
@@ -385,7 +385,7 @@ def test_another_function_is_told_from_ours(stage: Stage) -> None:
     assert "lambda_migrate.deploy.admin.handler" in err.getvalue()
 
 
-def test_a_function_that_cannot_start_is_a_matter_of_configuration(stage: Stage) -> None:
+def test_a_function_that_cannot_start_is_a_configuration_error(stage: Stage) -> None:
     err = io.StringIO()
     with (
         LocalFunction("gone.handler", code=stage.code({}), name="gone") as function,
@@ -403,7 +403,7 @@ def test_a_function_that_cannot_start_is_a_matter_of_configuration(stage: Stage)
 PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "run-commands-in-the-vpc.md"
 
 
-def test_the_commands_of_the_page_do_what_it_says(vpc: Vpc) -> None:
+def test_the_commands_of_the_page_do_what_they_say(vpc: Vpc) -> None:
     lines = [
         shlex.split(line)[3:]
         for line in PAGE.read_text().splitlines()
@@ -418,7 +418,7 @@ def test_the_commands_of_the_page_do_what_it_says(vpc: Vpc) -> None:
     assert vpc.stage.effects() == {1: 1, 2: 1, 3: 1}
 
 
-def test_the_event_of_the_page_is_one(vpc: Vpc) -> None:
+def test_the_event_of_the_page_is_valid(vpc: Vpc) -> None:
     (text,) = re.findall(r'title="event.json"\n(.*?)```', PAGE.read_text(), re.DOTALL)
     response = vpc.client().invoke(FunctionName=vpc.function.name, Payload=text.encode())
     answer = json.loads(response["Payload"].read())

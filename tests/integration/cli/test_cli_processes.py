@@ -117,7 +117,7 @@ def bench(server: LocalPostgreSQL, dynamodb: LocalDynamoDB, tmp_path: Path) -> B
     return Bench(server, dynamodb, name, folder)
 
 
-def test_the_whole_way_from_new_to_down(bench: Bench) -> None:
+def test_every_step_from_new_to_down(bench: Bench) -> None:
     assert bench.run("new", "create_orders")[0] == 0
     bench.write("30000101000000_second", "CREATE TABLE second (id int);", "DROP TABLE second;")
     assert bench.run("status", "--exit-code")[0] == 3
@@ -160,7 +160,7 @@ def test_a_failing_script_is_shown_with_its_line_and_caret(bench: Bench) -> None
     assert lines[at + 1].index("^") == lines[at].index("nott")
 
 
-def test_the_lease_table_is_made_once_and_a_strangers_is_refused(bench: Bench) -> None:
+def test_the_lease_table_is_created_once_and_a_foreign_table_is_refused(bench: Bench) -> None:
     client = bench.dynamodb.client()
     assert bench.answer("table", "create", "--table", "fresh")[1]["created"] is True
     assert bench.answer("table", "create", "--table", "fresh")[1]["created"] is False
@@ -187,7 +187,7 @@ def test_the_lease_table_is_made_once_and_a_strangers_is_refused(bench: Bench) -
         (("up", "--nope"), 2, "--nope"),
     ],
 )
-def test_what_is_wrong_is_said(
+def test_an_invalid_url_is_an_error(
     bench: Bench, arguments: tuple[str, ...], code: int, said: str
 ) -> None:
     bench.write("1_a", "SELECT 1;")
@@ -201,7 +201,7 @@ def test_what_is_wrong_is_said(
 
 
 @pytest.mark.parametrize("table", ["leases", ""])
-def test_of_two_at_once_one_does_it_and_the_other_is_busy(bench: Bench, table: str) -> None:
+def test_of_two_concurrent_ups_one_applies_and_the_other_is_busy(bench: Bench, table: str) -> None:
     bench.variables = {"LAMBDA_MIGRATE_TABLE": table}
     bench.write("1_log", "CREATE TABLE log (n int); INSERT INTO log VALUES (1);")
     bench.write("2_slow", "SELECT pg_sleep(1.5); INSERT INTO log VALUES (2);")
@@ -213,7 +213,7 @@ def test_of_two_at_once_one_does_it_and_the_other_is_busy(bench: Bench, table: s
     assert outputs[codes.index(4)][1].startswith("busy")
 
 
-def test_whoever_waits_goes_on_when_the_holder_is_done(bench: Bench) -> None:
+def test_up_wait_continues_when_the_holder_has_finished(bench: Bench) -> None:
     bench.write("1_slow", "CREATE TABLE log (n int); SELECT pg_sleep(1.5);")
     first = bench.start("up")
     bench.wait_for(lambda: _is_at(bench, "pg_sleep(1.5)"))
@@ -229,7 +229,7 @@ def test_whoever_waits_goes_on_when_the_holder_is_done(bench: Bench) -> None:
     ("signum", "table"),
     [(signal.SIGINT, "leases"), (signal.SIGTERM, "leases"), (signal.SIGINT, "")],
 )
-def test_an_interrupted_up_leaves_nothing_half_done_and_frees_the_lease(
+def test_an_interrupted_up_leaves_nothing_half_done_and_releases_the_lease(
     bench: Bench, signum: signal.Signals, table: str
 ) -> None:
     bench.variables = {"LAMBDA_MIGRATE_TABLE": table}
@@ -250,20 +250,20 @@ def test_an_interrupted_up_leaves_nothing_half_done_and_frees_the_lease(
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_rehearsal_leaves_nothing_and_blocks_nobody(
+def test_an_interrupted_dry_run_leaves_nothing_and_blocks_no_process(
     bench: Bench, signum: signal.Signals
 ) -> None:
     bench.write("1_kept", "CREATE TABLE kept (n int); INSERT INTO kept VALUES (1);")
     bench.answer("up")
     bench.write("2_alter", "ALTER TABLE kept ADD COLUMN m int; CREATE TABLE half (n int);")
     bench.write("3_slow", "UPDATE kept SET n = 2; SELECT pg_sleep(60);")
-    process = bench.start("plan", "--execute", "--yes")
+    process = bench.start("plan", "--dry-run", "--yes")
     bench.wait_for(lambda: _is_at(bench, "pg_sleep(60)"))
     process.send_signal(signum)
     out, err = process.communicate(timeout=20)
     assert process.returncode == (128 + signum if signum != signal.SIGKILL else -signum)
     assert "ran       2_alter" in out
-    assert ("the lease is free" in err) is (signum != signal.SIGKILL)
+    assert ("the lease is released" in err) is (signum != signal.SIGKILL)
     assert "Traceback" not in err
     bench.wait_for(lambda: not _is_at(bench, "pg_sleep(60)"))
     assert bench.rows("SELECT * FROM kept") == [[1]]
@@ -273,13 +273,13 @@ def test_an_interrupted_rehearsal_leaves_nothing_and_blocks_nobody(
     assert (status["lease"]["owner"] is None) is (signum != signal.SIGKILL)
 
 
-def test_a_rehearsal_asks_at_a_terminal_and_draws_what_it_runs(bench: Bench) -> None:
+def test_a_dry_run_asks_at_a_terminal_and_shows_what_it_runs(bench: Bench) -> None:
     bench.write("1_slow", "CREATE TABLE half (n int); SELECT pg_sleep(0.3);")
-    shown = _on_a_terminal(bench, "plan", "--execute", typed=b"n\n")
-    assert b"rehearse 1 migration?" in shown
+    shown = _on_a_terminal(bench, "plan", "--dry-run", typed=b"n\n")
+    assert b"dry-run 1 migration?" in shown
     assert b"nothing was changed" in shown
-    shown = _on_a_terminal(bench, "plan", "--execute", typed=b"y\n")
-    assert b"rehearsed 1 migration on" in shown
+    shown = _on_a_terminal(bench, "plan", "--dry-run", typed=b"y\n")
+    assert b"ran 1 migration on" in shown
     assert b"\x1b[" in shown
     assert bench.rows("SELECT to_regclass('half')") == [[None]]
 
@@ -290,13 +290,13 @@ def _is_at(bench: Bench, text: str) -> bool:
     return any(text in row[0] for row in rows)
 
 
-def test_on_a_terminal_progress_is_drawn_and_a_question_asked(bench: Bench) -> None:
+def test_on_a_terminal_progress_is_shown_and_a_question_asked(bench: Bench) -> None:
     bench.write("1_slow", "SELECT pg_sleep(0.3);", "SELECT 1;")
     shown = _on_a_terminal(bench, "up")
     assert b"1_slow" in shown
     assert b"\x1b[" in shown
     shown = _on_a_terminal(bench, "down", "--steps", "1", typed=b"n\n")
-    assert b"take back 1 migration?" in shown
+    assert b"roll back 1 migration?" in shown
     assert b"nothing was changed" in shown
     assert bench.answer("status")[1]["counts"]["applied"] == 1
 
@@ -361,7 +361,7 @@ class Expiring(http.server.BaseHTTPRequestHandler):
         """Nothing."""
 
 
-def test_credentials_that_expire_during_up_are_reported_at_once_and_at_end(
+def test_credentials_that_expire_during_up_are_reported_at_once_and_at_the_end(
     bench: Bench,
 ) -> None:
     Expiring.upstream = bench.dynamodb.endpoint_url
@@ -380,7 +380,7 @@ def test_credentials_that_expire_during_up_are_reported_at_once_and_at_end(
     way.shutdown()
     way.server_close()
     assert process.returncode == 2
-    assert "warning: the lease cannot be renewed" in first
+    assert "warning: cannot renew the lease" in first
     told = " ".join((first + err + out).split())
     assert told.count("warning:") == 1
     assert "0001_long was cancelled and its uncommitted work rolled back" in told

@@ -19,7 +19,7 @@ def post() -> Iterator[Office]:
         yield opened
 
 
-def test_a_deployment_that_fails_and_the_one_that_takes_it_back(stage: Stage, post: Office) -> None:
+def test_a_deployment_that_fails_and_its_rollback(stage: Stage, post: Office) -> None:
     with hook(stage, MODULE, V2, post=post) as function:
         assert function.invoke(deployment()).payload["status"] == "Succeeded"
         [line] = ends(function)
@@ -48,15 +48,15 @@ def test_a_migration_longer_than_the_deadline_fails_the_deployment(
     assert stage.holders() == []
 
 
-def test_an_answer_that_was_lost_is_given_again(stage: Stage, post: Office) -> None:
+def test_a_response_that_was_lost_is_sent_again(stage: Stage, post: Office) -> None:
     post.manners = ["drop", "refuse"]
     with hook(stage, MODULE, V1, post=post) as function:
         assert function.invoke(deployment()).ok
-        assert "had its answer already" in logs(function)
+        assert "was reported before" in logs(function)
     assert outcomes(post.taken()) == ["Succeeded"] * 3
 
 
-def test_two_hooks_at_once_migrate_once_and_both_are_answered(stage: Stage, post: Office) -> None:
+def test_two_concurrent_hooks_migrate_once_and_both_respond(stage: Stage, post: Office) -> None:
     slow = {**V1, "2_slow": effect(2, "SELECT pg_sleep(2);")}
     with hook(stage, MODULE, slow, post=post) as function:
         function.start_environments(2)

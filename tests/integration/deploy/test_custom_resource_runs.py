@@ -41,7 +41,7 @@ def served(function: LocalFunction, event: object) -> None:
     assert result.ok, (result.status, result.error_type, result.error_message)
 
 
-def test_the_life_of_a_stack(stage: Stage, post: Office) -> None:
+def test_create_update_rollback_and_delete_of_a_stack(stage: Stage, post: Office) -> None:
     """Created, updated, an update that fails and its rollback, deleted."""
     create = request("Create", post, 1)
     with hook(stage, MODULE, V1, post=post) as function:
@@ -87,9 +87,7 @@ def test_the_life_of_a_stack(stage: Stage, post: Office) -> None:
     assert stage.effects() == {1: 1, 2: 1}
 
 
-def test_code_older_than_the_schema_is_rolled_back_to_while_ahead(
-    stage: Stage, post: Office
-) -> None:
+def test_a_rollback_to_code_older_than_the_schema_succeeds(stage: Stage, post: Office) -> None:
     """Something else of the stack failed after the migrations had been applied."""
     with hook(stage, MODULE, V2, post=post) as function:
         served(function, request("Create", post, 2))
@@ -101,7 +99,7 @@ def test_code_older_than_the_schema_is_rolled_back_to_while_ahead(
     assert "the schema is ahead of this code" in told["Reason"]
 
 
-def test_a_migration_longer_than_the_deadline_is_cancelled_and_answered(
+def test_a_migration_longer_than_the_deadline_is_cancelled_and_gets_a_response(
     stage: Stage, post: Office
 ) -> None:
     create = request("Create", post)
@@ -122,7 +120,7 @@ _HANGS = {
 }
 
 
-def test_work_that_hangs_for_ever_is_answered_and_so_is_the_next_event(
+def test_work_that_hangs_gets_a_response_and_so_does_the_next_event(
     stage: Stage, post: Office
 ) -> None:
     create, delete = request("Create", post), request("Delete", post)
@@ -133,7 +131,7 @@ def test_work_that_hangs_for_ever_is_answered_and_so_is_the_next_event(
         assert '"NotReady":[1.0]' in logs(function).replace(" ", "")
         served(function, delete)
         assert len(function.environments()) == 1, "in the environment where it still hangs"
-    assert "had not ended when its time was over" in answer_to(create, post)["Reason"]
+    assert "did not end before the hook had to respond" in answer_to(create, post)["Reason"]
     assert answer_to(create, post)["Status"] == "FAILED"
     assert answer_to(delete, post)["Status"] == "SUCCESS"
 
@@ -147,7 +145,7 @@ def test_work_that_hangs_for_ever_is_answered_and_so_is_the_next_event(
         ("syntax error", "SyntaxError"),
     ],
 )
-def test_migrations_that_cannot_be_imported_are_answered(
+def test_migrations_that_cannot_be_imported_get_a_response(
     body: str, told: str, stage: Stage, post: Office
 ) -> None:
     create, rollback = request("Create", post), request("Update", post, 1, 2)
@@ -181,7 +179,7 @@ def test_migrations_that_cannot_be_imported_are_answered(
     ],
     ids=["postgresql", "dynamodb", "table", "setting", "directory"],
 )
-def test_what_cannot_be_reached_or_is_set_wrong_is_answered(
+def test_unreachable_servers_and_wrong_settings_get_a_response(
     variables: dict[str, str], told: str, stage: Stage, post: Office
 ) -> None:
     create, rollback = request("Create", post), request("Update", post, 1, 2)
@@ -204,7 +202,9 @@ def silence() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("which", ["postgresql", "dynamodb"])
-def test_silence_is_answered_in_time(which: str, stage: Stage, post: Office, silence: str) -> None:
+def test_unresponsive_servers_get_a_response_in_time(
+    which: str, stage: Stage, post: Office, silence: str
+) -> None:
     variables = {
         "postgresql": {
             "LAMBDA_MIGRATE_DATABASE_URL": f"postgresql://app@{silence}/shop?sslmode=disable"
@@ -219,7 +219,7 @@ def test_silence_is_answered_in_time(which: str, stage: Stage, post: Office, sil
     assert answer_to(rollback, post)["Status"] == "SUCCESS"
 
 
-def test_an_url_that_drops_refuses_and_hangs_is_sent_the_same_answer_until_it_takes_it(
+def test_an_url_that_drops_refuses_and_hangs_gets_the_same_response_until_it_accepts(
     stage: Stage, post: Office
 ) -> None:
     post.manners = ["drop", "refuse", "hang"]
@@ -233,20 +233,20 @@ def test_an_url_that_drops_refuses_and_hangs_is_sent_the_same_answer_until_it_ta
     assert stage.effects() == {1: 1}
 
 
-def test_an_url_that_never_takes_it_fails_the_invocation_so_that_lambda_invokes_again(
+def test_an_url_that_never_accepts_fails_the_invocation_so_that_lambda_retries(
     stage: Stage, post: Office
 ) -> None:
     create = request("Create", post)
     with hook(stage, MODULE, V1, post=post, timeout=10) as function:
         post.manners = [*REFUSE_ALL]
-        assert function.invoke(create).error_type == "Undelivered"
+        assert function.invoke(create).error_type == "DeliveryFailed"
         post.manners = []
         served(function, create)
     assert answers_to(create, post)[-1].json["Status"] == "SUCCESS"
     assert stage.effects() == {1: 1}
 
 
-def test_two_hooks_at_once_migrate_once_and_both_are_answered(stage: Stage, post: Office) -> None:
+def test_two_concurrent_hooks_migrate_once_and_both_respond(stage: Stage, post: Office) -> None:
     slow = {**V1, "2_slow": effect(2, "SELECT pg_sleep(2);")}
     events = [request("Create", post), request("Create", post)]
     with hook(stage, MODULE, slow, post=post) as function:
@@ -260,9 +260,7 @@ def test_two_hooks_at_once_migrate_once_and_both_are_answered(stage: Stage, post
     assert stage.effects() == {1: 1, 2: 1}
 
 
-def test_a_killed_hook_answers_nothing_and_invoked_again_goes_on_and_answers(
-    stage: Stage, post: Office
-) -> None:
+def test_a_killed_hook_responds_when_it_is_invoked_again(stage: Stage, post: Office) -> None:
     """As Lambda does with an asynchronous invocation whose process died."""
     migrations = {"1_counters": COUNTERS, "2_slow": effect(2, sleeps_once(300))}
     create = request("Create", post)

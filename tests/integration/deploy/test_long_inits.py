@@ -37,7 +37,7 @@ def outcomes(deployed: LocalFunction) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", LONG)
-def test_initialisation_migrates_before_anybody_is_served(stage: Stage, kind: str) -> None:
+def test_initialisation_migrates_before_the_first_request(stage: Stage, kind: str) -> None:
     with function(stage, V2, kind) as deployed:
         deployed.start_environments(4)
         assert stage.effects() == {1: 1, 2: 1}
@@ -54,7 +54,7 @@ def test_on_demand_nothing_happens_before_the_first_invocation(stage: Stage) -> 
         assert outcomes(deployed) == ["MIGRATED"]
 
 
-def test_a_provisioned_environment_asks_nobody_any_more(stage: Stage) -> None:
+def test_a_provisioned_environment_checks_nothing_more(stage: Stage) -> None:
     with function(stage, V2, "provisioned-concurrency") as deployed:
         deployed.start_environments(1)
         (environment,) = deployed.environments()
@@ -63,7 +63,7 @@ def test_a_provisioned_environment_asks_nobody_any_more(stage: Stage) -> None:
         assert stage.dynamodb.requests(environment.access_key) == before
 
 
-def test_a_restored_snapshot_asks_once_more(stage: Stage) -> None:
+def test_a_restored_snapshot_checks_once_more(stage: Stage) -> None:
     with function(stage, V2, "snap-start") as deployed:
         deployed.start_environments(1)
         (environment,) = deployed.environments()
@@ -75,7 +75,7 @@ def test_a_restored_snapshot_asks_once_more(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("kind", LONG)
-def test_what_fails_in_initialisation_is_told_to_the_first_invocation(
+def test_a_failure_during_initialisation_is_raised_in_the_first_invocation(
     stage: Stage, kind: str
 ) -> None:
     with function(stage, BAD, kind, failure_pause_seconds="300") as deployed:

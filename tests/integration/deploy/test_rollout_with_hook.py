@@ -46,7 +46,7 @@ def post() -> Iterator[Office]:
         yield opened
 
 
-def test_when_traffic_shifts_every_cold_start_finds_the_schema_ready(
+def test_after_the_traffic_shift_every_cold_start_finds_the_schema_ready(
     stage: Stage, post: Office
 ) -> None:
     with (

@@ -60,7 +60,7 @@ def test_functions_that_share_a_layer_migrate_once_whichever_starts_first(
     assert stage.effects() == {1: 1, 2: 1}
 
 
-def test_one_that_requires_only_reads_and_is_served_when_another_has_migrated(
+def test_a_function_in_mode_require_only_reads_and_waits_for_another(
     stage: Stage, layer: Path
 ) -> None:
     with (
@@ -75,7 +75,7 @@ def test_one_that_requires_only_reads_and_is_served_when_another_has_migrated(
     assert stage.effects() == {1: 1, 2: 1}
 
 
-def test_one_with_an_older_folder_is_served_while_the_schema_is_ahead(stage: Stage) -> None:
+def test_a_function_with_older_files_is_served_while_the_schema_is_ahead(stage: Stage) -> None:
     with function(stage, "older", V1) as older, function(stage, "newer", V2) as newer:
         assert newer.invoke().ok
         assert older.invoke().ok
@@ -83,7 +83,7 @@ def test_one_with_an_older_folder_is_served_while_the_schema_is_ahead(stage: Sta
     assert stage.effects() == {1: 1, 2: 1}
 
 
-def test_one_that_requires_what_was_passed_by_is_served_though_no_check_had_its_files(
+def test_an_older_version_in_mode_require_is_served_by_a_newer_schema(
     stage: Stage,
 ) -> None:
     with function(stage, "migrator", V3) as migrator:
@@ -93,7 +93,7 @@ def test_one_that_requires_what_was_passed_by_is_served_though_no_check_had_its_
         assert outcomes(web) == ["UP_TO_DATE"]
 
 
-def test_folders_that_know_nothing_of_each_other_need_a_target_and_a_schema_each(
+def test_unrelated_directories_need_a_target_and_a_schema_each(
     stage: Stage,
 ) -> None:
     # One bookkeeping, two folders: each lacks what the other has applied.
@@ -113,7 +113,7 @@ def test_folders_that_know_nothing_of_each_other_need_a_target_and_a_schema_each
     assert tables == 2
 
 
-def test_a_new_address_joins_by_one_look_and_takes_nothing_from_the_one_before(
+def test_a_new_address_joins_by_one_check_and_takes_nothing_from_the_one_before(
     stage: Stage,
 ) -> None:
     """Named in two ways, by its socket and by its port."""

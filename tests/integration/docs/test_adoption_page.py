@@ -66,8 +66,8 @@ def test_migrations_applied_by_dbmate_are_not_run_again_and_its_gap_stays_pendin
     assert code == 2
     assert "0002_status is not applied there" in output
     _, output = run(stage, tmp_path, "baseline")
-    heading, _, table = read_block("this records as applied").partition("version file")
-    assert heading.partition(", since")[2] in output
+    heading, _, table = read_block("this marks as applied").partition("version file")
+    assert heading.partition(", from")[2] in output
     assert table in output
     assert run(stage, tmp_path, "baseline", "--yes")[0] == 0
     assert read_history(stage) == [["1", True], ["3", True]]

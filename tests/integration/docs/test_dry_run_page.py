@@ -14,7 +14,7 @@ from unittest.mock import patch
 import pytest
 
 from lambda_migrate.cli import main
-from lambda_migrate.commands.dry_run_advice import advice_on
+from lambda_migrate.commands.dry_run_advice import advise
 from lambda_migrate.engine.dry_run import RAN, DryRunStep
 from lambda_migrate.postgresql.dry_run_effects import MigrationEffects, RelationLock, TableChange
 from tests.stage import TABLE, Stage
@@ -66,7 +66,7 @@ def migrations_and_locks(text: str) -> list[str]:
 
 
 def test_the_output_is_that_of_the_page_except_for_times_and_sizes(orders: Orders) -> None:
-    code, out = orders.run("plan", "--execute", "--yes")
+    code, out = orders.run("plan", "--dry-run", "--yes")
     assert code == 0
     assert migrations_and_locks(out) == migrations_and_locks(PASSED)
     assert len(migrations_and_locks(PASSED)) == 7
@@ -90,14 +90,14 @@ def test_the_advice_follows_from_the_times() -> None:
             measured=MigrationEffects(1.5, (lock,), (rewritten,)),
         ),
     ]
-    advice = PASSED[PASSED.index("advice:\n") : PASSED.index("what no")].splitlines()[1:]
-    assert advice == [f"- {sentence}" for step in steps for sentence in advice_on(step)]
+    advice = PASSED[PASSED.index("advice:\n") : PASSED.index("not undone")].splitlines()[1:]
+    assert advice == [f"- {sentence}" for step in steps for sentence in advise(step)]
 
 
 def test_the_failure_is_that_of_the_page(orders: Orders) -> None:
     wrong = FILES["0003_fill_total"].replace("amount", "amont")
     (orders.migrations / "0003_fill_total.sql").write_text(wrong)
-    code, out = orders.run("plan", "--execute", "--yes")
+    code, out = orders.run("plan", "--dry-run", "--yes")
     assert code == 1
     assert migrations_and_locks(out) == migrations_and_locks(FAILED)
     end = FAILED[FAILED.index("0003_fill_total failed: ") :].splitlines()
@@ -109,7 +109,7 @@ def test_the_failure_is_that_of_the_page(orders: Orders) -> None:
 
 def test_it_changes_neither_the_table_nor_the_history(orders: Orders) -> None:
     before = orders.query("SELECT count(*), sum(amount) FROM orders")
-    orders.run("plan", "--execute", "--yes")
+    orders.run("plan", "--dry-run", "--yes")
     assert orders.query("SELECT count(*), sum(amount) FROM orders") == before
     _, out = orders.run("status", "--format", "json")
     assert json.loads(out)["counts"] == {
@@ -120,8 +120,8 @@ def test_it_changes_neither_the_table_nor_the_history(orders: Orders) -> None:
 
 
 def test_a_pipeline_can_read_the_blocked_statements_and_their_duration(orders: Orders) -> None:
-    _, out = orders.run("plan", "--execute", "--yes", "--format", "json")
-    migrations = json.loads(out)["rehearsal"]["migrations"]
+    _, out = orders.run("plan", "--dry-run", "--yes", "--format", "json")
+    migrations = json.loads(out)["dry_run"]["migrations"]
     blocking = [
         each["name"]
         for each in migrations
@@ -139,7 +139,7 @@ def test_the_migrations_of_the_page_on_safe_migrations_pass_a_dry_run(
     safe = Orders(stage, files)
     assert safe.run("up", "--to", "1")[0] == 0
     safe.query("INSERT INTO orders (customer_id, amount) SELECT n, n FROM generate_series(1, 99) n")
-    code, out = safe.run("plan", "--execute", "--yes", "--format", "json")
-    found = json.loads(out)["rehearsal"]
+    code, out = safe.run("plan", "--dry-run", "--yes", "--format", "json")
+    found = json.loads(out)["dry_run"]
     assert (code, found["outcome"]) == (0, "incomplete")
-    assert {each["outcome"] for each in found["migrations"]} == {"rehearsed", "not_rehearsed"}
+    assert {each["outcome"] for each in found["migrations"]} == {"ran", "skipped"}

@@ -42,7 +42,7 @@ def test_the_application_role_may_write_rows_but_not_change_tables(
         "ALTER TABLE orders ADD COLUMN x int",
         "CREATE TABLE another ()",
         "DELETE FROM lambda_migrate.history",
-        "UPDATE lambda_migrate.block SET token = 99",
+        "UPDATE lambda_migrate.fence SET token = 99",
     ):
         with pytest.raises(Exception, match="42501"):
             server.execute(f"SET ROLE app; {forbidden}", "orders")

@@ -87,6 +87,6 @@ def normalize(text: str) -> list[str]:
     text = re.sub(r"/tmp/[\w./-]+|\[?/\S*lm-pg-\w+", "<folder>", text)
     text = re.sub(r"digest \w+", "digest", text)
     text = re.sub(
-        r"\d{4}-\d\d-\d\d \d\d:\d\d|\d+(\.\d+)? ?m?s\b|function/\d+|block \d+", "<n>", text
+        r"\d{4}-\d\d-\d\d \d\d:\d\d|\d+(\.\d+)? ?m?s\b|function/\d+|fence \d+", "<n>", text
     )
     return [" ".join(line.split()) for line in text.splitlines() if line.strip()]

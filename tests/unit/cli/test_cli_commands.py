@@ -89,7 +89,7 @@ def one_line(text: str) -> str:
 # --- looking
 
 
-def test_status_tells_pending_from_applied(run: Run) -> None:
+def test_status_distinguishes_pending_from_applied(run: Run) -> None:
     run("up", "--to", "2")
     code, out, _ = run("status")
     assert code == 0
@@ -117,7 +117,7 @@ def test_status_exits_with_three_while_something_is_pending(
         ("status",),
         ("status", "--exit-code"),
         ("plan",),
-        ("plan", "--execute", "--yes"),
+        ("plan", "--dry-run", "--yes"),
         ("verify",),
         ("verify", "--resync"),
         ("up",),
@@ -137,7 +137,7 @@ def test_no_migrations_are_an_error_of_every_command_that_needs_them(
 
 
 @pytest.mark.parametrize("command", [("lease", "show"), ("new", "first")])
-def test_what_needs_no_migrations_works_without_any(
+def test_commands_that_need_no_migrations_work_without_any(
     run: Run, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     (tmp_path / "none").mkdir()
@@ -167,14 +167,14 @@ def test_status_shows_holder_progress_and_failure(run: Run, store: InMemoryLease
         failure=failure,
     )
     _, out, _ = run("status")
-    assert "held by orders/8/ab, fence 7, ran out" in out
+    assert "held by orders/8/ab, fence 7, expired" in out
     assert "applying 0002_status" in out
     assert "1 of 3 done" in out
     assert "0002_status: no such table [42P01]" in out
     assert "attempt 2" in out
 
 
-def test_an_edited_file_is_told_with_its_repair(run: Run, folder: Path) -> None:
+def test_an_edited_file_is_reported_with_its_repair(run: Run, folder: Path) -> None:
     run("up")
     path = folder / "0002_status.sql"
     path.write_text(path.read_text() + "-- changed\n")
@@ -204,7 +204,7 @@ def test_plan_shows_statements_and_whether_they_are_transactional(run: Run, fold
     assert "1 statement outside a transaction, no down script" in run("plan")[1]
 
 
-def test_plan_stops_where_up_would(run: Run) -> None:
+def test_plan_stops_at_the_version_of_to(run: Run) -> None:
     _, document = answer(run, "plan", "--to", "2")
     assert [step["version"] for step in document["pending"]] == [1, 2]
 
@@ -235,12 +235,14 @@ def test_up_applies_in_order_and_marks_ready(run: Run, database: InMemoryDatabas
     assert answer(run, "up")[1]["applied"] == []
 
 
-def test_up_without_anything_to_do_says_so(run: Run) -> None:
+def test_up_without_pending_migrations_reports_it(run: Run) -> None:
     run("up")
     assert "nothing to do" in run("up")[1]
 
 
-def test_a_failed_migration_is_told_with_what_stays(run: Run, database: InMemoryDatabase) -> None:
+def test_a_failed_migration_is_reported_with_what_was_committed(
+    run: Run, database: InMemoryDatabase
+) -> None:
     report = "0002_status failed: no [42601]\n  f.sql:3:4\n  3 | select nott\n             ^"
     database.fail(
         2, MigrationFailed("no", migration="0002_status", sqlstate="42601", detail=report)
@@ -248,13 +250,15 @@ def test_a_failed_migration_is_told_with_what_stays(run: Run, database: InMemory
     code, _, err = run("up")
     assert code == 1
     assert "  3 | select nott\n             ^\n" in err
-    assert "1 before it stays" in err
+    assert "1 migration before it stays applied" in err
     code, document = answer(run, "up")
     assert document["error"]["sqlstate"] == "42601"
     assert document["error"]["exit_code"] == code == 1
 
 
-def test_whoever_meets_a_holder_exits_with_four(run: Run, store: InMemoryLeaseTable) -> None:
+def test_up_exits_with_four_while_another_process_holds_the_lease(
+    run: Run, store: InMemoryLeaseTable
+) -> None:
     store.acquire("orders/8/ab")
     code, _, err = run("up")
     assert code == 4
@@ -262,7 +266,7 @@ def test_whoever_meets_a_holder_exits_with_four(run: Run, store: InMemoryLeaseTa
     assert answer(run, "up")[1]["error"]["retryable"] is True
 
 
-def test_up_waits_for_the_holder_if_asked(
+def test_up_wait_waits_for_the_holder(
     run: Run, store: InMemoryLeaseTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = store.acquire("orders/8/ab")
@@ -302,7 +306,7 @@ def test_down_without_a_terminal_needs_yes(run: Run, database: InMemoryDatabase)
         (("--steps", "9"), ["0003_index", "0002_status", "0001_orders"]),
     ],
 )
-def test_down_goes_as_far_as_it_is_told(
+def test_down_rolls_back_what_its_options_select(
     run: Run, choice: tuple[str, ...], reverted: list[str]
 ) -> None:
     run("up")
@@ -310,7 +314,7 @@ def test_down_goes_as_far_as_it_is_told(
 
 
 @pytest.mark.parametrize("choice", [(), ("--to", "1", "--steps", "1"), ("--to", "77")])
-def test_down_refuses_what_does_not_say_how_far(run: Run, choice: tuple[str, ...]) -> None:
+def test_down_needs_exactly_one_selection(run: Run, choice: tuple[str, ...]) -> None:
     run("up")
     assert run("down", *choice, "--yes")[0] == 2
 
@@ -359,19 +363,19 @@ def test_baseline_shows_both_histories_and_records_what_was_applied(
     database.other_histories = [dbmate(1, 3, 0)]
     code, _, err = run("baseline")
     assert code == 2
-    assert "since dbmate has applied 3 versions to this database" in one_line(err)
+    assert "from dbmate's history table public.schema_migrations" in one_line(err)
     assert [line.split() for line in err.splitlines() if line.startswith("000")] == [
-        ["0001", "0001_orders", "applied", "will", "be", "recorded"],
-        ["0003", "0003_index", "applied", "will", "be", "recorded"],
+        ["0001", "0001_orders", "applied", "will", "be", "marked"],
+        ["0003", "0003_index", "applied", "will", "be", "marked"],
         ["0000", "-", "applied", "no", "file"],
     ]
     assert "2 0002_status not applied stays pending" in one_line(err)
     assert "LAMBDA_MIGRATE_ALLOW_OUT_OF_ORDER=true lambda-migrate up" in one_line(err)
     code, out, _ = run("baseline", "--yes")
     assert code == 0
-    assert "recorded 2 migrations as applied, as in dbmate's history; nothing was run" in out
-    assert "without a file here: 0000" in out
-    assert "0002_status stays pending below what is recorded" in one_line(out)
+    assert "marked 2 migrations as applied, as in dbmate's history; nothing was run" in out
+    assert "versions without a migration file: 0000" in out
+    assert "0002_status stays pending below a version that is marked as applied" in one_line(out)
     assert database.effects == []
 
 
@@ -379,7 +383,7 @@ def test_commands_that_migrate_refuse_another_tools_database(
     run: Run, database: InMemoryDatabase
 ) -> None:
     database.other_histories = [dbmate(1)]
-    for command in (("up",), ("plan",), ("plan", "--execute", "--yes")):
+    for command in (("up",), ("plan",), ("plan", "--dry-run", "--yes")):
         code, out, err = run(*command)
         assert (code, out) == (2, "")
         assert "Record what is applied: `lambda-migrate baseline`" in one_line(err)
@@ -396,14 +400,16 @@ def test_baseline_refuses_a_version_without_a_file(run: Run) -> None:
     assert "no migration file of version 9" in err
 
 
-def test_repair_as_pending_forgets_the_row(run: Run) -> None:
+def test_repair_as_pending_removes_the_row(run: Run) -> None:
     run("up")
     assert run("repair", "3", "--as", "pending")[0] == 2
     assert answer(run, "repair", "3", "--as", "pending", "--yes")[1]["repaired"] == "0003_index"
     assert answer(run, "status")[1]["migrations"][2]["state"] == "pending"
 
 
-def test_repair_settles_one_in_doubt(run: Run, database: InMemoryDatabase, folder: Path) -> None:
+def test_repair_resolves_a_migration_in_doubt(
+    run: Run, database: InMemoryDatabase, folder: Path
+) -> None:
     run("up", "--to", "2")
     manifest = read_manifest(folder)
     last = manifest.migrations[2]
@@ -415,7 +421,7 @@ def test_repair_settles_one_in_doubt(run: Run, database: InMemoryDatabase, folde
 
 
 @pytest.mark.parametrize("arguments", [(), ("3",), ("--as", "applied"), ("3", "--as", "odd")])
-def test_repair_refuses_half_a_request(run: Run, arguments: tuple[str, ...]) -> None:
+def test_repair_refuses_incomplete_options(run: Run, arguments: tuple[str, ...]) -> None:
     assert run("repair", *arguments, "--yes")[0] == 2
 
 
@@ -440,7 +446,7 @@ def test_repair_environment_needs_a_name(run: Run) -> None:
 # --- verify, lease
 
 
-def test_verify_finds_a_restored_database_and_resync_mends_the_item(
+def test_verify_finds_a_restored_database_and_resync_corrects_the_item(
     run: Run, database: InMemoryDatabase
 ) -> None:
     run("up")
@@ -453,7 +459,7 @@ def test_verify_finds_a_restored_database_and_resync_mends_the_item(
     assert "agree" in run("verify")[1]
 
 
-def test_lease_release_frees_a_dead_holder_and_only_if_told(
+def test_lease_release_releases_the_lease_only_when_confirmed(
     run: Run, store: InMemoryLeaseTable
 ) -> None:
     store.acquire("orders/8/ab")
@@ -469,7 +475,7 @@ def test_lease_release_frees_a_dead_holder_and_only_if_told(
     "arguments",
     [("lease", "show"), ("lease", "release"), ("table", "create"), ("verify", "--resync")],
 )
-def test_what_needs_a_table_says_so(
+def test_commands_that_need_a_table_report_its_absence(
     run: Run, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     monkeypatch.delenv("LAMBDA_MIGRATE_TABLE")
@@ -485,7 +491,7 @@ def test_a_remote_database_without_a_table_is_noted_once(
     monkeypatch.delenv("LAMBDA_MIGRATE_TABLE")
     code, _, err = run("up", "--database-url", f"postgresql://app:hunter2@{host}/orders")
     assert code == 0
-    assert err.count("no lease table is named") == notes
+    assert err.count("no lease table is configured") == notes
 
 
 def test_cloudformation_keeps_the_table_when_the_stack_goes(run: Run) -> None:
@@ -523,11 +529,11 @@ def test_wrong_usage_exits_with_two(run: Run, arguments: tuple[str, ...]) -> Non
     assert err
 
 
-def test_a_common_option_before_the_command_is_sent_behind_it(run: Run) -> None:
+def test_a_common_option_before_the_command_is_a_usage_error(run: Run) -> None:
     assert "Write --target after the command" in run("--target", "x", "status")[2]
 
 
-def test_wrong_usage_is_json_where_json_is_asked_for(run: Run) -> None:
+def test_wrong_usage_is_json_with_format_json(run: Run) -> None:
     code, document = answer(run, "status", "--nope")
     assert code == 2
     assert document["error"]["kind"] == "UsageError"
@@ -540,7 +546,7 @@ def test_every_wrong_setting_is_listed(run: Run) -> None:
     assert "postgresql://" in err
 
 
-def test_what_nobody_foresaw_is_one_sentence_without_its_text(
+def test_unexpected_errors_are_one_sentence_without_their_text(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def explode(_settings: object) -> None:
@@ -557,7 +563,7 @@ def test_what_nobody_foresaw_is_one_sentence_without_its_text(
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_it_with_the_shells_exit_code(
+def test_a_signal_exits_with_the_shells_exit_code(
     run: Run, monkeypatch: pytest.MonkeyPatch, signum: int
 ) -> None:
     def interrupt(_settings: object) -> None:

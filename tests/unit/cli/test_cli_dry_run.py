@@ -1,4 +1,4 @@
-"""`plan --execute` at a terminal: what it asks, answers and shows, on the fakes."""
+"""`plan --dry-run` at a terminal: what it asks, answers and shows, on the fakes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 from rich.console import Console
 
 from lambda_migrate.cli import main
-from lambda_migrate.cli.render_dry_run import rehearsal_view
+from lambda_migrate.cli.render_dry_run import render_dry_run
 from lambda_migrate.cli.terminal import Terminal
-from lambda_migrate.commands.dry_run import rehearsal_document, rehearsal_question
-from lambda_migrate.commands.dry_run_advice import advice_on
-from lambda_migrate.commands.prompt import Unattended
-from lambda_migrate.engine.dry_run import DryRunResult, DryRunStep
+from lambda_migrate.commands.dry_run import build_dry_run_document, build_dry_run_question
+from lambda_migrate.commands.dry_run_advice import advise
+from lambda_migrate.commands.prompt import NonInteractivePrompter
+from lambda_migrate.engine.dry_run import RAN, SKIPPED, DryRunResult, DryRunStep
 from lambda_migrate.engine.operations import DryRunPlan
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable, MigrationFailed
 from lambda_migrate.lease.memory import InMemoryLeaseTable
@@ -72,7 +72,7 @@ def run(
     monkeypatch.delenv("DATABASE_URL", raising=False)
 
     def call(*arguments: str) -> tuple[int, str, str]:
-        code = main(["plan", "--execute", *arguments])
+        code = main(["plan", "--dry-run", *arguments])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -88,23 +88,23 @@ def answer(run: Run, *arguments: str) -> tuple[int, dict[str, Any]]:
 # --- asking
 
 
-def test_without_a_terminal_it_needs_a_yes_and_says_what_it_would_do(
+def test_without_a_terminal_a_dry_run_needs_yes_and_says_what_it_would_do(
     run: Run, database: InMemoryDatabase
 ) -> None:
     code, out, err = run()
     assert (code, out) == (2, "")
     assert "this runs 4 migrations on memory:5432/test in one transaction and rolls it" in err
-    assert "no rollback undoes this: 0002_m: dblink" in err
+    assert "not undone by a rollback: 0002_m: dblink" in err
     assert "--yes" in err
     assert database.effects == []
 
 
-def test_production_needs_more_than_a_yes(run: Run, database: InMemoryDatabase) -> None:
+def test_a_dry_run_in_production_needs_more_than_yes(run: Run, database: InMemoryDatabase) -> None:
     database.environment = "production"
     where = ("--environment", "production")
     code, _, err = run("--yes", *where)
     assert code == 2
-    assert "say --in-production as well" in err
+    assert "pass --in-production as well" in err
     assert run("--in-production", *where)[0] == 2
     assert run("--yes", "--in-production", *where)[0] == 0
 
@@ -122,7 +122,10 @@ def test_at_a_terminal_production_is_typed_out(
     terminal = Terminal()
     terminal.err = Console(file=io.StringIO(), force_terminal=True)
     monkeypatch.setattr("sys.stdin", Keyboard(said))
-    assert terminal.confirm("there?", yes=True, word="production", flag="in_production") is agreed
+    assert (
+        terminal.confirm("there?", yes=True, required_word="production", option="in_production")
+        is agreed
+    )
 
 
 def forecast(environment: str) -> DryRunPlan:
@@ -134,28 +137,28 @@ def forecast(environment: str) -> DryRunPlan:
     ("environment", "in_production", "word"),
     [("staging", False, ""), ("production", False, "production"), ("production", True, "")],
 )
-def test_the_question_is_graver_in_production(
+def test_the_question_asks_for_the_name_of_a_production_environment(
     environment: str, in_production: bool, word: str
 ) -> None:
-    question = rehearsal_question(forecast(environment), PLACE, in_production=in_production)
-    assert question.word == word
-    assert (environment in question.ask) is bool(word)
+    question = build_dry_run_question(forecast(environment), PLACE, in_production=in_production)
+    assert question.required_word == word
+    assert (environment in question.text) is bool(word)
 
 
-def test_whoever_is_not_there_has_to_have_said_production_before() -> None:
-    question = rehearsal_question(forecast("production"), PLACE, in_production=False)
+def test_a_non_interactive_dry_run_in_production_needs_its_option() -> None:
+    question = build_dry_run_question(forecast("production"), PLACE, in_production=False)
     with pytest.raises(ConfigurationError, match="`in_production`"):
-        Unattended(yes=True).confirm(question)
-    said = rehearsal_question(forecast("production"), PLACE, in_production=True)
+        NonInteractivePrompter(yes=True).confirm(question)
+    said = build_dry_run_question(forecast("production"), PLACE, in_production=True)
     with pytest.raises(ConfigurationError, match="`yes`"):
-        Unattended().confirm(said)
-    assert Unattended(yes=True).confirm(said)
+        NonInteractivePrompter().confirm(said)
+    assert NonInteractivePrompter(yes=True).confirm(said)
 
 
 # --- answering
 
 
-def test_it_answers_the_plan_with_what_was_measured(
+def test_the_result_is_the_plan_with_the_measurements(
     run: Run, database: InMemoryDatabase, store: InMemoryLeaseTable
 ) -> None:
     change = TableChange(ORDERS, inserted=1, updated=2, deleted=0, scanned=0, bytes_after=8192)
@@ -166,14 +169,14 @@ def test_it_answers_the_plan_with_what_was_measured(
     code, document = answer(run, "--yes")
     assert code == 0
     assert [each["version"] for each in document["pending"]] == [1, 2, 3, 4]
-    found = document["rehearsal"]
+    found = document["dry_run"]
     assert (found["outcome"], found["rollback_confirmed"], found["error"]) == (
         "incomplete",
         True,
         None,
     )
     first, *_, last = found["migrations"]
-    assert (first["outcome"], last["outcome"]) == ("rehearsed", "not_rehearsed")
+    assert (first["outcome"], last["outcome"]) == ("ran", "skipped")
     assert first["locks"] == [
         {**asdict(RelationLock(ORDERS, "table", "SHARE")), "blocks": ["writes"]},
     ]
@@ -184,15 +187,15 @@ def test_it_answers_the_plan_with_what_was_measured(
     assert (database.effects, store.state.owner, store.state.failure) == ([], None, None)
 
 
-def test_a_failure_exits_with_1_and_what_was_measured_is_answered_all_the_same(
+def test_a_failure_exits_with_1_and_keeps_the_measurements_before_it(
     run: Run, database: InMemoryDatabase
 ) -> None:
     database.fail(2, MigrationFailed("no such table", migration="0002_m", sqlstate="42P01"))
     code, document = answer(run, "--yes")
-    found = document["rehearsal"]
+    found = document["dry_run"]
     assert (code, found["outcome"]) == (1, "failed")
     assert [each["outcome"] for each in found["migrations"]] == [
-        "rehearsed",
+        "ran",
         "failed",
         "not_reached",
         "not_reached",
@@ -200,30 +203,30 @@ def test_a_failure_exits_with_1_and_what_was_measured_is_answered_all_the_same(
     assert (found["error"]["migration"], found["error"]["sqlstate"]) == ("0002_m", "42P01")
     code, out, err = run("--yes")
     assert code == 1
-    assert "0001_m  rehearsed" in out
-    assert "a migration failed\n0002_m: no such table [42P01]" in out
+    assert "0001_m  ran" in out
+    assert "migration failed\n0002_m: no such table [42P01]" in out
     assert err == ""
 
 
-def test_a_script_at_fault_is_told_as_by_plan_and_nothing_runs(
+def test_an_invalid_script_is_reported_as_by_plan_and_nothing_runs(
     run: Run, tmp_path: Path, store: InMemoryLeaseTable
 ) -> None:
     (tmp_path / "0003_m.sql").write_text("-- migrate:up\ncommit;\n")
     code, document = answer(run, "--yes")
-    assert (code, document["can_go_on"], "rehearsal" in document) == (1, False, False)
+    assert (code, document["can_go_on"], "dry_run" in document) == (1, False, False)
     assert store.state.fence == 0
 
 
-def test_somebody_elses_lease_exits_with_4(run: Run, store: InMemoryLeaseTable) -> None:
+def test_a_lease_of_another_process_exits_with_4(run: Run, store: InMemoryLeaseTable) -> None:
     store.acquire("somebody")
     assert answer(run, "--yes")[0] == 4
 
 
-def test_nothing_pending_is_nothing_to_ask(run: Run) -> None:
+def test_without_pending_migrations_nothing_is_asked(run: Run) -> None:
     assert main(["up"]) == 0
     code, out, _ = run()
     assert code == 0
-    assert "nothing to rehearse" in out
+    assert "nothing to run" in out
 
 
 # --- advising
@@ -233,7 +236,7 @@ def advised(
     lock: RelationLock | None, change: TableChange | None, *, seconds: float = 2.0
 ) -> list[str]:
     measured = MigrationEffects(seconds, (lock,) if lock else (), (change,) if change else ())
-    return list(advice_on(DryRunStep(7, "0007_m", "rehearsed", measured=measured)))
+    return list(advise(DryRunStep(7, "0007_m", RAN, measured=measured)))
 
 
 OPEN = TableChange(ORDERS, 0, 0, 0, 0, bytes_before=8192, bytes_after=8192)
@@ -245,10 +248,10 @@ EXCLUSIVE = RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE")
     [
         (EXCLUSIVE, replace(OPEN, rewritten=True, scanned=9), "add a new column instead"),
         (RelationLock(ORDERS, "table", "SHARE"), replace(OPEN, scanned=9), "build it CONCURRENTLY"),
-        (EXCLUSIVE, replace(OPEN, updated=9), "in a migration of their own"),
+        (EXCLUSIVE, replace(OPEN, updated=9), "to a separate migration"),
         (EXCLUSIVE, replace(OPEN, scanned=9), "NOT VALID"),
-        (EXCLUSIVE, OPEN, "do what is slow in a migration of its own"),
-        (EXCLUSIVE, None, "do what is slow in a migration of its own"),
+        (EXCLUSIVE, OPEN, "move the slow part to a separate migration"),
+        (EXCLUSIVE, None, "move the slow part to a separate migration"),
         (
             RelationLock(ORDERS, "table", "ROW EXCLUSIVE"),
             replace(OPEN, updated=10_000),
@@ -257,7 +260,7 @@ EXCLUSIVE = RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE")
         (replace(EXCLUSIVE, since="0001_m"), replace(OPEN, rewritten=True), "a new column"),
     ],
 )
-def test_a_lock_held_for_long_has_a_known_way_around_it(
+def test_a_lock_held_for_long_gets_advice(
     lock: RelationLock, change: TableChange | None, told: str
 ) -> None:
     (sentence,) = advised(lock, change)
@@ -275,7 +278,7 @@ def test_a_lock_held_for_long_has_a_known_way_around_it(
         (None, None),
     ],
 )
-def test_what_is_in_nobodys_way_or_not_proved_is_not_held_against_it(
+def test_harmless_or_unproven_locks_get_no_advice(
     lock: RelationLock | None, change: TableChange | None
 ) -> None:
     assert advised(lock, change) == []
@@ -286,7 +289,9 @@ def test_what_is_in_nobodys_way_or_not_proved_is_not_held_against_it(
 
 def printed(rehearsed: DryRunResult, *, width: int = 120) -> list[str]:
     console = Console(file=io.StringIO(), width=width, markup=False, highlight=False)
-    for view in rehearsal_view({**PLACE, "rehearsal": rehearsal_document(rehearsed)}, width=width):
+    for view in render_dry_run(
+        {**PLACE, "dry_run": build_dry_run_document(rehearsed)}, width=width
+    ):
         console.print(view)
     assert isinstance(console.file, io.StringIO)
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
@@ -299,7 +304,7 @@ STEPS = (
     DryRunStep(
         1,
         "0001_a_migration_with_quite_a_long_name",
-        "rehearsed",
+        RAN,
         seconds=0.012,
         measured=MigrationEffects(
             0.012,
@@ -317,7 +322,7 @@ STEPS = (
     DryRunStep(
         2,
         "0002_fill",
-        "rehearsed",
+        RAN,
         seconds=3.4,
         measured=MigrationEffects(
             3.4, (RelationLock(ORDERS, "table", "ROW EXCLUSIVE"),), (CHANGE,)
@@ -326,7 +331,7 @@ STEPS = (
     DryRunStep(
         3,
         "0003_alter",
-        "rehearsed",
+        RAN,
         seconds=0.5,
         measured=MigrationEffects(
             0.5,
@@ -341,7 +346,7 @@ STEPS = (
             ),
         ),
     ),
-    DryRunStep(4, "0004_index", "not rehearsed", "it runs outside a transaction"),
+    DryRunStep(4, "0004_index", SKIPPED, "it runs outside a transaction"),
 )
 WHOLE = DryRunResult(
     STEPS,
@@ -354,35 +359,35 @@ WHOLE = DryRunResult(
 
 def test_each_migration_is_a_line_with_its_tables_in_columns_below() -> None:
     assert printed(WHOLE) == [
-        "rehearsed 3 of 4 migrations on db:5432/orders in 4.1 s, and rolled it all back",
+        "ran 3 of 4 migrations on db:5432/orders in 4.1 s and rolled back",
         "",
         "  table             lock                 blocks            rows, size",
-        "0001_a_migration_with_quite_a_long_name  rehearsed in 12 ms",
+        "0001_a_migration_with_quite_a_long_name  ran in 12 ms",
         "  public.orders     ACCESS EXCLUSIVE     reads and writes  65 MB to 98 MB",
         "  public.customers  SHARE ROW EXCLUSIVE  writes            300,015 scanned; 65 MB",
-        "0002_fill  rehearsed in 3.4 s",
+        "0002_fill  ran in 3.4 s",
         "  public.orders     ROW EXCLUSIVE        the same rows     300,015 updated, 300,015"
         " scanned; 65 MB to 98 MB",
-        "0003_alter  rehearsed in 500 ms",
+        "0003_alter  ran in 500 ms",
         "  public.orders     ACCESS EXCLUSIVE*    reads and writes  300,015 scanned;"
         " 65 MB to 98 MB",
         "  public.by_total   ACCESS EXCLUSIVE     reads and writes",
-        "  public.totals     new                  nobody            5 inserted; 8.0 kB",
-        "0004_index  not rehearsed",
+        "  public.totals     new                  nothing           5 inserted; 8.0 kB",
+        "0004_index  skipped",
         "",
-        "* held by an earlier migration of this rehearsal, so whether this one takes it too cannot"
-        " be seen",
-        "not rehearsed:",
+        "* already held by an earlier migration of this dry run; cannot determine whether this one"
+        " takes it too",
+        "skipped:",
         "- 0004_index: it runs outside a transaction",
-        "begun anew, as others were in the way:",
+        "restarted after:",
         "- 0001_a: lock timeout [55P03]",
         "advice:",
-        "- 0002_fill locks 300,015 rows of public.orders for up to 3.4 s: write them in batches,"
-        " each in a transaction of its own",
-        "what no rollback undoes:",
-        "- public.orders holds 300,015 dead row versions until it is vacuumed",
-        "- public.s went from no value to 4",
-        "- public.t went from 1 to somewhere that may not be read",
+        "- 0002_fill locks 300,015 rows of public.orders for up to 3.4 s: change them in"
+        " batches, each in its own transaction",
+        "not undone by the rollback:",
+        "- public.orders keeps 300,015 dead row versions until it is vacuumed",
+        "- public.s advanced from no value to 4",
+        "- public.t advanced from 1 to a value that this role may not read",
         "- 0002_fill: dblink: what it commits on its own connection stays",
     ]
 
@@ -402,7 +407,7 @@ def test_no_line_is_wider_than_the_terminal_and_no_lock_is_cut(width: int) -> No
         (TableChange(ORDERS, bytes_after=2048), "rows not counted; 2.0 kB"),
     ],
 )
-def test_what_happened_to_a_table_is_said_in_a_few_words(change: TableChange, shown: str) -> None:
+def test_changes_of_a_table_are_described_in_a_few_words(change: TableChange, shown: str) -> None:
     held = RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE", since="0001_a")
     step = replace(STEPS[0], measured=MigrationEffects(0, (held,), (change,)))
     line = next(line for line in printed(DryRunResult((step,))) if ORDERS in line)
@@ -411,11 +416,12 @@ def test_what_happened_to_a_table_is_said_in_a_few_words(change: TableChange, sh
     assert ("EXCLUSIVE*" in line) is (change.inserted is None)
 
 
-def test_a_broken_connection_is_not_said_to_be_a_confirmed_rollback() -> None:
+def test_a_broken_connection_is_not_reported_as_a_confirmed_rollback() -> None:
     failed = replace(STEPS[1], outcome="failed", measured=None)
     error = DatabaseUnavailable("the connection broke")
     lines = printed(DryRunResult((STEPS[0], failed), error=error, is_confirmed=False, seconds=1))
-    assert lines[0].startswith(
-        "rehearsed 1 of 2 migrations on db:5432/orders in 1.0 s, and was not"
+    assert lines[0] == (
+        "ran 1 of 2 migrations on db:5432/orders in 1.0 s but PostgreSQL did not confirm the"
+        " rollback"
     )
     assert lines[-2:] == ["the database cannot be reached", "the connection broke"]

@@ -55,7 +55,7 @@ def answer(run: Run, *arguments: str) -> tuple[int, dict[str, Any]]:
     return code, document
 
 
-def test_up_is_refused_while_paused_and_says_how_to_go_on(run: Run, flags: InMemoryFlags) -> None:
+def test_up_is_refused_while_paused_and_names_the_option(run: Run, flags: InMemoryFlags) -> None:
     flags.set(paused=True)
     code, _, err = run("up")
     assert code == 1
@@ -69,7 +69,7 @@ def test_up_is_refused_while_paused_and_says_how_to_go_on(run: Run, flags: InMem
 @pytest.mark.parametrize(
     ("said", "shown"),
     [
-        ({}, "stop nobody"),
+        ({}, "migrations are allowed"),
         ({"paused": True}, "paused"),
         ({"hold_back_at": 7, "mode": "require"}, "held back at 7, mode require"),
     ],
@@ -89,12 +89,12 @@ def test_status_shows_the_flags_in_force(
     }
 
 
-def test_up_does_not_begin_while_the_flags_cannot_be_read(run: Run, flags: InMemoryFlags) -> None:
+def test_up_does_not_start_while_the_flags_cannot_be_read(run: Run, flags: InMemoryFlags) -> None:
     flags.is_down = True
     code, _, err = run("up")
     assert code == 1
     assert "the feature flags cannot be read" in err
-    assert "next: mend it, or run `lambda-migrate up --despite-flags`" in err
+    assert "next: fix the access to the flags, or run `lambda-migrate up --despite-flags`" in err
     assert answer(run, "up")[1]["error"]["kind"] == "FlagsUnavailable"
 
 
@@ -108,7 +108,7 @@ def test_status_shows_why_the_flags_cannot_be_read(run: Run, flags: InMemoryFlag
     assert "flags are down" in document["unavailable"]
 
 
-def test_where_none_are_configured_status_says_nothing_of_them(
+def test_status_without_configured_flags_does_not_mention_them(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lambda_migrate.wiring.make_flags", lambda *_, **__: None)

@@ -24,9 +24,11 @@ from hypothesis import strategies as st
 
 from lambda_migrate._version import __version__
 from lambda_migrate.cli import main, remote
-from lambda_migrate.cli.app import COMMON, app
+from lambda_migrate.cli.app import COMMON_OPTIONS, app
+from lambda_migrate.clock import Deadline
 from lambda_migrate.commands.registry import COMMANDS
 from lambda_migrate.deploy.admin import AdminFunction
+from lambda_migrate.deploy.request_log import RequestRecord
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.testing import InMemoryDatabase, InMemoryRequestLog
 
@@ -74,7 +76,7 @@ class FakeLambda:
         """Have the function answer the newest event."""
         context = Context()
         function = AdminFunction(dict(os.environ), make_log=lambda _settings: self._log)
-        answer = function.answer(self.events[-1], context)
+        answer = function.handle(self.events[-1], context)
         if self.lost:
             raise self.lost.pop(0)
         return answered(self.change(answer), request_id=context.aws_request_id)
@@ -192,8 +194,8 @@ def without_times(text: str) -> str:
         ([], ["plan", "--to", "2", "--all"]),
         ([["up"]], ["plan"]),
         ([["up"]], ["up"]),
-        ([], ["plan", "--execute", "--yes"]),
-        ([["up"]], ["plan", "--execute", "--yes"]),
+        ([], ["plan", "--dry-run", "--yes"]),
+        ([["up"]], ["plan", "--dry-run", "--yes"]),
         ([["up"]], ["verify"]),
         ([["up"]], ["verify", "--resync"]),
         ([["up"]], ["down", "--steps", "1"]),
@@ -207,7 +209,7 @@ def without_times(text: str) -> str:
         ([], ["lease", "release", "--yes"]),
     ],
 )
-def test_a_function_is_shown_as_if_it_were_here(
+def test_a_result_of_the_function_is_shown_like_a_local_one(
     run: Run,
     capsys: pytest.CaptureFixture[str],
     database: InMemoryDatabase,
@@ -233,7 +235,7 @@ def test_a_function_is_shown_as_if_it_were_here(
         assert ("0003_index" in afar[2]) == ("0003_index" in local[2])
 
 
-def test_what_was_applied_is_told_line_by_line(run: Run) -> None:
+def test_applied_migrations_are_shown_line_by_line(run: Run) -> None:
     _, out, _ = run("up", "--to", "2")
     assert [line.split()[:2] for line in out.splitlines()[:2]] == [
         ["applied", "0001_orders"],
@@ -241,20 +243,20 @@ def test_what_was_applied_is_told_line_by_line(run: Run) -> None:
     ]
 
 
-def test_every_option_of_a_command_goes_along_or_is_for_the_terminal() -> None:
+def test_every_option_of_a_command_is_sent_or_belongs_to_the_terminal() -> None:
     root: Any = typer.main.get_command(app)
     for name, command in COMMANDS.items():
         found = root
         for word in name.split():
             found = found.commands[word]
-        here = {"whole", "yes", "help", *COMMON}
-        own = {each.name for each in found.params} - here
-        known = {option.argument for option in command.options} - {"environment"}
+        local = {"show_all", "yes", "help", *COMMON_OPTIONS}
+        own = {each.name for each in found.params} - local
+        known = {option.argument for option in command.options if not option.is_common}
         assert own == known, name
-        assert command.asks == ("yes" in {each.name for each in found.params})
+        assert command.asks_to_confirm == ("yes" in {each.name for each in found.params})
 
 
-def test_the_function_may_be_named_behind_the_command(run: Run, aws: FakeLambda) -> None:
+def test_the_function_option_may_follow_the_command(run: Run, aws: FakeLambda) -> None:
     assert main(("status", "--function", "other")) == 0
     assert main(("--function=third", "lease", "show")) == 0
     assert aws.names == ["other", "third"]
@@ -274,7 +276,7 @@ def test_the_function_may_be_named_behind_the_command(run: Run, aws: FakeLambda)
         ("--environment", "x"),
     ],
 )
-def test_what_the_functions_settings_say_is_refused(
+def test_options_that_belong_to_the_functions_settings_are_refused(
     run: Run, aws: FakeLambda, option: str, value: str
 ) -> None:
     code, _, err = run("status", option, value)
@@ -283,28 +285,28 @@ def test_what_the_functions_settings_say_is_refused(
     assert aws.events == []
 
 
-def test_all_that_is_refused_is_told_at_once(run: Run) -> None:
+def test_all_refused_options_are_listed(run: Run) -> None:
     _, found = document(run, "up", "--target", "x", "--schema", "y")
     assert len(found["error"]["faults"]) == 2
 
 
 @pytest.mark.parametrize("command", [("new", "x"), ("table", "create"), ("demo",)])
-def test_what_works_here_takes_no_function(run: Run, command: tuple[str, ...]) -> None:
+def test_local_commands_refuse_a_function(run: Run, command: tuple[str, ...]) -> None:
     code, _, err = run(*command)
     assert code == 2
-    assert "leave --function out" in err
+    assert "remove --function" in err
 
 
 def test_a_function_needs_a_name(aws: FakeLambda) -> None:
     assert main(("status", "--function", " ")) == 2
 
 
-def test_the_timeout_goes_along(run: Run, aws: FakeLambda) -> None:
+def test_the_timeout_is_sent(run: Run, aws: FakeLambda) -> None:
     run("status", "--timeout", "7")
     assert 6 < aws.events[0]["options"]["timeout"] <= 7
 
 
-def test_stamping_without_a_name_takes_the_functions_own(
+def test_stamping_without_a_name_uses_the_functions_environment(
     run: Run, aws: FakeLambda, database: InMemoryDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LAMBDA_MIGRATE_ENVIRONMENT", "laptop")
@@ -329,7 +331,7 @@ class Keyboard:
 
 
 @pytest.mark.parametrize(("said", "code"), [("y", 0), ("n", 1)])
-def test_a_question_is_asked_here_and_answered_there(
+def test_a_question_of_the_function_is_asked_locally(
     run: Run,
     aws: FakeLambda,
     database: InMemoryDatabase,
@@ -349,7 +351,7 @@ def test_a_question_is_asked_here_and_answered_there(
 
 
 @pytest.mark.parametrize(("said", "code"), [("production", 0), ("y", 1)])
-def test_production_is_typed_out_here_before_a_function_rehearses_there(
+def test_a_dry_run_by_a_function_in_production_asks_for_the_name(
     run: Run,
     aws: FakeLambda,
     database: InMemoryDatabase,
@@ -361,15 +363,15 @@ def test_production_is_typed_out_here_before_a_function_rehearses_there(
     database.environment = "production"
     monkeypatch.setattr("sys.stdin", Keyboard(said))
     monkeypatch.setattr("rich.console.Console.is_terminal", True)
-    got, out, err = run("plan", "--execute", "--yes")
+    got, out, err = run("plan", "--dry-run", "--yes")
     assert got == code
-    assert "type production to go on" in err
-    assert ("rehearsed 3 migrations" in out) is (code == 0)
+    assert "type production to continue" in err
+    assert ("ran 3 migrations" in out) is (code == 0)
     assert len(aws.events) == 2 - code
     assert database.effects == []
 
 
-def test_a_yes_holds_only_for_what_was_shown(
+def test_a_confirmation_holds_only_for_what_was_shown(
     run: Run, aws: FakeLambda, database: InMemoryDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("up")
@@ -383,7 +385,7 @@ def test_a_yes_holds_only_for_what_was_shown(
     monkeypatch.setattr("rich.console.Console.is_terminal", True)
     code, _, err = run("down", "--steps", "1")
     assert code == 4
-    assert "look and try again" in " ".join(err.split())
+    assert "try again" in " ".join(err.split())
     assert database.rolled_back == []
 
 
@@ -391,7 +393,7 @@ def test_a_yes_holds_only_for_what_was_shown(
 
 
 @pytest.mark.parametrize("fault", [READ_TIMEOUT, CLOSED])
-def test_a_lost_answer_is_asked_for_again_with_the_same_request(
+def test_a_lost_response_is_requested_again_with_the_same_id(
     run: Run, aws: FakeLambda, database: InMemoryDatabase, fault: Exception
 ) -> None:
     run("up")
@@ -413,7 +415,7 @@ def test_a_lost_answer_is_asked_for_again_with_the_same_request(
         UNREACHABLE,
     ],
 )
-def test_what_may_pass_is_waited_out(run: Run, aws: FakeLambda, fault: Exception) -> None:
+def test_temporary_errors_are_retried(run: Run, aws: FakeLambda, fault: Exception) -> None:
     aws.faults = [fault, fault]
     code, out, _ = run("up")
     assert code == 0
@@ -424,12 +426,12 @@ def test_what_may_pass_is_waited_out(run: Run, aws: FakeLambda, fault: Exception
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
-        (READ_TIMEOUT, "may still run there"),
+        (READ_TIMEOUT, "may still be running there"),
         (UNREACHABLE, "cannot be reached"),
         (refused("ServiceException", 500), "ServiceException"),
     ],
 )
-def test_a_function_that_stays_silent_is_given_up(
+def test_a_function_that_does_not_respond_is_given_up(
     run: Run, aws: FakeLambda, fault: Exception, told: str
 ) -> None:
     aws.faults = [fault] * 50
@@ -439,7 +441,7 @@ def test_a_function_that_stays_silent_is_given_up(
     assert len(aws.events) < 20
 
 
-def test_throttling_is_waited_out_until_the_timeout(
+def test_throttled_calls_are_retried_until_the_timeout(
     run: Run, aws: FakeLambda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
@@ -455,7 +457,7 @@ def test_throttling_is_waited_out_until_the_timeout(
     assert now[0] >= 60
 
 
-def test_a_run_that_goes_on_is_asked_after_again(
+def test_a_running_command_is_requested_again(
     run: Run, aws: FakeLambda, database: InMemoryDatabase
 ) -> None:
     still = {
@@ -469,14 +471,14 @@ def test_a_run_that_goes_on_is_asked_after_again(
     assert len({each["request"] for each in aws.events}) == 1
 
 
-def test_a_function_that_was_killed_is_asked_what_it_did(run: Run, aws: FakeLambda) -> None:
+def test_a_function_that_was_killed_gets_the_request_again(run: Run, aws: FakeLambda) -> None:
     aws.faults = [broken("Sandbox.Timedout", "Task timed out after 3.00 seconds", "dead")]
     assert document(run, "up")[0] == 0
     assert aws.events[1]["ended"] == ["dead"]
     assert aws.events[0]["request"] == aws.events[1]["request"]
 
 
-def test_a_function_that_dies_again_and_again_is_given_up(run: Run, aws: FakeLambda) -> None:
+def test_a_function_that_crashes_repeatedly_is_given_up(run: Run, aws: FakeLambda) -> None:
     aws.faults = [broken("Runtime.ExitError", "signal: killed", str(n)) for n in range(9)]
     code, _, err = run("up")
     assert code == 1
@@ -487,8 +489,8 @@ def test_a_function_that_dies_again_and_again_is_given_up(run: Run, aws: FakeLam
 @pytest.mark.parametrize(
     ("fault", "code", "told"),
     [
-        (broken("Sandbox.Timedout", "Task timed out after 3.00 seconds"), 1, "longer one"),
-        (broken("", "x Task timed out after 3.00 seconds"), 1, "longer one"),
+        (broken("Sandbox.Timedout", "Task timed out after 3.00 seconds"), 1, "longer timeout"),
+        (broken("", "x Task timed out after 3.00 seconds"), 1, "longer timeout"),
         (broken("Runtime.ImportModuleError", "No module named 'lambda_migrate'"), 2, "start"),
         (broken("KeyError", f"password={SECRET}"), 1, "KeyError"),
         (lambda: answered(b"hello"), 2, "lambda_migrate.deploy.admin.handler"),
@@ -498,15 +500,15 @@ def test_a_function_that_dies_again_and_again_is_given_up(run: Run, aws: FakeLam
         (lambda: answered(b"\xff", FunctionError="Unhandled"), 1, "no reason"),
         (refused("ResourceNotFoundException", 404), 2, "there is no function 'admin:live'"),
         (refused("AccessDeniedException", 403), 2, "lambda:InvokeFunction"),
-        (refused("InvalidSubnetIDException", 502), 2, "has to be mended"),
-        (refused("KMSAccessDeniedException", 502), 2, "has to be mended"),
+        (refused("InvalidSubnetIDException", 502), 2, "fix the function's configuration"),
+        (refused("KMSAccessDeniedException", 502), 2, "fix the function's configuration"),
         (refused("ExpiredTokenException", 403), 2, "sign in again"),
         (refused("InvalidParameterValueException", 400), 2, "InvalidParameterValueException"),
         (exceptions.NoCredentialsError(), 2, "credentials"),
         (exceptions.NoRegionError(), 2, "region"),
     ],
 )
-def test_what_cannot_be_helped_by_waiting_is_told_at_once(
+def test_permanent_errors_are_reported_without_a_retry(
     run: Run, aws: FakeLambda, fault: Any, code: int, told: str
 ) -> None:
     aws.faults = [fault] * 5
@@ -545,11 +547,16 @@ class Calls:
 
     def killed_after(self) -> dict[str, Any]:
         """When all was done and nothing was answered or written down."""
-        end, self._log.end = self._log.end, lambda *_: None  # type: ignore[method-assign]  # a fault
+        update = self._log.update
+
+        def lose_response(request_id: str, record: RequestRecord, deadline: Deadline) -> bool:
+            return record.response is None and update(request_id, record, deadline)
+
+        self._log.update = lose_response  # type: ignore[method-assign]  # a fault
         try:
             response = self._aws.answered()
         finally:
-            self._log.end = end  # type: ignore[method-assign]  # as it was
+            self._log.update = update  # type: ignore[method-assign]  # as it was
         dead = response["ResponseMetadata"]["RequestId"]
         return broken("Runtime.ExitError", "signal: killed", dead)()
 
@@ -559,14 +566,14 @@ KINDS = [name for name in vars(Calls) if not name.startswith("_")]
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(kinds=st.lists(st.sampled_from(KINDS), max_size=7))
-def test_whatever_happens_to_the_calls_one_command_is_run_at_most_once(
+def test_a_command_runs_at_most_once_whatever_happens_to_the_calls(
     run: Run,
     aws: FakeLambda,
     database: InMemoryDatabase,
     log: InMemoryRequestLog,
     kinds: list[str],
 ) -> None:
-    log.runs.clear()
+    log.records.clear()
     assert run("up")[0] == 0
     database.rolled_back.clear()
     calls = Calls(aws, log)
@@ -591,14 +598,14 @@ def test_another_version_is_noted(run: Run, aws: FakeLambda) -> None:
     assert f"admin:live runs lambda-migrate 0.0.1, this is {__version__}" in " ".join(err.split())
 
 
-def test_a_document_of_another_version_is_shown_as_it_is(run: Run, aws: FakeLambda) -> None:
+def test_a_document_of_another_version_is_shown_as_json(run: Run, aws: FakeLambda) -> None:
     aws.change = lambda answer: {**answer, "library": "9", "document": {"new": "shape"}}
     code, out, _ = run("status")
     assert code == 0
     assert json.loads(out) == {"new": "shape"}
 
 
-def test_an_error_of_another_version_is_told_by_its_message(run: Run, aws: FakeLambda) -> None:
+def test_an_error_of_another_version_is_shown_by_its_message(run: Run, aws: FakeLambda) -> None:
     error = {"kind": "Newfangled", "message": "it is so", "committed": ["0001_orders"]}
     aws.change = lambda _answer: {"exit_code": 1, "error": error, "library": "9"}
     code, _, err = run("up")
@@ -607,7 +614,7 @@ def test_an_error_of_another_version_is_told_by_its_message(run: Run, aws: FakeL
     assert "committed before: 0001_orders" in err
 
 
-def test_an_abridged_answer_says_so(run: Run, aws: FakeLambda) -> None:
+def test_a_shortened_response_is_noted(run: Run, aws: FakeLambda) -> None:
     def cut(answer: dict[str, Any]) -> dict[str, Any]:
         found = {**answer["document"], "abridged": {"migrations": 12}}
         return {**answer, "document": found}
@@ -619,7 +626,7 @@ def test_an_abridged_answer_says_so(run: Run, aws: FakeLambda) -> None:
 # --- the client, and interruption
 
 
-def test_the_client_waits_longer_than_a_function_may_run_and_asks_once(
+def test_the_client_waits_longer_than_a_function_may_run_and_does_not_retry(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
@@ -629,7 +636,7 @@ def test_the_client_waits_longer_than_a_function_may_run_and_asks_once(
     assert config.tcp_keepalive is True
 
 
-def test_a_client_without_a_region_is_a_matter_of_configuration(
+def test_a_client_without_a_region_is_a_configuration_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     for name in ("AWS_DEFAULT_REGION", "AWS_REGION", "AWS_PROFILE"):
@@ -639,7 +646,7 @@ def test_a_client_without_a_region_is_a_matter_of_configuration(
     assert "region" in capsys.readouterr().err
 
 
-def test_ctrl_c_says_that_the_function_goes_on(run: Run, aws: FakeLambda) -> None:
+def test_ctrl_c_reports_that_the_function_is_still_running(run: Run, aws: FakeLambda) -> None:
     def interrupt() -> dict[str, Any]:
         signal.raise_signal(signal.SIGINT)
         raise AssertionError
@@ -647,4 +654,4 @@ def test_ctrl_c_says_that_the_function_goes_on(run: Run, aws: FakeLambda) -> Non
     aws.faults = [interrupt]
     code, _, err = run("up")
     assert code == 130
-    assert "admin:live goes on" in " ".join(err.split())
+    assert "admin:live is still running the command" in " ".join(err.split())

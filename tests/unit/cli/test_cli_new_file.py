@@ -34,17 +34,19 @@ NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=timezone.utc)
         (["1700000000_a.sql"], "20260304050607"),
     ],
 )
-def test_the_next_version_goes_on_as_the_folder_counts(names: list[str], version: str) -> None:
+def test_the_next_version_continues_the_numbering_of_the_directory(
+    names: list[str], version: str
+) -> None:
     assert next_version(names, now=NOW) == version
 
 
-def test_no_room_above_the_highest_version_is_said() -> None:
-    with pytest.raises(ConfigurationError, match="leaves no room"):
+def test_a_highest_version_that_cannot_be_incremented_is_an_error() -> None:
+    with pytest.raises(ConfigurationError, match="there is no version above"):
         next_version(["999999999999999999_a.sql"], now=NOW)
 
 
 @pytest.mark.parametrize("transactional", [True, False])
-def test_a_new_file_can_be_applied_as_it_is(tmp_path: Path, transactional: bool) -> None:
+def test_a_new_file_is_valid_as_it_is(tmp_path: Path, transactional: bool) -> None:
     path = write_migration(tmp_path / "new", "add_it", now=NOW, transactional=transactional)
     (migration,) = read_manifest(path.parent)
     assert migration.name == "20260304050607_add_it"
@@ -54,7 +56,7 @@ def test_a_new_file_can_be_applied_as_it_is(tmp_path: Path, transactional: bool)
 
 
 @pytest.mark.parametrize("name", ["add_status", "v1.2", "a-b+c", "große_tür"])
-def test_a_good_name_is_read_back(tmp_path: Path, name: str) -> None:
+def test_a_valid_name_is_read_back(tmp_path: Path, name: str) -> None:
     path = write_migration(tmp_path, name, now=NOW)
     assert read_manifest(tmp_path).migrations[0].name == path.stem
 
@@ -74,19 +76,19 @@ def test_a_good_name_is_read_back(tmp_path: Path, name: str) -> None:
         "\u202e",
     ],
 )
-def test_a_bad_name_is_refused_and_nothing_written(tmp_path: Path, name: str) -> None:
+def test_an_invalid_name_is_refused_and_nothing_is_written(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigurationError):
         write_migration(tmp_path / "new", name, now=NOW)
     assert not (tmp_path / "new").exists()
 
 
-def test_twenty_at_once_get_twenty_versions(tmp_path: Path) -> None:
+def test_twenty_concurrent_calls_get_twenty_versions(tmp_path: Path) -> None:
     with ThreadPoolExecutor(20) as pool:
         list(pool.map(lambda n: write_migration(tmp_path, f"n{n}", now=NOW), range(20)))
     assert len(read_manifest(tmp_path)) == 20
 
 
-def test_a_file_in_the_folders_place_is_told(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_directory_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "migrations").write_text("")
     with pytest.raises(ConfigurationError, match="--directory"):
         write_migration(tmp_path / "migrations", "a", now=NOW)

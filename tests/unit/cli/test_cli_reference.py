@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from lambda_migrate.cli import main
-from lambda_migrate.cli.app import COMMON, app
+from lambda_migrate.cli.app import COMMON_OPTIONS, app
 from lambda_migrate.commands.registry import COMMANDS
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.record import DatabaseRecord, Failure, LeaseState, Progress
@@ -48,22 +48,32 @@ def option_row(parameter: Any) -> str:
 
 
 def test_every_command_has_a_section_and_every_section_a_command() -> None:
-    others = {"Everywhere", "--function", "Exit codes", "JSON", "Progress, colours, interruption"}
+    others = {
+        "Common options",
+        "--function",
+        "Exit codes",
+        "JSON",
+        "Progress, colours, interruption",
+    }
     assert set(sections()) - others == set(commands())
 
 
 @pytest.mark.parametrize("name", list(commands()))
 def test_every_option_of_a_command_is_described_as_its_help_does(name: str) -> None:
     command = commands()[name]
-    own = [each for each in command.params if each.name not in COMMON and each.opts[0][0] == "-"]
+    own = [
+        each
+        for each in command.params
+        if each.name not in COMMON_OPTIONS and each.opts[0][0] == "-"
+    ]
     rows = [row for row in sections()[name].splitlines() if row.startswith("| `-")]
     assert rows == [option_row(each) for each in own]
 
 
 @pytest.mark.parametrize("name", [name for name in commands() if name != "demo"])
 def test_the_common_options_are_those_of_every_command(name: str) -> None:
-    common = [each for each in commands()[name].params if each.name in COMMON]
-    rows = [row for row in sections()["Everywhere"].splitlines() if row.startswith("| `-")]
+    common = [each for each in commands()[name].params if each.name in COMMON_OPTIONS]
+    rows = [row for row in sections()["Common options"].splitlines() if row.startswith("| `-")]
     assert rows == [option_row(each) for each in common]
 
 
@@ -102,7 +112,9 @@ def fakes(
         "lambda_migrate.wiring.make_flags", lambda _settings, **_parts: InMemoryFlags()
     )
     monkeypatch.setattr("lambda_migrate.cli.create_table.make_client", lambda: None)
-    monkeypatch.setattr("lambda_migrate.cli.create_table.create", lambda *_args, **_named: True)
+    monkeypatch.setattr(
+        "lambda_migrate.cli.create_table.create_table", lambda *_args, **_named: True
+    )
     monkeypatch.setenv("LAMBDA_MIGRATE_TABLE", "leases")
     monkeypatch.setenv("LAMBDA_MIGRATE_DIRECTORY", str(tmp_path))
     monkeypatch.setenv("LAMBDA_MIGRATE_DATABASE_URL", "postgresql://app@localhost/orders")
@@ -135,7 +147,7 @@ BUSY = LeaseState(
         ("JSON", [], ["down", "--steps", "0"]),
     ],
 )
-def test_json_answers_have_the_promised_shape(
+def test_json_results_have_the_documented_shape(
     fakes: InMemoryLeaseTable,
     rehearsed: InMemoryDatabase,
     capsys: pytest.CaptureFixture[str],
@@ -167,7 +179,7 @@ def test_json_answers_have_the_promised_shape(
     assert answer == expected
 
 
-def test_a_rehearsal_has_the_promised_shape(
+def test_a_dry_run_has_the_documented_shape(
     fakes: InMemoryLeaseTable,
     rehearsed: InMemoryDatabase,
     capsys: pytest.CaptureFixture[str],
@@ -178,11 +190,11 @@ def test_a_rehearsal_has_the_promised_shape(
         1: MigrationEffects(0, (RelationLock(table, "table", "SHARE"),), (change,))
     }
     rehearsed.moved_sequences = (AdvancedSequence("public.s", 1, 2),)
-    assert main(["plan", "--execute", "--yes", "--format", "json"]) == 0
+    assert main(["plan", "--dry-run", "--yes", "--format", "json"]) == 0
     answer = shape(json.loads(capsys.readouterr().out))
-    found = answer["rehearsal"]
+    found = answer["dry_run"]
     found["retried"] = found["advice"] = found["not_undone"]["effects"] = [None]
-    assert {"rehearsal": answer.pop("rehearsal")} == promised("plan", block=1)
+    assert {"dry_run": answer.pop("dry_run")} == promised("plan", block=1)
     assert answer.keys() == promised("plan").keys()
     assert fakes.state.owner is None
 

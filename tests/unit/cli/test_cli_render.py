@@ -7,13 +7,13 @@ import io
 import pytest
 from rich.console import Console, RenderableType
 
-from lambda_migrate.cli.errors import told
-from lambda_migrate.cli.render import plan_view, question_view, status_view
-from lambda_migrate.cli.times import duration, until
-from lambda_migrate.commands.documents import plan_document, status_document
-from lambda_migrate.commands.preview import preview_of
+from lambda_migrate.cli.errors import render_error
+from lambda_migrate.cli.render import render_plan, render_question, render_status
+from lambda_migrate.cli.times import format_duration, format_until
+from lambda_migrate.commands.documents import build_plan_document, build_status_document
+from lambda_migrate.commands.preview import build_preview
 from lambda_migrate.commands.prompt import Question
-from lambda_migrate.commands.status_rows import Entry, Gap, abridged
+from lambda_migrate.commands.status_rows import OmittedEntries, StatusEntry, truncate_entries
 from lambda_migrate.engine.operations import Status
 from lambda_migrate.errors import (
     ConfigurationError,
@@ -27,7 +27,7 @@ from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.migrations import HistoryRow, Manifest, Migration, Script, make_plan
 from lambda_migrate.migrations.digest import checksum_of
 
-PLACE = {
+LOCATION = {
     "target": "default",
     "database": "db:5432/orders",
     "environment": "",
@@ -70,19 +70,19 @@ def row_of(migration: Migration, manifest: Manifest) -> HistoryRow:
     )
 
 
-def shown_status(count: int, applied: int, *, width: int, whole: bool = False) -> list[str]:
+def shown_status(count: int, applied: int, *, width: int, show_all: bool = False) -> list[str]:
     manifest = manifest_of(count)
     history = tuple(row_of(m, manifest) for m in manifest.migrations[:applied])
     status = Status(history, make_plan(manifest, history), LeaseState(), is_marked_ready=False)
-    document = status_document(status, manifest, PLACE, has_table=False)
-    views = status_view(document, now_ms=0, width=width, whole=whole)
+    document = build_status_document(status, manifest, LOCATION, has_table=False)
+    views = render_status(document, now_ms=0, width=width, show_all=show_all)
     return printed(views, width=width)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("count", [0, 1, 25, 500])
 def test_no_line_of_status_is_wider_than_the_terminal(count: int, width: int) -> None:
-    lines = shown_status(count, count // 2, width=width, whole=True)
+    lines = shown_status(count, count // 2, width=width, show_all=True)
     assert max(map(len, lines)) <= width
 
 
@@ -98,43 +98,43 @@ def test_five_hundred_migrations_fit_one_screen(applied: int) -> None:
     lines = shown_status(500, applied, width=80)
     assert len(lines) <= 40
     assert any("(--all)" in line for line in lines)
-    assert len(shown_status(500, applied, width=80, whole=True)) > 500
+    assert len(shown_status(500, applied, width=80, show_all=True)) > 500
 
 
 def test_the_newest_applied_and_the_next_pending_are_kept() -> None:
-    entries = [Entry(n, str(n), "applied" if n <= 400 else "pending") for n in range(1, 501)]
-    lines = abridged(entries)
-    assert lines[0] == Gap(397, "applied")
-    kept = [line.version for line in lines if isinstance(line, Entry)]
+    entries = [StatusEntry(n, str(n), "applied" if n <= 400 else "pending") for n in range(1, 501)]
+    lines = truncate_entries(entries)
+    assert lines[0] == OmittedEntries(397, "applied")
+    kept = [line.version for line in lines if isinstance(line, StatusEntry)]
     assert kept == [398, 399, 400, *range(401, 411), 500]
-    assert sum(line.count if isinstance(line, Gap) else 1 for line in lines) == 500
+    assert sum(line.count if isinstance(line, OmittedEntries) else 1 for line in lines) == 500
 
 
-def test_a_short_list_is_shown_whole() -> None:
-    entries = [Entry(n, str(n), "applied") for n in range(25)]
-    assert abridged(entries) == entries
+def test_a_short_list_is_not_shortened() -> None:
+    entries = [StatusEntry(n, str(n), "applied") for n in range(25)]
+    assert truncate_entries(entries) == entries
 
 
-def test_what_is_wrong_is_kept_in_a_long_list() -> None:
-    entries = [Entry(n, str(n), "edited" if n == 7 else "applied") for n in range(500)]
-    assert entries[7] in abridged(entries)
+def test_contradictions_are_kept_in_a_long_list() -> None:
+    entries = [StatusEntry(n, str(n), "edited" if n == 7 else "applied") for n in range(500)]
+    assert entries[7] in truncate_entries(entries)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("count", [0, 1, 500])
 def test_no_line_of_plan_is_wider_than_the_terminal(count: int, width: int) -> None:
     manifest = manifest_of(count)
-    document = plan_document(preview_of(make_plan(manifest, []), manifest), PLACE)
-    for whole in (False, True):
-        lines = printed(plan_view(document, width=width, whole=whole), width=width)
+    document = build_plan_document(build_preview(make_plan(manifest, []), manifest), LOCATION)
+    for show_all in (False, True):
+        lines = printed(render_plan(document, width=width, show_all=show_all), width=width)
         assert max(map(len, lines)) <= width
-    assert whole
+    assert show_all
 
 
-def test_a_long_plan_is_abridged() -> None:
+def test_a_long_plan_is_shortened() -> None:
     manifest = manifest_of(500)
-    document = plan_document(preview_of(make_plan(manifest, []), manifest), PLACE)
-    lines = printed(plan_view(document, width=80, whole=False), width=80)
+    document = build_plan_document(build_preview(make_plan(manifest, []), manifest), LOCATION)
+    lines = printed(render_plan(document, width=80, show_all=False), width=80)
     assert len(lines) <= 40
     assert "485 more" in lines[-1]
 
@@ -148,7 +148,7 @@ def test_the_caret_stays_under_its_place(width: int) -> None:
         migration="m",
         detail=f"m failed: no [42601]\n  m.sql:3:78\n{code}\n{caret}\n  hint: h",
     )
-    lines = printed(told(error, committed=[], width=width), width=width)
+    lines = printed(render_error(error, committed=[], width=width), width=width)
     at = next(n for n, line in enumerate(lines) if line.strip() == "^")
     column = lines[at].index("^")
     assert lines[at - 1][column : column + 4] == "nott"
@@ -162,13 +162,13 @@ def test_the_caret_stays_under_its_place(width: int) -> None:
         (ConfigurationError("set it"), "error: set it"),
         (ConfigurationError(["a", "b"]), "2 settings are wrong:"),
         (LeaseHeld("x"), "busy"),
-        (LeaseLost("x"), "the lease was lost"),
+        (LeaseLost("x"), "lost the lease"),
         (DatabaseUnavailable("x"), "the database cannot be reached"),
         (MigrateError("x"), "failed"),
     ],
 )
-def test_an_error_begins_with_what_it_is(error: MigrateError, first: str) -> None:
-    assert printed(told(error, committed=[], width=80), width=80)[0].rstrip() == first
+def test_an_error_starts_with_its_title(error: MigrateError, first: str) -> None:
+    assert printed(render_error(error, committed=[], width=80), width=80)[0].rstrip() == first
 
 
 @pytest.mark.parametrize(
@@ -183,19 +183,19 @@ def test_an_error_begins_with_what_it_is(error: MigrateError, first: str) -> Non
         (400_000, "4 days"),
     ],
 )
-def test_durations_are_written_as_people_say_them(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+def test_durations_are_formatted_for_reading(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
 
 
-def test_moments_are_told_from_now() -> None:
-    assert until(34_000, now_ms=0) == "in 34 s"
-    assert until(0, now_ms=120_000) == "2 min 0 s ago"
+def test_times_are_formatted_relative_to_now() -> None:
+    assert format_until(34_000, now_ms=0) == "in 34 s"
+    assert format_until(0, now_ms=120_000) == "2 min 0 s ago"
 
 
 # --- what a baseline asks
 
 
-def test_a_comparison_of_many_versions_shows_what_differs_and_the_newest() -> None:
+def test_a_long_comparison_shows_the_differences_and_the_newest_versions() -> None:
     compared = [
         {
             "version": str(n),
@@ -205,8 +205,8 @@ def test_a_comparison_of_many_versions_shows_what_differs_and_the_newest() -> No
         }
         for n in range(1, 101)
     ]
-    question = Question(verb="baseline", ask="?", heading="h", place=PLACE, compared=compared)
-    lines = [each.split() for each in printed([question_view(question, now_ms=0)], width=80)]
+    question = Question("baseline", "?", heading="h", location=LOCATION, compared=compared)
+    lines = [each.split() for each in printed([render_question(question, now_ms=0)], width=80)]
     assert ["3", "3_m", "applied", "stays", "pending"] in lines
     assert lines[-2][:2] == ["100", "100_m"]
     assert lines[-1] == ["…", "and", "85", "more"]

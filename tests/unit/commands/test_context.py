@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import Deadline
-from lambda_migrate.commands.context import Site
+from lambda_migrate.commands.context import CommandContext
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
 from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.settings import Settings
@@ -28,7 +28,7 @@ def test_no_call_of_a_command_waits_for_credentials_past_its_timeout(
         database_url=parse_url("postgresql://app@localhost/orders"),
         directory=str(tmp_path),
     )
-    site = Site(settings, Deadline.after(5), {})
-    for store in (site.store, site.maintenance.target.store):
+    context = CommandContext(settings, Deadline.after(5), {})
+    for store in (context.store, context.operations.target.store):
         assert isinstance(store, DynamoDBLeaseTable)
-        assert store.credentials_deadline is site.deadline
+        assert store.credentials_deadline is context.deadline

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from lambda_migrate.cli.errors import told
-from lambda_migrate.commands.errors import error_of, exit_code_of, failure_document
+from lambda_migrate.cli.errors import render_error
+from lambda_migrate.commands.errors import build_error_document, get_exit_code, parse_error_document
 from lambda_migrate.errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -45,13 +45,13 @@ ERRORS: list[MigrateError] = [
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda each: f"{type(each).__name__}")
-def test_an_error_is_told_from_afar_as_from_here(error: MigrateError) -> None:
-    travelled = error_of(json.loads(json.dumps(failure_document(error))))
+def test_an_error_of_the_function_is_rendered_like_a_local_one(error: MigrateError) -> None:
+    travelled = parse_error_document(json.loads(json.dumps(build_error_document(error))))
     assert type(travelled) is type(error)
-    assert exit_code_of(travelled) == exit_code_of(error)
+    assert get_exit_code(travelled) == get_exit_code(error)
     for width in (60, 100):
         shown = [
-            printed(told(each, committed=[], width=width), width=width)
+            printed(render_error(each, committed=[], width=width), width=width)
             for each in (error, travelled)
         ]
         assert shown[0] == shown[1]
@@ -60,6 +60,6 @@ def test_an_error_is_told_from_afar_as_from_here(error: MigrateError) -> None:
 @pytest.mark.parametrize(
     "kind", ["Newfangled", "TYPE_CHECKING", "escape_text", "", None, "Exception"]
 )
-def test_a_kind_that_nobody_knows_is_told_by_its_message(kind: object) -> None:
-    error = error_of({"kind": kind, "message": "it is so"})
+def test_an_unknown_kind_of_error_is_shown_by_its_message(kind: object) -> None:
+    error = parse_error_document({"kind": kind, "message": "it is so"})
     assert (type(error), str(error)) == (MigrateError, "it is so")

@@ -72,7 +72,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """The work's time is over at once; for answering there is enough."""
 
     def of(_context: object, _clock: object) -> Schedule:
-        return Schedule(work=Deadline.after(0.05), answer=Deadline.after(30))
+        return Schedule(work=Deadline.after(0.05), delivery=Deadline.after(30))
 
     monkeypatch.setattr(Schedule, "of", of)
 

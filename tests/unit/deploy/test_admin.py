@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from lambda_migrate import __version__
+from lambda_migrate.clock import Deadline
 from lambda_migrate.deploy.admin import AdminFunction
-from lambda_migrate.deploy.request_log import Run
+from lambda_migrate.deploy.request_log import RequestRecord
 from lambda_migrate.errors import LeaseStoreUnavailable, MigrationFailed
 from lambda_migrate.events import CommandEnded
 from lambda_migrate.lease.memory import InMemoryLeaseTable
@@ -58,7 +59,7 @@ class Room:
             observer=self.observer,
             clock=self.clock,
         )
-        answer = function.answer(event, context)
+        answer = function.handle(event, context)
         assert SECRET not in json.dumps(answer)
         return answer
 
@@ -82,7 +83,7 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Room:
 # --- commands
 
 
-def test_every_command_answers_as_the_command_line_does_in_json(room: Room) -> None:
+def test_every_command_returns_the_json_of_the_command_line(room: Room) -> None:
     assert room.ask("status", exit_code=True)["exit_code"] == 3
     assert [each["version"] for each in room.ask("plan", to=2)["document"]["pending"]] == [1, 2]
     up = room.ask("up", to=2)
@@ -102,7 +103,7 @@ def test_every_command_answers_as_the_command_line_does_in_json(room: Room) -> N
 
 
 @pytest.mark.parametrize("command", ["status", "plan", "verify", "up"])
-def test_a_function_without_its_migrations_answers_so(room: Room, command: str) -> None:
+def test_a_function_without_migrations_responds_with_an_error(room: Room, command: str) -> None:
     for file in room.folder.glob("*.sql"):
         file.unlink()
     answer = room.ask(command)
@@ -111,39 +112,39 @@ def test_a_function_without_its_migrations_answers_so(room: Room, command: str) 
     assert room.database.connections == 0
 
 
-def test_every_answer_says_which_library_and_which_request_it_was(room: Room) -> None:
+def test_every_response_has_the_library_version_and_the_request_id(room: Room) -> None:
     for answer in (room.ask("status", request="abc"), room.ask("nothing", request="abc")):
         assert answer["library"] == __version__
     assert room.ask("status", request="abc")["request"] == "abc"
     assert room.send({"command": "status"}, invocation="lambda-1")["request"] == "lambda-1"
 
 
-def test_a_rehearsal_is_asked_for_once_run_once_and_leaves_nothing(room: Room) -> None:
-    asked = room.ask("plan", execute=True)
-    assert (asked["exit_code"], asked["error"]["question"]["verb"]) == (2, "plan --execute")
-    done = room.ask("plan", execute=True, yes=asked["error"]["mark"], request="rehearsal")
-    found = done["document"]["rehearsal"]
+def test_a_dry_run_runs_once_per_request_and_leaves_nothing(room: Room) -> None:
+    asked = room.ask("plan", dry_run=True)
+    assert (asked["exit_code"], asked["error"]["question"]["command"]) == (2, "plan --dry-run")
+    done = room.ask("plan", dry_run=True, yes=asked["error"]["mark"], request="rehearsal")
+    found = done["document"]["dry_run"]
     assert (done["exit_code"], found["outcome"], len(found["migrations"])) == (0, "passed", 3)
-    again = room.ask("plan", execute=True, yes=asked["error"]["mark"], request="rehearsal")
+    again = room.ask("plan", dry_run=True, yes=asked["error"]["mark"], request="rehearsal")
     assert again["document"] == done["document"]
     assert (room.database.effects, room.store.state.owner) == ([], None)
     assert room.store.state.fence == 1
 
 
-def test_production_is_rehearsed_on_only_by_who_has_named_it_or_seen_the_question(
+def test_a_dry_run_in_production_needs_its_option_or_its_mark(
     room: Room,
 ) -> None:
     room.environ["LAMBDA_MIGRATE_ENVIRONMENT"] = room.database.environment = "production"
-    refused = room.ask("plan", execute=True, yes=True)
+    refused = room.ask("plan", dry_run=True, yes=True)
     assert (refused["exit_code"], room.store.state.fence) == (2, 0)
     assert '"in_production": true' in refused["error"]["message"]
-    assert refused["error"]["question"]["word"] == "production"
-    assert room.ask("plan", execute=True, yes=refused["error"]["mark"])["exit_code"] == 0
-    assert room.ask("plan", execute=True, yes=True, in_production=True)["exit_code"] == 0
-    assert room.ask("plan", execute=True, in_production=True)["exit_code"] == 2
+    assert refused["error"]["question"]["required_word"] == "production"
+    assert room.ask("plan", dry_run=True, yes=refused["error"]["mark"])["exit_code"] == 0
+    assert room.ask("plan", dry_run=True, yes=True, in_production=True)["exit_code"] == 0
+    assert room.ask("plan", dry_run=True, in_production=True)["exit_code"] == 2
 
 
-def test_a_failed_migration_is_an_answer_with_what_stays(room: Room) -> None:
+def test_a_failed_migration_is_a_response_with_what_was_committed(room: Room) -> None:
     room.database.fail(2, MigrationFailed("no", migration="0002_status", sqlstate="42601"))
     answer = room.ask("up")
     assert answer["exit_code"] == 1
@@ -152,20 +153,20 @@ def test_a_failed_migration_is_an_answer_with_what_stays(room: Room) -> None:
     assert [each["what"] for each in answer["told"]] == ["applied", "failed"]
 
 
-def test_whoever_meets_a_holder_is_answered_with_four(room: Room) -> None:
+def test_up_returns_four_while_another_process_holds_the_lease(room: Room) -> None:
     room.store.acquire("orders/8/ab")
     answer = room.ask("up")
     assert answer["exit_code"] == answer["error"]["exit_code"] == 4
 
 
-def test_everything_ends_before_the_margin_of_the_invocation(room: Room) -> None:
+def test_every_command_ends_before_the_safety_margin(room: Room) -> None:
     room.store.acquire("orders/8/ab")
     answer = room.send({"command": "up", "options": {"wait": True}}, seconds=10.0)
     assert answer["exit_code"] in (0, 4)
     assert sum(room.clock.slept) <= 8.5
 
 
-def test_a_timeout_of_the_event_ends_it_earlier(room: Room) -> None:
+def test_the_timeout_of_an_event_limits_the_command(room: Room) -> None:
     room.store.acquire("orders/8/ab")
     room.send({"command": "up", "options": {"wait": True, "timeout": 3}})
     assert sum(room.clock.slept) <= 3.5
@@ -186,13 +187,13 @@ def test_every_command_ends_with_one_event(room: Room) -> None:
 @pytest.mark.parametrize(
     ("event", "told"),
     [
-        (None, "no JSON object"),
-        ([], "no JSON object"),
-        ("up", "no JSON object"),
-        ({}, "names no command"),
-        ({"command": 3}, "names no command"),
+        (None, "not a JSON object"),
+        ([], "not a JSON object"),
+        ("up", "not a JSON object"),
+        ({}, "missing or not a string"),
+        ({"command": 3}, "missing or not a string"),
         ({"command": "dwon"}, "no command 'dwon'"),
-        ({"command": "up", "options": []}, '"options" is no JSON object'),
+        ({"command": "up", "options": []}, '"options" is not a JSON object'),
         ({"command": "up", "options": {"too": 3}}, "no option 'too'"),
         ({"command": "up", "options": {"to": "3"}}, "write a whole number"),
         ({"command": "up", "options": {"to": True}}, "write a whole number"),
@@ -205,21 +206,23 @@ def test_every_command_ends_with_one_event(room: Room) -> None:
         ({"command": "baseline", "options": {"yes": True}}, "`lambda-migrate baseline VERSION`"),
         ({"command": "baseline", "options": {"version": "3"}}, "write a whole number"),
         ({"command": "repair", "options": {"version": 1, "as": "odd"}}, "write one of applied"),
-        ({"command": "repair", "options": {}}, "say what to repair"),
+        ({"command": "repair", "options": {}}, "nothing to repair is named"),
         ({"command": "up", "request": 7}, '"request"'),
         ({"command": "up", "request": "a b"}, '"request"'),
         ({"command": "up", "ended": "x"}, '"ended"'),
-        ({"command": "up", "optoins": {}}, "key 'optoins'"),
+        ({"command": "up", "optoins": {}}, "unknown key 'optoins'"),
     ],
 )
-def test_a_wrong_event_is_told_what_to_write(room: Room, event: Any, told: str) -> None:
+def test_an_invalid_event_gets_an_error_that_says_what_to_write(
+    room: Room, event: Any, told: str
+) -> None:
     answer = room.send(event)
     assert answer["exit_code"] == 2
     assert told in answer["error"]["message"]
     assert room.database.effects == []
 
 
-def test_everything_that_is_wrong_is_told_at_once(room: Room) -> None:
+def test_every_error_of_an_event_is_listed(room: Room) -> None:
     answer = room.ask("up", to="x", wait="y", table="t")
     assert len(answer["error"]["faults"]) == 3
 
@@ -242,14 +245,14 @@ def test_no_value_of_an_event_is_repeated(
     assert SECRET not in written.out + written.err
 
 
-def test_settings_that_are_wrong_are_an_answer(room: Room) -> None:
+def test_wrong_settings_are_a_response(room: Room) -> None:
     del room.environ["LAMBDA_MIGRATE_TABLE"]
     answer = room.ask("status")
     assert answer["exit_code"] == 2
     assert "LAMBDA_MIGRATE_TABLE" in answer["error"]["message"]
 
 
-def test_what_nobody_foresaw_is_an_answer_without_its_text(
+def test_unexpected_errors_are_a_response_without_their_text(
     room: Room, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def explode(_settings: object) -> None:
@@ -270,7 +273,7 @@ def test_what_nobody_foresaw_is_an_answer_without_its_text(
 # --- questions
 
 
-def test_what_destroys_needs_yes_and_says_what_it_would_do(room: Room) -> None:
+def test_destructive_commands_need_yes_and_say_what_they_would_do(room: Room) -> None:
     room.ask("up")
     answer = room.ask("down", steps=1)
     assert answer["exit_code"] == 2
@@ -281,20 +284,20 @@ def test_what_destroys_needs_yes_and_says_what_it_would_do(room: Room) -> None:
     assert room.database.rolled_back == []
 
 
-def test_yes_to_one_question_is_yes_to_nothing_else(room: Room) -> None:
+def test_a_mark_confirms_only_its_question(room: Room) -> None:
     room.ask("up")
     mark = room.ask("down", steps=1)["error"]["mark"]
     assert room.ask("down", steps=1, yes=mark)["document"]["reverted"] == ["0003_index"]
     answer = room.ask("down", steps=1, yes=mark)
     assert answer["exit_code"] == 4
-    assert "look and try again" in answer["error"]["message"]
+    assert "try again" in answer["error"]["message"]
     assert room.database.rolled_back == ["0003_index"]
 
 
 # --- the same request once more
 
 
-def test_a_request_that_has_ended_is_answered_as_it_was(room: Room) -> None:
+def test_a_repeated_request_returns_the_first_response(room: Room) -> None:
     room.ask("up")
     first = room.ask("down", request="r1", steps=1, yes=True)
     again = room.ask("down", request="r1", steps=1, yes=True)
@@ -302,7 +305,7 @@ def test_a_request_that_has_ended_is_answered_as_it_was(room: Room) -> None:
     assert room.database.rolled_back == ["0003_index"]
 
 
-def test_a_failure_is_not_tried_again_by_the_same_request(room: Room) -> None:
+def test_a_failure_is_not_retried_by_the_same_request(room: Room) -> None:
     room.database.fail(2, MigrationFailed("no", migration="0002_status"))
     first = room.ask("up", request="r1")
     assert room.ask("up", request="r1") == {**first, "repeated": True}
@@ -312,28 +315,28 @@ def test_a_failure_is_not_tried_again_by_the_same_request(room: Room) -> None:
     assert room.store.state.failure.attempts == 2
 
 
-def test_who_was_turned_away_may_come_again(room: Room) -> None:
+def test_a_refused_request_may_be_sent_again(room: Room) -> None:
     lease = room.store.acquire("orders/8/ab")
     assert room.ask("up", request="r1")["exit_code"] == 4
     assert room.ask("baseline", request="r2", version=1)["exit_code"] == 2
-    assert room.log.runs == {}
+    assert room.log.records == {}
     room.store.release(lease)  # type: ignore[arg-type]  # it was free, so this is a lease
     assert len(room.ask("up", request="r1")["document"]["applied"]) == 3
 
 
-def test_the_report_of_a_failure_is_told_once_and_not_stored(room: Room) -> None:
+def test_the_detail_of_a_failure_is_returned_once_and_not_stored(room: Room) -> None:
     """PostgreSQL's DETAIL may quote a row."""
     failed = MigrationFailed(
         "duplicate key", migration="0002_status", detail="Key (email)=(ann@example.com)"
     )
     room.database.fail(2, failed)
     assert "ann@example.com" in room.ask("up", request="r1")["error"]["detail"]
-    assert "ann@example.com" not in str(room.log.runs["r1"])
+    assert "ann@example.com" not in str(room.log.records["r1"])
     again = room.ask("up", request="r1")["error"]
     assert (again["detail"], again["cause"]) == ("", "duplicate key")
 
 
-def test_a_try_of_lambdas_own_is_the_same_request(room: Room) -> None:
+def test_a_retry_by_lambda_is_the_same_request(room: Room) -> None:
     room.ask("up")
     event = {"command": "down", "options": {"steps": 1, "yes": True}}
     room.send(event, invocation="async")
@@ -341,44 +344,44 @@ def test_a_try_of_lambdas_own_is_the_same_request(room: Room) -> None:
     assert room.database.rolled_back == ["0003_index"]
 
 
-def test_looking_is_done_anew_each_time(room: Room) -> None:
+def test_read_only_commands_run_again(room: Room) -> None:
     room.ask("status", request="r1")
     room.ask("up")
     assert room.ask("status", request="r1")["document"]["is_current"] is True
-    assert "r1" not in room.log.runs
+    assert "r1" not in room.log.records
 
 
-def test_an_event_without_any_id_is_a_request_of_its_own(room: Room) -> None:
+def test_each_event_without_an_id_is_a_new_request(room: Room) -> None:
     function = AdminFunction(room.environ, make_log=lambda _settings: room.log, clock=room.clock)
     for command in ("up", "up"):
-        assert "repeated" not in function.answer({"command": command}, object())
-    assert len(room.log.runs) == 2
+        assert "repeated" not in function.handle({"command": command}, object())
+    assert len(room.log.records) == 2
 
 
-def test_one_id_is_not_for_two_commands(room: Room) -> None:
+def test_an_id_cannot_be_used_for_two_commands(room: Room) -> None:
     room.ask("up", request="r1", to=1)
     answer = room.ask("up", request="r1", to=2)
     assert answer["exit_code"] == 2
     assert "another command" in answer["error"]["message"]
 
 
-def begun(room: Room, event: dict[str, Any], **facts: Any) -> None:
+def begun(room: Room, event: dict[str, Any], **changes: Any) -> None:
     """As if an invocation had begun with ``event``, and nothing were known of its end."""
-    from lambda_migrate.commands.request import Errand
+    from lambda_migrate.commands.request import CommandRequest
 
     now_ms = room.clock.wall_ms()
-    errand = Errand.read(event, request="-")
-    run = Run(
-        asked=errand.asked,
+    request = CommandRequest.parse(event, default_id="-")
+    record = RequestRecord(
+        fingerprint=request.fingerprint,
         attempt="a",
         invocation="earlier",
-        began_ms=now_ms,
-        until_ms=now_ms + 20_000,
+        started_ms=now_ms,
+        ends_by_ms=now_ms + 20_000,
     )
-    room.log.runs[errand.request] = replace(run, **facts)
+    room.log.records[request.request_id] = replace(record, **changes)
 
 
-def test_a_run_that_goes_on_is_waited_for(room: Room) -> None:
+def test_a_running_command_is_waited_for(room: Room) -> None:
     event = {"command": "up", "request": "r1"}
     begun(room, event)
     answered = {"exit_code": 0, "document": {"applied": ["0001_orders"]}}
@@ -387,7 +390,7 @@ def test_a_run_that_goes_on_is_waited_for(room: Room) -> None:
     def end_meanwhile(seconds: float) -> None:
         sleep(seconds)
         if len(room.clock.slept) == 3:
-            room.log.runs["r1"] = replace(room.log.runs["r1"], answer=answered)
+            room.log.records["r1"] = replace(room.log.records["r1"], response=answered)
 
     room.clock.sleep = end_meanwhile  # type: ignore[method-assign]  # the world moves on
     answer = room.send(event)
@@ -396,7 +399,7 @@ def test_a_run_that_goes_on_is_waited_for(room: Room) -> None:
     assert room.database.effects == []
 
 
-def test_a_run_that_outlasts_the_asker_still_runs(room: Room) -> None:
+def test_a_command_that_outlasts_the_invocation_is_still_running(room: Room) -> None:
     event = {"command": "up", "request": "r1"}
     begun(room, event)
     answer = room.send(event, seconds=10.0)
@@ -405,7 +408,7 @@ def test_a_run_that_outlasts_the_asker_still_runs(room: Room) -> None:
     assert sum(room.clock.slept) <= 8.0
 
 
-def test_a_run_that_was_killed_is_told_by_the_history(room: Room) -> None:
+def test_a_killed_command_is_reported_from_the_history(room: Room) -> None:
     room.ask("up", request="r1", to=2)
     event = {"command": "up", "request": "r1", "options": {"to": 2}}
     begun(room, event)
@@ -423,34 +426,43 @@ def test_an_invocation_known_to_have_ended_is_not_waited_for(room: Room) -> None
     assert sum(room.clock.slept) == 2  # for PostgreSQL to miss its client
 
 
-def test_a_rollback_that_was_killed_says_what_is_gone(room: Room) -> None:
+def test_a_killed_rollback_reports_what_was_rolled_back(room: Room) -> None:
     room.ask("up", to=2)
     event = {"command": "down", "request": "r1", "options": {"to": 0, "yes": True}}
-    concerned = ("0003_index", "0002_status", "0001_orders")
-    begun(room, event, concerned=concerned, until_ms=0)
+    rollback = ("0003_index", "0002_status", "0001_orders")
+    begun(room, event, rollback=rollback, ends_by_ms=0)
     answer = room.send(event)
     assert answer["error"]["committed"] == ["0003_index"]
     assert "1 of 3 migrations" in answer["error"]["message"].lower()
     assert room.database.rolled_back == []
 
 
-def test_what_a_rollback_sets_out_to_do_is_written_down_before_it_begins(room: Room) -> None:
+def test_the_names_of_a_rollback_are_recorded_before_it_starts(room: Room) -> None:
     room.ask("up")
     seen: list[tuple[str, ...]] = []
-    concern = room.log.concern
+    update = room.log.update
 
-    def look(request: str, run: Run) -> None:
-        concern(request, run)
-        seen.append(run.concerned)
-        assert room.database.rolled_back == []
+    def observe(request_id: str, record: RequestRecord, deadline: Deadline) -> bool:
+        if record.response is None:
+            seen.append(record.rollback)
+            assert room.database.rolled_back == []
+        return update(request_id, record, deadline)
 
-    room.log.concern = look  # type: ignore[method-assign]  # to see what is there by then
+    room.log.update = observe  # type: ignore[method-assign]  # to see what is recorded by then
     room.ask("down", to=1, yes=True)
     assert seen == [("0003_index", "0002_status")]
 
 
-def test_nothing_begins_that_cannot_be_written_down(room: Room) -> None:
-    def gone(_request: str, _run: Run) -> None:
+def test_no_rollback_starts_whose_names_cannot_be_recorded(room: Room) -> None:
+    room.ask("up")
+    room.log.update = lambda *_: False  # type: ignore[method-assign]  # a fault
+    answer = room.ask("down", to=1, yes=True)
+    assert (answer["exit_code"], answer["error"]["kind"]) == (1, "LeaseStoreUnavailable")
+    assert room.database.rolled_back == []
+
+
+def test_no_command_starts_that_cannot_be_recorded(room: Room) -> None:
+    def gone(_request: str, _record: RequestRecord) -> None:
         raise LeaseStoreUnavailable("DynamoDB is away")
 
     room.log.begin = gone  # type: ignore[assignment]  # a fault
@@ -471,7 +483,7 @@ def test_the_handler_reads_the_process_environment(
     assert logging.getLogger("lambda_migrate.aws.telemetry").propagate is False
 
 
-def test_an_answer_that_lambda_would_refuse_is_abridged_and_says_so(room: Room) -> None:
+def test_a_response_that_lambda_would_refuse_is_shortened(room: Room) -> None:
     count = 25_000
     for version in range(10_000, 10_000 + count):
         room.database._rows[version] = HistoryRow(

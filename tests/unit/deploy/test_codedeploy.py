@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from lambda_migrate.deploy import codedeploy
-from lambda_migrate.deploy.codedeploy import handler, respond
-from lambda_migrate.deploy.deliver import Undelivered
+from lambda_migrate.deploy.codedeploy import handle, handler
+from lambda_migrate.deploy.deliver import DeliveryFailed
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable, MigrationFailed
 from lambda_migrate.testing import FakeClock
 from tests.answers import REFUSE_ALL, Office, outcomes
@@ -32,7 +32,7 @@ def told(post: Office) -> list[str]:
     return outcomes(post.taken())
 
 
-def test_it_migrates_and_says_so(scene: Scene, deploy: Deploy, post: Office) -> None:
+def test_the_hook_migrates_and_reports_success(scene: Scene, deploy: Deploy, post: Office) -> None:
     deploy(V2)
     assert handler(EVENT, LambdaContext(60)) == {"status": "Succeeded", "reason": "MIGRATED"}
     [letter] = post.taken()
@@ -54,7 +54,7 @@ def test_a_migration_that_fails_fails_the_deployment(
     assert told(post) == ["Failed"]
 
 
-def test_what_nobody_expected_fails_the_deployment(deploy: Deploy, post: Office) -> None:
+def test_unexpected_errors_fail_the_deployment(deploy: Deploy, post: Office) -> None:
     for error in (RuntimeError("hunter2-s3cr3t"), SystemExit(1), DatabaseUnavailable("gone")):
         deploy(V1, error=error)
         post.answered.clear()
@@ -77,9 +77,7 @@ def test_work_that_hangs_fails_it_before_the_deadline(
 
 
 @pytest.mark.parametrize("creator", ["codeDeployRollback", "CloudFormationRollback"])
-def test_nothing_that_goes_wrong_blocks_a_rollback(
-    creator: str, deploy: Deploy, post: Office
-) -> None:
+def test_no_error_blocks_a_rollback(creator: str, deploy: Deploy, post: Office) -> None:
     post.creator = creator
     for error in (RuntimeError(), SystemExit(1), DatabaseUnavailable("gone")):
         deploy(V1, error=error)
@@ -97,9 +95,7 @@ def test_a_rollback_migrates_nothing(scene: Scene, deploy: Deploy, post: Office)
     assert scene.table.log == []
 
 
-def test_for_code_older_than_the_schema_ahead_is_ready(
-    scene: Scene, deploy: Deploy, post: Office
-) -> None:
+def test_a_schema_that_is_ahead_is_ready(scene: Scene, deploy: Deploy, post: Office) -> None:
     scene.migrated(V2)
     deploy(V1)
     for post.creator in ("user", "CloudFormation", "codeDeployRollback"):
@@ -109,7 +105,7 @@ def test_for_code_older_than_the_schema_ahead_is_ready(
 
 
 @pytest.mark.parametrize("manner", ["refuse", "drop"])
-def test_a_creator_that_cannot_be_had_is_somebody_who_goes_forward(
+def test_a_deployment_whose_creator_is_unknown_goes_forward(
     manner: Any, deploy: Deploy, post: Office, caplog: pytest.LogCaptureFixture
 ) -> None:
     post.operations = ("GetDeployment",)
@@ -119,10 +115,10 @@ def test_a_creator_that_cannot_be_had_is_somebody_who_goes_forward(
     assert "Allow codedeploy:GetDeployment" in caplog.text
 
 
-def test_a_creator_that_is_never_told_is_not_waited_for(
+def test_a_lookup_of_the_creator_that_hangs_is_abandoned(
     deploy: Deploy, post: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(codedeploy, "_ASKING_SECONDS", 0.3)
+    monkeypatch.setattr(codedeploy, "_LOOKUP_SECONDS", 0.3)
     post.operations = ("GetDeployment",)
     post.manners = ["hang"]
     deploy(V1)
@@ -133,7 +129,7 @@ def test_a_creator_that_is_never_told_is_not_waited_for(
 
 
 @pytest.mark.parametrize("manner", ["refuse", "drop"])
-def test_the_answer_is_sent_until_it_is_taken(manner: Any, deploy: Deploy, post: Office) -> None:
+def test_the_status_is_sent_until_it_is_accepted(manner: Any, deploy: Deploy, post: Office) -> None:
     """After a lost answer the second one is told that it is over, which is as good."""
     post.manners = [manner]
     deploy(V1)
@@ -141,19 +137,17 @@ def test_the_answer_is_sent_until_it_is_taken(manner: Any, deploy: Deploy, post:
     assert told(post) == ["Succeeded", "Succeeded"]
 
 
-def test_an_answer_that_nobody_takes_is_an_error_of_the_invocation(
-    deploy: Deploy, post: Office
-) -> None:
+def test_a_status_that_is_never_accepted_fails_the_invocation(deploy: Deploy, post: Office) -> None:
     post.manners = [*REFUSE_ALL]
     deploy(V1)
-    with pytest.raises(Undelivered):
-        respond(EVENT, LambdaContext(8), clock=FakeClock())
+    with pytest.raises(DeliveryFailed):
+        handle(EVENT, LambdaContext(8), clock=FakeClock())
 
 
 @pytest.mark.parametrize(
     "event", [None, {}, [], {"DeploymentId": "d-1"}, EVENT | {"DeploymentId": 7}]
 )
-def test_what_is_no_event_is_refused_with_words_for_people(event: Any, post: Office) -> None:
-    with pytest.raises(ConfigurationError, match="no lifecycle event of CodeDeploy's"):
+def test_an_event_of_another_source_is_refused(event: Any, post: Office) -> None:
+    with pytest.raises(ConfigurationError, match="not a lifecycle event of CodeDeploy"):
         handler(event, LambdaContext())
     assert post.letters == []

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lambda_migrate.deploy.custom_resource import Direction, Request, handler, respond
-from lambda_migrate.deploy.deliver import Undelivered
+from lambda_migrate.deploy.custom_resource import CustomResourceRequest, Direction, handle, handler
+from lambda_migrate.deploy.deliver import DeliveryFailed
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable, MigrationFailed
 from lambda_migrate.migrations import Manifest
 from lambda_migrate.testing import FakeClock
@@ -71,7 +71,7 @@ def broken(scene: Scene, deploy: Deploy) -> Manifest:
 # --- forward
 
 
-def test_create_migrates_and_answers_with_everything_that_was_asked_for(
+def test_create_migrates_and_responds_with_every_required_key(
     scene: Scene, deploy: Deploy, post: Office
 ) -> None:
     deploy(V2)
@@ -88,7 +88,7 @@ def test_create_migrates_and_answers_with_everything_that_was_asked_for(
     assert scene.database.effects == ["0001_m", "0002_m"]
 
 
-def test_the_answer_is_put_as_its_url_was_signed(deploy: Deploy, post: Office) -> None:
+def test_the_response_is_sent_as_its_url_was_signed(deploy: Deploy, post: Office) -> None:
     deploy(V1)
     answer(request("Create", post, version(1)), post)
     [letter] = post.letters
@@ -97,7 +97,9 @@ def test_the_answer_is_put_as_its_url_was_signed(deploy: Deploy, post: Office) -
     assert letter.headers["Content-Type"] == ""
 
 
-def test_an_update_whose_version_grows_migrates(scene: Scene, deploy: Deploy, post: Office) -> None:
+def test_an_update_whose_version_increases_migrates(
+    scene: Scene, deploy: Deploy, post: Office
+) -> None:
     scene.migrated(V1)
     deploy(V2)
     told = answer(request("Update", post, version(10), version(9)), post)
@@ -105,7 +107,7 @@ def test_an_update_whose_version_grows_migrates(scene: Scene, deploy: Deploy, po
 
 
 @pytest.mark.parametrize("kind", ["Create", "Update"])
-def test_on_the_way_forward_a_failing_migration_fails_the_deployment(
+def test_a_failing_migration_fails_a_deployment_that_goes_forward(
     kind: str, broken: Manifest, post: Office
 ) -> None:
     told = answer(request(kind, post, version(2), version(1)), post)
@@ -115,7 +117,7 @@ def test_on_the_way_forward_a_failing_migration_fails_the_deployment(
 
 
 @pytest.mark.parametrize("error", unexpected(), ids=lambda error: type(error).__name__)
-def test_what_nobody_expected_is_answered_and_raises_nothing(
+def test_unexpected_errors_get_a_response_and_are_not_raised(
     error: BaseException, scene: Scene, deploy: Deploy, post: Office
 ) -> None:
     deploy(V1)
@@ -125,25 +127,21 @@ def test_what_nobody_expected_is_answered_and_raises_nothing(
     assert "hunter2" not in json.dumps(told)
 
 
-def test_settings_that_are_wrong_are_answered(
-    post: Office, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_settings_get_a_response(post: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAMBDA_MIGRATE_TABEL", "leases")
     told = answer(request("Create", post, version(1)), post)
     assert told["Status"] == "FAILED"
     assert "did you mean LAMBDA_MIGRATE_TABLE?" in told["Reason"]
 
 
-def test_a_wiring_that_cannot_be_imported_is_answered(
-    post: Office, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_import_gets_a_response(post: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "lambda_migrate.wiring", None)
     told = answer(request("Create", post, version(1)), post)
     assert told["Status"] == "FAILED"
     assert "lambda_migrate.wiring could not be imported" in told["Reason"]
 
 
-def test_work_that_hangs_is_answered_before_the_deadline(
+def test_work_that_hangs_gets_a_response_before_the_deadline(
     scene: Scene, deploy: Deploy, post: Office, hasty: None
 ) -> None:
     let_go = threading.Event()
@@ -152,7 +150,7 @@ def test_work_that_hangs_is_answered_before_the_deadline(
     told = answer(request("Create", post, version(1)), post)
     let_go.set()
     assert told["Status"] == "FAILED"
-    assert "had not ended when its time was over" in told["Reason"]
+    assert "did not end before the hook had to respond" in told["Reason"]
     assert len(post.letters) == 1
 
 
@@ -171,7 +169,7 @@ def test_a_rollback_migrates_nothing_and_ahead_is_ready(
     assert scene.table.log == []
 
 
-def test_a_rollback_does_not_migrate_with_code_that_was_not_taken_back_yet(
+def test_a_rollback_does_not_migrate_with_the_newer_code(
     broken: Manifest, scene: Scene, post: Office
 ) -> None:
     told = answer(request("Update", post, version(1), version(2)), post)
@@ -183,14 +181,12 @@ def test_a_rollback_does_not_migrate_with_code_that_was_not_taken_back_yet(
 @pytest.mark.parametrize(
     "error", [*unexpected(), DatabaseUnavailable("gone"), ConfigurationError("no table")]
 )
-def test_nothing_that_goes_wrong_blocks_a_rollback(
-    error: BaseException, deploy: Deploy, post: Office
-) -> None:
+def test_no_error_blocks_a_rollback(error: BaseException, deploy: Deploy, post: Office) -> None:
     deploy(V1, error=error)
     told = answer(request("Update", post, version(1), version(2)), post)
     assert told["Status"] == "SUCCESS"
     assert told["Data"] == {"Outcome": "NOT_READY", "Ready": "false"}
-    assert "A rollback is not blocked by that" in told["Reason"]
+    assert "This does not block a rollback" in told["Reason"]
 
 
 def test_a_rollback_that_hangs_is_not_blocked_either(
@@ -219,16 +215,16 @@ def test_a_rollback_that_hangs_is_not_blocked_either(
         ("1" * 5000, "1"),
     ],
 )
-def test_where_a_way_forward_is_not_proved_a_failure_blocks_nobody(
+def test_a_failure_blocks_nothing_unless_the_version_increased(
     now: Any, before: Any, broken: Manifest, post: Office
 ) -> None:
     told = answer(request("Update", post, now, before), post)
     assert (told["Status"], told["Data"]["Ready"]) == ("SUCCESS", "false")
     assert "0002_m: no column z [42703]" in told["Reason"]
-    assert "it may be a rollback" in told["Reason"]
+    assert "this may be a rollback" in told["Reason"]
 
 
-def test_where_nothing_is_proved_it_migrates_all_the_same(
+def test_an_update_with_the_same_version_migrates(
     scene: Scene, deploy: Deploy, post: Office
 ) -> None:
     deploy(V1)
@@ -250,7 +246,9 @@ def test_where_nothing_is_proved_it_migrates_all_the_same(
 )
 def test_numbers_are_compared_as_numbers(now: Any, before: Any, direction: Direction) -> None:
     with office() as post:
-        assert Request.read(request("Update", post, now, before)).direction is direction
+        assert (
+            CustomResourceRequest.parse(request("Update", post, now, before)).direction is direction
+        )
 
 
 def test_a_resource_without_a_version_is_not_created(
@@ -266,7 +264,7 @@ def test_a_resource_without_a_version_is_not_created(
 # --- delete
 
 
-def test_delete_touches_nothing_and_succeeds_even_where_nothing_is_configured(
+def test_delete_changes_nothing_and_succeeds_without_configuration(
     scene: Scene, deploy: Deploy, post: Office
 ) -> None:
     deploy(V1, error=ConfigurationError("no table"))
@@ -299,8 +297,8 @@ def test_the_id_never_changes(scene: Scene, deploy: Deploy, post: Office) -> Non
 
 
 @pytest.mark.parametrize("event", [None, [], "x", {}, {"ResponseURL": None}, {"ResponseURL": 7}])
-def test_what_is_no_request_is_refused_with_words_for_people(event: Any) -> None:
-    with pytest.raises(ConfigurationError, match="no request of CloudFormation's"):
+def test_an_event_of_another_source_is_refused(event: Any) -> None:
+    with pytest.raises(ConfigurationError, match="not a request of CloudFormation"):
         handler(event, LambdaContext())
 
 
@@ -316,7 +314,7 @@ def test_what_is_no_request_is_refused_with_words_for_people(event: Any) -> None
     ],
 )
 def test_nothing_is_sent_in_plaintext_beyond_loopback(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="no https address"):
+    with pytest.raises(ConfigurationError, match="not an https URL"):
         handler({"RequestType": "Delete", "ResponseURL": url}, LambdaContext())
 
 
@@ -326,22 +324,20 @@ def test_an_url_that_cannot_be_sent_is_not_shown(
 ) -> None:
     deploy(V1)
     url = f"https://127.0.0.1/answer?X-Amz-Signature=hunter2{odd}"
-    with pytest.raises(ConfigurationError, match="no https address") as raised:
+    with pytest.raises(ConfigurationError, match="not an https URL") as raised:
         handler({"RequestType": "Delete", "ResponseURL": url}, LambdaContext())
     assert "hunter2" not in str(raised.value) + caplog.text
 
 
 @pytest.mark.parametrize("kind", ["", "Read", None, 7])
-def test_an_unknown_kind_is_answered(kind: Any, post: Office, deploy: Deploy) -> None:
+def test_an_unknown_request_type_gets_a_response(kind: Any, post: Office, deploy: Deploy) -> None:
     deploy(V1)
     event = request("Update", post, version(2), version(1)) | {"RequestType": kind}
     assert answer(event, post)["Status"] == "FAILED"
 
 
 @pytest.mark.parametrize("properties", [None, "x", [], 7])
-def test_properties_that_are_none_are_answered(
-    properties: Any, post: Office, deploy: Deploy
-) -> None:
+def test_invalid_properties_get_a_response(properties: Any, post: Office, deploy: Deploy) -> None:
     deploy(V1)
     event = request("Update", post, version(2), version(1))
     told = answer(event | {"ResourceProperties": properties}, post)
@@ -352,7 +348,7 @@ def test_properties_that_are_none_are_answered(
 
 
 @pytest.mark.parametrize("letter", ["x", "é", "漢", "\U0001f4a5", "\ud800", '"', "\n"])
-def test_an_answer_stays_within_cloudformations_limit_and_keeps_its_pointer(
+def test_a_response_stays_within_cloudformations_limit_and_names_the_log(
     letter: str, scene: Scene, deploy: Deploy, post: Office
 ) -> None:
     deploy(V1, error=MigrationFailed(letter * 20_000, migration="0001_m"))
@@ -365,9 +361,9 @@ def test_an_answer_stays_within_cloudformations_limit_and_keeps_its_pointer(
     assert told["Reason"].startswith("NOT_READY: 0001_m:")
 
 
-def test_a_context_without_a_log_is_answered(deploy: Deploy, post: Office) -> None:
+def test_a_context_without_a_log_gets_a_response(deploy: Deploy, post: Office) -> None:
     deploy(V1)
-    respond(request("Create", post, version(1)), object())
+    handle(request("Create", post, version(1)), object())
     [letter] = post.letters
     assert letter.json["Reason"] == "MIGRATED"
 
@@ -375,38 +371,38 @@ def test_a_context_without_a_log_is_answered(deploy: Deploy, post: Office) -> No
 # --- delivering
 
 
-def test_the_same_answer_is_sent_until_it_is_taken(deploy: Deploy, scene: Scene) -> None:
+def test_the_same_response_is_sent_until_it_is_accepted(deploy: Deploy, scene: Scene) -> None:
     deploy(V1)
     with office("refuse", "drop") as post:
-        respond(request("Create", post, version(1)), LambdaContext(), clock=FakeClock())
+        handle(request("Create", post, version(1)), LambdaContext(), clock=FakeClock())
     assert len(post.letters) == 3
     assert len({letter.body for letter in post.letters}) == 1
     assert scene.database.effects == ["0001_m"]
 
 
-def test_a_place_that_refuses_to_the_end_makes_lambda_invoke_again(
+def test_a_url_that_always_refuses_makes_lambda_invoke_again(
     deploy: Deploy, caplog: pytest.LogCaptureFixture
 ) -> None:
     deploy(V1)
     with (
         office(*REFUSE_ALL) as post,
-        pytest.raises(Undelivered, match="HTTP status 403") as raised,
+        pytest.raises(DeliveryFailed, match="HTTP status 403") as raised,
     ):
-        respond(request("Create", post, version(1)), LambdaContext(), clock=FakeClock())
+        handle(request("Create", post, version(1)), LambdaContext(), clock=FakeClock())
     assert len(post.letters) > 1
     assert "hunter2" not in str(raised.value) + caplog.text
 
 
-def test_nobody_there_is_told_without_the_url(deploy: Deploy) -> None:
+def test_an_unreachable_url_is_not_shown(deploy: Deploy) -> None:
     deploy(V1)
     with office() as post:
         event = request("Create", post, version(1))
-    with pytest.raises(Undelivered, match="ConnectionRefusedError") as raised:
-        respond(event, LambdaContext(), clock=FakeClock())
+    with pytest.raises(DeliveryFailed, match="ConnectionRefusedError") as raised:
+        handle(event, LambdaContext(), clock=FakeClock())
     assert "hunter2" not in str(raised.value)
 
 
-def test_https_verifies_whom_it_answers(
+def test_https_verifies_the_server(
     deploy: Deploy, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     import ssl
@@ -418,8 +414,8 @@ def test_https_verifies_whom_it_answers(
     authority.issue_cert("127.0.0.1").configure_cert(tls)
     deploy(V1)
     with office(tls=tls) as post:
-        with pytest.raises(Undelivered, match="CERTIFICATE_VERIFY_FAILED"):
-            respond(request("Create", post, version(1)), LambdaContext(), clock=FakeClock())
+        with pytest.raises(DeliveryFailed, match="CERTIFICATE_VERIFY_FAILED"):
+            handle(request("Create", post, version(1)), LambdaContext(), clock=FakeClock())
         assert post.letters == []
         authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))

@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 
 from lambda_migrate.clock import Deadline
-from lambda_migrate.deploy.deliver import Overdue, Schedule, Undelivered, deliver, in_time
+from lambda_migrate.deploy.deliver import (
+    DeliveryFailed,
+    Schedule,
+    WorkTimeout,
+    deliver_response,
+    run_with_deadline,
+)
 from lambda_migrate.testing import FakeClock, FixedRandom
 from tests.unit.entrypoints.lines import Context
 
@@ -35,41 +41,41 @@ class Answerer:
     ("left", "work", "answer"),
     [(900.0, 890.0, 899.5), (40.0, 30.0, 39.5), (8.0, 6.0, 7.6), (0.0, 0.0, 0.0)],
 )
-def test_a_share_of_every_invocation_is_kept_for_answering(
+def test_a_share_of_every_invocation_is_reserved_for_the_response(
     left: float, work: float, answer: float
 ) -> None:
     clock = FakeClock()
     schedule = Schedule.of(Context(left), clock)
     assert schedule.work.remaining() == pytest.approx(work)
-    assert schedule.answer.remaining() == pytest.approx(answer)
+    assert schedule.delivery.remaining() == pytest.approx(answer)
 
 
-def test_a_context_that_tells_no_deadline_gets_the_longest_one() -> None:
+def test_a_context_without_a_deadline_gets_the_longest_one() -> None:
     assert Schedule.of(object(), FakeClock()).work.remaining() == pytest.approx(890)
 
 
 # --- work in time
 
 
-def test_what_the_work_returns_or_raises_is_what_its_caller_gets() -> None:
-    assert in_time(lambda: 7, Deadline.after(30)) == 7
+def test_the_caller_gets_what_the_work_returns_or_raises() -> None:
+    assert run_with_deadline(lambda: 7, Deadline.after(30)) == 7
     for error in (ValueError("x"), TimeoutError("its own"), SystemExit(1), KeyboardInterrupt()):
         with pytest.raises(type(error)) as raised:
-            in_time(_raising(error), Deadline.after(30))
+            run_with_deadline(_raising(error), Deadline.after(30))
         assert raised.value is error
 
 
 def test_work_that_hangs_is_left_alone_at_its_deadline() -> None:
     let_go = threading.Event()
-    with pytest.raises(Overdue):
-        in_time(let_go.wait, Deadline.after(0.05))
+    with pytest.raises(WorkTimeout):
+        run_with_deadline(let_go.wait, Deadline.after(0.05))
     let_go.set()
 
 
 def test_without_time_nothing_is_waited_for() -> None:
     let_go = threading.Event()
-    with pytest.raises(Overdue):
-        in_time(let_go.wait, Deadline.after(0, FakeClock()))
+    with pytest.raises(WorkTimeout):
+        run_with_deadline(let_go.wait, Deadline.after(0, FakeClock()))
     let_go.set()
 
 
@@ -83,35 +89,35 @@ def _raising(error: BaseException) -> Any:
     return act
 
 
-def test_an_answer_that_was_taken_is_not_sent_again() -> None:
+def test_an_accepted_response_is_not_sent_again() -> None:
     send = Answerer()
-    deliver(send, Deadline.after(30, FakeClock()))
+    deliver_response(send, Deadline.after(30, FakeClock()))
     assert len(send.sent) == 1
 
 
-def test_an_answer_is_sent_until_it_is_taken_with_growing_pauses() -> None:
+def test_a_response_is_sent_until_it_is_accepted_with_growing_pauses() -> None:
     clock, send = FakeClock(), Answerer(*[OSError("refused")] * 6)
-    deliver(send, Deadline.after(30, clock), random=FixedRandom(0.0))
+    deliver_response(send, Deadline.after(30, clock), random=FixedRandom(0.0))
     assert len(send.sent) == 7
     assert clock.slept == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.0, 1.0])
 
 
-def test_an_attempt_may_take_three_seconds_and_no_longer_than_there_is() -> None:
+def test_an_attempt_takes_at_most_three_seconds_and_the_remaining_time() -> None:
     clock, send = FakeClock(), Answerer(*[OSError("refused")] * 100)
-    with pytest.raises(Undelivered):
-        deliver(send, Deadline.after(5, clock), random=FixedRandom(0.5))
+    with pytest.raises(DeliveryFailed):
+        deliver_response(send, Deadline.after(5, clock), random=FixedRandom(0.5))
     assert send.sent[0] == pytest.approx(3)
     assert all(seconds <= 3 for seconds in send.sent)
     assert send.sent[-1] < 3
 
 
-def test_delivering_is_given_up_before_the_end_and_after_a_minute_at_the_latest() -> None:
+def test_delivery_is_given_up_before_the_deadline_and_after_a_minute() -> None:
     for left, most in ((4.0, 4.0), (900.0, 60.0)):
         clock = FakeClock()
         began = clock.monotonic()
         send = Answerer(*[OSError("refused")] * 1000)
-        with pytest.raises(Undelivered, match="OSError: refused"):
-            deliver(send, Deadline.after(left, clock))
+        with pytest.raises(DeliveryFailed, match="OSError: refused"):
+            deliver_response(send, Deadline.after(left, clock))
         assert most - 2 <= clock.monotonic() - began <= most
 
 
@@ -131,14 +137,14 @@ def test_an_attempt_that_hangs_is_followed_by_another() -> None:
             self.advance(1.5)
             return super().monotonic()
 
-    deliver(send, Deadline.after(30, Impatient()), random=FixedRandom(0.0))
+    deliver_response(send, Deadline.after(30, Impatient()), random=FixedRandom(0.0))
     let_go.set()
     assert len(sent) == 2
 
 
-def test_whatever_an_attempt_raises_the_answer_is_still_owed() -> None:
+def test_any_error_of_an_attempt_is_retried() -> None:
     send = Answerer(ValueError("a"), MemoryError(), ImportError("no boto3"))
-    deliver(send, Deadline.after(30, FakeClock()))
+    deliver_response(send, Deadline.after(30, FakeClock()))
     assert len(send.sent) == 4
 
 
@@ -146,7 +152,7 @@ def test_whatever_an_attempt_raises_the_answer_is_still_owed() -> None:
 
 
 @pytest.mark.parametrize("module", ["custom_resource", "codedeploy"])
-def test_a_handler_is_loaded_without_anything_that_could_be_missing(module: str) -> None:
+def test_a_handler_imports_no_third_party_package(module: str) -> None:
     """A handler that cannot be loaded cannot answer."""
     program = f"import sys, lambda_migrate.deploy.{module}; print(*sys.modules)"
     printed = subprocess.run(

@@ -40,7 +40,7 @@ def versions(told: str) -> tuple[str | None, str | None]:
 
 
 @pytest.mark.parametrize("row", rows("custom-resource.md"), ids=lambda row: row[0])
-def test_what_the_page_says_of_the_custom_resource(
+def test_the_table_of_the_custom_resources_page(
     row: list[str], scene: Scene, deploy: Deploy, post: Office
 ) -> None:
     told, done, ready, not_ready = row
@@ -57,7 +57,7 @@ def test_what_the_page_says_of_the_custom_resource(
 
 
 @pytest.mark.parametrize("row", rows("codedeploy.md"), ids=lambda row: row[0])
-def test_what_the_page_says_of_the_hook(
+def test_the_table_of_the_hooks_page(
     row: list[str],
     scene: Scene,
     deploy: Deploy,
@@ -90,6 +90,6 @@ def _status(post: Office) -> str:
     return codedeploy.handler(event, LambdaContext(60))["status"]
 
 
-def test_the_pages_have_a_row_for_everything() -> None:
+def test_the_pages_have_a_row_for_every_case() -> None:
     assert len(rows("custom-resource.md")) == 5
     assert len(rows("codedeploy.md")) == 2

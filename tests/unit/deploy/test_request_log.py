@@ -1,4 +1,4 @@
-"""What can go wrong between the admin function and its log; the laws are in tests/contract."""
+"""Failures between the admin function and its request log; its laws are in tests/contract."""
 
 from __future__ import annotations
 
@@ -7,98 +7,108 @@ from typing import Any
 import pytest
 
 from lambda_migrate.clock import Deadline
-from lambda_migrate.deploy.request_log import RequestTable, Run
+from lambda_migrate.deploy.request_log import DynamoDBRequestLog, RequestRecord
 from lambda_migrate.errors import ConfigurationError, LeaseStoreUnavailable
 from lambda_migrate.testing import FakeClock
 from tests.unit.lease.test_dynamodb import Answers, refusal
 
-BUSY = refusal("ThrottlingException")
-LOST = refusal("ConditionalCheckFailedException")
-RUN = Run(asked="[]", attempt="mine", invocation="i", began_ms=1, until_ms=2)
+THROTTLED = refusal("ThrottlingException")
+CONDITION_FAILED = refusal("ConditionalCheckFailedException")
+WRITTEN: dict[str, Any] = {"Attributes": {}}
 
 
-def log_of(*answers: Any) -> tuple[RequestTable, Answers, FakeClock]:
-    client, clock = Answers(*answers), FakeClock()
-    return RequestTable("leases", "orders", client=lambda: client, clock=clock), client, clock
+def make_record(attempt: str) -> RequestRecord:
+    return RequestRecord(
+        fingerprint="[]", attempt=attempt, invocation="i", started_ms=1, ends_by_ms=2
+    )
 
 
-def written(run: Run) -> dict[str, Any]:
-    """The item that holds ``run``, as its writing would make it."""
-    log, client, _ = log_of({}, {"Attributes": {}})
-    log.begin("r", run)
+RECORD = make_record("mine")
+
+
+def make_log(*responses: Any) -> tuple[DynamoDBRequestLog, Answers, FakeClock]:
+    client, clock = Answers(*responses), FakeClock()
+    log = DynamoDBRequestLog("leases", "orders", client=lambda: client, clock=clock)
+    return log, client, clock
+
+
+def make_item(record: RequestRecord) -> dict[str, Any]:
+    """Build the item that holds ``record``, as writing it would."""
+    log, client, _ = make_log({}, WRITTEN)
+    log.begin("r", record)
     _, change = client.asked[-1]
-    name = change["ExpressionAttributeNames"]["#run"]
-    return {"Item": {name: change["ExpressionAttributeValues"][":run"]}}
+    name = change["ExpressionAttributeNames"]["#record"]
+    return {"Item": {name: change["ExpressionAttributeValues"][":record"]}}
 
 
 def test_the_log_is_an_item_beside_the_targets() -> None:
-    log, client, _ = log_of({}, {"Attributes": {}})
-    assert log.begin("r", RUN) is None
+    log, client, _ = make_log({}, WRITTEN)
+    assert log.begin("r", RECORD) is None
     assert {each["Key"]["target"]["S"] for _, each in client.asked} == {"orders/requests"}
 
 
-def test_a_busy_table_is_tried_again_before_anything_begins() -> None:
-    log, client, clock = log_of(BUSY, {}, BUSY, {}, {"Attributes": {}})
-    assert log.begin("r", RUN) is None
+def test_begin_retries_a_throttled_table() -> None:
+    log, client, clock = make_log(THROTTLED, {}, THROTTLED, {}, WRITTEN)
+    assert log.begin("r", RECORD) is None
     assert len(client.asked) == 5
     assert len(clock.slept) == 2
 
 
-def test_a_table_that_stays_away_lets_nothing_begin() -> None:
-    log, _, clock = log_of(BUSY)
+def test_begin_fails_if_the_table_stays_unavailable() -> None:
+    log, _, clock = make_log(THROTTLED)
     with pytest.raises(LeaseStoreUnavailable):
-        log.begin("r", RUN)
+        log.begin("r", RECORD)
     assert sum(clock.slept) < 5
 
 
-def test_a_beginning_whose_answer_was_lost_is_ones_own() -> None:
-    log, _, _ = log_of({}, refusal("InternalServerError", status=500), written(RUN))
-    assert log.begin("r", RUN) is None
+def test_begin_recognizes_its_own_write_after_a_lost_response() -> None:
+    log, _, _ = make_log({}, refusal("InternalServerError", status=500), make_item(RECORD))
+    assert log.begin("r", RECORD) is None
 
 
-def test_who_loses_to_another_finds_the_other() -> None:
-    other = Run(asked="[]", attempt="other", invocation="i", began_ms=1, until_ms=2)
-    log, _, _ = log_of({}, LOST, written(other))
-    assert log.begin("r", RUN) == other
+def test_begin_returns_the_record_of_a_concurrent_run() -> None:
+    other = make_record("other")
+    log, _, _ = make_log({}, CONDITION_FAILED, make_item(other))
+    assert log.begin("r", RECORD) == other
 
 
-def test_what_vanished_between_two_looks_may_begin() -> None:
-    log, _, _ = log_of({}, LOST, {})
-    assert log.begin("r", RUN) is None
+def test_begin_succeeds_if_the_concurrent_record_is_forgotten() -> None:
+    log, _, _ = make_log({}, CONDITION_FAILED, {})
+    assert log.begin("r", RECORD) is None
 
 
-def test_an_answer_is_written_down_as_far_as_that_can_be_done() -> None:
-    log, client, clock = log_of(BUSY, {"Attributes": {}})
-    log.end("r", RUN, Deadline.after(60, clock))
+def test_update_retries_and_then_gives_up() -> None:
+    log, client, clock = make_log(THROTTLED, WRITTEN)
+    assert log.update("r", RECORD, Deadline.after(60, clock))
     assert len(client.asked) == 2
-    log, client, clock = log_of(BUSY)
-    log.end("r", RUN, Deadline.after(60, clock))
+    log, client, clock = make_log(THROTTLED)
+    assert not log.update("r", RECORD, Deadline.after(60, clock))
     assert len(client.asked) == 4
     assert sum(clock.slept) < 5
 
 
-def test_writing_an_answer_down_does_not_outlast_the_invocation() -> None:
-    log, client, clock = log_of(BUSY)
-    log.end("r", RUN, Deadline.after(1, clock))
+def test_update_ends_before_the_deadline() -> None:
+    log, client, clock = make_log(THROTTLED)
+    assert not log.update("r", RECORD, Deadline.after(1, clock))
     assert len(client.asked) == 1
     assert clock.slept == []
 
 
-def test_an_answer_that_was_forgotten_meanwhile_is_no_fault() -> None:
-    log, client, clock = log_of(LOST)
-    log.end("r", RUN, Deadline.after(60, clock))
+def test_update_of_a_dropped_record_is_not_an_error() -> None:
+    log, client, clock = make_log(CONDITION_FAILED)
+    assert log.update("r", RECORD, Deadline.after(60, clock))
     assert len(client.asked) == 1
 
 
 def test_a_missing_permission_names_the_item() -> None:
-    log, _, _ = log_of({}, refusal("AccessDeniedException"))
+    log, _, _ = make_log({}, refusal("AccessDeniedException"))
     with pytest.raises(ConfigurationError, match="orders/requests"):
-        log.begin("r", RUN)
+        log.begin("r", RECORD)
 
 
-def test_forgetting_is_done_as_far_as_it_can_be() -> None:
-    answers: list[Any] = [{"Attributes": {}}, LOST, BUSY]
-    for answer in answers:
-        log, client, _ = log_of(answer)
-        log.forget("r", RUN)
+def test_forget_never_raises() -> None:
+    responses: list[Any] = [WRITTEN, CONDITION_FAILED, THROTTLED]
+    for response in responses:
+        log, client, _ = make_log(response)
+        log.forget("r", RECORD)
         assert len(client.asked) == 1

@@ -11,7 +11,7 @@ import pytest
 import lambda_migrate
 from lambda_migrate import errors
 from lambda_migrate.aws import telemetry
-from lambda_migrate.commands.errors import exit_code_of
+from lambda_migrate.commands.errors import get_exit_code
 from lambda_migrate.errors import MigrateError
 from lambda_migrate.events import CheckFailed, CheckFinished, Event
 from lambda_migrate.lease import codec
@@ -32,7 +32,7 @@ def make_error(name: str) -> MigrateError:
 def test_every_error_is_on_its_page_with_what_to_do(name: str) -> None:
     [row] = [row for row in rows(PAGE["errors"]) if row[0] == f"[`{name}`](#{name.lower()})"]
     error = make_error(name)
-    assert row[1:3] == ["yes" if error.retryable else "no", str(exit_code_of(error))]
+    assert row[1:3] == ["yes" if error.retryable else "no", str(get_exit_code(error))]
     assert len(row[3]) > 10
     assert section(PAGE["errors"], f"`{name}`").strip()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lambda_migrate.commands.dry_run import rehearsal_document
+from lambda_migrate.commands.dry_run import build_dry_run_document
 from lambda_migrate.engine.dry_run import FAILED, RAN, SKIPPED, DryRunResult, DryRunStep
 from lambda_migrate.errors import MigrationFailed
 from lambda_migrate.postgresql.dry_run_effects import MigrationEffects, RelationLock, TableChange
@@ -168,7 +168,7 @@ def ran(name: str, seconds: float, *locks: RelationLock) -> DryRunStep:
 
 
 def judged(*steps: DryRunStep, error: MigrationFailed | None = None) -> dict[str, Verdict]:
-    found = of_dry_run(rehearsal_document(DryRunResult(steps, error)), LIMITS)
+    found = of_dry_run(build_dry_run_document(DryRunResult(steps, error)), LIMITS)
     return {one.what: one for one in found}
 
 
@@ -185,7 +185,7 @@ def test_a_lock_that_keeps_others_from_writing_counts_until_the_commit() -> None
 
 def test_a_table_that_the_release_makes_keeps_nobody_waiting() -> None:
     made = DryRunResult((ran("1", 9.0, replace(EXCLUSIVE, is_new=True)),))
-    assert longest_of(rehearsal_document(made)) is None
+    assert longest_of(build_dry_run_document(made)) is None
     assert judged(ran("1", 9.0))[LONGEST].found == "none (limit 1 s)"
 
 
@@ -278,7 +278,7 @@ def rehearsal(*verdicts: Verdict) -> Rehearsal:
         pending=("0005_<totals>",),
         wanted=Wanted(shop=Shop(10, 1, date(2026, 2, 2))),
         steps=(
-            step(*verdicts, dry_run=rehearsal_document(DRY)),
+            step(*verdicts, dry_run=build_dry_run_document(DRY)),
             Step("storm", 2.0, (PASSED,), phase="deployment"),
         ),
         sizes=(Size("orders", 100, 5_000_000),),

@@ -1,0 +1,178 @@
+"""Runs the command line and reports every error, as text or as JSON, with its exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.text import Text
+
+from lambda_migrate.cli.app import COMMON_OPTIONS, CURRENT_INVOCATION, app
+from lambda_migrate.cli.errors import render_error
+from lambda_migrate.cli.invocation import TRACEBACK_VARIABLE, FunctionError
+from lambda_migrate.cli.signals import Interrupted, raise_on_signals
+from lambda_migrate.cli.terminal import Format, Terminal, format_json
+from lambda_migrate.commands.errors import (
+    build_error_document,
+    get_exit_code,
+    parse_error_document,
+)
+from lambda_migrate.commands.result import FAILED, USAGE_ERROR
+from lambda_migrate.errors import MigrateError, MigrationFailed
+from lambda_migrate.migrations.sql.excerpt import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["run"]
+
+_INTERRUPTED = 130
+
+_UsageError: Any = typer.BadParameter.__mro__[1]
+"""click's UsageError; newer versions of Typer contain a click of their own."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code."""
+    CURRENT_INVOCATION.clear()
+    arguments = _add_environment_name(list(arguments))
+    terminal = Terminal(_find_format(arguments))
+    try:
+        with raise_on_signals():
+            code = typer.main.get_command(app).main(
+                arguments, prog_name="lambda-migrate", standalone_mode=False
+            )
+    except MigrateError as error:
+        return _report(
+            terminal,
+            build_error_document(error),
+            render_error(error, committed=_get_committed(), width=terminal.err.width),
+            code=get_exit_code(error),
+        )
+    except FunctionError as error:
+        return _report_function_error(terminal, error)
+    except _UsageError as error:
+        return _report_usage_error(terminal, error)
+    except Interrupted as interrupted:
+        return _report_interruption(terminal, interrupted.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _report_interruption(terminal, _INTERRUPTED)
+    except Exception as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        return _report_unexpected_error(terminal, error)
+    return code if isinstance(code, int) else 0
+
+
+def _report_function_error(terminal: Terminal, error: FunctionError) -> int:
+    """Report an error that the admin function returned like one from here."""
+    document = error.document
+    committed = [str(name) for name in document.get("committed", ())]
+    parsed = parse_error_document(document)
+    shown = render_error(parsed, committed=committed, width=terminal.err.width)
+    if committed and not isinstance(parsed, MigrationFailed):
+        shown.append(Text(_format_committed(committed)))
+    return _report(terminal, document, shown, code=error.exit_code, committed=committed)
+
+
+def _get_committed() -> list[str]:
+    return CURRENT_INVOCATION[0].reporter.committed if CURRENT_INVOCATION else []
+
+
+def _format_committed(names: Sequence[str]) -> str:
+    return f"committed before: {', '.join(names[-3:])}"
+
+
+def _add_environment_name(arguments: list[str]) -> list[str]:
+    """Let ``repair --environment`` without a name mean the name in the environment variable."""
+    command = [each for each in _remove_function(arguments) if not each.startswith("-")]
+    if command[:1] != ["repair"] or "--environment" not in arguments:
+        return arguments
+    at = arguments.index("--environment") + 1
+    if at < len(arguments) and not arguments[at].startswith("-"):
+        return arguments
+    # With --function, it is the variable of the function that counts.
+    is_local = len(_remove_function(arguments)) == len(arguments)
+    name = os.environ.get("LAMBDA_MIGRATE_ENVIRONMENT", "") if is_local else ""
+    return [*arguments[:at], name, *arguments[at:]]
+
+
+def _remove_function(arguments: Sequence[str]) -> list[str]:
+    kept: list[str] = []
+    before = ""
+    for each in arguments:
+        if each != "--function" and not each.startswith("--function=") and before != "--function":
+            kept.append(each)
+        before = each
+    return kept
+
+
+def _find_format(arguments: Sequence[str]) -> Format:
+    """Find ``--format`` even if the other options are wrong."""
+    for option, value in zip(arguments, [*arguments[1:], ""], strict=False):
+        if (option, value) == ("--format", "json") or option == "--format=json":
+            return Format.JSON
+    return Format.TABLE
+
+
+def _report(
+    terminal: Terminal,
+    error: dict[str, Any],
+    shown: Sequence[Any],
+    *,
+    code: int,
+    committed: list[str] | None = None,
+) -> int:
+    if terminal.is_json:
+        committed = _get_committed() if committed is None else committed
+        document = {"error": {**error, "exit_code": code, "committed": committed}}
+        sys.stdout.write(format_json(document))
+    else:
+        terminal.notify(*shown)
+    return code
+
+
+def _report_usage_error(terminal: Terminal, error: Any) -> int:
+    """Report wrong usage; what was typed may contain a connection string."""
+    context = error.ctx
+    command = context.command_path if context is not None else "lambda-migrate"
+    message = redact(error.format_message())
+    if message.startswith("Usage:") and not terminal.is_json:  # no command: this is the help
+        sys.stderr.write(message + "\n")
+        return USAGE_ERROR
+    option = str(getattr(error, "option_name", "") or "")
+    if command == "lambda-migrate" and option.lstrip("-").replace("-", "_") in COMMON_OPTIONS:
+        message += f" Write {option} after the command."
+    shown = [Text(message, style="bold red"), f"see `{command} --help`"]
+    document = {"kind": "UsageError", "message": message, "retryable": False}
+    return _report(terminal, document, shown, code=USAGE_ERROR)
+
+
+def _report_interruption(terminal: Terminal, code: int) -> int:
+    message = "interrupted"
+    reporter = CURRENT_INVOCATION[0].reporter if CURRENT_INVOCATION else None
+    if reporter and reporter.running_function:
+        function = reporter.running_function
+        message += (
+            f" here; {function} is still running the command: check `status` and `lease show` "
+            "with --function"
+        )
+    elif reporter and reporter.has_started:
+        message += ": the lease is released, and uncommitted changes are rolled back"
+    if _get_committed():
+        message += f"; {_format_committed(_get_committed())}"
+    document = {"kind": "Interrupted", "message": message, "retryable": True}
+    return _report(terminal, document, [Text(message, style="bold red")], code=code)
+
+
+def _report_unexpected_error(terminal: Terminal, error: Exception) -> int:
+    """Report only the type of an unexpected error; its text may contain secrets."""
+    kind = type(error).__name__
+    message = (
+        f"unexpected error {type(error).__module__}.{kind}: run the command again with "
+        f"{TRACEBACK_VARIABLE}=1 for the traceback, and please report it"
+    )
+    document = {"kind": kind, "message": message, "retryable": False}
+    return _report(terminal, document, [Text(message, style="bold red")], code=FAILED)
