@@ -1,6 +1,6 @@
 """How each peer is set up, as its own documentation says, to apply the same migrations.
 
-A project is a directory. What it runs takes the database from ``DATABASE_URL``.
+A project is a directory. What runs there takes the database from ``DATABASE_URL``.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import compileall
 import platform
 import sys
 import tempfile
-import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.servers.postgresql import engines_directory, unpack_npm
@@ -20,9 +20,7 @@ from load.bench.migrations import Change
 
 __all__ = [
     "ALEMBIC",
-    "ALEMBIC_LOCKED",
     "BY_HAND",
-    "BY_HAND_RETRYING",
     "DBMATE",
     "DBMATE_VERSION",
     "DJANGO",
@@ -33,7 +31,6 @@ __all__ = [
     "Peer",
     "install_dbmate",
 ]
-
 
 GATE = """
 import os, sys
@@ -57,7 +54,7 @@ class Peer:
         title: Its name for readers.
         scheme: What its database URLs begin with.
         source: Whose advice its set-up follows.
-        write: Writes its project for some migrations into a directory.
+        files: The texts of its project for some migrations, by path.
         load: Python: what a process does before its first event. "" for a program.
         act: Python: what brings a database up to date, run in the project's directory.
     """
@@ -66,14 +63,14 @@ class Peer:
     title: str
     scheme: str
     source: str
-    write: Callable[[Path, Sequence[Change]], None]
+    files: Callable[[Sequence[Change]], Mapping[str, str]]
     load: str = ""
     act: str = ""
 
     @property
     def python(self) -> str:
         """The whole of it as Python code; "" for a program."""
-        return f"{_dedent(self.load)}\n{_dedent(self.act)}".strip()
+        return f"{dedent(self.load)}\n{dedent(self.act)}".strip()
 
     def command(self) -> Sequence[str]:
         """What brings a database up to date."""
@@ -83,13 +80,14 @@ class Peer:
         """The same with a gate after loading, so that many can act at the same moment."""
         if not self.act:
             return ("sh", "-c", _SHELL_GATE, "gate", *_dbmate_command())
-        code = f"{_dedent(self.load)}\n{GATE}\n{_dedent(self.act)}"
+        code = f"{dedent(self.load)}\n{GATE}\n{dedent(self.act)}"
         return (sys.executable, "-c", code)
 
     def make(self, home: Path, changes: Sequence[Change]) -> Path:
         """Write the project, with its bytecode, and return where it is."""
-        home.mkdir(parents=True)
-        self.write(home, changes)
+        for path, text in self.files(changes).items():
+            (home / path).parent.mkdir(parents=True, exist_ok=True)
+            (home / path).write_text(dedent(text).lstrip())
         compileall.compile_dir(home, quiet=2)
         return home
 
@@ -118,63 +116,49 @@ def _dbmate_command() -> Sequence[str]:
     return (str(install_dbmate()), "--migrations-dir", "migrations", "--no-dump-schema", "migrate")
 
 
-def _dedent(text: str) -> str:
-    return textwrap.dedent(text).strip()
+def _before(changes: Sequence[Change]) -> list[tuple[Change, Change | None]]:
+    """Each migration with the one before it."""
+    return list(zip(changes, [None, *changes[:-1]], strict=True))
 
-
-def _lay(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(textwrap.dedent(text).lstrip())
-
-
-# -- Alembic ------------------------------------------------------------------------------------
 
 _ALEMBIC_ENV = """
-    import os
+import os
+from alembic import context
+from sqlalchemy import create_engine, pool, text
 
-    from alembic import context
-    from sqlalchemy import create_engine, pool, text
-
-    engine = create_engine(os.environ["DATABASE_URL"], poolclass=pool.NullPool)
-    with engine.connect() as connection:
-        context.configure(connection=connection, target_metadata=None)
-        with context.begin_transaction():
-            {lock}
-            context.run_migrations()
+engine = create_engine(os.environ["DATABASE_URL"], poolclass=pool.NullPool)
+with engine.connect() as connection:
+    context.configure(connection=connection, target_metadata=None)
+    with context.begin_transaction():
+        {lock}
+        context.run_migrations()
 """
-
-_ALEMBIC_LOCK = 'connection.execute(text("SELECT pg_advisory_xact_lock(4711)"))'
-
 _ALEMBIC_REVISION = """
-    from alembic import op
+from alembic import op
+revision = "{version:04}"
+down_revision = {before!r}
 
-    revision = "{version:04}"
-    down_revision = {before!r}
-
-
-    def upgrade():
-        for statement in {statements!r}:
-            op.execute(statement)
-
-
-    def downgrade():
-        pass
+def upgrade():
+    for statement in {statements!r}:
+        op.execute(statement)
 """
 
 
-def _alembic(lock: str) -> Callable[[Path, Sequence[Change]], None]:
-    def write(home: Path, changes: Sequence[Change]) -> None:
-        _lay(home / "alembic.ini", "[alembic]\nscript_location = %(here)s/alembic\n")
-        _lay(home / "alembic" / "env.py", textwrap.dedent(_ALEMBIC_ENV).format(lock=lock))
-        before: str | None = None
-        for change in changes:
-            text = textwrap.dedent(_ALEMBIC_REVISION).format(
-                version=change.version, before=before, statements=change.statements
+def _alembic(lock: str) -> Callable[[Sequence[Change]], Mapping[str, str]]:
+    def files(changes: Sequence[Change]) -> Mapping[str, str]:
+        return {
+            "alembic.ini": "[alembic]\nscript_location = %(here)s/alembic\n",
+            "alembic/env.py": _ALEMBIC_ENV.format(lock=lock),
+        } | {
+            f"alembic/versions/{change.stem}.py": _ALEMBIC_REVISION.format(
+                version=change.version,
+                before=before and f"{before.version:04}",
+                statements=change.statements,
             )
-            _lay(home / "alembic" / "versions" / f"{change.stem}.py", text)
-            before = f"{change.version:04}"
+            for change, before in _before(changes)
+        }
 
-    return write
+    return files
 
 
 _LOAD_ALEMBIC = """
@@ -194,57 +178,51 @@ ALEMBIC = Peer(
     _LOAD_ALEMBIC,
     _UPGRADE,
 )
-ALEMBIC_LOCKED = Peer(
+_ALEMBIC_LOCKED = Peer(
     "alembic-locked",
     "Alembic, advisory lock in env.py",
     "postgresql+psycopg",
     "the same, pg_advisory_xact_lock before run_migrations (sqlalchemy/alembic#633)",
-    _alembic(_ALEMBIC_LOCK),
+    _alembic('connection.execute(text("SELECT pg_advisory_xact_lock(4711)"))'),
     _LOAD_ALEMBIC,
     _UPGRADE,
 )
 
-# -- Django -------------------------------------------------------------------------------------
-
 _DJANGO_SETTINGS = """
-    import os
-    from urllib.parse import urlsplit
+import os
+from urllib.parse import urlsplit
 
-    url = urlsplit(os.environ["DATABASE_URL"])
-    INSTALLED_APPS = ["shop"]
-    USE_TZ = True
-    DATABASES = {
-        "default": {
-            "ENGINE": "django.db.backends.postgresql",
-            "NAME": url.path.lstrip("/"),
-            "USER": url.username,
-            "HOST": url.hostname,
-            "PORT": url.port,
-        }
+url = urlsplit(os.environ["DATABASE_URL"])
+INSTALLED_APPS = ["shop"]
+USE_TZ = True
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": url.path.lstrip("/"),
+        "USER": url.username,
+        "HOST": url.hostname,
+        "PORT": url.port,
     }
+}
 """
-
 _DJANGO_MIGRATION = """
-    from django.db import migrations
+from django.db import migrations
 
-
-    class Migration(migrations.Migration):
-        dependencies = {dependencies!r}
-        operations = [migrations.RunSQL({statements!r})]
+class Migration(migrations.Migration):
+    dependencies = {dependencies!r}
+    operations = [migrations.RunSQL({statements!r})]
 """
 
 
-def _django(home: Path, changes: Sequence[Change]) -> None:
-    _lay(home / "settings.py", _DJANGO_SETTINGS)
-    _lay(home / "shop" / "__init__.py", "")
-    _lay(home / "shop" / "migrations" / "__init__.py", "")
-    before: list[tuple[str, str]] = []
-    for change in changes:
-        text = textwrap.dedent(_DJANGO_MIGRATION).format(
-            dependencies=before, statements=list(change.statements)
+def _django(changes: Sequence[Change]) -> Mapping[str, str]:
+    packages = {f"shop/{folder}__init__.py": "" for folder in ("", "migrations/")}
+    return {"settings.py": _DJANGO_SETTINGS, **packages} | {
+        f"shop/migrations/{change.stem}.py": _DJANGO_MIGRATION.format(
+            dependencies=[("shop", before.stem)] if before else [],
+            statements=list(change.statements),
         )
-        _lay(home / "shop" / "migrations" / f"{change.stem}.py", text)
-        before = [("shop", change.stem)]
+        for change, before in _before(changes)
+    }
 
 
 DJANGO = Peer(
@@ -266,15 +244,13 @@ DJANGO = Peer(
     'call_command("migrate", interactive=False, verbosity=0)',
 )
 
-# -- yoyo ---------------------------------------------------------------------------------------
 
-
-def _yoyo(home: Path, changes: Sequence[Change]) -> None:
-    before = ""
-    for change in changes:
-        depends = f"-- depends: {before}\n" if before else ""
-        _lay(home / "migrations" / f"{change.stem}.sql", depends + change.script)
-        before = change.stem
+def _yoyo(changes: Sequence[Change]) -> Mapping[str, str]:
+    return {
+        f"migrations/{change.stem}.sql": (f"-- depends: {before.stem}\n" if before else "")
+        + change.script
+        for change, before in _before(changes)
+    }
 
 
 YOYO = Peer(
@@ -285,7 +261,6 @@ YOYO = Peer(
     _yoyo,
     """
     import os
-
     import psycopg2
     from yoyo import get_backend, read_migrations
     from yoyo.backends.core import postgresql
@@ -298,13 +273,12 @@ YOYO = Peer(
     """,
 )
 
-# -- dbmate, and what reads its files -----------------------------------------------------------
 
-
-def _sql_files(home: Path, changes: Sequence[Change]) -> None:
-    for change in changes:
-        text = f"-- migrate:up\n{change.script}\n-- migrate:down\n"
-        _lay(home / "migrations" / f"{change.stem}.sql", text)
+def _sql_files(changes: Sequence[Change]) -> dict[str, str]:
+    return {
+        f"migrations/{change.stem}.sql": f"-- migrate:up\n{change.script}\n-- migrate:down\n"
+        for change in changes
+    }
 
 
 DBMATE = Peer(
@@ -316,58 +290,51 @@ DBMATE = Peer(
 )
 
 _BY_HAND_MODULE = """
-    import os
-    import random
-    import time
-    from pathlib import Path
-    from urllib.parse import urlsplit
+import os, random, time
+from pathlib import Path
+from urllib.parse import urlsplit
+import pg8000.native
 
-    import pg8000.native
-
-
-    def connect(attempts):
-        url = urlsplit(os.environ["DATABASE_URL"])
-        for attempt in range(attempts):
-            try:
-                return pg8000.native.Connection(
-                    url.username, host=url.hostname, port=url.port, database=url.path[1:]
-                )
-            except (pg8000.native.DatabaseError, pg8000.native.InterfaceError, OSError):
-                if attempt == attempts - 1:
-                    raise
-                time.sleep(random.uniform(0, min(5.0, 0.1 * 2**attempt)))
-
-
-    def migrate(attempts=1):
-        connection = connect(attempts)
-        connection.run("SELECT pg_advisory_lock(4711)")
+def connect(attempts):
+    url = urlsplit(os.environ["DATABASE_URL"])
+    for attempt in range(attempts):
         try:
-            connection.run("CREATE TABLE IF NOT EXISTS versions (version text PRIMARY KEY)")
-            applied = {row[0] for row in connection.run("SELECT version FROM versions")}
-            for path in sorted(Path("migrations").glob("*.sql")):
-                if path.stem not in applied:
-                    apply(connection, path)
-        finally:
-            connection.run("SELECT pg_advisory_unlock(4711)")
-            connection.close()
+            return pg8000.native.Connection(
+                url.username, host=url.hostname, port=url.port, database=url.path[1:]
+            )
+        except (pg8000.native.DatabaseError, pg8000.native.InterfaceError, OSError):
+            if attempt == attempts - 1:
+                raise
+            time.sleep(random.uniform(0, min(5.0, 0.1 * 2**attempt)))
 
+def migrate(attempts=1):
+    connection = connect(attempts)
+    connection.run("SELECT pg_advisory_lock(4711)")
+    try:
+        connection.run("CREATE TABLE IF NOT EXISTS versions (version text PRIMARY KEY)")
+        applied = {row[0] for row in connection.run("SELECT version FROM versions")}
+        for path in sorted(Path("migrations").glob("*.sql")):
+            if path.stem not in applied:
+                apply(connection, path)
+    finally:
+        connection.run("SELECT pg_advisory_unlock(4711)")
+        connection.close()
 
-    def apply(connection, path):
-        script = path.read_text().partition("-- migrate:up")[2].partition("-- migrate:down")[0]
-        connection.run("BEGIN")
-        try:
-            connection.run(script)
-            connection.run("INSERT INTO versions VALUES (:version)", version=path.stem)
-            connection.run("COMMIT")
-        except Exception:
-            connection.run("ROLLBACK")
-            raise
+def apply(connection, path):
+    script = path.read_text().partition("-- migrate:up")[2].partition("-- migrate:down")[0]
+    connection.run("BEGIN")
+    try:
+        connection.run(script)
+        connection.run("INSERT INTO versions VALUES (:version)", version=path.stem)
+        connection.run("COMMIT")
+    except Exception:
+        connection.run("ROLLBACK")
+        raise
 """
 
 
-def _by_hand(home: Path, changes: Sequence[Change]) -> None:
-    _sql_files(home, changes)
-    _lay(home / "by_hand.py", _BY_HAND_MODULE)
+def _by_hand(changes: Sequence[Change]) -> Mapping[str, str]:
+    return _sql_files(changes) | {"by_hand.py": _BY_HAND_MODULE}
 
 
 BY_HAND = Peer(
@@ -379,7 +346,7 @@ BY_HAND = Peer(
     "import by_hand",
     "by_hand.migrate()",
 )
-BY_HAND_RETRYING = Peer(
+_BY_HAND_RETRYING = Peer(
     "by-hand-retrying",
     "the same, retrying to connect with full jitter",
     "postgresql",
@@ -389,31 +356,25 @@ BY_HAND_RETRYING = Peer(
     "by_hand.migrate(attempts=30)",
 )
 
-# -- ours ---------------------------------------------------------------------------------------
-
 _OUR_MODULE = """
-    import time
+import time
+from lambda_migrate import migrate_on_cold_start
 
-    from lambda_migrate import migrate_on_cold_start
+class Context:
+    aws_request_id = "bench"
+    function_name = "bench"
 
+    def get_remaining_time_in_millis(self):
+        return 120_000
 
-    class Context:
-        aws_request_id = "bench"
-        function_name = "bench"
-
-        def get_remaining_time_in_millis(self):
-            return 120_000
-
-
-    @migrate_on_cold_start
-    def handler(event, context):
-        return time.time()
+@migrate_on_cold_start
+def handler(event, context):
+    return time.time()
 """
 
 
-def _ours(home: Path, changes: Sequence[Change]) -> None:
-    _sql_files(home, changes)
-    _lay(home / "app.py", _OUR_MODULE)
+def _ours(changes: Sequence[Change]) -> Mapping[str, str]:
+    return _sql_files(changes) | {"app.py": _OUR_MODULE}
 
 
 OURS = Peer(
@@ -426,13 +387,4 @@ OURS = Peer(
     "app.handler({}, app.Context())",
 )
 
-PEERS = (
-    ALEMBIC,
-    ALEMBIC_LOCKED,
-    DJANGO,
-    YOYO,
-    DBMATE,
-    BY_HAND,
-    BY_HAND_RETRYING,
-    OURS,
-)
+PEERS = (ALEMBIC, _ALEMBIC_LOCKED, DJANGO, YOYO, DBMATE, BY_HAND, _BY_HAND_RETRYING, OURS)
