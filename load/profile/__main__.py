@@ -15,7 +15,7 @@ from lambda_migrate.local.servers.dynamodb import install_dynalite
 from load.bench.machine import BUSY_SHARE, busy_share, describe_machine
 from load.profile.capacity import measure_holder, measure_limited, partition_table
 from load.profile.page import write_page
-from load.profile.starts import KINDS, Bench, measure_phases
+from load.profile.starts import KINDS, Bench, limited_cpu, measure_phases
 
 DELAYS = (0.0, 0.001, 0.005)
 ROOT = Path(__file__).parents[2]
@@ -28,6 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="one start of each kind, no page")
     parser.add_argument("--report", type=Path, default=ROOT / "profile-report", metavar="DIRECTORY")
     options = parser.parse_args(arguments)
+    try:
+        with limited_cpu(1.0):
+            pass
+    except OSError as error:
+        parser.exit(2, f"CPU quotas need root and control groups (cpu, v1 or v2): {error}\n")
     options.report.mkdir(parents=True, exist_ok=True)
     install_dynalite(report=lambda _: None)
     found = _measure(options.report, quick=options.quick)

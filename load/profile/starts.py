@@ -20,7 +20,7 @@ from load.bench.processes import Finished, Program, run
 from load.bench.workspace import ROLE, Workspace
 from load.profile.relay import Authority, relayed
 
-__all__ = ["KINDS", "Bench", "measure_phases"]
+__all__ = ["KINDS", "Bench", "limited_cpu", "measure_phases"]
 
 LEASE_SECONDS = 5
 _HELD_SECONDS = 2
