@@ -19,7 +19,7 @@ from load.simulation.world import simulate
 
 __all__ = ["MEMORY_SIZES", "item_bytes", "measure_holder", "measure_limited", "partition_table"]
 
-STARTS = (100, 1_000, 10_000)
+STARTS = (100, 1_000, 1_500, 2_000, 10_000)
 MEMORY_SIZES = (128, 512, 1_769)
 _FULL_PROCESSOR = 1_769
 """Megabytes at which Lambda gives a function one processor; below, a proportional share."""

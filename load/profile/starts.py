@@ -37,7 +37,7 @@ KINDS: Mapping[str, int] = {
     "waiting": 5,
     "migrating one file": 7,
     "migrating 1,000 files": 3,
-    "taking over": 3,
+    "taking over": 2,
 }
 """Each kind of cold start, and how many are measured."""
 
