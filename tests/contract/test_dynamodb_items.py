@@ -1,4 +1,4 @@
-"""What only a table that others can reach may meet: items that are not ours, or are gone."""
+"""What only happens in a real table: items that others changed or deleted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def store(tables: DynamoDBTables, target: str) -> DynamoDBLeaseTable:
     return tables.store(target, FakeClock())
 
 
-def acquired(store: DynamoDBLeaseTable, owner: str) -> Lease:
+def acquire(store: DynamoDBLeaseTable, owner: str) -> Lease:
     lease = store.acquire(owner)
     assert isinstance(lease, Lease)
     return lease
@@ -55,7 +55,7 @@ def test_an_item_of_another_layout_is_never_acquired(
     assert tables.item(target) == before
 
 
-def test_an_unknown_attribute_is_an_error_that_names_it(
+def test_an_attribute_of_another_type_is_refused_by_its_name(
     tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
 ) -> None:
     tables.put(target, format={"N": "2"}, fence={"S": "seven"})
@@ -63,34 +63,34 @@ def test_an_unknown_attribute_is_an_error_that_names_it(
         store.read()
 
 
-def test_an_owner_without_an_expiry_holds_nothing(
+def test_an_owner_without_lease_until_does_not_hold_the_lease(
     tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
 ) -> None:
-    tables.put(target, format={"N": "2"}, fence={"N": "7"}, owner={"S": "nobody knows"})
-    assert acquired(store, "a").fence == 8
+    tables.put(target, format={"N": "2"}, fence={"N": "7"}, owner={"S": "unknown"})
+    assert acquire(store, "a").fence == 8
 
 
-def test_an_item_with_only_its_key_counts_as_missing(
+def test_an_item_with_its_key_alone_reads_as_an_empty_state(
     tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
 ) -> None:
     tables.put(target)
     assert store.read() == LeaseState()
-    assert acquired(store, "a").fence == 1
+    assert acquire(store, "a").fence == 1
 
 
 def test_attributes_of_a_later_version_within_the_format_are_kept(
     tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
 ) -> None:
     tables.put(target, format={"N": "2"}, note={"S": "from a newer library"})
-    store.complete(acquired(store, "a"), DATABASES)
+    store.complete(acquire(store, "a"), DATABASES)
     assert tables.item(target)["note"] == {"S": "from a newer library"}
 
 
 def test_the_stored_item_is_the_documented_layout(
     tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
 ) -> None:
-    store.complete(acquired(store, "a"), DATABASES)
-    store.fail(acquired(store, "b"), failure())
+    store.complete(acquire(store, "a"), DATABASES)
+    store.fail(acquire(store, "b"), failure())
     item = tables.item(target)
     assert {name: next(iter(value)) for name, value in item.items()} == {
         "target": "S",
@@ -104,38 +104,38 @@ def test_the_stored_item_is_the_documented_layout(
 def test_a_holder_whose_item_was_deleted_has_lost_its_lease(
     tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
 ) -> None:
-    lease = acquired(store, "a")
+    lease = acquire(store, "a")
     tables.delete(target)
     with pytest.raises(LeaseLost, match=r"superseded by 0 \(no process holds it now\)"):
         store.renew(lease)
     assert tables.item(target) == {}
 
 
-def test_a_holder_whose_item_was_recreated_has_lost_its_lease(
+def test_a_holder_whose_item_was_created_again_has_lost_its_lease(
     tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
 ) -> None:
-    store.release(acquired(store, "a"))
-    lease = acquired(store, "b")
+    store.release(acquire(store, "a"))
+    lease = acquire(store, "b")
     tables.delete(target)
-    acquired(store, "c")
+    acquire(store, "c")
     with pytest.raises(LeaseLost, match=r"superseded by 1 \(c holds it\)"):
         store.complete(lease, DATABASES)
 
 
-def test_the_fence_of_a_recreated_item_is_lifted_above_the_one_in_postgresql(
+def test_the_fencing_token_of_a_new_item_is_raised_above_postgresqls(
     tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
 ) -> None:
-    store.release(acquired(store, "a"))
+    store.release(acquire(store, "a"))
     tables.delete(target)
-    lifted = store.raise_fence(acquired(store, "b"), 9)
-    store.complete(lifted, DATABASES)
-    assert acquired(store, "c").fence == 10
+    raised = store.raise_fence(acquire(store, "b"), 9)
+    store.complete(raised, DATABASES)
+    assert acquire(store, "c").fence == 10
 
 
 def test_targets_in_one_table_are_independent(tables: DynamoDBTables, target: str) -> None:
     clock = FakeClock()
     first, second = tables.store(target, clock), tables.store(f"{target}-2", clock)
-    assert [acquired(first, "a").fence, acquired(second, "b").fence] == [1, 1]
+    assert [acquire(first, "a").fence, acquire(second, "b").fence] == [1, 1]
 
 
 @pytest.fixture
@@ -148,30 +148,32 @@ def own_client(dynamodb: DynamoDBEndpoint, monkeypatch: pytest.MonkeyPatch) -> I
     client.close()
 
 
-def test_a_table_deleted_meanwhile_is_an_error_that_names_it_and_the_region(
+def test_a_table_that_was_deleted_is_named_with_its_region(
     dynamodb: DynamoDBEndpoint, own_client: Any
 ) -> None:
     table = dynamodb.create_table(f"gone-{uuid4().hex[:8]}")
     store = DynamoDBLeaseTable(table, "orders", client=lambda: own_client)
-    lease = acquired(store, "a")
+    lease = acquire(store, "a")
     own_client.delete_table(TableName=table)
     with pytest.raises(ConfigurationError) as caught:
         store.renew(lease)
-    told = str(caught.value)
-    assert f"no table '{table}' in us-east-1" in told
-    assert f"`lambda-migrate table create --table {table}`" in told
+    message = str(caught.value)
+    assert f"no table '{table}' in us-east-1" in message
+    assert f"`lambda-migrate table create --table {table}`" in message
 
 
-def test_a_recreated_table_starts_over(dynamodb: DynamoDBEndpoint, own_client: Any) -> None:
+def test_a_table_that_was_created_again_starts_over(
+    dynamodb: DynamoDBEndpoint, own_client: Any
+) -> None:
     table = dynamodb.create_table(f"again-{uuid4().hex[:8]}")
     store = DynamoDBLeaseTable(table, "orders", client=lambda: own_client)
-    store.release(acquired(store, "a"))
-    lease = acquired(store, "b")
+    store.release(acquire(store, "a"))
+    lease = acquire(store, "b")
     own_client.delete_table(TableName=table)
     dynamodb.create_table(table)
     with pytest.raises(LeaseLost):
         store.renew(lease)
-    assert acquired(store, "c").fence == 1
+    assert acquire(store, "c").fence == 1
 
 
 def test_a_table_with_another_key_is_an_error_that_names_the_key_it_needs(

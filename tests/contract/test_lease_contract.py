@@ -1,4 +1,4 @@
-"""What every lease table keeps: the one in memory and DynamoDB over HTTP alike."""
+"""The contract of every lease store: in memory, and on DynamoDB over HTTP."""
 
 from __future__ import annotations
 
@@ -28,32 +28,36 @@ LENGTH_MS = round(LEASE_SECONDS * 1000)
 
 Write = Callable[[LeaseStore, Lease], object]
 
-KEEPING: dict[str, Write] = {
+KEEPS_LEASE: dict[str, Write] = {
     "renew": lambda store, lease: store.renew(lease, PROGRESS),
     "raise_fence": lambda store, lease: store.raise_fence(lease, 100),
     "withdraw": lambda store, lease: store.withdraw(lease, DATABASES),
 }
-FREEING: dict[str, Write] = {
+RELEASES_LEASE: dict[str, Write] = {
     "complete": lambda store, lease: store.complete(lease, DATABASES),
     "complete_inspection": lambda store, lease: store.complete_inspection(lease, DATABASES),
     "fail": lambda store, lease: store.fail(lease, failure()),
     "release": lambda store, lease: store.release(lease),
 }
-WRITES = KEEPING | FREEING
+WRITES = KEEPS_LEASE | RELEASES_LEASE
 
 every_write = pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-every_keeping_write = pytest.mark.parametrize("write", KEEPING.values(), ids=KEEPING)
-every_freeing_write = pytest.mark.parametrize("write", FREEING.values(), ids=FREEING)
+every_write_that_keeps_the_lease = pytest.mark.parametrize(
+    "write", KEEPS_LEASE.values(), ids=KEEPS_LEASE
+)
+every_write_that_releases_the_lease = pytest.mark.parametrize(
+    "write", RELEASES_LEASE.values(), ids=RELEASES_LEASE
+)
 
 
 # --- acquiring
 
 
-def test_a_missing_item_is_read_as_empty(leases: LeaseBench) -> None:
+def test_a_missing_item_reads_as_an_empty_state(leases: LeaseBench) -> None:
     assert leases.store.read() == leases.state() == LeaseState()
 
 
-def test_the_first_acquisition_has_fence_1_and_returns_the_stored_item(
+def test_the_first_acquisition_has_fencing_token_one_and_the_new_state(
     leases: LeaseBench,
 ) -> None:
     lease = leases.acquire("a")
@@ -65,7 +69,7 @@ def test_the_first_acquisition_has_fence_1_and_returns_the_stored_item(
     assert leases.state() == lease.state
 
 
-def test_trust_ends_before_the_lease_does(leases: LeaseBench) -> None:
+def test_a_lease_is_trusted_until_a_margin_before_its_end(leases: LeaseBench) -> None:
     asked_at = leases.clock.monotonic()
     lease = leases.acquire("a")
     assert lease.trusted_until == asked_at + LEASE_SECONDS - CLOCK_SKEW_MS / 1000
@@ -73,46 +77,52 @@ def test_trust_ends_before_the_lease_does(leases: LeaseBench) -> None:
     assert leases.store.renew(lease).trusted_until == lease.trusted_until + 5
 
 
-def test_the_loser_gets_the_winning_item(leases: LeaseBench) -> None:
+def test_the_loser_gets_the_current_state(leases: LeaseBench) -> None:
     lease = leases.acquire("a")
     assert leases.lose("b") == lease.state == leases.state()
 
 
-def test_one_of_many_concurrent_acquisitions_wins(leases: LeaseBench) -> None:
+def test_one_of_many_simultaneous_acquisitions_wins(leases: LeaseBench) -> None:
     count = 20
     for _ in range(3):
         stores = leases.tables.stores(count, leases.clock)
         barrier = Barrier(count)
 
-        def ask(number: int, stores: list[LeaseStore] = stores, gate: Barrier = barrier) -> object:
-            gate.wait()
+        def acquire_at_once(
+            number: int, stores: list[LeaseStore] = stores, barrier_: Barrier = barrier
+        ) -> object:
+            barrier_.wait()
             return stores[number].acquire(f"owner-{number}")
 
         with ThreadPoolExecutor(count) as pool:
-            answers = list(pool.map(ask, range(count)))
-        won = [answer for answer in answers if isinstance(answer, Lease)]
-        assert len(won) == 1
+            answers = list(pool.map(acquire_at_once, range(count)))
+        winners = [answer for answer in answers if isinstance(answer, Lease)]
+        assert len(winners) == 1
         state = stores[0].read(consistent=True)
-        assert (state.owner, state.fence) == (won[0].owner, 1)
+        assert (state.owner, state.fence) == (winners[0].owner, 1)
         assert {answer.owner for answer in answers if isinstance(answer, LeaseState)} == {
-            won[0].owner
+            winners[0].owner
         }
 
 
-def test_one_of_many_concurrent_takeovers_wins(leases: LeaseBench) -> None:
+def test_one_of_many_takes_over_an_expired_lease(leases: LeaseBench) -> None:
     count = 20
     stores = leases.tables.stores(count, leases.clock)
     stores[0].acquire("dead")
     leases.outlast()
     barrier = Barrier(count)
 
-    def ask(number: int) -> object:
+    def acquire_at_once(number: int) -> object:
         barrier.wait()
         return stores[number].acquire(f"owner-{number}")
 
     with ThreadPoolExecutor(count) as pool:
-        won = [answer for answer in pool.map(ask, range(count)) if isinstance(answer, Lease)]
-    assert [lease.fence for lease in won] == [2]
+        winners = [
+            answer
+            for answer in pool.map(acquire_at_once, range(count))
+            if isinstance(answer, Lease)
+        ]
+    assert [lease.fence for lease in winners] == [2]
 
 
 def test_the_fence_grows_by_one_with_every_acquisition(leases: LeaseBench) -> None:
@@ -132,17 +142,17 @@ def test_no_write_lowers_the_fence(leases: LeaseBench, write: Write) -> None:
     assert leases.state().fence >= 2
 
 
-# --- when a lease is over
+# --- expiry
 
 
 @pytest.mark.parametrize("after", [0.0, LEASE_SECONDS, LEASE_SECONDS + CLOCK_SKEW_MS / 1000])
-def test_a_live_lease_is_not_taken_over(leases: LeaseBench, after: float) -> None:
+def test_a_live_lease_is_not_acquired(leases: LeaseBench, after: float) -> None:
     leases.acquire("a")
     leases.clock.advance(after)
     assert leases.lose("b").owner == "a"
 
 
-def test_an_expired_lease_is_taken_over_with_a_higher_fence(leases: LeaseBench) -> None:
+def test_an_expired_lease_is_acquired_with_a_higher_fencing_token(leases: LeaseBench) -> None:
     leases.acquire("a")
     leases.outlast()
     lease = leases.acquire("b")
@@ -164,18 +174,18 @@ def test_a_takeover_returns_the_progress_of_the_previous_holder(leases: LeaseBen
     assert leases.state().progress == PROGRESS
 
 
-@every_freeing_write
-def test_a_released_lease_has_no_progress_and_a_check_does_not_change_it(
+@every_write_that_releases_the_lease
+def test_releasing_the_lease_deletes_the_progress_except_after_an_inspection(
     leases: LeaseBench, write: Write
 ) -> None:
     lease = leases.acquire("a")
     leases.store.renew(lease, PROGRESS)
     write(leases.store, lease)
-    expected = PROGRESS if write is FREEING["complete_inspection"] else None
+    expected = PROGRESS if write is RELEASES_LEASE["complete_inspection"] else None
     assert leases.acquire("b").state.progress == expected
 
 
-def test_a_lease_that_was_not_renewed_for_its_whole_length_is_taken_over_in_spite_of_the_clocks(
+def test_a_lease_unchanged_for_its_whole_length_is_acquired_whatever_the_clocks_show(
     leases: LeaseBench,
 ) -> None:
     leases.acquire("a")
@@ -183,54 +193,54 @@ def test_a_lease_that_was_not_renewed_for_its_whole_length_is_taken_over_in_spit
     watch = LeaseWatch()
     assert not watch.has_expired(leases.state(), leases.clock.monotonic())
     leases.clock.advance(LEASE_SECONDS + 1.001)
-    seen = leases.state()
-    is_expired = watch.has_expired(seen, leases.clock.monotonic())
+    state = leases.state()
+    is_expired = watch.has_expired(state, leases.clock.monotonic())
     step = decide(
-        seen,
+        state,
         digest="d" * 64,
         address=ADDRESS,
         owner="b",
         now_ms=leases.clock.wall_ms(),
         is_expired=is_expired,
     )
-    assert step == Acquire(seen, is_expired=True)
-    assert leases.lose("b").owner == "a"  # not without having watched
-    assert leases.lose("b", expected=seen).owner == "a"
-    assert leases.acquire("b", expected=seen, is_expired=True).fence == 2
+    assert step == Acquire(state, is_expired=True)
+    assert leases.lose("b").owner == "a"  # not without having observed it
+    assert leases.lose("b", expected=state).owner == "a"
+    assert leases.acquire("b", expected=state, is_expired=True).fence == 2
 
 
-def test_a_lease_renewed_since_the_last_read_is_not_taken_over(leases: LeaseBench) -> None:
+def test_a_lease_renewed_since_the_expected_state_is_not_acquired(leases: LeaseBench) -> None:
     lease = leases.acquire("a")
-    seen = leases.state()
+    state = leases.state()
     leases.clock.advance(1)
     leases.store.renew(lease)
-    assert leases.lose("b", expected=seen, is_expired=True).owner == "a"
+    assert leases.lose("b", expected=state, is_expired=True).owner == "a"
 
 
-def test_a_newer_lease_than_the_one_read_is_not_taken_over(leases: LeaseBench) -> None:
+def test_a_lease_acquired_since_the_expected_state_is_not_acquired(leases: LeaseBench) -> None:
     lease = leases.acquire("a")
-    seen = leases.state()
+    state = leases.state()
     leases.store.release(lease)
     leases.acquire("c")
-    assert leases.lose("b", expected=seen, is_expired=True).owner == "c"
+    assert leases.lose("b", expected=state, is_expired=True).owner == "c"
 
 
-def test_without_a_read_no_lease_is_taken_over(leases: LeaseBench) -> None:
+def test_an_empty_expected_state_acquires_no_held_lease(leases: LeaseBench) -> None:
     leases.acquire("a")
     assert leases.lose("b", expected=LeaseState(), is_expired=True).owner == "a"
 
 
-def test_a_takeover_needs_the_newest_acquisition(leases: LeaseBench) -> None:
+def test_a_lease_is_acquired_only_with_the_newest_expected_state(leases: LeaseBench) -> None:
     assert leases.acquire("a", expected=LeaseState()).fence == 1
-    seen = leases.state()
+    state = leases.state()
     leases.outlast()
-    leases.store.release(leases.acquire("b", expected=seen))
-    assert leases.lose("c", expected=seen).fence == 2
+    leases.store.release(leases.acquire("b", expected=state))
+    assert leases.lose("c", expected=state).fence == 2
     assert leases.acquire("c", expected=leases.state()).fence == 3
 
 
 @pytest.mark.parametrize("ahead_seconds", [0.5, 1.0])
-def test_with_a_clock_skew_within_the_margin_no_live_lease_is_taken_over(
+def test_clocks_that_differ_by_the_margin_acquire_no_live_lease(
     leases: LeaseBench, ahead_seconds: float
 ) -> None:
     leases.acquire("a")
@@ -239,7 +249,7 @@ def test_with_a_clock_skew_within_the_margin_no_live_lease_is_taken_over(
     assert leases.lose("b").owner == "a"
 
 
-def test_with_a_clock_skew_of_an_hour_a_lease_is_lost_but_the_fence_still_grows(
+def test_clocks_that_differ_by_an_hour_cost_a_lease_but_the_fencing_token_still_grows(
     leases: LeaseBench,
 ) -> None:
     slow = leases.acquire("slow clock")
@@ -250,11 +260,11 @@ def test_with_a_clock_skew_of_an_hour_a_lease_is_lost_but_the_fence_still_grows(
         leases.store.renew(slow)
 
 
-# --- whose lease it is
+# --- conditions
 
 
 @every_write
-def test_a_holder_that_was_frozen_past_a_takeover_writes_nothing(
+def test_a_holder_whose_lease_was_taken_over_writes_nothing(
     leases: LeaseBench, write: Write
 ) -> None:
     lease = leases.acquire("a")
@@ -280,7 +290,9 @@ def test_a_holder_whose_successor_has_finished_writes_nothing(
 
 
 @every_write
-def test_the_owner_with_an_older_fence_writes_nothing(leases: LeaseBench, write: Write) -> None:
+def test_the_owner_with_an_older_fencing_token_writes_nothing(
+    leases: LeaseBench, write: Write
+) -> None:
     older = leases.acquire("a")
     leases.store.release(older)
     leases.acquire("a")
@@ -291,15 +303,17 @@ def test_the_owner_with_an_older_fence_writes_nothing(leases: LeaseBench, write:
 
 
 @every_write
-def test_another_owner_with_the_same_fence_writes_nothing(leases: LeaseBench, write: Write) -> None:
+def test_another_owner_with_the_same_fencing_token_writes_nothing(
+    leases: LeaseBench, write: Write
+) -> None:
     lease = leases.acquire("a")
     with pytest.raises(LeaseLost):
         write(leases.store, replace(lease, owner="b"))
     assert leases.state() == lease.state
 
 
-@every_keeping_write
-def test_nothing_is_written_under_a_released_lease(leases: LeaseBench, write: Write) -> None:
+@every_write_that_keeps_the_lease
+def test_a_released_lease_writes_nothing(leases: LeaseBench, write: Write) -> None:
     lease = leases.acquire("a")
     leases.store.release(lease)
     before = leases.state()
@@ -309,11 +323,11 @@ def test_nothing_is_written_under_a_released_lease(leases: LeaseBench, write: Wr
 
 
 @pytest.mark.parametrize("name", ["complete", "complete_inspection", "fail"])
-def test_a_result_after_the_release_is_rejected_as_lost(leases: LeaseBench, name: str) -> None:
+def test_a_result_after_the_release_is_lost(leases: LeaseBench, name: str) -> None:
     lease = leases.acquire("a")
     leases.store.release(lease)
     with pytest.raises(LeaseLost):
-        FREEING[name](leases.store, lease)
+        RELEASES_LEASE[name](leases.store, lease)
     assert leases.state() == LeaseState(fence=1)
 
 
@@ -324,11 +338,11 @@ def test_a_lease_on_a_missing_item_is_lost(leases: LeaseBench, write: Write) -> 
     assert leases.state() == LeaseState()
 
 
-# --- one's own write, again
+# --- repeated writes
 
 
-def test_a_repeated_acquisition_counts_once(leases: LeaseBench) -> None:
-    """Its answer was lost and it is retried, or it is delivered again, late."""
+def test_an_acquisition_that_arrives_twice_is_one(leases: LeaseBench) -> None:
+    """Because its response was lost, or because it was delivered again, late."""
     lease = leases.acquire("a")
     leases.clock.advance(5)
     again = leases.acquire("a", expected=LeaseState())
@@ -338,7 +352,7 @@ def test_a_repeated_acquisition_counts_once(leases: LeaseBench) -> None:
     leases.store.release(lease)
 
 
-def test_an_acquisition_delivered_after_the_release_changes_nothing(
+def test_an_acquisition_that_arrives_after_its_release_acquires_nothing(
     leases: LeaseBench,
 ) -> None:
     leases.store.release(leases.acquire("a", expected=LeaseState()))
@@ -346,9 +360,7 @@ def test_an_acquisition_delivered_after_the_release_changes_nothing(
 
 
 @every_write
-def test_a_repeated_write_succeeds_if_only_its_response_was_lost(
-    leases: LeaseBench, write: Write
-) -> None:
+def test_a_write_whose_response_was_lost_is_done_not_lost(leases: LeaseBench, write: Write) -> None:
     lease = leases.acquire("a")
     write(leases.store, lease)
     once = leases.state()
@@ -356,10 +368,8 @@ def test_a_repeated_write_succeeds_if_only_its_response_was_lost(
     assert leases.state() == once
 
 
-@every_freeing_write
-def test_a_repeated_write_after_a_takeover_is_rejected_as_lost(
-    leases: LeaseBench, write: Write
-) -> None:
+@every_write_that_releases_the_lease
+def test_a_write_repeated_after_a_takeover_is_lost(leases: LeaseBench, write: Write) -> None:
     lease = leases.acquire("a")
     write(leases.store, lease)
     leases.acquire("b")
@@ -397,7 +407,7 @@ def test_renew_without_progress_keeps_the_published_progress(leases: LeaseBench)
     assert leases.state().progress == PROGRESS
 
 
-def test_complete_stores_the_databases_releases_and_removes_the_failure(
+def test_complete_stores_the_records_releases_and_deletes_the_failure(
     leases: LeaseBench,
 ) -> None:
     leases.store.fail(leases.acquire("a"), failure())
@@ -407,20 +417,22 @@ def test_complete_stores_the_databases_releases_and_removes_the_failure(
     assert leases.state() == LeaseState(fence=2, databases=DATABASES)
 
 
-def test_complete_replaces_the_stored_databases(leases: LeaseBench) -> None:
+def test_complete_replaces_the_records(leases: LeaseBench) -> None:
     leases.store.complete(leases.acquire("a"), DATABASES)
     other = {"9c": DatabaseRecord(addresses={"elsewhere:5432/orders": (0, 2)})}
     leases.store.complete(leases.acquire("b"), other)
     assert leases.state() == LeaseState(fence=2, databases=other)
 
 
-def test_a_check_stores_the_databases_releases_and_keeps_the_failure(leases: LeaseBench) -> None:
+def test_an_inspection_stores_the_records_releases_and_keeps_the_failure(
+    leases: LeaseBench,
+) -> None:
     leases.store.fail(leases.acquire("a"), failure())
     leases.store.complete_inspection(leases.acquire("b"), DATABASES)
     assert leases.state() == LeaseState(fence=2, databases=DATABASES, failure=failure())
 
 
-def test_fail_stores_the_failure_releases_and_keeps_the_databases(leases: LeaseBench) -> None:
+def test_fail_stores_the_failure_releases_and_keeps_the_records(leases: LeaseBench) -> None:
     leases.store.complete(leases.acquire("a"), DATABASES)
     lease = leases.acquire("b")
     leases.store.renew(lease, PROGRESS)
@@ -429,7 +441,7 @@ def test_fail_stores_the_failure_releases_and_keeps_the_databases(leases: LeaseB
 
 
 @pytest.mark.parametrize(
-    "told",
+    "recorded",
     [
         replace(failure(), had_ms=4_000),
         replace(failure(), is_kill=True),
@@ -437,12 +449,12 @@ def test_fail_stores_the_failure_releases_and_keeps_the_databases(leases: LeaseB
     ],
     ids=["out of time", "killed", "a version of another tool"],
 )
-def test_a_failure_is_read_as_written(leases: LeaseBench, told: Failure) -> None:
-    leases.store.fail(leases.acquire("a"), told)
-    assert leases.state().failure == told
+def test_a_failure_is_read_as_it_was_written(leases: LeaseBench, recorded: Failure) -> None:
+    leases.store.fail(leases.acquire("a"), recorded)
+    assert leases.state().failure == recorded
 
 
-def test_release_only_removes_the_owner(leases: LeaseBench) -> None:
+def test_release_changes_nothing_else(leases: LeaseBench) -> None:
     leases.store.complete(leases.acquire("a"), DATABASES)
     leases.store.fail(leases.acquire("b"), failure())
     before = leases.state()
@@ -452,7 +464,7 @@ def test_release_only_removes_the_owner(leases: LeaseBench) -> None:
     assert leases.state() == replace(before, fence=3)
 
 
-def test_lift_raises_the_fence_of_the_lease(leases: LeaseBench) -> None:
+def test_raise_fence_raises_the_fencing_token_and_keeps_the_lease(leases: LeaseBench) -> None:
     lease = leases.acquire("a")
     lifted = leases.store.raise_fence(lease, 41)
     assert (lifted.owner, lifted.fence) == ("a", 41)
@@ -464,13 +476,13 @@ def test_lift_raises_the_fence_of_the_lease(leases: LeaseBench) -> None:
     assert leases.acquire("b").fence == 42
 
 
-def test_lift_never_lowers_the_fence(leases: LeaseBench) -> None:
+def test_raise_fence_never_lowers_the_fencing_token(leases: LeaseBench) -> None:
     lifted = leases.store.raise_fence(leases.acquire("a"), 41)
     assert leases.store.raise_fence(lifted, 7).fence == 41
     assert leases.state().fence == 41
 
 
-def test_withdraw_replaces_the_databases_and_keeps_the_lease(leases: LeaseBench) -> None:
+def test_withdraw_replaces_the_records_and_keeps_the_lease(leases: LeaseBench) -> None:
     leases.store.complete(leases.acquire("a"), DATABASES)
     lease = leases.acquire("b")
     fewer = {"2a1f0a2e": replace(DATABASES["2a1f0a2e"], ready=b"", addresses={ADDRESS: (0, 5)})}
@@ -496,7 +508,7 @@ def test_each_write_is_one_request(leases: LeaseBench, write: Write) -> None:
     assert leases.store.calls == before + 1
 
 
-def test_a_waiter_decides_by_the_item_that_the_failed_write_returned(leases: LeaseBench) -> None:
+def test_the_loser_decides_from_the_returned_state(leases: LeaseBench) -> None:
     leases.acquire("a")
     in_the_way = leases.lose("b")
     step = decide(

@@ -1,4 +1,4 @@
-"""The table in memory and DynamoDB give the same answers to any sequence of calls."""
+"""The store in memory and the one on DynamoDB return the same for any sequence of calls."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from tests.contract.leases import DATABASES, DynamoDBTables, MemoryTables, failu
 
 
 class Call(NamedTuple):
-    what: str
+    operation: str
     owner: str
     number: int
 
 
 CALLS = st.builds(
     Call,
-    what=st.sampled_from(
+    operation=st.sampled_from(
         [
             "acquire",
-            "seize",
+            "acquire_expired",
             "read",
-            "late",
+            "acquire_late",
             "renew",
             "raise_fence",
             "withdraw",
@@ -44,23 +44,23 @@ CALLS = st.builds(
 
 
 class Instances:
-    """Two owners that use one store, each with the lease that it believes to hold."""
+    """Two owners of one store, each with the last lease that it acquired."""
 
     def __init__(self, store: LeaseStore, clock: FakeClock) -> None:
         self.store = store
         self.clock = clock
         self.leases = {o: Lease(o, 1, 0.0, LeaseState()) for o in "ab"}
-        self.seen = LeaseState()
+        self.last_read = LeaseState()
 
-    def do(self, call: Call) -> object:
-        if call.what == "pass":
+    def perform(self, call: Call) -> object:
+        if call.operation == "pass":
             self.clock.advance(call.number)
             return None
-        if call.what == "read":
-            self.seen = self.store.read(consistent=True)
-            return self.seen
+        if call.operation == "read":
+            self.last_read = self.store.read(consistent=True)
+            return self.last_read
         try:
-            answer = self._do(call, self.leases[call.owner])
+            answer = self._perform(call, self.leases[call.owner])
         except LeaseLost:
             return "lost"
         if isinstance(answer, Lease):
@@ -68,25 +68,25 @@ class Instances:
             return answer.fence, answer.trusted_until
         return answer
 
-    def _do(self, call: Call, lease: Lease) -> object:
+    def _perform(self, call: Call, lease: Lease) -> object:
         store = self.store
-        if call.what == "acquire":
+        if call.operation == "acquire":
             return store.acquire(call.owner)
-        if call.what == "seize":
+        if call.operation == "acquire_expired":
             return store.acquire(call.owner, expected=store.read(consistent=True), is_expired=True)
-        if call.what == "late":
-            return store.acquire(call.owner, expected=self.seen)
-        if call.what == "renew":
+        if call.operation == "acquire_late":
+            return store.acquire(call.owner, expected=self.last_read)
+        if call.operation == "renew":
             return store.renew(lease, Progress("0001_a", call.number, 30, 1))
-        if call.what == "raise_fence":
+        if call.operation == "raise_fence":
             return store.raise_fence(lease, call.number)
-        if call.what == "withdraw":
+        if call.operation == "withdraw":
             return store.withdraw(lease, {})
-        if call.what == "complete":
+        if call.operation == "complete":
             store.complete(lease, DATABASES)
-        elif call.what == "complete_inspection":
+        elif call.operation == "complete_inspection":
             store.complete_inspection(lease, DATABASES)
-        elif call.what == "fail":
+        elif call.operation == "fail":
             store.fail(lease, failure(call.number))
         else:
             store.release(lease)
@@ -99,7 +99,7 @@ class Instances:
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-def test_memory_and_dynamodb_answer_alike_and_the_fence_only_grows(
+def test_memory_and_dynamodb_return_the_same_and_the_fencing_token_only_grows(
     tables: DynamoDBTables, calls: list[Call]
 ) -> None:
     sides = []
@@ -108,7 +108,7 @@ def test_memory_and_dynamodb_answer_alike_and_the_fence_only_grows(
         sides.append(Instances(engine.stores(1, clock)[0], clock))
     fence = 0
     for call in calls:
-        first, second = (side.do(call) for side in sides)
+        first, second = (side.perform(call) for side in sides)
         assert first == second
         left, right = (side.store.read(consistent=True) for side in sides)
         assert left == right

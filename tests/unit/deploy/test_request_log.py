@@ -10,10 +10,10 @@ from lambda_migrate.clock import Deadline
 from lambda_migrate.deploy.request_log import DynamoDBRequestLog, RequestRecord
 from lambda_migrate.errors import ConfigurationError, LeaseStoreUnavailable
 from lambda_migrate.testing import FakeClock
-from tests.unit.lease.test_dynamodb import Answers, refusal
+from tests.unit.lease.test_dynamodb import StubClient, client_error
 
-THROTTLED = refusal("ThrottlingException")
-CONDITION_FAILED = refusal("ConditionalCheckFailedException")
+THROTTLED = client_error("ThrottlingException")
+CONDITION_FAILED = client_error("ConditionalCheckFailedException")
 WRITTEN: dict[str, Any] = {"Attributes": {}}
 
 
@@ -26,8 +26,8 @@ def make_record(attempt: str) -> RequestRecord:
 RECORD = make_record("mine")
 
 
-def make_log(*responses: Any) -> tuple[DynamoDBRequestLog, Answers, FakeClock]:
-    client, clock = Answers(*responses), FakeClock()
+def make_log(*responses: Any) -> tuple[DynamoDBRequestLog, StubClient, FakeClock]:
+    client, clock = StubClient(*responses), FakeClock()
     log = DynamoDBRequestLog("leases", "orders", client=lambda: client, clock=clock)
     return log, client, clock
 
@@ -36,7 +36,7 @@ def make_item(record: RequestRecord) -> dict[str, Any]:
     """Build the item that holds ``record``, as writing it would."""
     log, client, _ = make_log({}, WRITTEN)
     log.begin("r", record)
-    _, change = client.asked[-1]
+    _, change = client.calls[-1]
     name = change["ExpressionAttributeNames"]["#record"]
     return {"Item": {name: change["ExpressionAttributeValues"][":record"]}}
 
@@ -44,13 +44,13 @@ def make_item(record: RequestRecord) -> dict[str, Any]:
 def test_the_log_is_an_item_beside_the_targets() -> None:
     log, client, _ = make_log({}, WRITTEN)
     assert log.begin("r", RECORD) is None
-    assert {each["Key"]["target"]["S"] for _, each in client.asked} == {"orders/requests"}
+    assert {each["Key"]["target"]["S"] for _, each in client.calls} == {"orders/requests"}
 
 
 def test_begin_retries_a_throttled_table() -> None:
     log, client, clock = make_log(THROTTLED, {}, THROTTLED, {}, WRITTEN)
     assert log.begin("r", RECORD) is None
-    assert len(client.asked) == 5
+    assert len(client.calls) == 5
     assert len(clock.slept) == 2
 
 
@@ -62,7 +62,7 @@ def test_begin_fails_if_the_table_stays_unavailable() -> None:
 
 
 def test_begin_recognizes_its_own_write_after_a_lost_response() -> None:
-    log, _, _ = make_log({}, refusal("InternalServerError", status=500), make_item(RECORD))
+    log, _, _ = make_log({}, client_error("InternalServerError", status=500), make_item(RECORD))
     assert log.begin("r", RECORD) is None
 
 
@@ -80,28 +80,28 @@ def test_begin_succeeds_if_the_concurrent_record_is_forgotten() -> None:
 def test_update_retries_and_then_gives_up() -> None:
     log, client, clock = make_log(THROTTLED, WRITTEN)
     assert log.update("r", RECORD, Deadline.after(60, clock))
-    assert len(client.asked) == 2
+    assert len(client.calls) == 2
     log, client, clock = make_log(THROTTLED)
     assert not log.update("r", RECORD, Deadline.after(60, clock))
-    assert len(client.asked) == 4
+    assert len(client.calls) == 4
     assert sum(clock.slept) < 5
 
 
 def test_update_ends_before_the_deadline() -> None:
     log, client, clock = make_log(THROTTLED)
     assert not log.update("r", RECORD, Deadline.after(1, clock))
-    assert len(client.asked) == 1
+    assert len(client.calls) == 1
     assert clock.slept == []
 
 
 def test_update_of_a_dropped_record_is_not_an_error() -> None:
     log, client, clock = make_log(CONDITION_FAILED)
     assert log.update("r", RECORD, Deadline.after(60, clock))
-    assert len(client.asked) == 1
+    assert len(client.calls) == 1
 
 
 def test_a_missing_permission_names_the_item() -> None:
-    log, _, _ = make_log({}, refusal("AccessDeniedException"))
+    log, _, _ = make_log({}, client_error("AccessDeniedException"))
     with pytest.raises(ConfigurationError, match="orders/requests"):
         log.begin("r", RECORD)
 
@@ -111,4 +111,4 @@ def test_forget_never_raises() -> None:
     for response in responses:
         log, client, _ = make_log(response)
         log.forget("r", RECORD)
-        assert len(client.asked) == 1
+        assert len(client.calls) == 1

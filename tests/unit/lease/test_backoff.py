@@ -1,4 +1,4 @@
-"""How long a waiter sleeps: bounded, spread, and no longer than the holder needs."""
+"""How long a waiter sleeps: bounded, spread, and not past the end of the lease."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from lambda_migrate.testing import FixedRandom
 NOW = 1_700_000_000_000
 ALMOST_ONE = 1 - 2**-53
 
-waiting = st.floats(0, 1e9)
-chance = st.floats(0, ALMOST_ONE)
+waited_seconds = st.floats(0, 1e9)
+rolls = st.floats(0, ALMOST_ONE)
 milliseconds = st.integers(-(10**9), 10**9)
-failing = st.integers(0, 10**6)
+failure_counts = st.integers(0, 10**6)
 
 
-def leased(left_ms: int) -> LeaseState:
+def held_for(left_ms: int) -> LeaseState:
     return LeaseState(1, "other", NOW + left_ms)
 
 
@@ -48,26 +48,26 @@ def bound(waited: float, state: LeaseState | None = None, *, failures: int = 0) 
 # --- bounded
 
 
-@given(waited=waiting, roll=chance, left_ms=milliseconds)
+@given(waited=waited_seconds, roll=rolls, left_ms=milliseconds)
 @settings(deadline=None)
-def test_a_delay_is_above_zero_and_never_above_the_cap(
+def test_a_delay_is_above_zero_and_never_above_the_maximum(
     waited: float, roll: float, left_ms: int
 ) -> None:
     assert 0 < delay(waited, roll) <= MAX_DELAY_SECONDS
-    assert 0 < delay(waited, roll, leased(left_ms)) <= MAX_DELAY_SECONDS
+    assert 0 < delay(waited, roll, held_for(left_ms)) <= MAX_DELAY_SECONDS
 
 
-@given(waited=waiting, roll=chance, failures=failing)
+@given(waited=waited_seconds, roll=rolls, failures=failure_counts)
 @settings(deadline=None)
-def test_failures_never_raise_it_above_their_own_cap(
+def test_failures_never_raise_a_delay_above_their_own_maximum(
     waited: float, roll: float, failures: int
 ) -> None:
     assert 0 < delay(waited, roll, failures=failures) <= MAX_DELAY_AFTER_ERROR_SECONDS
 
 
-@given(waited=waiting)
+@given(waited=waited_seconds)
 @settings(deadline=None)
-def test_a_waiter_comes_back_late_by_a_share_of_what_it_has_waited(waited: float) -> None:
+def test_a_delay_is_at_most_a_share_of_the_time_waited(waited: float) -> None:
     assert bound(waited) <= max(EARLY_DELAY_SECONDS, DELAY_GROWTH * waited)
 
 
@@ -83,15 +83,17 @@ def test_a_waiter_comes_back_late_by_a_share_of_what_it_has_waited(waited: float
         (1e9, MAX_DELAY_SECONDS),
     ],
 )
-def test_the_bound_starts_short_keeps_a_pace_and_then_grows_to_a_cap(
+def test_the_bound_starts_short_stays_level_and_then_grows_to_a_maximum(
     waited: float, expected: float
 ) -> None:
     assert bound(waited) == pytest.approx(expected)
 
 
-@given(first=waiting, second=waiting, failures=failing)
+@given(first=waited_seconds, second=waited_seconds, failures=failure_counts)
 @settings(deadline=None)
-def test_who_has_waited_longer_sleeps_no_less(first: float, second: float, failures: int) -> None:
+def test_the_bound_never_shrinks_with_the_time_waited(
+    first: float, second: float, failures: int
+) -> None:
     assume(first <= second)
     assert bound(first, failures=failures) <= bound(second, failures=failures)
 
@@ -105,7 +107,7 @@ def test_even_the_longest_delay_is_shorter_than_the_time_that_waiting_may_take()
 # --- spread
 
 
-@given(waited=waiting, roll=chance, failures=failing)
+@given(waited=waited_seconds, roll=rolls, failures=failure_counts)
 @settings(deadline=None)
 def test_jitter_is_half(waited: float, roll: float, failures: int) -> None:
     low, high = delay(waited, 0.0, failures=failures), bound(waited, failures=failures)
@@ -116,19 +118,19 @@ def test_jitter_is_half(waited: float, roll: float, failures: int) -> None:
 # --- the end of the lease
 
 
-@given(waited=waiting, roll=chance, left=st.integers(0, 10**9))
+@given(waited=waited_seconds, roll=rolls, left=st.integers(0, 10**9))
 @settings(deadline=None)
-def test_no_waiter_sleeps_long_past_the_instant_at_which_the_lease_can_be_over(
+def test_no_waiter_sleeps_long_past_the_moment_when_the_lease_may_have_expired(
     waited: float, roll: float, left: int
 ) -> None:
     over = (left + CLOCK_SKEW_MS + 1) / 1000
-    slept = delay(waited, roll, leased(left))
+    slept = delay(waited, roll, held_for(left))
     assert slept == delay(waited, roll) or over <= slept <= over + INITIAL_DELAY_SECONDS
 
 
 @pytest.mark.parametrize("left_ms", [-CLOCK_SKEW_MS - 1, -10_000, -(10**9)])
-def test_a_lease_that_is_over_shortens_no_delay(left_ms: int) -> None:
-    assert bound(600.0, leased(left_ms)) == bound(600.0)
+def test_an_expired_lease_shortens_no_delay(left_ms: int) -> None:
+    assert bound(600.0, held_for(left_ms)) == bound(600.0)
 
 
 # --- a table that cannot keep up
@@ -137,24 +139,24 @@ def test_a_lease_that_is_over_shortens_no_delay(left_ms: int) -> None:
 @pytest.mark.parametrize(
     ("failures", "doublings"), [(0, 0), (1, 1), (2, 2), (3, 3), (5, 5), (6, 99), (10**9, 99)]
 )
-def test_reads_that_fail_come_back_ever_later_up_to_a_bound(failures: int, doublings: int) -> None:
+def test_the_delay_doubles_with_each_failed_read_up_to_a_maximum(
+    failures: int, doublings: int
+) -> None:
     doubled = min(MAX_DELAY_AFTER_ERROR_SECONDS, EARLY_DELAY_SECONDS * 2**doublings)
     assert bound(1.0, failures=failures) == pytest.approx(doubled)
 
 
-@given(waited=waiting, failures=st.integers(1, 10**6))
+@given(waited=waited_seconds, failures=st.integers(1, 10**6))
 @settings(deadline=None)
-def test_a_failure_never_brings_anybody_back_sooner(waited: float, failures: int) -> None:
+def test_a_failed_read_never_shortens_a_delay(waited: float, failures: int) -> None:
     assert bound(waited, failures=failures) >= bound(waited)
     assert bound(waited, failures=failures) >= bound(waited, failures=failures - 1)
 
 
-@given(waited=waiting, left_ms=milliseconds)
+@given(waited=waited_seconds, left_ms=milliseconds)
 @settings(deadline=None)
-def test_what_was_known_before_a_failure_does_not_shorten_the_delay_after_it(
-    waited: float, left_ms: int
-) -> None:
-    assert bound(waited, leased(left_ms), failures=1) == bound(waited, failures=1)
+def test_a_state_from_before_a_failed_read_shortens_no_delay(waited: float, left_ms: int) -> None:
+    assert bound(waited, held_for(left_ms), failures=1) == bound(waited, failures=1)
 
 
 @pytest.mark.parametrize("state", [None, LeaseState()], ids=["no item", "no holder"])
@@ -162,7 +164,7 @@ def test_without_a_holder_no_delay_is_shortened(state: LeaseState | None) -> Non
     assert bound(600.0, state) == bound(600.0) == pytest.approx(MAX_DELAY_SECONDS)
 
 
-def test_a_thousand_waiters_stay_far_below_what_one_partition_sustains() -> None:
+def test_a_thousand_waiters_stay_far_below_the_limit_of_a_partition() -> None:
     waited = reads = 0.0
     backoff = Backoff(FixedRandom(0.5))  # the mean of a uniform roll
     while waited < 900:

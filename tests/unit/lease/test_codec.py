@@ -28,45 +28,45 @@ from lambda_migrate.lease.record import (
     Progress,
 )
 
-whole = st.integers(-(10**19) + 1, 10**19 - 1)
-words = st.text(st.characters(codec="utf-8"), max_size=40)
+whole_numbers = st.integers(-(10**19) + 1, 10**19 - 1)
+texts = st.text(st.characters(codec="utf-8"), max_size=40)
 
 short_digests = st.lists(
     st.binary(min_size=SHORT_DIGEST_BYTES, max_size=SHORT_DIGEST_BYTES), max_size=4
 ).map(b"".join)
 counts = st.integers(0, 10**19 - 1)
-progresses = st.builds(Progress, words, whole, whole, whole, whole)
+progresses = st.builds(Progress, texts, whole_numbers, whole_numbers, whole_numbers, whole_numbers)
 failures = st.builds(
     Failure,
-    words,
-    words,
-    words,
-    words,
-    words,
-    whole,
-    whole,
-    whole,
-    st.none() | whole,
+    texts,
+    texts,
+    texts,
+    texts,
+    texts,
+    whole_numbers,
+    whole_numbers,
+    whole_numbers,
+    st.none() | whole_numbers,
     st.booleans(),
-    words,
+    texts,
 )
 records = st.builds(
     DatabaseRecord,
     short_digests,
     short_digests,
     counts,
-    st.dictionaries(words, st.tuples(counts, whole), max_size=3),
-    whole,
-    words,
-    whole,
+    st.dictionaries(texts, st.tuples(counts, whole_numbers), max_size=3),
+    whole_numbers,
+    texts,
+    whole_numbers,
 )
 states = st.builds(
     LeaseState,
-    fence=whole,
-    owner=st.none() | words,
-    lease_until_ms=whole,
-    lease_ms=whole,
-    databases=st.dictionaries(words, records, max_size=4),
+    fence=whole_numbers,
+    owner=st.none() | texts,
+    lease_until_ms=whole_numbers,
+    lease_ms=whole_numbers,
+    databases=st.dictionaries(texts, records, max_size=4),
     progress=st.none() | progresses,
     failure=st.none() | failures,
     older_failures=st.lists(failures, max_size=2).map(tuple),
@@ -153,22 +153,24 @@ OPTIONAL = {
 
 @given(state=states)
 @settings(deadline=None)
-def test_what_is_written_is_what_is_read(state: LeaseState) -> None:
+def test_a_state_is_read_as_it_was_written(state: LeaseState) -> None:
     assert decode(encode(state), target="orders") == state
 
 
 @pytest.mark.parametrize("item", [None, {}, {"target": {"S": "orders"}}])
-def test_an_item_without_anything_of_ours_reads_as_nothing(item: dict[str, Any] | None) -> None:
+def test_an_empty_item_reads_as_an_empty_state(item: dict[str, Any] | None) -> None:
     assert decode(item, target="orders") == LeaseState()
 
 
-def test_attributes_that_nobody_knows_are_passed_over() -> None:
+def test_unknown_attributes_are_ignored() -> None:
     item = FULL | {"note": {"S": "newer"}}
     assert decode(item, target="orders") == decode(FULL, target="orders")
 
 
 @pytest.mark.parametrize("path", list(paths(FULL)), ids=lambda path: ".".join(path)[-30:])
-def test_a_wrong_type_or_size_is_refused_by_the_attributes_name(path: tuple[str, ...]) -> None:
+def test_a_wrong_type_or_size_is_refused_with_the_name_of_the_attribute(
+    path: tuple[str, ...],
+) -> None:
     planted = [wrong for kind in at(FULL, path)[path[-1]] for wrong in WRONG[kind]]
     assert planted
     for wrong in planted:
@@ -183,7 +185,7 @@ def test_a_wrong_type_or_size_is_refused_by_the_attributes_name(path: tuple[str,
 
 
 @pytest.mark.parametrize("path", list(paths(FULL)), ids=lambda path: ".".join(path)[-30:])
-def test_what_is_missing_is_refused_unless_it_may_be(path: tuple[str, ...]) -> None:
+def test_a_missing_attribute_is_refused_unless_it_is_optional(path: tuple[str, ...]) -> None:
     item = copy.deepcopy(FULL)
     del at(item, path)[path[-1]]
     if path in OPTIONAL:
@@ -193,7 +195,7 @@ def test_what_is_missing_is_refused_unless_it_may_be(path: tuple[str, ...]) -> N
         decode(item, target="orders")
 
 
-def test_short_digests_are_read_as_boto3_gives_them_and_as_json_holds_them() -> None:
+def test_short_digests_are_read_as_bytes_and_as_base64() -> None:
     as_json = copy.deepcopy(FULL)
     as_json["databases"]["M"]["5f"]["M"]["ready"] = {"B": base64.b64encode(b"8 bytes.").decode()}
     assert decode(as_json, target="orders") == decode(FULL, target="orders")

@@ -1,4 +1,4 @@
-"""What a starting instance does next, for every reading of the item that there can be."""
+"""The next step of a starting instance, for every possible reading of the item."""
 
 from __future__ import annotations
 
@@ -29,16 +29,20 @@ from lambda_migrate.lease.record import DatabaseRecord, Failure, LeaseState, joi
 
 NOW = 1_700_000_000_000
 ME, OTHER = "me", "other"
-MINE, OLDER, NEWER = "ab" * 32, "cd" * 32, "ef" * 32
+DIGEST, OLDER, NEWER = "ab" * 32, "cd" * 32, "ef" * 32
 HERE, ELSEWHERE = "here:5432/orders", "elsewhere:5432/orders"
 
 READY = DatabaseRecord(
-    ready=join_digests([OLDER, MINE]), addresses={HERE: (2, 3)}, fence=3, owner=OTHER, at_ms=NOW - 1
+    ready=join_digests([OLDER, DIGEST]),
+    addresses={HERE: (2, 3)},
+    fence=3,
+    owner=OTHER,
+    at_ms=NOW - 1,
 )
 FREE = LeaseState(fence=4)
 HELD = LeaseState(fence=4, owner=OTHER, lease_until_ms=NOW + 5_000, lease_ms=20_000)
-OVER = replace(HELD, lease_until_ms=NOW - CLOCK_SKEW_MS - 1)
-OWN = replace(HELD, owner=ME)
+EXPIRED = replace(HELD, lease_until_ms=NOW - CLOCK_SKEW_MS - 1)
+OWN_LEASE = replace(HELD, owner=ME)
 
 
 MAY_MIGRATE = Permission()
@@ -51,7 +55,7 @@ def with_record(state: LeaseState, record: DatabaseRecord) -> LeaseState:
     return replace(state, databases={"one": record})
 
 
-def failed(digest: str = MINE, retry_in_ms: int = 5_000) -> Failure:
+def failed(digest: str = DIGEST, retry_in_ms: int = 5_000) -> Failure:
     return Failure(digest, "0003_c", "3", "42P01", "no such table", 1, NOW - 1, NOW + retry_in_ms)
 
 
@@ -69,7 +73,7 @@ def step(
 ) -> Step:
     return decide(
         state,
-        digest=MINE,
+        digest=DIGEST,
         address=HERE,
         owner=ME,
         now_ms=now_ms,
@@ -83,56 +87,59 @@ def step(
     )
 
 
-PAUSED = replace(FREE, failure=failed())
-IN_OTHERS_HANDS = replace(HELD, failure=failed())
+FAILED = replace(FREE, failure=failed())
+FAILED_AND_HELD = replace(HELD, failure=failed())
 
-OLD_ONE_READY = replace(READY, addresses={HERE: (1, 3)})
+OLDER_READY = replace(READY, addresses={HERE: (1, 3)})
 """Of what the database satisfies only the shorter manifest was confirmed through this address."""
 
-SERVED: dict[str, LeaseState] = {
+READY_STATES: dict[str, LeaseState] = {
     "it is ready": with_record(FREE, READY),
     "it is ready, and another process migrates on": with_record(HELD, READY),
     "it is ready, and newer code failed": with_record(replace(FREE, failure=failed(NEWER)), READY),
     "it is ready, though it failed before": with_record(replace(FREE, failure=failed()), READY),
     "it is ready, and so are newer ones": with_record(
         FREE,
-        replace(READY, ready=join_digests([OLDER, MINE, NEWER]), addresses={HERE: (3, 3)}),
+        replace(READY, ready=join_digests([OLDER, DIGEST, NEWER]), addresses={HERE: (3, 3)}),
     ),
     "it is ready, and a newer one was confirmed elsewhere alone": with_record(
         FREE,
         replace(
             READY,
-            ready=join_digests([OLDER, MINE, NEWER]),
+            ready=join_digests([OLDER, DIGEST, NEWER]),
             addresses={HERE: (2, 3), ELSEWHERE: (3, 4)},
         ),
     ),
     "it is an older one, all that is newer being confirmed": with_record(
         FREE,
         replace(
-            READY, ready=join_digests([NEWER]), older=join_digests([MINE]), addresses={HERE: (1, 3)}
+            READY,
+            ready=join_digests([NEWER]),
+            older=join_digests([DIGEST]),
+            addresses={HERE: (1, 3)},
         ),
     ),
 }
 
-FREE_TO_TAKE: dict[str, LeaseState] = {
+FREE_STATES: dict[str, LeaseState] = {
     "nothing is there": LeaseState(),
     "no process holds it": FREE,
     "another database is ready": with_record(FREE, replace(READY, addresses={ELSEWHERE: (2, 3)})),
     "it is ready, through no address": with_record(FREE, replace(READY, addresses={})),
     "an older manifest is ready": with_record(FREE, replace(READY, ready=join_digests([OLDER]))),
-    "it is ready, but not confirmed here": with_record(FREE, OLD_ONE_READY),
+    "it is ready, but not confirmed here": with_record(FREE, OLDER_READY),
     "it was withdrawn": with_record(FREE, replace(READY, addresses={HERE: (0, 3)})),
     "it is an older one, and what is newer is not all confirmed": with_record(
         FREE,
         replace(
             READY,
             ready=join_digests([OLDER, NEWER]),
-            older=join_digests([MINE]),
+            older=join_digests([DIGEST]),
             addresses={HERE: (1, 3)},
         ),
     ),
     "it is an older one, and nothing is confirmed": with_record(
-        FREE, replace(READY, ready=b"", older=join_digests([MINE]), addresses={HERE: (0, 3)})
+        FREE, replace(READY, ready=b"", older=join_digests([DIGEST]), addresses={HERE: (0, 3)})
     ),
     "it failed, and the pause ends now": replace(FREE, failure=failed(retry_in_ms=0)),
     "it failed, the pause is over": replace(FREE, failure=failed(retry_in_ms=-1)),
@@ -143,14 +150,14 @@ FREE_TO_TAKE: dict[str, LeaseState] = {
     "it failed through another address": replace(
         FREE, failure=replace(failed(), address=ELSEWHERE)
     ),
-    "a lease ended more than a margin ago": OVER,
-    "it is mine, by a write whose answer was lost": OWN,
-    "it was mine, and is over": replace(OVER, owner=ME),
+    "a lease ended more than a margin ago": EXPIRED,
+    "it is mine, by a write whose answer was lost": OWN_LEASE,
+    "it was mine, and is over": replace(EXPIRED, owner=ME),
 }
 
-REFUSED: dict[str, LeaseState] = {
-    "it failed a moment ago": PAUSED,
-    "it failed, and another process holds the lease": IN_OTHERS_HANDS,
+FAILED_STATES: dict[str, LeaseState] = {
+    "it failed a moment ago": FAILED,
+    "it failed, and another process holds the lease": FAILED_AND_HELD,
     "it failed, and has 1 ms to go": replace(FREE, failure=failed(retry_in_ms=1)),
     "it failed, for the longest pause": replace(FREE, failure=failed(retry_in_ms=MAX_PAUSE_MS)),
     "it failed, for the longest pause, by a clock that is a little behind": replace(
@@ -162,7 +169,7 @@ REFUSED: dict[str, LeaseState] = {
     "it failed through this address": replace(FREE, failure=replace(failed(), address=HERE)),
 }
 
-HELD_BY_OTHERS: dict[str, LeaseState] = {
+HELD_STATES: dict[str, LeaseState] = {
     "another manifest failed, and another process holds it": replace(HELD, failure=failed(OLDER)),
     "another process holds it": HELD,
     "a lease ends now": replace(HELD, lease_until_ms=NOW),
@@ -172,25 +179,25 @@ HELD_BY_OTHERS: dict[str, LeaseState] = {
     ),
 }
 
-TABLE: dict[str, tuple[LeaseState, Step]] = {
-    **{name: (state, Serve()) for name, state in SERVED.items()},
-    **{name: (state, Acquire(state)) for name, state in FREE_TO_TAKE.items()},
+STEPS: dict[str, tuple[LeaseState, Step]] = {
+    **{name: (state, Serve()) for name, state in READY_STATES.items()},
+    **{name: (state, Acquire(state)) for name, state in FREE_STATES.items()},
     **{
         name: (state, Refuse(failed_here))
-        for name, state in REFUSED.items()
-        if (failed_here := state.find_failure(MINE, HERE)) is not None
+        for name, state in FAILED_STATES.items()
+        if (failed_here := state.find_failure(DIGEST, HERE)) is not None
     },
-    **{name: (state, Wait(state)) for name, state in HELD_BY_OTHERS.items()},
+    **{name: (state, Wait(state)) for name, state in HELD_STATES.items()},
 }
 
 
-@pytest.mark.parametrize(("state", "expected"), TABLE.values(), ids=TABLE)
+@pytest.mark.parametrize(("state", "expected"), STEPS.values(), ids=STEPS)
 def test_each_reading_has_one_step(state: LeaseState, expected: Step) -> None:
     assert step(state) == expected
 
 
-@pytest.mark.parametrize(("state", "expected"), TABLE.values(), ids=TABLE)
-def test_one_that_may_not_migrate_waits_or_only_looks_where_others_would_acquire(
+@pytest.mark.parametrize(("state", "expected"), STEPS.values(), ids=STEPS)
+def test_mode_require_waits_or_inspects_where_others_would_acquire(
     state: LeaseState, expected: Step
 ) -> None:
     got = step(state, permission=REQUIRE)
@@ -200,32 +207,32 @@ def test_one_that_may_not_migrate_waits_or_only_looks_where_others_would_acquire
         assert got == expected
 
 
-@pytest.mark.parametrize(("state", "expected"), TABLE.values(), ids=TABLE)
-def test_having_watched_a_lease_changes_a_step_only_where_another_process_holds_it(
+@pytest.mark.parametrize(("state", "expected"), STEPS.values(), ids=STEPS)
+def test_an_observed_expiry_changes_a_step_only_where_another_process_holds_the_lease(
     state: LeaseState, expected: Step
 ) -> None:
     held = state.owner == OTHER and isinstance(expected, Wait | Acquire)
     assert step(state, is_expired=True) == (Acquire(state, is_expired=True) if held else expected)
 
 
-def test_a_watched_lease_is_not_taken_by_one_that_may_not_migrate() -> None:
+def test_mode_require_does_not_acquire_a_lease_that_it_observed_expiring() -> None:
     assert step(HELD, permission=REQUIRE, is_expired=True) == Wait(HELD)
 
 
-NEWLY_CHECKED = replace(READY, addresses={ELSEWHERE: (2, 7)}, fence=7)
+CHECKED_ELSEWHERE = replace(READY, addresses={ELSEWHERE: (2, 7)}, fence=7)
 
 
 @pytest.mark.parametrize(
     ("state", "length", "looks"),
     [
         (FREE, 3, False),
-        (with_record(FREE, NEWLY_CHECKED), 3, True),
+        (with_record(FREE, CHECKED_ELSEWHERE), 3, True),
         (with_record(FREE, replace(READY, fence=9, addresses={HERE: (1, 3)})), 3, True),
         (with_record(FREE, replace(READY, fence=9, addresses={HERE: (1, 9)})), 3, False),
-        (with_record(OVER, NEWLY_CHECKED), 3, True),
-        (with_record(HELD, NEWLY_CHECKED), 3, False),
-        (with_record(FREE, replace(OLD_ONE_READY, dropped=40)), 39, True),
-        (with_record(FREE, replace(OLD_ONE_READY, dropped=40)), 40, False),
+        (with_record(EXPIRED, CHECKED_ELSEWHERE), 3, True),
+        (with_record(HELD, CHECKED_ELSEWHERE), 3, False),
+        (with_record(FREE, replace(OLDER_READY, dropped=40)), 39, True),
+        (with_record(FREE, replace(OLDER_READY, dropped=40)), 40, False),
     ],
     ids=[
         "nothing was ever checked",
@@ -238,7 +245,7 @@ NEWLY_CHECKED = replace(READY, addresses={ELSEWHERE: (2, 7)}, fence=7)
         "not too old to be listed",
     ],
 )
-def test_one_that_may_not_migrate_looks_only_where_that_can_show_something(
+def test_mode_require_inspects_only_where_that_may_show_something_new(
     state: LeaseState, length: int, looks: bool
 ) -> None:
     wanted = Acquire(state, inspect_only=True) if looks else Wait(state)
@@ -249,7 +256,7 @@ def test_one_that_may_not_migrate_looks_only_where_that_can_show_something(
     ("is_ready", "is_failed", "holder", "may_migrate"),
     list(product([True, False], [True, False], [None, ME, OTHER], [True, False])),
 )
-def test_readiness_beats_failure_beats_holder_beats_mode(
+def test_readiness_comes_before_failure_before_holder_before_mode(
     is_ready: bool, is_failed: bool, holder: str | None, may_migrate: bool
 ) -> None:
     state = replace(
@@ -269,7 +276,7 @@ def test_readiness_beats_failure_beats_holder_beats_mode(
     assert isinstance(step(state, permission=MAY_MIGRATE if may_migrate else REQUIRE), expected)
 
 
-@pytest.mark.parametrize(("state", "expected"), TABLE.values(), ids=TABLE)
+@pytest.mark.parametrize(("state", "expected"), STEPS.values(), ids=STEPS)
 def test_mode_off_serves_unchecked_what_is_not_ready(state: LeaseState, expected: Step) -> None:
     unchecked = Serve(is_checked=False)
     assert step(state, permission=SWITCHED_OFF) == (
@@ -277,7 +284,7 @@ def test_mode_off_serves_unchecked_what_is_not_ready(state: LeaseState, expected
     )
 
 
-@pytest.mark.parametrize(("state", "expected"), TABLE.values(), ids=TABLE)
+@pytest.mark.parametrize(("state", "expected"), STEPS.values(), ids=STEPS)
 def test_while_paused_only_an_acquisition_is_blocked(state: LeaseState, expected: Step) -> None:
     blocked = Block() if isinstance(expected, Acquire) else expected
     assert step(state, permission=PAUSED_BY_FLAG) == blocked
@@ -289,9 +296,9 @@ def test_while_paused_only_an_acquisition_is_blocked(state: LeaseState, expected
         (FREE, None, False),
         (FREE, OLDER, False),
         (FREE, "", True),
-        (with_record(FREE, OLD_ONE_READY), OLDER, True),
-        (with_record(FREE, replace(OLD_ONE_READY, addresses={ELSEWHERE: (2, 3)})), OLDER, False),
-        (with_record(HELD, OLD_ONE_READY), OLDER, False),
+        (with_record(FREE, OLDER_READY), OLDER, True),
+        (with_record(FREE, replace(OLDER_READY, addresses={ELSEWHERE: (2, 3)})), OLDER, False),
+        (with_record(HELD, OLDER_READY), OLDER, False),
     ],
     ids=[
         "nothing is held back",
@@ -310,13 +317,13 @@ def test_a_version_that_is_held_back_blocks_once_all_before_it_is_ready(
 
 
 def test_an_inspection_is_not_repeated_before_another_check_was_made() -> None:
-    state = with_record(FREE, NEWLY_CHECKED)
+    state = with_record(FREE, CHECKED_ELSEWHERE)
     assert step(state, permission=REQUIRE, inspected_at=7) == Wait(state)
     assert step(state, permission=REQUIRE, inspected_at=6) == Acquire(state, inspect_only=True)
 
 
 @pytest.mark.parametrize("permission", [MAY_MIGRATE, REQUIRE, PAUSED_BY_FLAG])
-@pytest.mark.parametrize(("state", "expected"), TABLE.values(), ids=TABLE)
+@pytest.mark.parametrize(("state", "expected"), STEPS.values(), ids=STEPS)
 def test_who_has_just_lost_an_acquisition_waits_instead_of_trying_again(
     state: LeaseState, expected: Step, permission: Permission
 ) -> None:
@@ -324,14 +331,16 @@ def test_who_has_just_lost_an_acquisition_waits_instead_of_trying_again(
     assert got == (Wait(state) if isinstance(expected, Acquire) else expected)
 
 
-@pytest.mark.parametrize("state", [FREE, HELD, PAUSED], ids=["free", "held", "failed"])
+@pytest.mark.parametrize("state", [FREE, HELD, FAILED], ids=["free", "held", "failed"])
 def test_a_database_that_is_current_is_served_whatever_the_item_holds(state: LeaseState) -> None:
     assert step(state, is_database_current=True) == Serve()
 
 
 @given(had=st.integers(0, 900_000), left=st.integers(0, 900_000))
 @settings(deadline=None)
-def test_running_out_of_time_refuses_only_those_that_have_no_more(had: int, left: int) -> None:
+def test_a_failure_for_lack_of_time_refuses_only_attempts_without_more_time(
+    had: int, left: int
+) -> None:
     state = replace(FREE, failure=replace(failed(), had_ms=had))
     refused = isinstance(step(state, remaining_ms=left), Refuse)
     assert refused == (left <= had * RETRY_TIME_FACTOR)
@@ -341,7 +350,9 @@ def test_running_out_of_time_refuses_only_those_that_have_no_more(had: int, left
     until=st.integers(0, 2 * NOW), now=st.integers(0, 2 * NOW), skew=st.integers(0, CLOCK_SKEW_MS)
 )
 @settings(deadline=None)
-def test_a_clock_that_is_ahead_by_the_margin_ends_no_lease(until: int, now: int, skew: int) -> None:
+def test_a_clock_that_is_ahead_by_the_margin_expires_no_lease(
+    until: int, now: int, skew: int
+) -> None:
     if now <= until:
         assert not is_lease_expired(LeaseState(1, OTHER, until), now + skew)
 
@@ -353,21 +364,22 @@ def test_a_clock_that_is_behind_only_waits_longer(wait_ms: int, behind_ms: int) 
     assert isinstance(right, Acquire) or isinstance(late, Wait)
 
 
-# --- watching
+# --- observing the expiry
 
 
 LEASE = 20.0
-WHOLE = LEASE + CLOCK_SKEW_MS / 1000
+WHOLE_LEASE = LEASE + CLOCK_SKEW_MS / 1000
 
 
-def test_a_first_look_has_watched_nothing() -> None:
+def test_the_first_reading_shows_no_expiry() -> None:
     assert not LeaseWatch().has_expired(HELD, 10**6)
 
 
 @pytest.mark.parametrize(
-    ("after", "is_unchanged"), [(0.0, False), (WHOLE, False), (WHOLE + 0.001, True), (3600, True)]
+    ("after", "is_unchanged"),
+    [(0.0, False), (WHOLE_LEASE, False), (WHOLE_LEASE + 0.001, True), (3600, True)],
 )
-def test_a_lease_is_watched_for_its_whole_length_and_a_margin(
+def test_a_lease_expires_when_unchanged_for_its_whole_length_and_a_margin(
     after: float, is_unchanged: bool
 ) -> None:
     watch = LeaseWatch()
@@ -385,28 +397,28 @@ def test_a_lease_is_watched_for_its_whole_length_and_a_margin(
     ],
     ids=["renewed", "taken again", "taken by another", "given back"],
 )
-def test_a_lease_that_changes_is_watched_anew(changed: LeaseState) -> None:
+def test_a_change_restarts_the_watch(changed: LeaseState) -> None:
     watch = LeaseWatch()
     watch.has_expired(HELD, 0.0)
-    assert not watch.has_expired(changed, WHOLE + 1)
-    assert not watch.has_expired(changed, 2 * WHOLE)
-    assert watch.has_expired(changed, 2 * WHOLE + 1.001)
+    assert not watch.has_expired(changed, WHOLE_LEASE + 1)
+    assert not watch.has_expired(changed, 2 * WHOLE_LEASE)
+    assert watch.has_expired(changed, 2 * WHOLE_LEASE + 1.001)
 
 
-def test_what_a_holder_publishes_without_renewing_is_no_renewal() -> None:
+def test_a_published_record_is_not_a_renewal() -> None:
     watch = LeaseWatch()
     watch.has_expired(HELD, 0.0)
-    assert watch.has_expired(with_record(HELD, READY), WHOLE + 1)
+    assert watch.has_expired(with_record(HELD, READY), WHOLE_LEASE + 1)
 
 
-def test_a_stale_reading_starts_the_watch_again() -> None:
+def test_a_stale_reading_restarts_the_watch() -> None:
     renewed = replace(HELD, lease_until_ms=HELD.lease_until_ms + 1)
     watch = LeaseWatch()
     for now, seen in enumerate([HELD, renewed, HELD, renewed]):
-        assert not watch.has_expired(seen, now * WHOLE)
+        assert not watch.has_expired(seen, now * WHOLE_LEASE)
 
 
-def test_the_holders_own_length_is_watched_not_the_watchers() -> None:
+def test_the_length_of_the_holders_lease_counts() -> None:
     watch = LeaseWatch()
     long = replace(HELD, lease_ms=60_000)
     watch.has_expired(long, 0.0)
@@ -415,13 +427,13 @@ def test_the_holders_own_length_is_watched_not_the_watchers() -> None:
 
 
 @pytest.mark.parametrize("planted", [0, MAX_LEASE_MS + 1, 10**18])
-def test_a_length_that_no_setting_allows_is_watched_for_the_longest(planted: int) -> None:
+def test_a_length_that_no_setting_allows_counts_as_the_longest(planted: int) -> None:
     watch, state = LeaseWatch(), replace(HELD, lease_ms=planted)
     watch.has_expired(state, 0.0)
     assert not watch.has_expired(state, MAX_LEASE_MS / 1000)
     assert watch.has_expired(state, (MAX_LEASE_MS + CLOCK_SKEW_MS) / 1000 + 0.1)
 
 
-def test_a_free_item_is_free_whatever_else_it_says() -> None:
+def test_an_item_without_an_owner_is_free_whatever_else_it_contains() -> None:
     odd = replace(FREE, lease_until_ms=NOW + MAX_LEASE_MS + 1)
     assert step(odd) == Acquire(odd)

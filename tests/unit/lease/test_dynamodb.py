@@ -1,4 +1,4 @@
-"""What can go wrong between us and DynamoDB; each fault has one outcome, and a name."""
+"""Everything that can go wrong with DynamoDB has one outcome and a clear error."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CALLS: dict[str, Callable[[DynamoDBLeaseTable, Lease], object]] = {
     "raise_fence": lambda table, lease: table.raise_fence(lease, 9),
     "withdraw": lambda table, lease: table.withdraw(lease, DATABASES),
     "complete": lambda table, lease: table.complete(lease, DATABASES),
-    "look": lambda table, lease: table.complete_inspection(lease, DATABASES),
+    "complete_inspection": lambda table, lease: table.complete_inspection(lease, DATABASES),
     "fail": lambda table, lease: table.fail(lease, FAILURE),
     "release": lambda table, lease: table.release(lease),
 }
@@ -54,14 +54,14 @@ every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 every_write = pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 
 
-class Answers:
-    """A client that gives the answers it was told, the last one for ever."""
+class StubClient:
+    """A client with a list of responses; the last one is repeated."""
 
     meta = SimpleNamespace(region_name="eu-west-1")
 
-    def __init__(self, *answers: Any) -> None:
-        self.answers = list(answers)
-        self.asked: list[tuple[str, dict[str, Any]]] = []
+    def __init__(self, *responses: Any) -> None:
+        self.responses = list(responses)
+        self.calls: list[tuple[str, dict[str, Any]]] = []
 
     def get_item(self, **arguments: Any) -> Any:
         return self._answer("get_item", arguments)
@@ -70,15 +70,15 @@ class Answers:
         return self._answer("update_item", arguments)
 
     def _answer(self, operation: str, arguments: dict[str, Any]) -> Any:
-        self.asked.append((operation, arguments))
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        self.calls.append((operation, arguments))
+        answer = self.responses.pop(0) if len(self.responses) > 1 else self.responses[0]
         if isinstance(answer, Exception):
             raise answer
         return answer
 
 
-def refusal(
-    code: str, message: str = "said so", *, status: int = 400, item: dict[str, Any] | None = None
+def client_error(
+    code: str, message: str = "a message", *, status: int = 400, item: dict[str, Any] | None = None
 ) -> ClientError:
     response: Any = {
         "Error": {"Code": code, "Message": message},
@@ -88,12 +88,12 @@ def refusal(
     return ClientError(response, "UpdateItem")
 
 
-def table_of(client: Any, *, table: str = TABLE, target: str = "orders") -> DynamoDBLeaseTable:
+def table_with(client: Any, *, table: str = TABLE, target: str = "orders") -> DynamoDBLeaseTable:
     return TableByOwnClock(table, target, client=lambda: client, clock=FakeClock())
 
 
-def aware_table_of(client: Any) -> DynamoDBLeaseTable:
-    """A table that learns the server's clock from its answers."""
+def table_with_server_clock(client: Any) -> DynamoDBLeaseTable:
+    """A table that reads the server's clock from the responses."""
     return DynamoDBLeaseTable(TABLE, "orders", client=lambda: client, clock=FakeClock())
 
 
@@ -102,27 +102,27 @@ def item(fence: int, owner: str | None = None) -> dict[str, Any]:
     return {"format": {"N": "2"}, "fence": {"N": str(fence)}, **held}
 
 
-# --- the store is away: try again later
+# --- the store fails: try again later
 
 
 RETRYABLE_CODES = [
-    refusal("ProvisionedThroughputExceededException"),
-    refusal("ThrottlingException"),
-    refusal("Throttling"),
-    refusal("RequestLimitExceeded"),
-    refusal("TransactionConflictException"),
-    refusal("LimitExceededException"),
-    refusal("ReplicatedWriteConflictException"),
-    refusal("ResourceInUseException"),
-    refusal("ItemCollectionSizeLimitExceededException"),
-    refusal("TransactionInProgressException"),
-    refusal("RequestTimeout"),
-    refusal("InternalServerError", status=500),
-    refusal("ServiceUnavailable", status=503),
-    refusal("Something new", status=502),
-    refusal("", "", status=504),
+    client_error("ProvisionedThroughputExceededException"),
+    client_error("ThrottlingException"),
+    client_error("Throttling"),
+    client_error("RequestLimitExceeded"),
+    client_error("TransactionConflictException"),
+    client_error("LimitExceededException"),
+    client_error("ReplicatedWriteConflictException"),
+    client_error("ResourceInUseException"),
+    client_error("ItemCollectionSizeLimitExceededException"),
+    client_error("TransactionInProgressException"),
+    client_error("RequestTimeout"),
+    client_error("InternalServerError", status=500),
+    client_error("ServiceUnavailable", status=503),
+    client_error("Something new", status=502),
+    client_error("", "", status=504),
 ]
-SILENT = [
+NO_RESPONSE = [
     exceptions.ConnectTimeoutError(endpoint_url="http://x"),
     exceptions.ReadTimeoutError(endpoint_url="http://x"),
     exceptions.EndpointConnectionError(endpoint_url="http://x"),
@@ -132,67 +132,72 @@ SILENT = [
 ]
 
 
-def name_of(value: object) -> str | None:
+def error_name(value: object) -> str | None:
     if isinstance(value, ClientError):
         return value.response["Error"]["Code"] or "no code"
     return type(value).__name__ if isinstance(value, Exception) else None
 
 
-@pytest.mark.parametrize("fault", RETRYABLE_CODES, ids=name_of)
-def test_throttling_and_server_errors_are_retryable_and_say_what_dynamodb_said(
+@pytest.mark.parametrize("fault", RETRYABLE_CODES, ids=error_name)
+def test_throttling_and_server_errors_are_retryable_and_name_the_code(
     fault: ClientError,
 ) -> None:
     with pytest.raises(LeaseStoreUnavailable, match=f"'{TABLE}'") as caught:
-        table_of(Answers(fault)).read()
+        table_with(StubClient(fault)).read()
     assert caught.value.retryable
     assert fault.response["Error"]["Code"] in str(caught.value)
 
 
-@pytest.mark.parametrize("fault", SILENT, ids=name_of)
-def test_silence_is_retryable_and_says_how_it_was_silent(fault: Exception) -> None:
+@pytest.mark.parametrize("fault", NO_RESPONSE, ids=error_name)
+def test_no_response_is_retryable_and_names_the_error(fault: Exception) -> None:
     with pytest.raises(LeaseStoreUnavailable, match=f"'{TABLE}'") as caught:
-        table_of(Answers(fault)).read()
+        table_with(StubClient(fault)).read()
     assert type(fault).__name__ in str(caught.value)
 
 
 @every_call
 @pytest.mark.parametrize(
-    "fault", [refusal("ThrottlingException"), refusal("InternalServerError", status=500), SILENT[1]]
+    "fault",
+    [
+        client_error("ThrottlingException"),
+        client_error("InternalServerError", status=500),
+        NO_RESPONSE[1],
+    ],
 )
-def test_every_call_is_retryable_while_the_store_is_away(
+def test_every_call_is_retryable_while_the_store_fails(
     call: Callable[[DynamoDBLeaseTable, Lease], object], fault: Exception
 ) -> None:
     with pytest.raises(LeaseStoreUnavailable):
-        call(table_of(Answers(fault)), LEASE)
+        call(table_with(StubClient(fault)), LEASE)
 
 
-# --- a call ends in time, whatever it waits for
+# --- every call ends in time
 
 
-class Hanging(Answers):
-    """A client whose calls do not end before the test does."""
+class HangingClient(StubClient):
+    """A client whose calls end only when the test lets them."""
 
     def __init__(self) -> None:
         super().__init__({})
-        self.goes_on = threading.Event()
+        self.may_end = threading.Event()
 
     def _answer(self, operation: str, arguments: dict[str, Any]) -> Any:
-        self.goes_on.wait(20)
+        self.may_end.wait(20)
         return super()._answer(operation, arguments)
 
 
-def test_a_call_of_boto3s_that_hangs_is_given_up_as_silence(
+def test_a_call_of_boto3_that_hangs_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("lambda_migrate.lease.dynamodb.CALL_TIMEOUT_SECONDS", 0.1)
-    client = Hanging()
+    client = HangingClient()
     with pytest.raises(LeaseStoreUnavailable, match=f"did not answer for table '{TABLE}' within"):
-        table_of(client).read()
-    client.goes_on.set()
+        table_with(client).read()
+    client.may_end.set()
 
 
-class Provided:
-    """Credentials that a provider fetches, like STS."""
+class FetchedCredentials:
+    """Credentials that a provider such as STS fetches."""
 
     access_key = token = "x"
 
@@ -208,41 +213,41 @@ class Provided:
         self.is_fetched = True
 
 
-def signs_with(client: Answers, credentials: object) -> Answers:
-    client._request_signer = SimpleNamespace(_credentials=credentials)  # type: ignore[attr-defined]  # as boto3's has
+def with_credentials(client: StubClient, credentials: object) -> StubClient:
+    client._request_signer = SimpleNamespace(_credentials=credentials)  # type: ignore[attr-defined]  # as boto3's client has
     return client
 
 
-def test_a_provider_of_credentials_that_hangs_ends_in_time_in_a_function(
+def test_a_credentials_provider_that_hangs_in_a_function_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "orders")
     monkeypatch.setattr("lambda_migrate.lease.dynamodb.CALL_TIMEOUT_SECONDS", 0.1)
-    goes_on = threading.Event()
-    client = signs_with(Answers({}), Provided(lambda: goes_on.wait(20)))
+    may_end = threading.Event()
+    client = with_credentials(StubClient({}), FetchedCredentials(lambda: may_end.wait(20)))
     with pytest.raises(LeaseStoreUnavailable, match="no AWS credentials within") as caught:
-        table_of(client).read()
+        table_with(client).read()
     assert "STS" in str(caught.value)
-    assert client.asked == []
-    goes_on.set()
+    assert client.calls == []
+    may_end.set()
 
 
 def test_credentials_are_fetched_before_the_time_of_the_call_is_counted() -> None:
-    credentials = Provided()
-    assert table_of(signs_with(Answers({}), credentials)).read() == LeaseState()
+    credentials = FetchedCredentials()
+    assert table_with(with_credentials(StubClient({}), credentials)).read() == LeaseState()
     assert credentials.is_fetched
 
 
-def test_what_the_provider_of_credentials_was_refused_is_reported_as_its_own() -> None:
+def test_an_error_of_the_credentials_provider_is_reported_as_its_own() -> None:
     def refuse() -> None:
         raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "AssumeRole")
 
     with pytest.raises(ConfigurationError, match="AssumeRole was refused: AccessDenied: no"):
-        table_of(signs_with(Answers({}), Provided(refuse))).read()
+        table_with(with_credentials(StubClient({}), FetchedCredentials(refuse))).read()
 
 
 @pytest.mark.parametrize("is_deferred", [True, False], ids=["a role", "a container"])
-def test_silent_providers_of_credentials_end_with_the_invocation(
+def test_credentials_providers_without_a_response_end_with_the_invocation(
     is_deferred: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tmp_path / "config"
@@ -280,37 +285,39 @@ SERVER_DATE = {"HTTPHeaders": {"date": "Tue, 14 Nov 2023 22:27:20 GMT"}}
 @pytest.mark.parametrize(
     "fault",
     [
-        refusal("InvalidSignatureException", "Signature expired: 1 is now earlier than 2"),
-        refusal("InvalidSignatureException", "Signature not yet current: 2 is still later than 1"),
-        refusal("RequestTimeTooSkewed"),
-        refusal("RequestExpired"),
+        client_error("InvalidSignatureException", "Signature expired: 1 is now earlier than 2"),
+        client_error(
+            "InvalidSignatureException", "Signature not yet current: 2 is still later than 1"
+        ),
+        client_error("RequestTimeTooSkewed"),
+        client_error("RequestExpired"),
     ],
 )
-def test_a_signature_of_another_time_is_retryable_and_says_how_wrong_the_clock_is(
+def test_a_signature_refused_for_its_time_is_retryable_and_names_the_difference(
     fault: ClientError,
 ) -> None:
-    table = aware_table_of(Answers(fault))
+    table = table_with_server_clock(StubClient(fault))
     with pytest.raises(LeaseStoreUnavailable, match="clock differs from DynamoDB's"):
         table.read()
-    fault.response["ResponseMetadata"] |= SERVER_DATE  # type: ignore[typeddict-item]  # that is all we read
+    fault.response["ResponseMetadata"] |= SERVER_DATE  # type: ignore[typeddict-item]  # the part that is read
     with pytest.raises(LeaseStoreUnavailable, match="clock is 840 s behind DynamoDB's; correct"):
         table.read()
     assert table.clock_offset_ms == 840_500
 
 
-def test_the_servers_clock_is_read_from_every_answer() -> None:
-    table = aware_table_of(Answers({"ResponseMetadata": SERVER_DATE}))
+def test_the_server_clock_is_read_from_every_response() -> None:
+    table = table_with_server_clock(StubClient({"ResponseMetadata": SERVER_DATE}))
     assert table.clock_offset_ms == 0
     table.read()
     assert table.clock_offset_ms == 840_500
 
 
-def test_leases_are_judged_and_written_by_the_servers_clock_where_ones_own_is_wrong() -> None:
-    client = Answers({"ResponseMetadata": SERVER_DATE}, {"Attributes": item(1, "me")})
-    table = aware_table_of(client)
+def test_a_wrong_clock_is_replaced_by_the_servers_in_conditions_and_values() -> None:
+    client = StubClient({"ResponseMetadata": SERVER_DATE}, {"Attributes": item(1, "me")})
+    table = table_with_server_clock(client)
     table.read()
-    acquired(table, "me")
-    values = client.asked[-1][1]["ExpressionAttributeValues"]
+    acquire(table, "me")
+    values = client.calls[-1][1]["ExpressionAttributeValues"]
     servers_ms = FakeClock().wall_ms() + 840_500
     assert table.now_ms() == servers_ms
     assert values[":over"] == {"N": str(servers_ms - CLOCK_SKEW_MS)}
@@ -318,16 +325,16 @@ def test_leases_are_judged_and_written_by_the_servers_clock_where_ones_own_is_wr
 
 
 @pytest.mark.parametrize("step", [-1860, 1860])
-def test_a_clock_that_is_set_while_a_lease_is_held_moves_no_lease(step: int) -> None:
+def test_setting_the_clock_while_a_lease_is_held_moves_no_lease(step: int) -> None:
     clock = FakeClock(wall_ms=1_700_000_840_500)  # as the server's
-    client = Answers({"Attributes": item(1, "me"), "ResponseMetadata": SERVER_DATE})
+    client = StubClient({"Attributes": item(1, "me"), "ResponseMetadata": SERVER_DATE})
     table = DynamoDBLeaseTable(TABLE, "orders", client=lambda: client, clock=clock)
-    lease = acquired(table, "me")
+    lease = acquire(table, "me")
     clock.advance(7)
     clock.jump(step)
-    client.answers = [{"Attributes": item(1, "me")}]
+    client.responses = [{"Attributes": item(1, "me")}]
     table.renew(lease)
-    values = client.asked[-1][1]["ExpressionAttributeValues"]
+    values = client.calls[-1][1]["ExpressionAttributeValues"]
     assert values[":until"] == {"N": str(1_700_000_840_500 + 7_000 + 20_000)}
     assert table.now_ms() == 1_700_000_840_500 + 7_000
 
@@ -335,44 +342,46 @@ def test_a_clock_that_is_set_while_a_lease_is_held_moves_no_lease(step: int) -> 
 # --- credentials that expire
 
 
-def test_expired_credentials_name_what_dynamodb_said_and_what_to_use_instead() -> None:
-    fault = refusal("ExpiredTokenException", "The security token is expired")
+def test_expired_credentials_are_reported_with_dynamodbs_message_and_what_to_do() -> None:
+    fault = client_error("ExpiredTokenException", "The security token is expired")
     with pytest.raises(ConfigurationError) as caught:
-        table_of(Answers(fault)).read()
+        table_with(StubClient(fault)).read()
     assert "ExpiredTokenException: The security token is expired" in str(caught.value)
     assert "outlive the migration" in str(caught.value)
 
 
 def test_expired_credentials_that_can_be_refreshed_are_retryable() -> None:
-    client = signs_with(Answers(refusal("ExpiredTokenException")), Provided())
+    client = with_credentials(
+        StubClient(client_error("ExpiredTokenException")), FetchedCredentials()
+    )
     with pytest.raises(LeaseStoreUnavailable, match="ExpiredTokenException"):
-        table_of(client).read()
+        table_with(client).read()
 
 
-def static(client: Answers, key: str) -> Answers:
-    return signs_with(client, SimpleNamespace(access_key=key, token=""))
+def with_key(client: StubClient, key: str) -> StubClient:
+    return with_credentials(client, SimpleNamespace(access_key=key, token=""))
 
 
-def test_a_client_whose_credentials_expired_is_made_again_where_there_are_others() -> None:
-    old = static(Answers({}, refusal("ExpiredTokenException")), "old")
-    new = static(Answers({"Item": item(7)}), "new")
+def test_expired_credentials_are_replaced_by_a_client_with_others() -> None:
+    old = with_key(StubClient({}, client_error("ExpiredTokenException")), "old")
+    new = with_key(StubClient({"Item": item(7)}), "new")
     clients = iter([old, new])
     table = DynamoDBLeaseTable(TABLE, "orders", client=lambda: next(clients), clock=FakeClock())
     assert table.read().fence == 0
     assert [table.read().fence for _ in range(2)] == [7, 7]
-    assert (len(old.asked), len(new.asked), table.calls) == (2, 2, 4)
+    assert (len(old.calls), len(new.calls), table.calls) == (2, 2, 4)
 
 
 def test_the_same_expired_credentials_are_not_sent_twice() -> None:
-    made = [static(Answers(refusal("ExpiredTokenException")), "old") for _ in range(2)]
+    made = [with_key(StubClient(client_error("ExpiredTokenException")), "old") for _ in range(2)]
     clients = iter(made)
     table = DynamoDBLeaseTable(TABLE, "orders", client=lambda: next(clients), clock=FakeClock())
     with pytest.raises(ConfigurationError, match="ExpiredTokenException"):
         table.read()
-    assert [len(each.asked) for each in made] == [1, 0]
+    assert [len(each.calls) for each in made] == [1, 0]
 
 
-def test_the_real_client_reads_the_environment_again_when_it_is_fresh(
+def test_a_fresh_client_reads_the_environment_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
@@ -386,19 +395,19 @@ def test_the_real_client_reads_the_environment_again_when_it_is_fresh(
     assert make_client(fresh=True)._request_signer._credentials.access_key == "new"
 
 
-# --- something must be mended: say what
+# --- configuration errors name what to fix
 
 
 @every_call
-def test_a_vanished_table_is_named_with_its_region_and_the_command_that_makes_it(
+def test_a_missing_table_is_named_with_its_region_and_the_command_that_creates_it(
     call: Callable[[DynamoDBLeaseTable, Lease], object],
 ) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        call(table_of(Answers(refusal("ResourceNotFoundException"))), LEASE)
-    told = str(caught.value)
-    assert f"no table '{TABLE}' in eu-west-1" in told
-    assert f"`lambda-migrate table create --table {TABLE}`" in told
-    assert "LAMBDA_MIGRATE_TABLE" in told
+        call(table_with(StubClient(client_error("ResourceNotFoundException"))), LEASE)
+    message = str(caught.value)
+    assert f"no table '{TABLE}' in eu-west-1" in message
+    assert f"`lambda-migrate table create --table {TABLE}`" in message
+    assert "LAMBDA_MIGRATE_TABLE" in message
 
 
 ARN = "arn:aws-cn:dynamodb:cn-north-1:123456789012:table/leases"
@@ -420,12 +429,14 @@ ARN = "arn:aws-cn:dynamodb:cn-north-1:123456789012:table/leases"
 def test_a_missing_permission_is_named_with_the_statement_to_add(
     call: Callable[[DynamoDBLeaseTable, Lease], object], action: str, table: str, resource: str
 ) -> None:
-    client = Answers(refusal("AccessDeniedException", "User is not authorized"))
+    client = StubClient(client_error("AccessDeniedException", "User is not authorized"))
     with pytest.raises(ConfigurationError) as caught:
-        call(table_of(client, table=table), LEASE)
-    told = str(caught.value)
-    assert told.startswith(f"{action} on table '{table}' is not allowed (User is not authorized)")
-    assert json.loads(told.partition("role:\n")[2]) == {
+        call(table_with(client, table=table), LEASE)
+    message = str(caught.value)
+    assert message.startswith(
+        f"{action} on table '{table}' is not allowed (User is not authorized)"
+    )
+    assert json.loads(message.partition("role:\n")[2]) == {
         "Effect": "Allow",
         "Action": ["dynamodb:GetItem", "dynamodb:UpdateItem"],
         "Resource": resource,
@@ -434,33 +445,35 @@ def test_a_missing_permission_is_named_with_the_statement_to_add(
 
 
 @pytest.mark.parametrize("code", ["UnrecognizedClientException", "ExpiredTokenException"])
-def test_credentials_that_nobody_knows_are_no_missing_permission(code: str) -> None:
+def test_refused_credentials_are_not_a_missing_permission(code: str) -> None:
     with pytest.raises(ConfigurationError, match="does not accept the credentials") as caught:
-        table_of(Answers(refusal(code))).read()
+        table_with(StubClient(client_error(code))).read()
     assert "Effect" not in str(caught.value)
 
 
-def test_a_table_of_another_shape_is_told_the_key_it_needs() -> None:
-    fault = refusal("ValidationException", "The provided key element does not match the schema")
+def test_a_table_with_another_key_is_reported_with_the_key_it_needs() -> None:
+    fault = client_error(
+        "ValidationException", "The provided key element does not match the schema"
+    )
     with pytest.raises(ConfigurationError) as caught:
-        table_of(Answers(fault)).read()
-    told = str(caught.value)
-    assert "does not match the schema" in told
-    assert "partition key `target` of type S" in told
+        table_with(StubClient(fault)).read()
+    message = str(caught.value)
+    assert "does not match the schema" in message
+    assert "partition key `target` of type S" in message
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "message"),
     [
-        (refusal("", "Forbidden", status=403), "HTTP 403: Forbidden"),
-        (refusal("RequestEntityTooLarge", "", status=413), "RequestEntityTooLarge"),
+        (client_error("", "Forbidden", status=403), "HTTP 403: Forbidden"),
+        (client_error("RequestEntityTooLarge", "", status=413), "RequestEntityTooLarge"),
     ],
 )
-def test_a_refusal_of_another_kind_is_reported_as_it_came_without_advice_about_keys(
-    fault: ClientError, told: str
+def test_any_other_error_is_reported_unchanged_without_advice_about_keys(
+    fault: ClientError, message: str
 ) -> None:
-    with pytest.raises(ConfigurationError, match=f"'{TABLE}': {told}$"):
-        table_of(Answers(fault)).read()
+    with pytest.raises(ConfigurationError, match=f"'{TABLE}': {message}$"):
+        table_with(StubClient(fault)).read()
 
 
 PERMANENT = [
@@ -475,95 +488,97 @@ PERMANENT = [
 ]
 
 
-@pytest.mark.parametrize("fault", PERMANENT, ids=name_of)
-def test_what_no_retry_can_mend_is_a_configuration_error(fault: Exception) -> None:
+@pytest.mark.parametrize("fault", PERMANENT, ids=error_name)
+def test_an_error_that_no_retry_changes_is_a_configuration_error(fault: Exception) -> None:
     with pytest.raises(ConfigurationError, match=f"'{TABLE}'"):
-        table_of(Answers(fault)).read()
+        table_with(StubClient(fault)).read()
 
 
 def test_an_error_of_our_own_is_not_hidden() -> None:
     with pytest.raises(ZeroDivisionError):
-        table_of(Answers(ZeroDivisionError())).read()
+        table_with(StubClient(ZeroDivisionError())).read()
 
 
 # --- a failed condition, with and without the item
 
 
 def condition_failed(old: dict[str, Any] | None) -> ClientError:
-    return refusal("ConditionalCheckFailedException", item=old)
+    return client_error("ConditionalCheckFailedException", item=old)
 
 
-def test_a_lost_condition_with_the_item_needs_no_second_read() -> None:
-    client = Answers(condition_failed(item(7, "other")))
-    state = table_of(client).acquire("me")
+def test_a_failed_condition_with_the_item_needs_no_read() -> None:
+    client = StubClient(condition_failed(item(7, "other")))
+    state = table_with(client).acquire("me")
     assert state == LeaseState(fence=7, owner="other", lease_until_ms=1)
-    assert [operation for operation, _ in client.asked] == ["update_item"]
+    assert [operation for operation, _ in client.calls] == ["update_item"]
 
 
-def test_a_lost_condition_without_the_item_costs_one_consistent_read() -> None:
-    client = Answers(condition_failed(None), {"Item": item(7, "other")})
-    table = table_of(client)
+def test_a_failed_condition_without_the_item_costs_one_consistent_read() -> None:
+    client = StubClient(condition_failed(None), {"Item": item(7, "other")})
+    table = table_with(client)
     assert table.acquire("me") == LeaseState(fence=7, owner="other", lease_until_ms=1)
-    assert [operation for operation, _ in client.asked] == ["update_item", "get_item"]
-    assert client.asked[1][1]["ConsistentRead"] is True
+    assert [operation for operation, _ in client.calls] == ["update_item", "get_item"]
+    assert client.calls[1][1]["ConsistentRead"] is True
     assert table.calls == 2
 
 
 @every_write
 @pytest.mark.parametrize(
-    ("old", "told"),
+    ("old", "message"),
     [
         (item(4, "other"), "other holds it"),
         (item(4), "no process holds it now"),
         (item(1), "no process holds it now"),
     ],
-    ids=["taken over", "successor has finished", "item was made anew"],
+    ids=["taken over", "successor has finished", "item was created again"],
 )
 @pytest.mark.parametrize("has_item", [True, False], ids=["with item", "without"])
-def test_a_lost_condition_is_a_lost_lease_that_says_whose_it_is(
+def test_a_failed_condition_is_a_lost_lease_that_names_the_holder(
     write: Callable[[DynamoDBLeaseTable, Lease], object],
     old: dict[str, Any],
-    told: str,
+    message: str,
     has_item: bool,
 ) -> None:
-    client = Answers(condition_failed(old if has_item else None), {"Item": old})
-    with pytest.raises(LeaseLost, match=f"lost the lease on 'orders': fencing token 3 was.*{told}"):
-        write(table_of(client), LEASE)
+    client = StubClient(condition_failed(old if has_item else None), {"Item": old})
+    with pytest.raises(
+        LeaseLost, match=f"lost the lease on 'orders': fencing token 3 was.*{message}"
+    ):
+        write(table_with(client), LEASE)
 
 
 @every_write
-def test_a_vanished_item_is_a_lost_lease(
+def test_a_deleted_item_is_a_lost_lease(
     write: Callable[[DynamoDBLeaseTable, Lease], object],
 ) -> None:
-    client = Answers(condition_failed(None), {})
+    client = StubClient(condition_failed(None), {})
     with pytest.raises(LeaseLost, match=r"was superseded by 0 .no process"):
-        write(table_of(client), LEASE)
+        write(table_with(client), LEASE)
 
 
 @every_call
-def test_an_item_of_an_unknown_format_is_refused_by_every_call_that_meets_it(
+def test_every_call_refuses_an_item_of_an_unknown_layout(
     call: Callable[[DynamoDBLeaseTable, Lease], object],
 ) -> None:
-    strange = item(3, "other") | {"format": {"N": "3"}}
-    client = Answers(
-        *([{"Item": strange}] if call is CALLS["read"] else [condition_failed(strange)])
+    unknown = item(3, "other") | {"format": {"N": "3"}}
+    client = StubClient(
+        *([{"Item": unknown}] if call is CALLS["read"] else [condition_failed(unknown)])
     )
     with pytest.raises(ConfigurationError, match="has layout 3"):
-        call(table_of(client), LEASE)
+        call(table_with(client), LEASE)
 
 
-# --- ambiguous writes: the write was made, its answer was lost
+# --- the write was done, and its response was lost
 
 
-class LosesAnswers:
-    """A client whose next answer is lost after the write was made; another that hides items."""
+class ResponseLosingClient:
+    """A client that can lose the next response; it may also return no item."""
 
-    meta = Answers.meta
+    meta = StubClient.meta
 
     def __init__(self, client: Any, *, hides_items: bool) -> None:
         self._client = client
         self._hides_items = hides_items
-        self.is_losing = False
+        self.loses_next = False
 
     def get_item(self, **arguments: Any) -> Any:
         return self._client.get_item(**arguments)
@@ -572,14 +587,14 @@ class LosesAnswers:
         if self._hides_items:
             arguments.pop("ReturnValuesOnConditionCheckFailure")
         answer = self._client.update_item(**arguments)
-        if self.is_losing:
-            self.is_losing = False
+        if self.loses_next:
+            self.loses_next = False
             raise exceptions.ReadTimeoutError(endpoint_url="http://x")
         return answer
 
 
 @pytest.fixture(scope="module")
-def in_process() -> Iterator[Any]:
+def moto_client() -> Iterator[Any]:
     with mock_aws():
         client = boto3.client("dynamodb", region_name="eu-west-1")
         client.create_table(
@@ -592,65 +607,67 @@ def in_process() -> Iterator[Any]:
 
 
 @pytest.fixture(params=[False, True], ids=["ALL_OLD", "no ALL_OLD"])
-def losing(request: pytest.FixtureRequest, in_process: Any) -> LosesAnswers:
-    return LosesAnswers(in_process, hides_items=request.param)
+def losing_client(request: pytest.FixtureRequest, moto_client: Any) -> ResponseLosingClient:
+    return ResponseLosingClient(moto_client, hides_items=request.param)
 
 
 @pytest.fixture
-def table(request: pytest.FixtureRequest, losing: LosesAnswers) -> DynamoDBLeaseTable:
-    return table_of(losing, target=request.node.name)
+def table(
+    request: pytest.FixtureRequest, losing_client: ResponseLosingClient
+) -> DynamoDBLeaseTable:
+    return table_with(losing_client, target=request.node.name)
 
 
-def acquired(table: DynamoDBLeaseTable, owner: str) -> Lease:
+def acquire(table: DynamoDBLeaseTable, owner: str) -> Lease:
     lease = table.acquire(owner)
     assert isinstance(lease, Lease)
     return lease
 
 
-def lose(losing: LosesAnswers, write: Callable[[], object]) -> None:
-    losing.is_losing = True
+def lose_response(losing_client: ResponseLosingClient, write: Callable[[], object]) -> None:
+    losing_client.loses_next = True
     with pytest.raises(LeaseStoreUnavailable):
         write()
 
 
-def test_an_ambiguous_acquisition_is_seen_as_ones_own_and_goes_on_under_its_fence(
-    table: DynamoDBLeaseTable, losing: LosesAnswers
+def test_an_acquisition_without_a_response_is_recognized_and_keeps_its_fencing_token(
+    table: DynamoDBLeaseTable, losing_client: ResponseLosingClient
 ) -> None:
-    lose(losing, lambda: table.acquire("me"))
-    seen = table.read(consistent=True)
-    assert (seen.owner, seen.fence) == ("me", 1)
-    step = decide(seen, digest="d" * 64, address="db", owner="me", now_ms=seen.lease_until_ms - 1)
-    assert step == Acquire(seen)
-    assert acquired(table, "me").fence == 1
+    lose_response(losing_client, lambda: table.acquire("me"))
+    state = table.read(consistent=True)
+    assert (state.owner, state.fence) == ("me", 1)
+    step = decide(state, digest="d" * 64, address="db", owner="me", now_ms=state.lease_until_ms - 1)
+    assert step == Acquire(state)
+    assert acquire(table, "me").fence == 1
 
 
-def test_an_ambiguous_acquisition_keeps_everybody_else_out(
-    table: DynamoDBLeaseTable, losing: LosesAnswers
+def test_an_acquisition_without_a_response_excludes_other_owners(
+    table: DynamoDBLeaseTable, losing_client: ResponseLosingClient
 ) -> None:
-    lose(losing, lambda: table.acquire("me"))
+    lose_response(losing_client, lambda: table.acquire("me"))
     assert isinstance(table.acquire("other"), LeaseState)
 
 
 @every_write
-def test_an_ambiguous_write_is_done_once_its_retry_sees_it(
+def test_a_repeated_write_finds_its_own_result(
     table: DynamoDBLeaseTable,
-    losing: LosesAnswers,
+    losing_client: ResponseLosingClient,
     write: Callable[[DynamoDBLeaseTable, Lease], object],
 ) -> None:
-    lease = acquired(table, "me")
-    lose(losing, lambda: write(table, lease))
+    lease = acquire(table, "me")
+    lose_response(losing_client, lambda: write(table, lease))
     done = table.read(consistent=True)
     write(table, lease)
     assert table.read(consistent=True) == done
 
 
-@pytest.mark.parametrize("name", ["complete", "look", "fail", "release"])
-def test_an_ambiguous_end_is_lost_once_a_successor_has_begun(
-    table: DynamoDBLeaseTable, losing: LosesAnswers, name: str
+@pytest.mark.parametrize("name", ["complete", "complete_inspection", "fail", "release"])
+def test_a_repeated_release_after_a_takeover_is_a_lost_lease(
+    table: DynamoDBLeaseTable, losing_client: ResponseLosingClient, name: str
 ) -> None:
-    lease = acquired(table, "me")
-    lose(losing, lambda: WRITES[name](table, lease))
-    successor = acquired(table, "other")
+    lease = acquire(table, "me")
+    lose_response(losing_client, lambda: WRITES[name](table, lease))
+    successor = acquire(table, "other")
     with pytest.raises(LeaseLost, match=r"superseded by 2 .other holds it"):
         WRITES[name](table, lease)
     table.renew(successor)
@@ -659,10 +676,10 @@ def test_an_ambiguous_end_is_lost_once_a_successor_has_begun(
 # --- what is sent
 
 
-def test_trust_counts_from_before_the_call_however_slow_it_is() -> None:
+def test_the_lease_is_trusted_from_before_the_call_however_slow_it_is() -> None:
     clock = FakeClock()
 
-    class Slow(Answers):
+    class Slow(StubClient):
         def update_item(self, **arguments: Any) -> Any:
             clock.advance(5)
             return super().update_item(**arguments)
@@ -670,25 +687,25 @@ def test_trust_counts_from_before_the_call_however_slow_it_is() -> None:
     client = Slow({"Attributes": item(1, "me")})
     table = DynamoDBLeaseTable(TABLE, "orders", client=lambda: client, clock=clock)
     before = clock.monotonic()
-    lease = acquired(table, "me")
+    lease = acquire(table, "me")
     assert lease.trusted_until == before + 19
     before = clock.monotonic()
     assert table.renew(lease).trusted_until == before + 19
 
 
-def test_a_read_is_eventually_consistent_unless_it_must_not_be() -> None:
-    client = Answers({})
-    table = table_of(client)
+def test_a_read_is_eventually_consistent_by_default() -> None:
+    client = StubClient({})
+    table = table_with(client)
     table.read()
     table.read(consistent=True)
-    assert [arguments["ConsistentRead"] for _, arguments in client.asked] == [False, True]
+    assert [arguments["ConsistentRead"] for _, arguments in client.calls] == [False, True]
 
 
 @every_call
-def test_every_call_is_one_that_dynamodb_understands(
-    call: Callable[[DynamoDBLeaseTable, Lease], object], in_process: Any
+def test_every_call_is_valid_for_dynamodb(
+    call: Callable[[DynamoDBLeaseTable, Lease], object], moto_client: Any
 ) -> None:
-    with Stubber(in_process) as stubber:
+    with Stubber(moto_client) as stubber:
         expected = {"TableName": TABLE, "Key": {"target": {"S": "orders"}}}
         if call is CALLS["read"]:
             stubber.add_response("get_item", {}, expected | {"ConsistentRead": False})
@@ -706,16 +723,16 @@ def test_every_call_is_one_that_dynamodb_understands(
                     "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
                 },
             )
-        call(table_of(in_process), LEASE)
+        call(table_with(moto_client), LEASE)
         stubber.assert_no_pending_responses()
 
 
-# --- the client that a function makes
+# --- the client that a function creates
 
 
 @pytest.fixture
 def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
-    """No region, no credentials, no endpoint, and none to be found."""
+    """No region, credentials or endpoint in the environment or in files."""
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_ENDPOINT_URL_DYNAMODB"):
         monkeypatch.delenv(name, raising=False)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
@@ -734,7 +751,7 @@ def own_client(bare_environment: pytest.MonkeyPatch) -> Any:
     return make_client("eu-west-1")
 
 
-def test_retries_and_timeouts_are_set_and_not_left_to_the_release_of_botocore(
+def test_retries_and_timeouts_do_not_depend_on_botocores_defaults(
     own_client: Any,
 ) -> None:
     config = own_client.meta.config
@@ -752,7 +769,7 @@ def test_without_a_region_the_setting_is_named(bare_environment: pytest.MonkeyPa
         make_client()
 
 
-def test_an_endpoint_that_is_no_url_is_a_configuration_error(
+def test_an_endpoint_that_is_not_a_url_is_a_configuration_error(
     bare_environment: pytest.MonkeyPatch,
 ) -> None:
     bare_environment.setenv("AWS_ENDPOINT_URL_DYNAMODB", "nonsense")
@@ -779,11 +796,11 @@ def test_a_closed_port_is_tried_once_and_is_retryable(own_client: Any) -> None:
         tries: list[object] = []
         client.meta.events.register("before-send", lambda **_: tries.append(1))
         with pytest.raises(LeaseStoreUnavailable, match="EndpointConnectionError"):
-            table_of(client).read()
+            table_with(client).read()
     assert tries == [1]
 
 
-def test_making_a_table_object_makes_no_client() -> None:
+def test_constructing_a_table_creates_no_client() -> None:
     def refuse() -> Any:
         raise AssertionError("a constructor does no I/O")
 
@@ -792,10 +809,10 @@ def test_making_a_table_object_makes_no_client() -> None:
 
 
 def test_one_client_serves_all_calls() -> None:
-    made: list[Answers] = []
+    made: list[StubClient] = []
 
-    def make() -> Answers:
-        made.append(Answers({}))
+    def make() -> StubClient:
+        made.append(StubClient({}))
         return made[-1]
 
     table = DynamoDBLeaseTable(TABLE, "orders", client=make, clock=SYSTEM_CLOCK)

@@ -1,4 +1,4 @@
-"""The server's clock, as the ``Date`` of its answers has it."""
+"""The server's clock, from the ``Date`` of its responses."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from lambda_migrate.testing import FakeClock
 SECONDS = st.integers(0, 4_102_444_800)
 
 
-def noted(date: str, wall_ms: int) -> tuple[FakeClock, ServerClock]:
-    """Our clock, and what is known of the server's from an answer that has just come."""
+def clocks_after(date: str, wall_ms: int) -> tuple[FakeClock, ServerClock]:
+    """Our clock, and the server's after a response that has just come."""
     clock = FakeClock(wall_ms=wall_ms)
     server = ServerClock(clock)
     server.update(date)
@@ -23,35 +23,33 @@ def noted(date: str, wall_ms: int) -> tuple[FakeClock, ServerClock]:
 
 
 @given(seconds=SECONDS, offset_ms=st.integers(3_000, 10**10))
-def test_a_difference_is_found_as_the_standard_library_would_count_it(
-    seconds: int, offset_ms: int
-) -> None:
+def test_the_date_is_parsed_as_the_standard_library_parses_it(seconds: int, offset_ms: int) -> None:
     date = formatdate(seconds, usegmt=True)
-    assert noted(date, seconds * 1000 + 500 - offset_ms)[1].offset_ms == offset_ms
-    assert noted(date, seconds * 1000 + 500 + offset_ms)[1].offset_ms == -offset_ms
+    assert clocks_after(date, seconds * 1000 + 500 - offset_ms)[1].offset_ms == offset_ms
+    assert clocks_after(date, seconds * 1000 + 500 + offset_ms)[1].offset_ms == -offset_ms
 
 
-@given(seconds=SECONDS, travelled_ms=st.integers(0, 999))
-def test_clocks_that_agree_differ_by_nothing(seconds: int, travelled_ms: int) -> None:
+@given(seconds=SECONDS, delay_ms=st.integers(0, 999))
+def test_clocks_that_agree_have_no_offset(seconds: int, delay_ms: int) -> None:
     for late in (0, 500, 1_000):
-        now = seconds * 1000 + travelled_ms + late
-        assert noted(formatdate(seconds, usegmt=True), now)[1].offset_ms == 0
+        now = seconds * 1000 + delay_ms + late
+        assert clocks_after(formatdate(seconds, usegmt=True), now)[1].offset_ms == 0
 
 
 @given(seconds=SECONDS, passed=st.integers(0, 10_000), step=st.integers(3, 10_000))
-def test_a_step_of_our_clock_is_seen_before_the_next_answer(
+def test_setting_our_clock_is_noticed_before_the_next_response(
     seconds: int, passed: int, step: int
 ) -> None:
-    for way in (step, -step):
-        clock, server = noted(formatdate(seconds, usegmt=True), seconds * 1000 + 500)
+    for jump in (step, -step):
+        clock, server = clocks_after(formatdate(seconds, usegmt=True), seconds * 1000 + 500)
         clock.advance(passed)
         assert server.offset_ms == 0
-        clock.jump(way)
-        assert server.offset_ms == -way * 1000
+        clock.jump(jump)
+        assert server.offset_ms == -jump * 1000
 
 
-def test_a_wrong_clock_that_is_corrected_is_not_corrected_twice() -> None:
-    clock, server = noted(formatdate(1_700_000_840, usegmt=True), 1_700_000_000_500)
+def test_a_wrong_clock_that_is_set_right_is_not_corrected_twice() -> None:
+    clock, server = clocks_after(formatdate(1_700_000_840, usegmt=True), 1_700_000_000_500)
     assert server.offset_ms == 840_000
     clock.jump(840)
     assert server.offset_ms == 0
@@ -69,8 +67,8 @@ def test_a_wrong_clock_that_is_corrected_is_not_corrected_twice() -> None:
         "Thu, xx Mar 2012 23:56:23 GMT",
     ],
 )
-def test_what_is_no_date_says_nothing(date: str) -> None:
-    _, server = noted(date, 0)
+def test_any_other_text_than_a_date_is_ignored(date: str) -> None:
+    _, server = clocks_after(date, 0)
     assert server.offset_ms == 0
     server.update("Thu, 01 Jan 1970 00:01:00 GMT")
     server.update(date)

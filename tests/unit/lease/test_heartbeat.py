@@ -1,4 +1,4 @@
-"""A lease is kept alive for as long as a block, and its loss ends what runs. No time passes."""
+"""A lease is renewed during a block, and losing it aborts what runs. No real time passes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from lambda_migrate.testing import FakeClock, InMemoryLeaseTable
 LEASE_SECONDS = 21.0
 THIRD = LEASE_SECONDS / RENEWALS_PER_LEASE
 PROGRESS = Progress("0001_a", 0, 1, 1_700_000_000_000)
-PATIENCE = 20.0
+TEST_TIMEOUT_SECONDS = 20.0
 """Real seconds until a test that hangs is given up."""
 
 
-class Table(InMemoryLeaseTable):
-    """One that can be away, and that counts renewals."""
+class CountingTable(InMemoryLeaseTable):
+    """A table that can be unavailable, and that counts renewals."""
 
     def __init__(self, clock: FakeClock) -> None:
         super().__init__(lease_seconds=LEASE_SECONDS, clock=clock)
@@ -37,25 +37,25 @@ class Table(InMemoryLeaseTable):
         return super().renew(lease, progress)
 
 
-def nothing() -> None:
-    """A pause in which nothing happens."""
+def do_nothing() -> None:
+    """An event without an effect."""
 
 
 @dataclass
-class Stage:
-    """A heartbeat whose pauses are a list of what happens in them, and then end."""
+class HeartbeatSetup:
+    """A heartbeat with one event in each of its pauses; it is done when no event is left."""
 
-    acts: list[Callable[[], object]] = field(default_factory=list)
+    events: list[Callable[[], object]] = field(default_factory=list)
     deadline_seconds: float = 900.0
     pauses: list[float] = field(default_factory=list)
-    ends: int = 0
+    aborts: int = 0
 
     def __post_init__(self) -> None:
         self.clock = FakeClock()
-        self.table = Table(self.clock)
+        self.table = CountingTable(self.clock)
         lease = self.table.acquire("me")
         assert isinstance(lease, Lease)
-        self.first = lease
+        self.first_lease = lease
         self.is_done = threading.Event()
         self.heartbeat = Heartbeat(
             self.table,
@@ -68,34 +68,34 @@ class Stage:
 
     def wait(self, stopped: threading.Event, seconds: float) -> bool:
         self.pauses.append(seconds)
-        if not self.acts:
+        if not self.events:
             self.is_done.set()
-            return stopped.wait(PATIENCE)
-        act = self.acts.pop(0)
+            return stopped.wait(TEST_TIMEOUT_SECONDS)
+        event = self.events.pop(0)
         self.clock.advance(seconds)
-        act()
+        event()
         return stopped.is_set()
 
     def on_abort(self) -> None:
-        self.ends += 1
+        self.aborts += 1
         self.is_done.set()
 
     @contextmanager
     def running(self) -> Iterator[Heartbeat]:
-        """Inside the block, after everything in ``acts`` has happened."""
+        """The running heartbeat, after all ``events`` have happened."""
         self.heartbeat.on_abort = self.on_abort
         with self.heartbeat as heartbeat:
-            assert self.is_done.wait(PATIENCE)
+            assert self.is_done.wait(TEST_TIMEOUT_SECONDS)
             yield heartbeat
 
-    def go_away(self) -> None:
+    def make_unavailable(self) -> None:
         self.table.fault = LeaseStoreUnavailable("no answer")
 
-    def come_back(self) -> None:
+    def make_available(self) -> None:
         self.table.fault = None
 
-    def be_taken_over(self) -> None:
-        """A successor whose clock is ahead takes the lease."""
+    def take_over(self) -> None:
+        """Let a successor whose clock is ahead acquire the lease."""
         self.clock.jump(3600)
         assert isinstance(self.table.acquire("successor"), Lease)
 
@@ -104,57 +104,57 @@ class Stage:
         return self.clock.monotonic()
 
 
-def threads() -> list[str]:
+def heartbeat_threads() -> list[str]:
     return [t.name for t in threading.enumerate() if t.name == "lambda-migrate-heartbeat"]
 
 
-# --- its life
+# --- start and end
 
 
-def test_it_lives_only_inside_the_block() -> None:
-    stage = Stage()
-    assert threads() == []
-    with stage.running():
-        assert threads() == ["lambda-migrate-heartbeat"]
-    assert threads() == []
+def test_the_thread_runs_only_inside_the_block() -> None:
+    setup = HeartbeatSetup()
+    assert heartbeat_threads() == []
+    with setup.running():
+        assert heartbeat_threads() == ["lambda-migrate-heartbeat"]
+    assert heartbeat_threads() == []
 
 
-def test_it_is_gone_after_a_block_that_failed() -> None:
-    stage = Stage()
-    with pytest.raises(KeyError), stage.running():
+def test_the_thread_ends_after_a_block_that_failed() -> None:
+    setup = HeartbeatSetup()
+    with pytest.raises(KeyError), setup.running():
         raise KeyError
-    assert threads() == []
-    assert stage.ends == 0
+    assert heartbeat_threads() == []
+    assert setup.aborts == 0
 
 
-def test_a_block_that_ends_ends_nothing_else() -> None:
-    stage = Stage([nothing])
-    with stage.running() as heartbeat:
+def test_the_end_of_the_block_aborts_nothing() -> None:
+    setup = HeartbeatSetup([do_nothing])
+    with setup.running() as heartbeat:
         pass
-    assert stage.ends == 0
+    assert setup.aborts == 0
     assert not heartbeat.is_timeout
     heartbeat.check()
 
 
-def test_it_can_be_stopped_twice_and_before_it_began() -> None:
-    stage = Stage()
-    assert stage.heartbeat.stop() == stage.heartbeat.stop() == stage.first
+def test_stop_works_twice_and_before_the_start() -> None:
+    setup = HeartbeatSetup()
+    assert setup.heartbeat.stop() == setup.heartbeat.stop() == setup.first_lease
 
 
-def test_stop_gives_the_lease_as_it_was_last_renewed() -> None:
-    stage = Stage([nothing, nothing])
-    with stage.running() as heartbeat:
+def test_stop_returns_the_lease_as_last_renewed() -> None:
+    setup = HeartbeatSetup([do_nothing, do_nothing])
+    with setup.running() as heartbeat:
         lease = heartbeat.stop()
     assert lease == heartbeat.lease
-    assert lease.trusted_until == stage.first.trusted_until + 2 * THIRD
+    assert lease.trusted_until == setup.first_lease.trusted_until + 2 * THIRD
 
 
-def test_nothing_is_renewed_once_it_was_stopped() -> None:
-    stage = Stage()
+def test_nothing_is_renewed_after_stop() -> None:
+    setup = HeartbeatSetup()
     stops: list[threading.Event] = []
 
     def late(stopped: threading.Event, seconds: float) -> bool:
-        """The pause ends by itself in the very moment of the stop."""
+        """The pause ends by itself just when the heartbeat is stopped."""
         if not stops:
             stops.append(stopped)
             stopped.set()
@@ -162,87 +162,96 @@ def test_nothing_is_renewed_once_it_was_stopped() -> None:
         return True
 
     heartbeat = Heartbeat(
-        stage.table,
-        stage.first,
+        setup.table,
+        setup.first_lease,
         lease_seconds=LEASE_SECONDS,
-        deadline=Deadline.after(900, stage.clock),
-        clock=stage.clock,
+        deadline=Deadline.after(900, setup.clock),
+        clock=setup.clock,
         wait=late,
     )
     with heartbeat:
         pass
-    assert stage.table.renewals == 0
+    assert setup.table.renewals == 0
 
 
 # --- renewing
 
 
 def test_it_renews_at_a_third_of_the_lease() -> None:
-    stage = Stage([nothing] * 5)
-    with stage.running():
-        assert stage.table.renewals == 5
-    assert stage.pauses == [pytest.approx(THIRD)] * 6
-    assert stage.table.state.lease_until_ms == stage.first.state.lease_until_ms + 5 * THIRD * 1000
+    setup = HeartbeatSetup([do_nothing] * 5)
+    with setup.running():
+        assert setup.table.renewals == 5
+    assert setup.pauses == [pytest.approx(THIRD)] * 6
+    assert (
+        setup.table.state.lease_until_ms
+        == setup.first_lease.state.lease_until_ms + 5 * THIRD * 1000
+    )
 
 
 def test_it_publishes_progress_with_the_next_renewal() -> None:
-    stage = Stage()
-    stage.acts += [nothing, lambda: setattr(stage.heartbeat, "progress", PROGRESS)]
-    with stage.running():
-        assert stage.table.state.progress == PROGRESS
+    setup = HeartbeatSetup()
+    setup.events += [do_nothing, lambda: setattr(setup.heartbeat, "progress", PROGRESS)]
+    with setup.running():
+        assert setup.table.state.progress == PROGRESS
 
 
-def test_a_changed_lease_is_the_one_that_is_renewed() -> None:
-    stage = Stage()
-    stage.acts += [
-        nothing,
-        lambda: stage.heartbeat.run_write(lambda lease: stage.table.raise_fence(lease, 40)),
-        nothing,
+def test_a_lease_changed_by_a_write_is_the_one_that_is_renewed() -> None:
+    setup = HeartbeatSetup()
+    setup.events += [
+        do_nothing,
+        lambda: setup.heartbeat.run_write(lambda lease: setup.table.raise_fence(lease, 40)),
+        do_nothing,
     ]
-    with stage.running() as heartbeat:
+    with setup.running() as heartbeat:
         assert heartbeat.lease.fence == 40
         heartbeat.check()
-    assert stage.table.renewals == 3
-    assert stage.ends == 0
+    assert setup.table.renewals == 3
+    assert setup.aborts == 0
 
 
-def test_a_change_that_fails_changes_nothing() -> None:
-    stage = Stage()
+def test_a_write_that_fails_keeps_the_lease() -> None:
+    setup = HeartbeatSetup()
 
     def refuse(lease: Lease) -> Lease:
         raise LeaseStoreUnavailable("no answer")
 
     with pytest.raises(LeaseStoreUnavailable):
-        stage.heartbeat.run_write(refuse)
-    assert stage.heartbeat.lease == stage.first
+        setup.heartbeat.run_write(refuse)
+    assert setup.heartbeat.lease == setup.first_lease
 
 
 # --- losing the lease
 
 
-def test_a_lost_lease_ends_what_runs_once_and_ends_the_thread() -> None:
-    stage = Stage()
-    stage.acts += [nothing, stage.be_taken_over, nothing, nothing]
-    with stage.running() as heartbeat:
+def test_a_lost_lease_aborts_once_and_ends_the_thread() -> None:
+    setup = HeartbeatSetup()
+    setup.events += [do_nothing, setup.take_over, do_nothing, do_nothing]
+    with setup.running() as heartbeat:
         heartbeat.stop()
         with pytest.raises(LeaseLost):
             heartbeat.check()
         with pytest.raises(LeaseLost):
             heartbeat.check()
-    assert stage.ends == 1
-    assert stage.table.renewals == 2
+    assert setup.aborts == 1
+    assert setup.table.renewals == 2
     assert not heartbeat.is_timeout
 
 
-def test_an_outage_shorter_than_trust_is_survived() -> None:
-    stage = Stage()
-    stage.acts += [stage.go_away, nothing, nothing, stage.come_back, nothing]
-    with stage.running() as heartbeat:
+def test_an_outage_that_ends_while_the_lease_is_trusted_is_survived() -> None:
+    setup = HeartbeatSetup()
+    setup.events += [
+        setup.make_unavailable,
+        do_nothing,
+        do_nothing,
+        setup.make_available,
+        do_nothing,
+    ]
+    with setup.running() as heartbeat:
         heartbeat.check()
-        assert heartbeat.lease.trusted_until > stage.first.trusted_until
-    assert stage.ends == 0
-    assert stage.pauses[1:4] == [pytest.approx(THIRD / 5)] * 3
-    assert stage.pauses[4:] == [pytest.approx(THIRD)] * 2
+        assert heartbeat.lease.trusted_until > setup.first_lease.trusted_until
+    assert setup.aborts == 0
+    assert setup.pauses[1:4] == [pytest.approx(THIRD / 5)] * 3
+    assert setup.pauses[4:] == [pytest.approx(THIRD)] * 2
 
 
 @pytest.mark.parametrize(
@@ -252,45 +261,45 @@ def test_an_outage_shorter_than_trust_is_survived() -> None:
         (ConfigurationError("the table vanished"), ConfigurationError, "the table vanished"),
         (KeyError("a secret"), LeaseLost, "KeyError"),
     ],
-    ids=["unavailable", "vanished table", "a fault of the store's own"],
+    ids=["unavailable", "vanished table", "another error of the store"],
 )
-def test_a_store_that_stays_away_until_trust_ends_has_lost_the_lease_for_its_cause(
+def test_a_store_that_fails_until_trust_ends_loses_the_lease_and_names_the_cause(
     fault: Exception, kind: type[MigrateError], cause: str
 ) -> None:
-    stage = Stage([nothing] * 100)
-    stage.table.fault = fault
-    told = f"no other process held the lease, but .* could not be renewed under .*: {cause}$"
-    with stage.running() as heartbeat, pytest.raises(kind, match=told):
+    setup = HeartbeatSetup([do_nothing] * 100)
+    setup.table.fault = fault
+    message = f"no other process held the lease, but .* could not be renewed under .*: {cause}$"
+    with setup.running() as heartbeat, pytest.raises(kind, match=message):
         heartbeat.check()
-    assert stage.ends == 1
-    assert stage.now == pytest.approx(stage.first.trusted_until)
+    assert setup.aborts == 1
+    assert setup.now == pytest.approx(setup.first_lease.trusted_until)
 
 
-def test_the_end_of_trust_is_not_slept_over() -> None:
-    stage = Stage([nothing] * 100)
-    stage.go_away()
-    with stage.running():
+def test_the_thread_does_not_sleep_past_the_end_of_trust() -> None:
+    setup = HeartbeatSetup([do_nothing] * 100)
+    setup.make_unavailable()
+    with setup.running():
         pass
-    assert sum(stage.pauses) == pytest.approx(stage.first.trusted_until - 1_000.0)
+    assert sum(setup.pauses) == pytest.approx(setup.first_lease.trusted_until - 1_000.0)
 
 
-def test_a_loss_before_anybody_listens_is_found_by_the_check() -> None:
-    stage = Stage()
-    stage.acts += [stage.be_taken_over]
-    with stage.heartbeat as heartbeat:
-        heartbeat._thread.join(PATIENCE)
-        heartbeat.on_abort = stage.on_abort
+def test_a_loss_before_on_abort_is_set_is_found_by_check() -> None:
+    setup = HeartbeatSetup()
+    setup.events += [setup.take_over]
+    with setup.heartbeat as heartbeat:
+        heartbeat._thread.join(TEST_TIMEOUT_SECONDS)
+        heartbeat.on_abort = setup.on_abort
         with pytest.raises(LeaseLost):
             heartbeat.check()
-    assert stage.ends == 0
+    assert setup.aborts == 0
 
 
-# --- a renewal that is refused for a reason that will not pass
+# --- permanent errors
 
 
 @dataclass
-class Told:
-    """What `Heartbeat.on_permanent_error` was given."""
+class PermanentErrors:
+    """The errors passed to `Heartbeat.on_permanent_error`."""
 
     causes: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -300,179 +309,179 @@ class Told:
         self.seconds.append(seconds)
 
 
-def test_a_refusal_is_reported_with_the_first_beat_and_once_for_each_cause() -> None:
-    stage, told = Stage(), Told()
+def test_a_permanent_error_is_reported_at_the_first_attempt_and_once_for_each_cause() -> None:
+    setup, errors = HeartbeatSetup(), PermanentErrors()
 
     def refuse(cause: str) -> Callable[[], None]:
-        return lambda: setattr(stage.table, "fault", ConfigurationError(cause))
+        return lambda: setattr(setup.table, "fault", ConfigurationError(cause))
 
-    stage.acts += [refuse("expired"), nothing, nothing, refuse("denied"), nothing]
-    stage.heartbeat.on_permanent_error = told
-    with stage.running():
-        assert told.causes == ["expired", "denied"]
-        assert told.seconds[0] == pytest.approx(LEASE_SECONDS - 1 - THIRD)
-
-
-def test_silence_is_no_refusal() -> None:
-    stage, told = Stage(), Told()
-    stage.acts += [stage.go_away, nothing, nothing]
-    stage.heartbeat.on_permanent_error = told
-    with stage.running():
-        assert told.causes == []
+    setup.events += [refuse("expired"), do_nothing, do_nothing, refuse("denied"), do_nothing]
+    setup.heartbeat.on_permanent_error = errors
+    with setup.running():
+        assert errors.causes == ["expired", "denied"]
+        assert errors.seconds[0] == pytest.approx(LEASE_SECONDS - 1 - THIRD)
 
 
-def test_a_refusal_that_passes_before_the_lease_is_over_ends_nothing() -> None:
-    stage = Stage()
-    stage.acts += [
-        lambda: setattr(stage.table, "fault", ConfigurationError("expired")),
-        nothing,
-        stage.come_back,
-        nothing,
+def test_an_unavailable_store_is_not_a_permanent_error() -> None:
+    setup, errors = HeartbeatSetup(), PermanentErrors()
+    setup.events += [setup.make_unavailable, do_nothing, do_nothing]
+    setup.heartbeat.on_permanent_error = errors
+    with setup.running():
+        assert errors.causes == []
+
+
+def test_a_permanent_error_that_passes_before_the_lease_ends_aborts_nothing() -> None:
+    setup = HeartbeatSetup()
+    setup.events += [
+        lambda: setattr(setup.table, "fault", ConfigurationError("expired")),
+        do_nothing,
+        setup.make_available,
+        do_nothing,
     ]
-    with stage.running() as heartbeat:
+    with setup.running() as heartbeat:
         heartbeat.check()
-    assert (stage.ends, heartbeat.lost_error) == (0, None)
+    assert (setup.aborts, heartbeat.lost_error) == (0, None)
 
 
-def test_a_thawed_holder_whose_renewal_is_refused_says_why_and_not_who_held_it_meanwhile() -> None:
-    stage = Stage()
-    stage.clock.advance(3600)
-    stage.table.fault = ConfigurationError("expired")
+def test_a_resumed_holder_whose_renewal_fails_reports_the_cause_and_not_another_holder() -> None:
+    setup = HeartbeatSetup()
+    setup.clock.advance(3600)
+    setup.table.fault = ConfigurationError("expired")
     for _ in range(2):
         with pytest.raises(
             ConfigurationError, match=r"^the lease could not be renewed .*: expired"
         ):
-            stage.heartbeat.check()
-    assert stage.table.renewals == 1
+            setup.heartbeat.check()
+    assert setup.table.renewals == 1
 
 
-# --- observers of beats
+# --- callbacks
 
 
-def test_renewing_goes_on_while_an_observer_of_the_last_beat_hangs() -> None:
-    stage, released, calls = Stage([nothing] * 4), threading.Event(), []
+def test_renewals_continue_while_a_callback_hangs() -> None:
+    setup, released, calls = HeartbeatSetup([do_nothing] * 4), threading.Event(), []
 
     def hang() -> None:
         calls.append(1)
-        released.wait(PATIENCE)
+        released.wait(TEST_TIMEOUT_SECONDS)
 
-    stage.heartbeat.on_renewal_attempt = hang
-    with stage.running():
-        assert (stage.table.renewals, len(calls)) == (4, 1)
+    setup.heartbeat.on_renewal_attempt = hang
+    with setup.running():
+        assert (setup.table.renewals, len(calls)) == (4, 1)
         released.set()
 
 
 # --- the deadline
 
 
-def test_the_deadline_ends_what_runs_and_is_not_a_loss() -> None:
-    stage = Stage([nothing] * 100, deadline_seconds=30.0)
-    with stage.running() as heartbeat:
+def test_the_deadline_aborts_and_is_not_a_loss() -> None:
+    setup = HeartbeatSetup([do_nothing] * 100, deadline_seconds=30.0)
+    with setup.running() as heartbeat:
         assert heartbeat.is_timeout
         heartbeat.check()
-    assert stage.ends == 1
-    assert stage.now == pytest.approx(1_030.0, abs=0.02)
+    assert setup.aborts == 1
+    assert setup.now == pytest.approx(1_030.0, abs=0.02)
 
 
-def test_a_deadline_that_is_over_already_ends_it_at_once() -> None:
-    stage = Stage([nothing], deadline_seconds=-1.0)
-    with stage.running() as heartbeat:
+def test_a_deadline_that_has_passed_aborts_at_once() -> None:
+    setup = HeartbeatSetup([do_nothing], deadline_seconds=-1.0)
+    with setup.running() as heartbeat:
         assert heartbeat.is_timeout
-    assert (stage.ends, stage.table.renewals) == (1, 0)
+    assert (setup.aborts, setup.table.renewals) == (1, 0)
 
 
-def test_no_renewal_that_the_lease_does_not_need_begins_just_before_the_deadline() -> None:
-    stage = Stage([nothing] * 3, deadline_seconds=2 * THIRD + 2.0)
-    with stage.running() as heartbeat:
+def test_no_unneeded_renewal_starts_just_before_the_deadline() -> None:
+    setup = HeartbeatSetup([do_nothing] * 3, deadline_seconds=2 * THIRD + 2.0)
+    with setup.running() as heartbeat:
         assert heartbeat.is_timeout
-    assert stage.table.renewals == 1
-    assert stage.now == pytest.approx(1_000.0 + 2 * THIRD + 2.0, abs=0.02)
+    assert setup.table.renewals == 1
+    assert setup.now == pytest.approx(1_000.0 + 2 * THIRD + 2.0, abs=0.02)
 
 
 def test_a_lease_that_ends_before_the_deadline_is_renewed_until_then() -> None:
-    stage = Stage([nothing] * 100, deadline_seconds=LEASE_SECONDS - 0.5)
-    stage.go_away()
-    with stage.running() as heartbeat:
+    setup = HeartbeatSetup([do_nothing] * 100, deadline_seconds=LEASE_SECONDS - 0.5)
+    setup.make_unavailable()
+    with setup.running() as heartbeat:
         assert heartbeat.lost_error is not None
     assert not heartbeat.is_timeout
-    assert stage.now == pytest.approx(stage.first.trusted_until)
+    assert setup.now == pytest.approx(setup.first_lease.trusted_until)
 
 
 @pytest.mark.parametrize("fault", [None, LeaseLost("a successor has it")])
-def test_a_renewal_without_an_answer_is_not_waited_for_past_the_deadline_and_ends_nothing(
+def test_stop_waits_for_a_renewal_until_the_deadline_only_and_aborts_nothing(
     fault: Exception | None,
 ) -> None:
-    stage, begun, answered, beats = Stage(), threading.Event(), threading.Event(), []
+    setup, begun, answered, attempts = HeartbeatSetup(), threading.Event(), threading.Event(), []
 
-    def silent(lease: Lease, progress: Progress | None = None) -> Lease:
+    def wait_for_answer(lease: Lease, progress: Progress | None = None) -> Lease:
         begun.set()
-        assert answered.wait(PATIENCE)
+        assert answered.wait(TEST_TIMEOUT_SECONDS)
         if fault is not None:
             raise fault
         return lease
 
-    stage.table.renew = silent  # type: ignore[method-assign]  # for the rest
-    stage.acts += [nothing]
-    stage.heartbeat.on_abort, stage.heartbeat.on_renewal_attempt = (
-        stage.on_abort,
-        lambda: beats.append(1),
+    setup.table.renew = wait_for_answer  # type: ignore[method-assign]  # until the end of the test
+    setup.events += [do_nothing]
+    setup.heartbeat.on_abort, setup.heartbeat.on_renewal_attempt = (
+        setup.on_abort,
+        lambda: attempts.append(1),
     )
-    with stage.heartbeat as heartbeat:
-        assert begun.wait(PATIENCE)
-        stage.clock.advance(stage.deadline_seconds)
-        assert heartbeat.stop() == stage.first
-    assert threads() == ["lambda-migrate-heartbeat"]
+    with setup.heartbeat as heartbeat:
+        assert begun.wait(TEST_TIMEOUT_SECONDS)
+        setup.clock.advance(setup.deadline_seconds)
+        assert heartbeat.stop() == setup.first_lease
+    assert heartbeat_threads() == ["lambda-migrate-heartbeat"]
     answered.set()
-    heartbeat._thread.join(PATIENCE)
-    assert (threads(), stage.ends, beats) == ([], 0, [])
+    heartbeat._thread.join(TEST_TIMEOUT_SECONDS)
+    assert (heartbeat_threads(), setup.aborts, attempts) == ([], 0, [])
 
 
-# --- a holder that was stopped and thawed
+# --- a holder that was frozen and resumed
 
 
-def test_a_check_within_trust_asks_nobody() -> None:
-    stage = Stage()
-    before = stage.table.calls
-    stage.clock.advance(LEASE_SECONDS - 1.001)
-    stage.heartbeat.check()
-    assert stage.table.calls == before
+def test_a_check_while_the_lease_is_trusted_makes_no_request() -> None:
+    setup = HeartbeatSetup()
+    before = setup.table.calls
+    setup.clock.advance(LEASE_SECONDS - 1.001)
+    setup.heartbeat.check()
+    assert setup.table.calls == before
 
 
-def test_a_thawed_holder_asks_whose_the_lease_is_and_goes_on_if_it_is_its_own() -> None:
-    stage = Stage()
-    stage.clock.advance(3600)
-    stage.heartbeat.check()
-    assert stage.table.renewals == 1
-    assert stage.heartbeat.lease.trusted_until == stage.now + LEASE_SECONDS - 1
-    stage.heartbeat.check()
-    assert stage.table.renewals == 1
+def test_a_resumed_holder_renews_its_lease_if_it_still_has_it() -> None:
+    setup = HeartbeatSetup()
+    setup.clock.advance(3600)
+    setup.heartbeat.check()
+    assert setup.table.renewals == 1
+    assert setup.heartbeat.lease.trusted_until == setup.now + LEASE_SECONDS - 1
+    setup.heartbeat.check()
+    assert setup.table.renewals == 1
 
 
-def test_a_thawed_holder_whose_lease_was_taken_over_stops() -> None:
-    stage = Stage()
-    stage.clock.advance(3600)
-    assert isinstance(stage.table.acquire("successor"), Lease)
+def test_a_resumed_holder_whose_lease_was_taken_over_stops() -> None:
+    setup = HeartbeatSetup()
+    setup.clock.advance(3600)
+    assert isinstance(setup.table.acquire("successor"), Lease)
     with pytest.raises(LeaseLost):
-        stage.heartbeat.check()
-    assert stage.table.state.owner == "successor"
+        setup.heartbeat.check()
+    assert setup.table.state.owner == "successor"
 
 
-def test_a_thawed_holder_whose_store_is_away_trusts_nothing() -> None:
-    stage = Stage()
-    stage.clock.advance(3600)
-    stage.go_away()
+def test_a_resumed_holder_without_a_store_does_not_trust_its_lease() -> None:
+    setup = HeartbeatSetup()
+    setup.clock.advance(3600)
+    setup.make_unavailable()
     with pytest.raises(LeaseStoreUnavailable):
-        stage.heartbeat.check()
+        setup.heartbeat.check()
 
 
-def test_a_thawed_thread_finds_the_loss_by_itself() -> None:
-    stage = Stage(deadline_seconds=10_000)
+def test_a_resumed_thread_finds_the_loss_by_itself() -> None:
+    setup = HeartbeatSetup(deadline_seconds=10_000)
 
     def freeze() -> None:
-        stage.clock.advance(3600 - THIRD)
-        assert isinstance(stage.table.acquire("successor"), Lease)
+        setup.clock.advance(3600 - THIRD)
+        assert isinstance(setup.table.acquire("successor"), Lease)
 
-    stage.acts.append(freeze)
-    with stage.running() as heartbeat, pytest.raises(LeaseLost):
+    setup.events.append(freeze)
+    with setup.running() as heartbeat, pytest.raises(LeaseLost):
         heartbeat.check()
-    assert stage.ends == 1
+    assert setup.aborts == 1

@@ -1,4 +1,4 @@
-"""What the item says of databases: never more than a check through that very address has seen."""
+"""Database records: never more than a check through the same address has confirmed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Databases = dict[str, DatabaseRecord]
 
 @functools.cache
 def digest(number: int, kind: str = "0") -> str:
-    """The ``number``th manifest of a history; ``kind`` tells histories apart."""
+    """The ``number``th manifest of a history; ``kind`` distinguishes histories."""
     return EMPTY_DIGEST if not number else f"{number:015x}{kind}".ljust(64, kind)
 
 
@@ -49,13 +49,13 @@ def digests(length: int, kind: str = "0") -> list[str]:
 
 
 def check(length: int | list[str], fence: int = 1, **fields: Any) -> DatabaseCheck:
-    """One look at a database with so many migrations."""
+    """A check of a database with so many migrations."""
     seen = digests(length) if isinstance(length, int) else length
     known: dict[str, Any] = {"identity": ONE, "address": HERE, "owner": "o", "at_ms": fence}
     return DatabaseCheck(digests=seen, fence=fence, **{**known, **fields})
 
 
-def after(*checks: DatabaseCheck, databases: Databases | None = None) -> Databases:
+def records_after(*checks: DatabaseCheck, databases: Databases | None = None) -> Databases:
     found = databases or {}
     for each in checks:
         found = record_check(found, each)
@@ -71,99 +71,99 @@ def ready(databases: Databases, address: str, most: int = 400, kind: str = "0") 
 # --- one address
 
 
-def test_a_check_marks_every_manifest_that_the_history_proves_and_no_other() -> None:
-    assert ready(after(check(3)), HERE) == [0, 1, 2, 3]
+def test_a_check_marks_exactly_the_manifests_that_the_history_proves() -> None:
+    assert ready(records_after(check(3)), HERE) == [0, 1, 2, 3]
 
 
 def test_an_address_without_a_check_has_nothing() -> None:
-    assert ready(after(check(3)), TUNNEL) == []
+    assert ready(records_after(check(3)), TUNNEL) == []
 
 
 @pytest.mark.parametrize("manifests", [22, 260])
 def test_an_old_manifest_that_was_served_stays_ready_however_many_come_after(
     manifests: int,
 ) -> None:
-    databases = after(check(1, served=digest(1)))
+    databases = records_after(check(1, served=digest(1)))
     for length in range(2, manifests + 1):
-        databases = after(
+        databases = records_after(
             check(length, length, served=digest(length), before=digests(length - 1)),
             databases=databases,
         )
     listed = ready(databases, HERE)
     assert listed[-200:] == list(range(manifests + 1))[-200:]
-    assert 1 in ready(after(check(manifests, 500, served=digest(1)), databases=databases), HERE)
+    assert 1 in ready(
+        records_after(check(manifests, 500, served=digest(1)), databases=databases), HERE
+    )
 
 
-def test_the_newest_are_listed_and_how_many_are_not_is_known() -> None:
-    record = after(check(300))[ONE]
+def test_the_newest_are_listed_and_the_others_are_counted() -> None:
+    record = records_after(check(300))[ONE]
     assert len(record.ready) == MAX_READY * SHORT_DIGEST_BYTES
     assert (record.dropped, record.addresses[HERE]) == (101, (MAX_READY, 1))
     assert ready({ONE: record}, HERE) == list(range(101, 301))
 
 
-def test_what_is_older_than_the_list_is_kept_for_those_who_ask_for_it() -> None:
-    databases = after(check(300), check(300, 2, served=digest(5)))
+def test_a_version_older_than_the_list_is_kept_once_it_was_served() -> None:
+    databases = records_after(check(300), check(300, 2, served=digest(5)))
     assert ready(databases, HERE) == [5, *range(101, 301)]
 
 
-def test_no_more_of_the_older_ones_are_kept_than_a_bound_and_the_last_asked_for_comes_first() -> (
-    None
-):
-    databases = after(check(300))
+def test_the_older_versions_that_were_served_last_are_kept() -> None:
+    databases = records_after(check(300))
     for number in range(1, MAX_OLDER + 11):
-        databases = after(check(300, number, served=digest(number)), databases=databases)
+        databases = records_after(check(300, number, served=digest(number)), databases=databases)
     assert ready(databases, HERE) == [*range(11, MAX_OLDER + 11), *range(101, 301)]
 
 
-def test_what_was_satisfied_before_a_repair_still_is() -> None:
+def test_versions_from_before_a_repair_stay_ready() -> None:
     edited = [*digests(1), digest(2, "e")]
-    databases = after(check(2), check(edited, 2, before=digests(2), served=edited[-1]))
+    databases = records_after(check(2), check(edited, 2, before=digests(2), served=edited[-1]))
     assert ready(databases, HERE) == [0, 1, 2]
     assert ready(databases, HERE, kind="e") == [0, 2]
 
 
-def test_a_digest_that_the_check_did_not_prove_is_not_kept_though_it_was_asked_for() -> None:
-    assert ready(after(check(2, served=digest(9))), HERE) == [0, 1, 2]
+def test_a_served_digest_that_the_check_did_not_prove_is_not_kept() -> None:
+    assert ready(records_after(check(2, served=digest(9))), HERE) == [0, 1, 2]
 
 
 # --- two addresses of one database
 
 
-def test_a_new_address_takes_nothing_from_the_others_and_gets_nothing_from_them() -> None:
-    databases = after(check(2), check(3, 2, address=TUNNEL))
+def test_a_check_through_a_new_address_changes_no_other_address() -> None:
+    databases = records_after(check(2), check(3, 2, address=TUNNEL))
     assert ready(databases, HERE) == [0, 1, 2]
     assert ready(databases, TUNNEL) == [0, 1, 2, 3]
-    assert ready(after(check(3, 3), databases=databases), HERE) == [0, 1, 2, 3]
+    assert ready(records_after(check(3, 3), databases=databases), HERE) == [0, 1, 2, 3]
 
 
-def test_what_another_address_confirmed_of_the_older_ones_is_not_believed() -> None:
+def test_older_versions_confirmed_at_another_address_do_not_count() -> None:
     edited = [*digests(1), digest(2, "e")]
-    databases = after(check(2), check(edited, 2, address=TUNNEL, before=digests(2)))
+    databases = records_after(check(2), check(edited, 2, address=TUNNEL, before=digests(2)))
     assert ready(databases, TUNNEL) == [0, 1, 2]
     assert ready(databases, HERE) == [0, 1]
 
 
 def test_an_address_keeps_what_it_confirmed_while_the_list_moves_on() -> None:
-    databases = after(check(150), check(300, 2, address=TUNNEL))
+    databases = records_after(check(150), check(300, 2, address=TUNNEL))
     assert ready(databases, HERE) == list(range(101, 151))
     assert ready(databases, TUNNEL) == list(range(101, 301))
-    assert ready(after(check(400, 3, address=TUNNEL), databases=databases), HERE) == []
+    assert ready(records_after(check(400, 3, address=TUNNEL), databases=databases), HERE) == []
 
 
 @pytest.mark.parametrize(
     ("agreed", "now", "left"),
     [(3, "0", [0, 1, 2, 3]), (2, "e", [0, 1, 2]), (1, "e", [0, 1]), (0, "e", [0])],
 )
-def test_an_address_keeps_only_as_much_as_still_agrees(
+def test_an_address_keeps_what_still_agrees_with_the_history(
     agreed: int, now: str, left: list[int]
 ) -> None:
     history = [*digests(agreed), *(digest(n, now) for n in range(agreed + 1, 5))]
-    databases = after(check(3), check(history, 2, address=TUNNEL))
+    databases = records_after(check(3), check(history, 2, address=TUNNEL))
     assert ready(databases, HERE) == left
 
 
 def test_the_newest_addresses_are_kept() -> None:
-    databases = after(*(check(1, n, address=f"localhost:{n}/orders") for n in range(1, 21)))
+    databases = records_after(*(check(1, n, address=f"localhost:{n}/orders") for n in range(1, 21)))
     assert len(databases[ONE].addresses) == 16
     assert set(databases[ONE].addresses) == {f"localhost:{n}/orders" for n in range(5, 21)}
 
@@ -171,45 +171,47 @@ def test_the_newest_addresses_are_kept() -> None:
 # --- rollbacks
 
 
-def test_a_rollback_takes_away_from_every_address_before_it_begins() -> None:
-    databases = after(check(3), check(3, 2, address=TUNNEL))
+def test_a_rollback_withdraws_from_every_address_before_it_begins() -> None:
+    databases = records_after(check(3), check(3, 2, address=TUNNEL))
     databases = withdraw_ready(databases, ONE, TUNNEL, digests(1))
     assert (ready(databases, HERE), ready(databases, TUNNEL)) == ([0, 1], [0, 1])
 
 
-def test_a_rollback_leaves_of_the_older_ones_what_stays_true() -> None:
-    databases = after(check(300), check(300, 2, served=digest(5)), check(300, 3, served=digest(60)))
+def test_a_rollback_keeps_the_older_versions_that_stay_satisfied() -> None:
+    databases = records_after(
+        check(300), check(300, 2, served=digest(5)), check(300, 3, served=digest(60))
+    )
     databases = withdraw_ready(databases, ONE, HERE, digests(250))
     assert ready(databases, HERE) == [5, *range(51, 251)]
     databases = withdraw_ready(databases, ONE, HERE, digests(10))
     assert ready(databases, HERE) == []
-    assert ready(after(check(10, 4), databases=databases), HERE) == list(range(11))
+    assert ready(records_after(check(10, 4), databases=databases), HERE) == list(range(11))
 
 
-def test_a_history_that_shares_nothing_with_the_list_is_not_taken_to_share_what_lies_below() -> (
-    None
-):
+def test_a_history_without_a_common_listed_digest_confirms_nothing_below_the_list() -> None:
     """A copy with the same identity may have been rolled back and gone another way since."""
-    databases = after(check(300), check(digests(50, "e"), 2, address=ELSEWHERE))
+    databases = records_after(check(300), check(digests(50, "e"), 2, address=ELSEWHERE))
     assert ready(databases, HERE, kind="e") == ready(databases, HERE) == []
 
 
-def test_a_rollback_through_a_new_address_takes_away_from_the_old_ones() -> None:
-    databases = withdraw_ready(after(check(3)), ONE, TUNNEL, digests(1))
+def test_a_rollback_through_a_new_address_withdraws_from_the_old_ones() -> None:
+    databases = withdraw_ready(records_after(check(3)), ONE, TUNNEL, digests(1))
     assert (ready(databases, HERE), ready(databases, TUNNEL)) == ([0, 1], [])
 
 
-def test_a_rollback_takes_away_what_an_address_had_elsewhere() -> None:
-    databases = withdraw_ready(after(check(3)), TWO, HERE, digests(1))
+def test_a_rollback_withdraws_what_its_address_had_in_another_database() -> None:
+    databases = withdraw_ready(records_after(check(3)), TWO, HERE, digests(1))
     assert ready(databases, HERE) == []
 
 
 # --- copies, restores, moves
 
 
-def test_an_address_that_leads_elsewhere_now_has_only_what_was_seen_there() -> None:
-    first = after(check(3), check(1, 2, identity=TWO, address=ELSEWHERE), check(3, 3))
-    databases = after(check(3, 4, address=TUNNEL), check(1, 5, identity=TWO), databases=first)
+def test_an_address_that_leads_to_another_database_has_only_what_was_checked_there() -> None:
+    first = records_after(check(3), check(1, 2, identity=TWO, address=ELSEWHERE), check(3, 3))
+    databases = records_after(
+        check(3, 4, address=TUNNEL), check(1, 5, identity=TWO), databases=first
+    )
     assert (ready(databases, HERE), ready(databases, TUNNEL)) == ([0, 1], [0, 1, 2, 3])
 
 
@@ -217,49 +219,55 @@ def test_an_address_that_leads_elsewhere_now_has_only_what_was_seen_there() -> N
 def test_an_unknown_database_may_be_one_that_is_known_by_another_identity(
     is_rollback: bool,
 ) -> None:
-    """A holder took over what seemed a copy, gave it a new identity, and died before it said so."""
-    databases = after(check(3), check(3, 2, address=TUNNEL))
+    """A holder gave what seemed a copy a new identity, and died before it recorded that."""
+    databases = records_after(check(3), check(3, 2, address=TUNNEL))
     if is_rollback:
         databases = withdraw_ready(databases, TWO, HERE, digests(1))
         assert ready(databases, HERE) == []
     else:
-        databases = after(check(1, 3, identity=TWO), databases=databases)
+        databases = records_after(check(1, 3, identity=TWO), databases=databases)
         assert ready(databases, HERE) == [0, 1]
     assert ready(databases, TUNNEL) == []
 
 
-def test_a_database_that_no_address_leads_to_is_forgotten() -> None:
-    assert set(after(check(3), check(1, 2, identity=TWO))) == {TWO}
+def test_a_database_without_an_address_is_dropped() -> None:
+    assert set(records_after(check(3), check(1, 2, identity=TWO))) == {TWO}
 
 
-def test_what_may_be_so_no_longer_is_forgotten_for_every_address() -> None:
-    databases = after(
-        check(3), check(3, 2, address=TUNNEL), check(1, 3, identity=TWO, distrusted=ONE)
+def test_a_distrusted_record_is_emptied_for_every_address() -> None:
+    databases = records_after(
+        check(3),
+        check(3, 2, address=TUNNEL),
+        check(1, 3, identity=TWO, distrusted=ONE),
     )
     assert (ready(databases, HERE), ready(databases, TUNNEL)) == ([0, 1], [])
     assert databases[ONE].fence == 2, "else it would not be known that a copy is behind"
 
 
-def test_a_resync_leaves_other_addresses_to_look_again() -> None:
-    databases = after(check(3), check(3, 2, address=TUNNEL), check(2, 3, distrusted=ONE))
+def test_after_a_resync_other_addresses_check_again() -> None:
+    databases = records_after(check(3), check(3, 2, address=TUNNEL), check(2, 3, distrusted=ONE))
     assert (ready(databases, HERE), ready(databases, TUNNEL)) == ([0, 1, 2], [])
 
 
-def test_no_more_than_three_other_databases_are_remembered_the_newest() -> None:
+def test_the_three_newest_other_databases_are_kept() -> None:
     def of(number: int, fence: int) -> DatabaseCheck:
         return check(100, fence, identity=f"i{number}", address=f"a{number}")
 
-    databases = after(*(of(n, n) for n in range(1, 8)), *(of(n, 3 + n) for n in range(7, 3, -1)))
+    databases = records_after(
+        *(of(n, n) for n in range(1, 8)), *(of(n, 3 + n) for n in range(7, 3, -1))
+    )
     assert set(databases) == {"i7", "i6", "i5", "i4"}
     assert ready(databases, "a4") == list(range(101))
     assert ready(databases, "a5") == list(range(61, 101))
 
 
-# --- looks
+# --- inspections
 
 
-def test_a_look_changes_neither_who_completed_last_nor_under_which_token() -> None:
-    databases = after(check(3), check(3, 9, owner="looker", address=TUNNEL, has_fence=False))
+def test_an_inspection_changes_neither_owner_nor_token_of_the_last_completion() -> None:
+    databases = records_after(
+        check(3), check(3, 9, owner="inspector", address=TUNNEL, has_fence=False)
+    )
     assert (databases[ONE].fence, databases[ONE].owner) == (1, "o")
     assert ready(databases, TUNNEL) == [0, 1, 2, 3]
 
@@ -268,31 +276,31 @@ def test_a_look_changes_neither_who_completed_last_nor_under_which_token() -> No
     ("databases", "address", "length", "may_be"),
     [
         ({}, HERE, 3, False),
-        (after(check(3)), HERE, 3, False),
-        (after(check(3)), TUNNEL, 3, True),
-        (after(check(3), check(3, 2, address=TUNNEL)), HERE, 3, True),
-        (after(check(3), check(3, 2, address=TUNNEL)), TUNNEL, 3, False),
-        (after(check(300)), HERE, 5, True),
-        (after(check(300)), HERE, 300, False),
+        (records_after(check(3)), HERE, 3, False),
+        (records_after(check(3)), TUNNEL, 3, True),
+        (records_after(check(3), check(3, 2, address=TUNNEL)), HERE, 3, True),
+        (records_after(check(3), check(3, 2, address=TUNNEL)), TUNNEL, 3, False),
+        (records_after(check(300)), HERE, 5, True),
+        (records_after(check(300)), HERE, 300, False),
         (
-            after(check(3), check([], 2, address=TUNNEL, identity=UNKNOWN_IDENTITY)),
+            records_after(check(3), check([], 2, address=TUNNEL, identity=UNKNOWN_IDENTITY)),
             TUNNEL,
             3,
             False,
         ),
     ],
     ids=[
-        "nobody completed",
-        "this address saw it",
+        "no completion",
+        "checked through this address",
         "unknown address",
         "behind",
         "newest",
         "older than the list",
         "in the list",
-        "looked in vain",
+        "inspected without a result",
     ],
 )
-def test_a_look_is_worth_it_where_something_was_completed_that_this_address_has_not_seen(
+def test_an_inspection_may_help_where_another_check_came_after_this_addresss(
     databases: Databases, address: str, length: int, may_be: bool
 ) -> None:
     for record in databases.values():
@@ -307,7 +315,7 @@ def test_a_look_is_worth_it_where_something_was_completed_that_this_address_has_
 
 
 @pytest.mark.parametrize(
-    ("theirs", "is_shared"),
+    ("other_digests", "is_shared"),
     [
         (digests(3), False),
         (digests(2), False),
@@ -318,17 +326,17 @@ def test_a_look_is_worth_it_where_something_was_completed_that_this_address_has_
     ],
     ids=["the same", "behind", "ahead", "forked", "nothing in common", "empty"],
 )
-def test_a_target_is_shared_by_databases_of_which_neither_is_on_the_others_way(
-    theirs: list[str], is_shared: bool
+def test_a_target_is_shared_by_databases_whose_histories_diverge(
+    other_digests: list[str], is_shared: bool
 ) -> None:
     mine = check(3, 2)
-    databases = after(check(theirs, identity=TWO, address=ELSEWHERE))
+    databases = records_after(check(other_digests, identity=TWO, address=ELSEWHERE))
     assert bool(list(find_conflicting_records(databases, mine))) is is_shared
 
 
 def test_an_address_that_was_moved_shares_its_target_with_no_other() -> None:
     assert not list(
-        find_conflicting_records(after(check([digest(1, "e")], identity=TWO)), check(3, 2))
+        find_conflicting_records(records_after(check([digest(1, "e")], identity=TWO)), check(3, 2))
     )
 
 
@@ -345,7 +353,7 @@ def test_one_database_with_eight_addresses_stays_below_one_read_unit() -> None:
     for number in range(60):
         each = check(history, number, address=addresses(8)[number % 8], served=history[number])
         each = replace(each, identity="i" * 36, owner="o" * 100)
-        databases = after(each, databases=databases)
+        databases = records_after(each, databases=databases)
     record = databases["i" * 36]
     assert len(record.addresses) == 8
     assert len(record.older) == MAX_OLDER * SHORT_DIGEST_BYTES
@@ -359,7 +367,7 @@ def test_the_largest_item_stays_below_two_read_units() -> None:
         address = addresses(32)[8 * kind + fence // 4 % 8]
         each = check(histories[kind], fence, identity=f"{kind}" * 36, address=address)
         each = replace(each, served=histories[kind][fence % 61], owner="o" * 100)
-        databases = after(each, databases=databases)
+        databases = records_after(each, databases=databases)
     sizes = [
         (
             len(record.ready) // SHORT_DIGEST_BYTES,
@@ -372,55 +380,55 @@ def test_the_largest_item_stays_below_two_read_units() -> None:
     assert item_size(encode_databases(databases)) < 8_000
 
 
-# --- all of it, against databases that move under it
+# --- any sequence of events
 
 
 @dataclass
 class Database:
-    """A database: what its history satisfies, and its fence row."""
+    """A database: what it satisfies, though its history may not contain it, and its fence row."""
 
     history: list[str] = field(default_factory=lambda: [EMPTY_DIGEST])
-    also: set[str] = field(default_factory=set)  # satisfied, though the history names it no more
+    still_satisfied: set[str] = field(default_factory=set)
     token: int = 0
     owner: str = ""
     identity: str = ""
 
 
-class Readiness(RuleBasedStateMachine):
-    """Holders come through any address, to databases that are copied, restored and moved.
+class ReadinessMachine(RuleBasedStateMachine):
+    """Holders use any address of databases that are copied, restored and moved.
 
-    Law: what is marked ready at an address, the database there satisfies. The fast path has
-    nothing but the item, so an address that is moved or a database that is restored is checked
-    before anything is served there, as the runbooks say.
+    Law: the database at an address satisfies what is marked ready there. The fast path reads only
+    the item, so an address that is moved or a database that is restored is checked before anything
+    is served there, as the runbooks require.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.databases: Databases = {}
-        self.leads_to = {address: Database(identity=ONE) for address in ("a", "b")}
-        self.leads_to["b"] = self.leads_to["a"]
+        self.database_at = {address: Database(identity=ONE) for address in ("a", "b")}
+        self.database_at["b"] = self.database_at["a"]
         self.backups: list[Database] = []
         self.fence = 0
-        self.names = 0
+        self.created = 0
 
-    def name(self) -> str:
-        self.names += 1
-        return f"new {self.names}"
+    def new_identity(self) -> str:
+        self.created += 1
+        return f"new {self.created}"
 
-    def take_over(self, address: str) -> tuple[Database, str]:
-        """As a holder does: the token, and another identity for what is behind."""
-        database = self.leads_to[address]
+    def take_fence(self, address: str) -> tuple[Database, str]:
+        """Take the fence as a holder does, with a new identity if the database is behind."""
+        database = self.database_at[address]
         self.fence += 1
         known = {i: (record.fence, record.owner) for i, record in self.databases.items()}
         row = FenceRow(database.token, database.owner, "", database.identity)
         distrusted = database.identity if is_behind_last_completion(row, known) else ""
         if distrusted:
-            database.identity = self.name()
+            database.identity = self.new_identity()
         database.token, database.owner = self.fence, f"owner {self.fence}"
         return database, distrusted
 
     def complete(self, address: str, distrusted: str, before: list[str], served: str = "") -> None:
-        database = self.leads_to[address]
+        database = self.database_at[address]
         self.databases = record_check(
             self.databases,
             DatabaseCheck(
@@ -442,9 +450,9 @@ class Readiness(RuleBasedStateMachine):
         dies=st.booleans(),
         served=st.integers(0, 5),
     )
-    def migrates(self, address: str, count: int, dies: bool, served: int) -> None:
-        if address in self.leads_to:
-            database, distrusted = self.take_over(address)
+    def migrate(self, address: str, count: int, dies: bool, served: int) -> None:
+        if address in self.database_at:
+            database, distrusted = self.take_fence(address)
             before = list(database.history)
             database.history += [self._digest() for _ in range(count)]
             if not dies:
@@ -452,79 +460,90 @@ class Readiness(RuleBasedStateMachine):
                 self.complete(address, distrusted, before, old)
 
     def _digest(self) -> str:
-        self.names += 1
-        return f"{self.names:016x}".ljust(64, "d")
+        self.created += 1
+        return f"{self.created:016x}".ljust(64, "d")
 
     @rule(address=st.sampled_from("abcd"), left=st.integers(0, 4), dies=st.sampled_from([0, 1, 2]))
-    def rolls_back(self, address: str, left: int, dies: int) -> None:
-        if address in self.leads_to:
-            database, distrusted = self.take_over(address)
+    def roll_back(self, address: str, left: int, dies: int) -> None:
+        if address in self.database_at:
+            database, distrusted = self.take_fence(address)
             kept = database.history[: left + 1]
             self.databases = withdraw_ready(self.databases, database.identity, address, kept)
             if dies != 1:
                 database.history = kept
-                database.also &= set(kept)
+                database.still_satisfied &= set(kept)
             if not dies:
                 self.complete(address, distrusted, [])
 
     @rule(address=st.sampled_from("abcd"))
-    def is_repaired(self, address: str) -> None:
-        """The newest one's file changed after it was applied."""
-        if address in self.leads_to and len(self.leads_to[address].history) > 1:
-            database, distrusted = self.take_over(address)
+    def repair(self, address: str) -> None:
+        """Change the file of the newest migration after it was applied."""
+        if address in self.database_at and len(self.database_at[address].history) > 1:
+            database, distrusted = self.take_fence(address)
             before = list(database.history)
-            database.also |= set(before)
+            database.still_satisfied |= set(before)
             database.history = [*before[:-1], self._digest()]
             self.complete(address, distrusted, before)
 
     @rule(source=st.sampled_from("ab"), address=st.sampled_from("cd"))
-    def is_copied(self, source: str, address: str) -> None:
-        """With everything that could tell it apart; its address is new, or checked at once."""
-        was_known = address in self.leads_to
-        self.leads_to[address] = copied(self.leads_to[source])
+    def copy(self, source: str, address: str) -> None:
+        """Copy everything, identity included; the address is new, or checked at once."""
+        was_known = address in self.database_at
+        self.database_at[address] = copy_database(self.database_at[source])
         if was_known:
-            self.migrates(address, 0, False, 0)
+            self.migrate(address, 0, False, 0)
 
     @rule(address=st.sampled_from("abcd"))
-    def is_backed_up(self, address: str) -> None:
-        if address in self.leads_to:
-            self.backups.append(copied(self.leads_to[address]))
+    def back_up(self, address: str) -> None:
+        if address in self.database_at:
+            self.backups.append(copy_database(self.database_at[address]))
 
     @precondition(lambda self: self.backups)
     @rule(address=st.sampled_from("abcd"), which=st.integers(0, 9))
-    def is_restored(self, address: str, which: int) -> None:
-        """In place, for every address that leads there; each is checked, as the runbook says."""
-        if address in self.leads_to:
-            there = self.leads_to[address]
-            backup = copied(self.backups[which % len(self.backups)])
-            there.__dict__.update(backup.__dict__)
-            there_by = [name for name, each in self.leads_to.items() if each is there]
-            for name in there_by:
-                self.migrates(name, 0, False, 0)
+    def restore(self, address: str, which: int) -> None:
+        """Restore in place; each address is checked afterwards, as the runbook requires."""
+        if address in self.database_at:
+            database = self.database_at[address]
+            backup = copy_database(self.backups[which % len(self.backups)])
+            database.__dict__.update(backup.__dict__)
+            same_database = [
+                new_identity for new_identity, each in self.database_at.items() if each is database
+            ]
+            for new_identity in same_database:
+                self.migrate(new_identity, 0, False, 0)
 
     @invariant()
     def nothing_is_marked_ready_that_is_not(self) -> None:
         state = LeaseState(databases=self.databases)
-        for address, database in self.leads_to.items():
+        for address, database in self.database_at.items():
             record = state.find_record(address)
             if record is not None:
-                true = set(split_digests(join_digests([*database.history, *database.also])))
-                for mark in {*split_digests(record.ready), *split_digests(record.older)} - true:
-                    assert not state.is_ready(mark.hex(), address), f"{address}: {mark.hex()}"
+                satisfied = set(
+                    split_digests(join_digests([*database.history, *database.still_satisfied]))
+                )
+                for short in {
+                    *split_digests(record.ready),
+                    *split_digests(record.older),
+                } - satisfied:
+                    assert not state.is_ready(short.hex(), address), f"{address}: {short.hex()}"
 
     @invariant()
     def an_address_leads_to_one_database_and_the_item_can_be_read_again(self) -> None:
-        led = [address for record in self.databases.values() for address in record.addresses]
-        assert len(led) == len(set(led))
+        addresses_of_all = [
+            address for record in self.databases.values() for address in record.addresses
+        ]
+        assert len(addresses_of_all) == len(set(addresses_of_all))
         item = {"format": {"N": "2"}, "databases": encode_databases(self.databases)}
         assert decode(item, target="t").databases == self.databases
 
 
-def copied(database: Database) -> Database:
-    return replace(database, history=list(database.history), also=set(database.also))
+def copy_database(database: Database) -> Database:
+    return replace(
+        database, history=list(database.history), still_satisfied=set(database.still_satisfied)
+    )
 
 
-TestReadiness = Readiness.TestCase
+TestReadiness = ReadinessMachine.TestCase
 TestReadiness.settings = settings(
     max_examples=3 * settings().max_examples // 2, stateful_step_count=25, deadline=None
 )
