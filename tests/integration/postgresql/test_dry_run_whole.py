@@ -129,7 +129,7 @@ def test_a_value_that_an_earlier_one_adds_cannot_be_used_yet_and_that_is_no_fail
     uses = migration("INSERT INTO moods VALUES ('happy')", 2)
     found = rehearse_all(each_bench, adds, uses)
     assert (outcomes(found), found.outcome) == (["rehearsed", "not rehearsed"], "incomplete")
-    assert "once that one is committed" in found.steps[1].reason
+    assert "after that one is committed" in found.steps[1].reason
     each_bench.apply(adds, uses)
 
 
