@@ -113,7 +113,7 @@ class Stage:
         ) as function:
             yield function
 
-    def maintenance(self, code: Path, **settings: str) -> Operations:
+    def operations(self, code: Path, **settings: str) -> Operations:
         """An operator with the files of ``code`` at hand, in this process."""
         environ = self.environment(directory=str(code / "migrations"), **settings)
         loaded = Settings.load(environ)

@@ -24,7 +24,7 @@ from lambda_migrate.postgresql.ports import (
 from lambda_migrate.testing import FakeClock, InMemoryDatabase
 from tests.contract.databases import migration
 from tests.contract.protocol import LEASE_SECONDS, Facts, Fault, Instance, Place, Row
-from tests.unit.engine.scene import Address, copied
+from tests.unit.engine.fakes import Address, copy_database
 
 A, B, C, D = (migration(n, name) for n, name in enumerate("abcd", 1))
 BROKEN = migration(9, "broken")
@@ -98,7 +98,7 @@ class MemoryEngine:
 
     def copy(self) -> bool:
         home = self._databases[Place.HOME]
-        self._databases[Place.COPY] = self._arranged(copied(home, "copy:5432/test"))
+        self._databases[Place.COPY] = self._arranged(copy_database(home, "copy:5432/test"))
         return True
 
     def facts(self, place: Place = Place.HOME) -> Facts:

@@ -54,7 +54,7 @@ def test_a_holder_killed_before_its_first_transaction_leaves_nothing_in_the_way(
 ) -> None:
     code = stage.code({"1_counters": COUNTERS, "2_more": effect(2)})
     # The tables are there, so that a lock on one of them can hold the holder up.
-    stage.maintenance(stage.code({"1_counters": COUNTERS})).up(_forever())
+    stage.operations(stage.code({"1_counters": COUNTERS})).up(_forever())
     with stage.function(code) as function, session(stage) as other:
         other.run("BEGIN")
         other.run("LOCK TABLE lambda_migrate.fence IN ACCESS EXCLUSIVE MODE")
@@ -89,7 +89,7 @@ def test_a_migration_that_takes_three_holders_with_it_is_a_failure_that_a_new_fi
     stage: Stage,
 ) -> None:
     counters = {"1_counters": COUNTERS}
-    stage.maintenance(stage.code(counters)).up(_forever())
+    stage.operations(stage.code(counters)).up(_forever())
     deadly = {**counters, "2_deadly": effect(2, "SELECT pg_sleep(120);")}
     with stage.function(stage.code(deadly)) as function:
         for number in (1, 2, 3):
@@ -146,7 +146,7 @@ def test_a_holder_killed_between_its_last_commit_and_the_table_leaves_work_to_no
 
 def test_a_holder_killed_while_an_index_builds_leaves_no_invalid_index(stage: Stage) -> None:
     code = stage.code({"1_counters": COUNTERS, "2_index": CONCURRENT, "3_more": effect(3)})
-    stage.maintenance(stage.code({"1_counters": COUNTERS})).up(_forever())
+    stage.operations(stage.code({"1_counters": COUNTERS})).up(_forever())
     with stage.function(code) as function, session(stage) as other:
         other.run("BEGIN")
         other.run("UPDATE orders SET amount = amount WHERE id = 1")

@@ -26,7 +26,7 @@ from lambda_migrate.migrations.digest import read_digest
 from lambda_migrate.migrations.rollback import choose_rollback
 from lambda_migrate.postgresql.ports import LeaseGrant
 from lambda_migrate.postgresql.queries import Queries
-from tests.unit.engine.scene import item_size, prefixes
+from tests.unit.engine.fakes import item_size, prefixes
 
 FEW, MANY = 1_000, 10_000
 PLACE = {"target": "t", "database": "d", "environment": "", "schema": "s", "directory": "m"}

@@ -19,7 +19,7 @@ from lambda_migrate.lease.record import DatabaseRecord, Failure, LeaseState, Pro
 from lambda_migrate.runner import Outcome
 from lambda_migrate.testing import FixedRandom
 from tests.integration.postgresql.bench import Bench, migration
-from tests.unit.engine.scene import LEASE_SECONDS, Scene, item_size, manifest, prefixes
+from tests.unit.engine.fakes import LEASE_SECONDS, Fakes, item_size, manifest, prefixes
 
 from .hostile import OBEYED, SQL, obeyed
 
@@ -132,7 +132,7 @@ def test_a_lease_without_end_is_taken_over(
     planted: LeaseState, length_ms: int, most: float
 ) -> None:
     """Within two of the leases that it names, and within the longest one that settings allow."""
-    scene = Scene()
+    scene = Fakes()
     scene.table.state = replace(planted, lease_ms=length_ms)
     began = scene.clock.monotonic()
     deadline = Deadline.after(2_000.0, scene.clock)
@@ -142,7 +142,7 @@ def test_a_lease_without_end_is_taken_over(
 
 
 def test_forged_failures_cost_one_pause() -> None:
-    scene = Scene()
+    scene = Fakes()
     scene.table.state = LeaseState(progress=Progress("0001_m", 0, 1, 0, attempts=FAR))
     with pytest.raises(MigrationFailed, match="in a row ended"):
         scene.runner(manifest(1)).ensure(scene.deadline())
@@ -151,7 +151,7 @@ def test_forged_failures_cost_one_pause() -> None:
 
 
 def test_an_endless_pause_is_limited() -> None:
-    scene = Scene()
+    scene = Fakes()
     runner = scene.runner(manifest(1))
     digest = runner.manifest.digest
     now = scene.clock.wall_ms()
@@ -196,11 +196,11 @@ def test_a_failure_after_a_forged_one_is_readable(attempts: int) -> None:
 
 
 def test_a_forged_ready_digest_is_removed_by_the_next_holder() -> None:
-    scene = Scene()
+    scene = Fakes()
     address = scene.database.fingerprint
     lying = {scene.database.identity: replace(PLANTED["0"], addresses={address: (FAR, FAR)})}
     scene.change(fence=7, databases=lying)
-    scene.maintenance(manifest(1, 2)).up(scene.deadline())
+    scene.operations(manifest(1, 2)).up(scene.deadline())
     record = scene.table.state.databases[scene.database.identity]
     assert record.ready == join_digests(prefixes(manifest(1, 2)))
     assert scene.ready(manifest(1), manifest(1, 2)) == [manifest(1), manifest(1, 2)]
@@ -237,7 +237,7 @@ def test_a_fence_after_a_year_of_cold_starts_is_accepted(bench: Bench) -> None:
 
 @pytest.mark.parametrize("owner", [*OBEYED.values(), *SQL.values()], ids=[*OBEYED, *SQL])
 def test_a_forged_owner_is_only_printed(owner: str) -> None:
-    scene = Scene()
+    scene = Fakes()
     until = scene.clock.wall_ms() + 60_000
     scene.table.state = LeaseState(fence=1, owner=owner, lease_until_ms=until)
     with pytest.raises(NotReady) as caught:
@@ -247,7 +247,7 @@ def test_a_forged_owner_is_only_printed(owner: str) -> None:
 
 def test_a_forged_ready_digest_is_served_and_verify_detects_it() -> None:
     """The limit of what can be defended: the table is what the fast path believes."""
-    scene = Scene()
+    scene = Fakes()
     files = manifest(1, 2)
     scene.migrated(manifest(1))
     record = scene.table.state.databases[scene.database.identity]
@@ -255,5 +255,5 @@ def test_a_forged_ready_digest_is_served_and_verify_detects_it() -> None:
     lying = replace(record, ready=marks, addresses={scene.database.fingerprint: (3, 1)})
     scene.change(databases={scene.database.identity: lying})
     assert scene.runner(files).ensure(scene.deadline()) is Outcome.UP_TO_DATE
-    found = scene.maintenance(files).verify(scene.deadline())
-    assert "the history says it may not" in found.problems[0]
+    found = scene.operations(files).verify(scene.deadline())
+    assert "the history does not support that" in found.problems[0]

@@ -38,7 +38,7 @@ def migrations() -> dict[str, str]:
 @pytest.fixture
 def orders(stage: Stage) -> Operations:
     """Create the table with rows of the old version."""
-    operations = stage.maintenance(stage.code(migrations()))
+    operations = stage.operations(stage.code(migrations()))
     operations.up(Deadline.after(60), to=1)
     stage.query(
         "INSERT INTO orders (customer_id, amount)"

@@ -36,7 +36,7 @@ def test_functions_run_nothing_where_dbmate_has_and_serve_after_a_baseline(stage
         errors = Counter(result.error_type for result in results)
         assert errors == Counter({"MigrationFailed": 19, "ConfigurationError": 1})
         assert all("lambda-migrate baseline" in result.error_message for result in results)
-    stage.maintenance(code).baseline(None, Deadline.after(60))
+    stage.operations(code).baseline(None, Deadline.after(60))
     with stage.function(code) as function:
         assert Counter(result.ok for result in function.storm(5)) == Counter({True: 5})
     assert stage.query("SELECT price FROM items") == [[500]]

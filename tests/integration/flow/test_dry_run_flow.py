@@ -21,35 +21,35 @@ V2 = {**V1, "2_slow": effect(2, "SELECT pg_sleep(3);"), "3_last": effect(3)}
 def code(stage: Stage) -> Path:
     """The second version, on a database that has the first."""
     code = stage.code(V2)
-    stage.maintenance(code).up(Deadline.after(60), to=1)
+    stage.operations(code).up(Deadline.after(60), to=1)
     return code
 
 
-class Rehearsing(threading.Thread):
-    """A rehearsal in a thread of its own."""
+class BackgroundDryRun(threading.Thread):
+    """A dry run in a thread of its own."""
 
     def __init__(self, stage: Stage, code: Path) -> None:
         super().__init__()
-        self._maintenance = stage.maintenance(code)
+        self._operations = stage.operations(code)
         self.found: DryRunResult | None = None
         self.start()
 
     def run(self) -> None:
-        self.found = self._maintenance.dry_run(Deadline.after(60))
+        self.found = self._operations.dry_run(Deadline.after(60))
 
 
 def test_functions_that_start_during_a_dry_run_wait_for_it_and_then_migrate(
     stage: Stage, code: Path
 ) -> None:
-    rehearsing = Rehearsing(stage, code)
-    until(running(stage, "pg_sleep(3)"), what="the rehearsal")
+    dry_run = BackgroundDryRun(stage, code)
+    until(running(stage, "pg_sleep(3)"), what="the dry run")
     with stage.function(code) as function:
         results = function.storm(10)
         assert all(result.ok for result in results)
         outcomes = Counter(end["outcome"] for end in ends(function))
-    rehearsing.join()
-    assert rehearsing.found is not None
-    assert (rehearsing.found.outcome, rehearsing.found.is_confirmed) == ("passed", True)
+    dry_run.join()
+    assert dry_run.found is not None
+    assert (dry_run.found.outcome, dry_run.found.is_confirmed) == ("passed", True)
     assert outcomes == Counter({"WAITED": 9, "MIGRATED": 1})
     assert stage.effects() == {1: 1, 2: 1, 3: 1}
     assert stage.holders() == []
@@ -61,7 +61,7 @@ def test_no_dry_run_starts_while_a_function_migrates(stage: Stage, code: Path) -
         migrating.start()
         until(running(stage, "pg_sleep(3)"), what="the migration")
         with pytest.raises(LeaseHeld):
-            stage.maintenance(code).dry_run(Deadline.after(60))
+            stage.operations(code).dry_run(Deadline.after(60))
         migrating.join()
         assert [end["outcome"] for end in ends(function)] == ["MIGRATED"]
     assert stage.effects() == {1: 1, 2: 1, 3: 1}
@@ -70,7 +70,7 @@ def test_no_dry_run_starts_while_a_function_migrates(stage: Stage, code: Path) -
 def released(stage: Stage, code: Path) -> bool:
     """Take the lease from whoever holds it, unless it is being renewed in that very moment."""
     try:
-        stage.maintenance(code).release_lease()
+        stage.operations(code).release_lease()
     except LeaseHeld:
         return False
     return True
@@ -79,13 +79,15 @@ def released(stage: Stage, code: Path) -> bool:
 def test_a_dry_run_that_lost_its_lease_is_ended_by_the_next_function(
     stage: Stage, code: Path
 ) -> None:
-    rehearsing = Rehearsing(stage, stage.code({**V1, "2_slow": effect(2, "SELECT pg_sleep(60);")}))
-    until(running(stage, "pg_sleep(60)"), what="the rehearsal")
+    dry_run = BackgroundDryRun(
+        stage, stage.code({**V1, "2_slow": effect(2, "SELECT pg_sleep(60);")})
+    )
+    until(running(stage, "pg_sleep(60)"), what="the dry run")
     until(lambda: released(stage, code), what="the lease free")
     with stage.function(code) as function:
         assert function.invoke().ok
-    rehearsing.join(timeout=30)
-    assert not rehearsing.is_alive()
-    assert rehearsing.found is not None
-    assert isinstance(rehearsing.found.error, LeaseLost)
+    dry_run.join(timeout=30)
+    assert not dry_run.is_alive()
+    assert dry_run.found is not None
+    assert isinstance(dry_run.found.error, LeaseLost)
     assert stage.effects() == {1: 1, 2: 1, 3: 1}

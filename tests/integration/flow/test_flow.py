@@ -142,7 +142,7 @@ def test_a_rollback_by_version_lets_older_code_serve_and_newer_code_migrate_agai
     older, newer = stage.code(V1), stage.code(V2)
     with stage.function(newer) as function:
         assert function.invoke().ok
-    names = stage.maintenance(newer).down(Deadline.after(60), to=2)
+    names = stage.operations(newer).down(Deadline.after(60), to=2)
     assert names == ("5_last", "4_index", "3_slow")
     assert stage.effects() == {1: 1, 2: 1}
     assert stage.query("SELECT count(*) FROM pg_indexes WHERE indexname = 'orders_amount'") == [[0]]
@@ -157,7 +157,7 @@ def test_a_rollback_by_version_lets_older_code_serve_and_newer_code_migrate_agai
 def test_older_code_rolls_back_what_it_does_not_know_by_the_stored_scripts(stage: Stage) -> None:
     with stage.function(stage.code(V2)) as function:
         assert function.invoke().ok
-    operator = stage.maintenance(stage.code(V1))
+    operator = stage.operations(stage.code(V1))
     assert operator.down(Deadline.after(60), steps=3) == ("5_last", "4_index", "3_slow")
     assert stage.history() == [(1, "applied"), (2, "applied")]
     assert operator.verify(Deadline.after(60)).problems == ()
@@ -169,14 +169,14 @@ def test_a_rollback_does_not_disturb_older_code_that_serves(stage: Stage) -> Non
         assert function.invoke().ok
         with stage.function(stage.code(V2)) as newer:
             assert newer.invoke().ok
-        stage.maintenance(older).down(Deadline.after(60), to=2)
+        stage.operations(older).down(Deadline.after(60), to=2)
         assert function.invoke().ok, "warm"
         assert function.storm(1)[0].ok, "cold"
 
 
 def test_everything_can_be_rolled_back_and_applied_again(stage: Stage) -> None:
     code = stage.code(V2)
-    operator = stage.maintenance(code)
+    operator = stage.operations(code)
     assert len(operator.up(Deadline.after(60))) == 5
     assert len(operator.down(Deadline.after(60), to=0)) == 5
     assert stage.history() == []

@@ -127,7 +127,7 @@ class Killed(BaseException):
     """The process is gone."""
 
 
-class Scene:
+class Fakes:
     """One kind on an empty database, and the commands that are given."""
 
     def __init__(self, bench: Bench, kind: Kind) -> None:
@@ -176,7 +176,7 @@ def _kill(monkeypatch: pytest.MonkeyPatch, bench: Bench, point: str, half: str) 
     monkeypatch.setattr(_Statement, "run", dying)
 
 
-def _given(scene: Scene, killed: str, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
+def _given(scene: Fakes, killed: str, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
     scene.bench.execute(f"DROP DATABASE IF EXISTS {OTHER}")
     act, half = scene.up, scene.kind.half_up
     if killed == "down":
@@ -197,7 +197,7 @@ def test_history_and_schema_agree_wherever_the_process_was_killed(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: Kind, killed: str, point: str, then: str
 ) -> None:
     """Whatever command comes next, and whatever comes after that."""
-    scene = Scene(bench, kind)
+    scene = Fakes(bench, kind)
     _given(scene, killed, monkeypatch, point)
     commands: dict[str, Callable[[], None]] = {"up": scene.up, "down": scene.down}
     for command in (then, "up", "down", "up"):
@@ -218,7 +218,7 @@ COUNTING = """CREATE TABLE counter (n int); INSERT INTO counter VALUES (0);
 def test_what_commits_in_parts_is_never_run_again_by_itself(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, killed: str, point: str, then: str
 ) -> None:
-    scene = Scene(bench, Kind(COUNTING, "CALL more(1)", "CALL more(-1)", "true"))
+    scene = Fakes(bench, Kind(COUNTING, "CALL more(1)", "CALL more(-1)", "true"))
     _given(scene, killed, monkeypatch, point)
     before = bench.column("SELECT n FROM counter"), bench.states()
     for _ in range(2):

@@ -12,7 +12,7 @@ from lambda_migrate.errors import MigrateError
 from lambda_migrate.migrations import Manifest
 from lambda_migrate.runner import MigrationRunner
 from tests.answers import Office, office
-from tests.unit.engine.scene import Scene
+from tests.unit.engine.fakes import Fakes
 from tests.unit.entrypoints.conftest import fresh_loggers, lines, no_settings
 from tests.unit.entrypoints.lines import Context
 
@@ -37,8 +37,8 @@ class LambdaContext(Context):
 
 
 @pytest.fixture
-def scene() -> Scene:
-    return Scene()
+def scene() -> Fakes:
+    return Fakes()
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def post() -> Iterator[Office]:
 
 
 @pytest.fixture
-def deploy(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Deploy:
+def deploy(scene: Fakes, monkeypatch: pytest.MonkeyPatch) -> Deploy:
     """Let the hooks' function be one with these migrations, on the scene."""
 
     def deploy(

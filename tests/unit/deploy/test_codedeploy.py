@@ -14,7 +14,7 @@ from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable, Migra
 from lambda_migrate.testing import FakeClock
 from tests.answers import REFUSE_ALL, Office, outcomes
 from tests.unit.deploy.conftest import Deploy, LambdaContext
-from tests.unit.engine.scene import Scene, manifest, raises
+from tests.unit.engine.fakes import Fakes, manifest, raises
 
 V1, V2 = manifest(1), manifest(1, 2)
 EVENT = {"DeploymentId": "d-ABCDEF123", "LifecycleEventHookExecutionId": "eyJlbmNyeXB0ZWQ"}
@@ -32,7 +32,7 @@ def told(post: Office) -> list[str]:
     return outcomes(post.taken())
 
 
-def test_the_hook_migrates_and_reports_success(scene: Scene, deploy: Deploy, post: Office) -> None:
+def test_the_hook_migrates_and_reports_success(scene: Fakes, deploy: Deploy, post: Office) -> None:
     deploy(V2)
     assert handler(EVENT, LambdaContext(60)) == {"status": "Succeeded", "reason": "MIGRATED"}
     [letter] = post.taken()
@@ -45,7 +45,7 @@ def test_the_hook_migrates_and_reports_success(scene: Scene, deploy: Deploy, pos
 
 
 def test_a_migration_that_fails_fails_the_deployment(
-    scene: Scene, deploy: Deploy, post: Office
+    scene: Fakes, deploy: Deploy, post: Office
 ) -> None:
     deploy(V1)
     scene.table.before["acquire"] = raises(MigrationFailed("no column z", migration="0001_m"))
@@ -63,7 +63,7 @@ def test_unexpected_errors_fail_the_deployment(deploy: Deploy, post: Office) -> 
 
 
 def test_work_that_hangs_fails_it_before_the_deadline(
-    scene: Scene, deploy: Deploy, post: Office, hasty: None
+    scene: Fakes, deploy: Deploy, post: Office, hasty: None
 ) -> None:
     let_go = threading.Event()
     deploy(V1)
@@ -86,7 +86,7 @@ def test_no_error_blocks_a_rollback(creator: str, deploy: Deploy, post: Office) 
     assert told(post) == ["Succeeded"] * 3
 
 
-def test_a_rollback_migrates_nothing(scene: Scene, deploy: Deploy, post: Office) -> None:
+def test_a_rollback_migrates_nothing(scene: Fakes, deploy: Deploy, post: Office) -> None:
     post.creator = "codeDeployRollback"
     scene.migrated(V1)
     deploy(V2)
@@ -95,7 +95,7 @@ def test_a_rollback_migrates_nothing(scene: Scene, deploy: Deploy, post: Office)
     assert scene.table.log == []
 
 
-def test_a_schema_that_is_ahead_is_ready(scene: Scene, deploy: Deploy, post: Office) -> None:
+def test_a_schema_that_is_ahead_is_ready(scene: Fakes, deploy: Deploy, post: Office) -> None:
     scene.migrated(V2)
     deploy(V1)
     for post.creator in ("user", "CloudFormation", "codeDeployRollback"):

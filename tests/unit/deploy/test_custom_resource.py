@@ -15,7 +15,7 @@ from lambda_migrate.migrations import Manifest
 from lambda_migrate.testing import FakeClock
 from tests.answers import REFUSE_ALL, Office, office
 from tests.unit.deploy.conftest import Deploy, LambdaContext, unexpected
-from tests.unit.engine.scene import Scene, manifest, raises
+from tests.unit.engine.fakes import Fakes, manifest, raises
 
 V1, V2 = manifest(1), manifest(1, 2)
 
@@ -58,7 +58,7 @@ def answer(event: Any, post: Office) -> dict[str, Any]:
 
 
 @pytest.fixture
-def broken(scene: Scene, deploy: Deploy) -> Manifest:
+def broken(scene: Fakes, deploy: Deploy) -> Manifest:
     """The second migration fails."""
     scene.migrated(V1)
     deploy(V2)
@@ -72,7 +72,7 @@ def broken(scene: Scene, deploy: Deploy) -> Manifest:
 
 
 def test_create_migrates_and_responds_with_every_required_key(
-    scene: Scene, deploy: Deploy, post: Office
+    scene: Fakes, deploy: Deploy, post: Office
 ) -> None:
     deploy(V2)
     assert answer(request("Create", post, version(1)), post) == {
@@ -98,7 +98,7 @@ def test_the_response_is_sent_as_its_url_was_signed(deploy: Deploy, post: Office
 
 
 def test_an_update_whose_version_increases_migrates(
-    scene: Scene, deploy: Deploy, post: Office
+    scene: Fakes, deploy: Deploy, post: Office
 ) -> None:
     scene.migrated(V1)
     deploy(V2)
@@ -118,7 +118,7 @@ def test_a_failing_migration_fails_a_deployment_that_goes_forward(
 
 @pytest.mark.parametrize("error", unexpected(), ids=lambda error: type(error).__name__)
 def test_unexpected_errors_get_a_response_and_are_not_raised(
-    error: BaseException, scene: Scene, deploy: Deploy, post: Office
+    error: BaseException, scene: Fakes, deploy: Deploy, post: Office
 ) -> None:
     deploy(V1)
     scene.table.before["read"] = raises(error)
@@ -142,7 +142,7 @@ def test_a_failing_import_gets_a_response(post: Office, monkeypatch: pytest.Monk
 
 
 def test_work_that_hangs_gets_a_response_before_the_deadline(
-    scene: Scene, deploy: Deploy, post: Office, hasty: None
+    scene: Fakes, deploy: Deploy, post: Office, hasty: None
 ) -> None:
     let_go = threading.Event()
     deploy(V1)
@@ -158,7 +158,7 @@ def test_work_that_hangs_gets_a_response_before_the_deadline(
 
 
 def test_a_rollback_migrates_nothing_and_ahead_is_ready(
-    scene: Scene, deploy: Deploy, post: Office
+    scene: Fakes, deploy: Deploy, post: Office
 ) -> None:
     scene.migrated(V2)
     deploy(V1)
@@ -170,7 +170,7 @@ def test_a_rollback_migrates_nothing_and_ahead_is_ready(
 
 
 def test_a_rollback_does_not_migrate_with_the_newer_code(
-    broken: Manifest, scene: Scene, post: Office
+    broken: Manifest, scene: Fakes, post: Office
 ) -> None:
     told = answer(request("Update", post, version(1), version(2)), post)
     assert (told["Status"], told["Data"]["Ready"]) == ("SUCCESS", "false")
@@ -190,7 +190,7 @@ def test_no_error_blocks_a_rollback(error: BaseException, deploy: Deploy, post: 
 
 
 def test_a_rollback_that_hangs_is_not_blocked_either(
-    scene: Scene, deploy: Deploy, post: Office, hasty: None, monkeypatch: pytest.MonkeyPatch
+    scene: Fakes, deploy: Deploy, post: Office, hasty: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     let_go = threading.Event()
     deploy(V1)
@@ -225,7 +225,7 @@ def test_a_failure_blocks_nothing_unless_the_version_increased(
 
 
 def test_an_update_with_the_same_version_migrates(
-    scene: Scene, deploy: Deploy, post: Office
+    scene: Fakes, deploy: Deploy, post: Office
 ) -> None:
     deploy(V1)
     told = answer(request("Update", post, version(2), version(2)), post)
@@ -252,7 +252,7 @@ def test_numbers_are_compared_as_numbers(now: Any, before: Any, direction: Direc
 
 
 def test_a_resource_without_a_version_is_not_created(
-    scene: Scene, deploy: Deploy, post: Office
+    scene: Fakes, deploy: Deploy, post: Office
 ) -> None:
     deploy(V1)
     told = answer(request("Create", post, None), post)
@@ -265,7 +265,7 @@ def test_a_resource_without_a_version_is_not_created(
 
 
 def test_delete_changes_nothing_and_succeeds_without_configuration(
-    scene: Scene, deploy: Deploy, post: Office
+    scene: Fakes, deploy: Deploy, post: Office
 ) -> None:
     deploy(V1, error=ConfigurationError("no table"))
     told = answer(request("Delete", post, version(1)), post)
@@ -282,7 +282,7 @@ def test_a_failed_create_is_deleted_under_the_same_id(broken: Manifest, post: Of
     assert gone["PhysicalResourceId"] == failed["PhysicalResourceId"]
 
 
-def test_the_id_never_changes(scene: Scene, deploy: Deploy, post: Office) -> None:
+def test_the_id_never_changes(scene: Fakes, deploy: Deploy, post: Office) -> None:
     deploy(V1)
     events = [
         request("Create", post, version(1)),
@@ -349,7 +349,7 @@ def test_invalid_properties_get_a_response(properties: Any, post: Office, deploy
 
 @pytest.mark.parametrize("letter", ["x", "é", "漢", "\U0001f4a5", "\ud800", '"', "\n"])
 def test_a_response_stays_within_cloudformations_limit_and_names_the_log(
-    letter: str, scene: Scene, deploy: Deploy, post: Office
+    letter: str, scene: Fakes, deploy: Deploy, post: Office
 ) -> None:
     deploy(V1, error=MigrationFailed(letter * 20_000, migration="0001_m"))
     told = answer(request("Create", post, version(1)), post)
@@ -371,7 +371,7 @@ def test_a_context_without_a_log_gets_a_response(deploy: Deploy, post: Office) -
 # --- delivering
 
 
-def test_the_same_response_is_sent_until_it_is_accepted(deploy: Deploy, scene: Scene) -> None:
+def test_the_same_response_is_sent_until_it_is_accepted(deploy: Deploy, scene: Fakes) -> None:
     deploy(V1)
     with office("refuse", "drop") as post:
         handle(request("Create", post, version(1)), LambdaContext(), clock=FakeClock())

@@ -21,14 +21,14 @@ from lambda_migrate.errors import (
 from lambda_migrate.runner import Outcome
 from lambda_migrate.testing import InMemoryFlags
 from tests.unit.deploy.conftest import Deploy, unexpected
-from tests.unit.engine.scene import Scene, manifest, raises
+from tests.unit.engine.fakes import Fakes, manifest, raises
 from tests.unit.entrypoints.lines import Lines
 
 V1, V2 = manifest(1), manifest(1, 2)
 
 
 @pytest.fixture
-def run(scene: Scene) -> Callable[..., HookResult]:
+def run(scene: Fakes) -> Callable[..., HookResult]:
     """`migrate`, with so many seconds."""
 
     def run(seconds: float = 60.0) -> HookResult:
@@ -41,7 +41,7 @@ def run(scene: Scene) -> Callable[..., HookResult]:
 
 
 def test_the_hook_migrates_like_a_cold_start(
-    scene: Scene, deploy: Deploy, run: Callable[..., HookResult]
+    scene: Fakes, deploy: Deploy, run: Callable[..., HookResult]
 ) -> None:
     deploy(V2)
     assert run() == HookResult("MIGRATED")
@@ -52,7 +52,7 @@ def test_the_hook_migrates_like_a_cold_start(
 
 
 def test_every_event_checks_readiness_again(
-    scene: Scene, deploy: Deploy, run: Callable[..., HookResult]
+    scene: Fakes, deploy: Deploy, run: Callable[..., HookResult]
 ) -> None:
     deploy(V1)
     run()
@@ -62,7 +62,7 @@ def test_every_event_checks_readiness_again(
 
 
 def test_the_hook_waits_for_another_holder_as_long_as_it_has_time(
-    scene: Scene, deploy: Deploy, run: Callable[..., HookResult]
+    scene: Fakes, deploy: Deploy, run: Callable[..., HookResult]
 ) -> None:
     deploy(V1)
     lease = scene.held_by("another")
@@ -73,7 +73,7 @@ def test_the_hook_waits_for_another_holder_as_long_as_it_has_time(
 
 
 def test_a_configured_wait_is_used(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, deploy: Deploy
+    scene: Fakes, monkeypatch: pytest.MonkeyPatch, deploy: Deploy
 ) -> None:
     asked: list[object] = []
 
@@ -89,7 +89,7 @@ def test_a_configured_wait_is_used(
     assert asked == [None, 900.0]
 
 
-def test_mode_off_does_nothing_and_fails_no_deployment(deploy: Deploy, scene: Scene) -> None:
+def test_mode_off_does_nothing_and_fails_no_deployment(deploy: Deploy, scene: Fakes) -> None:
     deploy(V2, mode="off")
     for result in (migrate(scene.deadline(), request_id=""), check_schema(scene.deadline())):
         assert result.outcome == "UNCHECKED"
@@ -99,7 +99,7 @@ def test_mode_off_does_nothing_and_fails_no_deployment(deploy: Deploy, scene: Sc
 
 
 def test_a_feature_flag_that_switches_off_is_named(
-    scene: Scene, deploy: Deploy, run: Callable[..., HookResult]
+    scene: Fakes, deploy: Deploy, run: Callable[..., HookResult]
 ) -> None:
     scene.flags = InMemoryFlags(Flags(mode="off"))
     deploy(V2)
@@ -110,7 +110,7 @@ def test_a_feature_flag_that_switches_off_is_named(
 
 
 def test_a_pausing_feature_flag_fails_the_hook_and_is_named(
-    scene: Scene, deploy: Deploy, run: Callable[..., HookResult]
+    scene: Fakes, deploy: Deploy, run: Callable[..., HookResult]
 ) -> None:
     scene.flags = InMemoryFlags(Flags(paused=True))
     deploy(V2)
@@ -120,7 +120,7 @@ def test_a_pausing_feature_flag_fails_the_hook_and_is_named(
 
 
 def test_a_function_without_migrations_is_never_ready(
-    scene: Scene, deploy: Deploy, run: Callable[..., HookResult]
+    scene: Fakes, deploy: Deploy, run: Callable[..., HookResult]
 ) -> None:
     deploy(manifest())
     with pytest.raises(ManifestError, match="holds no migrations"):
@@ -136,7 +136,7 @@ def test_a_function_without_migrations_is_never_ready(
 class _Unsteady:
     """A runner whose first attempts end so."""
 
-    def __init__(self, scene: Scene, *errors: Exception, seconds: float = 0.0) -> None:
+    def __init__(self, scene: Fakes, *errors: Exception, seconds: float = 0.0) -> None:
         self.target = scene.target()
         self.errors = list(errors)
         self.calls = 0
@@ -156,7 +156,7 @@ def _use(monkeypatch: pytest.MonkeyPatch, runner: _Unsteady) -> _Unsteady:
 
 
 def test_a_database_that_resumes_is_waited_for(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, run: Callable[..., HookResult]
+    scene: Fakes, monkeypatch: pytest.MonkeyPatch, run: Callable[..., HookResult]
 ) -> None:
     away = [DatabaseUnavailable("asleep")] * 5
     runner = _use(monkeypatch, _Unsteady(scene, *away))
@@ -167,7 +167,7 @@ def test_a_database_that_resumes_is_waited_for(
 
 
 def test_a_database_that_stays_unavailable_is_given_up_after_a_minute(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, run: Callable[..., HookResult]
+    scene: Fakes, monkeypatch: pytest.MonkeyPatch, run: Callable[..., HookResult]
 ) -> None:
     _use(monkeypatch, _Unsteady(scene, *[DatabaseUnavailable("gone")] * 100))
     began = scene.clock.monotonic()
@@ -177,7 +177,7 @@ def test_a_database_that_stays_unavailable_is_given_up_after_a_minute(
 
 
 def test_nothing_is_retried_without_enough_time(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, run: Callable[..., HookResult]
+    scene: Fakes, monkeypatch: pytest.MonkeyPatch, run: Callable[..., HookResult]
 ) -> None:
     runner = _use(monkeypatch, _Unsteady(scene, *[DatabaseUnavailable("gone")] * 100))
     with pytest.raises(DatabaseUnavailable):
@@ -186,14 +186,14 @@ def test_nothing_is_retried_without_enough_time(
 
 
 def test_a_process_that_took_over_the_lease_is_waited_for(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, run: Callable[..., HookResult]
+    scene: Fakes, monkeypatch: pytest.MonkeyPatch, run: Callable[..., HookResult]
 ) -> None:
     _use(monkeypatch, _Unsteady(scene, LeaseLost("taken over"), seconds=300))
     assert run(800) == HookResult("MIGRATED")
 
 
 def test_a_migration_paused_by_a_flag_is_not_retried(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, run: Callable[..., HookResult]
+    scene: Fakes, monkeypatch: pytest.MonkeyPatch, run: Callable[..., HookResult]
 ) -> None:
     runner = _use(monkeypatch, _Unsteady(scene, NotReady("a feature flag says so")))
     with pytest.raises(NotReady):
@@ -202,7 +202,7 @@ def test_a_migration_paused_by_a_flag_is_not_retried(
 
 
 def test_a_failed_migration_is_not_retried(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, run: Callable[..., HookResult]
+    scene: Fakes, monkeypatch: pytest.MonkeyPatch, run: Callable[..., HookResult]
 ) -> None:
     runner = _use(monkeypatch, _Unsteady(scene, MigrationFailed("no column")))
     with pytest.raises(MigrationFailed):
@@ -214,7 +214,7 @@ def test_a_failed_migration_is_not_retried(
 
 
 def test_checking_the_schema_changes_nothing_and_accepts_a_schema_that_is_ahead(
-    scene: Scene, deploy: Deploy
+    scene: Fakes, deploy: Deploy
 ) -> None:
     scene.migrated(V2)
     deploy(V1)
@@ -232,7 +232,7 @@ def test_checking_the_schema_changes_nothing_and_accepts_a_schema_that_is_ahead(
 # --- every end is a value
 
 
-def test_work_that_hangs_has_a_result(scene: Scene, lines: Lines) -> None:
+def test_work_that_hangs_has_a_result(scene: Fakes, lines: Lines) -> None:
     let_go = threading.Event()
 
     def hang(_: Deadline) -> HookResult:
@@ -270,7 +270,7 @@ def test_a_result_that_the_runner_logged_is_not_logged_again(lines: Lines) -> No
 
 @pytest.mark.parametrize("error", unexpected(), ids=lambda error: type(error).__name__)
 def test_unexpected_errors_are_reported_without_their_text(
-    error: BaseException, scene: Scene, deploy: Deploy, caplog: pytest.LogCaptureFixture
+    error: BaseException, scene: Fakes, deploy: Deploy, caplog: pytest.LogCaptureFixture
 ) -> None:
     deploy(V1)
     scene.table.before["read"] = raises(error)
@@ -281,7 +281,7 @@ def test_unexpected_errors_are_reported_without_their_text(
 
 
 def test_a_configuration_error_is_reported_in_one_line(
-    scene: Scene, deploy: Deploy, lines: Lines, monkeypatch: pytest.MonkeyPatch
+    scene: Fakes, deploy: Deploy, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LAMBDA_MIGRATE_MODE", "sometimes")
     result = run_hook(lambda until: migrate(until, request_id=""), scene.deadline())
@@ -292,7 +292,7 @@ def test_a_configuration_error_is_reported_in_one_line(
     assert metrics["NotReady"] == [1.0]
 
 
-def test_a_failed_migration_is_reported_by_its_summary(scene: Scene) -> None:
+def test_a_failed_migration_is_reported_by_its_summary(scene: Fakes) -> None:
     def fail(_: Deadline) -> HookResult:
         raise MigrationFailed(
             "no column z", migration="0002_m", sqlstate="42703", detail="LINE 1: ...\n  ^"

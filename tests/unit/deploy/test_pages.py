@@ -12,7 +12,7 @@ from lambda_migrate.errors import MigrationFailed
 from tests.answers import Office
 from tests.unit.deploy.conftest import Deploy, LambdaContext
 from tests.unit.deploy.test_custom_resource import request, version
-from tests.unit.engine.scene import Scene, manifest
+from tests.unit.engine.fakes import Fakes, manifest
 
 HOW_TO = Path(__file__).parents[3] / "docs" / "how-to"
 V1, V2 = manifest(1), manifest(1, 2)
@@ -41,7 +41,7 @@ def versions(told: str) -> tuple[str | None, str | None]:
 
 @pytest.mark.parametrize("row", rows("custom-resource.md"), ids=lambda row: row[0])
 def test_the_table_of_the_custom_resources_page(
-    row: list[str], scene: Scene, deploy: Deploy, post: Office
+    row: list[str], scene: Fakes, deploy: Deploy, post: Office
 ) -> None:
     told, done, ready, not_ready = row
     event = request(word(told), post, *versions(told))
@@ -59,7 +59,7 @@ def test_the_table_of_the_custom_resources_page(
 @pytest.mark.parametrize("row", rows("codedeploy.md"), ids=lambda row: row[0])
 def test_the_table_of_the_hooks_page(
     row: list[str],
-    scene: Scene,
+    scene: Fakes,
     deploy: Deploy,
     post: Office,
     monkeypatch: pytest.MonkeyPatch,
@@ -70,7 +70,7 @@ def test_the_table_of_the_hooks_page(
     told, done, ready, not_ready = row
     creators = [name for name in re.findall(r"`(\w+)`", told) if name != "creator"]
     for post.creator in creators or ["user", "CloudFormation"]:
-        fresh = Scene()
+        fresh = Fakes()
         monkeypatch.setattr(scene, "database", fresh.database)
         monkeypatch.setattr(scene, "table", fresh.table)
         scene.migrated(V1)

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.engine.scene import Scene
+from tests.unit.engine.fakes import Fakes
 
 
 @pytest.fixture
-def scene() -> Scene:
-    return Scene()
+def fakes() -> Fakes:
+    return Fakes()

@@ -33,7 +33,7 @@ from lambda_migrate.migrations import (
     make_plan,
 )
 from lambda_migrate.runner import Outcome
-from tests.unit.engine.scene import Scene, manifest, migration, raises
+from tests.unit.engine.fakes import Fakes, manifest, migration, raises
 
 V1, V2, V3 = manifest(1), manifest(1, 2), manifest(1, 2, 3)
 BOOM = MigrationFailed("division by zero", migration="0002_m", sqlstate="22012")
@@ -46,73 +46,77 @@ def boom() -> MigrationFailed:
 # --- failures
 
 
-def test_of_fifty_starters_one_tries_and_fifty_fail_with_the_same_cause(scene: Scene) -> None:
+def test_of_fifty_starters_one_tries_and_fifty_fail_with_the_same_cause(fakes: Fakes) -> None:
     tries: list[int] = []
-    scene.database.on_script = tries.append
-    scene.database.fail(2, boom())
+    fakes.database.on_script = tries.append
+    fakes.database.fail(2, boom())
     errors: list[MigrationFailed] = []
     for _ in range(50):
         with pytest.raises(MigrationFailed) as caught:
-            scene.runner(V3).ensure(scene.deadline())
+            fakes.runner(V3).ensure(fakes.deadline())
         errors.append(caught.value)
     assert tries == [1, 2]
-    assert scene.database.connections == 1
+    assert fakes.database.connections == 1
     assert {(error.cause, error.sqlstate, error.migration) for error in errors} == {
         ("division by zero", "22012", "0002_m")
     }
     assert {error.attempts for error in errors} == {1}
-    assert {error.retry_at_ms for error in errors} == {scene.clock.wall_ms() + 10_000}
-    assert len(scene.observer.events_of(MigrationAttemptFailed)) == 1
-    assert len(scene.observer.events_of(CheckFailed)) == 50
+    assert {error.retry_at_ms for error in errors} == {fakes.clock.wall_ms() + 10_000}
+    assert len(fakes.observer.events_of(MigrationAttemptFailed)) == 1
+    assert len(fakes.observer.events_of(CheckFailed)) == 50
 
 
-def test_after_the_pause_one_starter_tries_again_and_the_pause_has_doubled(scene: Scene) -> None:
+def test_after_the_pause_one_starter_tries_again_and_the_pause_has_doubled(
+    fakes: Fakes,
+) -> None:
     tries: list[int] = []
-    scene.database.on_script = tries.append
-    scene.database.fail(2, boom())
+    fakes.database.on_script = tries.append
+    fakes.database.fail(2, boom())
     attempts: list[int] = []
     for _ in range(3):
         for _ in range(50):
             with pytest.raises(MigrationFailed) as caught:
-                scene.runner(V3).ensure(scene.deadline())
+                fakes.runner(V3).ensure(fakes.deadline())
         attempts.append(caught.value.attempts)
         assert caught.value.retry_at_ms is not None
-        scene.clock.advance((caught.value.retry_at_ms - scene.clock.wall_ms()) / 1000)
+        fakes.clock.advance((caught.value.retry_at_ms - fakes.clock.wall_ms()) / 1000)
     assert attempts == [1, 2, 3]
     assert tries == [1, 2, 2, 2]
-    failure = scene.table.state.failure
+    failure = fakes.table.state.failure
     assert failure is not None
     assert failure.retry_at_ms - failure.at_ms == 40_000
 
 
-def test_after_the_pause_a_fixed_database_is_migrated_from_where_it_stopped(scene: Scene) -> None:
-    scene.database.fail(2, boom())
+def test_after_the_pause_a_fixed_database_is_migrated_from_where_it_stopped(
+    fakes: Fakes,
+) -> None:
+    fakes.database.fail(2, boom())
     with pytest.raises(MigrationFailed):
-        scene.runner(V3).ensure(scene.deadline())
-    scene.database.fail(2, None)
-    scene.clock.advance(10)
-    assert scene.runner(V3).ensure(scene.deadline()) is Outcome.MIGRATED
-    assert scene.database.effects == ["0001_m", "0002_m", "0003_m"]
-    assert scene.table.state.failure is None
+        fakes.runner(V3).ensure(fakes.deadline())
+    fakes.database.fail(2, None)
+    fakes.clock.advance(10)
+    assert fakes.runner(V3).ensure(fakes.deadline()) is Outcome.MIGRATED
+    assert fakes.database.effects == ["0001_m", "0002_m", "0003_m"]
+    assert fakes.table.state.failure is None
 
 
-def test_a_new_manifest_does_not_wait_for_the_pause(scene: Scene) -> None:
-    scene.database.fail(2, boom())
+def test_a_new_manifest_does_not_wait_for_the_pause(fakes: Fakes) -> None:
+    fakes.database.fail(2, boom())
     with pytest.raises(MigrationFailed):
-        scene.runner(V2).ensure(scene.deadline())
+        fakes.runner(V2).ensure(fakes.deadline())
     mended = Manifest([migration(1), migration(2, "SELECT 'mended'")])
-    scene.database.fail(2, None)
-    assert scene.runner(mended).ensure(scene.deadline()) is Outcome.MIGRATED
+    fakes.database.fail(2, None)
+    assert fakes.runner(mended).ensure(fakes.deadline()) is Outcome.MIGRATED
 
 
-def test_a_new_manifest_that_fails_counts_from_one(scene: Scene) -> None:
-    scene.database.fail(2, boom())
+def test_a_new_manifest_that_fails_counts_from_one(fakes: Fakes) -> None:
+    fakes.database.fail(2, boom())
     for _ in range(2):
         with pytest.raises(MigrationFailed):
-            scene.runner(V2).ensure(scene.deadline())
-        scene.clock.advance(10)
+            fakes.runner(V2).ensure(fakes.deadline())
+        fakes.clock.advance(10)
     with pytest.raises(MigrationFailed) as caught:
-        scene.runner(V3).ensure(scene.deadline())
+        fakes.runner(V3).ensure(fakes.deadline())
     assert caught.value.attempts == 1
 
 
@@ -156,92 +160,92 @@ def test_a_cause_is_one_short_line() -> None:
     assert (failure.migration, failure.sqlstate) == ("", "")
 
 
-def test_a_failure_names_its_migration_and_version(scene: Scene) -> None:
-    scene.database.fail(2, boom())
+def test_a_failure_names_its_migration_and_version(fakes: Fakes) -> None:
+    fakes.database.fail(2, boom())
     with pytest.raises(MigrationFailed):
-        scene.runner(V3).ensure(scene.deadline())
-    failure = scene.table.state.failure
+        fakes.runner(V3).ensure(fakes.deadline())
+    failure = fakes.table.state.failure
     assert failure is not None
     assert (failure.digest, failure.version, failure.migration) == (V3.digest, "2", "0002_m")
-    assert scene.table.state.owner is None
+    assert fakes.table.state.owner is None
 
 
 @pytest.mark.parametrize("gone", [LeaseStoreUnavailable("gone"), ConfigurationError("no table")])
 def test_a_failure_that_cannot_be_recorded_is_still_the_one_that_is_raised(
-    scene: Scene, gone: MigrateError
+    fakes: Fakes, gone: MigrateError
 ) -> None:
-    scene.database.fail(1, boom())
-    scene.table.before["fail"] = raises(gone)
+    fakes.database.fail(1, boom())
+    fakes.table.before["fail"] = raises(gone)
     with pytest.raises(MigrationFailed, match="division by zero"):
-        scene.runner(V1).ensure(scene.deadline())
+        fakes.runner(V1).ensure(fakes.deadline())
 
 
-def test_an_unexpected_error_releases_the_lease(scene: Scene) -> None:
-    scene.database.on_script = lambda _version: raises(ZeroDivisionError("a bug"))()
+def test_an_unexpected_error_releases_the_lease(fakes: Fakes) -> None:
+    fakes.database.on_script = lambda _version: raises(ZeroDivisionError("a bug"))()
     with pytest.raises(ZeroDivisionError):
-        scene.runner(V1).ensure(scene.deadline())
-    assert scene.table.log == ["read", "acquire", "renew", "release"]
-    assert scene.table.state.owner is None
+        fakes.runner(V1).ensure(fakes.deadline())
+    assert fakes.table.log == ["read", "acquire", "renew", "release"]
+    assert fakes.table.state.owner is None
 
 
-def test_a_script_that_commits_is_refused_before_anything_is_applied(scene: Scene) -> None:
+def test_a_script_that_commits_is_refused_before_anything_is_applied(fakes: Fakes) -> None:
     bad = Manifest([migration(1), migration(2, "UPDATE a SET b = 1;\nCOMMIT")])
     with pytest.raises(ManifestError, match=r"migrations/0002_m\.sql:2: COMMIT"):
-        scene.runner(bad).ensure(scene.deadline())
-    assert scene.database.effects == []
-    assert scene.observer.events_of(MigrationStarted) == []
-    failure = scene.table.state.failure
+        fakes.runner(bad).ensure(fakes.deadline())
+    assert fakes.database.effects == []
+    assert fakes.observer.events_of(MigrationStarted) == []
+    failure = fakes.table.state.failure
     assert failure is not None
     assert "0002_m.sql:2: COMMIT" in failure.cause
     with pytest.raises(MigrationFailed, match="COMMIT"):
-        scene.runner(bad).ensure(scene.deadline())
+        fakes.runner(bad).ensure(fakes.deadline())
 
 
-def test_an_applied_script_is_not_checked_again(scene: Scene) -> None:
-    scene.migrated(V1)
+def test_an_applied_script_is_not_checked_again(fakes: Fakes) -> None:
+    fakes.migrated(V1)
     bad_before = Manifest([migration(1), migration(2)])
-    assert scene.runner(bad_before).ensure(scene.deadline()) is Outcome.MIGRATED
+    assert fakes.runner(bad_before).ensure(fakes.deadline()) is Outcome.MIGRATED
 
 
-def test_a_deadline_reached_during_a_migration_is_a_failure_that_names_it(scene: Scene) -> None:
-    scene.database.on_script = lambda _version: scene.clock.advance(30)
+def test_a_deadline_reached_during_a_migration_is_a_failure_that_names_it(fakes: Fakes) -> None:
+    fakes.database.on_script = lambda _version: fakes.clock.advance(30)
     with pytest.raises(MigrationFailed, match="deadline"):
-        scene.runner(V2).ensure(scene.deadline(20))
-    assert scene.database.effects == []
-    assert scene.table.state.owner is None
-    failure = scene.table.state.failure
+        fakes.runner(V2).ensure(fakes.deadline(20))
+    assert fakes.database.effects == []
+    assert fakes.table.state.owner is None
+    failure = fakes.table.state.failure
     assert failure is not None
     assert "deadline" in failure.cause
     assert failure.migration == "0001_m"
-    (broke,) = scene.observer.events_of(MigrationAttemptFailed)
+    (broke,) = fakes.observer.events_of(MigrationAttemptFailed)
     assert (broke.migration, broke.seconds) == ("0001_m", 30.0)
 
 
 def test_a_deadline_between_two_migrations_is_not_a_failure_of_the_second(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+    fakes: Fakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def advance(event: object) -> None:
-        scene.observer.events.append(event)  # type: ignore[arg-type]  # it is one of ours
+        fakes.observer.events.append(event)  # type: ignore[arg-type]  # it is one of ours
         if isinstance(event, MigrationApplied):
-            scene.clock.advance(18.5)
+            fakes.clock.advance(18.5)
 
     with monkeypatch.context() as patched:
-        patched.setattr(scene.observer, "observe", advance)
+        patched.setattr(fakes.observer, "observe", advance)
         with pytest.raises(NotReady, match="not enough time left to start 0002_m"):
-            scene.runner(V2).ensure(scene.deadline(20))
-    assert scene.database.effects == ["0001_m"]
-    assert (scene.table.state.owner, scene.table.state.failure) == (None, None)
-    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.MIGRATED, "at once, without a pause"
+            fakes.runner(V2).ensure(fakes.deadline(20))
+    assert fakes.database.effects == ["0001_m"]
+    assert (fakes.table.state.owner, fakes.table.state.failure) == (None, None)
+    assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.MIGRATED, "at once, without a pause"
 
 
 # --- contradictions
 
 
-def test_code_older_than_the_schema_is_served_at_once(scene: Scene) -> None:
-    scene.migrated(V3)
-    assert scene.ready(V1, V2, V3) == [V1, V2, V3]
-    assert scene.runner(V1).ensure(scene.deadline()) is Outcome.UP_TO_DATE
-    assert scene.table.log == ["read"]
+def test_code_older_than_the_schema_is_served_at_once(fakes: Fakes) -> None:
+    fakes.migrated(V3)
+    assert fakes.ready(V1, V2, V3) == [V1, V2, V3]
+    assert fakes.runner(V1).ensure(fakes.deadline()) is Outcome.UP_TO_DATE
+    assert fakes.table.log == ["read"]
 
 
 EDITED = Manifest([migration(1), migration(2, "SELECT 'edited'"), migration(3)])
@@ -259,33 +263,33 @@ OUT_OF_ORDER = manifest(1, 2, 3)
     ids=["edited", "missing", "out-of-order"],
 )
 def test_a_contradiction_is_refused_recorded_and_changes_nothing(
-    scene: Scene, there: Manifest, here: Manifest, advice: str
+    fakes: Fakes, there: Manifest, here: Manifest, advice: str
 ) -> None:
-    scene.migrated(there)
-    effects = list(scene.database.effects)
+    fakes.migrated(there)
+    effects = list(fakes.database.effects)
     with pytest.raises(Diverged, match=advice):
-        scene.runner(here).ensure(scene.deadline())
-    assert scene.database.effects == effects
-    assert scene.table.state.owner is None
-    assert not scene.ready(here)
+        fakes.runner(here).ensure(fakes.deadline())
+    assert fakes.database.effects == effects
+    assert fakes.table.state.owner is None
+    assert not fakes.ready(here)
     with pytest.raises(MigrationFailed, match="the history contradicts this code"):
-        scene.runner(here).ensure(scene.deadline())
-    assert scene.table.log[-1:] == ["read"]
+        fakes.runner(here).ensure(fakes.deadline())
+    assert fakes.table.log[-1:] == ["read"]
 
 
-def test_every_contradiction_is_reported_at_once(scene: Scene) -> None:
-    scene.migrated(V3)
+def test_every_contradiction_is_reported_at_once(fakes: Fakes) -> None:
+    fakes.migrated(V3)
     here = Manifest([migration(1, "x"), migration(3, "y")])
     with pytest.raises(Diverged) as caught:
-        scene.runner(here).ensure(scene.deadline())
+        fakes.runner(here).ensure(fakes.deadline())
     assert [name in str(caught.value) for name in ("0001_m", "0002_m", "0003_m")] == [True] * 3
 
 
-def test_out_of_order_is_applied_where_it_is_allowed(scene: Scene) -> None:
-    scene.migrated(manifest(1, 3))
-    runner = scene.runner(OUT_OF_ORDER, allow_out_of_order=True)
-    assert runner.ensure(scene.deadline()) is Outcome.MIGRATED
-    assert scene.database.effects == ["0001_m", "0003_m", "0002_m"]
+def test_out_of_order_is_applied_where_it_is_allowed(fakes: Fakes) -> None:
+    fakes.migrated(manifest(1, 3))
+    runner = fakes.runner(OUT_OF_ORDER, allow_out_of_order=True)
+    assert runner.ensure(fakes.deadline()) is Outcome.MIGRATED
+    assert fakes.database.effects == ["0001_m", "0003_m", "0002_m"]
 
 
 # --- rows in doubt
@@ -293,48 +297,48 @@ def test_out_of_order_is_applied_where_it_is_allowed(scene: Scene) -> None:
 
 @pytest.mark.parametrize("took_effect", [True, False])
 def test_a_row_in_doubt_is_settled_before_anything_is_applied(
-    scene: Scene, took_effect: bool
+    fakes: Fakes, took_effect: bool
 ) -> None:
-    scene.migrated(V1)
-    scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=took_effect)
-    assert scene.runner(V3).ensure(scene.deadline()) is Outcome.MIGRATED
-    assert scene.database.effects == ["0001_m", "0002_m", "0003_m"]
-    assert scene.ready(V3)
+    fakes.migrated(V1)
+    fakes.database.leave_in_doubt(migration(2), V2.digest, took_effect=took_effect)
+    assert fakes.runner(V3).ensure(fakes.deadline()) is Outcome.MIGRATED
+    assert fakes.database.effects == ["0001_m", "0002_m", "0003_m"]
+    assert fakes.ready(V3)
 
 
-def test_a_row_that_cannot_be_settled_stops_everything_and_is_recorded(scene: Scene) -> None:
-    scene.migrated(V1)
-    scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=None)
+def test_a_row_that_cannot_be_settled_stops_everything_and_is_recorded(fakes: Fakes) -> None:
+    fakes.migrated(V1)
+    fakes.database.leave_in_doubt(migration(2), V2.digest, took_effect=None)
     with pytest.raises(RepairRequired, match="repair"):
-        scene.runner(V3).ensure(scene.deadline())
-    assert scene.database.effects == ["0001_m"]
-    failure = scene.table.state.failure
+        fakes.runner(V3).ensure(fakes.deadline())
+    assert fakes.database.effects == ["0001_m"]
+    failure = fakes.table.state.failure
     assert failure is not None
     assert failure.migration == "0002_m"
 
 
-def test_a_settled_row_whose_file_was_edited_meanwhile_is_refused(scene: Scene) -> None:
-    scene.migrated(V1)
-    scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=True)
+def test_a_settled_row_whose_file_was_edited_meanwhile_is_refused(fakes: Fakes) -> None:
+    fakes.migrated(V1)
+    fakes.database.leave_in_doubt(migration(2), V2.digest, took_effect=True)
     with pytest.raises(Diverged, match=r"0002_m: the file .* changed"):
-        scene.runner(EDITED).ensure(scene.deadline())
-    assert scene.database.effects == ["0001_m", "0002_m"]
-    assert not scene.ready(EDITED)
+        fakes.runner(EDITED).ensure(fakes.deadline())
+    assert fakes.database.effects == ["0001_m", "0002_m"]
+    assert not fakes.ready(EDITED)
 
 
-def test_a_settled_row_that_is_pending_again_is_not_applied_out_of_order(scene: Scene) -> None:
-    scene.migrated(manifest(1, 3))
-    scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=False)
+def test_a_settled_row_that_is_pending_again_is_not_applied_out_of_order(fakes: Fakes) -> None:
+    fakes.migrated(manifest(1, 3))
+    fakes.database.leave_in_doubt(migration(2), V2.digest, took_effect=False)
     with pytest.raises(Diverged, match="0002_m: it is pending below version 3"):
-        scene.runner(V3).ensure(scene.deadline())
-    assert scene.database.effects == ["0001_m", "0003_m"]
+        fakes.runner(V3).ensure(fakes.deadline())
+    assert fakes.database.effects == ["0001_m", "0003_m"]
 
 
-def test_a_row_in_doubt_that_only_newer_code_needs_is_left_to_newer_code(scene: Scene) -> None:
-    scene.migrated(V1)
-    scene.change(databases={})
-    scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=None)
-    assert scene.runner(V1).ensure(scene.deadline()) is Outcome.MIGRATED
+def test_a_row_in_doubt_that_only_newer_code_needs_is_left_to_newer_code(fakes: Fakes) -> None:
+    fakes.migrated(V1)
+    fakes.change(databases={})
+    fakes.database.leave_in_doubt(migration(2), V2.digest, took_effect=None)
+    assert fakes.runner(V1).ensure(fakes.deadline()) is Outcome.MIGRATED
 
 
 # --- what is vouched for

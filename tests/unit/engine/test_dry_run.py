@@ -1,4 +1,4 @@
-"""What a rehearsal does to a target (nothing), and what each of its ends is worth."""
+"""What a dry run does to a target (nothing), and what each of its outcomes means."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ from lambda_migrate.postgresql.dry_run_effects import (
 )
 from lambda_migrate.postgresql.ports import LeaseGrant
 from lambda_migrate.testing import InMemoryDryRun, InMemoryFlags
-from tests.unit.engine.scene import Scene, manifest, migration
+from tests.unit.engine.fakes import Fakes, manifest, migration
 
 V1, V3 = manifest(1), manifest(1, 2, 3)
 ORDERS = "public.orders"
 
 
-def rehearse(scene: Scene, goal: Manifest = V3, *, seconds: float = 60) -> DryRunResult:
-    found = scene.maintenance(goal).dry_run(scene.deadline(seconds))
+def dry_run(fakes: Fakes, goal: Manifest = V3, *, seconds: float = 60) -> DryRunResult:
+    found = fakes.operations(goal).dry_run(fakes.deadline(seconds))
     assert found is not None
     return found
 
 
-class Asked:
+class RecordedQuestions:
     """Says always the same, and remembers what it was asked."""
 
     def __init__(self, *, says: bool = True) -> None:
@@ -73,11 +73,11 @@ def build(
 # --- nothing is left of it
 
 
-def test_every_pending_migration_runs_in_order_and_nothing_is_left(scene: Scene) -> None:
-    scene.migrated(V1)
-    before = scene.table.state
-    scene.database.on_script = lambda version: scene.clock.advance(version)
-    found = rehearse(scene)
+def test_every_pending_migration_runs_in_order_and_nothing_is_left(fakes: Fakes) -> None:
+    fakes.migrated(V1)
+    before = fakes.table.state
+    fakes.database.on_script = lambda version: fakes.clock.advance(version)
+    found = dry_run(fakes)
     assert [(step.name, step.outcome, step.seconds) for step in found.steps] == [
         ("0002_m", "rehearsed", 2),
         ("0003_m", "rehearsed", 3),
@@ -88,50 +88,50 @@ def test_every_pending_migration_runs_in_order_and_nothing_is_left(scene: Scene)
         True,
         5,
     )
-    assert scene.database.effects == ["0001_m"]
-    assert replace(scene.table.state, fence=before.fence) == before
+    assert fakes.database.effects == ["0001_m"]
+    assert replace(fakes.table.state, fence=before.fence) == before
 
 
-def test_it_takes_the_lease_and_releases_it_unchanged(scene: Scene) -> None:
+def test_it_takes_the_lease_and_releases_it_unchanged(fakes: Fakes) -> None:
     seen = []
-    scene.database.on_script = lambda _version: seen.append(scene.table.state.owner)
-    rehearse(scene)
+    fakes.database.on_script = lambda _version: seen.append(fakes.table.state.owner)
+    dry_run(fakes)
     assert None not in seen
-    assert scene.table.state.owner is None
-    assert (scene.table.state.databases, scene.table.state.failure) == ({}, None)
-    assert {"complete", "fail", "withdraw"}.isdisjoint(scene.table.log)
+    assert fakes.table.state.owner is None
+    assert (fakes.table.state.databases, fakes.table.state.failure) == ({}, None)
+    assert {"complete", "fail", "withdraw"}.isdisjoint(fakes.table.log)
 
 
-def test_a_failure_is_not_recorded_and_functions_try_at_once(scene: Scene) -> None:
-    scene.database.fail(2, failure("42P01"))
-    found = rehearse(scene)
+def test_a_failure_is_not_recorded_and_functions_try_at_once(fakes: Fakes) -> None:
+    fakes.database.fail(2, failure("42P01"))
+    found = dry_run(fakes)
     assert outcomes(found) == ["rehearsed", "failed", "not reached"]
     assert (found.outcome, found.error) == ("failed", found.error)
     assert isinstance(found.error, MigrationFailed)
-    assert (scene.table.state.failure, scene.table.state.owner) == (None, None)
+    assert (fakes.table.state.failure, fakes.table.state.owner) == (None, None)
 
 
-def test_observers_receive_what_ran_and_no_failure(scene: Scene) -> None:
-    scene.database.fail(2, failure("42P01"))
-    rehearse(scene)
-    assert scene.observer.events_of(MigrationStarted) == [
+def test_observers_receive_what_ran_and_no_failure(fakes: Fakes) -> None:
+    fakes.database.fail(2, failure("42P01"))
+    dry_run(fakes)
+    assert fakes.observer.events_of(MigrationStarted) == [
         MigrationStarted("orders", "0001_m", 1, 3),
         MigrationStarted("orders", "0002_m", 2, 3),
     ]
-    assert scene.observer.events_of(MigrationDryRun) == [
+    assert fakes.observer.events_of(MigrationDryRun) == [
         MigrationDryRun("orders", "0001_m", 1, 3, 0)
     ]
 
 
-def test_with_nothing_pending_it_asks_nothing_and_takes_no_lease(scene: Scene) -> None:
-    scene.migrated(V1)
-    asked = Asked()
-    found = scene.maintenance(V1).dry_run(scene.deadline(), confirm=asked)
-    assert (found, asked.forecasts, scene.table.log) == (DryRunResult(), [], [])
+def test_with_nothing_pending_it_asks_nothing_and_takes_no_lease(fakes: Fakes) -> None:
+    fakes.migrated(V1)
+    asked = RecordedQuestions()
+    found = fakes.operations(V1).dry_run(fakes.deadline(), confirm=asked)
+    assert (found, asked.forecasts, fakes.table.log) == (DryRunResult(), [], [])
 
 
-def test_it_stops_after_the_given_version(scene: Scene) -> None:
-    found = scene.maintenance(V3).dry_run(scene.deadline(), to=2)
+def test_it_stops_after_the_given_version(fakes: Fakes) -> None:
+    found = fakes.operations(V3).dry_run(fakes.deadline(), to=2)
     assert found is not None
     assert [step.version for step in found.steps] == [1, 2]
 
@@ -139,9 +139,9 @@ def test_it_stops_after_the_given_version(scene: Scene) -> None:
 # --- asking
 
 
-def test_it_runs_nothing_unless_confirmed(scene: Scene) -> None:
-    assert scene.maintenance(V3).dry_run(scene.deadline(), confirm=lambda _forecast: False) is None
-    assert scene.table.log == []
+def test_it_runs_nothing_unless_confirmed(fakes: Fakes) -> None:
+    assert fakes.operations(V3).dry_run(fakes.deadline(), confirm=lambda _forecast: False) is None
+    assert fakes.table.log == []
 
 
 @pytest.mark.parametrize(
@@ -156,73 +156,75 @@ def test_it_runs_nothing_unless_confirmed(scene: Scene) -> None:
     ],
 )
 def test_production_is_recognized_by_its_stamp_or_by_its_name(
-    scene: Scene, stamped: str, named: str, is_production: bool
+    fakes: Fakes, stamped: str, named: str, is_production: bool
 ) -> None:
-    scene.environment, scene.database.environment = named, stamped
-    asked = Asked(says=False)
-    scene.maintenance(V3).dry_run(scene.deadline(), confirm=asked)
+    fakes.environment, fakes.database.environment = named, stamped
+    asked = RecordedQuestions(says=False)
+    fakes.operations(V3).dry_run(fakes.deadline(), confirm=asked)
     assert [each.is_production for each in asked.forecasts] == [is_production]
     assert asked.forecasts[0].plan.pending == V3.migrations
 
 
-def test_irreversible_effects_are_known_before_it_runs(scene: Scene) -> None:
+def test_irreversible_effects_are_known_before_it_runs(fakes: Fakes) -> None:
     goal = Manifest([migration(1, "SELECT dblink('x', 'DELETE FROM t')"), migration(2)])
-    asked = Asked()
-    scene.maintenance(goal).dry_run(scene.deadline(), confirm=asked)
+    asked = RecordedQuestions()
+    fakes.operations(goal).dry_run(fakes.deadline(), confirm=asked)
     told = ("0001_m: dblink: what it commits on its own connection stays",)
     assert asked.forecasts[0].irreversible_effects == told
-    assert rehearse(scene, goal).irreversible_effects == told
+    assert dry_run(fakes, goal).irreversible_effects == told
 
 
 # --- refused, as `up` refuses
 
 
-def test_no_dry_run_starts_while_the_lease_is_held(scene: Scene) -> None:
-    scene.held_by("other")
+def test_no_dry_run_starts_while_the_lease_is_held(fakes: Fakes) -> None:
+    fakes.held_by("other")
     with pytest.raises(LeaseHeld):
-        rehearse(scene)
+        dry_run(fakes)
 
 
-def test_a_holder_without_a_lease_is_not_ended_for_a_dry_run(scene: Scene) -> None:
-    with scene.database.take_over(LeaseGrant("orders", 1, "frozen"), scene.deadline()) as frozen:
-        InMemoryLeaseTable.acquire(scene.table, "frozen")
-        scene.clock.advance(3600)
+def test_a_holder_without_a_lease_is_not_ended_for_a_dry_run(fakes: Fakes) -> None:
+    with fakes.database.take_over(LeaseGrant("orders", 1, "frozen"), fakes.deadline()) as frozen:
+        InMemoryLeaseTable.acquire(fakes.table, "frozen")
+        fakes.clock.advance(3600)
         with pytest.raises(LeaseHeld):
-            rehearse(scene)
+            dry_run(fakes)
         assert frozen.read_history() == []
-    assert scene.table.state.owner is None
+    assert fakes.table.state.owner is None
 
 
-def test_a_contradiction_or_a_script_at_fault_is_refused_before_anything_runs(scene: Scene) -> None:
-    scene.migrated(V1)
+def test_a_contradiction_or_a_script_at_fault_is_refused_before_anything_runs(
+    fakes: Fakes,
+) -> None:
+    fakes.migrated(V1)
     with pytest.raises(Diverged):
-        rehearse(scene, Manifest([migration(1, "SELECT 'edited'"), migration(2)]))
+        dry_run(fakes, Manifest([migration(1, "SELECT 'edited'"), migration(2)]))
     with pytest.raises(ManifestError, match="COMMIT"):
-        rehearse(scene, Manifest([migration(1), migration(2, "COMMIT")]))
-    assert scene.table.log == []
+        dry_run(fakes, Manifest([migration(1), migration(2, "COMMIT")]))
+    assert fakes.table.log == []
 
 
-def test_a_history_that_changed_after_the_confirmation_ends_the_dry_run(scene: Scene) -> None:
+def test_a_history_that_changed_after_the_confirmation_ends_the_dry_run(fakes: Fakes) -> None:
     def meanwhile(_forecast: DryRunPlan) -> bool:
-        scene.runner(V1).ensure(scene.deadline())
+        fakes.runner(V1).ensure(fakes.deadline())
         return True
 
     with pytest.raises(LeaseHeld, match="changed the history"):
-        scene.maintenance(V3).dry_run(scene.deadline(), confirm=meanwhile)
-    assert scene.table.state.owner is None
+        fakes.operations(V3).dry_run(fakes.deadline(), confirm=meanwhile)
+    assert fakes.table.state.owner is None
 
 
-def test_another_environments_database_is_refused(scene: Scene) -> None:
-    scene.database.environment = "production"
+def test_another_environments_database_is_refused(fakes: Fakes) -> None:
+    fakes.database.environment = "production"
     with pytest.raises(ConfigurationError, match="'production'"):
-        rehearse(scene)
-    assert scene.table.state.owner is None
+        dry_run(fakes)
+    assert fakes.table.state.owner is None
 
 
-def test_the_token_of_a_recreated_table_is_raised(scene: Scene) -> None:
-    scene.database.token = 41
-    assert rehearse(scene).outcome == "passed"
-    assert scene.table.state.fence == 42
+def test_the_token_of_a_recreated_table_is_raised(fakes: Fakes) -> None:
+    fakes.database.token = 41
+    assert dry_run(fakes).outcome == "passed"
+    assert fakes.table.state.fence == 42
 
 
 @pytest.mark.parametrize(
@@ -230,37 +232,37 @@ def test_the_token_of_a_recreated_table_is_raised(scene: Scene) -> None:
     [(Flags(paused=True), True), (Flags(mode="off"), True), (Flags(hold_back_at=1), False)],
 )
 def test_a_flag_that_pauses_migrating_blocks_a_dry_run_and_one_that_holds_back_does_not(
-    scene: Scene, flags: Flags, is_stopped: bool
+    fakes: Fakes, flags: Flags, is_stopped: bool
 ) -> None:
-    maintenance = scene.maintenance(V3)
-    maintenance.target = replace(maintenance.target, flags=InMemoryFlags(flags))
-    asked = Asked()
+    operations = fakes.operations(V3)
+    operations.target = replace(operations.target, flags=InMemoryFlags(flags))
+    asked = RecordedQuestions()
     if is_stopped:
         with pytest.raises(NotReady, match="the dry run was not started"):
-            maintenance.dry_run(scene.deadline(), confirm=asked)
-        assert (asked.forecasts, scene.table.log) == ([], [])
+            operations.dry_run(fakes.deadline(), confirm=asked)
+        assert (asked.forecasts, fakes.table.log) == ([], [])
         return
-    found = maintenance.dry_run(scene.deadline(), confirm=asked)
+    found = operations.dry_run(fakes.deadline(), confirm=asked)
     assert found is not None
     assert len(found.steps) == 3
 
 
-# --- what cannot be rehearsed, and what that means for the rest
+# --- what cannot run, and what that means for the rest
 
 
-def test_what_runs_outside_a_transaction_is_skipped_and_the_rest_runs(scene: Scene) -> None:
-    found = rehearse(scene, Manifest([migration(1), build(2), migration(3)]))
+def test_what_runs_outside_a_transaction_is_skipped_and_the_rest_runs(fakes: Fakes) -> None:
+    found = dry_run(fakes, Manifest([migration(1), build(2), migration(3)]))
     assert outcomes(found) == ["rehearsed", "not rehearsed", "rehearsed"]
     assert found.steps[1].reason.startswith("it runs outside a transaction")
     assert (found.outcome, found.error) == ("incomplete", None)
 
 
-def test_what_is_in_doubt_comes_first_and_is_skipped(scene: Scene) -> None:
+def test_what_is_in_doubt_comes_first_and_is_skipped(fakes: Fakes) -> None:
     goal = Manifest([migration(1), build(2), migration(3)])
-    scene.migrated(V1)
-    scene.database.leave_in_doubt(goal.migrations[1], goal.digest_at(2), took_effect=False)
-    scene.database.fail(3, failure("42704", 'index "by_total" does not exist', of=3))
-    found = rehearse(scene, goal)
+    fakes.migrated(V1)
+    fakes.database.leave_in_doubt(goal.migrations[1], goal.digest_at(2), took_effect=False)
+    fakes.database.fail(3, failure("42704", 'index "by_total" does not exist', of=3))
+    found = dry_run(fakes, goal)
     assert [(step.name, step.outcome) for step in found.steps] == [
         ("0002_m", "not rehearsed"),
         ("0003_m", "not rehearsed"),
@@ -286,10 +288,10 @@ def test_what_is_in_doubt_comes_first_and_is_skipped(scene: Scene) -> None:
     ],
 )
 def test_a_failure_caused_by_a_skipped_migration_does_not_count(
-    scene: Scene, outside: str, sqlstate: str, cause: str
+    fakes: Fakes, outside: str, sqlstate: str, cause: str
 ) -> None:
-    scene.database.fail(2, failure(sqlstate, cause))
-    found = rehearse(scene, Manifest([build(1, outside), migration(2), migration(3)]))
+    fakes.database.fail(2, failure(sqlstate, cause))
+    found = dry_run(fakes, Manifest([build(1, outside), migration(2), migration(3)]))
     assert outcomes(found) == ["not rehearsed", "not rehearsed", "rehearsed"]
     assert found.steps[1].reason.startswith(
         "it needs what 0001_m creates, which the dry run skipped: "
@@ -297,17 +299,17 @@ def test_a_failure_caused_by_a_skipped_migration_does_not_count(
     assert found.outcome == "incomplete"
 
 
-def test_any_other_failure_after_a_skipped_migration_counts(scene: Scene) -> None:
-    scene.database.fail(2, failure("23505", "duplicate key"))
-    found = rehearse(scene, Manifest([build(1), migration(2), migration(3)]))
+def test_any_other_failure_after_a_skipped_migration_counts(fakes: Fakes) -> None:
+    fakes.database.fail(2, failure("23505", "duplicate key"))
+    found = dry_run(fakes, Manifest([build(1), migration(2), migration(3)]))
     assert outcomes(found) == ["not rehearsed", "failed", "not reached"]
     assert found.outcome == "failed"
 
 
-def test_a_failure_after_an_inconclusive_migration_is_inconclusive(scene: Scene) -> None:
-    scene.database.fail(2, failure("42704", 'index "by_total" does not exist'))
-    scene.database.fail(3, failure("42830", "no unique constraint", of=3))
-    found = rehearse(scene, Manifest([build(1), migration(2), migration(3)]))
+def test_a_failure_after_an_inconclusive_migration_is_inconclusive(fakes: Fakes) -> None:
+    fakes.database.fail(2, failure("42704", 'index "by_total" does not exist'))
+    fakes.database.fail(3, failure("42830", "no unique constraint", of=3))
+    found = dry_run(fakes, Manifest([build(1), migration(2), migration(3)]))
     assert outcomes(found) == ["not rehearsed"] * 3
     assert found.steps[2].reason == (
         "it may need what 0002_m does, which the dry run skipped: no unique constraint [42830]"
@@ -315,15 +317,15 @@ def test_a_failure_after_an_inconclusive_migration_is_inconclusive(scene: Scene)
 
 
 @pytest.mark.parametrize("sqlstate", ["57014", "57P01", "53100", "55P03", ""])
-def test_an_external_failure_counts_whatever_was_skipped(scene: Scene, sqlstate: str) -> None:
-    scene.database.fail(2, failure(sqlstate))
-    found = rehearse(scene, Manifest([build(1, "CALL backfill(1000)"), migration(2)]))
+def test_an_external_failure_counts_whatever_was_skipped(fakes: Fakes, sqlstate: str) -> None:
+    fakes.database.fail(2, failure(sqlstate))
+    found = dry_run(fakes, Manifest([build(1, "CALL backfill(1000)"), migration(2)]))
     assert outcomes(found) == ["not rehearsed", "failed"]
 
 
-def test_a_failure_after_a_skipped_procedure_call_is_inconclusive(scene: Scene) -> None:
-    scene.database.fail(2, failure("23514", "check constraint is violated by some row"))
-    found = rehearse(scene, Manifest([build(1, "CALL backfill(1000)"), migration(2)]))
+def test_a_failure_after_a_skipped_procedure_call_is_inconclusive(fakes: Fakes) -> None:
+    fakes.database.fail(2, failure("23514", "check constraint is violated by some row"))
+    found = dry_run(fakes, Manifest([build(1, "CALL backfill(1000)"), migration(2)]))
     assert (outcomes(found), found.outcome) == (["not rehearsed"] * 2, "incomplete")
     assert found.steps[1].reason.startswith("it may need what 0001_m does")
 
@@ -333,109 +335,109 @@ def test_a_failure_after_a_skipped_procedure_call_is_inconclusive(scene: Scene) 
     [("SELECT 1", "incomplete"), ("ALTER TYPE mood ADD VALUE 'happy'; SELECT 1", "failed")],
 )
 def test_a_new_enum_value_used_too_early_fails_only_where_up_would_fail(
-    scene: Scene, own: str, outcome: str
+    fakes: Fakes, own: str, outcome: str
 ) -> None:
-    scene.database.fail(2, failure("55P04", 'unsafe use of new value "happy" of enum type "mood"'))
-    assert rehearse(scene, Manifest([migration(1), migration(2, own)])).outcome == outcome
+    fakes.database.fail(2, failure("55P04", 'unsafe use of new value "happy" of enum type "mood"'))
+    assert dry_run(fakes, Manifest([migration(1), migration(2, own)])).outcome == outcome
 
 
 # --- ends
 
 
-def test_a_lock_timeout_starts_the_dry_run_again(scene: Scene) -> None:
+def test_a_lock_timeout_starts_the_dry_run_again(fakes: Fakes) -> None:
     ran: list[int] = []
 
     def during(version: int) -> None:
         ran.append(version)
         if len(ran) == 5:
-            scene.database.fail(2, None)
+            fakes.database.fail(2, None)
 
-    scene.database.on_script = during
-    scene.database.fail(2, failure("55P03", "lock timeout"))
-    found = rehearse(scene)
+    fakes.database.on_script = during
+    fakes.database.fail(2, failure("55P03", "lock timeout"))
+    found = dry_run(fakes)
     assert found.outcome == "passed"
     assert ran == [1, 2, 1, 2, 1, 2, 3]
     assert found.retried == ("0002_m: lock timeout [55P03]",) * 2
-    assert all(0 < pause <= 5 for pause in scene.clock.slept)
+    assert all(0 < pause <= 5 for pause in fakes.clock.slept)
 
 
 @pytest.mark.parametrize("sqlstate", ["55P03", "40P01", "40001"])
-def test_it_stops_after_five_attempts(scene: Scene, sqlstate: str) -> None:
-    scene.database.fail(2, failure(sqlstate))
-    found = rehearse(scene)
+def test_it_stops_after_five_attempts(fakes: Fakes, sqlstate: str) -> None:
+    fakes.database.fail(2, failure(sqlstate))
+    found = dry_run(fakes)
     assert (found.outcome, len(found.retried)) == ("failed", 4)
 
 
-def test_a_takeover_between_two_attempts_is_reported(scene: Scene) -> None:
+def test_a_takeover_between_two_attempts_is_reported(fakes: Fakes) -> None:
     def overtaken(_version: int) -> None:
-        scene.clock.at(0.05, lambda: setattr(scene.database, "token", 99))
+        fakes.clock.at(0.05, lambda: setattr(fakes.database, "token", 99))
 
-    scene.database.on_script = overtaken
-    scene.database.fail(1, failure("55P03", of=1))
-    found = rehearse(scene)
+    fakes.database.on_script = overtaken
+    fakes.database.fail(1, failure("55P03", of=1))
+    found = dry_run(fakes)
     assert isinstance(found.error, LeaseLost)
     assert not found.is_confirmed
 
 
-def test_the_deadline_ends_it_as_it_ends_up_and_what_was_measured_stays(scene: Scene) -> None:
-    scene.database.on_script = lambda _version: scene.clock.advance(40)
-    found = rehearse(scene)
+def test_the_deadline_ends_it_as_it_ends_up_and_what_was_measured_stays(fakes: Fakes) -> None:
+    fakes.database.on_script = lambda _version: fakes.clock.advance(40)
+    found = dry_run(fakes)
     assert outcomes(found) == ["rehearsed", "failed", "not reached"]
     assert [step.seconds for step in found.steps] == [40, 40, None]
     assert "deadline" in str(found.error)
 
 
 def test_an_unavailable_database_is_reported_with_the_measurements(
-    scene: Scene,
+    fakes: Fakes,
 ) -> None:
     def during(version: int) -> None:
-        scene.database.is_down = version == 2
+        fakes.database.is_down = version == 2
 
-    scene.database.on_script = during
-    found = rehearse(scene)
+    fakes.database.on_script = during
+    found = dry_run(fakes)
     assert outcomes(found) == ["rehearsed", "failed", "not reached"]
     assert isinstance(found.error, DatabaseUnavailable)
     assert not found.is_confirmed
 
 
 def test_a_failed_rollback_takes_precedence_over_every_other_error(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+    fakes: Fakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def roll_back(_rehearsal: InMemoryDryRun) -> tuple[AdvancedSequence, ...]:
+    def roll_back(_dry_run: InMemoryDryRun) -> tuple[AdvancedSequence, ...]:
         raise RepairRequired("it is committed")
 
     monkeypatch.setattr(InMemoryDryRun, "roll_back", roll_back)
-    scene.database.fail(2, failure("42P01"))
-    found = rehearse(scene)
+    fakes.database.fail(2, failure("42P01"))
+    found = dry_run(fakes)
     assert isinstance(found.error, RepairRequired)
     assert not found.is_confirmed
 
 
-def test_an_interrupt_releases_the_lease(scene: Scene) -> None:
+def test_an_interrupt_releases_the_lease(fakes: Fakes) -> None:
     def interrupted(_version: int) -> None:
         raise KeyboardInterrupt
 
-    scene.database.on_script = interrupted
+    fakes.database.on_script = interrupted
     with pytest.raises(KeyboardInterrupt):
-        rehearse(scene)
-    assert scene.table.state.owner is None
-    assert scene.database.effects == []
+        dry_run(fakes)
+    assert fakes.table.state.owner is None
+    assert fakes.database.effects == []
 
 
 # --- what it says
 
 
-def test_measurements_and_sequences_are_passed_on(scene: Scene) -> None:
+def test_measurements_and_sequences_are_passed_on(fakes: Fakes) -> None:
     change = TableChange(ORDERS, inserted=2, updated=3)
-    scene.database.dry_run_effects = {
+    fakes.database.dry_run_effects = {
         1: MigrationEffects(0, (RelationLock(ORDERS, "table", "SHARE"),), (change,)),
         2: MigrationEffects(0, (), (change, replace(change, table="public.t", rewritten=True))),
         3: MigrationEffects(0, (), (replace(change, table="public.new", is_new=True),)),
     }
-    scene.database.moved_sequences = (AdvancedSequence("public.s", 1, 2),)
-    found = rehearse(scene)
-    assert found.steps[0].measured == scene.database.dry_run_effects[1]
-    assert found.sequences == scene.database.moved_sequences
+    fakes.database.moved_sequences = (AdvancedSequence("public.s", 1, 2),)
+    found = dry_run(fakes)
+    assert found.steps[0].measured == fakes.database.dry_run_effects[1]
+    assert found.sequences == fakes.database.moved_sequences
     assert found.dead_rows == {ORDERS: 10}
 
 

@@ -25,7 +25,7 @@ from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import HistoryRow, Manifest, RowState
 from lambda_migrate.migrations.adoption import OtherEntry, OtherHistory
 from lambda_migrate.runner import Outcome
-from tests.unit.engine.scene import Scene, manifest, migration, raises
+from tests.unit.engine.fakes import Fakes, manifest, migration, raises
 
 V1, V2, V3 = manifest(1), manifest(1, 2), manifest(1, 2, 3)
 
@@ -43,58 +43,58 @@ def boom() -> MigrationFailed:
 # --- looking
 
 
-def test_status_shows_history_plan_and_item_and_changes_nothing(scene: Scene) -> None:
-    scene.migrated(V2)
-    state = scene.table.state
-    status = scene.maintenance(V3).status(scene.deadline())
+def test_status_shows_history_plan_and_item_and_changes_nothing(fakes: Fakes) -> None:
+    fakes.migrated(V2)
+    state = fakes.table.state
+    status = fakes.operations(V3).status(fakes.deadline())
     assert [row.version for row in status.history] == [1, 2]
     assert [each.version for each in status.plan.pending] == [3]
     assert not status.is_marked_ready
-    assert scene.maintenance(V2).status(scene.deadline()).is_marked_ready
-    assert scene.table.log == ["read", "read"]
-    assert scene.table.state == state
+    assert fakes.operations(V2).status(fakes.deadline()).is_marked_ready
+    assert fakes.table.log == ["read", "read"]
+    assert fakes.table.state == state
 
 
-def test_status_of_a_new_database(scene: Scene) -> None:
-    status = scene.maintenance(V1).status(scene.deadline())
+def test_status_of_a_new_database(fakes: Fakes) -> None:
+    status = fakes.operations(V1).status(fakes.deadline())
     assert (status.history, status.is_marked_ready) == ((), False)
 
 
-def test_plan_is_what_up_would_do(scene: Scene) -> None:
-    scene.migrated(V1)
-    plan, goal = scene.maintenance(V3).plan(scene.deadline(), to=2)
+def test_plan_is_what_up_would_do(fakes: Fakes) -> None:
+    fakes.migrated(V1)
+    plan, goal = fakes.operations(V3).plan(fakes.deadline(), to=2)
     assert ([each.version for each in plan.pending], goal) == ([2], V2)
-    plan, goal = scene.maintenance(V3).plan(scene.deadline())
+    plan, goal = fakes.operations(V3).plan(fakes.deadline())
     assert ([each.version for each in plan.pending], goal) == ([2, 3], V3)
-    assert scene.table.log == []
+    assert fakes.table.log == []
 
 
-def _restored(scene: Scene) -> Manifest:
-    scene.migrated(V3)
-    scene.lose(3)
+def _restored(fakes: Fakes) -> Manifest:
+    fakes.migrated(V3)
+    fakes.lose(3)
     return V3
 
 
-def _edited(scene: Scene) -> Manifest:
-    scene.migrated(V2)
+def _edited(fakes: Fakes) -> Manifest:
+    fakes.migrated(V2)
     return Manifest([migration(1), migration(2, "SELECT 'edited'")])
 
 
-def _in_doubt(scene: Scene) -> Manifest:
-    scene.migrated(V1)
-    scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=True)
+def _in_doubt(fakes: Fakes) -> Manifest:
+    fakes.migrated(V1)
+    fakes.database.leave_in_doubt(migration(2), V2.digest, took_effect=True)
     return V2
 
 
-def _vouched_for_by_nobody(scene: Scene) -> Manifest:
-    scene.migrated(V2)
-    scene.finish(scene.held_by("somebody"), V3)
+def _marked_without_history(fakes: Fakes) -> Manifest:
+    fakes.migrated(V2)
+    fakes.finish(fakes.held_by("somebody"), V3)
     return V2
 
 
-def _taken_back_in_the_middle(scene: Scene) -> Manifest:
-    scene.migrated(V3)
-    scene.lose(2)
+def _rolled_back_between(fakes: Fakes) -> Manifest:
+    fakes.migrated(V3)
+    fakes.lose(2)
     return manifest(1, 3)
 
 
@@ -104,65 +104,68 @@ def _taken_back_in_the_middle(scene: Scene) -> Manifest:
         (_restored, ["the database was restored or changed by hand"]),
         (_edited, ["0002_m: the file"]),
         (_in_doubt, ["0002_m: it is in doubt (started); the next `up` settles it"]),
-        (_vouched_for_by_nobody, ["marks 1 version(s) ready that the history does not support"]),
-        (_taken_back_in_the_middle, ["marks 2 version(s) ready that the history does not support"]),
+        (_marked_without_history, ["marks 1 version(s) ready that the history does not support"]),
+        (
+            _rolled_back_between,
+            ["marks 2 version(s) ready that the history does not support"],
+        ),
     ],
 )
 def test_verify_reports_each_disagreement(
-    scene: Scene, arrange: Callable[[Scene], Manifest], problems: list[str]
+    fakes: Fakes, arrange: Callable[[Fakes], Manifest], problems: list[str]
 ) -> None:
-    here = arrange(scene)
-    found = scene.maintenance(here).verify(scene.deadline()).problems
+    here = arrange(fakes)
+    found = fakes.operations(here).verify(fakes.deadline()).problems
     assert len(found) == len(problems)
     assert all(text in told for told, text in zip(found, problems, strict=True))
 
 
 @pytest.mark.parametrize("here", [V1, V2, V3])
-def test_verify_reports_nothing_if_all_agree(scene: Scene, here: Manifest) -> None:
-    scene.migrated(V1)
-    scene.migrated(V2)
-    verification = scene.maintenance(here).verify(scene.deadline())
+def test_verify_reports_nothing_if_all_agree(fakes: Fakes, here: Manifest) -> None:
+    fakes.migrated(V1)
+    fakes.migrated(V2)
+    verification = fakes.operations(here).verify(fakes.deadline())
     assert (verification.problems, verification.resynced) == ((), False)
-    assert set(scene.table.log) == {"read"}
+    assert set(fakes.table.log) == {"read"}
 
 
-def test_verify_resync_corrects_the_item_after_a_restore(scene: Scene) -> None:
-    here = _restored(scene)
-    assert scene.maintenance(here).verify(scene.deadline(), resync=True).resynced
-    assert not scene.ready(here)
-    assert scene.table.state.owner is None
-    assert scene.maintenance(here).verify(scene.deadline()).problems == ()
-    assert scene.runner(here).ensure(scene.deadline()) is Outcome.MIGRATED
+def test_verify_resync_corrects_the_item_after_a_restore(fakes: Fakes) -> None:
+    here = _restored(fakes)
+    assert fakes.operations(here).verify(fakes.deadline(), resync=True).resynced
+    assert not fakes.ready(here)
+    assert fakes.table.state.owner is None
+    assert fakes.operations(here).verify(fakes.deadline()).problems == ()
+    assert fakes.runner(here).ensure(fakes.deadline()) is Outcome.MIGRATED
 
 
-def test_resync_keeps_what_the_history_supports_and_adds_this_manifest(scene: Scene) -> None:
-    scene.migrated(V3)
-    scene.finish(scene.held_by("somebody"), manifest(1, 2, 3, 9))
-    scene.maintenance(V2).resync(scene.deadline())
-    assert scene.ready(V1, V2, V3) == [V1, V2, V3]
+def test_resync_keeps_what_the_history_supports_and_adds_this_manifest(fakes: Fakes) -> None:
+    fakes.migrated(V3)
+    fakes.finish(fakes.held_by("somebody"), manifest(1, 2, 3, 9))
+    fakes.operations(V2).resync(fakes.deadline())
+    assert fakes.ready(V1, V2, V3) == [V1, V2, V3]
 
 
 # --- up
 
 
-def test_up_applies_and_marks_ready(scene: Scene) -> None:
-    assert scene.maintenance(V2).up(scene.deadline()) == ("0001_m", "0002_m")
-    assert scene.maintenance(V2).up(scene.deadline()) == ()
-    assert scene.ready(V2)
-    assert scene.table.state.owner is None
+def test_up_applies_and_marks_ready(fakes: Fakes) -> None:
+    assert fakes.operations(V2).up(fakes.deadline()) == ("0001_m", "0002_m")
+    assert fakes.operations(V2).up(fakes.deadline()) == ()
+    assert fakes.ready(V2)
+    assert fakes.table.state.owner is None
 
 
-def test_up_to_a_version_marks_nothing_beyond_it_ready(scene: Scene) -> None:
-    assert scene.maintenance(V3).up(scene.deadline(), to=2) == ("0001_m", "0002_m")
-    assert scene.ready(V1, V2, V3) == [V1, V2]
+def test_up_to_a_version_marks_nothing_beyond_it_ready(fakes: Fakes) -> None:
+    assert fakes.operations(V3).up(fakes.deadline(), to=2) == ("0001_m", "0002_m")
+    assert fakes.ready(V1, V2, V3) == [V1, V2]
 
 
-def test_up_to_a_version_without_a_file_is_refused_before_anything(scene: Scene) -> None:
+def test_up_to_a_version_without_a_file_is_refused_before_anything(fakes: Fakes) -> None:
     with pytest.raises(ConfigurationError, match="file of version 7; existing versions: 1, 2"):
-        scene.maintenance(V2).up(scene.deadline(), to=7)
+        fakes.operations(V2).up(fakes.deadline(), to=7)
     with pytest.raises(ConfigurationError, match="existing versions: none"):
-        scene.maintenance(manifest(), allow_empty=True).up(scene.deadline(), to=7)
-    assert scene.table.log == []
+        fakes.operations(manifest(), allow_empty=True).up(fakes.deadline(), to=7)
+    assert fakes.table.log == []
 
 
 @pytest.mark.parametrize(
@@ -177,36 +180,36 @@ def test_up_to_a_version_without_a_file_is_refused_before_anything(scene: Scene)
     ],
 )
 def test_an_empty_manifest_is_refused_before_anything(
-    scene: Scene, act: Callable[[Operations, Scene], object]
+    fakes: Fakes, act: Callable[[Operations, Fakes], object]
 ) -> None:
     with pytest.raises(ManifestError, match="holds no migrations"):
-        act(scene.maintenance(manifest()), scene)
-    assert "acquire" not in scene.table.log
+        act(fakes.operations(manifest()), fakes)
+    assert "acquire" not in fakes.table.log
 
 
-def test_up_ignores_a_pause_and_starts_the_next_one(scene: Scene) -> None:
-    scene.database.fail(2, boom())
+def test_up_ignores_a_pause_and_starts_the_next_one(fakes: Fakes) -> None:
+    fakes.database.fail(2, boom())
     for attempts in (1, 2):
         with pytest.raises(MigrationFailed) as caught:
-            scene.maintenance(V2).up(scene.deadline())
+            fakes.operations(V2).up(fakes.deadline())
         assert caught.value.attempts == attempts
-    scene.database.fail(2, None)
-    assert scene.maintenance(V2).up(scene.deadline()) == ("0002_m",)
-    assert scene.table.state.failure is None
+    fakes.database.fail(2, None)
+    assert fakes.operations(V2).up(fakes.deadline()) == ("0002_m",)
+    assert fakes.table.state.failure is None
 
 
-def test_up_releases_the_lease_if_the_database_is_unavailable(scene: Scene) -> None:
-    scene.database.is_down = True
+def test_up_releases_the_lease_if_the_database_is_unavailable(fakes: Fakes) -> None:
+    fakes.database.is_down = True
     with pytest.raises(DatabaseUnavailable):
-        scene.maintenance(V2).up(scene.deadline())
-    assert (scene.table.state.owner, scene.table.state.failure) == (None, None)
+        fakes.operations(V2).up(fakes.deadline())
+    assert (fakes.table.state.owner, fakes.table.state.failure) == (None, None)
 
 
-def test_up_refuses_a_contradiction(scene: Scene) -> None:
-    here = _edited(scene)
+def test_up_refuses_a_contradiction(fakes: Fakes) -> None:
+    here = _edited(fakes)
     with pytest.raises(Diverged):
-        scene.maintenance(here).up(scene.deadline())
-    assert scene.table.state.owner is None
+        fakes.operations(here).up(fakes.deadline())
+    assert fakes.table.state.owner is None
 
 
 # --- down
@@ -222,313 +225,313 @@ def test_up_refuses_a_contradiction(scene: Scene) -> None:
     ],
 )
 def test_down_rolls_back_the_newest_first_and_marks_the_rest_ready(
-    scene: Scene, choice: dict[str, Any], names: list[str], left: Manifest
+    fakes: Fakes, choice: dict[str, Any], names: list[str], left: Manifest
 ) -> None:
-    scene.migrated(V3)
+    fakes.migrated(V3)
     # Code that knows none of them rolls back, from the stored scripts.
-    assert scene.maintenance(manifest()).down(scene.deadline(), **choice) == tuple(names)
-    assert scene.database.rolled_back == names
+    assert fakes.operations(manifest()).down(fakes.deadline(), **choice) == tuple(names)
+    assert fakes.database.rolled_back == names
     total = len(names)
-    assert scene.observer.events_of(MigrationRolledBack) == [
+    assert fakes.observer.events_of(MigrationRolledBack) == [
         MigrationRolledBack("orders", name, position, total, 0.0)
         for position, name in enumerate(names, 1)
     ]
     still = [each for each in (V1, V2, V3) if each.version < int(names[-1][:4])]
-    assert scene.ready(V1, V2, V3) == still
-    assert scene.ready(left) == [left]
-    assert scene.table.state.owner is None
+    assert fakes.ready(V1, V2, V3) == still
+    assert fakes.ready(left) == [left]
+    assert fakes.table.state.owner is None
 
 
-def test_code_that_needs_a_rolled_back_migration_is_not_ready(scene: Scene) -> None:
-    scene.migrated(V3)
-    scene.maintenance(V3).down(scene.deadline(), only=2)
+def test_code_that_needs_a_rolled_back_migration_is_not_ready(fakes: Fakes) -> None:
+    fakes.migrated(V3)
+    fakes.operations(V3).down(fakes.deadline(), only=2)
     with pytest.raises(Diverged):
-        scene.runner(V3).ensure(scene.deadline())
-    assert scene.runner(manifest(1, 3)).ensure(scene.deadline()) is Outcome.UP_TO_DATE
+        fakes.runner(V3).ensure(fakes.deadline())
+    assert fakes.runner(manifest(1, 3)).ensure(fakes.deadline()) is Outcome.UP_TO_DATE
 
 
 def test_ready_is_withdrawn_before_the_first_down_script_without_waiting(
-    scene: Scene,
+    fakes: Fakes,
 ) -> None:
-    scene.migrated(V3)
+    fakes.migrated(V3)
     seen: list[list[Manifest]] = []
-    scene.database.on_script = lambda _version: seen.append(scene.ready(V1, V2, V3))
-    scene.maintenance(V3).down(scene.deadline(), to=1)
+    fakes.database.on_script = lambda _version: seen.append(fakes.ready(V1, V2, V3))
+    fakes.operations(V3).down(fakes.deadline(), to=1)
     assert seen == [[V1]] * 2
-    assert scene.clock.slept == []
+    assert fakes.clock.slept == []
 
 
-def test_a_row_that_another_process_is_applying_is_not_in_doubt(scene: Scene) -> None:
-    scene.migrated(V1)
-    scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=None)
-    scene.held_by("somebody")
+def test_a_row_that_another_process_is_applying_is_not_in_doubt(fakes: Fakes) -> None:
+    fakes.migrated(V1)
+    fakes.database.leave_in_doubt(migration(2), V2.digest, took_effect=None)
+    fakes.held_by("somebody")
     with pytest.raises(LeaseHeld, match="somebody"):
-        scene.maintenance(V2).down(scene.deadline(), to=0)
-    scene.clock.advance(30)  # now nobody is
+        fakes.operations(V2).down(fakes.deadline(), to=0)
+    fakes.clock.advance(30)  # now nobody is
     with pytest.raises(RepairRequired, match="lambda-migrate repair 2 --as"):
-        scene.maintenance(V2).down(scene.deadline(), to=0)
+        fakes.operations(V2).down(fakes.deadline(), to=0)
 
 
 @pytest.mark.parametrize("took_effect", [True, False])
 def test_a_rollback_that_was_interrupted_is_settled_and_then_chosen_again(
-    scene: Scene, took_effect: bool
+    fakes: Fakes, took_effect: bool
 ) -> None:
     """Whether its statement took effect or not, it takes effect once, and nothing else does."""
-    scene.migrated(V2)
-    scene.database.leave_in_doubt(
+    fakes.migrated(V2)
+    fakes.database.leave_in_doubt(
         migration(2), V2.digest, took_effect=took_effect, rolling_back=True
     )
-    assert scene.maintenance(V2).down(scene.deadline(), steps=1) == ("0002_m",)
-    assert scene.database.rolled_back == ["0002_m"]
-    assert [row.version for row in scene.database.read_history(scene.deadline())] == [1]
+    assert fakes.operations(V2).down(fakes.deadline(), steps=1) == ("0002_m",)
+    assert fakes.database.rolled_back == ["0002_m"]
+    assert [row.version for row in fakes.database.read_history(fakes.deadline())] == [1]
 
 
 @pytest.mark.parametrize(("took_effect", "reverted"), [(True, ("0002_m",)), (False, ())])
 def test_an_up_that_was_interrupted_is_settled_before_it_is_rolled_back(
-    scene: Scene, took_effect: bool, reverted: tuple[str, ...]
+    fakes: Fakes, took_effect: bool, reverted: tuple[str, ...]
 ) -> None:
-    scene.migrated(V1)
-    scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=took_effect)
-    assert scene.maintenance(V2).down(scene.deadline(), to=1) == reverted
-    assert scene.database.rolled_back == list(reverted)
+    fakes.migrated(V1)
+    fakes.database.leave_in_doubt(migration(2), V2.digest, took_effect=took_effect)
+    assert fakes.operations(V2).down(fakes.deadline(), to=1) == reverted
+    assert fakes.database.rolled_back == list(reverted)
 
 
 def test_a_row_that_turns_out_to_be_applied_without_a_down_script_is_not_rolled_back(
-    scene: Scene,
+    fakes: Fakes,
 ) -> None:
-    scene.migrated(V1)
+    fakes.migrated(V1)
     one = replace(migration(2), down=None)
-    scene.database.leave_in_doubt(one, V2.digest, took_effect=True)
+    fakes.database.leave_in_doubt(one, V2.digest, took_effect=True)
     with pytest.raises(ConfigurationError, match="without a down script"):
-        scene.maintenance(V2).down(scene.deadline(), to=0)
-    assert scene.database.rolled_back == []
+        fakes.operations(V2).down(fakes.deadline(), to=0)
+    assert fakes.database.rolled_back == []
 
 
-def test_a_withdrawal_without_a_response_rolls_nothing_back(scene: Scene) -> None:
-    scene.migrated(V2)
-    scene.table.after["withdraw"] = raises(LeaseStoreUnavailable("DynamoDB did not answer"))
+def test_a_withdrawal_without_a_response_rolls_nothing_back(fakes: Fakes) -> None:
+    fakes.migrated(V2)
+    fakes.table.after["withdraw"] = raises(LeaseStoreUnavailable("DynamoDB did not answer"))
     with pytest.raises(LeaseStoreUnavailable):
-        scene.maintenance(V2).down(scene.deadline(), steps=1)
-    assert scene.database.rolled_back == []
-    assert scene.maintenance(V2).down(scene.deadline(), steps=1) == ("0002_m",)
+        fakes.operations(V2).down(fakes.deadline(), steps=1)
+    assert fakes.database.rolled_back == []
+    assert fakes.operations(V2).down(fakes.deadline(), steps=1) == ("0002_m",)
 
 
-def test_a_rollback_does_not_mark_ready_what_was_ready_at_another_address(scene: Scene) -> None:
-    scene.migrated(V2)
-    elsewhere = scene.copied("other:5432/db")
+def test_a_rollback_does_not_mark_ready_what_was_ready_at_another_address(fakes: Fakes) -> None:
+    fakes.migrated(V2)
+    elsewhere = fakes.copy_database("other:5432/db")
     elsewhere.database.identity = "another"
     elsewhere.migrated(V3)
-    scene.maintenance(V2).down(scene.deadline(), steps=1)
-    assert scene.ready(V1, V2, V3) == [V1]
+    fakes.operations(V2).down(fakes.deadline(), steps=1)
+    assert fakes.ready(V1, V2, V3) == [V1]
     assert elsewhere.ready(V1, V2, V3) == [V1, V2, V3]
 
 
-def test_a_row_without_a_down_script_is_refused_before_anything_is_done(scene: Scene) -> None:
-    scene.migrated(Manifest([migration(1, down=None), migration(2)]))
-    state = scene.table.state
+def test_a_row_without_a_down_script_is_refused_before_anything_is_done(fakes: Fakes) -> None:
+    fakes.migrated(Manifest([migration(1, down=None), migration(2)]))
+    state = fakes.table.state
     with pytest.raises(ConfigurationError, match="0001_m was applied without a down script"):
-        scene.maintenance(V2).down(scene.deadline(), to=0)
-    assert scene.database.rolled_back == []
-    assert (scene.table.log, scene.table.state) == ([], state)
+        fakes.operations(V2).down(fakes.deadline(), to=0)
+    assert fakes.database.rolled_back == []
+    assert (fakes.table.log, fakes.table.state) == ([], state)
 
 
-def test_down_asks_with_the_rows_and_does_nothing_unless_confirmed(scene: Scene) -> None:
-    scene.migrated(V3)
+def test_down_asks_with_the_rows_and_does_nothing_unless_confirmed(fakes: Fakes) -> None:
+    fakes.migrated(V3)
     asked: list[list[int]] = []
 
     def confirm(rows: Sequence[HistoryRow]) -> bool:
         asked.append([row.version for row in rows])
         return False
 
-    assert scene.maintenance(V3).down(scene.deadline(), to=1, confirm=confirm) == ()
+    assert fakes.operations(V3).down(fakes.deadline(), to=1, confirm=confirm) == ()
     assert asked == [[3, 2]]
-    assert (scene.table.log, scene.database.rolled_back) == ([], [])
+    assert (fakes.table.log, fakes.database.rolled_back) == ([], [])
 
 
-def test_down_with_nothing_to_do_does_not_ask(scene: Scene) -> None:
-    scene.migrated(V3)
+def test_down_with_nothing_to_do_does_not_ask(fakes: Fakes) -> None:
+    fakes.migrated(V3)
 
     def confirm(_rows: Sequence[HistoryRow]) -> bool:
         pytest.fail("there is nothing to confirm")
 
-    assert scene.maintenance(V3).down(scene.deadline(), to=3, confirm=confirm) == ()
-    assert scene.table.log == []
+    assert fakes.operations(V3).down(fakes.deadline(), to=3, confirm=confirm) == ()
+    assert fakes.table.log == []
 
 
-def test_a_history_that_changed_before_the_confirmation_is_not_changed(scene: Scene) -> None:
-    scene.migrated(V2)
+def test_a_history_that_changed_before_the_confirmation_is_not_changed(fakes: Fakes) -> None:
+    fakes.migrated(V2)
 
     def confirm(_rows: Sequence[HistoryRow]) -> bool:
-        scene.migrated(V3)
+        fakes.migrated(V3)
         return True
 
     with pytest.raises(LeaseHeld, match="changed the history meanwhile"):
-        scene.maintenance(V3).down(scene.deadline(), steps=1, confirm=confirm)
-    assert scene.database.rolled_back == []
-    assert scene.table.state.owner is None
-    assert scene.ready(V3)
+        fakes.operations(V3).down(fakes.deadline(), steps=1, confirm=confirm)
+    assert fakes.database.rolled_back == []
+    assert fakes.table.state.owner is None
+    assert fakes.ready(V3)
 
 
-def test_a_failed_down_script_keeps_its_row(scene: Scene) -> None:
-    scene.migrated(V3)
-    scene.database.fail(2, boom())
+def test_a_failed_down_script_keeps_its_row(fakes: Fakes) -> None:
+    fakes.migrated(V3)
+    fakes.database.fail(2, boom())
     with pytest.raises(MigrationFailed):
-        scene.maintenance(V3).down(scene.deadline(), to=0)
-    assert scene.database.rolled_back == ["0003_m"]
-    assert scene.table.state.owner is None
-    assert scene.table.state.failure is None
-    assert scene.ready(V1, V2, V3) == []
+        fakes.operations(V3).down(fakes.deadline(), to=0)
+    assert fakes.database.rolled_back == ["0003_m"]
+    assert fakes.table.state.owner is None
+    assert fakes.table.state.failure is None
+    assert fakes.ready(V1, V2, V3) == []
 
 
-def test_a_rollback_leaves_a_row_in_doubt_below_it(scene: Scene) -> None:
-    scene.migrated(V3)
-    scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=None)
-    scene.maintenance(V3).down(scene.deadline(), steps=1)
-    assert scene.ready(V1, V2, V3) == [V1]
+def test_a_rollback_leaves_a_row_in_doubt_below_it(fakes: Fakes) -> None:
+    fakes.migrated(V3)
+    fakes.database.leave_in_doubt(migration(2), V2.digest, took_effect=None)
+    fakes.operations(V3).down(fakes.deadline(), steps=1)
+    assert fakes.ready(V1, V2, V3) == [V1]
 
 
 # --- baseline
 
 
-def test_a_baseline_records_migrations_without_running_them(scene: Scene) -> None:
-    assert scene.maintenance(V3).baseline(2, scene.deadline()) == ("0001_m", "0002_m")
-    assert scene.database.effects == []
-    rows = scene.database.read_history(scene.deadline())
+def test_a_baseline_records_migrations_without_running_them(fakes: Fakes) -> None:
+    assert fakes.operations(V3).baseline(2, fakes.deadline()) == ("0001_m", "0002_m")
+    assert fakes.database.effects == []
+    rows = fakes.database.read_history(fakes.deadline())
     assert [(row.version, row.baseline, row.state) for row in rows] == [
         (1, True, RowState.APPLIED),
         (2, True, RowState.APPLIED),
     ]
-    assert scene.ready(V1, V2, V3) == [V1, V2]
-    assert scene.runner(V3).ensure(scene.deadline()) is Outcome.MIGRATED
-    assert scene.database.effects == ["0003_m"]
+    assert fakes.ready(V1, V2, V3) == [V1, V2]
+    assert fakes.runner(V3).ensure(fakes.deadline()) is Outcome.MIGRATED
+    assert fakes.database.effects == ["0003_m"]
 
 
-def test_a_baseline_keeps_existing_rows(scene: Scene) -> None:
-    scene.migrated(V1)
-    assert scene.maintenance(V2).baseline(2, scene.deadline()) == ("0002_m",)
-    assert scene.maintenance(V2).baseline(2, scene.deadline()) == ()
-    rows = scene.database.read_history(scene.deadline())
+def test_a_baseline_keeps_existing_rows(fakes: Fakes) -> None:
+    fakes.migrated(V1)
+    assert fakes.operations(V2).baseline(2, fakes.deadline()) == ("0002_m",)
+    assert fakes.operations(V2).baseline(2, fakes.deadline()) == ()
+    rows = fakes.database.read_history(fakes.deadline())
     assert [row.baseline for row in rows] == [False, True]
 
 
-def test_without_a_version_a_baseline_records_what_the_other_tool_applied(scene: Scene) -> None:
-    scene.database.other_histories = [dbmate(1, 3)]
-    shown = scene.maintenance(V3).preview_baseline(None, scene.deadline())
+def test_without_a_version_a_baseline_records_what_the_other_tool_applied(fakes: Fakes) -> None:
+    fakes.database.other_histories = [dbmate(1, 3)]
+    shown = fakes.operations(V3).preview_baseline(None, fakes.deadline())
     assert shown.gaps == ("0002_m",)
-    recorded = scene.maintenance(V3).baseline(None, scene.deadline(), expected=shown)
+    recorded = fakes.operations(V3).baseline(None, fakes.deadline(), expected=shown)
     assert recorded == ("0001_m", "0003_m")
-    assert scene.database.effects == []
-    assert scene.table.state.owner is None
-    assert V3 not in scene.ready(V3)
+    assert fakes.database.effects == []
+    assert fakes.table.state.owner is None
+    assert V3 not in fakes.ready(V3)
     with pytest.raises(Diverged, match="pending below version 3"):
-        scene.maintenance(V3).up(scene.deadline())
-    out_of_order = scene.maintenance(V3, allow_out_of_order=True)
-    assert out_of_order.up(scene.deadline()) == ("0002_m",)
-    assert V3 in scene.ready(V3)
+        fakes.operations(V3).up(fakes.deadline())
+    out_of_order = fakes.operations(V3, allow_out_of_order=True)
+    assert out_of_order.up(fakes.deadline()) == ("0002_m",)
+    assert V3 in fakes.ready(V3)
 
 
-def test_a_baseline_that_leaves_nothing_pending_makes_its_code_ready(scene: Scene) -> None:
-    scene.database.other_histories = [dbmate(1, 2)]
-    scene.maintenance(V2).baseline(None, scene.deadline())
-    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.UP_TO_DATE
-    assert scene.database.effects == []
+def test_a_baseline_that_leaves_nothing_pending_makes_its_code_ready(fakes: Fakes) -> None:
+    fakes.database.other_histories = [dbmate(1, 2)]
+    fakes.operations(V2).baseline(None, fakes.deadline())
+    assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.UP_TO_DATE
+    assert fakes.database.effects == []
 
 
-def test_a_baseline_that_is_no_longer_what_was_shown_records_nothing(scene: Scene) -> None:
-    scene.database.other_histories = [dbmate(1)]
-    shown = scene.maintenance(V3).preview_baseline(None, scene.deadline())
-    scene.database.other_histories = [dbmate(1, 2)]
+def test_a_baseline_that_is_no_longer_what_was_shown_records_nothing(fakes: Fakes) -> None:
+    fakes.database.other_histories = [dbmate(1)]
+    shown = fakes.operations(V3).preview_baseline(None, fakes.deadline())
+    fakes.database.other_histories = [dbmate(1, 2)]
     with pytest.raises(LeaseHeld, match="the applied migrations changed meanwhile"):
-        scene.maintenance(V3).baseline(None, scene.deadline(), expected=shown)
-    assert scene.database.read_history(scene.deadline()) == []
-    assert scene.table.state.owner is None
+        fakes.operations(V3).baseline(None, fakes.deadline(), expected=shown)
+    assert fakes.database.read_history(fakes.deadline()) == []
+    assert fakes.table.state.owner is None
 
 
 @pytest.mark.parametrize("version", [2, 3])
 def test_a_baseline_that_another_tools_history_contradicts_records_nothing(
-    scene: Scene, version: int
+    fakes: Fakes, version: int
 ) -> None:
-    scene.database.other_histories = [dbmate(1, 3)]
+    fakes.database.other_histories = [dbmate(1, 3)]
     with pytest.raises(ConfigurationError, match="0002_m is not applied there"):
-        scene.maintenance(V3).baseline(version, scene.deadline())
-    assert scene.database.read_history(scene.deadline()) == []
+        fakes.operations(V3).baseline(version, fakes.deadline())
+    assert fakes.database.read_history(fakes.deadline()) == []
     given: Any = {"ignore_other_history": True}
-    recorded = scene.maintenance(V3).baseline(version, scene.deadline(), **given)
+    recorded = fakes.operations(V3).baseline(version, fakes.deadline(), **given)
     assert len(recorded) == version
 
 
 def test_an_ignored_history_contradicts_no_baseline(
-    scene: Scene,
+    fakes: Fakes,
 ) -> None:
-    scene.database.other_histories = [dbmate(1, 3)]
-    desk = scene.maintenance(V3, ignore_other_history=True)
-    assert desk.baseline(2, scene.deadline()) == ("0001_m", "0002_m")
-    assert desk.baseline(None, scene.deadline()) == ("0003_m",)
+    fakes.database.other_histories = [dbmate(1, 3)]
+    desk = fakes.operations(V3, ignore_other_history=True)
+    assert desk.baseline(2, fakes.deadline()) == ("0001_m", "0002_m")
+    assert desk.baseline(None, fakes.deadline()) == ("0003_m",)
 
 
 # --- a database that another tool has migrated
 
 
-def test_up_and_plan_and_a_dry_run_refuse_another_tools_database(scene: Scene) -> None:
-    scene.database.other_histories = [dbmate(1, 2)]
-    desk = scene.maintenance(V3)
+def test_up_and_plan_and_a_dry_run_refuse_another_tools_database(fakes: Fakes) -> None:
+    fakes.database.other_histories = [dbmate(1, 2)]
+    desk = fakes.operations(V3)
     for act in (desk.plan, desk.dry_run, desk.up):
         with pytest.raises(ConfigurationError, match="dbmate has applied 2 versions"):
-            act(scene.deadline())
-    assert scene.database.effects == []
-    failure = scene.table.state.failure
+            act(fakes.deadline())
+    assert fakes.database.effects == []
+    failure = fakes.table.state.failure
     assert failure is not None
     assert "lambda-migrate baseline" in failure.cause
 
 
-def test_another_tools_history_can_be_ignored(scene: Scene) -> None:
-    scene.database.other_histories = [dbmate(1, 2)]
-    desk = scene.maintenance(V2)
-    assert desk.plan(scene.deadline(), ignore_other_history=True)[0].pending
-    assert desk.dry_run(scene.deadline(), ignore_other_history=True)
-    assert desk.up(scene.deadline(), ignore_other_history=True) == ("0001_m", "0002_m")
-    assert scene.maintenance(V3).up(scene.deadline()) == ("0003_m",)
+def test_another_tools_history_can_be_ignored(fakes: Fakes) -> None:
+    fakes.database.other_histories = [dbmate(1, 2)]
+    desk = fakes.operations(V2)
+    assert desk.plan(fakes.deadline(), ignore_other_history=True)[0].pending
+    assert desk.dry_run(fakes.deadline(), ignore_other_history=True)
+    assert desk.up(fakes.deadline(), ignore_other_history=True) == ("0001_m", "0002_m")
+    assert fakes.operations(V3).up(fakes.deadline()) == ("0003_m",)
 
 
-def test_a_baseline_that_contradicts_the_history_is_not_marked_ready(scene: Scene) -> None:
-    here = _edited(scene)
-    scene.maintenance(here).baseline(2, scene.deadline())
-    assert not scene.ready(here)
-    assert scene.table.state.owner is None
+def test_a_baseline_that_contradicts_the_history_is_not_marked_ready(fakes: Fakes) -> None:
+    here = _edited(fakes)
+    fakes.operations(here).baseline(2, fakes.deadline())
+    assert not fakes.ready(here)
+    assert fakes.table.state.owner is None
 
 
 # --- repair
 
 
-def test_a_row_in_doubt_can_be_declared_applied(scene: Scene) -> None:
-    scene.migrated(V1)
-    scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=None)
-    assert scene.maintenance(V2).repair(2, scene.deadline(), declared="applied") == "0002_m"
-    assert scene.ready(V2)
-    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.UP_TO_DATE
-    assert scene.database.effects == ["0001_m"]
+def test_a_row_in_doubt_can_be_declared_applied(fakes: Fakes) -> None:
+    fakes.migrated(V1)
+    fakes.database.leave_in_doubt(migration(2), V2.digest, took_effect=None)
+    assert fakes.operations(V2).repair(2, fakes.deadline(), declared="applied") == "0002_m"
+    assert fakes.ready(V2)
+    assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.UP_TO_DATE
+    assert fakes.database.effects == ["0001_m"]
 
 
-def test_a_row_in_doubt_can_be_declared_pending(scene: Scene) -> None:
-    scene.migrated(V1)
-    scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=None)
-    assert scene.maintenance(V2).repair(2, scene.deadline(), declared="pending") == "0002_m"
-    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.MIGRATED
-    assert scene.database.effects == ["0001_m", "0002_m"]
+def test_a_row_in_doubt_can_be_declared_pending(fakes: Fakes) -> None:
+    fakes.migrated(V1)
+    fakes.database.leave_in_doubt(migration(2), V2.digest, took_effect=None)
+    assert fakes.operations(V2).repair(2, fakes.deadline(), declared="pending") == "0002_m"
+    assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.MIGRATED
+    assert fakes.database.effects == ["0001_m", "0002_m"]
 
 
-def test_what_is_declared_pending_is_no_longer_ready(scene: Scene) -> None:
-    scene.migrated(V3)
-    scene.maintenance(V3).repair(3, scene.deadline(), declared="pending")
-    assert scene.ready(V1, V2, V3) == [V1, V2]
+def test_what_is_declared_pending_is_no_longer_ready(fakes: Fakes) -> None:
+    fakes.migrated(V3)
+    fakes.operations(V3).repair(3, fakes.deadline(), declared="pending")
+    assert fakes.ready(V1, V2, V3) == [V1, V2]
 
 
-def test_an_edited_file_can_be_accepted(scene: Scene) -> None:
-    here = _edited(scene)
-    scene.maintenance(here).repair(2, scene.deadline(), declared="edited")
-    assert scene.ready(here)
-    assert scene.maintenance(here).status(scene.deadline()).plan.is_current
-    assert scene.database.effects == ["0001_m", "0002_m"]
+def test_an_edited_file_can_be_accepted(fakes: Fakes) -> None:
+    here = _edited(fakes)
+    fakes.operations(here).repair(2, fakes.deadline(), declared="edited")
+    assert fakes.ready(here)
+    assert fakes.operations(here).status(fakes.deadline()).plan.is_current
+    assert fakes.database.effects == ["0001_m", "0002_m"]
 
 
 @pytest.mark.parametrize(
@@ -543,72 +546,72 @@ def test_an_edited_file_can_be_accepted(scene: Scene) -> None:
     ],
 )
 def test_an_invalid_repair_is_refused_and_releases_the_lease(
-    scene: Scene, version: int, declared: str, fault: str
+    fakes: Fakes, version: int, declared: str, fault: str
 ) -> None:
-    scene.migrated(V1)
-    scene.database.leave_in_doubt(migration(2), V2.digest, took_effect=None)
-    before = scene.database.read_history(scene.deadline())
+    fakes.migrated(V1)
+    fakes.database.leave_in_doubt(migration(2), V2.digest, took_effect=None)
+    before = fakes.database.read_history(fakes.deadline())
     with pytest.raises(ConfigurationError, match=fault):
-        scene.maintenance(V3).repair(version, scene.deadline(), declared=declared)
-    assert scene.database.read_history(scene.deadline()) == before
-    assert scene.table.state.owner is None
-    assert scene.table.state.failure is None
+        fakes.operations(V3).repair(version, fakes.deadline(), declared=declared)
+    assert fakes.database.read_history(fakes.deadline()) == before
+    assert fakes.table.state.owner is None
+    assert fakes.table.state.failure is None
 
 
 # --- the environment
 
 
-def test_a_copied_database_can_be_stamped_with_its_new_environment(scene: Scene) -> None:
-    scene.environment = "production"
-    scene.migrated(V1)
-    scene.environment = "staging"
+def test_a_copied_database_can_be_stamped_with_its_new_environment(fakes: Fakes) -> None:
+    fakes.environment = "production"
+    fakes.migrated(V1)
+    fakes.environment = "staging"
     with pytest.raises(ConfigurationError, match="belongs to environment 'production'"):
-        scene.maintenance(V2).up(scene.deadline())
-    scene.maintenance(V1).stamp_environment(scene.deadline())
-    assert scene.database.environment == "staging"
-    assert scene.maintenance(V2).up(scene.deadline()) == ("0002_m",)
+        fakes.operations(V2).up(fakes.deadline())
+    fakes.operations(V1).stamp_environment(fakes.deadline())
+    assert fakes.database.environment == "staging"
+    assert fakes.operations(V2).up(fakes.deadline()) == ("0002_m",)
 
 
 # --- the lease
 
 
-def test_the_lease_of_a_dead_holder_is_freed_at_once(scene: Scene) -> None:
-    scene.migrated(V1)
-    scene.held_by("dead", seconds=900)
-    assert scene.maintenance(V2).release_lease().owner == "dead"
-    assert scene.table.state.owner is None
-    assert scene.ready(V1)
-    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.MIGRATED
+def test_the_lease_of_a_dead_holder_is_freed_at_once(fakes: Fakes) -> None:
+    fakes.migrated(V1)
+    fakes.held_by("dead", seconds=900)
+    assert fakes.operations(V2).release_lease().owner == "dead"
+    assert fakes.table.state.owner is None
+    assert fakes.ready(V1)
+    assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.MIGRATED
 
 
-def test_a_freed_holder_that_was_alive_can_neither_renew_nor_complete(scene: Scene) -> None:
-    lease = scene.held_by("alive after all")
-    release_lease(scene.table)
+def test_a_freed_holder_that_was_alive_can_neither_renew_nor_complete(fakes: Fakes) -> None:
+    lease = fakes.held_by("alive after all")
+    release_lease(fakes.table)
     with pytest.raises(LeaseLost):
-        InMemoryLeaseTable.renew(scene.table, lease)
+        InMemoryLeaseTable.renew(fakes.table, lease)
 
 
-def test_a_lease_that_was_just_renewed_is_not_freed(scene: Scene) -> None:
-    lease = scene.held_by("alive", seconds=900)
+def test_a_lease_that_was_just_renewed_is_not_freed(fakes: Fakes) -> None:
+    lease = fakes.held_by("alive", seconds=900)
 
     def renew() -> None:
-        scene.clock.advance(1)
-        InMemoryLeaseTable.renew(scene.table, lease)
+        fakes.clock.advance(1)
+        InMemoryLeaseTable.renew(fakes.table, lease)
 
-    scene.table.before["acquire"] = renew
+    fakes.table.before["acquire"] = renew
     with pytest.raises(LeaseHeld, match=r"the holder is alive.*alive holds the lease"):
-        scene.maintenance(V1).release_lease()
-    assert scene.table.state.owner == "alive"
+        fakes.operations(V1).release_lease()
+    assert fakes.table.state.owner == "alive"
 
 
-def test_freeing_a_free_lease_changes_nothing(scene: Scene) -> None:
-    scene.migrated(V1)
-    state = scene.table.state
-    assert scene.maintenance(V1).release_lease() == state
-    assert scene.table.log == ["read"]
+def test_freeing_a_free_lease_changes_nothing(fakes: Fakes) -> None:
+    fakes.migrated(V1)
+    state = fakes.table.state
+    assert fakes.operations(V1).release_lease() == state
+    assert fakes.table.log == ["read"]
 
 
-WRITES: dict[str, Callable[[Operations, Scene], object]] = {
+WRITES: dict[str, Callable[[Operations, Fakes], object]] = {
     "up": lambda m, s: m.up(s.deadline()),
     "down": lambda m, s: m.down(s.deadline(), steps=1),
     "baseline": lambda m, s: m.baseline(1, s.deadline()),
@@ -620,64 +623,64 @@ WRITES: dict[str, Callable[[Operations, Scene], object]] = {
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
 def test_every_write_is_refused_while_another_process_holds_the_lease(
-    scene: Scene, write: Callable[[Operations, Scene], object]
+    fakes: Fakes, write: Callable[[Operations, Fakes], object]
 ) -> None:
-    scene.migrated(V1)
-    scene.held_by("orders/7/abc")
-    before = scene.database.read_history(scene.deadline())
+    fakes.migrated(V1)
+    fakes.held_by("orders/7/abc")
+    before = fakes.database.read_history(fakes.deadline())
     with pytest.raises(LeaseHeld, match=r"another process .*: orders/7/abc holds the lease"):
-        write(scene.maintenance(V1), scene)
-    assert scene.table.state.owner == "orders/7/abc"
-    assert scene.database.read_history(scene.deadline()) == before
+        write(fakes.operations(V1), fakes)
+    assert fakes.table.state.owner == "orders/7/abc"
+    assert fakes.database.read_history(fakes.deadline()) == before
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
 def test_every_write_releases_the_lease(
-    scene: Scene, write: Callable[[Operations, Scene], object]
+    fakes: Fakes, write: Callable[[Operations, Fakes], object]
 ) -> None:
-    scene.migrated(V1)
-    write(scene.maintenance(V1), scene)
-    assert scene.table.state.owner is None
+    fakes.migrated(V1)
+    write(fakes.operations(V1), fakes)
+    assert fakes.table.state.owner is None
 
 
-def test_a_dead_holders_lease_is_taken_over_and_reported(scene: Scene) -> None:
-    scene.held_by("dead", seconds=-5)
-    scene.maintenance(V1).up(scene.deadline())
-    assert scene.observer.events_of(LeaseTakenOver) == [LeaseTakenOver("orders", "dead", 2)]
+def test_a_dead_holders_lease_is_taken_over_and_reported(fakes: Fakes) -> None:
+    fakes.held_by("dead", seconds=-5)
+    fakes.operations(V1).up(fakes.deadline())
+    assert fakes.observer.events_of(LeaseTakenOver) == [LeaseTakenOver("orders", "dead", 2)]
 
 
-def test_without_a_table_a_live_holder_is_not_evicted(scene: Scene) -> None:
+def test_without_a_table_a_live_holder_is_not_evicted(fakes: Fakes) -> None:
     def second(_version: int) -> None:
-        scene.database.on_script = None
-        other = Scene(clock=scene.clock, has_lease_table=False)
-        other.database = scene.database
+        fakes.database.on_script = None
+        other = Fakes(clock=fakes.clock, has_lease_table=False)
+        other.database = fakes.database
         other.change(fence=99)
         with pytest.raises(LeaseHeld, match="another process is migrating this database"):
-            other.maintenance(V1).up(scene.deadline())
+            other.operations(V1).up(fakes.deadline())
         assert other.table.state.owner is None
 
-    scene.has_lease_table = False
-    scene.database.on_script = second
-    assert scene.maintenance(V1).up(scene.deadline()) == ("0001_m",)
+    fakes.has_lease_table = False
+    fakes.database.on_script = second
+    assert fakes.operations(V1).up(fakes.deadline()) == ("0001_m",)
 
 
-def test_a_lost_lease_is_not_released(scene: Scene) -> None:
+def test_a_lost_lease_is_not_released(fakes: Fakes) -> None:
     def usurp(_version: int) -> None:
-        scene.change(owner="successor", fence=scene.table.state.fence + 1)
-        scene.database.token += 1
+        fakes.change(owner="successor", fence=fakes.table.state.fence + 1)
+        fakes.database.token += 1
 
-    scene.database.on_script = usurp
+    fakes.database.on_script = usurp
     with pytest.raises(LeaseLost):
-        scene.maintenance(V1).up(scene.deadline())
-    assert scene.table.state.owner == "successor"
-    assert "release" not in scene.table.log
+        fakes.operations(V1).up(fakes.deadline())
+    assert fakes.table.state.owner == "successor"
+    assert "release" not in fakes.table.log
 
 
-def test_an_interrupt_of_an_operation_releases_the_lease(scene: Scene) -> None:
+def test_an_interrupt_of_an_operation_releases_the_lease(fakes: Fakes) -> None:
     def interrupt(_version: int) -> None:
         raise KeyboardInterrupt
 
-    scene.database.on_script = interrupt
+    fakes.database.on_script = interrupt
     with pytest.raises(KeyboardInterrupt):
-        scene.maintenance(V1).up(scene.deadline())
-    assert scene.table.state.owner is None
+        fakes.operations(V1).up(fakes.deadline())
+    assert fakes.table.state.owner is None

@@ -34,13 +34,13 @@ from lambda_migrate.migrations.digest import EMPTY_DIGEST
 from lambda_migrate.postgresql.ports import StaleFencingToken
 from lambda_migrate.runner import MigrationRunner, Outcome
 from lambda_migrate.testing import InMemoryDatabase
-from tests.unit.engine.scene import Scene, manifest, raises
+from tests.unit.engine.fakes import Fakes, manifest, raises
 
 V1, V2, V3 = manifest(1), manifest(1, 2), manifest(1, 2, 3)
 
 
-def failure(scene: Scene, digest: str, *, pause_seconds: float = 60.0) -> Failure:
-    now = scene.clock.wall_ms()
+def failure(fakes: Fakes, digest: str, *, pause_seconds: float = 60.0) -> Failure:
+    now = fakes.clock.wall_ms()
     return Failure(
         digest=digest,
         migration="0002_m",
@@ -56,160 +56,160 @@ def failure(scene: Scene, digest: str, *, pause_seconds: float = 60.0) -> Failur
 # --- serving
 
 
-def test_the_fast_path_is_one_read_and_nothing_else(scene: Scene) -> None:
-    scene.migrated(V2)
-    connections = scene.database.connections
-    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.UP_TO_DATE
-    assert scene.table.log == ["read"]
-    assert scene.database.connections == connections
-    assert scene.clock.slept == []
+def test_the_fast_path_is_one_read_and_nothing_else(fakes: Fakes) -> None:
+    fakes.migrated(V2)
+    connections = fakes.database.connections
+    assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.UP_TO_DATE
+    assert fakes.table.log == ["read"]
+    assert fakes.database.connections == connections
+    assert fakes.clock.slept == []
 
 
-def test_the_answer_is_remembered_until_it_is_forgotten(scene: Scene) -> None:
-    scene.migrated(V2)
-    runner = scene.runner(V2)
+def test_the_answer_is_remembered_until_it_is_forgotten(fakes: Fakes) -> None:
+    fakes.migrated(V2)
+    runner = fakes.runner(V2)
     assert [runner.ensure(), runner.ensure(), runner.ensure()] == [Outcome.UP_TO_DATE] * 3
-    assert scene.table.log == ["read"]
+    assert fakes.table.log == ["read"]
     runner.forget()
     runner.ensure()
-    assert scene.table.log == ["read", "read"]
+    assert fakes.table.log == ["read", "read"]
 
 
-def test_the_fast_path_serves_even_when_no_time_is_left(scene: Scene) -> None:
-    scene.migrated(V1)
-    assert scene.runner(V1).ensure(scene.deadline(0)) is Outcome.UP_TO_DATE
+def test_the_fast_path_serves_even_when_no_time_is_left(fakes: Fakes) -> None:
+    fakes.migrated(V1)
+    assert fakes.runner(V1).ensure(fakes.deadline(0)) is Outcome.UP_TO_DATE
 
 
-def test_a_failed_check_is_not_remembered(scene: Scene) -> None:
-    scene.database.is_down = True
-    runner = scene.runner(V1)
+def test_a_failed_check_is_not_remembered(fakes: Fakes) -> None:
+    fakes.database.is_down = True
+    runner = fakes.runner(V1)
     with pytest.raises(DatabaseUnavailable):
-        runner.ensure(scene.deadline())
-    scene.database.is_down = False
-    assert runner.ensure(scene.deadline()) is Outcome.MIGRATED
+        runner.ensure(fakes.deadline())
+    fakes.database.is_down = False
+    assert runner.ensure(fakes.deadline()) is Outcome.MIGRATED
 
 
-def test_what_the_item_says_of_another_database_does_not_count(scene: Scene) -> None:
-    elsewhere = Scene(clock=scene.clock)
-    elsewhere.database = InMemoryDatabase(fingerprint="elsewhere:5432/other", clock=scene.clock)
+def test_what_the_item_says_of_another_database_does_not_count(fakes: Fakes) -> None:
+    elsewhere = Fakes(clock=fakes.clock)
+    elsewhere.database = InMemoryDatabase(fingerprint="elsewhere:5432/other", clock=fakes.clock)
     elsewhere.migrated(V1)
-    scene.change(databases=elsewhere.table.state.databases)
-    assert scene.runner(V1).ensure(scene.deadline()) is Outcome.MIGRATED
-    assert scene.database.effects == ["0001_m"]
-    assert scene.ready(V1, V2, V3) == [V1]
+    fakes.change(databases=elsewhere.table.state.databases)
+    assert fakes.runner(V1).ensure(fakes.deadline()) is Outcome.MIGRATED
+    assert fakes.database.effects == ["0001_m"]
+    assert fakes.ready(V1, V2, V3) == [V1]
 
 
-def test_mode_off_reads_nothing(scene: Scene) -> None:
-    runner = scene.runner(V1, mode="off")
-    assert runner.ensure(scene.deadline()) is Outcome.UP_TO_DATE
-    assert (scene.table.log, scene.database.connections, scene.observer.events) == ([], 0, [])
+def test_mode_off_reads_nothing(fakes: Fakes) -> None:
+    runner = fakes.runner(V1, mode="off")
+    assert runner.ensure(fakes.deadline()) is Outcome.UP_TO_DATE
+    assert (fakes.table.log, fakes.database.connections, fakes.observer.events) == ([], 0, [])
 
 
-def test_constructing_a_runner_does_nothing(scene: Scene) -> None:
-    MigrationRunner(V1, scene.target())
-    assert (scene.table.log, scene.database.connections) == ([], 0)
+def test_constructing_a_runner_does_nothing(fakes: Fakes) -> None:
+    MigrationRunner(V1, fakes.target())
+    assert (fakes.table.log, fakes.database.connections) == ([], 0)
 
 
 # --- require
 
 
-def test_require_waits_until_another_process_has_migrated(scene: Scene) -> None:
-    scene.clock.at(5, lambda: scene.finish(scene.held_by("a-migrator"), V1))
-    assert scene.runner(V1, mode="require").ensure(scene.deadline()) is Outcome.WAITED
-    assert set(scene.table.log) == {"read"}
-    assert scene.database.connections == 0
+def test_require_waits_until_another_process_has_migrated(fakes: Fakes) -> None:
+    fakes.clock.at(5, lambda: fakes.finish(fakes.held_by("a-migrator"), V1))
+    assert fakes.runner(V1, mode="require").ensure(fakes.deadline()) is Outcome.WAITED
+    assert set(fakes.table.log) == {"read"}
+    assert fakes.database.connections == 0
 
 
-def test_require_never_acquires_and_gives_up_at_the_deadline(scene: Scene) -> None:
-    began = scene.clock.monotonic()
+def test_require_never_acquires_and_gives_up_at_the_deadline(fakes: Fakes) -> None:
+    began = fakes.clock.monotonic()
     with pytest.raises(NotReady, match=r"not ready after waiting 8\.0 s: no process is migrating"):
-        scene.runner(V1, mode="require").ensure(scene.deadline(10))
-    assert set(scene.table.log) == {"read"}
-    assert scene.clock.monotonic() - began == pytest.approx(8)
+        fakes.runner(V1, mode="require").ensure(fakes.deadline(10))
+    assert set(fakes.table.log) == {"read"}
+    assert fakes.clock.monotonic() - began == pytest.approx(8)
 
 
-def test_require_fails_at_once_on_a_recorded_failure(scene: Scene) -> None:
-    scene.change(failure=failure(scene, V2.digest))
+def test_require_fails_at_once_on_a_recorded_failure(fakes: Fakes) -> None:
+    fakes.change(failure=failure(fakes, V2.digest))
     with pytest.raises(MigrationFailed, match="no such table"):
-        scene.runner(V2, mode="require").ensure(scene.deadline())
-    assert scene.table.log == ["read"]
+        fakes.runner(V2, mode="require").ensure(fakes.deadline())
+    assert fakes.table.log == ["read"]
 
 
-def test_require_does_not_take_over_a_dead_holder(scene: Scene) -> None:
-    scene.held_by("dead", seconds=1)
+def test_require_does_not_take_over_a_dead_holder(fakes: Fakes) -> None:
+    fakes.held_by("dead", seconds=1)
     with pytest.raises(NotReady, match="dead holds the lease"):
-        scene.runner(V1, mode="require", wait_seconds=90).ensure(scene.deadline(100))
-    assert set(scene.table.log) == {"read"}
+        fakes.runner(V1, mode="require", wait_seconds=90).ensure(fakes.deadline(100))
+    assert set(fakes.table.log) == {"read"}
 
 
 # --- refusing
 
 
-def test_a_recorded_failure_is_raised_after_one_read_and_no_connection(scene: Scene) -> None:
-    scene.change(failure=failure(scene, V2.digest))
+def test_a_recorded_failure_is_raised_after_one_read_and_no_connection(fakes: Fakes) -> None:
+    fakes.change(failure=failure(fakes, V2.digest))
     with pytest.raises(MigrationFailed) as caught:
-        scene.runner(V2).ensure(scene.deadline())
+        fakes.runner(V2).ensure(fakes.deadline())
     told = caught.value
     assert (told.migration, told.sqlstate, told.cause) == ("0002_m", "42P01", "no such table")
     assert told.attempts == 3
-    assert told.retry_at_ms == scene.clock.wall_ms() + 60_000
+    assert told.retry_at_ms == fakes.clock.wall_ms() + 60_000
     assert "attempt 3 failed in another instance" in str(told)
     assert "in 60 s" in str(told)
-    assert (scene.table.log, scene.database.connections) == (["read"], 0)
+    assert (fakes.table.log, fakes.database.connections) == (["read"], 0)
 
 
-def test_a_failure_of_other_migration_files_is_no_reason_to_refuse(scene: Scene) -> None:
-    scene.change(failure=failure(scene, V3.digest))
-    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.MIGRATED
-    assert scene.table.state.failure is None, "its version 2 is applied, by other files"
+def test_a_failure_of_other_migration_files_is_no_reason_to_refuse(fakes: Fakes) -> None:
+    fakes.change(failure=failure(fakes, V3.digest))
+    assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.MIGRATED
+    assert fakes.table.state.failure is None, "its version 2 is applied, by other files"
 
 
-def test_a_waiter_learns_of_the_failure_of_the_holder_it_waits_for(scene: Scene) -> None:
-    lease = scene.held_by("holder")
-    told = failure(scene, V2.digest)
-    scene.clock.at(3, lambda: InMemoryLeaseTable.fail(scene.table, lease, told))
+def test_a_waiter_learns_of_the_failure_of_the_holder_it_waits_for(fakes: Fakes) -> None:
+    lease = fakes.held_by("holder")
+    told = failure(fakes, V2.digest)
+    fakes.clock.at(3, lambda: InMemoryLeaseTable.fail(fakes.table, lease, told))
     with pytest.raises(MigrationFailed, match="42P01"):
-        scene.runner(V2).ensure(scene.deadline())
-    assert scene.database.connections == 0
+        fakes.runner(V2).ensure(fakes.deadline())
+    assert fakes.database.connections == 0
 
 
 # --- waiting
 
 
-def test_a_waiter_serves_once_the_holder_has_finished(scene: Scene) -> None:
-    lease = scene.held_by("holder")
-    scene.clock.at(4, lambda: scene.finish(lease, V2))
-    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.WAITED
-    assert set(scene.table.log) == {"read"}
-    assert scene.database.connections == 0
-    finished = scene.observer.events_of(CheckFinished)[0]
+def test_a_waiter_serves_once_the_holder_has_finished(fakes: Fakes) -> None:
+    lease = fakes.held_by("holder")
+    fakes.clock.at(4, lambda: fakes.finish(lease, V2))
+    assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.WAITED
+    assert set(fakes.table.log) == {"read"}
+    assert fakes.database.connections == 0
+    finished = fakes.observer.events_of(CheckFinished)[0]
     assert finished.waited_seconds == finished.seconds >= 4
 
 
-def test_a_waiter_migrates_if_the_holder_finished_something_else(scene: Scene) -> None:
-    scene.migrated(V1)
-    lease = scene.held_by("older code")
-    scene.clock.at(4, lambda: scene.finish(lease, V1))
-    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.MIGRATED
-    assert scene.database.effects == ["0001_m", "0002_m"]
+def test_a_waiter_migrates_if_the_holder_finished_something_else(fakes: Fakes) -> None:
+    fakes.migrated(V1)
+    lease = fakes.held_by("older code")
+    fakes.clock.at(4, lambda: fakes.finish(lease, V1))
+    assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.MIGRATED
+    assert fakes.database.effects == ["0001_m", "0002_m"]
 
 
-def test_the_loser_of_an_acquisition_waits_from_the_item_that_came_back(scene: Scene) -> None:
+def test_the_loser_of_an_acquisition_waits_from_the_item_that_came_back(fakes: Fakes) -> None:
     leases: list[Lease] = []
-    scene.table.before["acquire"] = lambda: leases.append(scene.held_by("winner"))
-    scene.clock.at(1, lambda: scene.finish(leases[0], V1))
+    fakes.table.before["acquire"] = lambda: leases.append(fakes.held_by("winner"))
+    fakes.clock.at(1, lambda: fakes.finish(leases[0], V1))
     reads_before_the_first_pause: list[int] = []
 
     def count(seconds: float) -> None:
-        reads_before_the_first_pause.append(scene.table.log.count("read"))
+        reads_before_the_first_pause.append(fakes.table.log.count("read"))
         sleep(seconds)
 
-    sleep = scene.clock.sleep
-    scene.clock.sleep = count  # type: ignore[method-assign]  # the test counts what came before
-    assert scene.runner(V1).ensure(scene.deadline()) is Outcome.WAITED
-    assert scene.table.log[:2] == ["read", "acquire"]
+    sleep = fakes.clock.sleep
+    fakes.clock.sleep = count  # type: ignore[method-assign]  # the test counts what came before
+    assert fakes.runner(V1).ensure(fakes.deadline()) is Outcome.WAITED
+    assert fakes.table.log[:2] == ["read", "acquire"]
     assert reads_before_the_first_pause[0] == 1
-    assert scene.observer.events_of(WaitingForLease)[0].holder == "winner"
+    assert fakes.observer.events_of(WaitingForLease)[0].holder == "winner"
 
 
 @pytest.mark.parametrize(
@@ -217,374 +217,376 @@ def test_the_loser_of_an_acquisition_waits_from_the_item_that_came_back(scene: S
     [(30, 25, 2, 25), (10, 25, 2, 8), (10, 25, 0, 10), (10, 3, 2, 3), (2, 25, 2, 0), (0, 25, 2, 0)],
 )
 def test_waiting_never_passes_the_deadline_less_the_margin_nor_the_bound(
-    scene: Scene, invocation: float, wait: float, margin: float, waited: float
+    fakes: Fakes, invocation: float, wait: float, margin: float, waited: float
 ) -> None:
-    scene.held_by("holder", seconds=900, length=900)
-    began = scene.clock.monotonic()
-    runner = scene.runner(V1, wait_seconds=wait, safety_margin_seconds=margin)
+    fakes.held_by("holder", seconds=900, length=900)
+    began = fakes.clock.monotonic()
+    runner = fakes.runner(V1, wait_seconds=wait, safety_margin_seconds=margin)
     with pytest.raises(NotReady, match=f"after waiting {waited:.1f} s: holder holds the lease"):
-        runner.ensure(scene.deadline(invocation))
-    assert scene.clock.monotonic() - began == pytest.approx(waited)
+        runner.ensure(fakes.deadline(invocation))
+    assert fakes.clock.monotonic() - began == pytest.approx(waited)
 
 
-def test_not_ready_names_the_holder_its_progress_and_when_to_retry(scene: Scene) -> None:
-    scene.held_by("orders/7/abc", seconds=900)
-    scene.change(progress=Progress("0002_m", 1, 3, scene.clock.wall_ms()))
+def test_not_ready_names_the_holder_its_progress_and_when_to_retry(fakes: Fakes) -> None:
+    fakes.held_by("orders/7/abc", seconds=900)
+    fakes.change(progress=Progress("0002_m", 1, 3, fakes.clock.wall_ms()))
     with pytest.raises(NotReady) as caught:
-        scene.runner(V2, lease_seconds=900).ensure(scene.deadline(12))
+        fakes.runner(V2, lease_seconds=900).ensure(fakes.deadline(12))
     assert "orders/7/abc is applying 0002_m (1 of 3 migrations done)" in str(caught.value)
     assert caught.value.retry_after_seconds == 5
-    assert scene.observer.events_of(WaitingForLease)[0].progress == "0002_m"
+    assert fakes.observer.events_of(WaitingForLease)[0].progress == "0002_m"
 
 
-def test_without_a_deadline_the_bound_on_waiting_holds(scene: Scene) -> None:
-    scene.held_by("holder", seconds=900, length=900)
+def test_without_a_deadline_the_bound_on_waiting_holds(fakes: Fakes) -> None:
+    fakes.held_by("holder", seconds=900, length=900)
     with pytest.raises(NotReady, match=r"after waiting 25\.0 s"):
-        scene.runner(V1).ensure()
+        fakes.runner(V1).ensure()
 
 
 @pytest.mark.parametrize("seconds", [0, 2])
-def test_nothing_is_begun_when_no_time_is_left(scene: Scene, seconds: float) -> None:
+def test_nothing_is_begun_when_no_time_is_left(fakes: Fakes, seconds: float) -> None:
     with pytest.raises(NotReady, match="LAMBDA_MIGRATE_SAFETY_MARGIN_SECONDS"):
-        scene.runner(V1).ensure(scene.deadline(seconds))
-    assert scene.table.log == ["read"]
-    assert scene.database.connections == 0
+        fakes.runner(V1).ensure(fakes.deadline(seconds))
+    assert fakes.table.log == ["read"]
+    assert fakes.database.connections == 0
 
 
 # --- acquiring
 
 
-def test_the_first_instance_migrates_and_gives_the_lease_back(scene: Scene) -> None:
-    assert scene.runner(V3).ensure(scene.deadline(), request_id="r-1") is Outcome.MIGRATED
-    assert scene.database.effects == ["0001_m", "0002_m", "0003_m"]
-    assert scene.table.log == ["read", "acquire", "renew", "complete"]
-    assert scene.table.state.owner is None
-    assert scene.ready(V1, V2, V3) == [V1, V2, V3]
-    assert scene.database.token == 1
+def test_the_first_instance_migrates_and_gives_the_lease_back(fakes: Fakes) -> None:
+    assert fakes.runner(V3).ensure(fakes.deadline(), request_id="r-1") is Outcome.MIGRATED
+    assert fakes.database.effects == ["0001_m", "0002_m", "0003_m"]
+    assert fakes.table.log == ["read", "acquire", "renew", "complete"]
+    assert fakes.table.state.owner is None
+    assert fakes.ready(V1, V2, V3) == [V1, V2, V3]
+    assert fakes.database.token == 1
 
 
 def test_what_became_ready_before_the_acquisition_is_served_without_a_connection(
-    scene: Scene,
+    fakes: Fakes,
 ) -> None:
-    scene.table.before["acquire"] = lambda: scene.finish(scene.held_by("faster"), V2)
-    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.UP_TO_DATE
-    assert (scene.table.log, scene.database.connections) == (["read", "acquire"], 0)
-    assert (scene.table.state.owner, scene.table.state.fence) == (None, 1)
+    fakes.table.before["acquire"] = lambda: fakes.finish(fakes.held_by("faster"), V2)
+    assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.UP_TO_DATE
+    assert (fakes.table.log, fakes.database.connections) == (["read", "acquire"], 0)
+    assert (fakes.table.state.owner, fakes.table.state.fence) == (None, 1)
 
 
 def test_what_a_holder_given_up_on_completed_before_it_was_taken_over_is_served(
-    scene: Scene,
+    fakes: Fakes,
 ) -> None:
-    lease = scene.held_by("slow", seconds=-5)
-    scene.table.before["acquire"] = lambda: scene.finish(lease, V2)
-    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.UP_TO_DATE
-    assert (scene.table.log, scene.database.connections) == (["read", "acquire", "release"], 0)
-    assert scene.table.state.owner is None
+    lease = fakes.held_by("slow", seconds=-5)
+    fakes.table.before["acquire"] = lambda: fakes.finish(lease, V2)
+    assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.UP_TO_DATE
+    assert (fakes.table.log, fakes.database.connections) == (["read", "acquire", "release"], 0)
+    assert fakes.table.state.owner is None
 
 
 def test_what_failed_before_the_acquisition_is_not_tried_again_before_its_pause(
-    scene: Scene,
+    fakes: Fakes,
 ) -> None:
-    fails = failure(scene, V2.digest)
-    scene.table.before["acquire"] = lambda: scene.change(failure=fails)
+    fails = failure(fakes, V2.digest)
+    fakes.table.before["acquire"] = lambda: fakes.change(failure=fails)
     with pytest.raises(MigrationFailed, match="no such table"):
-        scene.runner(V2).ensure(scene.deadline())
-    assert (scene.table.log, scene.database.connections) == (["read", "acquire", "release"], 0)
-    assert (scene.table.state.owner, scene.table.state.failure) == (None, fails)
+        fakes.runner(V2).ensure(fakes.deadline())
+    assert (fakes.table.log, fakes.database.connections) == (["read", "acquire", "release"], 0)
+    assert (fakes.table.state.owner, fakes.table.state.failure) == (None, fails)
 
 
-def test_a_lease_that_cannot_be_given_back_at_once_is_no_reason_not_to_serve(scene: Scene) -> None:
-    lease = scene.held_by("slow", seconds=-5)
-    scene.table.before["acquire"] = lambda: scene.finish(lease, V2)
-    scene.table.before["release"] = raises(LeaseStoreUnavailable("DynamoDB did not answer"))
-    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.UP_TO_DATE
+def test_a_lease_that_cannot_be_given_back_at_once_is_no_reason_not_to_serve(
+    fakes: Fakes,
+) -> None:
+    lease = fakes.held_by("slow", seconds=-5)
+    fakes.table.before["acquire"] = lambda: fakes.finish(lease, V2)
+    fakes.table.before["release"] = raises(LeaseStoreUnavailable("DynamoDB did not answer"))
+    assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.UP_TO_DATE
 
 
 def test_a_lost_answer_to_an_acquisition_ends_with_this_very_owner_holding_it(
-    scene: Scene,
+    fakes: Fakes,
 ) -> None:
-    scene.table.after["acquire"] = raises(LeaseStoreUnavailable("the answer was lost"))
-    assert scene.runner(V1).ensure(scene.deadline()) is Outcome.MIGRATED
-    assert scene.table.log == ["read", "acquire", "read", "acquire", "renew", "complete"]
-    finished = scene.observer.events_of(CheckFinished)[0]
+    fakes.table.after["acquire"] = raises(LeaseStoreUnavailable("the answer was lost"))
+    assert fakes.runner(V1).ensure(fakes.deadline()) is Outcome.MIGRATED
+    assert fakes.table.log == ["read", "acquire", "read", "acquire", "renew", "complete"]
+    finished = fakes.observer.events_of(CheckFinished)[0]
     assert finished.fence == 1
     assert finished.waited_seconds < 1
-    assert scene.observer.events_of(LeaseTakenOver) == []
+    assert fakes.observer.events_of(LeaseTakenOver) == []
 
 
-def test_acquisitions_without_a_response_are_retried_with_growing_delays(scene: Scene) -> None:
+def test_acquisitions_without_a_response_are_retried_with_growing_delays(fakes: Fakes) -> None:
     def again() -> None:
-        scene.table.before["acquire"] = again
+        fakes.table.before["acquire"] = again
         raise LeaseStoreUnavailable("throttled")
 
-    scene.table.before["acquire"] = again
+    fakes.table.before["acquire"] = again
     with pytest.raises(NotReady):
-        scene.runner(V1).ensure(scene.deadline(27))
-    delays = scene.clock.slept
+        fakes.runner(V1).ensure(fakes.deadline(27))
+    delays = fakes.clock.slept
     assert delays == sorted(delays[:-1]) + delays[-1:]
-    assert scene.table.log.count("acquire") < 30
+    assert fakes.table.log.count("acquire") < 30
 
 
-def test_a_lease_taken_over_is_announced_once(scene: Scene) -> None:
-    scene.held_by("dead", seconds=-5)
-    assert scene.runner(V1).ensure(scene.deadline()) is Outcome.MIGRATED
-    assert scene.observer.events_of(LeaseTakenOver) == [LeaseTakenOver("orders", "dead", 2)]
+def test_a_lease_taken_over_is_announced_once(fakes: Fakes) -> None:
+    fakes.held_by("dead", seconds=-5)
+    assert fakes.runner(V1).ensure(fakes.deadline()) is Outcome.MIGRATED
+    assert fakes.observer.events_of(LeaseTakenOver) == [LeaseTakenOver("orders", "dead", 2)]
 
 
-def test_a_free_lease_is_not_announced_as_taken_over(scene: Scene) -> None:
-    scene.migrated(V1)
-    scene.runner(V2).ensure(scene.deadline())
-    assert scene.observer.events_of(LeaseTakenOver) == []
+def test_a_free_lease_is_not_announced_as_taken_over(fakes: Fakes) -> None:
+    fakes.migrated(V1)
+    fakes.runner(V2).ensure(fakes.deadline())
+    assert fakes.observer.events_of(LeaseTakenOver) == []
 
 
 def test_a_lease_watched_for_its_whole_length_is_over_whatever_the_clocks_say(
-    scene: Scene,
+    fakes: Fakes,
 ) -> None:
-    scene.held_by("dead", seconds=1_000)
-    runner = scene.runner(V1, wait_seconds=60)
-    assert runner.ensure(scene.deadline(120)) is Outcome.MIGRATED
-    waited = scene.observer.events_of(CheckFinished)[0].waited_seconds
+    fakes.held_by("dead", seconds=1_000)
+    runner = fakes.runner(V1, wait_seconds=60)
+    assert runner.ensure(fakes.deadline(120)) is Outcome.MIGRATED
+    waited = fakes.observer.events_of(CheckFinished)[0].waited_seconds
     assert 21 < waited < 30
-    assert scene.observer.events_of(LeaseTakenOver) == [LeaseTakenOver("orders", "dead", 2)]
+    assert fakes.observer.events_of(LeaseTakenOver) == [LeaseTakenOver("orders", "dead", 2)]
 
 
-def test_a_holder_that_renews_is_not_taken_over(scene: Scene) -> None:
-    lease = scene.held_by("alive")
+def test_a_holder_that_renews_is_not_taken_over(fakes: Fakes) -> None:
+    lease = fakes.held_by("alive")
     for second in range(5, 50, 5):
-        scene.clock.at(second, lambda: InMemoryLeaseTable.renew(scene.table, lease))
-    scene.clock.at(52, lambda: scene.finish(lease, V1))
-    assert scene.runner(V1, wait_seconds=80).ensure(scene.deadline(120)) is Outcome.WAITED
-    assert "acquire" not in scene.table.log
+        fakes.clock.at(second, lambda: InMemoryLeaseTable.renew(fakes.table, lease))
+    fakes.clock.at(52, lambda: fakes.finish(lease, V1))
+    assert fakes.runner(V1, wait_seconds=80).ensure(fakes.deadline(120)) is Outcome.WAITED
+    assert "acquire" not in fakes.table.log
 
 
 # --- the fence
 
 
-def test_the_token_of_a_recreated_table_is_raised_above_postgresqls(scene: Scene) -> None:
-    scene.migrated(V1)
-    scene.database.token = 41
-    scene.change(fence=0, databases={})
-    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.MIGRATED
-    assert scene.table.log.count("raise_fence") == 1
-    assert (scene.table.state.fence, scene.database.token) == (42, 42)
-    assert scene.observer.events_of(CheckFinished)[0].fence == 42
-    assert scene.database.effects == ["0001_m", "0002_m"]
+def test_the_token_of_a_recreated_table_is_raised_above_postgresqls(fakes: Fakes) -> None:
+    fakes.migrated(V1)
+    fakes.database.token = 41
+    fakes.change(fence=0, databases={})
+    assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.MIGRATED
+    assert fakes.table.log.count("raise_fence") == 1
+    assert (fakes.table.state.fence, fakes.database.token) == (42, 42)
+    assert fakes.observer.events_of(CheckFinished)[0].fence == 42
+    assert fakes.database.effects == ["0001_m", "0002_m"]
 
 
 def test_a_token_that_keeps_rising_above_the_lease_tables_is_a_configuration_error(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+    fakes: Fakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def outrun(grant: object, *_: object, **__: object) -> None:
         raise StaleFencingToken(grant.fence + 10)  # type: ignore[attr-defined]  # it is a Grant
 
-    monkeypatch.setattr(scene.database, "take_over", outrun)
+    monkeypatch.setattr(fakes.database, "take_over", outrun)
     with pytest.raises(ConfigurationError, match="keeps rising above the lease table's"):
-        scene.runner(V1).ensure(scene.deadline())
-    assert scene.table.state.owner is None
+        fakes.runner(V1).ensure(fakes.deadline())
+    assert fakes.table.state.owner is None
 
 
 # --- losing the lease
 
 
-def test_a_holder_that_lost_its_lease_records_and_completes_nothing(scene: Scene) -> None:
+def test_a_holder_that_lost_its_lease_records_and_completes_nothing(fakes: Fakes) -> None:
     def usurp(_version: int) -> None:
-        scene.database.on_script = None
-        scene.change(owner="successor", fence=scene.table.state.fence + 1)
-        scene.database.token += 1
+        fakes.database.on_script = None
+        fakes.change(owner="successor", fence=fakes.table.state.fence + 1)
+        fakes.database.token += 1
 
-    scene.database.on_script = usurp
+    fakes.database.on_script = usurp
     with pytest.raises(LeaseLost):
-        scene.runner(V2).ensure(scene.deadline())
-    assert scene.database.effects == []
-    assert scene.table.log == ["read", "acquire", "renew"]
-    assert scene.table.state.failure is None
-    assert scene.table.state.databases == {}
-    assert scene.table.state.owner == "successor"
+        fakes.runner(V2).ensure(fakes.deadline())
+    assert fakes.database.effects == []
+    assert fakes.table.log == ["read", "acquire", "renew"]
+    assert fakes.table.state.failure is None
+    assert fakes.table.state.databases == {}
+    assert fakes.table.state.owner == "successor"
 
 
 def test_a_holder_thawed_after_its_lease_checks_it_before_the_next_migration(
-    scene: Scene,
+    fakes: Fakes,
 ) -> None:
     def freeze(version: int) -> None:
         if version == 1:
-            scene.clock.advance(3600)
-            scene.held_by("successor")
+            fakes.clock.advance(3600)
+            fakes.held_by("successor")
 
-    scene.database.on_script = freeze
+    fakes.database.on_script = freeze
     with pytest.raises(LeaseLost):
-        scene.runner(V2).ensure(scene.deadline(7200))
-    assert scene.database.effects == ["0001_m"]
-    assert scene.table.log == ["read", "acquire", "renew", "renew"]
-    assert scene.table.state.owner == "successor"
+        fakes.runner(V2).ensure(fakes.deadline(7200))
+    assert fakes.database.effects == ["0001_m"]
+    assert fakes.table.log == ["read", "acquire", "renew", "renew"]
+    assert fakes.table.state.owner == "successor"
 
 
-def test_a_lease_lost_when_all_was_done_makes_a_waiter_that_serves(scene: Scene) -> None:
+def test_a_lease_lost_when_all_was_done_makes_a_waiter_that_serves(fakes: Fakes) -> None:
     def take() -> None:
-        scene.clock.advance(60)
-        lease = scene.held_by("successor")
-        scene.clock.at(2, lambda: scene.finish(lease, V2))
+        fakes.clock.advance(60)
+        lease = fakes.held_by("successor")
+        fakes.clock.at(2, lambda: fakes.finish(lease, V2))
 
-    scene.table.before["complete"] = take
-    assert scene.runner(V2).ensure(scene.deadline(120)) is Outcome.WAITED
-    assert scene.database.effects == ["0001_m", "0002_m"]
-    assert scene.observer.events_of(CheckFinished)[0].applied == ("0001_m", "0002_m")
-    assert scene.table.log.count("acquire") == 1
+    fakes.table.before["complete"] = take
+    assert fakes.runner(V2).ensure(fakes.deadline(120)) is Outcome.WAITED
+    assert fakes.database.effects == ["0001_m", "0002_m"]
+    assert fakes.observer.events_of(CheckFinished)[0].applied == ("0001_m", "0002_m")
+    assert fakes.table.log.count("acquire") == 1
 
 
 def test_a_store_that_is_gone_when_all_was_done_does_not_keep_it_from_serving(
-    scene: Scene,
+    fakes: Fakes,
 ) -> None:
     def go() -> None:
-        scene.table.is_down = True
+        fakes.table.is_down = True
         raise LeaseStoreUnavailable("gone")
 
-    scene.table.before["complete"] = go
-    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.MIGRATED
-    assert scene.table.state.databases == {}
-    scene.table.is_down = False
-    scene.clock.advance(30)
-    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.MIGRATED
-    assert scene.database.effects == ["0001_m", "0002_m"]
-    assert scene.ready(V2)
+    fakes.table.before["complete"] = go
+    assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.MIGRATED
+    assert fakes.table.state.databases == {}
+    fakes.table.is_down = False
+    fakes.clock.advance(30)
+    assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.MIGRATED
+    assert fakes.database.effects == ["0001_m", "0002_m"]
+    assert fakes.ready(V2)
 
 
 @pytest.mark.parametrize("lost", ["request", "answer"])
 def test_a_lost_response_does_not_make_others_wait_until_the_lease_expires(
-    scene: Scene, lost: str
+    fakes: Fakes, lost: str
 ) -> None:
-    planned = scene.table.before if lost == "request" else scene.table.after
+    planned = fakes.table.before if lost == "request" else fakes.table.after
     planned["complete"] = raises(LeaseStoreUnavailable("throttled"))
-    began = scene.clock.monotonic()
-    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.MIGRATED
-    assert scene.table.log.count("complete") == 2
-    assert scene.clock.monotonic() - began <= 0.2
-    assert scene.table.state.owner is None
-    assert scene.ready(V2)
+    began = fakes.clock.monotonic()
+    assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.MIGRATED
+    assert fakes.table.log.count("complete") == 2
+    assert fakes.clock.monotonic() - began <= 0.2
+    assert fakes.table.state.owner is None
+    assert fakes.ready(V2)
 
 
-def test_giving_back_ends_with_the_leases_trust_or_the_deadline(scene: Scene) -> None:
+def test_giving_back_ends_with_the_leases_trust_or_the_deadline(fakes: Fakes) -> None:
     def go() -> None:
-        scene.table.is_down = True
+        fakes.table.is_down = True
         raise LeaseStoreUnavailable("gone")
 
-    scene.table.before["complete"] = go
-    began = scene.clock.monotonic()
-    assert scene.runner(V2).ensure(scene.deadline(8)) is Outcome.MIGRATED
-    assert scene.clock.monotonic() - began <= 8
-    assert scene.table.log.count("complete") > 3
+    fakes.table.before["complete"] = go
+    began = fakes.clock.monotonic()
+    assert fakes.runner(V2).ensure(fakes.deadline(8)) is Outcome.MIGRATED
+    assert fakes.clock.monotonic() - began <= 8
+    assert fakes.table.log.count("complete") > 3
 
 
 def test_waiting_after_a_first_read_that_failed_begins_as_after_any_that_failed(
-    scene: Scene,
+    fakes: Fakes,
 ) -> None:
-    scene.migrated(V2)
-    scene.table.before["read"] = raises(LeaseStoreUnavailable("throttled"))
-    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.WAITED
-    [pause] = scene.observer.events_of(WaitingForLease)
+    fakes.migrated(V2)
+    fakes.table.before["read"] = raises(LeaseStoreUnavailable("throttled"))
+    assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.WAITED
+    [pause] = fakes.observer.events_of(WaitingForLease)
     assert pause.delay_seconds >= max_delay_after_errors(1) / 2
 
 
 def test_after_an_unavailable_store_an_untrusted_lease_is_read_again(
-    scene: Scene,
+    fakes: Fakes,
 ) -> None:
     def thaw_after_a_rollback() -> None:
-        scene.clock.advance(30)
-        scene.maintenance(V2).down(scene.deadline(), to=0)
+        fakes.clock.advance(30)
+        fakes.operations(V2).down(fakes.deadline(), to=0)
         raise LeaseStoreUnavailable("gone")
 
-    scene.table.before["complete"] = thaw_after_a_rollback
-    assert scene.runner(V2).ensure(scene.deadline()) is Outcome.MIGRATED
-    assert scene.database.effects == ["0001_m", "0002_m"] * 2
-    assert scene.database.rolled_back == ["0002_m", "0001_m"]
+    fakes.table.before["complete"] = thaw_after_a_rollback
+    assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.MIGRATED
+    assert fakes.database.effects == ["0001_m", "0002_m"] * 2
+    assert fakes.database.rolled_back == ["0002_m", "0001_m"]
 
 
 # --- PostgreSQL away
 
 
-def test_an_unavailable_database_frees_the_lease_and_is_no_failure(scene: Scene) -> None:
-    scene.database.is_down = True
+def test_an_unavailable_database_frees_the_lease_and_is_no_failure(fakes: Fakes) -> None:
+    fakes.database.is_down = True
     with pytest.raises(DatabaseUnavailable) as caught:
-        scene.runner(V1).ensure(scene.deadline())
+        fakes.runner(V1).ensure(fakes.deadline())
     assert caught.value.retryable
-    assert scene.table.log == ["read", "acquire", "release"]
-    assert scene.table.state.owner is None
-    assert scene.table.state.failure is None
+    assert fakes.table.log == ["read", "acquire", "release"]
+    assert fakes.table.state.owner is None
+    assert fakes.table.state.failure is None
 
 
 def test_a_database_lost_in_the_middle_frees_the_lease_and_keeps_what_was_committed(
-    scene: Scene,
+    fakes: Fakes,
 ) -> None:
     def vanish(version: int) -> None:
-        scene.database.is_down = version == 2
+        fakes.database.is_down = version == 2
 
-    scene.database.on_script = vanish
+    fakes.database.on_script = vanish
     with pytest.raises(DatabaseUnavailable):
-        scene.runner(V3).ensure(scene.deadline())
-    assert scene.database.effects == ["0001_m"]
-    assert scene.table.state.failure is None
-    scene.database.is_down = False
-    scene.database.on_script = None
-    assert scene.runner(V3).ensure(scene.deadline()) is Outcome.MIGRATED
-    assert scene.database.effects == ["0001_m", "0002_m", "0003_m"]
+        fakes.runner(V3).ensure(fakes.deadline())
+    assert fakes.database.effects == ["0001_m"]
+    assert fakes.table.state.failure is None
+    fakes.database.is_down = False
+    fakes.database.on_script = None
+    assert fakes.runner(V3).ensure(fakes.deadline()) is Outcome.MIGRATED
+    assert fakes.database.effects == ["0001_m", "0002_m", "0003_m"]
 
 
 # --- DynamoDB away
 
 
-def test_without_a_store_waiting_ends_with_its_own_error_at_the_deadline(scene: Scene) -> None:
-    scene.table.is_down = True
-    began = scene.clock.monotonic()
+def test_without_a_store_waiting_ends_with_its_own_error_at_the_deadline(fakes: Fakes) -> None:
+    fakes.table.is_down = True
+    began = fakes.clock.monotonic()
     with pytest.raises(LeaseStoreUnavailable):
-        scene.runner(V1).ensure(scene.deadline(12))
-    assert scene.clock.monotonic() - began == pytest.approx(10)
-    assert scene.database.connections == 0
+        fakes.runner(V1).ensure(fakes.deadline(12))
+    assert fakes.clock.monotonic() - began == pytest.approx(10)
+    assert fakes.database.connections == 0
 
 
 @pytest.mark.parametrize(("invocation", "wait"), [(0, 25), (60, 0)])
 def test_without_a_store_and_without_time_to_wait_the_error_is_the_stores(
-    scene: Scene, invocation: float, wait: float
+    fakes: Fakes, invocation: float, wait: float
 ) -> None:
-    scene.table.is_down = True
+    fakes.table.is_down = True
     with pytest.raises(LeaseStoreUnavailable):
-        scene.runner(V1, wait_seconds=wait).ensure(scene.deadline(invocation))
-    assert scene.table.log == ["read"]
+        fakes.runner(V1, wait_seconds=wait).ensure(fakes.deadline(invocation))
+    assert fakes.table.log == ["read"]
 
 
-def test_a_store_that_comes_back_in_time_is_waited_for(scene: Scene) -> None:
-    scene.migrated(V1)
-    scene.table.is_down = True
-    scene.clock.at(5, lambda: setattr(scene.table, "is_down", False))
-    assert scene.runner(V1).ensure(scene.deadline()) is Outcome.WAITED
+def test_a_store_that_comes_back_in_time_is_waited_for(fakes: Fakes) -> None:
+    fakes.migrated(V1)
+    fakes.table.is_down = True
+    fakes.clock.at(5, lambda: setattr(fakes.table, "is_down", False))
+    assert fakes.runner(V1).ensure(fakes.deadline()) is Outcome.WAITED
 
 
 @pytest.mark.parametrize("wait", [25, 0])
-def test_by_setting_a_current_database_is_served_without_a_store(scene: Scene, wait: float) -> None:
-    scene.migrated(V2)
-    connections = scene.database.connections
-    scene.table.is_down = True
-    runner = scene.runner(V2, check_database_if_store_unavailable=True, wait_seconds=wait)
-    began = scene.clock.monotonic()
-    runner.ensure(scene.deadline())
-    assert scene.database.connections == connections + 1
-    assert scene.clock.monotonic() - began < 4
-    assert "acquire" not in scene.table.log
+def test_by_setting_a_current_database_is_served_without_a_store(fakes: Fakes, wait: float) -> None:
+    fakes.migrated(V2)
+    connections = fakes.database.connections
+    fakes.table.is_down = True
+    runner = fakes.runner(V2, check_database_if_store_unavailable=True, wait_seconds=wait)
+    began = fakes.clock.monotonic()
+    runner.ensure(fakes.deadline())
+    assert fakes.database.connections == connections + 1
+    assert fakes.clock.monotonic() - began < 4
+    assert "acquire" not in fakes.table.log
 
 
-def test_by_setting_a_database_that_is_not_current_fails_closed(scene: Scene) -> None:
-    scene.migrated(V1)
-    scene.table.is_down = True
+def test_by_setting_a_database_that_is_not_current_fails_closed(fakes: Fakes) -> None:
+    fakes.migrated(V1)
+    fakes.table.is_down = True
     with pytest.raises(LeaseStoreUnavailable):
-        scene.runner(V2, check_database_if_store_unavailable=True).ensure(scene.deadline())
-    assert scene.database.effects == ["0001_m"]
+        fakes.runner(V2, check_database_if_store_unavailable=True).ensure(fakes.deadline())
+    assert fakes.database.effects == ["0001_m"]
 
 
 # --- telling
 
 
-def test_a_check_that_migrated_is_one_event_with_all_fields(scene: Scene) -> None:
-    scene.database.on_script = lambda _version: scene.clock.advance(1.5)
-    scene.runner(V2).ensure(scene.deadline())
-    assert [type(event) for event in scene.observer.events] == [
+def test_a_check_that_migrated_is_one_event_with_all_fields(fakes: Fakes) -> None:
+    fakes.database.on_script = lambda _version: fakes.clock.advance(1.5)
+    fakes.runner(V2).ensure(fakes.deadline())
+    assert [type(event) for event in fakes.observer.events] == [
         MigrationStarted,
         MigrationApplied,
         MigrationStarted,
@@ -592,10 +594,10 @@ def test_a_check_that_migrated_is_one_event_with_all_fields(scene: Scene) -> Non
         LeaseHeldTime,
         CheckFinished,
     ]
-    assert scene.observer.events_of(MigrationApplied)[1] == MigrationApplied(
+    assert fakes.observer.events_of(MigrationApplied)[1] == MigrationApplied(
         "orders", "0002_m", 2, 2, 1.5
     )
-    finished = scene.observer.events_of(CheckFinished)[0]
+    finished = fakes.observer.events_of(CheckFinished)[0]
     assert (finished.target, finished.digest, finished.outcome) == ("orders", V2.digest, "MIGRATED")
     assert finished.applied == ("0001_m", "0002_m")
     assert (finished.fence, finished.lease_calls) == (1, 4)
@@ -603,28 +605,28 @@ def test_a_check_that_migrated_is_one_event_with_all_fields(scene: Scene) -> Non
     assert finished.owner.startswith("cli/")
 
 
-def _refused(scene: Scene) -> None:
-    scene.change(failure=failure(scene, V2.digest))
+def _refused(fakes: Fakes) -> None:
+    fakes.change(failure=failure(fakes, V2.digest))
 
 
-def _broken(scene: Scene) -> None:
-    scene.database.fail(2, MigrationFailed("boom", migration="0002_m", sqlstate="22012"))
+def _broken(fakes: Fakes) -> None:
+    fakes.database.fail(2, MigrationFailed("boom", migration="0002_m", sqlstate="22012"))
 
 
-def _busy(scene: Scene) -> None:
-    scene.held_by("holder", seconds=900)
+def _busy(fakes: Fakes) -> None:
+    fakes.held_by("holder", seconds=900)
 
 
-def _store_gone(scene: Scene) -> None:
-    scene.table.is_down = True
+def _store_gone(fakes: Fakes) -> None:
+    fakes.table.is_down = True
 
 
-def _database_gone(scene: Scene) -> None:
-    scene.database.is_down = True
+def _database_gone(fakes: Fakes) -> None:
+    fakes.database.is_down = True
 
 
-def _unexpected(scene: Scene) -> None:
-    scene.table.before["read"] = raises(RuntimeError("password=hunter2"))
+def _unexpected(fakes: Fakes) -> None:
+    fakes.table.before["read"] = raises(RuntimeError("password=hunter2"))
 
 
 @pytest.mark.parametrize(
@@ -639,19 +641,19 @@ def _unexpected(scene: Scene) -> None:
     ],
 )
 def test_a_failed_check_is_one_event_with_all_fields(
-    scene: Scene,
-    arrange: Callable[[Scene], None],
+    fakes: Fakes,
+    arrange: Callable[[Fakes], None],
     error: str,
     retryable: bool,
     migration: str,
     sqlstate: str,
     attempts: int,
 ) -> None:
-    arrange(scene)
+    arrange(fakes)
     with pytest.raises((MigrateError, RuntimeError)):
-        scene.runner(V2, lease_seconds=900).ensure(scene.deadline(10))
-    assert scene.observer.events_of(CheckFinished) == []
-    (told,) = scene.observer.events_of(CheckFailed)
+        fakes.runner(V2, lease_seconds=900).ensure(fakes.deadline(10))
+    assert fakes.observer.events_of(CheckFinished) == []
+    (told,) = fakes.observer.events_of(CheckFailed)
     assert (told.error, told.retryable) == (error, retryable)
     assert (told.migration, told.sqlstate, told.attempts) == (migration, sqlstate, attempts)
     assert told.message
@@ -660,51 +662,51 @@ def test_a_failed_check_is_one_event_with_all_fields(
     assert (told.retry_at_ms is not None) == (error == "MigrationFailed")
 
 
-def test_an_owner_is_fresh_for_every_check(scene: Scene) -> None:
+def test_an_owner_is_fresh_for_every_check(fakes: Fakes) -> None:
     for versions in (V1, V2, V3):
-        scene.runner(versions).ensure(scene.deadline())
-    assert len({event.owner for event in scene.observer.events_of(CheckFinished)}) == 3
+        fakes.runner(versions).ensure(fakes.deadline())
+    assert len({event.owner for event in fakes.observer.events_of(CheckFinished)}) == 3
 
 
-def test_an_empty_manifest_is_served_where_that_is_allowed(scene: Scene) -> None:
-    first = scene.runner(manifest(), allow_empty=True)
-    assert first.ensure(scene.deadline()) is Outcome.MIGRATED
-    assert scene.database.effects == []
-    second = scene.runner(manifest(), allow_empty=True)
-    assert second.ensure(scene.deadline()) is Outcome.UP_TO_DATE
+def test_an_empty_manifest_is_served_where_that_is_allowed(fakes: Fakes) -> None:
+    first = fakes.runner(manifest(), allow_empty=True)
+    assert first.ensure(fakes.deadline()) is Outcome.MIGRATED
+    assert fakes.database.effects == []
+    second = fakes.runner(manifest(), allow_empty=True)
+    assert second.ensure(fakes.deadline()) is Outcome.UP_TO_DATE
 
 
 @pytest.mark.parametrize("mode", ["migrate", "require"])
 def test_an_empty_manifest_is_refused_before_the_lease_table_is_read(
-    scene: Scene, mode: str
+    fakes: Fakes, mode: str
 ) -> None:
-    scene.migrated(V1)
+    fakes.migrated(V1)
     for shipped in (manifest(), DeferredManifest(EMPTY_DIGEST, manifest)):
         with pytest.raises(ManifestError, match="LAMBDA_MIGRATE_ALLOW_EMPTY=true"):
-            MigrationRunner(shipped, scene.target(mode=mode)).ensure(scene.deadline())
-    assert scene.table.log == []
-    [first, _] = [e for e in scene.observer.events if isinstance(e, CheckFailed)]
+            MigrationRunner(shipped, fakes.target(mode=mode)).ensure(fakes.deadline())
+    assert fakes.table.log == []
+    [first, _] = [e for e in fakes.observer.events if isinstance(e, CheckFailed)]
     assert (first.error, first.retryable, first.lease_calls) == ("ManifestError", False, 0)
 
 
 def test_a_cold_start_runs_nothing_on_a_database_that_another_tool_has_migrated(
-    scene: Scene,
+    fakes: Fakes,
 ) -> None:
-    scene.database.other_histories = [
+    fakes.database.other_histories = [
         OtherHistory("dbmate", "public.schema_migrations", (OtherEntry("0001", version=1),))
     ]
     with pytest.raises(ConfigurationError, match="dbmate has applied 1 version") as caught:
-        scene.runner(V2).ensure(scene.deadline())
+        fakes.runner(V2).ensure(fakes.deadline())
     assert not caught.value.retryable
-    assert scene.database.effects == []
-    connections = scene.database.connections
+    assert fakes.database.effects == []
+    connections = fakes.database.connections
     with pytest.raises(MigrationFailed, match="dbmate has applied 1 version"):
-        scene.runner(V2).ensure(scene.deadline())
-    assert scene.database.connections == connections, "a hundred starts are not a storm"
-    other = scene.runner(manifest(1, 2, 3), ignore_other_history=True)
-    assert other.ensure(scene.deadline()) is Outcome.MIGRATED
+        fakes.runner(V2).ensure(fakes.deadline())
+    assert fakes.database.connections == connections, "a hundred starts are not a storm"
+    other = fakes.runner(manifest(1, 2, 3), ignore_other_history=True)
+    assert other.ensure(fakes.deadline()) is Outcome.MIGRATED
 
 
-def test_a_missing_item_reads_as_nobody_having_been_here(scene: Scene) -> None:
-    assert scene.table.state == LeaseState()
-    assert scene.runner(V1).ensure(scene.deadline()) is Outcome.MIGRATED
+def test_a_missing_item_reads_as_nobody_having_been_here(fakes: Fakes) -> None:
+    assert fakes.table.state == LeaseState()
+    assert fakes.runner(V1).ensure(fakes.deadline()) is Outcome.MIGRATED

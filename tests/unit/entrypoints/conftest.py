@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.unit.engine.scene import Scene
+from tests.unit.engine.fakes import Fakes
 from tests.unit.entrypoints.lines import Lines
 
 OURS = "lambda_migrate.aws.telemetry"
 
 
 @pytest.fixture
-def scene() -> Scene:
-    return Scene()
+def fakes() -> Fakes:
+    return Fakes()
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,7 @@ from lambda_migrate.errors import (
     NotReady,
 )
 from lambda_migrate.runner import MigrationRunner, Outcome
-from tests.unit.engine.scene import Scene, manifest
+from tests.unit.engine.fakes import Fakes, manifest
 from tests.unit.entrypoints.lines import Context, Lines
 
 V1 = manifest(1)
@@ -47,7 +47,7 @@ class Runner:
         self.answers = list(answers)
         self.asked: list[tuple[Deadline | None, str]] = []
         self.forgotten = 0
-        self.target = Scene().target()
+        self.target = Fakes().target()
 
     def ensure(self, deadline: Deadline | None = None, *, request_id: str = "") -> Outcome:
         self.asked.append((deadline, request_id))
@@ -110,49 +110,49 @@ def test_it_works_with_and_without_arguments(made: list[Runner]) -> None:
     assert [runner.arguments for runner in made] == [{}, {"target": "orders"}, {}]  # type: ignore[attr-defined]  # see `made`
 
 
-def test_name_documentation_and_signature_stay(scene: Scene) -> None:
-    guarded = guard(scene.runner(V1), served)
+def test_name_documentation_and_signature_stay(fakes: Fakes) -> None:
+    guarded = guard(fakes.runner(V1), served)
     assert (guarded.__name__, guarded.__doc__) == ("served", "A handler.")
     assert inspect.signature(guarded) == inspect.signature(served)
     assert inspect.unwrap(guarded) is served
 
 
-def test_everything_that_it_is_called_with_is_passed_on(scene: Scene) -> None:
+def test_everything_that_it_is_called_with_is_passed_on(fakes: Fakes) -> None:
     def handler(event: Any, context: Any, *more: Any, **named: Any) -> Any:
         return event, context, more, named
 
-    guarded = guard(scene.runner(V1), handler)
+    guarded = guard(fakes.runner(V1), handler)
     context = Context()
     for _ in ("cold", "warm"):
         assert guarded("e", context, 1, 2, a=3) == ("e", context, (1, 2), {"a": 3})
         assert guarded(event="e", context=context, a=3) == ("e", context, (), {"a": 3})
 
 
-def test_a_callable_object_can_be_guarded(scene: Scene) -> None:
+def test_a_callable_object_can_be_guarded(fakes: Fakes) -> None:
     class Handler:
         def __call__(self, event: Any, context: Any) -> Any:
             return event
 
-    assert guard(scene.runner(V1), Handler())("e", Context()) == "e"
+    assert guard(fakes.runner(V1), Handler())("e", Context()) == "e"
 
 
-def test_a_runner_and_settings_are_not_mixed(scene: Scene) -> None:
+def test_a_runner_and_settings_are_not_mixed(fakes: Fakes) -> None:
     with pytest.raises(TypeError, match=r"a runner and settings \(table, target\)"):
-        guard(scene.runner(V1), served, table="t", target="x", init="when-long")
+        guard(fakes.runner(V1), served, table="t", target="x", init="when-long")
 
 
 @pytest.mark.parametrize(
     "order", list(itertools.permutations(range(4))), ids=lambda order: "".join(map(str, order))
 )
 def test_it_stacks_with_powertools_in_any_order(
-    lines: Lines, scene: Scene, order: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    lines: Lines, fakes: Fakes, order: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", "orders")
     monkeypatch.setenv("POWERTOOLS_TRACE_DISABLED", "1")
     logger, tracer = Logger(), Tracer()
     metrics = Metrics(namespace="shop", service="orders")
     decorators: list[Callable[[Any], Any]] = [
-        migrate_on_cold_start(runner=scene.runner(V1)),
+        migrate_on_cold_start(runner=fakes.runner(V1)),
         logger.inject_lambda_context,
         metrics.log_metrics(capture_cold_start_metric=False),
         tracer.capture_lambda_handler,
@@ -172,7 +172,7 @@ def test_it_stacks_with_powertools_in_any_order(
         (line,), (emf,) = lines.read()
         assert (line["message"], line["function_request_id"]) == ("handled", "request-1")
         assert (emf["Orders"], emf["service"]) == ([1.0], "orders")
-    assert scene.database.effects == ["0001_m"]
+    assert fakes.database.effects == ["0001_m"]
 
 
 # --- the first invocation and the next ones
@@ -196,23 +196,23 @@ def test_a_warm_invocation_makes_no_check() -> None:
 
 
 def test_a_warm_invocation_touches_neither_lease_nor_database_nor_clock(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+    fakes: Fakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    guarded = guard(scene.runner(V1), served)
+    guarded = guard(fakes.runner(V1), served)
     guarded("e", Context())
-    calls, connections = scene.table.calls, scene.database.connections
+    calls, connections = fakes.table.calls, fakes.database.connections
     for name in ("monotonic", "wall_ms", "sleep"):
-        monkeypatch.setattr(scene.clock, name, lambda *_: pytest.fail("the clock was read"))
+        monkeypatch.setattr(fakes.clock, name, lambda *_: pytest.fail("the clock was read"))
     context = Context()
     monkeypatch.setattr(
         context, "get_remaining_time_in_millis", lambda: pytest.fail("the context was asked")
     )
     assert guarded("e", context) == {"event": "e"}
-    assert (scene.table.calls, scene.database.connections) == (calls, connections)
+    assert (fakes.table.calls, fakes.database.connections) == (calls, connections)
 
 
-def test_ten_thousand_warm_invocations_leave_nothing_behind(scene: Scene) -> None:
-    guarded = guard(scene.runner(V1), lambda _event, _context: None)
+def test_ten_thousand_warm_invocations_leave_nothing_behind(fakes: Fakes) -> None:
+    guarded = guard(fakes.runner(V1), lambda _event, _context: None)
     guarded(None, Context())
     # Not a byte for each. What pytest and coverage do meanwhile is a few hundred in all, but for
     # now and then; what a call leaves behind, it leaves behind every time.
@@ -342,18 +342,18 @@ def test_a_context_without_a_deadline_is_accepted(context: object) -> None:
     assert runner.asked == [(None, "")]
 
 
-def test_an_invocation_without_time_left_is_not_ready(scene: Scene) -> None:
-    guarded = guard(scene.runner(V1), served)
+def test_an_invocation_without_time_left_is_not_ready(fakes: Fakes) -> None:
+    guarded = guard(fakes.runner(V1), served)
     with pytest.raises(NotReady, match="no time is left"):
         guarded("e", Context(0))
-    assert scene.database.effects == []
+    assert fakes.database.effects == []
     assert guarded("e", Context(30)) == {"event": "e"}
 
 
-def test_waiting_in_a_decorated_handler_is_on_the_runners_clock(scene: Scene) -> None:
-    scene.held_by("holder", seconds=900)
+def test_waiting_in_a_decorated_handler_is_on_the_runners_clock(fakes: Fakes) -> None:
+    fakes.held_by("holder", seconds=900)
     with pytest.raises(NotReady, match=r"after waiting 8\.0 s"):
-        guard(scene.runner(V1, lease_seconds=900), served)("e", Context(10))
+        guard(fakes.runner(V1, lease_seconds=900), served)("e", Context(10))
 
 
 # --- not ready
@@ -682,8 +682,8 @@ def test_a_runner_is_made_once(made: list[Runner]) -> None:
     assert len(made) == 1
 
 
-def test_the_decorator_accepts_a_real_runner(scene: Scene) -> None:
-    runner = scene.runner(V1)
+def test_the_decorator_accepts_a_real_runner(fakes: Fakes) -> None:
+    runner = fakes.runner(V1)
     assert isinstance(runner, MigrationRunner)
     assert guard(runner, served)("e", Context()) == {"event": "e"}
-    assert scene.database.effects == ["0001_m"]
+    assert fakes.database.effects == ["0001_m"]

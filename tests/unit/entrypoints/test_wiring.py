@@ -30,7 +30,7 @@ from lambda_migrate.runner import MigrationRunner, Outcome
 from lambda_migrate.settings import Settings
 from lambda_migrate.testing import FakeClock, RecordingObserver
 from load.emulators.appconfig import LocalAppConfig
-from tests.unit.engine.scene import Scene
+from tests.unit.engine.fakes import Fakes
 from tests.unit.entrypoints.lines import Context, Lines
 
 Environ = os._Environ[str]
@@ -213,9 +213,9 @@ def test_an_absolute_directory_is_used_as_it_is(environ: Environ, folder: Path) 
 def test_a_runner_reports_to_the_given_observer(
     environ: Environ, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scene, observer = Scene(), RecordingObserver()
-    monkeypatch.setattr(wiring, "make_store", lambda *_, **__: scene.table)
-    monkeypatch.setattr(wiring, "make_database", lambda *_: scene.database)
+    fakes, observer = Fakes(), RecordingObserver()
+    monkeypatch.setattr(wiring, "make_store", lambda *_, **__: fakes.table)
+    monkeypatch.setattr(wiring, "make_database", lambda *_: fakes.database)
     runner = MigrationRunner.from_settings(observer=observer)
     assert runner.ensure() is Outcome.MIGRATED
     assert len(observer.events_of(CheckFinished)) == 1
@@ -227,16 +227,16 @@ def test_a_runner_reports_to_the_given_observer(
 def test_no_secret_is_in_any_event_or_error_of_a_refused_connection(
     environ: Environ,
 ) -> None:
-    clock, observer, scene = FakeClock(), RecordingObserver(), Scene()
+    clock, observer, fakes = FakeClock(), RecordingObserver(), Fakes()
     settings = Settings.load(environ)
     target = replace(
-        wiring.make_target(settings, observer=observer, clock=clock), store=scene.table
+        wiring.make_target(settings, observer=observer, clock=clock), store=fakes.table
     )
     runner = MigrationRunner(wiring.make_manifest(settings, environ), target)
     with pytest.raises(MigrateError) as caught:
         runner.ensure(Deadline.after(10, clock))
     (failed,) = observer.events_of(CheckFailed)
-    told = f"{caught.value!r} {caught.value} {asdict(failed)} {scene.table.state} {settings}"
+    told = f"{caught.value!r} {caught.value} {asdict(failed)} {fakes.table.state} {settings}"
     assert "127.0.0.1" in told
     assert SECRET not in told
     assert SECRET not in repr(target)

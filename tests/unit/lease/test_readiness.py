@@ -30,7 +30,7 @@ from lambda_migrate.lease.record import (
 )
 from lambda_migrate.migrations import EMPTY_DIGEST
 from lambda_migrate.postgresql.ports import FenceRow, is_behind_last_completion
-from tests.unit.engine.scene import item_size
+from tests.unit.engine.fakes import item_size
 
 HERE, TUNNEL, ELSEWHERE = "db:5432/orders", "localhost:15432/orders", "other:5432/orders"
 ONE, TWO = "identity one", "identity two"

@@ -53,7 +53,7 @@ def manifest(*versions: int) -> Manifest:
     return Manifest(migration(version) for version in versions)
 
 
-class SceneClock(FakeClock):
+class ScheduledClock(FakeClock):
     """A clock that makes things happen at their time, as others' doing."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class SceneClock(FakeClock):
         super().advance(end - self.monotonic())
 
 
-class SceneTable(InMemoryLeaseTable):
+class FakeTable(InMemoryLeaseTable):
     """A lease table that writes down its calls and can be made to fail before or after each."""
 
     def __init__(self, *, clock: FakeClock) -> None:
@@ -87,28 +87,26 @@ class SceneTable(InMemoryLeaseTable):
         """What happens once, when the next call of that name was done but not yet answered."""
 
     def read(self, *, consistent: bool = False) -> LeaseState:
-        return self._through("read", lambda: super(SceneTable, self).read(consistent=consistent))
+        return self._through("read", lambda: super(FakeTable, self).read(consistent=consistent))
 
     def acquire(
         self, owner: str, *, expected: LeaseState | None = None, is_expired: bool = False
     ) -> Lease | LeaseState:
         return self._through(
             "acquire",
-            lambda: super(SceneTable, self).acquire(
-                owner, expected=expected, is_expired=is_expired
-            ),
+            lambda: super(FakeTable, self).acquire(owner, expected=expected, is_expired=is_expired),
         )
 
     def renew(self, lease: Lease, progress: Progress | None = None) -> Lease:
-        return self._through("renew", lambda: super(SceneTable, self).renew(lease, progress))
+        return self._through("renew", lambda: super(FakeTable, self).renew(lease, progress))
 
     def raise_fence(self, lease: Lease, fence: int) -> Lease:
         return self._through(
-            "raise_fence", lambda: super(SceneTable, self).raise_fence(lease, fence)
+            "raise_fence", lambda: super(FakeTable, self).raise_fence(lease, fence)
         )
 
     def withdraw(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
-        return self._through("withdraw", lambda: super(SceneTable, self).withdraw(lease, databases))
+        return self._through("withdraw", lambda: super(FakeTable, self).withdraw(lease, databases))
 
     def complete(
         self,
@@ -117,20 +115,20 @@ class SceneTable(InMemoryLeaseTable):
         failures: Sequence[Failure] = (),
     ) -> None:
         self._through(
-            "complete", lambda: super(SceneTable, self).complete(lease, databases, failures)
+            "complete", lambda: super(FakeTable, self).complete(lease, databases, failures)
         )
 
     def complete_inspection(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
         self._through(
             "complete_inspection",
-            lambda: super(SceneTable, self).complete_inspection(lease, databases),
+            lambda: super(FakeTable, self).complete_inspection(lease, databases),
         )
 
     def fail(self, lease: Lease, failure: Failure) -> None:
-        self._through("fail", lambda: super(SceneTable, self).fail(lease, failure))
+        self._through("fail", lambda: super(FakeTable, self).fail(lease, failure))
 
     def release(self, lease: Lease) -> None:
-        self._through("release", lambda: super(SceneTable, self).release(lease))
+        self._through("release", lambda: super(FakeTable, self).release(lease))
 
     def _through(self, name: str, act: Callable[[], T]) -> T:
         self.log.append(name)
@@ -154,7 +152,7 @@ class Address:
         return getattr(self._database, name)
 
 
-def copied(database: InMemoryDatabase, address: str) -> InMemoryDatabase:
+def copy_database(database: InMemoryDatabase, address: str) -> InMemoryDatabase:
     """A copy of every byte, the identity included; what happens to one does not reach the other."""
     other = InMemoryDatabase(fingerprint=address, clock=database._clock)
     restore(other, database)
@@ -195,17 +193,17 @@ def raises(error: BaseException) -> Callable[[], None]:
 
 
 @dataclass
-class Scene:
+class Fakes:
     """One target and all that it stands on."""
 
-    clock: SceneClock = field(default_factory=SceneClock)
+    clock: ScheduledClock = field(default_factory=ScheduledClock)
     observer: RecordingObserver = field(default_factory=RecordingObserver)
     environment: str = ""
     flags: InMemoryFlags | None = None
     has_lease_table: bool = True
 
     def __post_init__(self) -> None:
-        self.table = SceneTable(clock=self.clock)
+        self.table = FakeTable(clock=self.clock)
         self.database = InMemoryDatabase(clock=self.clock)
 
     def target(self, **policy: Any) -> Target:
@@ -225,7 +223,7 @@ class Scene:
     def runner(self, manifest: Manifest, **policy: Any) -> MigrationRunner:
         return MigrationRunner(manifest, self.target(**policy))
 
-    def maintenance(self, manifest: Manifest, **policy: Any) -> Operations:
+    def operations(self, manifest: Manifest, **policy: Any) -> Operations:
         return Operations(manifest, self.target(**policy))
 
     def deadline(self, seconds: float = 60.0) -> Deadline:
@@ -270,16 +268,16 @@ class Scene:
         address = self.database.fingerprint
         return [each for each in manifests if self.table.state.is_ready(each.digest, address)]
 
-    def through(self, address: str) -> Scene:
+    def through(self, address: str) -> Fakes:
         """The same target and the same database, which another address leads to."""
         other = copy.copy(self)
         other.database = Address(self.database, address)  # type: ignore[assignment]  # stands for it
         return other
 
-    def copied(self, address: str) -> Scene:
+    def copy_database(self, address: str) -> Fakes:
         """The same target, and at ``address`` a copy of the database with all that is in it."""
         other = copy.copy(self)
-        other.database = copied(self.database, address)
+        other.database = copy_database(self.database, address)
         return other
 
     def lose(self, version: int) -> None:
