@@ -12,11 +12,11 @@ A stack that is deployed::
 
 What can be controlled differs. Here every cold start is a new environment, started for it, and
 `together` means the same instant. Of a stack Lambda alone decides: it starts an environment when
-all that there are have a request, so that a storm is cold right after a deployment, and to the
-extent that requests overlap. ``--function`` reads from Lambda's own report whether an invocation
-was cold; behind a URL nobody can tell, and all are called ``request``.
+all others are busy, so a storm is cold right after a deployment, as far as its requests overlap.
+ ``--function`` reads from Lambda's own report whether an invocation
+was cold; behind a URL that is unknown, and all are called ``request``.
 
-``--master`` and ``--worker`` work as ever: the users are on the workers, the shape on the master.
+``--master`` and ``--worker`` work as usual: the users are on the workers, the shape on the master.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from load.storm.remote import DeployedFunction, DeployedUrl, Reply
 STARTED_PER_SECOND = 100
 """Lambda starts 1,000 environments in 10 s for each function."""
 
-SHOP_SECONDS = 3.0
-"""So long do clients use the old version alone, before and after."""
+CLIENTS_SECONDS = 3.0
+"""How long only clients use the old version, before and after."""
 
 
 class InvocationFailed(Exception):
@@ -52,11 +52,11 @@ def _add_options(parser: LocustArgumentParser) -> None:
     group.add_argument("--storm", choices=sorted(SHAPES), default="together", help="the shape")
     group.add_argument("-n", "--environments", type=int, default=10, help="cold starts")
     group.add_argument("--waves", type=int, default=3, help="of the shape `waves`")
-    group.add_argument("--clients", type=int, default=0, help="who use the old version meanwhile")
+    group.add_argument("--clients", type=int, default=0, help="clients of the old version")
     group.add_argument("--warm", type=int, default=1, help="warm invocations after each cold one")
     group.add_argument("--control", default="", help="URL of python -m load.storm.host")
     group.add_argument("--function", default="", help="name of a deployed function")
-    group.add_argument("--event", default="{}", help="JSON that a deployed stack is sent")
+    group.add_argument("--event", default="{}", help="JSON event for a deployed function")
 
 
 @events.init.add_listener  # type: ignore[untyped-decorator]  # Locust's own
@@ -74,17 +74,17 @@ def _choose_shape(environment: Environment, **_: Any) -> None:
 
 
 class _StormUser(User):
-    """What all users here have in common: where they send to, and how they report it."""
+    """Sends to the local Lambda or a stack, and reports to Locust."""
 
     abstract = True
 
     def on_start(self) -> None:
-        """Know who is at the other end."""
+        """Connect to the host."""
         self.options: Any = self.environment.parsed_options
         self.control = Control(self.options.control) if self.options.control else None
 
     def fire(self, name: str, seconds: float, failure: str = "", *, length: int = 0) -> None:
-        """Tell Locust of one invocation."""
+        """Report one invocation to Locust."""
         self.environment.events.request.fire(
             request_type="lambda",
             name=name,
@@ -94,26 +94,26 @@ class _StormUser(User):
             context={},
         )
 
-    def ask(self, name: str, path: str, **body: Any) -> dict[str, Any] | None:
-        """Have the local Lambda do something; None, and a failure, if it could not."""
+    def post(self, name: str, path: str, **body: Any) -> dict[str, Any] | None:
+        """Send a request to the host; None, with a reported failure, if it failed."""
         began = time.perf_counter()
         try:
             if self.control is None:
-                raise ControlFailed("--control is missing: the local Lambda is elsewhere")
-            return self.control.ask(path, **body)
+                raise ControlFailed("--control is missing")
+            return self.control.post(path, **body)
         except ControlFailed as error:
             self.fire(name, time.perf_counter() - began, f"control: {error}")
             return None
 
-    def tell(self, name: str, answer: dict[str, Any] | None) -> bool:
-        """Fire the event of an invocation of the local Lambda; whether it was served."""
+    def report(self, name: str, answer: dict[str, Any] | None) -> bool:
+        """Report an invocation of the local Lambda; returns whether it was served."""
         if answer is None:
             return False
         self.fire(name, answer["duration_seconds"], answer["failure"])
         return not answer["failure"]
 
     def rest(self) -> None:
-        """Nothing more to do: an environment is cold once."""
+        """Do nothing more: an environment is cold once."""
         while True:
             time.sleep(3600)
 
@@ -128,17 +128,19 @@ class ColdStart(_StormUser):
             self._start_here()
         else:
             for _ in range(1 + self.options.warm):
-                self._report(_stack(self.options, self.host)())
+                self._report(_make_target(self.options, self.host)())
         self.rest()
 
     def _start_here(self) -> None:
-        answer = self.ask("cold", "/cold")
+        answer = self.post("cold", "/cold")
         if answer is None:
             return
         self.fire("init", answer["init_seconds"])
-        self.tell("cold", answer)
+        self.report("cold", answer)
         for _ in range(self.options.warm):
-            self.tell("warm", self.ask("warm", "/invoke", kind="warm", version=answer["version"]))
+            self.report(
+                "warm", self.post("warm", "/invoke", kind="warm", version=answer["version"])
+            )
 
     def _report(self, reply: Reply) -> None:
         if reply.init_seconds:
@@ -146,33 +148,33 @@ class ColdStart(_StormUser):
         self.fire(reply.name, reply.seconds, reply.failure, length=reply.length)
 
 
-class Shopper(_StormUser):
-    """A client of version 1, who writes and reads what was written, all the time."""
+class Client(_StormUser):
+    """A client of version 1, which writes and reads what it wrote, all the time."""
 
     @task
-    def shop(self) -> None:
-        """Place an order, look at it, pause."""
-        placed = self.ask("write", "/invoke", kind="write", subject=1)
-        if self.tell("write", placed) and placed is not None:
+    def use(self) -> None:
+        """Place an order, read it, pause."""
+        placed = self.post("write", "/invoke", kind="write", subject=1)
+        if self.report("write", placed) and placed is not None:
             order = _order_of(placed["payload"])
-            self.tell("read", self.ask("read", "/invoke", kind="read", subject=order))
+            self.report("read", self.post("read", "/invoke", kind="read", subject=order))
         time.sleep(0.2)
 
 
 class Operator(_StormUser):
-    """Takes version 2 back, when the storm breaks."""
+    """Rolls version 2 back when the storm starts."""
 
     @task
     def roll_back(self) -> None:
         """Once."""
-        answer = self.ask("rollback", "/rollback")
+        answer = self.post("rollback", "/rollback")
         if answer is not None:
             self.fire("rollback", answer["seconds"])
         self.rest()
 
 
 def _order_of(payload: Any) -> int:
-    """The order that was placed; 1 where the function is not of the example, and tells none."""
+    """The order that was placed; 1 if the function is not the example."""
     import json
 
     try:
@@ -181,7 +183,7 @@ def _order_of(payload: Any) -> int:
         return 1
 
 
-def _stack(options: Any, host: str | None) -> Callable[[], Reply]:
+def _make_target(options: Any, host: str | None) -> Callable[[], Reply]:
     if options.function:
         return DeployedFunction(options.function, options.event)
     if host:
@@ -195,18 +197,18 @@ Tick = tuple[int, float, list[type[User]]]
 
 
 class _Shape(LoadTestShape):
-    """A shape that ends when all has been answered, which the statistics tell on a master too."""
+    """A shape that ends when all requests were answered, by the statistics, also on a master."""
 
     abstract = True
     options: Any = None
-    _over_at: float | None = None
+    _ends_at: float | None = None
 
     def tick(self) -> Tick | None:
-        """Who is to be there now; None when it is over."""
-        return None if self._is_over() else self.stage()
+        """The users that should run now; None when it is over."""
+        return None if self._has_ended() else self.users()
 
-    def stage(self) -> Tick:
-        """Who is to be there now."""
+    def users(self) -> Tick:
+        """The users that should run now."""
         raise NotImplementedError
 
     @property
@@ -215,30 +217,30 @@ class _Shape(LoadTestShape):
         return time.perf_counter() - float(self.start_time)
 
     def answered(self, *names: str) -> int:
-        """How many of these have been, well or not."""
+        """How many of these requests were answered, failed ones included."""
         if self.runner is None:
             return 0
         entries = self.runner.stats.entries  # not `get`, which makes what it does not find
-        found = (entries.get((name, "lambda")) for name in names)
-        return sum(int(entry.num_requests) for entry in found if entry is not None)
+        matching = (entries.get((name, "lambda")) for name in names)
+        return sum(int(entry.num_requests) for entry in matching if entry is not None)
 
-    def _is_over(self) -> bool:
+    def _has_ended(self) -> bool:
         wanted = self.options.environments * (1 + self.options.warm)
         if self.answered("cold", "warm", "request") < wanted:
             return False
-        if self._over_at is None:
-            self._over_at = self.age + self.lingers
-        return self.age >= self._over_at
+        if self._ends_at is None:
+            self._ends_at = self.age + self.extra_seconds
+        return self.age >= self._ends_at
 
-    lingers: ClassVar[float] = 0.0
+    extra_seconds: ClassVar[float] = 0.0
     """Seconds that it goes on after the last cold start."""
 
 
 class Together(_Shape):
     """All at once."""
 
-    def stage(self) -> Tick:
-        """Everybody."""
+    def users(self) -> Tick:
+        """All of them."""
         n = self.options.environments
         return n, float(n), [ColdStart]
 
@@ -246,24 +248,24 @@ class Together(_Shape):
 class LambdaRamp(_Shape):
     """As fast as Lambda itself starts environments."""
 
-    def stage(self) -> Tick:
+    def users(self) -> Tick:
         """A hundred more each second."""
         return self.options.environments, float(STARTED_PER_SECOND), [ColdStart]
 
 
 class FailingMigration(_Shape):
-    """A few each second, longer than several of the pauses that a failing migration is given."""
+    """A few each second, for longer than several of the pauses after a failure."""
 
-    def stage(self) -> Tick:
+    def users(self) -> Tick:
         """Four more each second."""
         return self.options.environments, 4.0, [ColdStart]
 
 
 class Waves(_Shape):
-    """The next comes when the one before has been answered."""
+    """The next wave starts when the one before has been answered."""
 
-    def stage(self) -> Tick:
-        """As many waves as may have come."""
+    def users(self) -> Tick:
+        """As many waves as may have started."""
         n, waves = self.options.environments, self.options.waves
         size = n // waves
         done = min(self.answered("cold", "request") // size if size else 0, waves - 1)
@@ -272,34 +274,34 @@ class Waves(_Shape):
 
 
 class DeploymentUnderTraffic(_Shape):
-    """Clients use version 1; then version 2 comes, and they go on."""
+    """Clients use version 1; then version 2 starts beside them."""
 
-    lingers = SHOP_SECONDS
+    extra_seconds = CLIENTS_SECONDS
 
-    def stage(self) -> Tick:
+    def users(self) -> Tick:
         """Clients, then cold starts beside them."""
         clients, n = self.options.clients, self.options.environments
-        if self.age < SHOP_SECONDS:
-            return clients, float(clients), [Shopper]
+        if self.age < CLIENTS_SECONDS:
+            return clients, float(clients), [Client]
         return clients + n, float(n), [ColdStart]
 
 
 class RollbackUnderLoad(_Shape):
-    """Clients use version 1; version 2 is taken back while environments of version 1 start."""
+    """Clients use version 1; version 2 is rolled back while environments of version 1 start."""
 
-    lingers = SHOP_SECONDS
+    extra_seconds = CLIENTS_SECONDS
 
-    def stage(self) -> Tick:
+    def users(self) -> Tick:
         """Clients, the operator, cold starts."""
         clients, n = self.options.clients, self.options.environments
-        if self.age < SHOP_SECONDS:
-            return clients, float(clients), [Shopper]
-        if self.age < SHOP_SECONDS + 1.5:
+        if self.age < CLIENTS_SECONDS:
+            return clients, float(clients), [Client]
+        if self.age < CLIENTS_SECONDS + 1.5:
             return clients + 1, 1.0, [Operator]
         return clients + 1 + n, float(n), [ColdStart]
 
-    def _is_over(self) -> bool:
-        return super()._is_over() and self.answered("rollback") > 0
+    def _has_ended(self) -> bool:
+        return super()._has_ended() and self.answered("rollback") > 0
 
 
 SHAPES: dict[str, type[_Shape]] = {

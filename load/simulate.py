@@ -1,8 +1,8 @@
 """Policies of waiting, compared by simulation: ``python -m load.simulate``.
 
 Prints tables, and writes ``simulation.json`` and the charts into ``simulate-report/``. With
-``--against storm-report/*/report.json`` measured storms are replayed, and drawn beside the
-prediction.
+``--against storm-report/*/report.json`` measured storms are simulated as well, and drawn beside
+the prediction.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _storms(paths: Sequence[Path]) -> Iterator[Storm]:
-    """Those that can be held against a prediction; the others (a rollback, say) are left out."""
+    """Those that can be compared; others (a rollback, for example) are left out."""
     for path in paths:
         try:
             yield load_storm(path)
@@ -59,7 +59,7 @@ def _storms(paths: Sequence[Path]) -> Iterator[Storm]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m load.simulate", description=__doc__)
-    parser.add_argument("--seed", type=int, default=1, help="the same seed, the same figures")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the simulation (1)")
     parser.add_argument(
         "--against",
         type=Path,
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         help="report.json of measured storms",
     )
     parser.add_argument(
-        "--into", type=Path, default=Path("simulate-report"), help="folder for the report"
+        "--into", type=Path, default=Path("simulate-report"), help="report folder (simulate-report)"
     )
     return parser
 
@@ -152,7 +152,7 @@ def _print_comparisons(comparisons: Sequence[Comparison]) -> None:
 def _write(
     parts: Sequence[_Part], comparisons: Sequence[Comparison], options: argparse.Namespace
 ) -> None:
-    from load.simulation.picture import draw_calibration, draw_frontier
+    from load.simulation.charts import draw_calibration, draw_frontier
 
     document = {
         "seed": options.seed,
@@ -164,9 +164,9 @@ def _write(
     text = json.dumps(document, indent=1, allow_nan=False)
     (options.into / "simulation.json").write_text(text + "\n")
     points = [point for part in parts for point in part.points]
-    draw_frontier(points, comparisons, options.into / "waiting")
+    draw_frontier(points, comparisons, options.into / "waiting.svg")
     if comparisons:
-        draw_calibration(comparisons, options.into / "waiting-calibration")
+        draw_calibration(comparisons, options.into / "waiting-calibration.svg")
 
 
 def _entry(point: Point) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""AWS AppConfig over HTTP on this machine: its extension, its data API, and how one deploys to it.
+"""AWS AppConfig over HTTP: its Lambda extension, its data API, and its deployment API.
 
     with LocalAppConfig("orders/staging/lambda-migrate", {...}) as appconfig:
         variables = appconfig.extension()  # or appconfig.api()
         appconfig.document = {...}         # what a deployment would have done
 
-It holds one document of one profile, whose names are its ids as well, answers as the real ones do,
-as far as their documentation tells, and can be told to misbehave.
+It holds one document of one profile, whose names are its ids as well, behaves as AWS documents it,
+and can be made to misbehave.
 """
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["BEHAVIOURS", "LocalAppConfig"]
 
 BEHAVIOURS = ("answers", "fails", "hangs", "dribbles", "garbage")
-"""What it may be told: to answer; with status 500; not at all; one byte at a time, for ever; or
-with what is no JSON."""
+"""It answers; with status 500; never; one byte at a time, for ever; or with invalid JSON."""
 
 AT_ONCE = "AppConfig.AllAtOnce"
-"""The one deployment strategy that is known here; it is AppConfig's own."""
+"""The one deployment strategy that is supported; it is AppConfig's own."""
 
 POLL_SECONDS = 15
 """The shortest time between two polls of one session, as in AppConfig."""
@@ -49,8 +48,8 @@ class LocalAppConfig:
 
     Args:
         profile: ``application/environment/profile``; anything else is not found.
-        document: What is deployed: anything JSON can say, or bytes as they are.
-        clock: Tells when a session may be polled again.
+        document: What is deployed: a JSON value, or bytes as they are.
+        clock: For the time at which a session may be polled again.
     """
 
     def __init__(self, profile: str, document: object, *, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -60,7 +59,7 @@ class LocalAppConfig:
         self.behaviour = "answers"
         """One of `BEHAVIOURS`; can be changed at any time."""
         self.hangs_at = ""
-        """If it hangs, then at this operation of the data API alone, and always as an extension."""
+        """The only operation of the data API at which it hangs; as an extension it always does."""
         self._clock = clock
         self._guard = threading.Lock()
         self._version = 0
@@ -98,7 +97,7 @@ class LocalAppConfig:
             self._document, self._body = document, body
             self._version += 1
 
-    # --- life
+    # --- start and stop
 
     @property
     def port(self) -> int:
@@ -112,11 +111,11 @@ class LocalAppConfig:
         return {"AWS_APPCONFIG_EXTENSION_HTTP_PORT": str(self.port)}
 
     def api(self) -> dict[str, str]:
-        """Variables of a function that has not, and asks the API."""
+        """Variables of a function without the extension, which calls the API."""
         return {"AWS_ENDPOINT_URL_APPCONFIGDATA": f"http://{HOST}:{self.port}"}
 
     def operator(self) -> dict[str, str]:
-        """Variables of whoever deploys documents, with the AWS command line or boto3."""
+        """Variables for deploying documents with the AWS command line or boto3."""
         return {"AWS_ENDPOINT_URL_APPCONFIG": f"http://{HOST}:{self.port}"}
 
     def start(self) -> None:
@@ -127,14 +126,14 @@ class LocalAppConfig:
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:
-        """Stop listening, and let go of whoever hangs. Idempotent."""
+        """Stop listening, and end requests that hang. Idempotent."""
         self._stopped.set()
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
 
-    # --- what is answered, by threads of the server
+    # --- responses, by threads of the server
 
     def answer(self, method: str, target: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body for a request."""
@@ -147,7 +146,7 @@ class LocalAppConfig:
         with self._guard:
             self.requests[operation] += 1
             if self.behaviour == "fails":
-                return _error(500, "InternalServerException", "told to fail")
+                return _error(500, "InternalServerException", "a fault")
             if self.behaviour == "garbage" and operation != "StartConfigurationSession":
                 return 200, {**_plain("application/json"), **self._next_poll(None)}, _GARBAGE
             if operation == "StartConfigurationSession":
@@ -158,7 +157,7 @@ class LocalAppConfig:
             return self._from_extension(url.path)
 
     def hang(self, method: str, target: str) -> bool:
-        """Wait if the behaviour says so; True if nothing at all is to be answered."""
+        """Wait if it must hang; True if there must be no answer."""
         operation = _operation(method, target)
         if self.behaviour != "hangs" or operation not in (self.hangs_at or operation, _EXTENSION):
             return False
@@ -194,7 +193,7 @@ class LocalAppConfig:
         if named != self.profile or not 0 < version <= len(self._hosted):
             return _error(404, "ResourceNotFoundException", f"no version {version} of {named}")
         if asked["DeploymentStrategyId"] != AT_ONCE:
-            return _error(400, "BadRequestException", f"only {AT_ONCE} is known here")
+            return _error(400, "BadRequestException", f"only {AT_ONCE} is supported")
         self.document = self._hosted[version - 1]
         self._deployments += 1
         answer = {"DeploymentNumber": self._deployments, "State": "BAKING", **asked}
@@ -279,7 +278,7 @@ class _Answer(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(content)
         except ConnectionError:
-            self.close_connection = True  # whoever asked has given up
+            self.close_connection = True  # the client has given up
 
     def _dribble(self) -> None:
         self.close_connection = True

@@ -1,15 +1,15 @@
-"""CloudWatch's metrics and alarms on this machine, from what functions print.
+"""CloudWatch's metrics and alarms, emulated from what functions print.
 
     cloudwatch = CloudWatch()
     cloudwatch.read(function.logs("env0001"))
     alarms = read_alarms(Path("template.yaml"), {"LeaseTable": "leases"})
     assert not cloudwatch.has_reached(alarms["MigrationFailedAlarm"])
 
-Lines in the embedded metric format become values, each metric being a namespace, a name and exactly
-one set of dimensions. An alarm is evaluated each minute, over the periods that end there, as
-CloudWatch's manual tells ("Alarm evaluation", "Configuring how CloudWatch alarms treat missing
-data"). What the manual leaves open is fixed here: the evaluation range is two periods longer than
-the evaluation periods, as in its examples, and a percentile is the nearest rank.
+Lines in the embedded metric format become values of metrics: a namespace, a name and exactly one
+set of dimensions. Alarms are evaluated each minute, over the periods that end there, as
+CloudWatch's manual describes ("Alarm evaluation", "Configuring how CloudWatch alarms treat missing
+data"). Where the manual is silent: the evaluation range is two periods longer than the evaluation
+periods, as in its examples, and a percentile is the nearest rank.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ __all__ = [
 ]
 
 EVALUATED_EVERY = 60
-"""Seconds; alarms on periods shorter than that are not known here."""
+"""Seconds; alarms on shorter periods are not supported."""
 
-_FARTHER_BACK = 2
-"""Periods before the evaluation periods that are looked at where some have no data."""
+_EXTRA_PERIODS = 2
+"""Periods before the evaluation periods that are read where some have no data."""
 
 
 class State(str, Enum):
@@ -55,13 +55,7 @@ class State(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What values belong to.
-
-    Attributes:
-        namespace: ``lambda-migrate``, ``AWS/DynamoDB``.
-        name: ``MigrationFailed``.
-        dimensions: All of them: a metric with one more is another metric.
-    """
+    """What values belong to; with one more dimension it is another metric."""
 
     namespace: str
     name: str
@@ -75,48 +69,27 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One entry of an alarm's or a widget's metrics.
+    """One entry of an alarm's or a widget's metrics: a metric, or an expression."""
 
-    Attributes:
-        name: Its ``Id``.
-        metric: What is read; None for an expression.
-        statistic: ``Sum``, ``Maximum``, ``p99``.
-        expression: Metric math over the other entries.
-    """
-
-    name: str
+    name: str  # its Id
     metric: Metric | None = None
-    statistic: str = ""
-    expression: str = ""
+    statistic: str = ""  # Sum, Maximum, p99
+    expression: str = ""  # metric math over the other entries
 
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """An ``AWS::CloudWatch::Alarm``.
+    """An ``AWS::CloudWatch::Alarm``."""
 
-    Attributes:
-        name: Its logical id.
-        queries: What it reads, by ``Id``.
-        watched: Which of them is compared.
-        period: Seconds.
-        evaluation_periods: How many of the last periods are looked at.
-        datapoints_to_alarm: How many of these must breach.
-        comparison: ``GreaterThanThreshold`` and so on.
-        threshold: What is compared with.
-        missing: ``missing``, ``ignore``, ``breaching`` or ``notBreaching``.
-        description: ``AlarmDescription``.
-        actions: ``AlarmActions``.
-    """
-
-    name: str
+    name: str  # logical id
     queries: Mapping[str, Query]
-    watched: str
-    period: int
+    watched: str  # the query that is compared
+    period: int  # seconds
     evaluation_periods: int
     datapoints_to_alarm: int
-    comparison: str
+    comparison: str  # GreaterThanThreshold and so on
     threshold: float
-    missing: str = "missing"
+    missing: str = "missing"  # or ignore, breaching, notBreaching
     description: str = ""
     actions: tuple[str, ...] = ()
 
@@ -149,15 +122,15 @@ class CloudWatch:
     # --- putting
 
     def read(self, text: str) -> int:
-        """Take the metrics from lines that a function wrote; other lines are no concern of ours.
+        """Read metrics from a function's log; other lines are skipped.
 
         Returns:
             How many values there were.
 
         Raises:
-            ConfigurationError: A line has ``_aws`` in it and CloudWatch would not take it.
+            ConfigurationError: CloudWatch would reject a line with ``_aws``.
         """
-        found = [each for line in text.splitlines() for each in _values_of(line)]
+        found = [each for line in text.splitlines() for each in _parse_line(line)]
         for metric, at, value in found:
             self.put(metric, value, at=at)
         return len(found)
@@ -167,7 +140,7 @@ class CloudWatch:
         self._values.setdefault(metric, []).append((at, value))
 
     def put_throttled(self, throttled: Iterable[ThrottledRequest]) -> None:
-        """Add what DynamoDB tells of a table that refuses requests."""
+        """Add DynamoDB's metrics of requests that were throttled."""
         for each in throttled:
             name = f"{each.kind}ThrottleEvents"
             self.put(Metric.of("AWS/DynamoDB", name, TableName=each.table), 1.0, at=each.at)
@@ -204,14 +177,14 @@ class CloudWatch:
     # --- alarms
 
     def state(self, alarm: Alarm, *, at: float, before: State = State.INSUFFICIENT_DATA) -> State:
-        """What an alarm comes to when it is evaluated.
+        """The state of an alarm when it is evaluated.
 
         Args:
-            alarm: Which.
-            at: When; the periods that end then and before are looked at.
+            alarm: The alarm.
+            at: When; the periods that end then and before are read.
             before: Its state until now.
         """
-        count = alarm.evaluation_periods + _FARTHER_BACK
+        count = alarm.evaluation_periods + _EXTRA_PERIODS
         ends = [at - number * alarm.period for number in reversed(range(count))]
         periods = [(end - alarm.period, end) for end in ends]
         return judge(alarm, self.series(alarm.queries, alarm.watched, periods), before=before)
@@ -222,7 +195,7 @@ class CloudWatch:
             return
         first, last = self.span
         at = (first // EVALUATED_EVERY + 1) * EVALUATED_EVERY
-        quiet = alarm.period * (alarm.evaluation_periods + _FARTHER_BACK + 1)
+        quiet = alarm.period * (alarm.evaluation_periods + _EXTRA_PERIODS + 1)
         state = State.INSUFFICIENT_DATA
         while at <= last + quiet:
             state = self.state(alarm, at=at, before=state)
@@ -252,7 +225,7 @@ def judge(alarm: Alarm, datapoints: Sequence[float | None], *, before: State) ->
         return State.ALARM
     if alarm.missing_in_effect in {"breaching", "notBreaching"} or not all(real):
         return State.OK
-    # All that there is breaches, and it is too little.
+    # All datapoints breach, and they are too few.
     if alarm.missing_in_effect == "ignore":
         return before
     if not real:
@@ -283,7 +256,7 @@ def _statistic(name: str, values: Sequence[float]) -> float:
         share = -1.0
     if not name.startswith("p") or not 0 < share <= 100:
         known = ", ".join(sorted(_STATISTICS))
-        raise ConfigurationError(f"the statistic {name!r} is not known here: {known}, p99")
+        raise ConfigurationError(f"the statistic {name!r} is not supported: {known}, p99")
     ordered = sorted(values)
     return ordered[math.ceil(share / 100 * len(ordered)) - 1]
 
@@ -291,28 +264,28 @@ def _statistic(name: str, values: Sequence[float]) -> float:
 # --- the embedded metric format
 
 
-def _values_of(line: str) -> Iterator[tuple[Metric, float, float]]:
+def _parse_line(line: str) -> Iterator[tuple[Metric, float, float]]:
     if not (line.startswith("{") and '"_aws"' in line):
         return
     try:
-        said = json.loads(line)
-        about = said["_aws"]
+        document = json.loads(line)
+        about = document["_aws"]
         for directive in about["CloudWatchMetrics"]:
-            yield from _of_directive(directive, said, about["Timestamp"] / 1000)
+            yield from _parse_directive(directive, document, about["Timestamp"] / 1000)
     except (KeyError, TypeError, ValueError) as fault:
         raise ConfigurationError(
-            f"CloudWatch would not take this line ({fault!r}): {line}"
+            f"CloudWatch would reject this line ({fault!r}): {line}"
         ) from fault
 
 
-def _of_directive(
-    directive: Mapping[str, Any], said: Mapping[str, Any], at: float
+def _parse_directive(
+    directive: Mapping[str, Any], document: Mapping[str, Any], at: float
 ) -> Iterator[tuple[Metric, float, float]]:
     for names in directive["Dimensions"]:
-        dimensions = frozenset((name, str(said[name])) for name in names)
-        for told in directive["Metrics"]:
-            metric = Metric(directive["Namespace"], told["Name"], dimensions)
-            values = said[told["Name"]]
+        dimensions = frozenset((name, str(document[name])) for name in names)
+        for entry in directive["Metrics"]:
+            metric = Metric(directive["Namespace"], entry["Name"], dimensions)
+            values = document[entry["Name"]]
             for value in values if isinstance(values, list) else [values]:
                 yield metric, at, float(value)
 
@@ -343,7 +316,7 @@ class _Expression:
         try:
             return self._value(ast.parse(query.expression, mode="eval").body)
         except SyntaxError as error:
-            raise self._unknown(query.expression) from error
+            raise self._unsupported(query.expression) from error
 
     def _value(self, node: ast.expr) -> list[float | None]:
         if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
@@ -358,32 +331,32 @@ class _Expression:
             return _each(compare, self._value(node.left), self._value(node.comparators[0]))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             return self._call(node, node.func.id)
-        raise self._unknown(ast.unparse(node))
+        raise self._unsupported(ast.unparse(node))
 
     def _call(self, node: ast.Call, name: str) -> list[float | None]:
         if name == "FILL" and len(node.args) == 2:
             return _fill(*map(self._value, node.args))
         if name == "IF" and len(node.args) == 3:
             return _each(lambda c, yes, no: yes if c else no, *map(self._value, node.args))
-        if name in _OVER_SERIES and len(node.args) == 1:
-            columns = zip(*self._several(node.args[0]), strict=True)
+        if name in _AGGREGATES and len(node.args) == 1:
+            columns = zip(*self._series_of(node.args[0]), strict=True)
             there = [[value for value in column if value is not None] for column in columns]
-            return [_OVER_SERIES[name](values) if values else None for values in there]
-        raise self._unknown(ast.unparse(node))
+            return [_AGGREGATES[name](values) if values else None for values in there]
+        raise self._unsupported(ast.unparse(node))
 
-    def _several(self, node: ast.expr) -> list[list[float | None]]:
+    def _series_of(self, node: ast.expr) -> list[list[float | None]]:
         if isinstance(node, ast.List):
             return [self._value(each) for each in node.elts]
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             if node.func.id == "METRICS" and not node.args:
                 return [self.of(q.name) for q in self._queries.values() if q.metric is not None]
             if node.func.id == "FILL":
-                instead = self._value(node.args[1])
-                return [_fill(each, instead) for each in self._several(node.args[0])]
+                default = self._value(node.args[1])
+                return [_fill(each, default) for each in self._series_of(node.args[0])]
         return [self._value(node)]
 
-    def _unknown(self, text: str) -> ConfigurationError:
-        return ConfigurationError(f"this metric math is not known here: {text}")
+    def _unsupported(self, text: str) -> ConfigurationError:
+        return ConfigurationError(f"this metric math is not supported: {text}")
 
 
 _OPERATORS: Mapping[type[ast.operator], Callable[[float, float], float]] = {
@@ -398,7 +371,7 @@ _ORDERS: Mapping[type[ast.cmpop], Callable[[float, float], float]] = {
     ast.Lt: operator.lt,
     ast.LtE: operator.le,
 }
-_OVER_SERIES: Mapping[str, Callable[[Sequence[float]], float]] = {
+_AGGREGATES: Mapping[str, Callable[[Sequence[float]], float]] = {
     "AVG": fmean,
     "MAX": max,
     "MIN": min,
@@ -406,8 +379,8 @@ _OVER_SERIES: Mapping[str, Callable[[Sequence[float]], float]] = {
 }
 
 
-def _fill(series: Iterable[float | None], instead: Iterable[float | None]) -> list[float | None]:
-    pairs = zip(series, instead, strict=True)
+def _fill(series: Iterable[float | None], default: Iterable[float | None]) -> list[float | None]:
+    pairs = zip(series, default, strict=True)
     return [other if value is None else value for value, other in pairs]
 
 
@@ -428,7 +401,7 @@ def read_alarms(template: Path, values: Mapping[str, str] | None = None) -> dict
         values: See `Template`.
 
     Raises:
-        ConfigurationError: It cannot be read, or an alarm is none that is known here.
+        ConfigurationError: It cannot be read, or an alarm is not supported.
     """
     read = Template.read(template, values)
     return {
@@ -437,38 +410,40 @@ def read_alarms(template: Path, values: Mapping[str, str] | None = None) -> dict
     }
 
 
-def _alarm(name: str, said: Mapping[str, Any]) -> Alarm:
+def _alarm(name: str, document: Mapping[str, Any]) -> Alarm:
     try:
-        queries, watched, period = _queries(said)
+        queries, watched, period = _queries(document)
         alarm = Alarm(
             name=name,
             queries=queries,
             watched=watched,
             period=period,
-            evaluation_periods=int(said["EvaluationPeriods"]),
-            datapoints_to_alarm=int(said.get("DatapointsToAlarm", said["EvaluationPeriods"])),
-            comparison=said["ComparisonOperator"],
-            threshold=float(said["Threshold"]),
-            missing=said.get("TreatMissingData", "missing"),
-            description=said.get("AlarmDescription", ""),
-            actions=tuple(said.get("AlarmActions", ())),
+            evaluation_periods=int(document["EvaluationPeriods"]),
+            datapoints_to_alarm=int(
+                document.get("DatapointsToAlarm", document["EvaluationPeriods"])
+            ),
+            comparison=document["ComparisonOperator"],
+            threshold=float(document["Threshold"]),
+            missing=document.get("TreatMissingData", "missing"),
+            description=document.get("AlarmDescription", ""),
+            actions=tuple(document.get("AlarmActions", ())),
         )
     except KeyError as missing:
         raise ConfigurationError(f"the alarm {name} has no {missing}") from missing
     if alarm.comparison not in _COMPARISONS or alarm.period % EVALUATED_EVERY:
         raise ConfigurationError(
-            f"the alarm {name}: {alarm.comparison} over {alarm.period} s is not known here"
+            f"the alarm {name}: {alarm.comparison} over {alarm.period} s is not supported"
         )
     return alarm
 
 
-def _queries(said: Mapping[str, Any]) -> tuple[dict[str, Query], str, int]:
+def _queries(document: Mapping[str, Any]) -> tuple[dict[str, Query], str, int]:
     """What an alarm reads, which of it is compared, and over which period."""
-    if "Metrics" not in said:
-        statistic = said.get("ExtendedStatistic") or said["Statistic"]
-        return {"m1": Query("m1", _metric(said), statistic)}, "m1", int(said["Period"])
+    if "Metrics" not in document:
+        statistic = document.get("ExtendedStatistic") or document["Statistic"]
+        return {"m1": Query("m1", _metric(document), statistic)}, "m1", int(document["Period"])
     queries, periods = {}, set()
-    for entry in said["Metrics"]:
+    for entry in document["Metrics"]:
         name = entry["Id"]
         if "Expression" in entry:
             queries[name] = Query(name, expression=entry["Expression"])
@@ -476,7 +451,7 @@ def _queries(said: Mapping[str, Any]) -> tuple[dict[str, Query], str, int]:
             stat = entry["MetricStat"]
             queries[name] = Query(name, _metric(stat["Metric"]), stat["Stat"])
             periods.add(int(stat["Period"]))
-    watched = [e["Id"] for e in said["Metrics"] if e.get("ReturnData", True) is not False]
+    watched = [e["Id"] for e in document["Metrics"] if e.get("ReturnData", True) is not False]
     if len(watched) != 1 or len(periods) != 1:
         raise ConfigurationError(
             "an alarm watches one of its metrics (ReturnData), and all have one period; here: "
@@ -485,6 +460,6 @@ def _queries(said: Mapping[str, Any]) -> tuple[dict[str, Query], str, int]:
     return queries, watched[0], periods.pop()
 
 
-def _metric(said: Mapping[str, Any]) -> Metric:
-    dimensions = {each["Name"]: str(each["Value"]) for each in said.get("Dimensions", ())}
-    return Metric.of(said["Namespace"], said["MetricName"], **dimensions)
+def _metric(document: Mapping[str, Any]) -> Metric:
+    dimensions = {each["Name"]: str(each["Value"]) for each in document.get("Dimensions", ())}
+    return Metric.of(document["Namespace"], document["MetricName"], **dimensions)

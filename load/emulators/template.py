@@ -3,8 +3,7 @@
     template = Template.read(Path("template.yaml"), {"LeaseTable": "leases"})
     alarm = template.properties("MigrationFailedAlarm")
 
-It is there for what a template says of itself: alarms, the dashboard. What a deployment would make
-of it is CloudFormation's to say.
+It reads alarms and the dashboard; it does not emulate a deployment.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ class Template:
         """Read a template.
 
         Raises:
-            ConfigurationError: It is not there, or no template.
+            ConfigurationError: It cannot be read, or is not a template.
         """
         from cfnlint.decode.cfn_yaml import CfnParseError, loads
         from yaml import YAMLError
@@ -70,13 +69,13 @@ class Template:
         except OSError as error:
             raise ConfigurationError(f"{path}: {error.strerror}") from error
         except (CfnParseError, YAMLError) as error:
-            raise ConfigurationError(f"{path}: no template: {error}") from error
+            raise ConfigurationError(f"{path}: not a template: {error}") from error
         if not isinstance(body, dict) or "Resources" not in body:
-            raise ConfigurationError(f"{path}: no template: it has no Resources")
+            raise ConfigurationError(f"{path}: not a template: it has no Resources")
         return cls(body, values, name=str(path))
 
     def of_type(self, kind: str) -> dict[str, dict[str, Any]]:
-        """Logical id -> properties of every resource of a type that its condition lets be."""
+        """Logical id -> properties of every resource of a type whose condition holds."""
         return {
             logical_id: self.properties(logical_id)
             for logical_id, resource in self._body["Resources"].items()
@@ -87,7 +86,7 @@ class Template:
         """A resource's properties.
 
         Raises:
-            ConfigurationError: There is none, or it uses what is not known here.
+            ConfigurationError: There is none, or it uses an unsupported function.
         """
         resource = self._body["Resources"].get(logical_id)
         if resource is None:
@@ -132,7 +131,7 @@ class Template:
         if name == "Fn::FindInMap":
             mapping, first, second = self._resolve(argument)
             return self._stated("Mappings", mapping, first, second)
-        raise ConfigurationError(f"{self._name}: {name} cannot be resolved on this machine")
+        raise ConfigurationError(f"{self._name}: {name} is not supported")
 
     def _value(self, name: str) -> Any:
         if name in self._values:
@@ -181,7 +180,7 @@ class Template:
             return all(self._each(argument))
         if name == "Fn::Or":
             return any(self._each(argument))
-        raise ConfigurationError(f"{self._name}: {name} is no condition that is known here")
+        raise ConfigurationError(f"{self._name}: {name} is not a supported condition")
 
     def _each(self, conditions: list[Any]) -> Iterator[bool]:
         return map(self._holds, conditions)

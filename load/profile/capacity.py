@@ -13,9 +13,9 @@ from load.bench.results import Table
 from load.bench.workspace import TABLE
 from load.profile.starts import Bench, limited_cpu
 from load.simulation.figures import figures_of
+from load.simulation.model import simulate
 from load.simulation.policies import LIBRARY
 from load.simulation.scenario import Scenario
-from load.simulation.world import simulate
 
 __all__ = ["MEMORY_SIZES", "item_bytes", "measure_holder", "measure_limited", "partition_table"]
 

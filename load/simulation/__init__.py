@@ -1,4 +1,4 @@
-"""Cold starts that wait, in simulated time: the library's own decisions and delays, an own world.
+"""Cold starts that wait, in simulated time: the library's own decisions and delays.
 
 ::
 
@@ -6,9 +6,9 @@
     partition   what DynamoDB serves of one item, and what it turns away
     table       the lease table behind that partition: latency, stale reads, clocks that differ
     policies    how long to wait between two reads: the library's way, and others
-    world       cold starts, holders and heartbeats as SimPy processes
-    figures     a run in numbers
-    study       which runs are compared
-    measured    what a real storm measured, to hold a prediction against
-    picture     the charts
+    model       cold starts, holders and heartbeats as SimPy processes
+    figures     a simulated deployment in numbers; `cost`, in dollars
+    study       which deployments are compared
+    measured    what a real storm measured, to compare with a prediction
+    charts      the pictures
 """

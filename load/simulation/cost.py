@@ -43,17 +43,11 @@ lease."""
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Dollars.
+    """Dollars."""
 
-    Attributes:
-        dynamodb: Reads and writes of the item.
-        waiting: Lambda's price of the time in which environments wait.
-        logs: One line and one record of metrics for each check.
-    """
-
-    dynamodb: float
-    waiting: float
-    logs: float
+    dynamodb: float  # reads and writes of the item
+    waiting: float  # Lambda's price of the time in which environments wait
+    logs: float  # one line and one record of metrics for each check
 
     @property
     def total(self) -> float:

@@ -1,4 +1,4 @@
-"""A run in numbers."""
+"""A simulated deployment in numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from load.simulation.world import Run, Start
+from load.simulation.model import ColdStart, Deployment
 
 __all__ = [
     "READ_DOLLARS",
@@ -28,37 +28,23 @@ WRITE_DOLLARS = 0.625e-6
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What is compared. NaN where nobody waited.
+    """What is compared. NaN where no environment waited."""
 
-    Attributes:
-        waiting: How many environments waited for another one's migrations, and served.
-        not_served: How many gave up.
-        holders: How many times the lease was acquired.
-        delay_median: From the last commit to serving, of those who waited; seconds.
-        delay_p99: The same, 99 in 100.
-        calls_median: Their DynamoDB calls, the first read and a lost bid for the lease included.
-        calls_mean: The same.
-        read_units: Of each environment, on average: what is paid for, whether it waited or not.
-        peak_units: Most units asked of the partition within one second.
-        turned_away: Share of all requests that the partition did not serve.
-        dollars: What DynamoDB costs for all environments.
-    """
-
-    waiting: int
-    not_served: int
-    holders: float
-    delay_median: float
-    delay_p99: float
-    calls_median: float
+    waiting: int  # environments that waited for another one's migrations, and served
+    not_served: int  # those that gave up
+    holders: float  # how often the lease was acquired
+    delay_median: float  # from the last commit to serving, of those that waited; seconds
+    delay_p99: float  # the same, 99 in 100
+    calls_median: float  # their DynamoDB calls, the first read and a lost bid included
     calls_mean: float
-    read_units: float
-    peak_units: float
-    turned_away: float
-    dollars: float
+    read_units: float  # paid for each environment on average, whether it waited or not
+    peak_units: float  # most units requested of the partition within one second
+    turned_away: float  # share of all requests that the partition did not serve
+    dollars: float  # of DynamoDB, for all environments
 
 
-def waiters(run: Run) -> list[Start]:
-    """Who came before the last commit, waited for it, and served: what a storm measures, too."""
+def waiters(run: Deployment) -> list[ColdStart]:
+    """Those that came before the last commit, waited for it, and served, as in a storm."""
     committed = math.inf if run.committed is None else run.committed
     return [
         start
@@ -68,14 +54,14 @@ def waiters(run: Run) -> list[Start]:
     ]
 
 
-def delay_of(run: Run, start: Start) -> float:
+def delay_of(run: Deployment, start: ColdStart) -> float:
     """From the last commit to serving."""
     if run.committed is None or start.served is None:
         return math.nan
     return start.served - run.committed
 
 
-def figures_of(runs: Sequence[Run]) -> Figures:
+def figures_of(runs: Sequence[Deployment]) -> Figures:
     """Several runs of one scenario, taken together; costs are those of one run."""
     seen = [(run, start) for run in runs for start in waiters(run)]
     delays = sorted(delay_of(run, start) for run, start in seen)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from load.simulation.figures import delay_of, quantile, waiters
+from load.simulation.model import simulate
 from load.simulation.policies import LIBRARY
 from load.simulation.scenario import Scenario
-from load.simulation.world import simulate
 
 __all__ = ["Comparison", "Storm", "compare", "load_storm"]
 
@@ -19,29 +19,17 @@ ROUNDS = 20
 
 @dataclass(frozen=True, slots=True)
 class Storm:
-    """A storm's report, as far as waiting goes. Times are seconds.
-
-    Attributes:
-        name: Where it was read from.
-        n: How many environments started.
-        migration: From the acquisition to the last commit.
-        arrivals: Each environment's first read, counted from the earliest.
-        delays: From the last commit to serving, of those who waited.
-        calls: Their DynamoDB calls.
-        read: Median time of a read.
-        freeing: From the last commit to the item saying so.
-        serving: From a waiter's last read to serving.
-    """
+    """A storm's report, as far as it concerns waiting. Times are seconds."""
 
     name: str
-    n: int
-    migration: float
-    arrivals: tuple[float, ...]
-    delays: tuple[float, ...]
-    calls: tuple[float, ...]
-    read: float = 0.006
-    freeing: float = 0.0
-    serving: float = 0.0
+    n: int  # environments
+    migration: float  # from the acquisition of the lease to the last commit
+    arrivals: tuple[float, ...]  # each environment's first read, from the earliest
+    delays: tuple[float, ...]  # from the last commit to serving, of those that waited
+    calls: tuple[float, ...]  # their DynamoDB calls
+    read: float = 0.006  # median of a read
+    freeing: float = 0.0  # from the last commit to the write that frees the lease
+    serving: float = 0.0  # from a waiter's last read to serving
 
     def scenario(self) -> Scenario:
         """The same storm, to be simulated."""
@@ -61,16 +49,10 @@ class Storm:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A storm beside its simulation; every list is in order.
-
-    Attributes:
-        storm: What was measured.
-        delays: What was predicted, one list for each simulated storm.
-        calls: The same.
-    """
+    """A storm beside its simulations; every list is sorted."""
 
     storm: Storm
-    delays: tuple[tuple[float, ...], ...]
+    delays: tuple[tuple[float, ...], ...]  # as predicted, one list for each simulation
     calls: tuple[tuple[float, ...], ...]
 
     def rows(self) -> list[tuple[str, float, float]]:
@@ -98,7 +80,7 @@ def load_storm(path: Path) -> Storm:
         document = json.loads(path.read_text())
         waits = document["waits"]
         if not waits["lease_calls"]:
-            raise ValueError(f"{path}: nobody waited")
+            raise ValueError(f"{path}: no environment waited")
         return Storm(
             name=path.parent.name,
             n=int(document["n"]),

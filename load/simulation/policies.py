@@ -1,6 +1,6 @@
 """How long to wait between two reads: families of policies, each over one parameter.
 
-All answer a read that was turned away as the library does, so that what is compared is the pace
+All react to a read that was turned away as the library does, so that what is compared is the pace
 while the table keeps up.
 """
 
@@ -20,7 +20,7 @@ __all__ = ["FAMILIES", "LIBRARY", "Family", "MakePolicy", "Policy"]
 
 
 class Policy(Protocol):
-    """What `lambda_migrate.lease.backoff.Backoff` is asked; one object for each waiter."""
+    """The interface of `lambda_migrate.lease.backoff.Backoff`; one object for each waiter."""
 
     def delay(
         self,
@@ -35,39 +35,33 @@ class Policy(Protocol):
 
 MakePolicy = Callable[[Random], Policy]
 
-Bound = Callable[[float, int], float]
-"""Upper bound of a delay, from the time waited and the number of delays before."""
-
 
 @dataclass(frozen=True)
 class Family:
-    """Policies that differ in one number.
-
-    Attributes:
-        name: In tables and charts.
-        parameter: What the number is.
-        values: Which ones are compared.
-        make: A policy, from the number.
-    """
+    """Policies that differ in one number."""
 
     name: str
-    parameter: str
     values: tuple[float, ...]
     make: Callable[[float], MakePolicy]
 
 
 class _Paced:
-    """Follows time alone, and failures as the library does.
+    """Depends on the time waited, and on failures as the library does.
 
     Args:
-        bound: The pace.
+        bound: Upper bound of a delay, from the time waited and the number of delays before.
         random: Chance.
-        lowest: The shortest delay as a share of the bound: 0 is full jitter, a half half jitter.
-        first: The same for the first delay, where it differs.
+        lowest: The shortest delay as a share of the bound: 0 is full jitter, 0.5 half jitter.
+        first: The same for the first delay.
     """
 
     def __init__(
-        self, bound: Bound, random: Random, *, lowest: float = 0.0, first: float | None = None
+        self,
+        bound: Callable[[float, int], float],
+        random: Random,
+        *,
+        lowest: float = 0.0,
+        first: float | None = None,
     ) -> None:
         self._bound = bound
         self._random = random
@@ -79,8 +73,8 @@ class _Paced:
         self,
         waited: float,
         *,
-        state: LeaseState | None = None,  # noqa: ARG002 - the protocol has it, time needs it not
-        now_ms: int = 0,  # noqa: ARG002 - the same
+        state: LeaseState | None = None,  # noqa: ARG002 - of the protocol
+        now_ms: int = 0,  # noqa: ARG002 - of the protocol
         failures: int = 0,
     ) -> float:
         """See `Policy.delay`."""
@@ -99,20 +93,14 @@ def _fixed(interval: float) -> MakePolicy:
 
 def _exponential(cap: float) -> MakePolicy:
     """Doubles from 0.1 s up to a cap, full jitter."""
-
-    def bound(_waited: float, delays: int) -> float:
-        return min(cap, 0.1 * 2.0 ** min(delays, 20))
-
-    return lambda random: _Paced(bound, random)
+    return lambda random: _Paced(lambda _, n: min(cap, 0.1 * 2.0 ** min(n, 20)), random)
 
 
 def _growing(growth: float, lowest: float) -> MakePolicy:
     """In proportion to the time waited, from 0.2 s to a minute."""
-
-    def bound(waited: float, _delays: int) -> float:
-        return min(60.0, max(0.2, growth * waited))
-
-    return lambda random: _Paced(bound, random, lowest=lowest)
+    return lambda random: _Paced(
+        lambda waited, _: min(60.0, max(0.2, growth * waited)), random, lowest=lowest
+    )
 
 
 LIBRARY: MakePolicy = backoff.Backoff
@@ -120,8 +108,9 @@ LIBRARY: MakePolicy = backoff.Backoff
 _GROWTHS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
 FAMILIES = (
-    Family("fixed", "interval, s", (0.1, 0.2, 0.4, 0.6, 1, 2, 4, 8), _fixed),
-    Family("exponential, full jitter", "cap, s", (0.2, 0.4, 0.8, 1.6, 3.2, 8, 20), _exponential),
-    Family("growing, full jitter", "growth", _GROWTHS, lambda growth: _growing(growth, 0.0)),
-    Family("growing, half jitter", "growth", _GROWTHS, lambda growth: _growing(growth, 0.5)),
+    Family("fixed", (0.1, 0.2, 0.4, 0.6, 1, 2, 4, 8), _fixed),
+    Family("exponential, full jitter", (0.2, 0.4, 0.8, 1.6, 3.2, 8, 20), _exponential),
+    Family("growing, full jitter", _GROWTHS, lambda growth: _growing(growth, 0.0)),
+    Family("growing, half jitter", _GROWTHS, lambda growth: _growing(growth, 0.5)),
 )
+"""The numbers: the interval in seconds, the cap in seconds, the growth."""

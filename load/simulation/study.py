@@ -1,4 +1,4 @@
-"""Which runs are compared."""
+"""Which deployments are compared."""
 
 from __future__ import annotations
 
@@ -6,20 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from load.simulation.figures import Figures, figures_of
+from load.simulation.model import simulate
 from load.simulation.policies import FAMILIES, LIBRARY, MakePolicy
 from load.simulation.scenario import AT_ONCE, RAMP, Scenario
-from load.simulation.world import simulate
 
-__all__ = [
-    "DEFAULT",
-    "FAMILIES",
-    "LENGTHS",
-    "SIZES",
-    "Point",
-    "frontier",
-    "standard",
-    "troubles",
-]
+__all__ = ["DEFAULT", "FAMILIES", "LENGTHS", "SIZES", "Point", "frontier", "standard", "troubles"]
 
 DEFAULT = "library"
 
@@ -27,8 +18,8 @@ LENGTHS = (0.1, 3.0, 60.0, 600.0)
 SIZES = (100, 1_000, 10_000, 100_000)
 
 SIMULATED = 1_000
-"""So many environments are simulated at most, each standing for as many as need be; the partition
-serves a share as small. What one of them sees does not change with that: the tests say so."""
+"""How many environments are simulated at most; each stands for as many as necessary, and the
+partition serves a share as small. Tests show that this changes nothing for one of them."""
 
 SIMULATED_LONG = 200
 """The same for the families and migrations of a minute and more, where each reads often."""
@@ -36,19 +27,11 @@ SIMULATED_LONG = 200
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One policy in one scenario.
-
-    Attributes:
-        study: Which comparison it belongs to.
-        policy: The family's name, or `DEFAULT`.
-        parameter: The family's number, or None.
-        scenario: What was simulated.
-        figures: What came of it.
-    """
+    """One policy in one scenario, and what came of it."""
 
     study: str
-    policy: str
-    parameter: float | None
+    policy: str  # the family's name, or DEFAULT
+    parameter: float | None  # the family's number
     scenario: Scenario
     figures: Figures
 
@@ -57,11 +40,9 @@ def frontier(seed: int) -> Iterator[Point]:
     """Every family over its parameter: 1,000 starts and four lengths, 3 s and four sizes."""
     for length in LENGTHS:
         at_most = SIMULATED if length < 10 else SIMULATED_LONG
-        scenario = Scenario(migration=length)
-        yield from _families("length", _sized(scenario, at_most), seed)
+        yield from _families("length", _sized(Scenario(migration=length), at_most), seed)
     for size in SIZES:
-        scenario = Scenario(environments=size)
-        yield from _families("size", _sized(scenario), seed)
+        yield from _families("size", _sized(Scenario(environments=size)), seed)
 
 
 def standard(seed: int) -> Iterator[Point]:
@@ -73,7 +54,7 @@ def standard(seed: int) -> Iterator[Point]:
                 yield _point("default", DEFAULT, None, scenario, LIBRARY, seed)
 
 
-TROUBLES: dict[str, Scenario] = {
+_TROUBLES: dict[str, Scenario] = {
     "nothing goes wrong": Scenario(),
     "the holder is killed after 1 s": Scenario(holder_dies_after=1.0),
     "clocks differ by up to 0.5 s, it is killed": Scenario(holder_dies_after=1.0, skew=0.5),
@@ -86,7 +67,7 @@ TROUBLES: dict[str, Scenario] = {
     ),
     "60 s, waiting ends after 25 s": Scenario(migration=60.0, wait=25.0),
     "10,000 at once": Scenario(environments=10_000),
-    "10,000 at once, its end told once": Scenario(environments=10_000, freeing_tries=1),
+    "10,000 at once, its end written once": Scenario(environments=10_000, freeing_tries=1),
     "100,000 at once": Scenario(environments=100_000),
     "100,000 at once, 600 s": Scenario(environments=100_000, migration=600.0),
 }
@@ -94,16 +75,9 @@ TROUBLES: dict[str, Scenario] = {
 
 def troubles(seed: int) -> Iterator[Point]:
     """The library's default when something goes wrong; the study's name says what."""
-    for name, scenario in TROUBLES.items():
-        yield _point(
-            name,
-            DEFAULT,
-            None,
-            _sized(scenario),
-            LIBRARY,
-            seed,
-            rounds=4 if scenario.migration < 100 else 1,
-        )
+    for name, scenario in _TROUBLES.items():
+        rounds = 4 if scenario.migration < 100 else 1
+        yield _point(name, DEFAULT, None, _sized(scenario), LIBRARY, seed, rounds=rounds)
 
 
 def _families(study: str, scenario: Scenario, seed: int) -> Iterator[Point]:

@@ -1,4 +1,4 @@
-"""``python -m load.staging``: rehearse a release, and say go or no-go.
+"""``python -m load.staging``: validate a release, and decide go or no-go.
 
 Exit codes: 0, go; 1, no-go; 2, wrong usage, or something is not installed.
 """
@@ -17,17 +17,18 @@ from typing import Any
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.runtime.process import ProcessError
 from load.staging.checks import read_checks
-from load.staging.rehearsal import TEMPLATE, Rehearsal, Wanted, rehearse
-from load.staging.release import Release, make_release, of_the_example
+from load.staging.data import ShopData
+from load.staging.release import Release, example_release, make_release
 from load.staging.report import write
-from load.staging.shop import Shop
-from load.staging.stack import find, rehearse_stack
-from load.staging.verdicts import Limits, Step, decide
+from load.staging.stack import find_stack, validate_stack
+from load.staging.steps import StepResult
+from load.staging.validation import TEMPLATE, Options, Validation, validate
+from load.staging.verdicts import Limits, decide
 
 __all__ = ["main"]
 
 _EXAMPLE_CHECKS = Path(__file__).parents[2] / "examples" / "orders" / "tests" / "checks.sql"
-_OURS = (
+_RESERVED = (
     "AWS_ENDPOINT_URL",
     "DATABASE_URL=",
     "LAMBDA_MIGRATE_DATABASE",
@@ -37,28 +38,29 @@ _OURS = (
     "POWERTOOLS_METRICS_NAMESPACE=",
     "POWERTOOLS_SERVICE_NAME=",
 )
-"""What the function's variables may not be, or begin with: the servers are the rehearsal's own."""
+"""Variables that are set here, and so may not be given, or prefixes of them."""
 
 _MARKS = {"passed": "passed", "failed": "FAILED", "not measured": "  ?   "}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Rehearse what was asked for."""
+    """Validate the release or stack that the arguments name."""
     parser = _parser()
-    asked = parser.parse_args(arguments)
-    _refuse_contradictions(parser, asked)
+    options = parser.parse_args(arguments)
+    _refuse_contradictions(parser, options)
     began = time.monotonic()
     try:
-        rehearsal = _rehearse_stack(asked) if _is_deployed(asked) else _rehearse(asked)
+        found = _validate_stack(options) if _is_deployed(options) else _validate(options)
     except (ConfigurationError, ProcessError) as fault:
         print(fault, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Interrupted; every process has been ended.", file=sys.stderr)
         return 130
-    decision = decide(rehearsal.steps)
-    page = write(rehearsal, asked.out, seconds=time.monotonic() - began, command=_repeat(asked))
-    print(f"{time.monotonic() - began:6.1f} s  {page}")
+    decision = decide(found.steps)
+    seconds = time.monotonic() - began
+    page = write(found, options.out, seconds=seconds, command=_repeat(options))
+    print(f"{seconds:6.1f} s  {page}")
     for reason in decision.reasons:
         print(f"          {reason}")
     print(decision.word.upper())
@@ -70,120 +72,135 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m load.staging", description=__doc__)
     shop = parser.add_argument_group("data of the example")
     shop.add_argument("--orders", type=_count, default=1_000_000, help="how many (1,000,000)")
-    shop.add_argument("--seed", type=int, default=1, help="the same seed, the same data (1)")
+    shop.add_argument("--seed", type=int, default=1, help="seed of the data (1)")
     shop.add_argument(
         "--until", type=_day, default=_today(), help="the day after the last order (today)"
     )
     own = parser.add_argument_group("a release of your own, instead of the example's")
-    own.add_argument("--code", type=Path, help="folder of the function that comes")
-    own.add_argument("--migrations", type=Path, help="instead: a folder of migrations alone")
-    own.add_argument("--old", type=Path, help="the same of what serves today")
+    own.add_argument("--code", type=Path, help="folder of the new function")
+    own.add_argument("--migrations", type=Path, help="folder of migrations, instead of --code")
+    own.add_argument("--old", type=Path, help="the same of the version that serves today")
     own.add_argument(
-        "--from", type=int, dest="through", help="instead: the last migration that it has"
+        "--from",
+        type=int,
+        dest="through",
+        help="its last migration, instead of --old",
     )
     own.add_argument("--handler", default="app.handler", help="module.function (app.handler)")
-    own.add_argument("--event", help="JSON that clients send, or a file that holds it")
+    own.add_argument("--event", help="JSON that clients send, or a file with it")
     own.add_argument("--variable", action="append", default=[], metavar="NAME=VALUE")
-    own.add_argument("--dump", type=Path, help="schema and data, as pg_dump writes them")
-    own.add_argument("--data", type=Path, help="data alone, read once the old schema is there")
+    own.add_argument("--dump", type=Path, help="dump of schema and data by pg_dump")
+    own.add_argument("--data", type=Path, help="dump of data alone")
     stack = parser.add_argument_group("a stack that is deployed, instead of the local Lambda")
-    stack.add_argument("--stack", default="", help="of CloudFormation, as template.yaml makes it")
+    stack.add_argument("--stack", default="", help="CloudFormation stack of template.yaml")
     stack.add_argument("--function", default="", help="NAME or NAME:ALIAS, instead of the stack's")
     stack.add_argument("--admin-function", default="", help="instead of the stack's")
     stack.add_argument(
-        "--roll-back-to", type=_count, metavar="VERSION", help="take the schema back, and up again"
+        "--roll-back-to",
+        type=_count,
+        metavar="VERSION",
+        help="roll back to it, then migrate up",
     )
     how = parser.add_argument_group("how")
     how.add_argument("-n", type=_number, dest="environments", default=40, help="cold starts (40)")
-    how.add_argument("--clients", type=_number, default=6, help="who use the old version (6)")
+    how.add_argument("--clients", type=_number, default=6, help="clients of the old version (6)")
     how.add_argument(
         "--processes",
         choices=("separate", "forked"),
         default="separate",
-        help="forked ones start sooner and take less memory",
+        help="forked ones start faster and need less memory (separate)",
     )
-    how.add_argument("--checks", type=Path, help="SQL file of questions to the data")
+    how.add_argument("--checks", type=Path, help="SQL file of checks of the data")
     how.add_argument(
-        "--may-change", action="append", default=[], metavar="TABLE.COLUMN", help="may be another"
+        "--may-change",
+        action="append",
+        default=[],
+        metavar="TABLE.COLUMN",
+        help="may be changed",
     )
-    how.add_argument("--template", type=Path, default=TEMPLATE, help="whose alarms are looked at")
-    how.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE", help="of it")
-    how.add_argument("--postgresql", type=int, metavar="MAJOR", help="production's version")
+    how.add_argument("--template", type=Path, default=TEMPLATE, help="with the alarms")
+    how.add_argument(
+        "--parameter",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the template",
+    )
+    how.add_argument("--postgresql", type=int, metavar="MAJOR", help="version (the newest)")
     how.add_argument("--out", type=Path, default=Path("staging-report"))
-    borne = parser.add_argument_group("what is borne")
-    borne.add_argument(
+    limits_ = parser.add_argument_group("limits")
+    limits_.add_argument(
         "--longest-lock", type=_seconds, default=limits.lock, help="seconds (%(default)g)"
     )
-    borne.add_argument(
+    limits_.add_argument(
         "--slowest-request", type=_seconds, default=limits.request, help="seconds (%(default)g)"
     )
-    borne.add_argument("--failed-requests", type=_count, default=limits.failed, help="(0)")
-    borne.add_argument(
+    limits_.add_argument("--failed-requests", type=_count, default=limits.failed, help="(0)")
+    limits_.add_argument(
         "--longest-wait", type=_seconds, default=limits.wait, help="seconds (%(default)g)"
     )
     return parser
 
 
-def _refuse_contradictions(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> None:
-    own = asked.code or asked.migrations
-    if own and _is_deployed(asked):
-        parser.error("--code and --migrations are rehearsed here: leave --stack and --function out")
-    if asked.roll_back_to is not None and not _is_deployed(asked):
+def _refuse_contradictions(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    own = options.code or options.migrations
+    if own and _is_deployed(options):
+        parser.error("--code and --migrations run locally: leave --stack and --function out")
+    if options.roll_back_to is not None and not _is_deployed(options):
         parser.error("--roll-back-to goes with --stack or --admin-function")
-    if asked.code and asked.migrations:
+    if options.code and options.migrations:
         parser.error("--code and --migrations: name one of them")
-    if own and (asked.old is None) == (asked.through is None):
+    if own and (options.old is None) == (options.through is None):
         parser.error("name what serves today: either --old FOLDER or --from VERSION")
-    theirs = [asked.old, asked.through, asked.dump, asked.data, *asked.variable]
+    theirs = [options.old, options.through, options.dump, options.data, *options.variable]
     if not own and any(one is not None for one in theirs):
         parser.error("--old, --from, --variable, --dump and --data go with --code")
-    if asked.event is not None and not (own or _is_deployed(asked)):
+    if options.event is not None and not (own or _is_deployed(options)):
         parser.error("--event goes with --code, or with --stack")
-    for option, pairs in (("variable", asked.variable), ("parameter", asked.parameter)):
+    for option, pairs in (("variable", options.variable), ("parameter", options.parameter)):
         for pair in pairs:
             if not pair.partition("=")[1]:
                 parser.error(f"--{option} {pair}: write NAME=VALUE")
-            if option == "variable" and pair.startswith(_OURS):
-                parser.error(f"--variable {pair}: the rehearsal sets that itself")
+            if option == "variable" and pair.startswith(_RESERVED):
+                parser.error(f"--variable {pair}: it is set by the validation itself")
 
 
-def _is_deployed(asked: argparse.Namespace) -> bool:
-    return bool(asked.stack or asked.function or asked.admin_function)
+def _is_deployed(options: argparse.Namespace) -> bool:
+    return bool(options.stack or options.function or options.admin_function)
 
 
-def _rehearse(asked: argparse.Namespace) -> Rehearsal:
-    release, wanted = _release(asked), _wanted(asked)
-    print(f"{release.name}: {_data_of(asked)}, {wanted.environments} cold starts", flush=True)
-    return rehearse(release, wanted, asked.out, on_step=_tell)
+def _validate(options: argparse.Namespace) -> Validation:
+    release, how = _release(options), _how(options)
+    print(f"{release.name}: {_data_of(options)}, {how.environments} cold starts", flush=True)
+    return validate(release, how, options.out, on_step=_print_step)
 
 
-def _rehearse_stack(asked: argparse.Namespace) -> Rehearsal:
-    named = find(stack=asked.stack, function=asked.function, admin=asked.admin_function)
-    event = json.dumps(_event(asked.event) or {})
-    told = ", ".join(filter(None, (named.stack, named.function, named.admin)))
-    print(f"{told}: {asked.environments} cold starts", flush=True)
-    return rehearse_stack(
-        named,
-        Wanted(environments=asked.environments, limits=_limits(asked)),
-        asked.out,
-        event=event,
-        roll_back_to=asked.roll_back_to,
-        on_step=_tell,
+def _validate_stack(options: argparse.Namespace) -> Validation:
+    stack = find_stack(stack=options.stack, function=options.function, admin=options.admin_function)
+    named = ", ".join(filter(None, (stack.name, stack.function, stack.admin)))
+    print(f"{named}: {options.environments} cold starts", flush=True)
+    return validate_stack(
+        stack,
+        Options(environments=options.environments, limits=_limits(options)),
+        options.out,
+        event=json.dumps(_event(options.event) or {}),
+        roll_back_to=options.roll_back_to,
+        on_step=_print_step,
     )
 
 
-def _release(asked: argparse.Namespace) -> Release:
-    new = asked.code or asked.migrations
+def _release(options: argparse.Namespace) -> Release:
+    new = options.code or options.migrations
     if new is None:
-        return of_the_example(_shop(asked))
+        return example_release(_shop(options))
     return make_release(
         new.resolve(),
-        old=None if asked.old is None else asked.old.resolve(),
-        through=asked.through,
-        bare=asked.migrations is not None,
-        handler=asked.handler,
-        event=_event(asked.event),
-        variables=_pairs(asked.variable),
+        old=None if options.old is None else options.old.resolve(),
+        through=options.through,
+        bare=options.migrations is not None,
+        handler=options.handler,
+        event=_event(options.event),
+        variables=_pairs(options.variable),
     )
 
 
@@ -201,69 +218,69 @@ def _event(text: str | None) -> Any:
         raise ConfigurationError(f"--event {text}: {error}; write JSON, or name a file") from error
 
 
-def _wanted(asked: argparse.Namespace) -> Wanted:
-    is_own = bool(asked.code or asked.migrations)
-    checks = asked.checks or (None if is_own else _EXAMPLE_CHECKS)
-    return Wanted(
-        environments=asked.environments,
-        clients=asked.clients,
-        processes=asked.processes,
-        limits=_limits(asked),
-        shop=None if is_own else _shop(asked),
-        dump=asked.dump,
-        data=asked.data,
+def _how(options: argparse.Namespace) -> Options:
+    is_own = bool(options.code or options.migrations)
+    checks = options.checks or (None if is_own else _EXAMPLE_CHECKS)
+    return Options(
+        environments=options.environments,
+        clients=options.clients,
+        processes=options.processes,
+        limits=_limits(options),
+        shop=None if is_own else _shop(options),
+        dump=options.dump,
+        data=options.data,
         checks=read_checks(checks) if checks else (),
-        may_change=frozenset(asked.may_change),
-        template=asked.template,
-        parameters=_pairs(asked.parameter),
-        postgresql=asked.postgresql,
+        may_change=frozenset(options.may_change),
+        template=options.template,
+        parameters=_pairs(options.parameter),
+        postgresql=options.postgresql,
     )
 
 
-def _shop(asked: argparse.Namespace) -> Shop:
-    return Shop(asked.orders, asked.seed, asked.until)
+def _shop(options: argparse.Namespace) -> ShopData:
+    return ShopData(options.orders, options.seed, options.until)
 
 
-def _limits(asked: argparse.Namespace) -> Limits:
+def _limits(options: argparse.Namespace) -> Limits:
     return Limits(
-        asked.longest_lock, asked.slowest_request, asked.failed_requests, asked.longest_wait
+        options.longest_lock, options.slowest_request, options.failed_requests, options.longest_wait
     )
 
 
-def _data_of(asked: argparse.Namespace) -> str:
-    if asked.code or asked.migrations:
-        return str(asked.dump or asked.data or "no data")
-    return f"{asked.orders:,} orders (seed {asked.seed}, until {asked.until})"
+def _data_of(options: argparse.Namespace) -> str:
+    if options.code or options.migrations:
+        return str(options.dump or options.data or "no data")
+    return f"{options.orders:,} orders (seed {options.seed}, until {options.until})"
 
 
-def _repeat(asked: argparse.Namespace) -> str:
-    """How to see the same again: the data depends on the day, unless it is named."""
-    given = [f"--{name} {value}" for name, value in _own_of(asked).items()]
+def _repeat(options: argparse.Namespace) -> str:
+    """The command that repeats this run; the data depends on the day, so that is named."""
+    given = [f"--{name} {value}" for name, value in _own_of(options).items()]
     return " ".join(["python -m load.staging", *given])
 
 
-def _own_of(asked: argparse.Namespace) -> dict[str, Any]:
-    if _is_deployed(asked):
-        named = {"stack": asked.stack or None, "function": asked.function or None}
-        named |= {"admin-function": asked.admin_function or None, "event": asked.event}
-        named |= {"roll-back-to": asked.roll_back_to}
-    elif asked.code or asked.migrations:
-        named = {"code": asked.code, "migrations": asked.migrations, "old": asked.old}
-        named |= {"from": asked.through, "dump": asked.dump, "data": asked.data}
-        named |= {"checks": asked.checks}
+def _own_of(options: argparse.Namespace) -> dict[str, Any]:
+    if _is_deployed(options):
+        named = {"stack": options.stack or None, "function": options.function or None}
+        named |= {"admin-function": options.admin_function or None, "event": options.event}
+        named |= {"roll-back-to": options.roll_back_to}
+    elif options.code or options.migrations:
+        named = {"code": options.code, "migrations": options.migrations, "old": options.old}
+        named |= {"from": options.through, "dump": options.dump, "data": options.data}
+        named |= {"checks": options.checks}
     else:
-        named = {"orders": asked.orders, "seed": asked.seed, "until": asked.until}
+        named = {"orders": options.orders, "seed": options.seed, "until": options.until}
     return {name: value for name, value in named.items() if value is not None}
 
 
-def _tell(step: Step) -> None:
+def _print_step(step: StepResult) -> None:
     print(f"{step.seconds:6.1f} s  {step.name}", flush=True)
     widest = max((len(one.what) for one in step.verdicts), default=0)
     for one in step.verdicts:
         print(f"          {_MARKS[one.state]}  {one.what:<{widest}}  {one.found}", flush=True)
 
 
-# -- what an option may be ------------------------------------------------------------------------
+# -- types of options ------------------------------------------------------------------------
 
 
 def _count(text: str) -> int:

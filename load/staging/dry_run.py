@@ -1,12 +1,12 @@
-"""Each pending migration, executed on the data and taken back: its time, its locks, its rows.
+"""Each pending migration, executed on the data and rolled back: its time, its locks, its rows.
 
-What is judged is the document that ``lambda-migrate plan --dry-run --format json`` answers with,
-whether it was asked here or in a function's VPC.
+What is judged is the document of ``lambda-migrate plan --dry-run --format json``, whether it was
+run here or in a function's VPC.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,28 +14,19 @@ from lambda_migrate.clock import Deadline
 from lambda_migrate.commands.dry_run import build_dry_run_document
 from lambda_migrate.events import null_observer
 from lambda_migrate.local.demo.stage import make_operator
-from load.staging.verdicts import Limits, judge
-from load.storm.stage import StormStage
-from load.storm.verdicts import Verdict
+from load.staging.verdicts import Limits
+from load.storm.testbed import Testbed
+from load.storm.verdicts import Verdict, judge
 
-__all__ = ["Blocking", "dry_run", "longest_of", "of_dry_run"]
-
-Document = Mapping[str, Any]
+__all__ = ["longest_lock", "run_dry_run", "verdicts_of_dry_run"]
 
 _SECONDS = 900.0  # Lambda's longest timeout
 _RAN, _FAILED = "ran", "failed"
 
 
 @dataclass(frozen=True, slots=True)
-class Blocking:
-    """A lock that keeps others from writing, or from reading as well.
-
-    Attributes:
-        migration: Who took it.
-        relation: On what.
-        mode: As PostgreSQL's manual writes it.
-        seconds: So long it is held at most: until its migration is committed.
-    """
+class BlockingLock:
+    """A lock that others wait for; it is held until its migration is committed, so for its time."""
 
     migration: str
     relation: str
@@ -43,61 +34,53 @@ class Blocking:
     seconds: float
 
 
-def dry_run(stage: StormStage) -> Document:
-    """``lambda-migrate plan --dry-run``, with the new code's files at hand.
+def run_dry_run(testbed: Testbed) -> Mapping[str, Any]:
+    """Run ``lambda-migrate plan --dry-run`` with the new code's files.
 
     Raises:
-        MigrateError: It could not be begun.
+        MigrateError: It could not be started.
     """
-    operator = make_operator(stage.codes[2], stage.variables(), stage.dynamodb, null_observer)
-    rehearsed = operator.dry_run(Deadline.after(_SECONDS))
-    assert rehearsed is not None  # noqa: S101 - None is for those who do not confirm
-    return build_dry_run_document(rehearsed)
+    bed = testbed
+    operator = make_operator(bed.codes[2], bed.variables(), bed.dynamodb, null_observer)
+    result = operator.dry_run(Deadline.after(_SECONDS))
+    assert result is not None  # noqa: S101 - None is for users who do not confirm
+    return build_dry_run_document(result)
 
 
-def of_dry_run(found: Document, limits: Limits) -> Iterator[Verdict]:
-    """Whether all pending migrations run on this data, and how long they keep others waiting.
+def verdicts_of_dry_run(document: Mapping[str, Any], limits: Limits) -> Iterator[Verdict]:
+    """Whether all pending migrations run on this data, and how long they block others.
 
     Args:
-        found: The answer's ``rehearsal``.
-        limits: What is borne.
+        document: The answer's ``dry_run``.
+        limits: What is accepted.
     """
     what = "each pending migration runs on this data"
-    steps: Sequence[Document] = found["migrations"]
-    if found["error"] is not None:
-        said = str(found["error"]["message"])
-        failed = next((step["name"] for step in steps if step["outcome"] == _FAILED), "")
-        yield Verdict(what, "failed", said if failed in said else f"{failed}: {said}")
+    migrations = document["migrations"]
+    if document["error"] is not None:
+        message = str(document["error"]["message"])
+        failed = next((one["name"] for one in migrations if one["outcome"] == _FAILED), "")
+        yield Verdict(what, "failed", message if failed in message else f"{failed}: {message}")
         return
-    ran = [step for step in steps if step["outcome"] == _RAN]
-    if ran:
-        yield judge(what, True, f"{len(ran)} of {len(steps)}")
-    for step in steps:
-        if step["outcome"] != _RAN:
-            yield Verdict(f"{step['name']} runs on this data", "not measured", step["reason"])
-    yield _longest(found, limits)
+    executed = [one for one in migrations if one["outcome"] == _RAN]
+    if executed:
+        yield judge(what, True, f"{len(executed)} of {len(migrations)}")
+    for one in migrations:
+        if one["outcome"] != _RAN:
+            yield Verdict(f"{one['name']} runs on this data", "not measured", one["reason"])
+    what, lock = "longest lock that blocks writes", longest_lock(document)
+    if lock is None:
+        yield judge(what, True, f"none (limit {limits.lock:g} s)")
+    else:
+        found = f"{lock.seconds:.2f} s: {lock.migration}, {lock.mode} on {lock.relation}"
+        yield judge(what, lock.seconds <= limits.lock, f"{found} (limit {limits.lock:g} s)")
 
 
-def _longest(found: Document, limits: Limits) -> Verdict:
-    what = "longest lock that keeps others from writing"
-    longest = longest_of(found)
-    if longest is None:
-        return judge(what, True, f"none (limit {limits.lock:g} s)")
-    told = (
-        f"{longest.seconds:.2f} s: {longest.migration}, {longest.mode} on {longest.relation} "
-        f"(limit {limits.lock:g} s)"
+def longest_lock(document: Mapping[str, Any]) -> BlockingLock | None:
+    """The lock that blocks others for the longest time; None if no migration takes any."""
+    blocking = (
+        BlockingLock(one["name"], lock["relation"], lock["mode"], one["seconds"] or 0.0)
+        for one in document["migrations"]
+        for lock in one["locks"]
+        if lock["blocks"]
     )
-    return judge(what, longest.seconds <= limits.lock, told)
-
-
-def longest_of(found: Document) -> Blocking | None:
-    """The lock that is in others' way for the longest time; None if no migration takes any."""
-    return max(_blocking(found["migrations"]), key=lambda one: one.seconds, default=None)
-
-
-def _blocking(steps: Sequence[Document]) -> Iterator[Blocking]:
-    for step in steps:
-        for lock in step["locks"]:
-            if lock["blocks"]:
-                seconds = step["seconds"] or 0.0
-                yield Blocking(step["name"], lock["relation"], lock["mode"], seconds)
+    return max(blocking, key=lambda lock: lock.seconds, default=None)

@@ -1,8 +1,8 @@
-"""Breaks a small service in each way that somebody is to be paged for, and sees who would be.
+"""Breaks a small service in each way that an alarm is for, and finds out which alarms are reached.
 
-On the rehearsal's own servers, but on databases and targets of its own: the data of the release is
-left alone. What takes minutes in production (a lease held too long, checks that stay slow) takes
-seconds here, by the template's own parameters or by telling what was measured once three times.
+On the same servers, but on databases and targets of its own: the data of the release is not
+touched. What takes minutes in production (a lease held too long, checks that stay slow) takes
+seconds here, by the template's own parameters or by repeating what was measured.
 """
 
 from __future__ import annotations
@@ -21,47 +21,35 @@ from lambda_migrate.clock import Deadline
 from lambda_migrate.local.runtime.function import LocalFunction
 from lambda_migrate.local.runtime.process import ProcessError
 from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
-from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.emulators.cloudwatch import Alarm, CloudWatch, read_alarms
-from load.storm.stage import PRELOADED, TABLE, StormStage
+from load.storm.packages import HANDLER
+from load.storm.testbed import PRELOADED, TABLE, Testbed
 
 __all__ = [
     "FAULTS",
     "NAMESPACE",
     "SERVICE",
     "Fault",
-    "Reached",
-    "alarms_of",
-    "break_in_turn",
-    "measured_of",
-    "reached_of",
+    "FaultResult",
+    "apply_faults",
+    "reached_alarms",
+    "read_metrics",
+    "staging_alarms",
 ]
 
 SERVICE, NAMESPACE = "orders", "Orders"
-"""Dimension and namespace of all metrics of a rehearsal."""
+"""Dimension and namespace of all metrics."""
 
-_LEASE_SECONDS = "5"
-"""The shortest that there is: its end is waited for."""
-
-_SHORT = {"LeaseWaitTimeThreshold": "900", "LeaseHeldTimeThreshold": "900"}
+_LOW_THRESHOLDS = {"LeaseWaitTimeThreshold": "900", "LeaseHeldTimeThreshold": "900"}
 """Milliseconds: seconds are waited, not minutes."""
 
 _LOWERED = "its threshold lowered to 0.9 s"
 
-_SILENT_SECONDS = 3.0
+_PAUSED_SECONDS = 3.0
 """Of DynamoDB: well above the second from which on a check is slow."""
 
 _PERIOD = 300.0
 """Seconds, of the alarm on slow checks, which looks at three of them."""
-
-_HANDLER = """\
-from lambda_migrate import migrate_on_cold_start
-
-
-@migrate_on_cold_start
-def handler(event, context):
-    return {"served": True}
-"""
 
 _CREATE = "-- migrate:up\nCREATE TABLE parcels (id bigint);\n-- migrate:down\nDROP TABLE parcels;\n"
 _BROKEN = "-- migrate:up\nUPDATE parcels SET colour = 'red';\n-- migrate:down\n"
@@ -69,15 +57,24 @@ _SLOW = "-- migrate:up\nSELECT pg_sleep(120);\n-- migrate:down\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Reached:
-    """What came of a fault.
+class Fault:
+    """One way to break the service."""
 
-    Attributes:
-        fault: Which.
-        alarms: Those that were in ALARM at some time.
-        metrics: Names of the metrics that were told.
-        trouble: Why the fault could not be made; "" if it was.
-    """
+    name: str
+    alarms: frozenset[str]  # logical ids of those that must be reached, and no others
+    apply: Callable[[Service], CloudWatch]  # returns what CloudWatch would know
+    alone: bool = False  # whether no other fault may run at the same time
+    parameters: Mapping[str, str] = field(default_factory=dict)  # of the template
+    note: str = ""  # what differs from production
+
+    def __str__(self) -> str:
+        """Name and note."""
+        return f"{self.name} ({self.note})" if self.note else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class FaultResult:
+    """The alarms that a fault reached, the metrics that were emitted; trouble if it failed."""
 
     fault: Fault
     alarms: frozenset[str] = frozenset()
@@ -86,60 +83,27 @@ class Reached:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """One way to break it.
-
-    Attributes:
-        name: What happens.
-        alarms: Logical ids of those that are for it, and no others.
-        act: Makes it happen, and returns what CloudWatch would know.
-        alone: Whether nothing else may go on meanwhile.
-        parameters: Of the template, instead of its defaults.
-        note: What is not as in production; "" if nothing.
-    """
+class Service:
+    """A function with a database and a target of its own."""
 
     name: str
-    alarms: frozenset[str]
-    act: Callable[[_Place], CloudWatch]
-    alone: bool = False
-    parameters: Mapping[str, str] = field(default_factory=dict)
-    note: str = ""
-
-    def __str__(self) -> str:
-        """Name and note."""
-        return f"{self.name} ({self.note})" if self.note else self.name
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a fault is made: a database and a target of its own."""
-
-    name: str
-    stage: StormStage
+    testbed: Testbed
     home: Path
 
-    @property
-    def server(self) -> LocalPostgreSQL:
-        return self.stage.server
-
-    def code(self, *migrations: str) -> Path:
-        """A function with these migrations."""
+    @contextmanager
+    def deploy(self, *migrations: str, **settings: str) -> Iterator[LocalFunction]:
+        """A function with these migrations, ready to be invoked."""
         code = self.home / f"{self.name}-{len(list(self.home.glob(f'{self.name}-*')))}"
         (code / "migrations").mkdir(parents=True)
-        (code / "app.py").write_text(_HANDLER)
+        (code / "app.py").write_text(HANDLER)
         for number, text in enumerate(migrations, 1):
             (code / "migrations" / f"{number:04d}_step.sql").write_text(text)
-        return code
-
-    @contextmanager
-    def deployed(self, code: Path, **settings: str) -> Iterator[LocalFunction]:
-        """The function, ready to be invoked."""
         variables = {
-            "AWS_ENDPOINT_URL_DYNAMODB": self.stage.dynamodb.endpoint_url,
-            "DATABASE_URL": self.server.url(self.name),
+            "AWS_ENDPOINT_URL_DYNAMODB": self.testbed.dynamodb.endpoint_url,
+            "DATABASE_URL": self.testbed.server.url(self.name),
             "LAMBDA_MIGRATE_TABLE": TABLE,
             "LAMBDA_MIGRATE_TARGET": self.name,
-            "LAMBDA_MIGRATE_LEASE_SECONDS": _LEASE_SECONDS,
+            "LAMBDA_MIGRATE_LEASE_SECONDS": "5",  # the shortest: its expiry is waited for
             "LAMBDA_MIGRATE_WAIT_SECONDS": "60",
             "POWERTOOLS_METRICS_NAMESPACE": NAMESPACE,
             "POWERTOOLS_SERVICE_NAME": SERVICE,
@@ -150,31 +114,41 @@ class _Place:
         ) as function:
             yield function
 
-    def wait_until(self, condition: Callable[[], bool], what: str, *, seconds: float = 60) -> None:
-        """Let the real world come so far.
+    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait until the condition holds.
 
         Raises:
-            ProcessError: It did not.
+            ProcessError: It did not within a minute.
         """
-        deadline = Deadline.after(seconds)
+        deadline = Deadline.after(60)
         while not condition():
             if deadline.is_over:
-                raise ProcessError(f"not within {seconds:g} s: {what}")
+                raise ProcessError(f"not within 60 s: {what}")
             time.sleep(0.05)
 
-    def is_migrating(self) -> bool:
-        """Whether the slow migration is under way."""
-        rows = self.server.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+    def wait_until_migrating(self) -> None:
+        """Wait until the slow migration runs; see `wait_until`."""
+        query = (
+            "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() "
             "AND application_name LIKE 'lambda-migrate:%' AND state = 'active' "
-            "AND query LIKE '%pg_sleep%'",
-            database=self.name,
+            "AND query LIKE '%pg_sleep%'"
         )
-        return bool(rows[0][0])
+        server, name = self.testbed.server, self.name
+        self.wait_until(
+            lambda: bool(server.execute(query, database=name)[0][0]), "the migration runs"
+        )
+
+    @property
+    def dynamodb(self) -> LocalDynamoDB:
+        """A DynamoDB API that can be slow and throttle."""
+        dynamodb = self.testbed.dynamodb
+        if not isinstance(dynamodb, LocalDynamoDB):
+            raise ProcessError("this DynamoDB API can neither be slow nor throttle")
+        return dynamodb
 
 
-def measured_of(*functions: LocalFunction) -> CloudWatch:
-    """What CloudWatch would know of functions by what they wrote."""
+def read_metrics(*functions: LocalFunction) -> CloudWatch:
+    """What CloudWatch would know from the functions' logs."""
     cloudwatch = CloudWatch()
     for function in functions:
         for view in function.environments():
@@ -185,161 +159,148 @@ def measured_of(*functions: LocalFunction) -> CloudWatch:
 # -- the faults -----------------------------------------------------------------------------------
 
 
-def _fails(place: _Place) -> CloudWatch:
-    with place.deployed(place.code(_CREATE, _BROKEN)) as function:
+def _fail_migration(service: Service) -> CloudWatch:
+    with service.deploy(_CREATE, _BROKEN) as function:
         function.invoke()
-        return measured_of(function)
+        return read_metrics(function)
 
 
-def _dies(place: _Place) -> CloudWatch:
-    doomed, fixed = place.code(_CREATE, _SLOW), place.code(_CREATE)
-    with place.deployed(doomed) as first, place.deployed(fixed) as second:
+def _kill_holder(service: Service) -> CloudWatch:
+    with service.deploy(_CREATE, _SLOW) as first, service.deploy(_CREATE) as second:
         answer = first.submit()
-        place.wait_until(place.is_migrating, "the migration runs")
+        service.wait_until_migrating()
         for view in first.environments():
             os.kill(view.pid, signal.SIGKILL)
         answer.result()
         second.invoke()
-        return measured_of(first, second)
+        return read_metrics(first, second)
 
 
-def _is_held(place: _Place) -> CloudWatch:
-    with place.deployed(place.code(_CREATE, _SLOW)) as holding:
-        holding.submit()
-        place.wait_until(place.is_migrating, "the migration runs")
-        place.wait_until(
-            lambda: any(m.name == "LeaseHeldTime" for m in measured_of(holding).metrics()),
-            "the holder has told how long it has been at it",
+def _hold_lease(service: Service) -> CloudWatch:
+    with service.deploy(_CREATE, _SLOW) as function:
+        function.submit()
+        service.wait_until_migrating()
+        service.wait_until(
+            lambda: any(m.name == "LeaseHeldTime" for m in read_metrics(function).metrics()),
+            "the holder has reported how long it has held the lease",
         )
-        return measured_of(holding)
+        return read_metrics(function)
 
 
-def _waits(place: _Place) -> CloudWatch:
-    slow = place.code(_CREATE, _SLOW)
-    with place.deployed(slow) as holding, place.deployed(slow, wait_seconds="1") as waiting:
+def _give_up_waiting(service: Service) -> CloudWatch:
+    with (
+        service.deploy(_CREATE, _SLOW) as holding,
+        service.deploy(_CREATE, _SLOW, wait_seconds="1") as waiting,
+    ):
         holding.submit()
-        place.wait_until(place.is_migrating, "the migration runs")
+        service.wait_until_migrating()
         waiting.invoke()
-        return measured_of(waiting)
+        return read_metrics(waiting)
 
 
-def _is_not_ready(place: _Place) -> CloudWatch:
-    code = place.code(_CREATE)
-    with place.deployed(code, mode="require", wait_seconds="1") as function:
+def _require_schema(service: Service) -> CloudWatch:
+    with service.deploy(_CREATE, mode="require", wait_seconds="1") as function:
         function.invoke()
-        return measured_of(function)
+        return read_metrics(function)
 
 
-def _is_slow(place: _Place) -> CloudWatch:
-    """DynamoDB keeps a check waiting; what it told is told again for the two periods after."""
-    dynamodb = _throttling(place)
-    with place.deployed(place.code(_CREATE)) as function:
+def _slow_down_dynamodb(service: Service) -> CloudWatch:
+    """DynamoDB delays a check; its metrics are repeated for the two periods after."""
+    dynamodb = service.dynamodb
+    with service.deploy(_CREATE) as function:
         function.invoke()
         function.end_idle()
         [fresh] = function.start_environments(1)
         dynamodb.pause()
-        resume = threading.Timer(_SILENT_SECONDS, dynamodb.resume)
+        resume = threading.Timer(_PAUSED_SECONDS, dynamodb.resume)
         resume.start()
         try:
             function.invoke()
         finally:
             resume.join()
-        return _told_again(function.logs(fresh))
-
-
-def _told_again(log: str) -> CloudWatch:
-    once, again = CloudWatch(), CloudWatch()
-    once.read(log)
+        once, repeated = CloudWatch(), CloudWatch()
+        once.read(function.logs(fresh))
     now = time.time()
     for metric in once.metrics():
         for value in once.values(metric):
             for period in range(3):
-                again.put(metric, value, at=now + period * _PERIOD)
-    return again
+                repeated.put(metric, value, at=now + period * _PERIOD)
+    return repeated
 
 
-def _is_throttled(place: _Place) -> CloudWatch:
-    dynamodb = _throttling(place)
-    with place.deployed(place.code(_CREATE)) as function:
+def _throttle_table(service: Service) -> CloudWatch:
+    dynamodb = service.dynamodb
+    with service.deploy(_CREATE) as function:
         function.invoke()
         dynamodb.throttle(1)
         function.storm(1)
-        cloudwatch = measured_of(function)
+        cloudwatch = read_metrics(function)
         cloudwatch.put_throttled(dynamodb.throttled())
         return cloudwatch
 
 
-def _throttling(place: _Place) -> LocalDynamoDB:
-    dynamodb = place.stage.dynamodb
-    if not isinstance(dynamodb, LocalDynamoDB):
-        raise ProcessError("this DynamoDB API can neither be slow nor refuse")
-    return dynamodb
-
-
 FAULTS = (
-    Fault("a migration fails", frozenset({"MigrationFailedAlarm", "NotReadyAlarm"}), _fails),
-    Fault("the one that migrates is killed", frozenset({"LeaseTakeoverAlarm"}), _dies),
+    Fault(
+        "a migration fails",
+        frozenset({"MigrationFailedAlarm", "NotReadyAlarm"}),
+        _fail_migration,
+    ),
+    Fault("the lease holder is killed", frozenset({"LeaseTakeoverAlarm"}), _kill_holder),
     Fault(
         "a migration takes longer than expected",
         frozenset({"LeaseHeldTimeAlarm"}),
-        _is_held,
-        parameters=_SHORT,
+        _hold_lease,
+        parameters=_LOW_THRESHOLDS,
         note=_LOWERED,
     ),
     Fault(
-        "others wait for it until they give up",
+        "cold starts wait until they give up",
         frozenset({"LeaseWaitTimeAlarm", "NotReadyAlarm"}),
-        _waits,
-        parameters=_SHORT,
+        _give_up_waiting,
+        parameters=_LOW_THRESHOLDS,
         note=_LOWERED,
     ),
-    Fault("code comes before its schema", frozenset({"NotReadyAlarm"}), _is_not_ready),
+    Fault("code is deployed before its schema", frozenset({"NotReadyAlarm"}), _require_schema),
     Fault(
-        "DynamoDB answers slowly, for a quarter of an hour",
+        "DynamoDB answers slowly for 15 minutes",
         frozenset({"ColdStartCheckTimeAlarm"}),
-        _is_slow,
+        _slow_down_dynamodb,
         alone=True,
-        note="one slow check, told three times, five minutes apart",
+        note="one slow check, repeated twice, five minutes apart",
     ),
-    Fault("the table refuses requests", frozenset({"TableThrottledAlarm"}), _is_throttled, True),
+    Fault("the table throttles", frozenset({"TableThrottledAlarm"}), _throttle_table, True),
 )
 
 
-def break_in_turn(stage: StormStage, template: Path, home: Path) -> list[Reached]:
-    """Make every fault, and see which alarms of the template it reaches.
-
-    Args:
-        stage: The servers.
-        template: A SAM or CloudFormation template.
-        home: A folder that goes when the rehearsal is over.
-    """
-    places = {fault.name: _Place(f"fault{n}", stage, home) for n, fault in enumerate(FAULTS)}
+def apply_faults(testbed: Testbed, template: Path, home: Path) -> list[FaultResult]:
+    """Apply every fault, and see which alarms of the template it reaches."""
+    services = {fault.name: Service(f"fault{n}", testbed, home) for n, fault in enumerate(FAULTS)}
     together = [fault for fault in FAULTS if not fault.alone]
     with ThreadPoolExecutor(len(together)) as pool:
-        found = list(pool.map(lambda one: _reached(one, places[one.name], template), together))
-    found += [_reached(one, places[one.name], template) for one in FAULTS if one.alone]
-    return found
+        results = list(pool.map(lambda one: _apply(one, services[one.name], template), together))
+    return results + [_apply(one, services[one.name], template) for one in FAULTS if one.alone]
 
 
-def _reached(fault: Fault, place: _Place, template: Path) -> Reached:
-    place.server.create_database(place.name)
+def _apply(fault: Fault, service: Service, template: Path) -> FaultResult:
+    server = service.testbed.server
+    server.create_database(service.name)
     try:
-        cloudwatch = fault.act(place)
+        cloudwatch = fault.apply(service)
     except ProcessError as trouble:
-        return Reached(fault, trouble=str(trouble))
+        return FaultResult(fault, trouble=str(trouble))
     finally:
-        place.server.drop_database(place.name)
-    alarms = alarms_of(template, target=place.name, **fault.parameters)
+        server.drop_database(service.name)
+    alarms = staging_alarms(template, target=service.name, **fault.parameters)
     names = frozenset(metric.name for metric in cloudwatch.metrics())
-    return Reached(fault, reached_of(cloudwatch, alarms), names)
+    return FaultResult(fault, reached_alarms(cloudwatch, alarms), names)
 
 
-def alarms_of(template: Path, *, target: str, **parameters: str) -> dict[str, Alarm]:
-    """The alarms of a template, for a target of the rehearsal; see `read_alarms`."""
+def staging_alarms(template: Path, *, target: str, **parameters: str) -> dict[str, Alarm]:
+    """The alarms of a template for a target of this run; see `read_alarms`."""
     values = {"Target": target, "LeaseTable": TABLE, "ServiceName": SERVICE}
     return read_alarms(template, {**values, "MetricsNamespace": NAMESPACE, **parameters})
 
 
-def reached_of(cloudwatch: CloudWatch, alarms: Mapping[str, Alarm]) -> frozenset[str]:
+def reached_alarms(cloudwatch: CloudWatch, alarms: Mapping[str, Alarm]) -> frozenset[str]:
     """Those that were in ALARM at some time."""
     return frozenset(name for name, alarm in alarms.items() if cloudwatch.has_reached(alarm))

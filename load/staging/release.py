@@ -1,4 +1,4 @@
-"""What is rehearsed: the version that serves today, the one that comes, and what clients send."""
+"""A release: the version that serves today, the one that comes, and what clients send."""
 
 from __future__ import annotations
 
@@ -14,55 +14,37 @@ from lambda_migrate.errors import ConfigurationError, ManifestError
 from lambda_migrate.local.demo.deployment import VERSIONS, find_example, place_order
 from lambda_migrate.migrations import Manifest
 from lambda_migrate.migrations.source import read_manifest
-from load.staging.shop import Shop
-from load.storm.packages import Orders
+from load.staging.data import ShopData
+from load.storm.packages import HANDLER, Orders
 
 if TYPE_CHECKING:
     from lambda_migrate.local.runtime.environment import InvocationResult
     from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 
-__all__ = ["DIRECTORY", "Release", "make_release", "of_the_example"]
+__all__ = ["Release", "example_release", "make_release"]
 
-DIRECTORY = "migrations"
+_DIRECTORY = "migrations"
 """Where a function's migrations are, beside its handler."""
 
-_BARE_HANDLER = """\
-from lambda_migrate import migrate_on_cold_start
-
-
-@migrate_on_cold_start
-def handler(event, context):
-    return {"served": True}
+_COUNT_HISTORY = """
+SELECT version, count(*) FROM lambda_migrate.history WHERE state = 'applied' GROUP BY version
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A `Package` for the storms, made of two folders.
-
-    Attributes:
-        name: For the report.
-        old: The code that serves today.
-        new: The code that comes.
-        through: The last migration that the old code has, where both are one folder; None else.
-        handler: ``module.function``, of both.
-        events: What clients send, by kind; see `Package.event`.
-        variables: The function's own, beside the library's.
-        example: What can count effects, where the release is the example's.
-        shop: Whose customers its clients are; strangers without one.
-        bare: Whether the folders hold migrations alone, and a handler has to be made.
-    """
+    """A `Package` for the storms, made of two folders."""
 
     name: str
-    old: Path
-    new: Path
-    through: int | None = None
+    old: Path  # the code that serves today
+    new: Path  # the code that comes
+    through: int | None = None  # the last migration of the old code, where both are one folder
     handler: str = "app.handler"
-    events: Mapping[str, Any] = field(default_factory=dict)
-    variables: Mapping[str, str] = field(default_factory=dict)
-    example: Orders | None = None
-    shop: Shop | None = None
-    bare: bool = False
+    events: Mapping[str, Any] = field(default_factory=dict)  # what clients send, by kind
+    variables: Mapping[str, str] = field(default_factory=dict)  # the function's own
+    example: Orders | None = None  # what counts effects, where the release is the example's
+    shop: ShopData | None = None  # whose customers its clients are
+    bare: bool = False  # the folders hold migrations alone, and a handler has to be made
     database: str = "orders"
     _turns: Iterator[int] = field(default_factory=count, compare=False, repr=False)
 
@@ -72,12 +54,13 @@ class Release:
         """See `Package.deploy`: 1 is the old code, 2 the new one."""
         source, code = (self.old if version == 1 else self.new), home / f"version-{version}"
         skipped = shutil.ignore_patterns("tests", "__pycache__", ".*", "*.md")
-        shutil.copytree(source, code / DIRECTORY if self.bare else code, ignore=skipped)
+        shutil.copytree(source, code / _DIRECTORY if self.bare else code, ignore=skipped)
         if self.bare:
-            (code / "app.py").write_text(_BARE_HANDLER)
+            (code / "app.py").write_text(HANDLER)
         if version == 1 and self.through is not None:
-            for path in (code / DIRECTORY).glob("*.sql"):
-                if _version_of(path) > self.through:
+            for path in (code / _DIRECTORY).glob("*.sql"):
+                number = path.name.partition("_")[0]
+                if number.isdigit() and int(number) > self.through:
                     path.unlink()
         return code
 
@@ -86,60 +69,58 @@ class Release:
         if self.example is not None and (kind == "read" or self.shop is None):
             return self.example.event(kind, subject)
         if self.shop is not None:
-            return place_order_of(self.shop.email(next(self._turns)))
+            event = place_order()
+            order = {**json.loads(event["body"]), "email": self.shop.email(next(self._turns))}
+            return {**event, "body": json.dumps(order)}
         return self.events.get(kind, self.events.get("write", {}))
 
     def effects(self, server: LocalPostgreSQL, version: int) -> dict[str, int]:
-        """See `Package.effects`; where it is not the example's, the history counts them."""
+        """See `Package.effects`; where it is not the example's, counted in the history."""
         if self.example is not None:
             return self.example.effects(server, version)
-        counted = self._applied(server)
+        counted = self._count_history(server)
         return {m.name: counted.get(m.version, 0) for m in self._manifest(version)}
 
-    def taken_back(self, server: LocalPostgreSQL) -> dict[str, int]:
-        """See `Package.taken_back`."""
+    def rollback_effects(self, server: LocalPostgreSQL) -> dict[str, int]:
+        """See `Package.rollback_effects`."""
         if self.example is not None:
-            return self.example.taken_back(server)
-        counted = self._applied(server)
+            return self.example.rollback_effects(server)
+        counted = self._count_history(server)
         return {m.name: 1 - counted.get(m.version, 0) for m in self.pending}
 
-    def attempts(self, server: LocalPostgreSQL) -> int | None:  # noqa: ARG002 - none is to fail
+    def attempts(self, server: LocalPostgreSQL) -> int | None:  # noqa: ARG002 - none fails
         """See `Package.attempts`."""
         return None
 
-    def _applied(self, server: LocalPostgreSQL) -> dict[int, int]:
-        rows = server.execute(
-            "SELECT version, count(*) FROM lambda_migrate.history "
-            "WHERE state = 'applied' GROUP BY version",
-            database=self.database,
-        )
+    def _count_history(self, server: LocalPostgreSQL) -> dict[int, int]:
+        rows = server.execute(_COUNT_HISTORY, database=self.database)
         return {int(version): int(count) for version, count in rows}
 
     # -- what it brings ---------------------------------------------------------------------------
 
     def _manifest(self, version: int) -> Manifest:
         source = self.old if version == 1 else self.new
-        manifest = read_manifest(str(source if self.bare else source / DIRECTORY))
+        manifest = read_manifest(str(source if self.bare else source / _DIRECTORY))
         if version == 1 and self.through is not None:
             return manifest.up_to(self.through)
         return manifest
 
     @property
     def pending(self) -> tuple[Any, ...]:
-        """The migrations that the new code has and the old one has not, in order."""
-        there = {migration.version for migration in self._manifest(1)}
-        return tuple(m for m in self._manifest(2) if m.version not in there)
+        """The migrations that only the new code has, in order."""
+        old = {migration.version for migration in self._manifest(1)}
+        return tuple(m for m in self._manifest(2) if m.version not in old)
 
     def faults(self) -> Sequence[str]:
-        """Why the new migrations do not go on from the old ones; () if they do."""
+        """Why the new migrations do not follow the old ones; () if they do."""
         old, new = self._manifest(1), self._manifest(2)
         found = []
         for migration in old:
             other = new.get(migration.version)
             if other is None:
-                found.append(f"{migration.name} is no more in the new code")
+                found.append(f"{migration.name} is missing in the new code")
             elif other.checksum != migration.checksum:
-                found.append(f"{migration.name} is another one in the new code")
+                found.append(f"{migration.name} was edited in the new code")
         found += [
             f"{m.name} comes before {old.migrations[-1].name}, which is applied already"
             for m in self.pending
@@ -147,32 +128,24 @@ class Release:
         ]
         return found
 
-    def orders_told(self, results: Sequence[InvocationResult]) -> list[int]:
-        """Orders of the example that a client was told of; [] for another function."""
-        if self.example is None:
-            return []
-        told = []
-        for result in results:
-            payload = result.payload if isinstance(result.payload, dict) else {}
-            if payload.get("statusCode") == 201:
-                told.append(int(json.loads(payload["body"])["order_id"]))
-        return told
+    def confirmed_orders(self, results: Sequence[InvocationResult]) -> list[int]:
+        """Orders of the example that were confirmed to a client; [] for another function."""
+        payloads = [one.payload for one in results if isinstance(one.payload, dict)]
+        return [
+            int(json.loads(payload["body"])["order_id"])
+            for payload in payloads
+            if self.example is not None and payload.get("statusCode") == 201
+        ]
 
 
-def place_order_of(email: str) -> dict[str, Any]:
-    """The event of an order by a customer."""
-    event = place_order()
-    return {**event, "body": json.dumps({**json.loads(event["body"]), "email": email})}
-
-
-def of_the_example(shop: Shop | None = None) -> Release:
+def example_release(shop: ShopData | None = None) -> Release:
     """examples/orders, version 1 to 2.
 
     Args:
         shop: Whose customers place orders.
 
     Raises:
-        ConfigurationError: It is not there.
+        ConfigurationError: The example is not there.
     """
     example = find_example()
     return Release(
@@ -195,19 +168,19 @@ def make_release(
     event: Any = None,
     variables: Mapping[str, str] | None = None,
 ) -> Release:
-    """A release of the user's own.
+    """A release of the user's own; see `Release`.
 
     Args:
         new: The code that comes, or its migrations alone.
         old: The code that serves today, or its migrations alone.
         through: Instead: the last migration that the code of today has.
         bare: Whether these are folders of migrations alone.
-        handler: See `Release`.
+        handler: ``module.function``.
         event: JSON that clients send.
-        variables: See `Release`.
+        variables: The function's own.
 
     Raises:
-        ConfigurationError: A folder or handler is not there, or there is nothing to rehearse.
+        ConfigurationError: A folder or handler is not there, or nothing is pending.
     """
     release = Release(
         f"{old.name} to {new.name}" if old is not None else f"{new.name}, from migration {through}",
@@ -220,34 +193,21 @@ def make_release(
         bare=bare,
     )
     for folder in {release.old, release.new}:
-        _require(folder, handler, bare=bare)
-    _require_pending(release)
-    return release
-
-
-def _require(folder: Path, handler: str, *, bare: bool) -> None:
-    if not folder.is_dir():
-        raise ConfigurationError(f"{folder} is no folder: name one that holds a function's code")
-    module = folder / (handler.rpartition(".")[0].replace(".", "/") + ".py")
-    if not bare and not module.is_file():
-        raise ConfigurationError(
-            f"{folder} holds no {module.relative_to(folder)}: name the function as --handler "
-            "module.function, or a folder of migrations alone as --migrations"
-        )
-
-
-def _require_pending(release: Release) -> None:
+        module = folder / (handler.rpartition(".")[0].replace(".", "/") + ".py")
+        if not folder.is_dir():
+            raise ConfigurationError(f"{folder} is not a folder: name one with a function's code")
+        if not bare and not module.is_file():
+            raise ConfigurationError(
+                f"{folder} holds no {module.relative_to(folder)}: name the function as --handler "
+                "module.function, or a folder of migrations alone as --migrations"
+            )
     try:
         pending = release.pending
     except ManifestError as error:
         raise ConfigurationError(str(error)) from error
     if not pending:
         raise ConfigurationError(
-            f"{release.name}: the new code has no migration that the old one has not; there is "
-            "nothing to rehearse. Name the old code as --old, or its last migration as --from"
+            f"{release.name}: no migration is pending: every one is in the old code already. Name "
+            "the old code as --old, or its last migration as --from"
         )
-
-
-def _version_of(path: Path) -> int:
-    number = path.name.partition("_")[0]
-    return int(number) if number.isdigit() else 0
+    return release

@@ -1,4 +1,4 @@
-"""``python -m load.storm``: cold-start storms with real runtimes, judged and told.
+"""``python -m load.storm``: cold-start storms with real runtimes, judged and reported.
 
 Exit codes: 0, every verdict passed; 1, one failed; 2, wrong usage, or something is not installed.
 """
@@ -16,31 +16,31 @@ from pathlib import Path
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.runtime.process import ProcessError
 from lambda_migrate.local.servers.dynamodb import install_dynalite
-from load.storm.evidence import Evidence, gather
+from load.storm.evidence import Evidence, gather_evidence
 from load.storm.host import Host, serve
 from load.storm.packages import Package, package_of
 from load.storm.report import write, write_index
 from load.storm.scenarios import SCENARIOS, STANDARD, Scenario, make
-from load.storm.stage import start_demo_servers
+from load.storm.testbed import open_testbed
 from load.storm.verdicts import Verdict, verdicts
 
-__all__ = ["main", "run"]
+__all__ = ["drive", "main", "run_locust", "run_storm"]
 
 _LOCUSTFILE = Path(__file__).parents[1] / "locustfile.py"
-_LOCUST_SECONDS = 900.0
+_LOCUST_SECONDS = 1_800.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the storms that were asked for."""
+    """Run the storms that the arguments name."""
     parser = _parser()
-    asked = parser.parse_args(arguments)
-    if asked.environments is not None and asked.environments < 1:
-        parser.error(f"-n {asked.environments}: write a number from 1")
-    scenarios = _chosen(asked)
+    options = parser.parse_args(arguments)
+    if options.environments is not None and options.environments < 1:
+        parser.error(f"-n {options.environments}: write a number from 1")
+    scenarios = _select(options)
     try:
         if any(scenario.engine == "dynalite" for scenario in scenarios):
             install_dynalite(report=lambda _: None)
-        return _run_all(scenarios, asked.out)
+        return _run_all(scenarios, options.out)
     except (ConfigurationError, ProcessError) as fault:
         print(fault, file=sys.stderr)
         return 2
@@ -55,29 +55,30 @@ def _parser() -> argparse.ArgumentParser:
         "scenarios",
         nargs="*",
         metavar="SCENARIO",
-        help=f"{', '.join(SCENARIOS)}; without any, the standard set",
+        help=f"{', '.join(SCENARIOS)} (the standard set)",
     )
-    parser.add_argument("-n", type=int, dest="environments", help="cold starts in each")
+    parser.add_argument("-n", type=int, dest="environments", help="cold starts of each storm")
     parser.add_argument("--engine", choices=("moto", "dynalite", "dynamodb-local"))
     parser.add_argument("--processes", choices=("separate", "forked"))
     parser.add_argument("--out", type=Path, default=Path("storm-report"))
     return parser
 
 
-def _chosen(asked: argparse.Namespace) -> list[Scenario]:
-    unknown = sorted(set(asked.scenarios) - set(SCENARIOS))
+def _select(options: argparse.Namespace) -> list[Scenario]:
+    unknown = sorted(set(options.scenarios) - set(SCENARIOS))
     if unknown:
         _parser().error(f"no such scenario: {', '.join(unknown)}")
-    standard = [entry for entry in STANDARD if not asked.scenarios or entry[0] in asked.scenarios]
-    own = any((asked.environments, asked.engine, asked.processes))
-    if asked.scenarios and own:  # once each, instead of the several sizes of the standard set
+    names = options.scenarios or SCENARIOS
+    standard = [entry for entry in STANDARD if entry[0] in names]
+    own = any((options.environments, options.engine, options.processes))
+    if options.scenarios and own:  # once each, instead of the several sizes of the standard set
         standard = list({entry[0]: entry for entry in reversed(standard)}.values())[::-1]
     return [
         make(
             name,
-            asked.environments or n,
-            engine=asked.engine or engine,
-            processes=asked.processes or processes,
+            options.environments or n,
+            engine=options.engine or engine,
+            processes=options.processes or processes,
         )
         for name, n, engine, processes in standard
     ]
@@ -91,29 +92,29 @@ def _run_all(scenarios: Sequence[Scenario], out: Path) -> int:
         print(
             f"{time.monotonic() - began:6.1f} s  {scenario.name}, {scenario.engine} ...", flush=True
         )
-        evidence = run(scenario, package_of(scenario.kind), out / scenario.name)
+        evidence = run_storm(scenario, package_of(scenario.kind), out / scenario.name)
         found = verdicts(evidence)
         write(evidence, found, out / scenario.name)
         write_index(out)
-        _tell(found)
+        _print_verdicts(found)
         failed += sum(one.state == "failed" for one in found)
     print(f"{time.monotonic() - began:6.1f} s  {len(scenarios)} storms; {out / 'index.html'}")
     print(f"FAILED: {failed} verdicts" if failed else "All passed.")
     return 1 if failed else 0
 
 
-def _tell(found: Sequence[Verdict]) -> None:
+def _print_verdicts(found: Sequence[Verdict]) -> None:
     widest = max(len(one.what) for one in found)
     for one in found:
         mark = {"passed": "passed", "failed": "FAILED", "not measured": "  ?   "}[one.state]
         print(f"          {mark}  {one.what:<{widest}}  {one.found}")
 
 
-def run(scenario: Scenario, package: Package, out: Path) -> Evidence:
-    """One storm: everything is started for it, and ended after it.
+def run_storm(scenario: Scenario, package: Package, out: Path) -> Evidence:
+    """Run one storm on servers of its own.
 
     Args:
-        scenario: Which.
+        scenario: The storm.
         package: What is deployed.
         out: The folder for Locust's report.
 
@@ -125,28 +126,36 @@ def run(scenario: Scenario, package: Package, out: Path) -> Evidence:
     out.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="lm-storm-") as home,
-        start_demo_servers(scenario, package, Path(home)) as stage,
+        open_testbed(scenario, package, Path(home)) as testbed,
     ):
-        host = Host(stage)
+        host = Host(testbed)
         host.prepare()
         with serve(host) as url:
             drive(scenario, url, out)
-        return gather(host, locust=out / "locust", seconds=time.monotonic() - began)
+        return gather_evidence(host, locust=out / "locust", seconds=time.monotonic() - began)
 
 
 def drive(scenario: Scenario, url: str, out: Path) -> None:
-    """Let Locust run the scenario's shape against ``url``.
-
-    Raises:
-        ProcessError: Locust itself did not come to an end as it should.
-    """
-    command = [
-        *(sys.executable, "-m", "locust", "-f", str(_LOCUSTFILE), "--headless", "--only-summary"),
+    """Let Locust run the scenario's shape against ``url``; see `run_locust`."""
+    run_locust(
         *("--storm", scenario.shape, "-n", str(scenario.environments), "--control", url),
         *("--waves", str(len(scenario.waves)), "--clients", str(scenario.clients)),
-        *("--warm", str(scenario.warm), "--exit-code-on-error", "0", "--stop-timeout", "5"),
+        *("--warm", str(scenario.warm), "--stop-timeout", "5"),
+        out=out,
+    )
+
+
+def run_locust(*options: str, out: Path) -> None:
+    """Run the locustfile to its end, with its reports in ``out``.
+
+    Raises:
+        ProcessError: Locust itself failed.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    command = [
+        *(sys.executable, "-m", "locust", "-f", str(_LOCUSTFILE), "--headless", "--only-summary"),
         *("--csv", str(out / "locust"), "--html", str(out / "locust.html")),
-        *("--loglevel", "WARNING"),
+        *("--exit-code-on-error", "0", "--loglevel", "WARNING", *options),
     ]
     log = out / "locust.log"
     with log.open("w") as output:

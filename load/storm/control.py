@@ -1,7 +1,7 @@
-"""How Locust's process talks to the one that has the local Lambda: JSON over HTTP on the loopback.
+"""How Locust's process talks to the one with the local Lambda: JSON over HTTP on the loopback.
 
-Standard library only, and no import of lambda_migrate: Locust has patched the sockets, and what is
-under test runs elsewhere.
+Standard library only, without lambda_migrate: Locust has patched the sockets, and what is under
+test runs elsewhere.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _SECONDS = 600.0
 
 
 class ControlFailed(RuntimeError):
-    """The other process refused, or is gone: the storm proves nothing."""
+    """The other process refused the request, or is gone: the storm proves nothing."""
 
 
 class Control:
-    """One user's connection; it is opened anew for each request, which may take minutes.
+    """A client of the host, with a new connection for each request, which may take minutes.
 
     Args:
         url: ``http://127.0.0.1:port``.
@@ -33,11 +33,11 @@ class Control:
             raise ControlFailed(f"--control {url}: write http://host:port")
         self._host, self._port = parts.hostname, parts.port
 
-    def ask(self, path: str, **body: Any) -> dict[str, Any]:
-        """Send ``body`` to ``path``; the answer.
+    def post(self, path: str, **body: Any) -> dict[str, Any]:
+        """Send ``body`` to ``path``; returns the answer.
 
         Raises:
-            ControlFailed: With what the other side said.
+            ControlFailed: With the error in the answer.
         """
         connection = http.client.HTTPConnection(self._host, self._port, timeout=_SECONDS)
         try:

@@ -1,6 +1,6 @@
 """The local Lambda behind an HTTP server, for a Locust in another process.
 
-In Locust's own process gevent would decide when what runs, which hides races. ``python -m
+In Locust's own process gevent would schedule everything, which hides races. ``python -m
 load.storm`` opens a host by itself; by hand, for Locust's distributed mode or its web page::
 
     python -m load.storm.host together -n 50        # prints the URL, serves until Ctrl-C
@@ -34,29 +34,22 @@ from lambda_migrate.local.demo.stage import RollbackTimes, make_operator
 from lambda_migrate.local.runtime.environment import InvocationResult
 from lambda_migrate.local.runtime.function import Gate
 from lambda_migrate.local.runtime.plain_http import HttpServer, Request, Response, json_response
-from load.storm.packages import Package, package_of
+from load.storm.packages import package_of
 from load.storm.scenarios import SCENARIOS, Wave, make
-from load.storm.stage import StormStage, start_demo_servers
+from load.storm.testbed import Testbed, open_testbed
 
-__all__ = ["Host", "Observed", "failure_of", "serve"]
+__all__ = ["Host", "Observed", "failure_of", "main", "serve"]
 
-_ROLLBACK_SECONDS = 900.0  # Lambda's longest timeout: so long may an admin function take
+_ROLLBACK_SECONDS = 900.0  # Lambda's longest timeout, and so an admin function's
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """One invocation that Locust asked for.
+    """One invocation that Locust asked for."""
 
-    Attributes:
-        kind: ``cold``, ``warm``, ``write``, ``read``.
-        version: Of the code.
-        wave: Which wave of cold starts; 0 for others than those.
-        result: What became of it.
-    """
-
-    kind: str
+    kind: str  # cold, warm, write, read
     version: int
-    wave: int
+    wave: int  # of cold starts; 0 for others
     result: InvocationResult
 
     @property
@@ -66,13 +59,11 @@ class Observed:
 
 
 @dataclass(slots=True)
-class _Muster:
-    """A wave, and how many of it have come."""
-
+class _WaveState:
     number: int
     wave: Wave
     gate: Gate
-    came: int = 0
+    started: int = 0
 
 
 @dataclass(slots=True)
@@ -80,91 +71,92 @@ class Host:
     """Answers Locust's users. Every method but `prepare` belongs to the loop that it serves in.
 
     Attributes:
-        stage: What the storm runs on.
+        testbed: What the storm runs on.
         observed: Every invocation that was asked for, in the order of their answers.
-        reversions: The down scripts of a rollback.
+        rollback_times: The down scripts of a rollback.
         rolled_back: How long it took; None if there was none, or it failed.
         troubles: What else went wrong.
     """
 
-    stage: StormStage
+    testbed: Testbed
     observed: list[Observed] = field(default_factory=list)
-    reversions: RollbackTimes = field(default_factory=RollbackTimes)
+    rollback_times: RollbackTimes = field(default_factory=RollbackTimes)
     rolled_back: float | None = None
     troubles: list[str] = field(default_factory=list)
-    _musters: list[_Muster] = field(default_factory=list)
+    _waves: list[_WaveState] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        scenario = self.stage.scenario
+        scenario = self.testbed.scenario
         for number, wave in enumerate(scenario.waves, 1):
-            # An operator who rolls back comes through the same gate.
-            guests = 1 if scenario.rollback and number == len(scenario.waves) else 0
-            gate = Gate(wave.environments + guests if wave.together else 0)
-            self._musters.append(_Muster(number, wave, gate))
+            # An operator who rolls back waits at the same gate.
+            others = 1 if scenario.rollback and number == len(scenario.waves) else 0
+            gate = Gate(wave.environments + others if wave.together else 0)
+            self._waves.append(_WaveState(number, wave, gate))
 
     def prepare(self) -> None:
-        """Before the storm: the version that is there already, and environments for its clients."""
-        scenario, package = self.stage.scenario, self.stage.package
+        """Migrate to the version that is there before the storm, and start its environments."""
+        testbed = self.testbed
+        scenario, event = testbed.scenario, testbed.package.event
         if not scenario.ready:
             return
-        first = self.stage.functions[scenario.ready].invoke(package.event("write", 0))
-        if not is_served(first):
-            self.troubles.append(f"before the storm: {first.error_message or first.payload}")
-        if scenario.clients:
-            warm = self.stage.functions[1].storm(scenario.clients, package.event("write", 0))
-            self.troubles += [
-                f"before the storm: {_why(one)}" for one in warm if not is_served(one)
-            ]
+        results = [testbed.functions[scenario.ready].invoke(event("write", 0))]
+        if is_served(results[0]) and scenario.clients:
+            results += testbed.functions[1].storm(scenario.clients, event("write", 0))
+        for one in results:
+            if not is_served(one):
+                why = (one.error_message or json.dumps(one.payload)).partition("\n")[0]
+                self.troubles.append(f"before the storm: {why}")
 
     async def answer(self, request: Request) -> Response:
-        """One of the requests above."""
-        asked: dict[str, Any] = json.loads(request.body or b"{}")
+        """Answer one of the requests above."""
+        body: dict[str, Any] = json.loads(request.body or b"{}")
         if request.path == "/cold":
-            return await self._cold()
+            return await self._start_cold()
         if request.path == "/invoke":
-            return await self._invoke(asked)
+            return await self._invoke(body)
         if request.path == "/rollback":
             return await self._roll_back()
         if request.path == "/progress":
             return json_response({"answered": len(self.observed)})
         return json_response({"error": f"there is no {request.path}"}, status=404)
 
-    async def _cold(self) -> Response:
-        muster = next((one for one in self._musters if one.came < one.wave.environments), None)
-        if muster is None:
-            return json_response({"error": "every cold start of the storm has come"}, status=400)
-        muster.came += 1
-        if muster.came == 1 and muster.number > 1:
-            await asyncio.to_thread(self._clear)
-        function = self.stage.functions[muster.wave.version]
-        gate = muster.gate if muster.wave.together else None
-        event = self.stage.package.event("cold", muster.came)
-        result = await asyncio.wrap_future(function.submit_cold(event, gate=gate))
-        return self._observe(Observed("cold", muster.wave.version, muster.number, result))
+    async def _start_cold(self) -> Response:
+        current = next((one for one in self._waves if one.started < one.wave.environments), None)
+        if current is None:
+            return json_response({"error": "all cold starts were made"}, status=400)
+        current.started += 1
+        if current.started == 1 and current.number > 1:
+            await asyncio.to_thread(self._end_idle)
+        version = current.wave.version
+        event = self.testbed.package.event("cold", current.started)
+        gate = current.gate if current.wave.together else None
+        submitted = self.testbed.functions[version].submit_cold(event, gate=gate)
+        result = await asyncio.wrap_future(submitted)
+        return self._observe(Observed("cold", version, current.number, result))
 
-    def _clear(self) -> None:
-        """Lambda ends what nobody needs; here nobody does between two waves."""
-        for function in self.stage.functions.values():
+    def _end_idle(self) -> None:
+        """Lambda ends idle environments; here all of them, between two waves."""
+        for function in self.testbed.functions.values():
             function.end_idle()
 
-    async def _invoke(self, asked: dict[str, Any]) -> Response:
-        kind, version = str(asked["kind"]), int(asked.get("version", 1))
-        event = self.stage.package.event(kind, int(asked.get("subject", 0)))
-        result = await asyncio.wrap_future(self.stage.functions[version].submit(event))
+    async def _invoke(self, body: dict[str, Any]) -> Response:
+        kind, version = str(body["kind"]), int(body.get("version", 1))
+        event = self.testbed.package.event(kind, int(body.get("subject", 0)))
+        result = await asyncio.wrap_future(self.testbed.functions[version].submit(event))
         return self._observe(Observed(kind, version, 0, result))
 
     async def _roll_back(self) -> Response:
-        await asyncio.wrap_future(self._musters[-1].gate.arrive())
+        await asyncio.wrap_future(self._waves[-1].gate.arrive())
         try:
-            self.rolled_back = await asyncio.to_thread(self._take_back)
+            self.rolled_back = await asyncio.to_thread(self._run_down)
         except MigrateError as error:
             self.troubles.append(f"the rollback failed: {error}")
             return json_response({"error": str(error)}, status=500)
         return json_response({"seconds": self.rolled_back})
 
-    def _take_back(self) -> float:
-        stage = self.stage
-        operator = make_operator(stage.codes[1], stage.variables(), stage.dynamodb, self.reversions)
+    def _run_down(self) -> float:
+        bed = self.testbed
+        operator = make_operator(bed.codes[1], bed.variables(), bed.dynamodb, self.rollback_times)
         deadline = Deadline.after(_ROLLBACK_SECONDS)
         operator.down(deadline, to=operator.manifest.version)
         return _ROLLBACK_SECONDS - deadline.remaining()
@@ -191,13 +183,9 @@ def failure_of(result: InvocationResult) -> str:
     return result.error_type or f"HTTP {result.payload['statusCode']}"
 
 
-def _why(result: InvocationResult) -> str:
-    return (result.error_message or json.dumps(result.payload)).partition("\n")[0]
-
-
 @contextmanager
 def serve(host: Host) -> Iterator[str]:
-    """Answer Locust from a thread of its own; the URL."""
+    """Answer Locust from a thread of its own; yields the URL."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="control", daemon=True)
     thread.start()
@@ -213,20 +201,21 @@ def serve(host: Host) -> Iterator[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """``python -m load.storm.host together -n 50``."""
+    """Run ``python -m load.storm.host together -n 50``."""
     parser = argparse.ArgumentParser(prog="python -m load.storm.host", description=__doc__)
     parser.add_argument("storm", choices=SCENARIOS)
     parser.add_argument("-n", type=int, default=50, dest="environments")
     parser.add_argument("--engine", choices=("moto", "dynalite", "dynamodb-local"), default="moto")
     parser.add_argument("--processes", choices=("separate", "forked"), default="separate")
-    asked = parser.parse_args(arguments)
-    scenario = make(asked.storm, asked.environments, engine=asked.engine, processes=asked.processes)
-    package: Package = package_of(scenario.kind)
+    options = parser.parse_args(arguments)
+    scenario = make(
+        options.storm, options.environments, engine=options.engine, processes=options.processes
+    )
     with (
         tempfile.TemporaryDirectory(prefix="lm-storm-") as home,
-        start_demo_servers(scenario, package, Path(home)) as stage,
+        open_testbed(scenario, package_of(scenario.kind), Path(home)) as testbed,
     ):
-        host = Host(stage)
+        host = Host(testbed)
         host.prepare()
         with serve(host) as url, suppress(KeyboardInterrupt):
             print(url, flush=True)

@@ -1,4 +1,4 @@
-"""What the storms deploy, what its clients send, and how its effects are counted."""
+"""What the storms deploy, what their clients send, and how effects are counted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
     from load.storm.scenarios import Kind
 
-__all__ = ["Counting", "Orders", "Package", "package_of"]
+__all__ = ["HANDLER", "Counting", "Orders", "Package", "package_of"]
 
 PENDING = {1: 10, 2: 12}
 """How many migrations each version of `Counting` has."""
@@ -28,7 +28,7 @@ SLOW = 6
 SLOW_SECONDS = 3
 FAILING = 5
 
-_HANDLER = """\
+HANDLER = """\
 from lambda_migrate import migrate_on_cold_start
 
 
@@ -57,37 +57,31 @@ class Package(Protocol):
 
     @property
     def database(self) -> str:
-        """Where its tables are."""
+        """The name of its database."""
 
     def deploy(self, version: int, home: Path) -> Path:
         """Write the code of ``version`` below ``home``; return where it is."""
 
     def event(self, kind: str, subject: int) -> Any:
-        """What a client sends: ``cold``, ``warm``, ``write``, or ``read`` what was written."""
+        """The event of a ``cold``, ``warm``, ``write`` or ``read`` invocation."""
 
     def effects(self, server: LocalPostgreSQL, version: int) -> dict[str, int]:
         """How often each migration of ``version`` took effect, counted in the database."""
 
-    def taken_back(self, server: LocalPostgreSQL) -> dict[str, int]:
+    def rollback_effects(self, server: LocalPostgreSQL) -> dict[str, int]:
         """How often each down script of version 2 took effect."""
 
     def attempts(self, server: LocalPostgreSQL) -> int | None:
-        """How often the migration that fails was tried; None if none is to fail."""
+        """How often the failing migration was tried; None if none fails."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counting:
-    """Migrations whose effects are rows that can be counted; a handler that does nothing.
+    """Migrations whose effects are rows that can be counted; a handler that does nothing."""
 
-    Attributes:
-        fails: Whether one of them does.
-        double: A migration whose effect takes place twice, to prove that it would be noticed.
-        handler: The module's text.
-    """
-
-    fails: bool = False
-    double: int = 0
-    handler: str = _HANDLER
+    fails: bool = False  # one of the migrations
+    double: int = 0  # a migration that takes effect twice, to show that it is noticed
+    handler: str = HANDLER
     database: str = "storm"
 
     def deploy(self, version: int, home: Path) -> Path:
@@ -110,8 +104,8 @@ class Counting:
         counted = dict(server.execute(_EFFECTS, database=self.database))
         return {_name(number): int(counted.get(number, 0)) for number in wanted}
 
-    def taken_back(self, server: LocalPostgreSQL) -> dict[str, int]:  # noqa: ARG002 - not counted
-        """See `Package.taken_back`."""
+    def rollback_effects(self, server: LocalPostgreSQL) -> dict[str, int]:  # noqa: ARG002 - not counted
+        """See `Package.rollback_effects`."""
         return {}
 
     def attempts(self, server: LocalPostgreSQL) -> int | None:
@@ -150,8 +144,8 @@ class Orders:
         """See `Package.effects`."""
         return self.example.effects(server, through=VERSIONS[version])
 
-    def taken_back(self, server: LocalPostgreSQL) -> dict[str, int]:
-        """See `Package.taken_back`."""
+    def rollback_effects(self, server: LocalPostgreSQL) -> dict[str, int]:
+        """See `Package.rollback_effects`."""
         return self.example.taken_back(server)
 
     def attempts(self, server: LocalPostgreSQL) -> int | None:  # noqa: ARG002 - none of it fails

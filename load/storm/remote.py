@@ -1,4 +1,4 @@
-"""A stack that is deployed, from the outside."""
+"""A deployed function, as seen from outside."""
 
 from __future__ import annotations
 
@@ -19,21 +19,13 @@ _INIT = re.compile(rb"Init Duration: ([0-9.]+) ms")
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One invocation, as far as can be seen from there.
+    """One invocation, as far as it is visible from outside."""
 
-    Attributes:
-        name: ``cold`` or ``warm``; ``request`` where that cannot be told.
-        seconds: Until the answer came.
-        failure: Its kind; "" if it was served.
-        init_seconds: Lambda's "Init Duration"; 0 where there was none or it is not told.
-        length: Bytes of the answer.
-    """
-
-    name: str
-    seconds: float
-    failure: str
-    init_seconds: float = 0.0
-    length: int = 0
+    name: str  # cold or warm; request where that is unknown
+    seconds: float  # until the answer
+    failure: str  # its kind; "" if it was served
+    init_seconds: float = 0.0  # Lambda's "Init Duration"; 0 if unknown
+    length: int = 0  # bytes of the answer
 
 
 class DeployedFunction:
@@ -42,7 +34,7 @@ class DeployedFunction:
     Args:
         name: Of the function.
         event: JSON.
-        client: A boto3 Lambda client; one of the usual kind if None.
+        client: A boto3 Lambda client; a new one if None.
     """
 
     def __init__(self, name: str, event: str, *, client: Any = None) -> None:
@@ -84,13 +76,13 @@ def _lambda_client() -> Any:
 
 
 def _failure_of(body: bytes, *, failed: bool) -> str:
-    said = json.loads(body or b"null")
-    if not isinstance(said, dict):
+    document = json.loads(body or b"null")
+    if not isinstance(document, dict):
         return "error" if failed else ""
     if failed:
-        timed_out = "timed out" in str(said.get("errorMessage", ""))
-        return "timeout" if timed_out else str(said.get("errorType", "error"))
-    status = int(said.get("statusCode", 200))
+        timed_out = "timed out" in str(document.get("errorMessage", ""))
+        return "timeout" if timed_out else str(document.get("errorType", "error"))
+    status = int(document.get("statusCode", 200))
     return f"HTTP {status}" if status >= 500 else ""
 
 
@@ -98,7 +90,7 @@ class DeployedUrl:
     """A function behind a URL.
 
     Args:
-        url: Asked with GET.
+        url: Requested with GET.
     """
 
     def __init__(self, url: str) -> None:
@@ -107,7 +99,7 @@ class DeployedUrl:
         self._url = url
 
     def __call__(self) -> Reply:
-        """Ask it once."""
+        """Request it once."""
         began = time.perf_counter()
         try:
             with urllib.request.urlopen(self._url, timeout=_SECONDS) as answer:  # noqa: S310 - http, see above

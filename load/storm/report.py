@@ -1,4 +1,4 @@
-"""A storm's report: all figures as JSON, and a page for people."""
+"""A storm's report: all figures as JSON, and a page."""
 
 from __future__ import annotations
 
@@ -8,63 +8,64 @@ import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from lambda_migrate.local.demo.evidence import Spread
 from lambda_migrate.local.demo.timeline import Band, Series, clip, render
-from load.storm.charts import bars, cumulative, histogram
+from load import charts
+from load.html import Html, document, mark, paragraph, section, table
+from load.html import verdicts as verdict_table
 from load.storm.evidence import Evidence
 from load.storm.host import failure_of
 from load.storm.verdicts import Verdict, peak_of
 
-__all__ = ["figures", "page", "write", "write_index"]
+__all__ = ["figures", "machine", "timeline", "write", "write_index"]
 
-_PRELUDE_SECONDS = 3.0
-_AFTERMATH_SECONDS = 2.0
+_SECONDS_BEFORE, _SECONDS_AFTER = 3.0, 2.0
 _KINDS = ("cold", "warm", "write", "read")
 
 
 def write(evidence: Evidence, found: Sequence[Verdict], out: Path) -> None:
-    """Write ``report.json`` and ``report.html`` into ``out``, which holds Locust's own already."""
+    """Write ``report.json`` and ``report.html`` into ``out``, beside Locust's own."""
     out.mkdir(parents=True, exist_ok=True)
-    said = json.dumps(figures(evidence, found), indent=2, ensure_ascii=False)
-    (out / "report.json").write_text(said + "\n")
-    (out / "report.html").write_text(page(evidence, found))
+    text = json.dumps(figures(evidence, found), indent=2, ensure_ascii=False)
+    (out / "report.json").write_text(text + "\n")
+    (out / "report.html").write_text(_page(evidence, found))
 
 
-# -- for programs ---------------------------------------------------------------------------------
+# -- figures --------------------------------------------------------------------------------------
 
 
 def figures(evidence: Evidence, found: Sequence[Verdict]) -> dict[str, Any]:
     """Everything; seconds unless the key says otherwise."""
-    scenario = evidence.scenario
     return {
         "passed": all(one.state != "failed" for one in found),
         "verdicts": [asdict(one) for one in found],
-        "scenario": asdict(scenario),
+        "scenario": asdict(evidence.scenario),
         "machine": machine(),
         "seconds": round(evidence.seconds, 1),
         "invocations": {kind: _invocations(evidence, kind) for kind in _KINDS},
-        "init": _spread(Spread.of([one.result.init_seconds for one in evidence.cold])),
+        "init": _spread([one.result.init_seconds for one in evidence.cold]),
         "outcomes": dict(Counter(check.outcome for check in evidence.first_checks)),
         "migrated_by": [asdict(check) for check in evidence.migrators],
         "effects": dict(evidence.effects),
         "attempts": evidence.attempts,
         "waiters": len(evidence.waiters),
-        "waited": _spread(Spread.of([check.waited for check in evidence.waiters])),
-        "commit_to_answer": _spread(Spread.of(evidence.delays)),
-        "commit_to_handler": _spread(Spread.of(evidence.check_delays)),
-        "dynamodb_calls_of_each_waiter": _spread(evidence.calls),
+        "waited": _spread([check.waited for check in evidence.waiters]),
+        "commit_to_answer": _spread(evidence.delays),
+        "commit_to_handler": _spread(evidence.check_delays),
+        "dynamodb_calls_of_each_waiter": _spread([c.lease_calls for c in evidence.waiters]),
         "dynamodb_requests": dict(evidence.requests),
-        "dynamodb_busiest_second": _peak(evidence),
+        "dynamodb_busiest_second": None
+        if evidence.rates is None
+        else dict(zip(("reads", "writes"), peak_of(evidence.rates), strict=True)),
         "connections": {
             "at_most_by_the_server_s_log": evidence.sessions_at_most,
             "in_all": len(evidence.sessions),
             "connection_seconds": round(sum(o.closed - o.opened for o in evidence.sessions), 3),
             "at_most_in_samples": evidence.sampled_at_most,
-            "samples_apart": _spread(evidence.sample_gaps),
+            "samples_apart": _rounded(evidence.sample_gaps),
         },
         "memory_megabytes": _memory(evidence),
         "rolled_back": evidence.rolled_back,
@@ -74,7 +75,7 @@ def figures(evidence: Evidence, found: Sequence[Verdict]) -> dict[str, Any]:
 
 
 def _to_simulate(evidence: Evidence) -> dict[str, Any]:
-    """What ``python -m load.simulate --against`` reads; nothing where there was no one wave."""
+    """What ``python -m load.simulate --against`` reads; empty unless there was one wave."""
     committed, checks = evidence.committed, evidence.first_checks
     if committed is None or evidence.scenario.shape not in ("together", "ramp"):
         return {}
@@ -95,7 +96,7 @@ def _to_simulate(evidence: Evidence) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """What it ran on."""
+    """The machine that it ran on."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "cpus": os.cpu_count(),
@@ -109,18 +110,18 @@ def _invocations(evidence: Evidence, kind: str) -> dict[str, Any]:
     results = [one.result for one in evidence.observed if one.kind == kind]
     failures = Counter(failure_of(result) for result in results)
     served = failures.pop("", 0)
-    times = Spread.of([result.duration_seconds for result in results])
-    return {"count": len(results), "served": served, "failures": failures, "took": _spread(times)}
+    took = _spread([result.duration_seconds for result in results])
+    return {"count": len(results), "served": served, "failures": failures, "took": took}
 
 
-def _spread(spread: Spread | None) -> dict[str, float] | None:
+def _spread(values: Sequence[float]) -> dict[str, float] | None:
+    return _rounded(Spread.of(values))
+
+
+def _rounded(spread: Spread | None) -> dict[str, float] | None:
     if spread is None:
         return None
     return {name: round(value, 4) for name, value in asdict(spread).items()}
-
-
-def _peak(evidence: Evidence) -> dict[str, int] | None:
-    return None if evidence.rates is None else asdict(peak_of(evidence.rates))
 
 
 def _memory(evidence: Evidence) -> dict[str, Any] | None:
@@ -130,92 +131,56 @@ def _memory(evidence: Evidence) -> dict[str, Any] | None:
     return {
         "environments": memory.environments,
         "pss_in_all": round(sum(memory.pss), 1),
-        "pss_of_each": _spread(Spread.of(memory.pss)),
-        "uss_of_each": _spread(Spread.of(memory.uss)),
+        "pss_of_each": _spread(memory.pss),
+        "uss_of_each": _spread(memory.uss),
         "pss_of_the_parent": round(memory.shared_parent, 1),
     }
 
 
-# -- for people -----------------------------------------------------------------------------------
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif; color: #23282f;
-       max-width: 980px; margin: 32px auto; padding: 0 16px; background: #fff; }
-h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 16px; margin: 28px 0 8px; }
-p.lead, .faint { color: #6b7480; } table { border-collapse: collapse; }
-td, th { padding: 4px 14px 4px 0; text-align: left; vertical-align: top; }
-th { font-weight: 500; color: #6b7480; }
-tr + tr td { border-top: 1px solid #e8eaed; } td.number { text-align: right; white-space: nowrap; }
-.passed { color: #2b8a6e; } .failed { color: #fff; background: #b3261e; padding: 0 6px; }
-.unmeasured { color: #6b7480; } .charts { display: flex; flex-wrap: wrap; gap: 12px; }
-svg { max-width: 100%; height: auto; } a { color: #2f5f9e; }
-"""
-_CLASSES = {"passed": "passed", "failed": "failed", "not measured": "unmeasured"}
+# -- the page -------------------------------------------------------------------------------------
 
 
-def page(evidence: Evidence, found: Sequence[Verdict]) -> str:
-    """``report.html``: verdicts, timeline, charts, figures."""
-    scenario = evidence.scenario
-    body = [
-        '<p><a href="../index.html">all storms</a></p>',
-        f"<h1>{escape(scenario.name)}</h1>",
-        f'<p class="lead">{escape(lead(evidence))}</p>',
-        _verdict_table(found),
-        "<h2>All environments</h2>",
-        timeline(evidence),
-        '<h2>In figures</h2><div class="charts">',
-        *_charts(evidence),
-        "</div>",
-        _figure_table(evidence),
-        '<p>Locust: <a href="locust.html">report</a>, <a href="locust_stats.csv">csv</a>. '
-        'Everything: <a href="report.json">report.json</a>.</p>',
-    ]
-    return _document(scenario.name, body)
-
-
-def lead(evidence: Evidence) -> str:
-    """The storm in a sentence or two."""
-    scenario = evidence.scenario
+def _page(evidence: Evidence, found: Sequence[Verdict]) -> str:
+    scenario, ran = evidence.scenario, machine()
     kind = {"separate": "an interpreter each", "forked": "forked from one warm interpreter"}
-    said = (
-        f"{scenario.environments} cold starts ({kind[scenario.processes]}) "
-        f"against {scenario.engine}; {len(evidence.waiters)} waited. {evidence.seconds:.0f} s."
+    return document(
+        scenario.name,
+        [
+            '<p><a href="../index.html">all storms</a></p>',
+            f"<h1>{scenario.name}</h1>",
+            paragraph(
+                f"{scenario.environments} cold starts ({kind[scenario.processes]}) against "
+                f"{scenario.engine}; {len(evidence.waiters)} waited. {evidence.seconds:.0f} s on "
+                f"{ran['cpus']} CPUs, {ran['memory_gigabytes']} GB, Python {ran['python']}."
+            ),
+            verdict_table(found),
+            section("All environments", timeline(evidence)),
+            section(
+                "Figures",
+                f'<div class="grid">{"".join(_charts(evidence))}</div>',
+                table(("", "median", "99 in 100", "worst"), _rows(evidence)),
+            ),
+            '<p>Locust: <a href="locust.html">report</a>, <a href="locust_stats.csv">csv</a>. '
+            'Everything: <a href="report.json">report.json</a>.</p>',
+        ],
     )
-    delays = Spread.of(evidence.delays)
-    if delays is not None:
-        said += (
-            f" From the last migration's commit until those that waited had answered: "
-            f"{delays.median:.2f} s in the median, {delays.p99:.2f} s for 99 in 100."
-        )
-    return said
-
-
-def _verdict_table(found: Sequence[Verdict]) -> str:
-    rows = "".join(
-        f'<tr><td><span class="{_CLASSES[one.state]}">{one.state}</span></td>'
-        f"<td>{escape(one.what)}</td><td>{escape(one.found)}</td></tr>"
-        for one in found
-    )
-    return f"<table>{rows}</table>"
 
 
 def timeline(evidence: Evidence) -> str:
-    """The picture of all environments, connections and requests; "" if nobody came."""
+    """The picture of all environments, connections and requests; "" if there were none."""
     since, until = _window(evidence)
     rows = [row for row in clip(evidence.rows, since, until) if row.spans]
     if not rows:
         return ""
     points = [(s.at, s) for s in evidence.samples if since <= s.at <= until]
-    series = [
-        Series("connections of lambda-migrate", [(at, float(s.ours)) for at, s in points]),
-        Series("connections of the application", [(at, float(s.application)) for at, s in points]),
-    ]
-    if evidence.scenario.kind != "orders":
-        series.pop()  # its handler opens none
+    series = [Series("connections of lambda-migrate", [(at, float(s.ours)) for at, s in points])]
+    if evidence.scenario.kind == "orders":  # the other handler opens none
+        own = [(at, float(sample.application)) for at, sample in points]
+        series.append(Series("connections of the application", own))
     if evidence.rates is not None:
         series.append(Series("DynamoDB requests in a second", _per_second(evidence, since, until)))
     bands = [band for band in evidence.bands if since < band.end and band.start < until]
-    return render(rows, bands=_committed(bands, evidence), series=series)
+    return render(rows, bands=_until_commit(bands, evidence), series=series)
 
 
 def _per_second(evidence: Evidence, since: float, until: float) -> list[tuple[float, float]]:
@@ -228,138 +193,89 @@ def _per_second(evidence: Evidence, since: float, until: float) -> list[tuple[fl
     ]
 
 
-def _committed(bands: Sequence[Band], evidence: Evidence) -> list[Band]:
-    """The history notes when a migration's transaction wrote its row; it ends with the commit."""
-    if not bands or evidence.committed is None:
-        return list(bands)
+def _until_commit(bands: Sequence[Band], evidence: Evidence) -> list[Band]:
+    """The history has the time of a migration's last statement; its commit comes after."""
     ups = [band for band in bands if not band.label.endswith(" down")]
     last = max(ups, key=lambda band: band.end, default=None)
-    return [
-        Band(band.label, band.start, max(band.end, evidence.committed)) if band is last else band
-        for band in bands
-    ]
+    if last is None or evidence.committed is None:
+        return list(bands)
+    longer = Band(last.label, last.start, max(last.end, evidence.committed))
+    return [longer if band is last else band for band in bands]
 
 
 def _window(evidence: Evidence) -> tuple[float, float]:
-    """From shortly before the first question until shortly after the last answer."""
+    """From shortly before the first check until shortly after the last answer."""
     asked = [check.ended - check.waited for check in evidence.first_checks]
     ended = [one.result.ended for one in evidence.observed]
     began = [one.result.started for one in evidence.cold]
-    since = min(asked + began, default=0.0) - _PRELUDE_SECONDS
-    return since, max(ended, default=since) + _AFTERMATH_SECONDS
+    since = min(asked + began, default=0.0) - _SECONDS_BEFORE
+    return since, max(ended, default=since) + _SECONDS_AFTER
 
 
-def _charts(evidence: Evidence) -> Iterator[str]:
+def _charts(evidence: Evidence) -> Iterator[Html]:
     delays = Spread.of(evidence.delays)
     if delays is not None:
-        marks = [("median", delays.median), ("99 in 100", delays.p99), ("worst", delays.worst)]
-        title = "From the last commit until those that waited had answered"
-        yield cumulative(evidence.delays, marks, title=title, unit="seconds (% of those)")
+        marks = {"median": delays.median, "99 in 100": delays.p99, "worst": delays.worst}
+        title = "From the last commit until the waiting had answered"
+        yield charts.cumulative(evidence.delays, marks, title=title, unit="seconds")
     waits = [check.waited for check in evidence.waiters]
     if waits:
-        yield histogram(waits, title="How long each waited", unit="seconds")
+        yield charts.histogram(waits, title="How long each waited", unit="seconds")
     calls = [check.lease_calls for check in evidence.first_checks]
     if calls:
-        yield bars(calls, title="DynamoDB calls of each cold start", unit="calls")
+        yield charts.counts(calls, title="DynamoDB calls of each cold start", unit="calls")
     if evidence.memory is not None:
         title = "Memory of each environment (PSS)"
-        yield histogram(evidence.memory.pss, title=title, unit="megabytes")
+        yield charts.histogram(evidence.memory.pss, title=title, unit="megabytes")
 
 
-def _figure_table(evidence: Evidence) -> str:
-    rows = "".join(
-        f'<tr><td>{escape(label)}</td><td class="number">{escape(value)}</td></tr>'
-        for label, value in _told(evidence)
-    )
-    return f"<table>{rows}</table>"
-
-
-def _told(evidence: Evidence) -> Iterator[tuple[str, str]]:
-    for kind in _KINDS:
-        results = [one.result for one in evidence.observed if one.kind == kind]
-        yield from _three(
-            f"{kind} invocations, {len(results)}", [r.duration_seconds for r in results]
-        )
-    yield from _three("loading the handler", [one.result.init_seconds for one in evidence.cold])
-    yield from _three("waited", [check.waited for check in evidence.waiters])
-    yield from _three("from commit to handler", evidence.check_delays)
-    yield from _three("from commit to answer", evidence.delays)
-    if evidence.calls is not None:
-        calls = evidence.calls
-        yield (
-            "DynamoDB calls of each that waited: median, worst",
-            f"{calls.median:g}, {calls.worst:g}",
-        )
-    if evidence.rolled_back is not None:
-        yield "the rollback took", f"{evidence.rolled_back:.2f} s"
+def _rows(evidence: Evidence) -> Iterator[tuple[str, str, str, str]]:
+    measured: dict[str, Sequence[float]] = {
+        f"{kind} invocations, s": [
+            one.result.duration_seconds for one in evidence.observed if one.kind == kind
+        ]
+        for kind in _KINDS
+    }
+    measured["loading the handler, s"] = [one.result.init_seconds for one in evidence.cold]
+    measured["waited, s"] = [check.waited for check in evidence.waiters]
+    measured["from commit to handler, s"] = evidence.check_delays
+    measured["from commit to answer, s"] = evidence.delays
+    measured["DynamoDB calls of a waiter"] = [check.lease_calls for check in evidence.waiters]
+    measured["rollback, s"] = [] if evidence.rolled_back is None else [evidence.rolled_back]
     if evidence.memory is not None:
-        memory = evidence.memory
-        each = Spread.of(memory.pss)
-        yield (
-            f"memory of {memory.environments} environments (PSS)",
-            f"{sum(memory.pss) + memory.shared_parent:,.0f} MB"
-            + (f", each {each.median:.1f} MB in the median" if each else ""),
-        )
-    ran = machine()
-    yield (
-        "machine",
-        f"{ran['cpus']} CPUs, {ran['memory_gigabytes']} GB, Python {ran['python']}",
-    )
-
-
-def _three(what: str, values: Sequence[float]) -> Iterator[tuple[str, str]]:
-    spread = Spread.of(values)
-    if spread is not None:
-        told = f"{spread.median:.3f}, {spread.p99:.3f}, {spread.worst:.3f} s"
-        yield f"{what}: median, 99 in 100, worst", told
+        measured["memory of an environment (PSS), MB"] = list(evidence.memory.pss)
+    for what, values in measured.items():
+        spread = Spread.of(values)
+        if spread is not None:
+            yield what, f"{spread.median:.3f}", f"{spread.p99:.3f}", f"{spread.worst:.3f}"
 
 
 def write_index(out: Path) -> Path:
     """``index.html``: a line for each storm whose report is there, also of earlier runs."""
-    head = (
-        "<tr><th></th><th>storm</th><th>served</th><th>migrations once</th><th>connections</th>"
-        "<th>commit to answer<br>median, 99 in 100</th><th>calls<br>median</th><th>memory</th></tr>"
-    )
     reports = sorted(out.glob("*/report.json"), key=lambda path: path.stat().st_mtime)
-    rows = "".join(_index_row(json.loads(path.read_text())) for path in reports)
-    body = [
-        "<h1>Cold-start storms</h1>",
-        '<p class="lead">Real Lambda runtimes, a real PostgreSQL, Locust as the crowd.</p>',
-        f"<table>{head}{rows}</table>",
-    ]
+    head = ["", "storm", "engine", "served", "migrations once", "connections"]
+    head += ["commit to answer: median, 99 in 100", "calls, median", "memory, MB"]
+    rows = [_index_row(json.loads(path.read_text())) for path in reports]
     path = out / "index.html"
-    path.write_text(_document("Cold-start storms", body))
+    path.write_text(document("Storms", ["<h1>Cold-start storms</h1>", table(head, rows)]))
     return path
 
 
-def _index_row(said: Mapping[str, Any]) -> str:
-    name, state = said["scenario"]["name"], "passed" if said["passed"] else "failed"
-    kinds = said["invocations"].values()
+def _index_row(report: Mapping[str, Any]) -> list[Any]:
+    name = report["scenario"]["name"]
+    kinds = report["invocations"].values()
     served, count = (sum(kind[which] for kind in kinds) for which in ("served", "count"))
-    once = sum(times == 1 for times in said["effects"].values())
-    delays, calls = said["commit_to_answer"], said["dynamodb_calls_of_each_waiter"]
-    memory = said["memory_megabytes"]
-    cells = [
+    once = sum(times == 1 for times in report["effects"].values())
+    delays, calls = report["commit_to_answer"], report["dynamodb_calls_of_each_waiter"]
+    memory = report["memory_megabytes"]
+    return [
+        mark("passed" if report["passed"] else "failed"),
+        Html(f'<a href="{name}/report.html">{name}</a>'),
+        report["scenario"]["engine"],
         f"{served:,} of {count:,}",
-        f"{once} of {len(said['effects'])}",
-        f"{said['connections']['at_most_by_the_server_s_log']}",
+        f"{once} of {len(report['effects'])}",
+        report["connections"]["at_most_by_the_server_s_log"],
         f"{delays['median']:.2f}, {delays['p99']:.2f} s" if delays else "",
         f"{calls['median']:g}" if calls else "",
-        f"{memory['pss_in_all'] + memory['pss_of_the_parent']:,.0f} MB" if memory else "",
+        f"{memory['pss_in_all'] + memory['pss_of_the_parent']:,.0f}" if memory else "",
     ]
-    numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
-    return (
-        f'<tr><td><span class="{state}">{state}</span></td>'
-        f'<td><a href="{escape(name)}/report.html">{escape(name)}</a><br>'
-        f'<span class="faint">{escape(said["scenario"]["engine"])}</span></td>{numbers}</tr>'
-    )
-
-
-def _document(title: str, body: Sequence[str]) -> str:
-    joined = "\n".join(body)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n{joined}\n"
-        "</body></html>\n"
-    )

@@ -1,4 +1,4 @@
-"""Which storms there are: what is deployed, who comes when, and what is to come of it."""
+"""The storms: what is deployed, which cold starts come when, and what else happens."""
 
 from __future__ import annotations
 
@@ -15,17 +15,11 @@ Processes = Literal["separate", "forked"]
 
 @dataclass(frozen=True, slots=True)
 class Wave:
-    """Some cold starts of one version.
-
-    Attributes:
-        version: Of what is deployed.
-        environments: How many.
-        together: Whether they are invoked at the same instant, once all have been loaded.
-    """
+    """Some cold starts of one version."""
 
     version: int
     environments: int
-    together: bool = True
+    together: bool = True  # invoked at the same instant, once all have been loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +30,11 @@ class Scenario:
         name: Of its report.
         shape: The Locust shape that drives it.
         kind: What is deployed: ``counting`` (10 migrations, one of 3 s, and two more in version
-            2), ``failing`` (the fifth of them fails), ``orders`` (the example with its two
-            versions).
+            2), ``failing`` (the fifth of them fails), ``orders`` (the example, two versions).
         waves: Each begins when the one before has been answered.
         ready: A version that one environment has migrated to before the storm; 0: none.
-        clients: So many use version 1 all the time, writing and reading.
-        rollback: Whether version 2 is taken back while the last wave starts.
+        clients: How many use version 1 all the time, writing and reading.
+        rollback: Whether version 2 is rolled back while the last wave starts.
         warm: Warm invocations after each cold one.
         engine: The DynamoDB API.
         processes: ``separate`` interpreters, or ``forked`` from a warm one.
@@ -77,44 +70,23 @@ class Scenario:
         return self.versions[-1]
 
 
-def _together(n: int) -> Scenario:
-    return Scenario("together", "together", "counting", (Wave(1, n),))
+_ONE = Wave(1, 1)
+_RAMP = replace(_ONE, together=False)
+_PAUSE = {"LAMBDA_MIGRATE_FAILURE_PAUSE_SECONDS": "3"}
 
-
-def _ramp(n: int) -> Scenario:
-    return Scenario("ramp", "ramp", "counting", (Wave(1, n, together=False),))
-
-
-def _deployment(n: int) -> Scenario:
-    return Scenario("deployment", "deployment", "orders", (Wave(2, n),), ready=1, clients=6)
-
-
-def _rollback(n: int) -> Scenario:
-    waves = (Wave(1, n),)
-    return Scenario("rollback", "rollback", "orders", waves, ready=2, clients=6, rollback=True)
-
-
-def _failing(n: int) -> Scenario:
-    settings = {"LAMBDA_MIGRATE_FAILURE_PAUSE_SECONDS": "3"}
-    waves = (Wave(1, n, together=False),)
-    return Scenario("failing", "trickle", "failing", waves, settings=settings)
-
-
-def _waves(n: int) -> Scenario:
-    first, second = n // 3, n // 3
-    waves = (Wave(1, first), Wave(1, second), Wave(2, n - first - second))
-    return Scenario("waves", "waves", "counting", waves)
-
-
-_MADE_BY = {
-    "together": _together,
-    "ramp": _ramp,
-    "deployment": _deployment,
-    "rollback": _rollback,
-    "failing": _failing,
-    "waves": _waves,
+_SCENARIOS = {
+    "together": Scenario("together", "together", "counting", (_ONE,)),
+    "ramp": Scenario("ramp", "ramp", "counting", (_RAMP,)),
+    "deployment": Scenario("deployment", "deployment", "orders", (Wave(2, 1),), ready=1, clients=6),
+    "rollback": Scenario(
+        "rollback", "rollback", "orders", (_ONE,), ready=2, clients=6, rollback=True
+    ),
+    "failing": Scenario("failing", "trickle", "failing", (_RAMP,), settings=_PAUSE),
+    "waves": Scenario("waves", "waves", "counting", (_ONE, _ONE, Wave(2, 1))),
 }
-SCENARIOS = tuple(_MADE_BY)
+"""Of one environment in each wave; `make` gives them their size."""
+
+SCENARIOS = tuple(_SCENARIOS)
 
 STANDARD: tuple[tuple[str, int, Engine, Processes], ...] = (
     ("together", 100, "moto", "separate"),
@@ -130,6 +102,11 @@ STANDARD: tuple[tuple[str, int, Engine, Processes], ...] = (
 
 
 def make(name: str, n: int, *, engine: Engine, processes: Processes) -> Scenario:
-    """A scenario by name, for ``n`` environments."""
-    made = _MADE_BY[name](n)
-    return replace(made, name=f"{name}-{n}-{processes}", engine=engine, processes=processes)
+    """A scenario by name, with ``n`` environments in equal waves; the last one has the rest."""
+    scenario = _SCENARIOS[name]
+    *first, last = scenario.waves
+    each = n // len(scenario.waves)
+    waves = [replace(wave, environments=each) for wave in first]
+    waves.append(replace(last, environments=n - each * len(first)))
+    name = f"{name}-{n}-{processes}"
+    return replace(scenario, name=name, waves=tuple(waves), engine=engine, processes=processes)

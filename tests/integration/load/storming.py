@@ -8,30 +8,30 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from load.storm.control import Control
-from load.storm.evidence import Evidence, gather
+from load.storm.evidence import Evidence, gather_evidence
 from load.storm.host import Host, serve
 from load.storm.packages import Package
 from load.storm.scenarios import Scenario
-from load.storm.stage import start_demo_servers
+from load.storm.testbed import open_testbed
 from load.storm.verdicts import Verdict, verdicts
 
 
 def play(scenario: Scenario, package: Package, home: Path) -> Evidence:
     """Each cold start and its warm invocation, and statistics such as Locust writes."""
     began = time.monotonic()
-    with start_demo_servers(scenario, package, home) as stage:
-        host = Host(stage)
+    with open_testbed(scenario, package, home) as testbed:
+        host = Host(testbed)
         host.prepare()
         with serve(host) as url, ThreadPoolExecutor(scenario.environments) as pool:
-            list(pool.map(lambda _: _live(url), range(scenario.environments)))
+            list(pool.map(lambda _: _start_cold(url), range(scenario.environments)))
         _write_statistics(host, home / "locust_stats.csv")
-        return gather(host, locust=home / "locust", seconds=time.monotonic() - began)
+        return gather_evidence(host, locust=home / "locust", seconds=time.monotonic() - began)
 
 
-def _live(url: str) -> None:
+def _start_cold(url: str) -> None:
     control = Control(url)
-    version = control.ask("/cold")["version"]
-    control.ask("/invoke", kind="warm", version=version)
+    version = control.post("/cold")["version"]
+    control.post("/invoke", kind="warm", version=version)
 
 
 def _write_statistics(host: Host, path: Path) -> None:

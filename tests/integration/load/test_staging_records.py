@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
+from load.staging.data import ShopData
+from load.staging.database import connect, make_runner, restore
 from load.staging.records import (
     Records,
-    Run,
+    RunQuery,
     TableRecord,
     compare,
+    copy_tables,
     differences,
-    freeze,
     read_shape,
-    read_sizes,
 )
-from load.staging.restore import connected, fill, restore, runner
-from load.staging.shop import Shop
 
 MIGRATIONS = Path(__file__).parents[3] / "examples" / "orders" / "migrations"
 
@@ -43,32 +43,36 @@ def server() -> Iterator[LocalPostgreSQL]:
 
 
 @pytest.fixture
-def run(server: LocalPostgreSQL) -> Iterator[Run]:
-    server.drop_database("rehearsed")
-    server.create_database("rehearsed")
-    with connected(server, "rehearsed") as connection:
+def run(server: LocalPostgreSQL) -> Iterator[RunQuery]:
+    server.drop_database("staging")
+    server.create_database("staging")
+    with connect(server, "staging") as connection:
         connection.run(TABLES)
-        yield runner(connection)
+        yield make_runner(connection)
 
 
-def became(records: Records) -> dict[str, TableRecord]:
+def by_table(records: Records) -> dict[str, TableRecord]:
     return {table.table: table for table in records.tables}
 
 
-def test_nothing_that_stays_is_missed(run: Run) -> None:
-    kept = freeze(run)
-    found = became(compare(run, kept))
-    assert [found[one.table].checksum for one in kept] == [one.checksum for one in kept]
-    assert all(one.is_whole() and not one.came for one in found.values())
+def is_intact(record: TableRecord) -> bool:
+    return not (record.lost or record.changed or record.dropped)
 
 
-def test_rows_that_come_meanwhile_are_counted_and_left_alone(run: Run) -> None:
-    kept = freeze(run)
+def test_unchanged_tables_are_intact(run: RunQuery) -> None:
+    copies = copy_tables(run)
+    found = by_table(compare(run, copies))
+    assert [found[one.table].checksum for one in copies] == [one.checksum for one in copies]
+    assert all(is_intact(one) and not one.added for one in found.values())
+
+
+def test_rows_that_are_added_are_counted(run: RunQuery) -> None:
+    copies = copy_tables(run)
     run("INSERT INTO people VALUES (4, 'Zoë', 'fine')")
     run("INSERT INTO log VALUES ('one')")
-    found = became(compare(run, kept))
-    assert all(one.is_whole() for one in found.values())
-    assert (found["people"].came, found["log"].came, found["seats"].came) == (1, 1, 0)
+    found = by_table(compare(run, copies))
+    assert all(is_intact(one) for one in found.values())
+    assert (found["people"].added, found["log"].added, found["seats"].added) == (1, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -81,46 +85,36 @@ def test_rows_that_come_meanwhile_are_counted_and_left_alone(run: Run) -> None:
             {"changed": {"name": 1}, "examples": ("2",)},
         ),
         ("UPDATE seats SET taken = NOT taken", "seats", {"changed": {"taken": 2}}),
-        ("UPDATE seats SET \"Seat\" = 'c' WHERE \"Seat\" = 'b'", "seats", {"lost": 1, "came": 1}),
-        ("ALTER TABLE people DROP COLUMN name", "people", {"gone": ("name",)}),
-        ("ALTER TABLE people RENAME name TO called", "people", {"gone": ("name",)}),
-        ("ALTER TABLE people DROP COLUMN id", "people", {"gone": ("id",)}),
+        ("UPDATE seats SET \"Seat\" = 'c' WHERE \"Seat\" = 'b'", "seats", {"lost": 1, "added": 1}),
+        ("ALTER TABLE people DROP COLUMN name", "people", {"dropped": ("name",)}),
+        ("ALTER TABLE people RENAME name TO called", "people", {"dropped": ("name",)}),
+        ("ALTER TABLE people DROP COLUMN id", "people", {"dropped": ("id",)}),
         ("DROP TABLE people", "people", {"lost": 3}),
         ("TRUNCATE seats", "seats", {"lost": 2}),
         ("DELETE FROM log WHERE ctid = (SELECT min(ctid) FROM log)", "log", {"lost": 1}),
-        ("UPDATE log SET line = 'three' WHERE line = 'two'", "log", {"lost": 1, "came": 1}),
+        ("UPDATE log SET line = 'three' WHERE line = 'two'", "log", {"lost": 1, "added": 1}),
     ],
 )
-def test_whatever_is_lost_or_changed_is_found(
-    run: Run, sql: str, table: str, expected: dict[str, object]
+def test_lost_and_changed_rows_are_found(
+    run: RunQuery, sql: str, table: str, expected: dict[str, object]
 ) -> None:
-    kept = freeze(run)
+    copies = copy_tables(run)
     run(sql)
-    found = became(compare(run, kept))
-    assert not found[table].is_whole()
+    found = by_table(compare(run, copies))
+    assert not is_intact(found[table])
     assert {name: getattr(found[table], name) for name in expected} == expected
-    assert all(one.is_whole() for name, one in found.items() if name != table)
+    assert all(is_intact(one) for name, one in found.items() if name != table)
 
 
-def test_what_may_change_is_no_loss(run: Run) -> None:
-    kept = freeze(run)
-    run("UPDATE people SET name = upper(name)")
-    run("ALTER TABLE seats DROP COLUMN taken")
-    found = became(compare(run, kept))
-    assert found["people"].is_whole(frozenset({"people.name"}))
-    assert found["seats"].is_whole(frozenset({"seats.taken"}))
-    assert not found["seats"].is_whole(frozenset({"people.name"}))
-
-
-def test_the_copies_are_in_no_migrations_way(run: Run) -> None:
+def test_copies_do_not_block_a_type_change(run: RunQuery) -> None:
     """A type that becomes another one, with the same values, has changed nothing."""
-    kept = freeze(run)
+    copies = copy_tables(run)
     run("ALTER TABLE people ALTER feels TYPE text, ALTER id TYPE bigint")
     run("DROP TYPE mood")
-    assert became(compare(run, kept))["people"].is_whole()
+    assert is_intact(by_table(compare(run, copies))["people"])
 
 
-def test_the_shape_tells_columns_indexes_constraints_and_enums(run: Run) -> None:
+def test_shape_has_columns_indexes_constraints_and_enums(run: RunQuery) -> None:
     before = read_shape(run)
     run("CREATE INDEX by_name ON people (name)")
     run("ALTER TABLE people ADD COLUMN age int NOT NULL DEFAULT 0 CHECK (age >= 0)")
@@ -133,35 +127,103 @@ def test_the_shape_tells_columns_indexes_constraints_and_enums(run: Run) -> None
     assert "- enum public.mood sad, fine" in lines
     assert any(line.startswith("+ constraint public.people people_age_check") for line in lines)
     assert any(line.startswith("+ view public.happy") for line in lines)
-    freeze(run)
+    copy_tables(run)
     assert list(differences(read_shape(run), read_shape(run))) == []
 
 
-def test_a_shop_is_loaded_whole_and_orders_can_be_placed_after(server: LocalPostgreSQL) -> None:
+# --- the example's data
+
+UNTIL = date(2026, 2, 2)
+
+
+def load_shop(server: LocalPostgreSQL, shop: ShopData, *queries: str) -> list[list[list[Any]]]:
+    """Fill a new database, and answer the queries."""
     server.drop_database("shop")
     server.create_database("shop")
-    with connected(server, "shop") as connection:
+    with connect(server, "shop") as connection:
         for path in sorted(MIGRATIONS.glob("000[123]*.sql")):
             connection.run(path.read_text().partition("-- migrate:down")[0])
-        shop = Shop(2_000, 3, date(2026, 2, 2))
-        fill(connection, shop)
-        run = runner(connection)
-        sizes = {size.table: size.rows for size in read_sizes(run)}
-        assert (sizes["orders"], sizes["customers"]) == (2_000, shop.customers + 1)
-        orphans = """
-            SELECT count(*) FROM orders o LEFT JOIN customers c ON c.id = o.customer_id
-            WHERE c.id IS NULL OR o.created_at < c.created_at - interval '1 hour'
-        """
-        assert run(orphans) == [[0]]
-        run("INSERT INTO customers (email) VALUES ('new@example.com')")
-        run("INSERT INTO orders (customer_id, item, quantity, unit_cents) VALUES (1, 'tea', 1, 1)")
-        assert run("SELECT max(id) FROM orders") == [[2_001]]
-        assert run("SELECT count(*) FROM customers WHERE name = 'Back\\slash'")[0][0] > 0
+        shop.fill(connection)
+        return [connection.run(query) for query in queries]
 
 
-def test_a_dump_is_restored_and_one_that_is_none_is_told(
-    server: LocalPostgreSQL, tmp_path: Path
+SUM = "SELECT sum(hashtextextended(o::text, 0)) FROM orders AS o"
+
+
+def test_data_is_the_same_for_a_seed_and_differs_for_another(server: LocalPostgreSQL) -> None:
+    sums = [
+        load_shop(server, shop, SUM)[0][0][0]
+        for shop in (
+            ShopData(3_000, 1, UNTIL),
+            ShopData(3_000, 1, UNTIL),
+            ShopData(3_000, 2, UNTIL),
+            ShopData(3_000, 1, date(2026, 2, 3)),
+        )
+    ]
+    assert sums[0] == sums[1]
+    assert len(set(sums)) == 3
+
+
+@pytest.mark.parametrize("orders", [0, 1, 9, 2_000])
+def test_data_is_complete_and_orders_can_be_placed_after(
+    server: LocalPostgreSQL, orders: int
 ) -> None:
+    shop = ShopData(orders, 3, UNTIL)
+    counts, orphans, _, newest = load_shop(
+        server,
+        shop,
+        "SELECT (SELECT count(*) FROM orders), (SELECT count(*) FROM customers)",
+        """SELECT count(*) FROM orders o LEFT JOIN customers c ON c.id = o.customer_id
+        WHERE c.id IS NULL OR o.created_at < c.created_at""",
+        "INSERT INTO orders (customer_id, item, quantity, unit_cents) VALUES (1, 'tea', 1, 1)",
+        "SELECT max(id) FROM orders",
+    )
+    assert counts == [[orders, shop.customers + 1]]
+    assert orphans == [[0]]
+    assert newest == [[orders + 1 if orders else 2]]
+
+
+def test_data_is_as_uneven_as_real_data(server: LocalPostgreSQL) -> None:
+    shop = ShopData(100_000, 1, UNTIL)
+    top, cents, notes, lengths, week, days, names, emails = load_shop(
+        server,
+        shop,
+        """SELECT sum(n) FILTER (WHERE place <= 1250), max(n) FROM (SELECT count(*) AS n,
+        row_number() OVER (ORDER BY count(*) DESC) AS place FROM orders GROUP BY customer_id) x""",
+        "SELECT avg(unit_cents), percentile_disc(0.5) WITHIN GROUP (ORDER BY unit_cents), "
+        "min(unit_cents) FROM orders",
+        "SELECT count(*) FILTER (WHERE note IS NULL), count(*) FILTER (WHERE note = '') "
+        "FROM orders",
+        "SELECT max(length(item)), max(length(note)) FROM orders",
+        "SELECT count(*) FROM orders GROUP BY extract(isodow FROM created_at AT TIME ZONE 'UTC') "
+        "ORDER BY extract(isodow FROM created_at AT TIME ZONE 'UTC')",
+        "SELECT max(created_at) < '2026-02-02 00:00+00', bool_and(id = place) FROM (SELECT id, "
+        "created_at, row_number() OVER (ORDER BY created_at, id) AS place FROM orders) x",
+        "SELECT string_agg(DISTINCT name, '|') FROM customers WHERE length(name) < 100",
+        "SELECT count(DISTINCT email), count(*) FROM customers",
+    )
+    assert top[0][0] > 60_000
+    assert top[0][1] > 5_000
+    assert float(cents[0][0]) > 1.3 * cents[0][1] > 0 == cents[0][2]
+    assert 80_000 < notes[0][0] < 95_000
+    assert notes[0][1] > 0
+    assert min(lengths[0]) > 10_000
+    assert week[5][0] > 1.4 * week[0][0]
+    assert days == [[True, True]]
+    for name in ("王小明", "محمد", "Zoë", "👩‍🚀", "Robert');", "Back\\slash", "Tab\there"):
+        assert name in names[0][0]
+    assert emails[0][0] == emails[0][1]
+
+
+def test_turns_name_every_customer(server: LocalPostgreSQL) -> None:
+    shop = ShopData(800, 1, UNTIL)
+    emails = {shop.email(turn) for turn in range(100)}
+    assert len(emails) == shop.customers
+    (rows,) = load_shop(server, shop, "SELECT email FROM customers")
+    assert emails <= {email for (email,) in rows}
+
+
+def test_dump_is_restored_and_a_bad_one_reported(server: LocalPostgreSQL, tmp_path: Path) -> None:
     server.drop_database("dumped")
     server.create_database("dumped")
     good, bad = tmp_path / "good.sql", tmp_path / "bad.sql"

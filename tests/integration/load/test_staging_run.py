@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from load.staging.__main__ import main
-from load.staging.rehearsal import Rehearsal, Wanted, rehearse
 from load.staging.release import make_release
+from load.staging.validation import Options, Validation, validate
 from load.staging.verdicts import Decision, decide
 
 FIRST = """\
@@ -58,79 +58,76 @@ ALTER TABLE parcels ADD COLUMN colour text;
 """
 
 
-def bad(tmp_path: Path, second: str, *, last: str) -> tuple[Rehearsal, Decision]:
-    """Rehearse ``second`` after `FIRST`, as far as the step ``last``."""
+def bad(tmp_path: Path, second: str, *, last: str) -> tuple[Validation, Decision]:
+    """Validate ``second`` after `FIRST`, as far as the step ``last``."""
     folder = tmp_path / "migrations"
     folder.mkdir()
     (folder / "0001_parcels.sql").write_text(FIRST)
     (folder / "0002_change.sql").write_text(second)
     release = make_release(folder, through=1, bare=True)
-    wanted = Wanted(3, 2, processes="forked")
-    rehearsal = rehearse(release, wanted, tmp_path / "out", last=last)
-    return rehearsal, decide(rehearsal.steps)
+    options = Options(3, 2, processes="forked")
+    found = validate(release, options, tmp_path / "out", last=last)
+    return found, decide(found.steps)
 
 
-def test_a_migration_that_locks_a_table_for_long_is_a_no_go(tmp_path: Path) -> None:
+def test_long_lock_is_no_go(tmp_path: Path) -> None:
     _, decision = bad(tmp_path, LOCKS, last="dry run")
     [reason] = decision.reasons
-    assert reason.startswith("dry run: longest lock that keeps others from writing: 1.5")
+    assert reason.startswith("dry run: longest lock that blocks writes: 1.5")
     assert "0002_change, ACCESS EXCLUSIVE on public.parcels (limit 1 s)" in reason
 
 
-def test_a_migration_that_fails_is_a_no_go_before_anything_is_deployed(tmp_path: Path) -> None:
-    rehearsal, decision = bad(tmp_path, FAILS, last="")
+def test_failing_migration_is_no_go_before_the_deployment(tmp_path: Path) -> None:
+    found, decision = bad(tmp_path, FAILS, last="")
     [reason] = decision.reasons
     assert reason.startswith("dry run: each pending migration runs on this data: ")
     assert "0002_change" in reason
     assert "invalid input syntax for type integer" in reason
-    assert rehearsal.phases == {}
-    assert [step.name for step in rehearsal.steps if step.seconds] == [
+    assert found.storms == {}
+    assert [step.name for step in found.steps if step.seconds] == [
         "restore the data",
         "plan",
         "dry run",
     ]
-    assert sum("not done" in one for one in decision.unmeasured) == 5
+    assert sum("not run" in one for one in decision.unmeasured) == 5
 
 
-def test_a_migration_that_loses_data_is_a_no_go(tmp_path: Path) -> None:
+def test_lost_data_is_no_go(tmp_path: Path) -> None:
     _, decision = bad(tmp_path, LOSES, last="check the data")
     lost, changed = decision.reasons
-    assert lost.startswith("check the data: rows that were there before: lost: 5 of 500 in parcels")
-    assert changed.startswith("check the data: values that were there before: parcels.grams in 4 ")
+    assert lost.startswith("check the data: existing rows: lost: 5 of 500 in parcels")
+    assert changed.startswith("check the data: existing values: parcels.grams in 4 ")
 
 
-def test_a_way_back_that_does_not_restore_is_a_no_go(tmp_path: Path) -> None:
+def test_incomplete_rollback_is_no_go(tmp_path: Path) -> None:
     _, decision = bad(tmp_path, STAYS, last="check the data again")
     [reason] = decision.reasons
     assert reason == (
-        "check the data again: the schema is what it was before: "
+        "check the data again: the schema is as before: "
         "+ index CREATE INDEX parcels_by_label ON public.parcels USING btree (label)"
     )
 
 
-def test_a_migration_without_a_way_back_is_a_no_go(tmp_path: Path) -> None:
+def test_missing_down_script_is_no_go(tmp_path: Path) -> None:
     _, decision = bad(tmp_path, ONE_WAY, last="plan")
-    assert decision.reasons == ("plan: each has a way back: 0002_change",)
+    assert decision.reasons == ("plan: each has a down script: 0002_change",)
 
 
-def test_a_release_that_rewrites_what_is_applied_is_a_no_go(tmp_path: Path) -> None:
+def test_edited_migration_is_no_go(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     for folder, text in ((old, FIRST), (new, FIRST.replace("int PRIMARY", "bigint PRIMARY"))):
         folder.mkdir()
         (folder / "0001_parcels.sql").write_text(text)
     (new / "0002_change.sql").write_text(STAYS)
     release = make_release(new, old=old, bare=True)
-    wanted = Wanted(3, 2, processes="forked")
-    decision = decide(rehearse(release, wanted, tmp_path / "out").steps)
+    options = Options(3, 2, processes="forked")
+    decision = decide(validate(release, options, tmp_path / "out").steps)
     assert decision.reasons == (
-        "plan: the new migrations go on from the old ones: "
-        "0001_parcels is another one in the new code",
+        "plan: the new migrations follow the old ones: 0001_parcels was edited in the new code",
     )
 
 
-def test_the_example_is_a_go_and_the_report_says_why(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_example_is_go(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["--orders", "20000", "--until", str(date(2026, 2, 2)), "-n", "10", "--clients", "3"]
     code = main([*asked, "--processes", "forked", "--out", str(tmp_path)])
     said = capsys.readouterr().out
@@ -154,7 +151,7 @@ def test_the_example_is_a_go_and_the_report_says_why(
         "it runs outside a transaction, so that it cannot be rolled back"
     ]
     page = (tmp_path / "report.html").read_text()
-    assert '<div class="word">GO</div>' in page
+    assert '<span class="word">GO</span>' in page
     assert page.count("<svg") == 4
     assert "--until 2026-02-02" in page
 
@@ -172,7 +169,7 @@ def test_the_example_is_a_go_and_the_report_says_why(
         (["--code", ".", "--from", "1", "--variable", "X"], "--variable X: write NAME=VALUE"),
         (
             ["--code", ".", "--from", "1", "--variable", "LAMBDA_MIGRATE_SCHEMA=x"],
-            "the rehearsal sets that itself",
+            "it is set by the validation itself",
         ),
         (["--roll-back-to", "1"], "goes with --stack"),
         (["--code", ".", "--from", "1", "--stack", "s"], "leave --stack and --function out"),
@@ -191,11 +188,11 @@ def test_wrong_usage_is_exit_code_2(
 @pytest.mark.parametrize(
     ("asked", "fault"),
     [
-        (["--migrations", "nowhere", "--from", "1"], "is no folder"),
+        (["--migrations", "nowhere", "--from", "1"], "is not a folder"),
         (["--code", "docs", "--from", "1"], "holds no app.py: name the function as --handler"),
         (
             ["--migrations", "examples/orders/migrations", "--from", "7"],
-            "there is nothing to rehearse",
+            "no migration is pending",
         ),
         (["--checks", "nowhere.sql"], "--checks nowhere.sql"),
         (["--template", "nowhere.yaml"], "nowhere.yaml"),
@@ -207,7 +204,7 @@ def test_wrong_usage_is_exit_code_2(
         (["--code", "examples/orders", "--from", "4", "--event", "{"], "--event {"),
     ],
 )
-def test_what_cannot_be_rehearsed_is_exit_code_2(
+def test_unreadable_input_is_exit_code_2(
     asked: list[str], fault: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert main([*asked, "--out", str(tmp_path)]) == 2

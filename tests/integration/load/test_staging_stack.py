@@ -16,7 +16,7 @@ from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.runtime.function import LocalFunction
 from lambda_migrate.local.runtime.invoke_api import InvokeApi
 from load.staging.__main__ import main
-from load.staging.stack import find, of_statistics
+from load.staging.stack import find_stack, verdicts_of_statistics
 from load.staging.verdicts import Limits
 from tests.deployment.aws import LocalAWS
 from tests.deployment.stack import NAME, Stack, deploy
@@ -85,7 +85,7 @@ def deployed(stage: Stage, stack: Stack, migrations: Mapping[str, str]) -> Itera
         yield serving
 
 
-def test_a_stack_is_rehearsed_by_its_name(
+def test_stack_is_validated_by_its_name(
     stage: Stage, stack: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     migrations = {"0001_effects": FIRST, "0002_two": effect(2)}
@@ -103,19 +103,19 @@ def test_a_stack_is_rehearsed_by_its_name(
     assert facts["dry run"]["dry_run"]["outcome"] == "passed"
     assert facts["cold starts"]["locust"]["cold"]["requests"] == started
     assert facts["roll back"]["reverted"] == ["0002_two"]
-    assert len(facts["see who would be paged"]["alarms_after"]) == 7
+    assert len(facts["alarms"]["alarms_after"]) == 7
     assert stage.effects() == {1: 1, 2: 1}
     unseen = {one.partition(": ")[2].partition(": ")[0] for one in report["not_measured"]}
     assert unseen == {
         "clients of the old version",
         "each migration took effect once",
-        "never two PostgreSQL connections of ours at once",
-        "rows and values that were there before",
+        "one PostgreSQL connection of the library at a time",
+        "existing rows and values",
         "each alarm is reached by its fault",
     }
 
 
-def test_a_stack_whose_migration_fails_is_a_no_go_before_anybody_calls_it(
+def test_failing_migration_is_no_go_before_any_call(
     stage: Stage, stack: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with deployed(stage, stack, {"0001_effects": FIRST, "0002_colour": BROKEN}) as serving:
@@ -127,7 +127,7 @@ def test_a_stack_whose_migration_fails_is_a_no_go_before_anybody_calls_it(
     assert 'relation "missing" does not exist' in reason
 
 
-def test_an_alarm_that_is_on_is_a_no_go(stage: Stage, stack: Stack, tmp_path: Path) -> None:
+def test_alarm_that_is_on_is_no_go(stage: Stage, stack: Stack, tmp_path: Path) -> None:
     cloudwatch = stack.aws.service("cloudwatch")
     alarm = f"{NAME}-NotReadyAlarm"
     cloudwatch.set_alarm_state(AlarmName=alarm, StateValue="ALARM", StateReason="a test")
@@ -138,12 +138,12 @@ def test_an_alarm_that_is_on_is_a_no_go(stage: Stage, stack: Stack, tmp_path: Pa
         cloudwatch.set_alarm_state(AlarmName=alarm, StateValue="OK", StateReason="it is over")
     reasons = json.loads((tmp_path / "report.json").read_text())["reasons"]
     assert [reason.partition(": ")[2] for reason in reasons] == [
-        f"no alarm is on before it begins: {alarm}",
-        f"no alarm is on after it: {alarm}",
+        f"no alarm is on before: {alarm}",
+        f"no alarm is on after: {alarm}",
     ]
 
 
-def test_a_function_alone_is_called_and_what_nobody_named_is_not_measured(
+def test_function_alone_is_called_and_the_rest_not_measured(
     stage: Stage, stack: Stack, tmp_path: Path
 ) -> None:
     with deployed(stage, stack, {"0001_effects": FIRST}) as serving:
@@ -154,23 +154,26 @@ def test_a_function_alone_is_called_and_what_nobody_named_is_not_measured(
     assert any("name the stack" in one for one in report["not_measured"])
 
 
-def test_a_stack_that_is_not_there_is_exit_code_2(
+def test_missing_stack_is_exit_code_2(
     stage: Stage, stack: Stack, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with deployed(stage, stack, {"0001_effects": FIRST}):
         with pytest.raises(ConfigurationError, match="StackName elsewhere"):
-            find(stack="elsewhere")
+            find_stack(stack="elsewhere")
         assert main(["--stack", "elsewhere"]) == 2
     assert "StackName elsewhere: " in capsys.readouterr().err
 
 
-def test_what_locust_saw_is_held_against_the_limits() -> None:
+def test_locusts_statistics_are_checked_against_the_limits() -> None:
     cold = {"requests": 10.0, "failures": 1.0, "slowest_seconds": 30.0}
     warm = {"requests": 20.0, "failures": 0.0, "slowest_seconds": 0.2}
     init = {"requests": 10.0, "failures": 0.0, "slowest_seconds": 0.9}
-    found = {v.what: v for v in of_statistics({"cold": cold, "warm": warm, "init": init}, Limits())}
+    found = {
+        v.what: v
+        for v in verdicts_of_statistics({"cold": cold, "warm": warm, "init": init}, Limits())
+    }
     assert found["requests that failed"].found == "1 of 30 (limit 0)"
     assert found["requests that failed"].state == "failed"
     assert found["longest cold start, its wait included"].state == "failed"
     assert found["slowest warm request"].state == "passed"
-    assert {v.state for v in of_statistics({}, Limits())} == {"failed", "not measured"}
+    assert {v.state for v in verdicts_of_statistics({}, Limits())} == {"failed", "not measured"}

@@ -14,7 +14,7 @@ from load.storm.host import Host, serve
 from load.storm.packages import Counting
 from load.storm.report import write, write_index
 from load.storm.scenarios import make
-from load.storm.stage import start_demo_servers
+from load.storm.testbed import open_testbed
 from load.storm.verdicts import verdicts
 from tests.integration.load.storming import judged, play
 
@@ -57,8 +57,8 @@ def test_effects_that_doubled_and_connections_that_are_two_are_found(tmp_path: P
     found = judged(play(scenario, Counting(double=4, handler=TWO_CONNECTIONS), tmp_path))
     assert found["each migration took effect once"].state == "failed"
     assert "0004_effect 2 times" in found["each migration took effect once"].found
-    assert found["never two PostgreSQL connections of ours at once"].state == "failed"
-    assert found["nor in any sample"].state == "failed"
+    assert found["one PostgreSQL connection of the library at a time"].state == "failed"
+    assert found["at most one in every sample"].state == "failed"
     assert found["no invocation failed"].state == "passed"
 
 
@@ -99,8 +99,8 @@ def test_a_handler_that_fails_is_found(tmp_path: Path) -> None:
 def control(tmp_path: Path) -> Iterator[Control]:
     scenario = make("ramp", 1, engine="moto", processes="forked")
     with (
-        start_demo_servers(scenario, Counting(fails=True), tmp_path) as stage,
-        serve(Host(stage)) as url,
+        open_testbed(scenario, Counting(fails=True), tmp_path) as testbed,
+        serve(Host(testbed)) as url,
     ):
         yield Control(url)
 
@@ -108,17 +108,17 @@ def control(tmp_path: Path) -> Iterator[Control]:
 def test_the_server_tells_failures_by_their_kind_and_refuses_what_it_does_not_know(
     control: Control,
 ) -> None:
-    cold = control.ask("/cold")
+    cold = control.post("/cold")
     assert (cold["failure"], cold["environment"]) == ("MigrationFailed", "v1 env0001")
     assert cold["init_seconds"] > 0 < cold["duration_seconds"]
-    warm = control.ask("/invoke", kind="warm", version=1)
+    warm = control.post("/invoke", kind="warm", version=1)
     assert warm["failure"] == "MigrationFailed"
-    assert control.ask("/progress") == {"answered": 2}
-    with pytest.raises(ControlFailed, match="every cold start of the storm has come"):
-        control.ask("/cold")
+    assert control.post("/progress") == {"answered": 2}
+    with pytest.raises(ControlFailed, match="all cold starts were made"):
+        control.post("/cold")
     with pytest.raises(ControlFailed, match="there is no /coffee"):
-        control.ask("/coffee")
-    assert control.ask("/progress") == {"answered": 2}
+        control.post("/coffee")
+    assert control.post("/progress") == {"answered": 2}
 
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:80", "http://127.0.0.1"])
@@ -129,13 +129,13 @@ def test_a_control_url_that_is_none_is_refused(url: str) -> None:
 
 def test_a_server_that_is_gone_is_told() -> None:
     with pytest.raises(ControlFailed, match="/cold"):
-        Control("http://127.0.0.1:9").ask("/cold")
+        Control("http://127.0.0.1:9").post("/cold")
 
 
 def test_a_storm_for_which_there_is_no_memory_does_not_begin(tmp_path: Path) -> None:
     scenario = make("together", 10_000_000, engine="moto", processes="separate")
     with (
         pytest.raises(ConfigurationError, match="choose a smaller -n"),
-        start_demo_servers(scenario, Counting(), tmp_path),
+        open_testbed(scenario, Counting(), tmp_path),
     ):
         pass

@@ -23,7 +23,7 @@ from load.storm.evidence import read_statistics
 from load.storm.host import Host, serve
 from load.storm.packages import Counting
 from load.storm.scenarios import make
-from load.storm.stage import start_demo_servers
+from load.storm.testbed import open_testbed
 
 ROOT = Path(__file__).parents[3]
 PROBE = ROOT / "tests" / "integration" / "local" / "function"
@@ -63,8 +63,8 @@ def test_wrong_usage_is_exit_code_2(asked: list[str]) -> None:
 def test_a_master_and_two_workers_drive_one_storm(tmp_path: Path) -> None:
     scenario = make("waves", 6, engine="moto", processes="forked")
     with (
-        start_demo_servers(scenario, Counting(), tmp_path) as stage,
-        serve(host := Host(stage)) as url,
+        open_testbed(scenario, Counting(), tmp_path) as testbed,
+        serve(host := Host(testbed)) as url,
     ):
         port = str(find_free_port())
         storm = ["--storm", "waves", "--waves", "3", "-n", "6", "--control", url]

@@ -53,6 +53,7 @@ def test_a_good_storm_passes() -> None:
     assert {one.state for one in verdicts(GOOD)} == {"passed"}
 
 
+CALLS = "lease_calls in the logs match the engine's count"
 CRASHED = replace(SERVED, status="crashed", error_type="Runtime.ExitError")
 REFUSED = replace(SERVED, payload={"statusCode": 503})
 
@@ -72,20 +73,20 @@ REFUSED = replace(SERVED, payload={"statusCode": 503})
         ({"effects": {}}, "each migration took effect once"),
         (
             {"sessions": [*GOOD.sessions, Session("lambda-migrate:storm:2", 13.0, 13.1)]},
-            "never two PostgreSQL connections of ours at once",
+            "one PostgreSQL connection of the library at a time",
         ),
-        ({"sessions": []}, "never two PostgreSQL connections of ours at once"),
-        ({"samples": [Sample(11.0, 2, 0), Sample(12.0, 0, 0)]}, "nor in any sample"),
+        ({"sessions": []}, "one PostgreSQL connection of the library at a time"),
+        ({"samples": [Sample(11.0, 2, 0), Sample(12.0, 0, 0)]}, "at most one in every sample"),
         ({"rates": {1: {"GetItem": 3000}}}, "below the limits of one DynamoDB partition"),
         (
             {"rates": {1: {"GetItem": 1, "UpdateItem": 1000}}},
             "below the limits of one DynamoDB partition",
         ),
         ({"rates": {}}, "below the limits of one DynamoDB partition"),
-        ({"requests_of": {"v1 env0001": 4}}, "lease_calls in the logs is what the engine counted"),
-        ({"requests_of": {"v1 env9": 1}}, "lease_calls in the logs is what the engine counted"),
-        ({"locust": {"cold": (2, 1)}}, "Locust has counted the same"),
-        ({"locust": {}}, "Locust has counted the same"),
+        ({"requests_of": {"v1 env0001": 4}}, CALLS),
+        ({"requests_of": {"v1 env9": 1}}, CALLS),
+        ({"locust": {"cold": (2, 1)}}, "Locust counted the same"),
+        ({"locust": {}}, "Locust counted the same"),
         ({"troubles": ["the rollback failed"]}, "nothing else went wrong"),
     ],
 )
@@ -94,7 +95,7 @@ def test_each_thing_that_is_wrong_is_found(change: Mapping[str, Any], what: str)
 
 
 def test_who_finds_the_schema_current_asks_once() -> None:
-    law = "who finds the schema current asks DynamoDB once"
+    law = "one DynamoDB call where the schema is current"
     for calls, state in ((1, "passed"), (2, "failed")):
         check = replace(CHECK, outcome="UP_TO_DATE", waited=0.0, lease_calls=calls)
         evidence = replace(GOOD, checks={"v1 env0001": [check]}, requests_of={})
@@ -110,7 +111,7 @@ def test_who_finds_the_schema_current_asks_once() -> None:
 def test_what_an_engine_does_not_count_is_called_not_measured() -> None:
     found = {one.what: one.state for one in verdicts(replace(GOOD, rates=None, requests_of={}))}
     assert found["below the limits of one DynamoDB partition"] == "not measured"
-    assert found["lease_calls in the logs is what the engine counted"] == "not measured"
+    assert found[CALLS] == "not measured"
 
 
 FAILURE = replace(SERVED, status="error", error_type="MigrationFailed", payload=None)
@@ -146,9 +147,9 @@ EARLY = {"v1 env0001": [replace(TOLD, fence=1, ended=10.0), replace(TOLD, fence=
         ),
         (
             {"checks": {"v1 env0001": [TOLD, replace(TOLD, cause="0002 42P01")]}},
-            "all tell the same cause",
+            "all failures have the same cause",
         ),
-        ({"checks": {"v1 env0001": [replace(TOLD, cause="")]}}, "all tell the same cause"),
+        ({"checks": {"v1 env0001": [replace(TOLD, cause="")]}}, "all failures have the same cause"),
         ({"attempts": 3}, "at most one try in each pause"),
         ({"checks": EARLY}, "at most one try in each pause"),
         ({"attempts": 0, "checks": {"v1 env0001": [TOLD]}}, "at most one try in each pause"),
@@ -162,9 +163,8 @@ def test_the_busiest_second_begins_anywhere() -> None:
     rates = {tenth: {"GetItem": 1} for tenth in range(100)}
     rates |= {tenth: {"GetItem": 50} for tenth in range(15, 25)}
     rates[200] = {"UpdateItem": 7, "PutItem": 2, "DescribeTable": 99}
-    assert peak_of(rates).reads == 500
-    assert peak_of(rates).writes == 9
-    assert peak_of({}).reads == 0
+    assert peak_of(rates) == (500, 9)
+    assert peak_of({}) == (0, 0)
 
 
 def test_connections_overlap_only_while_both_are_open() -> None:
@@ -213,6 +213,6 @@ def test_a_request_given_up_before_the_engine_read_it_is_the_senders_alone() -> 
     many = replace(CHECK, lease_calls=300)
     few = replace(GOOD, checks={**GOOD.checks, "v1 env0001": [many]})
     assert failed(replace(few, requests_of={"v1 env0001": 299, "v1 env0002": 4})) == []
-    counted = "lease_calls in the logs is what the engine counted"
+    counted = CALLS
     assert failed(replace(few, requests_of={"v1 env0001": 280, "v1 env0002": 4})) == [counted]
     assert failed(replace(few, requests_of={"v1 env0001": 301, "v1 env0002": 4})) == [counted]

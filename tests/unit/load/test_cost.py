@@ -11,9 +11,9 @@ from lambda_migrate.aws.telemetry import METRICS, PowertoolsObserver
 from lambda_migrate.events import CheckFinished
 from load.simulation.cost import LOG_BYTES, cost_of_cold_starts, cost_of_deployment
 from load.simulation.figures import figures_of
+from load.simulation.model import simulate
 from load.simulation.policies import LIBRARY
 from load.simulation.scenario import Scenario
-from load.simulation.world import simulate
 
 PAGE = (Path(__file__).parents[3] / "docs" / "explanation" / "cost-per-deployment.md").read_text()
 ROW = re.compile(

@@ -13,9 +13,9 @@ from load import simulate as command
 from load.simulation import study
 from load.simulation.figures import delay_of, waiters
 from load.simulation.measured import compare, load_storm
+from load.simulation.model import simulate
 from load.simulation.policies import LIBRARY
 from load.simulation.scenario import Scenario
-from load.simulation.world import simulate
 
 
 def storm_report(folder: Path) -> Path:
@@ -43,8 +43,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same comparisons, of fewer and shorter ones."""
     monkeypatch.setattr(study, "SIMULATED", 10)
     monkeypatch.setattr(study, "SIMULATED_LONG", 4)
-    monkeypatch.setattr(study, "GUIDANCE_ROUNDS", 1)
-    monkeypatch.setattr(study, "ERRORS", (None, 1.0))
     monkeypatch.setattr(study, "LENGTHS", (0.1, 1.0, 3.0, 5.0))
     few = tuple(replace(family, values=family.values[2:4]) for family in study.FAMILIES)
     monkeypatch.setattr(study, "FAMILIES", few)
@@ -84,9 +82,7 @@ def test_the_command_prints_tables_and_writes_numbers_and_pictures(
     assert "predicted" in told
     assert {path.name for path in out.iterdir()} == {
         "simulation.json",
-        "waiting.png",
         "waiting.svg",
-        "waiting-calibration.png",
         "waiting-calibration.svg",
     }
     document = json.loads((out / "simulation.json").read_text())

@@ -9,10 +9,10 @@ import pytest
 
 from lambda_migrate.lease.decision import CLOCK_SKEW_MS
 from load.simulation.figures import Figures, figures_of, quantile, waiters
+from load.simulation.model import simulate
 from load.simulation.partition import CONSISTENT_UNITS, READ_UNITS
 from load.simulation.policies import FAMILIES, LIBRARY, MakePolicy
 from load.simulation.scenario import AT_ONCE, RAMP, RAMP_BURST, RAMP_RATE, Scenario, arrivals
-from load.simulation.world import simulate
 
 CALM = Scenario(environments=400, stale_mean=0.0, read=0.002, read_minimum=0.001)
 """Nothing in the way of a policy's own delays."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lambda_migrate.errors import ConfigurationError
-from load.staging.checks import Answer, Check, Moment, ask, contradictions, read_checks
+from load.staging.checks import Answer, Check, Moment, read_checks, run_checks, wrong_answers
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "orders" / "tests" / "checks.sql"
 
@@ -33,7 +33,7 @@ def read(tmp_path: Path, text: str) -> tuple[Check, ...]:
     return read_checks(path)
 
 
-def test_a_check_is_a_name_and_the_query_below_it(tmp_path: Path) -> None:
+def test_check_is_a_name_and_the_query_below_it(tmp_path: Path) -> None:
     sums, totals, guests = read(tmp_path, FILE)
     assert sums == Check("sums stay", "SELECT sum(amount)  -- of all\nFROM orders")
     assert totals.moments == ("after",)
@@ -41,15 +41,15 @@ def test_a_check_is_a_name_and_the_query_below_it(tmp_path: Path) -> None:
     assert guests.moments == ("before", "rolled-back")
 
 
-def test_the_examples_checks_can_be_read() -> None:
+def test_checks_of_the_example_can_be_read() -> None:
     assert len(read_checks(EXAMPLE)) == 5
 
 
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("", "it holds no check"),
-        ("SELECT 1;\n-- check: a\nSELECT 2", "line 1: there is SQL above the first"),
+        ("", "no check"),
+        ("SELECT 1;\n-- check: a\nSELECT 2", "line 1: SQL above the first"),
         ("-- check:\nSELECT 1", "line 1: a check is a name"),
         ("-- check: a\n-- nothing\n", "line 1: a check is a name, and one query below it"),
         ("-- check: a (at: noon)\nSELECT 1", "`at: noon` is none of before, after, rolled-back"),
@@ -58,16 +58,14 @@ def test_the_examples_checks_can_be_read() -> None:
         ("-- check: a\nSELECT 1;\n-- check: a\nSELECT 2", "'a' is there twice"),
     ],
 )
-def test_what_cannot_be_understood_is_told_by_its_line(
-    tmp_path: Path, text: str, fault: str
-) -> None:
+def test_faults_are_reported_by_line(tmp_path: Path, text: str, fault: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         read(tmp_path, text)
     assert fault in str(raised.value)
     assert "checks.sql" in str(raised.value)
 
 
-def test_a_file_that_is_not_there_is_told() -> None:
+def test_missing_file_is_reported() -> None:
     with pytest.raises(ConfigurationError, match=r"--checks nowhere\.sql"):
         read_checks(Path("nowhere.sql"))
 
@@ -83,16 +81,16 @@ def wrong(moment: Moment, **answers: tuple[Answer, ...]) -> list[str]:
         "before": dict(zip((STAYS.name,), answers.get("before", ()), strict=False)),
         "after": dict(zip((STAYS.name, ZERO.name), answers.get("after", ()), strict=False)),
     }
-    return list(contradictions([STAYS, ZERO], by_moment, moment))
+    return list(wrong_answers([STAYS, ZERO], by_moment, moment))
 
 
-def test_what_must_not_change_is_compared_with_its_first_answer() -> None:
+def test_answer_without_expect_is_compared_with_the_first() -> None:
     assert wrong("before", before=(FIVE,)) == []
     assert wrong("after", before=(FIVE,), after=(FIVE, NONE)) == []
     assert wrong("after", before=(FIVE,), after=(SIX, NONE)) == ["sums stay: 6; before: 5"]
 
 
-def test_what_is_expected_is_compared_with_that() -> None:
+def test_answer_is_compared_with_expect() -> None:
     assert wrong("after", before=(FIVE,), after=(FIVE, SIX)) == ["none is wrong: 6, instead of 0"]
     several = Answer((("0",), ("0",)))
     assert wrong("after", before=(FIVE,), after=(FIVE, several)) == [
@@ -100,14 +98,14 @@ def test_what_is_expected_is_compared_with_that() -> None:
     ]
 
 
-def test_a_question_that_the_database_refuses_has_no_right_answer() -> None:
+def test_error_is_a_wrong_answer() -> None:
     assert wrong("before", before=(REFUSED,)) == [f"sums stay: {REFUSED.error}"]
     assert wrong("after", before=(FIVE,), after=(FIVE, REFUSED)) == [
         f"none is wrong: {REFUSED.error}"
     ]
 
 
-def test_a_question_is_asked_at_its_moments_alone() -> None:
+def test_check_runs_only_at_its_moments() -> None:
     asked: list[str] = []
 
     def run(sql: str) -> Sequence[Sequence[Any]]:
@@ -115,11 +113,11 @@ def test_a_question_is_asked_at_its_moments_alone() -> None:
         return [[None, 3]]
 
     late = Check("late", "SELECT 2", ("after",))
-    answers = ask(run, [Check("always", "SELECT 1"), late], "before")
+    answers = run_checks(run, [Check("always", "SELECT 1"), late], "before")
     assert asked == ["SELECT 1"]
     assert str(answers["always"]) == "NULL, 3"
 
 
-def test_long_answers_are_told_in_short() -> None:
+def test_long_answers_are_shortened() -> None:
     assert str(Answer(tuple((str(n),) for n in range(5)))) == "0; 1; 2; ..."
     assert str(Answer()) == "no rows"

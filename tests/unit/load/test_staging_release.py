@@ -10,8 +10,8 @@ import pytest
 
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.runtime.environment import InvocationResult
-from load.staging.release import make_release, of_the_example
-from load.staging.shop import Shop
+from load.staging.data import ShopData
+from load.staging.release import example_release, make_release
 
 UP = "-- migrate:up\nCREATE TABLE t{number} (a int);\n-- migrate:down\nDROP TABLE t{number};\n"
 
@@ -34,7 +34,7 @@ def deployed(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "migrations").iterdir())
 
 
-def test_two_folders_are_the_old_and_the_new_code(tmp_path: Path) -> None:
+def test_old_and_new_code_in_two_folders(tmp_path: Path) -> None:
     release = make_release(code(tmp_path / "b", 1, 2, 3), old=code(tmp_path / "a", 1, 2))
     assert [migration.name for migration in release.pending] == ["0003_step"]
     assert release.faults() == []
@@ -45,13 +45,13 @@ def test_two_folders_are_the_old_and_the_new_code(tmp_path: Path) -> None:
     assert release.name == "a to b"
 
 
-def test_one_folder_is_both_if_the_old_one_ends_earlier(tmp_path: Path) -> None:
+def test_old_code_is_a_part_of_one_folder(tmp_path: Path) -> None:
     release = make_release(code(tmp_path / "shop", 1, 2, 3), through=1)
     assert [migration.version for migration in release.pending] == [2, 3]
     assert deployed(release.deploy(1, tmp_path / "home")) == ["0001_step.sql"]
 
 
-def test_migrations_alone_are_given_a_handler(tmp_path: Path) -> None:
+def test_bare_migrations_get_a_handler(tmp_path: Path) -> None:
     release = make_release(migrations(tmp_path / "sql", 1, 2), through=1, bare=True)
     home = release.deploy(2, tmp_path / "home")
     assert "@migrate_on_cold_start" in (home / "app.py").read_text()
@@ -61,31 +61,31 @@ def test_migrations_alone_are_given_a_handler(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "fault"),
     [
-        ((1, 2), (1, 3), "0002_step is no more in the new code"),
+        ((1, 2), (1, 3), "0002_step is missing in the new code"),
         ((1, 3), (1, 2, 3), "0002_step comes before 0003_step, which is applied already"),
     ],
 )
-def test_a_release_that_does_not_go_on_from_the_old_one_is_told(
+def test_release_that_does_not_follow_the_old_one_has_faults(
     tmp_path: Path, old: tuple[int, ...], new: tuple[int, ...], fault: str
 ) -> None:
     release = make_release(code(tmp_path / "b", *new), old=code(tmp_path / "a", *old))
     assert fault in release.faults()
 
 
-def test_a_migration_that_was_edited_is_told(tmp_path: Path) -> None:
+def test_edited_migration_is_a_fault(tmp_path: Path) -> None:
     release = make_release(code(tmp_path / "b", 1, 2), old=code(tmp_path / "a", 1))
     (tmp_path / "b" / "migrations" / "0001_step.sql").write_text(UP.format(number=9))
-    assert release.faults() == ["0001_step is another one in the new code"]
+    assert release.faults() == ["0001_step was edited in the new code"]
 
 
-def test_clients_send_what_they_are_told_to(tmp_path: Path) -> None:
+def test_clients_send_the_given_event(tmp_path: Path) -> None:
     release = make_release(code(tmp_path / "b", 1, 2), through=1, event={"path": "/"})
     assert release.event("read", 7) == release.event("cold", 1) == {"path": "/"}
-    assert release.orders_told([]) == []
+    assert release.confirmed_orders([]) == []
 
 
-def test_the_example_places_orders_and_knows_which_its_clients_were_told_of() -> None:
-    release = of_the_example()
+def test_example_places_orders_and_finds_the_confirmed_ones() -> None:
+    release = example_release()
     assert [migration.version for migration in release.pending] == [5, 6, 7]
     assert release.event("write", 1)["rawPath"] == "/orders"
     placed = {"statusCode": 201, "body": '{"order_id": 12}'}
@@ -94,20 +94,18 @@ def test_the_example_places_orders_and_knows_which_its_clients_were_told_of() ->
         InvocationResult("r", "env1", False, "ok", payload, "", "", 0.0, 0.1, 1.0, 1.1)
         for payload in answers
     ]
-    assert release.orders_told(results) == [12]
+    assert release.confirmed_orders(results) == [12]
 
 
 def test_clients_of_a_shop_are_its_customers_in_turn() -> None:
-    shop = Shop(800, 1, date(2026, 2, 2))
-    release = of_the_example(shop)
-    emails = [json.loads(release.event("write", 1)["body"])["email"] for _ in range(100)]
-    assert len(set(emails)) == shop.customers
-    there = b"".join(shop.copy_customers()).decode()
-    assert all(f"\t{email}\t" in there for email in emails)
+    shop = ShopData(800, 1, date(2026, 2, 2))
+    release = example_release(shop)
+    emails = [json.loads(release.event("write", 1)["body"])["email"] for _ in range(3)]
+    assert emails == [shop.email(turn) for turn in range(3)]
     assert release.event("read", 5)["rawPath"] == "/orders/5"
 
 
-def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+def test_unreadable_migration_is_reported(tmp_path: Path) -> None:
     broken = code(tmp_path / "b", 1, 2)
     (broken / "migrations" / "0002_step.sql").write_text("SELECT 1;")
     with pytest.raises(ConfigurationError, match="0002_step"):

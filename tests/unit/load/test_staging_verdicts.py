@@ -16,24 +16,24 @@ from lambda_migrate.engine.dry_run import FAILED, RAN, SKIPPED, DryRunResult, Dr
 from lambda_migrate.errors import MigrationFailed
 from lambda_migrate.postgresql.dry_run_effects import MigrationEffects, RelationLock, TableChange
 from load.emulators.cloudwatch import CloudWatch
-from load.staging.dry_run import longest_of, of_dry_run
-from load.staging.faults import FAULTS, Fault, Reached
+from load.staging.data import ShopData
+from load.staging.dry_run import longest_lock, verdicts_of_dry_run
+from load.staging.faults import FAULTS, Fault, FaultResult
 from load.staging.records import Records, Size, TableRecord
-from load.staging.rehearsal import Rehearsal, Wanted
 from load.staging.report import figures, write
-from load.staging.shop import Shop
+from load.staging.steps import StepResult
+from load.staging.validation import Options, Validation
 from load.staging.verdicts import (
     Decision,
     Limits,
-    Step,
     decide,
-    of_alarms,
-    of_faults,
-    of_lines,
-    of_orders,
-    of_phase,
-    of_records,
-    of_shape,
+    verdict_of_alarms,
+    verdict_of_log_lines,
+    verdict_of_orders,
+    verdict_of_schema,
+    verdicts_of_faults,
+    verdicts_of_records,
+    verdicts_of_storm,
 )
 from load.storm.evidence import Evidence
 from load.storm.verdicts import Verdict
@@ -42,11 +42,11 @@ from tests.integration.load.test_storm_verdicts import CRASHED, GOOD, observed
 LIMITS = Limits()
 PASSED = Verdict("it works", "passed", "10 of 10")
 BROKEN = Verdict("it works", "failed", "9 of 10")
-UNSEEN = Verdict("it works", "not measured", "nobody looked")
+UNSEEN = Verdict("it works", "not measured", "not checked")
 
 
-def step(*verdicts: Verdict, **facts: Any) -> Step:
-    return Step("try it", 1.0, verdicts, facts)
+def step(*verdicts: Verdict, **facts: Any) -> StepResult:
+    return StepResult("try it", 1.0, verdicts, facts)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def step(*verdicts: Verdict, **facts: Any) -> Step:
         ([], "no-go", 1, 0),
     ],
 )
-def test_one_failure_is_a_no_go_and_nothing_seen_is_no_go_either(
+def test_a_failure_is_no_go_and_so_is_nothing_measured(
     verdicts: list[Verdict], word: str, reasons: int, unmeasured: int
 ) -> None:
     decision = decide([step(*verdicts)])
@@ -68,7 +68,7 @@ def test_one_failure_is_a_no_go_and_nothing_seen_is_no_go_either(
     assert (len(decision.reasons), len(decision.unmeasured)) == (reasons, unmeasured)
 
 
-def test_a_reason_names_the_step_the_law_and_what_was_found() -> None:
+def test_reason_names_step_verdict_and_finding() -> None:
     assert decide([step(BROKEN)]).reasons == ("try it: it works: 9 of 10",)
 
 
@@ -78,10 +78,10 @@ WITH_CLIENT = replace(GOOD, observed=[*GOOD.observed, observed(kind="write")])
 
 
 def failed(evidence: Evidence, limits: Limits = LIMITS) -> list[str]:
-    return [one.what for one in of_phase(evidence, limits) if one.state == "failed"]
+    return [one.what for one in verdicts_of_storm(evidence, limits) if one.state == "failed"]
 
 
-def test_a_storm_that_went_well_is_borne() -> None:
+def test_good_storm_passes() -> None:
     assert failed(WITH_CLIENT) == []
 
 
@@ -95,64 +95,64 @@ def test_a_storm_that_went_well_is_borne() -> None:
         ({}, {"request": 0.5}, "slowest request of a client"),
     ],
 )
-def test_what_is_beyond_a_limit_is_found(
+def test_exceeded_limit_fails(
     change: Mapping[str, Any], limits: Mapping[str, Any], what: str
 ) -> None:
     assert what in failed(replace(WITH_CLIENT, **change), replace(LIMITS, **limits))
 
 
-def test_a_failure_that_a_team_bears_is_none() -> None:
+def test_failures_within_the_limit_pass() -> None:
     one_failed = replace(WITH_CLIENT, observed=[*WITH_CLIENT.observed, observed(CRASHED, "read")])
     assert failed(one_failed) == ["requests that failed"]
     assert failed(one_failed, replace(LIMITS, failed=1)) == []
 
 
-def test_effects_that_nobody_can_count_are_not_said_to_be_counted() -> None:
-    found = {one.what: one for one in of_phase(GOOD, LIMITS, counts=False)}
+def test_uncounted_effects_are_read_from_the_history() -> None:
+    found = {one.what: one for one in verdicts_of_storm(GOOD, LIMITS, counts=False)}
     assert "each migration took effect once" not in found
     assert found["each migration is in the history"].found == "1 of 1"
 
 
-def test_a_cold_start_without_a_line_is_noticed() -> None:
-    assert of_lines(GOOD).state == "passed"
-    assert of_lines(replace(GOOD, checks={})).state == "failed"
+def test_cold_start_without_a_log_line_fails() -> None:
+    assert verdict_of_log_lines(GOOD).state == "passed"
+    assert verdict_of_log_lines(replace(GOOD, checks={})).state == "failed"
 
 
 # -- data -----------------------------------------------------------------------------------------
 
-WHOLE = TableRecord("orders", 100, came=3, checksum="abc")
+WHOLE = TableRecord("orders", 100, added=3, checksum="abc")
 
 
 def wrong(*tables: TableRecord, may_change: frozenset[str] = frozenset()) -> list[str]:
-    found = of_records(Records(tables, frozenset()), may_change)
+    found = verdicts_of_records(Records(tables, frozenset()), may_change)
     return [one.found for one in found if one.state == "failed"]
 
 
-def test_rows_that_came_are_no_loss() -> None:
+def test_added_rows_pass() -> None:
     assert wrong(WHOLE) == []
 
 
-def test_what_was_lost_or_changed_is_told_with_examples() -> None:
+def test_lost_and_changed_rows_fail_with_examples() -> None:
     assert wrong(replace(WHOLE, lost=2, examples=("7", "9"))) == [
         "lost: 2 of 100 in orders (such as 7, 9)"
     ]
-    changed = replace(WHOLE, changed={"item": 1_000}, gone=("note",))
-    assert wrong(changed) == ["orders.item in 1,000 rows; orders.note is no more"]
+    changed = replace(WHOLE, changed={"item": 1_000}, dropped=("note",))
+    assert wrong(changed) == ["orders.item in 1,000 rows; orders.note was dropped"]
     assert wrong(changed, may_change=frozenset({"orders.item", "orders.note"})) == []
 
 
-def test_a_schema_that_is_another_one_is_told_in_short() -> None:
+def test_changed_schema_fails_in_short() -> None:
     before = frozenset({"column a", "column b"})
-    assert of_shape(before, before).state == "passed"
-    found = of_shape(before, frozenset({"column a", *(f"index {n}" for n in range(4))}))
+    assert verdict_of_schema(before, before).state == "passed"
+    found = verdict_of_schema(before, frozenset({"column a", *(f"index {n}" for n in range(4))}))
     assert found.state == "failed"
     assert found.found == "- column b; + index 0; + index 1; and 2 more"
 
 
-def test_an_order_that_a_client_was_told_of_must_be_there() -> None:
-    assert of_orders([1, 2], 2).state == "passed"
-    assert of_orders([1, 2], 1).state == "failed"
-    assert of_orders([], 0).state == "not measured"
+def test_confirmed_orders_must_be_there() -> None:
+    assert verdict_of_orders([1, 2], 2).state == "passed"
+    assert verdict_of_orders([1, 2], 1).state == "failed"
+    assert verdict_of_orders([], 0).state == "not measured"
 
 
 # -- the dry run ----------------------------------------------------------------------------------
@@ -168,14 +168,14 @@ def ran(name: str, seconds: float, *locks: RelationLock) -> DryRunStep:
 
 
 def judged(*steps: DryRunStep, error: MigrationFailed | None = None) -> dict[str, Verdict]:
-    found = of_dry_run(build_dry_run_document(DryRunResult(steps, error)), LIMITS)
+    found = verdicts_of_dry_run(build_dry_run_document(DryRunResult(steps, error)), LIMITS)
     return {one.what: one for one in found}
 
 
-LONGEST = "longest lock that keeps others from writing"
+LONGEST = "longest lock that blocks writes"
 
 
-def test_a_lock_that_keeps_others_from_writing_counts_until_the_commit() -> None:
+def test_blocking_lock_lasts_until_the_commit() -> None:
     slow = [ran("0001_add", 0.2, EXCLUSIVE), ran("0002_fill", 30.0, SHARED)]
     assert judged(*slow)[LONGEST].state == "passed"
     assert "0001_add, ACCESS EXCLUSIVE on public.orders" in judged(*slow)[LONGEST].found
@@ -183,20 +183,20 @@ def test_a_lock_that_keeps_others_from_writing_counts_until_the_commit() -> None
     assert judged(*slow)[LONGEST].state == "failed"
 
 
-def test_a_table_that_the_release_makes_keeps_nobody_waiting() -> None:
+def test_lock_of_a_new_table_blocks_nothing() -> None:
     made = DryRunResult((ran("1", 9.0, replace(EXCLUSIVE, is_new=True)),))
-    assert longest_of(build_dry_run_document(made)) is None
+    assert longest_lock(build_dry_run_document(made)) is None
     assert judged(ran("1", 9.0))[LONGEST].found == "none (limit 1 s)"
 
 
-def test_what_could_not_be_rehearsed_is_not_measured() -> None:
+def test_migration_without_a_dry_run_is_not_measured() -> None:
     outside = DryRunStep(2, "0002_index", SKIPPED, "it runs outside a transaction")
     found = judged(ran("0001_add", 0.1), outside)
     assert found["0002_index runs on this data"].state == "not measured"
     assert found["each pending migration runs on this data"].found == "1 of 2"
 
 
-def test_a_migration_that_fails_is_named() -> None:
+def test_failing_migration_is_named() -> None:
     broken = DryRunStep(2, "0002_fill", FAILED, seconds=0.1)
     error = MigrationFailed("out of range", migration="0002_fill")
     [found] = judged(broken, error=error).values()
@@ -209,22 +209,22 @@ def test_a_migration_that_fails_is_named() -> None:
 
 
 def _never(_: object) -> CloudWatch:
-    raise AssertionError("nobody breaks anything here")
+    raise AssertionError("must not be called")
 
 
 FAULT = Fault("it breaks", frozenset({"BrokenAlarm"}), _never)
 ALARMS = {"BrokenAlarm": frozenset({"Broken"})}
 
 
-def alarmed(one: Reached, alarms: Mapping[str, frozenset[str]] = ALARMS) -> dict[str, str]:
-    found = of_faults([one], alarms, one.metrics)
+def alarmed(one: FaultResult, alarms: Mapping[str, frozenset[str]] = ALARMS) -> dict[str, str]:
+    found = verdicts_of_faults([one], alarms, one.metrics)
     return {v.what: v.state for v in found if v.state != "passed"}
 
 
-HEARD = Reached(FAULT, frozenset({"BrokenAlarm"}), frozenset({"Broken"}))
+HEARD = FaultResult(FAULT, frozenset({"BrokenAlarm"}), frozenset({"Broken"}))
 
 
-def test_an_alarm_is_reached_by_its_fault_and_by_no_other() -> None:
+def test_alarm_must_be_reached_by_its_fault_alone() -> None:
     assert alarmed(HEARD) == {}
     assert alarmed(replace(HEARD, alarms=frozenset())) == {"BrokenAlarm is reached": "failed"}
     both = frozenset({"BrokenAlarm", "OtherAlarm"})
@@ -234,12 +234,12 @@ def test_an_alarm_is_reached_by_its_fault_and_by_no_other() -> None:
     }
 
 
-def test_a_metric_that_nobody_told_is_missed() -> None:
+def test_missing_metric_fails() -> None:
     silent = replace(HEARD, metrics=frozenset())
-    assert alarmed(silent) == {"every metric that an alarm reads was told": "failed"}
+    assert alarmed(silent) == {"every metric of an alarm was emitted": "failed"}
 
 
-def test_an_alarm_that_the_template_lacks_is_missed_and_one_of_its_own_is_not_measured() -> None:
+def test_missing_alarm_fails_and_an_unknown_one_is_not_measured() -> None:
     own = {"OwnAlarm": frozenset[str]()}
     assert alarmed(HEARD, own) == {
         "BrokenAlarm is reached": "failed",
@@ -247,12 +247,12 @@ def test_an_alarm_that_the_template_lacks_is_missed_and_one_of_its_own_is_not_me
     }
 
 
-def test_a_release_that_pages_somebody_is_a_no_go() -> None:
-    assert of_alarms(frozenset(), 7).state == "passed"
-    assert of_alarms(frozenset({"LeaseWaitTimeAlarm"}), 7).state == "failed"
+def test_release_that_reaches_an_alarm_fails() -> None:
+    assert verdict_of_alarms(frozenset(), 7).state == "passed"
+    assert verdict_of_alarms(frozenset({"LeaseWaitTimeAlarm"}), 7).state == "failed"
 
 
-def test_every_alarm_of_the_project_has_its_fault() -> None:
+def test_every_alarm_has_a_fault() -> None:
     assert {name for fault in FAULTS for name in fault.alarms} == {
         "ColdStartCheckTimeAlarm",
         "LeaseHeldTimeAlarm",
@@ -269,30 +269,30 @@ def test_every_alarm_of_the_project_has_its_fault() -> None:
 DRY = DryRunResult((ran("0005_<totals>", 1.5, EXCLUSIVE),))
 
 
-def rehearsal(*verdicts: Verdict) -> Rehearsal:
+def rehearsal(*verdicts: Verdict) -> Validation:
     """Everything that a report may have to show."""
     records = Records((replace(WHOLE, lost=0),), frozenset({"column a"}))
     after = Records((replace(WHOLE, lost=1, changed={"item": 2}),), frozenset({"column a"}))
-    return Rehearsal(
+    return Validation(
         name="orders 1 to 2",
         pending=("0005_<totals>",),
-        wanted=Wanted(shop=Shop(10, 1, date(2026, 2, 2))),
+        options=Options(shop=ShopData(10, 1, date(2026, 2, 2))),
         steps=(
             step(*verdicts, dry_run=build_dry_run_document(DRY)),
-            Step("storm", 2.0, (PASSED,), phase="deployment"),
+            StepResult("storm", 2.0, (PASSED,), storm="deployment"),
         ),
         sizes=(Size("orders", 100, 5_000_000),),
-        phases={"deployment": WITH_CLIENT},
+        storms={"deployment": WITH_CLIENT},
         records={"before": records, "after": after},
     )
 
 
-def test_the_report_for_a_pipeline_holds_everything_that_was_decided_on(tmp_path: Path) -> None:
+def test_report_for_a_pipeline_is_complete(tmp_path: Path) -> None:
     write(rehearsal(BROKEN, UNSEEN), tmp_path, seconds=3.0, command="python -m load.staging")
     said = json.loads((tmp_path / "report.json").read_text())
     assert said["decision"] == "no-go"
     assert said["reasons"] == ["try it: it works: 9 of 10"]
-    assert said["not_measured"] == ["try it: it works: nobody looked"]
+    assert said["not_measured"] == ["try it: it works: not checked"]
     assert said["limits"] == {"lock": 1.0, "request": 5.0, "failed": 0, "wait": 29.0}
     [migration] = said["steps"][0]["dry_run"]["migrations"]
     assert migration["locks"][0]["blocks"] == ["reads", "writes"]
@@ -300,9 +300,9 @@ def test_the_report_for_a_pipeline_holds_everything_that_was_decided_on(tmp_path
     assert said["storms"]["deployment"]["invocations"]["write"]["count"] == 1
 
 
-def test_the_page_says_the_word_first_and_the_reasons_below_it(tmp_path: Path) -> None:
+def test_page_begins_with_the_decision_and_its_reasons(tmp_path: Path) -> None:
     page = write(rehearsal(BROKEN), tmp_path, seconds=3.0, command="x --y").read_text()
-    assert '<div class="word">NO-GO</div>' in page
+    assert '<span class="word">NO-GO</span>' in page
     assert page.index("<li>try it: it works: 9 of 10</li>") < page.index("Step by step")
     assert "1 lost, item differs in 2" in page
     assert "ACCESS EXCLUSIVE on public.orders" in page
@@ -310,12 +310,12 @@ def test_the_page_says_the_word_first_and_the_reasons_below_it(tmp_path: Path) -
     assert "x --y" in page
 
 
-def test_a_rehearsal_that_ended_early_has_its_report(tmp_path: Path) -> None:
-    early = Rehearsal("orders", (), Wanted(), (step(BROKEN),))
+def test_halted_validation_has_a_report(tmp_path: Path) -> None:
+    early = Validation("orders", Options(), steps=(step(BROKEN),))
     assert "NO-GO" in write(early, tmp_path, seconds=1.0, command="").read_text()
     assert figures(early, seconds=1.0, command="")["storms"] == {}
 
 
-def test_a_decision_is_a_word() -> None:
+def test_decision_is_a_word() -> None:
     assert Decision(go=True, reasons=(), unmeasured=()).word == "go"
     assert Decision(go=False, reasons=("x",), unmeasured=()).word == "no-go"

@@ -125,7 +125,7 @@ def test_statistics_are_of_all_values_in_a_period(statistic: str, value: float) 
 def test_a_statistic_that_is_not_known_is_an_error(statistic: str) -> None:
     cloudwatch = CloudWatch()
     cloudwatch.put(FAILED, 1.0, at=NOON)
-    with pytest.raises(ConfigurationError, match="is not known here"):
+    with pytest.raises(ConfigurationError, match="is not supported"):
         cloudwatch.datapoint(FAILED, statistic, NOON, NOON + 60)
 
 
@@ -349,7 +349,7 @@ def test_a_parameter_without_a_value_is_an_error_that_names_it(template: Path) -
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("Resources: [", "no template"),
+        ("Resources: [", "not a template"),
         ("Description: nothing", "it has no Resources"),
         (
             'Resources: {A: {Type: "AWS::CloudWatch::Alarm", Properties: {MetricName: m}}}',
@@ -358,9 +358,9 @@ def test_a_parameter_without_a_value_is_an_error_that_names_it(template: Path) -
         (
             "Resources: {A: {Type: 'AWS::CloudWatch::Alarm', Properties: "
             "{MetricName: !ImportValue m}}}",
-            "Fn::ImportValue cannot be resolved",
+            "Fn::ImportValue is not supported",
         ),
-        (TEMPLATE.replace("GreaterThanThreshold", "LessThanLowerThreshold"), "not known here"),
+        (TEMPLATE.replace("GreaterThanThreshold", "LessThanLowerThreshold"), "not supported"),
         (TEMPLATE.replace("dev: {seconds: 60}, ", ""), r"there is no Mappings\.Patience\.dev"),
         (TEMPLATE.replace("IsNot: !Not", "Else: !Not"), r"there is no Conditions\.IsNot"),
         (TEMPLATE.replace("ReturnData: false", "Label: reads"), "here: all, r, over 60 s"),

@@ -32,57 +32,39 @@ if TYPE_CHECKING:
 
     Events = Generator[Any, Any, None]
 
-__all__ = ["Run", "Start", "simulate"]
+__all__ = ["ColdStart", "Deployment", "simulate"]
 
 DIGEST, ADDRESS, IDENTITY = "d1" * 32, "address", "identity"
 
 
 @dataclass(slots=True)
-class Start:
-    """What became of one cold start.
+class ColdStart:
+    """What became of one cold start."""
 
-    Attributes:
-        arrived: When it read first.
-        calls: Its requests, those turned away included.
-        waited: Whether it waited for another one's migrations.
-        held: Whether it held the lease.
-        served: When it served, or None: it gave up, or died.
-    """
-
-    arrived: float
-    calls: int = 0
-    waited: bool = False
-    held: bool = False
-    served: float | None = None
+    arrived: float  # first read
+    calls: int = 0  # requests, those turned away included
+    waited: bool = False  # for another environment's migrations
+    held: bool = False  # the lease
+    served: float | None = None  # None: it gave up, or died
 
 
 @dataclass
-class Run:
-    """A deployment, as it went.
-
-    Attributes:
-        scenario: What was simulated.
-        starts: All cold starts, in the order of their arrival.
-        acquired: When the lease was acquired, each time.
-        committed: When the last migration was committed, or None.
-        released: When the item said so, or None.
-        partition: What was asked of DynamoDB.
-    """
+class Deployment:
+    """A deployment that was simulated."""
 
     scenario: Scenario
-    starts: list[Start] = field(default_factory=list)
-    acquired: list[float] = field(default_factory=list)
-    committed: float | None = None
-    released: float | None = None
-    partition: Partition = field(init=False)
+    partition: Partition
+    starts: list[ColdStart] = field(default_factory=list)  # in the order of their arrival
+    acquired: list[float] = field(default_factory=list)  # each time the lease was acquired
+    committed: float | None = None  # the last migration
 
 
-def simulate(scenario: Scenario, make_policy: MakePolicy, *, seed: int) -> Run:
-    """Run one deployment to its end."""
-    return _World(scenario, make_policy, Random(seed)).run()  # noqa: S311 - repeatable chance
+def simulate(scenario: Scenario, make_policy: MakePolicy, *, seed: int) -> Deployment:
+    """Deployment one deployment to its end."""
+    return _Simulation(scenario, make_policy, Random(seed)).run()  # noqa: S311 - repeatable chance
 
 
-class _World:
+class _Simulation:
     """What all environments share: time, the table, and what PostgreSQL has committed."""
 
     def __init__(self, scenario: Scenario, make_policy: MakePolicy, random: Random) -> None:
@@ -92,15 +74,14 @@ class _World:
         self.environment = Environment()
         self.table = LeaseTable(self.environment, scenario, random)
         self.left = [*scenario.others, scenario.migration]
-        self.record = Run(scenario)
-        self.record.partition = self.table.partition
+        self.record = Deployment(scenario, self.table.partition)
         self._way_rate = 2 / max(1e-9, (scenario.read - scenario.read_minimum) / _LN2)
 
-    def run(self) -> Run:
+    def run(self) -> Deployment:
         for number, arrival in enumerate(arrivals(self.scenario, self.random)):
-            start = Start(arrival)
+            start = ColdStart(arrival)
             self.record.starts.append(start)
-            self.environment.process(_ColdStart(self, start, str(number)).run())
+            self.environment.process(_Environment(self, start, str(number)).run())
         self.environment.run()
         return self.record
 
@@ -115,39 +96,39 @@ _LN2 = 0.6931471805599453
 """The median of an exponential distribution is its mean times this."""
 
 
-class _ColdStart:
+class _Environment:
     """One environment, from its first read to serving, giving up or dying."""
 
-    def __init__(self, world: _World, start: Start, owner: str) -> None:
-        self.world = world
-        self.scenario = world.scenario
+    def __init__(self, simulation: _Simulation, start: ColdStart, owner: str) -> None:
+        self.simulation = simulation
+        self.scenario = simulation.scenario
         self.start = start
         self.owner = owner
-        skew = world.scenario.skew
-        self.skew_ms = round(1000 * skew * (2 * world.random.random() - 1)) if skew else 0
+        skew = simulation.scenario.skew
+        self.skew_ms = round(1000 * skew * (2 * simulation.random.random() - 1)) if skew else 0
         self.watch = LeaseWatch()
-        self.policy = world.make_policy(world.random)
+        self.policy = simulation.make_policy(simulation.random)
 
     def run(self) -> Events:
         """Read, decide and do, as `MigrationRunner` does."""
-        environment, world, start = self.world.environment, self.world, self.start
+        environment, simulation, start = self.simulation.environment, self.simulation, self.start
         began: float | None = None
         failures = 0
         state = LeaseState()
         is_confirming = True  # the first read is strongly consistent, and so is the last one
-        pause = start.arrived + world.way()
+        pause = start.arrived + simulation.way()
         while True:
             yield environment.timeout(pause)
             start.calls += 1
-            way = world.way()  # back: what is decided now is decided that much later
+            way = simulation.way()  # back: what is decided now is decided that much later
             now = environment.now + way
             try:
-                state = world.table.read(consistent=is_confirming)
+                state = simulation.table.read(consistent=is_confirming)
                 step = self._decide(state, now)
                 failures = 0
                 if isinstance(step, Serve) and not is_confirming:
                     is_confirming = True
-                    pause = way + world.way()
+                    pause = way + simulation.way()
                     continue
                 is_confirming = False
             except LeaseStoreUnavailable:
@@ -158,9 +139,9 @@ class _ColdStart:
                 start.served = now + self.scenario.serving
                 return
             if isinstance(step, Acquire):
-                there = world.way()
+                there = simulation.way()
                 yield environment.timeout(way + there)
-                way = world.way()
+                way = simulation.way()
                 now = environment.now + way
                 answer = self._acquire(step)
                 if isinstance(answer, Lease):
@@ -170,7 +151,7 @@ class _ColdStart:
                 if isinstance(self._decide(state, now), Serve):
                     start.served = now + self.scenario.serving
                     return
-            # To wait, also after a lost bid: nobody runs into the same item again at once.
+            # Wait, also after a lost bid: an immediate retry would meet the same item.
             if began is None:
                 began = now
             start.waited = True
@@ -180,7 +161,7 @@ class _ColdStart:
             delay = self.policy.delay(
                 now - began, state=state, now_ms=self._wall_ms(now), failures=failures
             )
-            pause = way + min(delay, remaining) + world.way()
+            pause = way + min(delay, remaining) + simulation.way()
 
     def _decide(self, state: LeaseState, now: float) -> Step:
         return decide(
@@ -198,7 +179,7 @@ class _ColdStart:
     def _acquire(self, step: Acquire) -> Lease | LeaseState:
         self.start.calls += 1
         try:
-            return self.world.table.acquire(
+            return self.simulation.table.acquire(
                 self.owner, self.skew_ms, expected=step.state, is_expired=step.is_expired
             )
         except LeaseStoreUnavailable:
@@ -206,48 +187,48 @@ class _ColdStart:
 
 
 class _Holder:
-    """What a cold start does that got the lease."""
+    """What a cold start does once it holds the lease."""
 
-    def __init__(self, cold_start: _ColdStart, lease: Lease) -> None:
-        self.world = cold_start.world
-        self.scenario = self.world.scenario
+    def __init__(self, cold_start: _Environment, lease: Lease) -> None:
+        self.simulation = cold_start.simulation
+        self.scenario = self.simulation.scenario
         self.start = cold_start.start
         self.skew_ms = cold_start.skew_ms
         self.lease = lease
         self.progress: Progress | None = None
         self.is_alive = True
-        record = self.world.record
-        record.acquired.append(self.world.environment.now)
+        record = self.simulation.record
+        record.acquired.append(self.simulation.environment.now)
         is_first = len(record.acquired) == 1
         self._dies_at = (
-            self.world.environment.now + self.scenario.holder_dies_after
+            self.simulation.environment.now + self.scenario.holder_dies_after
             if is_first and self.scenario.holder_dies_after is not None
             else float("inf")
         )
 
     def run(self, way: float) -> Events:
         """Apply what is left, then tell the table. ``way``: the answer's that gave the lease."""
-        environment, world = self.world.environment, self.world
+        environment, simulation = self.simulation.environment, self.simulation
         self.start.held = True
         environment.process(self._heartbeat())
-        yield from self._pass(way + self.scenario.connect)
-        while world.left and self.is_alive:
+        yield from self._sleep(way + self.scenario.connect)
+        while simulation.left and self.is_alive:
             self._publish()
-            yield from self._pass(world.left[0])
+            yield from self._sleep(simulation.left[0])
             if self._may_commit():
-                del world.left[0]
+                del simulation.left[0]
         if not self.is_alive:
             return
         self.is_alive = False  # the heartbeat ends with the last migration
-        if world.record.committed is None:
-            world.record.committed = environment.now
+        if simulation.record.committed is None:
+            simulation.record.committed = environment.now
         yield environment.timeout(self.scenario.freeing)
-        yield from self._free()
-        self.start.served = environment.now + world.way()
+        yield from self._release()
+        self.start.served = environment.now + simulation.way()
 
-    def _pass(self, seconds: float) -> Events:
+    def _sleep(self, seconds: float) -> Events:
         """Let time pass, if it lives that long and still has the lease afterwards."""
-        environment = self.world.environment
+        environment = self.simulation.environment
         if environment.now + seconds >= self._dies_at:
             yield environment.timeout(max(0.0, self._dies_at - environment.now))
             self.is_alive = False
@@ -255,15 +236,15 @@ class _Holder:
         yield environment.timeout(seconds)
 
     def _may_commit(self) -> bool:
-        """PostgreSQL's fence: whoever was passed by a successor commits nothing more."""
-        self.is_alive = self.is_alive and self.lease.fence == len(self.world.record.acquired)
+        """PostgreSQL's fence: a holder that was superseded commits nothing more."""
+        self.is_alive = self.is_alive and self.lease.fence == len(self.simulation.record.acquired)
         return self.is_alive
 
     def _publish(self) -> None:
         """Publish the first migration at once, the others with the next renewal."""
         total = len(self.scenario.others) + 1
-        now_ms = EPOCH_MS + round(self.world.environment.now * 1000) + self.skew_ms
-        done = total - len(self.world.left)
+        now_ms = EPOCH_MS + round(self.simulation.environment.now * 1000) + self.skew_ms
+        done = total - len(self.simulation.left)
         is_first = self.progress is None
         self.progress = Progress(str(done), done, total, now_ms)
         if is_first:
@@ -274,11 +255,11 @@ class _Holder:
         self.start.calls += 1
         interval = self.scenario.lease / RENEWALS_PER_LEASE
         try:
-            self.lease = self.world.table.renew(self.lease, self.skew_ms, self.progress)
+            self.lease = self.simulation.table.renew(self.lease, self.skew_ms, self.progress)
         except LeaseLost:
             self.is_alive = False
         except LeaseStoreUnavailable:
-            trusted = self.lease.trusted_until - self.world.environment.now
+            trusted = self.lease.trusted_until - self.simulation.environment.now
             self.is_alive = self.is_alive and trusted > 0
             return min(interval / 5, max(0.0, trusted))
         return interval
@@ -286,22 +267,24 @@ class _Holder:
     def _heartbeat(self) -> Events:
         pause = self.scenario.lease / RENEWALS_PER_LEASE
         while True:
-            yield self.world.environment.timeout(pause)
-            if not self.is_alive or self.world.environment.now >= self._dies_at:
+            yield self.simulation.environment.timeout(pause)
+            if not self.is_alive or self.simulation.environment.now >= self._dies_at:
                 return
             pause = self._renew()
 
-    def _free(self) -> Events:
-        """Tell the table, as often as the scenario says."""
-        environment = self.world.environment
+    def _release(self) -> Events:
+        """Record the end in the table, in as many tries as the scenario has."""
+        environment = self.simulation.environment
         for tries in range(1, self.scenario.freeing_tries + 1):
-            yield environment.timeout(self.world.way())
+            yield environment.timeout(self.simulation.way())
             if self._complete() or environment.now > self.lease.trusted_until:
                 return
-            yield environment.timeout(self.world.way() + min(1.0, _PAUSE_BETWEEN_TRIES * tries))
+            yield environment.timeout(
+                self.simulation.way() + min(1.0, _PAUSE_BETWEEN_TRIES * tries)
+            )
 
     def _complete(self) -> bool:
-        """Whether there is nothing more to be told."""
+        """Whether the end is recorded, or the lease is lost."""
         self.start.calls += 1
         check = DatabaseCheck(
             identity=IDENTITY,
@@ -309,13 +292,14 @@ class _Holder:
             digests=(DIGEST,),
             fence=self.lease.fence,
             owner=self.lease.owner,
-            at_ms=EPOCH_MS + round(self.world.environment.now * 1000),
+            at_ms=EPOCH_MS + round(self.simulation.environment.now * 1000),
         )
         try:
-            self.world.table.complete(self.lease, record_check(self.lease.state.databases, check))
+            self.simulation.table.complete(
+                self.lease, record_check(self.lease.state.databases, check)
+            )
         except LeaseLost:
             return True
         except LeaseStoreUnavailable:
-            return False  # the lease runs out by itself, and the next instance tells the table
-        self.world.record.released = self.world.environment.now
+            return False  # the lease expires, and the next environment records it
         return True

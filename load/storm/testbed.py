@@ -1,4 +1,4 @@
-"""What a storm runs on: PostgreSQL, a DynamoDB API, the functions, and who watches them."""
+"""What a storm runs on: PostgreSQL, a DynamoDB API, the functions, a sampler of connections."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lambda_migrate.clock import SYSTEM_CLOCK, Clock
+from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.demo.sampler import ConnectionSampler
 from lambda_migrate.local.demo.stage import connect_monitor
+from lambda_migrate.local.runtime.environment import EnvironmentView
 from lambda_migrate.local.runtime.function import LocalFunction
 from lambda_migrate.local.servers.dynamodb import (
     Dynalite,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from load.storm.packages import Package
     from load.storm.scenarios import Engine, Processes, Scenario
 
-__all__ = ["PRELOADED", "TABLE", "StormStage", "start_demo_servers"]
+__all__ = ["PRELOADED", "TABLE", "Testbed", "open_testbed"]
 
 TABLE = "lambda-migrate"
 
@@ -42,13 +43,13 @@ PRELOADED = (
 )
 """What forked environments share: neither the function nor lambda_migrate itself."""
 
-MEGABYTES: Mapping[Processes, int] = {"separate": 60, "forked": 18}
-"""What an environment may take, measured where every one of them loads boto3, and some more."""
+_MEGABYTES: Mapping[Processes, int] = {"separate": 60, "forked": 18}
+"""For an environment: as measured where every one of them loads boto3, and some more."""
 
 _SERVERS_MEGABYTES = 1500
 
-_TIMEOUT_SECONDS = 300.0  # a thousand environments share a few cores: each is slow, none is stuck
-_NICENESS = 19  # the servers, and whoever watches, are not on the functions' processors in AWS
+_TIMEOUT_SECONDS = 300.0  # a thousand environments share a few cores: slow is not hung
+_NICENESS = 19  # in AWS the servers do not share the functions' processors
 
 _ENGINES: Mapping[Engine, type[LocalDynamoDB | Dynalite | DynamoDBLocal]] = {
     "moto": LocalDynamoDB,
@@ -58,21 +59,15 @@ _ENGINES: Mapping[Engine, type[LocalDynamoDB | Dynalite | DynamoDBLocal]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class StormStage:
-    """One scenario's servers and functions.
-
-    Attributes:
-        epoch: Seconds since the epoch when the monotonic clock stood at 0.
-        functions: By version.
-        codes: What was deployed, by version.
-    """
+class Testbed:
+    """One scenario's servers, and its functions and their code by version."""
 
     scenario: Scenario
     package: Package
     server: LocalPostgreSQL
     dynamodb: DynamoDBEndpoint
     sampler: ConnectionSampler
-    epoch: float
+    epoch: float  # seconds since the epoch when the monotonic clock stood at 0
     functions: dict[int, LocalFunction] = field(default_factory=dict)
     codes: dict[int, Path] = field(default_factory=dict)
 
@@ -89,14 +84,29 @@ class StormStage:
             **(self.scenario.settings or {}),
         }
 
-    def calls(self) -> Counter[str]:
-        """Requests of the environments by operation: without ours and the operator's."""
+    def environments(self) -> Iterator[tuple[str, LocalFunction, EnvironmentView]]:
+        """Every environment: its name among those of all versions, its function, its state."""
+        for version, function in self.functions.items():
+            for view in function.environments():
+                yield f"v{version} {view.environment_id}", function, view
+
+    def requests(self) -> Counter[str]:
+        """DynamoDB requests of the environments by operation."""
         names = [name for name in self.dynamodb.clients() if name.startswith("stormv")]
         return sum((self.dynamodb.requests(name) for name in names), Counter[str]())
 
+    def requests_of(self) -> dict[str, int]:
+        """DynamoDB requests by environment; empty where the engine does not count."""
+        clients = set(self.dynamodb.clients())
+        return {
+            name: self.dynamodb.requests(view.access_key).total()
+            for name, _, view in self.environments()
+            if view.access_key in clients
+        }
+
 
 @contextmanager
-def start_demo_servers(
+def open_testbed(
     scenario: Scenario,
     package: Package,
     home: Path,
@@ -104,23 +114,21 @@ def start_demo_servers(
     handler: str = "app.handler",
     tuning: Mapping[str, str] | None = None,
     binaries: Path | None = None,
-    clock: Clock = SYSTEM_CLOCK,
-) -> Iterator[StormStage]:
-    """Start everything, deploy every version, and begin to count connections.
+) -> Iterator[Testbed]:
+    """Start everything, deploy every version, and start to sample connections.
 
     Args:
-        scenario: Which storm.
+        scenario: The storm.
         package: What is deployed.
-        home: A directory that goes when the storm is over.
+        home: A temporary directory.
         handler: Of the package, ``module.function``.
         tuning: Settings of PostgreSQL, above those of every storm.
         binaries: Of PostgreSQL; see `LocalPostgreSQL`.
-        clock: What happenings are timed by.
 
     Raises:
         ConfigurationError: The machine has too little memory, or something is not installed.
     """
-    _require_room(scenario)
+    _require_memory(scenario)
     settings = {
         "max_connections": str(2 * scenario.environments + 60),
         # When exactly the last migration was committed, and when each session began and ended.
@@ -140,43 +148,36 @@ def start_demo_servers(
             lambda: connect_monitor(server), database=package.database, application="orders"
         )
         stack.enter_context(sampler)
-        epoch = time.time() - clock.monotonic()
-        stage = StormStage(scenario, package, server, dynamodb, sampler, epoch)
+        epoch = time.time() - SYSTEM_CLOCK.monotonic()
+        testbed = Testbed(scenario, package, server, dynamodb, sampler, epoch)
         for version in scenario.versions:
-            stage.codes[version] = package.deploy(version, home)
-            stage.functions[version] = stack.enter_context(_function(stage, version, home, handler))
-        yield stage
+            code = testbed.codes[version] = package.deploy(version, home)
+            testbed.functions[version] = stack.enter_context(
+                LocalFunction(
+                    handler,
+                    code=code,
+                    name=f"storm-v{version}",
+                    environment=testbed.variables(),
+                    timeout=_TIMEOUT_SECONDS,
+                    init_timeout=_TIMEOUT_SECONDS,
+                    concurrency=scenario.environments + scenario.clients + 10,
+                    preload=PRELOADED if scenario.processes == "forked" else None,
+                    niceness=_NICENESS,
+                    log_directory=home / f"logs-{version}",
+                )
+            )
+        yield testbed
 
 
-def _require_room(scenario: Scenario) -> None:
-    """Now, and not when the kernel has begun to end processes."""
-    needed = scenario.environments * MEGABYTES[scenario.processes] + _SERVERS_MEGABYTES
-    free = _available_megabytes()
+def _require_memory(scenario: Scenario) -> None:
+    """Check before the start, not when the kernel begins to kill processes."""
+    needed = scenario.environments * _MEGABYTES[scenario.processes] + _SERVERS_MEGABYTES
+    free = float("inf")
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            free = int(line.split()[1]) / 1024
     if needed > free:
         raise ConfigurationError(
             f"{scenario.name} may need {needed / 1024:.1f} GB of memory, {free / 1024:.1f} GB are "
             "free: choose a smaller -n, or --processes forked"
         )
-
-
-def _available_megabytes() -> float:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) / 1024
-    return float("inf")
-
-
-def _function(stage: StormStage, version: int, home: Path, handler: str) -> LocalFunction:
-    scenario = stage.scenario
-    return LocalFunction(
-        handler,
-        code=stage.codes[version],
-        name=f"storm-v{version}",
-        environment=stage.variables(),
-        timeout=_TIMEOUT_SECONDS,
-        init_timeout=_TIMEOUT_SECONDS,
-        concurrency=scenario.environments + scenario.clients + 10,
-        preload=PRELOADED if scenario.processes == "forked" else None,
-        niceness=_NICENESS,
-        log_directory=home / f"logs-{version}",
-    )

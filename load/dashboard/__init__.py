@@ -1,1 +1,0 @@
-"""The dashboard of template.yaml, drawn from what a real run on this machine emitted."""

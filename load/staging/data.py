@@ -1,0 +1,176 @@
+"""Customers and orders of the example after some years, made in PostgreSQL; the same for a seed.
+
+Real data is uneven, and migrations that are quick on even data are slow on it: a few customers have
+most of the orders (Zipf), amounts are log-normal, business grows and has its hours and weekdays,
+what is optional is mostly NULL, names come in every script, and a few values are very long.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, timedelta
+from itertools import accumulate
+from typing import Any
+
+from lambda_migrate.postgresql.sql_fragments import literal
+
+__all__ = ["ShopData"]
+
+_FIRST = 2
+"""Id of the first customer; 1 is the guest that the example's first migration makes."""
+
+_DAYS = 1_200
+_GROWTH = 0.0022  # of the business in a day: tenfold in three years
+_WEEK = (0.7, 0.95, 1.0, 1.05, 1.3, 1.35, 0.95)  # from Monday to Sunday
+_HOURS = (2, 1, 1, 1, 1, 2, 4, 7, 10, 12, 13, 14, 16, 14, 13, 13, 14, 16, 19, 22, 22, 17, 10, 5)
+_ORDERS_PER_CUSTOMER = 8
+
+_NAMES = (
+    *("Ada Lovelace", "José Núñez", "Zoë O'Brien", "Łukasz Żółć", "Nguyễn Thị Ánh", "Søren Ørsted"),
+    *("Γεωργία Παπαδοπούλου", "Пётр Ильич", "İbrahim Çağlar", "محمد الفاتح", "שרה כהן", "김민준"),
+    *("नरेन्द्र शर्मा", "สมชาย ใจดี", "王小明", "佐藤 花子", "Ọlá Adébáyọ̀", "X Æ A-12", "👩‍🚀 Mae"),
+    *("Robert'); DROP TABLE customers;--", "Anne-Marie\u00a0Weiß", "Back\\slash", "Tab\there"),
+    *("Jean\nLuc", " Leading Space", "e\u0301 decomposed", "null"),
+)
+_THINGS = ("tea", "Crème brûlée", "kettle", "抹茶", "Thé à la menthe", "чай", "cup ☕", "tin")
+_NOTES = (
+    *("please ring twice", "", "leave it with the neighbour", "für Oma 🎂", "急いでください"),
+    *("no sugar\\no milk", "second floor\nleft", "اتصل قبل التوصيل", "n/a", "NULL"),
+)
+
+_ORDERS = """
+INSERT INTO orders (id, customer_id, item, quantity, unit_cents, status, note, created_at)
+OVERRIDING SYSTEM VALUE
+SELECT row_number() OVER (ORDER BY at, n),
+    -- Zipf: a rank k is drawn with a probability of about 1/k; ranks are scattered over the ids.
+    {first} + floor(exp(pg_temp.u('buyer', n) * ln({customers} + 1)))::bigint
+        * {step} % {customers},
+    CASE WHEN pg_temp.u('long item', n) < 0.00005 THEN 'assortment of ' || repeat('tea, ', 2000)
+        ELSE ({things})[1 + mod(product, {thing_count})] || ' no. ' || product END,
+    CASE WHEN pg_temp.u('one', n) < 0.7 THEN 1
+        ELSE 1 + least(499, floor(-ln(1.0000001 - pg_temp.u('quantity', n)) * 3)) END,
+    CASE WHEN pg_temp.u('free', n) > 0.997 THEN 0 ELSE least(999999, round(1450 * exp(
+        0.9 * sqrt(-2 * ln(1.0000001 - pg_temp.u('radius', n)))
+        * cos(2 * pi() * pg_temp.u('angle', n))))) END,
+    (CASE WHEN pg_temp.u('status', n) < 0.04 THEN 'cancelled' ELSE 'placed' END)::order_status,
+    CASE WHEN pg_temp.u('long note', n) < 0.00005
+        THEN repeat('The quick brown fox jumps over the lazy dog. ', 450)
+        WHEN pg_temp.u('note', n) < 0.12
+        THEN ({notes})[1 + floor(pg_temp.u('which note', n) * {note_count})] END,
+    at
+FROM (
+    SELECT n, floor(exp(pg_temp.u('product', n) * ln(400)))::int AS product,
+        timestamptz '{first_day} 00:00+00'
+        + width_bucket(pg_temp.u('day', n), {days}) * interval '1 day'
+        + width_bucket(pg_temp.u('hour', n), {hours}) * interval '1 hour'
+        + pg_temp.u('second', n) * interval '3599 seconds' AS at
+    FROM generate_series(1, {orders}) AS n
+) AS drawn
+"""
+
+_CUSTOMERS = """
+INSERT INTO customers (id, email, name, created_at, credit_cents)
+OVERRIDING SYSTEM VALUE
+SELECT n,
+    'buyer' || n || CASE WHEN pg_temp.u('tag', n) > 0.9999 THEN '+' || repeat('tag.', 50)
+        ELSE '' END || '@example.' || (ARRAY['com', 'org', 'net'])[1 + mod(n, 3)],
+    CASE WHEN pg_temp.u('long name', n) < 0.00005 THEN repeat('Wolfeschlegelstein', 80)
+        WHEN pg_temp.u('named', n) > 0.22
+        THEN ({names})[1 + floor(power(pg_temp.u('name', n), 1.7) * {name_count})] END,
+    coalesce(first_order - pg_temp.u('joined', n) * interval '1 hour',
+        timestamptz '{first_day} 00:00+00' + pg_temp.u('visited', n) * interval '{day_count} days'),
+    CASE WHEN pg_temp.u('credit', n) < 0.3 THEN 500 ELSE 0 END
+FROM generate_series({first}, {last}) AS n
+LEFT JOIN (SELECT customer_id, min(created_at) AS first_order FROM orders GROUP BY 1) AS o
+    ON o.customer_id = n
+"""
+
+_UNIFORM = """
+CREATE OR REPLACE FUNCTION pg_temp.u(purpose text, n bigint) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT (hashtextextended(purpose || n, {seed}) & 9007199254740991)::float8 / 9007199254740992
+$$
+"""
+
+
+@dataclass(frozen=True)
+class ShopData:
+    """So many orders, and their customers.
+
+    Attributes:
+        orders: How many.
+        seed: The same seed gives the same data.
+        until: The day after the last order.
+    """
+
+    orders: int
+    seed: int
+    until: date
+
+    @property
+    def customers(self) -> int:
+        """How many; many of them never ordered anything."""
+        return max(1, self.orders // _ORDERS_PER_CUSTOMER)
+
+    def email(self, turn: int) -> str:
+        """The address of a customer, each turn another one, from all over the table."""
+        customer = _FIRST + turn * _coprime(self.customers) % self.customers
+        return f"buyer{customer}@example.{('com', 'org', 'net')[customer % 3]}"
+
+    def fill(self, connection: Any) -> None:
+        """Insert the rows into the example's tables, and analyse them.
+
+        As pg_restore does, foreign keys are not checked row by row; a check checks all of them.
+        """
+        first_day = self.until - timedelta(_DAYS)
+        busy = [
+            math.exp(_GROWTH * day) * _WEEK[(first_day + timedelta(day)).weekday()]
+            for day in range(_DAYS)
+        ]
+        values = {
+            "orders": self.orders,
+            "customers": self.customers,
+            "step": _coprime(self.customers),
+            "first": _FIRST,
+            "last": _FIRST + self.customers - 1,
+            "first_day": first_day,
+            "day_count": _DAYS,
+            "days": _bounds(busy),
+            "hours": _bounds(_HOURS),
+            "names": _array(_NAMES),
+            "name_count": len(_NAMES),
+            "things": _array(_THINGS),
+            "thing_count": len(_THINGS),
+            "notes": _array(_NOTES),
+            "note_count": len(_NOTES),
+        }
+        connection.run(_UNIFORM.format(seed=int(self.seed)))
+        connection.run("SET session_replication_role = replica")
+        connection.run(_ORDERS.format(**values))
+        connection.run(_CUSTOMERS.format(**values))
+        connection.run("RESET session_replication_role")
+        for table in ("customers", "orders"):
+            connection.run(
+                f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), "  # noqa: S608 - two names of our own
+                f"(SELECT greatest(max(id), 1) FROM {table}))"
+            )
+        connection.run("ANALYZE")
+
+
+def _bounds(weights: Iterable[float]) -> str:
+    """Thresholds for width_bucket that give each position as often as its weight says."""
+    sums = list(accumulate(weights))
+    return f"ARRAY[{', '.join(str(each / sums[-1]) for each in sums[:-1])}]::float8[]"
+
+
+def _array(texts: Iterable[str]) -> str:
+    return f"ARRAY[{', '.join(map(literal, texts))}]"
+
+
+def _coprime(count: int) -> int:
+    """A step that visits every one of ``count`` places."""
+    return next(
+        step for step in range(int(count * 0.618) + 1, 2 * count + 2) if math.gcd(step, count) == 1
+    )
