@@ -276,9 +276,9 @@ def complete(
         fence=session.lease.fence,
         owner=session.lease.owner,
         at_ms=target.store.now_ms(),
-        served=served,
-        before=digests_before,
-        distrusted=database.identity if is_resync else database.distrusted_identity,
+        served_digest=served,
+        digests_before=digests_before,
+        distrusted_identity=database.identity if is_resync else database.distrusted_identity,
         is_separate=database.is_new_or_copy,
     )
     applied = {str(row.version) for row in history}

@@ -127,7 +127,7 @@ class _Inspector:
         if not plan.is_current and len(digests) > len(self._manifest) + MAX_READY:
             raise self._record_divergence()
         served = self._manifest.digest if plan.is_current else ""
-        check = replace(self._new_check(), identity=identity, digests=digests, served=served)
+        check = replace(self._new_check(), identity=identity, digests=digests, served_digest=served)
         return self._publish(record_check(self._databases, check))
 
     def _record_divergence(self) -> MigrationFailed:

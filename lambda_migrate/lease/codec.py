@@ -161,8 +161,8 @@ def _decode_database(reader: _AttributeReader) -> DatabaseRecord:
         older=reader.short_digests("older"),
         dropped=max(0, reader.number("dropped")),
         addresses={
-            address: (max(0, seen.number("confirmed")), seen.number("fence"))
-            for address, seen in reader.children("addresses")
+            address: (max(0, check.number("confirmed")), check.number("fence"))
+            for address, check in reader.children("addresses")
         },
         fence=reader.number("fence"),
         owner=reader.text("owner"),

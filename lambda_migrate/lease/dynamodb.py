@@ -560,15 +560,15 @@ _REMOVE_LEASE_AND_PROGRESS = f"{_REMOVE_LEASE}, progress"
 
 def _failure_changes(state: LeaseState) -> tuple[str, dict[str, Any]]:
     """The rest of an update that releases the lease and stores the failures, after a ``SET``."""
-    kept: dict[str, Any] = {}
+    stored: dict[str, Any] = {}
     if state.failure is not None:
-        kept[":failure"] = encode_failure(state.failure)
+        stored[":failure"] = encode_failure(state.failure)
     if state.older_failures:
-        kept[":failures"] = encode_failures(state.older_failures)
+        stored[":failures"] = encode_failures(state.older_failures)
     names = {":failure": "failure", ":failures": "failures"}
-    changes = "".join(f", {names[value]} = {value}" for value in kept)
-    removed = "".join(f", {name}" for value, name in names.items() if value not in kept)
-    return f"{changes} {_REMOVE_LEASE_AND_PROGRESS}{removed}", kept
+    changes = "".join(f", {names[value]} = {value}" for value in stored)
+    removed = "".join(f", {name}" for value, name in names.items() if value not in stored)
+    return f"{changes} {_REMOVE_LEASE_AND_PROGRESS}{removed}", stored
 
 
 _DENIED = frozenset({"AccessDeniedException", "AccessDenied", "NotAuthorized"})

@@ -1,10 +1,7 @@
-"""How the item's database records change after a check, an inspection, or before a rollback.
+"""How the item's database records change after a check or an inspection, and before a rollback.
 
-A check looks at a database under the lease: its identity and its history, and so every manifest
-that it satisfies. It counts for the address that it was made through. Other addresses of the same
-identity keep what they had confirmed, as far as it still agrees with the history.
-
-All functions are pure.
+A check counts for the address that it was made through. Other addresses of the same identity keep
+what they had confirmed, as far as it still agrees with the history. All functions are pure.
 """
 
 from __future__ import annotations
@@ -65,10 +62,10 @@ class DatabaseCheck:
         fence: The fencing token of the check.
         owner: Who made it.
         at_ms: When, milliseconds since the epoch.
-        served: The digest that the check was made for, or "".
-        before: What `digests` was when the check began; the schema still satisfies these.
+        served_digest: The digest that the check was made for, or "".
+        digests_before: What `digests` was when the check began; the schema still satisfies these.
         has_fence: Whether the token was written to the database; False for an inspection.
-        distrusted: The identity whose record in the item may no longer be true, or "".
+        distrusted_identity: The identity whose record in the item may no longer be true, or "".
         is_separate: The database had no fence before, or is a copy in another cluster or of
             another number: only its own address can have led to one that the item knows.
     """
@@ -79,10 +76,10 @@ class DatabaseCheck:
     fence: int
     owner: str
     at_ms: int
-    served: str = ""
-    before: Sequence[str] = ()
+    served_digest: str = ""
+    digests_before: Sequence[str] = ()
     has_fence: bool = True
-    distrusted: str = ""
+    distrusted_identity: str = ""
     is_separate: bool = False
 
 
@@ -95,7 +92,7 @@ def record_check(
             databases,
             check.identity,
             check.address,
-            distrusted=check.distrusted,
+            distrusted_identity=check.distrusted_identity,
             is_separate=check.is_separate,
         )
     known = databases.get(check.identity, DatabaseRecord())
@@ -186,7 +183,7 @@ def _reset_doubtful_records(
     identity: str,
     address: str,
     *,
-    distrusted: str = "",
+    distrusted_identity: str = "",
     is_separate: bool,
 ) -> dict[str, DatabaseRecord]:
     """Empty the records that may no longer be true, so that each of their addresses checks again.
@@ -198,7 +195,7 @@ def _reset_doubtful_records(
 
     def is_doubtful(other: str, record: DatabaseRecord) -> bool:
         may_be_it = is_new and (not is_separate or address in record.addresses)
-        return may_be_it or other == distrusted
+        return may_be_it or other == distrusted_identity
 
     return {
         other: replace(
@@ -246,12 +243,16 @@ def _still_confirmed(confirmed: int, agreed: int, dropped: int) -> int:
 
 def _merge_older(known: DatabaseRecord, record: DatabaseRecord, check: DatabaseCheck) -> bytes:
     listed = set(split_digests(record.ready))
-    proved = set(split_digests(join_digests([*check.digests, *check.before])))
+    proved = set(split_digests(join_digests([*check.digests, *check.digests_before])))
     # What was ready and is not proved was lost without a withdrawal: by a restore, for example.
     # The older ones may be lost with it.
     kept = known.older if proved.issuperset(split_digests(known.ready)) else b""
-    served = [check.served] if check.served in (*check.digests, *check.before) else []
-    before = check.before[-MAX_READY:]
+    served = (
+        [check.served_digest]
+        if check.served_digest in (*check.digests, *check.digests_before)
+        else []
+    )
+    before = check.digests_before[-MAX_READY:]
     candidates = [
         *split_digests(join_digests([*served, *reversed(before)])),
         *split_digests(kept),

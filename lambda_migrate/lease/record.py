@@ -48,11 +48,6 @@ def split_digests(joined: bytes) -> list[bytes]:
 class DatabaseRecord:
     """What the item stores about one database; more precisely, about one of our schemas in it.
 
-    The manifests that a database satisfies are the prefixes of its history. The record lists them
-    in order, and for each address how many of them a check *through it* has confirmed. Two
-    addresses are never assumed to lead to the same database: a restored snapshot has the same
-    identity.
-
     Attributes:
         ready: Short digests of the newest manifests that the database satisfies, shortest first.
         older: Short digests of others that it satisfies, too old for ``ready`` or from before a

@@ -36,7 +36,7 @@ def response(
 
 
 def error_response(
-    code: str, message: str = "said so", *, status: str = "400 Bad Request"
+    code: str, message: str = "a message", *, status: str = "400 Bad Request"
 ) -> bytes:
     document = {"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": message}
     return response(document, status=status)

@@ -178,10 +178,10 @@ def test_a_wrong_type_or_size_is_refused_with_the_name_of_the_attribute(
         at(item, path)[path[-1]] = wrong
         with pytest.raises(ConfigurationError) as caught:
             decode(item, target="orders")
-        told = str(caught.value)
-        assert f"attribute '{path[-1]}' is not a" in told, wrong
-        assert "item 'orders'" in told
-        assert all(f"'{name}'" in told for name in path)
+        message = str(caught.value)
+        assert f"attribute '{path[-1]}' is not a" in message, wrong
+        assert "item 'orders'" in message
+        assert all(f"'{name}'" in message for name in path)
 
 
 @pytest.mark.parametrize("path", list(paths(FULL)), ids=lambda path: ".".join(path)[-30:])
@@ -213,10 +213,10 @@ def test_short_digests_are_read_as_bytes_and_as_base64() -> None:
 def test_another_layout_is_refused_with_the_next_step(layout: str, advice: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         decode(FULL | {"format": {"N": layout}}, target="orders")
-    told = str(caught.value)
-    assert f"has layout {layout}, and this version of lambda-migrate reads {FORMAT} only" in told
-    assert "nothing was changed" in told
-    assert advice in told
+    message = str(caught.value)
+    assert f"has layout {layout}, and this version of lambda-migrate reads {FORMAT} only" in message
+    assert "nothing was changed" in message
+    assert advice in message
 
 
 def test_another_layout_is_refused_before_anything_else_is_read() -> None:

@@ -395,7 +395,7 @@ def test_a_lease_expires_when_unchanged_for_its_whole_length_and_a_margin(
         replace(HELD, owner="a third"),
         replace(FREE, lease_ms=20_000),
     ],
-    ids=["renewed", "taken again", "taken by another", "given back"],
+    ids=["renewed", "acquired again", "acquired by another", "released"],
 )
 def test_a_change_restarts_the_watch(changed: LeaseState) -> None:
     watch = LeaseWatch()

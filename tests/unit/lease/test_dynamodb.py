@@ -262,8 +262,8 @@ def test_credentials_providers_without_a_response_end_with_the_invocation(
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     monkeypatch.setattr("lambda_migrate.lease.dynamodb.CALL_TIMEOUT_SECONDS", 0.2)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         if is_deferred:
             monkeypatch.setenv("AWS_PROFILE", "role")
             monkeypatch.setenv("AWS_ENDPOINT_URL_STS", url)

@@ -83,16 +83,16 @@ def test_an_address_without_a_check_has_nothing() -> None:
 def test_an_old_manifest_that_was_served_stays_ready_however_many_come_after(
     manifests: int,
 ) -> None:
-    databases = records_after(check(1, served=digest(1)))
+    databases = records_after(check(1, served_digest=digest(1)))
     for length in range(2, manifests + 1):
         databases = records_after(
-            check(length, length, served=digest(length), before=digests(length - 1)),
+            check(length, length, served_digest=digest(length), digests_before=digests(length - 1)),
             databases=databases,
         )
     listed = ready(databases, HERE)
     assert listed[-200:] == list(range(manifests + 1))[-200:]
     assert 1 in ready(
-        records_after(check(manifests, 500, served=digest(1)), databases=databases), HERE
+        records_after(check(manifests, 500, served_digest=digest(1)), databases=databases), HERE
     )
 
 
@@ -104,26 +104,30 @@ def test_the_newest_are_listed_and_the_others_are_counted() -> None:
 
 
 def test_a_version_older_than_the_list_is_kept_once_it_was_served() -> None:
-    databases = records_after(check(300), check(300, 2, served=digest(5)))
+    databases = records_after(check(300), check(300, 2, served_digest=digest(5)))
     assert ready(databases, HERE) == [5, *range(101, 301)]
 
 
 def test_the_older_versions_that_were_served_last_are_kept() -> None:
     databases = records_after(check(300))
     for number in range(1, MAX_OLDER + 11):
-        databases = records_after(check(300, number, served=digest(number)), databases=databases)
+        databases = records_after(
+            check(300, number, served_digest=digest(number)), databases=databases
+        )
     assert ready(databases, HERE) == [*range(11, MAX_OLDER + 11), *range(101, 301)]
 
 
 def test_versions_from_before_a_repair_stay_ready() -> None:
     edited = [*digests(1), digest(2, "e")]
-    databases = records_after(check(2), check(edited, 2, before=digests(2), served=edited[-1]))
+    databases = records_after(
+        check(2), check(edited, 2, digests_before=digests(2), served_digest=edited[-1])
+    )
     assert ready(databases, HERE) == [0, 1, 2]
     assert ready(databases, HERE, kind="e") == [0, 2]
 
 
 def test_a_served_digest_that_the_check_did_not_prove_is_not_kept() -> None:
-    assert ready(records_after(check(2, served=digest(9))), HERE) == [0, 1, 2]
+    assert ready(records_after(check(2, served_digest=digest(9))), HERE) == [0, 1, 2]
 
 
 # --- two addresses of one database
@@ -138,7 +142,7 @@ def test_a_check_through_a_new_address_changes_no_other_address() -> None:
 
 def test_older_versions_confirmed_at_another_address_do_not_count() -> None:
     edited = [*digests(1), digest(2, "e")]
-    databases = records_after(check(2), check(edited, 2, address=TUNNEL, before=digests(2)))
+    databases = records_after(check(2), check(edited, 2, address=TUNNEL, digests_before=digests(2)))
     assert ready(databases, TUNNEL) == [0, 1, 2]
     assert ready(databases, HERE) == [0, 1]
 
@@ -179,7 +183,7 @@ def test_a_rollback_withdraws_from_every_address_before_it_begins() -> None:
 
 def test_a_rollback_keeps_the_older_versions_that_stay_satisfied() -> None:
     databases = records_after(
-        check(300), check(300, 2, served=digest(5)), check(300, 3, served=digest(60))
+        check(300), check(300, 2, served_digest=digest(5)), check(300, 3, served_digest=digest(60))
     )
     databases = withdraw_ready(databases, ONE, HERE, digests(250))
     assert ready(databases, HERE) == [5, *range(51, 251)]
@@ -238,14 +242,16 @@ def test_a_distrusted_record_is_emptied_for_every_address() -> None:
     databases = records_after(
         check(3),
         check(3, 2, address=TUNNEL),
-        check(1, 3, identity=TWO, distrusted=ONE),
+        check(1, 3, identity=TWO, distrusted_identity=ONE),
     )
     assert (ready(databases, HERE), ready(databases, TUNNEL)) == ([0, 1], [])
     assert databases[ONE].fence == 2, "else it would not be known that a copy is behind"
 
 
 def test_after_a_resync_other_addresses_check_again() -> None:
-    databases = records_after(check(3), check(3, 2, address=TUNNEL), check(2, 3, distrusted=ONE))
+    databases = records_after(
+        check(3), check(3, 2, address=TUNNEL), check(2, 3, distrusted_identity=ONE)
+    )
     assert (ready(databases, HERE), ready(databases, TUNNEL)) == ([0, 1, 2], [])
 
 
@@ -351,7 +357,9 @@ def test_one_database_with_eight_addresses_stays_below_one_read_unit() -> None:
     databases: Databases = {}
     history = digests(MAX_READY + 60)
     for number in range(60):
-        each = check(history, number, address=addresses(8)[number % 8], served=history[number])
+        each = check(
+            history, number, address=addresses(8)[number % 8], served_digest=history[number]
+        )
         each = replace(each, identity="i" * 36, owner="o" * 100)
         databases = records_after(each, databases=databases)
     record = databases["i" * 36]
@@ -366,7 +374,7 @@ def test_the_largest_item_stays_below_two_read_units() -> None:
     for fence, kind in enumerate([*[0, 1, 2, 3] * 24, *[0] * 60]):
         address = addresses(32)[8 * kind + fence // 4 % 8]
         each = check(histories[kind], fence, identity=f"{kind}" * 36, address=address)
-        each = replace(each, served=histories[kind][fence % 61], owner="o" * 100)
+        each = replace(each, served_digest=histories[kind][fence % 61], owner="o" * 100)
         databases = records_after(each, databases=databases)
     sizes = [
         (
@@ -438,9 +446,9 @@ class ReadinessMachine(RuleBasedStateMachine):
                 fence=database.token,
                 owner=database.owner,
                 at_ms=self.fence,
-                served=served,
-                before=before,
-                distrusted=distrusted,
+                served_digest=served,
+                digests_before=before,
+                distrusted_identity=distrusted,
             ),
         )
 
