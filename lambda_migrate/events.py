@@ -295,7 +295,7 @@ class _GuardedObserver:
     def observe(self, event: Event) -> None:
         try:
             self.inner.observe(event)
-        except Exception as error:  # noqa: BLE001 - of a metrics backend, say: see `guard_observer`
+        except Exception as error:  # noqa: BLE001 - any exception: see `guard_observer`
             self._report(error)
         except BaseException as error:
             if current_thread() is main_thread():

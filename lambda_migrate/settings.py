@@ -328,14 +328,14 @@ class Settings:
 
     @classmethod
     def load(cls, environ: Mapping[str, str], **arguments: object) -> Settings:
-        """Read arguments, then variables, then defaults.
+        """Read and validate the settings.
 
         Args:
-            environ: Usually ``os.environ``.
-            **arguments: By attribute name; None counts as absent.
+            environ: Environment variables, usually ``os.environ``.
+            **arguments: By attribute name; None counts as absent. They take precedence.
 
         Raises:
-            ConfigurationError: Every fault found, each naming its variable and what to write.
+            ConfigurationError: With every fault, each naming its variable and what to write.
         """
         faults = _find_unknown_names(environ, arguments)
         given = {name: value for name, value in arguments.items() if value is not None}
@@ -352,9 +352,9 @@ class Settings:
 
     @property
     def address(self) -> DatabaseAddress | None:
-        """What the URL names, with ``sslmode`` and ``sslrootcert`` from here; None without one.
+        """The URL's address, with ``sslmode`` and ``sslrootcert`` of the settings; None without one.
 
-        IAM tokens must not travel in plaintext, so that with ``database_iam`` loopback (a tunnel)
+        IAM tokens must not be sent in plaintext: with ``database_iam``, loopback (a tunnel)
         defaults to ``require`` instead of ``prefer``.
         """
         if self.database_url is None:
@@ -366,18 +366,18 @@ class Settings:
 
     @property
     def fingerprint(self) -> str:
-        """Where the database is, without secrets: an address, or the secret that tells it.
+        """The database's address, without secrets, or the name of the secret that contains it.
 
-        `Credentials.fingerprint` says the same.
+        `Credentials.fingerprint` returns the same.
         """
         address = self.address
         return self.database_secret if address is None else address.fingerprint
 
     def require(self, *, table: bool = False, database: bool = False) -> Settings:
-        """Return self if what a caller cannot do without is set.
+        """Return self if the given settings are set.
 
         Raises:
-            ConfigurationError: With everything that is missing.
+            ConfigurationError: With everything that is not set.
         """
         faults = []
         if table and not self.table:
@@ -414,8 +414,8 @@ class Settings:
         address = self.database_url
         if self.database_iam and not self.database_url:
             faults.append(
-                f"{_label('database_iam')} needs {_label('database_url')} to say where and as "
-                "whom: postgresql://user@host:5432/name"
+                f"{_label('database_iam')} needs {_label('database_url')} to name the host and "
+                "the user: postgresql://user@host:5432/name"
             )
         if address is None:
             return faults
@@ -467,7 +467,7 @@ def _read_into(
 def _find_value(
     name: str, environ: Mapping[str, str], arguments: Mapping[str, object]
 ) -> tuple[str, object]:
-    """Where a value was given and what it is; ``("", None)`` if nowhere."""
+    """Where the value comes from, and the value; ``("", None)`` if it is not set."""
     if name in arguments:
         return f"{name} (or {PREFIX}{name.upper()})", arguments[name]
     for variable in _variable_names(name, environ, arguments):
@@ -483,7 +483,7 @@ def _variable_names(
     own = PREFIX + name.upper()
     if name != "database_url":
         return (own,)
-    # The general variable is the application's: it does not compete with a secret of ours.
+    # DATABASE_URL belongs to the application: a secret set for lambda-migrate takes precedence.
     secret = "database_secret"  # noqa: S105 - a setting's name
     has_secret = secret in arguments or environ.get(PREFIX + secret.upper(), "").strip()
     return (own,) if has_secret else (own, "DATABASE_URL")
@@ -508,7 +508,7 @@ def _find_unknown_names(environ: Mapping[str, str], arguments: Mapping[str, obje
 
 
 def _describe_unknown_name(kind: str, name: str, known: list[str]) -> str:
-    import difflib  # not at import: nobody with correct settings needs it
+    import difflib  # not at import: needed only for wrong settings
 
     close = difflib.get_close_matches(name, known, n=1)
     advice = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"

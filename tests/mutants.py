@@ -488,9 +488,9 @@ MUTANTS = (
     ),
     Mutant(
         "`down` does not settle what is in doubt",
-        "lambda_migrate/engine/operations.py",
-        "            database.settle(row, session.deadline)\n        left =",
-        "            pass\n        left =",
+        "lambda_migrate/engine/rollback.py",
+        "        database.settle(row, session.deadline)\n    left =",
+        "        pass\n    left =",
         ("engine",),
     ),
     Mutant(
@@ -954,8 +954,8 @@ MUTANTS = (
     ),
     Mutant(
         "nothing is withdrawn before a rollback",
-        "lambda_migrate/engine/operations.py",
-        "            withdraw(session, database, lowest=rows[-1].version)\n",
+        "lambda_migrate/engine/rollback.py",
+        "    withdraw(session, database, lowest=rows[-1].version)\n",
         "",
         ("engine", "machine, fakes"),
     ),

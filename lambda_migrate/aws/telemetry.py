@@ -171,7 +171,7 @@ _MESSAGES = {
     "UP_TO_DATE": "schema is up to date",
     "MIGRATED": "schema was migrated by this instance",
     "WAITED": "schema was migrated by another instance",
-    "UNCHECKED": "schema is not ready; served all the same, by a feature flag that says mode off",
+    "UNCHECKED": "schema is not ready; served without a check: a feature flag sets mode off",
 }
 
 

@@ -9,10 +9,11 @@
           apply.apply_pending                         and the database under its fencing token
         inspection.inspect_database                   Acquire in mode ``require``: only look
 
-`operations.Operations` is what operators' commands do under the same lease, `dry_run` runs
-migrations without committing them, `status` reads and compares. `target.Target` holds everything
-that a runner works on; `flags` are feature flags that can hold migrations back, and `flag_gate`
-applies them. `failure` describes a failed attempt for the other instances.
+`operations.Operations` is what operators' commands do under the same lease: `rollback` runs down
+scripts, `dry_run` runs migrations without committing them, `status` reads and compares.
+`target.Target` holds everything that a runner works on. `flags` are feature flags that can hold
+migrations back, and `flag_gate` applies them. `failure` describes a failed attempt for the other
+instances.
 
 The engine reaches DynamoDB and PostgreSQL only through the ports ``lease.store`` and
 ``postgresql.ports``, so that everything here also runs on the fakes of `lambda_migrate.testing`.

@@ -258,7 +258,7 @@ class LeaseSession:
     def fail(self, failure: Failure) -> None:
         """Store ``failure`` and give the lease back; errors of the lease table are ignored.
 
-        A lease that could not be renewed says nothing about the migration. Then nothing is stored:
+        If the lease could not be renewed, the migration is not at fault and nothing is stored:
         instances that can reach the table need not pause.
         """
         if self._heartbeat.lost_error is not None:

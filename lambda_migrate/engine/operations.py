@@ -21,17 +21,18 @@ from lambda_migrate.engine.apply import (
 from lambda_migrate.engine.dry_run import DryRunResult, find_irreversible_effects, run_dry_run
 from lambda_migrate.engine.flag_gate import check_flags
 from lambda_migrate.engine.holder import LeaseSession
+from lambda_migrate.engine.rollback import roll_back
 from lambda_migrate.engine.status import Status, Verification, find_problems, read_status
 from lambda_migrate.engine.target import new_owner
 from lambda_migrate.errors import ConfigurationError, LeaseHeld
-from lambda_migrate.events import LeaseTakenOver, MigrationRolledBack
+from lambda_migrate.events import LeaseTakenOver
 from lambda_migrate.lease.decision import is_lease_expired
-from lambda_migrate.lease.record import Lease, LeaseState, Progress
+from lambda_migrate.lease.record import Lease, LeaseState
 from lambda_migrate.lease.waiter import describe_holder
 from lambda_migrate.migrations import HistoryRow, RowState, make_plan
 from lambda_migrate.migrations.adoption import choose_baseline, require_no_other_history
 from lambda_migrate.migrations.digest import require_migrations
-from lambda_migrate.migrations.rollback import choose_rollback, require_reversible
+from lambda_migrate.migrations.rollback import choose_rollback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -294,47 +295,7 @@ class Operations:
         with self._open_database(deadline) as (session, database):
             if choose_rollback(database.read_history(), to=to, steps=steps, only=only) != rows:
                 raise LeaseHeld(_HISTORY_CHANGED)
-            withdraw(session, database, lowest=rows[-1].version)
-            finished, rows = self._settle_in_doubt(session, database, rows)
-            for position, row in enumerate(rows, 1):
-                self._roll_back(session, database, row, position=position, total=len(rows))
-            complete(session, database, database.read_history())
-        return tuple(row.name for row in (*finished, *rows))
-
-    def _settle_in_doubt(
-        self, session: LeaseSession, database: FencedSession, rows: tuple[HistoryRow, ...]
-    ) -> tuple[tuple[HistoryRow, ...], tuple[HistoryRow, ...]]:
-        """Settle the chosen rows that are in doubt, and choose again among them.
-
-        Returns:
-            The rows whose interrupted rollback had taken effect, and those still to roll back.
-        """
-        in_doubt = [row for row in rows if row.state is not RowState.APPLIED]
-        if not in_doubt:
-            return (), rows
-        for row in in_doubt:
-            database.settle(row, session.deadline)
-        left = {row.version: row for row in database.read_history()}
-        applied = tuple(left[row.version] for row in rows if row.version in left)
-        require_reversible(applied)
-        finished = (row for row in in_doubt if row.state is RowState.ROLLING_BACK)
-        return tuple(row for row in finished if row.version not in left), applied
-
-    def _roll_back(
-        self,
-        session: LeaseSession,
-        database: FencedSession,
-        row: HistoryRow,
-        *,
-        position: int,
-        total: int,
-    ) -> None:
-        target = self.target
-        session.set_progress(Progress(row.name, position - 1, total, target.clock.wall_ms()))
-        milliseconds = database.roll_back(row, session.deadline)
-        target.observer.observe(
-            MigrationRolledBack(target.name, row.name, position, total, milliseconds / 1000)
-        )
+            return roll_back(session, database, rows)
 
     def preview_baseline(
         self,

@@ -1,6 +1,6 @@
 """A database that another tool has migrated: which of our files it has, and what may be recorded.
 
-Pure: `postgresql.other_tools` reads the other tool's table, `maintenance` writes ours.
+Pure: `postgresql.other_tools` reads the other tool's table, `engine.operations` writes the history.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def test_ignored_flags_are_reported_once_in_a_check(lines: Lines) -> None:
         (
             UNCHECKED,
             "INFO",
-            "schema is not ready; served all the same, by a feature flag that says mode off",
+            "schema is not ready; served without a check: a feature flag sets mode off",
         ),
         (
             FlagsIgnored("orders-db", "the feature flags a/b/c cannot be used: no answer"),

@@ -1,0 +1,67 @@
+"""Rolling back chosen migrations under a lease."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lambda_migrate.engine.apply import complete, withdraw
+from lambda_migrate.events import MigrationRolledBack
+from lambda_migrate.lease.record import Progress
+from lambda_migrate.migrations import RowState
+from lambda_migrate.migrations.rollback import require_reversible
+
+if TYPE_CHECKING:
+    from lambda_migrate.engine.holder import LeaseSession
+    from lambda_migrate.migrations import HistoryRow
+    from lambda_migrate.postgresql.ports import FencedSession
+
+__all__ = ["roll_back"]
+
+
+def roll_back(
+    session: LeaseSession, database: FencedSession, rows: tuple[HistoryRow, ...]
+) -> tuple[str, ...]:
+    """Run the stored down scripts of ``rows`` in order, and give the lease back.
+
+    The code versions that need them are marked as no longer ready before the first script runs.
+
+    Returns:
+        Names of the migrations rolled back.
+    """
+    withdraw(session, database, lowest=rows[-1].version)
+    finished, remaining = _settle_in_doubt(session, database, rows)
+    for position, row in enumerate(remaining, 1):
+        _run_down_script(session, database, row, position=position, total=len(remaining))
+    complete(session, database, database.read_history())
+    return tuple(row.name for row in (*finished, *remaining))
+
+
+def _settle_in_doubt(
+    session: LeaseSession, database: FencedSession, rows: tuple[HistoryRow, ...]
+) -> tuple[tuple[HistoryRow, ...], tuple[HistoryRow, ...]]:
+    """Settle the chosen rows that are in doubt, and choose again among them.
+
+    Returns:
+        The rows whose interrupted rollback had taken effect, and those still to roll back.
+    """
+    in_doubt = [row for row in rows if row.state is not RowState.APPLIED]
+    if not in_doubt:
+        return (), rows
+    for row in in_doubt:
+        database.settle(row, session.deadline)
+    left = {row.version: row for row in database.read_history()}
+    applied = tuple(left[row.version] for row in rows if row.version in left)
+    require_reversible(applied)
+    finished = (row for row in in_doubt if row.state is RowState.ROLLING_BACK)
+    return tuple(row for row in finished if row.version not in left), applied
+
+
+def _run_down_script(
+    session: LeaseSession, database: FencedSession, row: HistoryRow, *, position: int, total: int
+) -> None:
+    target = session.target
+    session.set_progress(Progress(row.name, position - 1, total, target.clock.wall_ms()))
+    milliseconds = database.roll_back(row, session.deadline)
+    target.observer.observe(
+        MigrationRolledBack(target.name, row.name, position, total, milliseconds / 1000)
+    )
