@@ -352,7 +352,7 @@ class Settings:
 
     @property
     def address(self) -> DatabaseAddress | None:
-        """The URL's address, with ``sslmode`` and ``sslrootcert`` of the settings; None without one.
+        """The URL's address with ``sslmode`` and ``sslrootcert`` of the settings; None without one.
 
         IAM tokens must not be sent in plaintext: with ``database_iam``, loopback (a tunnel)
         defaults to ``require`` instead of ``prefer``.

@@ -1,4 +1,4 @@
-"""A target on fakes, with everything that a test may want to break or to count."""
+"""A target made of fakes, whose calls a test can count and make fail."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def manifest(*versions: int) -> Manifest:
 
 
 class ScheduledClock(FakeClock):
-    """A clock that makes things happen at their time, as others' doing."""
+    """A clock that calls functions at a given time, as other processes would act."""
 
     def __init__(self) -> None:
         super().__init__()
         self._plans: list[tuple[float, Callable[[], object]]] = []
 
     def at(self, seconds: float, act: Callable[[], object]) -> None:
-        """Let ``act`` happen ``seconds`` from now."""
+        """Call ``act`` in ``seconds``."""
         self._plans.append((self.monotonic() + seconds, act))
         self._plans.sort(key=lambda plan: plan[0])
 
@@ -75,16 +75,16 @@ class ScheduledClock(FakeClock):
 
 
 class FakeTable(InMemoryLeaseTable):
-    """A lease table that writes down its calls and can be made to fail before or after each."""
+    """A lease table that records its calls, and can fail before or after each."""
 
     def __init__(self, *, clock: FakeClock) -> None:
         super().__init__(lease_seconds=LEASE_SECONDS, clock=clock)
         self.log: list[str] = []
         self.is_down = False
         self.before: dict[str, Callable[[], object]] = {}
-        """What happens once, just before the next call of that name."""
+        """Called once, just before the next call of that name."""
         self.after: dict[str, Callable[[], object]] = {}
-        """What happens once, when the next call of that name was done but not yet answered."""
+        """Called once, when the next call of that name has taken effect but not returned."""
 
     def read(self, *, consistent: bool = False) -> LeaseState:
         return self._through("read", lambda: super(FakeTable, self).read(consistent=consistent))
@@ -142,7 +142,7 @@ class FakeTable(InMemoryLeaseTable):
 
 
 class Address:
-    """A database as another address shows it."""
+    """A database at another address."""
 
     def __init__(self, database: InMemoryDatabase, fingerprint: str) -> None:
         self.fingerprint = fingerprint
@@ -160,7 +160,7 @@ def copy_database(database: InMemoryDatabase, address: str) -> InMemoryDatabase:
 
 
 def restore(database: InMemoryDatabase, backup: InMemoryDatabase) -> None:
-    """Put back the state that ``backup`` holds, as a restore in place does."""
+    """Restore the state of ``backup`` in place."""
     database.token, database._owner = backup.token, backup._owner
     database.environment, database.identity = backup.environment, backup.identity
     database.effects, database.rolled_back = list(backup.effects), list(backup.rolled_back)
@@ -184,7 +184,7 @@ def prefixes(manifest: Manifest) -> list[str]:
 
 
 def raises(error: BaseException) -> Callable[[], None]:
-    """Something that raises ``error`` when it is called."""
+    """Return a function that raises ``error``."""
 
     def act() -> None:
         raise error
@@ -194,7 +194,7 @@ def raises(error: BaseException) -> Callable[[], None]:
 
 @dataclass
 class Fakes:
-    """One target and all that it stands on."""
+    """One target and the fakes that it consists of."""
 
     clock: ScheduledClock = field(default_factory=ScheduledClock)
     observer: RecordingObserver = field(default_factory=RecordingObserver)
@@ -230,7 +230,7 @@ class Fakes:
         return Deadline.after(seconds, self.clock)
 
     def migrated(self, manifest: Manifest) -> Manifest:
-        """Bring database and item to ``manifest``; forget how."""
+        """Migrate to ``manifest``, and clear the recorded calls and events."""
         self.runner(manifest).ensure(self.deadline())
         self.table.log.clear()
         self.observer.events.clear()
@@ -239,7 +239,7 @@ class Fakes:
     def held_by(
         self, owner: str, *, seconds: float = LEASE_SECONDS, length: float = LEASE_SECONDS
     ) -> Lease:
-        """Another process holds the lease for so long; its leases have that length."""
+        """Let another process hold the lease for ``seconds``; its lease length is ``length``."""
         lease = InMemoryLeaseTable.acquire(self.table, owner)
         assert isinstance(lease, Lease)
         until = self.clock.wall_ms() + round(seconds * 1000)
@@ -247,13 +247,13 @@ class Fakes:
         return lease
 
     def finish(self, lease: Lease, manifest: Manifest) -> None:
-        """Somebody else completes ``manifest``."""
+        """Let another process complete ``manifest``."""
         self.database.token, self.database._owner = lease.fence, lease.owner
         databases = record_check(self.table.state.databases, self.check(manifest, lease))
         InMemoryLeaseTable.complete(self.table, lease, databases)
 
     def check(self, manifest: Manifest, lease: Lease) -> DatabaseCheck:
-        """What a check finds that finds the migrations of ``manifest`` applied."""
+        """The check of a database that has exactly the migrations of ``manifest``."""
         return DatabaseCheck(
             identity=self.database.identity,
             address=self.database.fingerprint,
@@ -264,26 +264,26 @@ class Fakes:
         )
 
     def ready(self, *manifests: Manifest) -> list[Manifest]:
-        """Those of ``manifests`` that the item marks ready at this scene's address."""
+        """Those of ``manifests`` that the item marks ready at this address."""
         address = self.database.fingerprint
         return [each for each in manifests if self.table.state.is_ready(each.digest, address)]
 
     def through(self, address: str) -> Fakes:
-        """The same target and the same database, which another address leads to."""
+        """The same target and the same database, at another address."""
         other = copy.copy(self)
         other.database = Address(self.database, address)  # type: ignore[assignment]  # stands for it
         return other
 
     def copy_database(self, address: str) -> Fakes:
-        """The same target, and at ``address`` a copy of the database with all that is in it."""
+        """The same target, with a complete copy of the database at ``address``."""
         other = copy.copy(self)
         other.database = copy_database(self.database, address)
         return other
 
     def lose(self, version: int) -> None:
-        """A row is gone, as after a restore or a change by hand."""
+        """Delete a history row, as by a restore or a manual change."""
         del self.database._rows[version]
 
     def change(self, **changes: Any) -> None:
-        """Write the item past every condition."""
+        """Change the item without any condition."""
         self.table.state = replace(self.table.state, **changes)
