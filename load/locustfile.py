@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 from locust import LoadTestShape, User, events, task  # before boto3: it patches the sockets
 from locust.argument_parser import LocustArgumentParser
@@ -64,7 +64,7 @@ def _choose_shape(environment: Environment, **_: Any) -> None:
     options = environment.parsed_options
     if options is None:
         return
-    shape = SHAPES[options.storm]()
+    shape = StormShape()  # type: ignore[no-untyped-call]  # Locust's own
     shape.runner = environment.runner
     shape.options = options
     environment.shape_class = shape
@@ -196,20 +196,16 @@ def _make_target(options: Any, host: str | None) -> Callable[[], Reply]:
 Tick = tuple[int, float, list[type[User]]]
 
 
-class _Shape(LoadTestShape):
-    """A shape that ends when all requests were answered, by the statistics, also on a master."""
+class StormShape(LoadTestShape):
+    """A shape of `SHAPES` that ends when all requests were answered, also on a master."""
 
-    abstract = True
+    abstract = True  # chosen by --storm, not by Locust
     options: Any = None
     _ends_at: float | None = None
 
     def tick(self) -> Tick | None:
-        """The users that should run now; None when it is over."""
-        return None if self._has_ended() else self.users()
-
-    def users(self) -> Tick:
-        """The users that should run now."""
-        raise NotImplementedError
+        """How many users should run now, how many start a second, and which; None: it is over."""
+        return None if self._has_ended() else SHAPES[self.options.storm](self)
 
     @property
     def age(self) -> float:
@@ -226,89 +222,45 @@ class _Shape(LoadTestShape):
 
     def _has_ended(self) -> bool:
         wanted = self.options.environments * (1 + self.options.warm)
-        if self.answered("cold", "warm", "request") < wanted:
+        is_missing_rollback = self.options.storm == "rollback" and not self.answered("rollback")
+        if self.answered("cold", "warm", "request") < wanted or is_missing_rollback:
             return False
         if self._ends_at is None:
-            self._ends_at = self.age + self.extra_seconds
+            has_clients = self.options.storm in ("deployment", "rollback")
+            self._ends_at = self.age + (CLIENTS_SECONDS if has_clients else 0.0)
         return self.age >= self._ends_at
 
-    extra_seconds: ClassVar[float] = 0.0
-    """Seconds that it goes on after the last cold start."""
+
+def _all_at_once(shape: StormShape) -> Tick:
+    n = shape.options.environments
+    return n, float(n), [ColdStart]
 
 
-class Together(_Shape):
-    """All at once."""
-
-    def users(self) -> Tick:
-        """All of them."""
-        n = self.options.environments
-        return n, float(n), [ColdStart]
-
-
-class LambdaRamp(_Shape):
-    """As fast as Lambda itself starts environments."""
-
-    def users(self) -> Tick:
-        """A hundred more each second."""
-        return self.options.environments, float(STARTED_PER_SECOND), [ColdStart]
-
-
-class FailingMigration(_Shape):
-    """A few each second, for longer than several of the pauses after a failure."""
-
-    def users(self) -> Tick:
-        """Four more each second."""
-        return self.options.environments, 4.0, [ColdStart]
-
-
-class Waves(_Shape):
+def _in_waves(shape: StormShape) -> Tick:
     """The next wave starts when the one before has been answered."""
-
-    def users(self) -> Tick:
-        """As many waves as may have started."""
-        n, waves = self.options.environments, self.options.waves
-        size = n // waves
-        done = min(self.answered("cold", "request") // size if size else 0, waves - 1)
-        there = n if done == waves - 1 else size * (done + 1)
-        return there, float(n), [ColdStart]
+    n, waves = shape.options.environments, shape.options.waves
+    size = n // waves
+    done = min(shape.answered("cold", "request") // size if size else 0, waves - 1)
+    return n if done == waves - 1 else size * (done + 1), float(n), [ColdStart]
 
 
-class DeploymentUnderTraffic(_Shape):
-    """Clients use version 1; then version 2 starts beside them."""
-
-    extra_seconds = CLIENTS_SECONDS
-
-    def users(self) -> Tick:
-        """Clients, then cold starts beside them."""
-        clients, n = self.options.clients, self.options.environments
-        if self.age < CLIENTS_SECONDS:
-            return clients, float(clients), [Client]
-        return clients + n, float(n), [ColdStart]
+def _beside_clients(shape: StormShape) -> Tick:
+    """Clients use version 1; then cold starts, and before them the operator of a rollback."""
+    clients, n = shape.options.clients, shape.options.environments
+    operators = int(shape.options.storm == "rollback")
+    if shape.age < CLIENTS_SECONDS:
+        return clients, float(clients), [Client]
+    if operators and shape.age < CLIENTS_SECONDS + 1.5:
+        return clients + 1, 1.0, [Operator]
+    return clients + operators + n, float(n), [ColdStart]
 
 
-class RollbackUnderLoad(_Shape):
-    """Clients use version 1; version 2 is rolled back while environments of version 1 start."""
-
-    extra_seconds = CLIENTS_SECONDS
-
-    def users(self) -> Tick:
-        """Clients, the operator, cold starts."""
-        clients, n = self.options.clients, self.options.environments
-        if self.age < CLIENTS_SECONDS:
-            return clients, float(clients), [Client]
-        if self.age < CLIENTS_SECONDS + 1.5:
-            return clients + 1, 1.0, [Operator]
-        return clients + 1 + n, float(n), [ColdStart]
-
-    def _has_ended(self) -> bool:
-        return super()._has_ended() and self.answered("rollback") > 0
-
-
-SHAPES: dict[str, type[_Shape]] = {
-    "together": Together,
-    "ramp": LambdaRamp,
-    "trickle": FailingMigration,
-    "waves": Waves,
-    "deployment": DeploymentUnderTraffic,
-    "rollback": RollbackUnderLoad,
+SHAPES: dict[str, Callable[[StormShape], Tick]] = {
+    "together": _all_at_once,
+    "ramp": lambda shape: (shape.options.environments, float(STARTED_PER_SECOND), [ColdStart]),
+    # Longer than several of the pauses after a failure.
+    "trickle": lambda shape: (shape.options.environments, 4.0, [ColdStart]),
+    "waves": _in_waves,
+    "deployment": _beside_clients,
+    "rollback": _beside_clients,
 }

@@ -71,20 +71,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A request that was answered.
+    """A request that was answered."""
 
-    Attributes:
-        at: Seconds since the epoch when the answer was there.
-        client: Its access key.
-        operation: ``GetItem``, ``UpdateItem``.
-        may_be_stale: Whether it is an eventually consistent read.
-        succeeded: Whether DynamoDB did what was asked for.
-    """
-
-    at: float
-    client: str
-    operation: str
-    may_be_stale: bool
+    at: float  # seconds since the epoch, of the answer
+    client: str  # access key
+    operation: str  # GetItem, UpdateItem
+    may_be_stale: bool  # an eventually consistent read
     succeeded: bool
 
 

@@ -48,8 +48,8 @@ KINDS = {
     "dynamodb-stale": "eventually consistent reads show the past",
     "dynamodb-item-lost": "the target's item is deleted",
     "granted-twice-stolen": "a lease that is held is granted to another, by the table",
-    "granted-twice-alike": "two are told that they hold the same fence",
-    "granted-twice-unwritten": "the next fence is given out and forgotten by the table",
+    "granted-twice-alike": "two processes hold the same fencing token",
+    "granted-twice-unwritten": "the next fencing token is given out and forgotten by the table",
     "clock": "an environment's wall clock is off, or jumps, by up to a minute",
 }
 """Every kind of fault and its description. A timeout or a rollback is not a fault."""
@@ -76,7 +76,7 @@ class Environment:
     invocations: int = 1  # at most: it is invoked again only after an error
     outlives_deadline: bool = False  # as one that is frozen after it returned
     clock: float = 0.0  # error of its wall clock, in seconds
-    jump_after: float = 0.0  # when, in its own life, its wall clock jumps; 0: never
+    jump_after: float = 0.0  # seconds after its start; 0: its wall clock does not jump
     jump: float = 0.0
 
 

@@ -60,11 +60,11 @@ def _without(values: tuple[_T, ...], number: int) -> tuple[_T, ...]:
     return values[:number] + values[number + 1 :]
 
 
-def _renumbered(faults: tuple[Fault, ...], gone: int) -> Iterator[Fault]:
+def _renumbered(faults: tuple[Fault, ...], removed: int) -> Iterator[Fault]:
     """The faults that still have a target, aimed at its new number."""
     for fault in faults:
         if fault.target in ("", HOLDER):
             yield fault
-        elif int(fault.target) != gone:
+        elif int(fault.target) != removed:
             number = int(fault.target)
-            yield replace(fault, target=str(number - (number > gone)))
+            yield replace(fault, target=str(number - (number > removed)))

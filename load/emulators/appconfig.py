@@ -171,11 +171,11 @@ class LocalAppConfig:
 
     def _from_extension(self, path: str) -> tuple[int, dict[str, str], bytes]:
         parts = _parts(path)
-        asked = "/".join(parts[1::2])
+        profile = "/".join(parts[1::2])
         if parts[::2] != ["applications", "environments", "configurations"]:
             return _error(400, "BadRequestException", "no such path")
-        if asked != self.profile:
-            return _error(404, "ResourceNotFoundException", f"there is no {asked}")
+        if profile != self.profile:
+            return _error(404, "ResourceNotFoundException", f"there is no {profile}")
         return 200, _plain("application/json"), self._body
 
     def _host(self, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
@@ -186,22 +186,22 @@ class LocalAppConfig:
         named = {"Application-Id": application, "Configuration-Profile-Id": profile}
         return 201, {**_plain("application/json"), **named, "Version-Number": number}, body
 
-    def _deploy(self, path: str, asked: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+    def _deploy(self, path: str, request: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
         application, environment = _parts(path)[1:5:2]
-        named = f"{application}/{environment}/{asked['ConfigurationProfileId']}"
-        version = int(asked["ConfigurationVersion"])
+        named = f"{application}/{environment}/{request['ConfigurationProfileId']}"
+        version = int(request["ConfigurationVersion"])
         if named != self.profile or not 0 < version <= len(self._hosted):
             return _error(404, "ResourceNotFoundException", f"no version {version} of {named}")
-        if asked["DeploymentStrategyId"] != AT_ONCE:
+        if request["DeploymentStrategyId"] != AT_ONCE:
             return _error(400, "BadRequestException", f"only {AT_ONCE} is supported")
         self.document = self._hosted[version - 1]
         self._deployments += 1
-        answer = {"DeploymentNumber": self._deployments, "State": "BAKING", **asked}
+        answer = {"DeploymentNumber": self._deployments, "State": "BAKING", **request}
         return 201, _plain("application/json"), json.dumps(answer).encode()
 
-    def _start_session(self, asked: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+    def _start_session(self, request: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
         keys = ("Application", "Environment", "ConfigurationProfile")
-        profile = "/".join(str(asked.get(f"{key}Identifier")) for key in keys)
+        profile = "/".join(str(request.get(f"{key}Identifier")) for key in keys)
         if profile != self.profile:
             return _error(404, "ResourceNotFoundException", f"there is no {profile}")
         token = self._token(_Session(seen=0, not_before=self._clock.monotonic()))
@@ -289,7 +289,7 @@ class _Answer(BaseHTTPRequestHandler):
             self.wfile.write(b" ")
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 _OPERATIONS = {

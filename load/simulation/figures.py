@@ -79,9 +79,9 @@ def figures_of(runs: Sequence[Deployment]) -> Figures:
         calls_median=quantile(calls, 0.5),
         calls_mean=sum(calls) / len(calls) if calls else math.nan,
         read_units=read_units / sum(len(run.starts) for run in runs),
-        peak_units=max(max(run.partition.asked_units_in.values()) for run in runs) * stands_for,
+        peak_units=max(max(run.partition.requested_units_in.values()) for run in runs) * stands_for,
         turned_away=sum(run.partition.turned_away for run in runs)
-        / sum(run.partition.asked for run in runs),
+        / sum(run.partition.requests for run in runs),
         dollars=(read_units * READ_DOLLARS + write_units * WRITE_DOLLARS) * stands_for / count,
     )
 

@@ -2,9 +2,9 @@
 
 An item lives in one partition, which sustains 3,000 read units and 1,000 write units a second, or a
 mixture of both in proportion. DynamoDB may serve more for a while out of what went unused in the
-last five minutes; AWS calls that best effort, so it is not counted on here. Nor is it said how
-throttled requests are chosen; here a request is served if anything is left in a bucket that holds
-what the partition serves in one second, whatever the request then takes out of it.
+last five minutes; AWS calls that best effort, so it is not counted on here. How throttled
+requests are chosen is not documented; here a request is served if anything is left in a bucket that
+holds what the partition serves in one second, whatever the request then takes out of it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BUCKET_SECONDS = 1.0
 
 
 class Partition:
-    """A bucket that fills with time, and what was asked of it.
+    """A bucket that fills with time, and the requests to it.
 
     Args:
         read_units: Served in a second if nothing is written.
@@ -36,10 +36,10 @@ class Partition:
     def __init__(self, read_units: float, write_units: float) -> None:
         self.read_units = self.write_units = 0.0
         """Served so far: what is paid for. A request that is turned away costs nothing."""
-        self.asked = 0
+        self.requests = 0
         self.turned_away = 0
-        self.asked_units_in: defaultdict[int, float] = defaultdict(float)
-        """Second -> units asked for in it, reads and writes together."""
+        self.requested_units_in: defaultdict[int, float] = defaultdict(float)
+        """Second -> units requested in it, reads and writes together."""
         self._seconds_a_read_unit = 1 / read_units
         self._seconds_a_write_unit = 1 / write_units
         self._level = BUCKET_SECONDS
@@ -60,8 +60,8 @@ class Partition:
         return True
 
     def _serves(self, now: float, units: float, seconds: float) -> bool:
-        self.asked += 1
-        self.asked_units_in[int(now)] += units
+        self.requests += 1
+        self.requested_units_in[int(now)] += units
         self._level = min(BUCKET_SECONDS, self._level + now - self._at)
         self._at = now
         if self._level <= 0:

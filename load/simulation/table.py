@@ -1,4 +1,4 @@
-"""The lease table as environments meet it: throttled, stale, and asked by clocks that differ.
+"""The lease table as environments meet it: throttled, stale, and used with clocks that differ.
 
 The item and its conditions are `InMemoryLeaseTable`, which shares DynamoDB's contract.
 """
@@ -47,7 +47,7 @@ class SimulatedClock:
         return EPOCH_MS + round(self._environment.now * 1000) + self.skew_ms
 
     def sleep(self, seconds: float) -> None:
-        """Nobody sleeps here: processes wait for timeouts."""
+        """Not used: SimPy processes wait for timeouts."""
         raise NotImplementedError(f"simulated time does not pass by sleeping {seconds} s")
 
 
@@ -91,7 +91,7 @@ class LeaseTable:
     def acquire(
         self, owner: str, skew_ms: int, *, expected: LeaseState, is_expired: bool
     ) -> Lease | LeaseState:
-        """Try to take the lease, by the wall clock of whoever asks."""
+        """Try to take the lease, by the caller's wall clock."""
         self._admit(WRITE_UNITS)
         return self._write(
             lambda: self._item.acquire(owner, expected=expected, is_expired=is_expired), skew_ms

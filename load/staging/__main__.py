@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -46,7 +47,9 @@ _MARKS = {"passed": "passed", "failed": "FAILED", "not measured": "  ?   "}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Validate the release or stack that the arguments name."""
     parser = _parser()
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(arguments)
+    command = _repeat(arguments, options)
     _refuse_contradictions(parser, options)
     began = time.monotonic()
     try:
@@ -59,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     decision = decide(found.steps)
     seconds = time.monotonic() - began
-    page = write(found, options.out, seconds=seconds, command=_repeat(options))
+    page = write(found, options.out, seconds=seconds, command=command)
     print(f"{seconds:6.1f} s  {page}")
     for reason in decision.reasons:
         print(f"          {reason}")
@@ -253,24 +256,10 @@ def _data_of(options: argparse.Namespace) -> str:
     return f"{options.orders:,} orders (seed {options.seed}, until {options.until})"
 
 
-def _repeat(options: argparse.Namespace) -> str:
+def _repeat(arguments: Sequence[str], options: argparse.Namespace) -> str:
     """The command that repeats this run; the data depends on the day, so that is named."""
-    given = [f"--{name} {value}" for name, value in _own_of(options).items()]
-    return " ".join(["python -m load.staging", *given])
-
-
-def _own_of(options: argparse.Namespace) -> dict[str, Any]:
-    if _is_deployed(options):
-        named = {"stack": options.stack or None, "function": options.function or None}
-        named |= {"admin-function": options.admin_function or None, "event": options.event}
-        named |= {"roll-back-to": options.roll_back_to}
-    elif options.code or options.migrations:
-        named = {"code": options.code, "migrations": options.migrations, "old": options.old}
-        named |= {"from": options.through, "dump": options.dump, "data": options.data}
-        named |= {"checks": options.checks}
-    else:
-        named = {"orders": options.orders, "seed": options.seed, "until": options.until}
-    return {name: value for name, value in named.items() if value is not None}
+    until = [] if "--until" in arguments else ["--until", str(options.until)]
+    return shlex.join(["python", "-m", "load.staging", *arguments, *until])
 
 
 def _print_step(step: StepResult) -> None:

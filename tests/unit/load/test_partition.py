@@ -40,7 +40,7 @@ def test_what_is_asked_at_the_limit_is_served_and_what_goes_beyond_is_turned_awa
         at_limit.serves_read(number / 6_000)
         beyond.serves_read(number / 12_000)
     assert at_limit.turned_away == 0
-    assert beyond.turned_away / beyond.asked > 0.35
+    assert beyond.turned_away / beyond.requests > 0.35
 
 
 def test_reads_and_writes_share_what_a_partition_has() -> None:
@@ -56,7 +56,7 @@ def test_what_is_turned_away_is_not_paid_for() -> None:
     answers = [partition.serves_read(0.0) for _ in range(100)]
     assert partition.read_units == answers.count(True) * READ_UNITS
     assert partition.turned_away == answers.count(False) > 0
-    assert partition.asked_units_in[0] == 100 * READ_UNITS
+    assert partition.requested_units_in[0] == 100 * READ_UNITS
 
 
 def test_a_consistent_read_costs_twice_what_an_eventually_consistent_one_does() -> None:

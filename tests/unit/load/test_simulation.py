@@ -60,7 +60,7 @@ def test_the_default_is_late_by_a_fifth_of_the_wait_at_most(seconds: float) -> N
 def test_a_hundred_thousand_that_wait_for_minutes_leave_room_for_their_holder() -> None:
     many = Scenario(environments=100_000, migration=400.0, stands_for=500, freeing_tries=99)
     run = simulate(many, LIBRARY, seed=1)
-    late = [units for second, units in run.partition.asked_units_in.items() if second > 120]
+    late = [units for second, units in run.partition.requested_units_in.items() if second > 120]
     assert sum(late) / len(late) * many.stands_for < 2 * 3_000
 
 
