@@ -19,7 +19,7 @@ CONTEXT = {"target": "orders", "environment": "staging", "function": "orders-api
 
 
 class Bench(Protocol):
-    """A source, and whoever decides what it says."""
+    """A source and what sets its flags."""
 
     @property
     def source(self) -> FlagSource:

@@ -68,7 +68,7 @@ def test_no_dry_run_starts_while_a_function_migrates(stage: Stage, code: Path) -
 
 
 def released(stage: Stage, code: Path) -> bool:
-    """Take the lease from whoever holds it, unless it is being renewed in that very moment."""
+    """Release the lease, unless its holder renews it at that moment."""
     try:
         stage.operations(code).release_lease()
     except LeaseHeld:

@@ -66,7 +66,7 @@ def test_while_paused_all_are_not_ready_and_afterwards_all_serve(
         refused = function.storm(10)
         assert Counter(result.error_type for result in refused) == Counter({"NotReady": 10})
         assert all(PAUSED in str(result.payload) for result in refused)
-        assert stage.item().fence == 0, "nobody acquired"
+        assert stage.item().fence == 0, "no instance acquired"
         told = ends(function)
         assert all(end["retryable"] for end in told)
         assert len(told) == 10
@@ -128,7 +128,7 @@ def test_a_pause_stops_a_long_list_of_migrations_between_two(
         assert stage.holders() == []
         assert stage.item().owner is None
         appconfig.document = GO
-        until(lambda: function.invoke().ok, what="an environment that goes on", seconds=90)
+        until(lambda: function.invoke().ok, what="an environment that continues", seconds=90)
     assert stage.effects() == dict.fromkeys(range(1, 22), 1)
 
 

@@ -121,8 +121,8 @@ def test_a_failing_migration_is_tried_once_reported_to_all_and_fixed_by_a_new_de
         assert failure is not None
         assert failure.attempts == 2
     assert stage.effects() == {1: 1}, "what was committed before stays"
-    mended = {"1_counters": COUNTERS, "2_bad": effect(2)}
-    with stage.function(stage.code(mended)) as function:
+    fixed = {"1_counters": COUNTERS, "2_bad": effect(2)}
+    with stage.function(stage.code(fixed)) as function:
         assert _statuses(function.storm(5)) == Counter({"ok": 5})
     assert stage.effects() == {1: 1, 2: 1}
     assert stage.item().failure is None
@@ -148,7 +148,7 @@ def test_a_rollback_by_version_lets_older_code_serve_and_newer_code_migrate_agai
     assert stage.query("SELECT count(*) FROM pg_indexes WHERE indexname = 'orders_amount'") == [[0]]
     with stage.function(older) as function:
         assert function.invoke().ok
-        assert _outcomes(function) == Counter({"UP_TO_DATE": 1}), "vouched for by the rollback"
+        assert _outcomes(function) == Counter({"UP_TO_DATE": 1}), "marked ready by the rollback"
     with stage.function(newer) as function:
         assert function.invoke().ok
     assert stage.effects() == {1: 1, 2: 1, 3: 1, 5: 1}

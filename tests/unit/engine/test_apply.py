@@ -1,4 +1,4 @@
-"""The apply loop: failures and their pauses, rows in doubt, contradictions, what is vouched for."""
+"""The apply loop: failures and their pauses, rows in doubt, contradictions, satisfied manifests."""
 
 from __future__ import annotations
 
@@ -104,9 +104,9 @@ def test_a_new_manifest_does_not_wait_for_the_pause(fakes: Fakes) -> None:
     fakes.database.fail(2, boom())
     with pytest.raises(MigrationFailed):
         fakes.runner(V2).ensure(fakes.deadline())
-    mended = Manifest([migration(1), migration(2, "SELECT 'mended'")])
+    fixed = Manifest([migration(1), migration(2, "SELECT 'fixed'")])
     fakes.database.fail(2, None)
-    assert fakes.runner(mended).ensure(fakes.deadline()) is Outcome.MIGRATED
+    assert fakes.runner(fixed).ensure(fakes.deadline()) is Outcome.MIGRATED
 
 
 def test_a_new_manifest_that_fails_counts_from_one(fakes: Fakes) -> None:
@@ -341,7 +341,7 @@ def test_a_row_in_doubt_that_only_newer_code_needs_is_left_to_newer_code(fakes: 
     assert fakes.runner(V1).ensure(fakes.deadline()) is Outcome.MIGRATED
 
 
-# --- what is vouched for
+# --- satisfied manifests
 
 
 def row(version: int, *, state: RowState = RowState.APPLIED, digest: str = "") -> HistoryRow:
@@ -359,7 +359,7 @@ def row(version: int, *, state: RowState = RowState.APPLIED, digest: str = "") -
         ([row(1), row(2, state=RowState.STARTED), row(3)], [manifest(), V1]),
         ([row(1, state=RowState.ROLLING_BACK)], [manifest()]),
     ],
-    ids=["empty", "all", "unordered", "one taken back", "one in doubt", "reverting"],
+    ids=["empty", "all", "unordered", "one rolled back", "one in doubt", "rolling back"],
 )
 def test_a_history_satisfies_its_prefixes_and_no_other_manifest(
     history: list[HistoryRow], proven: list[Manifest]

@@ -95,7 +95,7 @@ def test_manifests_that_fail_by_turns_each_have_their_pause(fakes: Fakes) -> Non
 
 
 def test_a_failure_of_one_address_stops_no_other(fakes: Fakes) -> None:
-    """A wrong password on a laptop, say: production has its own."""
+    """For example, a wrong password on a laptop."""
     laptop = fakes.through("laptop:5432/orders")
     laptop.environment = "nowhere"
     fakes.environment = "production"
@@ -329,11 +329,11 @@ def test_the_first_reading_is_strongly_consistent(fakes: Fakes) -> None:
     asked: list[bool] = []
     read = fakes.table.read
 
-    def told(*, consistent: bool = False) -> object:
+    def record_read(*, consistent: bool = False) -> object:
         asked.append(consistent)
         return read(consistent=consistent)
 
-    fakes.table.read = told  # type: ignore[method-assign,assignment]  # writes down what is asked
+    fakes.table.read = record_read  # type: ignore[method-assign,assignment]  # records the calls
     fakes.runner(V1).ensure(fakes.deadline())
     assert asked == [True]
 

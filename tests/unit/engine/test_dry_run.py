@@ -47,13 +47,13 @@ def dry_run(fakes: Fakes, goal: Manifest = V3, *, seconds: float = 60) -> DryRun
 class RecordedQuestions:
     """Says always the same, and remembers what it was asked."""
 
-    def __init__(self, *, says: bool = True) -> None:
-        self.forecasts: list[DryRunPlan] = []
-        self._says = says
+    def __init__(self, *, answer: bool = True) -> None:
+        self.plans: list[DryRunPlan] = []
+        self._answer = answer
 
     def __call__(self, forecast: DryRunPlan) -> bool:
-        self.forecasts.append(forecast)
-        return self._says
+        self.plans.append(forecast)
+        return self._answer
 
 
 def outcomes(found: DryRunResult) -> list[str]:
@@ -125,9 +125,9 @@ def test_observers_receive_what_ran_and_no_failure(fakes: Fakes) -> None:
 
 def test_with_nothing_pending_it_asks_nothing_and_takes_no_lease(fakes: Fakes) -> None:
     fakes.migrated(V1)
-    asked = RecordedQuestions()
-    found = fakes.operations(V1).dry_run(fakes.deadline(), confirm=asked)
-    assert (found, asked.forecasts, fakes.table.log) == (DryRunResult(), [], [])
+    questions = RecordedQuestions()
+    found = fakes.operations(V1).dry_run(fakes.deadline(), confirm=questions)
+    assert (found, questions.plans, fakes.table.log) == (DryRunResult(), [], [])
 
 
 def test_it_stops_after_the_given_version(fakes: Fakes) -> None:
@@ -159,19 +159,19 @@ def test_production_is_recognized_by_its_stamp_or_by_its_name(
     fakes: Fakes, stamped: str, named: str, is_production: bool
 ) -> None:
     fakes.environment, fakes.database.environment = named, stamped
-    asked = RecordedQuestions(says=False)
-    fakes.operations(V3).dry_run(fakes.deadline(), confirm=asked)
-    assert [each.is_production for each in asked.forecasts] == [is_production]
-    assert asked.forecasts[0].plan.pending == V3.migrations
+    questions = RecordedQuestions(answer=False)
+    fakes.operations(V3).dry_run(fakes.deadline(), confirm=questions)
+    assert [each.is_production for each in questions.plans] == [is_production]
+    assert questions.plans[0].plan.pending == V3.migrations
 
 
 def test_irreversible_effects_are_known_before_it_runs(fakes: Fakes) -> None:
     goal = Manifest([migration(1, "SELECT dblink('x', 'DELETE FROM t')"), migration(2)])
-    asked = RecordedQuestions()
-    fakes.operations(goal).dry_run(fakes.deadline(), confirm=asked)
-    told = ("0001_m: dblink: what it commits on its own connection stays",)
-    assert asked.forecasts[0].irreversible_effects == told
-    assert dry_run(fakes, goal).irreversible_effects == told
+    questions = RecordedQuestions()
+    fakes.operations(goal).dry_run(fakes.deadline(), confirm=questions)
+    effects = ("0001_m: dblink: what it commits on its own connection stays",)
+    assert questions.plans[0].irreversible_effects == effects
+    assert dry_run(fakes, goal).irreversible_effects == effects
 
 
 # --- refused, as `up` refuses
@@ -236,13 +236,13 @@ def test_a_flag_that_pauses_migrating_blocks_a_dry_run_and_one_that_holds_back_d
 ) -> None:
     operations = fakes.operations(V3)
     operations.target = replace(operations.target, flags=InMemoryFlags(flags))
-    asked = RecordedQuestions()
+    questions = RecordedQuestions()
     if is_stopped:
         with pytest.raises(NotReady, match="the dry run was not started"):
-            operations.dry_run(fakes.deadline(), confirm=asked)
-        assert (asked.forecasts, fakes.table.log) == ([], [])
+            operations.dry_run(fakes.deadline(), confirm=questions)
+        assert (questions.plans, fakes.table.log) == ([], [])
         return
-    found = operations.dry_run(fakes.deadline(), confirm=asked)
+    found = operations.dry_run(fakes.deadline(), confirm=questions)
     assert found is not None
     assert len(found.steps) == 3
 
@@ -424,7 +424,7 @@ def test_an_interrupt_releases_the_lease(fakes: Fakes) -> None:
     assert fakes.database.effects == []
 
 
-# --- what it says
+# --- what it reports
 
 
 def test_measurements_and_sequences_are_passed_on(fakes: Fakes) -> None:

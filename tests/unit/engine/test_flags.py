@@ -40,7 +40,7 @@ def test_the_fast_path_reads_no_flags(fakes: Fakes, flags: InMemoryFlags) -> Non
 def test_a_waiter_for_a_holder_that_succeeds_reads_no_flags(
     fakes: Fakes, flags: InMemoryFlags
 ) -> None:
-    lease = fakes.held_by("somebody")
+    lease = fakes.held_by("another")
     fakes.clock.at(3, lambda: fakes.finish(lease, V1))
     assert fakes.runner(V1).ensure(fakes.deadline()) is Outcome.WAITED
     assert flags.reads == 0
@@ -88,9 +88,9 @@ def test_while_paused_no_instance_acquires_and_the_error_names_the_flag(
     assert refused.value.retry_after_seconds == 30
     assert fakes.table.log == ["read"]
     assert fakes.database.connections == 0
-    (told,) = fakes.observer.events_of(CheckFailed)
-    assert (told.error, told.retryable) == ("NotReady", True)
-    assert PAUSED in told.message
+    (report,) = fakes.observer.events_of(CheckFailed)
+    assert (report.error, report.retryable) == ("NotReady", True)
+    assert PAUSED in report.message
 
 
 def test_when_the_pause_is_lifted_the_next_invocation_migrates(
@@ -111,7 +111,7 @@ def test_what_is_ready_is_served_while_paused(fakes: Fakes, flags: InMemoryFlags
 
 
 def test_a_waiter_that_would_take_over_finds_the_pause(fakes: Fakes, flags: InMemoryFlags) -> None:
-    lease = fakes.held_by("somebody")
+    lease = fakes.held_by("another")
     flags.set(paused=True)
     fakes.clock.at(3, lambda: fakes.table.release(lease))
     with pytest.raises(NotReady, match=PAUSED):
@@ -127,9 +127,9 @@ def test_a_pause_stops_the_holder_between_two_migrations_and_frees_the_lease(
         fakes.runner(V3).ensure(fakes.deadline())
     assert fakes.database.effects == ["0001_m", "0002_m"]
     assert fakes.table.state.owner is None
-    assert fakes.table.state.failure is None, "nothing failed, so nobody has to wait"
-    (told,) = fakes.observer.events_of(CheckFailed)
-    assert told.applied == ("0001_m", "0002_m")
+    assert fakes.table.state.failure is None, "nothing failed, so that no instance has to wait"
+    (report,) = fakes.observer.events_of(CheckFailed)
+    assert report.applied == ("0001_m", "0002_m")
     flags.set()
     fakes.database.on_script = None
     assert fakes.runner(V3).ensure(fakes.deadline()) is Outcome.MIGRATED
@@ -269,11 +269,11 @@ def test_an_instance_that_acquires_after_all_that_is_allowed_was_applied_does_no
 ) -> None:
     flags.set(hold_back_at=2)
 
-    def somebody_is_faster() -> None:
+    def other_is_faster() -> None:
         with pytest.raises(NotReady, match=HOLD_BACK_AT):
             fakes.runner(V3).ensure(fakes.deadline())
 
-    fakes.table.before["acquire"] = somebody_is_faster
+    fakes.table.before["acquire"] = other_is_faster
     with pytest.raises(NotReady, match=HOLD_BACK_AT):
         fakes.runner(V3).ensure(fakes.deadline())
     assert fakes.database.connections == 1
@@ -306,9 +306,9 @@ def test_unreadable_flags_can_be_ignored_and_are_reported(
     flags.is_down = True
     runner = fakes.runner(V1, require_flags=False)
     assert runner.ensure(fakes.deadline()) is Outcome.MIGRATED
-    told = fakes.observer.events_of(FlagsIgnored)
-    assert {each.target for each in told} == {"orders"}
-    assert "down" in told[0].reason
+    report = fakes.observer.events_of(FlagsIgnored)
+    assert {each.target for each in report} == {"orders"}
+    assert "down" in report[0].reason
 
 
 @pytest.mark.parametrize("stops", [True, False], ids=["fail", "ignore"])
@@ -337,17 +337,17 @@ def test_the_lease_table_is_read_before_the_flags(fakes: Fakes, flags: InMemoryF
     assert flags.reads == 0
 
 
-# --- a person at work
+# --- operators
 
 
 @pytest.mark.parametrize(
-    ("said", "named"),
+    ("values", "named"),
     [({"paused": True}, PAUSED), ({"mode": "off"}, MODE), ({"hold_back_at": 1}, HOLD_BACK_AT)],
 )
 def test_up_is_refused_before_it_takes_the_lease_unless_flags_are_ignored(
-    fakes: Fakes, flags: InMemoryFlags, said: dict[str, Any], named: str
+    fakes: Fakes, flags: InMemoryFlags, values: dict[str, Any], named: str
 ) -> None:
-    flags.set(**said)
+    flags.set(**values)
     up = fakes.operations(V2).up
     with pytest.raises(NotReady, match=f"`up` was not started: .*{named}.*`up --despite-flags`"):
         up(fakes.deadline())
@@ -386,7 +386,7 @@ def test_a_rollback_reads_no_flags(fakes: Fakes, flags: InMemoryFlags) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "version", "named"),
+    ("values", "version", "named"),
     [
         ({}, 9, ""),
         ({"paused": True}, 1, PAUSED),
@@ -397,8 +397,8 @@ def test_a_rollback_reads_no_flags(fakes: Fakes, flags: InMemoryFlags) -> None:
         ({"hold_back_at": 4, "paused": True}, 5, PAUSED),
     ],
 )
-def test_a_refusal_names_its_flag(said: dict[str, Any], version: int, named: str) -> None:
-    refusal_reason = Flags(**said).refusal_reason(version)
+def test_a_refusal_names_its_flag(values: dict[str, Any], version: int, named: str) -> None:
+    refusal_reason = Flags(**values).refusal_reason(version)
     assert (named in refusal_reason) if named else refusal_reason == ""
 
 

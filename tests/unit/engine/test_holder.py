@@ -38,16 +38,16 @@ def aborted(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     event = threading.Event()
     abort = InMemorySession.abort
 
-    def told(self: InMemorySession) -> None:
+    def report(self: InMemorySession) -> None:
         abort(self)
         event.set()
 
-    monkeypatch.setattr(InMemorySession, "abort", told)
+    monkeypatch.setattr(InMemorySession, "abort", report)
     return event
 
 
 def stalls(aborted: threading.Event, first: Callable[[], object]) -> Callable[[int], None]:
-    """A migration that goes on until it is aborted, deaf to PostgreSQL's own timeout."""
+    """A migration that runs until it is aborted, and ignores the statement timeout."""
 
     def during(_version: int) -> None:
         first()
@@ -130,10 +130,10 @@ def test_a_holder_reports_how_long_it_has_held_the_lease_while_a_migration_runs(
     def during(_version: int) -> None:
         fakes.clock.advance(7.0)
         beaten = threading.Event()
-        told = fakes.observer.observe
+        report = fakes.observer.observe
 
         def observe(event: Event) -> None:
-            told(event)
+            report(event)
             if isinstance(event, LeaseHeldTime) and event.held_seconds:
                 beaten.set()
 
@@ -190,10 +190,10 @@ def test_a_lease_that_could_not_be_renewed_ends_with_its_own_cause(
     fakes.database.on_script = stalls(aborted, refuses_to_renew(fakes, error))
     with pytest.raises(MigrateError) as caught:
         fakes.runner(V2, lease_seconds=RENEWING).ensure(fakes.deadline())
-    told = str(caught.value)
-    assert told.startswith("0001_m was cancelled and its uncommitted work rolled back")
-    assert "no other process held the lease" in told
-    assert str(error) in told
+    report = str(caught.value)
+    assert report.startswith("0001_m was cancelled and its uncommitted work rolled back")
+    assert "no other process held the lease" in report
+    assert str(error) in report
     assert caught.value.retryable == error.retryable
     assert fakes.database.effects == []
     assert fakes.table.state.failure is None, "others may well migrate at once"

@@ -88,7 +88,7 @@ def _in_doubt(fakes: Fakes) -> Manifest:
 
 def _marked_without_history(fakes: Fakes) -> Manifest:
     fakes.migrated(V2)
-    fakes.finish(fakes.held_by("somebody"), V3)
+    fakes.finish(fakes.held_by("another"), V3)
     return V2
 
 
@@ -117,7 +117,7 @@ def test_verify_reports_each_disagreement(
     here = arrange(fakes)
     found = fakes.operations(here).verify(fakes.deadline()).problems
     assert len(found) == len(problems)
-    assert all(text in told for told, text in zip(found, problems, strict=True))
+    assert all(text in problem for problem, text in zip(found, problems, strict=True))
 
 
 @pytest.mark.parametrize("here", [V1, V2, V3])
@@ -140,7 +140,7 @@ def test_verify_resync_corrects_the_item_after_a_restore(fakes: Fakes) -> None:
 
 def test_resync_keeps_what_the_history_supports_and_adds_this_manifest(fakes: Fakes) -> None:
     fakes.migrated(V3)
-    fakes.finish(fakes.held_by("somebody"), manifest(1, 2, 3, 9))
+    fakes.finish(fakes.held_by("another"), manifest(1, 2, 3, 9))
     fakes.operations(V2).resync(fakes.deadline())
     assert fakes.ready(V1, V2, V3) == [V1, V2, V3]
 
@@ -264,10 +264,10 @@ def test_ready_is_withdrawn_before_the_first_down_script_without_waiting(
 def test_a_row_that_another_process_is_applying_is_not_in_doubt(fakes: Fakes) -> None:
     fakes.migrated(V1)
     fakes.database.leave_in_doubt(migration(2), V2.digest, took_effect=None)
-    fakes.held_by("somebody")
-    with pytest.raises(LeaseHeld, match="somebody"):
+    fakes.held_by("another")
+    with pytest.raises(LeaseHeld, match="another"):
         fakes.operations(V2).down(fakes.deadline(), to=0)
-    fakes.clock.advance(30)  # now nobody is
+    fakes.clock.advance(30)  # now no process is
     with pytest.raises(RepairRequired, match="lambda-migrate repair 2 --as"):
         fakes.operations(V2).down(fakes.deadline(), to=0)
 

@@ -1,4 +1,4 @@
-"""Which rows a rollback takes back: decided before anything is taken back."""
+"""Which rows a rollback chooses, before anything is rolled back."""
 
 from __future__ import annotations
 

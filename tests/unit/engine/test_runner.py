@@ -149,12 +149,12 @@ def test_a_recorded_failure_is_raised_after_one_read_and_no_connection(fakes: Fa
     fakes.change(failure=failure(fakes, V2.digest))
     with pytest.raises(MigrationFailed) as caught:
         fakes.runner(V2).ensure(fakes.deadline())
-    told = caught.value
-    assert (told.migration, told.sqlstate, told.cause) == ("0002_m", "42P01", "no such table")
-    assert told.attempts == 3
-    assert told.retry_at_ms == fakes.clock.wall_ms() + 60_000
-    assert "attempt 3 failed in another instance" in str(told)
-    assert "in 60 s" in str(told)
+    report = caught.value
+    assert (report.migration, report.sqlstate, report.cause) == ("0002_m", "42P01", "no such table")
+    assert report.attempts == 3
+    assert report.retry_at_ms == fakes.clock.wall_ms() + 60_000
+    assert "attempt 3 failed in another instance" in str(report)
+    assert "in 60 s" in str(report)
     assert (fakes.table.log, fakes.database.connections) == (["read"], 0)
 
 
@@ -166,8 +166,8 @@ def test_a_failure_of_other_migration_files_is_no_reason_to_refuse(fakes: Fakes)
 
 def test_a_waiter_learns_of_the_failure_of_the_holder_it_waits_for(fakes: Fakes) -> None:
     lease = fakes.held_by("holder")
-    told = failure(fakes, V2.digest)
-    fakes.clock.at(3, lambda: InMemoryLeaseTable.fail(fakes.table, lease, told))
+    report = failure(fakes, V2.digest)
+    fakes.clock.at(3, lambda: InMemoryLeaseTable.fail(fakes.table, lease, report))
     with pytest.raises(MigrationFailed, match="42P01"):
         fakes.runner(V2).ensure(fakes.deadline())
     assert fakes.database.connections == 0
@@ -653,13 +653,13 @@ def test_a_failed_check_is_one_event_with_all_fields(
     with pytest.raises((MigrateError, RuntimeError)):
         fakes.runner(V2, lease_seconds=900).ensure(fakes.deadline(10))
     assert fakes.observer.events_of(CheckFinished) == []
-    (told,) = fakes.observer.events_of(CheckFailed)
-    assert (told.error, told.retryable) == (error, retryable)
-    assert (told.migration, told.sqlstate, told.attempts) == (migration, sqlstate, attempts)
-    assert told.message
-    assert "hunter2" not in told.message
-    assert told.digest == V2.digest
-    assert (told.retry_at_ms is not None) == (error == "MigrationFailed")
+    (report,) = fakes.observer.events_of(CheckFailed)
+    assert (report.error, report.retryable) == (error, retryable)
+    assert (report.migration, report.sqlstate, report.attempts) == (migration, sqlstate, attempts)
+    assert report.message
+    assert "hunter2" not in report.message
+    assert report.digest == V2.digest
+    assert (report.retry_at_ms is not None) == (error == "MigrationFailed")
 
 
 def test_an_owner_is_fresh_for_every_check(fakes: Fakes) -> None:
@@ -707,6 +707,6 @@ def test_a_cold_start_runs_nothing_on_a_database_that_another_tool_has_migrated(
     assert other.ensure(fakes.deadline()) is Outcome.MIGRATED
 
 
-def test_a_missing_item_reads_as_nobody_having_been_here(fakes: Fakes) -> None:
+def test_a_missing_item_reads_as_an_empty_state(fakes: Fakes) -> None:
     assert fakes.table.state == LeaseState()
     assert fakes.runner(V1).ensure(fakes.deadline()) is Outcome.MIGRATED

@@ -19,7 +19,7 @@ def fakes() -> Fakes:
 
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment of a function that nobody has configured."""
+    """The environment of a function without settings."""
     for name in list(os.environ):
         if name.startswith(("LAMBDA_MIGRATE_", "POWERTOOLS_", "AWS_LAMBDA_", "DATABASE_URL")):
             monkeypatch.delenv(name)

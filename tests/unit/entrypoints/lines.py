@@ -1,4 +1,4 @@
-"""What a Lambda function writes: structured lines and EMF, told apart."""
+"""What a Lambda function writes: structured lines and EMF, separately."""
 
 from __future__ import annotations
 

@@ -72,7 +72,9 @@ def source(
             port = served.extension()["AWS_APPCONFIG_EXTENSION_HTTP_PORT"]
             return AppConfigFlags(profile, CONTEXT, port=port, clock=clock)
         flags = AppConfigFlags(profile, CONTEXT, clock=clock)
-        flags._uses_api = True  # as after the first refused connection, whoever has that port here
+        flags._uses_api = (
+            True  # as after the first refused connection, whatever uses that port here
+        )
         return flags
 
     return make
@@ -136,19 +138,19 @@ def test_a_failed_read_is_cached(
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "told"),
+    ("behaviour", "reason"),
     [
         ("fails", r"status 500|AppConfig responded with InternalServerException"),
         ("garbage", "sent no JSON"),
     ],
 )
 def test_an_appconfig_error_is_reported_with_its_code(
-    source: Source, served: LocalAppConfig, deadline: Deadline, behaviour: str, told: str
+    source: Source, served: LocalAppConfig, deadline: Deadline, behaviour: str, reason: str
 ) -> None:
     served.behaviour = behaviour
     message = refused(source(), deadline)
     assert message.startswith(f"the feature flags {PROFILE} cannot be used: ")
-    assert re.search(told, message)
+    assert re.search(reason, message)
 
 
 @pytest.mark.parametrize("behaviour", ["hangs", "dribbles"])
@@ -177,9 +179,9 @@ def test_a_missing_response_is_reported_without_the_sessions_token(
     monkeypatch.setattr(adapter, "_ATTEMPTS", 1)
     served.hangs_at = "GetLatestConfiguration"
     served.behaviour = "hangs"
-    told = refused(source(), deadline)
-    assert re.search(r"did not respond \((TimeoutError|ReadTimeoutError)\)", told)
-    assert "token" not in told
+    reason = refused(source(), deadline)
+    assert re.search(r"did not respond \((TimeoutError|ReadTimeoutError)\)", reason)
+    assert "token" not in reason
 
 
 def test_when_no_time_is_left_nothing_is_read(source: Source, served: LocalAppConfig) -> None:
@@ -198,8 +200,8 @@ def test_an_invalid_json_document_is_reported(
 
 
 def test_a_missing_profile_is_reported(source: Source, deadline: Deadline) -> None:
-    told = refused(source("orders/staging/other"), deadline)
-    assert re.search("status 404|ResourceNotFoundException: there is no such application", told)
+    reason = refused(source("orders/staging/other"), deadline)
+    assert re.search("status 404|ResourceNotFoundException: there is no such application", reason)
 
 
 # --- one way
@@ -231,8 +233,8 @@ def test_a_missing_extension_is_reported(deadline: Deadline) -> None:
 
 @pytest.mark.parametrize("port", ["http", "0", "99999", "\uff11"])
 def test_an_invalid_port_is_reported(port: str, deadline: Deadline) -> None:
-    told = refused(AppConfigFlags(PROFILE, CONTEXT, port=port), deadline)
-    assert "AWS_APPCONFIG_EXTENSION_HTTP_PORT is not a port number" in told
+    reason = refused(AppConfigFlags(PROFILE, CONTEXT, port=port), deadline)
+    assert "AWS_APPCONFIG_EXTENSION_HTTP_PORT is not a port number" in reason
 
 
 def test_an_unreachable_api_is_reported(
@@ -242,15 +244,15 @@ def test_an_unreachable_api_is_reported(
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
-    told = refused(AppConfigFlags(PROFILE, CONTEXT), deadline)
-    assert "AppConfig could not be reached: You must specify a region" in told
+    reason = refused(AppConfigFlags(PROFILE, CONTEXT), deadline)
+    assert "AppConfig could not be reached: You must specify a region" in reason
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-x-1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "geheim")
     monkeypatch.setenv("AWS_ENDPOINT_URL_APPCONFIGDATA", f"http://127.0.0.1:{find_free_port()}")
-    told = refused(AppConfigFlags(PROFILE, CONTEXT), deadline)
-    assert "AppConfig did not respond (EndpointConnectionError)" in told
-    assert "geheim" not in told
+    reason = refused(AppConfigFlags(PROFILE, CONTEXT), deadline)
+    assert "AppConfig did not respond (EndpointConnectionError)" in reason
+    assert "geheim" not in reason
 
 
 def test_a_missing_permission_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,7 +299,7 @@ def test_other_flags_in_the_same_document_may_be_anything() -> None:
 
 
 @pytest.mark.parametrize(
-    ("document", "told"),
+    ("document", "reason"),
     [
         ([], "not a JSON object"),
         ({}, "has none of the flags"),
@@ -346,7 +348,7 @@ def test_other_flags_in_the_same_document_may_be_anything() -> None:
     ids=lambda value: value if isinstance(value, str) else json.dumps(value)[:40],
 )
 @pytest.mark.filterwarnings("ignore:Failed to evaluate feature flag")  # newer Powertools say so
-def test_an_invalid_document_is_refused(document: object, told: str) -> None:
+def test_an_invalid_document_is_refused(document: object, reason: str) -> None:
     with pytest.raises(adapter._FlagsUnusable) as error:
         evaluate_flags(document, CONTEXT)
-    assert told in str(error.value)
+    assert reason in str(error.value)

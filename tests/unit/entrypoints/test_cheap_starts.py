@@ -20,7 +20,7 @@ from lambda_migrate.lease.codec import FORMAT, encode_databases
 from lambda_migrate.lease.record import DatabaseRecord, join_digests
 from lambda_migrate.migrations import read_manifest
 
-URL = "postgresql://app:geheim@127.0.0.1:1/shop"  # nobody listens there
+URL = "postgresql://app:geheim@127.0.0.1:1/shop"  # no process listens there
 
 HEAVY = {
     "aws_lambda_powertools",
@@ -141,13 +141,13 @@ HELD = {
     "target": {"S": "default"},
     "format": {"N": str(FORMAT)},
     "fence": {"N": "3"},
-    "owner": {"S": "somebody/1/x"},
+    "owner": {"S": "another/1/x"},
     "lease_ms": {"N": "20000"},
 }
 
 
 def held() -> dict[str, Any]:
-    """The item while somebody migrates."""
+    """The item while another process migrates."""
     until = SYSTEM_CLOCK.wall_ms() + 60_000
     return HELD | {"lease_until": {"N": str(until)}, "lease_ms": {"N": "60000"}}
 
@@ -176,7 +176,7 @@ def run(folder: Path, table: Table, **variables: str) -> subprocess.CompletedPro
     )
 
 
-def told(done: subprocess.CompletedProcess[str], what: str) -> list[str]:
+def read_output(done: subprocess.CompletedProcess[str], what: str) -> list[str]:
     assert done.returncode == 0, done.stderr
     [line] = [line for line in done.stdout.splitlines() if line.startswith(f"{what}:")]
     return line.split()[1:]
@@ -188,13 +188,13 @@ def test_a_start_that_does_not_migrate_imports_nothing_heavy_and_leaves_nothing_
     migrations: Path, serve: Any, held_for: int, flags: str
 ) -> None:
     table = serve([held()] * held_for + [ready(migrations)])
-    # Nobody listens at port 1: asking would be told as FlagsUnavailable.
+    # No process listens at port 1: reading flags would raise FlagsUnavailable.
     done = run(migrations, table, LAMBDA_MIGRATE_FLAGS=flags, AWS_APPCONFIG_EXTENSION_HTTP_PORT="1")
     for module in ("lambda_migrate.engine.flags", "lambda_migrate.aws.appconfig"):
-        assert module not in told(done, "loaded")
-    heavy = {name for name in told(done, "loaded") if name.partition(".")[0] in HEAVY}
+        assert module not in read_output(done, "loaded")
+    heavy = {name for name in read_output(done, "loaded") if name.partition(".")[0] in HEAVY}
     assert heavy == set()
-    assert told(done, "sockets") == ["0"]
+    assert read_output(done, "sockets") == ["0"]
     confirmed = bool(held_for)  # what a waiter is to serve is read once more
     assert table.asked == ["DynamoDB_20120810.GetItem"] * (held_for + 1 + confirmed)
     line = json.loads(done.stdout.splitlines()[0])
@@ -204,7 +204,7 @@ def test_a_start_that_does_not_migrate_imports_nothing_heavy_and_leaves_nothing_
 
 def test_nothing_of_the_credentials_is_written(migrations: Path, serve: Any) -> None:
     done = run(migrations, serve([ready(migrations)]))
-    assert told(done, "sockets")
+    assert read_output(done, "sockets")
     for secret in ("secret-example", "token-example", "geheim"):
         assert secret not in done.stdout + done.stderr
 

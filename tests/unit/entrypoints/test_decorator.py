@@ -36,7 +36,7 @@ V1 = manifest(1)
 
 
 class Runner:
-    """What the gate asks of a runner; answers what it is told to.
+    """A runner that returns or raises what a test has set.
 
     Args:
         answers: Errors to raise or outcomes, one for each call; None for the usual one, as at the
@@ -71,8 +71,8 @@ def served(event: Any, context: Any) -> Any:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[Runner]:
-    """Runners that wiring made."""
+def runners(monkeypatch: pytest.MonkeyPatch) -> list[Runner]:
+    """The runners that the decorator creates."""
     runners: list[Runner] = []
 
     def from_settings(*, observer: object, **settings: object) -> Runner:
@@ -88,7 +88,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Runner]:
 # --- the shape of it
 
 
-def test_it_works_with_and_without_arguments(made: list[Runner]) -> None:
+def test_it_works_with_and_without_arguments(runners: list[Runner]) -> None:
     @migrate_on_cold_start
     def bare(event: Any, context: Any) -> Any:
         return event
@@ -101,13 +101,13 @@ def test_it_works_with_and_without_arguments(made: list[Runner]) -> None:
     def with_none(event: Any, context: Any) -> Any:
         return event
 
-    assert made == []
+    assert runners == []
     assert [each(n, Context()) for n, each in enumerate((bare, with_arguments, with_none))] == [
         0,
         1,
         2,
     ]
-    assert [runner.arguments for runner in made] == [{}, {"target": "orders"}, {}]  # type: ignore[attr-defined]  # see `made`
+    assert [runner.arguments for runner in runners] == [{}, {"target": "orders"}, {}]  # type: ignore[attr-defined]  # see `runners`
 
 
 def test_name_documentation_and_signature_stay(fakes: Fakes) -> None:
@@ -330,7 +330,7 @@ def test_a_second_thread_waits_no_longer_than_its_own_invocation_has() -> None:
 
 
 class Bare:
-    """A context of a test that somebody wrote by hand."""
+    """A minimal context, as in a hand-written test."""
 
     aws_request_id = None
 
@@ -554,7 +554,7 @@ def test_mode_off_works_with_otherwise_wrong_settings(
     ],
 )
 def test_initialization_checks_only_if_it_is_long_and_set(
-    made: list[Runner],
+    runners: list[Runner],
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
     argument: str | None,
@@ -566,21 +566,21 @@ def test_initialization_checks_only_if_it_is_long_and_set(
     options: dict[str, Any] = {} if argument is None else {"init": argument}
     guarded = migrate_on_cold_start(**options)(served)
     checks = asked and kind != "on-demand"
-    assert len(made) == int(checks)
+    assert len(runners) == int(checks)
     assert guarded("e", Context()) == {"event": "e"}
-    assert [len(runner.asked) for runner in made] == [1]
+    assert [len(runner.asked) for runner in runners] == [1]
     if checks:
-        deadline = made[0].asked[0][0]
+        deadline = runners[0].asked[0][0]
         assert deadline is not None
         assert deadline.remaining() == 125
 
 
 def test_without_an_initialization_type_it_is_on_demand(
-    made: list[Runner], monkeypatch: pytest.MonkeyPatch
+    runners: list[Runner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LAMBDA_MIGRATE_INIT", "when-long")
     migrate_on_cold_start(served)
-    assert made == []
+    assert runners == []
 
 
 def test_an_error_during_initialization_is_left_to_the_first_invocation(
@@ -604,14 +604,14 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
 
 
 def test_a_restored_snapshot_checks_again(
-    made: list[Runner], restored: list[Callable[[], None]]
+    runners: list[Runner], restored: list[Callable[[], None]]
 ) -> None:
     guarded = migrate_on_cold_start(init="when-long")(served)
-    assert [len(runner.asked) for runner in made] == [1]
+    assert [len(runner.asked) for runner in runners] == [1]
     (hook,) = restored
     hook()
     guarded("e", Context())
-    assert [len(runner.asked) for runner in made] == [1, 1]
+    assert [len(runner.asked) for runner in runners] == [1, 1]
 
 
 def test_a_users_own_runner_forgets_after_a_restore(
@@ -675,11 +675,11 @@ def test_the_line_of_a_fault_names_the_target(
     assert line["lambda_migrate"]["target"] == emf["target"] == target
 
 
-def test_a_runner_is_made_once(made: list[Runner]) -> None:
+def test_a_runner_is_made_once(runners: list[Runner]) -> None:
     guarded = migrate_on_cold_start(served)
     guarded("e", Context())
     guarded("e", Context())
-    assert len(made) == 1
+    assert len(runners) == 1
 
 
 def test_the_decorator_accepts_a_real_runner(fakes: Fakes) -> None:

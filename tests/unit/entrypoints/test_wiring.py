@@ -1,4 +1,4 @@
-"""The parts as the environment names them, and no secret of it in anything that is told."""
+"""The parts that the settings name, and no secret in any event, error or log line."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_the_flags_are_read_where_the_settings_say_for_this_function(
         monkeypatch.setenv(*next(iter(appconfig.extension().items())))
         flags = wiring.make_flags(settings)
         assert flags is not None
-        assert appconfig.requests.total() == 0, "making them asks nobody"
+        assert appconfig.requests.total() == 0, "creating them reads nothing"
         assert [flags.read(Deadline.after(30)) for _ in range(2)] == [Flags(paused=True)] * 2
         assert appconfig.requests == {"extension": 1}
 
@@ -236,9 +236,9 @@ def test_no_secret_is_in_any_event_or_error_of_a_refused_connection(
     with pytest.raises(MigrateError) as caught:
         runner.ensure(Deadline.after(10, clock))
     (failed,) = observer.events_of(CheckFailed)
-    told = f"{caught.value!r} {caught.value} {asdict(failed)} {fakes.table.state} {settings}"
-    assert "127.0.0.1" in told
-    assert SECRET not in told
+    text = f"{caught.value!r} {caught.value} {asdict(failed)} {fakes.table.state} {settings}"
+    assert "127.0.0.1" in text
+    assert SECRET not in text
     assert SECRET not in repr(target)
 
 
