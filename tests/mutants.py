@@ -1316,7 +1316,7 @@ MUTANTS = (
     ),
     Mutant(
         "a signature of another time is taken for wrong credentials",
-        "lambda_migrate/lease/dynamodb.py",
+        "lambda_migrate/lease/dynamodb_errors.py",
         "if _is_clock_error(code, message):",
         "if False:",
         ("lease",),

@@ -33,10 +33,12 @@ from lambda_migrate.lease.decision import CLOCK_SKEW_MS
 from lambda_migrate.lease.dynamodb_errors import (
     CALL_TIMEOUT_SECONDS,
     CONNECT_TIMEOUT_SECONDS,
+    EXPIRED_CREDENTIALS_CODES,
     READ_TIMEOUT_SECONDS,
-    RETRYABLE_CODES,
     ConditionFailed,
+    RequestContext,
     ServerClock,
+    translate_error,
 )
 from lambda_migrate.lease.record import Lease, LeaseState
 from lambda_migrate.timeouts import TimeLimitExceeded, is_configuration_error, run_with_timeout
@@ -103,7 +105,7 @@ def _credentials_timeout_message(seconds: float) -> str:
 
 
 class TableItem:
-    """Reads and updates one item of a DynamoDB table, and translates the errors.
+    """Reads and updates one item of a DynamoDB table.
 
     Args:
         table: Name or ARN of the table.
@@ -240,7 +242,7 @@ class TableItem:
         Returns:
             Whether there are.
         """
-        if error.response.get("Error", {}).get("Code") not in _EXPIRED_CREDENTIALS:
+        if error.response.get("Error", {}).get("Code") not in EXPIRED_CREDENTIALS_CODES:
             return False
         try:
             new_client = self._new_client(fresh=True)
@@ -257,56 +259,16 @@ class TableItem:
         return make_client(fresh=fresh, seconds=_credentials_timeout(self.credentials_deadline))
 
     def _translate(self, operation: str, error: Any) -> Exception:
-        """Our error for an error response; its message contains names, never credentials."""
-        response: dict[str, Any] = error.response
-        self._update_server_clock(response)
-        code = str(response.get("Error", {}).get("Code", ""))
-        message = str(response.get("Error", {}).get("Message", "")).partition("\n")[0]
-        status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        if code == "ConditionalCheckFailedException":
-            return ConditionFailed(response.get("Item"))
-        if code in RETRYABLE_CODES or status >= 500:
-            return LeaseStoreUnavailable(f"DynamoDB, table {self.table!r}: {code} {message}")
-        if error.operation_name not in ("GetItem", "UpdateItem"):
-            return ConfigurationError(
-                f"no AWS credentials for table {self.table!r}: {error.operation_name} was refused: "
-                f"{code}: {message}"
-            )
-        if _is_clock_error(code, message):
-            return LeaseStoreUnavailable(
-                f"DynamoDB refused the signature for table {self.table!r}: {code}: "
-                f"{self._clock_difference()}; correct this machine's clock"
-            )
-        if code == "ResourceNotFoundException":
-            return ConfigurationError(self._missing_table())
-        if code in _DENIED:
-            return ConfigurationError(self._missing_permission(operation, message))
-        refused = f"DynamoDB does not accept the credentials used for table {self.table!r}: {code}"
-        if code in _EXPIRED_TOKEN:
-            if _can_refresh(_credentials_of(self._boto3_client)):
-                return LeaseStoreUnavailable(f"{refused}: {message}; they are being refreshed")
-            return ConfigurationError(
-                f"{refused}: {message}; sign in again, with credentials that outlive the "
-                "migration or that can be refreshed (a profile with sso_session or role_arn)"
-            )
-        if code in _INVALID_CREDENTIALS:
-            return ConfigurationError(f"{refused}; sign in again, or correct them")
-        reason = f"{code or f'HTTP {status}'}: {message}" if message else code or f"HTTP {status}"
-        advice = (
-            "; the table needs the partition key `target` of type S and no sort key, see "
-            "`lambda-migrate table create --cloudformation`"
+        self._update_server_clock(error.response)
+        context = RequestContext(
+            operation,
+            self.table,
+            self.target,
+            region=str(self._boto3_client.meta.region_name),
+            clock_offset_ms=self.clock_offset_ms,
+            can_refresh_credentials=_can_refresh(_credentials_of(self._boto3_client)),
         )
-        return ConfigurationError(
-            f"DynamoDB refused {operation} on table {self.table!r}: {reason}"
-            f"{advice if code == 'ValidationException' else ''}"
-        )
-
-    def _clock_difference(self) -> str:
-        seconds = self.clock_offset_ms / 1000
-        if not seconds:
-            return "this machine's clock differs from DynamoDB's"
-        direction = "behind" if seconds > 0 else "ahead of"
-        return f"this machine's clock is {abs(seconds):.0f} s {direction} DynamoDB's"
+        return translate_error(error, context)
 
     def _no_response(self, error: Exception) -> Exception:
         if is_configuration_error(error):
@@ -314,33 +276,6 @@ class TableItem:
         return LeaseStoreUnavailable(
             f"DynamoDB did not answer for table {self.table!r}: {type(error).__name__}: {error}"
         )
-
-    def _missing_table(self) -> str:
-        return (
-            f"DynamoDB has no table {self.table!r} in {self._region()}; create it with "
-            f"`lambda-migrate table create --table {self.table}` or the CloudFormation snippet of "
-            "`lambda-migrate table create --cloudformation`, or correct LAMBDA_MIGRATE_TABLE"
-        )
-
-    def _missing_permission(self, operation: str, message: str) -> str:
-        action = {"get_item": "dynamodb:GetItem", "update_item": "dynamodb:UpdateItem"}[operation]
-        resource = (
-            self.table
-            if self.table.startswith("arn:")
-            else f"arn:aws:dynamodb:{self._region()}:<account>:table/{self.table}"
-        )
-        return (
-            f"{action} on table {self.table!r} is not allowed ({message}); add to the function's "
-            "role:\n"
-            '  {"Effect": "Allow", "Action": ["dynamodb:GetItem", "dynamodb:UpdateItem"],\n'
-            f'   "Resource": "{resource}",\n'
-            '   "Condition": {"ForAllValues:StringEquals": {"dynamodb:LeadingKeys": '
-            f'["{self.target}"]}}}}}}'
-        )
-
-    def _region(self) -> str:
-        client = self._boto3_client
-        return "<region>" if client is None else str(client.meta.region_name)
 
 
 class DynamoDBLeaseTable(TableItem):
@@ -569,34 +504,6 @@ def _failure_changes(state: LeaseState) -> tuple[str, dict[str, Any]]:
     changes = "".join(f", {names[value]} = {value}" for value in stored)
     removed = "".join(f", {name}" for value, name in names.items() if value not in stored)
     return f"{changes} {_REMOVE_LEASE_AND_PROGRESS}{removed}", stored
-
-
-_DENIED = frozenset({"AccessDeniedException", "AccessDenied", "NotAuthorized"})
-
-_EXPIRED_TOKEN = frozenset({"ExpiredToken", "ExpiredTokenException"})
-
-_EXPIRED_CREDENTIALS = _EXPIRED_TOKEN | {"InvalidClientTokenId", "UnrecognizedClientException"}
-"""Codes for credentials that may have been replaced: the old key may be deleted by then."""
-
-_INVALID_CREDENTIALS = frozenset(
-    {
-        "IncompleteSignature",
-        "IncompleteSignatureException",
-        "InvalidClientTokenId",
-        "InvalidSignatureException",
-        "MissingAuthenticationToken",
-        "MissingAuthenticationTokenException",
-        "UnrecognizedClientException",
-    }
-)
-
-
-def _is_clock_error(code: str, message: str) -> bool:
-    """Whether a signature was refused for its time: clocks differ, or the request was delayed."""
-    return code in ("RequestExpired", "RequestTimeTooSkewed") or (
-        code == "InvalidSignatureException"
-        and message.startswith(("Signature expired", "Signature not yet current"))
-    )
 
 
 def _credentials_of(client: Any) -> Any:

@@ -1,8 +1,11 @@
-"""What both DynamoDB clients share: time limits, retryable error codes, the server's clock."""
+"""Calls of DynamoDB: time limits, the server's clock, and errors translated to ours."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from lambda_migrate.errors import ConfigurationError, LeaseStoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,11 +16,14 @@ if TYPE_CHECKING:
 __all__ = [
     "CALL_TIMEOUT_SECONDS",
     "CONNECT_TIMEOUT_SECONDS",
+    "EXPIRED_CREDENTIALS_CODES",
     "READ_TIMEOUT_SECONDS",
     "RETRYABLE_CODES",
     "ConditionFailed",
+    "RequestContext",
     "ServerClock",
     "set_credentials_deadline",
+    "translate_error",
 ]
 
 CONNECT_TIMEOUT_SECONDS = 0.8
@@ -51,6 +57,28 @@ RETRYABLE_CODES = frozenset(
 """Error codes after which the same call may succeed later, as after every 5xx. DynamoDB's developer
 guide marks them "OK to retry" ("Error handling with DynamoDB"), or their cause ends by itself, such
 as a write of another Region to the item or a table that is being updated."""
+
+_ACCESS_DENIED_CODES = frozenset({"AccessDeniedException", "AccessDenied", "NotAuthorized"})
+
+_EXPIRED_TOKEN_CODES = frozenset({"ExpiredToken", "ExpiredTokenException"})
+
+EXPIRED_CREDENTIALS_CODES = _EXPIRED_TOKEN_CODES | {
+    "InvalidClientTokenId",
+    "UnrecognizedClientException",
+}
+"""Codes for credentials that may have been replaced: the old key may be deleted by then."""
+
+_INVALID_CREDENTIALS_CODES = frozenset(
+    {
+        "IncompleteSignature",
+        "IncompleteSignatureException",
+        "InvalidClientTokenId",
+        "InvalidSignatureException",
+        "MissingAuthenticationToken",
+        "MissingAuthenticationTokenException",
+        "UnrecognizedClientException",
+    }
+)
 
 _MIN_OFFSET_MS = 2_000
 """A ``Date`` header has whole seconds and describes the past: smaller offsets prove nothing."""
@@ -131,3 +159,119 @@ def _parse_http_date(date: str) -> int:
     shifted = (month + 9) % 12
     days = 365 * year + year // 4 - year // 100 + year // 400 + (153 * shifted + 2) // 5 + day
     return (days - 719_469) * 86_400 + hours * 3_600 + minutes * 60 + seconds
+
+
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """What the messages of `translate_error` name.
+
+    Attributes:
+        operation: Method of the boto3 client: ``get_item`` or ``update_item``.
+        table: Name or ARN of the table.
+        target: Partition key of the item.
+        region: Region of the client.
+        clock_offset_ms: See `ServerClock.offset_ms`.
+        can_refresh_credentials: Whether boto3 refreshes the credentials by itself.
+    """
+
+    operation: str
+    table: str
+    target: str
+    region: str
+    clock_offset_ms: int
+    can_refresh_credentials: bool
+
+
+def translate_error(error: Any, context: RequestContext) -> Exception:
+    """Our error for an error response; its message contains names, never credentials.
+
+    Args:
+        error: A ``ClientError`` of botocore.
+        context: The request.
+    """
+    response: dict[str, Any] = error.response
+    code = str(response.get("Error", {}).get("Code", ""))
+    message = str(response.get("Error", {}).get("Message", "")).partition("\n")[0]
+    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    table = repr(context.table)
+    if code == "ConditionalCheckFailedException":
+        return ConditionFailed(response.get("Item"))
+    if code in RETRYABLE_CODES or status >= 500:
+        return LeaseStoreUnavailable(f"DynamoDB, table {table}: {code} {message}")
+    if error.operation_name not in ("GetItem", "UpdateItem"):
+        return ConfigurationError(
+            f"no AWS credentials for table {table}: {error.operation_name} was refused: "
+            f"{code}: {message}"
+        )
+    if _is_clock_error(code, message):
+        return LeaseStoreUnavailable(
+            f"DynamoDB refused the signature for table {table}: {code}: "
+            f"{_describe_clock(context.clock_offset_ms)}; correct this machine's clock"
+        )
+    if code == "ResourceNotFoundException":
+        return ConfigurationError(_describe_missing_table(context))
+    if code in _ACCESS_DENIED_CODES:
+        return ConfigurationError(_describe_missing_permission(context, message))
+    if code in EXPIRED_CREDENTIALS_CODES | _INVALID_CREDENTIALS_CODES:
+        return _credentials_error(code, message, context)
+    reason = f"{code or f'HTTP {status}'}: {message}" if message else code or f"HTTP {status}"
+    advice = (
+        "; the table needs the partition key `target` of type S and no sort key, see "
+        "`lambda-migrate table create --cloudformation`"
+    )
+    return ConfigurationError(
+        f"DynamoDB refused {context.operation} on table {table}: {reason}"
+        f"{advice if code == 'ValidationException' else ''}"
+    )
+
+
+def _is_clock_error(code: str, message: str) -> bool:
+    """Whether a signature was refused for its time: clocks differ, or the request was delayed."""
+    return code in ("RequestExpired", "RequestTimeTooSkewed") or (
+        code == "InvalidSignatureException"
+        and message.startswith(("Signature expired", "Signature not yet current"))
+    )
+
+
+def _credentials_error(code: str, message: str, context: RequestContext) -> Exception:
+    refused = f"DynamoDB does not accept the credentials used for table {context.table!r}: {code}"
+    if code not in _EXPIRED_TOKEN_CODES:
+        return ConfigurationError(f"{refused}; sign in again, or correct them")
+    if context.can_refresh_credentials:
+        return LeaseStoreUnavailable(f"{refused}: {message}; they are being refreshed")
+    return ConfigurationError(
+        f"{refused}: {message}; sign in again, with credentials that outlive the "
+        "migration or that can be refreshed (a profile with sso_session or role_arn)"
+    )
+
+
+def _describe_clock(offset_ms: int) -> str:
+    if not offset_ms:
+        return "this machine's clock differs from DynamoDB's"
+    direction = "behind" if offset_ms > 0 else "ahead of"
+    return f"this machine's clock is {abs(offset_ms) / 1000:.0f} s {direction} DynamoDB's"
+
+
+def _describe_missing_table(context: RequestContext) -> str:
+    return (
+        f"DynamoDB has no table {context.table!r} in {context.region}; create it with "
+        f"`lambda-migrate table create --table {context.table}` or the CloudFormation snippet of "
+        "`lambda-migrate table create --cloudformation`, or correct LAMBDA_MIGRATE_TABLE"
+    )
+
+
+def _describe_missing_permission(context: RequestContext, message: str) -> str:
+    actions = {"get_item": "dynamodb:GetItem", "update_item": "dynamodb:UpdateItem"}
+    resource = (
+        context.table
+        if context.table.startswith("arn:")
+        else f"arn:aws:dynamodb:{context.region}:<account>:table/{context.table}"
+    )
+    return (
+        f"{actions[context.operation]} on table {context.table!r} is not allowed ({message}); "
+        "add to the function's role:\n"
+        '  {"Effect": "Allow", "Action": ["dynamodb:GetItem", "dynamodb:UpdateItem"],\n'
+        f'   "Resource": "{resource}",\n'
+        '   "Condition": {"ForAllValues:StringEquals": {"dynamodb:LeadingKeys": '
+        f'["{context.target}"]}}}}}}'
+    )
