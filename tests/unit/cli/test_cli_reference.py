@@ -44,7 +44,8 @@ def sections() -> dict[str, str]:
 
 def option_row(parameter: Any) -> str:
     names = ", ".join(f"`{name}`" for name in parameter.opts)
-    return f"| {names} | {parameter.help} |"
+    text = str(parameter.help).replace("[", "\\[")  # else it is a link
+    return f"| {names} | {text} |"
 
 
 def test_every_command_has_a_section_and_every_section_a_command() -> None:
