@@ -120,6 +120,7 @@ def _draw_series(axes: Axes, widget: Widget, cloudwatch: CloudWatch) -> None:
     for number, (label, query) in enumerate(widget.series):
         values = cloudwatch.series({"m": query}, "m", periods)
         points = [(at - first, v) for (at, _), v in zip(periods, values, strict=True) if v]
+        points = points or [(0.0, 0.0)]  # or else the legend has the wrong colour
         times, heights = [at for at, _ in points], [value for _, value in points]
         style: dict[str, Any] = {"color": _COLOURS[number], "label": label}
         if query.statistic == "Sum":

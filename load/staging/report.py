@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def _page(found: Validation, report: Mapping[str, Any]) -> str:
             section("Not measured", list_of(report["not_measured"])),
             section(
                 "How to repeat it",
-                Html("<p><code>") + paragraph(report["command"]) + Html("</code></p>"),
+                f"<p><code>{escape(report['command'])}</code></p>",
                 paragraph(
                     f"{ran['cpus']} CPUs, {ran['memory_gigabytes']} GB, Python {ran['python']}, "
                     f"{ran['system']}, shared by everything: times in AWS differ. "
@@ -180,7 +181,12 @@ def _migration(one: Mapping[str, Any], live: float | None) -> list[Any]:
     ]
     times = ["" if each is None else f"{each:.2f}" for each in (one["seconds"], live)]
     reason = one.get("reason") or "none"
-    return [one["name"], *times, "; ".join(locks) or reason, "; ".join(map(_rows, one["tables"]))]
+    return [
+        one["name"],
+        *times,
+        "; ".join(locks) or reason,
+        "; ".join(filter(None, map(_rows, one["tables"]))),
+    ]
 
 
 def _rows(table: Mapping[str, Any]) -> str:
@@ -256,6 +262,7 @@ def _latencies(evidence: Evidence) -> str:
     until = max(one.result.ended for one in sent)
     with charts.style():
         figure, axes = charts.new_axes(10, 2.6, xlabel="seconds", ylabel="seconds")
+        sizes = {"read": 6, "write": 6, "failed": 20}
         for kind, colour in (("read", charts.BLUE), ("write", charts.GREEN), ("failed", "#b3261e")):
             own = [
                 one.result
@@ -265,13 +272,15 @@ def _latencies(evidence: Evidence) -> str:
             starts = [result.started - since for result in own]
             durations = [result.duration_seconds for result in own]
             # Pixels: thousands of circles would make a picture of a megabyte.
-            axes.scatter(starts, durations, 6, colour, alpha=0.6, lw=0, label=kind, rasterized=True)
-        for band in evidence.bands:
-            if band.end > since and band.start < until:
-                axes.axvspan(band.start - since, band.end - since, color=charts.ORANGE, alpha=0.15)
-                axes.text(
-                    band.start - since, 1.02, band.label, transform=axes.get_xaxis_transform()
-                )
+            axes.scatter(
+                starts, durations, sizes[kind], colour, alpha=0.6, lw=0, label=kind, rasterized=True
+            )
+        shown = [one for one in evidence.bands if one.end > since and one.start < until]
+        for number, band in enumerate(shown):
+            start = band.start - since
+            axes.axvspan(start, band.end - since, color=charts.ORANGE, alpha=0.15)
+            height = 1.02 + 0.08 * (number % 3)
+            axes.text(start, height, band.label, transform=axes.get_xaxis_transform())
         axes.set(yscale="log", xlim=(0, until - since))
         axes.legend(frameon=False, ncols=3, loc="upper right")
         return charts.svg(figure)
