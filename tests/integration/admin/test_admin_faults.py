@@ -1,4 +1,4 @@
-"""Commands through a function under faults at random: what is told is what happened."""
+"""Commands through a function under random faults: reports match the database."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.integration.admin.test_admin_function import Vpc, opened
+from tests.integration.admin.test_admin_function import Vpc, open_vpc
 from tests.stage import COUNTERS, Stage, effect, until
 
 MIGRATIONS = {
@@ -27,14 +27,14 @@ STEPS = (
 
 
 def names(stage: Stage) -> set[str]:
-    """What the history says is applied."""
+    """Read the names of applied migrations from the history."""
     if stage.query("SELECT to_regclass('lambda_migrate.history')") == [[None]]:
         return set()
     return {name for (name,) in stage.query("SELECT name FROM lambda_migrate.history")}
 
 
 def kill_one(vpc: Vpc, *, after: float, done: threading.Event) -> None:
-    """Kill an environment that is at work, unless the command is done before."""
+    """Kill a busy environment, unless the command ends before."""
     while not done.is_set():
         busy = [each for each in vpc.function.environments() if each.state == "busy"]
         if busy:
@@ -45,7 +45,7 @@ def kill_one(vpc: Vpc, *, after: float, done: threading.Event) -> None:
 
 
 def under_faults(vpc: Vpc, chance: random.Random, *command: str) -> tuple[int, dict[str, object]]:
-    """One command, with answers lost, calls throttled and perhaps a process killed."""
+    """Run a command with lost responses, throttled calls and perhaps a killed process."""
     vpc.api.throttle(chance.randrange(2))
     for _ in range(chance.randrange(3)):
         vpc.api.drop_responses(at=chance.choice(("start", "end")))
@@ -56,7 +56,7 @@ def under_faults(vpc: Vpc, chance: random.Random, *command: str) -> tuple[int, d
     if chance.random() < 0.5:
         killer.start()
     try:
-        return vpc.answer(*command)
+        return vpc.run_json(*command)
     finally:
         done.set()
         if killer.ident is not None:
@@ -67,20 +67,20 @@ def under_faults(vpc: Vpc, chance: random.Random, *command: str) -> tuple[int, d
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_reports_match_the_database_and_nothing_happens_twice(stage: Stage, seed: int) -> None:
     chance = random.Random(seed)
-    with opened(stage, MIGRATIONS, timeout=15.0) as vpc:
+    with open_vpc(stage, MIGRATIONS, timeout=15.0) as vpc:
         for command in STEPS:
             before = names(stage)
-            code, answer = under_faults(vpc, chance, *command)
+            code, response = under_faults(vpc, chance, *command)
             changed = names(stage) ^ before
-            error = answer.get("error")
-            told = (
+            error = response.get("error")
+            reported = (
                 error["committed"]
                 if isinstance(error, dict)
-                else answer.get("applied", answer.get("reverted"))
+                else response.get("applied", response.get("reverted"))
             )
-            assert isinstance(told, list), answer
-            where = f"seed {seed}, {command}: {code}, {answer}"
-            assert set(told) == changed if code == 0 else set(told) <= changed, where
+            assert isinstance(reported, list), response
+            where = f"seed {seed}, {command}: {code}, {response}"
+            assert set(reported) == changed if code == 0 else set(reported) <= changed, where
             if "--steps" in command:
                 assert len(changed) <= 1, where
             versions = {int(name[:4]) for name in names(stage)}
@@ -89,7 +89,7 @@ def test_reports_match_the_database_and_nothing_happens_twice(stage: Stage, seed
             until(
                 lambda: stage.item().owner is None or is_lease_expired(stage), what="the lease ends"
             )
-        assert vpc.answer("up", "--wait")[0] == 0
+        assert vpc.run_json("up", "--wait")[0] == 0
     assert stage.effects() == dict.fromkeys(range(1, 6), 1)
 
 

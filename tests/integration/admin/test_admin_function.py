@@ -38,8 +38,8 @@ MIGRATIONS = {
 }
 
 
-def slow(version: int, seconds: float) -> str:
-    """A migration that takes its time, and whose tries can be counted."""
+def make_slow(version: int, seconds: float) -> str:
+    """Make a migration that takes a while and counts its attempts."""
     return effect(version, f"SELECT nextval('attempts'); SELECT pg_sleep({seconds});")
 
 
@@ -52,15 +52,15 @@ GATED = {
         "PERFORM pg_sleep(0.05); END LOOP; END $$;",
     ),
 }
-"""The last one goes on until somebody opens the gate."""
+"""The last migration waits until the gate is opened."""
 
 
 def open_gate(stage: Stage) -> None:
     stage.query("INSERT INTO gate VALUES (1) RETURNING open")
 
 
-class Impatient:
-    """A client that gives up soon the first time, and then waits."""
+class ImpatientClient:
+    """A client with a short timeout for the first call and a long one after it."""
 
     def __init__(self, *clients: Any) -> None:
         self._clients = list(clients)
@@ -73,7 +73,7 @@ class Impatient:
 
 @dataclass
 class Vpc:
-    """An admin function, and a laptop that can reach nothing but Lambda's API."""
+    """An admin function, and a client that can reach only Lambda's API."""
 
     stage: Stage
     function: LocalFunction
@@ -81,10 +81,10 @@ class Vpc:
 
     @property
     def laptop(self) -> dict[str, str]:
-        return {**self.api.environment(), "PATH": os.environ["PATH"], "PYTHONPATH": _ours()}
+        return {**self.api.environment(), "PATH": os.environ["PATH"], "PYTHONPATH": _library_path()}
 
     def run(self, *arguments: str) -> tuple[int, str, str]:
-        """One command, in this process."""
+        """Run a command in this process."""
         out, err = io.StringIO(), io.StringIO()
         with (
             patch.dict(os.environ, self.laptop, clear=True),
@@ -94,7 +94,7 @@ class Vpc:
             code = main(["--function", self.function.name, *arguments])
         return code, out.getvalue(), err.getvalue()
 
-    def answer(self, *arguments: str) -> tuple[int, dict[str, Any]]:
+    def run_json(self, *arguments: str) -> tuple[int, dict[str, Any]]:
         code, out, _ = self.run(*arguments, "--format", "json")
         document: dict[str, Any] = json.loads(out)
         return code, document
@@ -104,7 +104,7 @@ class Vpc:
             return make_client(read_seconds)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """The same as a process of its own."""
+        """Start a command as a process."""
         return subprocess.Popen(
             [sys.executable, "-m", "lambda_migrate", "--function", self.function.name, *arguments],
             env=self.laptop,
@@ -115,13 +115,13 @@ class Vpc:
         )
 
 
-def _ours() -> str:
-    """Where the library under test is."""
+def _library_path() -> str:
+    """Return the path of the library under test."""
     return str(Path(lambda_migrate.__file__).parents[1])
 
 
 @contextmanager
-def opened(
+def open_vpc(
     stage: Stage, migrations: Mapping[str, str], *, timeout: float = 60.0, **more: Any
 ) -> Iterator[Vpc]:
     code = stage.code(migrations)
@@ -129,7 +129,10 @@ def opened(
         LocalFunction(
             HANDLER,
             code=code,
-            environment={**stage.environment(), "PYTHONPATH": f"{code}{os.pathsep}{_ours()}"},
+            environment={
+                **stage.environment(),
+                "PYTHONPATH": f"{code}{os.pathsep}{_library_path()}",
+            },
             timeout=timeout,
             name=f"admin-{stage.name}",
             **more,
@@ -141,11 +144,11 @@ def opened(
 
 @pytest.fixture
 def vpc(stage: Stage) -> Iterator[Vpc]:
-    with opened(stage, MIGRATIONS) as opened_vpc:
+    with open_vpc(stage, MIGRATIONS) as opened_vpc:
         yield opened_vpc
 
 
-# --- every verb
+# --- every command
 
 
 def test_every_command_does_through_a_function_what_it_does_locally(vpc: Vpc) -> None:
@@ -161,25 +164,25 @@ def test_every_command_does_through_a_function_what_it_does_locally(vpc: Vpc) ->
         ["applied", "0002_two"],
     ]
     assert "applied 2 migrations to" in out
-    assert vpc.answer("up")[1]["applied"] == ["0003_three"]
+    assert vpc.run_json("up")[1]["applied"] == ["0003_three"]
     assert stage.effects() == {1: 1, 2: 1, 3: 1}
-    code, document = vpc.answer("status", "--exit-code")
+    code, document = vpc.run_json("status", "--exit-code")
     assert (code, document["is_current"], document["is_marked_ready"]) == (0, True, True)
-    assert vpc.answer("verify")[1]["agree"] is True
-    assert vpc.answer("verify", "--resync")[1]["resynced"] is True
+    assert vpc.run_json("verify")[1]["agree"] is True
+    assert vpc.run_json("verify", "--resync")[1]["resynced"] is True
     code, _, err = vpc.run("down", "--steps", "1")
     assert code == 2
     assert "0003_three" in err
     assert "--yes" in err
-    assert vpc.answer("down", "--steps", "1", "--yes")[1]["reverted"] == ["0003_three"]
-    assert vpc.answer("baseline", "3", "--yes")[1]["declared"] == ["0003_three"]
+    assert vpc.run_json("down", "--steps", "1", "--yes")[1]["reverted"] == ["0003_three"]
+    assert vpc.run_json("baseline", "3", "--yes")[1]["declared"] == ["0003_three"]
     assert stage.effects() == {1: 1, 2: 1}
-    code, document = vpc.answer("repair", "3", "--as", "pending", "--yes")
+    code, document = vpc.run_json("repair", "3", "--as", "pending", "--yes")
     assert (code, document["repaired"]) == (0, "0003_three")
-    assert vpc.answer("repair", "--environment", "staging", "--yes")[1]["stamped"] == "staging"
+    assert vpc.run_json("repair", "--environment", "staging", "--yes")[1]["stamped"] == "staging"
     assert vpc.run("up")[0] == 2  # its settings name no environment, or another
-    assert vpc.answer("lease", "show")[1]["owner"] is None
-    code, document = vpc.answer("lease", "release", "--yes")
+    assert vpc.run_json("lease", "show")[1]["owner"] is None
+    code, document = vpc.run_json("lease", "release", "--yes")
     assert (code, document["released"]) == (0, False)
 
 
@@ -198,25 +201,25 @@ def test_an_alias_is_a_function(vpc: Vpc) -> None:
 
 def test_a_failing_migration_is_reported_with_its_line(stage: Stage) -> None:
     broken = "-- migrate:up\nSELECT 1;\nSELECT nott;\n-- migrate:down\n"
-    with opened(stage, {**MIGRATIONS, "0004_broken": broken}) as vpc:
+    with open_vpc(stage, {**MIGRATIONS, "0004_broken": broken}) as vpc:
         code, out, err = vpc.run("up")
         assert code == 1
         assert out.count("applied ") == 3
         assert "0004_broken.sql:3" in err
         assert "3 migrations before it stay applied" in err
-        code, document = vpc.answer("up")
+        code, document = vpc.run_json("up")
     assert (code, document["error"]["sqlstate"]) == (1, "42703")
     assert document["error"]["exit_code"] == 1
 
 
-# --- answers that are lost
+# --- lost responses
 
 
 @pytest.mark.parametrize("moment", ["start", "end"])
 def test_an_up_whose_response_is_lost_returns_its_result(stage: Stage, moment: Any) -> None:
-    with opened(stage, {**MIGRATIONS, "0004_slow": slow(4, 2)}) as vpc:
+    with open_vpc(stage, {**MIGRATIONS, "0004_slow": make_slow(4, 2)}) as vpc:
         vpc.api.drop_responses(at=moment)
-        code, document = vpc.answer("up")
+        code, document = vpc.run_json("up")
         asked = [each.event["request"] for each in vpc.api.calls]
     assert code == 0
     assert document["applied"] == [*MIGRATIONS, "0004_slow"]
@@ -229,7 +232,7 @@ def test_an_up_whose_response_is_lost_returns_its_result(stage: Stage, moment: A
 def test_a_down_whose_response_is_lost_rolls_back_once(vpc: Vpc) -> None:
     vpc.run("up")
     vpc.api.drop_responses(2)
-    code, document = vpc.answer("down", "--steps", "1", "--yes")
+    code, document = vpc.run_json("down", "--steps", "1", "--yes")
     assert (code, document["reverted"]) == (0, ["0003_three"])
     assert vpc.stage.effects() == {1: 1, 2: 1}
     assert len({each.request_id for each in vpc.api.calls[1:]}) == 3
@@ -237,26 +240,26 @@ def test_a_down_whose_response_is_lost_rolls_back_once(vpc: Vpc) -> None:
 
 def test_a_failure_whose_response_is_lost_is_reported_and_not_retried(stage: Stage) -> None:
     once = "-- migrate:up\nSELECT nextval('attempts'); SELECT 1/0;\n-- migrate:down\n"
-    with opened(stage, {"0001_counters": COUNTERS, "0002_once": once}) as vpc:
+    with open_vpc(stage, {"0001_counters": COUNTERS, "0002_once": once}) as vpc:
         vpc.api.drop_responses()
-        code, document = vpc.answer("up")
+        code, document = vpc.run_json("up")
     assert (code, document["error"]["sqlstate"]) == (1, "22012")
     assert document["error"]["committed"] == ["0001_counters"]
     assert stage.attempts() == 1
 
 
 def test_a_read_timeout_of_the_client_runs_nothing_twice(stage: Stage) -> None:
-    with opened(stage, GATED) as vpc:
-        client = Impatient(vpc.client(read_seconds=0.5), vpc.client())
+    with open_vpc(stage, GATED) as vpc:
+        client = ImpatientClient(vpc.client(read_seconds=0.5), vpc.client())
         remote = RemoteFunction(vpc.function.name, Deadline.after(90), client=lambda: client)
         request = CommandRequest(command=COMMANDS["up"], request_id=str(uuid.uuid4()))
         with ThreadPoolExecutor() as pool:
-            answer = pool.submit(remote.run, request)
+            response = pool.submit(remote.run, request)
             until(lambda: len(vpc.api.calls) == 2, what="it is asked again")
             until(running(stage, "gate"), what="the first run is at the gate")
             open_gate(stage)
-            assert answer.result()["repeated"] is True
-    assert answer.result()["document"]["applied"] == list(GATED)
+            assert response.result()["repeated"] is True
+    assert response.result()["document"]["applied"] == list(GATED)
     assert stage.attempts() == 1
 
 
@@ -268,23 +271,23 @@ def test_throttled_calls_are_retried(vpc: Vpc) -> None:
 
 
 def test_a_function_with_one_environment_is_retried_until_it_is_free(stage: Stage) -> None:
-    migrations = {**MIGRATIONS, "0004_slow": slow(4, 2)}
-    with opened(stage, migrations, concurrency=1) as vpc:
+    migrations = {**MIGRATIONS, "0004_slow": make_slow(4, 2)}
+    with open_vpc(stage, migrations, concurrency=1) as vpc:
         vpc.api.drop_responses(at="start")
-        code, document = vpc.answer("up")
+        code, document = vpc.run_json("up")
     assert (code, len(document["applied"])) == (0, 4)
     assert stage.attempts() == 1
 
 
-# --- functions that end in the midst
+# --- functions that are killed
 
 
 def test_a_function_killed_by_its_timeout_is_reported_with_what_was_committed(stage: Stage) -> None:
-    """It is frozen, so that nothing of its own can end the migration in time."""
-    migrations = {**MIGRATIONS, "0004_slow": slow(4, 60)}
-    with opened(stage, migrations, timeout=20.0) as vpc:
+    """The function is frozen, so that Lambda's timeout ends it."""
+    migrations = {**MIGRATIONS, "0004_slow": make_slow(4, 60)}
+    with open_vpc(stage, migrations, timeout=20.0) as vpc:
         with ThreadPoolExecutor() as pool:
-            laptop = pool.submit(vpc.answer, "up")
+            laptop = pool.submit(vpc.run_json, "up")
             until(running(stage, "pg_sleep"), what="the migration runs")
             (environment,) = vpc.function.environments()
             os.kill(environment.pid, 19)  # frozen: nothing of its own ends it before Lambda does
@@ -299,11 +302,11 @@ def test_a_function_killed_by_its_timeout_is_reported_with_what_was_committed(st
 def test_a_killed_function_rolls_back_nothing_more_when_lambda_retries(
     stage: Stage,
 ) -> None:
-    """An asynchronous invocation that failed is repeated twice by Lambda itself."""
+    """Lambda repeats a failed asynchronous invocation twice."""
     down = "SELECT nextval('attempts'); DELETE FROM effects WHERE version = 4;"
     down += " SELECT pg_sleep(60);"
     late = f"-- migrate:up\nINSERT INTO effects VALUES (4);\n-- migrate:down\n{down}\n"
-    with opened(stage, {**MIGRATIONS, "0004_late": late}, timeout=20.0) as vpc:
+    with open_vpc(stage, {**MIGRATIONS, "0004_late": late}, timeout=20.0) as vpc:
         assert vpc.run("up")[0] == 0
         event = {"command": "down", "options": {"steps": 1, "yes": True}}
         vpc.client().invoke(
@@ -328,10 +331,10 @@ def test_a_killed_function_rolls_back_nothing_more_when_lambda_retries(
 
 
 def test_a_crash_is_reported_at_once_and_not_at_the_timeout(stage: Stage) -> None:
-    migrations = {**MIGRATIONS, "0004_slow": slow(4, 60)}
-    with opened(stage, migrations, timeout=600.0) as vpc:
+    migrations = {**MIGRATIONS, "0004_slow": make_slow(4, 60)}
+    with open_vpc(stage, migrations, timeout=600.0) as vpc:
         with ThreadPoolExecutor() as pool:
-            laptop = pool.submit(vpc.answer, "up")
+            laptop = pool.submit(vpc.run_json, "up")
             until(running(stage, "pg_sleep"), what="the migration runs")
             os.kill(vpc.function.environments()[0].pid, 9)
             code, document = laptop.result(timeout=120)
@@ -339,11 +342,11 @@ def test_a_crash_is_reported_at_once_and_not_at_the_timeout(stage: Stage) -> Non
         assert document["error"]["committed"] == list(MIGRATIONS)
 
 
-# --- others who are at it
+# --- concurrent commands
 
 
 def test_of_several_concurrent_ups_one_applies_and_the_others_are_busy(stage: Stage) -> None:
-    with opened(stage, GATED) as vpc, ThreadPoolExecutor() as pool:
+    with open_vpc(stage, GATED) as vpc, ThreadPoolExecutor() as pool:
         laptops = [pool.submit(vpc.start("up", "--format", "json").communicate) for _ in range(3)]
         until(lambda: sum(each.done() for each in laptops) == 2, what="two are turned away")
         open_gate(stage)
@@ -356,7 +359,7 @@ def test_of_several_concurrent_ups_one_applies_and_the_others_are_busy(stage: St
 
 
 def test_up_wait_continues_when_the_holder_has_finished(stage: Stage) -> None:
-    with opened(stage, GATED) as vpc, ThreadPoolExecutor() as pool:
+    with open_vpc(stage, GATED) as vpc, ThreadPoolExecutor() as pool:
         first = vpc.start("up")
         until(running(stage, "gate"), what="the first one migrates")
         assert vpc.run("up")[0] == 4
@@ -369,7 +372,7 @@ def test_up_wait_continues_when_the_holder_has_finished(stage: Stage) -> None:
     assert stage.attempts() == 1
 
 
-# --- what is not ours
+# --- other functions
 
 
 def test_another_function_is_recognized(stage: Stage) -> None:
@@ -421,8 +424,8 @@ def test_the_commands_of_the_page_do_what_they_say(vpc: Vpc) -> None:
 def test_the_event_of_the_page_is_valid(vpc: Vpc) -> None:
     (text,) = re.findall(r'title="event.json"\n(.*?)```', PAGE.read_text(), re.DOTALL)
     response = vpc.client().invoke(FunctionName=vpc.function.name, Payload=text.encode())
-    answer = json.loads(response["Payload"].read())
-    assert answer["document"]["applied"] == list(MIGRATIONS)
+    response = json.loads(response["Payload"].read())
+    assert response["document"]["applied"] == list(MIGRATIONS)
     (example,) = re.findall(r'```json\n(\{"exit_code".*?)```', PAGE.read_text(), re.DOTALL)
-    assert set(answer) == set(json.loads(example))
-    assert set(answer["told"][0]) == set(json.loads(example)["told"][0])
+    assert set(response) == set(json.loads(example))
+    assert set(response["told"][0]) == set(json.loads(example)["told"][0])

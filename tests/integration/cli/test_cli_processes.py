@@ -34,7 +34,7 @@ NUMBERS = count()
 
 @dataclass
 class Bench:
-    """One database, one item in the lease table, one folder of migrations."""
+    """A database, an item in the lease table, and a directory of migrations."""
 
     server: LocalPostgreSQL
     dynamodb: LocalDynamoDB
@@ -74,7 +74,7 @@ class Bench:
         return process.returncode, out, err
 
     def answer(self, *arguments: str) -> tuple[int, dict[str, Any]]:
-        """The same in this process, which is quicker."""
+        """Run a command in this process, which is faster."""
         out = io.StringIO()
         with patch.dict(os.environ, self.environ, clear=True), redirect_stdout(out):
             code = main([*arguments, "--format", "json"])
@@ -330,7 +330,7 @@ def _on_a_terminal(bench: Bench, *arguments: str, typed: bytes = b"") -> bytes:
 
 
 class Expiring(http.server.BaseHTTPRequestHandler):
-    """A way to DynamoDB on which the credentials expire at some moment."""
+    """A proxy to DynamoDB whose credentials expire at some moment."""
 
     protocol_version = "HTTP/1.1"
     upstream = ""
@@ -358,7 +358,7 @@ class Expiring(http.server.BaseHTTPRequestHandler):
         self.wfile.write(answer)
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Write no log."""
 
 
 def test_credentials_that_expire_during_up_are_reported_at_once_and_at_the_end(
@@ -381,13 +381,13 @@ def test_credentials_that_expire_during_up_are_reported_at_once_and_at_the_end(
     way.server_close()
     assert process.returncode == 2
     assert "warning: cannot renew the lease" in first
-    told = " ".join((first + err + out).split())
-    assert told.count("warning:") == 1
-    assert "0001_long was cancelled and its uncommitted work rolled back" in told
-    assert "no other process held the lease" in told
-    assert told.count("ExpiredTokenException: The security token is expired") == 2
-    assert "outlive the migration" in told
-    assert "passed" not in told
+    output = " ".join((first + err + out).split())
+    assert output.count("warning:") == 1
+    assert "0001_long was cancelled and its uncommitted work rolled back" in output
+    assert "no other process held the lease" in output
+    assert output.count("ExpiredTokenException: The security token is expired") == 2
+    assert "outlive the migration" in output
+    assert "passed" not in output
     assert bench.rows("SELECT count(*) FROM lambda_migrate.history") == [[0]]
 
 

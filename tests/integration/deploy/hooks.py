@@ -12,11 +12,11 @@ from typing import Any
 
 import lambda_migrate
 from lambda_migrate.local.runtime.function import LocalFunction
-from tests.answers import Letter, Office
+from tests.callback_server import CallbackServer, ReceivedRequest
 from tests.stage import COUNTERS, Stage, effect
 
 LIBRARY = Path(lambda_migrate.__file__).parents[1]
-"""What these tests have imported is what the hooks are to run."""
+"""The hooks run the library that these tests have imported."""
 
 V1 = {"1_counters": COUNTERS}
 V2 = {**V1, "2_more": effect(2)}
@@ -36,13 +36,13 @@ def hook(
     module: str,
     migrations: Mapping[str, str],
     *,
-    post: Office,
+    callbacks: CallbackServer,
     timeout: float = 120.0,
     files: Mapping[str, str] | None = None,
     variables: Mapping[str, str] | None = None,
     **settings: str,
 ) -> Iterator[LocalFunction]:
-    """A function whose handler is that of ``lambda_migrate.deploy.<module>``."""
+    """Run a function with the handler of ``lambda_migrate.deploy.<module>``."""
     handler = f"from lambda_migrate.deploy.{module} import handler\n"
     code = stage.code(migrations, handler=handler)
     for name, text in (files or {}).items():
@@ -50,7 +50,7 @@ def hook(
         (code / name).write_text(text)
     environment = {
         **stage.environment(**settings),
-        "AWS_ENDPOINT_URL_CODEDEPLOY": post.base,
+        "AWS_ENDPOINT_URL_CODEDEPLOY": callbacks.base,
         "POWERTOOLS_SERVICE_NAME": "migrator",
         "PYTHONPATH": os.pathsep.join([str(code), str(LIBRARY)]),
         **(variables or {}),
@@ -61,12 +61,14 @@ def hook(
         yield function
 
 
-def request(kind: str, post: Office, version: int = 1, before: int = 0) -> dict[str, Any]:
-    """What CloudFormation sends."""
+def request(
+    kind: str, callbacks: CallbackServer, version: int = 1, before: int = 0
+) -> dict[str, Any]:
+    """Make a request as CloudFormation sends it."""
     event: dict[str, Any] = {
         "RequestType": kind,
         "ServiceToken": FUNCTION,
-        "ResponseURL": post.url(f"answer{next(_numbers)}"),
+        "ResponseURL": callbacks.url(f"answer{next(_numbers)}"),
         "StackId": STACK,
         "RequestId": str(uuid.uuid4()),
         "LogicalResourceId": "Migrations",
@@ -84,7 +86,7 @@ def request(kind: str, post: Office, version: int = 1, before: int = 0) -> dict[
 
 
 def deployment() -> dict[str, str]:
-    """What CodeDeploy sends."""
+    """Make an event as CodeDeploy sends it."""
     return {
         "DeploymentId": f"d-{uuid.uuid4().hex[:9].upper()}",
         "LifecycleEventHookExecutionId": uuid.uuid4().hex,
@@ -92,17 +94,17 @@ def deployment() -> dict[str, str]:
 
 
 def logs(function: LocalFunction) -> str:
-    """Everything that its environments wrote."""
+    """Read the logs of all environments."""
     return "".join(function.logs(view.environment_id) for view in function.environments())
 
 
-def answers_to(event: Mapping[str, Any], post: Office) -> list[Letter]:
-    """What was put at an event's own URL, every attempt."""
+def list_responses(event: Mapping[str, Any], callbacks: CallbackServer) -> list[ReceivedRequest]:
+    """List every response that was sent to the URL of an event."""
     path = "/" + event["ResponseURL"].partition("//")[2].partition("/")[2]
-    return [letter for letter in post.letters if letter.path == path]
+    return [received for received in callbacks.requests if received.path == path]
 
 
-def answer_to(event: Mapping[str, Any], post: Office) -> Any:
-    """The one answer to an event."""
-    [letter] = answers_to(event, post)
-    return letter.json
+def get_response(event: Mapping[str, Any], callbacks: CallbackServer) -> Any:
+    """Return the only response to an event."""
+    [received] = list_responses(event, callbacks)
+    return received.json

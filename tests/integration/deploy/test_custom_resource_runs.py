@@ -1,4 +1,4 @@
-"""CloudFormation is answered by real runtimes, on real servers, whatever happens to them."""
+"""The custom resource on real runtimes and servers responds whatever happens to them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from collections.abc import Iterator
 import pytest
 
 from lambda_migrate.local.runtime.function import LocalFunction
-from tests.answers import REFUSE_ALL, Office, office
+from tests.callback_server import REFUSE_ALL, CallbackServer, run_callback_server
 from tests.integration.deploy.hooks import (
     BAD,
     PASSWORD,
     SLOW,
     V1,
     V2,
-    answer_to,
-    answers_to,
+    get_response,
     hook,
+    list_responses,
     logs,
     request,
 )
@@ -30,42 +30,47 @@ NOWHERE = f"postgresql://app:{PASSWORD}@127.0.0.1:1/shop?sslmode=disable"
 
 
 @pytest.fixture
-def post() -> Iterator[Office]:
-    with office() as opened:
-        yield opened
+def callbacks() -> Iterator[CallbackServer]:
+    with run_callback_server() as callback_server:
+        yield callback_server
 
 
-def served(function: LocalFunction, event: object) -> None:
-    """The invocation itself ended well: Lambda has no reason to invoke again."""
+def assert_served(function: LocalFunction, event: object) -> None:
+    """Assert that the invocation succeeded, so that Lambda does not repeat it."""
     result = function.invoke(event)
     assert result.ok, (result.status, result.error_type, result.error_message)
 
 
-def test_create_update_rollback_and_delete_of_a_stack(stage: Stage, post: Office) -> None:
-    """Created, updated, an update that fails and its rollback, deleted."""
-    create = request("Create", post, 1)
-    with hook(stage, MODULE, V1, post=post) as function:
-        served(function, create)
+def test_create_update_rollback_and_delete_of_a_stack(
+    stage: Stage, callbacks: CallbackServer
+) -> None:
+    """Create, update, an update that fails with its rollback, delete."""
+    create = request("Create", callbacks, 1)
+    with hook(stage, MODULE, V1, callbacks=callbacks) as function:
+        assert_served(function, create)
         [line] = ends(function)
         assert (line["outcome"], line["target"]) == ("MIGRATED", stage.name)
         assert '"MigrationsApplied"' in logs(function)
-    update = request("Update", post, 2, 1)
-    with hook(stage, MODULE, V2, post=post) as function:
-        served(function, update)
-    failing = request("Update", post, 3, 2)
-    with hook(stage, MODULE, BAD, post=post) as function:
-        served(function, failing)
+    update = request("Update", callbacks, 2, 1)
+    with hook(stage, MODULE, V2, callbacks=callbacks) as function:
+        assert_served(function, update)
+    failing = request("Update", callbacks, 3, 2)
+    with hook(stage, MODULE, BAD, callbacks=callbacks) as function:
+        assert_served(function, failing)
         assert "MigrationFailed" in logs(function)
-        # CloudFormation may come back before it has taken the function's code back.
-        early = request("Update", post, 2, 3)
-        served(function, early)
-    rollback = request("Update", post, 2, 3)
-    with hook(stage, MODULE, V2, post=post) as function:
-        served(function, rollback)
-        delete = request("Delete", post, 2)
-        served(function, delete)
-    told = [answer_to(event, post) for event in (create, update, failing, early, rollback, delete)]
-    assert [answer["Status"] for answer in told] == [
+        # CloudFormation may send the rollback before it has restored the function's code.
+        early = request("Update", callbacks, 2, 3)
+        assert_served(function, early)
+    rollback = request("Update", callbacks, 2, 3)
+    with hook(stage, MODULE, V2, callbacks=callbacks) as function:
+        assert_served(function, rollback)
+        delete = request("Delete", callbacks, 2)
+        assert_served(function, delete)
+    responses = [
+        get_response(event, callbacks)
+        for event in (create, update, failing, early, rollback, delete)
+    ]
+    assert [answer["Status"] for answer in responses] == [
         "SUCCESS",
         "SUCCESS",
         "FAILED",
@@ -73,7 +78,7 @@ def test_create_update_rollback_and_delete_of_a_stack(stage: Stage, post: Office
         "SUCCESS",
         "SUCCESS",
     ]
-    assert [answer.get("Data", {}).get("Ready") for answer in told] == [
+    assert [answer.get("Data", {}).get("Ready") for answer in responses] == [
         "true",
         "true",
         "false",
@@ -81,33 +86,35 @@ def test_create_update_rollback_and_delete_of_a_stack(stage: Stage, post: Office
         "true",
         None,
     ]
-    assert "3_bad: division by zero [22012]" in told[2]["Reason"]
-    assert "log stream" in told[2]["Reason"]
-    assert len({answer["PhysicalResourceId"] for answer in told}) == 1
+    assert "3_bad: division by zero [22012]" in responses[2]["Reason"]
+    assert "log stream" in responses[2]["Reason"]
+    assert len({answer["PhysicalResourceId"] for answer in responses}) == 1
     assert stage.effects() == {1: 1, 2: 1}
 
 
-def test_a_rollback_to_code_older_than_the_schema_succeeds(stage: Stage, post: Office) -> None:
-    """Something else of the stack failed after the migrations had been applied."""
-    with hook(stage, MODULE, V2, post=post) as function:
-        served(function, request("Create", post, 2))
-    rollback = request("Update", post, 1, 2)
-    with hook(stage, MODULE, V1, post=post) as function:
-        served(function, rollback)
-    told = answer_to(rollback, post)
-    assert (told["Status"], told["Data"]["Outcome"]) == ("SUCCESS", "UP_TO_DATE")
-    assert "the schema is ahead of this code" in told["Reason"]
+def test_a_rollback_to_code_older_than_the_schema_succeeds(
+    stage: Stage, callbacks: CallbackServer
+) -> None:
+    """Another resource of the stack failed after the migrations were applied."""
+    with hook(stage, MODULE, V2, callbacks=callbacks) as function:
+        assert_served(function, request("Create", callbacks, 2))
+    rollback = request("Update", callbacks, 1, 2)
+    with hook(stage, MODULE, V1, callbacks=callbacks) as function:
+        assert_served(function, rollback)
+    response = get_response(rollback, callbacks)
+    assert (response["Status"], response["Data"]["Outcome"]) == ("SUCCESS", "UP_TO_DATE")
+    assert "the schema is ahead of this code" in response["Reason"]
 
 
 def test_a_migration_longer_than_the_deadline_is_cancelled_and_gets_a_response(
-    stage: Stage, post: Office
+    stage: Stage, callbacks: CallbackServer
 ) -> None:
-    create = request("Create", post)
-    with hook(stage, MODULE, SLOW, post=post, timeout=28) as function:
-        served(function, create)
-    told = answer_to(create, post)
-    assert told["Status"] == "FAILED"
-    assert "3_slow" in told["Reason"]
+    create = request("Create", callbacks)
+    with hook(stage, MODULE, SLOW, callbacks=callbacks, timeout=28) as function:
+        assert_served(function, create)
+    response = get_response(create, callbacks)
+    assert response["Status"] == "FAILED"
+    assert "3_slow" in response["Reason"]
     assert stage.effects() == {1: 1, 2: 1}, "what was committed stays"
     assert stage.holders() == [], "nothing of it runs on"
     assert stage.item().owner is None, "the lease was given back"
@@ -121,23 +128,29 @@ _HANGS = {
 
 
 def test_work_that_hangs_gets_a_response_and_so_does_the_next_event(
-    stage: Stage, post: Office
+    stage: Stage, callbacks: CallbackServer
 ) -> None:
-    create, delete = request("Create", post), request("Delete", post)
+    create, delete = request("Create", callbacks), request("Delete", callbacks)
     with hook(
-        stage, MODULE, V1, post=post, timeout=12, files=_HANGS, directory="package:hanging"
+        stage,
+        MODULE,
+        V1,
+        callbacks=callbacks,
+        timeout=12,
+        files=_HANGS,
+        directory="package:hanging",
     ) as function:
-        served(function, create)
+        assert_served(function, create)
         assert '"NotReady":[1.0]' in logs(function).replace(" ", "")
-        served(function, delete)
+        assert_served(function, delete)
         assert len(function.environments()) == 1, "in the environment where it still hangs"
-    assert "did not end before the hook had to respond" in answer_to(create, post)["Reason"]
-    assert answer_to(create, post)["Status"] == "FAILED"
-    assert answer_to(delete, post)["Status"] == "SUCCESS"
+    assert "did not end before the hook had to respond" in get_response(create, callbacks)["Reason"]
+    assert get_response(create, callbacks)["Status"] == "FAILED"
+    assert get_response(delete, callbacks)["Status"] == "SUCCESS"
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "expected"),
     [
         ("import os; raise ValueError(os.environ['SECRET'])", "ValueError"),
         ("import nowhere", "nowhere could not be imported"),
@@ -146,30 +159,30 @@ def test_work_that_hangs_gets_a_response_and_so_does_the_next_event(
     ],
 )
 def test_migrations_that_cannot_be_imported_get_a_response(
-    body: str, told: str, stage: Stage, post: Office
+    body: str, expected: str, stage: Stage, callbacks: CallbackServer
 ) -> None:
-    create, rollback = request("Create", post), request("Update", post, 1, 2)
+    create, rollback = request("Create", callbacks), request("Update", callbacks, 1, 2)
     with hook(
         stage,
         MODULE,
         V1,
-        post=post,
+        callbacks=callbacks,
         files={"broken/__init__.py": body + "\n"},
         variables={"SECRET": PASSWORD},
         directory="package:broken",
     ) as function:
-        served(function, create)
-        served(function, rollback)
+        assert_served(function, create)
+        assert_served(function, rollback)
         assert PASSWORD not in logs(function)
-    answer = answer_to(create, post)
+    answer = get_response(create, callbacks)
     assert answer["Status"] == "FAILED"
-    assert told in answer["Reason"]
+    assert expected in answer["Reason"]
     assert PASSWORD not in answer["Reason"]
-    assert answer_to(rollback, post)["Status"] == "SUCCESS"
+    assert get_response(rollback, callbacks)["Status"] == "SUCCESS"
 
 
 @pytest.mark.parametrize(
-    ("variables", "told"),
+    ("variables", "expected"),
     [
         ({"LAMBDA_MIGRATE_DATABASE_URL": NOWHERE}, "127.0.0.1:1"),
         ({"AWS_ENDPOINT_URL_DYNAMODB": "http://127.0.0.1:1"}, "DynamoDB"),
@@ -180,30 +193,30 @@ def test_migrations_that_cannot_be_imported_get_a_response(
     ids=["postgresql", "dynamodb", "table", "setting", "directory"],
 )
 def test_unreachable_servers_and_wrong_settings_get_a_response(
-    variables: dict[str, str], told: str, stage: Stage, post: Office
+    variables: dict[str, str], expected: str, stage: Stage, callbacks: CallbackServer
 ) -> None:
-    create, rollback = request("Create", post), request("Update", post, 1, 2)
-    with hook(stage, MODULE, V1, post=post, timeout=16, variables=variables) as function:
-        served(function, create)
-        served(function, rollback)
+    create, rollback = request("Create", callbacks), request("Update", callbacks, 1, 2)
+    with hook(stage, MODULE, V1, callbacks=callbacks, timeout=16, variables=variables) as function:
+        assert_served(function, create)
+        assert_served(function, rollback)
         assert PASSWORD not in logs(function)
-    answer = answer_to(create, post)
+    answer = get_response(create, callbacks)
     assert answer["Status"] == "FAILED"
-    assert told in answer["Reason"]
+    assert expected in answer["Reason"]
     assert PASSWORD not in answer["Reason"]
-    assert answer_to(rollback, post)["Status"] == "SUCCESS"
+    assert get_response(rollback, callbacks)["Status"] == "SUCCESS"
 
 
 @pytest.fixture
 def silence() -> Iterator[str]:
-    """``host:port`` of somebody who takes connections and never says a word."""
+    """Run a server that accepts connections and never responds; yield its ``host:port``."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 @pytest.mark.parametrize("which", ["postgresql", "dynamodb"])
 def test_unresponsive_servers_get_a_response_in_time(
-    which: str, stage: Stage, post: Office, silence: str
+    which: str, stage: Stage, callbacks: CallbackServer, silence: str
 ) -> None:
     variables = {
         "postgresql": {
@@ -211,66 +224,70 @@ def test_unresponsive_servers_get_a_response_in_time(
         },
         "dynamodb": {"AWS_ENDPOINT_URL_DYNAMODB": f"http://{silence}"},
     }[which]
-    create, rollback = request("Create", post), request("Update", post, 1, 2)
-    with hook(stage, MODULE, V1, post=post, timeout=16, variables=variables) as function:
-        served(function, create)
-        served(function, rollback)
-    assert answer_to(create, post)["Status"] == "FAILED"
-    assert answer_to(rollback, post)["Status"] == "SUCCESS"
+    create, rollback = request("Create", callbacks), request("Update", callbacks, 1, 2)
+    with hook(stage, MODULE, V1, callbacks=callbacks, timeout=16, variables=variables) as function:
+        assert_served(function, create)
+        assert_served(function, rollback)
+    assert get_response(create, callbacks)["Status"] == "FAILED"
+    assert get_response(rollback, callbacks)["Status"] == "SUCCESS"
 
 
 def test_an_url_that_drops_refuses_and_hangs_gets_the_same_response_until_it_accepts(
-    stage: Stage, post: Office
+    stage: Stage, callbacks: CallbackServer
 ) -> None:
-    post.manners = ["drop", "refuse", "hang"]
-    create = request("Create", post)
-    with hook(stage, MODULE, V1, post=post) as function:
-        served(function, create)
+    callbacks.behaviors = ["drop", "refuse", "hang"]
+    create = request("Create", callbacks)
+    with hook(stage, MODULE, V1, callbacks=callbacks) as function:
+        assert_served(function, create)
         assert "Signature" not in logs(function)
-    letters = answers_to(create, post)
-    assert len(letters) == 4
-    assert len({letter.body for letter in letters}) == 1
+    requests = list_responses(create, callbacks)
+    assert len(requests) == 4
+    assert len({received.body for received in requests}) == 1
     assert stage.effects() == {1: 1}
 
 
 def test_an_url_that_never_accepts_fails_the_invocation_so_that_lambda_retries(
-    stage: Stage, post: Office
+    stage: Stage, callbacks: CallbackServer
 ) -> None:
-    create = request("Create", post)
-    with hook(stage, MODULE, V1, post=post, timeout=10) as function:
-        post.manners = [*REFUSE_ALL]
+    create = request("Create", callbacks)
+    with hook(stage, MODULE, V1, callbacks=callbacks, timeout=10) as function:
+        callbacks.behaviors = [*REFUSE_ALL]
         assert function.invoke(create).error_type == "DeliveryFailed"
-        post.manners = []
-        served(function, create)
-    assert answers_to(create, post)[-1].json["Status"] == "SUCCESS"
+        callbacks.behaviors = []
+        assert_served(function, create)
+    assert list_responses(create, callbacks)[-1].json["Status"] == "SUCCESS"
     assert stage.effects() == {1: 1}
 
 
-def test_two_concurrent_hooks_migrate_once_and_both_respond(stage: Stage, post: Office) -> None:
+def test_two_concurrent_hooks_migrate_once_and_both_respond(
+    stage: Stage, callbacks: CallbackServer
+) -> None:
     slow = {**V1, "2_slow": effect(2, "SELECT pg_sleep(2);")}
-    events = [request("Create", post), request("Create", post)]
-    with hook(stage, MODULE, slow, post=post) as function:
+    events = [request("Create", callbacks), request("Create", callbacks)]
+    with hook(stage, MODULE, slow, callbacks=callbacks) as function:
         function.start_environments(2)
         invocations = [function.submit(event) for event in events]
         assert all(invocation.result().ok for invocation in invocations)
-    told = [answer_to(event, post) for event in events]
-    assert [answer["Status"] for answer in told] == ["SUCCESS"] * 2
-    assert sorted(answer["Data"]["Outcome"] for answer in told)[0] == "MIGRATED"
-    assert sorted(answer["Data"]["Outcome"] for answer in told)[1] in ("UP_TO_DATE", "WAITED")
+    responses = [get_response(event, callbacks) for event in events]
+    assert [answer["Status"] for answer in responses] == ["SUCCESS"] * 2
+    assert sorted(answer["Data"]["Outcome"] for answer in responses)[0] == "MIGRATED"
+    assert sorted(answer["Data"]["Outcome"] for answer in responses)[1] in ("UP_TO_DATE", "WAITED")
     assert stage.effects() == {1: 1, 2: 1}
 
 
-def test_a_killed_hook_responds_when_it_is_invoked_again(stage: Stage, post: Office) -> None:
-    """As Lambda does with an asynchronous invocation whose process died."""
+def test_a_killed_hook_responds_when_it_is_invoked_again(
+    stage: Stage, callbacks: CallbackServer
+) -> None:
+    """Lambda repeats an asynchronous invocation whose process was killed."""
     migrations = {"1_counters": COUNTERS, "2_slow": effect(2, sleeps_once(300))}
-    create = request("Create", post)
-    with hook(stage, MODULE, migrations, post=post) as function:
+    create = request("Create", callbacks)
+    with hook(stage, MODULE, migrations, callbacks=callbacks) as function:
         invocation = function.submit(create)
         until(running(stage, "pg_sleep"), what="the migration runs")
         [environment] = busy(function)
         os.kill(environment.pid, signal.SIGKILL)
         assert invocation.result().status == "crashed"
-        assert answers_to(create, post) == []
-        served(function, create)
-    assert answer_to(create, post)["Data"]["Outcome"] == "MIGRATED"
+        assert list_responses(create, callbacks) == []
+        assert_served(function, create)
+    assert get_response(create, callbacks)["Data"]["Outcome"] == "MIGRATED"
     assert stage.effects() == {1: 1, 2: 1}

@@ -1,4 +1,4 @@
-"""What docs/how-to/provisioned-concurrency-and-snapstart.md says, on real runtimes and servers."""
+"""The page on provisioned concurrency and SnapStart, on real runtimes and servers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LONG = ["provisioned-concurrency", "snap-start", "lambda-managed-instances"]
 def function(
     stage: Stage, migrations: Mapping[str, str], kind: str, **settings: str
 ) -> Iterator[LocalFunction]:
-    """A function that Lambda initialises in this way, and that may migrate meanwhile."""
+    """Run a function with this kind of initialization."""
     code = stage.code(migrations, handler=HANDLER)
     environment = {
         **stage.environment(init="when-long", lease_seconds="60", **settings),
@@ -32,7 +32,7 @@ def function(
         yield deployed
 
 
-def outcomes(deployed: LocalFunction) -> list[str]:
+def read_statuses(deployed: LocalFunction) -> list[str]:
     return [str(end.get("outcome", end.get("error"))) for end in ends(deployed)]
 
 
@@ -41,7 +41,7 @@ def test_initialisation_migrates_before_the_first_request(stage: Stage, kind: st
     with function(stage, V2, kind) as deployed:
         deployed.start_environments(4)
         assert stage.effects() == {1: 1, 2: 1}
-        counted = Counter(outcomes(deployed))
+        counted = Counter(read_statuses(deployed))
         assert counted["MIGRATED"] == 1
         assert counted.total() == 4
 
@@ -49,9 +49,9 @@ def test_initialisation_migrates_before_the_first_request(stage: Stage, kind: st
 def test_on_demand_nothing_happens_before_the_first_invocation(stage: Stage) -> None:
     with function(stage, V2, "on-demand") as deployed:
         deployed.start_environments(1)
-        assert outcomes(deployed) == []
+        assert read_statuses(deployed) == []
         assert deployed.invoke().ok
-        assert outcomes(deployed) == ["MIGRATED"]
+        assert read_statuses(deployed) == ["MIGRATED"]
 
 
 def test_a_provisioned_environment_checks_nothing_more(stage: Stage) -> None:
@@ -71,7 +71,7 @@ def test_a_restored_snapshot_checks_once_more(stage: Stage) -> None:
         assert all(deployed.invoke().ok for _ in range(2))
         after = stage.dynamodb.requests(environment.access_key)
         assert after - before == Counter({"GetItem": 1})
-        assert outcomes(deployed) == ["MIGRATED", "UP_TO_DATE"]
+        assert read_statuses(deployed) == ["MIGRATED", "UP_TO_DATE"]
 
 
 @pytest.mark.parametrize("kind", LONG)
@@ -80,7 +80,7 @@ def test_a_failure_during_initialisation_is_raised_in_the_first_invocation(
 ) -> None:
     with function(stage, BAD, kind, failure_pause_seconds="300") as deployed:
         deployed.start_environments(1)
-        assert outcomes(deployed) == ["MigrationFailed"]
+        assert read_statuses(deployed) == ["MigrationFailed"]
         result = deployed.invoke()
         assert result.error_type == "MigrationFailed"
         assert "3_bad: division by zero" in result.error_message

@@ -1,4 +1,4 @@
-"""What docs/how-to/several-functions-on-one-database.md says, on real runtimes and servers."""
+"""The page on several functions on one database, on real runtimes and servers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ V3 = {**V2, "3_more": effect(3)}
 
 @pytest.fixture
 def layer(stage: Stage) -> Path:
-    """A folder of migrations outside every function's code, as a layer is."""
+    """Write migrations to a directory outside every function's code, like a layer."""
     return stage.code(V2) / "migrations"
 
 
@@ -27,7 +27,7 @@ def layer(stage: Stage) -> Path:
 def function(
     stage: Stage, name: str, migrations: Mapping[str, str] | None = None, **settings: str
 ) -> Iterator[LocalFunction]:
-    """One function of a service; without files of its own it has those of the layer."""
+    """Run a function of a service, with its own files or those of the layer."""
     code = stage.code(migrations or {}, handler=HANDLER)
     environment = {
         **stage.environment(**settings),
@@ -39,7 +39,7 @@ def function(
         yield deployed
 
 
-def outcomes(deployed: LocalFunction) -> list[str]:
+def read_statuses(deployed: LocalFunction) -> list[str]:
     return [str(end.get("outcome", end.get("error"))) for end in ends(deployed)]
 
 
@@ -54,7 +54,7 @@ def test_functions_that_share_a_layer_migrate_once_whichever_starts_first(
         billing.start_environments(5)
         invocations = [each.submit() for _ in range(5) for each in (orders, billing)]
         assert all(invocation.result().ok for invocation in invocations)
-        counted = Counter(outcomes(orders) + outcomes(billing))
+        counted = Counter(read_statuses(orders) + read_statuses(billing))
     assert counted["MIGRATED"] == 1
     assert counted.total() == 10
     assert stage.effects() == {1: 1, 2: 1}
@@ -79,7 +79,9 @@ def test_a_function_with_older_files_is_served_while_the_schema_is_ahead(stage: 
     with function(stage, "older", V1) as older, function(stage, "newer", V2) as newer:
         assert newer.invoke().ok
         assert older.invoke().ok
-        assert outcomes(older) == ["UP_TO_DATE"], "the beginning of the history is ready as well"
+        assert read_statuses(older) == ["UP_TO_DATE"], (
+            "the beginning of the history is ready as well"
+        )
     assert stage.effects() == {1: 1, 2: 1}
 
 
@@ -90,13 +92,13 @@ def test_an_older_version_in_mode_require_is_served_by_a_newer_schema(
         assert migrator.invoke().ok
     with function(stage, "web", V2, mode="require", wait_seconds="1") as web:
         assert web.invoke().ok
-        assert outcomes(web) == ["UP_TO_DATE"]
+        assert read_statuses(web) == ["UP_TO_DATE"]
 
 
 def test_unrelated_directories_need_a_target_and_a_schema_each(
     stage: Stage,
 ) -> None:
-    # One bookkeeping, two folders: each lacks what the other has applied.
+    # One history, two directories: each lacks what the other has applied.
     with function(stage, "orders", {"1_orders": "-- migrate:up\nCREATE TABLE a ();\n"}) as orders:
         assert orders.invoke().ok
     others = {"2_billing": "-- migrate:up\nCREATE TABLE b ();\n"}
@@ -116,7 +118,7 @@ def test_unrelated_directories_need_a_target_and_a_schema_each(
 def test_a_new_address_joins_by_one_check_and_takes_nothing_from_the_one_before(
     stage: Stage,
 ) -> None:
-    """Named in two ways, by its socket and by its port."""
+    """The database has two names, its socket and its port."""
     with function(stage, "orders", V1) as orders:
         assert orders.invoke().ok
         other = stage.postgresql.tcp_url(stage.name)
@@ -125,7 +127,7 @@ def test_a_new_address_joins_by_one_check_and_takes_nothing_from_the_one_before(
             looked = [end for end in ends(web) if end["fence"]]
             assert len(looked) <= 1, "one looks for all"
         assert orders.storm(1)[0].ok
-        assert outcomes(orders)[-1] == "UP_TO_DATE"
+        assert read_statuses(orders)[-1] == "UP_TO_DATE"
     [record] = stage.item().databases.values()
     assert len(record.addresses) == 2
     assert stage.effects() == {1: 1}

@@ -1,4 +1,4 @@
-"""The commands, against the fakes that we ship: answers, exit codes, questions."""
+"""The commands on the in-memory fakes: results, exit codes, questions."""
 
 from __future__ import annotations
 
@@ -69,24 +69,24 @@ def run(
     return call
 
 
-def answer(run: Run, *arguments: str) -> tuple[int, Mapping[str, Any]]:
+def run_json(run: Run, *arguments: str) -> tuple[int, Mapping[str, Any]]:
     code, out, err = run(*arguments, "--format", "json")
     assert err == ""
     document: dict[str, Any] = json.loads(out)
     return code, document
 
 
-def dbmate(*versions: int) -> OtherHistory:
-    """Versions that dbmate has applied here."""
+def make_dbmate_history(*versions: int) -> OtherHistory:
+    """Make a history of dbmate with these versions applied."""
     entries = (OtherEntry(f"{version:04d}", version=version) for version in versions)
     return OtherHistory("dbmate", "public.schema_migrations", tuple(entries))
 
 
-def one_line(text: str) -> str:
+def join_lines(text: str) -> str:
     return " ".join(text.split())
 
 
-# --- looking
+# --- status and plan
 
 
 def test_status_distinguishes_pending_from_applied(run: Run) -> None:
@@ -132,7 +132,7 @@ def test_no_migrations_are_an_error_of_every_command_that_needs_them(
         (tmp_path / "prisma" / name / "migration.sql").write_text("SELECT 1;")
     code, out, err = run(*command, "--directory", str(tmp_path / "prisma"))
     assert (code, out) == (2, "")
-    assert "2 folders that contain .sql files; this looks like a Prisma layout" in one_line(err)
+    assert "2 folders that contain .sql files; this looks like a Prisma layout" in join_lines(err)
     assert database.connections == 0
 
 
@@ -190,7 +190,7 @@ def test_plan_shows_statements_and_whether_they_are_transactional(run: Run, fold
     (folder / "0004_late.sql").write_text(
         "-- migrate:up transaction:false\ncreate index concurrently i on orders (id);\n"
     )
-    code, document = answer(run, "plan")
+    code, document = run_json(run, "plan")
     assert code == 0
     assert [(step["name"], step["transactional"]) for step in document["pending"]] == [
         ("0001_orders", True),
@@ -205,7 +205,7 @@ def test_plan_shows_statements_and_whether_they_are_transactional(run: Run, fold
 
 
 def test_plan_stops_at_the_version_of_to(run: Run) -> None:
-    _, document = answer(run, "plan", "--to", "2")
+    _, document = run_json(run, "plan", "--to", "2")
     assert [step["version"] for step in document["pending"]] == [1, 2]
 
 
@@ -228,11 +228,11 @@ def test_a_script_that_cannot_run_fails_the_plan(run: Run, folder: Path) -> None
 
 
 def test_up_applies_in_order_and_marks_ready(run: Run, database: InMemoryDatabase) -> None:
-    code, document = answer(run, "up")
+    code, document = run_json(run, "up")
     assert code == 0
     assert document["applied"] == ["0001_orders", "0002_status", "0003_index"] == database.effects
-    assert answer(run, "status")[1]["is_marked_ready"] is True
-    assert answer(run, "up")[1]["applied"] == []
+    assert run_json(run, "status")[1]["is_marked_ready"] is True
+    assert run_json(run, "up")[1]["applied"] == []
 
 
 def test_up_without_pending_migrations_reports_it(run: Run) -> None:
@@ -251,7 +251,7 @@ def test_a_failed_migration_is_reported_with_what_was_committed(
     assert code == 1
     assert "  3 | select nott\n             ^\n" in err
     assert "1 migration before it stays applied" in err
-    code, document = answer(run, "up")
+    code, document = run_json(run, "up")
     assert document["error"]["sqlstate"] == "42601"
     assert document["error"]["exit_code"] == code == 1
 
@@ -263,7 +263,7 @@ def test_up_exits_with_four_while_another_process_holds_the_lease(
     code, _, err = run("up")
     assert code == 4
     assert "orders/8/ab" in err
-    assert answer(run, "up")[1]["error"]["retryable"] is True
+    assert run_json(run, "up")[1]["error"]["retryable"] is True
 
 
 def test_up_wait_waits_for_the_holder(
@@ -292,7 +292,7 @@ def test_down_without_a_terminal_needs_yes(run: Run, database: InMemoryDatabase)
     assert "0003_index" in err
     assert "--yes" in err
     assert database.rolled_back == []
-    code, document = answer(run, "down", "--steps", "1", "--yes")
+    code, document = run_json(run, "down", "--steps", "1", "--yes")
     assert (code, document["reverted"]) == (0, ["0003_index"])
 
 
@@ -310,7 +310,7 @@ def test_down_rolls_back_what_its_options_select(
     run: Run, choice: tuple[str, ...], reverted: list[str]
 ) -> None:
     run("up")
-    assert answer(run, "down", *choice, "--yes")[1]["reverted"] == reverted
+    assert run_json(run, "down", *choice, "--yes")[1]["reverted"] == reverted
 
 
 @pytest.mark.parametrize("choice", [(), ("--to", "1", "--steps", "1"), ("--to", "77")])
@@ -342,15 +342,15 @@ def test_a_question_is_answered_at_the_terminal(
     assert database.rolled_back == (["0003_index"] if code == 0 else [])
 
 
-# --- by a person's word
+# --- baseline and repair
 
 
 def test_baseline_runs_nothing(run: Run, database: InMemoryDatabase) -> None:
     assert run("baseline", "2")[0] == 2
-    code, document = answer(run, "baseline", "2", "--yes")
+    code, document = run_json(run, "baseline", "2", "--yes")
     assert (code, document["declared"]) == (0, ["0001_orders", "0002_status"])
     assert database.effects == []
-    assert [row["baseline"] for row in answer(run, "status")[1]["migrations"]] == [
+    assert [row["baseline"] for row in run_json(run, "status")[1]["migrations"]] == [
         True,
         True,
         False,
@@ -360,33 +360,33 @@ def test_baseline_runs_nothing(run: Run, database: InMemoryDatabase) -> None:
 def test_baseline_shows_both_histories_and_records_what_was_applied(
     run: Run, database: InMemoryDatabase
 ) -> None:
-    database.other_histories = [dbmate(1, 3, 0)]
+    database.other_histories = [make_dbmate_history(1, 3, 0)]
     code, _, err = run("baseline")
     assert code == 2
-    assert "from dbmate's history table public.schema_migrations" in one_line(err)
+    assert "from dbmate's history table public.schema_migrations" in join_lines(err)
     assert [line.split() for line in err.splitlines() if line.startswith("000")] == [
         ["0001", "0001_orders", "applied", "will", "be", "marked"],
         ["0003", "0003_index", "applied", "will", "be", "marked"],
         ["0000", "-", "applied", "no", "file"],
     ]
-    assert "2 0002_status not applied stays pending" in one_line(err)
-    assert "LAMBDA_MIGRATE_ALLOW_OUT_OF_ORDER=true lambda-migrate up" in one_line(err)
+    assert "2 0002_status not applied stays pending" in join_lines(err)
+    assert "LAMBDA_MIGRATE_ALLOW_OUT_OF_ORDER=true lambda-migrate up" in join_lines(err)
     code, out, _ = run("baseline", "--yes")
     assert code == 0
     assert "marked 2 migrations as applied, as in dbmate's history; nothing was run" in out
     assert "versions without a migration file: 0000" in out
-    assert "0002_status stays pending below a version that is marked as applied" in one_line(out)
+    assert "0002_status stays pending below a version that is marked as applied" in join_lines(out)
     assert database.effects == []
 
 
 def test_commands_that_migrate_refuse_another_tools_database(
     run: Run, database: InMemoryDatabase
 ) -> None:
-    database.other_histories = [dbmate(1)]
+    database.other_histories = [make_dbmate_history(1)]
     for command in (("up",), ("plan",), ("plan", "--dry-run", "--yes")):
         code, out, err = run(*command)
         assert (code, out) == (2, "")
-        assert "Record what is applied: `lambda-migrate baseline`" in one_line(err)
+        assert "Record what is applied: `lambda-migrate baseline`" in join_lines(err)
     assert run("baseline", "2", "--yes")[0] == 2
     assert database.effects == []
     assert run("plan", "--ignore-other-history")[0] == 0
@@ -403,8 +403,8 @@ def test_baseline_refuses_a_version_without_a_file(run: Run) -> None:
 def test_repair_as_pending_removes_the_row(run: Run) -> None:
     run("up")
     assert run("repair", "3", "--as", "pending")[0] == 2
-    assert answer(run, "repair", "3", "--as", "pending", "--yes")[1]["repaired"] == "0003_index"
-    assert answer(run, "status")[1]["migrations"][2]["state"] == "pending"
+    assert run_json(run, "repair", "3", "--as", "pending", "--yes")[1]["repaired"] == "0003_index"
+    assert run_json(run, "status")[1]["migrations"][2]["state"] == "pending"
 
 
 def test_repair_resolves_a_migration_in_doubt(
@@ -414,10 +414,10 @@ def test_repair_resolves_a_migration_in_doubt(
     manifest = read_manifest(folder)
     last = manifest.migrations[2]
     database.leave_in_doubt(last, manifest.digest, took_effect=None)
-    assert answer(run, "status")[1]["migrations"][2]["state"] == "in_doubt"
+    assert run_json(run, "status")[1]["migrations"][2]["state"] == "in_doubt"
     assert run("up")[0] == 1
     assert run("repair", "3", "--as", "applied", "--yes")[0] == 0
-    assert answer(run, "status")[1]["is_current"] is True
+    assert run_json(run, "status")[1]["is_current"] is True
 
 
 @pytest.mark.parametrize("arguments", [(), ("3",), ("--as", "applied"), ("3", "--as", "odd")])
@@ -451,11 +451,11 @@ def test_verify_finds_a_restored_database_and_resync_corrects_the_item(
 ) -> None:
     run("up")
     database._rows.clear()  # as a restore to a moment before the first migration does
-    code, document = answer(run, "verify")
+    code, document = run_json(run, "verify")
     assert code == 1
     assert "verify --resync" in document["problems"][0]
-    assert answer(run, "verify", "--resync")[1]["agree"] is True
-    assert answer(run, "status")[1]["is_marked_ready"] is False
+    assert run_json(run, "verify", "--resync")[1]["agree"] is True
+    assert run_json(run, "status")[1]["is_marked_ready"] is False
     assert "agree" in run("verify")[1]
 
 
@@ -463,12 +463,12 @@ def test_lease_release_releases_the_lease_only_when_confirmed(
     run: Run, store: InMemoryLeaseTable
 ) -> None:
     store.acquire("orders/8/ab")
-    assert answer(run, "lease", "show")[1]["owner"] == "orders/8/ab"
+    assert run_json(run, "lease", "show")[1]["owner"] == "orders/8/ab"
     assert run("lease", "release")[0] == 2
-    code, document = answer(run, "lease", "release", "--yes")
+    code, document = run_json(run, "lease", "release", "--yes")
     assert (code, document["released"], document["owner"]) == (0, True, "orders/8/ab")
     assert store.state.owner is None
-    assert answer(run, "lease", "release")[1]["released"] is False
+    assert run_json(run, "lease", "release")[1]["released"] is False
 
 
 @pytest.mark.parametrize(
@@ -499,7 +499,7 @@ def test_cloudformation_keeps_the_table_when_the_stack_goes(run: Run) -> None:
     assert code == 0
     assert "DeletionPolicy: Retain" in out
     assert 'TableName: "leases"' in out
-    document = answer(run, "table", "create", "--cloudformation")[1]
+    document = run_json(run, "table", "create", "--cloudformation")[1]
     assert document["LeaseTable"]["DeletionPolicy"] == "Retain"
 
 
@@ -534,7 +534,7 @@ def test_a_common_option_before_the_command_is_a_usage_error(run: Run) -> None:
 
 
 def test_wrong_usage_is_json_with_format_json(run: Run) -> None:
-    code, document = answer(run, "status", "--nope")
+    code, document = run_json(run, "status", "--nope")
     assert code == 2
     assert document["error"]["kind"] == "UsageError"
 

@@ -1,4 +1,4 @@
-"""`plan --dry-run` at a terminal: what it asks, answers and shows, on the fakes."""
+"""`plan --dry-run` at a terminal on the in-memory fakes: questions, results, output."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ def run(
     return call
 
 
-def answer(run: Run, *arguments: str) -> tuple[int, dict[str, Any]]:
+def run_json(run: Run, *arguments: str) -> tuple[int, dict[str, Any]]:
     code, out, _err = run(*arguments, "--format", "json")
     document: dict[str, Any] = json.loads(out)
     return code, document
 
 
-# --- asking
+# --- questions
 
 
 def test_without_a_terminal_a_dry_run_needs_yes_and_says_what_it_would_do(
@@ -128,7 +128,7 @@ def test_at_a_terminal_production_is_typed_out(
     )
 
 
-def forecast(environment: str) -> DryRunPlan:
+def make_plan_of(environment: str) -> DryRunPlan:
     one = Migration(1, "0001_m", Script("select 1"), None, "c")
     return DryRunPlan(Plan(pending=(one,)), Manifest([one]), environment)
 
@@ -140,22 +140,22 @@ def forecast(environment: str) -> DryRunPlan:
 def test_the_question_asks_for_the_name_of_a_production_environment(
     environment: str, in_production: bool, word: str
 ) -> None:
-    question = build_dry_run_question(forecast(environment), PLACE, in_production=in_production)
+    question = build_dry_run_question(make_plan_of(environment), PLACE, in_production=in_production)
     assert question.required_word == word
     assert (environment in question.text) is bool(word)
 
 
 def test_a_non_interactive_dry_run_in_production_needs_its_option() -> None:
-    question = build_dry_run_question(forecast("production"), PLACE, in_production=False)
+    question = build_dry_run_question(make_plan_of("production"), PLACE, in_production=False)
     with pytest.raises(ConfigurationError, match="`in_production`"):
         NonInteractivePrompter(yes=True).confirm(question)
-    said = build_dry_run_question(forecast("production"), PLACE, in_production=True)
+    said = build_dry_run_question(make_plan_of("production"), PLACE, in_production=True)
     with pytest.raises(ConfigurationError, match="`yes`"):
         NonInteractivePrompter().confirm(said)
     assert NonInteractivePrompter(yes=True).confirm(said)
 
 
-# --- answering
+# --- results
 
 
 def test_the_result_is_the_plan_with_the_measurements(
@@ -166,7 +166,7 @@ def test_the_result_is_the_plan_with_the_measurements(
         0, (RelationLock(ORDERS, "table", "SHARE"),), (change,)
     )
     database.moved_sequences = (AdvancedSequence("public.s", 1, 4),)
-    code, document = answer(run, "--yes")
+    code, document = run_json(run, "--yes")
     assert code == 0
     assert [each["version"] for each in document["pending"]] == [1, 2, 3, 4]
     found = document["dry_run"]
@@ -191,7 +191,7 @@ def test_a_failure_exits_with_1_and_keeps_the_measurements_before_it(
     run: Run, database: InMemoryDatabase
 ) -> None:
     database.fail(2, MigrationFailed("no such table", migration="0002_m", sqlstate="42P01"))
-    code, document = answer(run, "--yes")
+    code, document = run_json(run, "--yes")
     found = document["dry_run"]
     assert (code, found["outcome"]) == (1, "failed")
     assert [each["outcome"] for each in found["migrations"]] == [
@@ -212,14 +212,14 @@ def test_an_invalid_script_is_reported_as_by_plan_and_nothing_runs(
     run: Run, tmp_path: Path, store: InMemoryLeaseTable
 ) -> None:
     (tmp_path / "0003_m.sql").write_text("-- migrate:up\ncommit;\n")
-    code, document = answer(run, "--yes")
+    code, document = run_json(run, "--yes")
     assert (code, document["can_go_on"], "dry_run" in document) == (1, False, False)
     assert store.state.fence == 0
 
 
 def test_a_lease_of_another_process_exits_with_4(run: Run, store: InMemoryLeaseTable) -> None:
-    store.acquire("somebody")
-    assert answer(run, "--yes")[0] == 4
+    store.acquire("other/8/ab")
+    assert run_json(run, "--yes")[0] == 4
 
 
 def test_without_pending_migrations_nothing_is_asked(run: Run) -> None:
@@ -229,10 +229,10 @@ def test_without_pending_migrations_nothing_is_asked(run: Run) -> None:
     assert "nothing to run" in out
 
 
-# --- advising
+# --- advice
 
 
-def advised(
+def advise_on(
     lock: RelationLock | None, change: TableChange | None, *, seconds: float = 2.0
 ) -> list[str]:
     measured = MigrationEffects(seconds, (lock,) if lock else (), (change,) if change else ())
@@ -244,7 +244,7 @@ EXCLUSIVE = RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE")
 
 
 @pytest.mark.parametrize(
-    ("lock", "change", "told"),
+    ("lock", "change", "expected"),
     [
         (EXCLUSIVE, replace(OPEN, rewritten=True, scanned=9), "add a new column instead"),
         (RelationLock(ORDERS, "table", "SHARE"), replace(OPEN, scanned=9), "build it CONCURRENTLY"),
@@ -261,12 +261,12 @@ EXCLUSIVE = RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE")
     ],
 )
 def test_a_lock_held_for_long_gets_advice(
-    lock: RelationLock, change: TableChange | None, told: str
+    lock: RelationLock, change: TableChange | None, expected: str
 ) -> None:
-    (sentence,) = advised(lock, change)
-    assert told in sentence
+    (sentence,) = advise_on(lock, change)
+    assert expected in sentence
     assert "for up to 2.0 s" in sentence
-    assert advised(lock, change, seconds=0.9) == []
+    assert advise_on(lock, change, seconds=0.9) == []
 
 
 @pytest.mark.parametrize(
@@ -281,13 +281,13 @@ def test_a_lock_held_for_long_gets_advice(
 def test_harmless_or_unproven_locks_get_no_advice(
     lock: RelationLock | None, change: TableChange | None
 ) -> None:
-    assert advised(lock, change) == []
+    assert advise_on(lock, change) == []
 
 
-# --- showing
+# --- output
 
 
-def printed(rehearsed: DryRunResult, *, width: int = 120) -> list[str]:
+def render_lines(rehearsed: DryRunResult, *, width: int = 120) -> list[str]:
     console = Console(file=io.StringIO(), width=width, markup=False, highlight=False)
     for view in render_dry_run(
         {**PLACE, "dry_run": build_dry_run_document(rehearsed)}, width=width
@@ -358,7 +358,7 @@ WHOLE = DryRunResult(
 
 
 def test_each_migration_is_a_line_with_its_tables_in_columns_below() -> None:
-    assert printed(WHOLE) == [
+    assert render_lines(WHOLE) == [
         "ran 3 of 4 migrations on db:5432/orders in 4.1 s and rolled back",
         "",
         "  table             lock                 blocks            rows, size",
@@ -394,7 +394,7 @@ def test_each_migration_is_a_line_with_its_tables_in_columns_below() -> None:
 
 @pytest.mark.parametrize("width", [60, 80, 100, 160])
 def test_no_line_is_wider_than_the_terminal_and_no_lock_is_cut(width: int) -> None:
-    lines = printed(WHOLE, width=width)
+    lines = render_lines(WHOLE, width=width)
     assert max(map(len, lines)) <= width
     assert sum("ACCESS EXCLUSIVE" in line for line in lines) == 3
 
@@ -410,16 +410,18 @@ def test_no_line_is_wider_than_the_terminal_and_no_lock_is_cut(width: int) -> No
 def test_changes_of_a_table_are_described_in_a_few_words(change: TableChange, shown: str) -> None:
     held = RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE", since="0001_a")
     step = replace(STEPS[0], measured=MigrationEffects(0, (held,), (change,)))
-    line = next(line for line in printed(DryRunResult((step,))) if ORDERS in line)
+    line = next(line for line in render_lines(DryRunResult((step,))) if ORDERS in line)
     assert line.endswith(shown)
-    # A rewrite, or a drop, takes that lock whoever holds it already.
+    # A rewrite or a drop takes that lock even if an earlier migration holds it.
     assert ("EXCLUSIVE*" in line) is (change.inserted is None)
 
 
 def test_a_broken_connection_is_not_reported_as_a_confirmed_rollback() -> None:
     failed = replace(STEPS[1], outcome="failed", measured=None)
     error = DatabaseUnavailable("the connection broke")
-    lines = printed(DryRunResult((STEPS[0], failed), error=error, is_confirmed=False, seconds=1))
+    lines = render_lines(
+        DryRunResult((STEPS[0], failed), error=error, is_confirmed=False, seconds=1)
+    )
     assert lines[0] == (
         "ran 1 of 2 migrations on db:5432/orders in 1.0 s but PostgreSQL did not confirm the"
         " rollback"

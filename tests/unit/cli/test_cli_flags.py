@@ -1,4 +1,4 @@
-"""Feature flags as a person at a terminal meets them."""
+"""Feature flags on the command line."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run(
     return call
 
 
-def answer(run: Run, *arguments: str) -> tuple[int, dict[str, Any]]:
+def run_json(run: Run, *arguments: str) -> tuple[int, dict[str, Any]]:
     code, out, _ = run(*arguments, "--format", "json")
     document: dict[str, Any] = json.loads(out)
     return code, document
@@ -61,9 +61,9 @@ def test_up_is_refused_while_paused_and_names_the_option(run: Run, flags: InMemo
     assert code == 1
     assert PAUSED in err
     assert "--despite-flags" in err
-    code, document = answer(run, "up")
+    code, document = run_json(run, "up")
     assert (code, document["error"]["kind"]) == (1, "NotReady")
-    assert answer(run, "up", "--despite-flags")[1]["applied"] == ["0001_orders"]
+    assert run_json(run, "up", "--despite-flags")[1]["applied"] == ["0001_orders"]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_status_shows_the_flags_in_force(
 ) -> None:
     flags.set(**said)
     assert shown in run("status")[1]
-    document = answer(run, "status")[1]["flags"]
+    document = run_json(run, "status")[1]["flags"]
     assert document == {
         "mode": "migrate",
         "hold_back_at": 0,
@@ -95,7 +95,7 @@ def test_up_does_not_start_while_the_flags_cannot_be_read(run: Run, flags: InMem
     assert code == 1
     assert "the feature flags cannot be read" in err
     assert "next: fix the access to the flags, or run `lambda-migrate up --despite-flags`" in err
-    assert answer(run, "up")[1]["error"]["kind"] == "FlagsUnavailable"
+    assert run_json(run, "up")[1]["error"]["kind"] == "FlagsUnavailable"
 
 
 def test_status_shows_why_the_flags_cannot_be_read(run: Run, flags: InMemoryFlags) -> None:
@@ -103,7 +103,7 @@ def test_status_shows_why_the_flags_cannot_be_read(run: Run, flags: InMemoryFlag
     code, out, _ = run("status")
     assert code == 0
     assert "flags are down" in out
-    document = answer(run, "status")[1]["flags"]
+    document = run_json(run, "status")[1]["flags"]
     assert document["paused"] is None
     assert "flags are down" in document["unavailable"]
 
@@ -113,4 +113,4 @@ def test_status_without_configured_flags_does_not_mention_them(
 ) -> None:
     monkeypatch.setattr("lambda_migrate.wiring.make_flags", lambda *_, **__: None)
     assert "\nflags " not in run("status")[1]
-    assert answer(run, "status")[1]["flags"] is None
+    assert run_json(run, "status")[1]["flags"] is None

@@ -1,6 +1,4 @@
-"""`--function`, against the admin function in this process behind a Lambda that can be trusted to
-fail.
-"""
+"""`--function` with the admin function in this process, behind a Lambda API with faults."""
 
 from __future__ import annotations
 
@@ -38,7 +36,7 @@ Fault = Callable[[], dict[str, Any]]
 
 
 class Context:
-    """Of an invocation with half a minute left."""
+    """The context of an invocation with 30 s left."""
 
     def __init__(self) -> None:
         self.aws_request_id = str(uuid.uuid4())
@@ -48,15 +46,15 @@ class Context:
 
 
 class FakeLambda:
-    """boto3's client, with the admin function behind it and faults before, after or instead."""
+    """A boto3 client with the admin function behind it, and faults before, after or instead."""
 
     def __init__(self, log: InMemoryRequestLog) -> None:
         self.events: list[dict[str, Any]] = []
         self.names: list[str] = []
         self.faults: list[Exception | Fault] = []
-        """For the next calls, one each; None lets one through."""
+        """Faults for the next calls, one each."""
         self.lost: list[Exception] = []
-        """Raised instead of the next answers, after the function has run."""
+        """Raised instead of the next responses, after the function has run."""
         self.meta = SimpleNamespace(region_name="eu-central-1")
         self.change: Callable[[dict[str, Any]], Any] = lambda answer: answer
         self._log = log
@@ -70,19 +68,19 @@ class FakeLambda:
             if isinstance(fault, Exception):
                 raise fault
             return fault()
-        return self.answered()
+        return self.invoke_function()
 
-    def answered(self) -> dict[str, Any]:
-        """Have the function answer the newest event."""
+    def invoke_function(self) -> dict[str, Any]:
+        """Let the function handle the newest event."""
         context = Context()
         function = AdminFunction(dict(os.environ), make_log=lambda _settings: self._log)
         answer = function.handle(self.events[-1], context)
         if self.lost:
             raise self.lost.pop(0)
-        return answered(self.change(answer), request_id=context.aws_request_id)
+        return make_response(self.change(answer), request_id=context.aws_request_id)
 
 
-def answered(payload: Any, *, request_id: str = "i-1", **more: Any) -> dict[str, Any]:
+def make_response(payload: Any, *, request_id: str = "i-1", **more: Any) -> dict[str, Any]:
     body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
     return {
         "Payload": io.BytesIO(body),
@@ -91,12 +89,12 @@ def answered(payload: Any, *, request_id: str = "i-1", **more: Any) -> dict[str,
     }
 
 
-def broken(kind: str, message: str = "", request_id: str = "i-1") -> Fault:
+def make_crash(kind: str, message: str = "", request_id: str = "i-1") -> Fault:
     payload = {"errorType": kind, "errorMessage": message}
-    return lambda: answered(payload, request_id=request_id, FunctionError="Unhandled")
+    return lambda: make_response(payload, request_id=request_id, FunctionError="Unhandled")
 
 
-def refused(code: str, status: int = 400, message: str = "no") -> ClientError:
+def make_refusal(code: str, status: int = 400, message: str = "no") -> ClientError:
     response: Any = {
         "Error": {"Code": code, "Message": message},
         "ResponseMetadata": {"HTTPStatusCode": status},
@@ -138,7 +136,7 @@ def aws(
     store = InMemoryLeaseTable()
     monkeypatch.setattr("lambda_migrate.wiring.make_database", lambda _settings: database)
     monkeypatch.setattr("lambda_migrate.wiring.make_store", lambda _settings, **_parts: store)
-    monkeypatch.setattr("lambda_migrate.deploy.admin.default_observer", lambda: Silence())
+    monkeypatch.setattr("lambda_migrate.deploy.admin.default_observer", lambda: SilentObserver())
     monkeypatch.setattr("lambda_migrate.clock.SystemClock.sleep", lambda *_: None)
     monkeypatch.setenv("LAMBDA_MIGRATE_DIRECTORY", str(folder))
     monkeypatch.setenv("LAMBDA_MIGRATE_DATABASE_URL", f"postgresql://app:{SECRET}@h/orders")
@@ -149,9 +147,9 @@ def aws(
     return client
 
 
-class Silence:
+class SilentObserver:
     def observe(self, event: object) -> None:
-        """Nobody listens."""
+        """Ignore the event."""
 
 
 @pytest.fixture
@@ -171,16 +169,16 @@ def document(run: Run, *arguments: str) -> tuple[int, dict[str, Any]]:
     return code, found
 
 
-# --- the same as here
+# --- the same results as local commands
 
 
-def here(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+def run_locally(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     code = main(arguments)
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
 
-def without_times(text: str) -> str:
+def remove_times(text: str) -> str:
     return re.sub(r'"seconds": [\d.e-]+|\b\d+ ms\b', "", text)
 
 
@@ -218,21 +216,21 @@ def test_a_result_of_the_function_is_shown_like_a_local_one(
     form: str,
 ) -> None:
     for each in before:
-        here(capsys, *each)
+        run_locally(capsys, *each)
     rows, reverted = dict(database._rows), list(database.rolled_back)
-    local = here(capsys, *command, "--format", form)
+    local = run_locally(capsys, *command, "--format", form)
     database._rows.clear()
     database._rows.update(rows)
     database.rolled_back[:] = reverted
-    afar = run(*command, "--format", form)
+    remote_result = run(*command, "--format", form)
     if "down" not in command and "baseline" not in command:
-        assert [without_times(each) for each in afar[1:]] == [
-            without_times(each) for each in local[1:]
+        assert [remove_times(each) for each in remote_result[1:]] == [
+            remove_times(each) for each in local[1:]
         ]
-        assert afar[0] == local[0]
-    else:  # who asks in vain is told of --yes in other words
-        assert afar[:2] == local[:2]
-        assert ("0003_index" in afar[2]) == ("0003_index" in local[2])
+        assert remote_result[0] == local[0]
+    else:  # the error that asks for --yes has another text
+        assert remote_result[:2] == local[:2]
+        assert ("0003_index" in remote_result[2]) == ("0003_index" in local[2])
 
 
 def test_applied_migrations_are_shown_line_by_line(run: Run) -> None:
@@ -262,7 +260,7 @@ def test_the_function_option_may_follow_the_command(run: Run, aws: FakeLambda) -
     assert aws.names == ["other", "third"]
 
 
-# --- what goes along
+# --- what is sent
 
 
 @pytest.mark.parametrize(
@@ -378,7 +376,7 @@ def test_a_confirmation_holds_only_for_what_was_shown(
 
     class SlowReader(Keyboard):
         def readline(self) -> str:
-            database._rows.pop(3)  # somebody else is quicker
+            database._rows.pop(3)  # changed by another process meanwhile
             return "y\n"
 
     monkeypatch.setattr("sys.stdin", SlowReader(""))
@@ -389,7 +387,7 @@ def test_a_confirmation_holds_only_for_what_was_shown(
     assert database.rolled_back == []
 
 
-# --- answers that do not come
+# --- lost responses
 
 
 @pytest.mark.parametrize("fault", [READ_TIMEOUT, CLOSED])
@@ -408,10 +406,10 @@ def test_a_lost_response_is_requested_again_with_the_same_id(
 @pytest.mark.parametrize(
     "fault",
     [
-        refused("TooManyRequestsException", 429),
-        refused("ServiceException", 500),
-        refused("EC2ThrottledException", 502),
-        refused("ResourceConflictException", 409),
+        make_refusal("TooManyRequestsException", 429),
+        make_refusal("ServiceException", 500),
+        make_refusal("EC2ThrottledException", 502),
+        make_refusal("ResourceConflictException", 409),
         UNREACHABLE,
     ],
 )
@@ -424,20 +422,20 @@ def test_temporary_errors_are_retried(run: Run, aws: FakeLambda, fault: Exceptio
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "expected"),
     [
         (READ_TIMEOUT, "may still be running there"),
         (UNREACHABLE, "cannot be reached"),
-        (refused("ServiceException", 500), "ServiceException"),
+        (make_refusal("ServiceException", 500), "ServiceException"),
     ],
 )
 def test_a_function_that_does_not_respond_is_given_up(
-    run: Run, aws: FakeLambda, fault: Exception, told: str
+    run: Run, aws: FakeLambda, fault: Exception, expected: str
 ) -> None:
     aws.faults = [fault] * 50
     code, found = document(run, "up")
     assert (code, found["error"]["kind"]) == (1, "NotReady")
-    assert told in found["error"]["message"]
+    assert expected in found["error"]["message"]
     assert len(aws.events) < 20
 
 
@@ -451,7 +449,7 @@ def test_throttled_calls_are_retried_until_the_timeout(
         now[0] += seconds
 
     monkeypatch.setattr("lambda_migrate.clock.SystemClock.sleep", sleep)
-    aws.faults = [refused("TooManyRequestsException", 429, "Rate Exceeded.")] * 10_000
+    aws.faults = [make_refusal("TooManyRequestsException", 429, "Rate Exceeded.")] * 10_000
     code, found = document(run, "up", "--timeout", "60")
     assert (code, found["error"]["retryable"]) == (1, True)
     assert now[0] >= 60
@@ -465,21 +463,21 @@ def test_a_running_command_is_requested_again(
         "running": True,
         "error": {"kind": "LeaseHeld", "message": "`up` still runs", "exit_code": 4},
     }
-    aws.faults = [lambda: answered(still)]
+    aws.faults = [lambda: make_response(still)]
     code, found = document(run, "up")
     assert (code, len(found["applied"])) == (0, 3)
     assert len({each["request"] for each in aws.events}) == 1
 
 
 def test_a_function_that_was_killed_gets_the_request_again(run: Run, aws: FakeLambda) -> None:
-    aws.faults = [broken("Sandbox.Timedout", "Task timed out after 3.00 seconds", "dead")]
+    aws.faults = [make_crash("Sandbox.Timedout", "Task timed out after 3.00 seconds", "dead")]
     assert document(run, "up")[0] == 0
     assert aws.events[1]["ended"] == ["dead"]
     assert aws.events[0]["request"] == aws.events[1]["request"]
 
 
 def test_a_function_that_crashes_repeatedly_is_given_up(run: Run, aws: FakeLambda) -> None:
-    aws.faults = [broken("Runtime.ExitError", "signal: killed", str(n)) for n in range(9)]
+    aws.faults = [make_crash("Runtime.ExitError", "signal: killed", str(n)) for n in range(9)]
     code, _, err = run("up")
     assert code == 1
     assert "signal: killed" in err
@@ -487,66 +485,66 @@ def test_a_function_that_crashes_repeatedly_is_given_up(run: Run, aws: FakeLambd
 
 
 @pytest.mark.parametrize(
-    ("fault", "code", "told"),
+    ("fault", "code", "expected"),
     [
-        (broken("Sandbox.Timedout", "Task timed out after 3.00 seconds"), 1, "longer timeout"),
-        (broken("", "x Task timed out after 3.00 seconds"), 1, "longer timeout"),
-        (broken("Runtime.ImportModuleError", "No module named 'lambda_migrate'"), 2, "start"),
-        (broken("KeyError", f"password={SECRET}"), 1, "KeyError"),
-        (lambda: answered(b"hello"), 2, "lambda_migrate.deploy.admin.handler"),
-        (lambda: answered({"statusCode": 200}), 2, "lambda_migrate.deploy.admin.handler"),
-        (lambda: answered({"exit_code": 0}), 2, "lambda_migrate.deploy.admin.handler"),
-        (lambda: answered([1]), 2, "lambda_migrate.deploy.admin.handler"),
-        (lambda: answered(b"\xff", FunctionError="Unhandled"), 1, "no reason"),
-        (refused("ResourceNotFoundException", 404), 2, "there is no function 'admin:live'"),
-        (refused("AccessDeniedException", 403), 2, "lambda:InvokeFunction"),
-        (refused("InvalidSubnetIDException", 502), 2, "fix the function's configuration"),
-        (refused("KMSAccessDeniedException", 502), 2, "fix the function's configuration"),
-        (refused("ExpiredTokenException", 403), 2, "sign in again"),
-        (refused("InvalidParameterValueException", 400), 2, "InvalidParameterValueException"),
+        (make_crash("Sandbox.Timedout", "Task timed out after 3.00 seconds"), 1, "longer timeout"),
+        (make_crash("", "x Task timed out after 3.00 seconds"), 1, "longer timeout"),
+        (make_crash("Runtime.ImportModuleError", "No module named 'lambda_migrate'"), 2, "start"),
+        (make_crash("KeyError", f"password={SECRET}"), 1, "KeyError"),
+        (lambda: make_response(b"hello"), 2, "lambda_migrate.deploy.admin.handler"),
+        (lambda: make_response({"statusCode": 200}), 2, "lambda_migrate.deploy.admin.handler"),
+        (lambda: make_response({"exit_code": 0}), 2, "lambda_migrate.deploy.admin.handler"),
+        (lambda: make_response([1]), 2, "lambda_migrate.deploy.admin.handler"),
+        (lambda: make_response(b"\xff", FunctionError="Unhandled"), 1, "no reason"),
+        (make_refusal("ResourceNotFoundException", 404), 2, "there is no function 'admin:live'"),
+        (make_refusal("AccessDeniedException", 403), 2, "lambda:InvokeFunction"),
+        (make_refusal("InvalidSubnetIDException", 502), 2, "fix the function's configuration"),
+        (make_refusal("KMSAccessDeniedException", 502), 2, "fix the function's configuration"),
+        (make_refusal("ExpiredTokenException", 403), 2, "sign in again"),
+        (make_refusal("InvalidParameterValueException", 400), 2, "InvalidParameterValueException"),
         (exceptions.NoCredentialsError(), 2, "credentials"),
         (exceptions.NoRegionError(), 2, "region"),
     ],
 )
 def test_permanent_errors_are_reported_without_a_retry(
-    run: Run, aws: FakeLambda, fault: Any, code: int, told: str
+    run: Run, aws: FakeLambda, fault: Any, code: int, expected: str
 ) -> None:
     aws.faults = [fault] * 5
     got, _, err = run("status")
     assert got == code
-    assert told in " ".join(err.split())
+    assert expected in " ".join(err.split())
     assert len(aws.events) == 1
 
 
-# --- whatever happens
+# --- random outcomes
 
 
-class Calls:
-    """What may become of one call of Invoke."""
+class InvokeOutcomes:
+    """The possible outcomes of one Invoke call."""
 
     def __init__(self, aws: FakeLambda, log: InMemoryRequestLog) -> None:
         self._aws = aws
         self._log = log
 
     def well(self) -> dict[str, Any]:
-        return self._aws.answered()
+        return self._aws.invoke_function()
 
     def lost(self) -> dict[str, Any]:
-        self._aws.answered()
+        self._aws.invoke_function()
         raise CLOSED
 
     def unreachable(self) -> dict[str, Any]:
         raise UNREACHABLE
 
     def throttled(self) -> dict[str, Any]:
-        raise refused("TooManyRequestsException", 429)
+        raise make_refusal("TooManyRequestsException", 429)
 
     def killed_before(self) -> dict[str, Any]:
-        """Before it could begin."""
-        return broken("Sandbox.Timedout", "Task timed out", str(uuid.uuid4()))()
+        """The function is killed before it starts the command."""
+        return make_crash("Sandbox.Timedout", "Task timed out", str(uuid.uuid4()))()
 
     def killed_after(self) -> dict[str, Any]:
-        """When all was done and nothing was answered or written down."""
+        """The function is killed after the command, before its response is recorded or sent."""
         update = self._log.update
 
         def lose_response(request_id: str, record: RequestRecord, deadline: Deadline) -> bool:
@@ -554,14 +552,14 @@ class Calls:
 
         self._log.update = lose_response  # type: ignore[method-assign]  # a fault
         try:
-            response = self._aws.answered()
+            response = self._aws.invoke_function()
         finally:
             self._log.update = update  # type: ignore[method-assign]  # as it was
         dead = response["ResponseMetadata"]["RequestId"]
-        return broken("Runtime.ExitError", "signal: killed", dead)()
+        return make_crash("Runtime.ExitError", "signal: killed", dead)()
 
 
-KINDS = [name for name in vars(Calls) if not name.startswith("_")]
+KINDS = [name for name in vars(InvokeOutcomes) if not name.startswith("_")]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -576,7 +574,7 @@ def test_a_command_runs_at_most_once_whatever_happens_to_the_calls(
     log.records.clear()
     assert run("up")[0] == 0
     database.rolled_back.clear()
-    calls = Calls(aws, log)
+    calls = InvokeOutcomes(aws, log)
     aws.faults = [getattr(calls, kind) for kind in kinds]
     code, out, err = run("down", "--steps", "1", "--yes", "--format", "json")
     aws.faults = []
@@ -623,7 +621,7 @@ def test_a_shortened_response_is_noted(run: Run, aws: FakeLambda) -> None:
     assert "left out: 12 of migrations" in " ".join(run("status")[2].split())
 
 
-# --- the client, and interruption
+# --- the client, and Ctrl-C
 
 
 def test_the_client_waits_longer_than_a_function_may_run_and_does_not_retry(

@@ -1,4 +1,4 @@
-"""`new`: names, versions, and files that work as they are."""
+"""`new`: names, versions, and files that are valid as they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reference page of the command line: every command, every option, every JSON shape."""
+"""The reference page of the command line: every command, option and JSON shape."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lambda_migrate.testing import InMemoryDatabase, InMemoryFlags
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "command-line.md"
 
 
-def commands() -> dict[str, Any]:
+def list_commands() -> dict[str, Any]:
     root: Any = typer.main.get_command(app)
     found: dict[str, Any] = {}
     for name, command in root.commands.items():
@@ -36,13 +36,13 @@ def commands() -> dict[str, Any]:
     return found
 
 
-def sections() -> dict[str, str]:
-    """The text below each heading ``## `name` ``."""
+def read_sections() -> dict[str, str]:
+    """Return the text below each heading ``## `name` ``."""
     parts = re.split(r"^## (.+)$", PAGE.read_text(), flags=re.MULTILINE)
     return {title.strip("`"): text for title, text in zip(parts[1::2], parts[2::2], strict=True)}
 
 
-def option_row(parameter: Any) -> str:
+def format_option_row(parameter: Any) -> str:
     names = ", ".join(f"`{name}`" for name in parameter.opts)
     text = str(parameter.help).replace("[", "\\[")  # else it is a link
     return f"| {names} | {text} |"
@@ -56,52 +56,52 @@ def test_every_command_has_a_section_and_every_section_a_command() -> None:
         "JSON",
         "Progress, colours, interruption",
     }
-    assert set(sections()) - others == set(commands())
+    assert set(read_sections()) - others == set(list_commands())
 
 
-@pytest.mark.parametrize("name", list(commands()))
+@pytest.mark.parametrize("name", list(list_commands()))
 def test_every_option_of_a_command_is_described_as_its_help_does(name: str) -> None:
-    command = commands()[name]
+    command = list_commands()[name]
     own = [
         each
         for each in command.params
         if each.name not in COMMON_OPTIONS and each.opts[0][0] == "-"
     ]
-    rows = [row for row in sections()[name].splitlines() if row.startswith("| `-")]
-    assert rows == [option_row(each) for each in own]
+    rows = [row for row in read_sections()[name].splitlines() if row.startswith("| `-")]
+    assert rows == [format_option_row(each) for each in own]
 
 
-@pytest.mark.parametrize("name", [name for name in commands() if name != "demo"])
+@pytest.mark.parametrize("name", [name for name in list_commands() if name != "demo"])
 def test_the_common_options_are_those_of_every_command(name: str) -> None:
-    common = [each for each in commands()[name].params if each.name in COMMON_OPTIONS]
-    rows = [row for row in sections()["Common options"].splitlines() if row.startswith("| `-")]
-    assert rows == [option_row(each) for each in common]
+    common = [each for each in list_commands()[name].params if each.name in COMMON_OPTIONS]
+    rows = [row for row in read_sections()["Common options"].splitlines() if row.startswith("| `-")]
+    assert rows == [format_option_row(each) for each in common]
 
 
-def shape(value: Any) -> Any:
-    """Keys, all the way down; of a list, what its first element looks like."""
+def get_shape(value: Any) -> Any:
+    """Return the keys of nested dictionaries, and the shape of each list's first element."""
     if isinstance(value, dict):
-        return {key: shape(inner) for key, inner in value.items()}
+        return {key: get_shape(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [shape(each) for each in value[:1]]
+        return [get_shape(each) for each in value[:1]]
     return None
 
 
-def promised(title: str, *, block: int = 0) -> Any:
-    blocks = re.findall(r"```json\n(.*?)```", sections()[title], re.DOTALL)
-    return shape(json.loads(blocks[block]))
+def read_documented_shape(title: str, *, block: int = 0) -> Any:
+    blocks = re.findall(r"```json\n(.*?)```", read_sections()[title], re.DOTALL)
+    return get_shape(json.loads(blocks[block]))
 
 
 @pytest.fixture
-def rehearsed() -> InMemoryDatabase:
+def database() -> InMemoryDatabase:
     return InMemoryDatabase()
 
 
 @pytest.fixture
-def fakes(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rehearsed: InMemoryDatabase
+def store(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: InMemoryDatabase
 ) -> InMemoryLeaseTable:
-    store, database = InMemoryLeaseTable(), rehearsed
+    store, database = InMemoryLeaseTable(), database
     for version, name in ((1, "create_orders"), (2, "add_status")):
         text = (
             f"-- migrate:up\ncreate table t{version} ();\n-- migrate:down\ndrop table t{version};\n"
@@ -149,8 +149,8 @@ BUSY = LeaseState(
     ],
 )
 def test_json_results_have_the_documented_shape(
-    fakes: InMemoryLeaseTable,
-    rehearsed: InMemoryDatabase,
+    store: InMemoryLeaseTable,
+    database: InMemoryDatabase,
     capsys: pytest.CaptureFixture[str],
     title: str,
     before: list[list[str]],
@@ -160,15 +160,15 @@ def test_json_results_have_the_documented_shape(
         assert main(each) == 0
     capsys.readouterr()
     if title in ("status", "lease show"):
-        fakes.state = BUSY
+        store.state = BUSY
     if title == "baseline":
         entries = (OtherEntry("0002", version=2),)
-        rehearsed.other_histories = [OtherHistory("dbmate", "public.schema_migrations", entries)]
+        database.other_histories = [OtherHistory("dbmate", "public.schema_migrations", entries)]
     main([*arguments, "--format", "json"])
-    answer = shape(json.loads(capsys.readouterr().out))
-    expected = promised(title)
+    answer = get_shape(json.loads(capsys.readouterr().out))
+    expected = read_documented_shape(title)
     if title == "status":
-        # there are none here; see `plan`
+        # the history of this test has none; see `plan`
         answer["divergences"] = expected["divergences"]
         answer["in_doubt"] = expected["in_doubt"]
     if title == "plan":
@@ -181,23 +181,23 @@ def test_json_results_have_the_documented_shape(
 
 
 def test_a_dry_run_has_the_documented_shape(
-    fakes: InMemoryLeaseTable,
-    rehearsed: InMemoryDatabase,
+    store: InMemoryLeaseTable,
+    database: InMemoryDatabase,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     table = "public.orders"
     change = TableChange(table, inserted=1)
-    rehearsed.dry_run_effects = {
+    database.dry_run_effects = {
         1: MigrationEffects(0, (RelationLock(table, "table", "SHARE"),), (change,))
     }
-    rehearsed.moved_sequences = (AdvancedSequence("public.s", 1, 2),)
+    database.moved_sequences = (AdvancedSequence("public.s", 1, 2),)
     assert main(["plan", "--dry-run", "--yes", "--format", "json"]) == 0
-    answer = shape(json.loads(capsys.readouterr().out))
+    answer = get_shape(json.loads(capsys.readouterr().out))
     found = answer["dry_run"]
     found["retried"] = found["advice"] = found["not_undone"]["effects"] = [None]
-    assert {"dry_run": answer.pop("dry_run")} == promised("plan", block=1)
-    assert answer.keys() == promised("plan").keys()
-    assert fakes.state.owner is None
+    assert {"dry_run": answer.pop("dry_run")} == read_documented_shape("plan", block=1)
+    assert answer.keys() == read_documented_shape("plan").keys()
+    assert store.state.owner is None
 
 
 def test_the_page_of_the_admin_function_names_every_command_and_option() -> None:

@@ -1,4 +1,4 @@
-"""What a person reads, at the widths at which it is read."""
+"""Rendered results at different widths of a terminal."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LOCATION = {
 WIDTHS = (60, 80, 160)
 
 
-def printed(views: list[RenderableType], *, width: int) -> list[str]:
+def render_lines(views: list[RenderableType], *, width: int) -> list[str]:
     file = io.StringIO()
     console = Console(file=file, width=width, markup=False, highlight=False)
     for view in views:
@@ -45,7 +45,7 @@ def printed(views: list[RenderableType], *, width: int) -> list[str]:
     return file.getvalue().splitlines()
 
 
-def manifest_of(count: int) -> Manifest:
+def make_manifest(count: int) -> Manifest:
     return Manifest(
         Migration(
             version=n,
@@ -58,7 +58,7 @@ def manifest_of(count: int) -> Manifest:
     )
 
 
-def row_of(migration: Migration, manifest: Manifest) -> HistoryRow:
+def make_row(migration: Migration, manifest: Manifest) -> HistoryRow:
     return HistoryRow(
         version=migration.version,
         name=migration.name,
@@ -70,35 +70,37 @@ def row_of(migration: Migration, manifest: Manifest) -> HistoryRow:
     )
 
 
-def shown_status(count: int, applied: int, *, width: int, show_all: bool = False) -> list[str]:
-    manifest = manifest_of(count)
-    history = tuple(row_of(m, manifest) for m in manifest.migrations[:applied])
+def render_status_lines(
+    count: int, applied: int, *, width: int, show_all: bool = False
+) -> list[str]:
+    manifest = make_manifest(count)
+    history = tuple(make_row(m, manifest) for m in manifest.migrations[:applied])
     status = Status(history, make_plan(manifest, history), LeaseState(), is_marked_ready=False)
     document = build_status_document(status, manifest, LOCATION, has_table=False)
     views = render_status(document, now_ms=0, width=width, show_all=show_all)
-    return printed(views, width=width)
+    return render_lines(views, width=width)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("count", [0, 1, 25, 500])
 def test_no_line_of_status_is_wider_than_the_terminal(count: int, width: int) -> None:
-    lines = shown_status(count, count // 2, width=width, show_all=True)
+    lines = render_status_lines(count, count // 2, width=width, show_all=True)
     assert max(map(len, lines)) <= width
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_state_and_time_are_never_cut(width: int) -> None:
-    lines = [line for line in shown_status(5, 3, width=width) if line.startswith("000")]
+    lines = [line for line in render_status_lines(5, 3, width=width) if line.startswith("000")]
     assert sum("applied" in line and "2026-01-02 " in line for line in lines) == 3
     assert sum("pending" in line for line in lines) == 2
 
 
 @pytest.mark.parametrize("applied", [0, 1, 250, 499, 500])
 def test_five_hundred_migrations_fit_one_screen(applied: int) -> None:
-    lines = shown_status(500, applied, width=80)
+    lines = render_status_lines(500, applied, width=80)
     assert len(lines) <= 40
     assert any("(--all)" in line for line in lines)
-    assert len(shown_status(500, applied, width=80, show_all=True)) > 500
+    assert len(render_status_lines(500, applied, width=80, show_all=True)) > 500
 
 
 def test_the_newest_applied_and_the_next_pending_are_kept() -> None:
@@ -123,18 +125,18 @@ def test_contradictions_are_kept_in_a_long_list() -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("count", [0, 1, 500])
 def test_no_line_of_plan_is_wider_than_the_terminal(count: int, width: int) -> None:
-    manifest = manifest_of(count)
+    manifest = make_manifest(count)
     document = build_plan_document(build_preview(make_plan(manifest, []), manifest), LOCATION)
     for show_all in (False, True):
-        lines = printed(render_plan(document, width=width, show_all=show_all), width=width)
+        lines = render_lines(render_plan(document, width=width, show_all=show_all), width=width)
         assert max(map(len, lines)) <= width
     assert show_all
 
 
 def test_a_long_plan_is_shortened() -> None:
-    manifest = manifest_of(500)
+    manifest = make_manifest(500)
     document = build_plan_document(build_preview(make_plan(manifest, []), manifest), LOCATION)
-    lines = printed(render_plan(document, width=80, show_all=False), width=80)
+    lines = render_lines(render_plan(document, width=80, show_all=False), width=80)
     assert len(lines) <= 40
     assert "485 more" in lines[-1]
 
@@ -148,7 +150,7 @@ def test_the_caret_stays_under_its_place(width: int) -> None:
         migration="m",
         detail=f"m failed: no [42601]\n  m.sql:3:78\n{code}\n{caret}\n  hint: h",
     )
-    lines = printed(render_error(error, committed=[], width=width), width=width)
+    lines = render_lines(render_error(error, committed=[], width=width), width=width)
     at = next(n for n, line in enumerate(lines) if line.strip() == "^")
     column = lines[at].index("^")
     assert lines[at - 1][column : column + 4] == "nott"
@@ -168,7 +170,7 @@ def test_the_caret_stays_under_its_place(width: int) -> None:
     ],
 )
 def test_an_error_starts_with_its_title(error: MigrateError, first: str) -> None:
-    assert printed(render_error(error, committed=[], width=80), width=80)[0].rstrip() == first
+    assert render_lines(render_error(error, committed=[], width=80), width=80)[0].rstrip() == first
 
 
 @pytest.mark.parametrize(
@@ -192,7 +194,7 @@ def test_times_are_formatted_relative_to_now() -> None:
     assert format_until(0, now_ms=120_000) == "2 min 0 s ago"
 
 
-# --- what a baseline asks
+# --- questions of baseline
 
 
 def test_a_long_comparison_shows_the_differences_and_the_newest_versions() -> None:
@@ -206,7 +208,7 @@ def test_a_long_comparison_shows_the_differences_and_the_newest_versions() -> No
         for n in range(1, 101)
     ]
     question = Question("baseline", "?", heading="h", location=LOCATION, compared=compared)
-    lines = [each.split() for each in printed([render_question(question, now_ms=0)], width=80)]
+    lines = [each.split() for each in render_lines([render_question(question, now_ms=0)], width=80)]
     assert ["3", "3_m", "applied", "stays", "pending"] in lines
     assert lines[-2][:2] == ["100", "100_m"]
     assert lines[-1] == ["…", "and", "85", "more"]

@@ -1,4 +1,4 @@
-"""What a command works on."""
+"""The context of a command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def test_no_call_of_a_command_waits_for_credentials_past_its_timeout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also the first read, and that of the lease alone: nothing holds the lease yet."""
+    """This includes the first read and reads of the lease alone, without a holder."""
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
     (tmp_path / "0001_a.sql").write_text("-- migrate:up\nSELECT 1;\n")
     settings = Settings(

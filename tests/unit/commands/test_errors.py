@@ -1,4 +1,4 @@
-"""An error that has travelled is told as it would have been told at home."""
+"""An error converted to JSON and back is rendered like the original."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lambda_migrate.errors import (
     NotReady,
     RepairRequired,
 )
-from tests.unit.cli.test_cli_render import printed
+from tests.unit.cli.test_cli_render import render_lines
 
 DETAIL = "0002_b failed: no [42601]\n  b.sql:3:4\n  3 | select nott\n             ^\n  hint: h"
 ERRORS: list[MigrateError] = [
@@ -35,7 +35,7 @@ ERRORS: list[MigrateError] = [
     Diverged("they disagree", detail="0001_a: edited"),
     RepairRequired("in doubt", migration="0003_c"),
     NotReady("later"),
-    LeaseHeld("somebody is at it"),
+    LeaseHeld("another process holds the lease"),
     LeaseLost("lost"),
     LeaseStoreUnavailable("away"),
     DatabaseUnavailable("away"),
@@ -51,7 +51,7 @@ def test_an_error_of_the_function_is_rendered_like_a_local_one(error: MigrateErr
     assert get_exit_code(travelled) == get_exit_code(error)
     for width in (60, 100):
         shown = [
-            printed(render_error(each, committed=[], width=width), width=width)
+            render_lines(render_error(each, committed=[], width=width), width=width)
             for each in (error, travelled)
         ]
         assert shown[0] == shown[1]

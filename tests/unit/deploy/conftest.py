@@ -11,7 +11,7 @@ from lambda_migrate.deploy.deliver import Schedule
 from lambda_migrate.errors import MigrateError
 from lambda_migrate.migrations import Manifest
 from lambda_migrate.runner import MigrationRunner
-from tests.answers import Office, office
+from tests.callback_server import CallbackServer, run_callback_server
 from tests.unit.engine.fakes import Fakes
 from tests.unit.entrypoints.conftest import fresh_loggers, lines, no_settings
 from tests.unit.entrypoints.lines import Context
@@ -22,7 +22,7 @@ Deploy = Callable[..., MigrationRunner]
 
 
 class LambdaContext(Context):
-    """One that says where its log is, and whose time passes with a clock."""
+    """A context with a log stream and a clock."""
 
     log_group_name = "/aws/lambda/migrator"
     log_stream_name = "2026/11/27/[$LATEST]0123456789abcdef"
@@ -37,20 +37,20 @@ class LambdaContext(Context):
 
 
 @pytest.fixture
-def scene() -> Fakes:
+def fakes() -> Fakes:
     return Fakes()
 
 
 @pytest.fixture
-def post() -> Iterator[Office]:
-    """Takes every answer."""
-    with office() as opened:
-        yield opened
+def callbacks() -> Iterator[CallbackServer]:
+    """Run a server that accepts every response."""
+    with run_callback_server() as callback_server:
+        yield callback_server
 
 
 @pytest.fixture
-def deploy(scene: Fakes, monkeypatch: pytest.MonkeyPatch) -> Deploy:
-    """Let the hooks' function be one with these migrations, on the scene."""
+def deploy(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Deploy:
+    """Let the hooks run with these migrations on the fakes."""
 
     def deploy(
         shipped: Manifest, *, error: BaseException | None = None, **policy: Any
@@ -59,17 +59,17 @@ def deploy(scene: Fakes, monkeypatch: pytest.MonkeyPatch) -> Deploy:
             if error is not None:
                 raise error
             waits = {} if wait_seconds is None else {"wait_seconds": wait_seconds}
-            return scene.runner(shipped, **{**waits, **policy})
+            return fakes.runner(shipped, **{**waits, **policy})
 
         monkeypatch.setattr("lambda_migrate.runner.MigrationRunner.from_settings", from_settings)
-        return scene.runner(shipped, **policy)
+        return fakes.runner(shipped, **policy)
 
     return deploy
 
 
 @pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The work's time is over at once; for answering there is enough."""
+def short_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the time for the work expire at once; there is enough for the response."""
 
     def of(_context: object, _clock: object) -> Schedule:
         return Schedule(work=Deadline.after(0.05), delivery=Deadline.after(30))
@@ -77,8 +77,8 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Schedule, "of", of)
 
 
-def unexpected() -> list[BaseException]:
-    """What nobody expects of a migration: it is answered all the same."""
+def make_unexpected_errors() -> list[BaseException]:
+    """Make errors that a migration does not raise on purpose; each gets a response."""
     return [
         RuntimeError("password=hunter2-s3cr3t"),
         SystemExit(3),

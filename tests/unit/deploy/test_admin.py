@@ -1,4 +1,4 @@
-"""The admin function on the fakes: events, answers, and requests that come more than once."""
+"""The admin function on the fakes: events, responses, and repeated requests."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from lambda_migrate.testing import (
 from tests.unit.deploy.conftest import LambdaContext
 
 SECRET = "hunter2"
-Ask = Callable[..., dict[str, Any]]
+RunCommand = Callable[..., dict[str, Any]]
 
 
-class Room:
-    """An admin function and everything that it touches."""
+class AdminBench:
+    """An admin function with its fakes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -63,18 +63,18 @@ class Room:
         assert SECRET not in json.dumps(answer)
         return answer
 
-    def ask(self, command: str, *, request: str = "", **options: Any) -> dict[str, Any]:
+    def run(self, command: str, *, request: str = "", **options: Any) -> dict[str, Any]:
         event: dict[str, Any] = {"command": command, "options": options}
         return self.send({**event, "request": request} if request else event)
 
 
 @pytest.fixture
-def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Room:
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AdminBench:
     for version, name in enumerate(("orders", "status", "index"), 1):
         (tmp_path / f"{version:04d}_{name}.sql").write_text(
             f"-- migrate:up\ncreate table {name} (id int);\n-- migrate:down\ndrop table {name};\n"
         )
-    made = Room(tmp_path)
+    made = AdminBench(tmp_path)
     monkeypatch.setattr("lambda_migrate.wiring.make_database", lambda _settings: made.database)
     monkeypatch.setattr("lambda_migrate.wiring.make_store", lambda _settings, **_parts: made.store)
     return made
@@ -83,109 +83,111 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Room:
 # --- commands
 
 
-def test_every_command_returns_the_json_of_the_command_line(room: Room) -> None:
-    assert room.ask("status", exit_code=True)["exit_code"] == 3
-    assert [each["version"] for each in room.ask("plan", to=2)["document"]["pending"]] == [1, 2]
-    up = room.ask("up", to=2)
+def test_every_command_returns_the_json_of_the_command_line(bench: AdminBench) -> None:
+    assert bench.run("status", exit_code=True)["exit_code"] == 3
+    assert [each["version"] for each in bench.run("plan", to=2)["document"]["pending"]] == [1, 2]
+    up = bench.run("up", to=2)
     assert (up["exit_code"], up["document"]["applied"]) == (0, ["0001_orders", "0002_status"])
     assert [each["what"] for each in up["told"]] == ["applied", "applied"]
-    assert room.ask("up")["document"]["applied"] == ["0003_index"]
-    assert room.ask("verify")["document"]["agree"] is True
-    assert room.ask("verify", resync=True)["document"]["resynced"] is True
-    assert room.ask("down", steps=1, yes=True)["document"]["reverted"] == ["0003_index"]
-    assert room.ask("baseline", version=3, yes=True)["document"]["declared"] == ["0003_index"]
-    repaired = room.ask("repair", version=3, yes=True, **{"as": "pending"})
+    assert bench.run("up")["document"]["applied"] == ["0003_index"]
+    assert bench.run("verify")["document"]["agree"] is True
+    assert bench.run("verify", resync=True)["document"]["resynced"] is True
+    assert bench.run("down", steps=1, yes=True)["document"]["reverted"] == ["0003_index"]
+    assert bench.run("baseline", version=3, yes=True)["document"]["declared"] == ["0003_index"]
+    repaired = bench.run("repair", version=3, yes=True, **{"as": "pending"})
     assert repaired["document"]["repaired"] == "0003_index"
-    assert room.ask("repair", environment="staging", yes=True)["document"]["stamped"] == "staging"
-    assert room.database.environment == "staging"
-    assert room.ask("lease show")["document"]["owner"] is None
-    assert room.ask("lease release", yes=True)["document"]["released"] is False
+    assert bench.run("repair", environment="staging", yes=True)["document"]["stamped"] == "staging"
+    assert bench.database.environment == "staging"
+    assert bench.run("lease show")["document"]["owner"] is None
+    assert bench.run("lease release", yes=True)["document"]["released"] is False
 
 
 @pytest.mark.parametrize("command", ["status", "plan", "verify", "up"])
-def test_a_function_without_migrations_responds_with_an_error(room: Room, command: str) -> None:
-    for file in room.folder.glob("*.sql"):
+def test_a_function_without_migrations_responds_with_an_error(
+    bench: AdminBench, command: str
+) -> None:
+    for file in bench.folder.glob("*.sql"):
         file.unlink()
-    answer = room.ask(command)
+    answer = bench.run(command)
     assert (answer["exit_code"], answer["error"]["kind"]) == (2, "ManifestError")
     assert "there are no migrations in" in answer["error"]["message"]
-    assert room.database.connections == 0
+    assert bench.database.connections == 0
 
 
-def test_every_response_has_the_library_version_and_the_request_id(room: Room) -> None:
-    for answer in (room.ask("status", request="abc"), room.ask("nothing", request="abc")):
+def test_every_response_has_the_library_version_and_the_request_id(bench: AdminBench) -> None:
+    for answer in (bench.run("status", request="abc"), bench.run("nothing", request="abc")):
         assert answer["library"] == __version__
-    assert room.ask("status", request="abc")["request"] == "abc"
-    assert room.send({"command": "status"}, invocation="lambda-1")["request"] == "lambda-1"
+    assert bench.run("status", request="abc")["request"] == "abc"
+    assert bench.send({"command": "status"}, invocation="lambda-1")["request"] == "lambda-1"
 
 
-def test_a_dry_run_runs_once_per_request_and_leaves_nothing(room: Room) -> None:
-    asked = room.ask("plan", dry_run=True)
+def test_a_dry_run_runs_once_per_request_and_leaves_nothing(bench: AdminBench) -> None:
+    asked = bench.run("plan", dry_run=True)
     assert (asked["exit_code"], asked["error"]["question"]["command"]) == (2, "plan --dry-run")
-    done = room.ask("plan", dry_run=True, yes=asked["error"]["mark"], request="rehearsal")
+    done = bench.run("plan", dry_run=True, yes=asked["error"]["mark"], request="rehearsal")
     found = done["document"]["dry_run"]
     assert (done["exit_code"], found["outcome"], len(found["migrations"])) == (0, "passed", 3)
-    again = room.ask("plan", dry_run=True, yes=asked["error"]["mark"], request="rehearsal")
+    again = bench.run("plan", dry_run=True, yes=asked["error"]["mark"], request="rehearsal")
     assert again["document"] == done["document"]
-    assert (room.database.effects, room.store.state.owner) == ([], None)
-    assert room.store.state.fence == 1
+    assert (bench.database.effects, bench.store.state.owner) == ([], None)
+    assert bench.store.state.fence == 1
 
 
 def test_a_dry_run_in_production_needs_its_option_or_its_mark(
-    room: Room,
+    bench: AdminBench,
 ) -> None:
-    room.environ["LAMBDA_MIGRATE_ENVIRONMENT"] = room.database.environment = "production"
-    refused = room.ask("plan", dry_run=True, yes=True)
-    assert (refused["exit_code"], room.store.state.fence) == (2, 0)
+    bench.environ["LAMBDA_MIGRATE_ENVIRONMENT"] = bench.database.environment = "production"
+    refused = bench.run("plan", dry_run=True, yes=True)
+    assert (refused["exit_code"], bench.store.state.fence) == (2, 0)
     assert '"in_production": true' in refused["error"]["message"]
     assert refused["error"]["question"]["required_word"] == "production"
-    assert room.ask("plan", dry_run=True, yes=refused["error"]["mark"])["exit_code"] == 0
-    assert room.ask("plan", dry_run=True, yes=True, in_production=True)["exit_code"] == 0
-    assert room.ask("plan", dry_run=True, in_production=True)["exit_code"] == 2
+    assert bench.run("plan", dry_run=True, yes=refused["error"]["mark"])["exit_code"] == 0
+    assert bench.run("plan", dry_run=True, yes=True, in_production=True)["exit_code"] == 0
+    assert bench.run("plan", dry_run=True, in_production=True)["exit_code"] == 2
 
 
-def test_a_failed_migration_is_a_response_with_what_was_committed(room: Room) -> None:
-    room.database.fail(2, MigrationFailed("no", migration="0002_status", sqlstate="42601"))
-    answer = room.ask("up")
+def test_a_failed_migration_is_a_response_with_what_was_committed(bench: AdminBench) -> None:
+    bench.database.fail(2, MigrationFailed("no", migration="0002_status", sqlstate="42601"))
+    answer = bench.run("up")
     assert answer["exit_code"] == 1
     assert answer["error"]["sqlstate"] == "42601"
     assert answer["error"]["committed"] == ["0001_orders"]
     assert [each["what"] for each in answer["told"]] == ["applied", "failed"]
 
 
-def test_up_returns_four_while_another_process_holds_the_lease(room: Room) -> None:
-    room.store.acquire("orders/8/ab")
-    answer = room.ask("up")
+def test_up_returns_four_while_another_process_holds_the_lease(bench: AdminBench) -> None:
+    bench.store.acquire("orders/8/ab")
+    answer = bench.run("up")
     assert answer["exit_code"] == answer["error"]["exit_code"] == 4
 
 
-def test_every_command_ends_before_the_safety_margin(room: Room) -> None:
-    room.store.acquire("orders/8/ab")
-    answer = room.send({"command": "up", "options": {"wait": True}}, seconds=10.0)
+def test_every_command_ends_before_the_safety_margin(bench: AdminBench) -> None:
+    bench.store.acquire("orders/8/ab")
+    answer = bench.send({"command": "up", "options": {"wait": True}}, seconds=10.0)
     assert answer["exit_code"] in (0, 4)
-    assert sum(room.clock.slept) <= 8.5
+    assert sum(bench.clock.slept) <= 8.5
 
 
-def test_the_timeout_of_an_event_limits_the_command(room: Room) -> None:
-    room.store.acquire("orders/8/ab")
-    room.send({"command": "up", "options": {"wait": True, "timeout": 3}})
-    assert sum(room.clock.slept) <= 3.5
+def test_the_timeout_of_an_event_limits_the_command(bench: AdminBench) -> None:
+    bench.store.acquire("orders/8/ab")
+    bench.send({"command": "up", "options": {"wait": True, "timeout": 3}})
+    assert sum(bench.clock.slept) <= 3.5
 
 
-def test_every_command_ends_with_one_event(room: Room) -> None:
-    room.ask("up", request="abc")
-    room.ask("dwon")
-    first, second = room.observer.events_of(CommandEnded)
+def test_every_command_ends_with_one_event(bench: AdminBench) -> None:
+    bench.run("up", request="abc")
+    bench.run("dwon")
+    first, second = bench.observer.events_of(CommandEnded)
     assert (first.command, first.request, first.exit_code) == ("up", "abc", 0)
     assert first.applied == ("0001_orders", "0002_status", "0003_index")
     assert (second.command, second.exit_code, second.error) == ("", 2, "ConfigurationError")
 
 
-# --- events that are wrong
+# --- invalid events
 
 
 @pytest.mark.parametrize(
-    ("event", "told"),
+    ("event", "expected"),
     [
         (None, "not a JSON object"),
         ([], "not a JSON object"),
@@ -214,16 +216,16 @@ def test_every_command_ends_with_one_event(room: Room) -> None:
     ],
 )
 def test_an_invalid_event_gets_an_error_that_says_what_to_write(
-    room: Room, event: Any, told: str
+    bench: AdminBench, event: Any, expected: str
 ) -> None:
-    answer = room.send(event)
+    answer = bench.send(event)
     assert answer["exit_code"] == 2
-    assert told in answer["error"]["message"]
-    assert room.database.effects == []
+    assert expected in answer["error"]["message"]
+    assert bench.database.effects == []
 
 
-def test_every_error_of_an_event_is_listed(room: Room) -> None:
-    answer = room.ask("up", to="x", wait="y", table="t")
+def test_every_error_of_an_event_is_listed(bench: AdminBench) -> None:
+    answer = bench.run("up", to="x", wait="y", table="t")
     assert len(answer["error"]["faults"]) == 3
 
 
@@ -238,138 +240,138 @@ def test_every_error_of_an_event_is_listed(room: Room) -> None:
     ],
 )
 def test_no_value_of_an_event_is_repeated(
-    room: Room, event: Any, capsys: pytest.CaptureFixture[str]
+    bench: AdminBench, event: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    room.send(event)
+    bench.send(event)
     written = capsys.readouterr()
     assert SECRET not in written.out + written.err
 
 
-def test_wrong_settings_are_a_response(room: Room) -> None:
-    del room.environ["LAMBDA_MIGRATE_TABLE"]
-    answer = room.ask("status")
+def test_wrong_settings_are_a_response(bench: AdminBench) -> None:
+    del bench.environ["LAMBDA_MIGRATE_TABLE"]
+    answer = bench.run("status")
     assert answer["exit_code"] == 2
     assert "LAMBDA_MIGRATE_TABLE" in answer["error"]["message"]
 
 
 def test_unexpected_errors_are_a_response_without_their_text(
-    room: Room, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bench: AdminBench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def explode(_settings: object) -> None:
         raise RuntimeError(SECRET)
 
     monkeypatch.setattr("lambda_migrate.wiring.make_database", explode)
-    answer = room.ask("status")
+    answer = bench.run("status")
     assert answer["exit_code"] == 1
     assert "RuntimeError" in answer["error"]["message"]
     written = capsys.readouterr().err
     assert "test_admin.py" in written
     assert SECRET not in written
-    room.environ["LAMBDA_MIGRATE_TRACEBACK"] = "1"
+    bench.environ["LAMBDA_MIGRATE_TRACEBACK"] = "1"
     with pytest.raises(RuntimeError, match=SECRET):
-        room.ask("status")
+        bench.run("status")
 
 
 # --- questions
 
 
-def test_destructive_commands_need_yes_and_say_what_they_would_do(room: Room) -> None:
-    room.ask("up")
-    answer = room.ask("down", steps=1)
+def test_destructive_commands_need_yes_and_say_what_they_would_do(bench: AdminBench) -> None:
+    bench.run("up")
+    answer = bench.run("down", steps=1)
     assert answer["exit_code"] == 2
     assert answer["error"]["kind"] == "ConfigurationError"
     assert "0003_index" in answer["error"]["message"]
     assert '"yes": true' in answer["error"]["message"]
     assert answer["error"]["question"]["migrations"][0]["name"] == "0003_index"
-    assert room.database.rolled_back == []
+    assert bench.database.rolled_back == []
 
 
-def test_a_mark_confirms_only_its_question(room: Room) -> None:
-    room.ask("up")
-    mark = room.ask("down", steps=1)["error"]["mark"]
-    assert room.ask("down", steps=1, yes=mark)["document"]["reverted"] == ["0003_index"]
-    answer = room.ask("down", steps=1, yes=mark)
+def test_a_mark_confirms_only_its_question(bench: AdminBench) -> None:
+    bench.run("up")
+    mark = bench.run("down", steps=1)["error"]["mark"]
+    assert bench.run("down", steps=1, yes=mark)["document"]["reverted"] == ["0003_index"]
+    answer = bench.run("down", steps=1, yes=mark)
     assert answer["exit_code"] == 4
     assert "try again" in answer["error"]["message"]
-    assert room.database.rolled_back == ["0003_index"]
+    assert bench.database.rolled_back == ["0003_index"]
 
 
-# --- the same request once more
+# --- repeated requests
 
 
-def test_a_repeated_request_returns_the_first_response(room: Room) -> None:
-    room.ask("up")
-    first = room.ask("down", request="r1", steps=1, yes=True)
-    again = room.ask("down", request="r1", steps=1, yes=True)
+def test_a_repeated_request_returns_the_first_response(bench: AdminBench) -> None:
+    bench.run("up")
+    first = bench.run("down", request="r1", steps=1, yes=True)
+    again = bench.run("down", request="r1", steps=1, yes=True)
     assert again == {**first, "repeated": True}
-    assert room.database.rolled_back == ["0003_index"]
+    assert bench.database.rolled_back == ["0003_index"]
 
 
-def test_a_failure_is_not_retried_by_the_same_request(room: Room) -> None:
-    room.database.fail(2, MigrationFailed("no", migration="0002_status"))
-    first = room.ask("up", request="r1")
-    assert room.ask("up", request="r1") == {**first, "repeated": True}
-    assert room.store.state.failure is not None
-    assert room.store.state.failure.attempts == 1
-    room.ask("up", request="r2")
-    assert room.store.state.failure.attempts == 2
+def test_a_failure_is_not_retried_by_the_same_request(bench: AdminBench) -> None:
+    bench.database.fail(2, MigrationFailed("no", migration="0002_status"))
+    first = bench.run("up", request="r1")
+    assert bench.run("up", request="r1") == {**first, "repeated": True}
+    assert bench.store.state.failure is not None
+    assert bench.store.state.failure.attempts == 1
+    bench.run("up", request="r2")
+    assert bench.store.state.failure.attempts == 2
 
 
-def test_a_refused_request_may_be_sent_again(room: Room) -> None:
-    lease = room.store.acquire("orders/8/ab")
-    assert room.ask("up", request="r1")["exit_code"] == 4
-    assert room.ask("baseline", request="r2", version=1)["exit_code"] == 2
-    assert room.log.records == {}
-    room.store.release(lease)  # type: ignore[arg-type]  # it was free, so this is a lease
-    assert len(room.ask("up", request="r1")["document"]["applied"]) == 3
+def test_a_refused_request_may_be_sent_again(bench: AdminBench) -> None:
+    lease = bench.store.acquire("orders/8/ab")
+    assert bench.run("up", request="r1")["exit_code"] == 4
+    assert bench.run("baseline", request="r2", version=1)["exit_code"] == 2
+    assert bench.log.records == {}
+    bench.store.release(lease)  # type: ignore[arg-type]  # it was free, so this is a lease
+    assert len(bench.run("up", request="r1")["document"]["applied"]) == 3
 
 
-def test_the_detail_of_a_failure_is_returned_once_and_not_stored(room: Room) -> None:
+def test_the_detail_of_a_failure_is_returned_once_and_not_stored(bench: AdminBench) -> None:
     """PostgreSQL's DETAIL may quote a row."""
     failed = MigrationFailed(
         "duplicate key", migration="0002_status", detail="Key (email)=(ann@example.com)"
     )
-    room.database.fail(2, failed)
-    assert "ann@example.com" in room.ask("up", request="r1")["error"]["detail"]
-    assert "ann@example.com" not in str(room.log.records["r1"])
-    again = room.ask("up", request="r1")["error"]
+    bench.database.fail(2, failed)
+    assert "ann@example.com" in bench.run("up", request="r1")["error"]["detail"]
+    assert "ann@example.com" not in str(bench.log.records["r1"])
+    again = bench.run("up", request="r1")["error"]
     assert (again["detail"], again["cause"]) == ("", "duplicate key")
 
 
-def test_a_retry_by_lambda_is_the_same_request(room: Room) -> None:
-    room.ask("up")
+def test_a_retry_by_lambda_is_the_same_request(bench: AdminBench) -> None:
+    bench.run("up")
     event = {"command": "down", "options": {"steps": 1, "yes": True}}
-    room.send(event, invocation="async")
-    assert room.send(event, invocation="async")["repeated"] is True
-    assert room.database.rolled_back == ["0003_index"]
+    bench.send(event, invocation="async")
+    assert bench.send(event, invocation="async")["repeated"] is True
+    assert bench.database.rolled_back == ["0003_index"]
 
 
-def test_read_only_commands_run_again(room: Room) -> None:
-    room.ask("status", request="r1")
-    room.ask("up")
-    assert room.ask("status", request="r1")["document"]["is_current"] is True
-    assert "r1" not in room.log.records
+def test_read_only_commands_run_again(bench: AdminBench) -> None:
+    bench.run("status", request="r1")
+    bench.run("up")
+    assert bench.run("status", request="r1")["document"]["is_current"] is True
+    assert "r1" not in bench.log.records
 
 
-def test_each_event_without_an_id_is_a_new_request(room: Room) -> None:
-    function = AdminFunction(room.environ, make_log=lambda _settings: room.log, clock=room.clock)
+def test_each_event_without_an_id_is_a_new_request(bench: AdminBench) -> None:
+    function = AdminFunction(bench.environ, make_log=lambda _settings: bench.log, clock=bench.clock)
     for command in ("up", "up"):
         assert "repeated" not in function.handle({"command": command}, object())
-    assert len(room.log.records) == 2
+    assert len(bench.log.records) == 2
 
 
-def test_an_id_cannot_be_used_for_two_commands(room: Room) -> None:
-    room.ask("up", request="r1", to=1)
-    answer = room.ask("up", request="r1", to=2)
+def test_an_id_cannot_be_used_for_two_commands(bench: AdminBench) -> None:
+    bench.run("up", request="r1", to=1)
+    answer = bench.run("up", request="r1", to=2)
     assert answer["exit_code"] == 2
     assert "another command" in answer["error"]["message"]
 
 
-def begun(room: Room, event: dict[str, Any], **changes: Any) -> None:
-    """As if an invocation had begun with ``event``, and nothing were known of its end."""
+def record_running(bench: AdminBench, event: dict[str, Any], **changes: Any) -> None:
+    """Record a request as if another invocation had begun it and not ended it."""
     from lambda_migrate.commands.request import CommandRequest
 
-    now_ms = room.clock.wall_ms()
+    now_ms = bench.clock.wall_ms()
     request = CommandRequest.parse(event, default_id="-")
     record = RequestRecord(
         fingerprint=request.fingerprint,
@@ -378,118 +380,118 @@ def begun(room: Room, event: dict[str, Any], **changes: Any) -> None:
         started_ms=now_ms,
         ends_by_ms=now_ms + 20_000,
     )
-    room.log.records[request.request_id] = replace(record, **changes)
+    bench.log.records[request.request_id] = replace(record, **changes)
 
 
-def test_a_running_command_is_waited_for(room: Room) -> None:
+def test_a_running_command_is_waited_for(bench: AdminBench) -> None:
     event = {"command": "up", "request": "r1"}
-    begun(room, event)
-    answered = {"exit_code": 0, "document": {"applied": ["0001_orders"]}}
-    sleep = room.clock.sleep
+    record_running(bench, event)
+    reported = {"exit_code": 0, "document": {"applied": ["0001_orders"]}}
+    sleep = bench.clock.sleep
 
     def end_meanwhile(seconds: float) -> None:
         sleep(seconds)
-        if len(room.clock.slept) == 3:
-            room.log.records["r1"] = replace(room.log.records["r1"], response=answered)
+        if len(bench.clock.slept) == 3:
+            bench.log.records["r1"] = replace(bench.log.records["r1"], response=reported)
 
-    room.clock.sleep = end_meanwhile  # type: ignore[method-assign]  # the world moves on
-    answer = room.send(event)
-    assert answer["document"] == answered["document"]
-    assert len(room.clock.slept) == 3
-    assert room.database.effects == []
+    bench.clock.sleep = end_meanwhile  # type: ignore[method-assign]  # the world moves on
+    answer = bench.send(event)
+    assert answer["document"] == reported["document"]
+    assert len(bench.clock.slept) == 3
+    assert bench.database.effects == []
 
 
-def test_a_command_that_outlasts_the_invocation_is_still_running(room: Room) -> None:
+def test_a_command_that_outlasts_the_invocation_is_still_running(bench: AdminBench) -> None:
     event = {"command": "up", "request": "r1"}
-    begun(room, event)
-    answer = room.send(event, seconds=10.0)
+    record_running(bench, event)
+    answer = bench.send(event, seconds=10.0)
     assert (answer["exit_code"], answer["running"]) == (4, True)
     assert answer["error"]["kind"] == "LeaseHeld"
-    assert sum(room.clock.slept) <= 8.0
+    assert sum(bench.clock.slept) <= 8.0
 
 
-def test_a_killed_command_is_reported_from_the_history(room: Room) -> None:
-    room.ask("up", request="r1", to=2)
+def test_a_killed_command_is_reported_from_the_history(bench: AdminBench) -> None:
+    bench.run("up", request="r1", to=2)
     event = {"command": "up", "request": "r1", "options": {"to": 2}}
-    begun(room, event)
-    answer = room.send(event)
+    record_running(bench, event)
+    answer = bench.send(event)
     assert answer["exit_code"] == 1
     assert answer["error"]["kind"] == "Interrupted"
     assert answer["error"]["committed"] == ["0001_orders", "0002_status"]
-    assert sum(room.clock.slept) >= 20
+    assert sum(bench.clock.slept) >= 20
 
 
-def test_an_invocation_known_to_have_ended_is_not_waited_for(room: Room) -> None:
+def test_an_invocation_known_to_have_ended_is_not_waited_for(bench: AdminBench) -> None:
     event = {"command": "up", "request": "r1", "ended": ["earlier"]}
-    begun(room, event)
-    assert room.send(event)["error"]["kind"] == "Interrupted"
-    assert sum(room.clock.slept) == 2  # for PostgreSQL to miss its client
+    record_running(bench, event)
+    assert bench.send(event)["error"]["kind"] == "Interrupted"
+    assert sum(bench.clock.slept) == 2  # for PostgreSQL to miss its client
 
 
-def test_a_killed_rollback_reports_what_was_rolled_back(room: Room) -> None:
-    room.ask("up", to=2)
+def test_a_killed_rollback_reports_what_was_rolled_back(bench: AdminBench) -> None:
+    bench.run("up", to=2)
     event = {"command": "down", "request": "r1", "options": {"to": 0, "yes": True}}
     rollback = ("0003_index", "0002_status", "0001_orders")
-    begun(room, event, rollback=rollback, ends_by_ms=0)
-    answer = room.send(event)
+    record_running(bench, event, rollback=rollback, ends_by_ms=0)
+    answer = bench.send(event)
     assert answer["error"]["committed"] == ["0003_index"]
     assert "1 of 3 migrations" in answer["error"]["message"].lower()
-    assert room.database.rolled_back == []
+    assert bench.database.rolled_back == []
 
 
-def test_the_names_of_a_rollback_are_recorded_before_it_starts(room: Room) -> None:
-    room.ask("up")
+def test_the_names_of_a_rollback_are_recorded_before_it_starts(bench: AdminBench) -> None:
+    bench.run("up")
     seen: list[tuple[str, ...]] = []
-    update = room.log.update
+    update = bench.log.update
 
     def observe(request_id: str, record: RequestRecord, deadline: Deadline) -> bool:
         if record.response is None:
             seen.append(record.rollback)
-            assert room.database.rolled_back == []
+            assert bench.database.rolled_back == []
         return update(request_id, record, deadline)
 
-    room.log.update = observe  # type: ignore[method-assign]  # to see what is recorded by then
-    room.ask("down", to=1, yes=True)
+    bench.log.update = observe  # type: ignore[method-assign]  # to see what is recorded by then
+    bench.run("down", to=1, yes=True)
     assert seen == [("0003_index", "0002_status")]
 
 
-def test_no_rollback_starts_whose_names_cannot_be_recorded(room: Room) -> None:
-    room.ask("up")
-    room.log.update = lambda *_: False  # type: ignore[method-assign]  # a fault
-    answer = room.ask("down", to=1, yes=True)
+def test_no_rollback_starts_whose_names_cannot_be_recorded(bench: AdminBench) -> None:
+    bench.run("up")
+    bench.log.update = lambda *_: False  # type: ignore[method-assign]  # a fault
+    answer = bench.run("down", to=1, yes=True)
     assert (answer["exit_code"], answer["error"]["kind"]) == (1, "LeaseStoreUnavailable")
-    assert room.database.rolled_back == []
+    assert bench.database.rolled_back == []
 
 
-def test_no_command_starts_that_cannot_be_recorded(room: Room) -> None:
-    def gone(_request: str, _record: RequestRecord) -> None:
+def test_no_command_starts_that_cannot_be_recorded(bench: AdminBench) -> None:
+    def fail(_request: str, _record: RequestRecord) -> None:
         raise LeaseStoreUnavailable("DynamoDB is away")
 
-    room.log.begin = gone  # type: ignore[assignment]  # a fault
-    answer = room.ask("up")
+    bench.log.begin = fail  # type: ignore[assignment]  # a fault
+    answer = bench.run("up")
     assert (answer["exit_code"], answer["error"]["retryable"]) == (1, True)
-    assert room.database.effects == []
+    assert bench.database.effects == []
 
 
 def test_the_handler_reads_the_process_environment(
-    room: Room, monkeypatch: pytest.MonkeyPatch
+    bench: AdminBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lambda_migrate.deploy.admin import handler
 
-    for name, value in room.environ.items():
+    for name, value in bench.environ.items():
         monkeypatch.setenv(name, value)
     answer = handler({"command": "status"}, LambdaContext())
     assert answer["document"]["counts"]["pending"] == 3
     assert logging.getLogger("lambda_migrate.aws.telemetry").propagate is False
 
 
-def test_a_response_that_lambda_would_refuse_is_shortened(room: Room) -> None:
+def test_a_response_that_lambda_would_refuse_is_shortened(bench: AdminBench) -> None:
     count = 25_000
     for version in range(10_000, 10_000 + count):
-        room.database._rows[version] = HistoryRow(
+        bench.database._rows[version] = HistoryRow(
             version, f"{version}_{'x' * 60}", "c", "d", owner="orders/8/" + "0" * 32
         )
-    document = room.ask("status")["document"]
+    document = bench.run("status")["document"]
     assert len(json.dumps(document)) < 6_291_556
     assert len(document["migrations"]) + document["abridged"]["migrations"] == count + 3
     assert document["migrations"][-1]["version"] == 10_000 + count - 1

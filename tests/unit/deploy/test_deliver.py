@@ -1,4 +1,4 @@
-"""The answer comes in time, and there is one, whatever the work does."""
+"""A response is delivered in time and once, whatever the work does."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from lambda_migrate.testing import FakeClock, FixedRandom
 from tests.unit.entrypoints.lines import Context
 
 
-class Answerer:
-    """Takes the answer after so many failures."""
+class FlakyReceiver:
+    """Accepts a response after these failures."""
 
     def __init__(self, *failures: BaseException) -> None:
         self.failures = list(failures)
@@ -34,7 +34,7 @@ class Answerer:
             raise self.failures.pop(0)
 
 
-# --- when what is over
+# --- deadlines
 
 
 @pytest.mark.parametrize(
@@ -54,35 +54,35 @@ def test_a_context_without_a_deadline_gets_the_longest_one() -> None:
     assert Schedule.of(object(), FakeClock()).work.remaining() == pytest.approx(890)
 
 
-# --- work in time
+# --- work with a deadline
 
 
 def test_the_caller_gets_what_the_work_returns_or_raises() -> None:
     assert run_with_deadline(lambda: 7, Deadline.after(30)) == 7
     for error in (ValueError("x"), TimeoutError("its own"), SystemExit(1), KeyboardInterrupt()):
         with pytest.raises(type(error)) as raised:
-            run_with_deadline(_raising(error), Deadline.after(30))
+            run_with_deadline(_make_raising(error), Deadline.after(30))
         assert raised.value is error
 
 
 def test_work_that_hangs_is_left_alone_at_its_deadline() -> None:
-    let_go = threading.Event()
+    release = threading.Event()
     with pytest.raises(WorkTimeout):
-        run_with_deadline(let_go.wait, Deadline.after(0.05))
-    let_go.set()
+        run_with_deadline(release.wait, Deadline.after(0.05))
+    release.set()
 
 
 def test_without_time_nothing_is_waited_for() -> None:
-    let_go = threading.Event()
+    release = threading.Event()
     with pytest.raises(WorkTimeout):
-        run_with_deadline(let_go.wait, Deadline.after(0, FakeClock()))
-    let_go.set()
+        run_with_deadline(release.wait, Deadline.after(0, FakeClock()))
+    release.set()
 
 
-# --- delivering
+# --- delivery
 
 
-def _raising(error: BaseException) -> Any:
+def _make_raising(error: BaseException) -> Any:
     def act(*_: Any) -> None:
         raise error
 
@@ -90,20 +90,20 @@ def _raising(error: BaseException) -> Any:
 
 
 def test_an_accepted_response_is_not_sent_again() -> None:
-    send = Answerer()
+    send = FlakyReceiver()
     deliver_response(send, Deadline.after(30, FakeClock()))
     assert len(send.sent) == 1
 
 
 def test_a_response_is_sent_until_it_is_accepted_with_growing_pauses() -> None:
-    clock, send = FakeClock(), Answerer(*[OSError("refused")] * 6)
+    clock, send = FakeClock(), FlakyReceiver(*[OSError("refused")] * 6)
     deliver_response(send, Deadline.after(30, clock), random=FixedRandom(0.0))
     assert len(send.sent) == 7
     assert clock.slept == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.0, 1.0])
 
 
 def test_an_attempt_takes_at_most_three_seconds_and_the_remaining_time() -> None:
-    clock, send = FakeClock(), Answerer(*[OSError("refused")] * 100)
+    clock, send = FakeClock(), FlakyReceiver(*[OSError("refused")] * 100)
     with pytest.raises(DeliveryFailed):
         deliver_response(send, Deadline.after(5, clock), random=FixedRandom(0.5))
     assert send.sent[0] == pytest.approx(3)
@@ -115,45 +115,45 @@ def test_delivery_is_given_up_before_the_deadline_and_after_a_minute() -> None:
     for left, most in ((4.0, 4.0), (900.0, 60.0)):
         clock = FakeClock()
         began = clock.monotonic()
-        send = Answerer(*[OSError("refused")] * 1000)
+        send = FlakyReceiver(*[OSError("refused")] * 1000)
         with pytest.raises(DeliveryFailed, match="OSError: refused"):
             deliver_response(send, Deadline.after(left, clock))
         assert most - 2 <= clock.monotonic() - began <= most
 
 
 def test_an_attempt_that_hangs_is_followed_by_another() -> None:
-    let_go = threading.Event()
+    release = threading.Event()
     sent: list[int] = []
 
     def send(seconds: float) -> None:
         sent.append(1)
         if len(sent) == 1:
-            let_go.wait()
+            release.wait()
 
     class Impatient(FakeClock):
-        """Three seconds pass at once for whoever waits for an attempt."""
+        """A clock on which an attempt times out at once."""
 
         def monotonic(self) -> float:
             self.advance(1.5)
             return super().monotonic()
 
     deliver_response(send, Deadline.after(30, Impatient()), random=FixedRandom(0.0))
-    let_go.set()
+    release.set()
     assert len(sent) == 2
 
 
 def test_any_error_of_an_attempt_is_retried() -> None:
-    send = Answerer(ValueError("a"), MemoryError(), ImportError("no boto3"))
+    send = FlakyReceiver(ValueError("a"), MemoryError(), ImportError("no boto3"))
     deliver_response(send, Deadline.after(30, FakeClock()))
     assert len(send.sent) == 4
 
 
-# --- what answering needs
+# --- imports
 
 
 @pytest.mark.parametrize("module", ["custom_resource", "codedeploy"])
 def test_a_handler_imports_no_third_party_package(module: str) -> None:
-    """A handler that cannot be loaded cannot answer."""
+    """A handler that cannot be imported cannot respond."""
     program = f"import sys, lambda_migrate.deploy.{module}; print(*sys.modules)"
     printed = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True

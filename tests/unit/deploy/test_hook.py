@@ -1,4 +1,4 @@
-"""What a hook does before it answers, as a value, whatever happens."""
+"""The result of a hook's work in every case."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lambda_migrate.errors import (
 )
 from lambda_migrate.runner import Outcome
 from lambda_migrate.testing import InMemoryFlags
-from tests.unit.deploy.conftest import Deploy, unexpected
+from tests.unit.deploy.conftest import Deploy, make_unexpected_errors
 from tests.unit.engine.fakes import Fakes, manifest, raises
 from tests.unit.entrypoints.lines import Lines
 
@@ -28,11 +28,11 @@ V1, V2 = manifest(1), manifest(1, 2)
 
 
 @pytest.fixture
-def run(scene: Fakes) -> Callable[..., HookResult]:
-    """`migrate`, with so many seconds."""
+def run(fakes: Fakes) -> Callable[..., HookResult]:
+    """Return `migrate` with a deadline in seconds."""
 
     def run(seconds: float = 60.0) -> HookResult:
-        return migrate(scene.deadline(seconds), request_id="request-1")
+        return migrate(fakes.deadline(seconds), request_id="request-1")
 
     return run
 
@@ -41,39 +41,39 @@ def run(scene: Fakes) -> Callable[..., HookResult]:
 
 
 def test_the_hook_migrates_like_a_cold_start(
-    scene: Fakes, deploy: Deploy, run: Callable[..., HookResult]
+    fakes: Fakes, deploy: Deploy, run: Callable[..., HookResult]
 ) -> None:
     deploy(V2)
     assert run() == HookResult("MIGRATED")
-    assert scene.database.effects == ["0001_m", "0002_m"]
+    assert fakes.database.effects == ["0001_m", "0002_m"]
     assert run() == HookResult("UP_TO_DATE")
     assert run().is_ready
     assert not run().failed
 
 
 def test_every_event_checks_readiness_again(
-    scene: Fakes, deploy: Deploy, run: Callable[..., HookResult]
+    fakes: Fakes, deploy: Deploy, run: Callable[..., HookResult]
 ) -> None:
     deploy(V1)
     run()
-    scene.table.log.clear()
+    fakes.table.log.clear()
     run()
-    assert scene.table.log == ["read"]
+    assert fakes.table.log == ["read"]
 
 
 def test_the_hook_waits_for_another_holder_as_long_as_it_has_time(
-    scene: Fakes, deploy: Deploy, run: Callable[..., HookResult]
+    fakes: Fakes, deploy: Deploy, run: Callable[..., HookResult]
 ) -> None:
     deploy(V1)
-    lease = scene.held_by("another")
+    lease = fakes.held_by("another")
     for seconds in range(5, 300, 5):
-        scene.clock.at(seconds, lambda: scene.table.renew(lease))
-    scene.clock.at(300, lambda: scene.finish(lease, V1))
+        fakes.clock.at(seconds, lambda: fakes.table.renew(lease))
+    fakes.clock.at(300, lambda: fakes.finish(lease, V1))
     assert run(800) == HookResult("WAITED")
 
 
 def test_a_configured_wait_is_used(
-    scene: Fakes, monkeypatch: pytest.MonkeyPatch, deploy: Deploy
+    fakes: Fakes, monkeypatch: pytest.MonkeyPatch, deploy: Deploy
 ) -> None:
     asked: list[object] = []
 
@@ -85,59 +85,59 @@ def test_a_configured_wait_is_used(
     for setting in ("7", ""):
         monkeypatch.setenv("LAMBDA_MIGRATE_WAIT_SECONDS", setting)
         with pytest.raises(ConfigurationError):
-            migrate(scene.deadline(), request_id="")
+            migrate(fakes.deadline(), request_id="")
     assert asked == [None, 900.0]
 
 
-def test_mode_off_does_nothing_and_fails_no_deployment(deploy: Deploy, scene: Fakes) -> None:
+def test_mode_off_does_nothing_and_fails_no_deployment(deploy: Deploy, fakes: Fakes) -> None:
     deploy(V2, mode="off")
-    for result in (migrate(scene.deadline(), request_id=""), check_schema(scene.deadline())):
+    for result in (migrate(fakes.deadline(), request_id=""), check_schema(fakes.deadline())):
         assert result.outcome == "UNCHECKED"
         assert not result.failed
         assert not result.is_ready
-    assert scene.table.log == scene.database.effects == []
+    assert fakes.table.log == fakes.database.effects == []
 
 
 def test_a_feature_flag_that_switches_off_is_named(
-    scene: Fakes, deploy: Deploy, run: Callable[..., HookResult]
+    fakes: Fakes, deploy: Deploy, run: Callable[..., HookResult]
 ) -> None:
-    scene.flags = InMemoryFlags(Flags(mode="off"))
+    fakes.flags = InMemoryFlags(Flags(mode="off"))
     deploy(V2)
     result = run()
     assert (result.outcome, result.failed) == ("UNCHECKED", False)
     assert "lambda_migrate_mode" in result.cause
-    assert scene.database.effects == []
+    assert fakes.database.effects == []
 
 
 def test_a_pausing_feature_flag_fails_the_hook_and_is_named(
-    scene: Fakes, deploy: Deploy, run: Callable[..., HookResult]
+    fakes: Fakes, deploy: Deploy, run: Callable[..., HookResult]
 ) -> None:
-    scene.flags = InMemoryFlags(Flags(paused=True))
+    fakes.flags = InMemoryFlags(Flags(paused=True))
     deploy(V2)
-    result = run_hook(lambda _until: run(), scene.deadline())
+    result = run_hook(lambda _until: run(), fakes.deadline())
     assert result.failed
     assert "lambda_migrate_paused" in result.cause
 
 
 def test_a_function_without_migrations_is_never_ready(
-    scene: Fakes, deploy: Deploy, run: Callable[..., HookResult]
+    fakes: Fakes, deploy: Deploy, run: Callable[..., HookResult]
 ) -> None:
     deploy(manifest())
     with pytest.raises(ManifestError, match="holds no migrations"):
         run()
     with pytest.raises(ManifestError, match="holds no migrations"):
-        check_schema(scene.deadline())
-    assert (scene.table.log, scene.database.connections) == ([], 0)
+        check_schema(fakes.deadline())
+    assert (fakes.table.log, fakes.database.connections) == ([], 0)
 
 
-# --- what may pass is tried again: nobody calls a hook a second time
+# --- temporary failures are retried, because a hook is not invoked again
 
 
-class _Unsteady:
-    """A runner whose first attempts end so."""
+class _FlakyRunner:
+    """A runner whose first attempts fail with these errors."""
 
-    def __init__(self, scene: Fakes, *errors: Exception, seconds: float = 0.0) -> None:
-        self.target = scene.target()
+    def __init__(self, fakes: Fakes, *errors: Exception, seconds: float = 0.0) -> None:
+        self.target = fakes.target()
         self.errors = list(errors)
         self.calls = 0
         self.seconds = seconds
@@ -150,97 +150,97 @@ class _Unsteady:
         return Outcome.MIGRATED
 
 
-def _use(monkeypatch: pytest.MonkeyPatch, runner: _Unsteady) -> _Unsteady:
+def _use_runner(monkeypatch: pytest.MonkeyPatch, runner: _FlakyRunner) -> _FlakyRunner:
     monkeypatch.setattr("lambda_migrate.runner.MigrationRunner.from_settings", lambda **_: runner)
     return runner
 
 
 def test_a_database_that_resumes_is_waited_for(
-    scene: Fakes, monkeypatch: pytest.MonkeyPatch, run: Callable[..., HookResult]
+    fakes: Fakes, monkeypatch: pytest.MonkeyPatch, run: Callable[..., HookResult]
 ) -> None:
     away = [DatabaseUnavailable("asleep")] * 5
-    runner = _use(monkeypatch, _Unsteady(scene, *away))
+    runner = _use_runner(monkeypatch, _FlakyRunner(fakes, *away))
     assert run() == HookResult("MIGRATED")
     assert runner.calls == 6
-    pauses = [seconds for seconds in scene.clock.slept if seconds]
+    pauses = [seconds for seconds in fakes.clock.slept if seconds]
     assert pauses == [0.75, 1.5, 3.0, 6.0, 7.5]
 
 
 def test_a_database_that_stays_unavailable_is_given_up_after_a_minute(
-    scene: Fakes, monkeypatch: pytest.MonkeyPatch, run: Callable[..., HookResult]
+    fakes: Fakes, monkeypatch: pytest.MonkeyPatch, run: Callable[..., HookResult]
 ) -> None:
-    _use(monkeypatch, _Unsteady(scene, *[DatabaseUnavailable("gone")] * 100))
-    began = scene.clock.monotonic()
+    _use_runner(monkeypatch, _FlakyRunner(fakes, *[DatabaseUnavailable("gone")] * 100))
+    began = fakes.clock.monotonic()
     with pytest.raises(DatabaseUnavailable):
         run(800)
-    assert 45 <= scene.clock.monotonic() - began <= 60
+    assert 45 <= fakes.clock.monotonic() - began <= 60
 
 
 def test_nothing_is_retried_without_enough_time(
-    scene: Fakes, monkeypatch: pytest.MonkeyPatch, run: Callable[..., HookResult]
+    fakes: Fakes, monkeypatch: pytest.MonkeyPatch, run: Callable[..., HookResult]
 ) -> None:
-    runner = _use(monkeypatch, _Unsteady(scene, *[DatabaseUnavailable("gone")] * 100))
+    runner = _use_runner(monkeypatch, _FlakyRunner(fakes, *[DatabaseUnavailable("gone")] * 100))
     with pytest.raises(DatabaseUnavailable):
         run(0.5)
     assert runner.calls == 1
 
 
 def test_a_process_that_took_over_the_lease_is_waited_for(
-    scene: Fakes, monkeypatch: pytest.MonkeyPatch, run: Callable[..., HookResult]
+    fakes: Fakes, monkeypatch: pytest.MonkeyPatch, run: Callable[..., HookResult]
 ) -> None:
-    _use(monkeypatch, _Unsteady(scene, LeaseLost("taken over"), seconds=300))
+    _use_runner(monkeypatch, _FlakyRunner(fakes, LeaseLost("taken over"), seconds=300))
     assert run(800) == HookResult("MIGRATED")
 
 
 def test_a_migration_paused_by_a_flag_is_not_retried(
-    scene: Fakes, monkeypatch: pytest.MonkeyPatch, run: Callable[..., HookResult]
+    fakes: Fakes, monkeypatch: pytest.MonkeyPatch, run: Callable[..., HookResult]
 ) -> None:
-    runner = _use(monkeypatch, _Unsteady(scene, NotReady("a feature flag says so")))
+    runner = _use_runner(monkeypatch, _FlakyRunner(fakes, NotReady("a feature flag says so")))
     with pytest.raises(NotReady):
         run()
     assert runner.calls == 1
 
 
 def test_a_failed_migration_is_not_retried(
-    scene: Fakes, monkeypatch: pytest.MonkeyPatch, run: Callable[..., HookResult]
+    fakes: Fakes, monkeypatch: pytest.MonkeyPatch, run: Callable[..., HookResult]
 ) -> None:
-    runner = _use(monkeypatch, _Unsteady(scene, MigrationFailed("no column")))
+    runner = _use_runner(monkeypatch, _FlakyRunner(fakes, MigrationFailed("no column")))
     with pytest.raises(MigrationFailed):
         run()
     assert runner.calls == 1
 
 
-# --- looking
+# --- checking the schema
 
 
 def test_checking_the_schema_changes_nothing_and_accepts_a_schema_that_is_ahead(
-    scene: Fakes, deploy: Deploy
+    fakes: Fakes, deploy: Deploy
 ) -> None:
-    scene.migrated(V2)
+    fakes.migrated(V2)
     deploy(V1)
-    assert check_schema(scene.deadline()) == HookResult(
+    assert check_schema(fakes.deadline()) == HookResult(
         "UP_TO_DATE", "the schema is ahead of this code"
     )
     deploy(V2)
-    assert check_schema(scene.deadline()) == HookResult("UP_TO_DATE")
+    assert check_schema(fakes.deadline()) == HookResult("UP_TO_DATE")
     deploy(manifest(1, 2, 3))
-    assert check_schema(scene.deadline()).failed
-    assert scene.table.log == []
-    assert scene.database.effects == ["0001_m", "0002_m"]
+    assert check_schema(fakes.deadline()).failed
+    assert fakes.table.log == []
+    assert fakes.database.effects == ["0001_m", "0002_m"]
 
 
-# --- every end is a value
+# --- every outcome is a value
 
 
-def test_work_that_hangs_has_a_result(scene: Fakes, lines: Lines) -> None:
-    let_go = threading.Event()
+def test_work_that_hangs_has_a_result(fakes: Fakes, lines: Lines) -> None:
+    release = threading.Event()
 
     def hang(_: Deadline) -> HookResult:
-        let_go.wait()
+        release.wait()
         return HookResult("MIGRATED")
 
     result = run_hook(hang, Deadline.after(0.05))
-    let_go.set()
+    release.set()
     assert result.failed
     assert "did not end before the hook had to respond" in result.cause
     assert lines.read() == ([], []), "nothing is written before the answer is delivered"
@@ -268,23 +268,23 @@ def test_a_result_that_the_runner_logged_is_not_logged_again(lines: Lines) -> No
     assert lines.read() == ([], [])
 
 
-@pytest.mark.parametrize("error", unexpected(), ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", make_unexpected_errors(), ids=lambda error: type(error).__name__)
 def test_unexpected_errors_are_reported_without_their_text(
-    error: BaseException, scene: Fakes, deploy: Deploy, caplog: pytest.LogCaptureFixture
+    error: BaseException, fakes: Fakes, deploy: Deploy, caplog: pytest.LogCaptureFixture
 ) -> None:
     deploy(V1)
-    scene.table.before["read"] = raises(error)
-    result = run_hook(lambda until: migrate(until, request_id=""), scene.deadline())
+    fakes.table.before["read"] = raises(error)
+    result = run_hook(lambda until: migrate(until, request_id=""), fakes.deadline())
     assert result.failed
     assert type(error).__name__ in result.cause or str(error) == result.cause
     assert "hunter2" not in result.cause + caplog.text
 
 
 def test_a_configuration_error_is_reported_in_one_line(
-    scene: Fakes, deploy: Deploy, lines: Lines, monkeypatch: pytest.MonkeyPatch
+    fakes: Fakes, deploy: Deploy, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LAMBDA_MIGRATE_MODE", "sometimes")
-    result = run_hook(lambda until: migrate(until, request_id=""), scene.deadline())
+    result = run_hook(lambda until: migrate(until, request_id=""), fakes.deadline())
     assert "LAMBDA_MIGRATE_MODE" in result.cause
     assert "\n" not in result.cause
     [line], [metrics] = lines.read()
@@ -292,10 +292,10 @@ def test_a_configuration_error_is_reported_in_one_line(
     assert metrics["NotReady"] == [1.0]
 
 
-def test_a_failed_migration_is_reported_by_its_summary(scene: Fakes) -> None:
+def test_a_failed_migration_is_reported_by_its_summary(fakes: Fakes) -> None:
     def fail(_: Deadline) -> HookResult:
         raise MigrationFailed(
             "no column z", migration="0002_m", sqlstate="42703", detail="LINE 1: ...\n  ^"
         )
 
-    assert run_hook(fail, scene.deadline()).cause == "0002_m: no column z [42703]"
+    assert run_hook(fail, fakes.deadline()).cause == "0002_m: no column z [42703]"

@@ -1,4 +1,4 @@
-"""The tables of the how-to pages are what the hooks do."""
+"""The tables of the how-to pages match the hooks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from lambda_migrate.deploy import codedeploy, custom_resource
 from lambda_migrate.errors import MigrationFailed
-from tests.answers import Office
+from tests.callback_server import CallbackServer
 from tests.unit.deploy.conftest import Deploy, LambdaContext
 from tests.unit.deploy.test_custom_resource import request, version
 from tests.unit.engine.fakes import Fakes, manifest
@@ -19,73 +19,73 @@ V1, V2 = manifest(1), manifest(1, 2)
 
 
 def rows(page: str) -> list[list[str]]:
-    """What a page says under "Responses", without the table's head."""
+    """Return the rows of the table under "Responses"."""
     text = (HOW_TO / page).read_text().partition("## Responses")[2].partition("\n## ")[0]
     lines = [line for line in text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
 def word(cell: str) -> str:
-    """The first word that is code."""
+    """Return the first word in backticks."""
     found = re.search(r"`(\w+)`", cell)
     assert found, cell
     return found[1]
 
 
-def versions(told: str) -> tuple[str | None, str | None]:
-    """The numbers that a row speaks of: after and before."""
-    if "grown" in told:
+def versions(case: str) -> tuple[str | None, str | None]:
+    """Return the version of a row and the one before it."""
+    if "grown" in case:
         return version(2), version(1)
-    return (version(1), version(2)) if "shrunk" in told else (version(2), version(2))
+    return (version(1), version(2)) if "shrunk" in case else (version(2), version(2))
 
 
 @pytest.mark.parametrize("row", rows("custom-resource.md"), ids=lambda row: row[0])
 def test_the_table_of_the_custom_resources_page(
-    row: list[str], scene: Fakes, deploy: Deploy, post: Office
+    row: list[str], fakes: Fakes, deploy: Deploy, callbacks: CallbackServer
 ) -> None:
-    told, done, ready, not_ready = row
-    event = request(word(told), post, *versions(told))
-    scene.migrated(V1)
+    case, done, ready, not_ready = row
+    event = request(word(case), callbacks, *versions(case))
+    fakes.migrated(V1)
     deploy(V2, error=MigrationFailed("no column"))
     assert custom_resource.handler(event, LambdaContext())["Status"] == word(not_ready)
-    assert scene.database.effects == ["0001_m"]
+    assert fakes.database.effects == ["0001_m"]
     deploy(V2)
     custom_resource.handler(event, LambdaContext())
-    assert (scene.database.effects == ["0001_m", "0002_m"]) == (done == "migrates")
-    scene.migrated(V2)
+    assert (fakes.database.effects == ["0001_m", "0002_m"]) == (done == "migrates")
+    fakes.migrated(V2)
     assert custom_resource.handler(event, LambdaContext())["Status"] == word(ready)
 
 
 @pytest.mark.parametrize("row", rows("codedeploy.md"), ids=lambda row: row[0])
 def test_the_table_of_the_hooks_page(
     row: list[str],
-    scene: Fakes,
+    fakes: Fakes,
     deploy: Deploy,
-    post: Office,
+    callbacks: CallbackServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL_CODEDEPLOY", post.base)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_CODEDEPLOY", callbacks.base)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "local")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "local")
-    told, done, ready, not_ready = row
-    creators = [name for name in re.findall(r"`(\w+)`", told) if name != "creator"]
-    for post.creator in creators or ["user", "CloudFormation"]:
+    case, done, ready, not_ready = row
+    creators = [name for name in re.findall(r"`(\w+)`", case) if name != "creator"]
+    for callbacks.creator in creators or ["user", "CloudFormation"]:
         fresh = Fakes()
-        monkeypatch.setattr(scene, "database", fresh.database)
-        monkeypatch.setattr(scene, "table", fresh.table)
-        scene.migrated(V1)
+        monkeypatch.setattr(fakes, "database", fresh.database)
+        monkeypatch.setattr(fakes, "table", fresh.table)
+        fakes.migrated(V1)
         deploy(V2, error=MigrationFailed("no column"))
-        answers = [_status(post)]
+        answers = [_status(callbacks)]
         deploy(V2)
-        _status(post)
-        assert (scene.database.effects == ["0001_m", "0002_m"]) == (done == "migrates")
-        scene.migrated(V2)
-        answers.append(_status(post))
+        _status(callbacks)
+        assert (fakes.database.effects == ["0001_m", "0002_m"]) == (done == "migrates")
+        fakes.migrated(V2)
+        answers.append(_status(callbacks))
         assert answers == [word(not_ready), word(ready)]
 
 
-def _status(post: Office) -> str:
-    post.answered.clear()
+def _status(callbacks: CallbackServer) -> str:
+    callbacks.reported.clear()
     event = {"DeploymentId": "d-1", "LifecycleEventHookExecutionId": "1"}
     return codedeploy.handler(event, LambdaContext(60))["status"]
 

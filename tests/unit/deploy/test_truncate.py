@@ -1,4 +1,4 @@
-"""Answers that fit: what is left out is counted, and what matters most stays."""
+"""Shortened responses: what is left out is counted, and the most important part stays."""
 
 from __future__ import annotations
 
