@@ -22,8 +22,6 @@ from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.local.runtime.loopback import HOST
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Self
 
     from lambda_migrate.clock import Clock
@@ -41,6 +39,16 @@ POLL_SECONDS = 15
 
 _DRIBBLE_SECONDS = 0.2
 _GARBAGE = b"<html>Service temporarily unavailable</html>"
+_EXTENSION = "extension"
+_OPERATIONS = {
+    ("POST", "/configurationsessions"): "StartConfigurationSession",
+    ("GET", "/configuration"): "GetLatestConfiguration",
+    ("POST", "hostedconfigurationversions"): "CreateHostedConfigurationVersion",
+    ("POST", "deployments"): "StartDeployment",
+}
+
+Answer = tuple[int, dict[str, str], bytes]
+"""Status, headers and body."""
 
 
 class LocalAppConfig:
@@ -60,30 +68,24 @@ class LocalAppConfig:
         """One of `BEHAVIOURS`; can be changed at any time."""
         self.hangs_at = ""
         """The only operation of the data API at which it hangs; as an extension it always does."""
+        self.is_stopped = threading.Event()
         self._clock = clock
-        self._guard = threading.Lock()
+        self._lock = threading.Lock()
         self._version = 0
         self._body = b""
-        self._tokens: dict[str, _Session] = {}
+        self._tokens: dict[str, tuple[int, float]] = {}
+        """Token -> the version that was seen, and when it may be used."""
         self._hosted: list[bytes] = []
         self._deployments = 0
         self._server: _Server | None = None
-        self._stopped = threading.Event()
         self.document = document
 
     def __enter__(self) -> Self:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
-
-    # --- what is deployed
 
     @property
     def document(self) -> object:
@@ -93,11 +95,9 @@ class LocalAppConfig:
     @document.setter
     def document(self, document: object) -> None:
         body = document if isinstance(document, bytes) else json.dumps(document).encode()
-        with self._guard:
+        with self._lock:
             self._document, self._body = document, body
             self._version += 1
-
-    # --- start and stop
 
     @property
     def port(self) -> int:
@@ -120,14 +120,14 @@ class LocalAppConfig:
 
     def start(self) -> None:
         """Listen on a free port."""
-        self._stopped.clear()
-        self._server = _Server((HOST, 0), _Answer)
+        self.is_stopped.clear()
+        self._server = _Server((HOST, 0), _Handler)
         self._server.appconfig = self
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:
         """Stop listening, and end requests that hang. Idempotent."""
-        self._stopped.set()
+        self.is_stopped.set()
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -135,112 +135,91 @@ class LocalAppConfig:
 
     # --- responses, by threads of the server
 
-    def answer(self, method: str, target: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body for a request."""
+    def answer(self, method: str, target: str, body: bytes) -> Answer | None:
+        """The response to a request; None if there must be none."""
         url = urlsplit(target)
-        operation = _operation(method, target)
+        operation = _operation(method, url.path)
+        hangs = operation in (self.hangs_at or operation, _EXTENSION)
+        if self.behaviour == "hangs" and hangs:
+            self.is_stopped.wait()
+            return None
         if operation == "CreateHostedConfigurationVersion":
-            return self._host(url.path, body)
+            return self._create_version(url.path, body)
         if operation == "StartDeployment":
             return self._deploy(url.path, json.loads(body))
-        with self._guard:
+        with self._lock:
             self.requests[operation] += 1
             if self.behaviour == "fails":
                 return _error(500, "InternalServerException", "a fault")
-            if self.behaviour == "garbage" and operation != "StartConfigurationSession":
-                return 200, {**_plain("application/json"), **self._next_poll(None)}, _GARBAGE
             if operation == "StartConfigurationSession":
                 return self._start_session(json.loads(body or b"{}"))
+            if self.behaviour == "garbage":
+                return _json(200, _GARBAGE, **self._next_poll(seen=0))
             if operation == "GetLatestConfiguration":
                 [token] = parse_qs(url.query).get("configuration_token", [""])
                 return self._latest(token)
             return self._from_extension(url.path)
 
-    def hang(self, method: str, target: str) -> bool:
-        """Wait if it must hang; True if there must be no answer."""
-        operation = _operation(method, target)
-        if self.behaviour != "hangs" or operation not in (self.hangs_at or operation, _EXTENSION):
-            return False
-        self._stopped.wait()
-        return True
-
-    @property
-    def is_stopped(self) -> threading.Event:
-        """Set when it is over."""
-        return self._stopped
-
-    def _from_extension(self, path: str) -> tuple[int, dict[str, str], bytes]:
+    def _from_extension(self, path: str) -> Answer:
         parts = _parts(path)
         profile = "/".join(parts[1::2])
         if parts[::2] != ["applications", "environments", "configurations"]:
             return _error(400, "BadRequestException", "no such path")
         if profile != self.profile:
             return _error(404, "ResourceNotFoundException", f"there is no {profile}")
-        return 200, _plain("application/json"), self._body
+        return _json(200, self._body)
 
-    def _host(self, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
+    def _create_version(self, path: str, body: bytes) -> Answer:
         application, profile = _parts(path)[1:5:2]
-        with self._guard:
+        with self._lock:
             self._hosted.append(body)
             number = str(len(self._hosted))
-        named = {"Application-Id": application, "Configuration-Profile-Id": profile}
-        return 201, {**_plain("application/json"), **named, "Version-Number": number}, body
+        ids = {"Application-Id": application, "Configuration-Profile-Id": profile}
+        return _json(201, body, **ids, **{"Version-Number": number})
 
-    def _deploy(self, path: str, request: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+    def _deploy(self, path: str, request: dict[str, Any]) -> Answer:
         application, environment = _parts(path)[1:5:2]
-        named = f"{application}/{environment}/{request['ConfigurationProfileId']}"
+        name = f"{application}/{environment}/{request['ConfigurationProfileId']}"
         version = int(request["ConfigurationVersion"])
-        if named != self.profile or not 0 < version <= len(self._hosted):
-            return _error(404, "ResourceNotFoundException", f"no version {version} of {named}")
+        if name != self.profile or not 0 < version <= len(self._hosted):
+            return _error(404, "ResourceNotFoundException", f"no version {version} of {name}")
         if request["DeploymentStrategyId"] != AT_ONCE:
             return _error(400, "BadRequestException", f"only {AT_ONCE} is supported")
         self.document = self._hosted[version - 1]
         self._deployments += 1
         answer = {"DeploymentNumber": self._deployments, "State": "BAKING", **request}
-        return 201, _plain("application/json"), json.dumps(answer).encode()
+        return _json(201, json.dumps(answer).encode())
 
-    def _start_session(self, request: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+    def _start_session(self, request: dict[str, Any]) -> Answer:
         keys = ("Application", "Environment", "ConfigurationProfile")
         profile = "/".join(str(request.get(f"{key}Identifier")) for key in keys)
         if profile != self.profile:
             return _error(404, "ResourceNotFoundException", f"there is no {profile}")
-        token = self._token(_Session(seen=0, not_before=self._clock.monotonic()))
-        answer = {"InitialConfigurationToken": token}
-        return 201, _plain("application/json"), json.dumps(answer).encode()
+        token = self._make_token(seen=0, not_before=self._clock.monotonic())
+        return _json(201, json.dumps({"InitialConfigurationToken": token}).encode())
 
-    def _latest(self, token: str) -> tuple[int, dict[str, str], bytes]:
-        session = self._tokens.get(token)
-        if session is None:
+    def _latest(self, token: str) -> Answer:
+        if token not in self._tokens:
             return _error(400, "BadRequestException", "the token is unknown or was used")
-        if self._clock.monotonic() < session.not_before:
+        seen, not_before = self._tokens[token]
+        if self._clock.monotonic() < not_before:
             return _error(400, "BadRequestException", "Request too early")
         del self._tokens[token]
-        body = b"" if session.seen == self._version else self._body
-        return 200, {**_plain("application/json"), **self._next_poll(session)}, body
+        body = b"" if seen == self._version else self._body
+        return _json(200, body, **self._next_poll(seen=self._version))
 
-    def _next_poll(self, session: _Session | None) -> dict[str, str]:
-        fresh = _Session(
-            seen=0 if session is None else self._version,
-            not_before=self._clock.monotonic() + POLL_SECONDS,
-        )
+    def _next_poll(self, *, seen: int) -> dict[str, str]:
+        not_before = self._clock.monotonic() + POLL_SECONDS
         return {
-            "Next-Poll-Configuration-Token": self._token(fresh),
+            "Next-Poll-Configuration-Token": self._make_token(seen=seen, not_before=not_before),
             "Next-Poll-Interval-In-Seconds": str(POLL_SECONDS),
             "Version-Label": str(self._version),
         }
 
-    def _token(self, session: _Session) -> str:
+    def _make_token(self, *, seen: int, not_before: float) -> str:
         token = uuid4().hex
-        self._tokens[token] = session
+        self._tokens[token] = (seen, not_before)
         return token
-
-
-class _Session:
-    """What one token stands for."""
-
-    def __init__(self, *, seen: int, not_before: float) -> None:
-        self.seen = seen
-        self.not_before = not_before
 
 
 class _Server(ThreadingHTTPServer):
@@ -250,74 +229,52 @@ class _Server(ThreadingHTTPServer):
     appconfig: LocalAppConfig
 
 
-class _Answer(BaseHTTPRequestHandler):
+class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
 
     def do_GET(self) -> None:
-        self._do()
-
-    def do_POST(self) -> None:
-        self._do()
-
-    def _do(self) -> None:
         appconfig = self.server.appconfig
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if appconfig.hang(self.command, self.path):
-            self.close_connection = True
+        answer = appconfig.answer(self.command, self.path, body)
+        self.close_connection = answer is None or appconfig.behaviour == "dribbles"
+        if answer is None:
             return
-        status, headers, content = appconfig.answer(self.command, self.path, body)
+        status, headers, content = answer
         try:
             if appconfig.behaviour == "dribbles":
-                self._dribble()
+                self.send_response(200)
+                self.send_header("Content-Length", "100000")
+                self.end_headers()
+                while not appconfig.is_stopped.wait(_DRIBBLE_SECONDS):
+                    self.wfile.write(b" ")
                 return
             self.send_response(status)
-            for name, value in headers.items():
+            for name, value in {**headers, "Content-Length": str(len(content))}.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
         except ConnectionError:
             self.close_connection = True  # the client has given up
 
-    def _dribble(self) -> None:
-        self.close_connection = True
-        self.send_response(200)
-        self.send_header("Content-Length", "100000")
-        self.end_headers()
-        while not self.server.appconfig.is_stopped.wait(_DRIBBLE_SECONDS):
-            self.wfile.write(b" ")
+    do_POST = do_GET  # noqa: N815 - http.server's name
 
     def log_message(self, *_: object) -> None:
         """Log nothing."""
 
 
-_OPERATIONS = {
-    ("POST", "/configurationsessions"): "StartConfigurationSession",
-    ("GET", "/configuration"): "GetLatestConfiguration",
-    ("POST", "hostedconfigurationversions"): "CreateHostedConfigurationVersion",
-    ("POST", "deployments"): "StartDeployment",
-}
-
-
-_EXTENSION = "extension"
-
-
-def _operation(method: str, target: str) -> str:
-    path = urlsplit(target).path
-    return _OPERATIONS.get((method, path)) or _OPERATIONS.get(
-        (method, path.rpartition("/")[2]), _EXTENSION
-    )
+def _operation(method: str, path: str) -> str:
+    last = path.rpartition("/")[2]
+    return _OPERATIONS.get((method, path)) or _OPERATIONS.get((method, last), _EXTENSION)
 
 
 def _parts(path: str) -> list[str]:
     return [unquote(part) for part in path.strip("/").split("/")]
 
 
-def _plain(content_type: str) -> dict[str, str]:
-    return {"Content-Type": content_type}
+def _json(status: int, body: bytes, **headers: str) -> Answer:
+    return status, {"Content-Type": "application/json", **headers}, body
 
 
-def _error(status: int, code: str, message: str) -> tuple[int, dict[str, str], bytes]:
-    headers = {**_plain("application/json"), "x-amzn-ErrorType": code}
-    return status, headers, json.dumps({"Message": message}).encode()
+def _error(status: int, code: str, message: str) -> Answer:
+    return _json(status, json.dumps({"Message": message}).encode(), **{"x-amzn-ErrorType": code})
