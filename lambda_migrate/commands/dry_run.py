@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from lambda_migrate.commands.dry_run_advice import advise
 from lambda_migrate.commands.errors import build_error_document
 from lambda_migrate.commands.prompt import Question
-from lambda_migrate.engine.dry_run import FAILED, NOT_REACHED, RAN, SKIPPED
 
 if TYPE_CHECKING:
     from lambda_migrate.engine.dry_run import DryRunResult, DryRunStep
@@ -73,20 +72,12 @@ def build_dry_run_document(result: DryRunResult) -> dict[str, Any]:
     }
 
 
-_OUTCOMES = {
-    RAN: "ran",
-    SKIPPED: "skipped",
-    FAILED: "failed",
-    NOT_REACHED: "not_reached",
-}
-
-
 def _build_step(step: DryRunStep) -> dict[str, Any]:
     measured = step.measured
     return {
         "version": step.version,
         "name": step.name,
-        "outcome": _OUTCOMES[step.outcome],
+        "outcome": step.outcome,
         "reason": step.reason,
         "seconds": None if step.seconds is None else round(step.seconds, 4),
         "locks": [_build_lock(lock) for lock in measured.locks] if measured else [],

@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 PASSED, INCOMPLETE, FAILED = "passed", "incomplete", "failed"
-RAN, SKIPPED, NOT_REACHED = "rehearsed", "not rehearsed", "not reached"
+RAN, SKIPPED, NOT_REACHED = "ran", "skipped", "not_reached"
 
 _MAX_ATTEMPTS = 5
 """`up` retries until its deadline. A dry run stops earlier, because others wait for its locks."""
@@ -71,7 +71,7 @@ class DryRunStep:
     Attributes:
         version: Its version.
         name: Its name.
-        outcome: ``rehearsed``, ``failed``, ``not rehearsed`` or ``not reached``.
+        outcome: ``ran``, ``failed``, ``skipped`` or ``not_reached``.
         reason: Why it was skipped; "" otherwise.
         seconds: Its duration, up to the failure if it failed; None if it was not started.
         measured: Its effects; None unless it ran.

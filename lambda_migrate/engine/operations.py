@@ -232,7 +232,6 @@ class Operations:
             MigrationFailed: A migration failed; those before it stay applied.
             NotReady: A feature flag blocks the next migration; those before it stay applied.
         """
-        self._require_migrations()
         manifest = self._manifest_up_to(to)
         target = replace(self.target, flags=None) if despite_flags else self.target
         if ignore_other_history:

@@ -79,8 +79,8 @@ def test_every_pending_migration_runs_in_order_and_nothing_is_left(fakes: Fakes)
     fakes.database.on_script = lambda version: fakes.clock.advance(version)
     found = dry_run(fakes)
     assert [(step.name, step.outcome, step.seconds) for step in found.steps] == [
-        ("0002_m", "rehearsed", 2),
-        ("0003_m", "rehearsed", 3),
+        ("0002_m", "ran", 2),
+        ("0003_m", "ran", 3),
     ]
     assert (found.outcome, found.error, found.is_confirmed, found.seconds) == (
         "passed",
@@ -105,7 +105,7 @@ def test_it_takes_the_lease_and_releases_it_unchanged(fakes: Fakes) -> None:
 def test_a_failure_is_not_recorded_and_functions_try_at_once(fakes: Fakes) -> None:
     fakes.database.fail(2, failure("42P01"))
     found = dry_run(fakes)
-    assert outcomes(found) == ["rehearsed", "failed", "not reached"]
+    assert outcomes(found) == ["ran", "failed", "not_reached"]
     assert (found.outcome, found.error) == ("failed", found.error)
     assert isinstance(found.error, MigrationFailed)
     assert (fakes.table.state.failure, fakes.table.state.owner) == (None, None)
@@ -252,7 +252,7 @@ def test_a_flag_that_pauses_migrating_blocks_a_dry_run_and_one_that_holds_back_d
 
 def test_what_runs_outside_a_transaction_is_skipped_and_the_rest_runs(fakes: Fakes) -> None:
     found = dry_run(fakes, Manifest([migration(1), build(2), migration(3)]))
-    assert outcomes(found) == ["rehearsed", "not rehearsed", "rehearsed"]
+    assert outcomes(found) == ["ran", "skipped", "ran"]
     assert found.steps[1].reason.startswith("it runs outside a transaction")
     assert (found.outcome, found.error) == ("incomplete", None)
 
@@ -264,8 +264,8 @@ def test_what_is_in_doubt_comes_first_and_is_skipped(fakes: Fakes) -> None:
     fakes.database.fail(3, failure("42704", 'index "by_total" does not exist', of=3))
     found = dry_run(fakes, goal)
     assert [(step.name, step.outcome) for step in found.steps] == [
-        ("0002_m", "not rehearsed"),
-        ("0003_m", "not rehearsed"),
+        ("0002_m", "skipped"),
+        ("0003_m", "skipped"),
     ]
     assert "in doubt" in found.steps[0].reason
     assert found.steps[1].reason.startswith("it needs what 0002_m creates")
@@ -292,7 +292,7 @@ def test_a_failure_caused_by_a_skipped_migration_does_not_count(
 ) -> None:
     fakes.database.fail(2, failure(sqlstate, cause))
     found = dry_run(fakes, Manifest([build(1, outside), migration(2), migration(3)]))
-    assert outcomes(found) == ["not rehearsed", "not rehearsed", "rehearsed"]
+    assert outcomes(found) == ["skipped", "skipped", "ran"]
     assert found.steps[1].reason.startswith(
         "it needs what 0001_m creates, which the dry run skipped: "
     )
@@ -302,7 +302,7 @@ def test_a_failure_caused_by_a_skipped_migration_does_not_count(
 def test_any_other_failure_after_a_skipped_migration_counts(fakes: Fakes) -> None:
     fakes.database.fail(2, failure("23505", "duplicate key"))
     found = dry_run(fakes, Manifest([build(1), migration(2), migration(3)]))
-    assert outcomes(found) == ["not rehearsed", "failed", "not reached"]
+    assert outcomes(found) == ["skipped", "failed", "not_reached"]
     assert found.outcome == "failed"
 
 
@@ -310,7 +310,7 @@ def test_a_failure_after_an_inconclusive_migration_is_inconclusive(fakes: Fakes)
     fakes.database.fail(2, failure("42704", 'index "by_total" does not exist'))
     fakes.database.fail(3, failure("42830", "no unique constraint", of=3))
     found = dry_run(fakes, Manifest([build(1), migration(2), migration(3)]))
-    assert outcomes(found) == ["not rehearsed"] * 3
+    assert outcomes(found) == ["skipped"] * 3
     assert found.steps[2].reason == (
         "it may need what 0002_m does, which the dry run skipped: no unique constraint [42830]"
     )
@@ -320,13 +320,13 @@ def test_a_failure_after_an_inconclusive_migration_is_inconclusive(fakes: Fakes)
 def test_an_external_failure_counts_whatever_was_skipped(fakes: Fakes, sqlstate: str) -> None:
     fakes.database.fail(2, failure(sqlstate))
     found = dry_run(fakes, Manifest([build(1, "CALL backfill(1000)"), migration(2)]))
-    assert outcomes(found) == ["not rehearsed", "failed"]
+    assert outcomes(found) == ["skipped", "failed"]
 
 
 def test_a_failure_after_a_skipped_procedure_call_is_inconclusive(fakes: Fakes) -> None:
     fakes.database.fail(2, failure("23514", "check constraint is violated by some row"))
     found = dry_run(fakes, Manifest([build(1, "CALL backfill(1000)"), migration(2)]))
-    assert (outcomes(found), found.outcome) == (["not rehearsed"] * 2, "incomplete")
+    assert (outcomes(found), found.outcome) == (["skipped"] * 2, "incomplete")
     assert found.steps[1].reason.startswith("it may need what 0001_m does")
 
 
@@ -382,7 +382,7 @@ def test_a_takeover_between_two_attempts_is_reported(fakes: Fakes) -> None:
 def test_the_deadline_ends_it_as_it_ends_up_and_what_was_measured_stays(fakes: Fakes) -> None:
     fakes.database.on_script = lambda _version: fakes.clock.advance(40)
     found = dry_run(fakes)
-    assert outcomes(found) == ["rehearsed", "failed", "not reached"]
+    assert outcomes(found) == ["ran", "failed", "not_reached"]
     assert [step.seconds for step in found.steps] == [40, 40, None]
     assert "deadline" in str(found.error)
 
@@ -395,7 +395,7 @@ def test_an_unavailable_database_is_reported_with_the_measurements(
 
     fakes.database.on_script = during
     found = dry_run(fakes)
-    assert outcomes(found) == ["rehearsed", "failed", "not reached"]
+    assert outcomes(found) == ["ran", "failed", "not_reached"]
     assert isinstance(found.error, DatabaseUnavailable)
     assert not found.is_confirmed
 
