@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lambda_migrate.migrations.sql.excerpt import redact
-from lambda_migrate.migrations.sql.lint import check
-from lambda_migrate.migrations.sql.tokens import split
+from lambda_migrate.migrations.sql.lint import check_migration
+from lambda_migrate.migrations.sql.tokens import split_statements
 
 if TYPE_CHECKING:
     from lambda_migrate.migrations import Divergence, HistoryRow, Manifest, Migration, Plan
@@ -76,7 +76,9 @@ def build_preview(plan: Plan, manifest: Manifest) -> PlanPreview:
 
 def _build_step(migration: Migration) -> PlannedMigration:
     # Redact before truncating: the cut may split the literal of a secret.
-    statements = tuple(_join_lines(redact(statement.text)) for statement in split(migration.up.sql))
+    statements = tuple(
+        _join_lines(redact(statement.text)) for statement in split_statements(migration.up.sql)
+    )
     return PlannedMigration(
         version=migration.version,
         name=migration.name,
@@ -84,7 +86,7 @@ def _build_step(migration: Migration) -> PlannedMigration:
         transactional=migration.up.transactional,
         has_down_script=migration.down is not None,
         statements=statements,
-        faults=tuple(check(migration)),
+        faults=tuple(check_migration(migration)),
     )
 
 

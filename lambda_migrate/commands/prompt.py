@@ -24,7 +24,7 @@ class Question:
         heading: What the command is about to do, as a sentence.
         location: The target and its database, as in the command's result.
         migrations: ``name`` and ``applied_at`` (or None) of each migration concerned, in order.
-        compared: Each version in another tool's history and here; see `Compared`.
+        compared: Each version in another tool's history and here; see `ComparedVersion`.
         lease: The lease concerned, from `build_lease_document`; None if there is none.
         notes: Sentences to read before answering.
         required_word: What the user has to type instead of "y". ``--yes`` does not answer such a

@@ -26,7 +26,7 @@ from lambda_migrate.lease.readiness import (
     withdraw_ready,
 )
 from lambda_migrate.lease.record import Progress
-from lambda_migrate.migrations import EMPTY_DIGEST, RowState, chain, make_plan
+from lambda_migrate.migrations import EMPTY_DIGEST, RowState, chain_digest, make_plan
 from lambda_migrate.migrations.adoption import require_no_other_history
 
 if TYPE_CHECKING:
@@ -240,9 +240,9 @@ def require_valid_scripts(plan: Plan) -> None:
         ManifestError: With every fault.
     """
     if plan.pending:
-        from lambda_migrate.migrations.sql.lint import check
+        from lambda_migrate.migrations.sql.lint import check_migration
 
-        faults = [fault for migration in plan.pending for fault in check(migration)]
+        faults = [fault for migration in plan.pending for fault in check_migration(migration)]
         if faults:
             raise ManifestError(faults, heading="pending migrations cannot be applied:")
 
@@ -322,5 +322,5 @@ def satisfied_digests(history: Sequence[HistoryRow]) -> tuple[str, ...]:
     for row in sorted(history, key=lambda row: row.version):
         if row.state is not RowState.APPLIED:
             break
-        digests.append(chain(digests[-1], row.version, row.checksum))
+        digests.append(chain_digest(digests[-1], row.version, row.checksum))
     return tuple(digests)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from lambda_migrate.errors import MigrateError, MigrationFailed, NotReady
 from lambda_migrate.events import MigrationDryRun, MigrationStarted
 from lambda_migrate.lease.record import Progress
-from lambda_migrate.migrations.irreversible import lasting_effects
+from lambda_migrate.migrations.irreversible import list_irreversible_effects
 from lambda_migrate.migrations.sql.classify import classify
-from lambda_migrate.migrations.sql.tokens import split
+from lambda_migrate.migrations.sql.tokens import split_statements
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,7 +131,7 @@ def find_irreversible_effects(migrations: Sequence[Migration]) -> tuple[str, ...
         f"{migration.name}: {effect}"
         for migration in migrations
         if migration.up.transactional
-        for effect in lasting_effects(migration.up)
+        for effect in list_irreversible_effects(migration.up)
     )
 
 
@@ -227,7 +227,7 @@ class _Attempt:
 
     def _note_skipped(self, name: str, script: Script) -> None:
         self._skipped_scripts[name] = script
-        if any(build.kind == "other" for build in map(classify, split(script.sql))):
+        if any(build.kind == "other" for build in map(classify, split_statements(script.sql))):
             self._unknown_effects.append(name)
 
     def _run_step(self, migration: Migration, *, position: int, total: int) -> DryRunStep:
@@ -280,7 +280,7 @@ class _Attempt:
         if not code or code in _RETRYABLE or code.startswith(_NOT_ABOUT_OBJECTS):
             return ""
         if code == _UNSAFE_NEW_ENUM_VALUE:
-            own = (classify(each).enum_value for each in split(migration.up.sql))
+            own = (classify(each).enum_value for each in split_statements(migration.up.sql))
             return "" if any(value and value in failed.cause for value in own) else _NEW_VALUE
         for name, script in self._skipped_scripts.items():
             if _needs(script, failed):
@@ -292,7 +292,7 @@ class _Attempt:
 
 def _needs(script: Script, failed: MigrationFailed) -> bool:
     """Whether the failure names what the one statement of ``script`` would have created."""
-    for build in map(classify, split(script.sql)):
+    for build in map(classify, split_statements(script.sql)):
         if build.kind == "create-index" and failed.sqlstate == _NO_MATCHING_INDEX:
             return True
         created = [build.enum_value] if build.enum_value else [name.name for name in build.names]

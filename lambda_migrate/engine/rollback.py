@@ -8,7 +8,7 @@ from lambda_migrate.engine.apply import complete, withdraw
 from lambda_migrate.events import MigrationRolledBack
 from lambda_migrate.lease.record import Progress
 from lambda_migrate.migrations import RowState
-from lambda_migrate.migrations.rollback import require_reversible
+from lambda_migrate.migrations.rollback import require_down_scripts
 
 if TYPE_CHECKING:
     from lambda_migrate.engine.holder import LeaseSession
@@ -51,7 +51,7 @@ def _settle_in_doubt(
         database.settle(row, session.deadline)
     left = {row.version: row for row in database.read_history()}
     applied = tuple(left[row.version] for row in rows if row.version in left)
-    require_reversible(applied)
+    require_down_scripts(applied)
     finished = (row for row in in_doubt if row.state is RowState.ROLLING_BACK)
     return tuple(row for row in finished if row.version not in left), applied
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lambda_migrate.migrations.digest import EMPTY_DIGEST, chain
+    from lambda_migrate.migrations.digest import EMPTY_DIGEST, chain_digest
     from lambda_migrate.migrations.manifest import Manifest
     from lambda_migrate.migrations.migration import Migration, Script
     from lambda_migrate.migrations.plan import Divergence, HistoryRow, Plan, RowState, make_plan
-    from lambda_migrate.migrations.source import parse, read_manifest
+    from lambda_migrate.migrations.source import parse_migration, read_manifest
 
 __all__ = [
     "EMPTY_DIGEST",
@@ -23,15 +23,15 @@ __all__ = [
     "Plan",
     "RowState",
     "Script",
-    "chain",
+    "chain_digest",
     "make_plan",
-    "parse",
+    "parse_migration",
     "read_manifest",
 ]
 
 _MODULES = {
-    "digest": ("EMPTY_DIGEST", "chain"),
-    "source": ("parse", "read_manifest"),
+    "digest": ("EMPTY_DIGEST", "chain_digest"),
+    "source": ("parse_migration", "read_manifest"),
     "manifest": ("Manifest",),
     "migration": ("Migration", "Script"),
     "plan": ("Divergence", "HistoryRow", "Plan", "RowState", "make_plan"),

@@ -23,7 +23,7 @@ __all__ = [
     "FAILED",
     "ROLLED_BACK",
     "Baseline",
-    "Compared",
+    "ComparedVersion",
     "OtherEntry",
     "OtherHistory",
     "choose_baseline",
@@ -34,7 +34,7 @@ APPLIED = "applied"
 FAILED = "failed"
 ROLLED_BACK = "rolled back"
 
-_NAMED = 10
+_MAX_LISTED = 10
 """How many versions one sentence names; the rest are counted."""
 
 
@@ -123,7 +123,7 @@ def require_no_other_history(
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class ComparedVersion:
     """One version in the other tool's history and here.
 
     Attributes:
@@ -153,7 +153,7 @@ class Baseline:
     migrations: tuple[Migration, ...]
     manifest: Manifest
     other: OtherHistory | None = None
-    compared: tuple[Compared, ...] = ()
+    compared: tuple[ComparedVersion, ...] = ()
 
     @property
     def gaps(self) -> tuple[str, ...]:
@@ -184,40 +184,40 @@ def choose_baseline(
     Raises:
         ConfigurationError: What was applied is unknown, or a table contradicts ``version``.
     """
-    found = [other for other in others if other.is_in_use and _is_named(other, source)]
+    found = [other for other in others if other.is_in_use and _matches_source(other, source)]
     if source and not found:
         raise ConfigurationError(
             f"there is no history of {source!r} with applied versions in this database"
-            f"{_known(others)}"
+            f"{_list_known(others)}"
         )
     if version is not None:
         if not (ignore or history):
             _require_no_contradiction(manifest, found, version)
-        return _up_to(manifest, history, version)
+        return _baseline_up_to(manifest, history, version)
     if ignore:
         raise ConfigurationError(
             "`--ignore-other-history` needs a version: `lambda-migrate baseline VERSION "
             "--ignore-other-history` records everything up to it"
         )
-    return _from_history(manifest, history, _only(found))
+    return _baseline_from(manifest, history, _require_single(found))
 
 
-def _is_named(other: OtherHistory, source: str) -> bool:
+def _matches_source(other: OtherHistory, source: str) -> bool:
     return not source or source.lower() in (other.tool.lower(), other.table.lower())
 
 
-def _known(others: Sequence[OtherHistory]) -> str:
+def _list_known(others: Sequence[OtherHistory]) -> str:
     known = [f"{each.tool} ({each.table})" for each in others if each.is_in_use]
     return f"; there is {', '.join(known)}" if known else ""
 
 
-def _up_to(manifest: Manifest, history: Sequence[HistoryRow], version: int) -> Baseline:
+def _baseline_up_to(manifest: Manifest, history: Sequence[HistoryRow], version: int) -> Baseline:
     there = {row.version for row in history}
     shorter = manifest.up_to(version)
     return Baseline(tuple(m for m in shorter if m.version not in there), shorter)
 
 
-def _only(found: Sequence[OtherHistory]) -> OtherHistory:
+def _require_single(found: Sequence[OtherHistory]) -> OtherHistory:
     if not found:
         raise ConfigurationError(
             "no history of another tool was found in this database: name the last version that it "
@@ -225,7 +225,7 @@ def _only(found: Sequence[OtherHistory]) -> OtherHistory:
         )
     if len(found) > 1:
         raise ConfigurationError(
-            f"there are {len(found)} histories of other tools{_known(found)}. Choose one: "
+            f"there are {len(found)} histories of other tools{_list_known(found)}. Choose one: "
             f"`lambda-migrate baseline --from {found[0].table}`"
         )
     [other] = found
@@ -240,7 +240,7 @@ def _only(found: Sequence[OtherHistory]) -> OtherHistory:
     return other
 
 
-class _Comparison:
+class _HistoryComparison:
     """Another tool's entries, by the file of ours that each one is."""
 
     def __init__(self, manifest: Manifest, other: OtherHistory) -> None:
@@ -250,7 +250,7 @@ class _Comparison:
         by_name = {migration.name: migration for migration in manifest}
         for entry in other.entries:
             if entry.covers and entry.version is not None:
-                self._cover(manifest, entry, entry.version)
+                self._add_covered(manifest, entry, entry.version)
                 continue
             migration = by_name.get(entry.label)
             if migration is None and entry.version is not None:
@@ -263,7 +263,7 @@ class _Comparison:
             else:
                 self.states[migration.version] = entry
 
-    def _cover(self, manifest: Manifest, entry: OtherEntry, version: int) -> None:
+    def _add_covered(self, manifest: Manifest, entry: OtherEntry, version: int) -> None:
         for migration in manifest.up_to(version):
             is_last = migration.version == version
             state = entry.state if is_last else APPLIED
@@ -296,17 +296,17 @@ class _Comparison:
         ]
 
 
-def _from_history(
+def _baseline_from(
     manifest: Manifest, history: Sequence[HistoryRow], other: OtherHistory
 ) -> Baseline:
-    comparison = _Comparison(manifest, other)
+    comparison = _HistoryComparison(manifest, other)
     _require_unambiguous(manifest, other, comparison)
     there = {row.version for row in history}
     chosen = [m for m in manifest if comparison.has(m.version)]
     recorded = tuple(m for m in chosen if m.version not in there)
     now = {m.version for m in recorded}
     rows = [
-        Compared(
+        ComparedVersion(
             comparison.label_of(m),
             m.name,
             comparison.state_of(m.version),
@@ -316,11 +316,15 @@ def _from_history(
         )
         for m in manifest
     ]
-    rows += [Compared(each.label, "", each.state, "no file") for each in comparison.without_file]
+    rows += [
+        ComparedVersion(each.label, "", each.state, "no file") for each in comparison.without_file
+    ]
     return Baseline(recorded, manifest.up_to(chosen[-1].version), other, tuple(rows))
 
 
-def _require_unambiguous(manifest: Manifest, other: OtherHistory, comparison: _Comparison) -> None:
+def _require_unambiguous(
+    manifest: Manifest, other: OtherHistory, comparison: _HistoryComparison
+) -> None:
     """Refuse what only a person can decide.
 
     Raises:
@@ -328,14 +332,14 @@ def _require_unambiguous(manifest: Manifest, other: OtherHistory, comparison: _C
     """
     if failed := comparison.failed():
         raise ConfigurationError(
-            f"{other}, and {_listed(failed)} failed there: it may have been applied in part. Look "
+            f"{other}, and {_join_limited(failed)} failed there: it may have been applied in part. Look "
             f"at the database, resolve it with {other.tool}, and run `lambda-migrate baseline` "
             "again"
         )
     if comparison.ambiguous:
         raise ConfigurationError(
             f"{other}, and two of its versions are the same file here: "
-            f"{_listed(comparison.ambiguous)}. Give each a file with a version of its own"
+            f"{_join_limited(comparison.ambiguous)}. Give each a file with a version of its own"
         )
     if not any(comparison.has(m.version) for m in manifest):
         raise ConfigurationError(
@@ -344,7 +348,7 @@ def _require_unambiguous(manifest: Manifest, other: OtherHistory, comparison: _C
         )
     if ahead := comparison.ahead_of(manifest):
         raise ConfigurationError(
-            f"{other}, and {_listed(ahead)} has no file here and is newer than all that have: "
+            f"{other}, and {_join_limited(ahead)} has no file here and is newer than all that have: "
             "newer code would run it again. Run `lambda-migrate baseline` with the newest files"
         )
 
@@ -361,7 +365,7 @@ def _require_no_contradiction(
     for other in found:
         if other.fault or not other.is_comparable:
             continue
-        comparison = _Comparison(manifest, other)
+        comparison = _HistoryComparison(manifest, other)
         if not comparison.states:
             continue  # it knows none of our files: they have new numbers
         contradictions = list(_contradictions(manifest, comparison, version))
@@ -371,13 +375,15 @@ def _require_no_contradiction(
     if contradicted:
         other, contradictions = contradicted[0]
         raise ConfigurationError(
-            f"{other}, and that contradicts version {version}: {_listed(contradictions)}. "
+            f"{other}, and that contradicts version {version}: {_join_limited(contradictions)}. "
             "`lambda-migrate baseline` without a version records exactly what was applied; to "
             f"record everything up to {version} all the same, add --ignore-other-history"
         )
 
 
-def _contradictions(manifest: Manifest, comparison: _Comparison, version: int) -> Iterator[str]:
+def _contradictions(
+    manifest: Manifest, comparison: _HistoryComparison, version: int
+) -> Iterator[str]:
     for migration in manifest:
         state = comparison.state_of(migration.version)
         if migration.version <= version and state != APPLIED:
@@ -392,7 +398,7 @@ def _contradictions(manifest: Manifest, comparison: _Comparison, version: int) -
         yield f"{label} is recorded as applied there, and newer code would run it again"
 
 
-def _listed(texts: Iterable[str]) -> str:
+def _join_limited(texts: Iterable[str]) -> str:
     listed = list(texts)
-    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
-    return ", ".join(listed[:_NAMED]) + more
+    more = f" and {len(listed) - _MAX_LISTED} more" if len(listed) > _MAX_LISTED else ""
+    return ", ".join(listed[:_MAX_LISTED]) + more

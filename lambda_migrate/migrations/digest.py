@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 __all__ = [
     "EMPTY_DIGEST",
     "MAX_BYTES",
-    "chain",
-    "checksum_of",
-    "is_candidate",
-    "normalise",
+    "chain_digest",
+    "compute_checksum",
+    "is_migration_name",
+    "normalise_text",
     "read_digest",
     "require_migrations",
 ]
 
 EMPTY_DIGEST = sha256(b"lambda-migrate manifest v1").hexdigest()
-"""Names the manifest without migrations; the first link of every chain."""
+"""Names the manifest without migrations; the first link of every chain_digest."""
 
 MAX_BYTES = 64 * 2**20
 """Of one file. It is held several times over while it is applied, and a zip's member may be made of
@@ -35,7 +35,7 @@ nothing but zeros."""
 _PLAIN_NAME = re.compile(r"([0-9]{1,18})_[A-Za-z0-9_.+-]+\.sql")
 
 
-def normalise(text: str) -> str:
+def normalise_text(text: str) -> str:
     r"""Return ``text`` as it is hashed: CRLF as LF, no byte order mark.
 
     Git's ``autocrlf`` rewrites line ends between machines; a lone CR is left alone, because it may
@@ -44,17 +44,17 @@ def normalise(text: str) -> str:
     return text.removeprefix("\ufeff").replace("\r\n", "\n")
 
 
-def checksum_of(text: str) -> str:
+def compute_checksum(text: str) -> str:
     """SHA-256 of the normalised text, in hexadecimal."""
-    return sha256(normalise(text).encode()).hexdigest()
+    return sha256(normalise_text(text).encode()).hexdigest()
 
 
-def chain(previous: str, version: int, checksum: str) -> str:
+def chain_digest(previous: str, version: int, checksum: str) -> str:
     """The digest after one more migration: SHA-256 of the one before, the version, the checksum."""
     return sha256(f"{previous}:{version}:{checksum}".encode()).hexdigest()
 
 
-def is_candidate(name: str) -> bool:
+def is_migration_name(name: str) -> bool:
     """Whether a file of this name is meant to be a migration, as it looks in a listing."""
     if not name.isprintable():  # one that is taken for a migration is not to be passed over
         name = "".join(filter(str.isprintable, name))
@@ -79,8 +79,11 @@ def read_digest(source: str, *, relative_to: str | None = None) -> str | None:
         return None
     try:
         with os.scandir(os.path.join(relative_to or "", source)) as entries:  # noqa: PTH118 - importing pathlib takes 10 ms
-            return _digest(_checksums(entries))
-    except (OSError, ValueError):  # ValueError: not UTF-8, a NUL in the name, or `_Doubt`
+            return _chain_checksums(_read_checksums(entries))
+    except (
+        OSError,
+        ValueError,
+    ):  # ValueError: not UTF-8, a NUL in the name, or `_NotPlainDirectory`
         return None
 
 
@@ -104,27 +107,27 @@ def require_migrations(digest: str, *, allow_empty: bool) -> None:
         )
 
 
-class _Doubt(ValueError):
+class _NotPlainDirectory(ValueError):
     """Something that only the whole reader can judge."""
 
 
-def _digest(checksums: Iterable[tuple[int, str]]) -> str:
+def _chain_checksums(checksums: Iterable[tuple[int, str]]) -> str:
     digest, last = EMPTY_DIGEST, 0
     for version, checksum in sorted(checksums):
         if version == last:
-            raise _Doubt("two files of one version, or version 0")
-        digest, last = chain(digest, version, checksum), version
+            raise _NotPlainDirectory("two files of one version, or version 0")
+        digest, last = chain_digest(digest, version, checksum), version
     return digest
 
 
-def _checksums(entries: Iterable[os.DirEntry[str]]) -> Iterator[tuple[int, str]]:
+def _read_checksums(entries: Iterable[os.DirEntry[str]]) -> Iterator[tuple[int, str]]:
     for entry in entries:
-        if not is_candidate(entry.name):
+        if not is_migration_name(entry.name):
             continue
         match = _PLAIN_NAME.fullmatch(entry.name)
         if match is None or not entry.is_file(follow_symlinks=False):
-            raise _Doubt(entry.name)
+            raise _NotPlainDirectory(entry.name)
         if entry.stat().st_size > MAX_BYTES:
-            raise _Doubt(entry.name)
+            raise _NotPlainDirectory(entry.name)
         with open(entry.path, "rb") as file:  # noqa: PTH123 - importing pathlib takes 10 ms
-            yield int(match[1]), checksum_of(file.read().decode())
+            yield int(match[1]), compute_checksum(file.read().decode())

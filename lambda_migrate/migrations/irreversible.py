@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from lambda_migrate.migrations.sql.tokens import split
+from lambda_migrate.migrations.sql.tokens import split_statements
 
 if TYPE_CHECKING:
     from lambda_migrate.migrations.migration import Script
 
-__all__ = ["lasting_effects"]
+__all__ = ["list_irreversible_effects"]
 
 _COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 
-_SIGNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+_PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE | re.DOTALL), effect)
     for pattern, effect in (
         (r"\bdblink(?:_\w+)?\s*\(", "dblink: what it commits on its own connection stays"),
@@ -51,10 +51,12 @@ _SIGNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 )
 
 
-def lasting_effects(script: Script) -> tuple[str, ...]:
+def list_irreversible_effects(script: Script) -> tuple[str, ...]:
     """Effects that last though the transaction is rolled back; () if no word tells of any.
 
     Functions that the script calls may have others, which cannot be seen from here.
     """
-    text = "\n".join(_COMMENT.sub(" ", statement.text) for statement in split(script.sql))
-    return tuple(effect for sign, effect in _SIGNS if sign.search(text))
+    text = "\n".join(
+        _COMMENT.sub(" ", statement.text) for statement in split_statements(script.sql)
+    )
+    return tuple(effect for sign, effect in _PATTERNS if sign.search(text))

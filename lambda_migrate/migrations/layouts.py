@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from importlib.abc import Traversable
 
-__all__ = ["GUIDE", "explain", "recognise"]
+__all__ = ["GUIDE", "detect_tool", "explain_missing_migrations"]
 
 GUIDE = '"Adopt an existing database" in the documentation'
 
-_DEPTH = 2
+_MAX_DEPTH = 2
 """Levels of folders below the one named; every layout shows itself within them."""
 
-_ENTRIES = 2000
+_MAX_ENTRIES = 2000
 """No more are looked at: a wrong directory may be the root of a disk."""
 
 _LAYOUTS = tuple(
@@ -44,13 +44,13 @@ _LAYOUTS = tuple(
 """Paths below the folder that identify a tool; the first that fits counts."""
 
 
-def recognise(paths: Iterable[str]) -> str:
+def detect_tool(paths: Iterable[str]) -> str:
     """The tool whose layout these paths show; "" if none is known."""
     found = list(paths)
     return next((tool for tool, sign in _LAYOUTS if any(map(sign.fullmatch, found))), "")
 
 
-def explain(place: str, folder: Traversable, *, in_package: bool) -> str:
+def explain_missing_migrations(place: str, folder: Traversable, *, in_package: bool) -> str:
     """One sentence for a folder without migrations.
 
     Args:
@@ -60,12 +60,12 @@ def explain(place: str, folder: Traversable, *, in_package: bool) -> str:
     """
     paths: list[str] = []
     with suppress(OSError):  # what cannot be read is not what this sentence is about
-        paths += islice(_paths(folder, depth=_DEPTH), _ENTRIES)
-    tool = recognise(paths)
+        paths += islice(_paths(folder, depth=_MAX_DEPTH), _MAX_ENTRIES)
+    tool = detect_tool(paths)
     looks = f"; this looks like {'an' if tool[:1] in 'AE' else 'a'} {tool} layout" if tool else ""
     return (
         f"there are no migrations in {escape_text(place)}: looked for "
-        f"<version>_<name>.sql directly in it, found {_inventory(paths)}{looks}. "
+        f"<version>_<name>.sql directly in it, found {_describe_contents(paths)}{looks}. "
         f"{_advice(paths, tool=tool, in_package=in_package)} A service that starts without "
         "migrations sets LAMBDA_MIGRATE_ALLOW_EMPTY=true"
     )
@@ -81,7 +81,7 @@ def _paths(folder: Traversable, *, depth: int, prefix: str = "") -> Iterator[str
             yield prefix + entry.name
 
 
-def _inventory(paths: Sequence[str]) -> str:
+def _describe_contents(paths: Sequence[str]) -> str:
     if not paths:
         return "an empty folder"
     below = {path.rpartition("/")[0] for path in paths if path.endswith(".sql") and "/" in path}

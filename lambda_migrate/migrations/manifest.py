@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ManifestError
-from lambda_migrate.migrations.digest import EMPTY_DIGEST, chain
+from lambda_migrate.migrations.digest import EMPTY_DIGEST, chain_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -20,7 +20,7 @@ class Manifest:
     """The migrations of one code version, in the order of their versions.
 
     Two manifests with the same digest hold the same migrations; one is a prefix of another exactly
-    when its digest stands in the other's chain.
+    when its digest stands in the other's chain_digest.
 
     Args:
         migrations: In any order.
@@ -35,11 +35,13 @@ class Manifest:
         self.migrations: tuple[Migration, ...] = tuple(sorted(migrations, key=lambda m: m.version))
         self._by_version = {migration.version: migration for migration in self.migrations}
         if len(self._by_version) != len(self.migrations):
-            raise ManifestError(_duplicates(self.migrations), heading="migrations collide:")
+            raise ManifestError(
+                _describe_duplicates(self.migrations), heading="migrations collide:"
+            )
         digests: list[str] = []
         for migration in self.migrations:
             previous = digests[-1] if digests else EMPTY_DIGEST
-            digests.append(chain(previous, migration.version, migration.checksum))
+            digests.append(chain_digest(previous, migration.version, migration.checksum))
         self.digests: tuple[str, ...] = tuple(digests)
         """``digests[i]`` names the manifest that ends with ``migrations[i]``."""
         self._digest_at = dict(zip(self._by_version, self.digests, strict=True))
@@ -86,7 +88,7 @@ class Manifest:
         return f"Manifest({len(self.migrations)} migrations, digest {self.digest[:12]})"
 
 
-def _duplicates(migrations: tuple[Migration, ...]) -> list[str]:
+def _describe_duplicates(migrations: tuple[Migration, ...]) -> list[str]:
     return [
         f"version {later.version} stands twice: {earlier.path or earlier.name} and "
         f"{later.path or later.name}; renumber one of them"

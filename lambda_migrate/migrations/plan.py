@@ -141,15 +141,17 @@ def make_plan(
         if migration is not None and migration.checksum == row.checksum:
             applied.append(row)
         elif migration is not None:
-            divergences.append(_edited(row, migration))
+            divergences.append(_edited_divergence(row, migration))
         elif row.version > manifest.version:
             ahead.append(row)
         else:
-            divergences.append(_missing(row))
+            divergences.append(_missing_divergence(row))
     pending = tuple(m for m in manifest if m.version not in settled)
     if not allow_out_of_order:
         highest = max(done, default=0)
-        divergences += [_out_of_order(m, highest) for m in pending if m.version < highest]
+        divergences += [
+            _out_of_order_divergence(m, highest) for m in pending if m.version < highest
+        ]
     return Plan(
         pending=pending,
         applied=tuple(applied),
@@ -159,7 +161,7 @@ def make_plan(
     )
 
 
-def _edited(row: HistoryRow, migration: Migration) -> Divergence:
+def _edited_divergence(row: HistoryRow, migration: Migration) -> Divergence:
     where = f" ({migration.path})" if migration.path else ""
     return Divergence(
         "edited",
@@ -170,7 +172,7 @@ def _edited(row: HistoryRow, migration: Migration) -> Divergence:
     )
 
 
-def _missing(row: HistoryRow) -> Divergence:
+def _missing_divergence(row: HistoryRow) -> Divergence:
     return Divergence(
         "missing",
         row.version,
@@ -180,7 +182,7 @@ def _missing(row: HistoryRow) -> Divergence:
     )
 
 
-def _out_of_order(migration: Migration, highest: int) -> Divergence:
+def _out_of_order_divergence(migration: Migration, highest: int) -> Divergence:
     return Divergence(
         "out-of-order",
         migration.version,

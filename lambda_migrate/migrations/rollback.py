@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
     from lambda_migrate.migrations.plan import HistoryRow
 
-__all__ = ["choose_rollback", "require_reversible"]
+__all__ = ["choose_rollback", "require_down_scripts"]
 
-_SHOWN = 50
+_MAX_LISTED = 50
 """How many versions an error lists."""
 
 
@@ -36,7 +36,7 @@ def choose_rollback(
     Raises:
         ConfigurationError: Not exactly one of the three is given, a version is not in the history,
             or a row to roll back has no down script. Whether one in doubt needs it is known once it
-            is settled; see `require_reversible`.
+            is settled; see `require_down_scripts`.
     """
     if sum(choice is not None for choice in (to, steps, only)) != 1:
         raise ConfigurationError("say how far to roll back: one of --to, --steps and --only")
@@ -46,20 +46,20 @@ def choose_rollback(
             raise ConfigurationError(f"--steps {steps}: write a number from 1")
         chosen = newest_first[:steps]
     elif only is not None:
-        _require_known(only, newest_first, option="--only")
+        _require_in_history(only, newest_first, option="--only")
         chosen = [row for row in newest_first if row.version == only]
     else:
         assert to is not None  # noqa: S101 - one of the three is given
         if to != 0:
-            _require_known(to, newest_first, option="--to")
+            _require_in_history(to, newest_first, option="--to")
         chosen = [row for row in newest_first if row.version > to]
-    require_reversible(chosen)
+    require_down_scripts(chosen)
     return tuple(chosen)
 
 
-def _require_known(version: int, history: Sequence[HistoryRow], *, option: str) -> None:
+def _require_in_history(version: int, history: Sequence[HistoryRow], *, option: str) -> None:
     if all(row.version != version for row in history):
-        known = [str(row.version) for row in reversed(history[:_SHOWN])]
+        known = [str(row.version) for row in reversed(history[:_MAX_LISTED])]
         hidden = len(history) - len(known)
         shown = ", ".join([f"{hidden} older ones"] * bool(hidden) + known) or "none"
         raise ConfigurationError(
@@ -67,7 +67,7 @@ def _require_known(version: int, history: Sequence[HistoryRow], *, option: str) 
         )
 
 
-def require_reversible(rows: Sequence[HistoryRow]) -> None:
+def require_down_scripts(rows: Sequence[HistoryRow]) -> None:
     """Refuse to roll back anything if one row has no down script.
 
     Raises:

@@ -21,7 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ManifestError, escape_text
-from lambda_migrate.migrations.digest import MAX_BYTES, checksum_of, is_candidate, normalise
+from lambda_migrate.migrations.digest import (
+    MAX_BYTES,
+    compute_checksum,
+    is_migration_name,
+    normalise_text,
+)
 from lambda_migrate.migrations.manifest import Manifest
 from lambda_migrate.migrations.migration import Migration, Script
 
@@ -30,10 +35,10 @@ if TYPE_CHECKING:
     from importlib.abc import Traversable
     from zipfile import ZipFile, ZipInfo
 
-    _Found = tuple[str, bytes | str]
+    _FoundFile = tuple[str, bytes | str]
     """A file's name and its bytes, or the sentence that says why they cannot be had."""
 
-__all__ = ["parse", "read_manifest"]
+__all__ = ["parse_migration", "read_manifest"]
 
 _PACKAGE = "package:"
 _MAX_DIGITS = 18  # as many nines fit a PostgreSQL bigint
@@ -41,7 +46,7 @@ _FILE_NAME = re.compile(r"([0-9]+)_(.+)\.sql")
 _UNREADABLE_ASCII = re.compile(r"[^A-Za-z0-9_.+\u0080-\U0010ffff-]")
 _MARKER = re.compile(r"--[ \t]+migrate:(up|down)(?:[ \t]+(.*?))?[ \t]*")
 # Every line that its author may have meant as a marker, in dbmate's spelling or a neighbour's.
-_SUSPECT = re.compile(
+_MARKER_LIKE = re.compile(
     r"""^[^\S\n]*--+[^\S\n]*(?:
           migrate:\S
         | \+?migrate[^\S\n]*[:;=.][^\S\n]*(?:up|down)\b
@@ -50,7 +55,7 @@ _SUSPECT = re.compile(
     re.MULTILINE | re.IGNORECASE | re.VERBOSE,
 )
 # PostgreSQL's own idea of white space and of a line's end within a comment.
-_NOTHING = re.compile(r"(?:[ \t\n\r\f\v;]+|--[^\n\r]*)*")
+_BLANK = re.compile(r"(?:[ \t\n\r\f\v;]+|--[^\n\r]*)*")
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 _OPTIONS = {
     f"{option}:{value}": (option, value == "true")
@@ -59,20 +64,20 @@ _OPTIONS = {
 }
 
 
-def parse(text_bytes: bytes, *, filename: str, path: str) -> Migration:
+def parse_migration(content: bytes, *, filename: str, path: str) -> Migration:
     """Read one migration file.
 
     Args:
-        text_bytes: The file's content: UTF-8, with or without a byte order mark.
+        content: The file's content: UTF-8, with or without a byte order mark.
         filename: ``0003_add_status.sql``.
         path: What to call the file in messages.
 
     Raises:
         ManifestError: With every fault of the file.
     """
-    faults = [f"{path}: {fault}" for fault in _name_faults(filename)]
-    text = _decode(text_bytes, path=path, faults=faults)
-    scripts = {} if text is None else _scripts(normalise(text), path=path, faults=faults)
+    faults = [f"{path}: {fault}" for fault in _check_name(filename)]
+    text = _decode(content, path=path, faults=faults)
+    scripts = {} if text is None else _parse_scripts(normalise_text(text), path=path, faults=faults)
     if faults or text is None:
         raise ManifestError(faults, heading=f"the migration {path} cannot be used:")
     return Migration(
@@ -80,7 +85,7 @@ def parse(text_bytes: bytes, *, filename: str, path: str) -> Migration:
         name=filename.removesuffix(".sql"),
         up=scripts["up"],
         down=scripts.get("down"),
-        checksum=checksum_of(text),
+        checksum=compute_checksum(text),
         path=path,
     )
 
@@ -108,20 +113,20 @@ def read_manifest(
     named = os.fspath(source)
     try:
         if named.startswith(_PACKAGE):
-            place, found = named, _from_package(named)
+            place, found = named, _read_package(named)
         else:
-            path = _resolve(named, relative_to=relative_to)
-            place, found = str(path), _from_path(path)
+            path = _resolve_path(named, relative_to=relative_to)
+            place, found = str(path), _read_path(path)
     except OSError as error:
         why = f"cannot be read: {error.strerror}; check its permissions"
-        raise _unusable(named, why) from error
-    manifest = _manifest(found, shown=named.rstrip("/"), place=place)
+        raise _folder_error(named, why) from error
+    manifest = _make_manifest(found, shown=named.rstrip("/"), place=place)
     if not manifest and not allow_empty:
-        raise _empty(place)
+        raise _empty_folder_error(place)
     return manifest
 
 
-def _manifest(found: Iterable[_Found], *, shown: str, place: str) -> Manifest:
+def _make_manifest(found: Iterable[_FoundFile], *, shown: str, place: str) -> Manifest:
     migrations: list[Migration] = []
     faults: list[str] = []
     names: list[str] = []
@@ -132,49 +137,49 @@ def _manifest(found: Iterable[_Found], *, shown: str, place: str) -> Manifest:
             faults.append(f"{path}: {content}")
             continue
         try:
-            migrations.append(parse(content, filename=name, path=path))
+            migrations.append(parse_migration(content, filename=name, path=path))
         except ManifestError as error:
             faults += error.faults
-    faults += _collisions(names, shown=shown)
+    faults += _find_collisions(names, shown=shown)
     if faults:
-        raise ManifestError(faults, heading=_heading(len(faults), place, names))
+        raise ManifestError(faults, heading=_make_heading(len(faults), place, names))
     return Manifest(migrations)
 
 
-def _heading(count: int, place: str, names: Iterable[str]) -> str:
-    from lambda_migrate.migrations.layouts import GUIDE, recognise
+def _make_heading(count: int, place: str, names: Iterable[str]) -> str:
+    from lambda_migrate.migrations.layouts import GUIDE, detect_tool
 
-    tool = recognise(names)
+    tool = detect_tool(names)
     looks = f" (these look like files of {tool}: see {GUIDE})" if tool else ""
     return f"{count} {'fault' if count == 1 else 'faults'} in the migrations of {place}{looks}:"
 
 
-def _empty(place: str) -> ManifestError:
-    from lambda_migrate.migrations.layouts import explain
+def _empty_folder_error(place: str) -> ManifestError:
+    from lambda_migrate.migrations.layouts import explain_missing_migrations
 
     in_package = place.startswith(_PACKAGE)
-    folder = _package_folder(place) if in_package else _folder_of(Path(place))
-    return ManifestError(explain(place, folder, in_package=in_package))
+    folder = _find_package_folder(place) if in_package else _open_folder(Path(place))
+    return ManifestError(explain_missing_migrations(place, folder, in_package=in_package))
 
 
-def _folder_of(path: Path) -> Traversable:
-    archive = _archive_of(path)
+def _open_folder(path: Path) -> Traversable:
+    archive = _find_archive(path)
     if archive is None:
         return path
     import zipfile
 
-    inner = _inner_of(path, archive)
+    inner = _path_in_archive(path, archive)
     return zipfile.Path(archive, f"{inner}/" if inner else "")
 
 
-def _unusable(place: str, why: str) -> ManifestError:
+def _folder_error(place: str, why: str) -> ManifestError:
     return ManifestError(f"the migrations folder {escape_text(place)} {why}")
 
 
 # --- what a file is called
 
 
-def _name_faults(filename: str) -> Iterator[str]:
+def _check_name(filename: str) -> Iterator[str]:
     match = _FILE_NAME.fullmatch(filename)
     if match is None:
         yield "not a migration's name; call it <version>_<name>.sql, for example 0001_create_it.sql"
@@ -191,7 +196,7 @@ def _name_faults(filename: str) -> Iterator[str]:
         )
 
 
-def _collisions(names: Iterable[str], *, shown: str) -> Iterator[str]:
+def _find_collisions(names: Iterable[str], *, shown: str) -> Iterator[str]:
     first: dict[int, str] = {}
     for name in names:
         match = _FILE_NAME.fullmatch(name)
@@ -212,7 +217,7 @@ def _decode(content: bytes, *, path: str, faults: list[str]) -> str | None:
     nul = content.find(b"\0")
     if nul >= 0:
         faults.append(
-            f"{path}:{_line_of(content, nul)}: a NUL byte at offset {nul}, which PostgreSQL cannot "
+            f"{path}:{_line_number(content, nul)}: a NUL byte at offset {nul}, which PostgreSQL cannot "
             "take; remove it, and save the file as UTF-8 if it is UTF-16"
         )
         return None
@@ -220,27 +225,27 @@ def _decode(content: bytes, *, path: str, faults: list[str]) -> str | None:
         return content.decode()
     except UnicodeDecodeError as error:
         faults.append(
-            f"{path}:{_line_of(content, error.start)}: not UTF-8: byte "
+            f"{path}:{_line_number(content, error.start)}: not UTF-8: byte "
             f"0x{content[error.start]:02x} at offset {error.start}; save the file as UTF-8"
         )
         return None
 
 
-def _line_of(content: bytes, offset: int) -> int:
+def _line_number(content: bytes, offset: int) -> int:
     return content.count(b"\n", 0, offset) + 1
 
 
-def _scripts(text: str, *, path: str, faults: list[str]) -> dict[str, Script]:
+def _parse_scripts(text: str, *, path: str, faults: list[str]) -> dict[str, Script]:
     """The scripts by direction; blank ones are left out."""
     known = len(faults)
-    markers = list(_markers(text, path=path, faults=faults))
+    markers = list(_parse_markers(text, path=path, faults=faults))
     if len(faults) == known:  # else what is missing may only be misspelt
-        faults += (f"{path}:{fault}" for fault in _order_faults(text, markers))
+        faults += (f"{path}:{fault}" for fault in _check_marker_order(text, markers))
     scripts: dict[str, Script] = {}
     ends = [*(marker.start for marker in markers[1:]), len(text)]
     for marker, end in zip(markers, ends, strict=False):  # without markers, an end stays over
         sql = text[marker.end : end]
-        if _first_sql(sql) is not None:
+        if _find_first_sql(sql) is not None:
             scripts[marker.direction] = Script(
                 sql, marker.line + 1, marker.transactional, marker.repeatable
             )
@@ -271,14 +276,14 @@ class _Marker:
         return self.options.get("repeatable", False)
 
 
-def _markers(text: str, *, path: str, faults: list[str]) -> Iterator[_Marker]:
+def _parse_markers(text: str, *, path: str, faults: list[str]) -> Iterator[_Marker]:
     line, counted = 1, 0
-    for suspect in _SUSPECT.finditer(text):
+    for suspect in _MARKER_LIKE.finditer(text):
         line += text.count("\n", counted, suspect.start())
         counted = suspect.start()
         match = None if "\r" in suspect[0] else _MARKER.fullmatch(suspect[0])
         if match is None:
-            faults.append(f"{path}:{line}: {_malformed(suspect[0])}")
+            faults.append(f"{path}:{line}: {_describe_malformed_marker(suspect[0])}")
             continue
         end = min(suspect.end() + 1, len(text))
         marker = _Marker(match[1], start=suspect.start(), end=end, line=line)
@@ -287,13 +292,13 @@ def _markers(text: str, *, path: str, faults: list[str]) -> Iterator[_Marker]:
                 name, value = _OPTIONS[option]
                 marker.options[name] = value
             else:
-                faults.append(f"{path}:{line}: {_unknown_option(option, match[1])}")
+                faults.append(f"{path}:{line}: {_describe_unknown_option(option, match[1])}")
         if marker.repeatable and marker.transactional:
-            faults.append(f"{path}:{line}: {_NEEDLESSLY_REPEATABLE}")
+            faults.append(f"{path}:{line}: {_REPEATABLE_IN_TRANSACTION}")
         yield marker
 
 
-def _malformed(line: str) -> str:
+def _describe_malformed_marker(line: str) -> str:
     if "\r" in line:
         return "the line ends in a lone carriage return; save the file with LF line ends"
     return (
@@ -302,20 +307,20 @@ def _malformed(line: str) -> str:
     )
 
 
-def _unknown_option(option: str, direction: str) -> str:
+def _describe_unknown_option(option: str, direction: str) -> str:
     return (
         f"unknown option `{escape_text(option)[:40]}` on the marker; write "
         f"`-- migrate:{direction}` with any of {', '.join(_OPTIONS)}"
     )
 
 
-_NEEDLESSLY_REPEATABLE = (
+_REPEATABLE_IN_TRANSACTION = (
     "`repeatable:true` without `transaction:false`: a script that fails in its transaction is "
     "rolled back as a whole; remove `repeatable:true`"
 )
 
 
-def _order_faults(text: str, markers: list[_Marker]) -> Iterator[str]:
+def _check_marker_order(text: str, markers: list[_Marker]) -> Iterator[str]:
     ups = [marker for marker in markers if marker.direction == "up"]
     downs = [marker for marker in markers if marker.direction == "down"]
     for marker in (*ups[1:], *downs[1:]):
@@ -330,31 +335,31 @@ def _order_faults(text: str, markers: list[_Marker]) -> Iterator[str]:
     elif downs and downs[0].start < ups[0].start:
         yield f"{downs[0].line}: `-- migrate:down` stands above `-- migrate:up`; exchange them"
     if ups:
-        yield from _preamble_faults(text[: markers[0].start])
+        yield from _check_preamble(text[: markers[0].start])
 
 
-def _preamble_faults(preamble: str) -> Iterator[str]:
-    at = _first_sql(preamble)
+def _check_preamble(preamble: str) -> Iterator[str]:
+    at = _find_first_sql(preamble)
     if at is not None:
         line = preamble.count("\n", 0, at) + 1
         yield f"{line}: only comments may stand above the first marker; move this SQL below it"
 
 
-def _first_sql(text: str) -> int | None:
+def _find_first_sql(text: str) -> int | None:
     """Where the first thing stands that is neither white space, comment nor empty statement."""
     at = 0
     while True:
-        match = _NOTHING.match(text, at)
+        match = _BLANK.match(text, at)
         at = match.end() if match else at
         if at == len(text):
             return None
-        after = _after_block_comment(text, at) if text.startswith("/*", at) else None
+        after = _end_of_block_comment(text, at) if text.startswith("/*", at) else None
         if after is None:
             return at
         at = after
 
 
-def _after_block_comment(text: str, at: int) -> int | None:
+def _end_of_block_comment(text: str, at: int) -> int | None:
     """Where the comment that opens at ``at`` ends; they nest. None if it never does."""
     depth = 0
     for edge in _COMMENT_EDGE.finditer(text, at):
@@ -367,38 +372,38 @@ def _after_block_comment(text: str, at: int) -> int | None:
 # --- where files are
 
 
-def _resolve(named: str, *, relative_to: str | os.PathLike[str] | None) -> Path:
+def _resolve_path(named: str, *, relative_to: str | os.PathLike[str] | None) -> Path:
     if not named.strip():
         raise ManifestError("the migrations folder has no name; set LAMBDA_MIGRATE_DIRECTORY")
     if "\0" in named:
-        raise _unusable(named, "has a NUL character in its name; correct the setting")
+        raise _folder_error(named, "has a NUL character in its name; correct the setting")
     return Path(relative_to or "").absolute() / named
 
 
-def _from_path(path: Path) -> list[_Found]:
+def _read_path(path: Path) -> list[_FoundFile]:
     try:
         with os.scandir(path) as entries:
-            return list(_from_directory(path, entries))
+            return list(_read_directory(path, entries))
     except (FileNotFoundError, NotADirectoryError):
-        return _from_zip(path)
+        return _read_zip(path)
 
 
-def _from_directory(folder: Path, entries: Iterable[os.DirEntry[str]]) -> Iterator[_Found]:
+def _read_directory(folder: Path, entries: Iterable[os.DirEntry[str]]) -> Iterator[_FoundFile]:
     for entry in entries:
-        if not is_candidate(entry.name):
+        if not is_migration_name(entry.name):
             continue
         if entry.is_symlink():
-            fault = _link_fault(folder, Path(entry.path))
+            fault = _check_link(folder, Path(entry.path))
             if fault:
                 yield entry.name, fault
                 continue
         if entry.is_file():
-            yield entry.name, _content(entry.path)
+            yield entry.name, _read_file(entry.path)
         elif not entry.is_dir():
             yield entry.name, "not a regular file; replace it with one"
 
 
-def _link_fault(folder: Path, link: Path) -> str:
+def _check_link(folder: Path, link: Path) -> str:
     """Why the link is not followed, or "" if it stays in the folder."""
     try:
         real = link.resolve(strict=True)
@@ -409,61 +414,63 @@ def _link_fault(folder: Path, link: Path) -> str:
     return f"a symbolic link that leaves the folder, to {real}; replace it with the file itself"
 
 
-def _content(path: str) -> bytes | str:
+def _read_file(path: str) -> bytes | str:
     try:
         size = Path(path).stat().st_size
-        return _too_large(size) if size > MAX_BYTES else Path(path).read_bytes()
+        return _describe_too_large(size) if size > MAX_BYTES else Path(path).read_bytes()
     except OSError as error:
         return f"cannot be read: {error.strerror}; check its permissions"
 
 
-def _too_large(size: int) -> str:
+def _describe_too_large(size: int) -> str:
     return (
         f"{size >> 20} MB are more than the {MAX_BYTES >> 20} MB that a migration may have; split "
         "it, or load its data by other means"
     )
 
 
-def _from_zip(path: Path) -> list[_Found]:
-    archive = _archive_of(path)
+def _read_zip(path: Path) -> list[_FoundFile]:
+    archive = _find_archive(path)
     if archive is None:
-        raise _unusable(str(path), "does not exist; create it, or correct LAMBDA_MIGRATE_DIRECTORY")
+        raise _folder_error(
+            str(path), "does not exist; create it, or correct LAMBDA_MIGRATE_DIRECTORY"
+        )
     import zipfile  # not at import: migrations mostly lie in plain directories
 
     if not zipfile.is_zipfile(archive):
-        raise _unusable(str(path), f"is not a folder: {archive} is a file and not a zip")
-    inner = _inner_of(path, archive)
+        raise _folder_error(str(path), f"is not a folder: {archive} is a file and not a zip")
+    inner = _path_in_archive(path, archive)
     prefix = f"{inner}/" if inner else ""
     try:
         with zipfile.ZipFile(archive) as opened:
-            return list(_members(opened, prefix=prefix, path=path))
+            return list(_read_members(opened, prefix=prefix, path=path))
     except zipfile.BadZipFile as error:
-        raise _unusable(str(path), f"lies in a damaged zip ({error}); build it anew") from error
+        raise _folder_error(str(path), f"lies in a damaged zip ({error}); build it anew") from error
 
 
-def _archive_of(path: Path) -> Path | None:
+def _find_archive(path: Path) -> Path | None:
     """The file that ``path`` is, or leads into."""
     return next((each for each in (path, *path.parents) if each.is_file()), None)
 
 
-def _inner_of(path: Path, archive: Path) -> str:
+def _path_in_archive(path: Path, archive: Path) -> str:
     inner = os.path.normpath(path.relative_to(archive)).replace(os.sep, "/")
     return "" if inner == "." else inner
 
 
-def _members(archive: ZipFile, *, prefix: str, path: Path) -> Iterator[_Found]:
+def _read_members(archive: ZipFile, *, prefix: str, path: Path) -> Iterator[_FoundFile]:
     inside = [info for info in archive.infolist() if info.filename.startswith(prefix)]
     if prefix and not inside:
-        raise _unusable(
+        raise _folder_error(
             str(path), "does not exist inside the zip; correct LAMBDA_MIGRATE_DIRECTORY"
         )
     for info in inside:
         name = info.filename[len(prefix) :]
-        if "/" not in name and is_candidate(name):
-            yield name, _member(archive, info)
+        if "/" not in name and is_migration_name(name):
+            yield name, _read_member(archive, info)
 
 
-def _member(archive: ZipFile, info: ZipInfo) -> bytes | str:
+def _read_member(archive: ZipFile, info: ZipInfo) -> bytes | str:
     import stat
     import zipfile
     import zlib
@@ -473,46 +480,46 @@ def _member(archive: ZipFile, info: ZipInfo) -> bytes | str:
     if info.flag_bits & 1:
         return "encrypted; pack it without a password"
     if info.file_size > MAX_BYTES:  # no more than that is unpacked, whatever follows
-        return _too_large(info.file_size)
+        return _describe_too_large(info.file_size)
     try:
         return archive.read(info)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
         return f"cannot be unpacked: {error}; build the zip anew"
 
 
-def _from_package(named: str) -> list[_Found]:
-    folder = _package_folder(named)
+def _read_package(named: str) -> list[_FoundFile]:
+    folder = _find_package_folder(named)
     if isinstance(folder, Path):
-        return _from_path(folder)
+        return _read_path(folder)
     return [
         (each.name, each.read_bytes())
         for each in folder.iterdir()
-        if is_candidate(each.name) and each.is_file()
+        if is_migration_name(each.name) and each.is_file()
     ]
 
 
-def _package_folder(named: str) -> Traversable:
+def _find_package_folder(named: str) -> Traversable:
     dotted, _, inner = named.removeprefix(_PACKAGE).strip("/").partition("/")
     if not re.fullmatch(r"\w+(\.\w+)*", dotted):
-        raise _unusable(named, "names no package; write package:name or package:name/folder")
-    folder = _anchor(dotted, named=named)
+        raise _folder_error(named, "names no package; write package:name or package:name/folder")
+    folder = _find_anchor(dotted, named=named)
     for part in filter(None, inner.split("/")):
         if part == "..":
-            raise _unusable(named, "leaves its package; name the package that holds it")
+            raise _folder_error(named, "leaves its package; name the package that holds it")
         folder = folder.joinpath(part)
     if not folder.is_dir():
-        raise _unusable(named, "does not exist; was it left out of the package's data files?")
+        raise _folder_error(named, "does not exist; was it left out of the package's data files?")
     return folder
 
 
-def _anchor(dotted: str, *, named: str) -> Traversable:
+def _find_anchor(dotted: str, *, named: str) -> Traversable:
     """The folder of a package, or a folder in it: in a zip, only packages can be imported."""
     from importlib import import_module
     from importlib.resources import files
 
     try:
         if not hasattr(import_module(dotted), "__path__"):
-            raise _unusable(named, f"names the module {dotted}, which is not a package")
+            raise _folder_error(named, f"names the module {dotted}, which is not a package")
         return files(dotted)
     except (ModuleNotFoundError, NotADirectoryError) as error:
         # Anything else missing is the package's own trouble, and must not look like ours. A folder
@@ -522,5 +529,7 @@ def _anchor(dotted: str, *, named: str) -> Traversable:
             raise
         parent, _, last = dotted.rpartition(".")
         if not parent:
-            raise _unusable(named, f"names no package: no module {dotted!r} is there") from error
-        return _anchor(parent, named=named).joinpath(last)
+            raise _folder_error(
+                named, f"names no package: no module {dotted!r} is there"
+            ) from error
+        return _find_anchor(parent, named=named).joinpath(last)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import MigrationFailed
 from lambda_migrate.migrations.sql.excerpt import excerpt, redact
-from lambda_migrate.migrations.sql.tokens import split
+from lambda_migrate.migrations.sql.tokens import split_statements
 
 if TYPE_CHECKING:
     from lambda_migrate.migrations.migration import Script
@@ -109,7 +109,7 @@ def _source_lines(
 
 def _start_of_statement(script: Script, completed: int) -> int | None:
     """Where the failed statement begins, from 1, for an error without a position."""
-    statements = split(script.sql)
+    statements = split_statements(script.sql)
     if completed >= len(statements):
         return None
     return statements[completed].start + 1

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lambda_migrate.errors import DatabaseUnavailable, MigrationFailed, RepairRequired
 from lambda_migrate.migrations.plan import RowState
 from lambda_migrate.migrations.sql.classify import classify
-from lambda_migrate.migrations.sql.tokens import split
+from lambda_migrate.migrations.sql.tokens import split_statements
 from lambda_migrate.postgresql import catalog_queries
 from lambda_migrate.postgresql.catalog_state import (
     DUPLICATE_OBJECT,
@@ -191,7 +191,7 @@ class _Statement:
         self._deadline = deadline
         self._repair = f"lambda-migrate repair {version} --as"
         self._is_rollback = is_rollback
-        self._info = classify(split(script.sql)[0])
+        self._info = classify(split_statements(script.sql)[0])
         self._catalog = CatalogInspector(
             self._info,
             read=self._read,

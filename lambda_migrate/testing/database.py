@@ -21,7 +21,7 @@ from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import HistoryRow, RowState
 from lambda_migrate.migrations.sql.classify import classify
 from lambda_migrate.migrations.sql.lint import check_script
-from lambda_migrate.migrations.sql.tokens import split
+from lambda_migrate.migrations.sql.tokens import split_statements
 from lambda_migrate.postgresql.dry_run_effects import MigrationEffects
 from lambda_migrate.postgresql.ports import (
     FenceRow,
@@ -541,7 +541,7 @@ def _may_have_committed_partly(script: Script) -> bool:
     """Whether a run of it that failed leaves its row in doubt."""
     if script.transactional or script.repeatable:
         return False
-    return classify(split(script.sql)[0]).kind == "other"
+    return classify(split_statements(script.sql)[0]).kind == "other"
 
 
 def _repair_required(row: HistoryRow, cause: str) -> RepairRequired:

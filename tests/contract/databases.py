@@ -14,7 +14,7 @@ from uuid import uuid4
 from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import MigrateError, MigrationFailed
 from lambda_migrate.migrations import HistoryRow, Manifest, Migration, RowState, Script
-from lambda_migrate.migrations.digest import checksum_of
+from lambda_migrate.migrations.digest import compute_checksum
 from lambda_migrate.postgresql.address import DatabaseAddress, parse_url
 from lambda_migrate.postgresql.connection import connect
 from lambda_migrate.postgresql.credentials import UrlCredentials, open_connection
@@ -39,7 +39,7 @@ def migration(version: int, name: str, up: str = "", down: str | None = "") -> M
         down=None
         if down_sql is None
         else Script(down_sql, line=3, transactional="CONCURRENTLY" not in down_sql),
-        checksum=checksum_of(up_sql),
+        checksum=compute_checksum(up_sql),
     )
 
 

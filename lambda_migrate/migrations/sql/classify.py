@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     pass
-from lambda_migrate.migrations.sql.tokens import Cursor, Identifier, Statement
+from lambda_migrate.migrations.sql.tokens import Identifier, Statement, TokenCursor
 
 __all__ = ["StatementInfo", "classify"]
 
@@ -77,10 +77,18 @@ _ATOMIC_KINDS = (
 )
 
 
-_REPEATABLE = ("VACUUM", "ANALYZE", "ANALYSE", "REFRESH", "CLUSTER", "CHECKPOINT", "DISCARD")
+_REPEATABLE_COMMANDS = (
+    "VACUUM",
+    "ANALYZE",
+    "ANALYSE",
+    "REFRESH",
+    "CLUSTER",
+    "CHECKPOINT",
+    "DISCARD",
+)
 
 
-_ATOMIC = (
+_ATOMIC_COMMANDS = (
     *("ALTER", "COMMENT", "CREATE", "DELETE", "DROP", "EXPLAIN", "GRANT", "IMPORT", "INSERT"),
     *("MERGE", "REASSIGN", "REVOKE", "SECURITY", "SELECT", "TABLE", "TRUNCATE", "UPDATE"),
     *("VALUES", "WITH"),
@@ -95,27 +103,34 @@ _NOT_ATOMIC = re.compile(
 
 def classify(statement: Statement) -> StatementInfo:
     """Tell what a statement is about; ``other`` for anything that cannot be told for certain."""
-    for recognise in (_create_index, _drop_index, _reindex, _add_value, _partition, _object):
-        info = recognise(Cursor(statement.text))
+    for recognise in (
+        _parse_create_index,
+        _parse_drop_index,
+        _parse_reindex,
+        _parse_add_value,
+        _parse_partition,
+        _parse_object,
+    ):
+        info = recognise(TokenCursor(statement.text))
         if info is not None:
             return info
     first, words = "".join(statement.keywords[:1]), " ".join(statement.keywords)
-    if first in _REPEATABLE or words.startswith("ALTER SYSTEM"):
+    if first in _REPEATABLE_COMMANDS or words.startswith("ALTER SYSTEM"):
         return StatementInfo("repeatable")
     if words.startswith("ALTER DATABASE") and " SET TABLESPACE" in words:
         return StatementInfo("repeatable")  # PostgreSQL moves nothing that is there already
-    if first in _ATOMIC and not _NOT_ATOMIC.match(words):
+    if first in _ATOMIC_COMMANDS and not _NOT_ATOMIC.match(words):
         return StatementInfo("atomic")
     return StatementInfo("other")
 
 
-def _create_index(cursor: Cursor) -> StatementInfo | None:
+def _parse_create_index(cursor: TokenCursor) -> StatementInfo | None:
     unique = cursor.accept("CREATE", "UNIQUE", "INDEX")
     if not unique and not cursor.accept("CREATE", "INDEX"):
         return None
     concurrently = cursor.accept("CONCURRENTLY")
     conditional = cursor.accept("IF", "NOT", "EXISTS")
-    if cursor.sees("ON"):
+    if cursor.is_at("ON"):
         return StatementInfo("create-index", concurrently=concurrently)
     index = cursor.identifier()
     cursor.accept("ON")
@@ -134,7 +149,7 @@ def _create_index(cursor: Cursor) -> StatementInfo | None:
     )
 
 
-def _drop_index(cursor: Cursor) -> StatementInfo | None:
+def _parse_drop_index(cursor: TokenCursor) -> StatementInfo | None:
     if not cursor.accept("DROP", "INDEX"):
         return None
     concurrently = cursor.accept("CONCURRENTLY")
@@ -145,7 +160,7 @@ def _drop_index(cursor: Cursor) -> StatementInfo | None:
     return StatementInfo("drop-index", names, concurrently=concurrently, conditional=conditional)
 
 
-def _reindex(cursor: Cursor) -> StatementInfo | None:
+def _parse_reindex(cursor: TokenCursor) -> StatementInfo | None:
     if not cursor.accept("REINDEX"):
         return None
     options = cursor.options()
@@ -158,7 +173,7 @@ def _reindex(cursor: Cursor) -> StatementInfo | None:
     return StatementInfo("reindex", names, object_type=object_type, concurrently=concurrently)
 
 
-def _add_value(cursor: Cursor) -> StatementInfo | None:
+def _parse_add_value(cursor: TokenCursor) -> StatementInfo | None:
     if not cursor.accept("ALTER", "TYPE"):
         return None
     name = cursor.name()
@@ -171,7 +186,7 @@ def _add_value(cursor: Cursor) -> StatementInfo | None:
     return StatementInfo("add-enum-value", (name,), enum_value=value, conditional=conditional)
 
 
-def _partition(cursor: Cursor) -> StatementInfo | None:
+def _parse_partition(cursor: TokenCursor) -> StatementInfo | None:
     object_type = cursor.accept_any("TABLE", "INDEX") if cursor.accept("ALTER") else ""
     conditional = cursor.accept("IF", "EXISTS")
     cursor.accept("ONLY")
@@ -192,7 +207,7 @@ def _partition(cursor: Cursor) -> StatementInfo | None:
     )
 
 
-def _object(cursor: Cursor) -> StatementInfo | None:
+def _parse_object(cursor: TokenCursor) -> StatementInfo | None:
     act = cursor.accept_any("CREATE", "DROP")
     object_type = cursor.accept_any("DATABASE", "TABLESPACE", "SUBSCRIPTION") if act else ""
     conditional = cursor.accept("IF", "EXISTS")

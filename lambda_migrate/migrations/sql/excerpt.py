@@ -17,10 +17,10 @@ __all__ = ["Excerpt", "excerpt", "redact"]
 
 # --- showing a line of it
 
-_HIDDEN = "***"
+_REDACTED = "***"
 
 
-_BETWEEN = r"(?:\s|/\*[^*]*\*/|--[^\n]*\n)*"
+_SQL_SPACE = r"(?:\s|/\*[^*]*\*/|--[^\n]*\n)*"
 
 
 @cache
@@ -28,7 +28,7 @@ def _secret_pattern() -> re.Pattern[str]:
     """Compiled when it is first used: that takes 10 ms, which only an error is to cost."""
     return re.compile(
         rf"""
-          passw(?:or)?d["']?{_BETWEEN}(?:(?:=>|:=|[=:,])\s*)?
+          passw(?:or)?d["']?{_SQL_SPACE}(?:(?:=>|:=|[=:,])\s*)?
             (?P<literal>''[^']+''|\\'[^']*'|{_STRING}|(?P<tag>{_TAG})(?:.*?(?P=tag)|.*))
         | (?:passw(?:or)?d)\s*=\s*(?P<bare>[^\s'",;()]+)
         | ://[^\s:/@'"]*:(?P<url>[^\s'"]+)@
@@ -37,7 +37,7 @@ def _secret_pattern() -> re.Pattern[str]:
     )
 
 
-_COLUMNS = 100
+_MAX_COLUMNS = 100
 
 
 _TAB = "    "
@@ -65,8 +65,8 @@ def redact(line: str) -> str:
     """Hide what follows PASSWORD, and the password in a connection string or URL."""
     shown: list[str] = []
     at = 0
-    for start, end in _secrets(line):
-        shown += (line[at:start], _HIDDEN)
+    for start, end in _find_secrets(line):
+        shown += (line[at:start], _REDACTED)
         at = end
     return "".join(shown) + line[at:]
 
@@ -84,8 +84,8 @@ def excerpt(sql: str, position: int, *, first_line: int) -> Excerpt:
         at = len(sql.rstrip(_SPACE))
     start = sql.rfind("\n", 0, at) + 1
     stop = sql.find("\n", at)
-    before, after = _redacted_around(sql, start, at, len(sql) if stop < 0 else stop)
-    text, width = _window(before, after)
+    before, after = _split_redacted_line(sql, start, at, len(sql) if stop < 0 else stop)
+    text, width = _fit_line(before, after)
     return Excerpt(
         line=first_line + sql.count("\n", 0, start),
         column=at - start + 1,
@@ -94,14 +94,14 @@ def excerpt(sql: str, position: int, *, first_line: int) -> Excerpt:
     )
 
 
-def _secrets(text: str) -> Iterator[tuple[int, int]]:
+def _find_secrets(text: str) -> Iterator[tuple[int, int]]:
     for match in _secret_pattern().finditer(text):
         for group in ("literal", "bare", "url"):
             if match[group]:
                 yield match.span(group)
 
 
-def _redacted_around(sql: str, start: int, at: int, stop: int) -> tuple[str, str]:
+def _split_redacted_line(sql: str, start: int, at: int, stop: int) -> tuple[str, str]:
     """The line from ``start`` to ``stop`` with its secrets hidden, cut in two at ``at``.
 
     The whole script is searched, because a secret may begin on an earlier line.
@@ -109,49 +109,49 @@ def _redacted_around(sql: str, start: int, at: int, stop: int) -> tuple[str, str
     before: list[str] = []
     after: list[str] = []
     done = start
-    for low, high in [*_secrets(sql), (stop, stop)]:
+    for low, high in [*_find_secrets(sql), (stop, stop)]:
         low, high = max(low, start), min(high, stop)
         if low < done or (low >= high and low != stop):
             continue
         before.append(sql[done : max(done, min(low, at))])
         after.append(sql[max(done, min(low, at)) : low])
         if low < high:
-            (before if high <= at else after).append(_HIDDEN)
+            (before if high <= at else after).append(_REDACTED)
         done = high
     return "".join(before), "".join(after)
 
 
-def _window(before: str, after: str) -> tuple[str, int]:
+def _fit_line(before: str, after: str) -> tuple[str, int]:
     """The line, cut to fit a terminal, and how many columns stand before the caret."""
-    left = [_cell(c) for c in reversed(before[-_COLUMNS:])]
-    right = [_cell(c) for c in after[:_COLUMNS]]
-    whole = len(before) <= _COLUMNS and sum(map(_width, left + right)) <= _COLUMNS
-    if whole and len(after) <= _COLUMNS:
+    left = [_display(c) for c in reversed(before[-_MAX_COLUMNS:])]
+    right = [_display(c) for c in after[:_MAX_COLUMNS]]
+    whole = len(before) <= _MAX_COLUMNS and sum(map(_display_width, left + right)) <= _MAX_COLUMNS
+    if whole and len(after) <= _MAX_COLUMNS:
         shown = "".join(reversed(left))
-        return shown + "".join(right), _width(shown)
-    head = _fitting(left, _COLUMNS * 3 // 5)
-    tail = _fitting(right, _COLUMNS - sum(map(_width, head)))
+        return shown + "".join(right), _display_width(shown)
+    head = _take_columns(left, _MAX_COLUMNS * 3 // 5)
+    tail = _take_columns(right, _MAX_COLUMNS - sum(map(_display_width, head)))
     mark = "…" if len(head) < len(before) else ""
     end = "…" if len(tail) < len(after) else ""
     shown = mark + "".join(reversed(head))
-    return shown + "".join(tail) + end, _width(shown)
+    return shown + "".join(tail) + end, _display_width(shown)
 
 
-def _fitting(cells: list[str], columns: int) -> list[str]:
+def _take_columns(cells: list[str], columns: int) -> list[str]:
     for count, cell in enumerate(cells):
-        columns -= _width(cell)
+        columns -= _display_width(cell)
         if columns < 0:
             return cells[:count]
     return cells
 
 
-def _cell(character: str) -> str:
+def _display(character: str) -> str:
     if character == "\t":
         return _TAB
     return character if character.isprintable() else "\ufffd"
 
 
-def _width(text: str) -> int:
+def _display_width(text: str) -> int:
     """How many columns a terminal gives ``text``."""
     if text.isascii():
         return len(text)

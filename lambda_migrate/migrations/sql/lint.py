@@ -9,16 +9,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from lambda_migrate.migrations.migration import Migration, Script
-from lambda_migrate.migrations.sql.classify import _create_index, classify
-from lambda_migrate.migrations.sql.tokens import COPY_DATA_END, Cursor, Statement, split
+from lambda_migrate.migrations.sql.classify import _parse_create_index, classify
+from lambda_migrate.migrations.sql.tokens import (
+    COPY_DATA_END,
+    Statement,
+    TokenCursor,
+    split_statements,
+)
 
-__all__ = ["check", "check_script"]
+__all__ = ["check_migration", "check_script"]
 
 
 # --- judging a script
 
 
-def check(migration: Migration) -> list[str]:
+def check_migration(migration: Migration) -> list[str]:
     """What is wrong with a migration's scripts, found without a database.
 
     Refused are statements that end the transaction (every migration runs in one of ours), those
@@ -34,18 +39,18 @@ def check(migration: Migration) -> list[str]:
 
 
 def check_script(script: Script, *, path: str) -> list[str]:
-    """What is wrong with one script; see `check`."""
-    return [f"{path}:{line}: {fault}" for line, fault in _script_faults(script)]
+    """What is wrong with one script; see `check_migration`."""
+    return [f"{path}:{line}: {fault}" for line, fault in _check_script(script)]
 
 
-def _script_faults(script: Script) -> Iterator[tuple[int, str]]:
-    statements = split(script.sql)
+def _check_script(script: Script) -> Iterator[tuple[int, str]]:
+    statements = split_statements(script.sql)
     for statement in statements:
         line = script.line + statement.line - 1
-        yield from ((line, fault) for fault in _statement_faults(statement))
-        if script.transactional and (loner := _loner(statement)):
-            yield line, _loner_fault(loner, is_alone=len(statements) == 1)
-        if _copies_data(script.sql, statement):
+        yield from ((line, fault) for fault in _check_statement(statement))
+        if script.transactional and (command := _find_non_transactional(statement)):
+            yield line, _non_transactional_fault(command, is_alone=len(statements) == 1)
+        if _has_copy_data(script.sql, statement):
             return  # what follows is data, and whatever it says is not SQL
     if not script.transactional and len(statements) != 1:
         at = statements[1].line if statements else 1
@@ -56,32 +61,32 @@ def _script_faults(script: Script) -> Iterator[tuple[int, str]]:
         )
 
 
-def _statement_faults(statement: Statement) -> Iterator[str]:
+def _check_statement(statement: Statement) -> Iterator[str]:
     first = "\\" if statement.text.startswith("\\") else "".join(statement.keywords[:1])
     rule = _RULES.get(first)
-    fault = rule(Cursor(statement.text)) if rule else ""
+    fault = rule(TokenCursor(statement.text)) if rule else ""
     if fault:
         yield fault
 
 
-def _loner_fault(loner: str, *, is_alone: bool) -> str:
+def _non_transactional_fault(command: str, *, is_alone: bool) -> str:
     move = "" if is_alone else "move it into a file of its own and "
     return (
-        f"{loner} cannot run inside a transaction; {move}write `transaction:false` at the end of "
+        f"{command} cannot run inside a transaction; {move}write `transaction:false` at the end of "
         "its marker"
     )
 
 
-def _copies_data(sql: str, statement: Statement) -> bool:
+def _has_copy_data(sql: str, statement: Statement) -> bool:
     return (
         statement.keywords[:1] == ("COPY",)
-        and bool(_copy_fault(Cursor(statement.text)))
+        and bool(_check_copy(TokenCursor(statement.text)))
         and COPY_DATA_END.search(sql, statement.start + len(statement.text)) is not None
     )
 
 
-def _transaction_fault(cursor: Cursor) -> str:
-    control = _transaction_control(cursor)
+def _check_transaction_control(cursor: TokenCursor) -> str:
+    control = _find_transaction_control(cursor)
     if not control:
         return ""
     return (
@@ -90,7 +95,7 @@ def _transaction_fault(cursor: Cursor) -> str:
     )
 
 
-def _transaction_control(cursor: Cursor) -> str:
+def _find_transaction_control(cursor: TokenCursor) -> str:
     if cursor.accept("PREPARE", "TRANSACTION"):
         return "PREPARE TRANSACTION" if cursor.peek()[0] == "string" else ""
     if cursor.accept("START", "TRANSACTION"):
@@ -98,12 +103,12 @@ def _transaction_control(cursor: Cursor) -> str:
     word = cursor.accept_any("BEGIN", "COMMIT", "END", "ABORT", "ROLLBACK")
     if word == "ROLLBACK":
         cursor.accept_any("WORK", "TRANSACTION")
-        if cursor.sees("TO"):
+        if cursor.is_at("TO"):
             return ""
-    return f"{word} PREPARED" if word and cursor.sees("PREPARED") else word
+    return f"{word} PREPARED" if word and cursor.is_at("PREPARED") else word
 
 
-def _copy_fault(cursor: Cursor) -> str:
+def _check_copy(cursor: TokenCursor) -> str:
     if not cursor.accept("COPY"):
         return ""
     cursor.accept("BINARY")
@@ -118,16 +123,16 @@ def _copy_fault(cursor: Cursor) -> str:
     return "COPY ... FROM STDIN has no client to send its data; write INSERT statements instead"
 
 
-def _psql_fault(cursor: Cursor) -> str:
+def _check_psql_command(cursor: TokenCursor) -> str:
     if cursor.peek()[1] != "\\":
         return ""
     name = cursor.peek(1)[1]
     return f"\\{name} is a command of psql, which PostgreSQL does not know; write it as SQL"
 
 
-def _unnamed_index_fault(cursor: Cursor) -> str:
-    info = _create_index(cursor)
-    if info is None or not info.concurrently or info.names or not cursor.sees("ON"):
+def _check_index_name(cursor: TokenCursor) -> str:
+    info = _parse_create_index(cursor)
+    if info is None or not info.concurrently or info.names or not cursor.is_at("ON"):
         return ""
     return (
         "this index has no name, so it could not be found again after a crash; "
@@ -136,22 +141,31 @@ def _unnamed_index_fault(cursor: Cursor) -> str:
 
 
 # By the first word, so that a script of many INSERTs costs nothing here.
-_RULES: dict[str, Callable[[Cursor], str]] = {
+_RULES: dict[str, Callable[[TokenCursor], str]] = {
     **dict.fromkeys(
-        ("PREPARE", "START", "BEGIN", "COMMIT", "END", "ABORT", "ROLLBACK"), _transaction_fault
+        ("PREPARE", "START", "BEGIN", "COMMIT", "END", "ABORT", "ROLLBACK"),
+        _check_transaction_control,
     ),
-    "COPY": _copy_fault,
-    "CREATE": _unnamed_index_fault,
-    "\\": _psql_fault,
+    "COPY": _check_copy,
+    "CREATE": _check_index_name,
+    "\\": _check_psql_command,
 }
 
 
-_LONER_BEGINNINGS = {"ALTER", "CLUSTER", "CREATE", "DISCARD", "DROP", "REINDEX", "VACUUM"}
+_NON_TRANSACTIONAL_FIRST_WORDS = {
+    "ALTER",
+    "CLUSTER",
+    "CREATE",
+    "DISCARD",
+    "DROP",
+    "REINDEX",
+    "VACUUM",
+}
 
 
 # What PostgreSQL refuses in a transaction block, as the words that it begins with. REFRESH
 # MATERIALIZED VIEW CONCURRENTLY and ALTER TYPE ... ADD VALUE are not among them.
-_LONERS = re.compile(
+_NON_TRANSACTIONAL = re.compile(
     r"""
       (?P<index>CREATE\ (?:UNIQUE\ )?INDEX\ CONCURRENTLY|DROP\ INDEX\ CONCURRENTLY)\b
     | (?P<all>REINDEX\ (?:SCHEMA|DATABASE|SYSTEM)|(?:CREATE|DROP)\ (?:DATABASE|TABLESPACE)
@@ -161,12 +175,12 @@ _LONERS = re.compile(
 )
 
 
-def _loner(statement: Statement) -> str:
+def _find_non_transactional(statement: Statement) -> str:
     """What in this statement cannot run inside a transaction, or ""."""
-    if "".join(statement.keywords[:1]) not in _LONER_BEGINNINGS:
+    if "".join(statement.keywords[:1]) not in _NON_TRANSACTIONAL_FIRST_WORDS:
         return ""
     words = " ".join(statement.keywords)
-    match = _LONERS.match(words)
+    match = _NON_TRANSACTIONAL.match(words)
     if match is not None:
         return match[0]
     if words.startswith("REINDEX") and classify(statement).concurrently:
@@ -175,12 +189,12 @@ def _loner(statement: Statement) -> str:
         return "DETACH PARTITION CONCURRENTLY" if " DETACH PARTITION" in words else ""
     if words.startswith("ALTER DATABASE") and words.count(" SET TABLESPACE"):
         return "ALTER DATABASE ... SET TABLESPACE"
-    return "CLUSTER of every table" if _clusters_all(Cursor(statement.text)) else ""
+    return "CLUSTER of every table" if _is_cluster_of_all(TokenCursor(statement.text)) else ""
 
 
-def _clusters_all(cursor: Cursor) -> bool:
+def _is_cluster_of_all(cursor: TokenCursor) -> bool:
     if not cursor.accept("CLUSTER"):
         return False
     cursor.options()
     cursor.accept("VERBOSE")
-    return cursor.is_over
+    return cursor.is_at_end

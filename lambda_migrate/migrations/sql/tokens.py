@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-__all__ = ["Identifier", "Statement", "split"]
+__all__ = ["Identifier", "Statement", "split_statements"]
 
 _KEYWORDS_KEPT = 16
 """Enough to reach the end of ``ALTER TABLE ... DETACH PARTITION ... CONCURRENTLY``."""
@@ -31,8 +31,8 @@ _PLAIN = r"'[^']*(?:''[^']*)*(?:'|\Z)"
 _QUOTED = r'"[^"]*(?:""[^"]*)*(?:"|\Z)'
 _ESCAPED = r"[^'\\]*(?:(?:\\(?:.|\Z)|'')[^'\\]*)*"
 # A string goes on behind a line's end; an E'' string keeps its backslashes there.
-_GOES_ON = rf"[ \t\f\v]*(?:--[^\n\r]*)?[\n\r](?:[{_SPACE}]|--[^\n\r]*[\n\r])*"
-_STRING = rf"[eE]'{_ESCAPED}(?:'{_GOES_ON}'{_ESCAPED})*(?:'|\Z)|(?:[bBxXnN]|[uU]&)?{_PLAIN}"
+_CONTINUATION = rf"[ \t\f\v]*(?:--[^\n\r]*)?[\n\r](?:[{_SPACE}]|--[^\n\r]*[\n\r])*"
+_STRING = rf"[eE]'{_ESCAPED}(?:'{_CONTINUATION}'{_ESCAPED})*(?:'|\Z)|(?:[bBxXnN]|[uU]&)?{_PLAIN}"
 _TAG = rf"\$(?:[{_WORD_START}][{_WORD_START}0-9]*)?\$"
 _TOKEN = re.compile(
     rf"""[{_SPACE}]*(?:
@@ -50,7 +50,7 @@ _TOKEN = re.compile(
 # A stretch that cannot matter, and what ends it. A word of the one letter e or u may open a string.
 # What ends the stretch may be nothing, so that the engine never has to try another way; the bound
 # keeps its stack small.
-_LEAP = re.compile(
+_SKIP = re.compile(
     rf"""(?:
       [^'"$();/\-{_WORD_START}]+
     | [A-DF-TV-Za-df-tv-z_\u0080-\U0010ffff]{_WORD_MORE}*
@@ -91,22 +91,22 @@ class Statement:
     keywords: tuple[str, ...]
 
 
-def split(sql: str) -> list[Statement]:
+def split_statements(sql: str) -> list[Statement]:
     """Cut a script into its statements; empty ones are left out.
 
     Semicolons inside quotes, comments, parentheses and ``BEGIN ATOMIC ... END`` bodies do not cut.
     """
     statements: list[Statement] = []
     line, counted = 1, 0
-    for open_ in _spans(sql):
-        line += sql.count("\n", counted, open_.start)
-        counted = open_.start
-        text = sql[open_.start : open_.end]
-        statements.append(Statement(text, open_.start, line, tuple(open_.words)))
+    for statement in _find_statements(sql):
+        line += sql.count("\n", counted, statement.start)
+        counted = statement.start
+        text = sql[statement.start : statement.end]
+        statements.append(Statement(text, statement.start, line, tuple(statement.words)))
     return statements
 
 
-class _Open:
+class _OpenStatement:
     """A statement whose end has not been seen yet."""
 
     __slots__ = ("_previous", "end", "is_atomic", "start", "words")
@@ -119,7 +119,7 @@ class _Open:
         self._previous = ""
 
     @property
-    def is_dull(self) -> bool:
+    def is_only_end_left(self) -> bool:
         """Whether nothing but its end can matter from here on."""
         return len(self.words) == _KEYWORDS_KEPT and not self._is_routine
 
@@ -129,7 +129,7 @@ class _Open:
         at = 3 if words[1:3] == ["OR", "REPLACE"] else 1
         return words[:1] == ["CREATE"] and words[at : at + 1] in (["FUNCTION"], ["PROCEDURE"])
 
-    def take(self, kind: str, text: str, *, start: int, end: int) -> None:
+    def add_token(self, kind: str, text: str, *, start: int, end: int) -> None:
         """Take one token, or what stands in brackets, that does not end the statement."""
         if self.start < 0:
             self.start = start
@@ -150,42 +150,42 @@ class _Open:
         self._previous = word
 
 
-def _spans(sql: str) -> Iterator[_Open]:
-    open_, at = _Open(), 0
+def _find_statements(sql: str) -> Iterator[_OpenStatement]:
+    statement, at = _OpenStatement(), 0
     while at < len(sql):
-        if open_.is_dull:
-            at = _to_end(sql, at)
-            open_.end += len(sql[open_.end : at].rstrip(_SPACE))
-        kind, start, at = _next(_TOKEN, sql, at)
+        if statement.is_only_end_left:
+            at = _skip_to_end(sql, at)
+            statement.end += len(sql[statement.end : at].rstrip(_SPACE))
+        kind, start, at = _next_token(_TOKEN, sql, at)
         if kind == "blank":
             continue
         if kind == "open":
-            at = _after_bracket(sql, at)
-        if kind != "end" or open_.is_atomic:
-            open_.take(kind, sql[start:at], start=start, end=at)
-        elif open_.start >= 0:
-            yield open_
-            open_ = _Open()
-    if open_.start >= 0:
-        yield open_
+            at = _end_of_bracket(sql, at)
+        if kind != "end" or statement.is_atomic:
+            statement.add_token(kind, sql[start:at], start=start, end=at)
+        elif statement.start >= 0:
+            yield statement
+            statement = _OpenStatement()
+    if statement.start >= 0:
+        yield statement
 
 
-def _to_end(sql: str, at: int) -> int:
+def _skip_to_end(sql: str, at: int) -> int:
     """Where the semicolon stands that ends the statement, or the end of the script."""
     while at < len(sql):
-        kind, _, at = _next(_LEAP, sql, at)
+        kind, _, at = _next_token(_SKIP, sql, at)
         if kind == "open":
-            at = _after_bracket(sql, at)
+            at = _end_of_bracket(sql, at)
         elif kind == "end":
             return at - 1
     return at
 
 
-def _after_bracket(sql: str, at: int) -> int:
+def _end_of_bracket(sql: str, at: int) -> int:
     """Where the bracket ends that was opened just before ``at``."""
     depth = 1
     while depth and at < len(sql):
-        kind, _, at = _next(_LEAP, sql, at)
+        kind, _, at = _next_token(_SKIP, sql, at)
         if kind == "open":
             depth += 1
         elif kind == "close":
@@ -193,7 +193,7 @@ def _after_bracket(sql: str, at: int) -> int:
     return at
 
 
-def _next(pattern: re.Pattern[str], sql: str, at: int) -> tuple[str, int, int]:
+def _next_token(pattern: re.Pattern[str], sql: str, at: int) -> tuple[str, int, int]:
     """What kind of token the pattern finds from ``at`` on, where it begins and where it ends."""
     match = pattern.match(sql, at)
     if match is None:
@@ -201,14 +201,14 @@ def _next(pattern: re.Pattern[str], sql: str, at: int) -> tuple[str, int, int]:
     kind = match.lastgroup or ""
     start, end = match.span(kind or 0)
     if kind == "block":
-        return "blank", start, _after_block_comment(sql, start)
+        return "blank", start, _end_of_block_comment(sql, start)
     if kind == "dollar":
         close = sql.find(match[kind], end)
         return "string", start, len(sql) if close < 0 else close + end - start
     return kind, start, end
 
 
-def _after_block_comment(sql: str, at: int) -> int:
+def _end_of_block_comment(sql: str, at: int) -> int:
     depth = 0
     for edge in _COMMENT_EDGE.finditer(sql, at):
         depth += 1 if edge[0] == "/*" else -1
@@ -236,7 +236,7 @@ class Identifier:
         return self.name if self.schema is None else f"{self.schema}.{self.name}"
 
 
-class Cursor:
+class TokenCursor:
     """Walks over a statement's tokens; whatever does not fit leaves it where it is."""
 
     __slots__ = ("_at", "_sql", "_starts", "_tokens")
@@ -252,7 +252,7 @@ class Cursor:
         while len(self._tokens) <= ahead:
             if self._at >= len(self._sql):
                 return "", ""
-            kind, start, self._at = _next(_TOKEN, self._sql, self._at)
+            kind, start, self._at = _next_token(_TOKEN, self._sql, self._at)
             if kind != "blank":
                 self._tokens.append((kind, self._sql[start : self._at]))
                 self._starts.append(start)
@@ -262,7 +262,7 @@ class Cursor:
         del self._tokens[:count]
         del self._starts[:count]
 
-    def sees(self, *words: str) -> bool:
+    def is_at(self, *words: str) -> bool:
         return all(
             kind == "word" and _upper(text) == word
             for word, (kind, text) in zip(words, map(self.peek, range(len(words))), strict=True)
@@ -270,7 +270,7 @@ class Cursor:
 
     def accept(self, *words: str) -> bool:
         """Step over these words if they all stand here."""
-        if not self.sees(*words):
+        if not self.is_at(*words):
             return False
         self._drop(len(words))
         return True
@@ -304,7 +304,7 @@ class Cursor:
 
     def identifier(self) -> str | None:
         kind, text = self.peek()
-        name = _identifier(text) if kind in ("word", "quoted") else None
+        name = _parse_identifier(text) if kind in ("word", "quoted") else None
         if name is not None:
             self._drop()
         return name
@@ -330,36 +330,36 @@ class Cursor:
 
     def literal(self) -> str | None:
         kind, text = self.peek()
-        value = _literal(text) if kind == "string" else None
+        value = _parse_literal(text) if kind == "string" else None
         if value is not None:
             self._drop()
         return value
 
     @property
-    def is_over(self) -> bool:
+    def is_at_end(self) -> bool:
         return not self.peek()[0]
 
     @property
     def rest(self) -> str:
         """What follows, from the next token on."""
-        return "" if self.is_over else self._sql[self._starts[0] :]
+        return "" if self.is_at_end else self._sql[self._starts[0] :]
 
 
-def _identifier(text: str) -> str | None:
+def _parse_identifier(text: str) -> str | None:
     """What a word or a quoted name means; None for one with Unicode escapes."""
     if text[:2] in ("U&", "u&"):
-        return None if "\\" in text else _identifier(text[2:])
+        return None if "\\" in text else _parse_identifier(text[2:])
     if text.startswith('"'):
-        return _truncated(text[1:-1].replace('""', '"'))
-    return _truncated("".join(c.lower() if c.isascii() else c for c in text))
+        return _truncate(text[1:-1].replace('""', '"'))
+    return _truncate("".join(c.lower() if c.isascii() else c for c in text))
 
 
-def _truncated(name: str) -> str:
+def _truncate(name: str) -> str:
     # NAMEDATALEN - 1 bytes, at the edge of a character, as PostgreSQL cuts it.
     return name if len(name) < 16 else name.encode()[:63].decode(errors="ignore")
 
 
-def _literal(text: str) -> str | None:
+def _parse_literal(text: str) -> str | None:
     """What a string constant means; None for one whose escapes are not worth reading."""
     if text.startswith("$"):
         tag = text[: text.index("$", 1) + 1]
@@ -367,5 +367,5 @@ def _literal(text: str) -> str | None:
     prefix, _, rest = text.partition("'")
     body = rest[:-1]
     if prefix in ("", "n", "N") or (prefix in ("e", "E", "u&", "U&") and "\\" not in body):
-        return None if re.search(rf"'{_GOES_ON}'", body) else body.replace("''", "'")
+        return None if re.search(rf"'{_CONTINUATION}'", body) else body.replace("''", "'")
     return None

@@ -11,7 +11,7 @@ from typing import Any
 
 from lambda_migrate.clock import Deadline
 from lambda_migrate.migrations import HistoryRow, Migration, Script
-from lambda_migrate.migrations.digest import checksum_of
+from lambda_migrate.migrations.digest import compute_checksum
 from lambda_migrate.postgresql.address import DatabaseAddress
 from lambda_migrate.postgresql.connection import Connection, connect
 from lambda_migrate.postgresql.database import PostgreSQLDatabase
@@ -50,7 +50,7 @@ def migration(
         name,
         Script(up, line, transactional=not outside),
         None if down is None else Script(down, 7, transactional=not down_outside),
-        checksum_of(f"{up}{down}"),
+        compute_checksum(f"{up}{down}"),
         f"migrations/{name}.sql",
     )
 

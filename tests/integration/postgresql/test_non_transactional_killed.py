@@ -18,7 +18,7 @@ from lambda_migrate.engine.target import Policy, Target
 from lambda_migrate.errors import RepairRequired
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import Manifest, Migration, Script
-from lambda_migrate.migrations.digest import checksum_of
+from lambda_migrate.migrations.digest import compute_checksum
 from lambda_migrate.postgresql.non_transactional import _Statement
 from lambda_migrate.runner import MigrationRunner
 
@@ -119,7 +119,7 @@ def _migration(version: int, up: str, down: str, *, outside: bool) -> Migration:
         f"{version:04}_m",
         Script(up, transactional=not outside),
         Script(down, transactional=not outside),
-        checksum_of(up),
+        compute_checksum(up),
     )
 
 

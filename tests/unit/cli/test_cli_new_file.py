@@ -11,7 +11,7 @@ import pytest
 from lambda_migrate.cli.migration_template import next_version, write_migration
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.migrations import read_manifest
-from lambda_migrate.migrations.sql.lint import check
+from lambda_migrate.migrations.sql.lint import check_migration
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=timezone.utc)
 
@@ -52,7 +52,7 @@ def test_a_new_file_is_valid_as_it_is(tmp_path: Path, transactional: bool) -> No
     assert migration.name == "20260304050607_add_it"
     assert migration.up.transactional is transactional
     assert migration.down is None
-    assert check(migration) == []
+    assert check_migration(migration) == []
 
 
 @pytest.mark.parametrize("name", ["add_status", "v1.2", "a-b+c", "große_tür"])

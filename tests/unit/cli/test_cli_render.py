@@ -25,7 +25,7 @@ from lambda_migrate.errors import (
 )
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.migrations import HistoryRow, Manifest, Migration, Script, make_plan
-from lambda_migrate.migrations.digest import checksum_of
+from lambda_migrate.migrations.digest import compute_checksum
 
 LOCATION = {
     "target": "default",
@@ -52,7 +52,7 @@ def make_manifest(count: int) -> Manifest:
             name=f"{n:04d}_a_migration_with_quite_a_long_name_{n}",
             up=Script(f"create table t{n} (id int);\ninsert into t{n} values (1)"),
             down=None,
-            checksum=checksum_of(str(n)),
+            checksum=compute_checksum(str(n)),
         )
         for n in range(1, count + 1)
     )

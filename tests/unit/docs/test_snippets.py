@@ -17,8 +17,8 @@ import typer
 import yaml
 
 from lambda_migrate.cli.app import app
-from lambda_migrate.migrations.source import parse
-from lambda_migrate.migrations.sql.lint import check
+from lambda_migrate.migrations.source import parse_migration
+from lambda_migrate.migrations.sql.lint import check_migration
 from tests.unit.docs.pages import PAGES, ROOT, CodeBlock, all_code_blocks
 
 PYTHON = all_code_blocks("python")
@@ -48,8 +48,8 @@ def test_every_import_from_the_library_exists(block: CodeBlock) -> None:
 @pytest.mark.parametrize("block", SQL, ids=str)
 def test_a_migration_is_read_and_may_run(block: CodeBlock) -> None:
     name = block.title.rpartition("/")[2] or "0001_example.sql"
-    migration = parse(block.text.encode(), filename=name, path=str(block))
-    assert check(migration) == []
+    migration = parse_migration(block.text.encode(), filename=name, path=str(block))
+    assert check_migration(migration) == []
 
 
 @pytest.mark.parametrize(

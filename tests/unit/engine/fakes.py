@@ -14,7 +14,7 @@ from lambda_migrate.errors import LeaseStoreUnavailable
 from lambda_migrate.lease.readiness import DatabaseCheck, record_check
 from lambda_migrate.lease.record import DatabaseRecord, Failure, Lease, LeaseState, Progress
 from lambda_migrate.migrations import EMPTY_DIGEST, Manifest, Migration, Script
-from lambda_migrate.migrations.digest import checksum_of
+from lambda_migrate.migrations.digest import compute_checksum
 from lambda_migrate.runner import MigrationRunner
 from lambda_migrate.testing import (
     FakeClock,
@@ -43,7 +43,7 @@ def migration(
         name=f"{version:04d}_m",
         up=Script(sql, transactional=transactional),
         down=None if down is None else Script(down, transactional=transactional),
-        checksum=checksum_of(f"{version} {sql} {down}"),
+        checksum=compute_checksum(f"{version} {sql} {down}"),
         path=f"migrations/{version:04d}_m.sql",
     )
 

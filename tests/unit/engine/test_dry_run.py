@@ -23,7 +23,7 @@ from lambda_migrate.errors import (
 from lambda_migrate.events import MigrationDryRun, MigrationStarted
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import Manifest, Migration, Script
-from lambda_migrate.migrations.irreversible import lasting_effects
+from lambda_migrate.migrations.irreversible import list_irreversible_effects
 from lambda_migrate.postgresql.dry_run_effects import (
     AdvancedSequence,
     MigrationEffects,
@@ -477,13 +477,13 @@ def test_a_lock_mode_blocks_what_the_manual_lists_and_nothing_on_a_new_table(
     ],
 )
 def test_scripts_with_irreversible_effects_are_recognized(sql: str, words: str) -> None:
-    (effect,) = lasting_effects(Script(f"SELECT 1; {sql.lower()}"))
+    (effect,) = list_irreversible_effects(Script(f"SELECT 1; {sql.lower()}"))
     assert words in effect
-    assert lasting_effects(Script(f"-- {sql}\nSELECT 1 /* {sql} */")) == ()
+    assert list_irreversible_effects(Script(f"-- {sql}\nSELECT 1 /* {sql} */")) == ()
 
 
 @pytest.mark.parametrize(
     "sql", ["INSERT INTO http VALUES (1)", "COPY t FROM '/tmp/x'", "NOTIFY x", "SELECT 1"]
 )
 def test_reversible_effects_are_not_reported(sql: str) -> None:
-    assert lasting_effects(Script(sql)) == ()
+    assert list_irreversible_effects(Script(sql)) == ()

@@ -1,4 +1,4 @@
-"""The digest chain."""
+"""The digest chain_digest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lambda_migrate.errors import ManifestError
-from lambda_migrate.migrations import EMPTY_DIGEST, Manifest, Migration, Script, chain
+from lambda_migrate.migrations import EMPTY_DIGEST, Manifest, Migration, Script, chain_digest
 
 
 def migration(version: int, text: str = "select 1", *, path: str = "") -> Migration:
@@ -25,15 +25,15 @@ MIGRATIONS = st.dictionaries(st.integers(1, 50), st.sampled_from("abc"), max_siz
 def test_every_digest_is_chained_from_the_one_before() -> None:
     first, second = migration(3, "a"), migration(20, "b")
     manifest = Manifest([second, first])
-    one = chain(EMPTY_DIGEST, 3, first.checksum)
-    assert manifest.digests == (one, chain(one, 20, second.checksum))
+    one = chain_digest(EMPTY_DIGEST, 3, first.checksum)
+    assert manifest.digests == (one, chain_digest(one, 20, second.checksum))
     assert manifest.digest == manifest.digest_at(20)
     assert manifest.digest_at(3) == one
 
 
 def test_the_digest_is_pinned_because_it_is_stored() -> None:
     assert hashlib.sha256(b"lambda-migrate manifest v1").hexdigest() == EMPTY_DIGEST
-    assert chain("a", 1, "b") == hashlib.sha256(b"a:1:b").hexdigest()
+    assert chain_digest("a", 1, "b") == hashlib.sha256(b"a:1:b").hexdigest()
 
 
 def test_an_empty_manifest_has_a_digest_and_version_0() -> None:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lambda_migrate.errors import ManifestError
-from lambda_migrate.migrations import Migration, Script, parse, read_manifest
+from lambda_migrate.migrations import Migration, Script, parse_migration, read_manifest
 
 FIXTURES = Path(__file__).parent / "fixtures"
 GOOD = FIXTURES / "good"
@@ -25,7 +25,7 @@ UP = b"-- migrate:up\nselect 1;\n"
 
 def read(text: str | bytes, *, filename: str = "0001_it.sql") -> Migration:
     content = text if isinstance(text, bytes) else text.encode()
-    return parse(content, filename=filename, path=filename)
+    return parse_migration(content, filename=filename, path=filename)
 
 
 def faults_of(source: object, **options: Any) -> tuple[str, ...]:

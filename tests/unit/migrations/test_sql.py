@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from lambda_migrate.migrations import Migration, Script
 from lambda_migrate.migrations.sql.classify import StatementInfo, classify
 from lambda_migrate.migrations.sql.excerpt import excerpt, redact
-from lambda_migrate.migrations.sql.lint import check, check_script
-from lambda_migrate.migrations.sql.tokens import Identifier, Statement, split
+from lambda_migrate.migrations.sql.lint import check_migration, check_script
+from lambda_migrate.migrations.sql.tokens import Identifier, Statement, split_statements
 
 # Each is one statement to PostgreSQL. (psql itself stumbles over two of them: a function named
 # begin, and a column named end in a body.)
@@ -74,7 +74,7 @@ def faults_of(sql: str, *, transactional: bool = True, line: int = 1) -> list[st
 
 
 def only(sql: str) -> Statement:
-    (statement,) = split(sql)
+    (statement,) = split_statements(sql)
     return statement
 
 
@@ -89,7 +89,7 @@ def is_blank(text: str) -> bool:
 
 @pytest.mark.parametrize("sql", HIDING)
 def test_nothing_quoted_commented_or_bracketed_cuts_a_statement(sql: str) -> None:
-    first, second = split(f"{sql}\n;\nselect 'after'")
+    first, second = split_statements(f"{sql}\n;\nselect 'after'")
     assert sql.startswith(first.text)
     assert is_blank(sql[len(first.text) :])
     assert second.text == "select 'after'"
@@ -117,12 +117,12 @@ def test_nothing_quoted_commented_or_bracketed_cuts_a_statement(sql: str) -> Non
     ],
 )
 def test_statements_end_where_postgresql_ends_them(sql: str, texts: list[str]) -> None:
-    assert [each.text for each in split(sql)] == texts
+    assert [each.text for each in split_statements(sql)] == texts
 
 
 def test_a_statement_knows_its_place_and_its_first_words() -> None:
     sql = '-- one\nselect 1;\n\n  CREATE unique Index /* x */ concurrently "I" on t (a, b) where c'
-    second = split(sql)[1]
+    second = split_statements(sql)[1]
     assert (second.line, sql[second.start :][:6]) == (4, "CREATE")
     assert second.keywords == ("CREATE", "UNIQUE", "INDEX", "CONCURRENTLY", "ON", "T", "WHERE", "C")
 
@@ -157,26 +157,26 @@ FRAGMENTS = st.sampled_from(
 @given(st.lists(FRAGMENTS, max_size=40).map("".join))
 def test_the_pieces_and_what_lies_between_them_are_the_script(sql: str) -> None:
     at, rest = 0, []
-    for piece in split(sql):
+    for piece in split_statements(sql):
         assert piece.text == sql[piece.start : piece.start + len(piece.text)] != ""
         assert piece.line == sql.count("\n", 0, piece.start) + 1
         rest.append(sql[at : piece.start])
         at = piece.start + len(piece.text)
     rest.append(sql[at:])
-    assert all(not split(each) for each in rest), "only comments, spaces and semicolons"
+    assert all(not split_statements(each) for each in rest), "only comments, spaces and semicolons"
 
 
 @given(st.lists(st.sampled_from(HIDING), max_size=6))
 def test_joining_pieces_and_splitting_again_changes_nothing(parts: list[str]) -> None:
-    pieces = [each.text for each in split("\n;".join(parts))]
-    assert [each.text for each in split("\n;".join(pieces))] == pieces
+    pieces = [each.text for each in split_statements("\n;".join(parts))]
+    assert [each.text for each in split_statements("\n;".join(pieces))] == pieces
     assert len(pieces) == len(parts)
 
 
 @given(st.lists(st.sampled_from(HIDING), max_size=4), st.integers(0, 4), st.integers(1, 30))
 def test_long_statements_are_cut_like_short_ones(parts: list[str], at: int, words: int) -> None:
     parts.insert(at, "select " + "word, " * words + "(1; 2), e'\\';' , $q$;$q$")
-    assert len(split("\n;".join(parts))) == len(parts)
+    assert len(split_statements("\n;".join(parts))) == len(parts)
 
 
 @pytest.mark.parametrize(
@@ -197,12 +197,12 @@ def test_long_statements_are_cut_like_short_ones(parts: list[str], at: int, word
 )
 def test_no_script_takes_more_than_a_pass(sql: str) -> None:
     # Anything worse than linear would run into the suite's timeout at these lengths.
-    assert len(split(sql)) in (0, 1, 5_000)
+    assert len(split_statements(sql)) in (0, 1, 5_000)
 
 
 def test_a_word_longer_than_a_leap_does_not_open_a_string() -> None:
     sql = "select (" + "a " * 499 + "ee'x\\'); select 2"
-    assert [each.keywords for each in split(sql)] == [("SELECT",), ("SELECT",)]
+    assert [each.keywords for each in split_statements(sql)] == [("SELECT",), ("SELECT",)]
 
 
 # --- judging
@@ -318,11 +318,11 @@ def test_both_directions_are_checked_and_told_with_the_files_name() -> None:
     up, down = Script("select 1;\ncommit", 2), Script("rollback", 9)
     with_path = Migration(1, "0001_a", up, down, "", "m/0001_a.sql")
     without = Migration(1, "0001_a", up, None, "")
-    assert [fault.split(" ")[0] for fault in check(with_path)] == [
+    assert [fault.split(" ")[0] for fault in check_migration(with_path)] == [
         "m/0001_a.sql:3:",
         "m/0001_a.sql:9:",
     ]
-    assert [fault.split(" ")[0] for fault in check(without)] == ["0001_a:3:"]
+    assert [fault.split(" ")[0] for fault in check_migration(without)] == ["0001_a:3:"]
 
 
 @given(
