@@ -1,6 +1,13 @@
-"""What is to be applied: migrations, the manifest that orders them, the plan against a history.
+"""What is to be applied: migration files, their manifest, and the plan against a history.
 
-Nothing is loaded before it is asked for: a cold start's fast path needs `digest` and no more.
+A *migration* is one versioned change with an up and, perhaps, a down script (`migration`). `source`
+reads them from a directory, a package or a zip into a *manifest* (`manifest`), and its *digest*
+names exactly these files (`digest`). `plan` compares a manifest with a database's history: what
+is pending, applied, ahead or diverged. `rollback` and `adoption` choose what a rollback undoes and
+what a baseline records. `sql` parses scripts. The package reads files and decides; it uses no
+database.
+
+Modules are imported when a name is first used: the cold start's fast path needs only `digest`.
 """
 
 from __future__ import annotations
@@ -39,7 +46,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
-    """Load a name when it is first asked for (PEP 562)."""
+    """Import a name when it is first used (PEP 562)."""
     import importlib
 
     for module, names in _MODULES.items():

@@ -1,6 +1,6 @@
-"""A database that another tool has migrated: which of our files it has, and what may be recorded.
+"""Chooses what a baseline records for a database that another tool has migrated.
 
-Pure: `postgresql.other_tools` reads the other tool's table, `engine.operations` writes the history.
+It does no I/O: `postgresql.other_tools` reads the other tool's table, the engine writes ours.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ FAILED = "failed"
 ROLLED_BACK = "rolled back"
 
 _MAX_LISTED = 10
-"""How many versions one sentence names; the rest are counted."""
+"""How many versions a sentence lists; the rest is counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class OtherEntry:
-    """What another tool's table says of one version.
+    """One version in another tool's history.
 
     Attributes:
         label: As that tool writes it: ``0003``, ``20240101000000_add_status``.
         state: ``applied``, ``failed`` or ``rolled back``.
-        version: The version of a file of ours that is the same migration; None: it names no number.
-        covers: Whether it stands for every version up to it, since the tool keeps only the last.
+        version: The version of the file that is the same migration; None if it has no number.
+        covers: Whether it covers all earlier versions, because the tool stores only the last one.
     """
 
     label: str
@@ -63,7 +63,7 @@ class OtherHistory:
         tool: ``dbmate``.
         table: ``public.schema_migrations``.
         entries: One for each version, as it stands now.
-        is_comparable: Whether an entry can be held against a file of ours.
+        is_comparable: Whether its entries can be compared with the files.
         fault: Why its rows cannot be read; "" if they can.
     """
 
@@ -75,7 +75,7 @@ class OtherHistory:
 
     @property
     def is_in_use(self) -> bool:
-        """Whether that tool has changed this database, or may have."""
+        """Whether that tool has changed this database, or may have done so."""
         return bool(self.fault) or any(each.state != ROLLED_BACK for each in self.entries)
 
     def __str__(self) -> str:
@@ -96,12 +96,12 @@ def require_no_other_history(
 ) -> None:
     """Refuse to run migrations that another tool may have run.
 
-    Called only where something is pending and the history is empty.
+    It reads nothing unless something is pending and the history is empty.
 
     Args:
-        plan: What is about to be done.
+        plan: The plan.
         read: Reads the other tools' tables.
-        ignore: Ignore those tables: they belong to another service.
+        ignore: Ignore those tables, because they belong to another service.
 
     Raises:
         ConfigurationError: Another tool has migrated this database.
@@ -124,10 +124,10 @@ def require_no_other_history(
 
 @dataclass(frozen=True, slots=True)
 class ComparedVersion:
-    """One version in the other tool's history and here.
+    """One version, compared between another tool's history and the files.
 
     Attributes:
-        version: As the other tool writes it; ours where it does not have it.
+        version: As the other tool writes it; the file's version if it does not have it.
         file: The migration's name; "" if there is no file.
         theirs: ``applied``, ``failed``, ``rolled back``, or ``not applied``.
         here: ``recorded`` (by this baseline), ``recorded before``, ``pending`` or ``no file``.
@@ -141,13 +141,13 @@ class ComparedVersion:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """What to record as applied without running it.
+    """What to mark as applied without running it.
 
     Attributes:
-        migrations: Those, in order; without the ones that are in the history.
-        manifest: Everything up to the highest of them.
-        other: The history that it was read from; None where the user named a version.
-        compared: Both sides, version by version; () without ``other``.
+        migrations: These migrations, in order; without those that are in the history.
+        manifest: All migrations up to the highest of them.
+        other: The other tool's history; None if the user gave a version.
+        compared: The comparison, version by version; () without ``other``.
     """
 
     migrations: tuple[Migration, ...]
@@ -171,15 +171,15 @@ def choose_baseline(
     source: str = "",
     ignore: bool = False,
 ) -> Baseline:
-    """Decide what `baseline` records.
+    """Choose what `baseline` records.
 
     Args:
-        manifest: Our files.
-        history: Our rows.
+        manifest: The files.
+        history: The rows of the history.
         others: The other tools' tables.
         version: Record everything up to it; None: exactly what the other tool has applied.
-        source: A tool, or its table, where there are several.
-        ignore: Record up to ``version`` whatever the other tools' tables say.
+        source: A tool, or its table, if there are several.
+        ignore: Record up to ``version`` whatever the other tools' tables contain.
 
     Raises:
         ConfigurationError: What was applied is unknown, or a table contradicts ``version``.
@@ -220,8 +220,8 @@ def _baseline_up_to(manifest: Manifest, history: Sequence[HistoryRow], version: 
 def _require_single(found: Sequence[OtherHistory]) -> OtherHistory:
     if not found:
         raise ConfigurationError(
-            "no history of another tool was found in this database: name the last version that it "
-            "has already, `lambda-migrate baseline VERSION`"
+            "no history of another tool was found in this database: give the last version that is "
+            "applied, `lambda-migrate baseline VERSION`"
         )
     if len(found) > 1:
         raise ConfigurationError(
@@ -234,14 +234,14 @@ def _require_single(found: Sequence[OtherHistory]) -> OtherHistory:
     if not other.is_comparable:
         raise ConfigurationError(
             f"{other}, and its rows do not name versions of the files here. Find out which of the "
-            "files this database has, and name the last one: `lambda-migrate baseline VERSION`; "
+            "files this database has, and give the last one: `lambda-migrate baseline VERSION`; "
             f"see {GUIDE}"
         )
     return other
 
 
 class _HistoryComparison:
-    """Another tool's entries, by the file of ours that each one is."""
+    """Another tool's entries by the file that each one corresponds to."""
 
     def __init__(self, manifest: Manifest, other: OtherHistory) -> None:
         self.states: dict[int, OtherEntry] = {}
@@ -325,14 +325,14 @@ def _baseline_from(
 def _require_unambiguous(
     manifest: Manifest, other: OtherHistory, comparison: _HistoryComparison
 ) -> None:
-    """Refuse what only a person can decide.
+    """Refuse a history that only the user can interpret.
 
     Raises:
-        ConfigurationError: With what to do first.
+        ConfigurationError: Names what to do first.
     """
     if failed := comparison.failed():
         raise ConfigurationError(
-            f"{other}, and {_join_limited(failed)} failed there: it may have been applied in part. Look "
+            f"{other}, and {_join_limited(failed)} failed there: it may be applied in part. Look "
             f"at the database, resolve it with {other.tool}, and run `lambda-migrate baseline` "
             "again"
         )
@@ -348,7 +348,7 @@ def _require_unambiguous(
         )
     if ahead := comparison.ahead_of(manifest):
         raise ConfigurationError(
-            f"{other}, and {_join_limited(ahead)} has no file here and is newer than all that have: "
+            f"{other}, and {_join_limited(ahead)} has no file here and is newer than all files: "
             "newer code would run it again. Run `lambda-migrate baseline` with the newest files"
         )
 
@@ -356,10 +356,10 @@ def _require_unambiguous(
 def _require_no_contradiction(
     manifest: Manifest, found: Sequence[OtherHistory], version: int
 ) -> None:
-    """Refuse a version that every history which knows our files contradicts.
+    """Refuse a version that every comparable history contradicts.
 
     Raises:
-        ConfigurationError: With what contradicts it.
+        ConfigurationError: Names the contradictions.
     """
     contradicted: list[tuple[OtherHistory, list[str]]] = []
     for other in found:
@@ -367,7 +367,7 @@ def _require_no_contradiction(
             continue
         comparison = _HistoryComparison(manifest, other)
         if not comparison.states:
-            continue  # it knows none of our files: they have new numbers
+            continue  # it has none of these files: they have new version numbers
         contradictions = list(_contradictions(manifest, comparison, version))
         if not contradictions:
             return

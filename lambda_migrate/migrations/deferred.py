@@ -1,4 +1,4 @@
-"""A manifest known by its digest, whose scripts are read when a migration has to run."""
+"""A manifest whose scripts are read only when a migration has to run."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["DeferredManifest"]
 
 
 class DeferredManifest:
-    """A manifest known by its digest, whose scripts are read when somebody has to migrate.
+    """A manifest whose digest is known and whose scripts are read only when they are needed.
 
     Args:
-        digest: What `read_digest` said.
-        read: Reads the whole.
+        digest: The result of `read_digest`.
+        read: Reads the manifest.
     """
 
     __slots__ = ("_manifest", "_read", "digest")
@@ -31,7 +31,7 @@ class DeferredManifest:
         """The manifest; read once.
 
         Raises:
-            ManifestError: Files are at fault, or were changed since the digest was taken.
+            ManifestError: Files are invalid, or were changed after the digest was read.
         """
         if self._manifest is None:
             manifest = self._read()

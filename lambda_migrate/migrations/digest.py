@@ -1,6 +1,6 @@
-"""What names a manifest, and the fast path's way to it: the digest alone, no script looked at.
+"""The digest that names a manifest, and a fast way to compute it without parsing scripts.
 
-Everything here is light, because every cold start runs it.
+The module must stay light, because every cold start imports it.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ __all__ = [
 ]
 
 EMPTY_DIGEST = sha256(b"lambda-migrate manifest v1").hexdigest()
-"""Names the manifest without migrations; the first link of every chain_digest."""
+"""The digest of the empty manifest; every chain starts with it."""
 
 MAX_BYTES = 64 * 2**20
-"""Of one file. It is held several times over while it is applied, and a zip's member may be made of
-nothing but zeros."""
+"""The size limit of one file, which is copied several times while it is applied. A member of a zip
+could otherwise expand to any size."""
 
 _PLAIN_NAME = re.compile(r"([0-9]{1,18})_[A-Za-z0-9_.+-]+\.sql")
 
 
 def normalise_text(text: str) -> str:
-    r"""Return ``text`` as it is hashed: CRLF as LF, no byte order mark.
+    r"""Normalise ``text`` for hashing: CRLF as LF, no byte order mark.
 
-    Git's ``autocrlf`` rewrites line ends between machines; a lone CR is left alone, because it may
-    stand inside a string literal (sqlx #2659).
+    Git's ``autocrlf`` changes line ends between machines. A lone CR is kept, because it may be part
+    of a string literal (sqlx #2659).
     """
     return text.removeprefix("\ufeff").replace("\r\n", "\n")
 
@@ -50,30 +50,30 @@ def compute_checksum(text: str) -> str:
 
 
 def chain_digest(previous: str, version: int, checksum: str) -> str:
-    """The digest after one more migration: SHA-256 of the one before, the version, the checksum."""
+    """The next digest of the chain: SHA-256 of the previous digest, the version, the checksum."""
     return sha256(f"{previous}:{version}:{checksum}".encode()).hexdigest()
 
 
 def is_migration_name(name: str) -> bool:
-    """Whether a file of this name is meant to be a migration, as it looks in a listing."""
-    if not name.isprintable():  # one that is taken for a migration is not to be passed over
+    """Whether a file of this name is meant to be a migration."""
+    if not name.isprintable():  # a name that looks like one must not be ignored
         name = "".join(filter(str.isprintable, name))
     return name.rstrip().lower().endswith(".sql") and not name.startswith(".")
 
 
 def read_digest(source: str, *, relative_to: str | None = None) -> str | None:
-    """The digest of a plain directory of migrations, or None on any doubt.
+    """Compute the digest of a plain directory of migrations; None if in doubt.
 
-    What `directory.read_manifest` refuses may get a digest here. No harm is done: nobody can have
-    completed it, so no lease table knows it.
+    A directory that `source.read_manifest` refuses may get a digest here. That does no harm: no
+    process can have completed it, so no lease table contains it.
 
     Args:
-        source: As `directory.read_manifest` takes it; only a directory is read here.
-        relative_to: Where a relative path begins; the working directory unless given.
+        source: As in `source.read_manifest`; only a directory is read here.
+        relative_to: The base of a relative path; the working directory unless given.
 
     Returns:
-        The same as ``read_manifest(source).digest``. None where that one has to be asked: a zip, a
-        package, a link, a name out of the ordinary, a file that cannot be read.
+        The same as ``read_manifest(source).digest``. None for a zip, a package, a link, an unusual
+        name, or a file that cannot be read: `read_manifest` decides then.
     """
     if source.startswith("package:") or not source.strip():
         return None
@@ -88,7 +88,7 @@ def read_digest(source: str, *, relative_to: str | None = None) -> str | None:
 
 
 def require_migrations(digest: str, *, allow_empty: bool) -> None:
-    """Refuse the manifest without migrations, with which every database would be up to date.
+    """Refuse an empty manifest, with which every database would be up to date.
 
     Args:
         digest: Of the manifest.
@@ -101,14 +101,14 @@ def require_migrations(digest: str, *, allow_empty: bool) -> None:
         from lambda_migrate.errors import ManifestError
 
         raise ManifestError(
-            "the manifest holds no migrations: name the folder that holds them "
+            "the manifest contains no migrations: set the folder that contains them "
             "(LAMBDA_MIGRATE_DIRECTORY), or set LAMBDA_MIGRATE_ALLOW_EMPTY=true (argument "
             "allow_empty) if this service starts without any"
         )
 
 
 class _NotPlainDirectory(ValueError):
-    """Something that only the whole reader can judge."""
+    """The directory needs `source.read_manifest`."""
 
 
 def _chain_checksums(checksums: Iterable[tuple[int, str]]) -> str:

@@ -1,4 +1,4 @@
-"""What a script does that no rollback takes back, as far as its words tell."""
+"""Effects of a script that no rollback undoes, recognized by its words."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 
 def list_irreversible_effects(script: Script) -> tuple[str, ...]:
-    """Effects that last though the transaction is rolled back; () if no word tells of any.
+    """Effects that remain although the transaction is rolled back; () if none is recognized.
 
-    Functions that the script calls may have others, which cannot be seen from here.
+    Functions that the script calls may have others, which its text does not show.
     """
     text = "\n".join(
         _COMMENT.sub(" ", statement.text) for statement in split_statements(script.sql)

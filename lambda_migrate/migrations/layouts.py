@@ -1,4 +1,4 @@
-"""Why a folder holds no migrations: what is there instead, whose layout that is, what to do."""
+"""Explains why a folder contains no migrations, and recognizes the layouts of other tools."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["GUIDE", "detect_tool", "explain_missing_migrations"]
 GUIDE = '"Adopt an existing database" in the documentation'
 
 _MAX_DEPTH = 2
-"""Levels of folders below the one named; every layout shows itself within them."""
+"""Levels of subfolders to search; every layout is recognizable within them."""
 
 _MAX_ENTRIES = 2000
-"""No more are looked at: a wrong directory may be the root of a disk."""
+"""The limit of entries, because a wrong directory may be the root of a disk."""
 
 _LAYOUTS = tuple(
     (tool, re.compile(pattern))
@@ -45,7 +45,7 @@ _LAYOUTS = tuple(
 
 
 def detect_tool(paths: Iterable[str]) -> str:
-    """The tool whose layout these paths show; "" if none is known."""
+    """The tool whose layout these paths have; "" if it is unknown."""
     found = list(paths)
     return next((tool for tool, sign in _LAYOUTS if any(map(sign.fullmatch, found))), "")
 
@@ -54,12 +54,12 @@ def explain_missing_migrations(place: str, folder: Traversable, *, in_package: b
     """One sentence for a folder without migrations.
 
     Args:
-        place: What to call it.
-        folder: What is looked into.
-        in_package: Whether it was named as part of a Python package.
+        place: The folder's name for the message.
+        folder: The folder.
+        in_package: Whether it is part of a Python package.
     """
     paths: list[str] = []
-    with suppress(OSError):  # what cannot be read is not what this sentence is about
+    with suppress(OSError):  # unreadable subfolders do not matter here
         paths += islice(_paths(folder, depth=_MAX_DEPTH), _MAX_ENTRIES)
     tool = detect_tool(paths)
     looks = f"; this looks like {'an' if tool[:1] in 'AE' else 'a'} {tool} layout" if tool else ""

@@ -19,8 +19,8 @@ __all__ = ["Manifest"]
 class Manifest:
     """The migrations of one code version, in the order of their versions.
 
-    Two manifests with the same digest hold the same migrations; one is a prefix of another exactly
-    when its digest stands in the other's chain_digest.
+    Manifests with the same digest contain the same migrations. One is a prefix of another exactly
+    if its digest is part of the other's chain.
 
     Args:
         migrations: In any order.
@@ -90,7 +90,7 @@ class Manifest:
 
 def _describe_duplicates(migrations: tuple[Migration, ...]) -> list[str]:
     return [
-        f"version {later.version} stands twice: {earlier.path or earlier.name} and "
+        f"version {later.version} exists twice: {earlier.path or earlier.name} and "
         f"{later.path or later.name}; renumber one of them"
         for earlier, later in pairwise(migrations)
         if earlier.version == later.version

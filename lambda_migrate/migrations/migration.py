@@ -33,7 +33,7 @@ class Migration:
         version: The digits of the file's name, as a number; at most 18 digits (a ``bigint``).
         name: The file's name without ``.sql``: ``0003_add_status``.
         up: The script that makes the change.
-        down: The script that takes it back, or None where the author gave none.
+        down: The script that rolls it back, or None.
         checksum: SHA-256 of the normalised file, hexadecimal.
         path: Where the file was read, for messages.
     """

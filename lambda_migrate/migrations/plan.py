@@ -1,4 +1,4 @@
-"""A manifest held against the history: what is to be done, decided before anything is done."""
+"""The plan: the difference between a manifest and a history."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ __all__ = ["Divergence", "HistoryRow", "Plan", "RowState", "make_plan"]
 
 
 class RowState(str, Enum):
-    """How far a history row is; all but ``APPLIED`` exist for non-transactional ones alone."""
+    """The state of a history row; all but ``APPLIED`` are of non-transactional migrations."""
 
     APPLIED = "applied"
     STARTED = "started"
-    """Its statement was about to run, and nobody has said yet how it ended."""
+    """Its statement was about to run, and its outcome is not recorded."""
     ROLLING_BACK = "reverting"
     """The statement of its down script was about to run."""
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryRow:
-    """One row of ``history``: what PostgreSQL says of a migration.
+    """One row of the table ``history``.
 
     Attributes:
         version: See `Migration`.
         name: See `Migration`.
         checksum: The file's checksum when it was applied.
         digest: The chain digest up to this migration when it was applied.
-        state: How far it is.
+        state: See `RowState`.
         down: The down script as it was when applied.
         started_at: ISO 8601 in UTC.
         applied_at: ISO 8601 in UTC; None while in doubt.
-        duration_ms: What applying took, in milliseconds.
-        fence: The token under which it was applied.
-        owner: Who applied it.
-        baseline: True where it was only declared to be applied.
-        up: The statement of a row in doubt, which tells what to look for; else None.
-        object_ids: Of a row in doubt, the OIDs of the objects that its statement was about to
-            change, as they were found before it began; None where they were not read.
+        duration_ms: How long it took to apply, in milliseconds.
+        fence: The fencing token under which it was applied.
+        owner: The holder that applied it.
+        baseline: True if it was marked as applied without running.
+        up: For a row in doubt, its up script; else None.
+        object_ids: For a row in doubt, the OIDs of the objects that its statement concerned before
+            it began; None if they were not read.
     """
 
     version: int
@@ -73,7 +73,7 @@ class Divergence:
             highest applied version).
         version: Which migration.
         name: Its name.
-        advice: What a person can do about it.
+        advice: What the user can do about it.
     """
 
     kind: str
@@ -87,12 +87,12 @@ class Divergence:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What stands between a database and a manifest.
+    """The difference between a manifest and a history.
 
     Attributes:
-        pending: To be applied, in order.
-        applied: Rows that agree with the manifest, in the order of their versions.
-        ahead: Rows above the manifest's last version: code newer than this one was here.
+        pending: Migrations to apply, in order.
+        applied: Rows that match the manifest, in the order of versions.
+        ahead: Rows above the manifest's last version, applied by newer code.
         in_doubt: Rows of interrupted non-transactional migrations, to be settled first.
         divergences: Contradictions; while there is one, nothing is applied.
     """
@@ -112,10 +112,10 @@ class Plan:
 def make_plan(
     manifest: Manifest, history: Sequence[HistoryRow], *, allow_out_of_order: bool = False
 ) -> Plan:
-    """Hold ``manifest`` against ``history``.
+    """Compare ``manifest`` with ``history``.
 
     Args:
-        manifest: What this code ships.
+        manifest: The migrations that this code ships.
         history: All rows, in any order.
         allow_out_of_order: Apply pending migrations below the highest applied one as well.
 
@@ -131,7 +131,7 @@ def make_plan(
     divergences: list[Divergence] = []
     applied: list[HistoryRow] = []
     ahead: list[HistoryRow] = [
-        # Doubt about what only newer code needs is for newer code to settle.
+        # A row in doubt above the manifest is settled by the newer code that needs it.
         row
         for row in rows
         if row.state is not RowState.APPLIED and row.version > manifest.version
@@ -177,7 +177,7 @@ def _missing_divergence(row: HistoryRow) -> Divergence:
         "missing",
         row.version,
         row.name,
-        "it was applied but its file is not here; deploy it again, or take it back with "
+        "it was applied but its file is missing; deploy it again, or roll it back with "
         f"`lambda-migrate down --only {row.version}`",
     )
 

@@ -1,4 +1,4 @@
-"""Which rows a rollback takes back, decided before anything is taken back."""
+"""Chooses the rows that a rollback undoes, before it begins."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def choose_rollback(
     steps: int | None = None,
     only: int | None = None,
 ) -> tuple[HistoryRow, ...]:
-    """The rows to revert, the newest first.
+    """The rows to roll back, the newest first.
 
     Args:
         history: All rows.
-        to: Revert everything above this version; 0 reverts all.
-        steps: Revert so many of the newest.
-        only: Revert this version and no other.
+        to: Roll back everything above this version; 0 rolls back all.
+        steps: Roll back the last N migrations.
+        only: Roll back only this version.
 
     Raises:
         ConfigurationError: Not exactly one of the three is given, a version is not in the history,
-            or a row to roll back has no down script. Whether one in doubt needs it is known once it
-            is settled; see `require_down_scripts`.
+            or a row to roll back has no down script. A row in doubt is checked after it is settled;
+            see `require_down_scripts`.
     """
     if sum(choice is not None for choice in (to, steps, only)) != 1:
-        raise ConfigurationError("say how far to roll back: one of --to, --steps and --only")
+        raise ConfigurationError("choose how far to roll back: one of --to, --steps and --only")
     newest_first = sorted(history, key=lambda row: row.version, reverse=True)
     if steps is not None:
         if steps < 1:
@@ -71,10 +71,10 @@ def require_down_scripts(rows: Sequence[HistoryRow]) -> None:
     """Refuse to roll back anything if one row has no down script.
 
     Raises:
-        ConfigurationError: With every such row.
+        ConfigurationError: Names every such row.
     """
     faults = [
-        f"{row.name} was applied without a down script; write a new migration that takes it back"
+        f"{row.name} was applied without a down script; write a new migration that undoes it"
         for row in rows
         if row.state is RowState.APPLIED and row.down is None
     ]

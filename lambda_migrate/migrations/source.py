@@ -1,4 +1,4 @@
-"""Migration files, read: from a directory, from a package's resources, from inside a zip.
+"""Reads migration files from a directory, from a package's resources, or from a zip.
 
 The format is dbmate's, a file ``<version>_<name>.sql`` with two marked sections::
 
@@ -8,9 +8,9 @@ The format is dbmate's, a file ``<version>_<name>.sql`` with two marked sections
     -- migrate:down
     drop table orders;
 
-A marker may end in ``transaction:false``, and then in ``repeatable:true``. Everything wrong with a
-folder is reported in one error. This runs on every cold start, so nothing here reads SQL beyond the
-first thing that is not a comment; that is `statements`' work, done where a migration is pending.
+A marker may end in ``transaction:false``, and then in ``repeatable:true``. One error reports every
+fault of a folder. This runs on every cold start, so nothing here parses SQL beyond the first thing
+that is not a comment; `sql` does, when a migration is pending.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from zipfile import ZipFile, ZipInfo
 
     _FoundFile = tuple[str, bytes | str]
-    """A file's name and its bytes, or the sentence that says why they cannot be had."""
+    """A file's name, and its bytes or a sentence why it cannot be read."""
 
 __all__ = ["parse_migration", "read_manifest"]
 
@@ -45,7 +45,7 @@ _MAX_DIGITS = 18  # as many nines fit a PostgreSQL bigint
 _FILE_NAME = re.compile(r"([0-9]+)_(.+)\.sql")
 _UNREADABLE_ASCII = re.compile(r"[^A-Za-z0-9_.+\u0080-\U0010ffff-]")
 _MARKER = re.compile(r"--[ \t]+migrate:(up|down)(?:[ \t]+(.*?))?[ \t]*")
-# Every line that its author may have meant as a marker, in dbmate's spelling or a neighbour's.
+# Every line that may be meant as a marker, in the spelling of dbmate or of another tool.
 _MARKER_LIKE = re.compile(
     r"""^[^\S\n]*--+[^\S\n]*(?:
           migrate:\S
@@ -54,7 +54,7 @@ _MARKER_LIKE = re.compile(
         )[^\n]*""",
     re.MULTILINE | re.IGNORECASE | re.VERBOSE,
 )
-# PostgreSQL's own idea of white space and of a line's end within a comment.
+# White space and line ends in comments, as PostgreSQL defines them.
 _BLANK = re.compile(r"(?:[ \t\n\r\f\v;]+|--[^\n\r]*)*")
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 _OPTIONS = {
@@ -70,10 +70,10 @@ def parse_migration(content: bytes, *, filename: str, path: str) -> Migration:
     Args:
         content: The file's content: UTF-8, with or without a byte order mark.
         filename: ``0003_add_status.sql``.
-        path: What to call the file in messages.
+        path: The file's path for messages.
 
     Raises:
-        ManifestError: With every fault of the file.
+        ManifestError: Names every fault of the file.
     """
     faults = [f"{path}: {fault}" for fault in _check_name(filename)]
     text = _decode(content, path=path, faults=faults)
@@ -98,17 +98,17 @@ def read_manifest(
 ) -> Manifest:
     """Read every migration of a folder.
 
-    Only the folder's own ``.sql`` files count; hidden files and sub-folders do not.
+    Only ``.sql`` files directly in the folder count, without hidden files.
 
     Args:
         source: A directory; ``package:dotted.name`` or ``package:name/folder`` for a package's
             resources; or a zip or a path into one: ``bundle.zip/migrations``.
-        relative_to: Where a relative path begins; the working directory unless given.
+        relative_to: The base of a relative path; the working directory unless given.
         allow_empty: Return an empty manifest for a folder without migrations.
 
     Raises:
-        ManifestError: The folder is missing or holds no migrations, or files are at fault: all of
-            them are listed.
+        ManifestError: The folder is missing or contains no migrations, or files are invalid: it
+            lists all of them.
     """
     named = os.fspath(source)
     try:
@@ -182,7 +182,7 @@ def _folder_error(place: str, why: str) -> ManifestError:
 def _check_name(filename: str) -> Iterator[str]:
     match = _FILE_NAME.fullmatch(filename)
     if match is None:
-        yield "not a migration's name; call it <version>_<name>.sql, for example 0001_create_it.sql"
+        yield "not a migration's name; rename it to <version>_<name>.sql, as in 0001_it.sql"
         return
     version, name = match.groups()
     if len(version) > _MAX_DIGITS:
@@ -191,7 +191,7 @@ def _check_name(filename: str) -> Iterator[str]:
         yield "versions begin at 1; renumber it"
     if _UNREADABLE_ASCII.search(name) or not name.isprintable():
         yield (
-            "the name holds spaces, punctuation or invisible characters; "
+            "the name contains spaces, punctuation or invisible characters; "
             "rename it with letters, digits and any of _ . + -"
         )
 
@@ -217,8 +217,8 @@ def _decode(content: bytes, *, path: str, faults: list[str]) -> str | None:
     nul = content.find(b"\0")
     if nul >= 0:
         faults.append(
-            f"{path}:{_line_number(content, nul)}: a NUL byte at offset {nul}, which PostgreSQL cannot "
-            "take; remove it, and save the file as UTF-8 if it is UTF-16"
+            f"{path}:{_line_number(content, nul)}: a NUL byte at offset {nul}, which PostgreSQL "
+            "cannot store; remove it, and save the file as UTF-8 if it is UTF-16"
         )
         return None
     try:
@@ -236,14 +236,16 @@ def _line_number(content: bytes, offset: int) -> int:
 
 
 def _parse_scripts(text: str, *, path: str, faults: list[str]) -> dict[str, Script]:
-    """The scripts by direction; blank ones are left out."""
+    """The scripts by direction, without blank ones."""
     known = len(faults)
     markers = list(_parse_markers(text, path=path, faults=faults))
-    if len(faults) == known:  # else what is missing may only be misspelt
+    if len(faults) == known:  # otherwise a missing marker may only be misspelt
         faults += (f"{path}:{fault}" for fault in _check_marker_order(text, markers))
     scripts: dict[str, Script] = {}
     ends = [*(marker.start for marker in markers[1:]), len(text)]
-    for marker, end in zip(markers, ends, strict=False):  # without markers, an end stays over
+    for marker, end in zip(
+        markers, ends, strict=False
+    ):  # without markers there is one end too many
         sql = text[marker.end : end]
         if _find_first_sql(sql) is not None:
             scripts[marker.direction] = Script(
@@ -346,7 +348,7 @@ def _check_preamble(preamble: str) -> Iterator[str]:
 
 
 def _find_first_sql(text: str) -> int | None:
-    """Where the first thing stands that is neither white space, comment nor empty statement."""
+    """Find the first position that is not white space, comment or empty statement."""
     at = 0
     while True:
         match = _BLANK.match(text, at)
@@ -360,7 +362,7 @@ def _find_first_sql(text: str) -> int | None:
 
 
 def _end_of_block_comment(text: str, at: int) -> int | None:
-    """Where the comment that opens at ``at`` ends; they nest. None if it never does."""
+    """The end of the comment that begins at ``at``; comments nest. None if it is not closed."""
     depth = 0
     for edge in _COMMENT_EDGE.finditer(text, at):
         depth += 1 if edge[0] == "/*" else -1
@@ -404,7 +406,7 @@ def _read_directory(folder: Path, entries: Iterable[os.DirEntry[str]]) -> Iterat
 
 
 def _check_link(folder: Path, link: Path) -> str:
-    """Why the link is not followed, or "" if it stays in the folder."""
+    """Why a link is refused, or "" if it stays in the folder."""
     try:
         real = link.resolve(strict=True)
     except (OSError, RuntimeError):  # RuntimeError: a loop, before Python 3.13
@@ -424,8 +426,8 @@ def _read_file(path: str) -> bytes | str:
 
 def _describe_too_large(size: int) -> str:
     return (
-        f"{size >> 20} MB are more than the {MAX_BYTES >> 20} MB that a migration may have; split "
-        "it, or load its data by other means"
+        f"{size >> 20} MB exceed the limit of {MAX_BYTES >> 20} MB for a migration; split it, or "
+        "load its data by other means"
     )
 
 
@@ -435,7 +437,7 @@ def _read_zip(path: Path) -> list[_FoundFile]:
         raise _folder_error(
             str(path), "does not exist; create it, or correct LAMBDA_MIGRATE_DIRECTORY"
         )
-    import zipfile  # not at import: migrations mostly lie in plain directories
+    import zipfile  # imported late: most migrations are in plain directories
 
     if not zipfile.is_zipfile(archive):
         raise _folder_error(str(path), f"is not a folder: {archive} is a file and not a zip")
@@ -445,11 +447,11 @@ def _read_zip(path: Path) -> list[_FoundFile]:
         with zipfile.ZipFile(archive) as opened:
             return list(_read_members(opened, prefix=prefix, path=path))
     except zipfile.BadZipFile as error:
-        raise _folder_error(str(path), f"lies in a damaged zip ({error}); build it anew") from error
+        raise _folder_error(str(path), f"is in a damaged zip ({error}); build it again") from error
 
 
 def _find_archive(path: Path) -> Path | None:
-    """The file that ``path`` is, or leads into."""
+    """The file that ``path`` is or leads into."""
     return next((each for each in (path, *path.parents) if each.is_file()), None)
 
 
@@ -479,12 +481,12 @@ def _read_member(archive: ZipFile, info: ZipInfo) -> bytes | str:
         return "a symbolic link inside a zip; pack the file itself"
     if info.flag_bits & 1:
         return "encrypted; pack it without a password"
-    if info.file_size > MAX_BYTES:  # no more than that is unpacked, whatever follows
+    if info.file_size > MAX_BYTES:  # no more than this is unpacked
         return _describe_too_large(info.file_size)
     try:
         return archive.read(info)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
-        return f"cannot be unpacked: {error}; build the zip anew"
+        return f"cannot be unpacked: {error}; build the zip again"
 
 
 def _read_package(named: str) -> list[_FoundFile]:
@@ -501,19 +503,19 @@ def _read_package(named: str) -> list[_FoundFile]:
 def _find_package_folder(named: str) -> Traversable:
     dotted, _, inner = named.removeprefix(_PACKAGE).strip("/").partition("/")
     if not re.fullmatch(r"\w+(\.\w+)*", dotted):
-        raise _folder_error(named, "names no package; write package:name or package:name/folder")
+        raise _folder_error(named, "is not a package; write package:name or package:name/folder")
     folder = _find_anchor(dotted, named=named)
     for part in filter(None, inner.split("/")):
         if part == "..":
-            raise _folder_error(named, "leaves its package; name the package that holds it")
+            raise _folder_error(named, "leaves its package; use the package that contains it")
         folder = folder.joinpath(part)
     if not folder.is_dir():
-        raise _folder_error(named, "does not exist; was it left out of the package's data files?")
+        raise _folder_error(named, "does not exist; include it in the package's data files")
     return folder
 
 
 def _find_anchor(dotted: str, *, named: str) -> Traversable:
-    """The folder of a package, or a folder in it: in a zip, only packages can be imported."""
+    """The folder of a package, or a folder in it; in a zip, only packages can be imported."""
     from importlib import import_module
     from importlib.resources import files
 
@@ -522,7 +524,7 @@ def _find_anchor(dotted: str, *, named: str) -> Traversable:
             raise _folder_error(named, f"names the module {dotted}, which is not a package")
         return files(dotted)
     except (ModuleNotFoundError, NotADirectoryError) as error:
-        # Anything else missing is the package's own trouble, and must not look like ours. A folder
+        # Another missing module is the package's own fault and is raised unchanged. A folder
         # without __init__.py is "not a directory" in a zip.
         missing = getattr(error, "name", dotted)
         if not f"{dotted}.".startswith(f"{missing}."):
@@ -530,6 +532,6 @@ def _find_anchor(dotted: str, *, named: str) -> Traversable:
         parent, _, last = dotted.rpartition(".")
         if not parent:
             raise _folder_error(
-                named, f"names no package: no module {dotted!r} is there"
+                named, f"is not a package: there is no module {dotted!r}"
             ) from error
         return _find_anchor(parent, named=named).joinpath(last)

@@ -123,9 +123,9 @@ def test_a_function_without_migrations_is_never_ready(
     fakes: Fakes, deploy: Deploy, run: Callable[..., HookResult]
 ) -> None:
     deploy(manifest())
-    with pytest.raises(ManifestError, match="holds no migrations"):
+    with pytest.raises(ManifestError, match="contains no migrations"):
         run()
-    with pytest.raises(ManifestError, match="holds no migrations"):
+    with pytest.raises(ManifestError, match="contains no migrations"):
         check_schema(fakes.deadline())
     assert (fakes.table.log, fakes.database.connections) == ([], 0)
 

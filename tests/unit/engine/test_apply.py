@@ -257,7 +257,7 @@ OUT_OF_ORDER = manifest(1, 2, 3)
     ("there", "here", "advice"),
     [
         (V2, EDITED, "0002_m: the file .* changed after it was applied"),
-        (V2, MISSING, "0002_m: it was applied but its file is not here"),
+        (V2, MISSING, "0002_m: it was applied but its file is missing"),
         (manifest(1, 3), OUT_OF_ORDER, "0002_m: it is pending below version 3"),
     ],
     ids=["edited", "missing", "out-of-order"],

@@ -182,7 +182,7 @@ def test_up_to_a_version_without_a_file_is_refused_before_anything(fakes: Fakes)
 def test_an_empty_manifest_is_refused_before_anything(
     fakes: Fakes, act: Callable[[Operations, Fakes], object]
 ) -> None:
-    with pytest.raises(ManifestError, match="holds no migrations"):
+    with pytest.raises(ManifestError, match="contains no migrations"):
         act(fakes.operations(manifest()), fakes)
     assert "acquire" not in fakes.table.log
 

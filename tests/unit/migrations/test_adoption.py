@@ -179,7 +179,7 @@ def test_what_has_no_file_here_is_listed() -> None:
         ([dbmate(1, 2, 3, 4, 5)], "0004, 0005 has no file here and is newer"),
         ([at(9)], "9 has no file here and is newer"),
         ([dbmate(7)], "none of these has a file here"),
-        ([ALEMBIC], "name the last one: `lambda-migrate baseline VERSION`"),
+        ([ALEMBIC], "give the last one: `lambda-migrate baseline VERSION`"),
         ([OtherHistory("dbmate", DBMATE, fault="cannot be read")], f"{DBMATE} of dbmate cannot"),
         ([dbmate(1), dbmate(2, table="b.s")], "there are 2 histories .*b.s.*--from public.schema"),
         (

@@ -79,7 +79,7 @@ def test_the_order_in_which_files_are_found_does_not_matter(
 def test_two_migrations_of_one_version_are_refused_with_both_files() -> None:
     with pytest.raises(ManifestError) as caught:
         Manifest([migration(1, path="a.sql"), migration(1, path="b.sql"), migration(2)])
-    assert caught.value.faults == ("version 1 stands twice: a.sql and b.sql; renumber one of them",)
+    assert caught.value.faults == ("version 1 exists twice: a.sql and b.sql; renumber one of them",)
 
 
 def test_a_version_that_is_not_there_has_neither_migration_nor_digest() -> None:

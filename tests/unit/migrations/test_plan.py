@@ -128,7 +128,7 @@ def test_allowing_out_of_order_excuses_no_other_divergence() -> None:
     ("shipped", "rows", "says"),
     [
         ([1], [row(1, edited=True)], "the file (m.sql) changed after it was applied"),
-        ([2], history(1, 2), "its file is not here"),
+        ([2], history(1, 2), "its file is missing"),
         ([1, 2], history(2), "pending below version 2"),
     ],
 )

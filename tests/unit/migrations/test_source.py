@@ -244,10 +244,10 @@ def test_files_of_another_tool_are_recognised(tmp_path: Path, names: list[str], 
                 "0000_zero.sql: versions begin at 1",
                 "0001-dash.sql: not a migration's name",
                 "0001_.sql: not a migration's name",
-                "0002_two words.sql: the name holds",
+                "0002_two words.sql: the name contains",
                 "0003_LOUD.SQL: not a migration's name",
-                r"0004_\u202egnp.sql: the name holds",
-                "0005_semi;colon.sql: the name holds",
+                r"0004_\u202egnp.sql: the name contains",
+                "0005_semi;colon.sql: the name contains",
                 "1234567890123456789_long.sql: a version has at most 18 digits, this one has 19",
                 "create_it.sql: not a migration's name",
                 "\u0661_arabic.sql: not a migration's name",
@@ -320,10 +320,10 @@ def test_an_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("a\0b", "a\\x00b has a NUL character"),
         ("test_source.py", "is a file and not a zip"),
         ("n" * 300, "cannot be read: File name too long"),
-        ("package:", "names no package"),
+        ("package:", "is not a package"),
         ("package:no_such_package.migrations", "no module 'no_such_package'"),
         ("package:json.decoder", "names the module json.decoder, which is not a package"),
-        ("package:json/nowhere", "does not exist; was it left out"),
+        ("package:json/nowhere", "does not exist; include it in the package"),
         ("package:json/../os", "leaves its package"),
     ],
 )
@@ -385,7 +385,7 @@ def test_a_damaged_zip_is_refused(tmp_path: Path) -> None:
     content = path.read_bytes()
     at = content.rindex(b"PK\1\2")
     path.write_bytes(content[:at] + b"XXXX" + content[at + 4 :])
-    with pytest.raises(ManifestError, match="lies in a damaged zip"):
+    with pytest.raises(ManifestError, match="is in a damaged zip"):
         read_manifest(path)
 
 
