@@ -16,7 +16,7 @@ from load.storm.report import write, write_index
 from load.storm.scenarios import make
 from load.storm.testbed import open_testbed
 from load.storm.verdicts import verdicts
-from tests.integration.load.storming import judged, play
+from tests.integration.load.small_storm import judged, play
 
 # It opens a connection as lambda-migrate would, where one that waits should have none.
 TWO_CONNECTIONS = """
@@ -52,7 +52,7 @@ def handler(event, context):
 """
 
 
-def test_effects_that_doubled_and_connections_that_are_two_are_found(tmp_path: Path) -> None:
+def test_double_effects_and_two_connections_are_found(tmp_path: Path) -> None:
     scenario = make("together", 3, engine="moto", processes="forked")
     found = judged(play(scenario, Counting(double=4, handler=TWO_CONNECTIONS), tmp_path))
     assert found["each migration took effect once"].state == "failed"
@@ -62,7 +62,7 @@ def test_effects_that_doubled_and_connections_that_are_two_are_found(tmp_path: P
     assert found["no invocation failed"].state == "passed"
 
 
-def test_a_storm_that_went_well_is_reported_in_figures_and_for_people(tmp_path: Path) -> None:
+def test_good_storm_has_figures_and_a_page(tmp_path: Path) -> None:
     scenario = make("together", 3, engine="moto", processes="forked")
     evidence = play(scenario, Counting(), tmp_path)
     found = verdicts(evidence)
@@ -86,7 +86,7 @@ def test_a_storm_that_went_well_is_reported_in_figures_and_for_people(tmp_path: 
     assert "together-3-forked/report.html" in index
 
 
-def test_a_handler_that_fails_is_found(tmp_path: Path) -> None:
+def test_failing_handler_is_found(tmp_path: Path) -> None:
     scenario = make("waves", 3, engine="moto", processes="forked")
     found = judged(play(scenario, Counting(handler=RAISES), tmp_path))
     assert found["no invocation failed"].state == "failed"
@@ -105,7 +105,7 @@ def control(tmp_path: Path) -> Iterator[Control]:
         yield Control(url)
 
 
-def test_the_server_tells_failures_by_their_kind_and_refuses_what_it_does_not_know(
+def test_host_reports_failures_and_refuses_unknown_requests(
     control: Control,
 ) -> None:
     cold = control.post("/cold")
@@ -122,17 +122,17 @@ def test_the_server_tells_failures_by_their_kind_and_refuses_what_it_does_not_kn
 
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:80", "http://127.0.0.1"])
-def test_a_control_url_that_is_none_is_refused(url: str) -> None:
+def test_invalid_control_url_is_refused(url: str) -> None:
     with pytest.raises(ControlFailed, match="write http://host:port"):
         Control(url)
 
 
-def test_a_server_that_is_gone_is_told() -> None:
+def test_missing_host_is_reported() -> None:
     with pytest.raises(ControlFailed, match="/cold"):
         Control("http://127.0.0.1:9").post("/cold")
 
 
-def test_a_storm_for_which_there_is_no_memory_does_not_begin(tmp_path: Path) -> None:
+def test_storm_without_enough_memory_does_not_start(tmp_path: Path) -> None:
     scenario = make("together", 10_000_000, engine="moto", processes="separate")
     with (
         pytest.raises(ConfigurationError, match="choose a smaller -n"),

@@ -36,7 +36,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_storm_runs_is_judged_and_written_down(tmp_path: Path) -> None:
+def test_storm_runs_and_is_reported(tmp_path: Path) -> None:
     out = tmp_path / "report"
     asked = ("together", "-n", "4", "--engine", "moto", "--processes", "separate")
     ran = run("load.storm", *asked, "--out", str(out))
@@ -111,7 +111,7 @@ def deployed(function: LocalFunction) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("event", ["{}", '{"raise": "x"}'])
-def test_a_function_is_invoked_by_its_name_and_lambda_tells_what_was_cold(
+def test_function_is_invoked_by_name_and_cold_starts_are_counted(
     tmp_path: Path, event: str
 ) -> None:
     with (
@@ -147,7 +147,7 @@ def test_a_function_is_invoked_by_its_name_and_lambda_tells_what_was_cold(
         assert "ValueError" in (tmp_path / "locust_failures.csv").read_text()
 
 
-def test_a_url_is_asked_and_what_is_cold_behind_it_is_not_claimed(tmp_path: Path) -> None:
+def test_url_is_requested_without_claiming_cold_starts(tmp_path: Path) -> None:
     with (
         LocalFunction("probe.handler", code=PROBE, preload=[]) as function,
         deployed(function) as url,

@@ -90,11 +90,11 @@ REFUSED = replace(SERVED, payload={"statusCode": 503})
         ({"troubles": ["the rollback failed"]}, "nothing else went wrong"),
     ],
 )
-def test_each_thing_that_is_wrong_is_found(change: Mapping[str, Any], what: str) -> None:
+def test_each_breach_fails_its_verdict(change: Mapping[str, Any], what: str) -> None:
     assert what in failed(replace(GOOD, **change))
 
 
-def test_who_finds_the_schema_current_asks_once() -> None:
+def test_current_schema_needs_one_call() -> None:
     law = "one DynamoDB call where the schema is current"
     for calls, state in ((1, "passed"), (2, "failed")):
         check = replace(CHECK, outcome="UP_TO_DATE", waited=0.0, lease_calls=calls)
@@ -108,7 +108,7 @@ def test_who_finds_the_schema_current_asks_once() -> None:
     assert law not in [one.what for one in verdicts(GOOD)]
 
 
-def test_what_an_engine_does_not_count_is_called_not_measured() -> None:
+def test_uncounted_requests_are_not_measured() -> None:
     found = {one.what: one.state for one in verdicts(replace(GOOD, rates=None, requests_of={}))}
     assert found["below the limits of one DynamoDB partition"] == "not measured"
     assert found[CALLS] == "not measured"
@@ -130,7 +130,7 @@ FAILING = replace(
 )
 
 
-def test_a_failing_migration_that_is_tried_once_in_each_pause_passes() -> None:
+def test_failing_migration_with_one_try_per_pause_passes() -> None:
     assert failed(FAILING) == []
 
 
@@ -155,11 +155,11 @@ EARLY = {"v1 env0001": [replace(TOLD, fence=1, ended=10.0), replace(TOLD, fence=
         ({"attempts": 0, "checks": {"v1 env0001": [TOLD]}}, "at most one try in each pause"),
     ],
 )
-def test_each_way_to_fail_wrongly_is_found(change: Mapping[str, Any], what: str) -> None:
+def test_each_wrong_failure_fails_its_verdict(change: Mapping[str, Any], what: str) -> None:
     assert what in failed(replace(FAILING, **change))
 
 
-def test_the_busiest_second_begins_anywhere() -> None:
+def test_peak_is_any_ten_successive_tenths() -> None:
     rates = {tenth: {"GetItem": 1} for tenth in range(100)}
     rates |= {tenth: {"GetItem": 50} for tenth in range(15, 25)}
     rates[200] = {"UpdateItem": 7, "PutItem": 2, "DescribeTable": 99}
@@ -184,20 +184,20 @@ LOG = f"""\
 """
 
 
-def test_the_servers_log_tells_when_each_connection_of_ours_was_open() -> None:
+def test_sessions_are_read_from_the_servers_log() -> None:
     noon = 1769860800.0
     first, second = sessions_of(LOG, epoch=noon)
     assert (first.name, first.opened, first.closed) == ("lambda-migrate:storm:1", 0.5, 2.0)
     assert (second.name, second.opened, second.closed) == ("lambda-migrate:storm:2", 3.0, 3.0)
 
 
-def test_the_delay_is_counted_from_the_commit_for_those_that_waited_alone() -> None:
+def test_delay_counts_from_the_commit_for_waiters() -> None:
     assert GOOD.delays == [pytest.approx(0.6)]
     assert GOOD.check_delays == [pytest.approx(0.6)]
     assert replace(GOOD, committed=None).delays == []
 
 
-def test_a_storm_of_one_wave_tells_the_simulator_when_everybody_came_and_waited() -> None:
+def test_figures_of_one_wave_can_be_simulated() -> None:
     told = figures(GOOD, [])
     assert told["n"] == 2
     assert told["migration_seconds"] == pytest.approx(3.4)
@@ -205,11 +205,11 @@ def test_a_storm_of_one_wave_tells_the_simulator_when_everybody_came_and_waited(
     assert told["waits"] == {"delay_after_commit_seconds": [0.6], "lease_calls": [3]}
 
 
-def test_a_storm_without_a_commit_tells_the_simulator_nothing() -> None:
+def test_figures_without_a_commit_cannot_be_simulated() -> None:
     assert "waits" not in figures(replace(GOOD, committed=None), [])
 
 
-def test_a_request_given_up_before_the_engine_read_it_is_the_senders_alone() -> None:
+def test_few_lost_requests_pass() -> None:
     many = replace(CHECK, lease_calls=300)
     few = replace(GOOD, checks={**GOOD.checks, "v1 env0001": [many]})
     assert failed(replace(few, requests_of={"v1 env0001": 299, "v1 env0002": 4})) == []

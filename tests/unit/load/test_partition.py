@@ -18,7 +18,7 @@ requests = st.lists(st.tuples(st.floats(0, 0.05), st.booleans()), min_size=1, ma
 
 @given(requests=requests)
 @settings(deadline=None)
-def test_no_span_of_time_is_served_more_than_the_limit_and_one_bucket(
+def test_no_interval_serves_more_than_the_limit_and_one_bucket(
     requests: list[tuple[float, bool]],
 ) -> None:
     partition = Partition(read_units=30, write_units=10)
@@ -34,7 +34,7 @@ def test_no_span_of_time_is_served_more_than_the_limit_and_one_bucket(
         assert seconds <= now - began + BUCKET_SECONDS + 2 * largest + 1e-9
 
 
-def test_what_is_asked_at_the_limit_is_served_and_what_goes_beyond_is_turned_away() -> None:
+def test_requests_above_the_limit_are_turned_away() -> None:
     at_limit, beyond = Partition(3_000, 1_000), Partition(3_000, 1_000)
     for number in range(60_000):
         at_limit.serves_read(number / 6_000)
@@ -43,7 +43,7 @@ def test_what_is_asked_at_the_limit_is_served_and_what_goes_beyond_is_turned_awa
     assert beyond.turned_away / beyond.requests > 0.35
 
 
-def test_reads_and_writes_share_what_a_partition_has() -> None:
+def test_reads_and_writes_share_the_partition() -> None:
     partition = Partition(read_units=3_000, write_units=1_000)
     while partition.serves_write(0.0):
         pass
@@ -51,7 +51,7 @@ def test_reads_and_writes_share_what_a_partition_has() -> None:
     assert partition.serves_read(0.01)
 
 
-def test_what_is_turned_away_is_not_paid_for() -> None:
+def test_throttled_requests_cost_nothing() -> None:
     partition = Partition(read_units=10, write_units=10)
     answers = [partition.serves_read(0.0) for _ in range(100)]
     assert partition.read_units == answers.count(True) * READ_UNITS
@@ -59,7 +59,7 @@ def test_what_is_turned_away_is_not_paid_for() -> None:
     assert partition.requested_units_in[0] == 100 * READ_UNITS
 
 
-def test_a_consistent_read_costs_twice_what_an_eventually_consistent_one_does() -> None:
+def test_consistent_read_costs_twice_as_much() -> None:
     partition = Partition(read_units=10, write_units=10)
     assert partition.serves_read(0.0, CONSISTENT_UNITS)
     assert partition.read_units == 2 * READ_UNITS == 1.0

@@ -17,11 +17,11 @@ def policy(name: str, number: float, seed: int = 1) -> Policy:
     return family.make(number)(Random(seed))
 
 
-def test_the_default_is_the_librarys_own_and_no_copy() -> None:
+def test_default_is_the_librarys_own() -> None:
     assert LIBRARY is Backoff
 
 
-def test_a_fixed_interval_begins_at_a_random_phase() -> None:
+def test_fixed_interval_starts_at_a_random_phase() -> None:
     firsts, laters = zip(
         *(
             (fixed.delay(0.0), fixed.delay(1.0))
@@ -34,7 +34,7 @@ def test_a_fixed_interval_begins_at_a_random_phase() -> None:
     assert set(laters) == {2.0}
 
 
-def test_an_exponential_one_doubles_up_to_its_cap() -> None:
+def test_exponential_doubles_up_to_its_cap() -> None:
     longest = [0.0] * 8
     for seed in range(500):
         one = policy("exponential, full jitter", 3.2, seed)
@@ -45,14 +45,14 @@ def test_an_exponential_one_doubles_up_to_its_cap() -> None:
 
 
 @pytest.mark.parametrize(("kind", "lowest"), [("full", 0.0), ("half", 0.5)])
-def test_a_growing_one_is_a_share_of_the_time_waited(kind: str, lowest: float) -> None:
+def test_growing_is_a_share_of_the_time_waited(kind: str, lowest: float) -> None:
     delays = [policy(f"growing, {kind} jitter", 0.4, seed).delay(10.0) for seed in range(500)]
     assert min(delays) == pytest.approx(4 * lowest, abs=0.05)
     assert max(delays) == pytest.approx(4, abs=0.05)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: str(family.name))
-def test_every_family_comes_back_later_to_a_table_that_turned_it_away(family: Family) -> None:
+def test_every_family_backs_off_after_throttling(family: Family) -> None:
     late = [family.make(family.values[0])(Random(seed)) for seed in range(50)]
     assert max(one.delay(1.0, failures=5) for one in late) > 10
     assert max(one.delay(1.0, failures=1) for one in late) < 2

@@ -48,7 +48,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "FAMILIES", few)
 
 
-def test_a_storm_that_keeps_the_models_assumptions_is_predicted(tmp_path: Path) -> None:
+def test_storm_within_the_assumptions_is_predicted(tmp_path: Path) -> None:
     comparison = compare(load_storm(storm_report(tmp_path)), seed=1)
     rows = {what: (predicted, measured) for what, predicted, measured in comparison.rows()}
     predicted, measured = rows["delay median"]
@@ -57,11 +57,13 @@ def test_a_storm_that_keeps_the_models_assumptions_is_predicted(tmp_path: Path) 
     assert abs(predicted - measured) <= 1
 
 
-NOBODY = '{"n": 1, "migration_seconds": 1, "arrivals_seconds": [0], "waits": {"lease_calls": []}}'
+NO_WAITERS = (
+    '{"n": 1, "migration_seconds": 1, "arrivals_seconds": [0], "waits": {"lease_calls": []}}'
+)
 
 
-@pytest.mark.parametrize("document", ["{}", '{"n": 3, "waits": null}', NOBODY, "not JSON"])
-def test_reports_without_waits_are_left_out_by_name_and_nothing_is_held_against_none(
+@pytest.mark.parametrize("document", ["{}", '{"n": 3, "waits": null}', NO_WAITERS, "not JSON"])
+def test_reports_without_waits_are_skipped(
     document: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "report.json"
@@ -72,7 +74,7 @@ def test_reports_without_waits_are_left_out_by_name_and_nothing_is_held_against_
 
 
 @pytest.mark.usefixtures("small")
-def test_the_command_prints_tables_and_writes_numbers_and_pictures(
+def test_command_prints_tables_and_writes_figures_and_pictures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     storm, out = storm_report(tmp_path), tmp_path / "out"

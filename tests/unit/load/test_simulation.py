@@ -40,7 +40,7 @@ def test_the_default_serves_a_hundred_waiters_soon_after_a_migration_of_three_se
 
 @pytest.mark.parametrize("arrival_takes", [0.3, 1.0])
 @pytest.mark.parametrize("seconds", [3.0, 3.1, 3.2])
-def test_the_default_costs_a_thousand_waiters_eight_looks_and_a_confirmation_for_three_seconds(
+def test_default_needs_eight_reads_and_a_confirmation_for_three_seconds(
     seconds: float, arrival_takes: float
 ) -> None:
     seen = figures(Scenario(migration=seconds, start_spread=arrival_takes))
@@ -57,14 +57,14 @@ def test_the_default_is_late_by_a_fifth_of_the_wait_at_most(seconds: float) -> N
     assert seen.delay_median <= 0.1 * (seconds + 1)
 
 
-def test_a_hundred_thousand_that_wait_for_minutes_leave_room_for_their_holder() -> None:
+def test_a_hundred_thousand_waiters_leave_capacity_for_the_holder() -> None:
     many = Scenario(environments=100_000, migration=400.0, stands_for=500, freeing_tries=99)
     run = simulate(many, LIBRARY, seed=1)
     late = [units for second, units in run.partition.requested_units_in.items() if second > 120]
     assert sum(late) / len(late) * many.stands_for < 2 * 3_000
 
 
-def test_ten_thousand_at_once_are_turned_away_at_first_and_served_soon_all_the_same() -> None:
+def test_ten_thousand_at_once_are_served_despite_throttling() -> None:
     seen = figures(Scenario(environments=10_000, stands_for=10, freeing_tries=99))
     assert seen.turned_away > 0.2
     assert seen.not_served == 0
@@ -105,14 +105,14 @@ def test_one_seed_is_one_history() -> None:
     assert first.starts != other.starts
 
 
-def test_one_holds_the_lease_and_all_are_served_after_its_last_commit() -> None:
+def test_one_environment_holds_the_lease_and_all_serve_after_the_commit() -> None:
     run = simulate(CALM, LIBRARY, seed=1)
     assert run.committed is not None
     assert sum(start.held for start in run.starts) == len(run.acquired) == 1
     assert all(start.served is not None and start.served > run.committed for start in run.starts)
 
 
-def test_who_comes_after_the_release_reads_once_and_serves() -> None:
+def test_late_start_reads_once_and_serves() -> None:
     late = replace(CALM, replay=(0.0, 10.0, 11.0), migration=3.0)
     run = simulate(late, LIBRARY, seed=1)
     assert [start.calls for start in run.starts[1:]] == [1, 1]
@@ -120,7 +120,7 @@ def test_who_comes_after_the_release_reads_once_and_serves() -> None:
     assert run.partition.read_units == 3 * CONSISTENT_UNITS, "each first read is consistent"
 
 
-def test_a_waiter_pays_for_two_consistent_reads_and_for_half_a_unit_in_between() -> None:
+def test_waiter_uses_two_consistent_reads_and_cheap_polls() -> None:
     run = simulate(replace(CALM, environments=2, start_spread=0.01), LIBRARY, seed=1)
     (waiter,) = waiters(run)
     bids = len(run.acquired) - 1
@@ -130,7 +130,7 @@ def test_a_waiter_pays_for_two_consistent_reads_and_for_half_a_unit_in_between()
 
 
 @pytest.mark.parametrize("lease", [5.0, 20.0])
-def test_a_dead_holder_is_taken_over_once_its_lease_and_the_margin_are_over(lease: float) -> None:
+def test_dead_holder_is_taken_over_after_lease_and_margin(lease: float) -> None:
     dies = replace(CALM, lease=lease, migration=60.0, holder_dies_after=1.0)
     run = simulate(dies, LIBRARY, seed=1)
     first, second = run.acquired
@@ -139,12 +139,12 @@ def test_a_dead_holder_is_taken_over_once_its_lease_and_the_margin_are_over(leas
     assert run.committed - second > 60.0  # the one that it was at begins anew
 
 
-def test_a_holder_that_lives_keeps_its_lease_for_as_long_as_it_takes() -> None:
+def test_live_holder_keeps_its_lease() -> None:
     run = simulate(replace(CALM, environments=50, migration=600.0), LIBRARY, seed=1)
     assert len(run.acquired) == 1
 
 
-def test_a_dead_holder_is_noticed_by_whoever_watched_it_whatever_the_clocks_say() -> None:
+def test_dead_holder_is_noticed_with_wrong_clocks() -> None:
     behind = replace(CALM, environments=50, holder_dies_after=1.0, skew=3_600.0)
     run = simulate(behind, LIBRARY, seed=3)
     assert run.committed is not None
@@ -152,7 +152,7 @@ def test_a_dead_holder_is_noticed_by_whoever_watched_it_whatever_the_clocks_say(
     assert all(start.held for start in unserved), "only those whose lease was taken fail"
 
 
-def test_nobody_waits_longer_than_it_may() -> None:
+def test_waiting_ends_at_its_limit() -> None:
     run = simulate(replace(CALM, environments=50, migration=60.0, wait=25.0), LIBRARY, seed=1)
     served = [start for start in run.starts if start.served is not None]
     assert [start.held for start in served] == [True]
@@ -175,7 +175,7 @@ def test_stale_reads_delay_and_mislead_but_never_serve_too_early() -> None:
     assert figures_of([run]).delay_median > figures(CALM).delay_median
 
 
-def test_one_that_stands_for_ten_sees_what_ten_would_have_seen() -> None:
+def test_scaled_simulation_gives_the_same_figures() -> None:
     every = Scenario(environments=2_000, migration=1.0, partition_read_units=1_500.0)
     whole = figures(every)
     tenth = figures(replace(every, stands_for=10), rounds=4)

@@ -58,7 +58,7 @@ def emf(metric: Metric, *values: float, at: float = NOON) -> str:
 # --- values
 
 
-def test_what_the_library_prints_is_read(
+def test_metrics_of_the_library_are_read(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POWERTOOLS_METRICS_NAMESPACE", "Orders")
@@ -80,16 +80,16 @@ def test_what_the_library_prints_is_read(
 
 
 @pytest.mark.parametrize("line", ["", "START RequestId", '{"message": "no metric"}', "{"])
-def test_other_lines_are_no_concern_of_ours(line: str) -> None:
+def test_other_lines_are_skipped(line: str) -> None:
     assert CloudWatch().read(line) == 0
 
 
-def test_a_line_that_cloudwatch_would_not_take_is_an_error_that_shows_it() -> None:
+def test_invalid_line_is_an_error_that_shows_it() -> None:
     with pytest.raises(ConfigurationError, match=r"KeyError"):
         CloudWatch().read('{"_aws": {"CloudWatchMetrics": [{}]}}')
 
 
-def test_a_metric_with_another_dimension_is_another_metric() -> None:
+def test_another_dimension_is_another_metric() -> None:
     cloudwatch = CloudWatch()
     cloudwatch.read(emf(FAILED, 1.0))
     assert cloudwatch.values(Metric.of("Orders", "MigrationFailed", target="orders-db")) == []
@@ -122,7 +122,7 @@ def test_statistics_are_of_all_values_in_a_period(statistic: str, value: float) 
 
 
 @pytest.mark.parametrize("statistic", ["p0", "p101", "pp", "TM(10%:90%)", "Median"])
-def test_a_statistic_that_is_not_known_is_an_error(statistic: str) -> None:
+def test_unknown_statistic_is_an_error(statistic: str) -> None:
     cloudwatch = CloudWatch()
     cloudwatch.put(FAILED, 1.0, at=NOON)
     with pytest.raises(ConfigurationError, match="is not supported"):
@@ -179,7 +179,7 @@ def test_two_of_three_datapoints_as_the_manual_has_them(
     assert judged == [missing, ignore, breaching, not_breaching]
 
 
-def test_an_alarm_is_reached_once_and_is_over_when_its_period_is() -> None:
+def test_alarm_ends_with_its_period() -> None:
     cloudwatch = CloudWatch()
     cloudwatch.read(emf(FAILED, 1.0, at=NOON + 30))
     states = list(cloudwatch.states(ALARM))
@@ -188,7 +188,7 @@ def test_an_alarm_is_reached_once_and_is_over_when_its_period_is() -> None:
     assert cloudwatch.is_over(ALARM)
 
 
-def test_long_periods_are_looked_at_each_minute() -> None:
+def test_long_periods_are_evaluated_each_minute() -> None:
     cloudwatch = CloudWatch()
     for minute in (0, 4):
         cloudwatch.put(FAILED, 1.0, at=NOON + 60 * minute)
@@ -197,12 +197,12 @@ def test_long_periods_are_looked_at_each_minute() -> None:
     assert cloudwatch.state(alarm, at=NOON + 360) is State.OK
 
 
-def test_nothing_at_all_reaches_no_alarm() -> None:
+def test_no_data_reaches_no_alarm() -> None:
     assert not CloudWatch().has_reached(ALARM)
     assert CloudWatch().is_over(ALARM)
 
 
-def test_an_alarm_on_dynamodbs_own_metric_ignores_missing_data_whatever_it_says() -> None:
+def test_alarm_on_a_dynamodb_metric_ignores_missing_data() -> None:
     cloudwatch = CloudWatch()
     cloudwatch.put_throttled([ThrottledRequest("leases", "Read", NOON + 1)])
     metric = Metric.of("AWS/DynamoDB", "ReadThrottleEvents", TableName="leases")
@@ -211,7 +211,7 @@ def test_an_alarm_on_dynamodbs_own_metric_ignores_missing_data_whatever_it_says(
     assert not cloudwatch.is_over(alarm)
 
 
-def test_with_metric_math_it_is_over_when_it_is_over() -> None:
+def test_alarm_on_filled_data_ends() -> None:
     cloudwatch = CloudWatch()
     cloudwatch.put_throttled([ThrottledRequest("leases", "Write", NOON + 1)])
     queries = {
@@ -236,7 +236,7 @@ def test_with_metric_math_it_is_over_when_it_is_over() -> None:
         ("IF(m1 >= 3, 1, 0)", 1.0),
     ],
 )
-def test_metric_math_is_done_where_there_are_datapoints(
+def test_metric_math_applies_where_there_are_datapoints(
     expression: str, value: float | None
 ) -> None:
     cloudwatch = CloudWatch()
@@ -250,7 +250,7 @@ def test_metric_math_is_done_where_there_are_datapoints(
 
 
 @pytest.mark.parametrize("expression", ["SEARCH('x', 'Sum')", "m1 +", "nobody", "__import__('os')"])
-def test_metric_math_that_is_not_known_is_an_error(expression: str) -> None:
+def test_unsupported_metric_math_is_an_error(expression: str) -> None:
     queries = {"m1": Query("m1", FAILED, "Sum"), "e": Query("e", expression=expression)}
     with pytest.raises(ConfigurationError):
         CloudWatch().series(queries, "e", [(NOON, NOON + 60)])
@@ -313,7 +313,7 @@ def template(tmp_path: Path) -> Path:
     return path
 
 
-def test_an_alarm_is_read_as_it_would_be_deployed(template: Path) -> None:
+def test_alarm_is_read_as_it_would_be_deployed(template: Path) -> None:
     alarms = read_alarms(template, {"Threshold": "2500", "LeaseTable": "leases"})
     slow = Metric.of("Orders", "ColdStartCheckTime", target="orders-db")
     assert alarms["SlowAlarm"] == Alarm(
@@ -341,7 +341,7 @@ def test_parameters_and_conditions_decide(template: Path) -> None:
     assert (alarms["SlowAlarm"].period, alarms["SlowAlarm"].missing) == (300, "breaching")
 
 
-def test_a_parameter_without_a_value_is_an_error_that_names_it(template: Path) -> None:
+def test_parameter_without_a_value_is_an_error(template: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"template\.yaml: Threshold has no value"):
         read_alarms(template)
 
@@ -366,14 +366,12 @@ def test_a_parameter_without_a_value_is_an_error_that_names_it(template: Path) -
         (TEMPLATE.replace("ReturnData: false", "Label: reads"), "here: all, r, over 60 s"),
     ],
 )
-def test_a_template_that_cannot_be_used_is_an_error(
-    tmp_path: Path, text: str, message: str
-) -> None:
+def test_unusable_template_is_an_error(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "t.yaml").write_text(text)
     with pytest.raises(ConfigurationError, match=message):
         read_alarms(tmp_path / "t.yaml", {"Threshold": "1"})
 
 
-def test_a_template_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_missing_template_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"nowhere\.yaml: No such file"):
         read_alarms(tmp_path / "nowhere.yaml")

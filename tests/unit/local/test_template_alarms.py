@@ -47,7 +47,7 @@ def check(seconds: float, *, waited: float = 0.0) -> CheckFinished:
     return CheckFinished("orders", "d", outcome, seconds, waited, 1, (), 0, "me")
 
 
-def test_a_lease_held_for_more_than_five_minutes_pages_somebody_while_it_is_held(
+def test_lease_held_for_more_than_five_minutes_reaches_its_alarm(
     alarms: dict[str, Alarm], cloudwatch: CloudWatch, happen: Callable[[float, Event], None]
 ) -> None:
     alarm = alarms["LeaseHeldTimeAlarm"]
@@ -61,7 +61,7 @@ def test_a_lease_held_for_more_than_five_minutes_pages_somebody_while_it_is_held
 
 
 @pytest.mark.parametrize(("waited", "is_paged"), [(19.0, False), (21.0, True)])
-def test_an_instance_that_waits_for_more_than_twenty_seconds_pages_somebody(
+def test_wait_of_more_than_twenty_seconds_reaches_its_alarm(
     alarms: dict[str, Alarm],
     cloudwatch: CloudWatch,
     happen: Callable[[float, Event], None],
@@ -73,7 +73,7 @@ def test_an_instance_that_waits_for_more_than_twenty_seconds_pages_somebody(
 
 
 @pytest.mark.parametrize(("minutes", "is_paged"), [(4, False), (15, True)])
-def test_slow_checks_in_three_periods_in_a_row_page_somebody(
+def test_slow_checks_in_three_periods_reach_their_alarm(
     alarms: dict[str, Alarm],
     cloudwatch: CloudWatch,
     happen: Callable[[float, Event], None],
@@ -89,7 +89,7 @@ def test_slow_checks_in_three_periods_in_a_row_page_somebody(
     assert cloudwatch.is_over(alarm)
 
 
-def test_a_few_slow_checks_among_many_page_nobody(
+def test_a_few_slow_checks_reach_no_alarm(
     alarms: dict[str, Alarm], cloudwatch: CloudWatch, happen: Callable[[float, Event], None]
 ) -> None:
     for number in range(900):
