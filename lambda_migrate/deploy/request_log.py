@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.deploy.truncate import truncate_response
 from lambda_migrate.errors import LeaseStoreUnavailable, MigrateError
-from lambda_migrate.lease.dynamodb import TableItem, make_client
+from lambda_migrate.lease.dynamodb import DynamoDBItem, make_client
 from lambda_migrate.lease.dynamodb_errors import CALL_TIMEOUT_SECONDS, ConditionFailed
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class DynamoDBRequestLog:
         client: Callable[[], Any] = make_client,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._item = TableItem(table, f"{target}/requests", client=client)
+        self._item = DynamoDBItem(table, f"{target}/requests", client=client)
         self._clock = clock
 
     def begin(self, request_id: str, record: RequestRecord) -> RequestRecord | None:

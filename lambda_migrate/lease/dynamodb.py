@@ -51,18 +51,23 @@ if TYPE_CHECKING:
     from lambda_migrate.lease.fast_client.client import FastClient
     from lambda_migrate.lease.record import DatabaseRecord, Failure, Progress
 
-__all__ = ["DynamoDBLeaseTable", "TableItem", "make_client"]
+__all__ = ["DynamoDBItem", "DynamoDBLeaseTable", "make_client"]
 
 
 def make_client(
-    region: str | None = None, *, fresh: bool = False, seconds: float | None = None
+    region: str | None = None,
+    *,
+    reload_environment: bool = False,
+    credentials_timeout: float | None = None,
 ) -> Any:
     """Create a DynamoDB client without retries and with short timeouts; imports boto3.
 
     Args:
         region: Region; by default the one that boto3 finds.
-        fresh: Read environment and profile again instead of using boto3's default session.
-        seconds: How long the credentials provider may take; None: see `_credentials_timeout`.
+        reload_environment: Read environment and profile again, instead of using the default session
+            of boto3.
+        credentials_timeout: How many seconds the credentials provider may take; None: see
+            `_credentials_timeout`.
 
     Raises:
         ConfigurationError: No region is configured, or the endpoint's URL is invalid.
@@ -78,9 +83,9 @@ def make_client(
         retries={"mode": "standard", "total_max_attempts": 1},
         tcp_keepalive=True,
     )
-    timeout = _credentials_timeout() if seconds is None else seconds
+    timeout = _credentials_timeout() if credentials_timeout is None else credentials_timeout
     try:
-        session = (None if fresh else boto3.DEFAULT_SESSION) or boto3.Session()
+        session = (None if reload_environment else boto3.DEFAULT_SESSION) or boto3.Session()
         run_with_timeout(timeout, session.get_credentials)
         return session.client("dynamodb", region_name=region, config=config)
     except TimeLimitExceeded:
@@ -104,7 +109,7 @@ def _credentials_timeout_message(seconds: float) -> str:
     )
 
 
-class TableItem:
+class DynamoDBItem:
     """Reads and updates one item of a DynamoDB table.
 
     Args:
@@ -202,9 +207,9 @@ class TableItem:
                 return self._send(operation, request)
         except ClientError as error:
             # Not chained: AWS may quote the signed request with its session token.
-            raise self._translate(operation, error) from None
+            raise self._response_error(operation, error) from None
         except BotoCoreError as error:
-            raise self._no_response(error) from error
+            raise self._connection_error(error) from error
 
     def _send(self, operation: str, request: Mapping[str, Any]) -> Any:
         """Fetch credentials if needed, then send one request; each within its own time limit."""
@@ -245,7 +250,7 @@ class TableItem:
         if error.response.get("Error", {}).get("Code") not in EXPIRED_CREDENTIALS_CODES:
             return False
         try:
-            new_client = self._new_client(fresh=True)
+            new_client = self._new_client(reload_environment=True)
         except (ConfigurationError, LeaseStoreUnavailable):
             return False
         if _credentials_key(new_client) == _credentials_key(self._boto3_client):
@@ -253,12 +258,15 @@ class TableItem:
         self._boto3_client = new_client
         return True
 
-    def _new_client(self, *, fresh: bool = False) -> Any:
+    def _new_client(self, *, reload_environment: bool = False) -> Any:
         if self._create_client is not make_client:
             return self._create_client()
-        return make_client(fresh=fresh, seconds=_credentials_timeout(self.credentials_deadline))
+        return make_client(
+            reload_environment=reload_environment,
+            credentials_timeout=_credentials_timeout(self.credentials_deadline),
+        )
 
-    def _translate(self, operation: str, error: Any) -> Exception:
+    def _response_error(self, operation: str, error: Any) -> Exception:
         self._update_server_clock(error.response)
         context = RequestContext(
             operation,
@@ -270,7 +278,7 @@ class TableItem:
         )
         return translate_error(error, context)
 
-    def _no_response(self, error: Exception) -> Exception:
+    def _connection_error(self, error: Exception) -> Exception:
         if is_configuration_error(error):
             return ConfigurationError(f"DynamoDB, table {self.table!r}: {error}")
         return LeaseStoreUnavailable(
@@ -278,7 +286,7 @@ class TableItem:
         )
 
 
-class DynamoDBLeaseTable(TableItem):
+class DynamoDBLeaseTable(DynamoDBItem):
     """`LeaseStore` on one DynamoDB item.
 
     Args:

@@ -381,7 +381,7 @@ def test_the_same_expired_credentials_are_not_sent_twice() -> None:
     assert [len(each.calls) for each in made] == [1, 0]
 
 
-def test_a_fresh_client_reads_the_environment_again(
+def test_a_new_client_can_read_the_environment_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
@@ -392,7 +392,7 @@ def test_a_fresh_client_reads_the_environment_again(
     assert make_client()._request_signer._credentials.access_key == "old"
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "new")
     assert make_client()._request_signer._credentials.access_key == "old"
-    assert make_client(fresh=True)._request_signer._credentials.access_key == "new"
+    assert make_client(reload_environment=True)._request_signer._credentials.access_key == "new"
 
 
 # --- configuration errors name what to fix
