@@ -146,7 +146,7 @@ class Orders:
 
     def rollback_effects(self, server: LocalPostgreSQL) -> dict[str, int]:
         """See `Package.rollback_effects`."""
-        return self.example.taken_back(server)
+        return self.example.rollback_effects(server)
 
     def attempts(self, server: LocalPostgreSQL) -> int | None:  # noqa: ARG002 - none of it fails
         """See `Package.attempts`."""

@@ -1,4 +1,4 @@
-"""The example function of the demo: its two versions, its requests, its effects in the database."""
+"""The example function: its two versions, its requests, and the effects of its migrations."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ __all__ = [
 ]
 
 APPLICATION = "orders"
-"""The example's name, target, and ``application_name``."""
+"""The name, target and ``application_name`` of the example."""
 
 DATABASE = "orders"
 TABLE = "lambda-migrate"
 
 VERSIONS = {1: 4, 2: 7}
-"""Each version of the example ends with this migration."""
+"""The last migration of each version of the example."""
 
 _EFFECTS = {
     1: "SELECT count(*) FROM changelog WHERE what = '0001: customers'",
@@ -45,30 +45,30 @@ _EFFECTS = {
     6: "SELECT points FROM customers WHERE email = 'guest@example.com'",
     7: "SELECT count(*) FROM pg_index WHERE indexrelid = to_regclass('placed_orders')",
 }
-"""How often each migration of the example took effect, by version. Migrations 3 and 6 add to what
-is there, 1, 2 and 5 write a line each time; an index there can be only once."""
+"""Count how often each migration took effect: 3 and 6 add to a value, 1, 2 and 5 insert a row each
+time, 4 and 7 create an index."""
 
-_TAKEN_BACK = {
+_ROLLBACKS = {
     5: "SELECT count(*) FROM changelog WHERE what = '0005: rolled back'",
     6: "SELECT count(*) FROM changelog WHERE what = '0006: rolled back'",
     7: "SELECT (to_regclass('placed_orders') IS NULL)::int",
 }
 
-_NOT_THERE = {"42P01", "42703"}  # undefined_table, undefined_column
+_UNDEFINED = {"42P01", "42703"}  # undefined_table, undefined_column
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """The folder of the example.
+    """The example.
 
     Attributes:
-        directory: It holds ``app.py`` and ``migrations``.
+        directory: The folder of ``app.py`` and ``migrations``.
     """
 
     directory: Path
 
     def deploy(self, version: int, home: Path) -> Path:
-        """Copy the code with the migrations of ``version`` into ``home``; return where it is."""
+        """Copy the code with the migrations of ``version`` into ``home`` and return its folder."""
         code = home / f"version-{version}"
         shutil.copytree(
             self.directory, code, ignore=shutil.ignore_patterns("tests", "__pycache__", "*.md")
@@ -85,13 +85,13 @@ class Example:
 
     def effects(self, server: LocalPostgreSQL, *, through: int) -> dict[str, int]:
         """How often each migration up to ``through`` took effect, counted in the database."""
-        return dict(self._counted(server, _EFFECTS, through=through))
+        return dict(self._count_all(server, _EFFECTS, through=through))
 
-    def taken_back(self, server: LocalPostgreSQL) -> dict[str, int]:
-        """How often each migration of version 2 was taken back."""
-        return dict(self._counted(server, _TAKEN_BACK, through=VERSIONS[2]))
+    def rollback_effects(self, server: LocalPostgreSQL) -> dict[str, int]:
+        """How often each migration of version 2 was rolled back, counted in the database."""
+        return dict(self._count_all(server, _ROLLBACKS, through=VERSIONS[2]))
 
-    def _counted(
+    def _count_all(
         self, server: LocalPostgreSQL, queries: Mapping[int, str], *, through: int
     ) -> Iterator[tuple[str, int]]:
         names = self.names()
@@ -104,13 +104,13 @@ def find_example() -> Example:
     """The example of this checkout.
 
     Raises:
-        ConfigurationError: There is none beside the package.
+        ConfigurationError: This is not a checkout.
     """
     directory = Path(__file__).parents[3] / "examples" / APPLICATION
     if not (directory / "app.py").is_file():
         raise ConfigurationError(
-            "the demo runs the example function examples/orders, which an installed package does "
-            "not hold: clone the repository and run `make demo` there"
+            "the demo runs the example function examples/orders, which is not in an installed "
+            "package: clone the repository and run `make demo`"
         )
     return Example(directory)
 
@@ -127,12 +127,12 @@ def get_order(order_id: int) -> dict[str, Any]:
 
 
 def read_order_id(result: InvocationResult) -> int:
-    """The order that a response of the API is about."""
+    """Read the order's id from a response of the API."""
     return int(json.loads(result.payload["body"])["order_id"])
 
 
 def _event(method: str, path: str, body: str = "") -> dict[str, Any]:
-    """HTTP API, payload format 2.0."""
+    """An event of an HTTP API, payload format 2.0."""
     return {
         "version": "2.0",
         "routeKey": "$default",
@@ -154,14 +154,14 @@ def _number(path: Path) -> int:
 
 
 def _count(server: LocalPostgreSQL, query: str) -> int:
-    """What ``query`` counts; 0 where the table or column is not there."""
+    """The count of ``query``; 0 if the table or column does not exist."""
     from pg8000.exceptions import DatabaseError
 
     try:
         rows = server.execute(query, database=DATABASE)
     except DatabaseError as error:
-        said = error.args[0]
-        if isinstance(said, dict) and said.get("C") in _NOT_THERE:
+        fields = error.args[0]
+        if isinstance(fields, dict) and fields.get("C") in _UNDEFINED:
             return 0
         raise
     return int(rows[0][0]) if rows else 0

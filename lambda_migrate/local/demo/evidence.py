@@ -1,4 +1,4 @@
-"""What happened in a storm, read from what the environments, PostgreSQL and Lambda have noted."""
+"""The cold starts of a storm, read from logs, PostgreSQL's history and Lambda's events."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One cold start's check, from the line that lambda-migrate logged at its end.
+    """The schema check of one cold start, from the line that lambda-migrate logged at its end.
 
     Attributes:
-        environment: Whose.
+        environment: The environment.
         outcome: ``UP_TO_DATE``, ``MIGRATED``, ``WAITED``; or the name of an error.
-        ended: Monotonic seconds.
-        seconds: How long it took.
-        waited: Of these, spent waiting for another environment.
-        lease_calls: Calls to DynamoDB.
+        ended: Its end in monotonic seconds.
+        seconds: Its duration.
+        waited: The part of it spent waiting for another environment.
+        lease_calls: Requests to DynamoDB.
         fence: The fencing token; 0 if it never held the lease.
-        applied: Names of the migrations that it applied.
-        cause: Migration and SQLSTATE, where it failed because of them.
+        applied: Names of the applied migrations.
+        cause: Migration and SQLSTATE if a migration failed.
     """
 
     environment: str
@@ -55,7 +55,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Some durations, in seconds, or counts."""
+    """The distribution of durations in seconds, or of counts."""
 
     count: int
     median: float
@@ -64,11 +64,11 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread | None:
-        """Their spread; None if there are none."""
+        """The distribution of ``values``; None if there are none."""
         if not values:
             return None
         ordered = sorted(values)
-        rank = -(-99 * len(ordered) // 100)  # nearest rank: the smallest that 99 % do not exceed
+        rank = -(-99 * len(ordered) // 100)  # nearest rank
         return cls(len(ordered), median(ordered), ordered[rank - 1], ordered[-1])
 
 
@@ -77,10 +77,10 @@ class Storm:
     """One version's cold starts.
 
     Attributes:
-        version: Of the example.
+        version: The version of the example.
         results: One for each environment.
         checks: By environment; an environment that crashed has none.
-        warm: Results of the warm invocations that came after.
+        warm: Results of the warm invocations afterwards.
         bands: The migrations on the same clock.
     """
 
@@ -92,16 +92,16 @@ class Storm:
 
     @property
     def migrators(self) -> list[Check]:
-        """Those that held the lease, in order."""
+        """The checks that held the lease, in order."""
         return sorted((c for c in self.checks.values() if c.fence), key=lambda check: check.fence)
 
     @property
     def waiters(self) -> list[Check]:
-        """Those that never held the lease and had to wait."""
+        """The checks that waited and never held the lease."""
         return [check for check in self.checks.values() if check.waited and not check.fence]
 
-    def lasted(self, start: float, end: float) -> bool:
-        """Whether cold starts were going on at any time between two moments."""
+    def overlaps(self, start: float, end: float) -> bool:
+        """Whether any cold start was running between two times."""
         began = min((result.started for result in self.results), default=float("inf"))
         ended = max((result.ended for result in self.results), default=float("-inf"))
         return start < ended and end > began
@@ -111,39 +111,39 @@ class Storm:
         return Spread.of([check.waited for check in self.waiters])
 
     def after_release(self) -> Spread | None:
-        """How long after the last migrator was done each waiter knew it."""
+        """How long after the end of the last migrator each waiter was ready."""
         if not self.migrators:
             return None
         released = max(check.ended for check in self.migrators)
         return Spread.of([max(0.0, check.ended - released) for check in self.waiters])
 
     def lease_calls(self) -> Spread | None:
-        """Calls to DynamoDB of each waiter."""
+        """Requests to DynamoDB of each waiter."""
         return Spread.of([check.lease_calls for check in self.waiters])
 
 
 def read_check(environment: str, log: str, *, epoch: float) -> Check | None:
-    """Find the first line of lambda-migrate in an environment's log.
+    """Read the first check in an environment's log.
 
     Args:
-        environment: Its name.
-        log: All that it wrote.
-        epoch: What is to be subtracted from seconds since the epoch for monotonic ones.
+        environment: Its id.
+        log: Its log.
+        epoch: Seconds since the epoch at monotonic time 0.
     """
     return next(read_checks(environment, log, epoch=epoch), None)
 
 
 def read_checks(environment: str, log: str, *, epoch: float) -> Iterator[Check]:
-    """Every check of an environment, in order: one that failed is repeated; see `read_check`."""
+    """Read all checks in an environment's log, in order; a failed one is repeated."""
     for line in log.splitlines():
         if '"lambda_migrate":' not in line:
             continue
-        said = json.loads(line)
-        facts: dict[str, Any] = said["lambda_migrate"]
+        fields = json.loads(line)
+        facts: dict[str, Any] = fields["lambda_migrate"]
         yield Check(
             environment=environment,
             outcome=facts.get("outcome") or facts["error"],
-            ended=_seconds(said["timestamp"]) - epoch,
+            ended=_seconds(fields["timestamp"]) - epoch,
             seconds=facts["duration_ms"] / 1000,
             waited=facts["waited_ms"] / 1000,
             lease_calls=facts["lease_calls"],
@@ -154,8 +154,8 @@ def read_checks(environment: str, log: str, *, epoch: float) -> Iterator[Check]:
 
 
 def _cause(facts: Mapping[str, Any]) -> str:
-    said = (facts.get("migration"), facts.get("sqlstate"))
-    return " ".join(str(one) for one in said if one)
+    fields = (facts.get("migration"), facts.get("sqlstate"))
+    return " ".join(str(one) for one in fields if one)
 
 
 def _seconds(timestamp: str) -> float:
@@ -164,12 +164,12 @@ def _seconds(timestamp: str) -> float:
 
 
 def bands_of(rows: Sequence[Sequence[Any]], *, epoch: float) -> list[Band]:
-    """Rows of name, started and applied (seconds since the epoch) as bands of a timeline."""
+    """Convert rows of name, start and end (seconds since the epoch) to bands of a timeline."""
     return [Band(name, start - epoch, end - epoch) for name, start, end in rows]
 
 
 def connection_times_by_fence(sessions: Mapping[str, float], *, epoch: float) -> dict[int, float]:
-    """When each holder connected to PostgreSQL, by its fence: its application name ends with it.
+    """When each holder connected, by its fence, which is the end of its application name.
 
     Args:
         sessions: See `ConnectionSampler.sessions`.
@@ -180,24 +180,24 @@ def connection_times_by_fence(sessions: Mapping[str, float], *, epoch: float) ->
 
 
 def rows_of(
-    happenings: Iterable[EnvironmentEvent],
+    events: Iterable[EnvironmentEvent],
     checks: Mapping[str, Check],
     *,
     label: str,
     connected: Mapping[int, float],
     until: float,
 ) -> list[Row]:
-    """One function's environments, in the order in which they could serve.
+    """The rows of one function's environments, in the order in which they were ready.
 
     Args:
-        happenings: Of all of them, in order.
-        checks: The first of each environment.
-        label: Goes before each name.
+        events: The events of all environments, in order.
+        checks: The first check of each environment.
+        label: Prefix of each row's label.
         connected: See `connection_times_by_fence`.
-        until: Where the picture ends.
+        until: The end of the timeline.
     """
     by_environment: dict[str, list[EnvironmentEvent]] = {}
-    for one in happenings:
+    for one in events:
         by_environment.setdefault(one.environment_id, []).append(one)
     rows = []
     for name, own in by_environment.items():
@@ -208,26 +208,26 @@ def rows_of(
 
 
 def ready_at(row: Row) -> tuple[float, float]:
-    """What rows are ordered by."""
+    """The sort key of rows."""
     return (row.spans[-1].start, row.spans[0].start)
 
 
 def spans_of(
-    happenings: Sequence[EnvironmentEvent],
+    events: Sequence[EnvironmentEvent],
     check: Check | None,
     *,
     connected: float | None = None,
     until: float,
 ) -> list[Span]:
-    """One environment's phases.
+    """The phases of one environment.
 
     Args:
-        happenings: Its own, in order.
-        check: Its check; None if it wrote no line.
+        events: Its events, in order.
+        check: Its check; None if it logged none.
         connected: When it connected to PostgreSQL to migrate.
-        until: Where the picture ends.
+        until: The end of the timeline.
     """
-    at: dict[str, float] = {happening.phase: happening.at for happening in reversed(happenings)}
+    at: dict[str, float] = {event.phase: event.at for event in reversed(events)}
     if "started" not in at:
         return []
     end = min(at.get("ended", until), until)

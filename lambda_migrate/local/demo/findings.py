@@ -1,4 +1,4 @@
-"""What the demo has seen, and what of it must not be."""
+"""The results of the demo, and the promises that they break."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from lambda_migrate.local.demo.sampler import Sample
 from lambda_migrate.local.demo.timeline import Band
 from lambda_migrate.local.runtime.environment import InvocationResult
 
-__all__ = ["Findings", "Rollback", "faults", "is_served"]
+__all__ = ["DemoResult", "Rollback", "find_faults", "is_served"]
 
 
 @dataclass(frozen=True, slots=True)
 class Rollback:
-    """How version 2 was taken back.
+    """The rollback of version 2.
 
     Attributes:
-        reverted: Names of its migrations, the newest first.
-        seconds: From the order to the end.
-        bands: Each down script on the timeline.
-        taken_back: How often each was taken back, counted in the database.
-        cold_start: A fresh environment of version 1 afterwards.
+        rolled_back: Names of its migrations, newest first.
+        seconds: Its duration.
+        bands: The down scripts on the timeline.
+        rollback_effects: How often each was rolled back, counted in the database.
+        cold_start: A new environment of version 1 afterwards.
     """
 
-    reverted: tuple[str, ...]
+    rolled_back: tuple[str, ...]
     seconds: float
     bands: Sequence[Band]
-    taken_back: Mapping[str, int]
+    rollback_effects: Mapping[str, int]
     cold_start: Storm
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
-    """Everything that the demo has seen.
+class DemoResult:
+    """Everything that the demo measured.
 
     Attributes:
-        environments: In each storm.
-        seconds: From its first line to its last.
-        storms: Version 1's and version 2's.
-        effects: How often each migration took effect, counted in the database: after each storm.
+        environments: Number of environments of each version.
+        seconds: Duration of the demo.
+        storms: The cold starts of version 1 and of version 2.
+        effects: How often each migration took effect, counted in the database after each storm.
         traffic: Invocations of version 1 while version 2 migrated and was rolled back.
-        rollback: What came last; None if it did not come to that.
-        samples: Connections.
-        troubles: What else went wrong, one sentence each.
-        dynamodb: Calls of all environments by operation.
-        warm: See `measure_in_new_process`; empty if it did not come to that.
+        rollback: The rollback; None if an earlier step failed.
+        samples: Counts of connections.
+        errors: Other errors, one sentence each.
+        dynamodb: DynamoDB requests of all environments by operation.
+        warm: See `measure_in_new_process`; empty if an earlier step failed.
         postgresql: The server's version.
     """
 
@@ -58,23 +58,23 @@ class Findings:
     traffic: Sequence[InvocationResult]
     rollback: Rollback | None
     samples: Sequence[Sample]
-    troubles: Sequence[str]
+    errors: Sequence[str]
     dynamodb: Mapping[str, int]
     warm: Mapping[str, float]
     postgresql: str
 
     @property
-    def ours_at_most(self) -> int:
-        """The most connections of lambda-migrate in any sample."""
+    def max_library_connections(self) -> int:
+        """The maximum number of connections of lambda-migrate."""
         return max((sample.ours for sample in self.samples), default=0)
 
     @property
-    def application_at_most(self) -> int:
-        """The most connections of the application in any sample."""
+    def max_application_connections(self) -> int:
+        """The maximum number of connections of the application."""
         return max((sample.application for sample in self.samples), default=0)
 
     def invocations(self) -> Iterator[tuple[str, Sequence[InvocationResult]]]:
-        """All of them, by what they were for."""
+        """All invocations by purpose."""
         for storm in self.storms:
             yield f"cold starts of version {storm.version}", storm.results
             yield f"warm invocations of version {storm.version}", storm.warm
@@ -89,33 +89,33 @@ def is_served(result: InvocationResult) -> bool:
     return result.ok and int(payload.get("statusCode", 200)) < 500
 
 
-def faults(findings: Findings) -> list[str]:
-    """What must not be, one sentence each; [] if all went well."""
-    found = list(_failed(findings))
-    for effects in findings.effects:
+def find_faults(demo: DemoResult) -> list[str]:
+    """The broken promises, one sentence each; [] if there are none."""
+    found = list(_failed(demo))
+    for effects in demo.effects:
         for name, times in effects.items():
             if times != 1:
                 found.append(f"{name} took effect {times} times instead of once.")
-    if findings.rollback is not None:
-        for name, times in findings.rollback.taken_back.items():
+    if demo.rollback is not None:
+        for name, times in demo.rollback.rollback_effects.items():
             if times != 1:
-                found.append(f"{name} was taken back {times} times instead of once.")
-    if findings.ours_at_most > 1:
+                found.append(f"{name} was rolled back {times} times instead of once.")
+    if demo.max_library_connections > 1:
         found.append(
-            f"{findings.ours_at_most} PostgreSQL connections of lambda-migrate were open at once; "
-            "never more than one was promised."
+            f"lambda-migrate had {demo.max_library_connections} PostgreSQL connections at once "
+            "instead of at most one."
         )
-    found += findings.troubles
-    if not findings.samples:
-        found.append("the connections were never counted, so that nothing is proved about them.")
+    found += demo.errors
+    if not demo.samples:
+        found.append("The connections were never counted.")
     return list(dict.fromkeys(found))
 
 
-def _failed(findings: Findings) -> Iterator[str]:
-    for what, results in findings.invocations():
+def _failed(demo: DemoResult) -> Iterator[str]:
+    for what, results in demo.invocations():
         failed = [result for result in results if not is_served(result)]
         if failed:
             first = failed[0]
             why = first.error_message or json.dumps(first.payload)
-            cause = why.partition("\n")[0]  # the rest is the log's tail, or the line with a caret
+            cause = why.partition("\n")[0]  # the rest is the tail of the log
             yield f"{len(failed)} of {len(results)} {what} failed; the first: {cause}"

@@ -1,4 +1,4 @@
-"""One version of the example, deployed: its storm, its warm invocations, its steady traffic."""
+"""The environments of one version of the example: cold starts, warm invocations, traffic."""
 
 from __future__ import annotations
 
@@ -26,28 +26,27 @@ from lambda_migrate.local.runtime.function import LocalFunction
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from lambda_migrate.local.demo.progress_table import Tally
+    from lambda_migrate.local.demo.progress_table import StateCounter
 
 __all__ = ["Fleet", "Traffic"]
 
-_TIMEOUT_SECONDS = 120.0  # a hundred environments share a few cores: each is slow, none is stuck
+_TIMEOUT_SECONDS = 120.0  # a hundred environments on a few cores are slow
 
 _NICENESS = 19
-"""PostgreSQL, DynamoDB and whoever counts connections are not on the functions' processors in AWS:
-here they come first."""
+"""In AWS the servers do not share processors with the functions; here they have priority."""
 
 
 class Fleet:
     """The environments of one version.
 
     Args:
-        version: Of the example.
-        code: Where it was deployed.
+        version: The version of the example.
+        code: Folder of the deployed code.
         variables: The function's environment variables.
-        tally: Follows the environments.
-        logs: Where they write.
-        epoch: Seconds since the epoch when the monotonic clock stood at 0.
-        clock: For what is noted here.
+        counter: Counts the environments by state.
+        logs: Folder of their logs.
+        epoch: Seconds since the epoch at monotonic time 0.
+        clock: The clock of the timeline.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class Fleet:
         code: Path,
         *,
         variables: Mapping[str, str],
-        tally: Tally,
+        counter: StateCounter,
         logs: Path,
         epoch: float,
         clock: Clock = SYSTEM_CLOCK,
@@ -64,7 +63,7 @@ class Fleet:
         self.version = version
         self.code = code
         self.checks: dict[str, Check] = {}
-        self._tally = tally
+        self._counter = counter
         self._epoch = epoch
         self._clock = clock
         self._closed: float | None = None
@@ -75,7 +74,7 @@ class Fleet:
             timeout=_TIMEOUT_SECONDS,
             init_timeout=_TIMEOUT_SECONDS,
             log_directory=logs,
-            observer=tally.note,
+            observer=counter.observe,
             niceness=_NICENESS,
         )
 
@@ -93,7 +92,7 @@ class Fleet:
         self.function.close()
 
     def storm(self, environments: int) -> Storm:
-        """Invoke so many new environments at the same instant: each places an order."""
+        """Invoke new environments at the same time; each places an order."""
         results = self.function.storm(environments, place_order(self.version))
         for result in results:
             log = self.function.logs(result.environment_id)
@@ -101,12 +100,12 @@ class Fleet:
             if check is not None:
                 self.checks[result.environment_id] = check
             if not is_served(result):
-                self._tally.put(result.environment_id, "failed")
+                self._counter.set_state(result.environment_id, "failed")
         found = {result.environment_id for result in results} & set(self.checks)
         return Storm(self.version, results, {name: self.checks[name] for name in sorted(found)})
 
     def warm(self, storm: Storm) -> list[InvocationResult]:
-        """Invoke every environment once more, at the same time: each reads the order it placed."""
+        """Invoke every environment again at the same time; each reads the order that it placed."""
         waiting = [
             self.function.submit(get_order(read_order_id(result)))
             for result in storm.results
@@ -115,7 +114,7 @@ class Fleet:
         return [one.result() for one in waiting]
 
     def shrink(self, to: int) -> None:
-        """End all but the ``to`` that were ready first, as Lambda ends what nobody needs."""
+        """End all environments except the first ``to``, as Lambda ends idle ones."""
         idle = [view for view in self.function.environments() if view.state == "idle"]
         ending = sorted(idle, key=self._since)[to:]
         self.function.end_idle(view.environment_id for view in ending)
@@ -125,11 +124,11 @@ class Fleet:
         return float("inf") if check is None else check.ended
 
     def rows(self, sessions: Mapping[str, float], *, until: float) -> list[Row]:
-        """The timeline's rows, in the order in which the environments could serve.
+        """The rows of the timeline, in the order in which the environments were ready.
 
         Args:
-            sessions: Application names of lambda-migrate's connections and when each was opened.
-            until: Where the picture ends.
+            sessions: See `ConnectionSampler.sessions`.
+            until: The end of the timeline.
         """
         return rows_of(
             self.function.timeline(),
@@ -141,12 +140,12 @@ class Fleet:
 
 
 class Traffic:
-    """Clients who place an order, read it, pause a little, and again, until told to stop.
+    """Clients that place and read orders for the length of a ``with`` block.
 
     Args:
-        fleet: Who serves them.
-        clients: How many there are.
-        pause: Seconds.
+        fleet: The environments.
+        clients: Number of clients.
+        pause: Seconds between two orders of a client.
     """
 
     def __init__(self, fleet: Fleet, *, clients: int = 2, pause: float = 0.25) -> None:
@@ -155,7 +154,7 @@ class Traffic:
         self._stop = threading.Event()
         self._results: list[InvocationResult] = []
         self._threads = [
-            threading.Thread(target=self._shop, args=(number,), name="client", daemon=True)
+            threading.Thread(target=self._place_orders, args=(number,), name="client", daemon=True)
             for number in range(clients)
         ]
 
@@ -172,17 +171,17 @@ class Traffic:
     ) -> None:
         self._stop.set()
         if error is not None:
-            self._fleet.close()  # or else an invocation under way would be waited for
+            self._fleet.close()  # else the threads would wait for the running invocation
         for thread in self._threads:
             thread.join()
 
     @property
     def results(self) -> Sequence[InvocationResult]:
-        """Of all invocations so far that have ended."""
+        """The results of all invocations so far."""
         return list(self._results)
 
-    def _shop(self, number: int) -> None:
-        # Once the function is closed there is nobody to serve: RuntimeError, or cancelled.
+    def _place_orders(self, number: int) -> None:
+        # Once the function is closed an invocation fails with RuntimeError or is cancelled.
         with suppress(CancelledError, RuntimeError):
             while not self._stop.is_set():
                 placed = self._invoke(place_order(1000 + number))

@@ -1,4 +1,4 @@
-"""The demo on a terminal while it runs: a table that lives there, plain lines elsewhere."""
+"""The progress of the demo: a live table on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from lambda_migrate.local.demo.sampler import Sample
     from lambda_migrate.local.runtime.environment import EnvironmentEvent
 
-__all__ = ["Board", "Tally"]
+__all__ = ["ProgressTable", "StateCounter"]
 
 State = Literal["starting", "waiting", "serving", "failed", "ended"]
 
 
-class Tally:
-    """The states of one function's environments; an observer for `LocalFunction`.
+class StateCounter:
+    """Counts the environments of one function by state; an observer for `LocalFunction`.
 
     Args:
-        label: How it is called on the board.
+        label: The row's label in the table.
     """
 
     def __init__(self, label: str) -> None:
@@ -34,28 +34,28 @@ class Tally:
         self._states: dict[str, State] = {}
         self._lock = threading.Lock()
 
-    def note(self, happening: EnvironmentEvent) -> None:
-        """Follow an environment."""
-        following: dict[str, State] = {"started": "starting", "ended": "ended"}
+    def observe(self, event: EnvironmentEvent) -> None:
+        """Update the state of an environment."""
+        states: dict[str, State] = {"started": "starting", "ended": "ended"}
         with self._lock:
-            state = self._states.get(happening.environment_id)
-            if happening.phase == "invoked" and state == "starting":
-                self._states[happening.environment_id] = "waiting"
-            elif happening.phase == "returned" and state == "waiting":
-                self._states[happening.environment_id] = "serving"
-            elif happening.phase in following and state not in ("failed", "ended"):
-                self._states[happening.environment_id] = following[happening.phase]
+            state = self._states.get(event.environment_id)
+            if event.phase == "invoked" and state == "starting":
+                self._states[event.environment_id] = "waiting"
+            elif event.phase == "returned" and state == "waiting":
+                self._states[event.environment_id] = "serving"
+            elif event.phase in states and state not in ("failed", "ended"):
+                self._states[event.environment_id] = states[event.phase]
 
-    def put(self, environment_id: str, state: State) -> None:
-        """What only somebody else can know: that it failed, or is there no more."""
+    def set_state(self, environment_id: str, state: State) -> None:
+        """Set a state that the events do not show."""
         with self._lock:
             self._states[environment_id] = state
 
     def counts(self, *, migrating: int = 0) -> Counter[str]:
-        """How many are in each phase.
+        """The number of environments in each phase.
 
         Args:
-            migrating: Of those that were invoked and have not answered, so many migrate.
+            migrating: How many of the waiting environments migrate.
         """
         with self._lock:
             counts = Counter(str(state) for state in self._states.values())
@@ -64,13 +64,13 @@ class Tally:
         return counts
 
 
-class Board:
-    """What is going on, for whoever watches.
+class ProgressTable:
+    """Shows the current step and the environments by state.
 
     Args:
-        console: A table is shown if it is a terminal.
-        latest: The newest sample of connections.
-        clock: For the time elapsed.
+        console: Shows a table if it is a terminal, else lines.
+        latest: Returns the newest sample of connections.
+        clock: The clock of the elapsed time.
     """
 
     def __init__(
@@ -80,12 +80,12 @@ class Board:
         self._latest = latest
         self._clock = clock
         self._began = clock.monotonic()
-        self._tallies: list[Tally] = []
-        self._most = [0, 0]
-        self._now = ""
+        self._counters: list[StateCounter] = []
+        self._maximum = [0, 0]
+        self._step = ""
 
     def live(self) -> AbstractContextManager[object]:
-        """Show the table for as long as the block lasts."""
+        """Show the table for the length of the block."""
         if not self._console.is_terminal:
             return nullcontext()
         from rich.live import Live
@@ -97,23 +97,23 @@ class Board:
             transient=True,
         )
 
-    def tally(self, label: str) -> Tally:
-        """A further line of the table."""
-        made = Tally(label)
-        self._tallies.append(made)
-        return made
+    def add_counter(self, label: str) -> StateCounter:
+        """Add a row to the table."""
+        counter = StateCounter(label)
+        self._counters.append(counter)
+        return counter
 
-    def now(self, what: str) -> None:
-        """What is being done; a line of its own where there is no table."""
-        self._now = what
+    def start_step(self, text: str) -> None:
+        """Show the current step."""
+        self._step = text
         if not self._console.is_terminal:
-            self._say(f"{what} ...")
+            self._print(f"{text} ...")
 
-    def done(self, what: str) -> None:
-        """What has come to an end: a line that stays."""
-        self._say(f"[green]✓[/] {what}" if self._console.is_terminal else what)
+    def finish_step(self, text: str) -> None:
+        """Print a line about a finished step."""
+        self._print(f"[green]✓[/] {text}" if self._console.is_terminal else text)
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self._console.print(f"[dim]{self._elapsed():6.1f} s[/]  {text}", highlight=False)
 
     def _elapsed(self) -> float:
@@ -129,27 +129,30 @@ class Board:
         table.add_column("environments", min_width=18)
         for phase, colour in PHASES.items():
             table.add_column(phase, justify="right", style=_TERMINAL.get(phase, colour))
-        for tally in self._tallies:
-            table.add_row(tally.label, *self._cells(tally, sample))
-        head = Text.assemble((f"{self._elapsed():6.1f} s  ", "dim"), (self._now, "bold"))
+        for counter in self._counters:
+            table.add_row(counter.label, *self._cells(counter, sample))
+        head = Text.assemble((f"{self._elapsed():6.1f} s  ", "dim"), (self._step, "bold"))
         return Group(Text(), head, Text(), table, Text(), self._connections(sample))
 
-    def _cells(self, tally: Tally, sample: Sample) -> list[str]:
-        counts = tally.counts(migrating=sample.ours)
+    def _cells(self, counter: StateCounter, sample: Sample) -> list[str]:
+        counts = counter.counts(migrating=sample.ours)
         return [str(counts[phase] or "·") for phase in PHASES]
 
     def _connections(self, sample: Sample) -> RenderableType:
         from rich.text import Text
 
-        self._most = [max(self._most[0], sample.ours), max(self._most[1], sample.application)]
+        self._maximum = [
+            max(self._maximum[0], sample.ours),
+            max(self._maximum[1], sample.application),
+        ]
         return Text.assemble(
             ("PostgreSQL connections  ", "dim"),
             ("lambda-migrate ", ""),
             (f"{sample.ours}", "bold red" if sample.ours > 1 else "bold"),
-            (f" (at most {self._most[0]})", "dim"),
+            (f" (at most {self._maximum[0]})", "dim"),
             ("   the application ", ""),
             (f"{sample.application}", "bold"),
-            (f" (at most {self._most[1]})", "dim"),
+            (f" (at most {self._maximum[1]})", "dim"),
         )
 
 

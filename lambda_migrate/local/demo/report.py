@@ -1,4 +1,4 @@
-"""What the demo has found: a summary, a table, a picture."""
+"""The report of the demo: a summary as JSON, a table, and a timeline."""
 
 from __future__ import annotations
 
@@ -11,46 +11,46 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.local.demo.evidence import Spread, Storm
-from lambda_migrate.local.demo.findings import Findings, Rollback, faults, is_served
+from lambda_migrate.local.demo.findings import DemoResult, Rollback, find_faults, is_served
 from lambda_migrate.local.demo.timeline import Row, Series, clip, render
 from lambda_migrate.local.runtime.environment import InvocationResult
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["draw", "facts", "summary", "table", "write"]
+__all__ = ["draw_timeline", "list_facts", "make_table", "summarize", "write_report"]
 
 SUMMARY = "summary.json"
-PICTURE = "timeline.svg"
+TIMELINE = "timeline.svg"
 
-_PRELUDE_SECONDS = 3.0  # of version 1's loading, which is of the same kind all along
+_PRELUDE_SECONDS = 3.0  # how much of the loading of version 1 the timeline shows
 
 
-def summary(findings: Findings) -> dict[str, Any]:
-    """Everything as JSON values; seconds unless the key says otherwise."""
-    found = faults(findings)
+def summarize(demo: DemoResult) -> dict[str, Any]:
+    """The results as JSON values; durations are in seconds unless the key names the unit."""
+    found = find_faults(demo)
     return {
         "passed": not found,
         "faults": found,
-        "environments": findings.environments,
-        "seconds": round(findings.seconds, 1),
-        "versions": [_version(storm) for storm in findings.storms],
-        "effects": dict(findings.effects[-1]) if findings.effects else {},
-        "traffic": _invocations(findings.traffic),
-        "rollback": _rollback(findings.rollback),
+        "environments": demo.environments,
+        "seconds": round(demo.seconds, 1),
+        "versions": [_version(storm) for storm in demo.storms],
+        "effects": dict(demo.effects[-1]) if demo.effects else {},
+        "traffic": _invocations(demo.traffic),
+        "rollback": _rollback(demo.rollback),
         "postgresql": {
-            "version": findings.postgresql,
-            "lambda_migrate_connections_at_most": findings.ours_at_most,
-            "application_connections_at_most": findings.application_at_most,
-            "samples": len(findings.samples),
-            "sample_interval_ms": interval_ms(findings),
+            "version": demo.postgresql,
+            "lambda_migrate_connections_at_most": demo.max_library_connections,
+            "application_connections_at_most": demo.max_application_connections,
+            "samples": len(demo.samples),
+            "sample_interval_ms": interval_ms(demo),
         },
         "dynamodb": {
-            "calls": sum(findings.dynamodb.values()),
-            "by_operation": dict(findings.dynamodb),
+            "calls": sum(demo.dynamodb.values()),
+            "by_operation": dict(demo.dynamodb),
         },
         "warm_invocation_microseconds": {
-            name: round(value, 3) for name, value in findings.warm.items()
+            name: round(value, 3) for name, value in demo.warm.items()
         },
     }
 
@@ -85,9 +85,9 @@ def _rollback(rollback: Rollback | None) -> dict[str, Any] | None:
     if rollback is None:
         return None
     return {
-        "reverted": list(rollback.reverted),
+        "reverted": list(rollback.rolled_back),
         "seconds": round(rollback.seconds, 3),
-        "taken_back": dict(rollback.taken_back),
+        "taken_back": dict(rollback.rollback_effects),
         "cold_start_after": [check.outcome for check in rollback.cold_start.checks.values()],
     }
 
@@ -98,13 +98,13 @@ def _spread(spread: Spread | None) -> dict[str, Any] | None:
     return {name: round(value, 4) for name, value in asdict(spread).items()}
 
 
-def interval_ms(findings: Findings) -> dict[str, float] | None:
-    """How far apart the samples were while environments asked, waited and migrated."""
-    pairs = itertools.pairwise(findings.samples)
+def interval_ms(demo: DemoResult) -> dict[str, float] | None:
+    """The time between two samples during the cold starts."""
+    pairs = itertools.pairwise(demo.samples)
     gaps = [
         (after.at - before.at) * 1000
         for before, after in pairs
-        if any(storm.lasted(before.at, after.at) for storm in findings.storms)
+        if any(storm.overlaps(before.at, after.at) for storm in demo.storms)
     ]
     return {"median": round(median(gaps), 1), "longest": round(max(gaps), 1)} if gaps else None
 
@@ -112,18 +112,18 @@ def interval_ms(findings: Findings) -> dict[str, float] | None:
 # -- for people -----------------------------------------------------------------------------------
 
 
-def table(findings: Findings) -> Table:
-    """The summary for a terminal."""
+def make_table(demo: DemoResult) -> Table:
+    """The results by version, for a terminal."""
     from rich import box
     from rich.table import Table
 
-    made = Table(box=box.SIMPLE, header_style="bold", pad_edge=False)
-    made.add_column("", no_wrap=True)
-    for storm in findings.storms:
-        made.add_column(f"version {storm.version}", no_wrap=True)
-    for label, cells in _per_version(findings.storms):
-        made.add_row(label, *cells)
-    return made
+    table = Table(box=box.SIMPLE, header_style="bold", pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for storm in demo.storms:
+        table.add_column(f"version {storm.version}", no_wrap=True)
+    for label, cells in _per_version(demo.storms):
+        table.add_row(label, *cells)
+    return table
 
 
 def _per_version(storms: Sequence[Storm]) -> Iterator[tuple[str, list[str]]]:
@@ -132,71 +132,71 @@ def _per_version(storms: Sequence[Storm]) -> Iterator[tuple[str, list[str]]]:
         "cold starts at once",
         [f"{len(storm.results)}, {n} served" for storm, n in zip(storms, served, strict=True)],
     )
-    yield "migrated by", [_who(storm) for storm in storms]
-    yield "migrations applied", [_applied(storm) for storm in storms]
+    yield "migrated by", [_list_migrators(storm) for storm in storms]
+    yield "migrations applied", [_count_applied(storm) for storm in storms]
     yield "waited", [f"{len(storm.waiters)}" for storm in storms]
-    yield "  median, p99 and worst", [_times(storm.waited()) for storm in storms]
-    yield "  from the release on", [_times(storm.after_release()) for storm in storms]
-    yield "  DynamoDB calls of each", [_counts(storm.lease_calls()) for storm in storms]
+    yield "  median, p99 and worst", [_format_times(storm.waited()) for storm in storms]
+    yield "  from the release on", [_format_times(storm.after_release()) for storm in storms]
+    yield "  DynamoDB calls of each", [_format_counts(storm.lease_calls()) for storm in storms]
     yield (
         "warm invocations",
         [f"{len(storm.warm)}, {sum(map(is_served, storm.warm))} served" for storm in storms],
     )
 
 
-def _who(storm: Storm) -> str:
-    return ", ".join(f"{c.environment} (fence {c.fence})" for c in storm.migrators) or "nobody"
+def _list_migrators(storm: Storm) -> str:
+    return ", ".join(f"{c.environment} (fence {c.fence})" for c in storm.migrators) or "none"
 
 
-def _applied(storm: Storm) -> str:
+def _count_applied(storm: Storm) -> str:
     bands = [band.end - band.start for band in storm.bands]
     count = sum(len(check.applied) for check in storm.migrators)
     return f"{count} in {sum(bands):.2f} s"
 
 
-def _times(spread: Spread | None) -> str:
+def _format_times(spread: Spread | None) -> str:
     if spread is None:
         return "-"
     return f"{spread.median:.2f}, {spread.p99:.2f}, {spread.worst:.2f} s"
 
 
-def _counts(spread: Spread | None) -> str:
+def _format_counts(spread: Spread | None) -> str:
     return "-" if spread is None else f"{spread.median:g}, {spread.worst:g} at most"
 
 
-def facts(findings: Findings) -> Iterator[tuple[str, str]]:
-    """What is not of one version: a label and a sentence."""
-    if findings.effects:
-        yield "migrations took effect", _counted(findings.effects[-1])
-    if findings.traffic:
-        duration = Spread.of([result.duration_seconds for result in findings.traffic])
-        served = sum(map(is_served, findings.traffic))
+def list_facts(demo: DemoResult) -> Iterator[tuple[str, str]]:
+    """The other results: a label and a sentence each."""
+    if demo.effects:
+        yield "migrations took effect", _counted(demo.effects[-1])
+    if demo.traffic:
+        duration = Spread.of([result.duration_seconds for result in demo.traffic])
+        served = sum(map(is_served, demo.traffic))
         slowest = f", the slowest in {duration.worst:.2f} s" if duration else ""
         yield (
-            "version 1 meanwhile",
-            f"{served} of {len(findings.traffic)} invocations served{slowest}",
+            "version 1 during the changes",
+            f"{served} of {len(demo.traffic)} invocations served{slowest}",
         )
-    if findings.rollback is not None:
+    if demo.rollback is not None:
         yield (
             "rollback",
-            f"{len(findings.rollback.reverted)} down scripts in "
-            f"{findings.rollback.seconds:.2f} s, by version 1's code, from the database",
+            f"{len(demo.rollback.rolled_back)} down scripts in "
+            f"{demo.rollback.seconds:.2f} s, by version 1's code, from the database",
         )
-    apart = interval_ms(findings)
+    apart = interval_ms(demo)
     yield (
         "PostgreSQL connections",
-        f"lambda-migrate {findings.ours_at_most} at most, "
-        f"the application {findings.application_at_most} at most"
+        f"lambda-migrate {demo.max_library_connections} at most, "
+        f"the application {demo.max_application_connections} at most"
         + (f"; sampled every {apart['median']:.0f} ms" if apart else ""),
     )
-    calls = ", ".join(f"{count} {name}" for name, count in sorted(findings.dynamodb.items()))
-    yield "DynamoDB calls", f"{sum(findings.dynamodb.values())} ({calls})"
-    if findings.warm:
-        bare = findings.warm["bare"]
+    calls = ", ".join(f"{count} {name}" for name, count in sorted(demo.dynamodb.items()))
+    yield "DynamoDB calls", f"{sum(demo.dynamodb.values())} ({calls})"
+    if demo.warm:
+        bare = demo.warm["bare"]
         yield (
-            "a warm invocation costs",
-            f"{findings.warm['decorated'] - bare:.2f} µs more with the decorator "
-            f"(with one that does nothing: {findings.warm['passed_through'] - bare:.2f} µs)",
+            "a warm invocation takes",
+            f"{demo.warm['decorated'] - bare:.2f} µs more with the decorator "
+            f"(with an empty one: {demo.warm['passed_through'] - bare:.2f} µs)",
         )
 
 
@@ -206,13 +206,13 @@ def _counted(effects: Mapping[str, int]) -> str:
     return ", ".join([f"{once} of {len(effects)} once", *others]) + ", counted in the database"
 
 
-def draw(findings: Findings, rows: Sequence[Row]) -> str:
+def draw_timeline(demo: DemoResult, rows: Sequence[Row]) -> str:
     """The timeline as SVG."""
-    bands = [band for storm in findings.storms for band in storm.bands]
-    if findings.rollback is not None:
-        bands += findings.rollback.bands
-    since = _first_question(findings) - _PRELUDE_SECONDS
-    samples = [sample for sample in findings.samples if sample.at >= since]
+    bands = [band for storm in demo.storms for band in storm.bands]
+    if demo.rollback is not None:
+        bands += demo.rollback.bands
+    since = _first_check(demo) - _PRELUDE_SECONDS
+    samples = [sample for sample in demo.samples if sample.at >= since]
     return render(
         list(clip(rows, since)),
         bands=bands,
@@ -220,32 +220,32 @@ def draw(findings: Findings, rows: Sequence[Row]) -> str:
             Series("connections of lambda-migrate", [(s.at, s.ours) for s in samples]),
             Series("connections of the application", [(s.at, s.application) for s in samples]),
         ],
-        title=f"{findings.environments} cold starts at once, twice, and a rollback",
-        subtitle=_subtitle(findings),
+        title=f"{demo.environments} cold starts at once, twice, and a rollback",
+        subtitle=_subtitle(demo),
     )
 
 
-def _first_question(findings: Findings) -> float:
-    """When the first environment knew whether to wait; loading it is of no interest."""
-    checks = [check for storm in findings.storms for check in storm.checks.values()]
+def _first_check(demo: DemoResult) -> float:
+    """When the first environment read the lease."""
+    checks = [check for storm in demo.storms for check in storm.checks.values()]
     first = min((check.ended - check.waited for check in checks), default=0.0)
-    return min([first, *(band.start for storm in findings.storms for band in storm.bands)])
+    return min([first, *(band.start for storm in demo.storms for band in storm.bands)])
 
 
-def _subtitle(findings: Findings) -> str:
-    waiters = " and ".join(str(len(storm.waiters)) for storm in findings.storms)
+def _subtitle(demo: DemoResult) -> str:
+    waiters = " and ".join(str(len(storm.waiters)) for storm in demo.storms)
     return (
         f"One of each version migrates, {waiters} wait without a PostgreSQL connection; "
         "version 1 serves throughout."
     )
 
 
-def write(findings: Findings, rows: Sequence[Row], report: Path) -> list[Path]:
-    """Write summary and picture into ``report``, and return their paths."""
+def write_report(demo: DemoResult, rows: Sequence[Row], report: Path) -> list[Path]:
+    """Write summary and timeline into ``report`` and return their paths."""
     report.mkdir(parents=True, exist_ok=True)
     paths = [report / SUMMARY]
-    paths[0].write_text(json.dumps(summary(findings), indent=2, ensure_ascii=False) + "\n")
+    paths[0].write_text(json.dumps(summarize(demo), indent=2, ensure_ascii=False) + "\n")
     if any(row.spans for row in rows):
-        paths.append(report / PICTURE)
-        paths[1].write_text(draw(findings, rows))
+        paths.append(report / TIMELINE)
+        paths[1].write_text(draw_timeline(demo, rows))
     return paths

@@ -1,11 +1,10 @@
-"""``lambda-migrate demo``: a hundred real Lambda runtimes against a real PostgreSQL.
+"""``lambda-migrate demo``: 100 Lambda runtimes against a PostgreSQL server.
 
 ::
 
-    version 1   100 environments at the same instant: 1 migrates, 99 wait
-                each serves once more, then most go, as idle ones do; the rest serves steadily
-    version 2   100 environments at the same instant: 1 migrates for 3 s, version 1 goes on
-    rollback    by version 1's code, with the down scripts from the database; version 1 goes on
+    version 1   100 environments start at once: 1 migrates, 99 wait; all serve again, then most end
+    version 2   100 environments start at once: 1 migrates for 3 s; version 1 keeps serving
+    rollback    by version 1's code, with the down scripts in the database; version 1 keeps serving
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from lambda_migrate.clock import SYSTEM_CLOCK, Deadline
 from lambda_migrate.errors import ConfigurationError, MigrateError
 from lambda_migrate.local.demo.deployment import VERSIONS, Example, find_example
 from lambda_migrate.local.demo.evidence import Storm
-from lambda_migrate.local.demo.findings import Findings, Rollback, faults, is_served
+from lambda_migrate.local.demo.findings import DemoResult, Rollback, find_faults, is_served
 from lambda_migrate.local.demo.fleet import Fleet, Traffic
-from lambda_migrate.local.demo.report import facts, table, write
-from lambda_migrate.local.demo.stage import RollbackTimes, Stage, start_demo_servers
+from lambda_migrate.local.demo.report import list_facts, make_table, write_report
+from lambda_migrate.local.demo.stage import DemoServers, RollbackTimes, start_demo_servers
 from lambda_migrate.local.demo.timeline import Row
 from lambda_migrate.local.demo.warm import measure_in_new_process
 
@@ -33,11 +32,11 @@ if TYPE_CHECKING:
 
 __all__ = ["run_demo"]
 
-KEPT = 25
-"""So many environments of version 1 stay while version 2 starts: 200 would want 10 GB."""
+KEPT_ENVIRONMENTS = 25
+"""Environments of version 1 that stay while version 2 starts; 200 would need 10 GB."""
 
 _ROLLBACK_SECONDS = 60.0
-_INTERRUPTED = 130  # what a shell reports of a process that Ctrl-C ended
+_INTERRUPTED = 130  # as a shell reports Ctrl-C
 
 
 def run_demo(
@@ -47,58 +46,60 @@ def run_demo(
     console: Console | None = None,
     example: Example | None = None,
 ) -> int:
-    """Run the demo, tell how it went, and write ``summary.json`` and ``timeline.svg``.
+    """Run the demo, print the results, and write ``summary.json`` and ``timeline.svg``.
 
     Args:
-        environments: In each of the two storms.
-        report: The folder to write into; made if need be.
-        console: Where to tell; standard output if None.
-        example: The function; this checkout's if None.
+        environments: Number of environments of each version.
+        report: The folder of the report; created if missing.
+        console: Where to print; standard output if None.
+        example: The example function; the one of this checkout if None.
 
     Returns:
         0; 1 if a migration took effect twice, an invocation failed or more than one PostgreSQL
         connection of lambda-migrate was open; 130 after Ctrl-C.
 
     Raises:
-        ConfigurationError: There is no example, or nothing can be written into ``report``.
+        ConfigurationError: The example is missing, or ``report`` is not writable.
         ProcessError: PostgreSQL or the DynamoDB API did not start.
     """
     from rich.console import Console
 
     if environments < 1:
-        raise ConfigurationError(f"--environments {environments}: write a number from 1")
+        raise ConfigurationError(f"--environments {environments}: must be at least 1")
     console = console or Console()
     example = example or find_example()
     _require_writable(report)
     try:
-        findings, rows = _play(environments, console, example)
+        result, rows = _run(environments, console, example)
     except KeyboardInterrupt:
         console.print("Interrupted; every process has been ended.", style="yellow")
         return _INTERRUPTED
-    return _conclude(findings, rows, report=report, console=console)
+    return _report_result(result, rows, report=report, console=console)
 
 
 def _require_writable(report: Path) -> None:
-    """Now rather than after a minute."""
+    """Check that the report can be written before anything starts."""
     try:
         report.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=report):
             pass
     except OSError as error:
         raise ConfigurationError(
-            f"--report {report}: nothing can be written there ({error.strerror}); name another"
+            f"--report {report} is not writable ({error.strerror}): choose another folder"
         ) from error
 
 
-def _conclude(findings: Findings, rows: Sequence[Row], *, report: Path, console: Console) -> int:
-    """Print and write everything; the exit code."""
+def _report_result(
+    result: DemoResult, rows: Sequence[Row], *, report: Path, console: Console
+) -> int:
+    """Print and write the results; return the exit code."""
     from rich.table import Table
 
-    found = faults(findings)
-    paths = write(findings, rows, report)
-    console.print(table(findings))
+    found = find_faults(result)
+    paths = write_report(result, rows, report)
+    console.print(make_table(result))
     grid = Table.grid(padding=(0, 2))
-    for label, fact in facts(findings):
+    for label, fact in list_facts(result):
         grid.add_row(label, fact)
     console.print(grid, highlight=False)
     console.print(f"\nwritten: {', '.join(map(str, paths))}", highlight=False, style="dim")
@@ -106,131 +107,132 @@ def _conclude(findings: Findings, rows: Sequence[Row], *, report: Path, console:
         console.print(f"FAILED  {fault}", style="bold red", highlight=False, markup=False)
     if not found:
         console.print(
-            f"All went well, in {findings.seconds:.0f} s.", style="bold green", highlight=False
+            f"All checks passed in {result.seconds:.0f} s.", style="bold green", highlight=False
         )
     return 1 if found else 0
 
 
-# -- the play -------------------------------------------------------------------------------------
-
-
-def _play(environments: int, console: Console, example: Example) -> tuple[Findings, list[Row]]:
+def _run(environments: int, console: Console, example: Example) -> tuple[DemoResult, list[Row]]:
     began = SYSTEM_CLOCK.monotonic()
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lm-demo-")))
-        stage = stack.enter_context(start_demo_servers(home, environments, console, example))
-        play = _Play(stage, environments)
-        play.run()
+        servers = stack.enter_context(start_demo_servers(home, environments, console, example))
+        demo = _Demo(servers, environments)
+        demo.run()
         until = SYSTEM_CLOCK.monotonic()
-        stage.sampler.stop()
-        findings = play.findings(seconds=until - began)
+        servers.sampler.stop()
+        result = demo.result(seconds=until - began)
         rows = [
-            row for fleet in play.fleets for row in fleet.rows(stage.sampler.sessions, until=until)
+            row
+            for fleet in demo.fleets
+            for row in fleet.rows(servers.sampler.sessions, until=until)
         ]
-    return findings, rows
+    return result, rows
 
 
-class _Play:
-    """The acts, and what was seen of them."""
+class _Demo:
+    """The steps of the demo and their results."""
 
-    def __init__(self, stage: Stage, environments: int) -> None:
-        self._stage = stage
-        self._board = stage.board
+    def __init__(self, servers: DemoServers, environments: int) -> None:
+        self._servers = servers
+        self._progress = servers.progress
         self._n = environments
         self.fleets: list[Fleet] = []
         self._storms: list[Storm] = []
         self._effects: list[Mapping[str, int]] = []
         self._traffic: Traffic | None = None
         self._rollback: Rollback | None = None
-        self._troubles: list[str] = []
+        self._errors: list[str] = []
         self._warm: Mapping[str, float] = {}
 
     def run(self) -> None:
-        """All acts; a failed storm ends the play, for what follows builds upon it."""
+        """Run all steps; a failed storm ends the demo, as later steps build on it."""
         with self._deploy(1) as first:
             if not self._storm(first):
                 return
-            first.shrink(KEPT)
+            first.shrink(KEPT_ENVIRONMENTS)
             with Traffic(first) as self._traffic:
                 with self._deploy(2) as second:
-                    went_well = self._storm(second)
-                if went_well:
-                    self._try_to_roll_back(first)
+                    succeeded = self._storm(second)
+                if succeeded:
+                    self._attempt_rollback(first)
         if self._rollback is not None:
-            self._board.now("measuring what a warm invocation costs")
-            self._warm = measure_in_new_process(self._stage.example.directory / "migrations")
+            self._progress.start_step("measuring the overhead of a warm invocation")
+            self._warm = measure_in_new_process(self._servers.example.directory / "migrations")
 
     @contextmanager
     def _deploy(self, version: int) -> Iterator[Fleet]:
-        with self._stage.deploy(version) as fleet:
+        with self._servers.deploy(version) as fleet:
             self.fleets.append(fleet)
             yield fleet
 
     def _storm(self, fleet: Fleet) -> bool:
-        """One version's cold starts and warm invocations; whether all were served."""
+        """Run cold starts and warm invocations of a version; return whether all were served."""
         what = f"version {fleet.version}"
-        self._board.now(f"{what}: {self._n} environments load, then all are invoked at once")
+        self._progress.start_step(
+            f"{what}: starting {self._n} environments, then invoking all at once"
+        )
         storm = fleet.storm(self._n)
-        went_well = all(map(is_served, storm.results))
-        if went_well:
-            self._board.now(f"{what}: every environment is invoked again")
+        succeeded = all(map(is_served, storm.results))
+        if succeeded:
+            self._progress.start_step(f"{what}: invoking every environment again")
             storm = replace(storm, warm=fleet.warm(storm))
         self._effects.append(
-            self._stage.example.effects(self._stage.server, through=VERSIONS[fleet.version])
+            self._servers.example.effects(self._servers.server, through=VERSIONS[fleet.version])
         )
         known = {band.label for one in self._storms for band in one.bands}
-        bands = [band for band in self._stage.migrations() if band.label not in known]
+        bands = [band for band in self._servers.migrations() if band.label not in known]
         self._storms.append(replace(storm, bands=bands))
-        self._board.done(_told(self._storms[-1]))
-        return went_well
+        self._progress.finish_step(_describe(self._storms[-1]))
+        return succeeded
 
-    def _try_to_roll_back(self, first: Fleet) -> None:
+    def _attempt_rollback(self, first: Fleet) -> None:
         try:
             self._rollback = self._roll_back(first)
         except MigrateError as error:
-            self._troubles.append(f"The rollback failed: {error}")
+            self._errors.append(f"The rollback failed: {error}")
 
     def _roll_back(self, first: Fleet) -> Rollback:
-        self._board.now("rolling back, with the down scripts from the database")
+        self._progress.start_step("rolling back with the down scripts in the database")
         observer = RollbackTimes()
         began = SYSTEM_CLOCK.monotonic()
-        reverted = self._stage.operator(first, observer).down(
+        rolled_back = self._servers.operator(first, observer).down(
             Deadline.after(_ROLLBACK_SECONDS), to=VERSIONS[1]
         )
         seconds = SYSTEM_CLOCK.monotonic() - began
-        self._board.now("version 1: a fresh environment on the schema that was rolled back")
+        self._progress.start_step("version 1: a new environment after the rollback")
         rollback = Rollback(
-            reverted=reverted,
+            rolled_back=rolled_back,
             seconds=seconds,
             bands=observer.bands,
-            taken_back=self._stage.example.taken_back(self._stage.server),
+            rollback_effects=self._servers.example.rollback_effects(self._servers.server),
             cold_start=first.storm(1),
         )
-        self._board.done(f"rolled back {len(reverted)} migrations; version 1 starts and serves on")
+        self._progress.finish_step(f"rolled back {len(rolled_back)} migrations; version 1 starts")
         return rollback
 
-    def findings(self, *, seconds: float) -> Findings:
-        """All that was seen."""
-        stage = self._stage
-        return Findings(
+    def result(self, *, seconds: float) -> DemoResult:
+        """Everything that was measured."""
+        servers = self._servers
+        return DemoResult(
             environments=self._n,
             seconds=seconds,
             storms=self._storms,
             effects=self._effects,
             traffic=self._traffic.results if self._traffic is not None else (),
             rollback=self._rollback,
-            samples=stage.sampler.samples,
-            troubles=[one for one in (*self._troubles, stage.sampler.fault) if one],
-            dynamodb=stage.calls(),
+            samples=servers.sampler.samples,
+            errors=[one for one in (*self._errors, servers.sampler.fault) if one],
+            dynamodb=servers.calls(),
             warm=self._warm,
-            postgresql=stage.server.version,
+            postgresql=servers.server.version,
         )
 
 
-def _told(storm: Storm) -> str:
+def _describe(storm: Storm) -> str:
     served = sum(map(is_served, storm.results))
-    who = ", ".join(check.environment for check in storm.migrators) or "nobody"
+    migrators = ", ".join(check.environment for check in storm.migrators) or "none"
     return (
-        f"version {storm.version}: {who} migrated, {len(storm.waiters)} waited, "
+        f"version {storm.version}: {migrators} migrated, {len(storm.waiters)} waited, "
         f"{served} of {len(storm.results)} served"
     )

@@ -1,4 +1,4 @@
-"""Who is connected to PostgreSQL, asked some fifty times a second while something else goes on."""
+"""Counts PostgreSQL connections, up to fifty times a second, in the background."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lambda_migrate.clock import SYSTEM_CLOCK, Clock
 __all__ = ["INTERVAL_SECONDS", "OURS", "ConnectionSampler", "Sample"]
 
 OURS = "lambda-migrate"
-"""What the application names of lambda-migrate's own connections begin with."""
+"""The prefix of the application names of lambda-migrate's connections."""
 
 INTERVAL_SECONDS = 0.02
 
@@ -26,7 +26,7 @@ GROUP BY application_name
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The connections to one database at one moment.
+    """The number of connections to a database at one time.
 
     Attributes:
         at: Monotonic seconds.
@@ -40,14 +40,14 @@ class Sample:
 
 
 class ConnectionSampler:
-    """Counts connections in a thread of its own, through one connection to another database.
+    """Counts connections in a background thread, through a connection to another database.
 
     Args:
         connect: Opens that connection (pg8000's native one).
-        database: Whose connections are counted.
+        database: The database whose connections are counted.
         application: The application's ``application_name``.
-        clock: For `Sample.at`.
-        interval: Seconds between two samples; on a busy machine they are further apart.
+        clock: The clock of `Sample.at`.
+        interval: Seconds between two samples; more on a busy machine.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class ConnectionSampler:
     def __enter__(self) -> ConnectionSampler:
         connection = self._connect()
         self._thread = threading.Thread(
-            target=self._sample_on, args=(connection,), name="connections", daemon=True
+            target=self._run, args=(connection,), name="connections", daemon=True
         )
         self._thread.start()
         return self
@@ -99,10 +99,10 @@ class ConnectionSampler:
 
     @property
     def sessions(self) -> dict[str, float]:
-        """Each application name of ours, and when it connected (seconds since the epoch)."""
+        """When each connection of lambda-migrate was opened (epoch seconds), by its name."""
         return dict(self._sessions)
 
-    def _sample_on(self, connection: Any) -> None:
+    def _run(self, connection: Any) -> None:
         import pg8000.exceptions
 
         try:
@@ -112,7 +112,7 @@ class ConnectionSampler:
             self._sample(connection)
             connection.close()
         except (pg8000.exceptions.Error, OSError) as error:
-            self.fault = f"the connections could not be counted any more: {error}"
+            self.fault = f"The connections could not be counted any more: {error}"
 
     def _sample(self, connection: Any) -> None:
         rows = connection.run(_QUERY, database=self._database)

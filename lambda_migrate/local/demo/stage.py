@@ -1,4 +1,4 @@
-"""What the demo's functions run on: the servers, the board, the counting of connections."""
+"""The servers of the demo, its progress table, and its count of connections."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
 from lambda_migrate.local.demo.deployment import APPLICATION, DATABASE, TABLE, Example
 from lambda_migrate.local.demo.evidence import bands_of
 from lambda_migrate.local.demo.fleet import Fleet
-from lambda_migrate.local.demo.progress_table import Board
+from lambda_migrate.local.demo.progress_table import ProgressTable
 from lambda_migrate.local.demo.sampler import ConnectionSampler
 from lambda_migrate.local.demo.timeline import Band
 from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint, LocalDynamoDB
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
+    "DemoServers",
     "RollbackTimes",
-    "Stage",
     "connect_monitor",
     "make_operator",
     "read_migrations",
@@ -46,13 +46,13 @@ ORDER BY version::numeric
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """What both versions run on.
+class DemoServers:
+    """The servers that both versions use.
 
     Attributes:
-        home: A directory that goes when the demo is over.
-        epoch: Seconds since the epoch when the monotonic clock stood at 0: environments and
-            PostgreSQL note the one, the picture is drawn on the other.
+        home: A temporary directory.
+        epoch: Seconds since the epoch at monotonic time 0. Environments and PostgreSQL record the
+            first, the timeline uses the second.
     """
 
     home: Path
@@ -60,18 +60,18 @@ class Stage:
     server: LocalPostgreSQL
     dynamodb: LocalDynamoDB
     sampler: ConnectionSampler
-    board: Board
+    progress: ProgressTable
     epoch: float
 
     @contextmanager
     def deploy(self, version: int) -> Iterator[Fleet]:
-        """Version ``version`` of the example, without an environment yet."""
+        """Deploy a version of the example, without environments."""
         code = self.example.deploy(version, self.home)
         with Fleet(
             version,
             code,
             variables=self.variables(),
-            tally=self.board.tally(f"version {version}"),
+            counter=self.progress.add_counter(f"version {version}"),
             logs=self.home / f"logs-{version}",
             epoch=self.epoch,
         ) as fleet:
@@ -90,15 +90,15 @@ class Stage:
         }
 
     def migrations(self) -> list[Band]:
-        """All rows of the history as they are now; none if nobody came so far as to make it."""
+        """All rows of the history; none if it does not exist yet."""
         return read_migrations(self.server, DATABASE, epoch=self.epoch)
 
     def operator(self, fleet: Fleet, observer: RollbackTimes) -> Operations:
-        """What ``lambda-migrate down`` uses, with the code of ``fleet`` at hand."""
+        """The operations of ``lambda-migrate``, with the migration files of ``fleet``."""
         return make_operator(fleet.code, self.variables(), self.dynamodb, observer)
 
     def calls(self) -> Counter[str]:
-        """Calls of the environments by operation: without ours and the operator's."""
+        """DynamoDB requests of the environments by operation."""
         names = [name for name in self.dynamodb.clients() if name.startswith("ordersv")]
         return sum((self.dynamodb.requests(name) for name in names), Counter[str]())
 
@@ -106,53 +106,53 @@ class Stage:
 @contextmanager
 def start_demo_servers(
     home: Path, environments: int, console: Console, example: Example
-) -> Iterator[Stage]:
-    """Start the servers, and the counting of connections.
+) -> Iterator[DemoServers]:
+    """Start the servers and the count of connections.
 
     Args:
-        home: See `Stage`.
-        environments: In each storm.
-        console: For the board.
-        example: See `Stage`.
+        home: See `DemoServers`.
+        environments: Number of environments of each version.
+        console: For the progress table.
+        example: See `DemoServers`.
     """
-    # Each environment keeps a connection of its own, as functions do: make room for them.
-    room = {"max_connections": str(2 * environments + 50)}
+    # Each environment keeps a connection.
+    settings = {"max_connections": str(2 * environments + 50)}
     with ExitStack() as stack:
-        server = LocalPostgreSQL(databases=[DATABASE], settings=room)
+        server = LocalPostgreSQL(databases=[DATABASE], settings=settings)
         sampler = ConnectionSampler(
             lambda: connect_monitor(server), database=DATABASE, application=APPLICATION
         )
-        board = Board(console, latest=lambda: sampler.latest)
-        stack.enter_context(board.live())
-        board.now("starting PostgreSQL and a DynamoDB API")
+        progress = ProgressTable(console, latest=lambda: sampler.latest)
+        stack.enter_context(progress.live())
+        progress.start_step("starting PostgreSQL and a DynamoDB API")
         stack.enter_context(server)
         dynamodb = stack.enter_context(LocalDynamoDB())
         dynamodb.create_table(TABLE)
         stack.enter_context(sampler)
-        board.done(f"PostgreSQL {server.version} and a DynamoDB API run")
+        progress.finish_step(f"PostgreSQL {server.version} and a DynamoDB API are running")
         epoch = time.time() - SYSTEM_CLOCK.monotonic()
-        yield Stage(home, example, server, dynamodb, sampler, board, epoch)
+        yield DemoServers(home, example, server, dynamodb, sampler, progress, epoch)
 
 
 def read_migrations(server: LocalPostgreSQL, database: str, *, epoch: float) -> list[Band]:
-    """All rows of the history as they are now; none if nobody came so far as to make it."""
-    there = server.execute(
+    """All rows of the history; none if it does not exist yet."""
+    exists = server.execute(
         "SELECT to_regclass('lambda_migrate.history') IS NOT NULL", database=database
     )
-    rows = server.execute(_HISTORY, database=database) if there[0][0] else []
+    rows = server.execute(_HISTORY, database=database) if exists[0][0] else []
     return bands_of(rows, epoch=epoch)
 
 
 def make_operator(
     code: Path, variables: Mapping[str, str], dynamodb: DynamoDBEndpoint, observer: Observer
 ) -> Operations:
-    """What ``lambda-migrate down`` uses, with the files of ``code`` at hand.
+    """Create the operations of ``lambda-migrate`` with the migration files of ``code``.
 
     Args:
-        code: What was deployed.
-        variables: The function's.
-        dynamodb: Where the lease table is.
-        observer: Told what happens.
+        code: Folder of the deployed code.
+        variables: The function's environment variables.
+        dynamodb: The API of the lease table.
+        observer: Gets all events.
     """
     environ = {**variables, "LAMBDA_MIGRATE_DIRECTORY": str(code / "migrations")}
     settings = Settings.load(environ)
@@ -167,7 +167,7 @@ def make_operator(
 
 
 def connect_monitor(server: LocalPostgreSQL) -> object:
-    """The connection that a `ConnectionSampler` counts through."""
+    """Open the connection of a `ConnectionSampler`."""
     import pg8000.native
 
     return pg8000.native.Connection(
@@ -176,7 +176,7 @@ def connect_monitor(server: LocalPostgreSQL) -> object:
 
 
 class RollbackTimes:
-    """Notes when each down script ran."""
+    """Records when each down script ran."""
 
     def __init__(self) -> None:
         self.bands: list[Band] = []

@@ -1,4 +1,4 @@
-"""What ``@migrate_on_cold_start`` adds to a warm invocation, measured in a process of its own.
+"""The overhead of ``@migrate_on_cold_start`` in a warm invocation, measured in a new process.
 
 ``python -m lambda_migrate.local.demo.warm <directory of migrations>`` prints it as JSON.
 """
@@ -28,35 +28,35 @@ def measure_in_new_process(migrations: Path) -> dict[str, float]:
     """Microseconds of a warm call: ``bare``, ``passed_through`` and ``decorated``.
 
     Args:
-        migrations: A directory of migration files.
+        migrations: The directory of migration files.
     """
     command = [sys.executable, "-m", "lambda_migrate.local.demo.warm", str(migrations)]
-    answer = subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - this module
-    measured: dict[str, float] = json.loads(answer.stdout)
+    done = subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - this module
+    measured: dict[str, float] = json.loads(done.stdout)
     return measured
 
 
 def measure(migrations: Path) -> dict[str, float]:
-    """The same in this process."""
+    """Measure in this process."""
 
     def handler(event: Any, context: Any) -> Any:
         del context
         return event
 
     decorated = migrate_on_cold_start(
-        mode="off",  # opens the gate without a database; a warm call is the same in every mode
+        mode="off",  # needs no database; a warm call is the same in every mode
         table="unused",
-        database_url="postgresql://nobody@localhost/unused",
+        database_url="postgresql://unused@localhost/unused",
         directory=str(migrations),
     )(handler)
     decorated(None, None)
     return _microseconds(
-        {"bare": handler, "passed_through": _pass_through(handler), "decorated": decorated}
+        {"bare": handler, "passed_through": _decorate_empty(handler), "decorated": decorated}
     )
 
 
-def _pass_through(function: Handler) -> Handler:
-    """What any decorator costs that does nothing at all."""
+def _decorate_empty(function: Handler) -> Handler:
+    """An empty decorator, for comparison."""
 
     @functools.wraps(function)
     def passing(event: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
@@ -66,7 +66,7 @@ def _pass_through(function: Handler) -> Handler:
 
 
 def _microseconds(functions: dict[str, Handler]) -> dict[str, float]:
-    """The fastest of many short repetitions, by turns: other processes' work only slows down."""
+    """The fastest of many short repetitions, as other processes only slow them down."""
     fastest = dict.fromkeys(functions, float("inf"))
     for _ in range(_REPEATS):
         for name, function in functions.items():

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from lambda_migrate.local.demo.evidence import Check, Spread, Storm, read_check, spans_of
-from lambda_migrate.local.demo.findings import Findings, Rollback, faults
-from lambda_migrate.local.demo.report import draw, summary
+from lambda_migrate.local.demo.findings import DemoResult, Rollback, find_faults
+from lambda_migrate.local.demo.report import draw_timeline, summarize
 from lambda_migrate.local.demo.sampler import Sample
 from lambda_migrate.local.demo.timeline import Band, Row, Span
 from lambda_migrate.local.runtime.environment import (
@@ -53,7 +53,7 @@ STORM = Storm(
     bands=[Band("0001_a", 10.2, 10.4)],
 )
 ROLLBACK = Rollback(("0002_b",), 1.5, [Band("0002_b down", 12.0, 12.1)], {"0002_b": 1}, STORM)
-GOOD = Findings(
+GOOD = DemoResult(
     environments=2,
     seconds=5.0,
     storms=[STORM, replace(STORM, version=2)],
@@ -61,7 +61,7 @@ GOOD = Findings(
     traffic=[result(code=200)],
     rollback=ROLLBACK,
     samples=[Sample(10.0, 0, 0), Sample(10.02, 1, 1), Sample(10.06, 0, 2)],
-    troubles=(),
+    errors=(),
     dynamodb={"GetItem": 4, "UpdateItem": 2},
     warm={"bare": 0.03, "passed_through": 0.15, "decorated": 0.16},
     postgresql="18.4",
@@ -69,8 +69,8 @@ GOOD = Findings(
 
 
 def test_a_successful_demo_has_no_faults() -> None:
-    assert faults(GOOD) == []
-    assert summary(GOOD)["passed"] is True
+    assert find_faults(GOOD) == []
+    assert summarize(GOOD)["passed"] is True
 
 
 @pytest.mark.parametrize(
@@ -80,10 +80,10 @@ def test_a_successful_demo_has_no_faults() -> None:
         ({"effects": [{"0001_a": 0}]}, "0001_a took effect 0 times instead of once."),
         (
             {"samples": [Sample(10.0, 2, 0)]},
-            "2 PostgreSQL connections of lambda-migrate were open at once",
+            "lambda-migrate had 2 PostgreSQL connections at once",
         ),
-        ({"samples": []}, "the connections were never counted"),
-        ({"troubles": ["The rollback failed: no"]}, "The rollback failed: no"),
+        ({"samples": []}, "The connections were never counted"),
+        ({"errors": ["The rollback failed: no"]}, "The rollback failed: no"),
         (
             {
                 "storms": [
@@ -101,20 +101,20 @@ def test_a_successful_demo_has_no_faults() -> None:
             "1 of 2 invocations of version 1 while the schema changed failed; the first: late",
         ),
         (
-            {"rollback": replace(ROLLBACK, taken_back={"0002_b": 2})},
-            "0002_b was taken back 2 times instead of once.",
+            {"rollback": replace(ROLLBACK, rollback_effects={"0002_b": 2})},
+            "0002_b was rolled back 2 times instead of once.",
         ),
     ],
 )
 def test_each_broken_promise_is_a_fault(change: dict[str, Any], sentence: str) -> None:
     broken = replace(GOOD, **change)
-    [fault] = faults(broken)
+    [fault] = find_faults(broken)
     assert fault.startswith(sentence)
-    assert summary(broken)["passed"] is False
+    assert summarize(broken)["passed"] is False
 
 
 def test_a_client_error_is_not_a_failure() -> None:
-    assert faults(replace(GOOD, traffic=[result(code=404)])) == []
+    assert find_faults(replace(GOOD, traffic=[result(code=404)])) == []
 
 
 def test_the_wait_after_the_release_counts_from_the_last_migrator() -> None:
@@ -203,7 +203,7 @@ def test_the_phases_of_an_environment(
 
 def test_the_timeline_names_the_migrations_and_starts_shortly_before_the_first_check() -> None:
     rows = [Row("v1 env0001", [Span("starting", -90, 10.2), Span("migrating", 10.2, 10.5)])]
-    svg = draw(GOOD, rows)
+    svg = draw_timeline(GOOD, rows)
     assert "0001_a" in svg
     assert "0002_b down" in svg
     assert ">20<" not in svg  # an axis of a hundred seconds would have it

@@ -46,7 +46,7 @@ def ran(report: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def summary(ran: subprocess.CompletedProcess[str], report: Path) -> dict[str, Any]:
+def summarize(ran: subprocess.CompletedProcess[str], report: Path) -> dict[str, Any]:
     assert ran.returncode == 0, ran.stdout + ran.stderr
     read: dict[str, Any] = json.loads((report / "summary.json").read_text())
     return read
@@ -55,7 +55,7 @@ def summary(ran: subprocess.CompletedProcess[str], report: Path) -> dict[str, An
 def test_the_demo_passes(ran: subprocess.CompletedProcess[str], summary: dict[str, Any]) -> None:
     assert summary["passed"] is True
     assert summary["faults"] == []
-    assert "All went well" in ran.stdout
+    assert "All checks passed" in ran.stdout
     assert "Traceback" not in ran.stdout + ran.stderr
 
 
@@ -131,11 +131,11 @@ def example(tmp_path: Path) -> Example:
     return Example(directory)
 
 
-def play(example: Example, report: Path) -> tuple[int, str]:
-    said = io.StringIO()
-    console = Console(file=said, width=200)
+def demo(example: Example, report: Path) -> tuple[int, str]:
+    fields = io.StringIO()
+    console = Console(file=fields, width=200)
     code = run_demo(environments=2, report=report, console=console, example=example)
-    return code, said.getvalue()
+    return code, fields.getvalue()
 
 
 def edit(example: Example, name: str, before: str, after: str) -> None:
@@ -147,10 +147,10 @@ def edit(example: Example, name: str, before: str, after: str) -> None:
 
 def test_a_migration_that_fails_fails_the_demo(example: Example, tmp_path: Path) -> None:
     edit(example, "migrations/0003_welcome_credit.sql", "credit_cents + 500", "kredit + 500")
-    code, said = play(example, tmp_path / "report")
+    code, fields = demo(example, tmp_path / "report")
     assert code == 1
-    assert "2 of 2 cold starts of version 1 failed" in said
-    assert "0003_welcome_credit took effect 0 times" in said
+    assert "2 of 2 cold starts of version 1 failed" in fields
+    assert "0003_welcome_credit took effect 0 times" in fields
     summary = json.loads((tmp_path / "report" / "summary.json").read_text())
     assert summary["passed"] is False
     assert [one["version"] for one in summary["versions"]] == [1]
@@ -162,9 +162,9 @@ def test_a_migration_that_takes_effect_twice_fails_the_demo(
     script = "UPDATE customers SET points = points + 1;"
     edit(example, "migrations/0006_backfill_totals.sql", script, f"{script}\n{script}")
     edit(example, "migrations/0006_backfill_totals.sql", "pg_sleep(3)", "pg_sleep(0)")
-    code, said = play(example, tmp_path / "report")
+    code, fields = demo(example, tmp_path / "report")
     assert code == 1
-    assert "0006_backfill_totals took effect 2 times instead of once." in said
+    assert "0006_backfill_totals took effect 2 times instead of once." in fields
 
 
 def test_a_second_connection_of_the_library_fails_the_demo(
@@ -172,9 +172,9 @@ def test_a_second_connection_of_the_library_fails_the_demo(
 ) -> None:
     edit(example, "app.py", 'APPLICATION_NAME = "orders"', 'APPLICATION_NAME = "lambda-migrate:x"')
     edit(example, "migrations/0006_backfill_totals.sql", "pg_sleep(3)", "pg_sleep(0)")
-    code, said = play(example, tmp_path / "report")
+    code, fields = demo(example, tmp_path / "report")
     assert code == 1
-    assert "PostgreSQL connections of lambda-migrate were open at once" in said
+    assert "PostgreSQL connections at once instead of at most one" in fields
 
 
 def test_a_failed_rollback_fails_the_demo(example: Example, tmp_path: Path) -> None:
@@ -182,22 +182,22 @@ def test_a_failed_rollback_fails_the_demo(example: Example, tmp_path: Path) -> N
         example, "migrations/0005_totals_and_points.sql", "DROP COLUMN points", "DROP COLUMN pints"
     )
     edit(example, "migrations/0006_backfill_totals.sql", "pg_sleep(3)", "pg_sleep(0)")
-    code, said = play(example, tmp_path / "report")
+    code, fields = demo(example, tmp_path / "report")
     assert code == 1
-    assert "The rollback failed: " in said
+    assert "The rollback failed: " in fields
 
 
 # -- what it refuses at once ----------------------------------------------------------------------
 
 
 def test_zero_environments_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="--environments 0: write a number from 1"):
+    with pytest.raises(ConfigurationError, match="--environments 0: must be at least 1"):
         run_demo(environments=0, report=tmp_path)
 
 
 def test_a_report_folder_without_write_access_is_an_error_before_the_start(tmp_path: Path) -> None:
     (tmp_path / "report").write_text("a file")
-    with pytest.raises(ConfigurationError, match="nothing can be written there"):
+    with pytest.raises(ConfigurationError, match="is not writable"):
         run_demo(environments=1, report=tmp_path / "report")
 
 
@@ -241,7 +241,7 @@ def until(condition: Any, *, seconds: float = 60.0) -> bool:
     return bool(condition())
 
 
-@pytest.mark.parametrize("moment", ["environments load", "every environment is invoked again"])
+@pytest.mark.parametrize("moment", ["starting 4 environments", "invoking every environment again"])
 def test_ctrl_c_leaves_no_process_behind(marker: Path, tmp_path: Path, moment: str) -> None:
     log = tmp_path / "log"
     with log.open("wb") as output:
