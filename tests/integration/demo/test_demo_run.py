@@ -46,10 +46,10 @@ def ran(report: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def summarize(ran: subprocess.CompletedProcess[str], report: Path) -> dict[str, Any]:
+def summary(ran: subprocess.CompletedProcess[str], report: Path) -> dict[str, Any]:
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    read: dict[str, Any] = json.loads((report / "summary.json").read_text())
-    return read
+    summary: dict[str, Any] = json.loads((report / "summary.json").read_text())
+    return summary
 
 
 def test_the_demo_passes(ran: subprocess.CompletedProcess[str], summary: dict[str, Any]) -> None:
