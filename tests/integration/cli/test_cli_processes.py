@@ -214,9 +214,9 @@ def test_of_two_concurrent_ups_one_applies_and_the_other_is_busy(bench: Bench, t
 
 
 def test_up_wait_continues_when_the_holder_has_finished(bench: Bench) -> None:
-    bench.write("1_slow", "CREATE TABLE log (n int); SELECT pg_sleep(1.5);")
+    bench.write("1_slow", "CREATE TABLE log (n int); SELECT pg_sleep(5);")
     first = bench.start("up")
-    bench.wait_for(lambda: _is_at(bench, "pg_sleep(1.5)"))
+    bench.wait_for(lambda: _is_at(bench, "pg_sleep(5)"))
     code, out, _ = bench.run("up", "--wait")
     assert code == 0
     assert "waiting: " in out
