@@ -1056,8 +1056,8 @@ MUTANTS = (
     Mutant(
         "a hook: a failure blocks the rollback of a stack",
         "lambda_migrate/deploy/custom_resource.py",
-        "result.failed and (request.direction is Direction.FORWARD or bool(request.fault))",
-        "result.failed",
+        "result.has_failed and (request.direction is Direction.FORWARD or bool(request.fault))",
+        "result.has_failed",
         ("hooks",),
     ),
     Mutant(
@@ -1084,8 +1084,8 @@ MUTANTS = (
     Mutant(
         "a hook: a failure blocks the rollback of a deployment",
         "lambda_migrate/deploy/codedeploy.py",
-        'status = "Failed" if result.failed and not is_rollback else "Succeeded"',
-        'status = "Failed" if result.failed else "Succeeded"',
+        'status = "Failed" if result.has_failed and not is_rollback else "Succeeded"',
+        'status = "Failed" if result.has_failed else "Succeeded"',
         ("hooks",),
     ),
     Mutant(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-__all__ = ["next_version", "write_migration"]
+__all__ = ["choose_next_version", "write_migration"]
 
 _NUMBERED = re.compile(r"([0-9]+)_.*\.sql", re.IGNORECASE)
 _VALID_NAME = re.compile(r"[\w+-][\w.+-]*")
@@ -68,7 +68,7 @@ def write_migration(
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with _lock_directory(directory):
-            version = next_version([entry.name for entry in directory.iterdir()], now=now)
+            version = choose_next_version([entry.name for entry in directory.iterdir()], now=now)
             path = directory / f"{version}_{name}.sql"
             with path.open("x", encoding="utf-8") as file:
                 file.write(_TRANSACTIONAL if transactional else _NON_TRANSACTIONAL)
@@ -81,7 +81,7 @@ def write_migration(
     return path
 
 
-def next_version(names: list[str], *, now: datetime) -> str:
+def choose_next_version(names: list[str], *, now: datetime) -> str:
     """Return the digits of the next version.
 
     A directory with versions 0001, 0002 gets 0003; any other gets a timestamp.

@@ -264,7 +264,7 @@ def _render_entry(entry: StatusEntry, is_wide: bool) -> list[Text]:
     return [Text(text(entry), style) for (_, text), style in zip(columns, styles, strict=False)]
 
 
-def _format_took(entry: StatusEntry) -> str:
+def _format_entry_duration(entry: StatusEntry) -> str:
     return "" if entry.duration_ms is None else format_duration(entry.duration_ms / 1000)
 
 
@@ -278,7 +278,7 @@ _COLUMNS: tuple[tuple[str, Callable[[StatusEntry], str]], ...] = (
     ("migration", lambda entry: escape_text(entry.name)),
     ("state", _format_state),
     ("applied", _format_applied_at),
-    ("took", _format_took),
+    ("took", _format_entry_duration),
     ("by", _format_owner),
 )
 
@@ -434,14 +434,14 @@ def _render_comparison(compared: Sequence[Mapping[str, Any]]) -> list[Renderable
             escape_text(each["version"]),
             escape_text(each["file"]) or "-",
             each["theirs"],
-            _HERE[each["here"]],
+            _HERE_LABELS[each["here"]],
             style=style,
         )
     left_out = len(compared) - len(chosen)
     return [table, *([Text(f"… and {left_out} more", style="dim")] if left_out else [])]
 
 
-_HERE = {
+_HERE_LABELS = {
     "recorded": "will be marked",
     "recorded before": "applied already",
     "pending": "stays pending",

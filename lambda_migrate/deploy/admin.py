@@ -113,7 +113,7 @@ class AdminFunction:
             asynchronous invocation that fails.
         """
         started = self._clock.monotonic()
-        invocation = _LambdaInvocation.of(context, self._clock)
+        invocation = _LambdaInvocation.from_context(context, self._clock)
         command, request_id = "", invocation.id
         recorder = _EventRecorder(self._observer)
 
@@ -349,7 +349,7 @@ class _LambdaInvocation:
     deadline: Deadline
 
     @classmethod
-    def of(cls, context: Any, clock: Clock) -> _LambdaInvocation:
+    def from_context(cls, context: Any, clock: Clock) -> _LambdaInvocation:
         """Read Lambda's context; without a deadline in it, assume 15 minutes."""
         return cls(
             str(getattr(context, "aws_request_id", "")),

@@ -54,7 +54,7 @@ class _LifecycleEvent:
     execution: str
 
     @classmethod
-    def read(cls, event: Any) -> _LifecycleEvent:
+    def parse(cls, event: Any) -> _LifecycleEvent:
         event = event if isinstance(event, dict) else {}
         deployment = event.get("DeploymentId")
         execution = event.get("LifecycleEventHookExecutionId")
@@ -85,14 +85,14 @@ def handler(event: Any, context: Any) -> dict[str, str]:
 
 def handle(event: Any, context: Any, *, clock: Clock = SYSTEM_CLOCK) -> dict[str, str]:
     """Do what `handler` does, with a clock."""
-    schedule = Schedule.of(context, clock)
-    lifecycle_event = _LifecycleEvent.read(event)
+    schedule = Schedule.from_context(context, clock)
+    lifecycle_event = _LifecycleEvent.parse(event)
     request_id = str(getattr(context, "aws_request_id", None) or "")
     is_rollback = _is_rollback(lifecycle_event, schedule.work)
     result = _run(schedule.work, request_id, is_rollback=is_rollback)
-    status = "Failed" if result.failed and not is_rollback else "Succeeded"
+    status = "Failed" if result.has_failed and not is_rollback else "Succeeded"
     deliver_response(lambda seconds: _report(lifecycle_event, status, seconds), schedule.delivery)
-    log = _LOG.warning if result.failed else _LOG.info
+    log = _LOG.warning if result.has_failed else _LOG.info
     log("reported %s for deployment %s: %s", status, lifecycle_event.deployment, result)
     log_result(result)
     return {"status": status, "reason": str(result)}

@@ -166,14 +166,14 @@ def handler(event: Any, context: Any) -> dict[str, Any]:
 
 def handle(event: Any, context: Any, *, clock: Clock = SYSTEM_CLOCK) -> dict[str, Any]:
     """Do what `handler` does, with a clock."""
-    schedule = Schedule.of(context, clock)
+    schedule = Schedule.from_context(context, clock)
     request = CustomResourceRequest.parse(event)
     request_id = str(getattr(context, "aws_request_id", None) or "")
     result = _run(request, schedule.work, request_id)
     response = _build_response(request, result, context)
     body = _encode(response)
-    deliver_response(lambda seconds: _put(request.url, body, seconds), schedule.delivery)
-    log = _LOG.info if response["Status"] == "SUCCESS" and not result.failed else _LOG.warning
+    deliver_response(lambda seconds: _send(request.url, body, seconds), schedule.delivery)
+    log = _LOG.info if response["Status"] == "SUCCESS" and not result.has_failed else _LOG.warning
     log("responded %s to %s: %s", response["Status"], request.kind, response["Reason"])
     log_result(result)
     return response
@@ -192,7 +192,7 @@ def _run(request: CustomResourceRequest, deadline: Deadline, request_id: str) ->
 def _build_response(
     request: CustomResourceRequest, result: HookResult, context: Any
 ) -> dict[str, Any]:
-    failed = result.failed and (request.direction is Direction.FORWARD or bool(request.fault))
+    failed = result.has_failed and (request.direction is Direction.FORWARD or bool(request.fault))
     response: dict[str, Any] = {
         "Status": "FAILED" if failed else "SUCCESS",
         "Reason": str(result),
@@ -210,7 +210,7 @@ def _build_response(
 
 
 def _format_reason(request: CustomResourceRequest, result: HookResult, *, failed: bool) -> str:
-    if failed or not result.failed:
+    if failed or not result.has_failed:
         return str(result)
     if request.direction is Direction.BACK:
         return f"{result}. This does not block a rollback; each cold start checks for itself"
@@ -288,7 +288,7 @@ def _parse_version(properties: Any) -> tuple[str, int] | None:
 # --- responding
 
 
-def _put(url: SplitResult, body: bytes, seconds: float) -> None:
+def _send(url: SplitResult, body: bytes, seconds: float) -> None:
     """Send the response to CloudFormation.
 
     Raises:

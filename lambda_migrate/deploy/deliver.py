@@ -72,7 +72,7 @@ class Schedule:
     delivery: Deadline
 
     @classmethod
-    def of(cls, context: Any, clock: Clock = SYSTEM_CLOCK) -> Schedule:
+    def from_context(cls, context: Any, clock: Clock = SYSTEM_CLOCK) -> Schedule:
         """Divide the remaining time of an invocation; a short one reserves a quarter of it."""
         end = Deadline.from_context(context, clock)
         end = end or Deadline.after(_LONGEST_INVOCATION_SECONDS, clock)

@@ -74,7 +74,7 @@ class HookResult:
         return self.outcome in _READY
 
     @property
-    def failed(self) -> bool:
+    def has_failed(self) -> bool:
         """Whether code that needs this schema should not be served."""
         return self.outcome == NOT_READY
 

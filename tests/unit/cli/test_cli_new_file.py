@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lambda_migrate.cli.migration_template import next_version, write_migration
+from lambda_migrate.cli.migration_template import choose_next_version, write_migration
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.migrations import read_manifest
 from lambda_migrate.migrations.sql.lint import check_migration
@@ -37,12 +37,12 @@ NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=timezone.utc)
 def test_the_next_version_continues_the_numbering_of_the_directory(
     names: list[str], version: str
 ) -> None:
-    assert next_version(names, now=NOW) == version
+    assert choose_next_version(names, now=NOW) == version
 
 
 def test_a_highest_version_that_cannot_be_incremented_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match="there is no version above"):
-        next_version(["999999999999999999_a.sql"], now=NOW)
+        choose_next_version(["999999999999999999_a.sql"], now=NOW)
 
 
 @pytest.mark.parametrize("transactional", [True, False])

@@ -71,10 +71,10 @@ def deploy(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Deploy:
 def short_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the time for the work expire at once; there is enough for the response."""
 
-    def of(_context: object, _clock: object) -> Schedule:
+    def from_context(_context: object, _clock: object) -> Schedule:
         return Schedule(work=Deadline.after(0.05), delivery=Deadline.after(30))
 
-    monkeypatch.setattr(Schedule, "of", of)
+    monkeypatch.setattr(Schedule, "from_context", from_context)
 
 
 def make_unexpected_errors() -> list[BaseException]:

@@ -424,7 +424,10 @@ def test_an_unreachable_url_is_not_shown(deploy: Deploy) -> None:
 
 
 def test_https_verifies_the_server(
-    deploy: Deploy, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    deploy: Deploy,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Any,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     import ssl
 
@@ -435,8 +438,10 @@ def test_https_verifies_the_server(
     authority.issue_cert("127.0.0.1").configure_cert(tls)
     deploy(V1)
     with run_callback_server(tls=tls) as callbacks:
-        with pytest.raises(DeliveryFailed, match="CERTIFICATE_VERIFY_FAILED"):
+        with pytest.raises(DeliveryFailed) as raised:
             handle(request("Create", callbacks, version(1)), LambdaContext(), clock=FakeClock())
+        # The last attempt may be too short for a handshake on a slow machine.
+        assert "CERTIFICATE_VERIFY_FAILED" in caplog.text + str(raised.value)
         assert callbacks.requests == []
         authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))

@@ -45,13 +45,13 @@ def test_a_share_of_every_invocation_is_reserved_for_the_response(
     left: float, work: float, answer: float
 ) -> None:
     clock = FakeClock()
-    schedule = Schedule.of(Context(left), clock)
+    schedule = Schedule.from_context(Context(left), clock)
     assert schedule.work.remaining() == pytest.approx(work)
     assert schedule.delivery.remaining() == pytest.approx(answer)
 
 
 def test_a_context_without_a_deadline_gets_the_longest_one() -> None:
-    assert Schedule.of(object(), FakeClock()).work.remaining() == pytest.approx(890)
+    assert Schedule.from_context(object(), FakeClock()).work.remaining() == pytest.approx(890)
 
 
 # --- work with a deadline

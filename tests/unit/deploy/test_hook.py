@@ -48,7 +48,7 @@ def test_the_hook_migrates_like_a_cold_start(
     assert fakes.database.effects == ["0001_m", "0002_m"]
     assert run() == HookResult("UP_TO_DATE")
     assert run().is_ready
-    assert not run().failed
+    assert not run().has_failed
 
 
 def test_every_event_checks_readiness_again(
@@ -93,7 +93,7 @@ def test_mode_off_does_nothing_and_fails_no_deployment(deploy: Deploy, fakes: Fa
     deploy(V2, mode="off")
     for result in (migrate(fakes.deadline(), request_id=""), check_schema(fakes.deadline())):
         assert result.outcome == "UNCHECKED"
-        assert not result.failed
+        assert not result.has_failed
         assert not result.is_ready
     assert fakes.table.log == fakes.database.effects == []
 
@@ -104,7 +104,7 @@ def test_a_feature_flag_that_switches_off_is_named(
     fakes.flags = InMemoryFlags(Flags(mode="off"))
     deploy(V2)
     result = run()
-    assert (result.outcome, result.failed) == ("UNCHECKED", False)
+    assert (result.outcome, result.has_failed) == ("UNCHECKED", False)
     assert "lambda_migrate_mode" in result.cause
     assert fakes.database.effects == []
 
@@ -115,7 +115,7 @@ def test_a_pausing_feature_flag_fails_the_hook_and_is_named(
     fakes.flags = InMemoryFlags(Flags(paused=True))
     deploy(V2)
     result = run_hook(lambda _until: run(), fakes.deadline())
-    assert result.failed
+    assert result.has_failed
     assert "lambda_migrate_paused" in result.cause
 
 
@@ -224,7 +224,7 @@ def test_checking_the_schema_changes_nothing_and_accepts_a_schema_that_is_ahead(
     deploy(V2)
     assert check_schema(fakes.deadline()) == HookResult("UP_TO_DATE")
     deploy(manifest(1, 2, 3))
-    assert check_schema(fakes.deadline()).failed
+    assert check_schema(fakes.deadline()).has_failed
     assert fakes.table.log == []
     assert fakes.database.effects == ["0001_m", "0002_m"]
 
@@ -241,7 +241,7 @@ def test_work_that_hangs_has_a_result(fakes: Fakes, lines: Lines) -> None:
 
     result = run_hook(hang, Deadline.after(0.05))
     release.set()
-    assert result.failed
+    assert result.has_failed
     assert "did not end before the hook had to respond" in result.cause
     assert lines.read() == ([], []), "nothing is written before the answer is delivered"
     log_result(result)
@@ -275,7 +275,7 @@ def test_unexpected_errors_are_reported_without_their_text(
     deploy(V1)
     fakes.table.before["read"] = raises(error)
     result = run_hook(lambda until: migrate(until, request_id=""), fakes.deadline())
-    assert result.failed
+    assert result.has_failed
     assert type(error).__name__ in result.cause or str(error) == result.cause
     assert "hunter2" not in result.cause + caplog.text
 
