@@ -1,4 +1,4 @@
-"""Servers that the tests with real processes share."""
+"""Servers shared by the tests with real processes, and the selection of quick tests."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from tests.stage import TABLE, Stage
 
 
-def _as_on_a_terminal() -> None:
-    """Heed the signals that `nohup` and a shell's background jobs leave ignored.
+def _restore_signals() -> None:
+    """Restore the handlers of signals that `nohup` and background jobs of a shell ignore.
 
-    The command line keeps ignored what its caller ignores, and so would every process started
-    here; its tests are about what a terminal sends.
+    Child processes inherit ignored signals, but the tests of the command line send them.
     """
     for signum, handler in (
         (signal.SIGINT, signal.default_int_handler),
@@ -33,11 +32,11 @@ def _as_on_a_terminal() -> None:
             signal.signal(signum, handler)
 
 
-_as_on_a_terminal()
+_restore_signals()
 
 gc.set_threshold(200_000, 20, 100)
-"""Thousands of collected tests stay for good: to look through them over and over took a seventh of
-the unit tests' time."""
+"""Thousands of collected tests stay in memory; scanning them again and again took a seventh of the
+time of the unit tests."""
 
 
 @pytest.fixture(scope="session")
@@ -48,8 +47,8 @@ def stage_postgresql() -> Iterator[LocalPostgreSQL]:
 
 @pytest.fixture(scope="session")
 def stage_dynamodb() -> Iterator[LocalDynamoDB | DynamoDBLocal]:
-    amazons = os.environ.get("LAMBDA_MIGRATE_TEST_DYNAMODB") == "dynamodb-local"
-    with DynamoDBLocal() if amazons else LocalDynamoDB() as api:
+    use_dynamodb_local = os.environ.get("LAMBDA_MIGRATE_TEST_DYNAMODB") == "dynamodb-local"
+    with DynamoDBLocal() if use_dynamodb_local else LocalDynamoDB() as api:
         api.create_table(TABLE)
         yield api
 
@@ -60,13 +59,13 @@ def stage(
     stage_dynamodb: LocalDynamoDB | DynamoDBLocal,
     tmp_path: Path,
 ) -> Stage:
-    """A database and a target of its own, on the shared servers."""
+    """A new database and target on the shared servers."""
     return Stage(stage_postgresql, stage_dynamodb, tmp_path)
 
 
 @pytest.fixture
 def own_stage(tmp_path: Path) -> Iterator[Stage]:
-    """Servers of its own, for tests that stop them."""
+    """New servers, for tests that stop them."""
     durable = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
     with LocalPostgreSQL(settings=durable) as server, LocalDynamoDB() as api:
         api.create_table(TABLE)
@@ -86,8 +85,8 @@ QUICK = (
     "tests/integration/postgresql/test_non_transactional.py::test_an_index_that_stands_there",
     "tests/integration/postgresql/test_dry_run.py",
 )
-ELSEWHERE = (
-    # Not about the library: its pages, its test bed, what loads it, its mutants.
+NOT_THE_LIBRARY = (
+    # Tests of pages, of local servers, of load/ and of the mutants.
     "tests/unit/deploy/test_pages.py",
     "tests/unit/docs",
     "tests/unit/load",
@@ -95,38 +94,18 @@ ELSEWHERE = (
     "tests/unit/test_mutants.py",
 )
 NOT_QUICK = (
-    *ELSEWHERE,
+    *NOT_THE_LIBRARY,
     "tests/unit/cli/test_cli_render.py",
-    # Every command once more, from afar.
-    "test_cli_function.py::test_a_function_is_shown_as_if_it_were_here",
-    "test_cli_function.py::test_whatever_happens_to_the_calls",
-    # Fresh processes.
     "tests/unit/entrypoints/test_cheap_starts.py",
-    # Servers that keep one waiting.
-    "test_appconfig.py::test_an_appconfig_that_does_not_answer",
-    "test_appconfig.py::test_with_all_time_in_the_world",
-    "test_appconfig.py::test_an_answer_that_does_not_come",
-    "test_codedeploy.py::test_a_creator_that_is_never_told",
-    "test_codedeploy.py::test_an_answer_that_nobody_takes",
-    "test_codedeploy.py::test_the_answer_is_sent_until",
-    "test_custom_resource.py::test_https_verifies_whom_it_answers",
-    # Hundreds of cold starts; test_readiness.py has the law without them.
+    # Hundreds of cold starts; test_readiness.py tests the same without them.
     "however_many_manifests_came_after[250]",
-    # A client of boto3 for each random environment.
-    "test_fast_client_endpoint.py::test_wherever_it_answers",
-    # Servers and observers that say nothing.
-    "test_heartbeat.py::test_renewing_goes_on_while_an_observer_of_the_last_beat_hangs",
-    "test_fast_client.py::test_silence_is_retryable",
-    # Hundreds of kilobytes of each kind.
-    "test_admin.py::test_an_answer_that_lambda_would_refuse",
-    "test_sql.py::test_no_script_takes_more_than_a_pass",
     "[pg14",
     "[pg15",
     "[pg16",
     "[pg17",
 )
 
-# Two storms at once on two cores would only measure each other.
+# Two storms at the same time on two cores would slow each other down.
 STORMS = (
     "tests/integration/flow/",
     "tests/integration/demo/",
@@ -140,18 +119,15 @@ settings.register_profile("quick", max_examples=20)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let laws on random input try fewer examples where all must be done in 30 s.
-
-    `make test-real` runs them once more, with as many as Hypothesis tries by default.
-    """
+    """Try fewer random examples in the quick tests; `make test-real` uses Hypothesis' default."""
     if _is_quick(config):
         settings.load_profile("quick")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Do not even import what the quick ones leave out."""
+    """Do not import what the quick tests leave out."""
     place = collection_path.relative_to(config.rootpath).as_posix()
-    return True if _is_quick(config) and place in ELSEWHERE else None
+    return True if _is_quick(config) and place in NOT_THE_LIBRARY else None
 
 
 def _is_quick(config: pytest.Config) -> bool:
@@ -159,28 +135,25 @@ def _is_quick(config: pytest.Config) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what `make test-unit` runs.
-
-    Quick are the unit tests, and as much of the PostgreSQL wing's as shows what it does on one
-    server.
-    """
+    """Mark what `make test-unit` runs: the unit tests, and some tests on one PostgreSQL."""
     for item in items:
         name = item.nodeid
-        if name.startswith(QUICK) and not any(part in name for part in NOT_QUICK):
+        is_slow = item.get_closest_marker("slow") or any(part in name for part in NOT_QUICK)
+        if name.startswith(QUICK) and not is_slow:
             item.add_marker(pytest.mark.quick)
 
 
-class _InGroups(LoadScopeScheduling):  # type: ignore[misc]  # it publishes no types
+class _GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]  # it publishes no types
     """Sends the tests of one file to one worker, and all storms to one.
 
-    xdist 3.8 writes its own groups behind a test's id, in an attribute that pytest 9 has no more:
-    every test would be a group of its own.
+    xdist 3.8 stores its groups in an attribute that pytest 9 removed, so every test would be a
+    group.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         return "storms" if nodeid.startswith(STORMS) else nodeid.partition("::")[0]
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _InGroups | None:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _GroupScheduling | None:
     """Use it for ``--dist loadgroup``."""
-    return _InGroups(config, log) if config.getvalue("dist") == "loadgroup" else None
+    return _GroupScheduling(config, log) if config.getvalue("dist") == "loadgroup" else None

@@ -1,4 +1,4 @@
-"""Shows that the tests can fail: takes one safeguard away at a time and runs what should notice.
+"""Checks that the tests can fail: removes one safeguard at a time and runs the tests for it.
 
 ::
 
@@ -34,7 +34,7 @@ from lambda_migrate.local.servers.postgresql import engines_directory
 ROOT = Path(__file__).parents[1]
 COPIED = ("lambda_migrate", "tests", "docs", "examples", "load")
 TIMEOUT_SECONDS = 180
-"""A mutant that makes a group of tests take longer than this is caught, too: see `_Result`."""
+"""A mutant with which a group of tests takes longer than this counts as caught: see `_Result`."""
 
 _NEWEST = ("-k", "not pg14 and not pg15 and not pg16 and not pg17")
 _POSTGRESQL = "tests/integration/postgresql"
@@ -47,14 +47,18 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "contract, lease": ("tests/contract/test_lease_contract.py",),
     "contract, database": ("tests/contract/test_database_contract.py",),
-    "machine, fakes": ("tests/contract/test_protocol_machine.py", "-k", "fakes"),
-    "machine, real": ("tests/contract/test_protocol_machine.py", "-k", "postgresql"),
+    "protocol, fakes": ("tests/contract/test_protocol_machine.py", "-k", "fakes"),
+    "protocol, real": ("tests/contract/test_protocol_machine.py", "-k", "postgresql"),
     "fence": (f"{_POSTGRESQL}/test_fence.py", *_NEWEST),
     "layouts": ("tests/contract/test_layouts.py", "-k", "missing or empty"),
-    "identity": ("tests/contract/test_postgresql_only.py", *_NEWEST),
-    "scripts": (f"{_POSTGRESQL}/test_transactional.py", f"{_POSTGRESQL}/test_scripts.py", *_NEWEST),
-    "outside": (f"{_POSTGRESQL}/test_non_transactional.py", *_NEWEST),
-    "outside, killed": (f"{_POSTGRESQL}/test_non_transactional_killed.py",),
+    "database identity": ("tests/contract/test_postgresql_only.py", *_NEWEST),
+    "transactional": (
+        f"{_POSTGRESQL}/test_transactional.py",
+        f"{_POSTGRESQL}/test_scripts.py",
+        *_NEWEST,
+    ),
+    "non-transactional": (f"{_POSTGRESQL}/test_non_transactional.py", *_NEWEST),
+    "non-transactional, killed": (f"{_POSTGRESQL}/test_non_transactional_killed.py",),
     "manifest": ("tests/unit/migrations",),
     "takeovers": (
         *(f"{_POSTGRESQL}/test_{n}.py" for n in ("fence", "bootstrap", "takeover_errors")),
@@ -66,14 +70,14 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "tests/unit/local/test_cloudwatch.py",
         "tests/unit/local/test_template_alarms.py",
     ),
-    "rehearsals": (
+    "dry runs": (
         *(f"{_POSTGRESQL}/test_dry_run_{n}.py" for n in ("never_commits", "sessions", "whole")),
         *_NEWEST,
     ),
     "appconfig": ("tests/unit/entrypoints/test_appconfig.py",),
-    "bounded": ("tests/unit/test_timeouts.py",),
+    "timeouts": ("tests/unit/test_timeouts.py",),
     "credentials": ("tests/unit/postgresql/test_credentials.py",),
-    "gate": ("tests/unit/entrypoints/test_decorator.py",),
+    "decorator": ("tests/unit/entrypoints/test_decorator.py",),
     "adoption": ("tests/unit/migrations/test_adoption.py",),
     "other tools": (f"{_POSTGRESQL}/test_other_tools.py", *_NEWEST),
     "wiring": ("tests/unit/entrypoints/test_wiring.py",),
@@ -84,19 +88,19 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "tests/contract/test_request_log_contract.py",
     ),
 }
-"""What pytest is told, cheap ones first."""
+"""Arguments of pytest by group, cheap groups first."""
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One safeguard taken away.
+    """One removed safeguard.
 
     Attributes:
         name: What is missing.
-        file: From the root of the checkout.
-        old: Text that stands there exactly once.
-        new: What takes its place.
-        groups: Which of `GROUPS` should notice.
+        file: Path in the checkout.
+        old: Text that occurs there exactly once.
+        new: Its replacement.
+        groups: Those of `GROUPS` that should fail.
     """
 
     name: str
@@ -113,21 +117,21 @@ MUTANTS = (
         "lambda_migrate/postgresql/queries.py",
         "THEN '0'\"\n            f\" ELSE",
         "THEN '0'\"\n            f\" WHEN true THEN '0' ELSE",
-        ("contract, database", "fence", "machine, real"),
+        ("contract, database", "fence", "protocol, real"),
     ),
     Mutant(
         "the fence is not compared in a write of our own",
         "lambda_migrate/postgresql/fence.py",
         "        if (token, owner) != (self.grant.fence, self.grant.owner):\n            self.run",
         "        if False:\n            self.run",
-        ("contract, database", "fence", "machine, real"),
+        ("contract, database", "fence", "protocol, real"),
     ),
     Mutant(
         "the fence is not compared by the fake",
         "lambda_migrate/testing/database.py",
         "if self._is_aborted or not self._database._is_held_by(self.grant):",
         "if self._is_aborted:",
-        ("contract, database", "machine, fakes"),
+        ("contract, database", "protocol, fakes"),
     ),
     Mutant(
         "a migration's transaction reads the fence row without a lock",
@@ -263,7 +267,7 @@ MUTANTS = (
         "lambda_migrate/postgresql/fence.py",
         'self.run(f"ROLLBACK; {self.queries.reset_session(is_direct=self.is_direct)}", deadline)',
         'self.run("ROLLBACK", deadline)',
-        ("scripts", "poolers"),
+        ("transactional", "poolers"),
     ),
     Mutant(
         "a pooler that is full for a moment counts as configured wrongly",
@@ -357,7 +361,7 @@ MUTANTS = (
         "lambda_migrate/postgresql/queries.py",
         'return f"(token < {fence} OR',
         'return f"(token <> {fence} OR',
-        ("fence", "machine, real"),
+        ("fence", "protocol, real"),
     ),
     # --- a migration and its history row (I1)
     Mutant(
@@ -365,105 +369,105 @@ MUTANTS = (
         "lambda_migrate/postgresql/queries.py",
         'tail = f"\\n; {self.commit(',
         'tail = f"\\n; COMMIT; {self.begin(timeouts)} {self.commit(',
-        ("scripts", "machine, real"),
+        ("transactional", "protocol, real"),
     ),
     Mutant(
         "the history row does not notice that it is in another transaction",
         "lambda_migrate/postgresql/queries.py",
         "::xid::text THEN {literal(state)} END",
         "::xid::text OR true THEN {literal(state)} END",
-        ("scripts",),
+        ("transactional",),
     ),
     Mutant(
         "a commit in doubt is not looked up",
         "lambda_migrate/postgresql/transactional.py",
         "done = read_duration_if_done()",
         "done = None",
-        ("scripts", "machine, real"),
+        ("transactional", "protocol, real"),
     ),
     Mutant(
         "the rows of a script are kept",
         "lambda_migrate/postgresql/fence.py",
         "timeout=timeout, keep=keep)",
         "timeout=timeout)",
-        ("scripts",),
+        ("transactional",),
     ),
     Mutant(
         "a long row that is dropped is read as a whole",
         "lambda_migrate/postgresql/driver.py",
         "return self._keep == 0 or length > _CHUNK_BYTES",
         "return self._keep == 0",
-        ("scripts",),
+        ("transactional",),
     ),
     Mutant(
         "notices are kept",
         "lambda_migrate/postgresql/driver.py",
         '_SKIPPED_KINDS = b"NAHdc"',
         '_SKIPPED_KINDS = b"AHdc"',
-        ("scripts",),
+        ("transactional",),
     ),
     Mutant(
         "an error is kept as long as it is",
         "lambda_migrate/postgresql/driver.py",
         "_FIELD_BYTES = 4_000\n",
         "_FIELD_BYTES = 4_000_000_000\n",
-        ("scripts",),
+        ("transactional",),
     ),
     Mutant(
         "a half-built index is left",
         "lambda_migrate/postgresql/non_transactional.py",
         "            self._drop_invalid_indexes()\n",
         "            pass\n",
-        ("outside",),
+        ("non-transactional",),
     ),
     Mutant(
         "a half detached partition is left",
         "lambda_migrate/postgresql/non_transactional.py",
         "            self._finalize_detach()\n",
         "",
-        ("outside",),
+        ("non-transactional",),
     ),
     Mutant(
         "what conflicts with a statement is not refused",
         "lambda_migrate/postgresql/non_transactional.py",
         "        if finding.conflict:\n",
         "        if False:\n",
-        ("outside",),
+        ("non-transactional",),
     ),
     Mutant(
         "an index of the same name is taken for the one that was asked for",
         "lambda_migrate/postgresql/catalog_state.py",
         "state = CatalogState.ABSENT if is_same is False else CatalogState.COMPLETE",
         "state = CatalogState.COMPLETE",
-        ("outside",),
+        ("non-transactional",),
     ),
     Mutant(
         "the objects that a statement is about are looked for by name",
         "lambda_migrate/postgresql/session.py",
         "object_ids=None if row[17] is None else tuple(map(int, row[17].split())),",
         "object_ids=None,",
-        ("outside",),
+        ("non-transactional",),
     ),
     Mutant(
         "what may have committed a part is run again",
         "lambda_migrate/postgresql/non_transactional.py",
         "return None if took_effect is None else not took_effect",
         "return True",
-        ("outside", "contract, database"),
+        ("non-transactional", "contract, database"),
     ),
     Mutant(
         "an error inside of a procedure is taken for one of reading its call",
         "lambda_migrate/postgresql/non_transactional.py",
         "is_parse_error = error.position is not None and not error.where",
         "is_parse_error = True",
-        ("outside",),
+        ("non-transactional",),
     ),
     Mutant(
         "every script in doubt is taken for a repeatable one",
         "lambda_migrate/postgresql/non_transactional.py",
         "return False if took_effect is None and self._script.repeatable else took_effect",
         "return bool(took_effect)",
-        ("outside", "outside, killed"),
+        ("non-transactional", "non-transactional, killed"),
     ),
     Mutant(
         "a statement begins over a row in doubt",
@@ -498,21 +502,21 @@ MUTANTS = (
         "lambda_migrate/postgresql/catalog_state.py",
         "return [row for row in self._read(query) if row[0] not in (self.object_ids or ())]",
         "return list(self._read(query))",
-        ("outside",),
+        ("non-transactional",),
     ),
     Mutant(
         "an index on only a partitioned table counts as half built",
         "lambda_migrate/postgresql/catalog_queries.py",
         """_COMPLETE = "(i.indisvalid OR c.relkind OPERATOR(pg_catalog.=) 'I')\"""",
         '_COMPLETE = "i.indisvalid"',
-        ("outside", "outside, killed"),
+        ("non-transactional", "non-transactional, killed"),
     ),
     Mutant(
         "the indexes of TOAST tables are not looked at after a rebuild",
         "lambda_migrate/postgresql/catalog_queries.py",
         "SELECT reltoastrelid FROM pg_catalog.pg_class WHERE",
         "SELECT reltoastrelid FROM pg_catalog.pg_class WHERE false AND",
-        ("outside",),
+        ("non-transactional",),
     ),
     Mutant(
         "repeatable is allowed in a transaction",
@@ -526,7 +530,7 @@ MUTANTS = (
         "lambda_migrate/engine/apply.py",
         "self._database.settle(row, self._session.deadline)",
         "pass",
-        ("engine", "machine, real"),
+        ("engine", "protocol, real"),
     ),
     # --- the lease (I2, I8)
     Mutant(
@@ -535,70 +539,70 @@ MUTANTS = (
         '_IS_OWN_LEASE = "#owner = :own_owner AND fence = :own_fence"',
         '_IS_OWN_LEASE = "attribute_exists(target) OR '
         '(#owner = :own_owner AND fence = :own_fence)"',
-        ("lease", "contract, lease", "machine, real"),
+        ("lease", "contract, lease", "protocol, real"),
     ),
     Mutant(
         "the owner of a lease is not compared by the fake",
         "lambda_migrate/lease/memory.py",
         "not in [(lease.owner, lease.fence) for lease in leases]",
         "is None",
-        ("engine", "contract, lease", "machine, fakes"),
+        ("engine", "contract, lease", "protocol, fakes"),
     ),
     Mutant(
         "one's own acquisition, sent again, is somebody else's",
         "lambda_migrate/lease/dynamodb.py",
         "            if state.owner != owner:\n                return state",
         "            if True:\n                return state",
-        ("lease", "contract, lease", "machine, real"),
+        ("lease", "contract, lease", "protocol, real"),
     ),
     Mutant(
         "one's own acquisition, sent again, is somebody else's to the fake",
         "lambda_migrate/lease/memory.py",
         "            if state.owner == owner:\n",
         "            if False:\n",
-        ("engine", "contract, lease", "machine, fakes"),
+        ("engine", "contract, lease", "protocol, fakes"),
     ),
     Mutant(
         "one's own last write, sent again, is a loss",
         "lambda_migrate/lease/dynamodb.py",
         "if state.owner is None and state.fence == lease.fence and is_done(state):",
         "if False:",
-        ("lease", "contract, lease", "machine, real"),
+        ("lease", "contract, lease", "protocol, real"),
     ),
     Mutant(
         "one's own last write, sent again, is a loss to the fake",
         "lambda_migrate/lease/memory.py",
         "if (self.state, self.state.fence) == (done, lease.fence):",
         "if False:",
-        ("contract, lease", "machine, fakes"),
+        ("contract, lease", "protocol, fakes"),
     ),
     Mutant(
         "one's own lift, sent again, is a loss",
         "lambda_migrate/lease/dynamodb.py",
         "if state.owner != lease.owner or state.fence != fence:",
         "if True:",
-        ("contract, lease", "machine, real"),
+        ("contract, lease", "protocol, real"),
     ),
     Mutant(
         "a lease is trusted from the answer on",
         "lambda_migrate/lease/dynamodb.py",
         "return Lease(owner, state.fence, trusted_until, state)",
         "return Lease(owner, state.fence, self._new_term()[0], state)",
-        ("lease", "machine, real"),
+        ("lease", "protocol, real"),
     ),
     Mutant(
         "a renewed lease is trusted from the answer on",
         "lambda_migrate/lease/dynamodb.py",
         "return replace(lease, trusted_until=trusted_until)",
         "return replace(lease, trusted_until=self._new_term()[0])",
-        ("lease", "machine, real"),
+        ("lease", "protocol, real"),
     ),
     Mutant(
         "a lease is trusted to its very end",
         "lambda_migrate/lease/dynamodb.py",
         "trusted_until = self._clock.monotonic() + self.lease_seconds - CLOCK_SKEW_MS / 1000",
         "trusted_until = self._clock.monotonic() + self.lease_seconds",
-        ("lease", "contract, lease", "machine, real"),
+        ("lease", "contract, lease", "protocol, real"),
     ),
     Mutant(
         "the margin for clocks is taken the wrong way by the table",
@@ -619,14 +623,14 @@ MUTANTS = (
         "lambda_migrate/lease/decision.py",
         "return now - self._since > (length_ms + CLOCK_SKEW_MS) / 1000",
         "return False",
-        ("lease", "engine", "machine, fakes"),
+        ("lease", "engine", "protocol, fakes"),
     ),
     Mutant(
         "a table made anew is not lifted above PostgreSQL's fence",
         "lambda_migrate/engine/holder.py",
         "self._raise_fence(stale.current_token + 1)",
         "self._raise_fence(stale.current_token)",
-        ("engine", "machine, fakes", "machine, real"),
+        ("engine", "protocol, fakes", "protocol, real"),
     ),
     Mutant(
         "a holder that is at work says nothing of it",
@@ -733,14 +737,14 @@ MUTANTS = (
         "        return record is not None and record.is_ready(digest, address)",
         "        marks = b''.join(each.ready for each in self.databases.values())\n"
         "        return join_digests([digest]) in split_digests(marks)",
-        ("lease", "engine", "machine, fakes"),
+        ("lease", "engine", "protocol, fakes"),
     ),
     Mutant(
         "how much an address has confirmed is ignored",
         "lambda_migrate/lease/record.py",
         "split_digests(self.ready[: confirmed * SHORT_DIGEST_BYTES])",
         "split_digests(self.ready)",
-        ("lease", "engine", "machine, fakes"),
+        ("lease", "engine", "protocol, fakes"),
     ),
     Mutant(
         "the older manifests are believed by an address that has not confirmed all",
@@ -782,35 +786,35 @@ MUTANTS = (
         "lambda_migrate/postgresql/fence.py",
         "        if row.is_copy:\n            return str(uuid4())",
         "        if False:\n            return str(uuid4())",
-        ("identity",),
+        ("database identity",),
     ),
     Mutant(
         "a rollback leaves what is marked ready",
         "lambda_migrate/lease/readiness.py",
         "known = _set_ready(replace(known, addresses=addresses), digests)",
         "known = replace(known, addresses=addresses)",
-        ("lease", "engine", "machine, fakes"),
+        ("lease", "engine", "protocol, fakes"),
     ),
     Mutant(
         "the first reading may be an old one",
         "lambda_migrate/engine/cold_start.py",
         "return self._decider.read_first()\n        except",
         "return self._decider.decide(self._target.store.read())\n        except",
-        ("engine", "machine, fakes"),
+        ("engine", "protocol, fakes"),
     ),
     Mutant(
         "a waiter serves on a reading that may be old",
         "lambda_migrate/engine/decider.py",
         "            if not self._needs_confirmation:\n                return step\n",
         "            return step\n",
-        ("engine", "machine, fakes"),
+        ("engine", "protocol, fakes"),
     ),
     Mutant(
         "a require function migrates where it was only to look",
         "lambda_migrate/engine/cold_start.py",
         "elif step.inspect_only:",
         "elif False:",
-        ("engine", "machine, fakes"),
+        ("engine", "protocol, fakes"),
     ),
     Mutant(
         "a look trusts a history under a holder that did not complete",
@@ -894,7 +898,7 @@ MUTANTS = (
         "lambda_migrate/lease/memory.py",
         "if not is_newest or not (is_free",
         "if not (is_free",
-        ("contract, lease", "engine", "machine, fakes"),
+        ("contract, lease", "engine", "protocol, fakes"),
     ),
     Mutant(
         "running out of time turns away those with more of it",
@@ -922,14 +926,14 @@ MUTANTS = (
         "lambda_migrate/engine/cold_start.py",
         "if news is not None:",
         "if False:",
-        ("engine", "machine, fakes", "machine, real"),
+        ("engine", "protocol, fakes", "protocol, real"),
     ),
     Mutant(
         "a failure's pause is ignored",
         "lambda_migrate/lease/decision.py",
         "if not 0 < failure.retry_at_ms - now_ms <= MAX_PAUSE_MS + 2 * CLOCK_SKEW_MS:",
         "if True:",
-        ("lease", "engine", "machine, fakes"),
+        ("lease", "engine", "protocol, fakes"),
     ),
     Mutant(
         "a failure's pause does not grow",
@@ -957,7 +961,7 @@ MUTANTS = (
         "lambda_migrate/engine/rollback.py",
         "    withdraw(session, database, lowest=rows[-1].version)\n",
         "",
-        ("engine", "machine, fakes"),
+        ("engine", "protocol, fakes"),
     ),
     # --- the deadline (I4)
     Mutant(
@@ -965,21 +969,21 @@ MUTANTS = (
         "lambda_migrate/postgresql/fence.py",
         "statement = max(1, round(left * 1000))",
         "statement = 3_600_000",
-        ("contract, database", "scripts", "outside"),
+        ("contract, database", "transactional", "non-transactional"),
     ),
     Mutant(
         "a commit begins when no time is left",
         "lambda_migrate/postgresql/fence.py",
         "        if left <= 0:\n            raise MigrationFailed",
         "        if False:\n            raise MigrationFailed",
-        ("scripts",),
+        ("transactional",),
     ),
     Mutant(
         "a waiter sleeps past its deadline",
         "lambda_migrate/lease/waiter.py",
         "min(delay, self._deadline.remaining())",
         "delay",
-        ("lease", "engine", "machine, fakes"),
+        ("lease", "engine", "protocol, fakes"),
     ),
     Mutant(
         "the lease is acquired when no time is left",
@@ -1173,42 +1177,42 @@ MUTANTS = (
         "lambda_migrate/postgresql/dry_run_queries.py",
         'return f"{RESET_SESSION} {timeouts.set_local()} {FORBID_COMMIT} SAVEPOINT {_SAVEPOINT}"',
         'return f"{RESET_SESSION} {timeouts.set_local()} SAVEPOINT {_SAVEPOINT}"',
-        ("rehearsals",),
+        ("dry runs",),
     ),
     Mutant(
         "a rehearsal may write outside of its transaction",
         "lambda_migrate/postgresql/dry_run_queries.py",
         "SET default_transaction_read_only = on",
         "SET default_transaction_read_only = off",
-        ("rehearsals",),
+        ("dry runs",),
     ),
     Mutant(
         "a rehearsal does not compare its transaction",
         "lambda_migrate/postgresql/dry_run.py",
         "if rows[-1][0] != self._transaction:",
         "if False:",
-        ("rehearsals",),
+        ("dry runs",),
     ),
     Mutant(
         "a rehearsal does not ask how its transaction ended",
         "lambda_migrate/postgresql/dry_run.py",
         'if status not in ("aborted", None):',
         "if False:",
-        ("rehearsals",),
+        ("dry runs",),
     ),
     Mutant(
         "a rehearsal does not check deferred constraints",
         "lambda_migrate/postgresql/dry_run.py",
         "        if names:\n",
         "        if not names:\n",
-        ("rehearsals",),
+        ("dry runs",),
     ),
     Mutant(
         "a rehearsal leaves constraints immediate for the next migration",
         "lambda_migrate/postgresql/dry_run.py",
         'return deferred or ""',
         'return ""',
-        ("rehearsals",),
+        ("dry runs",),
     ),
     Mutant(
         "a rehearsal begins beside a holder",
@@ -1251,7 +1255,7 @@ MUTANTS = (
         "lambda_migrate/timeouts.py",
         "return run_with_timeout(seconds, resolve)",
         "return resolve()",
-        ("bounded",),
+        ("timeouts",),
     ),
     Mutant(
         "a call of boto3's has no bound",
@@ -1361,21 +1365,21 @@ MUTANTS = (
         "lambda_migrate/decorator.py",
         "if not self._lock.acquire(timeout=seconds):",
         "if not self._lock.acquire():",
-        ("gate",),
+        ("decorator",),
     ),
     Mutant(
         "a queue's messages are answered with 503",
         "lambda_migrate/decorator.py",
         "if not _is_http(event):",
         "if False:",
-        ("gate",),
+        ("decorator",),
     ),
     Mutant(
         "an authorizer is answered with 503",
         "lambda_migrate/decorator.py",
         'if not isinstance(event, dict) or "methodArn" in event or "routeArn" in event:',
         "if not isinstance(event, dict):",
-        ("gate",),
+        ("decorator",),
     ),
     # --- no migrations, and other tools' histories
     Mutant(

@@ -132,10 +132,10 @@ def example(tmp_path: Path) -> Example:
 
 
 def demo(example: Example, report: Path) -> tuple[int, str]:
-    fields = io.StringIO()
-    console = Console(file=fields, width=200)
+    output = io.StringIO()
+    console = Console(file=output, width=200)
     code = run_demo(environments=2, report=report, console=console, example=example)
-    return code, fields.getvalue()
+    return code, output.getvalue()
 
 
 def edit(example: Example, name: str, before: str, after: str) -> None:
@@ -147,10 +147,10 @@ def edit(example: Example, name: str, before: str, after: str) -> None:
 
 def test_a_migration_that_fails_fails_the_demo(example: Example, tmp_path: Path) -> None:
     edit(example, "migrations/0003_welcome_credit.sql", "credit_cents + 500", "kredit + 500")
-    code, fields = demo(example, tmp_path / "report")
+    code, output = demo(example, tmp_path / "report")
     assert code == 1
-    assert "2 of 2 cold starts of version 1 failed" in fields
-    assert "0003_welcome_credit took effect 0 times" in fields
+    assert "2 of 2 cold starts of version 1 failed" in output
+    assert "0003_welcome_credit took effect 0 times" in output
     summary = json.loads((tmp_path / "report" / "summary.json").read_text())
     assert summary["passed"] is False
     assert [one["version"] for one in summary["versions"]] == [1]
@@ -162,9 +162,9 @@ def test_a_migration_that_takes_effect_twice_fails_the_demo(
     script = "UPDATE customers SET points = points + 1;"
     edit(example, "migrations/0006_backfill_totals.sql", script, f"{script}\n{script}")
     edit(example, "migrations/0006_backfill_totals.sql", "pg_sleep(3)", "pg_sleep(0)")
-    code, fields = demo(example, tmp_path / "report")
+    code, output = demo(example, tmp_path / "report")
     assert code == 1
-    assert "0006_backfill_totals took effect 2 times instead of once." in fields
+    assert "0006_backfill_totals took effect 2 times instead of once." in output
 
 
 def test_a_second_connection_of_the_library_fails_the_demo(
@@ -172,9 +172,9 @@ def test_a_second_connection_of_the_library_fails_the_demo(
 ) -> None:
     edit(example, "app.py", 'APPLICATION_NAME = "orders"', 'APPLICATION_NAME = "lambda-migrate:x"')
     edit(example, "migrations/0006_backfill_totals.sql", "pg_sleep(3)", "pg_sleep(0)")
-    code, fields = demo(example, tmp_path / "report")
+    code, output = demo(example, tmp_path / "report")
     assert code == 1
-    assert "PostgreSQL connections at once instead of at most one" in fields
+    assert "PostgreSQL connections at once instead of at most one" in output
 
 
 def test_a_failed_rollback_fails_the_demo(example: Example, tmp_path: Path) -> None:
@@ -182,9 +182,9 @@ def test_a_failed_rollback_fails_the_demo(example: Example, tmp_path: Path) -> N
         example, "migrations/0005_totals_and_points.sql", "DROP COLUMN points", "DROP COLUMN pints"
     )
     edit(example, "migrations/0006_backfill_totals.sql", "pg_sleep(3)", "pg_sleep(0)")
-    code, fields = demo(example, tmp_path / "report")
+    code, output = demo(example, tmp_path / "report")
     assert code == 1
-    assert "The rollback failed: " in fields
+    assert "The rollback failed: " in output
 
 
 # -- what it refuses at once ----------------------------------------------------------------------

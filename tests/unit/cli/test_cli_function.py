@@ -182,6 +182,7 @@ def remove_times(text: str) -> str:
     return re.sub(r'"seconds": [\d.e-]+|\b\d+ ms\b', "", text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["table", "json"])
 @pytest.mark.parametrize(
     ("before", "command"),
@@ -562,6 +563,7 @@ class InvokeOutcomes:
 KINDS = [name for name in vars(InvokeOutcomes) if not name.startswith("_")]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(kinds=st.lists(st.sampled_from(KINDS), max_size=7))
 def test_a_command_runs_at_most_once_whatever_happens_to_the_calls(

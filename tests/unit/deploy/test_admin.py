@@ -485,6 +485,7 @@ def test_the_handler_reads_the_process_environment(
     assert logging.getLogger("lambda_migrate.aws.telemetry").propagate is False
 
 
+@pytest.mark.slow
 def test_a_response_that_lambda_would_refuse_is_shortened(bench: AdminBench) -> None:
     count = 25_000
     for version in range(10_000, 10_000 + count):

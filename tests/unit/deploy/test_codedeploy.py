@@ -123,6 +123,7 @@ def test_a_deployment_whose_creator_is_unknown_goes_forward(
     assert "Allow codedeploy:GetDeployment" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_lookup_of_the_creator_that_hangs_is_abandoned(
     deploy: Deploy, callbacks: CallbackServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +137,7 @@ def test_a_lookup_of_the_creator_that_hangs_is_abandoned(
 # --- delivery
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behavior", ["refuse", "drop"])
 def test_the_status_is_sent_until_it_is_accepted(
     behavior: Any, deploy: Deploy, callbacks: CallbackServer
@@ -147,6 +149,7 @@ def test_the_status_is_sent_until_it_is_accepted(
     assert response(callbacks) == ["Succeeded", "Succeeded"]
 
 
+@pytest.mark.slow
 def test_a_status_that_is_never_accepted_fails_the_invocation(
     deploy: Deploy, callbacks: CallbackServer
 ) -> None:

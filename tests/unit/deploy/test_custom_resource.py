@@ -423,6 +423,7 @@ def test_an_unreachable_url_is_not_shown(deploy: Deploy) -> None:
     assert "hunter2" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_https_verifies_the_server(
     deploy: Deploy,
     monkeypatch: pytest.MonkeyPatch,

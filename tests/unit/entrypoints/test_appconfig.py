@@ -153,6 +153,7 @@ def test_an_appconfig_error_is_reported_with_its_code(
     assert re.search(reason, message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behaviour", ["hangs", "dribbles"])
 def test_an_unresponsive_appconfig_is_waited_for_until_the_deadline(
     source: Source, served: LocalAppConfig, behaviour: str
@@ -162,6 +163,7 @@ def test_an_unresponsive_appconfig_is_waited_for_until_the_deadline(
     assert "no response within 0.3 s" in refused(source(), deadline)
 
 
+@pytest.mark.slow
 def test_an_unresponsive_appconfig_is_waited_for_at_most_four_seconds(
     source: Source, served: LocalAppConfig, deadline: Deadline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +173,7 @@ def test_an_unresponsive_appconfig_is_waited_for_at_most_four_seconds(
     assert "no response within 0.2 s" in refused(source(), deadline)
 
 
+@pytest.mark.slow
 def test_a_missing_response_is_reported_without_the_sessions_token(
     source: Source, served: LocalAppConfig, deadline: Deadline, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -430,6 +430,7 @@ def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_module, "READ_TIMEOUT_SECONDS", 0.04)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reply", NO_RESPONSE.values(), ids=NO_RESPONSE)
 def test_no_response_is_retryable_and_ends_in_time(
     reply: Reply, monkeypatch: pytest.MonkeyPatch

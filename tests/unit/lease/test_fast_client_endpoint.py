@@ -309,6 +309,7 @@ CHOICES = {
 """Values that botocore accepts for these variables."""
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(environments)
 @example(LAMBDA)

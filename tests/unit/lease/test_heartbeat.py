@@ -358,6 +358,7 @@ def test_a_resumed_holder_whose_renewal_fails_reports_the_cause_and_not_another_
 # --- callbacks
 
 
+@pytest.mark.slow
 def test_renewals_continue_while_a_callback_hangs() -> None:
     setup, released, calls = HeartbeatSetup([do_nothing] * 4), threading.Event(), []
 

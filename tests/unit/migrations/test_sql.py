@@ -179,6 +179,7 @@ def test_long_statements_are_cut_like_short_ones(parts: list[str], at: int, word
     assert len(split_statements("\n;".join(parts))) == len(parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sql",
     [
