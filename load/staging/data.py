@@ -50,9 +50,9 @@ SELECT row_number() OVER (ORDER BY at, n),
     CASE WHEN pg_temp.u('long item', n) < 0.00005 THEN 'assortment of ' || repeat('tea, ', 2000)
         ELSE ({things})[1 + mod(product, {thing_count})] || ' no. ' || product END,
     CASE WHEN pg_temp.u('one', n) < 0.7 THEN 1
-        ELSE 1 + least(499, floor(-ln(1.0000001 - pg_temp.u('quantity', n)) * 3)) END,
+        ELSE 1 + least(499, floor(-ln(1 - pg_temp.u('quantity', n)) * 3)) END,
     CASE WHEN pg_temp.u('free', n) > 0.997 THEN 0 ELSE least(999999, round(1450 * exp(
-        0.9 * sqrt(-2 * ln(1.0000001 - pg_temp.u('radius', n)))
+        0.9 * sqrt(-2 * ln(1 - pg_temp.u('radius', n)))
         * cos(2 * pi() * pg_temp.u('angle', n))))) END,
     (CASE WHEN pg_temp.u('status', n) < 0.04 THEN 'cancelled' ELSE 'placed' END)::order_status,
     CASE WHEN pg_temp.u('long note', n) < 0.00005
