@@ -15,7 +15,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from lambda_migrate.local.servers.dynamodb import DynamoDBLocal, LocalDynamoDB
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
-from tests.stage import TABLE, Stage
+from tests.sandbox import TABLE, Sandbox
 
 
 def _restore_signals() -> None:
@@ -40,13 +40,13 @@ time of the unit tests."""
 
 
 @pytest.fixture(scope="session")
-def stage_postgresql() -> Iterator[LocalPostgreSQL]:
+def shared_postgresql() -> Iterator[LocalPostgreSQL]:
     with LocalPostgreSQL(tcp_port=0) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def stage_dynamodb() -> Iterator[LocalDynamoDB | DynamoDBLocal]:
+def shared_dynamodb() -> Iterator[LocalDynamoDB | DynamoDBLocal]:
     use_dynamodb_local = os.environ.get("LAMBDA_MIGRATE_TEST_DYNAMODB") == "dynamodb-local"
     with DynamoDBLocal() if use_dynamodb_local else LocalDynamoDB() as api:
         api.create_table(TABLE)
@@ -54,22 +54,22 @@ def stage_dynamodb() -> Iterator[LocalDynamoDB | DynamoDBLocal]:
 
 
 @pytest.fixture
-def stage(
-    stage_postgresql: LocalPostgreSQL,
-    stage_dynamodb: LocalDynamoDB | DynamoDBLocal,
+def sandbox(
+    shared_postgresql: LocalPostgreSQL,
+    shared_dynamodb: LocalDynamoDB | DynamoDBLocal,
     tmp_path: Path,
-) -> Stage:
+) -> Sandbox:
     """A new database and target on the shared servers."""
-    return Stage(stage_postgresql, stage_dynamodb, tmp_path)
+    return Sandbox(shared_postgresql, shared_dynamodb, tmp_path)
 
 
 @pytest.fixture
-def own_stage(tmp_path: Path) -> Iterator[Stage]:
+def own_sandbox(tmp_path: Path) -> Iterator[Sandbox]:
     """New servers, for tests that stop them."""
     durable = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
     with LocalPostgreSQL(settings=durable) as server, LocalDynamoDB() as api:
         api.create_table(TABLE)
-        yield Stage(server, api, tmp_path)
+        yield Sandbox(server, api, tmp_path)
 
 
 QUICK = (

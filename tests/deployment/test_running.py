@@ -28,7 +28,7 @@ from lambda_migrate.local.runtime.environment import InvocationResult
 from lambda_migrate.local.runtime.function import LocalFunction
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.emulators.appconfig import LocalAppConfig
-from tests.stage import lines
+from tests.sandbox import lines
 
 from .aws import ACCOUNT, REGION, LocalAWS
 from .permissions import Request, grants, is_allowed
@@ -243,8 +243,8 @@ class Lived:
 def lived(
     certificate: tuple[Path, tuple[Path, Path]], runtime: Runtime, built: Path
 ) -> Iterator[Lived]:
-    with production(certificate, runtime, built) as stage:
-        with stage.function("OrdersFunction") as function:
+    with production(certificate, runtime, built) as sandbox:
+        with sandbox.function("OrdersFunction") as function:
             first = function.storm(3, place_order())
             ended = [
                 line["lambda_migrate"]["outcome"]
@@ -253,11 +253,11 @@ def lived(
             ]
             [second] = function.storm(1, get_order(read_order_id(first[0])))
             metrics = [each for result in first for each in written(function, result)]
-            backends = stage.query(
+            backends = sandbox.query(
                 "SELECT usename, ssl FROM pg_stat_activity JOIN pg_stat_ssl USING (pid)"
                 " WHERE application_name = 'orders'"
             )
-        with stage.function("AdminFunction") as function:
+        with sandbox.function("AdminFunction") as function:
             admin = {}
             for command, options in ADMIN_COMMANDS:
                 result = function.invoke({"command": command, "options": options}, wait=60)
@@ -265,9 +265,9 @@ def lived(
                 admin[" ".join([command, *options])] = result.payload
             back = {"command": "down", "options": {"steps": 2, "yes": True}}  # for the hook
             assert function.invoke(back, wait=60).payload["exit_code"] == 0
-        with stage.function("BeforeTrafficFunction") as function:
-            hook = function.invoke(_hook(stage.stack.aws))
-        yield Lived(stage, first, ended, second, backends, metrics, admin, hook)
+        with sandbox.function("BeforeTrafficFunction") as function:
+            hook = function.invoke(_hook(sandbox.stack.aws))
+        yield Lived(sandbox, first, ended, second, backends, metrics, admin, hook)
 
 
 def written(function: LocalFunction, result: InvocationResult) -> list[dict[str, Any]]:
@@ -418,18 +418,18 @@ def test_the_item_of_another_target_is_not_accessible(lived: Lived) -> None:
 def test_in_require_mode_a_function_reads_one_item_and_serves_after_a_migration(
     certificate: tuple[Path, tuple[Path, Path]], runtime: Runtime, built: Path
 ) -> None:
-    with production(certificate, runtime, built, Mode="require") as stage:
-        with stage.function("OrdersFunction", LAMBDA_MIGRATE_WAIT_SECONDS="1") as function:
+    with production(certificate, runtime, built, Mode="require") as sandbox:
+        with sandbox.function("OrdersFunction", LAMBDA_MIGRATE_WAIT_SECONDS="1") as function:
             early = function.invoke(place_order())
         assert early.error_type == "NotReady", early
-        with stage.function("AdminFunction") as function:
+        with sandbox.function("AdminFunction") as function:
             assert function.invoke({"command": "up", "options": {}}).payload["exit_code"] == 0
-        with stage.function("OrdersFunction") as function:
+        with sandbox.function("OrdersFunction") as function:
             assert function.invoke(place_order()).payload["statusCode"] == 201
-        statements = stage.stack.statements("OrdersFunction")
-        secret = stage.stack.parameters["ApplicationSecretArn"]
-        assert set(stage.calls["OrdersFunction"]) == set(grants(statements))
+        statements = sandbox.stack.statements("OrdersFunction")
+        secret = sandbox.stack.parameters["ApplicationSecretArn"]
+        assert set(sandbox.calls["OrdersFunction"]) == set(grants(statements))
         assert set(grants(statements)) == {
-            Request("dynamodb:GetItem", stage.stack.table_arn, "orders"),
+            Request("dynamodb:GetItem", sandbox.stack.table_arn, "orders"),
             Request("secretsmanager:GetSecretValue", secret),
         }

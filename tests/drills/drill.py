@@ -16,7 +16,7 @@ import pg8000.native
 
 from lambda_migrate.local.runtime.function import LocalFunction
 from tests.drills.page import FOR_READING, Block, Page
-from tests.stage import Stage, until
+from tests.sandbox import Sandbox, until
 
 SECONDS = 90
 """Time limit for one command; drills end much earlier."""
@@ -34,7 +34,7 @@ class Drill:
 
     Args:
         name: File name of the page.
-        stage: The system that was broken.
+        sandbox: The system that was broken.
         code: Folder of the deployed version, in which the commands run.
         replacements: Program -> function that is called instead, for programs that need AWS.
         documents: Receives the ``json`` blocks of the steps.
@@ -45,7 +45,7 @@ class Drill:
     def __init__(
         self,
         name: str,
-        stage: Stage,
+        sandbox: Sandbox,
         code: Path,
         *,
         replacements: Mapping[str, Callable[[str], None]] | None = None,
@@ -54,11 +54,11 @@ class Drill:
         **variables: str,
     ) -> None:
         self.page = Page.read(name)
-        self.stage = stage
+        self.sandbox = sandbox
         self.code = code
         self.functions: list[LocalFunction] = []
         """Functions whose logs are searched."""
-        self.database = stage.name
+        self.database = sandbox.name
         """Database in which SQL runs."""
         self._replacements = dict(replacements or {})
         self._documents = documents
@@ -192,17 +192,17 @@ class Drill:
         return {
             "PATH": path,
             "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
-            "HOME": str(self.stage.root),
+            "HOME": str(self.sandbox.root),
             "COLUMNS": "200",
             "NO_COLOR": "1",
-            **({} if self._function else self.stage.environment()),
-            **self.stage.dynamodb.environment(client="operator"),
+            **({} if self._function else self.sandbox.environment()),
+            **self.sandbox.dynamodb.environment(client="operator"),
             **self.variables,
         }
 
     def _make_bin(self) -> Path:
         """Folder with our ``aws``, which takes precedence over an installed one."""
-        folder = self.stage.root / "bin"
+        folder = self.sandbox.root / "bin"
         folder.mkdir(exist_ok=True)
         aws = folder / "aws"
         aws.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{AWS}" "$@"\n')
@@ -211,7 +211,7 @@ class Drill:
 
     def _run_query(self, sql: str) -> list[dict[str, Any]]:
         named = {name: self._row[name] for name in _VARIABLE.findall(sql) if name in self._row}
-        with _connected(self.stage, self.database) as connection:
+        with _connected(self.sandbox, self.database) as connection:
             rows = connection.run(sql.rstrip().rstrip(";"), **named) or []
             names = [column["name"] for column in connection.columns or []]
         found = [dict(zip(names, row, strict=True)) for row in rows]
@@ -269,11 +269,11 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 @contextmanager
-def _connected(stage: Stage, database: str) -> Iterator[pg8000.native.Connection]:
+def _connected(sandbox: Sandbox, database: str) -> Iterator[pg8000.native.Connection]:
     connection = pg8000.native.Connection(
         "postgres",
         database=database,
-        unix_sock=str(stage.postgresql.socket),
+        unix_sock=str(sandbox.postgresql.socket),
         application_name="psql",
     )
     try:

@@ -16,7 +16,7 @@ from lambda_migrate.local.runtime.environment import InvocationResult
 from lambda_migrate.local.runtime.function import LocalFunction
 from lambda_migrate.local.runtime.invoke_api import InvokeApi
 from load.emulators.cloudwatch import Alarm, CloudWatch, read_alarms
-from tests.stage import TABLE, Stage
+from tests.sandbox import TABLE, Sandbox
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,14 +112,14 @@ class HttpFunction(LocalFunction):
 _names = itertools.count(1)
 
 
-def code(stage: Stage, migrations: Mapping[str, str], *, reads: str = "id, amount") -> Path:
+def code(sandbox: Sandbox, migrations: Mapping[str, str], *, reads: str = "id, amount") -> Path:
     """Write a version of the service that reads these columns."""
-    return stage.code(migrations, handler=HANDLER.format(columns=reads))
+    return sandbox.code(migrations, handler=HANDLER.format(columns=reads))
 
 
 @contextmanager
 def deploy_version(
-    stage: Stage,
+    sandbox: Sandbox,
     code: Path,
     *,
     timeout: float = 60.0,
@@ -130,11 +130,11 @@ def deploy_version(
 ) -> Iterator[LocalFunction]:
     """Start the function with the metrics settings of the template."""
     environment = {
-        **stage.environment(**{"lease_seconds": LEASE_SECONDS, **settings}),
+        **sandbox.environment(**{"lease_seconds": LEASE_SECONDS, **settings}),
         "POWERTOOLS_METRICS_NAMESPACE": NAMESPACE,
         "POWERTOOLS_SERVICE_NAME": SERVICE,
-        "DATABASE": database or stage.name,
-        "SOCKET": str(stage.postgresql.socket),
+        "DATABASE": database or sandbox.name,
+        "SOCKET": str(sandbox.postgresql.socket),
         # A package that contains the library uses it; others use the tested one.
         "PYTHONPATH": os.pathsep.join([str(code), str(ROOT)]),
         **(variables or {}),
@@ -149,10 +149,10 @@ class Deployments:
     """Imitates ``sam deploy``: another version gets the traffic."""
 
     def __init__(
-        self, stack: ExitStack, stage: Stage, variables: Mapping[str, str] | None = None
+        self, stack: ExitStack, sandbox: Sandbox, variables: Mapping[str, str] | None = None
     ) -> None:
         self._stack = stack
-        self._stage = stage
+        self._stage = sandbox
         self._variables = variables
 
     def deploy(
@@ -173,11 +173,11 @@ class Deployments:
 
 @contextmanager
 def session(
-    stage: Stage, user: str = "postgres", name: str = "report"
+    sandbox: Sandbox, user: str = "postgres", name: str = "report"
 ) -> Iterator[pg8000.native.Connection]:
     """Open a connection of another client."""
     connection = pg8000.native.Connection(
-        user, database=stage.name, unix_sock=str(stage.postgresql.socket), application_name=name
+        user, database=sandbox.name, unix_sock=str(sandbox.postgresql.socket), application_name=name
     )
     try:
         yield connection
@@ -187,31 +187,31 @@ def session(
 
 
 @contextmanager
-def admin(stage: Stage, code: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
+def admin(sandbox: Sandbox, code: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
     """Start an admin function; yields its name, and the variables that reach it."""
     handler = "lambda_migrate.deploy.admin.handler"
-    with deploy_version(stage, code, handler=handler) as function, InvokeApi([function]) as api:
+    with deploy_version(sandbox, code, handler=handler) as function, InvokeApi([function]) as api:
         yield function.name, {"AWS_ENDPOINT_URL_LAMBDA": api.endpoint_url}
 
 
-def copy_database(stage: Stage, name: str) -> str:
+def copy_database(sandbox: Sandbox, name: str) -> str:
     """Copy the database under another name; returns the copy's URL."""
-    stage.postgresql.execute(f'CREATE DATABASE "{name}" TEMPLATE "{stage.name}"')
-    return stage.postgresql.url(name)
+    sandbox.postgresql.execute(f'CREATE DATABASE "{name}" TEMPLATE "{sandbox.name}"')
+    return sandbox.postgresql.url(name)
 
 
-def read_cloudwatch(stage: Stage, *functions: LocalFunction) -> CloudWatch:
+def read_cloudwatch(sandbox: Sandbox, *functions: LocalFunction) -> CloudWatch:
     """Pass the functions' logs and the lease table's throttled requests to CloudWatch."""
     cloudwatch = CloudWatch()
     for function in functions:
         for view in function.environments():
             cloudwatch.read(function.logs(view.environment_id))
-    if hasattr(stage.dynamodb, "throttled"):
-        cloudwatch.put_throttled(stage.dynamodb.throttled())
+    if hasattr(sandbox.dynamodb, "throttled"):
+        cloudwatch.put_throttled(sandbox.dynamodb.throttled())
     return cloudwatch
 
 
-def template_alarms(stage: Stage, **parameters: str) -> dict[str, Alarm]:
-    """Read the template's alarms for this stage's target and table."""
-    values = {"Target": stage.name, "LeaseTable": TABLE, **parameters}
+def template_alarms(sandbox: Sandbox, **parameters: str) -> dict[str, Alarm]:
+    """Read the template's alarms for this sandbox's target and table."""
+    values = {"Target": sandbox.name, "LeaseTable": TABLE, **parameters}
     return read_alarms(ROOT / "template.yaml", values)

@@ -14,7 +14,7 @@ import lambda_migrate
 from lambda_migrate.local.runtime.function import InvocationResult, LocalFunction
 from tests.drills.drill import Drill
 from tests.drills.service import V1, V2, Deployments, admin, code, copy_database
-from tests.stage import Stage
+from tests.sandbox import Sandbox
 
 NEXT = "99.0.0"
 """Version number of the upgraded library."""
@@ -46,20 +46,20 @@ def is_order(result: InvocationResult) -> bool:
     return bool(result.ok and result.payload["statusCode"] == 200)
 
 
-def test_a_rollout(stage: Stage) -> None:
+def test_a_rollout(sandbox: Sandbox) -> None:
     with ExitStack() as stack:
-        deployments = Deployments(stack, stage)
-        live = deployments.deploy(code(stage, V1))
+        deployments = Deployments(stack, sandbox)
+        live = deployments.deploy(code(sandbox, V1))
         assert is_order(live.invoke())
-        copy = copy_database(stage, f"{stage.name}_copy")
-        new = code(stage, V2, reads="id, status")
+        copy = copy_database(sandbox, f"{sandbox.name}_copy")
+        new = code(sandbox, V2, reads="id, status")
 
         def deploy(_command: str) -> None:
             drill.functions = [deployments.deploy(new)]
             assert all(map(is_order, drill.functions[0].storm(5)))
 
         drill = Drill(
-            "rollout.md", stage, new, replacements={"sam": deploy}, COPY_DATABASE_URL=copy
+            "rollout.md", sandbox, new, replacements={"sam": deploy}, COPY_DATABASE_URL=copy
         )
         with traffic(live):
             drill.check_symptoms()
@@ -69,10 +69,10 @@ def test_a_rollout(stage: Stage) -> None:
         drill.require_all_blocks_ran()
 
 
-def test_a_rollback_of_code(stage: Stage) -> None:
+def test_a_rollback_of_code(sandbox: Sandbox) -> None:
     with ExitStack() as stack:
-        deployments = Deployments(stack, stage)
-        old, new = code(stage, V1), code(stage, V2, reads="id, no_such_column")
+        deployments = Deployments(stack, sandbox)
+        old, new = code(sandbox, V1), code(sandbox, V2, reads="id, no_such_column")
         assert is_order(deployments.deploy(old).invoke())
         bad = deployments.deploy(new)
         assert not bad.invoke().ok
@@ -81,30 +81,30 @@ def test_a_rollback_of_code(stage: Stage) -> None:
             drill.functions = [deployments.deploy(old)]
             assert all(map(is_order, drill.functions[0].storm(3)))
 
-        drill = Drill("rollback-code.md", stage, old, replacements={"sam": deploy})
+        drill = Drill("rollback-code.md", sandbox, old, replacements={"sam": deploy})
         drill.functions = [bad]
         drill.check_symptoms()
         assert not drill.is_over()
         drill.run_steps()
         assert drill.is_over()
         drill.require_all_blocks_ran()
-        assert stage.history() == [(1, "applied"), (2, "applied")], "the schema stays"
+        assert sandbox.history() == [(1, "applied"), (2, "applied")], "the schema stays"
 
 
 @pytest.mark.parametrize("through", ["the database", "the admin function"])
-def test_a_rollback_of_the_schema_while_code_runs(stage: Stage, through: str) -> None:
+def test_a_rollback_of_the_schema_while_code_runs(sandbox: Sandbox, through: str) -> None:
     with ExitStack() as stack:
-        deployments = Deployments(stack, stage)
-        old, new = code(stage, V1), code(stage, V2, reads="id, status")
+        deployments = Deployments(stack, sandbox)
+        old, new = code(sandbox, V1), code(sandbox, V2, reads="id, status")
         live = deployments.deploy(old)
         assert is_order(live.invoke())
         newer = deployments.deploy(new)
         assert is_order(newer.invoke())
         function, variables = "", dict[str, str]()
         if through == "the admin function":
-            function, reached = stack.enter_context(admin(stage, old))
+            function, reached = stack.enter_context(admin(sandbox, old))
             variables.update(reached)
-        drill = Drill("rollback-schema.md", stage, old, function=function)
+        drill = Drill("rollback-schema.md", sandbox, old, function=function)
         drill.variables.update(variables)
         with traffic(live):
             drill.check_symptoms()
@@ -113,13 +113,13 @@ def test_a_rollback_of_the_schema_while_code_runs(stage: Stage, through: str) ->
             assert drill.is_over()
             assert all(map(is_order, live.storm(3))), "the previous version can start"
         drill.require_all_blocks_ran()
-        assert stage.history() == [(1, "applied")]
+        assert sandbox.history() == [(1, "applied")]
 
 
-def test_upgrading_the_library(stage: Stage, tmp_path: Path) -> None:
+def test_upgrading_the_library(sandbox: Sandbox, tmp_path: Path) -> None:
     with ExitStack() as stack:
-        deployments = Deployments(stack, stage)
-        package = code(stage, V2, reads="id, status")
+        deployments = Deployments(stack, sandbox)
+        package = code(sandbox, V2, reads="id, status")
         live = deployments.deploy(package)
         assert is_order(live.invoke())
         upgraded = tmp_path / "upgraded"
@@ -133,14 +133,16 @@ def test_upgrading_the_library(stage: Stage, tmp_path: Path) -> None:
             drill.functions = [deployments.deploy(upgraded)]
             assert all(map(is_order, drill.functions[0].storm(3)))
 
-        drill = Drill("upgrading.md", stage, package, replacements={"pip": install, "sam": deploy})
+        drill = Drill(
+            "upgrading.md", sandbox, package, replacements={"pip": install, "sam": deploy}
+        )
         with traffic(live):
             drill.check_symptoms()
             assert not drill.is_over()
             drill.run_steps()
             assert drill.is_over()
         drill.require_all_blocks_ran()
-        assert applied_by(stage) == [lambda_migrate.__version__] * 2
+        assert applied_by(sandbox) == [lambda_migrate.__version__] * 2
         # The old version can read what the new one writes, so the code can be rolled back later.
         further = tmp_path / "further"
         shutil.copytree(upgraded, further)
@@ -148,7 +150,7 @@ def test_upgrading_the_library(stage: Stage, tmp_path: Path) -> None:
             "-- migrate:up\nALTER TABLE orders ADD COLUMN note text;\n-- migrate:down\n"
         )
         assert is_order(deployments.deploy(further).invoke())
-        assert applied_by(stage)[-1] == NEXT
+        assert applied_by(sandbox)[-1] == NEXT
         assert is_order(live.storm(1)[0])
 
 
@@ -162,7 +164,7 @@ def with_library(package: Path, version: str) -> None:
     (package / "lambda_migrate" / "_version.py").write_text(f'__version__ = "{version}"\n')
 
 
-def applied_by(stage: Stage) -> list[str]:
+def applied_by(sandbox: Sandbox) -> list[str]:
     """The library's version in each history row."""
-    rows = stage.query("SELECT library_version FROM lambda_migrate.history ORDER BY version")
+    rows = sandbox.query("SELECT library_version FROM lambda_migrate.history ORDER BY version")
     return [version for (version,) in rows]

@@ -7,20 +7,20 @@ from contextlib import ExitStack
 from lambda_migrate.local.servers.dynamodb import LocalDynamoDB
 from tests.drills.drill import Drill
 from tests.drills.service import V1, V2, Deployments, code, copy_database
-from tests.stage import Stage
+from tests.sandbox import Sandbox
 
 
-def test_a_lost_table(own_stage: Stage) -> None:
-    stage = own_stage
-    current = code(stage, V2)
+def test_a_lost_table(own_sandbox: Sandbox) -> None:
+    sandbox = own_sandbox
+    current = code(sandbox, V2)
     with ExitStack() as stack:
-        function = Deployments(stack, stage).deploy(current)
+        function = Deployments(stack, sandbox).deploy(current)
         assert function.invoke().ok
-        assert isinstance(stage.dynamodb, LocalDynamoDB)
-        stage.dynamodb.restart()
+        assert isinstance(sandbox.dynamodb, LocalDynamoDB)
+        sandbox.dynamodb.restart()
         assert function.invoke().payload["statusCode"] == 200, "a warm instance still serves"
         assert not function.storm(1)[0].ok
-        drill = Drill("lost-table.md", stage, current)
+        drill = Drill("lost-table.md", sandbox, current)
         drill.functions = [function]
         drill.check_symptoms()
         assert not drill.is_over()
@@ -28,25 +28,25 @@ def test_a_lost_table(own_stage: Stage) -> None:
         assert drill.is_over()
         drill.require_all_blocks_ran()
         assert function.storm(2)[0].payload["statusCode"] == 200
-        assert stage.item().fence > 1
+        assert sandbox.item().fence > 1
 
 
 PAGE = "restored-database.md"
 
 
-def test_a_restored_database(stage: Stage) -> None:
-    old, current = code(stage, V1), code(stage, V2, reads="id, status")
-    url = stage.postgresql.url
-    backup, restored = f"{stage.name}_backup", f"{stage.name}_restored"
+def test_a_restored_database(sandbox: Sandbox) -> None:
+    old, current = code(sandbox, V1), code(sandbox, V2, reads="id, status")
+    url = sandbox.postgresql.url
+    backup, restored = f"{sandbox.name}_backup", f"{sandbox.name}_restored"
     with ExitStack() as stack:
-        deployments = Deployments(stack, stage)
+        deployments = Deployments(stack, sandbox)
         assert deployments.deploy(old, environment="production").invoke().ok
-        copy_database(stage, backup)
+        copy_database(sandbox, backup)
         assert deployments.deploy(current, environment="production").invoke().ok
 
         # In place.
-        stage.postgresql.drop_database(stage.name)
-        stage.postgresql.execute(f'CREATE DATABASE "{stage.name}" TEMPLATE "{backup}"')
+        sandbox.postgresql.drop_database(sandbox.name)
+        sandbox.postgresql.execute(f'CREATE DATABASE "{sandbox.name}" TEMPLATE "{backup}"')
         wrong = deployments.deploy(current, environment="production").invoke()
         assert wrong.error_type == "DatabaseError", "it is served, but its column is missing"
 
@@ -56,7 +56,7 @@ def test_a_restored_database(stage: Stage) -> None:
 
         in_place = Drill(
             PAGE,
-            stage,
+            sandbox,
             current,
             replacements={"sam": deploy},
             LAMBDA_MIGRATE_ENVIRONMENT="production",
@@ -67,10 +67,10 @@ def test_a_restored_database(stage: Stage) -> None:
         assert in_place.is_over()
 
         # Elsewhere: the same backup, at another address.
-        stage.postgresql.execute(f'CREATE DATABASE "{restored}" TEMPLATE "{backup}"')
+        sandbox.postgresql.execute(f'CREATE DATABASE "{restored}" TEMPLATE "{backup}"')
         elsewhere = Drill(
             PAGE,
-            stage,
+            sandbox,
             current,
             NEW_DATABASE_URL=url(restored),
             LAMBDA_MIGRATE_ENVIRONMENT="production",
@@ -84,46 +84,46 @@ def test_a_restored_database(stage: Stage) -> None:
         assert moved.invoke().payload["statusCode"] == 200
 
         # The same backup as a copy for staging.
-        copy = Drill(PAGE, stage, current, COPY_DATABASE_URL=url(backup))
+        copy = Drill(PAGE, sandbox, current, COPY_DATABASE_URL=url(backup))
         copy.run_steps("Steps: a copy of production for staging")
         elsewhere.require_all_blocks_ran(in_place, copy)
 
 
-def test_an_address_that_was_changed_to_another_database(stage: Stage) -> None:
+def test_an_address_that_was_changed_to_another_database(sandbox: Sandbox) -> None:
     """The same steps as after a restore in place; a changed secret has the same effect."""
-    old, current = code(stage, V1), code(stage, V2, reads="id, status")
-    other = f"{stage.name}_other"
+    old, current = code(sandbox, V1), code(sandbox, V2, reads="id, status")
+    other = f"{sandbox.name}_other"
     with ExitStack() as stack:
-        deployments = Deployments(stack, stage)
+        deployments = Deployments(stack, sandbox)
         assert deployments.deploy(current).invoke().ok
-        stage.postgresql.execute(f'CREATE DATABASE "{other}"')
-        url = stage.postgresql.url(other)
+        sandbox.postgresql.execute(f'CREATE DATABASE "{other}"')
+        url = sandbox.postgresql.url(other)
         first = deployments.deploy(old, database=other, target=other, database_url=url)
         assert first.invoke().ok
-        stage.postgresql.drop_database(stage.name)
-        stage.postgresql.execute(f'ALTER DATABASE "{other}" RENAME TO "{stage.name}"')
+        sandbox.postgresql.drop_database(sandbox.name)
+        sandbox.postgresql.execute(f'ALTER DATABASE "{other}" RENAME TO "{sandbox.name}"')
         wrong = deployments.deploy(current).invoke()
         assert wrong.error_type == "DatabaseError", "it is served, but its column is missing"
 
         def deploy(_command: str) -> None:
             assert deployments.deploy(current).invoke().payload["statusCode"] == 200
 
-        drill = Drill(PAGE, stage, current, replacements={"sam": deploy})
+        drill = Drill(PAGE, sandbox, current, replacements={"sam": deploy})
         drill.check_symptoms()
         assert not drill.is_over()
         drill.run_steps("Steps: in place")
         assert drill.is_over()
-        assert len(stage.item().databases) == 1, "the address moved"
+        assert len(sandbox.item().databases) == 1, "the address moved"
 
 
-def test_moving_a_target_to_another_database(stage: Stage) -> None:
-    current = code(stage, V2, reads="id, status")
+def test_moving_a_target_to_another_database(sandbox: Sandbox) -> None:
+    current = code(sandbox, V2, reads="id, status")
     with ExitStack() as stack:
-        deployments = Deployments(stack, stage)
+        deployments = Deployments(stack, sandbox)
         with_old_address = deployments.deploy(current)
         assert with_old_address.invoke().ok
-        new = f"{stage.name}_new"
-        url = copy_database(stage, new)
+        new = f"{sandbox.name}_new"
+        url = copy_database(sandbox, new)
 
         def deploy(_command: str) -> None:
             assert with_old_address.storm(1)[0].payload["statusCode"] == 200
@@ -132,7 +132,7 @@ def test_moving_a_target_to_another_database(stage: Stage) -> None:
             assert moved.invoke().payload["statusCode"] == 200
 
         drill = Drill(
-            "move-target.md", stage, current, replacements={"sam": deploy}, NEW_DATABASE_URL=url
+            "move-target.md", sandbox, current, replacements={"sam": deploy}, NEW_DATABASE_URL=url
         )
         drill.check_symptoms()
         assert not drill.is_over()

@@ -23,15 +23,15 @@ from tests.drills.service import (
     code,
     session,
 )
-from tests.stage import TABLE, Stage, running, until
+from tests.sandbox import TABLE, Sandbox, running, until
 
 
-def test_a_failing_migration(stage: Stage) -> None:
+def test_a_failing_migration(sandbox: Sandbox) -> None:
     with ExitStack() as stack:
-        deployments = Deployments(stack, stage)
-        before = deployments.deploy(code(stage, V1))
+        deployments = Deployments(stack, sandbox)
+        before = deployments.deploy(code(sandbox, V1))
         assert before.invoke().payload["statusCode"] == 200
-        broken = code(stage, {**V1, "0002_set_state": BROKEN})
+        broken = code(sandbox, {**V1, "0002_set_state": BROKEN})
         after = deployments.deploy(broken)
         assert after.invoke().payload["statusCode"] == 503
         assert before.invoke().payload["statusCode"] == 200, "the previous version is still served"
@@ -44,7 +44,7 @@ def test_a_failing_migration(stage: Stage) -> None:
         def fix() -> None:
             (broken / "migrations" / "0002_set_state.sql").write_text(ADD_STATUS.lstrip())
 
-        drill = Drill("migration-fails.md", stage, broken, replacements={"sam": deploy})
+        drill = Drill("migration-fails.md", sandbox, broken, replacements={"sam": deploy})
         drill.functions = [after]
         drill.check_symptoms()
         assert not drill.is_over()
@@ -53,12 +53,12 @@ def test_a_failing_migration(stage: Stage) -> None:
         drill.require_all_blocks_ran()
 
 
-def test_a_migration_in_doubt(stage: Stage) -> None:
+def test_a_migration_in_doubt(sandbox: Sandbox) -> None:
     with ExitStack() as stack:
-        deployments = Deployments(stack, stage)
-        before = deployments.deploy(code(stage, V1))
+        deployments = Deployments(stack, sandbox)
+        before = deployments.deploy(code(sandbox, V1))
         assert before.invoke().payload["statusCode"] == 200
-        broken = code(stage, {**V1, "0002_double_amounts": COMMITS_IN_PARTS})
+        broken = code(sandbox, {**V1, "0002_double_amounts": COMMITS_IN_PARTS})
         after = deployments.deploy(broken)
         assert after.invoke().payload["statusCode"] == 503
         assert before.invoke().payload["statusCode"] == 200, "the previous version is still served"
@@ -70,28 +70,28 @@ def test_a_migration_in_doubt(stage: Stage) -> None:
             fixed = COMMITS_IN_PARTS.lstrip().replace(" / (id - 1000)", "")
             (broken / "migrations" / "0002_double_amounts.sql").write_text(fixed)
 
-        drill = Drill("migration-in-doubt.md", stage, broken, replacements={"sam": deploy})
+        drill = Drill("migration-in-doubt.md", sandbox, broken, replacements={"sam": deploy})
         drill.functions = [after]
         drill.check_symptoms()
         assert not drill.is_over()
         drill.run_steps(manual_steps={6: fix})
         assert drill.is_over()
-        assert stage.query("SELECT count(*) FROM orders WHERE amount <> id * 2") == [[0]]
+        assert sandbox.query("SELECT count(*) FROM orders WHERE amount <> id * 2") == [[0]]
         drill.require_all_blocks_ran()
 
 
-def test_a_migration_that_waits_for_a_lock(stage: Stage) -> None:
+def test_a_migration_that_waits_for_a_lock(sandbox: Sandbox) -> None:
     with ExitStack() as stack:
-        deployments = Deployments(stack, stage)
-        before = deployments.deploy(code(stage, V1))
+        deployments = Deployments(stack, sandbox)
+        before = deployments.deploy(code(sandbox, V1))
         assert before.invoke().ok
-        stack.enter_context(open_report(stage))
-        current = code(stage, V2)
+        stack.enter_context(open_report(sandbox))
+        current = code(sandbox, V2)
         after = deployments.deploy(current)
         answer = after.submit()
-        until(running(stage, "ADD COLUMN"), what="the migration waits for its lock")
-        until(lambda: stage.item().progress is not None, what="its progress is published")
-        drill = Drill("migration-hangs.md", stage, current)
+        until(running(sandbox, "ADD COLUMN"), what="the migration waits for its lock")
+        until(lambda: sandbox.item().progress is not None, what="its progress is published")
+        drill = Drill("migration-hangs.md", sandbox, current)
         drill.check_symptoms()
         assert not drill.is_over()
         assert before.invoke().payload["statusCode"] == 200, "no request waits long behind it"
@@ -102,48 +102,50 @@ def test_a_migration_that_waits_for_a_lock(stage: Stage) -> None:
 
 
 @contextmanager
-def open_report(stage: Stage) -> Iterator[None]:
+def open_report(sandbox: Sandbox) -> Iterator[None]:
     """Keep a transaction open that has read the table; the drill ends its session."""
-    with session(stage, name="report") as report:
+    with session(sandbox, name="report") as report:
         report.run("BEGIN")
         report.run("SELECT count(*) FROM orders")
         yield
 
 
-def test_a_stuck_lease(stage: Stage) -> None:
+def test_a_stuck_lease(sandbox: Sandbox) -> None:
     with ExitStack() as stack:
-        deployments = Deployments(stack, stage)
-        old = code(stage, V1)
+        deployments = Deployments(stack, sandbox)
+        old = code(sandbox, V1)
         assert deployments.deploy(old).invoke().ok
-        endless = code(stage, {**V1, "0002_add_status": SLOW.format(seconds=300)})
+        endless = code(sandbox, {**V1, "0002_add_status": SLOW.format(seconds=300)})
         holder = deployments.deploy(endless, timeout=300)
         answer = holder.submit()
-        until(running(stage, "pg_sleep"), what="the migration runs")
-        until(lambda: stage.item().progress is not None, what="its progress is published")
+        until(running(sandbox, "pg_sleep"), what="the migration runs")
+        until(lambda: sandbox.item().progress is not None, what="its progress is published")
 
         def deploy(_command: str) -> None:
             restored = deployments.deploy(old)
             assert restored.invoke().payload["statusCode"] == 200
             drill.code = old
 
-        drill = Drill("stuck-lease.md", stage, endless, replacements={"sam": deploy})
+        drill = Drill("stuck-lease.md", sandbox, endless, replacements={"sam": deploy})
         drill.check_symptoms()
         assert not drill.is_over()
-        end_its_session_and_see_it_connect_again(stage)
+        end_its_session_and_see_it_connect_again(sandbox)
         drill.run_steps()
         until(answer.done, what="the holder notices")
         assert answer.result().payload["statusCode"] == 503
         drill.wait_until_over()
         drill.require_all_blocks_ran()
-        assert stage.history() == [(1, "applied")]
+        assert sandbox.history() == [(1, "applied")]
 
 
-def end_its_session_and_see_it_connect_again(stage: Stage) -> None:
+def end_its_session_and_see_it_connect_again(sandbox: Sandbox) -> None:
     """Do what the page warns against, and show that it does not help."""
-    [[ended, _, _]] = stage.holders()
-    stage.query(f"SELECT pg_terminate_backend({ended})")
+    [[ended, _, _]] = sandbox.holders()
+    sandbox.query(f"SELECT pg_terminate_backend({ended})")
     until(
-        lambda: [pid for pid, _, query in stage.holders() if pid != ended and "pg_sleep" in query],
+        lambda: [
+            pid for pid, _, query in sandbox.holders() if pid != ended and "pg_sleep" in query
+        ],
         what="the holder connects again",
     )
 
@@ -155,17 +157,17 @@ def test_a_connection_storm(tmp_path: Path) -> None:
         ExitStack() as stack,
     ):
         api.create_table(TABLE)
-        stage = Stage(server, api, tmp_path)
+        sandbox = Sandbox(server, api, tmp_path)
         server.execute("CREATE ROLE orders_app LOGIN")
         server.execute("CREATE ROLE migrator LOGIN")
-        server.execute(f'ALTER DATABASE "{stage.name}" OWNER TO migrator')
-        stage.url = server.url(stage.name, user="migrator")
-        current = code(stage, V2)
-        deployments = Deployments(stack, stage)
-        with open_idle_sessions(stage, 13):
+        server.execute(f'ALTER DATABASE "{sandbox.name}" OWNER TO migrator')
+        sandbox.url = server.url(sandbox.name, user="migrator")
+        current = code(sandbox, V2)
+        deployments = Deployments(stack, sandbox)
+        with open_idle_sessions(sandbox, 13):
             after = deployments.deploy(current, timeout=6.0)
             assert after.invoke().payload["statusCode"] == 503
-            drill = Drill("connection-storm.md", stage, current)
+            drill = Drill("connection-storm.md", sandbox, current)
             drill.functions = [after]
             drill.check_symptoms()
             assert not drill.is_over()
@@ -174,15 +176,15 @@ def test_a_connection_storm(tmp_path: Path) -> None:
             drill.require_all_blocks_ran()
         # The sixth session is refused; some versions of the driver report a broken connection.
         refused = (pg8000.native.DatabaseError, pg8000.native.InterfaceError)
-        with pytest.raises(refused), open_idle_sessions(stage, 6):
+        with pytest.raises(refused), open_idle_sessions(sandbox, 6):
             pytest.fail("the role opened six sessions; its limit is five")
         assert after.invoke().payload["statusCode"] == 200
 
 
 @contextmanager
-def open_idle_sessions(stage: Stage, size: int) -> Iterator[None]:
+def open_idle_sessions(sandbox: Sandbox, size: int) -> Iterator[None]:
     """Open idle sessions of the serving role."""
     with ExitStack() as stack:
         for _ in range(size):
-            stack.enter_context(session(stage, "orders_app", "orders"))
+            stack.enter_context(session(sandbox, "orders_app", "orders"))
         yield

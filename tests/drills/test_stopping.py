@@ -11,24 +11,24 @@ from typing import Any
 from load.emulators.appconfig import LocalAppConfig
 from tests.drills.drill import Drill
 from tests.drills.service import ADD_STATUS, SLOW, V1, Deployments, code
-from tests.stage import Stage, running, until
+from tests.sandbox import Sandbox, running, until
 
 PROFILE = "orders/production/lambda-migrate"
 
 
-def test_an_emergency_stop(stage: Stage) -> None:
-    old = code(stage, V1)
-    current = code(stage, {**V1, "0002_add_status": SLOW.format(seconds=300)})
+def test_an_emergency_stop(sandbox: Sandbox) -> None:
+    old = code(sandbox, V1)
+    current = code(sandbox, {**V1, "0002_add_status": SLOW.format(seconds=300)})
     nothing = {"lambda_migrate_paused": {"default": False}}
     with LocalAppConfig(PROFILE, nothing) as appconfig, ExitStack() as stack:
         with_flags = {**appconfig.extension(), "LAMBDA_MIGRATE_FLAGS": PROFILE}
-        deployments = Deployments(stack, stage, with_flags)
+        deployments = Deployments(stack, sandbox, with_flags)
         before = deployments.deploy(old)
         assert before.invoke().payload["statusCode"] == 200
         holding = deployments.deploy(current, timeout=300)
         answer = holding.submit()
-        until(running(stage, "pg_sleep"), what="the migration runs")
-        until(lambda: stage.item().progress is not None, what="its progress is published")
+        until(running(sandbox, "pg_sleep"), what="the migration runs")
+        until(lambda: sandbox.item().progress is not None, what="its progress is published")
 
         def write(document: Mapping[str, Any]) -> None:
             (drill.code / "flags.json").write_text(json.dumps(document))
@@ -45,7 +45,7 @@ def test_an_emergency_stop(stage: Stage) -> None:
 
         drill = Drill(
             "emergency-stop.md",
-            stage,
+            sandbox,
             current,
             replacements={"sam": deploy},
             documents=write,
@@ -60,7 +60,7 @@ def test_an_emergency_stop(stage: Stage) -> None:
         drill.run_steps(manual_steps={4: fix})
         assert drill.is_over()
         drill.require_all_blocks_ran()
-        assert stage.history() == [(1, "applied"), (2, "applied")]
+        assert sandbox.history() == [(1, "applied"), (2, "applied")]
 
 
 def rewrite(code: Path, migration: str) -> None:

@@ -18,7 +18,7 @@ from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint, LocalDynamoD
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from load.chaos.dynamodb import DynamoDBRelay
 from load.chaos.relay import Loop, PostgreSQLRelay
-from tests.stage import TABLE, until
+from tests.sandbox import TABLE, until
 
 FOREVER = 600.0
 
@@ -45,9 +45,9 @@ def loop() -> Iterator[Loop]:
 
 
 @pytest.fixture
-def relay(loop: Loop, stage_dynamodb: LocalDynamoDB, struck: Struck) -> Iterator[DynamoDBRelay]:
+def relay(loop: Loop, shared_dynamodb: LocalDynamoDB, struck: Struck) -> Iterator[DynamoDBRelay]:
     chance = random.Random(1)
-    with DynamoDBRelay(loop, stage_dynamodb.endpoint_url, struck.note, chance=chance) as relay:
+    with DynamoDBRelay(loop, shared_dynamodb.endpoint_url, struck.note, chance=chance) as relay:
         yield relay
 
 
@@ -136,7 +136,7 @@ def test_lease_granted_twice_has_two_holders(
 
 
 def test_write_callback_runs_before_the_answer(
-    table: DynamoDBLeaseTable, relay: DynamoDBRelay, stage_dynamodb: LocalDynamoDB
+    table: DynamoDBLeaseTable, relay: DynamoDBRelay, shared_dynamodb: LocalDynamoDB
 ) -> None:
     seen: list[str] = []
     relay.at_next_write(seen.append)
@@ -155,9 +155,9 @@ def test_every_write_is_recorded(table: DynamoDBLeaseTable, relay: DynamoDBRelay
 
 @pytest.fixture
 def connect(
-    loop: Loop, stage_postgresql: LocalPostgreSQL, struck: Struck
+    loop: Loop, shared_postgresql: LocalPostgreSQL, struck: Struck
 ) -> Iterator[tuple[PostgreSQLRelay, Callable[[], Any]]]:
-    with PostgreSQLRelay(loop, stage_postgresql.socket, struck.note) as relay:
+    with PostgreSQLRelay(loop, shared_postgresql.socket, struck.note) as relay:
         yield (
             relay,
             lambda: pg8000.native.Connection(
@@ -171,7 +171,7 @@ BROKEN = (pg8000.native.InterfaceError, OSError)
 
 
 def test_commit_with_lost_answer_is_committed(
-    connect: Network, stage_postgresql: LocalPostgreSQL, struck: Struck
+    connect: Network, shared_postgresql: LocalPostgreSQL, struck: Struck
 ) -> None:
     relay, open_connection = connect
     connection = open_connection()
@@ -183,7 +183,7 @@ def test_commit_with_lost_answer_is_committed(
     with pytest.raises(BROKEN):
         connection.run("COMMIT")
     assert struck == ["commit-unanswered"]
-    assert stage_postgresql.execute("SELECT count(*) FROM chaos_unanswered") == [[1]]
+    assert shared_postgresql.execute("SELECT count(*) FROM chaos_unanswered") == [[1]]
     assert open_connection().run("SELECT 1") == [[1]]
 
 
@@ -209,7 +209,7 @@ def test_delayed_data_arrives_later(connect: Network, struck: Struck, new_ones_t
 
 
 def test_late_commit_commits(
-    connect: Network, stage_postgresql: LocalPostgreSQL, struck: Struck
+    connect: Network, shared_postgresql: LocalPostgreSQL, struck: Struck
 ) -> None:
     relay, open_connection = connect
     connection = open_connection()
@@ -219,7 +219,7 @@ def test_late_commit_commits(
     connection.run("INSERT INTO chaos_late VALUES (1)")
     connection.run("COMMIT")
     assert struck == ["commit-late"]
-    assert stage_postgresql.execute("SELECT count(*) FROM chaos_late") == [[1]]
+    assert shared_postgresql.execute("SELECT count(*) FROM chaos_late") == [[1]]
 
 
 def _works(open_connection: Callable[[], Any]) -> bool:

@@ -13,7 +13,17 @@ import pg8000.native
 import pytest
 
 from lambda_migrate.local.runtime.function import LocalFunction
-from tests.stage import COUNTERS, HANDLER, Stage, busy, effect, ends, running, sleeps_once, until
+from tests.sandbox import (
+    COUNTERS,
+    HANDLER,
+    Sandbox,
+    busy,
+    effect,
+    ends,
+    running,
+    sleeps_once,
+    until,
+)
 
 CONCURRENT = """
 -- migrate:up transaction:false
@@ -31,10 +41,10 @@ SLEEPS_IN_3 = {
 
 
 @contextmanager
-def session(stage: Stage) -> Iterator[Any]:
+def session(sandbox: Sandbox) -> Iterator[Any]:
     """A connection of somebody else."""
     connection = pg8000.native.Connection(
-        "postgres", database=stage.name, unix_sock=str(stage.postgresql.socket)
+        "postgres", database=sandbox.name, unix_sock=str(sandbox.postgresql.socket)
     )
     try:
         yield connection
@@ -50,30 +60,30 @@ def signal_holder(function: LocalFunction, number: signal.Signals) -> int:
 
 
 def test_a_holder_killed_before_its_first_transaction_leaves_nothing_in_the_way(
-    stage: Stage,
+    sandbox: Sandbox,
 ) -> None:
-    code = stage.code({"1_counters": COUNTERS, "2_more": effect(2)})
+    code = sandbox.code({"1_counters": COUNTERS, "2_more": effect(2)})
     # The tables are there, so that a lock on one of them can hold the holder up.
-    stage.operations(stage.code({"1_counters": COUNTERS})).up(_forever())
-    with stage.function(code) as function, session(stage) as other:
+    sandbox.operations(sandbox.code({"1_counters": COUNTERS})).up(_forever())
+    with sandbox.function(code) as function, session(sandbox) as other:
         other.run("BEGIN")
         other.run("LOCK TABLE lambda_migrate.fence IN ACCESS EXCLUSIVE MODE")
         doomed = function.submit()
-        until(running(stage, "fence"), what="the holder waits for the fence")
+        until(running(sandbox, "fence"), what="the holder waits for the fence")
         signal_holder(function, signal.SIGKILL)
         assert doomed.result().status == "crashed"
         other.run("ROLLBACK")
         assert function.invoke().ok
-    assert stage.effects() == {1: 1, 2: 1}
+    assert sandbox.effects() == {1: 1, 2: 1}
 
 
 def test_a_holder_killed_inside_a_transaction_is_followed_by_one_that_goes_on_from_there(
-    stage: Stage,
+    sandbox: Sandbox,
 ) -> None:
-    with stage.function(stage.code(SLEEPS_IN_3)) as function:
+    with sandbox.function(sandbox.code(SLEEPS_IN_3)) as function:
         doomed = function.submit()
-        until(running(stage, "pg_sleep"), what="migration 3 sleeps")
-        first = stage.item()
+        until(running(sandbox, "pg_sleep"), what="migration 3 sleeps")
+        first = sandbox.item()
         signal_holder(function, signal.SIGKILL)
         assert doomed.result().status == "crashed"
         result = function.invoke()
@@ -81,35 +91,35 @@ def test_a_holder_killed_inside_a_transaction_is_followed_by_one_that_goes_on_fr
         (end,) = ends(function)
     assert end["applied"] == ["3_sleeps", "4_after"], "1 and 2 had been committed"
     assert end["fence"] > first.fence
-    assert stage.effects() == {1: 1, 2: 1, 3: 1, 4: 1}
-    assert stage.holders() == []
+    assert sandbox.effects() == {1: 1, 2: 1, 3: 1, 4: 1}
+    assert sandbox.holders() == []
 
 
 def test_a_migration_that_takes_three_holders_with_it_is_a_failure_that_a_new_file_ends(
-    stage: Stage,
+    sandbox: Sandbox,
 ) -> None:
     counters = {"1_counters": COUNTERS}
-    stage.operations(stage.code(counters)).up(_forever())
+    sandbox.operations(sandbox.code(counters)).up(_forever())
     deadly = {**counters, "2_deadly": effect(2, "SELECT pg_sleep(120);")}
-    with stage.function(stage.code(deadly)) as function:
+    with sandbox.function(sandbox.code(deadly)) as function:
         for number in (1, 2, 3):
             doomed = function.submit()
-            until(partial(_is_attempt, stage, number), what="it says what it begins")
+            until(partial(_is_attempt, sandbox, number), what="it says what it begins")
             signal_holder(function, signal.SIGKILL)
             assert doomed.result().status == "crashed"
         refused = function.invoke()
         assert refused.error_type == "MigrationFailed"
         assert "2_deadly: 3 process(es) in a row ended" in refused.error_message
-    failure = stage.item().failure
+    failure = sandbox.item().failure
     assert failure is not None
     assert (failure.is_kill, failure.version, failure.attempts) == (True, "2", 1)
-    with stage.function(stage.code({**counters, "2_deadly": effect(2)})) as function:
+    with sandbox.function(sandbox.code({**counters, "2_deadly": effect(2)})) as function:
         assert function.invoke().ok
-    assert stage.effects() == {1: 1, 2: 1}
+    assert sandbox.effects() == {1: 1, 2: 1}
 
 
-def _is_attempt(stage: Stage, number: int) -> bool:
-    progress = stage.item().progress
+def _is_attempt(sandbox: Sandbox, number: int) -> bool:
+    progress = sandbox.item().progress
     return progress is not None and progress.attempts == number
 
 
@@ -127,52 +137,54 @@ Hold.complete = lambda hold, *found: time.sleep(300)
 
 
 def test_a_holder_killed_between_its_last_commit_and_the_table_leaves_work_to_nobody(
-    stage: Stage,
+    sandbox: Sandbox,
 ) -> None:
     migrations = {"1_counters": COUNTERS, "2_more": effect(2)}
-    with stage.function(stage.code(migrations, handler=STUCK_BEFORE_THE_TABLE)) as function:
+    with sandbox.function(sandbox.code(migrations, handler=STUCK_BEFORE_THE_TABLE)) as function:
         doomed = function.submit()
-        until(lambda: _is_applied(stage, 2), what="2 is committed")
+        until(lambda: _is_applied(sandbox, 2), what="2 is committed")
         signal_holder(function, signal.SIGKILL)
         assert doomed.result().status == "crashed"
-    assert stage.item().owner is not None, "nobody gave the lease back"
-    with stage.function(stage.code(migrations)) as function:
+    assert sandbox.item().owner is not None, "nobody gave the lease back"
+    with sandbox.function(sandbox.code(migrations)) as function:
         assert function.invoke().ok
         (end,) = ends(function)
     assert end["applied"] == []
-    assert stage.effects() == {1: 1, 2: 1}
-    assert stage.item().owner is None
+    assert sandbox.effects() == {1: 1, 2: 1}
+    assert sandbox.item().owner is None
 
 
-def test_a_holder_killed_while_an_index_builds_leaves_no_invalid_index(stage: Stage) -> None:
-    code = stage.code({"1_counters": COUNTERS, "2_index": CONCURRENT, "3_more": effect(3)})
-    stage.operations(stage.code({"1_counters": COUNTERS})).up(_forever())
-    with stage.function(code) as function, session(stage) as other:
+def test_a_holder_killed_while_an_index_builds_leaves_no_invalid_index(sandbox: Sandbox) -> None:
+    code = sandbox.code({"1_counters": COUNTERS, "2_index": CONCURRENT, "3_more": effect(3)})
+    sandbox.operations(sandbox.code({"1_counters": COUNTERS})).up(_forever())
+    with sandbox.function(code) as function, session(sandbox) as other:
         other.run("BEGIN")
         other.run("UPDATE orders SET amount = amount WHERE id = 1")
         doomed = function.submit()
-        until(running(stage, "CREATE INDEX"), what="the index waits for an older transaction")
-        until(stage.invalid_indexes, what="it is in the catalog, invalid")
+        until(running(sandbox, "CREATE INDEX"), what="the index waits for an older transaction")
+        until(sandbox.invalid_indexes, what="it is in the catalog, invalid")
         signal_holder(function, signal.SIGKILL)
         assert doomed.result().status == "crashed"
-        assert stage.history()[-1] == (2, "started")
+        assert sandbox.history()[-1] == (2, "started")
         other.run("ROLLBACK")
         assert function.invoke().ok
-    assert stage.invalid_indexes() == []
-    assert stage.query("SELECT count(*) FROM pg_indexes WHERE indexname = 'orders_amount'") == [[1]]
-    assert stage.history() == [(1, "applied"), (2, "applied"), (3, "applied")]
+    assert sandbox.invalid_indexes() == []
+    assert sandbox.query("SELECT count(*) FROM pg_indexes WHERE indexname = 'orders_amount'") == [
+        [1]
+    ]
+    assert sandbox.history() == [(1, "applied"), (2, "applied"), (3, "applied")]
 
 
 @pytest.mark.parametrize("woken", ["after the successor", "never before its own deadline"])
 def test_a_holder_frozen_inside_a_transaction_past_its_lease_commits_nothing(
-    stage: Stage, woken: str
+    sandbox: Sandbox, woken: str
 ) -> None:
-    with stage.function(stage.code(SLEEPS_IN_3)) as function:
+    with sandbox.function(sandbox.code(SLEEPS_IN_3)) as function:
         frozen = function.submit()
-        until(running(stage, "pg_sleep"), what="migration 3 sleeps")
+        until(running(sandbox, "pg_sleep"), what="migration 3 sleeps")
         pid = signal_holder(function, signal.SIGSTOP)
         assert function.invoke().ok, "the successor takes over"
-        before = _everything(stage)
+        before = _everything(sandbox)
         if woken == "after the successor":
             os.kill(pid, signal.SIGCONT)
             result = frozen.result()
@@ -180,35 +192,35 @@ def test_a_holder_frozen_inside_a_transaction_past_its_lease_commits_nothing(
         else:
             os.kill(pid, signal.SIGKILL)
             assert frozen.result().status == "crashed"
-        assert _everything(stage) == before, "as if it had never woken"
+        assert _everything(sandbox) == before, "as if it had never woken"
         assert function.invoke().ok
-    assert stage.effects() == {1: 1, 2: 1, 3: 1, 4: 1}
+    assert sandbox.effects() == {1: 1, 2: 1, 3: 1, 4: 1}
 
 
-def test_a_holder_frozen_for_less_than_its_lease_goes_on(stage: Stage) -> None:
-    code = stage.code({"1_counters": COUNTERS, "2_sleeps": effect(2, "SELECT pg_sleep(1);")})
-    with stage.function(code, lease_seconds="20") as function:
+def test_a_holder_frozen_for_less_than_its_lease_goes_on(sandbox: Sandbox) -> None:
+    code = sandbox.code({"1_counters": COUNTERS, "2_sleeps": effect(2, "SELECT pg_sleep(1);")})
+    with sandbox.function(code, lease_seconds="20") as function:
         frozen = function.submit()
-        until(running(stage, "pg_sleep"), what="migration 2 sleeps")
+        until(running(sandbox, "pg_sleep"), what="migration 2 sleeps")
         pid = signal_holder(function, signal.SIGSTOP)
-        until(lambda: not running(stage, "pg_sleep")(), what="the statement is over")
+        until(lambda: not running(sandbox, "pg_sleep")(), what="the statement is over")
         os.kill(pid, signal.SIGCONT)
         assert frozen.result().ok
-    assert stage.effects() == {1: 1, 2: 1}
+    assert sandbox.effects() == {1: 1, 2: 1}
 
 
-def _is_applied(stage: Stage, version: int) -> bool:
-    there = stage.query("SELECT to_regclass('lambda_migrate.history') IS NOT NULL")[0][0]
-    return bool(there) and (version, "applied") in stage.history()
+def _is_applied(sandbox: Sandbox, version: int) -> bool:
+    there = sandbox.query("SELECT to_regclass('lambda_migrate.history') IS NOT NULL")[0][0]
+    return bool(there) and (version, "applied") in sandbox.history()
 
 
-def _everything(stage: Stage) -> list[Any]:
+def _everything(sandbox: Sandbox) -> list[Any]:
     """All that a stale holder could have changed."""
     return [
-        stage.query("SELECT * FROM effects ORDER BY 1, 2"),
-        stage.query("SELECT version, state, fence, owner FROM lambda_migrate.history ORDER BY 1"),
-        stage.query("SELECT token, owner FROM lambda_migrate.fence"),
-        stage.item(),
+        sandbox.query("SELECT * FROM effects ORDER BY 1, 2"),
+        sandbox.query("SELECT version, state, fence, owner FROM lambda_migrate.history ORDER BY 1"),
+        sandbox.query("SELECT token, owner FROM lambda_migrate.fence"),
+        sandbox.item(),
     ]
 
 

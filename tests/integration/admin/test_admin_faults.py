@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tests.integration.admin.test_admin_function import Vpc, open_vpc
-from tests.stage import COUNTERS, Stage, effect, until
+from tests.sandbox import COUNTERS, Sandbox, effect, until
 
 MIGRATIONS = {
     "0001_counters": COUNTERS,
@@ -26,11 +26,11 @@ STEPS = (
 )
 
 
-def names(stage: Stage) -> set[str]:
+def names(sandbox: Sandbox) -> set[str]:
     """Read the names of applied migrations from the history."""
-    if stage.query("SELECT to_regclass('lambda_migrate.history')") == [[None]]:
+    if sandbox.query("SELECT to_regclass('lambda_migrate.history')") == [[None]]:
         return set()
-    return {name for (name,) in stage.query("SELECT name FROM lambda_migrate.history")}
+    return {name for (name,) in sandbox.query("SELECT name FROM lambda_migrate.history")}
 
 
 def kill_one(vpc: Vpc, *, after: float, done: threading.Event) -> None:
@@ -65,13 +65,13 @@ def under_faults(vpc: Vpc, chance: random.Random, *command: str) -> tuple[int, d
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_reports_match_the_database_and_nothing_happens_twice(stage: Stage, seed: int) -> None:
+def test_reports_match_the_database_and_nothing_happens_twice(sandbox: Sandbox, seed: int) -> None:
     chance = random.Random(seed)
-    with open_vpc(stage, MIGRATIONS, timeout=15.0) as vpc:
+    with open_vpc(sandbox, MIGRATIONS, timeout=15.0) as vpc:
         for command in STEPS:
-            before = names(stage)
+            before = names(sandbox)
             code, response = under_faults(vpc, chance, *command)
-            changed = names(stage) ^ before
+            changed = names(sandbox) ^ before
             error = response.get("error")
             reported = (
                 error["committed"]
@@ -83,15 +83,16 @@ def test_reports_match_the_database_and_nothing_happens_twice(stage: Stage, seed
             assert set(reported) == changed if code == 0 else set(reported) <= changed, where
             if "--steps" in command:
                 assert len(changed) <= 1, where
-            versions = {int(name[:4]) for name in names(stage)}
+            versions = {int(name[:4]) for name in names(sandbox)}
             if versions:
-                assert stage.effects() == dict.fromkeys(versions, 1), where
+                assert sandbox.effects() == dict.fromkeys(versions, 1), where
             until(
-                lambda: stage.item().owner is None or is_lease_expired(stage), what="the lease ends"
+                lambda: sandbox.item().owner is None or is_lease_expired(sandbox),
+                what="the lease ends",
             )
         assert vpc.run_json("up", "--wait")[0] == 0
-    assert stage.effects() == dict.fromkeys(range(1, 6), 1)
+    assert sandbox.effects() == dict.fromkeys(range(1, 6), 1)
 
 
-def is_lease_expired(stage: Stage) -> bool:
-    return stage.item().lease_until_ms + 1_500 < time.time() * 1000
+def is_lease_expired(sandbox: Sandbox) -> bool:
+    return sandbox.item().lease_until_ms + 1_500 < time.time() * 1000

@@ -28,7 +28,7 @@ from lambda_migrate.commands.registry import COMMANDS
 from lambda_migrate.commands.request import CommandRequest
 from lambda_migrate.local.runtime.function import LocalFunction
 from lambda_migrate.local.runtime.invoke_api import InvokeApi
-from tests.stage import COUNTERS, Stage, effect, running, until
+from tests.sandbox import COUNTERS, Sandbox, effect, running, until
 
 HANDLER = "lambda_migrate.deploy.admin.handler"
 MIGRATIONS = {
@@ -55,8 +55,8 @@ GATED = {
 """The last migration waits until the gate is opened."""
 
 
-def open_gate(stage: Stage) -> None:
-    stage.query("INSERT INTO gate VALUES (1) RETURNING open")
+def open_gate(sandbox: Sandbox) -> None:
+    sandbox.query("INSERT INTO gate VALUES (1) RETURNING open")
 
 
 class ImpatientClient:
@@ -75,7 +75,7 @@ class ImpatientClient:
 class Vpc:
     """An admin function, and a client that can reach only Lambda's API."""
 
-    stage: Stage
+    sandbox: Sandbox
     function: LocalFunction
     api: InvokeApi
 
@@ -122,29 +122,29 @@ def _library_path() -> str:
 
 @contextmanager
 def open_vpc(
-    stage: Stage, migrations: Mapping[str, str], *, timeout: float = 60.0, **more: Any
+    sandbox: Sandbox, migrations: Mapping[str, str], *, timeout: float = 60.0, **more: Any
 ) -> Iterator[Vpc]:
-    code = stage.code(migrations)
+    code = sandbox.code(migrations)
     with (
         LocalFunction(
             HANDLER,
             code=code,
             environment={
-                **stage.environment(),
+                **sandbox.environment(),
                 "PYTHONPATH": f"{code}{os.pathsep}{_library_path()}",
             },
             timeout=timeout,
-            name=f"admin-{stage.name}",
+            name=f"admin-{sandbox.name}",
             **more,
         ) as function,
         InvokeApi([function]) as api,
     ):
-        yield Vpc(stage, function, api)
+        yield Vpc(sandbox, function, api)
 
 
 @pytest.fixture
-def vpc(stage: Stage) -> Iterator[Vpc]:
-    with open_vpc(stage, MIGRATIONS) as opened_vpc:
+def vpc(sandbox: Sandbox) -> Iterator[Vpc]:
+    with open_vpc(sandbox, MIGRATIONS) as opened_vpc:
         yield opened_vpc
 
 
@@ -152,7 +152,7 @@ def vpc(stage: Stage) -> Iterator[Vpc]:
 
 
 def test_every_command_does_through_a_function_what_it_does_locally(vpc: Vpc) -> None:
-    stage = vpc.stage
+    sandbox = vpc.sandbox
     assert vpc.run("status", "--exit-code")[0] == 3
     code, out, _ = vpc.run("plan")
     assert code == 0
@@ -165,7 +165,7 @@ def test_every_command_does_through_a_function_what_it_does_locally(vpc: Vpc) ->
     ]
     assert "applied 2 migrations to" in out
     assert vpc.run_json("up")[1]["applied"] == ["0003_three"]
-    assert stage.effects() == {1: 1, 2: 1, 3: 1}
+    assert sandbox.effects() == {1: 1, 2: 1, 3: 1}
     code, document = vpc.run_json("status", "--exit-code")
     assert (code, document["is_current"], document["is_marked_ready"]) == (0, True, True)
     assert vpc.run_json("verify")[1]["agree"] is True
@@ -176,7 +176,7 @@ def test_every_command_does_through_a_function_what_it_does_locally(vpc: Vpc) ->
     assert "--yes" in err
     assert vpc.run_json("down", "--steps", "1", "--yes")[1]["reverted"] == ["0003_three"]
     assert vpc.run_json("baseline", "3", "--yes")[1]["declared"] == ["0003_three"]
-    assert stage.effects() == {1: 1, 2: 1}
+    assert sandbox.effects() == {1: 1, 2: 1}
     code, document = vpc.run_json("repair", "3", "--as", "pending", "--yes")
     assert (code, document["repaired"]) == (0, "0003_three")
     assert vpc.run_json("repair", "--environment", "staging", "--yes")[1]["stamped"] == "staging"
@@ -189,7 +189,7 @@ def test_every_command_does_through_a_function_what_it_does_locally(vpc: Vpc) ->
 def test_the_history_records_the_request_id(vpc: Vpc) -> None:
     vpc.run("up")
     request = vpc.api.calls[0].event["request"]
-    rows = vpc.stage.query("SELECT DISTINCT request_id FROM lambda_migrate.history")
+    rows = vpc.sandbox.query("SELECT DISTINCT request_id FROM lambda_migrate.history")
     assert rows == [[request]]
 
 
@@ -199,9 +199,9 @@ def test_an_alias_is_a_function(vpc: Vpc) -> None:
         assert main(["status", "--function", f"{vpc.function.name}:gone"]) == 2
 
 
-def test_a_failing_migration_is_reported_with_its_line(stage: Stage) -> None:
+def test_a_failing_migration_is_reported_with_its_line(sandbox: Sandbox) -> None:
     broken = "-- migrate:up\nSELECT 1;\nSELECT nott;\n-- migrate:down\n"
-    with open_vpc(stage, {**MIGRATIONS, "0004_broken": broken}) as vpc:
+    with open_vpc(sandbox, {**MIGRATIONS, "0004_broken": broken}) as vpc:
         code, out, err = vpc.run("up")
         assert code == 1
         assert out.count("applied ") == 3
@@ -216,8 +216,8 @@ def test_a_failing_migration_is_reported_with_its_line(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("moment", ["start", "end"])
-def test_an_up_whose_response_is_lost_returns_its_result(stage: Stage, moment: Any) -> None:
-    with open_vpc(stage, {**MIGRATIONS, "0004_slow": make_slow(4, 2)}) as vpc:
+def test_an_up_whose_response_is_lost_returns_its_result(sandbox: Sandbox, moment: Any) -> None:
+    with open_vpc(sandbox, {**MIGRATIONS, "0004_slow": make_slow(4, 2)}) as vpc:
         vpc.api.drop_responses(at=moment)
         code, document = vpc.run_json("up")
         asked = [each.event["request"] for each in vpc.api.calls]
@@ -225,8 +225,8 @@ def test_an_up_whose_response_is_lost_returns_its_result(stage: Stage, moment: A
     assert document["applied"] == [*MIGRATIONS, "0004_slow"]
     assert len(asked) > 1
     assert len(set(asked)) == 1
-    assert stage.effects() == {1: 1, 2: 1, 3: 1, 4: 1}
-    assert stage.attempts() == 1
+    assert sandbox.effects() == {1: 1, 2: 1, 3: 1, 4: 1}
+    assert sandbox.attempts() == 1
 
 
 def test_a_down_whose_response_is_lost_rolls_back_once(vpc: Vpc) -> None:
@@ -234,33 +234,33 @@ def test_a_down_whose_response_is_lost_rolls_back_once(vpc: Vpc) -> None:
     vpc.api.drop_responses(2)
     code, document = vpc.run_json("down", "--steps", "1", "--yes")
     assert (code, document["reverted"]) == (0, ["0003_three"])
-    assert vpc.stage.effects() == {1: 1, 2: 1}
+    assert vpc.sandbox.effects() == {1: 1, 2: 1}
     assert len({each.request_id for each in vpc.api.calls[1:]}) == 3
 
 
-def test_a_failure_whose_response_is_lost_is_reported_and_not_retried(stage: Stage) -> None:
+def test_a_failure_whose_response_is_lost_is_reported_and_not_retried(sandbox: Sandbox) -> None:
     once = "-- migrate:up\nSELECT nextval('attempts'); SELECT 1/0;\n-- migrate:down\n"
-    with open_vpc(stage, {"0001_counters": COUNTERS, "0002_once": once}) as vpc:
+    with open_vpc(sandbox, {"0001_counters": COUNTERS, "0002_once": once}) as vpc:
         vpc.api.drop_responses()
         code, document = vpc.run_json("up")
     assert (code, document["error"]["sqlstate"]) == (1, "22012")
     assert document["error"]["committed"] == ["0001_counters"]
-    assert stage.attempts() == 1
+    assert sandbox.attempts() == 1
 
 
-def test_a_read_timeout_of_the_client_runs_nothing_twice(stage: Stage) -> None:
-    with open_vpc(stage, GATED) as vpc:
+def test_a_read_timeout_of_the_client_runs_nothing_twice(sandbox: Sandbox) -> None:
+    with open_vpc(sandbox, GATED) as vpc:
         client = ImpatientClient(vpc.client(read_seconds=0.5), vpc.client())
         remote = RemoteFunction(vpc.function.name, Deadline.after(90), client=lambda: client)
         request = CommandRequest(command=COMMANDS["up"], request_id=str(uuid.uuid4()))
         with ThreadPoolExecutor() as pool:
             response = pool.submit(remote.run, request)
             until(lambda: len(vpc.api.calls) == 2, what="it is asked again")
-            until(running(stage, "gate"), what="the first run is at the gate")
-            open_gate(stage)
+            until(running(sandbox, "gate"), what="the first run is at the gate")
+            open_gate(sandbox)
             assert response.result()["repeated"] is True
     assert response.result()["document"]["applied"] == list(GATED)
-    assert stage.attempts() == 1
+    assert sandbox.attempts() == 1
 
 
 def test_throttled_calls_are_retried(vpc: Vpc) -> None:
@@ -270,43 +270,45 @@ def test_throttled_calls_are_retried(vpc: Vpc) -> None:
     assert "waiting: Lambda" in out
 
 
-def test_a_function_with_one_environment_is_retried_until_it_is_free(stage: Stage) -> None:
+def test_a_function_with_one_environment_is_retried_until_it_is_free(sandbox: Sandbox) -> None:
     migrations = {**MIGRATIONS, "0004_slow": make_slow(4, 2)}
-    with open_vpc(stage, migrations, concurrency=1) as vpc:
+    with open_vpc(sandbox, migrations, concurrency=1) as vpc:
         vpc.api.drop_responses(at="start")
         code, document = vpc.run_json("up")
     assert (code, len(document["applied"])) == (0, 4)
-    assert stage.attempts() == 1
+    assert sandbox.attempts() == 1
 
 
 # --- functions that are killed
 
 
-def test_a_function_killed_by_its_timeout_is_reported_with_what_was_committed(stage: Stage) -> None:
+def test_a_function_killed_by_its_timeout_is_reported_with_what_was_committed(
+    sandbox: Sandbox,
+) -> None:
     """The function is frozen, so that Lambda's timeout ends it."""
     migrations = {**MIGRATIONS, "0004_slow": make_slow(4, 60)}
-    with open_vpc(stage, migrations, timeout=20.0) as vpc:
+    with open_vpc(sandbox, migrations, timeout=20.0) as vpc:
         with ThreadPoolExecutor() as pool:
             laptop = pool.submit(vpc.run_json, "up")
-            until(running(stage, "pg_sleep"), what="the migration runs")
+            until(running(sandbox, "pg_sleep"), what="the migration runs")
             (environment,) = vpc.function.environments()
             os.kill(environment.pid, 19)  # frozen: nothing of its own ends it before Lambda does
             code, document = laptop.result()
         assert code == 1
         assert document["error"]["kind"] == "Interrupted"
         assert document["error"]["committed"] == list(MIGRATIONS)
-        assert stage.effects() == {1: 1, 2: 1, 3: 1}
-        assert stage.attempts() == 1
+        assert sandbox.effects() == {1: 1, 2: 1, 3: 1}
+        assert sandbox.attempts() == 1
 
 
 def test_a_killed_function_rolls_back_nothing_more_when_lambda_retries(
-    stage: Stage,
+    sandbox: Sandbox,
 ) -> None:
     """Lambda repeats a failed asynchronous invocation twice."""
     down = "SELECT nextval('attempts'); DELETE FROM effects WHERE version = 4;"
     down += " SELECT pg_sleep(60);"
     late = f"-- migrate:up\nINSERT INTO effects VALUES (4);\n-- migrate:down\n{down}\n"
-    with open_vpc(stage, {**MIGRATIONS, "0004_late": late}, timeout=20.0) as vpc:
+    with open_vpc(sandbox, {**MIGRATIONS, "0004_late": late}, timeout=20.0) as vpc:
         assert vpc.run("up")[0] == 0
         event = {"command": "down", "options": {"steps": 1, "yes": True}}
         vpc.client().invoke(
@@ -314,7 +316,7 @@ def test_a_killed_function_rolls_back_nothing_more_when_lambda_retries(
             InvocationType="Event",
             Payload=json.dumps(event).encode(),
         )
-        until(running(stage, "pg_sleep"), what="the rollback runs")
+        until(running(sandbox, "pg_sleep"), what="the rollback runs")
         busy = next(each for each in vpc.function.environments() if each.state == "busy")
         os.kill(busy.pid, 19)
 
@@ -325,17 +327,17 @@ def test_a_killed_function_rolls_back_nothing_more_when_lambda_retries(
         tries = [each.request_id for each in vpc.api.calls if each.event == event]
         assert len(tries) == 2
         assert len(set(tries)) == 1
-    assert stage.effects() == {1: 1, 2: 1, 3: 1, 4: 1}
-    assert [version for version, _ in stage.history()] == [1, 2, 3, 4]
-    assert stage.attempts() == 1
+    assert sandbox.effects() == {1: 1, 2: 1, 3: 1, 4: 1}
+    assert [version for version, _ in sandbox.history()] == [1, 2, 3, 4]
+    assert sandbox.attempts() == 1
 
 
-def test_a_crash_is_reported_at_once_and_not_at_the_timeout(stage: Stage) -> None:
+def test_a_crash_is_reported_at_once_and_not_at_the_timeout(sandbox: Sandbox) -> None:
     migrations = {**MIGRATIONS, "0004_slow": make_slow(4, 60)}
-    with open_vpc(stage, migrations, timeout=600.0) as vpc:
+    with open_vpc(sandbox, migrations, timeout=600.0) as vpc:
         with ThreadPoolExecutor() as pool:
             laptop = pool.submit(vpc.run_json, "up")
-            until(running(stage, "pg_sleep"), what="the migration runs")
+            until(running(sandbox, "pg_sleep"), what="the migration runs")
             os.kill(vpc.function.environments()[0].pid, 9)
             code, document = laptop.result(timeout=120)
         assert (code, document["error"]["kind"]) == (1, "Interrupted")
@@ -345,38 +347,40 @@ def test_a_crash_is_reported_at_once_and_not_at_the_timeout(stage: Stage) -> Non
 # --- concurrent commands
 
 
-def test_of_several_concurrent_ups_one_applies_and_the_others_are_busy(stage: Stage) -> None:
-    with open_vpc(stage, GATED) as vpc, ThreadPoolExecutor() as pool:
+def test_of_several_concurrent_ups_one_applies_and_the_others_are_busy(sandbox: Sandbox) -> None:
+    with open_vpc(sandbox, GATED) as vpc, ThreadPoolExecutor() as pool:
         laptops = [pool.submit(vpc.start("up", "--format", "json").communicate) for _ in range(3)]
         until(lambda: sum(each.done() for each in laptops) == 2, what="two are turned away")
-        open_gate(stage)
+        open_gate(sandbox)
         answers = [json.loads(each.result()[0]) for each in laptops]
     assert sorted(len(each.get("applied", ())) for each in answers) == [0, 0, 5]
     codes = [each["error"]["exit_code"] for each in answers if "error" in each]
     assert codes == [4, 4]
-    assert stage.effects() == {1: 1, 2: 1, 3: 1, 5: 1}
-    assert stage.attempts() == 1
+    assert sandbox.effects() == {1: 1, 2: 1, 3: 1, 5: 1}
+    assert sandbox.attempts() == 1
 
 
-def test_up_wait_continues_when_the_holder_has_finished(stage: Stage) -> None:
-    with open_vpc(stage, GATED) as vpc, ThreadPoolExecutor() as pool:
+def test_up_wait_continues_when_the_holder_has_finished(sandbox: Sandbox) -> None:
+    with open_vpc(sandbox, GATED) as vpc, ThreadPoolExecutor() as pool:
         first = vpc.start("up")
-        until(running(stage, "gate"), what="the first one migrates")
+        until(running(sandbox, "gate"), what="the first one migrates")
         assert vpc.run("up")[0] == 4
         waiter = pool.submit(vpc.start("up", "--wait", "--format", "json").communicate)
         until(lambda: len(vpc.api.calls) == 3, what="the waiter is there")
-        open_gate(stage)
+        open_gate(sandbox)
         assert json.loads(waiter.result()[0])["applied"] == []
         assert first.wait(timeout=60) == 0
         first.communicate()
-    assert stage.attempts() == 1
+    assert sandbox.attempts() == 1
 
 
 # --- other functions
 
 
-def test_another_function_is_recognized(stage: Stage) -> None:
-    code = stage.code({}, handler="def handler(event, context):\n    return {'statusCode': 200}\n")
+def test_another_function_is_recognized(sandbox: Sandbox) -> None:
+    code = sandbox.code(
+        {}, handler="def handler(event, context):\n    return {'statusCode': 200}\n"
+    )
     err = io.StringIO()
     with (
         LocalFunction("app.handler", code=code, name="orders") as function,
@@ -388,10 +392,10 @@ def test_another_function_is_recognized(stage: Stage) -> None:
     assert "lambda_migrate.deploy.admin.handler" in err.getvalue()
 
 
-def test_a_function_that_cannot_start_is_a_configuration_error(stage: Stage) -> None:
+def test_a_function_that_cannot_start_is_a_configuration_error(sandbox: Sandbox) -> None:
     err = io.StringIO()
     with (
-        LocalFunction("gone.handler", code=stage.code({}), name="gone") as function,
+        LocalFunction("gone.handler", code=sandbox.code({}), name="gone") as function,
         InvokeApi([function]) as api,
         patch.dict(os.environ, api.environment()),
         redirect_stderr(err),
@@ -416,9 +420,9 @@ def test_the_commands_of_the_page_do_what_they_say(vpc: Vpc) -> None:
     for arguments in lines[:7]:
         code, _, err = vpc.run(*arguments)
         assert code == 0, (arguments, err)
-    assert vpc.stage.effects() == {1: 1, 2: 1}
+    assert vpc.sandbox.effects() == {1: 1, 2: 1}
     assert [vpc.run(*arguments)[0] for arguments in lines[7:]] == [0, 0]
-    assert vpc.stage.effects() == {1: 1, 2: 1, 3: 1}
+    assert vpc.sandbox.effects() == {1: 1, 2: 1, 3: 1}
 
 
 def test_the_event_of_the_page_is_valid(vpc: Vpc) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import lambda_migrate
 from lambda_migrate.local.runtime.function import LocalFunction
 from tests.callback_server import CallbackServer, ReceivedRequest
-from tests.stage import COUNTERS, Stage, effect
+from tests.sandbox import COUNTERS, Sandbox, effect
 
 LIBRARY = Path(lambda_migrate.__file__).parents[1]
 """The hooks run the library that these tests have imported."""
@@ -32,7 +32,7 @@ _numbers = itertools.count(1)
 
 @contextmanager
 def hook(
-    stage: Stage,
+    sandbox: Sandbox,
     module: str,
     migrations: Mapping[str, str],
     *,
@@ -44,12 +44,12 @@ def hook(
 ) -> Iterator[LocalFunction]:
     """Run a function with the handler of ``lambda_migrate.deploy.<module>``."""
     handler = f"from lambda_migrate.deploy.{module} import handler\n"
-    code = stage.code(migrations, handler=handler)
+    code = sandbox.code(migrations, handler=handler)
     for name, text in (files or {}).items():
         (code / name).parent.mkdir(exist_ok=True)
         (code / name).write_text(text)
     environment = {
-        **stage.environment(**settings),
+        **sandbox.environment(**settings),
         "AWS_ENDPOINT_URL_CODEDEPLOY": callbacks.base,
         "POWERTOOLS_SERVICE_NAME": "migrator",
         "PYTHONPATH": os.pathsep.join([str(code), str(LIBRARY)]),

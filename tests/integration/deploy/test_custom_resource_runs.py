@@ -23,7 +23,7 @@ from tests.integration.deploy.hooks import (
     logs,
     request,
 )
-from tests.stage import COUNTERS, Stage, busy, effect, ends, running, sleeps_once, until
+from tests.sandbox import COUNTERS, Sandbox, busy, effect, ends, running, sleeps_once, until
 
 MODULE = "custom_resource"
 NOWHERE = f"postgresql://app:{PASSWORD}@127.0.0.1:1/shop?sslmode=disable"
@@ -42,27 +42,27 @@ def assert_served(function: LocalFunction, event: object) -> None:
 
 
 def test_create_update_rollback_and_delete_of_a_stack(
-    stage: Stage, callbacks: CallbackServer
+    sandbox: Sandbox, callbacks: CallbackServer
 ) -> None:
     """Create, update, an update that fails with its rollback, delete."""
     create = request("Create", callbacks, 1)
-    with hook(stage, MODULE, V1, callbacks=callbacks) as function:
+    with hook(sandbox, MODULE, V1, callbacks=callbacks) as function:
         assert_served(function, create)
         [line] = ends(function)
-        assert (line["outcome"], line["target"]) == ("MIGRATED", stage.name)
+        assert (line["outcome"], line["target"]) == ("MIGRATED", sandbox.name)
         assert '"MigrationsApplied"' in logs(function)
     update = request("Update", callbacks, 2, 1)
-    with hook(stage, MODULE, V2, callbacks=callbacks) as function:
+    with hook(sandbox, MODULE, V2, callbacks=callbacks) as function:
         assert_served(function, update)
     failing = request("Update", callbacks, 3, 2)
-    with hook(stage, MODULE, BAD, callbacks=callbacks) as function:
+    with hook(sandbox, MODULE, BAD, callbacks=callbacks) as function:
         assert_served(function, failing)
         assert "MigrationFailed" in logs(function)
         # CloudFormation may send the rollback before it has restored the function's code.
         early = request("Update", callbacks, 2, 3)
         assert_served(function, early)
     rollback = request("Update", callbacks, 2, 3)
-    with hook(stage, MODULE, V2, callbacks=callbacks) as function:
+    with hook(sandbox, MODULE, V2, callbacks=callbacks) as function:
         assert_served(function, rollback)
         delete = request("Delete", callbacks, 2)
         assert_served(function, delete)
@@ -89,17 +89,17 @@ def test_create_update_rollback_and_delete_of_a_stack(
     assert "3_bad: division by zero [22012]" in responses[2]["Reason"]
     assert "log stream" in responses[2]["Reason"]
     assert len({answer["PhysicalResourceId"] for answer in responses}) == 1
-    assert stage.effects() == {1: 1, 2: 1}
+    assert sandbox.effects() == {1: 1, 2: 1}
 
 
 def test_a_rollback_to_code_older_than_the_schema_succeeds(
-    stage: Stage, callbacks: CallbackServer
+    sandbox: Sandbox, callbacks: CallbackServer
 ) -> None:
     """Another resource of the stack failed after the migrations were applied."""
-    with hook(stage, MODULE, V2, callbacks=callbacks) as function:
+    with hook(sandbox, MODULE, V2, callbacks=callbacks) as function:
         assert_served(function, request("Create", callbacks, 2))
     rollback = request("Update", callbacks, 1, 2)
-    with hook(stage, MODULE, V1, callbacks=callbacks) as function:
+    with hook(sandbox, MODULE, V1, callbacks=callbacks) as function:
         assert_served(function, rollback)
     response = get_response(rollback, callbacks)
     assert (response["Status"], response["Data"]["Outcome"]) == ("SUCCESS", "UP_TO_DATE")
@@ -107,17 +107,17 @@ def test_a_rollback_to_code_older_than_the_schema_succeeds(
 
 
 def test_a_migration_longer_than_the_deadline_is_cancelled_and_gets_a_response(
-    stage: Stage, callbacks: CallbackServer
+    sandbox: Sandbox, callbacks: CallbackServer
 ) -> None:
     create = request("Create", callbacks)
-    with hook(stage, MODULE, SLOW, callbacks=callbacks, timeout=28) as function:
+    with hook(sandbox, MODULE, SLOW, callbacks=callbacks, timeout=28) as function:
         assert_served(function, create)
     response = get_response(create, callbacks)
     assert response["Status"] == "FAILED"
     assert "3_slow" in response["Reason"]
-    assert stage.effects() == {1: 1, 2: 1}, "what was committed stays"
-    assert stage.holders() == [], "nothing of it runs on"
-    assert stage.item().owner is None, "the lease was given back"
+    assert sandbox.effects() == {1: 1, 2: 1}, "what was committed stays"
+    assert sandbox.holders() == [], "nothing of it runs on"
+    assert sandbox.item().owner is None, "the lease was given back"
 
 
 _HANGS = {
@@ -128,11 +128,11 @@ _HANGS = {
 
 
 def test_work_that_hangs_gets_a_response_and_so_does_the_next_event(
-    stage: Stage, callbacks: CallbackServer
+    sandbox: Sandbox, callbacks: CallbackServer
 ) -> None:
     create, delete = request("Create", callbacks), request("Delete", callbacks)
     with hook(
-        stage,
+        sandbox,
         MODULE,
         V1,
         callbacks=callbacks,
@@ -159,11 +159,11 @@ def test_work_that_hangs_gets_a_response_and_so_does_the_next_event(
     ],
 )
 def test_migrations_that_cannot_be_imported_get_a_response(
-    body: str, expected: str, stage: Stage, callbacks: CallbackServer
+    body: str, expected: str, sandbox: Sandbox, callbacks: CallbackServer
 ) -> None:
     create, rollback = request("Create", callbacks), request("Update", callbacks, 1, 2)
     with hook(
-        stage,
+        sandbox,
         MODULE,
         V1,
         callbacks=callbacks,
@@ -193,10 +193,12 @@ def test_migrations_that_cannot_be_imported_get_a_response(
     ids=["postgresql", "dynamodb", "table", "setting", "directory"],
 )
 def test_unreachable_servers_and_wrong_settings_get_a_response(
-    variables: dict[str, str], expected: str, stage: Stage, callbacks: CallbackServer
+    variables: dict[str, str], expected: str, sandbox: Sandbox, callbacks: CallbackServer
 ) -> None:
     create, rollback = request("Create", callbacks), request("Update", callbacks, 1, 2)
-    with hook(stage, MODULE, V1, callbacks=callbacks, timeout=16, variables=variables) as function:
+    with hook(
+        sandbox, MODULE, V1, callbacks=callbacks, timeout=16, variables=variables
+    ) as function:
         assert_served(function, create)
         assert_served(function, rollback)
         assert PASSWORD not in logs(function)
@@ -216,7 +218,7 @@ def silence() -> Iterator[str]:
 
 @pytest.mark.parametrize("which", ["postgresql", "dynamodb"])
 def test_unresponsive_servers_get_a_response_in_time(
-    which: str, stage: Stage, callbacks: CallbackServer, silence: str
+    which: str, sandbox: Sandbox, callbacks: CallbackServer, silence: str
 ) -> None:
     variables = {
         "postgresql": {
@@ -225,7 +227,9 @@ def test_unresponsive_servers_get_a_response_in_time(
         "dynamodb": {"AWS_ENDPOINT_URL_DYNAMODB": f"http://{silence}"},
     }[which]
     create, rollback = request("Create", callbacks), request("Update", callbacks, 1, 2)
-    with hook(stage, MODULE, V1, callbacks=callbacks, timeout=16, variables=variables) as function:
+    with hook(
+        sandbox, MODULE, V1, callbacks=callbacks, timeout=16, variables=variables
+    ) as function:
         assert_served(function, create)
         assert_served(function, rollback)
     assert get_response(create, callbacks)["Status"] == "FAILED"
@@ -233,38 +237,38 @@ def test_unresponsive_servers_get_a_response_in_time(
 
 
 def test_an_url_that_drops_refuses_and_hangs_gets_the_same_response_until_it_accepts(
-    stage: Stage, callbacks: CallbackServer
+    sandbox: Sandbox, callbacks: CallbackServer
 ) -> None:
     callbacks.behaviors = ["drop", "refuse", "hang"]
     create = request("Create", callbacks)
-    with hook(stage, MODULE, V1, callbacks=callbacks) as function:
+    with hook(sandbox, MODULE, V1, callbacks=callbacks) as function:
         assert_served(function, create)
         assert "Signature" not in logs(function)
     requests = list_responses(create, callbacks)
     assert len(requests) == 4
     assert len({received.body for received in requests}) == 1
-    assert stage.effects() == {1: 1}
+    assert sandbox.effects() == {1: 1}
 
 
 def test_an_url_that_never_accepts_fails_the_invocation_so_that_lambda_retries(
-    stage: Stage, callbacks: CallbackServer
+    sandbox: Sandbox, callbacks: CallbackServer
 ) -> None:
     create = request("Create", callbacks)
-    with hook(stage, MODULE, V1, callbacks=callbacks, timeout=10) as function:
+    with hook(sandbox, MODULE, V1, callbacks=callbacks, timeout=10) as function:
         callbacks.behaviors = [*REFUSE_ALL]
         assert function.invoke(create).error_type == "DeliveryFailed"
         callbacks.behaviors = []
         assert_served(function, create)
     assert list_responses(create, callbacks)[-1].json["Status"] == "SUCCESS"
-    assert stage.effects() == {1: 1}
+    assert sandbox.effects() == {1: 1}
 
 
 def test_two_concurrent_hooks_migrate_once_and_both_respond(
-    stage: Stage, callbacks: CallbackServer
+    sandbox: Sandbox, callbacks: CallbackServer
 ) -> None:
     slow = {**V1, "2_slow": effect(2, "SELECT pg_sleep(2);")}
     events = [request("Create", callbacks), request("Create", callbacks)]
-    with hook(stage, MODULE, slow, callbacks=callbacks) as function:
+    with hook(sandbox, MODULE, slow, callbacks=callbacks) as function:
         function.start_environments(2)
         invocations = [function.submit(event) for event in events]
         assert all(invocation.result().ok for invocation in invocations)
@@ -272,22 +276,22 @@ def test_two_concurrent_hooks_migrate_once_and_both_respond(
     assert [answer["Status"] for answer in responses] == ["SUCCESS"] * 2
     assert sorted(answer["Data"]["Outcome"] for answer in responses)[0] == "MIGRATED"
     assert sorted(answer["Data"]["Outcome"] for answer in responses)[1] in ("UP_TO_DATE", "WAITED")
-    assert stage.effects() == {1: 1, 2: 1}
+    assert sandbox.effects() == {1: 1, 2: 1}
 
 
 def test_a_killed_hook_responds_when_it_is_invoked_again(
-    stage: Stage, callbacks: CallbackServer
+    sandbox: Sandbox, callbacks: CallbackServer
 ) -> None:
     """Lambda repeats an asynchronous invocation whose process was killed."""
     migrations = {"1_counters": COUNTERS, "2_slow": effect(2, sleeps_once(300))}
     create = request("Create", callbacks)
-    with hook(stage, MODULE, migrations, callbacks=callbacks) as function:
+    with hook(sandbox, MODULE, migrations, callbacks=callbacks) as function:
         invocation = function.submit(create)
-        until(running(stage, "pg_sleep"), what="the migration runs")
+        until(running(sandbox, "pg_sleep"), what="the migration runs")
         [environment] = busy(function)
         os.kill(environment.pid, signal.SIGKILL)
         assert invocation.result().status == "crashed"
         assert list_responses(create, callbacks) == []
         assert_served(function, create)
     assert get_response(create, callbacks)["Data"]["Outcome"] == "MIGRATED"
-    assert stage.effects() == {1: 1, 2: 1}
+    assert sandbox.effects() == {1: 1, 2: 1}

@@ -11,23 +11,23 @@ import pytest
 
 from lambda_migrate.local.runtime.function import LocalFunction
 from tests.integration.deploy.hooks import BAD, LIBRARY, V2
-from tests.stage import HANDLER, Stage, ends
+from tests.sandbox import HANDLER, Sandbox, ends
 
 LONG = ["provisioned-concurrency", "snap-start", "lambda-managed-instances"]
 
 
 @contextmanager
 def function(
-    stage: Stage, migrations: Mapping[str, str], kind: str, **settings: str
+    sandbox: Sandbox, migrations: Mapping[str, str], kind: str, **settings: str
 ) -> Iterator[LocalFunction]:
     """Run a function with this kind of initialization."""
-    code = stage.code(migrations, handler=HANDLER)
+    code = sandbox.code(migrations, handler=HANDLER)
     environment = {
-        **stage.environment(init="when-long", lease_seconds="60", **settings),
+        **sandbox.environment(init="when-long", lease_seconds="60", **settings),
         "AWS_LAMBDA_INITIALIZATION_TYPE": kind,
         "PYTHONPATH": os.pathsep.join([str(code), str(LIBRARY)]),
     }
-    name = f"{kind}{stage.name}"
+    name = f"{kind}{sandbox.name}"
     with LocalFunction(code=code, environment=environment, timeout=90, name=name) as deployed:
         yield deployed
 
@@ -37,51 +37,51 @@ def read_statuses(deployed: LocalFunction) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", LONG)
-def test_initialisation_migrates_before_the_first_request(stage: Stage, kind: str) -> None:
-    with function(stage, V2, kind) as deployed:
+def test_initialisation_migrates_before_the_first_request(sandbox: Sandbox, kind: str) -> None:
+    with function(sandbox, V2, kind) as deployed:
         deployed.start_environments(4)
-        assert stage.effects() == {1: 1, 2: 1}
+        assert sandbox.effects() == {1: 1, 2: 1}
         counted = Counter(read_statuses(deployed))
         assert counted["MIGRATED"] == 1
         assert counted.total() == 4
 
 
-def test_on_demand_nothing_happens_before_the_first_invocation(stage: Stage) -> None:
-    with function(stage, V2, "on-demand") as deployed:
+def test_on_demand_nothing_happens_before_the_first_invocation(sandbox: Sandbox) -> None:
+    with function(sandbox, V2, "on-demand") as deployed:
         deployed.start_environments(1)
         assert read_statuses(deployed) == []
         assert deployed.invoke().ok
         assert read_statuses(deployed) == ["MIGRATED"]
 
 
-def test_a_provisioned_environment_checks_nothing_more(stage: Stage) -> None:
-    with function(stage, V2, "provisioned-concurrency") as deployed:
+def test_a_provisioned_environment_checks_nothing_more(sandbox: Sandbox) -> None:
+    with function(sandbox, V2, "provisioned-concurrency") as deployed:
         deployed.start_environments(1)
         (environment,) = deployed.environments()
-        before = stage.dynamodb.requests(environment.access_key)
+        before = sandbox.dynamodb.requests(environment.access_key)
         assert deployed.invoke().ok
-        assert stage.dynamodb.requests(environment.access_key) == before
+        assert sandbox.dynamodb.requests(environment.access_key) == before
 
 
-def test_a_restored_snapshot_checks_once_more(stage: Stage) -> None:
-    with function(stage, V2, "snap-start") as deployed:
+def test_a_restored_snapshot_checks_once_more(sandbox: Sandbox) -> None:
+    with function(sandbox, V2, "snap-start") as deployed:
         deployed.start_environments(1)
         (environment,) = deployed.environments()
-        before = stage.dynamodb.requests(environment.access_key)
+        before = sandbox.dynamodb.requests(environment.access_key)
         assert all(deployed.invoke().ok for _ in range(2))
-        after = stage.dynamodb.requests(environment.access_key)
+        after = sandbox.dynamodb.requests(environment.access_key)
         assert after - before == Counter({"GetItem": 1})
         assert read_statuses(deployed) == ["MIGRATED", "UP_TO_DATE"]
 
 
 @pytest.mark.parametrize("kind", LONG)
 def test_a_failure_during_initialisation_is_raised_in_the_first_invocation(
-    stage: Stage, kind: str
+    sandbox: Sandbox, kind: str
 ) -> None:
-    with function(stage, BAD, kind, failure_pause_seconds="300") as deployed:
+    with function(sandbox, BAD, kind, failure_pause_seconds="300") as deployed:
         deployed.start_environments(1)
         assert read_statuses(deployed) == ["MigrationFailed"]
         result = deployed.invoke()
         assert result.error_type == "MigrationFailed"
         assert "3_bad: division by zero" in result.error_message
-    assert stage.effects() == {1: 1, 2: 1}
+    assert sandbox.effects() == {1: 1, 2: 1}

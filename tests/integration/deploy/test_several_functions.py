@@ -12,29 +12,29 @@ import pytest
 
 from lambda_migrate.local.runtime.function import LocalFunction
 from tests.integration.deploy.hooks import LIBRARY, V1, V2
-from tests.stage import HANDLER, Stage, effect, ends
+from tests.sandbox import HANDLER, Sandbox, effect, ends
 
 V3 = {**V2, "3_more": effect(3)}
 
 
 @pytest.fixture
-def layer(stage: Stage) -> Path:
+def layer(sandbox: Sandbox) -> Path:
     """Write migrations to a directory outside every function's code, like a layer."""
-    return stage.code(V2) / "migrations"
+    return sandbox.code(V2) / "migrations"
 
 
 @contextmanager
 def function(
-    stage: Stage, name: str, migrations: Mapping[str, str] | None = None, **settings: str
+    sandbox: Sandbox, name: str, migrations: Mapping[str, str] | None = None, **settings: str
 ) -> Iterator[LocalFunction]:
     """Run a function of a service, with its own files or those of the layer."""
-    code = stage.code(migrations or {}, handler=HANDLER)
+    code = sandbox.code(migrations or {}, handler=HANDLER)
     environment = {
-        **stage.environment(**settings),
+        **sandbox.environment(**settings),
         "PYTHONPATH": os.pathsep.join([str(code), str(LIBRARY)]),
     }
     with LocalFunction(
-        code=code, environment=environment, timeout=90, name=f"{name}{stage.name}"
+        code=code, environment=environment, timeout=90, name=f"{name}{sandbox.name}"
     ) as deployed:
         yield deployed
 
@@ -44,11 +44,11 @@ def read_statuses(deployed: LocalFunction) -> list[str]:
 
 
 def test_functions_that_share_a_layer_migrate_once_whichever_starts_first(
-    stage: Stage, layer: Path
+    sandbox: Sandbox, layer: Path
 ) -> None:
     with (
-        function(stage, "orders", directory=str(layer)) as orders,
-        function(stage, "billing", directory=str(layer)) as billing,
+        function(sandbox, "orders", directory=str(layer)) as orders,
+        function(sandbox, "billing", directory=str(layer)) as billing,
     ):
         orders.start_environments(5)
         billing.start_environments(5)
@@ -57,77 +57,77 @@ def test_functions_that_share_a_layer_migrate_once_whichever_starts_first(
         counted = Counter(read_statuses(orders) + read_statuses(billing))
     assert counted["MIGRATED"] == 1
     assert counted.total() == 10
-    assert stage.effects() == {1: 1, 2: 1}
+    assert sandbox.effects() == {1: 1, 2: 1}
 
 
 def test_a_function_in_mode_require_only_reads_and_waits_for_another(
-    stage: Stage, layer: Path
+    sandbox: Sandbox, layer: Path
 ) -> None:
     with (
-        function(stage, "web", directory=str(layer), mode="require") as web,
-        function(stage, "migrator", directory=str(layer)) as migrator,
+        function(sandbox, "web", directory=str(layer), mode="require") as web,
+        function(sandbox, "migrator", directory=str(layer)) as migrator,
     ):
         waiting = web.submit()
         assert migrator.invoke().ok
         assert waiting.result().ok
         (environment,) = web.environments()
-        assert set(stage.dynamodb.requests(environment.access_key)) == {"GetItem"}
-    assert stage.effects() == {1: 1, 2: 1}
+        assert set(sandbox.dynamodb.requests(environment.access_key)) == {"GetItem"}
+    assert sandbox.effects() == {1: 1, 2: 1}
 
 
-def test_a_function_with_older_files_is_served_while_the_schema_is_ahead(stage: Stage) -> None:
-    with function(stage, "older", V1) as older, function(stage, "newer", V2) as newer:
+def test_a_function_with_older_files_is_served_while_the_schema_is_ahead(sandbox: Sandbox) -> None:
+    with function(sandbox, "older", V1) as older, function(sandbox, "newer", V2) as newer:
         assert newer.invoke().ok
         assert older.invoke().ok
         assert read_statuses(older) == ["UP_TO_DATE"], (
             "the beginning of the history is ready as well"
         )
-    assert stage.effects() == {1: 1, 2: 1}
+    assert sandbox.effects() == {1: 1, 2: 1}
 
 
 def test_an_older_version_in_mode_require_is_served_by_a_newer_schema(
-    stage: Stage,
+    sandbox: Sandbox,
 ) -> None:
-    with function(stage, "migrator", V3) as migrator:
+    with function(sandbox, "migrator", V3) as migrator:
         assert migrator.invoke().ok
-    with function(stage, "web", V2, mode="require", wait_seconds="1") as web:
+    with function(sandbox, "web", V2, mode="require", wait_seconds="1") as web:
         assert web.invoke().ok
         assert read_statuses(web) == ["UP_TO_DATE"]
 
 
 def test_unrelated_directories_need_a_target_and_a_schema_each(
-    stage: Stage,
+    sandbox: Sandbox,
 ) -> None:
     # One history, two directories: each lacks what the other has applied.
-    with function(stage, "orders", {"1_orders": "-- migrate:up\nCREATE TABLE a ();\n"}) as orders:
+    with function(sandbox, "orders", {"1_orders": "-- migrate:up\nCREATE TABLE a ();\n"}) as orders:
         assert orders.invoke().ok
     others = {"2_billing": "-- migrate:up\nCREATE TABLE b ();\n"}
-    with function(stage, "billing", others) as billing:
+    with function(sandbox, "billing", others) as billing:
         assert billing.invoke().error_type == "Diverged"
-    with function(stage, "billing", others, target=f"{stage.name}/wrong") as billing:
+    with function(sandbox, "billing", others, target=f"{sandbox.name}/wrong") as billing:
         assert billing.invoke().error_type == "Diverged"
     with function(
-        stage, "billing", others, target=f"{stage.name}/billing", schema="billing_migrations"
+        sandbox, "billing", others, target=f"{sandbox.name}/billing", schema="billing_migrations"
     ) as billing:
         result = billing.invoke()
         assert result.ok, result.error_message
-    [[tables]] = stage.query("SELECT count(*) FROM pg_tables WHERE tablename IN ('a', 'b')")
+    [[tables]] = sandbox.query("SELECT count(*) FROM pg_tables WHERE tablename IN ('a', 'b')")
     assert tables == 2
 
 
 def test_a_new_address_joins_by_one_check_and_takes_nothing_from_the_one_before(
-    stage: Stage,
+    sandbox: Sandbox,
 ) -> None:
     """The database has two names, its socket and its port."""
-    with function(stage, "orders", V1) as orders:
+    with function(sandbox, "orders", V1) as orders:
         assert orders.invoke().ok
-        other = stage.postgresql.tcp_url(stage.name)
-        with function(stage, "web", V1, mode="require", database_url=other) as web:
+        other = sandbox.postgresql.tcp_url(sandbox.name)
+        with function(sandbox, "web", V1, mode="require", database_url=other) as web:
             assert all(result.ok for result in web.storm(3))
             looked = [end for end in ends(web) if end["fence"]]
             assert len(looked) <= 1, "one looks for all"
         assert orders.storm(1)[0].ok
         assert read_statuses(orders)[-1] == "UP_TO_DATE"
-    [record] = stage.item().databases.values()
+    [record] = sandbox.item().databases.values()
     assert len(record.addresses) == 2
-    assert stage.effects() == {1: 1}
+    assert sandbox.effects() == {1: 1}

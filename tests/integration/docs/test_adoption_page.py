@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stage import Stage
+from tests.sandbox import Sandbox
 from tests.unit.docs.pages import DOCS, ROOT, code_blocks
 
 PAGE = DOCS / "how-to" / "adopt-an-existing-database.md"
@@ -24,12 +24,12 @@ DBMATE_DATABASE = """
     INSERT INTO schema_migrations VALUES ('0001'), ('0003')"""
 
 
-def run(stage: Stage, folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
+def run(sandbox: Sandbox, folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "NO_COLOR": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "lambda_migrate", *arguments],
         cwd=folder,
-        env={**environment, "LAMBDA_MIGRATE_DATABASE_URL": stage.url, **variables},
+        env={**environment, "LAMBDA_MIGRATE_DATABASE_URL": sandbox.url, **variables},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -50,48 +50,48 @@ def read_block(begin: str) -> str:
     return " ".join(text.split())
 
 
-def read_history(stage: Stage) -> list[list[object]]:
-    return stage.query("SELECT version::text, baseline FROM lambda_migrate.history ORDER BY 1")
+def read_history(sandbox: Sandbox) -> list[list[object]]:
+    return sandbox.query("SELECT version::text, baseline FROM lambda_migrate.history ORDER BY 1")
 
 
 def test_migrations_applied_by_dbmate_are_not_run_again_and_its_gap_stays_pending(
-    stage: Stage, tmp_path: Path
+    sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    stage.query(DBMATE_DATABASE)
+    sandbox.query(DBMATE_DATABASE)
     write(tmp_path, FILES)
-    code, output = run(stage, tmp_path, "up")
+    code, output = run(sandbox, tmp_path, "up")
     assert code == 2
     assert read_block("error: dbmate has applied") in output
-    code, output = run(stage, tmp_path, "baseline", "3", "--yes")
+    code, output = run(sandbox, tmp_path, "baseline", "3", "--yes")
     assert code == 2
     assert "0002_status is not applied there" in output
-    _, output = run(stage, tmp_path, "baseline")
+    _, output = run(sandbox, tmp_path, "baseline")
     heading, _, table = read_block("this marks as applied").partition("version file")
     assert heading.partition(", from")[2] in output
     assert table in output
-    assert run(stage, tmp_path, "baseline", "--yes")[0] == 0
-    assert read_history(stage) == [["1", True], ["3", True]]
-    assert stage.query("SELECT cents FROM customers") == [[500]]
-    code, output = run(stage, tmp_path, "up")
+    assert run(sandbox, tmp_path, "baseline", "--yes")[0] == 0
+    assert read_history(sandbox) == [["1", True], ["3", True]]
+    assert sandbox.query("SELECT cents FROM customers") == [[500]]
+    code, output = run(sandbox, tmp_path, "up")
     assert (code, "LAMBDA_MIGRATE_ALLOW_OUT_OF_ORDER=true" in output) == (1, True)
-    assert run(stage, tmp_path, "up", LAMBDA_MIGRATE_ALLOW_OUT_OF_ORDER="true")[0] == 0
-    assert read_history(stage) == [["1", True], ["2", False], ["3", True]]
-    assert stage.query("SELECT cents FROM customers") == [[500]]
-    assert run(stage, tmp_path, "verify")[0] == 0
+    assert run(sandbox, tmp_path, "up", LAMBDA_MIGRATE_ALLOW_OUT_OF_ORDER="true")[0] == 0
+    assert read_history(sandbox) == [["1", True], ["2", False], ["3", True]]
+    assert sandbox.query("SELECT cents FROM customers") == [[500]]
+    assert run(sandbox, tmp_path, "verify")[0] == 0
 
 
-def test_the_table_of_another_service_can_be_ignored(stage: Stage, tmp_path: Path) -> None:
-    stage.query("CREATE SCHEMA billing")
-    stage.query(
+def test_the_table_of_another_service_can_be_ignored(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.query("CREATE SCHEMA billing")
+    sandbox.query(
         "CREATE TABLE billing.schema_migrations (version varchar(128) PRIMARY KEY);"
         "INSERT INTO billing.schema_migrations VALUES ('0001')"
     )
     write(tmp_path, FILES)
-    code, output = run(stage, tmp_path, "up")
+    code, output = run(sandbox, tmp_path, "up")
     assert (code, "billing.schema_migrations" in output) == (2, True)
     setting = {"LAMBDA_MIGRATE_IGNORE_OTHER_HISTORY": "true"}
-    assert run(stage, tmp_path, "up", "--to", "1", **setting)[0] == 0
-    assert run(stage, tmp_path, "up")[0] == 0, "it is only asked while our own history is empty"
+    assert run(sandbox, tmp_path, "up", "--to", "1", **setting)[0] == 0
+    assert run(sandbox, tmp_path, "up")[0] == 0, "it is only asked while our own history is empty"
 
 
 @pytest.mark.parametrize(
@@ -118,16 +118,16 @@ def test_the_table_of_another_service_can_be_ignored(stage: Stage, tmp_path: Pat
     ],
 )
 def test_converted_files_are_adopted(
-    stage: Stage, tmp_path: Path, title: str, files: dict[str, str], setup: str
+    sandbox: Sandbox, tmp_path: Path, title: str, files: dict[str, str], setup: str
 ) -> None:
-    stage.query(setup)
+    sandbox.query(setup)
     (tmp_path / "migrations").mkdir()
     for name, sql in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(sql)
     [program] = [each.text for each in code_blocks(PAGE, "python") if each.title == title]
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=60)
-    assert run(stage, tmp_path, "up")[0] == 2
-    assert run(stage, tmp_path, "baseline", "--yes")[0] == 0
-    assert read_history(stage) == [["1", True], ["2", True]]
-    assert run(stage, tmp_path, "up")[0] == 0
+    assert run(sandbox, tmp_path, "up")[0] == 2
+    assert run(sandbox, tmp_path, "baseline", "--yes")[0] == 0
+    assert read_history(sandbox) == [["1", True], ["2", True]]
+    assert run(sandbox, tmp_path, "up")[0] == 0

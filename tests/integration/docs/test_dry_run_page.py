@@ -17,7 +17,7 @@ from lambda_migrate.cli import main
 from lambda_migrate.commands.dry_run_advice import advise
 from lambda_migrate.engine.dry_run import RAN, DryRunStep
 from lambda_migrate.postgresql.dry_run_effects import MigrationEffects, RelationLock, TableChange
-from tests.stage import TABLE, Stage
+from tests.sandbox import TABLE, Sandbox
 from tests.unit.docs.pages import DOCS, code_blocks
 
 PAGE = DOCS / "how-to" / "dry-run.md"
@@ -30,16 +30,16 @@ PASSED, FAILED = (block.text for block in code_blocks(PAGE, "text"))
 class Orders:
     """The table of the page, with its first migration applied and fewer rows."""
 
-    def __init__(self, stage: Stage, files: Mapping[str, str] = FILES) -> None:
-        self.query = stage.query
-        self.migrations = stage.code(files) / "migrations"
+    def __init__(self, sandbox: Sandbox, files: Mapping[str, str] = FILES) -> None:
+        self.query = sandbox.query
+        self.migrations = sandbox.code(files) / "migrations"
         self._environ = {
             **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
-            **stage.dynamodb.environment(),
-            "LAMBDA_MIGRATE_DATABASE_URL": stage.url,
+            **sandbox.dynamodb.environment(),
+            "LAMBDA_MIGRATE_DATABASE_URL": sandbox.url,
             "LAMBDA_MIGRATE_DIRECTORY": str(self.migrations),
             "LAMBDA_MIGRATE_TABLE": TABLE,
-            "LAMBDA_MIGRATE_TARGET": stage.name,
+            "LAMBDA_MIGRATE_TARGET": sandbox.name,
         }
 
     def run(self, *arguments: str) -> tuple[int, str]:
@@ -51,8 +51,8 @@ class Orders:
 
 
 @pytest.fixture
-def orders(stage: Stage) -> Orders:
-    orders = Orders(stage)
+def orders(sandbox: Sandbox) -> Orders:
+    orders = Orders(sandbox)
     assert orders.run("up", "--to", "1")[0] == 0
     for statement in filter(None, ROWS.replace("1000000", "20000").split(";\n")):
         orders.query(statement)
@@ -131,12 +131,12 @@ def test_a_pipeline_can_read_the_blocked_statements_and_their_duration(orders: O
 
 
 def test_the_migrations_of_the_page_on_safe_migrations_pass_a_dry_run(
-    stage: Stage,
+    sandbox: Sandbox,
 ) -> None:
     """A dry run skips the backfill, so it does not report that the validation after it fails."""
     page = DOCS / "how-to" / "write-a-safe-migration.md"
     files = {Path(f.title).stem: f.text for f in code_blocks(page, "sql") if f.title}
-    safe = Orders(stage, files)
+    safe = Orders(sandbox, files)
     assert safe.run("up", "--to", "1")[0] == 0
     safe.query("INSERT INTO orders (customer_id, amount) SELECT n, n FROM generate_series(1, 99) n")
     code, out = safe.run("plan", "--dry-run", "--yes", "--format", "json")

@@ -14,7 +14,7 @@ import pytest
 from lambda_migrate.clock import Deadline
 from lambda_migrate.engine.operations import Operations
 from lambda_migrate.errors import ConfigurationError, MigrateError, MigrationFailed
-from tests.stage import Stage, running, until
+from tests.sandbox import Sandbox, running, until
 from tests.unit.docs.pages import DOCS, code_blocks
 
 PAGE = DOCS / "how-to" / "write-a-safe-migration.md"
@@ -36,11 +36,11 @@ def migrations() -> dict[str, str]:
 
 
 @pytest.fixture
-def orders(stage: Stage) -> Operations:
+def orders(sandbox: Sandbox) -> Operations:
     """Create the table with rows of the old version."""
-    operations = stage.operations(stage.code(migrations()))
+    operations = sandbox.operations(sandbox.code(migrations()))
     operations.up(Deadline.after(60), to=1)
-    stage.query(
+    sandbox.query(
         "INSERT INTO orders (customer_id, amount)"
         f" SELECT n % 100, n FROM generate_series(1, {ROWS}) AS n"
     )
@@ -66,65 +66,65 @@ def run_in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Migra
     return thread, raised
 
 
-def other_session(stage: Stage) -> Any:
-    socket = str(stage.postgresql.socket)
-    return pg8000.native.Connection("postgres", database=stage.name, unix_sock=socket)
+def other_session(sandbox: Sandbox) -> Any:
+    socket = str(sandbox.postgresql.socket)
+    return pg8000.native.Connection("postgres", database=sandbox.name, unix_sock=socket)
 
 
-def count_filled(stage: Stage) -> int:
-    return int(stage.query("SELECT count(total_cents) FROM orders")[0][0])
+def count_filled(sandbox: Sandbox) -> int:
+    return int(sandbox.query("SELECT count(total_cents) FROM orders")[0][0])
 
 
-def test_the_old_version_works_until_the_contract(orders: Operations, stage: Stage) -> None:
+def test_the_old_version_works_until_the_contract(orders: Operations, sandbox: Sandbox) -> None:
     for version in range(2, CONTRACT + 1):
         up(orders, version)
         for statement in OLD_VERSION:
-            stage.query(statement)
-    assert stage.query("SELECT count(*) FROM orders WHERE total_cents <> amount * 100") == [[0]]
+            sandbox.query(statement)
+    assert sandbox.query("SELECT count(*) FROM orders WHERE total_cents <> amount * 100") == [[0]]
 
 
-def test_each_version_reads_what_the_other_writes(orders: Operations, stage: Stage) -> None:
+def test_each_version_reads_what_the_other_writes(orders: Operations, sandbox: Sandbox) -> None:
     up(orders, CONTRACT)
-    stage.query("INSERT INTO orders (customer_id, total_cents) VALUES (1, 1250)")
-    assert stage.query("SELECT amount FROM orders ORDER BY id DESC LIMIT 1") == [[12]]
-    stage.query("UPDATE orders SET total_cents = 900 WHERE id = 1")
-    assert stage.query("SELECT amount FROM orders WHERE id = 1") == [[9]]
+    sandbox.query("INSERT INTO orders (customer_id, total_cents) VALUES (1, 1250)")
+    assert sandbox.query("SELECT amount FROM orders ORDER BY id DESC LIMIT 1") == [[12]]
+    sandbox.query("UPDATE orders SET total_cents = 900 WHERE id = 1")
+    assert sandbox.query("SELECT amount FROM orders WHERE id = 1") == [[9]]
 
 
-def test_the_new_version_works_after_the_contract(orders: Operations, stage: Stage) -> None:
+def test_the_new_version_works_after_the_contract(orders: Operations, sandbox: Sandbox) -> None:
     up(orders, CONTRACT + 1)
-    stage.query("INSERT INTO orders (customer_id, total_cents) VALUES (1, 1250)")
-    assert stage.invalid_indexes() == []
+    sandbox.query("INSERT INTO orders (customer_id, total_cents) VALUES (1, 1250)")
+    assert sandbox.invalid_indexes() == []
     with pytest.raises(ConfigurationError, match="without a down script"):
         orders.down(Deadline.after(60), steps=1)
 
 
-def test_the_expansion_can_be_rolled_back(orders: Operations, stage: Stage) -> None:
+def test_the_expansion_can_be_rolled_back(orders: Operations, sandbox: Sandbox) -> None:
     up(orders, BACKFILL - 1)
     orders.down(Deadline.after(60), to=1)
-    assert stage.query("SELECT sum(amount), count(*) FROM orders") == [
+    assert sandbox.query("SELECT sum(amount), count(*) FROM orders") == [
         [ROWS * (ROWS + 1) // 2, ROWS]
     ]
 
 
 @pytest.mark.parametrize("is_killed", [False, True], ids=["at the deadline", "by a kill"])
 def test_an_interrupted_backfill_continues_after_its_last_batch(
-    orders: Operations, stage: Stage, *, is_killed: bool
+    orders: Operations, sandbox: Sandbox, *, is_killed: bool
 ) -> None:
     up(orders, BACKFILL - 1)
-    with closing(other_session(stage)) as other:
+    with closing(other_session(sandbox)) as other:
         other.run("BEGIN")
         other.run(f"SELECT 1 FROM orders WHERE id = {ROWS // 2 + 1} FOR UPDATE")
         seconds = 60.0 if is_killed else 8.0
         thread, raised = run_in_thread(lambda: orders.up(Deadline.after(seconds), to=BACKFILL))
-        until(lambda: count_filled(stage) == ROWS // 2, what="half of the rows filled in")
-        until(running(stage, "CALL"), what="the next batch waits for a row")
+        until(lambda: count_filled(sandbox) == ROWS // 2, what="half of the rows filled in")
+        until(running(sandbox, "CALL"), what="the next batch waits for a row")
         if is_killed:
-            [[pid, *_]] = stage.holders()
-            stage.query(f"SELECT pg_terminate_backend({pid})")
+            [[pid, *_]] = sandbox.holders()
+            sandbox.query(f"SELECT pg_terminate_backend({pid})")
             other.run("ROLLBACK")
         thread.join()
     # After a lost connection the holder runs it again; after a deadline the next holder does.
     assert [type(error) for error in raised] == ([] if is_killed else [MigrationFailed])
     assert ("0005_backfill_total_cents" in up(orders, CONTRACT)) is not is_killed
-    assert count_filled(stage) == ROWS
+    assert count_filled(sandbox) == ROWS

@@ -12,7 +12,7 @@ import pytest
 from lambda_migrate.local.servers.postgresql import find_binaries
 from lambda_migrate.migrations.source import read_manifest
 from tests.integration.docs.transcript import expected_lines, normalize, run
-from tests.stage import Stage
+from tests.sandbox import Sandbox
 from tests.unit.docs.pages import DOCS, ROOT, code_blocks
 
 
@@ -42,21 +42,21 @@ EXISTING_SCHEMA = """
 """
 
 
-def test_adopting_an_existing_database(stage: Stage, tmp_path: Path) -> None:
+def test_adopting_an_existing_database(sandbox: Sandbox, tmp_path: Path) -> None:
     for statement in EXISTING_SCHEMA.split(";\n"):
         if statement.strip():
-            stage.query(statement)
+            sandbox.query(statement)
     page = DOCS / "how-to" / "adopt-an-existing-database.md"
     folder = tmp_path / "service"
     folder.mkdir()
     environment = {
-        "DATABASE_URL": stage.url,
-        "EMPTY_URL": stage.postgresql.create_database(f"{stage.name}_empty"),
+        "DATABASE_URL": sandbox.url,
+        "EMPTY_URL": sandbox.postgresql.create_database(f"{sandbox.name}_empty"),
         "PATH": f"{find_binaries()}{os.pathsep}{os.environ['PATH']}",
     }
     assert_output_in_order(run(page, folder, environment), page)
-    assert stage.query("SELECT version, baseline FROM lambda_migrate.history") == [["1", True]]
-    assert stage.query("SELECT email FROM customers") == [["ada@example.com"]]
+    assert sandbox.query("SELECT version, baseline FROM lambda_migrate.history") == [["1", True]]
+    assert sandbox.query("SELECT email FROM customers") == [["ada@example.com"]]
 
 
 def test_files_of_golang_migrate_are_converted(

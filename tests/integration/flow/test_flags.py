@@ -12,7 +12,7 @@ import pytest
 from lambda_migrate.engine.flags import HOLD_BACK_AT, MODE, PAUSED
 from lambda_migrate.local.runtime.function import LocalFunction
 from load.emulators.appconfig import LocalAppConfig
-from tests.stage import COUNTERS, HANDLER, Stage, effect, ends, until
+from tests.sandbox import COUNTERS, HANDLER, Sandbox, effect, ends, until
 
 PROFILE = "orders/staging/lambda-migrate"
 WAYS = ("extension", "api")
@@ -35,7 +35,7 @@ def appconfig() -> Iterator[LocalAppConfig]:
 
 @contextmanager
 def deployed(
-    stage: Stage,
+    sandbox: Sandbox,
     appconfig: LocalAppConfig,
     migrations: Mapping[str, str] = MIGRATIONS,
     *,
@@ -44,11 +44,11 @@ def deployed(
     **settings: str,
 ) -> Iterator[LocalFunction]:
     """A function that asks this AppConfig."""
-    variables = stage.environment(flags=PROFILE, **settings)
+    variables = sandbox.environment(flags=PROFILE, **settings)
     variables |= getattr(appconfig, way)()
-    code = stage.code(migrations, handler=HANDLER)
+    code = sandbox.code(migrations, handler=HANDLER)
     with LocalFunction(
-        code=code, environment=variables, timeout=timeout, name=f"{stage.name}{way}"
+        code=code, environment=variables, timeout=timeout, name=f"{sandbox.name}{way}"
     ) as function:
         yield function
 
@@ -59,14 +59,14 @@ def _ends(function: LocalFunction) -> Counter[str]:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_while_paused_all_are_not_ready_and_afterwards_all_serve(
-    stage: Stage, appconfig: LocalAppConfig, way: str
+    sandbox: Sandbox, appconfig: LocalAppConfig, way: str
 ) -> None:
     appconfig.document = STOP
-    with deployed(stage, appconfig, way=way) as function:
+    with deployed(sandbox, appconfig, way=way) as function:
         refused = function.storm(10)
         assert Counter(result.error_type for result in refused) == Counter({"NotReady": 10})
         assert all(PAUSED in str(result.payload) for result in refused)
-        assert stage.item().fence == 0, "no instance acquired"
+        assert sandbox.item().fence == 0, "no instance acquired"
         told = ends(function)
         assert all(end["retryable"] for end in told)
         assert len(told) == 10
@@ -76,13 +76,13 @@ def test_while_paused_all_are_not_ready_and_afterwards_all_serve(
         assert all(invocation.result().ok for invocation in everywhere), "those of before as well"
         ended = _ends(function)
     assert ended["MIGRATED"] == 1
-    assert stage.effects() == {1: 1, 2: 1, 3: 1}
+    assert sandbox.effects() == {1: 1, 2: 1, 3: 1}
 
 
 def test_the_fast_path_reads_no_flags_from_appconfig(
-    stage: Stage, appconfig: LocalAppConfig
+    sandbox: Sandbox, appconfig: LocalAppConfig
 ) -> None:
-    with deployed(stage, appconfig) as function:
+    with deployed(sandbox, appconfig) as function:
         assert function.invoke().ok
         asked = appconfig.requests.total()
         assert asked > 0
@@ -92,91 +92,91 @@ def test_the_fast_path_reads_no_flags_from_appconfig(
 
 @pytest.mark.parametrize("way", WAYS)
 def test_held_back_at_a_version_the_schema_goes_that_far_and_no_further(
-    stage: Stage, appconfig: LocalAppConfig, way: str
+    sandbox: Sandbox, appconfig: LocalAppConfig, way: str
 ) -> None:
     appconfig.document = {HOLD_BACK_AT: plain(2)}
     older = {name: MIGRATIONS[name] for name in ("1_counters", "2_more")}
-    with deployed(stage, appconfig, way=way) as function:
+    with deployed(sandbox, appconfig, way=way) as function:
         result = function.invoke()
         assert result.error_type == "NotReady"
         assert HOLD_BACK_AT in str(result.payload)
-        assert stage.effects() == {1: 1, 2: 1}
-    with deployed(stage, appconfig, older, way=way) as function:
+        assert sandbox.effects() == {1: 1, 2: 1}
+    with deployed(sandbox, appconfig, older, way=way) as function:
         assert function.invoke().ok, "code that needs no more than version 2 is served"
         assert [end["outcome"] for end in ends(function)] == ["UP_TO_DATE"]
     appconfig.document = {HOLD_BACK_AT: plain(0)}
-    with deployed(stage, appconfig, way=way) as function:
+    with deployed(sandbox, appconfig, way=way) as function:
         assert function.invoke().ok
-    assert stage.effects() == {1: 1, 2: 1, 3: 1}
+    assert sandbox.effects() == {1: 1, 2: 1, 3: 1}
 
 
 def test_a_pause_stops_a_long_list_of_migrations_between_two(
-    stage: Stage, appconfig: LocalAppConfig
+    sandbox: Sandbox, appconfig: LocalAppConfig
 ) -> None:
     many = {f"{n}_slow": effect(n, "SELECT pg_sleep(0.5);") for n in range(2, 22)}
-    with deployed(stage, appconfig, {"1_counters": COUNTERS, **many}) as function:
+    with deployed(sandbox, appconfig, {"1_counters": COUNTERS, **many}) as function:
         invocation = function.submit()
-        until(lambda: _applied(stage) >= 2, what="migrations that run")
+        until(lambda: _applied(sandbox) >= 2, what="migrations that run")
         appconfig.document = STOP
         result = invocation.result()
         assert result.error_type == "NotReady"
         assert PAUSED in str(result.payload)
-        stopped_at = _applied(stage)
+        stopped_at = _applied(sandbox)
         (end,) = ends(function)
         assert len(end["applied"]) == stopped_at
         assert 2 <= stopped_at < 21
-        assert stage.holders() == []
-        assert stage.item().owner is None
+        assert sandbox.holders() == []
+        assert sandbox.item().owner is None
         appconfig.document = GO
         until(lambda: function.invoke().ok, what="an environment that continues", seconds=90)
-    assert stage.effects() == dict.fromkeys(range(1, 22), 1)
+    assert sandbox.effects() == dict.fromkeys(range(1, 22), 1)
 
 
-def _applied(stage: Stage) -> int:
-    found = stage.query("SELECT to_regclass('lambda_migrate.history') IS NOT NULL")
-    return len(stage.history()) if found[0][0] else 0
+def _applied(sandbox: Sandbox) -> int:
+    found = sandbox.query("SELECT to_regclass('lambda_migrate.history') IS NOT NULL")
+    return len(sandbox.history()) if found[0][0] else 0
 
 
 def test_mode_off_serves_unchecked_until_it_is_lifted(
-    stage: Stage, appconfig: LocalAppConfig
+    sandbox: Sandbox, appconfig: LocalAppConfig
 ) -> None:
     appconfig.document = {MODE: plain("off")}
-    with deployed(stage, appconfig) as function:
+    with deployed(sandbox, appconfig) as function:
         assert function.invoke().ok
         assert function.invoke().ok
         assert [end["outcome"] for end in ends(function)] == ["UNCHECKED"] * 2
-        assert stage.item().fence == 0
+        assert sandbox.item().fence == 0
         appconfig.document = GO
-        until(lambda: function.invoke().ok and stage.item().fence, what="a migration")
+        until(lambda: function.invoke().ok and sandbox.item().fence, what="a migration")
         assert len(function.environments()) == 1, "the same environment all along"
-    assert stage.effects() == {1: 1, 2: 1, 3: 1}
+    assert sandbox.effects() == {1: 1, 2: 1, 3: 1}
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("behaviour", ["fails", "hangs"])
 def test_an_unusable_appconfig_stops_migrating_or_is_ignored_by_setting(
-    stage: Stage, appconfig: LocalAppConfig, behaviour: str, way: str
+    sandbox: Sandbox, appconfig: LocalAppConfig, behaviour: str, way: str
 ) -> None:
     appconfig.behaviour = behaviour
-    with deployed(stage, appconfig, way=way) as function:
+    with deployed(sandbox, appconfig, way=way) as function:
         assert function.invoke().error_type == "FlagsUnavailable"
-        assert stage.item().fence == 0
-    with deployed(stage, appconfig, way=way, on_flags_unavailable="ignore") as function:
+        assert sandbox.item().fence == 0
+    with deployed(sandbox, appconfig, way=way, on_flags_unavailable="ignore") as function:
         assert function.invoke().ok
         assert [end["outcome"] for end in ends(function)] == ["MIGRATED"]
         (view,) = function.environments()
         assert "continuing without feature flags" in function.logs(view.environment_id)
-    assert stage.effects() == {1: 1, 2: 1, 3: 1}
+    assert sandbox.effects() == {1: 1, 2: 1, 3: 1}
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_hanging_appconfig_times_out_before_the_invocations_end(
-    stage: Stage, appconfig: LocalAppConfig, way: str
+    sandbox: Sandbox, appconfig: LocalAppConfig, way: str
 ) -> None:
     appconfig.behaviour = "hangs"
     # Without a deadline asking takes up to 4 s; here 3 are left. Lambda kills what overstays.
     with deployed(
-        stage, appconfig, way=way, timeout=8, safety_margin_seconds="5", lease_seconds="12"
+        sandbox, appconfig, way=way, timeout=8, safety_margin_seconds="5", lease_seconds="12"
     ) as function:
         result = function.invoke()
     assert result.status == "error", "not a timeout"

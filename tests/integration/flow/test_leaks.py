@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lambda_migrate.local.runtime.function import LocalFunction
-from tests.stage import COUNTERS, Stage, effect, ends
+from tests.sandbox import COUNTERS, Sandbox, effect, ends
 
 MIGRATIONS = {"1_counters": COUNTERS, "2_more": effect(2)}
 SLOW = {**MIGRATIONS, "3_slow": effect(3, "SELECT pg_sleep(2);")}
@@ -84,32 +84,32 @@ def warm_invocations(function: LocalFunction) -> tuple[dict[str, Any], dict[str,
     return measured[0], measured[1]
 
 
-def test_a_runtime_does_not_grow_over_10_000_warm_invocations(stage: Stage) -> None:
+def test_a_runtime_does_not_grow_over_10_000_warm_invocations(sandbox: Sandbox) -> None:
     """Lambda's own runtime client grows by some bytes with each; the decorator adds none."""
     calls = CALLS - WARM_UP
-    code = stage.code(MIGRATIONS, handler=MEASURING_HANDLER)
-    with stage.function(code) as function:
+    code = sandbox.code(MIGRATIONS, handler=MEASURING_HANDLER)
+    with sandbox.function(code) as function:
         decorated = warm_invocations(function)
     bare_handler = MEASURING_HANDLER.replace("migrate_on_cold_start(answer)", "answer")
-    with stage.function(stage.code(MIGRATIONS, handler=bare_handler)) as function:
+    with sandbox.function(sandbox.code(MIGRATIONS, handler=bare_handler)) as function:
         bare = warm_invocations(function)
     assert_no_growth(*decorated, calls=calls)
     of_decorator = resident_bytes_per_call(*decorated, calls=calls)
     assert of_decorator - resident_bytes_per_call(*bare, calls=calls) < SMALLEST_OBJECT_BYTES
 
 
-def test_a_runtime_does_not_grow_over_1_000_cold_checks(stage: Stage) -> None:
+def test_a_runtime_does_not_grow_over_1_000_cold_checks(sandbox: Sandbox) -> None:
     event = {"measure": True, "checks": 1_000}
-    code = stage.code(MIGRATIONS, handler=MEASURING_HANDLER)
-    with stage.function(code) as function:
+    code = sandbox.code(MIGRATIONS, handler=MEASURING_HANDLER)
+    with sandbox.function(code) as function:
         _, first, last = (function.invoke(event).payload["after"] for _ in range(3))
     assert_no_growth(first, last, calls=1_000)
     assert resident_bytes_per_call(first, last, calls=1_000) < SMALLEST_OBJECT_BYTES
 
 
-def test_a_finished_check_leaves_no_socket_and_no_thread(stage: Stage) -> None:
+def test_a_finished_check_leaves_no_socket_and_no_thread(sandbox: Sandbox) -> None:
     event = {"measure": True, "before": True}
-    with stage.function(stage.code(SLOW, handler=MEASURING_HANDLER)) as function:
+    with sandbox.function(sandbox.code(SLOW, handler=MEASURING_HANDLER)) as function:
         results = function.storm(2, event) + function.storm(1, event)
         outcomes = [end["outcome"] for end in ends(function)]
     assert sorted(outcomes) == ["MIGRATED", "UP_TO_DATE", "WAITED"]

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.stage import COUNTERS, Stage, effect
+from tests.sandbox import COUNTERS, Sandbox, effect
 
 SCRIPT = """
 from lambda_migrate import MigrationRunner
@@ -29,25 +29,25 @@ def start(script: str) -> subprocess.Popen[str]:
     )
 
 
-def script(stage: Stage, code: Path) -> str:
-    return SCRIPT.format(url=stage.url, directory=str(code / "migrations"))
+def script(sandbox: Sandbox, code: Path) -> str:
+    return SCRIPT.format(url=sandbox.url, directory=str(code / "migrations"))
 
 
-def test_three_lines_migrate_and_the_next_time_find_it_done(stage: Stage) -> None:
-    code = stage.code({"1_counters": COUNTERS, "2_more": effect(2)})
+def test_three_lines_migrate_and_the_next_time_find_it_done(sandbox: Sandbox) -> None:
+    code = sandbox.code({"1_counters": COUNTERS, "2_more": effect(2)})
     for outcome in ("MIGRATED", "UP_TO_DATE"):
-        process = start(script(stage, code))
+        process = start(script(sandbox, code))
         assert process.communicate(timeout=60) == (f"{outcome}\n", "")
-    assert stage.effects() == {1: 1, 2: 1}
+    assert sandbox.effects() == {1: 1, 2: 1}
 
 
-def test_scripts_that_start_together_migrate_once(stage: Stage) -> None:
-    code = stage.code({"1_counters": COUNTERS, "2_slow": effect(2, "SELECT pg_sleep(2);")})
-    processes = [start(script(stage, code)) for _ in range(5)]
+def test_scripts_that_start_together_migrate_once(sandbox: Sandbox) -> None:
+    code = sandbox.code({"1_counters": COUNTERS, "2_slow": effect(2, "SELECT pg_sleep(2);")})
+    processes = [start(script(sandbox, code)) for _ in range(5)]
     ended = [process.communicate(timeout=120) for process in processes]
     assert [errors for _, errors in ended] == [""] * 5
     outcomes = sorted(output.strip() for output, _ in ended)
     assert outcomes.count("MIGRATED") == 1
     assert set(outcomes) <= {"MIGRATED", "WAITED", "UP_TO_DATE"}
-    assert stage.effects() == {1: 1, 2: 1}
-    assert stage.holders() == []
+    assert sandbox.effects() == {1: 1, 2: 1}
+    assert sandbox.holders() == []

@@ -20,7 +20,7 @@ from load.staging.stack import find_stack, verdicts_of_statistics
 from load.staging.verdicts import Limits
 from tests.deployment.aws import LocalAWS
 from tests.deployment.stack import NAME, Stack, deploy
-from tests.stage import Stage, effect
+from tests.sandbox import Sandbox, effect
 
 SECRET = "arn:aws:secretsmanager:us-east-1:123456789012:secret:"
 FIRST = """
@@ -50,15 +50,17 @@ def stack() -> Iterator[Stack]:
 
 
 @contextmanager
-def deployed(stage: Stage, stack: Stack, migrations: Mapping[str, str]) -> Iterator[LocalFunction]:
+def deployed(
+    sandbox: Sandbox, stack: Stack, migrations: Mapping[str, str]
+) -> Iterator[LocalFunction]:
     """The stack's two functions, under the names that it gave them; this process sees nothing else.
 
     Yields:
         The function that serves.
     """
-    code = stage.code(migrations)
+    code = sandbox.code(migrations)
     ours = str(Path(lambda_migrate.__file__).parents[1])
-    variables = {**stage.environment(), "PYTHONPATH": f"{code}{os.pathsep}{ours}"}
+    variables = {**sandbox.environment(), "PYTHONPATH": f"{code}{os.pathsep}{ours}"}
     with (
         LocalFunction(
             code=code, environment=variables, name=stack.physical["OrdersFunction"], timeout=60
@@ -86,10 +88,10 @@ def deployed(stage: Stage, stack: Stack, migrations: Mapping[str, str]) -> Itera
 
 
 def test_stack_is_validated_by_its_name(
-    stage: Stage, stack: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sandbox: Sandbox, stack: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     migrations = {"0001_effects": FIRST, "0002_two": effect(2)}
-    with deployed(stage, stack, migrations) as serving:
+    with deployed(sandbox, stack, migrations) as serving:
         asked = ["--stack", NAME, "-n", "4", "--roll-back-to", "1", "--out", str(tmp_path)]
         code = main(asked)
         started = len(serving.environments())
@@ -104,7 +106,7 @@ def test_stack_is_validated_by_its_name(
     assert facts["cold starts"]["locust"]["cold"]["requests"] == started
     assert facts["roll back"]["reverted"] == ["0002_two"]
     assert len(facts["alarms"]["alarms_after"]) == 7
-    assert stage.effects() == {1: 1, 2: 1}
+    assert sandbox.effects() == {1: 1, 2: 1}
     unseen = {one.partition(": ")[2].partition(": ")[0] for one in report["not_measured"]}
     assert unseen == {
         "clients of the old version",
@@ -116,9 +118,9 @@ def test_stack_is_validated_by_its_name(
 
 
 def test_failing_migration_is_no_go_before_any_call(
-    stage: Stage, stack: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sandbox: Sandbox, stack: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with deployed(stage, stack, {"0001_effects": FIRST, "0002_colour": BROKEN}) as serving:
+    with deployed(sandbox, stack, {"0001_effects": FIRST, "0002_colour": BROKEN}) as serving:
         code = main(["--stack", NAME, "-n", "2", "--out", str(tmp_path)])
         assert serving.environments() == []
     assert code == 1, capsys.readouterr().out
@@ -127,12 +129,12 @@ def test_failing_migration_is_no_go_before_any_call(
     assert 'relation "missing" does not exist' in reason
 
 
-def test_alarm_that_is_on_is_no_go(stage: Stage, stack: Stack, tmp_path: Path) -> None:
+def test_alarm_that_is_on_is_no_go(sandbox: Sandbox, stack: Stack, tmp_path: Path) -> None:
     cloudwatch = stack.aws.service("cloudwatch")
     alarm = f"{NAME}-NotReadyAlarm"
     cloudwatch.set_alarm_state(AlarmName=alarm, StateValue="ALARM", StateReason="a test")
     try:
-        with deployed(stage, stack, {"0001_effects": FIRST}):
+        with deployed(sandbox, stack, {"0001_effects": FIRST}):
             assert main(["--stack", NAME, "-n", "1", "--out", str(tmp_path)]) == 1
     finally:
         cloudwatch.set_alarm_state(AlarmName=alarm, StateValue="OK", StateReason="it is over")
@@ -144,9 +146,9 @@ def test_alarm_that_is_on_is_no_go(stage: Stage, stack: Stack, tmp_path: Path) -
 
 
 def test_function_alone_is_called_and_the_rest_not_measured(
-    stage: Stage, stack: Stack, tmp_path: Path
+    sandbox: Sandbox, stack: Stack, tmp_path: Path
 ) -> None:
-    with deployed(stage, stack, {"0001_effects": FIRST}) as serving:
+    with deployed(sandbox, stack, {"0001_effects": FIRST}) as serving:
         code = main(["--function", f"{serving.name}:live", "-n", "2", "--out", str(tmp_path)])
     assert code == 0
     report = json.loads((tmp_path / "report.json").read_text())
@@ -155,9 +157,9 @@ def test_function_alone_is_called_and_the_rest_not_measured(
 
 
 def test_missing_stack_is_exit_code_2(
-    stage: Stage, stack: Stack, capsys: pytest.CaptureFixture[str]
+    sandbox: Sandbox, stack: Stack, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with deployed(stage, stack, {"0001_effects": FIRST}):
+    with deployed(sandbox, stack, {"0001_effects": FIRST}):
         with pytest.raises(ConfigurationError, match="StackName elsewhere"):
             find_stack(stack="elsewhere")
         assert main(["--stack", "elsewhere"]) == 2

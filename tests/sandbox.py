@@ -1,4 +1,4 @@
-"""A stage for tests with real processes: PostgreSQL, a DynamoDB API, and functions to deploy."""
+"""A database and a target of its own for each test with real processes, and functions to deploy."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ DROP TABLE effects;
 
 
 def effect(version: int, body: str = "") -> str:
-    """A migration whose effect can be counted in the database."""
+    """A migration whose effects can be counted in the database."""
     return f"""
 -- migrate:up
 {body}
@@ -61,12 +61,12 @@ DELETE FROM effects WHERE version = {version};
 
 
 def sleeps_once(seconds: int) -> str:
-    """SQL that sleeps in the first attempt and in no later one."""
+    """SQL that sleeps in the first attempt only."""
     return f"SELECT CASE WHEN nextval('attempts') = 1 THEN pg_sleep({seconds}) END;"
 
 
-class Stage:
-    """One database and one target, on servers that other stages may share."""
+class Sandbox:
+    """A database and a target on servers that may be shared."""
 
     def __init__(
         self, postgresql: LocalPostgreSQL, dynamodb: LocalDynamoDB | DynamoDBLocal, root: Path
@@ -76,8 +76,6 @@ class Stage:
         self.root = root
         self.name = f"stage_{next(_numbers)}"
         self.url = postgresql.create_database(self.name)
-
-    # --- deploying
 
     def code(self, migrations: Mapping[str, str], *, handler: str = HANDLER) -> Path:
         """A deployment package: a handler and migration files by name, without ``.sql``."""
@@ -89,7 +87,7 @@ class Stage:
         return folder
 
     def environment(self, **settings: str) -> dict[str, str]:
-        """The variables of a function on this stage."""
+        """The environment variables of a function that uses this database and target."""
         return {
             "AWS_ENDPOINT_URL_DYNAMODB": self.dynamodb.endpoint_url,
             "LAMBDA_MIGRATE_TABLE": TABLE,
@@ -106,7 +104,7 @@ class Stage:
     ) -> Iterator[LocalFunction]:
         """Deploy ``code``."""
         variables = self.environment(**settings)
-        # A name of its own: the DynamoDB API counts requests by function and environment.
+        # The DynamoDB API counts requests by the names of function and environment.
         name = f"function{next(_numbers)}"
         with LocalFunction(
             code=code, environment=variables, timeout=timeout, name=name
@@ -114,7 +112,7 @@ class Stage:
             yield function
 
     def operations(self, code: Path, **settings: str) -> Operations:
-        """An operator with the files of ``code`` at hand, in this process."""
+        """The operations of the command line, with the migration files of ``code``."""
         environ = self.environment(directory=str(code / "migrations"), **settings)
         loaded = Settings.load(environ)
         store = DynamoDBLeaseTable(
@@ -123,14 +121,12 @@ class Stage:
         target = replace(make_target(loaded, observer=null_observer), store=store)
         return Operations(make_manifest(loaded, environ), target)
 
-    # --- looking
-
     def query(self, sql: str) -> list[list[Any]]:
         """Rows of one statement."""
         return self.postgresql.execute(sql, database=self.name)
 
     def effects(self) -> dict[int, int]:
-        """Version -> how often its effects are in the database."""
+        """How often each version took effect."""
         rows = self.query("SELECT version, count(*) FROM effects GROUP BY version ORDER BY 1")
         return {int(version): int(count) for version, count in rows}
 
@@ -140,29 +136,29 @@ class Stage:
         return [(version, state) for version, state in rows]
 
     def attempts(self) -> int:
-        """How often a migration that draws from ``attempts`` was tried."""
+        """How often a migration that uses the sequence ``attempts`` was tried."""
         rows = self.query("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM attempts")
         return int(rows[0][0])
 
     def holders(self) -> list[list[Any]]:
-        """State and statement of our connections to this database."""
+        """Process id, state and statement of the library's connections to this database."""
         return self.query(
             "SELECT pid, state, query FROM pg_stat_activity WHERE datname = current_database()"
             " AND application_name LIKE 'lambda-migrate:%'"
         )
 
     def invalid_indexes(self) -> list[list[Any]]:
-        """Indexes that a concurrent build left half done."""
+        """Indexes left by an interrupted concurrent build."""
         return self.query("SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid")
 
     def item(self) -> LeaseState:
-        """The state item as it is."""
+        """Read the state item."""
         key = {"target": {"S": self.name}}
         answer = self.dynamodb.client().get_item(TableName=TABLE, Key=key, ConsistentRead=True)
         return decode(answer.get("Item"), target=self.name)
 
-    def end_the_pause(self) -> None:
-        """Let the pause after a failure be over, as if its time had passed."""
+    def end_retry_pause(self) -> None:
+        """End the pause after a failure."""
         self.dynamodb.client().update_item(
             TableName=TABLE,
             Key={"target": {"S": self.name}},
@@ -172,7 +168,7 @@ class Stage:
 
 
 def lines(function: LocalFunction, environment_id: str) -> list[dict[str, Any]]:
-    """The structured lines that the library wrote in an environment."""
+    """The library's log lines of an environment."""
     found = []
     for line in function.logs(environment_id).splitlines():
         if line.startswith("{") and '"lambda_migrate": {' in line.replace('":{', '": {'):
@@ -181,13 +177,13 @@ def lines(function: LocalFunction, environment_id: str) -> list[dict[str, Any]]:
 
 
 def ends(function: LocalFunction) -> list[dict[str, Any]]:
-    """How every check of every environment ended, by the library's own lines."""
+    """The result of every check of every environment, from the library's log lines."""
     environments = [view.environment_id for view in function.environments()]
     return [line["lambda_migrate"] for each in environments for line in lines(function, each)]
 
 
 def until(condition: Callable[[], Any], *, what: str, seconds: float = 60.0) -> Any:
-    """Wait for the real world to come so far; fails loudly if it does not."""
+    """Wait until ``condition`` is true; raise an AssertionError if that takes too long."""
     deadline = Deadline.after(seconds)
     while not deadline.is_over:
         answer = condition()
@@ -197,11 +193,11 @@ def until(condition: Callable[[], Any], *, what: str, seconds: float = 60.0) -> 
     raise AssertionError(f"not within {seconds:g} s: {what}")
 
 
-def running(stage: Stage, text: str) -> Callable[[], bool]:
-    """Whether one of our connections is executing a statement that contains ``text``."""
-    return lambda: any(state == "active" and text in query for _, state, query in stage.holders())
+def running(sandbox: Sandbox, text: str) -> Callable[[], bool]:
+    """Whether a connection of the library runs a statement that contains ``text``."""
+    return lambda: any(state == "active" and text in query for _, state, query in sandbox.holders())
 
 
 def busy(function: LocalFunction) -> Iterable[EnvironmentView]:
-    """The environments that have an invocation."""
+    """The environments with a running invocation."""
     return [view for view in function.environments() if view.state == "busy"]
