@@ -31,11 +31,13 @@ def everything(bench: Bench, *, schema: str = DEFAULT_SCHEMA) -> None:
     """Every kind of statement of ours, from the first to the last."""
     rows = [
         migration("CREATE TABLE a (x int)", 1, down="DROP TABLE a"),
-        migration("CREATE INDEX CONCURRENTLY i ON a (x)", 2, outside=True, down="DROP INDEX i"),
+        migration(
+            "CREATE INDEX CONCURRENTLY i ON a (x)", 2, non_transactional=True, down="DROP INDEX i"
+        ),
         migration("CREATE TYPE mood AS ENUM ('sad')", 3, down="DROP TYPE mood"),
-        migration("ALTER TYPE mood ADD VALUE 'o''k'", 4, outside=True),
-        migration("REINDEX INDEX CONCURRENTLY i", 5, outside=True),
-        migration("DROP INDEX CONCURRENTLY i", 6, outside=True),
+        migration("ALTER TYPE mood ADD VALUE 'o''k'", 4, non_transactional=True),
+        migration("REINDEX INDEX CONCURRENTLY i", 5, non_transactional=True),
+        migration("DROP INDEX CONCURRENTLY i", 6, non_transactional=True),
     ]
     with bench.holder(schema=schema) as held:
         for each in rows:
@@ -241,11 +243,11 @@ def _everything_qualified(bench: Bench) -> None:
     """As `everything`, by scripts that are on their guard themselves."""
     rows = [
         migration("CREATE TABLE public.a (x int)", 1, down="DROP TABLE public.a"),
-        migration("CREATE INDEX CONCURRENTLY i ON public.a (x)", 2, outside=True),
+        migration("CREATE INDEX CONCURRENTLY i ON public.a (x)", 2, non_transactional=True),
         migration("CREATE TYPE public.mood AS ENUM ('sad')", 3, down="DROP TYPE public.mood"),
-        migration("ALTER TYPE public.mood ADD VALUE 'ok'", 4, outside=True),
-        migration("REINDEX INDEX CONCURRENTLY public.i", 5, outside=True),
-        migration("DROP INDEX CONCURRENTLY public.i", 6, outside=True),
+        migration("ALTER TYPE public.mood ADD VALUE 'ok'", 4, non_transactional=True),
+        migration("REINDEX INDEX CONCURRENTLY public.i", 5, non_transactional=True),
+        migration("DROP INDEX CONCURRENTLY public.i", 6, non_transactional=True),
     ]
     with bench.holder(2) as held:
         for each in rows[:3]:
@@ -275,7 +277,7 @@ def test_a_script_runs_under_the_roles_own_path(bench: Bench) -> None:
     with search_path(bench, "app"):
         bench.apply(
             migration("CREATE TABLE t (x int)"),
-            migration("CREATE INDEX CONCURRENTLY t_x ON t (x)", 2, outside=True),
+            migration("CREATE INDEX CONCURRENTLY t_x ON t (x)", 2, non_transactional=True),
             migration("INSERT INTO t VALUES (1)", 3),
         )
     assert bench.has("app.t")

@@ -1,1 +1,1 @@
-"""PostgreSQL's SQL as text: its statements, what a migration may hold, excerpts for messages."""
+"""Scripts as text: splits them into statements, checks and classifies these, makes excerpts."""

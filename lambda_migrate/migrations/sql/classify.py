@@ -1,4 +1,4 @@
-"""What a statement that runs outside a transaction leaves behind when it is interrupted."""
+"""Classifies non-transactional statements by what they may leave behind when interrupted."""
 
 from __future__ import annotations
 
@@ -32,12 +32,11 @@ StatementKind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class StatementInfo:
-    """What a non-transactional statement was about, for whoever finds it interrupted.
+    """What a non-transactional statement does, to determine its outcome if it is interrupted.
 
     Attributes:
-        kind: ``repeatable`` does no harm when run twice. ``atomic`` takes effect as a whole or,
-            if it fails, not at all. Of ``other`` nothing is known: it may commit in parts, as
-            CALL and DO do.
+        kind: ``repeatable`` may run twice. ``atomic`` takes effect as a whole or, if it fails, not
+            at all. About ``other`` nothing is known: it may commit in parts, as CALL and DO do.
         names: The indexes, the reindexed object, the enumerated type, the partition, or the
             database, tablespace or subscription. An index that is created carries its table's
             schema, as PostgreSQL puts it there. Empty for an index without a name and for
@@ -67,7 +66,7 @@ class StatementInfo:
 
     @property
     def is_atomic(self) -> bool:
-        """Whether PostgreSQL undoes all of it when it fails."""
+        """Whether PostgreSQL rolls it back as a whole when it fails."""
         return self.kind == "atomic" or (self.kind in _ATOMIC_KINDS and not self.concurrently)
 
 
@@ -95,14 +94,14 @@ _ATOMIC_COMMANDS = (
 )
 
 
-# What is not undone with the transaction: files, other servers, other sessions.
+# What a rollback does not undo: files, other servers, other sessions.
 _NOT_ATOMIC = re.compile(
     r"(?:CREATE|ALTER|DROP)\ (?:DATABASE|TABLESPACE|SYSTEM|SUBSCRIPTION)\b|.*\ CONCURRENTLY\b"
 )
 
 
 def classify(statement: Statement) -> StatementInfo:
-    """Tell what a statement is about; ``other`` for anything that cannot be told for certain."""
+    """Classify a statement; ``other`` if in doubt."""
     for recognise in (
         _parse_create_index,
         _parse_drop_index,
@@ -118,7 +117,7 @@ def classify(statement: Statement) -> StatementInfo:
     if first in _REPEATABLE_COMMANDS or words.startswith("ALTER SYSTEM"):
         return StatementInfo("repeatable")
     if words.startswith("ALTER DATABASE") and " SET TABLESPACE" in words:
-        return StatementInfo("repeatable")  # PostgreSQL moves nothing that is there already
+        return StatementInfo("repeatable")  # PostgreSQL skips what was moved already
     if first in _ATOMIC_COMMANDS and not _NOT_ATOMIC.match(words):
         return StatementInfo("atomic")
     return StatementInfo("other")

@@ -25,7 +25,7 @@ _SQL_SPACE = r"(?:\s|/\*[^*]*\*/|--[^\n]*\n)*"
 
 @cache
 def _secret_pattern() -> re.Pattern[str]:
-    """Compiled when it is first used: that takes 10 ms, which only an error is to cost."""
+    """Compile the pattern when it is first used: it takes 10 ms, which only errors need."""
     return re.compile(
         rf"""
           passw(?:or)?d["']?{_SQL_SPACE}(?:(?:=>|:=|[=:,])\s*)?
@@ -45,14 +45,14 @@ _TAB = "    "
 
 @dataclass(frozen=True, slots=True)
 class Excerpt:
-    """One line of a script and where in it something is.
+    """One line of a script, and a position in it.
 
     Attributes:
         line: The line of the file, from 1.
         column: The character in that line, from 1, as editors count.
-        text: The line, or the part of it around the column: passwords hidden, tabs as spaces,
-            nothing invisible, at most about 100 terminal columns.
-        caret: Spaces and a ``^`` that stands below the place when printed under ``text``.
+        text: The line, or the part around the column: passwords hidden, tabs as spaces, nothing
+            invisible, at most about 100 terminal columns.
+        caret: Spaces and a ``^`` below the position when printed under ``text``.
     """
 
     line: int
@@ -72,7 +72,7 @@ def redact(line: str) -> str:
 
 
 def excerpt(sql: str, position: int, *, first_line: int) -> Excerpt:
-    """Show where in a script PostgreSQL found fault.
+    """Show the position of an error in a script.
 
     Args:
         sql: The script as it was sent.
@@ -102,7 +102,7 @@ def _find_secrets(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _split_redacted_line(sql: str, start: int, at: int, stop: int) -> tuple[str, str]:
-    """The line from ``start`` to ``stop`` with its secrets hidden, cut in two at ``at``.
+    """The line from ``start`` to ``stop`` with its secrets hidden, split at ``at``.
 
     The whole script is searched, because a secret may begin on an earlier line.
     """
@@ -122,7 +122,7 @@ def _split_redacted_line(sql: str, start: int, at: int, stop: int) -> tuple[str,
 
 
 def _fit_line(before: str, after: str) -> tuple[str, int]:
-    """The line, cut to fit a terminal, and how many columns stand before the caret."""
+    """The line, truncated to fit a terminal, and the number of columns before the caret."""
     left = [_display(c) for c in reversed(before[-_MAX_COLUMNS:])]
     right = [_display(c) for c in after[:_MAX_COLUMNS]]
     whole = len(before) <= _MAX_COLUMNS and sum(map(_display_width, left + right)) <= _MAX_COLUMNS
@@ -152,7 +152,7 @@ def _display(character: str) -> str:
 
 
 def _display_width(text: str) -> int:
-    """How many columns a terminal gives ``text``."""
+    """The number of terminal columns of ``text``."""
     if text.isascii():
         return len(text)
     from unicodedata import category, east_asian_width  # only for errors, so not at import

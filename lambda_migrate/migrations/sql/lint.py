@@ -24,14 +24,14 @@ __all__ = ["check_migration", "check_script"]
 
 
 def check_migration(migration: Migration) -> list[str]:
-    """What is wrong with a migration's scripts, found without a database.
+    """Check a migration's scripts without a database.
 
-    Refused are statements that end the transaction (every migration runs in one of ours), those
-    that need a client of their own (``COPY ... FROM STDIN``, psql's commands), those that
-    PostgreSQL runs in no transaction, and ``transaction:false`` scripts of more than one statement.
+    Refused are statements that end the transaction, that need a client (``COPY ... FROM STDIN``,
+    psql's commands) or that PostgreSQL runs in no transaction, and ``transaction:false`` scripts
+    with more than one statement.
 
     Returns:
-        One ``file:line: what; what to do`` for each fault; empty where all is well.
+        One ``file:line: what; what to do`` for each fault; empty if there is none.
     """
     path = migration.path or migration.name
     scripts = (migration.up, migration.down)
@@ -39,7 +39,7 @@ def check_migration(migration: Migration) -> list[str]:
 
 
 def check_script(script: Script, *, path: str) -> list[str]:
-    """What is wrong with one script; see `check_migration`."""
+    """Check one script; see `check_migration`."""
     return [f"{path}:{line}: {fault}" for line, fault in _check_script(script)]
 
 
@@ -51,7 +51,7 @@ def _check_script(script: Script) -> Iterator[tuple[int, str]]:
         if script.transactional and (command := _find_non_transactional(statement)):
             yield line, _non_transactional_fault(command, is_alone=len(statements) == 1)
         if _has_copy_data(script.sql, statement):
-            return  # what follows is data, and whatever it says is not SQL
+            return  # the rest is data, not SQL
     if not script.transactional and len(statements) != 1:
         at = statements[1].line if statements else 1
         yield (
@@ -119,7 +119,7 @@ def _check_copy(cursor: TokenCursor) -> str:
     if not way or not cursor.accept_any("STDIN", "STDOUT"):
         return ""
     if way == "TO":
-        return "COPY ... TO STDOUT has nobody to read it; remove it"
+        return "COPY ... TO STDOUT has no client to read it; remove it"
     return "COPY ... FROM STDIN has no client to send its data; write INSERT statements instead"
 
 
@@ -140,7 +140,7 @@ def _check_index_name(cursor: TokenCursor) -> str:
     )
 
 
-# By the first word, so that a script of many INSERTs costs nothing here.
+# By the first word, so that a script of many INSERTs is checked fast.
 _RULES: dict[str, Callable[[TokenCursor], str]] = {
     **dict.fromkeys(
         ("PREPARE", "START", "BEGIN", "COMMIT", "END", "ABORT", "ROLLBACK"),
@@ -163,7 +163,7 @@ _NON_TRANSACTIONAL_FIRST_WORDS = {
 }
 
 
-# What PostgreSQL refuses in a transaction block, as the words that it begins with. REFRESH
+# The first words of what PostgreSQL refuses in a transaction block. REFRESH
 # MATERIALIZED VIEW CONCURRENTLY and ALTER TYPE ... ADD VALUE are not among them.
 _NON_TRANSACTIONAL = re.compile(
     r"""
@@ -176,7 +176,7 @@ _NON_TRANSACTIONAL = re.compile(
 
 
 def _find_non_transactional(statement: Statement) -> str:
-    """What in this statement cannot run inside a transaction, or ""."""
+    """The command in this statement that cannot run in a transaction, or ""."""
     if "".join(statement.keywords[:1]) not in _NON_TRANSACTIONAL_FIRST_WORDS:
         return ""
     words = " ".join(statement.keywords)

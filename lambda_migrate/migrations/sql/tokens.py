@@ -1,12 +1,12 @@
-r"""SQL scripts, cut into statements exactly where PostgreSQL cuts them, and judged.
+r"""Splits SQL scripts into statements exactly as PostgreSQL does, and reads their tokens.
 
-Only what must be known before a script is sent is looked at: whether it would end the transaction
-that it runs in, whether it can run in one at all, and what an interrupted statement was about. The
-rest is PostgreSQL's to judge. Tokens are PostgreSQL's with ``standard_conforming_strings`` on; an
-unterminated quote or comment reaches to the end of the script, which PostgreSQL then refuses.
+Only what must be known before a script is sent is parsed: whether it would end its transaction,
+whether it can run in one at all, and what an interrupted statement did. PostgreSQL checks the rest.
+Tokens are PostgreSQL's with ``standard_conforming_strings`` on. An unterminated quote or comment
+extends to the end of the script, which PostgreSQL then refuses.
 
-One regular expression names each token; a second one leaps over stretches in which nothing can
-matter, so that a script of 5 MB takes well under a second.
+One regular expression names each token. A second one skips text in which nothing can matter: a
+script of 5 MB takes well under a second.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _WORD_MORE = rf"[{_WORD_START}0-9$]"
 _PLAIN = r"'[^']*(?:''[^']*)*(?:'|\Z)"
 _QUOTED = r'"[^"]*(?:""[^"]*)*(?:"|\Z)'
 _ESCAPED = r"[^'\\]*(?:(?:\\(?:.|\Z)|'')[^'\\]*)*"
-# A string goes on behind a line's end; an E'' string keeps its backslashes there.
+# A string may continue on the next line; an E'' string keeps its backslashes there.
 _CONTINUATION = rf"[ \t\f\v]*(?:--[^\n\r]*)?[\n\r](?:[{_SPACE}]|--[^\n\r]*[\n\r])*"
 _STRING = rf"[eE]'{_ESCAPED}(?:'{_CONTINUATION}'{_ESCAPED})*(?:'|\Z)|(?:[bBxXnN]|[uU]&)?{_PLAIN}"
 _TAG = rf"\$(?:[{_WORD_START}][{_WORD_START}0-9]*)?\$"
@@ -92,9 +92,9 @@ class Statement:
 
 
 def split_statements(sql: str) -> list[Statement]:
-    """Cut a script into its statements; empty ones are left out.
+    """Split a script into its statements, without empty ones.
 
-    Semicolons inside quotes, comments, parentheses and ``BEGIN ATOMIC ... END`` bodies do not cut.
+    Semicolons in quotes, comments, parentheses and ``BEGIN ATOMIC ... END`` bodies do not split.
     """
     statements: list[Statement] = []
     line, counted = 1, 0
@@ -107,7 +107,7 @@ def split_statements(sql: str) -> list[Statement]:
 
 
 class _OpenStatement:
-    """A statement whose end has not been seen yet."""
+    """A statement whose end is not reached yet."""
 
     __slots__ = ("_previous", "end", "is_atomic", "start", "words")
 
@@ -120,7 +120,7 @@ class _OpenStatement:
 
     @property
     def is_only_end_left(self) -> bool:
-        """Whether nothing but its end can matter from here on."""
+        """Whether only its end can matter from here on."""
         return len(self.words) == _KEYWORDS_KEPT and not self._is_routine
 
     @property
@@ -130,7 +130,7 @@ class _OpenStatement:
         return words[:1] == ["CREATE"] and words[at : at + 1] in (["FUNCTION"], ["PROCEDURE"])
 
     def add_token(self, kind: str, text: str, *, start: int, end: int) -> None:
-        """Take one token, or what stands in brackets, that does not end the statement."""
+        """Add one token, or a whole bracket, that does not end the statement."""
         if self.start < 0:
             self.start = start
         self.end = end
@@ -171,7 +171,7 @@ def _find_statements(sql: str) -> Iterator[_OpenStatement]:
 
 
 def _skip_to_end(sql: str, at: int) -> int:
-    """Where the semicolon stands that ends the statement, or the end of the script."""
+    """The position of the semicolon that ends the statement, or the end of the script."""
     while at < len(sql):
         kind, _, at = _next_token(_SKIP, sql, at)
         if kind == "open":
@@ -182,7 +182,7 @@ def _skip_to_end(sql: str, at: int) -> int:
 
 
 def _end_of_bracket(sql: str, at: int) -> int:
-    """Where the bracket ends that was opened just before ``at``."""
+    """The end of the bracket that was opened just before ``at``."""
     depth = 1
     while depth and at < len(sql):
         kind, _, at = _next_token(_SKIP, sql, at)
@@ -194,7 +194,7 @@ def _end_of_bracket(sql: str, at: int) -> int:
 
 
 def _next_token(pattern: re.Pattern[str], sql: str, at: int) -> tuple[str, int, int]:
-    """What kind of token the pattern finds from ``at`` on, where it begins and where it ends."""
+    """Kind, start and end of the next token that the pattern finds from ``at``."""
     match = pattern.match(sql, at)
     if match is None:
         raise AssertionError(at)  # both patterns match anything
@@ -237,7 +237,7 @@ class Identifier:
 
 
 class TokenCursor:
-    """Walks over a statement's tokens; whatever does not fit leaves it where it is."""
+    """Steps through a statement's tokens; a token that does not match is not consumed."""
 
     __slots__ = ("_at", "_sql", "_starts", "_tokens")
 
@@ -248,7 +248,7 @@ class TokenCursor:
         self._starts: list[int] = []
 
     def peek(self, ahead: int = 0) -> tuple[str, str]:
-        """Kind and text of a token to come; empty behind the last one."""
+        """Kind and text of an upcoming token; empty after the last one."""
         while len(self._tokens) <= ahead:
             if self._at >= len(self._sql):
                 return "", ""
@@ -269,14 +269,14 @@ class TokenCursor:
         )
 
     def accept(self, *words: str) -> bool:
-        """Step over these words if they all stand here."""
+        """Consume these words if they are all next."""
         if not self.is_at(*words):
             return False
         self._drop(len(words))
         return True
 
     def accept_any(self, *words: str) -> str:
-        """Step over the first of these words that stands here, and return it."""
+        """Consume whichever of these words is next, and return it."""
         return next((word for word in words if self.accept(word)), "")
 
     def accept_symbol(self, symbol: str) -> bool:
@@ -286,7 +286,7 @@ class TokenCursor:
         return True
 
     def options(self) -> dict[str, str]:
-        """Step over a list in parentheses; of each item its first word, and what follows that."""
+        """Consume a list in parentheses; for each item its first word and the rest."""
         found: dict[str, str] = {}
         depth, item = 0, list[str]()
         while self.peek()[0] == "open" or depth:
@@ -310,7 +310,7 @@ class TokenCursor:
         return name
 
     def name(self) -> Identifier | None:
-        """A name, perhaps with its schema; a database before that is left out."""
+        """Consume a name, perhaps with its schema; a database name before it is dropped."""
         parts: list[str] = []
         while True:
             part = self.identifier()
@@ -341,12 +341,12 @@ class TokenCursor:
 
     @property
     def rest(self) -> str:
-        """What follows, from the next token on."""
+        """The remaining text, from the next token on."""
         return "" if self.is_at_end else self._sql[self._starts[0] :]
 
 
 def _parse_identifier(text: str) -> str | None:
-    """What a word or a quoted name means; None for one with Unicode escapes."""
+    """The identifier of a word or quoted name; None if it has Unicode escapes."""
     if text[:2] in ("U&", "u&"):
         return None if "\\" in text else _parse_identifier(text[2:])
     if text.startswith('"'):
@@ -355,12 +355,12 @@ def _parse_identifier(text: str) -> str | None:
 
 
 def _truncate(name: str) -> str:
-    # NAMEDATALEN - 1 bytes, at the edge of a character, as PostgreSQL cuts it.
+    # NAMEDATALEN - 1 bytes, at a character boundary, as PostgreSQL truncates it.
     return name if len(name) < 16 else name.encode()[:63].decode(errors="ignore")
 
 
 def _parse_literal(text: str) -> str | None:
-    """What a string constant means; None for one whose escapes are not worth reading."""
+    """The value of a string constant; None if it has escapes."""
     if text.startswith("$"):
         tag = text[: text.index("$", 1) + 1]
         return text[len(tag) : -len(tag)]

@@ -72,7 +72,7 @@ def test_the_urls_of_a_local_server_connect(plain_server: LocalPostgreSQL) -> No
     ("change", "sqlstate"),
     [({"database": "nowhere"}, "3D000"), ({"user": "nobody"}, "28000")],
 )
-def test_what_waiting_does_not_mend_is_permanent(
+def test_what_a_retry_cannot_resolve_is_permanent(
     change: dict[str, str], sqlstate: str, address: DatabaseAddress
 ) -> None:
     with pytest.raises(ConnectFailed) as failed:
@@ -150,7 +150,7 @@ def test_the_rows_of_all_statements_come_back(connection: Connection) -> None:
         ("SELECT ARRAY['a,b', NULL]", '{"a,b",NULL}'),
     ],
 )
-def test_values_that_no_python_type_holds_arrive_as_text(
+def test_values_without_a_python_type_arrive_as_text(
     sql: str, text: str, connection: Connection
 ) -> None:
     assert connection.run(sql) == [[text]]
@@ -195,7 +195,7 @@ def test_half_a_surrogate_pair_is_refused_before_anything_is_sent(connection: Co
     assert connection.run("SELECT 1") == [[1]]
 
 
-def test_an_error_says_where_and_why(connection: Connection) -> None:
+def test_an_error_has_position_and_reason(connection: Connection) -> None:
     connection.run("CREATE TEMP TABLE t (id int CHECK (id > 0))")
     with pytest.raises(PostgresError) as syntax:
         connection.run("SELECT 'é'; SELEC 1")
@@ -210,7 +210,7 @@ def test_an_error_says_where_and_why(connection: Connection) -> None:
     assert connection.tags == ("INSERT 0 1",)
 
 
-def test_an_error_inside_a_function_says_where_it_was_called(connection: Connection) -> None:
+def test_an_error_inside_a_function_has_its_call_stack(connection: Connection) -> None:
     with pytest.raises(PostgresError) as error:
         connection.run("DO $$ BEGIN RAISE EXCEPTION 'no' USING HINT = 'yes'; END $$")
 
@@ -362,7 +362,7 @@ def test_an_aborted_connection_runs_nothing(address: DatabaseAddress) -> None:
         connection.run("SELECT 1")
 
 
-def test_a_silent_server_is_given_up(address: DatabaseAddress) -> None:
+def test_a_connection_to_a_silent_server_is_closed(address: DatabaseAddress) -> None:
     connection = opened(address)
 
     with pytest.raises(ConnectionLost, match=r"silent for 0\.05 s"):
@@ -465,7 +465,7 @@ def test_an_interrupt_in_the_middle_of_an_answer_gives_the_connection_up(
         (b"R\0\0\0\x08\0\0\0\0Z\0\0", "connection broke|reset", False),
     ],
 )
-def test_whoever_is_no_postgresql_is_no_connection(
+def test_a_peer_that_is_not_postgresql_is_refused(
     answer: bytes, reason: str, permanent: bool
 ) -> None:
     with answering(answer) as port, pytest.raises(ConnectFailed, match=reason) as failed:
@@ -490,7 +490,7 @@ def test_a_broken_handshake_is_transient(answer: bytes, reason: str) -> None:
 
 
 @pytest.mark.parametrize("sslmode", ["disable", "require", "prefer"])
-def test_a_server_that_accepts_and_says_nothing_runs_into_the_timeout(sslmode: str) -> None:
+def test_a_server_that_accepts_and_never_responds_times_out(sslmode: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = address_of(listener.getsockname()[1], sslmode=sslmode)
         with pytest.raises(ConnectFailed, match=r"no response within 0\.05 s") as failed:

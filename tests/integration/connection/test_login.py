@@ -60,7 +60,7 @@ def who(credentials: Credentials, clock: FakeClock | None = None) -> str:
         return str(connection.run("SELECT current_user")[0][0])
 
 
-def test_a_secret_says_where_and_as_whom(
+def test_a_secret_has_address_and_user(
     tls_address: DatabaseAddress, authorities: Authorities
 ) -> None:
     put_secret(tls_address, PASSWORD)

@@ -116,7 +116,7 @@ def test_a_server_without_tls_is_refused_where_tls_is_demanded(
 
 
 @pytest.mark.parametrize("mode", ["prefer", "allow", "disable", ""])
-def test_a_server_without_tls_serves_those_who_do_not_demand_it(
+def test_a_server_without_tls_accepts_modes_that_do_not_require_it(
     mode: str, plain_address: DatabaseAddress
 ) -> None:
     assert not is_encrypted(replace(plain_address, sslmode=mode))
@@ -162,7 +162,7 @@ def test_prefer_falls_back_to_plaintext_where_the_certificate_is_refused(
     assert not is_encrypted(address)
 
 
-def test_two_refusals_are_both_told(tls_address: DatabaseAddress) -> None:
+def test_two_refusals_are_both_reported(tls_address: DatabaseAddress) -> None:
     failed = refusal(replace(tls_address, user="shut_out", sslmode="prefer"))
 
     assert failed.permanent
@@ -171,7 +171,7 @@ def test_two_refusals_are_both_told(tls_address: DatabaseAddress) -> None:
     assert "no encryption" in failed.reason
 
 
-def test_one_refusal_met_twice_is_told_once(tls_address: DatabaseAddress) -> None:
+def test_one_refusal_met_twice_is_reported_once(tls_address: DatabaseAddress) -> None:
     failed = refusal(replace(tls_address, user="scram", password="wrong", sslmode="prefer"))
 
     assert failed.permanent
@@ -209,7 +209,7 @@ def test_a_demanded_channel_binding_refuses_every_other_login(
 
 
 @pytest.mark.parametrize("mode", ["disable", "require"])
-def test_a_wrong_password_is_permanent_and_told_to_nobody(
+def test_a_wrong_password_is_permanent_and_shown_nowhere(
     mode: str, tls_address: DatabaseAddress
 ) -> None:
     failed = refusal(replace(tls_address, user="scram", password="s3cr3t", sslmode=mode))
@@ -221,7 +221,7 @@ def test_a_wrong_password_is_permanent_and_told_to_nobody(
     assert "user scram at localhost:" in failed.reason
 
 
-def test_a_missing_password_is_said_to_be_missing(tls_address: DatabaseAddress) -> None:
+def test_a_missing_password_is_reported_as_missing(tls_address: DatabaseAddress) -> None:
     failed = refusal(replace(tls_address, user="scram", sslmode="require"))
 
     assert failed.permanent

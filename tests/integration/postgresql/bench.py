@@ -20,7 +20,7 @@ from lambda_migrate.postgresql.session import PostgreSQLSession
 
 MAJORS = (14, 15, 16, 17, 18)
 NEWEST = 18
-PATIENCE = 20.0
+TIMEOUT_SECONDS = 20.0
 """Seconds after which a test that waits for something gives up."""
 
 
@@ -39,8 +39,8 @@ def migration(
     version: int = 1,
     *,
     down: str | None = None,
-    outside: bool = False,
-    down_outside: bool = False,
+    non_transactional: bool = False,
+    down_non_transactional: bool = False,
     line: int = 1,
 ) -> Migration:
     """One migration, as if read from ``NNNN_m.sql``."""
@@ -48,20 +48,20 @@ def migration(
     return Migration(
         version,
         name,
-        Script(up, line, transactional=not outside),
-        None if down is None else Script(down, 7, transactional=not down_outside),
+        Script(up, line, transactional=not non_transactional),
+        None if down is None else Script(down, 7, transactional=not down_non_transactional),
         compute_checksum(f"{up}{down}"),
         f"migrations/{name}.sql",
     )
 
 
-def soon(seconds: float = PATIENCE) -> Deadline:
+def soon(seconds: float = TIMEOUT_SECONDS) -> Deadline:
     return Deadline.after(seconds)
 
 
 def until(condition: Callable[[], Any]) -> Any:
     """Wait until something is true, and return it."""
-    give_up = time.monotonic() + PATIENCE
+    give_up = time.monotonic() + TIMEOUT_SECONDS
     while not (value := condition()):
         assert time.monotonic() < give_up, "it never came true"
         time.sleep(0.01)
@@ -84,7 +84,7 @@ class Running(threading.Thread):
             self.result = error
 
     def outcome(self) -> Any:
-        self.join(PATIENCE)
+        self.join(TIMEOUT_SECONDS)
         assert not self.is_alive(), "it never ended"
         return self.result
 
@@ -96,11 +96,11 @@ class ServerURL:
     address: DatabaseAddress
 
     def connect(self, name: str = "test") -> Connection:
-        return connect(self.address, application_name=name, timeout=PATIENCE)
+        return connect(self.address, application_name=name, timeout=TIMEOUT_SECONDS)
 
     def execute(self, sql: str) -> list[list[Any]]:
         with self.connect() as connection:
-            return connection.run(sql, timeout=PATIENCE)
+            return connection.run(sql, timeout=TIMEOUT_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -129,14 +129,14 @@ class Bench(ServerURL):
     ) -> Iterator[PostgreSQLSession]:
         """A holder under a fence of its own."""
         right = LeaseGrant(**{"target": "shop", "fence": fence, "owner": owner, **(grant or {})})
-        with self.database(**changes).take_over(right, deadline or soon(), evict=evict) as held:
-            yield held
+        with self.database(**changes).take_over(right, deadline or soon(), evict=evict) as session:
+            yield session
 
     def apply(self, *migrations: Migration, fence: int = 1, **changes: Any) -> None:
         """Take over and apply."""
-        with self.holder(fence, **changes) as held:
+        with self.holder(fence, **changes) as session:
             for one in migrations:
-                held.apply(one, f"digest-{one.version}", soon())
+                session.apply(one, f"digest-{one.version}", soon())
 
     def history(self) -> list[HistoryRow]:
         return self.database().read_history(soon())

@@ -22,17 +22,17 @@ SHOP = """
 
 
 @contextmanager
-def rehearsing(bench: Bench, fence: int = 1) -> Iterator[DryRunSession]:
-    with bench.database().begin_dry_run(LeaseGrant("shop", fence, "me"), soon()) as rehearsal:
-        yield rehearsal
+def open_dry_run(bench: Bench, fence: int = 1) -> Iterator[DryRunSession]:
+    with bench.database().begin_dry_run(LeaseGrant("shop", fence, "me"), soon()) as dry_run:
+        yield dry_run
 
 
-def rehearsed(bench: Bench, *scripts: str) -> list[MigrationEffects]:
-    """What each script did, all in one rehearsal; the database is found as it was."""
+def run_in_dry_run(bench: Bench, *scripts: str) -> list[MigrationEffects]:
+    """What each script did, all in one dry_run; the database is found as it was."""
     before = fingerprint(bench)
-    with rehearsing(bench) as rehearsal:
-        measured = [rehearsal.run_migration(one, soon()) for one in numbered(scripts)]
-        rehearsal.roll_back()
+    with open_dry_run(bench) as dry_run:
+        measured = [dry_run.run_migration(one, soon()) for one in numbered(scripts)]
+        dry_run.roll_back()
     assert fingerprint(bench) == before
     return measured
 

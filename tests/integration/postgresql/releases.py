@@ -47,7 +47,7 @@ LEFT = """
 """What a session has that is not there from its beginning. The settings left out are those that
 PgBouncer gives each client back by itself."""
 
-LEAVES_MUCH = """
+LEAVES_SESSION_STATE = """
     SET statement_timeout = '17s'; SET lock_timeout = '3s'; SET search_path = pg_temp;
     SET idle_in_transaction_session_timeout = '9s'; SET default_transaction_read_only = on;
     PREPARE left_one AS SELECT 1; CREATE TEMP TABLE left_two (id int); LISTEN left_three;
@@ -118,22 +118,24 @@ class Application:
 
 def release(pooled: Bench, number: int) -> None:
     """One, through the pooler."""
-    held = pooled.database().take_over(LeaseGrant("shop", number, f"release {number}"), soon())
-    with held:
+    session = pooled.database().take_over(LeaseGrant("shop", number, f"release {number}"), soon())
+    with session:
         one = migration(f"CREATE TABLE IF NOT EXISTS t{number % 50} (id int)", number)
-        held.apply(one, "digest", soon())
+        session.apply(one, "digest", soon())
         if number % 4 == 1:
             with suppress(MigrationFailed):
-                held.apply(migration(f"{LEAVES_MUCH} SELECT 1/0", number + 10_000), "d", soon())
+                session.apply(
+                    migration(f"{LEAVES_SESSION_STATE} SELECT 1/0", number + 10_000), "d", soon()
+                )
         elif number % 4 == 2:
-            held.apply(migration(LEAVES_MUCH, number + 10_000), "d", soon())
+            session.apply(migration(LEAVES_SESSION_STATE, number + 10_000), "d", soon())
         elif number % 4 == 3:
-            held._fenced.begin(soon())
-            held.abort()  # dies in a transaction
+            session._fenced.begin(soon())
+            session.abort()  # dies in a transaction
     if number % 4 == 0:
         grant = LeaseGrant("shop", number + 1, "dry run")
         with pooled.database().begin_dry_run(grant, soon()) as dry_run:
-            dry_run.run_migration(migration(LEAVES_MUCH, number + 10_000), soon())
+            dry_run.run_migration(migration(LEAVES_SESSION_STATE, number + 10_000), soon())
             dry_run.roll_back()
 
 

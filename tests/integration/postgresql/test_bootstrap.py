@@ -24,10 +24,10 @@ def test_twenty_that_start_at_once_make_one_schema_without_an_error(each_bench: 
         barrier.wait()
         grant = LeaseGrant(target="shop", fence=fence, owner=f"o{fence}")
         try:
-            held = each_bench.database().take_over(grant, soon())
+            session = each_bench.database().take_over(grant, soon())
         except StaleFencingToken:
             return "stale"
-        held.close()
+        session.close()
         return "held"
 
     outcomes = [runner.outcome() for runner in [Running(partial(start, n)) for n in range(1, 21)]]
@@ -44,9 +44,9 @@ def test_twenty_that_start_at_once_make_one_schema_without_an_error(each_bench: 
     "schema", ["Ours", 'a"b', "it's", "größe-schema ✓", "user", "back\\slash", "x" * 63]
 )
 def test_a_schema_may_have_any_name(bench: Bench, schema: str) -> None:
-    with bench.holder(schema=schema) as held:
-        held.apply(migration("CREATE TABLE t ()"), "d", soon())
-        with_row = held.read_history()
+    with bench.holder(schema=schema) as session:
+        session.apply(migration("CREATE TABLE t ()"), "d", soon())
+        with_row = session.read_history()
     assert [row.version for row in with_row] == [1]
     assert [row.version for row in bench.database(schema=schema).read_history(soon())] == [1]
     assert schema in bench.column("SELECT nspname FROM pg_namespace")
@@ -73,7 +73,7 @@ def test_a_role_that_owns_the_schema_needs_no_right_on_the_database(
     bench.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
 
 
-def test_a_role_without_rights_is_told_what_to_grant(bench: Bench, role: str) -> None:
+def test_a_role_without_privileges_learns_what_to_grant(bench: Bench, role: str) -> None:
     with (
         pytest.raises(ConfigurationError, match="GRANT it CREATE on the database"),
         bench.holder(**_as(bench, role)),
@@ -83,7 +83,7 @@ def test_a_role_without_rights_is_told_what_to_grant(bench: Bench, role: str) ->
     bench.execute(f"DROP ROLE {role}")
 
 
-def test_a_role_that_may_not_read_the_history_is_told_so(bench: Bench, role: str) -> None:
+def test_a_role_that_may_not_read_the_history_gets_an_error(bench: Bench, role: str) -> None:
     bench.apply()
     with pytest.raises(ConfigurationError, match="permission denied"):
         bench.database(**_as(bench, role)).read_history(soon())
@@ -110,13 +110,13 @@ def test_defaults_of_the_database_do_not_get_into_our_statements(each_bench: Ben
         if name in known:
             bench.execute(f"ALTER DATABASE {bench.address.database} SET {name} = {value}")
     slow = "SELECT pg_sleep(0.4)"
-    with bench.holder(lock_timeout_seconds=5.0) as held:
+    with bench.holder(lock_timeout_seconds=5.0) as session:
         (backend,) = bench.holders()
-        held.apply(migration(f"CREATE TABLE t (id int); {slow}"), "d1", soon())
+        session.apply(migration(f"CREATE TABLE t (id int); {slow}"), "d1", soon())
         time.sleep(0.4)
-        held.apply(migration(f"/* outside */ {slow}", 2, outside=True), "d2", soon())
-        held.record_applied([(migration("SELECT 1", 3), "d3")], baseline=True)
-        assert [row.version for row in held.read_history()] == [1, 2, 3]
+        session.apply(migration(f"/* outside */ {slow}", 2, non_transactional=True), "d2", soon())
+        session.record_applied([(migration("SELECT 1", 3), "d3")], baseline=True)
+        assert [row.version for row in session.read_history()] == [1, 2, 3]
         assert list(bench.holders()) == [backend]  # no session was ended and replaced
     assert bench.versions() == [1, 2, 3]
 
@@ -129,21 +129,25 @@ def test_defaults_of_the_database_do_not_get_into_what_we_read(
     bench.apply(migration("SELECT 1"))
     bench.execute(f"ALTER DATABASE {bench.address.database} SET {default} = '200ms'")
     waits = "query LIKE '%history%' AND wait_event_type = 'Lock'"
-    with bench.holder(2) as held, bench.connect() as other:
+    with bench.holder(2) as session, bench.connect() as other:
         other.run(f"SET {default} = 0")
         other.run("BEGIN; LOCK lambda_migrate.history IN ACCESS EXCLUSIVE MODE")
-        reading = Running(held.read_history if who == "a holder" else bench.history)
+        reading = Running(session.read_history if who == "a holder" else bench.history)
         until(lambda: bench.pids(f"{waits} AND now() - query_start > interval '400 ms'"))
         other.run("ROLLBACK")
         assert [row.version for row in reading.outcome()] == [1]
 
 
-@pytest.mark.parametrize("outside", [False, True])
-def test_a_database_that_is_read_only_by_default_is_respected(bench: Bench, outside: bool) -> None:
+@pytest.mark.parametrize("non_transactional", [False, True])
+def test_a_database_that_is_read_only_by_default_is_respected(
+    bench: Bench, non_transactional: bool
+) -> None:
     """By both kinds of scripts, at the first run and at the next."""
     name = bench.address.database
     one = migration("CREATE TABLE t (id int)")
-    two = migration("VACUUM t" if outside else "SELECT 2", 2, outside=outside)
+    two = migration(
+        "VACUUM t" if non_transactional else "SELECT 2", 2, non_transactional=non_transactional
+    )
     for is_first in (True, False):
         bench.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
         with pytest.raises(ConfigurationError, match=r"read-only by default.*25006.*lift it"):
@@ -182,7 +186,7 @@ def test_a_database_without_a_stamp_takes_the_first(bench: Bench) -> None:
     assert bench.column("SELECT environment FROM lambda_migrate.fence") == ["production"]
 
 
-def test_restamping_is_said_by_name(bench: Bench) -> None:
+def test_storing_another_environment_needs_an_explicit_option(bench: Bench) -> None:
     bench.apply(grant={"environment": "staging"})
     bench.apply(fence=2, grant={"environment": "production", "restamps_environment": True})
     assert bench.column("SELECT environment FROM lambda_migrate.fence") == ["production"]
@@ -213,7 +217,7 @@ def test_a_layout_from_the_future_is_refused(bench: Bench) -> None:
         bench.history()
 
 
-def test_a_fence_row_that_was_deleted_is_made_anew(bench: Bench) -> None:
+def test_a_deleted_fence_row_is_created_again(bench: Bench) -> None:
     bench.apply(migration("SELECT 1"), fence=4)
     bench.execute("DELETE FROM lambda_migrate.fence")
     bench.apply(migration("SELECT 2", 2), fence=5)
@@ -221,7 +225,7 @@ def test_a_fence_row_that_was_deleted_is_made_anew(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("table", ["fence", "history"])
-def test_a_table_of_ours_that_was_dropped_is_made_anew(each_bench: Bench, table: str) -> None:
+def test_a_dropped_library_table_is_created_again(each_bench: Bench, table: str) -> None:
     each_bench.apply(migration("SELECT 1"), fence=4)
     each_bench.execute(f"DROP TABLE lambda_migrate.{table}")
     assert each_bench.history() == []
@@ -229,7 +233,7 @@ def test_a_table_of_ours_that_was_dropped_is_made_anew(each_bench: Bench, table:
     assert each_bench.versions() == ([1, 2] if table == "fence" else [2])
 
 
-def test_a_server_that_refuses_its_identifier_to_who_may_ask_for_it_is_migrated(
+def test_a_server_whose_identifier_function_fails_is_migrated(
     bench: Bench,
 ) -> None:
     """Some managed servers let every role call the function, and have it fail."""

@@ -1,4 +1,4 @@
-"""What a rehearsal counts, and the state in which each migration finds the session."""
+"""What a dry_run counts, and the state in which each migration finds the session."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from lambda_migrate.errors import (
 from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence, RelationLock
 
 from .bench import Bench, migration, soon
-from .dry_runs import ORDERS, SHOP, change, rehearsed, rehearsing
+from .dry_runs import ORDERS, SHOP, change, open_dry_run, run_in_dry_run
 
 
 def test_rows_are_counted_as_postgresql_counts_them(each_bench: Bench) -> None:
     each_bench.execute(SHOP)
-    first, second = rehearsed(
+    first, second = run_in_dry_run(
         each_bench,
         "INSERT INTO orders (total) SELECT 1 FROM generate_series(1, 7);"
         " DELETE FROM orders WHERE id <= 3; UPDATE orders SET total = 2 WHERE id <= 13",
@@ -29,8 +29,8 @@ def test_rows_are_counted_as_postgresql_counts_them(each_bench: Bench) -> None:
     assert (again.inserted, again.updated, again.deleted) == (0, 2, 0)
 
 
-def test_rows_of_a_table_made_in_the_rehearsal_are_told_as_such(shop: Bench) -> None:
-    made, filled = rehearsed(
+def test_rows_of_a_table_created_in_the_dry_run_are_marked_as_new(shop: Bench) -> None:
+    made, filled = run_in_dry_run(
         shop, "CREATE TABLE totals (n int)", "INSERT INTO totals SELECT id FROM orders"
     )
     assert change(made, "public.totals").is_new
@@ -39,9 +39,9 @@ def test_rows_of_a_table_made_in_the_rehearsal_are_told_as_such(shop: Bench) -> 
     assert change(filled, ORDERS).scanned == 1000
 
 
-def test_a_rewrite_is_told_by_the_tables_new_file(each_bench: Bench) -> None:
+def test_a_rewrite_is_recognized_by_the_tables_new_file(each_bench: Bench) -> None:
     each_bench.execute(SHOP)
-    plain, rewriting = rehearsed(
+    plain, rewriting = run_in_dry_run(
         each_bench,
         "ALTER TABLE orders ADD COLUMN x int NOT NULL DEFAULT 1",
         "ALTER TABLE orders ALTER COLUMN customer TYPE numeric",
@@ -54,9 +54,9 @@ def test_a_rewrite_is_told_by_the_tables_new_file(each_bench: Bench) -> None:
     assert rewriting.locks[0] == RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE", since="0001_m")
 
 
-def test_sizes_are_told_before_and_after(shop: Bench) -> None:
+def test_sizes_are_reported_before_and_after(shop: Bench) -> None:
     size = shop.column("SELECT pg_total_relation_size('orders')")[0]
-    grown, gone = rehearsed(
+    grown, gone = run_in_dry_run(
         shop,
         "INSERT INTO orders (total) SELECT 1 FROM generate_series(1, 20000)",
         "DROP TABLE orders",
@@ -69,30 +69,30 @@ def test_sizes_are_told_before_and_after(shop: Bench) -> None:
     assert change(gone, ORDERS).bytes_after is None
 
 
-def test_rows_are_not_told_where_postgresql_does_not_count(shop: Bench) -> None:
+def test_rows_are_unknown_where_postgresql_does_not_count(shop: Bench) -> None:
     shop.execute("ALTER DATABASE " + shop.address.database + " SET track_counts = off")
-    (measured,) = rehearsed(shop, "UPDATE orders SET total = 1")
+    (measured,) = run_in_dry_run(shop, "UPDATE orders SET total = 1")
     told = change(measured, ORDERS)
     assert (told.inserted, told.updated, told.deleted, told.scanned) == (None,) * 4
 
 
 def test_a_failed_migration_is_not_counted_with_the_next(shop: Bench) -> None:
-    with rehearsing(shop) as rehearsal:
+    with open_dry_run(shop) as dry_run:
         with pytest.raises(MigrationFailed):
-            rehearsal.run_migration(migration("UPDATE orders SET total = 1; SELECT 1/0"), soon())
-        measured = rehearsal.run_migration(
+            dry_run.run_migration(migration("UPDATE orders SET total = 1; SELECT 1/0"), soon())
+        measured = dry_run.run_migration(
             migration("UPDATE orders SET total = 1 WHERE id = 1", 2), soon()
         )
     assert change(measured, ORDERS).updated == 1
 
 
-def test_a_sequence_that_was_drawn_from_is_told_with_its_values(each_bench: Bench) -> None:
+def test_a_used_sequence_is_reported_with_its_values(each_bench: Bench) -> None:
     each_bench.execute(SHOP + "; CREATE SEQUENCE idle; CREATE SEQUENCE fresh")
-    with rehearsing(each_bench) as rehearsal:
-        rehearsal.run_migration(
+    with open_dry_run(each_bench) as dry_run:
+        dry_run.run_migration(
             migration("INSERT INTO orders (total) VALUES (1), (2); SELECT nextval('fresh')"), soon()
         )
-        moved = rehearsal.roll_back()
+        moved = dry_run.roll_back()
     assert moved == (
         AdvancedSequence("public.fresh", None, 1),
         AdvancedSequence("public.orders_id_seq", 1000, 1002),

@@ -1,4 +1,4 @@
-"""The locks that a rehearsal tells are those that keep others waiting."""
+"""The locks that a dry_run tells are those that keep others waiting."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lambda_migrate.postgresql.connection import PostgresError
 from lambda_migrate.postgresql.dry_run_effects import RelationLock
 
 from .bench import Bench, migration, soon
-from .dry_runs import ORDERS, SHOP, change, rehearsed, rehearsing
+from .dry_runs import ORDERS, SHOP, change, open_dry_run, run_in_dry_run
 
 LOCKS = [
     ("SELECT count(*) FROM orders", "ACCESS SHARE"),
@@ -31,17 +31,15 @@ LOCKS = [
 
 
 @pytest.mark.parametrize(("script", "mode"), LOCKS)
-def test_a_migration_is_told_by_its_strongest_lock_on_each_table(
-    shop: Bench, script: str, mode: str
-) -> None:
-    (measured,) = rehearsed(shop, script)
+def test_the_strongest_lock_on_each_table_is_reported(shop: Bench, script: str, mode: str) -> None:
+    (measured,) = run_in_dry_run(shop, script)
     assert next(lock for lock in measured.locks if lock.relation == ORDERS) == RelationLock(
         ORDERS, "table", mode
     )
 
 
 @pytest.mark.parametrize(("script", "mode"), LOCKS)
-def test_what_a_lock_is_said_to_block_waits_and_nothing_else(
+def test_what_a_lock_is_reported_to_block_waits_and_nothing_else(
     shop: Bench, script: str, mode: str
 ) -> None:
     def waits(statement: str) -> bool:
@@ -51,10 +49,10 @@ def test_what_a_lock_is_said_to_block_waits_and_nothing_else(
             return error.sqlstate == "55P03"
         return False
 
-    with rehearsing(shop) as rehearsal:
+    with open_dry_run(shop) as dry_run:
         (lock, *_) = (
             each
-            for each in rehearsal.run_migration(migration(script), soon()).locks
+            for each in dry_run.run_migration(migration(script), soon()).locks
             if each.relation == ORDERS
         )
         blocked = {
@@ -65,9 +63,9 @@ def test_what_a_lock_is_said_to_block_waits_and_nothing_else(
     assert blocked == {what: what in lock.blocks for what in blocked}
 
 
-def test_locks_are_told_on_every_version(each_bench: Bench) -> None:
+def test_locks_are_reported_on_every_version(each_bench: Bench) -> None:
     each_bench.execute(SHOP)
-    added, filled = rehearsed(
+    added, filled = run_in_dry_run(
         each_bench, "ALTER TABLE orders ADD COLUMN x int", "UPDATE orders SET x = 1"
     )
     assert added.locks == (RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE"),)
@@ -75,8 +73,8 @@ def test_locks_are_told_on_every_version(each_bench: Bench) -> None:
     assert (change(filled, ORDERS).updated, change(filled, ORDERS).dead_rows) == (1000, 1000)
 
 
-def test_the_strongest_locks_come_first_and_those_that_block_nobody_last(shop: Bench) -> None:
-    (measured,) = rehearsed(
+def test_the_strongest_locks_come_first_and_harmless_ones_last(shop: Bench) -> None:
+    (measured,) = run_in_dry_run(
         shop,
         "CREATE TABLE a (id int); CREATE INDEX ON a (id); UPDATE orders SET total = 1;"
         " ALTER TABLE customers ADD COLUMN x int",
@@ -89,8 +87,8 @@ def test_the_strongest_locks_come_first_and_those_that_block_nobody_last(shop: B
     assert measured.locks[-1].blocks == ()
 
 
-def test_a_lock_that_an_earlier_migration_holds_is_told_with_its_name(shop: Bench) -> None:
-    _, altered, filled, indexed, dropped = rehearsed(
+def test_a_lock_of_an_earlier_migration_is_reported_with_its_name(shop: Bench) -> None:
+    _, altered, filled, indexed, dropped = run_in_dry_run(
         shop,
         "ALTER TABLE orders ADD COLUMN x int",
         "ALTER TABLE orders ADD COLUMN y int",
@@ -98,15 +96,15 @@ def test_a_lock_that_an_earlier_migration_holds_is_told_with_its_name(shop: Benc
         "CREATE INDEX i ON orders (x)",
         "DROP TABLE orders",
     )
-    held = RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE", since="0001_m")
-    assert altered.locks == (held,)
+    exclusive = RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE", since="0001_m")
+    assert altered.locks == (exclusive,)
     assert filled.locks == (RelationLock(ORDERS, "table", "ROW EXCLUSIVE"),)
     assert indexed.locks == (RelationLock(ORDERS, "table", "SHARE"),)
-    assert dropped.locks[0] == held
+    assert dropped.locks[0] == exclusive
 
 
-def test_a_table_that_is_only_filled_again_is_not_told_to_be_locked_harder(shop: Bench) -> None:
-    *_, again = rehearsed(
+def test_a_table_that_is_only_filled_again_has_no_stronger_lock(shop: Bench) -> None:
+    *_, again = run_in_dry_run(
         shop,
         "ALTER TABLE orders ADD COLUMN x int",
         "UPDATE orders SET x = 1",
@@ -115,8 +113,8 @@ def test_a_table_that_is_only_filled_again_is_not_told_to_be_locked_harder(shop:
     assert again.locks == (RelationLock(ORDERS, "table", "ROW EXCLUSIVE", since="0002_m"),)
 
 
-def test_an_index_that_keeps_readers_out_of_its_table_is_told(shop: Bench) -> None:
-    (measured,) = rehearsed(shop, "REINDEX INDEX orders_pkey")
+def test_an_index_lock_that_blocks_readers_of_its_table_is_reported(shop: Bench) -> None:
+    (measured,) = run_in_dry_run(shop, "REINDEX INDEX orders_pkey")
     assert measured.locks == (
         RelationLock("public.orders_pkey", "index", "ACCESS EXCLUSIVE"),
         RelationLock(ORDERS, "table", "SHARE"),
@@ -125,5 +123,5 @@ def test_an_index_that_keeps_readers_out_of_its_table_is_told(shop: Bench) -> No
 
 def test_names_are_written_as_sql_needs_them(shop: Bench) -> None:
     shop.execute('CREATE SCHEMA "My Shop"; CREATE TABLE "My Shop"."Order ""lines" (id int)')
-    (measured,) = rehearsed(shop, 'ALTER TABLE "My Shop"."Order ""lines" ADD COLUMN x int')
+    (measured,) = run_in_dry_run(shop, 'ALTER TABLE "My Shop"."Order ""lines" ADD COLUMN x int')
     assert [lock.relation for lock in measured.locks] == ['"My Shop"."Order ""lines"']

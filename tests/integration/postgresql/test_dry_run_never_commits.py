@@ -1,4 +1,4 @@
-"""PostgreSQL keeps nothing of a rehearsal, whatever a script tries."""
+"""PostgreSQL keeps nothing of a dry_run, whatever a script tries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lambda_migrate.errors import (
 from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence
 
 from .bench import Bench, Running, migration, soon, until
-from .dry_runs import ORDERS, fingerprint, rehearsing
+from .dry_runs import ORDERS, fingerprint, open_dry_run
 
 
 @pytest.fixture
@@ -42,13 +42,13 @@ def test_postgresql_itself_commits_nothing_of_a_script_that_was_misread(
     shop: Bench, script: str
 ) -> None:
     before = fingerprint(shop)
-    with rehearsing(shop) as rehearsal:
-        rehearsal.run_migration(
+    with open_dry_run(shop) as dry_run:
+        dry_run.run_migration(
             migration("UPDATE orders SET total = 0; CREATE TABLE earlier ()"), soon()
         )
         with pytest.raises(MigrationFailed):
-            rehearsal.run_migration(migration(script, 2), soon())
-        rehearsal.roll_back()
+            dry_run.run_migration(migration(script, 2), soon())
+        dry_run.roll_back()
         assert fingerprint(shop) == before
     assert fingerprint(shop) == before
     assert shop.column("SELECT count(*) FROM pg_prepared_xacts") == [0]
@@ -57,10 +57,10 @@ def test_postgresql_itself_commits_nothing_of_a_script_that_was_misread(
 @pytest.mark.usefixtures("unread")
 @pytest.mark.parametrize("script", [ESCAPES[0], ESCAPES[4], ESCAPES[5]])
 def test_no_version_commits_anything_of_it(each_bench: Bench, script: str) -> None:
-    with rehearsing(each_bench) as rehearsal:
+    with open_dry_run(each_bench) as dry_run:
         with pytest.raises(MigrationFailed, match="COMMIT or ROLLBACK"):
-            rehearsal.run_migration(migration(script), soon())
-        rehearsal.roll_back()
+            dry_run.run_migration(migration(script), soon())
+        dry_run.roll_back()
     assert (each_bench.has("leak"), each_bench.has("leak2")) == (False, False)
 
 
@@ -73,37 +73,37 @@ def test_no_version_commits_anything_of_it(each_bench: Bench, script: str) -> No
         "ROLLBACK; BEGIN READ WRITE; CREATE TABLE leak (); COMMIT; BEGIN; SAVEPOINT x",
     ],
 )
-def test_a_commit_that_gets_past_all_of_it_is_told(shop: Bench, script: str) -> None:
-    with rehearsing(shop) as rehearsal, pytest.raises(RepairRequired, match="may be committed"):
-        rehearsal.run_migration(migration(script), soon())
+def test_a_commit_that_passes_every_check_is_reported(shop: Bench, script: str) -> None:
+    with open_dry_run(shop) as dry_run, pytest.raises(RepairRequired, match="may be committed"):
+        dry_run.run_migration(migration(script), soon())
 
 
 @pytest.mark.usefixtures("unread")
-def test_what_was_committed_is_not_said_to_be_rolled_back(shop: Bench) -> None:
-    with rehearsing(shop) as rehearsal:
+def test_what_was_committed_is_not_reported_as_rolled_back(shop: Bench) -> None:
+    with open_dry_run(shop) as dry_run:
         with pytest.raises(RepairRequired):
-            rehearsal.run_migration(migration("CREATE TABLE leak (); CLOSE ALL; COMMIT"), soon())
+            dry_run.run_migration(migration("CREATE TABLE leak (); CLOSE ALL; COMMIT"), soon())
         with pytest.raises(RepairRequired, match="is committed"):
-            rehearsal.roll_back()
+            dry_run.roll_back()
 
 
 @pytest.mark.usefixtures("unread")
 def test_a_transaction_begun_in_place_of_ours_is_noticed(shop: Bench) -> None:
-    with rehearsing(shop) as rehearsal:
+    with open_dry_run(shop) as dry_run:
         with pytest.raises(MigrationFailed, match="COMMIT or ROLLBACK"):
-            rehearsal.run_migration(
+            dry_run.run_migration(
                 migration("ROLLBACK; BEGIN; SAVEPOINT lambda_migrate_step; SELECT 1"), soon()
             )
-        rehearsal.roll_back()
+        dry_run.roll_back()
     assert not shop.has("leak")
 
 
 def test_a_backend_that_dies_in_the_middle_leaves_nothing(shop: Bench) -> None:
     before = fingerprint(shop)
-    with rehearsing(shop) as rehearsal:
-        rehearsal.run_migration(migration("CREATE TABLE leak ()"), soon())
+    with open_dry_run(shop) as dry_run:
+        dry_run.run_migration(migration("CREATE TABLE leak ()"), soon())
         slow = migration("UPDATE orders SET total = 0; SELECT pg_sleep(60)", 2)
-        running = Running(lambda: rehearsal.run_migration(slow, soon()))
+        running = Running(lambda: dry_run.run_migration(slow, soon()))
         until(lambda: shop.is_running("pg_sleep(60)"))
         shop.terminate(shop.holders()[0])
         assert isinstance(running.outcome(), DatabaseUnavailable)
@@ -111,19 +111,19 @@ def test_a_backend_that_dies_in_the_middle_leaves_nothing(shop: Bench) -> None:
 
 
 def test_how_a_broken_transaction_ended_is_asked_over_another_connection(shop: Bench) -> None:
-    with rehearsing(shop) as rehearsal:
-        rehearsal.run_migration(migration("INSERT INTO orders (total) VALUES (1)"), soon())
+    with open_dry_run(shop) as dry_run:
+        dry_run.run_migration(migration("INSERT INTO orders (total) VALUES (1)"), soon())
         (pid,) = shop.holders()
         shop.execute(f"SELECT pg_terminate_backend({pid})")
         with pytest.raises(DatabaseUnavailable):
-            rehearsal.run_migration(migration("SELECT 1", 2), soon())
-        assert rehearsal.roll_back() == (AdvancedSequence(f"{ORDERS}_id_seq", 1000, 1001),)
+            dry_run.run_migration(migration("SELECT 1", 2), soon())
+        assert dry_run.roll_back() == (AdvancedSequence(f"{ORDERS}_id_seq", 1000, 1001),)
     assert shop.column("SELECT count(*) FROM orders") == [1000]
 
 
-def test_a_client_that_goes_away_leaves_nothing_and_blocks_nobody(shop: Bench) -> None:
-    with rehearsing(shop) as rehearsal:
-        rehearsal.run_migration(migration("TRUNCATE orders"), soon())
-        rehearsal.abort()
+def test_a_vanished_client_leaves_nothing_and_blocks_no_session(shop: Bench) -> None:
+    with open_dry_run(shop) as dry_run:
+        dry_run.run_migration(migration("TRUNCATE orders"), soon())
+        dry_run.abort()
         until(lambda: not shop.holders())
         assert shop.column("SELECT count(*) FROM orders") == [1000]

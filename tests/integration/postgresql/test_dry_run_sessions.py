@@ -1,4 +1,4 @@
-"""Each migration of a rehearsal finds what its own transaction would have."""
+"""Each migration of a dry_run finds what its own transaction would have."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from lambda_migrate.errors import (
 )
 
 from .bench import Bench, migration, soon
-from .dry_runs import rehearsed, rehearsing
+from .dry_runs import open_dry_run, run_in_dry_run
 
 
 def test_nothing_of_a_session_reaches_the_next_migration(bench: Bench) -> None:
-    with rehearsing(bench) as rehearsal:
-        rehearsal.run_migration(
+    with open_dry_run(bench) as dry_run:
+        dry_run.run_migration(
             migration(
                 "CREATE SCHEMA s; CREATE TABLE s.t (); SET search_path = s; SET ROLE pg_monitor;"
                 " SET LOCAL work_mem = '1MB'; CREATE TEMP TABLE scratch (); PREPARE p AS SELECT 1;"
@@ -26,8 +26,8 @@ def test_nothing_of_a_session_reaches_the_next_migration(bench: Bench) -> None:
             ("SELECT FROM t", "SELECT FROM scratch", "EXECUTE p", "FETCH c"), 2
         ):
             with pytest.raises(MigrationFailed):
-                rehearsal.run_migration(migration(refused, version), soon())
-        rehearsal.run_migration(
+                dry_run.run_migration(migration(refused, version), soon())
+        dry_run.run_migration(
             migration(
                 "DO $$BEGIN ASSERT current_user = session_user; ASSERT NOT EXISTS ("
                 " SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
@@ -48,8 +48,8 @@ DEFERRED = """
 def test_deferred_constraints_are_checked_as_by_a_commit(each_bench: Bench) -> None:
     each_bench.execute(DEFERRED)
     orphan = migration("INSERT INTO children VALUES (1)")
-    with rehearsing(each_bench) as rehearsal, pytest.raises(MigrationFailed) as told:
-        rehearsal.run_migration(orphan, soon())
+    with open_dry_run(each_bench) as dry_run, pytest.raises(MigrationFailed) as told:
+        dry_run.run_migration(orphan, soon())
     with pytest.raises(MigrationFailed) as applied:
         each_bench.apply(orphan)
     assert told.value.sqlstate == "23503"
@@ -58,7 +58,7 @@ def test_deferred_constraints_are_checked_as_by_a_commit(each_bench: Bench) -> N
 
 def test_what_begins_deferred_is_deferred_again_for_each_migration(bench: Bench) -> None:
     bench.execute(DEFERRED)
-    rehearsed(
+    run_in_dry_run(
         bench,
         "INSERT INTO children VALUES (1); INSERT INTO parents VALUES (1)",
         "INSERT INTO children VALUES (2); INSERT INTO parents VALUES (2)",
@@ -70,10 +70,10 @@ def test_what_begins_deferred_is_deferred_again_for_each_migration(bench: Bench)
 
 def test_what_does_not_begin_deferred_is_checked_at_once(bench: Bench) -> None:
     bench.execute(DEFERRED.replace("INITIALLY DEFERRED", "INITIALLY IMMEDIATE"))
-    with rehearsing(bench) as rehearsal:
-        rehearsal.run_migration(migration("SELECT 1"), soon())
+    with open_dry_run(bench) as dry_run:
+        dry_run.run_migration(migration("SELECT 1"), soon())
         with pytest.raises(MigrationFailed) as failed:
-            rehearsal.run_migration(
+            dry_run.run_migration(
                 migration("INSERT INTO children VALUES (1); INSERT INTO parents VALUES (1)", 2),
                 soon(),
             )
@@ -81,6 +81,6 @@ def test_what_does_not_begin_deferred_is_checked_at_once(bench: Bench) -> None:
 
 
 def test_an_error_has_file_line_and_caret(bench: Bench) -> None:
-    with rehearsing(bench) as rehearsal, pytest.raises(MigrationFailed) as failed:
-        rehearsal.run_migration(migration("SELECT 1;\nSELECT nothing", line=3), soon())
+    with open_dry_run(bench) as dry_run, pytest.raises(MigrationFailed) as failed:
+        dry_run.run_migration(migration("SELECT 1;\nSELECT nothing", line=3), soon())
     assert "migrations/0001_m.sql:4:8\n  4 | SELECT nothing\n             ^" in str(failed.value)

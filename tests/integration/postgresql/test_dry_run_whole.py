@@ -20,38 +20,38 @@ from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence
 from lambda_migrate.postgresql.ports import LeaseGrant
 
 from .bench import Bench, Running, migration, soon, until
-from .dry_runs import ORDERS, SHOP, change, fingerprint, rehearsing
+from .dry_runs import ORDERS, SHOP, change, fingerprint, open_dry_run
 
 
-def test_a_lock_that_is_not_to_be_had_is_told_after_lock_timeout(shop: Bench) -> None:
+def test_an_unavailable_lock_is_reported_after_lock_timeout(shop: Bench) -> None:
     with shop.connect() as other:
         other.run("BEGIN; LOCK TABLE orders")
-        with rehearsing(shop) as rehearsal:
+        with open_dry_run(shop) as dry_run:
             with pytest.raises(MigrationFailed) as failed:
-                rehearsal.run_migration(migration("ALTER TABLE orders ADD COLUMN x int"), soon())
-            rehearsal.run_migration(migration("ALTER TABLE customers ADD COLUMN x int", 2), soon())
+                dry_run.run_migration(migration("ALTER TABLE orders ADD COLUMN x int"), soon())
+            dry_run.run_migration(migration("ALTER TABLE customers ADD COLUMN x int", 2), soon())
     assert failed.value.sqlstate == "55P03"
 
 
 def test_a_table_that_others_have_locked_does_not_keep_it_from_beginning(shop: Bench) -> None:
     with shop.connect() as other:
         other.run("BEGIN; LOCK TABLE orders")
-        with rehearsing(shop) as rehearsal:
-            measured = rehearsal.run_migration(migration("UPDATE customers SET name = 'x'"), soon())
+        with open_dry_run(shop) as dry_run:
+            measured = dry_run.run_migration(migration("UPDATE customers SET name = 'x'"), soon())
     assert change(measured, "public.customers").updated == 10
 
 
 def test_a_sequence_that_others_have_locked_does_not_keep_it_from_beginning(shop: Bench) -> None:
     with shop.connect() as other:
         other.run("BEGIN; ALTER SEQUENCE orders_id_seq INCREMENT 2")
-        with rehearsing(shop) as rehearsal:
-            rehearsal.run_migration(migration("UPDATE customers SET name = 'x'"), soon())
-            assert rehearsal.roll_back() == ()
+        with open_dry_run(shop) as dry_run:
+            dry_run.run_migration(migration("UPDATE customers SET name = 'x'"), soon())
+            assert dry_run.roll_back() == ()
 
 
 def test_what_is_not_done_by_the_deadline_is_cancelled(each_bench: Bench) -> None:
-    with rehearsing(each_bench) as rehearsal, pytest.raises(MigrationFailed, match="deadline"):
-        rehearsal.run_migration(migration("SELECT pg_sleep(60)"), soon(0.5))
+    with open_dry_run(each_bench) as dry_run, pytest.raises(MigrationFailed, match="deadline"):
+        dry_run.run_migration(migration("SELECT pg_sleep(60)"), soon(0.5))
 
 
 def test_a_holder_in_the_middle_of_its_transaction_is_left_alone(shop: Bench) -> None:
@@ -90,7 +90,7 @@ def outcomes(found: DryRunResult) -> list[str]:
     return [step.outcome for step in found.steps]
 
 
-def test_a_rehearsal_is_confirmed_by_postgresql_and_leaves_no_connection(each_bench: Bench) -> None:
+def test_a_dry_run_is_confirmed_by_postgresql_and_leaves_no_connection(each_bench: Bench) -> None:
     each_bench.execute(SHOP)
     before = fingerprint(each_bench)
     found = rehearse_all(
@@ -104,7 +104,7 @@ def test_a_rehearsal_is_confirmed_by_postgresql_and_leaves_no_connection(each_be
     until(lambda: not each_bench.holders())
 
 
-def test_a_role_that_owns_no_more_than_it_migrates_can_rehearse(bench: Bench) -> None:
+def test_a_role_that_owns_only_what_it_migrates_can_dry_run(bench: Bench) -> None:
     bench.execute(
         "DROP ROLE IF EXISTS migrator; CREATE ROLE migrator LOGIN PASSWORD 'x';"
         f" GRANT CREATE ON DATABASE {bench.address.database} TO migrator; CREATE SEQUENCE others;"
@@ -142,10 +142,10 @@ def test_a_value_that_it_adds_itself_fails_as_it_would_for_up(bench: Bench) -> N
         bench.apply(both)
 
 
-def test_what_needs_an_index_that_was_not_rehearsed_is_told_so(each_bench: Bench) -> None:
+def test_a_failure_for_want_of_a_skipped_index_is_reported_as_such(each_bench: Bench) -> None:
     each_bench.execute(SHOP)
     builds = migration(
-        "CREATE UNIQUE INDEX CONCURRENTLY orders_total ON orders (total)", outside=True
+        "CREATE UNIQUE INDEX CONCURRENTLY orders_total ON orders (total)", non_transactional=True
     )
     uses = migration("ALTER TABLE orders ADD UNIQUE USING INDEX orders_total", 2)
     upserts = migration("INSERT INTO orders (total) VALUES (1) ON CONFLICT (total) DO NOTHING", 3)
@@ -175,7 +175,7 @@ def test_a_lock_that_comes_free_meanwhile_is_tried_for_again(shop: Bench) -> Non
     assert "0001_m: canceling statement due to lock timeout [55P03]" in found.retried
 
 
-def test_a_lock_that_never_comes_free_is_given_up_soon(shop: Bench) -> None:
+def test_a_lock_that_is_never_released_ends_the_dry_run_soon(shop: Bench) -> None:
     with shop.connect() as other:
         other.run("BEGIN; LOCK TABLE orders")
         found = rehearse_all(shop, migration("ALTER TABLE orders ADD COLUMN x int"))

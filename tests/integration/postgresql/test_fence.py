@@ -25,14 +25,14 @@ from .bench import Bench, Running, migration, soon, until
 
 
 @pytest.mark.parametrize(("fence", "owner"), [(2, "me"), (3, "me"), (1, "other"), (3, "")])
-def test_a_stale_grant_is_told_what_was_seen(bench: Bench, fence: int, owner: str) -> None:
+def test_a_stale_grant_learns_the_current_token(bench: Bench, fence: int, owner: str) -> None:
     bench.apply(fence=3, grant={"owner": "first"})
     with pytest.raises(StaleFencingToken) as stale, bench.holder(fence, owner):
         pass
     assert stale.value.current_token == 3
 
 
-def test_ones_own_fence_may_be_taken_again(bench: Bench) -> None:
+def test_a_holder_may_take_its_own_fence_again(bench: Bench) -> None:
     with bench.holder(3) as first, bench.holder(3) as again:
         again.apply(migration("CREATE TABLE t ()"), "d", soon())
         assert len(first.read_history()) == 1
@@ -41,13 +41,13 @@ def test_ones_own_fence_may_be_taken_again(bench: Bench) -> None:
 def test_no_holder_is_found_once_it_has_closed_however_long_its_backend_lives(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with bench.holder() as held:
-        held.apply(migration("CREATE TABLE t ()"), "d", soon())
+    with bench.holder() as session:
+        session.apply(migration("CREATE TABLE t ()"), "d", soon())
         database = bench.database()
         assert database.inspect(soon()).has_active_holder
         with monkeypatch.context() as slow:
-            slow.setattr(held._fenced.connection, "close", lambda: None)
-            held.close()
+            slow.setattr(session._fenced.connection, "close", lambda: None)
+            session.close()
         assert not database.inspect(soon()).has_active_holder
 
 
@@ -57,30 +57,30 @@ def _overtake(bench: Bench) -> None:
 
 
 def test_a_holder_overtaken_between_two_migrations_commits_nothing_more(bench: Bench) -> None:
-    with bench.holder() as held:
-        held.apply(migration("CREATE TABLE a ()"), "d", soon())
+    with bench.holder() as session:
+        session.apply(migration("CREATE TABLE a ()"), "d", soon())
         _overtake(bench)
         with pytest.raises(LeaseLost):
-            held.apply(migration("CREATE TABLE b ()", 2), "d", soon())
+            session.apply(migration("CREATE TABLE b ()", 2), "d", soon())
     assert (bench.has("a"), bench.has("b"), bench.versions()) == (True, False, [1])
 
 
-def _hide(held: PostgreSQLSession) -> None:
+def _hide(session: PostgreSQLSession) -> None:
     """As behind a pooler: no successor finds a session to end."""
-    held._fenced.is_direct = False
-    held._fenced.run("SELECT pg_advisory_unlock_all()", soon())
+    session._fenced.is_direct = False
+    session._fenced.run("SELECT pg_advisory_unlock_all()", soon())
 
 
-def test_an_overtaken_holder_whom_nobody_could_end_commits_nothing_all_the_same(
+def test_an_overtaken_holder_that_could_not_be_ended_commits_nothing(
     bench: Bench,
 ) -> None:
-    with bench.holder() as held:
-        _hide(held)
+    with bench.holder() as session:
+        _hide(session)
         _overtake(bench)
         with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing more"):
-            held.apply(migration("CREATE TABLE b ()"), "d", soon())
+            session.apply(migration("CREATE TABLE b ()"), "d", soon())
         with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing more"):
-            held.record_applied([(migration("SELECT 1"), "d")], baseline=True)
+            session.record_applied([(migration("SELECT 1"), "d")], baseline=True)
     assert (bench.has("b"), bench.versions()) == (False, [])
 
 
@@ -90,16 +90,16 @@ def test_no_token_is_passed_while_a_transaction_under_it_is_open(
     monkeypatch.setattr(
         FencedConnection, "_terminate", lambda *_: []
     )  # a backend that does not end
-    with bench.holder() as held:
-        _hide(held)
-        held._fenced.begin(soon())
+    with bench.holder() as session:
+        _hide(session)
+        session._fenced.begin(soon())
         with (
             pytest.raises(DatabaseUnavailable, match=r"by backend \d+ \(lambda-migrate:shop:1"),
             bench.holder(2, deadline=Deadline.after(1)),
         ):
             pass
-        held._fenced.commit("SELECT 1", soon())
-        held.apply(migration("CREATE TABLE b ()"), "d", soon())
+        session._fenced.commit("SELECT 1", soon())
+        session.apply(migration("CREATE TABLE b ()"), "d", soon())
     assert (bench.has("b"), bench.versions()) == (True, [1])
 
 
@@ -107,8 +107,8 @@ _SLOW = "CREATE TABLE b (); SELECT pg_sleep(30) /* slow */"
 
 
 def test_a_holder_overtaken_inside_its_script_commits_nothing(each_bench: Bench) -> None:
-    with each_bench.holder() as held:
-        slow = Running(lambda: held.apply(migration(_SLOW), "d", soon()))
+    with each_bench.holder() as session:
+        slow = Running(lambda: session.apply(migration(_SLOW), "d", soon()))
         until(lambda: each_bench.is_running("slow"))
         _overtake(each_bench)
         assert isinstance(slow.outcome(), LeaseLost)
@@ -119,18 +119,18 @@ def test_a_holder_overtaken_before_its_transaction_begins_does_not_begin_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.execute("CREATE SEQUENCE tries")  # no rollback takes a try back
-    with bench.holder() as held:
-        _hide(held)
-        run = held._fenced.run
+    with bench.holder() as session:
+        _hide(session)
+        run = session._fenced.run
 
         def late(sql: str, deadline: Deadline, **more: int) -> list[list[object]]:
             monkeypatch.undo()
             _overtake(bench)
             return run(sql, deadline, **more)
 
-        monkeypatch.setattr(held._fenced, "run", late)
+        monkeypatch.setattr(session._fenced, "run", late)
         with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing more"):
-            held.apply(migration("SELECT nextval('tries'); CREATE TABLE b ()"), "d", soon())
+            session.apply(migration("SELECT nextval('tries'); CREATE TABLE b ()"), "d", soon())
     assert (bench.has("b"), bench.versions()) == (False, [])
     assert bench.column("SELECT is_called FROM tries") == [False]
 
@@ -138,25 +138,25 @@ def test_a_holder_overtaken_before_its_transaction_begins_does_not_begin_it(
 def test_a_holder_overtaken_before_the_commit_of_a_write_of_its_own_commits_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with bench.holder() as held:
-        commit = held._fenced.commit
+    with bench.holder() as session:
+        commit = session._fenced.commit
 
         def late(writes: str, deadline: Deadline) -> list[object]:
             monkeypatch.undo()
             _overtake(bench)
             return commit(writes, deadline)
 
-        monkeypatch.setattr(held._fenced, "commit", late)
+        monkeypatch.setattr(session._fenced, "commit", late)
         with pytest.raises(LeaseLost):
-            held.record_applied([(migration("SELECT 1"), "d")], baseline=True)
+            session.record_applied([(migration("SELECT 1"), "d")], baseline=True)
     assert bench.versions() == []
 
 
 def test_a_holder_without_a_fence_row_does_not_begin(bench: Bench) -> None:
-    with bench.holder() as held:
+    with bench.holder() as session:
         bench.execute("DELETE FROM lambda_migrate.fence")
         with pytest.raises(LeaseLost):
-            held.apply(migration("CREATE TABLE b ()"), "d", soon())
+            session.apply(migration("CREATE TABLE b ()"), "d", soon())
     assert (bench.has("b"), bench.versions()) == (False, [])
 
 
@@ -164,10 +164,10 @@ def test_a_holder_overtaken_inside_a_statement_without_transaction_goes_no_furth
     bench: Bench,
 ) -> None:
     bench.execute("CREATE TABLE orders (id int)")
-    with bench.connect() as old, bench.holder() as held:
+    with bench.connect() as old, bench.holder() as session:
         old.run("BEGIN; SELECT count(*) FROM orders; LOCK orders IN SHARE MODE")
-        build = migration("CREATE INDEX CONCURRENTLY i ON orders (id)", outside=True)
-        slow = Running(lambda: held.apply(build, "d", soon()))
+        build = migration("CREATE INDEX CONCURRENTLY i ON orders (id)", non_transactional=True)
+        slow = Running(lambda: session.apply(build, "d", soon()))
         until(lambda: bench.is_running("CREATE INDEX"))
         _overtake(bench)
         assert not bench.is_running("CREATE INDEX")
@@ -176,27 +176,29 @@ def test_a_holder_overtaken_inside_a_statement_without_transaction_goes_no_furth
     assert bench.is_valid("i") is not True
 
 
-def test_an_overtaken_holder_runs_nothing_outside_a_transaction(bench: Bench) -> None:
+def test_an_overtaken_holder_runs_no_non_transactional_statement(bench: Bench) -> None:
     """Not even one whose session no successor found, and who is alone by now."""
     bench.execute("CREATE TABLE orders (id int)")
-    with bench.holder() as held:
-        _hide(held)
-        held._fenced.is_direct = True
+    with bench.holder() as session:
+        _hide(session)
+        session._fenced.is_direct = True
         _overtake(bench)
         until(lambda: not bench.column("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"))
         with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing more"):
-            held._fenced.run_non_transactional("CREATE INDEX CONCURRENTLY i ON orders (id)", soon())
+            session._fenced.run_non_transactional(
+                "CREATE INDEX CONCURRENTLY i ON orders (id)", soon()
+            )
     assert not bench.has("i")
 
 
 @pytest.mark.parametrize("act", ["record", "forget"])
 def test_an_overtaken_holder_declares_nothing(bench: Bench, act: str) -> None:
     one = migration("SELECT 1")
-    with bench.holder() as held:
+    with bench.holder() as session:
         _overtake(bench)
         acts = {
-            "record": lambda: held.record_applied([(one, "d")], baseline=True),
-            "forget": lambda: held.delete_rows([1]),
+            "record": lambda: session.record_applied([(one, "d")], baseline=True),
+            "forget": lambda: session.delete_rows([1]),
         }
         with pytest.raises(LeaseLost):
             acts[act]()
@@ -208,8 +210,8 @@ def test_an_overtaken_holder_declares_nothing(bench: Bench, act: str) -> None:
 
 @pytest.fixture
 def older(bench: Bench) -> Iterator[PostgreSQLSession]:
-    with bench.holder() as held:
-        yield held
+    with bench.holder() as session:
+        yield session
 
 
 def _assert_ended(bench: Bench, older: PostgreSQLSession) -> None:
@@ -313,10 +315,10 @@ def test_a_holder_that_acts_as_another_role_is_ended_by_one_that_does_too(
 ) -> None:
     """PostgreSQL asks the role that is set, and the login role is one and the same."""
     with _logins(bench) as (_, deployer, _):
-        with _as(bench, deployer).holder() as held:
+        with _as(bench, deployer).holder() as session:
             (before,) = bench.holders()
             if is_running:
-                held._fenced.begin(soon())
+                session._fenced.begin(soon())
             _as(bench, deployer).apply(migration("SELECT 1"), fence=2)
             assert before not in bench.pids("true")
         assert bench.versions() == [1]
@@ -343,7 +345,7 @@ def test_a_holder_that_only_a_set_role_lets_write_is_not_overtaken_unnoticed(
             f"ALTER ROLE {anybody} NOINHERIT; GRANT {writer} TO {anybody};"
             f" ALTER ROLE {anybody} SET role = '{writer}'"
         )
-        with _as(bench, anybody).holder(2) as held:
+        with _as(bench, anybody).holder(2) as session:
             (before,) = bench.holders()
             with (
                 pytest.raises(ConfigurationError, match="may not end it: use the same role"),
@@ -352,7 +354,7 @@ def test_a_holder_that_only_a_set_role_lets_write_is_not_overtaken_unnoticed(
                 pass
             with pytest.raises(LeaseHeld), _as(bench, deployer).holder(3, evict=False):
                 pass
-            held.apply(migration("VACUUM", outside=True), "d", soon())
+            session.apply(migration("VACUUM", non_transactional=True), "d", soon())
             assert bench.holders() == [before]
         assert bench.versions() == [1]
         if writer != owner:
@@ -364,10 +366,10 @@ def test_a_login_that_may_not_write_our_tables_blocks_no_holder(bench: Bench) ->
     with _logins(bench) as (_, deployer, anybody), _as(bench, anybody).connect() as other:
         other.run(Queries("lambda_migrate").try_session_lock())
         for fence, evict in ((1, True), (2, False)):
-            with _as(bench, deployer).holder(fence, evict=evict) as held:
-                held.apply(migration("SELECT 1", fence), "d", soon())
+            with _as(bench, deployer).holder(fence, evict=evict) as session:
+                session.apply(migration("SELECT 1", fence), "d", soon())
                 with pytest.raises(MigrationFailed, match="advisory lock of schema"):
-                    held.apply(migration("VACUUM", 9, outside=True), "d", soon())
+                    session.apply(migration("VACUUM", 9, non_transactional=True), "d", soon())
         assert other.run("SELECT 1") == [[1]]
         assert bench.versions() == [1, 2]
 
@@ -390,10 +392,10 @@ def test_others_are_not_ended(bench: Bench) -> None:
 
 
 def test_a_living_older_holder_is_respected_where_that_was_asked(bench: Bench) -> None:
-    with bench.holder() as held:
+    with bench.holder() as session:
         with pytest.raises(LeaseHeld), bench.holder(2, evict=False):
             pass
-        held.apply(migration("SELECT 1"), "d", soon())
+        session.apply(migration("SELECT 1"), "d", soon())
     bench.apply(migration("SELECT 1", 2), fence=2, evict=False)
     assert bench.versions() == [1, 2]
 
@@ -419,8 +421,8 @@ def test_no_message_of_a_holder_releases_its_session_lock_for_an_instant(
     bench: Bench, message: str
 ) -> None:
     """What a session forgets is looked at in the middle: its temporary table is locked."""
-    with bench.holder() as held, bench.connect() as other, bench.connect() as locking:
-        fenced = held._fenced
+    with bench.holder() as session, bench.connect() as other, bench.connect() as locking:
+        fenced = session._fenced
         fenced.run("CREATE TEMPORARY TABLE forgotten ()", soon())
         (table,) = bench.column(
             "SELECT format('%I.%I', relnamespace::regnamespace, relname) FROM pg_class"
@@ -428,7 +430,7 @@ def test_no_message_of_a_holder_releases_its_session_lock_for_an_instant(
         )
         locking.run(f"BEGIN; LOCK TABLE {table}")
         messages = {
-            "commit": lambda: held.record_applied([(migration("SELECT 1"), "d")], baseline=True),
+            "commit": lambda: session.record_applied([(migration("SELECT 1"), "d")], baseline=True),
             "undo": lambda: fenced.reset_session(soon()),
         }
         running = Running(messages[message])
@@ -458,12 +460,12 @@ class _WhileAsleep:
 
 
 def test_a_session_lock_that_another_session_has_for_a_moment_is_waited_for(bench: Bench) -> None:
-    with bench.holder() as held, bench.connect() as other:
-        _hide(held)
-        held._fenced.is_direct = True
-        assert other.run(held._fenced.queries.try_session_lock()) == [[True]]
+    with bench.holder() as session, bench.connect() as other:
+        _hide(session)
+        session._fenced.is_direct = True
+        assert other.run(session._fenced.queries.try_session_lock()) == [[True]]
         clock = _WhileAsleep(lambda: other.run("SELECT pg_advisory_unlock_all()"))
-        held.apply(migration("VACUUM", outside=True), "d", Deadline.after(20, clock))
+        session.apply(migration("VACUUM", non_transactional=True), "d", Deadline.after(20, clock))
     assert bench.versions() == [1]
 
 
@@ -478,37 +480,37 @@ def test_a_holder_that_may_end_no_session_ends_none_after_its_connection_broke(
             claimant.run("SELECT pg_advisory_unlock_all()")
 
         deadline = Deadline.after(20, _WhileAsleep(done))
-        with bench.holder(deadline=deadline, evict=False) as held:
-            bench.terminate(held._fenced.connection.pid)
-            assert claimant.run(held._fenced.queries.try_session_lock()) == [[True]]
-            held.record_applied([(migration("SELECT 1"), "d")], baseline=True)
+        with bench.holder(deadline=deadline, evict=False) as session:
+            bench.terminate(session._fenced.connection.pid)
+            assert claimant.run(session._fenced.queries.try_session_lock()) == [[True]]
+            session.record_applied([(migration("SELECT 1"), "d")], baseline=True)
         assert claimant.run("SELECT 1") == [[1]]
     assert bench.versions() == [1]
 
 
 def test_a_holder_that_may_end_no_session_reports_one_that_stays(bench: Bench) -> None:
     with bench.connect("claimant") as claimant:
-        with bench.holder(deadline=Deadline.after(2), evict=False) as held:
-            bench.terminate(held._fenced.connection.pid)
-            claimant.run(held._fenced.queries.try_session_lock())
+        with bench.holder(deadline=Deadline.after(2), evict=False) as session:
+            bench.terminate(session._fenced.connection.pid)
+            claimant.run(session._fenced.queries.try_session_lock())
             with pytest.raises(
                 DatabaseUnavailable, match=r"reconnecting failed: .*\(claimant, since"
             ):
-                held.record_applied([(migration("SELECT 1"), "d")], baseline=True)
+                session.record_applied([(migration("SELECT 1"), "d")], baseline=True)
         assert claimant.run("SELECT 1") == [[1]]
     assert bench.versions() == []
 
 
 def test_our_own_abort_ends_the_statement_and_everything_after(each_bench: Bench) -> None:
-    with each_bench.holder() as held:
-        slow = Running(lambda: held.apply(migration(_SLOW), "d", soon()))
+    with each_bench.holder() as session:
+        slow = Running(lambda: session.apply(migration(_SLOW), "d", soon()))
         until(lambda: each_bench.is_running("slow"))
-        held.abort()
+        session.abort()
         assert isinstance(slow.outcome(), LeaseLost)
         with pytest.raises(LeaseLost):
-            held.apply(migration("SELECT 1", 2), "d", soon())
+            session.apply(migration("SELECT 1", 2), "d", soon())
         with pytest.raises(LeaseLost):
-            held.read_history()
+            session.read_history()
     until(lambda: not each_bench.is_running("slow"))
     assert (each_bench.has("b"), each_bench.versions()) == (False, [])
 
@@ -516,13 +518,13 @@ def test_our_own_abort_ends_the_statement_and_everything_after(each_bench: Bench
 def test_an_abort_of_a_statement_without_transaction_is_the_successors_to_settle(
     bench: Bench,
 ) -> None:
-    with bench.holder() as held:
-        statement = migration("VACUUM /* slow */ t", outside=True)
+    with bench.holder() as session:
+        statement = migration("VACUUM /* slow */ t", non_transactional=True)
         bench.execute("CREATE TABLE t ()")
         with bench.connect() as old:
             old.run("BEGIN; LOCK t")
-            slow = Running(lambda: held.apply(statement, "d", soon()))
+            slow = Running(lambda: session.apply(statement, "d", soon()))
             until(lambda: bench.is_running("VACUUM /* slow"))
-            held.abort()
+            session.abort()
             assert isinstance(slow.outcome(), LeaseLost)
     assert bench.states() == {1: "started"}

@@ -16,7 +16,7 @@ from lambda_migrate.postgresql.ports import LeaseGrant
 from .bench import Bench, migration, soon
 
 
-def test_the_down_script_is_kept_as_it_was(each_bench: Bench) -> None:
+def test_the_down_script_is_stored_unchanged(each_bench: Bench) -> None:
     down = "-- why\nDROP TABLE t; -- größe '\\' $1\n"
     each_bench.apply(migration("CREATE TABLE t ()", down=down), migration("SELECT 1", 2))
     first, second = each_bench.history()
@@ -24,9 +24,9 @@ def test_the_down_script_is_kept_as_it_was(each_bench: Bench) -> None:
     assert second.down is None
 
 
-def test_a_row_tells_who_when_and_how_long(bench: Bench) -> None:
-    with bench.holder(3, "o'wner\\", grant={"request_id": "r-1"}) as held:
-        took = held.apply(migration("SELECT pg_sleep(0.02)"), "d", soon())
+def test_a_row_has_owner_time_and_duration(bench: Bench) -> None:
+    with bench.holder(3, "o'wner\\", grant={"request_id": "r-1"}) as session:
+        took = session.apply(migration("SELECT pg_sleep(0.02)"), "d", soon())
     (row,) = bench.history()
     assert (row.fence, row.owner, row.duration_ms, row.baseline) == (3, "o'wner\\", took, False)
     assert took >= 20
@@ -50,48 +50,57 @@ def test_rows_come_in_the_order_of_versions(bench: Bench) -> None:
     assert bench.versions() == sorted(versions)
 
 
-@pytest.mark.parametrize("down_outside", [False, True])
-def test_a_migration_is_reverted_by_its_stored_script(
-    each_bench: Bench, down_outside: bool
+@pytest.mark.parametrize("down_non_transactional", [False, True])
+def test_a_migration_is_rolled_back_by_its_stored_script(
+    each_bench: Bench, down_non_transactional: bool
 ) -> None:
-    down = "DROP INDEX CONCURRENTLY i" if down_outside else "DROP INDEX i"
+    down = "DROP INDEX CONCURRENTLY i" if down_non_transactional else "DROP INDEX i"
     each_bench.execute("CREATE TABLE t (x int)")
-    each_bench.apply(migration("CREATE INDEX i ON t (x)", down=down, down_outside=down_outside))
+    each_bench.apply(
+        migration(
+            "CREATE INDEX i ON t (x)", down=down, down_non_transactional=down_non_transactional
+        )
+    )
     (row,) = each_bench.history()
-    with each_bench.holder(2) as held:
-        assert held.roll_back(row, soon()) >= 0
+    with each_bench.holder(2) as session:
+        assert session.roll_back(row, soon()) >= 0
     assert (each_bench.has("i"), each_bench.versions()) == (False, [])
 
 
-def test_a_migration_without_a_down_script_is_not_reverted(bench: Bench) -> None:
+def test_a_migration_without_a_down_script_is_not_rolled_back(bench: Bench) -> None:
     bench.apply(migration("SELECT 1"))
-    with bench.holder(2) as held, pytest.raises(MigrationFailed, match="without a down script"):
-        held.roll_back(held.read_history()[0], soon())
+    with bench.holder(2) as session, pytest.raises(MigrationFailed, match="without a down script"):
+        session.roll_back(session.read_history()[0], soon())
     assert bench.versions() == [1]
 
 
-@pytest.mark.parametrize("down_outside", [False, True])
-def test_a_failing_down_script_leaves_all_as_it_was(bench: Bench, down_outside: bool) -> None:
-    down = "DROP INDEX CONCURRENTLY nothing" if down_outside else "DROP INDEX nothing"
-    bench.apply(migration("SELECT 1", down=down, down_outside=down_outside))
+@pytest.mark.parametrize("down_non_transactional", [False, True])
+def test_a_failing_down_script_leaves_all_as_it_was(
+    bench: Bench, down_non_transactional: bool
+) -> None:
+    down = "DROP INDEX CONCURRENTLY nothing" if down_non_transactional else "DROP INDEX nothing"
+    bench.apply(migration("SELECT 1", down=down, down_non_transactional=down_non_transactional))
     missing = 'index "?nothing"? does not exist'
-    with bench.holder(2) as held, pytest.raises(MigrationFailed, match=missing):
-        held.roll_back(held.read_history()[0], soon())
+    with bench.holder(2) as session, pytest.raises(MigrationFailed, match=missing):
+        session.roll_back(session.read_history()[0], soon())
     assert bench.states() == {1: "applied"}
 
 
 def test_a_down_script_may_not_control_its_transaction(bench: Bench) -> None:
     bench.apply(migration("SELECT 1", down="SELECT 1;\nCOMMIT"))
-    with bench.holder(2) as held, pytest.raises(MigrationFailed, match=r"down script\):8: COMMIT"):
-        held.roll_back(held.read_history()[0], soon())
+    with (
+        bench.holder(2) as session,
+        pytest.raises(MigrationFailed, match=r"down script\):8: COMMIT"),
+    ):
+        session.roll_back(session.read_history()[0], soon())
     assert bench.versions() == [1]
 
 
 def test_recording_declares_without_running(bench: Bench) -> None:
     one, two = migration("CREATE TABLE t ()", down="DROP TABLE t"), migration("SELECT 1", 2)
-    with bench.holder() as held:
-        held.record_applied([(one, "d1"), (two, "d2")], baseline=True)
-        held.record_applied([], baseline=True)
+    with bench.holder() as session:
+        session.record_applied([(one, "d1"), (two, "d2")], baseline=True)
+        session.record_applied([], baseline=True)
     assert [(row.version, row.digest, row.baseline) for row in bench.history()] == [
         (1, "d1", True),
         (2, "d2", True),
@@ -99,12 +108,12 @@ def test_recording_declares_without_running(bench: Bench) -> None:
     assert not bench.has("t")
 
 
-def test_recording_stamps_a_row_anew(bench: Bench) -> None:
+def test_recording_updates_an_existing_row(bench: Bench) -> None:
     bench.apply(migration("SELECT 1"))
     (before,) = bench.history()
     edited = migration("SELECT 2", down="SELECT 3")
-    with bench.holder(2) as held:
-        held.record_applied([(edited, "new")], baseline=False)
+    with bench.holder(2) as session:
+        session.record_applied([(edited, "new")], baseline=False)
     (row,) = bench.history()
     assert (row.checksum, row.digest, row.down) == (edited.checksum, "new", edited.down)
     assert (row.applied_at, row.baseline) == (before.applied_at, False)
@@ -112,20 +121,20 @@ def test_recording_stamps_a_row_anew(bench: Bench) -> None:
 
 def test_forgetting_removes_rows_and_nothing_else(bench: Bench) -> None:
     bench.apply(migration("CREATE TABLE t ()"), migration("SELECT 1", 2))
-    with bench.holder(2) as held:
-        held.delete_rows([1, 5])
-        held.delete_rows([])
+    with bench.holder(2) as session:
+        session.delete_rows([1, 5])
+        session.delete_rows([])
     assert bench.versions() == [2]
     assert bench.has("t")
 
 
 def test_a_failed_write_of_ours_leaves_no_transaction_open(bench: Bench) -> None:
-    with bench.holder() as held:
+    with bench.holder() as session:
         bench.execute("ALTER TABLE lambda_migrate.history ADD CONSTRAINT c CHECK (version <> '1')")
         with pytest.raises(MigrationFailed, match="tables could not be used"):
-            held.record_applied([(migration("SELECT 1"), "d")], baseline=True)
-        held.apply(migration("SELECT 1", 2), "d", soon())
-        assert [row.version for row in held.read_history()] == [2]
+            session.record_applied([(migration("SELECT 1"), "d")], baseline=True)
+        session.apply(migration("SELECT 1", 2), "d", soon())
+        assert [row.version for row in session.read_history()] == [2]
 
 
 @pytest.mark.parametrize(

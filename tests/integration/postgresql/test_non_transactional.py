@@ -18,8 +18,8 @@ BUILD = "CREATE INDEX CONCURRENTLY i ON orders (id)"
 UNIQUE = "CREATE UNIQUE INDEX CONCURRENTLY i ON orders (id)"
 
 
-def outside(sql: str, version: int = 1, **more: object) -> Migration:
-    return migration(sql, version, outside=True, **more)  # type: ignore[arg-type]  # passed on
+def non_transactional(sql: str, version: int = 1, **more: object) -> Migration:
+    return migration(sql, version, non_transactional=True, **more)  # type: ignore[arg-type]  # passed on
 
 
 @pytest.fixture
@@ -38,23 +38,23 @@ def _invalid(bench: Bench, name: str = "i") -> None:
 
 def _interrupted(bench: Bench, one: Migration, state: str = "started") -> None:
     """Leave a row in doubt behind, as a crash does."""
-    with bench.holder() as held:
-        queries, grant = held._fenced.queries, held._fenced.grant
-        held._fenced.write(queries.insert_started(one, "d", grant), soon())
-        held._fenced.write(
+    with bench.holder() as session:
+        queries, grant = session._fenced.queries, session._fenced.grant
+        session._fenced.write(queries.insert_started(one, "d", grant), soon())
+        session._fenced.write(
             f"UPDATE lambda_migrate.history SET state = '{state}' RETURNING 0", soon()
         )
 
 
 def _settle(bench: Bench) -> None:
-    with bench.holder(2) as held:
-        (row,) = held.read_history()
-        held.settle(row, soon())
+    with bench.holder(2) as session:
+        (row,) = session.read_history()
+        session.settle(row, soon())
 
 
 def test_an_index_is_built_concurrently(each_bench: Bench) -> None:
     each_bench.execute("CREATE TABLE orders (id int)")
-    each_bench.apply(outside(BUILD))
+    each_bench.apply(non_transactional(BUILD))
     assert (each_bench.is_valid("i"), each_bench.states()) == (True, {1: "applied"})
 
 
@@ -77,16 +77,16 @@ def test_an_index_is_built_concurrently(each_bench: Bench) -> None:
 )
 def test_each_kind_applies_with_its_row(orders: Bench, before: str, statement: str) -> None:
     orders.execute(before)
-    with orders.holder() as held:
-        held.apply(outside(statement), "d", soon())
-        held.apply(migration("CREATE TABLE later ()", 2), "d", soon())
+    with orders.holder() as session:
+        session.apply(non_transactional(statement), "d", soon())
+        session.apply(migration("CREATE TABLE later ()", 2), "d", soon())
     assert orders.states() == {1: "applied", 2: "applied"}
 
 
 def test_a_build_waits_for_an_old_transaction_longer_than_lock_timeout(orders: Bench) -> None:
-    with orders.connect() as old, orders.holder(lock_timeout_seconds=0.01) as held:
+    with orders.connect() as old, orders.holder(lock_timeout_seconds=0.01) as session:
         old.run("BEGIN; INSERT INTO orders VALUES (2)")
-        build = Running(lambda: held.apply(outside(BUILD), "d", soon()))
+        build = Running(lambda: session.apply(non_transactional(BUILD), "d", soon()))
         until(lambda: orders.pids("wait_event_type = 'Lock' AND query LIKE '%CREATE INDEX%'"))
         build.join(0.1)
         assert build.is_alive()
@@ -98,16 +98,16 @@ def test_a_build_waits_for_an_old_transaction_longer_than_lock_timeout(orders: B
 def test_a_failing_unique_build_leaves_neither_index_nor_row(each_bench: Bench) -> None:
     each_bench.execute("CREATE TABLE orders (id int); INSERT INTO orders VALUES (1), (1)")
     with pytest.raises(MigrationFailed, match="could not create unique") as failed:
-        each_bench.apply(outside(UNIQUE))
+        each_bench.apply(non_transactional(UNIQUE))
     assert failed.value.sqlstate == "23505"
     assert (each_bench.is_valid("i"), each_bench.versions()) == (None, [])
 
 
 def test_a_build_past_its_deadline_is_cancelled_and_cleared_up_next(orders: Bench) -> None:
-    with orders.connect() as old, orders.holder() as held:
+    with orders.connect() as old, orders.holder() as session:
         old.run("BEGIN; INSERT INTO orders VALUES (2)")
         with pytest.raises(MigrationFailed, match="deadline") as failed:
-            held.apply(outside(BUILD), "d", soon(0.4))
+            session.apply(non_transactional(BUILD), "d", soon(0.4))
         until(lambda: not orders.is_running("INDEX CONCURRENTLY"))
     assert failed.value.sqlstate == "57014"
     assert "cleaning up failed" in str(failed.value)
@@ -117,9 +117,9 @@ def test_a_build_past_its_deadline_is_cancelled_and_cleared_up_next(orders: Benc
 
 
 def test_a_backend_ended_while_it_builds_builds_once_in_the_end(orders: Bench) -> None:
-    with orders.connect() as old, orders.holder() as held:
+    with orders.connect() as old, orders.holder() as session:
         old.run("BEGIN; INSERT INTO orders VALUES (2)")
-        build = Running(lambda: held.apply(outside(BUILD), "d", soon()))
+        build = Running(lambda: session.apply(non_transactional(BUILD), "d", soon()))
         until(lambda: orders.pids("wait_event_type = 'Lock' AND query LIKE '%CREATE INDEX%'"))
         orders.terminate(orders.holders()[0])
         old.run("COMMIT")
@@ -134,22 +134,22 @@ def test_a_connection_lost_at_any_step_builds_once(
 ) -> None:
     with (
         Proxy(orders.address, needle=needle, deliver=deliver) as proxy,
-        orders.holder(**through(proxy)) as held,
+        orders.holder(**through(proxy)) as session,
     ):
-        held.apply(outside(BUILD), "d", soon())
+        session.apply(non_transactional(BUILD), "d", soon())
         assert proxy.cuts == 1
     assert (orders.is_valid("i"), orders.states()) == (True, {1: "applied"})
 
 
 def test_a_connection_lost_between_two_migrations_is_opened_again(orders: Bench) -> None:
-    with orders.holder() as held:
+    with orders.holder() as session:
         orders.terminate(orders.holders()[0])
-        held.apply(outside(BUILD), "d", soon())
+        session.apply(non_transactional(BUILD), "d", soon())
     assert orders.is_valid("i") is True
 
 
 def test_a_statement_applies_once_however_often_it_is_asked_for(orders: Bench) -> None:
-    one = outside("INSERT INTO orders VALUES (7)")
+    one = non_transactional("INSERT INTO orders VALUES (7)")
     orders.apply(one)
     with pytest.raises(MigrationFailed) as failed:
         orders.apply(one, fence=2)
@@ -161,11 +161,11 @@ def test_a_statement_applies_once_however_often_it_is_asked_for(orders: Bench) -
 # --- what stands there before
 
 
-def test_an_invalid_index_of_somebody_else_is_refused(bench: Bench) -> None:
+def test_an_invalid_index_of_another_origin_is_refused(bench: Bench) -> None:
     _invalid(bench)
     statement = "CREATE INDEX CONCURRENTLY IF NOT EXISTS i ON orders (id)"
     with pytest.raises(MigrationFailed, match=r"INVALID index i .*DROP INDEX CONCURRENTLY i"):
-        bench.apply(outside(statement))
+        bench.apply(non_transactional(statement))
     assert (bench.is_valid("i"), bench.versions()) == (False, [])
 
 
@@ -220,13 +220,13 @@ _IN_THE_WAY = [
 
 @pytest.mark.usefixtures("nothing_begins")
 @pytest.mark.parametrize(("before", "statement", "why"), _IN_THE_WAY)
-def test_what_stands_in_the_way_is_refused_before_the_intent(
+def test_a_conflict_is_refused_before_the_intent(
     orders: Bench, before: str, statement: str, why: str
 ) -> None:
     """Else a crash right after the intent would be taken for success, or for failure."""
     orders.execute(before)
     with pytest.raises(MigrationFailed, match=why):
-        orders.apply(outside(statement))
+        orders.apply(non_transactional(statement))
     assert orders.versions() == []
 
 
@@ -238,7 +238,7 @@ def test_leftovers_of_a_reindex_are_refused_before_the_next_one(
     _invalid(bench, "i_ccnew")
     whole = statement if "TABLE" in statement else f"{statement}CONCURRENTLY public"
     with pytest.raises(MigrationFailed, match=r"INVALID indexes.*: i_ccnew; DROP INDEX"):
-        bench.apply(outside(whole))
+        bench.apply(non_transactional(whole))
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_leftovers_of_a_reindex_are_refused_before_the_next_one(
         '(lower(label) COLLATE "C")',
     ],
 )
-def test_an_index_that_stands_there_is_recognised_by_what_it_is(
+def test_an_existing_index_is_recognized_by_its_definition(
     each_bench: Bench, definition: str
 ) -> None:
     """However its definition is written; and nothing of the comparison is left."""
@@ -261,9 +261,9 @@ def test_an_index_that_stands_there_is_recognised_by_what_it_is(
         f'CREATE INDEX "i USING x" ON "odd USING t" {definition}'
     )
     name = 'IF NOT EXISTS "i USING x" ON "odd USING t"'
-    bench.apply(outside(f"CREATE INDEX CONCURRENTLY {name} {definition}"))
+    bench.apply(non_transactional(f"CREATE INDEX CONCURRENTLY {name} {definition}"))
     with pytest.raises(MigrationFailed, match="another definition"):
-        bench.apply(outside(f"CREATE INDEX CONCURRENTLY {name} (id)", 2), fence=2)
+        bench.apply(non_transactional(f"CREATE INDEX CONCURRENTLY {name} (id)", 2), fence=2)
     assert bench.states() == {1: "applied"}
     assert bench.column("SELECT relname FROM pg_class WHERE relname LIKE '%_like%'") == []
 
@@ -272,7 +272,7 @@ def test_an_index_that_stands_there_is_recognised_by_what_it_is(
 def test_an_invalid_index_may_be_what_a_migration_is_about(bench: Bench, statement: str) -> None:
     _invalid(bench)
     bench.execute("DELETE FROM orders")
-    bench.apply(outside(statement))
+    bench.apply(non_transactional(statement))
     assert bench.is_valid("i") is not False
 
 
@@ -284,12 +284,12 @@ def test_an_invalid_index_may_be_what_a_migration_is_about(bench: Bench, stateme
         ("CREATE TYPE mood AS ENUM ('ok')", "ALTER TYPE mood ADD VALUE 'ok'", "42710"),
     ],
 )
-def test_a_failure_is_not_taken_for_success_because_it_looks_done(
+def test_a_failure_is_not_taken_for_success_by_its_result(
     orders: Bench, before: str, statement: str, sqlstate: str
 ) -> None:
     orders.execute(before)
     with pytest.raises(MigrationFailed) as failed:
-        orders.apply(outside(statement))
+        orders.apply(non_transactional(statement))
     assert failed.value.sqlstate == sqlstate
     assert orders.versions() == []
 
@@ -299,11 +299,11 @@ def test_a_failure_is_not_taken_for_success_because_it_looks_done(
 
 def test_a_half_built_index_is_dropped_and_built_again(each_bench: Bench) -> None:
     _invalid(each_bench)
-    _interrupted(each_bench, outside(UNIQUE))
+    _interrupted(each_bench, non_transactional(UNIQUE))
     _settle(each_bench)
     assert (each_bench.is_valid("i"), each_bench.versions()) == (None, [])
     each_bench.execute("DELETE FROM orders")
-    each_bench.apply(outside(UNIQUE), fence=3)
+    each_bench.apply(non_transactional(UNIQUE), fence=3)
     assert (each_bench.is_valid("i"), each_bench.states()) == (True, {1: "applied"})
 
 
@@ -334,11 +334,11 @@ SETTLE_CASES = [
 
 
 @pytest.mark.parametrize(("before", "statement", "state"), SETTLE_CASES)
-def test_a_row_in_doubt_is_settled_by_what_stands_there(
+def test_a_row_in_doubt_is_settled_by_the_catalog(
     orders: Bench, before: str, statement: str, state: str | None
 ) -> None:
     orders.execute(before)
-    _interrupted(orders, outside(statement))
+    _interrupted(orders, non_transactional(statement))
     _settle(orders)
     assert orders.states() == ({} if state is None else {1: state})
 
@@ -346,7 +346,7 @@ def test_a_row_in_doubt_is_settled_by_what_stands_there(
 def test_what_an_interrupted_reindex_left_is_dropped(bench: Bench) -> None:
     _invalid(bench, "i_ccnew")
     bench.execute("CREATE INDEX i ON orders (id)")
-    _interrupted(bench, outside("REINDEX INDEX CONCURRENTLY i"))
+    _interrupted(bench, non_transactional("REINDEX INDEX CONCURRENTLY i"))
     _settle(bench)
     assert (bench.is_valid("i_ccnew"), bench.is_valid("i")) == (None, True)
 
@@ -361,28 +361,28 @@ def test_what_an_interrupted_reindex_left_is_dropped(bench: Bench) -> None:
         "ALTER SUBSCRIPTION s REFRESH PUBLICATION",
     ],
 )
-def test_what_cannot_be_told_apart_names_the_repair_command(bench: Bench, statement: str) -> None:
-    _interrupted(bench, outside(statement))
+def test_an_undetermined_outcome_names_the_repair_command(bench: Bench, statement: str) -> None:
+    _interrupted(bench, non_transactional(statement))
     with pytest.raises(RepairRequired, match="lambda-migrate repair 1 --as applied"):
         _settle(bench)
     assert bench.states() == {1: "started"}
 
 
-def test_a_statement_lost_in_the_middle_that_cannot_be_told_apart_needs_repair(
+def test_a_lost_statement_of_undetermined_outcome_needs_repair(
     orders: Bench,
 ) -> None:
     statement = "INSERT INTO orders VALUES (7)"
     with (
         Proxy(orders.address, needle=message(statement), deliver=True) as proxy,
-        orders.holder(**through(proxy)) as held,
+        orders.holder(**through(proxy)) as session,
         pytest.raises(RepairRequired, match="lambda-migrate repair"),
     ):
-        held.apply(outside(statement), "d", soon())
+        session.apply(non_transactional(statement), "d", soon())
     assert orders.states() == {1: "started"}
 
 
-def test_a_row_without_its_statement_says_so(bench: Bench) -> None:
-    _interrupted(bench, outside(BUILD))
+def test_a_row_without_its_statement_is_refused(bench: Bench) -> None:
+    _interrupted(bench, non_transactional(BUILD))
     bench.execute("UPDATE lambda_migrate.history SET up = NULL")
     with pytest.raises(MigrationFailed, match="lambda-migrate repair"):
         _settle(bench)
@@ -397,14 +397,16 @@ def test_an_interrupted_rollback_is_settled_both_ways(
 ) -> None:
     down = "DROP INDEX CONCURRENTLY i"
     orders.execute(before)
-    _interrupted(orders, outside(BUILD, down=down, down_outside=True), "reverting")
+    _interrupted(
+        orders, non_transactional(BUILD, down=down, down_non_transactional=True), "reverting"
+    )
     _settle(orders)
     assert orders.states() == states
 
 
 def test_an_interrupted_drop_is_finished(bench: Bench) -> None:
     _invalid(bench)
-    one = outside(UNIQUE, down="DROP INDEX CONCURRENTLY i", down_outside=True)
+    one = non_transactional(UNIQUE, down="DROP INDEX CONCURRENTLY i", down_non_transactional=True)
     _interrupted(bench, one, "reverting")
     _settle(bench)
     assert (bench.is_valid("i"), bench.states()) == (None, {})
@@ -419,15 +421,15 @@ def test_a_name_that_came_to_mean_another_index_does_not_make_it_go(bench: Bench
         "DO $$BEGIN EXECUTE format("
         "'ALTER DATABASE %I SET search_path = first, second', current_database()); END$$"
     )
-    one = outside("DROP INDEX CONCURRENTLY i")
-    with bench.holder() as held, pytest.MonkeyPatch.context() as patched:
+    one = non_transactional("DROP INDEX CONCURRENTLY i")
+    with bench.holder() as session, pytest.MonkeyPatch.context() as patched:
         _die_after_the_statement(patched)
         with pytest.raises(Killed):
-            held.apply(one, "d", soon())
-    with bench.holder(2) as held:
+            session.apply(one, "d", soon())
+    with bench.holder(2) as session:
         with pytest.raises(MigrationFailed, match="in the history already"):
-            held.apply(one, "d", soon())
-        assert [row.state.value for row in held.read_history()] == ["applied"]
+            session.apply(one, "d", soon())
+        assert [row.state.value for row in session.read_history()] == ["applied"]
     assert bench.column("SELECT to_regclass('second.i') IS NOT NULL") == [True]
 
 
@@ -477,7 +479,7 @@ def _sevens(bench: Bench) -> int:
 def test_what_commits_in_parts_and_fails_stays_in_doubt_and_is_not_run_again(
     in_parts: Bench, statement: str
 ) -> None:
-    one = outside(statement)
+    one = non_transactional(statement)
     with pytest.raises(RepairRequired, match="part of it may be committed") as failed:
         in_parts.apply(one)
     assert "`lambda-migrate repair 1 --as applied`" in str(failed.value)
@@ -491,7 +493,7 @@ def test_what_commits_in_parts_and_fails_stays_in_doubt_and_is_not_run_again(
 
 @pytest.mark.parametrize("statement", [_IN_PARTS, "CALL p()"], ids=["DO", "CALL"])
 def test_what_is_declared_repeatable_is_pending_again(in_parts: Bench, statement: str) -> None:
-    one = _repeatable(outside(statement))
+    one = _repeatable(non_transactional(statement))
     with pytest.raises(MigrationFailed) as failed:
         in_parts.apply(one)
     assert (type(failed.value), in_parts.versions()) == (MigrationFailed, [])
@@ -508,11 +510,11 @@ def test_a_down_script_declared_repeatable_is_run_again(in_parts: Bench) -> None
     one = replace(migration("SELECT 1"), down=down)
     in_parts.apply(one)
     for fence in (2, 3):
-        with in_parts.holder(fence) as held:
-            (row,) = held.read_history()
+        with in_parts.holder(fence) as session:
+            (row,) = session.read_history()
             assert row.down == down
             with pytest.raises(MigrationFailed):
-                held.roll_back(row, soon())
+                session.roll_back(row, soon())
         assert in_parts.states() == {1: "applied"}
     assert _sevens(in_parts) == 2
 
@@ -532,7 +534,7 @@ def test_a_down_script_declared_repeatable_is_run_again(in_parts: Bench) -> None
 def test_what_cannot_have_done_anything_leaves_no_doubt(in_parts: Bench, statement: str) -> None:
     """PostgreSQL could not read it, or it undoes as a whole what it cannot finish."""
     with pytest.raises(MigrationFailed) as failed:
-        in_parts.apply(outside(statement))
+        in_parts.apply(non_transactional(statement))
     assert (type(failed.value), in_parts.versions()) == (MigrationFailed, [])
 
 
@@ -541,11 +543,11 @@ def test_what_cannot_have_done_anything_leaves_no_doubt(in_parts: Bench, stateme
 
 def _cancelled_half_way(bench: Bench, one: Migration, old: str) -> None:
     """Run it until its deadline, while an older transaction keeps it from its second half."""
-    with bench.connect() as older, bench.holder() as held:
+    with bench.connect() as older, bench.holder() as session:
         older.run("BEGIN")
         older.run(old)
         with pytest.raises(MigrationFailed, match="deadline"):
-            held.apply(one, "d", soon(0.6))
+            session.apply(one, "d", soon(0.6))
         until(lambda: not bench.is_running("CONCURRENTLY"))
     assert bench.states() == {1: "started"}
 
@@ -564,21 +566,21 @@ def test_an_index_is_not_compared_where_the_role_may_not_make_a_copy(bench: Benc
             GRANT CREATE ON SCHEMA public TO plain"""
     )
     plain = Bench(replace(bench.address, user="plain"))
-    with plain.holder() as held, pytest.MonkeyPatch.context() as patched:
+    with plain.holder() as session, pytest.MonkeyPatch.context() as patched:
         _die_after_the_statement(patched)
         with pytest.raises(Killed):
-            held.apply(outside(BUILD), "d", soon())
+            session.apply(non_transactional(BUILD), "d", soon())
     _settle(plain)
     assert plain.states() == {1: "applied"}
     with pytest.raises(MigrationFailed, match="could not be compared"):
-        plain.apply(outside(BUILD.replace("i ON", "IF NOT EXISTS i ON"), 2), fence=3)
+        plain.apply(non_transactional(BUILD.replace("i ON", "IF NOT EXISTS i ON"), 2), fence=3)
     grant = "GRANT TEMP ON DATABASE %I TO PUBLIC"
     bench.execute(f"DO $$BEGIN EXECUTE format('{grant}', current_database()); END$$")
 
 
 def test_a_detach_that_was_interrupted_is_finished(each_bench: Bench) -> None:
     each_bench.execute(_PARTITIONS)
-    detach = outside("ALTER TABLE p DETACH PARTITION p1 CONCURRENTLY")
+    detach = non_transactional("ALTER TABLE p DETACH PARTITION p1 CONCURRENTLY")
     _cancelled_half_way(each_bench, detach, "SELECT * FROM p")
     assert each_bench.column("SELECT inhdetachpending FROM pg_inherits") == [True]
     _settle(each_bench)
@@ -595,10 +597,10 @@ def test_what_an_interrupted_reindex_left_on_the_toast_table_is_dropped(
     each_bench: Bench, what: str
 ) -> None:
     each_bench.execute(_TOAST)
-    _cancelled_half_way(each_bench, outside(f"REINDEX {what}"), "SELECT * FROM docs")
+    _cancelled_half_way(each_bench, non_transactional(f"REINDEX {what}"), "SELECT * FROM docs")
     _settle(each_bench)
     assert each_bench.column("SELECT indexrelid FROM pg_index WHERE NOT indisvalid") == []
-    each_bench.apply(outside(f"REINDEX {what}"), fence=3)
+    each_bench.apply(non_transactional(f"REINDEX {what}"), fence=3)
     assert each_bench.states() == {1: "applied"}
 
 
@@ -607,7 +609,7 @@ def test_what_an_interrupted_reindex_left_on_partitions_is_dropped(each_bench: B
         "CREATE SCHEMA s; CREATE TABLE p (id int PRIMARY KEY, t text) PARTITION BY RANGE (id);"
         'CREATE TABLE s."P 1" PARTITION OF p FOR VALUES FROM (0) TO (10)'
     )
-    one = outside("REINDEX TABLE CONCURRENTLY p")
+    one = non_transactional("REINDEX TABLE CONCURRENTLY p")
     _cancelled_half_way(each_bench, one, "SELECT * FROM p")
     assert each_bench.column("SELECT 1 FROM pg_index WHERE NOT indisvalid") != []
     _settle(each_bench)
@@ -624,17 +626,17 @@ def test_a_leftover_that_the_role_may_not_drop_is_reported_once_and_then_left(be
             ALTER TABLE docs OWNER TO plain; GRANT CREATE ON SCHEMA public TO plain"""
     )
     plain = Bench(replace(bench.address, user="plain"))
-    one = outside("REINDEX TABLE CONCURRENTLY docs")
+    one = non_transactional("REINDEX TABLE CONCURRENTLY docs")
     _cancelled_half_way(plain, one, "SELECT * FROM docs")
     with pytest.raises(RepairRequired, match=r"DROP INDEX CONCURRENTLY pg_toast\..*--as pending"):
         _settle(plain)
-    with plain.holder(3) as held, pytest.MonkeyPatch.context() as patched:
-        held.delete_rows([1])
+    with plain.holder(3) as session, pytest.MonkeyPatch.context() as patched:
+        session.delete_rows([1])
         patched.setattr(_Statement, "run", _die)
         with pytest.raises(Killed):
-            held.apply(one, "d", soon())
-    with plain.holder(4) as held:
-        held.apply(one, "d", soon())
+            session.apply(one, "d", soon())
+    with plain.holder(4) as session:
+        session.apply(one, "d", soon())
     assert plain.states() == {1: "applied"}
     assert len(bench.column("SELECT indexrelid FROM pg_index WHERE NOT indisvalid")) == 1
 
@@ -644,7 +646,7 @@ def test_an_index_on_only_a_partitioned_table_is_complete_although_invalid(
 ) -> None:
     each_bench.execute(f"{_PARTITIONS}; CREATE INDEX i ON ONLY p (id)")
     assert each_bench.is_valid("i") is False
-    _interrupted(each_bench, outside("CREATE INDEX i ON ONLY p (id)"))
+    _interrupted(each_bench, non_transactional("CREATE INDEX i ON ONLY p (id)"))
     _settle(each_bench)
     assert each_bench.states() == {1: "applied"}
 
@@ -656,26 +658,26 @@ def test_an_index_on_only_a_partitioned_table_is_complete_although_invalid(
 def test_applying_over_a_row_in_doubt_settles_it_first(orders: Bench, is_there: bool) -> None:
     if is_there:
         orders.execute(BUILD.replace("CONCURRENTLY", ""))
-    _interrupted(orders, outside(BUILD))
-    with orders.holder(2) as held:
+    _interrupted(orders, non_transactional(BUILD))
+    with orders.holder(2) as session:
         if is_there:
             with pytest.raises(MigrationFailed, match="in the history already"):
-                held.apply(outside(BUILD), "d", soon())
+                session.apply(non_transactional(BUILD), "d", soon())
         else:
-            held.apply(outside(BUILD), "d", soon())
+            session.apply(non_transactional(BUILD), "d", soon())
     assert (orders.is_valid("i"), orders.states()) == (True, {1: "applied"})
 
 
 @pytest.mark.parametrize("outside_down", [True, False])
 @pytest.mark.parametrize("is_there", [True, False])
-def test_reverting_a_row_in_doubt_settles_it_first(
+def test_rolling_back_a_row_in_doubt_settles_it_first(
     orders: Bench, is_there: bool, outside_down: bool
 ) -> None:
     down = "DROP INDEX CONCURRENTLY i" if outside_down else "DROP INDEX i"
     if is_there:
         orders.execute(BUILD.replace("CONCURRENTLY", ""))
-    _interrupted(orders, outside(BUILD, down=down, down_outside=outside_down))
-    with orders.holder(2) as held:
-        (row,) = held.read_history()
-        held.roll_back(row, soon())
+    _interrupted(orders, non_transactional(BUILD, down=down, down_non_transactional=outside_down))
+    with orders.holder(2) as session:
+        (row,) = session.read_history()
+        session.roll_back(row, soon())
     assert (orders.is_valid("i"), orders.states()) == (None, {})

@@ -113,12 +113,12 @@ KINDS = {
 }
 
 
-def _migration(version: int, up: str, down: str, *, outside: bool) -> Migration:
+def _migration(version: int, up: str, down: str, *, non_transactional: bool) -> Migration:
     return Migration(
         version,
         f"{version:04}_m",
-        Script(up, transactional=not outside),
-        Script(down, transactional=not outside),
+        Script(up, transactional=not non_transactional),
+        Script(down, transactional=not non_transactional),
         compute_checksum(up),
     )
 
@@ -135,8 +135,8 @@ class Fakes:
         self.kind = kind
         self.manifest = Manifest(
             [
-                _migration(1, kind.before, "SELECT", outside=False),
-                _migration(2, kind.up, kind.down, outside=True),
+                _migration(1, kind.before, "SELECT", non_transactional=False),
+                _migration(2, kind.up, kind.down, non_transactional=True),
             ]
         )
         store = InMemoryLeaseTable(lease_seconds=20.0)

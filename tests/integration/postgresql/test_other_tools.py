@@ -220,8 +220,8 @@ def test_a_tools_table_is_known_in_any_schema_and_read_as_it_means_it(
     assert other.table.startswith(f"{schema.get(name, chr(111) + chr(39) + 'd')}.")
     assert [(each.label, each.state, each.version) for each in other.entries] == entries
     assert other.is_in_use
-    with bench.holder() as held:
-        assert held.read_other_histories() == [other]
+    with bench.holder() as session:
+        assert session.read_other_histories() == [other]
 
 
 def test_what_is_found_is_the_same_on_every_version(each_bench: Bench) -> None:
@@ -232,7 +232,7 @@ def test_what_is_found_is_the_same_on_every_version(each_bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_a_table_without_applied_versions_says_nothing(bench: Bench, name: str) -> None:
+def test_a_table_without_applied_versions_does_not_count(bench: Bench, name: str) -> None:
     made = MADE[name][0].partition("INSERT INTO")[0]
     bench.execute(made)
     assert [other.tool for other in others(bench) if other.is_in_use] == []
@@ -281,7 +281,7 @@ def test_views_and_temporary_tables_are_none(bench: Bench) -> None:
     assert others(bench) == []
 
 
-def test_two_services_with_a_tool_each_are_told_apart(bench: Bench) -> None:
+def test_two_services_with_a_tool_each_are_distinguished(bench: Bench) -> None:
     bench.execute("CREATE SCHEMA billing")
     bench.execute(MADE["dbmate"][0])
     bench.execute(f"SET search_path = billing; {MADE['golang-migrate'][0]}")

@@ -29,7 +29,7 @@ from lambda_migrate.postgresql.connection import ConnectFailed, _is_permanent, c
 from lambda_migrate.postgresql.ports import LeaseGrant
 
 from .bench import Bench, Running, migration, soon, until
-from .releases import LEAVES_MUCH, LEFT, releases
+from .releases import LEAVES_SESSION_STATE, LEFT, releases
 
 POOL_MODES: tuple[PoolMode, ...] = ("session", "transaction")
 WAYS = ("direct", *POOL_MODES)
@@ -129,21 +129,23 @@ def test_what_a_script_leaves_is_gone_before_the_pooler_hands_the_backend_on(
         grant = LeaseGrant("shop", 1, "me")
         if end == "runs dry":
             with pooled.database().begin_dry_run(replace(grant, fence=2), soon()) as dry_run:
-                dry_run.run_migration(migration(LEAVES_MUCH), soon())
+                dry_run.run_migration(migration(LEAVES_SESSION_STATE), soon())
                 dry_run.roll_back()
                 assert pooled.execute(LEFT) == [[""]]
         else:
-            with pooled.holder() as held:
+            with pooled.holder() as session:
                 fails = "" if end == "commits" else "SELECT 1/0"
-                one = Running(lambda: held.apply(migration(LEAVES_MUCH + fails), "d", soon()))
+                one = Running(
+                    lambda: session.apply(migration(LEAVES_SESSION_STATE + fails), "d", soon())
+                )
                 assert isinstance(one.outcome(), int if end == "commits" else MigrationFailed)
                 assert pooled.execute(LEFT) == [[""]]
 
 
-def test_a_session_is_told_from_one_that_a_pooler_hands_on(via: Via) -> None:
+def test_a_direct_session_is_distinguished_from_a_pooled_one(via: Via) -> None:
     for way in WAYS:
-        with via(way).holder(10 + WAYS.index(way)) as held:
-            assert held._fenced.is_direct is (way == "direct")
+        with via(way).holder(10 + WAYS.index(way)) as session:
+            assert session._fenced.is_direct is (way == "direct")
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -151,10 +153,10 @@ def test_the_session_lock_is_taken_in_a_session_of_our_own_and_no_other(
     bench: Bench, via: Via, way: str
 ) -> None:
     locks = "SELECT pid FROM pg_locks WHERE locktype = 'advisory'"
-    with via(way).holder() as held:
+    with via(way).holder() as session:
         for version, script in enumerate(("SELECT 1", "SELECT pg_advisory_unlock_all()"), 1):
-            held.apply(migration(script, version), "d", soon())
-            expected = [held._fenced.connection.pid] if way == "direct" else []
+            session.apply(migration(script, version), "d", soon())
+            expected = [session._fenced.connection.pid] if way == "direct" else []
             assert bench.column(locks) == expected
     until(lambda: not bench.column(locks))
 
@@ -163,14 +165,14 @@ def test_the_session_lock_is_taken_in_a_session_of_our_own_and_no_other(
 
 
 @pytest.mark.parametrize("mode", POOL_MODES)
-def test_a_statement_outside_a_transaction_is_refused_before_its_intent(
+def test_a_non_transactional_statement_is_refused_before_its_intent(
     bench: Bench, via: Via, mode: str
 ) -> None:
-    build = migration("CREATE INDEX CONCURRENTLY i ON t (id)", 2, outside=True)
-    with via(mode).holder() as held:
-        held.apply(migration("CREATE TABLE t (id int)"), "d", soon())
+    build = migration("CREATE INDEX CONCURRENTLY i ON t (id)", 2, non_transactional=True)
+    with via(mode).holder() as session:
+        session.apply(migration("CREATE TABLE t (id int)"), "d", soon())
         with pytest.raises(MigrationFailed, match=_DIRECT) as failed:
-            held.apply(build, "d", soon())
+            session.apply(build, "d", soon())
     assert failed.value.migration == "0002_m"
     assert (bench.states(), bench.has("i")) == ({1: "applied"}, False)
     bench.apply(build, fence=2)
@@ -181,16 +183,16 @@ _DIRECT = re.compile(r"transaction:false.*pooler.*own endpoint.*LAMBDA_MIGRATE_D
 
 
 @pytest.mark.parametrize("mode", POOL_MODES)
-def test_a_down_script_outside_a_transaction_is_refused_likewise(
+def test_a_non_transactional_down_script_is_refused_likewise(
     bench: Bench, via: Via, mode: str
 ) -> None:
     bench.execute("CREATE TABLE t (id int)")
     drop = "DROP INDEX CONCURRENTLY i"
-    bench.apply(migration("CREATE INDEX i ON t (id)", down=drop, down_outside=True))
-    with via(mode).holder(2) as held:
-        (row,) = held.read_history()
+    bench.apply(migration("CREATE INDEX i ON t (id)", down=drop, down_non_transactional=True))
+    with via(mode).holder(2) as session:
+        (row,) = session.read_history()
         with pytest.raises(MigrationFailed, match=_DIRECT):
-            held.roll_back(row, soon())
+            session.roll_back(row, soon())
     assert (bench.states(), bench.has("i")) == ({1: "applied"}, True)
 
 
@@ -201,16 +203,16 @@ def test_an_interrupted_build_is_not_cleared_up_through_a_pooler(
     bench.execute("CREATE TABLE t (id int); INSERT INTO t VALUES (1), (1)")
     with bench.connect() as connection, pytest.raises(Exception, match="could not create unique"):
         connection.run("CREATE UNIQUE INDEX CONCURRENTLY i ON t (id)")
-    build = migration("CREATE UNIQUE INDEX CONCURRENTLY i ON t (id)", outside=True)
-    with bench.holder() as held:
-        queries = held._fenced.queries
-        held._fenced.write(queries.insert_started(build, "d", held._fenced.grant), soon())
-    with via(mode).holder(2) as held:
-        (row,) = held.read_history()
+    build = migration("CREATE UNIQUE INDEX CONCURRENTLY i ON t (id)", non_transactional=True)
+    with bench.holder() as session:
+        queries = session._fenced.queries
+        session._fenced.write(queries.insert_started(build, "d", session._fenced.grant), soon())
+    with via(mode).holder(2) as session:
+        (row,) = session.read_history()
         with pytest.raises(MigrationFailed, match=_DIRECT):
-            held.settle(row, soon())
-    with bench.holder(3) as held:
-        held.settle(row, soon())
+            session.settle(row, soon())
+    with bench.holder(3) as session:
+        session.settle(row, soon())
     assert (bench.versions(), bench.has("i")) == ([], False)
 
 
@@ -218,26 +220,26 @@ def test_a_pooler_that_shows_a_backends_own_number_is_noticed_when_it_hands_on(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.execute("CREATE TABLE t (id int)")
-    with bench.holder() as held:
-        require_direct = held._fenced.require_direct
+    with bench.holder() as session:
+        require_direct = session._fenced.require_direct
 
         def then_hands_on(name: str, deadline: Deadline) -> None:
             require_direct(name, deadline)
-            held._fenced.connection.pid += 1
+            session._fenced.connection.pid += 1
 
-        monkeypatch.setattr(held._fenced, "require_direct", then_hands_on)
+        monkeypatch.setattr(session._fenced, "require_direct", then_hands_on)
         with pytest.raises(MigrationFailed, match=_DIRECT):
-            held._fenced.run_non_transactional("CREATE INDEX CONCURRENTLY i ON t (id)", soon())
+            session._fenced.run_non_transactional("CREATE INDEX CONCURRENTLY i ON t (id)", soon())
     assert not bench.has("i")
 
 
-def test_settings_of_a_statement_outside_a_transaction_end_with_it(bench: Bench) -> None:
+def test_settings_of_a_non_transactional_statement_end_with_it(bench: Bench) -> None:
     bench.execute("CREATE TABLE t (id int)")
-    with bench.holder() as held:
+    with bench.holder() as session:
         for statement in ("VACUUM t", "VACUUM missing"):
-            ran = Running(lambda: held._fenced.run_non_transactional(statement, soon()))  # noqa: B023
+            ran = Running(lambda: session._fenced.run_non_transactional(statement, soon()))  # noqa: B023
             assert (ran.outcome() is None) is (statement == "VACUUM t")
-            ((found,),) = held._fenced.run(LEFT, soon())
+            ((found,),) = session._fenced.run(LEFT, soon())
             assert found == "advisory lock"  # what a session of a holder has all the time
 
 
@@ -261,10 +263,10 @@ def frozen(self, *arguments, **named):
 FencedConnection.run_non_transactional = frozen
 database = PostgreSQLDatabase(
     "here", lambda name, s: connect(parse_url(url), application_name=name, timeout=s))
-held = database.take_over(LeaseGrant("shop", 1, "frozen"), Deadline.after(60))
-outside = "CONCURRENTLY" in sql
+session = database.take_over(LeaseGrant("shop", 1, "frozen"), Deadline.after(60))
+non_transactional = "CONCURRENTLY" in sql
 one = Migration(1, "0001_m", Script(sql, transactional=not outside), None, "c")
-held.apply(one, "d", Deadline.after(60))
+session.apply(one, "d", Deadline.after(60))
 """
 
 
@@ -309,9 +311,9 @@ def test_a_holder_frozen_between_its_intent_and_its_statement_never_runs_it(
     with holder_process(_url(bench), build, freeze="before the statement") as frozen:
         until(lambda: read_state(frozen.pid) == "T")
         assert bench.states() == {1: "started"}
-        with via(way).holder(2) as held:
-            (row,) = held.read_history()
-            held.settle(row, soon())
+        with via(way).holder(2) as session:
+            (row,) = session.read_history()
+            session.settle(row, soon())
             frozen.send_signal(signal.SIGCONT)
             _, said = frozen.communicate(timeout=20)
         assert "LeaseLost" in said
@@ -342,9 +344,9 @@ def test_a_build_of_a_frozen_holder_is_ended_by_a_successor_behind_a_pooler(
 @pytest.mark.parametrize("way", WAYS)
 def test_without_a_lease_table_the_busy_backend_is_named(bench: Bench, via: Via, way: str) -> None:
     slow_script = migration("SELECT pg_advisory_xact_lock(77) /* slow */")
-    with bench.connect() as other_work, via(way).holder(lock_timeout_seconds=20.0) as held:
+    with bench.connect() as other_work, via(way).holder(lock_timeout_seconds=20.0) as session:
         other_work.run("SELECT pg_advisory_lock(77)")
-        slow = Running(lambda: held.apply(slow_script, "d", soon()))
+        slow = Running(lambda: session.apply(slow_script, "d", soon()))
         until(lambda: bench.is_running("slow"))
         (backend,) = bench.pids("query LIKE '%slow%' AND state = 'active'")
         for other in WAYS:

@@ -13,7 +13,7 @@ from lambda_migrate.migrations.migration import Script
 from lambda_migrate.postgresql import transactional
 
 from .bench import Bench, migration, soon
-from .dry_runs import rehearsing
+from .dry_runs import open_dry_run
 
 # --- its own transaction
 
@@ -68,11 +68,11 @@ def test_a_script_that_fools_the_lexer_gets_no_history_row(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
     monkeypatch.setattr(transactional, "check_script", lambda _script, **_more: [])
-    with bench.holder() as held:
+    with bench.holder() as session:
         with pytest.raises(RepairRequired, match="ended its transaction"):
-            held.apply(migration(script), "d", soon())
-        assert held.read_history() == []
-        held.apply(migration("SELECT 1", 2), "d", soon())
+            session.apply(migration(script), "d", soon())
+        assert session.read_history() == []
+        session.apply(migration("SELECT 1", 2), "d", soon())
     assert bench.versions() == [2]
     assert not bench.has("b")
 
@@ -83,8 +83,8 @@ def test_a_down_script_that_fools_the_lexer_keeps_its_history_row(
     bench.apply(migration("SELECT 1", down="SELECT 1; COMMIT"))
     (row,) = bench.history()
     monkeypatch.setattr(transactional, "check_script", lambda _script, **_more: [])
-    with bench.holder(2) as held, pytest.raises(RepairRequired):
-        held.roll_back(row, soon())
+    with bench.holder(2) as session, pytest.raises(RepairRequired):
+        session.roll_back(row, soon())
     assert bench.versions() == [1]
 
 
@@ -147,10 +147,10 @@ def test_session_state_reaches_neither_our_row_nor_the_next_migration(
 ) -> None:
     role = f"left_{bench.address.database}"
     down = "SELECT 'back\\slash', 'größe ✓', '\\'';"
-    with bench.holder() as held:
-        held.apply(migration(_LEFT_BEHIND[left].format(role=role), down=down), "d", soon())
-        held.apply(migration(_SESSION, 2), "d", soon())
-        first, second = held.read_history()
+    with bench.holder() as session:
+        session.apply(migration(_LEFT_BEHIND[left].format(role=role), down=down), "d", soon())
+        session.apply(migration(_SESSION, 2), "d", soon())
+        first, second = session.read_history()
     assert bench.execute("SELECT * FROM public.seen") == [_CLEAN]
     assert first.down is not None
     assert first.down.sql == down
@@ -160,10 +160,10 @@ def test_session_state_reaches_neither_our_row_nor_the_next_migration(
 
 @pytest.mark.parametrize("left", ["prepared", "advisory", "temporary", "search_path", "encoding"])
 def test_session_state_of_a_failed_script_is_gone_too(bench: Bench, left: str) -> None:
-    with bench.holder() as held:
+    with bench.holder() as session:
         with pytest.raises(MigrationFailed):
-            held.apply(migration(_LEFT_BEHIND[left] + "; SELECT 1/0"), "d", soon())
-        held.apply(migration(_SESSION, 2), "d", soon())
+            session.apply(migration(_LEFT_BEHIND[left] + "; SELECT 1/0"), "d", soon())
+        session.apply(migration(_SESSION, 2), "d", soon())
     assert bench.execute("SELECT * FROM public.seen") == [_CLEAN]
 
 
@@ -231,12 +231,17 @@ def test_a_script_of_5_mb_applies(each_bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("character", ["\0", "\ud83d"])
-@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize("non_transactional", [False, True])
 def test_what_cannot_be_sent_is_refused_with_its_place(
-    bench: Bench, character: str, outside: bool
+    bench: Bench, character: str, non_transactional: bool
 ) -> None:
     bad = Migration(
-        1, "0001_m", Script(f"SELECT\n'{character}'", 3, not outside), None, "c", "m/0001_m.sql"
+        1,
+        "0001_m",
+        Script(f"SELECT\n'{character}'", 3, not non_transactional),
+        None,
+        "c",
+        "m/0001_m.sql",
     )
     with pytest.raises(MigrationFailed, match=r"m/0001_m\.sql:4: .* at offset 8"):
         bench.apply(bad)
@@ -279,26 +284,26 @@ def _fail(bench: Bench, script: str) -> None:
         bench.apply(migration(script))
 
 
-def _apply_outside(bench: Bench, script: str) -> None:
-    bench.apply(migration(script, outside=True))
+def _apply_non_transactional(bench: Bench, script: str) -> None:
+    bench.apply(migration(script, non_transactional=True))
 
 
-def _revert(bench: Bench, script: str) -> None:
-    with bench.holder() as held:
-        held.apply(migration("SELECT 1", down=script), "d", soon())
-        held.roll_back(held.read_history()[0], soon())
+def _roll_back(bench: Bench, script: str) -> None:
+    with bench.holder() as session:
+        session.apply(migration("SELECT 1", down=script), "d", soon())
+        session.roll_back(session.read_history()[0], soon())
 
 
-def _revert_outside(bench: Bench, script: str) -> None:
-    with bench.holder() as held:
-        held.apply(migration("SELECT 1", down=script, down_outside=True), "d", soon())
-        held.roll_back(held.read_history()[0], soon())
+def _roll_back_non_transactional(bench: Bench, script: str) -> None:
+    with bench.holder() as session:
+        session.apply(migration("SELECT 1", down=script, down_non_transactional=True), "d", soon())
+        session.roll_back(session.read_history()[0], soon())
 
 
-def _rehearse(bench: Bench, script: str) -> None:
-    with rehearsing(bench) as rehearsal:
-        rehearsal.run_migration(migration(script), soon())
-        rehearsal.roll_back()
+def _dry_run(bench: Bench, script: str) -> None:
+    with open_dry_run(bench) as dry_run:
+        dry_run.run_migration(migration(script), soon())
+        dry_run.roll_back()
 
 
 def _peak(call: Callable[[Bench, str], None], bench: Bench, script: str) -> int:
@@ -333,7 +338,9 @@ def test_memory_does_not_grow_with_an_error(bench: Bench) -> None:
     assert _growth(_fail, bench, script) < 2
 
 
-@pytest.mark.parametrize("call", [_apply_outside, _revert, _revert_outside, _rehearse])
+@pytest.mark.parametrize(
+    "call", [_apply_non_transactional, _roll_back, _roll_back_non_transactional, _dry_run]
+)
 @pytest.mark.parametrize("answer", ["select", "a long row"])
 def test_memory_does_not_grow_however_a_script_is_run(
     bench: Bench, answer: str, call: Callable[[Bench, str], None]
@@ -341,7 +348,7 @@ def test_memory_does_not_grow_however_a_script_is_run(
     assert _growth(call, bench, _ANSWERS[answer]) < 2
 
 
-def test_an_error_of_megabytes_is_cut_and_says_so(bench: Bench) -> None:
+def test_an_error_of_megabytes_is_truncated_visibly(bench: Bench) -> None:
     script = """
         DO $$ DECLARE long text := repeat('x', 8000000); BEGIN
             EXECUTE format(

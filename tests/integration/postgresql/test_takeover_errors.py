@@ -102,7 +102,9 @@ def test_a_grant_that_is_missing_on_our_tables_is_named(bench: Bench) -> None:
         *((code, False) for code in ("42501", "42P01", "P0001", "3D000", "0A000", "22P02")),
     ],
 )
-def test_what_may_pass_is_told_from_what_will_not(sqlstate: str, retryable: bool) -> None:
+def test_transient_errors_are_distinguished_from_permanent_ones(
+    sqlstate: str, retryable: bool
+) -> None:
     error = translate_refusal(PostgresError({"C": sqlstate, "M": "as planned"}))
     assert error.retryable is retryable
     assert f"as planned [{sqlstate}]" in str(error)
@@ -121,7 +123,7 @@ def test_what_may_pass_is_told_from_what_will_not(sqlstate: str, retryable: bool
         ("23505", 'duplicate key value violates unique constraint "audit_pkey"', False),
     ],
 )
-def test_a_race_in_the_catalog_is_told_from_a_refusal_with_the_same_code(
+def test_a_catalog_race_is_distinguished_from_a_refusal_with_the_same_code(
     sqlstate: str, message: str, retryable: bool
 ) -> None:
     error = translate_refusal(PostgresError({"C": sqlstate, "M": message}))
@@ -161,7 +163,7 @@ def test_a_reader_is_reported_as_a_reader(reader: LocalPostgreSQL) -> None:
         bench.database().begin_dry_run(LeaseGrant("shop", 1, "me"), Deadline.after(3))
 
 
-def test_a_look_says_whether_the_server_is_a_replica(reader: LocalPostgreSQL) -> None:
+def test_an_inspection_shows_whether_the_server_is_a_replica(reader: LocalPostgreSQL) -> None:
     bench = Bench(parse_url(reader.url("shop")))
     assert bench.database().inspect(soon()).is_replica
     reader.execute("SELECT pg_promote()")
@@ -190,17 +192,17 @@ def test_a_failover_is_waited_for(reader: LocalPostgreSQL) -> None:
     assert bench.versions() == [1]
 
 
-def test_a_writer_that_becomes_a_reader_in_the_middle_is_left_for_the_new_one(
+def test_a_holder_leaves_a_primary_that_becomes_a_replica(
     bench: Bench,
 ) -> None:
     """Between two migrations: the fence cannot be locked, and nothing was tried."""
-    with bench.holder() as held:
-        first = held._fenced.connection
+    with bench.holder() as session:
+        first = session._fenced.connection
         first.run("SET default_transaction_read_only = on")
-        held.apply(migration("SELECT 1"), "d", soon())
-        first = held._fenced.connection
+        session.apply(migration("SELECT 1"), "d", soon())
+        first = session._fenced.connection
         first.run("SET default_transaction_read_only = on")
-        held.record_applied([(migration("SELECT 2", 2), "d")], baseline=True)
+        session.record_applied([(migration("SELECT 2", 2), "d")], baseline=True)
     assert bench.versions() == [1, 2]
 
 
@@ -208,42 +210,42 @@ def test_a_writer_that_becomes_a_reader_in_the_middle_is_left_for_the_new_one(
 
 
 @pytest.mark.parametrize("vanished", ["gone", "changed"])
-def test_a_holder_does_not_go_on_above_a_commit_that_vanished(bench: Bench, vanished: str) -> None:
+def test_a_holder_does_not_continue_after_a_lost_commit(bench: Bench, vanished: str) -> None:
     lose = {
         "gone": "DELETE FROM lambda_migrate.history WHERE version = '2'; DROP TABLE two",
         "changed": "UPDATE lambda_migrate.history SET digest = 'other' WHERE version = '2'",
     }
-    with bench.holder() as held:
-        held.apply(migration("CREATE TABLE one ()"), "d1", soon())
-        held.apply(migration("CREATE TABLE two ()", 2), "d2", soon())
-        bench.terminate(held._fenced.connection.pid)
+    with bench.holder() as session:
+        session.apply(migration("CREATE TABLE one ()"), "d1", soon())
+        session.apply(migration("CREATE TABLE two ()", 2), "d2", soon())
+        bench.terminate(session._fenced.connection.pid)
         bench.execute(lose[vanished])
         with pytest.raises(DatabaseUnavailable, match=r"0002_m was committed and.*continues from"):
-            held.apply(migration("CREATE TABLE three ()", 3), "d3", soon())
+            session.apply(migration("CREATE TABLE three ()", 3), "d3", soon())
     assert not bench.has("three")
 
 
 def test_a_history_that_lost_a_row_is_not_read_as_if_it_were_whole(bench: Bench) -> None:
     bench.apply(migration("SELECT 1"), migration("SELECT 2", 2))
-    with bench.holder(2) as held:
-        assert len(held.read_history()) == 2
-        held.apply(migration("SELECT 3", 3), "d", soon())
+    with bench.holder(2) as session:
+        assert len(session.read_history()) == 2
+        session.apply(migration("SELECT 3", 3), "d", soon())
         bench.execute("DELETE FROM lambda_migrate.history WHERE version = '1'")
         with pytest.raises(DatabaseUnavailable, match="0001_m was committed and is gone"):
-            held.read_history()
+            session.read_history()
 
 
-def test_what_a_holder_takes_back_itself_has_not_vanished(bench: Bench) -> None:
+def test_rows_that_a_holder_deleted_itself_are_not_lost(bench: Bench) -> None:
     one, two = migration("SELECT 1", down="SELECT 1"), migration("SELECT 2", 2)
-    with bench.holder() as held:
-        held.apply(one, "d1", soon())
-        held.apply(two, "d2", soon())
-        row, _ = held.read_history()
-        held.delete_rows([2])
-        held.roll_back(row, soon())
-        bench.terminate(held._fenced.connection.pid)
-        held.record_applied([(two, "other")], baseline=True)
-        assert [row.digest for row in held.read_history()] == ["other"]
+    with bench.holder() as session:
+        session.apply(one, "d1", soon())
+        session.apply(two, "d2", soon())
+        row, _ = session.read_history()
+        session.delete_rows([2])
+        session.roll_back(row, soon())
+        bench.terminate(session._fenced.connection.pid)
+        session.record_applied([(two, "other")], baseline=True)
+        assert [row.digest for row in session.read_history()] == ["other"]
 
 
 @pytest.mark.parametrize(
@@ -263,10 +265,10 @@ def test_what_is_acknowledged_is_durable(bench: Bench, default: str, expected: s
             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.see();
         CREATE CONSTRAINT TRIGGER see AFTER UPDATE ON lambda_migrate.fence
             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.see()""")
-    with bench.holder(2) as held:
-        held.apply(migration("SET synchronous_commit = off"), "d", soon())
-        held.apply(migration("VACUUM public.seen", 2, outside=True), "d", soon())
-        held._fenced.run_non_transactional(
+    with bench.holder(2) as session:
+        session.apply(migration("SET synchronous_commit = off"), "d", soon())
+        session.apply(migration("VACUUM public.seen", 2, non_transactional=True), "d", soon())
+        session._fenced.run_non_transactional(
             "INSERT INTO public.seen VALUES ('outside', current_setting('synchronous_commit'))",
             soon(),
         )

@@ -10,7 +10,7 @@ from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.testing import FakeClock
 
-from .bench import NEWEST, PATIENCE, Bench, Running, migration, soon, until
+from .bench import NEWEST, TIMEOUT_SECONDS, Bench, Running, migration, soon, until
 from .proxy import Proxy, through
 
 INCREMENT = "UPDATE counter SET n = n + 1"
@@ -46,10 +46,10 @@ def test_a_failure_leaves_nothing(each_bench: Bench) -> None:
 
 
 def test_after_a_failure_the_next_one_applies_on_the_same_connection(bench: Bench) -> None:
-    with bench.holder() as held:
+    with bench.holder() as session:
         with pytest.raises(MigrationFailed):
-            held.apply(migration("CREATE TABLE a (); SELECT nothing"), "d", soon())
-        held.apply(migration("CREATE TABLE b ()", 2), "d", soon())
+            session.apply(migration("CREATE TABLE a (); SELECT nothing"), "d", soon())
+        session.apply(migration("CREATE TABLE b ()", 2), "d", soon())
     assert (bench.has("a"), bench.has("b"), bench.versions()) == (False, True, [2])
 
 
@@ -83,7 +83,7 @@ def _report(bench: Bench, script: str, *, line: int = 1) -> str:
         ("SELECT 1 FRM t", "t", "4:14"),
     ],
 )
-def test_the_caret_stands_under_the_fault(bench: Bench, script: str, word: str, place: str) -> None:
+def test_the_caret_is_below_the_fault(bench: Bench, script: str, word: str, place: str) -> None:
     lines = _report(bench, script, line=4).splitlines()
     assert lines[1] == f"  migrations/0001_m.sql:{place}"
     shown, caret = lines[2], lines[3]
@@ -98,7 +98,7 @@ def test_an_error_without_a_position_names_its_statement(bench: Bench) -> None:
     assert "^" not in report
 
 
-def test_detail_hint_and_next_step_are_told(bench: Bench) -> None:
+def test_detail_hint_and_next_step_are_reported(bench: Bench) -> None:
     bench.execute("CREATE TABLE t (x int UNIQUE); INSERT INTO t VALUES (5)")
     report = _report(bench, "INSERT INTO t VALUES (5)")
     assert "[23505]" in report
@@ -173,12 +173,12 @@ def test_a_temporary_table_that_waits_for_its_triggers_is_dropped_all_the_same(
 # --- what is tried again
 
 
-def test_a_lock_that_is_let_go_is_had_in_the_end(each_bench: Bench) -> None:
+def test_a_released_lock_is_acquired_in_the_end(each_bench: Bench) -> None:
     each_bench.execute("CREATE TABLE t (x int)")
-    with each_bench.connect() as other, each_bench.holder() as held:
+    with each_bench.connect() as other, each_bench.holder() as session:
         other.run("BEGIN; LOCK t")
         alter = migration("ALTER TABLE t ADD y int")
-        waiting = Running(lambda: held.apply(alter, "d", soon()))
+        waiting = Running(lambda: session.apply(alter, "d", soon()))
         until(lambda: each_bench.is_running("ALTER"))
         until(lambda: not each_bench.is_running("ALTER"))
         other.run("ROLLBACK")
@@ -186,34 +186,34 @@ def test_a_lock_that_is_let_go_is_had_in_the_end(each_bench: Bench) -> None:
     assert each_bench.versions() == [1]
 
 
-def test_a_lock_that_is_never_let_go_is_the_cause_told_at_the_deadline(bench: Bench) -> None:
+def test_a_lock_that_is_never_released_is_the_cause_at_the_deadline(bench: Bench) -> None:
     bench.execute("CREATE TABLE t (x int)")
-    with bench.connect() as other, bench.holder() as held:
+    with bench.connect() as other, bench.holder() as session:
         other.run("BEGIN; LOCK t")
         with pytest.raises(MigrationFailed) as failed:
-            held.apply(migration("ALTER TABLE t ADD y int"), "d", soon(0.7))
+            session.apply(migration("ALTER TABLE t ADD y int"), "d", soon(0.7))
         assert failed.value.sqlstate == "55P03"
         assert "lock timeout" in failed.value.cause
         assert "pg_locks" in str(failed.value)
     assert bench.versions() == []
 
 
-def test_the_lock_is_told_even_where_the_deadline_comes_first(bench: Bench) -> None:
+def test_the_lock_is_reported_even_if_the_deadline_comes_first(bench: Bench) -> None:
     """``statement_timeout`` would else fire first and hide what was waited for."""
     bench.execute("CREATE TABLE t (x int)")
-    with bench.connect() as other, bench.holder(lock_timeout_seconds=60) as held:
+    with bench.connect() as other, bench.holder(lock_timeout_seconds=60) as session:
         other.run("BEGIN; LOCK t")
         with pytest.raises(MigrationFailed) as failed:
-            held.apply(migration("ALTER TABLE t ADD y int"), "d", soon(0.5))
+            session.apply(migration("ALTER TABLE t ADD y int"), "d", soon(0.5))
     assert failed.value.sqlstate == "55P03"
 
 
 def test_a_deadlock_is_tried_again(counting: Bench) -> None:
     counting.execute("CREATE TABLE a (); CREATE TABLE b ()")
-    with counting.connect() as other, counting.holder(lock_timeout_seconds=10) as held:
+    with counting.connect() as other, counting.holder(lock_timeout_seconds=10) as session:
         other.run("SET deadlock_timeout = '60s'; BEGIN; LOCK b")
         script = f"{INCREMENT}; LOCK a; LOCK b"
-        ours = Running(lambda: held.apply(migration(script), "d", soon()))
+        ours = Running(lambda: session.apply(migration(script), "d", soon()))
         until(lambda: counting.pids("wait_event_type = 'Lock' AND query LIKE '%LOCK b%'"))
         theirs = Running(lambda: other.run("LOCK a; COMMIT"))
         assert isinstance(ours.outcome(), int)
@@ -238,16 +238,16 @@ def test_a_serialization_failure_is_tried_again(counting: Bench) -> None:
 
 def test_a_migration_is_one_message(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each message is a round trip, in which locks are held and a holder can be frozen."""
-    with bench.holder() as held:
-        run = held._fenced.run
+    with bench.holder() as session:
+        run = session._fenced.run
         sent: list[str] = []
 
         def noted(sql: str, deadline: Deadline, **more: int) -> list[list[object]]:
             sent.append(sql)
             return run(sql, deadline, **more)
 
-        monkeypatch.setattr(held._fenced, "run", noted)
-        held.apply(migration("CREATE TABLE a (); CREATE TABLE b ()"), "d", soon())
+        monkeypatch.setattr(session._fenced, "run", noted)
+        session.apply(migration("CREATE TABLE a (); CREATE TABLE b ()"), "d", soon())
         assert len(sent) == 1
     assert bench.versions() == [1]
 
@@ -279,7 +279,7 @@ def test_a_script_may_end_as_it_likes(bench: Bench, script: str) -> None:
     ],
     ids=["unknown column", "cannot be read", "no position", "ends too early", "not ASCII"],
 )
-def test_an_error_tells_its_place_in_the_script(bench: Bench, script: str, place: str) -> None:
+def test_an_error_has_its_position_in_the_script(bench: Bench, script: str, place: str) -> None:
     with pytest.raises(MigrationFailed, match=place):
         bench.apply(migration(script))
     assert (bench.has("n"), bench.versions()) == (False, [])
@@ -289,8 +289,8 @@ def test_an_error_tells_its_place_in_the_script(bench: Bench, script: str, place
 
 
 def test_one_long_statement_is_cancelled_at_the_deadline(each_bench: Bench) -> None:
-    with each_bench.holder() as held, pytest.raises(MigrationFailed) as failed:
-        held.apply(migration("CREATE TABLE t (); SELECT pg_sleep(30)"), "d", soon(0.4))
+    with each_bench.holder() as session, pytest.raises(MigrationFailed) as failed:
+        session.apply(migration("CREATE TABLE t (); SELECT pg_sleep(30)"), "d", soon(0.4))
     assert (failed.value.sqlstate, each_bench.has("t")) == ("57014", False)
     assert "deadline" in failed.value.cause
     assert "longer timeout" in str(failed.value)
@@ -299,12 +299,12 @@ def test_one_long_statement_is_cancelled_at_the_deadline(each_bench: Bench) -> N
 def test_many_short_statements_are_ended_at_the_deadline(each_bench: Bench) -> None:
     """PostgreSQL 17 limits the whole transaction; before that the heartbeat's abort does."""
     script = "CREATE TABLE t ();" + "SELECT pg_sleep(0.1);" * 300
-    with each_bench.holder() as held:
-        version = held._fenced.connection.server_version
-        slow = Running(lambda: held.apply(migration(script), "d", soon(0.5)))
+    with each_bench.holder() as session:
+        version = session._fenced.connection.server_version
+        slow = Running(lambda: session.apply(migration(script), "d", soon(0.5)))
         if version < 170000:
             until(lambda: each_bench.is_running("pg_sleep"))
-            held.abort()
+            session.abort()
         error = slow.outcome()
     if version >= 170000:
         assert isinstance(error, MigrationFailed)
@@ -314,25 +314,25 @@ def test_many_short_statements_are_ended_at_the_deadline(each_bench: Bench) -> N
 
 
 def test_nothing_begins_after_the_deadline(bench: Bench) -> None:
-    with bench.holder() as held, pytest.raises(MigrationFailed, match=r"0001_m.*deadline"):
-        held.apply(migration("CREATE TABLE t ()"), "d", soon(0))
+    with bench.holder() as session, pytest.raises(MigrationFailed, match=r"0001_m.*deadline"):
+        session.apply(migration("CREATE TABLE t ()"), "d", soon(0))
     assert bench.versions() == []
 
 
 def test_no_row_of_ours_is_written_after_the_deadline(bench: Bench) -> None:
     clock = FakeClock()
     one = migration("SELECT 1")
-    with bench.holder(deadline=Deadline.after(PATIENCE, clock)) as held:
-        clock.advance(PATIENCE)
+    with bench.holder(deadline=Deadline.after(TIMEOUT_SECONDS, clock)) as session:
+        clock.advance(TIMEOUT_SECONDS)
         with pytest.raises(MigrationFailed, match="deadline"):
-            held.record_applied([(one, "d")], baseline=False)
+            session.record_applied([(one, "d")], baseline=False)
     assert bench.versions() == []
 
 
 def test_no_commit_begins_when_the_deadline_came_inside_the_transaction(bench: Bench) -> None:
     one = migration("SELECT 1")
-    with bench.holder() as held:
-        fenced = held._fenced
+    with bench.holder() as session:
+        fenced = session._fenced
         fenced.begin(soon())
         with pytest.raises(MigrationFailed, match="deadline"):
             fenced.commit(fenced.queries.insert_applied(one, "d", fenced.grant), soon(0))
@@ -344,17 +344,19 @@ def test_no_script_begins_when_reconnecting_took_the_time_that_was_left(
 ) -> None:
     """The server would not stop it: each of its statements may be shorter than a millisecond."""
     clock = FakeClock()
-    with bench.holder() as held:
-        reattach = held._fenced.reattach
+    with bench.holder() as session:
+        reattach = session._fenced.reattach
 
         def slow(deadline: Deadline) -> None:
             reattach(deadline)
-            clock.advance(PATIENCE)
+            clock.advance(TIMEOUT_SECONDS)
 
-        monkeypatch.setattr(held._fenced, "reattach", slow)
-        bench.terminate(held._fenced.connection.pid)
+        monkeypatch.setattr(session._fenced, "reattach", slow)
+        bench.terminate(session._fenced.connection.pid)
         with pytest.raises(MigrationFailed, match="deadline"):
-            held.apply(migration("CREATE TABLE t ()"), "d", Deadline.after(PATIENCE, clock))
+            session.apply(
+                migration("CREATE TABLE t ()"), "d", Deadline.after(TIMEOUT_SECONDS, clock)
+            )
     assert (bench.has("t"), bench.versions()) == (False, [])
 
 
@@ -377,9 +379,9 @@ def test_a_commit_in_doubt_takes_effect_once(counting: Bench, deliver: bool) -> 
     one = migration(INCREMENT)
     with (
         Proxy(counting.address, needle=one.checksum.encode(), deliver=deliver) as proxy,
-        counting.holder(**through(proxy)) as held,
+        counting.holder(**through(proxy)) as session,
     ):
-        assert isinstance(held.apply(one, "d", soon()), int)
+        assert isinstance(session.apply(one, "d", soon()), int)
         assert proxy.cuts == 1
     assert (counting.versions(), _counter(counting)) == ([1], 1)
 
@@ -390,9 +392,9 @@ def test_a_rollback_in_doubt_takes_effect_once(counting: Bench, deliver: bool) -
     (row,) = counting.history()
     with (
         Proxy(counting.address, needle=b"DELETE FROM", deliver=deliver) as proxy,
-        counting.holder(2, **through(proxy)) as held,
+        counting.holder(2, **through(proxy)) as session,
     ):
-        held.roll_back(row, soon())
+        session.roll_back(row, soon())
         assert proxy.cuts == 1
     assert (counting.versions(), _counter(counting)) == ([], 1)
 
@@ -401,29 +403,29 @@ def test_a_declaration_in_doubt_is_made_once(bench: Bench) -> None:
     one = migration("SELECT 1")
     with (
         Proxy(bench.address, needle=one.checksum.encode(), deliver=True) as proxy,
-        bench.holder(**through(proxy)) as held,
+        bench.holder(**through(proxy)) as session,
     ):
-        held.record_applied([(one, "d")], baseline=True)
+        session.record_applied([(one, "d")], baseline=True)
         assert proxy.cuts == 1
     assert [row.baseline for row in bench.history()] == [True]
 
 
-def test_a_script_that_breaks_every_connection_is_given_up(counting: Bench) -> None:
+def test_a_script_that_breaks_every_connection_fails(counting: Bench) -> None:
     with (
         Proxy(counting.address, needle=b"n + 1", deliver=False, times=99) as proxy,
-        counting.holder(**through(proxy)) as held,
+        counting.holder(**through(proxy)) as session,
         pytest.raises(MigrationFailed, match="connection"),
     ):
-        held.apply(migration(INCREMENT), "d", soon())
+        session.apply(migration(INCREMENT), "d", soon())
     assert (proxy.cuts, _counter(counting)) == (5, 0)
 
 
 def test_a_backend_ended_in_the_middle_applies_once_in_the_end(counting: Bench) -> None:
-    with counting.connect() as other, counting.holder(lock_timeout_seconds=20) as held:
+    with counting.connect() as other, counting.holder(lock_timeout_seconds=20) as session:
         counting.execute("CREATE TABLE gate ()")
         other.run("BEGIN; LOCK gate")
         script = migration(f"{INCREMENT}; LOCK gate /* slow */")
-        slow = Running(lambda: held.apply(script, "d", soon()))
+        slow = Running(lambda: session.apply(script, "d", soon()))
         until(lambda: counting.is_running("slow"))
         counting.terminate(counting.holders()[0])
         other.run("COMMIT")
@@ -434,10 +436,10 @@ def test_a_backend_ended_in_the_middle_applies_once_in_the_end(counting: Bench) 
 def test_a_takeover_that_loses_its_connection_tries_again(bench: Bench) -> None:
     with (
         Proxy(bench.address, needle=b"to_regclass", deliver=True, times=2) as proxy,
-        bench.holder(**through(proxy)) as held,
+        bench.holder(**through(proxy)) as session,
     ):
         assert proxy.cuts == 2
-        assert held.read_history() == []
+        assert session.read_history() == []
 
 
 def test_a_server_restarted_in_the_middle_applies_once() -> None:
@@ -446,11 +448,11 @@ def test_a_server_restarted_in_the_middle_applies_once() -> None:
         bench = Bench(parse_url(server.url()))
         bench.execute("CREATE TABLE counter (n int); INSERT INTO counter VALUES (0)")
         bench.execute("CREATE TABLE gate ()")
-        with bench.holder(lock_timeout_seconds=20) as held:
+        with bench.holder(lock_timeout_seconds=20) as session:
             other = bench.connect()
             other.run("BEGIN; LOCK gate")
             script = migration(f"{INCREMENT}; LOCK gate /* slow */")
-            slow = Running(lambda: held.apply(script, "d", soon()))
+            slow = Running(lambda: session.apply(script, "d", soon()))
             until(lambda: bench.is_running("slow"))
             server.restart("immediate")
             assert isinstance(slow.outcome(), int)

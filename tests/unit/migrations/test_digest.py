@@ -34,7 +34,7 @@ def test_it_is_the_manifests_digest(tmp_path: Path) -> None:
     assert read_digest(str(folder)) == read_manifest(folder).digest
 
 
-def test_a_relative_folder_lies_where_it_is_said_to(tmp_path: Path) -> None:
+def test_a_relative_folder_is_resolved_against_its_base(tmp_path: Path) -> None:
     folder = write(tmp_path / "migrations", **{"0001_a": UP})
     digest = read_digest("migrations", relative_to=str(tmp_path))
     assert digest == read_manifest(folder).digest
@@ -66,26 +66,26 @@ def test_no_migrations_have_a_digest_too(tmp_path: Path) -> None:
     ],
     ids=["twice", "zero", "no-version", "no-name", "long", "space", "letters", "bytes", "digits"],
 )
-def test_whatever_is_out_of_the_ordinary_is_left_to_the_whole_reader(
+def test_anything_unusual_needs_the_full_reader(
     tmp_path: Path, files: dict[str, str | bytes]
 ) -> None:
     assert read_digest(str(write(tmp_path, **files))) is None
 
 
-def test_a_link_is_left_to_the_whole_reader(tmp_path: Path) -> None:
+def test_a_link_needs_the_full_reader(tmp_path: Path) -> None:
     folder = write(tmp_path / "m", **{"0001_a": UP})
     (folder / "0002_b.sql").symlink_to(folder / "0001_a.sql")
     assert read_digest(str(folder)) is None
 
 
 @pytest.mark.parametrize("source", ["nowhere", "", "  ", "a\0b", "package:examples", "x.zip/m"])
-def test_a_source_that_is_no_directory_is_left_to_the_whole_reader(
+def test_a_source_that_is_not_a_directory_needs_the_full_reader(
     tmp_path: Path, source: str
 ) -> None:
     assert read_digest(source, relative_to=str(tmp_path)) is None
 
 
-def test_a_folder_named_like_a_migration_is_left_to_the_whole_reader(tmp_path: Path) -> None:
+def test_a_folder_named_like_a_migration_needs_the_full_reader(tmp_path: Path) -> None:
     (tmp_path / "0001_a.sql").mkdir()
     assert read_digest(str(tmp_path)) is None
 

@@ -58,7 +58,7 @@ def test_a_prefix_is_found_in_the_chain_of_what_it_is_a_prefix_of(
 
 
 @given(MIGRATIONS, MIGRATIONS)
-def test_a_digest_stands_in_a_chain_exactly_when_the_manifest_is_a_prefix(
+def test_a_digest_is_in_a_chain_exactly_when_the_manifest_is_a_prefix(
     ours: list[Migration], theirs: list[Migration]
 ) -> None:
     short, long = Manifest(ours), Manifest(theirs)

@@ -102,7 +102,7 @@ def shape(plan: Plan) -> dict[str, list[int] | list[tuple[str, int]]]:
         ),
     ],
 )
-def test_a_plan_is_what_stands_between_manifest_and_history(
+def test_a_plan_is_the_difference_between_manifest_and_history(
     shipped: list[int],
     rows: list[HistoryRow],
     expected: dict[str, object],
@@ -132,9 +132,7 @@ def test_allowing_out_of_order_excuses_no_other_divergence() -> None:
         ([1, 2], history(2), "pending below version 2"),
     ],
 )
-def test_a_divergence_says_what_to_do(
-    shipped: list[int], rows: list[HistoryRow], says: str
-) -> None:
+def test_a_divergence_has_advice(shipped: list[int], rows: list[HistoryRow], says: str) -> None:
     (divergence,) = make_plan(manifest(*shipped, path="m.sql"), rows).divergences
     assert str(divergence).startswith("0001_it: ")
     assert says in str(divergence)
@@ -164,7 +162,7 @@ def test_applying_what_is_pending_leaves_nothing_to_do(
 
 
 @given(VERSIONS, VERSIONS, st.booleans())
-def test_every_row_and_every_migration_stands_in_a_plan_once(
+def test_every_row_and_every_migration_is_in_a_plan_once(
     shipped: set[int], applied: set[int], allow: bool
 ) -> None:
     plan = make_plan(manifest(*shipped), history(*applied), allow_out_of_order=allow)

@@ -111,7 +111,7 @@ def test_line_ends_and_a_byte_order_mark_change_nothing(lines: list[str]) -> Non
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0-\r"), max_size=60))
-def test_the_up_script_is_kept_to_the_letter(body: str) -> None:
+def test_the_up_script_is_kept_unchanged(body: str) -> None:
     assert read(f"-- migrate:up\nselect 1;{body}").up.sql == f"select 1;{body}"
 
 
@@ -167,7 +167,7 @@ def test_a_folder_without_migrations_is_explained(
     assert fault.endswith("LAMBDA_MIGRATE_ALLOW_EMPTY=true")
 
 
-def test_a_zip_and_a_package_without_migrations_are_looked_into(
+def test_a_zip_and_a_package_without_migrations_are_inspected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = tmp_path / "bundle.zip"
@@ -265,7 +265,7 @@ def test_files_of_another_tool_are_recognised(tmp_path: Path, names: list[str], 
         ),
     ],
 )
-def test_every_fault_of_a_folder_is_told_at_once(defect: str, faults: list[str]) -> None:
+def test_every_fault_of_a_folder_is_reported_at_once(defect: str, faults: list[str]) -> None:
     folder = FIXTURES / defect
     found = faults_of(folder)
     assert len(found) == len(faults)
@@ -336,7 +336,7 @@ def test_a_folder_that_is_not_there_is_named(source: str, says: str) -> None:
 # --- where files may lie
 
 
-def test_a_relative_path_begins_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_begins_at_its_base(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(FIXTURES)
     there = read_manifest("good", relative_to=FIXTURES)
     assert read_manifest("good") == there == read_manifest(GOOD)
@@ -355,7 +355,7 @@ def test_a_folder_missing_in_a_zip_is_named(tmp_path: Path) -> None:
         read_manifest(archive / "nope")
 
 
-def test_faults_in_a_zip_are_told_like_those_of_a_folder(tmp_path: Path) -> None:
+def test_faults_in_a_zip_are_reported_like_those_of_a_folder(tmp_path: Path) -> None:
     archive = zipped(tmp_path / "b.zip", prefix="several/", folder=FIXTURES / "several")
     assert [fault.partition("several/")[2] for fault in faults_of(archive / "several")] == [
         fault.partition("several/")[2] for fault in faults_of(FIXTURES / "several")
@@ -415,7 +415,7 @@ def test_a_packages_resources_read_like_a_folder(
     assert manifest.migrations[0].path == f"{source}/0001_create_orders.sql"
 
 
-def test_a_package_that_misses_something_of_its_own_says_so_itself(
+def test_a_package_with_a_missing_import_raises_its_own_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken_shop.py").write_text("import not_installed_anywhere")

@@ -132,7 +132,7 @@ def test_keywords_fold_ascii_letters_alone() -> None:
     assert only(f"{dotless} {long_s} a").keywords == (dotless, long_s, "A")
 
 
-def test_no_more_words_are_kept_than_are_looked_at() -> None:
+def test_only_the_words_that_matter_are_kept() -> None:
     assert len(only("select " + "a + " * 100 + "1").keywords) == 16
 
 
@@ -307,7 +307,7 @@ def test_the_data_below_a_copy_is_not_read_as_sql() -> None:
     assert "COPY ... FROM STDIN" in fault
 
 
-def test_a_script_outside_a_transaction_holds_exactly_one_statement() -> None:
+def test_a_non_transactional_script_has_exactly_one_statement() -> None:
     (fault,) = faults_of("vacuum;\n\nvacuum;\nvacuum", transactional=False, line=10)
     assert fault.startswith("f.sql:12: a transaction:false script holds exactly one statement")
     assert "this one 3" in fault
@@ -315,7 +315,7 @@ def test_a_script_outside_a_transaction_holds_exactly_one_statement() -> None:
     assert faults_of("-- a\nvacuum; -- b\n;", transactional=False) == []
 
 
-def test_both_directions_are_checked_and_told_with_the_files_name() -> None:
+def test_both_directions_are_checked_and_named_with_the_file() -> None:
     up, down = Script("select 1;\ncommit", 2), Script("rollback", 9)
     with_path = Migration(1, "0001_a", up, down, "", "m/0001_a.sql")
     without = Migration(1, "0001_a", up, None, "")
@@ -492,9 +492,7 @@ def named(*names: str) -> tuple[Identifier, ...]:
         ("create index i", StatementInfo("atomic")),
     ],
 )
-def test_an_interrupted_statement_is_told_by_what_it_was_about(
-    sql: str, info: StatementInfo
-) -> None:
+def test_a_statement_is_classified_by_its_object(sql: str, info: StatementInfo) -> None:
     assert classify(only(sql)) == info
 
 
@@ -574,7 +572,7 @@ def test_what_follows_password_is_hidden(line: str, shown: str) -> None:
         ("role password 'a\nhunter2\nb' x", 18, 8, 1, "***", "^"),
     ],
 )
-def test_the_caret_stands_below_the_place(
+def test_the_caret_is_below_the_position(
     sql: str, position: int, line: int, column: int, text: str, caret: str
 ) -> None:
     shown = excerpt(sql, position, first_line=7)

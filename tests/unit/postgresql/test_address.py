@@ -148,7 +148,7 @@ def test_every_fault_is_reported_at_once() -> None:
     assert len(error.value.faults) == 3
 
 
-def test_no_text_of_an_address_holds_the_password() -> None:
+def test_no_text_of_an_address_contains_the_password() -> None:
     address = parse_url("postgresql://u:hunter2@h/db")
 
     assert PASSWORD not in f"{address} {address!r} {address.fingerprint}"
@@ -163,7 +163,7 @@ def test_no_text_of_an_address_holds_the_password() -> None:
         ("postgresql:///db?host=/Run/pg", "/Run/pg:5432/db"),
     ],
 )
-def test_a_fingerprint_says_where_and_nothing_else(url: str, fingerprint: str) -> None:
+def test_a_fingerprint_is_the_location_and_nothing_else(url: str, fingerprint: str) -> None:
     assert parse_url(url).fingerprint == fingerprint
 
 

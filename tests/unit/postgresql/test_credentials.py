@@ -99,7 +99,7 @@ def test_a_fingerprint_needs_no_secret_to_be_read() -> None:
     assert IamCredentials(REMOTE).fingerprint == REMOTE.fingerprint
 
 
-def test_a_secret_is_kept_for_a_while_and_read_anew_on_demand() -> None:
+def test_a_secret_is_cached_briefly_and_read_again_on_demand() -> None:
     credentials = credentials_of(FULL)
     assert credentials.address().password == "s3cr3t"
     boto3.client("secretsmanager").put_secret_value(
@@ -177,7 +177,7 @@ def answer(code: str, message: str = "no", operation: str = "GetSecretValue") ->
         ("ExpiredTokenException", "expired"),
     ],
 )
-def test_what_waiting_does_not_mend_says_what_does(code: str, told: str) -> None:
+def test_a_permanent_error_of_secrets_manager_has_advice(code: str, told: str) -> None:
     with pytest.raises(ConfigurationError, match=told) as error:
         SecretCredentials("arn:db", client=Refusing(answer(code))).address()
 
@@ -259,7 +259,7 @@ def silent() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_a_silent_secrets_manager_ends_in_the_time_that_is_left_and_is_named(
+def test_a_silent_secrets_manager_is_named_when_the_time_is_over(
     silent: str,
 ) -> None:
     config = Config(read_timeout=5, retries={"total_max_attempts": 1})
@@ -288,7 +288,7 @@ def test_a_secret_is_readable_again_after_a_read_that_was_given_up() -> None:
     assert credentials.address().password == "s3cr3t"
 
 
-def test_how_a_silent_service_was_silent_is_said() -> None:
+def test_the_kind_of_a_timeout_is_reported() -> None:
     error = ReadTimeoutError(endpoint_url="https://secretsmanager")
     with pytest.raises(DatabaseUnavailable, match=r"did not answer .* \(ReadTimeoutError\)"):
         SecretCredentials("arn:db", client=Refusing(error)).address()
@@ -421,7 +421,7 @@ class Rotation:
         return [password for _, password in self.logins]
 
 
-def test_a_password_that_postgresql_has_before_the_secret_says_so_is_found_as_pending() -> None:
+def test_a_password_that_postgresql_has_first_is_found_as_pending() -> None:
     rotation = Rotation("new", (0, "old", "new"))
     rotation.open()
     assert rotation.logins == [(0.0, "old"), (0.0, "new")]
@@ -452,7 +452,7 @@ def test_a_secret_that_is_ahead_of_the_database_is_tried_again() -> None:
     assert rotation.passwords.count("new") <= 4
 
 
-def test_a_password_that_stays_wrong_is_refused_a_few_times_and_then_says_what_was_tried() -> None:
+def test_a_password_that_stays_wrong_is_tried_a_few_times_and_reported() -> None:
     rotation = Rotation("other", (0, "wrong", "too"))
     with pytest.raises(ConnectFailed) as failed:
         rotation.open(900)
