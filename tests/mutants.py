@@ -1335,7 +1335,7 @@ MUTANTS = (
     Mutant(
         "a rotation's pending password is not tried",
         "lambda_migrate/postgresql/credentials.py",
-        "candidates = [current] if current not in tried else self._pending(until)",
+        "candidates = [current] if current not in tried else self._read_pending(until)",
         "candidates = [current]",
         ("credentials",),
     ),
@@ -1420,14 +1420,14 @@ MUTANTS = (
     Mutant(
         "adopting: a version that failed elsewhere is recorded",
         "lambda_migrate/migrations/adoption.py",
-        "if failed := comparison.failed():",
+        "if failed := comparison.find_failed():",
         "if failed := []:",
         ("adoption",),
     ),
     Mutant(
         "adopting: versions newer than every file are passed over",
         "lambda_migrate/migrations/adoption.py",
-        "if ahead := comparison.ahead_of(manifest):",
+        "if ahead := comparison.find_ahead(manifest):",
         "if ahead := []:",
         ("adoption",),
     ),

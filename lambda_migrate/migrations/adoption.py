@@ -280,14 +280,14 @@ class _HistoryComparison:
         entry = self.states.get(version)
         return "not applied" if entry is None else entry.state
 
-    def has(self, version: int) -> bool:
+    def is_applied(self, version: int) -> bool:
         return self.state_of(version) == APPLIED
 
-    def failed(self) -> list[str]:
+    def find_failed(self) -> list[str]:
         entries = [*self.states.values(), *self.without_file]
         return [each.label for each in entries if each.state == FAILED]
 
-    def ahead_of(self, manifest: Manifest) -> list[str]:
+    def find_ahead(self, manifest: Manifest) -> list[str]:
         """Applied there, and newer than any file: newer code would run them again."""
         return [
             each.label
@@ -302,7 +302,7 @@ def _baseline_from(
     comparison = _HistoryComparison(manifest, other)
     _require_unambiguous(manifest, other, comparison)
     there = {row.version for row in history}
-    chosen = [m for m in manifest if comparison.has(m.version)]
+    chosen = [m for m in manifest if comparison.is_applied(m.version)]
     recorded = tuple(m for m in chosen if m.version not in there)
     now = {m.version for m in recorded}
     rows = [
@@ -330,7 +330,7 @@ def _require_unambiguous(
     Raises:
         ConfigurationError: Names what to do first.
     """
-    if failed := comparison.failed():
+    if failed := comparison.find_failed():
         raise ConfigurationError(
             f"{other}, and {_join_limited(failed)} failed there: it may be applied in part. Look "
             f"at the database, resolve it with {other.tool}, and run `lambda-migrate baseline` "
@@ -341,12 +341,12 @@ def _require_unambiguous(
             f"{other}, and two of its versions are the same file here: "
             f"{_join_limited(comparison.ambiguous)}. Give each a file with a version of its own"
         )
-    if not any(comparison.has(m.version) for m in manifest):
+    if not any(comparison.is_applied(m.version) for m in manifest):
         raise ConfigurationError(
             f"{other}, and none of these has a file here. Correct LAMBDA_MIGRATE_DIRECTORY; or, if "
             "a file here holds the whole schema, name it: `lambda-migrate baseline VERSION`"
         )
-    if ahead := comparison.ahead_of(manifest):
+    if ahead := comparison.find_ahead(manifest):
         raise ConfigurationError(
             f"{other}, and {_join_limited(ahead)} has no file here and is newer than all files: "
             "newer code would run it again. Run `lambda-migrate baseline` with the newest files"
@@ -368,7 +368,7 @@ def _require_no_contradiction(
         comparison = _HistoryComparison(manifest, other)
         if not comparison.states:
             continue  # it has none of these files: they have new version numbers
-        contradictions = list(_contradictions(manifest, comparison, version))
+        contradictions = list(_find_contradictions(manifest, comparison, version))
         if not contradictions:
             return
         contradicted.append((other, contradictions))
@@ -381,7 +381,7 @@ def _require_no_contradiction(
         )
 
 
-def _contradictions(
+def _find_contradictions(
     manifest: Manifest, comparison: _HistoryComparison, version: int
 ) -> Iterator[str]:
     for migration in manifest:
@@ -394,7 +394,7 @@ def _contradictions(
             )
         elif migration.version > version and state in (APPLIED, FAILED):
             yield f"{migration.name} is recorded as {state} there, and would run again"
-    for label in comparison.ahead_of(manifest):
+    for label in comparison.find_ahead(manifest):
         yield f"{label} is recorded as applied there, and newer code would run it again"
 
 

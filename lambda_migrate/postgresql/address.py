@@ -131,14 +131,14 @@ def parse_url(url: str) -> DatabaseAddress:
             "write postgresql://user:password@host:5432/name?sslmode=verify-full"
         )
     faults: list[str] = []
-    fields = _fields(url.removeprefix(scheme), faults)
-    address = None if faults else _address(fields, faults)
+    fields = _parse_parts(url.removeprefix(scheme), faults)
+    address = None if faults else _build_address(fields, faults)
     if address is None or faults:
         raise ConfigurationError(faults, heading="the database URL cannot be used:")
     return address
 
 
-def _fields(rest: str, faults: list[str]) -> dict[str, str]:
+def _parse_parts(rest: str, faults: list[str]) -> dict[str, str]:
     """The decoded parts of a URL by libpq's parameter names."""
     rest, _, query = rest.partition("?")
     authority, _, name = rest.partition("/")
@@ -147,13 +147,13 @@ def _fields(rest: str, faults: list[str]) -> dict[str, str]:
         return {}
     userinfo, _, location = authority.rpartition("@")
     user, _, password = userinfo.partition(":")
-    host, port = _host_and_port(location, faults)
+    host, port = _split_host_and_port(location, faults)
     parts = {"user": user, "password": password, "host": host, "port": port, "dbname": name}
-    fields = {key: _decoded(text, key, faults) for key, text in parts.items() if text}
-    return fields | _query(query, faults)
+    fields = {key: _decode_percent(text, key, faults) for key, text in parts.items() if text}
+    return fields | _parse_query(query, faults)
 
 
-def _host_and_port(location: str, faults: list[str]) -> tuple[str, str]:
+def _split_host_and_port(location: str, faults: list[str]) -> tuple[str, str]:
     if "," in location:
         faults.append(_ONE_HOST)
         return "", ""
@@ -166,11 +166,11 @@ def _host_and_port(location: str, faults: list[str]) -> tuple[str, str]:
     return host, port[1:]
 
 
-def _query(query: str, faults: list[str]) -> dict[str, str]:
+def _parse_query(query: str, faults: list[str]) -> dict[str, str]:
     fields: dict[str, str] = {}
     for pair in query.split("&") if query else ():
         key, equals, text = pair.partition("=")
-        value = _decoded(text, key, faults)
+        value = _decode_percent(text, key, faults)
         if not equals:
             faults.append("a parameter after the ? has no value; write name=value, joined by &")
         elif key in fields:
@@ -219,7 +219,7 @@ def _unsupported_parameter(key: str) -> str:
     return f"parameter {key!r} is not supported: {advice}"
 
 
-def _address(fields: dict[str, str], faults: list[str]) -> DatabaseAddress | None:
+def _build_address(fields: dict[str, str], faults: list[str]) -> DatabaseAddress | None:
     host = fields.get("host", "")
     user = fields.get("user", "")
     if "," in host or "," in fields.get("port", ""):
@@ -235,20 +235,20 @@ def _address(fields: dict[str, str], faults: list[str]) -> DatabaseAddress | Non
         database=fields.get("dbname", user),
         host="" if is_socket else host,
         socket_dir=host if is_socket else "",
-        port=_port(fields, faults),
+        port=_parse_port(fields, faults),
         user=user,
         password=fields.get("password"),
         sslmode=fields.get("sslmode", ""),
         sslrootcert=fields.get("sslrootcert", ""),
-        connect_timeout=_connect_timeout(fields, faults),
-        channel_binding=_channel_binding(fields, faults),
+        connect_timeout=_parse_connect_timeout(fields, faults),
+        channel_binding=_parse_channel_binding(fields, faults),
         application_name=fields.get("application_name", ""),
     )
     faults += address.faults()
     return address
 
 
-def _port(fields: dict[str, str], faults: list[str]) -> int:
+def _parse_port(fields: dict[str, str], faults: list[str]) -> int:
     text = fields.get("port", str(DEFAULT_PORT))
     if text.isascii() and text.isdigit() and 0 < int(text[:6]) < 65536:
         return int(text)
@@ -257,7 +257,7 @@ def _port(fields: dict[str, str], faults: list[str]) -> int:
     return DEFAULT_PORT
 
 
-def _connect_timeout(fields: dict[str, str], faults: list[str]) -> float | None:
+def _parse_connect_timeout(fields: dict[str, str], faults: list[str]) -> float | None:
     text = fields.get("connect_timeout", "0")
     if text.isascii() and text.isdigit():
         return float(text) or None  # in libpq 0 means no limit
@@ -265,14 +265,14 @@ def _connect_timeout(fields: dict[str, str], faults: list[str]) -> float | None:
     return None
 
 
-def _channel_binding(fields: dict[str, str], faults: list[str]) -> str:
+def _parse_channel_binding(fields: dict[str, str], faults: list[str]) -> str:
     text = fields.get("channel_binding", "prefer")
     if text not in ("prefer", "require"):
         faults.append(f"channel_binding {text!r} is not supported; use prefer or require")
     return text
 
 
-def _decoded(text: str, what: str, faults: list[str]) -> str:
+def _decode_percent(text: str, what: str, faults: list[str]) -> str:
     first, *others = text.split("%")
     raw = bytearray(first.encode())
     for other in others:

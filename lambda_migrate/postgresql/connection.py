@@ -218,9 +218,9 @@ class _ConnectAttempt:
 
     def connect(self, encryption: _Encryption) -> Connection:
         self._check_login()
-        sock = self._open()
+        sock = self._open_socket()
         try:
-            sock = self._encrypted(sock, encryption)
+            sock = self._wrap_in_tls(sock, encryption)
             driver = self._login(sock)
             sock.settimeout(None)
         except BaseException:
@@ -237,17 +237,17 @@ class _ConnectAttempt:
         ):
             if _UNSENDABLE.search(text):
                 reason = f"the {what} contains a NUL or half a surrogate pair; correct it"
-                raise self._failed(reason, permanent=True)
+                raise self._connect_error(reason, permanent=True)
 
-    def _open(self) -> socket.socket:
+    def _open_socket(self) -> socket.socket:
         try:
-            sock = self._unix() if self.address.socket_dir else self._tcp()
+            sock = self._connect_unix() if self.address.socket_dir else self._connect_tcp()
         except (OSError, UnicodeError) as error:  # UnicodeError: not a valid host name
             permanent = isinstance(error, (PermissionError, UnicodeError))
-            raise self._failed(self._describe_error(error), permanent=permanent) from error
+            raise self._connect_error(self._describe_error(error), permanent=permanent) from error
         return sock
 
-    def _unix(self) -> socket.socket:
+    def _connect_unix(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.settimeout(self._remaining())
@@ -257,7 +257,7 @@ class _ConnectAttempt:
             raise
         return sock
 
-    def _tcp(self) -> socket.socket:
+    def _connect_tcp(self) -> socket.socket:
         sock = connect_tcp(self.address.host, self.address.port, self.deadline)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _KEEPALIVE.items():
@@ -265,7 +265,7 @@ class _ConnectAttempt:
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
         return sock
 
-    def _encrypted(self, sock: socket.socket, encryption: _Encryption) -> socket.socket:
+    def _wrap_in_tls(self, sock: socket.socket, encryption: _Encryption) -> socket.socket:
         if encryption == "none":
             return sock
         import ssl
@@ -273,23 +273,23 @@ class _ConnectAttempt:
         from lambda_migrate.postgresql import tls
 
         try:
-            context = tls.context_for(self.address)
+            context = tls.make_context(self.address)
             sock.settimeout(self._remaining())
             if tls.server_offers_tls(sock):
                 return context.wrap_socket(sock, server_hostname=self.address.host)
         except tls.RootCertificateMissing as error:
-            raise self._failed(str(error), permanent=True) from error
+            raise self._connect_error(str(error), permanent=True) from error
         except ssl.SSLCertVerificationError as error:
-            raise self._failed(
+            raise self._connect_error(
                 _certificate_refusal(error, self.address), permanent=True, server_responded=True
             ) from error
         except TimeoutError as error:
-            raise self._failed(self._describe_error(error), permanent=False) from error
+            raise self._connect_error(self._describe_error(error), permanent=False) from error
         except OSError as error:
             reason = f"the TLS handshake failed: {error}"
-            raise self._failed(reason, permanent=False, server_responded=True) from error
+            raise self._connect_error(reason, permanent=False, server_responded=True) from error
         if encryption == "required":
-            raise self._failed(
+            raise self._connect_error(
                 f"the server offers no TLS, and sslmode={self.address.tls_mode} requires it",
                 permanent=True,
                 server_responded=True,
@@ -313,14 +313,14 @@ class _ConnectAttempt:
                 channel_binding=self.address.channel_binding,
             )
         except (LoginRefused, ScramException) as error:
-            raise self._failed(str(error), permanent=True, server_responded=True) from error
+            raise self._connect_error(str(error), permanent=True, server_responded=True) from error
         except _driver_errors() as error:
-            raise self._refused(error) from error
+            raise self._login_error(error) from error
 
-    def _refused(self, error: Exception) -> ConnectFailed:
+    def _login_error(self, error: Exception) -> ConnectFailed:
         fields = _fields(error)
         if fields:
-            return self._failed(
+            return self._connect_error(
                 fields.get("M", "") + _advice(fields, self.address),
                 permanent=_is_permanent(fields.get("C", ""), fields.get("M", "")),
                 sqlstate=fields.get("C", ""),
@@ -328,9 +328,9 @@ class _ConnectAttempt:
             )
         # pg8000 raises its own error for an authentication method; the rest are network errors.
         words = self._describe_error(error)
-        return self._failed(words, permanent="Authentication method" in words)
+        return self._connect_error(words, permanent="Authentication method" in words)
 
-    def _failed(
+    def _connect_error(
         self, reason: str, *, permanent: bool, sqlstate: str = "", server_responded: bool = False
     ) -> ConnectFailed:
         who = f"user {self.address.user} at {self.address.fingerprint}"
@@ -430,7 +430,7 @@ class Connection:
 
     def _send(self, sql: str, timeout: float | None, keep: int | None = None) -> list[list[Any]]:
         if self._is_closed or self._is_aborted:
-            raise self._lost(self._closed_reason)
+            raise self._connection_lost(self._closed_reason)
         try:
             self._sock.settimeout(None if timeout is None else _clamp_timeout(timeout))
             return self._driver.run(sql, keep=keep)
@@ -439,7 +439,7 @@ class Connection:
             if fields and not _is_fatal(fields):
                 # Not chained: pg8000's error shows every field, also the row that a DETAIL quotes.
                 raise PostgresError(fields) from None
-            raise self._lost(self._reason(error, timeout)) from error
+            raise self._connection_lost(self._reason(error, timeout)) from error
         except BaseException:
             self._discard("the connection was interrupted during a response")
             raise
@@ -452,7 +452,7 @@ class Connection:
             return f"the server ended the connection: {said.get('M', '')}"
         return _describe_error(error, f"the server was silent for {timeout or 0:g} s")
 
-    def _lost(self, reason: str) -> ConnectionLost:
+    def _connection_lost(self, reason: str) -> ConnectionLost:
         self._discard(reason)
         said = self._driver.last_error
         return ConnectionLost(reason, sqlstate=said.get("C", "") if _is_fatal(said) else "")

@@ -191,10 +191,12 @@ class SecretCredentials:
             self._provider = None  # the abandoned call still uses it
             raise self._timeout_error(seconds) from None
         except _SourceError as failed:
-            raise self._unreadable(failed.error, SYSTEM_CLOCK.monotonic() - began) from failed.error
-        return self._address_of(value)
+            raise self._secret_error(
+                failed.error, SYSTEM_CLOCK.monotonic() - began
+            ) from failed.error
+        return self._parse_secret(value)
 
-    def _address_of(self, value: str | bytes) -> DatabaseAddress:
+    def _parse_secret(self, value: str | bytes) -> DatabaseAddress:
         content = self._parse_content(value)
         user, password = (
             self._required_text(content, "username"),
@@ -214,14 +216,14 @@ class SecretCredentials:
                 return
             until.clock.sleep(pause)
             current = self.address(refresh=True, seconds=until.remaining())
-            candidates = [current] if current not in tried else self._pending(until)
+            candidates = [current] if current not in tried else self._read_pending(until)
             new = [each for each in candidates if each not in tried]
             if not new and number not in _RETRY_SAME_PASSWORD:
                 continue
             tried += new
             yield new[0] if new else current
 
-    def _pending(self, until: Deadline) -> list[DatabaseAddress]:
+    def _read_pending(self, until: Deadline) -> list[DatabaseAddress]:
         """The version that a rotation is about to make current, if it exists and may be read."""
         try:
             answer = run_with_timeout(
@@ -230,7 +232,9 @@ class SecretCredentials:
                     SecretId=self._secret, VersionStage="AWSPENDING"
                 ),
             )
-            return [self._address_of(answer.get("SecretString") or answer.get("SecretBinary", b""))]
+            return [
+                self._parse_secret(answer.get("SecretString") or answer.get("SecretBinary", b""))
+            ]
         except Exception:  # noqa: BLE001 - most secrets have none; AWSCURRENT is what counts
             return []
 
@@ -263,7 +267,7 @@ class SecretCredentials:
             raise _SourceError(error) from error
         return value
 
-    def _unreadable(
+    def _secret_error(
         self, error: BaseException, seconds: float
     ) -> ConfigurationError | DatabaseUnavailable:
         from botocore.exceptions import ClientError
@@ -395,7 +399,7 @@ class IamCredentials:
         except TimeLimitExceeded:
             self._client = self._initial_client
             raise DatabaseUnavailable(
-                f"{self._no_token}: no AWS credentials within {seconds:.1f} s; their provider "
+                f"{self._no_token_text}: no AWS credentials within {seconds:.1f} s; their provider "
                 "(STS, a container's or a process of the profile) did not respond"
             ) from None
         return replace(self._address, password=password)
@@ -409,7 +413,7 @@ class IamCredentials:
             yield self.address(refresh=True, seconds=until.remaining())
 
     @property
-    def _no_token(self) -> str:
+    def _no_token_text(self) -> str:
         return f"no IAM token for {self._address.user} at {self._address.fingerprint}"
 
     def _token(self) -> str:
@@ -425,14 +429,14 @@ class IamCredentials:
         except ClientError as error:  # of STS; not chained, it may quote the request
             code = error.response.get("Error", {}).get("Code", "")
             raise ConfigurationError(
-                f"{self._no_token}: no AWS credentials, because {error.operation_name} was "
+                f"{self._no_token_text}: no AWS credentials, because {error.operation_name} was "
                 f"refused: {code}"
             ) from None
         except BotoCoreError as error:
             if not is_configuration_error(error):
-                raise DatabaseUnavailable(f"{self._no_token}: {error}") from error
+                raise DatabaseUnavailable(f"{self._no_token_text}: {error}") from error
             raise ConfigurationError(
-                f"{self._no_token}: {error}; "
+                f"{self._no_token_text}: {error}; "
                 "the function needs a Region and a role with rds-db:connect"
             ) from error
         return token

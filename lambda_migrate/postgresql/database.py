@@ -130,7 +130,7 @@ class PostgreSQLDatabase:
         """See `Database.take_over`."""
         from lambda_migrate.postgresql.session import PostgreSQLSession
 
-        fenced = self._fenced(grant)
+        fenced = self._make_fenced_connection(grant)
         self._retry_until_connected(fenced, lambda: fenced.attach(deadline, evict=evict), deadline)
         return PostgreSQLSession(fenced, deadline)
 
@@ -138,7 +138,7 @@ class PostgreSQLDatabase:
         """See `Database.begin_dry_run`."""
         from lambda_migrate.postgresql.dry_run import PostgreSQLDryRun
 
-        fenced = self._fenced(grant)
+        fenced = self._make_fenced_connection(grant)
         dry_run = PostgreSQLDryRun(fenced, deadline, lock_seconds=self.lock_timeout_seconds)
         try:
             self._retry_until_connected(fenced, lambda: dry_run.begin(deadline), deadline)
@@ -147,7 +147,7 @@ class PostgreSQLDatabase:
             raise
         return dry_run
 
-    def _fenced(self, grant: LeaseGrant) -> FencedConnection:
+    def _make_fenced_connection(self, grant: LeaseGrant) -> FencedConnection:
         from lambda_migrate.postgresql.fence import FencedConnection
         from lambda_migrate.postgresql.queries import Queries
         from lambda_migrate.postgresql.sql_fragments import application_name

@@ -32,7 +32,7 @@ from lambda_migrate.postgresql.dry_run_effects import (
     RelationLock,
     TableChange,
 )
-from lambda_migrate.postgresql.error_report import TRANSACTION_TIMEOUT, failure_of, overdue_cause
+from lambda_migrate.postgresql.error_report import TRANSACTION_TIMEOUT, deadline_cause, make_failure
 from lambda_migrate.postgresql.fence import (
     LOCK_NOT_AVAILABLE,
     holder_error,
@@ -296,7 +296,7 @@ class PostgreSQLDryRun:
         except PostgresError as error:
             completed = fenced.connection.completed if tags is None else None
             self._roll_back_migration(migration, tags or fenced.connection.tags, deadline)
-            raise failure_of(
+            raise make_failure(
                 error,
                 migration.up,
                 name=migration.name,
@@ -312,7 +312,7 @@ class PostgreSQLDryRun:
         try:
             return self._fenced.timeouts(deadline)
         except MigrationFailed:
-            raise MigrationFailed(overdue_cause(), migration=migration.name) from None
+            raise MigrationFailed(deadline_cause(), migration=migration.name) from None
 
     def _check_deferred(self, deadline: Deadline) -> str:
         """Check deferred constraints, as a commit would; returns those to defer again."""
@@ -349,7 +349,7 @@ class PostgreSQLDryRun:
             return self._fenced.lease_lost()
         if lost.sqlstate == TRANSACTION_TIMEOUT:
             return MigrationFailed(
-                overdue_cause(), migration=migration.name, sqlstate=lost.sqlstate
+                deadline_cause(), migration=migration.name, sqlstate=lost.sqlstate
             )
         seen = self._find_successor_token(deadline)
         if seen is not None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations.migration import Script
     from lambda_migrate.postgresql.connection import PostgresError
 
-__all__ = ["TRANSACTION_TIMEOUT", "failure_of", "overdue_cause"]
+__all__ = ["TRANSACTION_TIMEOUT", "deadline_cause", "make_failure"]
 
 QUERY_CANCELED = "57014"
 TRANSACTION_TIMEOUT = "25P04"
@@ -28,7 +28,7 @@ _QUOTED = re.compile(
 other marks."""
 
 
-def failure_of(
+def make_failure(
     error: PostgresError,
     script: Script,
     *,
@@ -70,14 +70,14 @@ def failure_of(
     )
 
 
-def overdue_cause() -> str:
+def deadline_cause() -> str:
     """The cause of a failure at the deadline."""
     return "it was still running when the deadline passed, and was cancelled"
 
 
 def _message(error: PostgresError, *, overdue: bool) -> str:
     if overdue and error.sqlstate in (QUERY_CANCELED, TRANSACTION_TIMEOUT):
-        return overdue_cause()
+        return deadline_cause()
     return redact(error.message)[:_MAX_CAUSE_LENGTH]
 
 

@@ -348,13 +348,13 @@ class FencedConnection:
         except PostgresError as error:
             completed = self.connection.completed
             self.reset_session(deadline)
-            seen = message.seen(error, completed)
+            seen = message.find_token(error, completed)
             if seen is not None:
                 raise self.lease_lost(seen if seen >= 0 else None) from error
-            completed_of_script = message.completed(completed, error.position)
+            completed_of_script = message.count_completed(completed, error.position)
             if completed_of_script is None:
                 self._close_if_read_only(error)
-            error.position = message.position(error.position)
+            error.position = message.script_position(error.position)
             raise ScriptRefused(error, completed=completed_of_script) from error
 
     def write(self, writes: str, deadline: Deadline) -> list[Any]:

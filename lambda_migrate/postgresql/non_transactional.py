@@ -37,7 +37,7 @@ from lambda_migrate.postgresql.catalog_state import (
     quote,
 )
 from lambda_migrate.postgresql.connection import ConnectionLost, PostgresError
-from lambda_migrate.postgresql.error_report import failure_of
+from lambda_migrate.postgresql.error_report import make_failure
 from lambda_migrate.postgresql.transactional import (
     CANCEL_TOLERANCE_SECONDS,
     MAX_CONNECTION_LOSSES,
@@ -455,7 +455,7 @@ class _Statement:
         raise DatabaseUnavailable(f"the connection to PostgreSQL keeps breaking: {broken}")
 
     def _failure(self, error: PostgresError, *, is_own_statement: bool = False) -> MigrationFailed:
-        return failure_of(
+        return make_failure(
             error,
             self._script,
             name=self._name,

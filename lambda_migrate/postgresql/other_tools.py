@@ -263,13 +263,13 @@ def read_other_histories(run: RunQuery) -> list[OtherHistory]:
     found = []
     for schema, table, columns, may_read in tables:
         kinds = dict(each.rpartition(":")[::2] for each in columns.split("\n"))
-        tool = _tool_of(table, kinds, tables_beside[schema])
+        tool = _find_tool(table, kinds, tables_beside[schema])
         if tool is not None:
             found.append(_read(run, tool, schema, table, may_read=bool(may_read)))
     return found
 
 
-def _tool_of(table: str, columns: dict[str, str], tables_beside: set[str]) -> Tool | None:
+def _find_tool(table: str, columns: dict[str, str], tables_beside: set[str]) -> Tool | None:
     return next(
         (tool for tool in TOOLS if tool.table == table and tool.fits(columns, tables_beside)), None
     )
@@ -293,10 +293,10 @@ def _read(run: RunQuery, tool: Tool, schema: str, table: str, *, may_read: bool)
             fault = ""
         except PostgresError as error:
             fault = f"cannot be read: {error.message}"
-    return OtherHistory(tool.name, shown, _entries(tool, rows), tool.is_comparable, fault)
+    return OtherHistory(tool.name, shown, _parse_entries(tool, rows), tool.is_comparable, fault)
 
 
-def _entries(tool: Tool, rows: Sequence[Sequence[Any]]) -> tuple[OtherEntry, ...]:
+def _parse_entries(tool: Tool, rows: Sequence[Sequence[Any]]) -> tuple[OtherEntry, ...]:
     latest: dict[str, OtherEntry] = {}
     for key, label, state, covers in rows:
         latest.pop(key, None)  # so that it moves to the end, where the latest is

@@ -88,24 +88,24 @@ class ScriptMessage:
     end: int
     statements_before: int
 
-    def position(self, position: int | None) -> int | None:
+    def script_position(self, position: int | None) -> int | None:
         """Convert a position in the message, from 1, to one in the script; None if outside it."""
         if position is None or not self.start < position <= self.end:
             return None
         return position - self.start
 
-    def completed(self, completed: int, position: int | None) -> int | None:
+    def count_completed(self, completed: int, position: int | None) -> int | None:
         """The number of script statements that finished; None if the script had not begun.
 
         The server parses a message as a whole before it runs any of it. So a syntax error in the
         script is reported before the first statement runs, at a position in the script.
         """
-        if self.position(position) is not None:
+        if self.script_position(position) is not None:
             return max(0, completed - self.statements_before)
         own = completed - self.statements_before
         return own if own >= 0 else None
 
-    def seen(self, error: PostgresError, completed: int) -> int | None:
+    def find_token(self, error: PostgresError, completed: int) -> int | None:
         """The token in the fence row if the comparison failed, -1 without a row.
 
         None if ``error`` has another cause: only the statement that compares the token fails so.
@@ -434,7 +434,7 @@ class Queries:
         """A script's whole transaction as one message: fence, script, ``writes``, commit.
 
         Nothing runs unless the fence row holds this grant: otherwise the comparison fails on the
-        server, which skips the rest of the message. `ScriptMessage.seen` reads that failure.
+        server, which skips the rest of the message. `ScriptMessage.find_token` reads that failure.
         """
         head = (
             f"{self.comment(grant)}{BEGIN}; {timeouts.set_local()} {self._require_fence(grant)};\n"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.postgresql.address import DatabaseAddress
 
-__all__ = ["RootCertificateMissing", "context_for", "server_offers_tls"]
+__all__ = ["RootCertificateMissing", "make_context", "server_offers_tls"]
 
 _SSL_REQUEST = bytes.fromhex("00000008 04d2162f")
 """Length 8 and the code 80877103: the protocol's SSLRequest message."""
@@ -38,7 +38,7 @@ def server_offers_tls(sock: socket.socket) -> bool:
     return answer == b"S"
 
 
-def context_for(address: DatabaseAddress) -> ssl.SSLContext:
+def make_context(address: DatabaseAddress) -> ssl.SSLContext:
     """The TLS context for an address.
 
     ``verify-ca`` verifies the signature of the server's certificate, ``verify-full`` its name too.

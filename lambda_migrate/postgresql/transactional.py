@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lambda_migrate.errors import MigrationFailed, RepairRequired
 from lambda_migrate.migrations.sql.lint import check_script
 from lambda_migrate.postgresql.connection import ConnectionLost
-from lambda_migrate.postgresql.error_report import TRANSACTION_TIMEOUT, failure_of, overdue_cause
+from lambda_migrate.postgresql.error_report import TRANSACTION_TIMEOUT, deadline_cause, make_failure
 from lambda_migrate.postgresql.fence import ScriptRefused
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class _ScriptRunner:
             raise self._failed(refused.error, completed=refused.completed) from refused
 
     def _failed(self, error: PostgresError, *, completed: int | None) -> Exception:
-        failure = failure_of(
+        failure = make_failure(
             error,
             self._script,
             name=self._name,
@@ -195,7 +195,7 @@ class _ScriptRunner:
             return self._fenced.lease_lost()
         self._lost_connections += 1
         self._last_failure = failure = MigrationFailed(
-            overdue_cause()
+            deadline_cause()
             if lost.sqlstate == TRANSACTION_TIMEOUT
             else f"the connection to PostgreSQL broke: {lost}",
             migration=self._name,
