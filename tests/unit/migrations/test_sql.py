@@ -291,7 +291,7 @@ def test_what_no_transaction_can_hold_is_sent_to_a_file_of_its_own(sql: str, wha
         ("copy t from stdin", "COPY ... FROM STDIN has no client"),
         ("copy s.t (a, b) from stdin with (format csv)", "COPY ... FROM STDIN"),
         ("copy binary t from stdin", "COPY ... FROM STDIN"),
-        ("copy (select a from b) to stdout", "COPY ... TO STDOUT has nobody"),
+        ("copy (select a from b) to stdout", "COPY ... TO STDOUT has no client"),
         ('copy "a""b" to stdout', "COPY ... TO STDOUT"),
         ("\\i other.sql", "\\i is a command of psql"),
         ("select 1;\n \\connect x", "\\connect is a command of psql"),
