@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,6 +45,8 @@ _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "lambda-migrate",
 }
 
+_STYLE_ATTRIBUTE = re.compile(r' style="([^"]*)"')
+
 
 @contextmanager
 def style(**overrides: Any) -> Iterator[None]:
@@ -62,8 +65,14 @@ def new_axes(width: float, height: float, **labels: str) -> tuple[Figure, Axes]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write an SVG that is the same for the same figure."""
-    figure.savefig(path, format="svg", metadata={"Date": None}, dpi=150)
+    """Write an SVG that is the same for the same figure, at about half of matplotlib's size."""
+    text = "\n".join(line.strip() for line in str(svg(figure)).splitlines())
+    repeated = [style for style, n in Counter(_STYLE_ATTRIBUTE.findall(text)).items() if n > 3]
+    rules = ""
+    for number, each in enumerate(repeated):
+        text = text.replace(f' style="{each}"', f' class="s{number}"')
+        rules += f".s{number}{{{each}}}"
+    path.write_text(text.replace("<defs>", f"<style>{rules}</style>\n<defs>", 1) + "\n")
 
 
 def svg(figure: Figure) -> Html:
