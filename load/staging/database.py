@@ -11,7 +11,7 @@ from typing import Any
 from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.events import null_observer
-from lambda_migrate.local.demo.stage import make_operator
+from lambda_migrate.local.demo.servers import make_operator
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL, find_binaries
 from load.staging.records import RunQuery
 from load.storm.testbed import Testbed

@@ -13,7 +13,7 @@ from typing import Any
 from lambda_migrate.clock import Deadline
 from lambda_migrate.commands.dry_run import build_dry_run_document
 from lambda_migrate.events import null_observer
-from lambda_migrate.local.demo.stage import make_operator
+from lambda_migrate.local.demo.servers import make_operator
 from load.staging.verdicts import Limits
 from load.storm.testbed import Testbed
 from load.storm.verdicts import Verdict, judge

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.errors import ConfigurationError, ManifestError
-from lambda_migrate.local.demo.deployment import VERSIONS, find_example, place_order
+from lambda_migrate.local.demo.example import VERSIONS, find_example, place_order
 from lambda_migrate.migrations import Manifest
 from lambda_migrate.migrations.source import read_manifest
 from load.staging.data import ShopData

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from lambda_migrate.local.demo.findings import is_served
+from lambda_migrate.local.demo.results import is_served
 from load import charts
 from load.html import Html, bar, document, list_of, paragraph, section, table
 from load.html import verdicts as verdict_table

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lambda_migrate.local.demo.sampler import ConnectionSampler
-from lambda_migrate.local.demo.stage import connect_monitor
+from lambda_migrate.local.demo.servers import connect_monitor
 from lambda_migrate.local.servers.postgresql import find_binaries
 from load.staging.checks import Answer, Check, Moment, run_checks
 from load.staging.data import ShopData

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lambda_migrate.local.demo.findings import is_served
+from lambda_migrate.local.demo.results import is_served
 from load.staging.checks import Answer, Check, Moment, wrong_answers
 from load.staging.faults import FaultResult
 from load.staging.records import Records, differences

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import SYSTEM_CLOCK
-from lambda_migrate.local.demo.evidence import (
-    Check,
-    Spread,
+from lambda_migrate.local.demo.checks import (
+    Distribution,
+    SchemaCheck,
+    build_rows,
     connection_times_by_fence,
     read_checks,
-    ready_at,
-    rows_of,
+    row_order,
 )
-from lambda_migrate.local.demo.sampler import OURS, Sample
-from lambda_migrate.local.demo.stage import read_migrations
+from lambda_migrate.local.demo.sampler import LIBRARY_PREFIX, Sample
+from lambda_migrate.local.demo.servers import read_migrations
 from lambda_migrate.local.demo.timeline import Band, Row
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Evidence:
 
     scenario: Scenario
     observed: Sequence[Observed]
-    checks: Mapping[str, Sequence[Check]]
+    checks: Mapping[str, Sequence[SchemaCheck]]
     rows: Sequence[Row] = ()
     effects: Mapping[str, int] = field(default_factory=dict)
     rollback_effects: Mapping[str, int] = field(default_factory=dict)
@@ -112,18 +112,18 @@ class Evidence:
         return [one for one in self.observed if one.kind == "cold"]
 
     @cached_property
-    def first_checks(self) -> list[Check]:
+    def first_checks(self) -> list[SchemaCheck]:
         """The first check of every environment that was a cold start of the storm."""
         found = (self.checks.get(one.environment) for one in self.cold)
         return [checks[0] for checks in found if checks]
 
     @cached_property
-    def waiters(self) -> list[Check]:
+    def waiters(self) -> list[SchemaCheck]:
         """Those that waited for another environment."""
         return [check for check in self.first_checks if check.waited and not check.fence]
 
     @property
-    def migrators(self) -> list[Check]:
+    def migrators(self) -> list[SchemaCheck]:
         """Every check that held the lease, in the order of their fencing tokens."""
         every = (check for checks in self.checks.values() for check in checks if check.fence)
         return sorted(every, key=lambda check: check.fence)
@@ -151,7 +151,7 @@ class Evidence:
     @property
     def sampled_at_most(self) -> int:
         """Connections of lambda-migrate in any one sample."""
-        return max((sample.ours for sample in self.samples), default=0)
+        return max((sample.library for sample in self.samples), default=0)
 
     @property
     def sessions_at_most(self) -> int:
@@ -159,12 +159,12 @@ class Evidence:
         return overlap_of([(one.opened, one.closed) for one in self.sessions])
 
     @property
-    def sample_gaps(self) -> Spread | None:
+    def sample_gaps(self) -> Distribution | None:
         """Seconds between two samples, from the first cold start to the last answer."""
         began = min((one.result.started for one in self.cold), default=0.0)
         ended = max((one.result.ended for one in self.observed), default=0.0)
         at = [sample.at for sample in self.samples if began <= sample.at <= ended]
-        return Spread.of([after - before for before, after in itertools.pairwise(at)])
+        return Distribution.of([after - before for before, after in itertools.pairwise(at)])
 
 
 def overlap_of(intervals: Sequence[tuple[float, float]]) -> int:
@@ -222,11 +222,11 @@ def gather_evidence(host: Host, *, locust: Path, seconds: float) -> Evidence:
     )
 
 
-def _rows(testbed: Testbed, checks: Mapping[str, Sequence[Check]]) -> list[Row]:
+def _rows(testbed: Testbed, checks: Mapping[str, Sequence[SchemaCheck]]) -> list[Row]:
     rows = [
         row
         for version, function in testbed.functions.items()
-        for row in rows_of(
+        for row in build_rows(
             function.timeline(),
             {
                 name.partition(" ")[2]: found[0]
@@ -238,12 +238,12 @@ def _rows(testbed: Testbed, checks: Mapping[str, Sequence[Check]]) -> list[Row]:
             until=SYSTEM_CLOCK.monotonic(),
         )
     ]
-    return sorted(rows, key=ready_at)
+    return sorted(rows, key=row_order)
 
 
 _LOG_LINE = re.compile(
     r"^(?P<at>\S+ \S+) UTC \[(?P<pid>\d+)\] LOG:  "
-    rf"(?:connection authorized: .*application_name=(?P<name>{OURS}\S*)|disconnection:)"
+    rf"(?:connection authorized: .*application_name=(?P<name>{LIBRARY_PREFIX}\S*)|disconnection:)"
 )
 
 

@@ -29,8 +29,8 @@ from typing import Any
 
 from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import MigrateError
-from lambda_migrate.local.demo.findings import is_served
-from lambda_migrate.local.demo.stage import RollbackTimes, make_operator
+from lambda_migrate.local.demo.results import is_served
+from lambda_migrate.local.demo.servers import RollbackTimes, make_operator
 from lambda_migrate.local.runtime.environment import InvocationResult
 from lambda_migrate.local.runtime.function import Gate
 from lambda_migrate.local.runtime.plain_http import HttpServer, Request, Response, json_response

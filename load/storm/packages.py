@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lambda_migrate.local.demo.deployment import (
+from lambda_migrate.local.demo.example import (
     VERSIONS,
     Example,
     find_example,
@@ -120,7 +120,7 @@ class Counting:
             body = "SELECT nextval('attempts');\nALTER TABLE missing ADD COLUMN colour text;\n"
         again = f", ({number})" if number == self.double else ""
         return (
-            f"-- migrate:up\n{body}INSERT INTO effects (version) VALUES ({number}){again};\n"  # noqa: S608 - the numbers are ours
+            f"-- migrate:up\n{body}INSERT INTO effects (version) VALUES ({number}){again};\n"  # noqa: S608 - numbers only
             f"-- migrate:down\nDELETE FROM effects WHERE version = {number};\n"
         )
 

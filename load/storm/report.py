@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lambda_migrate.local.demo.evidence import Spread
+from lambda_migrate.local.demo.checks import Distribution
 from lambda_migrate.local.demo.timeline import Band, Series, clip, render
 from load import charts
 from load.html import Html, document, mark, paragraph, section, table
@@ -115,10 +115,10 @@ def _invocations(evidence: Evidence, kind: str) -> dict[str, Any]:
 
 
 def _spread(values: Sequence[float]) -> dict[str, float] | None:
-    return _rounded(Spread.of(values))
+    return _rounded(Distribution.of(values))
 
 
-def _rounded(spread: Spread | None) -> dict[str, float] | None:
+def _rounded(spread: Distribution | None) -> dict[str, float] | None:
     if spread is None:
         return None
     return {name: round(value, 4) for name, value in asdict(spread).items()}
@@ -173,7 +173,7 @@ def timeline(evidence: Evidence) -> str:
     if not rows:
         return ""
     points = [(s.at, s) for s in evidence.samples if since <= s.at <= until]
-    series = [Series("connections of lambda-migrate", [(at, float(s.ours)) for at, s in points])]
+    series = [Series("connections of lambda-migrate", [(at, float(s.library)) for at, s in points])]
     if evidence.scenario.kind == "orders":  # the other handler opens none
         own = [(at, float(sample.application)) for at, sample in points]
         series.append(Series("connections of the application", own))
@@ -213,7 +213,7 @@ def _window(evidence: Evidence) -> tuple[float, float]:
 
 
 def _charts(evidence: Evidence) -> Iterator[Html]:
-    delays = Spread.of(evidence.delays)
+    delays = Distribution.of(evidence.delays)
     if delays is not None:
         marks = {"median": delays.median, "99 in 100": delays.p99, "worst": delays.worst}
         title = "From the last commit until the waiting had answered"
@@ -245,7 +245,7 @@ def _rows(evidence: Evidence) -> Iterator[tuple[str, str, str, str]]:
     if evidence.memory is not None:
         measured["memory of an environment (PSS), MB"] = list(evidence.memory.pss)
     for what, values in measured.items():
-        spread = Spread.of(values)
+        spread = Distribution.of(values)
         if spread is not None:
             yield what, f"{spread.median:.3f}", f"{spread.p99:.3f}", f"{spread.worst:.3f}"
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.demo.sampler import ConnectionSampler
-from lambda_migrate.local.demo.stage import connect_monitor
+from lambda_migrate.local.demo.servers import connect_monitor
 from lambda_migrate.local.runtime.environment import EnvironmentView
 from lambda_migrate.local.runtime.function import LocalFunction
 from lambda_migrate.local.servers.dynamodb import (

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from lambda_migrate.local.demo.evidence import Check
-from lambda_migrate.local.demo.findings import is_served
+from lambda_migrate.local.demo.checks import SchemaCheck
+from lambda_migrate.local.demo.results import is_served
 from load.storm.evidence import Evidence
 from load.storm.host import failure_of
 
@@ -198,7 +198,7 @@ def _one_read(evidence: Evidence) -> Iterator[Verdict]:
         yield judge("one DynamoDB call where the schema is current", not more, found)
 
 
-def _overlaps(check: Check, evidence: Evidence) -> bool:
+def _overlaps(check: SchemaCheck, evidence: Evidence) -> bool:
     """Whether a migration ran, or had just ended, at some moment of the check."""
     began = check.ended - check.seconds
     return any(

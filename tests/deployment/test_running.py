@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import trustme
 
-from lambda_migrate.local.demo.deployment import get_order, place_order, read_order_id
+from lambda_migrate.local.demo.example import get_order, place_order, read_order_id
 from lambda_migrate.local.package.build import ROOT
 from lambda_migrate.local.runtime.environment import InvocationResult
 from lambda_migrate.local.runtime.function import LocalFunction

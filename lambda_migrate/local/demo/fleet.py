@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import SYSTEM_CLOCK, Clock
-from lambda_migrate.local.demo.deployment import get_order, place_order, read_order_id
-from lambda_migrate.local.demo.evidence import (
-    Check,
+from lambda_migrate.local.demo.checks import (
+    SchemaCheck,
     Storm,
+    build_rows,
     connection_times_by_fence,
     read_check,
-    rows_of,
 )
-from lambda_migrate.local.demo.findings import is_served
+from lambda_migrate.local.demo.example import get_order, place_order, read_order_id
+from lambda_migrate.local.demo.results import is_served
 from lambda_migrate.local.demo.timeline import Row
 from lambda_migrate.local.runtime.environment import EnvironmentView, InvocationResult
 from lambda_migrate.local.runtime.function import LocalFunction
@@ -62,7 +62,7 @@ class Fleet:
     ) -> None:
         self.version = version
         self.code = code
-        self.checks: dict[str, Check] = {}
+        self.checks: dict[str, SchemaCheck] = {}
         self._counter = counter
         self._epoch = epoch
         self._clock = clock
@@ -130,7 +130,7 @@ class Fleet:
             sessions: See `ConnectionSampler.sessions`.
             until: The end of the timeline.
         """
-        return rows_of(
+        return build_rows(
             self.function.timeline(),
             self.checks,
             label=f"v{self.version}",

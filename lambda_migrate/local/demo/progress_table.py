@@ -135,20 +135,20 @@ class ProgressTable:
         return Group(Text(), head, Text(), table, Text(), self._connections(sample))
 
     def _cells(self, counter: StateCounter, sample: Sample) -> list[str]:
-        counts = counter.counts(migrating=sample.ours)
+        counts = counter.counts(migrating=sample.library)
         return [str(counts[phase] or "·") for phase in PHASES]
 
     def _connections(self, sample: Sample) -> RenderableType:
         from rich.text import Text
 
         self._maximum = [
-            max(self._maximum[0], sample.ours),
+            max(self._maximum[0], sample.library),
             max(self._maximum[1], sample.application),
         ]
         return Text.assemble(
             ("PostgreSQL connections  ", "dim"),
             ("lambda-migrate ", ""),
-            (f"{sample.ours}", "bold red" if sample.ours > 1 else "bold"),
+            (f"{sample.library}", "bold red" if sample.library > 1 else "bold"),
             (f" (at most {self._maximum[0]})", "dim"),
             ("   the application ", ""),
             (f"{sample.application}", "bold"),

@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from lambda_migrate.local.demo.evidence import Spread, Storm
-from lambda_migrate.local.demo.findings import DemoResult, Rollback, find_faults, is_served
+from lambda_migrate.local.demo.checks import Distribution, Storm
+from lambda_migrate.local.demo.results import DemoResult, Rollback, find_faults, is_served
 from lambda_migrate.local.demo.timeline import Row, Series, clip, render
 from lambda_migrate.local.runtime.environment import InvocationResult
 
@@ -76,7 +76,7 @@ def _version(storm: Storm) -> dict[str, Any]:
 
 
 def _invocations(results: Sequence[InvocationResult]) -> dict[str, Any]:
-    times = Spread.of([result.duration_seconds for result in results])
+    times = Distribution.of([result.duration_seconds for result in results])
     failed = sum(not is_served(result) for result in results)
     return {"count": len(results), "failed": failed, "duration": _spread(times)}
 
@@ -92,7 +92,7 @@ def _rollback(rollback: Rollback | None) -> dict[str, Any] | None:
     }
 
 
-def _spread(spread: Spread | None) -> dict[str, Any] | None:
+def _spread(spread: Distribution | None) -> dict[str, Any] | None:
     if spread is None:
         return None
     return {name: round(value, 4) for name, value in asdict(spread).items()}
@@ -154,13 +154,13 @@ def _count_applied(storm: Storm) -> str:
     return f"{count} in {sum(bands):.2f} s"
 
 
-def _format_times(spread: Spread | None) -> str:
+def _format_times(spread: Distribution | None) -> str:
     if spread is None:
         return "-"
     return f"{spread.median:.2f}, {spread.p99:.2f}, {spread.worst:.2f} s"
 
 
-def _format_counts(spread: Spread | None) -> str:
+def _format_counts(spread: Distribution | None) -> str:
     return "-" if spread is None else f"{spread.median:g}, {spread.worst:g} at most"
 
 
@@ -169,7 +169,7 @@ def list_facts(demo: DemoResult) -> Iterator[tuple[str, str]]:
     if demo.effects:
         yield "migrations took effect", _counted(demo.effects[-1])
     if demo.traffic:
-        duration = Spread.of([result.duration_seconds for result in demo.traffic])
+        duration = Distribution.of([result.duration_seconds for result in demo.traffic])
         served = sum(map(is_served, demo.traffic))
         slowest = f", the slowest in {duration.worst:.2f} s" if duration else ""
         yield (
@@ -217,7 +217,7 @@ def draw_timeline(demo: DemoResult, rows: Sequence[Row]) -> str:
         list(clip(rows, since)),
         bands=bands,
         series=[
-            Series("connections of lambda-migrate", [(s.at, s.ours) for s in samples]),
+            Series("connections of lambda-migrate", [(s.at, s.library) for s in samples]),
             Series("connections of the application", [(s.at, s.application) for s in samples]),
         ],
         title=f"{demo.environments} cold starts at once, twice, and a rollback",

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import SYSTEM_CLOCK, Deadline
 from lambda_migrate.errors import ConfigurationError, MigrateError
-from lambda_migrate.local.demo.deployment import VERSIONS, Example, find_example
-from lambda_migrate.local.demo.evidence import Storm
-from lambda_migrate.local.demo.findings import DemoResult, Rollback, find_faults, is_served
+from lambda_migrate.local.demo.checks import Storm
+from lambda_migrate.local.demo.example import VERSIONS, Example, find_example
 from lambda_migrate.local.demo.fleet import Fleet, Traffic
 from lambda_migrate.local.demo.report import list_facts, make_table, write_report
-from lambda_migrate.local.demo.stage import DemoServers, RollbackTimes, start_demo_servers
+from lambda_migrate.local.demo.results import DemoResult, Rollback, find_faults, is_served
+from lambda_migrate.local.demo.servers import DemoServers, RollbackTimes, start_demo_servers
 from lambda_migrate.local.demo.timeline import Row
 from lambda_migrate.local.demo.warm import measure_in_new_process
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from lambda_migrate.clock import SYSTEM_CLOCK, Clock
 
-__all__ = ["INTERVAL_SECONDS", "OURS", "ConnectionSampler", "Sample"]
+__all__ = ["INTERVAL_SECONDS", "LIBRARY_PREFIX", "ConnectionSampler", "Sample"]
 
-OURS = "lambda-migrate"
+LIBRARY_PREFIX = "lambda-migrate"
 """The prefix of the application names of lambda-migrate's connections."""
 
 INTERVAL_SECONDS = 0.02
@@ -30,12 +30,12 @@ class Sample:
 
     Attributes:
         at: Monotonic seconds.
-        ours: Connections of lambda-migrate.
+        library: Connections of lambda-migrate.
         application: Connections of the application.
     """
 
     at: float
-    ours: int
+    library: int
     application: int
 
 
@@ -116,13 +116,15 @@ class ConnectionSampler:
 
     def _sample(self, connection: Any) -> None:
         rows = connection.run(_QUERY, database=self._database)
-        ours = [(name, count, since) for name, count, since in rows if name.startswith(OURS)]
-        for name, _, since in ours:
+        library = [
+            (name, count, since) for name, count, since in rows if name.startswith(LIBRARY_PREFIX)
+        ]
+        for name, _, since in library:
             self._sessions.setdefault(name, since)
         self._samples.append(
             Sample(
                 self._clock.monotonic(),
-                sum(count for _, count, _ in ours),
+                sum(count for _, count, _ in library),
                 sum(count for name, count, _ in rows if name == self._application),
             )
         )

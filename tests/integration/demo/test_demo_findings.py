@@ -8,9 +8,15 @@ from typing import Any
 
 import pytest
 
-from lambda_migrate.local.demo.evidence import Check, Spread, Storm, read_check, spans_of
-from lambda_migrate.local.demo.findings import DemoResult, Rollback, find_faults
+from lambda_migrate.local.demo.checks import (
+    Distribution,
+    SchemaCheck,
+    Storm,
+    build_spans,
+    read_check,
+)
 from lambda_migrate.local.demo.report import draw_timeline, summarize
+from lambda_migrate.local.demo.results import DemoResult, Rollback, find_faults
 from lambda_migrate.local.demo.sampler import Sample
 from lambda_migrate.local.demo.timeline import Band, Row, Span
 from lambda_migrate.local.runtime.environment import (
@@ -37,9 +43,11 @@ def result(status: Status = "ok", *, code: int = 201, message: str = "") -> Invo
     )
 
 
-def check(name: str, *, ended: float, waited: float = 0.0, fence: int = 0) -> Check:
+def check(name: str, *, ended: float, waited: float = 0.0, fence: int = 0) -> SchemaCheck:
     outcome = "MIGRATED" if fence else "WAITED" if waited else "UP_TO_DATE"
-    return Check(name, outcome, ended, waited + 0.1, waited, 3, fence, ("0001_a",) if fence else ())
+    return SchemaCheck(
+        name, outcome, ended, waited + 0.1, waited, 3, fence, ("0001_a",) if fence else ()
+    )
 
 
 STORM = Storm(
@@ -127,12 +135,14 @@ def test_the_wait_after_the_release_counts_from_the_last_migrator() -> None:
     ("values", "spread"),
     [
         ([], None),
-        ([3.0], Spread(1, 3.0, 3.0, 3.0)),
-        ([float(n) for n in range(200, 0, -1)], Spread(200, 100.5, 198.0, 200.0)),
+        ([3.0], Distribution(1, 3.0, 3.0, 3.0)),
+        ([float(n) for n in range(200, 0, -1)], Distribution(200, 100.5, 198.0, 200.0)),
     ],
 )
-def test_percentiles_are_of_the_nearest_rank(values: list[float], spread: Spread | None) -> None:
-    assert Spread.of(values) == spread
+def test_percentiles_are_of_the_nearest_rank(
+    values: list[float], spread: Distribution | None
+) -> None:
+    assert Distribution.of(values) == spread
 
 
 LINE = json.dumps(
@@ -154,7 +164,7 @@ LINE = json.dumps(
 
 def test_the_log_line_of_the_library_is_found_among_others() -> None:
     found = read_check("env0007", f'noise\n{{"message": "x"}}\n{LINE}\nmore\n', epoch=90.0)
-    assert found == Check("env0007", "WAITED", 10.25, 1.5, 1.2, 5, 0, ())
+    assert found == SchemaCheck("env0007", "WAITED", 10.25, 1.5, 1.2, 5, 0, ())
     assert read_check("env0007", "noise\n", epoch=90.0) is None
 
 
@@ -196,9 +206,9 @@ def happenings(*phases: Phase) -> list[EnvironmentEvent]:
     ids=["waited", "migrated", "up to date", "refused", "crashed", "still starting", "never began"],
 )
 def test_the_phases_of_an_environment(
-    seen: list[EnvironmentEvent], checked: Check | None, spans: list[Span]
+    seen: list[EnvironmentEvent], checked: SchemaCheck | None, spans: list[Span]
 ) -> None:
-    assert spans_of(seen, checked, connected=4.0, until=9.0) == spans
+    assert build_spans(seen, checked, connected=4.0, until=9.0) == spans
 
 
 def test_the_timeline_names_the_migrations_and_starts_shortly_before_the_first_check() -> None:

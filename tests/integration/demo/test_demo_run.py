@@ -21,8 +21,8 @@ import pytest
 from rich.console import Console
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.local.demo import deployment
-from lambda_migrate.local.demo.deployment import Example, find_example
+from lambda_migrate.local.demo import example as demo_example
+from lambda_migrate.local.demo.example import Example, find_example
 from lambda_migrate.local.demo.run import run_demo
 
 ENVIRONMENTS = 8
@@ -205,7 +205,7 @@ def test_an_installed_package_without_the_example_names_the_repository(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     elsewhere = tmp_path / "site-packages" / "lambda_migrate" / "local" / "deployment.py"
-    monkeypatch.setattr(deployment, "__file__", str(elsewhere))
+    monkeypatch.setattr(demo_example, "__file__", str(elsewhere))
     with pytest.raises(ConfigurationError, match="clone the repository and run `make demo`"):
         find_example()
 

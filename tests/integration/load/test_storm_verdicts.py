@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lambda_migrate.local.demo.evidence import Check
+from lambda_migrate.local.demo.checks import SchemaCheck
 from lambda_migrate.local.demo.sampler import Sample
 from lambda_migrate.local.demo.timeline import Band
 from lambda_migrate.local.runtime.environment import InvocationResult
@@ -21,8 +21,8 @@ from load.storm.verdicts import peak_of, verdicts
 SERVED = InvocationResult(
     "r", "env0001", True, "ok", {"served": True}, "", "", 0.1, 1.0, 10.0, 14.0
 )
-CHECK = Check("v1 env0001", "WAITED", 14.0, 4.0, 3.9, 3, 0, ())
-HOLDER = Check("v1 env0002", "MIGRATED", 13.5, 3.5, 0.0, 4, 1, ("0001_effect",))
+CHECK = SchemaCheck("v1 env0001", "WAITED", 14.0, 4.0, 3.9, 3, 0, ())
+HOLDER = SchemaCheck("v1 env0002", "MIGRATED", 13.5, 3.5, 0.0, 4, 1, ("0001_effect",))
 
 
 def observed(result: InvocationResult = SERVED, kind: str = "cold") -> Observed:

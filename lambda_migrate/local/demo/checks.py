@@ -13,21 +13,21 @@ from lambda_migrate.local.demo.timeline import Band, Row, Span
 from lambda_migrate.local.runtime.environment import EnvironmentEvent, InvocationResult
 
 __all__ = [
-    "Check",
-    "Spread",
+    "Distribution",
+    "SchemaCheck",
     "Storm",
-    "bands_of",
+    "build_rows",
+    "build_spans",
     "connection_times_by_fence",
     "read_check",
     "read_checks",
-    "ready_at",
-    "rows_of",
-    "spans_of",
+    "row_order",
+    "to_bands",
 ]
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class SchemaCheck:
     """The schema check of one cold start, from the line that lambda-migrate logged at its end.
 
     Attributes:
@@ -54,7 +54,7 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class Distribution:
     """The distribution of durations in seconds, or of counts."""
 
     count: int
@@ -63,7 +63,7 @@ class Spread:
     worst: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread | None:
+    def of(cls, values: Sequence[float]) -> Distribution | None:
         """The distribution of ``values``; None if there are none."""
         if not values:
             return None
@@ -86,17 +86,17 @@ class Storm:
 
     version: int
     results: Sequence[InvocationResult]
-    checks: Mapping[str, Check]
+    checks: Mapping[str, SchemaCheck]
     warm: Sequence[InvocationResult] = field(default_factory=tuple)
     bands: Sequence[Band] = field(default_factory=tuple)
 
     @property
-    def migrators(self) -> list[Check]:
+    def migrators(self) -> list[SchemaCheck]:
         """The checks that held the lease, in order."""
         return sorted((c for c in self.checks.values() if c.fence), key=lambda check: check.fence)
 
     @property
-    def waiters(self) -> list[Check]:
+    def waiters(self) -> list[SchemaCheck]:
         """The checks that waited and never held the lease."""
         return [check for check in self.checks.values() if check.waited and not check.fence]
 
@@ -106,23 +106,23 @@ class Storm:
         ended = max((result.ended for result in self.results), default=float("-inf"))
         return start < ended and end > began
 
-    def waited(self) -> Spread | None:
+    def waited(self) -> Distribution | None:
         """How long the waiters waited."""
-        return Spread.of([check.waited for check in self.waiters])
+        return Distribution.of([check.waited for check in self.waiters])
 
-    def after_release(self) -> Spread | None:
+    def after_release(self) -> Distribution | None:
         """How long after the end of the last migrator each waiter was ready."""
         if not self.migrators:
             return None
         released = max(check.ended for check in self.migrators)
-        return Spread.of([max(0.0, check.ended - released) for check in self.waiters])
+        return Distribution.of([max(0.0, check.ended - released) for check in self.waiters])
 
-    def lease_calls(self) -> Spread | None:
+    def lease_calls(self) -> Distribution | None:
         """Requests to DynamoDB of each waiter."""
-        return Spread.of([check.lease_calls for check in self.waiters])
+        return Distribution.of([check.lease_calls for check in self.waiters])
 
 
-def read_check(environment: str, log: str, *, epoch: float) -> Check | None:
+def read_check(environment: str, log: str, *, epoch: float) -> SchemaCheck | None:
     """Read the first check in an environment's log.
 
     Args:
@@ -133,14 +133,14 @@ def read_check(environment: str, log: str, *, epoch: float) -> Check | None:
     return next(read_checks(environment, log, epoch=epoch), None)
 
 
-def read_checks(environment: str, log: str, *, epoch: float) -> Iterator[Check]:
+def read_checks(environment: str, log: str, *, epoch: float) -> Iterator[SchemaCheck]:
     """Read all checks in an environment's log, in order; a failed one is repeated."""
     for line in log.splitlines():
         if '"lambda_migrate":' not in line:
             continue
         fields = json.loads(line)
         facts: dict[str, Any] = fields["lambda_migrate"]
-        yield Check(
+        yield SchemaCheck(
             environment=environment,
             outcome=facts.get("outcome") or facts["error"],
             ended=_seconds(fields["timestamp"]) - epoch,
@@ -163,7 +163,7 @@ def _seconds(timestamp: str) -> float:
     return datetime.strptime(timestamp, "%Y-%m-%d %H:%M:%S,%f%z").timestamp()
 
 
-def bands_of(rows: Sequence[Sequence[Any]], *, epoch: float) -> list[Band]:
+def to_bands(rows: Sequence[Sequence[Any]], *, epoch: float) -> list[Band]:
     """Convert rows of name, start and end (seconds since the epoch) to bands of a timeline."""
     return [Band(name, start - epoch, end - epoch) for name, start, end in rows]
 
@@ -179,9 +179,9 @@ def connection_times_by_fence(sessions: Mapping[str, float], *, epoch: float) ->
     return {int(fence): at for fence, at in ends.items() if fence.isdigit()}
 
 
-def rows_of(
+def build_rows(
     events: Iterable[EnvironmentEvent],
-    checks: Mapping[str, Check],
+    checks: Mapping[str, SchemaCheck],
     *,
     label: str,
     connected: Mapping[int, float],
@@ -203,18 +203,18 @@ def rows_of(
     for name, own in by_environment.items():
         check = checks.get(name)
         since = connected.get(check.fence) if check is not None else None
-        rows.append(Row(f"{label} {name}", spans_of(own, check, connected=since, until=until)))
-    return sorted((row for row in rows if row.spans), key=ready_at)
+        rows.append(Row(f"{label} {name}", build_spans(own, check, connected=since, until=until)))
+    return sorted((row for row in rows if row.spans), key=row_order)
 
 
-def ready_at(row: Row) -> tuple[float, float]:
+def row_order(row: Row) -> tuple[float, float]:
     """The sort key of rows."""
     return (row.spans[-1].start, row.spans[0].start)
 
 
-def spans_of(
+def build_spans(
     events: Sequence[EnvironmentEvent],
-    check: Check | None,
+    check: SchemaCheck | None,
     *,
     connected: float | None = None,
     until: float,
@@ -235,7 +235,7 @@ def spans_of(
 
 
 def _phases(
-    at: Mapping[str, float], check: Check | None, *, connected: float | None, end: float
+    at: Mapping[str, float], check: SchemaCheck | None, *, connected: float | None, end: float
 ) -> Iterator[Span]:
     if check is None:
         yield Span("starting", at["started"], min(end, at.get("returned", end)))

@@ -14,8 +14,8 @@ from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.engine.operations import Operations
 from lambda_migrate.events import Event, MigrationRolledBack, Observer
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
-from lambda_migrate.local.demo.deployment import APPLICATION, DATABASE, TABLE, Example
-from lambda_migrate.local.demo.evidence import bands_of
+from lambda_migrate.local.demo.checks import to_bands
+from lambda_migrate.local.demo.example import APPLICATION, DATABASE, TABLE, Example
 from lambda_migrate.local.demo.fleet import Fleet
 from lambda_migrate.local.demo.progress_table import ProgressTable
 from lambda_migrate.local.demo.sampler import ConnectionSampler
@@ -140,7 +140,7 @@ def read_migrations(server: LocalPostgreSQL, database: str, *, epoch: float) -> 
         "SELECT to_regclass('lambda_migrate.history') IS NOT NULL", database=database
     )
     rows = server.execute(_HISTORY, database=database) if exists[0][0] else []
-    return bands_of(rows, epoch=epoch)
+    return to_bands(rows, epoch=epoch)
 
 
 def make_operator(

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lambda_migrate.local.demo.evidence import Storm
+from lambda_migrate.local.demo.checks import Storm
 from lambda_migrate.local.demo.sampler import Sample
 from lambda_migrate.local.demo.timeline import Band
 from lambda_migrate.local.runtime.environment import InvocationResult
@@ -66,7 +66,7 @@ class DemoResult:
     @property
     def max_library_connections(self) -> int:
         """The maximum number of connections of lambda-migrate."""
-        return max((sample.ours for sample in self.samples), default=0)
+        return max((sample.library for sample in self.samples), default=0)
 
     @property
     def max_application_connections(self) -> int:
