@@ -25,7 +25,8 @@ _FULL_PROCESSOR = 1_769
 """Megabytes at which Lambda gives a function one processor; below, a proportional share."""
 
 _COUNT = (
-    "SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname LIKE 'bench%'), "
+    "SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname LIKE 'bench%' "
+    "AND backend_type = 'client backend'), "
     "(SELECT count(*) FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database "
     "WHERE d.datname LIKE 'bench%')"
 )

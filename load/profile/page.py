@@ -76,8 +76,8 @@ def _memory_table(found: Mapping[str, Any], which: int) -> Table:
     rows = []
     for phase in PHASES:
         sizes = [runs[0][phase] for runs in kinds.values()]
-        cells = [format_number(each[which] / _MB) if any(each) else "" for each in sizes]
-        rows.append((phase, *("0" if abs(float(c or 0)) < 0.005 and c else c for c in cells)))
+        cells = [f"{max(0.0, each[which] / _MB):.2f}" if any(each) else "" for each in sizes]
+        rows.append((phase, *cells))
     return Table(("MB", *kinds), rows)
 
 
@@ -136,12 +136,14 @@ def _picture(times: Mapping[str, Any]) -> Figure:
         rows, (_CPU, _WALL), ("processor time", "wall time, 1 ms of network delay"), strict=True
     ):
         left = [0.0] * len(kinds)
-        for phase in PHASES:
+        for number, phase in enumerate(PHASES):
             if phase == "wait":
                 continue
             delay = "0" if which == _CPU else "1"
             values = [spread(_values(times[k][delay], phase, which)).median for k in kinds]
-            axes.barh(kinds, values, left=left, label=phase)
+            axes.barh(
+                kinds, values, left=left, label=phase, color=f"C{number}" if number < 10 else "k"
+            )
             left = [a + b for a, b in zip(left, values, strict=True)]
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("ms")

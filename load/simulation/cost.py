@@ -99,7 +99,7 @@ def cost_of_deployment(
     )
 
 
-def cost_of_cold_starts(cold_starts: int, *, seconds: float = 0.09, memory_gb: float = 0.5) -> Cost:
+def cost_of_cold_starts(cold_starts: int, *, seconds: float = 0.4, memory_gb: float = 0.5) -> Cost:
     """Cold starts that find the schema ready.
 
     Args:
