@@ -265,7 +265,7 @@ database = PostgreSQLDatabase(
     "here", lambda name, s: connect(parse_url(url), application_name=name, timeout=s))
 session = database.take_over(LeaseGrant("shop", 1, "frozen"), Deadline.after(60))
 non_transactional = "CONCURRENTLY" in sql
-one = Migration(1, "0001_m", Script(sql, transactional=not outside), None, "c")
+one = Migration(1, "0001_m", Script(sql, transactional=not non_transactional), None, "c")
 session.apply(one, "d", Deadline.after(60))
 """
 
