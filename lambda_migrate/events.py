@@ -7,8 +7,15 @@ Durations are in seconds. ``target`` is the key of the database's item in the le
 from __future__ import annotations
 
 from dataclasses import dataclass
-from threading import current_thread, main_thread
-from typing import Protocol
+
+from lambda_migrate.check_events import (
+    CheckFinished,
+    Event,
+    Observer,
+    WaitingForLease,
+    guard_observer,
+    null_observer,
+)
 
 __all__ = [
     "CheckFailed",
@@ -33,34 +40,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class CheckFinished:
-    """The schema is ready. Each check ends with one `CheckFinished` or one `CheckFailed`.
-
-    Attributes:
-        target: The database's item.
-        digest: The manifest that is served.
-        outcome: ``UP_TO_DATE``, ``MIGRATED``, ``WAITED`` or ``UNCHECKED``.
-        seconds: Duration of the check.
-        waited_seconds: The part of it that was spent waiting for another instance.
-        lease_calls: Requests to the lease table.
-        applied: Names of the migrations that this instance applied.
-        fence: The fencing token under which it migrated; 0 if it did not.
-        owner: This instance's owner id in the lease table.
-    """
-
-    target: str
-    digest: str
-    outcome: str
-    seconds: float
-    waited_seconds: float
-    lease_calls: int
-    applied: tuple[str, ...]
-    fence: int
-    owner: str
-
-
-@dataclass(frozen=True, slots=True)
-class CheckFailed:
+class CheckFailed(Event):
     """The schema is not ready; the error is raised next."""
 
     target: str
@@ -81,7 +61,7 @@ class CheckFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class CommandEnded:
+class CommandEnded(Event):
     """The admin function has run a command, or refused it.
 
     Attributes:
@@ -108,18 +88,7 @@ class CommandEnded:
 
 
 @dataclass(frozen=True, slots=True)
-class WaitingForLease:
-    """Another instance holds the lease; one event for each delay before the next read."""
-
-    target: str
-    holder: str
-    waited_seconds: float
-    delay_seconds: float
-    progress: str
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseTakenOver:
+class LeaseTakenOver(Event):
     """This instance acquired the expired lease of another one."""
 
     target: str
@@ -128,7 +97,7 @@ class LeaseTakenOver:
 
 
 @dataclass(frozen=True, slots=True)
-class LeaseHeldTime:
+class LeaseHeldTime(Event):
     """How long this instance has held the lease: one event for each heartbeat, and a final one.
 
     The events of the heartbeats come from another thread.
@@ -141,7 +110,7 @@ class LeaseHeldTime:
 
 
 @dataclass(frozen=True, slots=True)
-class RenewalFailed:
+class RenewalFailed(Event):
     """A lease could not be renewed, and a retry is not likely to help.
 
     Reported once for each cause, from the heartbeat's thread. Renewal is retried until the lease
@@ -163,7 +132,7 @@ class RenewalFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class MigrationStarted:
+class MigrationStarted(Event):
     """A migration starts: the ``position``-th of ``total`` pending ones, counted from 1."""
 
     target: str
@@ -173,7 +142,7 @@ class MigrationStarted:
 
 
 @dataclass(frozen=True, slots=True)
-class MigrationApplied:
+class MigrationApplied(Event):
     """A migration and its history row were committed."""
 
     target: str
@@ -184,7 +153,7 @@ class MigrationApplied:
 
 
 @dataclass(frozen=True, slots=True)
-class MigrationRolledBack:
+class MigrationRolledBack(Event):
     """A migration's down script was committed and its history row deleted."""
 
     target: str
@@ -195,7 +164,7 @@ class MigrationRolledBack:
 
 
 @dataclass(frozen=True, slots=True)
-class MigrationDryRun:
+class MigrationDryRun(Event):
     """A migration ran in a transaction that is rolled back afterwards."""
 
     target: str
@@ -206,7 +175,7 @@ class MigrationDryRun:
 
 
 @dataclass(frozen=True, slots=True)
-class MigrationAttemptFailed:
+class MigrationAttemptFailed(Event):
     """A migration failed in this instance and was rolled back."""
 
     target: str
@@ -217,7 +186,7 @@ class MigrationAttemptFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class FlagsIgnored:
+class FlagsIgnored(Event):
     """The feature flags could not be read and are ignored, as a setting allows."""
 
     target: str
@@ -225,7 +194,7 @@ class FlagsIgnored:
 
 
 @dataclass(frozen=True, slots=True)
-class TargetShared:
+class TargetShared(Event):
     """Another database with other migrations uses the same target: give each its own.
 
     Attributes:
@@ -239,86 +208,3 @@ class TargetShared:
     address: str
     other_addresses: str
     other_owner: str
-
-
-Event = (
-    CheckFinished
-    | CheckFailed
-    | CommandEnded
-    | WaitingForLease
-    | LeaseTakenOver
-    | LeaseHeldTime
-    | RenewalFailed
-    | MigrationStarted
-    | MigrationApplied
-    | MigrationRolledBack
-    | MigrationDryRun
-    | MigrationAttemptFailed
-    | FlagsIgnored
-    | TargetShared
-)
-
-
-class Observer(Protocol):
-    """Receives events: a telemetry backend, a progress bar, a test."""
-
-    def observe(self, event: Event) -> None:
-        """Handle ``event``. Should return at once; exceptions are logged and ignored."""
-
-
-class _NullObserver:
-    def observe(self, event: Event) -> None:
-        """Ignore it."""
-
-
-null_observer: Observer = _NullObserver()
-
-
-def guard_observer(observer: Observer) -> Observer:
-    """Wrap ``observer`` so that its exceptions are logged and ignored.
-
-    Only the first exception is logged, without its message, which may contain secrets. In the main
-    thread KeyboardInterrupt and SystemExit are raised: they concern the process.
-    """
-    return (
-        observer
-        if isinstance(observer, (_GuardedObserver, _NullObserver))
-        else _GuardedObserver(observer)
-    )
-
-
-class _GuardedObserver:
-    def __init__(self, inner: Observer) -> None:
-        self.inner = inner
-        self._has_failed = False
-
-    def observe(self, event: Event) -> None:
-        try:
-            self.inner.observe(event)
-        except Exception as error:  # noqa: BLE001 - any exception: see `guard_observer`
-            self._report(error)
-        except BaseException as error:
-            if current_thread() is main_thread():
-                raise
-            self._report(error)
-
-    def _report(self, error: BaseException) -> None:
-        if self._has_failed:
-            return
-        self._has_failed = True
-        import logging
-
-        trace = error.__traceback__
-        while trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-        place = (
-            f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
-            if trace is not None
-            else ""
-        )
-        logging.getLogger("lambda_migrate").warning(
-            "the observer %s raised %s%s; this and its further errors are ignored",
-            type(self.inner).__name__,
-            type(error).__name__,
-            place,
-        )

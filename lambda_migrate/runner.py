@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from lambda_migrate.check_events import null_observer
 from lambda_migrate.engine.cold_start import ColdStart, Outcome
 from lambda_migrate.engine.decider import load_manifest
-from lambda_migrate.events import null_observer
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
+    from lambda_migrate.check_events import Observer
     from lambda_migrate.clock import Deadline
     from lambda_migrate.engine.target import Target
-    from lambda_migrate.events import Observer
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.migrations.deferred import DeferredManifest
     from lambda_migrate.settings import SettingsArguments

@@ -7,7 +7,7 @@ which the documentation and the command line's help show. Every cold start loads
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.postgresql.address import DatabaseAddress, parse_url
@@ -82,8 +82,7 @@ class _InvalidValue(ValueError):
     """A value that cannot be used; the message is what to write instead."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
+class _Kind(NamedTuple):
     """A type of setting: what it is called, and how a value of it is read."""
 
     label: str
@@ -515,8 +514,7 @@ def _describe_unknown_name(kind: str, name: str, known: list[str]) -> str:
     return f"lambda-migrate has no {kind} {name}: {advice}"
 
 
-@dataclass(frozen=True, slots=True)
-class SettingDescription:
+class SettingDescription(NamedTuple):
     """One setting, for documentation and help texts.
 
     Attributes:

@@ -20,10 +20,10 @@ from lambda_migrate.postgresql.database import PostgreSQLDatabase
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from lambda_migrate.check_events import Observer
     from lambda_migrate.clock import Clock, Deadline
     from lambda_migrate.engine.flags import Flags, FlagSource
     from lambda_migrate.errors import MigrateError
-    from lambda_migrate.events import Observer
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.postgresql.connection import Connection

@@ -1306,14 +1306,14 @@ MUTANTS = (
     ),
     Mutant(
         "what an observer raises reaches the holder",
-        "lambda_migrate/events.py",
+        "lambda_migrate/check_events.py",
         "except Exception as error:",
         "except ZeroDivisionError as error:",
         ("engine",),
     ),
     Mutant(
         "an exit in another thread ends the heartbeat",
-        "lambda_migrate/events.py",
+        "lambda_migrate/check_events.py",
         "if current_thread() is main_thread():",
         "if True:",
         ("engine",),

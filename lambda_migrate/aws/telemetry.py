@@ -27,24 +27,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from lambda_migrate.events import (
-    CheckFailed,
-    CheckFinished,
-    CommandEnded,
-    FlagsIgnored,
-    LeaseHeldTime,
-    LeaseTakenOver,
-    MigrationApplied,
-    MigrationAttemptFailed,
-    RenewalFailed,
-    TargetShared,
-)
+from lambda_migrate.check_events import CheckFinished, WaitingForLease
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from lambda_migrate.events import Event
+    from lambda_migrate.check_events import Event
+    from lambda_migrate.events import CheckFailed, CommandEnded, LeaseHeldTime
 
     Metric = tuple[str, str, float]
 
@@ -84,14 +74,30 @@ class PowertoolsObserver:
                 _write_finished(event)
                 return
             self._log_finished(event)
-            self._finish(event)
-        elif isinstance(event, CheckFailed):
+            self._finish(event, _make_time_metrics(event))
+        elif not isinstance(event, WaitingForLease):
+            self._observe_other(event)
+
+    def _observe_other(self, event: Event) -> None:
+        from lambda_migrate.events import (
+            CheckFailed,
+            CommandEnded,
+            FlagsIgnored,
+            LeaseHeldTime,
+            LeaseTakenOver,
+            MigrationApplied,
+            MigrationAttemptFailed,
+            RenewalFailed,
+            TargetShared,
+        )
+
+        if isinstance(event, CheckFailed):
             self._log_failed(event)
             self._add_metric("NotReady", "Count", 1)
-            self._finish(event)
+            self._finish(event, _make_time_metrics(event))
         elif isinstance(event, CommandEnded):
             self._log_command(event)
-            self._finish(event)
+            self._finish(event, [])
         elif isinstance(event, MigrationApplied):
             self._add_metric("MigrationTime", "Milliseconds", event.seconds * 1000)
         elif isinstance(event, MigrationAttemptFailed):
@@ -145,8 +151,9 @@ class PowertoolsObserver:
         ended = f"{what} ended with exit code {event.exit_code}"
         log(f"{ended}: {event.message}" if event.message else ended, extra=_make_log_fields(event))
 
-    def _finish(self, event: CheckFinished | CheckFailed | CommandEnded) -> None:
-        times = [] if isinstance(event, CommandEnded) else _make_time_metrics(event)
+    def _finish(
+        self, event: CheckFinished | CheckFailed | CommandEnded, times: list[Metric]
+    ) -> None:
         collected, self._metrics = self._metrics + times, []
         self._warned.clear()
         if event.applied:
@@ -215,8 +222,8 @@ def _make_log_fields(event: CheckFinished | CheckFailed | CommandEnded) -> dict[
     facts = {name: getattr(event, name) for name in event.__slots__}
     facts.pop("message", None)
     times = {"duration_ms": round(event.seconds * 1000)}
-    if not isinstance(event, CommandEnded):
-        times["waited_ms"] = round(event.waited_seconds * 1000)
+    if "waited_seconds" in facts:
+        times["waited_ms"] = round(facts["waited_seconds"] * 1000)
     rest = {key: value for key, value in facts.items() if not key.endswith("seconds")}
     return {"lambda_migrate": {**rest, **times}}
 

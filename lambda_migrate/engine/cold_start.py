@@ -18,6 +18,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from lambda_migrate.check_events import CheckFinished, WaitingForLease
 from lambda_migrate.clock import Deadline
 from lambda_migrate.engine.decider import Decider
 from lambda_migrate.engine.target import new_owner
@@ -29,12 +30,6 @@ from lambda_migrate.errors import (
     MigrateError,
     MigrationFailed,
     NotReady,
-)
-from lambda_migrate.events import (
-    CheckFailed,
-    CheckFinished,
-    LeaseTakenOver,
-    WaitingForLease,
 )
 from lambda_migrate.lease.decision import (
     RETRY_TIME_FACTOR,
@@ -53,6 +48,7 @@ if TYPE_CHECKING:
     from lambda_migrate.engine.apply import ApplyResult
     from lambda_migrate.engine.holder import LeaseSession
     from lambda_migrate.engine.target import Target
+    from lambda_migrate.events import CheckFailed
     from lambda_migrate.lease.decision import Acquire, Step
     from lambda_migrate.lease.waiter import Waiter
     from lambda_migrate.migrations import Manifest
@@ -282,6 +278,8 @@ class ColdStart:
         self._fence = lease.fence
         before = step.state.owner
         if before not in (None, self._owner):
+            from lambda_migrate.events import LeaseTakenOver
+
             self._target.observer.observe(LeaseTakenOver(self._target.name, before, lease.fence))
 
     def _apply_and_complete(self, lease: Lease) -> bool:
@@ -377,10 +375,12 @@ class ColdStart:
 
     def failed_event(self, error: Exception) -> CheckFailed:
         """The event of a cold start that may not."""
+        from lambda_migrate import events
+
         failed = error if isinstance(error, MigrationFailed) else MigrationFailed("", attempts=0)
         # Other libraries' errors may contain secrets; Python shows them where they surface.
         message = str(error) if isinstance(error, MigrateError) else "an unexpected error"
-        return CheckFailed(
+        return events.CheckFailed(
             error=type(error).__name__,
             message=failed.summary or message,
             retryable=isinstance(error, MigrateError) and error.retryable,

@@ -6,13 +6,13 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from lambda_migrate.check_events import guard_observer, null_observer
 from lambda_migrate.clock import SYSTEM_CLOCK, system_random
-from lambda_migrate.events import guard_observer, null_observer
 
 if TYPE_CHECKING:
+    from lambda_migrate.check_events import Observer
     from lambda_migrate.clock import Clock, Random
     from lambda_migrate.engine.flags import FlagSource
-    from lambda_migrate.events import Observer
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.postgresql.ports import Database
 

@@ -16,8 +16,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from lambda_migrate.lease.record import Failure, LeaseState
@@ -55,8 +54,7 @@ RETRY_TIME_FACTOR = 1.1
 over. Two starts of one function differ by some hundredths."""
 
 
-@dataclass(frozen=True, slots=True)
-class Permission:
+class Permission(NamedTuple):
     """What the settings and the feature flags allow this instance.
 
     Attributes:
@@ -71,34 +69,29 @@ class Permission:
     allowed_digest: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Serve:
+class Serve(NamedTuple):
     """Serve: the database satisfies the digest, or is not to be checked."""
 
     is_checked: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Refuse:
+class Refuse(NamedTuple):
     """The manifest failed a moment ago: fail at once with the same cause."""
 
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     """Another process holds the lease, or has to acquire it: read again later."""
 
     state: LeaseState
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(NamedTuple):
     """The feature flags do not allow what is left to apply."""
 
 
-@dataclass(frozen=True, slots=True)
-class Acquire:
+class Acquire(NamedTuple):
     """No process holds the lease: try to acquire it.
 
     Attributes:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lambda_migrate.errors import ConfigurationError, LeaseStoreUnavailable
 
@@ -161,8 +160,7 @@ def _parse_http_date(date: str) -> int:
     return (days - 719_469) * 86_400 + hours * 3_600 + minutes * 60 + seconds
 
 
-@dataclass(frozen=True, slots=True)
-class RequestContext:
+class RequestContext(NamedTuple):
     """What the messages of `translate_error` name.
 
     Attributes:

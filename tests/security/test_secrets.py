@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -136,7 +136,7 @@ class Place:
     @property
     def told(self) -> str:
         """Every event and the item."""
-        events = [asdict(event) for event in self.observer.events]
+        events = [asdict(cast("Any", event)) for event in self.observer.events]
         return json.dumps(events) + repr(self.store.state)
 
 

@@ -7,8 +7,7 @@ proxy, another partition, a variable that this module does not know) is left to 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lambda_migrate.lease.fast_client.sigv4 import AWSCredentials
 
@@ -71,8 +70,7 @@ _DIGITS = frozenset("0123456789")
 _HOST_CHARACTERS = _LETTERS | _DIGITS | {"-"}
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(NamedTuple):
     """The server that requests are sent to.
 
     Attributes:
@@ -94,8 +92,7 @@ class Endpoint:
         return host if self.port == (443 if self.is_tls else 80) else f"{host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class ClientConfig:
+class ClientConfig(NamedTuple):
     """What a request is signed with and sent to.
 
     Attributes:

@@ -7,8 +7,7 @@ It knows as much of HTTP as the responses of DynamoDB need; for any other it rai
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lambda_migrate.timeouts import connect_tcp
 
@@ -49,8 +48,7 @@ class NoResponse(Exception):
         super().__init__(message)
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """A response; the body of one with status 5xx is not read."""
 
     status: int

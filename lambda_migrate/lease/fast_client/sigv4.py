@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,8 +14,7 @@ __all__ = ["AWSCredentials", "sign"]
 _ALGORITHM = "AWS4-HMAC-SHA256"
 
 
-@dataclass(frozen=True, slots=True)
-class AWSCredentials:
+class AWSCredentials(NamedTuple):
     """An access key. Its representation shows nothing of it.
 
     Attributes:
@@ -25,9 +23,12 @@ class AWSCredentials:
         session_token: Of temporary credentials, or "".
     """
 
-    access_key_id: str = field(repr=False)
-    secret_access_key: str = field(repr=False)
-    session_token: str = field(default="", repr=False)
+    access_key_id: str
+    secret_access_key: str
+    session_token: str = ""
+
+    def __repr__(self) -> str:
+        return "AWSCredentials()"
 
 
 def sign(
