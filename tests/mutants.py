@@ -593,8 +593,8 @@ MUTANTS = (
     Mutant(
         "a renewed lease is trusted from the answer on",
         "lambda_migrate/lease/dynamodb.py",
-        "return replace(lease, trusted_until=trusted_until)",
-        "return replace(lease, trusted_until=self._new_term()[0])",
+        "return lease._replace(trusted_until=trusted_until)",
+        "return lease._replace(trusted_until=self._new_term()[0])",
         ("lease", "protocol, real"),
     ),
     Mutant(
@@ -791,8 +791,8 @@ MUTANTS = (
     Mutant(
         "a rollback leaves what is marked ready",
         "lambda_migrate/lease/readiness.py",
-        "known = _set_ready(replace(known, addresses=addresses), digests)",
-        "known = replace(known, addresses=addresses)",
+        "known = _set_ready(known._replace(addresses=addresses), digests)",
+        "known = known._replace(addresses=addresses)",
         ("lease", "engine", "protocol, fakes"),
     ),
     Mutant(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import FlagsUnavailable
@@ -115,7 +114,7 @@ class Decider:
                 way: do not try again at once.
         """
         if not self._target.has_lease_table:
-            state = replace(state, databases={})  # only the database knows what is ready
+            state = state._replace(databases={})  # only the database knows what is ready
         self._state = state
         self._is_database_current = False
         step = self._choose_step(has_lost=has_lost)

@@ -146,7 +146,7 @@ class _Inspector:
         """
         failure = self._session.describe_failure(self._manifest, error)
         pause_ms = round(self._target.policy.failure_pause_seconds * 1000)
-        return replace(failure, retry_at_ms=failure.at_ms + pause_ms)
+        return failure._replace(retry_at_ms=failure.at_ms + pause_ms)
 
     def _new_check(self) -> DatabaseCheck:
         return DatabaseCheck(
@@ -167,7 +167,7 @@ class _Inspector:
         may_change: bool = False,
     ) -> InspectionResult:
         self._session.complete_inspection(databases)
-        state = replace(
-            self._lease.state, databases=databases, owner=None, lease_until_ms=0, lease_ms=0
+        state = self._lease.state._replace(
+            databases=databases, owner=None, lease_until_ms=0, lease_ms=0
         )
         return InspectionResult(state, reason, may_change)

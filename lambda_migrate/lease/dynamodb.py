@@ -16,7 +16,6 @@ What this module is built on; each has a test:
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import SYSTEM_CLOCK
@@ -374,7 +373,7 @@ class DynamoDBLeaseTable(DynamoDBItem):
             changes += ", progress = :progress"
             values[":progress"] = encode_progress(progress)
         self._update_own(lease, changes, values)
-        return replace(lease, trusted_until=trusted_until)
+        return lease._replace(trusted_until=trusted_until)
 
     def raise_fence(self, lease: Lease, fence: int) -> Lease:
         """See `LeaseStore.raise_fence`."""
@@ -386,13 +385,13 @@ class DynamoDBLeaseTable(DynamoDBItem):
             state = self.read(consistent=True)
             if state.owner != lease.owner or state.fence != fence:
                 raise
-        return replace(lease, fence=fence)
+        return lease._replace(fence=fence)
 
     def withdraw(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
         """See `LeaseStore.withdraw`."""
         values = {":databases": encode_databases(databases)}
         self._update_own(lease, "SET databases = :databases", values)
-        return replace(lease, state=replace(lease.state, databases=dict(databases)))
+        return lease._replace(state=lease.state._replace(databases=dict(databases)))
 
     def complete(
         self,

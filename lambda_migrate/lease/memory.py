@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.clock import SYSTEM_CLOCK
@@ -65,7 +64,7 @@ class InMemoryLeaseTable:
             is_free = state.owner is None or is_lease_expired(state, self._clock.wall_ms())
             if not is_newest or not (is_free or (is_expired and is_same)):
                 return state
-            self.state = replace(self._extend(state, until_ms), fence=state.fence + 1, owner=owner)
+            self.state = self._extend(state, until_ms)._replace(fence=state.fence + 1, owner=owner)
             return Lease(owner, self.state.fence, trusted_until, self.state)
 
     def renew(self, lease: Lease, progress: Progress | None = None) -> Lease:
@@ -73,22 +72,22 @@ class InMemoryLeaseTable:
         trusted_until, until_ms = self._new_term()
         with self._lock:
             state = self._require_own(lease)
-            self.state = replace(self._extend(state, until_ms), progress=progress or state.progress)
-        return replace(lease, trusted_until=trusted_until)
+            self.state = self._extend(state, until_ms)._replace(progress=progress or state.progress)
+        return lease._replace(trusted_until=trusted_until)
 
     def raise_fence(self, lease: Lease, fence: int) -> Lease:
         """See `LeaseStore.raise_fence`."""
-        lifted = replace(lease, fence=max(fence, lease.fence))
+        lifted = lease._replace(fence=max(fence, lease.fence))
         with self._lock:
             state = self._require_own(lease, lifted)
-            self.state = replace(state, fence=lifted.fence)
+            self.state = state._replace(fence=lifted.fence)
         return lifted
 
     def withdraw(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
         """See `LeaseStore.withdraw`."""
         with self._lock:
-            self.state = replace(self._require_own(lease), databases=dict(databases))
-            return replace(lease, state=self.state)
+            self.state = self._require_own(lease)._replace(databases=dict(databases))
+            return lease._replace(state=self.state)
 
     def complete(
         self,
@@ -123,9 +122,9 @@ class InMemoryLeaseTable:
     def _release_with(self, lease: Lease, *, keeps_progress: bool = False, **changes: Any) -> None:
         """A write that releases the lease; repeated, it finds its own result: not a loss."""
         with self._lock:
-            done = replace(_without_lease(self.state), **changes)
+            done = _without_lease(self.state)._replace(**changes)
             if keeps_progress:
-                done = replace(done, progress=self.state.progress)
+                done = done._replace(progress=self.state.progress)
             if (self.state, self.state.fence) == (done, lease.fence):
                 self.calls += 1
                 return
@@ -144,7 +143,7 @@ class InMemoryLeaseTable:
         return self.state
 
     def _extend(self, state: LeaseState, until_ms: int) -> LeaseState:
-        return replace(state, lease_until_ms=until_ms, lease_ms=round(self.lease_seconds * 1000))
+        return state._replace(lease_until_ms=until_ms, lease_ms=round(self.lease_seconds * 1000))
 
     def _new_term(self) -> tuple[float, int]:
         trusted_until = self._clock.monotonic() + self.lease_seconds - CLOCK_SKEW_MS / 1000
@@ -152,7 +151,7 @@ class InMemoryLeaseTable:
 
 
 def _without_lease(state: LeaseState) -> LeaseState:
-    return replace(state, owner=None, lease_until_ms=0, lease_ms=0, progress=None)
+    return state._replace(owner=None, lease_until_ms=0, lease_ms=0, progress=None)
 
 
 def _term_of(state: LeaseState) -> tuple[int, str | None, int]:

@@ -6,7 +6,7 @@ what they had confirmed, as far as it still agrees with the history. All functio
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lambda_migrate.lease.record import (
@@ -99,14 +99,13 @@ def record_check(
     record = _set_ready(known, check.digests)
     confirmed = len(record.ready) // SHORT_DIGEST_BYTES
     addresses = {**record.addresses, check.address: (confirmed, check.fence)}
-    record = replace(
-        record,
+    record = record._replace(
         older=_merge_older(known, record, check),
         addresses=_keep_newest(addresses, _MAX_ADDRESSES, key=lambda entry: entry[1]),
         at_ms=check.at_ms,
     )
     if check.has_fence:
-        record = replace(record, fence=check.fence, owner=check.owner)
+        record = record._replace(fence=check.fence, owner=check.owner)
     return {check.identity: record, **_other_databases(databases, check)}
 
 
@@ -118,10 +117,9 @@ def record_failed_inspection(
         unknown = databases.get(UNKNOWN_IDENTITY, DatabaseRecord())
         addresses = {**unknown.addresses, address: (0, fence)}
         addresses = _keep_newest(addresses, _MAX_ADDRESSES, key=lambda entry: entry[1])
-        databases = {**databases, UNKNOWN_IDENTITY: replace(unknown, addresses=addresses)}
+        databases = {**databases, UNKNOWN_IDENTITY: unknown._replace(addresses=addresses)}
     return {
-        identity: replace(
-            record,
+        identity: record._replace(
             addresses={
                 other: (count, fence if other == address else checked_at)
                 for other, (count, checked_at) in record.addresses.items()
@@ -174,8 +172,8 @@ def withdraw_ready(
     older = [short for short in split_digests(known.older) if short in remaining]
     others = {other: _remove_address(record, address) for other, record in databases.items()}
     addresses = {**known.addresses, address: known.addresses.get(address, (0, 0))}
-    known = _set_ready(replace(known, addresses=addresses), digests)
-    return {**others, identity: replace(known, older=b"".join(older))}
+    known = _set_ready(known._replace(addresses=addresses), digests)
+    return {**others, identity: known._replace(older=b"".join(older))}
 
 
 def _reset_doubtful_records(
@@ -198,8 +196,8 @@ def _reset_doubtful_records(
         return may_be_it or other == distrusted_identity
 
     return {
-        other: replace(
-            record, ready=b"", older=b"", addresses=dict.fromkeys(record.addresses, (0, 0))
+        other: record._replace(
+            ready=b"", older=b"", addresses=dict.fromkeys(record.addresses, (0, 0))
         )
         if is_doubtful(other, record)
         else record
@@ -208,7 +206,7 @@ def _reset_doubtful_records(
 
 
 def _remove_address(record: DatabaseRecord, address: str) -> DatabaseRecord:
-    return replace(record, addresses={a: n for a, n in record.addresses.items() if a != address})
+    return record._replace(addresses={a: n for a, n in record.addresses.items() if a != address})
 
 
 def _set_ready(known: DatabaseRecord, digests: Sequence[str]) -> DatabaseRecord:
@@ -222,8 +220,7 @@ def _set_ready(known: DatabaseRecord, digests: Sequence[str]) -> DatabaseRecord:
         agreed += 1
     if agreed:
         agreed += known.dropped  # a digest stands for all below it; without one nothing is known
-    return replace(
-        known,
+    return known._replace(
         ready=b"".join(shorts[dropped:]),
         dropped=dropped,
         addresses={
@@ -278,8 +275,7 @@ def _shorten(record: DatabaseRecord) -> DatabaseRecord:
     addresses = _keep_newest(
         dict(record.addresses), _MAX_ADDRESSES_OF_OTHERS, key=lambda entry: entry[1]
     )
-    return replace(
-        record,
+    return record._replace(
         ready=record.ready[surplus * SHORT_DIGEST_BYTES :],
         older=record.older[: _MAX_OLDER_OF_OTHERS * SHORT_DIGEST_BYTES],
         dropped=record.dropped + surplus,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from typing import Any
 
 __all__ = [
     "MAX_FAILURES",
@@ -32,6 +33,8 @@ MAX_READY = 200
 """How many of the newest manifests a record lists. With these, the older ones and everything else
 an item stays below the 4 KB that one read unit pays for."""
 
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+
 
 def join_digests(digests: Iterable[str]) -> bytes:
     """The first bytes of each hexadecimal digest, concatenated."""
@@ -44,8 +47,7 @@ def split_digests(joined: bytes) -> list[bytes]:
     return [joined[start : start + size] for start in range(0, len(joined), size)]
 
 
-@dataclass(frozen=True, slots=True)
-class DatabaseRecord:
+class DatabaseRecord(NamedTuple):
     """What the item stores about one database; more precisely, about one of our schemas in it.
 
     Attributes:
@@ -63,7 +65,7 @@ class DatabaseRecord:
     ready: bytes = b""
     older: bytes = b""
     dropped: int = 0
-    addresses: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    addresses: Mapping[str, tuple[int, int]] = _EMPTY
     fence: int = 0
     owner: str = ""
     at_ms: int = 0
@@ -78,8 +80,7 @@ class DatabaseRecord:
         return is_whole and short in split_digests(self.older)
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(NamedTuple):
     """What the holder publishes with each renewal.
 
     Attributes:
@@ -98,8 +99,7 @@ class Progress:
     attempts: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """Why the last attempt at a manifest failed, for all who would try it next.
 
     Attributes:
@@ -134,8 +134,7 @@ class Failure:
         return self.digest == digest and self.address in ("", address)
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseState:
+class LeaseState(NamedTuple):
     """One reading of the state item. A missing item reads as ``LeaseState()``.
 
     Attributes:
@@ -153,7 +152,7 @@ class LeaseState:
     owner: str | None = None
     lease_until_ms: int = 0
     lease_ms: int = 0
-    databases: Mapping[str, DatabaseRecord] = field(default_factory=dict)
+    databases: Mapping[str, DatabaseRecord] = _EMPTY
     progress: Progress | None = None
     failure: Failure | None = None
     older_failures: tuple[Failure, ...] = ()
@@ -170,7 +169,7 @@ class LeaseState:
     def with_failures(self, failures: Iterable[Failure]) -> LeaseState:
         """This state with these failures, the last one first; the oldest are dropped."""
         newest = tuple(failures)[:MAX_FAILURES]
-        return replace(self, failure=newest[0] if newest else None, older_failures=newest[1:])
+        return self._replace(failure=newest[0] if newest else None, older_failures=newest[1:])
 
     def with_failure(self, failure: Failure) -> LeaseState:
         """This state with one more failure, which replaces an earlier one of the same kind."""
@@ -221,8 +220,7 @@ class LeaseState:
         return max((record.fence for record in self.databases.values()), default=0)
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """The right to migrate, for a limited time.
 
     Attributes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import TracebackType
 
 from lambda_migrate.clock import Deadline
@@ -88,7 +88,7 @@ class MemoryEngine:
         return self._item.state
 
     def free_lease(self) -> None:
-        self._item.state = replace(self._item.state, owner=None, lease_until_ms=0)
+        self._item.state = self._item.state._replace(owner=None, lease_until_ms=0)
 
     def delete_item(self) -> None:
         self._item.state = LeaseState()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from threading import Barrier
 
 import pytest
@@ -308,7 +307,7 @@ def test_another_owner_with_the_same_fencing_token_writes_nothing(
 ) -> None:
     lease = leases.acquire("a")
     with pytest.raises(LeaseLost):
-        write(leases.store, replace(lease, owner="b"))
+        write(leases.store, lease._replace(owner="b"))
     assert leases.state() == lease.state
 
 
@@ -395,8 +394,8 @@ def test_renew_extends_the_lease_and_publishes_progress(leases: LeaseBench) -> N
     lease = leases.acquire("a")
     leases.clock.advance(7)
     leases.store.renew(lease, PROGRESS)
-    assert leases.state() == replace(
-        lease.state, lease_until_ms=lease.state.lease_until_ms + 7_000, progress=PROGRESS
+    assert leases.state() == lease.state._replace(
+        lease_until_ms=lease.state.lease_until_ms + 7_000, progress=PROGRESS
     )
 
 
@@ -443,9 +442,9 @@ def test_fail_stores_the_failure_releases_and_keeps_the_records(leases: LeaseBen
 @pytest.mark.parametrize(
     "recorded",
     [
-        replace(failure(), had_ms=4_000),
-        replace(failure(), is_kill=True),
-        replace(failure(), version="20240101000000_9"),
+        failure()._replace(had_ms=4_000),
+        failure()._replace(is_kill=True),
+        failure()._replace(version="20240101000000_9"),
     ],
     ids=["out of time", "killed", "a version of another tool"],
 )
@@ -461,7 +460,7 @@ def test_release_changes_nothing_else(leases: LeaseBench) -> None:
     lease = leases.acquire("c")
     leases.store.renew(lease, PROGRESS)
     leases.store.release(lease)
-    assert leases.state() == replace(before, fence=3)
+    assert leases.state() == before._replace(fence=3)
 
 
 def test_raise_fence_raises_the_fencing_token_and_keeps_the_lease(leases: LeaseBench) -> None:
@@ -485,7 +484,7 @@ def test_raise_fence_never_lowers_the_fencing_token(leases: LeaseBench) -> None:
 def test_withdraw_replaces_the_records_and_keeps_the_lease(leases: LeaseBench) -> None:
     leases.store.complete(leases.acquire("a"), DATABASES)
     lease = leases.acquire("b")
-    fewer = {"2a1f0a2e": replace(DATABASES["2a1f0a2e"], ready=b"", addresses={ADDRESS: (0, 5)})}
+    fewer = {"2a1f0a2e": DATABASES["2a1f0a2e"]._replace(ready=b"", addresses={ADDRESS: (0, 5)})}
     withdrawn = leases.store.withdraw(lease, fewer)
     assert withdrawn.state.databases == leases.state().databases == fewer
     assert leases.state().owner == "b"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -133,7 +132,7 @@ def test_a_lease_without_end_is_taken_over(
 ) -> None:
     """Within two of the leases that it names, and within the longest one that settings allow."""
     scene = Fakes()
-    scene.table.state = replace(planted, lease_ms=length_ms)
+    scene.table.state = planted._replace(lease_ms=length_ms)
     began = scene.clock.monotonic()
     deadline = Deadline.after(2_000.0, scene.clock)
     assert scene.runner(manifest(1), wait_seconds=2_000).ensure(deadline) is Outcome.MIGRATED
@@ -198,7 +197,7 @@ def test_a_failure_after_a_forged_one_is_readable(attempts: int) -> None:
 def test_a_forged_ready_digest_is_removed_by_the_next_holder() -> None:
     scene = Fakes()
     address = scene.database.fingerprint
-    lying = {scene.database.identity: replace(PLANTED["0"], addresses={address: (FAR, FAR)})}
+    lying = {scene.database.identity: PLANTED["0"]._replace(addresses={address: (FAR, FAR)})}
     scene.change(fence=7, databases=lying)
     scene.operations(manifest(1, 2)).up(scene.deadline())
     record = scene.table.state.databases[scene.database.identity]
@@ -252,7 +251,7 @@ def test_a_forged_ready_digest_is_served_and_verify_detects_it() -> None:
     scene.migrated(manifest(1))
     record = scene.table.state.databases[scene.database.identity]
     marks = join_digests(prefixes(files))
-    lying = replace(record, ready=marks, addresses={scene.database.fingerprint: (3, 1)})
+    lying = record._replace(ready=marks, addresses={scene.database.fingerprint: (3, 1)})
     scene.change(databases={scene.database.identity: lying})
     assert scene.runner(files).ensure(scene.deadline()) is Outcome.UP_TO_DATE
     found = scene.operations(files).verify(scene.deadline())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from lambda_migrate.clock import Deadline
@@ -286,4 +286,4 @@ class Fakes:
 
     def change(self, **changes: Any) -> None:
         """Change the item without any condition."""
-        self.table.state = replace(self.table.state, **changes)
+        self.table.state = self.table.state._replace(**changes)

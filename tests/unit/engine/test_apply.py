@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from lambda_migrate.engine.apply import satisfied_digests
@@ -148,7 +146,7 @@ def test_the_pause_doubles_up_to_ten_minutes(
         return failure.retry_at_ms - failure.at_ms
 
     before = make_failure(LeaseState(), boom(), manifest=V2, address="a", pause_seconds=1, now_ms=0)
-    known = LeaseState(failure=replace(before, attempts=attempts) if attempts else None)
+    known = LeaseState(failure=before._replace(attempts=attempts) if attempts else None)
     assert after(known) == expected_ms
 
 

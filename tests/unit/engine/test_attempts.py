@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from lambda_migrate.engine.target import new_owner
@@ -308,7 +306,7 @@ def test_a_repair_ends_the_pause(fakes: Fakes) -> None:
 def test_a_waiter_does_not_serve_by_an_old_reading(fakes: Fakes) -> None:
     """A rollback withdrew it; an eventually consistent read may show the past."""
     lease = fakes.held_by("rolling back")
-    old = replace(fakes.table.state)
+    old = fakes.table.state
     fakes.finish(lease, V1)
     old, now = fakes.table.state, old
     fakes.change(**{name: getattr(now, name) for name in ("owner", "lease_until_ms", "lease_ms")})

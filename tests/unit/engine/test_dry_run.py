@@ -89,7 +89,7 @@ def test_every_pending_migration_runs_in_order_and_nothing_is_left(fakes: Fakes)
         5,
     )
     assert fakes.database.effects == ["0001_m"]
-    assert replace(fakes.table.state, fence=before.fence) == before
+    assert fakes.table.state._replace(fence=before.fence) == before
 
 
 def test_it_takes_the_lease_and_releases_it_unchanged(fakes: Fakes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -41,8 +40,8 @@ READY = DatabaseRecord(
 )
 FREE = LeaseState(fence=4)
 HELD = LeaseState(fence=4, owner=OTHER, lease_until_ms=NOW + 5_000, lease_ms=20_000)
-EXPIRED = replace(HELD, lease_until_ms=NOW - CLOCK_SKEW_MS - 1)
-OWN_LEASE = replace(HELD, owner=ME)
+EXPIRED = HELD._replace(lease_until_ms=NOW - CLOCK_SKEW_MS - 1)
+OWN_LEASE = HELD._replace(owner=ME)
 
 
 MAY_MIGRATE = Permission()
@@ -52,7 +51,7 @@ PAUSED_BY_FLAG = Permission(is_paused=True)
 
 
 def with_record(state: LeaseState, record: DatabaseRecord) -> LeaseState:
-    return replace(state, databases={"one": record})
+    return state._replace(databases={"one": record})
 
 
 def failed(digest: str = DIGEST, retry_in_ms: int = 5_000) -> Failure:
@@ -87,33 +86,31 @@ def step(
     )
 
 
-FAILED = replace(FREE, failure=failed())
-FAILED_AND_HELD = replace(HELD, failure=failed())
+FAILED = FREE._replace(failure=failed())
+FAILED_AND_HELD = HELD._replace(failure=failed())
 
-OLDER_READY = replace(READY, addresses={HERE: (1, 3)})
+OLDER_READY = READY._replace(addresses={HERE: (1, 3)})
 """Of what the database satisfies only the shorter manifest was confirmed through this address."""
 
 READY_STATES: dict[str, LeaseState] = {
     "it is ready": with_record(FREE, READY),
     "it is ready, and another process migrates on": with_record(HELD, READY),
-    "it is ready, and newer code failed": with_record(replace(FREE, failure=failed(NEWER)), READY),
-    "it is ready, though it failed before": with_record(replace(FREE, failure=failed()), READY),
+    "it is ready, and newer code failed": with_record(FREE._replace(failure=failed(NEWER)), READY),
+    "it is ready, though it failed before": with_record(FREE._replace(failure=failed()), READY),
     "it is ready, and so are newer ones": with_record(
         FREE,
-        replace(READY, ready=join_digests([OLDER, DIGEST, NEWER]), addresses={HERE: (3, 3)}),
+        READY._replace(ready=join_digests([OLDER, DIGEST, NEWER]), addresses={HERE: (3, 3)}),
     ),
     "it is ready, and a newer one was confirmed elsewhere alone": with_record(
         FREE,
-        replace(
-            READY,
+        READY._replace(
             ready=join_digests([OLDER, DIGEST, NEWER]),
             addresses={HERE: (2, 3), ELSEWHERE: (3, 4)},
         ),
     ),
     "it is an older one, all that is newer being confirmed": with_record(
         FREE,
-        replace(
-            READY,
+        READY._replace(
             ready=join_digests([NEWER]),
             older=join_digests([DIGEST]),
             addresses={HERE: (1, 3)},
@@ -124,58 +121,57 @@ READY_STATES: dict[str, LeaseState] = {
 FREE_STATES: dict[str, LeaseState] = {
     "nothing is there": LeaseState(),
     "no process holds it": FREE,
-    "another database is ready": with_record(FREE, replace(READY, addresses={ELSEWHERE: (2, 3)})),
-    "it is ready, through no address": with_record(FREE, replace(READY, addresses={})),
-    "an older manifest is ready": with_record(FREE, replace(READY, ready=join_digests([OLDER]))),
+    "another database is ready": with_record(FREE, READY._replace(addresses={ELSEWHERE: (2, 3)})),
+    "it is ready, through no address": with_record(FREE, READY._replace(addresses={})),
+    "an older manifest is ready": with_record(FREE, READY._replace(ready=join_digests([OLDER]))),
     "it is ready, but not confirmed here": with_record(FREE, OLDER_READY),
-    "it was withdrawn": with_record(FREE, replace(READY, addresses={HERE: (0, 3)})),
+    "it was withdrawn": with_record(FREE, READY._replace(addresses={HERE: (0, 3)})),
     "it is an older one, and what is newer is not all confirmed": with_record(
         FREE,
-        replace(
-            READY,
+        READY._replace(
             ready=join_digests([OLDER, NEWER]),
             older=join_digests([DIGEST]),
             addresses={HERE: (1, 3)},
         ),
     ),
     "it is an older one, and nothing is confirmed": with_record(
-        FREE, replace(READY, ready=b"", older=join_digests([DIGEST]), addresses={HERE: (0, 3)})
+        FREE, READY._replace(ready=b"", older=join_digests([DIGEST]), addresses={HERE: (0, 3)})
     ),
-    "it failed, and the pause ends now": replace(FREE, failure=failed(retry_in_ms=0)),
-    "it failed, the pause is over": replace(FREE, failure=failed(retry_in_ms=-1)),
-    "it failed, by a clock that is far ahead": replace(
-        FREE, failure=failed(retry_in_ms=MAX_PAUSE_MS + 2 * CLOCK_SKEW_MS + 1)
+    "it failed, and the pause ends now": FREE._replace(failure=failed(retry_in_ms=0)),
+    "it failed, the pause is over": FREE._replace(failure=failed(retry_in_ms=-1)),
+    "it failed, by a clock that is far ahead": FREE._replace(
+        failure=failed(retry_in_ms=MAX_PAUSE_MS + 2 * CLOCK_SKEW_MS + 1)
     ),
-    "another manifest failed": replace(FREE, failure=failed(OLDER)),
-    "it failed through another address": replace(
-        FREE, failure=replace(failed(), address=ELSEWHERE)
+    "another manifest failed": FREE._replace(failure=failed(OLDER)),
+    "it failed through another address": FREE._replace(
+        failure=failed()._replace(address=ELSEWHERE)
     ),
     "a lease ended more than a margin ago": EXPIRED,
     "it is mine, by a write whose answer was lost": OWN_LEASE,
-    "it was mine, and is over": replace(EXPIRED, owner=ME),
+    "it was mine, and is over": EXPIRED._replace(owner=ME),
 }
 
 FAILED_STATES: dict[str, LeaseState] = {
     "it failed a moment ago": FAILED,
     "it failed, and another process holds the lease": FAILED_AND_HELD,
-    "it failed, and has 1 ms to go": replace(FREE, failure=failed(retry_in_ms=1)),
-    "it failed, for the longest pause": replace(FREE, failure=failed(retry_in_ms=MAX_PAUSE_MS)),
-    "it failed, for the longest pause, by a clock that is a little behind": replace(
-        FREE, failure=failed(retry_in_ms=MAX_PAUSE_MS + 2 * CLOCK_SKEW_MS)
+    "it failed, and has 1 ms to go": FREE._replace(failure=failed(retry_in_ms=1)),
+    "it failed, for the longest pause": FREE._replace(failure=failed(retry_in_ms=MAX_PAUSE_MS)),
+    "it failed, for the longest pause, by a clock that is a little behind": FREE._replace(
+        failure=failed(retry_in_ms=MAX_PAUSE_MS + 2 * CLOCK_SKEW_MS)
     ),
-    "it failed here, and something else failed since": replace(
-        FREE, failure=failed(OLDER), older_failures=(failed(),)
+    "it failed here, and something else failed since": FREE._replace(
+        failure=failed(OLDER), older_failures=(failed(),)
     ),
-    "it failed through this address": replace(FREE, failure=replace(failed(), address=HERE)),
+    "it failed through this address": FREE._replace(failure=failed()._replace(address=HERE)),
 }
 
 HELD_STATES: dict[str, LeaseState] = {
-    "another manifest failed, and another process holds it": replace(HELD, failure=failed(OLDER)),
+    "another manifest failed, and another process holds it": HELD._replace(failure=failed(OLDER)),
     "another process holds it": HELD,
-    "a lease ends now": replace(HELD, lease_until_ms=NOW),
-    "a lease ended a margin ago": replace(HELD, lease_until_ms=NOW - CLOCK_SKEW_MS),
-    "a lease ends farther ahead than any lasts": replace(
-        HELD, lease_until_ms=NOW + 2 * MAX_LEASE_MS + 60_000
+    "a lease ends now": HELD._replace(lease_until_ms=NOW),
+    "a lease ended a margin ago": HELD._replace(lease_until_ms=NOW - CLOCK_SKEW_MS),
+    "a lease ends farther ahead than any lasts": HELD._replace(
+        lease_until_ms=NOW + 2 * MAX_LEASE_MS + 60_000
     ),
 }
 
@@ -219,7 +215,7 @@ def test_mode_require_does_not_acquire_a_lease_that_it_observed_expiring() -> No
     assert step(HELD, permission=REQUIRE, is_expired=True) == Wait(HELD)
 
 
-CHECKED_ELSEWHERE = replace(READY, addresses={ELSEWHERE: (2, 7)}, fence=7)
+CHECKED_ELSEWHERE = READY._replace(addresses={ELSEWHERE: (2, 7)}, fence=7)
 
 
 @pytest.mark.parametrize(
@@ -227,12 +223,12 @@ CHECKED_ELSEWHERE = replace(READY, addresses={ELSEWHERE: (2, 7)}, fence=7)
     [
         (FREE, 3, False),
         (with_record(FREE, CHECKED_ELSEWHERE), 3, True),
-        (with_record(FREE, replace(READY, fence=9, addresses={HERE: (1, 3)})), 3, True),
-        (with_record(FREE, replace(READY, fence=9, addresses={HERE: (1, 9)})), 3, False),
+        (with_record(FREE, READY._replace(fence=9, addresses={HERE: (1, 3)})), 3, True),
+        (with_record(FREE, READY._replace(fence=9, addresses={HERE: (1, 9)})), 3, False),
         (with_record(EXPIRED, CHECKED_ELSEWHERE), 3, True),
         (with_record(HELD, CHECKED_ELSEWHERE), 3, False),
-        (with_record(FREE, replace(OLDER_READY, dropped=40)), 39, True),
-        (with_record(FREE, replace(OLDER_READY, dropped=40)), 40, False),
+        (with_record(FREE, OLDER_READY._replace(dropped=40)), 39, True),
+        (with_record(FREE, OLDER_READY._replace(dropped=40)), 40, False),
     ],
     ids=[
         "nothing was ever checked",
@@ -259,8 +255,7 @@ def test_mode_require_inspects_only_where_that_may_show_something_new(
 def test_readiness_comes_before_failure_before_holder_before_mode(
     is_ready: bool, is_failed: bool, holder: str | None, may_migrate: bool
 ) -> None:
-    state = replace(
-        HELD if holder else FREE,
+    state = (HELD if holder else FREE)._replace(
         owner=holder,
         databases={"one": READY} if is_ready else {},
         failure=failed() if is_failed else None,
@@ -297,7 +292,7 @@ def test_while_paused_only_an_acquisition_is_blocked(state: LeaseState, expected
         (FREE, OLDER, False),
         (FREE, "", True),
         (with_record(FREE, OLDER_READY), OLDER, True),
-        (with_record(FREE, replace(OLDER_READY, addresses={ELSEWHERE: (2, 3)})), OLDER, False),
+        (with_record(FREE, OLDER_READY._replace(addresses={ELSEWHERE: (2, 3)})), OLDER, False),
         (with_record(HELD, OLDER_READY), OLDER, False),
     ],
     ids=[
@@ -341,7 +336,7 @@ def test_a_database_that_is_current_is_served_whatever_the_item_holds(state: Lea
 def test_a_failure_for_lack_of_time_refuses_only_attempts_without_more_time(
     had: int, left: int
 ) -> None:
-    state = replace(FREE, failure=replace(failed(), had_ms=had))
+    state = FREE._replace(failure=failed()._replace(had_ms=had))
     refused = isinstance(step(state, remaining_ms=left), Refuse)
     assert refused == (left <= had * RETRY_TIME_FACTOR)
 
@@ -390,10 +385,10 @@ def test_a_lease_expires_when_unchanged_for_its_whole_length_and_a_margin(
 @pytest.mark.parametrize(
     "changed",
     [
-        replace(HELD, lease_until_ms=HELD.lease_until_ms + 1),
-        replace(HELD, fence=5),
-        replace(HELD, owner="a third"),
-        replace(FREE, lease_ms=20_000),
+        HELD._replace(lease_until_ms=HELD.lease_until_ms + 1),
+        HELD._replace(fence=5),
+        HELD._replace(owner="a third"),
+        FREE._replace(lease_ms=20_000),
     ],
     ids=["renewed", "acquired again", "acquired by another", "released"],
 )
@@ -412,7 +407,7 @@ def test_a_published_record_is_not_a_renewal() -> None:
 
 
 def test_a_stale_reading_restarts_the_watch() -> None:
-    renewed = replace(HELD, lease_until_ms=HELD.lease_until_ms + 1)
+    renewed = HELD._replace(lease_until_ms=HELD.lease_until_ms + 1)
     watch = LeaseWatch()
     for now, seen in enumerate([HELD, renewed, HELD, renewed]):
         assert not watch.has_expired(seen, now * WHOLE_LEASE)
@@ -420,7 +415,7 @@ def test_a_stale_reading_restarts_the_watch() -> None:
 
 def test_the_length_of_the_holders_lease_counts() -> None:
     watch = LeaseWatch()
-    long = replace(HELD, lease_ms=60_000)
+    long = HELD._replace(lease_ms=60_000)
     watch.has_expired(long, 0.0)
     assert not watch.has_expired(long, 60.9)
     assert watch.has_expired(long, 61.1)
@@ -428,12 +423,12 @@ def test_the_length_of_the_holders_lease_counts() -> None:
 
 @pytest.mark.parametrize("planted", [0, MAX_LEASE_MS + 1, 10**18])
 def test_a_length_that_no_setting_allows_counts_as_the_longest(planted: int) -> None:
-    watch, state = LeaseWatch(), replace(HELD, lease_ms=planted)
+    watch, state = LeaseWatch(), HELD._replace(lease_ms=planted)
     watch.has_expired(state, 0.0)
     assert not watch.has_expired(state, MAX_LEASE_MS / 1000)
     assert watch.has_expired(state, (MAX_LEASE_MS + CLOCK_SKEW_MS) / 1000 + 0.1)
 
 
 def test_an_item_without_an_owner_is_free_whatever_else_it_contains() -> None:
-    odd = replace(FREE, lease_until_ms=NOW + MAX_LEASE_MS + 1)
+    odd = FREE._replace(lease_until_ms=NOW + MAX_LEASE_MS + 1)
     assert step(odd) == Acquire(odd)

@@ -313,7 +313,7 @@ def test_an_inspection_may_help_where_another_check_came_after_this_addresss(
         if record.fence == 0:
             assert UNKNOWN_IDENTITY in databases
     if UNKNOWN_IDENTITY in databases:
-        databases = {**databases, UNKNOWN_IDENTITY: replace(databases[UNKNOWN_IDENTITY], fence=0)}
+        databases = {**databases, UNKNOWN_IDENTITY: databases[UNKNOWN_IDENTITY]._replace(fence=0)}
     assert LeaseState(databases=databases).may_be_ready(address, length) is may_be
 
 
