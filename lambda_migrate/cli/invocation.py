@@ -17,7 +17,7 @@ from lambda_migrate.commands.context import CommandContext
 from lambda_migrate.commands.prompt import Question
 from lambda_migrate.commands.registry import COMMANDS
 from lambda_migrate.commands.request import CommandRequest
-from lambda_migrate.commands.result import FAILED, CommandResult
+from lambda_migrate.commands.result import EXIT_FAILED, CommandResult
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.settings import Settings
 
@@ -159,11 +159,11 @@ class CommandInvocation:
             command=COMMANDS[command],
             options={k: v for k, v in options.items() if v is not None and v is not False},
             request_id=str(uuid.uuid4()),
-            yes=self.yes,
+            confirmation=self.yes,
         )
         if self.options.function is not None:
             return self._run_in_function(self.options.function, request)
-        return request.command.run(self.context, **request.arguments)
+        return request.command.run(self.context, **request.call_arguments)
 
     def _run_in_function(self, function: str, request: CommandRequest) -> CommandResult:
         from lambda_migrate.cli.remote import RemoteFunction, make_client
@@ -181,9 +181,9 @@ class CommandInvocation:
         if question is not None:
             question = Question(**question)
             if not self.confirm(question):
-                return CommandResult({**question.location, "confirmed": False}, FAILED)
-            mark = str(response["error"]["mark"])
-            request = replace(request, yes=mark, request_id=str(uuid.uuid4()))
+                return CommandResult({**question.location, "confirmed": False}, EXIT_FAILED)
+            confirmation = str(response["error"]["mark"])
+            request = replace(request, confirmation=confirmation, request_id=str(uuid.uuid4()))
             with self.reporter.waiting_for(function, request.command.name):
                 response = remote.run(request)
         self._show_notes(function, response)

@@ -12,7 +12,7 @@ from lambda_migrate.cli import create_table
 from lambda_migrate.cli.invocation import CommandInvocation
 from lambda_migrate.cli.options import add_local_command, add_target_command
 from lambda_migrate.cli.render import build_lease_facts, format_count, render_facts
-from lambda_migrate.commands.result import DONE
+from lambda_migrate.commands.result import EXIT_DONE
 from lambda_migrate.errors import escape_text
 
 if TYPE_CHECKING:
@@ -67,11 +67,11 @@ def _create_table(
         name_line = f"\n      TableName: {json.dumps(name)}" if name else ""
         snippet = Text(create_table.SNIPPET.format(name=name_line).rstrip("\n"))
         invocation.terminal.show_result(create_table.build_resource(name), snippet)
-        return DONE
+        return EXIT_DONE
     invocation.settings.require(table=True)
     client, sleep = create_table.make_client(), invocation.clock.sleep
     is_new = create_table.create_table(client, name, sleep=sleep)
     text = f"created table {name}" if is_new else f"table {name} already exists with the right key"
     document = {"table": name, "created": is_new}
     invocation.terminal.show_result(document, Text(text, style="green"))
-    return DONE
+    return EXIT_DONE

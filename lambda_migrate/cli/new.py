@@ -11,7 +11,7 @@ from rich.text import Text
 
 from lambda_migrate.cli.invocation import CommandInvocation
 from lambda_migrate.cli.options import add_local_command
-from lambda_migrate.commands.result import DONE
+from lambda_migrate.commands.result import EXIT_DONE
 from lambda_migrate.errors import ConfigurationError
 
 
@@ -44,4 +44,4 @@ def _new(
         Text.assemble("created ", (str(path), "bold")),
         "write your SQL in it; `lambda-migrate plan` shows what `up` will do",
     )
-    return DONE
+    return EXIT_DONE

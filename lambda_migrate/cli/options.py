@@ -141,7 +141,7 @@ def _make_parameter(option: Option) -> inspect.Parameter:
         value_type = _make_enum(option)
     is_flag = option.type is bool
     return inspect.Parameter(
-        option.argument,
+        option.parameter_name,
         inspect.Parameter.KEYWORD_ONLY,
         annotation=Annotated[value_type if is_flag else value_type | None, info],
         default=False if is_flag else None,
@@ -173,7 +173,7 @@ def add_target_command(name: str, *, has_long_list: bool = False) -> Callable[[V
     def add(view: View) -> View:
         def run(invocation: CommandInvocation, **values: Any) -> int:
             invocation.yes = values.get("yes", False)
-            given = {each.name: _read_value(values[each.argument]) for each in options}
+            given = {each.name: _read_value(values[each.parameter_name]) for each in options}
             given |= {
                 each.name: getattr(invocation.options, each.name)
                 for each in command.options

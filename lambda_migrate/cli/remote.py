@@ -30,7 +30,7 @@ READ_SECONDS = 930.0
 """Lambda's longest timeout is 900 s; the SDK's own read timeout is 60 s."""
 
 _CONNECT_SECONDS = 10.0
-_MIN_PAUSE_SECONDS = 0.2
+_MIN_DELAY_SECONDS = 0.2
 _QUOTE_LENGTH = 500
 
 _TIMEOUT_TEXTS = ("Sandbox.Timedout", "Task timed out")
@@ -96,7 +96,7 @@ def make_client(read_seconds: float = READ_SECONDS) -> Any:
         raise ConfigurationError(f"cannot create a Lambda client: {error}") from error
 
 
-class _Reason(Enum):
+class _NoResponseReason(Enum):
     """Why there is no response; the value is the attempt at which to give up, 0 for never."""
 
     UNREACHABLE = 6
@@ -113,13 +113,15 @@ class _NoResponse(Exception):
     Attributes:
         reason: Why.
         error: The error to raise after the last attempt.
-        ended: The invocation that is known to have ended, or "".
+        ended_invocation_id: The invocation that is known to have ended, or "".
     """
 
-    def __init__(self, reason: _Reason, error: MigrateError, *, ended: str = "") -> None:
+    def __init__(
+        self, reason: _NoResponseReason, error: MigrateError, *, ended_invocation_id: str = ""
+    ) -> None:
         self.reason = reason
         self.error = error
-        self.ended = ended
+        self.ended_invocation_id = ended_invocation_id
         super().__init__(str(error))
 
 
@@ -129,7 +131,7 @@ class _InvokeResponse:
 
     payload: bytes
     is_error: bool
-    invocation: str
+    request_id: str
 
 
 class RemoteFunction:
@@ -178,7 +180,7 @@ class RemoteFunction:
             MigrateError: The function failed before it could respond.
         """
         started = self._clock.monotonic()
-        failures: Counter[_Reason] = Counter()
+        failures: Counter[_NoResponseReason] = Counter()
         while True:
             try:
                 response = self._send(request)
@@ -188,22 +190,28 @@ class RemoteFunction:
                 if is_last or self._deadline.is_over:
                     raise failure.error from None
                 reason = str(failure.error)
-                if failure.ended:
-                    request = replace(request, ended=(*request.ended, failure.ended))
+                if failure.ended_invocation_id:
+                    request = replace(
+                        request,
+                        ended_invocation_ids=(
+                            *request.ended_invocation_ids,
+                            failure.ended_invocation_id,
+                        ),
+                    )
             else:
                 if not response.get("running") or self._deadline.is_over:
                     return response
                 reason = str(response["error"]["message"])
-            self._pause(reason, self._clock.monotonic() - started)
+            self._wait_before_retry(reason, self._clock.monotonic() - started)
 
-    def _pause(self, reason: str, waited: float) -> None:
-        self._on_wait(reason, waited)
-        pause = max(_MIN_PAUSE_SECONDS, self._backoff.delay(waited))
-        self._clock.sleep(min(pause, self._deadline.remaining()))
+    def _wait_before_retry(self, reason: str, waited_seconds: float) -> None:
+        self._on_wait(reason, waited_seconds)
+        delay = max(_MIN_DELAY_SECONDS, self._backoff.delay(waited_seconds))
+        self._clock.sleep(min(delay, self._deadline.remaining()))
 
     def _send(self, request: CommandRequest) -> dict[str, Any]:
         left = max(1.0, self._deadline.remaining())
-        event = replace(request, timeout=round(left, 3)).event
+        event = replace(request, timeout=round(left, 3)).lambda_event
         return self._parse(self._invoke(json.dumps(event).encode(), request), request)
 
     def _invoke(self, payload: bytes, request: CommandRequest) -> _InvokeResponse:
@@ -244,9 +252,9 @@ class RemoteFunction:
         if code in _MISCONFIGURED:
             return ConfigurationError(f"{cause}; fix the function's configuration")
         if code in _THROTTLED or code in _UPDATING or status == 429:
-            return _NoResponse(_Reason.THROTTLED, NotReady(cause))
+            return _NoResponse(_NoResponseReason.THROTTLED, NotReady(cause))
         if status >= 500:
-            return _NoResponse(_Reason.UNREACHABLE, NotReady(cause))
+            return _NoResponse(_NoResponseReason.UNREACHABLE, NotReady(cause))
         if code == "ResourceNotFoundException":
             region = self._client.meta.region_name
             return ConfigurationError(
@@ -269,14 +277,16 @@ class RemoteFunction:
 
         cause = f"{type(error).__name__}: {_quote(error)}"
         if isinstance(error, ConnectionError):  # nothing was sent
-            return _NoResponse(_Reason.UNREACHABLE, NotReady(f"Lambda cannot be reached: {cause}"))
+            return _NoResponse(
+                _NoResponseReason.UNREACHABLE, NotReady(f"Lambda cannot be reached: {cause}")
+            )
         advice = (
             f"`{request.command.name}` may still be running there: check `status` and `lease show`"
             if request.is_write
             else "try again"
         )
         return _NoResponse(
-            _Reason.UNREACHABLE,
+            _NoResponseReason.UNREACHABLE,
             NotReady(f"the response of {self.name!r} was lost ({cause}); {advice}"),
         )
 
@@ -311,7 +321,9 @@ class RemoteFunction:
         else:
             error = MigrateError(f"{self.name!r} failed before it responded: {cause}")
         if request.is_write:  # sent again, the function reports what was committed
-            return _NoResponse(_Reason.CRASHED, error, ended=response.invocation)
+            return _NoResponse(
+                _NoResponseReason.CRASHED, error, ended_invocation_id=response.request_id
+            )
         return error
 
 

@@ -17,7 +17,7 @@ from lambda_migrate.cli.times import (
     format_until,
 )
 from lambda_migrate.commands.documents import parse_entries
-from lambda_migrate.commands.status_rows import OmittedEntries, StatusEntry, truncate_entries
+from lambda_migrate.commands.status_entries import OmittedEntries, StatusEntry, truncate_entries
 from lambda_migrate.errors import escape_text
 from lambda_migrate.lease.readiness import UNKNOWN_IDENTITY
 

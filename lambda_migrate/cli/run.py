@@ -19,7 +19,7 @@ from lambda_migrate.commands.errors import (
     get_exit_code,
     parse_error_document,
 )
-from lambda_migrate.commands.result import FAILED, USAGE_ERROR
+from lambda_migrate.commands.result import EXIT_FAILED, EXIT_USAGE_ERROR
 from lambda_migrate.errors import MigrateError, MigrationFailed
 from lambda_migrate.migrations.sql.excerpt import redact
 
@@ -141,13 +141,13 @@ def _report_usage_error(terminal: Terminal, error: Any) -> int:
     message = redact(error.format_message())
     if message.startswith("Usage:") and not terminal.is_json:  # no command: this is the help
         sys.stderr.write(message + "\n")
-        return USAGE_ERROR
+        return EXIT_USAGE_ERROR
     option = str(getattr(error, "option_name", "") or "")
     if command == "lambda-migrate" and option.lstrip("-").replace("-", "_") in COMMON_OPTIONS:
         message += f" Write {option} after the command."
     shown = [Text(message, style="bold red"), f"see `{command} --help`"]
     document = {"kind": "UsageError", "message": message, "retryable": False}
-    return _report(terminal, document, shown, code=USAGE_ERROR)
+    return _report(terminal, document, shown, code=EXIT_USAGE_ERROR)
 
 
 def _report_interruption(terminal: Terminal, code: int) -> int:
@@ -175,4 +175,4 @@ def _report_unexpected_error(terminal: Terminal, error: Exception) -> int:
         f"{TRACEBACK_VARIABLE}=1 for the traceback, and please report it"
     )
     document = {"kind": kind, "message": message, "retryable": False}
-    return _report(terminal, document, [Text(message, style="bold red")], code=FAILED)
+    return _report(terminal, document, [Text(message, style="bold red")], code=EXIT_FAILED)

@@ -6,7 +6,7 @@ from dataclasses import asdict, fields
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from lambda_migrate.commands.status_rows import StatusEntry, build_entries, count_states
+from lambda_migrate.commands.status_entries import StatusEntry, build_entries, count_states
 from lambda_migrate.lease.record import split_digests
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 
-FIRST_STATEMENTS = 3
+MAX_STATEMENTS_SHOWN = 3
 """How many statements of a migration are quoted; the others are only counted."""
 
 
@@ -116,8 +116,11 @@ def _build_database(identity: str, record: DatabaseRecord) -> dict[str, Any]:
         "identity": identity,
         "versions_ready": _count_non_empty(record.dropped + len(split_digests(record.ready))),
         "addresses": [
-            {"address": address, "versions_ready": _count_confirmed(record, confirmed)}
-            for address, (confirmed, _) in sorted(record.addresses.items())
+            {
+                "address": address,
+                "versions_ready": _count_confirmed_digests(record, confirmed_count),
+            }
+            for address, (confirmed_count, _) in sorted(record.addresses.items())
         ],
         "checked_at": format_iso(record.at_ms),
         "checked_by": record.owner,
@@ -125,8 +128,8 @@ def _build_database(identity: str, record: DatabaseRecord) -> dict[str, Any]:
     }
 
 
-def _count_confirmed(record: DatabaseRecord, confirmed: int) -> int:
-    return _count_non_empty(record.dropped + confirmed) if confirmed else 0
+def _count_confirmed_digests(record: DatabaseRecord, confirmed_count: int) -> int:
+    return _count_non_empty(record.dropped + confirmed_count) if confirmed_count else 0
 
 
 def _count_non_empty(manifests: int) -> int:
@@ -173,35 +176,35 @@ def build_plan_document(preview: PlanPreview, location: dict[str, str]) -> dict[
     return {
         **location,
         "digest": preview.digest,
-        "can_go_on": preview.can_go_on,
+        "can_go_on": preview.can_be_applied,
         "in_doubt": [row.name for row in preview.in_doubt],
-        "pending": [_build_step(step) for step in preview.steps],
+        "pending": [_build_migration(migration) for migration in preview.migrations],
         "divergences": [_build_divergence(each) for each in preview.divergences],
     }
 
 
 def build_verify_document(
-    found: Verification, location: dict[str, str], *, resynced: bool
+    verification: Verification, location: dict[str, str], *, resynced: bool
 ) -> dict[str, Any]:
     """Build the result of ``verify``."""
     return {
         **location,
-        "agree": not found.problems,
-        "problems": list(found.problems),
+        "agree": not verification.problems,
+        "problems": list(verification.problems),
         "resynced": resynced,
-        "applied": len(found.status.plan.applied),
-        "pending": len(found.status.plan.pending),
+        "applied": len(verification.status.plan.applied),
+        "pending": len(verification.status.plan.pending),
     }
 
 
-def _build_step(step: PlannedMigration) -> dict[str, Any]:
+def _build_migration(migration: PlannedMigration) -> dict[str, Any]:
     return {
-        "version": step.version,
-        "name": step.name,
-        "path": step.path,
-        "transactional": step.transactional,
-        "has_down_script": step.has_down_script,
-        "statements": len(step.statements),
-        "first_statements": list(step.statements[:FIRST_STATEMENTS]),
-        "faults": list(step.faults),
+        "version": migration.version,
+        "name": migration.name,
+        "path": migration.path,
+        "transactional": migration.transactional,
+        "has_down_script": migration.has_down_script,
+        "statements": len(migration.statements),
+        "first_statements": list(migration.statements[:MAX_STATEMENTS_SHOWN]),
+        "faults": list(migration.faults),
     }

@@ -18,22 +18,23 @@ __all__ = ["build_dry_run_document", "build_dry_run_question"]
 
 
 def build_dry_run_question(
-    forecast: DryRunPlan, location: dict[str, str], *, in_production: bool
+    dry_run_plan: DryRunPlan, location: dict[str, str], *, in_production: bool
 ) -> Question:
     """Build the question to ask before a dry run, because it takes real locks.
 
     Args:
-        forecast: What the dry run would run.
+        dry_run_plan: What the dry run would run.
         location: The target and its database.
         in_production: Whether the user has confirmed production in advance.
     """
-    count, database = len(forecast.plan.pending), location["database"]
+    count, database = len(dry_run_plan.plan.pending), location["database"]
     migrations = f"{count} migration{'s' * (count != 1)}"
-    needs_word = forecast.is_production and not in_production
+    needs_word = dry_run_plan.is_production and not in_production
     return Question(
         command="plan --dry-run",
         text=(
-            f"{database} is {forecast.environment}: its users wait for these locks. Run it there?"
+            f"{database} is {dry_run_plan.environment}: its users wait for these locks. Run it "
+            "there?"
             if needs_word
             else f"dry-run {migrations}?"
         ),
@@ -44,10 +45,12 @@ def build_dry_run_question(
         ),
         location=location,
         migrations=[
-            {"name": migration.name, "applied_at": None} for migration in forecast.plan.pending
+            {"name": migration.name, "applied_at": None} for migration in dry_run_plan.plan.pending
         ],
-        notes=[f"not undone by a rollback: {effect}" for effect in forecast.irreversible_effects],
-        required_word=forecast.environment if needs_word else "",
+        notes=[
+            f"not undone by a rollback: {effect}" for effect in dry_run_plan.irreversible_effects
+        ],
+        required_word=dry_run_plan.environment if needs_word else "",
         option="in_production" if needs_word else "",
     )
 

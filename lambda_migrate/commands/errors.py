@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lambda_migrate import errors
 from lambda_migrate.commands.documents import format_iso
-from lambda_migrate.commands.result import BUSY, FAILED, USAGE_ERROR
+from lambda_migrate.commands.result import EXIT_BUSY, EXIT_FAILED, EXIT_USAGE_ERROR
 from lambda_migrate.errors import ConfigurationError, LeaseHeld, MigrateError, MigrationFailed
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ __all__ = ["build_error_document", "get_exit_code", "parse_error_document"]
 def get_exit_code(error: MigrateError) -> int:
     """Return the exit code for an error."""
     if isinstance(error, ConfigurationError):
-        return USAGE_ERROR
-    return BUSY if isinstance(error, LeaseHeld) else FAILED
+        return EXIT_USAGE_ERROR
+    return EXIT_BUSY if isinstance(error, LeaseHeld) else EXIT_FAILED
 
 
 def build_error_document(error: MigrateError) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from lambda_migrate.commands.documents import (
 from lambda_migrate.commands.dry_run import build_dry_run_document, build_dry_run_question
 from lambda_migrate.commands.errors import get_exit_code
 from lambda_migrate.commands.preview import build_preview
-from lambda_migrate.commands.result import DONE, FAILED, PENDING, CommandResult
+from lambda_migrate.commands.result import EXIT_DONE, EXIT_FAILED, EXIT_PENDING, CommandResult
 from lambda_migrate.errors import FlagsUnavailable
 
 if TYPE_CHECKING:
@@ -30,12 +30,14 @@ def status(context: CommandContext, *, exit_code: bool = False) -> CommandResult
         context: The target.
         exit_code: Exit with 3 if migrations are pending or diverged.
     """
-    found = context.operations.status(context.deadline)
+    current_status = context.operations.status(context.deadline)
     document = build_status_document(
-        found, context.manifest, context.location, has_table=context.has_table
+        current_status, context.manifest, context.location, has_table=context.has_table
     )
     document["flags"] = _read_flags(context)
-    return CommandResult(document, PENDING if exit_code and not found.plan.is_current else DONE)
+    return CommandResult(
+        document, EXIT_PENDING if exit_code and not current_status.plan.is_current else EXIT_DONE
+    )
 
 
 def _read_flags(context: CommandContext) -> dict[str, Any] | None:
@@ -66,31 +68,31 @@ def plan(
         in_production: Confirms in advance that a dry run may lock tables of a production database.
         ignore_other_history: Continue even if another tool has migrated this database.
     """
-    selection: dict[str, Any] = {"to": to, "ignore_other_history": ignore_other_history}
-    planned, manifest = context.operations.plan(context.deadline, **selection)
+    options: dict[str, Any] = {"to": to, "ignore_other_history": ignore_other_history}
+    planned, manifest = context.operations.plan(context.deadline, **options)
     preview = build_preview(planned, manifest)
     document = build_plan_document(preview, context.location)
-    if dry_run and preview.can_go_on:
-        return _run_dry_run(context, document, selection, in_production=in_production)
-    return CommandResult(document, DONE if preview.can_go_on else FAILED)
+    if dry_run and preview.can_be_applied:
+        return _run_dry_run(context, document, options, in_production=in_production)
+    return CommandResult(document, EXIT_DONE if preview.can_be_applied else EXIT_FAILED)
 
 
 def _run_dry_run(
     context: CommandContext,
     document: dict[str, Any],
-    selection: dict[str, Any],
+    options: dict[str, Any],
     *,
     in_production: bool,
 ) -> CommandResult:
-    def confirm(forecast: DryRunPlan) -> bool:
+    def confirm(dry_run_plan: DryRunPlan) -> bool:
         return context.prompter.confirm(
-            build_dry_run_question(forecast, context.location, in_production=in_production)
+            build_dry_run_question(dry_run_plan, context.location, in_production=in_production)
         )
 
-    result = context.operations.dry_run(context.deadline, confirm=confirm, **selection)
+    result = context.operations.dry_run(context.deadline, confirm=confirm, **options)
     if result is None:
-        return CommandResult({**context.location, "confirmed": False}, FAILED)
-    code = DONE if result.error is None else get_exit_code(result.error)
+        return CommandResult({**context.location, "confirmed": False}, EXIT_FAILED)
+    code = EXIT_DONE if result.error is None else get_exit_code(result.error)
     return CommandResult({**document, "dry_run": build_dry_run_document(result)}, code)
 
 
@@ -104,6 +106,6 @@ def verify(context: CommandContext, *, resync: bool = False) -> CommandResult:
     if resync:
         context.settings.require(table=True)
         context.operations.resync(context.deadline)
-    found = context.operations.verify(context.deadline)
-    document = build_verify_document(found, context.location, resynced=resync)
-    return CommandResult(document, FAILED if found.problems else DONE)
+    verification = context.operations.verify(context.deadline)
+    document = build_verify_document(verification, context.location, resynced=resync)
+    return CommandResult(document, EXIT_FAILED if verification.problems else EXIT_DONE)

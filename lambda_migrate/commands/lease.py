@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lambda_migrate.commands.documents import build_lease_document
 from lambda_migrate.commands.prompt import Question
-from lambda_migrate.commands.result import FAILED, CommandResult
+from lambda_migrate.commands.result import EXIT_FAILED, CommandResult
 
 if TYPE_CHECKING:
     from lambda_migrate.commands.context import CommandContext
@@ -37,7 +37,7 @@ def lease_release(context: CommandContext) -> CommandResult:
         lease=build_lease_document(state),
     )
     if state.owner is not None and not context.prompter.confirm(question):
-        return CommandResult({**location, "confirmed": False}, FAILED)
+        return CommandResult({**location, "confirmed": False}, EXIT_FAILED)
     before = release_lease(context.store)
     released = before.owner is not None
     return CommandResult({**location, "released": released, "owner": before.owner})

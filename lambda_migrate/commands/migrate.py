@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lambda_migrate.commands.prompt import Question
-from lambda_migrate.commands.result import FAILED, CommandResult
+from lambda_migrate.commands.result import EXIT_FAILED, CommandResult
 from lambda_migrate.errors import LeaseHeld
 
 if TYPE_CHECKING:
@@ -49,12 +49,12 @@ def up(
             ignore_other_history=ignore_other_history,
         )
 
-    applied = _retry_while_held(context, apply_pending) if wait else apply_pending()
+    applied = _retry_while_lease_held(context, apply_pending) if wait else apply_pending()
     seconds = round(context.clock.monotonic() - started, 3)
     return CommandResult({**context.location, "applied": list(applied), "seconds": seconds})
 
 
-def _retry_while_held(
+def _retry_while_lease_held(
     context: CommandContext, apply_pending: Callable[[], tuple[str, ...]]
 ) -> tuple[str, ...]:
     from lambda_migrate.clock import system_random
@@ -68,9 +68,9 @@ def _retry_while_held(
         except LeaseHeld as held:
             if context.deadline.is_over:
                 raise
-            waited = context.clock.monotonic() - started
-            context.prompter.report_waiting(str(held), seconds=waited)
-            delay = max(_MIN_DELAY_SECONDS, backoff.delay(waited))
+            waited_seconds = context.clock.monotonic() - started
+            context.prompter.report_waiting(str(held), seconds=waited_seconds)
+            delay = max(_MIN_DELAY_SECONDS, backoff.delay(waited_seconds))
             context.clock.sleep(min(delay, context.deadline.remaining()))
 
 
@@ -100,7 +100,7 @@ def down(
         context.deadline, to=to, steps=steps, only=only, confirm=confirm
     )
     if not confirmed:
-        return CommandResult({**context.location, "confirmed": False}, FAILED)
+        return CommandResult({**context.location, "confirmed": False}, EXIT_FAILED)
     return CommandResult({**context.location, "reverted": list(rolled_back)})
 
 

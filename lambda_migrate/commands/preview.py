@@ -48,33 +48,33 @@ class PlanPreview:
 
     Attributes:
         digest: The digest of the manifest.
-        steps: The pending migrations, in order.
+        migrations: The pending migrations, in order.
         in_doubt: History rows that would be resolved first.
         divergences: Contradictions between files and history; with any, `up` applies nothing.
     """
 
     digest: str
-    steps: tuple[PlannedMigration, ...]
+    migrations: tuple[PlannedMigration, ...]
     in_doubt: tuple[HistoryRow, ...]
     divergences: tuple[Divergence, ...]
 
     @property
-    def can_go_on(self) -> bool:
+    def can_be_applied(self) -> bool:
         """Whether `up` would start."""
-        return not (self.divergences or any(step.faults for step in self.steps))
+        return not (self.divergences or any(migration.faults for migration in self.migrations))
 
 
 def build_preview(plan: Plan, manifest: Manifest) -> PlanPreview:
     """Build the preview of a plan from the scripts of its migrations."""
     return PlanPreview(
         digest=manifest.digest,
-        steps=tuple(_build_step(migration) for migration in plan.pending),
+        migrations=tuple(_build_planned_migration(migration) for migration in plan.pending),
         in_doubt=plan.in_doubt,
         divergences=plan.divergences,
     )
 
 
-def _build_step(migration: Migration) -> PlannedMigration:
+def _build_planned_migration(migration: Migration) -> PlannedMigration:
     # Redact before truncating: the cut may split the literal of a secret.
     statements = tuple(
         _join_lines(redact(statement.text)) for statement in split_statements(migration.up.sql)

@@ -33,7 +33,7 @@ class Option:
         metavar: What stands for its value in a usage line.
         alias: Another name on the command line.
         choices: The strings that it may be; any if empty.
-        argument: The parameter of the command's function.
+        parameter_name: The parameter of the command's function.
         is_positional: Whether the command line takes it without a name.
         is_common: Whether it is one of the command line's common options.
     """
@@ -44,12 +44,12 @@ class Option:
     metavar: str | None = None
     alias: str = ""
     choices: tuple[str, ...] = ()
-    argument: str = ""
+    parameter_name: str = ""
     is_positional: bool = False
     is_common: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "argument", self.argument or self.name)
+        object.__setattr__(self, "parameter_name", self.parameter_name or self.name)
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -93,7 +93,7 @@ _IGNORE_OTHER_HISTORY = Option(
     "Continue even if another tool's history table is in the database.",
 )
 
-_ALL = (
+_COMMANDS = (
     Command(
         "status",
         status,
@@ -172,7 +172,7 @@ _ALL = (
                 "Read this tool's history table, if the database has several. Default: the only "
                 "one.",
                 "TOOL",
-                argument="source",
+                parameter_name="source",
             ),
             _IGNORE_OTHER_HISTORY,
         ),
@@ -191,7 +191,7 @@ _ALL = (
                 "Record the outcome of a migration in doubt (applied, pending), or accept a "
                 "changed file (edited).",
                 choices=("applied", "pending", "edited"),
-                argument="declared",
+                parameter_name="declared",
             ),
             Option("environment", str, "Stamp the database with this name.", is_common=True),
         ),
@@ -208,4 +208,4 @@ _ALL = (
     ),
 )
 
-COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
+COMMANDS: dict[str, Command] = {command.name: command for command in _COMMANDS}

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.commands.prompt import Question
-from lambda_migrate.commands.result import FAILED, CommandResult
+from lambda_migrate.commands.result import EXIT_FAILED, CommandResult
 from lambda_migrate.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -34,28 +34,28 @@ def baseline(
         source: Which tool, or which table, if the database has several.
         ignore_other_history: Mark up to ``version`` whatever such a table lists.
     """
-    selection: dict[str, Any] = {"source": source, "ignore_other_history": ignore_other_history}
+    options: dict[str, Any] = {"source": source, "ignore_other_history": ignore_other_history}
     operations = context.operations
-    chosen = operations.preview_baseline(version, context.deadline, **selection)
-    if chosen.migrations and not context.prompter.confirm(_build_question(context, chosen)):
-        return _decline(context)
-    declared = operations.baseline(version, context.deadline, expected=chosen, **selection)
-    other = chosen.other
+    preview = operations.preview_baseline(version, context.deadline, **options)
+    if preview.migrations and not context.prompter.confirm(_build_question(context, preview)):
+        return _make_declined_result(context)
+    declared = operations.baseline(version, context.deadline, expected=preview, **options)
+    other = preview.other
     return CommandResult(
         {
             **context.location,
             "declared": list(declared),
             "from": None if other is None else {"tool": other.tool, "table": other.table},
-            "compared": [asdict(each) for each in chosen.compared],
-            "gaps": list(chosen.gaps),
+            "compared": [asdict(each) for each in preview.compared],
+            "gaps": list(preview.gaps),
         }
     )
 
 
-def _build_question(context: CommandContext, chosen: Baseline) -> Question:
-    names = [migration.name for migration in chosen.migrations]
+def _build_question(context: CommandContext, preview: Baseline) -> Question:
+    names = [migration.name for migration in preview.migrations]
     count = f"{len(names)} migration{'s' * (len(names) != 1)}"
-    other = chosen.other
+    other = preview.other
     source = "" if other is None else f", from {other.tool}'s history table {other.table}"
     return Question(
         command="baseline",
@@ -66,8 +66,8 @@ def _build_question(context: CommandContext, chosen: Baseline) -> Question:
         ),
         location=context.location,
         migrations=[{"name": name, "applied_at": None} for name in names],
-        notes=[format_gap_advice(chosen.gaps)] if chosen.gaps else [],
-        compared=[asdict(each) for each in chosen.compared],
+        notes=[format_gap_advice(preview.gaps)] if preview.gaps else [],
+        compared=[asdict(each) for each in preview.compared],
     )
 
 
@@ -110,10 +110,11 @@ def repair(
 
 
 def _resolve(context: CommandContext, version: int, declared: str) -> CommandResult:
-    consequence = _CONSEQUENCES.get(declared)
+    consequence = _CONSEQUENCES_BY_STATE.get(declared)
     if consequence is None:
         raise ConfigurationError(
-            f"--as {declared!r} for version {version}: write one of {', '.join(_CONSEQUENCES)}"
+            f"--as {declared!r} for version {version}: write one of "
+            f"{', '.join(_CONSEQUENCES_BY_STATE)}"
         )
     name = _find_name(context, version)
     question = Question(
@@ -123,12 +124,12 @@ def _resolve(context: CommandContext, version: int, declared: str) -> CommandRes
         location=context.location,
     )
     if not context.prompter.confirm(question):
-        return _decline(context)
+        return _make_declined_result(context)
     repaired = context.operations.repair(version, context.deadline, declared=declared)
     return CommandResult({**context.location, "repaired": repaired, "as": declared})
 
 
-_CONSEQUENCES = {
+_CONSEQUENCES_BY_STATE = {
     "applied": "this marks {name} as applied on {database} without running it.",
     "pending": (
         "this removes {name} from the history of {database} without rolling anything back; the "
@@ -165,10 +166,10 @@ def _stamp_environment(context: CommandContext) -> CommandResult:
         location=context.location,
     )
     if not context.prompter.confirm(question):
-        return _decline(context)
+        return _make_declined_result(context)
     context.operations.stamp_environment(context.deadline)
     return CommandResult({**context.location, "stamped": environment})
 
 
-def _decline(context: CommandContext) -> CommandResult:
-    return CommandResult({**context.location, "confirmed": False}, FAILED)
+def _make_declined_result(context: CommandContext) -> CommandResult:
+    return CommandResult({**context.location, "confirmed": False}, EXIT_FAILED)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lambda_migrate.commands.prompt import Question
     from lambda_migrate.commands.registry import Command, Option
 
-__all__ = ["CommandRequest", "compute_mark"]
+__all__ = ["CommandRequest", "compute_confirmation_token"]
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _KEYS = ("command", "options", "request", "ended")
@@ -39,19 +39,19 @@ class CommandRequest:
         command: The command.
         options: The command's own options by name; options that were not given are absent.
         request_id: The id of the request; a retry has the same one.
-        yes: The answer to the command's question: True, False, or the mark of the one question
-            that the user has seen (`compute_mark`).
+        confirmation: The answer to the command's question: True, False, or the token of the one
+            question that the user has seen (`compute_confirmation_token`).
         timeout: Overall limit in seconds; the invocation's own deadline may be earlier. None: no
             limit.
-        ended: Ids of invocations that are known to have ended.
+        ended_invocation_ids: Ids of invocations that are known to have ended.
     """
 
     command: Command
     options: Mapping[str, Any] = field(default_factory=dict)
     request_id: str
-    yes: bool | str = False
+    confirmation: bool | str = False
     timeout: float | None = None
-    ended: tuple[str, ...] = ()
+    ended_invocation_ids: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, event: Any, *, default_id: str) -> CommandRequest:
@@ -84,17 +84,17 @@ class CommandRequest:
         options = {key: value for key, value in values.items() if value is not None}
         return cls(
             command=command,
-            yes=options.pop("yes", False),
+            confirmation=options.pop("yes", False),
             timeout=options.pop("timeout", None),
             options=options,
             request_id=request_id,
-            ended=tuple(ended),
+            ended_invocation_ids=tuple(ended),
         )
 
     @property
-    def event(self) -> dict[str, Any]:
+    def lambda_event(self) -> dict[str, Any]:
         """The event of this request."""
-        extra: dict[str, Any] = {"yes": self.yes} if self.yes else {}
+        extra: dict[str, Any] = {"yes": self.confirmation} if self.confirmation else {}
         if self.timeout is not None:
             extra["timeout"] = self.timeout
         event: dict[str, Any] = {
@@ -102,12 +102,16 @@ class CommandRequest:
             "options": {**self.options, **extra},
             "request": self.request_id,
         }
-        return {**event, "ended": list(self.ended)} if self.ended else event
+        return (
+            {**event, "ended": list(self.ended_invocation_ids)}
+            if self.ended_invocation_ids
+            else event
+        )
 
     @property
-    def fingerprint(self) -> str:
+    def command_fingerprint(self) -> str:
         """Command and options as text; a request id belongs to one of these."""
-        return json.dumps([self.command.name, self.options, self.yes], sort_keys=True)
+        return json.dumps([self.command.name, self.options, self.confirmation], sort_keys=True)
 
     @property
     def is_write(self) -> bool:
@@ -115,13 +119,13 @@ class CommandRequest:
         return self.command.is_write_with(self.options)
 
     @property
-    def arguments(self) -> dict[str, Any]:
+    def call_arguments(self) -> dict[str, Any]:
         """The keyword arguments for the command's function."""
-        names = {each.name: each.argument for each in self.command.options}
+        names = {each.name: each.parameter_name for each in self.command.options}
         return {names[key]: value for key, value in self.options.items()}
 
 
-def compute_mark(question: Question) -> str:
+def compute_confirmation_token(question: Question) -> str:
     """Return a digest that identifies a question, so that a yes to it confirms nothing else."""
     text = json.dumps(asdict(question), sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

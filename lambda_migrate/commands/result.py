@@ -5,14 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["BUSY", "DONE", "FAILED", "PENDING", "USAGE_ERROR", "CommandResult"]
+__all__ = [
+    "EXIT_BUSY",
+    "EXIT_DONE",
+    "EXIT_FAILED",
+    "EXIT_PENDING",
+    "EXIT_USAGE_ERROR",
+    "CommandResult",
+]
 
-DONE = 0
-FAILED = 1
-USAGE_ERROR = 2
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE_ERROR = 2
 """Wrong usage or configuration: the command fails until it, or a setting, is corrected."""
-PENDING = 3
-BUSY = 4
+EXIT_PENDING = 3
+EXIT_BUSY = 4
 """Another process holds the lease: the same command may succeed later."""
 
 
@@ -23,11 +30,12 @@ class CommandResult:
     Attributes:
         document: JSON-serializable; its shape is documented in
             ``docs/reference/command-line.md``.
-        exit_code: `DONE`, `FAILED` or `PENDING`; that of the error for a dry run that failed.
+        exit_code: `EXIT_DONE`, `EXIT_FAILED` or `EXIT_PENDING`; that of the error for a dry run
+            that failed.
     """
 
     document: dict[str, Any]
-    exit_code: int = DONE
+    exit_code: int = EXIT_DONE
 
     @property
     def was_declined(self) -> bool:

@@ -32,8 +32,8 @@ from lambda_migrate._version import __version__
 from lambda_migrate.clock import SYSTEM_CLOCK, Deadline
 from lambda_migrate.commands.context import CommandContext
 from lambda_migrate.commands.errors import build_error_document, get_exit_code
-from lambda_migrate.commands.request import CommandRequest, compute_mark
-from lambda_migrate.commands.result import BUSY, FAILED, USAGE_ERROR
+from lambda_migrate.commands.request import CommandRequest, compute_confirmation_token
+from lambda_migrate.commands.result import EXIT_BUSY, EXIT_FAILED, EXIT_USAGE_ERROR
 from lambda_migrate.deploy.request_log import DynamoDBRequestLog, RequestRecord
 from lambda_migrate.deploy.truncate import truncate_response
 from lambda_migrate.engine.target import is_owner_of
@@ -67,8 +67,9 @@ _KILL_SECONDS = 3.0
 _POLL_SECONDS = 1.0
 """Between two reads of the log while the first run of a request goes on."""
 
-_SETTLING_SECONDS = 2.0
-"""PostgreSQL checks every second whether the client of a running statement is still connected."""
+_DISCONNECT_WAIT_SECONDS = 2.0
+"""Before the history of a killed run is read: PostgreSQL checks every second whether the client of
+a running statement is still connected."""
 
 _TRACEBACK_VARIABLE = "LAMBDA_MIGRATE_TRACEBACK"
 
@@ -115,15 +116,15 @@ class AdminFunction:
         started = self._clock.monotonic()
         invocation = _LambdaInvocation.from_context(context, self._clock)
         command, request_id = "", invocation.id
-        recorder = _EventRecorder(self._observer)
+        progress = _ProgressObserver(self._observer)
 
         def run() -> dict[str, Any]:
             nonlocal command, request_id
             request = CommandRequest.parse(event, default_id=invocation.id or os.urandom(16).hex())
             command, request_id = request.command.name, request.request_id
-            return self._run(request, invocation, recorder)
+            return self._run(request, invocation, progress)
 
-        response = self._catch_errors(run, recorder)
+        response = self._catch_errors(run, progress)
         error = response.get("error", {})
         self._observer.observe(
             CommandEnded(
@@ -132,7 +133,7 @@ class AdminFunction:
                 request=request_id,
                 seconds=self._clock.monotonic() - started,
                 exit_code=response["exit_code"],
-                applied=tuple(recorder.applied),
+                applied=tuple(progress.applied),
                 error=str(error.get("kind", "")),
                 message=str(error.get("message", "")),
                 is_repeated=bool(response.get("repeated")),
@@ -143,7 +144,7 @@ class AdminFunction:
     # --- running
 
     def _run(
-        self, request: CommandRequest, invocation: _LambdaInvocation, recorder: _EventRecorder
+        self, request: CommandRequest, invocation: _LambdaInvocation, progress: _ProgressObserver
     ) -> dict[str, Any]:
         # `repair --environment` without a name stamps the function's own environment.
         environment = request.options.get("environment") or None
@@ -152,32 +153,34 @@ class AdminFunction:
         if request.timeout is not None:
             deadline = deadline.at_most(request.timeout)
         prompter = _EventPrompter(request)
-        context = CommandContext(
+        command_context = CommandContext(
             settings,
             deadline,
             self._environ,
             prompter=prompter,
-            observer=recorder,
+            observer=progress,
             request_id=request.request_id,
             clock=self._clock,
         )
         if not request.is_write:
-            return _run_command(request, context, recorder)
-        return self._run_once(request, context, invocation, prompter, recorder)
+            return _run_command(request, command_context, progress)
+        return self._run_once(request, command_context, invocation, prompter, progress)
 
     def _run_once(
         self,
         request: CommandRequest,
-        context: CommandContext,
+        command_context: CommandContext,
         invocation: _LambdaInvocation,
         prompter: _EventPrompter,
-        recorder: _EventRecorder,
+        progress: _ProgressObserver,
     ) -> dict[str, Any]:
         """Run a command that changes something, unless this request was run before."""
-        log = self._make_log(context.settings)
+        log = self._make_log(command_context.settings)
         record = self._make_record(request, invocation)
         repeated = self._find_response(
-            request, context, begin=lambda: log.begin(request.request_id, record)
+            request,
+            command_context,
+            begin_request=lambda: log.begin_request(request.request_id, record),
         )
         if repeated is not None:
             return repeated
@@ -186,16 +189,20 @@ class AdminFunction:
             nonlocal record
             if question.command == "down":
                 names = tuple(each["name"] for each in question.migrations)
-                record = replace(record, rollback=names)
-                if not log.update(request.request_id, record, context.deadline):
+                record = replace(record, rollback_migrations=names)
+                if not log.update(request.request_id, record, command_context.deadline):
                     raise LeaseStoreUnavailable(
                         "cannot record the rollback in the request log; nothing was rolled back"
                     )
 
         prompter.on_confirmed = record_rollback
-        response = self._catch_errors(lambda: _run_command(request, context, recorder), recorder)
-        if response["exit_code"] in (USAGE_ERROR, BUSY) and not recorder.committed:
-            log.forget(request.request_id, record)  # it was refused before it changed anything
+        response = self._catch_errors(
+            lambda: _run_command(request, command_context, progress), progress
+        )
+        if response["exit_code"] in (EXIT_USAGE_ERROR, EXIT_BUSY) and not progress.committed:
+            log.forget_request(
+                request.request_id, record
+            )  # it was refused before it changed anything
         else:
             record = replace(record, response=_remove_details(response))
             log.update(request.request_id, record, invocation.deadline)
@@ -205,15 +212,15 @@ class AdminFunction:
         now_ms = self._clock.wall_ms()
         left = invocation.deadline.remaining() + _KILL_SECONDS
         return RequestRecord(
-            fingerprint=request.fingerprint,
-            attempt=os.urandom(16).hex(),
-            invocation=invocation.id,
+            command_fingerprint=request.command_fingerprint,
+            attempt_id=os.urandom(16).hex(),
+            invocation_id=invocation.id,
             started_ms=now_ms,
             ends_by_ms=now_ms + round(left * 1000),
         )
 
     def _catch_errors(
-        self, run: Callable[[], dict[str, Any]], recorder: _EventRecorder
+        self, run: Callable[[], dict[str, Any]], progress: _ProgressObserver
     ) -> dict[str, Any]:
         """Return the response of ``run``, or its error as a response."""
         try:
@@ -222,63 +229,70 @@ class AdminFunction:
             document = build_error_document(error)
             if isinstance(error, _ConfirmationRequired):
                 document |= {"kind": "ConfigurationError", **error.facts}
-            return _build_failure(document, get_exit_code(error), recorder)
+            return _build_failure(document, get_exit_code(error), progress)
         except Exception as error:
             if self._environ.get(_TRACEBACK_VARIABLE):
                 raise
-            return _build_failure(_build_unexpected(error), FAILED, recorder)
+            return _build_failure(_build_unexpected(error), EXIT_FAILED, progress)
 
     # --- a request that was run before
 
     def _find_response(
         self,
         request: CommandRequest,
-        context: CommandContext,
+        command_context: CommandContext,
         *,
-        begin: Callable[[], RequestRecord | None],
+        begin_request: Callable[[], RequestRecord | None],
     ) -> dict[str, Any] | None:
         """Begin the request, or wait for the run of it that exists.
 
         Returns:
             The response of the run that exists; None: there is none, and this run has begun.
         """
-        found = begin()
-        while found is not None:
-            if found.fingerprint != request.fingerprint:
+        existing = begin_request()
+        while existing is not None:
+            if existing.command_fingerprint != request.command_fingerprint:
                 raise ConfigurationError(
                     f"request {request.request_id} was used for another command: use a new id "
                     "for each command"
                 )
-            if found.response is not None:
-                return {**found.response, "repeated": True}
-            if found.invocation in request.ended or self._clock.wall_ms() > found.ends_by_ms:
-                self._clock.sleep(min(_SETTLING_SECONDS, context.deadline.remaining()))
-                return _report_interrupted(request, context, found)
-            if context.deadline.remaining() <= _POLL_SECONDS:
-                return self._report_running(request, found)
+            if existing.response is not None:
+                return {**existing.response, "repeated": True}
+            if (
+                existing.invocation_id in request.ended_invocation_ids
+                or self._clock.wall_ms() > existing.ends_by_ms
+            ):
+                self._clock.sleep(
+                    min(_DISCONNECT_WAIT_SECONDS, command_context.deadline.remaining())
+                )
+                return _report_interrupted(request, command_context, existing)
+            if command_context.deadline.remaining() <= _POLL_SECONDS:
+                return self._report_running(request, existing)
             self._clock.sleep(_POLL_SECONDS)
             with suppress(LeaseStoreUnavailable):  # the other run goes on all the same
-                found = begin()
+                existing = begin_request()
         return None
 
-    def _report_running(self, request: CommandRequest, found: RequestRecord) -> dict[str, Any]:
-        seconds = max(0, self._clock.wall_ms() - found.started_ms) / 1000
+    def _report_running(
+        self, request: CommandRequest, running_record: RequestRecord
+    ) -> dict[str, Any]:
+        seconds = max(0, self._clock.wall_ms() - running_record.started_ms) / 1000
         error = LeaseHeld(
             f"`{request.command.name}` is still running, for {seconds:.0f} s so far: send the "
             f"same request, {request.request_id}, again to get its result"
         )
         document = {**build_error_document(error), "committed": []}
-        return {"exit_code": BUSY, "error": document, "running": True}
+        return {"exit_code": EXIT_BUSY, "error": document, "running": True}
 
     def _make_default_log(self, settings: Settings) -> RequestLog:
         return DynamoDBRequestLog(settings.table, settings.target, clock=self._clock)
 
 
 def _run_command(
-    request: CommandRequest, context: CommandContext, recorder: _EventRecorder
+    request: CommandRequest, command_context: CommandContext, progress: _ProgressObserver
 ) -> dict[str, Any]:
-    result = request.command.run(context, **request.arguments)
-    return {"exit_code": result.exit_code, "document": result.document, "told": recorder.steps}
+    result = request.command.run(command_context, **request.call_arguments)
+    return {"exit_code": result.exit_code, "document": result.document, "told": progress.steps}
 
 
 def _remove_details(value: Any) -> Any:
@@ -288,20 +302,22 @@ def _remove_details(value: Any) -> Any:
     return [_remove_details(each) for each in value] if isinstance(value, list) else value
 
 
-def _build_failure(document: dict[str, Any], code: int, recorder: _EventRecorder) -> dict[str, Any]:
-    error = {**document, "exit_code": code, "committed": recorder.committed}
-    return {"exit_code": code, "error": error, "told": recorder.steps}
+def _build_failure(
+    document: dict[str, Any], code: int, progress: _ProgressObserver
+) -> dict[str, Any]:
+    error = {**document, "exit_code": code, "committed": progress.committed}
+    return {"exit_code": code, "error": error, "told": progress.steps}
 
 
 def _report_interrupted(
-    request: CommandRequest, context: CommandContext, record: RequestRecord
+    request: CommandRequest, command_context: CommandContext, record: RequestRecord
 ) -> dict[str, Any]:
     """Report what a run that was killed has committed, according to the history."""
-    history = context.operations.target.database.read_history(context.deadline)
+    history = command_context.operations.target.database.read_history(command_context.deadline)
     if request.command.name == "down":
         applied = {row.name for row in history}
-        committed = [name for name in record.rollback if name not in applied]
-        done = f"{len(committed)} of {len(record.rollback)} migrations were rolled back"
+        committed = [name for name in record.rollback_migrations if name not in applied]
+        done = f"{len(committed)} of {len(record.rollback_migrations)} migrations were rolled back"
     else:
         committed = [row.name for row in history if is_owner_of(request.request_id, row.owner)]
         done = f"{len(committed)} migration{'s' * (len(committed) != 1)} stay recorded by it"
@@ -313,12 +329,12 @@ def _report_interrupted(
     )
     error = {
         "kind": "Interrupted",
-        "exit_code": FAILED,
+        "exit_code": EXIT_FAILED,
         "message": message,
         "retryable": True,
         "committed": committed,
     }
-    return {"exit_code": FAILED, "error": error, "repeated": True}
+    return {"exit_code": EXIT_FAILED, "error": error, "repeated": True}
 
 
 def _build_unexpected(error: Exception) -> dict[str, Any]:
@@ -361,7 +377,7 @@ class _ConfirmationRequired(ConfigurationError):
     """The command needs a confirmation that the event does not contain."""
 
     def __init__(self, question: Question) -> None:
-        self.facts = {"question": asdict(question), "mark": compute_mark(question)}
+        self.facts = {"question": asdict(question), "mark": compute_confirmation_token(question)}
         option = question.option or "yes"
         super().__init__(
             f"{question.heading} {_format_names(question)}To confirm, send a new request with "
@@ -381,14 +397,14 @@ class _EventPrompter:
     """A prompter that reads the confirmation from the event, for any question or for one."""
 
     def __init__(self, request: CommandRequest) -> None:
-        self._yes = request.yes
+        self._confirmation = request.confirmation
         self.on_confirmed: Callable[[Question], None] = lambda _question: None
 
     def confirm(self, question: Question) -> bool:
         """See `Prompter.confirm`."""
-        if not self._yes or (question.required_word and self._yes is True):
+        if not self._confirmation or (question.required_word and self._confirmation is True):
             raise _ConfirmationRequired(question)
-        if self._yes is not True and self._yes != compute_mark(question):
+        if self._confirmation not in (True, compute_confirmation_token(question)):
             raise LeaseHeld(
                 "nothing was changed: the database has changed since the question was asked; "
                 "check `status` and try again"
@@ -403,7 +419,7 @@ class _EventPrompter:
         """See `Prompter.notify`."""
 
 
-class _EventRecorder:
+class _ProgressObserver:
     """`Observer` that records the progress that a terminal would have shown."""
 
     def __init__(self, inner: Observer) -> None:
@@ -421,15 +437,15 @@ class _EventRecorder:
         elif isinstance(event, MigrationRolledBack):
             self._record_committed("reverted", event)
         elif isinstance(event, MigrationDryRun):
-            self._record("ran", event.migration, event.seconds)
+            self._record_action("ran", event.migration, event.seconds)
         elif isinstance(event, MigrationAttemptFailed):
-            self._record("failed", event.migration, event.seconds)
+            self._record_action("failed", event.migration, event.seconds)
         elif isinstance(event, LeaseTakenOver):
             self.steps.append({"what": "took over", "owner": event.previous_owner})
 
-    def _record_committed(self, what: str, event: MigrationApplied | MigrationRolledBack) -> None:
+    def _record_committed(self, action: str, event: MigrationApplied | MigrationRolledBack) -> None:
         self.committed.append(event.migration)
-        self._record(what, event.migration, event.seconds)
+        self._record_action(action, event.migration, event.seconds)
 
-    def _record(self, what: str, migration: str, seconds: float) -> None:
-        self.steps.append({"what": what, "migration": migration, "seconds": round(seconds, 3)})
+    def _record_action(self, action: str, migration: str, seconds: float) -> None:
+        self.steps.append({"what": action, "migration": migration, "seconds": round(seconds, 3)})

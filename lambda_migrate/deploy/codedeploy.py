@@ -21,7 +21,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import SYSTEM_CLOCK
-from lambda_migrate.deploy.deliver import Schedule, WorkTimeout, deliver_response, run_with_deadline
+from lambda_migrate.deploy.deliver import (
+    InvocationDeadlines,
+    WorkTimeout,
+    deliver_response,
+    run_with_deadline,
+)
 from lambda_migrate.deploy.hook import HookResult, check_schema, log_result, migrate, run_hook
 from lambda_migrate.errors import ConfigurationError
 
@@ -34,9 +39,9 @@ __all__ = ["handler"]
 
 _LOG = logging.getLogger(__name__)
 
-_ROLLBACKS = ("codeDeployRollback", "CloudFormationRollback")
+_ROLLBACK_CREATORS = ("codeDeployRollback", "CloudFormationRollback")
 
-_SHORTEST_SECONDS = 0.05  # botocore refuses 0
+_MIN_TIMEOUT_SECONDS = 0.05  # botocore refuses 0
 _LOOKUP_SECONDS = 5.0
 """For looking up who created the deployment; at most a tenth of the remaining time."""
 
@@ -85,13 +90,13 @@ def handler(event: Any, context: Any) -> dict[str, str]:
 
 def handle(event: Any, context: Any, *, clock: Clock = SYSTEM_CLOCK) -> dict[str, str]:
     """Do what `handler` does, with a clock."""
-    schedule = Schedule.from_context(context, clock)
+    deadlines = InvocationDeadlines.from_context(context, clock)
     lifecycle_event = _LifecycleEvent.parse(event)
     request_id = str(getattr(context, "aws_request_id", None) or "")
-    is_rollback = _is_rollback(lifecycle_event, schedule.work)
-    result = _run(schedule.work, request_id, is_rollback=is_rollback)
+    is_rollback = _is_rollback(lifecycle_event, deadlines.work)
+    result = _run(deadlines.work, request_id, is_rollback=is_rollback)
     status = "Failed" if result.has_failed and not is_rollback else "Succeeded"
-    deliver_response(lambda seconds: _report(lifecycle_event, status, seconds), schedule.delivery)
+    deliver_response(lambda seconds: _report(lifecycle_event, status, seconds), deadlines.response)
     log = _LOG.warning if result.has_failed else _LOG.info
     log("reported %s for deployment %s: %s", status, lifecycle_event.deployment, result)
     log_result(result)
@@ -113,7 +118,7 @@ def _is_rollback(event: _LifecycleEvent, deadline: Deadline) -> bool:
     except Exception as error:  # noqa: BLE001 - the hook has to report in any case
         fault = f"{type(error).__name__}: {error}"
     else:
-        return creator in _ROLLBACKS
+        return creator in _ROLLBACK_CREATORS
     _LOG.warning(
         "cannot look up who created deployment %s (%s); it is treated as a deployment that goes "
         "forward. Allow codedeploy:GetDeployment on its deployment group",
@@ -148,7 +153,7 @@ def _make_client(seconds: float) -> Any:
     import boto3
     from botocore.config import Config
 
-    seconds = max(seconds, _SHORTEST_SECONDS)
+    seconds = max(seconds, _MIN_TIMEOUT_SECONDS)
     config = Config(
         connect_timeout=seconds,
         read_timeout=seconds,

@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
 from lambda_migrate.clock import SYSTEM_CLOCK
-from lambda_migrate.deploy.deliver import Schedule, deliver_response
+from lambda_migrate.deploy.deliver import InvocationDeadlines, deliver_response
 from lambda_migrate.deploy.hook import HookResult, check_schema, log_result, migrate, run_hook
 from lambda_migrate.errors import ConfigurationError
 
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Clock, Deadline
 
-__all__ = ["CustomResourceRequest", "Direction", "ResponseRefused", "handler"]
+__all__ = ["CustomResourceRequest", "DeploymentDirection", "ResponseRefused", "handler"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ _BODY_BYTES = 4096
 
 _MAX_CAUSE_LENGTH = 1500
 _MAX_DIGITS = 18
-_SHORTEST_SECONDS = 0.05  # a timeout of 0 makes a socket non-blocking
+_MIN_TIMEOUT_SECONDS = 0.05  # a timeout of 0 makes a socket non-blocking
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -70,7 +70,7 @@ class ResponseRefused(Exception):
     """The server did not accept the response."""
 
 
-class Direction(Enum):
+class DeploymentDirection(Enum):
     """Whether a request deploys a newer or an older version."""
 
     FORWARD = "forward"
@@ -85,7 +85,7 @@ class CustomResourceRequest:
     Attributes:
         kind: ``Create``, ``Update`` or ``Delete``.
         url: Where to send the response; a secret, because it needs no other authentication.
-        names: ``StackId``, ``RequestId``, ``LogicalResourceId``, returned unchanged.
+        response_ids: ``StackId``, ``RequestId``, ``LogicalResourceId``, returned unchanged.
         physical_id: The physical id to respond with.
         version: The property ``Version`` as name and number; None if it has no number.
         previous_version: The same before the update.
@@ -93,7 +93,7 @@ class CustomResourceRequest:
 
     kind: str
     url: SplitResult
-    names: Mapping[str, str]
+    response_ids: Mapping[str, str]
     physical_id: str
     version: tuple[str, int] | None
     previous_version: tuple[str, int] | None
@@ -106,30 +106,35 @@ class CustomResourceRequest:
             ConfigurationError: It has no URL to respond to.
         """
         event = event if isinstance(event, dict) else {}
-        names = {name: str(event.get(name) or "") for name in _NAMES}
+        response_ids = {name: str(event.get(name) or "") for name in _RESPONSE_ID_KEYS}
         return cls(
             kind=str(event.get("RequestType") or ""),
             url=_parse_response_url(event.get("ResponseURL")),
-            names=names,
-            physical_id=str(event.get("PhysicalResourceId") or "") or _make_physical_id(names),
+            response_ids=response_ids,
+            physical_id=str(event.get("PhysicalResourceId") or "")
+            or _make_physical_id(response_ids),
             version=_parse_version(event.get("ResourceProperties")),
             previous_version=_parse_version(event.get("OldResourceProperties")),
         )
 
     @property
-    def direction(self) -> Direction:
+    def direction(self) -> DeploymentDirection:
         """Whether it deploys a newer or an older version, if its versions prove either."""
         if self.kind == "Create":
-            return Direction.FORWARD
+            return DeploymentDirection.FORWARD
         if (
             self.version is None
             or self.previous_version is None
             or self.version[0] != self.previous_version[0]
         ):
-            return Direction.UNKNOWN
+            return DeploymentDirection.UNKNOWN
         if self.version[1] == self.previous_version[1]:
-            return Direction.UNKNOWN
-        return Direction.FORWARD if self.version[1] > self.previous_version[1] else Direction.BACK
+            return DeploymentDirection.UNKNOWN
+        return (
+            DeploymentDirection.FORWARD
+            if self.version[1] > self.previous_version[1]
+            else DeploymentDirection.BACK
+        )
 
     @property
     def fault(self) -> str:
@@ -144,7 +149,7 @@ class CustomResourceRequest:
         return ""
 
 
-_NAMES = ("StackId", "RequestId", "LogicalResourceId")
+_RESPONSE_ID_KEYS = ("StackId", "RequestId", "LogicalResourceId")
 
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
@@ -166,13 +171,13 @@ def handler(event: Any, context: Any) -> dict[str, Any]:
 
 def handle(event: Any, context: Any, *, clock: Clock = SYSTEM_CLOCK) -> dict[str, Any]:
     """Do what `handler` does, with a clock."""
-    schedule = Schedule.from_context(context, clock)
+    deadlines = InvocationDeadlines.from_context(context, clock)
     request = CustomResourceRequest.parse(event)
     request_id = str(getattr(context, "aws_request_id", None) or "")
-    result = _run(request, schedule.work, request_id)
+    result = _run(request, deadlines.work, request_id)
     response = _build_response(request, result, context)
     body = _encode(response)
-    deliver_response(lambda seconds: _send(request.url, body, seconds), schedule.delivery)
+    deliver_response(lambda seconds: _send(request.url, body, seconds), deadlines.response)
     log = _LOG.info if response["Status"] == "SUCCESS" and not result.has_failed else _LOG.warning
     log("responded %s to %s: %s", response["Status"], request.kind, response["Reason"])
     log_result(result)
@@ -184,7 +189,7 @@ def _run(request: CustomResourceRequest, deadline: Deadline, request_id: str) ->
         return HookResult("NOT_READY", request.fault)
     if request.kind == "Delete":
         return HookResult("UP_TO_DATE", "deleting the resource does not change the schema")
-    if request.direction is Direction.BACK:
+    if request.direction is DeploymentDirection.BACK:
         return run_hook(check_schema, deadline)
     return run_hook(lambda until: migrate(until, request_id=request_id), deadline)
 
@@ -192,12 +197,13 @@ def _run(request: CustomResourceRequest, deadline: Deadline, request_id: str) ->
 def _build_response(
     request: CustomResourceRequest, result: HookResult, context: Any
 ) -> dict[str, Any]:
-    failed = result.has_failed and (request.direction is Direction.FORWARD or bool(request.fault))
+    is_forward = request.direction is DeploymentDirection.FORWARD
+    failed = result.has_failed and (is_forward or bool(request.fault))
     response: dict[str, Any] = {
         "Status": "FAILED" if failed else "SUCCESS",
         "Reason": str(result),
         "PhysicalResourceId": request.physical_id,
-        **request.names,
+        **request.response_ids,
     }
     if request.kind != "Delete":
         response["Data"] = {
@@ -212,7 +218,7 @@ def _build_response(
 def _format_reason(request: CustomResourceRequest, result: HookResult, *, failed: bool) -> str:
     if failed or not result.has_failed:
         return str(result)
-    if request.direction is Direction.BACK:
+    if request.direction is DeploymentDirection.BACK:
         return f"{result}. This does not block a rollback; each cold start checks for itself"
     return (
         f"{result}. Version did not increase, so this may be a rollback and is not blocked; each "
@@ -271,10 +277,10 @@ def _parse_response_url(url: Any) -> SplitResult:
     return parts
 
 
-def _make_physical_id(names: Mapping[str, str]) -> str:
+def _make_physical_id(response_ids: Mapping[str, str]) -> str:
     """Make an id from what never changes about a resource, so that it never changes either."""
-    stack = names["StackId"].rpartition("/")[2]
-    return f"lambda-migrate:{stack}:{names['LogicalResourceId']}"[:1000]
+    stack = response_ids["StackId"].rpartition("/")[2]
+    return f"lambda-migrate:{stack}:{response_ids['LogicalResourceId']}"[:1000]
 
 
 def _parse_version(properties: Any) -> tuple[str, int] | None:
@@ -297,7 +303,7 @@ def _send(url: SplitResult, body: bytes, seconds: float) -> None:
         http.client.HTTPException: The server did not respond with HTTP.
     """
     kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
-    connection = kind(str(url.hostname), url.port, timeout=max(seconds, _SHORTEST_SECONDS))
+    connection = kind(str(url.hostname), url.port, timeout=max(seconds, _MIN_TIMEOUT_SECONDS))
     try:
         # The URL was signed for a request without a content type; another one is refused.
         connection.request("PUT", f"{url.path}?{url.query}", body, {"Content-Type": ""})

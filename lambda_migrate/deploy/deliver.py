@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Clock, Random
 
-__all__ = ["DeliveryFailed", "Schedule", "WorkTimeout", "deliver_response", "run_with_deadline"]
+__all__ = [
+    "DeliveryFailed",
+    "InvocationDeadlines",
+    "WorkTimeout",
+    "deliver_response",
+    "run_with_deadline",
+]
 
 T = TypeVar("T")
 
@@ -38,13 +44,13 @@ _RESERVE_SECONDS = 10.0
 """Reserved at the end of an invocation for three attempts to deliver, each of which may hang."""
 
 _ATTEMPT_SECONDS = 3.0
-_FIRST_PAUSE_SECONDS = 0.2
-_LONGEST_PAUSE_SECONDS = 2.0
+_FIRST_DELAY_SECONDS = 0.2
+_MAX_DELAY_SECONDS = 2.0
 
 _DELIVERY_SECONDS = 60.0
 """After this time delivery is left to the next invocation."""
 
-_LONGEST_INVOCATION_SECONDS = 900.0
+_MAX_INVOCATION_SECONDS = 900.0
 
 
 class WorkTimeout(Exception):
@@ -60,26 +66,26 @@ class DeliveryFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class InvocationDeadlines:
     """The deadlines within one invocation.
 
     Attributes:
         work: When to stop waiting for the work.
-        delivery: When to give up delivering the response.
+        response: When to give up delivering the response.
     """
 
     work: Deadline
-    delivery: Deadline
+    response: Deadline
 
     @classmethod
-    def from_context(cls, context: Any, clock: Clock = SYSTEM_CLOCK) -> Schedule:
+    def from_context(cls, context: Any, clock: Clock = SYSTEM_CLOCK) -> InvocationDeadlines:
         """Divide the remaining time of an invocation; a short one reserves a quarter of it."""
         end = Deadline.from_context(context, clock)
-        end = end or Deadline.after(_LONGEST_INVOCATION_SECONDS, clock)
+        end = end or Deadline.after(_MAX_INVOCATION_SECONDS, clock)
         left = end.remaining()
         return cls(
             work=end.earlier(min(_RESERVE_SECONDS, left / 4)),
-            delivery=end.earlier(min(0.5, left / 20)),
+            response=end.earlier(min(0.5, left / 20)),
         )
 
 
@@ -123,14 +129,14 @@ def deliver_response(
         fault = _attempt(send, until.at_most(_ATTEMPT_SECONDS))
         if not fault:
             return
-        pause = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(attempt, 8))
-        pause *= (1 + random.random()) / 2
-        if clock.monotonic() + pause >= until.at:
+        delay = min(_MAX_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2 ** min(attempt, 8))
+        delay *= (1 + random.random()) / 2
+        if clock.monotonic() + delay >= until.at:
             raise DeliveryFailed(
                 f"the response was not accepted in {attempt + 1} attempts; the last error: {fault}"
             )
         _LOG.warning("the response was not accepted (%s); retrying", fault)
-        clock.sleep(pause)
+        clock.sleep(delay)
 
 
 def _attempt(send: Callable[[float], None], deadline: Deadline) -> str:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NOT_READY",
-    "UNCHECKED",
+    "SCHEMA_UNCHECKED",
     "HookResult",
     "check_schema",
     "log_result",
@@ -39,19 +39,19 @@ __all__ = [
 _LOG = logging.getLogger(__name__)
 
 NOT_READY = "NOT_READY"
-UNCHECKED = "UNCHECKED"
+SCHEMA_UNCHECKED = "UNCHECKED"
 
 _READY = ("UP_TO_DATE", "MIGRATED", "WAITED")
 
 _WAIT_SECONDS = 900.0
 """A hook is not called again: it waits for another holder as long as it has time."""
 
-_PATIENCE_SECONDS = 60.0
+_RETRY_LIMIT_SECONDS = 60.0
 """How long PostgreSQL or AppConfig may be unavailable: Aurora resumes in about 15 s."""
 
-_SHORTEST_ATTEMPT_SECONDS = 1.0
-_FIRST_PAUSE_SECONDS = 1.0
-_LONGEST_PAUSE_SECONDS = 10.0
+_MIN_ATTEMPT_SECONDS = 1.0
+_FIRST_DELAY_SECONDS = 1.0
+_MAX_DELAY_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +61,12 @@ class HookResult:
     Attributes:
         outcome: A name of `Outcome`, ``UNCHECKED`` or ``NOT_READY``.
         cause: Why, in one line without secrets; may be "".
-        is_unlogged: Whether it still has to be logged; see `log_result`.
+        needs_logging: Whether it still has to be logged; see `log_result`.
     """
 
     outcome: str
     cause: str = ""
-    is_unlogged: bool = False
+    needs_logging: bool = False
 
     @property
     def is_ready(self) -> bool:
@@ -85,9 +85,11 @@ class HookResult:
 _TIMED_OUT = (
     "the migration did not end before the hook had to respond; what was committed stays committed"
 )
-_SWITCHED_OFF = HookResult(UNCHECKED, "LAMBDA_MIGRATE_MODE is off: the schema was not checked")
+_SWITCHED_OFF = HookResult(
+    SCHEMA_UNCHECKED, "LAMBDA_MIGRATE_MODE is off: the schema was not checked"
+)
 _SWITCHED_OFF_BY_FLAG = HookResult(
-    UNCHECKED, "the feature flag lambda_migrate_mode is off: nothing was migrated"
+    SCHEMA_UNCHECKED, "the feature flag lambda_migrate_mode is off: nothing was migrated"
 )
 
 
@@ -96,7 +98,7 @@ def run_hook(work: Callable[[Deadline], HookResult], deadline: Deadline) -> Hook
     try:
         return run_with_deadline(lambda: work(deadline), deadline)
     except WorkTimeout:
-        return HookResult(NOT_READY, _TIMED_OUT, is_unlogged=True)
+        return HookResult(NOT_READY, _TIMED_OUT, needs_logging=True)
     except MigrateError as error:
         return HookResult(NOT_READY, _format_error(error))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the hook has to respond in any case
@@ -112,7 +114,7 @@ def log_result(result: HookResult) -> None:
     Called after the response is delivered, so that it cannot delay it. It does not raise: Lambda
     would repeat the invocation.
     """
-    if not result.is_unlogged:
+    if not result.needs_logging:
         return
     try:
         from lambda_migrate.wiring import report_check_failure
@@ -181,19 +183,19 @@ def _make_runner() -> MigrationRunner:
 def _ensure_with_retries(runner: MigrationRunner, deadline: Deadline, request_id: str) -> Outcome:
     target = runner.target
     # An attempt without enough time would hide why the attempts before it failed.
-    last = deadline.earlier(target.policy.safety_margin_seconds + _SHORTEST_ATTEMPT_SECONDS)
-    patience = last.at_most(_PATIENCE_SECONDS)
+    last = deadline.earlier(target.policy.safety_margin_seconds + _MIN_ATTEMPT_SECONDS)
+    retry_deadline = last.at_most(_RETRY_LIMIT_SECONDS)
     for attempt in count():
         try:
             return runner.ensure(deadline, request_id=request_id)
         except (DatabaseUnavailable, FlagsUnavailable, LeaseLost) as error:
             # Another process has taken over the lease and is migrating: wait for it.
-            until = last if isinstance(error, LeaseLost) else patience
-            pause = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(attempt, 8))
-            pause *= (1 + target.random.random()) / 2
-            if target.clock.monotonic() + pause >= until.at:
+            until = last if isinstance(error, LeaseLost) else retry_deadline
+            delay = min(_MAX_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2 ** min(attempt, 8))
+            delay *= (1 + target.random.random()) / 2
+            if target.clock.monotonic() + delay >= until.at:
                 raise
-            target.clock.sleep(pause)
+            target.clock.sleep(delay)
     raise AssertionError("count() does not end")
 
 

@@ -34,7 +34,7 @@ _MAX_BYTES = 15_000
 """Of one stored response. Twenty of them stay below DynamoDB's 400 KB for an item."""
 
 _MAX_ATTEMPTS = 4
-_PAUSE_SECONDS = 0.5
+_RETRY_DELAY_SECONDS = 0.5
 _PREFIX = "request:"
 
 
@@ -43,29 +43,29 @@ class RequestRecord:
     """One request that changes something.
 
     Attributes:
-        fingerprint: Command and options; see `CommandRequest.fingerprint`.
-        attempt: A new id for each run; the retries of an asynchronous invocation share their
+        command_fingerprint: Command and options; see `CommandRequest.command_fingerprint`.
+        attempt_id: A new id for each run; the retries of an asynchronous invocation share their
             invocation id.
-        invocation: The id of the Lambda invocation that runs the command.
+        invocation_id: The id of the Lambda invocation that runs the command.
         started_ms: Milliseconds since the epoch.
         ends_by_ms: After this time the invocation has ended, with or without a response.
-        rollback: Names of the migrations that a rollback is about to roll back.
+        rollback_migrations: Names of the migrations that a rollback is about to roll back.
         response: The response; None while the command runs, and if it was killed.
     """
 
-    fingerprint: str
-    attempt: str
-    invocation: str
+    command_fingerprint: str
+    attempt_id: str
+    invocation_id: str
     started_ms: int
     ends_by_ms: int
-    rollback: tuple[str, ...] = ()
+    rollback_migrations: tuple[str, ...] = ()
     response: dict[str, Any] | None = None
 
 
 class RequestLog(Protocol):
     """The port to the records of requests."""
 
-    def begin(self, request_id: str, record: RequestRecord) -> RequestRecord | None:
+    def begin_request(self, request_id: str, record: RequestRecord) -> RequestRecord | None:
         """Add a record unless the request has one.
 
         Returns:
@@ -83,7 +83,7 @@ class RequestLog(Protocol):
             Whether it was written.
         """
 
-    def forget(self, request_id: str, record: RequestRecord) -> None:
+    def forget_request(self, request_id: str, record: RequestRecord) -> None:
         """Remove the record of a run that changed nothing, if possible; never raises."""
 
 
@@ -108,27 +108,32 @@ class DynamoDBRequestLog:
         self._item = DynamoDBItem(table, f"{target}/requests", client=client)
         self._clock = clock
 
-    def begin(self, request_id: str, record: RequestRecord) -> RequestRecord | None:
-        """See `RequestLog.begin`."""
+    def begin_request(self, request_id: str, record: RequestRecord) -> RequestRecord | None:
+        """See `RequestLog.begin_request`."""
         for _ in range(_MAX_ATTEMPTS - 1):
             try:
-                return self._begin(request_id, record)
+                return self._begin_request(request_id, record)
             except LeaseStoreUnavailable:
-                self._clock.sleep(_PAUSE_SECONDS)
-        return self._begin(request_id, record)
+                self._clock.sleep(_RETRY_DELAY_SECONDS)
+        return self._begin_request(request_id, record)
 
-    def _begin(self, request_id: str, record: RequestRecord) -> RequestRecord | None:
+    def _begin_request(self, request_id: str, record: RequestRecord) -> RequestRecord | None:
         records = self._read()
         if request_id not in records:
             try:
-                drop = _choose_outdated(records, now_ms=self._clock.wall_ms())
-                self._write(request_id, record, "attribute_not_exists(#record)", drop=drop)
+                dropped_request_ids = _choose_outdated(records, now_ms=self._clock.wall_ms())
+                self._write(
+                    request_id,
+                    record,
+                    "attribute_not_exists(#record)",
+                    dropped_request_ids=dropped_request_ids,
+                )
                 return None
             except ConditionFailed:
                 records = self._read()
-        found = records.get(request_id)
+        existing = records.get(request_id)
         # The response to this run's own write may have been lost.
-        return None if found is None or found.attempt == record.attempt else found
+        return None if existing is None or existing.attempt_id == record.attempt_id else existing
 
     def update(self, request_id: str, record: RequestRecord, deadline: Deadline) -> bool:
         """See `RequestLog.update`."""
@@ -137,24 +142,29 @@ class DynamoDBRequestLog:
                 with suppress(ConditionFailed):  # dropped because 20 others have started since
                     self._write(request_id, record, "attribute_exists(#record)")
                 return True
-            if deadline.remaining() < _PAUSE_SECONDS + CALL_TIMEOUT_SECONDS:
+            if deadline.remaining() < _RETRY_DELAY_SECONDS + CALL_TIMEOUT_SECONDS:
                 break
-            self._clock.sleep(_PAUSE_SECONDS)
+            self._clock.sleep(_RETRY_DELAY_SECONDS)
         return False
 
-    def forget(self, request_id: str, record: RequestRecord) -> None:
-        """See `RequestLog.forget`."""
+    def forget_request(self, request_id: str, record: RequestRecord) -> None:
+        """See `RequestLog.forget_request`."""
         names = {"#record": _PREFIX + request_id, "#attempt": "attempt"}
-        values = {":attempt": {"S": record.attempt}}
+        values = {":attempt": {"S": record.attempt_id}}
         with suppress(ConditionFailed, MigrateError):
             self._item.update("REMOVE #record", "#record.#attempt = :attempt", values, names=names)
 
     def _write(
-        self, request_id: str, record: RequestRecord, condition: str, *, drop: Sequence[str] = ()
+        self,
+        request_id: str,
+        record: RequestRecord,
+        condition: str,
+        *,
+        dropped_request_ids: Sequence[str] = (),
     ) -> None:
         names = {"#record": _PREFIX + request_id}
-        names |= {f"#old{n}": _PREFIX + each for n, each in enumerate(drop)}
-        removed = ", ".join(f"#old{n}" for n in range(len(drop)))
+        names |= {f"#old{n}": _PREFIX + each for n, each in enumerate(dropped_request_ids)}
+        removed = ", ".join(f"#old{n}" for n in range(len(dropped_request_ids)))
         changes = "SET #record = :record" + (f" REMOVE {removed}" if removed else "")
         self._item.update(changes, condition, {":record": _encode(record)}, names=names)
 
@@ -181,14 +191,14 @@ def _choose_outdated(records: Mapping[str, RequestRecord], *, now_ms: int) -> li
 def _encode(record: RequestRecord) -> dict[str, Any]:
     """Encode a record; a rollback's names are kept only until there is a response."""
     if record.response is None:
-        kept: dict[str, Any] = {"rollback": list(record.rollback)}
+        kept: dict[str, Any] = {"rollback": list(record.rollback_migrations)}
     else:
         kept = record.response
     return {
         "M": {
-            "asked": {"S": record.fingerprint},
-            "attempt": {"S": record.attempt},
-            "invocation": {"S": record.invocation},
+            "asked": {"S": record.command_fingerprint},
+            "attempt": {"S": record.attempt_id},
+            "invocation": {"S": record.invocation_id},
             "began": {"N": str(record.started_ms)},
             "until": {"N": str(record.ends_by_ms)},
             "rest": {"S": json.dumps(truncate_response(kept, limit=_MAX_BYTES))},
@@ -199,11 +209,11 @@ def _encode(record: RequestRecord) -> dict[str, Any]:
 def _decode(value: Mapping[str, Any]) -> RequestRecord:
     kept = json.loads(value["rest"]["S"])
     return RequestRecord(
-        fingerprint=value["asked"]["S"],
-        attempt=value["attempt"]["S"],
-        invocation=value["invocation"]["S"],
+        command_fingerprint=value["asked"]["S"],
+        attempt_id=value["attempt"]["S"],
+        invocation_id=value["invocation"]["S"],
         started_ms=int(value["began"]["N"]),
         ends_by_ms=int(value["until"]["N"]),
-        rollback=tuple(kept.get("rollback", ())),
+        rollback_migrations=tuple(kept.get("rollback", ())),
         response=kept if "exit_code" in kept else None,
     )

@@ -18,18 +18,18 @@ class InMemoryRequestLog:
         self.records: dict[str, RequestRecord] = {}
         """The records by the ids of their requests."""
 
-    def begin(self, request_id: str, record: RequestRecord) -> RequestRecord | None:
-        """See `RequestLog.begin`."""
+    def begin_request(self, request_id: str, record: RequestRecord) -> RequestRecord | None:
+        """See `RequestLog.begin_request`."""
         found = self.records.setdefault(request_id, record)
-        return None if found.attempt == record.attempt else found
+        return None if found.attempt_id == record.attempt_id else found
 
     def update(self, request_id: str, record: RequestRecord, deadline: Deadline) -> bool:  # noqa: ARG002 - no time passes
         """See `RequestLog.update`."""
         self.records[request_id] = record
         return True
 
-    def forget(self, request_id: str, record: RequestRecord) -> None:
-        """See `RequestLog.forget`."""
+    def forget_request(self, request_id: str, record: RequestRecord) -> None:
+        """See `RequestLog.forget_request`."""
         found = self.records.get(request_id)
-        if found is not None and found.attempt == record.attempt:
+        if found is not None and found.attempt_id == record.attempt_id:
             del self.records[request_id]

@@ -154,7 +154,7 @@ class _StackRun:
             command=COMMANDS[command],
             options={key: value for key, value in options.items() if key != "yes"},
             request_id=uuid.uuid4().hex,
-            yes=bool(options.get("yes")),
+            confirmation=bool(options.get("yes")),
         )
         answer = RemoteFunction(self.stack.admin, Deadline.after(_ADMIN_SECONDS)).run(request)
         document: Mapping[str, Any] | None = answer.get("document")

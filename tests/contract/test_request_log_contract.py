@@ -40,7 +40,11 @@ def make_log(request: pytest.FixtureRequest) -> MakeLog:
 
 def make_record(attempt: str = "a", *, started_ms: int = 1, **changes: Any) -> RequestRecord:
     record = RequestRecord(
-        fingerprint='["up"]', attempt=attempt, invocation="i", started_ms=started_ms, ends_by_ms=9
+        command_fingerprint='["up"]',
+        attempt_id=attempt,
+        invocation_id="i",
+        started_ms=started_ms,
+        ends_by_ms=9,
     )
     return replace(record, **changes)
 
@@ -48,9 +52,9 @@ def make_record(attempt: str = "a", *, started_ms: int = 1, **changes: Any) -> R
 def find(log: RequestLog, request_id: str) -> RequestRecord | None:
     """Read a record through the port, which only begins requests."""
     probe = make_record("probe")
-    found = log.begin(request_id, probe)
+    found = log.begin_request(request_id, probe)
     if found is None:
-        log.forget(request_id, probe)
+        log.forget_request(request_id, probe)
     return found
 
 
@@ -61,7 +65,7 @@ def test_of_concurrent_runs_one_begins(make_log: MakeLog) -> None:
     def begin(number: int) -> None:
         log = make_log()
         barrier.wait()
-        found.append(log.begin("r", make_record(str(number))))
+        found.append(log.begin_request("r", make_record(str(number))))
 
     threads = [threading.Thread(target=begin, args=(n,)) for n in range(8)]
     for thread in threads:
@@ -69,54 +73,54 @@ def test_of_concurrent_runs_one_begins(make_log: MakeLog) -> None:
     for thread in threads:
         thread.join()
     assert found.count(None) == 1
-    (winner,) = {each.attempt for each in found if each is not None}
+    (winner,) = {each.attempt_id for each in found if each is not None}
     record = find(make_log(), "r")
     assert record is not None
-    assert record.attempt == winner
+    assert record.attempt_id == winner
 
 
 def test_a_record_is_returned_unchanged(make_log: MakeLog) -> None:
-    record = make_record(rollback=("0002_b", "0001_a"))
-    assert make_log().begin("r", record) is None
-    assert make_log().begin("r", make_record("b")) == record
+    record = make_record(rollback_migrations=("0002_b", "0001_a"))
+    assert make_log().begin_request("r", record) is None
+    assert make_log().begin_request("r", make_record("b")) == record
     assert find(make_log(), "other") is None
 
 
 def test_a_response_is_returned_unchanged(make_log: MakeLog) -> None:
-    make_log().begin("r", make_record())
+    make_log().begin_request("r", make_record())
     make_log().update("r", make_record(response=RESPONSE), DEADLINE)
-    found = make_log().begin("r", make_record("b"))
+    found = make_log().begin_request("r", make_record("b"))
     assert found is not None
     assert found.response == RESPONSE
 
 
 def test_the_same_attempt_may_begin_again(make_log: MakeLog) -> None:
     """The response to its own write was lost."""
-    assert make_log().begin("r", make_record()) is None
-    assert make_log().begin("r", make_record()) is None
+    assert make_log().begin_request("r", make_record()) is None
+    assert make_log().begin_request("r", make_record()) is None
 
 
 def test_the_names_of_a_rollback_are_known_while_it_runs(make_log: MakeLog) -> None:
-    make_log().begin("r", make_record())
-    make_log().update("r", make_record(rollback=("0002_b",)), DEADLINE)
+    make_log().begin_request("r", make_record())
+    make_log().update("r", make_record(rollback_migrations=("0002_b",)), DEADLINE)
     found = find(make_log(), "r")
     assert found is not None
-    assert found.rollback == ("0002_b",)
+    assert found.rollback_migrations == ("0002_b",)
     assert found.response is None
 
 
 def test_a_forgotten_request_may_begin_again(make_log: MakeLog) -> None:
-    make_log().begin("r", make_record("a"))
-    make_log().forget("r", make_record("b"))  # of another attempt
+    make_log().begin_request("r", make_record("a"))
+    make_log().forget_request("r", make_record("b"))  # of another attempt
     assert find(make_log(), "r") is not None
-    make_log().forget("r", make_record("a"))
-    assert make_log().begin("r", make_record("b")) is None
-    make_log().forget("none", make_record("a"))
+    make_log().forget_request("r", make_record("a"))
+    assert make_log().begin_request("r", make_record("b")) is None
+    make_log().forget_request("none", make_record("a"))
 
 
 def test_requests_are_independent(make_log: MakeLog) -> None:
-    make_log().begin("r1", make_record("a"))
-    make_log().begin("r2", make_record("b"))
+    make_log().begin_request("r1", make_record("a"))
+    make_log().begin_request("r2", make_record("b"))
     make_log().update("r1", make_record("a", response=RESPONSE), DEADLINE)
     found = find(make_log(), "r2")
     assert found is not None
@@ -127,7 +131,7 @@ def run_requests(log: RequestLog, count: int) -> None:
     """Begin and end ``count`` requests, one after the other."""
     for number in range(count):
         record = make_record(str(number), started_ms=2 + number)
-        assert log.begin(f"r{number}", record) is None
+        assert log.begin_request(f"r{number}", record) is None
         log.update(f"r{number}", replace(record, response=RESPONSE), DEADLINE)
 
 
@@ -146,11 +150,11 @@ def test_dynamodb_keeps_records_of_commands_that_may_still_run(tables: DynamoDBT
     target, clock = f"orders-{uuid4().hex}", FakeClock()
     log = DynamoDBRequestLog(tables.table, target, client=lambda: tables._client, clock=clock)
     long = make_record("long", ends_by_ms=clock.wall_ms() + 900_000)
-    assert log.begin("long", long) is None
+    assert log.begin_request("long", long) is None
     run_requests(log, MAX_RECORDS + 5)
     assert find(log, "long") == long
     clock.advance(901)
-    assert log.begin("last", make_record("last", started_ms=99)) is None
+    assert log.begin_request("last", make_record("last", started_ms=99)) is None
     assert find(log, "long") is None
 
 
@@ -160,8 +164,8 @@ def test_twenty_responses_of_any_length_fit_into_one_item(tables: DynamoDBTables
     names = [f"{n:05d}_{uuid4().hex}{uuid4().hex}" for n in range(5_000)]
     response = {"exit_code": 0, "document": {"applied": names}}
     for number in range(MAX_RECORDS):
-        record = make_record(str(number), started_ms=number, rollback=tuple(names))
-        assert log.begin(f"r{number}", record) is None
+        record = make_record(str(number), started_ms=number, rollback_migrations=tuple(names))
+        assert log.begin_request(f"r{number}", record) is None
         log.update(f"r{number}", replace(record, response=response), DEADLINE)
     found = find(log, "r0")
     assert found is not None
@@ -173,5 +177,5 @@ def test_twenty_responses_of_any_length_fit_into_one_item(tables: DynamoDBTables
 def test_the_item_of_the_target_is_not_touched(tables: DynamoDBTables) -> None:
     target = f"orders-{uuid4().hex}"
     log = DynamoDBRequestLog(tables.table, target, client=lambda: tables._client)
-    log.begin("r", make_record())
+    log.begin_request("r", make_record())
     assert tables.item(target) == {}

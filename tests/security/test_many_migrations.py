@@ -14,7 +14,7 @@ from rich.console import Console
 
 from lambda_migrate.cli.render import render_status
 from lambda_migrate.commands.documents import build_status_document
-from lambda_migrate.commands.status_rows import build_entries
+from lambda_migrate.commands.status_entries import build_entries
 from lambda_migrate.engine.apply import satisfied_digests
 from lambda_migrate.engine.operations import Status
 from lambda_migrate.errors import ConfigurationError

@@ -250,7 +250,7 @@ def test_every_option_of_a_command_is_sent_or_belongs_to_the_terminal() -> None:
             found = found.commands[word]
         local = {"show_all", "yes", "help", *COMMON_OPTIONS}
         own = {each.name for each in found.params} - local
-        known = {option.argument for option in command.options if not option.is_common}
+        known = {option.parameter_name for option in command.options if not option.is_common}
         assert own == known, name
         assert command.asks_to_confirm == ("yes" in {each.name for each in found.params})
 

@@ -13,7 +13,7 @@ from lambda_migrate.cli.times import format_duration, format_until
 from lambda_migrate.commands.documents import build_plan_document, build_status_document
 from lambda_migrate.commands.preview import build_preview
 from lambda_migrate.commands.prompt import Question
-from lambda_migrate.commands.status_rows import OmittedEntries, StatusEntry, truncate_entries
+from lambda_migrate.commands.status_entries import OmittedEntries, StatusEntry, truncate_entries
 from lambda_migrate.engine.operations import Status
 from lambda_migrate.errors import (
     ConfigurationError,

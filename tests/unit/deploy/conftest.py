@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lambda_migrate.clock import Deadline
-from lambda_migrate.deploy.deliver import Schedule
+from lambda_migrate.deploy.deliver import InvocationDeadlines
 from lambda_migrate.errors import MigrateError
 from lambda_migrate.migrations import Manifest
 from lambda_migrate.runner import MigrationRunner
@@ -71,10 +71,10 @@ def deploy(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Deploy:
 def short_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the time for the work expire at once; there is enough for the response."""
 
-    def from_context(_context: object, _clock: object) -> Schedule:
-        return Schedule(work=Deadline.after(0.05), delivery=Deadline.after(30))
+    def from_context(_context: object, _clock: object) -> InvocationDeadlines:
+        return InvocationDeadlines(work=Deadline.after(0.05), response=Deadline.after(30))
 
-    monkeypatch.setattr(Schedule, "from_context", from_context)
+    monkeypatch.setattr(InvocationDeadlines, "from_context", from_context)
 
 
 def make_unexpected_errors() -> list[BaseException]:

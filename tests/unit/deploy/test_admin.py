@@ -374,9 +374,9 @@ def record_running(bench: AdminBench, event: dict[str, Any], **changes: Any) -> 
     now_ms = bench.clock.wall_ms()
     request = CommandRequest.parse(event, default_id="-")
     record = RequestRecord(
-        fingerprint=request.fingerprint,
-        attempt="a",
-        invocation="earlier",
+        command_fingerprint=request.command_fingerprint,
+        attempt_id="a",
+        invocation_id="earlier",
         started_ms=now_ms,
         ends_by_ms=now_ms + 20_000,
     )
@@ -446,7 +446,7 @@ def test_the_names_of_a_rollback_are_recorded_before_it_starts(bench: AdminBench
 
     def observe(request_id: str, record: RequestRecord, deadline: Deadline) -> bool:
         if record.response is None:
-            seen.append(record.rollback)
+            seen.append(record.rollback_migrations)
             assert bench.database.rolled_back == []
         return update(request_id, record, deadline)
 
@@ -467,7 +467,7 @@ def test_no_command_starts_that_cannot_be_recorded(bench: AdminBench) -> None:
     def fail(_request: str, _record: RequestRecord) -> None:
         raise LeaseStoreUnavailable("DynamoDB is away")
 
-    bench.log.begin = fail  # type: ignore[assignment]  # a fault
+    bench.log.begin_request = fail  # type: ignore[assignment]  # a fault
     answer = bench.run("up")
     assert (answer["exit_code"], answer["error"]["retryable"]) == (1, True)
     assert bench.database.effects == []

@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 
-from lambda_migrate.deploy.custom_resource import CustomResourceRequest, Direction, handle, handler
+from lambda_migrate.deploy.custom_resource import (
+    CustomResourceRequest,
+    DeploymentDirection,
+    handle,
+    handler,
+)
 from lambda_migrate.deploy.deliver import DeliveryFailed
 from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable, MigrationFailed
 from lambda_migrate.migrations import Manifest
@@ -248,16 +253,18 @@ def test_an_update_with_the_same_version_migrates(
 @pytest.mark.parametrize(
     ("now", "before", "direction"),
     [
-        (version(10), version(9), Direction.FORWARD),
-        (version(9), version(10), Direction.BACK),
-        ("10", "9", Direction.FORWARD),
-        (10, 9, Direction.FORWARD),
-        ("9", "10", Direction.BACK),
-        ("٣", "2", Direction.UNKNOWN),
-        ({"a": 1}, "2", Direction.UNKNOWN),
+        (version(10), version(9), DeploymentDirection.FORWARD),
+        (version(9), version(10), DeploymentDirection.BACK),
+        ("10", "9", DeploymentDirection.FORWARD),
+        (10, 9, DeploymentDirection.FORWARD),
+        ("9", "10", DeploymentDirection.BACK),
+        ("٣", "2", DeploymentDirection.UNKNOWN),
+        ({"a": 1}, "2", DeploymentDirection.UNKNOWN),
     ],
 )
-def test_numbers_are_compared_as_numbers(now: Any, before: Any, direction: Direction) -> None:
+def test_numbers_are_compared_as_numbers(
+    now: Any, before: Any, direction: DeploymentDirection
+) -> None:
     with run_callback_server() as callbacks:
         assert (
             CustomResourceRequest.parse(request("Update", callbacks, now, before)).direction

@@ -12,7 +12,7 @@ import pytest
 from lambda_migrate.clock import Deadline
 from lambda_migrate.deploy.deliver import (
     DeliveryFailed,
-    Schedule,
+    InvocationDeadlines,
     WorkTimeout,
     deliver_response,
     run_with_deadline,
@@ -45,13 +45,15 @@ def test_a_share_of_every_invocation_is_reserved_for_the_response(
     left: float, work: float, answer: float
 ) -> None:
     clock = FakeClock()
-    schedule = Schedule.from_context(Context(left), clock)
-    assert schedule.work.remaining() == pytest.approx(work)
-    assert schedule.delivery.remaining() == pytest.approx(answer)
+    deadlines = InvocationDeadlines.from_context(Context(left), clock)
+    assert deadlines.work.remaining() == pytest.approx(work)
+    assert deadlines.response.remaining() == pytest.approx(answer)
 
 
 def test_a_context_without_a_deadline_gets_the_longest_one() -> None:
-    assert Schedule.from_context(object(), FakeClock()).work.remaining() == pytest.approx(890)
+    assert InvocationDeadlines.from_context(
+        object(), FakeClock()
+    ).work.remaining() == pytest.approx(890)
 
 
 # --- work with a deadline

@@ -257,7 +257,7 @@ def test_a_failure_to_write_metrics_is_only_logged(
         raise RuntimeError("hunter2-s3cr3t")
 
     monkeypatch.setattr("lambda_migrate.wiring.report_check_failure", broken)
-    log_result(HookResult("NOT_READY", "it hung", is_unlogged=True))
+    log_result(HookResult("NOT_READY", "it hung", needs_logging=True))
     assert "cannot write metrics: RuntimeError" in caplog.text
     assert "hunter2" not in caplog.text
 

@@ -19,7 +19,7 @@ WRITTEN: dict[str, Any] = {"Attributes": {}}
 
 def make_record(attempt: str) -> RequestRecord:
     return RequestRecord(
-        fingerprint="[]", attempt=attempt, invocation="i", started_ms=1, ends_by_ms=2
+        command_fingerprint="[]", attempt_id=attempt, invocation_id="i", started_ms=1, ends_by_ms=2
     )
 
 
@@ -35,7 +35,7 @@ def make_log(*responses: Any) -> tuple[DynamoDBRequestLog, StubClient, FakeClock
 def make_item(record: RequestRecord) -> dict[str, Any]:
     """Build the item that holds ``record``, as writing it would."""
     log, client, _ = make_log({}, WRITTEN)
-    log.begin("r", record)
+    log.begin_request("r", record)
     _, change = client.calls[-1]
     name = change["ExpressionAttributeNames"]["#record"]
     return {"Item": {name: change["ExpressionAttributeValues"][":record"]}}
@@ -43,13 +43,13 @@ def make_item(record: RequestRecord) -> dict[str, Any]:
 
 def test_the_log_is_an_item_beside_the_targets() -> None:
     log, client, _ = make_log({}, WRITTEN)
-    assert log.begin("r", RECORD) is None
+    assert log.begin_request("r", RECORD) is None
     assert {each["Key"]["target"]["S"] for _, each in client.calls} == {"orders/requests"}
 
 
 def test_begin_retries_a_throttled_table() -> None:
     log, client, clock = make_log(THROTTLED, {}, THROTTLED, {}, WRITTEN)
-    assert log.begin("r", RECORD) is None
+    assert log.begin_request("r", RECORD) is None
     assert len(client.calls) == 5
     assert len(clock.slept) == 2
 
@@ -57,24 +57,24 @@ def test_begin_retries_a_throttled_table() -> None:
 def test_begin_fails_if_the_table_stays_unavailable() -> None:
     log, _, clock = make_log(THROTTLED)
     with pytest.raises(LeaseStoreUnavailable):
-        log.begin("r", RECORD)
+        log.begin_request("r", RECORD)
     assert sum(clock.slept) < 5
 
 
 def test_begin_recognizes_its_own_write_after_a_lost_response() -> None:
     log, _, _ = make_log({}, client_error("InternalServerError", status=500), make_item(RECORD))
-    assert log.begin("r", RECORD) is None
+    assert log.begin_request("r", RECORD) is None
 
 
 def test_begin_returns_the_record_of_a_concurrent_run() -> None:
     other = make_record("other")
     log, _, _ = make_log({}, CONDITION_FAILED, make_item(other))
-    assert log.begin("r", RECORD) == other
+    assert log.begin_request("r", RECORD) == other
 
 
 def test_begin_succeeds_if_the_concurrent_record_is_forgotten() -> None:
     log, _, _ = make_log({}, CONDITION_FAILED, {})
-    assert log.begin("r", RECORD) is None
+    assert log.begin_request("r", RECORD) is None
 
 
 def test_update_retries_and_then_gives_up() -> None:
@@ -103,12 +103,12 @@ def test_update_of_a_dropped_record_is_not_an_error() -> None:
 def test_a_missing_permission_names_the_item() -> None:
     log, _, _ = make_log({}, client_error("AccessDeniedException"))
     with pytest.raises(ConfigurationError, match="orders/requests"):
-        log.begin("r", RECORD)
+        log.begin_request("r", RECORD)
 
 
 def test_forget_never_raises() -> None:
     responses: list[Any] = [WRITTEN, CONDITION_FAILED, THROTTLED]
     for response in responses:
         log, client, _ = make_log(response)
-        log.forget("r", RECORD)
+        log.forget_request("r", RECORD)
         assert len(client.calls) == 1

@@ -51,8 +51,8 @@ class RecordedQuestions:
         self.plans: list[DryRunPlan] = []
         self._answer = answer
 
-    def __call__(self, forecast: DryRunPlan) -> bool:
-        self.plans.append(forecast)
+    def __call__(self, dry_run_plan: DryRunPlan) -> bool:
+        self.plans.append(dry_run_plan)
         return self._answer
 
 

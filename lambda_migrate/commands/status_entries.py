@@ -1,4 +1,4 @@
-"""The rows that `status` shows: manifest and history as one list."""
+"""The entries that `status` shows: manifest and history as one list."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ STATES = ("applied", "ahead", "in doubt", "edited", "missing", "out of order", "
 _MAX_UNTRUNCATED = 25
 """Lists of up to this length are not truncated."""
 
-_KEPT_APPLIED = 3
-_KEPT_OTHER = 10
+_MAX_APPLIED_SHOWN = 3
+_MAX_OTHERS_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class StatusEntry:
 
 @dataclass(frozen=True, slots=True)
 class OmittedEntries:
-    """A run of entries that was left out."""
+    """Consecutive entries that was left out."""
 
     count: int
     state: str
@@ -121,17 +121,19 @@ def truncate_entries(entries: Sequence[StatusEntry]) -> list[StatusEntry | Omitt
     """Shorten a long list: keep the newest applied entries, and the first of every other state."""
     if len(entries) <= _MAX_UNTRUNCATED:
         return list(entries)
-    runs = groupby(entries, key=lambda entry: entry.state)
-    return [line for state, run in runs for line in _truncate_run(state, list(run))]
+    groups = groupby(entries, key=lambda entry: entry.state)
+    return [line for state, group in groups for line in _truncate_group(state, list(group))]
 
 
-def _truncate_run(state: str, run: list[StatusEntry]) -> Iterator[StatusEntry | OmittedEntries]:
+def _truncate_group(
+    state: str, entries: list[StatusEntry]
+) -> Iterator[StatusEntry | OmittedEntries]:
     is_applied = state in ("applied", "ahead")
-    hidden = len(run) - (_KEPT_APPLIED if is_applied else _KEPT_OTHER + 1)
+    hidden = len(entries) - (_MAX_APPLIED_SHOWN if is_applied else _MAX_OTHERS_SHOWN + 1)
     if hidden <= 1:
-        yield from run
+        yield from entries
         return
-    head = 0 if is_applied else _KEPT_OTHER
-    yield from run[:head]
+    head = 0 if is_applied else _MAX_OTHERS_SHOWN
+    yield from entries[:head]
     yield OmittedEntries(hidden, state)
-    yield from run[head + hidden :]
+    yield from entries[head + hidden :]
