@@ -432,7 +432,7 @@ def test_a_killed_rollback_reports_what_was_rolled_back(bench: AdminBench) -> No
     bench.run("up", to=2)
     event = {"command": "down", "request": "r1", "options": {"to": 0, "yes": True}}
     rollback = ("0003_index", "0002_status", "0001_orders")
-    record_running(bench, event, rollback=rollback, ends_by_ms=0)
+    record_running(bench, event, rollback_migrations=rollback, ends_by_ms=0)
     answer = bench.send(event)
     assert answer["error"]["committed"] == ["0003_index"]
     assert "1 of 3 migrations" in answer["error"]["message"].lower()
