@@ -38,7 +38,7 @@ api = APIGatewayHttpResolver()
 
 
 @functools.cache
-def orders() -> Orders:
+def open_orders() -> Orders:
     """The orders, on the only database connection of this environment.
 
     The first request connects, not the import: an environment that waits for the schema has no
@@ -56,7 +56,7 @@ def report_unavailable(error: InterfaceError | DatabaseError) -> Response[dict[s
     """Return 503 if the connection is lost; the next request connects again."""
     if isinstance(error, DatabaseError) and not _sqlstate(error).startswith(_TRANSIENT_SQLSTATES):
         raise error
-    orders.cache_clear()
+    open_orders.cache_clear()
     logger.exception("PostgreSQL is unavailable")
     return Response(
         HTTPStatus.SERVICE_UNAVAILABLE,
@@ -75,7 +75,7 @@ def _sqlstate(error: DatabaseError) -> str:
 @tracer.capture_method
 def place_order() -> Response[dict[str, Any]]:
     """Place an order; add the customer if the email address is new."""
-    order = orders().place(**_parse_order(api.current_event.body))
+    order = open_orders().place(**_parse_order(api.current_event.body))
     metrics.add_metric(name="OrdersPlaced", unit=MetricUnit.Count, value=1)
     logger.info("order placed", order_id=order["order_id"])
     return Response(HTTPStatus.CREATED, content_type="application/json", body=order)
@@ -86,7 +86,7 @@ def place_order() -> Response[dict[str, Any]]:
 def list_orders() -> dict[str, Any]:
     """List a customer's newest orders."""
     email = (api.current_event.query_string_parameters or {}).get("email", "")
-    listed = orders().list_for_customer(_parse_email(email))
+    listed = open_orders().list_for_customer(_parse_email(email))
     metrics.add_metric(name="OrdersRead", unit=MetricUnit.Count, value=len(listed))
     return {"orders": listed}
 
@@ -95,7 +95,7 @@ def list_orders() -> dict[str, Any]:
 @tracer.capture_method
 def get_order(order_id: str) -> dict[str, Any]:
     """Return an order."""
-    order = _require_order(orders().get(_parse_order_id(order_id)), order_id)
+    order = _require_order(open_orders().get(_parse_order_id(order_id)), order_id)
     metrics.add_metric(name="OrdersRead", unit=MetricUnit.Count, value=1)
     return order
 
@@ -104,7 +104,7 @@ def get_order(order_id: str) -> dict[str, Any]:
 @tracer.capture_method
 def cancel_order(order_id: str) -> dict[str, Any]:
     """Cancel an order; does nothing if it is cancelled already."""
-    order = _require_order(orders().cancel(_parse_order_id(order_id)), order_id)
+    order = _require_order(open_orders().cancel(_parse_order_id(order_id)), order_id)
     metrics.add_metric(name="OrdersCancelled", unit=MetricUnit.Count, value=1)
     return order
 
@@ -149,12 +149,16 @@ def _parse_text(value: Any, *, name: str) -> str:
     return value.strip()
 
 
-_MAXIMUM = 1_000_000  # quantity times price still fits a bigint
+_MAX_INTEGER = 1_000_000  # quantity times price still fits a bigint
 
 
 def _parse_integer(value: Any, *, name: str, minimum: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= _MAXIMUM:
-        raise BadRequestError(f"{name} must be an integer from {minimum} to {_MAXIMUM}")
+    if (
+        not isinstance(value, int)
+        or isinstance(value, bool)
+        or not minimum <= value <= _MAX_INTEGER
+    ):
+        raise BadRequestError(f"{name} must be an integer from {minimum} to {_MAX_INTEGER}")
     return value
 
 

@@ -9,7 +9,7 @@ from lambda_migrate.errors import ConfigurationError, LeaseStoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["SNIPPET", "build_resource", "create_table", "make_client"]
+__all__ = ["CLOUDFORMATION_SNIPPET", "build_resource", "create_table", "make_client"]
 
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 20
@@ -17,7 +17,7 @@ _KEY = [{"AttributeName": "target", "KeyType": "HASH"}]
 _ATTRIBUTES = [{"AttributeName": "target", "AttributeType": "S"}]
 _BACKUP_ATTEMPTS = 20
 
-SNIPPET = """\
+CLOUDFORMATION_SNIPPET = """\
   LeaseTable:
     Type: AWS::DynamoDB::Table
     DeletionPolicy: Retain

@@ -32,19 +32,21 @@ if TYPE_CHECKING:
 __all__ = ["render_error"]
 
 
-def render_error(error: MigrateError, *, committed: list[str], width: int) -> list[RenderableType]:
+def render_error(
+    error: MigrateError, *, committed_migrations: list[str], width: int
+) -> list[RenderableType]:
     """Render an error: what happened, where, and what to do next.
 
     Args:
         error: The error.
-        committed: Migrations that were committed before it and stay committed.
+        committed_migrations: Migrations that were committed before it and stay committed.
         width: Columns of the terminal.
     """
     if isinstance(error, ConfigurationError):
         return _render_faults(error)
     title = Text(_get_title(error), style="bold red")
     shown: list[RenderableType] = [title, *_render_message(str(error), width=width)]
-    shown += [Text(f"next: {step}") for step in _get_next_steps(error, committed)]
+    shown += [Text(f"next: {step}") for step in _get_next_steps(error, committed_migrations)]
     return shown
 
 
@@ -78,11 +80,11 @@ def _render_faults(error: ConfigurationError) -> list[RenderableType]:
 def _render_message(message: str, *, width: int) -> Iterator[RenderableType]:
     """Render the message line by line; carets stay below their column, labels get an indent."""
     lines = message.splitlines()
-    for line, below in zip(lines, [*lines[1:], ""], strict=True):
+    for line, next_line in zip(lines, [*lines[1:], ""], strict=True):
         code = _CODE.match(line)
         label = _LABEL.match(line)
         if code is not None:
-            yield from _render_excerpt(line, below, margin=code.end(), width=width)
+            yield from _render_excerpt(line, next_line, margin=code.end(), width=width)
         elif label is not None:
             yield _render_labelled(label[0], line[label.end() :])
         elif line.strip() != "^":
@@ -93,16 +95,18 @@ _CODE = re.compile(r"  \d+ \| ")
 _LABEL = re.compile(r"  (?:-|detail:|hint:|where:|next:) ")
 
 
-def _render_excerpt(line: str, below: str, *, margin: int, width: int) -> Iterator[RenderableType]:
+def _render_excerpt(
+    line: str, caret_line: str, *, margin: int, width: int
+) -> Iterator[RenderableType]:
     """Render a line of SQL and its caret, cut on the left if the caret would not be visible."""
-    has_caret = below.strip() == "^"
-    excess = len(below) + 8 - width if has_caret else 0
-    if excess > 0 and excess < len(below) - margin - 1:
+    has_caret = caret_line.strip() == "^"
+    excess = len(caret_line) + 8 - width if has_caret else 0
+    if excess > 0 and excess < len(caret_line) - margin - 1:
         line = line[:margin] + "…" + line[margin + excess + 1 :]
-        below = below[excess:]
+        caret_line = caret_line[excess:]
     yield Padding(Text(line, no_wrap=True, overflow="ellipsis"), 0)
     if has_caret:
-        yield Padding(Text(below, style="bold red", no_wrap=True, overflow="crop"), 0)
+        yield Padding(Text(caret_line, style="bold red", no_wrap=True, overflow="crop"), 0)
 
 
 def _render_labelled(label: str, text: str) -> RenderableType:
@@ -113,11 +117,11 @@ def _render_labelled(label: str, text: str) -> RenderableType:
     return grid
 
 
-def _get_next_steps(error: MigrateError, committed: list[str]) -> list[str]:
+def _get_next_steps(error: MigrateError, committed_migrations: list[str]) -> list[str]:
     if isinstance(error, (Diverged, RepairRequired)):
         return ["run `lambda-migrate status` to see every migration"]
     if isinstance(error, MigrationFailed) and error.migration:
-        count = len(committed)
+        count = len(committed_migrations)
         migrations = "1 migration" if count == 1 else f"{count} migrations"
         stay = f"; {migrations} before it {'stays' if count == 1 else 'stay'} applied"
         return [

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lambda_migrate.cli.invocation import CommandInvocation
 
 
-@add_target_command("status", has_long_list=True)
+@add_target_command("status", has_show_all=True)
 def _show_status(
     document: dict[str, Any], invocation: CommandInvocation, options: Mapping[str, Any]
 ) -> Sequence[RenderableType]:
@@ -28,7 +28,7 @@ def _show_status(
     )
 
 
-@add_target_command("plan", has_long_list=True)
+@add_target_command("plan", has_show_all=True)
 def _show_plan(
     document: dict[str, Any], invocation: CommandInvocation, options: Mapping[str, Any]
 ) -> Sequence[RenderableType]:

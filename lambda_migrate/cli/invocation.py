@@ -122,11 +122,11 @@ class CommandInvocation:
 
     def confirm(self, question: Question) -> bool:
         """See `Prompter.confirm`."""
-        shown = render_question(question, now_ms=self.clock.wall_ms())
+        renderable = render_question(question, now_ms=self.clock.wall_ms())
         confirmed = self.terminal.confirm(
             question.text,
             yes=self.yes,
-            shown=shown,
+            renderable=renderable,
             required_word=question.required_word,
             option=question.option,
         )
@@ -175,7 +175,7 @@ class CommandInvocation:
             clock=self.clock,
             on_wait=lambda reason, seconds: self.reporter.show_waiting(reason, seconds=seconds),
         )
-        with self.reporter.waiting_for(function, request.command.name):
+        with self.reporter.show_waiting_for(function, request.command.name):
             response = remote.run(request)
         question = response.get("error", {}).get("question")
         if question is not None:
@@ -184,7 +184,7 @@ class CommandInvocation:
                 return CommandResult({**question.location, "confirmed": False}, EXIT_FAILED)
             confirmation = str(response["error"]["mark"])
             request = replace(request, confirmation=confirmation, request_id=str(uuid.uuid4()))
-            with self.reporter.waiting_for(function, request.command.name):
+            with self.reporter.show_waiting_for(function, request.command.name):
                 response = remote.run(request)
         self._show_notes(function, response)
         if "error" in response:

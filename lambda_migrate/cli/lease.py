@@ -11,7 +11,7 @@ from rich.text import Text
 from lambda_migrate.cli import create_table
 from lambda_migrate.cli.invocation import CommandInvocation
 from lambda_migrate.cli.options import add_local_command, add_target_command
-from lambda_migrate.cli.render import build_lease_facts, format_count, render_facts
+from lambda_migrate.cli.render import build_lease_rows, format_count, render_summary_rows
 from lambda_migrate.commands.result import EXIT_DONE
 from lambda_migrate.errors import escape_text
 
@@ -26,18 +26,18 @@ def _show_lease(
     document: dict[str, Any], invocation: CommandInvocation, _options: Mapping[str, Any]
 ) -> list[RenderableType]:
     return [
-        render_facts(
+        render_summary_rows(
             [
                 ("target", document["target"]),
                 ("table", document["table"]),
-                *build_lease_facts(document, now_ms=invocation.clock.wall_ms()),
-                *(_build_database_fact(each) for each in document["databases"]),
+                *build_lease_rows(document, now_ms=invocation.clock.wall_ms()),
+                *(_build_database_row(each) for each in document["databases"]),
             ]
         )
     ]
 
 
-def _build_database_fact(database: dict[str, Any]) -> tuple[str, str]:
+def _build_database_row(database: dict[str, Any]) -> tuple[str, str]:
     addresses = ", ".join(escape_text(each["address"]) for each in database["addresses"])
     return "database", f"{addresses}: {format_count(database['versions_ready'], 'version')} ready"
 
@@ -65,7 +65,7 @@ def _create_table(
     name = invocation.settings.table
     if cloudformation:
         name_line = f"\n      TableName: {json.dumps(name)}" if name else ""
-        snippet = Text(create_table.SNIPPET.format(name=name_line).rstrip("\n"))
+        snippet = Text(create_table.CLOUDFORMATION_SNIPPET.format(name=name_line).rstrip("\n"))
         invocation.terminal.show_result(create_table.build_resource(name), snippet)
         return EXIT_DONE
     invocation.settings.require(table=True)

@@ -157,17 +157,17 @@ def _make_enum(option: Option) -> Any:
 # --- commands
 
 
-def add_target_command(name: str, *, has_long_list: bool = False) -> Callable[[View], View]:
+def add_target_command(name: str, *, has_show_all: bool = False) -> Callable[[View], View]:
     """Add a command of `COMMANDS`; the decorated function renders its result.
 
     Args:
         name: ``up``, ``lease show``.
-        has_long_list: Whether ``--all`` is one of its options.
+        has_show_all: Whether ``--all`` is one of its options.
     """
     command = COMMANDS[name]
     options = [each for each in command.options if not each.is_common]
     parameters = [_make_parameter(each) for each in options]
-    parameters += [_SHOW_ALL] if has_long_list else []
+    parameters += [_SHOW_ALL] if has_show_all else []
     parameters += [_YES] if command.asks_to_confirm else []
 
     def add(view: View) -> View:
@@ -185,7 +185,7 @@ def add_target_command(name: str, *, has_long_list: bool = False) -> Callable[[V
                 result, lambda document: view(document, invocation, shown)
             )
 
-        _add(name, run, parameters, text=command.help)
+        _add_command(name, run, parameters, text=command.help)
         return view
 
     return add
@@ -201,14 +201,14 @@ def add_local_command(name: str) -> Callable[[Callable[..., int]], Callable[...,
     def add(run: Callable[..., int]) -> Callable[..., int]:
         own = list(inspect.signature(run, eval_str=True).parameters.values())[1:]
         parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
-        _add(name, run, parameters, text=inspect.getdoc(run) or "")
+        _add_command(name, run, parameters, text=inspect.getdoc(run) or "")
         return run
 
     return add
 
 
-def _add(
-    name: str, run: Callable[..., int], own: Sequence[inspect.Parameter], *, text: str
+def _add_command(
+    name: str, run: Callable[..., int], own_options: Sequence[inspect.Parameter], *, text: str
 ) -> None:
     def act(**values: Any) -> int:
         check_timeout(values["timeout"])
@@ -228,7 +228,7 @@ def _add(
         for key, (annotation, default) in COMMON_OPTIONS.items()
     ]
     context = inspect.Parameter("context", kind, annotation=typer.Context)
-    parameters = [context, *own, *common]
+    parameters = [context, *own_options, *common]
     # Typer reads the options from the signature and the annotations of the function.
     act.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # see above
     act.__annotations__ = {each.name: each.annotation for each in parameters}

@@ -54,7 +54,7 @@ class ProgressReporter:
     """
 
     def __init__(self, terminal: Terminal) -> None:
-        self.committed: list[str] = []
+        self.committed_migrations: list[str] = []
         """Names of the migrations applied or rolled back so far."""
         self.has_started = False
         """Whether a migration or a rollback has started."""
@@ -73,7 +73,7 @@ class ProgressReporter:
             self._show(names[0], done=0, total=len(names))
 
     @contextmanager
-    def waiting_for(self, function: str, command: str) -> Iterator[None]:
+    def show_waiting_for(self, function: str, command: str) -> Iterator[None]:
         """Show that a function runs a command; its progress is known only at the end."""
         self.running_function = function
         self._show(f"{function}: {command}", done=0, total=0)
@@ -126,7 +126,7 @@ class ProgressReporter:
         self._terminal.show_progress(f"took over the expired lease of {escape_text(owner)}")
 
     def _show_committed(self, label: str, event: MigrationApplied | MigrationRolledBack) -> None:
-        self.committed.append(event.migration)
+        self.committed_migrations.append(event.migration)
         self._show_line(label, event.migration, event.seconds, style="green")
         if self._rollback and event.position < event.total:
             self._show(self._rollback[event.position], done=event.position, total=event.total)

@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from lambda_migrate.cli.times import (
-    format_clock_time,
     format_duration,
-    format_local_time,
-    format_until,
+    format_iso_as_local,
+    format_time_until,
+    format_wall_time,
 )
 from lambda_migrate.commands.documents import parse_entries
 from lambda_migrate.commands.status_entries import OmittedEntries, StatusEntry, truncate_entries
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from lambda_migrate.commands.prompt import Question
 
 __all__ = [
-    "build_lease_facts",
+    "build_lease_rows",
     "format_count",
     "render_bullets",
-    "render_facts",
     "render_plan",
     "render_question",
     "render_status",
+    "render_summary_rows",
     "render_verify",
 ]
 
@@ -65,12 +65,12 @@ def format_count(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def render_facts(pairs: Sequence[tuple[str, RenderableType]]) -> Table:
+def render_summary_rows(rows: Sequence[tuple[str, RenderableType]]) -> Table:
     """Render names and values, one pair per line."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
-    for name, value in pairs:
+    for name, value in rows:
         grid.add_row(name, escape_text(value) if isinstance(value, str) else value)
     return grid
 
@@ -101,19 +101,19 @@ def render_status(
     """
     entries = parse_entries(document)
     lease = document["lease"]
-    pairs: list[tuple[str, RenderableType]] = [
+    rows: list[tuple[str, RenderableType]] = [
         ("target", document["target"]),
         ("database", document["database"]),
         ("environment", document["environment"] or Text("not set", style="dim")),
-        ("migrations", _build_manifest_fact(document)),
+        ("migrations", _render_manifest(document)),
     ]
-    pairs += build_lease_facts(lease, now_ms=now_ms) if lease is not None else [_NO_TABLE]
+    rows += build_lease_rows(lease, now_ms=now_ms) if lease is not None else [_NO_TABLE_ROW]
     if lease is not None:
-        pairs.append(("ready", _build_ready_fact(document)))
-        pairs += _build_shared_facts(lease["databases"], document["database"])
+        rows.append(("ready", _render_readiness(document)))
+        rows += _build_shared_rows(lease["databases"], document["database"])
     if document.get("flags"):
-        pairs.append(("flags", _build_flags_fact(document["flags"])))
-    shown: list[RenderableType] = [render_facts(pairs), ""]
+        rows.append(("flags", _render_flags(document["flags"])))
+    shown: list[RenderableType] = [render_summary_rows(rows), ""]
     if entries:
         lines = list(entries) if show_all else truncate_entries(entries)
         shown += [_render_entries(lines, width=width), ""]
@@ -122,19 +122,19 @@ def render_status(
     return shown
 
 
-_NO_TABLE: tuple[str, RenderableType] = (
+_NO_TABLE_ROW: tuple[str, RenderableType] = (
     "lease table",
     Text("none: only the fence in PostgreSQL", style="dim"),
 )
 
 
-def _build_manifest_fact(document: Mapping[str, Any]) -> Text:
+def _render_manifest(document: Mapping[str, Any]) -> Text:
     count = format_count(document["files"], "migration")
     digest = document["digest"][:_DIGEST_LENGTH]
     return Text.assemble(f"{document['directory']}: {count}, digest ", (digest, "bold"))
 
 
-def _build_flags_fact(flags: Mapping[str, Any]) -> Text:
+def _render_flags(flags: Mapping[str, Any]) -> Text:
     if flags["unavailable"]:
         return Text(flags["unavailable"], style="red")
     states = [
@@ -146,7 +146,7 @@ def _build_flags_fact(flags: Mapping[str, Any]) -> Text:
     return Text(shown, style="yellow") if shown else Text("migrations are allowed", style="dim")
 
 
-def _build_ready_fact(document: Mapping[str, Any]) -> Text:
+def _render_readiness(document: Mapping[str, Any]) -> Text:
     if document["is_marked_ready"] and document["is_current"]:
         return Text("yes: functions with this code serve requests", style="green")
     if document["is_marked_ready"]:
@@ -159,10 +159,10 @@ def _build_ready_fact(document: Mapping[str, Any]) -> Text:
     return Text("no", style="yellow")
 
 
-def _build_shared_facts(
+def _build_shared_rows(
     databases: Sequence[Mapping[str, Any]], address: str
 ) -> list[tuple[str, RenderableType]]:
-    """Build the facts of other databases that use the same target as the one at ``address``."""
+    """Build the rows of other databases that use the same target as the one at ``address``."""
     others = [
         ", ".join(escape_text(each["address"]) for each in database["addresses"])
         for database in databases
@@ -170,34 +170,35 @@ def _build_shared_facts(
     ]
     if not others:
         return []
-    return [("shared with", Text("\n".join(others) + _SHARED, style="yellow"))]
+    return [("shared with", Text("\n".join(others) + _SHARED_TARGET_TEXT, style="yellow"))]
 
 
-_SHARED = "\neach database needs its own target: set LAMBDA_MIGRATE_TARGET"
+_SHARED_TARGET_TEXT = "\neach database needs its own target: set LAMBDA_MIGRATE_TARGET"
 
 
 def _list_addresses(database: Mapping[str, Any]) -> list[str]:
     return [each["address"] for each in database["addresses"]]
 
 
-def build_lease_facts(lease: Mapping[str, Any], *, now_ms: int) -> list[tuple[str, RenderableType]]:
+def build_lease_rows(lease: Mapping[str, Any], *, now_ms: int) -> list[tuple[str, RenderableType]]:
     """Build holder, progress and failure from a `build_lease_document`."""
-    pairs: list[tuple[str, RenderableType]] = [("lease", _render_holder(lease, now_ms=now_ms))]
+    rows: list[tuple[str, RenderableType]] = [("lease", _render_holder(lease, now_ms=now_ms))]
     progress = lease["progress"]
     if lease["owner"] is not None and progress is not None:
         began = format_duration(max(0, now_ms - progress["started_ms"]) / 1000)
         done = f"{progress['done']} of {progress['total']} done"
-        pairs.append(("progress", f"applying {progress['migration']} for {began}, {done}"))
+        rows.append(("progress", f"applying {progress['migration']} for {began}, {done}"))
     if lease["failure"] is not None:
-        pairs.append(("failure", _render_failure(lease["failure"], now_ms=now_ms)))
-    return pairs
+        rows.append(("failure", _render_failure(lease["failure"], now_ms=now_ms)))
+    return rows
 
 
 def _render_holder(lease: Mapping[str, Any], *, now_ms: int) -> Text:
     if lease["owner"] is None:
         return Text(f"free, fence {lease['fence']}")
     until_ms = lease["lease_until_ms"]
-    when = f"{format_clock_time(until_ms, now_ms=now_ms)} ({format_until(until_ms, now_ms=now_ms)})"
+    at = format_wall_time(until_ms, now_ms=now_ms)
+    when = f"{at} ({format_time_until(until_ms, now_ms=now_ms)})"
     is_over = until_ms < now_ms
     verb = "expired" if is_over else "until"
     style = "red" if is_over else "yellow"
@@ -212,8 +213,8 @@ def _render_failure(failure: Mapping[str, Any], *, now_ms: int) -> Text:
     migration, cause, retry_ms = failure["migration"], failure["cause"], failure["retry_at_ms"]
     what = f"{migration}: {cause}" if migration else cause
     if retry_ms > now_ms:
-        at = format_clock_time(retry_ms, now_ms=now_ms)
-        retry = f"functions retry at {at} ({format_until(retry_ms, now_ms=now_ms)})"
+        at = format_wall_time(retry_ms, now_ms=now_ms)
+        retry = f"functions retry at {at} ({format_time_until(retry_ms, now_ms=now_ms)})"
     else:
         retry = "the next cold start retries"
     return Text.assemble(
@@ -251,11 +252,11 @@ def _format_state(entry: StatusEntry) -> str:
 
 
 def _format_applied_at(entry: StatusEntry) -> str:
-    return format_local_time(entry.applied_at)
+    return format_iso_as_local(entry.applied_at)
 
 
-def _render_omitted(gap: OmittedEntries) -> list[Text]:
-    return [Text(f"… {gap.count} more {gap.state} (--all)", style="dim")]
+def _render_omitted(omitted_entries: OmittedEntries) -> list[Text]:
+    return [Text(f"… {omitted_entries.count} more {omitted_entries.state} (--all)", style="dim")]
 
 
 def _render_entry(entry: StatusEntry, is_wide: bool) -> list[Text]:
@@ -408,7 +409,7 @@ def render_question(question: Question, *, now_ms: int) -> Group:
     """Render what the user should see before answering."""
     shown: list[RenderableType] = []
     if question.lease is not None:
-        shown.append(render_facts(build_lease_facts(question.lease, now_ms=now_ms)))
+        shown.append(render_summary_rows(build_lease_rows(question.lease, now_ms=now_ms)))
     shown.append(Text(question.heading))
     if question.compared:
         shown += _render_comparison(question.compared)
@@ -419,29 +420,31 @@ def render_question(question: Question, *, now_ms: int) -> Group:
     return Group(*shown)
 
 
-def _render_comparison(compared: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+def _render_comparison(comparisons: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
     """Render another tool's history next to ours: all differences, and the newest of the rest."""
-    different = [n for n, each in enumerate(compared) if each["here"] != "recorded"][:_MAX_LISTED]
-    same = [n for n, each in enumerate(compared) if each["here"] == "recorded"]
+    different = [n for n, each in enumerate(comparisons) if each["here"] != "recorded"][
+        :_MAX_LISTED
+    ]
+    same = [n for n, each in enumerate(comparisons) if each["here"] == "recorded"]
     chosen = sorted({*different, *same[max(0, len(same) - _MAX_LISTED + len(different)) :]})
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for title in ("version", "file", "there", "here"):
         table.add_column(title, overflow="ellipsis", no_wrap=True)
     for n in chosen:
-        each = compared[n]
+        each = comparisons[n]
         style = "" if each["here"] == "recorded" else "yellow"
         table.add_row(
             escape_text(each["version"]),
             escape_text(each["file"]) or "-",
             each["theirs"],
-            _HERE_LABELS[each["here"]],
+            _HISTORY_STATE_LABELS[each["here"]],
             style=style,
         )
-    left_out = len(compared) - len(chosen)
+    left_out = len(comparisons) - len(chosen)
     return [table, *([Text(f"… and {left_out} more", style="dim")] if left_out else [])]
 
 
-_HERE_LABELS = {
+_HISTORY_STATE_LABELS = {
     "recorded": "will be marked",
     "recorded before": "applied already",
     "pending": "stays pending",
@@ -456,7 +459,7 @@ def _render_migrations(migrations: Sequence[Mapping[str, Any]]) -> Table:
     grid.add_column(no_wrap=True, style="dim")
     for each in migrations[:_MAX_LISTED]:
         applied_at = each["applied_at"]
-        when = f"applied {format_local_time(applied_at)}" if applied_at else ""
+        when = f"applied {format_iso_as_local(applied_at)}" if applied_at else ""
         grid.add_row("  " + escape_text(each["name"]), when)
     if len(migrations) > _MAX_LISTED:
         grid.add_row(f"  … and {len(migrations) - _MAX_LISTED} more", "")

@@ -31,7 +31,7 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _MIN_NAME_WIDTH = 12
 _MIN_CHANGES_WIDTH = 6 + 16
 """Columns for rows and sizes, and the space between all four."""
-_HELD_MARK = "*"
+_EARLIER_LOCK_SYMBOL = "*"
 
 
 def render_dry_run(document: Mapping[str, Any], *, width: int) -> list[RenderableType]:
@@ -41,30 +41,34 @@ def render_dry_run(document: Mapping[str, Any], *, width: int) -> list[Renderabl
         document: The result of ``plan --dry-run``.
         width: Columns of the terminal.
     """
-    found, where = document["dry_run"], document["database"]
-    steps = found["migrations"]
+    result, location = document["dry_run"], document["database"]
+    steps = result["migrations"]
     if not steps:
-        return [Text(f"nothing to run: {where} has every migration in {_get_directory(document)}")]
+        return [
+            Text(f"nothing to run: {location} has every migration in {_get_directory(document)}")
+        ]
     shown: list[RenderableType] = [
-        _render_heading(found, where),
+        _render_heading(result, location),
         "",
         *_render_tables(steps, width=width),
         "",
     ]
-    if any(map(_has_held_locks, steps)):
-        shown.append(_HELD_NOTE)
+    if any(map(_has_earlier_locks, steps)):
+        shown.append(_EARLIER_LOCK_NOTE)
     reasons = [f"{step['name']}: {step['reason']}" for step in steps if step["reason"]]
     if reasons:
         shown += [Text("skipped:", style="yellow"), render_bullets(reasons, style="yellow")]
-    if found["retried"]:
-        shown += [Text("restarted after:"), render_bullets(found["retried"])]
-    if found["advice"]:
-        shown += [Text("advice:", style="bold"), render_bullets(found["advice"])]
-    left = list(_list_not_undone(found["not_undone"]))
-    if left:
-        shown += [Text("not undone by the rollback:", style="bold"), render_bullets(left)]
-    if found["error"] is not None:
-        shown += render_error(parse_error_document(found["error"]), committed=[], width=width)
+    if result["retried"]:
+        shown += [Text("restarted after:"), render_bullets(result["retried"])]
+    if result["advice"]:
+        shown += [Text("advice:", style="bold"), render_bullets(result["advice"])]
+    remaining = list(_list_remaining_effects(result["not_undone"]))
+    if remaining:
+        shown += [Text("not undone by the rollback:", style="bold"), render_bullets(remaining)]
+    if result["error"] is not None:
+        shown += render_error(
+            parse_error_document(result["error"]), committed_migrations=[], width=width
+        )
     return shown
 
 
@@ -72,25 +76,25 @@ def _get_directory(document: Mapping[str, Any]) -> str:
     return escape_text(str(document["directory"]))
 
 
-def _render_heading(found: Mapping[str, Any], where: str) -> Text:
-    steps = found["migrations"]
+def _render_heading(result: Mapping[str, Any], location: str) -> Text:
+    steps = result["migrations"]
     done = sum(step["outcome"] == "ran" for step in steps)
     end = (
         "and rolled back"
-        if found["rollback_confirmed"]
+        if result["rollback_confirmed"]
         else "but PostgreSQL did not confirm the rollback"
     )
     of = "" if done == len(steps) else f"{done} of "
     return Text(
-        f"ran {of}{format_count(len(steps), 'migration')} on {where} in "
-        f"{format_duration(found['seconds'])} {end}",
-        style={"passed": "green", "incomplete": "yellow"}.get(found["outcome"], "bold red"),
+        f"ran {of}{format_count(len(steps), 'migration')} on {location} in "
+        f"{format_duration(result['seconds'])} {end}",
+        style={"passed": "green", "incomplete": "yellow"}.get(result["outcome"], "bold red"),
     )
 
 
-_HELD_NOTE = Text(
-    f"{_HELD_MARK} already held by an earlier migration of this dry run; cannot determine whether "
-    "this one takes it too",
+_EARLIER_LOCK_NOTE = Text(
+    f"{_EARLIER_LOCK_SYMBOL} already held by an earlier migration of this dry run; cannot "
+    "determine whether this one takes it too",
     style="dim",
 )
 
@@ -165,10 +169,12 @@ def _describe_blocked(lock: Mapping[str, Any] | None, change: Mapping[str, Any] 
 
 
 def _describe_mode(lock: Mapping[str, Any], change: Mapping[str, Any] | None) -> str:
-    return str(lock["mode"]) + _HELD_MARK * _is_held_before(lock, change)
+    return str(lock["mode"]) + _EARLIER_LOCK_SYMBOL * _is_lock_of_earlier_migration(lock, change)
 
 
-def _is_held_before(lock: Mapping[str, Any], change: Mapping[str, Any] | None) -> bool:
+def _is_lock_of_earlier_migration(
+    lock: Mapping[str, Any], change: Mapping[str, Any] | None
+) -> bool:
     """Whether an earlier migration holds the lock, and this one is not known to take it."""
     if not lock["since"]:
         return False
@@ -179,9 +185,11 @@ def _is_held_before(lock: Mapping[str, Any], change: Mapping[str, Any] | None) -
     return not (is_gone or (has_written and lock["mode"] == "ROW EXCLUSIVE"))
 
 
-def _has_held_locks(step: Mapping[str, Any]) -> bool:
+def _has_earlier_locks(step: Mapping[str, Any]) -> bool:
     changes = {change["table"]: change for change in step["tables"]}
-    return any(_is_held_before(lock, changes.get(lock["relation"])) for lock in step["locks"])
+    return any(
+        _is_lock_of_earlier_migration(lock, changes.get(lock["relation"])) for lock in step["locks"]
+    )
 
 
 def _describe_changes(change: Mapping[str, Any]) -> str:
@@ -216,12 +224,12 @@ def _format_bytes(count: int) -> str:
 # --- what is not undone
 
 
-def _list_not_undone(left: Mapping[str, Any]) -> Iterator[str]:
-    for each in left["dead_rows"]:
+def _list_remaining_effects(effects: Mapping[str, Any]) -> Iterator[str]:
+    for each in effects["dead_rows"]:
         rows = f"{each['rows']:,} dead row version{'s' * (each['rows'] != 1)}"
         yield f"{each['table']} keeps {rows} until it is vacuumed"
-    for each in left["sequences"]:
+    for each in effects["sequences"]:
         before = "no value" if each["before"] is None else each["before"]
         after = "a value that this role may not read" if each["after"] is None else each["after"]
         yield f"{each['sequence']} advanced from {before} to {after}"
-    yield from left["effects"]
+    yield from effects["effects"]

@@ -48,7 +48,9 @@ def run(arguments: Sequence[str]) -> int:
         return _report(
             terminal,
             build_error_document(error),
-            render_error(error, committed=_get_committed(), width=terminal.err.width),
+            render_error(
+                error, committed_migrations=_get_committed_migrations(), width=terminal.err.width
+            ),
             code=get_exit_code(error),
         )
     except FunctionError as error:
@@ -69,37 +71,45 @@ def run(arguments: Sequence[str]) -> int:
 def _report_function_error(terminal: Terminal, error: FunctionError) -> int:
     """Report an error that the admin function returned like one from here."""
     document = error.document
-    committed = [str(name) for name in document.get("committed", ())]
+    committed_migrations = [str(name) for name in document.get("committed", ())]
     parsed = parse_error_document(document)
-    shown = render_error(parsed, committed=committed, width=terminal.err.width)
-    if committed and not isinstance(parsed, MigrationFailed):
-        shown.append(Text(_format_committed(committed)))
-    return _report(terminal, document, shown, code=error.exit_code, committed=committed)
+    renderables = render_error(
+        parsed, committed_migrations=committed_migrations, width=terminal.err.width
+    )
+    if committed_migrations and not isinstance(parsed, MigrationFailed):
+        renderables.append(Text(_format_committed_migrations(committed_migrations)))
+    return _report(
+        terminal,
+        document,
+        renderables,
+        code=error.exit_code,
+        committed_migrations=committed_migrations,
+    )
 
 
-def _get_committed() -> list[str]:
-    return CURRENT_INVOCATION[0].reporter.committed if CURRENT_INVOCATION else []
+def _get_committed_migrations() -> list[str]:
+    return CURRENT_INVOCATION[0].reporter.committed_migrations if CURRENT_INVOCATION else []
 
 
-def _format_committed(names: Sequence[str]) -> str:
+def _format_committed_migrations(names: Sequence[str]) -> str:
     return f"committed before: {', '.join(names[-3:])}"
 
 
 def _add_environment_name(arguments: list[str]) -> list[str]:
     """Let ``repair --environment`` without a name mean the name in the environment variable."""
-    command = [each for each in _remove_function(arguments) if not each.startswith("-")]
+    command = [each for each in _remove_function_option(arguments) if not each.startswith("-")]
     if command[:1] != ["repair"] or "--environment" not in arguments:
         return arguments
     at = arguments.index("--environment") + 1
     if at < len(arguments) and not arguments[at].startswith("-"):
         return arguments
     # With --function, it is the variable of the function that counts.
-    is_local = len(_remove_function(arguments)) == len(arguments)
+    is_local = len(_remove_function_option(arguments)) == len(arguments)
     name = os.environ.get("LAMBDA_MIGRATE_ENVIRONMENT", "") if is_local else ""
     return [*arguments[:at], name, *arguments[at:]]
 
 
-def _remove_function(arguments: Sequence[str]) -> list[str]:
+def _remove_function_option(arguments: Sequence[str]) -> list[str]:
     kept: list[str] = []
     before = ""
     for each in arguments:
@@ -120,17 +130,18 @@ def _find_format(arguments: Sequence[str]) -> Format:
 def _report(
     terminal: Terminal,
     error: dict[str, Any],
-    shown: Sequence[Any],
+    renderables: Sequence[Any],
     *,
     code: int,
-    committed: list[str] | None = None,
+    committed_migrations: list[str] | None = None,
 ) -> int:
     if terminal.is_json:
-        committed = _get_committed() if committed is None else committed
-        document = {"error": {**error, "exit_code": code, "committed": committed}}
+        if committed_migrations is None:
+            committed_migrations = _get_committed_migrations()
+        document = {"error": {**error, "exit_code": code, "committed": committed_migrations}}
         sys.stdout.write(format_json(document))
     else:
-        terminal.notify(*shown)
+        terminal.notify(*renderables)
     return code
 
 
@@ -145,9 +156,9 @@ def _report_usage_error(terminal: Terminal, error: Any) -> int:
     option = str(getattr(error, "option_name", "") or "")
     if command == "lambda-migrate" and option.lstrip("-").replace("-", "_") in COMMON_OPTIONS:
         message += f" Write {option} after the command."
-    shown = [Text(message, style="bold red"), f"see `{command} --help`"]
+    renderables = [Text(message, style="bold red"), f"see `{command} --help`"]
     document = {"kind": "UsageError", "message": message, "retryable": False}
-    return _report(terminal, document, shown, code=EXIT_USAGE_ERROR)
+    return _report(terminal, document, renderables, code=EXIT_USAGE_ERROR)
 
 
 def _report_interruption(terminal: Terminal, code: int) -> int:
@@ -161,8 +172,8 @@ def _report_interruption(terminal: Terminal, code: int) -> int:
         )
     elif reporter and reporter.has_started:
         message += ": the lease is released, and uncommitted changes are rolled back"
-    if _get_committed():
-        message += f"; {_format_committed(_get_committed())}"
+    if _get_committed_migrations():
+        message += f"; {_format_committed_migrations(_get_committed_migrations())}"
     document = {"kind": "Interrupted", "message": message, "retryable": True}
     return _report(terminal, document, [Text(message, style="bold red")], code=code)
 

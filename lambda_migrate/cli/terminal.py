@@ -53,12 +53,12 @@ class Terminal:
         """Columns of standard output."""
         return self.out.width
 
-    def show_result(self, document: dict[str, Any], *shown: RenderableType) -> None:
-        """Write a result: ``document`` as JSON, or ``shown`` as text."""
+    def show_result(self, document: dict[str, Any], *renderables: RenderableType) -> None:
+        """Write a result: ``document`` as JSON, or ``renderables`` as text."""
         if self.is_json:
             self.out.file.write(format_json(document))
             return
-        for each in shown:
+        for each in renderables:
             _write(self.out, each)
 
     def show_progress(self, text: str | Text) -> None:
@@ -66,9 +66,9 @@ class Terminal:
         if not self.is_json:
             _write(self.out, text)
 
-    def notify(self, *shown: RenderableType) -> None:
+    def notify(self, *renderables: RenderableType) -> None:
         """Write a note to standard error."""
-        for each in shown:
+        for each in renderables:
             _write(self.err, each)
 
     def confirm(
@@ -76,7 +76,7 @@ class Terminal:
         question: str,
         *,
         yes: bool,
-        shown: RenderableType = "",
+        renderable: RenderableType = "",
         required_word: str = "",
         option: str = "",
     ) -> bool:
@@ -85,7 +85,7 @@ class Terminal:
         Args:
             question: The question, to be answered with y or n.
             yes: Whether ``--yes`` was given.
-            shown: What the command is about to do.
+            renderable: What the command is about to do.
             required_word: What to type instead of y; ``yes`` does not answer then.
             option: The option that answers in advance.
 
@@ -94,7 +94,7 @@ class Terminal:
         """
         if yes and not required_word:
             return True
-        self.notify(shown)
+        self.notify(renderable)
         if not (sys.stdin.isatty() and self.err.is_terminal):
             missing = f"--{option.replace('_', '-')} as well" if required_word else "--yes"
             raise ConfigurationError(
@@ -124,11 +124,11 @@ class _Escaped:
     contain control sequences. Styles are applied after that, so they are not affected.
     """
 
-    def __init__(self, shown: RenderableType) -> None:
-        self._shown = shown
+    def __init__(self, renderable: RenderableType) -> None:
+        self._renderable = renderable
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
-        for segment in console.render(self._shown, options):
+        for segment in console.render(self._renderable, options):
             if segment.control:
                 yield segment
             else:
@@ -142,13 +142,13 @@ def _make_console(*, stderr: bool) -> Console:
     return console
 
 
-def _write(console: Console, shown: RenderableType) -> None:
-    shown = _Escaped(shown)
+def _write(console: Console, renderable: RenderableType) -> None:
+    renderable = _Escaped(renderable)
     if console.is_terminal:
-        console.print(shown)
+        console.print(renderable)
         return
     with console.capture() as captured:
-        console.print(shown)
+        console.print(renderable)
     # Tables pad their last column with spaces.
     text = "".join(line.rstrip() + "\n" for line in captured.get().splitlines())
     console.file.write(text)

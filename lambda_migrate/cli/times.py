@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
-__all__ = ["format_clock_time", "format_duration", "format_local_time", "format_until"]
+__all__ = ["format_duration", "format_iso_as_local", "format_time_until", "format_wall_time"]
 
 
-def format_local_time(text: str | None) -> str:
+def format_iso_as_local(text: str | None) -> str:
     """``2026-11-22 19:26`` in this machine's zone, from ISO 8601 in UTC."""
     if not text:
         return ""
@@ -15,7 +15,7 @@ def format_local_time(text: str | None) -> str:
     return moment.astimezone().strftime("%Y-%m-%d %H:%M")
 
 
-def format_clock_time(wall_ms: int, *, now_ms: int) -> str:
+def format_wall_time(wall_ms: int, *, now_ms: int) -> str:
     """``19:26:03``, with the date unless it is today; the number if it is out of range."""
     try:
         moment = datetime.fromtimestamp(wall_ms / 1000).astimezone()
@@ -25,7 +25,7 @@ def format_clock_time(wall_ms: int, *, now_ms: int) -> str:
     return moment.strftime("%H:%M:%S" if moment.date() == today else "%Y-%m-%d %H:%M:%S")
 
 
-def format_until(wall_ms: int, *, now_ms: int) -> str:
+def format_time_until(wall_ms: int, *, now_ms: int) -> str:
     """``in 34 s``, ``2 min ago``."""
     seconds = (wall_ms - now_ms) / 1000
     if seconds < 0:

@@ -133,7 +133,7 @@ class AdminFunction:
                 request=request_id,
                 seconds=self._clock.monotonic() - started,
                 exit_code=response["exit_code"],
-                applied=tuple(progress.applied),
+                applied=tuple(progress.applied_migrations),
                 error=str(error.get("kind", "")),
                 message=str(error.get("message", "")),
                 is_repeated=bool(response.get("repeated")),
@@ -199,7 +199,10 @@ class AdminFunction:
         response = self._catch_errors(
             lambda: _run_command(request, command_context, progress), progress
         )
-        if response["exit_code"] in (EXIT_USAGE_ERROR, EXIT_BUSY) and not progress.committed:
+        if (
+            response["exit_code"] in (EXIT_USAGE_ERROR, EXIT_BUSY)
+            and not progress.committed_migrations
+        ):
             log.forget_request(
                 request.request_id, record
             )  # it was refused before it changed anything
@@ -305,7 +308,7 @@ def _remove_details(value: Any) -> Any:
 def _build_failure(
     document: dict[str, Any], code: int, progress: _ProgressObserver
 ) -> dict[str, Any]:
-    error = {**document, "exit_code": code, "committed": progress.committed}
+    error = {**document, "exit_code": code, "committed": progress.committed_migrations}
     return {"exit_code": code, "error": error, "told": progress.steps}
 
 
@@ -424,15 +427,15 @@ class _ProgressObserver:
 
     def __init__(self, inner: Observer) -> None:
         self.steps: list[dict[str, Any]] = []
-        self.committed: list[str] = []
-        self.applied: list[str] = []
+        self.committed_migrations: list[str] = []
+        self.applied_migrations: list[str] = []
         self._inner = inner
 
     def observe(self, event: Event) -> None:
         """See `Observer.observe`."""
         self._inner.observe(event)
         if isinstance(event, MigrationApplied):
-            self.applied.append(event.migration)
+            self.applied_migrations.append(event.migration)
             self._record_committed("applied", event)
         elif isinstance(event, MigrationRolledBack):
             self._record_committed("reverted", event)
@@ -444,7 +447,7 @@ class _ProgressObserver:
             self.steps.append({"what": "took over", "owner": event.previous_owner})
 
     def _record_committed(self, action: str, event: MigrationApplied | MigrationRolledBack) -> None:
-        self.committed.append(event.migration)
+        self.committed_migrations.append(event.migration)
         self._record_action(action, event.migration, event.seconds)
 
     def _record_action(self, action: str, migration: str, seconds: float) -> None:

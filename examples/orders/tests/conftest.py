@@ -14,7 +14,7 @@ import pytest
 
 from lambda_migrate.local import LocalDynamoDB, LocalPostgreSQL
 
-CODE = Path(__file__).parents[1]
+APPLICATION_DIRECTORY = Path(__file__).parents[1]
 
 Call = Callable[..., tuple[int, Any]]
 
@@ -44,9 +44,9 @@ def variables(server: LocalPostgreSQL) -> Iterator[dict[str, str]]:
 def app(variables: dict[str, str]) -> Iterator[ModuleType]:
     """The module ``app``, imported by its name from the code's directory."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**variables, "LAMBDA_TASK_ROOT": str(CODE)}.items():
+        for name, value in {**variables, "LAMBDA_TASK_ROOT": str(APPLICATION_DIRECTORY)}.items():
             patch.setenv(name, value)
-        patch.syspath_prepend(str(CODE))
+        patch.syspath_prepend(str(APPLICATION_DIRECTORY))
         yield importlib.import_module("app")
         sys.modules.pop("app")
 

@@ -23,7 +23,7 @@ from lambda_migrate.testing import FakeClock, InMemoryDatabase, InMemoryLeaseTab
 
 Call = Callable[..., tuple[int, Any]]
 
-CODE = Path(__file__).parents[1]
+APPLICATION_DIRECTORY = Path(__file__).parents[1]
 TEA = {"email": "Ada@example.com", "item": "tea", "quantity": 2, "unit_cents": 450}
 
 
@@ -143,7 +143,7 @@ def test_no_order_is_placed_while_another_environment_migrates(
     leases.acquire("another environment")
     policy = Policy(wait_seconds=5)
     target = Target("orders", leases, InMemoryDatabase(), clock=clock, policy=policy)
-    runner = MigrationRunner(read_manifest(str(CODE / "migrations")), target)
+    runner = MigrationRunner(read_manifest(str(APPLICATION_DIRECTORY / "migrations")), target)
     handler = migrate_on_cold_start(runner=runner)(app.api.resolve)
     monkeypatch.setattr(app, "orders", lambda: pytest.fail("the handler ran"))
     with pytest.raises(errors.NotReady, match="another environment"):
@@ -154,7 +154,7 @@ def test_the_lambda_runtime_serves_without_an_xray_daemon(
     variables: dict[str, str], make_request: Callable[..., dict[str, Any]]
 ) -> None:
     """Tracing is enabled, as in Lambda, but no daemon receives the traces."""
-    with LocalFunction(code=CODE, environment=variables) as function:
+    with LocalFunction(code=APPLICATION_DIRECTORY, environment=variables) as function:
         result = function.invoke(make_request("POST", "/orders", TEA))
         log = function.logs(result.environment_id)
     assert result.ok, result.error_message

@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 
 from lambda_migrate.cli.errors import render_error
 from lambda_migrate.cli.render import render_plan, render_question, render_status
-from lambda_migrate.cli.times import format_duration, format_until
+from lambda_migrate.cli.times import format_duration, format_time_until
 from lambda_migrate.commands.documents import build_plan_document, build_status_document
 from lambda_migrate.commands.preview import build_preview
 from lambda_migrate.commands.prompt import Question
@@ -150,7 +150,7 @@ def test_the_caret_stays_under_its_place(width: int) -> None:
         migration="m",
         detail=f"m failed: no [42601]\n  m.sql:3:78\n{code}\n{caret}\n  hint: h",
     )
-    lines = render_lines(render_error(error, committed=[], width=width), width=width)
+    lines = render_lines(render_error(error, committed_migrations=[], width=width), width=width)
     at = next(n for n, line in enumerate(lines) if line.strip() == "^")
     column = lines[at].index("^")
     assert lines[at - 1][column : column + 4] == "nott"
@@ -170,7 +170,10 @@ def test_the_caret_stays_under_its_place(width: int) -> None:
     ],
 )
 def test_an_error_starts_with_its_title(error: MigrateError, first: str) -> None:
-    assert render_lines(render_error(error, committed=[], width=80), width=80)[0].rstrip() == first
+    assert (
+        render_lines(render_error(error, committed_migrations=[], width=80), width=80)[0].rstrip()
+        == first
+    )
 
 
 @pytest.mark.parametrize(
@@ -190,8 +193,8 @@ def test_durations_are_formatted_for_reading(seconds: float, text: str) -> None:
 
 
 def test_times_are_formatted_relative_to_now() -> None:
-    assert format_until(34_000, now_ms=0) == "in 34 s"
-    assert format_until(0, now_ms=120_000) == "2 min 0 s ago"
+    assert format_time_until(34_000, now_ms=0) == "in 34 s"
+    assert format_time_until(0, now_ms=120_000) == "2 min 0 s ago"
 
 
 # --- questions of baseline

@@ -51,7 +51,7 @@ def test_an_error_of_the_function_is_rendered_like_a_local_one(error: MigrateErr
     assert get_exit_code(travelled) == get_exit_code(error)
     for width in (60, 100):
         shown = [
-            render_lines(render_error(each, committed=[], width=width), width=width)
+            render_lines(render_error(each, committed_migrations=[], width=width), width=width)
             for each in (error, travelled)
         ]
         assert shown[0] == shown[1]
