@@ -189,13 +189,13 @@ class _Gate:
         if self._lock.acquire(blocking=False):
             return
         from lambda_migrate.clock import Deadline
-        from lambda_migrate.engine.cold_start import WITHOUT_DEADLINE_SECONDS
+        from lambda_migrate.engine.cold_start import DEFAULT_DEADLINE_SECONDS
         from lambda_migrate.engine.target import Policy
         from lambda_migrate.errors import NotReady
 
         policy = Policy() if self._runner is None else self._runner.target.policy
         deadline = Deadline.from_context(context)
-        seconds = WITHOUT_DEADLINE_SECONDS
+        seconds = DEFAULT_DEADLINE_SECONDS
         if deadline is not None:
             seconds = deadline.earlier(policy.safety_margin_seconds).remaining()
         if not self._lock.acquire(timeout=seconds):

@@ -97,7 +97,7 @@ class MigrationFailed(MigrateError):
         retry_at_ms: The earliest next attempt, milliseconds since the epoch; None without a pause.
         detail: The complete report for a terminal: file, line, caret, detail, hint.
         is_timeout: Whether it ran out of time, so that an attempt with more time may succeed.
-        is_kill: Whether holders were killed during it, so that no error is known.
+        is_process_killed: Whether holders were killed during it, so that no error is known.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class MigrationFailed(MigrateError):
         retry_at_ms: int | None = None,
         detail: str = "",
         is_timeout: bool = False,
-        is_kill: bool = False,
+        is_process_killed: bool = False,
     ) -> None:
         self.migration = escape_text(migration)
         self.sqlstate = escape_text(sqlstate)
@@ -119,8 +119,8 @@ class MigrationFailed(MigrateError):
         self.retry_at_ms = retry_at_ms
         self.detail = detail
         self.is_timeout = is_timeout
-        self.is_kill = is_kill
-        self.had_ms: int | None = None
+        self.is_process_killed = is_process_killed
+        self.available_ms: int | None = None
         """How much time it had, if it ran out of time."""
         super().__init__(detail or self.summary)
 

@@ -114,7 +114,9 @@ def build_lease_document(state: LeaseState) -> dict[str, Any]:
 def _build_database(identity: str, record: DatabaseRecord) -> dict[str, Any]:
     return {
         "identity": identity,
-        "versions_ready": _count_non_empty(record.dropped + len(split_digests(record.ready))),
+        "versions_ready": _count_non_empty(
+            record.dropped_count + len(split_digests(record.ready_digests))
+        ),
         "addresses": [
             {
                 "address": address,
@@ -129,7 +131,7 @@ def _build_database(identity: str, record: DatabaseRecord) -> dict[str, Any]:
 
 
 def _count_confirmed_digests(record: DatabaseRecord, confirmed_count: int) -> int:
-    return _count_non_empty(record.dropped + confirmed_count) if confirmed_count else 0
+    return _count_non_empty(record.dropped_count + confirmed_count) if confirmed_count else 0
 
 
 def _count_non_empty(manifests: int) -> int:
@@ -157,7 +159,7 @@ def _build_failure(failure: Failure) -> dict[str, Any]:
         "at": format_iso(failure.at_ms),
         "retry_at": format_iso(failure.retry_at_ms),
         "retry_at_ms": failure.retry_at_ms,
-        "had_ms": failure.had_ms,
+        "had_ms": failure.available_ms,
     }
 
 

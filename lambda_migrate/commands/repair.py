@@ -167,7 +167,7 @@ def _stamp_environment(context: CommandContext) -> CommandResult:
     )
     if not context.prompter.confirm(question):
         return _make_declined_result(context)
-    context.operations.stamp_environment(context.deadline)
+    context.operations.record_environment(context.deadline)
     return CommandResult({**context.location, "stamped": environment})
 
 

@@ -4,7 +4,7 @@
 
     lambda_migrate.runner.MigrationRunner.ensure()    once for each process
       cold_start.ColdStart                            read, decide, act
-        decider.Decider    ─ lease.decision.decide    Serve | Refuse | Block | Wait | Acquire
+        decider.Decider    ─ lease.decision.decide    Serve | Refuse | BlockByFlags | Wait | Acquire
         holder.LeaseSession                           Acquire: the lease, renewed while it is held,
           apply.apply_pending                         and the database under its fencing token
         inspection.inspect_database                   Acquire in mode ``require``: only look

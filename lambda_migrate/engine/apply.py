@@ -23,7 +23,7 @@ from lambda_migrate.lease.readiness import (
     DatabaseCheck,
     find_conflicting_records,
     record_check,
-    withdraw_ready,
+    remove_ready_digests,
 )
 from lambda_migrate.lease.record import Progress
 from lambda_migrate.migrations import EMPTY_DIGEST, RowState, chain_digest, make_plan
@@ -39,17 +39,17 @@ if TYPE_CHECKING:
 __all__ = [
     "ApplyResult",
     "apply_pending",
-    "complete",
+    "compute_satisfied_digests",
     "make_plan_for",
+    "record_completion",
     "require_no_divergence",
     "require_valid_scripts",
-    "satisfied_digests",
-    "withdraw",
+    "withdraw_readiness",
 ]
 
 _MAX_DIVERGENCES_SHOWN = 100
 
-_MAX_KILLS = 3
+_MAX_PROCESS_KILLS = 3
 """Holders killed during one migration before that counts as its failure. Each costs a lease."""
 
 
@@ -59,11 +59,11 @@ class ApplyResult:
 
     Attributes:
         history: All rows, read after the last commit.
-        digests_before: Every digest that the history satisfied when the holder began.
+        digests_before_migration: Every digest that the history satisfied when the holder began.
     """
 
     history: tuple[HistoryRow, ...]
-    digests_before: tuple[str, ...]
+    digests_before_migration: tuple[str, ...]
 
 
 def apply_pending(
@@ -72,7 +72,7 @@ def apply_pending(
     manifest: Manifest,
     *,
     on_applied: Callable[[str], None],
-    refuse_after_kills: bool = True,
+    refuse_after_process_kills: bool = True,
 ) -> ApplyResult:
     """Apply what is pending, one migration after the other.
 
@@ -81,8 +81,8 @@ def apply_pending(
         database: The database under its fencing token.
         manifest: What is to be satisfied.
         on_applied: Called with the name of each migration once it is committed.
-        refuse_after_kills: Refuse to start a migration during which `_MAX_KILLS` holders in a row
-            were killed.
+        refuse_after_process_kills: Refuse to start a migration during which `_MAX_PROCESS_KILLS`
+            holders in a row were killed.
 
     Raises:
         ConfigurationError: Another tool has migrated this database; nothing was applied.
@@ -93,7 +93,9 @@ def apply_pending(
             stay applied.
         DatabaseUnavailable: Committed migrations are missing from the history.
     """
-    loop = _ApplyLoop(session, database, manifest, refuse_after_kills=refuse_after_kills)
+    loop = _ApplyLoop(
+        session, database, manifest, refuse_after_process_kills=refuse_after_process_kills
+    )
     return loop.run(on_applied)
 
 
@@ -106,21 +108,21 @@ class _ApplyLoop:
         database: FencedSession,
         manifest: Manifest,
         *,
-        refuse_after_kills: bool,
+        refuse_after_process_kills: bool,
     ) -> None:
         self._session = session
         self._database = database
         self._manifest = manifest
-        self._refuse_after_kills = refuse_after_kills
+        self._refuse_after_kills = refuse_after_process_kills
 
     def run(self, on_applied: Callable[[str], None]) -> ApplyResult:
         """Plan, settle what is in doubt, apply what is pending, and read the history again."""
         plan, history = self._read_plan()
-        digests_before = satisfied_digests(history)
+        digests_before_migration = compute_satisfied_digests(history)
         ignore = self._session.target.policy.ignore_other_history
         require_no_other_history(plan, self._database.read_other_histories, ignore=ignore)
         if plan.in_doubt:
-            self._settle(plan)
+            self._resolve_in_doubt(plan)
             # Only now can the settled rows be compared with their files.
             plan, history = self._read_plan()
         require_valid_scripts(plan)
@@ -132,7 +134,7 @@ class _ApplyLoop:
             plan = make_plan_for(self._session, history, self._manifest)
         if not plan.is_current:
             raise _missing_from_history(plan)
-        return ApplyResult(tuple(history), digests_before)
+        return ApplyResult(tuple(history), digests_before_migration)
 
     def _read_plan(self) -> tuple[Plan, list[HistoryRow]]:
         history = self._database.read_history()
@@ -140,7 +142,7 @@ class _ApplyLoop:
         require_no_divergence(plan)
         return plan, history
 
-    def _settle(self, plan: Plan) -> None:
+    def _resolve_in_doubt(self, plan: Plan) -> None:
         """Resolve the rows that an interrupted holder left in doubt."""
         self._publish_start(plan.in_doubt[0].name, total=len(plan.in_doubt) + len(plan.pending))
         for row in plan.in_doubt:
@@ -165,7 +167,7 @@ class _ApplyLoop:
             with session.explain_abort(migration.name):
                 milliseconds = self._database.apply(migration, digest, session.deadline)
         except MigrationFailed as failed:
-            failed.had_ms = round(left * 1000) if failed.is_timeout else None
+            failed.available_ms = round(left * 1000) if failed.is_timeout else None
             seconds = clock.monotonic() - began
             target.observer.observe(
                 MigrationAttemptFailed(
@@ -181,21 +183,23 @@ class _ApplyLoop:
         """Publish which migration this holder starts with, and the number of attempts so far.
 
         Raises:
-            MigrationFailed: `_MAX_KILLS` holders in a row were killed during it, or one more after
-                that was recorded.
+            MigrationFailed: `_MAX_PROCESS_KILLS` holders in a row were killed during it, or one
+                more after that was recorded.
         """
         state = self._session.lease.state
         progress = state.progress
         kills = progress.attempts if progress and progress.migration == name else 0
-        was_recorded = any(each.is_kill and each.migration == name for each in state.failures)
-        if self._refuse_after_kills and kills >= (1 if was_recorded else _MAX_KILLS):
+        was_recorded = any(
+            each.is_process_killed and each.migration == name for each in state.failures
+        )
+        if self._refuse_after_kills and kills >= (1 if was_recorded else _MAX_PROCESS_KILLS):
             raise MigrationFailed(
                 f"{kills} process(es) in a row ended without an error while they applied it: out "
                 "of memory, a crash, or a timeout. Read the last lines of their logs (REPORT: Max "
                 "Memory Used), then give the function more memory or time, or run "
                 "`lambda-migrate up` from another machine",
                 migration=name,
-                is_kill=True,
+                is_process_killed=True,
             )
         now_ms = self._session.target.clock.wall_ms()
         self._session.publish_progress(Progress(name, 0, total, now_ms, attempts=kills + 1))
@@ -247,13 +251,13 @@ def require_valid_scripts(plan: Plan) -> None:
             raise ManifestError(faults, heading="pending migrations cannot be applied:")
 
 
-def complete(
+def record_completion(
     session: LeaseSession,
     database: FencedSession,
     history: Sequence[HistoryRow],
     *,
     served: str = "",
-    digests_before: Sequence[str] = (),
+    digests_before_migration: Sequence[str] = (),
     is_resync: bool = False,
     keep_failures: bool = False,
 ) -> None:
@@ -264,7 +268,7 @@ def complete(
         database: The database that was checked.
         history: Its history.
         served: The digest that this was done for.
-        digests_before: What the history satisfied at first, and the schema still does.
+        digests_before_migration: What the history satisfied at first, and the schema still does.
         is_resync: Discard what the item holds for this database.
         keep_failures: Keep those of other addresses and of manifests that are still pending.
     """
@@ -272,14 +276,14 @@ def complete(
     check = DatabaseCheck(
         identity=database.identity,
         address=target.database.fingerprint,
-        digests=satisfied_digests(history),
+        digests=compute_satisfied_digests(history),
         fence=session.lease.fence,
         owner=session.lease.owner,
         at_ms=target.store.now_ms(),
-        served_digest=served,
-        digests_before=digests_before,
+        manifest_digest=served,
+        digests_before_migration=digests_before_migration,
         distrusted_identity=database.identity if is_resync else database.distrusted_identity,
-        is_separate=database.is_new_or_copy,
+        is_new_or_copy=database.is_new_or_copy,
     )
     applied = {str(row.version) for row in history}
     kept = [
@@ -290,29 +294,29 @@ def complete(
         and failure.version not in applied  # a corrected file of that version succeeded
         and failure.address != check.address
     ]
-    session.complete(record_check(state.databases, check), kept)
+    session.store_completion(record_check(state.databases, check), kept)
     for other in find_conflicting_records(state.databases, check):
         target.observer.observe(
             TargetShared(target.name, check.address, ", ".join(other.addresses), other.owner)
         )
 
 
-def withdraw(session: LeaseSession, database: FencedSession, *, lowest: int) -> None:
+def withdraw_readiness(session: LeaseSession, database: FencedSession, *, lowest: int) -> None:
     """Mark every manifest that needs ``lowest`` or a later version as no longer ready."""
     kept = [row for row in database.read_history() if row.version < lowest]
     state, address = session.lease.state, session.target.database.fingerprint
-    session.withdraw(
-        withdraw_ready(
+    session.withdraw_readiness(
+        remove_ready_digests(
             state.databases,
             database.identity,
             address,
-            satisfied_digests(kept),
-            is_separate=database.is_new_or_copy,
+            compute_satisfied_digests(kept),
+            is_new_or_copy=database.is_new_or_copy,
         )
     )
 
 
-def satisfied_digests(history: Sequence[HistoryRow]) -> tuple[str, ...]:
+def compute_satisfied_digests(history: Sequence[HistoryRow]) -> tuple[str, ...]:
     """The digest of every manifest that the history satisfies, the longest last.
 
     Computed from versions and checksums. The digest in a row dates from when it was applied;

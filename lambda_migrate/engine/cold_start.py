@@ -3,12 +3,12 @@
 ::
 
     read the item         -> decide; if something is pending, read the feature flags, decide again:
-      Serve    -> serve
-      Refuse   -> raise MigrationFailed, with the cause that the failed instance recorded
-      Block    -> raise NotReady, naming the feature flag
-      Wait     -> read again later, until the deadline
-      Acquire  -> acquire the lease, raise the fencing token in PostgreSQL, read the history,
-                  plan, apply, complete; in mode ``require``: only inspect the database
+      Serve         -> serve
+      Refuse        -> raise MigrationFailed, with the cause that the failed instance recorded
+      BlockByFlags  -> raise NotReady, naming the feature flag
+      Wait          -> read again later, until the deadline
+      Acquire       -> acquire the lease, raise the fencing token in PostgreSQL, read the history,
+                       plan, apply, complete; in mode ``require``: only inspect the database
 
 `Decider` reads and decides, `ColdStart` acts; the decision itself is `lease.decision.decide`.
 """
@@ -32,8 +32,8 @@ from lambda_migrate.errors import (
     NotReady,
 )
 from lambda_migrate.lease.decision import (
-    RETRY_TIME_FACTOR,
-    Block,
+    REQUIRED_TIME_FACTOR,
+    BlockByFlags,
     Refuse,
     Serve,
     Wait,
@@ -49,21 +49,21 @@ if TYPE_CHECKING:
     from lambda_migrate.engine.holder import LeaseSession
     from lambda_migrate.engine.target import Target
     from lambda_migrate.events import CheckFailed
-    from lambda_migrate.lease.decision import Acquire, Step
+    from lambda_migrate.lease.decision import Acquire, Decision
     from lambda_migrate.lease.waiter import Waiter
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.migrations.deferred import DeferredManifest
     from lambda_migrate.postgresql.ports import FencedSession
 
-__all__ = ["WITHOUT_DEADLINE_SECONDS", "ColdStart", "Outcome"]
+__all__ = ["DEFAULT_DEADLINE_SECONDS", "ColdStart", "Outcome"]
 
-WITHOUT_DEADLINE_SECONDS = 900.0
+DEFAULT_DEADLINE_SECONDS = 900.0
 """Lambda's longest timeout, for callers without a deadline."""
 
 _STORE_TIMEOUT_SECONDS = 2.0
 """How long the lease table may be unavailable before ``check`` inspects PostgreSQL instead."""
 
-_ANOTHER_PROCESS = "another process"
+_UNKNOWN_OWNER = "another process"
 """The owner, as far as it can be known without a lease table."""
 
 
@@ -108,7 +108,7 @@ class ColdStart:
         self._deadline = (
             invocation.earlier(target.policy.safety_margin_seconds)
             if invocation is not None
-            else Deadline.after(WITHOUT_DEADLINE_SECONDS, target.clock)
+            else Deadline.after(DEFAULT_DEADLINE_SECONDS, target.clock)
         )
         set_credentials_deadline(target.store, self._deadline)
         self._decider = Decider(manifest, target, owner=self._owner, deadline=self._deadline)
@@ -136,7 +136,7 @@ class ColdStart:
                 return self._outcome(step)
             if isinstance(step, Refuse):
                 raise _make_refusal(step, self._target.store.now_ms())
-            if isinstance(step, Block):
+            if isinstance(step, BlockByFlags):
                 raise self._make_flag_error()
             if isinstance(step, Wait):
                 step = self._wait(step.state)
@@ -149,22 +149,22 @@ class ColdStart:
                 step = result
 
     def _outcome(self, step: Serve) -> Outcome:
-        if not step.is_checked:
+        if not step.is_schema_checked:
             return Outcome.UNCHECKED
         return Outcome.WAITED if self._waited_seconds else Outcome.UP_TO_DATE
 
     # --- reading and waiting
 
-    def _read_first(self) -> Step:
+    def _read_first(self) -> Decision:
         try:
             return self._decider.read_first()
         except LeaseStoreUnavailable as error:
             if self._wait_deadline.is_over:
-                return self._serve_without_store(error)
+                return self._serve_if_database_current(error)
             self._failed_reads = 1
             return Wait(LeaseState())
 
-    def _wait(self, state: LeaseState) -> Step:
+    def _wait(self, state: LeaseState) -> Decision:
         """Read again, with growing delays, until there is something else to do.
 
         Raises:
@@ -177,7 +177,7 @@ class ColdStart:
         try:
             return self._waiter.wait(state, failures=self._failed_reads)
         except LeaseStoreUnavailable as error:
-            return self._serve_without_store(error)
+            return self._serve_if_database_current(error)
         except NotReady as error:
             reason = self._decider.pause_reason or self._inspection_problem
             if not reason:
@@ -213,7 +213,7 @@ class ColdStart:
             WaitingForLease(self._target.name, state.owner or "", waited, delay, progress)
         )
 
-    def _serve_without_store(self, error: LeaseStoreUnavailable) -> Serve:
+    def _serve_if_database_current(self, error: LeaseStoreUnavailable) -> Serve:
         """Serve if the policy allows to inspect PostgreSQL instead, and that shows a ready schema.
 
         Raises:
@@ -226,11 +226,11 @@ class ColdStart:
 
     # --- migrating
 
-    def _migrate(self, step: Acquire) -> Outcome | Step:
+    def _migrate(self, step: Acquire) -> Outcome | Decision:
         """Acquire the lease, apply what is pending, and complete."""
         state = self._acquire(step)
         if not isinstance(state, Lease):
-            return self._decider.decide(state, has_lost=True)
+            return self._decider.decide(state, has_lost_acquisition=True)
         news = self._decide_after_acquiring(state)
         if news is not None:
             return news
@@ -238,11 +238,11 @@ class ColdStart:
         try:
             is_completed = self._apply_and_complete(state)
         except LeaseHeld:  # without a lease table, a live holder is found only in PostgreSQL
-            return Wait(LeaseState(owner=_ANOTHER_PROCESS))
+            return Wait(LeaseState(owner=_UNKNOWN_OWNER))
         if is_completed:
             return Outcome.MIGRATED
         self._waiter = None
-        return self._decider.decide(LeaseState(), has_lost=True)
+        return self._decider.decide(LeaseState(), has_lost_acquisition=True)
 
     def _acquire(self, step: Acquire) -> Lease | LeaseState:
         if self._deadline.is_over:
@@ -260,13 +260,13 @@ class ColdStart:
             # The next reading shows whether it was acquired.
             return LeaseState()
 
-    def _decide_after_acquiring(self, lease: Lease) -> Step | None:
+    def _decide_after_acquiring(self, lease: Lease) -> Decision | None:
         """Give the lease back if the item as acquired no longer calls for a migration.
 
         The reading before it may be from before the last holder completed.
         """
         step = self._decider.decide(lease.state)
-        if not isinstance(step, Serve | Refuse | Block):
+        if not isinstance(step, Serve | Refuse | BlockByFlags):
             return None
         from contextlib import suppress  # not loaded by a start that finds the schema ready
 
@@ -301,24 +301,24 @@ class ColdStart:
                 and make_plan_for(session, result.history, manifest).is_current
             ):
                 allowed = manifest  # it was applied before it was held back
-            is_completed = self._complete(session, database, result, served=allowed.digest)
+            is_completed = self._record_completion(session, database, result, served=allowed.digest)
         if allowed is not manifest:
             raise self._make_flag_error()
         return is_completed
 
-    def _complete(
+    def _record_completion(
         self, session: LeaseSession, database: FencedSession, result: ApplyResult, *, served: str
     ) -> bool:
         """Publish what the database satisfies; False if that may have changed since."""
-        from lambda_migrate.engine.apply import complete
+        from lambda_migrate.engine.apply import record_completion
 
         try:
-            complete(
+            record_completion(
                 session,
                 database,
                 result.history,
                 served=served,
-                digests_before=result.digests_before,
+                digests_before_migration=result.digests_before_migration,
                 keep_failures=True,
             )
         except LeaseLost:
@@ -337,7 +337,7 @@ class ColdStart:
 
     # --- mode require
 
-    def _inspect(self, step: Acquire) -> Step:
+    def _inspect(self, step: Acquire) -> Decision:
         """Inspect whether the database satisfies the manifest, without migrating it.
 
         The result is published for this address, so that no other instance inspects it again
@@ -353,7 +353,7 @@ class ColdStart:
         try:
             state = self._acquire(step)
         except ConfigurationError as error:
-            decider.inspected_at = step.state.latest_check_fence
+            decider.fence_at_inspection = step.state.fence_of_latest_check
             self._inspection_problem = f"could not check whether it is ready: {error}"
             return Wait(step.state)
         if isinstance(state, Lease):
@@ -362,10 +362,12 @@ class ColdStart:
             try:
                 result = inspect_database(self._target, state, decider.manifest, self._deadline)
                 state, self._inspection_problem = result.state, result.reason
-                decider.inspected_at = None if result.may_change else state.latest_check_fence
+                decider.fence_at_inspection = (
+                    None if result.may_change else state.fence_of_latest_check
+                )
             except (LeaseLost, LeaseStoreUnavailable):
                 state = LeaseState()
-        return decider.decide(state, has_lost=True)
+        return decider.decide(state, has_lost_acquisition=True)
 
     # --- reporting
 
@@ -416,8 +418,8 @@ def _make_refusal(step: Refuse, now_ms: int) -> MigrationFailed:
     )
     seconds = max(0, failure.retry_at_ms - now_ms) / 1000
     sooner = "or at once with other migration files"
-    if failure.had_ms is not None:
-        required = failure.had_ms * RETRY_TIME_FACTOR / 1000
+    if failure.available_ms is not None:
+        required = failure.available_ms * REQUIRED_TIME_FACTOR / 1000
         sooner += f" or with more than {required:.1f} s left for it"
     refusal.args = (
         f"{refusal.summary}; attempt {failure.attempts} failed in another instance, the next one "

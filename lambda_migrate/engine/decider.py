@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lambda_migrate.errors import FlagsUnavailable
 from lambda_migrate.lease.decision import (
     Acquire,
-    Block,
+    BlockByFlags,
     LeaseWatch,
     Permission,
     Refuse,
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lambda_migrate.clock import Deadline
     from lambda_migrate.engine.flags import Flags
     from lambda_migrate.engine.target import Target
-    from lambda_migrate.lease.decision import Step
+    from lambda_migrate.lease.decision import Decision
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.postgresql.ports import Inspection
 
@@ -55,8 +55,8 @@ class Decider:
         owner: str,
         deadline: Deadline,
     ) -> None:
-        self.inspected_at: int | None = None
-        """`LeaseState.latest_check_fence` when this instance inspected the database."""
+        self.fence_at_inspection: int | None = None
+        """`LeaseState.fence_of_latest_check` when this instance inspected the database."""
         self._manifest = manifest
         self._target = target
         self._owner = owner
@@ -79,7 +79,7 @@ class Decider:
 
     # --- reading
 
-    def read_first(self) -> Step:
+    def read_first(self) -> Decision:
         """Read strongly consistently, and decide.
 
         Raises:
@@ -87,7 +87,7 @@ class Decider:
         """
         return self.decide(self._target.store.read(consistent=True))
 
-    def read_again(self) -> Step:
+    def read_again(self) -> Decision:
         """Read and decide; a step that ends the wait is confirmed by a strongly consistent read.
 
         If the confirmation was throttled, only the confirmation is repeated. All waiters learn at
@@ -105,19 +105,19 @@ class Decider:
 
     # --- deciding
 
-    def decide(self, state: LeaseState, *, has_lost: bool = False) -> Step:
+    def decide(self, state: LeaseState, *, has_lost_acquisition: bool = False) -> Decision:
         """Decide from a reading; without a lease table, from the database itself.
 
         Args:
             state: The reading.
-            has_lost: This instance has just tried to acquire the lease, and ``state`` was in the
-                way: do not try again at once.
+            has_lost_acquisition: This instance has just tried to acquire the lease, and ``state``
+                was in the way: do not try again at once.
         """
         if not self._target.has_lease_table:
             state = state._replace(databases={})  # only the database knows what is ready
         self._state = state
         self._is_database_current = False
-        step = self._choose_step(has_lost=has_lost)
+        step = self._choose_step(has_lost_acquisition=has_lost_acquisition)
         if self._target.has_lease_table or isinstance(step, Serve | Refuse):
             return step
         from lambda_migrate.postgresql.ports import require_environment
@@ -126,15 +126,15 @@ class Decider:
         if inspection.fence is not None:
             require_environment(inspection.fence.environment, self._target.environment)
         self._is_database_current = self._is_current(inspection)
-        return self._choose_step(has_lost=has_lost)
+        return self._choose_step(has_lost_acquisition=has_lost_acquisition)
 
-    def decide_with_flags(self, step: Step) -> Step:
+    def decide_with_flags(self, step: Decision) -> Decision:
         """Read the feature flags if ``step`` depends on them, and decide again.
 
         Raises:
             FlagsUnavailable: They cannot be read.
         """
-        if not isinstance(step, Refuse | Block | Acquire):
+        if not isinstance(step, Refuse | BlockByFlags | Acquire):
             return step
         if self._target.flags is None or not self._may_migrate:
             return step
@@ -165,7 +165,7 @@ class Decider:
         """Which flag blocks every version; "" if none does."""
         return self._flags.refusal_reason(0) if self._flags is not None else ""
 
-    def _choose_step(self, *, has_lost: bool = False) -> Step:
+    def _choose_step(self, *, has_lost_acquisition: bool = False) -> Decision:
         state, target = self._state, self._target
         return decide(
             state,
@@ -178,8 +178,8 @@ class Decider:
             permission=self._permission(),
             is_expired=self._lease_watch.has_expired(state, target.clock.monotonic()),
             is_database_current=self._is_database_current,
-            inspected_at=self.inspected_at,
-            has_lost=has_lost,
+            fence_at_inspection=self.fence_at_inspection,
+            has_lost_acquisition=has_lost_acquisition,
         )
 
     @property
@@ -200,7 +200,7 @@ class Decider:
 
     def _count_migrations(self) -> int:
         """The manifest's length, where the decision depends on it: files are read for it."""
-        is_short = not any(each.dropped for each in self._state.databases.values())
+        is_short = not any(each.dropped_count for each in self._state.databases.values())
         address = self._target.database.fingerprint
         is_ready = self._state.is_ready(self._manifest.digest, address)
         return 0 if self._may_migrate or is_short or is_ready else len(self.manifest)

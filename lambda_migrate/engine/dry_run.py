@@ -44,21 +44,21 @@ RAN, SKIPPED, NOT_REACHED = "ran", "skipped", "not_reached"
 _MAX_ATTEMPTS = 5
 """`up` retries until its deadline. A dry run stops earlier, because others wait for its locks."""
 
-_MAX_PAUSE_SECONDS = 5.0
+_MAX_DELAY_SECONDS = 5.0
 
 _RETRYABLE = frozenset({"55P03", "40P01", "40001"})
 """Lock not available, deadlock, serialization failure: `up` retries these as well."""
 
-_NOT_ABOUT_OBJECTS = ("25", "53", "57", "58", "XX")
+_CLASSES_UNRELATED_TO_OBJECTS = ("25", "53", "57", "58", "XX")
 """Classes of SQLSTATEs that no missing object explains: the transaction's state, resources,
 cancellation, system and internal errors."""
 
 _UNSAFE_NEW_ENUM_VALUE = "55P04"
 _NO_MATCHING_INDEX = "42P10"
 
-_OUTSIDE = "it runs outside a transaction, so that it cannot be rolled back"
-_IN_DOUBT = "it is in doubt: `lambda-migrate up` settles it first, outside a transaction"
-_NEW_VALUE = (
+_OUTSIDE_TRANSACTION_REASON = "it runs outside a transaction, so that it cannot be rolled back"
+_IN_DOUBT_REASON = "it is in doubt: `lambda-migrate up` settles it first, outside a transaction"
+_NEW_ENUM_VALUE_REASON = (
     "it uses a value of an enumerated type that an earlier migration adds, which PostgreSQL allows "
     "only after that one is committed"
 )
@@ -182,7 +182,7 @@ def _is_retryable(error: MigrateError | None) -> bool:
 def _start_again(session: LeaseSession, dry_run: DryRunSession, attempt: int) -> None:
     """Roll back before the pause, so that other transactions can continue."""
     dry_run.roll_back()
-    pause = min(_MAX_PAUSE_SECONDS, 0.1 * 2**attempt) * session.target.random.random()
+    pause = min(_MAX_DELAY_SECONDS, 0.1 * 2**attempt) * session.target.random.random()
     session.target.clock.sleep(min(pause, session.deadline.remaining()))
     dry_run.begin(session.deadline)
 
@@ -221,7 +221,7 @@ class _Attempt:
             self.steps.append(self._run_step(migration, position=position, total=total))
 
     def _skip_in_doubt(self, row: HistoryRow) -> None:
-        self.steps.append(DryRunStep(row.version, row.name, SKIPPED, _IN_DOUBT))
+        self.steps.append(DryRunStep(row.version, row.name, SKIPPED, _IN_DOUBT_REASON))
         if row.up is not None:
             self._note_skipped(row.name, row.up)
 
@@ -236,13 +236,13 @@ class _Attempt:
             return step
         if not migration.up.transactional:
             self._note_skipped(migration.name, migration.up)
-            return replace(step, outcome=SKIPPED, reason=_OUTSIDE)
+            return replace(step, outcome=SKIPPED, reason=_OUTSIDE_TRANSACTION_REASON)
         began = self._session.target.clock.monotonic()
         try:
             measured = self._run_migration(migration, position=position, total=total)
         except MigrateError as error:
             took = self._session.target.clock.monotonic() - began
-            return self._judge(replace(step, seconds=took), migration, error)
+            return self._set_outcome(replace(step, seconds=took), migration, error)
         return replace(step, outcome=RAN, seconds=measured.seconds, measured=measured)
 
     def _run_migration(
@@ -259,29 +259,35 @@ class _Attempt:
         )
         return measured
 
-    def _judge(self, step: DryRunStep, migration: Migration, error: MigrateError) -> DryRunStep:
+    def _set_outcome(
+        self, step: DryRunStep, migration: Migration, error: MigrateError
+    ) -> DryRunStep:
         """Fail, or skip a migration that failed only because an earlier one was skipped."""
         excuse = ""
         if isinstance(error, MigrationFailed):
-            excuse = self._find_excuse(migration, error)
+            excuse = self._explain_by_skipped(migration, error)
         if not excuse:
             self.error = error
             return replace(step, outcome=FAILED)
         self._unknown_effects.append(migration.name)
         return replace(step, outcome=SKIPPED, reason=excuse)
 
-    def _find_excuse(self, migration: Migration, failed: MigrationFailed) -> str:
+    def _explain_by_skipped(self, migration: Migration, failed: MigrationFailed) -> str:
         """Why the failure is inconclusive, with its message; "" if it is conclusive."""
-        reason = self._find_reason(migration, failed)
+        reason = self._find_inconclusive_reason(migration, failed)
         return f"{reason}: {failed.cause} [{failed.sqlstate}]" if reason else ""
 
-    def _find_reason(self, migration: Migration, failed: MigrationFailed) -> str:
+    def _find_inconclusive_reason(self, migration: Migration, failed: MigrationFailed) -> str:
         code = failed.sqlstate
-        if not code or code in _RETRYABLE or code.startswith(_NOT_ABOUT_OBJECTS):
+        if not code or code in _RETRYABLE or code.startswith(_CLASSES_UNRELATED_TO_OBJECTS):
             return ""
         if code == _UNSAFE_NEW_ENUM_VALUE:
             own = (classify(each).enum_value for each in split_statements(migration.up.sql))
-            return "" if any(value and value in failed.cause for value in own) else _NEW_VALUE
+            return (
+                ""
+                if any(value and value in failed.cause for value in own)
+                else _NEW_ENUM_VALUE_REASON
+            )
         for name, script in self._skipped_scripts.items():
             if _needs(script, failed):
                 return f"it needs what {name} creates, which the dry run skipped"

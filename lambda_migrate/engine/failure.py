@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ManifestError, MigrateError, MigrationFailed
-from lambda_migrate.lease.decision import MAX_PAUSE_MS
+from lambda_migrate.lease.decision import MAX_FAILURE_PAUSE_MS
 from lambda_migrate.lease.record import Failure
 
 if TYPE_CHECKING:
@@ -41,11 +41,12 @@ def make_failure(
     key = (manifest.digest, address)
     before = next((f for f in state.failures if (f.digest, f.address) == key), None)
     attempts = max(0, before.attempts) + 1 if before is not None else 1
-    pause_ms = min(MAX_PAUSE_MS, round(pause_seconds * 1000) * 2 ** min(attempts - 1, 20))
+    pause_ms = min(MAX_FAILURE_PAUSE_MS, round(pause_seconds * 1000) * 2 ** min(attempts - 1, 20))
     failed = error if isinstance(error, MigrationFailed) else MigrationFailed(str(error))
-    had_ms = failed.had_ms
-    if had_ms is not None and before is not None:
-        had_ms = max(had_ms, before.had_ms or 0)  # what was too short then is too short now
+    available_ms = failed.available_ms
+    if available_ms is not None and before is not None:
+        # What was too short then is too short now.
+        available_ms = max(available_ms, before.available_ms or 0)
     named = (migration for migration in manifest if migration.name == failed.migration)
     return Failure(
         digest=manifest.digest,
@@ -56,8 +57,8 @@ def make_failure(
         attempts=attempts,
         at_ms=now_ms,
         retry_at_ms=now_ms + pause_ms,
-        had_ms=had_ms,
-        is_kill=failed.is_kill,
+        available_ms=available_ms,
+        is_process_killed=failed.is_process_killed,
         address=address,
     )
 

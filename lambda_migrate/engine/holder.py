@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 
 __all__ = ["LeaseSession"]
 
-_Opened = TypeVar("_Opened")
+_OpenedSession = TypeVar("_OpenedSession")
 
 _MAX_FENCE_RAISES = 5
 """If PostgreSQL's token is ahead this often in a row, something else keeps raising it."""
 
-_FIRST_PAUSE_SECONDS = 0.2
-_MAX_PAUSE_SECONDS = 1.0
+_INITIAL_DELAY_SECONDS = 0.2
+_MAX_DELAY_SECONDS = 1.0
 """Between two attempts to give the lease back."""
 
-_RESPONSE_SECONDS = 0.2
+_RESERVED_SECONDS = 0.2
 """Kept free at the invocation's end, so that the error reaches the caller before the timeout."""
 
 
@@ -52,7 +52,7 @@ class LeaseSession:
         lease: As acquired.
         deadline: When all of the work has ended or was cancelled.
         request_id: The invocation's id, for the history.
-        restamp: Replace the environment that the database is stamped with.
+        replace_environment: Replace the environment that the database is stamped with.
     """
 
     def __init__(
@@ -62,13 +62,13 @@ class LeaseSession:
         deadline: Deadline,
         *,
         request_id: str = "",
-        restamp: bool = False,
+        replace_environment: bool = False,
     ) -> None:
         self.target = target
         self.deadline = deadline
         set_credentials_deadline(target.store, deadline)
         self._request_id = request_id
-        self._restamp = restamp
+        self._replace_environment = replace_environment
         self._heartbeat = Heartbeat(
             target.store,
             lease,
@@ -95,8 +95,9 @@ class LeaseSession:
     def open_database(self, *, record_failures: Manifest | None = None) -> Iterator[FencedSession]:
         """Open the database under this holder's fence, and renew the lease during the block.
 
-        The block itself ends with `complete`. However else it ends, the lease is given back: with
-        the failure, if it is one to record; not at all, if a successor has taken it over.
+        The block itself ends with `store_completion`. However else it ends, the lease is given
+        back: with the failure, if it is one to record; not at all, if a successor has taken it
+        over.
 
         Args:
             record_failures: The manifest that is being applied. An error that another attempt would
@@ -108,7 +109,7 @@ class LeaseSession:
         """
         try:
             with self._renew_lease(), self._take_over() as database:
-                self._abort_with(database.abort)
+                self._set_abort(database.abort)
                 yield database
         except LeaseLost:
             raise
@@ -133,11 +134,11 @@ class LeaseSession:
         database, deadline = self.target.database, self.deadline
         with (
             self._renew_lease(),
-            self._open_above_fence(
+            self._open_with_higher_fence(
                 lambda grant: database.begin_dry_run(grant, deadline)
             ) as dry_run,
         ):
-            self._abort_with(dry_run.abort)
+            self._set_abort(dry_run.abort)
             yield dry_run
 
     @contextmanager
@@ -149,7 +150,7 @@ class LeaseSession:
         finally:
             self._report_held_time(is_final=True)
 
-    def _abort_with(self, abort: Callable[[], None]) -> None:
+    def _set_abort(self, abort: Callable[[], None]) -> None:
         """Have the heartbeat call ``abort`` when the lease is lost or the deadline has passed."""
         self._heartbeat.on_abort = abort
         self._heartbeat.check()
@@ -210,36 +211,40 @@ class LeaseSession:
         with suppress(LeaseStoreUnavailable):  # the next renewal publishes it
             self._heartbeat.run_write(lambda lease: self.target.store.renew(lease, progress))
 
-    def withdraw(self, databases: Mapping[str, DatabaseRecord]) -> None:
+    def withdraw_readiness(self, databases: Mapping[str, DatabaseRecord]) -> None:
         """Replace the records of databases, before what some manifests need is rolled back."""
-        self._heartbeat.run_write(lambda lease: self.target.store.withdraw(lease, databases))
+        self._heartbeat.run_write(
+            lambda lease: self.target.store.withdraw_readiness(lease, databases)
+        )
 
-    def complete(
+    def store_completion(
         self, databases: Mapping[str, DatabaseRecord], failures: Sequence[Failure] = ()
     ) -> None:
         """Store what the database satisfies, and give the lease back."""
         try:
-            self._release_with(lambda lease: self.target.store.complete(lease, databases, failures))
+            self._release_after(
+                lambda lease: self.target.store.store_completion(lease, databases, failures)
+            )
         except ConfigurationError as error:
             raise ConfigurationError(
                 "the work on the database is done, but the lease table could not record that; the "
                 f"next start checks the database: {error}"
             ) from None
 
-    def complete_inspection(self, databases: Mapping[str, DatabaseRecord]) -> None:
+    def store_inspection(self, databases: Mapping[str, DatabaseRecord]) -> None:
         """Store the result of an inspection, and give the lease back."""
-        self._release_with(lambda lease: self.target.store.complete_inspection(lease, databases))
+        self._release_after(lambda lease: self.target.store.store_inspection(lease, databases))
 
     def record_failure(self, manifest: Manifest, error: MigrateError) -> None:
-        """Store the failure of ``manifest`` and give the lease back; see `fail`.
+        """Store the failure of ``manifest`` and give the lease back; see `store_failure`.
 
         Other instances then fail at once, and none tries again before the pause is over. ``error``
         is given the number of attempts and the time of the next one.
         """
-        if isinstance(error, MigrationFailed) and error.is_timeout and error.had_ms is None:
-            error.had_ms = self.available_ms
+        if isinstance(error, MigrationFailed) and error.is_timeout and error.available_ms is None:
+            error.available_ms = self.available_ms
         failure = self.describe_failure(manifest, error)
-        self.fail(failure)
+        self.store_failure(failure)
         if isinstance(error, MigrationFailed):
             error.attempts = failure.attempts
             error.retry_at_ms = failure.retry_at_ms
@@ -255,7 +260,7 @@ class LeaseSession:
             now_ms=self.target.store.now_ms(),
         )
 
-    def fail(self, failure: Failure) -> None:
+    def store_failure(self, failure: Failure) -> None:
         """Store ``failure`` and give the lease back; errors of the lease table are ignored.
 
         If the lease could not be renewed, the migration is not at fault and nothing is stored:
@@ -265,14 +270,14 @@ class LeaseSession:
             self.release()
             return
         with suppress(MigrateError):  # the failure itself is what the caller reports
-            self._release_with(lambda lease: self.target.store.fail(lease, failure))
+            self._release_after(lambda lease: self.target.store.store_failure(lease, failure))
 
     def release(self) -> None:
         """Give the lease back. If the lease table cannot be reached, it expires by itself."""
         with suppress(MigrateError):
-            self._release_with(self.target.store.release)
+            self._release_after(self.target.store.release)
 
-    def _release_with(self, write: Callable[[Lease], None]) -> None:
+    def _release_after(self, write: Callable[[Lease], None]) -> None:
         """Retry a write that ends the lease; waiters would otherwise wait until it expires.
 
         After the deadline, the rest of the invocation is used for one more attempt.
@@ -286,27 +291,27 @@ class LeaseSession:
         clock = self.target.clock
         for attempt in count():
             try:
-                self._write_before_end(lambda: write(lease))
+                self._write_before_invocation_ends(lambda: write(lease))
                 return
             except LeaseStoreUnavailable:
-                pause = min(_MAX_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(attempt, 8))
+                pause = min(_MAX_DELAY_SECONDS, _INITIAL_DELAY_SECONDS * 2 ** min(attempt, 8))
                 pause *= (1 + self.target.random.random()) / 2
                 if clock.monotonic() + pause >= until:
                     raise
                 clock.sleep(pause)
 
-    def _write_before_end(self, write: Callable[[], None]) -> None:
+    def _write_before_invocation_ends(self, write: Callable[[], None]) -> None:
         """Write, and return before the invocation ends, with or without a response.
 
         A write that was given up may still take effect: its condition names this owner and fence.
         """
         margin = self.target.policy.safety_margin_seconds
         left = self.deadline.at + margin - self.target.clock.monotonic()
-        if not 0 < left < CALL_TIMEOUT_SECONDS + _RESPONSE_SECONDS:
+        if not 0 < left < CALL_TIMEOUT_SECONDS + _RESERVED_SECONDS:
             write()  # there is time, or no invocation: Lambda would have ended it by now
             return
         try:
-            run_with_timeout(max(left - _RESPONSE_SECONDS, _RESPONSE_SECONDS / 2), write)
+            run_with_timeout(max(left - _RESERVED_SECONDS, _RESERVED_SECONDS / 2), write)
         except TimeLimitExceeded:
             raise LeaseStoreUnavailable(
                 "DynamoDB did not answer before the invocation's end; the lease expires by itself"
@@ -314,14 +319,16 @@ class LeaseSession:
 
     def _take_over(self) -> FencedSession:
         evict = self.target.has_lease_table  # nothing else knows that an older holder is dead
-        return self._open_above_fence(
+        return self._open_with_higher_fence(
             lambda grant: self.target.database.take_over(grant, self.deadline, evict=evict)
         )
 
-    def _open_above_fence(self, open_database: Callable[[LeaseGrant], _Opened]) -> _Opened:
+    def _open_with_higher_fence(
+        self, open_database: Callable[[LeaseGrant], _OpenedSession]
+    ) -> _OpenedSession:
         for _ in range(_MAX_FENCE_RAISES):
             try:
-                return open_database(self._make_grant())
+                return open_database(self._make_lease_proof())
             except StaleFencingToken as stale:
                 self._raise_fence(stale.current_token + 1)
         raise ConfigurationError(
@@ -334,15 +341,15 @@ class LeaseSession:
         """Continue above PostgreSQL's token: the lease table or its item was created again."""
         self._heartbeat.run_write(lambda lease: self.target.store.raise_fence(lease, fence))
 
-    def _make_grant(self) -> LeaseGrant:
+    def _make_lease_proof(self) -> LeaseGrant:
         return LeaseGrant(
             target=self.target.name,
             fence=self.lease.fence,
             owner=self.lease.owner,
             environment=self.target.environment,
             request_id=self._request_id,
-            restamps_environment=self._restamp,
-            completions=self.lease.state.completions,
+            restamps_environment=self._replace_environment,
+            completions=self.lease.state.completions_by_database,
         )
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lambda_migrate.engine.apply import satisfied_digests
+from lambda_migrate.engine.apply import compute_satisfied_digests
 from lambda_migrate.engine.holder import LeaseSession
 from lambda_migrate.errors import ConfigurationError, MigrateError, MigrationFailed
 from lambda_migrate.lease.readiness import (
@@ -20,7 +20,7 @@ from lambda_migrate.lease.readiness import (
     record_check,
     record_failed_inspection,
 )
-from lambda_migrate.lease.record import MAX_READY
+from lambda_migrate.lease.record import MAX_READY_DIGESTS
 from lambda_migrate.migrations.plan import make_plan
 from lambda_migrate.postgresql.ports import is_behind_last_completion, require_environment
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations import Manifest
     from lambda_migrate.postgresql.ports import Inspection
 
-__all__ = ["InspectionResult", "inspect_database"]
+__all__ = ["ReadinessInspection", "inspect_database"]
 
 
 @dataclass(frozen=True, slots=True)
-class InspectionResult:
+class ReadinessInspection:
     """What an inspection has shown.
 
     Attributes:
@@ -53,7 +53,7 @@ class InspectionResult:
 
 def inspect_database(
     target: Target, lease: Lease, manifest: Manifest, deadline: Deadline
-) -> InspectionResult:
+) -> ReadinessInspection:
     """Inspect the database, publish the result, and give the lease back.
 
     Raises:
@@ -64,10 +64,10 @@ def inspect_database(
         DatabaseUnavailable: PostgreSQL did not respond.
         MigrationFailed: The history diverged from this code long ago.
     """
-    return _Inspector(target, lease, manifest, deadline).run()
+    return _ReadinessInspector(target, lease, manifest, deadline).run()
 
 
-class _Inspector:
+class _ReadinessInspector:
     """One inspection under one lease."""
 
     def __init__(
@@ -81,22 +81,22 @@ class _Inspector:
         self._address = target.database.fingerprint
         self._databases = lease.state.databases
 
-    def run(self) -> InspectionResult:
+    def run(self) -> ReadinessInspection:
         try:
             found = self._target.database.inspect(self._deadline)
             if found.fence is not None:
                 require_environment(found.fence.environment, self._target.environment)
         except ConfigurationError as error:
-            self._session.fail(self._make_failure(error))
+            self._session.store_failure(self._make_failure(error))
             raise
         except BaseException:
             with suppress(MigrateError):  # it expires by itself otherwise
-                self._session.complete_inspection(self._databases)
+                self._session.store_inspection(self._databases)
             raise
         return self._evaluate(found)
 
-    def _evaluate(self, found: Inspection) -> InspectionResult:
-        known = self._lease.state.completions
+    def _evaluate(self, found: Inspection) -> ReadinessInspection:
+        known = self._lease.state.completions_by_database
         fence = found.fence
         is_old = fence is None or is_behind_last_completion(fence, known)
         if is_old and found.is_replica:
@@ -120,14 +120,16 @@ class _Inspector:
             return self._publish(record, reason)
         return self._compare(found, fence.identity)
 
-    def _compare(self, found: Inspection, identity: str) -> InspectionResult:
+    def _compare(self, found: Inspection, identity: str) -> ReadinessInspection:
         out_of_order = self._target.policy.allow_out_of_order
         plan = make_plan(self._manifest, found.history, allow_out_of_order=out_of_order)
-        digests = satisfied_digests(found.history)
-        if not plan.is_current and len(digests) > len(self._manifest) + MAX_READY:
+        digests = compute_satisfied_digests(found.history)
+        if not plan.is_current and len(digests) > len(self._manifest) + MAX_READY_DIGESTS:
             raise self._record_divergence()
         served = self._manifest.digest if plan.is_current else ""
-        check = replace(self._new_check(), identity=identity, digests=digests, served_digest=served)
+        check = replace(
+            self._new_check(), identity=identity, digests=digests, manifest_digest=served
+        )
         return self._publish(record_check(self._databases, check))
 
     def _record_divergence(self) -> MigrationFailed:
@@ -156,7 +158,7 @@ class _Inspector:
             fence=self._lease.fence,
             owner=self._lease.owner,
             at_ms=self._target.store.now_ms(),
-            has_fence=False,
+            is_fence_raised=False,
         )
 
     def _publish(
@@ -165,9 +167,9 @@ class _Inspector:
         reason: str = "",
         *,
         may_change: bool = False,
-    ) -> InspectionResult:
-        self._session.complete_inspection(databases)
+    ) -> ReadinessInspection:
+        self._session.store_inspection(databases)
         state = self._lease.state._replace(
             databases=databases, owner=None, lease_until_ms=0, lease_ms=0
         )
-        return InspectionResult(state, reason, may_change)
+        return ReadinessInspection(state, reason, may_change)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from lambda_migrate.engine.apply import (
     apply_pending,
-    complete,
+    compute_satisfied_digests,
+    record_completion,
     require_no_divergence,
     require_valid_scripts,
-    satisfied_digests,
-    withdraw,
+    withdraw_readiness,
 )
 from lambda_migrate.engine.dry_run import DryRunResult, find_irreversible_effects, run_dry_run
 from lambda_migrate.engine.flag_gate import check_flags
@@ -48,9 +48,9 @@ __all__ = ["DryRunPlan", "Operations", "Status", "Verification", "release_lease"
 
 _HISTORY_CHANGED = "another process changed the history meanwhile; check it and try again"
 
-_DESPITE_FLAGS = "; lift it, or run `up --despite-flags`"
+_DESPITE_FLAGS_ADVICE = "; lift it, or run `up --despite-flags`"
 
-_REPAIRS = ("applied", "pending", "edited")
+_REPAIR_STATES = ("applied", "pending", "edited")
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,21 +236,27 @@ class Operations:
         target = replace(self.target, flags=None) if despite_flags else self.target
         if ignore_other_history:
             target = replace(target, policy=replace(target.policy, ignore_other_history=True))
-        check_flags(target, deadline, version=manifest.version, what="`up`", advice=_DESPITE_FLAGS)
+        check_flags(
+            target, deadline, version=manifest.version, what="`up`", advice=_DESPITE_FLAGS_ADVICE
+        )
         applied: list[str] = []
         with self._open_database(deadline, target=target, record_failures=manifest) as (
             session,
             database,
         ):
             result = apply_pending(
-                session, database, manifest, on_applied=applied.append, refuse_after_kills=False
+                session,
+                database,
+                manifest,
+                on_applied=applied.append,
+                refuse_after_process_kills=False,
             )
-            complete(
+            record_completion(
                 session,
                 database,
                 result.history,
                 served=manifest.digest,
-                digests_before=result.digests_before,
+                digests_before_migration=result.digests_before_migration,
             )
         return tuple(applied)
 
@@ -372,7 +378,9 @@ class Operations:
                 )
             rows = [(m, chosen.manifest.digest_at(m.version)) for m in chosen.migrations]
             database.record_applied(rows, baseline=True)
-            complete(session, database, database.read_history(), served=chosen.manifest.digest)
+            record_completion(
+                session, database, database.read_history(), served=chosen.manifest.digest
+            )
         return tuple(m.name for m in chosen.migrations)
 
     def repair(self, version: int, deadline: Deadline, *, declared: str) -> str:
@@ -390,10 +398,10 @@ class Operations:
         Raises:
             ConfigurationError: There is no such row, or no such file.
         """
-        if declared not in _REPAIRS:
+        if declared not in _REPAIR_STATES:
             raise ConfigurationError(
                 f"{declared!r} is not an outcome of version {version}: write one of "
-                f"{', '.join(_REPAIRS)}"
+                f"{', '.join(_REPAIR_STATES)}"
             )
         with self._open_database(deadline) as (session, database):
             history = database.read_history()
@@ -403,13 +411,13 @@ class Operations:
                 name = self._delete_row(session, database, row, version=version)
             else:
                 name = self._mark_applied(database, row, version=version, declared=declared)
-                before = satisfied_digests(history)  # the schema has not changed
-            complete(
+                before = compute_satisfied_digests(history)  # the schema has not changed
+            record_completion(
                 session,
                 database,
                 database.read_history(),
                 served=self.manifest.digest,
-                digests_before=before,
+                digests_before_migration=before,
             )
         return name
 
@@ -423,7 +431,7 @@ class Operations:
     ) -> str:
         if row is None:
             raise ConfigurationError(f"version {version} is pending already: it has no history row")
-        withdraw(session, database, lowest=version)
+        withdraw_readiness(session, database, lowest=version)
         database.delete_rows([version])
         return row.name
 
@@ -440,10 +448,12 @@ class Operations:
         database.record_applied([(migration, self.manifest.digest_at(version))], baseline=False)
         return migration.name
 
-    def stamp_environment(self, deadline: Deadline) -> None:
+    def record_environment(self, deadline: Deadline) -> None:
         """Stamp the database with this target's environment, as for a copy that moved."""
-        with self._open_database(deadline, restamp=True) as (session, database):
-            complete(session, database, database.read_history(), served=self.manifest.digest)
+        with self._open_database(deadline, replace_environment=True) as (session, database):
+            record_completion(
+                session, database, database.read_history(), served=self.manifest.digest
+            )
 
     def resync(self, deadline: Deadline) -> None:
         """Mark exactly those code versions ready that the history supports, at this address.
@@ -452,7 +462,9 @@ class Operations:
         """
         with self._open_database(deadline) as (session, database):
             history = database.read_history()
-            complete(session, database, history, served=self.manifest.digest, is_resync=True)
+            record_completion(
+                session, database, history, served=self.manifest.digest, is_resync=True
+            )
 
     def release_lease(self) -> LeaseState:
         """See `release_lease` of this module."""
@@ -466,7 +478,7 @@ class Operations:
         deadline: Deadline,
         *,
         target: Target | None = None,
-        restamp: bool = False,
+        replace_environment: bool = False,
         record_failures: Manifest | None = None,
     ) -> Iterator[tuple[LeaseSession, FencedSession]]:
         """Acquire the lease and open the database under its fencing token, for the block.
@@ -479,7 +491,7 @@ class Operations:
             self._acquire_lease(),
             deadline,
             request_id=self._request_id,
-            restamp=restamp,
+            replace_environment=replace_environment,
         )
         with session.open_database(record_failures=record_failures) as database:
             yield session, database

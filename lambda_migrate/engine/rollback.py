@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lambda_migrate.engine.apply import complete, withdraw
+from lambda_migrate.engine.apply import record_completion, withdraw_readiness
 from lambda_migrate.events import MigrationRolledBack
 from lambda_migrate.lease.record import Progress
 from lambda_migrate.migrations import RowState
@@ -28,15 +28,15 @@ def roll_back(
     Returns:
         Names of the migrations rolled back.
     """
-    withdraw(session, database, lowest=rows[-1].version)
-    finished, remaining = _settle_in_doubt(session, database, rows)
+    withdraw_readiness(session, database, lowest=rows[-1].version)
+    finished, remaining = _resolve_in_doubt(session, database, rows)
     for position, row in enumerate(remaining, 1):
         _run_down_script(session, database, row, position=position, total=len(remaining))
-    complete(session, database, database.read_history())
+    record_completion(session, database, database.read_history())
     return tuple(row.name for row in (*finished, *remaining))
 
 
-def _settle_in_doubt(
+def _resolve_in_doubt(
     session: LeaseSession, database: FencedSession, rows: tuple[HistoryRow, ...]
 ) -> tuple[tuple[HistoryRow, ...], tuple[HistoryRow, ...]]:
     """Settle the chosen rows that are in doubt, and choose again among them.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lambda_migrate.engine.apply import satisfied_digests
+from lambda_migrate.engine.apply import compute_satisfied_digests
 from lambda_migrate.lease.readiness import UNKNOWN_IDENTITY
 from lambda_migrate.lease.record import join_digests, split_digests
 from lambda_migrate.migrations import make_plan
@@ -79,7 +79,7 @@ def _is_other_database(fence: FenceRow | None, lease: LeaseState, address: str) 
         return False
     if fence is None or fence.identity != known or fence.is_copy:
         return True
-    return is_behind_last_completion(fence, lease.completions)
+    return is_behind_last_completion(fence, lease.completions_by_database)
 
 
 def find_problems(status: Status, address: str) -> Iterator[str]:
@@ -105,18 +105,18 @@ def find_problems(status: Status, address: str) -> Iterator[str]:
             "that: the database was restored or changed by hand; run "
             "`lambda-migrate verify --resync`"
         )
-    elif unsupported := _count_unsupported(status, address):
+    elif unsupported := _count_ready_without_history(status, address):
         yield (
             f"the lease table marks {unsupported} version(s) ready that the history does not "
             "support; run `lambda-migrate verify --resync`"
         )
 
 
-def _count_unsupported(status: Status, address: str) -> int:
+def _count_ready_without_history(status: Status, address: str) -> int:
     """How many manifests are marked ready at this address that the history does not satisfy."""
     record = status.lease.find_record(address)
     if record is None:
         return 0
-    marked = split_digests(record.ready)[: record.addresses[address][0]]
-    satisfied = split_digests(join_digests(satisfied_digests(status.history)))
+    marked = split_digests(record.ready_digests)[: record.addresses[address][0]]
+    satisfied = split_digests(join_digests(compute_satisfied_digests(status.history)))
     return len(set(marked) - set(satisfied))

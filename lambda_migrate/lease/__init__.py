@@ -14,9 +14,10 @@ States
     ::
 
                        acquire: fence + 1, owner, lease_until
-            FREE ------------------------------------------------> HELD <---+  renew, withdraw,
-             ^                                                     |  |  |  |  raise_fence
-             |   complete, complete_inspection, fail, release      |  |  +--+
+            FREE ------------------------------------------------> HELD <---+  renew, raise_fence,
+             ^                                                     |  |  |  |  withdraw_readiness
+             |   store_completion, store_inspection,               |  |  +--+
+             |   store_failure, release                            |  |
              +-----------------------------------------------------+  |
                                                                       |  not renewed
                       acquire: fence + 1, another owner               v
@@ -28,10 +29,10 @@ Who may write what
     - ``acquire`` requires that ``fence`` is still the one that the decision was made on, and that
       there is no owner or the lease has expired. The loser gets the current item with the refusal.
     - All other writes require the writer's own owner *and* fencing token. ``renew`` moves the end
-      of the lease and publishes the progress; ``withdraw`` removes from ``ready`` what a rollback
-      is about to undo; ``raise_fence`` lifts the counter above a higher token in PostgreSQL, which
-      is there if the item was deleted. ``complete`` stores what is ready, ``fail`` a failure, and
-      each of them releases the lease in the same write.
+      of the lease and publishes the progress; ``withdraw_readiness`` removes from ``ready``
+      what a rollback is about to undo; ``raise_fence`` raises the counter above a higher token in
+      PostgreSQL, which is there if the item was deleted. ``store_completion`` stores what is ready,
+      ``store_failure`` a failure, and each of them releases the lease in the same write.
     - A write whose response was lost is repeated and finds its own result. The owner is unique for
       every attempt, so the item shows whose result it is, and that counts as success.
 
@@ -63,11 +64,12 @@ Ready, by identity and address
     only if it may show something new. `readiness` has the rules as pure functions.
 
 After a failure
-    ``fail`` stores the digest, the cause and ``retry_at``. Until then every process with this
-    digest raises the same error without connecting. The pause doubles with each failure, from 10 s
-    to ten minutes. Another digest has its own pause, and a failure that no migration is to blame
-    for (a password, a grant) applies to its address only. A failure for lack of time does not stop
-    a process that has a tenth more time. ``complete`` deletes the failures that no longer matter.
+    ``store_failure`` stores the digest, the cause and ``retry_at``. Until then every process with
+    this digest raises the same error without connecting. The pause doubles with each failure, from
+    10 s to ten minutes. Another digest has its own pause, and a failure that no migration is to
+    blame for (a password, a grant) applies to its address only. A failure for lack of time does
+    not stop a process that has a tenth more time. ``store_completion`` deletes the failures that no
+    longer matter.
 
 Clocks
     - Elapsed time is monotonic and local; only times that are stored are wall-clock times.

@@ -96,9 +96,9 @@ def encode_databases(databases: Mapping[str, DatabaseRecord]) -> AttributeValue:
 def _encode_database(record: DatabaseRecord) -> AttributeValue:
     return {
         "M": {
-            "ready": {"B": record.ready},
-            "older": {"B": record.older},
-            "dropped": _number(record.dropped),
+            "ready": {"B": record.ready_digests},
+            "older": {"B": record.older_digests},
+            "dropped": _number(record.dropped_count),
             "fence": _number(record.fence),
             "owner": {"S": record.owner},
             "at": _number(record.at_ms),
@@ -136,9 +136,9 @@ def encode_failure(failure: Failure) -> AttributeValue:
         "at": _number(failure.at_ms),
         "retry_at": _number(failure.retry_at_ms),
     }
-    if failure.had_ms is not None:
-        fields["had"] = _number(failure.had_ms)
-    if failure.is_kill:
+    if failure.available_ms is not None:
+        fields["had"] = _number(failure.available_ms)
+    if failure.is_process_killed:
         fields["kill"] = {"BOOL": True}
     if failure.address:
         fields["address"] = {"S": failure.address}
@@ -157,9 +157,9 @@ def _number(number: int) -> AttributeValue:
 
 def _decode_database(reader: _AttributeReader) -> DatabaseRecord:
     return DatabaseRecord(
-        ready=reader.short_digests("ready"),
-        older=reader.short_digests("older"),
-        dropped=max(0, reader.number("dropped")),
+        ready_digests=reader.short_digests("ready"),
+        older_digests=reader.short_digests("older"),
+        dropped_count=max(0, reader.number("dropped")),
         addresses={
             address: (max(0, check.number("confirmed")), check.number("fence"))
             for address, check in reader.children("addresses")
@@ -196,8 +196,8 @@ def _decode_failure(reader: _AttributeReader) -> Failure:
         attempts=reader.number("attempts"),
         at_ms=reader.number("at"),
         retry_at_ms=reader.number("retry_at"),
-        had_ms=reader.number("had") if "had" in reader.fields else None,
-        is_kill="kill" in reader.fields,
+        available_ms=reader.number("had") if "had" in reader.fields else None,
+        is_process_killed="kill" in reader.fields,
         address=reader.optional_text("address") or "",
     )
 

@@ -10,7 +10,7 @@
     mode require, and an inspection may help            -> Acquire, to inspect only
     mode require                                        -> Wait
     the lease was just lost to another process          -> Wait
-    feature flags: paused, or the rest is held back     -> Block
+    feature flags: paused, or the rest is held back     -> BlockByFlags
     otherwise                                           -> Acquire
 """
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CLOCK_SKEW_MS",
+    "MAX_FAILURE_PAUSE_MS",
     "MAX_LEASE_MS",
-    "MAX_PAUSE_MS",
-    "RETRY_TIME_FACTOR",
+    "REQUIRED_TIME_FACTOR",
     "Acquire",
-    "Block",
+    "BlockByFlags",
+    "Decision",
     "LeaseWatch",
     "Permission",
     "Refuse",
     "Serve",
-    "Step",
     "Wait",
     "decide",
     "is_lease_expired",
@@ -42,14 +42,14 @@ CLOCK_SKEW_MS = 1_000
 """How far two instances' clocks may differ before efficiency suffers (safety never does). AWS
 keeps Lambda's clocks within milliseconds; a second is a generous bound on that."""
 
-MAX_PAUSE_MS = 600_000
+MAX_FAILURE_PAUSE_MS = 600_000
 """The longest pause after a failure. A longer one in the item is not ours and is ignored."""
 
 MAX_LEASE_MS = 900_000
 """The longest lease that settings allow. A lease that was observed unchanged for so long has
 expired, whatever length the item gives."""
 
-RETRY_TIME_FACTOR = 1.1
+REQUIRED_TIME_FACTOR = 1.1
 """How much more time an attempt needs than one that ran out of it, to start before the pause is
 over. Two starts of one function differ by some hundredths."""
 
@@ -72,7 +72,7 @@ class Permission(NamedTuple):
 class Serve(NamedTuple):
     """Serve: the database satisfies the digest, or is not to be checked."""
 
-    is_checked: bool = True
+    is_schema_checked: bool = True
 
 
 class Refuse(NamedTuple):
@@ -87,7 +87,7 @@ class Wait(NamedTuple):
     state: LeaseState
 
 
-class Block(NamedTuple):
+class BlockByFlags(NamedTuple):
     """The feature flags do not allow what is left to apply."""
 
 
@@ -106,7 +106,7 @@ class Acquire(NamedTuple):
     inspect_only: bool = False
 
 
-Step = Serve | Refuse | Wait | Block | Acquire
+Decision = Serve | Refuse | Wait | BlockByFlags | Acquire
 
 
 def decide(
@@ -121,9 +121,9 @@ def decide(
     permission: Permission | None = None,
     is_expired: bool = False,
     is_database_current: bool = False,
-    inspected_at: int | None = None,
-    has_lost: bool = False,
-) -> Step:
+    fence_at_inspection: int | None = None,
+    has_lost_acquisition: bool = False,
+) -> Decision:
     """Choose the next step from one reading of the item.
 
     Args:
@@ -138,28 +138,28 @@ def decide(
         permission: What it may do; by default everything.
         is_expired: `LeaseWatch` observed the lease unchanged for its whole length.
         is_database_current: PostgreSQL itself showed that the database satisfies the digest.
-        inspected_at: `LeaseState.latest_check_fence` when this instance inspected the database; it
-            does so again only once that has changed.
-        has_lost: It has just tried to acquire the lease, and this state was in the way.
+        fence_at_inspection: `LeaseState.fence_of_latest_check` when this instance inspected the
+            database; it does so again only once that has changed.
+        has_lost_acquisition: It has just tried to acquire the lease, and this state was in the way.
     """
     permission = permission or Permission()
     if is_database_current or state.is_ready(digest, address):
         return Serve()
     if permission.mode == "off":
-        return Serve(is_checked=False)
+        return Serve(is_schema_checked=False)
     failure = state.find_failure(digest, address)
-    if failure is not None and _is_in_force(failure, now_ms, remaining_ms):
+    if failure is not None and _is_retry_too_early(failure, now_ms, remaining_ms):
         return Refuse(failure)
     is_held = state.owner is not None and state.owner != owner
-    if has_lost or (is_held and not is_expired and not is_lease_expired(state, now_ms)):
+    if has_lost_acquisition or (is_held and not is_expired and not is_lease_expired(state, now_ms)):
         return Wait(state)
     if permission.mode == "require":
-        has_news = state.latest_check_fence != inspected_at
+        has_news = state.fence_of_latest_check != fence_at_inspection
         if not has_news or not state.may_be_ready(address, manifest_length):
             return Wait(state)
         return Acquire(state, is_expired=is_held and is_expired, inspect_only=True)
-    if permission.is_paused or _is_rest_held_back(permission, state, address):
-        return Block()
+    if permission.is_paused or _are_later_migrations_held_back(permission, state, address):
+        return BlockByFlags()
     return Acquire(state, is_expired=is_held and is_expired)
 
 
@@ -168,14 +168,17 @@ def is_lease_expired(state: LeaseState, now_ms: int) -> bool:
     return state.lease_until_ms + CLOCK_SKEW_MS < now_ms
 
 
-def _is_in_force(failure: Failure, now_ms: int, remaining_ms: int) -> bool:
+def _is_retry_too_early(failure: Failure, now_ms: int, remaining_ms: int) -> bool:
     """Whether its pause lasts, and more time would not help."""
-    if not 0 < failure.retry_at_ms - now_ms <= MAX_PAUSE_MS + 2 * CLOCK_SKEW_MS:
+    if not 0 < failure.retry_at_ms - now_ms <= MAX_FAILURE_PAUSE_MS + 2 * CLOCK_SKEW_MS:
         return False
-    return failure.had_ms is None or remaining_ms <= failure.had_ms * RETRY_TIME_FACTOR
+    available_ms = failure.available_ms
+    return available_ms is None or remaining_ms <= available_ms * REQUIRED_TIME_FACTOR
 
 
-def _is_rest_held_back(permission: Permission, state: LeaseState, address: str) -> bool:
+def _are_later_migrations_held_back(
+    permission: Permission, state: LeaseState, address: str
+) -> bool:
     """Whether all that may be applied has been applied."""
     allowed = permission.allowed_digest
     return allowed is not None and (not allowed or state.is_ready(allowed, address))

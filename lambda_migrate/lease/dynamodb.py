@@ -387,19 +387,19 @@ class DynamoDBLeaseTable(DynamoDBItem):
                 raise
         return lease._replace(fence=fence)
 
-    def withdraw(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
-        """See `LeaseStore.withdraw`."""
+    def withdraw_readiness(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
+        """See `LeaseStore.withdraw_readiness`."""
         values = {":databases": encode_databases(databases)}
         self._update_own(lease, "SET databases = :databases", values)
         return lease._replace(state=lease.state._replace(databases=dict(databases)))
 
-    def complete(
+    def store_completion(
         self,
         lease: Lease,
         databases: Mapping[str, DatabaseRecord],
         failures: Sequence[Failure] = (),
     ) -> None:
-        """See `LeaseStore.complete`."""
+        """See `LeaseStore.store_completion`."""
         remaining = LeaseState().with_failures(failures)
         changes, values = _failure_changes(remaining)
         values[":databases"] = encode_databases(databases)
@@ -410,14 +410,14 @@ class DynamoDBLeaseTable(DynamoDBItem):
             lambda state: (state.databases, state.failures) == (databases, remaining.failures),
         )
 
-    def complete_inspection(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
-        """See `LeaseStore.complete_inspection`."""
+    def store_inspection(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
+        """See `LeaseStore.store_inspection`."""
         values = {":databases": encode_databases(databases)}
         changes = f"SET databases = :databases {_REMOVE_LEASE}"
         self._release_with(lease, changes, values, lambda state: state.databases == databases)
 
-    def fail(self, lease: Lease, failure: Failure) -> None:
-        """See `LeaseStore.fail`."""
+    def store_failure(self, lease: Lease, failure: Failure) -> None:
+        """See `LeaseStore.store_failure`."""
         remaining = lease.state.with_failure(failure)
         changes, values = _failure_changes(remaining)
         self._release_with(

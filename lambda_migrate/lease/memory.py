@@ -83,19 +83,19 @@ class InMemoryLeaseTable:
             self.state = state._replace(fence=lifted.fence)
         return lifted
 
-    def withdraw(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
-        """See `LeaseStore.withdraw`."""
+    def withdraw_readiness(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
+        """See `LeaseStore.withdraw_readiness`."""
         with self._lock:
             self.state = self._require_own(lease)._replace(databases=dict(databases))
             return lease._replace(state=self.state)
 
-    def complete(
+    def store_completion(
         self,
         lease: Lease,
         databases: Mapping[str, DatabaseRecord],
         failures: Sequence[Failure] = (),
     ) -> None:
-        """See `LeaseStore.complete`."""
+        """See `LeaseStore.store_completion`."""
         remaining = LeaseState().with_failures(failures)
         self._release_with(
             lease,
@@ -104,12 +104,12 @@ class InMemoryLeaseTable:
             older_failures=remaining.older_failures,
         )
 
-    def complete_inspection(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
-        """See `LeaseStore.complete_inspection`."""
+    def store_inspection(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
+        """See `LeaseStore.store_inspection`."""
         self._release_with(lease, keeps_progress=True, databases=dict(databases))
 
-    def fail(self, lease: Lease, failure: Failure) -> None:
-        """See `LeaseStore.fail`."""
+    def store_failure(self, lease: Lease, failure: Failure) -> None:
+        """See `LeaseStore.store_failure`."""
         remaining = lease.state.with_failure(failure)
         self._release_with(
             lease, failure=remaining.failure, older_failures=remaining.older_failures

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lambda_migrate.lease.record import (
-    MAX_READY,
+    MAX_READY_DIGESTS,
     SHORT_DIGEST_BYTES,
     DatabaseRecord,
     join_digests,
@@ -29,13 +29,13 @@ __all__ = [
     "find_conflicting_records",
     "record_check",
     "record_failed_inspection",
-    "withdraw_ready",
+    "remove_ready_digests",
 ]
 
 UNKNOWN_IDENTITY = "unknown"
 """Stands for the identity of a database that was inspected and whose identity is not known."""
 
-MAX_OLDER = 50
+MAX_OLDER_DIGESTS = 50
 """How many manifests a record lists besides the newest ones: as many old code versions can start
 without a check."""
 
@@ -43,12 +43,12 @@ _MAX_OTHER_DATABASES = 3
 """How many databases the item keeps besides the one that was checked: they share its target by
 mistake, or the target is moving away from them."""
 
-_MAX_READY_OF_OTHERS = 40
-_MAX_OLDER_OF_OTHERS = 20
+_MAX_READY_DIGESTS_OF_OTHER_DATABASES = 40
+_MAX_OLDER_DIGESTS_OF_OTHER_DATABASES = 20
 _MAX_ADDRESSES = 16
 """A tunnel may use another port each day."""
 
-_MAX_ADDRESSES_OF_OTHERS = 4
+_MAX_ADDRESSES_OF_OTHER_DATABASES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,12 @@ class DatabaseCheck:
         fence: The fencing token of the check.
         owner: Who made it.
         at_ms: When, milliseconds since the epoch.
-        served_digest: The digest that the check was made for, or "".
-        digests_before: What `digests` was when the check began; the schema still satisfies these.
-        has_fence: Whether the token was written to the database; False for an inspection.
+        manifest_digest: The digest that the check was made for, or "".
+        digests_before_migration: What `digests` was when the check began; the schema still
+            satisfies these.
+        is_fence_raised: Whether the token was written to the database; False for an inspection.
         distrusted_identity: The identity whose record in the item may no longer be true, or "".
-        is_separate: The database had no fence before, or is a copy in another cluster or of
+        is_new_or_copy: The database had no fence before, or is a copy in another cluster or of
             another number: only its own address can have led to one that the item knows.
     """
 
@@ -76,35 +77,35 @@ class DatabaseCheck:
     fence: int
     owner: str
     at_ms: int
-    served_digest: str = ""
-    digests_before: Sequence[str] = ()
-    has_fence: bool = True
+    manifest_digest: str = ""
+    digests_before_migration: Sequence[str] = ()
+    is_fence_raised: bool = True
     distrusted_identity: str = ""
-    is_separate: bool = False
+    is_new_or_copy: bool = False
 
 
 def record_check(
     databases: Mapping[str, DatabaseRecord], check: DatabaseCheck
 ) -> dict[str, DatabaseRecord]:
     """The item's ``databases`` after a check."""
-    if check.has_fence:
-        databases = _reset_doubtful_records(
+    if check.is_fence_raised:
+        databases = _reset_unverified_records(
             databases,
             check.identity,
             check.address,
             distrusted_identity=check.distrusted_identity,
-            is_separate=check.is_separate,
+            is_new_or_copy=check.is_new_or_copy,
         )
     known = databases.get(check.identity, DatabaseRecord())
-    record = _set_ready(known, check.digests)
-    confirmed = len(record.ready) // SHORT_DIGEST_BYTES
+    record = _set_ready_digests(known, check.digests)
+    confirmed = len(record.ready_digests) // SHORT_DIGEST_BYTES
     addresses = {**record.addresses, check.address: (confirmed, check.fence)}
     record = record._replace(
-        older=_merge_older(known, record, check),
+        older_digests=_merge_older_digests(known, record, check),
         addresses=_keep_newest(addresses, _MAX_ADDRESSES, key=lambda entry: entry[1]),
         at_ms=check.at_ms,
     )
-    if check.has_fence:
+    if check.is_fence_raised:
         record = record._replace(fence=check.fence, owner=check.owner)
     return {check.identity: record, **_other_databases(databases, check)}
 
@@ -141,7 +142,7 @@ def find_conflicting_records(
     checked = set(split_digests(join_digests(check.digests)))
     newest = join_digests(check.digests[-1:])
     for identity, record in databases.items():
-        ready = split_digests(record.ready)
+        ready = split_digests(record.ready_digests)
         other = _remove_address(record, check.address)
         if identity == check.identity or not ready or not other.addresses:
             continue
@@ -149,13 +150,13 @@ def find_conflicting_records(
             yield other
 
 
-def withdraw_ready(
+def remove_ready_digests(
     databases: Mapping[str, DatabaseRecord],
     identity: str,
     address: str,
     digests: Sequence[str],
     *,
-    is_separate: bool = False,
+    is_new_or_copy: bool = False,
 ) -> dict[str, DatabaseRecord]:
     """The item's ``databases`` before a rollback.
 
@@ -164,25 +165,27 @@ def withdraw_ready(
         identity: Of the database that is rolled back.
         address: That led to it.
         digests: What it satisfies even after the rollback, the shortest first.
-        is_separate: See `DatabaseCheck`.
+        is_new_or_copy: See `DatabaseCheck`.
     """
-    databases = _reset_doubtful_records(databases, identity, address, is_separate=is_separate)
+    databases = _reset_unverified_records(
+        databases, identity, address, is_new_or_copy=is_new_or_copy
+    )
     known = databases.get(identity, DatabaseRecord())
     remaining = set(split_digests(join_digests(digests)))
-    older = [short for short in split_digests(known.older) if short in remaining]
+    older = [short for short in split_digests(known.older_digests) if short in remaining]
     others = {other: _remove_address(record, address) for other, record in databases.items()}
     addresses = {**known.addresses, address: known.addresses.get(address, (0, 0))}
-    known = _set_ready(known._replace(addresses=addresses), digests)
-    return {**others, identity: known._replace(older=b"".join(older))}
+    known = _set_ready_digests(known._replace(addresses=addresses), digests)
+    return {**others, identity: known._replace(older_digests=b"".join(older))}
 
 
-def _reset_doubtful_records(
+def _reset_unverified_records(
     databases: Mapping[str, DatabaseRecord],
     identity: str,
     address: str,
     *,
     distrusted_identity: str = "",
-    is_separate: bool,
+    is_new_or_copy: bool,
 ) -> dict[str, DatabaseRecord]:
     """Empty the records that may no longer be true, so that each of their addresses checks again.
 
@@ -191,15 +194,15 @@ def _reset_doubtful_records(
     """
     is_new = identity not in databases
 
-    def is_doubtful(other: str, record: DatabaseRecord) -> bool:
-        may_be_it = is_new and (not is_separate or address in record.addresses)
+    def is_unverified(other: str, record: DatabaseRecord) -> bool:
+        may_be_it = is_new and (not is_new_or_copy or address in record.addresses)
         return may_be_it or other == distrusted_identity
 
     return {
         other: record._replace(
-            ready=b"", older=b"", addresses=dict.fromkeys(record.addresses, (0, 0))
+            ready_digests=b"", older_digests=b"", addresses=dict.fromkeys(record.addresses, (0, 0))
         )
-        if is_doubtful(other, record)
+        if is_unverified(other, record)
         else record
         for other, record in databases.items()
     }
@@ -209,23 +212,28 @@ def _remove_address(record: DatabaseRecord, address: str) -> DatabaseRecord:
     return record._replace(addresses={a: n for a, n in record.addresses.items() if a != address})
 
 
-def _set_ready(known: DatabaseRecord, digests: Sequence[str]) -> DatabaseRecord:
-    """The record with ``digests`` as ``ready``; addresses keep what agrees with them."""
+def _set_ready_digests(known: DatabaseRecord, digests: Sequence[str]) -> DatabaseRecord:
+    """The record with ``digests`` as ``ready_digests``; addresses keep what agrees with them."""
     shorts = split_digests(join_digests(digests))
-    dropped = max(0, len(shorts) - MAX_READY)
-    agreed = 0
-    for before, now in zip(split_digests(known.ready), shorts[known.dropped :], strict=False):
+    dropped_count = max(0, len(shorts) - MAX_READY_DIGESTS)
+    matching_count = 0
+    for before, now in zip(
+        split_digests(known.ready_digests), shorts[known.dropped_count :], strict=False
+    ):
         if before != now:
             break
-        agreed += 1
-    if agreed:
-        agreed += known.dropped  # a digest stands for all below it; without one nothing is known
+        matching_count += 1
+    if matching_count:
+        # A digest stands for all below it; without one nothing is known.
+        matching_count += known.dropped_count
     return known._replace(
-        ready=b"".join(shorts[dropped:]),
-        dropped=dropped,
+        ready_digests=b"".join(shorts[dropped_count:]),
+        dropped_count=dropped_count,
         addresses={
             address: (
-                _still_confirmed(known.dropped + count, agreed, dropped) if count else 0,
+                _count_still_confirmed(known.dropped_count + count, matching_count, dropped_count)
+                if count
+                else 0,
                 fence,
             )
             for address, (count, fence) in known.addresses.items()
@@ -233,29 +241,31 @@ def _set_ready(known: DatabaseRecord, digests: Sequence[str]) -> DatabaseRecord:
     )
 
 
-def _still_confirmed(confirmed: int, agreed: int, dropped: int) -> int:
+def _count_still_confirmed(confirmed_count: int, matching_count: int, dropped_count: int) -> int:
     """How many of the listed digests an address has still confirmed."""
-    return max(0, min(confirmed, agreed) - dropped)
+    return max(0, min(confirmed_count, matching_count) - dropped_count)
 
 
-def _merge_older(known: DatabaseRecord, record: DatabaseRecord, check: DatabaseCheck) -> bytes:
-    listed = set(split_digests(record.ready))
-    proved = set(split_digests(join_digests([*check.digests, *check.digests_before])))
+def _merge_older_digests(
+    known: DatabaseRecord, record: DatabaseRecord, check: DatabaseCheck
+) -> bytes:
+    listed = set(split_digests(record.ready_digests))
+    proved = set(split_digests(join_digests([*check.digests, *check.digests_before_migration])))
     # What was ready and is not proved was lost without a withdrawal: by a restore, for example.
     # The older ones may be lost with it.
-    kept = known.older if proved.issuperset(split_digests(known.ready)) else b""
+    kept = known.older_digests if proved.issuperset(split_digests(known.ready_digests)) else b""
     served = (
-        [check.served_digest]
-        if check.served_digest in (*check.digests, *check.digests_before)
+        [check.manifest_digest]
+        if check.manifest_digest in (*check.digests, *check.digests_before_migration)
         else []
     )
-    before = check.digests_before[-MAX_READY:]
+    before = check.digests_before_migration[-MAX_READY_DIGESTS:]
     candidates = [
         *split_digests(join_digests([*served, *reversed(before)])),
         *split_digests(kept),
     ]
     unlisted = [short for short in dict.fromkeys(candidates) if short not in listed]
-    return b"".join(unlisted[:MAX_OLDER])
+    return b"".join(unlisted[:MAX_OLDER_DIGESTS])
 
 
 def _other_databases(
@@ -271,14 +281,18 @@ def _other_databases(
 
 
 def _shorten(record: DatabaseRecord) -> DatabaseRecord:
-    surplus = max(0, len(record.ready) // SHORT_DIGEST_BYTES - _MAX_READY_OF_OTHERS)
+    surplus = max(
+        0, len(record.ready_digests) // SHORT_DIGEST_BYTES - _MAX_READY_DIGESTS_OF_OTHER_DATABASES
+    )
     addresses = _keep_newest(
-        dict(record.addresses), _MAX_ADDRESSES_OF_OTHERS, key=lambda entry: entry[1]
+        dict(record.addresses), _MAX_ADDRESSES_OF_OTHER_DATABASES, key=lambda entry: entry[1]
     )
     return record._replace(
-        ready=record.ready[surplus * SHORT_DIGEST_BYTES :],
-        older=record.older[: _MAX_OLDER_OF_OTHERS * SHORT_DIGEST_BYTES],
-        dropped=record.dropped + surplus,
+        ready_digests=record.ready_digests[surplus * SHORT_DIGEST_BYTES :],
+        older_digests=record.older_digests[
+            : _MAX_OLDER_DIGESTS_OF_OTHER_DATABASES * SHORT_DIGEST_BYTES
+        ],
+        dropped_count=record.dropped_count + surplus,
         addresses={a: (max(0, n - surplus), fence) for a, (n, fence) in addresses.items()},
     )
 

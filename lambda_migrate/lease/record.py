@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_FAILURES",
-    "MAX_READY",
+    "MAX_READY_DIGESTS",
     "SHORT_DIGEST_BYTES",
     "DatabaseRecord",
     "Failure",
@@ -29,7 +29,7 @@ target share these is n squared in 2**65: one in 10**13 for 1,000 migrations."""
 MAX_FAILURES = 4
 """How many failures, of different manifests or addresses, are kept, each with its own pause."""
 
-MAX_READY = 200
+MAX_READY_DIGESTS = 200
 """How many of the newest manifests a record lists. With these, the older ones and everything else
 an item stays below the 4 KB that one read unit pays for."""
 
@@ -51,20 +51,22 @@ class DatabaseRecord(NamedTuple):
     """What the item stores about one database; more precisely, about one of our schemas in it.
 
     Attributes:
-        ready: Short digests of the newest manifests that the database satisfies, shortest first.
-        older: Short digests of others that it satisfies, too old for ``ready`` or from before a
-            repair; the one confirmed last comes first.
-        dropped: How many manifests shorter than the first in ``ready`` are not listed.
-        addresses: Address -> how many of ``ready`` a check through it has confirmed, and the
-            fencing token of that check.
+        ready_digests: Short digests of the newest manifests that the database satisfies, the
+            shortest first.
+        older_digests: Short digests of others that it satisfies, too old for ``ready_digests`` or
+            from before a repair; the one confirmed last comes first.
+        dropped_count: How many manifests shorter than the first in ``ready_digests`` are not
+            listed.
+        addresses: Address -> how many of ``ready_digests`` a check through it has confirmed, and
+            the fencing token of that check.
         fence: The fencing token of the last check that took the fence in PostgreSQL.
         owner: The owner of that token.
         at_ms: When the record was last checked, milliseconds since the epoch.
     """
 
-    ready: bytes = b""
-    older: bytes = b""
-    dropped: int = 0
+    ready_digests: bytes = b""
+    older_digests: bytes = b""
+    dropped_count: int = 0
     addresses: Mapping[str, tuple[int, int]] = _EMPTY
     fence: int = 0
     owner: str = ""
@@ -74,10 +76,10 @@ class DatabaseRecord(NamedTuple):
         """Whether a check has confirmed that the database at ``address`` satisfies ``digest``."""
         confirmed = self.addresses[address][0]
         short = join_digests([digest])
-        if short in split_digests(self.ready[: confirmed * SHORT_DIGEST_BYTES]):
+        if short in split_digests(self.ready_digests[: confirmed * SHORT_DIGEST_BYTES]):
             return True
-        is_whole = 0 < confirmed == len(self.ready) // SHORT_DIGEST_BYTES
-        return is_whole and short in split_digests(self.older)
+        is_whole = 0 < confirmed == len(self.ready_digests) // SHORT_DIGEST_BYTES
+        return is_whole and short in split_digests(self.older_digests)
 
 
 class Progress(NamedTuple):
@@ -111,8 +113,8 @@ class Failure(NamedTuple):
         attempts: How many attempts at this digest have failed in a row.
         at_ms: When, milliseconds since the epoch.
         retry_at_ms: No process tries again before this.
-        had_ms: How much time an attempt had that ran out of it. One with more time may try.
-        is_kill: Whether its holders were killed, so that they reported no error.
+        available_ms: How much time an attempt had that ran out of it. One with more time may try.
+        is_process_killed: Whether its holders were killed, so that they reported no error.
         address: The database address that the failure applies to if no migration is to blame:
             other addresses may have another password, role or network. "": all addresses.
     """
@@ -125,8 +127,8 @@ class Failure(NamedTuple):
     attempts: int
     at_ms: int
     retry_at_ms: int
-    had_ms: int | None = None
-    is_kill: bool = False
+    available_ms: int | None = None
+    is_process_killed: bool = False
     address: str = ""
 
     def applies_to(self, digest: str, address: str) -> bool:
@@ -203,19 +205,19 @@ class LeaseState(NamedTuple):
         """
         record = self.find_record(address)
         if record is None:
-            return self.latest_check_fence > 0
+            return self.fence_of_latest_check > 0
         checked_at = record.addresses[address][1]
-        return self.latest_check_fence > checked_at or manifest_length < record.dropped
+        return self.fence_of_latest_check > checked_at or manifest_length < record.dropped_count
 
     @property
-    def completions(self) -> dict[str, tuple[int, str]]:
+    def completions_by_database(self) -> dict[str, tuple[int, str]]:
         """Identity of a database -> token and owner of the last holder that completed there."""
         return {
             identity: (record.fence, record.owner) for identity, record in self.databases.items()
         }
 
     @property
-    def latest_check_fence(self) -> int:
+    def fence_of_latest_check(self) -> int:
         """The fencing token of the last check of any database; 0 if there was none."""
         return max((record.fence for record in self.databases.values()), default=0)
 

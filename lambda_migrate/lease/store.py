@@ -59,10 +59,10 @@ class LeaseStore(Protocol):
     def raise_fence(self, lease: Lease, fence: int) -> Lease:
         """Raise the item's fencing token to ``fence``, because PostgreSQL has a higher one."""
 
-    def withdraw(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
+    def withdraw_readiness(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
         """Replace the database records and keep the lease: before a rollback."""
 
-    def complete(
+    def store_completion(
         self,
         lease: Lease,
         databases: Mapping[str, DatabaseRecord],
@@ -76,13 +76,13 @@ class LeaseStore(Protocol):
             failures: The failures to keep; all others are deleted.
         """
 
-    def complete_inspection(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
+    def store_inspection(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
         """Store the database records and release the lease in one write.
 
         Failures and the progress of the last holder stay, because it may have been killed.
         """
 
-    def fail(self, lease: Lease, failure: Failure) -> None:
+    def store_failure(self, lease: Lease, failure: Failure) -> None:
         """Add ``failure`` to the failures and release the lease in one write."""
 
     def release(self, lease: Lease) -> None:

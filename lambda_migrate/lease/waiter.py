@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import LeaseStoreUnavailable, NotReady
-from lambda_migrate.lease.decision import Step, Wait
+from lambda_migrate.lease.decision import Decision, Wait
 from lambda_migrate.lease.record import LeaseState
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Waiter:
 
     def __init__(
         self,
-        next_step: Callable[[], Step],
+        next_step: Callable[[], Decision],
         *,
         deadline: Deadline,
         backoff: Backoff,
@@ -55,7 +55,7 @@ class Waiter:
         self._state = LeaseState()
         self._failures = 0
 
-    def wait(self, state: LeaseState, *, failures: int = 0) -> Step:
+    def wait(self, state: LeaseState, *, failures: int = 0) -> Decision:
         """Wait, starting from ``state``, which was just read.
 
         Args:
@@ -69,13 +69,13 @@ class Waiter:
             NotReady: The deadline has passed.
             LeaseStoreUnavailable: The store did not answer at the end.
         """
-        self._note_answer(state)
+        self._note_store_response(state)
         self._failures = failures
         while isinstance(step := self._sleep_and_read(), Wait):
-            self._note_answer(step.state)
+            self._note_store_response(step.state)
         return step
 
-    def _sleep_and_read(self) -> Step:
+    def _sleep_and_read(self) -> Decision:
         """Sleep and read, repeatedly until the store answers."""
         while True:
             self._sleep()
@@ -103,7 +103,7 @@ class Waiter:
         self._on_wait(self._state, self._waited, delay)
         self._clock.sleep(delay)
 
-    def _note_answer(self, state: LeaseState) -> None:
+    def _note_store_response(self, state: LeaseState) -> None:
         self._state = state
         self._failures = 0
         self._last_answer = self._clock.monotonic()

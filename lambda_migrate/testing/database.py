@@ -96,7 +96,7 @@ class InMemoryDatabase:
 
     # --- what a test arranges
 
-    def fail(self, version: int, failure: MigrationFailed | None) -> None:
+    def fail_on(self, version: int, failure: MigrationFailed | None) -> None:
         """Make every script of ``version`` fail from now on; None ends that."""
         if failure is None:
             self._failures.pop(version, None)

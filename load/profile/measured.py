@@ -32,7 +32,7 @@ _FUNCTIONS = {
     "lambda_migrate.postgresql.fence:FencedConnection.attach": "fence",
     "lambda_migrate.postgresql.session:PostgreSQLSession.read_history": "history",
     "lambda_migrate.postgresql.session:PostgreSQLSession.apply": "apply",
-    "lambda_migrate.engine.holder:LeaseSession.complete": "complete",
+    "lambda_migrate.engine.holder:LeaseSession.store_completion": "complete",
 }
 
 PHASES = ("imports", *dict.fromkeys(_FUNCTIONS.values()), "rest")

@@ -25,7 +25,7 @@ from load.simulation.table import EPOCH_MS, LeaseTable
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from lambda_migrate.lease.decision import Step
+    from lambda_migrate.lease.decision import Decision
     from load.simulation.partition import Partition
     from load.simulation.policies import MakePolicy
     from load.simulation.scenario import Scenario
@@ -163,7 +163,7 @@ class _Environment:
             )
             pause = way + min(delay, remaining) + simulation.way()
 
-    def _decide(self, state: LeaseState, now: float) -> Step:
+    def _decide(self, state: LeaseState, now: float) -> Decision:
         return decide(
             state,
             digest=DIGEST,
@@ -295,7 +295,7 @@ class _Holder:
             at_ms=EPOCH_MS + round(self.simulation.environment.now * 1000),
         )
         try:
-            self.simulation.table.complete(
+            self.simulation.table.store_completion(
                 self.lease, record_check(self.lease.state.databases, check)
             )
         except LeaseLost:

@@ -102,10 +102,10 @@ class LeaseTable:
         self._admit(self._holder_units)
         return self._write(lambda: self._item.renew(lease, progress), skew_ms)
 
-    def complete(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
+    def store_completion(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
         """Mark the schema ready, and free the lease."""
         self._admit(self._holder_units)
-        self._write(lambda: self._item.complete(lease, databases), 0)
+        self._write(lambda: self._item.store_completion(lease, databases), 0)
 
     def _admit(self, units: float) -> None:
         if not self.partition.serves_write(self._environment.now, units):

@@ -100,14 +100,14 @@ class MemoryBench:
         return sorted(set(self.database.effects) - set(self.database.rolled_back))
 
     def breaking(self, broken: Migration, sqlstate: str) -> Migration:
-        self.database.fail(
+        self.database.fail_on(
             broken.version,
             MigrationFailed("as planned", migration=broken.name, sqlstate=sqlstate),
         )
         return broken
 
     def mend(self, broken: Migration) -> None:
-        self.database.fail(broken.version, None)
+        self.database.fail_on(broken.version, None)
 
     def in_the_middle(
         self, run: Callable[[Migration], object], slow: Migration, act: Callable[[], object]

@@ -27,7 +27,7 @@ from lambda_migrate.errors import (
     MigrateError,
     MigrationFailed,
 )
-from lambda_migrate.lease.decision import CLOCK_SKEW_MS, MAX_PAUSE_MS, RETRY_TIME_FACTOR
+from lambda_migrate.lease.decision import CLOCK_SKEW_MS, MAX_FAILURE_PAUSE_MS, REQUIRED_TIME_FACTOR
 from lambda_migrate.lease.heartbeat import Heartbeat
 from lambda_migrate.lease.record import DatabaseRecord, Failure, Lease, LeaseState, Progress
 from lambda_migrate.lease.store import LeaseStore
@@ -42,7 +42,7 @@ LEASE_SECONDS = 20.0
 INVOCATION_SECONDS = 60.0
 SLOW_SECONDS = 3.0
 STALENESS_SECONDS = 2.0
-WRITES_WITHOUT_HEARTBEAT = ("renew", "raise_fence", "withdraw")
+WRITES_WITHOUT_HEARTBEAT = ("renew", "raise_fence", "withdraw_readiness")
 _TURN_SECONDS = 60.0
 """Of real time: an instance that does not come back from its turn by then never will."""
 _EPOCH_MS = 1_700_000_000_000
@@ -416,14 +416,19 @@ class Instance:
         if failure is not None and failure.digest == digest and not self._has_more_time(failure):
             pause = failure.retry_at_ms - self.granted_ms
             world.note(
-                "I6", not 0 < pause <= MAX_PAUSE_MS, f"tries again {pause} ms before the pause"
+                "I6",
+                not 0 < pause <= MAX_FAILURE_PAUSE_MS,
+                f"tries again {pause} ms before the pause",
             )
 
     @staticmethod
     def _has_more_time(failure: Failure) -> bool:
         """Whether it may have had more when it began, if what failed only ran out of it."""
-        had_ms = failure.had_ms
-        return had_ms is not None and had_ms * RETRY_TIME_FACTOR < INVOCATION_SECONDS * 1000
+        available_ms = failure.available_ms
+        return (
+            available_ms is not None
+            and available_ms * REQUIRED_TIME_FACTOR < INVOCATION_SECONDS * 1000
+        )
 
     def begins_a_commit(self) -> None:
         self.world.note("I2", not self.requires, "commits, though it may only look")
@@ -571,24 +576,28 @@ class SteppedStore:
     def raise_fence(self, lease: Lease, fence: int) -> Lease:
         return self._own("raise_fence", lease, lambda: self._store.raise_fence(lease, fence))
 
-    def withdraw(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
-        return self._own("withdraw", lease, lambda: self._store.withdraw(lease, databases))
+    def withdraw_readiness(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
+        return self._own(
+            "withdraw_readiness", lease, lambda: self._store.withdraw_readiness(lease, databases)
+        )
 
-    def complete(
+    def store_completion(
         self,
         lease: Lease,
         databases: Mapping[str, DatabaseRecord],
         failures: Sequence[Failure] = (),
     ) -> None:
-        self._own("complete", lease, lambda: self._store.complete(lease, databases, failures))
-
-    def complete_inspection(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
         self._own(
-            "complete_inspection", lease, lambda: self._store.complete_inspection(lease, databases)
+            "store_completion",
+            lease,
+            lambda: self._store.store_completion(lease, databases, failures),
         )
 
-    def fail(self, lease: Lease, failure: Failure) -> None:
-        self._own("fail", lease, lambda: self._store.fail(lease, failure))
+    def store_inspection(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
+        self._own("store_inspection", lease, lambda: self._store.store_inspection(lease, databases))
+
+    def store_failure(self, lease: Lease, failure: Failure) -> None:
+        self._own("store_failure", lease, lambda: self._store.store_failure(lease, failure))
 
     def release(self, lease: Lease) -> None:
         self._own("release", lease, lambda: self._store.release(lease))

@@ -72,7 +72,7 @@ class MemoryEngine:
     def _arranged(self, database: InMemoryDatabase) -> InMemoryDatabase:
         database.on_script = self._in_the_middle
         broken = MigrationFailed("as planned", migration=BROKEN.name, sqlstate="P0001")
-        database.fail(BROKEN.version, broken)
+        database.fail_on(BROKEN.version, broken)
         return database
 
     def store(self, instance: Instance) -> LeaseStore:

@@ -82,15 +82,15 @@ def test_attributes_of_a_later_version_within_the_format_are_kept(
     tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
 ) -> None:
     tables.put(target, format={"N": "2"}, note={"S": "from a newer library"})
-    store.complete(acquire(store, "a"), DATABASES)
+    store.store_completion(acquire(store, "a"), DATABASES)
     assert tables.item(target)["note"] == {"S": "from a newer library"}
 
 
 def test_the_stored_item_is_the_documented_layout(
     tables: DynamoDBTables, store: DynamoDBLeaseTable, target: str
 ) -> None:
-    store.complete(acquire(store, "a"), DATABASES)
-    store.fail(acquire(store, "b"), failure())
+    store.store_completion(acquire(store, "a"), DATABASES)
+    store.store_failure(acquire(store, "b"), failure())
     item = tables.item(target)
     assert {name: next(iter(value)) for name, value in item.items()} == {
         "target": "S",
@@ -119,7 +119,7 @@ def test_a_holder_whose_item_was_created_again_has_lost_its_lease(
     tables.delete(target)
     acquire(store, "c")
     with pytest.raises(LeaseLost, match=r"superseded by 1 \(c holds it\)"):
-        store.complete(lease, DATABASES)
+        store.store_completion(lease, DATABASES)
 
 
 def test_the_fencing_token_of_a_new_item_is_raised_above_postgresqls(
@@ -128,7 +128,7 @@ def test_the_fencing_token_of_a_new_item_is_raised_above_postgresqls(
     store.release(acquire(store, "a"))
     tables.delete(target)
     raised = store.raise_fence(acquire(store, "b"), 9)
-    store.complete(raised, DATABASES)
+    store.store_completion(raised, DATABASES)
     assert acquire(store, "c").fence == 10
 
 

@@ -99,13 +99,13 @@ def test_a_planned_failure_stays_until_it_is_removed(
     database: InMemoryDatabase, deadline: Deadline
 ) -> None:
     failure = MigrationFailed("as planned", migration=FIRST.name)
-    database.fail(1, failure)
+    database.fail_on(1, failure)
     with database.take_over(grant(1), deadline) as held:
         for _ in range(2):
             with pytest.raises(MigrationFailed, match="as planned"):
                 held.apply(FIRST, "digest", deadline)
         held.apply(SECOND, "digest", deadline)
-        database.fail(1, None)
+        database.fail_on(1, None)
         held.apply(FIRST, "digest", deadline)
     assert database.effects == ["0002_b", "0001_a"]
 
@@ -115,7 +115,7 @@ def test_a_planned_failure_fails_the_down_script_too(
 ) -> None:
     with database.take_over(grant(1), deadline) as held:
         held.apply(FIRST, "digest", deadline)
-        database.fail(1, MigrationFailed("as planned"))
+        database.fail_on(1, MigrationFailed("as planned"))
         with pytest.raises(MigrationFailed):
             held.roll_back(held.read_history()[0], deadline)
         assert len(held.read_history()) == 1

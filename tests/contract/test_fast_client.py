@@ -54,10 +54,10 @@ def test_both_clients_read_an_item_of_boto3_alike(
     assert lease.fence == 1
     mine = store.acquire("größer")
     assert not isinstance(mine, LeaseState)
-    store.complete(mine, DATABASES)
+    store.store_completion(mine, DATABASES)
     again = store.acquire("again")
     assert not isinstance(again, LeaseState)
-    store.fail(again, failure())
+    store.store_failure(again, failure())
     item = fast_client.get_item(tables.table, target, consistent=consistent)
     by_boto3 = tables.item(target)
     assert item is not None

@@ -43,7 +43,7 @@ ON_THE_DATABASE: dict[str, Act] = {
     "verify --resync": lambda target: operator(target).verify(soon(), resync=True),
     "baseline": lambda target: operator(target).baseline(2, soon()),
     "repair": lambda target: operator(target).repair(1, soon(), declared="pending"),
-    "repair --environment": lambda target: operator(target).stamp_environment(soon()),
+    "repair --environment": lambda target: operator(target).record_environment(soon()),
 }
 ON_THE_ITEM: dict[str, Act] = {
     **{name: act for name, act in ON_THE_DATABASE.items() if name != "plan"},

@@ -11,7 +11,7 @@ import pytest
 from lambda_migrate.errors import LeaseLost
 from lambda_migrate.lease.decision import CLOCK_SKEW_MS, Acquire, LeaseWatch, Wait, decide
 from lambda_migrate.lease.record import (
-    MAX_READY,
+    MAX_READY_DIGESTS,
     DatabaseRecord,
     Failure,
     Lease,
@@ -30,12 +30,12 @@ Write = Callable[[LeaseStore, Lease], object]
 KEEPS_LEASE: dict[str, Write] = {
     "renew": lambda store, lease: store.renew(lease, PROGRESS),
     "raise_fence": lambda store, lease: store.raise_fence(lease, 100),
-    "withdraw": lambda store, lease: store.withdraw(lease, DATABASES),
+    "withdraw_readiness": lambda store, lease: store.withdraw_readiness(lease, DATABASES),
 }
 RELEASES_LEASE: dict[str, Write] = {
-    "complete": lambda store, lease: store.complete(lease, DATABASES),
-    "complete_inspection": lambda store, lease: store.complete_inspection(lease, DATABASES),
-    "fail": lambda store, lease: store.fail(lease, failure()),
+    "store_completion": lambda store, lease: store.store_completion(lease, DATABASES),
+    "store_inspection": lambda store, lease: store.store_inspection(lease, DATABASES),
+    "store_failure": lambda store, lease: store.store_failure(lease, failure()),
     "release": lambda store, lease: store.release(lease),
 }
 WRITES = KEEPS_LEASE | RELEASES_LEASE
@@ -180,7 +180,7 @@ def test_releasing_the_lease_deletes_the_progress_except_after_an_inspection(
     lease = leases.acquire("a")
     leases.store.renew(lease, PROGRESS)
     write(leases.store, lease)
-    expected = PROGRESS if write is RELEASES_LEASE["complete_inspection"] else None
+    expected = PROGRESS if write is RELEASES_LEASE["store_inspection"] else None
     assert leases.acquire("b").state.progress == expected
 
 
@@ -281,7 +281,7 @@ def test_a_holder_whose_successor_has_finished_writes_nothing(
 ) -> None:
     lease = leases.acquire("a")
     leases.outlast()
-    leases.store.complete(leases.acquire("b"), DATABASES)
+    leases.store.store_completion(leases.acquire("b"), DATABASES)
     before = leases.state()
     with pytest.raises(LeaseLost):
         write(leases.store, lease)
@@ -321,7 +321,7 @@ def test_a_released_lease_writes_nothing(leases: LeaseBench, write: Write) -> No
     assert leases.state() == before
 
 
-@pytest.mark.parametrize("name", ["complete", "complete_inspection", "fail"])
+@pytest.mark.parametrize("name", ["store_completion", "store_inspection", "store_failure"])
 def test_a_result_after_the_release_is_lost(leases: LeaseBench, name: str) -> None:
     lease = leases.acquire("a")
     leases.store.release(lease)
@@ -380,11 +380,11 @@ def test_a_write_repeated_after_a_takeover_is_lost(leases: LeaseBench, write: Wr
 
 def test_a_different_result_is_not_taken_for_the_stored_one(leases: LeaseBench) -> None:
     lease = leases.acquire("a")
-    leases.store.fail(lease, failure(attempts=1))
+    leases.store.store_failure(lease, failure(attempts=1))
     with pytest.raises(LeaseLost):
-        leases.store.fail(lease, failure(attempts=2))
+        leases.store.store_failure(lease, failure(attempts=2))
     with pytest.raises(LeaseLost):
-        leases.store.complete(lease, DATABASES)
+        leases.store.store_completion(lease, DATABASES)
 
 
 # --- what each write does
@@ -409,53 +409,53 @@ def test_renew_without_progress_keeps_the_published_progress(leases: LeaseBench)
 def test_complete_stores_the_records_releases_and_deletes_the_failure(
     leases: LeaseBench,
 ) -> None:
-    leases.store.fail(leases.acquire("a"), failure())
+    leases.store.store_failure(leases.acquire("a"), failure())
     lease = leases.acquire("b")
     leases.store.renew(lease, PROGRESS)
-    leases.store.complete(lease, DATABASES)
+    leases.store.store_completion(lease, DATABASES)
     assert leases.state() == LeaseState(fence=2, databases=DATABASES)
 
 
 def test_complete_replaces_the_records(leases: LeaseBench) -> None:
-    leases.store.complete(leases.acquire("a"), DATABASES)
+    leases.store.store_completion(leases.acquire("a"), DATABASES)
     other = {"9c": DatabaseRecord(addresses={"elsewhere:5432/orders": (0, 2)})}
-    leases.store.complete(leases.acquire("b"), other)
+    leases.store.store_completion(leases.acquire("b"), other)
     assert leases.state() == LeaseState(fence=2, databases=other)
 
 
 def test_an_inspection_stores_the_records_releases_and_keeps_the_failure(
     leases: LeaseBench,
 ) -> None:
-    leases.store.fail(leases.acquire("a"), failure())
-    leases.store.complete_inspection(leases.acquire("b"), DATABASES)
+    leases.store.store_failure(leases.acquire("a"), failure())
+    leases.store.store_inspection(leases.acquire("b"), DATABASES)
     assert leases.state() == LeaseState(fence=2, databases=DATABASES, failure=failure())
 
 
 def test_fail_stores_the_failure_releases_and_keeps_the_records(leases: LeaseBench) -> None:
-    leases.store.complete(leases.acquire("a"), DATABASES)
+    leases.store.store_completion(leases.acquire("a"), DATABASES)
     lease = leases.acquire("b")
     leases.store.renew(lease, PROGRESS)
-    leases.store.fail(lease, failure())
+    leases.store.store_failure(lease, failure())
     assert leases.state() == LeaseState(2, databases=DATABASES, failure=failure())
 
 
 @pytest.mark.parametrize(
     "recorded",
     [
-        failure()._replace(had_ms=4_000),
-        failure()._replace(is_kill=True),
+        failure()._replace(available_ms=4_000),
+        failure()._replace(is_process_killed=True),
         failure()._replace(version="20240101000000_9"),
     ],
     ids=["out of time", "killed", "a version of another tool"],
 )
 def test_a_failure_is_read_as_it_was_written(leases: LeaseBench, recorded: Failure) -> None:
-    leases.store.fail(leases.acquire("a"), recorded)
+    leases.store.store_failure(leases.acquire("a"), recorded)
     assert leases.state().failure == recorded
 
 
 def test_release_changes_nothing_else(leases: LeaseBench) -> None:
-    leases.store.complete(leases.acquire("a"), DATABASES)
-    leases.store.fail(leases.acquire("b"), failure())
+    leases.store.store_completion(leases.acquire("a"), DATABASES)
+    leases.store.store_failure(leases.acquire("b"), failure())
     before = leases.state()
     lease = leases.acquire("c")
     leases.store.renew(lease, PROGRESS)
@@ -482,10 +482,12 @@ def test_raise_fence_never_lowers_the_fencing_token(leases: LeaseBench) -> None:
 
 
 def test_withdraw_replaces_the_records_and_keeps_the_lease(leases: LeaseBench) -> None:
-    leases.store.complete(leases.acquire("a"), DATABASES)
+    leases.store.store_completion(leases.acquire("a"), DATABASES)
     lease = leases.acquire("b")
-    fewer = {"2a1f0a2e": DATABASES["2a1f0a2e"]._replace(ready=b"", addresses={ADDRESS: (0, 5)})}
-    withdrawn = leases.store.withdraw(lease, fewer)
+    fewer = {
+        "2a1f0a2e": DATABASES["2a1f0a2e"]._replace(ready_digests=b"", addresses={ADDRESS: (0, 5)})
+    }
+    withdrawn = leases.store.withdraw_readiness(lease, fewer)
     assert withdrawn.state.databases == leases.state().databases == fewer
     assert leases.state().owner == "b"
     leases.store.release(withdrawn)
@@ -493,9 +495,11 @@ def test_withdraw_replaces_the_records_and_keeps_the_lease(leases: LeaseBench) -
 
 
 def test_all_stored_digests_are_read_as_written(leases: LeaseBench) -> None:
-    ready = join_digests(f"{n:064x}" for n in range(MAX_READY))
-    databases = {"2a1f0a2e": DatabaseRecord(ready, ready, addresses={ADDRESS: (MAX_READY, 1)})}
-    leases.store.complete(leases.acquire("a"), databases)
+    ready = join_digests(f"{n:064x}" for n in range(MAX_READY_DIGESTS))
+    databases = {
+        "2a1f0a2e": DatabaseRecord(ready, ready, addresses={ADDRESS: (MAX_READY_DIGESTS, 1)})
+    }
+    leases.store.store_completion(leases.acquire("a"), databases)
     assert leases.state().databases == databases
 
 

@@ -30,10 +30,10 @@ CALLS = st.builds(
             "acquire_late",
             "renew",
             "raise_fence",
-            "withdraw",
-            "complete",
-            "complete_inspection",
-            "fail",
+            "withdraw_readiness",
+            "store_completion",
+            "store_inspection",
+            "store_failure",
             "release",
             "pass",
         ]
@@ -80,14 +80,14 @@ class Instances:
             return store.renew(lease, Progress("0001_a", call.number, 30, 1))
         if call.operation == "raise_fence":
             return store.raise_fence(lease, call.number)
-        if call.operation == "withdraw":
-            return store.withdraw(lease, {})
-        if call.operation == "complete":
-            store.complete(lease, DATABASES)
-        elif call.operation == "complete_inspection":
-            store.complete_inspection(lease, DATABASES)
-        elif call.operation == "fail":
-            store.fail(lease, failure(call.number))
+        if call.operation == "withdraw_readiness":
+            return store.withdraw_readiness(lease, {})
+        if call.operation == "store_completion":
+            store.store_completion(lease, DATABASES)
+        elif call.operation == "store_inspection":
+            store.store_inspection(lease, DATABASES)
+        elif call.operation == "store_failure":
+            store.store_failure(lease, failure(call.number))
         else:
             store.release(lease)
         return "freed"

@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 )
 
 from lambda_migrate.errors import MigrationFailed
-from lambda_migrate.lease.decision import MAX_PAUSE_MS
+from lambda_migrate.lease.decision import MAX_FAILURE_PAUSE_MS
 from lambda_migrate.local.servers.dynamodb import DynamoDBEndpoint
 from tests.contract.databases import Server
 from tests.contract.protocol import (
@@ -56,7 +56,9 @@ LONG_ENOUGH = 400
 # Choices do not depend on what came before: an example that is run again makes the same ones.
 whom = st.integers(0, AT_ONCE - 1)
 faults = st.sampled_from([fault for fault in Fault if fault is not Fault.NONE])
-calls = st.sampled_from(["acquire", "commit", "complete", "fail", "withdraw", "inspect"])
+calls = st.sampled_from(
+    ["acquire", "commit", "store_completion", "store_failure", "withdraw_readiness", "inspect"]
+)
 places = st.sampled_from([Place.HOME, Place.HOME, Place.TUNNEL, Place.COPY])
 modes = st.sampled_from(["migrate", "migrate", "migrate", "require"])
 skews = st.sampled_from([0.0, 0.0, 0.4, -0.4, 60.0, -60.0])
@@ -186,12 +188,12 @@ class Protocol(RuleBasedStateMachine):
         manifest = self.world.engine.manifests[NEWER]
         newest = let_end(self.world.start(manifest, place=place))
         if isinstance(newest.error, MigrationFailed):  # somebody's time was over in the middle
-            self.world.now += MAX_PAUSE_MS / 1000
+            self.world.now += MAX_FAILURE_PAUSE_MS / 1000
             newest = let_end(self.world.start(manifest, place=place))
         assert newest.outcome is not None, f"I5: {newest.error!r}"
 
     def failing_one_says_why(self) -> None:
-        self.world.now += MAX_PAUSE_MS / 1000
+        self.world.now += MAX_FAILURE_PAUSE_MS / 1000
         manifest = self.world.engine.manifests[FAILING]
         failing = let_end(self.world.start(manifest))
         assert refuses(failing.error, manifest), f"I7: {failing.outcome} {failing.error!r}"

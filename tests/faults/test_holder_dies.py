@@ -112,7 +112,7 @@ def test_a_migration_that_takes_three_holders_with_it_is_a_failure_that_a_new_fi
         assert "2_deadly: 3 process(es) in a row ended" in refused.error_message
     failure = sandbox.item().failure
     assert failure is not None
-    assert (failure.is_kill, failure.version, failure.attempts) == (True, "2", 1)
+    assert (failure.is_process_killed, failure.version, failure.attempts) == (True, "2", 1)
     with sandbox.function(sandbox.code({**counters, "2_deadly": effect(2)})) as function:
         assert function.invoke().ok
     assert sandbox.effects() == {1: 1, 2: 1}

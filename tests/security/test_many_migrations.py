@@ -15,12 +15,17 @@ from rich.console import Console
 from lambda_migrate.cli.render import render_status
 from lambda_migrate.commands.documents import build_status_document
 from lambda_migrate.commands.status_entries import build_entries
-from lambda_migrate.engine.apply import satisfied_digests
+from lambda_migrate.engine.apply import compute_satisfied_digests
 from lambda_migrate.engine.operations import Status
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.lease.codec import encode_databases
 from lambda_migrate.lease.readiness import DatabaseCheck, record_check
-from lambda_migrate.lease.record import MAX_READY, SHORT_DIGEST_BYTES, DatabaseRecord, LeaseState
+from lambda_migrate.lease.record import (
+    MAX_READY_DIGESTS,
+    SHORT_DIGEST_BYTES,
+    DatabaseRecord,
+    LeaseState,
+)
 from lambda_migrate.migrations import HistoryRow, Manifest, make_plan, read_manifest
 from lambda_migrate.migrations.digest import read_digest
 from lambda_migrate.migrations.rollback import choose_rollback
@@ -106,7 +111,7 @@ ACTS: dict[str, Callable[[Path, Manifest], Any]] = {
     ),
     "a plan out of order": lambda _, manifest: make_plan(manifest, history(manifest)[-1:]),
     "a part": lambda _, manifest: manifest.up_to(manifest.version // 2),
-    "what is proved": lambda _, manifest: satisfied_digests(history(manifest)),
+    "what is proved": lambda _, manifest: compute_satisfied_digests(history(manifest)),
     "a rollback": lambda _, manifest: choose_rollback(history(manifest), to=0),
     "a status": lambda _, manifest: build_status_document(
         _status(manifest, history(manifest)), manifest, PLACE, has_table=True
@@ -167,7 +172,7 @@ def test_the_item_has_the_same_size_for_200_and_10000_migrations(
         )
         databases = record_check(databases, check)
     (record,) = databases.values()
-    assert len(record.ready) == MAX_READY * SHORT_DIGEST_BYTES
+    assert len(record.ready_digests) == MAX_READY_DIGESTS * SHORT_DIGEST_BYTES
     assert record.is_ready(manifests[MANY].digest, "db:5432/orders")
     assert item_size(encode_databases(databases)) < 2_500
 

@@ -13,7 +13,7 @@ from lambda_migrate.engine.failure import make_failure
 from lambda_migrate.errors import ConfigurationError, MigrationFailed, NotReady
 from lambda_migrate.lease.backoff import Backoff
 from lambda_migrate.lease.codec import decode, encode_databases, encode_failure, encode_progress
-from lambda_migrate.lease.decision import CLOCK_SKEW_MS, MAX_LEASE_MS, MAX_PAUSE_MS
+from lambda_migrate.lease.decision import CLOCK_SKEW_MS, MAX_FAILURE_PAUSE_MS, MAX_LEASE_MS
 from lambda_migrate.lease.record import DatabaseRecord, Failure, LeaseState, Progress, join_digests
 from lambda_migrate.runner import Outcome
 from lambda_migrate.testing import FixedRandom
@@ -93,9 +93,9 @@ def test_the_name_of_a_forged_attribute_is_escaped(kind: str) -> None:
 
 PLANTED = {
     str(number): DatabaseRecord(
-        ready=join_digests(f"{digest:064x}" for digest in range(3_000)),
-        older=join_digests(f"{digest:064x}" for digest in range(3_000)),
-        dropped=FAR,
+        ready_digests=join_digests(f"{digest:064x}" for digest in range(3_000)),
+        older_digests=join_digests(f"{digest:064x}" for digest in range(3_000)),
+        dropped_count=FAR,
         addresses={f"{number} {n}": (FAR, FAR) for n in range(50)},
         fence=FAR,
         at_ms=FAR,
@@ -145,7 +145,7 @@ def test_forged_failures_cost_one_pause() -> None:
     scene.table.state = LeaseState(progress=Progress("0001_m", 0, 1, 0, attempts=FAR))
     with pytest.raises(MigrationFailed, match="in a row ended"):
         scene.runner(manifest(1)).ensure(scene.deadline())
-    scene.clock.advance(MAX_PAUSE_MS / 1000)
+    scene.clock.advance(MAX_FAILURE_PAUSE_MS / 1000)
     assert scene.runner(manifest(1)).ensure(scene.deadline()) is Outcome.MIGRATED
 
 
@@ -154,7 +154,7 @@ def test_an_endless_pause_is_limited() -> None:
     runner = scene.runner(manifest(1))
     digest = runner.manifest.digest
     now = scene.clock.wall_ms()
-    for retry in (FAR, now + MAX_PAUSE_MS + 2 * CLOCK_SKEW_MS + 1):
+    for retry in (FAR, now + MAX_FAILURE_PAUSE_MS + 2 * CLOCK_SKEW_MS + 1):
         scene.table.state = LeaseState(
             failure=Failure(digest, "m", "1", "", "planted", 1, now, retry)
         )
@@ -191,7 +191,7 @@ def test_a_failure_after_a_forged_one_is_readable(attempts: int) -> None:
     )
     state = decode({"format": {"N": "2"}, "failure": encode_failure(failure)}, target="orders")
     assert state.failure is not None
-    assert 0 <= state.failure.retry_at_ms - 10**12 <= MAX_PAUSE_MS
+    assert 0 <= state.failure.retry_at_ms - 10**12 <= MAX_FAILURE_PAUSE_MS
 
 
 def test_a_forged_ready_digest_is_removed_by_the_next_holder() -> None:
@@ -201,7 +201,7 @@ def test_a_forged_ready_digest_is_removed_by_the_next_holder() -> None:
     scene.change(fence=7, databases=lying)
     scene.operations(manifest(1, 2)).up(scene.deadline())
     record = scene.table.state.databases[scene.database.identity]
-    assert record.ready == join_digests(prefixes(manifest(1, 2)))
+    assert record.ready_digests == join_digests(prefixes(manifest(1, 2)))
     assert scene.ready(manifest(1), manifest(1, 2)) == [manifest(1), manifest(1, 2)]
 
 
@@ -210,7 +210,16 @@ def test_the_largest_item_stays_far_below_400_kb() -> None:
     wide = "\U0001f418"
     progress = Progress(wide * 63, 10**6, 10**6, FAR, FAR)
     failure = Failure(
-        "d" * 64, wide * 63, str(FAR), "42P01", wide * 300, 10**6, FAR, FAR, FAR, is_kill=True
+        "d" * 64,
+        wide * 63,
+        str(FAR),
+        "42P01",
+        wide * 300,
+        10**6,
+        FAR,
+        FAR,
+        FAR,
+        is_process_killed=True,
     )
     assert item_size(encode_progress(progress)) + item_size(encode_failure(failure)) < 2_500
 
@@ -251,7 +260,7 @@ def test_a_forged_ready_digest_is_served_and_verify_detects_it() -> None:
     scene.migrated(manifest(1))
     record = scene.table.state.databases[scene.database.identity]
     marks = join_digests(prefixes(files))
-    lying = record._replace(ready=marks, addresses={scene.database.fingerprint: (3, 1)})
+    lying = record._replace(ready_digests=marks, addresses={scene.database.fingerprint: (3, 1)})
     scene.change(databases={scene.database.identity: lying})
     assert scene.runner(files).ensure(scene.deadline()) is Outcome.UP_TO_DATE
     found = scene.operations(files).verify(scene.deadline())

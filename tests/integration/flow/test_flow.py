@@ -185,7 +185,7 @@ def test_everything_can_be_rolled_back_and_applied_again(sandbox: Sandbox) -> No
     assert len(operator.down(Deadline.after(60), to=0)) == 5
     assert sandbox.history() == []
     (record,) = sandbox.item().databases.values()
-    assert record.ready == join_digests([EMPTY_DIGEST])
+    assert record.ready_digests == join_digests([EMPTY_DIGEST])
     assert len(operator.up(Deadline.after(60))) == 5
 
 

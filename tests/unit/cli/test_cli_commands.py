@@ -244,7 +244,7 @@ def test_a_failed_migration_is_reported_with_what_was_committed(
     run: Run, database: InMemoryDatabase
 ) -> None:
     report = "0002_status failed: no [42601]\n  f.sql:3:4\n  3 | select nott\n             ^"
-    database.fail(
+    database.fail_on(
         2, MigrationFailed("no", migration="0002_status", sqlstate="42601", detail=report)
     )
     code, _, err = run("up")

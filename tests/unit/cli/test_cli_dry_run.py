@@ -190,7 +190,7 @@ def test_the_result_is_the_plan_with_the_measurements(
 def test_a_failure_exits_with_1_and_keeps_the_measurements_before_it(
     run: Run, database: InMemoryDatabase
 ) -> None:
-    database.fail(2, MigrationFailed("no such table", migration="0002_m", sqlstate="42P01"))
+    database.fail_on(2, MigrationFailed("no such table", migration="0002_m", sqlstate="42P01"))
     code, document = run_json(run, "--yes")
     found = document["dry_run"]
     assert (code, found["outcome"]) == (1, "failed")

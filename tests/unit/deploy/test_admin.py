@@ -147,7 +147,7 @@ def test_a_dry_run_in_production_needs_its_option_or_its_mark(
 
 
 def test_a_failed_migration_is_a_response_with_what_was_committed(bench: AdminBench) -> None:
-    bench.database.fail(2, MigrationFailed("no", migration="0002_status", sqlstate="42601"))
+    bench.database.fail_on(2, MigrationFailed("no", migration="0002_status", sqlstate="42601"))
     answer = bench.run("up")
     assert answer["exit_code"] == 1
     assert answer["error"]["sqlstate"] == "42601"
@@ -308,7 +308,7 @@ def test_a_repeated_request_returns_the_first_response(bench: AdminBench) -> Non
 
 
 def test_a_failure_is_not_retried_by_the_same_request(bench: AdminBench) -> None:
-    bench.database.fail(2, MigrationFailed("no", migration="0002_status"))
+    bench.database.fail_on(2, MigrationFailed("no", migration="0002_status"))
     first = bench.run("up", request="r1")
     assert bench.run("up", request="r1") == {**first, "repeated": True}
     assert bench.store.state.failure is not None
@@ -331,7 +331,7 @@ def test_the_detail_of_a_failure_is_returned_once_and_not_stored(bench: AdminBen
     failed = MigrationFailed(
         "duplicate key", migration="0002_status", detail="Key (email)=(ann@example.com)"
     )
-    bench.database.fail(2, failed)
+    bench.database.fail_on(2, failed)
     assert "ann@example.com" in bench.run("up", request="r1")["error"]["detail"]
     assert "ann@example.com" not in str(bench.log.records["r1"])
     again = bench.run("up", request="r1")["error"]

@@ -105,27 +105,31 @@ class FakeTable(InMemoryLeaseTable):
             "raise_fence", lambda: super(FakeTable, self).raise_fence(lease, fence)
         )
 
-    def withdraw(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
-        return self._through("withdraw", lambda: super(FakeTable, self).withdraw(lease, databases))
+    def withdraw_readiness(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
+        return self._through(
+            "withdraw_readiness",
+            lambda: super(FakeTable, self).withdraw_readiness(lease, databases),
+        )
 
-    def complete(
+    def store_completion(
         self,
         lease: Lease,
         databases: Mapping[str, DatabaseRecord],
         failures: Sequence[Failure] = (),
     ) -> None:
         self._through(
-            "complete", lambda: super(FakeTable, self).complete(lease, databases, failures)
+            "store_completion",
+            lambda: super(FakeTable, self).store_completion(lease, databases, failures),
         )
 
-    def complete_inspection(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
+    def store_inspection(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
         self._through(
-            "complete_inspection",
-            lambda: super(FakeTable, self).complete_inspection(lease, databases),
+            "store_inspection",
+            lambda: super(FakeTable, self).store_inspection(lease, databases),
         )
 
-    def fail(self, lease: Lease, failure: Failure) -> None:
-        self._through("fail", lambda: super(FakeTable, self).fail(lease, failure))
+    def store_failure(self, lease: Lease, failure: Failure) -> None:
+        self._through("store_failure", lambda: super(FakeTable, self).store_failure(lease, failure))
 
     def release(self, lease: Lease) -> None:
         self._through("release", lambda: super(FakeTable, self).release(lease))
@@ -250,7 +254,7 @@ class Fakes:
         """Let another process complete ``manifest``."""
         self.database.token, self.database._owner = lease.fence, lease.owner
         databases = record_check(self.table.state.databases, self.check(manifest, lease))
-        InMemoryLeaseTable.complete(self.table, lease, databases)
+        InMemoryLeaseTable.store_completion(self.table, lease, databases)
 
     def check(self, manifest: Manifest, lease: Lease) -> DatabaseCheck:
         """The check of a database that has exactly the migrations of ``manifest``."""

@@ -203,7 +203,7 @@ def test_a_function_that_may_only_read_the_item_waits_and_reports_why(fakes: Fak
 def test_one_waiter_inspects_an_unchanged_database_once(fakes: Fakes) -> None:
     """More migrations than are listed, older code, and a release that failed since."""
     fakes.migrated(manifest(*range(1, 261)))
-    fakes.database.fail(261, MigrationFailed("no", migration="0261_m"))
+    fakes.database.fail_on(261, MigrationFailed("no", migration="0261_m"))
     with pytest.raises(MigrationFailed):
         fakes.runner(manifest(*range(1, 262))).ensure(fakes.deadline(600))
     connections = fakes.database.connections
@@ -386,7 +386,7 @@ def test_a_copy_that_is_behind_is_not_a_shared_target(fakes: Fakes) -> None:
 
 def test_a_failure_at_another_address_causes_no_inspection(fakes: Fakes) -> None:
     fakes.migrated(V1)
-    fakes.database.fail(2, MigrationFailed("no", migration="0002_m"))
+    fakes.database.fail_on(2, MigrationFailed("no", migration="0002_m"))
     with pytest.raises(MigrationFailed):
         fakes.through("localhost:15432/orders").operations(V2).up(fakes.deadline())
     connections = fakes.database.connections

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lambda_migrate.engine.apply import satisfied_digests
+from lambda_migrate.engine.apply import compute_satisfied_digests
 from lambda_migrate.engine.failure import make_failure
 from lambda_migrate.errors import (
     ConfigurationError,
@@ -47,7 +47,7 @@ def boom() -> MigrationFailed:
 def test_of_fifty_starters_one_tries_and_fifty_fail_with_the_same_cause(fakes: Fakes) -> None:
     tries: list[int] = []
     fakes.database.on_script = tries.append
-    fakes.database.fail(2, boom())
+    fakes.database.fail_on(2, boom())
     errors: list[MigrationFailed] = []
     for _ in range(50):
         with pytest.raises(MigrationFailed) as caught:
@@ -69,7 +69,7 @@ def test_after_the_pause_one_starter_tries_again_and_the_pause_has_doubled(
 ) -> None:
     tries: list[int] = []
     fakes.database.on_script = tries.append
-    fakes.database.fail(2, boom())
+    fakes.database.fail_on(2, boom())
     attempts: list[int] = []
     for _ in range(3):
         for _ in range(50):
@@ -88,10 +88,10 @@ def test_after_the_pause_one_starter_tries_again_and_the_pause_has_doubled(
 def test_after_the_pause_a_fixed_database_is_migrated_from_where_it_stopped(
     fakes: Fakes,
 ) -> None:
-    fakes.database.fail(2, boom())
+    fakes.database.fail_on(2, boom())
     with pytest.raises(MigrationFailed):
         fakes.runner(V3).ensure(fakes.deadline())
-    fakes.database.fail(2, None)
+    fakes.database.fail_on(2, None)
     fakes.clock.advance(10)
     assert fakes.runner(V3).ensure(fakes.deadline()) is Outcome.MIGRATED
     assert fakes.database.effects == ["0001_m", "0002_m", "0003_m"]
@@ -99,16 +99,16 @@ def test_after_the_pause_a_fixed_database_is_migrated_from_where_it_stopped(
 
 
 def test_a_new_manifest_does_not_wait_for_the_pause(fakes: Fakes) -> None:
-    fakes.database.fail(2, boom())
+    fakes.database.fail_on(2, boom())
     with pytest.raises(MigrationFailed):
         fakes.runner(V2).ensure(fakes.deadline())
     fixed = Manifest([migration(1), migration(2, "SELECT 'fixed'")])
-    fakes.database.fail(2, None)
+    fakes.database.fail_on(2, None)
     assert fakes.runner(fixed).ensure(fakes.deadline()) is Outcome.MIGRATED
 
 
 def test_a_new_manifest_that_fails_counts_from_one(fakes: Fakes) -> None:
-    fakes.database.fail(2, boom())
+    fakes.database.fail_on(2, boom())
     for _ in range(2):
         with pytest.raises(MigrationFailed):
             fakes.runner(V2).ensure(fakes.deadline())
@@ -159,7 +159,7 @@ def test_a_cause_is_one_short_line() -> None:
 
 
 def test_a_failure_names_its_migration_and_version(fakes: Fakes) -> None:
-    fakes.database.fail(2, boom())
+    fakes.database.fail_on(2, boom())
     with pytest.raises(MigrationFailed):
         fakes.runner(V3).ensure(fakes.deadline())
     failure = fakes.table.state.failure
@@ -172,8 +172,8 @@ def test_a_failure_names_its_migration_and_version(fakes: Fakes) -> None:
 def test_a_failure_that_cannot_be_recorded_is_still_the_one_that_is_raised(
     fakes: Fakes, gone: MigrateError
 ) -> None:
-    fakes.database.fail(1, boom())
-    fakes.table.before["fail"] = raises(gone)
+    fakes.database.fail_on(1, boom())
+    fakes.table.before["store_failure"] = raises(gone)
     with pytest.raises(MigrationFailed, match="division by zero"):
         fakes.runner(V1).ensure(fakes.deadline())
 
@@ -362,6 +362,6 @@ def row(version: int, *, state: RowState = RowState.APPLIED, digest: str = "") -
 def test_a_history_satisfies_its_prefixes_and_no_other_manifest(
     history: list[HistoryRow], proven: list[Manifest]
 ) -> None:
-    assert list(satisfied_digests(history)) == [each.digest for each in proven]
+    assert list(compute_satisfied_digests(history)) == [each.digest for each in proven]
     assert all(make_plan(each, history).is_current for each in proven)
-    assert EMPTY_DIGEST in satisfied_digests(history)
+    assert EMPTY_DIGEST in compute_satisfied_digests(history)

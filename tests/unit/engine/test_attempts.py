@@ -44,7 +44,7 @@ def out_of_time(fakes: Fakes) -> None:
 
 def test_running_out_of_time_refuses_instances_with_no_more_time(fakes: Fakes) -> None:
     out_of_time(fakes)
-    assert recorded(fakes).had_ms == 18_000
+    assert recorded(fakes).available_ms == 18_000
     connections = fakes.database.connections
     for seconds in (20, 21.7, 10):
         with pytest.raises(MigrationFailed, match="deadline"):
@@ -60,10 +60,10 @@ def test_an_instance_with_more_time_tries_at_once_whatever_the_pause(fakes: Fake
 
 
 def test_a_failure_of_another_kind_refuses_instances_whatever_their_time(fakes: Fakes) -> None:
-    fakes.database.fail(2, boom())
+    fakes.database.fail_on(2, boom())
     with pytest.raises(MigrationFailed):
         fakes.runner(V2).ensure(fakes.deadline(20))
-    assert recorded(fakes).had_ms is None
+    assert recorded(fakes).available_ms is None
     with pytest.raises(MigrationFailed, match="division by zero"):
         fakes.runner(V2).ensure(fakes.deadline(600))
     assert fakes.database.connections == 1
@@ -76,7 +76,7 @@ def test_the_longest_insufficient_time_is_kept_after_a_shorter_attempt(
     fakes.clock.advance(15)
     with pytest.raises(MigrationFailed, match="deadline"):
         fakes.runner(V1).ensure(fakes.deadline(6))
-    assert (recorded(fakes).had_ms, recorded(fakes).attempts) == (18_000, 2)
+    assert (recorded(fakes).available_ms, recorded(fakes).attempts) == (18_000, 2)
 
 
 # --- several that fail at the same time
@@ -84,7 +84,7 @@ def test_the_longest_insufficient_time_is_kept_after_a_shorter_attempt(
 
 def test_manifests_that_fail_by_turns_each_have_their_pause(fakes: Fakes) -> None:
     """The old and the new version of a canary, both of which have the broken migration."""
-    fakes.database.fail(2, boom())
+    fakes.database.fail_on(2, boom())
     for number in range(20):
         with pytest.raises(MigrationFailed):
             fakes.runner((V2, V3)[number % 2]).ensure(fakes.deadline())
@@ -106,7 +106,7 @@ def test_a_failure_of_one_address_stops_no_other(fakes: Fakes) -> None:
 
 
 def test_code_that_succeeds_leaves_the_failure_of_newer_code_its_pause(fakes: Fakes) -> None:
-    fakes.database.fail(3, MigrationFailed("no", migration="0003_m"))
+    fakes.database.fail_on(3, MigrationFailed("no", migration="0003_m"))
     with pytest.raises(MigrationFailed):
         fakes.runner(V3).ensure(fakes.deadline())
     fakes.through("localhost:15432/orders").runner(V2).ensure(fakes.deadline())
@@ -116,10 +116,10 @@ def test_code_that_succeeds_leaves_the_failure_of_newer_code_its_pause(fakes: Fa
 def test_a_failure_is_over_once_a_corrected_file_of_its_version_is_applied(
     fakes: Fakes,
 ) -> None:
-    fakes.database.fail(2, boom())
+    fakes.database.fail_on(2, boom())
     with pytest.raises(MigrationFailed):
         fakes.runner(V2).ensure(fakes.deadline())
-    fakes.database.fail(2, None)
+    fakes.database.fail_on(2, None)
     corrected = Manifest([migration(1), migration(2, "SELECT 'corrected'")])
     assert fakes.runner(corrected).ensure(fakes.deadline()) is Outcome.MIGRATED
     assert fakes.table.state.failures == ()
@@ -163,7 +163,7 @@ def test_three_holders_killed_in_a_row_at_one_migration_are_a_failure_with_a_pau
     with pytest.raises(MigrationFailed, match="0002_m: 3 process"):
         fakes.runner(V3).ensure(fakes.deadline())
     failure = recorded(fakes)
-    assert (failure.is_kill, failure.migration, failure.version) == (True, "0002_m", "2")
+    assert (failure.is_process_killed, failure.migration, failure.version) == (True, "0002_m", "2")
     connections = fakes.database.connections
     for _ in range(10):
         with pytest.raises(MigrationFailed, match="in a row ended"):

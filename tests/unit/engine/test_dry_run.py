@@ -99,11 +99,11 @@ def test_it_takes_the_lease_and_releases_it_unchanged(fakes: Fakes) -> None:
     assert None not in seen
     assert fakes.table.state.owner is None
     assert (fakes.table.state.databases, fakes.table.state.failure) == ({}, None)
-    assert {"complete", "fail", "withdraw"}.isdisjoint(fakes.table.log)
+    assert {"store_completion", "store_failure", "withdraw_readiness"}.isdisjoint(fakes.table.log)
 
 
 def test_a_failure_is_not_recorded_and_functions_try_at_once(fakes: Fakes) -> None:
-    fakes.database.fail(2, failure("42P01"))
+    fakes.database.fail_on(2, failure("42P01"))
     found = dry_run(fakes)
     assert outcomes(found) == ["ran", "failed", "not_reached"]
     assert (found.outcome, found.error) == ("failed", found.error)
@@ -112,7 +112,7 @@ def test_a_failure_is_not_recorded_and_functions_try_at_once(fakes: Fakes) -> No
 
 
 def test_observers_receive_what_ran_and_no_failure(fakes: Fakes) -> None:
-    fakes.database.fail(2, failure("42P01"))
+    fakes.database.fail_on(2, failure("42P01"))
     dry_run(fakes)
     assert fakes.observer.events_of(MigrationStarted) == [
         MigrationStarted("orders", "0001_m", 1, 3),
@@ -261,7 +261,7 @@ def test_what_is_in_doubt_comes_first_and_is_skipped(fakes: Fakes) -> None:
     goal = Manifest([migration(1), build(2), migration(3)])
     fakes.migrated(V1)
     fakes.database.leave_in_doubt(goal.migrations[1], goal.digest_at(2), took_effect=False)
-    fakes.database.fail(3, failure("42704", 'index "by_total" does not exist', of=3))
+    fakes.database.fail_on(3, failure("42704", 'index "by_total" does not exist', of=3))
     found = dry_run(fakes, goal)
     assert [(step.name, step.outcome) for step in found.steps] == [
         ("0002_m", "skipped"),
@@ -290,7 +290,7 @@ def test_what_is_in_doubt_comes_first_and_is_skipped(fakes: Fakes) -> None:
 def test_a_failure_caused_by_a_skipped_migration_does_not_count(
     fakes: Fakes, outside: str, sqlstate: str, cause: str
 ) -> None:
-    fakes.database.fail(2, failure(sqlstate, cause))
+    fakes.database.fail_on(2, failure(sqlstate, cause))
     found = dry_run(fakes, Manifest([build(1, outside), migration(2), migration(3)]))
     assert outcomes(found) == ["skipped", "skipped", "ran"]
     assert found.steps[1].reason.startswith(
@@ -300,15 +300,15 @@ def test_a_failure_caused_by_a_skipped_migration_does_not_count(
 
 
 def test_any_other_failure_after_a_skipped_migration_counts(fakes: Fakes) -> None:
-    fakes.database.fail(2, failure("23505", "duplicate key"))
+    fakes.database.fail_on(2, failure("23505", "duplicate key"))
     found = dry_run(fakes, Manifest([build(1), migration(2), migration(3)]))
     assert outcomes(found) == ["skipped", "failed", "not_reached"]
     assert found.outcome == "failed"
 
 
 def test_a_failure_after_an_inconclusive_migration_is_inconclusive(fakes: Fakes) -> None:
-    fakes.database.fail(2, failure("42704", 'index "by_total" does not exist'))
-    fakes.database.fail(3, failure("42830", "no unique constraint", of=3))
+    fakes.database.fail_on(2, failure("42704", 'index "by_total" does not exist'))
+    fakes.database.fail_on(3, failure("42830", "no unique constraint", of=3))
     found = dry_run(fakes, Manifest([build(1), migration(2), migration(3)]))
     assert outcomes(found) == ["skipped"] * 3
     assert found.steps[2].reason == (
@@ -318,13 +318,13 @@ def test_a_failure_after_an_inconclusive_migration_is_inconclusive(fakes: Fakes)
 
 @pytest.mark.parametrize("sqlstate", ["57014", "57P01", "53100", "55P03", ""])
 def test_an_external_failure_counts_whatever_was_skipped(fakes: Fakes, sqlstate: str) -> None:
-    fakes.database.fail(2, failure(sqlstate))
+    fakes.database.fail_on(2, failure(sqlstate))
     found = dry_run(fakes, Manifest([build(1, "CALL backfill(1000)"), migration(2)]))
     assert outcomes(found) == ["skipped", "failed"]
 
 
 def test_a_failure_after_a_skipped_procedure_call_is_inconclusive(fakes: Fakes) -> None:
-    fakes.database.fail(2, failure("23514", "check constraint is violated by some row"))
+    fakes.database.fail_on(2, failure("23514", "check constraint is violated by some row"))
     found = dry_run(fakes, Manifest([build(1, "CALL backfill(1000)"), migration(2)]))
     assert (outcomes(found), found.outcome) == (["skipped"] * 2, "incomplete")
     assert found.steps[1].reason.startswith("it may need what 0001_m does")
@@ -337,7 +337,9 @@ def test_a_failure_after_a_skipped_procedure_call_is_inconclusive(fakes: Fakes) 
 def test_a_new_enum_value_used_too_early_fails_only_where_up_would_fail(
     fakes: Fakes, own: str, outcome: str
 ) -> None:
-    fakes.database.fail(2, failure("55P04", 'unsafe use of new value "happy" of enum type "mood"'))
+    fakes.database.fail_on(
+        2, failure("55P04", 'unsafe use of new value "happy" of enum type "mood"')
+    )
     assert dry_run(fakes, Manifest([migration(1), migration(2, own)])).outcome == outcome
 
 
@@ -350,10 +352,10 @@ def test_a_lock_timeout_starts_the_dry_run_again(fakes: Fakes) -> None:
     def during(version: int) -> None:
         ran.append(version)
         if len(ran) == 5:
-            fakes.database.fail(2, None)
+            fakes.database.fail_on(2, None)
 
     fakes.database.on_script = during
-    fakes.database.fail(2, failure("55P03", "lock timeout"))
+    fakes.database.fail_on(2, failure("55P03", "lock timeout"))
     found = dry_run(fakes)
     assert found.outcome == "passed"
     assert ran == [1, 2, 1, 2, 1, 2, 3]
@@ -363,7 +365,7 @@ def test_a_lock_timeout_starts_the_dry_run_again(fakes: Fakes) -> None:
 
 @pytest.mark.parametrize("sqlstate", ["55P03", "40P01", "40001"])
 def test_it_stops_after_five_attempts(fakes: Fakes, sqlstate: str) -> None:
-    fakes.database.fail(2, failure(sqlstate))
+    fakes.database.fail_on(2, failure(sqlstate))
     found = dry_run(fakes)
     assert (found.outcome, len(found.retried)) == ("failed", 4)
 
@@ -373,7 +375,7 @@ def test_a_takeover_between_two_attempts_is_reported(fakes: Fakes) -> None:
         fakes.clock.at(0.05, lambda: setattr(fakes.database, "token", 99))
 
     fakes.database.on_script = overtaken
-    fakes.database.fail(1, failure("55P03", of=1))
+    fakes.database.fail_on(1, failure("55P03", of=1))
     found = dry_run(fakes)
     assert isinstance(found.error, LeaseLost)
     assert not found.is_confirmed
@@ -407,7 +409,7 @@ def test_a_failed_rollback_takes_precedence_over_every_other_error(
         raise RepairRequired("it is committed")
 
     monkeypatch.setattr(InMemoryDryRun, "roll_back", roll_back)
-    fakes.database.fail(2, failure("42P01"))
+    fakes.database.fail_on(2, failure("42P01"))
     found = dry_run(fakes)
     assert isinstance(found.error, RepairRequired)
     assert not found.is_confirmed

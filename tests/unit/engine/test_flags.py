@@ -155,7 +155,7 @@ def test_mode_off_serves_with_pending_migrations_and_reports_it_each_time(
 def test_mode_off_serves_past_a_migration_that_keeps_failing(
     fakes: Fakes, flags: InMemoryFlags
 ) -> None:
-    fakes.database.fail(2, MigrationFailed("no such table", migration="0002_m"))
+    fakes.database.fail_on(2, MigrationFailed("no such table", migration="0002_m"))
     runner = fakes.runner(V2)
     with pytest.raises(MigrationFailed):
         runner.ensure(fakes.deadline())
@@ -173,7 +173,7 @@ def test_mode_off_serves_even_while_paused(fakes: Fakes, flags: InMemoryFlags) -
 def test_a_recorded_failure_is_reported_even_if_the_flags_cannot_be_read(
     fakes: Fakes, flags: InMemoryFlags
 ) -> None:
-    fakes.database.fail(1, MigrationFailed("no such table", migration="0001_m"))
+    fakes.database.fail_on(1, MigrationFailed("no such table", migration="0001_m"))
     for is_down in (False, True):
         flags.is_down = is_down
         with pytest.raises(MigrationFailed, match="no such table"):
@@ -311,7 +311,7 @@ def test_unreadable_flags_can_be_ignored_and_are_reported(
     assert "down" in report[0].reason
 
 
-@pytest.mark.parametrize("stops", [True, False], ids=["fail", "ignore"])
+@pytest.mark.parametrize("stops", [True, False], ids=["store_failure", "ignore"])
 def test_unreadable_flags_between_two_migrations_are_treated_alike(
     fakes: Fakes, flags: InMemoryFlags, stops: bool
 ) -> None:

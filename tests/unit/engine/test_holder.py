@@ -68,7 +68,7 @@ def test_a_lease_lost_in_the_middle_aborts_the_running_migration(
     assert fakes.database.effects == []
     assert fakes.table.state.owner == "successor"
     assert fakes.table.state.failure is None
-    assert not {"fail", "complete", "release"} & set(fakes.table.log)
+    assert not {"store_failure", "store_completion", "release"} & set(fakes.table.log)
     assert fakes.observer.events_of(MigrationAttemptFailed) == []
 
 
@@ -98,7 +98,7 @@ def test_an_unresponsive_table_does_not_delay_the_error_past_the_invocations_end
         assert answered.wait(TIMEOUT_SECONDS)
         written.set()
 
-    fakes.table.before["fail"] = silent
+    fakes.table.before["store_failure"] = silent
     fakes.database.on_script = stalls(aborted, lambda: fakes.clock.advance(seconds))
     with pytest.raises(MigrationFailed, match=r"0001_m: it was still running when .* deadline"):
         fakes.runner(V2, lease_seconds=RENEWING, safety_margin_seconds=2).ensure(fakes.deadline(20))
@@ -149,7 +149,7 @@ def test_a_holder_reports_how_long_it_has_held_the_lease_while_a_migration_runs(
 
 
 def test_a_holder_that_fails_reports_how_long_it_held_the_lease(fakes: Fakes) -> None:
-    fakes.database.fail(2, MigrationFailed("division by zero", migration="0002_m"))
+    fakes.database.fail_on(2, MigrationFailed("division by zero", migration="0002_m"))
     with pytest.raises(MigrationFailed):
         fakes.runner(V2).ensure(fakes.deadline())
     (end,) = fakes.observer.events_of(LeaseHeldTime)
@@ -222,7 +222,7 @@ def test_a_lease_free_for_others_again_after_its_renewals_failed(
 def test_a_table_that_cannot_record_the_end_is_distinguished_from_a_migration_that_failed(
     fakes: Fakes,
 ) -> None:
-    fakes.table.before["complete"] = raises(EXPIRED)
+    fakes.table.before["store_completion"] = raises(EXPIRED)
     with pytest.raises(
         ConfigurationError, match=r"the work on the database is done, but .* expired"
     ):

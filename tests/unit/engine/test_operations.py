@@ -188,12 +188,12 @@ def test_an_empty_manifest_is_refused_before_anything(
 
 
 def test_up_ignores_a_pause_and_starts_the_next_one(fakes: Fakes) -> None:
-    fakes.database.fail(2, boom())
+    fakes.database.fail_on(2, boom())
     for attempts in (1, 2):
         with pytest.raises(MigrationFailed) as caught:
             fakes.operations(V2).up(fakes.deadline())
         assert caught.value.attempts == attempts
-    fakes.database.fail(2, None)
+    fakes.database.fail_on(2, None)
     assert fakes.operations(V2).up(fakes.deadline()) == ("0002_m",)
     assert fakes.table.state.failure is None
 
@@ -309,7 +309,9 @@ def test_a_row_that_turns_out_to_be_applied_without_a_down_script_is_not_rolled_
 
 def test_a_withdrawal_without_a_response_rolls_nothing_back(fakes: Fakes) -> None:
     fakes.migrated(V2)
-    fakes.table.after["withdraw"] = raises(LeaseStoreUnavailable("DynamoDB did not answer"))
+    fakes.table.after["withdraw_readiness"] = raises(
+        LeaseStoreUnavailable("DynamoDB did not answer")
+    )
     with pytest.raises(LeaseStoreUnavailable):
         fakes.operations(V2).down(fakes.deadline(), steps=1)
     assert fakes.database.rolled_back == []
@@ -374,7 +376,7 @@ def test_a_history_that_changed_before_the_confirmation_is_not_changed(fakes: Fa
 
 def test_a_failed_down_script_keeps_its_row(fakes: Fakes) -> None:
     fakes.migrated(V3)
-    fakes.database.fail(2, boom())
+    fakes.database.fail_on(2, boom())
     with pytest.raises(MigrationFailed):
         fakes.operations(V3).down(fakes.deadline(), to=0)
     assert fakes.database.rolled_back == ["0003_m"]
@@ -567,7 +569,7 @@ def test_a_copied_database_can_be_stamped_with_its_new_environment(fakes: Fakes)
     fakes.environment = "staging"
     with pytest.raises(ConfigurationError, match="belongs to environment 'production'"):
         fakes.operations(V2).up(fakes.deadline())
-    fakes.operations(V1).stamp_environment(fakes.deadline())
+    fakes.operations(V1).record_environment(fakes.deadline())
     assert fakes.database.environment == "staging"
     assert fakes.operations(V2).up(fakes.deadline()) == ("0002_m",)
 
@@ -616,7 +618,7 @@ WRITES: dict[str, Callable[[Operations, Fakes], object]] = {
     "down": lambda m, s: m.down(s.deadline(), steps=1),
     "baseline": lambda m, s: m.baseline(1, s.deadline()),
     "repair": lambda m, s: m.repair(1, s.deadline(), declared="applied"),
-    "stamp_environment": lambda m, s: m.stamp_environment(s.deadline()),
+    "record_environment": lambda m, s: m.record_environment(s.deadline()),
     "resync": lambda m, s: m.resync(s.deadline()),
 }
 

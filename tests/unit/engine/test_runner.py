@@ -167,7 +167,7 @@ def test_a_failure_of_other_migration_files_is_no_reason_to_refuse(fakes: Fakes)
 def test_a_waiter_learns_of_the_failure_of_the_holder_it_waits_for(fakes: Fakes) -> None:
     lease = fakes.held_by("holder")
     report = failure(fakes, V2.digest)
-    fakes.clock.at(3, lambda: InMemoryLeaseTable.fail(fakes.table, lease, report))
+    fakes.clock.at(3, lambda: InMemoryLeaseTable.store_failure(fakes.table, lease, report))
     with pytest.raises(MigrationFailed, match="42P01"):
         fakes.runner(V2).ensure(fakes.deadline())
     assert fakes.database.connections == 0
@@ -257,7 +257,7 @@ def test_nothing_is_begun_when_no_time_is_left(fakes: Fakes, seconds: float) -> 
 def test_the_first_instance_migrates_and_gives_the_lease_back(fakes: Fakes) -> None:
     assert fakes.runner(V3).ensure(fakes.deadline(), request_id="r-1") is Outcome.MIGRATED
     assert fakes.database.effects == ["0001_m", "0002_m", "0003_m"]
-    assert fakes.table.log == ["read", "acquire", "renew", "complete"]
+    assert fakes.table.log == ["read", "acquire", "renew", "store_completion"]
     assert fakes.table.state.owner is None
     assert fakes.ready(V1, V2, V3) == [V1, V2, V3]
     assert fakes.database.token == 1
@@ -307,7 +307,7 @@ def test_a_lost_answer_to_an_acquisition_ends_with_this_very_owner_holding_it(
 ) -> None:
     fakes.table.after["acquire"] = raises(LeaseStoreUnavailable("the answer was lost"))
     assert fakes.runner(V1).ensure(fakes.deadline()) is Outcome.MIGRATED
-    assert fakes.table.log == ["read", "acquire", "read", "acquire", "renew", "complete"]
+    assert fakes.table.log == ["read", "acquire", "read", "acquire", "renew", "store_completion"]
     finished = fakes.observer.events_of(CheckFinished)[0]
     assert finished.fence == 1
     assert finished.waited_seconds < 1
@@ -426,7 +426,7 @@ def test_a_lease_lost_when_all_was_done_makes_a_waiter_that_serves(fakes: Fakes)
         lease = fakes.held_by("successor")
         fakes.clock.at(2, lambda: fakes.finish(lease, V2))
 
-    fakes.table.before["complete"] = take
+    fakes.table.before["store_completion"] = take
     assert fakes.runner(V2).ensure(fakes.deadline(120)) is Outcome.WAITED
     assert fakes.database.effects == ["0001_m", "0002_m"]
     assert fakes.observer.events_of(CheckFinished)[0].applied == ("0001_m", "0002_m")
@@ -440,7 +440,7 @@ def test_a_store_that_is_gone_when_all_was_done_does_not_keep_it_from_serving(
         fakes.table.is_down = True
         raise LeaseStoreUnavailable("gone")
 
-    fakes.table.before["complete"] = go
+    fakes.table.before["store_completion"] = go
     assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.MIGRATED
     assert fakes.table.state.databases == {}
     fakes.table.is_down = False
@@ -455,10 +455,10 @@ def test_a_lost_response_does_not_make_others_wait_until_the_lease_expires(
     fakes: Fakes, lost: str
 ) -> None:
     planned = fakes.table.before if lost == "request" else fakes.table.after
-    planned["complete"] = raises(LeaseStoreUnavailable("throttled"))
+    planned["store_completion"] = raises(LeaseStoreUnavailable("throttled"))
     began = fakes.clock.monotonic()
     assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.MIGRATED
-    assert fakes.table.log.count("complete") == 2
+    assert fakes.table.log.count("store_completion") == 2
     assert fakes.clock.monotonic() - began <= 0.2
     assert fakes.table.state.owner is None
     assert fakes.ready(V2)
@@ -469,11 +469,11 @@ def test_giving_back_ends_with_the_leases_trust_or_the_deadline(fakes: Fakes) ->
         fakes.table.is_down = True
         raise LeaseStoreUnavailable("gone")
 
-    fakes.table.before["complete"] = go
+    fakes.table.before["store_completion"] = go
     began = fakes.clock.monotonic()
     assert fakes.runner(V2).ensure(fakes.deadline(8)) is Outcome.MIGRATED
     assert fakes.clock.monotonic() - began <= 8
-    assert fakes.table.log.count("complete") > 3
+    assert fakes.table.log.count("store_completion") > 3
 
 
 def test_waiting_after_a_first_read_that_failed_begins_as_after_any_that_failed(
@@ -494,7 +494,7 @@ def test_after_an_unavailable_store_an_untrusted_lease_is_read_again(
         fakes.operations(V2).down(fakes.deadline(), to=0)
         raise LeaseStoreUnavailable("gone")
 
-    fakes.table.before["complete"] = thaw_after_a_rollback
+    fakes.table.before["store_completion"] = thaw_after_a_rollback
     assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.MIGRATED
     assert fakes.database.effects == ["0001_m", "0002_m"] * 2
     assert fakes.database.rolled_back == ["0002_m", "0001_m"]
@@ -610,7 +610,7 @@ def _refused(fakes: Fakes) -> None:
 
 
 def _broken(fakes: Fakes) -> None:
-    fakes.database.fail(2, MigrationFailed("boom", migration="0002_m", sqlstate="22012"))
+    fakes.database.fail_on(2, MigrationFailed("boom", migration="0002_m", sqlstate="22012"))
 
 
 def _busy(fakes: Fakes) -> None:

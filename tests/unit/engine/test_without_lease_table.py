@@ -109,7 +109,7 @@ def test_another_environments_database_is_refused_although_it_is_current(fakes: 
 
 
 def test_a_failure_pauses_the_next_attempt_of_this_process(fakes: Fakes) -> None:
-    fakes.database.fail(1, MigrationFailed("no", migration="0001_m"))
+    fakes.database.fail_on(1, MigrationFailed("no", migration="0001_m"))
     for _ in range(2):
         with pytest.raises(MigrationFailed, match="no"):
             fakes.runner(V1).ensure()

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 
 from lambda_migrate.lease.decision import (
     CLOCK_SKEW_MS,
+    MAX_FAILURE_PAUSE_MS,
     MAX_LEASE_MS,
-    MAX_PAUSE_MS,
-    RETRY_TIME_FACTOR,
+    REQUIRED_TIME_FACTOR,
     Acquire,
-    Block,
+    BlockByFlags,
+    Decision,
     LeaseWatch,
     Permission,
     Refuse,
     Serve,
-    Step,
     Wait,
     decide,
     is_lease_expired,
@@ -32,7 +32,7 @@ DIGEST, OLDER, NEWER = "ab" * 32, "cd" * 32, "ef" * 32
 HERE, ELSEWHERE = "here:5432/orders", "elsewhere:5432/orders"
 
 READY = DatabaseRecord(
-    ready=join_digests([OLDER, DIGEST]),
+    ready_digests=join_digests([OLDER, DIGEST]),
     addresses={HERE: (2, 3)},
     fence=3,
     owner=OTHER,
@@ -67,9 +67,9 @@ def step(
     permission: Permission = MAY_MIGRATE,
     is_expired: bool = False,
     is_database_current: bool = False,
-    inspected_at: int | None = None,
-    has_lost: bool = False,
-) -> Step:
+    fence_at_inspection: int | None = None,
+    has_lost_acquisition: bool = False,
+) -> Decision:
     return decide(
         state,
         digest=DIGEST,
@@ -81,8 +81,8 @@ def step(
         permission=permission,
         is_expired=is_expired,
         is_database_current=is_database_current,
-        inspected_at=inspected_at,
-        has_lost=has_lost,
+        fence_at_inspection=fence_at_inspection,
+        has_lost_acquisition=has_lost_acquisition,
     )
 
 
@@ -99,20 +99,22 @@ READY_STATES: dict[str, LeaseState] = {
     "it is ready, though it failed before": with_record(FREE._replace(failure=failed()), READY),
     "it is ready, and so are newer ones": with_record(
         FREE,
-        READY._replace(ready=join_digests([OLDER, DIGEST, NEWER]), addresses={HERE: (3, 3)}),
+        READY._replace(
+            ready_digests=join_digests([OLDER, DIGEST, NEWER]), addresses={HERE: (3, 3)}
+        ),
     ),
     "it is ready, and a newer one was confirmed elsewhere alone": with_record(
         FREE,
         READY._replace(
-            ready=join_digests([OLDER, DIGEST, NEWER]),
+            ready_digests=join_digests([OLDER, DIGEST, NEWER]),
             addresses={HERE: (2, 3), ELSEWHERE: (3, 4)},
         ),
     ),
     "it is an older one, all that is newer being confirmed": with_record(
         FREE,
         READY._replace(
-            ready=join_digests([NEWER]),
-            older=join_digests([DIGEST]),
+            ready_digests=join_digests([NEWER]),
+            older_digests=join_digests([DIGEST]),
             addresses={HERE: (1, 3)},
         ),
     ),
@@ -123,24 +125,29 @@ FREE_STATES: dict[str, LeaseState] = {
     "no process holds it": FREE,
     "another database is ready": with_record(FREE, READY._replace(addresses={ELSEWHERE: (2, 3)})),
     "it is ready, through no address": with_record(FREE, READY._replace(addresses={})),
-    "an older manifest is ready": with_record(FREE, READY._replace(ready=join_digests([OLDER]))),
+    "an older manifest is ready": with_record(
+        FREE, READY._replace(ready_digests=join_digests([OLDER]))
+    ),
     "it is ready, but not confirmed here": with_record(FREE, OLDER_READY),
     "it was withdrawn": with_record(FREE, READY._replace(addresses={HERE: (0, 3)})),
     "it is an older one, and what is newer is not all confirmed": with_record(
         FREE,
         READY._replace(
-            ready=join_digests([OLDER, NEWER]),
-            older=join_digests([DIGEST]),
+            ready_digests=join_digests([OLDER, NEWER]),
+            older_digests=join_digests([DIGEST]),
             addresses={HERE: (1, 3)},
         ),
     ),
     "it is an older one, and nothing is confirmed": with_record(
-        FREE, READY._replace(ready=b"", older=join_digests([DIGEST]), addresses={HERE: (0, 3)})
+        FREE,
+        READY._replace(
+            ready_digests=b"", older_digests=join_digests([DIGEST]), addresses={HERE: (0, 3)}
+        ),
     ),
     "it failed, and the pause ends now": FREE._replace(failure=failed(retry_in_ms=0)),
     "it failed, the pause is over": FREE._replace(failure=failed(retry_in_ms=-1)),
     "it failed, by a clock that is far ahead": FREE._replace(
-        failure=failed(retry_in_ms=MAX_PAUSE_MS + 2 * CLOCK_SKEW_MS + 1)
+        failure=failed(retry_in_ms=MAX_FAILURE_PAUSE_MS + 2 * CLOCK_SKEW_MS + 1)
     ),
     "another manifest failed": FREE._replace(failure=failed(OLDER)),
     "it failed through another address": FREE._replace(
@@ -155,9 +162,11 @@ FAILED_STATES: dict[str, LeaseState] = {
     "it failed a moment ago": FAILED,
     "it failed, and another process holds the lease": FAILED_AND_HELD,
     "it failed, and has 1 ms to go": FREE._replace(failure=failed(retry_in_ms=1)),
-    "it failed, for the longest pause": FREE._replace(failure=failed(retry_in_ms=MAX_PAUSE_MS)),
+    "it failed, for the longest pause": FREE._replace(
+        failure=failed(retry_in_ms=MAX_FAILURE_PAUSE_MS)
+    ),
     "it failed, for the longest pause, by a clock that is a little behind": FREE._replace(
-        failure=failed(retry_in_ms=MAX_PAUSE_MS + 2 * CLOCK_SKEW_MS)
+        failure=failed(retry_in_ms=MAX_FAILURE_PAUSE_MS + 2 * CLOCK_SKEW_MS)
     ),
     "it failed here, and something else failed since": FREE._replace(
         failure=failed(OLDER), older_failures=(failed(),)
@@ -175,7 +184,7 @@ HELD_STATES: dict[str, LeaseState] = {
     ),
 }
 
-STEPS: dict[str, tuple[LeaseState, Step]] = {
+STEPS: dict[str, tuple[LeaseState, Decision]] = {
     **{name: (state, Serve()) for name, state in READY_STATES.items()},
     **{name: (state, Acquire(state)) for name, state in FREE_STATES.items()},
     **{
@@ -188,13 +197,13 @@ STEPS: dict[str, tuple[LeaseState, Step]] = {
 
 
 @pytest.mark.parametrize(("state", "expected"), STEPS.values(), ids=STEPS)
-def test_each_reading_has_one_step(state: LeaseState, expected: Step) -> None:
+def test_each_reading_has_one_step(state: LeaseState, expected: Decision) -> None:
     assert step(state) == expected
 
 
 @pytest.mark.parametrize(("state", "expected"), STEPS.values(), ids=STEPS)
 def test_mode_require_waits_or_inspects_where_others_would_acquire(
-    state: LeaseState, expected: Step
+    state: LeaseState, expected: Decision
 ) -> None:
     got = step(state, permission=REQUIRE)
     if isinstance(expected, Acquire):
@@ -205,7 +214,7 @@ def test_mode_require_waits_or_inspects_where_others_would_acquire(
 
 @pytest.mark.parametrize(("state", "expected"), STEPS.values(), ids=STEPS)
 def test_an_observed_expiry_changes_a_step_only_where_another_process_holds_the_lease(
-    state: LeaseState, expected: Step
+    state: LeaseState, expected: Decision
 ) -> None:
     held = state.owner == OTHER and isinstance(expected, Wait | Acquire)
     assert step(state, is_expired=True) == (Acquire(state, is_expired=True) if held else expected)
@@ -227,8 +236,8 @@ CHECKED_ELSEWHERE = READY._replace(addresses={ELSEWHERE: (2, 7)}, fence=7)
         (with_record(FREE, READY._replace(fence=9, addresses={HERE: (1, 9)})), 3, False),
         (with_record(EXPIRED, CHECKED_ELSEWHERE), 3, True),
         (with_record(HELD, CHECKED_ELSEWHERE), 3, False),
-        (with_record(FREE, OLDER_READY._replace(dropped=40)), 39, True),
-        (with_record(FREE, OLDER_READY._replace(dropped=40)), 40, False),
+        (with_record(FREE, OLDER_READY._replace(dropped_count=40)), 39, True),
+        (with_record(FREE, OLDER_READY._replace(dropped_count=40)), 40, False),
     ],
     ids=[
         "nothing was ever checked",
@@ -261,7 +270,7 @@ def test_readiness_comes_before_failure_before_holder_before_mode(
         failure=failed() if is_failed else None,
     )
     if is_ready:
-        expected: type[Step] = Serve
+        expected: type[Decision] = Serve
     elif is_failed:
         expected = Refuse
     elif holder == OTHER or not may_migrate:
@@ -272,16 +281,16 @@ def test_readiness_comes_before_failure_before_holder_before_mode(
 
 
 @pytest.mark.parametrize(("state", "expected"), STEPS.values(), ids=STEPS)
-def test_mode_off_serves_unchecked_what_is_not_ready(state: LeaseState, expected: Step) -> None:
-    unchecked = Serve(is_checked=False)
+def test_mode_off_serves_unchecked_what_is_not_ready(state: LeaseState, expected: Decision) -> None:
+    unchecked = Serve(is_schema_checked=False)
     assert step(state, permission=SWITCHED_OFF) == (
         expected if isinstance(expected, Serve) else unchecked
     )
 
 
 @pytest.mark.parametrize(("state", "expected"), STEPS.values(), ids=STEPS)
-def test_while_paused_only_an_acquisition_is_blocked(state: LeaseState, expected: Step) -> None:
-    blocked = Block() if isinstance(expected, Acquire) else expected
+def test_while_paused_only_an_acquisition_is_blocked(state: LeaseState, expected: Decision) -> None:
+    blocked = BlockByFlags() if isinstance(expected, Acquire) else expected
     assert step(state, permission=PAUSED_BY_FLAG) == blocked
 
 
@@ -308,21 +317,23 @@ def test_a_version_that_is_held_back_blocks_once_all_before_it_is_ready(
     state: LeaseState, allowed: str | None, is_blocked: bool
 ) -> None:
     got = step(state, permission=Permission(allowed_digest=allowed))
-    assert isinstance(got, Block) == is_blocked
+    assert isinstance(got, BlockByFlags) == is_blocked
 
 
 def test_an_inspection_is_not_repeated_before_another_check_was_made() -> None:
     state = with_record(FREE, CHECKED_ELSEWHERE)
-    assert step(state, permission=REQUIRE, inspected_at=7) == Wait(state)
-    assert step(state, permission=REQUIRE, inspected_at=6) == Acquire(state, inspect_only=True)
+    assert step(state, permission=REQUIRE, fence_at_inspection=7) == Wait(state)
+    assert step(state, permission=REQUIRE, fence_at_inspection=6) == Acquire(
+        state, inspect_only=True
+    )
 
 
 @pytest.mark.parametrize("permission", [MAY_MIGRATE, REQUIRE, PAUSED_BY_FLAG])
 @pytest.mark.parametrize(("state", "expected"), STEPS.values(), ids=STEPS)
 def test_who_has_just_lost_an_acquisition_waits_instead_of_trying_again(
-    state: LeaseState, expected: Step, permission: Permission
+    state: LeaseState, expected: Decision, permission: Permission
 ) -> None:
-    got = step(state, permission=permission, has_lost=True)
+    got = step(state, permission=permission, has_lost_acquisition=True)
     assert got == (Wait(state) if isinstance(expected, Acquire) else expected)
 
 
@@ -336,9 +347,9 @@ def test_a_database_that_is_current_is_served_whatever_the_item_holds(state: Lea
 def test_a_failure_for_lack_of_time_refuses_only_attempts_without_more_time(
     had: int, left: int
 ) -> None:
-    state = FREE._replace(failure=failed()._replace(had_ms=had))
+    state = FREE._replace(failure=failed()._replace(available_ms=had))
     refused = isinstance(step(state, remaining_ms=left), Refuse)
-    assert refused == (left <= had * RETRY_TIME_FACTOR)
+    assert refused == (left <= had * REQUIRED_TIME_FACTOR)
 
 
 @given(

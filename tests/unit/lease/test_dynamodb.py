@@ -43,10 +43,10 @@ CALLS: dict[str, Callable[[DynamoDBLeaseTable, Lease], object]] = {
     "acquire": lambda table, _lease: table.acquire("me"),
     "renew": lambda table, lease: table.renew(lease, Progress("0001_a", 0, 1, 1)),
     "raise_fence": lambda table, lease: table.raise_fence(lease, 9),
-    "withdraw": lambda table, lease: table.withdraw(lease, DATABASES),
-    "complete": lambda table, lease: table.complete(lease, DATABASES),
-    "complete_inspection": lambda table, lease: table.complete_inspection(lease, DATABASES),
-    "fail": lambda table, lease: table.fail(lease, FAILURE),
+    "withdraw_readiness": lambda table, lease: table.withdraw_readiness(lease, DATABASES),
+    "store_completion": lambda table, lease: table.store_completion(lease, DATABASES),
+    "store_inspection": lambda table, lease: table.store_inspection(lease, DATABASES),
+    "store_failure": lambda table, lease: table.store_failure(lease, FAILURE),
     "release": lambda table, lease: table.release(lease),
 }
 WRITES = {name: call for name, call in CALLS.items() if name not in ("read", "acquire")}
@@ -661,7 +661,9 @@ def test_a_repeated_write_finds_its_own_result(
     assert table.read(consistent=True) == done
 
 
-@pytest.mark.parametrize("name", ["complete", "complete_inspection", "fail", "release"])
+@pytest.mark.parametrize(
+    "name", ["store_completion", "store_inspection", "store_failure", "release"]
+)
 def test_a_repeated_release_after_a_takeover_is_a_lost_lease(
     table: DynamoDBLeaseTable, losing_client: ResponseLosingClient, name: str
 ) -> None:

@@ -13,15 +13,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from lambda_migrate.lease.codec import decode, encode_databases
 from lambda_migrate.lease.readiness import (
-    MAX_OLDER,
+    MAX_OLDER_DIGESTS,
     UNKNOWN_IDENTITY,
     DatabaseCheck,
     find_conflicting_records,
     record_check,
-    withdraw_ready,
+    remove_ready_digests,
 )
 from lambda_migrate.lease.record import (
-    MAX_READY,
+    MAX_READY_DIGESTS,
     SHORT_DIGEST_BYTES,
     DatabaseRecord,
     LeaseState,
@@ -83,51 +83,56 @@ def test_an_address_without_a_check_has_nothing() -> None:
 def test_an_old_manifest_that_was_served_stays_ready_however_many_come_after(
     manifests: int,
 ) -> None:
-    databases = records_after(check(1, served_digest=digest(1)))
+    databases = records_after(check(1, manifest_digest=digest(1)))
     for length in range(2, manifests + 1):
         databases = records_after(
-            check(length, length, served_digest=digest(length), digests_before=digests(length - 1)),
+            check(
+                length,
+                length,
+                manifest_digest=digest(length),
+                digests_before_migration=digests(length - 1),
+            ),
             databases=databases,
         )
     listed = ready(databases, HERE)
     assert listed[-200:] == list(range(manifests + 1))[-200:]
     assert 1 in ready(
-        records_after(check(manifests, 500, served_digest=digest(1)), databases=databases), HERE
+        records_after(check(manifests, 500, manifest_digest=digest(1)), databases=databases), HERE
     )
 
 
 def test_the_newest_are_listed_and_the_others_are_counted() -> None:
     record = records_after(check(300))[ONE]
-    assert len(record.ready) == MAX_READY * SHORT_DIGEST_BYTES
-    assert (record.dropped, record.addresses[HERE]) == (101, (MAX_READY, 1))
+    assert len(record.ready_digests) == MAX_READY_DIGESTS * SHORT_DIGEST_BYTES
+    assert (record.dropped_count, record.addresses[HERE]) == (101, (MAX_READY_DIGESTS, 1))
     assert ready({ONE: record}, HERE) == list(range(101, 301))
 
 
 def test_a_version_older_than_the_list_is_kept_once_it_was_served() -> None:
-    databases = records_after(check(300), check(300, 2, served_digest=digest(5)))
+    databases = records_after(check(300), check(300, 2, manifest_digest=digest(5)))
     assert ready(databases, HERE) == [5, *range(101, 301)]
 
 
 def test_the_older_versions_that_were_served_last_are_kept() -> None:
     databases = records_after(check(300))
-    for number in range(1, MAX_OLDER + 11):
+    for number in range(1, MAX_OLDER_DIGESTS + 11):
         databases = records_after(
-            check(300, number, served_digest=digest(number)), databases=databases
+            check(300, number, manifest_digest=digest(number)), databases=databases
         )
-    assert ready(databases, HERE) == [*range(11, MAX_OLDER + 11), *range(101, 301)]
+    assert ready(databases, HERE) == [*range(11, MAX_OLDER_DIGESTS + 11), *range(101, 301)]
 
 
 def test_versions_from_before_a_repair_stay_ready() -> None:
     edited = [*digests(1), digest(2, "e")]
     databases = records_after(
-        check(2), check(edited, 2, digests_before=digests(2), served_digest=edited[-1])
+        check(2), check(edited, 2, digests_before_migration=digests(2), manifest_digest=edited[-1])
     )
     assert ready(databases, HERE) == [0, 1, 2]
     assert ready(databases, HERE, kind="e") == [0, 2]
 
 
 def test_a_served_digest_that_the_check_did_not_prove_is_not_kept() -> None:
-    assert ready(records_after(check(2, served_digest=digest(9))), HERE) == [0, 1, 2]
+    assert ready(records_after(check(2, manifest_digest=digest(9))), HERE) == [0, 1, 2]
 
 
 # --- two addresses of one database
@@ -142,7 +147,9 @@ def test_a_check_through_a_new_address_changes_no_other_address() -> None:
 
 def test_older_versions_confirmed_at_another_address_do_not_count() -> None:
     edited = [*digests(1), digest(2, "e")]
-    databases = records_after(check(2), check(edited, 2, address=TUNNEL, digests_before=digests(2)))
+    databases = records_after(
+        check(2), check(edited, 2, address=TUNNEL, digests_before_migration=digests(2))
+    )
     assert ready(databases, TUNNEL) == [0, 1, 2]
     assert ready(databases, HERE) == [0, 1]
 
@@ -177,17 +184,19 @@ def test_the_newest_addresses_are_kept() -> None:
 
 def test_a_rollback_withdraws_from_every_address_before_it_begins() -> None:
     databases = records_after(check(3), check(3, 2, address=TUNNEL))
-    databases = withdraw_ready(databases, ONE, TUNNEL, digests(1))
+    databases = remove_ready_digests(databases, ONE, TUNNEL, digests(1))
     assert (ready(databases, HERE), ready(databases, TUNNEL)) == ([0, 1], [0, 1])
 
 
 def test_a_rollback_keeps_the_older_versions_that_stay_satisfied() -> None:
     databases = records_after(
-        check(300), check(300, 2, served_digest=digest(5)), check(300, 3, served_digest=digest(60))
+        check(300),
+        check(300, 2, manifest_digest=digest(5)),
+        check(300, 3, manifest_digest=digest(60)),
     )
-    databases = withdraw_ready(databases, ONE, HERE, digests(250))
+    databases = remove_ready_digests(databases, ONE, HERE, digests(250))
     assert ready(databases, HERE) == [5, *range(51, 251)]
-    databases = withdraw_ready(databases, ONE, HERE, digests(10))
+    databases = remove_ready_digests(databases, ONE, HERE, digests(10))
     assert ready(databases, HERE) == []
     assert ready(records_after(check(10, 4), databases=databases), HERE) == list(range(11))
 
@@ -199,12 +208,12 @@ def test_a_history_without_a_common_listed_digest_confirms_nothing_below_the_lis
 
 
 def test_a_rollback_through_a_new_address_withdraws_from_the_old_ones() -> None:
-    databases = withdraw_ready(records_after(check(3)), ONE, TUNNEL, digests(1))
+    databases = remove_ready_digests(records_after(check(3)), ONE, TUNNEL, digests(1))
     assert (ready(databases, HERE), ready(databases, TUNNEL)) == ([0, 1], [])
 
 
 def test_a_rollback_withdraws_what_its_address_had_in_another_database() -> None:
-    databases = withdraw_ready(records_after(check(3)), TWO, HERE, digests(1))
+    databases = remove_ready_digests(records_after(check(3)), TWO, HERE, digests(1))
     assert ready(databases, HERE) == []
 
 
@@ -226,7 +235,7 @@ def test_an_unknown_database_may_be_one_that_is_known_by_another_identity(
     """A holder gave what seemed a copy a new identity, and died before it recorded that."""
     databases = records_after(check(3), check(3, 2, address=TUNNEL))
     if is_rollback:
-        databases = withdraw_ready(databases, TWO, HERE, digests(1))
+        databases = remove_ready_digests(databases, TWO, HERE, digests(1))
         assert ready(databases, HERE) == []
     else:
         databases = records_after(check(1, 3, identity=TWO), databases=databases)
@@ -272,7 +281,7 @@ def test_the_three_newest_other_databases_are_kept() -> None:
 
 def test_an_inspection_changes_neither_owner_nor_token_of_the_last_completion() -> None:
     databases = records_after(
-        check(3), check(3, 9, owner="inspector", address=TUNNEL, has_fence=False)
+        check(3), check(3, 9, owner="inspector", address=TUNNEL, is_fence_raised=False)
     )
     assert (databases[ONE].fence, databases[ONE].owner) == (1, "o")
     assert ready(databases, TUNNEL) == [0, 1, 2, 3]
@@ -355,36 +364,36 @@ def addresses(count: int, length: int = 90) -> list[str]:
 
 def test_one_database_with_eight_addresses_stays_below_one_read_unit() -> None:
     databases: Databases = {}
-    history = digests(MAX_READY + 60)
+    history = digests(MAX_READY_DIGESTS + 60)
     for number in range(60):
         each = check(
-            history, number, address=addresses(8)[number % 8], served_digest=history[number]
+            history, number, address=addresses(8)[number % 8], manifest_digest=history[number]
         )
         each = replace(each, identity="i" * 36, owner="o" * 100)
         databases = records_after(each, databases=databases)
     record = databases["i" * 36]
     assert len(record.addresses) == 8
-    assert len(record.older) == MAX_OLDER * SHORT_DIGEST_BYTES
+    assert len(record.older_digests) == MAX_OLDER_DIGESTS * SHORT_DIGEST_BYTES
     assert item_size(encode_databases(databases)) < 4_000
 
 
 def test_the_largest_item_stays_below_two_read_units() -> None:
     databases: Databases = {}
-    histories = [[digest(n, f"{kind}") for n in range(MAX_READY + 61)] for kind in range(4)]
+    histories = [[digest(n, f"{kind}") for n in range(MAX_READY_DIGESTS + 61)] for kind in range(4)]
     for fence, kind in enumerate([*[0, 1, 2, 3] * 24, *[0] * 60]):
         address = addresses(32)[8 * kind + fence // 4 % 8]
         each = check(histories[kind], fence, identity=f"{kind}" * 36, address=address)
-        each = replace(each, served_digest=histories[kind][fence % 61], owner="o" * 100)
+        each = replace(each, manifest_digest=histories[kind][fence % 61], owner="o" * 100)
         databases = records_after(each, databases=databases)
     sizes = [
         (
-            len(record.ready) // SHORT_DIGEST_BYTES,
-            len(record.older) // SHORT_DIGEST_BYTES,
+            len(record.ready_digests) // SHORT_DIGEST_BYTES,
+            len(record.older_digests) // SHORT_DIGEST_BYTES,
             len(record.addresses),
         )
         for record in databases.values()
     ]
-    assert sizes == [(MAX_READY, MAX_OLDER, 8), *[(40, 20, 4)] * 3]
+    assert sizes == [(MAX_READY_DIGESTS, MAX_OLDER_DIGESTS, 8), *[(40, 20, 4)] * 3]
     assert item_size(encode_databases(databases)) < 8_000
 
 
@@ -446,8 +455,8 @@ class ReadinessMachine(RuleBasedStateMachine):
                 fence=database.token,
                 owner=database.owner,
                 at_ms=self.fence,
-                served_digest=served,
-                digests_before=before,
+                manifest_digest=served,
+                digests_before_migration=before,
                 distrusted_identity=distrusted,
             ),
         )
@@ -476,7 +485,7 @@ class ReadinessMachine(RuleBasedStateMachine):
         if address in self.database_at:
             database, distrusted = self.take_fence(address)
             kept = database.history[: left + 1]
-            self.databases = withdraw_ready(self.databases, database.identity, address, kept)
+            self.databases = remove_ready_digests(self.databases, database.identity, address, kept)
             if dies != 1:
                 database.history = kept
                 database.still_satisfied &= set(kept)
@@ -530,8 +539,8 @@ class ReadinessMachine(RuleBasedStateMachine):
                     split_digests(join_digests([*database.history, *database.still_satisfied]))
                 )
                 for short in {
-                    *split_digests(record.ready),
-                    *split_digests(record.older),
+                    *split_digests(record.ready_digests),
+                    *split_digests(record.older_digests),
                 } - satisfied:
                     assert not state.is_ready(short.hex(), address), f"{address}: {short.hex()}"
 

@@ -14,7 +14,7 @@ from lambda_migrate.errors import (
     NotReady,
 )
 from lambda_migrate.lease.backoff import INITIAL_DELAY_SECONDS, MAX_DELAY_SECONDS, Backoff
-from lambda_migrate.lease.decision import Acquire, Refuse, Serve, Step, Wait
+from lambda_migrate.lease.decision import Acquire, Decision, Refuse, Serve, Wait
 from lambda_migrate.lease.record import Failure, LeaseState, Progress
 from lambda_migrate.lease.waiter import Waiter, describe_holder
 from lambda_migrate.testing import FakeClock, FixedRandom
@@ -23,7 +23,7 @@ HELD = LeaseState(4, "holder", 1)
 BUSY = LeaseState(4, "holder", 1, progress=Progress("0003_add_status", 2, 5, 1))
 AWAY = LeaseStoreUnavailable("throttled")
 
-Result = Step | MigrateError
+Result = Decision | MigrateError
 
 
 @dataclass
@@ -49,7 +49,7 @@ class WaiterSetup:
             store_timeout_seconds=self.store_timeout_seconds,
         )
 
-    def next_step(self) -> Step:
+    def next_step(self) -> Decision:
         self.reads += 1
         self.clock.advance(self.read_seconds)
         result = self.results.pop(0) if len(self.results) > 1 else self.results[0]
@@ -70,7 +70,7 @@ class WaiterSetup:
     [Serve(), Acquire(HELD), Refuse(Failure("d", "", "", "", "no", 1, 1, 2))],
     ids=lambda step: type(step).__name__,
 )
-def test_the_first_step_that_is_not_wait_ends_the_wait(step: Step) -> None:
+def test_the_first_step_that_is_not_wait_ends_the_wait(step: Decision) -> None:
     setup = WaiterSetup([Wait(HELD), Wait(HELD), step])
     assert setup.waiter.wait(HELD) == step
     assert setup.reads == 3
