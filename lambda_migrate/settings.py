@@ -359,7 +359,7 @@ class Settings:
         if self.database_url is None:
             return None
         address = self.database_url.with_tls(sslmode=self.sslmode, sslrootcert=self.sslrootcert)
-        if self.database_iam and address.tls_mode == "prefer" and not address.sslmode:
+        if self.database_iam and address.effective_sslmode == "prefer" and not address.sslmode:
             return address.with_tls(sslmode="require")
         return address
 

@@ -136,8 +136,8 @@ MUTANTS = (
     Mutant(
         "a migration's transaction reads the fence row without a lock",
         "lambda_migrate/postgresql/queries.py",
-        "FROM {self._fence} FOR UPDATE), '{_FENCE_SEEN}'",
-        "FROM {self._fence}), '{_FENCE_SEEN}'",
+        "FROM {self._fence} FOR UPDATE), '{_CURRENT_FENCE_PREFIX}'",
+        "FROM {self._fence}), '{_CURRENT_FENCE_PREFIX}'",
         ("contract, database", "fence"),
     ),
     Mutant(
@@ -157,15 +157,18 @@ MUTANTS = (
     Mutant(
         "a takeover ends who had the fence row locked a moment ago",
         "lambda_migrate/postgresql/queries.py",
-        "AND pid = {literal(pid)} AND transactionid = {literal(transaction)}::xid",
-        "AND pid = {literal(pid)} OR pid = {literal(pid)}",
+        "AND transactionid = {quote_literal(transaction)}::xid",
+        "OR pid = {quote_literal(pid)}",
         ("takeovers",),
     ),
     Mutant(
         "a takeover ends the backend that has the fence row locked without waiting for it",
         "lambda_migrate/postgresql/fence.py",
-        "            if self._set_token(seen, deadline, evict=evict):\n                return\n",
-        "            if not lockers and self._set_token(seen, deadline, evict=evict):\n"
+        "if self._set_token(fence_row, deadline, terminate_holders=terminate_holders):\n"
+        "                return\n",
+        "if not lockers and self._set_token(\n"
+        "                fence_row, deadline, terminate_holders=terminate_holders\n"
+        "            ):\n"
         "                return\n",
         ("takeovers",),
     ),
@@ -179,15 +182,15 @@ MUTANTS = (
     Mutant(
         "the session lock is let go with what a script left",
         "lambda_migrate/postgresql/queries.py",
-        '{RESET_SESSION}{self.keep_session_lock()}"',
+        '{RESET_SESSION}{self.keep_advisory_lock()}"',
         '{RESET_SESSION}"',
         ("poolers",),
     ),
     Mutant(
         "the session lock is free for an instant at each commit",
         "lambda_migrate/postgresql/queries.py",
-        'return f"SELECT WHERE {transaction_lock} IS NULL; {RESET_SESSION}',
-        'return f"{RESET_SESSION}',
+        'f"SELECT WHERE {transaction_lock} IS NULL; {RESET_SESSION}',
+        'f"{RESET_SESSION}',
         ("fence",),
     ),
     Mutant(
@@ -200,15 +203,15 @@ MUTANTS = (
     Mutant(
         "a holder that may end no session ends some after its connection broke",
         "lambda_migrate/postgresql/fence.py",
-        "self.attach(deadline, evict=self._evict)",
-        "self.attach(deadline)",
+        "self.connect_and_take_fence(deadline, terminate_holders=self._terminate_holders)",
+        "self.connect_and_take_fence(deadline)",
         ("fence",),
     ),
     Mutant(
         "missing tables are made beside one of another layout",
         "lambda_migrate/postgresql/fence.py",
-        "        self._read_fence(probe, deadline)\n        self._create(",
-        "        self._create(",
+        "        self._read_fence(probe, deadline)\n        self._create_tables(",
+        "        self._create_tables(",
         ("layouts",),
     ),
     Mutant(
@@ -228,16 +231,16 @@ MUTANTS = (
     Mutant(
         "a backend is ended as the role that is set",
         "lambda_migrate/postgresql/queries.py",
-        "SET LOCAL ROLE NONE; {SAFE_PATH}\n            SELECT pg_terminate_backend(pid)",
-        "{SAFE_PATH}\n            SELECT pg_terminate_backend(pid)",
+        "SET LOCAL ROLE NONE; {SAFE_SEARCH_PATH}\n            SELECT pg_terminate_backend(pid)",
+        "{SAFE_SEARCH_PATH}\n            SELECT pg_terminate_backend(pid)",
         ("takeovers",),
     ),
     # --- poolers
     Mutant(
         "a pooler is not noticed",
         "lambda_migrate/postgresql/fence.py",
-        "self.is_direct = pid == self._connection.pid",
-        "self.is_direct = True",
+        "self.is_direct_connection = pid == self._connection.pid",
+        "self.is_direct_connection = True",
         ("poolers",),
     ),
     Mutant(
@@ -265,7 +268,7 @@ MUTANTS = (
     Mutant(
         "what a failed script left is forgotten in a message of its own",
         "lambda_migrate/postgresql/fence.py",
-        'self.run(f"ROLLBACK; {self.queries.reset_session(is_direct=self.is_direct)}", deadline)',
+        'self.run(f"ROLLBACK; {reset}", deadline)',
         'self.run("ROLLBACK", deadline)',
         ("transactional", "poolers"),
     ),
@@ -288,7 +291,7 @@ MUTANTS = (
         "our tables are made under another path than the role's own",
         "lambda_migrate/postgresql/queries.py",
         "            SET LOCAL search_path TO DEFAULT;\n",
-        "            {SAFE_PATH}\n",
+        "            {SAFE_SEARCH_PATH}\n",
         ("takeovers",),
     ),
     Mutant(
@@ -309,21 +312,21 @@ MUTANTS = (
     Mutant(
         "a holder that has closed is found until its backend ends",
         "lambda_migrate/postgresql/session.py",
-        "self._fenced.release_session_lock(self._deadline)",
+        "self._fenced.release_advisory_lock(self._deadline)",
         "pass",
         ("fence",),
     ),
     Mutant(
         "a holder does not compare the history with what it has seen",
         "lambda_migrate/postgresql/session.py",
-        "if current.get(version) != _compared_fields(row):",
+        "if current.get(version) != _identifying_fields(row):",
         "if False:",
         ("takeovers",),
     ),
     Mutant(
         "a holder does not read the history after its connection broke",
         "lambda_migrate/postgresql/fence.py",
-        "            self.on_reattached(deadline)\n",
+        "            self.on_reconnected(deadline)\n",
         "            pass\n",
         ("takeovers",),
     ),
@@ -374,29 +377,29 @@ MUTANTS = (
     Mutant(
         "the history row does not notice that it is in another transaction",
         "lambda_migrate/postgresql/queries.py",
-        "::xid::text THEN {literal(state)} END",
-        "::xid::text OR true THEN {literal(state)} END",
+        "::xid::text THEN {quote_literal(state)} END",
+        "::xid::text OR true THEN {quote_literal(state)} END",
         ("transactional",),
     ),
     Mutant(
         "a commit in doubt is not looked up",
         "lambda_migrate/postgresql/transactional.py",
-        "done = read_duration_if_done()",
-        "done = None",
+        "duration = read_duration_if_committed()",
+        "duration = None",
         ("transactional", "protocol, real"),
     ),
     Mutant(
         "the rows of a script are kept",
         "lambda_migrate/postgresql/fence.py",
-        "timeout=timeout, keep=keep)",
+        "timeout=timeout, keep_rows=keep_rows)",
         "timeout=timeout)",
         ("transactional",),
     ),
     Mutant(
         "a long row that is dropped is read as a whole",
         "lambda_migrate/postgresql/driver.py",
-        "return self._keep == 0 or length > _CHUNK_BYTES",
-        "return self._keep == 0",
+        "return self._keep_rows == 0 or length > _CHUNK_BYTES",
+        "return self._keep_rows == 0",
         ("transactional",),
     ),
     Mutant(
@@ -472,14 +475,14 @@ MUTANTS = (
     Mutant(
         "a statement begins over a row in doubt",
         "lambda_migrate/postgresql/session.py",
-        "        if self._settle_if_in_doubt(migration.version, deadline):\n",
+        "        if self._resolve_if_in_doubt(migration.version, deadline):\n",
         "        if False:\n",
         ("contract, database",),
     ),
     Mutant(
         "a rollback begins over a row in doubt",
         "lambda_migrate/postgresql/session.py",
-        "if may_be_in_doubt and not self._settle_if_in_doubt(row.version, deadline):",
+        "if may_be_in_doubt and not self._resolve_if_in_doubt(row.version, deadline):",
         "if False:",
         ("contract, database",),
     ),
@@ -493,7 +496,7 @@ MUTANTS = (
     Mutant(
         "`down` does not settle what is in doubt",
         "lambda_migrate/engine/rollback.py",
-        "        database.settle(row, session.deadline)\n    left =",
+        "        database.resolve_in_doubt(row, session.deadline)\n    left =",
         "        pass\n    left =",
         ("engine",),
     ),
@@ -507,8 +510,8 @@ MUTANTS = (
     Mutant(
         "an index on only a partitioned table counts as half built",
         "lambda_migrate/postgresql/catalog_queries.py",
-        """_COMPLETE = "(i.indisvalid OR c.relkind OPERATOR(pg_catalog.=) 'I')\"""",
-        '_COMPLETE = "i.indisvalid"',
+        """_IS_COMPLETE_INDEX = "(i.indisvalid OR c.relkind OPERATOR(pg_catalog.=) 'I')\"""",
+        '_IS_COMPLETE_INDEX = "i.indisvalid"',
         ("non-transactional", "non-transactional, killed"),
     ),
     Mutant(
@@ -526,9 +529,9 @@ MUTANTS = (
         ("manifest",),
     ),
     Mutant(
-        "a row in doubt is not settled",
+        "a row in doubt is not resolved",
         "lambda_migrate/engine/apply.py",
-        "self._database.settle(row, self._session.deadline)",
+        "self._database.resolve_in_doubt(row, self._session.deadline)",
         "pass",
         ("engine", "protocol, real"),
     ),
@@ -784,7 +787,7 @@ MUTANTS = (
     Mutant(
         "a copy keeps its identity",
         "lambda_migrate/postgresql/fence.py",
-        "        if row.is_copy:\n            return str(uuid4())",
+        "        if row.is_database_copy:\n            return str(uuid4())",
         "        if False:\n            return str(uuid4())",
         ("database identity",),
     ),
@@ -1335,7 +1338,7 @@ MUTANTS = (
     Mutant(
         "a rotation's pending password is not tried",
         "lambda_migrate/postgresql/credentials.py",
-        "candidates = [current] if current not in tried else self._read_pending(until)",
+        "candidates = [current] if current not in tried else self._read_pending_secret(until)",
         "candidates = [current]",
         ("credentials",),
     ),
@@ -1399,35 +1402,37 @@ MUTANTS = (
     Mutant(
         "adopting: another tool's history stops no migration",
         "lambda_migrate/engine/apply.py",
-        "require_no_other_history(plan, self._database.read_other_histories, ignore=ignore)",
+        "require_no_tool_history(\n"
+        "            plan, self._database.read_tool_histories, ignore_tool_histories=ignore\n"
+        "        )",
         "pass",
         ("engine",),
     ),
     Mutant(
         "adopting: another tool's history stops no dry run",
         "lambda_migrate/engine/operations.py",
-        "ignore=ignore_other_history or self.target.policy.ignore_other_history,",
-        "ignore=True,",
+        "ignore_tool_histories=ignore_other_history or self.target.policy.ignore_other_history,",
+        "ignore_tool_histories=True,",
         ("engine",),
     ),
     Mutant(
         "adopting: a baseline skips over a gap",
         "lambda_migrate/migrations/adoption.py",
-        "        if not (ignore or history):\n",
+        "        if not (ignore_tool_histories or history):\n",
         "        if False:\n",
         ("adoption",),
     ),
     Mutant(
         "adopting: a version that failed elsewhere is recorded",
         "lambda_migrate/migrations/adoption.py",
-        "if failed := comparison.find_failed():",
+        "if failed := comparison.find_failed_versions():",
         "if failed := []:",
         ("adoption",),
     ),
     Mutant(
         "adopting: versions newer than every file are passed over",
         "lambda_migrate/migrations/adoption.py",
-        "if ahead := comparison.find_ahead(manifest):",
+        "if ahead := comparison.find_versions_ahead(manifest):",
         "if ahead := []:",
         ("adoption",),
     ),
@@ -1455,7 +1460,7 @@ MUTANTS = (
     Mutant(
         "adopting: a table that cannot be read counts as not there",
         "lambda_migrate/migrations/adoption.py",
-        "return bool(self.fault) or any(",
+        "return bool(self.unreadable_reason) or any(",
         "return any(",
         ("other tools",),
     ),

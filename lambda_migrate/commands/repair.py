@@ -40,7 +40,7 @@ def baseline(
     if preview.migrations and not context.prompter.confirm(_build_question(context, preview)):
         return _make_declined_result(context)
     declared = operations.baseline(version, context.deadline, expected=preview, **options)
-    other = preview.other
+    other = preview.tool_history
     return CommandResult(
         {
             **context.location,
@@ -55,7 +55,7 @@ def baseline(
 def _build_question(context: CommandContext, preview: Baseline) -> Question:
     names = [migration.name for migration in preview.migrations]
     count = f"{len(names)} migration{'s' * (len(names) != 1)}"
-    other = preview.other
+    other = preview.tool_history
     source = "" if other is None else f", from {other.tool}'s history table {other.table}"
     return Question(
         command="baseline",

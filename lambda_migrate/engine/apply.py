@@ -27,7 +27,7 @@ from lambda_migrate.lease.readiness import (
 )
 from lambda_migrate.lease.record import Progress
 from lambda_migrate.migrations import EMPTY_DIGEST, RowState, chain_digest, make_plan
-from lambda_migrate.migrations.adoption import require_no_other_history
+from lambda_migrate.migrations.adoption import require_no_tool_history
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -116,14 +116,16 @@ class _ApplyLoop:
         self._refuse_after_kills = refuse_after_process_kills
 
     def run(self, on_applied: Callable[[str], None]) -> ApplyResult:
-        """Plan, settle what is in doubt, apply what is pending, and read the history again."""
+        """Plan, resolve what is in doubt, apply what is pending, and read the history again."""
         plan, history = self._read_plan()
         digests_before_migration = compute_satisfied_digests(history)
         ignore = self._session.target.policy.ignore_other_history
-        require_no_other_history(plan, self._database.read_other_histories, ignore=ignore)
+        require_no_tool_history(
+            plan, self._database.read_tool_histories, ignore_tool_histories=ignore
+        )
         if plan.in_doubt:
             self._resolve_in_doubt(plan)
-            # Only now can the settled rows be compared with their files.
+            # Only now can the resolved rows be compared with their files.
             plan, history = self._read_plan()
         require_valid_scripts(plan)
         for position, migration in enumerate(plan.pending, 1):
@@ -146,7 +148,7 @@ class _ApplyLoop:
         """Resolve the rows that an interrupted holder left in doubt."""
         self._publish_start(plan.in_doubt[0].name, total=len(plan.in_doubt) + len(plan.pending))
         for row in plan.in_doubt:
-            self._database.settle(row, self._session.deadline)
+            self._database.resolve_in_doubt(row, self._session.deadline)
 
     def _apply(self, migration: Migration, *, position: int, total: int) -> None:
         session, target, clock = self._session, self._session.target, self._session.target.clock
@@ -282,8 +284,8 @@ def record_completion(
         at_ms=target.store.now_ms(),
         manifest_digest=served,
         digests_before_migration=digests_before_migration,
-        distrusted_identity=database.identity if is_resync else database.distrusted_identity,
-        is_new_or_copy=database.is_new_or_copy,
+        unverified_identity=database.identity if is_resync else database.unverified_identity,
+        is_new_or_copied_database=database.is_new_or_copied_database,
     )
     applied = {str(row.version) for row in history}
     kept = [
@@ -311,7 +313,7 @@ def withdraw_readiness(session: LeaseSession, database: FencedSession, *, lowest
             database.identity,
             address,
             compute_satisfied_digests(kept),
-            is_new_or_copy=database.is_new_or_copy,
+            is_new_or_copied_database=database.is_new_or_copied_database,
         )
     )
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lambda_migrate.engine.target import Target
     from lambda_migrate.lease.decision import Decision
     from lambda_migrate.migrations import Manifest
-    from lambda_migrate.postgresql.ports import Inspection
+    from lambda_migrate.postgresql.ports import DatabaseInspection
 
 __all__ = ["Decider", "load_manifest"]
 
@@ -205,7 +205,7 @@ class Decider:
         is_ready = self._state.is_ready(self._manifest.digest, address)
         return 0 if self._may_migrate or is_short or is_ready else len(self.manifest)
 
-    def _is_current(self, inspection: Inspection) -> bool:
+    def _is_current(self, inspection: DatabaseInspection) -> bool:
         from lambda_migrate.migrations.plan import make_plan
 
         # A rollback may be in progress: its history row is deleted only when it commits.

@@ -318,9 +318,12 @@ class LeaseSession:
             ) from None
 
     def _take_over(self) -> FencedSession:
-        evict = self.target.has_lease_table  # nothing else knows that an older holder is dead
+        # Nothing but the lease table knows that an older holder is dead.
+        terminate_holders = self.target.has_lease_table
         return self._open_with_higher_fence(
-            lambda grant: self.target.database.take_over(grant, self.deadline, evict=evict)
+            lambda grant: self.target.database.take_over(
+                grant, self.deadline, terminate_holders=terminate_holders
+            )
         )
 
     def _open_with_higher_fence(
@@ -348,7 +351,7 @@ class LeaseSession:
             owner=self.lease.owner,
             environment=self.target.environment,
             request_id=self._request_id,
-            restamps_environment=self._replace_environment,
+            replaces_environment=self._replace_environment,
             completions=self.lease.state.completions_by_database,
         )
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lambda_migrate.engine.target import Target
     from lambda_migrate.lease.record import DatabaseRecord, Failure, Lease, LeaseState
     from lambda_migrate.migrations import Manifest
-    from lambda_migrate.postgresql.ports import Inspection
+    from lambda_migrate.postgresql.ports import DatabaseInspection
 
 __all__ = ["ReadinessInspection", "inspect_database"]
 
@@ -95,14 +95,14 @@ class _ReadinessInspector:
             raise
         return self._evaluate(found)
 
-    def _evaluate(self, found: Inspection) -> ReadinessInspection:
+    def _evaluate(self, found: DatabaseInspection) -> ReadinessInspection:
         known = self._lease.state.completions_by_database
         fence = found.fence
         is_old = fence is None or is_behind_last_completion(fence, known)
         if is_old and found.is_replica:
             reason = f"the replica {self._address} has not replayed the newest migrations yet"
             return self._publish(self._databases, reason, may_change=True)
-        if fence is None or is_old or fence.is_copy:
+        if fence is None or is_old or fence.is_database_copy:
             # A copy or a restore: only an instance that may write can give it its own identity.
             reason = (
                 f"{self._address} leads to another database than the one that was migrated, or to "
@@ -120,7 +120,7 @@ class _ReadinessInspector:
             return self._publish(record, reason)
         return self._compare(found, fence.identity)
 
-    def _compare(self, found: Inspection, identity: str) -> ReadinessInspection:
+    def _compare(self, found: DatabaseInspection, identity: str) -> ReadinessInspection:
         out_of_order = self._target.policy.allow_out_of_order
         plan = make_plan(self._manifest, found.history, allow_out_of_order=out_of_order)
         digests = compute_satisfied_digests(found.history)

@@ -30,7 +30,7 @@ from lambda_migrate.lease.decision import is_lease_expired
 from lambda_migrate.lease.record import Lease, LeaseState
 from lambda_migrate.lease.waiter import describe_holder
 from lambda_migrate.migrations import HistoryRow, RowState, make_plan
-from lambda_migrate.migrations.adoption import choose_baseline, require_no_other_history
+from lambda_migrate.migrations.adoption import choose_baseline, require_no_tool_history
 from lambda_migrate.migrations.digest import require_migrations
 from lambda_migrate.migrations.rollback import choose_rollback
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.migrations import Manifest, Migration, Plan
     from lambda_migrate.migrations.adoption import Baseline
-    from lambda_migrate.postgresql.ports import FencedSession, Inspection
+    from lambda_migrate.postgresql.ports import DatabaseInspection, FencedSession
 
 __all__ = ["DryRunPlan", "Operations", "Status", "Verification", "release_lease"]
 
@@ -122,17 +122,17 @@ class Operations:
 
     def _plan_from_inspection(
         self,
-        inspection: Inspection,
+        inspection: DatabaseInspection,
         manifest: Manifest,
         deadline: Deadline,
         *,
         ignore_other_history: bool,
     ) -> Plan:
         plan = self._make_plan(manifest, inspection.history)
-        require_no_other_history(
+        require_no_tool_history(
             plan,
-            lambda: self.target.database.read_other_histories(deadline),
-            ignore=ignore_other_history or self.target.policy.ignore_other_history,
+            lambda: self.target.database.read_tool_histories(deadline),
+            ignore_tool_histories=ignore_other_history or self.target.policy.ignore_other_history,
         )
         return plan
 
@@ -325,10 +325,10 @@ class Operations:
         return choose_baseline(
             self.manifest,
             self.target.database.read_history(deadline),
-            self.target.database.read_other_histories(deadline),
+            self.target.database.read_tool_histories(deadline),
             version=version,
-            source=source,
-            ignore=self._ignores_other_history(version, asked=ignore_other_history),
+            tool=source,
+            ignore_tool_histories=self._ignores_other_history(version, asked=ignore_other_history),
         )
 
     def _ignores_other_history(self, version: int | None, *, asked: bool) -> bool:
@@ -367,10 +367,12 @@ class Operations:
             chosen = choose_baseline(
                 self.manifest,
                 database.read_history(),
-                database.read_other_histories(),
+                database.read_tool_histories(),
                 version=version,
-                source=source,
-                ignore=self._ignores_other_history(version, asked=ignore_other_history),
+                tool=source,
+                ignore_tool_histories=self._ignores_other_history(
+                    version, asked=ignore_other_history
+                ),
             )
             if expected is not None and chosen != expected:
                 raise LeaseHeld(

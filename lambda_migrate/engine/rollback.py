@@ -48,7 +48,7 @@ def _resolve_in_doubt(
     if not in_doubt:
         return (), rows
     for row in in_doubt:
-        database.settle(row, session.deadline)
+        database.resolve_in_doubt(row, session.deadline)
     left = {row.version: row for row in database.read_history()}
     applied = tuple(left[row.version] for row in rows if row.version in left)
     require_down_scripts(applied)

@@ -77,7 +77,7 @@ def _is_other_database(fence: FenceRow | None, lease: LeaseState, address: str) 
     known = lease.find_identity(address)
     if known in (None, UNKNOWN_IDENTITY):
         return False
-    if fence is None or fence.identity != known or fence.is_copy:
+    if fence is None or fence.identity != known or fence.is_database_copy:
         return True
     return is_behind_last_completion(fence, lease.completions_by_database)
 

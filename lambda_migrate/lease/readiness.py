@@ -66,9 +66,9 @@ class DatabaseCheck:
         digests_before_migration: What `digests` was when the check began; the schema still
             satisfies these.
         is_fence_raised: Whether the token was written to the database; False for an inspection.
-        distrusted_identity: The identity whose record in the item may no longer be true, or "".
-        is_new_or_copy: The database had no fence before, or is a copy in another cluster or of
-            another number: only its own address can have led to one that the item knows.
+        unverified_identity: The identity whose record in the item may no longer be true, or "".
+        is_new_or_copied_database: The database had no fence before, or is a copy in another cluster
+            or of another number: only its own address can have led to one that the item knows.
     """
 
     identity: str
@@ -80,8 +80,8 @@ class DatabaseCheck:
     manifest_digest: str = ""
     digests_before_migration: Sequence[str] = ()
     is_fence_raised: bool = True
-    distrusted_identity: str = ""
-    is_new_or_copy: bool = False
+    unverified_identity: str = ""
+    is_new_or_copied_database: bool = False
 
 
 def record_check(
@@ -93,8 +93,8 @@ def record_check(
             databases,
             check.identity,
             check.address,
-            distrusted_identity=check.distrusted_identity,
-            is_new_or_copy=check.is_new_or_copy,
+            unverified_identity=check.unverified_identity,
+            is_new_or_copied_database=check.is_new_or_copied_database,
         )
     known = databases.get(check.identity, DatabaseRecord())
     record = _set_ready_digests(known, check.digests)
@@ -156,7 +156,7 @@ def remove_ready_digests(
     address: str,
     digests: Sequence[str],
     *,
-    is_new_or_copy: bool = False,
+    is_new_or_copied_database: bool = False,
 ) -> dict[str, DatabaseRecord]:
     """The item's ``databases`` before a rollback.
 
@@ -165,10 +165,10 @@ def remove_ready_digests(
         identity: Of the database that is rolled back.
         address: That led to it.
         digests: What it satisfies even after the rollback, the shortest first.
-        is_new_or_copy: See `DatabaseCheck`.
+        is_new_or_copied_database: See `DatabaseCheck`.
     """
     databases = _reset_unverified_records(
-        databases, identity, address, is_new_or_copy=is_new_or_copy
+        databases, identity, address, is_new_or_copied_database=is_new_or_copied_database
     )
     known = databases.get(identity, DatabaseRecord())
     remaining = set(split_digests(join_digests(digests)))
@@ -184,8 +184,8 @@ def _reset_unverified_records(
     identity: str,
     address: str,
     *,
-    distrusted_identity: str = "",
-    is_new_or_copy: bool,
+    unverified_identity: str = "",
+    is_new_or_copied_database: bool,
 ) -> dict[str, DatabaseRecord]:
     """Empty the records that may no longer be true, so that each of their addresses checks again.
 
@@ -195,8 +195,8 @@ def _reset_unverified_records(
     is_new = identity not in databases
 
     def is_unverified(other: str, record: DatabaseRecord) -> bool:
-        may_be_it = is_new and (not is_new_or_copy or address in record.addresses)
-        return may_be_it or other == distrusted_identity
+        may_be_it = is_new and (not is_new_or_copied_database or address in record.addresses)
+        return may_be_it or other == unverified_identity
 
     return {
         other: record._replace(

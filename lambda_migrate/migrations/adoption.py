@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.migrations.layouts import GUIDE
+from lambda_migrate.migrations.tool_layouts import ADOPTION_GUIDE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,10 +24,10 @@ __all__ = [
     "ROLLED_BACK",
     "Baseline",
     "ComparedVersion",
-    "OtherEntry",
-    "OtherHistory",
+    "ToolHistory",
+    "ToolHistoryEntry",
     "choose_baseline",
-    "require_no_other_history",
+    "require_no_tool_history",
 ]
 
 APPLIED = "applied"
@@ -39,24 +39,25 @@ _MAX_LISTED = 10
 
 
 @dataclass(frozen=True, slots=True)
-class OtherEntry:
+class ToolHistoryEntry:
     """One version in another tool's history.
 
     Attributes:
         label: As that tool writes it: ``0003``, ``20240101000000_add_status``.
         state: ``applied``, ``failed`` or ``rolled back``.
         version: The version of the file that is the same migration; None if it has no number.
-        covers: Whether it covers all earlier versions, because the tool stores only the last one.
+        covers_earlier_versions: Whether all earlier versions are applied too, because the tool
+            stores only the last one.
     """
 
     label: str
     state: str = APPLIED
     version: int | None = None
-    covers: bool = False
+    covers_earlier_versions: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class OtherHistory:
+class ToolHistory:
     """Another tool's history table.
 
     Attributes:
@@ -64,25 +65,27 @@ class OtherHistory:
         table: ``public.schema_migrations``.
         entries: One for each version, as it stands now.
         is_comparable: Whether its entries can be compared with the files.
-        fault: Why its rows cannot be read; "" if they can.
+        unreadable_reason: Why its rows cannot be read; "" if they can.
     """
 
     tool: str
     table: str
-    entries: tuple[OtherEntry, ...] = ()
+    entries: tuple[ToolHistoryEntry, ...] = ()
     is_comparable: bool = True
-    fault: str = ""
+    unreadable_reason: str = ""
 
     @property
     def is_in_use(self) -> bool:
         """Whether that tool has changed this database, or may have done so."""
-        return bool(self.fault) or any(each.state != ROLLED_BACK for each in self.entries)
+        return bool(self.unreadable_reason) or any(
+            each.state != ROLLED_BACK for each in self.entries
+        )
 
     def __str__(self) -> str:
-        if self.fault:
+        if self.unreadable_reason:
             return f"{self.tool} has a history table here ({self.table})"
         last = next(reversed(self.entries), None)
-        if last is not None and last.covers:
+        if last is not None and last.covers_earlier_versions:
             return f"{self.tool} has migrated this database to version {last.label} ({self.table})"
         count = sum(each.state != ROLLED_BACK for each in self.entries)
         return (
@@ -91,8 +94,8 @@ class OtherHistory:
         )
 
 
-def require_no_other_history(
-    plan: Plan, read: Callable[[], Sequence[OtherHistory]], *, ignore: bool
+def require_no_tool_history(
+    plan: Plan, read: Callable[[], Sequence[ToolHistory]], *, ignore_tool_histories: bool
 ) -> None:
     """Refuse to run migrations that another tool may have run.
 
@@ -101,15 +104,15 @@ def require_no_other_history(
     Args:
         plan: The plan.
         read: Reads the other tools' tables.
-        ignore: Ignore those tables, because they belong to another service.
+        ignore_tool_histories: Ignore those tables, because they belong to another service.
 
     Raises:
         ConfigurationError: Another tool has migrated this database.
     """
     has_history = plan.applied or plan.ahead or plan.in_doubt or plan.divergences
-    if ignore or has_history or not plan.pending:
+    if ignore_tool_histories or has_history or not plan.pending:
         return
-    found = [other for other in read() if other.is_in_use]
+    found = [tool_history for tool_history in read() if tool_history.is_in_use]
     if found:
         command = "baseline" if any(each.is_comparable for each in found) else "baseline VERSION"
         raise ConfigurationError(
@@ -146,13 +149,13 @@ class Baseline:
     Attributes:
         migrations: These migrations, in order; without those that are in the history.
         manifest: All migrations up to the highest of them.
-        other: The other tool's history; None if the user gave a version.
-        compared: The comparison, version by version; () without ``other``.
+        tool_history: The other tool's history; None if the user gave a version.
+        compared: The comparison, version by version; () without ``tool_history``.
     """
 
     migrations: tuple[Migration, ...]
     manifest: Manifest
-    other: OtherHistory | None = None
+    tool_history: ToolHistory | None = None
     compared: tuple[ComparedVersion, ...] = ()
 
     @property
@@ -165,36 +168,40 @@ class Baseline:
 def choose_baseline(
     manifest: Manifest,
     history: Sequence[HistoryRow],
-    others: Sequence[OtherHistory],
+    tool_histories: Sequence[ToolHistory],
     *,
     version: int | None = None,
-    source: str = "",
-    ignore: bool = False,
+    tool: str = "",
+    ignore_tool_histories: bool = False,
 ) -> Baseline:
     """Choose what `baseline` records.
 
     Args:
         manifest: The files.
         history: The rows of the history.
-        others: The other tools' tables.
+        tool_histories: The other tools' tables.
         version: Record everything up to it; None: exactly what the other tool has applied.
-        source: A tool, or its table, if there are several.
-        ignore: Record up to ``version`` whatever the other tools' tables contain.
+        tool: A tool, or its table, if there are several.
+        ignore_tool_histories: Record up to ``version`` whatever the other tools' tables contain.
 
     Raises:
         ConfigurationError: What was applied is unknown, or a table contradicts ``version``.
     """
-    found = [other for other in others if other.is_in_use and _matches_source(other, source)]
-    if source and not found:
+    found = [
+        tool_history
+        for tool_history in tool_histories
+        if tool_history.is_in_use and _is_history_of_tool(tool_history, tool)
+    ]
+    if tool and not found:
         raise ConfigurationError(
-            f"there is no history of {source!r} with applied versions in this database"
-            f"{_list_known(others)}"
+            f"there is no history of {tool!r} with applied versions in this database"
+            f"{_format_tool_names(tool_histories)}"
         )
     if version is not None:
-        if not (ignore or history):
+        if not (ignore_tool_histories or history):
             _require_no_contradiction(manifest, found, version)
         return _baseline_up_to(manifest, history, version)
-    if ignore:
+    if ignore_tool_histories:
         raise ConfigurationError(
             "`--ignore-other-history` needs a version: `lambda-migrate baseline VERSION "
             "--ignore-other-history` records everything up to it"
@@ -202,12 +209,12 @@ def choose_baseline(
     return _baseline_from(manifest, history, _require_single(found))
 
 
-def _matches_source(other: OtherHistory, source: str) -> bool:
-    return not source or source.lower() in (other.tool.lower(), other.table.lower())
+def _is_history_of_tool(tool_history: ToolHistory, tool: str) -> bool:
+    return not tool or tool.lower() in (tool_history.tool.lower(), tool_history.table.lower())
 
 
-def _list_known(others: Sequence[OtherHistory]) -> str:
-    known = [f"{each.tool} ({each.table})" for each in others if each.is_in_use]
+def _format_tool_names(tool_histories: Sequence[ToolHistory]) -> str:
+    known = [f"{each.tool} ({each.table})" for each in tool_histories if each.is_in_use]
     return f"; there is {', '.join(known)}" if known else ""
 
 
@@ -217,7 +224,7 @@ def _baseline_up_to(manifest: Manifest, history: Sequence[HistoryRow], version: 
     return Baseline(tuple(m for m in shorter if m.version not in there), shorter)
 
 
-def _require_single(found: Sequence[OtherHistory]) -> OtherHistory:
+def _require_single(found: Sequence[ToolHistory]) -> ToolHistory:
     if not found:
         raise ConfigurationError(
             "no history of another tool was found in this database: give the last version that is "
@@ -225,32 +232,35 @@ def _require_single(found: Sequence[OtherHistory]) -> OtherHistory:
         )
     if len(found) > 1:
         raise ConfigurationError(
-            f"there are {len(found)} histories of other tools{_list_known(found)}. Choose one: "
-            f"`lambda-migrate baseline --from {found[0].table}`"
+            f"there are {len(found)} histories of other tools{_format_tool_names(found)}. "
+            f"Choose one: `lambda-migrate baseline --from {found[0].table}`"
         )
-    [other] = found
-    if other.fault:
-        raise ConfigurationError(f"the table {other.table} of {other.tool} {other.fault}")
-    if not other.is_comparable:
+    [tool_history] = found
+    if tool_history.unreadable_reason:
         raise ConfigurationError(
-            f"{other}, and its rows do not name versions of the files here. Find out which of the "
-            "files this database has, and give the last one: `lambda-migrate baseline VERSION`; "
-            f"see {GUIDE}"
+            f"the table {tool_history.table} of {tool_history.tool} "
+            f"{tool_history.unreadable_reason}"
         )
-    return other
+    if not tool_history.is_comparable:
+        raise ConfigurationError(
+            f"{tool_history}, and its rows do not name versions of the files here. Find out "
+            "which of the files this database has, and give the last one: "
+            f"`lambda-migrate baseline VERSION`; see {ADOPTION_GUIDE}"
+        )
+    return tool_history
 
 
 class _HistoryComparison:
     """Another tool's entries by the file that each one corresponds to."""
 
-    def __init__(self, manifest: Manifest, other: OtherHistory) -> None:
-        self.states: dict[int, OtherEntry] = {}
-        self.without_file: list[OtherEntry] = []
+    def __init__(self, manifest: Manifest, tool_history: ToolHistory) -> None:
+        self.states: dict[int, ToolHistoryEntry] = {}
+        self.without_file: list[ToolHistoryEntry] = []
         self.ambiguous: list[str] = []
         by_name = {migration.name: migration for migration in manifest}
-        for entry in other.entries:
-            if entry.covers and entry.version is not None:
-                self._add_covered(manifest, entry, entry.version)
+        for entry in tool_history.entries:
+            if entry.covers_earlier_versions and entry.version is not None:
+                self._add_covered_versions(manifest, entry, entry.version)
                 continue
             migration = by_name.get(entry.label)
             if migration is None and entry.version is not None:
@@ -263,12 +273,14 @@ class _HistoryComparison:
             else:
                 self.states[migration.version] = entry
 
-    def _add_covered(self, manifest: Manifest, entry: OtherEntry, version: int) -> None:
+    def _add_covered_versions(
+        self, manifest: Manifest, entry: ToolHistoryEntry, version: int
+    ) -> None:
         for migration in manifest.up_to(version):
             is_last = migration.version == version
             state = entry.state if is_last else APPLIED
             label = entry.label if is_last else str(migration.version)
-            self.states[migration.version] = OtherEntry(label, state)
+            self.states[migration.version] = ToolHistoryEntry(label, state)
         if manifest.get(version) is None:
             self.without_file.append(entry)
 
@@ -283,11 +295,11 @@ class _HistoryComparison:
     def is_applied(self, version: int) -> bool:
         return self.state_of(version) == APPLIED
 
-    def find_failed(self) -> list[str]:
+    def find_failed_versions(self) -> list[str]:
         entries = [*self.states.values(), *self.without_file]
         return [each.label for each in entries if each.state == FAILED]
 
-    def find_ahead(self, manifest: Manifest) -> list[str]:
+    def find_versions_ahead(self, manifest: Manifest) -> list[str]:
         """Applied there, and newer than any file: newer code would run them again."""
         return [
             each.label
@@ -297,10 +309,10 @@ class _HistoryComparison:
 
 
 def _baseline_from(
-    manifest: Manifest, history: Sequence[HistoryRow], other: OtherHistory
+    manifest: Manifest, history: Sequence[HistoryRow], tool_history: ToolHistory
 ) -> Baseline:
-    comparison = _HistoryComparison(manifest, other)
-    _require_unambiguous(manifest, other, comparison)
+    comparison = _HistoryComparison(manifest, tool_history)
+    _require_unambiguous(manifest, tool_history, comparison)
     there = {row.version for row in history}
     chosen = [m for m in manifest if comparison.is_applied(m.version)]
     recorded = tuple(m for m in chosen if m.version not in there)
@@ -319,65 +331,67 @@ def _baseline_from(
     rows += [
         ComparedVersion(each.label, "", each.state, "no file") for each in comparison.without_file
     ]
-    return Baseline(recorded, manifest.up_to(chosen[-1].version), other, tuple(rows))
+    return Baseline(recorded, manifest.up_to(chosen[-1].version), tool_history, tuple(rows))
 
 
 def _require_unambiguous(
-    manifest: Manifest, other: OtherHistory, comparison: _HistoryComparison
+    manifest: Manifest, tool_history: ToolHistory, comparison: _HistoryComparison
 ) -> None:
     """Refuse a history that only the user can interpret.
 
     Raises:
         ConfigurationError: Names what to do first.
     """
-    if failed := comparison.find_failed():
+    if failed := comparison.find_failed_versions():
         raise ConfigurationError(
-            f"{other}, and {_join_limited(failed)} failed there: it may be applied in part. Look "
-            f"at the database, resolve it with {other.tool}, and run `lambda-migrate baseline` "
-            "again"
+            f"{tool_history}, and {_join_limited(failed)} failed there: it may be applied in part. "
+            f"Look at the database, resolve it with {tool_history.tool}, and run "
+            "`lambda-migrate baseline` again"
         )
     if comparison.ambiguous:
         raise ConfigurationError(
-            f"{other}, and two of its versions are the same file here: "
+            f"{tool_history}, and two of its versions are the same file here: "
             f"{_join_limited(comparison.ambiguous)}. Give each a file with a version of its own"
         )
     if not any(comparison.is_applied(m.version) for m in manifest):
         raise ConfigurationError(
-            f"{other}, and none of these has a file here. Correct LAMBDA_MIGRATE_DIRECTORY; or, if "
-            "a file here holds the whole schema, name it: `lambda-migrate baseline VERSION`"
+            f"{tool_history}, and none of these has a file here. Correct LAMBDA_MIGRATE_DIRECTORY; "
+            "or, if a file here holds the whole schema, name it: `lambda-migrate baseline VERSION`"
         )
-    if ahead := comparison.find_ahead(manifest):
+    if ahead := comparison.find_versions_ahead(manifest):
         raise ConfigurationError(
-            f"{other}, and {_join_limited(ahead)} has no file here and is newer than all files: "
-            "newer code would run it again. Run `lambda-migrate baseline` with the newest files"
+            f"{tool_history}, and {_join_limited(ahead)} has no file here and is newer than all "
+            "files: newer code would run it again. Run `lambda-migrate baseline` with the newest "
+            "files"
         )
 
 
 def _require_no_contradiction(
-    manifest: Manifest, found: Sequence[OtherHistory], version: int
+    manifest: Manifest, found: Sequence[ToolHistory], version: int
 ) -> None:
     """Refuse a version that every comparable history contradicts.
 
     Raises:
         ConfigurationError: Names the contradictions.
     """
-    contradicted: list[tuple[OtherHistory, list[str]]] = []
-    for other in found:
-        if other.fault or not other.is_comparable:
+    contradicted: list[tuple[ToolHistory, list[str]]] = []
+    for tool_history in found:
+        if tool_history.unreadable_reason or not tool_history.is_comparable:
             continue
-        comparison = _HistoryComparison(manifest, other)
+        comparison = _HistoryComparison(manifest, tool_history)
         if not comparison.states:
             continue  # it has none of these files: they have new version numbers
         contradictions = list(_find_contradictions(manifest, comparison, version))
         if not contradictions:
             return
-        contradicted.append((other, contradictions))
+        contradicted.append((tool_history, contradictions))
     if contradicted:
-        other, contradictions = contradicted[0]
+        tool_history, contradictions = contradicted[0]
         raise ConfigurationError(
-            f"{other}, and that contradicts version {version}: {_join_limited(contradictions)}. "
-            "`lambda-migrate baseline` without a version records exactly what was applied; to "
-            f"record everything up to {version} all the same, add --ignore-other-history"
+            f"{tool_history}, and that contradicts version {version}: "
+            f"{_join_limited(contradictions)}. `lambda-migrate baseline` without a version records "
+            f"exactly what was applied; to record everything up to {version} all the same, add "
+            "--ignore-other-history"
         )
 
 
@@ -394,7 +408,7 @@ def _find_contradictions(
             )
         elif migration.version > version and state in (APPLIED, FAILED):
             yield f"{migration.name} is recorded as {state} there, and would run again"
-    for label in comparison.find_ahead(manifest):
+    for label in comparison.find_versions_ahead(manifest):
         yield f"{label} is recorded as applied there, and newer code would run it again"
 
 

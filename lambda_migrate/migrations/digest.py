@@ -32,7 +32,7 @@ MAX_BYTES = 64 * 2**20
 """The size limit of one file, which is copied several times while it is applied. A member of a zip
 could otherwise expand to any size."""
 
-_PLAIN_NAME = re.compile(r"([0-9]{1,18})_[A-Za-z0-9_.+-]+\.sql")
+_SIMPLE_NAME = re.compile(r"([0-9]{1,18})_[A-Za-z0-9_.+-]+\.sql")
 
 
 def normalise_text(text: str) -> str:
@@ -83,7 +83,7 @@ def read_digest(source: str, *, relative_to: str | None = None) -> str | None:
     except (
         OSError,
         ValueError,
-    ):  # ValueError: not UTF-8, a NUL in the name, or `_NotPlainDirectory`
+    ):  # ValueError: not UTF-8, a NUL in the name, or `_NeedsFullRead`
         return None
 
 
@@ -107,7 +107,7 @@ def require_migrations(digest: str, *, allow_empty: bool) -> None:
         )
 
 
-class _NotPlainDirectory(ValueError):
+class _NeedsFullRead(ValueError):
     """The directory needs `source.read_manifest`."""
 
 
@@ -115,7 +115,7 @@ def _chain_checksums(checksums: Iterable[tuple[int, str]]) -> str:
     digest, last = EMPTY_DIGEST, 0
     for version, checksum in sorted(checksums):
         if version == last:
-            raise _NotPlainDirectory("two files of one version, or version 0")
+            raise _NeedsFullRead("two files of one version, or version 0")
         digest, last = chain_digest(digest, version, checksum), version
     return digest
 
@@ -124,10 +124,10 @@ def _read_checksums(entries: Iterable[os.DirEntry[str]]) -> Iterator[tuple[int, 
     for entry in entries:
         if not is_migration_name(entry.name):
             continue
-        match = _PLAIN_NAME.fullmatch(entry.name)
+        match = _SIMPLE_NAME.fullmatch(entry.name)
         if match is None or not entry.is_file(follow_symlinks=False):
-            raise _NotPlainDirectory(entry.name)
+            raise _NeedsFullRead(entry.name)
         if entry.stat().st_size > MAX_BYTES:
-            raise _NotPlainDirectory(entry.name)
+            raise _NeedsFullRead(entry.name)
         with open(entry.path, "rb") as file:  # noqa: PTH123 - importing pathlib takes 10 ms
             yield int(match[1]), compute_checksum(file.read().decode())

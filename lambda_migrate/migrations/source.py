@@ -110,29 +110,29 @@ def read_manifest(
         ManifestError: The folder is missing or contains no migrations, or files are invalid: it
             lists all of them.
     """
-    named = os.fspath(source)
+    source = os.fspath(source)
     try:
-        if named.startswith(_PACKAGE):
-            place, found = named, _read_package(named)
+        if source.startswith(_PACKAGE):
+            location, files = source, _read_package(source)
         else:
-            path = _resolve_path(named, relative_to=relative_to)
-            place, found = str(path), _read_path(path)
+            path = _resolve_path(source, relative_to=relative_to)
+            location, files = str(path), _read_path(path)
     except OSError as error:
         why = f"cannot be read: {error.strerror}; check its permissions"
-        raise _folder_error(named, why) from error
-    manifest = _make_manifest(found, shown=named.rstrip("/"), place=place)
+        raise _folder_error(source, why) from error
+    manifest = _make_manifest(files, display_path=source.rstrip("/"), location=location)
     if not manifest and not allow_empty:
-        raise _empty_folder_error(place)
+        raise _empty_folder_error(location)
     return manifest
 
 
-def _make_manifest(found: Iterable[_FoundFile], *, shown: str, place: str) -> Manifest:
+def _make_manifest(files: Iterable[_FoundFile], *, display_path: str, location: str) -> Manifest:
     migrations: list[Migration] = []
     faults: list[str] = []
     names: list[str] = []
-    for name, content in sorted(found, key=lambda each: each[0]):
+    for name, content in sorted(files, key=lambda each: each[0]):
         names.append(name)
-        path = f"{shown}/{escape_text(name)}"
+        path = f"{display_path}/{escape_text(name)}"
         if isinstance(content, str):
             faults.append(f"{path}: {content}")
             continue
@@ -140,26 +140,26 @@ def _make_manifest(found: Iterable[_FoundFile], *, shown: str, place: str) -> Ma
             migrations.append(parse_migration(content, filename=name, path=path))
         except ManifestError as error:
             faults += error.faults
-    faults += _find_collisions(names, shown=shown)
+    faults += _find_collisions(names, display_path=display_path)
     if faults:
-        raise ManifestError(faults, heading=_make_heading(len(faults), place, names))
+        raise ManifestError(faults, heading=_make_heading(len(faults), location, names))
     return Manifest(migrations)
 
 
-def _make_heading(count: int, place: str, names: Iterable[str]) -> str:
-    from lambda_migrate.migrations.layouts import GUIDE, detect_tool
+def _make_heading(count: int, location: str, names: Iterable[str]) -> str:
+    from lambda_migrate.migrations.tool_layouts import ADOPTION_GUIDE, detect_tool
 
     tool = detect_tool(names)
-    looks = f" (these look like files of {tool}: see {GUIDE})" if tool else ""
-    return f"{count} {'fault' if count == 1 else 'faults'} in the migrations of {place}{looks}:"
+    looks = f" (these look like files of {tool}: see {ADOPTION_GUIDE})" if tool else ""
+    return f"{count} {'fault' if count == 1 else 'faults'} in the migrations of {location}{looks}:"
 
 
-def _empty_folder_error(place: str) -> ManifestError:
-    from lambda_migrate.migrations.layouts import explain_missing_migrations
+def _empty_folder_error(location: str) -> ManifestError:
+    from lambda_migrate.migrations.tool_layouts import explain_missing_migrations
 
-    in_package = place.startswith(_PACKAGE)
-    folder = _find_package_folder(place) if in_package else _open_folder(Path(place))
-    return ManifestError(explain_missing_migrations(place, folder, in_package=in_package))
+    in_package = location.startswith(_PACKAGE)
+    folder = _find_package_folder(location) if in_package else _open_folder(Path(location))
+    return ManifestError(explain_missing_migrations(location, folder, in_package=in_package))
 
 
 def _open_folder(path: Path) -> Traversable:
@@ -172,8 +172,8 @@ def _open_folder(path: Path) -> Traversable:
     return zipfile.Path(archive, f"{inner}/" if inner else "")
 
 
-def _folder_error(place: str, why: str) -> ManifestError:
-    return ManifestError(f"the migrations folder {escape_text(place)} {why}")
+def _folder_error(location: str, why: str) -> ManifestError:
+    return ManifestError(f"the migrations folder {escape_text(location)} {why}")
 
 
 # --- what a file is called
@@ -196,7 +196,7 @@ def _check_name(filename: str) -> Iterator[str]:
         )
 
 
-def _find_collisions(names: Iterable[str], *, shown: str) -> Iterator[str]:
+def _find_collisions(names: Iterable[str], *, display_path: str) -> Iterator[str]:
     first: dict[int, str] = {}
     for name in names:
         match = _FILE_NAME.fullmatch(name)
@@ -205,7 +205,7 @@ def _find_collisions(names: Iterable[str], *, shown: str) -> Iterator[str]:
         earlier = first.setdefault(int(match[1]), name)
         if earlier is not name:
             yield (
-                f"{shown}/{escape_text(name)}: version {int(match[1])} is taken by "
+                f"{display_path}/{escape_text(name)}: version {int(match[1])} is taken by "
                 f"{escape_text(earlier)}; renumber one of them"
             )
 
@@ -374,12 +374,12 @@ def _end_of_block_comment(text: str, at: int) -> int | None:
 # --- where files are
 
 
-def _resolve_path(named: str, *, relative_to: str | os.PathLike[str] | None) -> Path:
-    if not named.strip():
+def _resolve_path(source: str, *, relative_to: str | os.PathLike[str] | None) -> Path:
+    if not source.strip():
         raise ManifestError("the migrations folder has no name; set LAMBDA_MIGRATE_DIRECTORY")
-    if "\0" in named:
-        raise _folder_error(named, "has a NUL character in its name; correct the setting")
-    return Path(relative_to or "").absolute() / named
+    if "\0" in source:
+        raise _folder_error(source, "has a NUL character in its name; correct the setting")
+    return Path(relative_to or "").absolute() / source
 
 
 def _read_path(path: Path) -> list[_FoundFile]:
@@ -489,8 +489,8 @@ def _read_member(archive: ZipFile, info: ZipInfo) -> bytes | str:
         return f"cannot be unpacked: {error}; build the zip again"
 
 
-def _read_package(named: str) -> list[_FoundFile]:
-    folder = _find_package_folder(named)
+def _read_package(source: str) -> list[_FoundFile]:
+    folder = _find_package_folder(source)
     if isinstance(folder, Path):
         return _read_path(folder)
     return [
@@ -500,38 +500,38 @@ def _read_package(named: str) -> list[_FoundFile]:
     ]
 
 
-def _find_package_folder(named: str) -> Traversable:
-    dotted, _, inner = named.removeprefix(_PACKAGE).strip("/").partition("/")
-    if not re.fullmatch(r"\w+(\.\w+)*", dotted):
-        raise _folder_error(named, "is not a package; write package:name or package:name/folder")
-    folder = _find_anchor(dotted, named=named)
+def _find_package_folder(source: str) -> Traversable:
+    module_name, _, inner = source.removeprefix(_PACKAGE).strip("/").partition("/")
+    if not re.fullmatch(r"\w+(\.\w+)*", module_name):
+        raise _folder_error(source, "is not a package; write package:name or package:name/folder")
+    folder = _find_anchor(module_name, source=source)
     for part in filter(None, inner.split("/")):
         if part == "..":
-            raise _folder_error(named, "leaves its package; use the package that contains it")
+            raise _folder_error(source, "leaves its package; use the package that contains it")
         folder = folder.joinpath(part)
     if not folder.is_dir():
-        raise _folder_error(named, "does not exist; include it in the package's data files")
+        raise _folder_error(source, "does not exist; include it in the package's data files")
     return folder
 
 
-def _find_anchor(dotted: str, *, named: str) -> Traversable:
+def _find_anchor(module_name: str, *, source: str) -> Traversable:
     """The folder of a package, or a folder in it; in a zip, only packages can be imported."""
     from importlib import import_module
     from importlib.resources import files
 
     try:
-        if not hasattr(import_module(dotted), "__path__"):
-            raise _folder_error(named, f"names the module {dotted}, which is not a package")
-        return files(dotted)
+        if not hasattr(import_module(module_name), "__path__"):
+            raise _folder_error(source, f"names the module {module_name}, which is not a package")
+        return files(module_name)
     except (ModuleNotFoundError, NotADirectoryError) as error:
         # Another missing module is the package's own fault and is raised unchanged. A folder
         # without __init__.py is "not a directory" in a zip.
-        missing = getattr(error, "name", dotted)
-        if not f"{dotted}.".startswith(f"{missing}."):
+        missing = getattr(error, "name", module_name)
+        if not f"{module_name}.".startswith(f"{missing}."):
             raise
-        parent, _, last = dotted.rpartition(".")
+        parent, _, last = module_name.rpartition(".")
         if not parent:
             raise _folder_error(
-                named, f"is not a package: there is no module {dotted!r}"
+                source, f"is not a package: there is no module {module_name!r}"
             ) from error
-        return _find_anchor(parent, named=named).joinpath(last)
+        return _find_anchor(parent, source=source).joinpath(last)

@@ -27,8 +27,8 @@ Takeover (`fence`; I2, I5)
 
     A backend is ended only for what it does at that moment: it has locked the fence row, or it
     has the session lock. A remembered process id or an application name is no reason, because a
-    pooler passes both on. A process that may not end sessions (``evict=False``, a dry run)
-    raises `LeaseHeld` instead.
+    pooler passes both on. A process that may not end sessions
+    (``terminate_holders=False``, a dry run) raises `LeaseHeld` instead.
 
 Transactional migrations (`transactional`; I1, I4)
     A migration is one transaction, sent as one message: BEGIN, timeouts from the remaining
@@ -50,7 +50,7 @@ A stale holder
                |                        |  ^  |                                          |
                | token not higher       |  |  +------------------------------------------+
                v                        |  |
-        StaleFencingToken               |  | reattach: same token, same history
+        StaleFencingToken               |  | reconnect: same token, same history
                                         |  |
                                         |  +-----------> [connection lost]
                                         |                        |
@@ -60,8 +60,8 @@ A stale holder
 
 Non-transactional migrations (`non_transactional`, `catalog_state`; I1)
     ``CREATE INDEX CONCURRENTLY`` and the like cannot share a transaction with their history
-    row. So an intent row is committed first. After a crash, `FencedSession.settle` reads from
-    the catalog whether the statement took effect::
+    row. So an intent row is committed first. After a crash, `FencedSession.resolve_in_doubt`
+    reads from the catalog whether the statement took effect::
 
                      intent             took effect             intent to roll back
         [no row] -------------> started ------------> applied -----------------------> reverting

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 
 from lambda_migrate.errors import ConfigurationError
 
-__all__ = ["DEFAULT_PORT", "SSLMODES", "SYSTEM_ROOTS", "DatabaseAddress", "parse_url"]
+__all__ = ["DEFAULT_PORT", "SSLMODES", "SYSTEM_ROOT_CERTIFICATES", "DatabaseAddress", "parse_url"]
 
 DEFAULT_PORT = 5432
 
 SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 """libpq's modes, from the weakest to the strongest (its manual, section 32.19.3)."""
 
-SYSTEM_ROOTS = "system"
+SYSTEM_ROOT_CERTIFICATES = "system"
 """``sslrootcert=system``: trust the operating system's store, and require ``verify-full``."""
 
 _SCHEMES = ("postgresql://", "postgres://")
@@ -35,7 +35,7 @@ class DatabaseAddress:
         port: TCP port; for a Unix socket the number in the socket's name.
         user: The role; "" if a secret provides it.
         password: The role's password, or None.
-        sslmode: One of `SSLMODES`, or "" if not set; see `tls_mode`.
+        sslmode: One of `SSLMODES`, or "" if not set; see `effective_sslmode`.
         sslrootcert: A file of PEM certificates, ``system``, or "". Lambda's system store lacks
             the certificate authorities of RDS: use the file of Amazon's global bundle there.
         connect_timeout: Timeout for connecting in seconds, or None.
@@ -67,7 +67,7 @@ class DatabaseAddress:
         return bool(self.socket_dir) or _is_loopback(self.host)
 
     @property
-    def tls_mode(self) -> str:
+    def effective_sslmode(self) -> str:
         """The effective mode, one of `SSLMODES`.
 
         A Unix socket is never encrypted, whatever ``sslmode`` says, as in libpq. The default is
@@ -84,7 +84,7 @@ class DatabaseAddress:
     @property
     def requires_tls(self) -> bool:
         """Whether TLS is required, so that nothing is sent in plaintext."""
-        return self.tls_mode in ("require", "verify-ca", "verify-full")
+        return self.effective_sslmode in ("require", "verify-ca", "verify-full")
 
     def with_tls(self, *, sslmode: str = "", sslrootcert: str = "") -> DatabaseAddress:
         """The same address with this ``sslmode`` and ``sslrootcert``, if given."""
@@ -99,12 +99,15 @@ class DatabaseAddress:
         faults = []
         if self.sslmode and self.sslmode not in SSLMODES:
             faults.append(f"sslmode {self.sslmode!r} is unknown; use one of {', '.join(SSLMODES)}")
-        elif self.sslrootcert == SYSTEM_ROOTS and self.sslmode not in ("", "verify-full"):
+        elif self.sslrootcert == SYSTEM_ROOT_CERTIFICATES and self.sslmode not in (
+            "",
+            "verify-full",
+        ):
             faults.append(
                 f"sslmode={self.sslmode} is too weak for sslrootcert=system; "
                 "use sslmode=verify-full"
             )
-        if self.channel_binding == "require" and self.tls_mode == "disable":
+        if self.channel_binding == "require" and self.effective_sslmode == "disable":
             faults.append("channel_binding=require needs TLS; set an sslmode other than disable")
         return faults
 
@@ -155,7 +158,7 @@ def _parse_parts(rest: str, faults: list[str]) -> dict[str, str]:
 
 def _split_host_and_port(location: str, faults: list[str]) -> tuple[str, str]:
     if "," in location:
-        faults.append(_ONE_HOST)
+        faults.append(_MULTIPLE_HOSTS_MESSAGE)
         return "", ""
     if not location.startswith("["):
         host, _, port = location.partition(":")
@@ -200,8 +203,10 @@ _ACCEPTED_VALUES = {
 }
 """Parameters that are accepted with one value, which is what the library does anyway."""
 
-_ONE_HOST = "it names several hosts; use the one that accepts writes (the cluster's endpoint)"
-_REFUSALS = {
+_MULTIPLE_HOSTS_MESSAGE = (
+    "it names several hosts; use the one that accepts writes (the cluster's endpoint)"
+)
+_UNSUPPORTED_PARAMETER_ADVICE = {
     "hostaddr": "put the host into the URL instead; its certificate is checked against that name",
     "options": "put settings into the migration itself (SET LOCAL ...) or on the role (ALTER ROLE)",
     "sslcert": "client certificates are not supported; use a password, a secret or IAM",
@@ -213,7 +218,7 @@ _REFUSALS = {
 
 
 def _unsupported_parameter(key: str) -> str:
-    advice = _REFUSALS.get(
+    advice = _UNSUPPORTED_PARAMETER_ADVICE.get(
         key, f"remove it; supported are {', '.join(sorted(_SUPPORTED_PARAMETERS))}"
     )
     return f"parameter {key!r} is not supported: {advice}"
@@ -223,7 +228,7 @@ def _build_address(fields: dict[str, str], faults: list[str]) -> DatabaseAddress
     host = fields.get("host", "")
     user = fields.get("user", "")
     if "," in host or "," in fields.get("port", ""):
-        faults.append(_ONE_HOST)
+        faults.append(_MULTIPLE_HOSTS_MESSAGE)
     if not host:
         faults.append("it has no host; add one, or ?host=/directory for a Unix socket")
     if host.startswith("@"):
@@ -272,20 +277,22 @@ def _parse_channel_binding(fields: dict[str, str], faults: list[str]) -> str:
     return text
 
 
-def _decode_percent(text: str, what: str, faults: list[str]) -> str:
+def _decode_percent(text: str, part_name: str, faults: list[str]) -> str:
     first, *others = text.split("%")
     raw = bytearray(first.encode())
     for other in others:
         code = other[:2]
         if len(code) < 2 or not _HEX.issuperset(code) or code == "00":
-            faults.append(f"a % in its {what} is not followed by two hexadecimal digits (%25 is %)")
+            faults.append(
+                f"a % in its {part_name} is not followed by two hexadecimal digits (%25 is %)"
+            )
             return ""
         raw.append(int(code, 16))
         raw += other[2:].encode()
     try:
         return raw.decode()
     except UnicodeDecodeError:
-        faults.append(f"its {what} is not UTF-8 once percent-decoded")
+        faults.append(f"its {part_name} is not UTF-8 once percent-decoded")
         return ""
 
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lambda_migrate.postgresql.sql_fragments import BEGIN, EQUALS, literal
+from lambda_migrate.postgresql.sql_fragments import BEGIN, EQUALS, quote_literal
 
 if TYPE_CHECKING:
     from lambda_migrate.postgresql.sql_fragments import ServerTimeouts
 
-_COMPLETE = "(i.indisvalid OR c.relkind OPERATOR(pg_catalog.=) 'I')"
+_IS_COMPLETE_INDEX = "(i.indisvalid OR c.relkind OPERATOR(pg_catalog.=) 'I')"
 """For an index ``i`` with the relation ``c``; NULL for a relation that is not an index."""
 
 
-def find_same_name(index: str, *, table: str) -> str:
+def find_relation_with_index_name(index: str, *, table: str) -> str:
     """The relation that has the name which an index of ``table`` would get.
 
     Returns object id, qualified name, whether it is an index of this table, and whether it is
@@ -30,12 +30,12 @@ def find_same_name(index: str, *, table: str) -> str:
     """
     return f"""
         SELECT c.oid, {_regclass_name("c.oid")}, (i.indrelid {EQUALS} t.oid) IS TRUE,
-               {_COMPLETE} IS TRUE
+               {_IS_COMPLETE_INDEX} IS TRUE
         FROM pg_catalog.pg_class t JOIN pg_catalog.pg_class c
           ON c.relnamespace {EQUALS} t.relnamespace
         LEFT JOIN pg_catalog.pg_index i ON i.indexrelid {EQUALS} c.oid
         WHERE t.oid {EQUALS} {_oid_of(table)}
-          AND c.relname {EQUALS} {literal(index)}::pg_catalog.name"""
+          AND c.relname {EQUALS} {quote_literal(index)}::pg_catalog.name"""
 
 
 def compare_index(
@@ -88,18 +88,18 @@ def find_relation(name: str) -> str:
 
 def find_relation_by_id(object_id: int) -> str:
     """As `find_relation`, by object id."""
-    return _relation(f"{literal(object_id)}::pg_catalog.oid")
+    return _relation(f"{quote_literal(object_id)}::pg_catalog.oid")
 
 
 def _relation(object_id: str) -> str:
     return f"""
-        SELECT c.oid, {_regclass_name("c.oid")}, {_COMPLETE} IS NOT FALSE
+        SELECT c.oid, {_regclass_name("c.oid")}, {_IS_COMPLETE_INDEX} IS NOT FALSE
         FROM pg_catalog.pg_class c
         LEFT JOIN pg_catalog.pg_index i ON i.indexrelid {EQUALS} c.oid
         WHERE c.oid {EQUALS} {object_id}"""
 
 
-def find_reindex_leftovers(of: str, name: str) -> str:
+def find_reindex_leftovers(object_type: str, name: str) -> str:
     """Invalid indexes that REINDEX CONCURRENTLY left behind.
 
     Returns object id, qualified name, and whether the role may drop it. The query covers the tables
@@ -107,7 +107,7 @@ def find_reindex_leftovers(of: str, name: str) -> str:
     those a role needs USAGE on the schema ``pg_toast``, as a rule only a superuser has it.
 
     Args:
-        of: ``INDEX``, ``TABLE``, ``SCHEMA`` or ``DATABASE``.
+        object_type: ``INDEX``, ``TABLE``, ``SCHEMA`` or ``DATABASE``.
         name: An SQL name, perhaps quoted; a schema's is unquoted.
     """
     tree = f"SELECT relid FROM pg_catalog.pg_partition_tree({_oid_of(name)}::pg_catalog.regclass)"
@@ -117,9 +117,10 @@ def find_reindex_leftovers(of: str, name: str) -> str:
                         OR indexrelid {EQUALS} ANY ({tree})""",
         "TABLE": f"SELECT {_oid_of(name)} UNION ALL {tree}",
         "SCHEMA": f"""SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n
-                      ON n.oid {EQUALS} c.relnamespace WHERE n.nspname {EQUALS} {literal(name)}""",
+                      ON n.oid {EQUALS} c.relnamespace
+                      WHERE n.nspname {EQUALS} {quote_literal(name)}""",
         "DATABASE": "SELECT oid FROM pg_catalog.pg_class",
-    }[of]
+    }[object_type]
     return f"""
         SELECT i.indexrelid, {_regclass_name("i.indexrelid")},
                pg_catalog.has_schema_privilege(c.relnamespace, 'USAGE')
@@ -132,47 +133,49 @@ def find_reindex_leftovers(of: str, name: str) -> str:
         ORDER BY t.relkind {EQUALS} 't', 2"""
 
 
-def find_partition(whole: str, part: str) -> str:
+def find_partition(parent: str, partition: str) -> str:
     """Object ids of table and partition, whether it is attached, whether a DETACH was begun.
 
     No row if either does not exist. Both are SQL names, perhaps quoted.
     """
-    return _partition(_oid_of(whole), _oid_of(part))
+    return _partition(_oid_of(parent), _oid_of(partition))
 
 
-def find_partition_by_id(whole: int, part: int) -> str:
+def find_partition_by_id(parent: int, partition: int) -> str:
     """As `find_partition`, by object ids."""
-    return _partition(f"{literal(whole)}::pg_catalog.oid", f"{literal(part)}::pg_catalog.oid")
+    return _partition(
+        f"{quote_literal(parent)}::pg_catalog.oid", f"{quote_literal(partition)}::pg_catalog.oid"
+    )
 
 
-def _partition(whole: str, part: str) -> str:
+def _partition(parent: str, partition: str) -> str:
     return f"""
         SELECT w.oid, p.oid, h.inhrelid IS NOT NULL, h.inhdetachpending IS TRUE,
                {_full_name("w")}, {_full_name("p")}
-        FROM pg_catalog.pg_class w JOIN pg_catalog.pg_class p ON p.oid {EQUALS} {part}
+        FROM pg_catalog.pg_class w JOIN pg_catalog.pg_class p ON p.oid {EQUALS} {partition}
         LEFT JOIN pg_catalog.pg_inherits h
           ON h.inhparent {EQUALS} w.oid AND h.inhrelid {EQUALS} p.oid
-        WHERE w.oid {EQUALS} {whole}"""
+        WHERE w.oid {EQUALS} {parent}"""
 
 
 def _full_name(relation: str) -> str:
-    """The quoted name with its schema, for a message under `SAFE_PATH`."""
+    """The quoted name with its schema, for a message under `SAFE_SEARCH_PATH`."""
     return (
         f"pg_catalog.concat({relation}.relnamespace::pg_catalog.regnamespace, '.',"
         f" pg_catalog.quote_ident({relation}.relname))"
     )
 
 
-def finalize_detach(whole: str, part: str) -> str:
+def finalize_detach(parent: str, partition: str) -> str:
     """Finish a DETACH that was begun; the names come quoted from the catalog."""
-    return f"ALTER TABLE {whole} DETACH PARTITION {part} FINALIZE"
+    return f"ALTER TABLE {parent} DETACH PARTITION {partition} FINALIZE"
 
 
-def find_object(of: str, name: str, *, object_id: int | None = None) -> str:
+def find_object(object_type: str, name: str, *, object_id: int | None = None) -> str:
     """A database, tablespace or subscription: object id, and whether it is complete.
 
     Args:
-        of: ``DATABASE``, ``TABLESPACE`` or ``SUBSCRIPTION``.
+        object_type: ``DATABASE``, ``TABLESPACE`` or ``SUBSCRIPTION``.
         name: Its name, unquoted.
         object_id: Look up this object id instead of the name.
     """
@@ -181,38 +184,38 @@ def find_object(of: str, name: str, *, object_id: int | None = None) -> str:
         "DATABASE": ("pg_database", "datname", "datconnlimit OPERATOR(pg_catalog.<>) -2"),
         "TABLESPACE": ("pg_tablespace", "spcname", "TRUE"),
         "SUBSCRIPTION": ("pg_subscription", "subname", "TRUE"),
-    }[of]
+    }[object_type]
     here = (
         f" AND subdbid {EQUALS} (SELECT oid FROM pg_catalog.pg_database"
         f" WHERE datname {EQUALS} pg_catalog.current_database())"
     )
     which = (
-        f"{column} {EQUALS} {literal(name)}::pg_catalog.name"
+        f"{column} {EQUALS} {quote_literal(name)}::pg_catalog.name"
         if object_id is None
-        else f"oid {EQUALS} {literal(object_id)}::pg_catalog.oid"
+        else f"oid {EQUALS} {quote_literal(object_id)}::pg_catalog.oid"
     )
     return (
         f"SELECT oid, {is_whole} FROM pg_catalog.{catalog} WHERE {which}"
-        f"{here if of == 'SUBSCRIPTION' else ''}"
+        f"{here if object_type == 'SUBSCRIPTION' else ''}"
     )
 
 
-def find_enum_value(kind: str, value: str) -> str:
+def find_enum_value(enum_type: str, value: str) -> str:
     """One row if the enum type has the value."""
     return f"""
         SELECT 1 FROM pg_catalog.pg_enum
-        WHERE enumtypid {EQUALS} pg_catalog.to_regtype({literal(kind)})::pg_catalog.oid
-          AND enumlabel {EQUALS} {literal(value)}::pg_catalog.name"""
+        WHERE enumtypid {EQUALS} pg_catalog.to_regtype({quote_literal(enum_type)})::pg_catalog.oid
+          AND enumlabel {EQUALS} {quote_literal(value)}::pg_catalog.name"""
 
 
-def drop_index(qualified: str) -> str:
+def drop_index(qualified_name: str) -> str:
     """Drop an index; the name comes quoted from the catalog."""
-    return f"DROP INDEX CONCURRENTLY IF EXISTS {qualified}"
+    return f"DROP INDEX CONCURRENTLY IF EXISTS {qualified_name}"
 
 
 def _oid_of(relation: str) -> str:
     """The relation's object id; NULL if it does not exist."""
-    return f"pg_catalog.to_regclass({literal(relation)})::pg_catalog.oid"
+    return f"pg_catalog.to_regclass({quote_literal(relation)})::pg_catalog.oid"
 
 
 def _regclass_name(object_id: str) -> str:

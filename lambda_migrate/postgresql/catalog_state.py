@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from lambda_migrate.postgresql import catalog_queries
-from lambda_migrate.postgresql.sql_fragments import identifier
+from lambda_migrate.postgresql.sql_fragments import quote_identifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ __all__ = [
     "CatalogFinding",
     "CatalogInspector",
     "CatalogState",
-    "quote",
+    "quote_qualified_name",
 ]
 
 DUPLICATE_TABLE = "42P07"
@@ -111,7 +111,7 @@ class CatalogInspector:
         """Names of INVALID indexes of the statement, and whether this role may drop them."""
         kind = self._info.kind
         if kind == "create-index":
-            for _, name, is_of_table, is_valid in self._find_same_name():
+            for _, name, is_of_table, is_valid in self._find_relation_with_index_name():
                 if is_of_table and not is_valid:
                     yield name, True
         elif kind == "drop-index":
@@ -131,7 +131,7 @@ class CatalogInspector:
     def _check_new_index(self) -> CatalogFinding:
         if not self._info.names or self._info.table is None:
             return CatalogFinding(CatalogState.UNKNOWN)
-        for object_id, name, is_of_table, is_valid in self._find_same_name():
+        for object_id, name, is_of_table, is_valid in self._find_relation_with_index_name():
             if not is_of_table:
                 conflict = self._already_exists(f"the relation {name}")
                 return CatalogFinding(CatalogState.ABSENT, (), conflict, DUPLICATE_TABLE)
@@ -141,13 +141,13 @@ class CatalogInspector:
                     f"INDEX CONCURRENTLY {name}, then run again"
                 )
                 return CatalogFinding(CatalogState.INVALID, (), conflict, DUPLICATE_TABLE)
-            return self._check_same_name(object_id, name)
+            return self._check_index_of_same_name(object_id, name)
         return CatalogFinding(CatalogState.ABSENT)
 
-    def _check_same_name(self, object_id: int, name: str) -> CatalogFinding:
+    def _check_index_of_same_name(self, object_id: int, name: str) -> CatalogFinding:
         """A complete index has the name: it counts only if it has the right definition."""
         is_same = self._is_same_index(object_id)
-        what = {
+        description = {
             True: f"the index {name}, defined like this,",
             False: f"an index {name} with another definition",
             None: f"an index {name}, which could not be compared with this one,",
@@ -155,8 +155,8 @@ class CatalogInspector:
         state = CatalogState.ABSENT if is_same is False else CatalogState.COMPLETE
         if is_same is None and self.object_ids is None:
             state = CatalogState.UNKNOWN
-        is_accepted = bool(is_same) and self._info.conditional
-        conflict = "" if is_accepted else self._already_exists(what)
+        is_accepted = bool(is_same) and self._info.has_if_exists
+        conflict = "" if is_accepted else self._already_exists(description)
         return CatalogFinding(state, (), conflict, DUPLICATE_TABLE)
 
     def _check_dropped_index(self) -> CatalogFinding:
@@ -164,7 +164,7 @@ class CatalogInspector:
         info, rows = self._info, self._find_indexes_to_drop()
         object_ids = tuple(object_id for object_id, _, _ in rows)
         conflict = ""
-        if self.object_ids is None and len(rows) < len(info.names) and not info.conditional:
+        if self.object_ids is None and len(rows) < len(info.names) and not info.has_if_exists:
             missing = next(
                 n for n in info.names if not self._object_ids_of(n).intersection(object_ids)
             )
@@ -189,18 +189,20 @@ class CatalogInspector:
 
     def _check_enum_value(self) -> CatalogFinding:
         info = self._info
-        rows = self._read(catalog_queries.find_enum_value(quote(info.names[0]), info.enum_value))
+        rows = self._read(
+            catalog_queries.find_enum_value(quote_qualified_name(info.names[0]), info.enum_value)
+        )
         if not rows:
             return CatalogFinding(CatalogState.ABSENT)
-        what = f"the value {info.enum_value!r} of {info.names[0]}"
-        conflict = "" if info.conditional else self._already_exists(what)
+        description = f"the value {info.enum_value!r} of {info.names[0]}"
+        conflict = "" if info.has_if_exists else self._already_exists(description)
         return CatalogFinding(CatalogState.COMPLETE, (), conflict, DUPLICATE_OBJECT)
 
     def _check_partition(self) -> CatalogFinding:
         info, rows = self._info, self._find_partition()
         if not rows:
             conflict = self._does_not_exist(f"{info.table} or {info.names[0]}")
-            conflict = "" if info.conditional else conflict
+            conflict = "" if info.has_if_exists else conflict
             return CatalogFinding(CatalogState.UNKNOWN, (), conflict, _UNDEFINED_TABLE)
         table_id, partition_id, is_attached, is_pending, table, partition = rows[0]
         object_ids, is_detach = (table_id, partition_id), info.kind == "detach-partition"
@@ -232,50 +234,55 @@ class CatalogInspector:
         object_id = self.object_ids[0] if self.object_ids and not is_create else None
         query = catalog_queries.find_object(info.object_type, name, object_id=object_id)
         rows = self._read(query)
-        what = f"{info.object_type.lower()} {name}"
+        description = f"{info.object_type.lower()} {name}"
         if any(not is_complete for _, is_complete in rows):
-            conflict = self._already_exists(f"a {what}, half dropped,") if is_create else ""
+            conflict = self._already_exists(f"a {description}, half dropped,") if is_create else ""
             return CatalogFinding(CatalogState.UNKNOWN, (rows[0][0],), conflict, DUPLICATE_OBJECT)
         if bool(rows) is is_create:
             conflict = (
-                self._already_exists(f"a {what}") if is_create else self._does_not_exist(what)
+                self._already_exists(f"a {description}")
+                if is_create
+                else self._does_not_exist(description)
             )
-            conflict = "" if info.conditional else conflict
+            conflict = "" if info.has_if_exists else conflict
             sqlstate = DUPLICATE_OBJECT if is_create else _UNDEFINED_OBJECT
             return CatalogFinding(CatalogState.COMPLETE, (), conflict, sqlstate)
         is_known = info.object_type != "SUBSCRIPTION"
         state = CatalogState.ABSENT if is_known else CatalogState.UNKNOWN
         return CatalogFinding(state, tuple(object_id for object_id, _ in rows))
 
-    def _already_exists(self, what: str) -> str:
+    def _already_exists(self, description: str) -> str:
         return (
-            f"{what} exists already; drop or rename it, or, if the change was made, "
+            f"{description} exists already; drop or rename it, or, if the change was made, "
             f"{self._repair_command}"
         )
 
-    def _does_not_exist(self, what: str) -> str:
+    def _does_not_exist(self, description: str) -> str:
         return (
-            f"{what} does not exist; correct the script, or, if the change was made, "
+            f"{description} does not exist; correct the script, or, if the change was made, "
             f"{self._repair_command}"
         )
 
-    def _find_same_name(self) -> list[list[Any]]:
+    def _find_relation_with_index_name(self) -> list[list[Any]]:
         info = self._info
         if not info.names or info.table is None:
             return []
-        name, table = info.names[0].name, quote(info.table)
-        return self._read(catalog_queries.find_same_name(name, table=table))
+        name, table = info.names[0].name, quote_qualified_name(info.table)
+        return self._read(catalog_queries.find_relation_with_index_name(name, table=table))
 
     def _find_indexes_to_drop(self) -> list[list[Any]]:
         """The indexes that the names meant before the statement began, not later ones."""
         if self.object_ids is None:
-            found = [catalog_queries.find_relation(quote(name)) for name in self._info.names]
+            found = [
+                catalog_queries.find_relation(quote_qualified_name(name))
+                for name in self._info.names
+            ]
         else:
             found = [catalog_queries.find_relation_by_id(each) for each in self.object_ids]
         return [row for query in found for row in self._read(query)]
 
     def _object_ids_of(self, name: Identifier) -> set[int]:
-        rows = self._read(catalog_queries.find_relation(quote(name)))
+        rows = self._read(catalog_queries.find_relation(quote_qualified_name(name)))
         return {object_id for object_id, _, _ in rows}
 
     def _find_reindex_leftovers(self) -> list[list[Any]]:
@@ -285,7 +292,7 @@ class CatalogInspector:
         if not info.concurrently or info.object_type not in kinds:
             return []
         is_schema = info.object_type == "SCHEMA"
-        names = [name.name if is_schema else quote(name) for name in info.names]
+        names = [name.name if is_schema else quote_qualified_name(name) for name in info.names]
         query = catalog_queries.find_reindex_leftovers(info.object_type, "".join(names[:1]))
         return [row for row in self._read(query) if row[0] not in (self.object_ids or ())]
 
@@ -296,10 +303,14 @@ class CatalogInspector:
         if self.object_ids:
             table_id, partition_id = self.object_ids
             return self._read(catalog_queries.find_partition_by_id(table_id, partition_id))
-        return self._read(catalog_queries.find_partition(quote(info.table), quote(info.names[0])))
+        return self._read(
+            catalog_queries.find_partition(
+                quote_qualified_name(info.table), quote_qualified_name(info.names[0])
+            )
+        )
 
 
-def quote(name: Identifier) -> str:
+def quote_qualified_name(name: Identifier) -> str:
     """Quote a name, with its schema if it has one."""
-    quoted = identifier(name.name)
-    return f"{identifier(name.schema)}.{quoted}" if name.schema else quoted
+    quoted = quote_identifier(name.name)
+    return f"{quote_identifier(name.schema)}.{quoted}" if name.schema else quoted

@@ -53,7 +53,7 @@ _PERMANENT_CLASSES = ("28", "3D", "42", "22", "0A")
 """Not authenticated, no such database, no privilege or parameter, wrong value, unsupported
 (appendix A of PostgreSQL's manual)."""
 
-_UNSENDABLE = re.compile("[\0\ud800-\udfff]")
+_FORBIDDEN_CHARACTERS = re.compile("[\0\ud800-\udfff]")
 
 _PROTOCOL_VIOLATION = "08P01"
 """PgBouncer's code for nearly everything: it is full for now, the server does not respond, or it
@@ -171,26 +171,26 @@ def connect(
         deadline=Deadline.after(seconds, clock),
         seconds=seconds,
     )
-    first, *others = _ENCRYPTIONS[address.tls_mode]
+    first, *others = _ENCRYPTIONS[address.effective_sslmode]
     try:
         return attempt.connect(first)
     except ConnectFailed as failed:
         if not failed.server_responded or not others:
             raise
-        return _connect_second(attempt, others[0], failed)
+        return _retry_with_other_encryption(attempt, others[0], failed)
 
 
-def _connect_second(
-    attempt: _ConnectAttempt, encryption: _Encryption, before: ConnectFailed
+def _retry_with_other_encryption(
+    attempt: _ConnectAttempt, encryption: _Encryption, first_error: ConnectFailed
 ) -> Connection:
     try:
         return attempt.connect(encryption)
     except ConnectFailed as failed:
-        reasons = dict.fromkeys((before.reason, failed.reason))
+        reasons = dict.fromkeys((first_error.reason, failed.reason))
         raise ConnectFailed(
             "; then, ".join(reasons),
-            permanent=before.permanent and failed.permanent,
-            sqlstate=failed.sqlstate or before.sqlstate,
+            permanent=first_error.permanent and failed.permanent,
+            sqlstate=failed.sqlstate or first_error.sqlstate,
             server_responded=True,
         ) from failed
 
@@ -235,7 +235,7 @@ class _ConnectAttempt:
             ("password", self.address.password or ""),
             ("database name", self.address.database),
         ):
-            if _UNSENDABLE.search(text):
+            if _FORBIDDEN_CHARACTERS.search(text):
                 reason = f"the {what} contains a NUL or half a surrogate pair; correct it"
                 raise self._connect_error(reason, permanent=True)
 
@@ -273,7 +273,7 @@ class _ConnectAttempt:
         from lambda_migrate.postgresql import tls
 
         try:
-            context = tls.make_context(self.address)
+            context = tls.make_tls_context(self.address)
             sock.settimeout(self._remaining())
             if tls.server_offers_tls(sock):
                 return context.wrap_socket(sock, server_hostname=self.address.host)
@@ -290,7 +290,8 @@ class _ConnectAttempt:
             raise self._connect_error(reason, permanent=False, server_responded=True) from error
         if encryption == "required":
             raise self._connect_error(
-                f"the server offers no TLS, and sslmode={self.address.tls_mode} requires it",
+                f"the server offers no TLS, and sslmode={self.address.effective_sslmode} requires "
+                "it",
                 permanent=True,
                 server_responded=True,
             )
@@ -396,7 +397,7 @@ class Connection:
         return self._is_closed
 
     def run(
-        self, sql: str, *, timeout: float | None = None, keep: int | None = None
+        self, sql: str, *, timeout: float | None = None, keep_rows: int | None = None
     ) -> list[list[Any]]:
         """Send SQL exactly as written, in one message of the simple protocol.
 
@@ -409,9 +410,9 @@ class Connection:
             timeout: Seconds that the server may be silent before the connection is closed; None
                 waits forever. It is a backstop: each response restarts it, so set
                 ``statement_timeout`` as well.
-            keep: How many rows to keep, the last ones, of up to 64 KiB each: 0 for a script, 1 for
-                one that is followed by a statement of the library. The rows of a script may be of
-                any size. None keeps all rows, whatever their length.
+            keep_rows: How many rows to keep, the last ones, of up to 64 KiB each: 0 for a script, 1
+                for one that is followed by a statement of the library. The rows of a script may be
+                of any size. None keeps all rows, whatever their length.
 
         Returns:
             The rows of all statements, or the last of them. Booleans, integers and floats are
@@ -423,17 +424,19 @@ class Connection:
             ValueError: The SQL contains a NUL or half a surrogate pair, which PostgreSQL cannot
                 read. Nothing was sent.
         """
-        _require_sendable(sql)
+        _require_no_forbidden_characters(sql)
         if not self._driver.speaks_utf8 and self.status != "failed":
             self._send("SET client_encoding TO 'UTF8'", timeout)
-        return self._send(sql, timeout, keep)
+        return self._send(sql, timeout, keep_rows)
 
-    def _send(self, sql: str, timeout: float | None, keep: int | None = None) -> list[list[Any]]:
+    def _send(
+        self, sql: str, timeout: float | None, keep_rows: int | None = None
+    ) -> list[list[Any]]:
         if self._is_closed or self._is_aborted:
             raise self._connection_lost(self._closed_reason)
         try:
             self._sock.settimeout(None if timeout is None else _clamp_timeout(timeout))
-            return self._driver.run(sql, keep=keep)
+            return self._driver.run(sql, keep_rows=keep_rows)
         except _driver_errors() as error:
             fields = _fields(error)
             if fields and not _is_fatal(fields):
@@ -566,13 +569,14 @@ def _certificate_refusal(error: Exception, address: DatabaseAddress) -> str:
     )
     if "match" in why.lower():  # "Hostname mismatch", "IP address mismatch"
         advice = "connect by a name that the certificate contains"
-    return f"the server's certificate is refused (sslmode={address.tls_mode}): {why}; {advice}"
+    refusal = f"the server's certificate is refused (sslmode={address.effective_sslmode})"
+    return f"{refusal}: {why}; {advice}"
 
 
 def _advice(fields: Mapping[str, str], address: DatabaseAddress) -> str:
     text = fields.get("M", "")
     if "no encryption" in text or "SSL off" in text:
-        return f"; it may require TLS: sslmode={address.tls_mode} does not use it"
+        return f"; it may require TLS: sslmode={address.effective_sslmode} does not use it"
     unknown = _UNKNOWN_PARAMETER.search(text)
     if unknown:
         return (
@@ -595,7 +599,7 @@ def _clamp_timeout(seconds: float) -> float:
     return min(max(seconds, 0.001), 1e6)
 
 
-def _require_sendable(sql: str) -> None:
+def _require_no_forbidden_characters(sql: str) -> None:
     at = sql.find("\0")
     if at >= 0:
         raise ValueError(

@@ -37,7 +37,7 @@ SECRET_MAX_AGE_SECONDS = 30
 _AWS_SECONDS = 3
 """Timeout for connecting to an AWS service and for each response; botocore's default is 60."""
 
-_SOURCE_SECONDS = 30.0
+_SECRET_READ_SECONDS = 30.0
 """Default timeout of a source: all attempts, including the providers of AWS credentials."""
 
 _ROTATION_SECONDS = 20.0
@@ -47,14 +47,14 @@ _RETRY_SAME_PASSWORD = frozenset({2, 4, 6, 8})
 a new password is tried at once. After some of the pauses the same password is tried as well: behind
 a proxy the secret may be ahead of the database. So a wrong password is sent 5 times in some
 15 s. It must not be many more: with the extension credcheck, a role is banned after
-``credcheck.max_auth_failure`` refusals (postgresql.org/about/news, credcheck v2.0.0)."""
+``credcheck.max_auth_failure`` login_errors (postgresql.org/about/news, credcheck v2.0.0)."""
 
 _TOKEN_SECONDS = 1.0
 """Two tokens that are signed in the same second are equal."""
 
-_EXPIRED = ("ExpiredToken", "ExpiredTokenException")
+_EXPIRED_TOKEN_CODES = ("ExpiredToken", "ExpiredTokenException")
 
-_ENGINES = ("postgres", "postgresql", "aurora-postgresql")
+_SECRET_ENGINE_NAMES = ("postgres", "postgresql", "aurora-postgresql")
 _RDS_HOST = re.compile(r"\.([a-z]{2}(?:-[a-z]+)+-\d+)\.rds\.amazonaws\.com(?:\.cn)?$")
 
 _PERMANENT_ERRORS = {
@@ -84,7 +84,7 @@ class Credentials(Protocol):
         """What to check when PostgreSQL refuses the login, or ""."""
 
     def address(
-        self, *, refresh: bool = False, seconds: float = _SOURCE_SECONDS
+        self, *, refresh: bool = False, seconds: float = _SECRET_READ_SECONDS
     ) -> DatabaseAddress:
         """The address with user and password.
 
@@ -127,7 +127,7 @@ class UrlCredentials:
         self,
         *,
         refresh: bool = False,  # noqa: ARG002 - a URL never changes
-        seconds: float = _SOURCE_SECONDS,  # noqa: ARG002 - and takes no time
+        seconds: float = _SECRET_READ_SECONDS,  # noqa: ARG002 - and takes no time
     ) -> DatabaseAddress:
         """See `Credentials.address`."""
         return self._address
@@ -181,7 +181,7 @@ class SecretCredentials:
         )
 
     def address(
-        self, *, refresh: bool = False, seconds: float = _SOURCE_SECONDS
+        self, *, refresh: bool = False, seconds: float = _SECRET_READ_SECONDS
     ) -> DatabaseAddress:
         """See `Credentials.address`."""
         began = SYSTEM_CLOCK.monotonic()
@@ -190,7 +190,7 @@ class SecretCredentials:
         except TimeLimitExceeded:
             self._provider = None  # the abandoned call still uses it
             raise self._timeout_error(seconds) from None
-        except _SourceError as failed:
+        except _CredentialsSourceError as failed:
             raise self._secret_error(
                 failed.error, SYSTEM_CLOCK.monotonic() - began
             ) from failed.error
@@ -216,14 +216,14 @@ class SecretCredentials:
                 return
             until.clock.sleep(pause)
             current = self.address(refresh=True, seconds=until.remaining())
-            candidates = [current] if current not in tried else self._read_pending(until)
+            candidates = [current] if current not in tried else self._read_pending_secret(until)
             new = [each for each in candidates if each not in tried]
             if not new and number not in _RETRY_SAME_PASSWORD:
                 continue
             tried += new
             yield new[0] if new else current
 
-    def _read_pending(self, until: Deadline) -> list[DatabaseAddress]:
+    def _read_pending_secret(self, until: Deadline) -> list[DatabaseAddress]:
         """The version that a rotation is about to make current, if it exists and may be read."""
         try:
             answer = run_with_timeout(
@@ -243,11 +243,11 @@ class SecretCredentials:
 
         try:
             return self._read_once(refresh=refresh)
-        except _SourceError as failed:
+        except _CredentialsSourceError as failed:
             error = failed.error
             if self._client is not None or not isinstance(error, ClientError):
                 raise
-            if error.response.get("Error", {}).get("Code") not in _EXPIRED:
+            if error.response.get("Error", {}).get("Code") not in _EXPIRED_TOKEN_CODES:
                 raise
             self._provider = None  # environment and profile may have new ones
             return self._read_once(refresh=refresh)
@@ -262,9 +262,9 @@ class SecretCredentials:
                 self._secret, max_age=SECRET_MAX_AGE_SECONDS, force_fetch=refresh
             )
         except GetParameterError as error:
-            raise _SourceError(error.__context__ or error) from error
+            raise _CredentialsSourceError(error.__context__ or error) from error
         except BotoCoreError as error:
-            raise _SourceError(error) from error
+            raise _CredentialsSourceError(error) from error
         return value
 
     def _secret_error(
@@ -316,7 +316,7 @@ class SecretCredentials:
 
     def _address_in_secret(self, content: Mapping[str, Any]) -> DatabaseAddress:
         engine = content.get("engine", "postgres")
-        if engine not in _ENGINES:
+        if engine not in _SECRET_ENGINE_NAMES:
             raise ConfigurationError(
                 f"the engine in the secret {self._secret} is not postgres; use another secret"
             )
@@ -345,7 +345,7 @@ class SecretCredentials:
         return int(text)
 
 
-class _SourceError(Exception):
+class _CredentialsSourceError(Exception):
     """Carries an error of Powertools or botocore within this module."""
 
     def __init__(self, error: BaseException) -> None:
@@ -384,13 +384,13 @@ class IamCredentials:
         )
 
     def address(
-        self, *, refresh: bool = False, seconds: float = _SOURCE_SECONDS
+        self, *, refresh: bool = False, seconds: float = _SECRET_READ_SECONDS
     ) -> DatabaseAddress:
         """See `Credentials.address`; ``refresh`` also looks up the AWS credentials again."""
         if not self._address.requires_tls:
             raise ConfigurationError(
-                f"IAM authentication needs TLS, and sslmode={self._address.tls_mode} does not "
-                "require it; set sslmode=verify-full"
+                f"IAM authentication needs TLS, and sslmode={self._address.effective_sslmode} "
+                "does not require it; set sslmode=verify-full"
             )
         if refresh:
             self._client = self._initial_client
@@ -472,7 +472,7 @@ def open_connection(
         DatabaseUnavailable: See `Credentials.address`.
     """
     until = Deadline.after(seconds, clock)
-    refusals: list[ConnectFailed] = []
+    login_errors: list[ConnectFailed] = []
     try:
         for address in credentials.attempts(until, random or system_random()):
             try:
@@ -485,19 +485,25 @@ def open_connection(
             except ConnectFailed as refused:
                 if not refused.is_authentication:
                     raise
-                refusals.append(refused)
+                login_errors.append(refused)
     except DatabaseUnavailable as error:
-        if not refusals:
+        if not login_errors:
             raise
-        raise DatabaseUnavailable(f"{refusals[-1].reason}; then, {error}") from error
+        raise DatabaseUnavailable(f"{login_errors[-1].reason}; then, {error}") from error
     passed = seconds - until.remaining()
-    raise _with_advice(refusals, passed, credentials.advice) from refusals[-1]
+    raise _make_login_error(login_errors, passed, credentials.advice) from login_errors[-1]
 
 
-def _with_advice(refusals: list[ConnectFailed], seconds: float, advice: str) -> ConnectFailed:
-    last = refusals[-1]
-    count = f"{len(refusals)} logins were refused within {seconds:.0f} s"
-    parts = [last.reason, *([count] if len(refusals) > 1 else []), *([advice] if advice else [])]
+def _make_login_error(
+    login_errors: list[ConnectFailed], seconds: float, advice: str
+) -> ConnectFailed:
+    last = login_errors[-1]
+    count = f"{len(login_errors)} logins were refused within {seconds:.0f} s"
+    parts = [
+        last.reason,
+        *([count] if len(login_errors) > 1 else []),
+        *([advice] if advice else []),
+    ]
     return ConnectFailed(
         "; ".join(parts),
         permanent=last.permanent,

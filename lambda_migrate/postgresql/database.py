@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Deadline, Random
     from lambda_migrate.migrations import HistoryRow
-    from lambda_migrate.migrations.adoption import OtherHistory
+    from lambda_migrate.migrations.adoption import ToolHistory
     from lambda_migrate.postgresql.connection import Connection
     from lambda_migrate.postgresql.dry_run import PostgreSQLDryRun
     from lambda_migrate.postgresql.fence import FencedConnection
-    from lambda_migrate.postgresql.ports import Inspection, LeaseGrant
+    from lambda_migrate.postgresql.ports import DatabaseInspection, LeaseGrant
     from lambda_migrate.postgresql.session import PostgreSQLSession
 
     RunQuery = Callable[[str], list[list[Any]]]
@@ -53,37 +53,37 @@ class PostgreSQLDatabase:
         if self.schema != "lambda_migrate":
             object.__setattr__(self, "fingerprint", f"{self.fingerprint}#{self.schema}")
 
-    def inspect(self, deadline: Deadline) -> Inspection:
+    def inspect(self, deadline: Deadline) -> DatabaseInspection:
         """See `Database.inspect`."""
         from lambda_migrate.postgresql.fence import read_fence
-        from lambda_migrate.postgresql.ports import Inspection
+        from lambda_migrate.postgresql.ports import DatabaseInspection
         from lambda_migrate.postgresql.queries import Queries, SchemaProbe
         from lambda_migrate.postgresql.session import parse_history_rows
 
         queries = Queries(self.schema)
 
-        def inspect(run: RunQuery) -> Inspection:
+        def inspect(run: RunQuery) -> DatabaseInspection:
             probe = SchemaProbe(*run(queries.probe())[0])
             fence = read_fence(run, queries, probe)
             if not (probe.has_fence and probe.has_history):
-                return Inspection(is_replica=probe.is_replica)
+                return DatabaseInspection(is_replica=probe.is_replica)
             has_active_holder = bool(run(queries.find_holders()))
             history = parse_history_rows(run(queries.read_history()))
-            return Inspection(tuple(history), fence, has_active_holder, probe.is_replica)
+            return DatabaseInspection(tuple(history), fence, has_active_holder, probe.is_replica)
 
-        return self._read(inspect, deadline, what=f"the history in schema {self.schema!r}")
+        return self._read(inspect, deadline, description=f"the history in schema {self.schema!r}")
 
     def read_history(self, deadline: Deadline) -> list[HistoryRow]:
         """See `Database.read_history`."""
         return list(self.inspect(deadline).history)
 
-    def read_other_histories(self, deadline: Deadline) -> list[OtherHistory]:
-        """See `Database.read_other_histories`."""
-        from lambda_migrate.postgresql.other_tools import read_other_histories
+    def read_tool_histories(self, deadline: Deadline) -> list[ToolHistory]:
+        """See `Database.read_tool_histories`."""
+        from lambda_migrate.postgresql.other_tools import read_tool_histories
 
-        return self._read(read_other_histories, deadline, what="the catalog")
+        return self._read(read_tool_histories, deadline, description="the catalog")
 
-    def _read(self, read: Callable[[RunQuery], T], deadline: Deadline, *, what: str) -> T:
+    def _read(self, read: Callable[[RunQuery], T], deadline: Deadline, *, description: str) -> T:
         """Run ``read`` on one short connection."""
         from lambda_migrate.postgresql.connection import (
             ConnectFailed,
@@ -107,7 +107,7 @@ class PostgreSQLDatabase:
 
         def run(query: str) -> list[list[Any]]:
             return connection.run(
-                f"{timeouts.set_for_message()} {query}", timeout=limit.remaining()
+                f"{timeouts.set_for_read_query()} {query}", timeout=limit.remaining()
             )
 
         try:
@@ -117,7 +117,7 @@ class PostgreSQLDatabase:
         except PostgresError as error:
             from lambda_migrate.postgresql.fence import TRANSIENT_SQLSTATES
 
-            unread = f"{what} cannot be read: {error.message} [{error.sqlstate}]"
+            unread = f"{description} cannot be read: {error.message} [{error.sqlstate}]"
             if error.sqlstate.startswith(TRANSIENT_SQLSTATES):
                 raise DatabaseUnavailable(unread) from error
             raise ConfigurationError(unread) from error
@@ -125,13 +125,17 @@ class PostgreSQLDatabase:
             connection.close()
 
     def take_over(
-        self, grant: LeaseGrant, deadline: Deadline, *, evict: bool = True
+        self, grant: LeaseGrant, deadline: Deadline, *, terminate_holders: bool = True
     ) -> PostgreSQLSession:
         """See `Database.take_over`."""
         from lambda_migrate.postgresql.session import PostgreSQLSession
 
         fenced = self._make_fenced_connection(grant)
-        self._retry_until_connected(fenced, lambda: fenced.attach(deadline, evict=evict), deadline)
+        self._retry_until_connected(
+            fenced,
+            lambda: fenced.connect_and_take_fence(deadline, terminate_holders=terminate_holders),
+            deadline,
+        )
         return PostgreSQLSession(fenced, deadline)
 
     def begin_dry_run(self, grant: LeaseGrant, deadline: Deadline) -> PostgreSQLDryRun:

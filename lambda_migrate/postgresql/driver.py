@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 __all__ = ["DatabaseError", "Driver", "InterfaceError", "LoginRefused", "ScramException"]
 
 _AUTHENTICATION_OK = 0
-_WITH_PASSWORD = (3, 5, 10)  # cleartext, MD5, SASL
+_PASSWORD_METHODS = (3, 5, 10)  # cleartext, MD5, SASL
 _SASL, _SASL_FINAL = 10, 12
-_FAILED = b"E"
+_FAILED_TRANSACTION = b"E"
 _COPY_FAIL = b"f"
 
-_HEAD = Struct("!ci")
+_MESSAGE_HEADER = Struct("!ci")
 """Kind and length of a message; the length counts its own four bytes."""
 
 _READY, _ERROR, _ROW = b"Z", b"E", b"D"
@@ -73,28 +73,28 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
     def __init__(self, *, channel_binding: str = "prefer", **arguments: Any) -> None:
         self.tags: list[str] = []
         self.last_error: dict[str, str] = {}
-        self._keep: int | None = None
+        self._keep_rows: int | None = None
         self._requires_binding = channel_binding == "require"
         self._server_verified = False
         self._sock: Any = None
         super().__init__(**arguments)
         self.pg_types = defaultdict(lambda: str, _CONVERTERS)
 
-    def run(self, sql: str, *, keep: int | None = None) -> list[list[Any]]:
-        """Send one message; returns its rows, or the last ``keep`` of them.
+    def run(self, sql: str, *, keep_rows: int | None = None) -> list[list[Any]]:
+        """Send one message; returns its rows, or the last ``keep_rows`` of them.
 
         Rows that are not kept are not decoded, and are read in chunks of 64 KiB.
         """
         self.tags = []
         self.last_error = {}
-        self._keep = keep
+        self._keep_rows = keep_rows
         return [self._row(*row) for row in self.execute_simple(sql).rows or ()]
 
     def handle_messages(self, context: Any) -> None:
         # pg8000 copies each message three times. The size of a message depends on the script.
         code = b""
         while code != _READY:
-            code, length = _HEAD.unpack(self._read(5))
+            code, length = _MESSAGE_HEADER.unpack(self._read(5))
             if self._is_skipped(code, length):
                 for _ in self._read_chunks(length - 4):
                     pass
@@ -106,8 +106,8 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
             raise context.error
 
     def _is_skipped(self, code: bytes, length: int) -> bool:
-        if code == _ROW and self._keep is not None:
-            return self._keep == 0 or length > _CHUNK_BYTES
+        if code == _ROW and self._keep_rows is not None:
+            return self._keep_rows == 0 or length > _CHUNK_BYTES
         return code in _SKIPPED_KINDS
 
     def _read(self, length: int) -> bytes:
@@ -148,7 +148,7 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
 
     def handle_AUTHENTICATION_REQUEST(self, data: bytes, context: Any) -> None:
         code = unpack_from("!i", data)[0]
-        if code in _WITH_PASSWORD and self.password is None:
+        if code in _PASSWORD_METHODS and self.password is None:
             raise LoginRefused("the server asks for a password and none is configured")
         if self._requires_binding and not self._keeps_channel_binding(code, data):
             raise LoginRefused(
@@ -160,7 +160,9 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
     def _keeps_channel_binding(self, code: int, data: bytes) -> bool:
         if code == _SASL:
             return b"-PLUS" in data and hasattr(self._usock, "getpeercert")
-        return self._server_verified if code == _AUTHENTICATION_OK else code not in _WITH_PASSWORD
+        return (
+            self._server_verified if code == _AUTHENTICATION_OK else code not in _PASSWORD_METHODS
+        )
 
     def handle_ERROR_RESPONSE(self, data: bytes, context: Any) -> None:
         super().handle_ERROR_RESPONSE(_truncate_error_fields([data]), context)
@@ -168,10 +170,10 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
 
     def handle_COMMAND_COMPLETE(self, data: bytes, context: Any) -> None:
         self.tags.append(data[:-1].decode("ascii", errors="replace"))
-        if self._transaction_status == _FAILED and len(self.tags) == 1:
-            word = first_word(context.statement)
-            if word not in ("ROLLBACK", "ABORT"):
-                context.error = DatabaseError(_commit_refused_fields(word))
+        if self._transaction_status == _FAILED_TRANSACTION and len(self.tags) == 1:
+            command = first_word(context.statement)
+            if command not in ("ROLLBACK", "ABORT"):
+                context.error = DatabaseError(_failed_commit_fields(command))
 
     def handle_ROW_DESCRIPTION(self, data: bytes, context: Any) -> None:
         at = 2
@@ -182,7 +184,7 @@ class Driver(NativeConnection):  # type: ignore[misc]  # pg8000 publishes no typ
             at += 18
         context.input_funcs = converters
         if context.rows is None:
-            context.rows = deque(maxlen=self._keep)
+            context.rows = deque(maxlen=self._keep_rows)
 
     def handle_DATA_ROW(self, data: bytes, context: Any) -> None:
         context.rows.append((data, context.input_funcs))
@@ -236,9 +238,9 @@ def _truncate_error_fields(pieces: Iterable[bytes]) -> bytes:
     return bytes(kept)
 
 
-def _commit_refused_fields(word: str) -> dict[str, str]:
+def _failed_commit_fields(command: str) -> dict[str, str]:
     return {
         "V": "ERROR",
         "C": "25P02",
-        "M": f"the transaction had failed: {word} rolled it back and committed nothing",
+        "M": f"the transaction had failed: {command} rolled it back and committed nothing",
     }

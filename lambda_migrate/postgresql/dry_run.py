@@ -32,15 +32,22 @@ from lambda_migrate.postgresql.dry_run_effects import (
     RelationLock,
     TableChange,
 )
-from lambda_migrate.postgresql.error_report import TRANSACTION_TIMEOUT, deadline_cause, make_failure
+from lambda_migrate.postgresql.error_report import (
+    TRANSACTION_TIMEOUT,
+    deadline_cause,
+    make_migration_failed,
+)
 from lambda_migrate.postgresql.fence import (
     LOCK_NOT_AVAILABLE,
     holder_error,
-    translate_refusal,
+    translate_server_error,
 )
 from lambda_migrate.postgresql.ports import StaleFencingToken
 from lambda_migrate.postgresql.session import parse_history_rows
-from lambda_migrate.postgresql.transactional import CANCEL_TOLERANCE_SECONDS, require_migration
+from lambda_migrate.postgresql.transactional import (
+    CANCEL_TOLERANCE_SECONDS,
+    require_runnable_migration,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -123,8 +130,8 @@ class PostgreSQLDryRun:
         self._rows: list[HistoryRow] = []
         self._sequences: dict[str, int | None] = {}
         self._used_sequences: set[str] = set()
-        self._first = self._before = _EMPTY_SNAPSHOT
-        self._lock_takers: dict[tuple[int, str], str] = {}
+        self._initial_snapshot = self._snapshot_before = _EMPTY_SNAPSHOT
+        self._lock_origins: dict[tuple[int, str], str] = {}
         self._sizes: dict[int, int] = {}
 
     # --- the port
@@ -152,18 +159,18 @@ class PostgreSQLDryRun:
         has_schema, has_tables = self._fenced.inspect_fence(deadline)
         try:
             self._sequences = self._read_sequences(deadline)
-            self._used_sequences, self._lock_takers = set(), {}
+            self._used_sequences, self._lock_origins = set(), {}
             self._open(deadline, has_schema=has_schema, has_tables=has_tables)
             self._fenced.run(
                 dry_run_queries.prepare_measuring(self._fenced.timeouts(deadline)), deadline
             )
             rows = self._fenced.run(self._fenced.queries.read_history(), deadline)
             self._rows = parse_history_rows(rows)
-            self._first = self._before = self._take_snapshot(deadline)
+            self._initial_snapshot = self._snapshot_before = self._take_snapshot(deadline)
             self._sizes = self._measure_sizes(deadline)
         except PostgresError as error:
             self.close()
-            raise translate_refusal(error) from error
+            raise translate_server_error(error) from error
         except BaseException:
             self.close()
             raise
@@ -174,7 +181,7 @@ class PostgreSQLDryRun:
 
     def run_migration(self, migration: Migration, deadline: Deadline) -> MigrationEffects:
         """See `DryRunSession.run_migration`."""
-        require_migration(migration)
+        require_runnable_migration(migration)
         if not migration.up.transactional:
             raise MigrationFailed(
                 "it is non-transactional and cannot run in a dry run", migration=migration.name
@@ -287,22 +294,24 @@ class PostgreSQLDryRun:
         began = clock.monotonic()
         tags: tuple[str, ...] | None = None
         try:
-            fenced.run(migration.up.sql, deadline, keep=0)
+            fenced.run(migration.up.sql, deadline, keep_rows=0)
             tags = fenced.connection.tags
             deferred = self._check_deferred(deadline)
             seconds = clock.monotonic() - began
             timeouts = self._server_timeouts(migration, deadline)
-            rows = fenced.run(dry_run_queries.end_migration(timeouts, deferred=deferred), deadline)
+            rows = fenced.run(
+                dry_run_queries.end_migration(timeouts, deferred_constraints=deferred), deadline
+            )
         except PostgresError as error:
             completed = fenced.connection.completed if tags is None else None
             self._roll_back_migration(migration, tags or fenced.connection.tags, deadline)
-            raise make_failure(
+            raise make_migration_failed(
                 error,
                 migration.up,
                 name=migration.name,
                 path=migration.path or migration.name,
                 completed=completed,
-                overdue=deadline.remaining() < CANCEL_TOLERANCE_SECONDS,
+                is_past_deadline=deadline.remaining() < CANCEL_TOLERANCE_SECONDS,
             ) from error
         if rows[-1][0] != self._transaction:
             raise _transaction_ended_error(migration, tags)
@@ -336,7 +345,9 @@ class PostgreSQLDryRun:
                 dry_run_queries.prepare_measuring(self._server_timeouts(migration, deadline)),
                 deadline,
             )
-            self._before = self._take_snapshot(deadline)  # row counts include what was rolled back
+            self._snapshot_before = self._take_snapshot(
+                deadline
+            )  # row counts include what was rolled back
         except PostgresError as error:
             raise _transaction_ended_error(migration, tags) from error
 
@@ -411,14 +422,17 @@ class PostgreSQLDryRun:
     def _measure_effects(self, name: str, seconds: float, deadline: Deadline) -> MigrationEffects:
         """The effects of migration ``name``: the difference between two snapshots."""
         diff = _MigrationDiff(
-            self._first, self._before, self._take_snapshot(deadline), self._lock_takers
+            self._initial_snapshot,
+            self._snapshot_before,
+            self._take_snapshot(deadline),
+            self._lock_origins,
         )
         tables = diff.tables
-        sizes = self._measure_sizes(deadline, tables & diff.after.relations.keys())
+        sizes = self._measure_sizes(deadline, tables & diff.snapshot_after.relations.keys())
         changes = [diff.change(object_id, before=self._sizes, after=sizes) for object_id in tables]
         self._used_sequences |= diff.sequences()
-        self._lock_takers |= dict.fromkeys(diff.taken, name)
-        self._before = diff.after
+        self._lock_origins |= dict.fromkeys(diff.taken, name)
+        self._snapshot_before = diff.snapshot_after
         self._sizes |= sizes
         return MigrationEffects(
             seconds=seconds,
@@ -449,7 +463,7 @@ def _transaction_ended_error(migration: Migration, tags: Sequence[str]) -> Migra
 _EMPTY_SNAPSHOT = _Snapshot({}, frozenset(), {}, {}, is_counting=False)
 _NO_ROWS: tuple[int, ...] = (0, 0, 0, 0)
 _STRONGEST_DML_MODE = "RowExclusiveLock"
-_LOCK_MODES = list(LOCK_MODES)
+_MODES_WEAKEST_FIRST = list(LOCK_MODES)
 
 
 class _MigrationDiff:
@@ -459,7 +473,7 @@ class _MigrationDiff:
         first: The snapshot before the dry run.
         before: Before the migration.
         after: After it.
-        lock_takers: Lock -> the earlier migration that took it.
+        lock_origins: Lock -> the earlier migration that took it.
     """
 
     def __init__(
@@ -467,24 +481,24 @@ class _MigrationDiff:
         first: _Snapshot,
         before: _Snapshot,
         after: _Snapshot,
-        lock_takers: Mapping[tuple[int, str], str],
+        lock_origins: Mapping[tuple[int, str], str],
     ) -> None:
-        self.after = after
+        self.snapshot_after = after
         self.taken = after.locks - before.locks
-        self._first = first
-        self._before = before
-        self._lock_takers = lock_takers
+        self._initial_snapshot = first
+        self._snapshot_before = before
+        self._lock_origins = lock_origins
 
     @property
     def tables(self) -> set[int]:
         """Tables that it locked, read or changed."""
-        object_ids = {object_id for object_id, _ in self.taken} | self.after.counts.keys()
-        object_ids |= self._before.relations.keys() | self.after.relations.keys()
+        object_ids = {object_id for object_id, _ in self.taken} | self.snapshot_after.counts.keys()
+        object_ids |= self._snapshot_before.relations.keys() | self.snapshot_after.relations.keys()
         return {n for n in object_ids if self._kind(n) in _TABLES and self._is_affected(n)}
 
     def sequences(self) -> set[str]:
         """Sequences, older than the dry run, from which it may have taken numbers."""
-        relations = self._first.relations
+        relations = self._initial_snapshot.relations
         return {
             relations[object_id].name
             for object_id, mode in self.taken
@@ -517,9 +531,9 @@ class _MigrationDiff:
             after: Sizes in bytes after it.
         """
         rows: tuple[int | None, ...] = self._rows(object_id)
-        if not self.after.is_counting:
+        if not self.snapshot_after.is_counting:
             rows = (None,) * len(rows)
-        at_first = self._first.relations.get(object_id)
+        at_first = self._initial_snapshot.relations.get(object_id)
         return TableChange(
             table=self._relation(object_id).name,
             inserted=rows[0],
@@ -537,17 +551,17 @@ class _MigrationDiff:
         kind = self._kind(object_id)
         if not kind:
             return  # a catalog or a temporary table
-        own = {mode for which, mode in self.taken if which == object_id}
-        earlier = {mode for which, mode in self._lock_takers if which == object_id}
-        mode = self._estimate_mode(object_id, own, earlier)
+        own_modes = {mode for which, mode in self.taken if which == object_id}
+        earlier_modes = {mode for which, mode in self._lock_origins if which == object_id}
+        mode = self._estimate_mode(object_id, own_modes, earlier_modes)
         if mode is None:
             return
         yield RelationLock(
             self._relation(object_id).name,
             _KINDS[kind],
             LOCK_MODES[mode],
-            is_new=object_id not in self._first.relations,
-            since="" if mode in own else self._lock_takers[object_id, mode],
+            is_new=object_id not in self._initial_snapshot.relations,
+            since="" if mode in own_modes else self._lock_origins[object_id, mode],
         )
 
     def _is_implied_by_table(self, object_id: int, found: Mapping[int, RelationLock]) -> bool:
@@ -557,31 +571,41 @@ class _MigrationDiff:
         strength = table.strength if table is not None else -1
         return not found[object_id].blocks or strength >= found[object_id].strength
 
-    def _estimate_mode(self, object_id: int, own: set[str], earlier: set[str]) -> str | None:
+    def _estimate_mode(
+        self, object_id: int, own_modes: set[str], earlier_modes: set[str]
+    ) -> str | None:
         """The strongest mode that it needed, estimated from its effects."""
         new, old = (
-            max(own, key=_LOCK_MODES.index, default=None),
-            max(earlier, key=_LOCK_MODES.index, default=""),
+            max(own_modes, key=_MODES_WEAKEST_FIRST.index, default=None),
+            max(earlier_modes, key=_MODES_WEAKEST_FIRST.index, default=""),
         )
-        if self._has_new_file(object_id) or object_id not in self.after.relations:
-            return max(own | earlier, key=_LOCK_MODES.index, default=None)
-        if new is not None and _LOCK_MODES.index(new) > _LOCK_MODES.index(_STRONGEST_DML_MODE):
+        if self._has_new_file(object_id) or object_id not in self.snapshot_after.relations:
+            return max(own_modes | earlier_modes, key=_MODES_WEAKEST_FIRST.index, default=None)
+        if new is not None and _MODES_WEAKEST_FIRST.index(new) > _MODES_WEAKEST_FIRST.index(
+            _STRONGEST_DML_MODE
+        ):
             return new
         if old and self._has_new_definition(object_id):
             return old
         weak = {
             mode
-            for mode in earlier
-            if _LOCK_MODES.index(mode) <= _LOCK_MODES.index(_STRONGEST_DML_MODE)
+            for mode in earlier_modes
+            if _MODES_WEAKEST_FIRST.index(mode) <= _MODES_WEAKEST_FIRST.index(_STRONGEST_DML_MODE)
         }
-        return new or max(weak, key=_LOCK_MODES.index, default=None)
+        return new or max(weak, key=_MODES_WEAKEST_FIRST.index, default=None)
 
     def _relation(self, object_id: int) -> _Relation:
         """The relation with its current name, or, if it was dropped, its last one."""
-        return self.after.relations.get(object_id) or self._before.relations[object_id]
+        return (
+            self.snapshot_after.relations.get(object_id)
+            or self._snapshot_before.relations[object_id]
+        )
 
     def _kind(self, object_id: int) -> str:
-        is_known = object_id in self.after.relations or object_id in self._before.relations
+        is_known = (
+            object_id in self.snapshot_after.relations
+            or object_id in self._snapshot_before.relations
+        )
         return self._relation(object_id).kind if is_known else ""
 
     def _is_affected(self, object_id: int) -> bool:
@@ -590,7 +614,7 @@ class _MigrationDiff:
             or any(self._rows(object_id))
             or self._has_new_file(object_id)
             or self._has_new_definition(object_id)
-            or object_id not in self.after.relations
+            or object_id not in self.snapshot_after.relations
         )
 
     def _rows(self, object_id: int) -> tuple[int, ...]:
@@ -598,14 +622,17 @@ class _MigrationDiff:
 
         A TRUNCATE resets the counts that PostgreSQL has for the table.
         """
-        now = self.after.counts.get(object_id, _NO_ROWS)
-        then = self._before.counts.get(object_id, _NO_ROWS)
+        now = self.snapshot_after.counts.get(object_id, _NO_ROWS)
+        then = self._snapshot_before.counts.get(object_id, _NO_ROWS)
         return tuple(max(0, a - b) for a, b in zip(now, then, strict=True))
 
     def _has_new_file(self, object_id: int) -> bool:
-        then, now = self._before.relations.get(object_id), self.after.relations.get(object_id)
+        then, now = (
+            self._snapshot_before.relations.get(object_id),
+            self.snapshot_after.relations.get(object_id),
+        )
         return then is not None and now is not None and then.file != now.file
 
     def _has_new_definition(self, object_id: int) -> bool:
-        now = self.after.definitions.get(object_id)
-        return now is not None and now != self._before.definitions.get(object_id)
+        now = self.snapshot_after.definitions.get(object_id)
+        return now is not None and now != self._snapshot_before.definitions.get(object_id)

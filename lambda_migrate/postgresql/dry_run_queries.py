@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lambda_migrate.postgresql.sql_fragments import EQUALS, RESET_SESSION, SAFE_PATH, literal
+from lambda_migrate.postgresql.sql_fragments import (
+    EQUALS,
+    RESET_SESSION,
+    SAFE_SEARCH_PATH,
+    quote_literal,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,24 +45,24 @@ def begin_migration(timeouts: ServerTimeouts) -> str:
     return f"{RESET_SESSION} {timeouts.set_local()} {FORBID_COMMIT} SAVEPOINT {_SAVEPOINT}"
 
 
-def end_migration(timeouts: ServerTimeouts, *, deferred: str) -> str:
+def end_migration(timeouts: ServerTimeouts, *, deferred_constraints: str) -> str:
     """Keep the migration's effects and reset the session; returns the transaction's id.
 
     Args:
         timeouts: For the measuring that follows.
-        deferred: The constraints to defer again, as in a new transaction; see
+        deferred_constraints: The constraints to defer again, as in a new transaction; see
             `find_deferrable_constraints`.
     """
-    again = f"SET CONSTRAINTS {deferred} DEFERRED;" if deferred else ""
+    again = f"SET CONSTRAINTS {deferred_constraints} DEFERRED;" if deferred_constraints else ""
     return (
         f"RELEASE SAVEPOINT {_SAVEPOINT}; {again} {RESET_SESSION} {timeouts.set_local()}"
-        f" {FORBID_COMMIT} {SAFE_PATH} SELECT pg_current_xact_id_if_assigned()::text"
+        f" {FORBID_COMMIT} {SAFE_SEARCH_PATH} SELECT pg_current_xact_id_if_assigned()::text"
     )
 
 
 def prepare_measuring(timeouts: ServerTimeouts) -> str:
     """Reset the session for measuring, before the first migration."""
-    return f"{RESET_SESSION} {timeouts.set_local()} {SAFE_PATH}"
+    return f"{RESET_SESSION} {timeouts.set_local()} {SAFE_SEARCH_PATH}"
 
 
 def find_deferrable_constraints() -> str:
@@ -127,7 +132,7 @@ def read_sizes(tables: Iterable[int] | None = None) -> str:
             " AND l.mode = 'AccessExclusiveLock' AND l.pid <> pg_backend_pid())"
         )
     else:
-        which = f"c.oid IN ({', '.join(map(literal, tables)) or 'NULL'})"
+        which = f"c.oid IN ({', '.join(map(quote_literal, tables)) or 'NULL'})"
     return f"""
         SELECT c.oid, pg_total_relation_size(c.oid) FROM pg_class c
         JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -138,10 +143,10 @@ def read_sizes(tables: Iterable[int] | None = None) -> str:
 def read_sequences(*, lock_ms: int) -> str:
     """Name and last value of every sequence that the role may read."""
     return f"""
-        {SAFE_PATH} SET LOCAL lock_timeout = {lock_ms};
+        {SAFE_SEARCH_PATH} SET LOCAL lock_timeout = {lock_ms};
         SELECT format('%I.%I', schemaname, sequencename), last_value FROM pg_sequences"""
 
 
 def read_transaction_status(transaction: str) -> str:
     """How a transaction ended, as PostgreSQL reports it: ``aborted``, ``committed``."""
-    return f"{SAFE_PATH} SELECT pg_xact_status({literal(transaction)}::xid8)"
+    return f"{SAFE_SEARCH_PATH} SELECT pg_xact_status({quote_literal(transaction)}::xid8)"

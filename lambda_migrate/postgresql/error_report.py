@@ -6,14 +6,14 @@ import re
 from typing import TYPE_CHECKING
 
 from lambda_migrate.errors import MigrationFailed
-from lambda_migrate.migrations.sql.excerpt import excerpt, redact
+from lambda_migrate.migrations.sql.excerpt import make_excerpt, redact
 from lambda_migrate.migrations.sql.tokens import split_statements
 
 if TYPE_CHECKING:
     from lambda_migrate.migrations.migration import Script
     from lambda_migrate.postgresql.connection import PostgresError
 
-__all__ = ["TRANSACTION_TIMEOUT", "deadline_cause", "make_failure"]
+__all__ = ["TRANSACTION_TIMEOUT", "deadline_cause", "make_migration_failed"]
 
 QUERY_CANCELED = "57014"
 TRANSACTION_TIMEOUT = "25P04"
@@ -28,14 +28,14 @@ _QUOTED = re.compile(
 other marks."""
 
 
-def make_failure(
+def make_migration_failed(
     error: PostgresError,
     script: Script,
     *,
     name: str,
     path: str,
     completed: int | None,
-    overdue: bool,
+    is_past_deadline: bool,
 ) -> MigrationFailed:
     """The error for a script that failed.
 
@@ -46,9 +46,9 @@ def make_failure(
         path: Its file, or the name again for a stored down script.
         completed: How many of its statements had finished, for errors without a position; None if
             one of the library's statements failed, whose position is not in the script.
-        overdue: Whether the deadline cancelled it.
+        is_past_deadline: Whether the deadline cancelled it.
     """
-    message = _message(error, overdue=overdue)
+    message = _message(error, is_past_deadline=is_past_deadline)
     lines = [f"{name} failed: {message} [{error.sqlstate}]"]
     lines += _source_lines(error, script, path=path, completed=completed)
     lines += [
@@ -57,7 +57,7 @@ def make_failure(
             ("detail", error.detail),
             ("hint", error.hint),
             ("where", error.where),
-            ("next", _next_step(error, overdue=overdue)),
+            ("next", _advice(error, is_past_deadline=is_past_deadline)),
         )
         if text
     ]
@@ -66,7 +66,7 @@ def make_failure(
         migration=name,
         sqlstate=error.sqlstate,
         detail="\n".join(lines),
-        is_timeout=overdue and error.sqlstate in (QUERY_CANCELED, TRANSACTION_TIMEOUT),
+        is_timeout=is_past_deadline and error.sqlstate in (QUERY_CANCELED, TRANSACTION_TIMEOUT),
     )
 
 
@@ -75,8 +75,8 @@ def deadline_cause() -> str:
     return "it was still running when the deadline passed, and was cancelled"
 
 
-def _message(error: PostgresError, *, overdue: bool) -> str:
-    if overdue and error.sqlstate in (QUERY_CANCELED, TRANSACTION_TIMEOUT):
+def _message(error: PostgresError, *, is_past_deadline: bool) -> str:
+    if is_past_deadline and error.sqlstate in (QUERY_CANCELED, TRANSACTION_TIMEOUT):
         return deadline_cause()
     return redact(error.message)[:_MAX_CAUSE_LENGTH]
 
@@ -94,7 +94,7 @@ def _source_lines(
     position = error.position or _start_of_statement(script, completed)
     if position is None:
         return [f"  in {path}"]
-    shown = excerpt(script.sql, position, first_line=script.line)
+    shown = make_excerpt(script.sql, position, first_line=script.line)
     number = str(shown.line)
     margin = " " * len(f"  {number} | ")
     where = f"{path}:{shown.line}"
@@ -115,18 +115,18 @@ def _start_of_statement(script: Script, completed: int) -> int | None:
     return statements[completed].start + 1
 
 
-def _next_step(error: PostgresError, *, overdue: bool) -> str:
-    if overdue and error.sqlstate in (QUERY_CANCELED, TRANSACTION_TIMEOUT):
+def _advice(error: PostgresError, *, is_past_deadline: bool) -> str:
+    if is_past_deadline and error.sqlstate in (QUERY_CANCELED, TRANSACTION_TIMEOUT):
         return (
             "give the function a longer timeout, split the migration, or run it with "
             "`lambda-migrate up`, which has no such deadline"
         )
     if error.sqlstate == ACTIVE_TRANSACTION and error.message.startswith("SET TRANSACTION"):
         return "remove it: a migration runs READ COMMITTED in the transaction that checks the fence"
-    return _NEXT_STEPS.get(error.sqlstate, "")
+    return _ADVICE_BY_SQLSTATE.get(error.sqlstate, "")
 
 
-_NEXT_STEPS = {
+_ADVICE_BY_SQLSTATE = {
     "55P03": "another session held a lock for too long; find it in pg_locks, or raise "
     "LAMBDA_MIGRATE_LOCK_TIMEOUT_SECONDS",
     "42501": "grant the migrating role the missing privilege, or run the migration as the owner",

@@ -44,7 +44,7 @@ __all__ = [
     "ScriptRefused",
     "holder_error",
     "read_fence",
-    "translate_refusal",
+    "translate_server_error",
 ]
 
 _T = TypeVar("_T")
@@ -67,7 +67,7 @@ _TERMINATE_WAIT_MS = 2_000
 _SOCKET_GRACE_SECONDS = 1.0
 """By how much the socket's timeout exceeds ``statement_timeout``, whose error is more specific."""
 
-_SESSION_LOCK_SECONDS = 1.0
+_ADVISORY_LOCK_SECONDS = 1.0
 """How long to retry the session lock. A process that may not end sessions takes it briefly, before
 it finds that another process holds the lease."""
 
@@ -108,9 +108,10 @@ class FencedConnection:
     """One holder's connection, on which every transaction checks the fence.
 
     Attributes:
-        is_direct: Whether the session belongs to this client alone: the backend that responds is
-            the one that the login reported. Behind PgBouncer or RDS Proxy it is another one.
-        on_reattached: Called by `reattach`; an error in it closes the connection.
+        is_direct_connection: Whether the session belongs to this client alone: the backend that
+            responds is the one that the login reported. Behind PgBouncer or RDS Proxy it is another
+            one.
+        on_reconnected: Called by `reconnect`; an error in it closes the connection.
 
     Args:
         open_connection: Opens a connection within the given seconds.
@@ -134,37 +135,39 @@ class FencedConnection:
         self.is_aborted = False
         self.identity = ""
         """See `FencedSession.identity`."""
-        self.distrusted_identity = ""
-        """See `FencedSession.distrusted_identity`."""
-        self.is_new_or_copy = False
-        """See `FencedSession.is_new_or_copy`."""
-        self.is_direct = False
-        self.on_reattached: Callable[[Deadline], None] = _ignore
+        self.unverified_identity = ""
+        """See `FencedSession.unverified_identity`."""
+        self.is_new_or_copied_database = False
+        """See `FencedSession.is_new_or_copied_database`."""
+        self.is_direct_connection = False
+        self.on_reconnected: Callable[[Deadline], None] = _do_nothing
         self._open = open_connection
         self._random = random
         self._lock_ms = round(lock_seconds * 1000)
         self._connection: Connection | None = None
-        self._evict = True
+        self._terminate_holders = True
 
     # --- opening and ending
 
-    def attach(self, deadline: Deadline, *, evict: bool = True) -> None:
+    def connect_and_take_fence(self, deadline: Deadline, *, terminate_holders: bool = True) -> None:
         """Connect, and take over the fence: only this grant can commit from now on.
 
         Raises:
             StaleFencingToken: A token at least as high was seen.
             LeaseLost: `abort` was called.
-            LeaseHeld: An older holder is alive and ``evict`` is False.
+            LeaseHeld: An older holder is alive and ``terminate_holders`` is False.
             ConfigurationError: A privilege is missing, or the environment is another one.
             DatabaseUnavailable: The database could not be reached before the deadline.
         """
-        self._evict = evict
-        self._retry_while_refused(lambda: self._take_over(deadline, evict=evict), deadline)
+        self._terminate_holders = terminate_holders
+        self._retry_until_deadline(
+            lambda: self._take_over(deadline, terminate_holders=terminate_holders), deadline
+        )
 
-    def _take_over(self, deadline: Deadline, *, evict: bool) -> None:
+    def _take_over(self, deadline: Deadline, *, terminate_holders: bool) -> None:
         self._open_session(deadline)
         probe = self._bootstrap(deadline)
-        self._take_fence(probe, deadline, evict=evict)
+        self._take_fence(probe, deadline, terminate_holders=terminate_holders)
 
     def inspect_fence(self, deadline: Deadline) -> tuple[bool, bool]:
         """Connect without taking over the fence, for a dry run.
@@ -179,18 +182,18 @@ class FencedConnection:
             ConfigurationError: A privilege is missing, or the environment is another one.
             DatabaseUnavailable: The database could not be reached before the deadline.
         """
-        return self._retry_while_refused(lambda: self._inspect_fence(deadline), deadline)
+        return self._retry_until_deadline(lambda: self._inspect_fence(deadline), deadline)
 
     def _inspect_fence(self, deadline: Deadline) -> tuple[bool, bool]:
         self._open_session(deadline)
-        probe = self._probe(deadline)
+        probe = self._probe_schema(deadline)
         row = self._read_fence(probe, deadline)
         if row is not None:
             self._check_fence_row(row)
             self._require_no_holder(deadline)
         return probe.has_schema, row is not None and probe.has_history
 
-    def reattach(self, deadline: Deadline) -> None:
+    def reconnect(self, deadline: Deadline) -> None:
         """Connect again after the connection broke, under the same fence.
 
         A holder that may not end sessions waits: its own former session may take a moment to end,
@@ -205,7 +208,7 @@ class FencedConnection:
         while True:
             attempt += 1
             try:
-                self.attach(deadline, evict=self._evict)
+                self.connect_and_take_fence(deadline, terminate_holders=self._terminate_holders)
                 break
             except StaleFencingToken as stale:
                 raise self.lease_lost(stale.current_token) from stale
@@ -216,7 +219,7 @@ class FencedConnection:
                     ) from held
             self.pause(attempt, deadline)
         try:
-            self.on_reattached(deadline)
+            self.on_reconnected(deadline)
         except BaseException:
             self.close()
             raise
@@ -228,17 +231,17 @@ class FencedConnection:
         if connection is not None:
             connection.abort()
 
-    def release_session_lock(self, deadline: Deadline) -> None:
+    def release_advisory_lock(self, deadline: Deadline) -> None:
         """Release the session lock before the connection closes, unless a transaction is open.
 
         The backend may outlive the connection for a moment. Another process that checks then would
         see a holder.
         """
         connection = self._connection
-        if not self.is_direct or connection is None or connection.in_transaction:
+        if not self.is_direct_connection or connection is None or connection.in_transaction:
             return
         with suppress(PostgresError, ConnectionLost, MigrateError):
-            self.read(self.queries.release_session_lock(), deadline.at_most(_CLOSE_SECONDS))
+            self.read(self.queries.release_advisory_lock(), deadline.at_most(_CLOSE_SECONDS))
 
     def close(self) -> None:
         """Close the connection, if there is one."""
@@ -246,9 +249,9 @@ class FencedConnection:
         if connection is not None:
             connection.close()
 
-    def lease_lost(self, seen: int | None = None) -> LeaseLost:
+    def lease_lost(self, current_token: int | None = None) -> LeaseLost:
         """The error for a holder whose fencing token was superseded."""
-        by = f" by {seen}" if seen is not None else ""
+        by = f" by {current_token}" if current_token is not None else ""
         return LeaseLost(
             f"lost the lease on {self.grant.target!r}: fencing token {self.grant.fence} was "
             f"superseded{by}; nothing more of it was committed"
@@ -269,13 +272,13 @@ class FencedConnection:
             raise ConnectionLost("the connection is closed")
         return self._connection
 
-    def run(self, sql: str, deadline: Deadline, *, keep: int | None = None) -> list[list[Any]]:
+    def run(self, sql: str, deadline: Deadline, *, keep_rows: int | None = None) -> list[list[Any]]:
         """Send one message and return its rows; waits no longer than the deadline allows.
 
-        ``keep`` is for messages that contain a script; see `Connection.run`.
+        ``keep_rows`` is for messages that contain a script; see `Connection.run`.
         """
         timeout = deadline.remaining() + _SOCKET_GRACE_SECONDS
-        return self.connection.run(sql, timeout=timeout, keep=keep)
+        return self.connection.run(sql, timeout=timeout, keep_rows=keep_rows)
 
     def read(self, sql: str, deadline: Deadline) -> list[list[Any]]:
         """`run` for queries. Outside a transaction it sets the timeouts itself.
@@ -284,7 +287,9 @@ class FencedConnection:
         """
         if self.connection.in_transaction:
             return self.run(sql, deadline)
-        return self.run(f"{self._own_timeouts(deadline).set_for_message()} {sql}", deadline)
+        return self.run(
+            f"{self._bookkeeping_timeouts(deadline).set_for_read_query()} {sql}", deadline
+        )
 
     def timeouts(self, deadline: Deadline, *, waits_for_locks: bool = False) -> ServerTimeouts:
         """The server-side timeouts for work that must end by ``deadline``.
@@ -299,7 +304,7 @@ class FencedConnection:
         lock = 0 if waits_for_locks else _shorter_lock_timeout(self._lock_ms, statement)
         return self._server_timeouts(lock, statement)
 
-    def _own_timeouts(self, deadline: Deadline, *, lock_ms: int = 0) -> ServerTimeouts:
+    def _bookkeeping_timeouts(self, deadline: Deadline, *, lock_ms: int = 0) -> ServerTimeouts:
         """Timeouts for the library's own statements: as long as `run` waits."""
         statement = max(500, round(deadline.remaining() * 1000))
         return self._server_timeouts(
@@ -329,7 +334,9 @@ class FencedConnection:
 
     def commit(self, writes: str, deadline: Deadline) -> list[Any]:
         """Reset the session, write and commit; returns the last row."""
-        sql = self.queries.commit(writes, self.timeouts(deadline), is_direct=self.is_direct)
+        sql = self.queries.commit(
+            writes, self.timeouts(deadline), is_direct_connection=self.is_direct_connection
+        )
         return self.run(sql, deadline)[-1]
 
     def run_script(self, script: str, writes: str, deadline: Deadline) -> list[Any]:
@@ -341,16 +348,20 @@ class FencedConnection:
         """
         self._end_open_transaction(deadline)
         message = self.queries.wrap_script(
-            script, writes, self.grant, self.timeouts(deadline), is_direct=self.is_direct
+            script,
+            writes,
+            self.grant,
+            self.timeouts(deadline),
+            is_direct_connection=self.is_direct_connection,
         )
         try:
-            return self.run(message.sql, deadline, keep=1)[-1]
+            return self.run(message.sql, deadline, keep_rows=1)[-1]
         except PostgresError as error:
             completed = self.connection.completed
             self.reset_session(deadline)
-            seen = message.find_token(error, completed)
-            if seen is not None:
-                raise self.lease_lost(seen if seen >= 0 else None) from error
+            token = message.find_token(error, completed)
+            if token is not None:
+                raise self.lease_lost(token if token >= 0 else None) from error
             completed_of_script = message.count_completed(completed, error.position)
             if completed_of_script is None:
                 self._close_if_read_only(error)
@@ -366,7 +377,7 @@ class FencedConnection:
             self.reset_session(deadline)
             raise
 
-    def require_direct(self, name: str, deadline: Deadline) -> None:
+    def require_direct_connection(self, name: str, deadline: Deadline) -> None:
         """Refuse a non-transactional migration unless the connection is direct.
 
         Behind a pooler a successor could not end the session that is between an intent row and
@@ -379,14 +390,14 @@ class FencedConnection:
         Raises:
             MigrationFailed: There is a pooler, or another session has the session lock.
         """
-        if not self.is_direct:
+        if not self.is_direct_connection:
             raise MigrationFailed(_NEEDS_DIRECT_CONNECTION, migration=name)
-        limit = deadline.at_most(_SESSION_LOCK_SECONDS)
+        limit = deadline.at_most(_ADVISORY_LOCK_SECONDS)
         attempt = 0
-        while not self.read(self.queries.try_session_lock(), deadline)[-1][0]:
+        while not self.read(self.queries.try_advisory_lock(), deadline)[-1][0]:
             attempt += 1
             if limit.is_over:
-                raise self._session_lock_error(deadline, name)
+                raise self._advisory_lock_error(deadline, name)
             self.pause(attempt, limit)
 
     def run_non_transactional(self, script: str, deadline: Deadline, *, name: str = "") -> None:
@@ -403,25 +414,25 @@ class FencedConnection:
             PostgresError: The server refused it; its position is one in ``script``.
             ConnectionLost: Whether it took effect is unknown.
             LeaseLost: A successor has taken over; it did not begin.
-            MigrationFailed: See `require_direct`; it did not begin.
+            MigrationFailed: See `require_direct_connection`; it did not begin.
         """
-        self.require_direct(name, deadline)
+        self.require_direct_connection(name, deadline)
         self._end_open_transaction(deadline)
         timeouts = self.timeouts(deadline, waits_for_locks=True)
         pid, is_locked, token, owner = self.run(
             self.queries.prepare_non_transactional(timeouts), deadline
         )[-1]
         if pid != self.connection.pid:  # a pooler that reports a backend's own process id
-            self.is_direct = False
+            self.is_direct_connection = False
             self.reset_session(deadline)
             raise MigrationFailed(_NEEDS_DIRECT_CONNECTION, migration=name)
         if (token, owner) != (self.grant.fence, self.grant.owner):
             raise self.lease_lost(token)
         if not is_locked:
-            raise self._session_lock_error(deadline, name)
+            raise self._advisory_lock_error(deadline, name)
         tag = self.queries.comment(self.grant)
         try:
-            self.run(tag + script, deadline, keep=0)
+            self.run(tag + script, deadline, keep_rows=0)
         except PostgresError as error:
             if error.position is not None:
                 error.position = max(1, error.position - len(tag))
@@ -438,8 +449,8 @@ class FencedConnection:
         except (PostgresError, ConnectionLost):
             self.close()
 
-    def _session_lock_error(self, deadline: Deadline, name: str) -> MigrationFailed:
-        rows = self.read(self.queries.find_session_lockers(), deadline)
+    def _advisory_lock_error(self, deadline: Deadline, name: str) -> MigrationFailed:
+        rows = self.read(self.queries.find_advisory_lockers(), deadline)
         by = _describe_session(*rows[0]) if rows else "a session of another role"
         return MigrationFailed(
             f"{by} holds the advisory lock of schema {self.queries.schema}, which a "
@@ -453,7 +464,8 @@ class FencedConnection:
         Prepared statements, for one, survive a rollback. It is one message, because between two a
         pooler could pass the backend on.
         """
-        self.run(f"ROLLBACK; {self.queries.reset_session(is_direct=self.is_direct)}", deadline)
+        reset = self.queries.reset_session(is_direct_connection=self.is_direct_connection)
+        self.run(f"ROLLBACK; {reset}", deadline)
 
     def _end_open_transaction(self, deadline: Deadline) -> None:
         """Roll back what is open: BEGIN would only warn, and the commit would include it."""
@@ -470,16 +482,16 @@ class FencedConnection:
 
     # --- taking over
 
-    def _retry_while_refused(self, act: Callable[[], _T], deadline: Deadline) -> _T:
+    def _retry_until_deadline(self, operation: Callable[[], _T], deadline: Deadline) -> _T:
         """Retry until the deadline what PostgreSQL may accept later."""
         attempt = 0
         while True:
             attempt += 1
             try:
-                return act()
+                return operation()
             except PostgresError as error:
                 self.close()
-                refusal = translate_refusal(error)
+                refusal = translate_server_error(error)
                 if not refusal.retryable or deadline.is_over:
                     raise refusal from error
             except BaseException:
@@ -494,7 +506,7 @@ class FencedConnection:
             raise self.lease_lost()
         self._connection = self._connect(deadline)
         pid, is_recovering, is_read_only = self.read(self.queries.read_session(), deadline)[0]
-        self.is_direct = pid == self._connection.pid
+        self.is_direct_connection = pid == self._connection.pid
         if is_recovering:
             raise PostgresError({"C": READ_ONLY_TRANSACTION, "M": _IN_RECOVERY})
         if is_read_only:
@@ -538,56 +550,61 @@ class FencedConnection:
 
     def _bootstrap(self, deadline: Deadline) -> SchemaProbe:
         """Create missing tables, unless the existing ones have another layout."""
-        probe = self._probe(deadline)
+        probe = self._probe_schema(deadline)
         if probe.has_fence and probe.has_history:
             return probe
         self._read_fence(probe, deadline)
-        self._create(deadline, create_schema=not probe.has_schema)
-        return self._probe(deadline)
+        self._create_tables(deadline, create_schema=not probe.has_schema)
+        return self._probe_schema(deadline)
 
-    def _probe(self, deadline: Deadline) -> SchemaProbe:
+    def _probe_schema(self, deadline: Deadline) -> SchemaProbe:
         return SchemaProbe(*self.read(self.queries.probe(), deadline)[0])
 
     def _read_fence(self, probe: SchemaProbe, deadline: Deadline) -> FenceRow | None:
         return read_fence(partial(self.read, deadline=deadline), self.queries, probe)
 
-    def _create(self, deadline: Deadline, *, create_schema: bool) -> None:
-        timeouts = self._own_timeouts(deadline)
+    def _create_tables(self, deadline: Deadline, *, create_schema: bool) -> None:
+        timeouts = self._bookkeeping_timeouts(deadline)
         self.run(self.queries.create_tables(timeouts, create_schema=create_schema), deadline)
 
-    def _take_fence(self, probe: SchemaProbe, deadline: Deadline, *, evict: bool) -> None:
+    def _take_fence(
+        self, probe: SchemaProbe, deadline: Deadline, *, terminate_holders: bool
+    ) -> None:
         """Set the token, and end a backend that keeps the fence row locked meanwhile.
 
         A session that only reads or has released the row is not ended.
         """
-        if not evict:
-            self._claim_session_lock(deadline)
+        if not terminate_holders:
+            self._take_advisory_lock(deadline)
         while True:
-            seen = self._read_current_fence(probe, deadline)
+            fence_row = self._read_checked_fence(probe, deadline)
             lockers = self.read(self.queries.find_fence_locker(self.grant), deadline)
-            if not evict and lockers:
+            if not terminate_holders and lockers:
                 raise holder_error(lockers[0])
-            if self._set_token(seen, deadline, evict=evict):
+            if self._set_token(fence_row, deadline, terminate_holders=terminate_holders):
                 return
             for pid, transaction, *_ in lockers:
                 self._terminate(self.queries.terminate_transaction(pid, transaction), deadline)
             if deadline.is_over:
                 raise DatabaseUnavailable(_describe_lockers(lockers))
 
-    def _claim_session_lock(self, deadline: Deadline) -> None:
+    def _take_advisory_lock(self, deadline: Deadline) -> None:
         """Admit one of several processes that may not end each other's sessions."""
-        if self.is_direct and self.read(self.queries.try_session_lock(), deadline)[-1][0]:
+        if (
+            self.is_direct_connection
+            and self.read(self.queries.try_advisory_lock(), deadline)[-1][0]
+        ):
             return
-        rows = self.read(self.queries.find_session_lockers(), deadline)
+        rows = self.read(self.queries.find_advisory_lockers(), deadline)
         if rows:
             raise holder_error(rows[0])
 
-    def _read_current_fence(self, probe: SchemaProbe, deadline: Deadline) -> FenceRow:
+    def _read_checked_fence(self, probe: SchemaProbe, deadline: Deadline) -> FenceRow:
         """Read the fence row, and check it."""
         row = self._read_fence(probe, deadline)
         if row is None:
             # The table was emptied. Tokens are compared for equality, so no old one becomes valid.
-            self._create(deadline, create_schema=False)
+            self._create_tables(deadline, create_schema=False)
             row = self._read_fence(probe, deadline)
         if row is None:
             raise ConfigurationError(
@@ -598,7 +615,7 @@ class FencedConnection:
         return row
 
     def _check_fence_row(self, row: FenceRow) -> None:
-        if not self.grant.restamps_environment:
+        if not self.grant.replaces_environment:
             require_environment(row.environment, self.grant.environment)
         is_mine = (row.token, row.owner) == (self.grant.fence, self.grant.owner)
         if not is_mine and row.token >= self.grant.fence:
@@ -610,7 +627,7 @@ class FencedConnection:
                 "the item: the next start creates one with a token above PostgreSQL's"
             )
 
-    def _identify(self, row: FenceRow) -> str:
+    def _choose_identity(self, row: FenceRow) -> str:
         """The identity to store: the database's own, or a new one for a copy.
 
         Raises:
@@ -624,12 +641,12 @@ class FencedConnection:
                     f"{self.identity}); nothing was applied there"
                 )
             return self.identity
-        self.is_new_or_copy = row.is_copy or (row.token, row.owner) == (0, "")
-        if row.is_copy:
+        self.is_new_or_copied_database = row.is_database_copy or (row.token, row.owner) == (0, "")
+        if row.is_database_copy:
             return str(uuid4())
         if is_behind_last_completion(row, self.grant.completions):
             # Either restored in place, or a copy of the whole cluster: which one is unknown.
-            self.distrusted_identity = row.identity
+            self.unverified_identity = row.identity
             return str(uuid4())
         return row.identity
 
@@ -638,22 +655,26 @@ class FencedConnection:
         for row in self.read(self.queries.find_holders(self.grant), deadline):
             raise holder_error(row)
 
-    def _set_token(self, seen: FenceRow, deadline: Deadline, *, evict: bool) -> bool:
+    def _set_token(
+        self, fence_row: FenceRow, deadline: Deadline, *, terminate_holders: bool
+    ) -> bool:
         """Set the token and end older holders' sessions, then commit; False to try again."""
-        identity = self._identify(seen)
-        timeouts = self._own_timeouts(deadline, lock_ms=_FENCE_LOCK_MS)
+        identity = self._choose_identity(fence_row)
+        timeouts = self._bookkeeping_timeouts(deadline, lock_ms=_FENCE_LOCK_MS)
         try:
-            sql = self.queries.take_fence(self.grant, timeouts, seen, identity=identity)
+            sql = self.queries.take_fence(self.grant, timeouts, fence_row, identity=identity)
             rows = self.run(sql, deadline)
             if rows[:1] != [[self.grant.owner, None]]:
-                self.run("ROLLBACK", deadline)  # `_read_current_fence` then finds the reason
+                self.run("ROLLBACK", deadline)  # `_read_checked_fence` then finds the reason
                 return False
-            if rows[1:] and not evict:
+            if rows[1:] and not terminate_holders:
                 self.run("ROLLBACK", deadline)
                 raise holder_error()
             if rows[1:]:
                 self._terminate_sessions(deadline)
-            self.run(self.queries.commit_fence(is_direct=self.is_direct), deadline)
+            self.run(
+                self.queries.commit_fence(is_direct_connection=self.is_direct_connection), deadline
+            )
             self.identity = identity
         except PostgresError as error:
             self.run("ROLLBACK", deadline)
@@ -664,7 +685,7 @@ class FencedConnection:
 
     def _terminate_sessions(self, deadline: Deadline) -> None:
         """End older holders' sessions until none is left."""
-        sql = self.queries.terminate_session_lockers(wait_ms=_TERMINATE_WAIT_MS)
+        sql = self.queries.terminate_advisory_lockers(wait_ms=_TERMINATE_WAIT_MS)
         while self._terminate(sql, deadline):
             if deadline.is_over:
                 raise DatabaseUnavailable(
@@ -696,12 +717,12 @@ def read_fence(
     rows: list[list[Any]] = []
     if probe.has_fence:
         try:
-            rows = run(queries.read_fence(can_read_system=probe.can_read_system))
+            rows = run(queries.read_fence(can_read_system_id=probe.can_read_system_id))
         except PostgresError as error:
             # On some managed servers every role may call the function, but it fails.
-            if not probe.can_read_system or error.sqlstate.startswith(_UNRELATED_SQLSTATES):
+            if not probe.can_read_system_id or error.sqlstate.startswith(_UNRELATED_SQLSTATES):
                 raise
-            rows = run(queries.read_fence(can_read_system=False))
+            rows = run(queries.read_fence(can_read_system_id=False))
     if rows:
         return read_fence_row(rows[0])
     if probe.has_fence or probe.has_history:
@@ -722,8 +743,8 @@ def read_fence_row(row: list[Any]) -> FenceRow:
         owner=fields["owner"],
         environment=fields["environment"],
         identity=fields["identity"],
-        confirmed_system=fields["system"],
-        live_system=row[1],
+        confirmed_system_id=fields["system"],
+        live_system_id=row[1],
     )
 
 
@@ -744,8 +765,8 @@ def _require_layout(layout: int | str | None) -> None:
     )
 
 
-def _ignore(deadline: Deadline) -> None:
-    """The default of `on_reattached`."""
+def _do_nothing(deadline: Deadline) -> None:
+    """The default of `on_reconnected`."""
 
 
 def _shorter_lock_timeout(lock: int, statement: int) -> int:
@@ -757,7 +778,7 @@ def _is_transient(error: BaseException) -> bool:
     return isinstance(error, ConnectFailed) and not error.permanent
 
 
-def translate_refusal(error: PostgresError) -> MigrateError:
+def translate_server_error(error: PostgresError) -> MigrateError:
     """Translate an error of the library's own statements, outside migrations."""
     refusal = f"{redact(error.message)} [{error.sqlstate}]"
     for label, text in (("where", error.where), ("hint", error.hint)):
@@ -792,7 +813,7 @@ def holder_error(row: Sequence[Any] = ()) -> LeaseHeld:
     """The error while another process is migrating.
 
     Args:
-        row: Of `Queries.find_fence_locker`, `Queries.find_session_lockers` or
+        row: Of `Queries.find_fence_locker`, `Queries.find_advisory_lockers` or
             `Queries.find_holders`, if one was read.
     """
     by = f": {_describe_session(row[0], row[-2], row[-1])}" if row else ""

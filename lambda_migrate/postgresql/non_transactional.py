@@ -3,7 +3,7 @@
 ``CREATE INDEX CONCURRENTLY`` and the like cannot share a transaction with their history row. One
 rule holds for up and down scripts:
 
-1. A row in doubt is settled before anything else begins.
+1. A row in doubt is resolved before anything else begins.
 2. Before the intent row is written, the catalog is read, and whatever conflicts with the statement
    is refused. So what is found afterwards is the statement's own work. The row keeps the object
    ids (OIDs) that it concerns, because a name may later mean another object.
@@ -34,16 +34,16 @@ from lambda_migrate.postgresql.catalog_state import (
     DUPLICATE_TABLE,
     CatalogInspector,
     CatalogState,
-    quote,
+    quote_qualified_name,
 )
 from lambda_migrate.postgresql.connection import ConnectionLost, PostgresError
-from lambda_migrate.postgresql.error_report import make_failure
+from lambda_migrate.postgresql.error_report import make_migration_failed
 from lambda_migrate.postgresql.transactional import (
     CANCEL_TOLERANCE_SECONDS,
     MAX_CONNECTION_LOSSES,
     RETRYABLE_SQLSTATES,
-    require_migration,
-    require_runnable,
+    require_runnable_migration,
+    require_runnable_script,
 )
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ if TYPE_CHECKING:
 __all__ = [
     "already_applied_error",
     "apply_non_transactional",
+    "resolve_in_doubt",
     "roll_back_non_transactional",
-    "settle",
 ]
 
 _T = TypeVar("_T")
@@ -75,8 +75,8 @@ def apply_non_transactional(
 ) -> int:
     """Apply one non-transactional migration; see `FencedSession.apply`."""
     path = migration.path or migration.name
-    require_migration(migration)
-    statement = _Statement(
+    require_runnable_migration(migration)
+    statement = _NonTransactionalStatement(
         fenced,
         migration.up,
         name=migration.name,
@@ -89,7 +89,7 @@ def apply_non_transactional(
     started = queries.insert_started(migration, digest, fenced.grant, object_ids=object_ids)
     if statement.write(started) != [True]:
         raise already_applied_error(migration)
-    statement.run(undo_intent=queries.delete_rows([migration.version]) + " RETURNING 0")
+    statement.run(clear_intent=queries.delete_rows([migration.version]) + " RETURNING 0")
     return int(statement.write(queries.mark_applied(migration.version))[0])
 
 
@@ -108,8 +108,8 @@ def roll_back_non_transactional(
     """Roll back one migration whose down script is non-transactional."""
     script = _require_script(row.down, name=row.name)
     path = f"{row.name} (stored down script)"
-    require_runnable(script, name=row.name, path=path)
-    statement = _Statement(
+    require_runnable_script(script, name=row.name, path=path)
+    statement = _NonTransactionalStatement(
         fenced,
         script,
         name=row.name,
@@ -122,16 +122,16 @@ def roll_back_non_transactional(
     began = deadline.clock.monotonic()
     object_ids = statement.check_before_start()
     statement.write(queries.mark_rolling_back(row.version, object_ids=object_ids) + " RETURNING 0")
-    statement.run(undo_intent=queries.restore_applied(row.version) + " RETURNING 0")
+    statement.run(clear_intent=queries.restore_applied(row.version) + " RETURNING 0")
     statement.write(queries.delete_rows([row.version]) + " RETURNING 0")
     return round((deadline.clock.monotonic() - began) * 1000)
 
 
-def settle(fenced: FencedConnection, row: HistoryRow, deadline: Deadline) -> None:
-    """Complete or undo a row in doubt; see `FencedSession.settle`."""
+def resolve_in_doubt(fenced: FencedConnection, row: HistoryRow, deadline: Deadline) -> None:
+    """Complete or undo a row in doubt; see `FencedSession.resolve_in_doubt`."""
     is_rollback = row.state is RowState.ROLLING_BACK
     script = _require_script(row.down if is_rollback else row.up, name=row.name)
-    statement = _Statement(
+    statement = _NonTransactionalStatement(
         fenced,
         script,
         name=row.name,
@@ -169,7 +169,7 @@ def _require_script(script: Script | None, *, name: str) -> Script:
     return script
 
 
-class _Statement:
+class _NonTransactionalStatement:
     """Runs one statement outside a transaction, and determines its outcome."""
 
     def __init__(
@@ -210,7 +210,7 @@ class _Statement:
         try:
             return self._retry_on_new_connection(lambda: self._fenced.write(writes, self._deadline))
         except PostgresError as error:
-            raise self._failure(error, is_own_statement=True) from error
+            raise self._failure(error, is_bookkeeping=True) from error
 
     def check_before_start(self) -> tuple[int, ...]:
         """Read the catalog, and refuse what conflicts with the statement.
@@ -228,11 +228,11 @@ class _Statement:
         self._catalog.object_ids = finding.object_ids
         return finding.object_ids
 
-    def run(self, *, undo_intent: str) -> None:
+    def run(self, *, clear_intent: str) -> None:
         """Run the statement until the deadline, retrying after deadlocks and lost connections.
 
         Args:
-            undo_intent: Takes the intent row back after a failure without effect.
+            clear_intent: SQL that removes the intent after a failure without effect.
 
         Raises:
             MigrationFailed: It failed without any effect.
@@ -248,10 +248,10 @@ class _Statement:
                 failure = self._failure(error)
                 if error.sqlstate in RETRYABLE_SQLSTATES and self._can_retry(error, attempt):
                     continue
-                self._clean_up_after_failure(failure, error, undo_intent)
+                self._clean_up_after_failure(failure, error, clear_intent)
                 raise failure from error
             except ConnectionLost as lost:
-                if self._check_after_loss(lost, undo_intent):
+                if self._check_after_loss(lost, clear_intent):
                     break
                 self._fenced.pause(attempt, self._deadline)
 
@@ -263,7 +263,7 @@ class _Statement:
         return not self._deadline.is_over
 
     def _clean_up_after_failure(
-        self, failure: MigrationFailed, error: PostgresError, undo_intent: str
+        self, failure: MigrationFailed, error: PostgresError, clear_intent: str
     ) -> None:
         """Remove what the statement left; without enough time, the next attempt does it.
 
@@ -274,7 +274,7 @@ class _Statement:
             is_clean = self._is_clean_after(error)
             if is_clean:
                 self._retry_on_new_connection(
-                    lambda: self._fenced.write(undo_intent, self._clean_up_deadline)
+                    lambda: self._fenced.write(clear_intent, self._clean_up_deadline)
                 )
         except (ConnectionLost, PostgresError, MigrationFailed, DatabaseUnavailable) as another:
             failure.detail += f"\n  and cleaning up failed, the next attempt repeats it: {another}"
@@ -323,7 +323,7 @@ class _Statement:
             detail=detail and f"{detail}\n  part of it may be committed\n  next: {next_step}",
         )
 
-    def _check_after_loss(self, lost: ConnectionLost, undo_intent: str) -> bool:
+    def _check_after_loss(self, lost: ConnectionLost, clear_intent: str) -> bool:
         """Determine the outcome on a new connection after the first one broke.
 
         Returns:
@@ -332,7 +332,7 @@ class _Statement:
         if self._fenced.is_aborted:
             raise self._fenced.lease_lost() from lost
         self._lost_connections += 1
-        self._retry_on_new_connection(lambda: self._fenced.reattach(self._deadline))
+        self._retry_on_new_connection(lambda: self._fenced.reconnect(self._deadline))
         took_effect = self.clean_up()
         can_retry = self._lost_connections < MAX_CONNECTION_LOSSES and not self._deadline.is_over
         if took_effect or (took_effect is False and can_retry):
@@ -344,7 +344,7 @@ class _Statement:
             raise self.repair_required(
                 f"{failure.cause}; lambda-migrate cannot determine whether it took effect"
             ) from lost
-        self.write(undo_intent)
+        self.write(clear_intent)
         raise failure
 
     def clean_up(self) -> bool | None:
@@ -375,7 +375,7 @@ class _Statement:
                     catalog_queries.drop_index(name),
                     name=self._name,
                 )
-                self._run_own_statement(partial(drop, self._clean_up_deadline))
+                self._run_bookkeeping(partial(drop, self._clean_up_deadline))
             elif not self._script.repeatable:
                 raise self.repair_required(
                     f"an interrupted REINDEX left the INVALID index {name}. To drop it, a role "
@@ -397,7 +397,7 @@ class _Statement:
                 return
             except PostgresError as error:
                 if error.sqlstate not in RETRYABLE_SQLSTATES or self._deadline.is_over:
-                    raise self._failure(error, is_own_statement=True) from error
+                    raise self._failure(error, is_bookkeeping=True) from error
                 self._fenced.pause(attempt, self._deadline)
 
     def _is_same_index(self, object_id: int) -> bool | None:
@@ -407,7 +407,7 @@ class _Statement:
             return None
         query = catalog_queries.compare_index(
             object_id,
-            table=quote(info.table),
+            table=quote_qualified_name(info.table),
             unique=info.unique,
             definition=info.definition,
             timeouts=self._fenced.timeouts(self._clean_up_deadline),
@@ -421,20 +421,20 @@ class _Statement:
             return None
 
     def _read(self, query: str) -> list[list[Any]]:
-        return self._run_own_statement(lambda: self._fenced.read(query, self._clean_up_deadline))
+        return self._run_bookkeeping(lambda: self._fenced.read(query, self._clean_up_deadline))
 
-    def _run_own_statement(self, act: Callable[[], _T]) -> _T:
+    def _run_bookkeeping(self, operation: Callable[[], _T]) -> _T:
         try:
-            return self._retry_on_new_connection(act)
+            return self._retry_on_new_connection(operation)
         except PostgresError as error:
-            raise self._failure(error, is_own_statement=True) from error
+            raise self._failure(error, is_bookkeeping=True) from error
 
     @property
     def _clean_up_deadline(self) -> Deadline:
         return self._deadline.earlier(-_CLEAN_UP_SECONDS)
 
-    def _retry_on_new_connection(self, act: Callable[[], _T]) -> _T:
-        """Run ``act``, which may run twice, and repeat it on a new connection if this one breaks.
+    def _retry_on_new_connection(self, operation: Callable[[], _T]) -> _T:
+        """Run ``operation``, and repeat it on a new connection if this one breaks.
 
         Raises:
             LeaseLost: `FencedConnection.abort` was called, or a successor has taken over.
@@ -444,8 +444,8 @@ class _Statement:
         for _ in range(MAX_CONNECTION_LOSSES):
             try:
                 if broken is not None:
-                    self._fenced.reattach(self._deadline)
-                return act()
+                    self._fenced.reconnect(self._deadline)
+                return operation()
             except ConnectionLost as lost:
                 if self._fenced.is_aborted:
                     raise self._fenced.lease_lost() from lost
@@ -454,12 +454,12 @@ class _Statement:
                 break
         raise DatabaseUnavailable(f"the connection to PostgreSQL keeps breaking: {broken}")
 
-    def _failure(self, error: PostgresError, *, is_own_statement: bool = False) -> MigrationFailed:
-        return make_failure(
+    def _failure(self, error: PostgresError, *, is_bookkeeping: bool = False) -> MigrationFailed:
+        return make_migration_failed(
             error,
             self._script,
             name=self._name,
             path=self._path,
-            completed=None if is_own_statement else 0,
-            overdue=self._deadline.remaining() < CANCEL_TOLERANCE_SECONDS,
+            completed=None if is_bookkeeping else 0,
+            is_past_deadline=self._deadline.remaining() < CANCEL_TOLERANCE_SECONDS,
         )

@@ -12,9 +12,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lambda_migrate.migrations.adoption import OtherEntry, OtherHistory
+from lambda_migrate.migrations.adoption import ToolHistory, ToolHistoryEntry
 from lambda_migrate.postgresql.connection import PostgresError
-from lambda_migrate.postgresql.sql_fragments import SAFE_PATH, identifier, literal
+from lambda_migrate.postgresql.sql_fragments import (
+    SAFE_SEARCH_PATH,
+    quote_identifier,
+    quote_literal,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
     RunQuery = Callable[[str], list[list[Any]]]
     """Sends one message; returns its rows."""
 
-__all__ = ["TOOLS", "Tool", "read_other_histories"]
+__all__ = ["TOOLS", "Tool", "read_tool_histories"]
 
 _MAX_ROWS = 100_000
 """The most rows that are read: more than any project has migrations."""
@@ -41,13 +45,13 @@ class Tool:
         columns: The table's columns, with types where another tool's differ.
         key: SQL that identifies the migration; a later row of the same key replaces an earlier one.
         label: SQL for the displayed version; the key unless given.
-        state: SQL for ``applied``, ``failed`` or ``rolled back``.
-        covers: SQL for whether the row covers all earlier versions.
+        state_expression: SQL for ``applied``, ``failed`` or ``rolled back``.
+        covers_expression: SQL for whether the row covers all earlier versions.
         where: SQL for the rows that count.
         order: SQL for the order in which rows were written.
-        is_exact: Whether the table has no other columns.
-        beside: A table that must exist in the same schema.
-        number: Where in the key the version number of the library's file is.
+        requires_exact_columns: Whether the table has no other columns.
+        required_table: A table that must exist in the same schema.
+        version_pattern: Where in the key the version number of the library's file is.
         is_comparable: Whether keys can be compared with the library's files.
     """
 
@@ -56,22 +60,22 @@ class Tool:
     columns: str
     key: str
     label: str = ""
-    state: str = "'applied'"
-    covers: str = "false"
+    state_expression: str = "'applied'"
+    covers_expression: str = "false"
     where: str = "true"
     order: str = "1"
-    is_exact: bool = False
-    beside: str = ""
-    number: str = r"0*(\d+)"
+    requires_exact_columns: bool = False
+    required_table: str = ""
+    version_pattern: str = r"0*(\d+)"
     is_comparable: bool = True
 
-    def fits(self, columns: dict[str, str], tables_beside: set[str]) -> bool:
+    def fits(self, columns: dict[str, str], tables_in_schema: set[str]) -> bool:
         """Whether a table with these columns and types, next to these tables, is the tool's."""
         wanted = [each.partition(":")[::2] for each in self.columns.split()]
         return (
             all(name in columns and kind in ("", columns[name]) for name, kind in wanted)
-            and not (self.is_exact and len(columns) > len(wanted))
-            and (not self.beside or self.beside in tables_beside)
+            and not (self.requires_exact_columns and len(columns) > len(wanted))
+            and (not self.required_table or self.required_table in tables_in_schema)
         )
 
 
@@ -81,36 +85,36 @@ TOOLS = (
         "schema_migrations",
         "version",
         key="version",
-        is_exact=True,
-        beside="ar_internal_metadata",
+        requires_exact_columns=True,
+        required_table="ar_internal_metadata",
     ),
-    Tool("dbmate", "schema_migrations", "version", key="version", is_exact=True),
+    Tool("dbmate", "schema_migrations", "version", key="version", requires_exact_columns=True),
     Tool("Ecto", "schema_migrations", "version inserted_at", key="version", order="version, 1"),
     Tool(
         "golang-migrate",
         "schema_migrations",
         "version dirty:bool",
         key="version",
-        state="CASE WHEN dirty THEN 'failed' ELSE 'applied' END",
-        covers="true",
+        state_expression="CASE WHEN dirty THEN 'failed' ELSE 'applied' END",
+        covers_expression="true",
         where="version >= 0",
-        is_exact=True,
+        requires_exact_columns=True,
     ),
     Tool(
         "tern",
         "schema_version",
         "version:int4",
         key="version",
-        covers="true",
+        covers_expression="true",
         where="version > 0",
-        is_exact=True,
+        requires_exact_columns=True,
     ),
     Tool(
         "goose",
         "goose_db_version",
         "id version_id is_applied:bool",
         key="version_id",
-        state="CASE WHEN is_applied THEN 'applied' ELSE 'rolled back' END",
+        state_expression="CASE WHEN is_applied THEN 'applied' ELSE 'rolled back' END",
         where="version_id > 0",
         order="id",
     ),
@@ -120,19 +124,19 @@ TOOLS = (
         "installed_rank version description type script success:bool",
         key="version",
         label="concat(version, ' ', description)",
-        state="CASE WHEN NOT success THEN 'failed' WHEN type LIKE 'UNDO%' THEN 'rolled back'"
-        " ELSE 'applied' END",
-        covers="type = 'BASELINE'",
+        state_expression="CASE WHEN NOT success THEN 'failed'"
+        " WHEN type LIKE 'UNDO%' THEN 'rolled back' ELSE 'applied' END",
+        covers_expression="type = 'BASELINE'",
         where="version IS NOT NULL AND type <> 'SCHEMA'",
         order="installed_rank",
-        number=r"0*(\d+)(?:[._]0+)*$",
+        version_pattern=r"0*(\d+)(?:[._]0+)*$",
     ),
     Tool(
         "Prisma",
         "_prisma_migrations",
         "migration_name started_at finished_at rolled_back_at",
         key="migration_name",
-        state="CASE WHEN rolled_back_at IS NOT NULL THEN 'rolled back'"
+        state_expression="CASE WHEN rolled_back_at IS NOT NULL THEN 'rolled back'"
         " WHEN finished_at IS NULL THEN 'failed' ELSE 'applied' END",
         order="started_at, finished_at",
     ),
@@ -142,7 +146,7 @@ TOOLS = (
         "version description success:bool",
         key="version",
         label="concat(version, ' ', description)",
-        state="CASE WHEN success THEN 'applied' ELSE 'failed' END",
+        state_expression="CASE WHEN success THEN 'applied' ELSE 'failed' END",
         order="version, 1",
     ),
     Tool("diesel", "__diesel_schema_migrations", "version run_on", key="version"),
@@ -170,9 +174,9 @@ TOOLS = (
         "id name run_on",
         key="name",
         order="id",
-        number=r"/?0*(\d+)",
+        version_pattern=r"/?0*(\d+)",
     ),
-    Tool("Sequelize", "SequelizeMeta", "name", key="name", is_exact=True),
+    Tool("Sequelize", "SequelizeMeta", "name", key="name", requires_exact_columns=True),
     Tool(
         "graphile-migrate",
         "migrations",
@@ -198,7 +202,7 @@ TOOLS = (
         "alembic_version",
         "version_num",
         key="version_num",
-        is_exact=True,
+        requires_exact_columns=True,
         is_comparable=False,
     ),
     Tool(
@@ -246,7 +250,7 @@ TOOLS = (
 """A table is compared with them in this order; the first match counts."""
 
 
-def read_other_histories(run: RunQuery) -> list[OtherHistory]:
+def read_tool_histories(run: RunQuery) -> list[ToolHistory]:
     """Read every history table of another tool in this database.
 
     Args:
@@ -255,34 +259,35 @@ def read_other_histories(run: RunQuery) -> list[OtherHistory]:
     Raises:
         PostgresError: The catalog cannot be read.
     """
-    names = sorted({name for tool in TOOLS for name in (tool.table, tool.beside) if name})
+    names = sorted({name for tool in TOOLS for name in (tool.table, tool.required_table) if name})
     tables = run(find_tables(names))
-    tables_beside: dict[str, set[str]] = {}
+    tables_in_schema: dict[str, set[str]] = {}
     for schema, table, *_ in tables:
-        tables_beside.setdefault(schema, set()).add(table)
+        tables_in_schema.setdefault(schema, set()).add(table)
     found = []
     for schema, table, columns, may_read in tables:
         kinds = dict(each.rpartition(":")[::2] for each in columns.split("\n"))
-        tool = _find_tool(table, kinds, tables_beside[schema])
+        tool = _find_tool(table, kinds, tables_in_schema[schema])
         if tool is not None:
             found.append(_read(run, tool, schema, table, may_read=bool(may_read)))
     return found
 
 
-def _find_tool(table: str, columns: dict[str, str], tables_beside: set[str]) -> Tool | None:
+def _find_tool(table: str, columns: dict[str, str], tables_in_schema: set[str]) -> Tool | None:
     return next(
-        (tool for tool in TOOLS if tool.table == table and tool.fits(columns, tables_beside)), None
+        (tool for tool in TOOLS if tool.table == table and tool.fits(columns, tables_in_schema)),
+        None,
     )
 
 
-def _read(run: RunQuery, tool: Tool, schema: str, table: str, *, may_read: bool) -> OtherHistory:
+def _read(run: RunQuery, tool: Tool, schema: str, table: str, *, may_read: bool) -> ToolHistory:
     shown = f"{schema}.{table}"
     fault = "cannot be read by this role: GRANT SELECT on it, and USAGE on its schema"
     rows: Sequence[Sequence[Any]] = ()
     if may_read:
-        message = read_tool_history(
+        message = select_tool_history(
             (schema, table),
-            (tool.key, tool.label or tool.key, tool.state, tool.covers),
+            (tool.key, tool.label or tool.key, tool.state_expression, tool.covers_expression),
             where=tool.where,
             order=tool.order,
             limit=_MAX_ROWS,
@@ -293,16 +298,16 @@ def _read(run: RunQuery, tool: Tool, schema: str, table: str, *, may_read: bool)
             fault = ""
         except PostgresError as error:
             fault = f"cannot be read: {error.message}"
-    return OtherHistory(tool.name, shown, _parse_entries(tool, rows), tool.is_comparable, fault)
+    return ToolHistory(tool.name, shown, _parse_entries(tool, rows), tool.is_comparable, fault)
 
 
-def _parse_entries(tool: Tool, rows: Sequence[Sequence[Any]]) -> tuple[OtherEntry, ...]:
-    latest: dict[str, OtherEntry] = {}
+def _parse_entries(tool: Tool, rows: Sequence[Sequence[Any]]) -> tuple[ToolHistoryEntry, ...]:
+    latest: dict[str, ToolHistoryEntry] = {}
     for key, label, state, covers in rows:
         latest.pop(key, None)  # so that it moves to the end, where the latest is
-        number = re.match(tool.number, key) if tool.is_comparable else None
+        number = re.match(tool.version_pattern, key) if tool.is_comparable else None
         version = int(number[1]) if number is not None else None
-        latest[key] = OtherEntry(label, state, version, covers)
+        latest[key] = ToolHistoryEntry(label, state, version, covers)
     return tuple(latest.values())
 
 
@@ -313,18 +318,19 @@ def find_tables(names: Sequence[str]) -> str:
     function of its owner.
     """
     return f"""
-        {SAFE_PATH}
+        {SAFE_SEARCH_PATH}
         SELECT n.nspname, c.relname, string_agg(concat(a.attname, ':', t.typname), chr(10)),
                has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
         JOIN pg_type t ON t.oid = a.atttypid AND t.typnamespace = 'pg_catalog'::regnamespace
         WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_'
-          AND n.nspname <> 'information_schema' AND c.relname IN ({", ".join(map(literal, names))})
+          AND n.nspname <> 'information_schema'
+          AND c.relname IN ({", ".join(map(quote_literal, names))})
         GROUP BY n.nspname, n.oid, c.relname, c.oid ORDER BY n.nspname, c.relname"""
 
 
-def read_tool_history(
+def select_tool_history(
     table: tuple[str, str],
     columns: tuple[str, str, str, str],
     *,
@@ -347,7 +353,8 @@ def read_tool_history(
     """
     key, label, state, covers = columns
     return (
-        f"{SAFE_PATH} SET LOCAL row_security = off; SET LOCAL lock_timeout = {lock_ms};"
+        f"{SAFE_SEARCH_PATH} SET LOCAL row_security = off; SET LOCAL lock_timeout = {lock_ms};"
         f" SELECT {key}::text, {label}::text, {state}, {covers}"
-        f" FROM {'.'.join(map(identifier, table))} WHERE {where} ORDER BY {order} LIMIT {limit}"
+        f" FROM {'.'.join(map(quote_identifier, table))}"
+        f" WHERE {where} ORDER BY {order} LIMIT {limit}"
     )

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Deadline
     from lambda_migrate.migrations import HistoryRow, Migration
-    from lambda_migrate.migrations.adoption import OtherHistory
+    from lambda_migrate.migrations.adoption import ToolHistory
     from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence, MigrationEffects
 
 __all__ = [
     "Database",
+    "DatabaseInspection",
     "DryRunSession",
     "FenceRow",
     "FencedSession",
-    "Inspection",
     "LeaseGrant",
     "StaleFencingToken",
     "is_behind_last_completion",
@@ -39,7 +39,7 @@ class LeaseGrant:
         owner: The holder of the lease.
         environment: ``staging``, ``production``: stored by the first run, compared by later ones.
         request_id: The invocation's id, for the history.
-        restamps_environment: Accept a database of another environment, and store this one.
+        replaces_environment: Accept a database of another environment, and store this one.
         completions: Identity -> token and owner of the last holder that completed there, as the
             lease table has them. A database with that identity and an older token is a copy, or was
             restored to an earlier state.
@@ -50,7 +50,7 @@ class LeaseGrant:
     owner: str
     environment: str = ""
     request_id: str = ""
-    restamps_environment: bool = False
+    replaces_environment: bool = False
     completions: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
 
@@ -63,30 +63,30 @@ class FenceRow:
         owner: The holder that set it.
         environment: The environment that the database belongs to.
         identity: The database's UUID, created with the row.
-        confirmed_system: Cluster and database for which the identity was last confirmed, or "".
-        live_system: The current cluster and database; without the cluster if the role may not read
-            its identifier.
+        confirmed_system_id: Cluster and database for which the identity was last confirmed, or "".
+        live_system_id: The current cluster and database; without the cluster if the role may not
+            read its identifier.
     """
 
     token: int
     owner: str
     environment: str
     identity: str
-    confirmed_system: str = ""
-    live_system: str = ""
+    confirmed_system_id: str = ""
+    live_system_id: str = ""
 
     @property
-    def is_copy(self) -> bool:
+    def is_database_copy(self) -> bool:
         """Whether the row came here with a dump, a template or a restore into another cluster."""
-        confirmed, live = self.confirmed_system.split("/"), self.live_system.split("/")
+        confirmed, live = self.confirmed_system_id.split("/"), self.live_system_id.split("/")
         return any(a and b and a != b for a, b in zip(confirmed, live, strict=False))
 
     @property
-    def system_to_store(self) -> str:
+    def system_id_to_store(self) -> str:
         """The live system; the stored cluster, if the role may not read its identifier."""
-        stored, _, _ = self.confirmed_system.partition("/")
-        live, _, database = self.live_system.partition("/")
-        return f"{live or ('' if self.is_copy else stored)}/{database}"
+        stored, _, _ = self.confirmed_system_id.partition("/")
+        live, _, database = self.live_system_id.partition("/")
+        return f"{live or ('' if self.is_database_copy else stored)}/{database}"
 
 
 def require_environment(stamped: str, environment: str) -> None:
@@ -118,7 +118,7 @@ def is_behind_last_completion(row: FenceRow, completions: Mapping[str, tuple[int
 
 
 @dataclass(frozen=True, slots=True)
-class Inspection:
+class DatabaseInspection:
     """The state of a database, read through one short connection.
 
     Attributes:
@@ -158,23 +158,23 @@ class FencedSession(Protocol):
         """The database's UUID; the takeover gives a copy a new one."""
 
     @property
-    def is_new_or_copy(self) -> bool:
+    def is_new_or_copied_database(self) -> bool:
         """Whether the database had no fence before the takeover, or is recognized as a copy."""
 
     @property
-    def distrusted_identity(self) -> str:
+    def unverified_identity(self) -> str:
         """The identity whose record in the lease table may be outdated, or ""."""
 
     def read_history(self) -> list[HistoryRow]:
         """Read every row, in the order of versions."""
 
-    def read_other_histories(self) -> list[OtherHistory]:
+    def read_tool_histories(self) -> list[ToolHistory]:
         """Read the history tables of other migration tools, in every schema."""
 
     def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
         """Run the up script and write its history row, together or not at all.
 
-        A non-transactional migration in doubt is settled first.
+        A non-transactional migration in doubt is resolved first.
 
         Args:
             migration: The migration to apply.
@@ -193,14 +193,14 @@ class FencedSession(Protocol):
     def roll_back(self, row: HistoryRow, deadline: Deadline) -> int:
         """Run the stored down script and delete the history row, together or not at all.
 
-        A row in doubt is settled first; if that deletes it, nothing is run.
+        A row in doubt is resolved first; if that deletes it, nothing is run.
 
         Raises:
             MigrationFailed: The rollback itself was rolled back, or there is no down script.
             RepairRequired: As in `apply`.
         """
 
-    def settle(self, row: HistoryRow, deadline: Deadline) -> None:
+    def resolve_in_doubt(self, row: HistoryRow, deadline: Deadline) -> None:
         """Complete a row in doubt, or undo it so that its migration is pending again.
 
         Raises:
@@ -295,28 +295,28 @@ class Database(Protocol):
         It includes the library's schema unless that is the default one.
         """
 
-    def inspect(self, deadline: Deadline) -> Inspection:
+    def inspect(self, deadline: Deadline) -> DatabaseInspection:
         """Read the state of the database through one short connection, without taking over."""
 
     def read_history(self, deadline: Deadline) -> list[HistoryRow]:
         """The history of `inspect`; [] if there is none."""
 
     def take_over(
-        self, grant: LeaseGrant, deadline: Deadline, *, evict: bool = True
+        self, grant: LeaseGrant, deadline: Deadline, *, terminate_holders: bool = True
     ) -> FencedSession:
         """Connect, create missing tables, and make ``grant`` the only one that can commit.
 
         Args:
             grant: The holder's grant; its fencing token must be higher than any accepted before.
             deadline: For connecting and for everything that the holder does.
-            evict: End the backends of older holders. If False, raise `LeaseHeld` while one is
-                alive.
+            terminate_holders: End the backends of older holders. If False, raise `LeaseHeld` while
+                one is alive.
 
         Raises:
             StaleFencingToken: Its token is not higher.
             ConfigurationError: It is another environment's database, or a privilege is missing.
             DatabaseUnavailable: PostgreSQL was not reached before the deadline.
-            LeaseHeld: An older holder is alive and ``evict`` is False.
+            LeaseHeld: An older holder is alive and ``terminate_holders`` is False.
         """
 
     def begin_dry_run(self, grant: LeaseGrant, deadline: Deadline) -> DryRunSession:
@@ -335,5 +335,5 @@ class Database(Protocol):
             LeaseHeld: A holder is alive.
         """
 
-    def read_other_histories(self, deadline: Deadline) -> list[OtherHistory]:
-        """See `FencedSession.read_other_histories`; through one short connection."""
+    def read_tool_histories(self, deadline: Deadline) -> list[ToolHistory]:
+        """See `FencedSession.read_tool_histories`; through one short connection."""

@@ -3,7 +3,7 @@
 Every name is quoted as an identifier, every value as a literal. The simple protocol carries several
 statements in one message, which saves round trips. The server parses the whole message before it
 runs any of it, so a ``RESET`` at its start does not affect how the literals after it are read: see
-`literal`.
+`quote_literal`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from lambda_migrate._version import __version__
 from lambda_migrate.postgresql.dry_run_queries import READ_ONLY_AFTER_ROLLBACK
 from lambda_migrate.postgresql.sql_fragments import (
     BEGIN,
-    DURABLE_COMMIT,
-    DURABLE_SESSION,
     EQUALS,
     RESET_SESSION,
-    SAFE_PATH,
+    SAFE_SEARCH_PATH,
+    SYNCHRONOUS_COMMIT,
+    SYNCHRONOUS_COMMIT_SESSION,
     application_name,
-    identifier,
-    literal,
+    quote_identifier,
+    quote_literal,
 )
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lambda_migrate.postgresql.ports import FenceRow, LeaseGrant
     from lambda_migrate.postgresql.sql_fragments import ServerTimeouts
 
-__all__ = ["LAYOUT", "Queries", "SchemaProbe", "ScriptMessage"]
+__all__ = ["LAYOUT", "Queries", "SchemaProbe", "ScriptQuery"]
 
 LAYOUT = 2
 """The layout of the lambda-migrate tables that this version reads and writes."""
@@ -48,7 +48,7 @@ _HISTORY_COLUMNS = (
 _NOT_NULL_VIOLATION = "23502"
 _INVALID_TEXT = "22P02"
 
-_FENCE_SEEN = "fence "
+_CURRENT_FENCE_PREFIX = "fence "
 """Precedes the current token in the error of a failed comparison."""
 
 
@@ -60,7 +60,7 @@ class SchemaProbe(NamedTuple):
         has_history: Whether its table ``history`` exists.
         has_fence: Whether its table ``fence`` exists.
         layout: The layout of these tables, as an SQL expression; None if unknown.
-        can_read_system: Whether the role may read the cluster's identifier.
+        can_read_system_id: Whether the role may read the cluster's identifier.
         is_replica: Whether the server is in recovery.
     """
 
@@ -68,12 +68,12 @@ class SchemaProbe(NamedTuple):
     has_history: bool
     has_fence: bool
     layout: str | None
-    can_read_system: bool
+    can_read_system_id: bool
     is_replica: bool
 
 
 @dataclass(frozen=True, slots=True)
-class ScriptMessage:
+class ScriptQuery:
     """A script and the library's statements around it, as one message.
 
     Attributes:
@@ -112,7 +112,7 @@ class ScriptMessage:
         """
         if completed != self.statements_before - 1 or error.sqlstate != _INVALID_TEXT:
             return None
-        token = error.message.rpartition(_FENCE_SEEN)[2].strip('"')
+        token = error.message.rpartition(_CURRENT_FENCE_PREFIX)[2].strip('"')
         return int(token) if token.isdigit() else -1
 
 
@@ -125,7 +125,7 @@ class Queries:
 
     def __init__(self, schema: str) -> None:
         self.schema = schema
-        self._schema = identifier(schema)
+        self._schema = quote_identifier(schema)
         self._history = f"{self._schema}.history"
         self._fence = f"{self._schema}.fence"
         self._key = int.from_bytes(sha256(f"lambda-migrate {schema}".encode()).digest()[:8], "big")
@@ -138,26 +138,26 @@ class Queries:
         ``history`` is looked up first. Both tables are created in one transaction, so the query
         cannot see it alone because another process creates them between the two lookups.
         """
-        fence, history = literal(self._fence), literal(self._history)
+        fence, history = quote_literal(self._fence), quote_literal(self._history)
         return f"""
-            {SAFE_PATH}
-            SELECT to_regnamespace({literal(self._schema)}) IS NOT NULL,
+            {SAFE_SEARCH_PATH}
+            SELECT to_regnamespace({quote_literal(self._schema)}) IS NOT NULL,
                 to_regclass({history}) IS NOT NULL, to_regclass({fence}) IS NOT NULL,
                 CASE WHEN to_regclass({fence}) IS NOT NULL
                 THEN (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d
                       JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
                       WHERE d.adrelid = to_regclass({fence}) AND a.attname = 'layout')
-                ELSE (SELECT {literal(str(LAYOUT))} FROM pg_attribute
+                ELSE (SELECT {quote_literal(str(LAYOUT))} FROM pg_attribute
                       WHERE attrelid = to_regclass({history}) AND attnum > 0 AND NOT attisdropped
                       HAVING string_agg(attname::text, ' ' ORDER BY attname)
-                          = {literal(" ".join(sorted(_HISTORY_COLUMNS)))})
+                          = {quote_literal(" ".join(sorted(_HISTORY_COLUMNS)))})
                 END,
                 has_function_privilege('pg_control_system()', 'EXECUTE'), pg_is_in_recovery()"""
 
     def read_session(self) -> str:
         """One row: the backend's process id, whether in recovery, whether read-only."""
         return (
-            f"{SAFE_PATH} SELECT pg_backend_pid(), pg_is_in_recovery(),"
+            f"{SAFE_SEARCH_PATH} SELECT pg_backend_pid(), pg_is_in_recovery(),"
             " current_setting('transaction_read_only')::boolean"
         )
 
@@ -168,7 +168,7 @@ class Queries:
         unique index of the catalog (alembic #694, node-pg-migrate #821).
         """
         return (
-            f"{BEGIN}; {timeouts.set_local()} {DURABLE_COMMIT}"
+            f"{BEGIN}; {timeouts.set_local()} {SYNCHRONOUS_COMMIT}"
             f" {self._create_tables_sql(create_schema=create_schema)} COMMIT;"
         )
 
@@ -179,7 +179,7 @@ class Queries:
             SET LOCAL search_path TO DEFAULT;
             SET LOCAL client_min_messages = warning;
             SELECT pg_catalog.pg_advisory_xact_lock(
-                pg_catalog.hashtext({literal("lambda-migrate " + self.schema)}));
+                pg_catalog.hashtext({quote_literal("lambda-migrate " + self.schema)}));
             {schema}
             CREATE TABLE IF NOT EXISTS {self._fence} (
                 singleton    boolean PRIMARY KEY DEFAULT true CHECK (singleton),
@@ -220,14 +220,16 @@ class Queries:
 
     # --- the fence
 
-    def read_fence(self, *, can_read_system: bool = True) -> str:
+    def read_fence(self, *, can_read_system_id: bool = True) -> str:
         """The fence row as JSON, whatever its layout, and the current system; takes no lock.
 
         Args:
-            can_read_system: Whether the role may read the cluster's identifier; see `probe`.
+            can_read_system_id: Whether the role may read the cluster's identifier; see `probe`.
         """
-        system = _system_expression(can_read_system=can_read_system)
-        return f"{SAFE_PATH} SELECT to_jsonb(fence)::text, {system} FROM {self._fence} AS fence"
+        system = _system_id_expression(can_read_system_id=can_read_system_id)
+        return (
+            f"{SAFE_SEARCH_PATH} SELECT to_jsonb(fence)::text, {system} FROM {self._fence} AS fence"
+        )
 
     def find_fence_locker(self, grant: LeaseGrant | None = None) -> str:
         """The backend that has locked the fence row: process, transaction, application, start time.
@@ -239,7 +241,7 @@ class Queries:
         a group of transactions that share a lock.
         """
         return f"""
-            {SAFE_PATH}
+            {SAFE_SEARCH_PATH}
             SELECT l.pid, f.xmax::text, a.application_name, {_iso_timestamp("a.xact_start")}
             FROM {self._fence} f
             JOIN pg_locks l ON l.locktype = 'transactionid' AND l.transactionid = f.xmax
@@ -248,7 +250,7 @@ class Queries:
                 AND t.relation = f.tableoid AND t.mode IN ('RowShareLock', 'RowExclusiveLock')
                 AND t.database = (SELECT oid FROM pg_database WHERE datname = current_database())
             LEFT JOIN pg_stat_activity a ON a.pid = l.pid
-            WHERE {"TRUE" if grant is None else self._may_take(grant)}
+            WHERE {"TRUE" if grant is None else self._may_take_fence(grant)}
             LIMIT 1"""
 
     def terminate_transaction(self, pid: int, transaction: str) -> str:
@@ -260,13 +262,14 @@ class Queries:
         in that instant.
         """
         return f"""
-            SET LOCAL ROLE NONE; {SAFE_PATH}
+            SET LOCAL ROLE NONE; {SAFE_SEARCH_PATH}
             SELECT pg_terminate_backend(pid) FROM pg_locks
             WHERE locktype = 'transactionid' AND granted AND pid <> pg_backend_pid()
-              AND pid = {literal(pid)} AND transactionid = {literal(transaction)}::xid"""
+              AND pid = {quote_literal(pid)}
+              AND transactionid = {quote_literal(transaction)}::xid"""
 
     def take_fence(
-        self, grant: LeaseGrant, timeouts: ServerTimeouts, seen: FenceRow, *, identity: str
+        self, grant: LeaseGrant, timeouts: ServerTimeouts, fence_row: FenceRow, *, identity: str
     ) -> str:
         """Set the token if it is higher or already this owner's; leaves the transaction open.
 
@@ -278,28 +281,30 @@ class Queries:
             and no newer one can have taken over, so these sessions belong to older holders.
         """
         return f"""
-            {BEGIN}; {timeouts.set_local()} {SAFE_PATH} {DURABLE_COMMIT}
+            {BEGIN}; {timeouts.set_local()} {SAFE_SEARCH_PATH} {SYNCHRONOUS_COMMIT}
             UPDATE {self._fence} SET
-                token = {literal(grant.fence)}, owner = {literal(grant.owner)},
-                target = {literal(grant.target)}, environment = {literal(grant.environment)},
-                identity = {literal(identity)}, system = {literal(seen.system_to_store)},
+                token = {quote_literal(grant.fence)}, owner = {quote_literal(grant.owner)},
+                target = {quote_literal(grant.target)},
+                environment = {quote_literal(grant.environment)},
+                identity = {quote_literal(identity)},
+                system = {quote_literal(fence_row.system_id_to_store)},
                 backend_pid = pg_backend_pid(), taken_at = clock_timestamp()
-            WHERE {self._may_take(grant)}
-              AND (environment IN ('', {literal(grant.environment)})
-                   OR {literal(grant.restamps_environment)})
-              AND identity = {literal(seen.identity)}
+            WHERE {self._may_take_fence(grant)}
+              AND (environment IN ('', {quote_literal(grant.environment)})
+                   OR {quote_literal(grant.replaces_environment)})
+              AND identity = {quote_literal(fence_row.identity)}
             RETURNING owner, NULL::integer;
-            SELECT NULL, l.pid {self._session_lockers()}"""
+            SELECT NULL, l.pid {self._advisory_lockers()}"""
 
-    def _may_take(self, grant: LeaseGrant) -> str:
-        fence, owner = literal(grant.fence), literal(grant.owner)
+    def _may_take_fence(self, grant: LeaseGrant) -> str:
+        fence, owner = quote_literal(grant.fence), quote_literal(grant.owner)
         return f"(token < {fence} OR (token = {fence} AND owner = {owner}))"
 
-    def commit_fence(self, *, is_direct: bool) -> str:
+    def commit_fence(self, *, is_direct_connection: bool) -> str:
         """Commit the token; a direct session takes the session lock."""
-        return (self.keep_session_lock() if is_direct else "") + " COMMIT;"
+        return (self.keep_advisory_lock() if is_direct_connection else "") + " COMMIT;"
 
-    def try_session_lock(self) -> str:
+    def try_advisory_lock(self) -> str:
         """Take the session lock if it is free; returns whether this session has it.
 
         A holder has the lock as long as its session lasts. With it a successor finds the session of
@@ -307,42 +312,44 @@ class Queries:
         session that waits for an advisory lock has a snapshot, and CREATE INDEX CONCURRENTLY would
         wait for that. Sessions behind a pooler do not take it.
         """
-        return f"{SAFE_PATH} SELECT {self._try_lock()}"
+        return f"{SAFE_SEARCH_PATH} SELECT {self._advisory_lock_expression()}"
 
-    def release_session_lock(self) -> str:
+    def release_advisory_lock(self) -> str:
         """Release the session lock, even if it was taken several times."""
-        return f"{SAFE_PATH} SELECT pg_advisory_unlock_all()"
+        return f"{SAFE_SEARCH_PATH} SELECT pg_advisory_unlock_all()"
 
-    def _try_lock(self) -> str:
-        return f"pg_catalog.pg_try_advisory_lock({literal(str(self._signed_key))}::pg_catalog.int8)"
+    def _advisory_lock_expression(self) -> str:
+        key = quote_literal(str(self._advisory_lock_key))
+        return f"pg_catalog.pg_try_advisory_lock({key}::pg_catalog.int8)"
 
     @property
-    def _signed_key(self) -> int:
+    def _advisory_lock_key(self) -> int:
         return self._key - 2**64 if self._key >= 2**63 else self._key
 
-    def find_session_lockers(self) -> str:
+    def find_advisory_lockers(self) -> str:
         """Sessions of other holders: process, application, start time."""
         return (
-            f"{SAFE_PATH} SELECT l.pid, a.application_name, {_iso_timestamp('a.backend_start')}"
-            f" {self._session_lockers()}"
+            f"{SAFE_SEARCH_PATH}"
+            f" SELECT l.pid, a.application_name, {_iso_timestamp('a.backend_start')}"
+            f" {self._advisory_lockers()}"
         )
 
     def find_holders(self, grant: LeaseGrant | None = None) -> str:
-        """What `find_fence_locker` and `find_session_lockers` find: the active holders."""
-        return f"{self.find_fence_locker(grant)}; {self.find_session_lockers()}"
+        """What `find_fence_locker` and `find_advisory_lockers` find: the active holders."""
+        return f"{self.find_fence_locker(grant)}; {self.find_advisory_lockers()}"
 
-    def terminate_session_lockers(self, *, wait_ms: int) -> str:
+    def terminate_advisory_lockers(self, *, wait_ms: int) -> str:
         """End these sessions, waiting up to ``wait_ms`` for each; false for one that remains.
 
         SET ROLE NONE, because PostgreSQL checks the privileges of the current role, and another
         one than the login may be set.
         """
         return (
-            f"SET LOCAL ROLE NONE; {SAFE_PATH} SELECT pg_terminate_backend(l.pid, {wait_ms})"
-            f" {self._session_lockers()}"
+            f"SET LOCAL ROLE NONE; {SAFE_SEARCH_PATH} SELECT pg_terminate_backend(l.pid, {wait_ms})"
+            f" {self._advisory_lockers()}"
         )
 
-    def _session_lockers(self) -> str:
+    def _advisory_lockers(self) -> str:
         """Other sessions with the session lock.
 
         Any login may take an advisory lock and so could block every migration. Therefore the lock
@@ -352,7 +359,7 @@ class Queries:
         """
         fence = (
             "(SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-            f" WHERE n.nspname = {literal(self.schema)} AND c.relname = 'fence')"
+            f" WHERE n.nspname = {quote_literal(self.schema)} AND c.relname = 'fence')"
         )
         return (
             "FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid"
@@ -368,22 +375,25 @@ class Queries:
 
     # --- sessions
 
-    def reset_session(self, *, is_direct: bool) -> str:
+    def reset_session(self, *, is_direct_connection: bool) -> str:
         """Do what DISCARD ALL does, in the form that is allowed inside a transaction.
 
         This releases the session lock. Meanwhile the transaction holds the same lock, until
-        `keep_session_lock` has taken it again, so no other session can get it.
+        `keep_advisory_lock` has taken it again, so no other session can get it.
         """
-        if not is_direct:
+        if not is_direct_connection:
             return RESET_SESSION
-        transaction_lock = self._try_lock().replace(
+        transaction_lock = self._advisory_lock_expression().replace(
             "pg_try_advisory_lock", "pg_try_advisory_xact_lock"
         )
-        return f"SELECT WHERE {transaction_lock} IS NULL; {RESET_SESSION}{self.keep_session_lock()}"
+        return (
+            f"SELECT WHERE {transaction_lock} IS NULL; {RESET_SESSION}{self.keep_advisory_lock()}"
+        )
 
-    def keep_session_lock(self) -> str:
+    def keep_advisory_lock(self) -> str:
         """Take the session lock and disable ``idle_session_timeout``; returns no row."""
-        return f" SELECT WHERE {self._try_lock()} IS NULL; SET idle_session_timeout = 0;"
+        lock = self._advisory_lock_expression()
+        return f" SELECT WHERE {lock} IS NULL; SET idle_session_timeout = 0;"
 
     def prepare_non_transactional(self, timeouts: ServerTimeouts) -> str:
         """Prepare the session for one non-transactional statement.
@@ -393,8 +403,8 @@ class Queries:
             lock, and token and owner of the fence.
         """
         return f"""
-            {timeouts.set_session()} {DURABLE_SESSION} {SAFE_PATH}
-            SELECT pg_backend_pid(), {self._try_lock()},
+            {timeouts.set_session()} {SYNCHRONOUS_COMMIT_SESSION} {SAFE_SEARCH_PATH}
+            SELECT pg_backend_pid(), {self._advisory_lock_expression()},
                 (SELECT token FROM {self._fence}), (SELECT owner FROM {self._fence})"""
 
     def comment(self, grant: LeaseGrant) -> str:
@@ -411,15 +421,16 @@ class Queries:
             SELECT token, owner
             FROM {self._fence} FOR UPDATE;"""
 
-    def commit(self, writes: str, timeouts: ServerTimeouts, *, is_direct: bool) -> str:
+    def commit(self, writes: str, timeouts: ServerTimeouts, *, is_direct_connection: bool) -> str:
         """Reset the session, write and commit: all or nothing.
 
         Deferred constraints are checked first: their triggers must run in the session as the script
         left it, and a temporary table cannot be dropped while it has pending trigger events.
         """
+        reset = self.reset_session(is_direct_connection=is_direct_connection)
         return (
-            f"SET CONSTRAINTS ALL IMMEDIATE; {self.reset_session(is_direct=is_direct)}"
-            f" {timeouts.set_local()} {SAFE_PATH} {DURABLE_COMMIT} {writes}; COMMIT;"
+            f"SET CONSTRAINTS ALL IMMEDIATE; {reset}"
+            f" {timeouts.set_local()} {SAFE_SEARCH_PATH} {SYNCHRONOUS_COMMIT} {writes}; COMMIT;"
         )
 
     def wrap_script(
@@ -429,19 +440,19 @@ class Queries:
         grant: LeaseGrant,
         timeouts: ServerTimeouts,
         *,
-        is_direct: bool,
-    ) -> ScriptMessage:
+        is_direct_connection: bool,
+    ) -> ScriptQuery:
         """A script's whole transaction as one message: fence, script, ``writes``, commit.
 
         Nothing runs unless the fence row holds this grant: otherwise the comparison fails on the
-        server, which skips the rest of the message. `ScriptMessage.find_token` reads that failure.
+        server, which skips the rest of the message. `ScriptQuery.find_token` reads that failure.
         """
         head = (
             f"{self.comment(grant)}{BEGIN}; {timeouts.set_local()} {self._require_fence(grant)};\n"
         )
         # The script may end in a comment, and its last statement may lack the semicolon.
-        tail = f"\n; {self.commit(writes, timeouts, is_direct=is_direct)}"
-        return ScriptMessage(
+        tail = f"\n; {self.commit(writes, timeouts, is_direct_connection=is_direct_connection)}"
+        return ScriptQuery(
             head + script + tail,
             start=len(head),
             end=len(head) + len(script),
@@ -455,10 +466,10 @@ class Queries:
         failed cast, because SQL has no other way to raise an error in an expression.
         """
         return (
-            f"SELECT COALESCE((SELECT CASE WHEN token {EQUALS} {literal(grant.fence)}"
-            f" AND owner {EQUALS} {literal(grant.owner)} THEN '0'"
-            f" ELSE pg_catalog.concat('{_FENCE_SEEN}', token) END"
-            f" FROM {self._fence} FOR UPDATE), '{_FENCE_SEEN}')::pg_catalog.int4"
+            f"SELECT COALESCE((SELECT CASE WHEN token {EQUALS} {quote_literal(grant.fence)}"
+            f" AND owner {EQUALS} {quote_literal(grant.owner)} THEN '0'"
+            f" ELSE pg_catalog.concat('{_CURRENT_FENCE_PREFIX}', token) END"
+            f" FROM {self._fence} FOR UPDATE), '{_CURRENT_FENCE_PREFIX}')::pg_catalog.int4"
         )
 
     # --- history
@@ -466,7 +477,7 @@ class Queries:
     def read_history(self) -> str:
         """All rows, in any order: the source of the migrations defines the order of versions."""
         return f"""
-            {SAFE_PATH}
+            {SAFE_SEARCH_PATH}
             SELECT version, name, checksum, digest, state, {_iso_timestamp("started_at")},
                    {_iso_timestamp("applied_at")}, duration_ms, fence, owner, baseline, up,
                    down, down_line, down_transactional, down_repeatable, up_repeatable, found
@@ -475,13 +486,13 @@ class Queries:
     def read_row(self, version: int) -> str:
         """State, checksum and duration of one version; no row if it was never started."""
         return (
-            f"{SAFE_PATH} SELECT state, checksum, duration_ms FROM {self._history}"
+            f"{SAFE_SEARCH_PATH} SELECT state, checksum, duration_ms FROM {self._history}"
             f" WHERE version = {_version_literal(version)}"
         )
 
     def insert_applied(self, migration: Migration, digest: str, grant: LeaseGrant) -> str:
         """Insert the history row of a migration in the transaction that locked the fence."""
-        state = self._state_under_fence("applied")
+        state = self._state_if_fence_locked("applied")
         return f"""
             INSERT INTO {self._history}
                 ({_WRITTEN_COLUMNS}, state, started_at, applied_at, duration_ms)
@@ -513,16 +524,17 @@ class Queries:
             INSERT INTO {self._history}
                 ({_WRITTEN_COLUMNS}, state, started_at, up, up_repeatable, found)
             VALUES ({_row_values(migration, digest, grant)}, 'started', clock_timestamp(),
-                    {literal(up.sql)}, {literal(up.repeatable)}, {_object_ids_literal(object_ids)})
+                    {quote_literal(up.sql)}, {quote_literal(up.repeatable)},
+                    {_object_ids_literal(object_ids)})
             ON CONFLICT (version) DO UPDATE SET state = 'started'
-            WHERE history.state = 'started' AND history.fence = {literal(grant.fence)}
-              AND history.owner = {literal(grant.owner)}
+            WHERE history.state = 'started' AND history.fence = {quote_literal(grant.fence)}
+              AND history.owner = {quote_literal(grant.owner)}
             RETURNING true"""
 
     def mark_applied(self, version: int) -> str:
         """Mark the intent row of a non-transactional migration as applied."""
         return f"""
-            UPDATE {self._history} SET state = 'applied', {_CLEAR_INTENT},
+            UPDATE {self._history} SET state = 'applied', {_CLEARED_INTENT_COLUMNS},
                 applied_at = clock_timestamp(),
                 duration_ms = extract(epoch FROM clock_timestamp() - started_at) * 1000
             WHERE version = {_version_literal(version)} RETURNING duration_ms"""
@@ -537,7 +549,7 @@ class Queries:
     def restore_applied(self, version: int) -> str:
         """Mark a row in doubt as applied again: its down script had no effect."""
         return f"""
-            UPDATE {self._history} SET state = 'applied', {_CLEAR_INTENT}
+            UPDATE {self._history} SET state = 'applied', {_CLEARED_INTENT_COLUMNS}
             WHERE version = {_version_literal(version)}"""
 
     def is_outside_transaction(self, error: PostgresError) -> bool:
@@ -550,14 +562,14 @@ class Queries:
 
     def delete_rolled_back(self, version: int) -> str:
         """Delete the row of a migration rolled back in the transaction that locked the fence."""
-        state = self._state_under_fence("reverting")
+        state = self._state_if_fence_locked("reverting")
         where = f"WHERE version = {_version_literal(version)}"
         return (
             f"UPDATE {self._history} SET state = {state} {where};"
             f" DELETE FROM {self._history} {where} RETURNING {_ELAPSED}"
         )
 
-    def _state_under_fence(self, state: str) -> str:
+    def _state_if_fence_locked(self, state: str) -> str:
         """``state`` in the very transaction that locked the fence row, else NULL.
 
         The column refuses NULL. So a script that ends its transaction in a way that the check of
@@ -567,7 +579,7 @@ class Queries:
         """
         return (
             f"CASE WHEN (SELECT xmax::text FROM {self._fence})"
-            f" = pg_current_xact_id_if_assigned()::xid::text THEN {literal(state)} END"
+            f" = pg_current_xact_id_if_assigned()::xid::text THEN {quote_literal(state)} END"
         )
 
     def delete_rows(self, versions: Iterable[int]) -> str:
@@ -581,7 +593,7 @@ class Queries:
         """Mark migrations as applied; existing rows are updated."""
         rows = ", ".join(
             f"({_row_values(migration, digest, grant)}, 'applied', clock_timestamp(),"
-            f" clock_timestamp(), {literal(baseline)})"
+            f" clock_timestamp(), {quote_literal(baseline)})"
             for migration, digest in migrations
         )
         return f"""
@@ -590,7 +602,7 @@ class Queries:
             VALUES {rows}
             ON CONFLICT (version) DO UPDATE SET
                 name = excluded.name, checksum = excluded.checksum, digest = excluded.digest,
-                state = 'applied', {_CLEAR_INTENT}, down = excluded.down,
+                state = 'applied', {_CLEARED_INTENT_COLUMNS}, down = excluded.down,
                 applied_at = coalesce(history.applied_at, excluded.applied_at),
                 down_line = excluded.down_line,
                 down_transactional = excluded.down_transactional,
@@ -608,7 +620,7 @@ class Queries:
         tables = self._create_tables_sql(create_schema=create_schema) if create_tables else ""
         return f"""
             {READ_ONLY_AFTER_ROLLBACK}; COMMIT;
-            {BEGIN} READ WRITE; {timeouts.set_local()} {tables} {SAFE_PATH}
+            {BEGIN} READ WRITE; {timeouts.set_local()} {tables} {SAFE_SEARCH_PATH}
             SELECT token, owner, pg_current_xact_id()::text FROM {self._fence} FOR UPDATE;"""
 
     def list_relations(self) -> str:
@@ -619,7 +631,8 @@ class Queries:
             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
             LEFT JOIN pg_index i ON i.indexrelid = c.oid
             WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema',
-                  {literal(self.schema)}) AND c.relkind IN ('r', 'p', 'i', 'I', 'S', 'v', 'm', 'f')
+                  {quote_literal(self.schema)})
+              AND c.relkind IN ('r', 'p', 'i', 'I', 'S', 'v', 'm', 'f')
             """
 
 
@@ -628,7 +641,7 @@ _WRITTEN_COLUMNS = (
     " down, down_line, down_transactional, down_repeatable"
 )
 
-_CLEAR_INTENT = "up = NULL, up_repeatable = NULL, found = NULL"
+_CLEARED_INTENT_COLUMNS = "up = NULL, up_repeatable = NULL, found = NULL"
 """Columns that only a row in doubt uses."""
 
 _ELAPSED = "(extract(epoch FROM clock_timestamp() - transaction_timestamp()) * 1000)::bigint"
@@ -646,17 +659,17 @@ def _row_values(migration: Migration, digest: str, grant: LeaseGrant) -> str:
         __version__,
         *_down_values(migration.down),
     )
-    return ", ".join(literal(value) for value in values)
+    return ", ".join(quote_literal(value) for value in values)
 
 
 def _version_literal(version: int) -> str:
     """A version as the tables store it: text, so that versions of other tools fit as well."""
-    return literal(str(version))
+    return quote_literal(str(version))
 
 
-def _system_expression(*, can_read_system: bool) -> str:
+def _system_id_expression(*, can_read_system_id: bool) -> str:
     """Cluster and database; they differ in a copy that was made by template or dump."""
-    cluster = "(SELECT system_identifier FROM pg_control_system())" if can_read_system else "''"
+    cluster = "(SELECT system_identifier FROM pg_control_system())" if can_read_system_id else "''"
     return (
         f"concat({cluster}, '/', (SELECT oid FROM pg_database WHERE datname = current_database()))"
     )
@@ -670,7 +683,7 @@ def _down_values(script: Script | None) -> tuple[str | None, int | None, bool | 
 
 def _object_ids_literal(object_ids: Sequence[int] | None) -> str:
     """Object ids as the column ``found`` stores them; NULL if they were not read."""
-    return literal(None if object_ids is None else " ".join(map(str, object_ids)))
+    return quote_literal(None if object_ids is None else " ".join(map(str, object_ids)))
 
 
 def _iso_timestamp(column: str) -> str:

@@ -10,8 +10,8 @@ from lambda_migrate.postgresql.connection import ConnectionLost, PostgresError
 from lambda_migrate.postgresql.non_transactional import (
     already_applied_error,
     apply_non_transactional,
+    resolve_in_doubt,
     roll_back_non_transactional,
-    settle,
 )
 from lambda_migrate.postgresql.transactional import apply_in_transaction, roll_back_in_transaction
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Deadline
     from lambda_migrate.migrations import Migration
-    from lambda_migrate.migrations.adoption import OtherHistory
+    from lambda_migrate.migrations.adoption import ToolHistory
     from lambda_migrate.postgresql.fence import FencedConnection
 
 __all__ = ["PostgreSQLSession", "parse_history_rows"]
@@ -39,7 +39,7 @@ class PostgreSQLSession:
         self._fenced = fenced
         self._deadline = deadline
         self._known_rows: dict[int, HistoryRow] = {}
-        fenced.on_reattached = self._require_unchanged
+        fenced.on_reconnected = self._require_known_rows_unchanged
 
     @property
     def identity(self) -> str:
@@ -47,14 +47,14 @@ class PostgreSQLSession:
         return self._fenced.identity
 
     @property
-    def is_new_or_copy(self) -> bool:
-        """See `FencedSession.is_new_or_copy`."""
-        return self._fenced.is_new_or_copy
+    def is_new_or_copied_database(self) -> bool:
+        """See `FencedSession.is_new_or_copied_database`."""
+        return self._fenced.is_new_or_copied_database
 
     @property
-    def distrusted_identity(self) -> str:
-        """See `FencedSession.distrusted_identity`."""
-        return self._fenced.distrusted_identity
+    def unverified_identity(self) -> str:
+        """See `FencedSession.unverified_identity`."""
+        return self._fenced.unverified_identity
 
     def read_history(self) -> list[HistoryRow]:
         """See `FencedSession.read_history`.
@@ -62,18 +62,18 @@ class PostgreSQLSession:
         Raises:
             DatabaseUnavailable: A row that this holder has read or written is missing or changed.
         """
-        rows = self._run_own_statement(lambda: self._read_unchanged(self._deadline))
+        rows = self._run_bookkeeping(lambda: self._read_and_compare_history(self._deadline))
         self._known_rows = {row.version: row for row in rows}
         return list(rows)
 
-    def read_other_histories(self) -> list[OtherHistory]:
-        """See `FencedSession.read_other_histories`."""
-        from lambda_migrate.postgresql.other_tools import read_other_histories
+    def read_tool_histories(self) -> list[ToolHistory]:
+        """See `FencedSession.read_tool_histories`."""
+        from lambda_migrate.postgresql.other_tools import read_tool_histories
 
         def run(sql: str) -> list[list[Any]]:
             return self._fenced.read(sql, self._deadline)
 
-        found: list[OtherHistory] = self._run_own_statement(lambda: read_other_histories(run))
+        found: list[ToolHistory] = self._run_bookkeeping(lambda: read_tool_histories(run))
         return found
 
     def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
@@ -82,8 +82,8 @@ class PostgreSQLSession:
         if migration.up.transactional:
             milliseconds = apply_in_transaction(self._fenced, migration, digest, deadline)
         else:
-            self._require_direct(migration.name, deadline)
-            if self._settle_if_in_doubt(migration.version, deadline):
+            self._require_direct_connection(migration.name, deadline)
+            if self._resolve_if_in_doubt(migration.version, deadline):
                 raise already_applied_error(migration)
             milliseconds = apply_non_transactional(self._fenced, migration, digest, deadline)
         self._known_rows[migration.version] = HistoryRow(
@@ -96,32 +96,32 @@ class PostgreSQLSession:
         self._known_rows.pop(row.version, None)
         is_transactional = row.down is None or row.down.transactional
         if not is_transactional:
-            self._require_direct(row.name, deadline)
+            self._require_direct_connection(row.name, deadline)
         may_be_in_doubt = row.state is not RowState.APPLIED or not is_transactional
-        if may_be_in_doubt and not self._settle_if_in_doubt(row.version, deadline):
+        if may_be_in_doubt and not self._resolve_if_in_doubt(row.version, deadline):
             return 0
         if is_transactional:
             return roll_back_in_transaction(self._fenced, row, deadline)
         return roll_back_non_transactional(self._fenced, row, deadline)
 
-    def settle(self, row: HistoryRow, deadline: Deadline) -> None:
-        """See `FencedSession.settle`."""
+    def resolve_in_doubt(self, row: HistoryRow, deadline: Deadline) -> None:
+        """See `FencedSession.resolve_in_doubt`."""
         self._known_rows.pop(row.version, None)
-        settle(self._fenced, row, deadline)
+        resolve_in_doubt(self._fenced, row, deadline)
 
-    def _settle_if_in_doubt(self, version: int, deadline: Deadline) -> bool:
-        """Settle the version's row if it is in doubt; returns whether a row exists afterwards."""
+    def _resolve_if_in_doubt(self, version: int, deadline: Deadline) -> bool:
+        """Resolve the version's row if it is in doubt; returns whether a row exists afterwards."""
         state = self._read_state(version, deadline)
         if state in (None, RowState.APPLIED.value):
             return state is not None
         for row in self.read_history():
             if row.version == version:
-                self.settle(row, deadline)
+                self.resolve_in_doubt(row, deadline)
         return self._read_state(version, deadline) is not None
 
     def _read_state(self, version: int, deadline: Deadline) -> str | None:
         read = self._fenced.queries.read_row(version)
-        rows = self._run_own_statement(lambda: self._fenced.read(read, deadline))
+        rows = self._run_bookkeeping(lambda: self._fenced.read(read, deadline))
         return rows[0][0] if rows else None
 
     def record_applied(
@@ -150,7 +150,7 @@ class PostgreSQLSession:
 
     def close(self) -> None:
         """See `FencedSession.close`."""
-        self._fenced.release_session_lock(self._deadline)
+        self._fenced.release_advisory_lock(self._deadline)
         self._fenced.close()
 
     def __enter__(self) -> PostgreSQLSession:
@@ -164,34 +164,34 @@ class PostgreSQLSession:
     ) -> None:
         self.close()
 
-    def _require_direct(self, name: str, deadline: Deadline) -> None:
+    def _require_direct_connection(self, name: str, deadline: Deadline) -> None:
         """Refuse a non-transactional migration behind a pooler, before anything is written."""
-        self._run_own_statement(lambda: self._fenced.require_direct(name, deadline))
+        self._run_bookkeeping(lambda: self._fenced.require_direct_connection(name, deadline))
 
-    def _read_unchanged(self, deadline: Deadline) -> list[HistoryRow]:
+    def _read_and_compare_history(self, deadline: Deadline) -> list[HistoryRow]:
         """Read the history, and check the rows that this holder, its only writer, knows."""
         rows = self._fenced.read(self._fenced.queries.read_history(), deadline)
         history = parse_history_rows(rows)
-        current = {row.version: _compared_fields(row) for row in history}
+        current = {row.version: _identifying_fields(row) for row in history}
         for version, row in self._known_rows.items():
-            if current.get(version) != _compared_fields(row):
+            if current.get(version) != _identifying_fields(row):
                 raise DatabaseUnavailable(_lost_commit_message(row, exists=version in current))
         return history
 
-    def _require_unchanged(self, deadline: Deadline) -> None:
-        self._read_unchanged(deadline)
+    def _require_known_rows_unchanged(self, deadline: Deadline) -> None:
+        self._read_and_compare_history(deadline)
 
     def _write(self, writes: str) -> None:
-        self._run_own_statement(lambda: self._fenced.write(f"{writes}; SELECT 1", self._deadline))
+        self._run_bookkeeping(lambda: self._fenced.write(f"{writes}; SELECT 1", self._deadline))
 
-    def _run_own_statement(self, act: Callable[[], Any]) -> Any:
+    def _run_bookkeeping(self, operation: Callable[[], Any]) -> Any:
         """Run one of the library's statements, once more on a new connection if this one breaks."""
         try:
             try:
-                return act()
+                return operation()
             except ConnectionLost:
-                self._fenced.reattach(self._deadline)
-                return act()
+                self._fenced.reconnect(self._deadline)
+                return operation()
         except ConnectionLost as lost:
             raise DatabaseUnavailable(f"the connection to PostgreSQL broke: {lost}") from lost
         except PostgresError as error:
@@ -201,7 +201,7 @@ class PostgreSQLSession:
             ) from error
 
 
-def _compared_fields(row: HistoryRow) -> tuple[object, ...]:
+def _identifying_fields(row: HistoryRow) -> tuple[object, ...]:
     return row.name, row.checksum, row.digest, row.state
 
 

@@ -2,9 +2,10 @@
 
 A role that may create objects in a schema of the migrating role's ``search_path`` could make a
 function or operator that matches the arguments better than PostgreSQL's own, and have it run with
-the migrating role's rights (CVE-2018-1058). So the library sends its messages under `SAFE_PATH`,
-set for their transaction only. A few look up names that a script uses, which needs the role's own
-path: those qualify everything else with its schema. Scripts run under the role's own path.
+the migrating role's rights (CVE-2018-1058). So the library sends its messages under
+`SAFE_SEARCH_PATH`, set for their transaction only. A few look up names that a script uses, which
+needs the role's own path: those qualify everything else with its schema. Scripts run under the
+role's own path.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from hashlib import sha256
 __all__ = [
     "BEGIN",
     "DEFAULT_SCHEMA",
-    "DURABLE_COMMIT",
-    "DURABLE_SESSION",
     "EQUALS",
     "RESET_SESSION",
-    "SAFE_PATH",
+    "SAFE_SEARCH_PATH",
+    "SYNCHRONOUS_COMMIT",
+    "SYNCHRONOUS_COMMIT_SESSION",
     "ServerTimeouts",
     "application_name",
-    "identifier",
-    "literal",
+    "quote_identifier",
+    "quote_literal",
 ]
 
 DEFAULT_SCHEMA = "lambda_migrate"
@@ -31,7 +32,7 @@ _NAME_BYTES = 63
 """PostgreSQL truncates ``application_name`` to this length (NAMEDATALEN - 1)."""
 
 
-def literal(value: str | int | bool | None) -> str:
+def quote_literal(value: str | int | bool | None) -> str:
     """Quote ``value`` as an SQL literal that means the same whatever a script set in the session.
 
     A text with a backslash becomes an ``E''`` string, because a plain one changes its meaning when
@@ -47,7 +48,7 @@ def literal(value: str | int | bool | None) -> str:
     return " E" + quoted.replace("\\", "\\\\") if "\\" in quoted else quoted
 
 
-def identifier(name: str) -> str:
+def quote_identifier(name: str) -> str:
     """Quote ``name`` as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
@@ -120,7 +121,7 @@ class ServerTimeouts:
         """Set the timeouts for the current transaction."""
         return " ".join(f"SET LOCAL {name} = {value};" for name, value in self._local_settings)
 
-    def set_for_message(self) -> str:
+    def set_for_read_query(self) -> str:
         """Set the timeouts for one message that reads, and is a transaction of its own."""
         return f"SET TRANSACTION ISOLATION LEVEL READ COMMITTED, NOT DEFERRABLE; {self.set_local()}"
 
@@ -135,13 +136,13 @@ class ServerTimeouts:
 EQUALS = "OPERATOR(pg_catalog.=)"
 """``=`` for messages that run under the role's own path."""
 
-SAFE_PATH = "SET LOCAL search_path = pg_catalog, pg_temp;"
+SAFE_SEARCH_PATH = "SET LOCAL search_path = pg_catalog, pg_temp;"
 """Applies to the current transaction; a message of several statements is one transaction."""
 
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED, NOT DEFERRABLE"
 """Overrides the defaults of role and database, except for ``default_transaction_read_only``."""
 
-DURABLE_COMMIT = (
+SYNCHRONOUS_COMMIT = (
     "SELECT WHERE CASE WHEN pg_catalog.current_setting('synchronous_commit')"
     " OPERATOR(pg_catalog.<>) ALL ('{on,remote_apply}'::pg_catalog.text[])"
     " THEN pg_catalog.set_config('synchronous_commit', 'on', true) IS NULL END;"
@@ -150,7 +151,7 @@ DURABLE_COMMIT = (
 
 Returns no row."""
 
-DURABLE_SESSION = DURABLE_COMMIT.replace("true", "false")
+SYNCHRONOUS_COMMIT_SESSION = SYNCHRONOUS_COMMIT.replace("true", "false")
 
 RESET_SESSION = (
     "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; CLOSE ALL; DEALLOCATE ALL; UNLISTEN *;"

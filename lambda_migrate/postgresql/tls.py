@@ -6,14 +6,14 @@ import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lambda_migrate.postgresql.address import SYSTEM_ROOTS
+from lambda_migrate.postgresql.address import SYSTEM_ROOT_CERTIFICATES
 
 if TYPE_CHECKING:
     import socket
 
     from lambda_migrate.postgresql.address import DatabaseAddress
 
-__all__ = ["RootCertificateMissing", "make_context", "server_offers_tls"]
+__all__ = ["RootCertificateMissing", "make_tls_context", "server_offers_tls"]
 
 _SSL_REQUEST = bytes.fromhex("00000008 04d2162f")
 """Length 8 and the code 80877103: the protocol's SSLRequest message."""
@@ -38,7 +38,7 @@ def server_offers_tls(sock: socket.socket) -> bool:
     return answer == b"S"
 
 
-def make_context(address: DatabaseAddress) -> ssl.SSLContext:
+def make_tls_context(address: DatabaseAddress) -> ssl.SSLContext:
     """The TLS context for an address.
 
     ``verify-ca`` verifies the signature of the server's certificate, ``verify-full`` its name too.
@@ -53,17 +53,17 @@ def make_context(address: DatabaseAddress) -> ssl.SSLContext:
     # that private authorities omit and libpq does not require.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.check_hostname = address.tls_mode == "verify-full"
-    if address.sslrootcert and address.sslrootcert != SYSTEM_ROOTS:
-        _trust(context, address.sslrootcert)
-    elif address.tls_mode.startswith("verify-"):
+    context.check_hostname = address.effective_sslmode == "verify-full"
+    if address.sslrootcert and address.sslrootcert != SYSTEM_ROOT_CERTIFICATES:
+        _load_root_certificates(context, address.sslrootcert)
+    elif address.effective_sslmode.startswith("verify-"):
         context.load_default_certs()
     else:
         context.verify_mode = ssl.CERT_NONE
     return context
 
 
-def _trust(context: ssl.SSLContext, path: str) -> None:
+def _load_root_certificates(context: ssl.SSLContext, path: str) -> None:
     advice = "sslrootcert must name a file of PEM certificates, or be `system`"
     if not Path(path).is_file():
         raise RootCertificateMissing(f"the root certificate file {path} does not exist; {advice}")

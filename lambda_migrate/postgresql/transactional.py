@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 from lambda_migrate.errors import MigrationFailed, RepairRequired
 from lambda_migrate.migrations.sql.lint import check_script
 from lambda_migrate.postgresql.connection import ConnectionLost
-from lambda_migrate.postgresql.error_report import TRANSACTION_TIMEOUT, deadline_cause, make_failure
+from lambda_migrate.postgresql.error_report import (
+    TRANSACTION_TIMEOUT,
+    deadline_cause,
+    make_migration_failed,
+)
 from lambda_migrate.postgresql.fence import ScriptRefused
 
 if TYPE_CHECKING:
@@ -23,8 +27,8 @@ __all__ = [
     "MAX_CONNECTION_LOSSES",
     "RETRYABLE_SQLSTATES",
     "apply_in_transaction",
-    "require_migration",
-    "require_runnable",
+    "require_runnable_migration",
+    "require_runnable_script",
     "roll_back_in_transaction",
 ]
 
@@ -35,32 +39,32 @@ MAX_CONNECTION_LOSSES = 5
 """If the connection breaks this often during a script, the script is assumed to be the cause."""
 
 
-def require_migration(migration: Migration) -> None:
+def require_runnable_migration(migration: Migration) -> None:
     """Refuse a migration whose script cannot run, or whose history row cannot be stored.
 
     Raises:
         MigrationFailed: Names every fault and its line.
     """
     path = migration.path or migration.name
-    require_runnable(migration.up, name=migration.name, path=path)
-    if migration.down is not None and _find_unsendable(migration.down, path=path):
-        require_runnable(migration.down, name=migration.name, path=path)
+    require_runnable_script(migration.up, name=migration.name, path=path)
+    if migration.down is not None and _find_forbidden_characters(migration.down, path=path):
+        require_runnable_script(migration.down, name=migration.name, path=path)
 
 
-def require_runnable(script: Script, *, name: str, path: str) -> None:
+def require_runnable_script(script: Script, *, name: str, path: str) -> None:
     """Refuse a script that would end its transaction, or that needs a client such as psql.
 
     Raises:
         MigrationFailed: Names every fault and its line.
     """
-    faults = _find_unsendable(script, path=path) or check_script(script, path=path)
+    faults = _find_forbidden_characters(script, path=path) or check_script(script, path=path)
     if faults:
         raise MigrationFailed(faults[0], migration=name, detail="\n".join([f"{name}:", *faults]))
 
 
-def _find_unsendable(script: Script, *, path: str) -> list[str]:
+def _find_forbidden_characters(script: Script, *, path: str) -> list[str]:
     """Find characters that PostgreSQL cannot store; migrations made in code may contain some."""
-    match = _UNSENDABLE.search(script.sql)
+    match = _FORBIDDEN_CHARACTERS.search(script.sql)
     if match is None:
         return []
     line = script.line + script.sql.count("\n", 0, match.start())
@@ -68,7 +72,7 @@ def _find_unsendable(script: Script, *, path: str) -> list[str]:
     return [f"{path}:{line}: {what} at offset {match.start()}, which PostgreSQL cannot store"]
 
 
-_UNSENDABLE = re.compile("[\0\ud800-\udfff]")
+_FORBIDDEN_CHARACTERS = re.compile("[\0\ud800-\udfff]")
 
 
 def apply_in_transaction(
@@ -76,15 +80,15 @@ def apply_in_transaction(
 ) -> int:
     """Apply one migration; see `FencedSession.apply`."""
     path = migration.path or migration.name
-    require_migration(migration)
+    require_runnable_migration(migration)
 
-    def read_duration_if_done() -> int | None:
+    def read_duration_if_committed() -> int | None:
         rows = fenced.read(fenced.queries.read_row(migration.version), deadline)
         return rows[0][2] if rows and rows[0][:2] == ["applied", migration.checksum] else None
 
     run = _ScriptRunner(fenced, migration.up, name=migration.name, path=path, deadline=deadline)
     row = fenced.queries.insert_applied(migration, digest, fenced.grant)
-    return run.run_until_done(row, read_duration_if_done)
+    return run.run_until_committed(row, read_duration_if_committed)
 
 
 def roll_back_in_transaction(fenced: FencedConnection, row: HistoryRow, deadline: Deadline) -> int:
@@ -96,13 +100,15 @@ def roll_back_in_transaction(fenced: FencedConnection, row: HistoryRow, deadline
             migration=row.name,
         )
     path = f"{row.name} (stored down script)"
-    require_runnable(script, name=row.name, path=path)
+    require_runnable_script(script, name=row.name, path=path)
 
-    def read_duration_if_done() -> int | None:
+    def read_duration_if_committed() -> int | None:
         return None if fenced.read(fenced.queries.read_row(row.version), deadline) else 0
 
     run = _ScriptRunner(fenced, script, name=row.name, path=path, deadline=deadline)
-    return run.run_until_done(fenced.queries.delete_rolled_back(row.version), read_duration_if_done)
+    return run.run_until_committed(
+        fenced.queries.delete_rolled_back(row.version), read_duration_if_committed
+    )
 
 
 class _RetryableFailure(Exception):
@@ -127,12 +133,14 @@ class _ScriptRunner:
         self._lost_connections = 0
         self._last_failure: MigrationFailed | None = None
 
-    def run_until_done(self, write: str, read_duration_if_done: Callable[[], int | None]) -> int:
+    def run_until_committed(
+        self, write: str, read_duration_if_committed: Callable[[], int | None]
+    ) -> int:
         """Run the script with ``write`` in its transaction; returns milliseconds.
 
         Args:
             write: The history statement.
-            read_duration_if_done: Reads the history after a connection was lost; returns the
+            read_duration_if_committed: Reads the history after a connection was lost; returns the
                 duration of a migration that was committed, else None.
         """
         from tenacity import Retrying, retry_if_exception_type
@@ -147,11 +155,11 @@ class _ScriptRunner:
             reraise=True,
         )
         try:
-            return int(retrying(self._attempt, write, read_duration_if_done))
+            return int(retrying(self._attempt, write, read_duration_if_committed))
         except _RetryableFailure as again:
             raise again.failure from again
 
-    def _attempt(self, write: str, read_duration_if_done: Callable[[], int | None]) -> int:
+    def _attempt(self, write: str, read_duration_if_committed: Callable[[], int | None]) -> int:
         if self._deadline.is_over:
             # The previous failure says more than that the deadline has passed.
             raise self._last_failure or MigrationFailed(
@@ -159,16 +167,16 @@ class _ScriptRunner:
             )
         try:
             if self._lost_connections:
-                self._fenced.reattach(self._deadline)
-                done = read_duration_if_done()
-                if done is not None:
-                    return done
+                self._fenced.reconnect(self._deadline)
+                duration = read_duration_if_committed()
+                if duration is not None:
+                    return duration
             return self._run_once(write)
         except _RetryableFailure as again:
             self._last_failure = again.failure
             raise
         except ConnectionLost as lost:
-            raise self._lost(lost) from lost
+            raise self._connection_loss_error(lost) from lost
 
     def _run_once(self, write: str) -> int:
         try:
@@ -176,20 +184,20 @@ class _ScriptRunner:
         except ScriptRefused as refused:
             if self._fenced.queries.is_outside_transaction(refused.error):
                 raise self._transaction_ended_error() from refused
-            raise self._failed(refused.error, completed=refused.completed) from refused
+            raise self._script_error(refused.error, completed=refused.completed) from refused
 
-    def _failed(self, error: PostgresError, *, completed: int | None) -> Exception:
-        failure = make_failure(
+    def _script_error(self, error: PostgresError, *, completed: int | None) -> Exception:
+        failure = make_migration_failed(
             error,
             self._script,
             name=self._name,
             path=self._path,
             completed=completed,
-            overdue=self._deadline.remaining() < CANCEL_TOLERANCE_SECONDS,
+            is_past_deadline=self._deadline.remaining() < CANCEL_TOLERANCE_SECONDS,
         )
         return _RetryableFailure(failure) if error.sqlstate in RETRYABLE_SQLSTATES else failure
 
-    def _lost(self, lost: ConnectionLost) -> Exception:
+    def _connection_loss_error(self, lost: ConnectionLost) -> Exception:
         """`FencedConnection.abort` ends the run; after any other loss it is retried."""
         if self._fenced.is_aborted:
             return self._fenced.lease_lost()

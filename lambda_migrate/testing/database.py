@@ -24,8 +24,8 @@ from lambda_migrate.migrations.sql.lint import check_script
 from lambda_migrate.migrations.sql.tokens import split_statements
 from lambda_migrate.postgresql.dry_run_effects import MigrationEffects
 from lambda_migrate.postgresql.ports import (
+    DatabaseInspection,
     FenceRow,
-    Inspection,
     StaleFencingToken,
     is_behind_last_completion,
     require_environment,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Clock, Deadline
     from lambda_migrate.migrations import Migration, Script
-    from lambda_migrate.migrations.adoption import OtherHistory
+    from lambda_migrate.migrations.adoption import ToolHistory
     from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence
     from lambda_migrate.postgresql.ports import LeaseGrant
 
@@ -74,7 +74,7 @@ class InMemoryDatabase:
         """The environment that the database is stamped with."""
         self.identity = str(uuid4())
         """The database's identity; two databases with the same one are copies."""
-        self.other_histories: list[OtherHistory] = []
+        self.other_histories: list[ToolHistory] = []
         """The contents of other migration tools' history tables."""
         self.dry_run_effects: dict[int, MigrationEffects] = {}
         """What a dry run reports for a version; its duration is taken from the clock."""
@@ -127,19 +127,21 @@ class InMemoryDatabase:
 
     # --- the port
 
-    def inspect(self, deadline: Deadline) -> Inspection:
+    def inspect(self, deadline: Deadline) -> DatabaseInspection:
         """See `Database.inspect`."""
         with self._guard:
             self._connect(deadline)
             fence = self._fence_row() if self.token else None
-            return Inspection(tuple(self._sorted_rows()), fence, has_active_holder=bool(self._open))
+            return DatabaseInspection(
+                tuple(self._sorted_rows()), fence, has_active_holder=bool(self._open)
+            )
 
     def read_history(self, deadline: Deadline) -> list[HistoryRow]:
         """See `Database.read_history`."""
         return list(self.inspect(deadline).history)
 
     def take_over(
-        self, grant: LeaseGrant, deadline: Deadline, *, evict: bool = True
+        self, grant: LeaseGrant, deadline: Deadline, *, terminate_holders: bool = True
     ) -> InMemorySession:
         """See `Database.take_over`."""
         with self._guard:
@@ -147,25 +149,25 @@ class InMemoryDatabase:
             self._check_environment(grant)
             if self.token >= grant.fence and not self._is_held_by(grant):
                 raise StaleFencingToken(self.token)
-            if self._open and not evict:
+            if self._open and not terminate_holders:
                 raise LeaseHeld("another process is migrating this database")
             self._open.clear()
-            distrusted_identity = (
+            unverified_identity = (
                 self.identity
                 if is_behind_last_completion(self._fence_row(), grant.completions)
                 else ""
             )
-            if distrusted_identity:
+            if unverified_identity:
                 self.identity = str(uuid4())
-            is_new_or_copy = (self.token, self._owner) == (0, "")
+            is_new_or_copied_database = (self.token, self._owner) == (0, "")
             self.token, self._owner = grant.fence, grant.owner
             self.environment = grant.environment
             held = InMemorySession(
                 self,
                 grant,
                 deadline,
-                distrusted_identity=distrusted_identity,
-                is_new_or_copy=is_new_or_copy,
+                unverified_identity=unverified_identity,
+                is_new_or_copied_database=is_new_or_copied_database,
             )
             self._open.add(held)
             return held
@@ -178,8 +180,8 @@ class InMemoryDatabase:
             dry_run.begin(deadline)
             return dry_run
 
-    def read_other_histories(self, deadline: Deadline) -> list[OtherHistory]:
-        """See `Database.read_other_histories`."""
+    def read_tool_histories(self, deadline: Deadline) -> list[ToolHistory]:
+        """See `Database.read_tool_histories`."""
         with self._guard:
             self._connect(deadline)
             return list(self.other_histories)
@@ -192,7 +194,7 @@ class InMemoryDatabase:
         self.connections += 1
 
     def _check_environment(self, grant: LeaseGrant) -> None:
-        if not grant.restamps_environment:
+        if not grant.replaces_environment:
             require_environment(self.environment, grant.environment)
 
     def _run(self, version: int, *, name: str, by: Deadline) -> None:
@@ -240,8 +242,8 @@ class InMemorySession:
         database: What is held.
         grant: The holder's right.
         deadline: For what has no deadline of its own.
-        distrusted_identity: See `FencedSession.distrusted_identity`.
-        is_new_or_copy: See `FencedSession.is_new_or_copy`.
+        unverified_identity: See `FencedSession.unverified_identity`.
+        is_new_or_copied_database: See `FencedSession.is_new_or_copied_database`.
     """
 
     def __init__(
@@ -250,12 +252,12 @@ class InMemorySession:
         grant: LeaseGrant,
         deadline: Deadline,
         *,
-        distrusted_identity: str = "",
-        is_new_or_copy: bool = False,
+        unverified_identity: str = "",
+        is_new_or_copied_database: bool = False,
     ) -> None:
         self.grant = grant
-        self.distrusted_identity = distrusted_identity
-        self.is_new_or_copy = is_new_or_copy
+        self.unverified_identity = unverified_identity
+        self.is_new_or_copied_database = is_new_or_copied_database
         self._database = database
         self._deadline = deadline
         self._is_aborted = False
@@ -270,8 +272,8 @@ class InMemorySession:
         with self._under_fence() as database:
             return database._sorted_rows()
 
-    def read_other_histories(self) -> list[OtherHistory]:
-        """See `FencedSession.read_other_histories`."""
+    def read_tool_histories(self) -> list[ToolHistory]:
+        """See `FencedSession.read_tool_histories`."""
         with self._under_fence(self._deadline) as database:
             return list(database.other_histories)
 
@@ -323,8 +325,8 @@ class InMemorySession:
                 database.rolled_back.append(row.name)
         return took_ms
 
-    def settle(self, row: HistoryRow, deadline: Deadline) -> None:
-        """See `FencedSession.settle`."""
+    def resolve_in_doubt(self, row: HistoryRow, deadline: Deadline) -> None:
+        """See `FencedSession.resolve_in_doubt`."""
         with self._under_fence(deadline) as database:
             rolling_back = row.state is RowState.ROLLING_BACK
             script = row.down if rolling_back else row.up
@@ -342,7 +344,7 @@ class InMemorySession:
             row = database._rows.get(version)
         if row is None or row.state is RowState.APPLIED:
             return row is not None
-        self.settle(row, deadline)
+        self.resolve_in_doubt(row, deadline)
         return version in self._database._rows
 
     def record_applied(

@@ -29,7 +29,7 @@ _FUNCTIONS = {
     "lambda_migrate.lease.waiter:Waiter.wait": "wait",
     "lambda_migrate.postgresql.credentials:SecretCredentials.address": "secret",
     "lambda_migrate.postgresql.fence:FencedConnection._open_session": "connect",
-    "lambda_migrate.postgresql.fence:FencedConnection.attach": "fence",
+    "lambda_migrate.postgresql.fence:FencedConnection.connect_and_take_fence": "fence",
     "lambda_migrate.postgresql.session:PostgreSQLSession.read_history": "history",
     "lambda_migrate.postgresql.session:PostgreSQLSession.apply": "apply",
     "lambda_migrate.engine.holder:LeaseSession.store_completion": "complete",

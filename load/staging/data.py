@@ -14,7 +14,7 @@ from datetime import date, timedelta
 from itertools import accumulate
 from typing import Any
 
-from lambda_migrate.postgresql.sql_fragments import literal
+from lambda_migrate.postgresql.sql_fragments import quote_literal
 
 __all__ = ["ShopData"]
 
@@ -166,7 +166,7 @@ def _bounds(weights: Iterable[float]) -> str:
 
 
 def _array(texts: Iterable[str]) -> str:
-    return f"ARRAY[{', '.join(map(literal, texts))}]"
+    return f"ARRAY[{', '.join(map(quote_literal, texts))}]"
 
 
 def _coprime(count: int) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lambda_migrate.postgresql.sql_fragments import identifier, literal
+from lambda_migrate.postgresql.sql_fragments import quote_identifier, quote_literal
 
 __all__ = [
     "Copy",
@@ -86,8 +86,8 @@ class Size:
 
 # -- reading --------------------------------------------------------------------------------------
 
-_USERS = (
-    f"n.nspname NOT LIKE 'pg\\_%' AND n.nspname NOT IN ({', '.join(literal(one) for one in _OWN)})"
+_USERS = "n.nspname NOT LIKE 'pg\\_%' " + (
+    f"AND n.nspname NOT IN ({', '.join(quote_literal(one) for one in _OWN)})"
 )
 
 _TABLES = f"""
@@ -177,7 +177,9 @@ def _copy(
     run: RunQuery, number: int, schema: str, name: str, key: Sequence[str], columns: Sequence[str]
 ) -> Copy:
     copy = f"{COPIES}.copy_{number}"
-    chosen = ", ".join(f"{identifier(one)}::text AS {identifier(one)}" for one in columns)
+    chosen = ", ".join(
+        f"{quote_identifier(one)}::text AS {quote_identifier(one)}" for one in columns
+    )
     run(
         f"CREATE UNLOGGED TABLE {copy} AS "  # noqa: S608 - quoted names
         f"SELECT {chosen} FROM {_qualify(schema, name)}"
@@ -194,7 +196,7 @@ _MODULUS = 2**63 - 1
 
 def _checksum(alias: str, columns: Sequence[str], *, where: str = "true") -> str:
     """An aggregate over rows: the sum of their hashes, so that their order does not matter."""
-    row = ", ".join(f"{alias}.{identifier(one)}::text" for one in columns)
+    row = ", ".join(f"{alias}.{quote_identifier(one)}::text" for one in columns)
     # The record's own quoting separates the values: ('a,b') is not ('a', 'b').
     return (
         f"to_hex((coalesce(sum(hashtextextended(ROW({row})::text, 0)) FILTER (WHERE {where}), 0)"
@@ -227,14 +229,17 @@ def _compare_by_key(
 ) -> TableRecord:
     compared = [one for one in shared if one not in copied.key]
     differs = [
-        f"(t.{identifier(one)}::text IS DISTINCT FROM b.{identifier(one)})" for one in compared
+        f"(t.{quote_identifier(one)}::text IS DISTINCT FROM b.{quote_identifier(one)})"
+        for one in compared
     ]
-    first = identifier(copied.key[0])
+    first = quote_identifier(copied.key[0])
     both, lost = f"(b.{first} IS NOT NULL AND t.{first} IS NOT NULL)", f"t.{first} IS NULL"
     wrong = " OR ".join([lost, *differs])
     counts = ", ".join(f"count(*) FILTER (WHERE {both} AND {one})" for one in differs)
-    on = " AND ".join(f"t.{identifier(one)}::text = b.{identifier(one)}" for one in copied.key)
-    key = ", ".join(f"b.{identifier(one)}" for one in copied.key)
+    on = " AND ".join(
+        f"t.{quote_identifier(one)}::text = b.{quote_identifier(one)}" for one in copied.key
+    )
+    key = ", ".join(f"b.{quote_identifier(one)}" for one in copied.key)
     joined = f"{copied.copy} AS b FULL JOIN {_qualify(copied.schema, copied.name)} AS t ON {on}"
     [[lost_rows, added, checksum, examples, *changed]] = run(
         f"SELECT count(*) FILTER (WHERE {lost}), count(*) FILTER (WHERE b.{first} IS NULL), "  # noqa: S608 - quoted names
@@ -259,7 +264,7 @@ def _compare_by_value(
     run: RunQuery, copied: Copy, shared: Sequence[str], dropped: tuple[str, ...]
 ) -> TableRecord:
     """Without a key, a row that changed is one that is lost and another that added."""
-    chosen = ", ".join(f"{identifier(one)}::text" for one in shared) or "1"
+    chosen = ", ".join(f"{quote_identifier(one)}::text" for one in shared) or "1"
     now = f"SELECT {chosen} FROM {_qualify(copied.schema, copied.name)}"  # noqa: S608 - quoted names
     before = f"SELECT {chosen} FROM {copied.copy}"  # noqa: S608 - quoted names
     [[lost, added]] = run(
@@ -285,7 +290,7 @@ def differences(before: frozenset[str], after: frozenset[str]) -> Iterator[str]:
 
 
 def _qualify(schema: str, name: str) -> str:
-    return f"{identifier(schema)}.{identifier(name)}"
+    return f"{quote_identifier(schema)}.{quote_identifier(name)}"
 
 
 def _display_name(schema: str, name: str) -> str:

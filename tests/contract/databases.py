@@ -21,7 +21,7 @@ from lambda_migrate.postgresql.credentials import UrlCredentials, open_connectio
 from lambda_migrate.postgresql.database import PostgreSQLDatabase
 from lambda_migrate.postgresql.ports import Database, FencedSession, LeaseGrant
 from lambda_migrate.postgresql.queries import Queries
-from lambda_migrate.postgresql.sql_fragments import identifier, literal
+from lambda_migrate.postgresql.sql_fragments import quote_identifier, quote_literal
 from lambda_migrate.testing import InMemoryDatabase
 
 SCHEMA = "lambda_migrate"
@@ -30,8 +30,8 @@ SCHEMA = "lambda_migrate"
 def migration(version: int, name: str, up: str = "", down: str | None = "") -> Migration:
     """One whose scripts note down their own effects, unless they are given."""
     full = f"{version:04d}_{name}"
-    up_sql = up or f"INSERT INTO effects VALUES ({literal(full)})"
-    down_sql = f"DELETE FROM effects WHERE name = {literal(full)}" if down == "" else down
+    up_sql = up or f"INSERT INTO effects VALUES ({quote_literal(full)})"
+    down_sql = f"DELETE FROM effects WHERE name = {quote_literal(full)}" if down == "" else down
     return Migration(
         version,
         full,
@@ -151,7 +151,7 @@ class PostgreSQLBench:
         return [name for (name,) in self._run("SELECT name FROM effects ORDER BY name")]
 
     def breaking(self, broken: Migration, sqlstate: str) -> Migration:
-        raising = f"DO $$BEGIN RAISE 'as planned' USING ERRCODE = {literal(sqlstate)}; END$$"
+        raising = f"DO $$BEGIN RAISE 'as planned' USING ERRCODE = {quote_literal(sqlstate)}; END$$"
         return replace(broken, up=Script(f"{broken.up.sql};\n{raising}"))
 
     def mend(self, broken: Migration) -> None:
@@ -177,10 +177,10 @@ class PostgreSQLBench:
     ) -> HistoryRow:
         held.record_applied([(interrupted, "digest")], baseline=False)
         state = RowState.ROLLING_BACK if rolling_back else RowState.STARTED
-        up = "NULL" if rolling_back else literal(interrupted.up.sql)
+        up = "NULL" if rolling_back else quote_literal(interrupted.up.sql)
         self._run(
-            f"UPDATE {SCHEMA}.history SET state = {literal(state.value)}, applied_at = NULL,"
-            f" up = {up}, up_repeatable = {literal(interrupted.up.repeatable)},"
+            f"UPDATE {SCHEMA}.history SET state = {quote_literal(state.value)}, applied_at = NULL,"
+            f" up = {up}, up_repeatable = {quote_literal(interrupted.up.repeatable)},"
             f" down_transactional = false WHERE version = '{interrupted.version}'"
         )
         if took_effect is not None and took_effect is not rolling_back:
@@ -196,7 +196,7 @@ class PostgreSQLBench:
         """A copy by template; nothing of ours may be connected while it is made."""
         name = f"copy_{uuid4().hex[:12]}"
         server = replace(self._address, database="postgres")
-        _run(server, f"CREATE DATABASE {name} TEMPLATE {identifier(self._address.database)}")
+        _run(server, f"CREATE DATABASE {name} TEMPLATE {quote_identifier(self._address.database)}")
         credentials = UrlCredentials(replace(self._address, database=name))
         connect_copy = partial(open_connection, credentials)
         try:
@@ -235,11 +235,11 @@ class Server:
     def fresh_database(self) -> Iterator[PostgreSQLBench]:
         name = f"contract_{uuid4().hex[:12]}"
         address = parse_url(self.url)
-        _run(address, f"CREATE DATABASE {identifier(name)}")
+        _run(address, f"CREATE DATABASE {quote_identifier(name)}")
         try:
             yield PostgreSQLBench(replace(address, database=name))
         finally:
-            _run(address, f"DROP DATABASE {identifier(name)} WITH (FORCE)")
+            _run(address, f"DROP DATABASE {quote_identifier(name)} WITH (FORCE)")
 
 
 def _run(address: DatabaseAddress, sql: str) -> list[list[Any]]:

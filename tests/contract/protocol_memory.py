@@ -13,12 +13,12 @@ from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.migrations import HistoryRow, Manifest, Migration, RowState
-from lambda_migrate.migrations.adoption import OtherHistory
+from lambda_migrate.migrations.adoption import ToolHistory
 from lambda_migrate.postgresql.ports import (
     Database,
+    DatabaseInspection,
     DryRunSession,
     FencedSession,
-    Inspection,
     LeaseGrant,
 )
 from lambda_migrate.testing import FakeClock, InMemoryDatabase
@@ -136,7 +136,7 @@ class SteppedDatabase:
     def fingerprint(self) -> str:
         return self._database.fingerprint
 
-    def inspect(self, deadline: Deadline) -> Inspection:
+    def inspect(self, deadline: Deadline) -> DatabaseInspection:
         if self.instance.turn("inspect") in (Fault.REQUEST_LOST, Fault.ANSWER_LOST):
             raise DatabaseUnavailable("as planned: nobody answers")
         self.instance.opens_a_connection()
@@ -147,19 +147,19 @@ class SteppedDatabase:
         return list(self.inspect(deadline).history)
 
     def take_over(
-        self, grant: LeaseGrant, deadline: Deadline, *, evict: bool = True
+        self, grant: LeaseGrant, deadline: Deadline, *, terminate_holders: bool = True
     ) -> FencedSession:
         if self.instance.turn("take over") in (Fault.REQUEST_LOST, Fault.ANSWER_LOST):
             raise DatabaseUnavailable("as planned: nobody answers")
-        held = self._database.take_over(grant, deadline, evict=evict)
+        held = self._database.take_over(grant, deadline, terminate_holders=terminate_holders)
         self.instance.opens_a_connection()
         return SteppedHeld(self, held)
 
     def begin_dry_run(self, grant: LeaseGrant, deadline: Deadline) -> DryRunSession:
         return self._database.begin_dry_run(grant, deadline)  # no starting instance does
 
-    def read_other_histories(self, deadline: Deadline) -> list[OtherHistory]:
-        return self._database.read_other_histories(deadline)
+    def read_tool_histories(self, deadline: Deadline) -> list[ToolHistory]:
+        return self._database.read_tool_histories(deadline)
 
 
 class SteppedHeld:
@@ -176,12 +176,12 @@ class SteppedHeld:
         return self._held.identity
 
     @property
-    def distrusted_identity(self) -> str:
-        return self._held.distrusted_identity
+    def unverified_identity(self) -> str:
+        return self._held.unverified_identity
 
     @property
-    def is_new_or_copy(self) -> bool:
-        return self._held.is_new_or_copy
+    def is_new_or_copied_database(self) -> bool:
+        return self._held.is_new_or_copied_database
 
     def read_history(self) -> list[HistoryRow]:
         fault = self._turn("history")
@@ -189,8 +189,8 @@ class SteppedHeld:
         self._lose(fault)
         return history
 
-    def read_other_histories(self) -> list[OtherHistory]:
-        return self._held.read_other_histories()
+    def read_tool_histories(self) -> list[ToolHistory]:
+        return self._held.read_tool_histories()
 
     def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
         fault = self._turn(f"apply {migration.name}")
@@ -206,9 +206,9 @@ class SteppedHeld:
         self._lose(fault)
         return milliseconds
 
-    def settle(self, row: HistoryRow, deadline: Deadline) -> None:
+    def resolve_in_doubt(self, row: HistoryRow, deadline: Deadline) -> None:
         fault = self._turn(f"settle {row.name}")
-        self._held.settle(row, deadline)
+        self._held.resolve_in_doubt(row, deadline)
         self._lose(fault)
 
     def record_applied(

@@ -28,7 +28,7 @@ from lambda_migrate.postgresql.credentials import UrlCredentials, open_connectio
 from lambda_migrate.postgresql.database import PostgreSQLDatabase
 from lambda_migrate.postgresql.ports import Database
 from lambda_migrate.postgresql.queries import Queries
-from lambda_migrate.postgresql.sql_fragments import identifier, literal
+from lambda_migrate.postgresql.sql_fragments import quote_identifier, quote_literal
 from lambda_migrate.testing import FakeClock, FixedRandom
 from tests.contract.databases import Server, migration
 from tests.contract.leases import TableByOwnClock
@@ -58,7 +58,7 @@ class RealServers:
         self._stack.callback(admin.run, f"DROP DATABASE {name} WITH (FORCE)")
         self.credentials = UrlCredentials(replace(self._server, database=name))
         self.outside = self._stack.enter_context(self.open("outside"))
-        taken = Queries("any").commit_fence(is_direct=True)
+        taken = Queries("any").commit_fence(is_direct_connection=True)
         assert len(_SESSION_LOCK.findall(taken)) == 1  # else nothing would be pooled
         return self
 
@@ -81,7 +81,7 @@ class RealEngine:
         self._servers = servers
         self._target = f"orders-{uuid4().hex}"
         self.schema = f"machine_{next(_NUMBERS)}"
-        self._effects = identifier(f"{self.schema}_effects")
+        self._effects = quote_identifier(f"{self.schema}_effects")
         self._orders = f"{self.schema}_orders"
         self._index = f"{self.schema}_by_id"
         self._opened: list[SteppedConnection] = []
@@ -90,7 +90,7 @@ class RealEngine:
         self._pooled = False
         servers.outside.run(
             f"CREATE TABLE {self._effects} (name text);"
-            f"CREATE TABLE {identifier(self._orders)} (id bigint)"
+            f"CREATE TABLE {quote_identifier(self._orders)} (id bigint)"
         )
         a, b, d = (self._noting(number, name) for number, name in ((1, "a"), (2, "b"), (4, "d")))
         c = self._building(3, "c")
@@ -176,8 +176,8 @@ class RealEngine:
 
     def facts(self, place: Place = Place.HOME) -> Facts:
         """All in one statement, so that it is all of one moment."""
-        schema = identifier(self.schema)
-        index = f"to_regclass({literal(self._index)})"
+        schema = quote_identifier(self.schema)
+        index = f"to_regclass({quote_literal(self._index)})"
         built = f"SELECT 1 FROM pg_index WHERE indexrelid = {index} AND indisvalid"
         try:
             rows = self._servers.outside.run(f"""
@@ -211,7 +211,7 @@ class SteppedConnection(Connection):
         self._counts = True
 
     def run(
-        self, sql: str, *, timeout: float | None = None, keep: int | None = None
+        self, sql: str, *, timeout: float | None = None, keep_rows: int | None = None
     ) -> list[list[Any]]:
         at = " ".join(sql.split())[:60]
         writes = _HISTORY in sql or (self.in_transaction and "history" in sql)
@@ -222,15 +222,15 @@ class SteppedConnection(Connection):
         self._engine.touch()
         if fault is Fault.REQUEST_LOST:
             self.abort()
-        rows = self.send(sql, timeout, keep)
+        rows = self.send(sql, timeout, keep_rows)
         if fault is Fault.ANSWER_LOST:
             self.abort()
             return super().run("SELECT 'as planned: the answer was lost'")
         return rows
 
-    def send(self, sql: str, timeout: float | None, keep: int | None) -> list[list[Any]]:
+    def send(self, sql: str, timeout: float | None, keep_rows: int | None) -> list[list[Any]]:
         """What happens when it is this message's turn."""
-        return super().run(sql, timeout=timeout, keep=keep)
+        return super().run(sql, timeout=timeout, keep_rows=keep_rows)
 
     def close(self) -> None:
         """A process that was killed says no goodbye: its session stays as it is."""
@@ -251,10 +251,10 @@ class PooledConnection(SteppedConnection):
     runs outside a transaction compares nothing, and has a session of its own, which can be ended.
     """
 
-    def send(self, sql: str, timeout: float | None, keep: int | None) -> list[list[Any]]:
+    def send(self, sql: str, timeout: float | None, keep_rows: int | None) -> list[list[Any]]:
         if not any(intent in sql for intent in _INTENTS):
             sql = _SESSION_LOCK.sub("", sql)
-        return super().send(sql, timeout, keep)
+        return super().send(sql, timeout, keep_rows)
 
 
 class Client:

@@ -221,11 +221,13 @@ INDEX = migration(
 )
 CALLS: dict[str, Callable[[FencedSession], object]] = {
     "history": lambda held: held.read_history(),
-    "other histories": lambda held: held.read_other_histories(),
+    "other histories": lambda held: held.read_tool_histories(),
     "apply": lambda held: held.apply(SECOND, DIGEST[2], soon()),
     "apply outside a transaction": lambda held: held.apply(INDEX, "digest", soon()),
-    "revert": lambda held: held.roll_back(ROW, soon()),
-    "settle": lambda held: held.settle(replace(ROW, state=RowState.STARTED, up=INDEX.up), soon()),
+    "roll back": lambda held: held.roll_back(ROW, soon()),
+    "resolve in doubt": lambda held: held.resolve_in_doubt(
+        replace(ROW, state=RowState.STARTED, up=INDEX.up), soon()
+    ),
     "record": lambda held: held.record_applied([(SECOND, DIGEST[2])], baseline=True),
     "forget": lambda held: held.delete_rows([1]),
 }
@@ -303,7 +305,7 @@ def test_close_may_be_called_twice(bench: DatabaseBench) -> None:
     held.close()
 
 
-# --- evict
+# --- terminate_holders
 
 
 def test_without_evict_a_connected_older_holder_is_an_error(
@@ -311,7 +313,7 @@ def test_without_evict_a_connected_older_holder_is_an_error(
 ) -> None:
     with hold(bench, 1) as older:
         with pytest.raises(LeaseHeld):
-            bench.database.take_over(grant(2), soon(), evict=False)
+            bench.database.take_over(grant(2), soon(), terminate_holders=False)
         apply(older, FIRST)
     assert bench.effects() == ["0001_a"]
 
@@ -320,7 +322,7 @@ def test_without_evict_the_takeover_succeeds_once_the_older_holder_has_left(
     bench: DatabaseBench,
 ) -> None:
     hold(bench, 1).close()
-    with bench.database.take_over(grant(2), soon(), evict=False) as held:
+    with bench.database.take_over(grant(2), soon(), terminate_holders=False) as held:
         apply(held, FIRST)
     assert bench.effects() == ["0001_a"]
 
@@ -343,7 +345,7 @@ def test_a_function_of_another_environment_is_rejected(
     bench: DatabaseBench, stamped: str, mine: str, restamp: bool, is_let_in: bool
 ) -> None:
     bench.database.take_over(grant(1, environment=stamped), soon()).close()
-    mine_now = grant(2, environment=mine, restamps_environment=restamp)
+    mine_now = grant(2, environment=mine, replaces_environment=restamp)
     if is_let_in:
         bench.database.take_over(mine_now, soon()).close()
         return
@@ -363,7 +365,7 @@ def test_a_rejected_environment_changes_neither_stamp_nor_holder(
 
 def test_a_new_stamp_rejects_the_old_environment(bench: DatabaseBench) -> None:
     bench.database.take_over(grant(1, environment="staging"), soon()).close()
-    moved = grant(2, environment="production", restamps_environment=True)
+    moved = grant(2, environment="production", replaces_environment=True)
     bench.database.take_over(moved, soon()).close()
     with pytest.raises(ConfigurationError, match="'production'"):
         bench.database.take_over(grant(3, environment="staging"), soon())
@@ -422,15 +424,15 @@ def test_a_down_script_that_would_end_its_transaction_is_rejected(bench: Databas
 
 
 def test_a_database_without_other_tools_has_no_other_history(bench: DatabaseBench) -> None:
-    assert bench.database.read_other_histories(soon()) == []
+    assert bench.database.read_tool_histories(soon()) == []
     with hold(bench) as held:
         apply(held, FIRST)
-        assert held.read_other_histories() == []
+        assert held.read_tool_histories() == []
 
 
 def test_other_histories_are_not_read_after_the_deadline(bench: DatabaseBench) -> None:
     with pytest.raises(DatabaseUnavailable):
-        bench.database.read_other_histories(over())
+        bench.database.read_tool_histories(over())
 
 
 # --- record and forget
@@ -488,7 +490,7 @@ def test_recording_and_forgetting_no_version_does_nothing(bench: DatabaseBench) 
         assert [row.version for row in held.read_history()] == [1]
 
 
-# --- settle
+# --- resolve_in_doubt
 
 
 @pytest.mark.parametrize(
@@ -501,7 +503,7 @@ def test_a_row_in_doubt_is_resolved_by_the_state_of_the_database(
     with hold(bench) as held:
         row = bench.leave_in_doubt(held, INDEX, took_effect=took_effect, rolling_back=reverting)
         assert row.state is (RowState.ROLLING_BACK if reverting else RowState.STARTED)
-        held.settle(row, soon())
+        held.resolve_in_doubt(row, soon())
         rows = held.read_history()
     assert [r.state for r in rows] == [RowState.APPLIED] * is_applied
 
@@ -513,7 +515,7 @@ def test_a_row_that_cannot_be_resolved_stays_in_doubt_and_the_error_names_repair
     with hold(bench) as held:
         row = bench.leave_in_doubt(held, opaque, took_effect=None)
         with pytest.raises(RepairRequired, match="lambda-migrate repair"):
-            held.settle(row, soon())
+            held.resolve_in_doubt(row, soon())
         assert [r.state for r in held.read_history()] == [RowState.STARTED]
 
 
@@ -522,7 +524,7 @@ def test_a_row_in_doubt_of_a_repeatable_script_is_pending_again(bench: DatabaseB
     with hold(bench) as held:
         one = replace(migration(3, "opaque", up=up.sql), up=up)
         row = bench.leave_in_doubt(held, one, took_effect=None)
-        held.settle(row, soon())
+        held.resolve_in_doubt(row, soon())
         assert held.read_history() == []
 
 
@@ -530,7 +532,7 @@ def test_a_row_in_doubt_of_a_repeatable_script_is_pending_again(bench: DatabaseB
 def test_no_statement_starts_while_its_row_is_in_doubt(
     bench: DatabaseBench, took_effect: bool
 ) -> None:
-    """It is settled first: what took effect is not done again, what did not is done once."""
+    """It is resolved first: what took effect is not done again, what did not is done once."""
     with hold(bench) as held:
         bench.leave_in_doubt(held, INDEX, took_effect=took_effect)
         if took_effect:
@@ -577,7 +579,7 @@ def test_a_successor_resolves_the_rows_of_a_dead_holder(bench: DatabaseBench) ->
         bench.leave_in_doubt(dead, INDEX, took_effect=False)
     with hold(bench, 2) as successor:
         (row,) = successor.read_history()
-        successor.settle(row, soon())
+        successor.resolve_in_doubt(row, soon())
         successor.apply(INDEX, "digest", soon())
         assert [r.state for r in successor.read_history()] == [RowState.APPLIED]
 
@@ -706,7 +708,7 @@ def test_a_connected_dry_run_refuses_other_dry_runs_and_migrations_without_evict
         with pytest.raises(LeaseHeld):
             rehearse(bench, 3)
         with pytest.raises(LeaseHeld):
-            bench.database.take_over(grant(3), soon(), evict=False)
+            bench.database.take_over(grant(3), soon(), terminate_holders=False)
         rehearsal.run_migration(FIRST, soon())
     hold(bench, 3).close()
 

@@ -127,7 +127,7 @@ def test_a_resolved_row_keeps_its_kind(database: InMemoryDatabase, deadline: Dea
         database.leave_in_doubt(FIRST, "digest", took_effect=True)
         database.leave_in_doubt(SECOND, "digest", took_effect=True, rolling_back=True)
         for row in held.read_history():
-            held.settle(row, deadline)
+            held.resolve_in_doubt(row, deadline)
         assert [row.version for row in held.read_history()] == [1]
     assert (database.effects, database.rolled_back) == (["0001_a"], ["0002_b"])
 

@@ -65,7 +65,7 @@ def test_a_copy_by_template_gets_its_own_identity(fresh_database: PostgreSQLBenc
     with fresh_database.copied() as copy:
         found = copy.inspect(soon()).fence
         assert found is not None
-        assert (found.identity, found.is_copy) == (identity, True)
+        assert (found.identity, found.is_database_copy) == (identity, True)
         assert cold_start(copy, store, ONE) is Outcome.MIGRATED
         assert find_identity(copy) != identity
         assert cold_start(copy, store, ONE) is Outcome.UP_TO_DATE

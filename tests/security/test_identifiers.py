@@ -15,10 +15,10 @@ from lambda_migrate.postgresql.connection import Connection, PostgresError
 from lambda_migrate.postgresql.queries import Queries
 from lambda_migrate.postgresql.sql_fragments import (
     DEFAULT_SCHEMA,
-    SAFE_PATH,
+    SAFE_SEARCH_PATH,
     application_name,
-    identifier,
-    literal,
+    quote_identifier,
+    quote_literal,
 )
 from tests.integration.postgresql.bench import MAJORS, Bench, ServerURL, migration, soon
 
@@ -45,7 +45,9 @@ def everything(bench: Bench, *, schema: str = DEFAULT_SCHEMA) -> None:
         held.record_applied([(migration("SELECT 1", 7), "digest-7")], baseline=True)
         for version in (2, 4, 5, 6):  # as if interrupted
             row = next(row for row in held.read_history() if row.version == version)
-            held.settle(replace(row, state=RowState.STARTED, up=rows[version - 1].up), soon())
+            held.resolve_in_doubt(
+                replace(row, state=RowState.STARTED, up=rows[version - 1].up), soon()
+            )
         held.delete_rows([row.version for row in held.read_history() if row.version > 3])
         for row in reversed(held.read_history()):
             if row.version in (1, 3):
@@ -74,8 +76,8 @@ def test_the_history_returns_texts_unchanged(victim: Bench, kind: str) -> None:
     one = Migration(
         1,
         text,
-        migration(f"SELECT {literal(text)}").up,
-        migration(f"SELECT {literal(text)}").up,
+        migration(f"SELECT {quote_literal(text)}").up,
+        migration(f"SELECT {quote_literal(text)}").up,
         text,
         text,
     )
@@ -99,7 +101,7 @@ def test_literals_and_identifiers_are_quoted(bench: Bench, text: str, conforming
     """Whatever a script did to the session."""
     with bench.connect() as connection:
         connection.run(f"SET standard_conforming_strings = {conforming}")
-        rows = connection.run(f"SELECT {literal(text)} AS {identifier(text[:20])}")
+        rows = connection.run(f"SELECT {quote_literal(text)} AS {quote_identifier(text[:20])}")
     assert rows == [[text]]
 
 
@@ -230,7 +232,7 @@ def search_path(bench: Bench, path: str) -> Iterator[None]:
 
 
 def _database(bench: Bench) -> str:
-    return identifier(bench.address.database)
+    return quote_identifier(bench.address.database)
 
 
 def _trapped(bench: Bench) -> None:
@@ -254,20 +256,22 @@ def _everything_qualified(bench: Bench) -> None:
             held.apply(each, "digest", soon())
         for each in rows[3:]:
             held.apply(each, "digest", soon())
-        assert [str(each) for each in held.read_other_histories()] == [
+        assert [str(each) for each in held.read_tool_histories()] == [
             "dbmate has applied 1 version to this database (public.schema_migrations)"
         ]
         for version in (2, 4, 5, 6):
             row = next(row for row in held.read_history() if row.version == version)
-            held.settle(replace(row, state=RowState.STARTED, up=rows[version - 1].up), soon())
+            held.resolve_in_doubt(
+                replace(row, state=RowState.STARTED, up=rows[version - 1].up), soon()
+            )
         held.record_applied([(migration("SELECT 1", 7), "digest-7")], baseline=True)
         held.delete_rows([row.version for row in held.read_history() if row.version > 3])
         for row in reversed(held.read_history()):
             if row.version in (1, 3):
                 held.roll_back(row, soon())
     with bench.connect() as other:
-        other.run(Queries(DEFAULT_SCHEMA).try_session_lock())
-        with pytest.raises(LeaseHeld), bench.holder(3, evict=False):
+        other.run(Queries(DEFAULT_SCHEMA).try_advisory_lock())
+        with pytest.raises(LeaseHeld), bench.holder(3, terminate_holders=False):
             pass
     bench.history()
 
@@ -287,7 +291,7 @@ def test_a_script_runs_under_the_roles_own_path(bench: Bench) -> None:
 
 def test_the_search_path_is_reset_after_the_transaction(bench: Bench) -> None:
     with bench.connect() as connection:
-        connection.run(f"{SAFE_PATH} SELECT 1")
+        connection.run(f"{SAFE_SEARCH_PATH} SELECT 1")
         assert connection.run("SHOW search_path") == [['"$user", public']]
 
 
@@ -325,7 +329,7 @@ def test_a_session_of_another_role_with_our_application_name_is_ignored(
 ) -> None:
     with login(bench) as connect, connect(application_name("shop", 1)) as other:
         plain.apply(migration("CREATE TABLE a (x int)"), fence=2)
-        with plain.holder(3, evict=False):
+        with plain.holder(3, terminate_holders=False):
             pass
         assert other.run("SELECT 1") == [[1]]
 

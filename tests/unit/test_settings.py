@@ -275,7 +275,7 @@ def test_sslmode_and_root_certificate_take_precedence_over_the_url() -> None:
     )
 
     assert settings.address is not None
-    assert (settings.address.tls_mode, settings.address.sslrootcert) == ("verify-ca", "/a")
+    assert (settings.address.effective_sslmode, settings.address.sslrootcert) == ("verify-ca", "/a")
 
 
 @pytest.mark.parametrize(("host", "mode"), [("localhost", "require"), ("h", "verify-full")])
@@ -283,7 +283,7 @@ def test_iam_requires_tls_on_loopback_as_well(host: str, mode: str) -> None:
     settings = Settings.load({}, database_iam=True, database_url=f"postgresql://u@{host}/db")
 
     assert settings.address is not None
-    assert settings.address.tls_mode == mode
+    assert settings.address.effective_sslmode == mode
 
 
 def test_without_a_url_there_is_no_address() -> None:

@@ -47,7 +47,7 @@ class StatementInfo:
             ``SUBSCRIPTION`` that is created or dropped.
         enum_value: The value that an enumerated type gains.
         concurrently: Whether it says CONCURRENTLY.
-        conditional: Whether it says IF EXISTS or IF NOT EXISTS.
+        has_if_exists: Whether it says IF EXISTS or IF NOT EXISTS.
         finalize: Whether it says FINALIZE.
         unique: Whether it says UNIQUE.
         definition: Of an index that is created, all that follows its table.
@@ -59,7 +59,7 @@ class StatementInfo:
     object_type: str = ""
     enum_value: str = ""
     concurrently: bool = False
-    conditional: bool = False
+    has_if_exists: bool = False
     finalize: bool = False
     unique: bool = False
     definition: str = ""
@@ -128,7 +128,7 @@ def _parse_create_index(cursor: TokenCursor) -> StatementInfo | None:
     if not unique and not cursor.accept("CREATE", "INDEX"):
         return None
     concurrently = cursor.accept("CONCURRENTLY")
-    conditional = cursor.accept("IF", "NOT", "EXISTS")
+    has_if_exists = cursor.accept("IF", "NOT", "EXISTS")
     if cursor.is_at("ON"):
         return StatementInfo("create-index", concurrently=concurrently)
     index = cursor.identifier()
@@ -142,7 +142,7 @@ def _parse_create_index(cursor: TokenCursor) -> StatementInfo | None:
         names=(Identifier(index, table.schema),),
         table=table,
         concurrently=concurrently,
-        conditional=conditional,
+        has_if_exists=has_if_exists,
         unique=unique,
         definition=cursor.rest,
     )
@@ -152,17 +152,19 @@ def _parse_drop_index(cursor: TokenCursor) -> StatementInfo | None:
     if not cursor.accept("DROP", "INDEX"):
         return None
     concurrently = cursor.accept("CONCURRENTLY")
-    conditional = cursor.accept("IF", "EXISTS")
+    has_if_exists = cursor.accept("IF", "EXISTS")
     names = cursor.names()
     if not names:
         return None
-    return StatementInfo("drop-index", names, concurrently=concurrently, conditional=conditional)
+    return StatementInfo(
+        "drop-index", names, concurrently=concurrently, has_if_exists=has_if_exists
+    )
 
 
 def _parse_reindex(cursor: TokenCursor) -> StatementInfo | None:
     if not cursor.accept("REINDEX"):
         return None
-    options = cursor.options()
+    options = cursor.accept_options()
     object_type = cursor.accept_any("INDEX", "TABLE", "SCHEMA", "DATABASE", "SYSTEM")
     option = options.get("CONCURRENTLY", "FALSE").strip("'")
     concurrently = cursor.accept("CONCURRENTLY") or option not in ("FALSE", "OFF", "0")
@@ -178,42 +180,42 @@ def _parse_add_value(cursor: TokenCursor) -> StatementInfo | None:
     name = cursor.name()
     if name is None or not cursor.accept("ADD", "VALUE"):
         return None
-    conditional = cursor.accept("IF", "NOT", "EXISTS")
+    has_if_exists = cursor.accept("IF", "NOT", "EXISTS")
     value = cursor.literal()
     if value is None or cursor.peek()[0] == "string":
         return None
-    return StatementInfo("add-enum-value", (name,), enum_value=value, conditional=conditional)
+    return StatementInfo("add-enum-value", (name,), enum_value=value, has_if_exists=has_if_exists)
 
 
 def _parse_partition(cursor: TokenCursor) -> StatementInfo | None:
     object_type = cursor.accept_any("TABLE", "INDEX") if cursor.accept("ALTER") else ""
-    conditional = cursor.accept("IF", "EXISTS")
+    has_if_exists = cursor.accept("IF", "EXISTS")
     cursor.accept("ONLY")
-    whole = cursor.name() if object_type else None
+    parent = cursor.name() if object_type else None
     cursor.accept_symbol("*")
-    act = cursor.accept_any("ATTACH", "DETACH")
-    part = cursor.name() if act and cursor.accept("PARTITION") else None
-    if whole is None or part is None:
+    action = cursor.accept_any("ATTACH", "DETACH")
+    partition = cursor.name() if action and cursor.accept("PARTITION") else None
+    if parent is None or partition is None:
         return None
     return StatementInfo(
-        "attach-partition" if act == "ATTACH" else "detach-partition",
-        (part,),
-        table=whole,
+        "attach-partition" if action == "ATTACH" else "detach-partition",
+        (partition,),
+        table=parent,
         object_type=object_type,
         concurrently=cursor.accept("CONCURRENTLY"),
-        conditional=conditional,
+        has_if_exists=has_if_exists,
         finalize=cursor.accept("FINALIZE"),
     )
 
 
 def _parse_object(cursor: TokenCursor) -> StatementInfo | None:
-    act = cursor.accept_any("CREATE", "DROP")
-    object_type = cursor.accept_any("DATABASE", "TABLESPACE", "SUBSCRIPTION") if act else ""
-    conditional = cursor.accept("IF", "EXISTS")
+    action = cursor.accept_any("CREATE", "DROP")
+    object_type = cursor.accept_any("DATABASE", "TABLESPACE", "SUBSCRIPTION") if action else ""
+    has_if_exists = cursor.accept("IF", "EXISTS")
     name = cursor.identifier() if object_type else None
     if name is None:
         return None
-    kind: StatementKind = "create-object" if act == "CREATE" else "drop-object"
+    kind: StatementKind = "create-object" if action == "CREATE" else "drop-object"
     return StatementInfo(
-        kind, (Identifier(name),), object_type=object_type, conditional=conditional
+        kind, (Identifier(name),), object_type=object_type, has_if_exists=has_if_exists
     )

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 from lambda_migrate.migrations.sql.tokens import _SPACE, _STRING, _TAG
 
-__all__ = ["Excerpt", "excerpt", "redact"]
+__all__ = ["Excerpt", "make_excerpt", "redact"]
 
 
 # --- showing a line of it
@@ -71,7 +71,7 @@ def redact(line: str) -> str:
     return "".join(shown) + line[at:]
 
 
-def excerpt(sql: str, position: int, *, first_line: int) -> Excerpt:
+def make_excerpt(sql: str, position: int, *, first_line: int) -> Excerpt:
     """Show the position of an error in a script.
 
     Args:

@@ -49,7 +49,7 @@ def _check_script(script: Script) -> Iterator[tuple[int, str]]:
         line = script.line + statement.line - 1
         yield from ((line, fault) for fault in _check_statement(statement))
         if script.transactional and (command := _find_non_transactional(statement)):
-            yield line, _non_transactional_fault(command, is_alone=len(statements) == 1)
+            yield line, _non_transactional_fault(command, is_only_statement=len(statements) == 1)
         if _has_copy_data(script.sql, statement):
             return  # the rest is data, not SQL
     if not script.transactional and len(statements) != 1:
@@ -69,8 +69,8 @@ def _check_statement(statement: Statement) -> Iterator[str]:
         yield fault
 
 
-def _non_transactional_fault(command: str, *, is_alone: bool) -> str:
-    move = "" if is_alone else "move it into a file of its own and "
+def _non_transactional_fault(command: str, *, is_only_statement: bool) -> str:
+    move = "" if is_only_statement else "move it into a file of its own and "
     return (
         f"{command} cannot run inside a transaction; {move}write `transaction:false` at the end of "
         "its marker"
@@ -112,9 +112,9 @@ def _check_copy(cursor: TokenCursor) -> str:
     if not cursor.accept("COPY"):
         return ""
     cursor.accept("BINARY")
-    if not cursor.options():
+    if not cursor.accept_options():
         cursor.name()
-        cursor.options()
+        cursor.accept_options()
     way = cursor.accept_any("FROM", "TO")
     if not way or not cursor.accept_any("STDIN", "STDOUT"):
         return ""
@@ -195,6 +195,6 @@ def _find_non_transactional(statement: Statement) -> str:
 def _is_cluster_of_all(cursor: TokenCursor) -> bool:
     if not cursor.accept("CLUSTER"):
         return False
-    cursor.options()
+    cursor.accept_options()
     cursor.accept("VERBOSE")
     return cursor.is_at_end

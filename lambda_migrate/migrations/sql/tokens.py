@@ -21,25 +21,28 @@ if TYPE_CHECKING:
 
 __all__ = ["Identifier", "Statement", "split_statements"]
 
-_KEYWORDS_KEPT = 16
+_MAX_KEYWORDS = 16
 """Enough to reach the end of ``ALTER TABLE ... DETACH PARTITION ... CONCURRENTLY``."""
 
 _SPACE = " \t\n\r\f\v"
 _WORD_START = r"A-Za-z_\u0080-\U0010ffff"
-_WORD_MORE = rf"[{_WORD_START}0-9$]"
-_PLAIN = r"'[^']*(?:''[^']*)*(?:'|\Z)"
+_WORD_CONTINUATION = rf"[{_WORD_START}0-9$]"
+_PLAIN_STRING = r"'[^']*(?:''[^']*)*(?:'|\Z)"
 _QUOTED = r'"[^"]*(?:""[^"]*)*(?:"|\Z)'
 _ESCAPED = r"[^'\\]*(?:(?:\\(?:.|\Z)|'')[^'\\]*)*"
 # A string may continue on the next line; an E'' string keeps its backslashes there.
 _CONTINUATION = rf"[ \t\f\v]*(?:--[^\n\r]*)?[\n\r](?:[{_SPACE}]|--[^\n\r]*[\n\r])*"
-_STRING = rf"[eE]'{_ESCAPED}(?:'{_CONTINUATION}'{_ESCAPED})*(?:'|\Z)|(?:[bBxXnN]|[uU]&)?{_PLAIN}"
+_STRING = (
+    rf"[eE]'{_ESCAPED}(?:'{_CONTINUATION}'{_ESCAPED})*(?:'|\Z)"
+    rf"|(?:[bBxXnN]|[uU]&)?{_PLAIN_STRING}"
+)
 _TAG = rf"\$(?:[{_WORD_START}][{_WORD_START}0-9]*)?\$"
 _TOKEN = re.compile(
     rf"""[{_SPACE}]*(?:
       (?P<open>\() | (?P<close>\)) | (?P<end>;)
     | (?P<string>{_STRING})
     | (?P<quoted>(?:[uU]&)?{_QUOTED})
-    | (?P<word>[{_WORD_START}]{_WORD_MORE}*)
+    | (?P<word>[{_WORD_START}]{_WORD_CONTINUATION}*)
     | (?P<blank>--[^\n\r]*|\Z)
     | (?P<block>/\*)
     | (?P<dollar>{_TAG})
@@ -53,16 +56,16 @@ _TOKEN = re.compile(
 _SKIP = re.compile(
     rf"""(?:
       [^'"$();/\-{_WORD_START}]+
-    | [A-DF-TV-Za-df-tv-z_\u0080-\U0010ffff]{_WORD_MORE}*
-    | [eEuU]{_WORD_MORE}+
-    | {_PLAIN}
+    | [A-DF-TV-Za-df-tv-z_\u0080-\U0010ffff]{_WORD_CONTINUATION}*
+    | [eEuU]{_WORD_CONTINUATION}+
+    | {_PLAIN_STRING}
     | {_QUOTED}
     ){{0,500}}(?:
       (?P<open>\() | (?P<close>\)) | (?P<end>;)
     | {_STRING} | [uU]&{_QUOTED} | --[^\n\r]*
     | (?P<block>/\*)
     | (?P<dollar>{_TAG})
-    | [$/-] | [eEuU](?!{_WORD_MORE})
+    | [$/-] | [eEuU](?!{_WORD_CONTINUATION})
     | )""",
     re.VERBOSE | re.DOTALL,
 )
@@ -119,9 +122,9 @@ class _OpenStatement:
         self._previous = ""
 
     @property
-    def is_only_end_left(self) -> bool:
+    def is_waiting_for_end(self) -> bool:
         """Whether only its end can matter from here on."""
-        return len(self.words) == _KEYWORDS_KEPT and not self._is_routine
+        return len(self.words) == _MAX_KEYWORDS and not self._is_routine
 
     @property
     def _is_routine(self) -> bool:
@@ -140,7 +143,7 @@ class _OpenStatement:
             self._previous = kind
 
     def _word(self, word: str) -> None:
-        if len(self.words) < _KEYWORDS_KEPT:
+        if len(self.words) < _MAX_KEYWORDS:
             self.words.append(word)
         if word == "ATOMIC" and self._previous == "BEGIN" and self._is_routine:
             self.is_atomic = True
@@ -153,7 +156,7 @@ class _OpenStatement:
 def _find_statements(sql: str) -> Iterator[_OpenStatement]:
     statement, at = _OpenStatement(), 0
     while at < len(sql):
-        if statement.is_only_end_left:
+        if statement.is_waiting_for_end:
             at = _skip_to_end(sql, at)
             statement.end += len(sql[statement.end : at].rstrip(_SPACE))
         kind, start, at = _next_token(_TOKEN, sql, at)
@@ -258,7 +261,7 @@ class TokenCursor:
                 self._starts.append(start)
         return self._tokens[ahead]
 
-    def _drop(self, count: int = 1) -> None:
+    def _advance(self, count: int = 1) -> None:
         del self._tokens[:count]
         del self._starts[:count]
 
@@ -272,7 +275,7 @@ class TokenCursor:
         """Consume these words if they are all next."""
         if not self.is_at(*words):
             return False
-        self._drop(len(words))
+        self._advance(len(words))
         return True
 
     def accept_any(self, *words: str) -> str:
@@ -282,16 +285,16 @@ class TokenCursor:
     def accept_symbol(self, symbol: str) -> bool:
         if self.peek()[1] != symbol:
             return False
-        self._drop()
+        self._advance()
         return True
 
-    def options(self) -> dict[str, str]:
+    def accept_options(self) -> dict[str, str]:
         """Consume a list in parentheses; for each item its first word and the rest."""
         found: dict[str, str] = {}
         depth, item = 0, list[str]()
         while self.peek()[0] == "open" or depth:
             kind, text = self.peek()
-            self._drop()
+            self._advance()
             depth += (kind == "open") - (kind == "close")
             if text == "," or not depth or not kind:
                 found["".join(item[:1])] = "".join(item[1:])
@@ -306,7 +309,7 @@ class TokenCursor:
         kind, text = self.peek()
         name = _parse_identifier(text) if kind in ("word", "quoted") else None
         if name is not None:
-            self._drop()
+            self._advance()
         return name
 
     def name(self) -> Identifier | None:
@@ -332,7 +335,7 @@ class TokenCursor:
         kind, text = self.peek()
         value = _parse_literal(text) if kind == "string" else None
         if value is not None:
-            self._drop()
+            self._advance()
         return value
 
     @property

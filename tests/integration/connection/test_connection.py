@@ -294,18 +294,18 @@ def test_memory_does_not_grow_with_what_is_copied_out(connection: Connection) ->
 
 
 @pytest.mark.parametrize(
-    ("keep", "rows"), [(None, [[1], [2], [3]]), (2, [[2], [3]]), (1, [[3]]), (0, [])]
+    ("keep_rows", "rows"), [(None, [[1], [2], [3]]), (2, [[2], [3]]), (1, [[3]]), (0, [])]
 )
 def test_the_last_rows_are_kept(
-    keep: int | None, rows: list[list[int]], connection: Connection
+    keep_rows: int | None, rows: list[list[int]], connection: Connection
 ) -> None:
-    assert connection.run("SELECT 1; SELECT generate_series(2, 3)", keep=keep) == rows
+    assert connection.run("SELECT 1; SELECT generate_series(2, 3)", keep_rows=keep_rows) == rows
     assert connection.completed == 2
 
 
 def test_a_long_row_is_kept_only_where_all_are(connection: Connection) -> None:
     sql = "SELECT 1; SELECT repeat('x', 100000); SELECT 2"
-    assert connection.run(sql, keep=2) == [[1], [2]]
+    assert connection.run(sql, keep_rows=2) == [[1], [2]]
     assert connection.run(sql) == [[1], ["x" * 100_000], [2]]
 
 

@@ -123,13 +123,15 @@ class Bench(ServerURL):
         owner: str = "me",
         *,
         deadline: Deadline | None = None,
-        evict: bool = True,
+        terminate_holders: bool = True,
         grant: dict[str, Any] | None = None,
         **changes: Any,
     ) -> Iterator[PostgreSQLSession]:
         """A holder under a fence of its own."""
         right = LeaseGrant(**{"target": "shop", "fence": fence, "owner": owner, **(grant or {})})
-        with self.database(**changes).take_over(right, deadline or soon(), evict=evict) as session:
+        with self.database(**changes).take_over(
+            right, deadline or soon(), terminate_holders=terminate_holders
+        ) as session:
             yield session
 
     def apply(self, *migrations: Migration, fence: int = 1, **changes: Any) -> None:

@@ -188,7 +188,7 @@ def test_a_database_without_a_stamp_takes_the_first(bench: Bench) -> None:
 
 def test_storing_another_environment_needs_an_explicit_option(bench: Bench) -> None:
     bench.apply(grant={"environment": "staging"})
-    bench.apply(fence=2, grant={"environment": "production", "restamps_environment": True})
+    bench.apply(fence=2, grant={"environment": "production", "replaces_environment": True})
     assert bench.column("SELECT environment FROM lambda_migrate.fence") == ["production"]
 
 
@@ -247,7 +247,7 @@ def test_a_server_whose_identifier_function_fails_is_migrated(
     assert bench.versions() == [1, 2]
     fence = bench.database().inspect(soon()).fence
     assert fence is not None
-    assert fence.live_system.startswith("/")
+    assert fence.live_system_id.startswith("/")
 
 
 def test_no_schema_reads_as_no_history(each_bench: Bench) -> None:

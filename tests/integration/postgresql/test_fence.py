@@ -67,7 +67,7 @@ def test_a_holder_overtaken_between_two_migrations_commits_nothing_more(bench: B
 
 def _hide(session: PostgreSQLSession) -> None:
     """As behind a pooler: no successor finds a session to end."""
-    session._fenced.is_direct = False
+    session._fenced.is_direct_connection = False
     session._fenced.run("SELECT pg_advisory_unlock_all()", soon())
 
 
@@ -181,7 +181,7 @@ def test_an_overtaken_holder_runs_no_non_transactional_statement(bench: Bench) -
     bench.execute("CREATE TABLE orders (id int)")
     with bench.holder() as session:
         _hide(session)
-        session._fenced.is_direct = True
+        session._fenced.is_direct_connection = True
         _overtake(bench)
         until(lambda: not bench.column("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"))
         with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing more"):
@@ -255,10 +255,14 @@ def test_a_backend_that_unlocks_the_fence_row_during_the_wait_is_not_ended(
     with bench.connect() as other:
 
         def let_go(
-            successor: FencedConnection, seen: FenceRow, deadline: Deadline, *, evict: bool
+            successor: FencedConnection,
+            seen: FenceRow,
+            deadline: Deadline,
+            *,
+            terminate_holders: bool,
         ) -> bool:
             other.run("COMMIT")
-            return set_token(successor, seen, deadline, evict=evict)
+            return set_token(successor, seen, deadline, terminate_holders=terminate_holders)
 
         monkeypatch.setattr(FencedConnection, "_set_token", let_go)
         other.run(_LOCK)
@@ -274,10 +278,14 @@ def test_a_backend_that_is_in_another_transaction_by_now_is_not_ended(
     with bench.connect() as other:
 
         def too_late(
-            successor: FencedConnection, seen: FenceRow, deadline: Deadline, *, evict: bool
+            successor: FencedConnection,
+            seen: FenceRow,
+            deadline: Deadline,
+            *,
+            terminate_holders: bool,
         ) -> bool:
             monkeypatch.undo()
-            assert not set_token(successor, seen, deadline, evict=evict)
+            assert not set_token(successor, seen, deadline, terminate_holders=terminate_holders)
             other.run("COMMIT")
             other.run("BEGIN; SELECT pg_current_xact_id()")
             return False
@@ -352,7 +360,7 @@ def test_a_holder_that_only_a_set_role_lets_write_is_not_overtaken_unnoticed(
                 _as(bench, deployer).holder(3),
             ):
                 pass
-            with pytest.raises(LeaseHeld), _as(bench, deployer).holder(3, evict=False):
+            with pytest.raises(LeaseHeld), _as(bench, deployer).holder(3, terminate_holders=False):
                 pass
             session.apply(migration("VACUUM", non_transactional=True), "d", soon())
             assert bench.holders() == [before]
@@ -364,9 +372,9 @@ def test_a_holder_that_only_a_set_role_lets_write_is_not_overtaken_unnoticed(
 def test_a_login_that_may_not_write_our_tables_blocks_no_holder(bench: Bench) -> None:
     """Any login can take an advisory lock; only what needs it for itself is refused."""
     with _logins(bench) as (_, deployer, anybody), _as(bench, anybody).connect() as other:
-        other.run(Queries("lambda_migrate").try_session_lock())
-        for fence, evict in ((1, True), (2, False)):
-            with _as(bench, deployer).holder(fence, evict=evict) as session:
+        other.run(Queries("lambda_migrate").try_advisory_lock())
+        for fence, terminate_holders in ((1, True), (2, False)):
+            with _as(bench, deployer).holder(fence, terminate_holders=terminate_holders) as session:
                 session.apply(migration("SELECT 1", fence), "d", soon())
                 with pytest.raises(MigrationFailed, match="advisory lock of schema"):
                     session.apply(migration("VACUUM", 9, non_transactional=True), "d", soon())
@@ -393,10 +401,10 @@ def test_others_are_not_ended(bench: Bench) -> None:
 
 def test_a_living_older_holder_is_respected_where_that_was_asked(bench: Bench) -> None:
     with bench.holder() as session:
-        with pytest.raises(LeaseHeld), bench.holder(2, evict=False):
+        with pytest.raises(LeaseHeld), bench.holder(2, terminate_holders=False):
             pass
         session.apply(migration("SELECT 1"), "d", soon())
-    bench.apply(migration("SELECT 1", 2), fence=2, evict=False)
+    bench.apply(migration("SELECT 1", 2), fence=2, terminate_holders=False)
     assert bench.versions() == [1, 2]
 
 
@@ -404,13 +412,13 @@ def test_of_two_that_end_no_session_the_second_sees_the_first(bench: Bench) -> N
     """Before either of them has set its token."""
     bench.apply(migration("SELECT 1"))
     with bench.connect("first") as first:
-        until(lambda: first.run(Queries("lambda_migrate").try_session_lock()) == [[True]])
+        until(lambda: first.run(Queries("lambda_migrate").try_advisory_lock()) == [[True]])
         with (
             pytest.raises(LeaseHeld, match=rf"backend {first.pid} \(first, since 20"),
-            bench.holder(2, evict=False),
+            bench.holder(2, terminate_holders=False),
         ):
             pass
-    bench.apply(migration("SELECT 1", 2), fence=2, evict=False)
+    bench.apply(migration("SELECT 1", 2), fence=2, terminate_holders=False)
 
 
 # --- the session lock
@@ -435,10 +443,10 @@ def test_no_message_of_a_holder_releases_its_session_lock_for_an_instant(
         }
         running = Running(messages[message])
         until(lambda: bench.pids("wait_event_type = 'Lock'"))
-        assert other.run(fenced.queries.try_session_lock()) == [[False]]
+        assert other.run(fenced.queries.try_advisory_lock()) == [[False]]
         locking.run("ROLLBACK")
         assert running.outcome() is None
-        assert other.run(fenced.queries.try_session_lock()) == [[False]]
+        assert other.run(fenced.queries.try_advisory_lock()) == [[False]]
 
 
 class _WhileAsleep:
@@ -462,8 +470,8 @@ class _WhileAsleep:
 def test_a_session_lock_that_another_session_has_for_a_moment_is_waited_for(bench: Bench) -> None:
     with bench.holder() as session, bench.connect() as other:
         _hide(session)
-        session._fenced.is_direct = True
-        assert other.run(session._fenced.queries.try_session_lock()) == [[True]]
+        session._fenced.is_direct_connection = True
+        assert other.run(session._fenced.queries.try_advisory_lock()) == [[True]]
         clock = _WhileAsleep(lambda: other.run("SELECT pg_advisory_unlock_all()"))
         session.apply(migration("VACUUM", non_transactional=True), "d", Deadline.after(20, clock))
     assert bench.versions() == [1]
@@ -480,9 +488,9 @@ def test_a_holder_that_may_end_no_session_ends_none_after_its_connection_broke(
             claimant.run("SELECT pg_advisory_unlock_all()")
 
         deadline = Deadline.after(20, _WhileAsleep(done))
-        with bench.holder(deadline=deadline, evict=False) as session:
+        with bench.holder(deadline=deadline, terminate_holders=False) as session:
             bench.terminate(session._fenced.connection.pid)
-            assert claimant.run(session._fenced.queries.try_session_lock()) == [[True]]
+            assert claimant.run(session._fenced.queries.try_advisory_lock()) == [[True]]
             session.record_applied([(migration("SELECT 1"), "d")], baseline=True)
         assert claimant.run("SELECT 1") == [[1]]
     assert bench.versions() == [1]
@@ -490,9 +498,9 @@ def test_a_holder_that_may_end_no_session_ends_none_after_its_connection_broke(
 
 def test_a_holder_that_may_end_no_session_reports_one_that_stays(bench: Bench) -> None:
     with bench.connect("claimant") as claimant:
-        with bench.holder(deadline=Deadline.after(2), evict=False) as session:
+        with bench.holder(deadline=Deadline.after(2), terminate_holders=False) as session:
             bench.terminate(session._fenced.connection.pid)
-            claimant.run(session._fenced.queries.try_session_lock())
+            claimant.run(session._fenced.queries.try_advisory_lock())
             with pytest.raises(
                 DatabaseUnavailable, match=r"reconnecting failed: .*\(claimant, since"
             ):

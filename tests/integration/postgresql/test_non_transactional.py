@@ -9,7 +9,7 @@ import pytest
 
 from lambda_migrate.errors import MigrationFailed, RepairRequired
 from lambda_migrate.migrations import Migration, Script
-from lambda_migrate.postgresql.non_transactional import _Statement
+from lambda_migrate.postgresql.non_transactional import _NonTransactionalStatement
 
 from .bench import Bench, Running, migration, soon, until
 from .proxy import Proxy, message, through
@@ -49,7 +49,7 @@ def _interrupted(bench: Bench, one: Migration, state: str = "started") -> None:
 def _settle(bench: Bench) -> None:
     with bench.holder(2) as session:
         (row,) = session.read_history()
-        session.settle(row, soon())
+        session.resolve_in_doubt(row, soon())
 
 
 def test_an_index_is_built_concurrently(each_bench: Bench) -> None:
@@ -175,10 +175,10 @@ class NeverBegun(BaseException):
 
 @pytest.fixture
 def nothing_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    def begin(_statement: _Statement, _writes: str) -> None:
+    def begin(_statement: _NonTransactionalStatement, _writes: str) -> None:
         raise NeverBegun
 
-    monkeypatch.setattr(_Statement, "write", begin)
+    monkeypatch.setattr(_NonTransactionalStatement, "write", begin)
 
 
 _PARTITIONS = """CREATE TABLE p (id int) PARTITION BY RANGE (id);
@@ -440,18 +440,18 @@ class Killed(BaseException):
     """The process is gone."""
 
 
-def _die(_statement: _Statement, **_arguments: Any) -> None:
+def _die(_statement: _NonTransactionalStatement, **_arguments: Any) -> None:
     raise Killed
 
 
 def _die_after_the_statement(patched: pytest.MonkeyPatch) -> None:
-    real = _Statement.run
+    real = _NonTransactionalStatement.run
 
-    def dying(self: _Statement, **arguments: Any) -> None:
+    def dying(self: _NonTransactionalStatement, **arguments: Any) -> None:
         real(self, **arguments)
         raise Killed
 
-    patched.setattr(_Statement, "run", dying)
+    patched.setattr(_NonTransactionalStatement, "run", dying)
 
 
 def _repeatable(one: Migration) -> Migration:
@@ -632,7 +632,7 @@ def test_a_leftover_that_the_role_may_not_drop_is_reported_once_and_then_left(be
         _settle(plain)
     with plain.holder(3) as session, pytest.MonkeyPatch.context() as patched:
         session.delete_rows([1])
-        patched.setattr(_Statement, "run", _die)
+        patched.setattr(_NonTransactionalStatement, "run", _die)
         with pytest.raises(Killed):
             session.apply(one, "d", soon())
     with plain.holder(4) as session:
@@ -651,7 +651,7 @@ def test_an_index_on_only_a_partitioned_table_is_complete_although_invalid(
     assert each_bench.states() == {1: "applied"}
 
 
-# --- a row in doubt is settled before anything else begins
+# --- a row in doubt is resolved before anything else begins
 
 
 @pytest.mark.parametrize("is_there", [True, False])

@@ -1,7 +1,7 @@
 """A process killed before, in and after its statement: the history never says what is not so.
 
-The points are hit by name: `_Statement.run` stands between the intent row and the row that says how
-it ended. What a kill in the middle of a statement leaves is made by hand.
+The points are hit by name: `_NonTransactionalStatement.run` stands between the intent row and the
+row that records how it ended. What a kill in the middle of a statement leaves is made by hand.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lambda_migrate.errors import RepairRequired
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import Manifest, Migration, Script
 from lambda_migrate.migrations.digest import compute_checksum
-from lambda_migrate.postgresql.non_transactional import _Statement
+from lambda_migrate.postgresql.non_transactional import _NonTransactionalStatement
 from lambda_migrate.runner import MigrationRunner
 
 from .bench import Bench, soon
@@ -164,16 +164,16 @@ class Fakes:
 
 def _kill(monkeypatch: pytest.MonkeyPatch, bench: Bench, point: str, half: str) -> None:
     """The next statement is the process's last act, or its row is what it comes not to."""
-    real = _Statement.run
+    real = _NonTransactionalStatement.run
 
-    def dying(self: _Statement, **arguments: Any) -> None:
+    def dying(self: _NonTransactionalStatement, **arguments: Any) -> None:
         if point == POINTS[1]:
             bench.execute(half)
         elif point == POINTS[2]:
             real(self, **arguments)
         raise Killed
 
-    monkeypatch.setattr(_Statement, "run", dying)
+    monkeypatch.setattr(_NonTransactionalStatement, "run", dying)
 
 
 def _given(scene: Fakes, killed: str, monkeypatch: pytest.MonkeyPatch, point: str) -> None:

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from lambda_migrate.migrations.adoption import OtherHistory
-from lambda_migrate.postgresql.other_tools import TOOLS, read_other_histories
+from lambda_migrate.migrations.adoption import ToolHistory
+from lambda_migrate.postgresql.other_tools import TOOLS, read_tool_histories
 
 from .bench import Bench, migration, soon
 
@@ -200,8 +200,8 @@ MADE: dict[str, tuple[str, list[tuple[str, str, int | None]]]] = {
 """How each tool makes its table, and what it is to be read as: label, state, version here."""
 
 
-def others(bench: Bench) -> list[OtherHistory]:
-    return bench.database().read_other_histories(soon())
+def others(bench: Bench) -> list[ToolHistory]:
+    return bench.database().read_tool_histories(soon())
 
 
 def test_every_tool_has_a_table_here() -> None:
@@ -216,19 +216,19 @@ def test_a_tools_table_is_known_in_any_schema_and_read_as_it_means_it(
     bench.execute(f'CREATE SCHEMA "o\'d"; SET search_path = "o\'d"; {made}')
     [other] = others(bench)
     schema = {"graphile-migrate": "graphile_migrate", "sqitch": "sqitch", "drizzle": "drizzle"}
-    assert (other.tool, other.fault) == (name, "")
+    assert (other.tool, other.unreadable_reason) == (name, "")
     assert other.table.startswith(f"{schema.get(name, chr(111) + chr(39) + 'd')}.")
     assert [(each.label, each.state, each.version) for each in other.entries] == entries
     assert other.is_in_use
     with bench.holder() as session:
-        assert session.read_other_histories() == [other]
+        assert session.read_tool_histories() == [other]
 
 
 def test_what_is_found_is_the_same_on_every_version(each_bench: Bench) -> None:
     for number, (made, _) in enumerate(MADE.values()):
         each_bench.execute(f"CREATE SCHEMA s{number}; SET search_path = s{number}; {made}")
     assert sorted(other.tool for other in others(each_bench)) == sorted(MADE)
-    assert [other for other in others(each_bench) if other.fault] == []
+    assert [other for other in others(each_bench) if other.unreadable_reason] == []
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -296,7 +296,7 @@ def test_reading_leaves_nothing_in_the_session(bench: Bench) -> None:
     settings = ("search_path", "row_security", "lock_timeout")
     with bench.connect() as connection:
         before = [connection.run(f"SHOW {name}") for name in settings]
-        assert read_other_histories(connection.run)
+        assert read_tool_histories(connection.run)
         assert [connection.run(f"SHOW {name}") for name in settings] == before
 
 
@@ -311,7 +311,7 @@ def test_a_table_that_we_may_not_read_counts_as_in_use(bench: Bench) -> None:
         reader = Bench(replace(bench.address, user="reader"))
         [other] = others(reader)
         assert other.is_in_use
-        assert "GRANT SELECT" in other.fault
+        assert "GRANT SELECT" in other.unreadable_reason
     finally:
         bench.execute("DROP ROLE reader")
 
@@ -322,7 +322,7 @@ def test_a_table_that_is_locked_counts_as_in_use_and_is_not_waited_for(bench: Be
         tool.run("BEGIN; LOCK TABLE schema_migrations")
         [other] = others(bench)
     assert other.is_in_use
-    assert "lock timeout" in other.fault
+    assert "lock timeout" in other.unreadable_reason
 
 
 # --- nothing of a table's owner runs as us
@@ -350,7 +350,7 @@ def test_a_row_security_policy_is_not_run(bench: Bench) -> None:
             " GRANT SELECT ON schema_migrations TO PUBLIC"
         )
         [other] = others(Bench(replace(bench.address, user="migrator")))
-        assert "row-level security" in other.fault
+        assert "row-level security" in other.unreadable_reason
         assert bench.execute("SELECT * FROM sprung") == []
     finally:
         bench.execute("DROP OWNED BY planter, migrator; DROP ROLE planter; DROP ROLE migrator")

@@ -93,9 +93,9 @@ def small(
 
 
 @pytest.mark.parametrize("mode", POOL_MODES)
-@pytest.mark.parametrize("evict", [True, False])
+@pytest.mark.parametrize("terminate_holders", [True, False])
 def test_a_release_ends_no_query_on_the_backend_of_the_release_before(
-    bench: Bench, via: Via, mode: str, evict: bool
+    bench: Bench, via: Via, mode: str, terminate_holders: bool
 ) -> None:
     """With a lease table, and without one: a backend that serves another now is not a holder."""
     pooled = via(mode)
@@ -106,7 +106,7 @@ def test_a_release_ends_no_query_on_the_backend_of_the_release_before(
         other.run("SELECT pg_advisory_lock(77)")
         query = Running(lambda: application.run(slow))
         until(lambda: backend in bench.pids("wait_event_type = 'Lock' AND query LIKE '%77%'"))
-        pooled.apply(migration("SELECT 2", 2), fence=2, evict=evict)
+        pooled.apply(migration("SELECT 2", 2), fence=2, terminate_holders=terminate_holders)
         other.run("SELECT pg_advisory_unlock(77)")
         assert query.outcome() == [[backend, ""]]
     assert bench.versions() == [1, 2]
@@ -145,7 +145,7 @@ def test_what_a_script_leaves_is_gone_before_the_pooler_hands_the_backend_on(
 def test_a_direct_session_is_distinguished_from_a_pooled_one(via: Via) -> None:
     for way in WAYS:
         with via(way).holder(10 + WAYS.index(way)) as session:
-            assert session._fenced.is_direct is (way == "direct")
+            assert session._fenced.is_direct_connection is (way == "direct")
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -210,9 +210,9 @@ def test_an_interrupted_build_is_not_cleared_up_through_a_pooler(
     with via(mode).holder(2) as session:
         (row,) = session.read_history()
         with pytest.raises(MigrationFailed, match=_DIRECT):
-            session.settle(row, soon())
+            session.resolve_in_doubt(row, soon())
     with bench.holder(3) as session:
-        session.settle(row, soon())
+        session.resolve_in_doubt(row, soon())
     assert (bench.versions(), bench.has("i")) == ([], False)
 
 
@@ -221,13 +221,13 @@ def test_a_pooler_that_shows_a_backends_own_number_is_noticed_when_it_hands_on(
 ) -> None:
     bench.execute("CREATE TABLE t (id int)")
     with bench.holder() as session:
-        require_direct = session._fenced.require_direct
+        require_direct_connection = session._fenced.require_direct_connection
 
         def then_hands_on(name: str, deadline: Deadline) -> None:
-            require_direct(name, deadline)
+            require_direct_connection(name, deadline)
             session._fenced.connection.pid += 1
 
-        monkeypatch.setattr(session._fenced, "require_direct", then_hands_on)
+        monkeypatch.setattr(session._fenced, "require_direct_connection", then_hands_on)
         with pytest.raises(MigrationFailed, match=_DIRECT):
             session._fenced.run_non_transactional("CREATE INDEX CONCURRENTLY i ON t (id)", soon())
     assert not bench.has("i")
@@ -313,7 +313,7 @@ def test_a_holder_frozen_between_its_intent_and_its_statement_never_runs_it(
         assert bench.states() == {1: "started"}
         with via(way).holder(2) as session:
             (row,) = session.read_history()
-            session.settle(row, soon())
+            session.resolve_in_doubt(row, soon())
             frozen.send_signal(signal.SIGCONT)
             _, said = frozen.communicate(timeout=20)
         assert "LeaseLost" in said
@@ -352,13 +352,13 @@ def test_without_a_lease_table_the_busy_backend_is_named(bench: Bench, via: Via,
         for other in WAYS:
             with (
                 pytest.raises(LeaseHeld, match=rf"backend {backend} \(.*since 20.*try again"),
-                via(other).holder(2, evict=False),
+                via(other).holder(2, terminate_holders=False),
             ):
                 pass
         other_work.run("SELECT pg_advisory_unlock(77)")
         assert isinstance(slow.outcome(), int)
     until(lambda: not bench.column("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"))
-    via(way).apply(migration("SELECT 2", 2), fence=2, evict=False)
+    via(way).apply(migration("SELECT 2", 2), fence=2, terminate_holders=False)
     assert bench.versions() == [1, 2]
 
 

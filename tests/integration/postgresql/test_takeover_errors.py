@@ -14,7 +14,7 @@ from lambda_migrate.errors import ConfigurationError, DatabaseUnavailable
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.postgresql.address import parse_url
 from lambda_migrate.postgresql.connection import PostgresError, connect
-from lambda_migrate.postgresql.fence import translate_refusal
+from lambda_migrate.postgresql.fence import translate_server_error
 from lambda_migrate.postgresql.ports import LeaseGrant
 
 from .bench import Bench, Running, migration, soon, until
@@ -105,7 +105,7 @@ def test_a_grant_that_is_missing_on_our_tables_is_named(bench: Bench) -> None:
 def test_transient_errors_are_distinguished_from_permanent_ones(
     sqlstate: str, retryable: bool
 ) -> None:
-    error = translate_refusal(PostgresError({"C": sqlstate, "M": "as planned"}))
+    error = translate_server_error(PostgresError({"C": sqlstate, "M": "as planned"}))
     assert error.retryable is retryable
     assert f"as planned [{sqlstate}]" in str(error)
 
@@ -126,7 +126,7 @@ def test_transient_errors_are_distinguished_from_permanent_ones(
 def test_a_catalog_race_is_distinguished_from_a_refusal_with_the_same_code(
     sqlstate: str, message: str, retryable: bool
 ) -> None:
-    error = translate_refusal(PostgresError({"C": sqlstate, "M": message}))
+    error = translate_server_error(PostgresError({"C": sqlstate, "M": message}))
     assert error.retryable is retryable
 
 

@@ -345,13 +345,13 @@ def test_no_script_begins_when_reconnecting_took_the_time_that_was_left(
     """The server would not stop it: each of its statements may be shorter than a millisecond."""
     clock = FakeClock()
     with bench.holder() as session:
-        reattach = session._fenced.reattach
+        reconnect = session._fenced.reconnect
 
         def slow(deadline: Deadline) -> None:
-            reattach(deadline)
+            reconnect(deadline)
             clock.advance(TIMEOUT_SECONDS)
 
-        monkeypatch.setattr(session._fenced, "reattach", slow)
+        monkeypatch.setattr(session._fenced, "reconnect", slow)
         bench.terminate(session._fenced.connection.pid)
         with pytest.raises(MigrationFailed, match="deadline"):
             session.apply(

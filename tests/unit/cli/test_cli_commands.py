@@ -17,7 +17,7 @@ from lambda_migrate.errors import MigrationFailed
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.record import Failure, LeaseState, Progress
 from lambda_migrate.migrations import read_manifest
-from lambda_migrate.migrations.adoption import OtherEntry, OtherHistory
+from lambda_migrate.migrations.adoption import ToolHistory, ToolHistoryEntry
 from lambda_migrate.testing import InMemoryDatabase
 
 NOW_MS = 1_700_000_000_000
@@ -76,10 +76,10 @@ def run_json(run: Run, *arguments: str) -> tuple[int, Mapping[str, Any]]:
     return code, document
 
 
-def make_dbmate_history(*versions: int) -> OtherHistory:
+def make_dbmate_history(*versions: int) -> ToolHistory:
     """Make a history of dbmate with these versions applied."""
-    entries = (OtherEntry(f"{version:04d}", version=version) for version in versions)
-    return OtherHistory("dbmate", "public.schema_migrations", tuple(entries))
+    entries = (ToolHistoryEntry(f"{version:04d}", version=version) for version in versions)
+    return ToolHistory("dbmate", "public.schema_migrations", tuple(entries))
 
 
 def join_lines(text: str) -> str:

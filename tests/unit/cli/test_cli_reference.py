@@ -15,7 +15,7 @@ from lambda_migrate.cli.app import COMMON_OPTIONS, app
 from lambda_migrate.commands.registry import COMMANDS
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.record import DatabaseRecord, Failure, LeaseState, Progress
-from lambda_migrate.migrations.adoption import OtherEntry, OtherHistory
+from lambda_migrate.migrations.adoption import ToolHistory, ToolHistoryEntry
 from lambda_migrate.postgresql.dry_run_effects import (
     AdvancedSequence,
     MigrationEffects,
@@ -162,8 +162,8 @@ def test_json_results_have_the_documented_shape(
     if title in ("status", "lease show"):
         store.state = BUSY
     if title == "baseline":
-        entries = (OtherEntry("0002", version=2),)
-        database.other_histories = [OtherHistory("dbmate", "public.schema_migrations", entries)]
+        entries = (ToolHistoryEntry("0002", version=2),)
+        database.other_histories = [ToolHistory("dbmate", "public.schema_migrations", entries)]
     main([*arguments, "--format", "json"])
     answer = get_shape(json.loads(capsys.readouterr().out))
     expected = read_documented_shape(title)

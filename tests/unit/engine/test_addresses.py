@@ -16,7 +16,7 @@ from lambda_migrate.errors import (
 from lambda_migrate.events import TargetShared
 from lambda_migrate.lease.record import Progress
 from lambda_migrate.migrations import Manifest
-from lambda_migrate.postgresql.ports import Inspection
+from lambda_migrate.postgresql.ports import DatabaseInspection
 from lambda_migrate.runner import Outcome
 from lambda_migrate.testing import InMemoryDatabase
 from tests.unit.engine.fakes import Fakes, copy_database, manifest, migration, raises, restore
@@ -170,7 +170,7 @@ def test_a_database_that_cannot_be_inspected_is_inspected_again_after_a_pause(
     other = fakes.through("localhost:15432/orders")
     inspect, refusals = fakes.database.inspect, [0]
 
-    def refuse(_deadline: object) -> Inspection:
+    def refuse(_deadline: object) -> DatabaseInspection:
         refusals[0] += 1
         raise ConfigurationError("permission denied for table history")
 

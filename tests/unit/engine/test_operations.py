@@ -23,17 +23,17 @@ from lambda_migrate.errors import (
 from lambda_migrate.events import LeaseTakenOver, MigrationRolledBack
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import HistoryRow, Manifest, RowState
-from lambda_migrate.migrations.adoption import OtherEntry, OtherHistory
+from lambda_migrate.migrations.adoption import ToolHistory, ToolHistoryEntry
 from lambda_migrate.runner import Outcome
 from tests.unit.engine.fakes import Fakes, manifest, migration, raises
 
 V1, V2, V3 = manifest(1), manifest(1, 2), manifest(1, 2, 3)
 
 
-def dbmate(*versions: int) -> OtherHistory:
+def dbmate(*versions: int) -> ToolHistory:
     """Versions that dbmate has applied here."""
-    entries = (OtherEntry(f"{version:04d}", version=version) for version in versions)
-    return OtherHistory("dbmate", "public.schema_migrations", tuple(entries))
+    entries = (ToolHistoryEntry(f"{version:04d}", version=version) for version in versions)
+    return ToolHistory("dbmate", "public.schema_migrations", tuple(entries))
 
 
 def boom() -> MigrationFailed:

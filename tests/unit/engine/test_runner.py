@@ -28,7 +28,7 @@ from lambda_migrate.events import (
 from lambda_migrate.lease.backoff import max_delay_after_errors
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.record import Failure, Lease, LeaseState, Progress
-from lambda_migrate.migrations.adoption import OtherEntry, OtherHistory
+from lambda_migrate.migrations.adoption import ToolHistory, ToolHistoryEntry
 from lambda_migrate.migrations.deferred import DeferredManifest
 from lambda_migrate.migrations.digest import EMPTY_DIGEST
 from lambda_migrate.postgresql.ports import StaleFencingToken
@@ -693,7 +693,7 @@ def test_a_cold_start_runs_nothing_on_a_database_that_another_tool_has_migrated(
     fakes: Fakes,
 ) -> None:
     fakes.database.other_histories = [
-        OtherHistory("dbmate", "public.schema_migrations", (OtherEntry("0001", version=1),))
+        ToolHistory("dbmate", "public.schema_migrations", (ToolHistoryEntry("0001", version=1),))
     ]
     with pytest.raises(ConfigurationError, match="dbmate has applied 1 version") as caught:
         fakes.runner(V2).ensure(fakes.deadline())

@@ -251,7 +251,7 @@ def test_a_distrusted_record_is_emptied_for_every_address() -> None:
     databases = records_after(
         check(3),
         check(3, 2, address=TUNNEL),
-        check(1, 3, identity=TWO, distrusted_identity=ONE),
+        check(1, 3, identity=TWO, unverified_identity=ONE),
     )
     assert (ready(databases, HERE), ready(databases, TUNNEL)) == ([0, 1], [])
     assert databases[ONE].fence == 2, "else it would not be known that a copy is behind"
@@ -259,7 +259,7 @@ def test_a_distrusted_record_is_emptied_for_every_address() -> None:
 
 def test_after_a_resync_other_addresses_check_again() -> None:
     databases = records_after(
-        check(3), check(3, 2, address=TUNNEL), check(2, 3, distrusted_identity=ONE)
+        check(3), check(3, 2, address=TUNNEL), check(2, 3, unverified_identity=ONE)
     )
     assert (ready(databases, HERE), ready(databases, TUNNEL)) == ([0, 1, 2], [])
 
@@ -457,7 +457,7 @@ class ReadinessMachine(RuleBasedStateMachine):
                 at_ms=self.fence,
                 manifest_digest=served,
                 digests_before_migration=before,
-                distrusted_identity=distrusted,
+                unverified_identity=distrusted,
             ),
         )
 

@@ -11,10 +11,10 @@ from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.migrations import HistoryRow, Manifest, Migration, Script, make_plan
 from lambda_migrate.migrations.adoption import (
     Baseline,
-    OtherEntry,
-    OtherHistory,
+    ToolHistory,
+    ToolHistoryEntry,
     choose_baseline,
-    require_no_other_history,
+    require_no_tool_history,
 )
 
 
@@ -33,38 +33,40 @@ def row(version: int) -> HistoryRow:
     return HistoryRow(version, f"{version:04d}_m", "sum", "digest")
 
 
-def dbmate(*versions: int, table: str = DBMATE, **states: str) -> OtherHistory:
+def dbmate(*versions: int, table: str = DBMATE, **states: str) -> ToolHistory:
     """One that has applied these versions; others by their state: ``v2="failed"``."""
-    entries = [OtherEntry(f"{version:04d}", version=version) for version in versions]
+    entries = [ToolHistoryEntry(f"{version:04d}", version=version) for version in versions]
     entries += [
-        OtherEntry(name[1:].zfill(4), state, int(name[1:])) for name, state in states.items()
+        ToolHistoryEntry(name[1:].zfill(4), state, int(name[1:])) for name, state in states.items()
     ]
-    return OtherHistory("dbmate", table, tuple(entries))
+    return ToolHistory("dbmate", table, tuple(entries))
 
 
-def at(version: int, state: str = "applied") -> OtherHistory:
+def at(version: int, state: str = "applied") -> ToolHistory:
     """A tool that keeps only the last version."""
-    entry = OtherEntry(str(version), state, version, covers=True)
-    return OtherHistory("golang-migrate", DBMATE, (entry,))
+    entry = ToolHistoryEntry(str(version), state, version, covers_earlier_versions=True)
+    return ToolHistory("golang-migrate", DBMATE, (entry,))
 
 
-ALEMBIC = OtherHistory(
-    "Alembic", "public.alembic_version", (OtherEntry("ab12"),), is_comparable=False
+ALEMBIC = ToolHistory(
+    "Alembic", "public.alembic_version", (ToolHistoryEntry("ab12"),), is_comparable=False
 )
 
-TWICE = OtherHistory("yoyo", "t", (OtherEntry("1.x", version=1), OtherEntry("1.y", version=1)))
+TWICE = ToolHistory(
+    "yoyo", "t", (ToolHistoryEntry("1.x", version=1), ToolHistoryEntry("1.y", version=1))
+)
 
 
 def names(chosen: Baseline) -> list[str]:
     return [migration.name for migration in chosen.migrations]
 
 
-def choose(*others: OtherHistory, files: Manifest = FILES, **options: Any) -> Baseline:
+def choose(*others: ToolHistory, files: Manifest = FILES, **options: Any) -> Baseline:
     history: Sequence[HistoryRow] = options.pop("history", ())
     return choose_baseline(files, history, others, **options)
 
 
-def refusal(*others: OtherHistory, **options: Any) -> str:
+def refusal(*others: ToolHistory, **options: Any) -> str:
     with pytest.raises(ConfigurationError) as caught:
         choose(*others, **options)
     return str(caught.value)
@@ -73,10 +75,10 @@ def refusal(*others: OtherHistory, **options: Any) -> str:
 # --- another tool's history stops a migration
 
 
-def refused(*others: OtherHistory, history: Sequence[HistoryRow] = (), ignore: bool = False) -> str:
+def refused(*others: ToolHistory, history: Sequence[HistoryRow] = (), ignore: bool = False) -> str:
     try:
         plan = make_plan(FILES, history, allow_out_of_order=True)
-        require_no_other_history(plan, lambda: others, ignore=ignore)
+        require_no_tool_history(plan, lambda: others, ignore_tool_histories=ignore)
     except ConfigurationError as error:
         return str(error)
     return ""
@@ -89,7 +91,9 @@ def test_another_tools_versions_stop_the_first_migration() -> None:
     assert "LAMBDA_MIGRATE_IGNORE_OTHER_HISTORY=true" in said
     assert "golang-migrate has migrated this database to version 7" in refused(at(7))
     assert "`lambda-migrate baseline VERSION`" in refused(ALEMBIC)
-    assert "has a history table here" in refused(OtherHistory("dbmate", DBMATE, fault="no"))
+    assert "has a history table here" in refused(
+        ToolHistory("dbmate", DBMATE, unreadable_reason="no")
+    )
     assert "dbmate has applied 1 version to this database" in refused(ALEMBIC, dbmate(9))
     assert len(refused(dbmate(*range(1, 1000)))) < 300, "the lease table keeps 300 characters"
 
@@ -100,17 +104,19 @@ def test_a_history_of_ours_and_nothing_pending_are_not_stopped() -> None:
     assert refused(dbmate(1), ignore=True) == ""
     assert refused(dbmate(v1="rolled back")) == ""
     assert refused() == ""
-    require_no_other_history(make_plan(Manifest(), ()), lambda: [dbmate(1)], ignore=False)
+    require_no_tool_history(
+        make_plan(Manifest(), ()), lambda: [dbmate(1)], ignore_tool_histories=False
+    )
 
 
 def test_other_tools_tables_are_only_asked_for_where_it_matters() -> None:
-    def never() -> Sequence[OtherHistory]:
+    def never() -> Sequence[ToolHistory]:
         raise AssertionError("it was asked")
 
     for history, ignore in ([[row(1)], False], [[row(1), row(2), row(3)], False], [[], True]):
         assert isinstance(history, list)
         plan = make_plan(FILES, history, allow_out_of_order=True)
-        require_no_other_history(plan, never, ignore=bool(ignore))
+        require_no_tool_history(plan, never, ignore_tool_histories=bool(ignore))
 
 
 # --- recording what the other tool has applied
@@ -150,15 +156,19 @@ def test_a_tool_that_keeps_only_the_last_version_has_all_before_it() -> None:
 
 def test_a_name_that_is_a_files_counts_before_its_number() -> None:
     files = manifest("1_a", "20240101_b")
-    other = OtherHistory("yoyo", "t", (OtherEntry("20240101_b", version=1),))
+    other = ToolHistory("yoyo", "t", (ToolHistoryEntry("20240101_b", version=1),))
     assert names(choose(other, files=files)) == ["20240101_b"]
 
 
 def test_what_has_no_file_here_is_listed() -> None:
-    other = OtherHistory(
+    other = ToolHistory(
         "Flyway",
         "t",
-        (OtherEntry("1 a", version=1), OtherEntry("1.7 x"), OtherEntry("0", version=0)),
+        (
+            ToolHistoryEntry("1 a", version=1),
+            ToolHistoryEntry("1.7 x"),
+            ToolHistoryEntry("0", version=0),
+        ),
     )
     chosen = choose(other)
     assert names(chosen) == ["0001_a"]
@@ -180,29 +190,34 @@ def test_what_has_no_file_here_is_listed() -> None:
         ([at(9)], "9 has no file here and is newer"),
         ([dbmate(7)], "none of these has a file here"),
         ([ALEMBIC], "give the last one: `lambda-migrate baseline VERSION`"),
-        ([OtherHistory("dbmate", DBMATE, fault="cannot be read")], f"{DBMATE} of dbmate cannot"),
+        (
+            [ToolHistory("dbmate", DBMATE, unreadable_reason="cannot be read")],
+            f"{DBMATE} of dbmate cannot",
+        ),
         ([dbmate(1), dbmate(2, table="b.s")], "there are 2 histories .*b.s.*--from public.schema"),
         (
             [
-                OtherHistory(
-                    "yoyo", "t", (OtherEntry("1.x", version=1), OtherEntry("1.y", version=1))
+                ToolHistory(
+                    "yoyo",
+                    "t",
+                    (ToolHistoryEntry("1.x", version=1), ToolHistoryEntry("1.y", version=1)),
                 )
             ],
             r"two of its versions are the same file here: 1\.x and 1\.y",
         ),
     ],
 )
-def test_what_only_a_person_can_decide_is_refused(others: list[OtherHistory], said: str) -> None:
+def test_what_only_a_person_can_decide_is_refused(others: list[ToolHistory], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         choose(*others)
 
 
 def test_of_several_histories_one_is_chosen_by_its_tool_or_table() -> None:
-    both = (dbmate(1), OtherHistory("Knex", "old.knex_migrations", dbmate(1, 2).entries))
-    assert names(choose(*both, source="knex")) == ["0001_a", "0002_b"]
-    assert names(choose(*both, source=DBMATE)) == ["0001_a"]
-    assert "there is no history of 'Rails'" in refusal(*both, source="Rails")
-    assert "Knex (old.knex_migrations)" in refusal(*both, source="Rails")
+    both = (dbmate(1), ToolHistory("Knex", "old.knex_migrations", dbmate(1, 2).entries))
+    assert names(choose(*both, tool="knex")) == ["0001_a", "0002_b"]
+    assert names(choose(*both, tool=DBMATE)) == ["0001_a"]
+    assert "there is no history of 'Rails'" in refusal(*both, tool="Rails")
+    assert "Knex (old.knex_migrations)" in refusal(*both, tool="Rails")
 
 
 # --- a version that a person names
@@ -230,12 +245,12 @@ def test_a_version_records_everything_up_to_it() -> None:
     ],
 )
 def test_a_version_that_the_other_history_contradicts_is_refused(
-    other: OtherHistory, version: int, said: str
+    other: ToolHistory, version: int, said: str
 ) -> None:
     told = refusal(other, version=version)
     assert said in told
     assert "--ignore-other-history" in told
-    assert len(choose(other, version=version, ignore=True).migrations) == version
+    assert len(choose(other, version=version, ignore_tool_histories=True).migrations) == version
 
 
 def test_a_history_that_knows_none_of_our_files_or_one_that_agrees_contradicts_nothing() -> None:
@@ -244,7 +259,7 @@ def test_a_history_that_knows_none_of_our_files_or_one_that_agrees_contradicts_n
         "0001_everything"
     ]
     assert len(choose(dbmate(1, 2), dbmate(1, 3, table="b.s"), version=2).migrations) == 2
-    assert "0002_b" in refusal(dbmate(1, 2), dbmate(1, 3, table="b.s"), version=3, source="b.s")
+    assert "0002_b" in refusal(dbmate(1, 2), dbmate(1, 3, table="b.s"), version=3, tool="b.s")
 
 
 def test_once_there_is_a_history_of_ours_the_other_one_contradicts_nothing() -> None:
@@ -252,4 +267,4 @@ def test_once_there_is_a_history_of_ours_the_other_one_contradicts_nothing() -> 
 
 
 def test_ignoring_the_other_history_needs_a_version() -> None:
-    assert "needs a version" in refusal(dbmate(1), ignore=True)
+    assert "needs a version" in refusal(dbmate(1), ignore_tool_histories=True)

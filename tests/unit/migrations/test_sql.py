@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lambda_migrate.migrations import Migration, Script
 from lambda_migrate.migrations.sql.classify import StatementInfo, classify
-from lambda_migrate.migrations.sql.excerpt import excerpt, redact
+from lambda_migrate.migrations.sql.excerpt import make_excerpt, redact
 from lambda_migrate.migrations.sql.lint import check_migration, check_script
 from lambda_migrate.migrations.sql.tokens import Identifier, Statement, split_statements
 
@@ -361,7 +361,7 @@ def named(*names: str) -> tuple[Identifier, ...]:
                 named("shop/orders_id"),
                 Identifier("orders", "shop"),
                 concurrently=True,
-                conditional=True,
+                has_if_exists=True,
                 unique=True,
                 definition="(id)",
             ),
@@ -385,7 +385,7 @@ def named(*names: str) -> tuple[Identifier, ...]:
         ("create index concurrently on t (a)", StatementInfo("create-index", concurrently=True)),
         (
             "drop index concurrently if exists a.b, C cascade",
-            StatementInfo("drop-index", named("a/b", "c"), concurrently=True, conditional=True),
+            StatementInfo("drop-index", named("a/b", "c"), concurrently=True, has_if_exists=True),
         ),
         ("drop index d.a.b", StatementInfo("drop-index", named("a/b"))),
         (
@@ -412,7 +412,7 @@ def named(*names: str) -> tuple[Identifier, ...]:
         (
             "alter type shop.mood add value if not exists 'it''s' before 'sad'",
             StatementInfo(
-                "add-enum-value", named("shop/mood"), enum_value="it's", conditional=True
+                "add-enum-value", named("shop/mood"), enum_value="it's", has_if_exists=True
             ),
         ),
         (
@@ -437,7 +437,7 @@ def named(*names: str) -> tuple[Identifier, ...]:
         ),
         (
             'drop database if exists "D" with (force)',
-            StatementInfo("drop-object", named("D"), object_type="DATABASE", conditional=True),
+            StatementInfo("drop-object", named("D"), object_type="DATABASE", has_if_exists=True),
         ),
         ("drop tablespace s", StatementInfo("drop-object", named("s"), object_type="TABLESPACE")),
         (
@@ -452,7 +452,7 @@ def named(*names: str) -> tuple[Identifier, ...]:
                 Identifier("t", "a"),
                 object_type="TABLE",
                 concurrently=True,
-                conditional=True,
+                has_if_exists=True,
             ),
         ),
         (
@@ -575,7 +575,7 @@ def test_what_follows_password_is_hidden(line: str, shown: str) -> None:
 def test_the_caret_is_below_the_position(
     sql: str, position: int, line: int, column: int, text: str, caret: str
 ) -> None:
-    shown = excerpt(sql, position, first_line=7)
+    shown = make_excerpt(sql, position, first_line=7)
     assert (shown.line, shown.column, shown.text, shown.caret) == (line, column, text, caret)
 
 
@@ -584,7 +584,7 @@ def test_the_caret_is_below_the_position(
     st.text("ab \t日é", max_size=400),
 )
 def test_a_long_line_is_cut_around_the_place(before: str, after: str) -> None:
-    shown = excerpt(f"{before}^{after}", len(before) + 1, first_line=1)
+    shown = make_excerpt(f"{before}^{after}", len(before) + 1, first_line=1)
     assert shown.column == len(before) + 1
     widths = {"日": 2}
     at = sum(widths.get(c, 1) for c in shown.text[: shown.text.index("^")])
@@ -595,6 +595,6 @@ def test_a_long_line_is_cut_around_the_place(before: str, after: str) -> None:
 @given(st.lists(FRAGMENTS, max_size=20).map("".join), st.integers(-2, 200), st.text(max_size=5))
 def test_an_excerpt_never_fails_and_never_shows_a_password(sql: str, at: int, end: str) -> None:
     script = f"alter role a password 'hunter2'; {sql}{end}"
-    shown = excerpt(script, at, first_line=1)
+    shown = make_excerpt(script, at, first_line=1)
     assert "hunter2" not in shown.text
     assert shown.text.isprintable() or "\ufffd" in shown.text

@@ -183,19 +183,22 @@ def test_a_fingerprint_is_the_location_and_nothing_else(url: str, fingerprint: s
     ],
 )
 def test_off_loopback_the_default_is_verify_full(host: str, mode: str) -> None:
-    assert DatabaseAddress(database="db", host=host).tls_mode == mode
+    assert DatabaseAddress(database="db", host=host).effective_sslmode == mode
 
 
 @pytest.mark.parametrize("mode", SSLMODES)
 def test_an_asked_mode_is_the_mode_except_on_a_unix_socket(mode: str) -> None:
-    assert DatabaseAddress(database="db", host="h", sslmode=mode).tls_mode == mode
-    assert DatabaseAddress(database="db", socket_dir="/run", sslmode=mode).tls_mode == "disable"
+    assert DatabaseAddress(database="db", host="h", sslmode=mode).effective_sslmode == mode
+    assert (
+        DatabaseAddress(database="db", socket_dir="/run", sslmode=mode).effective_sslmode
+        == "disable"
+    )
 
 
 def test_a_root_certificate_on_loopback_is_meant_to_be_used() -> None:
     address = DatabaseAddress(database="db", host="localhost", sslrootcert="/ca.pem")
 
-    assert address.tls_mode == "verify-full"
+    assert address.effective_sslmode == "verify-full"
 
 
 def test_other_tls_settings_replace_only_what_they_name() -> None:

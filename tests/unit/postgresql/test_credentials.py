@@ -70,7 +70,7 @@ def test_what_a_secret_leaves_out_has_the_defaults_that_aws_documents() -> None:
     address = credentials_of(FULL).address()
 
     assert address.fingerprint == "db.example:5432/postgres"
-    assert address.tls_mode == "verify-full"
+    assert address.effective_sslmode == "verify-full"
 
 
 def test_a_port_may_be_a_text() -> None:

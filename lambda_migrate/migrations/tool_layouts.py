@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from importlib.abc import Traversable
 
-__all__ = ["GUIDE", "detect_tool", "explain_missing_migrations"]
+__all__ = ["ADOPTION_GUIDE", "detect_tool", "explain_missing_migrations"]
 
-GUIDE = '"Adopt an existing database" in the documentation'
+ADOPTION_GUIDE = '"Adopt an existing database" in the documentation'
 
 _MAX_DEPTH = 2
 """Levels of subfolders to search; every layout is recognizable within them."""
@@ -24,7 +24,7 @@ _MAX_DEPTH = 2
 _MAX_ENTRIES = 2000
 """The limit of entries, because a wrong directory may be the root of a disk."""
 
-_LAYOUTS = tuple(
+_TOOL_LAYOUTS = tuple(
     (tool, re.compile(pattern))
     for tool, pattern in (
         ("Prisma", r"(?:.*/)?\d+_[^/]*/migration\.sql"),
@@ -47,14 +47,14 @@ _LAYOUTS = tuple(
 def detect_tool(paths: Iterable[str]) -> str:
     """The tool whose layout these paths have; "" if it is unknown."""
     found = list(paths)
-    return next((tool for tool, sign in _LAYOUTS if any(map(sign.fullmatch, found))), "")
+    return next((tool for tool, sign in _TOOL_LAYOUTS if any(map(sign.fullmatch, found))), "")
 
 
-def explain_missing_migrations(place: str, folder: Traversable, *, in_package: bool) -> str:
+def explain_missing_migrations(location: str, folder: Traversable, *, in_package: bool) -> str:
     """One sentence for a folder without migrations.
 
     Args:
-        place: The folder's name for the message.
+        location: The folder's name for the message.
         folder: The folder.
         in_package: Whether it is part of a Python package.
     """
@@ -64,7 +64,7 @@ def explain_missing_migrations(place: str, folder: Traversable, *, in_package: b
     tool = detect_tool(paths)
     looks = f"; this looks like {'an' if tool[:1] in 'AE' else 'a'} {tool} layout" if tool else ""
     return (
-        f"there are no migrations in {escape_text(place)}: looked for "
+        f"there are no migrations in {escape_text(location)}: looked for "
         f"<version>_<name>.sql directly in it, found {_describe_contents(paths)}{looks}. "
         f"{_advice(paths, tool=tool, in_package=in_package)} A service that starts without "
         "migrations sets LAMBDA_MIGRATE_ALLOW_EMPTY=true"
@@ -98,7 +98,7 @@ def _describe_contents(paths: Sequence[str]) -> str:
 
 def _advice(paths: Sequence[str], *, tool: str, in_package: bool) -> str:
     if tool:
-        return f"Convert the files first: see {GUIDE}."
+        return f"Convert the files first: see {ADOPTION_GUIDE}."
     if any(path.endswith(".sql") for path in paths):
         return "Move the files into it, or correct LAMBDA_MIGRATE_DIRECTORY."
     if in_package or any(path.endswith(".py") for path in paths):
