@@ -871,7 +871,7 @@ MUTANTS = (
     Mutant(
         "a new database takes from all others what is ready",
         "lambda_migrate/lease/readiness.py",
-        "may_be_it = is_new and (not is_new_or_copy or address in record.addresses)",
+        "may_be_it = is_new and (not is_new_or_copied_database or address in record.addresses)",
         "may_be_it = is_new",
         ("engine",),
     ),
