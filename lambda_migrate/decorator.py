@@ -22,13 +22,13 @@ H = TypeVar("H", bound=Callable[..., Any])
 
 __all__ = ["migrate_on_cold_start", "service_unavailable"]
 
-LONG_INITS = frozenset({"provisioned-concurrency", "snap-start", "lambda-managed-instances"})
+LONG_INIT_TYPES = frozenset({"provisioned-concurrency", "snap-start", "lambda-managed-instances"})
 """Where initialization may take 130 s or the function's timeout, whichever is longer, instead of
 10 s (AWS Lambda Developer Guide, "Understanding the Lambda execution environment lifecycle")."""
 
 _INIT_SECONDS = 125.0
 
-_UNCHECKED = "UNCHECKED"
+_OUTCOME_UNCHECKED = "UNCHECKED"
 """``Outcome.UNCHECKED``, whose module is not loaded yet."""
 
 
@@ -82,15 +82,15 @@ def migrate_on_cold_start(
     """
 
     def decorate(function: H) -> H:
-        gate = _Gate(runner, settings, on_not_ready)
+        guard = _ColdStartGuard(runner, settings, on_not_ready)
 
         @functools.wraps(function)
         def guarded(event: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
-            if args or kwargs or not gate.is_open:
-                return gate.call(function, event, context, *args, **kwargs)
+            if args or kwargs or not guard.is_open:
+                return guard.call(function, event, context, *args, **kwargs)
             return function(event, context)  # spreading empty arguments would double its cost
 
-        gate.run_at_init()
+        guard.run_at_init()
         return guarded  # type: ignore[return-value]  # wraps() keeps the signature, mypy loses it
 
     return decorate if handler is None else decorate(handler)
@@ -140,7 +140,7 @@ def _is_http(event: Any) -> bool:
     return "serviceNetworkArn" in context and "method" in event  # VPC Lattice, version 2
 
 
-class _Gate:
+class _ColdStartGuard:
     """Closed until the schema is ready; one for each decorated handler of a process."""
 
     __slots__ = ("_lock", "_on_not_ready", "_own_runner", "_runner", "_settings", "is_open")
@@ -169,9 +169,9 @@ class _Gate:
 
         try:
             if not self.is_open:
-                self._acquire_lock(context)
+                self._acquire_thread_lock(context)
                 try:
-                    self._ensure(context)
+                    self._ensure_migrated(context)
                 finally:
                     self._lock.release()
         except (NotReady, MigrationFailed) as error:
@@ -180,7 +180,7 @@ class _Gate:
             return self._on_not_ready(event, context, error)
         return function(event, context, *args, **kwargs)
 
-    def _acquire_lock(self, context: Any) -> None:
+    def _acquire_thread_lock(self, context: Any) -> None:
         """Wait for another thread's check, at most until this invocation's deadline.
 
         Raises:
@@ -204,7 +204,7 @@ class _Gate:
                 f"and this one has waited {seconds:.1f} s"
             )
 
-    def _ensure(self, context: Any) -> None:
+    def _ensure_migrated(self, context: Any) -> None:
         if self.is_open:
             return  # another thread opened it while this one waited for the lock
         self.is_open = self._is_switched_off() or self._check(context)
@@ -216,7 +216,7 @@ class _Gate:
         runner = self._get_runner()
         request_id = str(getattr(context, "aws_request_id", None) or "")
         deadline = Deadline.from_context(context, runner.target.clock)
-        return runner.ensure(deadline, request_id=request_id) != _UNCHECKED
+        return runner.ensure(deadline, request_id=request_id) != _OUTCOME_UNCHECKED
 
     def _is_switched_off(self) -> bool:
         """Whether the mode is ``off``; this works even if other settings are wrong."""
@@ -253,7 +253,7 @@ class _Gate:
 
             register_after_restore(self.forget)
         init = self._settings.get("init") or os.environ.get("LAMBDA_MIGRATE_INIT", "")
-        if str(init).strip().lower() != "when-long" or kind not in LONG_INITS:
+        if str(init).strip().lower() != "when-long" or kind not in LONG_INIT_TYPES:
             return
         from lambda_migrate.clock import Deadline
         from lambda_migrate.errors import MigrateError
@@ -263,7 +263,7 @@ class _Gate:
         try:
             runner = self._get_runner()
             outcome = runner.ensure(Deadline.after(_INIT_SECONDS, runner.target.clock))
-            self.is_open = outcome != _UNCHECKED
+            self.is_open = outcome != _OUTCOME_UNCHECKED
         except MigrateError:
             self.is_open = False
 

@@ -60,7 +60,7 @@ class MigrateError(Exception):
     """Whether the same attempt may succeed later, without a new deployment."""
 
     def __str__(self) -> str:
-        return escape_text(super().__str__(), keep=TEXT_WHITESPACE)
+        return escape_text(super().__str__(), kept_characters=TEXT_WHITESPACE)
 
 
 class ConfigurationError(MigrateError):
@@ -150,7 +150,7 @@ class NotReady(MigrateError):
 
     def __init__(self, message: str, *, retry_after_seconds: float = 1.0) -> None:
         self.retry_after_seconds = retry_after_seconds
-        super().__init__(escape_text(message, keep=_LINE_WHITESPACE))
+        super().__init__(escape_text(message, kept_characters=_LINE_WHITESPACE))
 
 
 class LeaseStoreUnavailable(NotReady):
@@ -173,15 +173,15 @@ class DatabaseUnavailable(NotReady):
     """PostgreSQL refused the connection or did not respond in time."""
 
 
-def escape_text(text: str, *, keep: str = "") -> str:
+def escape_text(text: str, *, kept_characters: str = "") -> str:
     r"""Escape every character of ``text`` that is invisible or that controls a terminal.
 
     ESC becomes ``\x1b``, the right-to-left override ``\u202e``.
 
     Args:
         text: Any text, including unpaired surrogates.
-        keep: Characters that are not escaped.
+        kept_characters: Characters that are not escaped.
     """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() or c in kept_characters else ascii(c)[1:-1] for c in text)

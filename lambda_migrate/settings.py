@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 PREFIX = "LAMBDA_MIGRATE_"
-_NOT_SETTINGS = (
+_PREFIXES_OF_OTHER_VARIABLES = (
     "LAMBDA_MIGRATE_ENGINES",
     "LAMBDA_MIGRATE_LOCAL_",
     "LAMBDA_MIGRATE_TEST_",
@@ -42,10 +42,13 @@ _NOT_SETTINGS = (
 """Prefixes of variables of the tests and the local servers; these are no settings."""
 
 _INFINITY = float("inf")
-_NAME_BYTES = 63  # NAMEDATALEN - 1: PostgreSQL cuts longer identifiers short
-_KEY_BYTES = 2048  # DynamoDB's limit for a partition key
-_APPCONFIG_NAME = 128  # AppConfig's limit for each of its identifiers
-_LEASE_SECONDS = (5.0, 900.0)  # shorter ones do not outlast a slow renewal; 900 is Lambda's limit
+_MAX_NAME_BYTES = 63  # NAMEDATALEN - 1: PostgreSQL cuts longer identifiers short
+_MAX_PARTITION_KEY_BYTES = 2048  # DynamoDB's limit for a partition key
+_MAX_APPCONFIG_NAME_LENGTH = 128  # AppConfig's limit for each of its identifiers
+_LEASE_SECONDS_RANGE = (
+    5.0,
+    900.0,
+)  # shorter ones do not outlast a slow renewal; 900 is Lambda's limit
 _TRUE = ("true", "1", "yes", "on")
 _FALSE = ("false", "0", "no", "off")
 
@@ -82,15 +85,25 @@ class _InvalidValue(ValueError):
     """A value that cannot be used; the message is what to write instead."""
 
 
-class _Kind(NamedTuple):
+class _SettingType(NamedTuple):
     """A type of setting: what it is called, and how a value of it is read."""
 
     label: str
     read: Callable[[object], Any]
 
 
-def _setting(default: Any, kind: _Kind, description: str, *, repr: bool = True) -> Any:  # noqa: A002 - as of `field`
-    return field(default=default, repr=repr, metadata={"kind": kind, "description": description})
+def _setting(
+    default: Any,
+    setting_type: _SettingType,
+    description: str,
+    *,
+    repr: bool = True,  # noqa: A002 - as of `field`
+) -> Any:
+    return field(
+        default=default,
+        repr=repr,
+        metadata={"setting_type": setting_type, "description": description},
+    )
 
 
 def _read_text(value: object) -> str:
@@ -109,17 +122,17 @@ def _read_path(value: object) -> str:
     return value
 
 
-def _read_key(value: object) -> str:
+def _read_partition_key(value: object) -> str:
     text = _read_text(value)
-    if not 0 < len(text.encode()) <= _KEY_BYTES:
-        raise _InvalidValue(f"write 1 to {_KEY_BYTES} bytes")
+    if not 0 < len(text.encode()) <= _MAX_PARTITION_KEY_BYTES:
+        raise _InvalidValue(f"write 1 to {_MAX_PARTITION_KEY_BYTES} bytes")
     return text
 
 
 def _read_schema(value: object) -> str:
     text = _read_text(value)
-    if not 0 < len(text.encode()) <= _NAME_BYTES:
-        raise _InvalidValue(f"write a PostgreSQL name of 1 to {_NAME_BYTES} bytes")
+    if not 0 < len(text.encode()) <= _MAX_NAME_BYTES:
+        raise _InvalidValue(f"write a PostgreSQL name of 1 to {_MAX_NAME_BYTES} bytes")
     if text.lower().startswith("pg_"):
         raise _InvalidValue("PostgreSQL keeps names that begin with pg_ for itself; write another")
     return text
@@ -137,7 +150,7 @@ def _read_url(value: object) -> DatabaseAddress:
 def _read_profile(value: object) -> str:
     text = _read_text(value)
     parts = text.split("/")
-    if len(parts) != 3 or not all(0 < len(part) <= _APPCONFIG_NAME for part in parts):
+    if len(parts) != 3 or not all(0 < len(part) <= _MAX_APPCONFIG_NAME_LENGTH for part in parts):
         raise _InvalidValue(
             "write the AppConfig application, environment and configuration profile, each by name "
             "or id: application/environment/profile"
@@ -145,7 +158,7 @@ def _read_profile(value: object) -> str:
     return text
 
 
-def _read_flag(value: object) -> bool:
+def _read_boolean(value: object) -> bool:
     if isinstance(value, bool):
         return value
     word = value.lower() if isinstance(value, str) else ""
@@ -154,7 +167,7 @@ def _read_flag(value: object) -> bool:
     raise _InvalidValue("write true or false")
 
 
-def _seconds(low: float, high: float = _INFINITY) -> _Kind:
+def _seconds(low: float, high: float = _INFINITY) -> _SettingType:
     limit = f"of at least {low:g}" if high == _INFINITY else f"from {low:g} to {high:g}"
 
     def read(value: object) -> float:
@@ -163,7 +176,7 @@ def _seconds(low: float, high: float = _INFINITY) -> _Kind:
             raise _InvalidValue(f"write a number of seconds {limit}")
         return number
 
-    return _Kind("seconds", read)
+    return _SettingType("seconds", read)
 
 
 def _to_number(value: object) -> float | None:
@@ -175,7 +188,7 @@ def _to_number(value: object) -> float | None:
         return None
 
 
-def _one_of(*words: str) -> _Kind:
+def _one_of(*words: str) -> _SettingType:
     def read(value: object) -> str:
         word = value.lower() if isinstance(value, str) else ""
         if word in words:
@@ -184,16 +197,16 @@ def _one_of(*words: str) -> _Kind:
         quoted = ' (in YAML with quotes: "off")' if "off" in words else ""
         raise _InvalidValue(f"write one of {', '.join(words)}{quoted}")
 
-    return _Kind(f"{', '.join(words[:-1])} or {words[-1]}", read)
+    return _SettingType(f"{', '.join(words[:-1])} or {words[-1]}", read)
 
 
-_TEXT = _Kind("text", _read_text)
-_KEY = _Kind("text", _read_key)
-_PATH = _Kind("path", _read_path)
-_SCHEMA = _Kind("name", _read_schema)
-_URL = _Kind("URL", _read_url)
-_PROFILE = _Kind("text", _read_profile)
-_FLAG = _Kind("true or false", _read_flag)
+_TEXT = _SettingType("text", _read_text)
+_PARTITION_KEY = _SettingType("text", _read_partition_key)
+_PATH = _SettingType("path", _read_path)
+_SCHEMA = _SettingType("name", _read_schema)
+_URL = _SettingType("URL", _read_url)
+_PROFILE = _SettingType("text", _read_profile)
+_BOOLEAN = _SettingType("true or false", _read_boolean)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +226,9 @@ class Settings:
         "only PostgreSQL's fence keeps processes from migrating at the same time.",
     )
     target: str = _setting(
-        "default", _KEY, "Key of the database's item in the lease table: one for each database."
+        "default",
+        _PARTITION_KEY,
+        "Key of the database's item in the lease table: one for each database.",
     )
     environment: str = _setting(
         "",
@@ -229,7 +244,7 @@ class Settings:
     )
     allow_empty: bool = _setting(
         False,
-        _FLAG,
+        _BOOLEAN,
         "Accept a directory without migrations, for a service that has none yet. By default it is "
         "refused, because a packaging error can cause it as well.",
     )
@@ -241,7 +256,7 @@ class Settings:
     )
     lease_seconds: float = _setting(
         20.0,
-        _seconds(*_LEASE_SECONDS),
+        _seconds(*_LEASE_SECONDS_RANGE),
         "Length of the lease, 5 to 900: how long a holder that was killed blocks the others.",
     )
     wait_seconds: float = _setting(
@@ -270,7 +285,7 @@ class Settings:
         "with a URL that has no password.",
     )
     database_iam: bool = _setting(
-        False, _FLAG, "Authenticate with an IAM token; the URL names the host and the user."
+        False, _BOOLEAN, "Authenticate with an IAM token; the URL names the host and the user."
     )
     sslmode: str = _setting(
         "",
@@ -285,11 +300,11 @@ class Settings:
         "over the URL.",
     )
     allow_out_of_order: bool = _setting(
-        False, _FLAG, "Apply pending migrations below the highest applied version."
+        False, _BOOLEAN, "Apply pending migrations below the highest applied version."
     )
     ignore_other_history: bool = _setting(
         False,
-        _FLAG,
+        _BOOLEAN,
         "Migrate although another tool's history table is in the database and lambda-migrate's "
         "history is empty: for a table that belongs to another service.",
     )
@@ -497,7 +512,7 @@ def _find_unknown_names(environ: Mapping[str, str], arguments: Mapping[str, obje
         name
         for name in environ
         if name.startswith(PREFIX)
-        and not name.startswith(_NOT_SETTINGS)
+        and not name.startswith(_PREFIXES_OF_OTHER_VARIABLES)
         and name.removeprefix(PREFIX).lower() not in _READERS
     ]
     known = [PREFIX + name.upper() for name in _READERS]
@@ -540,15 +555,15 @@ def describe_settings() -> dict[str, SettingDescription]:
     return {
         each.name: SettingDescription(
             name=each.name,
-            type=each.metadata["kind"].label,
-            default=_write(each.default),
+            type=each.metadata["setting_type"].label,
+            default=_format_default(each.default),
             description=each.metadata["description"],
         )
         for each in fields(Settings)
     }
 
 
-def _write(default: object) -> str:
+def _format_default(default: object) -> str:
     if default is None:
         return ""
     if isinstance(default, bool):
@@ -557,5 +572,5 @@ def _write(default: object) -> str:
 
 
 _READERS: dict[str, Callable[[object], Any]] = {
-    each.name: each.metadata["kind"].read for each in fields(Settings)
+    each.name: each.metadata["setting_type"].read for each in fields(Settings)
 }

@@ -85,10 +85,10 @@ def make_target(settings: Settings, *, observer: Observer, clock: Clock = SYSTEM
 
 def make_flags(settings: Settings, *, clock: Clock = SYSTEM_CLOCK) -> FlagSource | None:
     """Create the source of the feature flags, if the settings name one."""
-    return _LazyFlags(settings, clock) if settings.flags else None
+    return _DeferredFlags(settings, clock) if settings.flags else None
 
 
-class _LazyFlags:
+class _DeferredFlags:
     """Creates the real source on first use, which most processes never need."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:

@@ -568,7 +568,7 @@ MUTANTS = (
     Mutant(
         "one's own last write, sent again, is a loss",
         "lambda_migrate/lease/dynamodb.py",
-        "if state.owner is None and state.fence == lease.fence and is_done(state):",
+        "if state.owner is None and state.fence == lease.fence and has_result(state):",
         "if False:",
         ("lease", "contract, lease", "protocol, real"),
     ),
@@ -590,14 +590,14 @@ MUTANTS = (
         "a lease is trusted from the answer on",
         "lambda_migrate/lease/dynamodb.py",
         "return Lease(owner, state.fence, trusted_until, state)",
-        "return Lease(owner, state.fence, self._new_term()[0], state)",
+        "return Lease(owner, state.fence, self._compute_expiry()[0], state)",
         ("lease", "protocol, real"),
     ),
     Mutant(
         "a renewed lease is trusted from the answer on",
         "lambda_migrate/lease/dynamodb.py",
         "return lease._replace(trusted_until=trusted_until)",
-        "return lease._replace(trusted_until=self._new_term()[0])",
+        "return lease._replace(trusted_until=self._compute_expiry()[0])",
         ("lease", "protocol, real"),
     ),
     Mutant(

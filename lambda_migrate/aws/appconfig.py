@@ -46,12 +46,12 @@ __all__ = ["AppConfigFlags", "evaluate_flags"]
 EXTENSION_PORT = 2772
 """The extension's port, unless ``AWS_APPCONFIG_EXTENSION_HTTP_PORT`` is set."""
 
-EXTENSION_SECONDS = 2.0
-API_SECONDS = 15.0
+EXTENSION_CACHE_SECONDS = 2.0
+API_CACHE_SECONDS = 15.0
 """How long a document is cached. The extension responds from its own cache; the API charges for
 each document, and delays every migration while it does not respond."""
 
-MAX_SECONDS = 4.0
+MAX_READ_SECONDS = 4.0
 """The overall time limit, whatever the network does: a name that does not resolve, an address that
 does not respond, one byte a second."""
 
@@ -63,7 +63,7 @@ _MAX_BYTES = 4 * 1024 * 1024  # AppConfig's own limit for a document
 
 _MAX_REASON_LENGTH = 500
 
-_TIME_KEYS = ("CURRENT_TIME", "CURRENT_DAY_OF_WEEK", "CURRENT_DATETIME")
+_TIME_CONDITION_KEYS = ("CURRENT_TIME", "CURRENT_DAY_OF_WEEK", "CURRENT_DATETIME")
 _MODES = ("migrate", "require", "off")
 _PREFIX = "lambda_migrate_"
 
@@ -110,7 +110,7 @@ class AppConfigFlags:
         if self._cached is None or self._is_expired():
             if deadline.is_over:
                 raise self._make_error("no time is left to read them")
-            self._cached = self._read(min(MAX_SECONDS, deadline.remaining()))
+            self._cached = self._read(min(MAX_READ_SECONDS, deadline.remaining()))
             self._read_at = (self._clock.monotonic(), self._clock.wall_ms())
         if isinstance(self._cached, FlagsUnavailable):
             raise FlagsUnavailable(str(self._cached))
@@ -119,7 +119,7 @@ class AppConfigFlags:
     def _is_expired(self) -> bool:
         """By both clocks: one may stop while Lambda freezes the process, the other may jump."""
         is_cheap = isinstance(self._cached, Flags) and not self._uses_api
-        keep = EXTENSION_SECONDS if is_cheap else API_SECONDS
+        keep = EXTENSION_CACHE_SECONDS if is_cheap else API_CACHE_SECONDS
         monotonic, wall_ms = self._read_at
         elapsed = self._clock.monotonic() - monotonic
         return elapsed >= keep or not 0 <= self._clock.wall_ms() - wall_ms < keep * 1000
@@ -128,7 +128,7 @@ class AppConfigFlags:
         try:
             document = run_with_timeout(seconds, self._read_document)
             return evaluate_flags(document, self._context)
-        except _FlagsUnusable as error:
+        except _FlagsReadError as error:
             return self._make_error(str(error))
         except TimeLimitExceeded:
             return self._make_error(
@@ -149,7 +149,7 @@ class AppConfigFlags:
                 return self._read_from_extension()
             except ConnectionRefusedError:
                 if self._port:
-                    raise _FlagsUnusable(
+                    raise _FlagsReadError(
                         f"no process listens on port {self._port}, where the AppConfig extension "
                         "should be by AWS_APPCONFIG_EXTENSION_HTTP_PORT; add its layer, or remove "
                         "the variable"
@@ -178,20 +178,22 @@ class AppConfigFlags:
         except ConnectionRefusedError:
             raise
         except (OSError, HTTPException) as error:
-            raise _FlagsUnusable(
+            raise _FlagsReadError(
                 f"the AppConfig extension did not respond ({_class_name(error)})"
             ) from error
         finally:
             connection.close()
         if response.status != 200:
-            raise _FlagsUnusable(f"the AppConfig extension responded with status {response.status}")
+            raise _FlagsReadError(
+                f"the AppConfig extension responded with status {response.status}"
+            )
         return _parse_json(body)
 
     def _extension_port(self) -> int:
         if not self._port:
             return EXTENSION_PORT
         if not (self._port.isascii() and self._port.isdigit() and 0 < int(self._port[:6]) < 65536):
-            raise _FlagsUnusable("AWS_APPCONFIG_EXTENSION_HTTP_PORT is not a port number")
+            raise _FlagsReadError("AWS_APPCONFIG_EXTENSION_HTTP_PORT is not a port number")
         return int(self._port)
 
     def _read_from_api(self) -> object:
@@ -210,14 +212,14 @@ class AppConfigFlags:
                 boto3_client=client,
             )
             return store.get_configuration()
-        except _FROM_POWERTOOLS as error:
-            raise _FlagsUnusable(_describe_error(error)) from error
+        except _POWERTOOLS_ERRORS as error:
+            raise _FlagsReadError(_describe_error(error)) from error
         finally:
             if client is not None:
                 client.close()
 
 
-_FROM_POWERTOOLS = (
+_POWERTOOLS_ERRORS = (
     BotoCoreError,
     ConfigurationStoreError,
     StoreClientError,
@@ -225,7 +227,7 @@ _FROM_POWERTOOLS = (
 )
 
 
-class _FlagsUnusable(Exception):
+class _FlagsReadError(Exception):
     """Why the flags cannot be used, as the end of a sentence."""
 
 
@@ -266,7 +268,7 @@ def _parse_json(body: bytes) -> object:
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
-        raise _FlagsUnusable("the AppConfig extension sent no JSON") from None
+        raise _FlagsReadError("the AppConfig extension sent no JSON") from None
 
 
 # --- evaluating a document
@@ -295,19 +297,19 @@ def evaluate_flags(document: object, context: Mapping[str, str]) -> Flags:
     would be noticed only when the flag is needed.
 
     Raises:
-        _FlagsUnusable: The document is invalid.
+        _FlagsReadError: The document is invalid.
     """
     own_flags = _select_flags(document)
     try:
         SchemaValidator(own_flags).validate()
     except SchemaValidationError as error:
-        raise _FlagsUnusable(
+        raise _FlagsReadError(
             f"the document is not in the format of Powertools' feature flags ({error}); its "
             "profile must be a freeform one"
         ) from None
     _check_rules(own_flags, context)
     powertools = FeatureFlags(store=_Document(own_flags))
-    powertools.validation_exception_handler(Exception)(_refuse_rule)  # type: ignore[arg-type]  # its hint says instance
+    powertools.validation_exception_handler(Exception)(_raise_rule_error)  # type: ignore[arg-type]  # its hint says instance
     values = {
         name: powertools.evaluate(name=name, context=dict(context), default=None)
         for name in own_flags
@@ -321,46 +323,46 @@ def evaluate_flags(document: object, context: Mapping[str, str]) -> Flags:
 
 def _select_flags(document: object) -> dict[str, Any]:
     if not isinstance(document, dict):
-        raise _FlagsUnusable("the document is not a JSON object")
+        raise _FlagsReadError("the document is not a JSON object")
     for name in document:
         if name.startswith(_PREFIX) and name not in NAMES:
-            raise _FlagsUnusable(f"there is no flag {name!r}; there are {', '.join(NAMES)}")
+            raise _FlagsReadError(f"there is no flag {name!r}; there are {', '.join(NAMES)}")
     own_flags = {name: document[name] for name in NAMES if name in document}
     if not own_flags:
-        raise _FlagsUnusable(f"the document has none of the flags {', '.join(NAMES)}")
+        raise _FlagsReadError(f"the document has none of the flags {', '.join(NAMES)}")
     return own_flags
 
 
 def _check_rules(flags: Mapping[str, Any], context: Mapping[str, str]) -> None:
-    known = (*context, *_TIME_KEYS)
+    known = (*context, *_TIME_CONDITION_KEYS)
     for name, flag in flags.items():
         for rule, content in (flag.get("rules") or {}).items():
             for condition in content["conditions"]:
                 if condition["key"] not in known:
-                    raise _FlagsUnusable(
+                    raise _FlagsReadError(
                         f"rule {rule!r} of {name} uses {condition['key']!r}; a rule can use "
                         f"{', '.join(known)}"
                     )
 
 
-def _refuse_rule(error: BaseException) -> NoReturn:
+def _raise_rule_error(error: BaseException) -> NoReturn:
     """Powertools treats a rule that cannot be evaluated as one that does not match."""
-    raise _FlagsUnusable(f"a rule cannot be evaluated: {error}") from None
+    raise _FlagsReadError(f"a rule cannot be evaluated: {error}") from None
 
 
 def _read_mode(value: object) -> str:
     if value not in _MODES:
-        raise _FlagsUnusable(f"{MODE} is {value!r}; write one of {', '.join(_MODES)}")
+        raise _FlagsReadError(f"{MODE} is {value!r}; write one of {', '.join(_MODES)}")
     return str(value)
 
 
 def _read_version(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise _FlagsUnusable(f"{HOLD_BACK_AT} is {value!r}; write a version number, or 0 for none")
+        raise _FlagsReadError(f"{HOLD_BACK_AT} is {value!r}; write a version number, or 0 for none")
     return value
 
 
 def _read_boolean(value: object) -> bool:
     if not isinstance(value, bool):
-        raise _FlagsUnusable(f"{PAUSED} is {value!r}; write true or false")
+        raise _FlagsReadError(f"{PAUSED} is {value!r}; write true or false")
     return value

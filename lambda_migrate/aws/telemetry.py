@@ -71,10 +71,10 @@ class PowertoolsObserver:
         """See `Observer.observe`."""
         if isinstance(event, CheckFinished):
             if not (event.applied or self._metrics) and _has_default_format(os.environ):
-                _write_finished(event)
+                _write_check_finished(event)
                 return
-            self._log_finished(event)
-            self._finish(event, _make_time_metrics(event))
+            self._log_check_finished(event)
+            self._flush_metrics(event, _make_time_metrics(event))
         elif not isinstance(event, WaitingForLease):
             self._observe_other(event)
 
@@ -92,12 +92,12 @@ class PowertoolsObserver:
         )
 
         if isinstance(event, CheckFailed):
-            self._log_failed(event)
+            self._log_check_failed(event)
             self._add_metric("NotReady", "Count", 1)
-            self._finish(event, _make_time_metrics(event))
+            self._flush_metrics(event, _make_time_metrics(event))
         elif isinstance(event, CommandEnded):
             self._log_command(event)
-            self._finish(event, [])
+            self._flush_metrics(event, [])
         elif isinstance(event, MigrationApplied):
             self._add_metric("MigrationTime", "Milliseconds", event.seconds * 1000)
         elif isinstance(event, MigrationAttemptFailed):
@@ -136,12 +136,12 @@ class PowertoolsObserver:
         if _has_default_format(os.environ):
             _write([_format_emf(event.target, held, _now())])
         else:
-            self._flush(event.target, held)
+            self._write_metrics(event.target, held)
 
-    def _log_finished(self, event: CheckFinished) -> None:
-        _make_logger().info(_MESSAGES[event.outcome], extra=_make_log_fields(event))
+    def _log_check_finished(self, event: CheckFinished) -> None:
+        _make_logger().info(_MESSAGES_BY_OUTCOME[event.outcome], extra=_make_log_fields(event))
 
-    def _log_failed(self, event: CheckFailed) -> None:
+    def _log_check_failed(self, event: CheckFailed) -> None:
         log = _make_logger().warning if event.retryable else _make_logger().error
         log(f"schema not ready: {event.message}", extra=_make_log_fields(event))
 
@@ -151,7 +151,7 @@ class PowertoolsObserver:
         ended = f"{what} ended with exit code {event.exit_code}"
         log(f"{ended}: {event.message}" if event.message else ended, extra=_make_log_fields(event))
 
-    def _finish(
+    def _flush_metrics(
         self, event: CheckFinished | CheckFailed | CommandEnded, times: list[Metric]
     ) -> None:
         collected, self._metrics = self._metrics + times, []
@@ -159,9 +159,9 @@ class PowertoolsObserver:
         if event.applied:
             collected.append(("MigrationsApplied", "Count", len(event.applied)))
         if collected:
-            self._flush(event.target, collected)
+            self._write_metrics(event.target, collected)
 
-    def _flush(self, target: str, collected: list[Metric]) -> None:
+    def _write_metrics(self, target: str, collected: list[Metric]) -> None:
         from aws_lambda_powertools.metrics import EphemeralMetrics
 
         metrics = EphemeralMetrics(namespace=_read_namespace(), service=_read_service())
@@ -174,7 +174,7 @@ class PowertoolsObserver:
 _EXIT_FAILED = 1
 """The exit code of a command that failed; others stand for wrong usage or a held lease."""
 
-_MESSAGES = {
+_MESSAGES_BY_OUTCOME = {
     "UP_TO_DATE": "schema is up to date",
     "MIGRATED": "schema was migrated by this instance",
     "WAITED": "schema was migrated by another instance",
@@ -231,7 +231,7 @@ def _make_log_fields(event: CheckFinished | CheckFailed | CommandEnded) -> dict[
 # --- the same without Powertools
 
 _LEVELS = ("POWERTOOLS_LOG_LEVEL", "LOG_LEVEL", "AWS_LAMBDA_LOG_LEVEL")
-_NEUTRAL = (
+_FORMAT_NEUTRAL_PREFIXES = (
     "POWERTOOLS_SERVICE_NAME",
     "POWERTOOLS_METRICS_NAMESPACE",
     "POWERTOOLS_LOG_LEVEL",
@@ -246,11 +246,12 @@ def _has_default_format(environ: Mapping[str, str]) -> bool:
     """Whether no variable sets another log level or format, or disables the output."""
     levels = {environ.get(name, "").upper() for name in _LEVELS}
     return levels <= {"", "INFO"} and not any(
-        name.startswith("POWERTOOLS_") and not name.startswith(_NEUTRAL) for name in environ
+        name.startswith("POWERTOOLS_") and not name.startswith(_FORMAT_NEUTRAL_PREFIXES)
+        for name in environ
     )
 
 
-def _write_finished(event: CheckFinished) -> None:
+def _write_check_finished(event: CheckFinished) -> None:
     now = _now()
     _write([_format_line(event, now), _format_emf(event.target, _make_time_metrics(event), now)])
 
@@ -278,7 +279,7 @@ def _format_line(event: CheckFinished, now: float) -> str:
     milliseconds = f"{int(now * 1000) % 1000:03d}"
     line = {
         "level": "INFO",
-        "message": _MESSAGES[event.outcome],
+        "message": _MESSAGES_BY_OUTCOME[event.outcome],
         "timestamp": time.strftime(f"%Y-%m-%d %H:%M:%S,{milliseconds}%z", local),
         "service": _read_service(),
         "name": "lambda_migrate",

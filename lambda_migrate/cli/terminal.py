@@ -132,7 +132,9 @@ class _Escaped:
             if segment.control:
                 yield segment
             else:
-                yield Segment(escape_text(segment.text, keep=TEXT_WHITESPACE), segment.style)
+                yield Segment(
+                    escape_text(segment.text, kept_characters=TEXT_WHITESPACE), segment.style
+                )
 
 
 def _make_console(*, stderr: bool) -> Console:

@@ -117,7 +117,7 @@ class ColdStart:
         self._inspection_problem = ""
         # For the event at the end.
         self._started = target.clock.monotonic()
-        self._calls_before = target.store.calls
+        self._calls_before = target.store.request_count
         self._waited_seconds = 0.0
         self._fence = 0
         self._applied: list[str] = []
@@ -175,7 +175,7 @@ class ColdStart:
         # One waiter for all waits: the delays keep growing if acquisitions fail repeatedly.
         self._waiter = self._waiter or self._new_waiter()
         try:
-            return self._waiter.wait(state, failures=self._failed_reads)
+            return self._waiter.wait(state, error_count=self._failed_reads)
         except LeaseStoreUnavailable as error:
             return self._serve_if_database_current(error)
         except NotReady as error:
@@ -399,7 +399,7 @@ class ColdStart:
             "digest": self._digest,
             "seconds": self._target.clock.monotonic() - self._started,
             "waited_seconds": self._waited_seconds,
-            "lease_calls": self._target.store.calls - self._calls_before,
+            "lease_calls": self._target.store.request_count - self._calls_before,
             "applied": tuple(self._applied),
             "fence": self._fence,
             "owner": self._owner,

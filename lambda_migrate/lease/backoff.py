@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DELAY_GROWTH",
-    "EARLY_DELAY_SECONDS",
     "INITIAL_DELAY_SECONDS",
     "MAX_DELAY_AFTER_ERROR_SECONDS",
     "MAX_DELAY_SECONDS",
+    "MAX_EARLY_DELAY_SECONDS",
     "Backoff",
     "max_delay_after_errors",
 ]
@@ -34,7 +34,7 @@ __all__ = [
 INITIAL_DELAY_SECONDS = 0.4
 """Upper bound of the first delay. Most migrations are small and end before it."""
 
-EARLY_DELAY_SECONDS = 0.66
+MAX_EARLY_DELAY_SECONDS = 0.66
 """Upper bound of the next delays: about two reads a second. A waiter notices the end of a migration
 of a few seconds after a quarter of a second in the median; a 3 s migration costs nine reads."""
 
@@ -72,35 +72,40 @@ class Backoff:
 
     def delay(
         self,
-        waited: float,
+        waited_seconds: float,
         *,
         state: LeaseState | None = None,
         now_ms: int = 0,
-        failures: int = 0,
+        error_count: int = 0,
     ) -> float:
         """Seconds until the next read.
 
         Args:
-            waited: Seconds waited so far.
+            waited_seconds: Seconds waited so far.
             state: The newest reading, for the end of the lease.
             now_ms: Wall clock, milliseconds since the epoch.
-            failures: How many reads in a row failed or were throttled.
+            error_count: How many reads in a row failed or were throttled.
         """
         bound = min(
             MAX_DELAY_SECONDS,
-            max(min(EARLY_DELAY_SECONDS, INITIAL_DELAY_SECONDS + waited), DELAY_GROWTH * waited),
+            max(
+                min(MAX_EARLY_DELAY_SECONDS, INITIAL_DELAY_SECONDS + waited_seconds),
+                DELAY_GROWTH * waited_seconds,
+            ),
         )
         roll = self._random.random()
-        if failures:
-            return max(bound, max_delay_after_errors(failures)) * (1 + roll) / 2
+        if error_count:
+            return max(bound, max_delay_after_errors(error_count)) * (1 + roll) / 2
         delay = bound * (1 + roll) / 2
         expiry = _seconds_to_expiry(state, now_ms)
         return delay if expiry is None else min(delay, expiry + INITIAL_DELAY_SECONDS * roll)
 
 
-def max_delay_after_errors(failures: int) -> float:
+def max_delay_after_errors(error_count: int) -> float:
     """Upper bound of the delay after this many failed reads in a row."""
-    return float(min(MAX_DELAY_AFTER_ERROR_SECONDS, EARLY_DELAY_SECONDS * 2 ** min(failures, 10)))
+    return float(
+        min(MAX_DELAY_AFTER_ERROR_SECONDS, MAX_EARLY_DELAY_SECONDS * 2 ** min(error_count, 10))
+    )
 
 
 def _seconds_to_expiry(state: LeaseState | None, now_ms: int) -> float | None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
-    "FORMAT",
+    "FORMAT_VERSION",
     "decode",
     "encode_databases",
     "encode_failure",
@@ -44,7 +44,7 @@ __all__ = [
     "encode_progress",
 ]
 
-FORMAT = 2
+FORMAT_VERSION = 2
 """The layout that this version of the library reads and writes."""
 
 if TYPE_CHECKING:
@@ -65,13 +65,13 @@ def decode(item: Mapping[str, AttributeValue] | None, *, target: str) -> LeaseSt
         return LeaseState()
     reader = _AttributeReader(item, f"item {target!r}")
     layout = reader.number("format")
-    if layout != FORMAT:
+    if layout != FORMAT_VERSION:
         raise ConfigurationError(
             f"the lease table's item {target!r} has layout {layout}, and this version of "
-            f"lambda-migrate reads {FORMAT} only; nothing was changed. "
+            f"lambda-migrate reads {FORMAT_VERSION} only; nothing was changed. "
             + (
                 "Deploy the newer library to every function of this target"
-                if layout > FORMAT
+                if layout > FORMAT_VERSION
                 else "Stop the functions that write the older layout, then delete the item: the "
                 "next cold start creates a new one from PostgreSQL's history"
             )
@@ -81,10 +81,10 @@ def decode(item: Mapping[str, AttributeValue] | None, *, target: str) -> LeaseSt
         owner=reader.optional_text("owner"),
         lease_until_ms=reader.number("lease_until", 0),
         lease_ms=reader.number("lease_ms", 0),
-        databases={i: _decode_database(r) for i, r in reader.children("databases")},
+        databases={i: _decode_database(r) for i, r in reader.map_entries("databases")},
         progress=_decode_progress(reader.child("progress")),
         failure=_decode_optional_failure(reader.child("failure")),
-        older_failures=tuple(map(_decode_failure, reader.entries("failures"))),
+        older_failures=tuple(map(_decode_failure, reader.list_entries("failures"))),
     )
 
 
@@ -98,13 +98,18 @@ def _encode_database(record: DatabaseRecord) -> AttributeValue:
         "M": {
             "ready": {"B": record.ready_digests},
             "older": {"B": record.older_digests},
-            "dropped": _number(record.dropped_count),
-            "fence": _number(record.fence),
+            "dropped": _encode_number(record.dropped_count),
+            "fence": _encode_number(record.fence),
             "owner": {"S": record.owner},
-            "at": _number(record.at_ms),
+            "at": _encode_number(record.at_ms),
             "addresses": {
                 "M": {
-                    address: {"M": {"confirmed": _number(confirmed), "fence": _number(fence)}}
+                    address: {
+                        "M": {
+                            "confirmed": _encode_number(confirmed),
+                            "fence": _encode_number(fence),
+                        }
+                    }
                     for address, (confirmed, fence) in record.addresses.items()
                 }
             },
@@ -116,10 +121,10 @@ def encode_progress(progress: Progress) -> AttributeValue:
     """``progress`` as a map attribute."""
     fields = {
         "migration": {"S": progress.migration},
-        "done": _number(progress.done),
-        "total": _number(progress.total),
-        "started": _number(progress.started_ms),
-        "attempts": _number(progress.attempts),
+        "done": _encode_number(progress.done),
+        "total": _encode_number(progress.total),
+        "started": _encode_number(progress.started_ms),
+        "attempts": _encode_number(progress.attempts),
     }
     return {"M": fields}
 
@@ -132,12 +137,12 @@ def encode_failure(failure: Failure) -> AttributeValue:
         "version": {"S": failure.version},
         "sqlstate": {"S": failure.sqlstate},
         "cause": {"S": failure.cause},
-        "attempts": _number(failure.attempts),
-        "at": _number(failure.at_ms),
-        "retry_at": _number(failure.retry_at_ms),
+        "attempts": _encode_number(failure.attempts),
+        "at": _encode_number(failure.at_ms),
+        "retry_at": _encode_number(failure.retry_at_ms),
     }
     if failure.available_ms is not None:
-        fields["had"] = _number(failure.available_ms)
+        fields["had"] = _encode_number(failure.available_ms)
     if failure.is_process_killed:
         fields["kill"] = {"BOOL": True}
     if failure.address:
@@ -150,7 +155,7 @@ def encode_failures(failures: Iterable[Failure]) -> AttributeValue:
     return {"L": [encode_failure(failure) for failure in failures]}
 
 
-def _number(number: int) -> AttributeValue:
+def _encode_number(number: int) -> AttributeValue:
     # int(): so that a number computed from a malformed one can be read again.
     return {"N": str(int(number))}
 
@@ -162,7 +167,7 @@ def _decode_database(reader: _AttributeReader) -> DatabaseRecord:
         dropped_count=max(0, reader.number("dropped")),
         addresses={
             address: (max(0, check.number("confirmed")), check.number("fence"))
-            for address, check in reader.children("addresses")
+            for address, check in reader.map_entries("addresses")
         },
         fence=reader.number("fence"),
         owner=reader.text("owner"),
@@ -208,11 +213,11 @@ _TYPE_NAMES = {"N": "a number", "S": "a string", "M": "a map", "B": "a binary", 
 class _AttributeReader:
     """Typed access to a map of attribute values; its errors name the wrong one."""
 
-    __slots__ = ("fields", "where")
+    __slots__ = ("fields", "path")
 
-    def __init__(self, fields: Mapping[str, AttributeValue], where: str) -> None:
+    def __init__(self, fields: Mapping[str, AttributeValue], path: str) -> None:
         self.fields = fields
-        self.where = where
+        self.path = path
 
     def number(self, name: str, default: int | None = None) -> int:
         text = self._value(name, "N", default if default is None else str(default))
@@ -240,24 +245,24 @@ class _AttributeReader:
     def child(self, name: str) -> _AttributeReader | None:
         return self._map(name) if name in self.fields else None
 
-    def children(self, name: str) -> list[tuple[str, _AttributeReader]]:
+    def map_entries(self, name: str) -> list[tuple[str, _AttributeReader]]:
         parent = self.child(name)
         if parent is None:
             return []
         return [(key, parent._map(key)) for key in parent.fields]
 
-    def entries(self, name: str) -> list[_AttributeReader]:
+    def list_entries(self, name: str) -> list[_AttributeReader]:
         """The maps of a list."""
         if name not in self.fields:
             return []
-        where = f"{self.where}, attribute {name!r}"
+        path = f"{self.path}, attribute {name!r}"
         values = self._value(name, "L", None)
         if not isinstance(values, list):
             raise self._error(name, "a list")
-        return [_AttributeReader({name: value}, where)._map(name) for value in values]
+        return [_AttributeReader({name: value}, path)._map(name) for value in values]
 
     def _map(self, name: str) -> _AttributeReader:
-        return _AttributeReader(self._value(name, "M", None), f"{self.where}, attribute {name!r}")
+        return _AttributeReader(self._value(name, "M", None), f"{self.path}, attribute {name!r}")
 
     def _value(self, name: str, kind: str, default: str | None) -> Any:
         value = self.fields.get(name)
@@ -269,7 +274,7 @@ class _AttributeReader:
 
     def _error(self, name: str, expected: str) -> ConfigurationError:
         return ConfigurationError(
-            f"the lease table's {self.where}: attribute {name!r} is not {expected}; something "
+            f"the lease table's {self.path}: attribute {name!r} is not {expected}; something "
             "else writes to this item. Correct it, or delete it: the next cold start creates a "
             "new one from PostgreSQL's history"
         )

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from lambda_migrate.clock import SYSTEM_CLOCK
 from lambda_migrate.errors import ConfigurationError, LeaseLost, LeaseStoreUnavailable
 from lambda_migrate.lease.codec import (
-    FORMAT,
+    FORMAT_VERSION,
     decode,
     encode_databases,
     encode_failure,
@@ -35,7 +35,7 @@ from lambda_migrate.lease.dynamodb_errors import (
     EXPIRED_CREDENTIALS_CODES,
     READ_TIMEOUT_SECONDS,
     ConditionFailed,
-    RequestContext,
+    RequestDetails,
     ServerClock,
     translate_error,
 )
@@ -56,14 +56,14 @@ __all__ = ["DynamoDBItem", "DynamoDBLeaseTable", "make_client"]
 def make_client(
     region: str | None = None,
     *,
-    reload_environment: bool = False,
+    reload_variables: bool = False,
     credentials_timeout: float | None = None,
 ) -> Any:
     """Create a DynamoDB client without retries and with short timeouts; imports boto3.
 
     Args:
         region: Region; by default the one that boto3 finds.
-        reload_environment: Read environment and profile again, instead of using the default session
+        reload_variables: Read environment and profile again, instead of using the default session
             of boto3.
         credentials_timeout: How many seconds the credentials provider may take; None: see
             `_credentials_timeout`.
@@ -84,7 +84,7 @@ def make_client(
     )
     timeout = _credentials_timeout() if credentials_timeout is None else credentials_timeout
     try:
-        session = (None if reload_environment else boto3.DEFAULT_SESSION) or boto3.Session()
+        session = (None if reload_variables else boto3.DEFAULT_SESSION) or boto3.Session()
         run_with_timeout(timeout, session.get_credentials)
         return session.client("dynamodb", region_name=region, config=config)
     except TimeLimitExceeded:
@@ -136,15 +136,17 @@ class DynamoDBItem:
         self.target = target
         self._clock = clock
         self._server_clock = ServerClock(clock) if fast_client is None else fast_client.server_clock
-        self._calls = 0
+        self._boto3_request_count = 0
         self._create_client = client
         self._fast_client = fast_client
         self._boto3_client: Any = None
 
     @property
-    def calls(self) -> int:
-        """See `LeaseStore.calls`."""
-        return self._calls + (0 if self._fast_client is None else self._fast_client.request_count)
+    def request_count(self) -> int:
+        """See `LeaseStore.request_count`."""
+        return self._boto3_request_count + (
+            0 if self._fast_client is None else self._fast_client.request_count
+        )
 
     @property
     def clock_offset_ms(self) -> int:
@@ -220,7 +222,7 @@ class DynamoDBItem:
                 run_with_timeout(seconds, credentials.get_frozen_credentials)
             except TimeLimitExceeded:
                 raise LeaseStoreUnavailable(_credentials_timeout_message(seconds)) from None
-        self._calls += 1
+        self._boto3_request_count += 1
         try:
             response = run_with_timeout(
                 CALL_TIMEOUT_SECONDS, lambda: getattr(client, operation)(**request)
@@ -249,7 +251,7 @@ class DynamoDBItem:
         if error.response.get("Error", {}).get("Code") not in EXPIRED_CREDENTIALS_CODES:
             return False
         try:
-            new_client = self._new_client(reload_environment=True)
+            new_client = self._new_client(reload_variables=True)
         except (ConfigurationError, LeaseStoreUnavailable):
             return False
         if _credentials_key(new_client) == _credentials_key(self._boto3_client):
@@ -257,17 +259,17 @@ class DynamoDBItem:
         self._boto3_client = new_client
         return True
 
-    def _new_client(self, *, reload_environment: bool = False) -> Any:
+    def _new_client(self, *, reload_variables: bool = False) -> Any:
         if self._create_client is not make_client:
             return self._create_client()
         return make_client(
-            reload_environment=reload_environment,
+            reload_variables=reload_variables,
             credentials_timeout=_credentials_timeout(self.credentials_deadline),
         )
 
     def _response_error(self, operation: str, error: Any) -> Exception:
         self._update_server_clock(error.response)
-        context = RequestContext(
+        context = RequestDetails(
             operation,
             self.table,
             self.target,
@@ -326,22 +328,22 @@ class DynamoDBLeaseTable(DynamoDBItem):
             "attribute_not_exists(#owner) OR attribute_not_exists(lease_until)"
             " OR (lease_until < :over AND #owner <> :owner)"
         )
-        values: dict[str, Any] = {":over": _number(self.now_ms() - CLOCK_SKEW_MS)}
+        values: dict[str, Any] = {":over": _encode_number(self.now_ms() - CLOCK_SKEW_MS)}
         if is_expired and expected is not None and expected.owner != owner:
             free += " OR (#owner = :expected_owner AND lease_until = :expected_until)"
             values[":expected_owner"] = {"S": expected.owner or ""}
-            values[":expected_until"] = _number(expected.lease_until_ms)
+            values[":expected_until"] = _encode_number(expected.lease_until_ms)
         condition = f"(attribute_not_exists(#format) OR #format = :format) AND ({free})"
         if expected is not None:
             is_newest = "fence = :expected_fence"
             if not expected.fence:
                 is_newest = f"(attribute_not_exists(fence) OR {is_newest})"
             condition += f" AND {is_newest}"
-            values[":expected_fence"] = _number(expected.fence)
+            values[":expected_fence"] = _encode_number(expected.fence)
         return self._acquire_if(owner, condition, values)
 
     def _acquire_if(self, owner: str, condition: str, values: dict[str, Any]) -> Lease | LeaseState:
-        trusted_until, term = self._new_term()
+        trusted_until, term = self._compute_expiry()
         try:
             item = self._update(
                 "SET #owner = :owner, lease_until = :until, lease_ms = :length, #format = :format"
@@ -350,14 +352,14 @@ class DynamoDBLeaseTable(DynamoDBItem):
                 {
                     **values,
                     **term,
-                    ":one": _number(1),
+                    ":one": _encode_number(1),
                     ":owner": {"S": owner},
-                    ":format": _number(FORMAT),
+                    ":format": _encode_number(FORMAT_VERSION),
                 },
                 names={"#format": "format"},
             )
         except ConditionFailed as failed:
-            state = self._state_at(failed)
+            state = self._read_state_after(failed)
             if state.owner != owner:
                 return state
             # Our own write, whose response was lost. The lease counts from then, not from now.
@@ -367,19 +369,19 @@ class DynamoDBLeaseTable(DynamoDBItem):
 
     def renew(self, lease: Lease, progress: Progress | None = None) -> Lease:
         """See `LeaseStore.renew`."""
-        trusted_until, values = self._new_term()
+        trusted_until, values = self._compute_expiry()
         changes = "SET lease_until = :until, lease_ms = :length"
         if progress is not None:
             changes += ", progress = :progress"
             values[":progress"] = encode_progress(progress)
-        self._update_own(lease, changes, values)
+        self._update_own_lease(lease, changes, values)
         return lease._replace(trusted_until=trusted_until)
 
     def raise_fence(self, lease: Lease, fence: int) -> Lease:
         """See `LeaseStore.raise_fence`."""
         fence = max(fence, lease.fence)
         try:
-            self._update_own(lease, "SET fence = :fence", {":fence": _number(fence)})
+            self._update_own_lease(lease, "SET fence = :fence", {":fence": _encode_number(fence)})
         except LeaseLost:
             # The response to our own write may have been lost: then the item has its result.
             state = self.read(consistent=True)
@@ -390,7 +392,7 @@ class DynamoDBLeaseTable(DynamoDBItem):
     def withdraw_readiness(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
         """See `LeaseStore.withdraw_readiness`."""
         values = {":databases": encode_databases(databases)}
-        self._update_own(lease, "SET databases = :databases", values)
+        self._update_own_lease(lease, "SET databases = :databases", values)
         return lease._replace(state=lease.state._replace(databases=dict(databases)))
 
     def store_completion(
@@ -403,7 +405,7 @@ class DynamoDBLeaseTable(DynamoDBItem):
         remaining = LeaseState().with_failures(failures)
         changes, values = _failure_changes(remaining)
         values[":databases"] = encode_databases(databases)
-        self._release_with(
+        self._write_and_release(
             lease,
             f"SET databases = :databases{changes}",
             values,
@@ -414,13 +416,13 @@ class DynamoDBLeaseTable(DynamoDBItem):
         """See `LeaseStore.store_inspection`."""
         values = {":databases": encode_databases(databases)}
         changes = f"SET databases = :databases {_REMOVE_LEASE}"
-        self._release_with(lease, changes, values, lambda state: state.databases == databases)
+        self._write_and_release(lease, changes, values, lambda state: state.databases == databases)
 
     def store_failure(self, lease: Lease, failure: Failure) -> None:
         """See `LeaseStore.store_failure`."""
         remaining = lease.state.with_failure(failure)
         changes, values = _failure_changes(remaining)
-        self._release_with(
+        self._write_and_release(
             lease,
             f"SET {changes.removeprefix(', ')}",
             values,
@@ -429,23 +431,23 @@ class DynamoDBLeaseTable(DynamoDBItem):
 
     def release(self, lease: Lease) -> None:
         """See `LeaseStore.release`."""
-        self._release_with(lease, _REMOVE_LEASE_AND_PROGRESS, {}, lambda _state: True)
+        self._write_and_release(lease, _REMOVE_LEASE_AND_PROGRESS, {}, lambda _state: True)
 
-    def _new_term(self) -> tuple[float, dict[str, Any]]:
+    def _compute_expiry(self) -> tuple[float, dict[str, Any]]:
         """Until when a lease requested now is trusted, and the values that the item stores."""
         trusted_until = self._clock.monotonic() + self.lease_seconds - CLOCK_SKEW_MS / 1000
         length_ms = round(self.lease_seconds * 1000)
         return trusted_until, {
-            ":until": _number(self.now_ms() + length_ms),
-            ":length": _number(length_ms),
+            ":until": _encode_number(self.now_ms() + length_ms),
+            ":length": _encode_number(length_ms),
         }
 
-    def _release_with(
+    def _write_and_release(
         self,
         lease: Lease,
         changes: str,
         values: dict[str, Any],
-        is_done: Callable[[LeaseState], bool],
+        has_result: Callable[[LeaseState], bool],
     ) -> None:
         """A write that releases the lease; repeated, it finds no owner, which is not a loss.
 
@@ -453,21 +455,21 @@ class DynamoDBLeaseTable(DynamoDBItem):
             lease: The lease to release.
             changes: The update expression.
             values: Its values.
-            is_done: Whether a state shows the result of this write.
+            has_result: Whether a state shows the result of this write.
         """
         try:
             self._update(changes, _IS_OWN_LEASE, {**values, **_own_lease_values(lease)})
         except ConditionFailed as failed:
-            state = self._state_at(failed)
-            if state.owner is None and state.fence == lease.fence and is_done(state):
+            state = self._read_state_after(failed)
+            if state.owner is None and state.fence == lease.fence and has_result(state):
                 return
             raise self._lost_lease(lease, state) from None
 
-    def _update_own(self, lease: Lease, changes: str, values: dict[str, Any]) -> None:
+    def _update_own_lease(self, lease: Lease, changes: str, values: dict[str, Any]) -> None:
         try:
             self._update(changes, _IS_OWN_LEASE, {**values, **_own_lease_values(lease)})
         except ConditionFailed as failed:
-            raise self._lost_lease(lease, self._state_at(failed)) from None
+            raise self._lost_lease(lease, self._read_state_after(failed)) from None
 
     def _lost_lease(self, lease: Lease, state: LeaseState) -> LeaseLost:
         holder = f"{state.owner} holds it" if state.owner else "no process holds it now"
@@ -479,7 +481,7 @@ class DynamoDBLeaseTable(DynamoDBItem):
             "this instance stops, the next invocation will continue"
         )
 
-    def _state_at(self, failed: ConditionFailed) -> LeaseState:
+    def _read_state_after(self, failed: ConditionFailed) -> LeaseState:
         if failed.item is None:
             return self.read(consistent=True)
         return decode(failed.item, target=self.target)
@@ -533,8 +535,8 @@ def _credentials_key(client: Any) -> object:
 
 
 def _own_lease_values(lease: Lease) -> dict[str, Any]:
-    return {":own_owner": {"S": lease.owner}, ":own_fence": _number(lease.fence)}
+    return {":own_owner": {"S": lease.owner}, ":own_fence": _encode_number(lease.fence)}
 
 
-def _number(number: int) -> dict[str, Any]:
+def _encode_number(number: int) -> dict[str, Any]:
     return {"N": str(number)}

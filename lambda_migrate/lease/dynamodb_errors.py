@@ -19,7 +19,7 @@ __all__ = [
     "READ_TIMEOUT_SECONDS",
     "RETRYABLE_CODES",
     "ConditionFailed",
-    "RequestContext",
+    "RequestDetails",
     "ServerClock",
     "set_credentials_deadline",
     "translate_error",
@@ -160,7 +160,7 @@ def _parse_http_date(date: str) -> int:
     return (days - 719_469) * 86_400 + hours * 3_600 + minutes * 60 + seconds
 
 
-class RequestContext(NamedTuple):
+class RequestDetails(NamedTuple):
     """What the messages of `translate_error` name.
 
     Attributes:
@@ -180,18 +180,18 @@ class RequestContext(NamedTuple):
     can_refresh_credentials: bool
 
 
-def translate_error(error: Any, context: RequestContext) -> Exception:
+def translate_error(error: Any, request: RequestDetails) -> Exception:
     """Our error for an error response; its message contains names, never credentials.
 
     Args:
         error: A ``ClientError`` of botocore.
-        context: The request.
+        request: The request.
     """
     response: dict[str, Any] = error.response
     code = str(response.get("Error", {}).get("Code", ""))
     message = str(response.get("Error", {}).get("Message", "")).partition("\n")[0]
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    table = repr(context.table)
+    table = repr(request.table)
     if code == "ConditionalCheckFailedException":
         return ConditionFailed(response.get("Item"))
     if code in RETRYABLE_CODES or status >= 500:
@@ -204,21 +204,21 @@ def translate_error(error: Any, context: RequestContext) -> Exception:
     if _is_clock_error(code, message):
         return LeaseStoreUnavailable(
             f"DynamoDB refused the signature for table {table}: {code}: "
-            f"{_describe_clock(context.clock_offset_ms)}; correct this machine's clock"
+            f"{_describe_clock(request.clock_offset_ms)}; correct this machine's clock"
         )
     if code == "ResourceNotFoundException":
-        return ConfigurationError(_describe_missing_table(context))
+        return ConfigurationError(_describe_missing_table(request))
     if code in _ACCESS_DENIED_CODES:
-        return ConfigurationError(_describe_missing_permission(context, message))
+        return ConfigurationError(_describe_missing_permission(request, message))
     if code in EXPIRED_CREDENTIALS_CODES | _INVALID_CREDENTIALS_CODES:
-        return _credentials_error(code, message, context)
+        return _credentials_error(code, message, request)
     reason = f"{code or f'HTTP {status}'}: {message}" if message else code or f"HTTP {status}"
     advice = (
         "; the table needs the partition key `target` of type S and no sort key, see "
         "`lambda-migrate table create --cloudformation`"
     )
     return ConfigurationError(
-        f"DynamoDB refused {context.operation} on table {table}: {reason}"
+        f"DynamoDB refused {request.operation} on table {table}: {reason}"
         f"{advice if code == 'ValidationException' else ''}"
     )
 
@@ -231,11 +231,11 @@ def _is_clock_error(code: str, message: str) -> bool:
     )
 
 
-def _credentials_error(code: str, message: str, context: RequestContext) -> Exception:
-    refused = f"DynamoDB does not accept the credentials used for table {context.table!r}: {code}"
+def _credentials_error(code: str, message: str, request: RequestDetails) -> Exception:
+    refused = f"DynamoDB does not accept the credentials used for table {request.table!r}: {code}"
     if code not in _EXPIRED_TOKEN_CODES:
         return ConfigurationError(f"{refused}; sign in again, or correct them")
-    if context.can_refresh_credentials:
+    if request.can_refresh_credentials:
         return LeaseStoreUnavailable(f"{refused}: {message}; they are being refreshed")
     return ConfigurationError(
         f"{refused}: {message}; sign in again, with credentials that outlive the "
@@ -250,26 +250,26 @@ def _describe_clock(offset_ms: int) -> str:
     return f"this machine's clock is {abs(offset_ms) / 1000:.0f} s {direction} DynamoDB's"
 
 
-def _describe_missing_table(context: RequestContext) -> str:
+def _describe_missing_table(request: RequestDetails) -> str:
     return (
-        f"DynamoDB has no table {context.table!r} in {context.region}; create it with "
-        f"`lambda-migrate table create --table {context.table}` or the CloudFormation snippet of "
+        f"DynamoDB has no table {request.table!r} in {request.region}; create it with "
+        f"`lambda-migrate table create --table {request.table}` or the CloudFormation snippet of "
         "`lambda-migrate table create --cloudformation`, or correct LAMBDA_MIGRATE_TABLE"
     )
 
 
-def _describe_missing_permission(context: RequestContext, message: str) -> str:
+def _describe_missing_permission(request: RequestDetails, message: str) -> str:
     actions = {"get_item": "dynamodb:GetItem", "update_item": "dynamodb:UpdateItem"}
     resource = (
-        context.table
-        if context.table.startswith("arn:")
-        else f"arn:aws:dynamodb:{context.region}:<account>:table/{context.table}"
+        request.table
+        if request.table.startswith("arn:")
+        else f"arn:aws:dynamodb:{request.region}:<account>:table/{request.table}"
     )
     return (
-        f"{actions[context.operation]} on table {context.table!r} is not allowed ({message}); "
+        f"{actions[request.operation]} on table {request.table!r} is not allowed ({message}); "
         "add to the function's role:\n"
         '  {"Effect": "Allow", "Action": ["dynamodb:GetItem", "dynamodb:UpdateItem"],\n'
         f'   "Resource": "{resource}",\n'
         '   "Condition": {"ForAllValues:StringEquals": {"dynamodb:LeadingKeys": '
-        f'["{context.target}"]}}}}}}'
+        f'["{request.target}"]}}}}}}'
     )

@@ -31,7 +31,7 @@ class InMemoryLeaseTable:
     """
 
     def __init__(self, *, lease_seconds: float = 20.0, clock: Clock = SYSTEM_CLOCK) -> None:
-        self.calls = 0
+        self.request_count = 0
         self.lease_seconds = lease_seconds
         self.state = LeaseState()
         """The item. Tests may set it."""
@@ -41,7 +41,7 @@ class InMemoryLeaseTable:
     def read(self, *, consistent: bool = False) -> LeaseState:  # noqa: ARG002 - always consistent
         """See `LeaseStore.read`."""
         with self._lock:
-            self.calls += 1
+            self.request_count += 1
             return self.state
 
     def now_ms(self) -> int:
@@ -52,15 +52,15 @@ class InMemoryLeaseTable:
         self, owner: str, *, expected: LeaseState | None = None, is_expired: bool = False
     ) -> Lease | LeaseState:
         """See `LeaseStore.acquire`."""
-        trusted_until, until_ms = self._new_term()
+        trusted_until, until_ms = self._compute_expiry()
         with self._lock:
-            self.calls += 1
+            self.request_count += 1
             state = self.state
             if state.owner == owner:
                 self.state = self._extend(state, until_ms)
                 return Lease(owner, state.fence, trusted_until, self.state)
             is_newest = expected is None or expected.fence == state.fence
-            is_same = expected is not None and _term_of(expected) == _term_of(state)
+            is_same = expected is not None and _lease_key(expected) == _lease_key(state)
             is_free = state.owner is None or is_lease_expired(state, self._clock.wall_ms())
             if not is_newest or not (is_free or (is_expired and is_same)):
                 return state
@@ -69,9 +69,9 @@ class InMemoryLeaseTable:
 
     def renew(self, lease: Lease, progress: Progress | None = None) -> Lease:
         """See `LeaseStore.renew`."""
-        trusted_until, until_ms = self._new_term()
+        trusted_until, until_ms = self._compute_expiry()
         with self._lock:
-            state = self._require_own(lease)
+            state = self._require_own_lease(lease)
             self.state = self._extend(state, until_ms)._replace(progress=progress or state.progress)
         return lease._replace(trusted_until=trusted_until)
 
@@ -79,14 +79,14 @@ class InMemoryLeaseTable:
         """See `LeaseStore.raise_fence`."""
         lifted = lease._replace(fence=max(fence, lease.fence))
         with self._lock:
-            state = self._require_own(lease, lifted)
+            state = self._require_own_lease(lease, lifted)
             self.state = state._replace(fence=lifted.fence)
         return lifted
 
     def withdraw_readiness(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> Lease:
         """See `LeaseStore.withdraw_readiness`."""
         with self._lock:
-            self.state = self._require_own(lease)._replace(databases=dict(databases))
+            self.state = self._require_own_lease(lease)._replace(databases=dict(databases))
             return lease._replace(state=self.state)
 
     def store_completion(
@@ -97,7 +97,7 @@ class InMemoryLeaseTable:
     ) -> None:
         """See `LeaseStore.store_completion`."""
         remaining = LeaseState().with_failures(failures)
-        self._release_with(
+        self._write_and_release(
             lease,
             databases=dict(databases),
             failure=remaining.failure,
@@ -106,37 +106,39 @@ class InMemoryLeaseTable:
 
     def store_inspection(self, lease: Lease, databases: Mapping[str, DatabaseRecord]) -> None:
         """See `LeaseStore.store_inspection`."""
-        self._release_with(lease, keeps_progress=True, databases=dict(databases))
+        self._write_and_release(lease, keeps_progress=True, databases=dict(databases))
 
     def store_failure(self, lease: Lease, failure: Failure) -> None:
         """See `LeaseStore.store_failure`."""
         remaining = lease.state.with_failure(failure)
-        self._release_with(
+        self._write_and_release(
             lease, failure=remaining.failure, older_failures=remaining.older_failures
         )
 
     def release(self, lease: Lease) -> None:
         """See `LeaseStore.release`."""
-        self._release_with(lease)
+        self._write_and_release(lease)
 
-    def _release_with(self, lease: Lease, *, keeps_progress: bool = False, **changes: Any) -> None:
+    def _write_and_release(
+        self, lease: Lease, *, keeps_progress: bool = False, **changes: Any
+    ) -> None:
         """A write that releases the lease; repeated, it finds its own result: not a loss."""
         with self._lock:
             done = _without_lease(self.state)._replace(**changes)
             if keeps_progress:
                 done = done._replace(progress=self.state.progress)
             if (self.state, self.state.fence) == (done, lease.fence):
-                self.calls += 1
+                self.request_count += 1
                 return
-            self._require_own(lease)
+            self._require_own_lease(lease)
             self.state = done
 
     def close(self) -> None:
         """See `LeaseStore.close`; there is no connection."""
 
-    def _require_own(self, *leases: Lease) -> LeaseState:
+    def _require_own_lease(self, *leases: Lease) -> LeaseState:
         """The item, after checking that one of these leases is the one in it."""
-        self.calls += 1
+        self.request_count += 1
         holder = (self.state.owner, self.state.fence)
         if holder not in [(lease.owner, lease.fence) for lease in leases]:
             raise LeaseLost(f"lost the lease under fencing token {leases[0].fence}")
@@ -145,7 +147,7 @@ class InMemoryLeaseTable:
     def _extend(self, state: LeaseState, until_ms: int) -> LeaseState:
         return state._replace(lease_until_ms=until_ms, lease_ms=round(self.lease_seconds * 1000))
 
-    def _new_term(self) -> tuple[float, int]:
+    def _compute_expiry(self) -> tuple[float, int]:
         trusted_until = self._clock.monotonic() + self.lease_seconds - CLOCK_SKEW_MS / 1000
         return trusted_until, self._clock.wall_ms() + round(self.lease_seconds * 1000)
 
@@ -154,5 +156,5 @@ def _without_lease(state: LeaseState) -> LeaseState:
     return state._replace(owner=None, lease_until_ms=0, lease_ms=0, progress=None)
 
 
-def _term_of(state: LeaseState) -> tuple[int, str | None, int]:
+def _lease_key(state: LeaseState) -> tuple[int, str | None, int]:
     return (state.fence, state.owner, state.lease_until_ms)

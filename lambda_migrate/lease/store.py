@@ -28,7 +28,7 @@ class LeaseStore(Protocol):
     """
 
     @property
-    def calls(self) -> int:
+    def request_count(self) -> int:
         """Requests made so far, for telemetry."""
 
     def now_ms(self) -> int:

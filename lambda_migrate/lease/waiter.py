@@ -25,7 +25,7 @@ class Waiter:
     CPU to import: with a hundred waiters on few processors that would delay the first request.
 
     Args:
-        next_step: Reads the item and decides.
+        read_and_decide: Reads the item and decides.
         deadline: When to give up.
         backoff: How long to sleep between two reads.
         on_wait: Called before each sleep with the newest state, the seconds waited and the delay.
@@ -35,7 +35,7 @@ class Waiter:
 
     def __init__(
         self,
-        next_step: Callable[[], Decision],
+        read_and_decide: Callable[[], Decision],
         *,
         deadline: Deadline,
         backoff: Backoff,
@@ -43,7 +43,7 @@ class Waiter:
         now_ms: Callable[[], int] | None = None,
         store_timeout_seconds: float | None = None,
     ) -> None:
-        self._next_step = next_step
+        self._read_and_decide = read_and_decide
         self._deadline = deadline
         self._clock = deadline.clock
         self._backoff = backoff
@@ -53,14 +53,14 @@ class Waiter:
         self._started = self._clock.monotonic()
         self._last_answer = self._started
         self._state = LeaseState()
-        self._failures = 0
+        self._error_count = 0
 
-    def wait(self, state: LeaseState, *, failures: int = 0) -> Decision:
+    def wait(self, state: LeaseState, *, error_count: int = 0) -> Decision:
         """Wait, starting from ``state``, which was just read.
 
         Args:
             state: The state; an empty one if the read failed.
-            failures: How many reads have failed before.
+            error_count: How many reads have failed before.
 
         Returns:
             The first step that is not to wait.
@@ -70,46 +70,46 @@ class Waiter:
             LeaseStoreUnavailable: The store did not answer at the end.
         """
         self._note_store_response(state)
-        self._failures = failures
-        while isinstance(step := self._sleep_and_read(), Wait):
-            self._note_store_response(step.state)
-        return step
+        self._error_count = error_count
+        while isinstance(decision := self._sleep_and_read(), Wait):
+            self._note_store_response(decision.state)
+        return decision
 
     def _sleep_and_read(self) -> Decision:
         """Sleep and read, repeatedly until the store answers."""
         while True:
             self._sleep()
             try:
-                return self._next_step()
+                return self._read_and_decide()
             except LeaseStoreUnavailable:
-                self._failures += 1
+                self._error_count += 1
                 if self._deadline.is_over or self._is_store_gone:
                     raise
 
     def _sleep(self) -> None:
         if self._deadline.is_over:
             raise NotReady(
-                f"the schema is not ready after waiting {self._waited:.1f} s: "
+                f"the schema is not ready after waiting {self._waited_seconds:.1f} s: "
                 f"{describe_holder(self._state)}",
-                retry_after_seconds=round(min(30.0, max(1.0, self._waited / 2))),
+                retry_after_seconds=round(min(30.0, max(1.0, self._waited_seconds / 2))),
             )
         delay = self._backoff.delay(
-            self._waited,
+            self._waited_seconds,
             state=self._state,
             now_ms=self._now_ms(),
-            failures=self._failures,
+            error_count=self._error_count,
         )
         delay = min(delay, self._deadline.remaining())
-        self._on_wait(self._state, self._waited, delay)
+        self._on_wait(self._state, self._waited_seconds, delay)
         self._clock.sleep(delay)
 
     def _note_store_response(self, state: LeaseState) -> None:
         self._state = state
-        self._failures = 0
+        self._error_count = 0
         self._last_answer = self._clock.monotonic()
 
     @property
-    def _waited(self) -> float:
+    def _waited_seconds(self) -> float:
         return self._clock.monotonic() - self._started
 
     @property

@@ -159,7 +159,7 @@ class _Environment:
             if remaining <= 0:
                 return
             delay = self.policy.delay(
-                now - began, state=state, now_ms=self._wall_ms(now), failures=failures
+                now - began, state=state, now_ms=self._wall_ms(now), error_count=failures
             )
             pause = way + min(delay, remaining) + simulation.way()
 

@@ -24,11 +24,11 @@ class Policy(Protocol):
 
     def delay(
         self,
-        waited: float,
+        waited_seconds: float,
         *,
         state: LeaseState | None = None,
         now_ms: int = 0,
-        failures: int = 0,
+        error_count: int = 0,
     ) -> float:
         """Seconds until the next read."""
 
@@ -71,16 +71,16 @@ class _Paced:
 
     def delay(
         self,
-        waited: float,
+        waited_seconds: float,
         *,
         state: LeaseState | None = None,  # noqa: ARG002 - of the protocol
         now_ms: int = 0,  # noqa: ARG002 - of the protocol
-        failures: int = 0,
+        error_count: int = 0,
     ) -> float:
         """See `Policy.delay`."""
-        bound = self._bound(waited, self._delays)
-        if failures:
-            bound = max(bound, backoff.max_delay_after_errors(failures))
+        bound = self._bound(waited_seconds, self._delays)
+        if error_count:
+            bound = max(bound, backoff.max_delay_after_errors(error_count))
         lowest = self._lowest if self._delays else self._first
         self._delays += 1
         return bound * (lowest + (1 - lowest) * self._random.random())

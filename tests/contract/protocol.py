@@ -535,8 +535,8 @@ class SteppedStore:
         self._world = instance.world
 
     @property
-    def calls(self) -> int:
-        return self._store.calls
+    def request_count(self) -> int:
+        return self._store.request_count
 
     def now_ms(self) -> int:
         return self._store.now_ms()

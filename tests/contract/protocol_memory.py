@@ -54,8 +54,8 @@ class View(InMemoryLeaseTable):
     def state(self, state: LeaseState) -> None:
         self._item.state = state
 
-    def _new_term(self) -> tuple[float, int]:
-        term = super()._new_term()
+    def _compute_expiry(self) -> tuple[float, int]:
+        term = super()._compute_expiry()
         self._instance.on_its_way()
         return term
 

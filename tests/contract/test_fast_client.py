@@ -120,7 +120,7 @@ def test_a_missing_table_falls_back_to_boto3_whose_error_names_the_next_step(
     with pytest.raises(ConfigurationError, match=f"no table '{table}'"):
         store.read()
     store.close()
-    assert store.calls == 2
+    assert store.request_count == 2
 
 
 def test_a_table_with_another_key_falls_back_to_boto3(
@@ -158,7 +158,7 @@ def test_the_stores_of_the_contract_suite_use_the_fast_client(
     monkeypatch.setattr(store, "_create_client", _refuse)
     assert store.read(consistent=True) == store.read() == LeaseState()
     store.close()
-    assert store.calls == 2
+    assert store.request_count == 2
 
 
 def _refuse(*_: object, **__: object) -> Any:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import pytest
 
-from lambda_migrate.aws.appconfig import API_SECONDS, AppConfigFlags
+from lambda_migrate.aws.appconfig import API_CACHE_SECONDS, AppConfigFlags
 from lambda_migrate.clock import Deadline
 from lambda_migrate.engine.flags import HOLD_BACK_AT, MODE, PAUSED, Flags, FlagSource
 from lambda_migrate.errors import FlagsUnavailable
@@ -57,11 +57,11 @@ class AppConfigBench:
             HOLD_BACK_AT: {"default": flags.hold_back_at, "boolean_type": False},
             PAUSED: {"default": flags.paused},
         }
-        self._clock.advance(API_SECONDS)  # what was read before is out of date
+        self._clock.advance(API_CACHE_SECONDS)  # what was read before is out of date
 
     def go_down(self) -> None:
         self._served.behaviour = "fails"
-        self._clock.advance(API_SECONDS)
+        self._clock.advance(API_CACHE_SECONDS)
 
 
 @pytest.fixture(params=["memory", "extension", "api"])

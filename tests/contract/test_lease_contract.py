@@ -506,9 +506,9 @@ def test_all_stored_digests_are_read_as_written(leases: LeaseBench) -> None:
 @every_write
 def test_each_write_is_one_request(leases: LeaseBench, write: Write) -> None:
     lease = leases.acquire("a")
-    before = leases.store.calls
+    before = leases.store.request_count
     write(leases.store, lease)
-    assert leases.store.calls == before + 1
+    assert leases.store.request_count == before + 1
 
 
 def test_the_loser_decides_from_the_returned_state(leases: LeaseBench) -> None:

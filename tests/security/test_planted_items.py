@@ -173,8 +173,8 @@ def test_forged_progress_does_not_prolong_a_wait(
 ) -> None:
     state = held(until, progress=Progress("m", 0, 1, started))
     backoff = Backoff(FixedRandom(0.999))
-    delay = backoff.delay(waited, state=state, now_ms=10**12, failures=failures)
-    assert 0 <= delay <= backoff.delay(waited, failures=failures)
+    delay = backoff.delay(waited, state=state, now_ms=10**12, error_count=failures)
+    assert 0 <= delay <= backoff.delay(waited, error_count=failures)
 
 
 @pytest.mark.parametrize("attempts", [-FAR, -4, -1, 0, FAR])

@@ -43,11 +43,11 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Clock
     from lambda_migrate.lease.fast_client.endpoint import ClientConfig, Endpoint
-    from lambda_migrate.lease.fast_client.http import Connection, Response
+    from lambda_migrate.lease.fast_client.http import HTTPConnection, HTTPResponse
 
-__all__ = ["FALLBACK_LIMIT_SECONDS", "FastClient", "build_request"]
+__all__ = ["MAX_SECONDS_BEFORE_FALLBACK", "FastClient", "build_request"]
 
-FALLBACK_LIMIT_SECONDS = 0.3
+MAX_SECONDS_BEFORE_FALLBACK = 0.3
 """boto3 is used for the same call only if this client declined sooner than that, so that both
 together fit into the default safety margin of 2 s."""
 
@@ -76,7 +76,7 @@ class FastClient:
         self.server_clock = ServerClock(clock)
         self._environ = environ
         self._clock = clock
-        self._idle_connections: list[Connection] = []
+        self._idle_connections: list[HTTPConnection] = []
         self._tls_contexts: dict[str, ssl.SSLContext] = {}
         self._has_responded = False
         self._is_disabled = False
@@ -125,7 +125,7 @@ class FastClient:
 
     def close(self) -> None:
         """Close the idle connection; the next call opens another one. Idempotent."""
-        while (connection := self._take_idle()) is not None:
+        while (connection := self._take_idle_connection()) is not None:
             connection.close()
 
     def _call(
@@ -134,7 +134,7 @@ class FastClient:
         table: str,
         target: str,
         parameters: Mapping[str, Any],
-        parse: Callable[[Response, str], Mapping[str, Any]],
+        parse: Callable[[HTTPResponse, str], Mapping[str, Any]],
     ) -> Mapping[str, Any] | None:
         config = None if self._is_disabled else resolve_config(self._environ)
         if config is None or not set(table) <= _TABLE_NAME_CHARACTERS:
@@ -146,11 +146,11 @@ class FastClient:
         started = self._clock.monotonic()
         problem: Exception
         try:
-            context = self._tls_context(config)
+            tls_context = self._tls_context(config)
             started = self._clock.monotonic()  # reading the certificates is CPU, not waiting
             body = {"TableName": table, "Key": {"target": {"S": target}}, **parameters}
             request = build_request(config, operation, body, wall_ms=self._clock.wall_ms())
-            response = self._send(config.endpoint, context, request)
+            response = self._send(config.endpoint, tls_context, request)
             self._has_responded = True
             self.server_clock.update(response.headers.get("date", ""))
             return parse(response, target)
@@ -158,14 +158,14 @@ class FastClient:
             raise LeaseStoreUnavailable(f"DynamoDB, table {table!r}: {error}") from None
         except NoResponse as error:
             problem = LeaseStoreUnavailable(f"DynamoDB did not answer for table {table!r}: {error}")
-            if self._has_responded or config.endpoint.is_explicit:
+            if self._has_responded or config.endpoint.is_configured:
                 raise problem from None
         except FallbackNeeded as error:
             problem = LeaseStoreUnavailable(
                 f"the response of DynamoDB for table {table!r} cannot be used: {error}"
             )
         self._disable()
-        if self._clock.monotonic() - started > FALLBACK_LIMIT_SECONDS:
+        if self._clock.monotonic() - started > MAX_SECONDS_BEFORE_FALLBACK:
             raise problem
         return None
 
@@ -182,12 +182,14 @@ class FastClient:
             self._tls_contexts[config.ca_bundle] = create_tls_context(config.ca_bundle)
         return self._tls_contexts[config.ca_bundle]
 
-    def _send(self, endpoint: Endpoint, context: ssl.SSLContext | None, request: bytes) -> Response:
+    def _send(
+        self, endpoint: Endpoint, tls_context: ssl.SSLContext | None, request: bytes
+    ) -> HTTPResponse:
         """Send over the idle connection; if that is closed, or there is none, over a new one."""
         from lambda_migrate.lease.fast_client.http import NoResponse, connect
 
         deadline = Deadline.after(CONNECT_TIMEOUT_SECONDS + READ_TIMEOUT_SECONDS, self._clock)
-        idle = self._take_idle()
+        idle = self._take_idle_connection()
         if idle is not None and idle.endpoint != endpoint:
             idle.close()
             idle = None
@@ -198,11 +200,13 @@ class FastClient:
             except NoResponse as error:
                 if not error.is_stale:
                     raise
-        connection = connect(endpoint, context, deadline.at_most(CONNECT_TIMEOUT_SECONDS))
+        connection = connect(endpoint, tls_context, deadline.at_most(CONNECT_TIMEOUT_SECONDS))
         self.request_count += idle is None
         return self._exchange(connection, request, deadline)
 
-    def _exchange(self, connection: Connection, request: bytes, deadline: Deadline) -> Response:
+    def _exchange(
+        self, connection: HTTPConnection, request: bytes, deadline: Deadline
+    ) -> HTTPResponse:
         try:
             return connection.exchange(request, deadline.at_most(READ_TIMEOUT_SECONDS))
         finally:
@@ -211,7 +215,7 @@ class FastClient:
             else:
                 connection.close()
 
-    def _take_idle(self) -> Connection | None:
+    def _take_idle_connection(self) -> HTTPConnection | None:
         try:
             return self._idle_connections.pop()
         except IndexError:

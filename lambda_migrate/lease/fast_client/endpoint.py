@@ -77,13 +77,13 @@ class Endpoint(NamedTuple):
         is_tls: Whether to use TLS.
         host: Name or address, without brackets.
         port: TCP port.
-        is_explicit: Whether a setting names it.
+        is_configured: Whether a setting names it.
     """
 
     is_tls: bool
     host: str
     port: int
-    is_explicit: bool = False
+    is_configured: bool = False
 
     @property
     def authority(self) -> str:
@@ -181,7 +181,7 @@ def _parse_endpoint(url: str) -> Endpoint | None:
     number = _parse_port(port, 443 if scheme == "https" else 80)
     if scheme not in ("http", "https") or not is_host or number is None:
         return None
-    return Endpoint(scheme == "https", host, number, is_explicit=True)
+    return Endpoint(scheme == "https", host, number, is_configured=True)
 
 
 def _is_ipv6(text: str) -> bool:

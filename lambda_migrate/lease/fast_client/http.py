@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from lambda_migrate.lease.fast_client.endpoint import Endpoint
 
 __all__ = [
-    "Connection",
     "FallbackNeeded",
+    "HTTPConnection",
+    "HTTPResponse",
     "NoResponse",
-    "Response",
     "connect",
     "create_tls_context",
 ]
@@ -48,7 +48,7 @@ class NoResponse(Exception):
         super().__init__(message)
 
 
-class Response(NamedTuple):
+class HTTPResponse(NamedTuple):
     """A response; the body of one with status 5xx is not read."""
 
     status: int
@@ -73,12 +73,14 @@ def create_tls_context(ca_bundle: str) -> ssl.SSLContext:
         raise FallbackNeeded(f"the CA bundle cannot be used: {error}") from None
 
 
-def connect(endpoint: Endpoint, context: ssl.SSLContext | None, deadline: Deadline) -> Connection:
+def connect(
+    endpoint: Endpoint, tls_context: ssl.SSLContext | None, deadline: Deadline
+) -> HTTPConnection:
     """Open a connection.
 
     Args:
         endpoint: The server.
-        context: For TLS.
+        tls_context: For TLS.
         deadline: When to give up.
 
     Raises:
@@ -87,25 +89,25 @@ def connect(endpoint: Endpoint, context: ssl.SSLContext | None, deadline: Deadli
     """
     host = endpoint.host.encode("ascii")  # as text it would be put through IDNA: 3 ms to import
     try:
-        channel = connect_tcp(host, endpoint.port, deadline)
+        sock = connect_tcp(host, endpoint.port, deadline)
     except socket.gaierror as error:
         raise NoResponse(f"cannot resolve {endpoint.host}: {error}") from None
     except OSError as error:
-        raise NoResponse(_describe(error, is_late=deadline.is_over)) from None
-    if context is None:
-        return Connection(channel, endpoint)
+        raise NoResponse(_describe(error, is_past_deadline=deadline.is_over)) from None
+    if tls_context is None:
+        return HTTPConnection(sock, endpoint)
     try:
-        channel.settimeout(_seconds_left(deadline))
-        return Connection(context.wrap_socket(channel, server_hostname=host), endpoint)
+        sock.settimeout(_seconds_left(deadline))
+        return HTTPConnection(tls_context.wrap_socket(sock, server_hostname=host), endpoint)
     except (TimeoutError, ConnectionError) as error:
         raise NoResponse(f"TLS handshake failed: {type(error).__name__}") from None
     except (OSError, ValueError) as error:  # SSLError; a name that no certificate can have
         raise FallbackNeeded(f"TLS failed: {type(error).__name__}") from None
     finally:
-        channel.close()  # a wrapped socket has its own descriptor
+        sock.close()  # a wrapped socket has its own descriptor
 
 
-class Connection:
+class HTTPConnection:
     """A connection that stays open from one exchange to the next, if the server allows it.
 
     Args:
@@ -113,14 +115,14 @@ class Connection:
         endpoint: The server.
     """
 
-    def __init__(self, channel: socket.socket, endpoint: Endpoint) -> None:
+    def __init__(self, sock: socket.socket, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.is_reusable = False
-        self._channel = channel
+        self._sock = sock
         self._received = b""
         self._has_received = False
 
-    def exchange(self, request: bytes, deadline: Deadline) -> Response:
+    def exchange(self, request: bytes, deadline: Deadline) -> HTTPResponse:
         """Send a request and read the response.
 
         Raises:
@@ -131,21 +133,21 @@ class Connection:
         self._received = b""
         self._has_received = False
         try:
-            self._channel.settimeout(_seconds_left(deadline))
-            self._channel.sendall(request)
+            self._sock.settimeout(_seconds_left(deadline))
+            self._sock.sendall(request)
         except OSError as error:
             raise self._no_response(error) from None
         status, headers, stays_open = self._read_head(deadline)
         if status >= 500:
-            return Response(status, headers, b"")
+            return HTTPResponse(status, headers, b"")
         body = self._read_body(_parse_length(headers), deadline)
         self.is_reusable = stays_open
-        return Response(status, headers, body)
+        return HTTPResponse(status, headers, body)
 
     def close(self) -> None:
         """Close the connection. Idempotent."""
         self.is_reusable = False
-        self._channel.close()
+        self._sock.close()
 
     def _read_head(self, deadline: Deadline) -> tuple[int, dict[str, str], bool]:
         """Status, headers, and whether the connection stays open; interim responses are skipped."""
@@ -174,8 +176,8 @@ class Connection:
 
     def _receive(self, deadline: Deadline) -> None:
         try:
-            self._channel.settimeout(_seconds_left(deadline))
-            received = self._channel.recv(65536)
+            self._sock.settimeout(_seconds_left(deadline))
+            received = self._sock.recv(65536)
         except OSError as error:
             raise self._no_response(error) from None
         if not received:
@@ -184,9 +186,10 @@ class Connection:
         self._received += received
 
     def _no_response(self, error: OSError) -> NoResponse:
-        is_late = isinstance(error, TimeoutError)
+        is_past_deadline = isinstance(error, TimeoutError)
         return NoResponse(
-            _describe(error, is_late=is_late), is_stale=not is_late and not self._has_received
+            _describe(error, is_past_deadline=is_past_deadline),
+            is_stale=not is_past_deadline and not self._has_received,
         )
 
 
@@ -198,8 +201,8 @@ def _seconds_left(deadline: Deadline) -> float:
     return seconds
 
 
-def _describe(error: OSError, *, is_late: bool) -> str:
-    return "timed out" if is_late else f"{type(error).__name__}: {error}"
+def _describe(error: OSError, *, is_past_deadline: bool) -> str:
+    return "timed out" if is_past_deadline else f"{type(error).__name__}: {error}"
 
 
 def _parse_head(head: bytes) -> tuple[int, dict[str, str], bool]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from lambda_migrate.lease.fast_client.http import Response
+    from lambda_migrate.lease.fast_client.http import HTTPResponse
 
 __all__ = ["RetryLater", "parse_item", "parse_updated_item"]
 
@@ -27,7 +27,7 @@ class RetryLater(Exception):
     """DynamoDB reports that the same request may succeed later."""
 
 
-def parse_item(response: Response, target: str) -> Mapping[str, Any]:
+def parse_item(response: HTTPResponse, target: str) -> Mapping[str, Any]:
     """The item in a response to GetItem; empty if there is none.
 
     Args:
@@ -42,7 +42,7 @@ def parse_item(response: Response, target: str) -> Mapping[str, Any]:
     return {} if item is None else item
 
 
-def parse_updated_item(response: Response, target: str) -> Mapping[str, Any]:
+def parse_updated_item(response: HTTPResponse, target: str) -> Mapping[str, Any]:
     """The item in a response to UpdateItem with ``ALL_NEW``.
 
     Args:
@@ -60,7 +60,7 @@ def parse_updated_item(response: Response, target: str) -> Mapping[str, Any]:
     return item
 
 
-def _parse_document(response: Response, target: str) -> dict[str, Any]:
+def _parse_document(response: HTTPResponse, target: str) -> dict[str, Any]:
     """The JSON document of a response that is not an error."""
     if response.status >= 500:
         raise RetryLater(f"HTTP {response.status}")
@@ -76,7 +76,7 @@ def _parse_document(response: Response, target: str) -> dict[str, Any]:
     raise FallbackNeeded(f"HTTP {response.status} {code}")
 
 
-def _parse_json(response: Response) -> dict[str, Any]:
+def _parse_json(response: HTTPResponse) -> dict[str, Any]:
     checksum = response.headers.get("x-amz-crc32")
     if checksum is not None:
         from zlib import crc32

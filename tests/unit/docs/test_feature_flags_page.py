@@ -16,9 +16,9 @@ import pytest
 from aws_lambda_powertools.utilities.feature_flags import SchemaValidator
 
 from lambda_migrate.aws.appconfig import (
-    API_SECONDS,
-    EXTENSION_SECONDS,
-    MAX_SECONDS,
+    API_CACHE_SECONDS,
+    EXTENSION_CACHE_SECONDS,
+    MAX_READ_SECONDS,
     AppConfigFlags,
 )
 from lambda_migrate.clock import Deadline
@@ -124,9 +124,9 @@ def test_the_test_on_the_page_passes(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_times_on_the_page_are_those_of_the_code() -> None:
     text = " ".join(PAGE.split())
-    assert f"A response of the extension is cached for {EXTENSION_SECONDS:g} s" in text
-    assert f"which charges for each request, is cached for {API_SECONDS:g} s" in text
-    assert f"Reading ends after {MAX_SECONDS:g} s" in text
+    assert f"A response of the extension is cached for {EXTENSION_CACHE_SECONDS:g} s" in text
+    assert f"which charges for each request, is cached for {API_CACHE_SECONDS:g} s" in text
+    assert f"Reading ends after {MAX_READ_SECONDS:g} s" in text
 
 
 def test_every_flag_is_in_the_table() -> None:

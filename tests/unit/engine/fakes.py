@@ -137,7 +137,7 @@ class FakeTable(InMemoryLeaseTable):
     def _through(self, name: str, act: Callable[[], T]) -> T:
         self.log.append(name)
         if self.is_down:
-            self.calls += 1
+            self.request_count += 1
             raise LeaseStoreUnavailable("DynamoDB did not answer")
         self.before.pop(name, lambda: None)()
         answer = act()

@@ -119,7 +119,7 @@ def test_a_document_is_cached_for_some_seconds_by_both_clocks(
     clock.jump(3600)  # frozen for an hour, in which the monotonic clock may stand still
     assert flags.read(deadline).paused
     served.document = GO
-    clock.advance(adapter.API_SECONDS)
+    clock.advance(adapter.API_CACHE_SECONDS)
     assert not flags.read(deadline).paused
 
 
@@ -133,7 +133,7 @@ def test_a_failed_read_is_cached(
     assert refused(flags, deadline) == first
     assert served.requests.total() == asked
     served.behaviour = "answers"
-    clock.advance(adapter.API_SECONDS)
+    clock.advance(adapter.API_CACHE_SECONDS)
     assert flags.read(deadline) == Flags()
 
 
@@ -167,8 +167,8 @@ def test_an_unresponsive_appconfig_is_waited_for_until_the_deadline(
 def test_an_unresponsive_appconfig_is_waited_for_at_most_four_seconds(
     source: Source, served: LocalAppConfig, deadline: Deadline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert adapter.MAX_SECONDS == 4
-    monkeypatch.setattr(adapter, "MAX_SECONDS", 0.2)
+    assert adapter.MAX_READ_SECONDS == 4
+    monkeypatch.setattr(adapter, "MAX_READ_SECONDS", 0.2)
     served.behaviour = "dribbles"
     assert "no response within 0.2 s" in refused(source(), deadline)
 
@@ -224,7 +224,7 @@ def test_each_read_from_the_api_is_a_new_session(
     flags = AppConfigFlags(PROFILE, CONTEXT, clock=clock)
     for _ in range(2):
         assert flags.read(deadline) == Flags()
-        clock.advance(adapter.API_SECONDS)
+        clock.advance(adapter.API_CACHE_SECONDS)
     assert served.requests == {"StartConfigurationSession": 2, "GetLatestConfiguration": 2}
 
 
@@ -352,6 +352,6 @@ def test_other_flags_in_the_same_document_may_be_anything() -> None:
 )
 @pytest.mark.filterwarnings("ignore:Failed to evaluate feature flag")  # newer Powertools say so
 def test_an_invalid_document_is_refused(document: object, reason: str) -> None:
-    with pytest.raises(adapter._FlagsUnusable) as error:
+    with pytest.raises(adapter._FlagsReadError) as error:
         evaluate_flags(document, CONTEXT)
     assert reason in str(error.value)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from lambda_migrate.clock import SYSTEM_CLOCK
-from lambda_migrate.lease.codec import FORMAT, encode_databases
+from lambda_migrate.lease.codec import FORMAT_VERSION, encode_databases
 from lambda_migrate.lease.record import DatabaseRecord, join_digests
 from lambda_migrate.migrations import read_manifest
 
@@ -131,7 +131,7 @@ def ready(folder: Path) -> dict[str, Any]:
     databases = json.loads(json.dumps(encode_databases({"d": record}), default=base64))
     return {
         "target": {"S": "default"},
-        "format": {"N": str(FORMAT)},
+        "format": {"N": str(FORMAT_VERSION)},
         "fence": {"N": "3"},
         "databases": databases,
     }
@@ -139,7 +139,7 @@ def ready(folder: Path) -> dict[str, Any]:
 
 HELD = {
     "target": {"S": "default"},
-    "format": {"N": str(FORMAT)},
+    "format": {"N": str(FORMAT_VERSION)},
     "fence": {"N": "3"},
     "owner": {"S": "another/1/x"},
     "lease_ms": {"N": "20000"},

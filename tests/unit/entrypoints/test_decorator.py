@@ -18,7 +18,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 
 from lambda_migrate import migrate_on_cold_start, service_unavailable
 from lambda_migrate.clock import Deadline
-from lambda_migrate.decorator import LONG_INITS
+from lambda_migrate.decorator import LONG_INIT_TYPES
 from lambda_migrate.errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -200,7 +200,7 @@ def test_a_warm_invocation_touches_neither_lease_nor_database_nor_clock(
 ) -> None:
     guarded = guard(fakes.runner(V1), served)
     guarded("e", Context())
-    calls, connections = fakes.table.calls, fakes.database.connections
+    calls, connections = fakes.table.request_count, fakes.database.connections
     for name in ("monotonic", "wall_ms", "sleep"):
         monkeypatch.setattr(fakes.clock, name, lambda *_: pytest.fail("the clock was read"))
     context = Context()
@@ -208,7 +208,7 @@ def test_a_warm_invocation_touches_neither_lease_nor_database_nor_clock(
         context, "get_remaining_time_in_millis", lambda: pytest.fail("the context was asked")
     )
     assert guarded("e", context) == {"event": "e"}
-    assert (fakes.table.calls, fakes.database.connections) == (calls, connections)
+    assert (fakes.table.request_count, fakes.database.connections) == (calls, connections)
 
 
 def test_ten_thousand_warm_invocations_leave_nothing_behind(fakes: Fakes) -> None:
@@ -541,7 +541,7 @@ def test_mode_off_works_with_otherwise_wrong_settings(
     assert handler({}, None) == "served"
 
 
-@pytest.mark.parametrize("kind", ["on-demand", *sorted(LONG_INITS)])
+@pytest.mark.parametrize("kind", ["on-demand", *sorted(LONG_INIT_TYPES)])
 @pytest.mark.parametrize(
     ("argument", "variable", "asked"),
     [

@@ -70,7 +70,7 @@ def test_a_runner_is_created_without_network_io(
     assert isinstance(target.store, DynamoDBLeaseTable)
     assert isinstance(target.database, PostgreSQLDatabase)
     assert isinstance(vars(target.observer)["inner"], PowertoolsObserver)  # guarded
-    assert target.store.calls == 0
+    assert target.store.request_count == 0
 
 
 @pytest.mark.parametrize("given", [{"LAMBDA_MIGRATE_ALLOW_EMPTY": "true"}, {}])

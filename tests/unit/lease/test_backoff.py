@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from lambda_migrate.lease.backoff import (
     DELAY_GROWTH,
-    EARLY_DELAY_SECONDS,
     INITIAL_DELAY_SECONDS,
     MAX_DELAY_AFTER_ERROR_SECONDS,
     MAX_DELAY_SECONDS,
+    MAX_EARLY_DELAY_SECONDS,
     Backoff,
 )
 from lambda_migrate.lease.decision import CLOCK_SKEW_MS
@@ -38,7 +38,7 @@ def delay(
     waited: float, roll: float, state: LeaseState | None = None, *, failures: int = 0
 ) -> float:
     backoff = Backoff(FixedRandom(roll))
-    return backoff.delay(waited, state=state, now_ms=NOW, failures=failures)
+    return backoff.delay(waited, state=state, now_ms=NOW, error_count=failures)
 
 
 def bound(waited: float, state: LeaseState | None = None, *, failures: int = 0) -> float:
@@ -68,7 +68,7 @@ def test_failures_never_raise_a_delay_above_their_own_maximum(
 @given(waited=waited_seconds)
 @settings(deadline=None)
 def test_a_delay_is_at_most_a_share_of_the_time_waited(waited: float) -> None:
-    assert bound(waited) <= max(EARLY_DELAY_SECONDS, DELAY_GROWTH * waited)
+    assert bound(waited) <= max(MAX_EARLY_DELAY_SECONDS, DELAY_GROWTH * waited)
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,8 @@ def test_a_delay_is_at_most_a_share_of_the_time_waited(waited: float) -> None:
     [
         (0.0, INITIAL_DELAY_SECONDS),
         (0.1, INITIAL_DELAY_SECONDS + 0.1),
-        (1.0, EARLY_DELAY_SECONDS),
-        (EARLY_DELAY_SECONDS / DELAY_GROWTH, EARLY_DELAY_SECONDS),
+        (1.0, MAX_EARLY_DELAY_SECONDS),
+        (MAX_EARLY_DELAY_SECONDS / DELAY_GROWTH, MAX_EARLY_DELAY_SECONDS),
         (10.0, 10 * DELAY_GROWTH),
         (MAX_DELAY_SECONDS / DELAY_GROWTH, MAX_DELAY_SECONDS),
         (1e9, MAX_DELAY_SECONDS),
@@ -142,7 +142,7 @@ def test_an_expired_lease_shortens_no_delay(left_ms: int) -> None:
 def test_the_delay_doubles_with_each_failed_read_up_to_a_maximum(
     failures: int, doublings: int
 ) -> None:
-    doubled = min(MAX_DELAY_AFTER_ERROR_SECONDS, EARLY_DELAY_SECONDS * 2**doublings)
+    doubled = min(MAX_DELAY_AFTER_ERROR_SECONDS, MAX_EARLY_DELAY_SECONDS * 2**doublings)
     assert bound(1.0, failures=failures) == pytest.approx(doubled)
 
 

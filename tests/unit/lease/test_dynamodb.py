@@ -369,7 +369,7 @@ def test_expired_credentials_are_replaced_by_a_client_with_others() -> None:
     table = DynamoDBLeaseTable(TABLE, "orders", client=lambda: next(clients), clock=FakeClock())
     assert table.read().fence == 0
     assert [table.read().fence for _ in range(2)] == [7, 7]
-    assert (len(old.calls), len(new.calls), table.calls) == (2, 2, 4)
+    assert (len(old.calls), len(new.calls), table.request_count) == (2, 2, 4)
 
 
 def test_the_same_expired_credentials_are_not_sent_twice() -> None:
@@ -392,7 +392,7 @@ def test_a_new_client_can_read_the_environment_again(
     assert make_client()._request_signer._credentials.access_key == "old"
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "new")
     assert make_client()._request_signer._credentials.access_key == "old"
-    assert make_client(reload_environment=True)._request_signer._credentials.access_key == "new"
+    assert make_client(reload_variables=True)._request_signer._credentials.access_key == "new"
 
 
 # --- configuration errors name what to fix
@@ -519,7 +519,7 @@ def test_a_failed_condition_without_the_item_costs_one_consistent_read() -> None
     assert table.acquire("me") == LeaseState(fence=7, owner="other", lease_until_ms=1)
     assert [operation for operation, _ in client.calls] == ["update_item", "get_item"]
     assert client.calls[1][1]["ConsistentRead"] is True
-    assert table.calls == 2
+    assert table.request_count == 2
 
 
 @every_write
@@ -807,7 +807,7 @@ def test_constructing_a_table_creates_no_client() -> None:
         raise AssertionError("a constructor does no I/O")
 
     table = DynamoDBLeaseTable(TABLE, "orders", client=refuse)
-    assert (table.calls, table.lease_seconds) == (0, 20.0)
+    assert (table.request_count, table.lease_seconds) == (0, 20.0)
 
 
 def test_one_client_serves_all_calls() -> None:
@@ -821,4 +821,4 @@ def test_one_client_serves_all_calls() -> None:
     table.read()
     table.read()
     assert len(made) == 1
-    assert table.calls == 2
+    assert table.request_count == 2

@@ -361,7 +361,7 @@ def test_declining_late_ends_the_call_and_boto3_does_the_next() -> None:
     clock = FakeClock()
 
     def takes_long(connection: socket.socket) -> None:
-        clock.advance(client_module.FALLBACK_LIMIT_SECONDS + 0.1)
+        clock.advance(client_module.MAX_SECONDS_BEFORE_FALLBACK + 0.1)
         connection.sendall(FALLBACK_RESPONSES["a page"])
 
     with Server([takes_long]) as server:
@@ -715,7 +715,7 @@ def test_reading_a_table_creates_no_boto3_client() -> None:
         table = table_for(server, fail_if_called)
         assert [table.read(), table.read(consistent=True)] == [LeaseState(fence=7)] * 2
         table.close()
-        assert table.calls == 2
+        assert table.request_count == 2
         assert [b'"ConsistentRead": true' in request for request in server.requests] == [
             False,
             True,
@@ -727,7 +727,7 @@ def test_a_table_uses_boto3_once_the_fast_client_has_declined() -> None:
     with Server([sends(FALLBACK_RESPONSES["a page"])]) as server:
         table = table_for(server, lambda: client)
         assert [table.read().fence, table.read().fence] == [8, 8]
-        assert (len(server.requests), client.calls, table.calls) == (1, 2, 3)
+        assert (len(server.requests), client.calls, table.request_count) == (1, 2, 3)
         table.close()
         assert client.is_closed
 
@@ -738,7 +738,7 @@ def test_a_busy_table_creates_no_boto3_client_either() -> None:
         with pytest.raises(LeaseStoreUnavailable, match="ThrottlingException"):
             table.read()
         table.close()
-        assert table.calls == 1
+        assert table.request_count == 1
 
 
 def test_closing_a_table_that_was_never_used_creates_no_client() -> None:
@@ -945,4 +945,4 @@ def test_losing_the_lease_to_another_owner_loads_no_boto3() -> None:
         table.close()
     assert isinstance(state, LeaseState)
     assert state.owner == "other"
-    assert table.calls == 1
+    assert table.request_count == 1

@@ -107,7 +107,7 @@ def test_an_endpoint_setting_is_used_as_botocore_uses_it(url: str, authority: st
     for name in ("AWS_ENDPOINT_URL_DYNAMODB", "AWS_ENDPOINT_URL"):
         config = agreed({**PLAIN, name: url})
         assert config is not None
-        assert config.endpoint.is_explicit
+        assert config.endpoint.is_configured
         assert config.endpoint.authority == (authority or url.removeprefix("https://"))
 
 

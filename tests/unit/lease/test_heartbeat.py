@@ -442,10 +442,10 @@ def test_stop_waits_for_a_renewal_until_the_deadline_only_and_aborts_nothing(
 
 def test_a_check_while_the_lease_is_trusted_makes_no_request() -> None:
     setup = HeartbeatSetup()
-    before = setup.table.calls
+    before = setup.table.request_count
     setup.clock.advance(LEASE_SECONDS - 1.001)
     setup.heartbeat.check()
-    assert setup.table.calls == before
+    assert setup.table.request_count == before
 
 
 def test_a_resumed_holder_renews_its_lease_if_it_still_has_it() -> None:

@@ -54,5 +54,5 @@ def test_growing_is_a_share_of_the_time_waited(kind: str, lowest: float) -> None
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: str(family.name))
 def test_every_family_backs_off_after_throttling(family: Family) -> None:
     late = [family.make(family.values[0])(Random(seed)) for seed in range(50)]
-    assert max(one.delay(1.0, failures=5) for one in late) > 10
-    assert max(one.delay(1.0, failures=1) for one in late) < 2
+    assert max(one.delay(1.0, error_count=5) for one in late) > 10
+    assert max(one.delay(1.0, error_count=1) for one in late) < 2
