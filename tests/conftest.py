@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
-from lambda_migrate.local.servers.dynamodb import DynamoDBLocal, LocalDynamoDB
+from lambda_migrate.local.servers.dynamodb import AmazonDynamoDBLocal, LocalDynamoDB
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from tests.sandbox import TABLE, Sandbox
 
@@ -46,9 +46,9 @@ def shared_postgresql() -> Iterator[LocalPostgreSQL]:
 
 
 @pytest.fixture(scope="session")
-def shared_dynamodb() -> Iterator[LocalDynamoDB | DynamoDBLocal]:
+def shared_dynamodb() -> Iterator[LocalDynamoDB | AmazonDynamoDBLocal]:
     use_dynamodb_local = os.environ.get("LAMBDA_MIGRATE_TEST_DYNAMODB") == "dynamodb-local"
-    with DynamoDBLocal() if use_dynamodb_local else LocalDynamoDB() as api:
+    with AmazonDynamoDBLocal() if use_dynamodb_local else LocalDynamoDB() as api:
         api.create_table(TABLE)
         yield api
 
@@ -56,7 +56,7 @@ def shared_dynamodb() -> Iterator[LocalDynamoDB | DynamoDBLocal]:
 @pytest.fixture
 def sandbox(
     shared_postgresql: LocalPostgreSQL,
-    shared_dynamodb: LocalDynamoDB | DynamoDBLocal,
+    shared_dynamodb: LocalDynamoDB | AmazonDynamoDBLocal,
     tmp_path: Path,
 ) -> Sandbox:
     """A new database and target on the shared servers."""

@@ -18,7 +18,7 @@ from lambda_migrate.lease.codec import decode
 from lambda_migrate.lease.dynamodb import DynamoDBLeaseTable
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.local.runtime.function import EnvironmentView, LocalFunction
-from lambda_migrate.local.servers.dynamodb import DynamoDBLocal, LocalDynamoDB
+from lambda_migrate.local.servers.dynamodb import AmazonDynamoDBLocal, LocalDynamoDB
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
 from lambda_migrate.settings import Settings
 from lambda_migrate.wiring import make_manifest, make_target
@@ -69,7 +69,7 @@ class Sandbox:
     """A database and a target on servers that may be shared."""
 
     def __init__(
-        self, postgresql: LocalPostgreSQL, dynamodb: LocalDynamoDB | DynamoDBLocal, root: Path
+        self, postgresql: LocalPostgreSQL, dynamodb: LocalDynamoDB | AmazonDynamoDBLocal, root: Path
     ) -> None:
         self.postgresql = postgresql
         self.dynamodb = dynamodb

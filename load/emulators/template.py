@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from lambda_migrate.errors import ConfigurationError
-from lambda_migrate.local.runtime.function import ACCOUNT, REGION
+from lambda_migrate.local.runtime.function import AWS_ACCOUNT_ID, REGION
 
 __all__ = ["Template"]
 
 _PSEUDO = {
-    "AWS::AccountId": ACCOUNT,
+    "AWS::AccountId": AWS_ACCOUNT_ID,
     "AWS::Partition": "aws",
     "AWS::Region": REGION,
     "AWS::StackName": "local",
-    "AWS::StackId": f"arn:aws:cloudformation:{REGION}:{ACCOUNT}:stack/local/1",
+    "AWS::StackId": f"arn:aws:cloudformation:{REGION}:{AWS_ACCOUNT_ID}:stack/local/1",
     "AWS::URLSuffix": "amazonaws.com",
     "AWS::NoValue": None,
 }

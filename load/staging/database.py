@@ -11,7 +11,7 @@ from typing import Any
 from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.events import null_observer
-from lambda_migrate.local.demo.servers import make_operator
+from lambda_migrate.local.demo.servers import make_operations
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL, find_binaries
 from load.staging.records import RunQuery
 from load.storm.testbed import Testbed
@@ -54,8 +54,8 @@ def make_runner(connection: Any) -> RunQuery:
 def migrate_to_old(testbed: Testbed) -> tuple[str, ...]:
     """Bring the schema to the old version, as its own function would; returns what was applied."""
     bed = testbed
-    operator = make_operator(bed.codes[1], bed.variables(), bed.dynamodb, null_observer)
-    return operator.up(Deadline.after(_RESTORE_SECONDS))
+    operations = make_operations(bed.codes[1], bed.variables(), bed.dynamodb, null_observer)
+    return operations.up(Deadline.after(_RESTORE_SECONDS))
 
 
 def restore(server: LocalPostgreSQL, database: str, dump: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from lambda_migrate.clock import Deadline
 from lambda_migrate.commands.dry_run import build_dry_run_document
 from lambda_migrate.events import null_observer
-from lambda_migrate.local.demo.servers import make_operator
+from lambda_migrate.local.demo.servers import make_operations
 from load.staging.verdicts import Limits
 from load.storm.testbed import Testbed
 from load.storm.verdicts import Verdict, judge
@@ -41,8 +41,8 @@ def run_dry_run(testbed: Testbed) -> Mapping[str, Any]:
         MigrateError: It could not be started.
     """
     bed = testbed
-    operator = make_operator(bed.codes[2], bed.variables(), bed.dynamodb, null_observer)
-    result = operator.dry_run(Deadline.after(_SECONDS))
+    operations = make_operations(bed.codes[2], bed.variables(), bed.dynamodb, null_observer)
+    result = operations.dry_run(Deadline.after(_SECONDS))
     assert result is not None  # noqa: S101 - None is for users who do not confirm
     return build_dry_run_document(result)
 

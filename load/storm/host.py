@@ -9,7 +9,7 @@ load.storm`` opens a host by itself; by hand, for Locust's distributed mode or i
 =================  ===========================================  ==================================
 ``/cold``                                                       starts an environment, invokes it
 ``/invoke``        ``kind``, ``subject``, ``version``           an environment that is free
-``/rollback``                                                   once the wave's gate is open
+``/rollback``                                                   once the wave's barrier is open
 ``/progress``                                                   how many were answered
 =================  ===========================================  ==================================
 """
@@ -30,10 +30,15 @@ from typing import Any
 from lambda_migrate.clock import Deadline
 from lambda_migrate.errors import MigrateError
 from lambda_migrate.local.demo.results import is_served
-from lambda_migrate.local.demo.servers import RollbackTimes, make_operator
+from lambda_migrate.local.demo.servers import RollbackTimes, make_operations
 from lambda_migrate.local.runtime.environment import InvocationResult
-from lambda_migrate.local.runtime.function import Gate
-from lambda_migrate.local.runtime.plain_http import HttpServer, Request, Response, json_response
+from lambda_migrate.local.runtime.function import StartBarrier
+from lambda_migrate.local.runtime.plain_http import (
+    HttpServer,
+    LocalHTTPRequest,
+    LocalHTTPResponse,
+    json_response,
+)
 from load.storm.packages import package_of
 from load.storm.scenarios import SCENARIOS, Wave, make
 from load.storm.testbed import Testbed, open_testbed
@@ -62,7 +67,7 @@ class Observed:
 class _WaveState:
     number: int
     wave: Wave
-    gate: Gate
+    barrier: StartBarrier
     started: int = 0
 
 
@@ -88,10 +93,10 @@ class Host:
     def __post_init__(self) -> None:
         scenario = self.testbed.scenario
         for number, wave in enumerate(scenario.waves, 1):
-            # An operator who rolls back waits at the same gate.
+            # An operator who rolls back waits at the same barrier.
             others = 1 if scenario.rollback and number == len(scenario.waves) else 0
-            gate = Gate(wave.environments + others if wave.together else 0)
-            self._waves.append(_WaveState(number, wave, gate))
+            barrier = StartBarrier(wave.environments + others if wave.together else 0)
+            self._waves.append(_WaveState(number, wave, barrier))
 
     def prepare(self) -> None:
         """Migrate to the version that is there before the storm, and start its environments."""
@@ -107,7 +112,7 @@ class Host:
                 why = (one.error_message or json.dumps(one.payload)).partition("\n")[0]
                 self.troubles.append(f"before the storm: {why}")
 
-    async def answer(self, request: Request) -> Response:
+    async def answer(self, request: LocalHTTPRequest) -> LocalHTTPResponse:
         """Answer one of the requests above."""
         body: dict[str, Any] = json.loads(request.body or b"{}")
         if request.path == "/cold":
@@ -120,7 +125,7 @@ class Host:
             return json_response({"answered": len(self.observed)})
         return json_response({"error": f"there is no {request.path}"}, status=404)
 
-    async def _start_cold(self) -> Response:
+    async def _start_cold(self) -> LocalHTTPResponse:
         current = next((one for one in self._waves if one.started < one.wave.environments), None)
         if current is None:
             return json_response({"error": "all cold starts were made"}, status=400)
@@ -129,8 +134,8 @@ class Host:
             await asyncio.to_thread(self._end_idle)
         version = current.wave.version
         event = self.testbed.package.event("cold", current.started)
-        gate = current.gate if current.wave.together else None
-        submitted = self.testbed.functions[version].submit_cold(event, gate=gate)
+        barrier = current.barrier if current.wave.together else None
+        submitted = self.testbed.functions[version].submit_cold(event, barrier=barrier)
         result = await asyncio.wrap_future(submitted)
         return self._observe(Observed("cold", version, current.number, result))
 
@@ -139,14 +144,14 @@ class Host:
         for function in self.testbed.functions.values():
             function.end_idle()
 
-    async def _invoke(self, body: dict[str, Any]) -> Response:
+    async def _invoke(self, body: dict[str, Any]) -> LocalHTTPResponse:
         kind, version = str(body["kind"]), int(body.get("version", 1))
         event = self.testbed.package.event(kind, int(body.get("subject", 0)))
         result = await asyncio.wrap_future(self.testbed.functions[version].submit(event))
         return self._observe(Observed(kind, version, 0, result))
 
-    async def _roll_back(self) -> Response:
-        await asyncio.wrap_future(self._waves[-1].gate.arrive())
+    async def _roll_back(self) -> LocalHTTPResponse:
+        await asyncio.wrap_future(self._waves[-1].barrier.arrive())
         try:
             self.rolled_back = await asyncio.to_thread(self._run_down)
         except MigrateError as error:
@@ -156,12 +161,14 @@ class Host:
 
     def _run_down(self) -> float:
         bed = self.testbed
-        operator = make_operator(bed.codes[1], bed.variables(), bed.dynamodb, self.rollback_times)
+        operations = make_operations(
+            bed.codes[1], bed.variables(), bed.dynamodb, self.rollback_times
+        )
         deadline = Deadline.after(_ROLLBACK_SECONDS)
-        operator.down(deadline, to=operator.manifest.version)
+        operations.down(deadline, to=operations.manifest.version)
         return _ROLLBACK_SECONDS - deadline.remaining()
 
-    def _observe(self, observed: Observed) -> Response:
+    def _observe(self, observed: Observed) -> LocalHTTPResponse:
         self.observed.append(observed)
         facts = asdict(observed.result)
         return json_response(

@@ -142,11 +142,11 @@ class Orders:
 
     def effects(self, server: LocalPostgreSQL, version: int) -> dict[str, int]:
         """See `Package.effects`."""
-        return self.example.effects(server, through=VERSIONS[version])
+        return self.example.count_effects(server, through_version=VERSIONS[version])
 
     def rollback_effects(self, server: LocalPostgreSQL) -> dict[str, int]:
         """See `Package.rollback_effects`."""
-        return self.example.rollback_effects(server)
+        return self.example.count_rollbacks(server)
 
     def attempts(self, server: LocalPostgreSQL) -> int | None:  # noqa: ARG002 - none of it fails
         """See `Package.attempts`."""

@@ -17,9 +17,9 @@ from lambda_migrate.local.demo.servers import connect_monitor
 from lambda_migrate.local.runtime.environment import EnvironmentView
 from lambda_migrate.local.runtime.function import LocalFunction
 from lambda_migrate.local.servers.dynamodb import (
+    AmazonDynamoDBLocal,
     Dynalite,
     DynamoDBEndpoint,
-    DynamoDBLocal,
     LocalDynamoDB,
 )
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
@@ -51,10 +51,10 @@ _SERVERS_MEGABYTES = 1500
 _TIMEOUT_SECONDS = 300.0  # a thousand environments share a few cores: slow is not hung
 _NICENESS = 19  # in AWS the servers do not share the functions' processors
 
-_ENGINES: Mapping[Engine, type[LocalDynamoDB | Dynalite | DynamoDBLocal]] = {
+_ENGINES: Mapping[Engine, type[LocalDynamoDB | Dynalite | AmazonDynamoDBLocal]] = {
     "moto": LocalDynamoDB,
     "dynalite": Dynalite,
-    "dynamodb-local": DynamoDBLocal,
+    "dynamodb-local": AmazonDynamoDBLocal,
 }
 
 

@@ -9,8 +9,8 @@ from uuid import uuid4
 import pytest
 
 from lambda_migrate.local.servers.dynamodb import (
+    AmazonDynamoDBLocal,
     DynamoDBEndpoint,
-    DynamoDBLocal,
     dynamodb_from_environment,
 )
 from lambda_migrate.local.servers.postgresql import LocalPostgreSQL
@@ -26,7 +26,7 @@ def dynamodb() -> Iterator[DynamoDBEndpoint]:
     """Moto with its writes serialised, unless the environment names another engine."""
     chosen = os.environ.get(DYNAMODB, "")
     assert chosen in ("", "moto", "dynamodb-local"), f"{DYNAMODB} is moto or dynamodb-local"
-    engine = DynamoDBLocal() if chosen == "dynamodb-local" else dynamodb_from_environment()
+    engine = AmazonDynamoDBLocal() if chosen == "dynamodb-local" else dynamodb_from_environment()
     with engine as running:
         yield running
 

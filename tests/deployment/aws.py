@@ -19,7 +19,7 @@ import boto3
 
 from lambda_migrate.local.runtime.loopback import HOST
 from lambda_migrate.local.servers.dynamodb import REGION, LocalDynamoDB
-from lambda_migrate.local.servers.moto_server import Application, read_body
+from lambda_migrate.local.servers.moto_server import CountingApplication, read_body
 
 __all__ = ["ACCOUNT", "REGION", "Call", "LocalAWS"]
 
@@ -87,7 +87,7 @@ _SERVICES = {
 _NAMES = ("TableName", "SecretId", "deploymentId")
 
 
-class _Recording(Application):
+class _Recording(CountingApplication):
     """Notes what is asked for; the SDKs' other protocols are not those of our calls."""
 
     def __init__(self, application: Any) -> None:

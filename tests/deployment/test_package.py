@@ -158,7 +158,7 @@ def test_a_failed_build_prints_a_message_without_a_traceback(
 def test_sizes_are_written_between_the_markers_of_a_page(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{package._BEGIN}\nold\n{package._END}\nafter\n")
-    package._write_into(page, "| new |")
+    package._replace_table_in_page(page, "| new |")
     assert page.read_text() == f"before\n{package._BEGIN}\n| new |\n{package._END}\nafter\n"
 
 
@@ -166,7 +166,7 @@ def test_a_page_without_markers_is_unchanged(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("nothing")
     with pytest.raises(ConfigurationError, match="lacks the markers"):
-        package._write_into(page, "| new |")
+        package._replace_table_in_page(page, "| new |")
     assert page.read_text() == "nothing"
 
 
@@ -174,5 +174,5 @@ def test_a_zip_reports_its_sizes_and_files(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text("12345")
     archive = write_zip(tmp_path / "in", tmp_path / "out.zip", prefix="python/")
-    assert (archive.files, archive.unpacked) == (1, 5)
+    assert (archive.files, archive.unzipped_bytes) == (1, 5)
     assert names(archive) == ["python/a.txt"]

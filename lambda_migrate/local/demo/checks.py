@@ -13,9 +13,9 @@ from lambda_migrate.local.demo.timeline import Band, Row, Span
 from lambda_migrate.local.runtime.environment import EnvironmentEvent, InvocationResult
 
 __all__ = [
+    "ColdStartStorm",
     "Distribution",
     "SchemaCheck",
-    "Storm",
     "build_rows",
     "build_spans",
     "connection_times_by_fence",
@@ -73,7 +73,7 @@ class Distribution:
 
 
 @dataclass(frozen=True, slots=True)
-class Storm:
+class ColdStartStorm:
     """One version's cold starts.
 
     Attributes:

@@ -36,7 +36,7 @@ TABLE = "lambda-migrate"
 VERSIONS = {1: 4, 2: 7}
 """The last migration of each version of the example."""
 
-_EFFECTS = {
+_EFFECT_QUERIES = {
     1: "SELECT count(*) FROM changelog WHERE what = '0001: customers'",
     2: "SELECT count(*) FROM changelog WHERE what = '0002: orders'",
     3: "SELECT credit_cents / 500 FROM customers WHERE email = 'guest@example.com'",
@@ -48,7 +48,7 @@ _EFFECTS = {
 """Count how often each migration took effect: 3 and 6 add to a value, 1, 2 and 5 insert a row each
 time, 4 and 7 create an index."""
 
-_ROLLBACKS = {
+_ROLLBACK_QUERIES = {
     5: "SELECT count(*) FROM changelog WHERE what = '0005: rolled back'",
     6: "SELECT count(*) FROM changelog WHERE what = '0006: rolled back'",
     7: "SELECT (to_regclass('placed_orders') IS NULL)::int",
@@ -83,20 +83,20 @@ class Example:
         paths = sorted((self.directory / "migrations").glob("*.sql"))
         return {_number(path): path.stem for path in paths}
 
-    def effects(self, server: LocalPostgreSQL, *, through: int) -> dict[str, int]:
-        """How often each migration up to ``through`` took effect, counted in the database."""
-        return dict(self._count_all(server, _EFFECTS, through=through))
+    def count_effects(self, server: LocalPostgreSQL, *, through_version: int) -> dict[str, int]:
+        """Count in the database how often each migration up to ``through_version`` took effect."""
+        return dict(self._count_all(server, _EFFECT_QUERIES, through_version=through_version))
 
-    def rollback_effects(self, server: LocalPostgreSQL) -> dict[str, int]:
-        """How often each migration of version 2 was rolled back, counted in the database."""
-        return dict(self._count_all(server, _ROLLBACKS, through=VERSIONS[2]))
+    def count_rollbacks(self, server: LocalPostgreSQL) -> dict[str, int]:
+        """Count in the database how often each migration of version 2 was rolled back."""
+        return dict(self._count_all(server, _ROLLBACK_QUERIES, through_version=VERSIONS[2]))
 
     def _count_all(
-        self, server: LocalPostgreSQL, queries: Mapping[int, str], *, through: int
+        self, server: LocalPostgreSQL, queries: Mapping[int, str], *, through_version: int
     ) -> Iterator[tuple[str, int]]:
         names = self.names()
         for version, query in queries.items():
-            if version <= through and version in names:
+            if version <= through_version and version in names:
                 yield names[version], _count(server, query)
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import SYSTEM_CLOCK, Clock
 from lambda_migrate.local.demo.checks import (
+    ColdStartStorm,
     SchemaCheck,
-    Storm,
     build_rows,
     connection_times_by_fence,
     read_check,
@@ -91,7 +91,7 @@ class Fleet:
             self._closed = self._clock.monotonic()
         self.function.close()
 
-    def storm(self, environments: int) -> Storm:
+    def run_storm(self, environments: int) -> ColdStartStorm:
         """Invoke new environments at the same time; each places an order."""
         results = self.function.storm(environments, place_order(self.version))
         for result in results:
@@ -102,9 +102,11 @@ class Fleet:
             if not is_served(result):
                 self._counter.set_state(result.environment_id, "failed")
         found = {result.environment_id for result in results} & set(self.checks)
-        return Storm(self.version, results, {name: self.checks[name] for name in sorted(found)})
+        return ColdStartStorm(
+            self.version, results, {name: self.checks[name] for name in sorted(found)}
+        )
 
-    def warm(self, storm: Storm) -> list[InvocationResult]:
+    def warm(self, storm: ColdStartStorm) -> list[InvocationResult]:
         """Invoke every environment again at the same time; each reads the order that it placed."""
         waiting = [
             self.function.submit(get_order(read_order_id(result)))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ProgressTable", "StateCounter"]
 
-State = Literal["starting", "waiting", "serving", "failed", "ended"]
+CounterState = Literal["starting", "waiting", "serving", "failed", "ended"]
 
 
 class StateCounter:
@@ -31,12 +31,12 @@ class StateCounter:
 
     def __init__(self, label: str) -> None:
         self.label = label
-        self._states: dict[str, State] = {}
+        self._states: dict[str, CounterState] = {}
         self._lock = threading.Lock()
 
     def observe(self, event: EnvironmentEvent) -> None:
         """Update the state of an environment."""
-        states: dict[str, State] = {"started": "starting", "ended": "ended"}
+        states: dict[str, CounterState] = {"started": "starting", "ended": "ended"}
         with self._lock:
             state = self._states.get(event.environment_id)
             if event.phase == "invoked" and state == "starting":
@@ -46,7 +46,7 @@ class StateCounter:
             elif event.phase in states and state not in ("failed", "ended"):
                 self._states[event.environment_id] = states[event.phase]
 
-    def set_state(self, environment_id: str, state: State) -> None:
+    def set_state(self, environment_id: str, state: CounterState) -> None:
         """Set a state that the events do not show."""
         with self._lock:
             self._states[environment_id] = state

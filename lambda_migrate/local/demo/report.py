@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from lambda_migrate.local.demo.checks import Distribution, Storm
+from lambda_migrate.local.demo.checks import ColdStartStorm, Distribution
 from lambda_migrate.local.demo.results import DemoResult, Rollback, find_faults, is_served
 from lambda_migrate.local.demo.timeline import Row, Series, clip, render
 from lambda_migrate.local.runtime.environment import InvocationResult
@@ -18,12 +18,12 @@ from lambda_migrate.local.runtime.environment import InvocationResult
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["draw_timeline", "list_facts", "make_table", "summarize", "write_report"]
+__all__ = ["draw_timeline", "list_summary_rows", "make_table", "summarize", "write_report"]
 
 SUMMARY = "summary.json"
 TIMELINE = "timeline.svg"
 
-_PRELUDE_SECONDS = 3.0  # how much of the loading of version 1 the timeline shows
+_SECONDS_BEFORE_FIRST_CHECK = 3.0  # how much of the loading of version 1 the timeline shows
 
 
 def summarize(demo: DemoResult) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def summarize(demo: DemoResult) -> dict[str, Any]:
     }
 
 
-def _version(storm: Storm) -> dict[str, Any]:
+def _version(storm: ColdStartStorm) -> dict[str, Any]:
     return {
         "version": storm.version,
         "cold_starts": _invocations(storm.results),
@@ -69,16 +69,16 @@ def _version(storm: Storm) -> dict[str, Any]:
             for check in storm.migrators
         ],
         "waiters": len(storm.waiters),
-        "waited": _spread(storm.waited()),
-        "after_release": _spread(storm.after_release()),
-        "dynamodb_calls_per_waiter": _spread(storm.lease_calls()),
+        "waited": _round_distribution(storm.waited()),
+        "after_release": _round_distribution(storm.after_release()),
+        "dynamodb_calls_per_waiter": _round_distribution(storm.lease_calls()),
     }
 
 
 def _invocations(results: Sequence[InvocationResult]) -> dict[str, Any]:
     times = Distribution.of([result.duration_seconds for result in results])
     failed = sum(not is_served(result) for result in results)
-    return {"count": len(results), "failed": failed, "duration": _spread(times)}
+    return {"count": len(results), "failed": failed, "duration": _round_distribution(times)}
 
 
 def _rollback(rollback: Rollback | None) -> dict[str, Any] | None:
@@ -92,10 +92,10 @@ def _rollback(rollback: Rollback | None) -> dict[str, Any] | None:
     }
 
 
-def _spread(spread: Distribution | None) -> dict[str, Any] | None:
-    if spread is None:
+def _round_distribution(distribution: Distribution | None) -> dict[str, Any] | None:
+    if distribution is None:
         return None
-    return {name: round(value, 4) for name, value in asdict(spread).items()}
+    return {name: round(value, 4) for name, value in asdict(distribution).items()}
 
 
 def interval_ms(demo: DemoResult) -> dict[str, float] | None:
@@ -126,7 +126,7 @@ def make_table(demo: DemoResult) -> Table:
     return table
 
 
-def _per_version(storms: Sequence[Storm]) -> Iterator[tuple[str, list[str]]]:
+def _per_version(storms: Sequence[ColdStartStorm]) -> Iterator[tuple[str, list[str]]]:
     served = [sum(map(is_served, storm.results)) for storm in storms]
     yield (
         "cold starts at once",
@@ -135,8 +135,8 @@ def _per_version(storms: Sequence[Storm]) -> Iterator[tuple[str, list[str]]]:
     yield "migrated by", [_list_migrators(storm) for storm in storms]
     yield "migrations applied", [_count_applied(storm) for storm in storms]
     yield "waited", [f"{len(storm.waiters)}" for storm in storms]
-    yield "  median, p99 and worst", [_format_times(storm.waited()) for storm in storms]
-    yield "  from the release on", [_format_times(storm.after_release()) for storm in storms]
+    yield "  median, p99 and worst", [_format_seconds(storm.waited()) for storm in storms]
+    yield "  from the release on", [_format_seconds(storm.after_release()) for storm in storms]
     yield "  DynamoDB calls of each", [_format_counts(storm.lease_calls()) for storm in storms]
     yield (
         "warm invocations",
@@ -144,30 +144,32 @@ def _per_version(storms: Sequence[Storm]) -> Iterator[tuple[str, list[str]]]:
     )
 
 
-def _list_migrators(storm: Storm) -> str:
+def _list_migrators(storm: ColdStartStorm) -> str:
     return ", ".join(f"{c.environment} (fence {c.fence})" for c in storm.migrators) or "none"
 
 
-def _count_applied(storm: Storm) -> str:
+def _count_applied(storm: ColdStartStorm) -> str:
     bands = [band.end - band.start for band in storm.bands]
     count = sum(len(check.applied) for check in storm.migrators)
     return f"{count} in {sum(bands):.2f} s"
 
 
-def _format_times(spread: Distribution | None) -> str:
-    if spread is None:
+def _format_seconds(distribution: Distribution | None) -> str:
+    if distribution is None:
         return "-"
-    return f"{spread.median:.2f}, {spread.p99:.2f}, {spread.worst:.2f} s"
+    return f"{distribution.median:.2f}, {distribution.p99:.2f}, {distribution.worst:.2f} s"
 
 
-def _format_counts(spread: Distribution | None) -> str:
-    return "-" if spread is None else f"{spread.median:g}, {spread.worst:g} at most"
+def _format_counts(distribution: Distribution | None) -> str:
+    return (
+        "-" if distribution is None else f"{distribution.median:g}, {distribution.worst:g} at most"
+    )
 
 
-def list_facts(demo: DemoResult) -> Iterator[tuple[str, str]]:
+def list_summary_rows(demo: DemoResult) -> Iterator[tuple[str, str]]:
     """The other results: a label and a sentence each."""
     if demo.effects:
-        yield "migrations took effect", _counted(demo.effects[-1])
+        yield "migrations took effect", _format_effect_counts(demo.effects[-1])
     if demo.traffic:
         duration = Distribution.of([result.duration_seconds for result in demo.traffic])
         served = sum(map(is_served, demo.traffic))
@@ -200,7 +202,7 @@ def list_facts(demo: DemoResult) -> Iterator[tuple[str, str]]:
         )
 
 
-def _counted(effects: Mapping[str, int]) -> str:
+def _format_effect_counts(effects: Mapping[str, int]) -> str:
     others = [f"{name} {times} times" for name, times in effects.items() if times != 1]
     once = len(effects) - len(others)
     return ", ".join([f"{once} of {len(effects)} once", *others]) + ", counted in the database"
@@ -211,7 +213,7 @@ def draw_timeline(demo: DemoResult, rows: Sequence[Row]) -> str:
     bands = [band for storm in demo.storms for band in storm.bands]
     if demo.rollback is not None:
         bands += demo.rollback.bands
-    since = _first_check(demo) - _PRELUDE_SECONDS
+    since = _first_check(demo) - _SECONDS_BEFORE_FIRST_CHECK
     samples = [sample for sample in demo.samples if sample.at >= since]
     return render(
         list(clip(rows, since)),

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lambda_migrate.local.demo.checks import Storm
+from lambda_migrate.local.demo.checks import ColdStartStorm
 from lambda_migrate.local.demo.sampler import Sample
 from lambda_migrate.local.demo.timeline import Band
 from lambda_migrate.local.runtime.environment import InvocationResult
@@ -30,7 +30,7 @@ class Rollback:
     seconds: float
     bands: Sequence[Band]
     rollback_effects: Mapping[str, int]
-    cold_start: Storm
+    cold_start: ColdStartStorm
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class DemoResult:
 
     environments: int
     seconds: float
-    storms: Sequence[Storm]
+    storms: Sequence[ColdStartStorm]
     effects: Sequence[Mapping[str, int]]
     traffic: Sequence[InvocationResult]
     rollback: Rollback | None

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 from lambda_migrate.clock import SYSTEM_CLOCK, Deadline
 from lambda_migrate.errors import ConfigurationError, MigrateError
-from lambda_migrate.local.demo.checks import Storm
+from lambda_migrate.local.demo.checks import ColdStartStorm
 from lambda_migrate.local.demo.example import VERSIONS, Example, find_example
 from lambda_migrate.local.demo.fleet import Fleet, Traffic
-from lambda_migrate.local.demo.report import list_facts, make_table, write_report
+from lambda_migrate.local.demo.report import list_summary_rows, make_table, write_report
 from lambda_migrate.local.demo.results import DemoResult, Rollback, find_faults, is_served
 from lambda_migrate.local.demo.servers import DemoServers, RollbackTimes, start_demo_servers
 from lambda_migrate.local.demo.timeline import Row
@@ -99,7 +99,7 @@ def _report_result(
     paths = write_report(result, rows, report)
     console.print(make_table(result))
     grid = Table.grid(padding=(0, 2))
-    for label, fact in list_facts(result):
+    for label, fact in list_summary_rows(result):
         grid.add_row(label, fact)
     console.print(grid, highlight=False)
     console.print(f"\nwritten: {', '.join(map(str, paths))}", highlight=False, style="dim")
@@ -138,7 +138,7 @@ class _Demo:
         self._progress = servers.progress
         self._n = environments
         self.fleets: list[Fleet] = []
-        self._storms: list[Storm] = []
+        self._storms: list[ColdStartStorm] = []
         self._effects: list[Mapping[str, int]] = []
         self._traffic: Traffic | None = None
         self._rollback: Rollback | None = None
@@ -148,12 +148,12 @@ class _Demo:
     def run(self) -> None:
         """Run all steps; a failed storm ends the demo, as later steps build on it."""
         with self._deploy(1) as first:
-            if not self._storm(first):
+            if not self._run_storm(first):
                 return
             first.shrink(KEPT_ENVIRONMENTS)
             with Traffic(first) as self._traffic:
                 with self._deploy(2) as second:
-                    succeeded = self._storm(second)
+                    succeeded = self._run_storm(second)
                 if succeeded:
                     self._attempt_rollback(first)
         if self._rollback is not None:
@@ -166,19 +166,21 @@ class _Demo:
             self.fleets.append(fleet)
             yield fleet
 
-    def _storm(self, fleet: Fleet) -> bool:
+    def _run_storm(self, fleet: Fleet) -> bool:
         """Run cold starts and warm invocations of a version; return whether all were served."""
         what = f"version {fleet.version}"
         self._progress.start_step(
             f"{what}: starting {self._n} environments, then invoking all at once"
         )
-        storm = fleet.storm(self._n)
+        storm = fleet.run_storm(self._n)
         succeeded = all(map(is_served, storm.results))
         if succeeded:
             self._progress.start_step(f"{what}: invoking every environment again")
             storm = replace(storm, warm=fleet.warm(storm))
         self._effects.append(
-            self._servers.example.effects(self._servers.server, through=VERSIONS[fleet.version])
+            self._servers.example.count_effects(
+                self._servers.server, through_version=VERSIONS[fleet.version]
+            )
         )
         known = {band.label for one in self._storms for band in one.bands}
         bands = [band for band in self._servers.migrations() if band.label not in known]
@@ -196,7 +198,7 @@ class _Demo:
         self._progress.start_step("rolling back with the down scripts in the database")
         observer = RollbackTimes()
         began = SYSTEM_CLOCK.monotonic()
-        rolled_back = self._servers.operator(first, observer).down(
+        rolled_back = self._servers.make_operations(first, observer).down(
             Deadline.after(_ROLLBACK_SECONDS), to=VERSIONS[1]
         )
         seconds = SYSTEM_CLOCK.monotonic() - began
@@ -205,8 +207,8 @@ class _Demo:
             rolled_back=rolled_back,
             seconds=seconds,
             bands=observer.bands,
-            rollback_effects=self._servers.example.rollback_effects(self._servers.server),
-            cold_start=first.storm(1),
+            rollback_effects=self._servers.example.count_rollbacks(self._servers.server),
+            cold_start=first.run_storm(1),
         )
         self._progress.finish_step(f"rolled back {len(rolled_back)} migrations; version 1 starts")
         return rollback
@@ -229,7 +231,7 @@ class _Demo:
         )
 
 
-def _describe(storm: Storm) -> str:
+def _describe(storm: ColdStartStorm) -> str:
     served = sum(map(is_served, storm.results))
     migrators = ", ".join(check.environment for check in storm.migrators) or "none"
     return (

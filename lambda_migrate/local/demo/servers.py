@@ -32,7 +32,7 @@ __all__ = [
     "DemoServers",
     "RollbackTimes",
     "connect_monitor",
-    "make_operator",
+    "make_operations",
     "read_migrations",
     "start_demo_servers",
 ]
@@ -93,9 +93,9 @@ class DemoServers:
         """All rows of the history; none if it does not exist yet."""
         return read_migrations(self.server, DATABASE, epoch=self.epoch)
 
-    def operator(self, fleet: Fleet, observer: RollbackTimes) -> Operations:
+    def make_operations(self, fleet: Fleet, observer: RollbackTimes) -> Operations:
         """The operations of ``lambda-migrate``, with the migration files of ``fleet``."""
-        return make_operator(fleet.code, self.variables(), self.dynamodb, observer)
+        return make_operations(fleet.code, self.variables(), self.dynamodb, observer)
 
     def calls(self) -> Counter[str]:
         """DynamoDB requests of the environments by operation."""
@@ -143,7 +143,7 @@ def read_migrations(server: LocalPostgreSQL, database: str, *, epoch: float) -> 
     return to_bands(rows, epoch=epoch)
 
 
-def make_operator(
+def make_operations(
     code: Path, variables: Mapping[str, str], dynamodb: DynamoDBEndpoint, observer: Observer
 ) -> Operations:
     """Create the operations of ``lambda-migrate`` with the migration files of ``code``.

@@ -33,14 +33,14 @@ class Archive:
 
     Attributes:
         path: Its path.
-        packed: Size of the zip in bytes; without S3 at most 50 MB can be uploaded.
-        unpacked: Size of its files in bytes; at most 250 MB with all layers.
+        zipped_bytes: Size of the zip in bytes; without S3 at most 50 MB can be uploaded.
+        unzipped_bytes: Size of its files in bytes; at most 250 MB with all layers.
         files: Number of files.
     """
 
     path: Path
-    packed: int
-    unpacked: int
+    zipped_bytes: int
+    unzipped_bytes: int
     files: int
 
 
@@ -134,8 +134,8 @@ def write_zip(folder: Path, path: Path, *, prefix: str = "") -> Archive:
     with zipfile.ZipFile(path, "w") as archive:
         for name in names:
             _add_file(archive, folder / name, f"{prefix}{name}")
-    unpacked = sum((folder / name).stat().st_size for name in names)
-    return Archive(path, path.stat().st_size, unpacked, len(names))
+    unzipped_bytes = sum((folder / name).stat().st_size for name in names)
+    return Archive(path, path.stat().st_size, unzipped_bytes, len(names))
 
 
 def _add_file(archive: zipfile.ZipFile, path: Path, name: str) -> None:

@@ -191,7 +191,9 @@ def _format_table(archives: Sequence[Archive], options: BuildOptions) -> str:
         "|---|---|---|---|",
     ]
     for each in archives:
-        sizes = " | ".join(f"{size / 1e6:.2f} MB" for size in (each.unpacked, each.packed))
+        sizes = " | ".join(
+            f"{size / 1e6:.2f} MB" for size in (each.unzipped_bytes, each.zipped_bytes)
+        )
         lines.append(f"| `{each.path.name}` | {each.files} | {sizes} |")
     return "\n".join(lines)
 
@@ -199,7 +201,7 @@ def _format_table(archives: Sequence[Archive], options: BuildOptions) -> str:
 _BEGIN, _END = "<!-- sizes: written by `make package` -->", "<!-- end of sizes -->"
 
 
-def _write_into(page: Path, table: str) -> None:
+def _replace_table_in_page(page: Path, table: str) -> None:
     text = page.read_text()
     before, begin, rest = text.partition(_BEGIN)
     _, end, after = rest.partition(_END)
@@ -257,4 +259,4 @@ def _run(arguments: argparse.Namespace) -> None:
     table = _format_table(build(options, arguments.output), options)
     print(table)  # noqa: T201 - the output of the command
     if arguments.page:
-        _write_into(arguments.page, table)
+        _replace_table_in_page(arguments.page, table)

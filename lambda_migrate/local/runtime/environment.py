@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lambda_migrate.clock import Clock
 from lambda_migrate.local.runtime.fork_client import ForkedProcess
-from lambda_migrate.local.runtime.process import Child, ProcessError, tail
+from lambda_migrate.local.runtime.process import ProcessError, SpawnedProcess, tail
 from lambda_migrate.local.runtime.runtime_api import (
     Invocation,
     RuntimeApi,
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
 __all__ = [
-    "Environment",
     "EnvironmentEvent",
+    "EnvironmentPhase",
     "EnvironmentView",
+    "ExecutionEnvironment",
     "InvocationResult",
+    "InvocationStatus",
     "LaunchOptions",
-    "Phase",
-    "Status",
 ]
 
-Status = Literal["ok", "error", "timeout", "crashed", "throttled"]
-Phase = Literal["started", "ready", "invoked", "returned", "ended"]
-State = Literal["starting", "idle", "busy", "ended"]
-Process: TypeAlias = "Child | ForkedProcess"
+InvocationStatus = Literal["ok", "error", "timeout", "crashed", "throttled"]
+EnvironmentPhase = Literal["started", "ready", "invoked", "returned", "ended"]
+EnvironmentState = Literal["starting", "idle", "busy", "ended"]
+ProcessHandle: TypeAlias = "SpawnedProcess | ForkedProcess"
 
 KILL_AFTER_SECONDS = 0.1
 """Lambda kills slightly after the published deadline, so code may see 0 ms left."""
@@ -63,7 +63,7 @@ class InvocationResult:
     request_id: str
     environment_id: str
     cold: bool
-    status: Status
+    status: InvocationStatus
     payload: Any
     error_type: str
     error_message: str
@@ -91,7 +91,7 @@ class EnvironmentEvent:
     """
 
     environment_id: str
-    phase: Phase
+    phase: EnvironmentPhase
     at: float
     request_id: str = ""
 
@@ -110,7 +110,7 @@ class EnvironmentView:
 
     environment_id: str
     pid: int
-    state: State
+    state: EnvironmentState
     invocations: int
     access_key: str
 
@@ -127,7 +127,7 @@ class LaunchOptions:
         clock: The clock of results and events.
     """
 
-    start: Callable[[Mapping[str, str], Path], Process]
+    start: Callable[[Mapping[str, str], Path], ProcessHandle]
     variables: Mapping[str, str]
     init_seconds: float
     freeze: bool
@@ -135,10 +135,10 @@ class LaunchOptions:
 
 
 @dataclass(slots=True)
-class Failure:
+class EnvironmentFailure:
     """Why an environment ended and its invocation got no response."""
 
-    status: Status
+    status: InvocationStatus
     error_type: str
     message: str
 
@@ -146,13 +146,13 @@ class Failure:
 class _EnvironmentFailed(Exception):
     """The environment has ended or must be ended."""
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: EnvironmentFailure) -> None:
         self.failure = failure
         super().__init__(failure.message)
 
 
 @dataclass(eq=False)
-class Environment:
+class ExecutionEnvironment:
     """One environment. Call every method in its function's event loop."""
 
     environment_id: str
@@ -160,20 +160,20 @@ class Environment:
     log: Path
     access_key: str
     notify: Callable[[EnvironmentEvent], None]
-    state: State = "starting"
+    state: EnvironmentState = "starting"
     invocations: int = 0
     last_used: float = 0.0
     init_duration: float = 0.0
-    _child: Process | None = None
-    _spawning: asyncio.Future[Process] | None = None
+    _process: ProcessHandle | None = None
+    _spawning: asyncio.Future[ProcessHandle] | None = None
     _api: RuntimeApi = field(default_factory=RuntimeApi)
     _exited: asyncio.Event = field(default_factory=asyncio.Event)
-    _failure: Failure | None = None
+    _failure: EnvironmentFailure | None = None
 
     def view(self) -> EnvironmentView:
         """Take a snapshot."""
-        pid = 0 if self._child is None else self._child.pid
-        state: State = "ended" if self.has_exited else self.state
+        pid = 0 if self._process is None else self._process.pid
+        state: EnvironmentState = "ended" if self.has_exited else self.state
         return EnvironmentView(self.environment_id, pid, state, self.invocations, self.access_key)
 
     async def start(self) -> None:
@@ -191,7 +191,7 @@ class Environment:
         try:
             child = await asyncio.shield(self._spawning)  # `_end` needs it even if cancelled
         except (OSError, ProcessError) as error:
-            await self._end(Failure("crashed", "Runtime.ExitError", str(error)))
+            await self._end(EnvironmentFailure("crashed", "Runtime.ExitError", str(error)))
             raise
         self._notify("started", started)
         self._watch(child)
@@ -240,12 +240,14 @@ class Environment:
 
     async def end(self) -> None:
         """Kill the process. Idempotent."""
-        await self._end(Failure("crashed", "Runtime.ExitError", "the function was closed"))
+        await self._end(
+            EnvironmentFailure("crashed", "Runtime.ExitError", "the function was closed")
+        )
 
     @property
     def has_exited(self) -> bool:
         """Whether its process has ended, even if the state does not show it yet."""
-        return self._child is not None and self._child.has_ended
+        return self._process is not None and self._process.has_ended
 
     async def mark_ended(self) -> None:
         """Record that its process ended while it was idle."""
@@ -258,7 +260,7 @@ class Environment:
         response = self._api.deliver(invocation)
         if not await self._wait_unless_exited(response, seconds + KILL_AFTER_SECONDS):
             message = f"{invocation.request_id} Task timed out after {seconds:.2f} seconds"
-            raise _EnvironmentFailed(Failure("timeout", "Sandbox.Timedout", message))
+            raise _EnvironmentFailed(EnvironmentFailure("timeout", "Sandbox.Timedout", message))
         if response.done():
             return response.result()
         raise _EnvironmentFailed(self._describe_failure())
@@ -281,7 +283,7 @@ class Environment:
             poll.cancel()
         if not in_time:
             message = f"the runtime did not {purpose} in {seconds:.1f} s"
-            raise _EnvironmentFailed(Failure("timeout", "Sandbox.Timedout", message))
+            raise _EnvironmentFailed(EnvironmentFailure("timeout", "Sandbox.Timedout", message))
         if not poll.done() or poll.cancelled():
             raise _EnvironmentFailed(self._describe_failure())
 
@@ -302,18 +304,18 @@ class Environment:
         if self.options.freeze:
             self._signal(signal.SIGSTOP)
 
-    def _describe_failure(self) -> Failure:
+    def _describe_failure(self) -> EnvironmentFailure:
         error = self._api.init_error.result() if self._api.init_error.done() else None
         if isinstance(error, RuntimeInitError):
-            return Failure("error", error.error_type, str(error))
-        status = None if self._child is None else self._child.poll()
-        return Failure(
+            return EnvironmentFailure("error", error.error_type, str(error))
+        status = None if self._process is None else self._process.poll()
+        return EnvironmentFailure(
             "crashed",
             "Runtime.ExitError",
             f"the runtime exited: {_describe_status(status)}\n{tail(self.log)}",
         )
 
-    async def _end(self, failure: Failure) -> None:
+    async def _end(self, failure: EnvironmentFailure) -> None:
         if self._failure is not None:
             return
         self._failure = failure
@@ -325,11 +327,11 @@ class Environment:
                 self._notify("ended", self.options.clock.monotonic())
         await self._api.close()
 
-    def _spawn(self, variables: Mapping[str, str]) -> Process:
-        self._child = self.options.start(variables, self.log)
-        return self._child
+    def _spawn(self, variables: Mapping[str, str]) -> ProcessHandle:
+        self._process = self.options.start(variables, self.log)
+        return self._process
 
-    def _watch(self, child: Process) -> None:
+    def _watch(self, child: ProcessHandle) -> None:
         loop = asyncio.get_running_loop()
 
         def ended() -> None:
@@ -339,10 +341,10 @@ class Environment:
         child.when_ended(ended)
 
     def _signal(self, number: int) -> None:
-        if self._child is not None:
-            self._child.signal_group(number)
+        if self._process is not None:
+            self._process.signal_group(number)
 
-    def _notify(self, phase: Phase, at: float, request_id: str = "") -> None:
+    def _notify(self, phase: EnvironmentPhase, at: float, request_id: str = "") -> None:
         self.notify(EnvironmentEvent(self.environment_id, phase, at, request_id))
 
     def _variables(self, runtime_api: str) -> dict[str, str]:
@@ -355,7 +357,7 @@ class Environment:
         return specific | dict(self.options.variables)
 
 
-def _read_response(response: RuntimeResponse) -> tuple[Status, Any, str, str]:
+def _read_response(response: RuntimeResponse) -> tuple[InvocationStatus, Any, str, str]:
     if not response.failed:
         return ("ok", response.payload, "", "")
     report = response.payload if isinstance(response.payload, dict) else {}

@@ -1,7 +1,7 @@
 """Processes that are forked from one warm interpreter: a thousand fit where 200 would.
 
 `ForkServer` starts that interpreter, the program in fork_server.py, and `ForkedProcess` is to it
-what `Child` is to a process that was started directly.
+what `SpawnedProcess` is to a process that was started directly.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from lambda_migrate.local.runtime import fork_server
-from lambda_migrate.local.runtime.process import Child, ProcessError, read_state, spawn, tail
+from lambda_migrate.local.runtime.process import (
+    ProcessError,
+    SpawnedProcess,
+    read_state,
+    spawn,
+    tail,
+)
 from lambda_migrate.local.runtime.reaper import get_reaper
 
 __all__ = ["ForkServer", "ForkedProcess"]
@@ -78,7 +84,7 @@ class ForkedProcess:
         with self._lock:
             first, self._is_reaped = not self._is_reaped, True
         if first:
-            get_reaper().forget(self.pid)
+            get_reaper().unwatch(self.pid)
             self._reap(self.pid)
         return status
 
@@ -113,7 +119,7 @@ class ForkServer:
         self._python = python
         self._modules = tuple(modules)
         self._log = log
-        self._process: Child | None = None
+        self._process: SpawnedProcess | None = None
         self._channel: socket.socket | None = None
         self._listener: threading.Thread | None = None
         self._numbers = itertools.count(1)

@@ -28,26 +28,32 @@ from typing import Any, TypeVar
 
 from lambda_migrate.clock import SYSTEM_CLOCK, Clock
 from lambda_migrate.local.runtime.environment import (
-    Environment,
     EnvironmentEvent,
     EnvironmentView,
+    ExecutionEnvironment,
     InvocationResult,
     LaunchOptions,
-    Process,
+    ProcessHandle,
 )
 from lambda_migrate.local.runtime.fork_client import ForkServer
 from lambda_migrate.local.runtime.process import spawn
 from lambda_migrate.local.runtime.reaper import get_reaper
 from lambda_migrate.local.runtime.runtime_api import Invocation
 
-__all__ = ["EnvironmentEvent", "EnvironmentView", "Gate", "InvocationResult", "LocalFunction"]
+__all__ = [
+    "EnvironmentEvent",
+    "EnvironmentView",
+    "InvocationResult",
+    "LocalFunction",
+    "StartBarrier",
+]
 
 T = TypeVar("T")
 
 REGION = "us-east-1"
-ACCOUNT = "123456789012"
+AWS_ACCOUNT_ID = "123456789012"
 
-_INHERITED = ("PATH", "LD_LIBRARY_PATH", "TMPDIR")
+_INHERITED_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "TMPDIR")
 """The only variables of this process that an environment gets: no credentials."""
 
 _OOM_SCORE = "1000"
@@ -56,7 +62,7 @@ _OOM_SCORE = "1000"
 _OPEN_FILES = 16_384  # an environment needs about three; the usual soft limit is 1,024
 
 
-class Gate:
+class StartBarrier:
     """Holds invocations back until a number of environments are ready to be invoked.
 
     Args:
@@ -129,7 +135,7 @@ class LocalFunction:
         self._temporary_logs: Path | None = None
         self._observer = observer
         self._clock = clock
-        self._environments: list[Environment] = []
+        self._environments: list[ExecutionEnvironment] = []
         self._events: list[EnvironmentEvent] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -167,7 +173,7 @@ class LocalFunction:
             self._fork_server = ForkServer(
                 self._python, modules=self._preload, log=self._log_folder() / "fork-server.log"
             )
-            self._fork_server.start(_inherited())
+            self._fork_server.start(_get_inherited_variables())
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name=f"lambda {self.name}", daemon=True
@@ -189,7 +195,7 @@ class LocalFunction:
                 self._fork_server.stop()
             if self._temporary_logs is not None:
                 shutil.rmtree(self._temporary_logs, ignore_errors=True)
-                get_reaper().forget(str(self._temporary_logs))
+                get_reaper().unwatch(str(self._temporary_logs))
                 self._temporary_logs = None
 
     def invoke(self, event: Any = None, *, wait: float = 0.0) -> InvocationResult:
@@ -223,7 +229,7 @@ class LocalFunction:
             together: Load all first and then invoke them at the same time. If False, invoke each
                 as soon as it is loaded, as Lambda does.
         """
-        return self._run(self._storm(n, _encode(event), together)).result()
+        return self._run(self._run_storm(n, _encode(event), together)).result()
 
     def start_environments(self, n: int) -> list[str]:
         """Start ``n`` environments and return their ids when all wait for an invocation.
@@ -235,15 +241,15 @@ class LocalFunction:
         return [environment.environment_id for environment in started]
 
     def submit_cold(
-        self, event: Any = None, *, gate: Gate | None = None
+        self, event: Any = None, *, barrier: StartBarrier | None = None
     ) -> Future[InvocationResult]:
         """Start a new environment, invoke it and return immediately; see `invoke`.
 
         Args:
             event: A JSON value.
-            gate: Holds the invocation back until enough environments have started.
+            barrier: Holds the invocation back until enough environments have started.
         """
-        return self._run(self._invoke_cold(_encode(event), gate))
+        return self._run(self._invoke_cold(_encode(event), barrier))
 
     def end_idle(self, environment_ids: Iterable[str] | None = None) -> list[str]:
         """End idle environments, as Lambda does after a while, and return their ids.
@@ -298,29 +304,29 @@ class LocalFunction:
         return await self._deliver(environment, body, request_id)
 
     async def _deliver(
-        self, environment: Environment, body: bytes, request_id: str | None = None
+        self, environment: ExecutionEnvironment, body: bytes, request_id: str | None = None
     ) -> InvocationResult:
         invocation = Invocation(
             request_id=request_id or str(uuid.uuid4()),
             body=body,
             deadline_ms=self._clock.wall_ms() + int(self.timeout * 1000),
-            function_arn=f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{self.name}",
+            function_arn=f"arn:aws:lambda:{REGION}:{AWS_ACCOUNT_ID}:function:{self.name}",
         )
         return await environment.invoke(invocation, seconds=self.timeout)
 
-    async def _acquire(self, wait: float) -> Environment | None:
+    async def _acquire(self, wait: float) -> ExecutionEnvironment | None:
         """Take the most recently used idle environment, else a new one; None at the limit."""
         give_up = self._clock.monotonic() + wait
         while True:
             if environment := await self._take_idle():
                 return environment
             if self._free_slots() > 0:
-                return (await self._start(1, claim=True))[0]
+                return (await self._start(1, mark_busy=True))[0]
             if self._clock.monotonic() >= give_up:
                 return None
             await asyncio.sleep(0.01)
 
-    async def _take_idle(self) -> Environment | None:
+    async def _take_idle(self) -> ExecutionEnvironment | None:
         idle = [one for one in self._environments if one.state == "idle"]
         for environment in sorted(idle, key=lambda one: one.last_used, reverse=True):
             environment.state = "busy"  # before the first await, so that no other task takes it
@@ -329,32 +335,32 @@ class LocalFunction:
             await environment.mark_ended()
         return None
 
-    async def _start(self, n: int, *, claim: bool = False) -> list[Environment]:
+    async def _start(self, n: int, *, mark_busy: bool = False) -> list[ExecutionEnvironment]:
         if n > self._free_slots():
             raise RuntimeError(f"{n} more environments exceed the limit of {self.concurrency}")
         environments = [self._create_environment() for _ in range(n)]
-        await asyncio.gather(*(self._launch_one(one, claim=claim) for one in environments))
+        await asyncio.gather(*(self._launch_one(one, mark_busy=mark_busy) for one in environments))
         return environments
 
-    async def _launch_one(self, environment: Environment, *, claim: bool) -> None:
+    async def _launch_one(self, environment: ExecutionEnvironment, *, mark_busy: bool) -> None:
         await environment.start()
-        if claim and environment.state == "idle":
+        if mark_busy and environment.state == "idle":
             environment.state = "busy"
 
-    async def _storm(self, n: int, body: bytes, together: bool) -> list[InvocationResult]:
+    async def _run_storm(self, n: int, body: bytes, together: bool) -> list[InvocationResult]:
         if together:
-            started = await self._start(n, claim=True)
+            started = await self._start(n, mark_busy=True)
             return list(await asyncio.gather(*(self._deliver(one, body) for one in started)))
         return list(await asyncio.gather(*(self._start_and_deliver(body) for _ in range(n))))
 
     async def _start_and_deliver(self, body: bytes) -> InvocationResult:
-        [environment] = await self._start(1, claim=True)
+        [environment] = await self._start(1, mark_busy=True)
         return await self._deliver(environment, body)
 
-    async def _invoke_cold(self, body: bytes, gate: Gate | None) -> InvocationResult:
-        started = await self._start(1, claim=True) if self._free_slots() > 0 else []
-        if gate is not None:
-            await asyncio.wrap_future(gate.arrive())
+    async def _invoke_cold(self, body: bytes, barrier: StartBarrier | None) -> InvocationResult:
+        started = await self._start(1, mark_busy=True) if self._free_slots() > 0 else []
+        if barrier is not None:
+            await asyncio.wrap_future(barrier.arrive())
         return await self._deliver(started[0], body) if started else self._throttle()
 
     async def _end_idle(self, environment_ids: Iterable[str] | None) -> list[str]:
@@ -377,10 +383,10 @@ class LocalFunction:
         await asyncio.gather(*(one.end() for one in self._environments))
         await asyncio.get_running_loop().shutdown_default_executor()
 
-    def _create_environment(self) -> Environment:
+    def _create_environment(self) -> ExecutionEnvironment:
         number = len(self._environments) + 1
         environment_id = f"env{number:04d}"
-        environment = Environment(
+        environment = ExecutionEnvironment(
             environment_id,
             self._options,
             self._log_file(environment_id),
@@ -390,8 +396,8 @@ class LocalFunction:
         self._environments.append(environment)
         return environment
 
-    def _start_process(self, variables: Mapping[str, str], log: Path) -> Process:
-        process: Process
+    def _start_process(self, variables: Mapping[str, str], log: Path) -> ProcessHandle:
+        process: ProcessHandle
         if self._fork_server is not None:
             process = self._fork_server.fork(
                 self._handler, variables=variables, directory=self._code, log=log
@@ -444,7 +450,7 @@ class LocalFunction:
 def _variables(name: str, handler: str, code: Path, memory: int) -> dict[str, str]:
     """The variables that Lambda sets, without those specific to one environment."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return _inherited() | {
+    return _get_inherited_variables() | {
         "AWS_DEFAULT_REGION": REGION,
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_EXECUTION_ENV": f"AWS_Lambda_python{version}",
@@ -465,8 +471,8 @@ def _variables(name: str, handler: str, code: Path, memory: int) -> dict[str, st
     }
 
 
-def _inherited() -> dict[str, str]:
-    return {key: os.environ[key] for key in _INHERITED if key in os.environ}
+def _get_inherited_variables() -> dict[str, str]:
+    return {key: os.environ[key] for key in _INHERITED_VARIABLES if key in os.environ}
 
 
 def _encode(event: Any) -> bytes:

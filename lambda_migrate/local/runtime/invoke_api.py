@@ -26,7 +26,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from lambda_migrate.local.runtime.plain_http import HttpServer, Request, Response, json_response
+from lambda_migrate.local.runtime.plain_http import (
+    HttpServer,
+    LocalHTTPRequest,
+    LocalHTTPResponse,
+    json_response,
+)
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -47,7 +52,7 @@ _RETRIES = 2
 _LOG_HEADER = "X-Amz-Log-Result"
 _POLL_SECONDS = 0.02
 
-Moment = Literal["start", "end"]
+DropMoment = Literal["start", "end"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,7 @@ class InvokeApi:
         self._functions = {function.name: function for function in functions}
         self._qualifiers = {_LATEST, *aliases}
         self._port = port
-        self._to_drop: list[Moment] = []
+        self._to_drop: list[DropMoment] = []
         self._to_throttle = 0
         self._background: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
@@ -128,7 +133,7 @@ class InvokeApi:
 
     # -- faults -------------------------------------------------------------------------------
 
-    def drop_responses(self, count: int = 1, *, at: Moment = "end") -> None:
+    def drop_responses(self, count: int = 1, *, at: DropMoment = "end") -> None:
         """Close the connections of the next calls instead of responding.
 
         Args:
@@ -162,7 +167,7 @@ class InvokeApi:
         if self._server is not None:
             await self._server.close()
 
-    async def _handle(self, request: Request) -> Response:
+    async def _handle(self, request: LocalHTTPRequest) -> LocalHTTPResponse:
         url = urlsplit(request.path)
         match = _PATH.fullmatch(url.path)
         if match is None or request.method != "POST":
@@ -173,7 +178,9 @@ class InvokeApi:
         qualifier = parse_qs(url.query).get("Qualifier", [""])[0]
         return await self._invoke(name[1], name[2] or qualifier, request)
 
-    async def _invoke(self, name: str, qualifier: str, request: Request) -> Response:
+    async def _invoke(
+        self, name: str, qualifier: str, request: LocalHTTPRequest
+    ) -> LocalHTTPResponse:
         function = self._functions.get(name)
         if function is None or (qualifier or _LATEST) not in self._qualifiers:
             where = f"arn:aws:lambda:us-east-1:123456789012:function:{name}"
@@ -195,9 +202,11 @@ class InvokeApi:
         if request.headers.get("x-amz-log-type") == "Tail":
             return response
         headers = {name: value for name, value in response.headers.items() if name != _LOG_HEADER}
-        return Response(response.status, response.body, headers)
+        return LocalHTTPResponse(response.status, response.body, headers)
 
-    async def _invoke_sync(self, function: LocalFunction, qualifier: str, event: Any) -> Response:
+    async def _invoke_sync(
+        self, function: LocalFunction, qualifier: str, event: Any
+    ) -> LocalHTTPResponse:
         dropped_at = self._to_drop.pop(0) if self._to_drop else None
         request_id = str(uuid.uuid4())
         self.calls.append(
@@ -212,12 +221,14 @@ class InvokeApi:
             raise ConnectionResetError("a test had this response dropped")
         return _response(result)
 
-    def _invoke_async(self, function: LocalFunction, qualifier: str, event: Any) -> Response:
+    def _invoke_async(
+        self, function: LocalFunction, qualifier: str, event: Any
+    ) -> LocalHTTPResponse:
         request_id = str(uuid.uuid4())
         task = asyncio.ensure_future(self._run_with_retries(function, qualifier, event, request_id))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-        return Response(202, b"", {"x-amzn-RequestId": request_id})
+        return LocalHTTPResponse(202, b"", {"x-amzn-RequestId": request_id})
 
     async def _run_with_retries(
         self, function: LocalFunction, qualifier: str, event: Any, request_id: str
@@ -241,7 +252,7 @@ async def _wait_until_delivered(
         await asyncio.sleep(_POLL_SECONDS)
 
 
-def _response(result: InvocationResult) -> Response:
+def _response(result: InvocationResult) -> LocalHTTPResponse:
     if result.status == "throttled":
         return _error_response(429, "TooManyRequestsException", "Rate Exceeded.", result.request_id)
     headers = {
@@ -252,7 +263,7 @@ def _response(result: InvocationResult) -> Response:
     }
     body = json.dumps(result.payload).encode()
     if result.ok and len(body) <= _PAYLOAD_BYTES:
-        return Response(200, body, headers)
+        return LocalHTTPResponse(200, body, headers)
     if result.ok:
         error: Any = {
             "errorType": "Function.ResponseSizeTooLarge",
@@ -264,7 +275,7 @@ def _response(result: InvocationResult) -> Response:
     else:
         error = {"errorType": result.error_type, "errorMessage": result.error_message}
     headers["X-Amz-Function-Error"] = "Unhandled"
-    return Response(200, json.dumps(error).encode(), headers)
+    return LocalHTTPResponse(200, json.dumps(error).encode(), headers)
 
 
 def _format_report(result: InvocationResult) -> str:
@@ -274,11 +285,13 @@ def _format_report(result: InvocationResult) -> str:
     return f"REPORT RequestId: {result.request_id}\t{duration}{init}\n"
 
 
-def _error_response(status: int, code: str, message: str, request_id: str = "") -> Response:
+def _error_response(
+    status: int, code: str, message: str, request_id: str = ""
+) -> LocalHTTPResponse:
     answer = json_response({"Type": "User", "Message": message}, status=status)
     headers = {
         **answer.headers,
         "x-amzn-ErrorType": code,
         "x-amzn-RequestId": request_id or str(uuid.uuid4()),
     }
-    return Response(status, answer.body, headers)
+    return LocalHTTPResponse(status, answer.body, headers)

@@ -10,7 +10,7 @@ from typing import Any
 
 from lambda_migrate.local.runtime.loopback import HOST
 
-__all__ = ["HttpServer", "Request", "Response", "json_response"]
+__all__ = ["HttpServer", "LocalHTTPRequest", "LocalHTTPResponse", "json_response"]
 
 _REASONS = {
     200: "OK",
@@ -25,7 +25,7 @@ _BACKLOG = 1024  # a thousand clients may connect at the same time
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class LocalHTTPRequest:
     """A client's request.
 
     Attributes:
@@ -42,7 +42,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Response:
+class LocalHTTPResponse:
     """The server's response."""
 
     status: int
@@ -50,9 +50,11 @@ class Response:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def json_response(value: Any, *, status: int = 200) -> Response:
+def json_response(value: Any, *, status: int = 200) -> LocalHTTPResponse:
     """Encode ``value`` as JSON."""
-    return Response(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
+    return LocalHTTPResponse(
+        status, json.dumps(value).encode(), {"Content-Type": "application/json"}
+    )
 
 
 class HttpServer:
@@ -62,7 +64,7 @@ class HttpServer:
         handle: Returns the response to a request; a ConnectionError closes the connection instead.
     """
 
-    def __init__(self, handle: Callable[[Request], Awaitable[Response]]) -> None:
+    def __init__(self, handle: Callable[[LocalHTTPRequest], Awaitable[LocalHTTPResponse]]) -> None:
         self._handle = handle
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
@@ -98,7 +100,7 @@ class HttpServer:
             writer.close()
 
 
-async def _read_request(reader: asyncio.StreamReader) -> Request | None:
+async def _read_request(reader: asyncio.StreamReader) -> LocalHTTPRequest | None:
     """Read the next request of a connection; None when the client has closed it."""
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
@@ -108,10 +110,10 @@ async def _read_request(reader: asyncio.StreamReader) -> Request | None:
         body = await reader.readexactly(int(headers.get("content-length", "0")))
     except asyncio.IncompleteReadError:
         return None
-    return Request(method, path, body, headers)
+    return LocalHTTPRequest(method, path, body, headers)
 
 
-def _write_response(writer: asyncio.StreamWriter, response: Response) -> None:
+def _write_response(writer: asyncio.StreamWriter, response: LocalHTTPResponse) -> None:
     headers = {**response.headers, "Content-Length": str(len(response.body))}
     lines = [f"HTTP/1.1 {response.status} {_REASONS[response.status]}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = [
-    "Account",
-    "Child",
     "LocalServer",
+    "OSUser",
     "ProcessError",
+    "SpawnedProcess",
     "find_unprivileged_account",
     "is_world_accessible",
     "read_state",
@@ -40,7 +40,7 @@ class ProcessError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class OSUser:
     """The user and group that a process runs as."""
 
     uid: int
@@ -52,18 +52,18 @@ def is_world_accessible(path: Path) -> bool:
     return all(part.stat().st_mode & 0o001 for part in (path, *path.parents))
 
 
-def find_unprivileged_account() -> Account | None:
+def find_unprivileged_account() -> OSUser | None:
     """The account for a server that refuses to run as root; None unless this process is root."""
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):
         with contextlib.suppress(KeyError):
             entry = pwd.getpwnam(name)
-            return Account(entry.pw_uid, entry.pw_gid)
-    return Account(65534, 65534)
+            return OSUser(entry.pw_uid, entry.pw_gid)
+    return OSUser(65534, 65534)
 
 
-class Child:
+class SpawnedProcess:
     """A running process, which leads a process group."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
@@ -75,7 +75,7 @@ class Child:
         """The exit status, negative for a signal; None while it runs."""
         status = self._process.poll()
         if status is not None:
-            get_reaper().forget(self.pid)
+            get_reaper().unwatch(self.pid)
         return status
 
     @property
@@ -93,7 +93,7 @@ class Child:
             subprocess.TimeoutExpired: It still runs after ``seconds``.
         """
         status = self._process.wait(seconds)
-        get_reaper().forget(self.pid)
+        get_reaper().unwatch(self.pid)
         return status
 
     def signal(self, number: int) -> None:
@@ -128,10 +128,10 @@ def spawn(
     log: Path,
     environment: Mapping[str, str] | None = None,
     directory: Path | None = None,
-    account: Account | None = None,
+    account: OSUser | None = None,
     end_signal: int = signal.SIGKILL,
     pass_fds: Sequence[int] = (),
-) -> Child:
+) -> SpawnedProcess:
     """Start ``command`` and append its output to ``log``.
 
     Args:
@@ -158,7 +158,7 @@ def spawn(
             pass_fds=pass_fds,
         )
     get_reaper().watch(process.pid, end_signal=end_signal)
-    return Child(process)
+    return SpawnedProcess(process)
 
 
 class LocalServer(ABC):
@@ -172,7 +172,7 @@ class LocalServer(ABC):
         self._prefix = prefix
         self._account = find_unprivileged_account()
         self._home: Path | None = None
-        self._child: Child | None = None
+        self._process: SpawnedProcess | None = None
 
     @abstractmethod
     def start(self) -> None:
@@ -212,7 +212,7 @@ class LocalServer(ABC):
     def _remove_private_directory(self) -> None:
         if self._home is not None:
             shutil.rmtree(self._home, ignore_errors=True)
-            get_reaper().forget(str(self._home))
+            get_reaper().unwatch(str(self._home))
             self._home = None
 
 

@@ -46,12 +46,12 @@ class Reaper:
         """Remove the directory once this process and its children have ended."""
         self._send({"watch": path})
 
-    def forget(self, subject: int | str) -> None:
+    def unwatch(self, pid_or_path: int | str) -> None:
         """Stop watching a process that was waited for, or a directory that was removed.
 
         The kernel may soon give the process's number to another process.
         """
-        self._send({"forget": subject})
+        self._send({"unwatch": pid_or_path})
 
     def close(self) -> None:
         """Let the reaper do its work now, and wait until it has ended."""
@@ -98,22 +98,22 @@ def _serve(messages: IO[bytes]) -> None:
     watched: dict[int | str, int] = {}
     for line in messages:
         message = json.loads(line)
-        if "forget" in message:
-            watched.pop(message["forget"], None)
+        if "unwatch" in message:
+            watched.pop(message["unwatch"], None)
         else:
             watched[message["watch"]] = message.get("signal", signal.SIGKILL)
-    _end({pid: number for pid, number in watched.items() if isinstance(pid, int)})
+    _end_processes({pid: number for pid, number in watched.items() if isinstance(pid, int)})
     for directory in watched:
         if isinstance(directory, str):
             shutil.rmtree(directory, ignore_errors=True)
 
 
-def _end(watched: dict[int, int]) -> None:
-    for pid, number in watched.items():
+def _end_processes(signals_by_pid: dict[int, int]) -> None:
+    for pid, number in signals_by_pid.items():
         _signal(pid, number)
         _signal(pid, signal.SIGCONT)  # a stopped process handles no other signal
-    _wait_for([pid for pid, number in watched.items() if number != signal.SIGKILL])
-    for pid in watched:
+    _wait_for([pid for pid, number in signals_by_pid.items() if number != signal.SIGKILL])
+    for pid in signals_by_pid:
         _signal(pid, signal.SIGKILL)
 
 

@@ -13,7 +13,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from lambda_migrate.local.runtime.plain_http import HttpServer, Request, Response
+from lambda_migrate.local.runtime.plain_http import HttpServer, LocalHTTPRequest, LocalHTTPResponse
 
 __all__ = ["Invocation", "RuntimeApi", "RuntimeInitError", "RuntimeResponse"]
 
@@ -109,7 +109,7 @@ class RuntimeApi:
 
     # -- HTTP ---------------------------------------------------------------------------------
 
-    async def _handle(self, request: Request) -> Response:
+    async def _handle(self, request: LocalHTTPRequest) -> LocalHTTPResponse:
         path = request.path.removeprefix(_PREFIX)
         if request.method == "GET":
             return await self._get(path)
@@ -117,17 +117,17 @@ class RuntimeApi:
             return self._record_init_error(request.body)
         return self._record_result(path, request.body)
 
-    async def _get(self, path: str) -> Response:
+    async def _get(self, path: str) -> LocalHTTPResponse:
         if path == "restore/next":
-            return Response(200)  # a snapshot is restored as soon as it was taken
+            return LocalHTTPResponse(200)  # a snapshot is restored as soon as it was taken
         if path != "invocation/next":
-            return Response(404)
+            return LocalHTTPResponse(404)
         poll: asyncio.Future[Invocation] = asyncio.get_running_loop().create_future()
         self._waiting_polls.put_nowait(poll)
         invocation = await poll
-        return Response(200, invocation.body, invocation.headers())
+        return LocalHTTPResponse(200, invocation.body, invocation.headers())
 
-    def _record_init_error(self, body: bytes) -> Response:
+    def _record_init_error(self, body: bytes) -> LocalHTTPResponse:
         report = _decode(body)
         if not self.init_error.done():
             self.init_error.set_result(
@@ -137,18 +137,18 @@ class RuntimeApi:
                 if isinstance(report, dict)
                 else RuntimeInitError("Runtime.Unknown", str(report))
             )
-        return Response(202, b'{"status":"OK"}')
+        return LocalHTTPResponse(202, b'{"status":"OK"}')
 
-    def _record_result(self, path: str, body: bytes) -> Response:
+    def _record_result(self, path: str, body: bytes) -> LocalHTTPResponse:
         """``invocation/<id>/response`` or ``invocation/<id>/error``."""
         kind, _, rest = path.partition("/")
         request_id, _, outcome = rest.partition("/")
         future = self._responses.pop(request_id, None)
         if kind != "invocation" or outcome not in {"response", "error"} or future is None:
-            return Response(404, b'{"errorType":"InvalidRequestID"}')
+            return LocalHTTPResponse(404, b'{"errorType":"InvalidRequestID"}')
         if not future.done():
             future.set_result(RuntimeResponse(outcome == "error", _decode(body)))
-        return Response(202, b'{"status":"OK"}')
+        return LocalHTTPResponse(202, b'{"status":"OK"}')
 
 
 def _decode(body: bytes) -> Any:

@@ -1,8 +1,8 @@
 """A DynamoDB API over HTTP on this machine, in its own process.
 
-`LocalDynamoDB` is moto with serialised writes, `DynamoDBLocal` is Amazon's DynamoDB Local (Java),
-`Dynalite` is fast (Node.js), and `DynamoDBEndpoint` is an API that already runs. All have the same
-interface.
+`LocalDynamoDB` is moto with serialised writes, `AmazonDynamoDBLocal` is Amazon's DynamoDB Local
+(Java), `Dynalite` is fast (Node.js), and `DynamoDBEndpoint` is an API that already runs. All have
+the same interface.
 
 ``python -m lambda_migrate.local.servers.dynamodb install`` downloads DynamoDB Local, ``install
 dynalite`` downloads dynalite.
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.runtime.loopback import HOST, find_free_port
-from lambda_migrate.local.runtime.process import Child, ProcessError, spawn, tail
+from lambda_migrate.local.runtime.process import ProcessError, SpawnedProcess, spawn, tail
 from lambda_migrate.local.runtime.reaper import get_reaper
 from lambda_migrate.local.servers.moto_server import COUNTERS_PATH, RATES_PATH, THROTTLE_PATH
 from lambda_migrate.local.servers.postgresql import engines_directory, install_npm, unpack_npm
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "REGION",
+    "AmazonDynamoDBLocal",
     "Dynalite",
     "DynamoDBEndpoint",
-    "DynamoDBLocal",
     "LocalDynamoDB",
     "ThrottledRequest",
     "dynamodb_from_environment",
@@ -157,7 +157,7 @@ class _DynamoDBProcess(DynamoDBEndpoint):
 
     def __init__(self, *, port: int | None = None) -> None:
         self._port = port or 0
-        self._child: Child | None = None
+        self._process: SpawnedProcess | None = None
         self._home: Path | None = None
         super().__init__("")
 
@@ -173,9 +173,9 @@ class _DynamoDBProcess(DynamoDBEndpoint):
         Raises:
             ProcessError: It is not running.
         """
-        if self._child is None:
+        if self._process is None:
             raise ProcessError("this DynamoDB is not running")
-        return self._child.pid
+        return self._process.pid
 
     def start(self) -> None:
         """Start the process and wait until it accepts requests.
@@ -184,25 +184,25 @@ class _DynamoDBProcess(DynamoDBEndpoint):
             ConfigurationError: It is not installed.
             ProcessError: With the tail of its log.
         """
-        if self._child is not None:
+        if self._process is not None:
             raise ProcessError("this DynamoDB is running already")
         self._port = self._port or find_free_port()
         command = self._command(self._port)
-        self._child = spawn(command, log=self._log())
+        self._process = spawn(command, log=self._log())
         try:
-            self._wait_until_ready(self._child)
+            self._wait_until_ready(self._process)
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
         """End the process, which drops its tables. Idempotent."""
-        if self._child is not None:
-            self._child.kill()
-            self._child = None
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
         if self._home is not None:
             shutil.rmtree(self._home, ignore_errors=True)
-            get_reaper().forget(str(self._home))
+            get_reaper().unwatch(str(self._home))
             self._home = None
 
     def restart(self) -> None:
@@ -227,7 +227,7 @@ class _DynamoDBProcess(DynamoDBEndpoint):
             get_reaper().watch_directory(str(self._home))
         return self._home / "log"
 
-    def _wait_until_ready(self, child: Child) -> None:
+    def _wait_until_ready(self, child: SpawnedProcess) -> None:
         give_up = time.monotonic() + START_SECONDS
         while not _is_reachable(self.endpoint_url + COUNTERS_PATH):
             if child.poll() is not None or time.monotonic() > give_up:
@@ -313,7 +313,7 @@ class Dynalite(_CountingProcess):
         return [node, Path(__file__).with_name("dynalite_server.js"), module, HOST, str(port)]
 
 
-class DynamoDBLocal(_DynamoDBProcess):
+class AmazonDynamoDBLocal(_DynamoDBProcess):
     """Amazon's DynamoDB Local, in memory.
 
     npm's build is from 2020: its ConditionalCheckFailed responses lack the item. It does not count

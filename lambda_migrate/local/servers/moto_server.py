@@ -32,7 +32,7 @@ __all__ = [
     "COUNTERS_PATH",
     "RATES_PATH",
     "THROTTLE_PATH",
-    "Application",
+    "CountingApplication",
     "read_body",
     "serve",
 ]
@@ -53,7 +53,7 @@ StartResponse = Callable[..., Any]
 WsgiApplication = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 
-class Application:
+class CountingApplication:
     """Lets one request at a time into ``application`` and counts requests."""
 
     def __init__(self, application: WsgiApplication) -> None:
@@ -139,7 +139,7 @@ def serve(port: int) -> None:
         daemon_threads = True
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    application = Application(create_backend_app("dynamodb"))
+    application = CountingApplication(create_backend_app("dynamodb"))
     Server(HOST, port, application, handler=Handler).serve_forever()
 
 

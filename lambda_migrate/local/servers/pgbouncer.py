@@ -76,14 +76,14 @@ class LocalPgBouncer(LocalServer):
             ConfigurationError: PgBouncer is not installed.
             ProcessError: With the tail of its log.
         """
-        if self._child is not None:
+        if self._process is not None:
             raise ProcessError("this PgBouncer is running already")
         program, environment = find_program()
         home = self._private_directory()
         self.port = self.port or find_free_port()
         self._write("users.txt", "".join(f'"{user}" ""\n' for user in self._users))
         self._write("pgbouncer.ini", self._configuration(home))
-        self._child = spawn(
+        self._process = spawn(
             [program, home / "pgbouncer.ini"],
             log=home / "log",
             environment={**os.environ, **environment},
@@ -92,14 +92,14 @@ class LocalPgBouncer(LocalServer):
         )
         give_up = time.monotonic() + START_SECONDS
         while not self._is_ready():
-            if self._child.poll() is not None or time.monotonic() > give_up:
+            if self._process.poll() is not None or time.monotonic() > give_up:
                 end = tail(self.log)
                 raise ProcessError(f"PgBouncer did not start. The end of its log:\n{end}")
             time.sleep(0.01)
 
     def stop(self) -> None:
         """End it and all its connections immediately; it can be started again."""
-        child, self._child = self._child, None
+        child, self._process = self._process, None
         if child is not None:
             child.signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):

@@ -33,8 +33,8 @@ from urllib.parse import quote, urlencode
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.local.runtime.loopback import HOST, find_free_port
 from lambda_migrate.local.runtime.process import (
-    Account,
     LocalServer,
+    OSUser,
     ProcessError,
     is_world_accessible,
     read_state,
@@ -146,14 +146,14 @@ class LocalPostgreSQL(LocalServer):
 
     def stop(self, mode: StopMode = "fast") -> None:
         """Shut down and keep the data. After ``immediate`` the next start runs recovery."""
-        if self._child is None:
+        if self._process is None:
             return
-        self._child.signal(_SIGNALS[mode])
+        self._process.signal(_SIGNALS[mode])
         try:
-            self._child.wait(STOP_SECONDS)
+            self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired as late:
             raise ProcessError(self._with_log_tail(f"PostgreSQL did not stop ({mode})")) from late
-        self._child = None
+        self._process = None
 
     def restart(self, mode: StopMode = "fast") -> None:
         """Stop and start again: same socket, same port, same data."""
@@ -162,14 +162,14 @@ class LocalPostgreSQL(LocalServer):
 
     def kill(self) -> None:
         """Kill every process of the server with SIGKILL, as in a power failure."""
-        if self._child is None:
+        if self._process is None:
             return
-        pids = [self._child.pid, *_children_of(self._child.pid)]
+        pids = [self._process.pid, *_children_of(self._process.pid)]
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self._child.wait()
-        self._child = None
+        self._process.wait()
+        self._process = None
         for pid in pids:
             _wait_until_gone(pid)
 
@@ -186,7 +186,7 @@ class LocalPostgreSQL(LocalServer):
     @property
     def is_running(self) -> bool:
         """Whether the server's process is alive."""
-        return self._child is not None and self._child.poll() is None
+        return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int:
@@ -195,9 +195,9 @@ class LocalPostgreSQL(LocalServer):
         Raises:
             ProcessError: The server is not running.
         """
-        if self._child is None:
+        if self._process is None:
             raise ProcessError("this PostgreSQL is not running")
-        return self._child.pid
+        return self._process.pid
 
     @property
     def socket_directory(self) -> Path:
@@ -343,7 +343,7 @@ class LocalPostgreSQL(LocalServer):
         self._change_owner(path)
 
     def _launch(self) -> None:
-        self._child = spawn(
+        self._process = spawn(
             [self.binaries / "postgres", "-D", self.data],
             log=self.log,
             account=self._account,
@@ -351,9 +351,9 @@ class LocalPostgreSQL(LocalServer):
             end_signal=signal.SIGQUIT,
         )
         give_up = time.monotonic() + START_SECONDS
-        while not self._is_ready(self._child.pid):
-            if self._child.poll() is not None:
-                self._child = None
+        while not self._is_ready(self._process.pid):
+            if self._process.poll() is not None:
+                self._process = None
                 raise ProcessError(self._with_log_tail("PostgreSQL did not start"))
             if time.monotonic() > give_up:
                 raise ProcessError(
@@ -372,7 +372,7 @@ class LocalPostgreSQL(LocalServer):
         return f"{message}. The end of its log:\n{tail(self.log)}"
 
 
-def _accessible_binaries(binaries: Path, home: Path, account: Account | None) -> Path:
+def _accessible_binaries(binaries: Path, home: Path, account: OSUser | None) -> Path:
     """``binaries``, or a copy if ``account`` cannot read them, as in a private home directory."""
     server = (binaries / "postgres").resolve()
     if account is None or is_world_accessible(server) or binaries.is_relative_to(home):
@@ -475,17 +475,17 @@ def _wheel_binaries() -> dict[int, Path]:
     if spec is None or spec.origin is None:
         return {}
     root = Path(spec.origin).parent
-    return _keep_existing({18: root / "pginstall18" / "bin", 16: root / "pginstall" / "bin"})
+    return _find_existing({18: root / "pginstall18" / "bin", 16: root / "pginstall" / "bin"})
 
 
 def _downloaded_binaries() -> dict[int, Path]:
     root = engines_directory()
-    return _keep_existing(
+    return _find_existing(
         {major: root / f"postgresql-{major}" / "bin" for major in sorted(RELEASES, reverse=True)}
     )
 
 
-def _keep_existing(candidates: dict[int, Path]) -> dict[int, Path]:
+def _find_existing(candidates: dict[int, Path]) -> dict[int, Path]:
     return {major: path for major, path in candidates.items() if (path / "postgres").is_file()}
 
 
@@ -573,12 +573,12 @@ def _npm(package: str, arguments: Sequence[str]) -> str:
     return done.stdout
 
 
-def _create_links(native: Path) -> None:
+def _create_links(native_directory: Path) -> None:
     """Create the symbolic links listed in ``pg-symlinks.json``, which npm cannot pack."""
-    for link in json.loads((native / "pg-symlinks.json").read_text()):
-        target = native.parent / link["target"]
+    for link in json.loads((native_directory / "pg-symlinks.json").read_text()):
+        target = native_directory.parent / link["target"]
         target.unlink(missing_ok=True)
-        target.symlink_to(os.path.relpath(native.parent / link["source"], target.parent))
+        target.symlink_to(os.path.relpath(native_directory.parent / link["source"], target.parent))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from lambda_migrate.local.demo.checks import (
+    ColdStartStorm,
     Distribution,
     SchemaCheck,
-    Storm,
     build_spans,
     read_check,
 )
@@ -21,13 +21,15 @@ from lambda_migrate.local.demo.sampler import Sample
 from lambda_migrate.local.demo.timeline import Band, Row, Span
 from lambda_migrate.local.runtime.environment import (
     EnvironmentEvent,
+    EnvironmentPhase,
     InvocationResult,
-    Phase,
-    Status,
+    InvocationStatus,
 )
 
 
-def result(status: Status = "ok", *, code: int = 201, message: str = "") -> InvocationResult:
+def result(
+    status: InvocationStatus = "ok", *, code: int = 201, message: str = ""
+) -> InvocationResult:
     return InvocationResult(
         request_id="id",
         environment_id="env0001",
@@ -50,7 +52,7 @@ def check(name: str, *, ended: float, waited: float = 0.0, fence: int = 0) -> Sc
     )
 
 
-STORM = Storm(
+STORM = ColdStartStorm(
     1,
     [result(), result()],
     {
@@ -168,7 +170,7 @@ def test_the_log_line_of_the_library_is_found_among_others() -> None:
     assert read_check("env0007", "noise\n", epoch=90.0) is None
 
 
-def happenings(*phases: Phase) -> list[EnvironmentEvent]:
+def happenings(*phases: EnvironmentPhase) -> list[EnvironmentEvent]:
     return [EnvironmentEvent("env0001", phase, float(at)) for at, phase in enumerate(phases)]
 
 

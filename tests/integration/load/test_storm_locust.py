@@ -17,7 +17,7 @@ import pytest
 
 from lambda_migrate.local.runtime.function import LocalFunction
 from lambda_migrate.local.runtime.loopback import find_free_port
-from lambda_migrate.local.runtime.plain_http import Request, Response
+from lambda_migrate.local.runtime.plain_http import LocalHTTPRequest, LocalHTTPResponse
 from load.storm.__main__ import main
 from load.storm.evidence import read_statistics
 from load.storm.host import Host, serve
@@ -93,7 +93,7 @@ def test_a_master_and_two_workers_drive_one_storm(tmp_path: Path) -> None:
 def deployed(function: LocalFunction) -> Iterator[str]:
     """Lambda's Invoke API as far as boto3 needs it, and the same function behind a URL."""
 
-    async def answer(request: Request) -> Response:
+    async def answer(request: LocalHTTPRequest) -> LocalHTTPResponse:
         body = json.loads(request.body) if request.body else {}
         result = await asyncio.wrap_future(function.submit(body))
         report = "REPORT RequestId: x Duration: 1.00 ms"
@@ -101,10 +101,10 @@ def deployed(function: LocalFunction) -> Iterator[str]:
             report += f" Init Duration: {result.init_seconds * 1000:.2f} ms"
         headers = {"X-Amz-Log-Result": base64.b64encode(report.encode()).decode()}
         if result.ok:
-            return Response(200, json.dumps(result.payload).encode(), headers)
+            return LocalHTTPResponse(200, json.dumps(result.payload).encode(), headers)
         headers["X-Amz-Function-Error"] = "Unhandled"
         said = {"errorType": result.error_type, "errorMessage": result.error_message}
-        return Response(200 if request.body else 500, json.dumps(said).encode(), headers)
+        return LocalHTTPResponse(200 if request.body else 500, json.dumps(said).encode(), headers)
 
     with serve(cast(Host, SimpleNamespace(answer=answer))) as url:
         yield url

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lambda_migrate.local.runtime.function import Gate, LocalFunction
+from lambda_migrate.local.runtime.function import LocalFunction, StartBarrier
 from lambda_migrate.local.runtime.process import ProcessError
 
 CODE = Path(__file__).parent / "function"
@@ -143,21 +143,23 @@ def test_end_idle_ends_only_idle_environments(
 
 
 def test_cold_starts_pass_a_gate_together(function: LocalFunction) -> None:
-    gate = Gate(4)
-    early = [function.submit_cold({}, gate=gate) for _ in range(3)]
+    barrier = StartBarrier(4)
+    early = [function.submit_cold({}, barrier=barrier) for _ in range(3)]
     assert not any(one.done() for one in early)
-    results = [one.result() for one in (*early, function.submit_cold({}, gate=gate))]
+    results = [one.result() for one in (*early, function.submit_cold({}, barrier=barrier))]
     assert all(one.ok and one.cold for one in results)
     timeline = function.timeline()
     ready = max(one.at for one in timeline if one.phase == "ready")
     assert ready <= min(one.at for one in timeline if one.phase == "invoked")
-    assert function.submit_cold({}, gate=gate).result().cold  # it stays open
+    assert function.submit_cold({}, barrier=barrier).result().cold  # it stays open
 
 
 def test_a_cold_start_above_the_limit_is_throttled_and_delays_no_other() -> None:
     with LocalFunction("probe.handler", code=CODE, preload=[], concurrency=1) as function:
-        gate = Gate(2)
-        results = [one.result() for one in [function.submit_cold({}, gate=gate) for _ in range(2)]]
+        barrier = StartBarrier(2)
+        results = [
+            one.result() for one in [function.submit_cold({}, barrier=barrier) for _ in range(2)]
+        ]
     assert sorted(one.status for one in results) == ["ok", "throttled"]
 
 

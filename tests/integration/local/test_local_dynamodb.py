@@ -17,9 +17,9 @@ from lambda_migrate.errors import ConfigurationError, LeaseStoreUnavailable
 from lambda_migrate.lease.fast_client.client import FastClient
 from lambda_migrate.local.runtime.process import ProcessError
 from lambda_migrate.local.servers.dynamodb import (
+    AmazonDynamoDBLocal,
     Dynalite,
     DynamoDBEndpoint,
-    DynamoDBLocal,
     LocalDynamoDB,
     dynamodb_from_environment,
     install_dynalite,
@@ -149,7 +149,7 @@ def test_a_missing_dynamodb_local_is_an_error_that_names_the_install_command(
 ) -> None:
     monkeypatch.setenv("LAMBDA_MIGRATE_ENGINES", str(tmp_path_factory.mktemp("engines")))
     with pytest.raises(ConfigurationError, match="dynamodb install"):
-        DynamoDBLocal().start()
+        AmazonDynamoDBLocal().start()
 
 
 def test_a_missing_dynalite_is_an_error_that_names_the_install_command(tmp_path: Path) -> None:
