@@ -496,7 +496,7 @@ MUTANTS = (
     Mutant(
         "`down` does not settle what is in doubt",
         "lambda_migrate/engine/rollback.py",
-        "        database.resolve_in_doubt(row, session.deadline)\n    left =",
+        "        fenced_session.resolve_in_doubt(row, lease_session.deadline)\n    left =",
         "        pass\n    left =",
         ("engine",),
     ),
@@ -531,7 +531,7 @@ MUTANTS = (
     Mutant(
         "a row in doubt is not resolved",
         "lambda_migrate/engine/apply.py",
-        "self._database.resolve_in_doubt(row, self._session.deadline)",
+        "self._fenced_session.resolve_in_doubt(row, self._lease_session.deadline)",
         "pass",
         ("engine", "protocol, real"),
     ),
@@ -801,21 +801,21 @@ MUTANTS = (
     Mutant(
         "the first reading may be an old one",
         "lambda_migrate/engine/cold_start.py",
-        "return self._decider.read_first()\n        except",
+        "return self._decider.decide_from_consistent_read()\n        except",
         "return self._decider.decide(self._target.store.read())\n        except",
         ("engine", "protocol, fakes"),
     ),
     Mutant(
         "a waiter serves on a reading that may be old",
         "lambda_migrate/engine/decider.py",
-        "            if not self._needs_confirmation:\n                return step\n",
-        "            return step\n",
+        "            if not self._needs_confirmation:\n                return decision\n",
+        "            return decision\n",
         ("engine", "protocol, fakes"),
     ),
     Mutant(
         "a require function migrates where it was only to look",
         "lambda_migrate/engine/cold_start.py",
-        "elif step.inspect_only:",
+        "elif decision.inspect_only:",
         "elif False:",
         ("engine", "protocol, fakes"),
     ),
@@ -829,15 +829,15 @@ MUTANTS = (
     Mutant(
         "a look takes from a replica's address what the primary has",
         "lambda_migrate/engine/inspection.py",
-        "if is_old and found.is_replica:",
+        "if is_old and inspection.is_replica:",
         "if False:",
         ("engine",),
     ),
     Mutant(
         "a refused look is not recorded",
         "lambda_migrate/engine/inspection.py",
-        "self._session.store_failure(self._make_failure(error))",
-        "self._session.store_inspection(self._databases)",
+        "self._lease_session.store_failure(self._make_failure(error))",
+        "self._lease_session.store_inspection(self._databases)",
         ("engine",),
     ),
     Mutant(
@@ -920,14 +920,14 @@ MUTANTS = (
     Mutant(
         "a holder does not announce what it begins with",
         "lambda_migrate/engine/apply.py",
-        "self._session.publish_progress(Progress(",
-        "self._session.set_progress(Progress(",
+        "self._lease_session.publish_progress(Progress(",
+        "self._lease_session.set_next_progress(Progress(",
         ("engine",),
     ),
     Mutant(
         "what became known before the acquisition is not looked at",
         "lambda_migrate/engine/cold_start.py",
-        "if news is not None:",
+        "if final_decision is not None:",
         "if False:",
         ("engine", "protocol, fakes", "protocol, real"),
     ),
@@ -962,7 +962,7 @@ MUTANTS = (
     Mutant(
         "nothing is withdrawn before a rollback",
         "lambda_migrate/engine/rollback.py",
-        "    withdraw_readiness(session, database, lowest=rows[-1].version)\n",
+        "    withdraw_readiness(lease_session, fenced_session, lowest=rows[-1].version)\n",
         "",
         ("engine", "protocol, fakes"),
     ),
@@ -1006,8 +1006,10 @@ MUTANTS = (
     Mutant(
         "a holder does not ask the flags between two migrations",
         "lambda_migrate/engine/apply.py",
-        "check_flags(target, session.deadline, version=migration.version, what=migration.name)",
-        "pass",
+        "        check_flags(\n"
+        "            target, lease_session.deadline, version=migration.version,"
+        " operation=migration.name\n        )\n",
+        "",
         ("engine",),
     ),
     Mutant(
@@ -1227,7 +1229,7 @@ MUTANTS = (
     Mutant(
         "a rehearsal keeps the lease",
         "lambda_migrate/engine/operations.py",
-        "        finally:\n            session.release()\n",
+        "        finally:\n            lease_session.release()\n",
         "        finally:\n            pass\n",
         ("engine",),
     ),
@@ -1403,7 +1405,7 @@ MUTANTS = (
         "adopting: another tool's history stops no migration",
         "lambda_migrate/engine/apply.py",
         "require_no_tool_history(\n"
-        "            plan, self._database.read_tool_histories, ignore_tool_histories=ignore\n"
+        "            plan, self._fenced_session.read_tool_histories, ignore_tool_histories=ignore\n"
         "        )",
         "pass",
         ("engine",),

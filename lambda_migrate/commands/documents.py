@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.commands.preview import PlannedMigration, PlanPreview
     from lambda_migrate.engine.flags import Flags
-    from lambda_migrate.engine.operations import Status, Verification
+    from lambda_migrate.engine.operations import SchemaStatus, Verification
     from lambda_migrate.lease.record import DatabaseRecord, Failure, LeaseState, Progress
     from lambda_migrate.migrations import Divergence, Manifest
 
@@ -43,7 +43,7 @@ def format_iso(wall_ms: int) -> str | None:
 
 
 def build_status_document(
-    status: Status, manifest: Manifest, location: dict[str, str], *, has_table: bool
+    status: SchemaStatus, manifest: Manifest, location: dict[str, str], *, has_table: bool
 ) -> dict[str, Any]:
     """Build the result of ``status``.
 

@@ -59,10 +59,10 @@ def build_dry_run_document(result: DryRunResult) -> dict[str, Any]:
     """Build the value of ``dry_run`` in the result of ``plan --dry-run``."""
     return {
         "outcome": result.outcome,
-        "rollback_confirmed": result.is_confirmed,
+        "rollback_confirmed": result.is_rollback_confirmed,
         "seconds": round(result.seconds, 3),
         "migrations": [_build_step(step) for step in result.steps],
-        "retried": list(result.retried),
+        "retried": list(result.retry_causes),
         "advice": [sentence for step in result.steps for sentence in advise(step)],
         "not_undone": {
             "dead_rows": [
@@ -76,15 +76,15 @@ def build_dry_run_document(result: DryRunResult) -> dict[str, Any]:
 
 
 def _build_step(step: DryRunStep) -> dict[str, Any]:
-    measured = step.measured
+    effects = step.effects
     return {
         "version": step.version,
         "name": step.name,
         "outcome": step.outcome,
         "reason": step.reason,
         "seconds": None if step.seconds is None else round(step.seconds, 4),
-        "locks": [_build_lock(lock) for lock in measured.locks] if measured else [],
-        "tables": [asdict(change) for change in measured.tables] if measured else [],
+        "locks": [_build_lock(lock) for lock in effects.locks] if effects else [],
+        "tables": [asdict(change) for change in effects.tables] if effects else [],
     }
 
 

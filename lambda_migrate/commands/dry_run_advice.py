@@ -25,23 +25,23 @@ def advise(step: DryRunStep) -> Iterator[str]:
     Only locks that this migration is known to take count, not those that an earlier migration of
     the dry run holds.
     """
-    if step.measured is None or step.measured.seconds < _LONG_SECONDS:
+    if step.effects is None or step.effects.seconds < _LONG_SECONDS:
         return
-    changes = {change.table: change for change in step.measured.tables}
+    changes = {change.table: change for change in step.effects.tables}
     blocking = {
         lock.relation
-        for lock in step.measured.locks
+        for lock in step.effects.locks
         if lock.blocks and _is_own_lock(lock, changes.get(lock.relation))
     }
-    duration = f"for up to {step.measured.seconds:.1f} s"
-    for lock in step.measured.locks:
+    duration = f"for up to {step.effects.seconds:.1f} s"
+    for lock in step.effects.locks:
         if lock.relation in blocking:
             blocked = " and ".join(
                 {"reads": "readers", "writes": "writers"}[b] for b in lock.blocks
             )
             advice = _suggest_alternative(lock, changes.get(lock.relation))
             yield f"{step.name} blocks {blocked} of {lock.relation} {duration}: {advice}"
-    for change in step.measured.tables:
+    for change in step.effects.tables:
         written = (change.updated or 0) + (change.deleted or 0)
         if written >= _MANY_ROWS and change.table not in blocking and not change.is_new:
             yield f"{step.name} locks {written:,} rows of {change.table} {duration}: {_IN_BATCHES}"

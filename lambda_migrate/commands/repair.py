@@ -125,7 +125,7 @@ def _resolve(context: CommandContext, version: int, declared: str) -> CommandRes
     )
     if not context.prompter.confirm(question):
         return _make_declined_result(context)
-    repaired = context.operations.repair(version, context.deadline, declared=declared)
+    repaired = context.operations.repair(version, context.deadline, declared_state=declared)
     return CommandResult({**context.location, "repaired": repaired, "as": declared})
 
 

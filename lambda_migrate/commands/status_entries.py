@@ -11,7 +11,7 @@ from lambda_migrate.migrations import RowState
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from lambda_migrate.engine.operations import Status
+    from lambda_migrate.engine.operations import SchemaStatus
     from lambda_migrate.migrations import Divergence, HistoryRow
 
 __all__ = [
@@ -70,7 +70,7 @@ class OmittedEntries:
     state: str
 
 
-def build_entries(status: Status) -> list[StatusEntry]:
+def build_entries(status: SchemaStatus) -> list[StatusEntry]:
     """Build the list of every migration in manifest and history, ordered by version."""
     plan = status.plan
     rows = {row.version: row for row in status.history}

@@ -67,8 +67,8 @@ class ApplyResult:
 
 
 def apply_pending(
-    session: LeaseSession,
-    database: FencedSession,
+    lease_session: LeaseSession,
+    fenced_session: FencedSession,
     manifest: Manifest,
     *,
     on_applied: Callable[[str], None],
@@ -77,8 +77,8 @@ def apply_pending(
     """Apply what is pending, one migration after the other.
 
     Args:
-        session: The lease.
-        database: The database under its fencing token.
+        lease_session: The lease.
+        fenced_session: The database under its fencing token.
         manifest: What is to be satisfied.
         on_applied: Called with the name of each migration once it is committed.
         refuse_after_process_kills: Refuse to start a migration during which `_MAX_PROCESS_KILLS`
@@ -94,7 +94,10 @@ def apply_pending(
         DatabaseUnavailable: Committed migrations are missing from the history.
     """
     loop = _ApplyLoop(
-        session, database, manifest, refuse_after_process_kills=refuse_after_process_kills
+        lease_session,
+        fenced_session,
+        manifest,
+        refuse_after_process_kills=refuse_after_process_kills,
     )
     return loop.run(on_applied)
 
@@ -104,14 +107,14 @@ class _ApplyLoop:
 
     def __init__(
         self,
-        session: LeaseSession,
-        database: FencedSession,
+        lease_session: LeaseSession,
+        fenced_session: FencedSession,
         manifest: Manifest,
         *,
         refuse_after_process_kills: bool,
     ) -> None:
-        self._session = session
-        self._database = database
+        self._lease_session = lease_session
+        self._fenced_session = fenced_session
         self._manifest = manifest
         self._refuse_after_kills = refuse_after_process_kills
 
@@ -119,9 +122,9 @@ class _ApplyLoop:
         """Plan, resolve what is in doubt, apply what is pending, and read the history again."""
         plan, history = self._read_plan()
         digests_before_migration = compute_satisfied_digests(history)
-        ignore = self._session.target.policy.ignore_other_history
+        ignore = self._lease_session.target.policy.ignore_other_history
         require_no_tool_history(
-            plan, self._database.read_tool_histories, ignore_tool_histories=ignore
+            plan, self._fenced_session.read_tool_histories, ignore_tool_histories=ignore
         )
         if plan.in_doubt:
             self._resolve_in_doubt(plan)
@@ -132,15 +135,15 @@ class _ApplyLoop:
             self._apply(migration, position=position, total=len(plan.pending))
             on_applied(migration.name)
         if plan.pending:
-            history = self._database.read_history()
-            plan = make_plan_for(self._session, history, self._manifest)
+            history = self._fenced_session.read_history()
+            plan = make_plan_for(self._lease_session, history, self._manifest)
         if not plan.is_current:
             raise _missing_from_history(plan)
         return ApplyResult(tuple(history), digests_before_migration)
 
     def _read_plan(self) -> tuple[Plan, list[HistoryRow]]:
-        history = self._database.read_history()
-        plan = make_plan_for(self._session, history, self._manifest)
+        history = self._fenced_session.read_history()
+        plan = make_plan_for(self._lease_session, history, self._manifest)
         require_no_divergence(plan)
         return plan, history
 
@@ -148,26 +151,31 @@ class _ApplyLoop:
         """Resolve the rows that an interrupted holder left in doubt."""
         self._publish_start(plan.in_doubt[0].name, total=len(plan.in_doubt) + len(plan.pending))
         for row in plan.in_doubt:
-            self._database.resolve_in_doubt(row, self._session.deadline)
+            self._fenced_session.resolve_in_doubt(row, self._lease_session.deadline)
 
     def _apply(self, migration: Migration, *, position: int, total: int) -> None:
-        session, target, clock = self._session, self._session.target, self._session.target.clock
-        if session.deadline.is_over:
+        lease_session = self._lease_session
+        target, clock = lease_session.target, lease_session.target.clock
+        if lease_session.deadline.is_over:
             # Nothing was tried: recording a failure would pause instances that have time left.
             raise NotReady(
                 f"not enough time left to start {migration.name}; the next invocation will continue"
             )
-        check_flags(target, session.deadline, version=migration.version, what=migration.name)
+        check_flags(
+            target, lease_session.deadline, version=migration.version, operation=migration.name
+        )
         if position == 1:
             self._publish_start(migration.name, total=total)
         else:
-            session.set_progress(Progress(migration.name, position - 1, total, clock.wall_ms()))
+            lease_session.set_next_progress(
+                Progress(migration.name, position - 1, total, clock.wall_ms())
+            )
         target.observer.observe(MigrationStarted(target.name, migration.name, position, total))
         digest = self._manifest.digest_at(migration.version)
-        began, left = clock.monotonic(), session.deadline.remaining()
+        began, left = clock.monotonic(), lease_session.deadline.remaining()
         try:
-            with session.explain_abort(migration.name):
-                milliseconds = self._database.apply(migration, digest, session.deadline)
+            with lease_session.explain_abort(migration.name):
+                milliseconds = self._fenced_session.apply(migration, digest, lease_session.deadline)
         except MigrationFailed as failed:
             failed.available_ms = round(left * 1000) if failed.is_timeout else None
             seconds = clock.monotonic() - began
@@ -188,7 +196,7 @@ class _ApplyLoop:
             MigrationFailed: `_MAX_PROCESS_KILLS` holders in a row were killed during it, or one
                 more after that was recorded.
         """
-        state = self._session.lease.state
+        state = self._lease_session.lease.state
         progress = state.progress
         kills = progress.attempts if progress and progress.migration == name else 0
         was_recorded = any(
@@ -203,8 +211,8 @@ class _ApplyLoop:
                 migration=name,
                 is_process_killed=True,
             )
-        now_ms = self._session.target.clock.wall_ms()
-        self._session.publish_progress(Progress(name, 0, total, now_ms, attempts=kills + 1))
+        now_ms = self._lease_session.target.clock.wall_ms()
+        self._lease_session.publish_progress(Progress(name, 0, total, now_ms, attempts=kills + 1))
 
 
 def _missing_from_history(plan: Plan) -> DatabaseUnavailable:
@@ -216,9 +224,11 @@ def _missing_from_history(plan: Plan) -> DatabaseUnavailable:
     )
 
 
-def make_plan_for(session: LeaseSession, history: Sequence[HistoryRow], manifest: Manifest) -> Plan:
+def make_plan_for(
+    lease_session: LeaseSession, history: Sequence[HistoryRow], manifest: Manifest
+) -> Plan:
     """Compare a manifest with a history by the policy of the session's target."""
-    out_of_order = session.target.policy.allow_out_of_order
+    out_of_order = lease_session.target.policy.allow_out_of_order
     return make_plan(manifest, history, allow_out_of_order=out_of_order)
 
 
@@ -254,11 +264,11 @@ def require_valid_scripts(plan: Plan) -> None:
 
 
 def record_completion(
-    session: LeaseSession,
-    database: FencedSession,
+    lease_session: LeaseSession,
+    fenced_session: FencedSession,
     history: Sequence[HistoryRow],
     *,
-    served: str = "",
+    manifest_digest: str = "",
     digests_before_migration: Sequence[str] = (),
     is_resync: bool = False,
     keep_failures: bool = False,
@@ -266,54 +276,58 @@ def record_completion(
     """Publish every manifest that the history satisfies, and give the lease back.
 
     Args:
-        session: The lease.
-        database: The database that was checked.
+        lease_session: The lease.
+        fenced_session: The database that was checked.
         history: Its history.
-        served: The digest that this was done for.
+        manifest_digest: The digest that this was done for.
         digests_before_migration: What the history satisfied at first, and the schema still does.
         is_resync: Discard what the item holds for this database.
         keep_failures: Keep those of other addresses and of manifests that are still pending.
     """
-    target, state = session.target, session.lease.state
+    target, state = lease_session.target, lease_session.lease.state
     check = DatabaseCheck(
-        identity=database.identity,
+        identity=fenced_session.identity,
         address=target.database.fingerprint,
         digests=compute_satisfied_digests(history),
-        fence=session.lease.fence,
-        owner=session.lease.owner,
+        fence=lease_session.lease.fence,
+        owner=lease_session.lease.owner,
         at_ms=target.store.now_ms(),
-        manifest_digest=served,
+        manifest_digest=manifest_digest,
         digests_before_migration=digests_before_migration,
-        unverified_identity=database.identity if is_resync else database.unverified_identity,
-        is_new_or_copied_database=database.is_new_or_copied_database,
+        unverified_identity=fenced_session.identity
+        if is_resync
+        else fenced_session.unverified_identity,
+        is_new_or_copied_database=fenced_session.is_new_or_copied_database,
     )
     applied = {str(row.version) for row in history}
     kept = [
         failure
         for failure in state.failures
         if keep_failures
-        and failure.digest not in (served, *check.digests)
+        and failure.digest not in (manifest_digest, *check.digests)
         and failure.version not in applied  # a corrected file of that version succeeded
         and failure.address != check.address
     ]
-    session.store_completion(record_check(state.databases, check), kept)
+    lease_session.store_completion(record_check(state.databases, check), kept)
     for other in find_conflicting_records(state.databases, check):
         target.observer.observe(
             TargetShared(target.name, check.address, ", ".join(other.addresses), other.owner)
         )
 
 
-def withdraw_readiness(session: LeaseSession, database: FencedSession, *, lowest: int) -> None:
+def withdraw_readiness(
+    lease_session: LeaseSession, fenced_session: FencedSession, *, lowest: int
+) -> None:
     """Mark every manifest that needs ``lowest`` or a later version as no longer ready."""
-    kept = [row for row in database.read_history() if row.version < lowest]
-    state, address = session.lease.state, session.target.database.fingerprint
-    session.withdraw_readiness(
+    kept = [row for row in fenced_session.read_history() if row.version < lowest]
+    state, address = lease_session.lease.state, lease_session.target.database.fingerprint
+    lease_session.withdraw_readiness(
         remove_ready_digests(
             state.databases,
-            database.identity,
+            fenced_session.identity,
             address,
             compute_satisfied_digests(kept),
-            is_new_or_copied_database=database.is_new_or_copied_database,
+            is_new_or_copied_database=fenced_session.is_new_or_copied_database,
         )
     )
 

@@ -89,7 +89,7 @@ class ColdStart:
     Args:
         manifest: The migrations that this code ships.
         target: The database with its item, and how to behave.
-        invocation: The invocation's end; None if there is none.
+        invocation_deadline: The invocation's end; None if there is none.
         request_id: The invocation's id, for the history.
     """
 
@@ -97,7 +97,7 @@ class ColdStart:
         self,
         manifest: Manifest | DeferredManifest,
         target: Target,
-        invocation: Deadline | None,
+        invocation_deadline: Deadline | None,
         *,
         request_id: str,
     ) -> None:
@@ -106,8 +106,8 @@ class ColdStart:
         self._request_id = request_id
         self._owner = new_owner()
         self._deadline = (
-            invocation.earlier(target.policy.safety_margin_seconds)
-            if invocation is not None
+            invocation_deadline.earlier(target.policy.safety_margin_seconds)
+            if invocation_deadline is not None
             else Deadline.after(DEFAULT_DEADLINE_SECONDS, target.clock)
         )
         set_credentials_deadline(target.store, self._deadline)
@@ -129,35 +129,35 @@ class ColdStart:
             MigrateError: It may not; see `MigrationRunner.ensure`.
         """
         require_migrations(self._digest, allow_empty=self._target.policy.allow_empty)
-        step = self._read_first()
+        decision = self._make_first_decision()
         while True:
-            step = self._decider.decide_with_flags(step)
-            if isinstance(step, Serve):
-                return self._outcome(step)
-            if isinstance(step, Refuse):
-                raise _make_refusal(step, self._target.store.now_ms())
-            if isinstance(step, BlockByFlags):
+            decision = self._decider.decide_with_flags(decision)
+            if isinstance(decision, Serve):
+                return self._outcome(decision)
+            if isinstance(decision, Refuse):
+                raise _make_refusal(decision, self._target.store.now_ms())
+            if isinstance(decision, BlockByFlags):
                 raise self._make_flag_error()
-            if isinstance(step, Wait):
-                step = self._wait(step.state)
-            elif step.inspect_only:
-                step = self._inspect(step)
+            if isinstance(decision, Wait):
+                decision = self._wait(decision.state)
+            elif decision.inspect_only:
+                decision = self._inspect(decision)
             else:
-                result = self._migrate(step)
+                result = self._migrate(decision)
                 if isinstance(result, Outcome):
                     return result
-                step = result
+                decision = result
 
-    def _outcome(self, step: Serve) -> Outcome:
-        if not step.is_schema_checked:
+    def _outcome(self, decision: Serve) -> Outcome:
+        if not decision.is_schema_checked:
             return Outcome.UNCHECKED
         return Outcome.WAITED if self._waited_seconds else Outcome.UP_TO_DATE
 
     # --- reading and waiting
 
-    def _read_first(self) -> Decision:
+    def _make_first_decision(self) -> Decision:
         try:
-            return self._decider.read_first()
+            return self._decider.decide_from_consistent_read()
         except LeaseStoreUnavailable as error:
             if self._wait_deadline.is_over:
                 return self._serve_if_database_current(error)
@@ -195,7 +195,7 @@ class ColdStart:
 
         checks_database = self._target.policy.check_database_if_store_unavailable
         return Waiter(
-            self._decider.read_again,
+            self._decider.decide_from_next_read,
             deadline=self._wait_deadline,
             backoff=Backoff(self._target.random),
             on_wait=self._report_wait,
@@ -207,10 +207,12 @@ class ColdStart:
     def _wait_deadline(self) -> Deadline:
         return self._deadline.at_most(self._target.policy.wait_seconds - self._waited_seconds)
 
-    def _report_wait(self, state: LeaseState, waited: float, delay: float) -> None:
+    def _report_wait(self, state: LeaseState, waited_seconds: float, delay_seconds: float) -> None:
         progress = state.progress.migration if state.progress is not None else ""
         self._target.observer.observe(
-            WaitingForLease(self._target.name, state.owner or "", waited, delay, progress)
+            WaitingForLease(
+                self._target.name, state.owner or "", waited_seconds, delay_seconds, progress
+            )
         )
 
     def _serve_if_database_current(self, error: LeaseStoreUnavailable) -> Serve:
@@ -226,15 +228,15 @@ class ColdStart:
 
     # --- migrating
 
-    def _migrate(self, step: Acquire) -> Outcome | Decision:
+    def _migrate(self, decision: Acquire) -> Outcome | Decision:
         """Acquire the lease, apply what is pending, and complete."""
-        state = self._acquire(step)
+        state = self._acquire(decision)
         if not isinstance(state, Lease):
             return self._decider.decide(state, has_lost_acquisition=True)
-        news = self._decide_after_acquiring(state)
-        if news is not None:
-            return news
-        self._report_takeover(step, state)
+        final_decision = self._decide_after_acquiring(state)
+        if final_decision is not None:
+            return final_decision
+        self._report_takeover(decision, state)
         try:
             is_completed = self._apply_and_complete(state)
         except LeaseHeld:  # without a lease table, a live holder is found only in PostgreSQL
@@ -244,7 +246,7 @@ class ColdStart:
         self._waiter = None
         return self._decider.decide(LeaseState(), has_lost_acquisition=True)
 
-    def _acquire(self, step: Acquire) -> Lease | LeaseState:
+    def _acquire(self, decision: Acquire) -> Lease | LeaseState:
         if self._deadline.is_over:
             raise NotReady(
                 "the schema is not ready, and no time is left to migrate it in this invocation "
@@ -254,7 +256,7 @@ class ColdStart:
         _ = self._decider.manifest  # report unusable files before other instances have to wait
         try:
             return self._target.store.acquire(
-                self._owner, expected=step.state, is_expired=step.is_expired
+                self._owner, expected=decision.state, is_expired=decision.is_expired
             )
         except LeaseStoreUnavailable:
             # The next reading shows whether it was acquired.
@@ -265,18 +267,18 @@ class ColdStart:
 
         The reading before it may be from before the last holder completed.
         """
-        step = self._decider.decide(lease.state)
-        if not isinstance(step, Serve | Refuse | BlockByFlags):
+        decision = self._decider.decide(lease.state)
+        if not isinstance(decision, Serve | Refuse | BlockByFlags):
             return None
         from contextlib import suppress  # not loaded by a start that finds the schema ready
 
         with suppress(MigrateError):  # it expires by itself otherwise
             self._target.store.release(lease)
-        return step
+        return decision
 
-    def _report_takeover(self, step: Acquire, lease: Lease) -> None:
+    def _report_takeover(self, decision: Acquire, lease: Lease) -> None:
         self._fence = lease.fence
-        before = step.state.owner
+        before = decision.state.owner
         if before not in (None, self._owner):
             from lambda_migrate.events import LeaseTakenOver
 
@@ -292,32 +294,43 @@ class ColdStart:
         from lambda_migrate.engine.holder import LeaseSession
 
         manifest, allowed = self._decider.manifest, self._decider.allowed_manifest
-        session = LeaseSession(self._target, lease, self._deadline, request_id=self._request_id)
-        with session.open_database(record_failures=manifest) as database:
-            self._fence = session.lease.fence  # PostgreSQL may have had it raised
-            result = apply_pending(session, database, allowed, on_applied=self._applied.append)
+        lease_session = LeaseSession(
+            self._target, lease, self._deadline, request_id=self._request_id
+        )
+        with lease_session.open_database(record_failures=manifest) as fenced_session:
+            self._fence = lease_session.lease.fence  # PostgreSQL may have had it raised
+            result = apply_pending(
+                lease_session, fenced_session, allowed, on_applied=self._applied.append
+            )
             if (
                 allowed is not manifest
-                and make_plan_for(session, result.history, manifest).is_current
+                and make_plan_for(lease_session, result.history, manifest).is_current
             ):
                 allowed = manifest  # it was applied before it was held back
-            is_completed = self._record_completion(session, database, result, served=allowed.digest)
+            is_completed = self._record_completion(
+                lease_session, fenced_session, result, manifest_digest=allowed.digest
+            )
         if allowed is not manifest:
             raise self._make_flag_error()
         return is_completed
 
     def _record_completion(
-        self, session: LeaseSession, database: FencedSession, result: ApplyResult, *, served: str
+        self,
+        lease_session: LeaseSession,
+        fenced_session: FencedSession,
+        result: ApplyResult,
+        *,
+        manifest_digest: str,
     ) -> bool:
         """Publish what the database satisfies; False if that may have changed since."""
         from lambda_migrate.engine.apply import record_completion
 
         try:
             record_completion(
-                session,
-                database,
+                lease_session,
+                fenced_session,
                 result.history,
-                served=served,
+                manifest_digest=manifest_digest,
                 digests_before_migration=result.digests_before_migration,
                 keep_failures=True,
             )
@@ -327,7 +340,7 @@ class ColdStart:
         except LeaseStoreUnavailable:
             # The lease expires by itself, and the next instance completes. If this process was
             # frozen for longer than that, a successor may have rolled migrations back.
-            return self._target.clock.monotonic() < session.lease.trusted_until
+            return self._target.clock.monotonic() < lease_session.lease.trusted_until
         return True
 
     def _make_flag_error(self) -> NotReady:
@@ -337,7 +350,7 @@ class ColdStart:
 
     # --- mode require
 
-    def _inspect(self, step: Acquire) -> Decision:
+    def _inspect(self, decision: Acquire) -> Decision:
         """Inspect whether the database satisfies the manifest, without migrating it.
 
         The result is published for this address, so that no other instance inspects it again
@@ -351,19 +364,19 @@ class ColdStart:
 
         decider = self._decider
         try:
-            state = self._acquire(step)
+            state = self._acquire(decision)
         except ConfigurationError as error:
-            decider.fence_at_inspection = step.state.fence_of_latest_check
+            decider.fence_at_inspection = decision.state.fence_of_latest_check
             self._inspection_problem = f"could not check whether it is ready: {error}"
-            return Wait(step.state)
+            return Wait(decision.state)
         if isinstance(state, Lease):
-            if (news := self._decide_after_acquiring(state)) is not None:
-                return news
+            if (final_decision := self._decide_after_acquiring(state)) is not None:
+                return final_decision
             try:
                 result = inspect_database(self._target, state, decider.manifest, self._deadline)
                 state, self._inspection_problem = result.state, result.reason
                 decider.fence_at_inspection = (
-                    None if result.may_change else state.fence_of_latest_check
+                    None if result.may_become_ready else state.fence_of_latest_check
                 )
             except (LeaseLost, LeaseStoreUnavailable):
                 state = LeaseState()
@@ -406,9 +419,9 @@ class ColdStart:
         }
 
 
-def _make_refusal(step: Refuse, now_ms: int) -> MigrationFailed:
+def _make_refusal(decision: Refuse, now_ms: int) -> MigrationFailed:
     """The failure that another instance recorded, as this instance's error."""
-    failure = step.failure
+    failure = decision.failure
     refusal = MigrationFailed(
         failure.cause,
         migration=failure.migration,

@@ -75,11 +75,11 @@ class Decider:
     @property
     def allowed_manifest(self) -> Manifest:
         """The part of the manifest that the flags allow; if that is all, `manifest` itself."""
-        return self.manifest if self._flags is None else self._flags.limit(self.manifest)
+        return self.manifest if self._flags is None else self._flags.limit_manifest(self.manifest)
 
     # --- reading
 
-    def read_first(self) -> Decision:
+    def decide_from_consistent_read(self) -> Decision:
         """Read strongly consistently, and decide.
 
         Raises:
@@ -87,7 +87,7 @@ class Decider:
         """
         return self.decide(self._target.store.read(consistent=True))
 
-    def read_again(self) -> Decision:
+    def decide_from_next_read(self) -> Decision:
         """Read and decide; a step that ends the wait is confirmed by a strongly consistent read.
 
         If the confirmation was throttled, only the confirmation is repeated. All waiters learn at
@@ -95,13 +95,13 @@ class Decider:
         have half as many units again to serve.
         """
         if not self._needs_confirmation:
-            step = self.decide(self._target.store.read())
-            self._needs_confirmation = isinstance(step, Serve | Refuse)
+            decision = self.decide(self._target.store.read())
+            self._needs_confirmation = isinstance(decision, Serve | Refuse)
             if not self._needs_confirmation:
-                return step
-        step = self.read_first()
+                return decision
+        decision = self.decide_from_consistent_read()
         self._needs_confirmation = False
-        return step
+        return decision
 
     # --- deciding
 
@@ -117,36 +117,36 @@ class Decider:
             state = state._replace(databases={})  # only the database knows what is ready
         self._state = state
         self._is_database_current = False
-        step = self._choose_step(has_lost_acquisition=has_lost_acquisition)
-        if self._target.has_lease_table or isinstance(step, Serve | Refuse):
-            return step
+        decision = self._decide_from_state(has_lost_acquisition=has_lost_acquisition)
+        if self._target.has_lease_table or isinstance(decision, Serve | Refuse):
+            return decision
         from lambda_migrate.postgresql.ports import require_environment
 
         inspection = self._target.database.inspect(self._deadline)
         if inspection.fence is not None:
             require_environment(inspection.fence.environment, self._target.environment)
         self._is_database_current = self._is_current(inspection)
-        return self._choose_step(has_lost_acquisition=has_lost_acquisition)
+        return self._decide_from_state(has_lost_acquisition=has_lost_acquisition)
 
-    def decide_with_flags(self, step: Decision) -> Decision:
+    def decide_with_flags(self, decision: Decision) -> Decision:
         """Read the feature flags if ``step`` depends on them, and decide again.
 
         Raises:
             FlagsUnavailable: They cannot be read.
         """
-        if not isinstance(step, Refuse | BlockByFlags | Acquire):
-            return step
+        if not isinstance(decision, Refuse | BlockByFlags | Acquire):
+            return decision
         if self._target.flags is None or not self._may_migrate:
-            return step
+            return decision
         from lambda_migrate.engine.flag_gate import read_flags
 
         try:
             self._flags = read_flags(self._target, self._deadline)
         except FlagsUnavailable:
-            if isinstance(step, Refuse):
-                return step  # the failed migration is the more important news
+            if isinstance(decision, Refuse):
+                return decision  # the failed migration is the more important news
             raise
-        return self._choose_step()
+        return self._decide_from_state()
 
     def is_database_current(self) -> bool:
         """Whether PostgreSQL itself shows, read-only, that the database satisfies the manifest."""
@@ -165,7 +165,7 @@ class Decider:
         """Which flag blocks every version; "" if none does."""
         return self._flags.refusal_reason(0) if self._flags is not None else ""
 
-    def _choose_step(self, *, has_lost_acquisition: bool = False) -> Decision:
+    def _decide_from_state(self, *, has_lost_acquisition: bool = False) -> Decision:
         state, target = self._state, self._target
         return decide(
             state,

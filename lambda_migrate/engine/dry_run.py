@@ -74,7 +74,7 @@ class DryRunStep:
         outcome: ``ran``, ``failed``, ``skipped`` or ``not_reached``.
         reason: Why it was skipped; "" otherwise.
         seconds: Its duration, up to the failure if it failed; None if it was not started.
-        measured: Its effects; None unless it ran.
+        effects: Its effects; None unless it ran.
     """
 
     version: int
@@ -82,7 +82,7 @@ class DryRunStep:
     outcome: str
     reason: str = ""
     seconds: float | None = None
-    measured: MigrationEffects | None = None
+    effects: MigrationEffects | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,20 +92,21 @@ class DryRunResult:
     Attributes:
         steps: Every pending migration, in order.
         error: What ended it early, as `up` would report it; or None.
-        retried: Why it was started again, each time: a lock timeout or a deadlock, for example.
+        retry_causes: Why it was started again, each time: a lock timeout or a deadlock, for
+            example.
         sequences: Those that advanced; a rollback does not reset them.
         irreversible_effects: What the rollback does not undo, as far as the scripts show.
-        is_confirmed: Whether PostgreSQL confirmed the rollback. It cannot if the connection broke,
-            which rolls back as well.
+        is_rollback_confirmed: Whether PostgreSQL confirmed the rollback. It cannot if the
+            connection broke, which rolls back as well.
         seconds: Overall, measurements included: the longest time that a lock was held.
     """
 
     steps: tuple[DryRunStep, ...] = ()
     error: MigrateError | None = None
-    retried: tuple[str, ...] = ()
+    retry_causes: tuple[str, ...] = ()
     sequences: tuple[AdvancedSequence, ...] = ()
     irreversible_effects: tuple[str, ...] = ()
-    is_confirmed: bool = True
+    is_rollback_confirmed: bool = True
     seconds: float = 0.0
 
     @property
@@ -119,7 +120,7 @@ class DryRunResult:
     def dead_rows(self) -> dict[str, int]:
         """Table -> row versions that stay in its file until it is vacuumed."""
         found: dict[str, int] = {}
-        for change in (c for s in self.steps if s.measured for c in s.measured.tables):
+        for change in (c for s in self.steps if s.effects for c in s.effects.tables):
             if change.dead_rows:
                 found[change.table] = found.get(change.table, 0) + change.dead_rows
         return found
@@ -135,42 +136,42 @@ def find_irreversible_effects(migrations: Sequence[Migration]) -> tuple[str, ...
     )
 
 
-def run_dry_run(session: LeaseSession, dry_run: DryRunSession, plan: Plan) -> DryRunResult:
+def run_dry_run(lease_session: LeaseSession, dry_run: DryRunSession, plan: Plan) -> DryRunResult:
     """Run what is pending, measure it, and roll it back.
 
     Args:
-        session: The lease.
+        lease_session: The lease.
         dry_run: The open transaction.
         plan: What is pending; it has no divergences.
     """
-    clock = session.target.clock
+    clock = lease_session.target.clock
     began = clock.monotonic()
-    retried: list[str] = []
+    retry_causes: list[str] = []
     for attempt in count(1):
-        current = _Attempt(session, dry_run, plan)
+        current = _Attempt(lease_session, dry_run, plan)
         current.run()
         if not (
             _is_retryable(current.error)
             and attempt < _MAX_ATTEMPTS
-            and not session.deadline.is_over
+            and not lease_session.deadline.is_over
         ):
             break
-        retried.append(
+        retry_causes.append(
             str(current.error.summary if isinstance(current.error, MigrationFailed) else "")
         )
         try:
-            _start_again(session, dry_run, attempt)
+            _start_again(lease_session, dry_run, attempt)
         except MigrateError as prevented:
             current.error = prevented
             break
-    sequences, is_confirmed, error = _roll_back(dry_run, current.error)
+    sequences, is_rollback_confirmed, error = _roll_back(dry_run, current.error)
     return DryRunResult(
         steps=tuple(current.steps),
         error=error,
-        retried=tuple(retried),
+        retry_causes=tuple(retry_causes),
         sequences=sequences,
         irreversible_effects=find_irreversible_effects(plan.pending),
-        is_confirmed=is_confirmed,
+        is_rollback_confirmed=is_rollback_confirmed,
         seconds=clock.monotonic() - began,
     )
 
@@ -179,12 +180,12 @@ def _is_retryable(error: MigrateError | None) -> bool:
     return isinstance(error, MigrationFailed) and error.sqlstate in _RETRYABLE
 
 
-def _start_again(session: LeaseSession, dry_run: DryRunSession, attempt: int) -> None:
+def _start_again(lease_session: LeaseSession, dry_run: DryRunSession, attempt: int) -> None:
     """Roll back before the pause, so that other transactions can continue."""
     dry_run.roll_back()
-    pause = min(_MAX_DELAY_SECONDS, 0.1 * 2**attempt) * session.target.random.random()
-    session.target.clock.sleep(min(pause, session.deadline.remaining()))
-    dry_run.begin(session.deadline)
+    pause = min(_MAX_DELAY_SECONDS, 0.1 * 2**attempt) * lease_session.target.random.random()
+    lease_session.target.clock.sleep(min(pause, lease_session.deadline.remaining()))
+    dry_run.begin(lease_session.deadline)
 
 
 def _roll_back(
@@ -202,10 +203,10 @@ def _roll_back(
 class _Attempt:
     """One attempt: all migrations, from the first to the last that can run."""
 
-    def __init__(self, session: LeaseSession, dry_run: DryRunSession, plan: Plan) -> None:
+    def __init__(self, lease_session: LeaseSession, dry_run: DryRunSession, plan: Plan) -> None:
         self.steps: list[DryRunStep] = []
         self.error: MigrateError | None = None
-        self._session = session
+        self._lease_session = lease_session
         self._dry_run = dry_run
         self._plan = plan
         self._skipped_scripts: dict[str, Script] = {}
@@ -237,27 +238,31 @@ class _Attempt:
         if not migration.up.transactional:
             self._note_skipped(migration.name, migration.up)
             return replace(step, outcome=SKIPPED, reason=_OUTSIDE_TRANSACTION_REASON)
-        began = self._session.target.clock.monotonic()
+        began = self._lease_session.target.clock.monotonic()
         try:
-            measured = self._run_migration(migration, position=position, total=total)
+            effects = self._run_migration(migration, position=position, total=total)
         except MigrateError as error:
-            took = self._session.target.clock.monotonic() - began
+            took = self._lease_session.target.clock.monotonic() - began
             return self._set_outcome(replace(step, seconds=took), migration, error)
-        return replace(step, outcome=RAN, seconds=measured.seconds, measured=measured)
+        return replace(step, outcome=RAN, seconds=effects.seconds, effects=effects)
 
     def _run_migration(
         self, migration: Migration, *, position: int, total: int
     ) -> MigrationEffects:
-        session, target, name = self._session, self._session.target, migration.name
-        now_ms = target.clock.wall_ms()
-        session.set_progress(Progress(f"{name} (dry run)", position - 1, total, now_ms))
-        target.observer.observe(MigrationStarted(target.name, name, position, total))
-        with session.explain_abort(name):
-            measured = self._dry_run.run_migration(migration, session.deadline)
-        target.observer.observe(
-            MigrationDryRun(target.name, name, position, total, measured.seconds)
+        lease_session, target, name = (
+            self._lease_session,
+            self._lease_session.target,
+            migration.name,
         )
-        return measured
+        now_ms = target.clock.wall_ms()
+        lease_session.set_next_progress(Progress(f"{name} (dry run)", position - 1, total, now_ms))
+        target.observer.observe(MigrationStarted(target.name, name, position, total))
+        with lease_session.explain_abort(name):
+            effects = self._dry_run.run_migration(migration, lease_session.deadline)
+        target.observer.observe(
+            MigrationDryRun(target.name, name, position, total, effects.seconds)
+        )
+        return effects
 
     def _set_outcome(
         self, step: DryRunStep, migration: Migration, error: MigrateError
@@ -272,40 +277,43 @@ class _Attempt:
         self._unknown_effects.append(migration.name)
         return replace(step, outcome=SKIPPED, reason=excuse)
 
-    def _explain_by_skipped(self, migration: Migration, failed: MigrationFailed) -> str:
+    def _explain_by_skipped(self, migration: Migration, error: MigrationFailed) -> str:
         """Why the failure is inconclusive, with its message; "" if it is conclusive."""
-        reason = self._find_inconclusive_reason(migration, failed)
-        return f"{reason}: {failed.cause} [{failed.sqlstate}]" if reason else ""
+        reason = self._find_inconclusive_reason(migration, error)
+        return f"{reason}: {error.cause} [{error.sqlstate}]" if reason else ""
 
-    def _find_inconclusive_reason(self, migration: Migration, failed: MigrationFailed) -> str:
-        code = failed.sqlstate
+    def _find_inconclusive_reason(self, migration: Migration, error: MigrationFailed) -> str:
+        code = error.sqlstate
         if not code or code in _RETRYABLE or code.startswith(_CLASSES_UNRELATED_TO_OBJECTS):
             return ""
         if code == _UNSAFE_NEW_ENUM_VALUE:
             own = (classify(each).enum_value for each in split_statements(migration.up.sql))
             return (
                 ""
-                if any(value and value in failed.cause for value in own)
+                if any(value and value in error.cause for value in own)
                 else _NEW_ENUM_VALUE_REASON
             )
         for name, script in self._skipped_scripts.items():
-            if _needs(script, failed):
+            if _needs_skipped_script(script, error):
                 return f"it needs what {name} creates, which the dry run skipped"
         if self._unknown_effects:
             return f"it may need what {self._unknown_effects[0]} does, which the dry run skipped"
         return ""
 
 
-def _needs(script: Script, failed: MigrationFailed) -> bool:
+def _needs_skipped_script(script: Script, error: MigrationFailed) -> bool:
     """Whether the failure names what the one statement of ``script`` would have created."""
     for build in map(classify, split_statements(script.sql)):
-        if build.kind == "create-index" and failed.sqlstate == _NO_MATCHING_INDEX:
+        if build.kind == "create-index" and error.sqlstate == _NO_MATCHING_INDEX:
             return True
         created = [build.enum_value] if build.enum_value else [name.name for name in build.names]
-        if any(_quotes(failed.cause, name) or _quotes(failed.detail, name) for name in created):
+        if any(
+            _mentions_name(error.cause, name) or _mentions_name(error.detail, name)
+            for name in created
+        ):
             return True
     return False
 
 
-def _quotes(text: str, name: str) -> bool:
+def _mentions_name(text: str, name: str) -> bool:
     return f'"{name}"' in text

@@ -37,7 +37,7 @@ def read_flags(target: Target, deadline: Deadline) -> Flags:
 
 
 def check_flags(
-    target: Target, deadline: Deadline, *, version: int, what: str, advice: str = ""
+    target: Target, deadline: Deadline, *, version: int, operation: str, advice: str = ""
 ) -> None:
     """Check that the flags allow to apply ``version`` now.
 
@@ -45,7 +45,7 @@ def check_flags(
         target: The target with its flags.
         deadline: For reading them.
         version: The highest version that is about to be applied.
-        what: What would start, for the message.
+        operation: What would start, for the message.
         advice: What to do, as the end of the message.
 
     Raises:
@@ -53,7 +53,7 @@ def check_flags(
     """
     refusal_reason = read_flags(target, deadline).refusal_reason(version)
     if refusal_reason:
-        raise make_flag_error(f"{what} was not started: {refusal_reason}{advice}")
+        raise make_flag_error(f"{operation} was not started: {refusal_reason}{advice}")
 
 
 def make_flag_error(message: str) -> NotReady:

@@ -48,7 +48,7 @@ class Flags:
             )
         return ""
 
-    def limit(self, manifest: Manifest) -> Manifest:
+    def limit_manifest(self, manifest: Manifest) -> Manifest:
         """The part of ``manifest`` that is not held back."""
         if not 0 < self.hold_back_at < manifest.version:
             return manifest

@@ -76,7 +76,7 @@ class LeaseSession:
             deadline=deadline.earlier(-ABORT_GRACE_SECONDS),
             clock=target.clock,
         )
-        self._heartbeat.on_renewal_attempt = self._report_held_time
+        self._heartbeat.on_renewal_attempt = self._report_lease_duration
         self._heartbeat.on_permanent_error = self._report_renewal_failure
         self._began = target.clock.monotonic()
         self._abort_error: MigrateError | None = None
@@ -148,14 +148,14 @@ class LeaseSession:
             with self._heartbeat, self.explain_abort():
                 yield
         finally:
-            self._report_held_time(is_final=True)
+            self._report_lease_duration(is_final=True)
 
     def _set_abort(self, abort: Callable[[], None]) -> None:
         """Have the heartbeat call ``abort`` when the lease is lost or the deadline has passed."""
         self._heartbeat.on_abort = abort
         self._heartbeat.check()
 
-    def _report_held_time(self, *, is_final: bool = False) -> None:
+    def _report_lease_duration(self, *, is_final: bool = False) -> None:
         seconds = self.target.clock.monotonic() - self._began
         self.target.observer.observe(
             LeaseHeldTime(self.target.name, self.lease.fence, seconds, is_final)
@@ -196,7 +196,7 @@ class LeaseSession:
             )
             raise self._abort_error from None
 
-    def set_progress(self, progress: Progress) -> None:
+    def set_next_progress(self, progress: Progress) -> None:
         """Publish ``progress`` with the next renewal.
 
         Raises:

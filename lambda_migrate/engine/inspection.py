@@ -43,12 +43,12 @@ class ReadinessInspection:
     Attributes:
         state: The item as it is after the inspection.
         reason: Why it could not determine whether the manifest is satisfied, and what to do; or "".
-        may_change: Whether a later inspection may show more although the item stays the same.
+        may_become_ready: Whether a later inspection may show more although the item stays the same.
     """
 
     state: LeaseState
     reason: str = ""
-    may_change: bool = False
+    may_become_ready: bool = False
 
 
 def inspect_database(
@@ -77,31 +77,31 @@ class _ReadinessInspector:
         self._lease = lease
         self._manifest = manifest
         self._deadline = deadline
-        self._session = LeaseSession(target, lease, deadline)
+        self._lease_session = LeaseSession(target, lease, deadline)
         self._address = target.database.fingerprint
         self._databases = lease.state.databases
 
     def run(self) -> ReadinessInspection:
         try:
-            found = self._target.database.inspect(self._deadline)
-            if found.fence is not None:
-                require_environment(found.fence.environment, self._target.environment)
+            inspection = self._target.database.inspect(self._deadline)
+            if inspection.fence is not None:
+                require_environment(inspection.fence.environment, self._target.environment)
         except ConfigurationError as error:
-            self._session.store_failure(self._make_failure(error))
+            self._lease_session.store_failure(self._make_failure(error))
             raise
         except BaseException:
             with suppress(MigrateError):  # it expires by itself otherwise
-                self._session.store_inspection(self._databases)
+                self._lease_session.store_inspection(self._databases)
             raise
-        return self._evaluate(found)
+        return self._evaluate(inspection)
 
-    def _evaluate(self, found: DatabaseInspection) -> ReadinessInspection:
+    def _evaluate(self, inspection: DatabaseInspection) -> ReadinessInspection:
         known = self._lease.state.completions_by_database
-        fence = found.fence
+        fence = inspection.fence
         is_old = fence is None or is_behind_last_completion(fence, known)
-        if is_old and found.is_replica:
+        if is_old and inspection.is_replica:
             reason = f"the replica {self._address} has not replayed the newest migrations yet"
-            return self._publish(self._databases, reason, may_change=True)
+            return self._publish(self._databases, reason, may_become_ready=True)
         if fence is None or is_old or fence.is_database_copy:
             # A copy or a restore: only an instance that may write can give it its own identity.
             reason = (
@@ -118,17 +118,17 @@ class _ReadinessInspector:
                 "complete; run `lambda-migrate up`"
             )
             return self._publish(record, reason)
-        return self._compare(found, fence.identity)
+        return self._compare(inspection, fence.identity)
 
-    def _compare(self, found: DatabaseInspection, identity: str) -> ReadinessInspection:
+    def _compare(self, inspection: DatabaseInspection, identity: str) -> ReadinessInspection:
         out_of_order = self._target.policy.allow_out_of_order
-        plan = make_plan(self._manifest, found.history, allow_out_of_order=out_of_order)
-        digests = compute_satisfied_digests(found.history)
+        plan = make_plan(self._manifest, inspection.history, allow_out_of_order=out_of_order)
+        digests = compute_satisfied_digests(inspection.history)
         if not plan.is_current and len(digests) > len(self._manifest) + MAX_READY_DIGESTS:
             raise self._record_divergence()
-        served = self._manifest.digest if plan.is_current else ""
+        manifest_digest = self._manifest.digest if plan.is_current else ""
         check = replace(
-            self._new_check(), identity=identity, digests=digests, manifest_digest=served
+            self._new_check(), identity=identity, digests=digests, manifest_digest=manifest_digest
         )
         return self._publish(record_check(self._databases, check))
 
@@ -138,7 +138,7 @@ class _ReadinessInspector:
             "the database and this code have had different migrations for a long time: run "
             "`lambda-migrate status` with the files of this code, and deploy code that matches"
         )
-        self._session.record_failure(self._manifest, error)
+        self._lease_session.record_failure(self._manifest, error)
         return error
 
     def _make_failure(self, error: ConfigurationError) -> Failure:
@@ -146,7 +146,7 @@ class _ReadinessInspector:
 
         Others may have another role at the same address, so the pause does not grow.
         """
-        failure = self._session.describe_failure(self._manifest, error)
+        failure = self._lease_session.describe_failure(self._manifest, error)
         pause_ms = round(self._target.policy.failure_pause_seconds * 1000)
         return failure._replace(retry_at_ms=failure.at_ms + pause_ms)
 
@@ -166,10 +166,10 @@ class _ReadinessInspector:
         databases: Mapping[str, DatabaseRecord],
         reason: str = "",
         *,
-        may_change: bool = False,
+        may_become_ready: bool = False,
     ) -> ReadinessInspection:
-        self._session.store_inspection(databases)
+        self._lease_session.store_inspection(databases)
         state = self._lease.state._replace(
             databases=databases, owner=None, lease_until_ms=0, lease_ms=0
         )
-        return ReadinessInspection(state, reason, may_change)
+        return ReadinessInspection(state, reason, may_become_ready)

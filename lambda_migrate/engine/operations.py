@@ -22,7 +22,7 @@ from lambda_migrate.engine.dry_run import DryRunResult, find_irreversible_effect
 from lambda_migrate.engine.flag_gate import check_flags
 from lambda_migrate.engine.holder import LeaseSession
 from lambda_migrate.engine.rollback import roll_back
-from lambda_migrate.engine.status import Status, Verification, find_problems, read_status
+from lambda_migrate.engine.status import SchemaStatus, Verification, find_problems, read_status
 from lambda_migrate.engine.target import new_owner
 from lambda_migrate.errors import ConfigurationError, LeaseHeld
 from lambda_migrate.events import LeaseTakenOver
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations.adoption import Baseline
     from lambda_migrate.postgresql.ports import DatabaseInspection, FencedSession
 
-__all__ = ["DryRunPlan", "Operations", "Status", "Verification", "release_lease"]
+__all__ = ["DryRunPlan", "Operations", "SchemaStatus", "Verification", "release_lease"]
 
 _HISTORY_CHANGED = "another process changed the history meanwhile; check it and try again"
 
@@ -95,7 +95,7 @@ class Operations:
 
     # --- reading
 
-    def status(self, deadline: Deadline) -> Status:
+    def status(self, deadline: Deadline) -> SchemaStatus:
         """Read history and item; change nothing."""
         self._require_migrations()
         return read_status(self.target, self.manifest, deadline)
@@ -180,18 +180,18 @@ class Operations:
         require_valid_scripts(plan)
         if not (plan.pending or plan.in_doubt):
             return DryRunResult()
-        check_flags(self.target, deadline, version=0, what="the dry run", advice="; lift it")
+        check_flags(self.target, deadline, version=0, operation="the dry run", advice="; lift it")
         stamped = inspection.fence.environment if inspection.fence is not None else ""
         if not confirm(DryRunPlan(plan, manifest, stamped or self.target.environment)):
             return None
-        session = LeaseSession(self.target, self._acquire_lease(), deadline)
+        lease_session = LeaseSession(self.target, self._acquire_lease(), deadline)
         try:
-            with session.open_dry_run() as dry_run:
+            with lease_session.open_dry_run() as dry_run:
                 if self._make_plan(manifest, dry_run.read_history()) != plan:
                     raise LeaseHeld(_HISTORY_CHANGED)
-                return run_dry_run(session, dry_run, plan)
+                return run_dry_run(lease_session, dry_run, plan)
         finally:
-            session.release()
+            lease_session.release()
 
     def verify(self, deadline: Deadline, *, resync: bool = False) -> Verification:
         """Compare files, history and item.
@@ -237,25 +237,29 @@ class Operations:
         if ignore_other_history:
             target = replace(target, policy=replace(target.policy, ignore_other_history=True))
         check_flags(
-            target, deadline, version=manifest.version, what="`up`", advice=_DESPITE_FLAGS_ADVICE
+            target,
+            deadline,
+            version=manifest.version,
+            operation="`up`",
+            advice=_DESPITE_FLAGS_ADVICE,
         )
         applied: list[str] = []
         with self._open_database(deadline, target=target, record_failures=manifest) as (
-            session,
-            database,
+            lease_session,
+            fenced_session,
         ):
             result = apply_pending(
-                session,
-                database,
+                lease_session,
+                fenced_session,
                 manifest,
                 on_applied=applied.append,
                 refuse_after_process_kills=False,
             )
             record_completion(
-                session,
-                database,
+                lease_session,
+                fenced_session,
                 result.history,
-                served=manifest.digest,
+                manifest_digest=manifest.digest,
                 digests_before_migration=result.digests_before_migration,
             )
         return tuple(applied)
@@ -297,10 +301,13 @@ class Operations:
                 self._require_free_lease()
         if not rows or not confirm(rows):
             return ()
-        with self._open_database(deadline) as (session, database):
-            if choose_rollback(database.read_history(), to=to, steps=steps, only=only) != rows:
+        with self._open_database(deadline) as (lease_session, fenced_session):
+            if (
+                choose_rollback(fenced_session.read_history(), to=to, steps=steps, only=only)
+                != rows
+            ):
                 raise LeaseHeld(_HISTORY_CHANGED)
-            return roll_back(session, database, rows)
+            return roll_back(lease_session, fenced_session, rows)
 
     def preview_baseline(
         self,
@@ -328,12 +335,14 @@ class Operations:
             self.target.database.read_tool_histories(deadline),
             version=version,
             tool=source,
-            ignore_tool_histories=self._ignores_other_history(version, asked=ignore_other_history),
+            ignore_tool_histories=self._ignores_other_history(
+                version, is_requested=ignore_other_history
+            ),
         )
 
-    def _ignores_other_history(self, version: int | None, *, asked: bool) -> bool:
+    def _ignores_other_history(self, version: int | None, *, is_requested: bool) -> bool:
         """Without a version, other tools' tables are the source and cannot be ignored."""
-        return asked or (version is not None and self.target.policy.ignore_other_history)
+        return is_requested or (version is not None and self.target.policy.ignore_other_history)
 
     def baseline(
         self,
@@ -363,15 +372,15 @@ class Operations:
             ConfigurationError: See `choose_baseline`.
         """
         self._require_file(version)
-        with self._open_database(deadline) as (session, database):
+        with self._open_database(deadline) as (lease_session, fenced_session):
             chosen = choose_baseline(
                 self.manifest,
-                database.read_history(),
-                database.read_tool_histories(),
+                fenced_session.read_history(),
+                fenced_session.read_tool_histories(),
                 version=version,
                 tool=source,
                 ignore_tool_histories=self._ignores_other_history(
-                    version, asked=ignore_other_history
+                    version, is_requested=ignore_other_history
                 ),
             )
             if expected is not None and chosen != expected:
@@ -379,20 +388,23 @@ class Operations:
                     "the applied migrations changed meanwhile; check them and try again"
                 )
             rows = [(m, chosen.manifest.digest_at(m.version)) for m in chosen.migrations]
-            database.record_applied(rows, baseline=True)
+            fenced_session.record_applied(rows, baseline=True)
             record_completion(
-                session, database, database.read_history(), served=chosen.manifest.digest
+                lease_session,
+                fenced_session,
+                fenced_session.read_history(),
+                manifest_digest=chosen.manifest.digest,
             )
         return tuple(m.name for m in chosen.migrations)
 
-    def repair(self, version: int, deadline: Deadline, *, declared: str) -> str:
+    def repair(self, version: int, deadline: Deadline, *, declared_state: str) -> str:
         """Resolve a migration whose outcome is unknown, or accept an edited file.
 
         Args:
             version: The migration.
             deadline: Overall.
-            declared: ``applied`` or ``pending`` for a migration in doubt; ``edited`` to accept a
-                file that changed after it was applied.
+            declared_state: ``applied`` or ``pending`` for a migration in doubt; ``edited`` to
+                accept a file that changed after it was applied.
 
         Returns:
             The migration's name.
@@ -400,61 +412,76 @@ class Operations:
         Raises:
             ConfigurationError: There is no such row, or no such file.
         """
-        if declared not in _REPAIR_STATES:
+        if declared_state not in _REPAIR_STATES:
             raise ConfigurationError(
-                f"{declared!r} is not an outcome of version {version}: write one of "
+                f"{declared_state!r} is not an outcome of version {version}: write one of "
                 f"{', '.join(_REPAIR_STATES)}"
             )
-        with self._open_database(deadline) as (session, database):
-            history = database.read_history()
+        with self._open_database(deadline) as (lease_session, fenced_session):
+            history = fenced_session.read_history()
             row = next((r for r in history if r.version == version), None)
             before: tuple[str, ...] = ()
-            if declared == "pending":
-                name = self._delete_row(session, database, row, version=version)
+            if declared_state == "pending":
+                name = self._delete_row(lease_session, fenced_session, row, version=version)
             else:
-                name = self._mark_applied(database, row, version=version, declared=declared)
+                name = self._mark_applied(
+                    fenced_session, row, version=version, declared_state=declared_state
+                )
                 before = compute_satisfied_digests(history)  # the schema has not changed
             record_completion(
-                session,
-                database,
-                database.read_history(),
-                served=self.manifest.digest,
+                lease_session,
+                fenced_session,
+                fenced_session.read_history(),
+                manifest_digest=self.manifest.digest,
                 digests_before_migration=before,
             )
         return name
 
     def _delete_row(
         self,
-        session: LeaseSession,
-        database: FencedSession,
+        lease_session: LeaseSession,
+        fenced_session: FencedSession,
         row: HistoryRow | None,
         *,
         version: int,
     ) -> str:
         if row is None:
             raise ConfigurationError(f"version {version} is pending already: it has no history row")
-        withdraw_readiness(session, database, lowest=version)
-        database.delete_rows([version])
+        withdraw_readiness(lease_session, fenced_session, lowest=version)
+        fenced_session.delete_rows([version])
         return row.name
 
     def _mark_applied(
-        self, database: FencedSession, row: HistoryRow | None, *, version: int, declared: str
+        self,
+        fenced_session: FencedSession,
+        row: HistoryRow | None,
+        *,
+        version: int,
+        declared_state: str,
     ) -> str:
         migration = self._find_migration(version)
-        if row is None and declared == "edited":
+        if row is None and declared_state == "edited":
             raise ConfigurationError(f"{migration.name} was never applied: it has no history row")
-        if declared == "edited" and row is not None and row.state is not RowState.APPLIED:
+        if declared_state == "edited" and row is not None and row.state is not RowState.APPLIED:
             raise ConfigurationError(
                 f"{migration.name} is in doubt ({row.state.value}): declare it applied or pending"
             )
-        database.record_applied([(migration, self.manifest.digest_at(version))], baseline=False)
+        fenced_session.record_applied(
+            [(migration, self.manifest.digest_at(version))], baseline=False
+        )
         return migration.name
 
     def record_environment(self, deadline: Deadline) -> None:
         """Stamp the database with this target's environment, as for a copy that moved."""
-        with self._open_database(deadline, replace_environment=True) as (session, database):
+        with self._open_database(deadline, replace_environment=True) as (
+            lease_session,
+            fenced_session,
+        ):
             record_completion(
-                session, database, database.read_history(), served=self.manifest.digest
+                lease_session,
+                fenced_session,
+                fenced_session.read_history(),
+                manifest_digest=self.manifest.digest,
             )
 
     def resync(self, deadline: Deadline) -> None:
@@ -462,10 +489,14 @@ class Operations:
 
         Other addresses of the same database are checked again before anything is served.
         """
-        with self._open_database(deadline) as (session, database):
-            history = database.read_history()
+        with self._open_database(deadline) as (lease_session, fenced_session):
+            history = fenced_session.read_history()
             record_completion(
-                session, database, history, served=self.manifest.digest, is_resync=True
+                lease_session,
+                fenced_session,
+                history,
+                manifest_digest=self.manifest.digest,
+                is_resync=True,
             )
 
     def release_lease(self) -> LeaseState:
@@ -488,15 +519,15 @@ class Operations:
         Raises:
             LeaseHeld: Another process holds the lease.
         """
-        session = LeaseSession(
+        lease_session = LeaseSession(
             target or self.target,
             self._acquire_lease(),
             deadline,
             request_id=self._request_id,
             replace_environment=replace_environment,
         )
-        with session.open_database(record_failures=record_failures) as database:
-            yield session, database
+        with lease_session.open_database(record_failures=record_failures) as fenced_session:
+            yield lease_session, fenced_session
 
     def _require_free_lease(self) -> None:
         state = self.target.store.read(consistent=True)

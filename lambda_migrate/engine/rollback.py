@@ -19,7 +19,7 @@ __all__ = ["roll_back"]
 
 
 def roll_back(
-    session: LeaseSession, database: FencedSession, rows: tuple[HistoryRow, ...]
+    lease_session: LeaseSession, fenced_session: FencedSession, rows: tuple[HistoryRow, ...]
 ) -> tuple[str, ...]:
     """Run the stored down scripts of ``rows`` in order, and give the lease back.
 
@@ -28,16 +28,18 @@ def roll_back(
     Returns:
         Names of the migrations rolled back.
     """
-    withdraw_readiness(session, database, lowest=rows[-1].version)
-    finished, remaining = _resolve_in_doubt(session, database, rows)
+    withdraw_readiness(lease_session, fenced_session, lowest=rows[-1].version)
+    finished, remaining = _resolve_in_doubt(lease_session, fenced_session, rows)
     for position, row in enumerate(remaining, 1):
-        _run_down_script(session, database, row, position=position, total=len(remaining))
-    record_completion(session, database, database.read_history())
+        _run_down_script(
+            lease_session, fenced_session, row, position=position, total=len(remaining)
+        )
+    record_completion(lease_session, fenced_session, fenced_session.read_history())
     return tuple(row.name for row in (*finished, *remaining))
 
 
 def _resolve_in_doubt(
-    session: LeaseSession, database: FencedSession, rows: tuple[HistoryRow, ...]
+    lease_session: LeaseSession, fenced_session: FencedSession, rows: tuple[HistoryRow, ...]
 ) -> tuple[tuple[HistoryRow, ...], tuple[HistoryRow, ...]]:
     """Settle the chosen rows that are in doubt, and choose again among them.
 
@@ -48,8 +50,8 @@ def _resolve_in_doubt(
     if not in_doubt:
         return (), rows
     for row in in_doubt:
-        database.resolve_in_doubt(row, session.deadline)
-    left = {row.version: row for row in database.read_history()}
+        fenced_session.resolve_in_doubt(row, lease_session.deadline)
+    left = {row.version: row for row in fenced_session.read_history()}
     applied = tuple(left[row.version] for row in rows if row.version in left)
     require_down_scripts(applied)
     finished = (row for row in in_doubt if row.state is RowState.ROLLING_BACK)
@@ -57,11 +59,16 @@ def _resolve_in_doubt(
 
 
 def _run_down_script(
-    session: LeaseSession, database: FencedSession, row: HistoryRow, *, position: int, total: int
+    lease_session: LeaseSession,
+    fenced_session: FencedSession,
+    row: HistoryRow,
+    *,
+    position: int,
+    total: int,
 ) -> None:
-    target = session.target
-    session.set_progress(Progress(row.name, position - 1, total, target.clock.wall_ms()))
-    milliseconds = database.roll_back(row, session.deadline)
+    target = lease_session.target
+    lease_session.set_next_progress(Progress(row.name, position - 1, total, target.clock.wall_ms()))
+    milliseconds = fenced_session.roll_back(row, lease_session.deadline)
     target.observer.observe(
         MigrationRolledBack(target.name, row.name, position, total, milliseconds / 1000)
     )

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from lambda_migrate.migrations import HistoryRow, Manifest, Plan
     from lambda_migrate.postgresql.ports import FenceRow
 
-__all__ = ["Status", "Verification", "find_problems", "read_status"]
+__all__ = ["SchemaStatus", "Verification", "find_problems", "read_status"]
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class SchemaStatus:
     """A target's history, plan and lease.
 
     Attributes:
@@ -53,18 +53,18 @@ class Verification:
         resynced: Whether the item was corrected by this call.
     """
 
-    status: Status
+    status: SchemaStatus
     problems: tuple[str, ...]
     resynced: bool = False
 
 
-def read_status(target: Target, manifest: Manifest, deadline: Deadline) -> Status:
+def read_status(target: Target, manifest: Manifest, deadline: Deadline) -> SchemaStatus:
     """Read history and item, and compare them with the manifest; change nothing."""
     inspection = target.database.inspect(deadline)
     lease = target.store.read(consistent=True)
     address = target.database.fingerprint
     out_of_order = target.policy.allow_out_of_order
-    return Status(
+    return SchemaStatus(
         history=inspection.history,
         plan=make_plan(manifest, inspection.history, allow_out_of_order=out_of_order),
         lease=lease,
@@ -82,7 +82,7 @@ def _is_other_database(fence: FenceRow | None, lease: LeaseState, address: str) 
     return is_behind_last_completion(fence, lease.completions_by_database)
 
 
-def find_problems(status: Status, address: str) -> Iterator[str]:
+def find_problems(status: SchemaStatus, address: str) -> Iterator[str]:
     """Describe every disagreement between files, history and item, each with what to do.
 
     Args:
@@ -112,7 +112,7 @@ def find_problems(status: Status, address: str) -> Iterator[str]:
         )
 
 
-def _count_ready_without_history(status: Status, address: str) -> int:
+def _count_ready_without_history(status: SchemaStatus, address: str) -> int:
     """How many manifests are marked ready at this address that the history does not satisfy."""
     record = status.lease.find_record(address)
     if record is None:

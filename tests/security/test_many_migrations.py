@@ -16,7 +16,7 @@ from lambda_migrate.cli.render import render_status
 from lambda_migrate.commands.documents import build_status_document
 from lambda_migrate.commands.status_entries import build_entries
 from lambda_migrate.engine.apply import compute_satisfied_digests
-from lambda_migrate.engine.operations import Status
+from lambda_migrate.engine.operations import SchemaStatus
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.lease.codec import encode_databases
 from lambda_migrate.lease.readiness import DatabaseCheck, record_check
@@ -95,9 +95,9 @@ def peak(act: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
-def _status(manifest: Manifest, rows: list[HistoryRow]) -> Status:
+def _status(manifest: Manifest, rows: list[HistoryRow]) -> SchemaStatus:
     plan = make_plan(manifest, rows)
-    return Status(tuple(rows), plan, LeaseState(), is_marked_ready=False)
+    return SchemaStatus(tuple(rows), plan, LeaseState(), is_marked_ready=False)
 
 
 ACTS: dict[str, Callable[[Path, Manifest], Any]] = {

@@ -82,12 +82,12 @@ def test_the_advice_follows_from_the_times() -> None:
     rewritten = TableChange(table, 0, 0, 0, 1_499_240, rewritten=True, bytes_after=1)
     lock = RelationLock(table, "table", "ACCESS EXCLUSIVE", since="0002_add_total")
     steps = [
-        DryRunStep(3, "0003_fill_total", RAN, measured=MigrationEffects(5.4, (), (filled,))),
+        DryRunStep(3, "0003_fill_total", RAN, effects=MigrationEffects(5.4, (), (filled,))),
         DryRunStep(
             4,
             "0004_wider_customers",
             RAN,
-            measured=MigrationEffects(1.5, (lock,), (rewritten,)),
+            effects=MigrationEffects(1.5, (lock,), (rewritten,)),
         ),
     ]
     advice = PASSED[PASSED.index("advice:\n") : PASSED.index("not undone")].splitlines()[1:]

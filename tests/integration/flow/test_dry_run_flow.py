@@ -49,7 +49,7 @@ def test_functions_that_start_during_a_dry_run_wait_for_it_and_then_migrate(
         outcomes = Counter(end["outcome"] for end in ends(function))
     dry_run.join()
     assert dry_run.found is not None
-    assert (dry_run.found.outcome, dry_run.found.is_confirmed) == ("passed", True)
+    assert (dry_run.found.outcome, dry_run.found.is_rollback_confirmed) == ("passed", True)
     assert outcomes == Counter({"WAITED": 9, "MIGRATED": 1})
     assert sandbox.effects() == {1: 1, 2: 1, 3: 1}
     assert sandbox.holders() == []

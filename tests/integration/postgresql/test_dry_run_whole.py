@@ -98,7 +98,7 @@ def test_a_dry_run_is_confirmed_by_postgresql_and_leaves_no_connection(each_benc
         migration("ALTER TABLE orders ADD COLUMN status text"),
         migration("UPDATE orders SET status = 'old'", 2),
     )
-    assert (found.outcome, found.is_confirmed, found.error) == ("passed", True, None)
+    assert (found.outcome, found.is_rollback_confirmed, found.error) == ("passed", True, None)
     assert found.dead_rows == {ORDERS: 1000}
     assert fingerprint(each_bench) == before
     until(lambda: not each_bench.holders())
@@ -115,7 +115,7 @@ def test_a_role_that_owns_only_what_it_migrates_can_dry_run(bench: Bench) -> Non
     try:
         script = "ALTER TABLE own.t ADD COLUMN x int; INSERT INTO own.t (x) VALUES (1)"
         found = rehearse_all(own, migration(script))
-        assert (found.outcome, found.is_confirmed) == ("passed", True)
+        assert (found.outcome, found.is_rollback_confirmed) == ("passed", True)
         assert found.sequences == (AdvancedSequence("own.t_id_seq", None, 1),)
     finally:
         bench.execute("DROP OWNED BY migrator CASCADE; DROP ROLE migrator")
@@ -172,13 +172,13 @@ def test_a_lock_that_comes_free_meanwhile_is_tried_for_again(shop: Bench) -> Non
         found = running.outcome()
     assert isinstance(found, DryRunResult)
     assert found.outcome == "passed"
-    assert "0001_m: canceling statement due to lock timeout [55P03]" in found.retried
+    assert "0001_m: canceling statement due to lock timeout [55P03]" in found.retry_causes
 
 
 def test_a_lock_that_is_never_released_ends_the_dry_run_soon(shop: Bench) -> None:
     with shop.connect() as other:
         other.run("BEGIN; LOCK TABLE orders")
         found = rehearse_all(shop, migration("ALTER TABLE orders ADD COLUMN x int"))
-    assert (found.outcome, len(found.retried)) == ("failed", 4)
+    assert (found.outcome, len(found.retry_causes)) == ("failed", 4)
     assert isinstance(found.error, MigrationFailed)
     assert found.error.sqlstate == "55P03"

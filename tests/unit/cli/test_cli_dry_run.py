@@ -236,7 +236,7 @@ def advise_on(
     lock: RelationLock | None, change: TableChange | None, *, seconds: float = 2.0
 ) -> list[str]:
     measured = MigrationEffects(seconds, (lock,) if lock else (), (change,) if change else ())
-    return list(advise(DryRunStep(7, "0007_m", RAN, measured=measured)))
+    return list(advise(DryRunStep(7, "0007_m", RAN, effects=measured)))
 
 
 OPEN = TableChange(ORDERS, 0, 0, 0, 0, bytes_before=8192, bytes_after=8192)
@@ -306,7 +306,7 @@ STEPS = (
         "0001_a_migration_with_quite_a_long_name",
         RAN,
         seconds=0.012,
-        measured=MigrationEffects(
+        effects=MigrationEffects(
             0.012,
             (
                 RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE"),
@@ -324,16 +324,14 @@ STEPS = (
         "0002_fill",
         RAN,
         seconds=3.4,
-        measured=MigrationEffects(
-            3.4, (RelationLock(ORDERS, "table", "ROW EXCLUSIVE"),), (CHANGE,)
-        ),
+        effects=MigrationEffects(3.4, (RelationLock(ORDERS, "table", "ROW EXCLUSIVE"),), (CHANGE,)),
     ),
     DryRunStep(
         3,
         "0003_alter",
         RAN,
         seconds=0.5,
-        measured=MigrationEffects(
+        effects=MigrationEffects(
             0.5,
             (
                 RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE", since="0001_a"),
@@ -350,7 +348,7 @@ STEPS = (
 )
 WHOLE = DryRunResult(
     STEPS,
-    retried=("0001_a: lock timeout [55P03]",),
+    retry_causes=("0001_a: lock timeout [55P03]",),
     sequences=(AdvancedSequence("public.s", None, 4), AdvancedSequence("public.t", 1, None)),
     irreversible_effects=("0002_fill: dblink: what it commits on its own connection stays",),
     seconds=4.1,
@@ -409,7 +407,7 @@ def test_no_line_is_wider_than_the_terminal_and_no_lock_is_cut(width: int) -> No
 )
 def test_changes_of_a_table_are_described_in_a_few_words(change: TableChange, shown: str) -> None:
     held = RelationLock(ORDERS, "table", "ACCESS EXCLUSIVE", since="0001_a")
-    step = replace(STEPS[0], measured=MigrationEffects(0, (held,), (change,)))
+    step = replace(STEPS[0], effects=MigrationEffects(0, (held,), (change,)))
     line = next(line for line in render_lines(DryRunResult((step,))) if ORDERS in line)
     assert line.endswith(shown)
     # A rewrite or a drop takes that lock even if an earlier migration holds it.
@@ -417,10 +415,10 @@ def test_changes_of_a_table_are_described_in_a_few_words(change: TableChange, sh
 
 
 def test_a_broken_connection_is_not_reported_as_a_confirmed_rollback() -> None:
-    failed = replace(STEPS[1], outcome="failed", measured=None)
+    failed = replace(STEPS[1], outcome="failed", effects=None)
     error = DatabaseUnavailable("the connection broke")
     lines = render_lines(
-        DryRunResult((STEPS[0], failed), error=error, is_confirmed=False, seconds=1)
+        DryRunResult((STEPS[0], failed), error=error, is_rollback_confirmed=False, seconds=1)
     )
     assert lines[0] == (
         "ran 1 of 2 migrations on db:5432/orders in 1.0 s but PostgreSQL did not confirm the"

@@ -14,7 +14,7 @@ from lambda_migrate.commands.documents import build_plan_document, build_status_
 from lambda_migrate.commands.preview import build_preview
 from lambda_migrate.commands.prompt import Question
 from lambda_migrate.commands.status_entries import OmittedEntries, StatusEntry, truncate_entries
-from lambda_migrate.engine.operations import Status
+from lambda_migrate.engine.operations import SchemaStatus
 from lambda_migrate.errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -75,7 +75,9 @@ def render_status_lines(
 ) -> list[str]:
     manifest = make_manifest(count)
     history = tuple(make_row(m, manifest) for m in manifest.migrations[:applied])
-    status = Status(history, make_plan(manifest, history), LeaseState(), is_marked_ready=False)
+    status = SchemaStatus(
+        history, make_plan(manifest, history), LeaseState(), is_marked_ready=False
+    )
     document = build_status_document(status, manifest, LOCATION, has_table=False)
     views = render_status(document, now_ms=0, width=width, show_all=show_all)
     return render_lines(views, width=width)

@@ -295,7 +295,7 @@ def test_a_repair_ends_the_pause(fakes: Fakes) -> None:
     with pytest.raises(MigrationFailed):
         fakes.runner(V2).ensure(fakes.deadline())
     assert recorded(fakes).retry_at_ms > fakes.clock.wall_ms()
-    fakes.operations(V2).repair(2, fakes.deadline(), declared="pending")
+    fakes.operations(V2).repair(2, fakes.deadline(), declared_state="pending")
     assert fakes.table.state.failure is None
     assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.MIGRATED
 

@@ -82,7 +82,7 @@ def test_every_pending_migration_runs_in_order_and_nothing_is_left(fakes: Fakes)
         ("0002_m", "ran", 2),
         ("0003_m", "ran", 3),
     ]
-    assert (found.outcome, found.error, found.is_confirmed, found.seconds) == (
+    assert (found.outcome, found.error, found.is_rollback_confirmed, found.seconds) == (
         "passed",
         None,
         True,
@@ -359,7 +359,7 @@ def test_a_lock_timeout_starts_the_dry_run_again(fakes: Fakes) -> None:
     found = dry_run(fakes)
     assert found.outcome == "passed"
     assert ran == [1, 2, 1, 2, 1, 2, 3]
-    assert found.retried == ("0002_m: lock timeout [55P03]",) * 2
+    assert found.retry_causes == ("0002_m: lock timeout [55P03]",) * 2
     assert all(0 < pause <= 5 for pause in fakes.clock.slept)
 
 
@@ -367,7 +367,7 @@ def test_a_lock_timeout_starts_the_dry_run_again(fakes: Fakes) -> None:
 def test_it_stops_after_five_attempts(fakes: Fakes, sqlstate: str) -> None:
     fakes.database.fail_on(2, failure(sqlstate))
     found = dry_run(fakes)
-    assert (found.outcome, len(found.retried)) == ("failed", 4)
+    assert (found.outcome, len(found.retry_causes)) == ("failed", 4)
 
 
 def test_a_takeover_between_two_attempts_is_reported(fakes: Fakes) -> None:
@@ -378,7 +378,7 @@ def test_a_takeover_between_two_attempts_is_reported(fakes: Fakes) -> None:
     fakes.database.fail_on(1, failure("55P03", of=1))
     found = dry_run(fakes)
     assert isinstance(found.error, LeaseLost)
-    assert not found.is_confirmed
+    assert not found.is_rollback_confirmed
 
 
 def test_the_deadline_ends_it_as_it_ends_up_and_what_was_measured_stays(fakes: Fakes) -> None:
@@ -399,7 +399,7 @@ def test_an_unavailable_database_is_reported_with_the_measurements(
     found = dry_run(fakes)
     assert outcomes(found) == ["ran", "failed", "not_reached"]
     assert isinstance(found.error, DatabaseUnavailable)
-    assert not found.is_confirmed
+    assert not found.is_rollback_confirmed
 
 
 def test_a_failed_rollback_takes_precedence_over_every_other_error(
@@ -412,7 +412,7 @@ def test_a_failed_rollback_takes_precedence_over_every_other_error(
     fakes.database.fail_on(2, failure("42P01"))
     found = dry_run(fakes)
     assert isinstance(found.error, RepairRequired)
-    assert not found.is_confirmed
+    assert not found.is_rollback_confirmed
 
 
 def test_an_interrupt_releases_the_lease(fakes: Fakes) -> None:
@@ -438,7 +438,7 @@ def test_measurements_and_sequences_are_passed_on(fakes: Fakes) -> None:
     }
     fakes.database.moved_sequences = (AdvancedSequence("public.s", 1, 2),)
     found = dry_run(fakes)
-    assert found.steps[0].measured == fakes.database.dry_run_effects[1]
+    assert found.steps[0].effects == fakes.database.dry_run_effects[1]
     assert found.sequences == fakes.database.moved_sequences
     assert found.dead_rows == {ORDERS: 10}
 

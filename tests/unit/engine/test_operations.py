@@ -508,7 +508,7 @@ def test_a_baseline_that_contradicts_the_history_is_not_marked_ready(fakes: Fake
 def test_a_row_in_doubt_can_be_declared_applied(fakes: Fakes) -> None:
     fakes.migrated(V1)
     fakes.database.leave_in_doubt(migration(2), V2.digest, took_effect=None)
-    assert fakes.operations(V2).repair(2, fakes.deadline(), declared="applied") == "0002_m"
+    assert fakes.operations(V2).repair(2, fakes.deadline(), declared_state="applied") == "0002_m"
     assert fakes.ready(V2)
     assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.UP_TO_DATE
     assert fakes.database.effects == ["0001_m"]
@@ -517,20 +517,20 @@ def test_a_row_in_doubt_can_be_declared_applied(fakes: Fakes) -> None:
 def test_a_row_in_doubt_can_be_declared_pending(fakes: Fakes) -> None:
     fakes.migrated(V1)
     fakes.database.leave_in_doubt(migration(2), V2.digest, took_effect=None)
-    assert fakes.operations(V2).repair(2, fakes.deadline(), declared="pending") == "0002_m"
+    assert fakes.operations(V2).repair(2, fakes.deadline(), declared_state="pending") == "0002_m"
     assert fakes.runner(V2).ensure(fakes.deadline()) is Outcome.MIGRATED
     assert fakes.database.effects == ["0001_m", "0002_m"]
 
 
 def test_what_is_declared_pending_is_no_longer_ready(fakes: Fakes) -> None:
     fakes.migrated(V3)
-    fakes.operations(V3).repair(3, fakes.deadline(), declared="pending")
+    fakes.operations(V3).repair(3, fakes.deadline(), declared_state="pending")
     assert fakes.ready(V1, V2, V3) == [V1, V2]
 
 
 def test_an_edited_file_can_be_accepted(fakes: Fakes) -> None:
     here = _edited(fakes)
-    fakes.operations(here).repair(2, fakes.deadline(), declared="edited")
+    fakes.operations(here).repair(2, fakes.deadline(), declared_state="edited")
     assert fakes.ready(here)
     assert fakes.operations(here).status(fakes.deadline()).plan.is_current
     assert fakes.database.effects == ["0001_m", "0002_m"]
@@ -554,7 +554,7 @@ def test_an_invalid_repair_is_refused_and_releases_the_lease(
     fakes.database.leave_in_doubt(migration(2), V2.digest, took_effect=None)
     before = fakes.database.read_history(fakes.deadline())
     with pytest.raises(ConfigurationError, match=fault):
-        fakes.operations(V3).repair(version, fakes.deadline(), declared=declared)
+        fakes.operations(V3).repair(version, fakes.deadline(), declared_state=declared)
     assert fakes.database.read_history(fakes.deadline()) == before
     assert fakes.table.state.owner is None
     assert fakes.table.state.failure is None
@@ -617,7 +617,7 @@ WRITES: dict[str, Callable[[Operations, Fakes], object]] = {
     "up": lambda m, s: m.up(s.deadline()),
     "down": lambda m, s: m.down(s.deadline(), steps=1),
     "baseline": lambda m, s: m.baseline(1, s.deadline()),
-    "repair": lambda m, s: m.repair(1, s.deadline(), declared="applied"),
+    "repair": lambda m, s: m.repair(1, s.deadline(), declared_state="applied"),
     "record_environment": lambda m, s: m.record_environment(s.deadline()),
     "resync": lambda m, s: m.resync(s.deadline()),
 }

@@ -164,7 +164,7 @@ CHANGE = TableChange("public.orders", updated=1_000, bytes_before=8192, bytes_af
 
 def ran(name: str, seconds: float, *locks: RelationLock) -> DryRunStep:
     measured = MigrationEffects(seconds, locks, (CHANGE,))
-    return DryRunStep(1, name, RAN, seconds=seconds, measured=measured)
+    return DryRunStep(1, name, RAN, seconds=seconds, effects=measured)
 
 
 def judged(*steps: DryRunStep, error: MigrationFailed | None = None) -> dict[str, Verdict]:
