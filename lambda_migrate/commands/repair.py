@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lambda_migrate.commands.context import CommandContext
-    from lambda_migrate.migrations.adoption import Baseline
+    from lambda_migrate.migrations.baseline import Baseline
 
 __all__ = ["baseline", "format_gap_advice", "repair"]
 

@@ -27,7 +27,7 @@ from lambda_migrate.lease.readiness import (
 )
 from lambda_migrate.lease.record import Progress
 from lambda_migrate.migrations import EMPTY_DIGEST, RowState, chain_digest, make_plan
-from lambda_migrate.migrations.adoption import require_no_tool_history
+from lambda_migrate.migrations.baseline import require_no_tool_history
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -352,7 +352,7 @@ class LeaseSession:
             environment=self.target.environment,
             request_id=self._request_id,
             replaces_environment=self._replace_environment,
-            completions=self.lease.state.completions_by_database,
+            completions_by_database=self.lease.state.completions_by_database,
         )
 
 

@@ -30,7 +30,7 @@ from lambda_migrate.lease.decision import is_lease_expired
 from lambda_migrate.lease.record import Lease, LeaseState
 from lambda_migrate.lease.waiter import describe_holder
 from lambda_migrate.migrations import HistoryRow, RowState, make_plan
-from lambda_migrate.migrations.adoption import choose_baseline, require_no_tool_history
+from lambda_migrate.migrations.baseline import choose_baseline, require_no_tool_history
 from lambda_migrate.migrations.digest import require_migrations
 from lambda_migrate.migrations.rollback import choose_rollback
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from lambda_migrate.engine.target import Target
     from lambda_migrate.lease.store import LeaseStore
     from lambda_migrate.migrations import Manifest, Migration, Plan
-    from lambda_migrate.migrations.adoption import Baseline
+    from lambda_migrate.migrations.baseline import Baseline
     from lambda_migrate.postgresql.ports import DatabaseInspection, FencedSession
 
 __all__ = ["DryRunPlan", "Operations", "SchemaStatus", "Verification", "release_lease"]

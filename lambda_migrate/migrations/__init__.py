@@ -3,7 +3,7 @@
 A *migration* is one versioned change with an up and, perhaps, a down script (`migration`). `source`
 reads them from a directory, a package or a zip into a *manifest* (`manifest`), and its *digest*
 names exactly these files (`digest`). `plan` compares a manifest with a database's history: what
-is pending, applied, ahead or diverged. `rollback` and `adoption` choose what a rollback undoes and
+is pending, applied, ahead or diverged. `rollback` and `baseline` choose what a rollback undoes and
 what a baseline records. `sql` parses scripts. The package reads files and decides; it uses no
 database.
 

@@ -377,7 +377,7 @@ class Connection:
         return tuple(self._driver.tags)
 
     @property
-    def completed(self) -> int:
+    def completed_statements(self) -> int:
         """The number of statements of the last message that finished."""
         return len(self._driver.tags)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Deadline, Random
     from lambda_migrate.migrations import HistoryRow
-    from lambda_migrate.migrations.adoption import ToolHistory
+    from lambda_migrate.migrations.baseline import ToolHistory
     from lambda_migrate.postgresql.connection import Connection
     from lambda_migrate.postgresql.dry_run import PostgreSQLDryRun
     from lambda_migrate.postgresql.fence import FencedConnection
@@ -130,22 +130,24 @@ class PostgreSQLDatabase:
         """See `Database.take_over`."""
         from lambda_migrate.postgresql.session import PostgreSQLSession
 
-        fenced = self._make_fenced_connection(grant)
+        connection = self._make_fenced_connection(grant)
         self._retry_until_connected(
-            fenced,
-            lambda: fenced.connect_and_take_fence(deadline, terminate_holders=terminate_holders),
+            connection,
+            lambda: connection.connect_and_take_fence(
+                deadline, terminate_holders=terminate_holders
+            ),
             deadline,
         )
-        return PostgreSQLSession(fenced, deadline)
+        return PostgreSQLSession(connection, deadline)
 
     def begin_dry_run(self, grant: LeaseGrant, deadline: Deadline) -> PostgreSQLDryRun:
         """See `Database.begin_dry_run`."""
         from lambda_migrate.postgresql.dry_run import PostgreSQLDryRun
 
-        fenced = self._make_fenced_connection(grant)
-        dry_run = PostgreSQLDryRun(fenced, deadline, lock_seconds=self.lock_timeout_seconds)
+        connection = self._make_fenced_connection(grant)
+        dry_run = PostgreSQLDryRun(connection, deadline, lock_seconds=self.lock_timeout_seconds)
         try:
-            self._retry_until_connected(fenced, lambda: dry_run.begin(deadline), deadline)
+            self._retry_until_connected(connection, lambda: dry_run.begin(deadline), deadline)
         except BaseException:
             dry_run.close()
             raise
@@ -166,7 +168,7 @@ class PostgreSQLDatabase:
         )
 
     def _retry_until_connected(
-        self, fenced: FencedConnection, attach: Callable[[], None], deadline: Deadline
+        self, connection: FencedConnection, attach: Callable[[], None], deadline: Deadline
     ) -> None:
         from lambda_migrate.postgresql.connection import ConnectionLost
 
@@ -180,4 +182,4 @@ class PostgreSQLDatabase:
                     raise DatabaseUnavailable(
                         f"the connection to PostgreSQL broke: {lost}"
                     ) from lost
-                fenced.pause(attempt, deadline)
+                connection.pause(attempt, deadline)

@@ -85,9 +85,9 @@ _INDEXES = ("i", "I")
 class _Relation:
     name: str
     kind: str
-    file: int
+    file_node: int
     rows: int | None
-    table: int | None
+    table_id: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +113,15 @@ class PostgreSQLDryRun:
     """`DryRunSession` on a `FencedConnection` that does not take over the fence.
 
     Args:
-        fenced: The connection, not attached.
+        connection: The connection, not attached.
         deadline: For calls without a deadline of their own.
         lock_seconds: ``lock_timeout`` for reading sequences.
     """
 
     def __init__(
-        self, fenced: FencedConnection, deadline: Deadline, *, lock_seconds: float
+        self, connection: FencedConnection, deadline: Deadline, *, lock_seconds: float
     ) -> None:
-        self._fenced = fenced
+        self._connection = connection
         self._deadline = deadline
         self._lock_ms = max(1, round(lock_seconds * 1000))
         self._has_begun = False
@@ -151,20 +151,22 @@ class PostgreSQLDryRun:
             self._roll_back(deadline)
             self._begin(deadline)
         except StaleFencingToken as stale:
-            raise self._fenced.lease_lost(stale.current_token) from stale
-        except ConnectionLost as lost:
-            raise DatabaseUnavailable(f"the connection to PostgreSQL broke: {lost}") from lost
+            raise self._connection.lease_lost(stale.current_token) from stale
+        except ConnectionLost as connection_lost:
+            raise DatabaseUnavailable(
+                f"the connection to PostgreSQL broke: {connection_lost}"
+            ) from connection_lost
 
     def _begin(self, deadline: Deadline) -> None:
-        has_schema, has_tables = self._fenced.inspect_fence(deadline)
+        has_schema, has_tables = self._connection.inspect_fence(deadline)
         try:
             self._sequences = self._read_sequences(deadline)
             self._used_sequences, self._lock_origins = set(), {}
             self._open(deadline, has_schema=has_schema, has_tables=has_tables)
-            self._fenced.run(
-                dry_run_queries.prepare_measuring(self._fenced.timeouts(deadline)), deadline
+            self._connection.run(
+                dry_run_queries.prepare_measuring(self._connection.timeouts(deadline)), deadline
             )
-            rows = self._fenced.run(self._fenced.queries.read_history(), deadline)
+            rows = self._connection.run(self._connection.queries.read_history(), deadline)
             self._rows = parse_history_rows(rows)
             self._initial_snapshot = self._snapshot_before = self._take_snapshot(deadline)
             self._sizes = self._measure_sizes(deadline)
@@ -195,8 +197,10 @@ class PostgreSQLDryRun:
                 migration=migration.name,
                 sqlstate=error.sqlstate,
             ) from error
-        except ConnectionLost as lost:
-            raise self._connection_loss_error(lost, migration, deadline) from lost
+        except ConnectionLost as connection_lost:
+            raise self._connection_loss_error(
+                connection_lost, migration, deadline
+            ) from connection_lost
 
     def roll_back(self) -> tuple[AdvancedSequence, ...]:
         """See `DryRunSession.roll_back`."""
@@ -217,14 +221,14 @@ class PostgreSQLDryRun:
 
     def abort(self) -> None:
         """See `DryRunSession.abort`."""
-        self._fenced.abort()
+        self._connection.abort()
 
     def close(self) -> None:
         """See `DryRunSession.close`."""
         # Release the locks now; without a connection they are released already.
         with contextlib.suppress(PostgresError, ConnectionLost, MigrateError):
             self._roll_back(self._deadline.earlier(-_CLOSE_SECONDS))
-        self._fenced.close()
+        self._connection.close()
 
     def __enter__(self) -> PostgreSQLDryRun:
         return self
@@ -240,25 +244,27 @@ class PostgreSQLDryRun:
     # --- the transaction
 
     def _open(self, deadline: Deadline, *, has_schema: bool, has_tables: bool) -> None:
-        fenced = self._fenced
-        begin = fenced.queries.begin_dry_run(
-            fenced.timeouts(deadline), create_schema=not has_schema, create_tables=not has_tables
+        connection = self._connection
+        begin = connection.queries.begin_dry_run(
+            connection.timeouts(deadline),
+            create_schema=not has_schema,
+            create_tables=not has_tables,
         )
         self._is_open = True
         try:
-            token, owner, self._transaction = fenced.run(begin, deadline)[-1]
+            token, owner, self._transaction = connection.run(begin, deadline)[-1]
         except PostgresError as error:
             if error.sqlstate != LOCK_NOT_AVAILABLE:
                 raise
             raise holder_error() from error
-        is_own_token = (token, owner) == (fenced.grant.fence, fenced.grant.owner)
-        if token >= fenced.grant.fence and not is_own_token:
-            raise fenced.lease_lost(token)
+        is_own_token = (token, owner) == (connection.grant.fence, connection.grant.owner)
+        if token >= connection.grant.fence and not is_own_token:
+            raise connection.lease_lost(token)
 
     def _roll_back(self, deadline: Deadline) -> None:
         if self._is_open:
             self._is_open = False
-            self._fenced.reset_session(deadline)
+            self._connection.reset_session(deadline)
 
     def _require_rolled_back(self, deadline: Deadline) -> None:
         """Check how the transaction ended; after a broken connection that may take a moment."""
@@ -279,7 +285,7 @@ class PostgreSQLDryRun:
             )
 
     def _read_transaction_status(self, deadline: Deadline) -> Any:
-        return self._fenced.read(
+        return self._connection.read(
             dry_run_queries.read_transaction_status(self._transaction), deadline
         )[0][0]
 
@@ -287,30 +293,32 @@ class PostgreSQLDryRun:
 
     def _run_script(self, migration: Migration, deadline: Deadline) -> float:
         """Run the script and check deferred constraints; returns seconds."""
-        fenced, clock = self._fenced, deadline.clock
-        fenced.run(
+        connection, clock = self._connection, deadline.clock
+        connection.run(
             dry_run_queries.begin_migration(self._server_timeouts(migration, deadline)), deadline
         )
         began = clock.monotonic()
         tags: tuple[str, ...] | None = None
         try:
-            fenced.run(migration.up.sql, deadline, keep_rows=0)
-            tags = fenced.connection.tags
+            connection.run(migration.up.sql, deadline, keep_rows=0)
+            tags = connection.connection.tags
             deferred = self._check_deferred(deadline)
             seconds = clock.monotonic() - began
             timeouts = self._server_timeouts(migration, deadline)
-            rows = fenced.run(
+            rows = connection.run(
                 dry_run_queries.end_migration(timeouts, deferred_constraints=deferred), deadline
             )
         except PostgresError as error:
-            completed = fenced.connection.completed if tags is None else None
-            self._roll_back_migration(migration, tags or fenced.connection.tags, deadline)
+            completed_statements = (
+                connection.connection.completed_statements if tags is None else None
+            )
+            self._roll_back_migration(migration, tags or connection.connection.tags, deadline)
             raise make_migration_failed(
                 error,
                 migration.up,
                 name=migration.name,
                 path=migration.path or migration.name,
-                completed=completed,
+                completed_statements=completed_statements,
                 is_past_deadline=deadline.remaining() < CANCEL_TOLERANCE_SECONDS,
             ) from error
         if rows[-1][0] != self._transaction:
@@ -319,29 +327,29 @@ class PostgreSQLDryRun:
 
     def _server_timeouts(self, migration: Migration, deadline: Deadline) -> ServerTimeouts:
         try:
-            return self._fenced.timeouts(deadline)
+            return self._connection.timeouts(deadline)
         except MigrationFailed:
             raise MigrationFailed(deadline_cause(), migration=migration.name) from None
 
     def _check_deferred(self, deadline: Deadline) -> str:
         """Check deferred constraints, as a commit would; returns those to defer again."""
-        names, deferred = self._fenced.run(dry_run_queries.find_deferrable_constraints(), deadline)[
-            0
-        ]
+        names, deferred = self._connection.run(
+            dry_run_queries.find_deferrable_constraints(), deadline
+        )[0]
         if names:
-            self._fenced.run(dry_run_queries.check_constraints(names), deadline)
+            self._connection.run(dry_run_queries.check_constraints(names), deadline)
         return deferred or ""
 
     def _roll_back_migration(
         self, migration: Migration, tags: Sequence[str], deadline: Deadline
     ) -> None:
         """Roll back one migration, so that the next one can run."""
-        if not self._fenced.connection.in_transaction:
+        if not self._connection.connection.in_transaction:
             # PostgreSQL refused its COMMIT, and rolled the whole dry run back.
             raise _transaction_ended_error(migration, tags)
         try:
-            self._fenced.run(dry_run_queries.ROLL_BACK_MIGRATION, deadline)
-            self._fenced.run(
+            self._connection.run(dry_run_queries.ROLL_BACK_MIGRATION, deadline)
+            self._connection.run(
                 dry_run_queries.prepare_measuring(self._server_timeouts(migration, deadline)),
                 deadline,
             )
@@ -352,22 +360,22 @@ class PostgreSQLDryRun:
             raise _transaction_ended_error(migration, tags) from error
 
     def _connection_loss_error(
-        self, lost: ConnectionLost, migration: Migration, deadline: Deadline
+        self, connection_lost: ConnectionLost, migration: Migration, deadline: Deadline
     ) -> MigrateError:
         """The error for a connection that broke, and the transaction with it."""
         self._is_open = False
-        if self._fenced.is_aborted:
-            return self._fenced.lease_lost()
-        if lost.sqlstate == TRANSACTION_TIMEOUT:
+        if self._connection.is_aborted:
+            return self._connection.lease_lost()
+        if connection_lost.sqlstate == TRANSACTION_TIMEOUT:
             return MigrationFailed(
-                deadline_cause(), migration=migration.name, sqlstate=lost.sqlstate
+                deadline_cause(), migration=migration.name, sqlstate=connection_lost.sqlstate
             )
         seen = self._find_successor_token(deadline)
         if seen is not None:
-            return self._fenced.lease_lost(seen)
+            return self._connection.lease_lost(seen)
         return DatabaseUnavailable(
-            f"the connection to PostgreSQL broke in {migration.name}: {lost}; the dry run's "
-            "transaction was rolled back with it"
+            f"the connection to PostgreSQL broke in {migration.name}: {connection_lost}; the dry "
+            "run's transaction was rolled back with it"
         )
 
     def _find_successor_token(self, deadline: Deadline) -> int | None:
@@ -376,7 +384,7 @@ class PostgreSQLDryRun:
         while not limit.is_over:
             with contextlib.suppress(MigrateError, ConnectionLost):
                 try:
-                    self._fenced.inspect_fence(limit)
+                    self._connection.inspect_fence(limit)
                 except StaleFencingToken as stale:
                     return stale.current_token
             limit.clock.sleep(min(_POLL_PAUSE_SECONDS, limit.remaining()))
@@ -385,12 +393,12 @@ class PostgreSQLDryRun:
     # --- prepare_measuring
 
     def _take_snapshot(self, deadline: Deadline) -> _Snapshot:
-        run = self._fenced.run
+        run = self._connection.run
         return _Snapshot(
             relations={
                 object_id: _Relation(name, kind, file, None if rows < 0 else rows, table)
                 for object_id, name, kind, file, rows, table in run(
-                    self._fenced.queries.list_relations(), deadline
+                    self._connection.queries.list_relations(), deadline
                 )
             },
             locks=frozenset(
@@ -405,12 +413,12 @@ class PostgreSQLDryRun:
         )
 
     def _measure_sizes(self, deadline: Deadline, tables: set[int] | None = None) -> dict[int, int]:
-        return dict(self._fenced.run(dry_run_queries.read_sizes(tables), deadline))
+        return dict(self._connection.run(dry_run_queries.read_sizes(tables), deadline))
 
     def _read_sequences(self, deadline: Deadline) -> dict[str, int | None]:
         """Last values; {} if another session has locked a sequence, which is no reason to fail."""
         try:
-            rows = self._fenced.read(
+            rows = self._connection.read(
                 dry_run_queries.read_sequences(lock_ms=self._lock_ms), deadline
             )
         except PostgresError as error:
@@ -470,23 +478,23 @@ class _MigrationDiff:
     """The difference that one migration made.
 
     Args:
-        first: The snapshot before the dry run.
-        before: Before the migration.
-        after: After it.
+        initial_snapshot: The snapshot before the dry run.
+        snapshot_before: Before the migration.
+        snapshot_after: After it.
         lock_origins: Lock -> the earlier migration that took it.
     """
 
     def __init__(
         self,
-        first: _Snapshot,
-        before: _Snapshot,
-        after: _Snapshot,
+        initial_snapshot: _Snapshot,
+        snapshot_before: _Snapshot,
+        snapshot_after: _Snapshot,
         lock_origins: Mapping[tuple[int, str], str],
     ) -> None:
-        self.snapshot_after = after
-        self.taken = after.locks - before.locks
-        self._initial_snapshot = first
-        self._snapshot_before = before
+        self.snapshot_after = snapshot_after
+        self.taken = snapshot_after.locks - snapshot_before.locks
+        self._initial_snapshot = initial_snapshot
+        self._snapshot_before = snapshot_before
         self._lock_origins = lock_origins
 
     @property
@@ -567,7 +575,7 @@ class _MigrationDiff:
     def _is_implied_by_table(self, object_id: int, found: Mapping[int, RelationLock]) -> bool:
         if self._kind(object_id) not in _INDEXES:
             return False
-        table = found.get(self._relation(object_id).table or 0)
+        table = found.get(self._relation(object_id).table_id or 0)
         strength = table.strength if table is not None else -1
         return not found[object_id].blocks or strength >= found[object_id].strength
 
@@ -631,7 +639,7 @@ class _MigrationDiff:
             self._snapshot_before.relations.get(object_id),
             self.snapshot_after.relations.get(object_id),
         )
-        return then is not None and now is not None and then.file != now.file
+        return then is not None and now is not None and then.file_node != now.file_node
 
     def _has_new_definition(self, object_id: int) -> bool:
         now = self.snapshot_after.definitions.get(object_id)

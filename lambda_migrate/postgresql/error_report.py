@@ -34,7 +34,7 @@ def make_migration_failed(
     *,
     name: str,
     path: str,
-    completed: int | None,
+    completed_statements: int | None,
     is_past_deadline: bool,
 ) -> MigrationFailed:
     """The error for a script that failed.
@@ -44,13 +44,14 @@ def make_migration_failed(
         script: The script that was running.
         name: The migration's name.
         path: Its file, or the name again for a stored down script.
-        completed: How many of its statements had finished, for errors without a position; None if
-            one of the library's statements failed, whose position is not in the script.
+        completed_statements: How many of its statements had finished, for errors without a
+            position; None if one of the library's statements failed, whose position is not in the
+            script.
         is_past_deadline: Whether the deadline cancelled it.
     """
     message = _message(error, is_past_deadline=is_past_deadline)
     lines = [f"{name} failed: {message} [{error.sqlstate}]"]
-    lines += _source_lines(error, script, path=path, completed=completed)
+    lines += _source_lines(error, script, path=path, completed_statements=completed_statements)
     lines += [
         f"  {label}: {redact(text)}"
         for label, text in (
@@ -87,11 +88,11 @@ def _hide_quoted_data(message: str, sqlstate: str) -> str:
 
 
 def _source_lines(
-    error: PostgresError, script: Script, *, path: str, completed: int | None
+    error: PostgresError, script: Script, *, path: str, completed_statements: int | None
 ) -> list[str]:
-    if completed is None:
+    if completed_statements is None:
         return [f"  in {path}"]
-    position = error.position or _start_of_statement(script, completed)
+    position = error.position or _start_of_statement(script, completed_statements)
     if position is None:
         return [f"  in {path}"]
     shown = make_excerpt(script.sql, position, first_line=script.line)
@@ -107,12 +108,12 @@ def _source_lines(
     ]
 
 
-def _start_of_statement(script: Script, completed: int) -> int | None:
+def _start_of_statement(script: Script, completed_statements: int) -> int | None:
     """Where the failed statement begins, from 1, for an error without a position."""
     statements = split_statements(script.sql)
-    if completed >= len(statements):
+    if completed_statements >= len(statements):
         return None
-    return statements[completed].start + 1
+    return statements[completed_statements].start + 1
 
 
 def _advice(error: PostgresError, *, is_past_deadline: bool) -> str:

@@ -95,12 +95,13 @@ class ScriptRefused(Exception):
 
     Attributes:
         error: The server's error; its position, if any, is one in the script.
-        completed: How many statements of the script had finished; None if it had not begun.
+        completed_statements: How many statements of the script had finished; None if it had not
+            begun.
     """
 
-    def __init__(self, error: PostgresError, *, completed: int | None) -> None:
+    def __init__(self, error: PostgresError, *, completed_statements: int | None) -> None:
         self.error = error
-        self.completed = completed
+        self.completed_statements = completed_statements
         super().__init__(str(error))
 
 
@@ -357,16 +358,16 @@ class FencedConnection:
         try:
             return self.run(message.sql, deadline, keep_rows=1)[-1]
         except PostgresError as error:
-            completed = self.connection.completed
+            completed_statements = self.connection.completed_statements
             self.reset_session(deadline)
-            token = message.find_token(error, completed)
+            token = message.find_token(error, completed_statements)
             if token is not None:
                 raise self.lease_lost(token if token >= 0 else None) from error
-            completed_of_script = message.count_completed(completed, error.position)
-            if completed_of_script is None:
+            completed_in_script = message.count_completed(completed_statements, error.position)
+            if completed_in_script is None:
                 self._close_if_read_only(error)
             error.position = message.script_position(error.position)
-            raise ScriptRefused(error, completed=completed_of_script) from error
+            raise ScriptRefused(error, completed_statements=completed_in_script) from error
 
     def write(self, writes: str, deadline: Deadline) -> list[Any]:
         """Begin under the fence, write, and commit."""
@@ -644,7 +645,7 @@ class FencedConnection:
         self.is_new_or_copied_database = row.is_database_copy or (row.token, row.owner) == (0, "")
         if row.is_database_copy:
             return str(uuid4())
-        if is_behind_last_completion(row, self.grant.completions):
+        if is_behind_last_completion(row, self.grant.completions_by_database):
             # Either restored in place, or a copy of the whole cluster: which one is unknown.
             self.unverified_identity = row.identity
             return str(uuid4())

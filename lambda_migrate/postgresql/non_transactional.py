@@ -71,13 +71,13 @@ _CLEAN_UP_SECONDS = 1.0
 
 
 def apply_non_transactional(
-    fenced: FencedConnection, migration: Migration, digest: str, deadline: Deadline
+    connection: FencedConnection, migration: Migration, digest: str, deadline: Deadline
 ) -> int:
     """Apply one non-transactional migration; see `FencedSession.apply`."""
     path = migration.path or migration.name
     require_runnable_migration(migration)
     statement = _NonTransactionalStatement(
-        fenced,
+        connection,
         migration.up,
         name=migration.name,
         path=path,
@@ -85,8 +85,8 @@ def apply_non_transactional(
         version=migration.version,
     )
     object_ids = statement.check_before_start()
-    queries = fenced.queries
-    started = queries.insert_started(migration, digest, fenced.grant, object_ids=object_ids)
+    queries = connection.queries
+    started = queries.insert_started(migration, digest, connection.grant, object_ids=object_ids)
     if statement.write(started) != [True]:
         raise already_applied_error(migration)
     statement.run(clear_intent=queries.delete_rows([migration.version]) + " RETURNING 0")
@@ -103,14 +103,14 @@ def already_applied_error(migration: Migration) -> MigrationFailed:
 
 
 def roll_back_non_transactional(
-    fenced: FencedConnection, row: HistoryRow, deadline: Deadline
+    connection: FencedConnection, row: HistoryRow, deadline: Deadline
 ) -> int:
     """Roll back one migration whose down script is non-transactional."""
     script = _require_script(row.down, name=row.name)
     path = f"{row.name} (stored down script)"
     require_runnable_script(script, name=row.name, path=path)
     statement = _NonTransactionalStatement(
-        fenced,
+        connection,
         script,
         name=row.name,
         path=path,
@@ -118,7 +118,7 @@ def roll_back_non_transactional(
         version=row.version,
         is_rollback=True,
     )
-    queries = fenced.queries
+    queries = connection.queries
     began = deadline.clock.monotonic()
     object_ids = statement.check_before_start()
     statement.write(queries.mark_rolling_back(row.version, object_ids=object_ids) + " RETURNING 0")
@@ -127,12 +127,12 @@ def roll_back_non_transactional(
     return round((deadline.clock.monotonic() - began) * 1000)
 
 
-def resolve_in_doubt(fenced: FencedConnection, row: HistoryRow, deadline: Deadline) -> None:
+def resolve_in_doubt(connection: FencedConnection, row: HistoryRow, deadline: Deadline) -> None:
     """Complete or undo a row in doubt; see `FencedSession.resolve_in_doubt`."""
     is_rollback = row.state is RowState.ROLLING_BACK
     script = _require_script(row.down if is_rollback else row.up, name=row.name)
     statement = _NonTransactionalStatement(
-        fenced,
+        connection,
         script,
         name=row.name,
         path=row.name,
@@ -141,7 +141,7 @@ def resolve_in_doubt(fenced: FencedConnection, row: HistoryRow, deadline: Deadli
         is_rollback=is_rollback,
         object_ids=row.object_ids,
     )
-    queries = fenced.queries
+    queries = connection.queries
     took_effect = statement.clean_up()
     if took_effect is None:
         raise statement.repair_required(
@@ -174,7 +174,7 @@ class _NonTransactionalStatement:
 
     def __init__(
         self,
-        fenced: FencedConnection,
+        connection: FencedConnection,
         script: Script,
         *,
         name: str,
@@ -184,7 +184,7 @@ class _NonTransactionalStatement:
         is_rollback: bool = False,
         object_ids: tuple[int, ...] | None = None,
     ) -> None:
-        self._fenced = fenced
+        self._connection = connection
         self._script = script
         self._name = name
         self._path = path
@@ -208,7 +208,9 @@ class _NonTransactionalStatement:
         The write may run twice: it sets a row to its final state.
         """
         try:
-            return self._retry_on_new_connection(lambda: self._fenced.write(writes, self._deadline))
+            return self._retry_on_new_connection(
+                lambda: self._connection.write(writes, self._deadline)
+            )
         except PostgresError as error:
             raise self._failure(error, is_bookkeeping=True) from error
 
@@ -240,7 +242,7 @@ class _NonTransactionalStatement:
         """
         for attempt in count(1):
             try:
-                self._fenced.run_non_transactional(
+                self._connection.run_non_transactional(
                     self._script.sql, self._deadline, name=self._name
                 )
                 break
@@ -250,16 +252,16 @@ class _NonTransactionalStatement:
                     continue
                 self._clean_up_after_failure(failure, error, clear_intent)
                 raise failure from error
-            except ConnectionLost as lost:
-                if self._check_after_loss(lost, clear_intent):
+            except ConnectionLost as connection_lost:
+                if self._check_after_loss(connection_lost, clear_intent):
                     break
-                self._fenced.pause(attempt, self._deadline)
+                self._connection.pause(attempt, self._deadline)
 
     def _can_retry(self, error: PostgresError, attempt: int) -> bool:
         """Clean up, pause, and check whether time is left."""
         if self._deadline.is_over or self._is_clean_after(error) is not True:
             return False
-        self._fenced.pause(attempt, self._deadline)
+        self._connection.pause(attempt, self._deadline)
         return not self._deadline.is_over
 
     def _clean_up_after_failure(
@@ -274,7 +276,7 @@ class _NonTransactionalStatement:
             is_clean = self._is_clean_after(error)
             if is_clean:
                 self._retry_on_new_connection(
-                    lambda: self._fenced.write(clear_intent, self._clean_up_deadline)
+                    lambda: self._connection.write(clear_intent, self._clean_up_deadline)
                 )
         except (ConnectionLost, PostgresError, MigrationFailed, DatabaseUnavailable) as another:
             failure.detail += f"\n  and cleaning up failed, the next attempt repeats it: {another}"
@@ -323,27 +325,28 @@ class _NonTransactionalStatement:
             detail=detail and f"{detail}\n  part of it may be committed\n  next: {next_step}",
         )
 
-    def _check_after_loss(self, lost: ConnectionLost, clear_intent: str) -> bool:
+    def _check_after_loss(self, connection_lost: ConnectionLost, clear_intent: str) -> bool:
         """Determine the outcome on a new connection after the first one broke.
 
         Returns:
             Whether the statement took effect; if not, it may be retried.
         """
-        if self._fenced.is_aborted:
-            raise self._fenced.lease_lost() from lost
+        if self._connection.is_aborted:
+            raise self._connection.lease_lost() from connection_lost
         self._lost_connections += 1
-        self._retry_on_new_connection(lambda: self._fenced.reconnect(self._deadline))
+        self._retry_on_new_connection(lambda: self._connection.reconnect(self._deadline))
         took_effect = self.clean_up()
         can_retry = self._lost_connections < MAX_CONNECTION_LOSSES and not self._deadline.is_over
         if took_effect or (took_effect is False and can_retry):
             return took_effect
         failure = MigrationFailed(
-            f"the connection to PostgreSQL broke while it ran: {lost}", migration=self._name
+            f"the connection to PostgreSQL broke while it ran: {connection_lost}",
+            migration=self._name,
         )
         if took_effect is None:
             raise self.repair_required(
                 f"{failure.cause}; lambda-migrate cannot determine whether it took effect"
-            ) from lost
+            ) from connection_lost
         self.write(clear_intent)
         raise failure
 
@@ -371,7 +374,7 @@ class _NonTransactionalStatement:
         for name, may_drop in self._catalog.find_invalid_indexes():
             if may_drop:
                 drop = partial(
-                    self._fenced.run_non_transactional,
+                    self._connection.run_non_transactional,
                     catalog_queries.drop_index(name),
                     name=self._name,
                 )
@@ -393,12 +396,14 @@ class _NonTransactionalStatement:
         """Write, waiting briefly for locks and retrying, as a transactional migration does."""
         for attempt in count(1):
             try:
-                self._retry_on_new_connection(lambda: self._fenced.write(writes, self._deadline))
+                self._retry_on_new_connection(
+                    lambda: self._connection.write(writes, self._deadline)
+                )
                 return
             except PostgresError as error:
                 if error.sqlstate not in RETRYABLE_SQLSTATES or self._deadline.is_over:
                     raise self._failure(error, is_bookkeeping=True) from error
-                self._fenced.pause(attempt, self._deadline)
+                self._connection.pause(attempt, self._deadline)
 
     def _is_same_index(self, object_id: int) -> bool | None:
         """Whether an index has the statement's definition; None: cannot be determined."""
@@ -410,18 +415,18 @@ class _NonTransactionalStatement:
             table=quote_qualified_name(info.table),
             unique=info.unique,
             definition=info.definition,
-            timeouts=self._fenced.timeouts(self._clean_up_deadline),
+            timeouts=self._connection.timeouts(self._clean_up_deadline),
         )
         deadline = self._clean_up_deadline
         try:
-            rows = self._retry_on_new_connection(lambda: self._fenced.run(query, deadline))
+            rows = self._retry_on_new_connection(lambda: self._connection.run(query, deadline))
             return bool(rows[-1][0])
         except PostgresError:
-            self._retry_on_new_connection(lambda: self._fenced.reset_session(deadline))
+            self._retry_on_new_connection(lambda: self._connection.reset_session(deadline))
             return None
 
     def _read(self, query: str) -> list[list[Any]]:
-        return self._run_bookkeeping(lambda: self._fenced.read(query, self._clean_up_deadline))
+        return self._run_bookkeeping(lambda: self._connection.read(query, self._clean_up_deadline))
 
     def _run_bookkeeping(self, operation: Callable[[], _T]) -> _T:
         try:
@@ -444,12 +449,12 @@ class _NonTransactionalStatement:
         for _ in range(MAX_CONNECTION_LOSSES):
             try:
                 if broken is not None:
-                    self._fenced.reconnect(self._deadline)
+                    self._connection.reconnect(self._deadline)
                 return operation()
-            except ConnectionLost as lost:
-                if self._fenced.is_aborted:
-                    raise self._fenced.lease_lost() from lost
-                broken = lost
+            except ConnectionLost as connection_lost:
+                if self._connection.is_aborted:
+                    raise self._connection.lease_lost() from connection_lost
+                broken = connection_lost
             if self._deadline.is_over:
                 break
         raise DatabaseUnavailable(f"the connection to PostgreSQL keeps breaking: {broken}")
@@ -460,6 +465,6 @@ class _NonTransactionalStatement:
             self._script,
             name=self._name,
             path=self._path,
-            completed=None if is_bookkeeping else 0,
+            completed_statements=None if is_bookkeeping else 0,
             is_past_deadline=self._deadline.remaining() < CANCEL_TOLERANCE_SECONDS,
         )

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lambda_migrate.migrations.adoption import ToolHistory, ToolHistoryEntry
+from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
 from lambda_migrate.postgresql.connection import PostgresError
 from lambda_migrate.postgresql.sql_fragments import (
     SAFE_SEARCH_PATH,

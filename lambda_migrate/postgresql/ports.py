@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Deadline
     from lambda_migrate.migrations import HistoryRow, Migration
-    from lambda_migrate.migrations.adoption import ToolHistory
+    from lambda_migrate.migrations.baseline import ToolHistory
     from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence, MigrationEffects
 
 __all__ = [
@@ -40,9 +40,9 @@ class LeaseGrant:
         environment: ``staging``, ``production``: stored by the first run, compared by later ones.
         request_id: The invocation's id, for the history.
         replaces_environment: Accept a database of another environment, and store this one.
-        completions: Identity -> token and owner of the last holder that completed there, as the
-            lease table has them. A database with that identity and an older token is a copy, or was
-            restored to an earlier state.
+        completions_by_database: Identity -> token and owner of the last holder that completed
+            there, as the lease table has them. A database with that identity and an older token is
+            a copy, or was restored to an earlier state.
     """
 
     target: str
@@ -51,7 +51,7 @@ class LeaseGrant:
     environment: str = ""
     request_id: str = ""
     replaces_environment: bool = False
-    completions: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    completions_by_database: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,31 +89,33 @@ class FenceRow:
         return f"{live or ('' if self.is_database_copy else stored)}/{database}"
 
 
-def require_environment(stamped: str, environment: str) -> None:
+def require_environment(recorded_environment: str, environment: str) -> None:
     """Refuse a database that belongs to another environment.
 
     Args:
-        stamped: The database's environment; "" before the first run.
+        recorded_environment: The database's environment; "" before the first run.
         environment: The configured environment; "" if none is configured.
 
     Raises:
         ConfigurationError: They differ.
     """
-    if stamped in ("", environment):
+    if recorded_environment in ("", environment):
         return
     named = f"environment {environment!r}" if environment else "no environment"
     raise ConfigurationError(
-        f"this database belongs to environment {stamped!r}, this function names {named}; "
-        f"correct its database, or set LAMBDA_MIGRATE_ENVIRONMENT={stamped}. If the database "
-        "is a copy that changed hands, run `lambda-migrate repair --environment`"
+        f"this database belongs to environment {recorded_environment!r}, this function names "
+        f"{named}; correct its database, or set LAMBDA_MIGRATE_ENVIRONMENT={recorded_environment}. "
+        "If the database is a copy that changed hands, run `lambda-migrate repair --environment`"
     )
 
 
-def is_behind_last_completion(row: FenceRow, completions: Mapping[str, tuple[int, str]]) -> bool:
+def is_behind_last_completion(
+    row: FenceRow, completions_by_database: Mapping[str, tuple[int, str]]
+) -> bool:
     """Whether the fence is older than the last completion recorded for its identity."""
-    if row.identity not in completions:
+    if row.identity not in completions_by_database:
         return False
-    token, owner = completions[row.identity]
+    token, owner = completions_by_database[row.identity]
     return row.token < token or (row.token == token and row.owner != owner)
 
 

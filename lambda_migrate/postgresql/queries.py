@@ -94,23 +94,23 @@ class ScriptQuery:
             return None
         return position - self.start
 
-    def count_completed(self, completed: int, position: int | None) -> int | None:
+    def count_completed(self, completed_statements: int, position: int | None) -> int | None:
         """The number of script statements that finished; None if the script had not begun.
 
         The server parses a message as a whole before it runs any of it. So a syntax error in the
         script is reported before the first statement runs, at a position in the script.
         """
         if self.script_position(position) is not None:
-            return max(0, completed - self.statements_before)
-        own = completed - self.statements_before
+            return max(0, completed_statements - self.statements_before)
+        own = completed_statements - self.statements_before
         return own if own >= 0 else None
 
-    def find_token(self, error: PostgresError, completed: int) -> int | None:
+    def find_token(self, error: PostgresError, completed_statements: int) -> int | None:
         """The token in the fence row if the comparison failed, -1 without a row.
 
         None if ``error`` has another cause: only the statement that compares the token fails so.
         """
-        if completed != self.statements_before - 1 or error.sqlstate != _INVALID_TEXT:
+        if completed_statements != self.statements_before - 1 or error.sqlstate != _INVALID_TEXT:
             return None
         token = error.message.rpartition(_CURRENT_FENCE_PREFIX)[2].strip('"')
         return int(token) if token.isdigit() else -1

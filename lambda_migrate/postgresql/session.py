@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Deadline
     from lambda_migrate.migrations import Migration
-    from lambda_migrate.migrations.adoption import ToolHistory
+    from lambda_migrate.migrations.baseline import ToolHistory
     from lambda_migrate.postgresql.fence import FencedConnection
 
 __all__ = ["PostgreSQLSession", "parse_history_rows"]
@@ -31,30 +31,30 @@ class PostgreSQLSession:
     """`FencedSession` on a `FencedConnection` that is attached.
 
     Args:
-        fenced: The connection.
+        connection: The connection.
         deadline: For calls without a deadline of their own.
     """
 
-    def __init__(self, fenced: FencedConnection, deadline: Deadline) -> None:
-        self._fenced = fenced
+    def __init__(self, connection: FencedConnection, deadline: Deadline) -> None:
+        self._connection = connection
         self._deadline = deadline
         self._known_rows: dict[int, HistoryRow] = {}
-        fenced.on_reconnected = self._require_known_rows_unchanged
+        connection.on_reconnected = self._require_known_rows_unchanged
 
     @property
     def identity(self) -> str:
         """See `FencedSession.identity`."""
-        return self._fenced.identity
+        return self._connection.identity
 
     @property
     def is_new_or_copied_database(self) -> bool:
         """See `FencedSession.is_new_or_copied_database`."""
-        return self._fenced.is_new_or_copied_database
+        return self._connection.is_new_or_copied_database
 
     @property
     def unverified_identity(self) -> str:
         """See `FencedSession.unverified_identity`."""
-        return self._fenced.unverified_identity
+        return self._connection.unverified_identity
 
     def read_history(self) -> list[HistoryRow]:
         """See `FencedSession.read_history`.
@@ -71,7 +71,7 @@ class PostgreSQLSession:
         from lambda_migrate.postgresql.other_tools import read_tool_histories
 
         def run(sql: str) -> list[list[Any]]:
-            return self._fenced.read(sql, self._deadline)
+            return self._connection.read(sql, self._deadline)
 
         found: list[ToolHistory] = self._run_bookkeeping(lambda: read_tool_histories(run))
         return found
@@ -80,12 +80,12 @@ class PostgreSQLSession:
         """See `FencedSession.apply`."""
         self._known_rows.pop(migration.version, None)  # the connection may break meanwhile
         if migration.up.transactional:
-            milliseconds = apply_in_transaction(self._fenced, migration, digest, deadline)
+            milliseconds = apply_in_transaction(self._connection, migration, digest, deadline)
         else:
             self._require_direct_connection(migration.name, deadline)
             if self._resolve_if_in_doubt(migration.version, deadline):
                 raise already_applied_error(migration)
-            milliseconds = apply_non_transactional(self._fenced, migration, digest, deadline)
+            milliseconds = apply_non_transactional(self._connection, migration, digest, deadline)
         self._known_rows[migration.version] = HistoryRow(
             migration.version, migration.name, migration.checksum, digest
         )
@@ -101,13 +101,13 @@ class PostgreSQLSession:
         if may_be_in_doubt and not self._resolve_if_in_doubt(row.version, deadline):
             return 0
         if is_transactional:
-            return roll_back_in_transaction(self._fenced, row, deadline)
-        return roll_back_non_transactional(self._fenced, row, deadline)
+            return roll_back_in_transaction(self._connection, row, deadline)
+        return roll_back_non_transactional(self._connection, row, deadline)
 
     def resolve_in_doubt(self, row: HistoryRow, deadline: Deadline) -> None:
         """See `FencedSession.resolve_in_doubt`."""
         self._known_rows.pop(row.version, None)
-        resolve_in_doubt(self._fenced, row, deadline)
+        resolve_in_doubt(self._connection, row, deadline)
 
     def _resolve_if_in_doubt(self, version: int, deadline: Deadline) -> bool:
         """Resolve the version's row if it is in doubt; returns whether a row exists afterwards."""
@@ -120,8 +120,8 @@ class PostgreSQLSession:
         return self._read_state(version, deadline) is not None
 
     def _read_state(self, version: int, deadline: Deadline) -> str | None:
-        read = self._fenced.queries.read_row(version)
-        rows = self._run_bookkeeping(lambda: self._fenced.read(read, deadline))
+        read = self._connection.queries.read_row(version)
+        rows = self._run_bookkeeping(lambda: self._connection.read(read, deadline))
         return rows[0][0] if rows else None
 
     def record_applied(
@@ -132,8 +132,8 @@ class PostgreSQLSession:
             self._known_rows.pop(migration.version, None)
         if migrations:
             self._write(
-                self._fenced.queries.upsert_applied(
-                    migrations, self._fenced.grant, baseline=baseline
+                self._connection.queries.upsert_applied(
+                    migrations, self._connection.grant, baseline=baseline
                 )
             )
 
@@ -142,16 +142,16 @@ class PostgreSQLSession:
         for version in versions:
             self._known_rows.pop(version, None)
         if versions:
-            self._write(self._fenced.queries.delete_rows(versions))
+            self._write(self._connection.queries.delete_rows(versions))
 
     def abort(self) -> None:
         """See `FencedSession.abort`."""
-        self._fenced.abort()
+        self._connection.abort()
 
     def close(self) -> None:
         """See `FencedSession.close`."""
-        self._fenced.release_advisory_lock(self._deadline)
-        self._fenced.close()
+        self._connection.release_advisory_lock(self._deadline)
+        self._connection.close()
 
     def __enter__(self) -> PostgreSQLSession:
         return self
@@ -166,11 +166,11 @@ class PostgreSQLSession:
 
     def _require_direct_connection(self, name: str, deadline: Deadline) -> None:
         """Refuse a non-transactional migration behind a pooler, before anything is written."""
-        self._run_bookkeeping(lambda: self._fenced.require_direct_connection(name, deadline))
+        self._run_bookkeeping(lambda: self._connection.require_direct_connection(name, deadline))
 
     def _read_and_compare_history(self, deadline: Deadline) -> list[HistoryRow]:
         """Read the history, and check the rows that this holder, its only writer, knows."""
-        rows = self._fenced.read(self._fenced.queries.read_history(), deadline)
+        rows = self._connection.read(self._connection.queries.read_history(), deadline)
         history = parse_history_rows(rows)
         current = {row.version: _identifying_fields(row) for row in history}
         for version, row in self._known_rows.items():
@@ -182,7 +182,7 @@ class PostgreSQLSession:
         self._read_and_compare_history(deadline)
 
     def _write(self, writes: str) -> None:
-        self._run_bookkeeping(lambda: self._fenced.write(f"{writes}; SELECT 1", self._deadline))
+        self._run_bookkeeping(lambda: self._connection.write(f"{writes}; SELECT 1", self._deadline))
 
     def _run_bookkeeping(self, operation: Callable[[], Any]) -> Any:
         """Run one of the library's statements, once more on a new connection if this one breaks."""
@@ -190,7 +190,7 @@ class PostgreSQLSession:
             try:
                 return operation()
             except ConnectionLost:
-                self._fenced.reconnect(self._deadline)
+                self._connection.reconnect(self._deadline)
                 return operation()
         except ConnectionLost as lost:
             raise DatabaseUnavailable(f"the connection to PostgreSQL broke: {lost}") from lost

@@ -76,22 +76,24 @@ _FORBIDDEN_CHARACTERS = re.compile("[\0\ud800-\udfff]")
 
 
 def apply_in_transaction(
-    fenced: FencedConnection, migration: Migration, digest: str, deadline: Deadline
+    connection: FencedConnection, migration: Migration, digest: str, deadline: Deadline
 ) -> int:
     """Apply one migration; see `FencedSession.apply`."""
     path = migration.path or migration.name
     require_runnable_migration(migration)
 
     def read_duration_if_committed() -> int | None:
-        rows = fenced.read(fenced.queries.read_row(migration.version), deadline)
+        rows = connection.read(connection.queries.read_row(migration.version), deadline)
         return rows[0][2] if rows and rows[0][:2] == ["applied", migration.checksum] else None
 
-    run = _ScriptRunner(fenced, migration.up, name=migration.name, path=path, deadline=deadline)
-    row = fenced.queries.insert_applied(migration, digest, fenced.grant)
+    run = _ScriptRunner(connection, migration.up, name=migration.name, path=path, deadline=deadline)
+    row = connection.queries.insert_applied(migration, digest, connection.grant)
     return run.run_until_committed(row, read_duration_if_committed)
 
 
-def roll_back_in_transaction(fenced: FencedConnection, row: HistoryRow, deadline: Deadline) -> int:
+def roll_back_in_transaction(
+    connection: FencedConnection, row: HistoryRow, deadline: Deadline
+) -> int:
     """Roll back one migration by its stored down script; see `FencedSession.roll_back`."""
     script = row.down
     if script is None:
@@ -103,11 +105,11 @@ def roll_back_in_transaction(fenced: FencedConnection, row: HistoryRow, deadline
     require_runnable_script(script, name=row.name, path=path)
 
     def read_duration_if_committed() -> int | None:
-        return None if fenced.read(fenced.queries.read_row(row.version), deadline) else 0
+        return None if connection.read(connection.queries.read_row(row.version), deadline) else 0
 
-    run = _ScriptRunner(fenced, script, name=row.name, path=path, deadline=deadline)
+    run = _ScriptRunner(connection, script, name=row.name, path=path, deadline=deadline)
     return run.run_until_committed(
-        fenced.queries.delete_rolled_back(row.version), read_duration_if_committed
+        connection.queries.delete_rolled_back(row.version), read_duration_if_committed
     )
 
 
@@ -123,9 +125,15 @@ class _ScriptRunner:
     """Runs one script until it is committed, fails permanently, or the deadline passes."""
 
     def __init__(
-        self, fenced: FencedConnection, script: Script, *, name: str, path: str, deadline: Deadline
+        self,
+        connection: FencedConnection,
+        script: Script,
+        *,
+        name: str,
+        path: str,
+        deadline: Deadline,
     ) -> None:
-        self._fenced = fenced
+        self._connection = connection
         self._script = script
         self._name = name
         self._path = path
@@ -149,7 +157,8 @@ class _ScriptRunner:
             retry=retry_if_exception_type(_RetryableFailure),
             stop=lambda _state: self._deadline.is_over,
             wait=lambda state: min(
-                self._fenced.retry_delay(state.attempt_number), self._deadline.remaining()
+                self._connection.retry_delay(state.attempt_number),
+                self._deadline.remaining(),
             ),
             sleep=self._deadline.clock.sleep,
             reraise=True,
@@ -167,7 +176,7 @@ class _ScriptRunner:
             )
         try:
             if self._lost_connections:
-                self._fenced.reconnect(self._deadline)
+                self._connection.reconnect(self._deadline)
                 duration = read_duration_if_committed()
                 if duration is not None:
                     return duration
@@ -175,40 +184,42 @@ class _ScriptRunner:
         except _RetryableFailure as again:
             self._last_failure = again.failure
             raise
-        except ConnectionLost as lost:
-            raise self._connection_loss_error(lost) from lost
+        except ConnectionLost as connection_lost:
+            raise self._connection_loss_error(connection_lost) from connection_lost
 
     def _run_once(self, write: str) -> int:
         try:
-            return int(self._fenced.run_script(self._script.sql, write, self._deadline)[0])
+            return int(self._connection.run_script(self._script.sql, write, self._deadline)[0])
         except ScriptRefused as refused:
-            if self._fenced.queries.is_outside_transaction(refused.error):
+            if self._connection.queries.is_outside_transaction(refused.error):
                 raise self._transaction_ended_error() from refused
-            raise self._script_error(refused.error, completed=refused.completed) from refused
+            raise self._script_error(
+                refused.error, completed_statements=refused.completed_statements
+            ) from refused
 
-    def _script_error(self, error: PostgresError, *, completed: int | None) -> Exception:
+    def _script_error(self, error: PostgresError, *, completed_statements: int | None) -> Exception:
         failure = make_migration_failed(
             error,
             self._script,
             name=self._name,
             path=self._path,
-            completed=completed,
+            completed_statements=completed_statements,
             is_past_deadline=self._deadline.remaining() < CANCEL_TOLERANCE_SECONDS,
         )
         return _RetryableFailure(failure) if error.sqlstate in RETRYABLE_SQLSTATES else failure
 
-    def _connection_loss_error(self, lost: ConnectionLost) -> Exception:
+    def _connection_loss_error(self, connection_lost: ConnectionLost) -> Exception:
         """`FencedConnection.abort` ends the run; after any other loss it is retried."""
-        if self._fenced.is_aborted:
-            return self._fenced.lease_lost()
+        if self._connection.is_aborted:
+            return self._connection.lease_lost()
         self._lost_connections += 1
         self._last_failure = failure = MigrationFailed(
             deadline_cause()
-            if lost.sqlstate == TRANSACTION_TIMEOUT
-            else f"the connection to PostgreSQL broke: {lost}",
+            if connection_lost.sqlstate == TRANSACTION_TIMEOUT
+            else f"the connection to PostgreSQL broke: {connection_lost}",
             migration=self._name,
-            sqlstate=lost.sqlstate,
-            is_timeout=lost.sqlstate == TRANSACTION_TIMEOUT,
+            sqlstate=connection_lost.sqlstate,
+            is_timeout=connection_lost.sqlstate == TRANSACTION_TIMEOUT,
         )
         return (
             _RetryableFailure(failure)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from lambda_migrate.clock import Clock, Deadline
     from lambda_migrate.migrations import Migration, Script
-    from lambda_migrate.migrations.adoption import ToolHistory
+    from lambda_migrate.migrations.baseline import ToolHistory
     from lambda_migrate.postgresql.dry_run_effects import AdvancedSequence
     from lambda_migrate.postgresql.ports import LeaseGrant
 
@@ -154,7 +154,7 @@ class InMemoryDatabase:
             self._open.clear()
             unverified_identity = (
                 self.identity
-                if is_behind_last_completion(self._fence_row(), grant.completions)
+                if is_behind_last_completion(self._fence_row(), grant.completions_by_database)
                 else ""
             )
             if unverified_identity:

@@ -73,7 +73,7 @@ class DatabaseBench(Protocol):
     def breaking(self, broken: Migration, sqlstate: str) -> Migration:
         """The same migration, but it fails half-way."""
 
-    def mend(self, broken: Migration) -> None:
+    def fix(self, broken: Migration) -> None:
         """Take away what makes it fail."""
 
     def in_the_middle(
@@ -83,7 +83,7 @@ class DatabaseBench(Protocol):
 
     def leave_in_doubt(
         self,
-        held: FencedSession,
+        session: FencedSession,
         interrupted: Migration,
         *,
         took_effect: bool | None,
@@ -106,7 +106,7 @@ class MemoryBench:
         )
         return broken
 
-    def mend(self, broken: Migration) -> None:
+    def fix(self, broken: Migration) -> None:
         self.database.fail_on(broken.version, None)
 
     def in_the_middle(
@@ -122,7 +122,7 @@ class MemoryBench:
 
     def leave_in_doubt(
         self,
-        held: FencedSession,
+        session: FencedSession,
         interrupted: Migration,
         *,
         took_effect: bool | None,
@@ -131,7 +131,7 @@ class MemoryBench:
         self.database.leave_in_doubt(
             interrupted, "digest", took_effect=took_effect, rolling_back=rolling_back
         )
-        return held.read_history()[-1]
+        return session.read_history()[-1]
 
 
 class PostgreSQLBench:
@@ -154,8 +154,8 @@ class PostgreSQLBench:
         raising = f"DO $$BEGIN RAISE 'as planned' USING ERRCODE = {quote_literal(sqlstate)}; END$$"
         return replace(broken, up=Script(f"{broken.up.sql};\n{raising}"))
 
-    def mend(self, broken: Migration) -> None:
-        """Whoever runs the migration as it was runs one that is whole."""
+    def fix(self, broken: Migration) -> None:
+        """The migration as it was succeeds from now on."""
 
     def in_the_middle(
         self, run: Callable[[Migration], object], slow: Migration, act: Callable[[], object]
@@ -169,13 +169,13 @@ class PostgreSQLBench:
 
     def leave_in_doubt(
         self,
-        held: FencedSession,
+        session: FencedSession,
         interrupted: Migration,
         *,
         took_effect: bool | None,
         rolling_back: bool = False,
     ) -> HistoryRow:
-        held.record_applied([(interrupted, "digest")], baseline=False)
+        session.record_applied([(interrupted, "digest")], baseline=False)
         state = RowState.ROLLING_BACK if rolling_back else RowState.STARTED
         up = "NULL" if rolling_back else quote_literal(interrupted.up.sql)
         self._run(
@@ -185,7 +185,7 @@ class PostgreSQLBench:
         )
         if took_effect is not None and took_effect is not rolling_back:
             self._run(interrupted.up.sql)
-        return held.read_history()[-1]
+        return session.read_history()[-1]
 
     def run(self, sql: str) -> list[list[Any]]:
         """What any other session may say."""
@@ -205,7 +205,7 @@ class PostgreSQLBench:
             _run(server, f"DROP DATABASE {name} WITH (FORCE)")
 
     def tables(self) -> list[str]:
-        """Our own tables, that are to exist only once somebody migrates."""
+        """The library's tables, which do not exist before the first run."""
         probe = Queries(SCHEMA).probe()
         return [str(row) for row in self._run(probe)]
 

@@ -1,7 +1,7 @@
 """Many instances of the library's own runner, of which one at a time runs, and only when told to.
 
 Each instance is a thread that stops in front of every call to the lease table or the database, and
-in front of every sleep, until it is given its turn. Whoever gives the turns decides the order of
+in front of every sleep, until it is given its turn. The scheduler decides the order of
 everything, what goes wrong with each call, and how much time passes; nothing ever really waits.
 An instance that gets no turn is frozen. What the promises of the library say is looked at with
 every call, and a promise that was broken is noted in `World.broken`.
@@ -101,7 +101,7 @@ class Turns:
         self._back.release()
 
     def let_go(self) -> None:
-        """Let the thread run to its end beside us: somebody is about to join it."""
+        """Let the thread run to its end: the caller is about to join it."""
         self._go.release()
 
 
@@ -139,7 +139,7 @@ class World:
 
     def note(self, promise: str, holds: bool, what: str) -> None:
         if not holds:
-            who = self.current.name if self.current is not None else "nobody"
+            who = self.current.name if self.current is not None else "no process"
             self.broken.append(f"{promise}: {what} ({who}, at {self.now:.2f})")
 
     @property
@@ -199,7 +199,7 @@ class World:
         self.note("I2", after.token >= before.token, f"{before.token} became {after.token}")
 
     def _fence_in_turn(self) -> int:
-        """The token of whoever had the last turn, as it believes."""
+        """The token that the process of the last turn believes to have."""
         instance = self.current
         return instance.heart.lease.fence if instance is not None and instance.heart else 0
 
@@ -400,7 +400,7 @@ class Instance:
         self.world.now += slow
 
     def opens_a_connection(self) -> None:
-        """Look whether it may: nobody but a holder, and no holder of what is ready or failed."""
+        """Check that it may: only a holder, and no holder of what is ready or failed."""
         world, granted = self.world, self.granted
         self.connections += 1
         self.opened += 1
@@ -650,7 +650,7 @@ class SteppedStore:
             self._world.note("I8", False, "takes its own write for a loss")
             raise
         same = type(second) is type(answer)
-        self._world.note("I8", same, "takes its own lease for somebody else's")
+        self._world.note("I8", same, "takes its own lease for another process's")
         return second
 
     def _lose(self, fault: Fault, *lost: Fault) -> None:

@@ -13,7 +13,7 @@ from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.record import LeaseState
 from lambda_migrate.lease.store import LeaseStore
 from lambda_migrate.migrations import HistoryRow, Manifest, Migration, RowState
-from lambda_migrate.migrations.adoption import ToolHistory
+from lambda_migrate.migrations.baseline import ToolHistory
 from lambda_migrate.postgresql.ports import (
     Database,
     DatabaseInspection,
@@ -138,7 +138,7 @@ class SteppedDatabase:
 
     def inspect(self, deadline: Deadline) -> DatabaseInspection:
         if self.instance.turn("inspect") in (Fault.REQUEST_LOST, Fault.ANSWER_LOST):
-            raise DatabaseUnavailable("as planned: nobody answers")
+            raise DatabaseUnavailable("as planned: no answer")
         self.instance.opens_a_connection()
         self.instance.closes_a_connection()
         return self._database.inspect(deadline)
@@ -150,10 +150,10 @@ class SteppedDatabase:
         self, grant: LeaseGrant, deadline: Deadline, *, terminate_holders: bool = True
     ) -> FencedSession:
         if self.instance.turn("take over") in (Fault.REQUEST_LOST, Fault.ANSWER_LOST):
-            raise DatabaseUnavailable("as planned: nobody answers")
-        held = self._database.take_over(grant, deadline, terminate_holders=terminate_holders)
+            raise DatabaseUnavailable("as planned: no answer")
+        session = self._database.take_over(grant, deadline, terminate_holders=terminate_holders)
         self.instance.opens_a_connection()
-        return SteppedHeld(self, held)
+        return SteppedSession(self, session)
 
     def begin_dry_run(self, grant: LeaseGrant, deadline: Deadline) -> DryRunSession:
         return self._database.begin_dry_run(grant, deadline)  # no starting instance does
@@ -162,53 +162,53 @@ class SteppedDatabase:
         return self._database.read_tool_histories(deadline)
 
 
-class SteppedHeld:
+class SteppedSession:
     """`FencedSession` of one instance."""
 
-    def __init__(self, database: SteppedDatabase, held: FencedSession) -> None:
+    def __init__(self, database: SteppedDatabase, session: FencedSession) -> None:
         self._engine = database.engine
         self._instance = database.instance
-        self._held = held
+        self._session = session
         self._is_open = True
 
     @property
     def identity(self) -> str:
-        return self._held.identity
+        return self._session.identity
 
     @property
     def unverified_identity(self) -> str:
-        return self._held.unverified_identity
+        return self._session.unverified_identity
 
     @property
     def is_new_or_copied_database(self) -> bool:
-        return self._held.is_new_or_copied_database
+        return self._session.is_new_or_copied_database
 
     def read_history(self) -> list[HistoryRow]:
         fault = self._turn("history")
-        history = self._held.read_history()
+        history = self._session.read_history()
         self._lose(fault)
         return history
 
     def read_tool_histories(self) -> list[ToolHistory]:
-        return self._held.read_tool_histories()
+        return self._session.read_tool_histories()
 
     def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
         fault = self._turn(f"apply {migration.name}")
         self._engine.running(self._instance)
-        milliseconds = self._held.apply(migration, digest, deadline)
+        milliseconds = self._session.apply(migration, digest, deadline)
         self._lose(fault)
         return milliseconds
 
     def roll_back(self, row: HistoryRow, deadline: Deadline) -> int:
         fault = self._turn(f"revert {row.name}")
         self._engine.running(self._instance)
-        milliseconds = self._held.roll_back(row, deadline)
+        milliseconds = self._session.roll_back(row, deadline)
         self._lose(fault)
         return milliseconds
 
     def resolve_in_doubt(self, row: HistoryRow, deadline: Deadline) -> None:
         fault = self._turn(f"settle {row.name}")
-        self._held.resolve_in_doubt(row, deadline)
+        self._session.resolve_in_doubt(row, deadline)
         self._lose(fault)
 
     def record_applied(
@@ -220,15 +220,15 @@ class SteppedHeld:
         raise NotImplementedError
 
     def abort(self) -> None:
-        self._held.abort()
+        self._session.abort()
 
     def close(self) -> None:
         if self._is_open and not self._instance.is_killed:
             self._is_open = False
             self._instance.closes_a_connection()
-            self._held.close()
+            self._session.close()
 
-    def __enter__(self) -> SteppedHeld:
+    def __enter__(self) -> SteppedSession:
         return self
 
     def __exit__(

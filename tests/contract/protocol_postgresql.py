@@ -131,7 +131,7 @@ class RealEngine:
 
     def _connect(self, instance: Instance, name: str, seconds: float) -> Connection:
         if instance.turn("connect") is Fault.REQUEST_LOST:
-            raise ConnectFailed("as planned: nobody answers", permanent=False)
+            raise ConnectFailed("as planned: no answer", permanent=False)
         self._changed = True
         instance.opens_a_connection()
         connection = self._open(instance, name)

@@ -34,13 +34,13 @@ from tests.contract.databases import (
 DIGEST = {m.version: MANIFEST.digest_at(m.version) for m in MANIFEST}
 
 
-def hold(bench: DatabaseBench, fence: int = 1, owner: str = "") -> FencedSession:
+def take_over(bench: DatabaseBench, fence: int = 1, owner: str = "") -> FencedSession:
     return bench.database.take_over(grant(fence, owner), soon())
 
 
-def apply(held: FencedSession, *migrations: Migration) -> None:
+def apply(session: FencedSession, *migrations: Migration) -> None:
     for one in migrations:
-        held.apply(one, DIGEST[one.version], soon())
+        session.apply(one, DIGEST[one.version], soon())
 
 
 def versions(bench: DatabaseBench) -> list[int]:
@@ -55,16 +55,16 @@ def test_a_new_database_has_no_history(bench: DatabaseBench) -> None:
 
 
 def test_a_first_holder_finds_no_history(bench: DatabaseBench) -> None:
-    with hold(bench) as held:
-        assert held.read_history() == []
+    with take_over(bench) as session:
+        assert session.read_history() == []
 
 
 def test_a_history_row_records_the_migration_its_owner_and_its_down_script(
     bench: DatabaseBench,
 ) -> None:
-    with hold(bench, 7) as held:
-        took_ms = held.apply(FIRST, DIGEST[1], soon())
-        (row,) = held.read_history()
+    with take_over(bench, 7) as session:
+        took_ms = session.apply(FIRST, DIGEST[1], soon())
+        (row,) = session.read_history()
     assert row == HistoryRow(
         version=1,
         name="0001_a",
@@ -87,21 +87,21 @@ def test_a_history_row_records_the_migration_its_owner_and_its_down_script(
 
 
 def test_the_history_is_the_same_with_and_without_the_fence(bench: DatabaseBench) -> None:
-    with hold(bench) as held:
-        apply(held, FIRST, SECOND)
-        assert held.read_history() == bench.database.read_history(soon())
+    with take_over(bench) as session:
+        apply(session, FIRST, SECOND)
+        assert session.read_history() == bench.database.read_history(soon())
 
 
 def test_the_history_is_in_the_order_of_versions(bench: DatabaseBench) -> None:
-    with hold(bench) as held:
-        apply(held, THIRD, FIRST, SECOND)
+    with take_over(bench) as session:
+        apply(session, THIRD, FIRST, SECOND)
     assert versions(bench) == [1, 2, 3]
 
 
 def test_a_manifest_applied_in_order_is_current(bench: DatabaseBench) -> None:
-    with hold(bench) as held:
-        apply(held, *MANIFEST)
-        assert make_plan(MANIFEST, held.read_history()).is_current
+    with take_over(bench) as session:
+        apply(session, *MANIFEST)
+        assert make_plan(MANIFEST, session.read_history()).is_current
     assert bench.effects() == ["0001_a", "0002_b", "0003_c"]
 
 
@@ -109,21 +109,21 @@ def test_a_manifest_applied_in_order_is_current(bench: DatabaseBench) -> None:
 
 
 def test_a_migration_takes_effect_at_most_once(bench: DatabaseBench) -> None:
-    with hold(bench) as held:
-        apply(held, FIRST)
+    with take_over(bench) as session:
+        apply(session, FIRST)
         with pytest.raises(MigrationFailed) as caught:
-            apply(held, FIRST)
+            apply(session, FIRST)
         assert caught.value.sqlstate == "23505"
-        assert len(held.read_history()) == 1
+        assert len(session.read_history()) == 1
     assert bench.effects() == ["0001_a"]
 
 
 def test_concurrent_attempts_take_effect_once(bench: DatabaseBench) -> None:
     def migrate(fence: int) -> str:
         try:
-            with bench.database.take_over(grant(fence), soon()) as held:
-                if not held.read_history():
-                    apply(held, FIRST)
+            with bench.database.take_over(grant(fence), soon()) as session:
+                if not session.read_history():
+                    apply(session, FIRST)
         except (StaleFencingToken, NotReady, MigrationFailed) as error:
             return type(error).__name__
         return "done"
@@ -140,39 +140,39 @@ def test_concurrent_attempts_take_effect_once(bench: DatabaseBench) -> None:
 def test_a_failed_migration_is_rolled_back_and_earlier_ones_stay(
     bench: DatabaseBench,
 ) -> None:
-    with hold(bench) as held:
-        apply(held, FIRST)
+    with take_over(bench) as session:
+        apply(session, FIRST)
         with pytest.raises(MigrationFailed) as caught:
-            apply(held, bench.breaking(SECOND, "22012"))
+            apply(session, bench.breaking(SECOND, "22012"))
         assert (caught.value.migration, caught.value.sqlstate) == ("0002_b", "22012")
-        assert [row.version for row in held.read_history()] == [1]
+        assert [row.version for row in session.read_history()] == [1]
     assert bench.effects() == ["0001_a"]
 
 
 def test_a_holder_can_continue_after_a_failure(bench: DatabaseBench) -> None:
-    with hold(bench) as held:
+    with take_over(bench) as session:
         broken = bench.breaking(FIRST, "P0001")
         with pytest.raises(MigrationFailed):
-            apply(held, broken)
-        bench.mend(broken)
-        apply(held, FIRST, SECOND)
+            apply(session, broken)
+        bench.fix(broken)
+        apply(session, FIRST, SECOND)
     assert bench.effects() == ["0001_a", "0002_b"]
 
 
 def test_a_script_that_would_end_its_transaction_is_rejected(bench: DatabaseBench) -> None:
     script = f"{FIRST.up.sql}; COMMIT; SELECT 1"
-    with hold(bench) as held:
+    with take_over(bench) as session:
         with pytest.raises(MigrationFailed, match="0001_a"):
-            apply(held, replace(FIRST, up=Script(script)))
-        assert held.read_history() == []
+            apply(session, replace(FIRST, up=Script(script)))
+        assert session.read_history() == []
     assert bench.effects() == []
 
 
 def test_nothing_starts_after_the_deadline(bench: DatabaseBench) -> None:
-    with hold(bench) as held:
+    with take_over(bench) as session:
         with pytest.raises(MigrationFailed, match="deadline"):
-            held.apply(FIRST, DIGEST[1], over())
-        assert held.read_history() == []
+            session.apply(FIRST, DIGEST[1], over())
+        assert session.read_history() == []
     assert bench.effects() == []
 
 
@@ -183,31 +183,31 @@ def test_nothing_starts_after_the_deadline(bench: DatabaseBench) -> None:
 def test_a_fence_that_is_not_higher_is_stale_and_the_error_names_the_recorded_one(
     bench: DatabaseBench, offered: int
 ) -> None:
-    hold(bench, 7).close()
+    take_over(bench, 7).close()
     with pytest.raises(StaleFencingToken) as caught:
-        hold(bench, offered, owner="late")
+        take_over(bench, offered, owner="late")
     assert caught.value.current_token == 7
 
 
 def test_the_fence_outlives_the_holder_and_only_grows(bench: DatabaseBench) -> None:
     for fence in (1, 2, 10):
-        hold(bench, fence).close()
+        take_over(bench, fence).close()
         with pytest.raises(StaleFencingToken) as caught:
-            hold(bench, fence, owner="late")
+            take_over(bench, fence, owner="late")
         assert caught.value.current_token == fence
 
 
 def test_a_stale_fence_does_not_affect_the_holder(bench: DatabaseBench) -> None:
-    with hold(bench, 7) as held:
+    with take_over(bench, 7) as session:
         with pytest.raises(StaleFencingToken):
-            hold(bench, 6)
-        apply(held, FIRST)
+            take_over(bench, 6)
+        apply(session, FIRST)
     assert bench.effects() == ["0001_a"]
 
 
 def test_the_same_holder_can_connect_again(bench: DatabaseBench) -> None:
-    hold(bench, 7).close()
-    with hold(bench, 7) as again:
+    take_over(bench, 7).close()
+    with take_over(bench, 7) as again:
         apply(again, FIRST)
     assert versions(bench) == [1]
 
@@ -220,16 +220,16 @@ INDEX = migration(
     "DROP INDEX CONCURRENTLY orders_by_id",
 )
 CALLS: dict[str, Callable[[FencedSession], object]] = {
-    "history": lambda held: held.read_history(),
-    "other histories": lambda held: held.read_tool_histories(),
-    "apply": lambda held: held.apply(SECOND, DIGEST[2], soon()),
-    "apply outside a transaction": lambda held: held.apply(INDEX, "digest", soon()),
-    "roll back": lambda held: held.roll_back(ROW, soon()),
-    "resolve in doubt": lambda held: held.resolve_in_doubt(
+    "history": lambda session: session.read_history(),
+    "other histories": lambda session: session.read_tool_histories(),
+    "apply": lambda session: session.apply(SECOND, DIGEST[2], soon()),
+    "apply outside a transaction": lambda session: session.apply(INDEX, "digest", soon()),
+    "roll back": lambda session: session.roll_back(ROW, soon()),
+    "resolve in doubt": lambda session: session.resolve_in_doubt(
         replace(ROW, state=RowState.STARTED, up=INDEX.up), soon()
     ),
-    "record": lambda held: held.record_applied([(SECOND, DIGEST[2])], baseline=True),
-    "forget": lambda held: held.delete_rows([1]),
+    "record": lambda session: session.record_applied([(SECOND, DIGEST[2])], baseline=True),
+    "forget": lambda session: session.delete_rows([1]),
 }
 every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
@@ -238,9 +238,9 @@ every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_a_superseded_holder_cannot_write(
     bench: DatabaseBench, call: Callable[[FencedSession], object]
 ) -> None:
-    with hold(bench, 1) as older:
+    with take_over(bench, 1) as older:
         apply(older, FIRST)
-        with hold(bench, 2):
+        with take_over(bench, 2):
             before = bench.database.read_history(soon())
             with pytest.raises(LeaseLost):
                 call(older)
@@ -249,8 +249,8 @@ def test_a_superseded_holder_cannot_write(
 
 
 def test_a_holder_stays_superseded_after_its_successor_has_left(bench: DatabaseBench) -> None:
-    with hold(bench, 1) as older:
-        hold(bench, 2).close()
+    with take_over(bench, 1) as older:
+        take_over(bench, 2).close()
         with pytest.raises(LeaseLost):
             apply(older, FIRST)
         with pytest.raises(LeaseLost):
@@ -262,9 +262,9 @@ def test_a_successor_applies_the_migration_that_the_superseded_holder_could_not_
     bench: DatabaseBench,
 ) -> None:
     successors: list[FencedSession] = []
-    with hold(bench, 1) as older:
+    with take_over(bench, 1) as older:
         ended = bench.in_the_middle(
-            lambda slow: apply(older, slow), FIRST, lambda: successors.append(hold(bench, 2))
+            lambda slow: apply(older, slow), FIRST, lambda: successors.append(take_over(bench, 2))
         )
     assert isinstance(ended, LeaseLost)
     assert bench.effects() == []
@@ -279,8 +279,8 @@ def test_a_successor_applies_the_migration_that_the_superseded_holder_could_not_
 
 
 def test_abort_ends_the_running_script_without_a_commit(bench: DatabaseBench) -> None:
-    with hold(bench) as held:
-        ended = bench.in_the_middle(lambda slow: apply(held, slow), FIRST, held.abort)
+    with take_over(bench) as session:
+        ended = bench.in_the_middle(lambda slow: apply(session, slow), FIRST, session.abort)
     assert isinstance(ended, LeaseLost)
     assert bench.effects() == []
     assert versions(bench) == []
@@ -290,19 +290,19 @@ def test_abort_ends_the_running_script_without_a_commit(bench: DatabaseBench) ->
 def test_nothing_runs_after_an_abort(
     bench: DatabaseBench, call: Callable[[FencedSession], object]
 ) -> None:
-    with hold(bench) as held:
-        apply(held, FIRST)
-        held.abort()
-        held.abort()
+    with take_over(bench) as session:
+        apply(session, FIRST)
+        session.abort()
+        session.abort()
         with pytest.raises(LeaseLost):
-            call(held)
+            call(session)
     assert versions(bench) == [1]
 
 
 def test_close_may_be_called_twice(bench: DatabaseBench) -> None:
-    held = hold(bench)
-    held.close()
-    held.close()
+    session = take_over(bench)
+    session.close()
+    session.close()
 
 
 # --- terminate_holders
@@ -311,7 +311,7 @@ def test_close_may_be_called_twice(bench: DatabaseBench) -> None:
 def test_without_evict_a_connected_older_holder_is_an_error(
     bench: DatabaseBench,
 ) -> None:
-    with hold(bench, 1) as older:
+    with take_over(bench, 1) as older:
         with pytest.raises(LeaseHeld):
             bench.database.take_over(grant(2), soon(), terminate_holders=False)
         apply(older, FIRST)
@@ -321,9 +321,9 @@ def test_without_evict_a_connected_older_holder_is_an_error(
 def test_without_evict_the_takeover_succeeds_once_the_older_holder_has_left(
     bench: DatabaseBench,
 ) -> None:
-    hold(bench, 1).close()
-    with bench.database.take_over(grant(2), soon(), terminate_holders=False) as held:
-        apply(held, FIRST)
+    take_over(bench, 1).close()
+    with bench.database.take_over(grant(2), soon(), terminate_holders=False) as session:
+        apply(session, FIRST)
     assert bench.effects() == ["0001_a"]
 
 
@@ -356,10 +356,10 @@ def test_a_function_of_another_environment_is_rejected(
 def test_a_rejected_environment_changes_neither_stamp_nor_holder(
     bench: DatabaseBench,
 ) -> None:
-    with bench.database.take_over(grant(1, environment="staging"), soon()) as held:
+    with bench.database.take_over(grant(1, environment="staging"), soon()) as session:
         with pytest.raises(ConfigurationError):
             bench.database.take_over(grant(2, environment="production"), soon())
-        apply(held, FIRST)
+        apply(session, FIRST)
     bench.database.take_over(grant(2, environment="staging"), soon()).close()
 
 
@@ -375,17 +375,17 @@ def test_a_new_stamp_rejects_the_old_environment(bench: DatabaseBench) -> None:
 
 
 def test_a_rollback_undoes_the_effects_and_removes_the_row(bench: DatabaseBench) -> None:
-    with hold(bench) as held:
-        apply(held, FIRST, SECOND)
-        held.roll_back(held.read_history()[-1], soon())
-        assert [row.version for row in held.read_history()] == [1]
+    with take_over(bench) as session:
+        apply(session, FIRST, SECOND)
+        session.roll_back(session.read_history()[-1], soon())
+        assert [row.version for row in session.read_history()] == [1]
     assert bench.effects() == ["0001_a"]
 
 
 def test_a_rollback_runs_the_recorded_down_script(bench: DatabaseBench) -> None:
-    with hold(bench, 1) as held:
-        apply(held, FIRST)
-    with hold(bench, 2) as other_code:
+    with take_over(bench, 1) as session:
+        apply(session, FIRST)
+    with take_over(bench, 2) as other_code:
         (row,) = other_code.read_history()
         assert row.down == FIRST.down
         other_code.roll_back(row, soon())
@@ -393,30 +393,30 @@ def test_a_rollback_runs_the_recorded_down_script(bench: DatabaseBench) -> None:
 
 
 def test_a_rolled_back_migration_can_be_applied_again(bench: DatabaseBench) -> None:
-    with hold(bench) as held:
-        apply(held, FIRST)
-        held.roll_back(held.read_history()[0], soon())
+    with take_over(bench) as session:
+        apply(session, FIRST)
+        session.roll_back(session.read_history()[0], soon())
         assert bench.effects() == []
-        assert make_plan(MANIFEST, held.read_history()).pending[0] == FIRST
+        assert make_plan(MANIFEST, session.read_history()).pending[0] == FIRST
 
 
 def test_a_migration_without_a_down_script_cannot_be_rolled_back(bench: DatabaseBench) -> None:
     for_good = migration(1, "for_good", down=None)
-    with hold(bench) as held:
-        held.apply(for_good, "digest", soon())
+    with take_over(bench) as session:
+        session.apply(for_good, "digest", soon())
         with pytest.raises(MigrationFailed, match="without a down script"):
-            held.roll_back(held.read_history()[0], soon())
-        assert len(held.read_history()) == 1
+            session.roll_back(session.read_history()[0], soon())
+        assert len(session.read_history()) == 1
     assert bench.effects() == ["0001_for_good"]
 
 
 def test_a_down_script_that_would_end_its_transaction_is_rejected(bench: DatabaseBench) -> None:
     bad = migration(1, "bad", down="DELETE FROM effects; COMMIT")
-    with hold(bench) as held:
-        held.apply(bad, "digest", soon())
+    with take_over(bench) as session:
+        session.apply(bad, "digest", soon())
         with pytest.raises(MigrationFailed, match="0001_bad"):
-            held.roll_back(held.read_history()[0], soon())
-        assert len(held.read_history()) == 1
+            session.roll_back(session.read_history()[0], soon())
+        assert len(session.read_history()) == 1
     assert bench.effects() == ["0001_bad"]
 
 
@@ -425,9 +425,9 @@ def test_a_down_script_that_would_end_its_transaction_is_rejected(bench: Databas
 
 def test_a_database_without_other_tools_has_no_other_history(bench: DatabaseBench) -> None:
     assert bench.database.read_tool_histories(soon()) == []
-    with hold(bench) as held:
-        apply(held, FIRST)
-        assert held.read_tool_histories() == []
+    with take_over(bench) as session:
+        apply(session, FIRST)
+        assert session.read_tool_histories() == []
 
 
 def test_other_histories_are_not_read_after_the_deadline(bench: DatabaseBench) -> None:
@@ -439,9 +439,9 @@ def test_other_histories_are_not_read_after_the_deadline(bench: DatabaseBench) -
 
 
 def test_a_baseline_records_migrations_without_running_them(bench: DatabaseBench) -> None:
-    with hold(bench, 4) as held:
-        held.record_applied([(FIRST, DIGEST[1]), (SECOND, DIGEST[2])], baseline=True)
-        rows = held.read_history()
+    with take_over(bench, 4) as session:
+        session.record_applied([(FIRST, DIGEST[1]), (SECOND, DIGEST[2])], baseline=True)
+        rows = session.read_history()
         assert make_plan(MANIFEST, rows).pending == (THIRD,)
     assert [(r.version, r.state, r.baseline, r.duration_ms, r.fence) for r in rows] == [
         (1, RowState.APPLIED, True, 0, 4),
@@ -453,41 +453,41 @@ def test_a_baseline_records_migrations_without_running_them(bench: DatabaseBench
 def test_recording_an_applied_version_updates_its_digest_and_keeps_its_owner(
     bench: DatabaseBench,
 ) -> None:
-    with hold(bench, 1) as held:
-        apply(held, FIRST)
-        (before,) = held.read_history()
+    with take_over(bench, 1) as session:
+        apply(session, FIRST)
+        (before,) = session.read_history()
     edited = replace(FIRST, name="0001_edited", checksum="e" * 64, down=Script("SELECT 2", line=9))
-    with hold(bench, 2) as held:
-        held.record_applied([(edited, "d" * 64)], baseline=True)
-        (after,) = held.read_history()
+    with take_over(bench, 2) as session:
+        session.record_applied([(edited, "d" * 64)], baseline=True)
+        (after,) = session.read_history()
     assert after == replace(
         before, name="0001_edited", checksum="e" * 64, digest="d" * 64, down=edited.down
     )
 
 
 def test_recording_resolves_a_row_in_doubt(bench: DatabaseBench) -> None:
-    with hold(bench) as held:
-        bench.leave_in_doubt(held, INDEX, took_effect=True)
-        held.record_applied([(INDEX, "digest")], baseline=False)
-        (row,) = held.read_history()
+    with take_over(bench) as session:
+        bench.leave_in_doubt(session, INDEX, took_effect=True)
+        session.record_applied([(INDEX, "digest")], baseline=False)
+        (row,) = session.read_history()
     assert (row.state, row.up) == (RowState.APPLIED, None)
     assert row.applied_at is not None
 
 
 def test_forgetting_makes_a_migration_pending_without_undoing_it(bench: DatabaseBench) -> None:
-    with hold(bench) as held:
-        apply(held, FIRST, SECOND)
-        held.delete_rows([2, 99])
-        assert make_plan(MANIFEST, held.read_history()).pending == (SECOND, THIRD)
+    with take_over(bench) as session:
+        apply(session, FIRST, SECOND)
+        session.delete_rows([2, 99])
+        assert make_plan(MANIFEST, session.read_history()).pending == (SECOND, THIRD)
     assert bench.effects() == ["0001_a", "0002_b"]
 
 
 def test_recording_and_forgetting_no_version_does_nothing(bench: DatabaseBench) -> None:
-    with hold(bench) as held:
-        apply(held, FIRST)
-        held.record_applied([], baseline=True)
-        held.delete_rows([])
-        assert [row.version for row in held.read_history()] == [1]
+    with take_over(bench) as session:
+        apply(session, FIRST)
+        session.record_applied([], baseline=True)
+        session.delete_rows([])
+        assert [row.version for row in session.read_history()] == [1]
 
 
 # --- resolve_in_doubt
@@ -500,11 +500,11 @@ def test_recording_and_forgetting_no_version_does_nothing(bench: DatabaseBench) 
 def test_a_row_in_doubt_is_resolved_by_the_state_of_the_database(
     bench: DatabaseBench, reverting: bool, took_effect: bool, is_applied: bool
 ) -> None:
-    with hold(bench) as held:
-        row = bench.leave_in_doubt(held, INDEX, took_effect=took_effect, rolling_back=reverting)
+    with take_over(bench) as session:
+        row = bench.leave_in_doubt(session, INDEX, took_effect=took_effect, rolling_back=reverting)
         assert row.state is (RowState.ROLLING_BACK if reverting else RowState.STARTED)
-        held.resolve_in_doubt(row, soon())
-        rows = held.read_history()
+        session.resolve_in_doubt(row, soon())
+        rows = session.read_history()
     assert [r.state for r in rows] == [RowState.APPLIED] * is_applied
 
 
@@ -512,20 +512,20 @@ def test_a_row_that_cannot_be_resolved_stays_in_doubt_and_the_error_names_repair
     bench: DatabaseBench,
 ) -> None:
     opaque = migration(3, "opaque", up="ALTER DATABASE nowhere RESET ALL")
-    with hold(bench) as held:
-        row = bench.leave_in_doubt(held, opaque, took_effect=None)
+    with take_over(bench) as session:
+        row = bench.leave_in_doubt(session, opaque, took_effect=None)
         with pytest.raises(RepairRequired, match="lambda-migrate repair"):
-            held.resolve_in_doubt(row, soon())
-        assert [r.state for r in held.read_history()] == [RowState.STARTED]
+            session.resolve_in_doubt(row, soon())
+        assert [r.state for r in session.read_history()] == [RowState.STARTED]
 
 
 def test_a_row_in_doubt_of_a_repeatable_script_is_pending_again(bench: DatabaseBench) -> None:
     up = Script("ALTER DATABASE nowhere RESET ALL", transactional=False, repeatable=True)
-    with hold(bench) as held:
+    with take_over(bench) as session:
         one = replace(migration(3, "opaque", up=up.sql), up=up)
-        row = bench.leave_in_doubt(held, one, took_effect=None)
-        held.resolve_in_doubt(row, soon())
-        assert held.read_history() == []
+        row = bench.leave_in_doubt(session, one, took_effect=None)
+        session.resolve_in_doubt(row, soon())
+        assert session.read_history() == []
 
 
 @pytest.mark.parametrize("took_effect", [True, False])
@@ -533,14 +533,14 @@ def test_no_statement_starts_while_its_row_is_in_doubt(
     bench: DatabaseBench, took_effect: bool
 ) -> None:
     """It is resolved first: what took effect is not done again, what did not is done once."""
-    with hold(bench) as held:
-        bench.leave_in_doubt(held, INDEX, took_effect=took_effect)
+    with take_over(bench) as session:
+        bench.leave_in_doubt(session, INDEX, took_effect=took_effect)
         if took_effect:
             with pytest.raises(MigrationFailed, match="in the history"):
-                held.apply(INDEX, "digest", soon())
+                session.apply(INDEX, "digest", soon())
         else:
-            held.apply(INDEX, "digest", soon())
-        assert [r.state for r in held.read_history()] == [RowState.APPLIED]
+            session.apply(INDEX, "digest", soon())
+        assert [r.state for r in session.read_history()] == [RowState.APPLIED]
 
 
 @pytest.mark.parametrize("reverting", [True, False])
@@ -548,19 +548,19 @@ def test_no_statement_starts_while_its_row_is_in_doubt(
 def test_no_rollback_starts_while_its_row_is_in_doubt(
     bench: DatabaseBench, took_effect: bool, reverting: bool
 ) -> None:
-    with hold(bench) as held:
-        row = bench.leave_in_doubt(held, INDEX, took_effect=took_effect, rolling_back=reverting)
-        held.roll_back(row, soon())
-        assert held.read_history() == []
+    with take_over(bench) as session:
+        row = bench.leave_in_doubt(session, INDEX, took_effect=took_effect, rolling_back=reverting)
+        session.roll_back(row, soon())
+        assert session.read_history() == []
 
 
 def test_no_rollback_starts_while_its_row_cannot_be_resolved(bench: DatabaseBench) -> None:
     opaque = migration(3, "opaque", up="ALTER DATABASE nowhere RESET ALL", down="SELECT 1 / 0")
-    with hold(bench) as held:
-        row = bench.leave_in_doubt(held, opaque, took_effect=None)
+    with take_over(bench) as session:
+        row = bench.leave_in_doubt(session, opaque, took_effect=None)
         with pytest.raises(RepairRequired, match="lambda-migrate repair 3 --as"):
-            held.roll_back(row, soon())
-        assert [r.state for r in held.read_history()] == [RowState.STARTED]
+            session.roll_back(row, soon())
+        assert [r.state for r in session.read_history()] == [RowState.STARTED]
 
 
 def test_a_procedure_that_fails_leaves_its_row_in_doubt(bench: DatabaseBench) -> None:
@@ -568,16 +568,16 @@ def test_a_procedure_that_fails_leaves_its_row_in_doubt(bench: DatabaseBench) ->
     raising = "DO $$BEGIN COMMIT; RAISE 'as planned'; END$$"
     up = Script(raising, transactional=False)
     broken = bench.breaking(replace(migration(3, "batches"), up=up), "P0001")
-    with hold(bench) as held:
+    with take_over(bench) as session:
         with pytest.raises(RepairRequired, match="part of it may be committed"):
-            held.apply(replace(broken, up=up), "digest", soon())
-        assert [r.state for r in held.read_history()] == [RowState.STARTED]
+            session.apply(replace(broken, up=up), "digest", soon())
+        assert [r.state for r in session.read_history()] == [RowState.STARTED]
 
 
 def test_a_successor_resolves_the_rows_of_a_dead_holder(bench: DatabaseBench) -> None:
-    with hold(bench, 1) as dead:
+    with take_over(bench, 1) as dead:
         bench.leave_in_doubt(dead, INDEX, took_effect=False)
-    with hold(bench, 2) as successor:
+    with take_over(bench, 2) as successor:
         (row,) = successor.read_history()
         successor.resolve_in_doubt(row, soon())
         successor.apply(INDEX, "digest", soon())
@@ -592,7 +592,7 @@ def test_the_fingerprint_is_stable_and_contains_no_secret(bench: DatabaseBench) 
     assert "@" not in bench.database.fingerprint
 
 
-# --- a rehearsal
+# --- a dry run
 
 
 def stamped_environment(bench: DatabaseBench) -> str:
@@ -600,16 +600,16 @@ def stamped_environment(bench: DatabaseBench) -> str:
     return fence.environment if fence is not None else ""
 
 
-def rehearse(bench: DatabaseBench, fence: int = 1, *, environment: str = "") -> DryRunSession:
+def begin_dry_run(bench: DatabaseBench, fence: int = 1, *, environment: str = "") -> DryRunSession:
     return bench.database.begin_dry_run(grant(fence, environment=environment), soon())
 
 
 def test_a_dry_run_leaves_neither_effects_nor_history(bench: DatabaseBench) -> None:
-    with rehearse(bench) as rehearsal:
-        assert rehearsal.read_history() == []
+    with begin_dry_run(bench) as dry_run:
+        assert dry_run.read_history() == []
         for one in MANIFEST:
-            assert rehearsal.run_migration(one, soon()).seconds >= 0
-        rehearsal.roll_back()
+            assert dry_run.run_migration(one, soon()).seconds >= 0
+        dry_run.roll_back()
         assert (bench.effects(), versions(bench)) == ([], [])
     assert (bench.effects(), versions(bench)) == ([], [])
 
@@ -617,57 +617,57 @@ def test_a_dry_run_leaves_neither_effects_nor_history(bench: DatabaseBench) -> N
 def test_a_closed_dry_run_leaves_nothing_either(
     bench: DatabaseBench,
 ) -> None:
-    with rehearse(bench) as rehearsal:
-        rehearsal.run_migration(FIRST, soon())
-    rehearsal.close()
+    with begin_dry_run(bench) as dry_run:
+        dry_run.run_migration(FIRST, soon())
+    dry_run.close()
     assert (bench.effects(), versions(bench)) == ([], [])
 
 
 def test_a_dry_run_reads_the_history(bench: DatabaseBench) -> None:
-    with hold(bench) as held:
-        apply(held, FIRST)
-    with rehearse(bench, 2) as rehearsal:
-        assert rehearsal.read_history() == bench.database.read_history(soon())
-        rehearsal.run_migration(SECOND, soon())
+    with take_over(bench) as session:
+        apply(session, FIRST)
+    with begin_dry_run(bench, 2) as dry_run:
+        assert dry_run.read_history() == bench.database.read_history(soon())
+        dry_run.run_migration(SECOND, soon())
     assert bench.effects() == ["0001_a"]
 
 
 def test_a_dry_run_neither_raises_the_fence_nor_stamps_the_database(bench: DatabaseBench) -> None:
     bench.database.take_over(grant(1), soon()).close()
-    with rehearse(bench, 9, environment="staging") as rehearsal:
-        rehearsal.run_migration(FIRST, soon())
-        rehearsal.roll_back()
+    with begin_dry_run(bench, 9, environment="staging") as dry_run:
+        dry_run.run_migration(FIRST, soon())
+        dry_run.roll_back()
     assert stamped_environment(bench) == ""
-    with bench.database.take_over(grant(2, environment="production"), soon()) as held:
+    with bench.database.take_over(grant(2, environment="production"), soon()) as session:
         assert stamped_environment(bench) == "production"
-        apply(held, FIRST)
+        apply(session, FIRST)
 
 
 def test_a_failure_in_a_dry_run_is_reported_as_by_apply_and_the_dry_run_can_continue(
     bench: DatabaseBench,
 ) -> None:
     broken = bench.breaking(SECOND, "22012")
-    with rehearse(bench) as rehearsal:
-        rehearsal.run_migration(FIRST, soon())
-        with pytest.raises(MigrationFailed) as rehearsed:
-            rehearsal.run_migration(broken, soon())
-        rehearsal.run_migration(THIRD, soon())
-        rehearsal.roll_back()
-    with hold(bench) as held, pytest.raises(MigrationFailed) as applied:
-        apply(held, broken)
-    assert str(rehearsed.value) == str(applied.value)
-    assert rehearsed.value.sqlstate == applied.value.sqlstate == "22012"
+    with begin_dry_run(bench) as dry_run:
+        dry_run.run_migration(FIRST, soon())
+        with pytest.raises(MigrationFailed) as in_dry_run:
+            dry_run.run_migration(broken, soon())
+        dry_run.run_migration(THIRD, soon())
+        dry_run.roll_back()
+    with take_over(bench) as session, pytest.raises(MigrationFailed) as applied:
+        apply(session, broken)
+    assert str(in_dry_run.value) == str(applied.value)
+    assert in_dry_run.value.sqlstate == applied.value.sqlstate == "22012"
     assert bench.effects() == []
 
 
 def test_a_dry_run_can_start_again(bench: DatabaseBench) -> None:
-    with rehearse(bench) as rehearsal:
-        rehearsal.run_migration(FIRST, soon())
-        rehearsal.begin(soon())
-        rehearsal.run_migration(FIRST, soon())
-        rehearsal.roll_back()
-        rehearsal.begin(soon())
-        rehearsal.run_migration(FIRST, soon())
+    with begin_dry_run(bench) as dry_run:
+        dry_run.run_migration(FIRST, soon())
+        dry_run.begin(soon())
+        dry_run.run_migration(FIRST, soon())
+        dry_run.roll_back()
+        dry_run.begin(soon())
+        dry_run.run_migration(FIRST, soon())
     assert bench.effects() == []
 
 
@@ -675,52 +675,52 @@ def test_a_dry_run_can_start_again(bench: DatabaseBench) -> None:
 def test_a_dry_run_rejects_a_script_that_would_end_its_transaction(
     bench: DatabaseBench, script: str
 ) -> None:
-    with rehearse(bench) as rehearsal:
+    with begin_dry_run(bench) as dry_run:
         with pytest.raises(MigrationFailed, match="0001_a"):
-            rehearsal.run_migration(replace(FIRST, up=Script(f"{FIRST.up.sql}; {script}")), soon())
-        rehearsal.run_migration(SECOND, soon())
+            dry_run.run_migration(replace(FIRST, up=Script(f"{FIRST.up.sql}; {script}")), soon())
+        dry_run.run_migration(SECOND, soon())
     assert bench.effects() == []
 
 
 def test_a_dry_run_skips_what_runs_outside_a_transaction(bench: DatabaseBench) -> None:
-    with rehearse(bench) as rehearsal, pytest.raises(MigrationFailed, match="non-transactional"):
-        rehearsal.run_migration(INDEX, soon())
-    with hold(bench) as held:
-        held.apply(INDEX, "digest", soon())
+    with begin_dry_run(bench) as dry_run, pytest.raises(MigrationFailed, match="non-transactional"):
+        dry_run.run_migration(INDEX, soon())
+    with take_over(bench) as session:
+        session.apply(INDEX, "digest", soon())
 
 
 def test_a_dry_run_is_refused_while_a_holder_is_connected_and_does_not_end_it(
     bench: DatabaseBench,
 ) -> None:
-    with hold(bench, 1) as held:
+    with take_over(bench, 1) as session:
         with pytest.raises(LeaseHeld):
-            rehearse(bench, 2)
-        apply(held, FIRST)
-    rehearse(bench, 3).close()
+            begin_dry_run(bench, 2)
+        apply(session, FIRST)
+    begin_dry_run(bench, 3).close()
     assert bench.effects() == ["0001_a"]
 
 
 def test_a_connected_dry_run_refuses_other_dry_runs_and_migrations_without_evict(
     bench: DatabaseBench,
 ) -> None:
-    hold(bench, 1).close()
-    with rehearse(bench, 2) as rehearsal:
+    take_over(bench, 1).close()
+    with begin_dry_run(bench, 2) as dry_run:
         with pytest.raises(LeaseHeld):
-            rehearse(bench, 3)
+            begin_dry_run(bench, 3)
         with pytest.raises(LeaseHeld):
             bench.database.take_over(grant(3), soon(), terminate_holders=False)
-        rehearsal.run_migration(FIRST, soon())
-    hold(bench, 3).close()
+        dry_run.run_migration(FIRST, soon())
+    take_over(bench, 3).close()
 
 
 def test_a_successor_ends_a_dry_run(bench: DatabaseBench) -> None:
-    hold(bench, 1).close()
-    with rehearse(bench, 2) as rehearsal:
-        rehearsal.run_migration(FIRST, soon())
-        with hold(bench, 3) as held:
+    take_over(bench, 1).close()
+    with begin_dry_run(bench, 2) as dry_run:
+        dry_run.run_migration(FIRST, soon())
+        with take_over(bench, 3) as session:
             with pytest.raises(LeaseLost):
-                rehearsal.run_migration(SECOND, soon())
-            apply(held, THIRD)
+                dry_run.run_migration(SECOND, soon())
+            apply(session, THIRD)
     assert bench.effects() == ["0003_c"]
 
 
@@ -728,38 +728,38 @@ def test_a_successor_ends_a_dry_run(bench: DatabaseBench) -> None:
 def test_a_dry_run_under_a_fence_that_is_not_higher_is_stale(
     bench: DatabaseBench, offered: int
 ) -> None:
-    hold(bench, 7).close()
+    take_over(bench, 7).close()
     with pytest.raises(StaleFencingToken) as caught:
         bench.database.begin_dry_run(grant(offered, owner="late"), soon())
     assert caught.value.current_token == 7
 
 
 def test_a_superseded_dry_run_does_not_start_again(bench: DatabaseBench) -> None:
-    with rehearse(bench) as rehearsal:
-        rehearsal.roll_back()
-        hold(bench, 2).close()
+    with begin_dry_run(bench) as dry_run:
+        dry_run.roll_back()
+        take_over(bench, 2).close()
         with pytest.raises(LeaseLost):
-            rehearsal.begin(soon())
+            dry_run.begin(soon())
 
 
 def test_a_dry_run_in_the_database_of_another_environment_is_rejected(bench: DatabaseBench) -> None:
     bench.database.take_over(grant(1, environment="production"), soon()).close()
     with pytest.raises(ConfigurationError, match="'production'"):
-        rehearse(bench, 2, environment="staging")
+        begin_dry_run(bench, 2, environment="staging")
 
 
 def test_an_aborted_dry_run_has_ended(bench: DatabaseBench) -> None:
-    with rehearse(bench) as rehearsal:
+    with begin_dry_run(bench) as dry_run:
         ended = bench.in_the_middle(
-            lambda slow: rehearsal.run_migration(slow, soon()), FIRST, rehearsal.abort
+            lambda slow: dry_run.run_migration(slow, soon()), FIRST, dry_run.abort
         )
         assert isinstance(ended, LeaseLost)
         with pytest.raises(LeaseLost):
-            rehearsal.run_migration(SECOND, soon())
+            dry_run.run_migration(SECOND, soon())
     assert bench.effects() == []
 
 
 def test_a_dry_run_starts_no_migration_after_the_deadline(bench: DatabaseBench) -> None:
-    with rehearse(bench) as rehearsal, pytest.raises(MigrationFailed, match="deadline"):
-        rehearsal.run_migration(FIRST, over())
+    with begin_dry_run(bench) as dry_run, pytest.raises(MigrationFailed, match="deadline"):
+        dry_run.run_migration(FIRST, over())
     assert bench.effects() == []

@@ -55,16 +55,16 @@ def test_fixed_random_repeats_its_values() -> None:
 def test_a_database_that_is_down_is_unavailable_to_all(
     database: InMemoryDatabase, deadline: Deadline
 ) -> None:
-    with database.take_over(grant(1), deadline) as held:
+    with database.take_over(grant(1), deadline) as session:
         database.is_down = True
         with pytest.raises(DatabaseUnavailable):
-            held.read_history()
+            session.read_history()
         with pytest.raises(DatabaseUnavailable):
             database.take_over(grant(2), deadline)
         with pytest.raises(DatabaseUnavailable):
             database.read_history(deadline)
         database.is_down = False
-        assert held.read_history() == []
+        assert session.read_history() == []
 
 
 def test_no_connection_is_made_after_the_deadline(
@@ -79,19 +79,19 @@ def test_a_script_takes_as_long_as_its_hook_advances_the_clock(
     database: InMemoryDatabase, clock: FakeClock, deadline: Deadline
 ) -> None:
     database.on_script = lambda version: clock.advance(version * 1.5)
-    with database.take_over(grant(1), deadline) as held:
-        assert held.apply(SECOND, "digest", deadline) == 3_000
-        assert held.read_history()[0].duration_ms == 3_000
+    with database.take_over(grant(1), deadline) as session:
+        assert session.apply(SECOND, "digest", deadline) == 3_000
+        assert session.read_history()[0].duration_ms == 3_000
 
 
 def test_a_script_that_outlasts_the_deadline_commits_nothing(
     database: InMemoryDatabase, clock: FakeClock, deadline: Deadline
 ) -> None:
     database.on_script = lambda _version: clock.advance(61)
-    with database.take_over(grant(1), deadline) as held:
+    with database.take_over(grant(1), deadline) as session:
         with pytest.raises(MigrationFailed, match="deadline"):
-            held.apply(FIRST, "digest", deadline)
-        assert held.read_history() == []
+            session.apply(FIRST, "digest", deadline)
+        assert session.read_history() == []
     assert database.effects == []
 
 
@@ -100,35 +100,35 @@ def test_a_planned_failure_stays_until_it_is_removed(
 ) -> None:
     failure = MigrationFailed("as planned", migration=FIRST.name)
     database.fail_on(1, failure)
-    with database.take_over(grant(1), deadline) as held:
+    with database.take_over(grant(1), deadline) as session:
         for _ in range(2):
             with pytest.raises(MigrationFailed, match="as planned"):
-                held.apply(FIRST, "digest", deadline)
-        held.apply(SECOND, "digest", deadline)
+                session.apply(FIRST, "digest", deadline)
+        session.apply(SECOND, "digest", deadline)
         database.fail_on(1, None)
-        held.apply(FIRST, "digest", deadline)
+        session.apply(FIRST, "digest", deadline)
     assert database.effects == ["0002_b", "0001_a"]
 
 
 def test_a_planned_failure_fails_the_down_script_too(
     database: InMemoryDatabase, deadline: Deadline
 ) -> None:
-    with database.take_over(grant(1), deadline) as held:
-        held.apply(FIRST, "digest", deadline)
+    with database.take_over(grant(1), deadline) as session:
+        session.apply(FIRST, "digest", deadline)
         database.fail_on(1, MigrationFailed("as planned"))
         with pytest.raises(MigrationFailed):
-            held.roll_back(held.read_history()[0], deadline)
-        assert len(held.read_history()) == 1
+            session.roll_back(session.read_history()[0], deadline)
+        assert len(session.read_history()) == 1
     assert database.rolled_back == []
 
 
 def test_a_resolved_row_keeps_its_kind(database: InMemoryDatabase, deadline: Deadline) -> None:
-    with database.take_over(grant(1), deadline) as held:
+    with database.take_over(grant(1), deadline) as session:
         database.leave_in_doubt(FIRST, "digest", took_effect=True)
         database.leave_in_doubt(SECOND, "digest", took_effect=True, rolling_back=True)
-        for row in held.read_history():
-            held.resolve_in_doubt(row, deadline)
-        assert [row.version for row in held.read_history()] == [1]
+        for row in session.read_history():
+            session.resolve_in_doubt(row, deadline)
+        assert [row.version for row in session.read_history()] == [1]
     assert (database.effects, database.rolled_back) == (["0001_a"], ["0002_b"])
 
 
@@ -139,7 +139,7 @@ def test_scripts_are_rejected_as_by_postgresql(
         1, "two", up="CREATE INDEX CONCURRENTLY a ON t (b); CREATE INDEX CONCURRENTLY c ON t (d)"
     )
     with (
-        database.take_over(grant(1), deadline) as held,
+        database.take_over(grant(1), deadline) as session,
         pytest.raises(MigrationFailed, match="exactly one statement"),
     ):
-        held.apply(two, "digest", deadline)
+        session.apply(two, "digest", deadline)

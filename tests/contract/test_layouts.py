@@ -98,8 +98,8 @@ def tables_of(bench: PostgreSQLBench) -> list[list[object]]:
 def test_an_item_of_another_layout_is_rejected_and_unchanged(
     fresh_database: PostgreSQLBench, tables: DynamoDBTables, layout: int, act: Act
 ) -> None:
-    with fresh_database.database.take_over(grant(1), soon()) as held:
-        held.apply(FIRST, "digest", soon())
+    with fresh_database.database.take_over(grant(1), soon()) as session:
+        session.apply(FIRST, "digest", soon())
     name = f"layout-{uuid4().hex}"
     tables.put(name, **ITEMS[layout])
     item, rows = tables.item(name), tables_of(fresh_database)
@@ -116,8 +116,8 @@ def test_an_item_of_another_layout_is_rejected_and_unchanged(
 def test_a_schema_of_another_layout_is_rejected_and_unchanged(
     fresh_database: PostgreSQLBench, layout: int, act: Act
 ) -> None:
-    with fresh_database.database.take_over(grant(1), soon()) as held:
-        held.apply(FIRST, "digest", soon())
+    with fresh_database.database.take_over(grant(1), soon()) as session:
+        session.apply(FIRST, "digest", soon())
     fresh_database.run(LAYOUT_1 if layout == 1 else LAYOUT_3)
     rows = tables_of(fresh_database)
     store = InMemoryLeaseTable()
@@ -167,8 +167,8 @@ def test_nothing_is_created_in_a_schema_of_another_layout_with_a_table_missing_o
     damage: str,
     act: Callable[[Database], object],
 ) -> None:
-    with fresh_database.database.take_over(grant(1), soon()) as held:
-        held.apply(FIRST, "digest", soon())
+    with fresh_database.database.take_over(grant(1), soon()) as session:
+        session.apply(FIRST, "digest", soon())
     fresh_database.run(LAYOUT_1 if layout == 1 else LAYOUT_3 + ";" + TABLES_OF_3)
     fresh_database.run(damage)
     before = definitions_of(fresh_database)

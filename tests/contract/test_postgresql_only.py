@@ -24,17 +24,17 @@ def test_reading_the_history_creates_nothing(fresh_database: PostgreSQLBench) ->
 
 def test_each_function_can_have_its_own_schema(fresh_database: PostgreSQLBench) -> None:
     other = replace(fresh_database.database, schema='my "other" schema')
-    with fresh_database.database.take_over(grant(5), soon()) as held:
-        held.apply(FIRST, "digest", soon())
-    with other.take_over(grant(6), soon()) as held:
-        assert held.read_history() == []
+    with fresh_database.database.take_over(grant(5), soon()) as session:
+        session.apply(FIRST, "digest", soon())
+    with other.take_over(grant(6), soon()) as session:
+        assert session.read_history() == []
 
 
 def test_a_dry_run_of_the_first_run_creates_nothing(fresh_database: PostgreSQLBench) -> None:
     before = fresh_database.tables()
-    with fresh_database.database.begin_dry_run(grant(1), soon()) as rehearsal:
-        rehearsal.run_migration(FIRST, soon())
-        rehearsal.roll_back()
+    with fresh_database.database.begin_dry_run(grant(1), soon()) as dry_run:
+        dry_run.run_migration(FIRST, soon())
+        dry_run.roll_back()
     assert fresh_database.database.inspect(soon()).fence is None
     assert fresh_database.tables() == before
 

@@ -2,10 +2,10 @@
 
 The rules give turns to instances of the real runner, on fakes and on the real engines, and let
 calls be lost, repeated and late, holders freeze and die, leases run out, be granted twice and be
-deleted, and rollbacks begin in the midst of it. What must hold is what
+deleted, and rollbacks begin in the midst of it. What must take_over is what
 docs/explanation/how-it-works.md promises: see `protocol` for I1 to I4 and I6 to I8, which are
 looked at with every call. I5 is tried at the end of each example, from wherever its rules have left
-everybody: whoever starts then succeeds, and those who thaw later spoil nothing.
+all: a process that starts then succeeds, and those that thaw later spoil nothing.
 
 The examples are the same in every run. ``LAMBDA_MIGRATE_TEST_EXAMPLES=5000`` looks for new ones.
 """
@@ -101,7 +101,7 @@ class Protocol(RuleBasedStateMachine):
             self.start(starter)
 
     @rule(to=st.sampled_from([0, 2]), place=places)
-    def somebody_rolls_back(self, to: int, place: Place) -> None:
+    def another_process_rolls_back(self, to: int, place: Place) -> None:
         if len(self.running) < AT_ONCE:
             manifest = self.world.engine.manifests[NEWER]
             self.world.start(manifest, rollback_to=to, place=place)
@@ -116,7 +116,7 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(which=whom, turns=st.integers(1, 25))
     def goes_on(self, which: int, turns: int) -> None:
-        """Whoever gets no turn is frozen meanwhile, perhaps in the middle of a transaction."""
+        """A process without a turn is frozen meanwhile, perhaps in the middle of a transaction."""
         instance = self.pick(which)
         for _ in range(turns):
             if instance is not None:
@@ -187,7 +187,7 @@ class Protocol(RuleBasedStateMachine):
     def next_one_succeeds(self, place: Place) -> None:
         manifest = self.world.engine.manifests[NEWER]
         newest = let_end(self.world.start(manifest, place=place))
-        if isinstance(newest.error, MigrationFailed):  # somebody's time was over in the middle
+        if isinstance(newest.error, MigrationFailed):  # its deadline passed in the middle
             self.world.now += MAX_FAILURE_PAUSE_MS / 1000
             newest = let_end(self.world.start(manifest, place=place))
         assert newest.outcome is not None, f"I5: {newest.error!r}"

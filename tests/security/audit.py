@@ -6,7 +6,7 @@ no advisories. Here both are asked, and the three ends are told apart:
 
 ===  ================================================================================
 0    every package that could be looked up is without a known vulnerability; or there
-     was nobody to ask, which is said
+     was no advisory database to ask, which is reported
 1    a known vulnerability
 2    pip-audit itself does not work
 ===  ================================================================================
@@ -57,8 +57,8 @@ def read(report: str) -> Answer:
 
 
 def _line(package: dict[str, Any], known: dict[str, Any]) -> str:
-    mended = ", ".join(known.get("fix_versions", ())) or "no version yet"
-    return f"{package['name']} {package.get('version', '')}: {known.get('id')}; mended in {mended}"
+    fixed_in = ", ".join(known.get("fix_versions", ())) or "no version yet"
+    return f"{package['name']} {package.get('version', '')}: {known.get('id')}; fixed in {fixed_in}"
 
 
 def verdict(answers: Iterable[Answer]) -> tuple[int, str]:

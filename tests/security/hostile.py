@@ -1,4 +1,4 @@
-"""Texts that somebody may have made to be more than a text."""
+"""Texts that an attacker may have made to be more than a text."""
 
 from __future__ import annotations
 

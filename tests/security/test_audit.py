@@ -20,7 +20,7 @@ def answer(*packages: dict[str, Any]) -> Answer:
 def test_a_known_vulnerability_fails_the_audit_and_is_reported_with_its_fix() -> None:
     code, text = verdict([answer(FINE, SKIPPED, BAD)])
     assert code == 1
-    assert "requests 2.19.0: PYSEC-2023-74; mended in 2.31.0" in text
+    assert "requests 2.19.0: PYSEC-2023-74; fixed in 2.31.0" in text
 
 
 def test_an_audit_that_skipped_every_package_is_no_audit() -> None:

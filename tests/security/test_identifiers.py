@@ -39,19 +39,19 @@ def everything(bench: Bench, *, schema: str = DEFAULT_SCHEMA) -> None:
         migration("REINDEX INDEX CONCURRENTLY i", 5, non_transactional=True),
         migration("DROP INDEX CONCURRENTLY i", 6, non_transactional=True),
     ]
-    with bench.holder(schema=schema) as held:
+    with bench.holder(schema=schema) as session:
         for each in rows:
-            held.apply(each, f"digest-{each.version}", soon())
-        held.record_applied([(migration("SELECT 1", 7), "digest-7")], baseline=True)
+            session.apply(each, f"digest-{each.version}", soon())
+        session.record_applied([(migration("SELECT 1", 7), "digest-7")], baseline=True)
         for version in (2, 4, 5, 6):  # as if interrupted
-            row = next(row for row in held.read_history() if row.version == version)
-            held.resolve_in_doubt(
+            row = next(row for row in session.read_history() if row.version == version)
+            session.resolve_in_doubt(
                 replace(row, state=RowState.STARTED, up=rows[version - 1].up), soon()
             )
-        held.delete_rows([row.version for row in held.read_history() if row.version > 3])
-        for row in reversed(held.read_history()):
+        session.delete_rows([row.version for row in session.read_history() if row.version > 3])
+        for row in reversed(session.read_history()):
             if row.version in (1, 3):
-                held.roll_back(row, soon())
+                session.roll_back(row, soon())
     bench.database(schema=schema).read_history(soon())
 
 
@@ -82,9 +82,9 @@ def test_the_history_returns_texts_unchanged(victim: Bench, kind: str) -> None:
         text,
     )
     right = {"target": text, "environment": text, "request_id": text}
-    with victim.holder(owner=text, grant=right) as held:
-        held.apply(one, text, soon())
-        held.record_applied([(replace(one, version=2), text)], baseline=True)
+    with victim.holder(owner=text, grant=right) as session:
+        session.apply(one, text, soon())
+        session.record_applied([(replace(one, version=2), text)], baseline=True)
     first, second = victim.history()
     for row in (first, second):
         assert (row.name, row.checksum, row.digest, row.owner) == (text,) * 4
@@ -113,13 +113,13 @@ def test_names_and_targets_are_quoted_where_sessions_are_ended(victim: Bench, ki
     assert name.isascii()
     assert len(name) <= 63
     with victim.connect(application_name(target, 1)) as namesake:
-        with victim.holder(2, grant={"target": target}) as held:
-            held.apply(migration("SELECT 1"), "d", soon())
-            held._fenced.run_non_transactional("VACUUM pg_class", soon())
+        with victim.holder(2, grant={"target": target}) as session:
+            session.apply(migration("SELECT 1"), "d", soon())
+            session._connection.run_non_transactional("VACUUM pg_class", soon())
         assert namesake.run("SELECT 1") == [[1]]
 
 
-# --- CVE-2018-1058: somebody else's objects on the role's path
+# --- CVE-2018-1058: another role's objects on the role's path
 
 _TRAP = """
     CREATE FUNCTION evil.trap(what text) RETURNS void LANGUAGE plpgsql AS
@@ -236,7 +236,7 @@ def _database(bench: Bench) -> str:
 
 
 def _trapped(bench: Bench) -> None:
-    """The traps are set: whoever names no schema walks into one."""
+    """The traps work: a statement that names no schema runs one."""
     with bench.connect() as connection, pytest.raises(PostgresError, match="hijacked"):
         connection.run("SELECT extract(epoch FROM pg_catalog.now()) * 1000")
 
@@ -251,24 +251,24 @@ def _everything_qualified(bench: Bench) -> None:
         migration("REINDEX INDEX CONCURRENTLY public.i", 5, non_transactional=True),
         migration("DROP INDEX CONCURRENTLY public.i", 6, non_transactional=True),
     ]
-    with bench.holder(2) as held:
+    with bench.holder(2) as session:
         for each in rows[:3]:
-            held.apply(each, "digest", soon())
+            session.apply(each, "digest", soon())
         for each in rows[3:]:
-            held.apply(each, "digest", soon())
-        assert [str(each) for each in held.read_tool_histories()] == [
+            session.apply(each, "digest", soon())
+        assert [str(each) for each in session.read_tool_histories()] == [
             "dbmate has applied 1 version to this database (public.schema_migrations)"
         ]
         for version in (2, 4, 5, 6):
-            row = next(row for row in held.read_history() if row.version == version)
-            held.resolve_in_doubt(
+            row = next(row for row in session.read_history() if row.version == version)
+            session.resolve_in_doubt(
                 replace(row, state=RowState.STARTED, up=rows[version - 1].up), soon()
             )
-        held.record_applied([(migration("SELECT 1", 7), "digest-7")], baseline=True)
-        held.delete_rows([row.version for row in held.read_history() if row.version > 3])
-        for row in reversed(held.read_history()):
+        session.record_applied([(migration("SELECT 1", 7), "digest-7")], baseline=True)
+        session.delete_rows([row.version for row in session.read_history() if row.version > 3])
+        for row in reversed(session.read_history()):
             if row.version in (1, 3):
-                held.roll_back(row, soon())
+                session.roll_back(row, soon())
     with bench.connect() as other:
         other.run(Queries(DEFAULT_SCHEMA).try_advisory_lock())
         with pytest.raises(LeaseHeld), bench.holder(3, terminate_holders=False):
@@ -295,7 +295,7 @@ def test_the_search_path_is_reset_after_the_transaction(bench: Bench) -> None:
         assert connection.run("SHOW search_path") == [['"$user", public']]
 
 
-# --- anybody may give their session any name
+# --- any client may give its session any name
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Folders that somebody filled with care: nothing is read but migrations, and nothing hangs."""
+"""Folders that an attacker has filled: nothing is read but migrations, and nothing hangs."""
 
 from __future__ import annotations
 

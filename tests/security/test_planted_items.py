@@ -1,4 +1,4 @@
-"""Somebody else writes to the item: refused by name, or outlived; never a crash, never for ever."""
+"""Another program writes to the item: refused by name, or outlived; never a crash or a deadlock."""
 
 from __future__ import annotations
 
@@ -104,17 +104,17 @@ PLANTED = {
 }
 
 
-def held(until_ms: int, **more: Any) -> LeaseState:
+def held_lease(until_ms: int, **more: Any) -> LeaseState:
     return LeaseState(fence=7, owner="a stranger", lease_until_ms=until_ms, **more)
 
 
 @pytest.mark.parametrize(
     "planted",
     [
-        held(FAR),
-        held(FAR, progress=Progress("0001_m", 0, 1, FAR, 1)),
-        held(FAR, progress=Progress("0001_m", -5, -9, -FAR, -FAR)),
-        held(FAR, databases=PLANTED),
+        held_lease(FAR),
+        held_lease(FAR, progress=Progress("0001_m", 0, 1, FAR, 1)),
+        held_lease(FAR, progress=Progress("0001_m", -5, -9, -FAR, -FAR)),
+        held_lease(FAR, databases=PLANTED),
     ],
     ids=["owner", "endless progress", "progress of the past", "many digests"],
 )
@@ -171,7 +171,7 @@ def test_an_endless_pause_is_limited() -> None:
 def test_forged_progress_does_not_prolong_a_wait(
     waited: float, until: int, started: int, failures: int
 ) -> None:
-    state = held(until, progress=Progress("m", 0, 1, started))
+    state = held_lease(until, progress=Progress("m", 0, 1, started))
     backoff = Backoff(FixedRandom(0.999))
     delay = backoff.delay(waited, state=state, now_ms=10**12, error_count=failures)
     assert 0 <= delay <= backoff.delay(waited, error_count=failures)

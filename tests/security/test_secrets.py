@@ -142,7 +142,7 @@ class Place:
 
 @pytest.mark.parametrize("kind", SCRIPTS)
 def test_user_data_reaches_no_item_event_or_other_instance(bench: Bench, kind: str) -> None:
-    """The instance that tried tells the whole report, once, to whoever reads its error."""
+    """The instance that tried raises the whole report, once."""
     script, sqlstate = SCRIPTS[kind]
     place = Place(bench)
     manifest = Manifest([migration(script)])

@@ -158,7 +158,7 @@ def test_json_has_every_text_unchanged(run: Run, store: InMemoryLeaseTable, kind
 def test_a_time_out_of_range_is_shown_as_none(
     run: Run, store: InMemoryLeaseTable, moment: int
 ) -> None:
-    store.state = planted("somebody", now_ms=moment)
+    store.state = planted("another", now_ms=moment)
     document = json.loads(run("lease", "show", "--format", "json")[1])
     assert document["lease_until"] is None
     assert f"invalid time: {moment} ms" in run("lease", "show")[1]

@@ -138,7 +138,7 @@ def test_the_rows_of_all_statements_come_back(connection: Connection) -> None:
     rows = connection.run("SELECT 1, NULL; SELECT true, 2.5::float8, 'żółw'::text, 1.50")
 
     assert rows == [[1, None], [True, 2.5, "żółw", "1.50"]]
-    assert connection.completed == 2
+    assert connection.completed_statements == 2
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_values_without_a_python_type_arrive_as_text(
 @pytest.mark.parametrize("sql", ["", " \n", "-- nothing", ";"])
 def test_an_empty_script_completes_nothing(sql: str, connection: Connection) -> None:
     assert connection.run(sql) == []
-    assert connection.completed == 0
+    assert connection.completed_statements == 0
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_an_error_has_position_and_reason(connection: Connection) -> None:
     assert (check.value.sqlstate, check.value.position) == ("23514", None)
     assert check.value.table == "t"
     assert "-1" in check.value.detail
-    assert connection.completed == 1
+    assert connection.completed_statements == 1
     assert connection.tags == ("INSERT 0 1",)
 
 
@@ -271,7 +271,7 @@ def test_copy_from_stdin_fails_and_leaves_the_connection_alive(connection: Conne
         connection.run("CREATE TEMP TABLE t (id int); COPY t FROM STDIN; SELECT 1")
 
     assert error.value.sqlstate == "57014"
-    assert connection.completed == 1
+    assert connection.completed_statements == 1
     assert connection.run("SELECT 2") == [[2]]
 
 
@@ -300,7 +300,7 @@ def test_the_last_rows_are_kept(
     keep_rows: int | None, rows: list[list[int]], connection: Connection
 ) -> None:
     assert connection.run("SELECT 1; SELECT generate_series(2, 3)", keep_rows=keep_rows) == rows
-    assert connection.completed == 2
+    assert connection.completed_statements == 2
 
 
 def test_a_long_row_is_kept_only_where_all_are(connection: Connection) -> None:

@@ -89,7 +89,7 @@ def bench(servers: Servers, databases: Databases) -> Bench:
 
 @pytest.fixture
 def shop(bench: Bench) -> Bench:
-    """Customers and orders, for rehearsals."""
+    """Customers and orders, for dry runs."""
     bench.execute(SHOP)
     return bench
 

@@ -1,4 +1,4 @@
-"""A small shop, and what tests of rehearsals do on it."""
+"""A small shop, and what tests of dry runs do on it."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def release(pooled: Bench, number: int) -> None:
         elif number % 4 == 2:
             session.apply(migration(LEAVES_SESSION_STATE, number + 10_000), "d", soon())
         elif number % 4 == 3:
-            session._fenced.begin(soon())
+            session._connection.begin(soon())
             session.abort()  # dies in a transaction
     if number % 4 == 0:
         grant = LeaseGrant("shop", number + 1, "dry run")

@@ -1,4 +1,4 @@
-"""Rehearsals from the lease to the rollback, on every version."""
+"""Dry runs from the lease to the rollback, on every version."""
 
 from __future__ import annotations
 
@@ -65,20 +65,23 @@ def test_a_holder_in_the_middle_of_its_transaction_is_left_alone(shop: Bench) ->
 
 def test_a_first_run_that_may_not_make_our_schema_is_refused_as_up_is(bench: Bench) -> None:
     bench.execute(
-        "DROP ROLE IF EXISTS nobody_special; CREATE ROLE nobody_special LOGIN PASSWORD 'x'"
+        "DROP ROLE IF EXISTS role_without_grants;"
+        " CREATE ROLE role_without_grants LOGIN PASSWORD 'x'"
     )
-    poor = replace(bench, address=replace(bench.address, user="nobody_special", password="x"))
+    unprivileged = replace(
+        bench, address=replace(bench.address, user="role_without_grants", password="x")
+    )
     try:
         with pytest.raises(ConfigurationError, match="refused to prepare"):
-            poor.database().begin_dry_run(LeaseGrant("shop", 1, "me"), soon())
+            unprivileged.database().begin_dry_run(LeaseGrant("shop", 1, "me"), soon())
     finally:
-        bench.execute("DROP ROLE nobody_special")
+        bench.execute("DROP ROLE role_without_grants")
 
 
 # --- from the lease to the rollback
 
 
-def rehearse_all(bench: Bench, *migrations: Migration) -> DryRunResult:
+def run_dry_run(bench: Bench, *migrations: Migration) -> DryRunResult:
     target = Target("shop", InMemoryLeaseTable(), bench.database())
     found = Operations(Manifest(migrations), target).dry_run(soon())
     assert found is not None
@@ -93,7 +96,7 @@ def outcomes(found: DryRunResult) -> list[str]:
 def test_a_dry_run_is_confirmed_by_postgresql_and_leaves_no_connection(each_bench: Bench) -> None:
     each_bench.execute(SHOP)
     before = fingerprint(each_bench)
-    found = rehearse_all(
+    found = run_dry_run(
         each_bench,
         migration("ALTER TABLE orders ADD COLUMN status text"),
         migration("UPDATE orders SET status = 'old'", 2),
@@ -114,7 +117,7 @@ def test_a_role_that_owns_only_what_it_migrates_can_dry_run(bench: Bench) -> Non
     own = replace(bench, address=replace(bench.address, user="migrator", password="x"))
     try:
         script = "ALTER TABLE own.t ADD COLUMN x int; INSERT INTO own.t (x) VALUES (1)"
-        found = rehearse_all(own, migration(script))
+        found = run_dry_run(own, migration(script))
         assert (found.outcome, found.is_rollback_confirmed) == ("passed", True)
         assert found.sequences == (AdvancedSequence("own.t_id_seq", None, 1),)
     finally:
@@ -127,7 +130,7 @@ def test_a_value_that_an_earlier_one_adds_cannot_be_used_yet_and_that_is_no_fail
     each_bench.execute("CREATE TYPE mood AS ENUM ('sad'); CREATE TABLE moods (m mood)")
     adds = migration("ALTER TYPE mood ADD VALUE 'happy'")
     uses = migration("INSERT INTO moods VALUES ('happy')", 2)
-    found = rehearse_all(each_bench, adds, uses)
+    found = run_dry_run(each_bench, adds, uses)
     assert (outcomes(found), found.outcome) == (["ran", "skipped"], "incomplete")
     assert "after that one is committed" in found.steps[1].reason
     each_bench.apply(adds, uses)
@@ -136,7 +139,7 @@ def test_a_value_that_an_earlier_one_adds_cannot_be_used_yet_and_that_is_no_fail
 def test_a_value_that_it_adds_itself_fails_as_it_would_for_up(bench: Bench) -> None:
     bench.execute("CREATE TYPE mood AS ENUM ('sad'); CREATE TABLE moods (m mood)")
     both = migration("ALTER TYPE mood ADD VALUE 'happy'; INSERT INTO moods VALUES ('happy')")
-    found = rehearse_all(bench, both)
+    found = run_dry_run(bench, both)
     assert (outcomes(found), found.outcome) == (["failed"], "failed")
     with pytest.raises(MigrationFailed):
         bench.apply(both)
@@ -149,7 +152,7 @@ def test_a_failure_for_want_of_a_skipped_index_is_reported_as_such(each_bench: B
     )
     uses = migration("ALTER TABLE orders ADD UNIQUE USING INDEX orders_total", 2)
     upserts = migration("INSERT INTO orders (total) VALUES (1) ON CONFLICT (total) DO NOTHING", 3)
-    found = rehearse_all(each_bench, builds, uses, upserts)
+    found = run_dry_run(each_bench, builds, uses, upserts)
     assert outcomes(found) == ["skipped"] * 3
     assert [step.reason.partition(":")[0] for step in found.steps] == [
         "it runs outside a transaction, so that it cannot be rolled back",
@@ -164,7 +167,7 @@ def test_a_lock_that_comes_free_meanwhile_is_tried_for_again(shop: Bench) -> Non
     with shop.connect() as other:
         other.run("BEGIN; LOCK TABLE orders")
         running = Running(
-            lambda: rehearse_all(shop, migration("ALTER TABLE orders ADD COLUMN x int"))
+            lambda: run_dry_run(shop, migration("ALTER TABLE orders ADD COLUMN x int"))
         )
         until(lambda: shop.is_running("ALTER TABLE orders"))
         until(lambda: not shop.is_running("ALTER TABLE orders"))
@@ -178,7 +181,7 @@ def test_a_lock_that_comes_free_meanwhile_is_tried_for_again(shop: Bench) -> Non
 def test_a_lock_that_is_never_released_ends_the_dry_run_soon(shop: Bench) -> None:
     with shop.connect() as other:
         other.run("BEGIN; LOCK TABLE orders")
-        found = rehearse_all(shop, migration("ALTER TABLE orders ADD COLUMN x int"))
+        found = run_dry_run(shop, migration("ALTER TABLE orders ADD COLUMN x int"))
     assert (found.outcome, len(found.retry_causes)) == ("failed", 4)
     assert isinstance(found.error, MigrationFailed)
     assert found.error.sqlstate == "55P03"

@@ -46,7 +46,7 @@ def test_no_holder_is_found_once_it_has_closed_however_long_its_backend_lives(
         database = bench.database()
         assert database.inspect(soon()).has_active_holder
         with monkeypatch.context() as slow:
-            slow.setattr(session._fenced.connection, "close", lambda: None)
+            slow.setattr(session._connection.connection, "close", lambda: None)
             session.close()
         assert not database.inspect(soon()).has_active_holder
 
@@ -67,8 +67,8 @@ def test_a_holder_overtaken_between_two_migrations_commits_nothing_more(bench: B
 
 def _hide(session: PostgreSQLSession) -> None:
     """As behind a pooler: no successor finds a session to end."""
-    session._fenced.is_direct_connection = False
-    session._fenced.run("SELECT pg_advisory_unlock_all()", soon())
+    session._connection.is_direct_connection = False
+    session._connection.run("SELECT pg_advisory_unlock_all()", soon())
 
 
 def test_an_overtaken_holder_that_could_not_be_ended_commits_nothing(
@@ -92,13 +92,13 @@ def test_no_token_is_passed_while_a_transaction_under_it_is_open(
     )  # a backend that does not end
     with bench.holder() as session:
         _hide(session)
-        session._fenced.begin(soon())
+        session._connection.begin(soon())
         with (
             pytest.raises(DatabaseUnavailable, match=r"by backend \d+ \(lambda-migrate:shop:1"),
             bench.holder(2, deadline=Deadline.after(1)),
         ):
             pass
-        session._fenced.commit("SELECT 1", soon())
+        session._connection.commit("SELECT 1", soon())
         session.apply(migration("CREATE TABLE b ()"), "d", soon())
     assert (bench.has("b"), bench.versions()) == (True, [1])
 
@@ -121,14 +121,14 @@ def test_a_holder_overtaken_before_its_transaction_begins_does_not_begin_it(
     bench.execute("CREATE SEQUENCE tries")  # no rollback takes a try back
     with bench.holder() as session:
         _hide(session)
-        run = session._fenced.run
+        run = session._connection.run
 
         def late(sql: str, deadline: Deadline, **more: int) -> list[list[object]]:
             monkeypatch.undo()
             _overtake(bench)
             return run(sql, deadline, **more)
 
-        monkeypatch.setattr(session._fenced, "run", late)
+        monkeypatch.setattr(session._connection, "run", late)
         with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing more"):
             session.apply(migration("SELECT nextval('tries'); CREATE TABLE b ()"), "d", soon())
     assert (bench.has("b"), bench.versions()) == (False, [])
@@ -139,14 +139,14 @@ def test_a_holder_overtaken_before_the_commit_of_a_write_of_its_own_commits_noth
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with bench.holder() as session:
-        commit = session._fenced.commit
+        commit = session._connection.commit
 
         def late(writes: str, deadline: Deadline) -> list[object]:
             monkeypatch.undo()
             _overtake(bench)
             return commit(writes, deadline)
 
-        monkeypatch.setattr(session._fenced, "commit", late)
+        monkeypatch.setattr(session._connection, "commit", late)
         with pytest.raises(LeaseLost):
             session.record_applied([(migration("SELECT 1"), "d")], baseline=True)
     assert bench.versions() == []
@@ -181,11 +181,11 @@ def test_an_overtaken_holder_runs_no_non_transactional_statement(bench: Bench) -
     bench.execute("CREATE TABLE orders (id int)")
     with bench.holder() as session:
         _hide(session)
-        session._fenced.is_direct_connection = True
+        session._connection.is_direct_connection = True
         _overtake(bench)
         until(lambda: not bench.column("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"))
         with pytest.raises(LeaseLost, match="token 1 was superseded by 2; nothing more"):
-            session._fenced.run_non_transactional(
+            session._connection.run_non_transactional(
                 "CREATE INDEX CONCURRENTLY i ON orders (id)", soon()
             )
     assert not bench.has("i")
@@ -229,7 +229,7 @@ def test_an_idle_older_holder_is_ended(bench: Bench, older: PostgreSQLSession) -
 def test_an_older_holder_with_the_fence_row_locked_is_ended(
     bench: Bench, older: PostgreSQLSession
 ) -> None:
-    older._fenced.begin(soon())
+    older._connection.begin(soon())
     _assert_ended(bench, older)
 
 
@@ -326,7 +326,7 @@ def test_a_holder_that_acts_as_another_role_is_ended_by_one_that_does_too(
         with _as(bench, deployer).holder() as session:
             (before,) = bench.holders()
             if is_running:
-                session._fenced.begin(soon())
+                session._connection.begin(soon())
             _as(bench, deployer).apply(migration("SELECT 1"), fence=2)
             assert before not in bench.pids("true")
         assert bench.versions() == [1]
@@ -383,7 +383,7 @@ def test_a_login_that_may_not_write_our_tables_blocks_no_holder(bench: Bench) ->
 
 
 def test_others_are_not_ended(bench: Bench) -> None:
-    """Another target's holder, the same target's in another schema, and whoever else is there."""
+    """Another target's holder, the same target's in another schema, and other sessions."""
     with (
         bench.holder(schema="theirs", grant={"target": "billing"}),
         bench.holder(schema="other service"),
@@ -430,8 +430,8 @@ def test_no_message_of_a_holder_releases_its_session_lock_for_an_instant(
 ) -> None:
     """What a session forgets is looked at in the middle: its temporary table is locked."""
     with bench.holder() as session, bench.connect() as other, bench.connect() as locking:
-        fenced = session._fenced
-        fenced.run("CREATE TEMPORARY TABLE forgotten ()", soon())
+        connection = session._connection
+        connection.run("CREATE TEMPORARY TABLE forgotten ()", soon())
         (table,) = bench.column(
             "SELECT format('%I.%I', relnamespace::regnamespace, relname) FROM pg_class"
             " WHERE relname = 'forgotten'"
@@ -439,14 +439,14 @@ def test_no_message_of_a_holder_releases_its_session_lock_for_an_instant(
         locking.run(f"BEGIN; LOCK TABLE {table}")
         messages = {
             "commit": lambda: session.record_applied([(migration("SELECT 1"), "d")], baseline=True),
-            "undo": lambda: fenced.reset_session(soon()),
+            "undo": lambda: connection.reset_session(soon()),
         }
         running = Running(messages[message])
         until(lambda: bench.pids("wait_event_type = 'Lock'"))
-        assert other.run(fenced.queries.try_advisory_lock()) == [[False]]
+        assert other.run(connection.queries.try_advisory_lock()) == [[False]]
         locking.run("ROLLBACK")
         assert running.outcome() is None
-        assert other.run(fenced.queries.try_advisory_lock()) == [[False]]
+        assert other.run(connection.queries.try_advisory_lock()) == [[False]]
 
 
 class _WhileAsleep:
@@ -470,8 +470,8 @@ class _WhileAsleep:
 def test_a_session_lock_that_another_session_has_for_a_moment_is_waited_for(bench: Bench) -> None:
     with bench.holder() as session, bench.connect() as other:
         _hide(session)
-        session._fenced.is_direct_connection = True
-        assert other.run(session._fenced.queries.try_advisory_lock()) == [[True]]
+        session._connection.is_direct_connection = True
+        assert other.run(session._connection.queries.try_advisory_lock()) == [[True]]
         clock = _WhileAsleep(lambda: other.run("SELECT pg_advisory_unlock_all()"))
         session.apply(migration("VACUUM", non_transactional=True), "d", Deadline.after(20, clock))
     assert bench.versions() == [1]
@@ -489,8 +489,8 @@ def test_a_holder_that_may_end_no_session_ends_none_after_its_connection_broke(
 
         deadline = Deadline.after(20, _WhileAsleep(done))
         with bench.holder(deadline=deadline, terminate_holders=False) as session:
-            bench.terminate(session._fenced.connection.pid)
-            assert claimant.run(session._fenced.queries.try_advisory_lock()) == [[True]]
+            bench.terminate(session._connection.connection.pid)
+            assert claimant.run(session._connection.queries.try_advisory_lock()) == [[True]]
             session.record_applied([(migration("SELECT 1"), "d")], baseline=True)
         assert claimant.run("SELECT 1") == [[1]]
     assert bench.versions() == [1]
@@ -499,8 +499,8 @@ def test_a_holder_that_may_end_no_session_ends_none_after_its_connection_broke(
 def test_a_holder_that_may_end_no_session_reports_one_that_stays(bench: Bench) -> None:
     with bench.connect("claimant") as claimant:
         with bench.holder(deadline=Deadline.after(2), terminate_holders=False) as session:
-            bench.terminate(session._fenced.connection.pid)
-            claimant.run(session._fenced.queries.try_advisory_lock())
+            bench.terminate(session._connection.connection.pid)
+            claimant.run(session._connection.queries.try_advisory_lock())
             with pytest.raises(
                 DatabaseUnavailable, match=r"reconnecting failed: .*\(claimant, since"
             ):

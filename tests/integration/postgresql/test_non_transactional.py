@@ -39,9 +39,9 @@ def _invalid(bench: Bench, name: str = "i") -> None:
 def _interrupted(bench: Bench, one: Migration, state: str = "started") -> None:
     """Leave a row in doubt behind, as a crash does."""
     with bench.holder() as session:
-        queries, grant = session._fenced.queries, session._fenced.grant
-        session._fenced.write(queries.insert_started(one, "d", grant), soon())
-        session._fenced.write(
+        queries, grant = session._connection.queries, session._connection.grant
+        session._connection.write(queries.insert_started(one, "d", grant), soon())
+        session._connection.write(
             f"UPDATE lambda_migrate.history SET state = '{state}' RETURNING 0", soon()
         )
 

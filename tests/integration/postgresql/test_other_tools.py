@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from lambda_migrate.migrations.adoption import ToolHistory
+from lambda_migrate.migrations.baseline import ToolHistory
 from lambda_migrate.postgresql.other_tools import TOOLS, read_tool_histories
 
 from .bench import Bench, migration, soon

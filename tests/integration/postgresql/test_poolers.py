@@ -145,7 +145,7 @@ def test_what_a_script_leaves_is_gone_before_the_pooler_hands_the_backend_on(
 def test_a_direct_session_is_distinguished_from_a_pooled_one(via: Via) -> None:
     for way in WAYS:
         with via(way).holder(10 + WAYS.index(way)) as session:
-            assert session._fenced.is_direct_connection is (way == "direct")
+            assert session._connection.is_direct_connection is (way == "direct")
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -156,7 +156,7 @@ def test_the_session_lock_is_taken_in_a_session_of_our_own_and_no_other(
     with via(way).holder() as session:
         for version, script in enumerate(("SELECT 1", "SELECT pg_advisory_unlock_all()"), 1):
             session.apply(migration(script, version), "d", soon())
-            expected = [session._fenced.connection.pid] if way == "direct" else []
+            expected = [session._connection.connection.pid] if way == "direct" else []
             assert bench.column(locks) == expected
     until(lambda: not bench.column(locks))
 
@@ -205,8 +205,10 @@ def test_an_interrupted_build_is_not_cleared_up_through_a_pooler(
         connection.run("CREATE UNIQUE INDEX CONCURRENTLY i ON t (id)")
     build = migration("CREATE UNIQUE INDEX CONCURRENTLY i ON t (id)", non_transactional=True)
     with bench.holder() as session:
-        queries = session._fenced.queries
-        session._fenced.write(queries.insert_started(build, "d", session._fenced.grant), soon())
+        queries = session._connection.queries
+        session._connection.write(
+            queries.insert_started(build, "d", session._connection.grant), soon()
+        )
     with via(mode).holder(2) as session:
         (row,) = session.read_history()
         with pytest.raises(MigrationFailed, match=_DIRECT):
@@ -221,15 +223,17 @@ def test_a_pooler_that_shows_a_backends_own_number_is_noticed_when_it_hands_on(
 ) -> None:
     bench.execute("CREATE TABLE t (id int)")
     with bench.holder() as session:
-        require_direct_connection = session._fenced.require_direct_connection
+        require_direct_connection = session._connection.require_direct_connection
 
         def then_hands_on(name: str, deadline: Deadline) -> None:
             require_direct_connection(name, deadline)
-            session._fenced.connection.pid += 1
+            session._connection.connection.pid += 1
 
-        monkeypatch.setattr(session._fenced, "require_direct_connection", then_hands_on)
+        monkeypatch.setattr(session._connection, "require_direct_connection", then_hands_on)
         with pytest.raises(MigrationFailed, match=_DIRECT):
-            session._fenced.run_non_transactional("CREATE INDEX CONCURRENTLY i ON t (id)", soon())
+            session._connection.run_non_transactional(
+                "CREATE INDEX CONCURRENTLY i ON t (id)", soon()
+            )
     assert not bench.has("i")
 
 
@@ -237,9 +241,11 @@ def test_settings_of_a_non_transactional_statement_end_with_it(bench: Bench) -> 
     bench.execute("CREATE TABLE t (id int)")
     with bench.holder() as session:
         for statement in ("VACUUM t", "VACUUM missing"):
-            ran = Running(lambda: session._fenced.run_non_transactional(statement, soon()))  # noqa: B023
+            ran = Running(
+                lambda: session._connection.run_non_transactional(statement, soon())  # noqa: B023
+            )
             assert (ran.outcome() is None) is (statement == "VACUUM t")
-            ((found,),) = session._fenced.run(LEFT, soon())
+            ((found,),) = session._connection.run(LEFT, soon())
             assert found == "advisory lock"  # what a session of a holder has all the time
 
 

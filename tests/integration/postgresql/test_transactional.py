@@ -239,14 +239,14 @@ def test_a_serialization_failure_is_tried_again(counting: Bench) -> None:
 def test_a_migration_is_one_message(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each message is a round trip, in which locks are held and a holder can be frozen."""
     with bench.holder() as session:
-        run = session._fenced.run
+        run = session._connection.run
         sent: list[str] = []
 
         def noted(sql: str, deadline: Deadline, **more: int) -> list[list[object]]:
             sent.append(sql)
             return run(sql, deadline, **more)
 
-        monkeypatch.setattr(session._fenced, "run", noted)
+        monkeypatch.setattr(session._connection, "run", noted)
         session.apply(migration("CREATE TABLE a (); CREATE TABLE b ()"), "d", soon())
         assert len(sent) == 1
     assert bench.versions() == [1]
@@ -300,7 +300,7 @@ def test_many_short_statements_are_ended_at_the_deadline(each_bench: Bench) -> N
     """PostgreSQL 17 limits the whole transaction; before that the heartbeat's abort does."""
     script = "CREATE TABLE t ();" + "SELECT pg_sleep(0.1);" * 300
     with each_bench.holder() as session:
-        version = session._fenced.connection.server_version
+        version = session._connection.connection.server_version
         slow = Running(lambda: session.apply(migration(script), "d", soon(0.5)))
         if version < 170000:
             until(lambda: each_bench.is_running("pg_sleep"))
@@ -332,10 +332,12 @@ def test_no_row_of_ours_is_written_after_the_deadline(bench: Bench) -> None:
 def test_no_commit_begins_when_the_deadline_came_inside_the_transaction(bench: Bench) -> None:
     one = migration("SELECT 1")
     with bench.holder() as session:
-        fenced = session._fenced
-        fenced.begin(soon())
+        connection = session._connection
+        connection.begin(soon())
         with pytest.raises(MigrationFailed, match="deadline"):
-            fenced.commit(fenced.queries.insert_applied(one, "d", fenced.grant), soon(0))
+            connection.commit(
+                connection.queries.insert_applied(one, "d", connection.grant), soon(0)
+            )
     assert bench.versions() == []
 
 
@@ -345,14 +347,14 @@ def test_no_script_begins_when_reconnecting_took_the_time_that_was_left(
     """The server would not stop it: each of its statements may be shorter than a millisecond."""
     clock = FakeClock()
     with bench.holder() as session:
-        reconnect = session._fenced.reconnect
+        reconnect = session._connection.reconnect
 
         def slow(deadline: Deadline) -> None:
             reconnect(deadline)
             clock.advance(TIMEOUT_SECONDS)
 
-        monkeypatch.setattr(session._fenced, "reconnect", slow)
-        bench.terminate(session._fenced.connection.pid)
+        monkeypatch.setattr(session._connection, "reconnect", slow)
+        bench.terminate(session._connection.connection.pid)
         with pytest.raises(MigrationFailed, match="deadline"):
             session.apply(
                 migration("CREATE TABLE t ()"), "d", Deadline.after(TIMEOUT_SECONDS, clock)

@@ -17,7 +17,7 @@ from lambda_migrate.errors import MigrationFailed
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.record import Failure, LeaseState, Progress
 from lambda_migrate.migrations import read_manifest
-from lambda_migrate.migrations.adoption import ToolHistory, ToolHistoryEntry
+from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
 from lambda_migrate.testing import InMemoryDatabase
 
 NOW_MS = 1_700_000_000_000

@@ -15,7 +15,7 @@ from lambda_migrate.cli.app import COMMON_OPTIONS, app
 from lambda_migrate.commands.registry import COMMANDS
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.record import DatabaseRecord, Failure, LeaseState, Progress
-from lambda_migrate.migrations.adoption import ToolHistory, ToolHistoryEntry
+from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
 from lambda_migrate.postgresql.dry_run_effects import (
     AdvancedSequence,
     MigrationEffects,

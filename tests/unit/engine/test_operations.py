@@ -23,7 +23,7 @@ from lambda_migrate.errors import (
 from lambda_migrate.events import LeaseTakenOver, MigrationRolledBack
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.migrations import HistoryRow, Manifest, RowState
-from lambda_migrate.migrations.adoption import ToolHistory, ToolHistoryEntry
+from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
 from lambda_migrate.runner import Outcome
 from tests.unit.engine.fakes import Fakes, manifest, migration, raises
 

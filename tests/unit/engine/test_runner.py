@@ -28,7 +28,7 @@ from lambda_migrate.events import (
 from lambda_migrate.lease.backoff import max_delay_after_errors
 from lambda_migrate.lease.memory import InMemoryLeaseTable
 from lambda_migrate.lease.record import Failure, Lease, LeaseState, Progress
-from lambda_migrate.migrations.adoption import ToolHistory, ToolHistoryEntry
+from lambda_migrate.migrations.baseline import ToolHistory, ToolHistoryEntry
 from lambda_migrate.migrations.deferred import DeferredManifest
 from lambda_migrate.migrations.digest import EMPTY_DIGEST
 from lambda_migrate.postgresql.ports import StaleFencingToken

@@ -111,7 +111,7 @@ def test_what_both_ways_read_has_one_digest(
     try:
         manifest = read_manifest(folder)
     except ManifestError:
-        return  # nobody can have completed it, whatever its digest
+        return  # no process can have completed it, whatever its digest
     assert digest in (None, manifest.digest)
     plain = all(name.isascii() and " " not in name for name in files)
     assert digest is not None or not plain

@@ -9,7 +9,7 @@ import pytest
 
 from lambda_migrate.errors import ConfigurationError
 from lambda_migrate.migrations import HistoryRow, Manifest, Migration, Script, make_plan
-from lambda_migrate.migrations.adoption import (
+from lambda_migrate.migrations.baseline import (
     Baseline,
     ToolHistory,
     ToolHistoryEntry,
