@@ -97,10 +97,10 @@ class Deadline:
         """Whether it has passed."""
         return self.clock.monotonic() >= self.at
 
-    def earlier(self, seconds: float) -> Deadline:
+    def moved_earlier(self, seconds: float) -> Deadline:
         """The deadline ``seconds`` before this one."""
         return Deadline(self.at - seconds, self.clock)
 
-    def at_most(self, seconds: float) -> Deadline:
+    def limited_to(self, seconds: float) -> Deadline:
         """This deadline, or the one ``seconds`` from now if that is earlier."""
         return Deadline(min(self.at, self.clock.monotonic() + seconds), self.clock)

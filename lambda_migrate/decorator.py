@@ -197,7 +197,7 @@ class _ColdStartGuard:
         deadline = Deadline.from_context(context)
         seconds = DEFAULT_DEADLINE_SECONDS
         if deadline is not None:
-            seconds = deadline.earlier(policy.safety_margin_seconds).remaining()
+            seconds = deadline.moved_earlier(policy.safety_margin_seconds).remaining()
         if not self._lock.acquire(timeout=seconds):
             raise NotReady(
                 "the schema is not ready: another invocation in this process is still checking it, "
@@ -238,7 +238,7 @@ class _ColdStartGuard:
                     observer=default_observer(), **self._settings
                 )
             except ConfigurationError as error:
-                report_check_failure(error, target=str(self._settings.get("target") or ""))
+                report_check_failure(error, target_name=str(self._settings.get("target") or ""))
                 raise
         return self._runner
 
@@ -251,7 +251,7 @@ class _ColdStartGuard:
         if kind == "snap-start":
             from snapshot_restore_py import register_after_restore
 
-            register_after_restore(self.forget)
+            register_after_restore(self.forget_result)
         init = self._settings.get("init") or os.environ.get("LAMBDA_MIGRATE_INIT", "")
         if str(init).strip().lower() != "when-long" or kind not in LONG_INIT_TYPES:
             return
@@ -267,9 +267,9 @@ class _ColdStartGuard:
         except MigrateError:
             self.is_open = False
 
-    def forget(self) -> None:
+    def forget_result(self) -> None:
         """Close again after a snapshot was restored: the schema may have changed since."""
         self.is_open = False
         self._runner = self._own_runner
         if self._own_runner is not None:
-            self._own_runner.forget()
+            self._own_runner.forget_result()

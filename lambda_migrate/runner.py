@@ -71,7 +71,7 @@ class MigrationRunner:
 
         is_on_lambda = "AWS_LAMBDA_FUNCTION_NAME" in os.environ
         loaded = Settings.load(os.environ, **settings)
-        loaded.require(table=is_on_lambda, database=True)
+        loaded.require_configured(table=is_on_lambda, database=True)
         if observer is None:
             observer = default_observer() if is_on_lambda else null_observer
         target = make_target(loaded, observer=observer)
@@ -118,6 +118,6 @@ class MigrationRunner:
         self.target.observer.observe(cold_start.finished_event(outcome))
         return outcome
 
-    def forget(self) -> None:
+    def forget_result(self) -> None:
         """Forget that the schema was ready, as after a snapshot of this process was restored."""
         self._is_ready = False

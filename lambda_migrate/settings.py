@@ -379,7 +379,7 @@ class Settings:
         return address
 
     @property
-    def fingerprint(self) -> str:
+    def address_fingerprint(self) -> str:
         """The database's address, without secrets, or the name of the secret that contains it.
 
         `Credentials.fingerprint` returns the same.
@@ -387,7 +387,7 @@ class Settings:
         address = self.address
         return self.database_secret if address is None else address.fingerprint
 
-    def require(self, *, table: bool = False, database: bool = False) -> Settings:
+    def require_configured(self, *, table: bool = False, database: bool = False) -> Settings:
         """Return self if the given settings are set.
 
         Raises:

@@ -132,7 +132,7 @@ def make_store(settings: Settings, *, clock: Clock = SYSTEM_CLOCK) -> LeaseStore
 def make_database(settings: Settings) -> Database:
     """Create the database of the settings."""
     return PostgreSQLDatabase(
-        fingerprint=settings.require(database=True).fingerprint,
+        fingerprint=settings.require_configured(database=True).address_fingerprint,
         connect=_make_connect(settings),
         schema=settings.schema,
         lock_timeout_seconds=settings.lock_timeout_seconds,
@@ -161,7 +161,7 @@ def make_credentials(settings: Settings) -> Credentials:
         UrlCredentials,
     )
 
-    address = settings.require(database=True).address
+    address = settings.require_configured(database=True).address
     if settings.database_secret:
         return SecretCredentials(
             settings.database_secret,
@@ -169,7 +169,7 @@ def make_credentials(settings: Settings) -> Credentials:
             sslmode=settings.sslmode,
             sslrootcert=settings.sslrootcert,
         )
-    assert address is not None  # noqa: S101 - `require` has made sure of one of the two
+    assert address is not None  # noqa: S101 - `require_configured` has made sure of one of the two
     return IamCredentials(address) if settings.database_iam else UrlCredentials(address)
 
 
@@ -196,18 +196,18 @@ def default_observer() -> Observer:
     return PowertoolsObserver()
 
 
-def report_check_failure(error: MigrateError, *, target: str = "") -> None:
+def report_check_failure(error: MigrateError, *, target_name: str = "") -> None:
     """Report a check that failed before there was a runner, to the default observer.
 
     Args:
         error: Why it failed.
-        target: The setting, if it was an argument; by default the environment variable.
+        target_name: The setting, if it was an argument; by default the environment variable.
     """
     from lambda_migrate.events import CheckFailed, guard_observer
 
     guard_observer(default_observer()).observe(
         CheckFailed(
-            target=target or os.environ.get("LAMBDA_MIGRATE_TARGET") or "default",
+            target=target_name or os.environ.get("LAMBDA_MIGRATE_TARGET") or "default",
             digest="",
             error=type(error).__name__,
             message=str(error),

@@ -489,7 +489,7 @@ MUTANTS = (
     Mutant(
         "a rollback begins over a row in doubt of the fake",
         "lambda_migrate/testing/database.py",
-        "        if not self._settle_first(row.version, deadline):\n",
+        "        if not self._resolve_in_doubt_first(row.version, deadline):\n",
         "        if False:\n",
         ("engine", "contract, database"),
     ),
@@ -759,8 +759,10 @@ MUTANTS = (
     Mutant(
         "an address keeps what it has confirmed though the history went another way",
         "lambda_migrate/lease/readiness.py",
-        "_count_still_confirmed(known.dropped_count + count, matching_count, dropped_count)",
-        "count",
+        "                _count_still_confirmed(\n"
+        "                    known_record.dropped_count + count, matching_count, dropped_count\n"
+        "                )\n",
+        "                count\n",
         ("lease",),
     ),
     Mutant(
@@ -794,8 +796,8 @@ MUTANTS = (
     Mutant(
         "a rollback leaves what is marked ready",
         "lambda_migrate/lease/readiness.py",
-        "known = _set_ready_digests(known._replace(addresses=addresses), digests)",
-        "known = known._replace(addresses=addresses)",
+        "known_record = _set_ready_digests(known_record._replace(addresses=addresses), digests)",
+        "known_record = known_record._replace(addresses=addresses)",
         ("lease", "engine", "protocol, fakes"),
     ),
     Mutant(
@@ -1107,7 +1109,7 @@ MUTANTS = (
     Mutant(
         "a hook: no time is kept for the answer",
         "lambda_migrate/deploy/deliver.py",
-        "work=end.earlier(min(_RESERVE_SECONDS, left / 4)),",
+        "work=end.moved_earlier(min(_RESERVE_SECONDS, left / 4)),",
         "work=end,",
         ("hooks",),
     ),
@@ -1354,7 +1356,7 @@ MUTANTS = (
     Mutant(
         "a refused login is not tried again",
         "lambda_migrate/postgresql/credentials.py",
-        "until = until.at_most(_ROTATION_SECONDS)",
+        "until = until.limited_to(_ROTATION_SECONDS)",
         "return",
         ("credentials",),
     ),

@@ -290,8 +290,8 @@ class _Document(StoreProvider):
         return self._content
 
 
-def evaluate_flags(document: object, context: Mapping[str, str]) -> Flags:
-    """Evaluate a document for ``context``; flags of other names are ignored.
+def evaluate_flags(document: object, evaluation_context: Mapping[str, str]) -> Flags:
+    """Evaluate a document for ``evaluation_context``; flags of other names are ignored.
 
     This is stricter than Powertools, where a typing mistake makes a flag that has no effect, which
     would be noticed only when the flag is needed.
@@ -307,11 +307,11 @@ def evaluate_flags(document: object, context: Mapping[str, str]) -> Flags:
             f"the document is not in the format of Powertools' feature flags ({error}); its "
             "profile must be a freeform one"
         ) from None
-    _check_rules(own_flags, context)
+    _check_rules(own_flags, evaluation_context)
     powertools = FeatureFlags(store=_Document(own_flags))
     powertools.validation_exception_handler(Exception)(_raise_rule_error)  # type: ignore[arg-type]  # its hint says instance
     values = {
-        name: powertools.evaluate(name=name, context=dict(context), default=None)
+        name: powertools.evaluate(name=name, context=dict(evaluation_context), default=None)
         for name in own_flags
     }
     return Flags(
@@ -333,8 +333,8 @@ def _select_flags(document: object) -> dict[str, Any]:
     return own_flags
 
 
-def _check_rules(flags: Mapping[str, Any], context: Mapping[str, str]) -> None:
-    known = (*context, *_TIME_CONDITION_KEYS)
+def _check_rules(flags: Mapping[str, Any], evaluation_context: Mapping[str, str]) -> None:
+    known = (*evaluation_context, *_TIME_CONDITION_KEYS)
     for name, flag in flags.items():
         for rule, content in (flag.get("rules") or {}).items():
             for condition in content["conditions"]:

@@ -161,12 +161,12 @@ class PowertoolsObserver:
         if collected:
             self._write_metrics(event.target, collected)
 
-    def _write_metrics(self, target: str, collected: list[Metric]) -> None:
+    def _write_metrics(self, target_name: str, collected_metrics: list[Metric]) -> None:
         from aws_lambda_powertools.metrics import EphemeralMetrics
 
         metrics = EphemeralMetrics(namespace=_read_namespace(), service=_read_service())
-        metrics.add_dimension("target", target)
-        for name, unit, value in collected:
+        metrics.add_dimension("target", target_name)
+        for name, unit, value in collected_metrics:
             metrics.add_metric(name=name, unit=unit, value=value)
         metrics.flush_metrics()
 

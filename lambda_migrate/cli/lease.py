@@ -68,7 +68,7 @@ def _create_table(
         snippet = Text(create_table.CLOUDFORMATION_SNIPPET.format(name=name_line).rstrip("\n"))
         invocation.terminal.show_result(create_table.build_resource(name), snippet)
         return EXIT_DONE
-    invocation.settings.require(table=True)
+    invocation.settings.require_configured(table=True)
     client, sleep = create_table.make_client(), invocation.clock.sleep
     is_new = create_table.create_table(client, name, sleep=sleep)
     text = f"created table {name}" if is_new else f"table {name} already exists with the right key"

@@ -81,7 +81,7 @@ class CommandContext:
         """
         from lambda_migrate.wiring import make_store
 
-        store = make_store(self.settings.require(table=True), clock=self.clock)
+        store = make_store(self.settings.require_configured(table=True), clock=self.clock)
         set_credentials_deadline(store, self.deadline)
         return store
 
@@ -95,7 +95,7 @@ class CommandContext:
         from lambda_migrate.engine.operations import Operations
         from lambda_migrate.wiring import make_target
 
-        settings = self.settings.require(database=True)
+        settings = self.settings.require_configured(database=True)
         target = make_target(settings, observer=self._observer, clock=self.clock)
         set_credentials_deadline(target.store, self.deadline)
         self._warn_without_table()

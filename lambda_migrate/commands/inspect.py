@@ -104,7 +104,7 @@ def verify(context: CommandContext, *, resync: bool = False) -> CommandResult:
         resync: Correct the lease table from the history first.
     """
     if resync:
-        context.settings.require(table=True)
+        context.settings.require_configured(table=True)
         context.operations.resync(context.deadline)
     verification = context.operations.verify(context.deadline)
     document = build_verify_document(verification, context.location, resynced=resync)

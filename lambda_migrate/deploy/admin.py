@@ -148,10 +148,12 @@ class AdminFunction:
     ) -> dict[str, Any]:
         # `repair --environment` without a name stamps the function's own environment.
         environment = request.options.get("environment") or None
-        settings = Settings.load(self._environ, environment=environment).require(table=True)
-        deadline = invocation.deadline.earlier(settings.safety_margin_seconds)
+        settings = Settings.load(self._environ, environment=environment).require_configured(
+            table=True
+        )
+        deadline = invocation.deadline.moved_earlier(settings.safety_margin_seconds)
         if request.timeout is not None:
-            deadline = deadline.at_most(request.timeout)
+            deadline = deadline.limited_to(request.timeout)
         prompter = _EventPrompter(request)
         command_context = CommandContext(
             settings,

@@ -110,7 +110,7 @@ def _run(deadline: Deadline, request_id: str, *, is_rollback: bool) -> HookResul
 
 
 def _is_rollback(event: _LifecycleEvent, deadline: Deadline) -> bool:
-    limit = deadline.at_most(min(_LOOKUP_SECONDS, deadline.remaining() / 10))
+    limit = deadline.limited_to(min(_LOOKUP_SECONDS, deadline.remaining() / 10))
     try:
         creator = run_with_deadline(lambda: _get_creator(event, limit.remaining()), limit)
     except WorkTimeout:

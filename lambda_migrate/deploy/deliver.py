@@ -84,8 +84,8 @@ class InvocationDeadlines:
         end = end or Deadline.after(_MAX_INVOCATION_SECONDS, clock)
         left = end.remaining()
         return cls(
-            work=end.earlier(min(_RESERVE_SECONDS, left / 4)),
-            response=end.earlier(min(0.5, left / 20)),
+            work=end.moved_earlier(min(_RESERVE_SECONDS, left / 4)),
+            response=end.moved_earlier(min(0.5, left / 20)),
         )
 
 
@@ -124,9 +124,9 @@ def deliver_response(
         DeliveryFailed: It was not accepted.
     """
     clock, random = until.clock, random or system_random()
-    until = until.at_most(_DELIVERY_SECONDS)
+    until = until.limited_to(_DELIVERY_SECONDS)
     for attempt in count():
-        fault = _attempt(send, until.at_most(_ATTEMPT_SECONDS))
+        fault = _attempt(send, until.limited_to(_ATTEMPT_SECONDS))
         if not fault:
             return
         delay = min(_MAX_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2 ** min(attempt, 8))

@@ -106,7 +106,7 @@ class ColdStart:
         self._request_id = request_id
         self._owner = new_owner()
         self._deadline = (
-            invocation_deadline.earlier(target.policy.safety_margin_seconds)
+            invocation_deadline.moved_earlier(target.policy.safety_margin_seconds)
             if invocation_deadline is not None
             else Deadline.after(DEFAULT_DEADLINE_SECONDS, target.clock)
         )
@@ -205,7 +205,7 @@ class ColdStart:
 
     @property
     def _wait_deadline(self) -> Deadline:
-        return self._deadline.at_most(self._target.policy.wait_seconds - self._waited_seconds)
+        return self._deadline.limited_to(self._target.policy.wait_seconds - self._waited_seconds)
 
     def _report_wait(self, state: LeaseState, waited_seconds: float, delay_seconds: float) -> None:
         progress = state.progress.migration if state.progress is not None else ""

@@ -96,12 +96,12 @@ def record_check(
             unverified_identity=check.unverified_identity,
             is_new_or_copied_database=check.is_new_or_copied_database,
         )
-    known = databases.get(check.identity, DatabaseRecord())
-    record = _set_ready_digests(known, check.digests)
+    known_record = databases.get(check.identity, DatabaseRecord())
+    record = _set_ready_digests(known_record, check.digests)
     confirmed = len(record.ready_digests) // SHORT_DIGEST_BYTES
     addresses = {**record.addresses, check.address: (confirmed, check.fence)}
     record = record._replace(
-        older_digests=_merge_older_digests(known, record, check),
+        older_digests=_merge_older_digests(known_record, record, check),
         addresses=_keep_newest(addresses, _MAX_ADDRESSES, key=lambda entry: entry[1]),
         at_ms=check.at_ms,
     )
@@ -170,13 +170,13 @@ def remove_ready_digests(
     databases = _reset_unverified_records(
         databases, identity, address, is_new_or_copied_database=is_new_or_copied_database
     )
-    known = databases.get(identity, DatabaseRecord())
+    known_record = databases.get(identity, DatabaseRecord())
     remaining = set(split_digests(join_digests(digests)))
-    older = [short for short in split_digests(known.older_digests) if short in remaining]
+    older = [short for short in split_digests(known_record.older_digests) if short in remaining]
     others = {other: _remove_address(record, address) for other, record in databases.items()}
-    addresses = {**known.addresses, address: known.addresses.get(address, (0, 0))}
-    known = _set_ready_digests(known._replace(addresses=addresses), digests)
-    return {**others, identity: known._replace(older_digests=b"".join(older))}
+    addresses = {**known_record.addresses, address: known_record.addresses.get(address, (0, 0))}
+    known_record = _set_ready_digests(known_record._replace(addresses=addresses), digests)
+    return {**others, identity: known_record._replace(older_digests=b"".join(older))}
 
 
 def _reset_unverified_records(
@@ -212,31 +212,35 @@ def _remove_address(record: DatabaseRecord, address: str) -> DatabaseRecord:
     return record._replace(addresses={a: n for a, n in record.addresses.items() if a != address})
 
 
-def _set_ready_digests(known: DatabaseRecord, digests: Sequence[str]) -> DatabaseRecord:
+def _set_ready_digests(known_record: DatabaseRecord, digests: Sequence[str]) -> DatabaseRecord:
     """The record with ``digests`` as ``ready_digests``; addresses keep what agrees with them."""
     shorts = split_digests(join_digests(digests))
     dropped_count = max(0, len(shorts) - MAX_READY_DIGESTS)
     matching_count = 0
     for before, now in zip(
-        split_digests(known.ready_digests), shorts[known.dropped_count :], strict=False
+        split_digests(known_record.ready_digests),
+        shorts[known_record.dropped_count :],
+        strict=False,
     ):
         if before != now:
             break
         matching_count += 1
     if matching_count:
         # A digest stands for all below it; without one nothing is known.
-        matching_count += known.dropped_count
-    return known._replace(
+        matching_count += known_record.dropped_count
+    return known_record._replace(
         ready_digests=b"".join(shorts[dropped_count:]),
         dropped_count=dropped_count,
         addresses={
             address: (
-                _count_still_confirmed(known.dropped_count + count, matching_count, dropped_count)
+                _count_still_confirmed(
+                    known_record.dropped_count + count, matching_count, dropped_count
+                )
                 if count
                 else 0,
                 fence,
             )
-            for address, (count, fence) in known.addresses.items()
+            for address, (count, fence) in known_record.addresses.items()
         },
     )
 
@@ -247,13 +251,17 @@ def _count_still_confirmed(confirmed_count: int, matching_count: int, dropped_co
 
 
 def _merge_older_digests(
-    known: DatabaseRecord, record: DatabaseRecord, check: DatabaseCheck
+    known_record: DatabaseRecord, record: DatabaseRecord, check: DatabaseCheck
 ) -> bytes:
     listed = set(split_digests(record.ready_digests))
     proved = set(split_digests(join_digests([*check.digests, *check.digests_before_migration])))
     # What was ready and is not proved was lost without a withdrawal: by a restore, for example.
     # The older ones may be lost with it.
-    kept = known.older_digests if proved.issuperset(split_digests(known.ready_digests)) else b""
+    kept = (
+        known_record.older_digests
+        if proved.issuperset(split_digests(known_record.ready_digests))
+        else b""
+    )
     served = (
         [check.manifest_digest]
         if check.manifest_digest in (*check.digests, *check.digests_before_migration)

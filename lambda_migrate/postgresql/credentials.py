@@ -209,7 +209,7 @@ class SecretCredentials:
         """See `Credentials.attempts`; see `_ROTATION_PAUSES` for when."""
         tried = [self.address(seconds=until.remaining())]
         yield tried[0]
-        until = until.at_most(_ROTATION_SECONDS)
+        until = until.limited_to(_ROTATION_SECONDS)
         for number, pause in enumerate(_ROTATION_PAUSES):
             pause *= (1 + random.random()) / 2
             if pause >= until.remaining():

@@ -92,7 +92,7 @@ class PostgreSQLDatabase:
         )
         from lambda_migrate.postgresql.sql_fragments import ServerTimeouts
 
-        limit = deadline.at_most(_READ_SECONDS)
+        limit = deadline.limited_to(_READ_SECONDS)
         try:
             connection = self.connect("lambda-migrate status", limit.remaining())
         except ConnectFailed as failed:

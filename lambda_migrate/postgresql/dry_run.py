@@ -204,7 +204,7 @@ class PostgreSQLDryRun:
 
     def roll_back(self) -> tuple[AdvancedSequence, ...]:
         """See `DryRunSession.roll_back`."""
-        deadline = self._deadline.earlier(-_CLOSE_SECONDS)
+        deadline = self._deadline.moved_earlier(-_CLOSE_SECONDS)
         try:
             self._roll_back(deadline)
             self._require_rolled_back(deadline)
@@ -227,7 +227,7 @@ class PostgreSQLDryRun:
         """See `DryRunSession.close`."""
         # Release the locks now; without a connection they are released already.
         with contextlib.suppress(PostgresError, ConnectionLost, MigrateError):
-            self._roll_back(self._deadline.earlier(-_CLOSE_SECONDS))
+            self._roll_back(self._deadline.moved_earlier(-_CLOSE_SECONDS))
         self._connection.close()
 
     def __enter__(self) -> PostgreSQLDryRun:
@@ -270,7 +270,7 @@ class PostgreSQLDryRun:
         """Check how the transaction ended; after a broken connection that may take a moment."""
         if not self._transaction:
             return
-        limit = deadline.at_most(_POLL_SECONDS)
+        limit = deadline.limited_to(_POLL_SECONDS)
         while (status := self._read_transaction_status(deadline)) == "in progress":
             if limit.is_over:
                 raise DatabaseUnavailable(
@@ -380,7 +380,7 @@ class PostgreSQLDryRun:
 
     def _find_successor_token(self, deadline: Deadline) -> int | None:
         """The token of a successor that ended this backend; it is stored a moment later."""
-        limit = deadline.at_most(_POLL_SECONDS)
+        limit = deadline.limited_to(_POLL_SECONDS)
         while not limit.is_over:
             with contextlib.suppress(MigrateError, ConnectionLost):
                 try:

@@ -242,7 +242,7 @@ class FencedConnection:
         if not self.is_direct_connection or connection is None or connection.in_transaction:
             return
         with suppress(PostgresError, ConnectionLost, MigrateError):
-            self.read(self.queries.release_advisory_lock(), deadline.at_most(_CLOSE_SECONDS))
+            self.read(self.queries.release_advisory_lock(), deadline.limited_to(_CLOSE_SECONDS))
 
     def close(self) -> None:
         """Close the connection, if there is one."""
@@ -393,7 +393,7 @@ class FencedConnection:
         """
         if not self.is_direct_connection:
             raise MigrationFailed(_NEEDS_DIRECT_CONNECTION, migration=name)
-        limit = deadline.at_most(_ADVISORY_LOCK_SECONDS)
+        limit = deadline.limited_to(_ADVISORY_LOCK_SECONDS)
         attempt = 0
         while not self.read(self.queries.try_advisory_lock(), deadline)[-1][0]:
             attempt += 1

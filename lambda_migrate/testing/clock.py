@@ -43,7 +43,7 @@ class FakeClock:
         with self._guard:
             self._monotonic += max(0.0, seconds)
 
-    def jump(self, seconds: float) -> None:
+    def step_wall_clock(self, seconds: float) -> None:
         """Change the wall clock alone by ``seconds``, as an operator or NTP does."""
         with self._guard:
             self._wall_ms += round(seconds * 1000)

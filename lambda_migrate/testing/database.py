@@ -86,7 +86,7 @@ class InMemoryDatabase:
         self._rows: dict[int, HistoryRow] = {}
         self._took_effect: dict[int, bool | None] = {}
         self._failures: dict[int, MigrationFailed] = {}
-        self._open: set[_Holder] = set()
+        self._open: set[_ActiveSession] = set()
         self._guard = threading.RLock()
 
     @property
@@ -122,7 +122,7 @@ class InMemoryDatabase:
         with self._guard:
             state = RowState.ROLLING_BACK if rolling_back else RowState.STARTED
             row = self._make_row(migration, digest, self.token, self._owner)
-            self._leave_row(row, state, up=None if rolling_back else migration.up)
+            self._insert_in_doubt_row(row, state, up=None if rolling_back else migration.up)
             self._took_effect[migration.version] = took_effect
 
     # --- the port
@@ -197,19 +197,21 @@ class InMemoryDatabase:
         if not grant.replaces_environment:
             require_environment(self.environment, grant.environment)
 
-    def _run(self, version: int, *, name: str, by: Deadline) -> None:
+    def _run(self, version: int, *, name: str, deadline: Deadline) -> None:
         hook, failure = self.on_script, self._failures.get(version)
         if hook is not None:
             hook(version)
         if failure is not None:
             raise failure
-        if by.is_over:
+        if deadline.is_over:
             raise MigrationFailed("the deadline has passed", migration=name, is_timeout=True)
 
     def _fence_row(self) -> FenceRow:
         return FenceRow(self.token, self._owner, self.environment, self.identity)
 
-    def _leave_row(self, row: HistoryRow, state: RowState, *, up: Script | None = None) -> None:
+    def _insert_in_doubt_row(
+        self, row: HistoryRow, state: RowState, *, up: Script | None = None
+    ) -> None:
         """Leave a row in doubt; whether its statement took effect is unknown."""
         self._rows[row.version] = replace(row, state=state, applied_at=None, up=up)
         self._took_effect[row.version] = None
@@ -269,19 +271,19 @@ class InMemorySession:
 
     def read_history(self) -> list[HistoryRow]:
         """See `FencedSession.read_history`."""
-        with self._under_fence() as database:
+        with self._require_fence() as database:
             return database._sorted_rows()
 
     def read_tool_histories(self) -> list[ToolHistory]:
         """See `FencedSession.read_tool_histories`."""
-        with self._under_fence(self._deadline) as database:
+        with self._require_fence(self._deadline) as database:
             return list(database.other_histories)
 
     def apply(self, migration: Migration, digest: str, deadline: Deadline) -> int:
         """See `FencedSession.apply`."""
         version, path = migration.version, migration.path or migration.name
-        self._settle_first(version, deadline)
-        with self._under_fence() as database:
+        self._resolve_in_doubt_first(version, deadline)
+        with self._require_fence() as database:
             if version in database._rows:
                 raise MigrationFailed(
                     f"version {version} is in the history already",
@@ -292,14 +294,16 @@ class InMemorySession:
                 migration, digest, fence=self.grant.fence, owner=self.grant.owner
             )
         try:
-            took_ms = self._run(migration.up, version, name=migration.name, path=path, by=deadline)
+            took_ms = self._run(
+                migration.up, version, name=migration.name, path=path, deadline=deadline
+            )
         except MigrationFailed as failed:
             if _may_have_committed_partly(migration.up):
-                with self._under_fence() as database:
-                    database._leave_row(row, RowState.STARTED, up=migration.up)
+                with self._require_fence() as database:
+                    database._insert_in_doubt_row(row, RowState.STARTED, up=migration.up)
                 raise _repair_required(row, failed.cause) from failed
             raise
-        with self._under_fence() as database:
+        with self._require_fence() as database:
             applied_at = _format_time(database._clock.wall_ms())
             database._rows[version] = replace(row, applied_at=applied_at, duration_ms=took_ms)
             database.effects.append(migration.name)
@@ -309,25 +313,25 @@ class InMemorySession:
         """See `FencedSession.roll_back`."""
         if row.down is None:
             raise MigrationFailed("it was applied without a down script", migration=row.name)
-        if not self._settle_first(row.version, deadline):
+        if not self._resolve_in_doubt_first(row.version, deadline):
             return 0
         path = f"{row.name} (stored down script)"
         try:
-            took_ms = self._run(row.down, row.version, name=row.name, path=path, by=deadline)
+            took_ms = self._run(row.down, row.version, name=row.name, path=path, deadline=deadline)
         except MigrationFailed as failed:
             if _may_have_committed_partly(row.down):
-                with self._under_fence() as database:
-                    database._leave_row(row, RowState.ROLLING_BACK)
+                with self._require_fence() as database:
+                    database._insert_in_doubt_row(row, RowState.ROLLING_BACK)
                 raise _repair_required(row, failed.cause) from failed
             raise
-        with self._under_fence() as database:
+        with self._require_fence() as database:
             if database._rows.pop(row.version, None) is not None:
                 database.rolled_back.append(row.name)
         return took_ms
 
     def resolve_in_doubt(self, row: HistoryRow, deadline: Deadline) -> None:
         """See `FencedSession.resolve_in_doubt`."""
-        with self._under_fence(deadline) as database:
+        with self._require_fence(deadline) as database:
             rolling_back = row.state is RowState.ROLLING_BACK
             script = row.down if rolling_back else row.up
             took_effect = database._took_effect.get(row.version)
@@ -336,11 +340,11 @@ class InMemorySession:
                     raise _repair_required(row, "it was interrupted")
                 took_effect = False
             database._took_effect.pop(row.version, None)
-            self._end_doubt(database, row, took_effect=took_effect)
+            self._resolve_row(database, row, took_effect=took_effect)
 
-    def _settle_first(self, version: int, deadline: Deadline) -> bool:
-        """Settle the version's row if it is in doubt; whether there is a row then."""
-        with self._under_fence() as database:
+    def _resolve_in_doubt_first(self, version: int, deadline: Deadline) -> bool:
+        """Resolve the version's row if it is in doubt; whether there is a row then."""
+        with self._require_fence() as database:
             row = database._rows.get(version)
         if row is None or row.state is RowState.APPLIED:
             return row is not None
@@ -351,7 +355,7 @@ class InMemorySession:
         self, migrations: Sequence[tuple[Migration, str]], *, baseline: bool
     ) -> None:
         """See `FencedSession.record_applied`."""
-        with self._under_fence(self._deadline) as database:
+        with self._require_fence(self._deadline) as database:
             for migration, digest in migrations:
                 database._rows[migration.version] = self._make_applied_row(
                     database, migration, digest, baseline=baseline
@@ -359,7 +363,7 @@ class InMemorySession:
 
     def delete_rows(self, versions: Sequence[int]) -> None:
         """See `FencedSession.delete_rows`."""
-        with self._under_fence(self._deadline) as database:
+        with self._require_fence(self._deadline) as database:
             for version in versions:
                 database._rows.pop(version, None)
 
@@ -386,7 +390,7 @@ class InMemorySession:
     # --- how
 
     @contextmanager
-    def _under_fence(self, deadline: Deadline | None = None) -> Iterator[InMemoryDatabase]:
+    def _require_fence(self, deadline: Deadline | None = None) -> Iterator[InMemoryDatabase]:
         """The database, locked, as long as this grant is the newest and time is left."""
         with self._database._guard:
             if self._is_aborted or not self._database._is_held_by(self.grant):
@@ -400,15 +404,19 @@ class InMemorySession:
                 raise MigrationFailed("the deadline has passed", is_timeout=True)
             yield self._database
 
-    def _run(self, script: Script, version: int, *, name: str, path: str, by: Deadline) -> int:
+    def _run(
+        self, script: Script, version: int, *, name: str, path: str, deadline: Deadline
+    ) -> int:
         """Everything of a script but its effects, outside the lock; returns milliseconds."""
         _require_runnable(script, name=name, path=path)
-        with self._under_fence(by) as database:
+        with self._require_fence(deadline) as database:
             began = database._clock.monotonic()
-        database._run(version, name=name, by=by)
+        database._run(version, name=name, deadline=deadline)
         return round((database._clock.monotonic() - began) * 1000)
 
-    def _end_doubt(self, database: InMemoryDatabase, row: HistoryRow, *, took_effect: bool) -> None:
+    def _resolve_row(
+        self, database: InMemoryDatabase, row: HistoryRow, *, took_effect: bool
+    ) -> None:
         started = row.state is RowState.STARTED
         if took_effect:
             (database.effects if started else database.rolled_back).append(row.name)
@@ -462,7 +470,7 @@ class InMemoryDryRun:
         with self._database._guard:
             database = self._database
             if self._has_begun:
-                self._require_alive()
+                self._require_open()
             if database.is_down or deadline.is_over:
                 raise DatabaseUnavailable("the in-memory database is down")
             database._check_environment(self.grant)
@@ -486,18 +494,18 @@ class InMemoryDryRun:
             raise MigrationFailed(
                 "it is non-transactional and cannot run in a dry run", migration=name
             )
-        self._require_alive()
+        self._require_open()
         if deadline.is_over:
             raise MigrationFailed("the deadline has passed", migration=name, is_timeout=True)
         began = clock.monotonic()
-        self._database._run(migration.version, name=name, by=deadline)
-        self._require_alive()
+        self._database._run(migration.version, name=name, deadline=deadline)
+        self._require_open()
         measured = self._database.dry_run_effects.get(migration.version, MigrationEffects(0))
         return replace(measured, seconds=clock.monotonic() - began)
 
     def roll_back(self) -> tuple[AdvancedSequence, ...]:
         """See `DryRunSession.roll_back`."""
-        self._require_alive()
+        self._require_open()
         self.close()
         return self._database.moved_sequences
 
@@ -521,7 +529,7 @@ class InMemoryDryRun:
     ) -> None:
         self.close()
 
-    def _require_alive(self) -> None:
+    def _require_open(self) -> None:
         """A successor ends a dry run, as it ends a holder."""
         database = self._database
         overtaken = database.token > self.grant.fence
@@ -534,7 +542,7 @@ class InMemoryDryRun:
             raise DatabaseUnavailable("the in-memory database is down")
 
 
-_Holder = InMemorySession | InMemoryDryRun
+_ActiveSession = InMemorySession | InMemoryDryRun
 
 UNIQUE_VIOLATION = "23505"
 

@@ -178,7 +178,7 @@ def _roll_back(job: dict[str, Any], emit: Emit) -> None:
     while True:
         try:
             down = Operations(manifest, target).down(
-                Deadline(ends, target.clock).earlier(2.0), to=job["to"]
+                Deadline(ends, target.clock).moved_earlier(2.0), to=job["to"]
             )
         except MigrateError as error:
             if error.retryable and time.monotonic() < ends - 4.0:

@@ -36,7 +36,7 @@ def test_time_stands_still_until_it_is_advanced(clock: FakeClock) -> None:
 
 def test_a_jump_of_the_wall_clock_changes_no_deadline(clock: FakeClock) -> None:
     before, wall_before = clock.monotonic(), clock.wall_ms()
-    clock.jump(-3600)
+    clock.step_wall_clock(-3600)
     assert (clock.monotonic(), clock.wall_ms()) == (before, wall_before - 3_600_000)
 
 

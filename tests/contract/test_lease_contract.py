@@ -188,7 +188,7 @@ def test_a_lease_unchanged_for_its_whole_length_is_acquired_whatever_the_clocks_
     leases: LeaseBench,
 ) -> None:
     leases.acquire("a")
-    leases.clock.jump(-3600)
+    leases.clock.step_wall_clock(-3600)
     watch = LeaseWatch()
     assert not watch.has_expired(leases.state(), leases.clock.monotonic())
     leases.clock.advance(LEASE_SECONDS + 1.001)
@@ -244,7 +244,7 @@ def test_clocks_that_differ_by_the_margin_acquire_no_live_lease(
 ) -> None:
     leases.acquire("a")
     leases.clock.advance(LEASE_SECONDS)
-    leases.clock.jump(ahead_seconds)
+    leases.clock.step_wall_clock(ahead_seconds)
     assert leases.lose("b").owner == "a"
 
 
@@ -252,7 +252,7 @@ def test_clocks_that_differ_by_an_hour_cost_a_lease_but_the_fencing_token_still_
     leases: LeaseBench,
 ) -> None:
     slow = leases.acquire("slow clock")
-    leases.clock.jump(3600)
+    leases.clock.step_wall_clock(3600)
     fast = leases.acquire("fast clock")
     assert fast.fence > slow.fence
     with pytest.raises(LeaseLost):

@@ -113,7 +113,7 @@ def check_runner(migration: Migration, settings: Settings) -> None:
     runner = MigrationRunner(manifest, target)
     assert_type(runner.ensure(), Outcome)
     assert_type(runner.ensure(Deadline.after(5, clock), request_id="r"), Outcome)
-    assert_type(runner.forget(), None)
+    assert_type(runner.forget_result(), None)
     assert_type(runner.manifest, Manifest)
     assert_type(manifest.digest, str)
     assert_type(list(manifest), list[Migration])

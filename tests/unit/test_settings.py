@@ -292,7 +292,7 @@ def test_without_a_url_there_is_no_address() -> None:
 
 def test_all_missing_required_settings_are_reported_at_once() -> None:
     with pytest.raises(ConfigurationError) as error:
-        Settings().require(table=True, database=True)
+        Settings().require_configured(table=True, database=True)
 
     assert [fault.split()[0] for fault in error.value.faults] == [variable("table"), "no"]
 
@@ -300,8 +300,8 @@ def test_all_missing_required_settings_are_reported_at_once() -> None:
 def test_present_required_settings_pass() -> None:
     settings = Settings.load({}, table="t", database_secret="arn:x")
 
-    assert settings.require(table=True, database=True) is settings
-    assert Settings().require() == Settings()
+    assert settings.require_configured(table=True, database=True) is settings
+    assert Settings().require_configured() == Settings()
 
 
 def test_no_text_of_the_settings_holds_a_password() -> None:

@@ -200,7 +200,7 @@ class FastClient:
             except NoResponse as error:
                 if not error.is_stale:
                     raise
-        connection = connect(endpoint, tls_context, deadline.at_most(CONNECT_TIMEOUT_SECONDS))
+        connection = connect(endpoint, tls_context, deadline.limited_to(CONNECT_TIMEOUT_SECONDS))
         self.request_count += idle is None
         return self._exchange(connection, request, deadline)
 
@@ -208,7 +208,7 @@ class FastClient:
         self, connection: HTTPConnection, request: bytes, deadline: Deadline
     ) -> HTTPResponse:
         try:
-            return connection.exchange(request, deadline.at_most(READ_TIMEOUT_SECONDS))
+            return connection.exchange(request, deadline.limited_to(READ_TIMEOUT_SECONDS))
         finally:
             if connection.is_reusable and not self._idle_connections:
                 self._idle_connections.append(connection)

@@ -238,7 +238,7 @@ def test_a_clock_that_is_half_an_hour_behind_takes_no_live_lease(fakes: Fakes) -
     def renew() -> None:
         fakes.change(lease_until_ms=fakes.clock.wall_ms() + true + 20_000)
 
-    fakes.clock.jump(-31 * 60)
+    fakes.clock.step_wall_clock(-31 * 60)
     renew()
     for second in range(5, 50, 5):
         fakes.clock.at(second, renew)
@@ -249,7 +249,7 @@ def test_a_clock_that_is_half_an_hour_behind_takes_no_live_lease(fakes: Fakes) -
 
 def test_a_clock_that_is_half_an_hour_behind_takes_a_dead_holders_lease(fakes: Fakes) -> None:
     fakes.held_by("dead")
-    fakes.clock.jump(-31 * 60)
+    fakes.clock.step_wall_clock(-31 * 60)
     assert fakes.runner(V1, wait_seconds=80).ensure(fakes.deadline(120)) is Outcome.MIGRATED
     assert fakes.observer.events_of(CheckFinished)[0].waited_seconds < 25
 

@@ -70,7 +70,7 @@ def test_the_answer_is_remembered_until_it_is_forgotten(fakes: Fakes) -> None:
     runner = fakes.runner(V2)
     assert [runner.ensure(), runner.ensure(), runner.ensure()] == [Outcome.UP_TO_DATE] * 3
     assert fakes.table.log == ["read"]
-    runner.forget()
+    runner.forget_result()
     runner.ensure()
     assert fakes.table.log == ["read", "read"]
 

@@ -51,7 +51,7 @@ def test_what_was_ready_before_is_read_again_after_it_was_forgotten(fakes: Fakes
     runner.ensure()
     fakes.lose(2)
     assert runner.ensure() is Outcome.UP_TO_DATE
-    runner.forget()
+    runner.forget_result()
     assert runner.ensure() is Outcome.MIGRATED
     assert fakes.database.effects == ["0001_m", "0002_m", "0002_m"]
 

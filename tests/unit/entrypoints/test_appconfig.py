@@ -116,7 +116,7 @@ def test_a_document_is_cached_for_some_seconds_by_both_clocks(
     asked = served.requests.total()
     assert not flags.read(deadline).paused
     assert served.requests.total() == asked
-    clock.jump(3600)  # frozen for an hour, in which the monotonic clock may stand still
+    clock.step_wall_clock(3600)  # frozen for an hour, in which the monotonic clock may stand still
     assert flags.read(deadline).paused
     served.document = GO
     clock.advance(adapter.API_CACHE_SECONDS)

@@ -56,7 +56,7 @@ class Runner:
             raise answer
         return answer or Outcome.UP_TO_DATE
 
-    def forget(self) -> None:
+    def forget_result(self) -> None:
         self.forgotten += 1
 
 

@@ -331,7 +331,7 @@ def test_setting_the_clock_while_a_lease_is_held_moves_no_lease(step: int) -> No
     table = DynamoDBLeaseTable(TABLE, "orders", client=lambda: client, clock=clock)
     lease = acquire(table, "me")
     clock.advance(7)
-    clock.jump(step)
+    clock.step_wall_clock(step)
     client.responses = [{"Attributes": item(1, "me")}]
     table.renew(lease)
     values = client.calls[-1][1]["ExpressionAttributeValues"]

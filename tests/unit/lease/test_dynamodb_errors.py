@@ -44,14 +44,14 @@ def test_setting_our_clock_is_noticed_before_the_next_response(
         clock, server = clocks_after(formatdate(seconds, usegmt=True), seconds * 1000 + 500)
         clock.advance(passed)
         assert server.offset_ms == 0
-        clock.jump(jump)
+        clock.step_wall_clock(jump)
         assert server.offset_ms == -jump * 1000
 
 
 def test_a_wrong_clock_that_is_set_right_is_not_corrected_twice() -> None:
     clock, server = clocks_after(formatdate(1_700_000_840, usegmt=True), 1_700_000_000_500)
     assert server.offset_ms == 840_000
-    clock.jump(840)
+    clock.step_wall_clock(840)
     assert server.offset_ms == 0
 
 

@@ -188,7 +188,7 @@ def test_setting_the_wall_clock_after_a_response_changes_nothing() -> None:
         read(client)
         now_ms = clock.wall_ms()
         assert table.now_ms() == now_ms
-        clock.jump(-1860)
+        clock.step_wall_clock(-1860)
         clock.advance(7)
         assert table.now_ms() == now_ms + 7_500  # half a second is the header's
         client.close()

@@ -96,7 +96,7 @@ class HeartbeatSetup:
 
     def take_over(self) -> None:
         """Let a successor whose clock is ahead acquire the lease."""
-        self.clock.jump(3600)
+        self.clock.step_wall_clock(3600)
         assert isinstance(self.table.acquire("successor"), Lease)
 
     @property
