@@ -180,14 +180,14 @@ MUTANTS = (
         ("fence", "poolers"),
     ),
     Mutant(
-        "the session lock is let go with what a script left",
+        "the advisory lock is let go with what a script left",
         "lambda_migrate/postgresql/queries.py",
         '{RESET_SESSION}{self.keep_advisory_lock()}"',
         '{RESET_SESSION}"',
         ("poolers",),
     ),
     Mutant(
-        "the session lock is free for an instant at each commit",
+        "the advisory lock is free for an instant at each commit",
         "lambda_migrate/postgresql/queries.py",
         'f"SELECT WHERE {transaction_lock} IS NULL; {RESET_SESSION}',
         'f"{RESET_SESSION}',
@@ -222,7 +222,7 @@ MUTANTS = (
         ("layouts",),
     ),
     Mutant(
-        "the session lock of any login blocks a migration",
+        "the advisory lock of any login blocks a migration",
         "lambda_migrate/postgresql/queries.py",
         "f\" AND has_table_privilege(r.oid, {fence}, 'UPDATE')))\"",
         'f" AND {fence} IS NOT NULL))"',

@@ -126,17 +126,17 @@ def make_plan(
     in_doubt = tuple(
         row for row in rows if row.state is not RowState.APPLIED and row.version <= manifest.version
     )
-    done = {row.version: row for row in rows if row.state is RowState.APPLIED}
-    settled = {row.version for row in rows}
+    applied_rows = {row.version: row for row in rows if row.state is RowState.APPLIED}
+    recorded_versions = {row.version for row in rows}
     divergences: list[Divergence] = []
     applied: list[HistoryRow] = []
     ahead: list[HistoryRow] = [
-        # A row in doubt above the manifest is settled by the newer code that needs it.
+        # A row in doubt above the manifest is resolved by the newer code that needs it.
         row
         for row in rows
         if row.state is not RowState.APPLIED and row.version > manifest.version
     ]
-    for row in done.values():
+    for row in applied_rows.values():
         migration = manifest.get(row.version)
         if migration is not None and migration.checksum == row.checksum:
             applied.append(row)
@@ -146,9 +146,9 @@ def make_plan(
             ahead.append(row)
         else:
             divergences.append(_missing_divergence(row))
-    pending = tuple(m for m in manifest if m.version not in settled)
+    pending = tuple(m for m in manifest if m.version not in recorded_versions)
     if not allow_out_of_order:
-        highest = max(done, default=0)
+        highest = max(applied_rows, default=0)
         divergences += [
             _out_of_order_divergence(m, highest) for m in pending if m.version < highest
         ]

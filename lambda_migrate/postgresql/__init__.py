@@ -22,11 +22,11 @@ Takeover (`fence`; I2, I5)
                                 token not higher              -> StaleFencingToken
         UPDATE the fence row    locked for more than 0.5 s    -> end the backend that is inside the
                                                                  locking transaction, and try again
-        end the sessions with the session lock: older holders between intent row and statement
-        COMMIT; take the session lock
+        end the sessions with the advisory lock: older holders between intent row and statement
+        COMMIT; take the advisory lock
 
     A backend is ended only for what it does at that moment: it has locked the fence row, or it
-    has the session lock. A remembered process id or an application name is no reason, because a
+    has the advisory lock. A remembered process id or an application name is no reason, because a
     pooler passes both on. A process that may not end sessions
     (``terminate_holders=False``, a dry run) raises `LeaseHeld` instead.
 
@@ -42,7 +42,7 @@ A stale holder
     It can be in one of three places. Between two transactions, the next comparison finds
     another token. Inside a transaction, its backend was ended before the token changed, because
     the successor needs the row lock. Between intent row and statement, its session was ended,
-    because it has the session lock. In each case it gets `LeaseLost`, and nothing more of it is
+    because it has the advisory lock. In each case it gets `LeaseLost`, and nothing more of it is
     committed::
 
                           take_over                     transaction: token and owner match

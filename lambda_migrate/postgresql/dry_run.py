@@ -370,9 +370,9 @@ class PostgreSQLDryRun:
             return MigrationFailed(
                 deadline_cause(), migration=migration.name, sqlstate=connection_lost.sqlstate
             )
-        seen = self._find_successor_token(deadline)
-        if seen is not None:
-            return self._connection.lease_lost(seen)
+        successor_token = self._find_successor_token(deadline)
+        if successor_token is not None:
+            return self._connection.lease_lost(successor_token)
         return DatabaseUnavailable(
             f"the connection to PostgreSQL broke in {migration.name}: {connection_lost}; the dry "
             "run's transaction was rolled back with it"
@@ -390,7 +390,7 @@ class PostgreSQLDryRun:
             limit.clock.sleep(min(_POLL_PAUSE_SECONDS, limit.remaining()))
         return None
 
-    # --- prepare_measuring
+    # --- measuring
 
     def _take_snapshot(self, deadline: Deadline) -> _Snapshot:
         run = self._connection.run

@@ -68,11 +68,11 @@ _SOCKET_GRACE_SECONDS = 1.0
 """By how much the socket's timeout exceeds ``statement_timeout``, whose error is more specific."""
 
 _ADVISORY_LOCK_SECONDS = 1.0
-"""How long to retry the session lock. A process that may not end sessions takes it briefly, before
+"""How long to retry the advisory lock. A process that may not end sessions takes it briefly, before
 it finds that another process holds the lease."""
 
 _CLOSE_SECONDS = 1.0
-"""How long to wait for the release of the session lock before the connection is closed anyway."""
+"""How long to wait for the release of the advisory lock before the connection is closed anyway."""
 
 LOCK_NOT_AVAILABLE = "55P03"
 INSUFFICIENT_PRIVILEGE = "42501"
@@ -198,12 +198,12 @@ class FencedConnection:
         """Connect again after the connection broke, under the same fence.
 
         A holder that may not end sessions waits: its own former session may take a moment to end,
-        and another process with the session lock either takes over or gives up soon.
+        and another process with the advisory lock either takes over or gives up soon.
 
         Raises:
             LeaseLost: `abort` was called, or a successor has taken over.
             DatabaseUnavailable: A history row that existed before is missing now, or another
-                session had the session lock until the deadline.
+                session had the advisory lock until the deadline.
         """
         attempt = 0
         while True:
@@ -213,11 +213,11 @@ class FencedConnection:
                 break
             except StaleFencingToken as stale:
                 raise self.lease_lost(stale.current_token) from stale
-            except LeaseHeld as held:
+            except LeaseHeld as error:
                 if deadline.is_over:
                     raise DatabaseUnavailable(
-                        f"the connection broke, and reconnecting failed: {held}"
-                    ) from held
+                        f"the connection broke, and reconnecting failed: {error}"
+                    ) from error
             self.pause(attempt, deadline)
         try:
             self.on_reconnected(deadline)
@@ -233,7 +233,7 @@ class FencedConnection:
             connection.abort()
 
     def release_advisory_lock(self, deadline: Deadline) -> None:
-        """Release the session lock before the connection closes, unless a transaction is open.
+        """Release the advisory lock before the connection closes, unless a transaction is open.
 
         The backend may outlive the connection for a moment. Another process that checks then would
         see a holder.
@@ -389,7 +389,7 @@ class FencedConnection:
             deadline: For the queries.
 
         Raises:
-            MigrationFailed: There is a pooler, or another session has the session lock.
+            MigrationFailed: There is a pooler, or another session has the advisory lock.
         """
         if not self.is_direct_connection:
             raise MigrationFailed(_NEEDS_DIRECT_CONNECTION, migration=name)

@@ -1,4 +1,4 @@
-"""The statements of the fence, the session lock and the history, for one schema.
+"""The statements of the fence, the advisory lock and the history, for one schema.
 
 Every name is quoted as an identifier, every value as a literal. The simple protocol carries several
 statements in one message, which saves round trips. The server parses the whole message before it
@@ -277,7 +277,7 @@ class Queries:
 
         Returns:
             SQL that returns the owner if the token was set, and then each session that holds the
-            session lock. While the row is locked, no older holder is in a transaction of its own
+            advisory lock. While the row is locked, no older holder is in a transaction of its own
             and no newer one can have taken over, so these sessions belong to older holders.
         """
         return f"""
@@ -301,11 +301,11 @@ class Queries:
         return f"(token < {fence} OR (token = {fence} AND owner = {owner}))"
 
     def commit_fence(self, *, is_direct_connection: bool) -> str:
-        """Commit the token; a direct session takes the session lock."""
+        """Commit the token; a direct session takes the advisory lock."""
         return (self.keep_advisory_lock() if is_direct_connection else "") + " COMMIT;"
 
     def try_advisory_lock(self) -> str:
-        """Take the session lock if it is free; returns whether this session has it.
+        """Take the advisory lock if it is free; returns whether this session has it.
 
         A holder has the lock as long as its session lasts. With it a successor finds the session of
         a holder that is between its intent row and its statement. The lock is never waited for: a
@@ -315,7 +315,7 @@ class Queries:
         return f"{SAFE_SEARCH_PATH} SELECT {self._advisory_lock_expression()}"
 
     def release_advisory_lock(self) -> str:
-        """Release the session lock, even if it was taken several times."""
+        """Release the advisory lock, even if it was taken several times."""
         return f"{SAFE_SEARCH_PATH} SELECT pg_advisory_unlock_all()"
 
     def _advisory_lock_expression(self) -> str:
@@ -350,7 +350,7 @@ class Queries:
         )
 
     def _advisory_lockers(self) -> str:
-        """Other sessions with the session lock.
+        """Other sessions with the advisory lock.
 
         Any login may take an advisory lock and so could block every migration. Therefore the lock
         counts only in a session that this role may end, or whose login can write the fence. A login
@@ -378,7 +378,7 @@ class Queries:
     def reset_session(self, *, is_direct_connection: bool) -> str:
         """Do what DISCARD ALL does, in the form that is allowed inside a transaction.
 
-        This releases the session lock. Meanwhile the transaction holds the same lock, until
+        This releases the advisory lock. Meanwhile the transaction holds the same lock, until
         `keep_advisory_lock` has taken it again, so no other session can get it.
         """
         if not is_direct_connection:
@@ -391,7 +391,7 @@ class Queries:
         )
 
     def keep_advisory_lock(self) -> str:
-        """Take the session lock and disable ``idle_session_timeout``; returns no row."""
+        """Take the advisory lock and disable ``idle_session_timeout``; returns no row."""
         lock = self._advisory_lock_expression()
         return f" SELECT WHERE {lock} IS NULL; SET idle_session_timeout = 0;"
 

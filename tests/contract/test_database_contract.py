@@ -308,7 +308,7 @@ def test_close_may_be_called_twice(bench: DatabaseBench) -> None:
 # --- terminate_holders
 
 
-def test_without_evict_a_connected_older_holder_is_an_error(
+def test_without_terminating_holders_a_connected_older_holder_is_an_error(
     bench: DatabaseBench,
 ) -> None:
     with take_over(bench, 1) as older:
@@ -318,7 +318,7 @@ def test_without_evict_a_connected_older_holder_is_an_error(
     assert bench.effects() == ["0001_a"]
 
 
-def test_without_evict_the_takeover_succeeds_once_the_older_holder_has_left(
+def test_without_terminating_holders_the_takeover_succeeds_once_the_older_holder_has_left(
     bench: DatabaseBench,
 ) -> None:
     take_over(bench, 1).close()
@@ -700,7 +700,7 @@ def test_a_dry_run_is_refused_while_a_holder_is_connected_and_does_not_end_it(
     assert bench.effects() == ["0001_a"]
 
 
-def test_a_connected_dry_run_refuses_other_dry_runs_and_migrations_without_evict(
+def test_a_connected_dry_run_refuses_other_dry_runs_and_migrations_without_terminating(
     bench: DatabaseBench,
 ) -> None:
     take_over(bench, 1).close()

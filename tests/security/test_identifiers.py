@@ -338,7 +338,7 @@ def test_a_login_without_privileges_can_neither_read_nor_change_the_fence(
     plain: Bench, bench: Bench
 ) -> None:
     plain.apply(migration("CREATE TABLE a (x int)"))
-    with login(bench) as connect, connect("anybody") as other:
+    with login(bench) as connect, connect("any client") as other:
         for statement in (
             "SELECT * FROM lambda_migrate.fence",
             "UPDATE lambda_migrate.fence SET token = 99",

@@ -299,14 +299,16 @@ def test_a_backend_that_is_in_another_transaction_by_now_is_not_ended(
 @contextmanager
 def _logins(bench: Bench) -> Iterator[tuple[str, str, str]]:
     """The owner of everything, which cannot log in; a role that may act as it; and any other."""
-    names = tuple(f"{who}_{bench.address.database}" for who in ("owner", "deployer", "anybody"))
-    owner, deployer, anybody = names
+    names = tuple(
+        f"{who}_{bench.address.database}" for who in ("owner", "deployer", "unprivileged")
+    )
+    owner, deployer, unprivileged = names
     bench.execute(
         f"CREATE ROLE {owner} NOLOGIN; CREATE ROLE {deployer} LOGIN NOINHERIT IN ROLE {owner};"
-        f" CREATE ROLE {anybody} LOGIN; ALTER ROLE {deployer} SET role = '{owner}';"
+        f" CREATE ROLE {unprivileged} LOGIN; ALTER ROLE {deployer} SET role = '{owner}';"
         f" CREATE SCHEMA lambda_migrate AUTHORIZATION {owner}"
     )
-    yield owner, deployer, anybody
+    yield owner, deployer, unprivileged
     bench.execute(
         f"DROP SCHEMA lambda_migrate CASCADE; DROP OWNED BY {', '.join(names)};"
         f" DROP ROLE {', '.join(names)}"
@@ -340,7 +342,7 @@ def test_a_holder_that_only_a_set_role_lets_write_is_not_overtaken_unnoticed(
 
     Its statement outside a transaction would take effect after the successor has read the history.
     """
-    with _logins(bench) as (owner, deployer, anybody):
+    with _logins(bench) as (owner, deployer, unprivileged):
         _as(bench, deployer).apply()
         writer = owner
         if acts_as != "the owner":
@@ -350,10 +352,10 @@ def test_a_holder_that_only_a_set_role_lets_write_is_not_overtaken_unnoticed(
                 f" GRANT ALL ON ALL TABLES IN SCHEMA lambda_migrate TO {writer}"
             )
         bench.execute(
-            f"ALTER ROLE {anybody} NOINHERIT; GRANT {writer} TO {anybody};"
-            f" ALTER ROLE {anybody} SET role = '{writer}'"
+            f"ALTER ROLE {unprivileged} NOINHERIT; GRANT {writer} TO {unprivileged};"
+            f" ALTER ROLE {unprivileged} SET role = '{writer}'"
         )
-        with _as(bench, anybody).holder(2) as session:
+        with _as(bench, unprivileged).holder(2) as session:
             (before,) = bench.holders()
             with (
                 pytest.raises(ConfigurationError, match="may not end it: use the same role"),
@@ -371,7 +373,7 @@ def test_a_holder_that_only_a_set_role_lets_write_is_not_overtaken_unnoticed(
 
 def test_a_login_that_may_not_write_our_tables_blocks_no_holder(bench: Bench) -> None:
     """Any login can take an advisory lock; only what needs it for itself is refused."""
-    with _logins(bench) as (_, deployer, anybody), _as(bench, anybody).connect() as other:
+    with _logins(bench) as (_, deployer, unprivileged), _as(bench, unprivileged).connect() as other:
         other.run(Queries("lambda_migrate").try_advisory_lock())
         for fence, terminate_holders in ((1, True), (2, False)):
             with _as(bench, deployer).holder(fence, terminate_holders=terminate_holders) as session:
@@ -421,7 +423,7 @@ def test_of_two_that_end_no_session_the_second_sees_the_first(bench: Bench) -> N
     bench.apply(migration("SELECT 1", 2), fence=2, terminate_holders=False)
 
 
-# --- the session lock
+# --- the advisory lock
 
 
 @pytest.mark.parametrize("message", ["commit", "undo"])
@@ -480,7 +482,7 @@ def test_a_session_lock_that_another_session_has_for_a_moment_is_waited_for(benc
 def test_a_holder_that_may_end_no_session_ends_none_after_its_connection_broke(
     bench: Bench,
 ) -> None:
-    """It waits for the other one, which has the session lock and may be about to take over."""
+    """It waits for the other one, which has the advisory lock and may be about to take over."""
     with bench.connect("claimant") as claimant:
 
         def done() -> None:

@@ -1,4 +1,4 @@
-"""A manifest held against a history."""
+"""A manifest compared with a history."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lexer, the judge, the classifier and the excerpt, without a database."""
+"""The tokens, the checks, the classification and the excerpt, without a database."""
 
 from __future__ import annotations
 
