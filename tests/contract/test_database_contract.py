@@ -131,7 +131,7 @@ def test_concurrent_attempts_take_effect_once(bench: DatabaseBench) -> None:
     with ThreadPoolExecutor(6) as pool:
         ends = list(pool.map(migrate, range(1, 7)))
     assert "done" in ends
-    # Who is evicted while it still connects cannot tell by whom: that is DatabaseUnavailable.
+    # A holder whose session is ended while it connects gets DatabaseUnavailable instead.
     assert set(ends) <= {"done", "StaleFencingToken", "LeaseLost", "DatabaseUnavailable"}
     assert bench.effects() == ["0001_a"]
     assert versions(bench) == [1]

@@ -651,7 +651,7 @@ def test_a_dead_holders_lease_is_taken_over_and_reported(fakes: Fakes) -> None:
     assert fakes.observer.events_of(LeaseTakenOver) == [LeaseTakenOver("orders", "dead", 2)]
 
 
-def test_without_a_table_a_live_holder_is_not_evicted(fakes: Fakes) -> None:
+def test_without_a_table_a_live_holder_is_not_terminated(fakes: Fakes) -> None:
     def second(_version: int) -> None:
         fakes.database.on_script = None
         other = Fakes(clock=fakes.clock, has_lease_table=False)

@@ -56,7 +56,7 @@ def test_what_was_ready_before_is_read_again_after_it_was_forgotten(fakes: Fakes
     assert fakes.database.effects == ["0001_m", "0002_m", "0002_m"]
 
 
-def test_a_live_holder_is_waited_for_and_not_evicted(fakes: Fakes) -> None:
+def test_a_live_holder_is_waited_for_and_not_terminated(fakes: Fakes) -> None:
     held = hold_fence(fakes)
 
     def finish() -> None:
