@@ -494,7 +494,7 @@ MUTANTS = (
         ("engine", "contract, database"),
     ),
     Mutant(
-        "`down` does not settle what is in doubt",
+        "`down` does not resolve what is in doubt",
         "lambda_migrate/engine/rollback.py",
         "        fenced_session.resolve_in_doubt(row, lease_session.deadline)\n    left =",
         "        pass\n    left =",
@@ -610,8 +610,8 @@ MUTANTS = (
     Mutant(
         "the margin for clocks is taken the wrong way by the table",
         "lambda_migrate/lease/dynamodb.py",
-        "_number(self.now_ms() - CLOCK_SKEW_MS)",
-        "_number(self.now_ms() + CLOCK_SKEW_MS)",
+        "_encode_number(self.now_ms() - CLOCK_SKEW_MS)",
+        "_encode_number(self.now_ms() + CLOCK_SKEW_MS)",
         ("contract, lease",),
     ),
     Mutant(

@@ -34,7 +34,7 @@ def baseline(
         source: Which tool, or which table, if the database has several.
         ignore_other_history: Mark up to ``version`` whatever such a table lists.
     """
-    options: dict[str, Any] = {"source": source, "ignore_other_history": ignore_other_history}
+    options: dict[str, Any] = {"tool": source, "ignore_other_history": ignore_other_history}
     operations = context.operations
     preview = operations.preview_baseline(version, context.deadline, **options)
     if preview.migrations and not context.prompter.confirm(_build_question(context, preview)):

@@ -314,7 +314,7 @@ class Operations:
         version: int | None,
         deadline: Deadline,
         *,
-        source: str = "",
+        tool: str = "",
         ignore_other_history: bool = False,
     ) -> Baseline:
         """Return what `baseline` would record; change nothing.
@@ -322,7 +322,7 @@ class Operations:
         Args:
             version: As of `baseline`.
             deadline: For reading the histories.
-            source: As of `baseline`.
+            tool: As of `baseline`.
             ignore_other_history: As of `baseline`.
 
         Raises:
@@ -334,7 +334,7 @@ class Operations:
             self.target.database.read_history(deadline),
             self.target.database.read_tool_histories(deadline),
             version=version,
-            tool=source,
+            tool=tool,
             ignore_tool_histories=self._ignores_other_history(
                 version, is_requested=ignore_other_history
             ),
@@ -349,7 +349,7 @@ class Operations:
         version: int | None,
         deadline: Deadline,
         *,
-        source: str = "",
+        tool: str = "",
         ignore_other_history: bool = False,
         expected: Baseline | None = None,
     ) -> tuple[str, ...]:
@@ -360,7 +360,7 @@ class Operations:
         Args:
             version: Mark everything up to it; None: exactly what another tool's history table has.
             deadline: Overall.
-            source: The other tool, or its table, if there are several.
+            tool: The other tool, or its table, if there are several.
             ignore_other_history: Mark up to ``version`` whatever such a table has.
             expected: What the user has confirmed; a different result is refused.
 
@@ -378,7 +378,7 @@ class Operations:
                 fenced_session.read_history(),
                 fenced_session.read_tool_histories(),
                 version=version,
-                tool=source,
+                tool=tool,
                 ignore_tool_histories=self._ignores_other_history(
                     version, is_requested=ignore_other_history
                 ),

@@ -41,7 +41,7 @@ def roll_back(
 def _resolve_in_doubt(
     lease_session: LeaseSession, fenced_session: FencedSession, rows: tuple[HistoryRow, ...]
 ) -> tuple[tuple[HistoryRow, ...], tuple[HistoryRow, ...]]:
-    """Settle the chosen rows that are in doubt, and choose again among them.
+    """Resolve the chosen rows that are in doubt, and choose again among them.
 
     Returns:
         The rows whose interrupted rollback had taken effect, and those still to roll back.

@@ -92,7 +92,7 @@ def find_problems(status: SchemaStatus, address: str) -> Iterator[str]:
     for divergence in status.plan.divergences:
         yield str(divergence)
     for row in status.plan.in_doubt:
-        yield f"{row.name}: it is in doubt ({row.state.value}); the next `up` settles it"
+        yield f"{row.name}: it is in doubt ({row.state.value}); the next `up` resolves it"
     if status.is_other_database:
         yield (
             f"{address} leads to another database than the one in the lease table, or to an "

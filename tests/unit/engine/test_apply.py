@@ -294,7 +294,7 @@ def test_out_of_order_is_applied_where_it_is_allowed(fakes: Fakes) -> None:
 
 
 @pytest.mark.parametrize("took_effect", [True, False])
-def test_a_row_in_doubt_is_settled_before_anything_is_applied(
+def test_a_row_in_doubt_is_resolved_before_anything_is_applied(
     fakes: Fakes, took_effect: bool
 ) -> None:
     fakes.migrated(V1)
@@ -304,7 +304,7 @@ def test_a_row_in_doubt_is_settled_before_anything_is_applied(
     assert fakes.ready(V3)
 
 
-def test_a_row_that_cannot_be_settled_stops_everything_and_is_recorded(fakes: Fakes) -> None:
+def test_a_row_that_cannot_be_resolved_stops_everything_and_is_recorded(fakes: Fakes) -> None:
     fakes.migrated(V1)
     fakes.database.leave_in_doubt(migration(2), V2.digest, took_effect=None)
     with pytest.raises(RepairRequired, match="repair"):
@@ -315,7 +315,7 @@ def test_a_row_that_cannot_be_settled_stops_everything_and_is_recorded(fakes: Fa
     assert failure.migration == "0002_m"
 
 
-def test_a_settled_row_whose_file_was_edited_meanwhile_is_refused(fakes: Fakes) -> None:
+def test_a_resolved_row_whose_file_was_edited_meanwhile_is_refused(fakes: Fakes) -> None:
     fakes.migrated(V1)
     fakes.database.leave_in_doubt(migration(2), V2.digest, took_effect=True)
     with pytest.raises(Diverged, match=r"0002_m: the file .* changed"):
@@ -324,7 +324,7 @@ def test_a_settled_row_whose_file_was_edited_meanwhile_is_refused(fakes: Fakes) 
     assert not fakes.ready(EDITED)
 
 
-def test_a_settled_row_that_is_pending_again_is_not_applied_out_of_order(fakes: Fakes) -> None:
+def test_a_resolved_row_that_is_pending_again_is_not_applied_out_of_order(fakes: Fakes) -> None:
     fakes.migrated(manifest(1, 3))
     fakes.database.leave_in_doubt(migration(2), V2.digest, took_effect=False)
     with pytest.raises(Diverged, match="0002_m: it is pending below version 3"):

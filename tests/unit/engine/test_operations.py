@@ -103,7 +103,7 @@ def _rolled_back_between(fakes: Fakes) -> Manifest:
     [
         (_restored, ["the database was restored or changed by hand"]),
         (_edited, ["0002_m: the file"]),
-        (_in_doubt, ["0002_m: it is in doubt (started); the next `up` settles it"]),
+        (_in_doubt, ["0002_m: it is in doubt (started); the next `up` resolves it"]),
         (_marked_without_history, ["marks 1 version(s) ready that the history does not support"]),
         (
             _rolled_back_between,
@@ -273,7 +273,7 @@ def test_a_row_that_another_process_is_applying_is_not_in_doubt(fakes: Fakes) ->
 
 
 @pytest.mark.parametrize("took_effect", [True, False])
-def test_a_rollback_that_was_interrupted_is_settled_and_then_chosen_again(
+def test_a_rollback_that_was_interrupted_is_resolved_and_then_chosen_again(
     fakes: Fakes, took_effect: bool
 ) -> None:
     """Whether its statement took effect or not, it takes effect once, and nothing else does."""
@@ -287,7 +287,7 @@ def test_a_rollback_that_was_interrupted_is_settled_and_then_chosen_again(
 
 
 @pytest.mark.parametrize(("took_effect", "reverted"), [(True, ("0002_m",)), (False, ())])
-def test_an_up_that_was_interrupted_is_settled_before_it_is_rolled_back(
+def test_an_up_that_was_interrupted_is_resolved_before_it_is_rolled_back(
     fakes: Fakes, took_effect: bool, reverted: tuple[str, ...]
 ) -> None:
     fakes.migrated(V1)

@@ -68,7 +68,7 @@ def test_all_irreversible_rows_are_named_at_once() -> None:
     assert [fault[:4] for fault in caught.value.faults] == ["0003", "0001"]
 
 
-def test_what_is_in_doubt_is_judged_once_it_is_settled() -> None:
+def test_what_is_in_doubt_is_judged_once_it_is_resolved() -> None:
     history = [row(1), row(2, down=None, state=RowState.STARTED)]
     assert [each.version for each in choose_rollback(history, to=0)] == [2, 1]
 
