@@ -246,7 +246,7 @@ MUTANTS = (
     Mutant(
         "a pooler that shows a backend's own number is not noticed",
         "lambda_migrate/postgresql/fence.py",
-        "if pid != self.connection.pid:",
+        "if pid != self.raw_connection.pid:",
         "if False:",
         ("poolers",),
     ),

@@ -331,7 +331,7 @@ class LeaseSession:
     ) -> _OpenedSession:
         for _ in range(_MAX_FENCE_RAISES):
             try:
-                return open_database(self._make_lease_proof())
+                return open_database(self._make_lease_grant())
             except StaleFencingToken as stale:
                 self._raise_fence(stale.current_token + 1)
         raise ConfigurationError(
@@ -344,7 +344,7 @@ class LeaseSession:
         """Continue above PostgreSQL's token: the lease table or its item was created again."""
         self._heartbeat.run_write(lambda lease: self.target.store.raise_fence(lease, fence))
 
-    def _make_lease_proof(self) -> LeaseGrant:
+    def _make_lease_grant(self) -> LeaseGrant:
         return LeaseGrant(
             target=self.target.name,
             fence=self.lease.fence,

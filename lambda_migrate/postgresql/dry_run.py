@@ -301,7 +301,7 @@ class PostgreSQLDryRun:
         tags: tuple[str, ...] | None = None
         try:
             connection.run(migration.up.sql, deadline, keep_rows=0)
-            tags = connection.connection.tags
+            tags = connection.raw_connection.tags
             deferred = self._check_deferred(deadline)
             seconds = clock.monotonic() - began
             timeouts = self._server_timeouts(migration, deadline)
@@ -310,9 +310,9 @@ class PostgreSQLDryRun:
             )
         except PostgresError as error:
             completed_statements = (
-                connection.connection.completed_statements if tags is None else None
+                connection.raw_connection.completed_statements if tags is None else None
             )
-            self._roll_back_migration(migration, tags or connection.connection.tags, deadline)
+            self._roll_back_migration(migration, tags or connection.raw_connection.tags, deadline)
             raise make_migration_failed(
                 error,
                 migration.up,
@@ -344,7 +344,7 @@ class PostgreSQLDryRun:
         self, migration: Migration, tags: Sequence[str], deadline: Deadline
     ) -> None:
         """Roll back one migration, so that the next one can run."""
-        if not self._connection.connection.in_transaction:
+        if not self._connection.raw_connection.in_transaction:
             # PostgreSQL refused its COMMIT, and rolled the whole dry run back.
             raise _transaction_ended_error(migration, tags)
         try:

@@ -261,7 +261,7 @@ class FencedConnection:
     # --- running
 
     @property
-    def connection(self) -> Connection:
+    def raw_connection(self) -> Connection:
         """The open connection.
 
         Raises:
@@ -279,14 +279,14 @@ class FencedConnection:
         ``keep_rows`` is for messages that contain a script; see `Connection.run`.
         """
         timeout = deadline.remaining() + _SOCKET_GRACE_SECONDS
-        return self.connection.run(sql, timeout=timeout, keep_rows=keep_rows)
+        return self.raw_connection.run(sql, timeout=timeout, keep_rows=keep_rows)
 
     def read(self, sql: str, deadline: Deadline) -> list[list[Any]]:
         """`run` for queries. Outside a transaction it sets the timeouts itself.
 
         The database or the role may have other defaults.
         """
-        if self.connection.in_transaction:
+        if self.raw_connection.in_transaction:
             return self.run(sql, deadline)
         return self.run(
             f"{self._bookkeeping_timeouts(deadline).set_for_read_query()} {sql}", deadline
@@ -313,7 +313,7 @@ class FencedConnection:
         )
 
     def _server_timeouts(self, lock: int, statement: int) -> ServerTimeouts:
-        version = self.connection.server_version
+        version = self.raw_connection.server_version
         return ServerTimeouts(lock=lock, statement=statement, server_version=version)
 
     def begin(self, deadline: Deadline) -> None:
@@ -358,7 +358,7 @@ class FencedConnection:
         try:
             return self.run(message.sql, deadline, keep_rows=1)[-1]
         except PostgresError as error:
-            completed_statements = self.connection.completed_statements
+            completed_statements = self.raw_connection.completed_statements
             self.reset_session(deadline)
             token = message.find_token(error, completed_statements)
             if token is not None:
@@ -423,7 +423,7 @@ class FencedConnection:
         pid, is_locked, token, owner = self.run(
             self.queries.prepare_non_transactional(timeouts), deadline
         )[-1]
-        if pid != self.connection.pid:  # a pooler that reports a backend's own process id
+        if pid != self.raw_connection.pid:  # a pooler that reports a backend's own process id
             self.is_direct_connection = False
             self.reset_session(deadline)
             raise MigrationFailed(_NEEDS_DIRECT_CONNECTION, migration=name)
@@ -470,7 +470,7 @@ class FencedConnection:
 
     def _end_open_transaction(self, deadline: Deadline) -> None:
         """Roll back what is open: BEGIN would only warn, and the commit would include it."""
-        if self.connection.in_transaction:
+        if self.raw_connection.in_transaction:
             self.reset_session(deadline)
 
     def retry_delay(self, attempt: int) -> float:

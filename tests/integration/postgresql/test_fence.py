@@ -46,7 +46,7 @@ def test_no_holder_is_found_once_it_has_closed_however_long_its_backend_lives(
         database = bench.database()
         assert database.inspect(soon()).has_active_holder
         with monkeypatch.context() as slow:
-            slow.setattr(session._connection.connection, "close", lambda: None)
+            slow.setattr(session._connection.raw_connection, "close", lambda: None)
             session.close()
         assert not database.inspect(soon()).has_active_holder
 
@@ -491,7 +491,7 @@ def test_a_holder_that_may_end_no_session_ends_none_after_its_connection_broke(
 
         deadline = Deadline.after(20, _WhileAsleep(done))
         with bench.holder(deadline=deadline, terminate_holders=False) as session:
-            bench.terminate(session._connection.connection.pid)
+            bench.terminate(session._connection.raw_connection.pid)
             assert claimant.run(session._connection.queries.try_advisory_lock()) == [[True]]
             session.record_applied([(migration("SELECT 1"), "d")], baseline=True)
         assert claimant.run("SELECT 1") == [[1]]
@@ -501,7 +501,7 @@ def test_a_holder_that_may_end_no_session_ends_none_after_its_connection_broke(
 def test_a_holder_that_may_end_no_session_reports_one_that_stays(bench: Bench) -> None:
     with bench.connect("claimant") as claimant:
         with bench.holder(deadline=Deadline.after(2), terminate_holders=False) as session:
-            bench.terminate(session._connection.connection.pid)
+            bench.terminate(session._connection.raw_connection.pid)
             claimant.run(session._connection.queries.try_advisory_lock())
             with pytest.raises(
                 DatabaseUnavailable, match=r"reconnecting failed: .*\(claimant, since"

@@ -156,7 +156,7 @@ def test_the_session_lock_is_taken_in_a_session_of_our_own_and_no_other(
     with via(way).holder() as session:
         for version, script in enumerate(("SELECT 1", "SELECT pg_advisory_unlock_all()"), 1):
             session.apply(migration(script, version), "d", soon())
-            expected = [session._connection.connection.pid] if way == "direct" else []
+            expected = [session._connection.raw_connection.pid] if way == "direct" else []
             assert bench.column(locks) == expected
     until(lambda: not bench.column(locks))
 
@@ -227,7 +227,7 @@ def test_a_pooler_that_shows_a_backends_own_number_is_noticed_when_it_hands_on(
 
         def then_hands_on(name: str, deadline: Deadline) -> None:
             require_direct_connection(name, deadline)
-            session._connection.connection.pid += 1
+            session._connection.raw_connection.pid += 1
 
         monkeypatch.setattr(session._connection, "require_direct_connection", then_hands_on)
         with pytest.raises(MigrationFailed, match=_DIRECT):

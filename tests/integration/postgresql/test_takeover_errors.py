@@ -197,10 +197,10 @@ def test_a_holder_leaves_a_primary_that_becomes_a_replica(
 ) -> None:
     """Between two migrations: the fence cannot be locked, and nothing was tried."""
     with bench.holder() as session:
-        first = session._connection.connection
+        first = session._connection.raw_connection
         first.run("SET default_transaction_read_only = on")
         session.apply(migration("SELECT 1"), "d", soon())
-        first = session._connection.connection
+        first = session._connection.raw_connection
         first.run("SET default_transaction_read_only = on")
         session.record_applied([(migration("SELECT 2", 2), "d")], baseline=True)
     assert bench.versions() == [1, 2]
@@ -218,7 +218,7 @@ def test_a_holder_does_not_continue_after_a_lost_commit(bench: Bench, vanished: 
     with bench.holder() as session:
         session.apply(migration("CREATE TABLE one ()"), "d1", soon())
         session.apply(migration("CREATE TABLE two ()", 2), "d2", soon())
-        bench.terminate(session._connection.connection.pid)
+        bench.terminate(session._connection.raw_connection.pid)
         bench.execute(lose[vanished])
         with pytest.raises(DatabaseUnavailable, match=r"0002_m was committed and.*continues from"):
             session.apply(migration("CREATE TABLE three ()", 3), "d3", soon())
@@ -243,7 +243,7 @@ def test_rows_that_a_holder_deleted_itself_are_not_lost(bench: Bench) -> None:
         row, _ = session.read_history()
         session.delete_rows([2])
         session.roll_back(row, soon())
-        bench.terminate(session._connection.connection.pid)
+        bench.terminate(session._connection.raw_connection.pid)
         session.record_applied([(two, "other")], baseline=True)
         assert [row.digest for row in session.read_history()] == ["other"]
 

@@ -300,7 +300,7 @@ def test_many_short_statements_are_ended_at_the_deadline(each_bench: Bench) -> N
     """PostgreSQL 17 limits the whole transaction; before that the heartbeat's abort does."""
     script = "CREATE TABLE t ();" + "SELECT pg_sleep(0.1);" * 300
     with each_bench.holder() as session:
-        version = session._connection.connection.server_version
+        version = session._connection.raw_connection.server_version
         slow = Running(lambda: session.apply(migration(script), "d", soon(0.5)))
         if version < 170000:
             until(lambda: each_bench.is_running("pg_sleep"))
@@ -354,7 +354,7 @@ def test_no_script_begins_when_reconnecting_took_the_time_that_was_left(
             clock.advance(TIMEOUT_SECONDS)
 
         monkeypatch.setattr(session._connection, "reconnect", slow)
-        bench.terminate(session._connection.connection.pid)
+        bench.terminate(session._connection.raw_connection.pid)
         with pytest.raises(MigrationFailed, match="deadline"):
             session.apply(
                 migration("CREATE TABLE t ()"), "d", Deadline.after(TIMEOUT_SECONDS, clock)
