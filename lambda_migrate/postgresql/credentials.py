@@ -47,7 +47,7 @@ _RETRY_SAME_PASSWORD = frozenset({2, 4, 6, 8})
 a new password is tried at once. After some of the pauses the same password is tried as well: behind
 a proxy the secret may be ahead of the database. So a wrong password is sent 5 times in some
 15 s. It must not be many more: with the extension credcheck, a role is banned after
-``credcheck.max_auth_failure`` login_errors (postgresql.org/about/news, credcheck v2.0.0)."""
+``credcheck.max_auth_failure`` refusals (postgresql.org/about/news, credcheck v2.0.0)."""
 
 _TOKEN_SECONDS = 1.0
 """Two tokens that are signed in the same second are equal."""

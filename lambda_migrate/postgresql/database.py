@@ -168,13 +168,13 @@ class PostgreSQLDatabase:
         )
 
     def _retry_until_connected(
-        self, connection: FencedConnection, attach: Callable[[], None], deadline: Deadline
+        self, connection: FencedConnection, connect: Callable[[], None], deadline: Deadline
     ) -> None:
         from lambda_migrate.postgresql.connection import ConnectionLost
 
         for attempt in count(1):
             try:
-                attach()
+                connect()
                 return
             except ConnectionLost as lost:
                 # A successor may have ended the session; the next attempt reports it.

@@ -113,7 +113,7 @@ class PostgreSQLDryRun:
     """`DryRunSession` on a `FencedConnection` that does not take over the fence.
 
     Args:
-        connection: The connection, not attached.
+        connection: The connection, not open yet.
         deadline: For calls without a deadline of their own.
         lock_seconds: ``lock_timeout`` for reading sequences.
     """

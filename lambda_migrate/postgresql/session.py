@@ -28,7 +28,7 @@ __all__ = ["PostgreSQLSession", "parse_history_rows"]
 
 
 class PostgreSQLSession:
-    """`FencedSession` on a `FencedConnection` that is attached.
+    """`FencedSession` on a `FencedConnection` that has taken the fence.
 
     Args:
         connection: The connection.
